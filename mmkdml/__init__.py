@@ -1,0 +1,8 @@
+"""Knowledge distillation with learning styles for MMPretrain and MMSegmentation."""
+from mmkdml.compat import import_torchvision, quiet_imports
+from mmkdml.version import __version__
+
+quiet_imports()
+import_torchvision()
+
+__all__ = ['__version__']

@@ -1,0 +1,55 @@
+"""Makes the stack mmkdml stands on importable. Runs once, when ``mmkdml`` is imported.
+
+torchvision's compiled operators want the CUDA build of torch. Beside a CPU build its import stops
+with ``operator torchvision::nms does not exist``, and mmpretrain imports torchvision. Declaring the
+two operators' schemas is enough for everything but the operators themselves, which still raise when
+they are called, as they should.
+"""
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import warnings
+from typing import Any
+
+import mmengine.logging
+import torch
+
+# A library must stay referenced: its operators vanish with it.
+_declared: torch.library.Library | None = None
+
+
+def import_torchvision() -> None:
+    """Imports torchvision, declaring its two missing operators only if it asks for them."""
+    global _declared
+    try:
+        importlib.import_module('torchvision')
+    except ModuleNotFoundError:
+        return  # mmpretrain says itself what it misses
+    except RuntimeError as error:
+        if 'torchvision::nms does not exist' not in str(error):
+            raise
+        _declared = torch.library.Library('torchvision', 'DEF')
+        _declared.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+        _declared.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+        importlib.import_module('torchvision')
+
+
+def quiet_imports() -> None:
+    """Keeps the frameworks' imports from talking about optional parts that nothing here uses.
+
+    Hides the warning that mmcv has no compiled operators, drops the line that the frameworks print
+    because one of their optional packages is missing, and stops albumentations from asking PyPI
+    for a newer version whenever it is imported.
+    """
+    warnings.filterwarnings('ignore', message='.*MultiScaleDeformableAttention.*')
+    os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
+    print_log = mmengine.logging.print_log
+
+    @functools.wraps(print_log)
+    def print_log_without_onedl(msg: Any, *args: Any, **kwargs: Any) -> None:
+        if msg != 'Could not import OneDL':
+            print_log(msg, *args, **kwargs)
+
+    mmengine.logging.print_log = print_log_without_onedl

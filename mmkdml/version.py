@@ -1,0 +1,2 @@
+"""The version of mmkdml; ``setup.py`` reads it from here."""
+__version__ = '0.1.0'

@@ -1,0 +1,76 @@
+"""What mmkdml needs to be installed. Tool settings live in ``pyproject.toml``."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+# Read, not imported: importing mmkdml needs torch, which is not there yet.
+VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'mmkdml/version.py').read_text()).group(1)
+
+# Lower bounds: the versions tested, or older where a package is known to keep its word. Upper
+# bounds: the next version that may break us.
+INSTALL_REQUIRES = [
+    # 2.4 is what onedl-mmcv asks for; tested with 2.13.
+    'torch>=2.4,<3',
+    # mmpretrain imports it and does not say so; 0.19 belongs to torch 2.4.
+    'torchvision>=0.19,<1',
+    # Runner, registries, configs, hooks.
+    'onedl-mmengine>=0.10.12,<0.11',
+    # Transforms and image reading. mmpretrain and mmseg name it in extras alone.
+    'onedl-mmcv>=2.3.6,<3',
+    # Classifiers.
+    'onedl-mmpretrain>=1.3.6,<2',
+    # Segmentors.
+    'onedl-mmsegmentation>=1.4.2,<2',
+    # MobileNet v1 and every other backbone of timm, through mmpretrain's TIMMBackbone.
+    'timm>=1.0.9,<2',
+    # Augmentation of image and mask together.
+    'albumentations>=2.0.8,<3',
+    # Arrays; mmseg needs 2.
+    'numpy>=2,<3',
+    # Image files; the same distribution as mmcv asks for.
+    'opencv-python>=4.10,<6',
+    # Reads what the converters check.
+    'pillow>=10.1,<14',
+    # Panels of predictions.
+    'matplotlib>=3.9,<4',
+    # Tables of members.
+    'prettytable>=3.8,<4',
+    # Progress of the converters.
+    'rich>=13,<16',
+]
+
+EXTRAS_REQUIRE = {
+    'test': [
+        'pytest>=9,<10',
+        # On two cores, two processes of one thread finish sooner than one of two threads.
+        'pytest-xdist>=3.8,<4',
+        # The independent oracle of the U-Net.
+        'segmentation-models-pytorch>=0.6,<0.7',
+    ],
+    'dev': [
+        'ruff>=0.17,<0.18',
+        'mypy>=2.4,<3',
+        'import-linter>=2.16,<3',
+        # For its search for duplicated code alone.
+        'pylint>=4.1,<5',
+        'pre-commit>=4.7,<5',
+    ],
+}
+
+setup(
+    name='mmkdml',
+    version=VERSION,
+    description='Knowledge distillation with learning styles for MMPretrain and MMSegmentation',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    author='The mmkdml Authors',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['mmkdml', 'mmkdml.*']),
+    package_data={'': ['*.csv']},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+)

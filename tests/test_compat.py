@@ -1,0 +1,142 @@
+import importlib.util
+import os
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+
+import mmengine.logging
+import pytest
+import torch
+
+import mmkdml  # noqa: F401
+from mmkdml import compat
+
+
+@pytest.fixture
+def stack(monkeypatch):
+    """A torchvision whose imports end as told, and a torch that notes what is declared."""
+    noted = SimpleNamespace(imports=[], declared=[], outcomes=[])
+
+    def import_module(name):
+        noted.imports.append(name)
+        outcome = noted.outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+
+    class Library:
+
+        def __init__(self, name, kind):
+            noted.declared.append((name, kind))
+
+        def define(self, schema):
+            noted.declared.append(schema)
+
+    monkeypatch.setattr(compat, 'importlib', SimpleNamespace(import_module=import_module))
+    monkeypatch.setattr(compat, 'torch', SimpleNamespace(library=SimpleNamespace(Library=Library)))
+    monkeypatch.setattr(compat, '_declared', None)
+    return noted
+
+
+def test_a_torchvision_that_works_is_left_alone(stack):
+    stack.outcomes = [None]
+    compat.import_torchvision()
+    assert stack.imports == ['torchvision']
+    assert stack.declared == []
+    assert compat._declared is None
+
+
+def test_the_cure_after_that_very_error(stack):
+    stack.outcomes = [RuntimeError('operator torchvision::nms does not exist'), None]
+    compat.import_torchvision()
+    assert stack.imports == ['torchvision', 'torchvision']
+    assert stack.declared == [
+        ('torchvision', 'DEF'),
+        'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+        'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+    ]
+    assert compat._declared is not None  # kept alive
+
+
+@pytest.mark.parametrize('error', [
+    RuntimeError('operator torchvision::roi_align does not exist'),
+    RuntimeError('CUDA error'),
+    ImportError('libcudart.so: cannot open shared object file'),
+])
+def test_other_errors_pass_through(stack, error):
+    stack.outcomes = [error]
+    with pytest.raises(type(error)) as raised:
+        compat.import_torchvision()
+    assert raised.value is error
+    assert stack.imports == ['torchvision']
+    assert stack.declared == []
+
+
+def test_a_cure_that_does_not_help_says_so(stack):
+    stack.outcomes = [RuntimeError('operator torchvision::nms does not exist'),
+                      RuntimeError('operator torchvision::nms does not exist')]
+    with pytest.raises(RuntimeError, match='torchvision::nms does not exist'):
+        compat.import_torchvision()
+    assert len(stack.imports) == 2
+
+
+def test_torchvision_may_be_missing(stack):
+    stack.outcomes = [ModuleNotFoundError("No module named 'torchvision'")]
+    compat.import_torchvision()
+    assert stack.declared == []
+
+
+def test_torchvision_works_after_mmkdml():
+    torchvision = pytest.importorskip('torchvision')
+    image = torch.arange(12.0).view(1, 3, 4)
+    assert torch.equal(torchvision.transforms.functional.hflip(image), image.flip(-1))
+
+
+@pytest.mark.skipif(compat._declared is None, reason='torchvision brings its own operators here')
+def test_the_declared_operator_still_raises():
+    from torchvision.ops import nms
+    with pytest.raises(RuntimeError):
+        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec('mmpretrain') is None or
+                    importlib.util.find_spec('mmseg') is None, reason='the frameworks are missing')
+def test_importing_mmkdml_imports_no_framework():
+    script = ('import sys, mmkdml, mmkdml.functional, mmkdml.registry\n'
+              'print(sorted({"mmpretrain", "mmseg", "mmcv", "timm"} & set(sys.modules)))\n')
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
+                          check=True)
+    assert done.stdout == '[]\n'
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """What reaches mmengine's own ``print_log`` once imports are quiet."""
+    messages = []
+    monkeypatch.setenv('NO_ALBUMENTATIONS_UPDATE', 'as it was')
+    monkeypatch.setattr(mmengine.logging, 'print_log', lambda *args, **kwargs: messages.append(
+        (args, kwargs)))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        compat.quiet_imports()
+        yield messages
+
+
+def test_one_known_warning_is_hidden_and_no_others(printed):
+    warnings.warn('Fail to import ``MultiScaleDeformableAttention`` from mmcv', stacklevel=1)
+    with pytest.raises(UserWarning, match='anything else'):
+        warnings.warn('anything else', stacklevel=1)
+
+
+def test_one_known_line_is_not_printed_and_others_are(printed):
+    mmengine.logging.print_log('Could not import OneDL', logger='current', level=30)
+    assert printed == []
+    mmengine.logging.print_log('Could not import OneDL at all', 'current', level=30)
+    assert printed == [(('Could not import OneDL at all', 'current'), dict(level=30))]
+
+
+def test_albumentations_does_not_ask_for_a_newer_version_unless_told_to(printed, monkeypatch):
+    assert os.environ['NO_ALBUMENTATIONS_UPDATE'] == 'as it was'
+    monkeypatch.delenv('NO_ALBUMENTATIONS_UPDATE')
+    compat.quiet_imports()
+    assert os.environ['NO_ALBUMENTATIONS_UPDATE'] == '1'

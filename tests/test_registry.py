@@ -1,0 +1,61 @@
+import json
+import subprocess
+import sys
+
+import mmengine.registry
+import pytest
+
+from mmkdml import registry
+
+NAMES = ('MODELS', 'DATASETS', 'TRANSFORMS', 'METRICS', 'HOOKS', 'OPTIM_WRAPPERS')
+# One class of each registry, and the module that it must be found in.
+FOUND = {
+    'MODELS': ('FeatureMSELoss', 'mmkdml.models.losses.transfer_losses'),
+    'DATASETS': ('LGGDataset', 'mmkdml.datasets.lgg'),
+    'TRANSFORMS': ('AlbumentationsTransform', 'mmkdml.datasets.transforms'),
+    'METRICS': ('ForegroundIoU', 'mmkdml.evaluation.foreground'),
+    'HOOKS': ('MemberTableHook', 'mmkdml.engine.hooks.member_table'),
+    'OPTIM_WRAPPERS': ('CPUAmpOptimWrapper', 'mmkdml.engine.optim_wrapper'),
+}
+
+
+def test_all_are_exported():
+    assert sorted(registry.__all__) == sorted(NAMES)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_each_is_a_child_of_mmengines_own(name):
+    ours, root = getattr(registry, name), getattr(mmengine.registry, name)
+    assert ours.parent is root
+    assert ours.scope == 'mmkdml'
+    assert root.children['mmkdml'] is ours
+
+
+@pytest.mark.parametrize(('name', 'basic'), [
+    ('MODELS', 'ImgDataPreprocessor'), ('DATASETS', 'ConcatDataset'), ('METRICS', 'DumpResults'),
+    ('HOOKS', 'CheckpointHook'), ('OPTIM_WRAPPERS', 'OptimWrapper'),
+])
+def test_what_mmengine_has_is_found_through_ours(name, basic):
+    ours, root = getattr(registry, name), getattr(mmengine.registry, name)
+    assert ours.get(basic) is root.get(basic)
+    assert ours.get(basic).__name__ == basic
+
+
+def test_strings_are_found_before_anything_of_ours_is_imported():
+    script = """
+import json, sys
+import mmkdml.registry
+import mmengine.registry
+found = {}
+for name, key in json.loads(sys.argv[1]).items():
+    kind = getattr(mmkdml.registry, name).get(key)
+    assert getattr(mmengine.registry, name).get('mmkdml.' + key) is kind, name
+    found[name] = [key, kind.__module__]
+print(json.dumps(found))
+"""
+    wanted = json.dumps({name: key for name, (key, _) in FOUND.items()})
+    done = subprocess.run([sys.executable, '-c', script, wanted], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        name: list(found) for name, found in FOUND.items()}
