@@ -1,0 +1,300 @@
+import math
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+
+from mmkdml.functional import focal_and_dice
+
+CLASSES = [1, 2, 4]  # logits; one logit is two classes
+
+
+def example(num_logits, shape=(2, 3, 4), ignored=0.2, seed=0, spread=2.0):
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.randn(shape[0], num_logits, *shape[1:], generator=rng, dtype=torch.float64)
+    labels = torch.randint(max(num_logits, 2), shape, generator=rng)
+    labels[torch.rand(shape, generator=rng) < ignored] = 255
+    return logits * spread, labels
+
+
+def some_weights(labels, dtype=torch.float64):
+    return torch.linspace(0.1, 2, labels.numel(), dtype=torch.float64).view_as(labels).to(dtype)
+
+
+def slow_terms(logits, labels, focusing=2.0, ignore_index=255, weights=None):
+    """Eq. 8, one pixel after the other."""
+    num_logits = logits.shape[1]
+    num_classes = max(num_logits, 2)
+    focal, counted = 0.0, 0
+    overlap, sizes = [0.0] * num_classes, [0.0] * num_classes
+    for n in range(logits.shape[0]):
+        for y in range(logits.shape[2]):
+            for x in range(logits.shape[3]):
+                label = labels[n, y, x].item()
+                if label == ignore_index:
+                    continue
+                z = logits[n, :, y, x].tolist()
+                powers = [math.exp(v) for v in ([0.0, *z] if num_logits == 1 else z)]
+                p = [power / sum(powers) for power in powers]
+                w = 1.0 if weights is None else weights[n, y, x].item()
+                focal += w * (1 - p[label])**focusing * -math.log(p[label])
+                counted += 1
+                for k in range(num_classes):
+                    g = float(label == k)
+                    overlap[k] += w * p[k] * g
+                    sizes[k] += w * (p[k]**2 + g**2)
+    dice = [1 - 2 * o / s for o, s in zip(overlap[1:], sizes[1:], strict=True)]
+    return focal / counted, sum(dice) / len(dice)
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('focusing', [0, 0.5, 1, 2.0, 3.5])
+@pytest.mark.parametrize('num_logits', CLASSES)
+def test_equals_the_sums_written_out(num_logits, focusing, weighted):
+    logits, labels = example(num_logits)
+    weights = some_weights(labels) if weighted else None
+    terms = focal_and_dice(logits, labels, focusing, pixel_weights=weights)
+    assert [term.shape for term in terms] == [(), ()]
+    expected = slow_terms(logits, labels, focusing, weights=weights)
+    assert [term.item() for term in terms] == pytest.approx(expected, rel=1e-7)
+
+
+def test_defaults():
+    logits, labels = example(3)
+    assert [term.item() for term in focal_and_dice(logits, labels)] == pytest.approx(
+        slow_terms(logits, labels, focusing=2.0, ignore_index=255), rel=1e-7)
+
+
+def test_closed_form():
+    # Every pixel at one half, one of four is foreground.
+    logits, labels = torch.zeros(1, 1, 2, 2), torch.tensor([[[1, 0], [0, 0]]])
+    focal, dice = focal_and_dice(logits, labels)
+    assert focal.item() == pytest.approx(0.25 * math.log(2))
+    assert dice.item() == pytest.approx(1 - 2 * 0.5 / (4 * 0.25 + 1))
+
+
+@pytest.mark.parametrize('num_logits', CLASSES)
+def test_without_focusing_it_is_cross_entropy(num_logits):
+    logits, labels = example(num_logits)
+    focal, _ = focal_and_dice(logits, labels, focusing=0)
+    if num_logits == 1:
+        kept = labels != 255
+        expected = F.binary_cross_entropy_with_logits(
+            logits.squeeze(1)[kept], labels[kept].to(logits.dtype))
+    else:
+        expected = F.cross_entropy(logits, labels, ignore_index=255)
+    torch.testing.assert_close(focal, expected)
+
+
+@pytest.mark.parametrize('num_logits', [1, 2])
+def test_focal_equals_smp(num_logits):
+    logits, labels = example(num_logits)
+    focal, _ = focal_and_dice(logits, labels, focusing=2.0)
+    # smp's binary loss takes the foreground's logit against the background's.
+    z = logits if num_logits == 1 else logits[:, 1:] - logits[:, :1]
+    reference = smp.losses.FocalLoss('binary', gamma=2.0, ignore_index=255)(z, labels.unsqueeze(1))
+    torch.testing.assert_close(focal, reference, check_dtype=False)
+
+
+@pytest.mark.parametrize('num_logits', CLASSES)
+def test_dice_of_hard_predictions_equals_smp(num_logits):
+    # smp's form is not squared, which is the same where probabilities are 0 or 1.
+    logits, labels = example(num_logits, shape=(3, 8, 8), ignored=0)
+    if num_logits == 1:
+        hard = logits.sign() * 1e4
+        reference = smp.losses.DiceLoss('binary')(hard, labels.unsqueeze(1))
+    else:
+        hard = F.one_hot(logits.argmax(1), num_logits).movedim(-1, 1) * 1e4
+        foreground = list(range(1, num_logits))
+        reference = smp.losses.DiceLoss('multiclass', classes=foreground)(hard, labels)
+    _, dice = focal_and_dice(hard.double(), labels)
+    assert 0.1 < dice < 0.9
+    torch.testing.assert_close(dice, reference, check_dtype=False)
+
+
+def test_one_logit_is_two_classes():
+    logits, labels = example(1)
+    two = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    torch.testing.assert_close(focal_and_dice(logits, labels), focal_and_dice(two, labels))
+
+
+def test_a_shift_of_all_logits_of_a_pixel_changes_nothing():
+    logits, labels = example(4)
+    shift = torch.linspace(-50, 50, labels.numel(), dtype=torch.float64).view_as(labels)
+    torch.testing.assert_close(
+        focal_and_dice(logits + shift.unsqueeze(1), labels), focal_and_dice(logits, labels))
+
+
+def test_order_of_samples_pixels_and_foreground_classes_does_not_matter():
+    logits, labels = example(4)
+    expected = focal_and_dice(logits, labels)
+    torch.testing.assert_close(focal_and_dice(logits.flip(0), labels.flip(0)), expected)
+    torch.testing.assert_close(focal_and_dice(logits.flip(2, 3), labels.flip(1, 2)), expected)
+    swapped = torch.where(labels == 1, 3, torch.where(labels == 3, 1, labels))
+    torch.testing.assert_close(focal_and_dice(logits[:, [0, 3, 2, 1]], swapped), expected)
+
+
+@pytest.mark.parametrize('num_logits', CLASSES)
+def test_ignored_pixels_count_nowhere(num_logits):
+    logits, labels = example(num_logits, shape=(1, 2, 6), ignored=0)
+    cut = focal_and_dice(logits[..., :4], labels[..., :4])
+    labels[..., 4:] = 99
+    whole = logits.clone().requires_grad_()
+    terms = focal_and_dice(whole, labels, ignore_index=99)
+    torch.testing.assert_close(terms, cut)
+    sum(terms).backward()
+    assert (whole.grad[..., 4:] == 0).all()
+    assert (whole.grad[..., :4] != 0).all()
+
+
+def test_a_class_can_be_the_ignored_one():
+    logits, labels = example(3, ignored=0)
+    terms = focal_and_dice(logits, labels, ignore_index=0)
+    assert [t.item() for t in terms] == pytest.approx(
+        slow_terms(logits, labels, ignore_index=0), rel=1e-7)
+
+
+@pytest.mark.parametrize('num_logits', CLASSES)
+def test_all_ignored_is_zero_with_zero_gradient(num_logits):
+    logits, labels = example(num_logits)
+    logits.requires_grad_()
+    terms = focal_and_dice(logits, torch.full_like(labels, 255))
+    assert [term.item() for term in terms] == [0, 0]
+    sum(terms).backward()
+    assert (logits.grad == 0).all()
+
+
+def test_pixel_weights_of_one_change_nothing_and_of_zero_take_out_of_dice():
+    logits, labels = example(2, ignored=0)
+    ones = torch.ones(labels.shape)
+    torch.testing.assert_close(
+        focal_and_dice(logits, labels, pixel_weights=ones), focal_and_dice(logits, labels))
+    ones[:, :, 2:] = 0
+    weighted = focal_and_dice(logits, labels, pixel_weights=ones)
+    cut = focal_and_dice(logits[..., :2], labels[..., :2])
+    torch.testing.assert_close(weighted[1], cut[1])
+    # The focal term stays a mean over all pixels that count.
+    torch.testing.assert_close(weighted[0], cut[0] / 2)
+
+
+@pytest.mark.parametrize('num_logits', CLASSES)
+def test_perfect_prediction(num_logits):
+    _, labels = example(num_logits, ignored=0, shape=(2, 4, 4))
+    labels[0, 0, :] = torch.arange(4) % max(num_logits, 2)  # every class is there
+    sure = 100.0 * (2 * labels.unsqueeze(1) - 1 if num_logits == 1
+                    else F.one_hot(labels, num_logits).movedim(-1, 1))
+    focal, dice = focal_and_dice(sure, labels)
+    assert focal.item() == 0
+    assert dice.item() == pytest.approx(0, abs=1e-6)
+    # And the opposite of a perfect one.
+    _, dice = focal_and_dice(-sure, labels)
+    assert dice.item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize('num_logits', [1, 2])
+def test_empty_and_full_masks(num_logits):
+    def terms(z, label):
+        logits = torch.full((2, 1, 3, 3), float(z), dtype=torch.float64)
+        if num_logits == 2:
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        return [t.item() for t in focal_and_dice(logits, torch.full((2, 3, 3), label))]
+
+    p = 1 / (1 + math.exp(1.0))  # the foreground's share where z = -1
+    assert terms(-1, 0) == pytest.approx([p**2 * -math.log(1 - p), 1], rel=1e-6)
+    assert terms(-1, 1) == pytest.approx(
+        [(1 - p)**2 * -math.log(p), 1 - 2 * p / (p**2 + 1)], rel=1e-6)
+    # Nothing there, and nothing seen: no loss is left.
+    assert terms(-100, 0) == pytest.approx([0, 0], abs=1e-9)
+    assert terms(100, 1) == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_dice_is_of_the_batch_not_the_mean_of_its_images():
+    logits, labels = example(1, ignored=0)
+    tiled = torch.cat([*logits.unsqueeze(1)], dim=-1), torch.cat([*labels.unsqueeze(1)], dim=-1)
+    torch.testing.assert_close(focal_and_dice(logits, labels), focal_and_dice(*tiled))
+
+
+@pytest.mark.parametrize('focusing', [0, 0.5, 2.0])
+@pytest.mark.parametrize('num_logits', CLASSES)
+def test_gradient(num_logits, focusing):
+    logits, labels = example(num_logits, shape=(2, 2, 2))
+    weights = some_weights(labels)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda z: focal_and_dice(z, labels, focusing, pixel_weights=weights), (logits,))
+
+
+@pytest.mark.parametrize('focusing', [0, 0.5, 1, 2.0])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
+@pytest.mark.parametrize('num_logits', CLASSES)
+def test_extreme_logits_stay_finite(num_logits, dtype, focusing):
+    values = torch.tensor([1e4, -1e4, 40.0, -40.0, 1e-4, 0.0])
+    signs = torch.tensor([1.0, -1.0, 0.5, 0.0])[:num_logits].view(1, num_logits, 1, 1)
+    logits = (values.view(1, 1, 1, 6) * signs).expand(1, -1, 2, -1).to(dtype).clone()
+    labels = torch.tensor([[[0] * 6, [1] * 6]])
+    logits.requires_grad_()
+    focal, dice = focal_and_dice(logits, labels, focusing)
+    (focal + dice).backward()
+    assert 100 < focal < 2e4
+    assert 0 <= dice <= 1
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('num_logits', CLASSES)
+def test_half_precision_is_computed_in_float32(num_logits, dtype):
+    logits, labels = example(num_logits)
+    weights = some_weights(labels, dtype)
+    terms = focal_and_dice(logits.to(dtype), labels, pixel_weights=weights)
+    reference = focal_and_dice(
+        logits.to(dtype).float(), labels, pixel_weights=weights.float())
+    assert all(term.dtype == torch.float32 for term in terms)
+    assert all(map(torch.equal, terms, reference))
+
+
+def test_byte_labels_are_taken():
+    logits, labels = example(4)
+    torch.testing.assert_close(
+        focal_and_dice(logits, labels.to(torch.uint8)), focal_and_dice(logits, labels))
+
+
+def test_inputs_are_not_changed():
+    logits, labels = example(4)
+    weights = some_weights(labels)
+    before = logits.clone(), labels.clone(), weights.clone()
+    focal_and_dice(logits, labels, pixel_weights=weights)
+    assert all(map(torch.equal, (logits, labels, weights), before))
+
+
+@pytest.mark.parametrize(('logits', 'labels'), [
+    ((2, 1, 4, 4), (2, 1, 4, 4)),
+    ((2, 1, 4, 4), (2, 4, 5)),
+    ((2, 1, 4, 4), (1, 4, 4)),
+    ((2, 1, 4), (2, 4)),
+])
+def test_shapes_must_fit(logits, labels):
+    with pytest.raises(ValueError, match=r'logits \(N, K, H, W\) and labels \(N, H, W\) of one '
+                                         r'size, got \(2, 1, 4.*\) and \('):
+        focal_and_dice(torch.zeros(logits), torch.zeros(labels, dtype=torch.long))
+
+
+@pytest.mark.parametrize('weights', [(2, 1, 4, 4), (4, 4), (2, 4, 1)])
+def test_pixel_weights_must_fit(weights):
+    with pytest.raises(ValueError, match=r"pixel_weights of the labels' size \(2, 4, 4\), got \("):
+        focal_and_dice(torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long),
+                       pixel_weights=torch.ones(weights))
+
+
+@pytest.mark.parametrize('focusing', [-0.1, math.nan])
+def test_focusing_must_not_be_negative(focusing):
+    with pytest.raises(ValueError, match=f'focusing must be at least 0, got {focusing}'):
+        focal_and_dice(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), focusing)
+
+
+@pytest.mark.parametrize(('num_logits', 'wrong', 'bound'), [(1, 2, 2), (2, 2, 2), (4, -1, 4),
+                                                            (4, 254, 4)])
+def test_labels_must_be_classes(num_logits, wrong, bound):
+    labels = torch.tensor([[[0, 1], [255, wrong]]])
+    with pytest.raises(ValueError, match=rf'in \[0, {bound}\) or 255 \(ignored\), got \[.*{wrong}'):
+        focal_and_dice(torch.zeros(1, num_logits, 2, 2), labels)
