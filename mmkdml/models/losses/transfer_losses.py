@@ -1,0 +1,51 @@
+"""Losses of a transfer: ``loss(learner, source)``, both logits or both feature maps."""
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mmkdml.functional import feature_mse, prediction_kl
+from mmkdml.functional.divergence import check_kl_options
+from mmkdml.registry import MODELS
+
+
+@MODELS.register_module()
+class PredictionKLLoss(nn.Module):
+    """KL divergence between softened predictions; see :func:`mmkdml.functional.prediction_kl`.
+
+    The defaults are as printed in the paper (eq. 3 and 5): D(learner || source), no T^2.
+
+    Args:
+        temperature: T > 0.
+        direction: ``'learner||source'`` or ``'source||learner'``.
+        scale: ``'none'`` or ``'temperature_squared'``.
+
+    Raises:
+        ValueError: If T is not positive, or a name is unknown.
+    """
+
+    def __init__(self,
+                 temperature: float = 2.0,
+                 direction: str = 'learner||source',
+                 scale: str = 'none') -> None:
+        super().__init__()
+        check_kl_options(temperature, direction, scale)
+        self.temperature = temperature
+        self.direction = direction
+        self.scale = scale
+
+    def forward(self, learner: Tensor, source: Tensor) -> Tensor:
+        """Logits (N, K) or (N, K, H, W) of both sides -> scalar."""
+        return prediction_kl(learner, source, self.temperature, self.direction, self.scale)
+
+    def extra_repr(self) -> str:
+        """The options, as they are printed with the module."""
+        return f'temperature={self.temperature}, direction={self.direction!r}, scale={self.scale!r}'
+
+
+@MODELS.register_module()
+class FeatureMSELoss(nn.Module):
+    """Mean squared error between feature maps; see :func:`mmkdml.functional.feature_mse`."""
+
+    def forward(self, learner: Tensor, source: Tensor) -> Tensor:
+        """Feature maps of one shape -> scalar."""
+        return feature_mse(learner, source)

@@ -1,0 +1,110 @@
+"""Projectors: modules that make two feature maps (or logits) comparable.
+
+A projector is trained by its transfer's loss alone, belongs to neither member, and is not in the
+shipped students. ``in_channels`` and ``out_channels`` are filled in when the classroom is built.
+"""
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from mmkdml.registry import MODELS
+
+SIDES = ('learner', 'source')
+
+
+class Projector(nn.Module):
+    """Base of the projectors.
+
+    Args:
+        side: Whose map is projected, ``'learner'`` (as in FitNet) or ``'source'``.
+
+    Raises:
+        ValueError: If ``side`` is neither.
+    """
+
+    def __init__(self, side: str = 'learner') -> None:
+        super().__init__()
+        if side not in SIDES:
+            raise ValueError(f'side must be one of {", ".join(SIDES)}; got {side!r}')
+        self.side = side
+
+
+@MODELS.register_module()
+class IdentityProjector(Projector):
+    """Hands the map on as it is; says in a config that nothing is projected."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The map itself."""
+        return x
+
+
+@MODELS.register_module()
+class ConvProjector(Projector):
+    """1x1 convolution, batch norm, ReLU: (N, C_in, H, W) -> (N, C_out, H, W).
+
+    The block that the paper adds to its teacher (section 3.2), here outside of any member, for
+    networks that cannot be changed.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        side: See :class:`Projector`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, side: str = 'learner') -> None:
+        super().__init__(side)
+        self.block = ConvModule(
+            in_channels, out_channels, 1, norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H, W)."""
+        return self.block(x)
+
+
+@MODELS.register_module()
+class LinearProjector(Projector):
+    """Linear map of the channels, dimension 1, of vectors (N, C) or maps (N, C, ...).
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        side: See :class:`Projector`.
+        bias: Whether to add a bias.
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 side: str = 'learner',
+                 bias: bool = True) -> None:
+        super().__init__(side)
+        self.linear = nn.Linear(in_channels, out_channels, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, ...) -> (N, C_out, ...)."""
+        return self.linear(x.movedim(1, -1)).movedim(-1, 1)
+
+
+@MODELS.register_module()
+class InterpolateProjector(Projector):
+    """Bilinear resizing of maps (N, C, H, W) by a factor, for heads that predict coarser maps.
+
+    Args:
+        scale_factor: Output size over input size, > 0.
+        side: See :class:`Projector`.
+
+    Raises:
+        ValueError: If the factor is not positive.
+    """
+
+    def __init__(self, scale_factor: float, side: str = 'learner') -> None:
+        super().__init__(side)
+        if not scale_factor > 0:
+            raise ValueError(f'scale_factor must be positive, got {scale_factor}')
+        self.scale_factor = float(scale_factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H * factor, W * factor), rounded down."""
+        return F.interpolate(x, scale_factor=self.scale_factor, mode='bilinear')

@@ -1,0 +1,192 @@
+"""Transfers: who teaches whom, what, and how much. Data only, no torch.
+
+A classroom is a set of named members and a list of transfers. The paper's 4 modes x 3 styles are
+such lists; :func:`transfers_for` makes them, and :func:`format_transfers` prints any of them.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+PREDICTIONS = 'predictions'
+FEATURES = 'features'
+KNOWLEDGE = (PREDICTIONS, FEATURES)
+DEFAULT_LOSSES = {PREDICTIONS: 'PredictionKLLoss', FEATURES: 'FeatureMSELoss'}
+
+TEACHER = 'teacher'
+STUDENTS = ('student_1', 'student_2')
+
+_P, _F = PREDICTIONS, FEATURES
+# What (student_1, student_2) receive; Table 5 of the paper, eq. 6 and 7. In KD+ML v3 each student
+# receives both kinds, one from the teacher and the other from its peer.
+FROM_TEACHER = {
+    'ml': {},
+    'kd_off': {'v1': (_P, _P), 'v2': (_F, _F), 'v3': (_P, _F)},
+    'kd_on': {'v1': (_P, _P), 'v2': (_F, _F), 'v3': (_P, _F)},
+    'kdml': {'v1': (_P, _P), 'v2': (_F, _F), 'v3': (_F, _P)},
+}
+FROM_PEER = {
+    'ml': {'v1': (_P, _P), 'v2': (_F, _F), 'v3': (_P, _F)},
+    'kd_off': {},
+    'kd_on': {},
+    'kdml': {'v1': (_P, _P), 'v2': (_F, _F), 'v3': (_P, _F)},
+}
+MODES = tuple(FROM_TEACHER)
+STYLES = ('v1', 'v2', 'v3')
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One row of a classroom's plan: a source hands one kind of knowledge to a learner.
+
+    Args:
+        source: Name of the member that teaches; it does not learn from this.
+        learner: Name of the member that learns.
+        knowledge: ``'predictions'`` (logits) or ``'features'`` (a feature map).
+        weight: Factor of the loss, finite and >= 0; a transfer of weight 0 is not computed.
+        loss: Config or module of the loss. Default: ``PredictionKLLoss`` or ``FeatureMSELoss``.
+        projector: Config or module that makes the two sides comparable, trained by this loss.
+            The config may say ``side='source'``; the learner's side is the default.
+        source_tap: Dotted name of the module whose output the source hands on. Default by task.
+            Features only.
+        learner_tap: The same for the learner.
+
+    Raises:
+        ValueError: If a value is out of the allowed set.
+    """
+    source: str
+    learner: str
+    knowledge: str
+    weight: float
+    loss: Any = None
+    projector: Any = None
+    source_tap: str | None = None
+    learner_tap: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.knowledge not in KNOWLEDGE:
+            raise ValueError(
+                f'knowledge must be one of {", ".join(KNOWLEDGE)}; got {self.knowledge!r} in the '
+                f'transfer {self.source} -> {self.learner}')
+        if self.source == self.learner:
+            raise ValueError(f'A member cannot teach itself: {self.source} -> {self.learner}')
+        _check_weight(f'The weight of {self.source} -> {self.learner} ({self.knowledge})',
+                      self.weight)
+        if self.knowledge == PREDICTIONS and (self.source_tap or self.learner_tap):
+            raise ValueError(
+                'Taps name feature maps; predictions are the logits themselves. Remove source_tap '
+                f'and learner_tap from {self.source} -> {self.learner}, or hand over features')
+
+    @property
+    def key(self) -> str:
+        """The name of its loss in logs, e.g. ``student_1.loss_from_teacher.features``."""
+        return f'{self.learner}.loss_from_{self.source}.{self.knowledge}'
+
+    def __repr__(self) -> str:
+        return ' '.join(self.columns())
+
+    def columns(self) -> tuple[str, ...]:
+        """(source, arrow, learner, knowledge, weight, loss, projector and taps if any)."""
+        columns = [self.source, '->', self.learner, self.knowledge, f'{self.weight:g}',
+                   _type_name(self.loss) if self.loss is not None
+                   else DEFAULT_LOSSES[self.knowledge]]
+        if self.projector is not None:
+            columns.append(f'projector={_type_name(self.projector)}')
+        if self.source_tap or self.learner_tap:
+            columns.append(f'taps={self.source_tap or "default"}:{self.learner_tap or "default"}')
+        return tuple(columns)
+
+
+def format_transfers(transfers: Sequence[Transfer]) -> str:
+    """A list of transfers as an aligned table, one row each."""
+    rows = [transfer.columns() for transfer in transfers]
+    widths = [max(len(row[i]) for row in rows if i < len(row))
+              for i in range(max(map(len, rows), default=0))]
+    return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+                     .rstrip() for row in rows)
+
+
+def transfers_for(mode: str, style: str, weights: Mapping[str, Sequence[float]]) -> list[Transfer]:
+    """The paper's list of transfers for a mode and a style.
+
+    Args:
+        mode: ``'ml'``, ``'kd_off'``, ``'kd_on'`` or ``'kdml'``.
+        style: ``'v1'`` predictions, ``'v2'`` features, ``'v3'`` mixed.
+        weights: For each Greek letter one weight per student: ``alpha`` of the supervised loss,
+            ``beta`` of the transfer from the teacher, ``gamma`` of the transfer from the peer. A
+            letter that the mode has no use for is left out, ``None``, or zero for both students.
+
+    Returns:
+        The transfers, student_1's first, the teacher's before the peer's.
+
+    Raises:
+        ValueError: If mode, style or weights cannot be.
+    """
+    _check_name('mode', mode, MODES)
+    _check_name('style', style, STYLES)
+    weights = checked_weights(mode, weights)
+    transfers = []
+    for index, learner in enumerate(STUDENTS):
+        peer = STUDENTS[1 - index]
+        for source, letter, table in ((TEACHER, 'beta', FROM_TEACHER), (peer, 'gamma', FROM_PEER)):
+            if style in table[mode]:
+                transfers.append(
+                    Transfer(source, learner, table[mode][style][index], weights[letter][index]))
+    return transfers
+
+
+def checked_weights(mode: str,
+                    weights: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
+    """``weights`` with exactly the letters that the mode uses, each a pair of valid weights.
+
+    Raises:
+        ValueError: For a missing, unknown or unused letter, or a pair or weight that cannot be.
+    """
+    _check_name('mode', mode, MODES)
+    used = ['alpha'] + ['beta'] * bool(FROM_TEACHER[mode]) + ['gamma'] * bool(FROM_PEER[mode])
+    if not isinstance(weights, Mapping):
+        raise ValueError(f'weights must be a dict with {", ".join(used)}; got {weights!r}')
+    checked = {}
+    for letter, pair in weights.items():
+        _check_name('A key of weights', letter, ('alpha', 'beta', 'gamma'))
+        if pair is None:
+            continue
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != len(STUDENTS):
+            raise ValueError(
+                f'{letter} needs two weights, one per student, e.g. ({letter}=(0.4, 0.4)); got '
+                f'{pair!r}')
+        for weight in pair:
+            _check_weight(letter, weight)
+        if letter in used:
+            checked[letter] = tuple(float(weight) for weight in pair)
+        elif any(pair):
+            missing = 'teacher' if letter == 'beta' else 'transfer between peers'
+            raise ValueError(
+                f'Mode {mode!r} has no {missing}, so {letter}={tuple(pair)} has no meaning; its '
+                f'weights are {", ".join(used)}. Leave {letter} out (or None)')
+    missing_letters = [letter for letter in used if letter not in checked]
+    if missing_letters:
+        raise ValueError(
+            f'Mode {mode!r} needs the weights {", ".join(used)}; missing: '
+            f'{", ".join(missing_letters)}')
+    return checked
+
+
+def _check_name(what: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f'{what} must be one of {", ".join(allowed)}; got {value!r}')
+
+
+def _check_weight(what: str, weight: Any) -> None:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise ValueError(f'{what} must be a number, got {weight!r}')
+    if not math.isfinite(weight) or weight < 0:
+        raise ValueError(f'{what} must be finite and at least 0, got {weight}')
+
+
+def _type_name(config_or_module: Any) -> str:
+    kind = (config_or_module.get('type', 'untyped') if isinstance(config_or_module, Mapping)
+            else type(config_or_module))
+    return kind if isinstance(kind, str) else kind.__name__

@@ -1,0 +1,233 @@
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+import mmkdml  # noqa: F401
+from mmkdml.models.taps import TapRecorder
+
+
+class Pyramid(nn.Module):
+    """A backbone that gives its maps as a tuple, or as another container."""
+
+    def __init__(self, container=tuple):
+        super().__init__()
+        self.stage1 = nn.Conv2d(3, 4, 3)
+        self.stage2 = nn.Conv2d(4, 5, 3)
+        self.container = container
+
+    def forward(self, x):
+        low = self.stage1(x)
+        return self.container((low, self.stage2(low)))
+
+
+class Net(nn.Module):
+
+    def __init__(self, container=tuple):
+        super().__init__()
+        self.backbone = Pyramid(container)
+        self.unused = nn.Linear(1, 1)
+        self.act = nn.ReLU()
+        self.fc = nn.Linear(5, 2)
+
+    def forward(self, x):
+        maps = list(self.backbone(x))
+        return self.fc(self.act(maps[-1]).mean((2, 3)))
+
+
+def images(seed=0):
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def hooks_of(module):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+               for m in module.modules())
+
+
+def test_the_value_is_what_the_module_gave():
+    net, x = Net(), images()
+    with TapRecorder(net, ['backbone.stage1', 'act', 'fc']) as taps:
+        output = net(x)
+    low = net.backbone.stage1(x)
+    assert torch.equal(taps['backbone.stage1'], low)
+    assert torch.equal(taps['act'], net.backbone.stage2(low).relu())
+    assert taps['fc'] is output
+
+
+def test_recording_changes_nothing():
+    net, x = Net(), images()
+    plain = net(x)
+    with TapRecorder(net, ['backbone', 'act']):
+        assert torch.equal(net(x), plain)
+
+
+@pytest.mark.parametrize('container', [tuple, list])
+def test_of_several_maps_the_last_one(container):
+    net, x = Net(container), images()
+    with TapRecorder(net, ['backbone']) as taps:
+        net(x)
+    assert torch.equal(taps['backbone'], net.backbone(x)[-1])
+
+
+def test_gradients_flow_through_a_tap():
+    net, x = Net(), images()
+    with TapRecorder(net, ['backbone.stage1']) as taps:
+        net(x)
+    taps['backbone.stage1'].square().sum().backward()
+    by_tap = net.backbone.stage1.weight.grad.clone()
+    net.zero_grad()
+    net.backbone.stage1(x).square().sum().backward()
+    torch.testing.assert_close(by_tap, net.backbone.stage1.weight.grad)
+    assert net.fc.weight.grad is None
+
+
+def test_hooks_are_there_only_inside():
+    net = Net()
+    recorder = TapRecorder(net, ['backbone', 'fc'])
+    assert hooks_of(net) == 0
+    with recorder:
+        assert hooks_of(net) == 2
+        net(images())
+    assert hooks_of(net) == 0
+
+
+def test_hooks_are_gone_after_an_exception():
+    net = Net()
+    with pytest.raises(RuntimeError), TapRecorder(net, ['backbone', 'fc']):  # noqa: PT012
+        assert hooks_of(net) == 2
+        net(torch.zeros(2, 7, 8, 8))
+    assert hooks_of(net) == 0
+
+
+def test_later_forwards_are_not_recorded():
+    net = Net()
+    with TapRecorder(net, ['fc']) as taps:
+        output = net(images())
+    net(images(1))
+    assert taps['fc'] is output
+
+
+def test_a_recorder_starts_anew_each_time():
+    net = Net()
+    recorder = TapRecorder(net, ['fc'])
+    for seed in (0, 1):
+        with recorder as taps:
+            output = net(images(seed))
+        assert taps['fc'] is output
+
+
+@pytest.mark.parametrize(('name', 'near'), [
+    ('backbone.stage3', 'near names: backbone.stage[12], backbone.stage[12]'),
+    ('backbon', 'near names: backbone'),
+    ('backbone.container', 'near names: backbone'),  # an attribute, not a module
+    ('fc.weight', 'near names: '),  # a parameter
+    ('xyzxyz', 'near names: backbone, backbone.stage1, backbone.stage2, unused, act'),
+    ('', 'near names: backbone, backbone.stage1'),
+])
+def test_a_wrong_name_lists_near_ones(name, near):
+    with pytest.raises(ValueError, match=f"Net has no module '{name}' to tap; {near}.*list_taps"):
+        TapRecorder(Net(), ['fc', name])
+
+
+def test_a_module_that_never_ran():
+    net = Net()
+    with TapRecorder(net, ['unused']) as taps:
+        net(images())
+    with pytest.raises(ValueError, match="'unused' ran 0 times.*a module that runs exactly once"):
+        taps['unused']
+
+
+def test_a_module_that_ran_twice():
+    net = nn.Sequential(*[nn.ReLU()] * 2)
+    with TapRecorder(net, ['0']) as taps:
+        net(images())
+    with pytest.raises(ValueError, match="'0' ran 2 times.*a module that runs exactly once"):
+        taps['0']
+
+
+@pytest.mark.parametrize(('container', 'kind'), [
+    (lambda maps: dict(enumerate(maps)), 'dict'),
+    (lambda maps: (maps[0], dict(last=maps[1])), 'dict'),
+    (lambda maps: (), 'tuple'),
+    (lambda maps: None, 'NoneType'),
+])
+def test_an_output_that_is_no_tensor(container, kind):
+    pyramid = Pyramid(container)
+    with TapRecorder(nn.Sequential(pyramid), ['0']) as taps:
+        pyramid(images())
+    with pytest.raises(ValueError, match=f"'0' gives {kind}, not a tensor or a tuple of tensors; "
+                                         'choose a module inside it'):
+        taps['0']
+
+
+class AddsInPlace(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x += 1
+        return x
+
+
+@pytest.mark.parametrize(('net', 'changed', 'whole'), [
+    (nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True), nn.Flatten()), '0', '1'),
+    (nn.Sequential(AddsInPlace()), '0.conv', '0'),
+    # The next block changes a view of the output.
+    (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.ReLU(inplace=True)), '0', '2'),
+])
+def test_a_map_that_is_changed_in_place_afterwards_is_refused(net, changed, whole):
+    with TapRecorder(net, [changed, whole]) as taps:
+        output = net(images())
+    with pytest.raises(ValueError, match=f"'{changed}' was changed in place after it was recorded "
+                                         '.*tap the module after it'):
+        taps[changed]
+    torch.testing.assert_close(taps[whole].flatten(), output.flatten())
+
+
+def test_a_change_after_the_forward_is_refused_too():
+    net = Net()
+    with TapRecorder(net, ['act']) as taps, torch.no_grad():
+        net(images())
+    assert taps['act'].shape == (2, 5, 4, 4)
+    taps['act'].zero_()
+    with pytest.raises(ValueError, match='changed in place'):
+        taps['act']
+
+
+def test_inference_mode():
+    net, x = Net(), images()
+    with torch.inference_mode(), TapRecorder(net, ['backbone', 'act']) as taps:
+        net(x)
+    assert taps['act'].is_inference()
+    assert torch.equal(taps['act'], net.backbone(x)[-1].relu())
+
+
+def test_the_member_can_be_copied_and_saved_afterwards():
+    net, x = Net(), images()
+    keys = list(net.state_dict())
+    with TapRecorder(net, ['backbone', 'act']):
+        net(x)
+    assert list(net.state_dict()) == keys
+    twin = copy.deepcopy(net)
+    assert hooks_of(twin) == 0
+    assert torch.equal(twin(x), net(x))
+
+
+def test_nothing_is_held_when_the_recorder_is_gone():
+    net = Net()
+    gc.disable()  # reference counts alone must do
+    try:
+        with TapRecorder(net, ['act', 'backbone']) as taps:
+            net(images())
+        watched = weakref.ref(taps['act']), weakref.ref(taps['backbone'])
+        assert all(ref() is not None for ref in watched)
+        del taps
+        assert all(ref() is None for ref in watched)
+    finally:
+        gc.enable()

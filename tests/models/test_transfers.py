@@ -1,0 +1,300 @@
+import dataclasses
+import math
+import subprocess
+import sys
+from collections import OrderedDict
+from importlib.util import find_spec
+
+import pytest
+from torch import nn
+
+import mmkdml  # noqa: F401
+from mmkdml.models.losses import FeatureMSELoss
+from mmkdml.models.transfers import (
+    MODES,
+    STYLES,
+    Transfer,
+    checked_weights,
+    format_transfers,
+    transfers_for,
+)
+
+T, S1, S2 = 'teacher', 'student_1', 'student_2'
+P, F = 'predictions', 'features'
+
+# (source, learner, knowledge, letter), in the order they are listed.
+TABLE = {
+    ('ml', 'v1'): [(S2, S1, P, 'gamma'), (S1, S2, P, 'gamma')],
+    ('ml', 'v2'): [(S2, S1, F, 'gamma'), (S1, S2, F, 'gamma')],
+    ('ml', 'v3'): [(S2, S1, P, 'gamma'), (S1, S2, F, 'gamma')],
+    ('kd_off', 'v1'): [(T, S1, P, 'beta'), (T, S2, P, 'beta')],
+    ('kd_off', 'v2'): [(T, S1, F, 'beta'), (T, S2, F, 'beta')],
+    ('kd_off', 'v3'): [(T, S1, P, 'beta'), (T, S2, F, 'beta')],
+    ('kd_on', 'v1'): [(T, S1, P, 'beta'), (T, S2, P, 'beta')],
+    ('kd_on', 'v2'): [(T, S1, F, 'beta'), (T, S2, F, 'beta')],
+    ('kd_on', 'v3'): [(T, S1, P, 'beta'), (T, S2, F, 'beta')],
+    ('kdml', 'v1'): [(T, S1, P, 'beta'), (S2, S1, P, 'gamma'),
+                     (T, S2, P, 'beta'), (S1, S2, P, 'gamma')],
+    ('kdml', 'v2'): [(T, S1, F, 'beta'), (S2, S1, F, 'gamma'),
+                     (T, S2, F, 'beta'), (S1, S2, F, 'gamma')],
+    ('kdml', 'v3'): [(T, S1, F, 'beta'), (S2, S1, P, 'gamma'),
+                     (T, S2, P, 'beta'), (S1, S2, F, 'gamma')],
+}
+USED = {'ml': ('alpha', 'gamma'), 'kd_off': ('alpha', 'beta'), 'kd_on': ('alpha', 'beta'),
+        'kdml': ('alpha', 'beta', 'gamma')}
+# Six different numbers, so that none can stand in for another.
+ALL_WEIGHTS = dict(alpha=(0.11, 0.12), beta=(0.21, 0.22), gamma=(0.31, 0.32))
+
+
+def weights_of(mode, **changes):
+    return {letter: ALL_WEIGHTS[letter] for letter in USED[mode]} | changes
+
+
+def test_modes_and_styles():
+    assert MODES == ('ml', 'kd_off', 'kd_on', 'kdml')
+    assert STYLES == ('v1', 'v2', 'v3')
+    assert set(TABLE) == {(mode, style) for mode in MODES for style in STYLES}
+
+
+@pytest.mark.parametrize(('mode', 'style'), TABLE)
+def test_the_papers_table(mode, style):
+    transfers = transfers_for(mode, style, weights_of(mode))
+    expected = [
+        Transfer(source, learner, knowledge, ALL_WEIGHTS[letter][(S1, S2).index(learner)])
+        for source, learner, knowledge, letter in TABLE[mode, style]]
+    assert transfers == expected
+    assert [transfer.key for transfer in transfers] == [
+        f'{learner}.loss_from_{source}.{knowledge}'
+        for source, learner, knowledge, _ in TABLE[mode, style]]
+    for transfer in transfers:  # nothing but the table's four columns is set
+        assert (transfer.loss, transfer.projector, transfer.source_tap,
+                transfer.learner_tap) == (None,) * 4
+
+
+@pytest.mark.parametrize(('mode', 'style', 'weights', 'rows'), [
+    # Table 3, ResNet18 on histopathology.
+    ('kdml', 'v1', dict(alpha=(0.1, 0.2), beta=(0.45, 0.4), gamma=(0.45, 0.4)), [
+        'teacher -> student_1 predictions 0.45 PredictionKLLoss',
+        'student_2 -> student_1 predictions 0.45 PredictionKLLoss',
+        'teacher -> student_2 predictions 0.4 PredictionKLLoss',
+        'student_1 -> student_2 predictions 0.4 PredictionKLLoss']),
+    ('kdml', 'v3', dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3)), [
+        'teacher -> student_1 features 0.4 FeatureMSELoss',
+        'student_2 -> student_1 predictions 0.4 PredictionKLLoss',
+        'teacher -> student_2 predictions 0.3 PredictionKLLoss',
+        'student_1 -> student_2 features 0.3 FeatureMSELoss']),
+    ('ml', 'v3', dict(alpha=(0.1, 0.2), beta=(0, 0), gamma=(0.9, 0.8)), [
+        'student_2 -> student_1 predictions 0.9 PredictionKLLoss',
+        'student_1 -> student_2 features 0.8 FeatureMSELoss']),
+    ('kd_on', 'v3', dict(alpha=(0.1, 0.2), beta=(0.9, 0.8), gamma=(0, 0)), [
+        'teacher -> student_1 predictions 0.9 PredictionKLLoss',
+        'teacher -> student_2 features 0.8 FeatureMSELoss']),
+    # Table 4, ResNet18 on MRI.
+    ('kd_off', 'v2', dict(alpha=(0.2, 0.2), beta=(0.8, 0.8), gamma=(0, 0)), [
+        'teacher -> student_1 features 0.8 FeatureMSELoss',
+        'teacher -> student_2 features 0.8 FeatureMSELoss']),
+    ('kdml', 'v3', dict(alpha=(0.1, 0.1), beta=(0.45, 0.45), gamma=(0.45, 0.45)), [
+        'teacher -> student_1 features 0.45 FeatureMSELoss',
+        'student_2 -> student_1 predictions 0.45 PredictionKLLoss',
+        'teacher -> student_2 predictions 0.45 PredictionKLLoss',
+        'student_1 -> student_2 features 0.45 FeatureMSELoss']),
+])
+def test_published_weights_as_the_rows_read(mode, style, weights, rows):
+    assert [repr(transfer) for transfer in transfers_for(mode, style, weights)] == rows
+    for index in range(2):
+        assert sum(pair[index] for pair in weights.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('left', ['out', None, (0, 0), [0.0, 0.0]])
+def test_a_letter_without_use_may_be_left_out_none_or_zero(mode, left):
+    weights = weights_of(mode)
+    for letter in set(ALL_WEIGHTS) - set(weights):
+        if left != 'out':
+            weights[letter] = left
+    assert checked_weights(mode, weights) == weights_of(mode)
+    assert transfers_for(mode, 'v3', weights) == transfers_for(mode, 'v3', weights_of(mode))
+
+
+def test_weights_come_back_as_pairs_of_floats_and_are_not_changed():
+    weights = OrderedDict(gamma=[1, 0], alpha=[0.5, 2], beta=None)
+    checked = checked_weights('ml', weights)
+    assert checked == dict(alpha=(0.5, 2.0), gamma=(1.0, 0.0))
+    assert all(type(weight) is float for pair in checked.values() for weight in pair)
+    assert weights == OrderedDict(gamma=[1, 0], alpha=[0.5, 2], beta=None)
+
+
+def test_zero_weights_keep_their_rows():
+    transfers = transfers_for('kdml', 'v3', dict(alpha=(1, 1), beta=(0, 0), gamma=(0, 0)))
+    assert [transfer.weight for transfer in transfers] == [0] * 4
+
+
+def test_weights_need_not_add_up_to_one():
+    transfers = transfers_for('ml', 'v1', dict(alpha=(1, 1), gamma=(3, 100)))
+    assert [transfer.weight for transfer in transfers] == [3, 100]
+
+
+@pytest.mark.parametrize('mode', ['KDML', 'kd', '', None, 3])
+def test_unknown_mode(mode):
+    message = f'mode must be one of ml, kd_off, kd_on, kdml; got {mode!r}'
+    with pytest.raises(ValueError, match=message):
+        transfers_for(mode, 'v1', ALL_WEIGHTS)
+    with pytest.raises(ValueError, match=message):
+        checked_weights(mode, ALL_WEIGHTS)
+
+
+@pytest.mark.parametrize('style', ['v4', 'V1', 3, None])
+def test_unknown_style(style):
+    with pytest.raises(ValueError, match=f'style must be one of v1, v2, v3; got {style!r}'):
+        transfers_for('ml', style, ALL_WEIGHTS)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_unknown_letter(mode):
+    with pytest.raises(ValueError, match="A key of weights must be one of alpha, beta, gamma; "
+                                         "got 'delta'"):
+        transfers_for(mode, 'v1', weights_of(mode, delta=(0, 0)))
+
+
+@pytest.mark.parametrize('weights', [None, (0.1, 0.2), 0.5, 'alpha'])
+def test_weights_must_be_a_dict(weights):
+    with pytest.raises(ValueError, match='weights must be a dict with alpha, beta, gamma; got '):
+        transfers_for('kdml', 'v1', weights)
+
+
+@pytest.mark.parametrize('letter', ['alpha', 'beta', 'gamma'])
+@pytest.mark.parametrize(('pair', 'message'), [
+    ((-0.1, 0.5), 'finite and at least 0, got -0.1'),
+    ((0.5, -1), 'finite and at least 0, got -1'),
+    ((math.nan, 0.5), 'finite and at least 0, got nan'),
+    ((0.5, math.inf), 'finite and at least 0, got inf'),
+    ((True, 0.5), 'must be a number, got True'),
+    (('0.5', 0.5), "must be a number, got '0.5'"),
+    ((0.5, None), 'must be a number, got None'),
+    ((0.5,), r'needs two weights, one per student.*got \(0.5,\)'),
+    ((0.1, 0.2, 0.3), r'needs two weights, one per student.*got \(0.1, 0.2, 0.3\)'),
+    ((), r'needs two weights, one per student.*got \(\)'),
+    (0.5, 'needs two weights, one per student.*got 0.5'),
+    ('45', "needs two weights, one per student.*got '45'"),
+    ({0.4, 0.5}, 'needs two weights, one per student.*got {0'),
+])
+def test_weights_that_cannot_be(letter, pair, message):
+    with pytest.raises(ValueError, match=f'^{letter} .*{message}'):
+        transfers_for('kdml', 'v1', weights_of('kdml', **{letter: pair}))
+
+
+@pytest.mark.parametrize('pair', [(-1, 0), (math.nan, 0), (0, math.inf), (False, 0), (0,)])
+def test_weights_that_cannot_be_are_refused_even_without_use(pair):
+    with pytest.raises(ValueError, match='^beta '):
+        transfers_for('ml', 'v1', weights_of('ml', beta=pair))
+
+
+@pytest.mark.parametrize('pair', [(0.1, 0), (0, 0.1), [0.4, 0.4]])
+@pytest.mark.parametrize(('mode', 'letter', 'lacks', 'uses'), [
+    ('ml', 'beta', 'teacher', 'alpha, gamma'),
+    ('kd_off', 'gamma', 'transfer between peers', 'alpha, beta'),
+    ('kd_on', 'gamma', 'transfer between peers', 'alpha, beta'),
+])
+def test_weights_without_a_meaning(mode, letter, lacks, uses, pair):
+    with pytest.raises(ValueError, match=f"Mode '{mode}' has no {lacks}, so {letter}=.* has no "
+                                         f'meaning; its weights are {uses}. Leave {letter} out'):
+        transfers_for(mode, 'v1', weights_of(mode, **{letter: pair}))
+
+
+@pytest.mark.parametrize('how', ['out', 'none'])
+@pytest.mark.parametrize(('mode', 'letter'), [(m, letter) for m in USED for letter in USED[m]])
+def test_missing_letter(mode, letter, how):
+    weights = weights_of(mode, **{letter: None})
+    if how == 'out':
+        del weights[letter]
+    with pytest.raises(ValueError, match=f"Mode '{mode}' needs the weights "
+                                         f'{", ".join(USED[mode])}; missing: {letter}$'):
+        transfers_for(mode, 'v1', weights)
+
+
+def test_all_missing_letters_are_named():
+    with pytest.raises(ValueError, match='missing: alpha, beta, gamma$'):
+        transfers_for('kdml', 'v1', {})
+
+
+def test_a_transfer_of_ones_own():
+    transfer = Transfer('a', 'b', F, 2, source_tap='layer1', learner_tap='layer2')
+    assert (transfer.source, transfer.learner, transfer.knowledge, transfer.weight) == (
+        'a', 'b', F, 2)
+    assert transfer.key == 'b.loss_from_a.features'
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        transfer.weight = 1
+
+
+@pytest.mark.parametrize('knowledge', ['logits', 'prediction', '', None])
+def test_unknown_knowledge(knowledge):
+    with pytest.raises(ValueError, match=f'knowledge must be one of predictions, features; got '
+                                         f'{knowledge!r} in the transfer a -> b'):
+        Transfer('a', 'b', knowledge, 1)
+
+
+@pytest.mark.parametrize(('weight', 'message'), [
+    (-1, 'must be finite and at least 0, got -1'),
+    (math.nan, 'must be finite and at least 0, got nan'),
+    (math.inf, 'must be finite and at least 0, got inf'),
+    (-math.inf, 'must be finite and at least 0, got -inf'),
+    (True, 'must be a number, got True'),
+    ('1', "must be a number, got '1'"),
+    (None, 'must be a number, got None'),
+])
+def test_a_weight_that_cannot_be(weight, message):
+    with pytest.raises(ValueError, match=rf'The weight of a -> b \(features\) {message}'):
+        Transfer('a', 'b', F, weight)
+
+
+def test_nobody_teaches_themselves():
+    with pytest.raises(ValueError, match='A member cannot teach itself: a -> a'):
+        Transfer('a', 'a', P, 1)
+
+
+@pytest.mark.parametrize('tap', ['source_tap', 'learner_tap'])
+def test_predictions_have_no_taps(tap):
+    with pytest.raises(ValueError, match='Taps name feature maps; predictions are the logits.*'
+                                         'Remove source_tap and learner_tap from a -> b'):
+        Transfer('a', 'b', P, 1, **{tap: 'backbone'})
+
+
+@pytest.mark.parametrize(('options', 'text'), [
+    (dict(), 'FeatureMSELoss'),
+    (dict(loss=dict(type='L1Loss')), 'L1Loss'),
+    (dict(loss=dict(type=FeatureMSELoss)), 'FeatureMSELoss'),
+    (dict(loss=nn.SmoothL1Loss()), 'SmoothL1Loss'),
+    (dict(loss=dict(reduction='sum')), 'untyped'),
+    (dict(projector=dict(type='ConvProjector', side='source')),
+     'FeatureMSELoss projector=ConvProjector'),
+    (dict(source_tap='neck'), 'FeatureMSELoss taps=neck:default'),
+    (dict(learner_tap='neck'), 'FeatureMSELoss taps=default:neck'),
+    (dict(projector=nn.Identity(), source_tap='a.1', learner_tap='b.2'),
+     'FeatureMSELoss projector=Identity taps=a.1:b.2'),
+])
+def test_repr_reads_as_a_row(options, text):
+    assert repr(Transfer('a', 'b', F, 0.25, **options)) == f'a -> b features 0.25 {text}'
+
+
+def test_the_table_is_aligned():
+    transfers = [Transfer(T, S1, F, 0.45, projector=dict(type='ConvProjector')),
+                 Transfer(S2, S1, P, 1)]
+    assert format_transfers(transfers).split('\n') == [
+        'teacher    ->  student_1  features     0.45  FeatureMSELoss    projector=ConvProjector',
+        'student_2  ->  student_1  predictions  1     PredictionKLLoss',
+    ]
+    assert format_transfers([]) == ''
+
+
+def test_the_module_needs_no_framework():
+    script = """
+import runpy, sys
+sys.modules['plain'] = type(sys)('plain')  # where dataclasses look for names
+table = runpy.run_path(sys.argv[1], run_name='plain')
+assert len(table['transfers_for']('ml', 'v1', dict(alpha=(1, 1), gamma=(1, 1)))) == 2
+print(sorted({'torch', 'numpy', 'mmengine', 'mmkdml'} & set(sys.modules)))
+"""
+    path = find_spec('mmkdml.models.transfers').origin
+    done = subprocess.run([sys.executable, '-c', script, path], capture_output=True, text=True,
+                          check=False)
+    assert (done.stdout, done.stderr) == ('[]\n', '')
