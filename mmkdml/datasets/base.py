@@ -1,0 +1,83 @@
+"""What the data sets of mmkdml share: split files, and errors that name the file."""
+from __future__ import annotations
+
+import os.path as osp
+from typing import Any
+
+from mmpretrain.datasets import BaseDataset
+
+from mmkdml.datasets.splits import SplitRow, read_split
+
+
+class SplitFileMixin:
+    """Makes a data set of mmpretrain or mmseg read a split file. Stands before it in the bases.
+
+    ``ann_file`` is the split file, taken as it is given, relative to the working directory; the
+    paths in it are relative to ``data_root``. A sample that cannot be prepared stops the run with
+    an error that names it, also when it comes from a worker of the data loader.
+    """
+    ann_file: str
+    data_root: str | None
+
+    def _join_prefix(self) -> None:
+        """Leaves ``ann_file`` alone, which the frameworks would join with ``data_root``."""
+        given, self.ann_file = self.ann_file, ''
+        super()._join_prefix()  # type: ignore[misc]
+        self.ann_file = given
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One dict per image: ``id``, ``group``, ``img_path`` and what :meth:`row_info` adds.
+
+        Raises:
+            FileNotFoundError: If there is no split file, or its first image is not in
+                ``data_root``.
+            ValueError: If the split file is not valid.
+        """
+        root = self.data_root or ''
+        rows = read_split(self.ann_file)
+        if not osp.isfile(first := osp.join(root, rows[0].path)):
+            raise FileNotFoundError(f'the first image of {self.ann_file} is not at {first}; '
+                                    'data_root must be the folder that was given to the converter, '
+                                    f'got {self.data_root!r}')
+        return [dict(id=row.id, group=row.group, img_path=osp.join(root, row.path),
+                     **self.row_info(row)) for row in rows]
+
+    def row_info(self, row: SplitRow) -> dict[str, Any]:
+        """What the framework wants to know of an image beside its path."""
+        raise NotImplementedError
+
+    def prepare_data(self, idx: int) -> Any:
+        """Runs the pipeline on a sample.
+
+        Raises:
+            RuntimeError: If that fails; names the data set, the index and the sample's files.
+        """
+        try:
+            return super().prepare_data(idx)  # type: ignore[misc]
+        except Exception as error:
+            # Built from one string, or a data loader's worker could not hand it over.
+            info = self.get_data_info(idx)  # type: ignore[attr-defined]
+            files = ', '.join(info[key] for key in ('img_path', 'seg_map_path') if key in info)
+            raise RuntimeError(f'{type(self).__name__}: sample {idx} ({files}) of {self.ann_file} '
+                               f'could not be prepared: {type(error).__name__}: {error}') from error
+
+
+class SplitClassificationDataset(SplitFileMixin, BaseDataset):
+    """Images of a split file with its labels, for mmpretrain.
+
+    Args:
+        ann_file: Split file, relative to the working directory.
+        data_root: Folder that the paths in it are relative to.
+        **kwargs: As of mmpretrain's ``BaseDataset`` (``pipeline``, ``indices``, ``test_mode``...).
+    """
+
+    def row_info(self, row: SplitRow) -> dict[str, Any]:
+        """The label, as ``gt_label``.
+
+        Raises:
+            ValueError: If there are fewer classes.
+        """
+        if self.CLASSES is not None and row.label >= len(self.CLASSES):
+            raise ValueError(f'{self.ann_file}: label {row.label} of {row.id!r} is none of the '
+                             f'{len(self.CLASSES)} classes {self.CLASSES}')
+        return dict(gt_label=row.label)

@@ -1,0 +1,175 @@
+from functools import partial
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.dataset import worker_init_fn
+from mmengine.registry import TRANSFORMS as ROOT
+from torch.utils.data import DataLoader, Dataset
+
+from mmkdml.datasets import AlbumentationsTransform
+
+PAPER = [dict(type='HorizontalFlip', p=.5), dict(type='VerticalFlip', p=.5),
+         dict(type='Transpose', p=.5),
+         dict(type='Affine', rotate=(-45, 45), scale=(.8, 1.2), translate_percent=(-.1, .1), p=.9)]
+BGR = np.random.default_rng(0).integers(1, 256, (16, 16, 3), dtype=np.uint8)
+
+
+def quarters(size=16):
+    """A map whose four quarters hold 1, 2, 3 and 4."""
+    return np.kron(np.array([[1, 2], [3, 4]], np.uint8), np.ones((size // 2,) * 2, np.uint8))
+
+
+def apply(transform, seed, img=BGR, **maps):
+    np.random.seed(seed)
+    return transform(dict(img=img, seg_fields=list(maps), **maps))
+
+
+def test_numpys_seed_decides():
+    one, two = AlbumentationsTransform(PAPER), AlbumentationsTransform(PAPER)
+    results = [apply(one, seed)['img'] for seed in range(8)]
+    for _ in range(3):
+        one(dict(img=BGR))  # what was drawn before does not count
+    for seed, result in enumerate(results):
+        assert np.array_equal(apply(one, seed)['img'], result)
+        assert np.array_equal(apply(two, seed)['img'], result)
+    assert len({result.tobytes() for result in results}) == 8
+
+
+def test_calls_differ_from_each_other():
+    transform = AlbumentationsTransform(PAPER)
+    np.random.seed(0)
+    assert len({transform(dict(img=BGR))['img'].tobytes() for _ in range(8)}) > 6
+
+
+def test_transforms_draw_independently():
+    """With equal streams, as from a seeded Compose, one flip would never come without the other."""
+    transform = AlbumentationsTransform(PAPER[:2])
+    outcomes = {'none': quarters(), 'h': quarters()[:, ::-1], 'v': quarters()[::-1],
+                'both': quarters()[::-1, ::-1]}
+    counts = dict.fromkeys(outcomes, 0)
+    for seed in range(400):
+        result = apply(transform, seed, gt_seg_map=quarters())['gt_seg_map']
+        counts[next(k for k, v in outcomes.items() if np.array_equal(v, result))] += 1
+    assert all(60 < count < 140 for count in counts.values()), counts
+
+
+class Augmented(Dataset):
+    """The same image again and again."""
+
+    def __init__(self):
+        self.transform = AlbumentationsTransform(PAPER)
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        return self.transform(dict(img=BGR.copy()))['img']
+
+
+def epoch(seed):
+    loader = DataLoader(
+        Augmented(), batch_size=4, num_workers=2, collate_fn=list,
+        worker_init_fn=partial(worker_init_fn, num_workers=2, rank=0, seed=seed))
+    return [img.tobytes() for batch in loader for img in batch]
+
+
+def test_workers_draw_differently_and_runs_repeat():
+    first = epoch(seed=0)
+    assert len(set(first)) > 13
+    assert first == epoch(seed=0)
+    assert first != epoch(seed=10)
+
+
+def test_image_and_maps_move_together():
+    transform = AlbumentationsTransform([*PAPER[:3], dict(type='Affine', rotate=(-45, 45), p=1,
+                                                          interpolation=cv2.INTER_NEAREST)])
+    moved = 0
+    for seed in range(20):
+        map_ = quarters(32) * 50
+        results = apply(transform, seed, np.stack([map_] * 3, axis=-1), gt_seg_map=map_,
+                        gt_edge_map=map_ // 2)
+        for channel in range(3):
+            assert np.array_equal(results['img'][..., channel], results['gt_seg_map'])
+        assert np.array_equal(results['gt_edge_map'], results['gt_seg_map'] // 2)
+        moved += not np.array_equal(results['gt_seg_map'], map_)
+    assert moved > 15
+
+
+def test_maps_keep_their_values_and_borders_are_0():
+    transform = AlbumentationsTransform([
+        dict(type='OneOf', p=1, transforms=[dict(type='ElasticTransform', alpha=30, p=1),
+                                            dict(type='Affine', rotate=(20, 40), p=1)]),
+        dict(type='Affine', translate_percent=(.5, .5), p=1)])
+    for seed in range(10):
+        results = apply(transform, seed, gt_seg_map=quarters() * 40)
+        assert set(np.unique(results['gt_seg_map'])) <= {0, 40, 80, 120, 160}
+        assert not results['gt_seg_map'][:7].any()
+        assert not results['img'][:7].any()
+
+
+def test_the_shape_is_kept_up_to_date():
+    results = apply(AlbumentationsTransform([A.Resize(10, 12)]), 0, gt_seg_map=quarters())
+    assert results['img_shape'] == (10, 12) == results['gt_seg_map'].shape
+    assert results['img'].shape == (10, 12, 3)
+    assert results['img'].flags.c_contiguous
+
+
+def test_colours_are_handed_over_as_rgb():
+    seen = []
+    transform = AlbumentationsTransform([A.Lambda(image=lambda x, **_: seen.append(x) or x, p=1)])
+    assert np.array_equal(apply(transform, 0)['img'], BGR)
+    assert np.array_equal(seen[0], BGR[..., ::-1])
+
+
+def test_grey_images_and_no_maps():
+    transform = AlbumentationsTransform([A.HorizontalFlip(p=1)])
+    assert np.array_equal(transform(dict(img=quarters()))['img'], quarters()[:, ::-1])
+
+
+def test_inputs_are_not_changed():
+    img, map_ = BGR.copy(), quarters()
+    for seed in range(5):
+        apply(AlbumentationsTransform(PAPER), seed, img, gt_seg_map=map_)
+    assert np.array_equal(img, BGR)
+    assert np.array_equal(map_, quarters())
+
+
+def test_names_classes_and_built_transforms_are_alike():
+    kinds = [dict(type='Affine', rotate=(-90, 90), p=1), A.Affine(rotate=(-90, 90), p=1),
+             dict(type=A.Affine, rotate=(-90, 90), p=1)]
+    results = [apply(AlbumentationsTransform([kind]), 1)['img'] for kind in kinds]
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
+def test_from_a_config_of_classes(tmp_path):
+    (tmp_path / 'config.py').write_text(
+        'from albumentations import HorizontalFlip, OneOf\n'
+        'from mmkdml.datasets import AlbumentationsTransform\n'
+        'default_scope = None\n'
+        'step = dict(type=AlbumentationsTransform, transforms=[\n'
+        '    dict(type=OneOf, p=1, transforms=[dict(type=HorizontalFlip, p=1)])])\n')
+    config = Config.fromfile(tmp_path / 'config.py')
+    transform = ROOT.build(config.step)
+    assert np.array_equal(apply(transform, 0)['img'], BGR[:, ::-1])
+    assert 'HorizontalFlip' in repr(transform)
+    assert config.step.transforms[0].transforms[0].p == 1  # building used nothing up
+
+
+@pytest.mark.parametrize(('transform', 'error', 'message'), [
+    (dict(type='HorizontalFlop'), ValueError, "has no transform 'HorizontalFlop'"),
+    (dict(p=1), TypeError, "dict with the key 'type', got {'p': 1}"),
+    ('HorizontalFlip', TypeError, "the key 'type', got 'HorizontalFlip'"),
+])
+def test_transforms_that_cannot_be(transform, error, message):
+    with pytest.raises(error, match=message):
+        AlbumentationsTransform([transform])
+
+
+def test_unknown_arguments_are_no_mere_warning():
+    with pytest.warns(UserWarning, match='chance'), \
+            pytest.raises(ValueError, match="'chance' are not valid for transform HorizontalFlip"):
+        AlbumentationsTransform([dict(type='HorizontalFlip', chance=1)])
