@@ -12,10 +12,10 @@ VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'mmkdml/version.py').read_t
 # Lower bounds: the versions tested, or older where a package is known to keep its word. Upper
 # bounds: the next version that may break us.
 INSTALL_REQUIRES = [
-    # 2.4 is what onedl-mmcv asks for; tested with 2.13.
-    'torch>=2.4,<3',
-    # mmpretrain imports it and does not say so; 0.19 belongs to torch 2.4.
-    'torchvision>=0.19,<1',
+    # 2.7 can be told what a safe checkpoint may hold; tested with 2.13.
+    'torch>=2.7,<3',
+    # mmpretrain imports it and does not say so; 0.22 belongs to torch 2.7.
+    'torchvision>=0.22,<1',
     # Runner, registries, configs, hooks.
     'onedl-mmengine>=0.10.12,<0.11',
     # Transforms and image reading. mmpretrain and mmseg name it in extras alone.
