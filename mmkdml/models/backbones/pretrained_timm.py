@@ -1,0 +1,79 @@
+"""timm backbones whose ImageNet weights are loaded with the other weights, not at build."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmpretrain.models.backbones import TIMMBackbone
+from timm.models import load_pretrained
+from torch import Tensor, nn
+
+from mmkdml.registry import MODELS
+
+
+@MODELS.register_module()
+class PretrainedTIMMBackbone(TIMMBackbone):
+    """mmpretrain's TIMMBackbone that fetches pretrained weights in ``init_weights``.
+
+    The original asks timm for them while it is built, so that a network is needed even to look at
+    a config or to test a checkpoint. Here, as with any ``init_cfg``, only a training run does.
+
+    Args:
+        model_name: timm's name, e.g. ``'mobilenetv1_100'``.
+        pretrained: Whether ``init_weights`` loads timm's weights for it.
+        in_channels: Channels of the images; timm adapts the first convolution's weights to them.
+        pretrained_cfg_overlay: Overrides of timm's ``pretrained_cfg``; ``dict(file='weights.pth')``
+            loads a local file instead of downloading.
+        **kwargs: See :class:`mmpretrain.models.TIMMBackbone`.
+
+    Raises:
+        TypeError: If ``pretrained`` is not a bool.
+        FileNotFoundError: In ``init_weights``, if the local file is not there.
+        ValueError: In ``init_weights``, if there are no weights or they do not fit.
+    """
+
+    def __init__(self,
+                 model_name: str,
+                 pretrained: bool = False,
+                 in_channels: int = 3,
+                 **kwargs: Any) -> None:
+        if not isinstance(pretrained, bool):
+            raise TypeError(
+                f'pretrained must be True or False, got {pretrained!r}; a local file is given by '
+                'pretrained_cfg_overlay=dict(file=...)')
+        super().__init__(model_name, pretrained=False, in_channels=in_channels, **kwargs)
+        self._pretrained = pretrained
+        self._in_channels = in_channels
+
+    def init_weights(self) -> None:
+        """Loads timm's pretrained weights, once, if they were asked for."""
+        if not self._pretrained or self.is_init:
+            return super().init_weights()
+        config = self.timm_model.pretrained_cfg
+        source = config.get('file') or config.get('hf_hub_id') or config.get('url')
+        if config.get('file') and not Path(source).is_file():
+            raise FileNotFoundError(f'There is no file of pretrained weights at {source}')
+        try:
+            # num_classes=0, for the classifier was removed at build; timm would want it.
+            load_pretrained(
+                self.timm_model, config, num_classes=0, in_chans=self._in_channels,
+                filter_fn=_without_classifier)
+        except RuntimeError as error:
+            raise ValueError(
+                f'The pretrained weights of {config["architecture"]} cannot be loaded from '
+                f'{source}: {error}') from error
+        self._is_init = True
+
+
+def _without_classifier(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """What the backbone needs of the weights; timm itself would overlook what is missing."""
+    expected = model.state_dict()
+    # Files older than PyTorch 0.4.1 do not count batches, and nothing needs the count.
+    missing = [key for key in expected
+               if key not in weights and not key.endswith('num_batches_tracked')]
+    if missing:
+        raise RuntimeError(
+            f'{len(missing)} of {len(expected)} keys are missing in it: {", ".join(missing[:5])}'
+            + (', ...' if len(missing) > 5 else ''))
+    return {key: value for key, value in weights.items() if key in expected}

@@ -1,0 +1,39 @@
+"""A ResNet that also gives its stem's map, the first skip connection of a U-Net."""
+from __future__ import annotations
+
+from typing import Any
+
+from mmpretrain.models.backbones import ResNet
+from torch import Tensor
+
+from mmkdml.registry import MODELS
+
+
+@MODELS.register_module()
+class StemResNet(ResNet):
+    """mmpretrain's ResNet with the stride-2 map of its stem before the maps of its stages.
+
+    Parameters and their names are those of :class:`mmpretrain.models.ResNet`, so its checkpoints,
+    and torchvision's, load.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        **kwargs: See :class:`mmpretrain.models.ResNet`; all four stages are given by default.
+    """
+
+    def __init__(self,
+                 depth: int,
+                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
+                 **kwargs: Any) -> None:
+        super().__init__(depth, out_indices=out_indices, **kwargs)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images (N, 3, H, W) -> maps at strides 2, 4, 8, 16, 32."""
+        stem = self.stem(x) if self.deep_stem else self.relu(self.norm1(self.conv1(x)))
+        x = self.maxpool(stem)
+        maps = [stem]
+        for index, name in enumerate(self.res_layers):
+            x = getattr(self, name)(x)
+            if index in self.out_indices:
+                maps.append(x)
+        return tuple(maps)

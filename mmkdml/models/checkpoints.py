@@ -1,0 +1,125 @@
+"""Loading one member's weights from a file, strictly and safely."""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import get_torch_safe_globals
+from torch import Tensor, nn
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """The checkpoint that is meant: a file itself, or the best one of a run's folder.
+
+    A folder's best checkpoint is its newest ``best_*.pth``; without any, the last one saved.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        best = sorted(path.glob('best_*.pth'), key=lambda file: file.stat().st_mtime)
+        record = path / 'last_checkpoint'
+        last = Path(record.read_text().strip()) if record.is_file() else None
+        if best:
+            return best[-1]
+        if last is not None:  # written with the path of the time; the folder may have moved
+            for candidate in (last, path / last.name):
+                if candidate.is_file():
+                    return candidate
+    raise FileNotFoundError(
+        f'There is no checkpoint at {path}: expected a file, or the folder of a run with '
+        'best_*.pth or last_checkpoint in it')
+
+
+def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of mmengine or a plain state dict, without running any code it may hold.
+
+    Args:
+        path: The file, or a run's folder (:func:`resolve_checkpoint`).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a checkpoint, or holds more than weights and mmengine's log.
+    """
+    path = resolve_checkpoint(path)
+    # mmengine's list has getattr in it, which would open the door again.
+    allowed = [entry for entry in get_torch_safe_globals() if entry is not getattr]
+    allowed.append((_log_method, 'builtins.getattr'))
+    try:
+        with torch.serialization.safe_globals(allowed):
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is none of its own
+        raise ValueError(f'{path} cannot be loaded as a checkpoint of weights: {error}') from error
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
+    return dict(checkpoint)
+
+
+def _log_method(owner: Any, name: str) -> Any:
+    """All that ``getattr`` may do in a checkpoint: mmengine's log names its statistics with it."""
+    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
+        return getattr(HistoryBuffer, name)
+    raise ValueError(f'it asks for getattr({owner!r}, {name!r})')
+
+
+def member_weights(checkpoint: Mapping[str, Any], name: str, path: str | Path) -> dict[str, Tensor]:
+    """The weights of one member out of a plain network's checkpoint or a distiller's.
+
+    Args:
+        checkpoint: As :func:`load_checkpoint_file` gives it.
+        name: The member's name.
+        path: Of the file, for messages.
+
+    Raises:
+        ValueError: If it is a distiller's checkpoint without this member.
+    """
+    weights = checkpoint.get('state_dict', checkpoint)
+    prefix = f'members.{name}.'
+    members = sorted({key.split('.')[1] for key in weights if key.startswith('members.')})
+    if not members:
+        return dict(weights)
+    if name not in members:
+        raise ValueError(
+            f'{path} is a classroom\'s checkpoint and holds the members {", ".join(members)}, not '
+            f'{name!r} (a frozen teacher is not saved with its students)')
+    return {key.removeprefix(prefix): value
+            for key, value in weights.items() if key.startswith(prefix)}
+
+
+def load_member(member: nn.Module, name: str, path: str | Path) -> None:
+    """Loads a member's weights from a file; every key and shape must fit.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a checkpoint, or keys or shapes do not match; they are named.
+    """
+    weights = member_weights(load_checkpoint_file(path), name, path)
+    expected = member.state_dict()
+    problems = [f'missing: {key}' for key in expected if key not in weights]
+    problems += [f'unexpected: {key}' for key in weights if key not in expected]
+    problems += [
+        f'{key}: {tuple(expected[key].shape)} expected, {tuple(weights[key].shape)} in the file'
+        for key in expected
+        if key in weights and expected[key].shape != weights[key].shape]
+    if problems:
+        more = f'\n  ... and {len(problems) - 10} more' if len(problems) > 10 else ''
+        raise ValueError(
+            f'The weights in {path} do not fit the {name} ({type(member).__name__}): another '
+            'network or another number of classes?\n  ' + '\n  '.join(problems[:10]) + more)
+    member.load_state_dict(weights)

@@ -1,0 +1,85 @@
+"""Members from mmpretrain: image classifiers."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmpretrain.models import ImageClassifier
+from mmpretrain.models.heads import ConformerHead, MultiLabelClsHead
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from mmkdml.models.ensembles import Ensemble
+from mmkdml.models.heads import BinaryLinearClsHead
+from mmkdml.models.necks import ConvBlockNeck
+from mmkdml.models.taps import TapRecorder
+from mmkdml.models.tasks.base import Losses, Samples, Task, blank
+
+HEAD = 'head'
+
+
+class ClassificationTask(Task):
+    """mmpretrain's ``ImageClassifier`` with any backbone, neck and single-label head."""
+
+    name = 'classification'
+    member_type = ImageClassifier
+    default_input_size = (224, 224)
+    default_ensemble = 'max'
+    ensembles = ('max', 'mean', 'vote')
+
+    def default_tap(self, member: ImageClassifier) -> str:
+        """The last convolutional map: the additional block's if there is one, or the backbone's."""
+        return 'neck.conv_block' if isinstance(member.neck, ConvBlockNeck) else 'backbone'
+
+    def training_step(self, member: ImageClassifier, inputs: Tensor,
+                      samples: Samples) -> tuple[Losses, Tensor | None]:
+        with TapRecorder(member, [HEAD]) as taps:
+            losses = member.loss(inputs, samples)
+        return losses, self._logits_of(member, taps)
+
+    def logits(self, member: ImageClassifier, inputs: Tensor) -> Tensor | None:
+        with TapRecorder(member, [HEAD]) as taps:
+            member(inputs, mode='tensor')
+        return self._logits_of(member, taps)
+
+    @staticmethod
+    def _logits_of(member: ImageClassifier, taps: TapRecorder) -> Tensor | None:
+        if isinstance(member.head, ConformerHead):
+            return None  # the logits of two branches, of which the tap would be the last
+        # Heads with a forward of another kind (contrastive, multi-task) have no (N, K) logits.
+        try:
+            logits = taps[HEAD]
+        except ValueError:
+            return None
+        return logits if logits.ndim == 2 else None
+
+    def predict(self, member: ImageClassifier, inputs: Tensor, samples: Samples | None) -> Samples:
+        return member.predict(inputs, blank(samples))
+
+    def check_students(self, students: Mapping[str, nn.Module]) -> None:
+        for name, student in students.items():
+            if isinstance(student.head, MultiLabelClsHead):
+                raise ValueError(
+                    f'{name} has the multi-label head {type(student.head).__name__}; a classroom '
+                    'needs one label per image (LinearClsHead, or BinaryLinearClsHead for one '
+                    'logit)')
+        thresholds = {name: student.head.threshold for name, student in students.items()
+                      if isinstance(student.head, BinaryLinearClsHead)}
+        if thresholds and (len(thresholds) < len(students) or set(thresholds.values()) != {0.5}):
+            # The ensemble sees the scores of both classes, and takes the higher one.
+            raise ValueError(
+                'An ensemble of one-logit students needs BinaryLinearClsHead with threshold=0.5 '
+                f'in all of them; got {thresholds}')
+
+    def combine(self, students: Sequence[nn.Module], predictions: Sequence[Samples],
+                ensemble: Ensemble, samples: Samples | None) -> Samples:
+        probabilities = torch.stack(
+            [torch.stack([sample.pred_score for sample in batch]) for batch in predictions])
+        scores, labels = ensemble(probabilities, 0.5)
+        samples = samples or [DataSample() for _ in scores]
+        for sample, score, label in zip(samples, scores, labels, strict=True):
+            sample.set_pred_score(score).set_pred_label(label.unsqueeze(0))
+        return samples
+
+    def made_up_samples(self, number: int, input_size: Sequence[int]) -> Samples:
+        return [DataSample().set_gt_label(int(label)) for label in torch.randint(2, (number, ))]

@@ -1,0 +1,109 @@
+"""Members from mmseg: encoder-decoder segmentors."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.structures import PixelData
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.structures import SegDataSample
+from mmseg.utils import add_prefix
+from torch import Tensor, nn
+
+from mmkdml.models.ensembles import Ensemble
+from mmkdml.models.heads import UNetHead
+from mmkdml.models.tasks.base import Losses, Samples, Task, blank
+
+
+class SegmentationTask(Task):
+    """mmseg's ``EncoderDecoder`` with any backbone, decode head and auxiliary heads."""
+
+    name = 'segmentation'
+    member_type = EncoderDecoder
+    default_input_size = (256, 256)
+    default_ensemble = 'union'
+    ensembles = ('max', 'union', 'mean', 'vote')
+
+    def default_tap(self, member: EncoderDecoder) -> str:
+        """The first decoder block's map in a U-Net, or the backbone's last map."""
+        return 'decode_head.blocks.0' if isinstance(member.decode_head, UNetHead) else 'backbone'
+
+    def training_step(self, member: EncoderDecoder, inputs: Tensor,
+                      samples: Samples) -> tuple[Losses, Tensor | None]:
+        if not _has_plain_loss(member):
+            # A segmentor or head with a loss of its own (mask classification, point sampling)
+            # has no map of logits to hand on, but can learn from and share features.
+            return member.loss(inputs, samples), None
+        head = member.decode_head
+        # EncoderDecoder.loss in its own steps, for its logits are lost inside the head's loss.
+        maps = member.extract_feat(inputs)
+        output = head(maps)
+        losses = add_prefix(head.loss_by_feat(output, samples), 'decode')
+        if member.with_auxiliary_head:
+            losses.update(member._auxiliary_head_forward_train(maps, samples))
+        if member.out_channels == 1:
+            # mmseg takes the arg max over one channel: the background's share, not an accuracy.
+            losses = {key: value for key, value in losses.items() if not key.endswith('acc_seg')}
+        return losses, _map_of_logits(output)
+
+    def logits(self, member: EncoderDecoder, inputs: Tensor) -> Tensor | None:
+        output = member(inputs, mode='tensor')
+        return _map_of_logits(output) if _has_plain_loss(member) else None
+
+    def predict(self, member: EncoderDecoder, inputs: Tensor, samples: Samples | None) -> Samples:
+        return member.predict(inputs, blank(samples))
+
+    def check_students(self, students: Mapping[str, nn.Module]) -> None:
+        kinds = {name: (student.out_channels, _threshold(student))
+                 for name, student in students.items()}
+        if len(set(kinds.values())) > 1:
+            raise ValueError(
+                'An ensemble needs students with the same out_channels and threshold; got '
+                + ', '.join(f'{name} {channels}, {threshold}'
+                            for name, (channels, threshold) in kinds.items()))
+
+    def combine(self, students: Sequence[nn.Module], predictions: Sequence[Samples],
+                ensemble: Ensemble, samples: Samples | None) -> Samples:
+        threshold = _threshold(students[0])
+        samples = samples or [SegDataSample() for _ in predictions[0]]
+        # One by one, for images of a batch may have had different sizes.
+        for index, sample in enumerate(samples):
+            probabilities = torch.stack(
+                [_probabilities(batch[index].seg_logits.data) for batch in predictions])
+            scores, labels = ensemble(probabilities.unsqueeze(1), threshold)
+            sample.set_data(dict(
+                seg_logits=PixelData(data=scores[0]),
+                pred_sem_seg=PixelData(data=labels)))
+        return samples
+
+    def made_up_samples(self, number: int, input_size: Sequence[int]) -> Samples:
+        size = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), tuple(input_size))
+        return [SegDataSample(metainfo=size,
+                              gt_sem_seg=PixelData(data=torch.randint(2, (1, *input_size))))
+                for _ in range(number)]
+
+
+def _has_plain_loss(member: EncoderDecoder) -> bool:
+    """Whether :meth:`SegmentationTask.training_step` knows the steps of the member's loss."""
+    plain = ((member, EncoderDecoder, 'loss'),
+             (member, EncoderDecoder, '_decode_head_forward_train'),
+             (member.decode_head, BaseDecodeHead, 'loss'))
+    return all(getattr(type(part), step, None) is getattr(base, step) for part, base, step in plain)
+
+
+def _threshold(member: EncoderDecoder) -> Any:
+    """The last head's, for a cascade has several."""
+    head = member.decode_head
+    return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'threshold', None)
+
+
+def _map_of_logits(output: Any) -> Tensor | None:
+    """The head's output if it is one map; heads with several outputs hand on no predictions."""
+    return output if isinstance(output, Tensor) and output.ndim == 4 else None
+
+
+def _probabilities(seg_logits: Tensor) -> Tensor:
+    """(K, H, W) as mmseg's predictions carry it: probabilities if K = 1, logits otherwise."""
+    return seg_logits if seg_logits.shape[0] == 1 else seg_logits.softmax(dim=0)

@@ -1,0 +1,294 @@
+import copy
+import re
+
+import pytest
+import torch
+
+# Makes torchvision importable; must come first.
+import mmkdml  # noqa: F401
+
+# isort: split
+from mmpretrain.models import (
+    ConformerHead,
+    GlobalAveragePooling,
+    ImageClassifier,
+    LinearClsHead,
+    MobileNetV3,
+    MultiLabelLinearClsHead,
+    ResNet,
+    ShuffleNetV2,
+    StackedLinearClsHead,
+    VisionTransformer,
+    VisionTransformerClsHead,
+)
+from mmpretrain.models.heads import ArcFaceClsHead, MultiTaskHead
+from mmpretrain.structures import DataSample, MultiTaskDataSample
+
+from mmkdml.models import BinaryLinearClsHead, ConvBlockNeck
+from mmkdml.models.ensembles import ENSEMBLES
+from mmkdml.models.tasks import ClassificationTask
+
+TASK = ClassificationTask()
+POOL = dict(type=GlobalAveragePooling)
+RESNET = dict(type=ResNet, depth=18, base_channels=4, stem_channels=4)  # 32 channels at its end
+
+
+def classifier(head, backbone=RESNET, neck=POOL):
+    torch.manual_seed(0)
+    return ImageClassifier(backbone=backbone, neck=neck, head=head)
+
+
+def linear(num_classes=3, **kwargs):
+    return dict(type=LinearClsHead, num_classes=num_classes, in_channels=32, **kwargs)
+
+
+NETWORKS = {
+    'resnet': lambda: classifier(linear(cal_acc=True)),
+    'binary': lambda: classifier(dict(type=BinaryLinearClsHead, in_channels=32)),
+    'teacher': lambda: classifier(
+        linear(), neck=dict(type=ConvBlockNeck, in_channels=32, out_channels=32)),
+    'mobilenet_v3': lambda: classifier(
+        dict(type=StackedLinearClsHead, num_classes=3, in_channels=576, mid_channels=[16],
+             dropout_rate=0.5, act_cfg=dict(type='HSwish')),
+        dict(type=MobileNetV3, arch='small')),
+    'shufflenet_v2': lambda: classifier(
+        linear() | dict(in_channels=1024), dict(type=ShuffleNetV2, widen_factor=0.5)),
+    'vision_transformer': lambda: classifier(
+        dict(type=VisionTransformerClsHead, num_classes=3, in_channels=16),
+        dict(type=VisionTransformer, img_size=32, patch_size=8, drop_rate=0.5, drop_path_rate=0.3,
+             arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)),
+        neck=None),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def member(request):
+    return NETWORKS[request.param]()
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def samples():
+    return [DataSample(metainfo=dict(sample_idx=index)).set_gt_label(label)
+            for index, label in enumerate([0, 1, 1, 0])]
+
+
+def gradients(member, losses):
+    member.zero_grad()
+    losses['loss'].backward()
+    return {name: p.grad.clone() for name, p in member.named_parameters() if p.grad is not None}
+
+
+def same(found, expected):
+    return found.keys() == expected.keys() and all(
+        torch.equal(value, expected[key]) for key, value in found.items())
+
+
+def content(batch):
+    return copy.deepcopy([(sample.to_dict(), sample.metainfo) for sample in batch])
+
+
+def count_forwards(module):
+    calls = []
+    module.register_forward_hook(lambda *args: calls.append(1))
+    return calls
+
+
+# One forward
+
+
+def test_training_step_is_the_frameworks(member, inputs, samples):
+    member.train()
+    twin = copy.deepcopy(member)
+    torch.manual_seed(7)
+    expected = twin.loss(inputs, samples)
+    torch.manual_seed(7)
+    losses, logits = TASK.training_step(member, inputs, samples)
+    assert same({k: torch.as_tensor(v) for k, v in losses.items()},
+                {k: torch.as_tensor(v) for k, v in expected.items()})
+    assert same(gradients(member, losses), gradients(twin, expected))
+    assert same(member.state_dict(), twin.state_dict())
+
+    other = copy.deepcopy(twin)
+    torch.manual_seed(7)
+    assert torch.equal(logits, other(inputs))
+    assert logits.shape == (4, 1 if isinstance(member.head, BinaryLinearClsHead) else 3)
+
+
+def test_dropout_acts_in_the_training_step(inputs, samples):
+    member = NETWORKS['vision_transformer']().train()
+    first, second = (TASK.training_step(member, inputs, samples)[1] for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_logits_carry_the_gradient(member, inputs, samples):
+    _, logits = TASK.training_step(member, inputs, samples)
+    logits.square().sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0
+               for p in member.backbone.parameters())
+
+
+def test_logits_without_losses(member, inputs):
+    member.eval()
+    assert torch.equal(TASK.logits(member, inputs), member(inputs))
+
+
+def test_one_forward_each(member, inputs, samples):
+    calls = count_forwards(member.backbone)
+    TASK.training_step(member, inputs, samples)
+    assert len(calls) == 1
+    TASK.logits(member, inputs)
+    assert len(calls) == 2
+    TASK.predict(member, inputs, samples)
+    assert len(calls) == 3
+
+
+def test_no_hook_stays(member, inputs, samples):
+    TASK.training_step(member, inputs, samples)
+    TASK.logits(member, inputs)
+    assert not any(module._forward_hooks for module in member.modules())
+
+
+def test_margins_are_in_the_logits_of_the_training_step(inputs, samples):
+    member = classifier(dict(type=ArcFaceClsHead, num_classes=3, in_channels=32)).eval()
+    losses, with_margin = TASK.training_step(member, inputs, samples)
+    assert same(losses, member.loss(inputs, samples))
+    plain = TASK.logits(member, inputs)
+    assert torch.equal(plain, member(inputs))
+    labels = torch.tensor([0, 1, 1, 0])
+    lowered = with_margin < plain - 1e-3
+    assert torch.equal(lowered, torch.nn.functional.one_hot(labels, 3).bool())
+
+
+def test_heads_of_two_branches_give_no_logits(inputs, samples):
+    head = dict(type=ConformerHead, num_classes=3, in_channels=[32, 32])
+
+    class Twice(torch.nn.Module):
+        def forward(self, maps):
+            pooled = maps[-1].mean((2, 3))
+            return ([pooled, 2 * pooled],)
+
+    member = classifier(head, neck=Twice()).eval()
+    losses, logits = TASK.training_step(member, inputs, samples)
+    assert logits is None
+    assert same(losses, member.loss(inputs, samples))
+    assert TASK.logits(member, inputs) is None
+
+
+def test_heads_of_several_tasks_give_no_logits(inputs):
+    member = classifier(
+        dict(type=MultiTaskHead, task_heads=dict(a=dict(type=LinearClsHead, num_classes=3)),
+             in_channels=32))
+    truth = [MultiTaskDataSample() for _ in inputs]
+    for sample in truth:
+        sample.set_field(DataSample().set_gt_label(1), 'a')
+    losses, logits = TASK.training_step(member, inputs, truth)
+    assert logits is None
+    assert losses.keys() == member.loss(inputs, truth).keys()
+    assert TASK.logits(member, inputs) is None
+
+
+# Taps
+
+
+def test_default_taps():
+    assert TASK.default_tap(NETWORKS['resnet']()) == 'backbone'
+    assert TASK.default_tap(NETWORKS['teacher']()) == 'neck.conv_block'
+
+
+# Predictions
+
+
+def test_predict_is_the_frameworks_without_the_truth(member, inputs, samples):
+    member.eval()
+    before = content(samples)
+    predictions = TASK.predict(member, inputs, samples)
+    assert repr(content(samples)) == repr(before)
+    for prediction, expected in zip(
+            predictions, member.predict(inputs, copy.deepcopy(samples)), strict=True):
+        assert set(prediction.keys()) == {'pred_score', 'pred_label'}
+        assert prediction.metainfo == expected.metainfo
+        assert torch.equal(prediction.pred_score, expected.pred_score)
+        assert torch.equal(prediction.pred_label, expected.pred_label)
+
+
+def test_predict_without_samples(member, inputs):
+    predictions = TASK.predict(member.eval(), inputs, None)
+    assert [set(p.keys()) for p in predictions] == [{'pred_score', 'pred_label'}] * 4
+
+
+# The ensemble
+
+
+def predicted(scores):
+    return [DataSample().set_pred_score(torch.tensor(score))
+            .set_pred_label(torch.tensor(score).argmax()) for score in scores]
+
+
+SCORES = ([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], [[0.1, 0.6, 0.3], [0.8, 0.1, 0.1]])
+
+
+@pytest.mark.parametrize(('ensemble', 'scores', 'labels'), [
+    ('max', [[0.5, 0.6, 0.3], [0.8, 0.2, 0.7]], [1, 0]),
+    ('mean', [[0.3, 0.45, 0.25], [0.45, 0.15, 0.4]], [1, 0]),
+    # One vote each: the higher mean decides.
+    ('vote', [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], [1, 0]),
+])
+def test_combine_by_hand(ensemble, scores, labels):
+    students = [NETWORKS['resnet']()] * 2
+    predictions = [predicted(batch) for batch in SCORES]
+    given = [DataSample(metainfo=dict(sample_idx=5)).set_gt_label(2) for _ in range(2)]
+    combined = TASK.combine(students, predictions, ENSEMBLES[ensemble], given)
+    assert all(a is b for a, b in zip(combined, given, strict=True))
+    for sample, score, label in zip(combined, scores, labels, strict=True):
+        torch.testing.assert_close(sample.pred_score, torch.tensor(score))
+        assert sample.pred_label.tolist() == [label]
+        assert sample.gt_label.tolist() == [2]
+    assert [p.pred_score.tolist() for p in predictions[0]] == [
+        pytest.approx(score) for score in SCORES[0]]
+    fresh = TASK.combine(students, predictions, ENSEMBLES[ensemble], None)
+    assert [sample.pred_label.item() for sample in fresh] == labels
+    assert 'gt_label' not in fresh[0]
+
+
+def test_combine_of_one_student_is_its_answer(member, inputs):
+    predictions = TASK.predict(member.eval(), inputs, None)
+    combined = TASK.combine([member], [predictions], ENSEMBLES['max'], None)
+    for ours, theirs in zip(combined, predictions, strict=True):
+        assert torch.equal(ours.pred_score, theirs.pred_score)
+        assert torch.equal(ours.pred_label, theirs.pred_label)
+
+
+# Students that cannot be
+
+
+def binary(threshold=0.5):
+    return classifier(dict(type=BinaryLinearClsHead, in_channels=32, threshold=threshold))
+
+
+def test_students_of_one_kind_are_accepted():
+    TASK.check_students(dict(a=NETWORKS['resnet'](), b=NETWORKS['mobilenet_v3']()))
+    TASK.check_students(dict(a=binary(), b=binary()))
+
+
+def test_multi_label_heads_are_refused():
+    students = dict(a=NETWORKS['resnet'](), b=classifier(
+        dict(type=MultiLabelLinearClsHead, num_classes=3, in_channels=32)))
+    with pytest.raises(ValueError, match=(
+            'b has the multi-label head MultiLabelLinearClsHead; a classroom needs one label')):
+        TASK.check_students(students)
+
+
+@pytest.mark.parametrize(('students', 'found'), [
+    (lambda: dict(a=binary(), b=classifier(linear(2))), "{'a': 0.5}"),
+    (lambda: dict(a=binary(), b=binary(0.7)), "{'a': 0.5, 'b': 0.7}"),
+    (lambda: dict(a=binary(0.7), b=binary(0.7)), "{'a': 0.7, 'b': 0.7}"),
+])
+def test_mixed_thresholds_are_refused(students, found):
+    with pytest.raises(ValueError, match=re.escape(
+            f'BinaryLinearClsHead with threshold=0.5 in all of them; got {found}')):
+        TASK.check_students(students())

@@ -1,0 +1,68 @@
+import re
+
+import pytest
+
+# Makes torchvision importable; must come first.
+import mmkdml  # noqa: F401
+
+# isort: split
+from mmengine import ConfigDict
+from mmpretrain.models import ImageClassifier, ResNet
+from mmseg.models import EncoderDecoder
+from torch import nn
+
+from mmkdml.models import StemResNet, UNetHead
+from mmkdml.models.ensembles import ENSEMBLES
+from mmkdml.models.tasks import TASKS, ClassificationTask, SegmentationTask, task_of
+
+
+def classifier():
+    return ImageClassifier(backbone=dict(type=ResNet, depth=18, base_channels=4, stem_channels=4))
+
+
+def segmentor():
+    return EncoderDecoder(
+        backbone=dict(type=StemResNet, depth=18, base_channels=4, stem_channels=4),
+        decode_head=dict(type=UNetHead, in_channels=(4, 4, 8, 16, 32), widths=(4, 4, 4, 4, 4),
+                         num_classes=2, out_channels=1),
+        test_cfg=ConfigDict(mode='whole'))
+
+
+class OwnClassifier(ImageClassifier):
+    pass
+
+
+def test_task_of_classifiers():
+    own = OwnClassifier(backbone=classifier().backbone)
+    assert isinstance(task_of(dict(a=classifier(), b=own)), ClassificationTask)
+
+
+def test_task_of_segmentors():
+    assert isinstance(task_of(dict(a=segmentor(), b=segmentor())), SegmentationTask)
+
+
+@pytest.mark.parametrize('make_other', [segmentor, lambda: nn.Conv2d(3, 2, 1)])
+def test_members_of_two_tasks_are_named(make_other):
+    members = dict(teacher=classifier(), student=make_other())
+    kind = type(members['student']).__name__
+    with pytest.raises(TypeError, match=(
+            'must all be of one of ImageClassifier, EncoderDecoder; got '
+            f'teacher: ImageClassifier, student: {kind}$')):
+        task_of(members)
+
+
+def test_an_unknown_framework_is_named():
+    with pytest.raises(TypeError, match=re.escape('got only: Linear')):
+        task_of(dict(only=nn.Linear(1, 1)))
+
+
+@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.name)
+def test_ensembles_of_a_task_exist(task):
+    assert set(task.ensembles) <= set(ENSEMBLES)
+    assert task.default_ensemble in task.ensembles
+
+
+def test_defaults_of_the_paper():
+    defaults = {task.name: (task.default_input_size, task.default_ensemble) for task in TASKS}
+    assert defaults == {
+        'classification': ((224, 224), 'max'), 'segmentation': ((256, 256), 'union')}

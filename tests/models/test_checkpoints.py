@@ -1,0 +1,283 @@
+import hashlib
+import os
+import re
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+# Makes torchvision importable; must come first.
+import mmkdml  # noqa: F401
+
+# isort: split
+from mmengine.dataset import DefaultSampler
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.models import (
+    ClsDataPreprocessor,
+    GlobalAveragePooling,
+    ImageClassifier,
+    LinearClsHead,
+    ResNet,
+)
+from mmpretrain.structures import DataSample
+from torch import nn
+
+from mmkdml.models.checkpoints import (
+    file_sha256,
+    load_checkpoint_file,
+    load_member,
+    member_weights,
+    resolve_checkpoint,
+)
+
+
+def network(num_classes=2, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(OrderedDict(
+        conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4), fc=nn.Linear(4, num_classes)))
+
+
+def same(weights, module):
+    expected = module.state_dict()
+    return weights.keys() == expected.keys() and all(
+        torch.equal(value, expected[key]) for key, value in weights.items())
+
+
+def classroom(**members):
+    weights = {f'members.{name}.{key}': value for name, member in members.items()
+               for key, value in member.state_dict().items()}
+    return dict(state_dict=dict(
+        weights, frozen_members=torch.zeros(3, dtype=torch.uint8),
+        **{'transfer_modules.0.weight': torch.zeros(1)}))
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(content, name='weights.pth'):
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+    return save
+
+
+# Loading one member
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda module: module.state_dict(),
+    lambda module: dict(state_dict=module.state_dict(), meta=dict(epoch=3)),
+    lambda module: classroom(teacher=module, student_1=network(seed=5)),
+], ids=['plain', 'framework', 'classroom'])
+@pytest.mark.parametrize('as_text', [False, True])
+def test_load_member(save, wrap, as_text):
+    source, member = network(seed=1), network(seed=2)
+    path = save(wrap(source))
+    load_member(member, 'teacher', str(path) if as_text else path)
+    assert same(source.state_dict(), member)
+
+
+def test_each_member_of_a_classroom_gets_its_own(save):
+    students = dict(student_1=network(seed=1), student_10=network(seed=2))
+    path = save(classroom(**students))
+    for name, student in students.items():
+        member = network(seed=3)
+        load_member(member, name, path)
+        assert same(student.state_dict(), member)
+
+
+def test_a_member_that_is_not_in_the_classroom_is_named(save):
+    path = save(classroom(student_1=network(), student_2=network()))
+    with pytest.raises(ValueError, match=(
+            r"weights\.pth is a classroom's checkpoint and holds the members student_1, student_2, "
+            r"not 'teacher' \(a frozen teacher is not saved")):
+        load_member(network(), 'teacher', path)
+
+
+def test_member_weights_leaves_its_input():
+    checkpoint = classroom(teacher=network())
+    keys = list(checkpoint['state_dict'])
+    member_weights(checkpoint, 'teacher', 'file')
+    plain = network().state_dict()
+    member_weights(plain, 'teacher', 'file').clear()
+    assert list(checkpoint['state_dict']) == keys
+    assert plain
+
+
+def without(key):
+    return lambda weights: {k: value for k, value in weights.items() if k != key}
+
+
+def with_(**entries):
+    return lambda weights: dict(weights, **entries)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (without('fc.bias'), r'missing: fc\.bias'),
+    (with_(extra=torch.zeros(1)), r'unexpected: extra'),
+    (lambda weights: network(num_classes=7).state_dict(),
+     r'another number of classes\?\n  fc\.weight: \(2, 4\) expected, \(7, 4\) in the file'
+     r'\n  fc\.bias: \(2,\) expected, \(7,\) in the file$'),
+    (lambda weights: {f'backbone.{key}': value for key, value in weights.items()},
+     r'(?s)missing: conv\.weight.*and 8 more$'),
+])
+def test_weights_that_do_not_fit_are_named_and_none_is_loaded(save, change, message):
+    path = save(change(network(seed=1).state_dict()))
+    member = network(seed=2)
+    with pytest.raises(ValueError, match=(
+            r'weights\.pth do not fit the teacher \(Sequential\)')) as error:
+        load_member(member, 'teacher', path)
+    assert error.match(message)
+    assert same(network(seed=2).state_dict(), member)
+
+
+# Reading files
+
+
+def test_a_run_of_mmengine_can_teach(tmp_path, monkeypatch):
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
+    model = dict(
+        type=ImageClassifier,
+        data_preprocessor=dict(type=ClsDataPreprocessor),
+        backbone=dict(type=ResNet, depth=18, base_channels=4, stem_channels=4),
+        neck=dict(type=GlobalAveragePooling),
+        head=dict(type=LinearClsHead, num_classes=2, in_channels=32))
+    images = [dict(inputs=torch.randint(256, (3, 32, 32), dtype=torch.uint8),
+                   data_samples=DataSample().set_gt_label(label)) for label in (0, 1)]
+    runner = Runner(
+        model=model, work_dir=str(tmp_path), experiment_name='one_step', default_scope=None,
+        train_dataloader=dict(
+            dataset=images, batch_size=2, sampler=dict(type=DefaultSampler, shuffle=False),
+            collate_fn=dict(type='pseudo_collate')),
+        train_cfg=dict(by_epoch=False, max_iters=1),
+        optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.1)),
+        param_scheduler=dict(type='LinearLR', by_epoch=False, start_factor=0.5),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1),
+                           logger=dict(type='LoggerHook', interval=1)))
+    runner.train()
+    checkpoint = load_checkpoint_file(tmp_path)
+    assert {'optimizer', 'message_hub', 'param_schedulers'} <= checkpoint.keys()
+    assert isinstance(checkpoint['message_hub']['log_scalars']['train/loss'], HistoryBuffer)
+    member = ImageClassifier(**{key: value for key, value in model.items() if key != 'type'})
+    load_member(member, 'teacher', tmp_path)
+    assert same(runner.model.state_dict(), member)
+
+
+def test_a_log_with_scalars_of_numpy_is_read(save):
+    log = dict(loss=HistoryBuffer([0.5, 0.25], [1, 1]), best=np.float64(0.75), step=np.int64(3))
+    checkpoint = load_checkpoint_file(save(dict(state_dict={}, message_hub=log)))
+    assert checkpoint['message_hub']['loss'].data[0].tolist() == [0.5, 0.25]
+    assert checkpoint['message_hub']['best'] == 0.75
+    assert checkpoint['message_hub']['step'] == 3
+
+
+class Reduced:
+    """Pickled as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize('function', [os.mkdir, eval])
+def test_code_in_a_file_does_not_run(save, tmp_path, function):
+    trace = tmp_path / 'executed'
+    argument = str(trace) if function is os.mkdir else f'__import__("os").mkdir({str(trace)!r})'
+    path = save(dict(state_dict=network().state_dict(), meta=Reduced(function, argument)))
+    with pytest.raises(ValueError, match=r'weights\.pth cannot be loaded as a checkpoint'):
+        load_member(network(), 'teacher', path)
+    assert not trace.exists()
+
+
+def test_attributes_cannot_be_looked_up_by_a_file(save):
+    for owner, name in ((HistoryBuffer, 'register_statistics'), (np.ndarray, 'max')):
+        path = save(dict(meta=Reduced(getattr, owner, name)))
+        with pytest.raises(ValueError, match=rf'checkpoint of weights: it asks .*getattr.*{name}'):
+            load_checkpoint_file(path)
+
+
+def test_other_loaders_keep_their_rules(save):
+    before = set(torch.serialization.get_safe_globals())
+    load_checkpoint_file(save(dict(a=torch.zeros(1))))
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+@pytest.mark.parametrize('content', [b'id,label\n1,0\n', b'', b'PK\x03\x04'])
+def test_a_file_of_another_kind_is_named(tmp_path, content):
+    path = tmp_path / 'labels.csv'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'labels\.csv cannot be loaded as a checkpoint'):
+        load_checkpoint_file(path)
+
+
+def test_a_truncated_file_is_named(save):
+    path = save(network().state_dict())
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r'weights\.pth cannot be loaded as a checkpoint'):
+        load_checkpoint_file(path)
+
+
+@pytest.mark.parametrize(('content', 'kind'), [([torch.zeros(1)], 'list'), (3, 'int')])
+def test_a_file_without_keys_is_named(save, content, kind):
+    with pytest.raises(ValueError, match=rf'weights\.pth holds a {kind}, not a checkpoint'):
+        load_checkpoint_file(save(content))
+
+
+def test_sha256(tmp_path):
+    content = os.urandom((1 << 20) + 17)  # more than one block
+    (tmp_path / 'file').write_bytes(content)
+    assert file_sha256(tmp_path / 'file') == hashlib.sha256(content).hexdigest()
+
+
+# Finding files
+
+
+def touch(path, time=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'')
+    os.utime(path, (time, time))
+    return path
+
+
+def test_a_file_is_itself(tmp_path):
+    file = touch(tmp_path / 'iter_1.pth')
+    assert resolve_checkpoint(str(file)) == file
+
+
+def test_the_newest_best_of_a_run(tmp_path):
+    best = touch(tmp_path / 'best_iou_epoch_2.pth', time=200)
+    touch(tmp_path / 'best_iou_epoch_10.pth', time=100)
+    last = touch(tmp_path / 'epoch_12.pth', time=300)
+    (tmp_path / 'last_checkpoint').write_text(str(last))
+    assert resolve_checkpoint(tmp_path) == best
+
+
+def test_the_last_of_a_run_without_a_best(tmp_path):
+    last = touch(tmp_path / 'elsewhere' / 'epoch_12.pth')
+    (tmp_path / 'last_checkpoint').write_text(f'{last}\n')
+    assert resolve_checkpoint(tmp_path) == last
+
+
+def test_the_last_of_a_run_that_was_moved(tmp_path):
+    last = touch(tmp_path / 'epoch_12.pth')
+    (tmp_path / 'last_checkpoint').write_text('/of/old/epoch_12.pth')
+    assert resolve_checkpoint(tmp_path) == last
+
+
+@pytest.mark.parametrize('record', [None, '', '/of/old/epoch_12.pth'])
+def test_a_folder_without_a_checkpoint_is_named(tmp_path, record):
+    run = tmp_path / 'run'
+    run.mkdir()
+    if record is not None:
+        (run / 'last_checkpoint').write_text(record)
+    with pytest.raises(FileNotFoundError, match=(
+            rf'no checkpoint at {re.escape(str(run))}: .*best_\*\.pth or last_checkpoint')):
+        resolve_checkpoint(run)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'no checkpoint at .*gone\.pth'):
+        load_member(network(), 'teacher', tmp_path / 'gone.pth')
