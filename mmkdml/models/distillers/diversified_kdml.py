@@ -1,0 +1,153 @@
+"""The paper's classroom: one teacher, two students, a mode and a style."""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from mmkdml.models.distillers.knowledge_distiller import KnowledgeDistiller
+from mmkdml.models.ensembles import Ensemble
+from mmkdml.models.losses import PredictionKLLoss
+from mmkdml.models.transfers import (
+    FEATURES,
+    KNOWLEDGE,
+    PREDICTIONS,
+    STUDENTS,
+    TEACHER,
+    Transfer,
+    checked_weights,
+    transfers_for,
+)
+from mmkdml.registry import MODELS
+
+
+@MODELS.register_module()
+class DiversifiedKDMLDistiller(KnowledgeDistiller):
+    """Knowledge distillation and mutual learning with learning styles (the paper's 12 variants).
+
+    Mode and style stand for a list of transfers (:func:`mmkdml.models.transfers.transfers_for`);
+    the rest is :class:`KnowledgeDistiller`.
+
+    Example:
+        >>> DiversifiedKDMLDistiller(
+        ...     mode='kdml', style='v3', teacher=resnet50, students=[resnet18, resnet18],
+        ...     weights=dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3)))
+
+    Args:
+        mode: ``'ml'`` no teacher, ``'kd_off'`` frozen teacher, ``'kd_on'`` teacher trained in the
+            same run, ``'kdml'`` the same and the students teach each other.
+        style: ``'v1'`` predictions, ``'v2'`` features, ``'v3'`` mixed.
+        students: Two configs or modules.
+        weights: ``dict(alpha=(a1, a2), beta=(b1, b2), gamma=(g1, g2))``, for each student the
+            weight of its supervised loss, of the teacher's and of the peer's transfer.
+        teacher: Config or module. In mode ``ml`` there is none, and one that is given is not built.
+        teacher_checkpoint: File with the frozen teacher's weights, mode ``kd_off`` only: a plain
+            network's or a distiller's.
+        temperature: T of the predictions.
+        kl_direction: ``'learner||source'`` (as printed) or ``'source||learner'`` (Hinton et al.).
+        kl_scale: ``'none'`` (as printed) or ``'temperature_squared'`` (Hinton et al.).
+        losses: Config of the loss by kind of knowledge, in place of the paper's, e.g.
+            ``dict(features=dict(type=...))``.
+        taps: Where features are taken: dotted name of a module by member name; ``students`` names
+            both students'. Default by task.
+        projectors: Config of the projector by transfer, e.g. ``{'teacher->student_1': dict(...)}``,
+            or one config for every transfer of features.
+        ensemble: See :class:`KnowledgeDistiller`.
+        input_size: See :class:`KnowledgeDistiller`.
+        data_preprocessor: See :class:`KnowledgeDistiller`.
+        init_cfg: See mmengine's ``BaseModule``.
+
+    Raises:
+        ValueError: If mode, style, weights, or one of the others cannot be.
+    """
+
+    def __init__(self,
+                 mode: str,
+                 style: str,
+                 students: Sequence[Any],
+                 weights: Mapping[str, Sequence[float]],
+                 teacher: Any = None,
+                 teacher_checkpoint: str | None = None,
+                 temperature: float = 2.0,
+                 kl_direction: str = 'learner||source',
+                 kl_scale: str = 'none',
+                 losses: Mapping[str, Any] | None = None,
+                 taps: Mapping[str, str] | None = None,
+                 projectors: Mapping[str, Any] | None = None,
+                 ensemble: str | Ensemble | None = None,
+                 input_size: Sequence[int] | None = None,
+                 data_preprocessor: Any = None,
+                 init_cfg: Any = None) -> None:
+        transfers = transfers_for(mode, style, weights)
+        alphas = checked_weights(mode, weights)['alpha']
+        if isinstance(students, (str, Mapping)) or len(students) != len(STUDENTS):
+            number = 1 if isinstance(students, (str, Mapping)) else len(students)
+            raise ValueError(
+                f'students must be a list of {len(STUDENTS)} configs or modules, got {number}; '
+                'KnowledgeDistiller takes any number')
+        members = dict(zip(STUDENTS, students, strict=True))
+        if mode != 'ml':
+            if teacher is None:
+                raise ValueError(f'Mode {mode!r} needs a teacher; got None')
+            members = {TEACHER: teacher, **members}
+        if teacher_checkpoint is not None and mode != 'kd_off':
+            raise ValueError(
+                f'teacher_checkpoint is for the frozen teacher of mode kd_off; in {mode!r} give '
+                'the teacher an init_cfg to start from other weights')
+        kl = dict(
+            type=PredictionKLLoss, temperature=temperature, direction=kl_direction, scale=kl_scale)
+        losses = {PREDICTIONS: kl, **_checked_keys('losses', losses, KNOWLEDGE)}
+        taps = _checked_keys('taps', taps, (*members, 'students'))
+        projectors = projectors or {}
+        if 'type' not in projectors:
+            _checked_keys('projectors', projectors, [_route(row) for row in transfers])
+        super().__init__(
+            members=members,
+            transfers=[_completed(row, losses, taps, projectors) for row in transfers],
+            supervised_weights=dict(zip(STUDENTS, alphas, strict=True)),
+            frozen={TEACHER: teacher_checkpoint} if mode == 'kd_off' else None,
+            students=STUDENTS,
+            ensemble=ensemble,
+            input_size=input_size,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg)
+        self.mode = mode
+        self.style = style
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The teacher, None in mode ``ml``."""
+        return self.named_members().get(TEACHER)
+
+    @property
+    def students(self) -> nn.ModuleList:
+        """Both students."""
+        return nn.ModuleList([self.members[name] for name in STUDENTS])
+
+
+def _completed(row: Transfer, losses: Mapping[str, Any], taps: Mapping[str, str],
+               projectors: Mapping[str, Any]) -> Transfer:
+    """The transfer with its loss and, for features, taps and projector."""
+    loss = losses.get(row.knowledge)
+    if row.knowledge != FEATURES:
+        return dataclasses.replace(row, loss=loss)
+    source_tap, learner_tap = (
+        taps.get(name, taps.get('students') if name in STUDENTS else None)
+        for name in (row.source, row.learner))
+    projector = projectors if 'type' in projectors else projectors.get(_route(row))
+    return dataclasses.replace(row, loss=loss, projector=projector or None,
+                               source_tap=source_tap, learner_tap=learner_tap)
+
+
+def _route(row: Transfer) -> str:
+    return f'{row.source}->{row.learner}'
+
+
+def _checked_keys(what: str, values: Mapping[str, Any] | None, allowed: Any) -> dict[str, Any]:
+    unknown = [key for key in values or {} if key not in allowed]
+    if unknown:
+        raise ValueError(f'The keys of {what} must be among {", ".join(allowed)}; got '
+                         f'{", ".join(map(str, unknown))}')
+    return dict(values or {})

@@ -1,0 +1,92 @@
+"""Tiny networks and batches of both tasks."""
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.structures import PixelData
+from mmpretrain.models import (
+    CrossEntropyLoss,
+    GlobalAveragePooling,
+    ImageClassifier,
+    LinearClsHead,
+    ResNet,
+)
+from mmpretrain.structures import DataSample
+from mmseg.models import EncoderDecoder
+from mmseg.structures import SegDataSample
+
+from mmkdml.models import ConvBlockNeck, FocalDiceLoss, StemResNet, UNetHead
+
+SIZE = 32
+
+
+def classifier(width=4, num_classes=3, block=None, **head):
+    """ResNet18 of a few channels; its last map has 8 * width of them."""
+    channels = 8 * width
+    neck = dict(type=GlobalAveragePooling)
+    if block is not None:
+        neck = dict(type=ConvBlockNeck, in_channels=channels, out_channels=block)
+    return dict(
+        type=ImageClassifier,
+        backbone=dict(type=ResNet, depth=18, base_channels=width, stem_channels=width),
+        neck=neck,
+        head=dict(type=LinearClsHead, num_classes=num_classes, in_channels=block or channels,
+                  loss=dict(type=CrossEntropyLoss), **head))
+
+
+def segmentor(width=4, out_channels=1, first=16, **head):
+    """U-Net of a few channels; its shared map has ``first`` of them."""
+    return dict(
+        type=EncoderDecoder,
+        backbone=dict(type=StemResNet, depth=18, base_channels=width, stem_channels=width),
+        decode_head=dict(
+            type=UNetHead, in_channels=[width, width, 2 * width, 4 * width, 8 * width],
+            widths=[first, 8, 8, 4, 4], num_classes=max(out_channels, 2),
+            out_channels=out_channels, loss_decode=dict(type=FocalDiceLoss), **head),
+        test_cfg=ConfigDict(mode='whole'))
+
+
+def images(number=4, seed=0):
+    return torch.randn(number, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def class_samples(number=4, num_classes=3):
+    return [DataSample().set_gt_label(i % num_classes) for i in range(number)]
+
+
+def mask_samples(number=4, num_classes=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    samples = []
+    for _ in range(number):
+        mask = torch.randint(0, num_classes, (1, SIZE, SIZE), generator=generator)
+        samples.append(SegDataSample(
+            gt_sem_seg=PixelData(data=mask),
+            metainfo=dict(ori_shape=(SIZE, SIZE), img_shape=(SIZE, SIZE), pad_shape=(SIZE, SIZE))))
+    return samples
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny():
+    return SimpleNamespace(
+        size=(SIZE, SIZE), classifier=classifier, segmentor=segmentor, images=images,
+        class_samples=class_samples, mask_samples=mask_samples)
+
+
+@pytest.fixture(params=['classification', 'segmentation'])
+def task(request):
+    """A teacher, a student and a batch of either task."""
+    if request.param == 'classification':
+        return SimpleNamespace(
+            name=request.param, teacher=lambda: classifier(width=6, block=32), student=classifier,
+            batch=lambda number=4: (images(number), class_samples(number)),
+            member_loss='loss')
+    return SimpleNamespace(
+        name=request.param, teacher=lambda: segmentor(width=6), student=segmentor,
+        batch=lambda number=4: (images(number), mask_samples(number)),
+        member_loss='decode.loss_focal_dice')

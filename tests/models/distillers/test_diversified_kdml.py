@@ -1,0 +1,238 @@
+import itertools
+import math
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import nn
+
+from mmkdml.models import MODES, STYLES, DiversifiedKDMLDistiller, FeatureMSELoss
+
+VARIANTS = list(itertools.product(MODES, STYLES))
+P, F = 'predictions', 'features'
+# Written out again from the paper's Table 5: (source, learner, kind) -> Greek letter and student.
+EXPECTED = {
+    ('ml', 'v1'): {('student_2', 'student_1', P): 'g1', ('student_1', 'student_2', P): 'g2'},
+    ('ml', 'v2'): {('student_2', 'student_1', F): 'g1', ('student_1', 'student_2', F): 'g2'},
+    ('ml', 'v3'): {('student_2', 'student_1', P): 'g1', ('student_1', 'student_2', F): 'g2'},
+    ('kd_off', 'v1'): {('teacher', 'student_1', P): 'b1', ('teacher', 'student_2', P): 'b2'},
+    ('kd_off', 'v2'): {('teacher', 'student_1', F): 'b1', ('teacher', 'student_2', F): 'b2'},
+    ('kd_off', 'v3'): {('teacher', 'student_1', P): 'b1', ('teacher', 'student_2', F): 'b2'},
+    ('kdml', 'v1'): {('teacher', 'student_1', P): 'b1', ('teacher', 'student_2', P): 'b2',
+                     ('student_2', 'student_1', P): 'g1', ('student_1', 'student_2', P): 'g2'},
+    ('kdml', 'v2'): {('teacher', 'student_1', F): 'b1', ('teacher', 'student_2', F): 'b2',
+                     ('student_2', 'student_1', F): 'g1', ('student_1', 'student_2', F): 'g2'},
+    ('kdml', 'v3'): {('teacher', 'student_1', F): 'b1', ('teacher', 'student_2', P): 'b2',
+                     ('student_2', 'student_1', P): 'g1', ('student_1', 'student_2', F): 'g2'},
+}
+EXPECTED.update({('kd_on', style): EXPECTED['kd_off', style] for style in STYLES})
+GREEK = dict(a1=0.3, a2=0.7, b1=0.11, b2=0.13, g1=0.17, g2=0.19)
+
+
+def weights_of(mode):
+    weights = dict(alpha=(GREEK['a1'], GREEK['a2']))
+    if mode != 'ml':
+        weights['beta'] = (GREEK['b1'], GREEK['b2'])
+    if mode in ('ml', 'kdml'):
+        weights['gamma'] = (GREEK['g1'], GREEK['g2'])
+    return weights
+
+
+def build(task, mode='kdml', style='v3', **kwargs):
+    kwargs.setdefault('weights', weights_of(mode))
+    kwargs.setdefault('students', [task.student(), task.student()])
+    kwargs.setdefault('teacher', task.teacher())
+    return DiversifiedKDMLDistiller(mode=mode, style=style, input_size=(32, 32), **kwargs)
+
+
+def total(losses):
+    return sum(value for key, value in losses.items() if 'loss' in key)
+
+
+def kl_by_hand(learner, source, temperature=2.0):
+    """D(learner || source) pixel by pixel, in plain Python floats."""
+    def softened(logits):
+        if len(logits) == 1:
+            logits = [0.0, logits[0]]
+        exps = [math.exp(z / temperature) for z in logits]
+        return [e / sum(exps) for e in exps]
+
+    def rows(logits):
+        return logits.detach().movedim(1, -1).reshape(-1, logits.shape[1]).double().tolist()
+    values = [sum(s * math.log(s / p) for s, p in zip(softened(a), softened(b), strict=True))
+              for a, b in zip(rows(learner), rows(source), strict=True)]
+    return sum(values) / len(values)
+
+
+def shared_map(member):
+    """The shared map's module, found without the package's taps."""
+    if hasattr(member, 'decode_head'):
+        return member.decode_head.blocks[0]
+    return member.neck.conv_block if hasattr(member.neck, 'conv_block') else member.backbone
+
+
+def observe(member, inputs):
+    """Logits and shared map of a plain forward, by a hook of the test's own."""
+    maps = []
+    handle = shared_map(member).register_forward_hook(lambda *call: maps.append(call[-1]))
+    logits = member(inputs, mode='tensor')
+    handle.remove()
+    return logits, maps[0][-1] if isinstance(maps[0], tuple) else maps[0]
+
+
+@pytest.mark.parametrize(('mode', 'style'), VARIANTS)
+def test_loss_keys_and_values_by_hand(task, mode, style):
+    distiller = build(task, mode, style)
+    # In eval mode the forward of the oracle below sees the same batch norms.
+    distiller.double().eval()
+    inputs, samples = task.batch()
+    inputs = inputs.double()
+    losses = distiller(inputs, samples, mode='loss')
+
+    members = distiller.named_members()
+    expected = {}
+    for name, weight in (('teacher', 1.0), ('student_1', GREEK['a1']), ('student_2', GREEK['a2'])):
+        if name in members and not (name == 'teacher' and mode == 'kd_off'):
+            plain = members[name].loss(inputs, samples)[task.member_loss]
+            expected[f'{name}.{task.member_loss}'] = weight * plain.item()
+    shown = {name: observe(member, inputs) for name, member in members.items()}
+    for (source, learner, kind), letter in EXPECTED[mode, style].items():
+        if kind == P:
+            value = kl_by_hand(shown[learner][0], shown[source][0])
+        else:
+            gap = (shown[learner][1].double() - shown[source][1].double()).flatten().tolist()
+            value = sum(g * g for g in gap) / len(gap)
+        expected[f'{learner}.loss_from_{source}.{kind}'] = GREEK[letter] * value
+
+    found = {key: value.item() for key, value in losses.items() if 'loss' in key}
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(('mode', 'style'), VARIANTS)
+def test_no_source_learns_from_its_transfer(task, mode, style):
+    distiller = build(task, mode, style)
+    inputs, samples = task.batch()
+    for transfer in distiller.transfers:
+        distiller.zero_grad()
+        distiller(inputs, samples, mode='loss')[transfer.key].backward()
+        touched = {name.split('.')[1] for name, parameter in distiller.named_parameters()
+                   if parameter.grad is not None and parameter.grad.abs().sum() > 0}
+        assert touched == {transfer.learner}
+
+
+@pytest.mark.parametrize(('mode', 'style'), VARIANTS)
+def test_every_trained_parameter_gets_a_gradient(task, mode, style):
+    distiller = build(task, mode, style)
+    total(distiller(*task.batch(), mode='loss')).backward()
+    without = [name for name, parameter in distiller.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_attributes(task, mode):
+    distiller = build(task, mode)
+    assert (distiller.teacher is None) == (mode == 'ml')
+    assert isinstance(distiller.students, nn.ModuleList)
+    assert len(distiller.students) == 2
+    assert (distiller.mode, distiller.style) == (mode, 'v3')
+    assert distiller.student_names == ('student_1', 'student_2')
+    assert [t.learner for t in distiller.transfers] == sorted(
+        t.learner for t in distiller.transfers)
+
+
+def test_members_may_be_modules(task):
+    teacher = MMENGINE_MODELS.build(task.teacher())
+    students = [MMENGINE_MODELS.build(task.student()) for _ in range(2)]
+    distiller = build(task, teacher=teacher, students=students)
+    assert distiller.teacher is teacher
+    assert list(distiller.students) == students
+
+
+def test_built_from_the_registry_by_name(task):
+    config = ConfigDict(
+        type='mmkdml.DiversifiedKDMLDistiller', mode='ml', style='v1', input_size=(32, 32),
+        students=[task.student(), task.student()], weights=dict(alpha=(1, 1), gamma=(1, 1)))
+    assert isinstance(MMENGINE_MODELS.build(config), DiversifiedKDMLDistiller)
+
+
+def test_temperature_direction_and_scale_reach_the_loss(tiny):
+    students = [tiny.classifier(), tiny.classifier()]
+
+    def loss(**kwargs):
+        torch.manual_seed(0)
+        distiller = DiversifiedKDMLDistiller(
+            mode='ml', style='v1', students=students, weights=dict(alpha=(1, 1), gamma=(1, 1)),
+            input_size=tiny.size, **kwargs).eval()
+        # Far apart, so that the directions differ.
+        distiller.members['student_2'].head.fc.weight.data.mul_(200)
+        losses = distiller(tiny.images(), tiny.class_samples(), mode='loss')
+        return losses['student_1.loss_from_student_2.predictions'].item()
+
+    printed = loss()
+    assert printed == loss(temperature=2.0, kl_direction='learner||source', kl_scale='none')
+    assert loss(kl_scale='temperature_squared') == pytest.approx(4 * printed)
+    assert loss(kl_direction='source||learner') != pytest.approx(printed, rel=1e-2)
+    assert loss(temperature=8.0) < printed
+
+
+def test_taps_losses_and_projectors_reach_the_transfers(tiny):
+    distiller = DiversifiedKDMLDistiller(
+        mode='kdml', style='v2', teacher=tiny.classifier(width=6),
+        students=[tiny.classifier(), tiny.classifier()],
+        weights=dict(alpha=(1, 1), beta=(1, 1), gamma=(1, 1)),
+        taps=dict(teacher='backbone.layer3', students='backbone.layer3'),
+        losses=dict(features=dict(type=FeatureMSELoss)),
+        projectors={'teacher->student_1': dict(type='ConvProjector'),
+                    'teacher->student_2': dict(type='ConvProjector', side='source')},
+        input_size=tiny.size)
+    by_route = {(t.source, t.learner): t for t in distiller.transfers}
+    assert by_route['teacher', 'student_1'].source_tap == 'backbone.layer3'
+    assert by_route['student_2', 'student_1'].learner_tap == 'backbone.layer3'
+    assert by_route['student_2', 'student_1'].projector is None
+    convolutions = [m for m in distiller.transfer_modules.modules() if isinstance(m, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels) for c in convolutions] == [(16, 24), (24, 16)]
+    losses = distiller(tiny.images(), tiny.class_samples(), mode='loss')
+    total(losses).backward()
+    assert all(c.weight.grad.abs().sum() > 0 for c in convolutions)
+
+
+def test_one_projector_for_all_features(tiny):
+    distiller = DiversifiedKDMLDistiller(
+        mode='kd_on', style='v3', teacher=tiny.classifier(width=6),
+        students=[tiny.classifier(), tiny.classifier()],
+        weights=dict(alpha=(1, 1), beta=(1, 1)), projectors=dict(type='ConvProjector'),
+        input_size=tiny.size)
+    assert [t.projector is not None for t in distiller.transfers] == [False, True]
+
+
+def test_non_identical_students_need_a_projector(tiny):
+    kwargs = dict(mode='ml', style='v2', students=[tiny.classifier(), tiny.classifier(width=6)],
+                  weights=dict(alpha=(1, 1), gamma=(1, 1)), input_size=tiny.size)
+    with pytest.raises(ValueError, match='projector=dict'):
+        DiversifiedKDMLDistiller(**kwargs)
+    losses = DiversifiedKDMLDistiller(projectors=dict(type='ConvProjector'), **kwargs)(
+        tiny.images(), tiny.class_samples(), mode='loss')
+    assert torch.isfinite(total(losses))
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (dict(mode='kd'), 'mode must be one of ml, kd_off, kd_on, kdml; got .kd.'),
+    (dict(style='v4'), 'style must be one of v1, v2, v3; got .v4.'),
+    (dict(weights=dict(alpha=(1, -1), beta=(1, 1), gamma=(1, 1))), 'alpha must be finite'),
+    (dict(weights=dict(alpha=(1, 1), beta=(1, 1))), 'missing: gamma'),
+    (dict(teacher=None), 'needs a teacher'),
+    (dict(students=[{}]), 'a list of 2 configs or modules, got 1'),
+    (dict(students=dict(type='x')), 'a list of 2 configs or modules, got 1'),
+    (dict(teacher_checkpoint='x.pth'), 'mode kd_off'),
+    (dict(taps=dict(pupil='head')), 'keys of taps must be among teacher, student_1'),
+    (dict(losses=dict(attention={})), 'keys of losses must be among predictions, features'),
+    (dict(projectors={'teacher->pupil': {}}), 'keys of projectors must be among teacher->student'),
+    (dict(ensemble='sum'), 'ensemble must be one of max'),
+    (dict(temperature=0.0), 'temperature must be a positive number'),
+    (dict(kl_direction='student||teacher'), 'direction must be one of'),
+    (dict(kl_scale='T'), 'scale must be one of'),
+])
+def test_what_cannot_be_is_refused(task, change, message):
+    with pytest.raises(ValueError, match=message):
+        build(task, **{'mode': 'kdml', 'weights': weights_of('kdml'), **change})
