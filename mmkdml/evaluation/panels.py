@@ -1,0 +1,123 @@
+"""Pictures of masks: image, truth, each member and the ensemble side by side."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+TRUTH = 'truth'
+IGNORED = 255
+# Light green and magenta are told apart with every kind of colour vision, and outlines this bright
+# stand out from false-colour MRI and stained tissue alike.
+TRUTH_COLOUR = '#00e08a'
+PREDICTION_COLOUR = '#ff3fd8'
+
+
+class Panel(NamedTuple):
+    """One row of a picture.
+
+    Attributes:
+        image: (H, W, 3), uint8, RGB.
+        masks: each (H, W), by the name of its column, in order. Non-zero is foreground.
+            ``'truth'`` is outlined in every column, 255 in it is ignored, and the others get their
+            IoU with it.
+        title: stands at the left of the row.
+    """
+    image: np.ndarray
+    masks: Mapping[str, np.ndarray]
+    title: str = ''
+
+
+def draw_panel(
+    image: np.ndarray, masks: Mapping[str, np.ndarray], path: str | os.PathLike,
+) -> None:
+    """Draws one image and its masks in a row; see :func:`draw_sheet`."""
+    draw_sheet([Panel(image, masks)], path)
+
+
+def draw_sheet(panels: Sequence[Panel], path: str | os.PathLike) -> None:
+    """Draws a row for each panel: the image, then a column for each mask.
+
+    Args:
+        panels: the rows, with the same columns in all.
+        path: the PNG to write; folders are made.
+
+    Raises:
+        ValueError: if there are no panels, their columns differ, an image is not (H, W, 3) uint8,
+            or a mask has another size than its image.
+    """
+    if not panels:
+        raise ValueError('panels must hold at least one panel, but it is empty')
+    columns = list(panels[0].masks)
+    for panel in panels:
+        _check(panel, columns)
+    figure = Figure(figsize=(2.1 * (len(columns) + 1) + 0.3, 2.3 * len(panels) + 0.7), dpi=120,
+                    layout='constrained')
+    grid = figure.subplots(len(panels), len(columns) + 1, squeeze=False)
+    for row, (panel, axes) in enumerate(zip(panels, grid, strict=True)):
+        for axis, name in zip(axes, ['image', *columns], strict=True):
+            _draw(axis, panel, name, with_name=row == 0)
+        axes[0].set_ylabel(panel.title, fontsize=9)
+    legend = [Patch(facecolor=(*to_rgb(PREDICTION_COLOUR), 0.45), edgecolor=PREDICTION_COLOUR,
+                    label='prediction')]
+    if TRUTH in columns:
+        legend.insert(0, Patch(facecolor='none', edgecolor=TRUTH_COLOUR, linewidth=2, label=TRUTH))
+    figure.legend(handles=legend, loc='outside lower center', ncols=2, frameon=False, fontsize=10)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, bbox_inches='tight', pad_inches=0.1)
+
+
+def _check(panel: Panel, columns: list[str]) -> None:
+    image, shape = panel.image, panel.image.shape
+    if len(shape) != 3 or shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError('an image must be (H, W, 3) uint8, but got '
+                         f'{shape} {image.dtype} {panel.title}'.rstrip())
+    if list(panel.masks) != columns:
+        raise ValueError('all rows must have the same masks, but the first has '
+                         f'{columns} and another {list(panel.masks)}')
+    for name, mask in panel.masks.items():
+        if mask.shape != shape[:2]:
+            raise ValueError(f'each mask must have its image\'s size {shape[:2]}, but {name!r} '
+                             f'has {mask.shape}: resize the image to the masks')
+
+
+def _draw(axis: Axes, panel: Panel, name: str, with_name: bool) -> None:
+    axis.imshow(panel.image)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    truth = panel.masks.get(TRUTH)
+    lines = [name] if with_name else []
+    if name not in ('image', TRUTH):
+        mask = panel.masks[name] != 0
+        tint = np.zeros((*mask.shape, 4))
+        tint[mask] = (*to_rgb(PREDICTION_COLOUR), 0.45)
+        axis.imshow(tint, interpolation='nearest')
+        _outline(axis, mask, PREDICTION_COLOUR, 0.8)
+        if truth is not None:
+            lines.append(_iou(mask, truth))
+    if name != 'image' and truth is not None:
+        _outline(axis, (truth != 0) & (truth != IGNORED), TRUTH_COLOUR, 1.4)
+    axis.set_title('\n'.join(lines), fontsize=10)
+
+
+def _outline(axis: Axes, mask: np.ndarray, colour: str, width: float) -> None:
+    if not mask.any():
+        return  # matplotlib warns when there is nothing to outline
+    height, breadth = mask.shape
+    # The border of zeros closes outlines at the edge of the image.
+    axis.contour(np.arange(-1, breadth + 1), np.arange(-1, height + 1), np.pad(mask, 1),
+                 levels=[0.5], colors=colour, linewidths=width)
+    axis.set(xlim=(-0.5, breadth - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def _iou(mask: np.ndarray, truth: np.ndarray) -> str:
+    counted, foreground = truth != IGNORED, truth != 0
+    union = ((mask | foreground) & counted).sum()
+    return f'IoU {100 * (mask & foreground & counted).sum() / union:.1f}' if union else 'both empty'

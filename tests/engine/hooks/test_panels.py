@@ -1,0 +1,143 @@
+from types import SimpleNamespace
+
+import mmcv
+import numpy as np
+import pytest
+import torch
+
+import mmkdml  # noqa: F401
+
+# isort: split
+from mmengine.logging import MMLogger
+from mmengine.structures import BaseDataElement, PixelData
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+
+from mmkdml.engine import PanelHook
+from mmkdml.engine.hooks import panels as module
+from mmkdml.registry import HOOKS
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return SimpleNamespace(work_dir=str(tmp_path / 'run'), logger=MMLogger.get_current_instance())
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The rows of the contact sheet, drawn as ever."""
+    sheets = []
+    original = module.draw_sheet
+    monkeypatch.setattr(
+        module, 'draw_sheet', lambda rows, path: (sheets.append(rows), original(rows, path)))
+    return sheets
+
+
+def sample(path, foreground=True, members=('student_2', 'teacher', 'student_1')):
+    truth = torch.zeros(1, 8, 8, dtype=torch.long)
+    truth[..., 2:5, 2:5] = foreground
+    mask = PixelData(data=truth.roll(1, -1))
+    element = SegDataSample(gt_sem_seg=PixelData(data=truth), pred_sem_seg=mask,
+                            metainfo=dict(img_path=str(path)))
+    if members:
+        element.members = BaseDataElement(
+            **{name: SegDataSample(pred_sem_seg=mask) for name in members})
+    return element
+
+
+def images(folder, count):
+    """Images of 16x12, whose red channel is their number; masks are 8x8."""
+    paths = [folder / f'slice_{index:02d}.png' for index in range(count)]
+    for index, path in enumerate(paths):
+        mmcv.imwrite(np.full((12, 16, 3), (200, 100, index), np.uint8), str(path))  # BGR
+    return paths
+
+
+def run(hook, runner, samples, batch=3):
+    hook.before_test_epoch(runner)
+    for start in range(0, len(samples), batch):
+        hook.after_test_iter(runner, start, None, samples[start:start + batch])
+    hook.after_test_epoch(runner, {})
+
+
+def test_draws_the_samples_with_foreground(tmp_path, runner, drawn):
+    paths = images(tmp_path, 4)
+    samples = [sample(path, foreground=index != 1) for index, path in enumerate(paths)]
+    ignored = sample(paths[1], foreground=False)
+    ignored.gt_sem_seg.data[..., 0, 0] = 255
+    run(HOOKS.build(dict(type='mmkdml.PanelHook')), runner, [*samples, ignored])
+
+    assert sorted(path.name for path in (tmp_path / 'run' / 'panels').iterdir()) == [
+        '01_slice_00.png', '02_slice_02.png', '03_slice_03.png', 'panels.png']
+    rows = drawn[0]
+    assert [row.title for row in rows] == ['slice_00', 'slice_02', 'slice_03']
+    assert list(rows[0].masks) == ['truth', 'teacher', 'student_1', 'student_2', 'ensemble']
+    np.testing.assert_array_equal(rows[0].masks['truth'], samples[0].gt_sem_seg.data[0])
+    np.testing.assert_array_equal(rows[0].masks['ensemble'], samples[0].pred_sem_seg.data[0])
+    # the image at the masks' size, in RGB
+    assert rows[2].image.shape == (8, 8, 3)
+    assert rows[2].image[0, 0].tolist() == [3, 100, 200]
+
+
+@pytest.mark.parametrize(('count', 'num'), [(3, 8), (8, 8), (17, 4), (40, 5), (9, 1)])
+def test_samples_are_spread_evenly(tmp_path, runner, drawn, monkeypatch, count, num):
+    monkeypatch.setattr(module, 'draw_panel', lambda *args: None)  # the sheet is enough
+    samples = [sample(path) for path in images(tmp_path, count)]
+    hook = PanelHook(num=num)
+    run(hook, runner, samples)
+    chosen = [int(row.title[-2:]) for row in drawn[0]]
+    assert len(chosen) == min(count, num)
+    assert chosen[0] == 0
+    gaps = np.diff([*chosen, count])  # the last gap is to the end of the set
+    assert gaps.min() >= 1
+    assert gaps.max() <= 2 * count / num + 1
+
+
+def test_a_plain_segmentor_is_drawn_and_an_absolute_folder_is_kept(tmp_path, runner, drawn):
+    path, = images(tmp_path, 1)
+    run(PanelHook(out_dir=str(tmp_path / 'there')), runner, [sample(path, members=())])
+    assert list(drawn[0][0].masks) == ['truth', 'model']
+    assert (tmp_path / 'there' / 'panels.png').exists()
+
+
+@pytest.mark.parametrize('samples', [
+    [DataSample().set_gt_label(1).set_pred_label(1)],
+    [SegDataSample(pred_sem_seg=PixelData(data=torch.ones(1, 2, 2)))],
+    [sample('not read.png', foreground=False)],
+    [],
+], ids=['classification', 'no truth', 'no foreground', 'nothing'])
+def test_writes_nothing_where_there_is_nothing_to_draw(tmp_path, runner, samples):
+    run(PanelHook(), runner, samples)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_each_test_starts_anew(tmp_path, runner, drawn):
+    first, second = images(tmp_path, 2)
+    hook = PanelHook()
+    hook.after_test_iter(runner, 0, None, [sample(first)])  # a test that was broken off
+    run(hook, runner, [sample(second)])
+    assert [row.title for row in drawn[0]] == ['slice_01']
+
+
+def test_samples_are_not_changed(tmp_path, runner):
+    one = sample(images(tmp_path, 1)[0])
+    before = one.gt_sem_seg.data.clone(), one.pred_sem_seg.data.clone()
+    run(PanelHook(), runner, [one])
+    torch.testing.assert_close((one.gt_sem_seg.data, one.pred_sem_seg.data), before)
+
+
+def test_only_the_main_process_draws(tmp_path, runner, monkeypatch):
+    monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda group=None: 1)
+    run(PanelHook(), runner, [sample(images(tmp_path, 1)[0])])
+    assert not (tmp_path / 'run').exists()
+
+
+def test_refuses_what_it_cannot_use(tmp_path, runner):
+    with pytest.raises(ValueError, match='num must be at least 1, but got 0'):
+        PanelHook(num=0)
+    nameless = sample('x')
+    del nameless.img_path
+    with pytest.raises(ValueError, match="metainfo 'img_path', but the sample has .*meta_keys"):
+        run(PanelHook(), runner, [nameless])
+    with pytest.raises(FileNotFoundError, match=r'gone\.png'):
+        run(PanelHook(), runner, [sample(tmp_path / 'gone.png')])
