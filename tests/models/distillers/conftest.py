@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.optim import OptimWrapper
 from mmengine.structures import PixelData
 from mmpretrain.models import (
     CrossEntropyLoss,
@@ -13,10 +14,18 @@ from mmpretrain.models import (
     ResNet,
 )
 from mmpretrain.structures import DataSample
-from mmseg.models import EncoderDecoder
+from mmseg.models import EncoderDecoder, FCNHead, PSPHead, ResNetV1c
+from mmseg.models.losses import CrossEntropyLoss as SegCrossEntropy
 from mmseg.structures import SegDataSample
 
-from mmkdml.models import ConvBlockNeck, FocalDiceLoss, StemResNet, UNetHead
+from mmkdml.models import (
+    ConvBlockNeck,
+    FocalDiceLoss,
+    KnowledgeDistiller,
+    StemResNet,
+    Transfer,
+    UNetHead,
+)
 
 SIZE = 32
 
@@ -47,6 +56,23 @@ def segmentor(width=4, out_channels=1, first=16, **head):
         test_cfg=ConfigDict(mode='whole'))
 
 
+def mmseg_pair():
+    """mmseg's own networks: dilated ResNet with PSP head teaches one with FCN heads."""
+    loss = dict(type=SegCrossEntropy)
+    backbone = dict(type=ResNetV1c, depth=18, stem_channels=8, base_channels=8,
+                    strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+    common = dict(num_classes=3, norm_cfg=dict(type='BN'), loss_decode=loss)
+    teacher = dict(
+        type=EncoderDecoder, backbone=backbone, test_cfg=dict(mode='whole'),
+        decode_head=dict(type=PSPHead, in_channels=64, channels=16, **common))
+    student = dict(
+        type=EncoderDecoder, backbone=backbone, test_cfg=dict(mode='whole'),
+        decode_head=dict(type=FCNHead, in_channels=64, channels=8, **common),
+        auxiliary_head=[dict(type=FCNHead, in_channels=32, in_index=2, channels=8, **common),
+                        dict(type=FCNHead, in_channels=16, in_index=1, channels=8, **common)])
+    return teacher, student
+
+
 def images(number=4, seed=0):
     return torch.randn(number, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
@@ -66,6 +92,24 @@ def mask_samples(number=4, num_classes=2, seed=1):
     return samples
 
 
+def pair(task, transfers, **kwargs):
+    """A teacher and a student with the given rows (kind, weight)."""
+    return KnowledgeDistiller(
+        members=dict(teacher=task.teacher(), student=task.student()),
+        transfers=[Transfer('teacher', 'student', kind, weight) for kind, weight in transfers],
+        input_size=(32, 32), **kwargs)
+
+
+def train(model, batches, seed=3):
+    wrapper = OptimWrapper(torch.optim.Adam(model.parameters(), lr=1e-2))
+    model.train()
+    torch.manual_seed(seed)
+    for inputs, samples in batches:
+        losses = model(inputs, samples, mode='loss')
+        wrapper.update_params(model.parse_losses(losses)[0])
+    return model.state_dict()
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
@@ -74,8 +118,9 @@ def _seed():
 @pytest.fixture
 def tiny():
     return SimpleNamespace(
-        size=(SIZE, SIZE), classifier=classifier, segmentor=segmentor, images=images,
-        class_samples=class_samples, mask_samples=mask_samples)
+        size=(SIZE, SIZE), classifier=classifier, segmentor=segmentor, mmseg_pair=mmseg_pair,
+        images=images, class_samples=class_samples, mask_samples=mask_samples, pair=pair,
+        train=train)
 
 
 @pytest.fixture(params=['classification', 'segmentation'])

@@ -2,29 +2,17 @@ import copy
 
 import pytest
 import torch
-from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from mmpretrain.models import MobileNetV2, StackedLinearClsHead, TIMMBackbone
-from mmseg.models import EncoderDecoder, FCNHead, PSPHead, ResNetV1c
-from mmseg.models.losses import CrossEntropyLoss as SegCrossEntropy
 from torch import nn
 
 from mmkdml.engine import CPUAmpOptimWrapper
-from mmkdml.models import BinaryLinearClsHead, KnowledgeDistiller, Transfer, UNetHead
-from mmkdml.models.checkpoints import file_sha256
+from mmkdml.models import BinaryLinearClsHead, KnowledgeDistiller, Transfer
 
 
 def total(losses):
     return sum(value for key, value in losses.items() if 'loss' in key)
-
-
-def pair(task, transfers, **kwargs):
-    """A teacher and a student with the given rows (kind, weight)."""
-    return KnowledgeDistiller(
-        members=dict(teacher=task.teacher(), student=task.student()),
-        transfers=[Transfer('teacher', 'student', kind, weight) for kind, weight in transfers],
-        input_size=(32, 32), **kwargs)
 
 
 def count_forwards(module, counts, name):
@@ -97,25 +85,8 @@ def test_a_pair_of_classifiers_that_is_not_in_the_papers(tiny):
     assert [n for n, p in distiller.named_parameters() if p.grad is None] == []
 
 
-def mmseg_pair(out_channels=3):
-    """mmseg's own networks: dilated ResNet with PSP head teaches one with FCN heads."""
-    loss = dict(type=SegCrossEntropy)
-    backbone = dict(type=ResNetV1c, depth=18, stem_channels=8, base_channels=8,
-                    strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
-    common = dict(num_classes=3, norm_cfg=dict(type='BN'), loss_decode=loss)
-    teacher = dict(
-        type=EncoderDecoder, backbone=backbone, test_cfg=dict(mode='whole'),
-        decode_head=dict(type=PSPHead, in_channels=64, channels=16, **common))
-    student = dict(
-        type=EncoderDecoder, backbone=backbone, test_cfg=dict(mode='whole'),
-        decode_head=dict(type=FCNHead, in_channels=64, channels=8, **common),
-        auxiliary_head=[dict(type=FCNHead, in_channels=32, in_index=2, channels=8, **common),
-                        dict(type=FCNHead, in_channels=16, in_index=1, channels=8, **common)])
-    return teacher, student
-
-
 def test_a_pair_of_segmentors_that_is_not_in_the_papers(tiny):
-    teacher, student = mmseg_pair()
+    teacher, student = tiny.mmseg_pair()
     distiller = KnowledgeDistiller(
         members=dict(teacher=teacher, student=student),
         transfers=[Transfer('teacher', 'student', 'predictions', 1.0),
@@ -145,18 +116,8 @@ def test_one_logit_classification(tiny):
 
 # ---- plain training, bit for bit -------------------------------------------------------------
 
-def train(model, batches, seed=3):
-    wrapper = OptimWrapper(torch.optim.Adam(model.parameters(), lr=1e-2))
-    model.train()
-    torch.manual_seed(seed)
-    for inputs, samples in batches:
-        losses = model(inputs, samples, mode='loss')
-        wrapper.update_params(model.parse_losses(losses)[0])
-    return model.state_dict()
-
-
 @pytest.mark.parametrize('weight', [0.0, None], ids=['zero weights', 'no transfers'])
-def test_without_transfers_it_is_the_frameworks_own_training(task, weight):
+def test_without_transfers_it_is_the_frameworks_own_training(task, weight, tiny):
     """Also with dropout, whose random numbers must not be disturbed."""
     config = task.student()
     if task.name == 'segmentation':
@@ -173,8 +134,8 @@ def test_without_transfers_it_is_the_frameworks_own_training(task, weight):
     distiller = KnowledgeDistiller(
         members=members, transfers=transfers, input_size=(32, 32),
         frozen=dict(teacher=None) if transfers else None)
-    distilled = train(distiller, copy.deepcopy(batches))
-    expected = train(plain, batches)
+    distilled = tiny.train(distiller, copy.deepcopy(batches))
+    expected = tiny.train(plain, batches)
     found = {key.removeprefix('members.student.'): value for key, value in distilled.items()}
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
@@ -189,111 +150,6 @@ def test_supervised_weights_scale_losses_and_not_measures(tiny):
     key = 'decode.loss_focal_dice'
     assert torch.equal(losses[f'a.{key}'], 0.25 * losses[f'b.{key}'])
     assert torch.equal(losses['a.decode.acc_seg'], losses['b.decode.acc_seg'])
-
-
-# ---- frozen members --------------------------------------------------------------------------
-
-@pytest.fixture
-def frozen_pair(task, tmp_path):
-    """A student with a frozen teacher that has dropout, loaded from a file."""
-    config = task.teacher()
-    if task.name == 'segmentation':
-        config['decode_head']['dropout_ratio'] = 0.5
-    teacher = MODELS.build(config)
-    if task.name == 'classification':
-        teacher.neck.conv_block.add_module('dropout', nn.Dropout(0.5))
-    path = tmp_path / 'teacher.pth'
-    torch.save(dict(state_dict=teacher.state_dict(), meta={}), path)
-    fresh = MODELS.build(config)
-    return KnowledgeDistiller(
-        members=dict(teacher=fresh, student=task.student()),
-        transfers=[Transfer('teacher', 'student', kind, 1.0)
-                   for kind in ('predictions', 'features')],
-        frozen=dict(teacher=str(path)), input_size=(32, 32)), teacher, path
-
-
-def test_the_frozen_teacher_stays_bit_identical(frozen_pair, task):
-    distiller, teacher, _ = frozen_pair
-    assert all(torch.equal(value, teacher.state_dict()[key])
-               for key, value in distiller.named_members()['teacher'].state_dict().items())
-    modes = []
-    frozen = distiller.named_members()['teacher']
-    frozen.backbone.register_forward_hook(
-        lambda *call: modes.append((torch.is_inference_mode_enabled(),
-                                    any(m.training for m in frozen.modules()))))
-    train(distiller, [task.batch()] * 3)
-    assert modes == [(True, False)] * 3
-    assert all(torch.equal(value, teacher.state_dict()[key])
-               for key, value in frozen.state_dict().items())
-
-
-def test_the_frozen_teacher_is_outside_optimiser_checkpoint_and_initialisation(frozen_pair):
-    distiller, teacher, _ = frozen_pair
-    ids = {id(p) for p in distiller.parameters()}
-    frozen = distiller.named_members()['teacher']
-    assert not any(id(p) in ids for p in frozen.parameters())
-    assert not any(p.requires_grad for p in frozen.parameters())
-    assert not any('teacher' in key for key in distiller.state_dict())
-    distiller.init_weights()
-    assert all(torch.equal(value, teacher.state_dict()[key])
-               for key, value in frozen.state_dict().items())
-
-
-def test_frozen_members_follow_to_another_dtype_and_a_copy(frozen_pair, task):
-    distiller, _, _ = frozen_pair
-    distiller.double()
-    assert {p.dtype for p in distiller.named_members()['teacher'].parameters()} == {torch.float64}
-    twin = copy.deepcopy(distiller).eval()
-    inputs, samples = task.batch()
-    first = distiller.eval()(inputs.double(), samples, mode='loss')
-    second = twin(inputs.double(), samples, mode='loss')
-    assert {k: v.item() for k, v in first.items()} == {k: v.item() for k, v in second.items()}
-
-
-def test_the_checkpoint_knows_its_teacher(frozen_pair, tmp_path):
-    distiller, teacher, path = frozen_pair
-    state = distiller.state_dict()
-    record = bytes(state['frozen_members'].tolist()).decode()
-    assert file_sha256(path) in record
-    assert str(path) in record
-    distiller.load_state_dict(state)
-
-    with torch.no_grad():
-        next(teacher.parameters()).add_(1)
-    torch.save(teacher.state_dict(), path)
-    other = KnowledgeDistiller(
-        members={name: copy.deepcopy(m) for name, m in distiller.named_members().items()},
-        transfers=distiller.transfers, frozen=dict(teacher=str(path)), input_size=(32, 32))
-    with pytest.raises(ValueError, match='was trained with the frozen teacher .*SHA-256'):
-        other.load_state_dict(state)
-
-
-def test_a_frozen_member_cannot_learn_or_be_weighted(task):
-    with pytest.raises(ValueError, match='teacher is frozen and has no supervised loss'):
-        pair(task, [], frozen=dict(teacher=None), supervised_weights=dict(teacher=1.0))
-    with pytest.raises(ValueError, match='student is frozen and cannot learn'):
-        pair(task, [('features', 1.0)], frozen=dict(student=None))
-
-
-@pytest.mark.parametrize('how', ['missing', 'classes', 'keys'])
-def test_a_teacher_that_does_not_fit_is_named(tiny, tmp_path, how):
-    path = tmp_path / 'teacher.pth'
-    other = MODELS.build(tiny.classifier(num_classes=7))
-    state = other.state_dict()
-    if how == 'keys':
-        state = {f'model.{key}': value for key, value in state.items()}
-    if how != 'missing':
-        torch.save(state, path)
-    error, message = {
-        'missing': (FileNotFoundError, 'teacher.pth'),
-        'classes': (ValueError, r'head.fc.weight: \(3, 32\) expected, \(7, 32\) in the file'),
-        'keys': (ValueError, 'missing: backbone.conv1.weight'),
-    }[how]
-    with pytest.raises(error, match=message):
-        KnowledgeDistiller(
-            members=dict(teacher=tiny.classifier(), student=tiny.classifier()),
-            transfers=[Transfer('teacher', 'student', 'predictions', 1.0)],
-            frozen=dict(teacher=str(path)), input_size=tiny.size)
 
 
 # ---- what is tapped --------------------------------------------------------------------------
@@ -325,8 +181,8 @@ def test_an_in_place_change_only_in_training_is_refused_too(tiny):
         distiller.train()(tiny.images(), tiny.class_samples(), mode='loss')
 
 
-def test_nothing_is_held_after_the_step(task):
-    distiller = pair(task, [('predictions', 1.0), ('features', 1.0)])
+def test_nothing_is_held_after_the_step(task, tiny):
+    distiller = tiny.pair(task, [('predictions', 1.0), ('features', 1.0)])
     inputs, samples = task.batch()
     losses = distiller(inputs, samples, mode='loss')
     hooks = [hook for module in distiller.modules() for hook in module._forward_hooks.values()]
@@ -386,8 +242,8 @@ def test_predictions_are_each_members_own_and_the_ensemble_beside_them(task):
             assert torch.equal(answer.gt_sem_seg.data, truth[index].gt_sem_seg.data)
 
 
-def test_prediction_without_samples_and_tensor_mode(task):
-    distiller = pair(task, [('predictions', 1.0)]).eval()
+def test_prediction_without_samples_and_tensor_mode(task, tiny):
+    distiller = tiny.pair(task, [('predictions', 1.0)]).eval()
     inputs, _ = task.batch(2)
     assert len(distiller(inputs, mode='predict')) == 2
     logits = distiller(inputs)
@@ -408,8 +264,8 @@ def test_images_of_different_original_sizes(tiny):
         (1, 32, 32), (1, 50, 40)]
 
 
-def test_an_ensemble_of_ones_own(task):
-    distiller = pair(task, [('predictions', 1.0)],
+def test_an_ensemble_of_ones_own(task, tiny):
+    distiller = tiny.pair(task, [('predictions', 1.0)],
                      ensemble=lambda p, threshold: (p[0], torch.zeros(p[0, :, 0].shape).long()))
     answer = distiller.eval()(*task.batch(), mode='predict')[0]
     label = answer.pred_label if task.name == 'classification' else answer.pred_sem_seg.data
@@ -455,60 +311,10 @@ def test_members_of_two_tasks_are_refused(tiny):
         KnowledgeDistiller(members=dict(a=tiny.classifier(), b=tiny.segmentor()), transfers=[])
 
 
-@pytest.mark.parametrize(('teacher', 'row', 'message'), [
-    (dict(width=6), dict(knowledge='features'),
-     r'teacher gives \(1, 48, 1, 1\) at the tap .backbone. and student gives \(1, 32, 1, 1\)'
-     r'.*ConvProjector'),
-    (dict(num_classes=5), dict(knowledge='predictions'),
-     r'teacher gives \(1, 5\) and student gives \(1, 3\).*same classes'),
-    (dict(), dict(knowledge='features', source_tap='backbone.layer3'), 'the same height and width'),
-    (dict(), dict(knowledge='features', source_tap='head'), 'the same kind of tensor'),
-])
-def test_shapes_that_do_not_fit_are_told_with_a_way_out(tiny, teacher, row, message):
-    with pytest.raises(ValueError, match=message):
-        KnowledgeDistiller(
-            members=dict(teacher=tiny.classifier(**teacher), student=tiny.classifier()),
-            transfers=[Transfer('teacher', 'student', weight=1.0, **row)], input_size=tiny.size)
-
-
-def test_coarser_logits_are_interpolated(tiny):
-    teacher, student = mmseg_pair()
-    student['decode_head'] = dict(student['decode_head'], in_index=0, in_channels=8)
-    student.pop('auxiliary_head')
-    row = dict(source='teacher', learner='student', knowledge='predictions', weight=1.0)
-    with pytest.raises(ValueError, match='InterpolateProjector, scale_factor=0.5'):
-        KnowledgeDistiller(members=dict(teacher=teacher, student=student), transfers=[row],
-                           input_size=tiny.size)
-    row['projector'] = dict(type='InterpolateProjector', scale_factor=2, side='source')
-    KnowledgeDistiller(members=dict(teacher=teacher, student=student), transfers=[row],
-                       input_size=tiny.size)
-
-
-def test_predictions_of_a_head_without_logits_are_refused(tiny):
-    class TwoMaps(UNetHead):
-        def forward(self, inputs):
-            logits = super().forward(inputs)
-            return logits, logits
-
-        def loss_by_feat(self, seg_logits, samples):
-            return super().loss_by_feat(seg_logits[0], samples)
-
-    config = tiny.segmentor()
-    config['decode_head']['type'] = TwoMaps
-    with pytest.raises(ValueError, match='head of teacher gives no single tensor of logits'):
-        KnowledgeDistiller(members=dict(teacher=config, student=tiny.segmentor()),
-                           transfers=[Transfer('teacher', 'student', 'predictions', 1.0)],
-                           input_size=tiny.size)
-    features = KnowledgeDistiller(
-        members=dict(teacher=config, student=tiny.segmentor()),
-        transfers=[Transfer('teacher', 'student', 'features', 1.0)], input_size=tiny.size)
-    assert torch.isfinite(total(features(tiny.images(), tiny.mask_samples(), mode='loss')))
-
-
 # ---- precision -------------------------------------------------------------------------------
 
-def test_bfloat16_on_a_cpu(task):
-    distiller = pair(task, [('predictions', 1.0), ('features', 1.0)], frozen=dict(teacher=None))
+def test_bfloat16_on_a_cpu(task, tiny):
+    distiller = tiny.pair(task, [('predictions', 1.0), ('features', 1.0)], frozen=dict(teacher=None))
     wrapper = CPUAmpOptimWrapper(torch.optim.Adam(distiller.parameters(), lr=1e-3))
     dtypes = set()
     distiller.members['student'].backbone.layer1.register_forward_hook(

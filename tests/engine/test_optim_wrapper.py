@@ -1,0 +1,58 @@
+import copy
+
+import torch
+from torch import nn
+
+from mmkdml.engine import CPUAmpOptimWrapper
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 3))
+
+
+def step(model, wrapper, inputs):
+    with wrapper.optim_context(model):
+        output = model(inputs)
+    wrapper.update_params(output.float().pow(2).mean())
+    return output
+
+
+def test_the_forward_is_bfloat16_and_the_weights_stay_float32():
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    wrapper = CPUAmpOptimWrapper(torch.optim.Adam(model.parameters(), lr=1e-2))
+    assert step(model, wrapper, torch.randn(2, 3, 8, 8)).dtype == torch.bfloat16
+    assert not torch.is_autocast_enabled('cpu')
+    assert all(p.dtype == torch.float32 and not torch.equal(p, before[name])
+               for name, p in model.named_parameters())
+
+
+def test_its_steps_are_those_of_float32_up_to_bfloat16():
+    inputs = torch.randn(2, 3, 8, 8)
+    gradients = []
+    for autocast in (True, False):
+        model = network()
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            loss = model(inputs).float().pow(2).mean()
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    model = network()
+    wrapper = CPUAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0))
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    step(model, wrapper, inputs)
+    taken = before - torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert torch.allclose(taken, gradients[0], atol=1e-6)
+    assert torch.nn.functional.cosine_similarity(taken, gradients[1], dim=0) > 0.99
+
+
+def test_gradients_accumulate_over_several_forwards():
+    model = network()
+    wrapper = CPUAmpOptimWrapper(
+        torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=2)
+    wrapper.initialize_count_status(model, 0, 4)
+    before = copy.deepcopy(model.state_dict())
+    step(model, wrapper, torch.randn(2, 3, 8, 8))
+    assert torch.equal(model[0].weight, before['0.weight'])
+    step(model, wrapper, torch.randn(2, 3, 8, 8))
+    assert not torch.equal(model[0].weight, before['0.weight'])

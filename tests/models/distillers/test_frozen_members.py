@@ -1,0 +1,113 @@
+"""Frozen members of a KnowledgeDistiller."""
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmkdml.models import KnowledgeDistiller, Transfer
+from mmkdml.models.checkpoints import file_sha256
+
+
+@pytest.fixture
+def frozen_pair(task, tmp_path):
+    """A student with a frozen teacher that has dropout, loaded from a file."""
+    config = task.teacher()
+    if task.name == 'segmentation':
+        config['decode_head']['dropout_ratio'] = 0.5
+    teacher = MODELS.build(config)
+    if task.name == 'classification':
+        teacher.neck.conv_block.add_module('dropout', nn.Dropout(0.5))
+    path = tmp_path / 'teacher.pth'
+    torch.save(dict(state_dict=teacher.state_dict(), meta={}), path)
+    fresh = MODELS.build(config)
+    return KnowledgeDistiller(
+        members=dict(teacher=fresh, student=task.student()),
+        transfers=[Transfer('teacher', 'student', kind, 1.0)
+                   for kind in ('predictions', 'features')],
+        frozen=dict(teacher=str(path)), input_size=(32, 32)), teacher, path
+
+
+def test_the_frozen_teacher_stays_bit_identical(frozen_pair, task, tiny):
+    distiller, teacher, _ = frozen_pair
+    assert all(torch.equal(value, teacher.state_dict()[key])
+               for key, value in distiller.named_members()['teacher'].state_dict().items())
+    modes = []
+    frozen = distiller.named_members()['teacher']
+    frozen.backbone.register_forward_hook(
+        lambda *call: modes.append((torch.is_inference_mode_enabled(),
+                                    any(m.training for m in frozen.modules()))))
+    tiny.train(distiller, [task.batch()] * 3)
+    assert modes == [(True, False)] * 3
+    assert all(torch.equal(value, teacher.state_dict()[key])
+               for key, value in frozen.state_dict().items())
+
+
+def test_the_frozen_teacher_is_outside_optimiser_checkpoint_and_initialisation(frozen_pair):
+    distiller, teacher, _ = frozen_pair
+    ids = {id(p) for p in distiller.parameters()}
+    frozen = distiller.named_members()['teacher']
+    assert not any(id(p) in ids for p in frozen.parameters())
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert not any('teacher' in key for key in distiller.state_dict())
+    distiller.init_weights()
+    assert all(torch.equal(value, teacher.state_dict()[key])
+               for key, value in frozen.state_dict().items())
+
+
+def test_frozen_members_follow_to_another_dtype_and_a_copy(frozen_pair, task):
+    distiller, _, _ = frozen_pair
+    distiller.double()
+    assert {p.dtype for p in distiller.named_members()['teacher'].parameters()} == {torch.float64}
+    twin = copy.deepcopy(distiller).eval()
+    inputs, samples = task.batch()
+    first = distiller.eval()(inputs.double(), samples, mode='loss')
+    second = twin(inputs.double(), samples, mode='loss')
+    assert {k: v.item() for k, v in first.items()} == {k: v.item() for k, v in second.items()}
+
+
+def test_the_checkpoint_knows_its_teacher(frozen_pair, tmp_path):
+    distiller, teacher, path = frozen_pair
+    state = distiller.state_dict()
+    record = bytes(state['frozen_members'].tolist()).decode()
+    assert file_sha256(path) in record
+    assert str(path) in record
+    distiller.load_state_dict(state)
+
+    with torch.no_grad():
+        next(teacher.parameters()).add_(1)
+    torch.save(teacher.state_dict(), path)
+    other = KnowledgeDistiller(
+        members={name: copy.deepcopy(m) for name, m in distiller.named_members().items()},
+        transfers=distiller.transfers, frozen=dict(teacher=str(path)), input_size=(32, 32))
+    with pytest.raises(ValueError, match='was trained with the frozen teacher .*SHA-256'):
+        other.load_state_dict(state)
+
+
+def test_a_frozen_member_cannot_learn_or_be_weighted(task, tiny):
+    with pytest.raises(ValueError, match='teacher is frozen and has no supervised loss'):
+        tiny.pair(task, [], frozen=dict(teacher=None), supervised_weights=dict(teacher=1.0))
+    with pytest.raises(ValueError, match='student is frozen and cannot learn'):
+        tiny.pair(task, [('features', 1.0)], frozen=dict(student=None))
+
+
+@pytest.mark.parametrize('how', ['missing', 'classes', 'keys'])
+def test_a_teacher_that_does_not_fit_is_named(tiny, tmp_path, how):
+    path = tmp_path / 'teacher.pth'
+    other = MODELS.build(tiny.classifier(num_classes=7))
+    state = other.state_dict()
+    if how == 'keys':
+        state = {f'model.{key}': value for key, value in state.items()}
+    if how != 'missing':
+        torch.save(state, path)
+    error, message = {
+        'missing': (FileNotFoundError, 'teacher.pth'),
+        'classes': (ValueError, r'head.fc.weight: \(3, 32\) expected, \(7, 32\) in the file'),
+        'keys': (ValueError, 'missing: backbone.conv1.weight'),
+    }[how]
+    with pytest.raises(error, match=message):
+        KnowledgeDistiller(
+            members=dict(teacher=tiny.classifier(), student=tiny.classifier()),
+            transfers=[Transfer('teacher', 'student', 'predictions', 1.0)],
+            frozen=dict(teacher=str(path)), input_size=tiny.size)

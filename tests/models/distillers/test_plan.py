@@ -1,0 +1,155 @@
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmkdml.models import (
+    ConvProjector,
+    FeatureMSELoss,
+    KnowledgeDistiller,
+    PredictionKLLoss,
+    Transfer,
+    UNetHead,
+)
+from mmkdml.models.distillers.plan import evaluating, make_lessons
+from mmkdml.models.tasks import ClassificationTask
+
+
+def lessons(tiny, *transfers, **members):
+    members = {name: MODELS.build(config) for name, config in members.items()} or dict(
+        t=MODELS.build(tiny.classifier()), s=MODELS.build(tiny.classifier()))
+    return make_lessons(members, transfers, ClassificationTask(), tiny.size)
+
+
+def test_defaults(tiny):
+    predictions, features = lessons(
+        tiny, Transfer('t', 's', 'predictions', 0.5), Transfer('t', 's', 'features', 2.0))
+    assert isinstance(predictions.loss, PredictionKLLoss)
+    assert (predictions.source_tap, predictions.learner_tap) == (None, None)
+    assert predictions.source_shape == (1, 3)
+    assert predictions.tapped() == []
+    assert isinstance(features.loss, FeatureMSELoss)
+    assert features.tapped() == [('t', 'backbone'), ('s', 'backbone')]
+    assert features.learner_shape == (1, 32, 1, 1)
+    assert features.projector is None
+
+
+def test_what_has_no_weight_is_not_built(tiny):
+    assert lessons(tiny, Transfer('t', 's', 'features', 0.0, source_tap='no such module')) == []
+
+
+def test_keys_are_unique(tiny):
+    rows = [Transfer('t', 's', 'features', 1.0)] * 3
+    assert [lesson.key for lesson in lessons(tiny, *rows)] == [
+        's.loss_from_t.features', 's.loss_from_t.features_2', 's.loss_from_t.features_3']
+
+
+def test_a_lesson_is_weight_times_loss_of_the_projected_side(tiny):
+    source, learner = torch.randn(2, 32, 4, 4), torch.randn(2, 32, 4, 4)
+    for side in ('learner', 'source'):
+        row = Transfer('t', 's', 'features', 0.5,
+                       projector=dict(type='ConvProjector', side=side))
+        lesson, = lessons(tiny, row)
+        lesson.projector.eval()
+        projected = (lesson.projector(source), learner) if side == 'source' else (
+            source, lesson.projector(learner))
+        expected = 0.5 * (projected[0] - projected[1]).pow(2).mean()
+        assert torch.allclose(lesson(source, learner), expected)
+
+
+@pytest.mark.parametrize(('side', 'channels'), [('learner', (32, 48)), ('source', (48, 32))])
+def test_channels_are_inferred(tiny, side, channels):
+    row = Transfer('t', 's', 'features', 1.0, projector=dict(type=ConvProjector, side=side))
+    lesson, = lessons(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
+    convolution = next(m for m in lesson.projector.modules() if isinstance(m, nn.Conv2d))
+    assert (convolution.in_channels, convolution.out_channels) == channels
+
+
+def test_built_losses_and_projectors_are_used_as_they_are(tiny):
+    loss, projector = FeatureMSELoss(), nn.Identity()
+    lesson, = lessons(tiny, Transfer('t', 's', 'features', 1.0, loss=loss, projector=projector))
+    assert lesson.loss is loss
+    assert lesson.projector is projector
+
+
+def test_a_loss_may_compare_different_shapes(tiny):
+    class MeansMSE(nn.Module):
+        requires_same_shape = False
+
+        def forward(self, learner, source):
+            return (learner.mean() - source.mean()) ** 2
+
+    lesson, = lessons(tiny, Transfer('t', 's', 'features', 1.0, loss=MeansMSE()),
+                      t=tiny.classifier(width=6), s=tiny.classifier())
+    assert lesson.source_shape != lesson.learner_shape
+
+
+def test_evaluating_puts_everything_back_also_after_an_error():
+    network = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Dropout()))
+    network[1].eval()
+    network[1][0].train()
+    before = [module.training for module in network.modules()]
+
+    def fail():
+        with evaluating(network):
+            assert not any(module.training for module in network.modules())
+            assert not torch.is_grad_enabled()
+            raise RuntimeError('on purpose')
+    with pytest.raises(RuntimeError, match='on purpose'):
+        fail()
+    assert [module.training for module in network.modules()] == before
+    assert torch.is_grad_enabled()
+
+
+def total(losses):
+    return sum(value for key, value in losses.items() if 'loss' in key)
+
+
+@pytest.mark.parametrize(('teacher', 'row', 'message'), [
+    (dict(width=6), dict(knowledge='features'),
+     r'teacher gives \(1, 48, 1, 1\) at the tap .backbone. and student gives \(1, 32, 1, 1\)'
+     r'.*ConvProjector'),
+    (dict(num_classes=5), dict(knowledge='predictions'),
+     r'teacher gives \(1, 5\) and student gives \(1, 3\).*same classes'),
+    (dict(), dict(knowledge='features', source_tap='backbone.layer3'), 'the same height and width'),
+    (dict(), dict(knowledge='features', source_tap='head'), 'the same kind of tensor'),
+])
+def test_shapes_that_do_not_fit_are_told_with_a_way_out(tiny, teacher, row, message):
+    with pytest.raises(ValueError, match=message):
+        KnowledgeDistiller(
+            members=dict(teacher=tiny.classifier(**teacher), student=tiny.classifier()),
+            transfers=[Transfer('teacher', 'student', weight=1.0, **row)], input_size=tiny.size)
+
+
+def test_coarser_logits_are_interpolated(tiny):
+    teacher, student = tiny.mmseg_pair()
+    student['decode_head'] = dict(student['decode_head'], in_index=0, in_channels=8)
+    student.pop('auxiliary_head')
+    row = dict(source='teacher', learner='student', knowledge='predictions', weight=1.0)
+    with pytest.raises(ValueError, match='InterpolateProjector, scale_factor=0.5'):
+        KnowledgeDistiller(members=dict(teacher=teacher, student=student), transfers=[row],
+                           input_size=tiny.size)
+    row['projector'] = dict(type='InterpolateProjector', scale_factor=2, side='source')
+    KnowledgeDistiller(members=dict(teacher=teacher, student=student), transfers=[row],
+                       input_size=tiny.size)
+
+
+def test_predictions_of_a_head_without_logits_are_refused(tiny):
+    class TwoMaps(UNetHead):
+        def forward(self, inputs):
+            logits = super().forward(inputs)
+            return logits, logits
+
+        def loss_by_feat(self, seg_logits, samples):
+            return super().loss_by_feat(seg_logits[0], samples)
+
+    config = tiny.segmentor()
+    config['decode_head']['type'] = TwoMaps
+    with pytest.raises(ValueError, match='head of teacher gives no single tensor of logits'):
+        KnowledgeDistiller(members=dict(teacher=config, student=tiny.segmentor()),
+                           transfers=[Transfer('teacher', 'student', 'predictions', 1.0)],
+                           input_size=tiny.size)
+    features = KnowledgeDistiller(
+        members=dict(teacher=config, student=tiny.segmentor()),
+        transfers=[Transfer('teacher', 'student', 'features', 1.0)], input_size=tiny.size)
+    assert torch.isfinite(total(features(tiny.images(), tiny.mask_samples(), mode='loss')))
