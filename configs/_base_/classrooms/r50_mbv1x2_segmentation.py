@@ -1,0 +1,8 @@
+"""A U-Net on ResNet50 teaches two on MobileNet."""
+from mmengine.config import read_base
+
+with read_base():
+    from ..networks.unets import unet_mobilenet
+    from .r50_r18x2_segmentation import model
+
+model['students'] = [unet_mobilenet, unet_mobilenet]

@@ -1,0 +1,18 @@
+"""A U-Net on ResNet50 teaches two on ResNet18."""
+from mmengine.config import read_base
+
+from mmkdml.models import DiversifiedKDMLDistiller
+
+with read_base():
+    from ..networks.unets import data_preprocessor, unet_resnet18, unet_resnet50
+
+model = dict(
+    type=DiversifiedKDMLDistiller,
+    teacher=unet_resnet50,
+    students=[unet_resnet18, unet_resnet18],
+    temperature=2.0,
+    kl_direction='learner||source',  # as printed; 'source||learner' is Hinton's
+    kl_scale='none',  # as printed; 'temperature_squared' is Hinton's
+    ensemble='union',
+    input_size=(256, 256),
+    data_preprocessor=data_preprocessor)

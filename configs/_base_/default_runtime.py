@@ -1,0 +1,30 @@
+"""Hooks, logging and environment of every run."""
+from mmengine.hooks import (
+    CheckpointHook,
+    DistSamplerSeedHook,
+    IterTimerHook,
+    LoggerHook,
+    ParamSchedulerHook,
+)
+
+from mmkdml.engine import MemberTableHook
+
+default_scope = None
+
+default_hooks = dict(
+    timer=dict(type=IterTimerHook),
+    logger=dict(type=LoggerHook, interval=50),
+    param_scheduler=dict(type=ParamSchedulerHook),
+    # What is best is said by the data set: the ensemble's metric on the validation part.
+    checkpoint=dict(type=CheckpointHook, interval=1, max_keep_ckpts=1, rule='greater'),
+    sampler_seed=dict(type=DistSamplerSeedHook))
+custom_hooks = [dict(type=MemberTableHook)]
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+randomness = dict(seed=0)
+log_level = 'INFO'
+load_from = None
+resume = False

@@ -1,0 +1,9 @@
+"""Adam with a learning rate of 1e-4, as printed in the paper; it does not print the epochs."""
+from mmengine.optim import OptimWrapper
+from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
+from torch.optim import Adam
+
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=Adam, lr=1e-4))
+train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=100, val_interval=1)
+val_cfg = dict(type=ValLoop)
+test_cfg = dict(type=TestLoop)

@@ -1,0 +1,13 @@
+"""Offline KD, v1 (predictions), on PCam with two ResNet18; weights: Table 3."""
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.classrooms.r50_r18x2_classification import model
+    from .._base_.datasets.pcam import *
+    from .._base_.schedules.adam_30e import *
+
+model.update(
+    mode='kd_off',
+    style='v1',
+    teacher_checkpoint='work_dirs/baselines/r50_pcam',  # a run's folder or a file
+    weights=dict(alpha=(0.2, 0.2), beta=(0.8, 0.8)))

@@ -1,0 +1,12 @@
+"""KD+ML, v2 (features), on LGG with two MobileNets; weights: Table 9."""
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.classrooms.r50_mbv1x2_segmentation import model
+    from .._base_.datasets.lgg import *
+    from .._base_.schedules.adam_100e import *
+
+model.update(
+    mode='kdml',
+    style='v2',
+    weights=dict(alpha=(0.2, 0.2), beta=(0.4, 0.4), gamma=(0.4, 0.4)))

@@ -1,0 +1,254 @@
+"""Configs as files: what a name promises against what the config says."""
+
+import csv
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+from albumentations import Affine, HorizontalFlip, Transpose, VerticalFlip
+from mmcv.transforms import Resize
+from mmengine.dataset import DefaultSampler
+from mmengine.optim import OptimWrapper
+from mmpretrain.evaluation import Accuracy, SingleLabelMetric
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet
+from mmseg.models import EncoderDecoder
+from torch.optim import Adam
+
+from mmkdml.apis import load_config
+from mmkdml.datasets import AlbumentationsTransform, LGGDataset, LGGSliceDataset, PCamDataset
+from mmkdml.engine import MemberTableHook, PanelHook
+from mmkdml.evaluation import ForegroundIoU, MemberMetrics
+from mmkdml.models import (
+    ConvBlockNeck,
+    DiversifiedKDMLDistiller,
+    FocalDiceLoss,
+    PretrainedTIMMBackbone,
+    StemResNet,
+    UNetHead,
+)
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+TABLE = Path(__file__).parent / 'data' / 'reference_weights.csv'
+
+MODES, NETWORKS, STYLES = ('ml', 'kd_off', 'kd_on', 'kdml'), ('r18', 'mbv1'), ('v1', 'v2', 'v3')
+CLASSROOMS = [
+    f'{mode}/r50_{student}x2_{style}_{dataset}'
+    for mode, student, style, dataset in product(MODES, NETWORKS, STYLES, ('pcam', 'lgg'))
+] + ['kdml/r50_r18x2_v3_lgg_slices']
+# Network, and channels of the additional block.
+BASELINES = {
+    'r50_pcam': ('r50', 512),
+    'r50_c1024_pcam': ('r50', 1024),
+    'r50_noblock_pcam': ('r50', None),
+    'r18_pcam': ('r18', None),
+    'mbv1_pcam': ('mbv1', None),
+    'r50_lgg': ('r50', None),
+    'r18_lgg': ('r18', None),
+    'mbv1_lgg': ('mbv1', None),
+}
+DEMO = 'demo/kdml_v3_demo'
+ALL = [*CLASSROOMS, *(f'baselines/{name}' for name in BASELINES), DEMO]
+
+DATASETS = {
+    'pcam': (PCamDataset, 'data/pcam/histopathologic-cancer-detection', 'data/pcam/splits'),
+    'lgg': (LGGDataset, 'data/lgg/kaggle_3m', 'data/lgg/splits'),
+    'lgg_slices': (LGGSliceDataset, 'data/lgg/kaggle_3m', 'data/lgg/splits'),
+}
+SIZES = {'pcam': (224, 224), 'lgg': (256, 256), 'lgg_slices': (224, 224)}
+LAST_CHANNELS = {'r50': 2048, 'r18': 512, 'mbv1': 1024}
+MAPS = {
+    'r50': [64, 256, 512, 1024, 2048],
+    'r18': [64, 64, 128, 256, 512],
+    'mbv1': [64, 128, 256, 512, 1024],
+}
+
+
+def load(name):
+    return load_config(CONFIGS / f'{name}.py')
+
+
+def parsed(name):
+    return re.fullmatch(
+        r'(?P<mode>\w+)/(?P<teacher>r50)_(?P<student>r18|mbv1)x2_(?P<style>v\d)_(?P<dataset>\w+)',
+        name,
+    ).groupdict()
+
+
+def dataset_of(name):
+    return re.search(r'_(pcam|lgg|lgg_slices)$', name)[1]
+
+
+def table_rows():
+    with open(TABLE, newline='') as file:
+        for row in csv.DictReader(file):
+            student = {'mobilenet': 'mbv1'}.get(row['student'], row['student'])
+            weights = {
+                letter: tuple(float(row[f'{letter}_{k}']) for k in (1, 2))
+                for letter in ('alpha', 'beta', 'gamma')
+            }
+            yield f'{row["mode"]}/r50_{student}x2_{row["style"]}_{row["dataset"]}', row, weights
+
+
+def check_pretrained_backbone(backbone, network, resnet):
+    if network == 'mbv1':
+        assert backbone['type'] is PretrainedTIMMBackbone
+        assert (backbone['model_name'], backbone['pretrained']) == ('mobilenetv1_100', True)
+        assert 'init_cfg' not in backbone
+    else:
+        depth = int(network[1:])
+        assert (backbone['type'], backbone['depth']) == (resnet, depth)
+        assert backbone['init_cfg'].to_dict() == dict(
+            type='Pretrained', checkpoint=f'torchvision://resnet{depth}'
+        )
+
+
+def check_network(member, network, block, dataset):
+    """Table 6 (classifier) or 7 (U-Net) of the paper."""
+    colour = member['data_preprocessor']
+    assert colour['mean'] == [123.675, 116.28, 103.53]
+    assert colour['std'] == [58.395, 57.12, 57.375]
+    if dataset == 'lgg':
+        assert member['type'] is EncoderDecoder
+        assert colour['bgr_to_rgb'] is True
+        check_pretrained_backbone(member['backbone'], network, StemResNet)
+        head = member['decode_head']
+        assert (head['type'], head['in_channels']) == (UNetHead, MAPS[network])
+        assert (head['num_classes'], head['out_channels']) == (2, 1)
+        assert head['loss_decode']['type'] is FocalDiceLoss
+        return
+    assert member['type'] is ImageClassifier
+    assert colour['to_rgb'] is True
+    check_pretrained_backbone(member['backbone'], network, ResNet)
+    channels = block or LAST_CHANNELS[network]
+    head = member['head']
+    assert (head['type'], head['num_classes']) == (LinearClsHead, 2)
+    assert head['in_channels'] == channels
+    if block is None:
+        assert member['neck'].to_dict().keys() == {'type'}
+        assert member['neck']['type'] is GlobalAveragePooling
+    else:
+        assert member['neck']['type'] is ConvBlockNeck
+        assert (member['neck']['in_channels'], member['neck']['out_channels']) == (
+            LAST_CHANNELS[network],
+            block,
+        )
+
+
+def test_every_config_is_there_and_no_other():
+    found = {str(path.relative_to(CONFIGS).with_suffix('')) for path in CONFIGS.rglob('*.py')}
+    assert {name for name in found if not name.startswith('_base_')} == set(ALL)
+    assert len(ALL) == len(set(ALL)) == 48 + 1 + 8 + 1
+
+
+@pytest.mark.parametrize('name', [name for name in ALL if name != DEMO])
+def test_a_config_is_short(name):
+    text = (CONFIGS / f'{name}.py').read_text()
+    assert len(text.splitlines()) <= 15
+    assert text.startswith('"""')
+
+
+@pytest.mark.parametrize('name', CLASSROOMS)
+def test_a_classroom_is_what_its_name_says(name):
+    told, model = parsed(name), load(name).model
+    assert model['type'] is DiversifiedKDMLDistiller
+    assert (model['mode'], model['style']) == (told['mode'], told['style'])
+    dataset = told['dataset']
+    block = None if dataset == 'lgg' else LAST_CHANNELS[told['student']]
+    check_network(model['teacher'], told['teacher'], block, dataset)
+    assert len(model['students']) == 2
+    for student in model['students']:
+        check_network(student, told['student'], None, dataset)
+    assert model['ensemble'] == ('union' if dataset == 'lgg' else 'max')
+    assert model['temperature'] == 2.0
+    # As printed, eq. 3 and 5; said in the config, though these are the defaults as well.
+    assert (model['kl_direction'], model['kl_scale']) == ('learner||source', 'none')
+    assert tuple(model['input_size']) == SIZES[dataset]
+
+
+def test_weights_are_those_of_the_tables():
+    rows = {name: (row, weights) for name, row, weights in table_rows()}
+    assert set(rows) == set(CLASSROOMS[:-1])
+    rows['kdml/r50_r18x2_v3_lgg_slices'] = rows['kdml/r50_r18x2_v3_pcam']
+    letters = {'ml': 'alpha gamma', 'kd_off': 'alpha beta', 'kd_on': 'alpha beta'}
+    for name, (row, weights) in rows.items():
+        found = {letter: tuple(pair) for letter, pair in load(name).model['weights'].items()}
+        used = letters.get(row['mode'], 'alpha beta gamma').split()
+        assert found == {letter: weights[letter] for letter in used}, name
+        assert all(weights[letter] == (0, 0) for letter in weights if letter not in used)
+        # The docstring names the table.
+        assert f'eights: {row["table"]}.' in (CONFIGS / f'{name}.py').read_text()
+
+
+@pytest.mark.parametrize('name', [name for name in ALL if name != DEMO])
+def test_data_optimiser_and_measures(name):
+    config, dataset = load(name), dataset_of(name)
+    assert config.get('default_scope', 'missing') is None
+    kind, root, splits = DATASETS[dataset]
+    for part in ('train', 'val', 'test'):
+        loader = config[f'{part}_dataloader']
+        assert loader['batch_size'] == 8
+        assert loader['sampler']['type'] is DefaultSampler
+        assert loader['sampler']['shuffle'] == (part == 'train')
+        source = loader['dataset']
+        assert (source['type'], source['data_root']) == (kind, root)
+        assert source['ann_file'] == f'{splits}/{part}.csv'
+        assert source.get('test_mode', False) == (part != 'train')
+        scales = [tuple(step['scale']) for step in source['pipeline'] if step['type'] is Resize]
+        assert scales == [SIZES[dataset]]
+        augmented = [s for s in source['pipeline'] if s['type'] is AlbumentationsTransform]
+        expected = [HorizontalFlip, VerticalFlip, Transpose, Affine] if part == 'train' else []
+        assert [t['type'] for s in augmented for t in s['transforms']] == expected
+    assert config.optim_wrapper['type'] is OptimWrapper
+    adam = config.optim_wrapper['optimizer']
+    assert (adam['type'], adam['lr'], len(adam)) == (Adam, 1e-4, 2)
+    assert config.val_evaluator.to_dict() == config.test_evaluator.to_dict()
+    assert config.val_evaluator['type'] is MemberMetrics
+    metric = config.val_evaluator['metric']
+    if dataset == 'lgg':
+        assert (metric['type'], metric['per_case']) == (ForegroundIoU, 'group')
+    else:
+        assert [one['type'] for one in metric] == [Accuracy, SingleLabelMetric]
+    who = 'model' if name.startswith('baselines') else 'ensemble'
+    what = 'foreground/IoU' if dataset == 'lgg' else 'accuracy/top1'
+    checkpoint = config.default_hooks['checkpoint']
+    assert (checkpoint['save_best'], checkpoint['rule']) == (f'{who}/{what}', 'greater')
+    hooks = [hook['type'] for hook in config.custom_hooks]
+    assert hooks == [MemberTableHook, *([PanelHook] if dataset == 'lgg' else [])]
+
+
+@pytest.mark.parametrize('name', CLASSROOMS)
+def test_an_offline_teacher_is_a_baseline(name):
+    config = load(name)
+    if not name.startswith('kd_off'):
+        assert 'teacher_checkpoint' not in config.model
+        return
+    baseline = load(f'baselines/{Path(config.model.teacher_checkpoint).name}')
+    assert config.model.teacher_checkpoint == baseline.work_dir
+    assert config.model.teacher.to_dict() == baseline.model.to_dict()
+    # What it was trained on, the students are not tested on.
+    assert config.train_dataloader.to_dict() == baseline.train_dataloader.to_dict()
+
+
+@pytest.mark.parametrize('name', BASELINES)
+def test_a_baseline_is_what_its_name_says(name):
+    config = load(f'baselines/{name}')
+    check_network(config.model, *BASELINES[name], dataset_of(name))
+    assert config.work_dir == f'work_dirs/baselines/{name}'
+
+
+def test_the_demo():
+    config = load(DEMO)
+    model = config.model
+    assert model['type'] is DiversifiedKDMLDistiller
+    assert (model['mode'], model['style']) == ('kdml', 'v3')
+    for member in (model['teacher'], *model['students']):
+        assert (member['backbone']['depth'], member['backbone'].get('init_cfg')) == (18, None)
+    for part in ('train', 'val', 'test'):
+        loader = config[f'{part}_dataloader']
+        assert loader['num_workers'] == 0
+        assert loader['dataset']['data_root'] == 'data/demo/kaggle_3m'
+        assert loader['dataset']['ann_file'] == f'data/demo/splits/{part}.csv'
+        scales = [step['scale'] for step in loader['dataset']['pipeline'] if 'scale' in step]
+        assert [tuple(scale) for scale in scales] == [(64, 64)] == [tuple(model['input_size'])]
+    assert config.param_scheduler['T_max'] == config.train_cfg['max_epochs']

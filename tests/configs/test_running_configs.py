@@ -1,0 +1,275 @@
+"""Configs at work: every one built and stepped, its data, its measures."""
+
+import re
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmkdml.apis import load_config
+from mmkdml.datasets import convert_lgg, convert_pcam, make_demo_data
+from mmkdml.registry import MODELS
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+ALL = sorted(str(path.relative_to(CONFIGS).with_suffix('')) for path in CONFIGS.glob('[!_]*/*.py'))
+FAST = {
+    'baselines/r50_c1024_pcam',
+    'demo/kdml_v3_demo',
+    'kd_off/r50_r18x2_v2_pcam',
+    'kd_on/r50_mbv1x2_v3_lgg',
+    'kdml/r50_r18x2_v3_lgg',
+    'kdml/r50_mbv1x2_v3_pcam',
+    'ml/r50_r18x2_v1_lgg',
+}
+STUDENTS = ('student_1', 'student_2')
+# Table 5 of the paper: what (student_1, student_2) receive from the teacher, and from each other.
+PP, FF = ('predictions',) * 2, ('features',) * 2
+PF, FP = ('predictions', 'features'), ('features', 'predictions')
+FROM_TEACHER = {
+    'kd_off': dict(v1=PP, v2=FF, v3=PF),
+    'kd_on': dict(v1=PP, v2=FF, v3=PF),
+    'kdml': dict(v1=PP, v2=FF, v3=FP),
+}
+FROM_PEER = {'ml': dict(v1=PP, v2=FF, v3=PF), 'kdml': dict(v1=PP, v2=FF, v3=PF)}
+COLOUR = (200, 100, 50)  # red, green, blue
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError('the network was asked')
+
+    monkeypatch.setattr(socket.socket, 'connect', refuse)
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A working directory with data where the configs look for them, in the published layout."""
+    folder = tmp_path_factory.mktemp('clone')
+    for name in ('lgg', 'demo'):
+        source = make_demo_data(folder / f'data/{name}/kaggle_3m', patients=6, slices=3, size=48)
+        convert_lgg(source, folder / f'data/{name}/splits', ratios=(34, 33, 33))
+    source = folder / 'data/pcam/histopathologic-cancer-detection'
+    (source / 'train').mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        tile = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+        Image.fromarray(tile).save(source / 'train' / f'{index:02}.tif')
+    rows = [f'{index:02},{index % 2}\n' for index in range(12)]
+    (source / 'train_labels.csv').write_text('id,label\n' + ''.join(rows))
+    convert_pcam(source, folder / 'data/pcam/splits', subset=0, ratios=(34, 33, 33))
+    return folder
+
+
+@pytest.fixture
+def small(folder, monkeypatch):
+    """Reads a config and makes it small: 64x64, batches of 2, no teacher's file."""
+    monkeypatch.chdir(folder)
+
+    def load(name):
+        config = load_config(CONFIGS / f'{name}.py')
+        for part in ('train', 'val', 'test'):
+            loader = config[f'{part}_dataloader']
+            loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+            for step in loader['dataset']['pipeline']:
+                if 'scale' in step:
+                    step['scale'] = (64, 64)
+        if 'students' in config.model:
+            config.model.input_size = (64, 64)
+        if config.model.get('mode') == 'kd_off':
+            config.model.teacher_checkpoint = None
+        return config
+
+    return load
+
+
+def batches(config, part):
+    return Runner.build_dataloader(config[f'{part}_dataloader'], seed=0)
+
+
+def copied(module):
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def expected_rows(mode, style):
+    rows = []
+    for index, learner in enumerate(STUDENTS):
+        sources = (('teacher', FROM_TEACHER), (STUDENTS[1 - index], FROM_PEER))
+        rows += [
+            (source, learner, table[mode][style][index])
+            for source, table in sources
+            if mode in table
+        ]
+    return rows
+
+
+def expected_losses(name):
+    supervised = 'decode.loss_focal_dice' if re.search('lgg$|demo', name) else 'loss'
+    if name.startswith('baselines'):
+        return {'loss', supervised, *(['decode.acc_seg'] if name.endswith('lgg') else [])}
+    mode = 'kdml' if 'demo' in name else name.split('/')[0]
+    taught = [*(['teacher'] if mode in ('kd_on', 'kdml') else []), *STUDENTS]
+    rows = expected_rows(mode, re.search(r'_(v\d)_', name)[1])
+    return {
+        'loss',
+        *(f'{member}.{supervised}' for member in taught),
+        *(f'{learner}.loss_from_{source}.{kind}' for source, learner, kind in rows),
+    }
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in ALL]
+)
+def test_a_step(name, small):
+    config = small(name)
+    model = MODELS.build(config.model)
+    if 'students' in config.model:
+        rows = [(row.source, row.learner, row.knowledge) for row in model.transfers]
+        assert rows == expected_rows(model.mode, model.style)
+        for index, student in enumerate(STUDENTS):
+            weights = [row.weight for row in model.transfers if row.learner == student]
+            given = config.model.weights
+            assert weights == [given[key][index] for key in ('beta', 'gamma') if key in given]
+            assert model.supervised_weights[student] == given['alpha'][index]
+    trained = dict(model.named_parameters())
+    teacher = getattr(model, 'teacher', None)
+    frozen = copied(teacher) if name.startswith('kd_off') else None
+
+    optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    optimised = [p for group in optim_wrapper.param_groups for p in group['params']]
+    assert {id(p) for p in optimised} == {id(p) for p in trained.values()}
+    assert len(optimised) == len(trained)
+    gradients = {}
+    optim_wrapper.optimizer.register_step_pre_hook(
+        lambda *_: gradients.update({key: value.grad for key, value in trained.items()})
+    )
+    model.train()
+    log = model.train_step(next(iter(batches(config, 'train'))), optim_wrapper)
+
+    assert set(log) == expected_losses(name)
+    assert all(value.isfinite() for value in log.values())
+    parts = [value for key, value in log.items() if 'loss' in key and key != 'loss']
+    torch.testing.assert_close(log['loss'], torch.stack(parts or [log['loss']]).sum())
+    assert [key for key, grad in gradients.items() if grad is None] == []
+    assert [key for key, grad in gradients.items() if not grad.isfinite().all()] == []
+    assert len(gradients) == len(trained) > 0
+    if frozen is not None:
+        assert not {id(p) for p in teacher.parameters()} & {id(p) for p in optimised}
+        assert not any(module.training for module in teacher.modules())
+        assert same(frozen, copied(teacher))
+
+
+@pytest.mark.parametrize(
+    'name', ['kdml/r50_r18x2_v3_lgg', 'kdml/r50_r18x2_v3_pcam', 'kdml/r50_r18x2_v3_lgg_slices']
+)
+def test_pipelines_give_an_image_its_truth_and_where_it_is_from(name, small):
+    config = small(name)
+    for part in ('train', 'val', 'test'):
+        dataset = batches(config, part).dataset
+        positives = 0
+        for index in range(len(dataset)):
+            packed, info = dataset[index], dataset.get_data_info(index)
+            assert (packed['inputs'].shape, packed['inputs'].dtype) == ((3, 64, 64), torch.uint8)
+            sample = packed['data_samples']
+            assert (sample.id, sample.group) == (info['id'], info['group'])
+            assert Path(sample.img_path).stem == sample.id
+            if name.endswith('_lgg'):
+                mask = sample.gt_sem_seg.data
+                # Augmented with the image, but scored at the size of the file.
+                assert tuple(mask.shape) == ((1, 64, 64) if part == 'train' else (1, 48, 48))
+                assert set(mask.unique().tolist()) <= {0, 1}
+                positives += int(mask.any())
+            else:
+                assert sample.gt_label.tolist() == [info['gt_label']]
+                positives += info['gt_label']
+        assert 0 < positives < len(dataset)
+
+
+@pytest.mark.parametrize('name', ['r18_lgg', 'r18_pcam'])
+def test_colours_reach_the_network_as_imagenet_had_them(name, small):
+    config = small(f'baselines/{name}')
+    dataset = batches(config, 'val').dataset
+    path = Path(dataset.get_data_info(0)['img_path'])
+    before = path.read_bytes()
+    try:
+        height, width = np.asarray(Image.open(path)).shape[:2]
+        Image.fromarray(np.full((height, width, 3), COLOUR, np.uint8)).save(path)
+        packed = dataset[0]
+    finally:
+        path.write_bytes(before)
+    model = MODELS.build(config.model)
+    inputs = model.data_preprocessor(
+        dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
+    )['inputs']
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    expected = torch.tensor((COLOUR - mean) / std).float()
+    torch.testing.assert_close(inputs, expected.view(1, 3, 1, 1).expand_as(inputs))
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'kdml/r50_r18x2_v3_lgg',
+        'kdml/r50_r18x2_v3_lgg_slices',
+        pytest.param('kd_off/r50_mbv1x2_v1_pcam', marks=pytest.mark.slow),
+        pytest.param('ml/r50_mbv1x2_v2_lgg', marks=pytest.mark.slow),
+        'baselines/mbv1_pcam',
+        'baselines/mbv1_lgg',
+        'demo/kdml_v3_demo',
+    ],
+)
+def test_the_evaluator_gives_what_save_best_asks_for(name, small):
+    config = small(name)
+    model = MODELS.build(config.model).eval()
+    for part in ('val', 'test'):
+        loader = batches(config, part)
+        evaluator = Evaluator(config[f'{part}_evaluator'])
+        evaluator.dataset_meta = loader.dataset.metainfo
+        for batch in loader:
+            evaluator.process(data_samples=model.val_step(batch), data_batch=batch)
+        metrics = evaluator.evaluate(len(loader.dataset))
+        assert config.default_hooks['checkpoint']['save_best'] in metrics
+        who = {'model'} if name.startswith('baselines') else {*STUDENTS, 'ensemble'}
+        who |= set() if name.startswith(('ml', 'baselines')) else {'teacher'}
+        assert {key.split('/')[0] for key in metrics} == who
+        assert all(0 <= value <= 100 for value in metrics.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name',
+    ['kd_off/r50_r18x2_v3_pcam', 'kd_off/r50_mbv1x2_v3_pcam', 'kd_off/r50_r18x2_v3_lgg'],
+)
+def test_an_offline_teacher_is_found_where_its_baseline_was_trained(name, small, folder):
+    config = load_config(CONFIGS / f'{name}.py')
+    config.model.input_size = (64, 64)
+    baseline = load_config(CONFIGS / f'baselines/{Path(config.model.teacher_checkpoint).name}.py')
+    trained = MODELS.build(small(f'baselines/{Path(baseline.work_dir).name}').model)
+    Path(baseline.work_dir).mkdir(parents=True)
+    torch.save(dict(state_dict=trained.state_dict()), f'{baseline.work_dir}/best_epoch_1.pth')
+    assert same(copied(MODELS.build(config.model).teacher), copied(trained))
+
+
+def test_a_dumped_config_builds_the_same_classroom(small, tmp_path):
+    config = small('kdml/r50_r18x2_v3_lgg')
+    config.dump(tmp_path / 'dumped.py')
+    first, second = (
+        MODELS.build(one.model) for one in (config, load_config(tmp_path / 'dumped.py'))
+    )
+    shapes = [
+        {key: value.shape for key, value in one.state_dict().items()} for one in (first, second)
+    ]
+    assert shapes[0] == shapes[1]
+    assert repr(first.transfers) == repr(second.transfers)
