@@ -1,14 +1,19 @@
 """Writes split files for the LGG MRI segmentation data set (kaggle_3m)."""
+
 import argparse
 
-from mmkdml.apis import run_tool
-from mmkdml.datasets.converters import convert_lgg, run_converter
+from mmkdml.apis import run_converter, run_tool
+from mmkdml.datasets.converters import convert_lgg
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--split-by', choices=['patient', 'image'], default='patient',
-                        help='keep the slices of a patient together (default), or not: this leaks')
+    parser.add_argument(
+        '--split-by',
+        choices=['patient', 'image'],
+        default='patient',
+        help='keep the slices of a patient together (default), or not: this leaks',
+    )
     run_converter(parser, convert_lgg, 'configs/kdml/r50_r18x2_v3_lgg.py', 'data/lgg/kaggle_3m')
 
 

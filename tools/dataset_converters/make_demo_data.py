@@ -1,4 +1,5 @@
 """Makes a small data set of brain-like slices in the published layout of LGG."""
+
 import argparse
 
 from mmkdml.apis import run_tool

@@ -1,0 +1,22 @@
+"""What a classroom is made of, and what its networks are like inside."""
+
+from mmkdml.analysis.complexity import MemberComplexity, compression, describe, member_complexities
+from mmkdml.analysis.inspection import Inspection, inspect_config, without_pretrained
+from mmkdml.analysis.step_cost import StepCost, format_costs, measure_steps
+from mmkdml.analysis.taps_listing import TapRow, format_taps, tap_rows
+
+__all__ = [
+    'Inspection',
+    'MemberComplexity',
+    'StepCost',
+    'TapRow',
+    'compression',
+    'describe',
+    'format_costs',
+    'format_taps',
+    'inspect_config',
+    'measure_steps',
+    'member_complexities',
+    'tap_rows',
+    'without_pretrained',
+]

@@ -1,0 +1,197 @@
+"""How large the members of a classroom are, who teaches whom what, and what distilling saves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prettytable import PrettyTable
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmkdml.analysis.inspection import Inspection
+from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.models.distillers.plan import Lesson, projected_side, try_member
+from mmkdml.models.ensembles import ENSEMBLES
+
+
+@dataclass(frozen=True)
+class MemberComplexity:
+    """Size of one member.
+
+    Attributes:
+        name: The member's name.
+        network: Its parts, e.g. ``'StemResNet(50) + UNetHead'``.
+        parameters: Number of its parameters.
+        multiply_adds: Of its convolutions and matrix products, for one image.
+        trained: Whether it is trained in the run.
+    """
+
+    name: str
+    network: str
+    parameters: int
+    multiply_adds: int
+    trained: bool
+
+
+def member_complexities(inspection: Inspection) -> list[MemberComplexity]:
+    """The size of each member, in the classroom's order, at its input size."""
+    frozen = inspection.distiller.frozen_names if inspection.distiller else ()
+    return [
+        MemberComplexity(
+            name,
+            _network(member),
+            count_parameters(member),
+            _multiply_adds(member, inspection),
+            name not in frozen,
+        )
+        for name, member in inspection.members.items()
+    ]
+
+
+def compression(students: Iterable[MemberComplexity], teacher: MemberComplexity) -> float:
+    """How much smaller the students are together than the teacher (paper, section 4.2).
+
+    Returns:
+        1 - (their parameters) / (its parameters): 0.15 for 15 % smaller, below 0 if larger.
+    """
+    return 1 - sum(student.parameters for student in students) / teacher.parameters
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, frozen ones too."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def describe(inspection: Inspection) -> str:
+    """Everything there is to say about a config's networks, for people to read."""
+    sizes = member_complexities(inspection)
+    height, width = inspection.input_size
+    parts = [
+        f'Members, for an image of {height}x{width}. GMACs: 10^9 multiply-adds of convolutions and '
+        f'matrix products; FLOPs are twice as many.\n{_member_table(sizes)}'
+    ]
+    distiller = inspection.distiller
+    if distiller is None:
+        return parts[0]
+    for name in distiller.frozen_names:
+        path = inspection.checkpoints.get(name)
+        where = (
+            'no checkpoint, so it keeps the weights it was built with'
+            if path is None
+            else (path + ('' if Path(path).exists() else ' (MISSING: train it first)'))
+        )
+        parts.append(f'Frozen {name}: {where}')
+    parts.append(
+        f'Transfers, with the shapes for one image\n{_transfer_table(distiller)}'
+        if distiller.transfers
+        else 'Transfers: none'
+    )
+    parts.append(
+        'Weights of the supervised losses: '
+        + ', '.join(f'{name} {weight:g}' for name, weight in distiller.supervised_weights.items())
+    )
+    parts.append(_ensemble_lines(distiller, {size.name: size for size in sizes}))
+    return '\n\n'.join(parts)
+
+
+def _multiply_adds(member: nn.Module, inspection: Inspection) -> int:
+    with FlopCounterMode(display=False) as counter:
+        try_member(member, inspection.task, (), inspection.input_size)
+    return counter.get_total_flops() // 2  # PyTorch counts a multiply-add as two
+
+
+def _network(member: Any) -> str:
+    parts = [
+        part
+        for name in ('backbone', 'neck', 'decode_head', 'head')
+        if (part := getattr(member, name, None)) is not None
+    ]
+    return ' + '.join(map(_type_and_size, parts))
+
+
+def _type_and_size(part: Any) -> str:
+    size = getattr(part, 'depth', None) or getattr(
+        getattr(part, 'timm_model', None), 'default_cfg', {}
+    ).get('architecture')
+    return type(part).__name__ + (f'({size})' if size else '')
+
+
+def _member_table(sizes: Iterable[MemberComplexity]) -> str:
+    table = PrettyTable(['member', 'network', 'parameters (M)', 'GMACs', 'in this run'], align='l')
+    table.align['parameters (M)'] = table.align['GMACs'] = 'r'
+    for size in sizes:
+        table.add_row(
+            [
+                size.name,
+                size.network,
+                f'{size.parameters / 1e6:.2f}',
+                f'{size.multiply_adds / 1e9:.3f}',
+                'trained' if size.trained else 'frozen',
+            ]
+        )
+    return table.get_string()
+
+
+def _transfer_table(distiller: KnowledgeDistiller) -> str:
+    table = PrettyTable(
+        ['transfer', 'knowledge', 'weight', 'loss', 'source gives', 'learner gives', 'projector'],
+        align='l',
+    )
+    lessons = iter(distiller.lessons)
+    for transfer in distiller.transfers:
+        row = [
+            f'{transfer.source} -> {transfer.learner}',
+            transfer.knowledge,
+            f'{transfer.weight:g}',
+        ]
+        if transfer.weight == 0:  # there is no lesson for it
+            table.add_row([*row, 'not computed', '-', '-', '-'])
+            continue
+        lesson = next(lessons)
+        table.add_row(
+            [
+                *row,
+                type(lesson.loss).__name__,
+                _gives(lesson.source_tap, lesson.source_shape),
+                _gives(lesson.learner_tap, lesson.learner_shape),
+                _projector(lesson),
+            ]
+        )
+    return table.get_string()
+
+
+def _gives(tap: str | None, shape: tuple[int, ...]) -> str:
+    return f'{tap or "logits"} {"x".join(map(str, shape[1:]))}'
+
+
+def _projector(lesson: Lesson) -> str:
+    if lesson.projector is None:
+        return '-'
+    return (
+        f'{type(lesson.projector).__name__} of the {projected_side(lesson.projector)}, '
+        f'{count_parameters(lesson.projector) / 1e6:.3f} M parameters'
+    )
+
+
+def _ensemble_lines(distiller: KnowledgeDistiller, sizes: dict[str, MemberComplexity]) -> str:
+    names = {function: name for name, function in ENSEMBLES.items()}
+    kind = names.get(distiller.ensemble, getattr(distiller.ensemble, '__name__', 'own function'))
+    students = [sizes[name] for name in distiller.student_names]
+    parameters = sum(student.parameters for student in students)
+    work = sum(student.multiply_adds for student in students)
+    lines = [
+        f'Ensemble: {kind} of {", ".join(distiller.student_names)}; {parameters / 1e6:.2f} M '
+        f'parameters, {work / 1e9:.3f} GMACs'
+    ]
+    teachers = [size for name, size in sizes.items() if name not in distiller.student_names]
+    for teacher in teachers:
+        saved = compression(students, teacher)
+        lines.append(
+            f'Against {teacher.name}: {abs(saved):.1%} '
+            f'{"fewer" if saved >= 0 else "MORE"} parameters, '
+            f'{work / teacher.multiply_adds:.1%} of its multiply-adds'
+        )
+    return '\n'.join(lines if teachers else [*lines, 'There is no teacher to compare with'])

@@ -1,0 +1,110 @@
+"""A config's networks, built to be looked at: no weights, no data, no network access."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmkdml.evaluation.member_metrics import PLAIN
+from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.models.tasks import Task, task_of
+from mmkdml.models.transfers import TEACHER
+from mmkdml.registry import MODELS
+
+
+@dataclass
+class Inspection:
+    """What a config describes.
+
+    Attributes:
+        members: The networks by name; a baseline's only one is called ``model``.
+        task: The members' task.
+        input_size: (H, W) of the images they are tried with.
+        distiller: The classroom, None for a baseline.
+        checkpoints: The file or folder by name of each frozen member that has one; not loaded.
+    """
+
+    members: dict[str, nn.Module]
+    task: Task
+    input_size: tuple[int, ...]
+    distiller: KnowledgeDistiller | None
+    checkpoints: dict[str, str]
+
+
+def inspect_config(config: Config) -> Inspection:
+    """Builds a config's model without the weights that it would start from.
+
+    Args:
+        config: With a classroom, a classifier of mmpretrain or a segmentor of mmseg as ``model``.
+
+    Raises:
+        TypeError: If the model is none of these.
+        ValueError: If it cannot be built as it is described.
+    """
+    if config.get('default_scope'):
+        init_default_scope(config.default_scope)
+    settings = without_pretrained(config.model)
+    checkpoints = dict(settings.get('frozen') or {})
+    if checkpoints:
+        settings['frozen'] = dict.fromkeys(checkpoints)
+    if settings.get('teacher_checkpoint') is not None:
+        checkpoints[TEACHER] = settings.pop('teacher_checkpoint')
+    with _only_errors():  # not that a frozen member has no weights, nor timm's table
+        model = MODELS.build(settings)
+    distiller = model if isinstance(model, KnowledgeDistiller) else None
+    members = distiller.named_members() if distiller else {PLAIN: model}
+    task = distiller.task if distiller else task_of(members)
+    return Inspection(
+        members,
+        task,
+        distiller.input_size if distiller else task.default_input_size,
+        distiller,
+        {name: str(path) for name, path in checkpoints.items() if path is not None},
+    )
+
+
+def without_pretrained(config: Any) -> Any:
+    """A copy of a model's config in which nothing starts from pretrained weights.
+
+    Left out are ``pretrained``, timm's ``checkpoint_path``, and every ``init_cfg`` of the type
+    ``Pretrained``, at any depth.
+    """
+    if isinstance(config, Mapping):
+        return {
+            key: without_pretrained(value)
+            for key, value in config.items()
+            if key not in ('pretrained', 'checkpoint_path')
+            and not (key == 'init_cfg' and _is_pretrained(value))
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(
+            without_pretrained(value) for value in config if not _is_pretrained(value)
+        )
+    return config
+
+
+def _is_pretrained(init_cfg: Any) -> bool:
+    kind = init_cfg.get('type') if isinstance(init_cfg, Mapping) else None
+    name = getattr(kind, '__name__', str(kind))  # a class, its path, or its name in the registry
+    return name.rpartition('.')[2] in ('Pretrained', 'PretrainedInit')
+
+
+@contextmanager
+def _only_errors() -> Iterator[None]:
+    def keep(record: Any) -> bool:
+        return record.levelno >= logging.ERROR
+
+    logger = MMLogger.get_current_instance()
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)

@@ -1,0 +1,84 @@
+"""What the command lines of the tools share."""
+
+from __future__ import annotations
+
+import argparse
+import linecache
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torch.distributed
+from mmengine.config import DictAction
+
+
+def config_parser(description: str, launcher: bool = False) -> argparse.ArgumentParser:
+    """A parser with ``CONFIG`` and ``--cfg-options``.
+
+    Args:
+        description: First line of the help.
+        launcher: Whether the tool runs in several processes: adds ``--launcher``.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', metavar='CONFIG', help='config file')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='settings of the config to change, e.g. train_cfg.max_epochs=3',
+    )
+    if launcher:
+        parser.add_argument(
+            '--launcher',
+            choices=('none', 'pytorch', 'slurm', 'mpi'),
+            default='none',
+            help='who started the processes',
+        )
+        # torchrun and older launchers pass it; mmengine reads the environment instead
+        parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Runs a tool; what its user can mend is told in one line, a bug with its traceback.
+
+    A user can mend what the operating system refuses (``OSError``) and what this package refuses by
+    a ``raise`` of its own (``ValueError``, ``TypeError``). The same kinds of error from elsewhere,
+    or from an operation that failed in this package, are bugs.
+
+    Raises:
+        SystemExit: With ``<tool>: error: <message>``, which Python writes to stderr.
+    """
+    try:
+        main()
+        if torch.distributed.is_initialized():  # or its threads may abort the process at its exit
+            torch.distributed.destroy_process_group()
+    except URLError as error:
+        sys.exit(
+            f'{Path(sys.argv[0]).name}: error: pretrained weights cannot be downloaded '
+            f"({error.reason}). Without a network, name local files in the networks' init_cfg, or "
+            'None to start untrained'
+        )
+    except OSError as error:
+        _stop(error)
+    except (ValueError, TypeError) as error:
+        if not _is_refusal(error):
+            raise
+        _stop(error)
+
+
+def _stop(error: Exception) -> None:
+    sys.exit(f'{Path(sys.argv[0]).name}: error: {error}')
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the error comes from a ``raise`` statement in this package."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    return frame.f_globals.get('__name__', '').partition('.')[0] == __name__.partition('.')[
+        0
+    ] and linecache.getline(frame.f_code.co_filename, line).lstrip().startswith('raise ')

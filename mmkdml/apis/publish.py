@@ -1,0 +1,134 @@
+"""A trained ensemble as it is given to others: the students' weights and a config, no more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mmkdml.analysis.inspection import inspect_config, without_pretrained
+from mmkdml.models.checkpoints import (
+    file_sha256,
+    load_checkpoint_file,
+    load_member,
+    resolve_checkpoint,
+)
+from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.models.transfers import STUDENTS
+from mmkdml.version import __version__
+
+
+def publish(
+    config: Config, checkpoint: str | Path, out: str | Path, force: bool = False
+) -> tuple[Path, Path]:
+    """Writes ``<config>.py`` and ``<config>-<8 digits of its SHA-256>.pth``.
+
+    The checkpoint holds the students' weights: no teacher, projector, optimiser or log. The config
+    is complete, and describes a classroom of the students alone that starts from no other weights;
+    ``tools/test.py`` evaluates it to the same numbers. Each file is written beside its place and
+    then renamed, the config last.
+
+    Args:
+        config: Of the run, as read from a file, whose name it passes on.
+        checkpoint: File, or folder of the run for its best checkpoint.
+        out: Folder to write to; made if missing.
+        force: Replace published files of the same name.
+
+    Returns:
+        The paths of config and checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        FileExistsError: If a file is there already.
+        TypeError: If the config is not a classroom's.
+        ValueError: If the checkpoint is not a classroom's, or does not fit the config.
+    """
+    path = resolve_checkpoint(checkpoint)
+    out, name = Path(out), Path(config.filename).stem
+    new_config = out / f'{name}.py'
+    _refuse_existing(new_config, force)
+    inspection = inspect_config(config)
+    if inspection.distiller is None:
+        (network,) = inspection.members.values()
+        raise TypeError(
+            f'{config.filename} describes {type(network).__name__}, not a classroom; a '
+            "plain network's checkpoint needs no publishing"
+        )
+    content = _published(inspection.distiller, path)
+    out.mkdir(parents=True, exist_ok=True)
+    part = out / f'{name}.part{os.getpid()}.py'  # mmengine goes by the suffix
+    try:
+        with part.open('wb') as file:  # of a path, torch would write the name into the file
+            torch.save(content, file)
+        new_checkpoint = out / f'{name}-{file_sha256(part)[:8]}.pth'
+        _refuse_existing(new_checkpoint, force)
+        os.replace(part, new_checkpoint)
+        _published_config(config, inspection.distiller).dump(part)
+        os.replace(part, new_config)
+    finally:
+        part.unlink(missing_ok=True)
+    return new_config, new_checkpoint
+
+
+def _published(distiller: KnowledgeDistiller, path: Path) -> dict[str, Any]:
+    """The content of the checkpoint: every key and shape is held against the config's students."""
+    checkpoint = load_checkpoint_file(path)
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not any(key.startswith('members.') for key in weights):
+        raise ValueError(
+            f'{path} is not a classroom\'s checkpoint: no key of it begins with "members."'
+        )
+    state_dict = {}
+    for name in distiller.student_names:
+        student = distiller.named_members()[name]
+        load_member(student, name, path)
+        state_dict.update(
+            {f'members.{name}.{key}': value for key, value in student.state_dict().items()}
+        )
+    meta = checkpoint.get('meta', {})
+    return dict(
+        state_dict=state_dict,
+        meta=dict(
+            mmkdml_version=__version__,
+            **{key: meta[key] for key in ('dataset_meta', 'epoch', 'iter') if key in meta},
+        ),
+    )
+
+
+def _published_config(config: Config, distiller: KnowledgeDistiller) -> Config:
+    settings = config.to_dict()  # classes by their paths, as a file can hold them
+    model = without_pretrained(settings['model'])
+    members = model.get('members') or dict(
+        zip(STUDENTS, model['students'], strict=True), teacher=model.get('teacher')
+    )
+    # Without one of its own, a classroom preprocesses as its first member, perhaps the teacher.
+    preprocessor = model.get('data_preprocessor') or (
+        members[distiller.member_names[0]].get('data_preprocessor')
+    )
+    settings.update(
+        load_from=None,
+        resume=False,
+        model=dict(
+            type='mmkdml.models.KnowledgeDistiller',
+            members={name: members[name] for name in distiller.student_names},
+            transfers=[],
+            students=list(
+                distiller.student_names
+            ),  # in order, which a file does not keep for a dict
+            ensemble=model.get('ensemble'),
+            input_size=distiller.input_size,
+            data_preprocessor=preprocessor,
+        ),
+    )
+    settings.pop('work_dir', None)
+    return Config(settings, filename=config.filename)
+
+
+def _refuse_existing(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise FileExistsError(
+            f'{path} exists already; replace it with --force, or choose another folder'
+        )

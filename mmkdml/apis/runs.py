@@ -1,0 +1,105 @@
+"""From a config file and a user's options to a runner. What the tools have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmkdml.engine import CPUAmpOptimWrapper
+from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
+
+
+def load_config(
+    path: str | Path, options: Mapping[str, Any] | None = None, work_dir: str | Path | None = None
+) -> Config:
+    """Reads a config, applies a user's options and names the folder of the run.
+
+    Args:
+        path: The config file.
+        options: Values by dotted key, as ``--cfg-options`` gives them.
+        work_dir: Folder of the run. Default: ``work_dirs/<folder of the config>/<its name>``.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'There is no config file {path}')
+    config = Config.fromfile(path)
+    config.merge_from_dict(dict(options or {}))
+    if work_dir is not None:
+        config.work_dir = str(work_dir)
+    elif config.get('work_dir') is None:
+        config.work_dir = str(Path('work_dirs') / path.resolve().parent.name / path.stem)
+    return config
+
+
+def use_amp(config: Config) -> None:
+    """Sets mixed precision: bfloat16 on a CPU and on GPUs that have it, float16 elsewhere.
+
+    Raises:
+        ValueError: If the config has an optimiser wrapper of its own kind.
+    """
+    wrapper = config.optim_wrapper
+    if wrapper.get('type', OptimWrapper) not in (OptimWrapper, 'OptimWrapper'):
+        raise ValueError(
+            f'--amp replaces OptimWrapper, but the config has {wrapper["type"]}; set its precision '
+            'in the config'
+        )
+    if torch.cuda.is_available():
+        dtype = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
+        wrapper.update(type=AmpOptimWrapper, dtype=dtype)
+    else:
+        wrapper.type = CPUAmpOptimWrapper
+
+
+def make_runner(config: Config, launcher: str = 'none') -> Runner:
+    """The runner of a config, in which checkpoints are loaded as weights only.
+
+    Args:
+        config: As :func:`load_config` gives it.
+        launcher: ``'none'``, or who started the processes: ``'pytorch'`` (torchrun), ``'slurm'``,
+            ``'mpi'``. Without a GPU, processes started by torchrun talk over gloo.
+
+    Raises:
+        ValueError: If the file to load or to resume from is no checkpoint of weights.
+    """
+    # mmengine's loader would otherwise fall back to unpickling whatever a file holds.
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    if config.get('resume') and not config.get('load_from'):
+        config.load_from = find_latest_checkpoint(config.work_dir)
+    if config.get('load_from') and Path(config.load_from).is_file():
+        load_checkpoint_file(config.load_from)  # stricter than mmengine's, and says what is wrong
+    config.launcher = launcher
+    if launcher == 'pytorch' and not torch.cuda.is_available():
+        torch.distributed.init_process_group('gloo')
+        config.model_wrapper_cfg = dict(type=MMDistributedDataParallel, device_ids=None)
+    return Runner.from_cfg(config)
+
+
+def load_weights(runner: Runner, checkpoint: str | Path) -> None:
+    """Loads a checkpoint into the runner's model, safely; every key and shape must fit.
+
+    Args:
+        runner: The runner.
+        checkpoint: File, or folder of a run for its best checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If it is none, or does not fit the model.
+    """
+    path = resolve_checkpoint(checkpoint)
+    load_checkpoint_file(path)
+    try:
+        runner.load_checkpoint(str(path), strict=True)
+    except RuntimeError as error:
+        raise ValueError(f'{path} does not fit the model of this config. {error}') from error

@@ -1,0 +1,163 @@
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.analysis import get_model_complexity_info
+from mmengine.config import Config
+from mmpretrain.models import ClsDataPreprocessor, ImageClassifier
+from torch import nn
+
+from mmkdml.analysis import MemberComplexity, compression, describe, inspect_config
+from mmkdml.analysis.complexity import count_parameters, member_complexities
+from mmkdml.models import KnowledgeDistiller
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def size(parameters, name='student'):
+    return MemberComplexity(name, '', parameters, 1, True)
+
+
+@pytest.fixture(scope='module')
+def paper():
+    """Two ResNet18 and a ResNet50 as classifiers; the teacher's file is not there."""
+    return inspect_config(Config.fromfile(CONFIGS / 'kd_off' / 'r50_r18x2_v3_pcam.py'))
+
+
+def lines_with(text, *words):
+    return [line for line in text.splitlines() if all(word in line for word in words)]
+
+
+def test_compression_by_hand():
+    assert compression([size(30), size(20)], size(200)) == 0.75
+    assert compression([size(150), size(150)], size(200)) == -0.5
+
+
+def test_sizes_are_those_that_are_known(paper):
+    teacher, student, _ = member_complexities(paper)
+    # torchvision prints 4.09 and 1.81 GFLOPS (multiply-adds) with 1000 classes; the block's 1x1
+    # convolution adds 2048 * 512 * 7 * 7, and two classes in place of 1000 leave out less.
+    block = 2048 * 512 * 49
+    assert teacher.multiply_adds == pytest.approx(4.09e9 + block, rel=0.005)
+    assert student.multiply_adds == pytest.approx(1.81e9, rel=0.005)
+    # 11,689,512 of torchvision's ResNet18 with a classifier of 512 * 1000 + 1000.
+    assert student.parameters == 11_689_512 - 513_000 + 512 * 2 + 2
+    assert (teacher.trained, student.trained) == (False, True)
+    assert teacher.network == 'ResNet(50) + ConvBlockNeck + LinearClsHead'
+
+
+def test_multiply_adds_are_those_of_mmengine_without_its_norms_and_pooling(paper):
+    student = paper.members['student_1']
+    counted = get_model_complexity_info(student, (3, 224, 224), show_table=False, show_arch=False)
+    assert member_complexities(paper)[1].multiply_adds == pytest.approx(counted['flops'], rel=0.01)
+    # One convolution, exactly: what a multiply-add counts for.
+    conv = nn.Conv2d(3, 4, 3, bias=False)
+    counted = get_model_complexity_info(conv, (3, 8, 8), show_table=False, show_arch=False)
+    assert counted['flops'] == 3 * 4 * 9 * 6 * 6
+
+
+def test_counting_leaves_the_members_as_they_were(paper):
+    student = paper.members['student_1'].train()
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    member_complexities(paper)
+    assert student.training
+    assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
+
+
+def test_the_description_of_offline_distillation(paper):
+    text = describe(paper)
+    assert 'Frozen teacher: work_dirs/baselines/r50_pcam (MISSING: train it first)' in text
+    (row,) = lines_with(text, '| teacher -> student_2', 'features')
+    assert 'neck.conv_block 512x7x7' in row
+    assert 'backbone 512x7x7' in row
+    (row,) = lines_with(text, '| teacher -> student_1', 'predictions')
+    assert row.count('logits 2 ') == 2
+    assert 'PredictionKLLoss' in row
+    assert 'Ensemble: max of student_1, student_2' in text
+    teacher, student, _ = (count_parameters(member) for member in paper.members.values())
+    assert f'Against teacher: {1 - 2 * student / teacher:.1%} fewer parameters' in text
+    assert lines_with(text, '| teacher', 'frozen')
+    assert 'student_1 0.2, student_2 0.2' in text.split('supervised losses:')[1].splitlines()[0]
+
+
+def test_a_teacher_file_that_is_there_is_not_called_missing(tmp_path):
+    config = Config.fromfile(CONFIGS / 'kd_off' / 'r50_r18x2_v3_pcam.py')
+    config.model.teacher_checkpoint = str(tmp_path)
+    assert f'Frozen teacher: {tmp_path}\n' in describe(inspect_config(config))
+
+
+def test_a_baseline_is_one_row(paper):
+    config = Config(
+        dict(
+            model=dict(
+                type=ImageClassifier,
+                backbone=dict(type='mmpretrain.MobileNetV2', widen_factor=0.25),
+                data_preprocessor=dict(type=ClsDataPreprocessor),
+                neck=dict(type='mmpretrain.GlobalAveragePooling'),
+                head=dict(type='mmpretrain.LinearClsHead', num_classes=2, in_channels=1280),
+            )
+        )
+    )
+    text = describe(inspect_config(config))
+    assert lines_with(text, '| model', 'MobileNetV2 + GlobalAveragePooling + Linear', 'trained')
+    assert 'Transfers' not in text
+    assert 'Ensemble' not in text
+
+
+def test_projectors_zero_weights_and_students_larger_than_a_teacher(classroom):
+    text = describe(classroom)
+    (row,) = lines_with(text, '| small -> large', 'features')
+    # 1x1 convolution from 32 to 16 channels, batch norm of 16.
+    assert f'ConvProjector of the learner, {(32 * 16 + 2 * 16) / 1e6:.3f} M parameters' in row
+    assert 'backbone 16x' in row  # before the projector
+    assert 'backbone 32x' in row
+    (row,) = lines_with(text, '| small -> large', 'predictions')
+    assert 'not computed' in row
+    assert 'MORE parameters' in text
+
+
+def test_without_a_teacher_there_is_nothing_to_compare(classroom):
+    classroom.distiller.student_names = ('small', 'large')
+    try:
+        assert describe(classroom).endswith('There is no teacher to compare with')
+    finally:
+        classroom.distiller.student_names = ('large',)
+
+
+@pytest.fixture(scope='module')
+def classroom():
+    """A small network teaches a larger one."""
+
+    def network(channels):
+        return dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(
+                type='mmpretrain.ResNet', depth=18, stem_channels=4, base_channels=channels // 8
+            ),
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
+            head=dict(type='mmpretrain.LinearClsHead', num_classes=3, in_channels=channels),
+        )
+
+    inspection = inspect_config(
+        Config(
+            dict(
+                model=dict(
+                    type=KnowledgeDistiller,
+                    members=dict(small=network(16), large=network(32)),
+                    transfers=[
+                        dict(
+                            source='small',
+                            learner='large',
+                            knowledge='features',
+                            weight=1.0,
+                            projector=dict(type='mmkdml.ConvProjector'),
+                        ),
+                        dict(source='small', learner='large', knowledge='predictions', weight=0.0),
+                    ],
+                    input_size=(64, 64),
+                )
+            )
+        )
+    )
+    assert inspection.input_size == (64, 64)
+    return inspection

@@ -1,0 +1,173 @@
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmkdml import __version__
+from mmkdml.apis import load_config, publish
+from mmkdml.models import KnowledgeDistiller
+from mmkdml.models.checkpoints import file_sha256, load_checkpoint_file
+from mmkdml.registry import MODELS
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+DEMO = CONFIGS / 'demo' / 'kdml_v3_demo.py'
+
+
+@pytest.fixture(scope='module')
+def model():
+    torch.manual_seed(0)
+    return MODELS.build(load_config(DEMO).model)
+
+
+@pytest.fixture
+def checkpoint(model, tmp_path):
+    """As a run leaves it, with a projector."""
+    path = tmp_path / 'epoch_3.pth'
+    weights = {**model.state_dict(), 'transfer_modules.0.weight': torch.zeros(2)}
+    meta = dict(epoch=3, iter=30, dataset_meta=dict(classes=('a', 'b')), cfg='secret', seed=1)
+    torch.save(dict(state_dict=weights, optimizer=dict(state={}), message_hub={}, meta=meta), path)
+    return path
+
+
+def test_the_checkpoint_holds_the_students_and_nothing_else(model, checkpoint, tmp_path):
+    config, published = publish(load_config(DEMO), checkpoint, tmp_path / 'out')
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {config.name, published.name}
+    assert config.name == 'kdml_v3_demo.py'
+    assert published.name == f'kdml_v3_demo-{file_sha256(published)[:8]}.pth'
+    content = load_checkpoint_file(published)
+    assert content.keys() == {'state_dict', 'meta'}
+    assert content['meta'] == dict(
+        mmkdml_version=__version__, epoch=3, iter=30, dataset_meta=dict(classes=('a', 'b'))
+    )
+    expected = {
+        key: value
+        for key, value in model.state_dict().items()
+        if key.startswith(('members.student_1.', 'members.student_2.'))
+    }
+    assert content['state_dict'].keys() == expected.keys()
+    assert not any('teacher' in key or 'transfer' in key for key in content['state_dict'])
+    assert all(torch.equal(value, expected[key]) for key, value in content['state_dict'].items())
+
+
+def test_the_config_builds_the_same_ensemble(model, checkpoint, tmp_path):
+    path, published = publish(load_config(DEMO), checkpoint, tmp_path / 'out')
+    alone = MODELS.build(Config.fromfile(path).model)
+    assert type(alone) is KnowledgeDistiller
+    assert alone.student_names == alone.member_names == ('student_1', 'student_2')
+    assert alone.input_size == (64, 64)
+    alone.load_state_dict(load_checkpoint_file(published)['state_dict'])
+    torch.manual_seed(1)
+    images = torch.rand(2, 3, 64, 64)
+    # Both classrooms bring their own preprocessing.
+    ours, whole = (
+        network.eval().test_step(dict(inputs=[*images], data_samples=samples))
+        for network, samples in ((alone, _samples()), (model, _samples()))
+    )
+    for one, other in zip(ours, whole, strict=True):
+        assert torch.equal(one.seg_logits.data, other.seg_logits.data)
+        assert torch.equal(one.pred_sem_seg.data, other.pred_sem_seg.data)
+
+
+def _samples():
+    from mmseg.structures import SegDataSample
+
+    return [SegDataSample(metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64))) for _ in range(2)]
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(checkpoint, tmp_path):
+    first, second = (publish(load_config(DEMO), checkpoint, tmp_path / name) for name in 'ab')
+    for one, other in zip(first, second, strict=True):
+        assert one.name == other.name
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize('name', ['kd_off/r50_mbv1x2_v3_lgg', 'kdml/r50_r18x2_v3_pcam'])
+def test_configs_of_the_paper_survive_the_writing(name, tmp_path, monkeypatch):
+    """A dumped config is read as it was, but for the model; that starts from no other weights."""
+    from mmkdml.analysis import inspect_config
+
+    config = load_config(CONFIGS / f'{name}.py')
+    before = copy.deepcopy(config.to_dict())
+    state = {
+        f'members.{student}.{key}': value
+        for student in ('student_1', 'student_2')
+        for key, value in inspect_config(config).members[student].state_dict().items()
+    }
+    torch.save(state, tmp_path / 'plain.pth')
+    path, _ = publish(config, tmp_path / 'plain.pth', tmp_path / 'out')
+    assert config.to_dict() == before
+    written = Config.fromfile(path).to_dict()
+    text = path.read_text()
+    for word in ('Pretrained', 'torchvision://', 'pretrained=', 'teacher', 'work_dir'):
+        assert word.lower() not in text.lower().replace('pretrainedtimmbackbone', '')
+    for key in before.keys() - {'model', 'work_dir'}:
+        assert written[key] == before[key], key
+    assert written['model']['transfers'] == []
+
+
+def test_other_classrooms_and_the_preprocessing_of_a_first_teacher(tmp_path):
+    demo = load_config(DEMO).to_dict()['model']
+    preprocessor = demo['data_preprocessor']
+    model = dict(
+        type='mmkdml.KnowledgeDistiller',
+        members=dict(
+            tutor=dict(demo['teacher'], data_preprocessor=preprocessor), pupil=demo['students'][0]
+        ),
+        transfers=[dict(source='tutor', learner='pupil', knowledge='predictions', weight=1.0)],
+        ensemble='mean',
+        input_size=[64, 64],
+    )
+    (tmp_path / 'mine.py').write_text(f'model = {model!r}')
+    config = load_config(tmp_path / 'mine.py')
+    classroom = MODELS.build(config.model)
+    torch.save(classroom.state_dict(), tmp_path / 'x.pth')
+    path, _ = publish(config, tmp_path / 'x.pth', tmp_path / 'out')
+    written = Config.fromfile(path).model
+    assert list(written.members) == ['pupil']
+    assert written.ensemble == 'mean'
+    assert written.data_preprocessor.to_dict() == preprocessor
+
+
+def test_published_files_are_replaced_on_demand_only(checkpoint, tmp_path):
+    paths = publish(load_config(DEMO), checkpoint, tmp_path)
+    before = [path.read_bytes() for path in paths]
+    with pytest.raises(FileExistsError, match='kdml_v3_demo.py exists already; replace it'):
+        publish(load_config(DEMO), checkpoint, tmp_path)
+    paths[0].unlink()
+    with pytest.raises(FileExistsError, match=r'kdml_v3_demo-.{8}\.pth exists already'):
+        publish(load_config(DEMO), checkpoint, tmp_path)
+    assert not paths[0].exists()
+    assert not list(tmp_path.glob('*.part*'))
+    assert publish(load_config(DEMO), checkpoint, tmp_path, force=True) == paths
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_refusals(model, checkpoint, tmp_path):
+    out = tmp_path / 'out'
+    with pytest.raises(FileNotFoundError, match='There is no checkpoint at nowhere'):
+        publish(load_config(DEMO), 'nowhere', out)
+    torch.save(model.members['student_1'].state_dict(), tmp_path / 'plain.pth')
+    with pytest.raises(ValueError, match="plain.pth is not a classroom's checkpoint: no key"):
+        publish(load_config(DEMO), tmp_path / 'plain.pth', out)
+    torch.save(
+        {
+            key: value
+            for key, value in model.state_dict().items()
+            if key != 'members.student_2.decode_head.conv_seg.bias'
+        },
+        tmp_path / 'less.pth',
+    )
+    with pytest.raises(ValueError, match='less.pth do not fit the student_2.*\n.*missing: deco'):
+        publish(load_config(DEMO), tmp_path / 'less.pth', out)
+    torch.save(
+        {key: value for key, value in model.state_dict().items() if 'student_1' not in key},
+        tmp_path / 'none.pth',
+    )
+    with pytest.raises(ValueError, match="holds the members student_2, teacher, not 'student_1'"):
+        publish(load_config(DEMO), tmp_path / 'none.pth', out)
+    baseline = load_config(CONFIGS / 'baselines' / 'r18_lgg.py')
+    with pytest.raises(TypeError, match='r18_lgg.py describes EncoderDecoder, not a classroom'):
+        publish(baseline, checkpoint, out)
+    assert not out.exists()

@@ -1,0 +1,104 @@
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.runner import Runner
+
+from mmkdml.apis import load_config, load_weights, make_runner, use_amp
+from mmkdml.engine import CPUAmpOptimWrapper
+
+DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
+
+
+def test_options_and_work_dir(tmp_path):
+    config = load_config(DEMO, {'train_cfg.max_epochs': 3})
+    assert config.train_cfg.max_epochs == 3
+    assert config.work_dir == str(Path('work_dirs') / 'demo' / 'kdml_v3_demo')
+    assert load_config(DEMO, work_dir=tmp_path).work_dir == str(tmp_path)
+    own = tmp_path / 'own.py'
+    own.write_text("work_dir = 'mine'\n")
+    assert load_config(own).work_dir == 'mine'
+    with pytest.raises(FileNotFoundError, match='There is no config file .*nowhere.py'):
+        load_config(tmp_path / 'nowhere.py')
+
+
+@pytest.mark.parametrize(
+    ('cuda', 'bf16', 'kind', 'dtype'),
+    [
+        (False, False, CPUAmpOptimWrapper, None),
+        (True, True, AmpOptimWrapper, 'bfloat16'),
+        (True, False, AmpOptimWrapper, 'float16'),
+    ],
+)
+def test_precision_by_device(monkeypatch, cuda, bf16, kind, dtype):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: bf16)
+    config = Config(dict(optim_wrapper=dict(type=OptimWrapper, optimizer=dict(type='Adam'))))
+    use_amp(config)
+    assert config.optim_wrapper.type is kind
+    assert config.optim_wrapper.get('dtype') == dtype
+    assert config.optim_wrapper.optimizer.type == 'Adam'
+
+
+def test_no_precision_for_a_wrapper_of_another_kind():
+    with pytest.raises(ValueError, match='--amp replaces OptimWrapper, but the config has Mine'):
+        use_amp(Config(dict(optim_wrapper=dict(type='Mine'))))
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The configs that a runner was built from."""
+    configs = []
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '')
+    monkeypatch.setattr(Runner, 'from_cfg', configs.append)
+    return configs
+
+
+def test_a_runner_loads_weights_only_and_knows_its_launcher(built):
+    make_runner(Config(dict(a=1)), 'slurm')
+    assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
+    assert built[0].launcher == 'slurm'
+
+
+def test_resuming_finds_and_checks_the_newest_checkpoint(built, tmp_path):
+    file = tmp_path / 'epoch_1.pth'
+    torch.save({'a': torch.zeros(1)}, file)
+    (tmp_path / 'last_checkpoint').write_text(str(file))
+    config = dict(resume=True, work_dir=str(tmp_path), load_from=None)
+    make_runner(Config(config))
+    assert built[0].load_from == str(file)
+    file.write_bytes(b'broken')
+    with pytest.raises(ValueError, match='epoch_1.pth cannot be loaded as a checkpoint'):
+        make_runner(Config(config))
+    assert len(built) == 1
+
+
+def test_nothing_to_resume_is_a_fresh_start(built, tmp_path):
+    make_runner(Config(dict(resume=True, work_dir=str(tmp_path))))
+    assert built[0].get('load_from') is None
+
+
+def test_weights_are_checked_before_they_are_loaded(tmp_path):
+    loaded = []
+    runner = SimpleNamespace(load_checkpoint=lambda path, strict: loaded.append((path, strict)))
+    file = tmp_path / 'best_x.pth'
+    file.write_bytes(b'broken')
+    with pytest.raises(ValueError, match='best_x.pth cannot be loaded as a checkpoint of weights'):
+        load_weights(runner, tmp_path)
+    torch.save({'a': torch.zeros(1)}, file)
+    load_weights(runner, tmp_path)
+    assert loaded == [(str(file), True)]
+
+
+def test_weights_that_do_not_fit(tmp_path):
+
+    def refuse(path, strict):
+        raise RuntimeError('missing keys in source state_dict: a')
+
+    torch.save({'b': torch.zeros(1)}, tmp_path / 'b.pth')
+    with pytest.raises(ValueError, match='b.pth does not fit the model of this config. missing ke'):
+        load_weights(SimpleNamespace(load_checkpoint=refuse), tmp_path / 'b.pth')

@@ -1,0 +1,88 @@
+"""Made-up data, and the tools run on it: in this process, which saves the start, or in one each."""
+
+import os
+import runpy
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from mmkdml.datasets import convert_lgg, make_demo_data
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
+
+
+def subprocess_tool(*command, **environment):
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **environment},
+    )
+
+
+@pytest.fixture(scope='session')
+def data_options(tmp_path_factory):
+    """``--cfg-options`` for 24 made-up slices of 6 patients: 16 to train, 4 and 4 to evaluate."""
+    root = tmp_path_factory.mktemp('data')
+    source = make_demo_data(root / 'kaggle_3m', patients=6, slices=4, size=64)
+    convert_lgg(source, root / 'splits')
+    return [
+        f'{part}_dataloader.dataset.{key}={value}'
+        for part in ('train', 'val', 'test')
+        for key, value in (('data_root', source), ('ann_file', root / 'splits' / f'{part}.csv'))
+    ]
+
+
+@pytest.fixture(scope='session')
+def short(data_options):
+    """``--cfg-options`` for two epochs of two steps, each kept, with nothing random but the order.
+
+    What a run resumes from does not hold the state of the random numbers, so only without random
+    augmentation can a resumed run be equal to one that was never stopped.
+    """
+    return [
+        *data_options,
+        'train_cfg.max_epochs=2',
+        'param_scheduler.T_max=2',
+        'default_hooks.checkpoint.max_keep_ckpts=2',
+        'default_hooks.logger.interval=1',
+        *(f'train_dataloader.dataset.pipeline.3.transforms.{index}.p=0' for index in range(4)),
+    ]
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory, short):
+    """(folder, process) of a run of the real command line."""
+    folder = tmp_path_factory.mktemp('trained')
+    done = subprocess_tool(
+        ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', folder, '--cfg-options', *short
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Runs a tool of this name with these arguments in this process."""
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '')  # a run sets it; put back afterwards
+    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD')
+
+    def run(name, *args, options=(), experiment=True):
+        path = str(ROOT / 'tools' / f'{name}.py')
+        # Two runs in one process and second would share their log and their history.
+        unique = uuid.uuid4().hex
+        options = [
+            *options,
+            *([f'experiment_name={unique}', f'visualizer.name={unique}'] if experiment else []),
+        ]
+        args = [*map(str, args), *(['--cfg-options', *options] if options else [])]
+        monkeypatch.setattr(sys, 'argv', [path, *args])
+        runpy.run_path(path, run_name='__main__')
+
+    return run

@@ -1,0 +1,40 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_the_whole_way(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / 'tools' / 'demo.py',
+            '--out',
+            tmp_path / 'run',
+            '--data',
+            tmp_path / 'data',
+            '--epochs',
+            '1',
+            '--patients',
+            '6',
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.split('best checkpoint, percent:\n')[1].splitlines()
+    assert table[0].split() == ['IoU', 'F1']
+    assert [line.split()[0] for line in table[1:5]] == [
+        'teacher',
+        'student_1',
+        'student_2',
+        'ensemble',
+    ]
+    assert (tmp_path / 'run' / 'panels' / 'panels.png').is_file()
+    assert (tmp_path / 'run' / 'metrics.json').is_file()

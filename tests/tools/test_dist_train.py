@@ -1,0 +1,52 @@
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmkdml.models.checkpoints import load_checkpoint_file
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / 'tools' / 'dist_train.sh'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
+def test_two_processes(short, tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    done = subprocess.run(
+        [
+            'bash',
+            SCRIPT,
+            ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py',
+            '2',
+            '--work-dir',
+            tmp_path,
+            '--cfg-options',
+            *short,
+            'train_cfg.max_epochs=1',
+            'train_dataloader.batch_size=4',
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, 'PYTHON': sys.executable, 'MASTER_PORT': port, 'OMP_NUM_THREADS': '1'},
+    )
+    assert done.returncode == 0, done.stderr
+    # 16 slices by two processes of four each: two steps.
+    checkpoint = load_checkpoint_file(tmp_path / 'epoch_1.pth')
+    assert (checkpoint['meta']['epoch'], checkpoint['meta']['iter']) == (1, 2)
+    assert not any(key.startswith('module.') for key in checkpoint['state_dict'])
+    assert done.stdout.count('Members, validation after iteration 2') == 1
+
+
+def test_usage():
+    done = subprocess.run(['bash', SCRIPT], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f'usage: {SCRIPT} CONFIG PROCESSES')

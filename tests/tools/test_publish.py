@@ -1,0 +1,40 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmkdml.models.checkpoints import load_checkpoint_file
+from mmkdml.registry import MODELS
+
+CONFIG = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
+
+
+def test_the_published_ensemble_measures_the_same(tool, short, tmp_path, capsys):
+    torch.manual_seed(0)
+    run = tmp_path / 'run.pth'  # untrained students differ, and find something by chance
+    model = MODELS.build(Config.fromfile(CONFIG).model)
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(epoch=7)), run)
+    tool('publish', CONFIG, run, '--out', tmp_path / 'out', options=short, experiment=False)
+    command = capsys.readouterr().out.splitlines()[-1]
+    config, checkpoint = command.removeprefix('python tools/test.py ').split()
+    assert not any('teacher' in key for key in load_checkpoint_file(checkpoint)['state_dict'])
+    assert re.fullmatch(r'kdml_v3_demo-[0-9a-f]{8}\.pth', Path(checkpoint).name)
+
+    metrics = []
+    for name, args, options in (
+        ('whole', (CONFIG, run), short),
+        ('alone', (config, checkpoint), ()),
+    ):
+        tool('test', *args, '--work-dir', tmp_path, '--out', tmp_path / name, options=options)
+        metrics.append(json.loads((tmp_path / name).read_text()))
+    whole, alone = metrics
+    assert any(key.startswith('teacher/') for key in whole)
+    assert alone == {key: value for key, value in whole.items() if not key.startswith('teacher/')}
+    assert alone['student_1/foreground/IoU'] != alone['student_2/foreground/IoU']
+    assert alone['ensemble/foreground/IoU'] > 0
+
+    with pytest.raises(SystemExit, match='publish.py: error: .*exists already; replace it'):
+        tool('publish', CONFIG, run, '--out', tmp_path / 'out', experiment=False)

@@ -1,0 +1,230 @@
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmkdml.models.checkpoints import file_sha256, load_checkpoint_file
+from mmkdml.models.distillers.knowledge_distiller import FROZEN_RECORD
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
+LOSSES = (
+    'teacher.decode.loss_focal_dice',
+    'student_1.decode.loss_focal_dice',
+    'student_1.loss_from_teacher.features',
+    'student_1.loss_from_student_2.predictions',
+    'student_2.decode.loss_focal_dice',
+    'student_2.loss_from_teacher.predictions',
+    'student_2.loss_from_student_1.features',
+)
+
+
+def weights(folder, name='epoch_1.pth'):
+    return load_checkpoint_file(folder / name)['state_dict']
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[key]) for key, value in first.items()
+    )
+
+
+def scalars(folder):
+    """The lines of the log that are of training steps."""
+    (path,) = folder.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if 'loss' in line]
+
+
+def test_a_run_leaves_checkpoints_log_and_table(trained):
+    folder, done = trained
+    names = {path.name for path in folder.iterdir()}
+    assert {'epoch_1.pth', 'epoch_2.pth', 'last_checkpoint', 'kdml_v3_demo.py'} <= names
+    assert any(name.startswith('best_ensemble_foreground_IoU_epoch_') for name in names)
+    (log,) = folder.glob('*/*.log')
+    for text in (done.stdout, log.read_text()):
+        table = text.split('Members, validation after iteration 4\n')[1].splitlines()
+        rows = [line.split()[1] for line in table[3:7]]
+        assert rows == ['teacher', 'student_1', 'student_2', 'ensemble']
+    steps = scalars(folder)
+    assert len(steps) == 4  # 16 slices in batches of 8, two epochs: --cfg-options were heeded
+    for step in steps:
+        assert all(math.isfinite(step[key]) for key in LOSSES)
+        # What is logged adds up to what is optimised.
+        assert step['loss'] == pytest.approx(sum(step[key] for key in LOSSES), rel=1e-5)
+    assert Config.fromfile(folder / 'kdml_v3_demo.py').train_cfg.max_epochs == 2
+
+
+def test_a_resumed_run_ends_as_one_that_was_never_stopped(trained, tool, short, tmp_path):
+    folder, _ = trained
+    shutil.copy(folder / 'epoch_1.pth', tmp_path)
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
+    tool('train', CONFIG, '--work-dir', tmp_path, '--resume', options=short)
+    assert [step['epoch'] for step in scalars(tmp_path)] == [2, 2]
+    ours, undisturbed = (load_checkpoint_file(path / 'epoch_2.pth') for path in (tmp_path, folder))
+    assert (ours['meta']['epoch'], ours['meta']['iter']) == (2, 4)
+    assert same(ours['state_dict'], undisturbed['state_dict'])
+    assert not same(ours['state_dict'], weights(folder))
+    # Adam's state, too.
+    for key, state in undisturbed['optimizer']['state'].items():
+        assert same(state, ours['optimizer']['state'][key])
+
+
+@pytest.mark.slow
+def test_a_seed_decides_the_weights(tool, data_options, tmp_path):
+    # With random augmentation.
+    options = [*data_options, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=2']
+    for name, seed in (('a', 3), ('b', 3), ('c', 4)):
+        tool('train', CONFIG, '--work-dir', tmp_path / name, '--seed', seed, options=options)
+    assert same(weights(tmp_path / 'a'), weights(tmp_path / 'b'))
+    assert not same(weights(tmp_path / 'a'), weights(tmp_path / 'c'))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the precision is the GPU's there")
+def test_mixed_precision_on_a_cpu(trained, tool, short, tmp_path):
+    tool(
+        'train', CONFIG, '--work-dir', tmp_path, '--amp', options=[*short, 'train_cfg.max_epochs=1']
+    )
+    mixed, full = scalars(tmp_path)[0], scalars(trained[0])[0]
+    for key in LOSSES:
+        assert math.isfinite(mixed[key])
+        # The first step has the same weights and images: near, but in bfloat16 not the same.
+        assert mixed[key] == pytest.approx(full[key], rel=0.1, abs=1e-3)
+    assert mixed['loss'] != full['loss']
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """A copy of the configs, with the demo's teacher alone and with offline distillation."""
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    demo = tmp_path / 'configs' / 'demo'
+    head = (
+        'from mmengine.config import read_base\n'
+        'with read_base():\n'
+        '    from .kdml_v3_demo import *\n'
+    )
+    (demo / 'teacher.py').write_text(
+        head + 'model = dict(small_teacher, data_preprocessor=data_preprocessor)\n'
+        "default_hooks['checkpoint'].update(save_best='model/foreground/IoU')\n"
+    )
+    (demo / 'kd_off.py').write_text(
+        head + "model.update(mode='kd_off', weights=dict(beta=(0.6, 0.6), gamma=None),\n"
+        f"             teacher_checkpoint='{tmp_path / 'teacher'}')\n"
+    )
+    return demo
+
+
+@pytest.mark.slow
+def test_offline_distillation_from_a_baseline(configs, tool, short, tmp_path):
+    # At first a network learns to say "background"; this one stays nearer to its random start,
+    # where it finds something by chance, so that there is something to compare.
+    tool(
+        'train',
+        configs / 'teacher.py',
+        '--work-dir',
+        tmp_path / 'teacher',
+        options=[*short, 'optim_wrapper.optimizer.lr=1e-6'],
+    )
+    tool('train', configs / 'kd_off.py', '--work-dir', tmp_path / 'kd_off', options=short)
+
+    # The teacher's weights are not in the checkpoint; where they came from is.
+    (best,) = (tmp_path / 'teacher').glob('best_*.pth')
+    saved = weights(tmp_path / 'kd_off', 'epoch_2.pth')
+    record = json.loads(bytes(saved.pop(FROZEN_RECORD).tolist()))
+    assert record == {'teacher': {'path': str(best), 'sha256': file_sha256(best)}}
+    assert {key.split('.')[1] for key in saved} == {'student_1', 'student_2'}
+    assert not any('teacher' in key for key in saved)
+
+    # The teacher in the classroom is the one that was trained.
+    for name, key in (('teacher', 'model'), ('kd_off', 'teacher')):
+        tool(
+            'test',
+            configs / f'{name}.py',
+            tmp_path / name,
+            '--work-dir',
+            tmp_path / 'test',
+            '--out',
+            tmp_path / f'{name}.json',
+            options=short,
+        )
+        metrics = json.loads((tmp_path / f'{name}.json').read_text())
+        taught = {
+            metric: value for metric, value in metrics.items() if metric.startswith(f'{key}/')
+        }
+        if name == 'teacher':
+            alone = {
+                metric.replace('model/', 'teacher/'): value for metric, value in taught.items()
+            }
+    assert taught == alone
+    assert taught['teacher/foreground/IoU'] > 0
+
+    # The run goes on with its teacher, and with no other.
+    again = [*short, 'train_cfg.max_epochs=3']
+    tool(
+        'train', configs / 'kd_off.py', '--work-dir', tmp_path / 'kd_off', '--resume', options=again
+    )
+    assert load_checkpoint_file(tmp_path / 'kd_off' / 'epoch_3.pth')['meta']['epoch'] == 3
+    other = tmp_path / 'other.pth'
+    torch.save(
+        {key: value + 1 for key, value in weights(tmp_path / 'teacher', best.name).items()}, other
+    )
+    with pytest.raises(SystemExit) as stopped:
+        tool(
+            'train',
+            configs / 'kd_off.py',
+            '--work-dir',
+            tmp_path / 'kd_off',
+            '--resume',
+            options=[*again, f'model.teacher_checkpoint={other}'],
+        )
+    assert str(stopped.value).startswith(
+        f'train.py: error: This checkpoint was trained with the frozen teacher {best} (SHA-256 '
+    )
+    assert f'but now it is {other} (' in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ('config', 'options', 'message'),
+    [
+        ('nowhere.py', [], 'There is no config file nowhere.py'),
+        (CONFIG, ['model.mode=kd'], "mode must be one of ml, kd_off, kd_on, kdml; got 'kd'"),
+        (
+            CONFIG,
+            ['model.mode=kd_off', 'model.weights.gamma=None', 'model.teacher_checkpoint=nowhere'],
+            'There is no checkpoint at nowhere',
+        ),
+        (CONFIG, ['train_dataloader.dataset.ann_file=nowhere.csv'], 'nowhere.csv'),
+    ],
+)
+def test_what_a_user_can_mend_is_told_in_one_line(tool, tmp_path, config, options, message):
+    with pytest.raises(SystemExit) as stopped:
+        tool('train', config, '--work-dir', tmp_path, options=options)
+    assert str(stopped.value).startswith('train.py: error: ')
+    assert message in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'train',
+        'test',
+        'print_classroom',
+        'list_taps',
+        'publish',
+        'demo',
+        'dataset_converters/lgg',
+        'dataset_converters/pcam',
+        'dataset_converters/make_demo_data',
+    ],
+)
+def test_help(tool, capsys, name):
+    with pytest.raises(SystemExit) as stopped:
+        tool(name, '--help', experiment=False)
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f'usage: {Path(name).name}.py')
+    assert 'local_rank' not in text

@@ -1,0 +1,83 @@
+"""Shows the whole way on made-up data: make it, convert it, train KD+ML v3, test, draw panels.
+
+The commands are those of the README for LGG, with a smaller config; each is printed as it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent
+CONFIG = TOOLS.parent / 'configs' / 'demo' / 'kdml_v3_demo.py'
+
+
+def run(*command: object) -> None:
+    """Prints and runs a tool; stops with its exit code if it fails."""
+    words = [str(word) for word in command]
+    print('\n$ python ' + shlex.join(words), flush=True)
+    code = subprocess.run([sys.executable, *words], check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+def table(metrics: dict[str, float]) -> str:
+    """IoU and F1 of each member and the ensemble, in percent."""
+    lines = [f'{"":10}  {"IoU":>6}  {"F1":>6}']
+    for name in ('teacher', 'student_1', 'student_2', 'ensemble'):
+        iou, f1 = (metrics[f'{name}/foreground/{metric}'] for metric in ('IoU', 'F1'))
+        lines.append(f'{name:10}  {iou:6.2f}  {f1:6.2f}')
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--out', type=Path, default=Path('work_dirs/demo'), help='folder of the run'
+    )
+    parser.add_argument('--data', type=Path, default=Path('data/demo'), help='folder of the data')
+    parser.add_argument('--epochs', type=int, help='fewer or more than the config has')
+    parser.add_argument('--patients', type=int, default=24, help='made-up patients')
+    args = parser.parse_args()
+    source, splits = args.data / 'kaggle_3m', args.data / 'splits'
+    options = [
+        f'{part}_dataloader.dataset.{key}={value}'
+        for part in ('train', 'val', 'test')
+        for key, value in (('data_root', source), ('ann_file', splits / f'{part}.csv'))
+    ]
+    if args.epochs is not None:
+        options += [f'train_cfg.max_epochs={args.epochs}', f'param_scheduler.T_max={args.epochs}']
+    # Of an earlier run of this demo; a better checkpoint of it would be tested in place of ours.
+    for folder in (source, splits, args.out):
+        shutil.rmtree(folder, ignore_errors=True)
+
+    converters = TOOLS / 'dataset_converters'
+    run(converters / 'make_demo_data.py', source, '--patients', args.patients)
+    run(converters / 'lgg.py', source, '--out', splits)
+    run(TOOLS / 'train.py', CONFIG, '--work-dir', args.out, '--cfg-options', *options)
+    metrics = args.out / 'metrics.json'
+    run(
+        TOOLS / 'test.py',
+        CONFIG,
+        args.out,
+        '--work-dir',
+        args.out,
+        '--out',
+        metrics,
+        '--cfg-options',
+        *options,
+    )
+    print(
+        '\nKD+ML v3 on the test part, best checkpoint, percent:\n'
+        + table(json.loads(metrics.read_text()))
+    )
+    print(f'\nPictures (image, truth, each member, ensemble): {args.out / "panels" / "panels.png"}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,21 @@
+"""Lists where features can be taken: python tools/list_taps.py CONFIG"""
+
+from mmkdml.analysis import format_taps, inspect_config
+from mmkdml.apis import config_parser, load_config, run_tool
+
+
+def main() -> None:
+    parser = config_parser(
+        'List the modules of each member with the shapes of their outputs. Needs no data and no '
+        'weights.'
+    )
+    parser.add_argument('--member', help='only this member')
+    parser.add_argument('--depth', type=int, help='only names of at most this many parts')
+    parser.add_argument('--match', metavar='PATTERN', help="only these names, e.g. '*.layer?'")
+    args = parser.parse_args()
+    inspection = inspect_config(load_config(args.config, args.cfg_options))
+    print(format_taps(inspection, args.member, args.depth, args.match))
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,33 @@
+"""Trains a config: python tools/train.py configs/kdml/r50_r18x2_v3_lgg.py"""
+
+from mmkdml.apis import config_parser, load_config, make_runner, run_tool, use_amp
+
+
+def main() -> None:
+    parser = config_parser('Train a classroom or a baseline.', launcher=True)
+    parser.add_argument(
+        '--work-dir', help='folder for logs and checkpoints (work_dirs/<folder>/<config>)'
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or from the newest one in the work dir',
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision, on GPU or CPU')
+    parser.add_argument('--seed', type=int, help='seed of all random numbers')
+    args = parser.parse_args()
+    config = load_config(args.config, args.cfg_options, args.work_dir)
+    if args.seed is not None:
+        config.randomness = dict(config.get('randomness', {}), seed=args.seed)
+    if args.amp:
+        use_amp(config)
+    if args.resume is not None:
+        config.resume = True
+        config.load_from = None if args.resume == 'auto' else args.resume
+    make_runner(config, args.launcher).train()
+
+
+if __name__ == '__main__':
+    run_tool(main)
