@@ -1,4 +1,5 @@
 """What the data sets of mmkdml share: split files, and errors that name the file."""
+
 from __future__ import annotations
 
 import os.path as osp
@@ -16,6 +17,7 @@ class SplitFileMixin:
     paths in it are relative to ``data_root``. A sample that cannot be prepared stops the run with
     an error that names it, also when it comes from a worker of the data loader.
     """
+
     ann_file: str
     data_root: str | None
 
@@ -36,11 +38,17 @@ class SplitFileMixin:
         root = self.data_root or ''
         rows = read_split(self.ann_file)
         if not osp.isfile(first := osp.join(root, rows[0].path)):
-            raise FileNotFoundError(f'the first image of {self.ann_file} is not at {first}; '
-                                    'data_root must be the folder that was given to the converter, '
-                                    f'got {self.data_root!r}')
-        return [dict(id=row.id, group=row.group, img_path=osp.join(root, row.path),
-                     **self.row_info(row)) for row in rows]
+            raise FileNotFoundError(
+                f'the first image of {self.ann_file} is not at {first}; '
+                'data_root must be the folder that was given to the converter, '
+                f'got {self.data_root!r}'
+            )
+        return [
+            dict(
+                id=row.id, group=row.group, img_path=osp.join(root, row.path), **self.row_info(row)
+            )
+            for row in rows
+        ]
 
     def row_info(self, row: SplitRow) -> dict[str, Any]:
         """What the framework wants to know of an image beside its path."""
@@ -58,8 +66,10 @@ class SplitFileMixin:
             # Built from one string, or a data loader's worker could not hand it over.
             info = self.get_data_info(idx)  # type: ignore[attr-defined]
             files = ', '.join(info[key] for key in ('img_path', 'seg_map_path') if key in info)
-            raise RuntimeError(f'{type(self).__name__}: sample {idx} ({files}) of {self.ann_file} '
-                               f'could not be prepared: {type(error).__name__}: {error}') from error
+            raise RuntimeError(
+                f'{type(self).__name__}: sample {idx} ({files}) of {self.ann_file} '
+                f'could not be prepared: {type(error).__name__}: {error}'
+            ) from error
 
 
 class SplitClassificationDataset(SplitFileMixin, BaseDataset):
@@ -78,6 +88,8 @@ class SplitClassificationDataset(SplitFileMixin, BaseDataset):
             ValueError: If there are fewer classes.
         """
         if self.CLASSES is not None and row.label >= len(self.CLASSES):
-            raise ValueError(f'{self.ann_file}: label {row.label} of {row.id!r} is none of the '
-                             f'{len(self.CLASSES)} classes {self.CLASSES}')
+            raise ValueError(
+                f'{self.ann_file}: label {row.label} of {row.id!r} is none of the '
+                f'{len(self.CLASSES)} classes {self.CLASSES}'
+            )
         return dict(gt_label=row.label)

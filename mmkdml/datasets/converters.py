@@ -1,11 +1,10 @@
 """From data sets as their owners publish them to split files. No image is copied or changed."""
+
 from __future__ import annotations
 
-import argparse
 import csv
 import random
-import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from mmkdml.datasets.splits import SplitRow, split_counts, split_rows, write_splits
+from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
 
 Splits = dict[str, list[SplitRow]]
 _T = TypeVar('_T')
@@ -62,8 +61,11 @@ def lgg_rows(source: str | Path) -> list[SplitRow]:
     problems = _Problems(source)
     tiffs = sorted(source.rglob('*.tif'))
     images = [p for p in tiffs if not p.stem.endswith('_mask')]
-    masks = {p.with_name(p.name.replace('_mask.tif', '.tif')): p
-             for p in tiffs if p.stem.endswith('_mask')}
+    masks = {
+        p.with_name(p.name.replace('_mask.tif', '.tif')): p
+        for p in tiffs
+        if p.stem.endswith('_mask')
+    }
     if not images:
         raise ValueError(f'no <patient>/<slice>.tif in {source}')
     seen: dict[str, Path] = {}
@@ -83,8 +85,11 @@ def lgg_rows(source: str | Path) -> list[SplitRow]:
             except ValueError as error:
                 problems.add(f'{image.parent.name}/{error}')
                 continue
-            rows.append(SplitRow(image.stem, name, image.parent.name, label,
-                                 mask.relative_to(source).as_posix()))
+            rows.append(
+                SplitRow(
+                    image.stem, name, image.parent.name, label, mask.relative_to(source).as_posix()
+                )
+            )
     for mask in masks.values():
         problems.add(f'{mask.relative_to(source).as_posix()}: mask without image')
     problems.stop_if_any()
@@ -112,8 +117,10 @@ def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitR
     """
     source = _folder(source, 'the folder with train/ and train_labels.csv')
     if subset < 0 or subset % 2:
-        raise ValueError('expected an even number of images to choose, half of each class, or 0 '
-                         f'for all, got {subset}')
+        raise ValueError(
+            'expected an even number of images to choose, half of each class, or 0 '
+            f'for all, got {subset}'
+        )
     problems = _Problems(source)
     labels = _read_pcam_labels(source / 'train_labels.csv', problems)
     images = {p.stem: p for p in (source / 'train').glob('*.tif')}
@@ -129,13 +136,16 @@ def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitR
     if subset:
         classes = [[name for name in chosen if labels[name] == label] for label in (0, 1)]
         if min(map(len, classes)) < subset // 2:
-            raise ValueError(f'a subset of {subset} needs {subset // 2} images of each class; '
-                             f'there are {len(classes[0])} normal and {len(classes[1])} metastasis')
+            raise ValueError(
+                f'a subset of {subset} needs {subset // 2} images of each class; '
+                f'there are {len(classes[0])} normal and {len(classes[1])} metastasis'
+            )
         # A stream of its own, so that the choice and the split do not depend on each other.
         rng = random.Random(f'subset {seed}')
         keys = {name: rng.random() for name in chosen}
-        chosen = sorted(name for names in classes
-                        for name in sorted(names, key=keys.__getitem__)[:subset // 2])
+        chosen = sorted(
+            name for names in classes for name in sorted(names, key=keys.__getitem__)[: subset // 2]
+        )
     for name in _track(chosen, 'checking images'):
         try:
             _read(images[name], ('RGB',))
@@ -145,9 +155,14 @@ def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitR
     return [SplitRow(name, f'train/{name}.tif', name, labels[name]) for name in chosen]
 
 
-def convert_lgg(source: str | Path, out: str | Path, split_by: str = 'patient',
-                ratios: Sequence[float] = (75, 10, 15), seed: int = 0, force: bool = False
-                ) -> Splits:
+def convert_lgg(
+    source: str | Path,
+    out: str | Path,
+    split_by: str = 'patient',
+    ratios: Sequence[float] = (75, 10, 15),
+    seed: int = 0,
+    force: bool = False,
+) -> Splits:
     """Writes the split files of LGG, see :func:`lgg_rows` and :func:`~.splits.split_rows`.
 
     Args:
@@ -164,68 +179,32 @@ def convert_lgg(source: str | Path, out: str | Path, split_by: str = 'patient',
     if split_by not in ('patient', 'image'):
         raise ValueError(f"expected split_by 'patient' or 'image', got {split_by!r}")
     splits = split_rows(lgg_rows(source), ratios, seed, by_image=split_by == 'image')
-    write_splits(out, splits, dict(dataset='lgg', split_by=split_by, seed=seed,
-                                   ratios=[float(r) for r in ratios]), force)
+    write_splits(
+        out,
+        splits,
+        dict(dataset='lgg', split_by=split_by, seed=seed, ratios=[float(r) for r in ratios]),
+        force,
+    )
     return splits
 
 
-def convert_pcam(source: str | Path, out: str | Path, subset: int = 20000,
-                 ratios: Sequence[float] = (75, 10, 15), seed: int = 0, force: bool = False
-                 ) -> Splits:
+def convert_pcam(
+    source: str | Path,
+    out: str | Path,
+    subset: int = 20000,
+    ratios: Sequence[float] = (75, 10, 15),
+    seed: int = 0,
+    force: bool = False,
+) -> Splits:
     """Writes the split files of PCam, see :func:`pcam_rows`; arguments as :func:`convert_lgg`."""
     splits = split_rows(pcam_rows(source, subset, seed), ratios, seed)
-    write_splits(out, splits, dict(dataset='pcam', subset=subset, seed=seed,
-                                   ratios=[float(r) for r in ratios]), force)
+    write_splits(
+        out,
+        splits,
+        dict(dataset='pcam', subset=subset, seed=seed, ratios=[float(r) for r in ratios]),
+        force,
+    )
     return splits
-
-
-def run_converter(parser: argparse.ArgumentParser, convert: Callable[..., Splits], config: str,
-                  data_root: str, argv: Sequence[str] | None = None) -> None:
-    """What the converters' command lines share: arguments and the closing table.
-
-    Args:
-        parser: Has the data set's own arguments.
-        convert: Called with every argument by name.
-        config: The config to train with next.
-        data_root: Where that config looks for the images; it looks for splits in ``splits`` beside.
-        argv: Arguments; those of the process by default.
-
-    Raises:
-        OSError: If a file cannot be read or written.
-        ValueError: If the source cannot be used.
-    """
-    parser.add_argument('source', metavar='SOURCE', help='folder of the published data set')
-    parser.add_argument('--out', metavar='DIR', required=True, help='folder for the split files')
-    parser.add_argument('--ratios', nargs=3, type=float, default=[75, 10, 15],
-                        metavar=('TRAIN', 'VAL', 'TEST'),
-                        help='shares of images (default 75 10 15)')
-    parser.add_argument('--seed', type=int, default=0, help='same seed, same files (default 0)')
-    parser.add_argument('--force', action='store_true', help='replace other splits in DIR')
-    args = parser.parse_args(argv)
-    splits = convert(**vars(args))
-    print(summary(splits))
-    print('\nnext:\n' + _train_command(config, data_root, args.source, args.out, splits))
-
-
-def summary(splits: Mapping[str, Sequence[SplitRow]]) -> str:
-    """A table with a line per split: images, groups, positives."""
-    lines = [f'{"split":<6}{"images":>8}{"groups":>8}{"positives":>11}']
-    for name, rows in splits.items():
-        counts = split_counts(rows)
-        lines.append(f'{name:<6}{counts["images"]:>8}{counts["groups"]:>8}{counts["positives"]:>11}')
-    return '\n'.join(lines)
-
-
-def _train_command(config: str, data_root: str, source: str, out: str, splits: Splits) -> str:
-    command = f'python tools/train.py {config}'
-    if (Path(source), Path(out)) == (Path(data_root), Path(data_root).parent / 'splits'):
-        return command
-    options = []
-    for split in splits:
-        dataset = f'{split}_dataloader.dataset'
-        options += [f'{dataset}.data_root={shlex.quote(source)}',
-                    f'{dataset}.ann_file={shlex.quote(str(Path(out) / split))}.csv']
-    return ' \\\n    '.join([f'{command} --cfg-options', *options])
 
 
 def _folder(source: str | Path, what: str) -> Path:
@@ -246,8 +225,9 @@ def _read(path: Path, modes: Sequence[str]) -> np.ndarray:
         with Image.open(path) as image:
             mode, pixels = image.mode, np.asarray(image)
     except Exception as error:  # a broken file makes Pillow raise nearly anything
-        raise ValueError(f'{path.name}: unreadable image '
-                         f'({type(error).__name__}: {error})') from error
+        raise ValueError(
+            f'{path.name}: unreadable image ({type(error).__name__}: {error})'
+        ) from error
     if mode not in modes:
         raise ValueError(f'{path.name}: expected an image of mode {" or ".join(modes)}, got {mode}')
     return pixels
@@ -256,13 +236,16 @@ def _read(path: Path, modes: Sequence[str]) -> np.ndarray:
 def _lesion_label(image: Path, mask: Path) -> int:
     size, pixels = _read(image, ('RGB',)).shape[:2], _read(mask, ('L', '1'))
     if pixels.shape != size:
-        raise ValueError(f'{mask.name}: the mask is {pixels.shape[1]}x{pixels.shape[0]}, its image '
-                         f'{size[1]}x{size[0]}')
+        raise ValueError(
+            f'{mask.name}: the mask is {pixels.shape[1]}x{pixels.shape[0]}, its image '
+            f'{size[1]}x{size[0]}'
+        )
     values = np.unique(pixels).tolist()
     if not (set(values) <= {0, 255} or set(values) <= {0, 1}):
         shown = ', '.join(map(str, values[:8])) + (', ...' if len(values) > 8 else '')
-        raise ValueError(f'{mask.name}: expected a binary mask, {{0, 255}} or {{0, 1}}, got the '
-                         f'values {shown}')
+        raise ValueError(
+            f'{mask.name}: expected a binary mask, {{0, 255}} or {{0, 1}}, got the values {shown}'
+        )
     return int(values[-1] > 0)
 
 

@@ -1,4 +1,5 @@
 """LGG MRI segmentation (Buda et al. 2019): where is the tumour, or: does the slice show one?"""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ class LGGDataset(SplitFileMixin, BaseSegDataset):
         data_root: The folder ``kaggle_3m`` that the paths in it are relative to.
         **kwargs: As of mmseg's ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...).
     """
+
     METAINFO = dict(classes=('background', 'tumour'), palette=[[0, 0, 0], [255, 64, 64]])
 
     @classmethod
@@ -34,8 +36,9 @@ class LGGDataset(SplitFileMixin, BaseSegDataset):
             ValueError: If other classes are asked for.
         """
         if new_classes is not None and tuple(new_classes) != cls.METAINFO['classes']:
-            raise ValueError(f'expected the classes {cls.METAINFO["classes"]}, got '
-                             f'{tuple(new_classes)}')
+            raise ValueError(
+                f'expected the classes {cls.METAINFO["classes"]}, got {tuple(new_classes)}'
+            )
         return {255: 1}
 
     def row_info(self, row: SplitRow) -> dict[str, Any]:
@@ -45,13 +48,19 @@ class LGGDataset(SplitFileMixin, BaseSegDataset):
             ValueError: If the split file has no masks.
         """
         if row.mask is None:
-            raise ValueError(f'{self.ann_file} has no column mask; make it with '
-                             'tools/dataset_converters/lgg.py')
-        return dict(seg_map_path=f'{self.data_root or "."}/{row.mask}', label_map=self.label_map,
-                    reduce_zero_label=self.reduce_zero_label, seg_fields=[])
+            raise ValueError(
+                f'{self.ann_file} has no column mask; make it with tools/dataset_converters/lgg.py'
+            )
+        return dict(
+            seg_map_path=f'{self.data_root or "."}/{row.mask}',
+            label_map=self.label_map,
+            reduce_zero_label=self.reduce_zero_label,
+            seg_fields=[],
+        )
 
 
 @DATASETS.register_module()
 class LGGSliceDataset(SplitClassificationDataset):
     """Does a slice show tumour? For mmpretrain; the same split files as :class:`LGGDataset`."""
+
     METAINFO = dict(classes=('no tumour', 'tumour'))

@@ -5,6 +5,7 @@ A split file is a CSV with one row per image and the columns ``id,path,group,lab
 images lie in, so the file moves with the data. Images of one group (a patient, a lesion) look
 alike: unless asked otherwise, a group is never divided between two splits.
 """
+
 from __future__ import annotations
 
 import csv
@@ -38,6 +39,7 @@ class SplitRow:
     Raises:
         ValueError: If a field is empty, a path is not POSIX and relative, or the label is negative.
     """
+
     id: str
     path: str
     group: str
@@ -51,8 +53,10 @@ class SplitRow:
         for path in (self.path,) if self.mask is None else (self.path, self.mask):
             pure = PurePosixPath(path)
             if not path or '\\' in path or pure.is_absolute() or '..' in pure.parts:
-                raise ValueError('expected a relative path with forward slashes that stays inside '
-                                 f'the data folder, got {path!r}')
+                raise ValueError(
+                    'expected a relative path with forward slashes that stays inside '
+                    f'the data folder, got {path!r}'
+                )
         if self.label < 0:
             raise ValueError(f'expected a class index of 0 or more as label, got {self.label}')
 
@@ -76,17 +80,27 @@ def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) 
         ValueError: If the ratios are not three finite numbers >= 0 with a positive sum, or there
             are fewer groups than splits to fill.
     """
-    if len(ratios) != len(SPLITS) or not all(math.isfinite(r) and r >= 0 for r in ratios) \
-            or sum(ratios) <= 0:
-        raise ValueError(f'expected three finite ratios of at least 0, for {", ".join(SPLITS)}, of '
-                         f'which one is positive, got {list(ratios)}')
+    if (
+        len(ratios) != len(SPLITS)
+        or not all(math.isfinite(r) and r >= 0 for r in ratios)
+        or sum(ratios) <= 0
+    ):
+        raise ValueError(
+            f'expected three finite ratios of at least 0, for {", ".join(SPLITS)}, of '
+            f'which one is positive, got {list(ratios)}'
+        )
     total = sum(sizes.values())
-    lacking = {name: total * ratio / sum(ratios)
-               for name, ratio in zip(SPLITS, ratios, strict=True) if ratio > 0}
+    lacking = {
+        name: total * ratio / sum(ratios)
+        for name, ratio in zip(SPLITS, ratios, strict=True)
+        if ratio > 0
+    }
     if len(sizes) < len(lacking):
-        raise ValueError(f'expected at least {len(lacking)} groups, one for each of '
-                         f'{", ".join(lacking)}, got {len(sizes)}: {sorted(sizes)}. Set a ratio to '
-                         '0 to leave a split out, or split by image')
+        raise ValueError(
+            f'expected at least {len(lacking)} groups, one for each of '
+            f'{", ".join(lacking)}, got {len(sizes)}: {sorted(sizes)}. Set a ratio to '
+            '0 to leave a split out, or split by image'
+        )
     # random() is the one method whose sequence Python keeps the same between versions.
     rng = random.Random(seed)
     order = [name for _, name in sorted((rng.random(), name) for name in sorted(sizes))]
@@ -101,8 +115,12 @@ def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) 
     return assigned
 
 
-def split_rows(rows: Iterable[SplitRow], ratios: Sequence[float] = (75, 10, 15), seed: int = 0,
-               by_image: bool = False) -> dict[str, list[SplitRow]]:
+def split_rows(
+    rows: Iterable[SplitRow],
+    ratios: Sequence[float] = (75, 10, 15),
+    seed: int = 0,
+    by_image: bool = False,
+) -> dict[str, list[SplitRow]]:
     """Divides images into splits, whole groups at a time.
 
     Args:
@@ -139,12 +157,18 @@ def refuse_shared_groups(splits: Mapping[str, Iterable[SplitRow]]) -> None:
     for name, rows in splits.items():
         for row in rows:
             if home.setdefault(row.group, name) != name:
-                raise ValueError(f'group {row.group!r} is in {home[row.group]} and in {name}; a '
-                                 'group belongs to one split')
+                raise ValueError(
+                    f'group {row.group!r} is in {home[row.group]} and in {name}; a '
+                    'group belongs to one split'
+                )
 
 
-def write_splits(out_dir: str | Path, splits: Mapping[str, Sequence[SplitRow]],
-                 info: Mapping[str, Any], force: bool = False) -> list[Path]:
+def write_splits(
+    out_dir: str | Path,
+    splits: Mapping[str, Sequence[SplitRow]],
+    info: Mapping[str, Any],
+    force: bool = False,
+) -> list[Path]:
     """Writes ``<split>.csv`` for each split, and ``splits.json`` that says how they were made.
 
     The same arguments give the same bytes on every machine. A reader never meets half a file: each
@@ -165,8 +189,10 @@ def write_splits(out_dir: str | Path, splits: Mapping[str, Sequence[SplitRow]],
     """
     unknown = set(splits) - set(SPLITS)
     if unknown or not splits or not all(splits.values()):
-        raise ValueError(f'expected rows for some of the splits {list(SPLITS)}, got '
-                         f'{ {name: len(rows) for name, rows in splits.items()} }')
+        raise ValueError(
+            f'expected rows for some of the splits {list(SPLITS)}, got '
+            f'{ {name: len(rows) for name, rows in splits.items()} }'
+        )
     every_row = [row for rows in splits.values() for row in rows]
     _refuse_duplicates(every_row)
     masks = {row.mask is not None for row in every_row}
@@ -174,18 +200,22 @@ def write_splits(out_dir: str | Path, splits: Mapping[str, Sequence[SplitRow]],
         lone = next(row for row in every_row if row.mask is None)
         raise ValueError(f'expected a mask for all images or for none, but {lone.id!r} has none')
     out_dir = Path(out_dir)
-    content = {f'{name}.csv': _to_csv(rows, with_mask=True in masks)
-               for name, rows in splits.items()}
+    content = {
+        f'{name}.csv': _to_csv(rows, with_mask=True in masks) for name, rows in splits.items()
+    }
     counts = {name: split_counts(rows) for name, rows in splits.items()}
     content[INFO_FILE] = json.dumps({**info, 'counts': counts}, indent=2) + '\n'
 
-    present = [p for p in (out_dir / n for n in (*(f'{s}.csv' for s in SPLITS), INFO_FILE))
-               if p.exists()]
+    present = [
+        p for p in (out_dir / n for n in (*(f'{s}.csv' for s in SPLITS), INFO_FILE)) if p.exists()
+    ]
     differing = [p for p in present if content.get(p.name, '').encode() != p.read_bytes()]
     if differing and not force:
-        raise FileExistsError(f'{out_dir} holds other splits already '
-                              f'({", ".join(p.name for p in differing)} would change); choose '
-                              'another folder or replace them with --force')
+        raise FileExistsError(
+            f'{out_dir} holds other splits already '
+            f'({", ".join(p.name for p in differing)} would change); choose '
+            'another folder or replace them with --force'
+        )
     out_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in content.items():
@@ -208,9 +238,11 @@ def read_split(path: str | Path) -> list[SplitRow]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'no split file {path}; make it with a converter of '
-                                'tools/dataset_converters, or correct ann_file (it is taken '
-                                'relative to the working directory, not to data_root)')
+        raise FileNotFoundError(
+            f'no split file {path}; make it with a converter of '
+            'tools/dataset_converters, or correct ann_file (it is taken '
+            'relative to the working directory, not to data_root)'
+        )
     rows: list[SplitRow] = []
     lines: dict[str, int] = {}
     with path.open(encoding='utf-8-sig', newline='') as file:
@@ -218,8 +250,10 @@ def read_split(path: str | Path) -> list[SplitRow]:
         try:
             header = tuple(next(reader, ()))
             if header not in (COLUMNS, COLUMNS_WITH_MASK):
-                raise ValueError(f'expected the columns {",".join(COLUMNS)} or '
-                                 f'{",".join(COLUMNS_WITH_MASK)}, got {",".join(header)!r}')
+                raise ValueError(
+                    f'expected the columns {",".join(COLUMNS)} or '
+                    f'{",".join(COLUMNS_WITH_MASK)}, got {",".join(header)!r}'
+                )
             for values in reader:
                 row = _to_row(header, values)
                 if row.id in lines:
@@ -235,8 +269,11 @@ def read_split(path: str | Path) -> list[SplitRow]:
 
 def split_counts(rows: Sequence[SplitRow]) -> dict[str, int]:
     """Number of images, groups and images with a label above 0."""
-    return dict(images=len(rows), groups=len({row.group for row in rows}),
-                positives=sum(row.label > 0 for row in rows))
+    return dict(
+        images=len(rows),
+        groups=len({row.group for row in rows}),
+        positives=sum(row.label > 0 for row in rows),
+    )
 
 
 def _refuse_duplicates(rows: Iterable[SplitRow]) -> None:

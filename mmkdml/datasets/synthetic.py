@@ -4,6 +4,7 @@ They look like MRI enough to be segmented, and are of no medical meaning. Channe
 real data: pre-contrast T1, FLAIR, post-contrast T1. The lesion is bright in FLAIR; so are fat
 around the skull, small spots and rims of the ventricles, so that no threshold finds it.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ _FLUID = (0.14, 0.08, 0.13)
 @dataclass(frozen=True)
 class _Patient:
     """What the slices of one patient share. Lengths in half widths of the slice."""
+
     axes: tuple[float, float]
     tilt: float
     gain: np.ndarray
@@ -39,8 +41,9 @@ class _Patient:
     spots: np.ndarray
 
 
-def make_demo_data(out: str | Path, patients: int = 24, slices: int = 10, size: int = 64,
-                   seed: int = 0) -> Path:
+def make_demo_data(
+    out: str | Path, patients: int = 24, slices: int = 10, size: int = 64, seed: int = 0
+) -> Path:
     """Writes a folder per made-up patient with ``<slice>.tif`` and ``<slice>_mask.tif`` ({0, 255}).
 
     About half of the slices show a lesion. The same arguments give the same files; a patient does
@@ -60,18 +63,27 @@ def make_demo_data(out: str | Path, patients: int = 24, slices: int = 10, size: 
         ValueError: If a number is too small.
         FileExistsError: If ``out`` holds anything else.
     """
-    for name, value, least in (('patients', patients, 1), ('slices', slices, 1), ('size', size, 32),
-                               ('seed', seed, 0)):
+    for name, value, least in (
+        ('patients', patients, 1),
+        ('slices', slices, 1),
+        ('size', size, 32),
+        ('seed', seed, 0),
+    ):
         if value < least:
             raise ValueError(f'expected {name} of at least {least}, got {value}')
     out = Path(out)
     names = [f'TCGA_XX_{number:04d}_20000101' for number in range(1, patients + 1)]
-    files = {out / name / f'{name}_{index}{kind}.tif'
-             for name in names for index in range(1, slices + 1) for kind in ('', '_mask')}
+    files = {
+        out / name / f'{name}_{index}{kind}.tif'
+        for name in names
+        for index in range(1, slices + 1)
+        for kind in ('', '_mask')
+    }
     other = sorted(path for path in out.rglob('*') if path.is_file() and path not in files)
     if other:
-        raise FileExistsError(f'{out} holds files of something else, such as {other[0]}; choose an '
-                              'empty folder')
+        raise FileExistsError(
+            f'{out} holds files of something else, such as {other[0]}; choose an empty folder'
+        )
     for number, name in enumerate(names):
         rng = np.random.default_rng([seed, number])
         patient = _draw_patient(rng, size)
@@ -108,12 +120,20 @@ def _draw_patient(rng: np.random.Generator, size: int) -> _Patient:
         lesion_depth=rng.uniform(0.18, 0.32),
         lesion_gain=np.array([-0.09, rng.uniform(0.26, 0.46), rng.uniform(-0.08, 0.06)]),
         # Angle, distance from the centre (1: the skull), radius, and brightness in each channel
-        spots=np.column_stack([rng.uniform(0, 2 * np.pi, 6), rng.uniform(0.45, 0.98, 6),
-                               rng.uniform(0.015, 0.05, 6), rng.uniform(-0.05, 0.4, (6, 3))]))
+        spots=np.column_stack(
+            [
+                rng.uniform(0, 2 * np.pi, 6),
+                rng.uniform(0.45, 0.98, 6),
+                rng.uniform(0.015, 0.05, 6),
+                rng.uniform(-0.05, 0.4, (6, 3)),
+            ]
+        ),
+    )
 
 
-def _draw_slice(patient: _Patient, height: float, size: int, rng: np.random.Generator
-                ) -> tuple[np.ndarray, np.ndarray]:
+def _draw_slice(
+    patient: _Patient, height: float, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws the slice at a height from 0 (base) to 1 (top): RGB (S, S, 3), mask (S, S), uint8."""
     line = np.linspace(-1, 1, size, dtype=np.float32)
     across, down = np.meshgrid(line, line)
@@ -155,16 +175,27 @@ def _draw_slice(patient: _Patient, height: float, size: int, rng: np.random.Gene
         for side in (-1, 1):
             for shift in (-1, 1):  # front and back horns, turned outwards
                 bow = side * (0.07 + 0.05 * opening) * head
-                ventricles = np.maximum(ventricles, ellipse(
-                    bow * (1.0 if shift < 0 else 1.5), shift * 0.14 * head,
-                    0.05 * opening * head + 0.01, 0.19 * opening * head + 0.01))
+                ventricles = np.maximum(
+                    ventricles,
+                    ellipse(
+                        bow * (1.0 if shift < 0 else 1.5),
+                        shift * 0.14 * head,
+                        0.05 * opening * head + 0.01,
+                        0.19 * opening * head + 0.01,
+                    ),
+                )
         image[..., 1] += 0.16 * inside(ventricles + 0.04) * inside(brain)  # the rim, FLAIR only
         paint(_FLUID, inside(ventricles))
 
     for angle, distance, radius, *brightness in patient.spots:
-        spot = inside(ellipse(distance * (width - 0.05) * np.cos(angle + 3 * height),
-                              distance * (length - 0.05) * np.sin(angle + 3 * height),
-                              radius, radius * 1.3))
+        spot = inside(
+            ellipse(
+                distance * (width - 0.05) * np.cos(angle + 3 * height),
+                distance * (length - 0.05) * np.sin(angle + 3 * height),
+                radius,
+                radius * 1.3,
+            )
+        )
         image += spot[..., None] * np.asarray(brightness, np.float32)
 
     mask = np.zeros((size, size), bool)
@@ -172,8 +203,10 @@ def _draw_slice(patient: _Patient, height: float, size: int, rng: np.random.Gene
     if section > 0:
         (cx, cy), (rx, ry) = patient.lesion_at, patient.lesion_size
         scale = np.sqrt(section)
-        lesion = ellipse(cx * head, cy * head, rx * scale, ry * scale) \
+        lesion = (
+            ellipse(cx * head, cy * head, rx * scale, ry * scale)
             + 0.22 * scale * min(rx, ry) * patient.ragged
+        )
         lesion = np.minimum(np.minimum(lesion, brain - 0.01), -ventricles)
         mask = lesion > 0
         if mask.mean() >= _MIN_LESION:

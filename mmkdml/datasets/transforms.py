@@ -1,4 +1,5 @@
 """Augmentation of an image and its maps together, by albumentations."""
+
 from __future__ import annotations
 
 import random
@@ -41,10 +42,12 @@ class AlbumentationsTransform(BaseTransform):
         ValueError: If a transform has an unknown name or unknown arguments.
     """
 
-    def __init__(self, transforms: Sequence[Mapping[str, Any] | A.BasicTransform | A.BaseCompose]
-                 ) -> None:
-        self.compose = A.Compose([_build(t) for t in transforms], strict=True,
-                                 mask_interpolation=cv2.INTER_NEAREST)
+    def __init__(
+        self, transforms: Sequence[Mapping[str, Any] | A.BasicTransform | A.BaseCompose]
+    ) -> None:
+        self.compose = A.Compose(
+            [_build(t) for t in transforms], strict=True, mask_interpolation=cv2.INTER_NEAREST
+        )
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Replaces image and maps by augmented ones."""
@@ -69,8 +72,10 @@ def _build(transform: Any) -> A.BasicTransform | A.BaseCompose:
     if isinstance(transform, A.BasicTransform | A.BaseCompose):
         return transform
     if not isinstance(transform, Mapping) or 'type' not in transform:
-        raise TypeError("expected a transform of albumentations or a dict with the key 'type', got "
-                        f'{transform!r}')
+        raise TypeError(
+            "expected a transform of albumentations or a dict with the key 'type', got "
+            f'{transform!r}'
+        )
     args = dict(transform.items())
     kind = args.pop('type')
     if isinstance(kind, str):

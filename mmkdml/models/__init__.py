@@ -1,4 +1,5 @@
 """Networks, losses, projectors, and the distillers that bring them together."""
+
 from mmkdml.models.backbones import PretrainedTIMMBackbone, StemResNet
 from mmkdml.models.distillers import DiversifiedKDMLDistiller, KnowledgeDistiller
 from mmkdml.models.heads import BinaryLinearClsHead, UNetHead
@@ -13,9 +14,23 @@ from mmkdml.models.projectors import (
 from mmkdml.models.transfers import MODES, STYLES, Transfer, format_transfers, transfers_for
 
 __all__ = [
-    'MODES', 'STYLES', 'BinaryLinearClsHead', 'ConvBlockNeck', 'ConvProjector',
-    'DiversifiedKDMLDistiller', 'FeatureMSELoss', 'FocalDiceLoss', 'IdentityProjector',
-    'InterpolateProjector', 'KnowledgeDistiller', 'LinearProjector', 'PredictionKLLoss',
-    'PretrainedTIMMBackbone', 'StemResNet', 'Transfer', 'UNetHead', 'format_transfers',
-    'transfers_for'
+    'MODES',
+    'STYLES',
+    'BinaryLinearClsHead',
+    'ConvBlockNeck',
+    'ConvProjector',
+    'DiversifiedKDMLDistiller',
+    'FeatureMSELoss',
+    'FocalDiceLoss',
+    'IdentityProjector',
+    'InterpolateProjector',
+    'KnowledgeDistiller',
+    'LinearProjector',
+    'PredictionKLLoss',
+    'PretrainedTIMMBackbone',
+    'StemResNet',
+    'Transfer',
+    'UNetHead',
+    'format_transfers',
+    'transfers_for',
 ]

@@ -1,4 +1,5 @@
 """Loading one member's weights from a file, strictly and safely."""
+
 from __future__ import annotations
 
 import hashlib
@@ -44,7 +45,8 @@ def resolve_checkpoint(path: str | Path) -> Path:
                     return candidate
     raise FileNotFoundError(
         f'There is no checkpoint at {path}: expected a file, or the folder of a run with '
-        'best_*.pth or last_checkpoint in it')
+        'best_*.pth or last_checkpoint in it'
+    )
 
 
 def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
@@ -96,10 +98,12 @@ def member_weights(checkpoint: Mapping[str, Any], name: str, path: str | Path) -
         return dict(weights)
     if name not in members:
         raise ValueError(
-            f'{path} is a classroom\'s checkpoint and holds the members {", ".join(members)}, not '
-            f'{name!r} (a frozen teacher is not saved with its students)')
-    return {key.removeprefix(prefix): value
-            for key, value in weights.items() if key.startswith(prefix)}
+            f"{path} is a classroom's checkpoint and holds the members {', '.join(members)}, not "
+            f'{name!r} (a frozen teacher is not saved with its students)'
+        )
+    return {
+        key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
+    }
 
 
 def load_member(member: nn.Module, name: str, path: str | Path) -> None:
@@ -116,10 +120,12 @@ def load_member(member: nn.Module, name: str, path: str | Path) -> None:
     problems += [
         f'{key}: {tuple(expected[key].shape)} expected, {tuple(weights[key].shape)} in the file'
         for key in expected
-        if key in weights and expected[key].shape != weights[key].shape]
+        if key in weights and expected[key].shape != weights[key].shape
+    ]
     if problems:
         more = f'\n  ... and {len(problems) - 10} more' if len(problems) > 10 else ''
         raise ValueError(
             f'The weights in {path} do not fit the {name} ({type(member).__name__}): another '
-            'network or another number of classes?\n  ' + '\n  '.join(problems[:10]) + more)
+            'network or another number of classes?\n  ' + '\n  '.join(problems[:10]) + more
+        )
     member.load_state_dict(weights)

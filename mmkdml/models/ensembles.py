@@ -4,6 +4,7 @@ Each takes the class probabilities (S, N, K, ...) of S students, and gives score
 labels (N, ...). With K = 1 the probability is the foreground's, and a label is 1 above the
 threshold.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

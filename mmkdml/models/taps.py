@@ -3,6 +3,7 @@
 These are the only forward hooks of the package. They are there while one forward runs, and gone
 after it, so nothing is held between steps and a member stays what it was.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -67,17 +68,20 @@ class TapRecorder:
         if len(records) != 1:
             raise ValueError(
                 f'The tap {name!r} ran {len(records)} times in one forward; a tap must be a module '
-                'that runs exactly once')
+                'that runs exactly once'
+            )
         output, version = records[0]
         if not isinstance(output, Tensor):
             raise ValueError(
                 f'The tap {name!r} gives {type(output).__name__}, not a tensor or a tuple of '
-                'tensors; choose a module inside it')
+                'tensors; choose a module inside it'
+            )
         if _version(output) != version:
             raise ValueError(
                 f'The output of the tap {name!r} was changed in place after it was recorded (by an '
                 'inplace activation or addition, usually), so its gradient would be wrong; tap the '
-                'module after it, such as the activation or the whole block')
+                'module after it, such as the activation or the whole block'
+            )
         return output
 
 
@@ -96,4 +100,5 @@ def _submodule(member: nn.Module, name: str) -> nn.Module:
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[:5]
     raise ValueError(
         f'{type(member).__name__} has no module {name!r} to tap; near names: {", ".join(near)}. '
-        'tools/list_taps.py lists all of a config\'s, with their shapes')
+        "tools/list_taps.py lists all of a config's, with their shapes"
+    )

@@ -3,6 +3,7 @@
 A classroom is a set of named members and a list of transfers. The paper's 4 modes x 3 styles are
 such lists; :func:`transfers_for` makes them, and :func:`format_transfers` prints any of them.
 """
+
 from __future__ import annotations
 
 import math
@@ -56,6 +57,7 @@ class Transfer:
     Raises:
         ValueError: If a value is out of the allowed set.
     """
+
     source: str
     learner: str
     knowledge: str
@@ -69,15 +71,18 @@ class Transfer:
         if self.knowledge not in KNOWLEDGE:
             raise ValueError(
                 f'knowledge must be one of {", ".join(KNOWLEDGE)}; got {self.knowledge!r} in the '
-                f'transfer {self.source} -> {self.learner}')
+                f'transfer {self.source} -> {self.learner}'
+            )
         if self.source == self.learner:
             raise ValueError(f'A member cannot teach itself: {self.source} -> {self.learner}')
-        _check_weight(f'The weight of {self.source} -> {self.learner} ({self.knowledge})',
-                      self.weight)
+        _check_weight(
+            f'The weight of {self.source} -> {self.learner} ({self.knowledge})', self.weight
+        )
         if self.knowledge == PREDICTIONS and (self.source_tap or self.learner_tap):
             raise ValueError(
                 'Taps name feature maps; predictions are the logits themselves. Remove source_tap '
-                f'and learner_tap from {self.source} -> {self.learner}, or hand over features')
+                f'and learner_tap from {self.source} -> {self.learner}, or hand over features'
+            )
 
     @property
     def key(self) -> str:
@@ -89,9 +94,14 @@ class Transfer:
 
     def columns(self) -> tuple[str, ...]:
         """(source, arrow, learner, knowledge, weight, loss, projector and taps if any)."""
-        columns = [self.source, '->', self.learner, self.knowledge, f'{self.weight:g}',
-                   _type_name(self.loss) if self.loss is not None
-                   else DEFAULT_LOSSES[self.knowledge]]
+        columns = [
+            self.source,
+            '->',
+            self.learner,
+            self.knowledge,
+            f'{self.weight:g}',
+            _type_name(self.loss) if self.loss is not None else DEFAULT_LOSSES[self.knowledge],
+        ]
         if self.projector is not None:
             columns.append(f'projector={_type_name(self.projector)}')
         if self.source_tap or self.learner_tap:
@@ -102,10 +112,14 @@ class Transfer:
 def format_transfers(transfers: Sequence[Transfer]) -> str:
     """A list of transfers as an aligned table, one row each."""
     rows = [transfer.columns() for transfer in transfers]
-    widths = [max(len(row[i]) for row in rows if i < len(row))
-              for i in range(max(map(len, rows), default=0))]
-    return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-                     .rstrip() for row in rows)
+    widths = [
+        max(len(row[i]) for row in rows if i < len(row))
+        for i in range(max(map(len, rows), default=0))
+    ]
+    return '\n'.join(
+        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+        for row in rows
+    )
 
 
 def transfers_for(mode: str, style: str, weights: Mapping[str, Sequence[float]]) -> list[Transfer]:
@@ -133,12 +147,14 @@ def transfers_for(mode: str, style: str, weights: Mapping[str, Sequence[float]])
         for source, letter, table in ((TEACHER, 'beta', FROM_TEACHER), (peer, 'gamma', FROM_PEER)):
             if style in table[mode]:
                 transfers.append(
-                    Transfer(source, learner, table[mode][style][index], weights[letter][index]))
+                    Transfer(source, learner, table[mode][style][index], weights[letter][index])
+                )
     return transfers
 
 
-def checked_weights(mode: str,
-                    weights: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
+def checked_weights(
+    mode: str, weights: Mapping[str, Sequence[float]]
+) -> dict[str, tuple[float, ...]]:
     """``weights`` with exactly the letters that the mode uses, each a pair of valid weights.
 
     Raises:
@@ -156,7 +172,8 @@ def checked_weights(mode: str,
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != len(STUDENTS):
             raise ValueError(
                 f'{letter} needs two weights, one per student, e.g. ({letter}=(0.4, 0.4)); got '
-                f'{pair!r}')
+                f'{pair!r}'
+            )
         for weight in pair:
             _check_weight(letter, weight)
         if letter in used:
@@ -165,12 +182,14 @@ def checked_weights(mode: str,
             missing = 'teacher' if letter == 'beta' else 'transfer between peers'
             raise ValueError(
                 f'Mode {mode!r} has no {missing}, so {letter}={tuple(pair)} has no meaning; its '
-                f'weights are {", ".join(used)}. Leave {letter} out (or None)')
+                f'weights are {", ".join(used)}. Leave {letter} out (or None)'
+            )
     missing_letters = [letter for letter in used if letter not in checked]
     if missing_letters:
         raise ValueError(
             f'Mode {mode!r} needs the weights {", ".join(used)}; missing: '
-            f'{", ".join(missing_letters)}')
+            f'{", ".join(missing_letters)}'
+        )
     return checked
 
 
@@ -187,6 +206,9 @@ def _check_weight(what: str, weight: Any) -> None:
 
 
 def _type_name(config_or_module: Any) -> str:
-    kind = (config_or_module.get('type', 'untyped') if isinstance(config_or_module, Mapping)
-            else type(config_or_module))
+    kind = (
+        config_or_module.get('type', 'untyped')
+        if isinstance(config_or_module, Mapping)
+        else type(config_or_module)
+    )
     return kind if isinstance(kind, str) else kind.__name__

@@ -36,22 +36,31 @@ from mmkdml.models.checkpoints import (
 
 def network(num_classes=2, seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(OrderedDict(
-        conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4), fc=nn.Linear(4, num_classes)))
+    return nn.Sequential(
+        OrderedDict(conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4), fc=nn.Linear(4, num_classes))
+    )
 
 
 def same(weights, module):
     expected = module.state_dict()
     return weights.keys() == expected.keys() and all(
-        torch.equal(value, expected[key]) for key, value in weights.items())
+        torch.equal(value, expected[key]) for key, value in weights.items()
+    )
 
 
 def classroom(**members):
-    weights = {f'members.{name}.{key}': value for name, member in members.items()
-               for key, value in member.state_dict().items()}
-    return dict(state_dict=dict(
-        weights, frozen_members=torch.zeros(3, dtype=torch.uint8),
-        **{'transfer_modules.0.weight': torch.zeros(1)}))
+    weights = {
+        f'members.{name}.{key}': value
+        for name, member in members.items()
+        for key, value in member.state_dict().items()
+    }
+    return dict(
+        state_dict=dict(
+            weights,
+            frozen_members=torch.zeros(3, dtype=torch.uint8),
+            **{'transfer_modules.0.weight': torch.zeros(1)},
+        )
+    )
 
 
 @pytest.fixture
@@ -59,17 +68,22 @@ def save(tmp_path):
     def save(content, name='weights.pth'):
         torch.save(content, tmp_path / name)
         return tmp_path / name
+
     return save
 
 
 # Loading one member
 
 
-@pytest.mark.parametrize('wrap', [
-    lambda module: module.state_dict(),
-    lambda module: dict(state_dict=module.state_dict(), meta=dict(epoch=3)),
-    lambda module: classroom(teacher=module, student_1=network(seed=5)),
-], ids=['plain', 'framework', 'classroom'])
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda module: module.state_dict(),
+        lambda module: dict(state_dict=module.state_dict(), meta=dict(epoch=3)),
+        lambda module: classroom(teacher=module, student_1=network(seed=5)),
+    ],
+    ids=['plain', 'framework', 'classroom'],
+)
 @pytest.mark.parametrize('as_text', [False, True])
 def test_load_member(save, wrap, as_text):
     source, member = network(seed=1), network(seed=2)
@@ -89,9 +103,13 @@ def test_each_member_of_a_classroom_gets_its_own(save):
 
 def test_a_member_that_is_not_in_the_classroom_is_named(save):
     path = save(classroom(student_1=network(), student_2=network()))
-    with pytest.raises(ValueError, match=(
+    with pytest.raises(
+        ValueError,
+        match=(
             r"weights\.pth is a classroom's checkpoint and holds the members student_1, student_2, "
-            r"not 'teacher' \(a frozen teacher is not saved")):
+            r"not 'teacher' \(a frozen teacher is not saved"
+        ),
+    ):
         load_member(network(), 'teacher', path)
 
 
@@ -113,20 +131,28 @@ def with_(**entries):
     return lambda weights: dict(weights, **entries)
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    (without('fc.bias'), r'missing: fc\.bias'),
-    (with_(extra=torch.zeros(1)), r'unexpected: extra'),
-    (lambda weights: network(num_classes=7).state_dict(),
-     r'another number of classes\?\n  fc\.weight: \(2, 4\) expected, \(7, 4\) in the file'
-     r'\n  fc\.bias: \(2,\) expected, \(7,\) in the file$'),
-    (lambda weights: {f'backbone.{key}': value for key, value in weights.items()},
-     r'(?s)missing: conv\.weight.*and 8 more$'),
-])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (without('fc.bias'), r'missing: fc\.bias'),
+        (with_(extra=torch.zeros(1)), r'unexpected: extra'),
+        (
+            lambda weights: network(num_classes=7).state_dict(),
+            r'another number of classes\?\n  fc\.weight: \(2, 4\) expected, \(7, 4\) in the file'
+            r'\n  fc\.bias: \(2,\) expected, \(7,\) in the file$',
+        ),
+        (
+            lambda weights: {f'backbone.{key}': value for key, value in weights.items()},
+            r'(?s)missing: conv\.weight.*and 8 more$',
+        ),
+    ],
+)
 def test_weights_that_do_not_fit_are_named_and_none_is_loaded(save, change, message):
     path = save(change(network(seed=1).state_dict()))
     member = network(seed=2)
-    with pytest.raises(ValueError, match=(
-            r'weights\.pth do not fit the teacher \(Sequential\)')) as error:
+    with pytest.raises(
+        ValueError, match=(r'weights\.pth do not fit the teacher \(Sequential\)')
+    ) as error:
         load_member(member, 'teacher', path)
     assert error.match(message)
     assert same(network(seed=2).state_dict(), member)
@@ -142,19 +168,34 @@ def test_a_run_of_mmengine_can_teach(tmp_path, monkeypatch):
         data_preprocessor=dict(type=ClsDataPreprocessor),
         backbone=dict(type=ResNet, depth=18, base_channels=4, stem_channels=4),
         neck=dict(type=GlobalAveragePooling),
-        head=dict(type=LinearClsHead, num_classes=2, in_channels=32))
-    images = [dict(inputs=torch.randint(256, (3, 32, 32), dtype=torch.uint8),
-                   data_samples=DataSample().set_gt_label(label)) for label in (0, 1)]
+        head=dict(type=LinearClsHead, num_classes=2, in_channels=32),
+    )
+    images = [
+        dict(
+            inputs=torch.randint(256, (3, 32, 32), dtype=torch.uint8),
+            data_samples=DataSample().set_gt_label(label),
+        )
+        for label in (0, 1)
+    ]
     runner = Runner(
-        model=model, work_dir=str(tmp_path), experiment_name='one_step', default_scope=None,
+        model=model,
+        work_dir=str(tmp_path),
+        experiment_name='one_step',
+        default_scope=None,
         train_dataloader=dict(
-            dataset=images, batch_size=2, sampler=dict(type=DefaultSampler, shuffle=False),
-            collate_fn=dict(type='pseudo_collate')),
+            dataset=images,
+            batch_size=2,
+            sampler=dict(type=DefaultSampler, shuffle=False),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
         train_cfg=dict(by_epoch=False, max_iters=1),
         optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.1)),
         param_scheduler=dict(type='LinearLR', by_epoch=False, start_factor=0.5),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1),
-                           logger=dict(type='LoggerHook', interval=1)))
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1),
+            logger=dict(type='LoggerHook', interval=1),
+        ),
+    )
     runner.train()
     checkpoint = load_checkpoint_file(tmp_path)
     assert {'optimizer', 'message_hub', 'param_schedulers'} <= checkpoint.keys()
@@ -273,8 +314,10 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path, record):
     run.mkdir()
     if record is not None:
         (run / 'last_checkpoint').write_text(record)
-    with pytest.raises(FileNotFoundError, match=(
-            rf'no checkpoint at {re.escape(str(run))}: .*best_\*\.pth or last_checkpoint')):
+    with pytest.raises(
+        FileNotFoundError,
+        match=(rf'no checkpoint at {re.escape(str(run))}: .*best_\*\.pth or last_checkpoint'),
+    ):
         resolve_checkpoint(run)
 
 

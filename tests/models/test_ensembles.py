@@ -60,17 +60,21 @@ def test_equals_each_position_written_out(name, num_classes, num_students, size,
     for at in itertools.product(range(5), *map(range, size)):
         n, pixel = at[0], at[1:]
         expected_scores, expected_label = slow_ensemble(
-            name, probabilities[(slice(None), n, slice(None), *pixel)].tolist(), threshold)
+            name, probabilities[(slice(None), n, slice(None), *pixel)].tolist(), threshold
+        )
         assert scores[(n, slice(None), *pixel)].tolist() == pytest.approx(expected_scores)
         assert labels[at].item() == expected_label
 
 
-@pytest.mark.parametrize(('name', 'scores', 'label'), [
-    ('max', [0.6, 0.7, 0.1], 1),
-    ('union', [0.6, 0.7, 0.1], 1),
-    ('mean', [1.4 / 3, 1.3 / 3, 0.3 / 3], 0),
-    ('vote', [2 / 3, 1 / 3, 0], 0),
-])
+@pytest.mark.parametrize(
+    ('name', 'scores', 'label'),
+    [
+        ('max', [0.6, 0.7, 0.1], 1),
+        ('union', [0.6, 0.7, 0.1], 1),
+        ('mean', [1.4 / 3, 1.3 / 3, 0.3 / 3], 0),
+        ('vote', [2 / 3, 1 / 3, 0], 0),
+    ],
+)
 def test_by_hand_three_students_three_classes(name, scores, label):
     students = torch.tensor([[[0.6, 0.3, 0.1]], [[0.6, 0.3, 0.1]], [[0.2, 0.7, 0.1]]])
     got, labels = ENSEMBLES[name](students)
@@ -78,12 +82,15 @@ def test_by_hand_three_students_three_classes(name, scores, label):
     assert labels.tolist() == [label]
 
 
-@pytest.mark.parametrize(('name', 'scores', 'labels'), [
-    ('max', [0.9, 0.4, 0.6], [1, 0, 1]),
-    ('union', [0.9, 0.4, 0.6], [1, 0, 1]),
-    ('mean', [0.6, 0.3, 0.3], [1, 0, 0]),
-    ('vote', [0.5, 0.0, 0.5], [1, 0, 0]),
-])
+@pytest.mark.parametrize(
+    ('name', 'scores', 'labels'),
+    [
+        ('max', [0.9, 0.4, 0.6], [1, 0, 1]),
+        ('union', [0.9, 0.4, 0.6], [1, 0, 1]),
+        ('mean', [0.6, 0.3, 0.3], [1, 0, 0]),
+        ('vote', [0.5, 0.0, 0.5], [1, 0, 0]),
+    ],
+)
 def test_by_hand_two_students_one_logit(name, scores, labels):
     students = torch.tensor([[[0.9], [0.2], [0.0]], [[0.3], [0.4], [0.6]]])
     got, answer = ENSEMBLES[name](students)
@@ -133,7 +140,8 @@ def test_union_of_two_classes_is_the_union_of_masks(num_students, spread):
 def test_union_of_more_classes_is_the_max():
     probabilities = example(3, 4, (3, 3))
     for union, highest in zip(
-            ENSEMBLES['union'](probabilities), ENSEMBLES['max'](probabilities), strict=True):
+        ENSEMBLES['union'](probabilities), ENSEMBLES['max'](probabilities), strict=True
+    ):
         assert torch.equal(union, highest)
 
 
@@ -147,30 +155,36 @@ def test_one_student_is_its_own_ensemble(num_classes, name):
         torch.testing.assert_close(scores, probabilities[0])
 
 
-@pytest.mark.parametrize(('students', 'label'), [
-    ([[0.6, 0.4, 0.0], [0.1, 0.8, 0.1]], 1),  # one each; means 0.35 and 0.6
-    ([[0.9, 0.1, 0.0], [0.45, 0.55, 0.0]], 0),
-    # Three students, three labels.
-    ([[0.4, 0.3, 0.3], [0.1, 0.5, 0.4], [0.1, 0.3, 0.6]], 2),
-    # The highest mean has the fewest votes, and does not take part in the tie.
-    ([[0.5, 0.0, 0.49], [0.5, 0.0, 0.49], [0.0, 0.5, 0.49], [0.0, 0.51, 0.49]], 1),
-    # Two votes beat one, however sure that one is.
-    ([[0.51, 0.49, 0.0], [0.51, 0.49, 0.0], [0.0, 1.0, 0.0]], 0),
-    ([[0.5, 0.5], [0.5, 0.5]], 0),  # nothing to tell them apart: the first
-])
+@pytest.mark.parametrize(
+    ('students', 'label'),
+    [
+        ([[0.6, 0.4, 0.0], [0.1, 0.8, 0.1]], 1),  # one each; means 0.35 and 0.6
+        ([[0.9, 0.1, 0.0], [0.45, 0.55, 0.0]], 0),
+        # Three students, three labels.
+        ([[0.4, 0.3, 0.3], [0.1, 0.5, 0.4], [0.1, 0.3, 0.6]], 2),
+        # The highest mean has the fewest votes, and does not take part in the tie.
+        ([[0.5, 0.0, 0.49], [0.5, 0.0, 0.49], [0.0, 0.5, 0.49], [0.0, 0.51, 0.49]], 1),
+        # Two votes beat one, however sure that one is.
+        ([[0.51, 0.49, 0.0], [0.51, 0.49, 0.0], [0.0, 1.0, 0.0]], 0),
+        ([[0.5, 0.5], [0.5, 0.5]], 0),  # nothing to tell them apart: the first
+    ],
+)
 def test_ties_of_votes_go_to_the_higher_mean(students, label):
     probabilities = torch.tensor(students).unsqueeze(1)
     assert ENSEMBLES['vote'](probabilities)[1].tolist() == [label]
 
 
-@pytest.mark.parametrize(('students', 'threshold', 'label'), [
-    ([0.9, 0.2], 0.5, 1),
-    ([0.6, 0.2], 0.5, 0),
-    ([0.75, 0.25], 0.5, 0),  # a mean at the threshold is not above it
-    ([0.9, 0.6], 0.8, 0),
-    ([0.5, 0.1], 0.2, 1),
-    ([0.9, 0.9, 0.0], 0.8, 1),
-])
+@pytest.mark.parametrize(
+    ('students', 'threshold', 'label'),
+    [
+        ([0.9, 0.2], 0.5, 1),
+        ([0.6, 0.2], 0.5, 0),
+        ([0.75, 0.25], 0.5, 0),  # a mean at the threshold is not above it
+        ([0.9, 0.6], 0.8, 0),
+        ([0.5, 0.1], 0.2, 1),
+        ([0.9, 0.9, 0.0], 0.8, 1),
+    ],
+)
 def test_ties_of_votes_with_one_logit(students, threshold, label):
     probabilities = torch.tensor(students).view(-1, 1, 1)
     assert ENSEMBLES['vote'](probabilities, threshold)[1].tolist() == [label]

@@ -25,7 +25,6 @@ class Pyramid(nn.Module):
 
 
 class Net(nn.Module):
-
     def __init__(self, container=tuple):
         super().__init__()
         self.backbone = Pyramid(container)
@@ -43,8 +42,10 @@ def images(seed=0):
 
 
 def hooks_of(module):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
-               for m in module.modules())
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+        for m in module.modules()
+    )
 
 
 def test_the_value_is_what_the_module_gave():
@@ -119,14 +120,17 @@ def test_a_recorder_starts_anew_each_time():
         assert taps['fc'] is output
 
 
-@pytest.mark.parametrize(('name', 'near'), [
-    ('backbone.stage3', 'near names: backbone.stage[12], backbone.stage[12]'),
-    ('backbon', 'near names: backbone'),
-    ('backbone.container', 'near names: backbone'),  # an attribute, not a module
-    ('fc.weight', 'near names: '),  # a parameter
-    ('xyzxyz', 'near names: backbone, backbone.stage1, backbone.stage2, unused, act'),
-    ('', 'near names: backbone, backbone.stage1'),
-])
+@pytest.mark.parametrize(
+    ('name', 'near'),
+    [
+        ('backbone.stage3', 'near names: backbone.stage[12], backbone.stage[12]'),
+        ('backbon', 'near names: backbone'),
+        ('backbone.container', 'near names: backbone'),  # an attribute, not a module
+        ('fc.weight', 'near names: '),  # a parameter
+        ('xyzxyz', 'near names: backbone, backbone.stage1, backbone.stage2, unused, act'),
+        ('', 'near names: backbone, backbone.stage1'),
+    ],
+)
 def test_a_wrong_name_lists_near_ones(name, near):
     with pytest.raises(ValueError, match=f"Net has no module '{name}' to tap; {near}.*list_taps"):
         TapRecorder(Net(), ['fc', name])
@@ -148,23 +152,27 @@ def test_a_module_that_ran_twice():
         taps['0']
 
 
-@pytest.mark.parametrize(('container', 'kind'), [
-    (lambda maps: dict(enumerate(maps)), 'dict'),
-    (lambda maps: (maps[0], dict(last=maps[1])), 'dict'),
-    (lambda maps: (), 'tuple'),
-    (lambda maps: None, 'NoneType'),
-])
+@pytest.mark.parametrize(
+    ('container', 'kind'),
+    [
+        (lambda maps: dict(enumerate(maps)), 'dict'),
+        (lambda maps: (maps[0], dict(last=maps[1])), 'dict'),
+        (lambda maps: (), 'tuple'),
+        (lambda maps: None, 'NoneType'),
+    ],
+)
 def test_an_output_that_is_no_tensor(container, kind):
     pyramid = Pyramid(container)
     with TapRecorder(nn.Sequential(pyramid), ['0']) as taps:
         pyramid(images())
-    with pytest.raises(ValueError, match=f"'0' gives {kind}, not a tensor or a tuple of tensors; "
-                                         'choose a module inside it'):
+    with pytest.raises(
+        ValueError,
+        match=f"'0' gives {kind}, not a tensor or a tuple of tensors; choose a module inside it",
+    ):
         taps['0']
 
 
 class AddsInPlace(nn.Module):
-
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 1)
@@ -175,17 +183,22 @@ class AddsInPlace(nn.Module):
         return x
 
 
-@pytest.mark.parametrize(('net', 'changed', 'whole'), [
-    (nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True), nn.Flatten()), '0', '1'),
-    (nn.Sequential(AddsInPlace()), '0.conv', '0'),
-    # The next block changes a view of the output.
-    (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.ReLU(inplace=True)), '0', '2'),
-])
+@pytest.mark.parametrize(
+    ('net', 'changed', 'whole'),
+    [
+        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True), nn.Flatten()), '0', '1'),
+        (nn.Sequential(AddsInPlace()), '0.conv', '0'),
+        # The next block changes a view of the output.
+        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.ReLU(inplace=True)), '0', '2'),
+    ],
+)
 def test_a_map_that_is_changed_in_place_afterwards_is_refused(net, changed, whole):
     with TapRecorder(net, [changed, whole]) as taps:
         output = net(images())
-    with pytest.raises(ValueError, match=f"'{changed}' was changed in place after it was recorded "
-                                         '.*tap the module after it'):
+    with pytest.raises(
+        ValueError,
+        match=f"'{changed}' was changed in place after it was recorded .*tap the module after it",
+    ):
         taps[changed]
     torch.testing.assert_close(taps[whole].flatten(), output.flatten())
 

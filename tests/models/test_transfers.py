@@ -33,15 +33,31 @@ TABLE = {
     ('kd_on', 'v1'): [(T, S1, P, 'beta'), (T, S2, P, 'beta')],
     ('kd_on', 'v2'): [(T, S1, F, 'beta'), (T, S2, F, 'beta')],
     ('kd_on', 'v3'): [(T, S1, P, 'beta'), (T, S2, F, 'beta')],
-    ('kdml', 'v1'): [(T, S1, P, 'beta'), (S2, S1, P, 'gamma'),
-                     (T, S2, P, 'beta'), (S1, S2, P, 'gamma')],
-    ('kdml', 'v2'): [(T, S1, F, 'beta'), (S2, S1, F, 'gamma'),
-                     (T, S2, F, 'beta'), (S1, S2, F, 'gamma')],
-    ('kdml', 'v3'): [(T, S1, F, 'beta'), (S2, S1, P, 'gamma'),
-                     (T, S2, P, 'beta'), (S1, S2, F, 'gamma')],
+    ('kdml', 'v1'): [
+        (T, S1, P, 'beta'),
+        (S2, S1, P, 'gamma'),
+        (T, S2, P, 'beta'),
+        (S1, S2, P, 'gamma'),
+    ],
+    ('kdml', 'v2'): [
+        (T, S1, F, 'beta'),
+        (S2, S1, F, 'gamma'),
+        (T, S2, F, 'beta'),
+        (S1, S2, F, 'gamma'),
+    ],
+    ('kdml', 'v3'): [
+        (T, S1, F, 'beta'),
+        (S2, S1, P, 'gamma'),
+        (T, S2, P, 'beta'),
+        (S1, S2, F, 'gamma'),
+    ],
 }
-USED = {'ml': ('alpha', 'gamma'), 'kd_off': ('alpha', 'beta'), 'kd_on': ('alpha', 'beta'),
-        'kdml': ('alpha', 'beta', 'gamma')}
+USED = {
+    'ml': ('alpha', 'gamma'),
+    'kd_off': ('alpha', 'beta'),
+    'kd_on': ('alpha', 'beta'),
+    'kdml': ('alpha', 'beta', 'gamma'),
+}
 # Six different numbers, so that none can stand in for another.
 ALL_WEIGHTS = dict(alpha=(0.11, 0.12), beta=(0.21, 0.22), gamma=(0.31, 0.32))
 
@@ -61,44 +77,86 @@ def test_the_papers_table(mode, style):
     transfers = transfers_for(mode, style, weights_of(mode))
     expected = [
         Transfer(source, learner, knowledge, ALL_WEIGHTS[letter][(S1, S2).index(learner)])
-        for source, learner, knowledge, letter in TABLE[mode, style]]
+        for source, learner, knowledge, letter in TABLE[mode, style]
+    ]
     assert transfers == expected
     assert [transfer.key for transfer in transfers] == [
         f'{learner}.loss_from_{source}.{knowledge}'
-        for source, learner, knowledge, _ in TABLE[mode, style]]
+        for source, learner, knowledge, _ in TABLE[mode, style]
+    ]
     for transfer in transfers:  # nothing but the table's four columns is set
-        assert (transfer.loss, transfer.projector, transfer.source_tap,
-                transfer.learner_tap) == (None,) * 4
+        assert (transfer.loss, transfer.projector, transfer.source_tap, transfer.learner_tap) == (
+            None,
+        ) * 4
 
 
-@pytest.mark.parametrize(('mode', 'style', 'weights', 'rows'), [
-    # Table 3, ResNet18 on histopathology.
-    ('kdml', 'v1', dict(alpha=(0.1, 0.2), beta=(0.45, 0.4), gamma=(0.45, 0.4)), [
-        'teacher -> student_1 predictions 0.45 PredictionKLLoss',
-        'student_2 -> student_1 predictions 0.45 PredictionKLLoss',
-        'teacher -> student_2 predictions 0.4 PredictionKLLoss',
-        'student_1 -> student_2 predictions 0.4 PredictionKLLoss']),
-    ('kdml', 'v3', dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3)), [
-        'teacher -> student_1 features 0.4 FeatureMSELoss',
-        'student_2 -> student_1 predictions 0.4 PredictionKLLoss',
-        'teacher -> student_2 predictions 0.3 PredictionKLLoss',
-        'student_1 -> student_2 features 0.3 FeatureMSELoss']),
-    ('ml', 'v3', dict(alpha=(0.1, 0.2), beta=(0, 0), gamma=(0.9, 0.8)), [
-        'student_2 -> student_1 predictions 0.9 PredictionKLLoss',
-        'student_1 -> student_2 features 0.8 FeatureMSELoss']),
-    ('kd_on', 'v3', dict(alpha=(0.1, 0.2), beta=(0.9, 0.8), gamma=(0, 0)), [
-        'teacher -> student_1 predictions 0.9 PredictionKLLoss',
-        'teacher -> student_2 features 0.8 FeatureMSELoss']),
-    # Table 4, ResNet18 on MRI.
-    ('kd_off', 'v2', dict(alpha=(0.2, 0.2), beta=(0.8, 0.8), gamma=(0, 0)), [
-        'teacher -> student_1 features 0.8 FeatureMSELoss',
-        'teacher -> student_2 features 0.8 FeatureMSELoss']),
-    ('kdml', 'v3', dict(alpha=(0.1, 0.1), beta=(0.45, 0.45), gamma=(0.45, 0.45)), [
-        'teacher -> student_1 features 0.45 FeatureMSELoss',
-        'student_2 -> student_1 predictions 0.45 PredictionKLLoss',
-        'teacher -> student_2 predictions 0.45 PredictionKLLoss',
-        'student_1 -> student_2 features 0.45 FeatureMSELoss']),
-])
+@pytest.mark.parametrize(
+    ('mode', 'style', 'weights', 'rows'),
+    [
+        # Table 3, ResNet18 on histopathology.
+        (
+            'kdml',
+            'v1',
+            dict(alpha=(0.1, 0.2), beta=(0.45, 0.4), gamma=(0.45, 0.4)),
+            [
+                'teacher -> student_1 predictions 0.45 PredictionKLLoss',
+                'student_2 -> student_1 predictions 0.45 PredictionKLLoss',
+                'teacher -> student_2 predictions 0.4 PredictionKLLoss',
+                'student_1 -> student_2 predictions 0.4 PredictionKLLoss',
+            ],
+        ),
+        (
+            'kdml',
+            'v3',
+            dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3)),
+            [
+                'teacher -> student_1 features 0.4 FeatureMSELoss',
+                'student_2 -> student_1 predictions 0.4 PredictionKLLoss',
+                'teacher -> student_2 predictions 0.3 PredictionKLLoss',
+                'student_1 -> student_2 features 0.3 FeatureMSELoss',
+            ],
+        ),
+        (
+            'ml',
+            'v3',
+            dict(alpha=(0.1, 0.2), beta=(0, 0), gamma=(0.9, 0.8)),
+            [
+                'student_2 -> student_1 predictions 0.9 PredictionKLLoss',
+                'student_1 -> student_2 features 0.8 FeatureMSELoss',
+            ],
+        ),
+        (
+            'kd_on',
+            'v3',
+            dict(alpha=(0.1, 0.2), beta=(0.9, 0.8), gamma=(0, 0)),
+            [
+                'teacher -> student_1 predictions 0.9 PredictionKLLoss',
+                'teacher -> student_2 features 0.8 FeatureMSELoss',
+            ],
+        ),
+        # Table 4, ResNet18 on MRI.
+        (
+            'kd_off',
+            'v2',
+            dict(alpha=(0.2, 0.2), beta=(0.8, 0.8), gamma=(0, 0)),
+            [
+                'teacher -> student_1 features 0.8 FeatureMSELoss',
+                'teacher -> student_2 features 0.8 FeatureMSELoss',
+            ],
+        ),
+        (
+            'kdml',
+            'v3',
+            dict(alpha=(0.1, 0.1), beta=(0.45, 0.45), gamma=(0.45, 0.45)),
+            [
+                'teacher -> student_1 features 0.45 FeatureMSELoss',
+                'student_2 -> student_1 predictions 0.45 PredictionKLLoss',
+                'teacher -> student_2 predictions 0.45 PredictionKLLoss',
+                'student_1 -> student_2 features 0.45 FeatureMSELoss',
+            ],
+        ),
+    ],
+)
 def test_published_weights_as_the_rows_read(mode, style, weights, rows):
     assert [repr(transfer) for transfer in transfers_for(mode, style, weights)] == rows
     for index in range(2):
@@ -151,8 +209,9 @@ def test_unknown_style(style):
 
 @pytest.mark.parametrize('mode', MODES)
 def test_unknown_letter(mode):
-    with pytest.raises(ValueError, match="A key of weights must be one of alpha, beta, gamma; "
-                                         "got 'delta'"):
+    with pytest.raises(
+        ValueError, match="A key of weights must be one of alpha, beta, gamma; got 'delta'"
+    ):
         transfers_for(mode, 'v1', weights_of(mode, delta=(0, 0)))
 
 
@@ -163,21 +222,24 @@ def test_weights_must_be_a_dict(weights):
 
 
 @pytest.mark.parametrize('letter', ['alpha', 'beta', 'gamma'])
-@pytest.mark.parametrize(('pair', 'message'), [
-    ((-0.1, 0.5), 'finite and at least 0, got -0.1'),
-    ((0.5, -1), 'finite and at least 0, got -1'),
-    ((math.nan, 0.5), 'finite and at least 0, got nan'),
-    ((0.5, math.inf), 'finite and at least 0, got inf'),
-    ((True, 0.5), 'must be a number, got True'),
-    (('0.5', 0.5), "must be a number, got '0.5'"),
-    ((0.5, None), 'must be a number, got None'),
-    ((0.5,), r'needs two weights, one per student.*got \(0.5,\)'),
-    ((0.1, 0.2, 0.3), r'needs two weights, one per student.*got \(0.1, 0.2, 0.3\)'),
-    ((), r'needs two weights, one per student.*got \(\)'),
-    (0.5, 'needs two weights, one per student.*got 0.5'),
-    ('45', "needs two weights, one per student.*got '45'"),
-    ({0.4, 0.5}, 'needs two weights, one per student.*got {0'),
-])
+@pytest.mark.parametrize(
+    ('pair', 'message'),
+    [
+        ((-0.1, 0.5), 'finite and at least 0, got -0.1'),
+        ((0.5, -1), 'finite and at least 0, got -1'),
+        ((math.nan, 0.5), 'finite and at least 0, got nan'),
+        ((0.5, math.inf), 'finite and at least 0, got inf'),
+        ((True, 0.5), 'must be a number, got True'),
+        (('0.5', 0.5), "must be a number, got '0.5'"),
+        ((0.5, None), 'must be a number, got None'),
+        ((0.5,), r'needs two weights, one per student.*got \(0.5,\)'),
+        ((0.1, 0.2, 0.3), r'needs two weights, one per student.*got \(0.1, 0.2, 0.3\)'),
+        ((), r'needs two weights, one per student.*got \(\)'),
+        (0.5, 'needs two weights, one per student.*got 0.5'),
+        ('45', "needs two weights, one per student.*got '45'"),
+        ({0.4, 0.5}, 'needs two weights, one per student.*got {0'),
+    ],
+)
 def test_weights_that_cannot_be(letter, pair, message):
     with pytest.raises(ValueError, match=f'^{letter} .*{message}'):
         transfers_for('kdml', 'v1', weights_of('kdml', **{letter: pair}))
@@ -190,14 +252,20 @@ def test_weights_that_cannot_be_are_refused_even_without_use(pair):
 
 
 @pytest.mark.parametrize('pair', [(0.1, 0), (0, 0.1), [0.4, 0.4]])
-@pytest.mark.parametrize(('mode', 'letter', 'lacks', 'uses'), [
-    ('ml', 'beta', 'teacher', 'alpha, gamma'),
-    ('kd_off', 'gamma', 'transfer between peers', 'alpha, beta'),
-    ('kd_on', 'gamma', 'transfer between peers', 'alpha, beta'),
-])
+@pytest.mark.parametrize(
+    ('mode', 'letter', 'lacks', 'uses'),
+    [
+        ('ml', 'beta', 'teacher', 'alpha, gamma'),
+        ('kd_off', 'gamma', 'transfer between peers', 'alpha, beta'),
+        ('kd_on', 'gamma', 'transfer between peers', 'alpha, beta'),
+    ],
+)
 def test_weights_without_a_meaning(mode, letter, lacks, uses, pair):
-    with pytest.raises(ValueError, match=f"Mode '{mode}' has no {lacks}, so {letter}=.* has no "
-                                         f'meaning; its weights are {uses}. Leave {letter} out'):
+    with pytest.raises(
+        ValueError,
+        match=f"Mode '{mode}' has no {lacks}, so {letter}=.* has no "
+        f'meaning; its weights are {uses}. Leave {letter} out',
+    ):
         transfers_for(mode, 'v1', weights_of(mode, **{letter: pair}))
 
 
@@ -207,8 +275,10 @@ def test_missing_letter(mode, letter, how):
     weights = weights_of(mode, **{letter: None})
     if how == 'out':
         del weights[letter]
-    with pytest.raises(ValueError, match=f"Mode '{mode}' needs the weights "
-                                         f'{", ".join(USED[mode])}; missing: {letter}$'):
+    with pytest.raises(
+        ValueError,
+        match=f"Mode '{mode}' needs the weights {', '.join(USED[mode])}; missing: {letter}$",
+    ):
         transfers_for(mode, 'v1', weights)
 
 
@@ -220,7 +290,11 @@ def test_all_missing_letters_are_named():
 def test_a_transfer_of_ones_own():
     transfer = Transfer('a', 'b', F, 2, source_tap='layer1', learner_tap='layer2')
     assert (transfer.source, transfer.learner, transfer.knowledge, transfer.weight) == (
-        'a', 'b', F, 2)
+        'a',
+        'b',
+        F,
+        2,
+    )
     assert transfer.key == 'b.loss_from_a.features'
     with pytest.raises(dataclasses.FrozenInstanceError):
         transfer.weight = 1
@@ -228,20 +302,26 @@ def test_a_transfer_of_ones_own():
 
 @pytest.mark.parametrize('knowledge', ['logits', 'prediction', '', None])
 def test_unknown_knowledge(knowledge):
-    with pytest.raises(ValueError, match=f'knowledge must be one of predictions, features; got '
-                                         f'{knowledge!r} in the transfer a -> b'):
+    with pytest.raises(
+        ValueError,
+        match=f'knowledge must be one of predictions, features; got '
+        f'{knowledge!r} in the transfer a -> b',
+    ):
         Transfer('a', 'b', knowledge, 1)
 
 
-@pytest.mark.parametrize(('weight', 'message'), [
-    (-1, 'must be finite and at least 0, got -1'),
-    (math.nan, 'must be finite and at least 0, got nan'),
-    (math.inf, 'must be finite and at least 0, got inf'),
-    (-math.inf, 'must be finite and at least 0, got -inf'),
-    (True, 'must be a number, got True'),
-    ('1', "must be a number, got '1'"),
-    (None, 'must be a number, got None'),
-])
+@pytest.mark.parametrize(
+    ('weight', 'message'),
+    [
+        (-1, 'must be finite and at least 0, got -1'),
+        (math.nan, 'must be finite and at least 0, got nan'),
+        (math.inf, 'must be finite and at least 0, got inf'),
+        (-math.inf, 'must be finite and at least 0, got -inf'),
+        (True, 'must be a number, got True'),
+        ('1', "must be a number, got '1'"),
+        (None, 'must be a number, got None'),
+    ],
+)
 def test_a_weight_that_cannot_be(weight, message):
     with pytest.raises(ValueError, match=rf'The weight of a -> b \(features\) {message}'):
         Transfer('a', 'b', F, weight)
@@ -254,31 +334,43 @@ def test_nobody_teaches_themselves():
 
 @pytest.mark.parametrize('tap', ['source_tap', 'learner_tap'])
 def test_predictions_have_no_taps(tap):
-    with pytest.raises(ValueError, match='Taps name feature maps; predictions are the logits.*'
-                                         'Remove source_tap and learner_tap from a -> b'):
+    with pytest.raises(
+        ValueError,
+        match='Taps name feature maps; predictions are the logits.*'
+        'Remove source_tap and learner_tap from a -> b',
+    ):
         Transfer('a', 'b', P, 1, **{tap: 'backbone'})
 
 
-@pytest.mark.parametrize(('options', 'text'), [
-    (dict(), 'FeatureMSELoss'),
-    (dict(loss=dict(type='L1Loss')), 'L1Loss'),
-    (dict(loss=dict(type=FeatureMSELoss)), 'FeatureMSELoss'),
-    (dict(loss=nn.SmoothL1Loss()), 'SmoothL1Loss'),
-    (dict(loss=dict(reduction='sum')), 'untyped'),
-    (dict(projector=dict(type='ConvProjector', side='source')),
-     'FeatureMSELoss projector=ConvProjector'),
-    (dict(source_tap='neck'), 'FeatureMSELoss taps=neck:default'),
-    (dict(learner_tap='neck'), 'FeatureMSELoss taps=default:neck'),
-    (dict(projector=nn.Identity(), source_tap='a.1', learner_tap='b.2'),
-     'FeatureMSELoss projector=Identity taps=a.1:b.2'),
-])
+@pytest.mark.parametrize(
+    ('options', 'text'),
+    [
+        (dict(), 'FeatureMSELoss'),
+        (dict(loss=dict(type='L1Loss')), 'L1Loss'),
+        (dict(loss=dict(type=FeatureMSELoss)), 'FeatureMSELoss'),
+        (dict(loss=nn.SmoothL1Loss()), 'SmoothL1Loss'),
+        (dict(loss=dict(reduction='sum')), 'untyped'),
+        (
+            dict(projector=dict(type='ConvProjector', side='source')),
+            'FeatureMSELoss projector=ConvProjector',
+        ),
+        (dict(source_tap='neck'), 'FeatureMSELoss taps=neck:default'),
+        (dict(learner_tap='neck'), 'FeatureMSELoss taps=default:neck'),
+        (
+            dict(projector=nn.Identity(), source_tap='a.1', learner_tap='b.2'),
+            'FeatureMSELoss projector=Identity taps=a.1:b.2',
+        ),
+    ],
+)
 def test_repr_reads_as_a_row(options, text):
     assert repr(Transfer('a', 'b', F, 0.25, **options)) == f'a -> b features 0.25 {text}'
 
 
 def test_the_table_is_aligned():
-    transfers = [Transfer(T, S1, F, 0.45, projector=dict(type='ConvProjector')),
-                 Transfer(S2, S1, P, 1)]
+    transfers = [
+        Transfer(T, S1, F, 0.45, projector=dict(type='ConvProjector')),
+        Transfer(S2, S1, P, 1),
+    ]
     assert format_transfers(transfers).split('\n') == [
         'teacher    ->  student_1  features     0.45  FeatureMSELoss    projector=ConvProjector',
         'student_2  ->  student_1  predictions  1     PredictionKLLoss',
@@ -295,6 +387,7 @@ assert len(table['transfers_for']('ml', 'v1', dict(alpha=(1, 1), gamma=(1, 1))))
 print(sorted({'torch', 'numpy', 'mmengine', 'mmkdml'} & set(sys.modules)))
 """
     path = find_spec('mmkdml.models.transfers').origin
-    done = subprocess.run([sys.executable, '-c', script, path], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, '-c', script, path], capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.stderr) == ('[]\n', '')

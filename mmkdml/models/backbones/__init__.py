@@ -1,4 +1,5 @@
 """Backbones that the frameworks lack."""
+
 from mmkdml.models.backbones.pretrained_timm import PretrainedTIMMBackbone
 from mmkdml.models.backbones.stem_resnet import StemResNet
 

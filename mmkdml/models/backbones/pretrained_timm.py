@@ -1,4 +1,5 @@
 """timm backbones whose ImageNet weights are loaded with the other weights, not at build."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -33,15 +34,14 @@ class PretrainedTIMMBackbone(TIMMBackbone):
         ValueError: In ``init_weights``, if there are no weights or they do not fit.
     """
 
-    def __init__(self,
-                 model_name: str,
-                 pretrained: bool = False,
-                 in_channels: int = 3,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, model_name: str, pretrained: bool = False, in_channels: int = 3, **kwargs: Any
+    ) -> None:
         if not isinstance(pretrained, bool):
             raise TypeError(
                 f'pretrained must be True or False, got {pretrained!r}; a local file is given by '
-                'pretrained_cfg_overlay=dict(file=...)')
+                'pretrained_cfg_overlay=dict(file=...)'
+            )
         super().__init__(model_name, pretrained=False, in_channels=in_channels, **kwargs)
         self._pretrained = pretrained
         self._in_channels = in_channels
@@ -57,12 +57,17 @@ class PretrainedTIMMBackbone(TIMMBackbone):
         try:
             # num_classes=0, for the classifier was removed at build; timm would want it.
             load_pretrained(
-                self.timm_model, config, num_classes=0, in_chans=self._in_channels,
-                filter_fn=_without_classifier)
+                self.timm_model,
+                config,
+                num_classes=0,
+                in_chans=self._in_channels,
+                filter_fn=_without_classifier,
+            )
         except RuntimeError as error:
             raise ValueError(
                 f'The pretrained weights of {config["architecture"]} cannot be loaded from '
-                f'{source}: {error}') from error
+                f'{source}: {error}'
+            ) from error
         self._is_init = True
 
 
@@ -70,10 +75,12 @@ def _without_classifier(weights: Mapping[str, Tensor], model: nn.Module) -> dict
     """What the backbone needs of the weights; timm itself would overlook what is missing."""
     expected = model.state_dict()
     # Files older than PyTorch 0.4.1 do not count batches, and nothing needs the count.
-    missing = [key for key in expected
-               if key not in weights and not key.endswith('num_batches_tracked')]
+    missing = [
+        key for key in expected if key not in weights and not key.endswith('num_batches_tracked')
+    ]
     if missing:
         raise RuntimeError(
             f'{len(missing)} of {len(expected)} keys are missing in it: {", ".join(missing[:5])}'
-            + (', ...' if len(missing) > 5 else ''))
+            + (', ...' if len(missing) > 5 else '')
+        )
     return {key: value for key, value in weights.items() if key in expected}

@@ -1,4 +1,5 @@
 """A ResNet that also gives its stem's map, the first skip connection of a U-Net."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -21,10 +22,9 @@ class StemResNet(ResNet):
         **kwargs: See :class:`mmpretrain.models.ResNet`; all four stages are given by default.
     """
 
-    def __init__(self,
-                 depth: int,
-                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, depth: int, out_indices: tuple[int, ...] = (0, 1, 2, 3), **kwargs: Any
+    ) -> None:
         super().__init__(depth, out_indices=out_indices, **kwargs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,5 @@
 """The distillers."""
+
 from mmkdml.models.distillers.diversified_kdml import DiversifiedKDMLDistiller
 from mmkdml.models.distillers.knowledge_distiller import KnowledgeDistiller
 

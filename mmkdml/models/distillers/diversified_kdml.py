@@ -1,4 +1,5 @@
 """The paper's classroom: one teacher, two students, a mode and a style."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -63,30 +64,33 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         ValueError: If mode, style, weights, or one of the others cannot be.
     """
 
-    def __init__(self,
-                 mode: str,
-                 style: str,
-                 students: Sequence[Any],
-                 weights: Mapping[str, Sequence[float]],
-                 teacher: Any = None,
-                 teacher_checkpoint: str | None = None,
-                 temperature: float = 2.0,
-                 kl_direction: str = 'learner||source',
-                 kl_scale: str = 'none',
-                 losses: Mapping[str, Any] | None = None,
-                 taps: Mapping[str, str] | None = None,
-                 projectors: Mapping[str, Any] | None = None,
-                 ensemble: str | Ensemble | None = None,
-                 input_size: Sequence[int] | None = None,
-                 data_preprocessor: Any = None,
-                 init_cfg: Any = None) -> None:
+    def __init__(
+        self,
+        mode: str,
+        style: str,
+        students: Sequence[Any],
+        weights: Mapping[str, Sequence[float]],
+        teacher: Any = None,
+        teacher_checkpoint: str | None = None,
+        temperature: float = 2.0,
+        kl_direction: str = 'learner||source',
+        kl_scale: str = 'none',
+        losses: Mapping[str, Any] | None = None,
+        taps: Mapping[str, str] | None = None,
+        projectors: Mapping[str, Any] | None = None,
+        ensemble: str | Ensemble | None = None,
+        input_size: Sequence[int] | None = None,
+        data_preprocessor: Any = None,
+        init_cfg: Any = None,
+    ) -> None:
         transfers = transfers_for(mode, style, weights)
         alphas = checked_weights(mode, weights)['alpha']
         if isinstance(students, (str, Mapping)) or len(students) != len(STUDENTS):
             number = 1 if isinstance(students, (str, Mapping)) else len(students)
             raise ValueError(
                 f'students must be a list of {len(STUDENTS)} configs or modules, got {number}; '
-                'KnowledgeDistiller takes any number')
+                'KnowledgeDistiller takes any number'
+            )
         members = dict(zip(STUDENTS, students, strict=True))
         if mode != 'ml':
             if teacher is None:
@@ -95,9 +99,11 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         if teacher_checkpoint is not None and mode != 'kd_off':
             raise ValueError(
                 f'teacher_checkpoint is for the frozen teacher of mode kd_off; in {mode!r} give '
-                'the teacher an init_cfg to start from other weights')
+                'the teacher an init_cfg to start from other weights'
+            )
         kl = dict(
-            type=PredictionKLLoss, temperature=temperature, direction=kl_direction, scale=kl_scale)
+            type=PredictionKLLoss, temperature=temperature, direction=kl_direction, scale=kl_scale
+        )
         losses = {PREDICTIONS: kl, **_checked_keys('losses', losses, KNOWLEDGE)}
         taps = _checked_keys('taps', taps, (*members, 'students'))
         projectors = projectors or {}
@@ -112,7 +118,8 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
             ensemble=ensemble,
             input_size=input_size,
             data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )
         self.mode = mode
         self.style = style
 
@@ -127,18 +134,21 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         return nn.ModuleList([self.members[name] for name in STUDENTS])
 
 
-def _completed(row: Transfer, losses: Mapping[str, Any], taps: Mapping[str, str],
-               projectors: Mapping[str, Any]) -> Transfer:
+def _completed(
+    row: Transfer, losses: Mapping[str, Any], taps: Mapping[str, str], projectors: Mapping[str, Any]
+) -> Transfer:
     """The transfer with its loss and, for features, taps and projector."""
     loss = losses.get(row.knowledge)
     if row.knowledge != FEATURES:
         return dataclasses.replace(row, loss=loss)
     source_tap, learner_tap = (
         taps.get(name, taps.get('students') if name in STUDENTS else None)
-        for name in (row.source, row.learner))
+        for name in (row.source, row.learner)
+    )
     projector = projectors if 'type' in projectors else projectors.get(_route(row))
-    return dataclasses.replace(row, loss=loss, projector=projector or None,
-                               source_tap=source_tap, learner_tap=learner_tap)
+    return dataclasses.replace(
+        row, loss=loss, projector=projector or None, source_tap=source_tap, learner_tap=learner_tap
+    )
 
 
 def _route(row: Transfer) -> str:
@@ -148,6 +158,8 @@ def _route(row: Transfer) -> str:
 def _checked_keys(what: str, values: Mapping[str, Any] | None, allowed: Any) -> dict[str, Any]:
     unknown = [key for key in values or {} if key not in allowed]
     if unknown:
-        raise ValueError(f'The keys of {what} must be among {", ".join(allowed)}; got '
-                         f'{", ".join(map(str, unknown))}')
+        raise ValueError(
+            f'The keys of {what} must be among {", ".join(allowed)}; got '
+            f'{", ".join(map(str, unknown))}'
+        )
     return dict(values or {})

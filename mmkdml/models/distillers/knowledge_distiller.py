@@ -1,10 +1,10 @@
 """Members + transfers -> losses and predictions."""
+
 from __future__ import annotations
 
 import copy
 import json
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmkdml.models.checkpoints import file_sha256, load_member, resolve_checkpoint
+from mmkdml.models.distillers.checks import check_known, check_names, check_roles
 from mmkdml.models.distillers.plan import Observation, make_lessons
 from mmkdml.models.ensembles import ENSEMBLES, Ensemble
 from mmkdml.models.taps import TapRecorder
@@ -56,19 +57,23 @@ class KnowledgeDistiller(BaseModel):
         FileNotFoundError: If a frozen member's checkpoint is not there.
     """
 
-    def __init__(self,
-                 members: Mapping[str, Any],
-                 transfers: Sequence[Transfer | Mapping[str, Any]],
-                 supervised_weights: Mapping[str, float] | None = None,
-                 frozen: Mapping[str, str | None] | None = None,
-                 students: Sequence[str] | None = None,
-                 ensemble: str | Ensemble | None = None,
-                 input_size: Sequence[int] | None = None,
-                 data_preprocessor: Any = None,
-                 init_cfg: Any = None) -> None:
-        self._check_names(members)
-        built = {name: member if isinstance(member, nn.Module) else MODELS.build(member)
-                 for name, member in members.items()}
+    def __init__(
+        self,
+        members: Mapping[str, Any],
+        transfers: Sequence[Transfer | Mapping[str, Any]],
+        supervised_weights: Mapping[str, float] | None = None,
+        frozen: Mapping[str, str | None] | None = None,
+        students: Sequence[str] | None = None,
+        ensemble: str | Ensemble | None = None,
+        input_size: Sequence[int] | None = None,
+        data_preprocessor: Any = None,
+        init_cfg: Any = None,
+    ) -> None:
+        check_names(members)
+        built = {
+            name: member if isinstance(member, nn.Module) else MODELS.build(member)
+            for name, member in members.items()
+        }
         if len({id(member) for member in built.values()}) < len(built):
             raise ValueError('Two members are one and the same module; build one for each')
         task = task_of(built)
@@ -77,43 +82,64 @@ class KnowledgeDistiller(BaseModel):
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.task = task
         self.member_names = tuple(built)
-        self.transfers = [transfer if isinstance(transfer, Transfer) else Transfer(**transfer)
-                          for transfer in transfers]
-        frozen = {name: path and str(resolve_checkpoint(path))
-                  for name, path in (frozen or {}).items()}
-        self._check_roles(frozen, supervised_weights or {})
-        self.supervised_weights = {name: float((supervised_weights or {}).get(name, 1.0))
-                                   for name in self.member_names if name not in frozen}
-        self._frozen = {name: self._freeze(name, built[name], path)
-                        for name, path in frozen.items()}
-        self._frozen_files = {name: dict(path=path, sha256=file_sha256(path))
-                              for name, path in frozen.items() if path is not None}
+        self.transfers = [
+            transfer if isinstance(transfer, Transfer) else Transfer(**transfer)
+            for transfer in transfers
+        ]
+        frozen = {
+            name: path and str(resolve_checkpoint(path)) for name, path in (frozen or {}).items()
+        }
+        check_roles(self.member_names, self.transfers, frozen, supervised_weights or {})
+        self.supervised_weights = {
+            name: float((supervised_weights or {}).get(name, 1.0))
+            for name in self.member_names
+            if name not in frozen
+        }
+        self._frozen = {
+            name: self._freeze(name, built[name], path) for name, path in frozen.items()
+        }
+        self._frozen_files = {
+            name: dict(path=path, sha256=file_sha256(path))
+            for name, path in frozen.items()
+            if path is not None
+        }
         self.members = ModuleDict({name: built[name] for name in self.supervised_weights})
         self.student_names = self._students(students)
         self.ensemble = self._checked_ensemble(ensemble or task.default_ensemble)
         self.input_size = tuple(input_size or task.default_input_size)
         self.lessons = make_lessons(built, self.transfers, task, self.input_size)
-        self._taps = {name: {tap for lesson in self.lessons for who, tap in lesson.tapped()
-                             if who == name} for name in self.member_names}
+        self._taps = {
+            name: {tap for lesson in self.lessons for who, tap in lesson.tapped() if who == name}
+            for name in self.member_names
+        }
         # Registered for their parameters and buffers, e.g. of projectors.
         self.transfer_modules = ModuleList(
-            [module for lesson in self.lessons
-             for module in (lesson.loss, lesson.projector) if module is not None])
+            [
+                module
+                for lesson in self.lessons
+                for module in (lesson.loss, lesson.projector)
+                if module is not None
+            ]
+        )
 
     def named_members(self) -> dict[str, nn.Module]:
         """All members by name, the frozen ones too."""
-        return {name: self._frozen[name] if name in self._frozen else self.members[name]
-                for name in self.member_names}
+        return {
+            name: self._frozen[name] if name in self._frozen else self.members[name]
+            for name in self.member_names
+        }
 
     @property
     def frozen_names(self) -> tuple[str, ...]:
         """Names of the frozen members."""
         return tuple(self._frozen)
 
-    def forward(self,
-                inputs: Tensor,
-                data_samples: list[BaseDataElement] | None = None,
-                mode: str = 'tensor') -> Any:
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: list[BaseDataElement] | None = None,
+        mode: str = 'tensor',
+    ) -> Any:
         """Runs in one of mmengine's three modes.
 
         Args:
@@ -130,8 +156,10 @@ class KnowledgeDistiller(BaseModel):
         if mode == 'predict':
             return self.predict(inputs, data_samples)
         if mode == 'tensor':
-            return {name: self.task.logits(member, inputs)
-                    for name, member in self.named_members().items()}
+            return {
+                name: self.task.logits(member, inputs)
+                for name, member in self.named_members().items()
+            }
         raise ValueError(f'mode must be one of loss, predict, tensor; got {mode!r}')
 
     def loss(self, inputs: Tensor, data_samples: Any) -> dict[str, Any]:
@@ -156,18 +184,24 @@ class KnowledgeDistiller(BaseModel):
             losses[lesson.key] = lesson(_handed_over(source), learner)
         return losses
 
-    def predict(self, inputs: Tensor,
-                data_samples: list[BaseDataElement] | None = None) -> list[BaseDataElement]:
+    def predict(
+        self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None
+    ) -> list[BaseDataElement]:
         """The framework's samples with the ensemble's answer; ``sample.members`` has each member's.
 
         ``sample.members.student_1`` and so on are samples of the same type, without the truth.
         """
         members = self.named_members()
-        predictions = {name: self.task.predict(member, inputs, data_samples)
-                       for name, member in members.items()}
+        predictions = {
+            name: self.task.predict(member, inputs, data_samples)
+            for name, member in members.items()
+        }
         samples = self.task.combine(
             [members[name] for name in self.student_names],
-            [predictions[name] for name in self.student_names], self.ensemble, data_samples)
+            [predictions[name] for name in self.student_names],
+            self.ensemble,
+            data_samples,
+        )
         for index, sample in enumerate(samples):
             answers = {name: batch[index] for name, batch in predictions.items()}
             sample.set_field(BaseDataElement(**answers), 'members', field_type='data')
@@ -192,8 +226,11 @@ class KnowledgeDistiller(BaseModel):
         weighted = {}
         for key, value in losses.items():
             if 'loss' in key and weight != 1:
-                value = ([weight * part for part in value] if isinstance(value, (list, tuple))
-                         else weight * value)
+                value = (
+                    [weight * part for part in value]
+                    if isinstance(value, (list, tuple))
+                    else weight * value
+                )
             weighted[f'{name}.{key}'] = value
         return weighted
 
@@ -203,7 +240,10 @@ class KnowledgeDistiller(BaseModel):
         else:
             print_log(
                 f'The frozen member {name} has no checkpoint; it teaches with the weights it was '
-                'built with', logger='current', level=logging.WARNING)
+                'built with',
+                logger='current',
+                level=logging.WARNING,
+            )
         return member.requires_grad_(False).eval()
 
     def _students(self, students: Sequence[str] | None) -> tuple[str, ...]:
@@ -211,7 +251,7 @@ class KnowledgeDistiller(BaseModel):
             learners = {transfer.learner for transfer in self.transfers}
             students = [name for name in self.member_names if name in learners]
         names = tuple(students) or self.member_names
-        self._check_known('students', names)
+        check_known('students', names, self.member_names)
         members = self.named_members()
         self.task.check_students({name: members[name] for name in names})
         return names
@@ -222,38 +262,9 @@ class KnowledgeDistiller(BaseModel):
         if ensemble not in self.task.ensembles:
             raise ValueError(
                 f'ensemble must be one of {", ".join(self.task.ensembles)} for '
-                f'{self.task.name}, or a function; got {ensemble!r}')
+                f'{self.task.name}, or a function; got {ensemble!r}'
+            )
         return ENSEMBLES[ensemble]
-
-    def _check_names(self, members: Mapping[str, Any]) -> None:
-        if not members:
-            raise ValueError('A classroom needs at least one member, got none')
-        for name in members:
-            if not str(name).isidentifier() or name == 'ensemble':
-                raise ValueError(
-                    'The name of a member must be an identifier other than "ensemble", which names '
-                    f'the students\' common answer; got {name!r}')
-
-    def _check_known(self, what: str, names: Any) -> None:
-        unknown = [name for name in names if name not in self.member_names]
-        if unknown:
-            raise ValueError(f'{what} must name members ({", ".join(self.member_names)}); got '
-                             f'{", ".join(map(str, unknown))}')
-
-    def _check_roles(self, frozen: Mapping[str, Any], weights: Mapping[str, float]) -> None:
-        self._check_known('frozen', frozen)
-        self._check_known('supervised_weights', weights)
-        for transfer in self.transfers:
-            self._check_known(f'The transfer {transfer}', (transfer.source, transfer.learner))
-            if transfer.learner in frozen:
-                raise ValueError(
-                    f'{transfer.learner} is frozen and cannot learn in the transfer {transfer}')
-        for name, weight in weights.items():
-            if name in frozen:
-                raise ValueError(f'{name} is frozen and has no supervised loss to weight')
-            if not math.isfinite(weight) or weight < 0:
-                raise ValueError(
-                    f'The supervised weight of {name} must be finite and at least 0, got {weight}')
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Adds path and SHA-256 of the frozen members' files, as the bytes of a JSON text."""
@@ -272,7 +283,8 @@ class KnowledgeDistiller(BaseModel):
                 raise ValueError(
                     f'This checkpoint was trained with the frozen {name} {then["path"]} (SHA-256 '
                     f'{then["sha256"][:12]}...), but now it is {Path(now["path"])} '
-                    f'({now["sha256"][:12]}...). Give the file it was trained with')
+                    f'({now["sha256"][:12]}...). Give the file it was trained with'
+                )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -3,6 +3,7 @@
 Every member runs once on a blank image; the shapes of logits and feature maps give the channels of
 projectors, and what does not fit is refused before the training starts.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -21,15 +22,13 @@ from mmkdml.models.tasks import Task
 from mmkdml.models.transfers import FEATURES, PREDICTIONS, Transfer
 from mmkdml.registry import MODELS
 
-LOSS_TYPES: dict[str, type[nn.Module]] = {
-    PREDICTIONS: PredictionKLLoss,
-    FEATURES: FeatureMSELoss,
-}
+LOSS_TYPES: dict[str, type[nn.Module]] = {PREDICTIONS: PredictionKLLoss, FEATURES: FeatureMSELoss}
 
 
 @dataclass
 class Observation:
     """What one forward of one member showed."""
+
     logits: Tensor | None
     taps: TapRecorder
     member: str = 'the network'
@@ -45,13 +44,15 @@ class Observation:
         if self.logits is None:
             raise ValueError(
                 f'The head of {self.member} gives no single tensor of logits, so its predictions '
-                'cannot be handed on or compared; hand over features, or use another head')
+                'cannot be handed on or compared; hand over features, or use another head'
+            )
         return self.logits
 
 
 @dataclass
 class Lesson:
     """A transfer made ready: what is taken where, and how it is compared."""
+
     transfer: Transfer
     key: str
     source_tap: str | None
@@ -76,8 +77,12 @@ class Lesson:
         return self.transfer.weight * self.loss(learner, source)
 
 
-def make_lessons(members: Mapping[str, nn.Module], transfers: Sequence[Transfer], task: Task,
-                 input_size: Sequence[int]) -> list[Lesson]:
+def make_lessons(
+    members: Mapping[str, nn.Module],
+    transfers: Sequence[Transfer],
+    task: Task,
+    input_size: Sequence[int],
+) -> list[Lesson]:
     """Builds and checks the losses and projectors of all transfers with a weight above 0.
 
     Args:
@@ -91,18 +96,26 @@ def make_lessons(members: Mapping[str, nn.Module], transfers: Sequence[Transfer]
             shapes are in the message, and the projector that would help.
     """
     transfers = [transfer for transfer in transfers if transfer.weight > 0]
-    taps = [tuple(_tap(members[name], own, transfer, task)
-                  for name, own in ((transfer.source, transfer.source_tap),
-                                    (transfer.learner, transfer.learner_tap)))
-            for transfer in transfers]
+    taps = [
+        tuple(
+            _tap(members[name], own, transfer, task)
+            for name, own in (
+                (transfer.source, transfer.source_tap),
+                (transfer.learner, transfer.learner_tap),
+            )
+        )
+        for transfer in transfers
+    ]
     wanted: dict[str, set[str]] = {name: set() for name in members}
     for transfer, (source_tap, learner_tap) in zip(transfers, taps, strict=True):
         for name, tap in ((transfer.source, source_tap), (transfer.learner, learner_tap)):
             if tap is not None:
                 wanted[name].add(tap)
-    observed = {name: try_member(member, task, wanted[name], input_size, name)
-                for name, member in members.items() if any(
-                    name in (transfer.source, transfer.learner) for transfer in transfers)}
+    observed = {
+        name: try_member(member, task, wanted[name], input_size, name)
+        for name, member in members.items()
+        if any(name in (transfer.source, transfer.learner) for transfer in transfers)
+    }
     lessons = []
     seen: Counter[str] = Counter()
     for transfer, (source_tap, learner_tap) in zip(transfers, taps, strict=True):
@@ -112,8 +125,16 @@ def make_lessons(members: Mapping[str, nn.Module], transfers: Sequence[Transfer]
         projector = _projector(transfer.projector, source, learner)
         seen[transfer.key] += 1
         key = transfer.key if seen[transfer.key] == 1 else f'{transfer.key}_{seen[transfer.key]}'
-        lesson = Lesson(transfer, key, source_tap, learner_tap, loss, projector,
-                        tuple(source.shape), tuple(learner.shape))
+        lesson = Lesson(
+            transfer,
+            key,
+            source_tap,
+            learner_tap,
+            loss,
+            projector,
+            tuple(source.shape),
+            tuple(learner.shape),
+        )
         _check_shapes(lesson, source, learner)
         lessons.append(lesson)
     return lessons
@@ -142,8 +163,13 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def try_member(member: nn.Module, task: Task, taps: Iterable[str],
-               input_size: Sequence[int], name: str = 'the network') -> Observation:
+def try_member(
+    member: nn.Module,
+    task: Task,
+    taps: Iterable[str],
+    input_size: Sequence[int],
+    name: str = 'the network',
+) -> Observation:
     """What one forward shows on a blank image (1, 3, H, W), in eval mode."""
     parameter = next(member.parameters())
     image = torch.zeros((1, 3, *input_size), dtype=parameter.dtype, device=parameter.device)
@@ -152,8 +178,11 @@ def try_member(member: nn.Module, task: Task, taps: Iterable[str],
 
 
 def _built(config_or_module: Any) -> nn.Module:
-    return (config_or_module if isinstance(config_or_module, nn.Module)
-            else MODELS.build(config_or_module))
+    return (
+        config_or_module
+        if isinstance(config_or_module, nn.Module)
+        else MODELS.build(config_or_module)
+    )
 
 
 def _projector(config: Any, source: Tensor, learner: Tensor) -> nn.Module | None:
@@ -180,11 +209,14 @@ def _check_shapes(lesson: Lesson, source: Tensor, learner: Tensor) -> None:
         return
     transfer = lesson.transfer
     sides = ' and '.join(
-        f'{name} gives {tuple(tensor.shape)}' + (f' at the tap {tap!r}' if tap else '')
+        f'{name} gives {tuple(tensor.shape)}'
+        + (f' at the tap {tap!r}' if tap else '')
         + (f' ({before[role]} before its projector)' if before[role] != tuple(tensor.shape) else '')
         for role, name, tensor, tap in (
             ('source', transfer.source, source, lesson.source_tap),
-            ('learner', transfer.learner, learner, lesson.learner_tap)))
+            ('learner', transfer.learner, learner, lesson.learner_tap),
+        )
+    )
     raise ValueError(f'The transfer {transfer} cannot be: {sides}. {_advice(source, learner)}')
 
 
@@ -196,7 +228,9 @@ def _advice(source: Tensor, learner: Tensor) -> str:
         return f'Add projector=dict(type=InterpolateProjector, scale_factor={factor:g})'
     if source.shape[2:] == learner.shape[2:]:
         kind = 'ConvProjector' if source.ndim == 4 else 'LinearProjector'
-        return (f'For features, add projector=dict(type={kind}), which learns to map '
-                f'{learner.shape[1]} to {source.shape[1]} channels; for predictions, give both the '
-                'same classes')
+        return (
+            f'For features, add projector=dict(type={kind}), which learns to map '
+            f'{learner.shape[1]} to {source.shape[1]} channels; for predictions, give both the '
+            'same classes'
+        )
     return 'Choose taps whose maps have the same height and width'

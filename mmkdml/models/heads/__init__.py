@@ -1,4 +1,5 @@
 """Heads that the frameworks lack."""
+
 from mmkdml.models.heads.binary_cls_head import BinaryLinearClsHead
 from mmkdml.models.heads.unet_head import UNetHead
 

@@ -1,4 +1,5 @@
 """A classifier of two classes with one logit."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -38,12 +39,14 @@ class BinaryLinearClsHead(LinearClsHead):
         if 'loss' in kwargs:
             raise ValueError(
                 'A binary head is trained by binary cross-entropy; leave loss out, got '
-                f'{kwargs["loss"]}')
+                f'{kwargs["loss"]}'
+            )
         super().__init__(num_classes=1, in_channels=in_channels, **kwargs)
         self.threshold = threshold
 
-    def _get_loss(self, cls_score: Tensor, data_samples: Sequence[DataSample],
-                  **kwargs: Any) -> dict[str, Tensor]:
+    def _get_loss(
+        self, cls_score: Tensor, data_samples: Sequence[DataSample], **kwargs: Any
+    ) -> dict[str, Tensor]:
         """Logits (N, 1) and the samples' labels in {0, 1} -> ``dict(loss=scalar)``."""
         if 'gt_score' in data_samples[0]:  # mixed by a batch augmentation: shares of both classes
             labels = torch.stack([sample.gt_score for sample in data_samples])[:, 1]
@@ -51,16 +54,21 @@ class BinaryLinearClsHead(LinearClsHead):
             labels = torch.cat([sample.gt_label for sample in data_samples])
             if labels.is_cpu and bool(((labels != 0) & (labels != 1)).any()):
                 raise ValueError(
-                    f'A binary head needs labels 0 or 1, got {labels.unique().tolist()}')
-        return dict(loss=F.binary_cross_entropy_with_logits(
-            cls_score.squeeze(1), labels.to(cls_score)))
+                    f'A binary head needs labels 0 or 1, got {labels.unique().tolist()}'
+                )
+        return dict(
+            loss=F.binary_cross_entropy_with_logits(cls_score.squeeze(1), labels.to(cls_score))
+        )
 
-    def _get_predictions(self, cls_score: Tensor,
-                         data_samples: Sequence[DataSample] | None) -> list[DataSample]:
+    def _get_predictions(
+        self, cls_score: Tensor, data_samples: Sequence[DataSample] | None
+    ) -> list[DataSample]:
         """Logits (N, 1) -> samples with ``pred_score`` (2,) and ``pred_label`` (1,)."""
         positive = cls_score.sigmoid()
         scores = torch.cat([1 - positive, positive], dim=1)
         labels = (positive > self.threshold).long()
         samples = data_samples or [None] * len(scores)
-        return [(sample or DataSample()).set_pred_score(score).set_pred_label(label)
-                for sample, score, label in zip(samples, scores, labels, strict=True)]
+        return [
+            (sample or DataSample()).set_pred_score(score).set_pred_label(label)
+            for sample, score, label in zip(samples, scores, labels, strict=True)
+        ]

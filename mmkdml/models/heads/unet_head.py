@@ -1,4 +1,5 @@
 """The decoder of a U-Net on any backbone that gives maps at strides 2, 4, 8, 16, 32."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,11 +17,13 @@ from mmkdml.registry import MODELS
 class UNetBlock(nn.Module):
     """2x nearest upsampling, concatenation with the skip, two 3x3 convolutions (BN, ReLU)."""
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int,
-                 norm_cfg: dict) -> None:
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, norm_cfg: dict
+    ) -> None:
         super().__init__()
         self.conv1 = ConvModule(
-            in_channels + skip_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg)
+            in_channels + skip_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg
+        )
         self.conv2 = ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -51,17 +54,20 @@ class UNetHead(BaseDecodeHead):
         ValueError: If the numbers of maps and widths differ.
     """
 
-    def __init__(self,
-                 in_channels: Sequence[int],
-                 *,
-                 widths: Sequence[int] = (256, 128, 64, 32, 16),
-                 norm_cfg: dict | None = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        *,
+        widths: Sequence[int] = (256, 128, 64, 32, 16),
+        norm_cfg: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
         if len(in_channels) != len(widths):
             raise ValueError(
                 'A U-Net has one decoder block per encoder map; got '
                 f'{len(in_channels)} in_channels {tuple(in_channels)} and {len(widths)} widths '
-                f'{tuple(widths)}')
+                f'{tuple(widths)}'
+            )
         if kwargs.get('out_channels') == 1:
             kwargs.setdefault('threshold', 0.5)
         kwargs.setdefault('dropout_ratio', 0.0)
@@ -72,12 +78,14 @@ class UNetHead(BaseDecodeHead):
             input_transform='multiple_select',
             channels=widths[-1],
             norm_cfg=norm_cfg,
-            **kwargs)
+            **kwargs,
+        )
         skips = [*reversed(in_channels[:-1]), 0]
         inputs = [in_channels[-1], *widths[:-1]]
         self.blocks = nn.ModuleList(
             UNetBlock(block_in, skip, out, norm_cfg)
-            for block_in, skip, out in zip(inputs, skips, widths, strict=True))
+            for block_in, skip, out in zip(inputs, skips, widths, strict=True)
+        )
         self.conv_seg = nn.Conv2d(self.channels, self.out_channels, 3, padding=1)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,5 @@
 """The paper's supervised segmentation loss as a loss of mmseg's decode heads."""
+
 from __future__ import annotations
 
 from torch import Tensor, nn
@@ -22,28 +23,33 @@ class FocalDiceLoss(nn.Module):
         ValueError: If ``loss_name`` does not begin with ``loss``.
     """
 
-    def __init__(self,
-                 focusing: float = 2.0,
-                 focal_weight: float = 1.0,
-                 dice_weight: float = 1.0,
-                 loss_weight: float = 1.0,
-                 loss_name: str = 'loss_focal_dice') -> None:
+    def __init__(
+        self,
+        focusing: float = 2.0,
+        focal_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        loss_weight: float = 1.0,
+        loss_name: str = 'loss_focal_dice',
+    ) -> None:
         super().__init__()
         if not loss_name.startswith('loss'):
             raise ValueError(
                 'loss_name must begin with "loss", or mmengine will not optimise it; got '
-                f'{loss_name!r}')
+                f'{loss_name!r}'
+            )
         self.focusing = focusing
         self.focal_weight = focal_weight
         self.dice_weight = dice_weight
         self.loss_weight = loss_weight
         self.loss_name = loss_name
 
-    def forward(self,
-                seg_logit: Tensor,
-                seg_label: Tensor,
-                weight: Tensor | None = None,
-                ignore_index: int = 255) -> Tensor:
+    def forward(
+        self,
+        seg_logit: Tensor,
+        seg_label: Tensor,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+    ) -> Tensor:
         """Logits (N, K, H, W), labels (N, H, W), pixel weights (N, H, W) -> scalar."""
         focal, dice = focal_and_dice(seg_logit, seg_label, self.focusing, ignore_index, weight)
         return self.loss_weight * (self.focal_weight * focal + self.dice_weight * dice)

@@ -1,4 +1,5 @@
 """Losses of a transfer: ``loss(learner, source)``, both logits or both feature maps."""
+
 from __future__ import annotations
 
 from torch import Tensor, nn
@@ -23,10 +24,9 @@ class PredictionKLLoss(nn.Module):
         ValueError: If T is not positive, or a name is unknown.
     """
 
-    def __init__(self,
-                 temperature: float = 2.0,
-                 direction: str = 'learner||source',
-                 scale: str = 'none') -> None:
+    def __init__(
+        self, temperature: float = 2.0, direction: str = 'learner||source', scale: str = 'none'
+    ) -> None:
         super().__init__()
         check_kl_options(temperature, direction, scale)
         self.temperature = temperature

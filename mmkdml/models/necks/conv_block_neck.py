@@ -1,4 +1,5 @@
 """The teacher's additional convolutional block."""
+
 from __future__ import annotations
 
 from mmcv.cnn import ConvModule
@@ -25,9 +26,10 @@ class ConvBlockNeck(BaseModule):
     def __init__(self, in_channels: int, out_channels: int, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.conv_block = ConvModule(
-            in_channels, out_channels, 1, norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'))
+            in_channels, out_channels, 1, norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU')
+        )
         self.pool = GlobalAveragePooling()
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor]:
         """Maps of the stages, the last being (N, C_in, H, W) -> one vector (N, C_out)."""
-        return self.pool((self.conv_block(maps[-1]), ))
+        return self.pool((self.conv_block(maps[-1]),))

@@ -1,4 +1,5 @@
 """Registered projectors."""
+
 from mmkdml.models.projectors.projectors import (
     ConvProjector,
     IdentityProjector,
@@ -8,5 +9,9 @@ from mmkdml.models.projectors.projectors import (
 )
 
 __all__ = [
-    'ConvProjector', 'IdentityProjector', 'InterpolateProjector', 'LinearProjector', 'Projector'
+    'ConvProjector',
+    'IdentityProjector',
+    'InterpolateProjector',
+    'LinearProjector',
+    'Projector',
 ]

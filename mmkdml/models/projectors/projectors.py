@@ -3,6 +3,7 @@
 A projector is trained by its transfer's loss alone, belongs to neither member, and is not in the
 shipped students. ``in_channels`` and ``out_channels`` are filled in when the classroom is built.
 """
+
 from __future__ import annotations
 
 import torch.nn.functional as F
@@ -56,7 +57,8 @@ class ConvProjector(Projector):
     def __init__(self, in_channels: int, out_channels: int, side: str = 'learner') -> None:
         super().__init__(side)
         self.block = ConvModule(
-            in_channels, out_channels, 1, norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'))
+            in_channels, out_channels, 1, norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU')
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H, W)."""
@@ -74,11 +76,9 @@ class LinearProjector(Projector):
         bias: Whether to add a bias.
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int,
-                 side: str = 'learner',
-                 bias: bool = True) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, side: str = 'learner', bias: bool = True
+    ) -> None:
         super().__init__(side)
         self.linear = nn.Linear(in_channels, out_channels, bias=bias)
 

@@ -1,4 +1,5 @@
 """The tasks, one file for each framework that members come from."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
 """The seam between a classroom and a framework."""
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -33,8 +34,9 @@ class Task(ABC):
         """Dotted name of the module that makes the shared feature map (SPEC of the paper)."""
 
     @abstractmethod
-    def training_step(self, member: nn.Module, inputs: Tensor,
-                      samples: Samples) -> tuple[Losses, Tensor | None]:
+    def training_step(
+        self, member: nn.Module, inputs: Tensor, samples: Samples
+    ) -> tuple[Losses, Tensor | None]:
         """One forward: the framework's own supervised losses, and the logits.
 
         Args:
@@ -60,8 +62,13 @@ class Task(ABC):
         """Raises ``ValueError`` if an ensemble of these cannot be."""
 
     @abstractmethod
-    def combine(self, students: Sequence[nn.Module], predictions: Sequence[Samples],
-                ensemble: Ensemble, samples: Samples | None) -> Samples:
+    def combine(
+        self,
+        students: Sequence[nn.Module],
+        predictions: Sequence[Samples],
+        ensemble: Ensemble,
+        samples: Samples | None,
+    ) -> Samples:
         """Writes the ensemble's answer into ``samples`` (new ones if None) and returns them.
 
         Args:
@@ -83,5 +90,6 @@ class Task(ABC):
 
 def blank(samples: Samples | None) -> Samples | None:
     """Samples of the same type with the same metainfo and no data."""
-    return None if samples is None else [
-        type(sample)(metainfo=sample.metainfo) for sample in samples]
+    return (
+        None if samples is None else [type(sample)(metainfo=sample.metainfo) for sample in samples]
+    )

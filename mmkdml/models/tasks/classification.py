@@ -1,4 +1,5 @@
 """Members from mmpretrain: image classifiers."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +32,9 @@ class ClassificationTask(Task):
         """The last convolutional map: the additional block's if there is one, or the backbone's."""
         return 'neck.conv_block' if isinstance(member.neck, ConvBlockNeck) else 'backbone'
 
-    def training_step(self, member: ImageClassifier, inputs: Tensor,
-                      samples: Samples) -> tuple[Losses, Tensor | None]:
+    def training_step(
+        self, member: ImageClassifier, inputs: Tensor, samples: Samples
+    ) -> tuple[Losses, Tensor | None]:
         with TapRecorder(member, [HEAD]) as taps:
             losses = member.loss(inputs, samples)
         return losses, self._logits_of(member, taps)
@@ -62,19 +64,30 @@ class ClassificationTask(Task):
                 raise ValueError(
                     f'{name} has the multi-label head {type(student.head).__name__}; a classroom '
                     'needs one label per image (LinearClsHead, or BinaryLinearClsHead for one '
-                    'logit)')
-        thresholds = {name: student.head.threshold for name, student in students.items()
-                      if isinstance(student.head, BinaryLinearClsHead)}
+                    'logit)'
+                )
+        thresholds = {
+            name: student.head.threshold
+            for name, student in students.items()
+            if isinstance(student.head, BinaryLinearClsHead)
+        }
         if thresholds and (len(thresholds) < len(students) or set(thresholds.values()) != {0.5}):
             # The ensemble sees the scores of both classes, and takes the higher one.
             raise ValueError(
                 'An ensemble of one-logit students needs BinaryLinearClsHead with threshold=0.5 '
-                f'in all of them; got {thresholds}')
+                f'in all of them; got {thresholds}'
+            )
 
-    def combine(self, students: Sequence[nn.Module], predictions: Sequence[Samples],
-                ensemble: Ensemble, samples: Samples | None) -> Samples:
+    def combine(
+        self,
+        students: Sequence[nn.Module],
+        predictions: Sequence[Samples],
+        ensemble: Ensemble,
+        samples: Samples | None,
+    ) -> Samples:
         probabilities = torch.stack(
-            [torch.stack([sample.pred_score for sample in batch]) for batch in predictions])
+            [torch.stack([sample.pred_score for sample in batch]) for batch in predictions]
+        )
         scores, labels = ensemble(probabilities, 0.5)
         samples = samples or [DataSample() for _ in scores]
         for sample, score, label in zip(samples, scores, labels, strict=True):
@@ -82,4 +95,4 @@ class ClassificationTask(Task):
         return samples
 
     def made_up_samples(self, number: int, input_size: Sequence[int]) -> Samples:
-        return [DataSample().set_gt_label(int(label)) for label in torch.randint(2, (number, ))]
+        return [DataSample().set_gt_label(int(label)) for label in torch.randint(2, (number,))]

@@ -1,4 +1,5 @@
 """Members from mmseg: encoder-decoder segmentors."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -30,8 +31,9 @@ class SegmentationTask(Task):
         """The first decoder block's map in a U-Net, or the backbone's last map."""
         return 'decode_head.blocks.0' if isinstance(member.decode_head, UNetHead) else 'backbone'
 
-    def training_step(self, member: EncoderDecoder, inputs: Tensor,
-                      samples: Samples) -> tuple[Losses, Tensor | None]:
+    def training_step(
+        self, member: EncoderDecoder, inputs: Tensor, samples: Samples
+    ) -> tuple[Losses, Tensor | None]:
         if not _has_plain_loss(member):
             # A segmentor or head with a loss of its own (mask classification, point sampling)
             # has no map of logits to hand on, but can learn from and share features.
@@ -56,40 +58,55 @@ class SegmentationTask(Task):
         return member.predict(inputs, blank(samples))
 
     def check_students(self, students: Mapping[str, nn.Module]) -> None:
-        kinds = {name: (student.out_channels, _threshold(student))
-                 for name, student in students.items()}
+        kinds = {
+            name: (student.out_channels, _threshold(student)) for name, student in students.items()
+        }
         if len(set(kinds.values())) > 1:
             raise ValueError(
                 'An ensemble needs students with the same out_channels and threshold; got '
-                + ', '.join(f'{name} {channels}, {threshold}'
-                            for name, (channels, threshold) in kinds.items()))
+                + ', '.join(
+                    f'{name} {channels}, {threshold}'
+                    for name, (channels, threshold) in kinds.items()
+                )
+            )
 
-    def combine(self, students: Sequence[nn.Module], predictions: Sequence[Samples],
-                ensemble: Ensemble, samples: Samples | None) -> Samples:
+    def combine(
+        self,
+        students: Sequence[nn.Module],
+        predictions: Sequence[Samples],
+        ensemble: Ensemble,
+        samples: Samples | None,
+    ) -> Samples:
         threshold = _threshold(students[0])
         samples = samples or [SegDataSample() for _ in predictions[0]]
         # One by one, for images of a batch may have had different sizes.
         for index, sample in enumerate(samples):
             probabilities = torch.stack(
-                [_probabilities(batch[index].seg_logits.data) for batch in predictions])
+                [_probabilities(batch[index].seg_logits.data) for batch in predictions]
+            )
             scores, labels = ensemble(probabilities.unsqueeze(1), threshold)
-            sample.set_data(dict(
-                seg_logits=PixelData(data=scores[0]),
-                pred_sem_seg=PixelData(data=labels)))
+            sample.set_data(
+                dict(seg_logits=PixelData(data=scores[0]), pred_sem_seg=PixelData(data=labels))
+            )
         return samples
 
     def made_up_samples(self, number: int, input_size: Sequence[int]) -> Samples:
         size = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), tuple(input_size))
-        return [SegDataSample(metainfo=size,
-                              gt_sem_seg=PixelData(data=torch.randint(2, (1, *input_size))))
-                for _ in range(number)]
+        return [
+            SegDataSample(
+                metainfo=size, gt_sem_seg=PixelData(data=torch.randint(2, (1, *input_size)))
+            )
+            for _ in range(number)
+        ]
 
 
 def _has_plain_loss(member: EncoderDecoder) -> bool:
     """Whether :meth:`SegmentationTask.training_step` knows the steps of the member's loss."""
-    plain = ((member, EncoderDecoder, 'loss'),
-             (member, EncoderDecoder, '_decode_head_forward_train'),
-             (member.decode_head, BaseDecodeHead, 'loss'))
+    plain = (
+        (member, EncoderDecoder, 'loss'),
+        (member, EncoderDecoder, '_decode_head_forward_train'),
+        (member.decode_head, BaseDecodeHead, 'loss'),
+    )
     return all(getattr(type(part), step, None) is getattr(base, step) for part, base, step in plain)
 
 

@@ -32,8 +32,11 @@ def _no_network(monkeypatch):
 def loads(monkeypatch):
     """Counts calls of timm's loader."""
     calls = []
-    monkeypatch.setattr(pretrained_timm, 'load_pretrained', lambda *args, **kwargs: (
-        calls.append(args), timm_builder.load_pretrained(*args, **kwargs)))
+    monkeypatch.setattr(
+        pretrained_timm,
+        'load_pretrained',
+        lambda *args, **kwargs: (calls.append(args), timm_builder.load_pretrained(*args, **kwargs)),
+    )
     return calls
 
 
@@ -58,7 +61,8 @@ def backbone(file=None, **kwargs):
 @pytest.mark.parametrize('features_only', [False, True])
 def test_asks_no_network_when_built_and_run(features_only):
     network = PretrainedTIMMBackbone(
-        'mobilenetv1_100', pretrained=True, features_only=features_only)
+        'mobilenetv1_100', pretrained=True, features_only=features_only
+    )
     network.eval()
     maps = network(torch.randn(1, 3, 64, 64))
     assert maps[-1].shape == (1, 1024, 2, 2)
@@ -87,8 +91,11 @@ def test_local_file_gives_the_features_of_its_network(tmp_path, source, wrap):
 
 
 def test_local_file_gives_the_maps_of_its_network(tmp_path, source):
-    network = backbone(saved(source.state_dict(), tmp_path / 'weights.pth'),
-                       features_only=True, out_indices=(0, 1, 2, 3, 4))
+    network = backbone(
+        saved(source.state_dict(), tmp_path / 'weights.pth'),
+        features_only=True,
+        out_indices=(0, 1, 2, 3, 4),
+    )
     network.init_weights()
     images = torch.randn(2, 3, 64, 64)
     maps = network(images)
@@ -112,12 +119,16 @@ def test_first_convolution_adapts_to_grey_images(tmp_path, source):
     network = backbone(saved(source.state_dict(), tmp_path / 'weights.pth'), in_channels=1)
     network.init_weights()
     torch.testing.assert_close(
-        network.timm_model.conv_stem.weight, source.conv_stem.weight.sum(1, keepdim=True))
+        network.timm_model.conv_stem.weight, source.conv_stem.weight.sum(1, keepdim=True)
+    )
 
 
 def test_old_files_need_not_count_batches(tmp_path, source):
-    weights = {key: value for key, value in source.state_dict().items()
-               if not key.endswith('num_batches_tracked')}
+    weights = {
+        key: value
+        for key, value in source.state_dict().items()
+        if not key.endswith('num_batches_tracked')
+    }
     network = backbone(saved(weights, tmp_path / 'weights.pth'))
     network.init_weights()
     assert torch.equal(network.timm_model.conv_stem.weight, source.conv_stem.weight)
@@ -135,17 +146,21 @@ def reshaped(weights):
     return dict(weights, **{'bn1.weight': torch.ones(3)})
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    (foreign, r'missing in it: conv_stem\.weight, .*\.\.\.$'),
-    (shortened, r': 1 of \d+ keys are missing in it: bn1\.weight$'),
-    (reshaped, r'size mismatch for bn1\.weight'),
-])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (foreign, r'missing in it: conv_stem\.weight, .*\.\.\.$'),
+        (shortened, r': 1 of \d+ keys are missing in it: bn1\.weight$'),
+        (reshaped, r'size mismatch for bn1\.weight'),
+    ],
+)
 @pytest.mark.parametrize('features_only', [False, True])
 def test_a_file_that_does_not_fit_is_refused(tmp_path, source, change, message, features_only):
     file = saved(change(source.state_dict()), tmp_path / 'weights.pth')
     network = backbone(file, features_only=features_only)
-    with pytest.raises(ValueError, match='test_efficientnet cannot be loaded from .*weights.pth') \
-            as error:
+    with pytest.raises(
+        ValueError, match='test_efficientnet cannot be loaded from .*weights.pth'
+    ) as error:
         network.init_weights()
     assert error.match(message)
     assert not network.is_init
@@ -158,7 +173,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_network_without_published_weights_is_named():
     network = PretrainedTIMMBackbone(
-        TINY, pretrained=True, pretrained_cfg_overlay=dict(hf_hub_id=None, url=None))
+        TINY, pretrained=True, pretrained_cfg_overlay=dict(hf_hub_id=None, url=None)
+    )
     with pytest.raises(ValueError, match='No pretrained weights exist for test_efficientnet'):
         network.init_weights()
 

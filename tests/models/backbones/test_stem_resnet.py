@@ -50,8 +50,7 @@ def test_stem_comes_before_the_maps_of_resnet(deep_stem):
     assert [96 // m.shape[3] for m in (stem, *maps)] == [2, 4, 8, 16, 32]
     for ours_map, theirs_map in zip(maps, theirs(images), strict=True):
         assert torch.equal(ours_map, theirs_map)
-    first = (theirs.stem(images) if deep_stem
-             else torch.relu(theirs.norm1(theirs.conv1(images))))
+    first = theirs.stem(images) if deep_stem else torch.relu(theirs.norm1(theirs.conv1(images)))
     assert torch.equal(stem, first)
 
 
@@ -83,8 +82,9 @@ def torchvision_maps(network, images):
 def test_gives_the_maps_of_torchvision_with_its_weights(depth):
     theirs = getattr(torchvision.models, f'resnet{depth}')(weights=None).eval()
     ours = stem_resnet(depth)
-    weights = {key: value for key, value in theirs.state_dict().items()
-               if not key.startswith('fc.')}
+    weights = {
+        key: value for key, value in theirs.state_dict().items() if not key.startswith('fc.')
+    }
     ours.load_state_dict(weights, strict=True)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

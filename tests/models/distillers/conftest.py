@@ -1,4 +1,5 @@
 """Tiny networks and batches of both tasks."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -40,8 +41,14 @@ def classifier(width=4, num_classes=3, block=None, **head):
         type=ImageClassifier,
         backbone=dict(type=ResNet, depth=18, base_channels=width, stem_channels=width),
         neck=neck,
-        head=dict(type=LinearClsHead, num_classes=num_classes, in_channels=block or channels,
-                  loss=dict(type=CrossEntropyLoss), **head))
+        head=dict(
+            type=LinearClsHead,
+            num_classes=num_classes,
+            in_channels=block or channels,
+            loss=dict(type=CrossEntropyLoss),
+            **head,
+        ),
+    )
 
 
 def segmentor(width=4, out_channels=1, first=16, **head):
@@ -50,26 +57,46 @@ def segmentor(width=4, out_channels=1, first=16, **head):
         type=EncoderDecoder,
         backbone=dict(type=StemResNet, depth=18, base_channels=width, stem_channels=width),
         decode_head=dict(
-            type=UNetHead, in_channels=[width, width, 2 * width, 4 * width, 8 * width],
-            widths=[first, 8, 8, 4, 4], num_classes=max(out_channels, 2),
-            out_channels=out_channels, loss_decode=dict(type=FocalDiceLoss), **head),
-        test_cfg=ConfigDict(mode='whole'))
+            type=UNetHead,
+            in_channels=[width, width, 2 * width, 4 * width, 8 * width],
+            widths=[first, 8, 8, 4, 4],
+            num_classes=max(out_channels, 2),
+            out_channels=out_channels,
+            loss_decode=dict(type=FocalDiceLoss),
+            **head,
+        ),
+        test_cfg=ConfigDict(mode='whole'),
+    )
 
 
 def mmseg_pair():
     """mmseg's own networks: dilated ResNet with PSP head teaches one with FCN heads."""
     loss = dict(type=SegCrossEntropy)
-    backbone = dict(type=ResNetV1c, depth=18, stem_channels=8, base_channels=8,
-                    strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+    backbone = dict(
+        type=ResNetV1c,
+        depth=18,
+        stem_channels=8,
+        base_channels=8,
+        strides=(1, 2, 1, 1),
+        dilations=(1, 1, 2, 4),
+    )
     common = dict(num_classes=3, norm_cfg=dict(type='BN'), loss_decode=loss)
     teacher = dict(
-        type=EncoderDecoder, backbone=backbone, test_cfg=dict(mode='whole'),
-        decode_head=dict(type=PSPHead, in_channels=64, channels=16, **common))
+        type=EncoderDecoder,
+        backbone=backbone,
+        test_cfg=dict(mode='whole'),
+        decode_head=dict(type=PSPHead, in_channels=64, channels=16, **common),
+    )
     student = dict(
-        type=EncoderDecoder, backbone=backbone, test_cfg=dict(mode='whole'),
+        type=EncoderDecoder,
+        backbone=backbone,
+        test_cfg=dict(mode='whole'),
         decode_head=dict(type=FCNHead, in_channels=64, channels=8, **common),
-        auxiliary_head=[dict(type=FCNHead, in_channels=32, in_index=2, channels=8, **common),
-                        dict(type=FCNHead, in_channels=16, in_index=1, channels=8, **common)])
+        auxiliary_head=[
+            dict(type=FCNHead, in_channels=32, in_index=2, channels=8, **common),
+            dict(type=FCNHead, in_channels=16, in_index=1, channels=8, **common),
+        ],
+    )
     return teacher, student
 
 
@@ -86,9 +113,14 @@ def mask_samples(number=4, num_classes=2, seed=1):
     samples = []
     for _ in range(number):
         mask = torch.randint(0, num_classes, (1, SIZE, SIZE), generator=generator)
-        samples.append(SegDataSample(
-            gt_sem_seg=PixelData(data=mask),
-            metainfo=dict(ori_shape=(SIZE, SIZE), img_shape=(SIZE, SIZE), pad_shape=(SIZE, SIZE))))
+        samples.append(
+            SegDataSample(
+                gt_sem_seg=PixelData(data=mask),
+                metainfo=dict(
+                    ori_shape=(SIZE, SIZE), img_shape=(SIZE, SIZE), pad_shape=(SIZE, SIZE)
+                ),
+            )
+        )
     return samples
 
 
@@ -97,7 +129,9 @@ def pair(task, transfers, **kwargs):
     return KnowledgeDistiller(
         members=dict(teacher=task.teacher(), student=task.student()),
         transfers=[Transfer('teacher', 'student', kind, weight) for kind, weight in transfers],
-        input_size=(32, 32), **kwargs)
+        input_size=(32, 32),
+        **kwargs,
+    )
 
 
 def train(model, batches, seed=3):
@@ -118,9 +152,16 @@ def _seed():
 @pytest.fixture
 def tiny():
     return SimpleNamespace(
-        size=(SIZE, SIZE), classifier=classifier, segmentor=segmentor, mmseg_pair=mmseg_pair,
-        images=images, class_samples=class_samples, mask_samples=mask_samples, pair=pair,
-        train=train)
+        size=(SIZE, SIZE),
+        classifier=classifier,
+        segmentor=segmentor,
+        mmseg_pair=mmseg_pair,
+        images=images,
+        class_samples=class_samples,
+        mask_samples=mask_samples,
+        pair=pair,
+        train=train,
+    )
 
 
 @pytest.fixture(params=['classification', 'segmentation'])
@@ -128,10 +169,16 @@ def task(request):
     """A teacher, a student and a batch of either task."""
     if request.param == 'classification':
         return SimpleNamespace(
-            name=request.param, teacher=lambda: classifier(width=6, block=32), student=classifier,
+            name=request.param,
+            teacher=lambda: classifier(width=6, block=32),
+            student=classifier,
             batch=lambda number=4: (images(number), class_samples(number)),
-            member_loss='loss')
+            member_loss='loss',
+        )
     return SimpleNamespace(
-        name=request.param, teacher=lambda: segmentor(width=6), student=segmentor,
+        name=request.param,
+        teacher=lambda: segmentor(width=6),
+        student=segmentor,
         batch=lambda number=4: (images(number), mask_samples(number)),
-        member_loss='decode.loss_focal_dice')
+        member_loss='decode.loss_focal_dice',
+    )

@@ -3,6 +3,7 @@
 Both processes build each variant alike, run half of a batch through DistributedDataParallel, and
 compare the averaged gradients with those of the whole batch in one process.
 """
+
 import itertools
 import json
 import sys
@@ -34,8 +35,13 @@ def build(task, mode, style):
         weights['gamma'] = (0.5, 0.1)
     torch.manual_seed(0)
     distiller = DiversifiedKDMLDistiller(
-        mode=mode, style=style, teacher=teacher, students=[student, student], weights=weights,
-        input_size=(conftest.SIZE, conftest.SIZE)).double()
+        mode=mode,
+        style=style,
+        teacher=teacher,
+        students=[student, student],
+        weights=weights,
+        input_size=(conftest.SIZE, conftest.SIZE),
+    ).double()
     for module in distiller.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -44,8 +50,9 @@ def build(task, mode, style):
 
 def batch(task, part=slice(None)):
     inputs = conftest.images(8).double()[part]
-    samples = (conftest.class_samples(8) if task == 'classification' else
-               conftest.mask_samples(8))[part]
+    samples = (conftest.class_samples(8) if task == 'classification' else conftest.mask_samples(8))[
+        part
+    ]
     return inputs, samples
 
 
@@ -78,9 +85,12 @@ if __name__ == '__main__':
     rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
-    gaps = {f'{task} {mode} {style}': largest_gap(task, mode, style, rank)
-            for task, mode, style in itertools.product(
-                ('classification', 'segmentation'), MODES, STYLES)}
+    gaps = {
+        f'{task} {mode} {style}': largest_gap(task, mode, style, rank)
+        for task, mode, style in itertools.product(
+            ('classification', 'segmentation'), MODES, STYLES
+        )
+    }
     if rank == 0:
         with open(out, 'w') as file:
             json.dump(gaps, file)

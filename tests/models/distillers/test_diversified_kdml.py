@@ -19,12 +19,24 @@ EXPECTED = {
     ('kd_off', 'v1'): {('teacher', 'student_1', P): 'b1', ('teacher', 'student_2', P): 'b2'},
     ('kd_off', 'v2'): {('teacher', 'student_1', F): 'b1', ('teacher', 'student_2', F): 'b2'},
     ('kd_off', 'v3'): {('teacher', 'student_1', P): 'b1', ('teacher', 'student_2', F): 'b2'},
-    ('kdml', 'v1'): {('teacher', 'student_1', P): 'b1', ('teacher', 'student_2', P): 'b2',
-                     ('student_2', 'student_1', P): 'g1', ('student_1', 'student_2', P): 'g2'},
-    ('kdml', 'v2'): {('teacher', 'student_1', F): 'b1', ('teacher', 'student_2', F): 'b2',
-                     ('student_2', 'student_1', F): 'g1', ('student_1', 'student_2', F): 'g2'},
-    ('kdml', 'v3'): {('teacher', 'student_1', F): 'b1', ('teacher', 'student_2', P): 'b2',
-                     ('student_2', 'student_1', P): 'g1', ('student_1', 'student_2', F): 'g2'},
+    ('kdml', 'v1'): {
+        ('teacher', 'student_1', P): 'b1',
+        ('teacher', 'student_2', P): 'b2',
+        ('student_2', 'student_1', P): 'g1',
+        ('student_1', 'student_2', P): 'g2',
+    },
+    ('kdml', 'v2'): {
+        ('teacher', 'student_1', F): 'b1',
+        ('teacher', 'student_2', F): 'b2',
+        ('student_2', 'student_1', F): 'g1',
+        ('student_1', 'student_2', F): 'g2',
+    },
+    ('kdml', 'v3'): {
+        ('teacher', 'student_1', F): 'b1',
+        ('teacher', 'student_2', P): 'b2',
+        ('student_2', 'student_1', P): 'g1',
+        ('student_1', 'student_2', F): 'g2',
+    },
 }
 EXPECTED.update({('kd_on', style): EXPECTED['kd_off', style] for style in STYLES})
 GREEK = dict(a1=0.3, a2=0.7, b1=0.11, b2=0.13, g1=0.17, g2=0.19)
@@ -52,6 +64,7 @@ def total(losses):
 
 def kl_by_hand(learner, source, temperature=2.0):
     """D(learner || source) pixel by pixel, in plain Python floats."""
+
     def softened(logits):
         if len(logits) == 1:
             logits = [0.0, logits[0]]
@@ -60,8 +73,11 @@ def kl_by_hand(learner, source, temperature=2.0):
 
     def rows(logits):
         return logits.detach().movedim(1, -1).reshape(-1, logits.shape[1]).double().tolist()
-    values = [sum(s * math.log(s / p) for s, p in zip(softened(a), softened(b), strict=True))
-              for a, b in zip(rows(learner), rows(source), strict=True)]
+
+    values = [
+        sum(s * math.log(s / p) for s, p in zip(softened(a), softened(b), strict=True))
+        for a, b in zip(rows(learner), rows(source), strict=True)
+    ]
     return sum(values) / len(values)
 
 
@@ -116,8 +132,11 @@ def test_no_source_learns_from_its_transfer(task, mode, style):
     for transfer in distiller.transfers:
         distiller.zero_grad()
         distiller(inputs, samples, mode='loss')[transfer.key].backward()
-        touched = {name.split('.')[1] for name, parameter in distiller.named_parameters()
-                   if parameter.grad is not None and parameter.grad.abs().sum() > 0}
+        touched = {
+            name.split('.')[1]
+            for name, parameter in distiller.named_parameters()
+            if parameter.grad is not None and parameter.grad.abs().sum() > 0
+        }
         assert touched == {transfer.learner}
 
 
@@ -138,7 +157,8 @@ def test_attributes(task, mode):
     assert (distiller.mode, distiller.style) == (mode, 'v3')
     assert distiller.student_names == ('student_1', 'student_2')
     assert [t.learner for t in distiller.transfers] == sorted(
-        t.learner for t in distiller.transfers)
+        t.learner for t in distiller.transfers
+    )
 
 
 def test_members_may_be_modules(task):
@@ -151,8 +171,13 @@ def test_members_may_be_modules(task):
 
 def test_built_from_the_registry_by_name(task):
     config = ConfigDict(
-        type='mmkdml.DiversifiedKDMLDistiller', mode='ml', style='v1', input_size=(32, 32),
-        students=[task.student(), task.student()], weights=dict(alpha=(1, 1), gamma=(1, 1)))
+        type='mmkdml.DiversifiedKDMLDistiller',
+        mode='ml',
+        style='v1',
+        input_size=(32, 32),
+        students=[task.student(), task.student()],
+        weights=dict(alpha=(1, 1), gamma=(1, 1)),
+    )
     assert isinstance(MMENGINE_MODELS.build(config), DiversifiedKDMLDistiller)
 
 
@@ -162,8 +187,13 @@ def test_temperature_direction_and_scale_reach_the_loss(tiny):
     def loss(**kwargs):
         torch.manual_seed(0)
         distiller = DiversifiedKDMLDistiller(
-            mode='ml', style='v1', students=students, weights=dict(alpha=(1, 1), gamma=(1, 1)),
-            input_size=tiny.size, **kwargs).eval()
+            mode='ml',
+            style='v1',
+            students=students,
+            weights=dict(alpha=(1, 1), gamma=(1, 1)),
+            input_size=tiny.size,
+            **kwargs,
+        ).eval()
         # Far apart, so that the directions differ.
         distiller.members['student_2'].head.fc.weight.data.mul_(200)
         losses = distiller(tiny.images(), tiny.class_samples(), mode='loss')
@@ -178,14 +208,19 @@ def test_temperature_direction_and_scale_reach_the_loss(tiny):
 
 def test_taps_losses_and_projectors_reach_the_transfers(tiny):
     distiller = DiversifiedKDMLDistiller(
-        mode='kdml', style='v2', teacher=tiny.classifier(width=6),
+        mode='kdml',
+        style='v2',
+        teacher=tiny.classifier(width=6),
         students=[tiny.classifier(), tiny.classifier()],
         weights=dict(alpha=(1, 1), beta=(1, 1), gamma=(1, 1)),
         taps=dict(teacher='backbone.layer3', students='backbone.layer3'),
         losses=dict(features=dict(type=FeatureMSELoss)),
-        projectors={'teacher->student_1': dict(type='ConvProjector'),
-                    'teacher->student_2': dict(type='ConvProjector', side='source')},
-        input_size=tiny.size)
+        projectors={
+            'teacher->student_1': dict(type='ConvProjector'),
+            'teacher->student_2': dict(type='ConvProjector', side='source'),
+        },
+        input_size=tiny.size,
+    )
     by_route = {(t.source, t.learner): t for t in distiller.transfers}
     assert by_route['teacher', 'student_1'].source_tap == 'backbone.layer3'
     assert by_route['student_2', 'student_1'].learner_tap == 'backbone.layer3'
@@ -199,40 +234,56 @@ def test_taps_losses_and_projectors_reach_the_transfers(tiny):
 
 def test_one_projector_for_all_features(tiny):
     distiller = DiversifiedKDMLDistiller(
-        mode='kd_on', style='v3', teacher=tiny.classifier(width=6),
+        mode='kd_on',
+        style='v3',
+        teacher=tiny.classifier(width=6),
         students=[tiny.classifier(), tiny.classifier()],
-        weights=dict(alpha=(1, 1), beta=(1, 1)), projectors=dict(type='ConvProjector'),
-        input_size=tiny.size)
+        weights=dict(alpha=(1, 1), beta=(1, 1)),
+        projectors=dict(type='ConvProjector'),
+        input_size=tiny.size,
+    )
     assert [t.projector is not None for t in distiller.transfers] == [False, True]
 
 
 def test_non_identical_students_need_a_projector(tiny):
-    kwargs = dict(mode='ml', style='v2', students=[tiny.classifier(), tiny.classifier(width=6)],
-                  weights=dict(alpha=(1, 1), gamma=(1, 1)), input_size=tiny.size)
+    kwargs = dict(
+        mode='ml',
+        style='v2',
+        students=[tiny.classifier(), tiny.classifier(width=6)],
+        weights=dict(alpha=(1, 1), gamma=(1, 1)),
+        input_size=tiny.size,
+    )
     with pytest.raises(ValueError, match='projector=dict'):
         DiversifiedKDMLDistiller(**kwargs)
     losses = DiversifiedKDMLDistiller(projectors=dict(type='ConvProjector'), **kwargs)(
-        tiny.images(), tiny.class_samples(), mode='loss')
+        tiny.images(), tiny.class_samples(), mode='loss'
+    )
     assert torch.isfinite(total(losses))
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    (dict(mode='kd'), 'mode must be one of ml, kd_off, kd_on, kdml; got .kd.'),
-    (dict(style='v4'), 'style must be one of v1, v2, v3; got .v4.'),
-    (dict(weights=dict(alpha=(1, -1), beta=(1, 1), gamma=(1, 1))), 'alpha must be finite'),
-    (dict(weights=dict(alpha=(1, 1), beta=(1, 1))), 'missing: gamma'),
-    (dict(teacher=None), 'needs a teacher'),
-    (dict(students=[{}]), 'a list of 2 configs or modules, got 1'),
-    (dict(students=dict(type='x')), 'a list of 2 configs or modules, got 1'),
-    (dict(teacher_checkpoint='x.pth'), 'mode kd_off'),
-    (dict(taps=dict(pupil='head')), 'keys of taps must be among teacher, student_1'),
-    (dict(losses=dict(attention={})), 'keys of losses must be among predictions, features'),
-    (dict(projectors={'teacher->pupil': {}}), 'keys of projectors must be among teacher->student'),
-    (dict(ensemble='sum'), 'ensemble must be one of max'),
-    (dict(temperature=0.0), 'temperature must be a positive number'),
-    (dict(kl_direction='student||teacher'), 'direction must be one of'),
-    (dict(kl_scale='T'), 'scale must be one of'),
-])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(mode='kd'), 'mode must be one of ml, kd_off, kd_on, kdml; got .kd.'),
+        (dict(style='v4'), 'style must be one of v1, v2, v3; got .v4.'),
+        (dict(weights=dict(alpha=(1, -1), beta=(1, 1), gamma=(1, 1))), 'alpha must be finite'),
+        (dict(weights=dict(alpha=(1, 1), beta=(1, 1))), 'missing: gamma'),
+        (dict(teacher=None), 'needs a teacher'),
+        (dict(students=[{}]), 'a list of 2 configs or modules, got 1'),
+        (dict(students=dict(type='x')), 'a list of 2 configs or modules, got 1'),
+        (dict(teacher_checkpoint='x.pth'), 'mode kd_off'),
+        (dict(taps=dict(pupil='head')), 'keys of taps must be among teacher, student_1'),
+        (dict(losses=dict(attention={})), 'keys of losses must be among predictions, features'),
+        (
+            dict(projectors={'teacher->pupil': {}}),
+            'keys of projectors must be among teacher->student',
+        ),
+        (dict(ensemble='sum'), 'ensemble must be one of max'),
+        (dict(temperature=0.0), 'temperature must be a positive number'),
+        (dict(kl_direction='student||teacher'), 'direction must be one of'),
+        (dict(kl_scale='T'), 'scale must be one of'),
+    ],
+)
 def test_what_cannot_be_is_refused(task, change, message):
     with pytest.raises(ValueError, match=message):
         build(task, **{'mode': 'kdml', 'weights': weights_of('kdml'), **change})

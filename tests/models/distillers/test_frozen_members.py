@@ -1,4 +1,5 @@
 """Frozen members of a KnowledgeDistiller."""
+
 import copy
 
 import pytest
@@ -22,26 +23,38 @@ def frozen_pair(task, tmp_path):
     path = tmp_path / 'teacher.pth'
     torch.save(dict(state_dict=teacher.state_dict(), meta={}), path)
     fresh = MODELS.build(config)
-    return KnowledgeDistiller(
-        members=dict(teacher=fresh, student=task.student()),
-        transfers=[Transfer('teacher', 'student', kind, 1.0)
-                   for kind in ('predictions', 'features')],
-        frozen=dict(teacher=str(path)), input_size=(32, 32)), teacher, path
+    return (
+        KnowledgeDistiller(
+            members=dict(teacher=fresh, student=task.student()),
+            transfers=[
+                Transfer('teacher', 'student', kind, 1.0) for kind in ('predictions', 'features')
+            ],
+            frozen=dict(teacher=str(path)),
+            input_size=(32, 32),
+        ),
+        teacher,
+        path,
+    )
 
 
 def test_the_frozen_teacher_stays_bit_identical(frozen_pair, task, tiny):
     distiller, teacher, _ = frozen_pair
-    assert all(torch.equal(value, teacher.state_dict()[key])
-               for key, value in distiller.named_members()['teacher'].state_dict().items())
+    assert all(
+        torch.equal(value, teacher.state_dict()[key])
+        for key, value in distiller.named_members()['teacher'].state_dict().items()
+    )
     modes = []
     frozen = distiller.named_members()['teacher']
     frozen.backbone.register_forward_hook(
-        lambda *call: modes.append((torch.is_inference_mode_enabled(),
-                                    any(m.training for m in frozen.modules()))))
+        lambda *call: modes.append(
+            (torch.is_inference_mode_enabled(), any(m.training for m in frozen.modules()))
+        )
+    )
     tiny.train(distiller, [task.batch()] * 3)
     assert modes == [(True, False)] * 3
-    assert all(torch.equal(value, teacher.state_dict()[key])
-               for key, value in frozen.state_dict().items())
+    assert all(
+        torch.equal(value, teacher.state_dict()[key]) for key, value in frozen.state_dict().items()
+    )
 
 
 def test_the_frozen_teacher_is_outside_optimiser_checkpoint_and_initialisation(frozen_pair):
@@ -52,8 +65,9 @@ def test_the_frozen_teacher_is_outside_optimiser_checkpoint_and_initialisation(f
     assert not any(p.requires_grad for p in frozen.parameters())
     assert not any('teacher' in key for key in distiller.state_dict())
     distiller.init_weights()
-    assert all(torch.equal(value, teacher.state_dict()[key])
-               for key, value in frozen.state_dict().items())
+    assert all(
+        torch.equal(value, teacher.state_dict()[key]) for key, value in frozen.state_dict().items()
+    )
 
 
 def test_frozen_members_follow_to_another_dtype_and_a_copy(frozen_pair, task):
@@ -80,7 +94,10 @@ def test_the_checkpoint_knows_its_teacher(frozen_pair, tmp_path):
     torch.save(teacher.state_dict(), path)
     other = KnowledgeDistiller(
         members={name: copy.deepcopy(m) for name, m in distiller.named_members().items()},
-        transfers=distiller.transfers, frozen=dict(teacher=str(path)), input_size=(32, 32))
+        transfers=distiller.transfers,
+        frozen=dict(teacher=str(path)),
+        input_size=(32, 32),
+    )
     with pytest.raises(ValueError, match='was trained with the frozen teacher .*SHA-256'):
         other.load_state_dict(state)
 
@@ -110,4 +127,6 @@ def test_a_teacher_that_does_not_fit_is_named(tiny, tmp_path, how):
         KnowledgeDistiller(
             members=dict(teacher=tiny.classifier(), student=tiny.classifier()),
             transfers=[Transfer('teacher', 'student', 'predictions', 1.0)],
-            frozen=dict(teacher=str(path)), input_size=tiny.size)
+            frozen=dict(teacher=str(path)),
+            input_size=tiny.size,
+        )

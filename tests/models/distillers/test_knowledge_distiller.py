@@ -1,10 +1,13 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from mmpretrain.models import MobileNetV2, StackedLinearClsHead, TIMMBackbone
+from mmpretrain.visualization import UniversalVisualizer
+from mmseg.visualization import SegLocalVisualizer
 from torch import nn
 
 from mmkdml.engine import CPUAmpOptimWrapper
@@ -21,15 +24,22 @@ def count_forwards(module, counts, name):
     def counted(*args, **kwargs):
         counts[name] = counts.get(name, 0) + 1
         return forward(*args, **kwargs)
+
     module.forward = counted
 
 
 # ---- any members, any list of transfers ------------------------------------------------------
 
+
 def test_three_students_two_teachers_and_a_chain(task):
     distiller = KnowledgeDistiller(
-        members=dict(first=task.teacher(), second=task.teacher(), a=task.student(),
-                     b=task.student(), c=task.student()),
+        members=dict(
+            first=task.teacher(),
+            second=task.teacher(),
+            a=task.student(),
+            b=task.student(),
+            c=task.student(),
+        ),
         transfers=[
             Transfer('first', 'a', 'features', 0.5),
             Transfer('second', 'a', 'predictions', 0.5),
@@ -37,7 +47,9 @@ def test_three_students_two_teachers_and_a_chain(task):
             Transfer('b', 'c', 'features', 1.0),
             Transfer('b', 'c', 'predictions', 1.0),
         ],
-        frozen=dict(second=None), input_size=(32, 32))
+        frozen=dict(second=None),
+        input_size=(32, 32),
+    )
     assert distiller.student_names == ('a', 'b', 'c')
     inputs, samples = task.batch()
     counts = {}
@@ -46,8 +58,12 @@ def test_three_students_two_teachers_and_a_chain(task):
     losses = distiller(inputs, samples, mode='loss')
     assert counts == dict.fromkeys(['first', 'second', 'a', 'b', 'c'], 1)
     assert {key for key in losses if 'loss_from' in key} == {
-        'a.loss_from_first.features', 'a.loss_from_second.predictions',
-        'b.loss_from_a.predictions', 'c.loss_from_b.features', 'c.loss_from_b.predictions'}
+        'a.loss_from_first.features',
+        'a.loss_from_second.predictions',
+        'b.loss_from_a.predictions',
+        'c.loss_from_b.features',
+        'c.loss_from_b.predictions',
+    }
     assert not any(key.startswith('second.') for key in losses)
     total(losses).backward()
     assert all(p.grad is not None for p in distiller.parameters())
@@ -58,29 +74,37 @@ def test_three_students_two_teachers_and_a_chain(task):
 def test_two_taps_between_the_same_members_are_two_losses(tiny):
     distiller = KnowledgeDistiller(
         members=dict(t=tiny.classifier(), s=tiny.classifier()),
-        transfers=[Transfer('t', 's', 'features', 1.0, source_tap=tap, learner_tap=tap)
-                   for tap in ('backbone.layer2', 'backbone.layer3')],
-        input_size=tiny.size)
+        transfers=[
+            Transfer('t', 's', 'features', 1.0, source_tap=tap, learner_tap=tap)
+            for tap in ('backbone.layer2', 'backbone.layer3')
+        ],
+        input_size=tiny.size,
+    )
     losses = distiller(tiny.images(), tiny.class_samples(), mode='loss')
     assert {'s.loss_from_t.features', 's.loss_from_t.features_2'} <= set(losses)
 
 
 def test_a_pair_of_classifiers_that_is_not_in_the_papers(tiny):
     timm_teacher = dict(
-        tiny.classifier(), neck=None,
-        backbone=dict(type=TIMMBackbone, model_name='efficientnet_b0', features_only=True,
-                      out_indices=(4, )),
-        head=dict(type=StackedLinearClsHead, num_classes=3, in_channels=320, mid_channels=[16]))
+        tiny.classifier(),
+        neck=None,
+        backbone=dict(
+            type=TIMMBackbone, model_name='efficientnet_b0', features_only=True, out_indices=(4,)
+        ),
+        head=dict(type=StackedLinearClsHead, num_classes=3, in_channels=320, mid_channels=[16]),
+    )
     timm_teacher['neck'] = tiny.classifier()['neck']
     student = tiny.classifier()
     student['backbone'] = dict(type=MobileNetV2, widen_factor=0.25)
     student['head']['in_channels'] = 1280
     distiller = KnowledgeDistiller(
         members=dict(teacher=timm_teacher, student=student),
-        transfers=[Transfer('teacher', 'student', 'predictions', 1.0),
-                   Transfer('teacher', 'student', 'features', 1.0,
-                            projector=dict(type='ConvProjector'))],
-        input_size=tiny.size)
+        transfers=[
+            Transfer('teacher', 'student', 'predictions', 1.0),
+            Transfer('teacher', 'student', 'features', 1.0, projector=dict(type='ConvProjector')),
+        ],
+        input_size=tiny.size,
+    )
     total(distiller(tiny.images(), tiny.class_samples(), mode='loss')).backward()
     assert [n for n, p in distiller.named_parameters() if p.grad is None] == []
 
@@ -89,13 +113,21 @@ def test_a_pair_of_segmentors_that_is_not_in_the_papers(tiny):
     teacher, student = tiny.mmseg_pair()
     distiller = KnowledgeDistiller(
         members=dict(teacher=teacher, student=student),
-        transfers=[Transfer('teacher', 'student', 'predictions', 1.0),
-                   Transfer('teacher', 'student', 'features', 1.0)],
-        input_size=tiny.size)
+        transfers=[
+            Transfer('teacher', 'student', 'predictions', 1.0),
+            Transfer('teacher', 'student', 'features', 1.0),
+        ],
+        input_size=tiny.size,
+    )
     losses = distiller(tiny.images(), tiny.mask_samples(num_classes=3), mode='loss')
-    assert {'student.decode.loss_ce', 'student.aux_0.loss_ce', 'student.aux_1.loss_ce',
-            'teacher.decode.loss_ce', 'student.loss_from_teacher.features',
-            'student.loss_from_teacher.predictions'} == {k for k in losses if 'loss' in k}
+    assert {
+        'student.decode.loss_ce',
+        'student.aux_0.loss_ce',
+        'student.aux_1.loss_ce',
+        'teacher.decode.loss_ce',
+        'student.loss_from_teacher.features',
+        'student.loss_from_teacher.predictions',
+    } == {k for k in losses if 'loss' in k}
     total(losses).backward()
     assert [n for n, p in distiller.named_parameters() if p.grad is None] == []
 
@@ -104,17 +136,21 @@ def test_one_logit_classification(tiny):
     member = tiny.classifier()
     member['head'] = dict(type=BinaryLinearClsHead, in_channels=32)
     distiller = KnowledgeDistiller(
-        members=dict(a=member, b=member), transfers=[Transfer('a', 'b', 'predictions', 1.0)],
-        students=['a', 'b'], input_size=tiny.size)
+        members=dict(a=member, b=member),
+        transfers=[Transfer('a', 'b', 'predictions', 1.0)],
+        students=['a', 'b'],
+        input_size=tiny.size,
+    )
     inputs, samples = tiny.images(), tiny.class_samples(num_classes=2)
     assert torch.isfinite(total(distiller(inputs, samples, mode='loss')))
     answer = distiller.eval()(inputs, samples, mode='predict')[0]
-    assert answer.pred_score.shape == (2, )
+    assert answer.pred_score.shape == (2,)
     scores = torch.stack([answer.members.a.pred_score, answer.members.b.pred_score])
     assert torch.equal(answer.pred_score, scores.amax(0))
 
 
 # ---- plain training, bit for bit -------------------------------------------------------------
+
 
 @pytest.mark.parametrize('weight', [0.0, None], ids=['zero weights', 'no transfers'])
 def test_without_transfers_it_is_the_frameworks_own_training(task, weight, tiny):
@@ -129,11 +165,15 @@ def test_without_transfers_it_is_the_frameworks_own_training(task, weight, tiny)
     transfers = []
     if weight is not None:
         members['teacher'] = MODELS.build(task.teacher())
-        transfers = [Transfer('teacher', 'student', kind, weight)
-                     for kind in ('predictions', 'features')]
+        transfers = [
+            Transfer('teacher', 'student', kind, weight) for kind in ('predictions', 'features')
+        ]
     distiller = KnowledgeDistiller(
-        members=members, transfers=transfers, input_size=(32, 32),
-        frozen=dict(teacher=None) if transfers else None)
+        members=members,
+        transfers=transfers,
+        input_size=(32, 32),
+        frozen=dict(teacher=None) if transfers else None,
+    )
     distilled = tiny.train(distiller, copy.deepcopy(batches))
     expected = tiny.train(plain, batches)
     found = {key.removeprefix('members.student.'): value for key, value in distilled.items()}
@@ -144,7 +184,10 @@ def test_without_transfers_it_is_the_frameworks_own_training(task, weight, tiny)
 def test_supervised_weights_scale_losses_and_not_measures(tiny):
     distiller = KnowledgeDistiller(
         members=dict(a=tiny.segmentor(out_channels=3), b=tiny.segmentor(out_channels=3)),
-        transfers=[], supervised_weights=dict(a=0.25), input_size=tiny.size).eval()
+        transfers=[],
+        supervised_weights=dict(a=0.25),
+        input_size=tiny.size,
+    ).eval()
     distiller.members['b'].load_state_dict(distiller.members['a'].state_dict())
     losses = distiller(tiny.images(), tiny.mask_samples(num_classes=3), mode='loss')
     key = 'decode.loss_focal_dice'
@@ -154,12 +197,16 @@ def test_supervised_weights_scale_losses_and_not_measures(tiny):
 
 # ---- what is tapped --------------------------------------------------------------------------
 
+
 def test_an_in_place_change_after_the_tap_is_refused_at_build(tiny):
     def build(tap, frozen):
         return KnowledgeDistiller(
             members=dict(t=tiny.classifier(), s=tiny.classifier()),
             transfers=[Transfer('t', 's', 'features', 1.0, source_tap=tap, learner_tap=tap)],
-            frozen=dict(t=None) if frozen else None, input_size=tiny.size)
+            frozen=dict(t=None) if frozen else None,
+            input_size=tiny.size,
+        )
+
     for frozen in (False, True):
         with pytest.raises(ValueError, match="'backbone.bn1' was changed in place"):
             build('backbone.bn1', frozen)
@@ -170,13 +217,18 @@ def test_an_in_place_change_only_in_training_is_refused_too(tiny):
     class SpoilsInTraining(nn.Module):
         def forward(self, x):
             return x.mul_(2) if self.training else x
+
     member = MODELS.build(tiny.classifier())
     member.backbone.maxpool = nn.Sequential(SpoilsInTraining(), nn.MaxPool2d(3, 2, 1))
     distiller = KnowledgeDistiller(
         members=dict(t=tiny.classifier(), s=member),
-        transfers=[Transfer('t', 's', 'features', 1.0, source_tap='backbone.relu',
-                            learner_tap='backbone.relu')],
-        input_size=tiny.size)
+        transfers=[
+            Transfer(
+                't', 's', 'features', 1.0, source_tap='backbone.relu', learner_tap='backbone.relu'
+            )
+        ],
+        input_size=tiny.size,
+    )
     with pytest.raises(ValueError, match="'backbone.relu' was changed in place"):
         distiller.train()(tiny.images(), tiny.class_samples(), mode='loss')
 
@@ -188,8 +240,11 @@ def test_nothing_is_held_after_the_step(task, tiny):
     hooks = [hook for module in distiller.modules() for hook in module._forward_hooks.values()]
     assert hooks == []
     del losses
-    assert not any(isinstance(value, torch.Tensor)
-                   for module in distiller.modules() for value in vars(module).values())
+    assert not any(
+        isinstance(value, torch.Tensor)
+        for module in distiller.modules()
+        for value in vars(module).values()
+    )
 
 
 def test_the_trial_at_build_leaves_no_trace(task):
@@ -198,11 +253,16 @@ def test_the_trial_at_build_leaves_no_trace(task):
     before = {name: copy.deepcopy(member.state_dict()) for name, member in members.items()}
     state = torch.get_rng_state()
     distiller = KnowledgeDistiller(
-        members=members, transfers=[Transfer('teacher', 'student', 'features', 1.0)],
-        input_size=(32, 32))
+        members=members,
+        transfers=[Transfer('teacher', 'student', 'features', 1.0)],
+        input_size=(32, 32),
+    )
     assert torch.equal(state, torch.get_rng_state())
-    assert all(torch.equal(value, before[name][key]) for name, member in members.items()
-               for key, value in member.state_dict().items())
+    assert all(
+        torch.equal(value, before[name][key])
+        for name, member in members.items()
+        for key, value in member.state_dict().items()
+    )
     student = distiller.members['student']
     assert not student.backbone.layer1.training
     assert student.backbone.layer2.training
@@ -210,19 +270,26 @@ def test_the_trial_at_build_leaves_no_trace(task):
 
 # ---- predictions -----------------------------------------------------------------------------
 
+
 def test_predictions_are_each_members_own_and_the_ensemble_beside_them(task):
     distiller = KnowledgeDistiller(
         members=dict(teacher=task.teacher(), a=task.student(), b=task.student()),
-        transfers=[Transfer('teacher', 'a', 'predictions', 1.0),
-                   Transfer('teacher', 'b', 'predictions', 1.0)], input_size=(32, 32)).eval()
+        transfers=[
+            Transfer('teacher', 'a', 'predictions', 1.0),
+            Transfer('teacher', 'b', 'predictions', 1.0),
+        ],
+        input_size=(32, 32),
+    ).eval()
     inputs, samples = task.batch()
     truth = copy.deepcopy(samples)
     answers = distiller(inputs, samples, mode='predict')
     for index, answer in enumerate(answers):
         assert type(answer) is type(truth[0])
         assert isinstance(answer.members, BaseDataElement)
-        alone = {name: member.predict(inputs)[index]
-                 for name, member in distiller.named_members().items()}
+        alone = {
+            name: member.predict(inputs)[index]
+            for name, member in distiller.named_members().items()
+        }
         for name, expected in alone.items():
             found = getattr(answer.members, name)
             assert 'gt_label' not in found
@@ -253,20 +320,54 @@ def test_prediction_without_samples_and_tensor_mode(task, tiny):
         distiller(inputs, mode='train')
 
 
+def test_the_frameworks_visualisers_draw_the_answer(task, tmp_path):
+    distiller = tiny_ensemble(task)
+    inputs, samples = task.batch(2)
+    answer = distiller(inputs, samples, mode='predict')[0]
+    image = np.zeros((32, 32, 3), np.uint8)
+    if task.name == 'classification':
+        drawn = UniversalVisualizer(name=str(tmp_path)).visualize_cls(
+            image, answer, classes=['a', 'b', 'c']
+        )
+    else:
+        visualizer = SegLocalVisualizer(name=str(tmp_path), alpha=1.0)
+        visualizer.dataset_meta = dict(
+            classes=('background', 'tumour'), palette=[[0, 0, 0], [255, 0, 0]]
+        )
+        visualizer.add_datasample('x', image, answer, draw_gt=False, with_labels=False)
+        drawn = visualizer.get_image()
+        mask = answer.pred_sem_seg.data[0].bool().numpy()
+        assert np.array_equal(drawn[..., 0] == 255, mask)
+    assert drawn.shape[:2] >= (32, 32)
+    assert drawn.any()
+
+
+def tiny_ensemble(task):
+    return KnowledgeDistiller(
+        members=dict(a=task.student(), b=task.student()), transfers=[], input_size=(32, 32)
+    ).eval()
+
+
 def test_images_of_different_original_sizes(tiny):
     distiller = KnowledgeDistiller(
-        members=dict(a=tiny.segmentor(), b=tiny.segmentor()), transfers=[], input_size=tiny.size)
+        members=dict(a=tiny.segmentor(), b=tiny.segmentor()), transfers=[], input_size=tiny.size
+    )
     samples = tiny.mask_samples(2)
     samples[1].set_metainfo(dict(ori_shape=(50, 40)))
     samples[1].gt_sem_seg = PixelData(data=torch.zeros(1, 50, 40))
     answers = distiller.eval()(tiny.images(2), samples, mode='predict')
     assert [tuple(answer.pred_sem_seg.data.shape) for answer in answers] == [
-        (1, 32, 32), (1, 50, 40)]
+        (1, 32, 32),
+        (1, 50, 40),
+    ]
 
 
 def test_an_ensemble_of_ones_own(task, tiny):
-    distiller = tiny.pair(task, [('predictions', 1.0)],
-                     ensemble=lambda p, threshold: (p[0], torch.zeros(p[0, :, 0].shape).long()))
+    distiller = tiny.pair(
+        task,
+        [('predictions', 1.0)],
+        ensemble=lambda p, threshold: (p[0], torch.zeros(p[0, :, 0].shape).long()),
+    )
     answer = distiller.eval()(*task.batch(), mode='predict')[0]
     label = answer.pred_label if task.name == 'classification' else answer.pred_sem_seg.data
     assert not label.any()
@@ -274,23 +375,32 @@ def test_an_ensemble_of_ones_own(task, tiny):
 
 # ---- refusals --------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(('change', 'message'), [
-    (dict(members={}), 'at least one member'),
-    (dict(members={'ensemble': None}), 'other than "ensemble"'),
-    (dict(members={'a.b': None}), 'must be an identifier'),
-    (dict(transfers=[Transfer('x', 'student', 'features', 1.0)]), 'must name members .*got x'),
-    (dict(students=['pupil']), 'students must name members .*got pupil'),
-    (dict(frozen=dict(pupil=None)), 'frozen must name members'),
-    (dict(supervised_weights=dict(pupil=1.0)), 'supervised_weights must name members'),
-    (dict(supervised_weights=dict(student=-1.0)), 'must be finite and at least 0'),
-    (dict(supervised_weights=dict(student=float('nan'))), 'must be finite and at least 0'),
-    (dict(ensemble='best'), 'ensemble must be one of max'),
-    (dict(transfers=[Transfer('teacher', 'student', 'features', 1.0, source_tap='backbne')]),
-     "no module 'backbne' to tap; near names: backbone"),
-])
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(members={}), 'at least one member'),
+        (dict(members={'ensemble': None}), 'other than "ensemble"'),
+        (dict(members={'a.b': None}), 'must be an identifier'),
+        (dict(transfers=[Transfer('x', 'student', 'features', 1.0)]), 'must name members .*got x'),
+        (dict(students=['pupil']), 'students must name members .*got pupil'),
+        (dict(frozen=dict(pupil=None)), 'frozen must name members'),
+        (dict(supervised_weights=dict(pupil=1.0)), 'supervised_weights must name members'),
+        (dict(supervised_weights=dict(student=-1.0)), 'must be finite and at least 0'),
+        (dict(supervised_weights=dict(student=float('nan'))), 'must be finite and at least 0'),
+        (dict(ensemble='best'), 'ensemble must be one of max'),
+        (
+            dict(transfers=[Transfer('teacher', 'student', 'features', 1.0, source_tap='backbne')]),
+            "no module 'backbne' to tap; near names: backbone",
+        ),
+    ],
+)
 def test_what_cannot_be_is_refused(task, change, message):
-    kwargs = dict(members=dict(teacher=task.teacher(), student=task.student()), transfers=[],
-                  input_size=(32, 32))
+    kwargs = dict(
+        members=dict(teacher=task.teacher(), student=task.student()),
+        transfers=[],
+        input_size=(32, 32),
+    )
     with pytest.raises(ValueError, match=message):
         KnowledgeDistiller(**{**kwargs, **change})
 
@@ -313,19 +423,24 @@ def test_members_of_two_tasks_are_refused(tiny):
 
 # ---- precision -------------------------------------------------------------------------------
 
+
 def test_bfloat16_on_a_cpu(task, tiny):
-    distiller = tiny.pair(task, [('predictions', 1.0), ('features', 1.0)], frozen=dict(teacher=None))
+    distiller = tiny.pair(
+        task, [('predictions', 1.0), ('features', 1.0)], frozen=dict(teacher=None)
+    )
     wrapper = CPUAmpOptimWrapper(torch.optim.Adam(distiller.parameters(), lr=1e-3))
     dtypes = set()
     distiller.members['student'].backbone.layer1.register_forward_hook(
-        lambda module, args, output: dtypes.add(output.dtype))
+        lambda module, args, output: dtypes.add(output.dtype)
+    )
     before = copy.deepcopy(distiller.state_dict())
     inputs, samples = task.batch()
     for _ in range(2):
         with wrapper.optim_context(distiller):
             losses = distiller(inputs, samples, mode='loss')
-        assert all(v.dtype == torch.float32 and torch.isfinite(v)
-                   for k, v in losses.items() if 'loss' in k)
+        assert all(
+            v.dtype == torch.float32 and torch.isfinite(v) for k, v in losses.items() if 'loss' in k
+        )
         wrapper.update_params(distiller.parse_losses(losses)[0])
     assert dtypes == {torch.bfloat16}
     assert all(p.dtype == torch.float32 for p in distiller.parameters())

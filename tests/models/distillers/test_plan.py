@@ -17,13 +17,15 @@ from mmkdml.models.tasks import ClassificationTask
 
 def lessons(tiny, *transfers, **members):
     members = {name: MODELS.build(config) for name, config in members.items()} or dict(
-        t=MODELS.build(tiny.classifier()), s=MODELS.build(tiny.classifier()))
+        t=MODELS.build(tiny.classifier()), s=MODELS.build(tiny.classifier())
+    )
     return make_lessons(members, transfers, ClassificationTask(), tiny.size)
 
 
 def test_defaults(tiny):
     predictions, features = lessons(
-        tiny, Transfer('t', 's', 'predictions', 0.5), Transfer('t', 's', 'features', 2.0))
+        tiny, Transfer('t', 's', 'predictions', 0.5), Transfer('t', 's', 'features', 2.0)
+    )
     assert isinstance(predictions.loss, PredictionKLLoss)
     assert (predictions.source_tap, predictions.learner_tap) == (None, None)
     assert predictions.source_shape == (1, 3)
@@ -41,18 +43,23 @@ def test_what_has_no_weight_is_not_built(tiny):
 def test_keys_are_unique(tiny):
     rows = [Transfer('t', 's', 'features', 1.0)] * 3
     assert [lesson.key for lesson in lessons(tiny, *rows)] == [
-        's.loss_from_t.features', 's.loss_from_t.features_2', 's.loss_from_t.features_3']
+        's.loss_from_t.features',
+        's.loss_from_t.features_2',
+        's.loss_from_t.features_3',
+    ]
 
 
 def test_a_lesson_is_weight_times_loss_of_the_projected_side(tiny):
     source, learner = torch.randn(2, 32, 4, 4), torch.randn(2, 32, 4, 4)
     for side in ('learner', 'source'):
-        row = Transfer('t', 's', 'features', 0.5,
-                       projector=dict(type='ConvProjector', side=side))
-        lesson, = lessons(tiny, row)
+        row = Transfer('t', 's', 'features', 0.5, projector=dict(type='ConvProjector', side=side))
+        (lesson,) = lessons(tiny, row)
         lesson.projector.eval()
-        projected = (lesson.projector(source), learner) if side == 'source' else (
-            source, lesson.projector(learner))
+        projected = (
+            (lesson.projector(source), learner)
+            if side == 'source'
+            else (source, lesson.projector(learner))
+        )
         expected = 0.5 * (projected[0] - projected[1]).pow(2).mean()
         assert torch.allclose(lesson(source, learner), expected)
 
@@ -60,14 +67,14 @@ def test_a_lesson_is_weight_times_loss_of_the_projected_side(tiny):
 @pytest.mark.parametrize(('side', 'channels'), [('learner', (32, 48)), ('source', (48, 32))])
 def test_channels_are_inferred(tiny, side, channels):
     row = Transfer('t', 's', 'features', 1.0, projector=dict(type=ConvProjector, side=side))
-    lesson, = lessons(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
+    (lesson,) = lessons(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
     convolution = next(m for m in lesson.projector.modules() if isinstance(m, nn.Conv2d))
     assert (convolution.in_channels, convolution.out_channels) == channels
 
 
 def test_built_losses_and_projectors_are_used_as_they_are(tiny):
     loss, projector = FeatureMSELoss(), nn.Identity()
-    lesson, = lessons(tiny, Transfer('t', 's', 'features', 1.0, loss=loss, projector=projector))
+    (lesson,) = lessons(tiny, Transfer('t', 's', 'features', 1.0, loss=loss, projector=projector))
     assert lesson.loss is loss
     assert lesson.projector is projector
 
@@ -79,8 +86,12 @@ def test_a_loss_may_compare_different_shapes(tiny):
         def forward(self, learner, source):
             return (learner.mean() - source.mean()) ** 2
 
-    lesson, = lessons(tiny, Transfer('t', 's', 'features', 1.0, loss=MeansMSE()),
-                      t=tiny.classifier(width=6), s=tiny.classifier())
+    (lesson,) = lessons(
+        tiny,
+        Transfer('t', 's', 'features', 1.0, loss=MeansMSE()),
+        t=tiny.classifier(width=6),
+        s=tiny.classifier(),
+    )
     assert lesson.source_shape != lesson.learner_shape
 
 
@@ -95,6 +106,7 @@ def test_evaluating_puts_everything_back_also_after_an_error():
             assert not any(module.training for module in network.modules())
             assert not torch.is_grad_enabled()
             raise RuntimeError('on purpose')
+
     with pytest.raises(RuntimeError, match='on purpose'):
         fail()
     assert [module.training for module in network.modules()] == before
@@ -105,20 +117,35 @@ def total(losses):
     return sum(value for key, value in losses.items() if 'loss' in key)
 
 
-@pytest.mark.parametrize(('teacher', 'row', 'message'), [
-    (dict(width=6), dict(knowledge='features'),
-     r'teacher gives \(1, 48, 1, 1\) at the tap .backbone. and student gives \(1, 32, 1, 1\)'
-     r'.*ConvProjector'),
-    (dict(num_classes=5), dict(knowledge='predictions'),
-     r'teacher gives \(1, 5\) and student gives \(1, 3\).*same classes'),
-    (dict(), dict(knowledge='features', source_tap='backbone.layer3'), 'the same height and width'),
-    (dict(), dict(knowledge='features', source_tap='head'), 'the same kind of tensor'),
-])
+@pytest.mark.parametrize(
+    ('teacher', 'row', 'message'),
+    [
+        (
+            dict(width=6),
+            dict(knowledge='features'),
+            r'teacher gives \(1, 48, 1, 1\) at the tap .backbone. and student gives \(1, 32, 1, 1\)'
+            r'.*ConvProjector',
+        ),
+        (
+            dict(num_classes=5),
+            dict(knowledge='predictions'),
+            r'teacher gives \(1, 5\) and student gives \(1, 3\).*same classes',
+        ),
+        (
+            dict(),
+            dict(knowledge='features', source_tap='backbone.layer3'),
+            'the same height and width',
+        ),
+        (dict(), dict(knowledge='features', source_tap='head'), 'the same kind of tensor'),
+    ],
+)
 def test_shapes_that_do_not_fit_are_told_with_a_way_out(tiny, teacher, row, message):
     with pytest.raises(ValueError, match=message):
         KnowledgeDistiller(
             members=dict(teacher=tiny.classifier(**teacher), student=tiny.classifier()),
-            transfers=[Transfer('teacher', 'student', weight=1.0, **row)], input_size=tiny.size)
+            transfers=[Transfer('teacher', 'student', weight=1.0, **row)],
+            input_size=tiny.size,
+        )
 
 
 def test_coarser_logits_are_interpolated(tiny):
@@ -127,11 +154,13 @@ def test_coarser_logits_are_interpolated(tiny):
     student.pop('auxiliary_head')
     row = dict(source='teacher', learner='student', knowledge='predictions', weight=1.0)
     with pytest.raises(ValueError, match='InterpolateProjector, scale_factor=0.5'):
-        KnowledgeDistiller(members=dict(teacher=teacher, student=student), transfers=[row],
-                           input_size=tiny.size)
+        KnowledgeDistiller(
+            members=dict(teacher=teacher, student=student), transfers=[row], input_size=tiny.size
+        )
     row['projector'] = dict(type='InterpolateProjector', scale_factor=2, side='source')
-    KnowledgeDistiller(members=dict(teacher=teacher, student=student), transfers=[row],
-                       input_size=tiny.size)
+    KnowledgeDistiller(
+        members=dict(teacher=teacher, student=student), transfers=[row], input_size=tiny.size
+    )
 
 
 def test_predictions_of_a_head_without_logits_are_refused(tiny):
@@ -146,10 +175,14 @@ def test_predictions_of_a_head_without_logits_are_refused(tiny):
     config = tiny.segmentor()
     config['decode_head']['type'] = TwoMaps
     with pytest.raises(ValueError, match='head of teacher gives no single tensor of logits'):
-        KnowledgeDistiller(members=dict(teacher=config, student=tiny.segmentor()),
-                           transfers=[Transfer('teacher', 'student', 'predictions', 1.0)],
-                           input_size=tiny.size)
+        KnowledgeDistiller(
+            members=dict(teacher=config, student=tiny.segmentor()),
+            transfers=[Transfer('teacher', 'student', 'predictions', 1.0)],
+            input_size=tiny.size,
+        )
     features = KnowledgeDistiller(
         members=dict(teacher=config, student=tiny.segmentor()),
-        transfers=[Transfer('teacher', 'student', 'features', 1.0)], input_size=tiny.size)
+        transfers=[Transfer('teacher', 'student', 'features', 1.0)],
+        input_size=tiny.size,
+    )
     assert torch.isfinite(total(features(tiny.images(), tiny.mask_samples(), mode='loss')))

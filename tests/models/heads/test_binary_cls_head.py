@@ -43,12 +43,12 @@ def test_loss_is_cross_entropy_of_two_classes_one_with_logit_0(head, features):
 
 def test_mixed_labels_are_shares_of_both_classes(head, features):
     shares = torch.tensor([[0.7, 0.3], [0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
-    mixed = [sample.set_gt_score(share)
-             for sample, share in zip(samples(), shares, strict=True)]
+    mixed = [sample.set_gt_score(share) for sample, share in zip(samples(), shares, strict=True)]
     logits = head(features)
     two_classes = torch.cat([torch.zeros_like(logits), logits], dim=1)
     torch.testing.assert_close(
-        head.loss(features, mixed)['loss'], F.cross_entropy(two_classes, shares))
+        head.loss(features, mixed)['loss'], F.cross_entropy(two_classes, shares)
+    )
 
 
 def test_predictions_hold_the_probabilities_of_both_classes(head, features):

@@ -17,8 +17,12 @@ from mmkdml.models import FocalDiceLoss, PretrainedTIMMBackbone, StemResNet, UNe
 
 RESNET18 = dict(type=StemResNet, depth=18)
 RESNET50 = dict(type=StemResNet, depth=50)
-MOBILENET = dict(type=PretrainedTIMMBackbone, model_name='mobilenetv1_100', features_only=True,
-                 out_indices=(0, 1, 2, 3, 4))
+MOBILENET = dict(
+    type=PretrainedTIMMBackbone,
+    model_name='mobilenetv1_100',
+    features_only=True,
+    out_indices=(0, 1, 2, 3, 4),
+)
 TINY = dict(RESNET18, base_channels=8, stem_channels=8)
 TINY_CHANNELS = (8, 8, 16, 32, 64)
 TINY_WIDTHS = (16, 8, 8, 4, 4)
@@ -38,8 +42,12 @@ def _seed():
 
 def unet(backbone, in_channels, auxiliary_head=None, **head):
     head = dict(dict(type=UNetHead, in_channels=in_channels, num_classes=2, out_channels=1), **head)
-    return EncoderDecoder(backbone=backbone, decode_head=head, auxiliary_head=auxiliary_head,
-                          test_cfg=ConfigDict(mode='whole'))
+    return EncoderDecoder(
+        backbone=backbone,
+        decode_head=head,
+        auxiliary_head=auxiliary_head,
+        test_cfg=ConfigDict(mode='whole'),
+    )
 
 
 def tiny_unet(**kwargs):
@@ -49,11 +57,12 @@ def tiny_unet(**kwargs):
 def our_key(key):
     """The name that a weight of segmentation_models_pytorch's U-Net has here."""
     for theirs, ours in (
-            (r'^encoder\.model\.', 'backbone.timm_model.'),
-            (r'^encoder\.', 'backbone.'),
-            (r'^decoder\.blocks\.(\d)\.conv([12])\.0\.', r'decode_head.blocks.\1.conv\2.conv.'),
-            (r'^decoder\.blocks\.(\d)\.conv([12])\.1\.', r'decode_head.blocks.\1.conv\2.bn.'),
-            (r'^segmentation_head\.0\.', 'decode_head.conv_seg.')):
+        (r'^encoder\.model\.', 'backbone.timm_model.'),
+        (r'^encoder\.', 'backbone.'),
+        (r'^decoder\.blocks\.(\d)\.conv([12])\.0\.', r'decode_head.blocks.\1.conv\2.conv.'),
+        (r'^decoder\.blocks\.(\d)\.conv([12])\.1\.', r'decode_head.blocks.\1.conv\2.bn.'),
+        (r'^segmentation_head\.0\.', 'decode_head.conv_seg.'),
+    ):
         key, replaced = re.subn(theirs, ours, key)
         if replaced:
             return key
@@ -62,8 +71,13 @@ def our_key(key):
 
 def samples(labels):
     size = labels.shape[1:]
-    return [SegDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size),
-                          gt_sem_seg=PixelData(data=label[None])) for label in labels]
+    return [
+        SegDataSample(
+            metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size),
+            gt_sem_seg=PixelData(data=label[None]),
+        )
+        for label in labels
+    ]
 
 
 def scrambled(network):
@@ -74,18 +88,20 @@ def scrambled(network):
     return network
 
 
-@pytest.mark.parametrize(('name', 'size'), [
-    ('resnet18', (96, 64)), ('resnet50', (64, 64)), ('tu-mobilenetv1_100', (64, 96))])
+@pytest.mark.parametrize(
+    ('name', 'size'),
+    [('resnet18', (96, 64)), ('resnet50', (64, 64)), ('tu-mobilenetv1_100', (64, 96))],
+)
 def test_equals_segmentation_models_pytorch(name, size):
     backbone, channels, _ = NETWORKS[name]
     theirs = scrambled(smp.Unet(name, encoder_weights=None, classes=1))
     ours = unet(backbone, channels)
-    ours.load_state_dict({our_key(key): value for key, value in theirs.state_dict().items()},
-                         strict=True)
+    ours.load_state_dict(
+        {our_key(key): value for key, value in theirs.state_dict().items()}, strict=True
+    )
     images = torch.randn(2, 3, *size)
     with torch.no_grad():
-        torch.testing.assert_close(
-            ours.eval()(images), theirs.eval()(images), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-5, atol=1e-5)
 
     weights = torch.randn(2, 1, *size)
     gradients = []
@@ -112,10 +128,17 @@ def test_size_of_the_network_and_of_the_shared_map(name):
     assert shapes == [(256, 16, 16), (128, 32, 32), (64, 64, 64), (32, 128, 128), (16, 256, 256)]
 
 
-@pytest.mark.parametrize(('size', 'out'), [
-    ((64, 64), (64, 64)), ((50, 70), (50, 70)), ((2, 6), (2, 6)),
-    # An odd side is one longer: the stem halves it upwards, and mmseg resizes to the image.
-    ((51, 71), (52, 72)), ((1, 33), (2, 34))])
+@pytest.mark.parametrize(
+    ('size', 'out'),
+    [
+        ((64, 64), (64, 64)),
+        ((50, 70), (50, 70)),
+        ((2, 6), (2, 6)),
+        # An odd side is one longer: the stem halves it upwards, and mmseg resizes to the image.
+        ((51, 71), (52, 72)),
+        ((1, 33), (2, 34)),
+    ],
+)
 def test_any_size_of_image(size, out):
     network = tiny_unet().eval()
     images = torch.randn(2, 3, *size)
@@ -135,7 +158,8 @@ def test_one_logit_with_focal_and_dice():
     images, labels = torch.randn(2, 3, 32, 32), torch.randint(2, (2, 32, 32))
     losses = network.loss(images, samples(labels))
     torch.testing.assert_close(
-        losses['decode.loss_focal_dice'], sum(focal_and_dice(network(images), labels)))
+        losses['decode.loss_focal_dice'], sum(focal_and_dice(network(images), labels))
+    )
 
 
 def test_one_logit_is_foreground_above_one_half():
@@ -163,14 +187,18 @@ def test_more_classes():
     assert logits.shape == (2, 4, 32, 32)
     torch.testing.assert_close(
         network.loss(images, samples(labels))['decode.loss_ce'],
-        torch.nn.functional.cross_entropy(logits, labels))
+        torch.nn.functional.cross_entropy(logits, labels),
+    )
 
 
 def test_auxiliary_head_beside_it():
     network = tiny_unet(
-        num_classes=3, out_channels=3,
-        auxiliary_head=dict(type=FCNHead, in_channels=32, in_index=3, channels=4, num_convs=1,
-                            num_classes=3))
+        num_classes=3,
+        out_channels=3,
+        auxiliary_head=dict(
+            type=FCNHead, in_channels=32, in_index=3, channels=4, num_convs=1, num_classes=3
+        ),
+    )
     losses = network.loss(torch.randn(2, 3, 32, 32), samples(torch.randint(3, (2, 32, 32))))
     assert {'decode.loss_ce', 'aux.loss_ce'} <= set(losses)
     losses['aux.loss_ce'].backward()
@@ -179,8 +207,9 @@ def test_auxiliary_head_beside_it():
 
 
 def test_no_dropout_unless_given():
-    maps = [torch.randn(2, channels, 32 // 2**i, 32 // 2**i)
-            for i, channels in enumerate(TINY_CHANNELS)]
+    maps = [
+        torch.randn(2, channels, 32 // 2**i, 32 // 2**i) for i, channels in enumerate(TINY_CHANNELS)
+    ]
     plain = tiny_unet().decode_head
     assert torch.equal(plain(maps), plain(maps))
     dropping = tiny_unet(dropout_ratio=0.5).decode_head
@@ -189,8 +218,12 @@ def test_no_dropout_unless_given():
 
 
 def test_fewer_maps_and_another_norm():
-    head = UNetHead(in_channels=(4, 8, 16), widths=(12, 6, 5), num_classes=3,
-                    norm_cfg=dict(type='GN', num_groups=1))
+    head = UNetHead(
+        in_channels=(4, 8, 16),
+        widths=(12, 6, 5),
+        num_classes=3,
+        norm_cfg=dict(type='GN', num_groups=1),
+    )
     maps = (torch.randn(1, 4, 16, 16), torch.randn(1, 8, 8, 8), torch.randn(1, 16, 4, 4))
     copies = [m.clone() for m in maps]
     assert head(maps).shape == (1, 3, 32, 32)
@@ -200,6 +233,8 @@ def test_fewer_maps_and_another_norm():
 
 @pytest.mark.parametrize('widths', [(256, 128, 64, 32), (8, 8, 8, 8, 8, 8), ()])
 def test_as_many_widths_as_maps(widths):
-    with pytest.raises(ValueError, match=re.escape(
-            f'got 5 in_channels {TINY_CHANNELS} and {len(widths)} widths {widths}')):
+    with pytest.raises(
+        ValueError,
+        match=re.escape(f'got 5 in_channels {TINY_CHANNELS} and {len(widths)} widths {widths}'),
+    ):
         UNetHead(in_channels=TINY_CHANNELS, widths=widths, num_classes=2, out_channels=1)

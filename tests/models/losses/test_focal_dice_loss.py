@@ -27,14 +27,16 @@ def example(num_logits=3, dtype=torch.float64):
 def test_the_default_is_the_plain_sum_with_tau_2(num_logits):
     logits, labels = example(num_logits)
     torch.testing.assert_close(
-        FocalDiceLoss()(logits, labels), sum(focal_and_dice(logits, labels, focusing=2.0)))
+        FocalDiceLoss()(logits, labels), sum(focal_and_dice(logits, labels, focusing=2.0))
+    )
 
 
 def test_the_weights():
     logits, labels = example()
     focal, dice = focal_and_dice(logits, labels, focusing=1.0)
-    loss = MODELS.build(dict(type='FocalDiceLoss', focusing=1.0, focal_weight=0.3,
-                             dice_weight=0.5, loss_weight=7))
+    loss = MODELS.build(
+        dict(type='FocalDiceLoss', focusing=1.0, focal_weight=0.3, dice_weight=0.5, loss_weight=7)
+    )
     torch.testing.assert_close(loss(logits, labels), 7 * (0.3 * focal + 0.5 * dice))
 
 
@@ -50,21 +52,28 @@ def test_dice_equals_mmseg_where_they_overlap():
 def test_pixel_weights_and_ignored_labels_are_handed_on():
     logits, labels = example()
     weights = torch.linspace(0, 1, labels.numel(), dtype=torch.float64).view_as(labels)
-    value = FocalDiceLoss()(logits, labels.where(labels != 255, 9), weight=weights,
-                            ignore_index=9)
-    torch.testing.assert_close(
-        value, sum(focal_and_dice(logits, labels, pixel_weights=weights)))
+    value = FocalDiceLoss()(logits, labels.where(labels != 255, 9), weight=weights, ignore_index=9)
+    torch.testing.assert_close(value, sum(focal_and_dice(logits, labels, pixel_weights=weights)))
     assert abs(value - FocalDiceLoss()(logits, labels)) > 1e-3
 
 
-@pytest.mark.parametrize(('num_classes', 'options'), [
-    (2, dict(out_channels=1, threshold=0.5)), (2, {}), (3, {})])
+@pytest.mark.parametrize(
+    ('num_classes', 'options'), [(2, dict(out_channels=1, threshold=0.5)), (2, {}), (3, {})]
+)
 def test_in_a_decode_head_of_mmseg(num_classes, options):
     head = FCNHead(
-        in_channels=4, channels=4, num_convs=1, num_classes=num_classes, ignore_index=254,
-        dropout_ratio=0, **options,
-        loss_decode=[dict(type=FocalDiceLoss, loss_weight=2.0),
-                     dict(type=FocalDiceLoss, loss_name='loss_more')])
+        in_channels=4,
+        channels=4,
+        num_convs=1,
+        num_classes=num_classes,
+        ignore_index=254,
+        dropout_ratio=0,
+        **options,
+        loss_decode=[
+            dict(type=FocalDiceLoss, loss_weight=2.0),
+            dict(type=FocalDiceLoss, loss_name='loss_more'),
+        ],
+    )
     maps = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(num_classes, (2, 1, 5, 5), generator=torch.Generator().manual_seed(1))
     labels[0, 0, 0] = 254

@@ -20,17 +20,20 @@ def pair(shape):
 @pytest.mark.parametrize('temperature', [1, 4.0])
 @pytest.mark.parametrize('shape', [(4, 3), (2, 1, 3, 3)])
 def test_options_reach_the_divergence(shape, temperature, scale, direction):
-    loss = MODELS.build(dict(type='PredictionKLLoss', temperature=temperature, scale=scale,
-                             direction=direction))
-    assert torch.equal(loss(*pair(shape)), prediction_kl(*pair(shape), temperature, direction,
-                                                         scale))
+    loss = MODELS.build(
+        dict(type='PredictionKLLoss', temperature=temperature, scale=scale, direction=direction)
+    )
+    assert torch.equal(
+        loss(*pair(shape)), prediction_kl(*pair(shape), temperature, direction, scale)
+    )
 
 
 def test_the_default_is_as_printed():
     # Learner at (3/4, 1/4), source at (1/2, 1/2), both at T = 2.
     learner, source = torch.tensor([[2 * math.log(3), 0.0]]), torch.zeros(1, 2)
     assert PredictionKLLoss()(learner, source).item() == pytest.approx(
-        0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+        0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    )
 
 
 def test_the_learner_comes_first():
@@ -42,13 +45,18 @@ def test_the_learner_comes_first():
     torch.testing.assert_close(by_name, expected)
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    (dict(temperature=0), 'temperature must be a positive number, got 0'),
-    (dict(temperature=math.nan), 'temperature must be a positive number, got nan'),
-    (dict(direction='teacher||student'),
-     r"direction must be one of learner\|\|source, source\|\|learner; got 'teacher\|\|student'"),
-    (dict(scale='T^2'), r"scale must be one of none, temperature_squared; got 'T\^2'"),
-])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(temperature=0), 'temperature must be a positive number, got 0'),
+        (dict(temperature=math.nan), 'temperature must be a positive number, got nan'),
+        (
+            dict(direction='teacher||student'),
+            r"one of learner\|\|source, source\|\|learner; got 'teacher\|\|student'",
+        ),
+        (dict(scale='T^2'), r"scale must be one of none, temperature_squared; got 'T\^2'"),
+    ],
+)
 def test_options_are_checked_when_it_is_built(options, message):
     with pytest.raises(ValueError, match=message):
         PredictionKLLoss(**options)
@@ -56,8 +64,8 @@ def test_options_are_checked_when_it_is_built(options, message):
 
 def test_it_prints_its_options():
     assert repr(PredictionKLLoss(3, scale='temperature_squared')) == (
-        "PredictionKLLoss(temperature=3, direction='learner||source', "
-        "scale='temperature_squared')")
+        "PredictionKLLoss(temperature=3, direction='learner||source', scale='temperature_squared')"
+    )
 
 
 def test_features():
@@ -65,7 +73,7 @@ def test_features():
     assert isinstance(loss, FeatureMSELoss)
     a, b = pair((2, 3, 4, 4))
     assert torch.equal(loss(a, b), feature_mse(a, b))
-    assert torch.equal(loss(learner=a, source=b), ((a - b)**2).mean())
+    assert torch.equal(loss(learner=a, source=b), ((a - b) ** 2).mean())
 
 
 @pytest.mark.parametrize('loss', [PredictionKLLoss(), FeatureMSELoss()])

@@ -48,11 +48,15 @@ def test_takes_the_last_of_several_maps_and_leaves_them(neck):
 def test_adds_its_own_parameters_only_to_the_teacher():
     backbone = dict(type=ResNet, depth=18, base_channels=8, stem_channels=8)
     plain = ImageClassifier(
-        backbone=backbone, neck=dict(type=GlobalAveragePooling),
-        head=dict(type=LinearClsHead, num_classes=2, in_channels=64))
+        backbone=backbone,
+        neck=dict(type=GlobalAveragePooling),
+        head=dict(type=LinearClsHead, num_classes=2, in_channels=64),
+    )
     teacher = ImageClassifier(
-        backbone=backbone, neck=dict(type=ConvBlockNeck, in_channels=64, out_channels=32),
-        head=dict(type=LinearClsHead, num_classes=2, in_channels=32))
+        backbone=backbone,
+        neck=dict(type=ConvBlockNeck, in_channels=64, out_channels=32),
+        head=dict(type=LinearClsHead, num_classes=2, in_channels=32),
+    )
     assert teacher(torch.randn(2, 3, 64, 64)).shape == (2, 2)
 
     def count(network):

@@ -28,15 +28,18 @@ def maps(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(('name', 'shape', 'out'), [
-    ('IdentityProjector', (2, 3, 4, 6), (2, 3, 4, 6)),
-    ('IdentityProjector', (2, 3), (2, 3)),
-    ('ConvProjector', (2, 3, 4, 6), (2, 5, 4, 6)),
-    ('LinearProjector', (2, 3), (2, 5)),
-    ('LinearProjector', (2, 3, 7), (2, 5, 7)),
-    ('LinearProjector', (2, 3, 4, 6), (2, 5, 4, 6)),
-    ('InterpolateProjector', (2, 3, 4, 6), (2, 3, 8, 12)),
-])
+@pytest.mark.parametrize(
+    ('name', 'shape', 'out'),
+    [
+        ('IdentityProjector', (2, 3, 4, 6), (2, 3, 4, 6)),
+        ('IdentityProjector', (2, 3), (2, 3)),
+        ('ConvProjector', (2, 3, 4, 6), (2, 5, 4, 6)),
+        ('LinearProjector', (2, 3), (2, 5)),
+        ('LinearProjector', (2, 3, 7), (2, 5, 7)),
+        ('LinearProjector', (2, 3, 4, 6), (2, 5, 4, 6)),
+        ('InterpolateProjector', (2, 3, 4, 6), (2, 3, 8, 12)),
+    ],
+)
 def test_shapes_and_gradients(name, shape, out):
     projector = MODELS.build(dict(type=name, **ARGUMENTS[name]))
     x = maps(*shape).requires_grad_()
@@ -55,8 +58,7 @@ def test_the_side(name):
     for side in ('learner', 'source'):
         assert kind(**arguments, side=side).side == side
     for wrong in ('teacher', '', None):
-        with pytest.raises(ValueError,
-                           match=f'side must be one of learner, source; got {wrong!r}'):
+        with pytest.raises(ValueError, match=f'side must be one of learner, source; got {wrong!r}'):
             kind(**arguments, side=wrong)
 
 
@@ -73,8 +75,11 @@ def test_conv_block_is_convolution_batch_norm_relu(training):
     state = {}
     for index, (key, value) in enumerate(projector.state_dict().items()):
         # Weights and running figures that are far from their initial ones.
-        state[key] = value if value.dtype == torch.long else (
-            torch.rand(value.shape, generator=torch.Generator().manual_seed(index)) + 0.1)
+        state[key] = (
+            value
+            if value.dtype == torch.long
+            else (torch.rand(value.shape, generator=torch.Generator().manual_seed(index)) + 0.1)
+        )
     projector.load_state_dict(state)
     projector.train(training)
     (weight,) = (p for p in projector.parameters() if p.ndim == 4)
@@ -112,13 +117,13 @@ def test_linear_of_vectors_is_nn_linear():
     assert torch.equal(projector(x), projector.linear(x))
 
 
-@pytest.mark.parametrize(('factor', 'out'), [(2, (8, 12)), (0.5, (2, 3)), (1.5, (6, 9)),
-                                             (1, (4, 6))])
+@pytest.mark.parametrize(
+    ('factor', 'out'), [(2, (8, 12)), (0.5, (2, 3)), (1.5, (6, 9)), (1, (4, 6))]
+)
 def test_interpolation_is_bilinear(factor, out):
     x = maps(2, 3, 4, 6)
     y = InterpolateProjector(factor)(x)
-    torch.testing.assert_close(y, F.interpolate(x, size=out, mode='bilinear',
-                                                align_corners=False))
+    torch.testing.assert_close(y, F.interpolate(x, size=out, mode='bilinear', align_corners=False))
 
 
 def test_interpolation_by_hand():

@@ -46,18 +46,34 @@ NETWORKS = {
     'resnet': lambda: classifier(linear(cal_acc=True)),
     'binary': lambda: classifier(dict(type=BinaryLinearClsHead, in_channels=32)),
     'teacher': lambda: classifier(
-        linear(), neck=dict(type=ConvBlockNeck, in_channels=32, out_channels=32)),
+        linear(), neck=dict(type=ConvBlockNeck, in_channels=32, out_channels=32)
+    ),
     'mobilenet_v3': lambda: classifier(
-        dict(type=StackedLinearClsHead, num_classes=3, in_channels=576, mid_channels=[16],
-             dropout_rate=0.5, act_cfg=dict(type='HSwish')),
-        dict(type=MobileNetV3, arch='small')),
+        dict(
+            type=StackedLinearClsHead,
+            num_classes=3,
+            in_channels=576,
+            mid_channels=[16],
+            dropout_rate=0.5,
+            act_cfg=dict(type='HSwish'),
+        ),
+        dict(type=MobileNetV3, arch='small'),
+    ),
     'shufflenet_v2': lambda: classifier(
-        linear() | dict(in_channels=1024), dict(type=ShuffleNetV2, widen_factor=0.5)),
+        linear() | dict(in_channels=1024), dict(type=ShuffleNetV2, widen_factor=0.5)
+    ),
     'vision_transformer': lambda: classifier(
         dict(type=VisionTransformerClsHead, num_classes=3, in_channels=16),
-        dict(type=VisionTransformer, img_size=32, patch_size=8, drop_rate=0.5, drop_path_rate=0.3,
-             arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)),
-        neck=None),
+        dict(
+            type=VisionTransformer,
+            img_size=32,
+            patch_size=8,
+            drop_rate=0.5,
+            drop_path_rate=0.3,
+            arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+        ),
+        neck=None,
+    ),
 }
 
 
@@ -73,8 +89,10 @@ def inputs():
 
 @pytest.fixture
 def samples():
-    return [DataSample(metainfo=dict(sample_idx=index)).set_gt_label(label)
-            for index, label in enumerate([0, 1, 1, 0])]
+    return [
+        DataSample(metainfo=dict(sample_idx=index)).set_gt_label(label)
+        for index, label in enumerate([0, 1, 1, 0])
+    ]
 
 
 def gradients(member, losses):
@@ -85,7 +103,8 @@ def gradients(member, losses):
 
 def same(found, expected):
     return found.keys() == expected.keys() and all(
-        torch.equal(value, expected[key]) for key, value in found.items())
+        torch.equal(value, expected[key]) for key, value in found.items()
+    )
 
 
 def content(batch):
@@ -108,8 +127,10 @@ def test_training_step_is_the_frameworks(member, inputs, samples):
     expected = twin.loss(inputs, samples)
     torch.manual_seed(7)
     losses, logits = TASK.training_step(member, inputs, samples)
-    assert same({k: torch.as_tensor(v) for k, v in losses.items()},
-                {k: torch.as_tensor(v) for k, v in expected.items()})
+    assert same(
+        {k: torch.as_tensor(v) for k, v in losses.items()},
+        {k: torch.as_tensor(v) for k, v in expected.items()},
+    )
     assert same(gradients(member, losses), gradients(twin, expected))
     assert same(member.state_dict(), twin.state_dict())
 
@@ -128,8 +149,7 @@ def test_dropout_acts_in_the_training_step(inputs, samples):
 def test_logits_carry_the_gradient(member, inputs, samples):
     _, logits = TASK.training_step(member, inputs, samples)
     logits.square().sum().backward()
-    assert any(p.grad is not None and p.grad.abs().sum() > 0
-               for p in member.backbone.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in member.backbone.parameters())
 
 
 def test_logits_without_losses(member, inputs):
@@ -181,8 +201,12 @@ def test_heads_of_two_branches_give_no_logits(inputs, samples):
 
 def test_heads_of_several_tasks_give_no_logits(inputs):
     member = classifier(
-        dict(type=MultiTaskHead, task_heads=dict(a=dict(type=LinearClsHead, num_classes=3)),
-             in_channels=32))
+        dict(
+            type=MultiTaskHead,
+            task_heads=dict(a=dict(type=LinearClsHead, num_classes=3)),
+            in_channels=32,
+        )
+    )
     truth = [MultiTaskDataSample() for _ in inputs]
     for sample in truth:
         sample.set_field(DataSample().set_gt_label(1), 'a')
@@ -209,7 +233,8 @@ def test_predict_is_the_frameworks_without_the_truth(member, inputs, samples):
     predictions = TASK.predict(member, inputs, samples)
     assert repr(content(samples)) == repr(before)
     for prediction, expected in zip(
-            predictions, member.predict(inputs, copy.deepcopy(samples)), strict=True):
+        predictions, member.predict(inputs, copy.deepcopy(samples)), strict=True
+    ):
         assert set(prediction.keys()) == {'pred_score', 'pred_label'}
         assert prediction.metainfo == expected.metainfo
         assert torch.equal(prediction.pred_score, expected.pred_score)
@@ -225,19 +250,26 @@ def test_predict_without_samples(member, inputs):
 
 
 def predicted(scores):
-    return [DataSample().set_pred_score(torch.tensor(score))
-            .set_pred_label(torch.tensor(score).argmax()) for score in scores]
+    return [
+        DataSample()
+        .set_pred_score(torch.tensor(score))
+        .set_pred_label(torch.tensor(score).argmax())
+        for score in scores
+    ]
 
 
 SCORES = ([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], [[0.1, 0.6, 0.3], [0.8, 0.1, 0.1]])
 
 
-@pytest.mark.parametrize(('ensemble', 'scores', 'labels'), [
-    ('max', [[0.5, 0.6, 0.3], [0.8, 0.2, 0.7]], [1, 0]),
-    ('mean', [[0.3, 0.45, 0.25], [0.45, 0.15, 0.4]], [1, 0]),
-    # One vote each: the higher mean decides.
-    ('vote', [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], [1, 0]),
-])
+@pytest.mark.parametrize(
+    ('ensemble', 'scores', 'labels'),
+    [
+        ('max', [[0.5, 0.6, 0.3], [0.8, 0.2, 0.7]], [1, 0]),
+        ('mean', [[0.3, 0.45, 0.25], [0.45, 0.15, 0.4]], [1, 0]),
+        # One vote each: the higher mean decides.
+        ('vote', [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], [1, 0]),
+    ],
+)
 def test_combine_by_hand(ensemble, scores, labels):
     students = [NETWORKS['resnet']()] * 2
     predictions = [predicted(batch) for batch in SCORES]
@@ -249,7 +281,8 @@ def test_combine_by_hand(ensemble, scores, labels):
         assert sample.pred_label.tolist() == [label]
         assert sample.gt_label.tolist() == [2]
     assert [p.pred_score.tolist() for p in predictions[0]] == [
-        pytest.approx(score) for score in SCORES[0]]
+        pytest.approx(score) for score in SCORES[0]
+    ]
     fresh = TASK.combine(students, predictions, ENSEMBLES[ensemble], None)
     assert [sample.pred_label.item() for sample in fresh] == labels
     assert 'gt_label' not in fresh[0]
@@ -276,19 +309,28 @@ def test_students_of_one_kind_are_accepted():
 
 
 def test_multi_label_heads_are_refused():
-    students = dict(a=NETWORKS['resnet'](), b=classifier(
-        dict(type=MultiLabelLinearClsHead, num_classes=3, in_channels=32)))
-    with pytest.raises(ValueError, match=(
-            'b has the multi-label head MultiLabelLinearClsHead; a classroom needs one label')):
+    students = dict(
+        a=NETWORKS['resnet'](),
+        b=classifier(dict(type=MultiLabelLinearClsHead, num_classes=3, in_channels=32)),
+    )
+    with pytest.raises(
+        ValueError,
+        match=('b has the multi-label head MultiLabelLinearClsHead; a classroom needs one label'),
+    ):
         TASK.check_students(students)
 
 
-@pytest.mark.parametrize(('students', 'found'), [
-    (lambda: dict(a=binary(), b=classifier(linear(2))), "{'a': 0.5}"),
-    (lambda: dict(a=binary(), b=binary(0.7)), "{'a': 0.5, 'b': 0.7}"),
-    (lambda: dict(a=binary(0.7), b=binary(0.7)), "{'a': 0.7, 'b': 0.7}"),
-])
+@pytest.mark.parametrize(
+    ('students', 'found'),
+    [
+        (lambda: dict(a=binary(), b=classifier(linear(2))), "{'a': 0.5}"),
+        (lambda: dict(a=binary(), b=binary(0.7)), "{'a': 0.5, 'b': 0.7}"),
+        (lambda: dict(a=binary(0.7), b=binary(0.7)), "{'a': 0.7, 'b': 0.7}"),
+    ],
+)
 def test_mixed_thresholds_are_refused(students, found):
-    with pytest.raises(ValueError, match=re.escape(
-            f'BinaryLinearClsHead with threshold=0.5 in all of them; got {found}')):
+    with pytest.raises(
+        ValueError,
+        match=re.escape(f'BinaryLinearClsHead with threshold=0.5 in all of them; got {found}'),
+    ):
         TASK.check_students(students())

@@ -29,8 +29,14 @@ from mmkdml.models.ensembles import ENSEMBLES
 from mmkdml.models.tasks import SegmentationTask
 
 TASK = SegmentationTask()
-RESNET = dict(type=ResNetV1c, depth=18, base_channels=4, stem_channels=4,
-              strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))  # 4, 8, 16, 32 channels
+RESNET = dict(
+    type=ResNetV1c,
+    depth=18,
+    base_channels=4,
+    stem_channels=4,
+    strides=(1, 2, 1, 1),
+    dilations=(1, 1, 2, 4),
+)  # 4, 8, 16, 32 channels
 COMMON = dict(channels=8, num_classes=3, dropout_ratio=0.5)
 FCN = dict(type=FCNHead, in_channels=32, num_convs=1, **COMMON)
 
@@ -63,8 +69,14 @@ def segmentor(head=FCN, backbone=RESNET, kind=EncoderDecoder, **kwargs):
 
 
 def unet(num_classes=2, out_channels=1, **kwargs):
-    head = dict(type=UNetHead, in_channels=(4, 4, 8, 16, 32), widths=(8, 8, 4, 4, 4),
-                num_classes=num_classes, out_channels=out_channels, **kwargs)
+    head = dict(
+        type=UNetHead,
+        in_channels=(4, 4, 8, 16, 32),
+        widths=(8, 8, 4, 4, 4),
+        num_classes=num_classes,
+        out_channels=out_channels,
+        **kwargs,
+    )
     return segmentor(head, dict(type=StemResNet, depth=18, base_channels=4, stem_channels=4))
 
 
@@ -83,8 +95,14 @@ NETWORKS = {
     'aspp': lambda: segmentor(dict(type=ASPPHead, in_channels=32, dilations=(1, 3), **COMMON)),
     'segformer': lambda: segmentor(
         dict(type=SegformerHead, in_channels=[4, 8, 8, 8], in_index=[0, 1, 2, 3], **COMMON),
-        dict(type=MixVisionTransformer, embed_dims=4, num_layers=[1, 1, 1, 1],
-             num_heads=[1, 2, 2, 2], drop_rate=0.2)),
+        dict(
+            type=MixVisionTransformer,
+            embed_dims=4,
+            num_layers=[1, 1, 1, 1],
+            num_heads=[1, 2, 2, 2],
+            drop_rate=0.2,
+        ),
+    ),
 }
 
 # Members whose logits are not to be had, but which can share features.
@@ -93,8 +111,15 @@ OWN_LOSSES = {
     'segmentor': lambda: segmentor(kind=OwnLossSegmentor),
     'step': lambda: segmentor(kind=OwnStepSegmentor),
     'several_outputs': lambda: segmentor(
-        dict(type=EncHead, in_channels=[8, 16, 32], in_index=(1, 2, 3), num_codes=4,
-             loss_se_decode=dict(type='CrossEntropyLoss', use_sigmoid=True), **COMMON)),
+        dict(
+            type=EncHead,
+            in_channels=[8, 16, 32],
+            in_index=(1, 2, 3),
+            num_codes=4,
+            loss_se_decode=dict(type='CrossEntropyLoss', use_sigmoid=True),
+            **COMMON,
+        )
+    ),
     'cascade': cascade,
 }
 
@@ -112,10 +137,15 @@ def inputs():
 @pytest.fixture
 def samples():
     generator = torch.Generator().manual_seed(2)
-    return [SegDataSample(
-        metainfo=dict(img_shape=(32, 64), ori_shape=(32, 64), pad_shape=(32, 64), img_path=path),
-        gt_sem_seg=PixelData(data=torch.randint(2, (1, 32, 64), generator=generator)))
-        for path in 'ab']
+    return [
+        SegDataSample(
+            metainfo=dict(
+                img_shape=(32, 64), ori_shape=(32, 64), pad_shape=(32, 64), img_path=path
+            ),
+            gt_sem_seg=PixelData(data=torch.randint(2, (1, 32, 64), generator=generator)),
+        )
+        for path in 'ab'
+    ]
 
 
 def gradients(member, losses):
@@ -126,12 +156,15 @@ def gradients(member, losses):
 
 def same(found, expected):
     return found.keys() == expected.keys() and all(
-        torch.equal(value, expected[key]) for key, value in found.items())
+        torch.equal(value, expected[key]) for key, value in found.items()
+    )
 
 
 def content(batch):
-    return [(sample.metainfo, {key: value.data.clone() for key, value in sample.items()})
-            for sample in batch]
+    return [
+        (sample.metainfo, {key: value.data.clone() for key, value in sample.items()})
+        for sample in batch
+    ]
 
 
 # One forward
@@ -142,8 +175,9 @@ def assert_step_is_the_frameworks(member, inputs, samples, left_out=()):
     member.train()
     twin, other = copy.deepcopy(member), copy.deepcopy(member)
     torch.manual_seed(7)
-    expected = {key: value for key, value in twin.loss(inputs, samples).items()
-                if key not in left_out}
+    expected = {
+        key: value for key, value in twin.loss(inputs, samples).items() if key not in left_out
+    }
     torch.manual_seed(7)
     losses, logits = TASK.training_step(member, inputs, samples)
     assert same(losses, expected)
@@ -175,10 +209,18 @@ def test_dropout_acts_in_the_training_step(inputs, samples):
 
 
 def test_the_argmax_of_one_logit_is_not_logged_as_accuracy(inputs, samples):
-    member = segmentor(dict(FCN, num_classes=2, out_channels=1, threshold=0.5,
-                            loss_decode=dict(type=FocalDiceLoss)),
-                       auxiliary_head=dict(auxiliary(2), num_classes=2, out_channels=1,
-                                           threshold=0.5, loss_decode=dict(type=FocalDiceLoss)))
+    member = segmentor(
+        dict(
+            FCN, num_classes=2, out_channels=1, threshold=0.5, loss_decode=dict(type=FocalDiceLoss)
+        ),
+        auxiliary_head=dict(
+            auxiliary(2),
+            num_classes=2,
+            out_channels=1,
+            threshold=0.5,
+            loss_decode=dict(type=FocalDiceLoss),
+        ),
+    )
     assert {'decode.acc_seg', 'aux.acc_seg'} <= set(member.loss(inputs, samples))
     losses, _ = TASK.training_step(member, inputs, samples)
     assert set(losses) == {'decode.loss_focal_dice', 'aux.loss_focal_dice'}
@@ -187,8 +229,7 @@ def test_the_argmax_of_one_logit_is_not_logged_as_accuracy(inputs, samples):
 def test_logits_carry_the_gradient(member, inputs, samples):
     _, logits = TASK.training_step(member, inputs, samples)
     logits.square().sum().backward()
-    assert any(p.grad is not None and p.grad.abs().sum() > 0
-               for p in member.backbone.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in member.backbone.parameters())
 
 
 def test_logits_without_losses(member, inputs):
@@ -200,9 +241,11 @@ def test_one_forward_each(member, inputs, samples):
     calls = []
     for part in (member.backbone, member.decode_head.conv_seg):
         part.register_forward_hook(lambda module, *args: calls.append(module))
-    for forward in (lambda: TASK.training_step(member, inputs, samples),
-                    lambda: TASK.logits(member, inputs),
-                    lambda: TASK.predict(member, inputs, samples)):
+    for forward in (
+        lambda: TASK.training_step(member, inputs, samples),
+        lambda: TASK.logits(member, inputs),
+        lambda: TASK.predict(member, inputs, samples),
+    ):
         calls.clear()
         forward()
         assert calls == [member.backbone, member.decode_head.conv_seg]
@@ -227,7 +270,8 @@ def test_predict_is_the_frameworks_without_the_truth(member, inputs, samples):
         assert meta == meta_before
         assert same(data, data_before)
     for prediction, expected in zip(
-            predictions, member.predict(inputs, copy.deepcopy(samples)), strict=True):
+        predictions, member.predict(inputs, copy.deepcopy(samples)), strict=True
+    ):
         assert set(prediction.keys()) == {'seg_logits', 'pred_sem_seg'}
         assert prediction.metainfo == expected.metainfo
         for key in ('seg_logits', 'pred_sem_seg'):
@@ -251,18 +295,20 @@ def combine(students, predictions, ensemble, samples=None):
     return TASK.combine([students] * len(predictions), predictions, ENSEMBLES[ensemble], samples)
 
 
-@pytest.mark.parametrize(('ensemble', 'scores', 'mask'), [
-    ('union', [0.9, 0.2, 0.6, 0.5], [1, 0, 1, 0]),
-    ('max', [0.9, 0.2, 0.6, 0.5], [1, 0, 1, 0]),
-    ('mean', [0.5, 0.15, 0.6, 0.45], [0, 0, 1, 0]),
-    ('vote', [0.5, 0.0, 1.0, 0.0], [0, 0, 1, 0]),
-])
+@pytest.mark.parametrize(
+    ('ensemble', 'scores', 'mask'),
+    [
+        ('union', [0.9, 0.2, 0.6, 0.5], [1, 0, 1, 0]),
+        ('max', [0.9, 0.2, 0.6, 0.5], [1, 0, 1, 0]),
+        ('mean', [0.5, 0.15, 0.6, 0.45], [0, 0, 1, 0]),
+        ('vote', [0.5, 0.0, 1.0, 0.0], [0, 0, 1, 0]),
+    ],
+)
 def test_combine_one_logit_by_hand(ensemble, scores, mask):
     first = predicted([[[[0.9, 0.1], [0.6, 0.4]]], [[[0.7]]]])
     second = predicted([[[[0.1, 0.2], [0.6, 0.5]]], [[[0.8]]]])
     combined = combine(unet(), [first, second], ensemble)
-    torch.testing.assert_close(
-        combined[0].seg_logits.data, torch.tensor(scores).reshape(1, 2, 2))
+    torch.testing.assert_close(combined[0].seg_logits.data, torch.tensor(scores).reshape(1, 2, 2))
     assert combined[0].pred_sem_seg.data.tolist() == torch.tensor(mask).reshape(1, 2, 2).tolist()
     assert combined[1].pred_sem_seg.data.tolist() == [[[1]]]  # another size
 
@@ -279,17 +325,22 @@ def test_combine_classes_by_hand(samples):
     logits = probabilities.log() + 3  # any constant
     predictions = [predicted([logit.reshape(3, 1, 1).tolist()]) for logit in logits]
     for ensemble, scores, label in (
-            ('max', [0.5, 0.3, 0.7], 2), ('union', [0.5, 0.3, 0.7], 2),
-            ('mean', [0.3, 0.25, 0.45], 2), ('vote', [0.5, 0.0, 0.5], 2)):
+        ('max', [0.5, 0.3, 0.7], 2),
+        ('union', [0.5, 0.3, 0.7], 2),
+        ('mean', [0.3, 0.25, 0.45], 2),
+        ('vote', [0.5, 0.0, 0.5], 2),
+    ):
         combined = combine(unet(3, 3), predictions, ensemble)
         torch.testing.assert_close(
-            combined[0].seg_logits.data, torch.tensor(scores).reshape(3, 1, 1))
+            combined[0].seg_logits.data, torch.tensor(scores).reshape(3, 1, 1)
+        )
         assert combined[0].pred_sem_seg.data.tolist() == [[[label]]]
 
 
 def test_union_of_two_classes_is_the_union_of_the_masks():
-    probabilities = torch.tensor([[[0.9, 0.2, 0.7], [0.1, 0.8, 0.3]],
-                                  [[0.4, 0.1, 0.6], [0.6, 0.9, 0.4]]]).unsqueeze(2)
+    probabilities = torch.tensor(
+        [[[0.9, 0.2, 0.7], [0.1, 0.8, 0.3]], [[0.4, 0.1, 0.6], [0.6, 0.9, 0.4]]]
+    ).unsqueeze(2)
     predictions = [predicted([p.log().tolist()]) for p in probabilities]
     combined = combine(unet(2, 2), predictions, 'union')
     assert combined[0].pred_sem_seg.data.tolist() == [[[1, 1, 0]]]
@@ -321,11 +372,16 @@ def test_students_of_one_kind_are_accepted():
     TASK.check_students(dict(a=segmentor(), b=unet(3, 3)))
 
 
-@pytest.mark.parametrize(('other', 'found'), [
-    (lambda: unet(threshold=0.3), 'a 1, 0.5, b 1, 0.3'),
-    (lambda: unet(2, 2), 'a 1, 0.5, b 2, None'),
-])
+@pytest.mark.parametrize(
+    ('other', 'found'),
+    [
+        (lambda: unet(threshold=0.3), 'a 1, 0.5, b 1, 0.3'),
+        (lambda: unet(2, 2), 'a 1, 0.5, b 2, None'),
+    ],
+)
 def test_students_of_two_kinds_are_refused(other, found):
-    with pytest.raises(ValueError, match=re.escape(
-            f'students with the same out_channels and threshold; got {found}')):
+    with pytest.raises(
+        ValueError,
+        match=re.escape(f'students with the same out_channels and threshold; got {found}'),
+    ):
         TASK.check_students(dict(a=unet(), b=other()))

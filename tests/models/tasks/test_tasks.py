@@ -23,9 +23,15 @@ def classifier():
 def segmentor():
     return EncoderDecoder(
         backbone=dict(type=StemResNet, depth=18, base_channels=4, stem_channels=4),
-        decode_head=dict(type=UNetHead, in_channels=(4, 4, 8, 16, 32), widths=(4, 4, 4, 4, 4),
-                         num_classes=2, out_channels=1),
-        test_cfg=ConfigDict(mode='whole'))
+        decode_head=dict(
+            type=UNetHead,
+            in_channels=(4, 4, 8, 16, 32),
+            widths=(4, 4, 4, 4, 4),
+            num_classes=2,
+            out_channels=1,
+        ),
+        test_cfg=ConfigDict(mode='whole'),
+    )
 
 
 class OwnClassifier(ImageClassifier):
@@ -45,9 +51,13 @@ def test_task_of_segmentors():
 def test_members_of_two_tasks_are_named(make_other):
     members = dict(teacher=classifier(), student=make_other())
     kind = type(members['student']).__name__
-    with pytest.raises(TypeError, match=(
+    with pytest.raises(
+        TypeError,
+        match=(
             'must all be of one of ImageClassifier, EncoderDecoder; got '
-            f'teacher: ImageClassifier, student: {kind}$')):
+            f'teacher: ImageClassifier, student: {kind}$'
+        ),
+    ):
         task_of(members)
 
 
@@ -65,4 +75,6 @@ def test_ensembles_of_a_task_exist(task):
 def test_defaults_of_the_paper():
     defaults = {task.name: (task.default_input_size, task.default_ensemble) for task in TASKS}
     assert defaults == {
-        'classification': ((224, 224), 'max'), 'segmentation': ((256, 256), 'union')}
+        'classification': ((224, 224), 'max'),
+        'segmentation': ((256, 256), 'union'),
+    }
