@@ -1,4 +1,5 @@
 """Knowledge distillation with learning styles for MMPretrain and MMSegmentation."""
+
 from mmkdml.compat import import_torchvision, quiet_imports
 from mmkdml.version import __version__
 

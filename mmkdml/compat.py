@@ -5,6 +5,7 @@ with ``operator torchvision::nms does not exist``, and mmpretrain imports torchv
 two operators' schemas is enough for everything but the operators themselves, which still raise when
 they are called, as they should.
 """
+
 from __future__ import annotations
 
 import functools

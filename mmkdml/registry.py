@@ -3,6 +3,7 @@
 A string type is found in any scope (``mmkdml.DiversifiedKDMLDistiller``); configs of this project
 name classes instead of strings, so that an editor can follow them.
 """
+
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -13,14 +14,17 @@ from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkdml', locations=['mmkdml.models'])
 DATASETS = Registry(
-    'dataset', parent=MMENGINE_DATASETS, scope='mmkdml', locations=['mmkdml.datasets'])
+    'dataset', parent=MMENGINE_DATASETS, scope='mmkdml', locations=['mmkdml.datasets']
+)
 TRANSFORMS = Registry(
-    'transform', parent=MMENGINE_TRANSFORMS, scope='mmkdml', locations=['mmkdml.datasets'])
+    'transform', parent=MMENGINE_TRANSFORMS, scope='mmkdml', locations=['mmkdml.datasets']
+)
 METRICS = Registry(
-    'metric', parent=MMENGINE_METRICS, scope='mmkdml', locations=['mmkdml.evaluation'])
+    'metric', parent=MMENGINE_METRICS, scope='mmkdml', locations=['mmkdml.evaluation']
+)
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkdml', locations=['mmkdml.engine'])
 OPTIM_WRAPPERS = Registry(
-    'optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmkdml',
-    locations=['mmkdml.engine'])
+    'optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmkdml', locations=['mmkdml.engine']
+)
 
 __all__ = ['DATASETS', 'HOOKS', 'METRICS', 'MODELS', 'OPTIM_WRAPPERS', 'TRANSFORMS']

@@ -25,7 +25,6 @@ def stack(monkeypatch):
             raise outcome
 
     class Library:
-
         def __init__(self, name, kind):
             noted.declared.append((name, kind))
 
@@ -58,11 +57,14 @@ def test_the_cure_after_that_very_error(stack):
     assert compat._declared is not None  # kept alive
 
 
-@pytest.mark.parametrize('error', [
-    RuntimeError('operator torchvision::roi_align does not exist'),
-    RuntimeError('CUDA error'),
-    ImportError('libcudart.so: cannot open shared object file'),
-])
+@pytest.mark.parametrize(
+    'error',
+    [
+        RuntimeError('operator torchvision::roi_align does not exist'),
+        RuntimeError('CUDA error'),
+        ImportError('libcudart.so: cannot open shared object file'),
+    ],
+)
 def test_other_errors_pass_through(stack, error):
     stack.outcomes = [error]
     with pytest.raises(type(error)) as raised:
@@ -73,8 +75,10 @@ def test_other_errors_pass_through(stack, error):
 
 
 def test_a_cure_that_does_not_help_says_so(stack):
-    stack.outcomes = [RuntimeError('operator torchvision::nms does not exist'),
-                      RuntimeError('operator torchvision::nms does not exist')]
+    stack.outcomes = [
+        RuntimeError('operator torchvision::nms does not exist'),
+        RuntimeError('operator torchvision::nms does not exist'),
+    ]
     with pytest.raises(RuntimeError, match='torchvision::nms does not exist'):
         compat.import_torchvision()
     assert len(stack.imports) == 2
@@ -95,17 +99,23 @@ def test_torchvision_works_after_mmkdml():
 @pytest.mark.skipif(compat._declared is None, reason='torchvision brings its own operators here')
 def test_the_declared_operator_still_raises():
     from torchvision.ops import nms
+
     with pytest.raises(RuntimeError):
         nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
 
 
-@pytest.mark.skipif(importlib.util.find_spec('mmpretrain') is None or
-                    importlib.util.find_spec('mmseg') is None, reason='the frameworks are missing')
+@pytest.mark.skipif(
+    importlib.util.find_spec('mmpretrain') is None or importlib.util.find_spec('mmseg') is None,
+    reason='the frameworks are missing',
+)
 def test_importing_mmkdml_imports_no_framework():
-    script = ('import sys, mmkdml, mmkdml.functional, mmkdml.registry\n'
-              'print(sorted({"mmpretrain", "mmseg", "mmcv", "timm"} & set(sys.modules)))\n')
-    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
-                          check=True)
+    script = (
+        'import sys, mmkdml, mmkdml.functional, mmkdml.registry\n'
+        'print(sorted({"mmpretrain", "mmseg", "mmcv", "timm"} & set(sys.modules)))\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=True
+    )
     assert done.stdout == '[]\n'
 
 
@@ -114,8 +124,9 @@ def printed(monkeypatch):
     """What reaches mmengine's own ``print_log`` once imports are quiet."""
     messages = []
     monkeypatch.setenv('NO_ALBUMENTATIONS_UPDATE', 'as it was')
-    monkeypatch.setattr(mmengine.logging, 'print_log', lambda *args, **kwargs: messages.append(
-        (args, kwargs)))
+    monkeypatch.setattr(
+        mmengine.logging, 'print_log', lambda *args, **kwargs: messages.append((args, kwargs))
+    )
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         compat.quiet_imports()

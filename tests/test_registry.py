@@ -31,10 +31,16 @@ def test_each_is_a_child_of_mmengines_own(name):
     assert root.children['mmkdml'] is ours
 
 
-@pytest.mark.parametrize(('name', 'basic'), [
-    ('MODELS', 'ImgDataPreprocessor'), ('DATASETS', 'ConcatDataset'), ('METRICS', 'DumpResults'),
-    ('HOOKS', 'CheckpointHook'), ('OPTIM_WRAPPERS', 'OptimWrapper'),
-])
+@pytest.mark.parametrize(
+    ('name', 'basic'),
+    [
+        ('MODELS', 'ImgDataPreprocessor'),
+        ('DATASETS', 'ConcatDataset'),
+        ('METRICS', 'DumpResults'),
+        ('HOOKS', 'CheckpointHook'),
+        ('OPTIM_WRAPPERS', 'OptimWrapper'),
+    ],
+)
 def test_what_mmengine_has_is_found_through_ours(name, basic):
     ours, root = getattr(registry, name), getattr(mmengine.registry, name)
     assert ours.get(basic) is root.get(basic)
@@ -54,8 +60,10 @@ for name, key in json.loads(sys.argv[1]).items():
 print(json.dumps(found))
 """
     wanted = json.dumps({name: key for name, (key, _) in FOUND.items()})
-    done = subprocess.run([sys.executable, '-c', script, wanted], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, '-c', script, wanted], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
-        name: list(found) for name, found in FOUND.items()}
+        name: list(found) for name, found in FOUND.items()
+    }

@@ -1,4 +1,5 @@
 """Hooks, logging and environment of every run."""
+
 from mmengine.hooks import (
     CheckpointHook,
     DistSamplerSeedHook,
@@ -17,13 +18,15 @@ default_hooks = dict(
     param_scheduler=dict(type=ParamSchedulerHook),
     # What is best is said by the data set: the ensemble's metric on the validation part.
     checkpoint=dict(type=CheckpointHook, interval=1, max_keep_ckpts=1, rule='greater'),
-    sampler_seed=dict(type=DistSamplerSeedHook))
+    sampler_seed=dict(type=DistSamplerSeedHook),
+)
 custom_hooks = [dict(type=MemberTableHook)]
 
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
+    dist_cfg=dict(backend='nccl'),
+)
 randomness = dict(seed=0)
 log_level = 'INFO'
 load_from = None

@@ -1,4 +1,5 @@
 """A U-Net on ResNet18 alone, on LGG (Table 2)."""
+
 from mmengine.config import read_base
 
 with read_base():

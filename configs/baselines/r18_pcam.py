@@ -1,4 +1,5 @@
 """A ResNet18 alone, on PCam (Table 2)."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """A ResNet50 with the block that MobileNet students need, on PCam (Table 2)."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """Offline KD, v1 (predictions), on PCam with two MobileNets; weights: Table 8."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -10,4 +11,5 @@ model.update(
     mode='kd_off',
     style='v1',
     teacher_checkpoint='work_dirs/baselines/r50_c1024_pcam',  # a run's folder or a file
-    weights=dict(alpha=(0.2, 0.2), beta=(0.8, 0.8)))
+    weights=dict(alpha=(0.2, 0.2), beta=(0.8, 0.8)),
+)

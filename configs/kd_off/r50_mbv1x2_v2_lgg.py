@@ -1,4 +1,5 @@
 """Offline KD, v2 (features), on LGG with two MobileNets; weights: Table 9."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -10,4 +11,5 @@ model.update(
     mode='kd_off',
     style='v2',
     teacher_checkpoint='work_dirs/baselines/r50_lgg',  # a run's folder or a file
-    weights=dict(alpha=(0.2, 0.2), beta=(0.8, 0.8)))
+    weights=dict(alpha=(0.2, 0.2), beta=(0.8, 0.8)),
+)

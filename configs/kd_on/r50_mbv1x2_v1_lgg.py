@@ -1,4 +1,5 @@
 """Online KD, v1 (predictions), on LGG with two MobileNets; weights: Table 9."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -6,7 +7,4 @@ with read_base():
     from .._base_.datasets.lgg import *
     from .._base_.schedules.adam_100e import *
 
-model.update(
-    mode='kd_on',
-    style='v1',
-    weights=dict(alpha=(0.1, 0.1), beta=(0.9, 0.9)))
+model.update(mode='kd_on', style='v1', weights=dict(alpha=(0.1, 0.1), beta=(0.9, 0.9)))

@@ -1,4 +1,5 @@
 """Online KD, v3 (predictions and features), on PCam with two ResNet18; weights: Table 3."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -6,7 +7,4 @@ with read_base():
     from .._base_.datasets.pcam import *
     from .._base_.schedules.adam_30e import *
 
-model.update(
-    mode='kd_on',
-    style='v3',
-    weights=dict(alpha=(0.1, 0.2), beta=(0.9, 0.8)))
+model.update(mode='kd_on', style='v3', weights=dict(alpha=(0.1, 0.2), beta=(0.9, 0.8)))

@@ -1,4 +1,5 @@
 """KD+ML, v3 (predictions and features), on LGG with two MobileNets; weights: Table 9."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -7,6 +8,5 @@ with read_base():
     from .._base_.schedules.adam_100e import *
 
 model.update(
-    mode='kdml',
-    style='v3',
-    weights=dict(alpha=(0.1, 0.1), beta=(0.45, 0.45), gamma=(0.45, 0.45)))
+    mode='kdml', style='v3', weights=dict(alpha=(0.1, 0.1), beta=(0.45, 0.45), gamma=(0.45, 0.45))
+)

@@ -1,4 +1,5 @@
 """KD+ML, v2 (features), on LGG with two ResNet18; weights: Table 4."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -7,6 +8,5 @@ with read_base():
     from .._base_.schedules.adam_100e import *
 
 model.update(
-    mode='kdml',
-    style='v2',
-    weights=dict(alpha=(0.2, 0.2), beta=(0.4, 0.4), gamma=(0.4, 0.4)))
+    mode='kdml', style='v2', weights=dict(alpha=(0.2, 0.2), beta=(0.4, 0.4), gamma=(0.4, 0.4))
+)

@@ -1,4 +1,5 @@
 """KD+ML, v3 (predictions and features), on slices of LGG: tumour or not? Weights: Table 3."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -7,6 +8,5 @@ with read_base():
     from .._base_.schedules.adam_30e import *
 
 model.update(
-    mode='kdml',
-    style='v3',
-    weights=dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3)))
+    mode='kdml', style='v3', weights=dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3))
+)

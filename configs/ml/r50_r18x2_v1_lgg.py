@@ -1,4 +1,5 @@
 """Mutual learning, v1 (predictions), on LGG with two ResNet18; weights: Table 4."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -6,7 +7,4 @@ with read_base():
     from .._base_.datasets.lgg import *
     from .._base_.schedules.adam_100e import *
 
-model.update(
-    mode='ml',
-    style='v1',
-    weights=dict(alpha=(0.1, 0.1), gamma=(0.9, 0.9)))
+model.update(mode='ml', style='v1', weights=dict(alpha=(0.1, 0.1), gamma=(0.9, 0.9)))

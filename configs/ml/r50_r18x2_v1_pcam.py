@@ -1,4 +1,5 @@
 """Mutual learning, v1 (predictions), on PCam with two ResNet18; weights: Table 3."""
+
 from mmengine.config import read_base
 
 with read_base():
@@ -6,7 +7,4 @@ with read_base():
     from .._base_.datasets.pcam import *
     from .._base_.schedules.adam_30e import *
 
-model.update(
-    mode='ml',
-    style='v1',
-    weights=dict(alpha=(0.2, 0.2), gamma=(0.8, 0.8)))
+model.update(mode='ml', style='v1', weights=dict(alpha=(0.2, 0.2), gamma=(0.8, 0.8)))

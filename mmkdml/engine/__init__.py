@@ -1,4 +1,5 @@
 """What the frameworks' engine lacks."""
+
 from mmkdml.engine.hooks import MemberTableHook, PanelHook, member_table
 from mmkdml.engine.optim_wrapper import CPUAmpOptimWrapper
 

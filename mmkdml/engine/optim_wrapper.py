@@ -1,4 +1,5 @@
 """Mixed precision on a CPU."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 """IoU and F1 of the foreground, from counts over the whole set and per case."""
+
 from __future__ import annotations
 
 import logging
@@ -82,7 +83,8 @@ class ForegroundIoU(BaseMetric):
                 raise ValueError(
                     f'prediction and truth must have one size, but got {tuple(pred.shape)} and '
                     f'{tuple(truth.shape)} ({where}): mmseg predicts at the original size, so '
-                    'Resize must come before LoadAnnotations in the pipeline')
+                    'Resize must come before LoadAnnotations in the pipeline'
+                )
             # intersect_and_union leaves other values out of the counts without a word.
             for name, labels in (('prediction', pred), ('truth', truth)):
                 known = (labels >= 0) & (labels < len(classes))
@@ -90,16 +92,18 @@ class ForegroundIoU(BaseMetric):
                 if wrong:
                     raise ValueError(
                         f'labels must be 0 to {len(classes) - 1} (or {self.ignore_index}, '
-                        f'ignored, in the truth), but the {name} has {wrong} ({where})')
+                        f'ignored, in the truth), but the {name} has {wrong} ({where})'
+                    )
             if self.per_case is not None and self.per_case not in sample:
                 raise ValueError(
                     f'per_case={self.per_case!r} must be in the metainfo of each sample, but it '
-                    f'has {sorted(sample)} ({where}): add it to meta_keys of the pipeline\'s Pack '
-                    'transform')
+                    f"has {sorted(sample)} ({where}): add it to meta_keys of the pipeline's Pack "
+                    'transform'
+                )
             both, _, in_pred, in_truth = IoUMetric.intersect_and_union(
-                pred, truth, len(classes), self.ignore_index)
-            tp, pred_area, truth_area = (
-                area[1:].numpy() for area in (both, in_pred, in_truth))
+                pred, truth, len(classes), self.ignore_index
+            )
+            tp, pred_area, truth_area = (area[1:].numpy() for area in (both, in_pred, in_truth))
             case = sample[self.per_case] if self.per_case is not None else None
             self.results.append((case, np.stack([tp, pred_area - tp, truth_area - tp])))
 
@@ -122,26 +126,37 @@ class ForegroundIoU(BaseMetric):
         scores = _percent(sum(cases.values(), none))
         absent = np.asarray(foreground)[np.isnan(scores['IoU'])].tolist()
         if absent:
-            print_log(f'no pixel of {absent} in truth or prediction of the whole set: IoU and F1 '
-                      'of what is absent are nan', logger='current', level=logging.WARNING)
+            print_log(
+                f'no pixel of {absent} in truth or prediction of the whole set: IoU and F1 '
+                'of what is absent are nan',
+                logger='current',
+                level=logging.WARNING,
+            )
         metrics = {key: _mean(values) for key, values in scores.items()}
         if len(foreground) > 1:
-            metrics.update({f'{key}_{name}': float(value) for key, values in scores.items()
-                            for name, value in zip(foreground, values, strict=True)})
+            metrics.update(
+                {
+                    f'{key}_{name}': float(value)
+                    for key, values in scores.items()
+                    for name, value in zip(foreground, values, strict=True)
+                }
+            )
         if self.per_case is not None:
             each = [_percent(counts) for counts in cases.values()]
             for key in scores:
                 table = np.array([score[key] for score in each]).reshape(-1, len(foreground))
                 if self.empty == 'perfect':
-                    table[np.isnan(table)] = 100.
+                    table[np.isnan(table)] = 100.0
                 metrics[f'case_{key}'] = _mean(np.array([_mean(column) for column in table.T]))
         return metrics
 
     def _classes(self) -> Sequence[str]:
         classes = (self.dataset_meta or {}).get('classes') or ()
         if len(classes) < 2:
-            raise ValueError('the metainfo of the data set must have \'classes\', the background '
-                             f'and at least one more, but got {classes!r}')
+            raise ValueError(
+                "the metainfo of the data set must have 'classes', the background "
+                f'and at least one more, but got {classes!r}'
+            )
         return classes
 
 

@@ -1,4 +1,5 @@
 """Any framework metric, for every member of the classroom and the ensemble, in one pass."""
+
 from __future__ import annotations
 
 import copy
@@ -33,10 +34,13 @@ def members_in_order(members: Mapping[str, Any] | BaseDataElement) -> dict[str, 
     Returns:
         The same values in the order in which they are reported.
     """
+
     def key(item: tuple[str, Any]) -> tuple[bool, list[tuple[int, str]]]:
         parts = re.findall(r'\d+|\D+', item[0])
         return not item[0].startswith('teacher'), [
-            (int(part), '') if part.isdigit() else (-1, part) for part in parts]
+            (int(part), '') if part.isdigit() else (-1, part) for part in parts
+        ]
+
     return dict(sorted(members.items(), key=key))
 
 
@@ -78,13 +82,17 @@ class MemberMetrics(BaseMetric):
             if not isinstance(one, (dict, BaseMetric)):
                 raise TypeError(
                     'metric must be a config (dict), a BaseMetric or a list of these, '
-                    f'but got {type(one).__name__}: {one!r}')
+                    f'but got {type(one).__name__}: {one!r}'
+                )
         if isinstance(include, str):
-            raise TypeError(f'include must be a sequence of names, but got a string: write '
-                            f'({include!r},)')
+            raise TypeError(
+                f'include must be a sequence of names, but got a string: write ({include!r},)'
+            )
         if not metrics or (include is not None and not include):
-            raise ValueError('metric and include must name at least one each, but got '
-                             f'metric={metric!r}, include={include!r}')
+            raise ValueError(
+                'metric and include must name at least one each, but got '
+                f'metric={metric!r}, include={include!r}'
+            )
         self.include = None if include is None else tuple(include)
         # Built once, so that a mistake shows before training; copied for each name.
         self._metrics = [METRICS.build(one) if isinstance(one, dict) else one for one in metrics]
@@ -115,7 +123,8 @@ class MemberMetrics(BaseMetric):
             if tuple(view) != self._names:
                 raise ValueError(
                     'all samples of an evaluation must have the same members, but after '
-                    f'{list(self._names)} came a sample with {list(view)}')
+                    f'{list(self._names)} came a sample with {list(view)}'
+                )
         if views and not self._evaluators:
             self._evaluators = {name: self._new_evaluator() for name in self._reported()}
         for name, evaluator in self._evaluators.items():
@@ -175,20 +184,23 @@ def _views(sample: Any) -> dict[str, dict]:
         return {PLAIN: whole}
     members = members_in_order(members)
     if ENSEMBLE in members:
-        raise ValueError(f'a member cannot be called {ENSEMBLE!r}, the name of the students\' '
-                         f'joint answer, but the members are {list(members)}: rename it')
+        raise ValueError(
+            f"a member cannot be called {ENSEMBLE!r}, the name of the students' "
+            f'joint answer, but the members are {list(members)}: rename it'
+        )
     # Without this a metric would silently score the ensemble where a member lacks a field.
     shared = {k: v for k, v in whole.items() if not k.startswith(_PREDICTION_FIELDS)}
-    return {**{name: {**shared, **_as_dict(own)} for name, own in members.items()},
-            ENSEMBLE: whole}
+    return {**{name: {**shared, **_as_dict(own)} for name, own in members.items()}, ENSEMBLE: whole}
 
 
 @contextmanager
 def _named_log(name: str) -> Iterator[None]:
     """Heads what is logged meanwhile with ``[name]``: a metric's table does not say whose it is."""
+
     def head(record: LogRecord) -> bool:
         record.msg = f'[{name}] {record.msg}'
         return True
+
     logger = MMLogger.get_current_instance()
     logger.addFilter(head)
     try:

@@ -1,4 +1,5 @@
 """Pictures of masks: image, truth, each member and the ensemble side by side."""
+
 from __future__ import annotations
 
 import os
@@ -30,14 +31,13 @@ class Panel(NamedTuple):
             IoU with it.
         title: stands at the left of the row.
     """
+
     image: np.ndarray
     masks: Mapping[str, np.ndarray]
     title: str = ''
 
 
-def draw_panel(
-    image: np.ndarray, masks: Mapping[str, np.ndarray], path: str | os.PathLike,
-) -> None:
+def draw_panel(image: np.ndarray, masks: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
     """Draws one image and its masks in a row; see :func:`draw_sheet`."""
     draw_sheet([Panel(image, masks)], path)
 
@@ -58,15 +58,23 @@ def draw_sheet(panels: Sequence[Panel], path: str | os.PathLike) -> None:
     columns = list(panels[0].masks)
     for panel in panels:
         _check(panel, columns)
-    figure = Figure(figsize=(2.1 * (len(columns) + 1) + 0.3, 2.3 * len(panels) + 0.7), dpi=120,
-                    layout='constrained')
+    figure = Figure(
+        figsize=(2.1 * (len(columns) + 1) + 0.3, 2.3 * len(panels) + 0.7),
+        dpi=120,
+        layout='constrained',
+    )
     grid = figure.subplots(len(panels), len(columns) + 1, squeeze=False)
     for row, (panel, axes) in enumerate(zip(panels, grid, strict=True)):
         for axis, name in zip(axes, ['image', *columns], strict=True):
             _draw(axis, panel, name, with_name=row == 0)
         axes[0].set_ylabel(panel.title, fontsize=9)
-    legend = [Patch(facecolor=(*to_rgb(PREDICTION_COLOUR), 0.45), edgecolor=PREDICTION_COLOUR,
-                    label='prediction')]
+    legend = [
+        Patch(
+            facecolor=(*to_rgb(PREDICTION_COLOUR), 0.45),
+            edgecolor=PREDICTION_COLOUR,
+            label='prediction',
+        )
+    ]
     if TRUTH in columns:
         legend.insert(0, Patch(facecolor='none', edgecolor=TRUTH_COLOUR, linewidth=2, label=TRUTH))
     figure.legend(handles=legend, loc='outside lower center', ncols=2, frameon=False, fontsize=10)
@@ -77,15 +85,21 @@ def draw_sheet(panels: Sequence[Panel], path: str | os.PathLike) -> None:
 def _check(panel: Panel, columns: list[str]) -> None:
     image, shape = panel.image, panel.image.shape
     if len(shape) != 3 or shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError('an image must be (H, W, 3) uint8, but got '
-                         f'{shape} {image.dtype} {panel.title}'.rstrip())
+        raise ValueError(
+            'an image must be (H, W, 3) uint8, but got '
+            f'{shape} {image.dtype} {panel.title}'.rstrip()
+        )
     if list(panel.masks) != columns:
-        raise ValueError('all rows must have the same masks, but the first has '
-                         f'{columns} and another {list(panel.masks)}')
+        raise ValueError(
+            'all rows must have the same masks, but the first has '
+            f'{columns} and another {list(panel.masks)}'
+        )
     for name, mask in panel.masks.items():
         if mask.shape != shape[:2]:
-            raise ValueError(f'each mask must have its image\'s size {shape[:2]}, but {name!r} '
-                             f'has {mask.shape}: resize the image to the masks')
+            raise ValueError(
+                f"each mask must have its image's size {shape[:2]}, but {name!r} "
+                f'has {mask.shape}: resize the image to the masks'
+            )
 
 
 def _draw(axis: Axes, panel: Panel, name: str, with_name: bool) -> None:
@@ -112,8 +126,14 @@ def _outline(axis: Axes, mask: np.ndarray, colour: str, width: float) -> None:
         return  # matplotlib warns when there is nothing to outline
     height, breadth = mask.shape
     # The border of zeros closes outlines at the edge of the image.
-    axis.contour(np.arange(-1, breadth + 1), np.arange(-1, height + 1), np.pad(mask, 1),
-                 levels=[0.5], colors=colour, linewidths=width)
+    axis.contour(
+        np.arange(-1, breadth + 1),
+        np.arange(-1, height + 1),
+        np.pad(mask, 1),
+        levels=[0.5],
+        colors=colour,
+        linewidths=width,
+    )
     axis.set(xlim=(-0.5, breadth - 0.5), ylim=(height - 0.5, -0.5))
 
 

@@ -1,4 +1,5 @@
 """Divergences between softened predictions."""
+
 from __future__ import annotations
 
 import math
@@ -20,8 +21,9 @@ def check_same_shape(learner: Tensor, source: Tensor, what: str) -> None:
     """Raises ``ValueError`` when the two sides of a loss differ in shape."""
     if learner.shape != source.shape:
         raise ValueError(
-            f'{what} needs two tensors of one shape, got the learner\'s {tuple(learner.shape)} and '
-            f'the source\'s {tuple(source.shape)}')
+            f"{what} needs two tensors of one shape, got the learner's {tuple(learner.shape)} and "
+            f"the source's {tuple(source.shape)}"
+        )
 
 
 def softened_log_probabilities(logits: Tensor, temperature: float) -> Tensor:
@@ -40,11 +42,13 @@ def softened_log_probabilities(logits: Tensor, temperature: float) -> Tensor:
     return F.log_softmax(logits, dim=1)
 
 
-def prediction_kl(learner: Tensor,
-                  source: Tensor,
-                  temperature: float = 2.0,
-                  direction: str = 'learner||source',
-                  scale: str = 'none') -> Tensor:
+def prediction_kl(
+    learner: Tensor,
+    source: Tensor,
+    temperature: float = 2.0,
+    direction: str = 'learner||source',
+    scale: str = 'none',
+) -> Tensor:
     """Kullback-Leibler divergence between two members' softened predictions.
 
     Summed over the classes, averaged over samples and, for maps, pixels.

@@ -1,4 +1,5 @@
 """Distances between feature maps."""
+
 from __future__ import annotations
 
 import torch.nn.functional as F

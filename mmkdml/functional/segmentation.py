@@ -1,4 +1,5 @@
 """Supervised segmentation losses of the paper (eq. 8): focal and squared Dice."""
+
 from __future__ import annotations
 
 import torch
@@ -11,11 +12,13 @@ from mmkdml.functional.divergence import full_precision, softened_log_probabilit
 DICE_EPSILON = 1e-8
 
 
-def focal_and_dice(logits: Tensor,
-                   labels: Tensor,
-                   focusing: float = 2.0,
-                   ignore_index: int = 255,
-                   pixel_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def focal_and_dice(
+    logits: Tensor,
+    labels: Tensor,
+    focusing: float = 2.0,
+    ignore_index: int = 255,
+    pixel_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """The two terms of eq. 8, from one softmax.
 
     Focal: -(1 - p_t)^focusing * log(p_t), p_t being the probability of the pixel's true class,
@@ -40,11 +43,13 @@ def focal_and_dice(logits: Tensor,
     if logits.ndim != 4 or labels.shape != logits.shape[:1] + logits.shape[2:]:
         raise ValueError(
             'Expected logits (N, K, H, W) and labels (N, H, W) of one size, got '
-            f'{tuple(logits.shape)} and {tuple(labels.shape)}')
+            f'{tuple(logits.shape)} and {tuple(labels.shape)}'
+        )
     if pixel_weights is not None and pixel_weights.shape != labels.shape:
         raise ValueError(
-            f'Expected pixel_weights of the labels\' size {tuple(labels.shape)}, got '
-            f'{tuple(pixel_weights.shape)}')
+            f"Expected pixel_weights of the labels' size {tuple(labels.shape)}, got "
+            f'{tuple(pixel_weights.shape)}'
+        )
     if not focusing >= 0:
         raise ValueError(f'focusing must be at least 0, got {focusing}')
     log_probabilities = softened_log_probabilities(logits, temperature=1.0)
@@ -55,7 +60,8 @@ def focal_and_dice(logits: Tensor,
     if truth.is_cpu and not bool(((truth >= 0) & (truth < num_classes)).all()):
         raise ValueError(
             f'Labels must be in [0, {num_classes}) or {ignore_index} (ignored), got '
-            f'{sorted(int(v) for v in labels.unique())}')
+            f'{sorted(int(v) for v in labels.unique())}'
+        )
     weights = counted.to(log_probabilities.dtype)
     if pixel_weights is not None:
         weights = weights * full_precision(pixel_weights)

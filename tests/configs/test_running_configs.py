@@ -249,8 +249,7 @@ def test_the_evaluator_gives_what_save_best_asks_for(name, small):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'name',
-    ['kd_off/r50_r18x2_v3_pcam', 'kd_off/r50_mbv1x2_v3_pcam', 'kd_off/r50_r18x2_v3_lgg'],
+    'name', ['kd_off/r50_r18x2_v3_pcam', 'kd_off/r50_mbv1x2_v3_pcam', 'kd_off/r50_r18x2_v3_lgg']
 )
 def test_an_offline_teacher_is_found_where_its_baseline_was_trained(name, small, folder):
     config = load_config(CONFIGS / f'{name}.py')

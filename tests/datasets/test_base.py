@@ -69,22 +69,32 @@ def truncate(path):
 
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('test_mode', [False, True])
-@pytest.mark.parametrize(('cls', 'file', 'damage'), [
-    (LGGDataset, 'd.tif', lambda path: path.unlink()),
-    (LGGDataset, 'd.tif', truncate),
-    (LGGDataset, 'd_mask.tif', lambda path: path.unlink()),
-    (LGGDataset, 'd_mask.tif', truncate),
-    (PCamDataset, 'd.tif', truncate),
-    (PCamDataset, 'd.tif', lambda path: path.write_bytes(b'')),
-])
+@pytest.mark.parametrize(
+    ('cls', 'file', 'damage'),
+    [
+        (LGGDataset, 'd.tif', lambda path: path.unlink()),
+        (LGGDataset, 'd.tif', truncate),
+        (LGGDataset, 'd_mask.tif', lambda path: path.unlink()),
+        (LGGDataset, 'd_mask.tif', truncate),
+        (PCamDataset, 'd.tif', truncate),
+        (PCamDataset, 'd.tif', lambda path: path.write_bytes(b'')),
+    ],
+)
 def test_a_file_that_breaks_names_itself(data, workers, test_mode, cls, file, damage):
     loader = DataLoader(
-        build(cls, test_mode=test_mode), batch_size=2, num_workers=workers, collate_fn=list,
-        worker_init_fn=partial(worker_init_fn, num_workers=2, rank=0, seed=0))
+        build(cls, test_mode=test_mode),
+        batch_size=2,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=partial(worker_init_fn, num_workers=2, rank=0, seed=0),
+    )
     assert len(list(loader)) == 3
     damage(data / file)
-    with pytest.raises(RuntimeError, match=f'{cls.__name__}: sample 3 .*images/{file}.* of '
-                                           'splits/train.csv could not be prepared') as caught:
+    with pytest.raises(
+        RuntimeError,
+        match=f'{cls.__name__}: sample 3 .*images/{file}.* of '
+        'splits/train.csv could not be prepared',
+    ) as caught:
         list(loader)
     traceback.clear_frames(caught.tb)  # or the loader waits 5 s for each worker
 

@@ -125,19 +125,25 @@ def stray_slice(folder):
     (folder / 'TCGA_XX_B_1.tif').rename(folder.parent / 'stray.tif')
 
 
-@pytest.mark.parametrize(('damage', 'message'), [
-    (break_mask_size, 'TCGA_XX_B/TCGA_XX_B_1_mask.tif: the mask is 8x6, its image 6x8'),
-    (break_mask_values, r'TCGA_XX_B_1_mask.tif: expected a binary mask.* values 0, 50, 100, 150'),
-    (break_mask_mixed, r'TCGA_XX_B_1_mask.tif: expected a binary mask.* values 0, 1, 255'),
-    (break_mask_channels, 'TCGA_XX_B_1_mask.tif: expected an image of mode L or 1, got RGB'),
-    (break_image_channels, 'TCGA_XX_B_1.tif: expected an image of mode RGB, got L'),
-    (truncate_image, 'TCGA_XX_B/TCGA_XX_B_1.tif: unreadable image'),
-    (empty_mask_file, 'TCGA_XX_B/TCGA_XX_B_1_mask.tif: unreadable image'),
-    (remove_mask, 'TCGA_XX_B/TCGA_XX_B_1.tif: no mask TCGA_XX_B_1_mask.tif beside it'),
-    (remove_image, 'TCGA_XX_B/TCGA_XX_B_1_mask.tif: mask without image'),
-    (copy_slice, 'TCGA_XX_C/TCGA_XX_B_1.tif: duplicate id, also in TCGA_XX_B'),
-    (stray_slice, 'stray.tif: expected <patient>/<slice>.tif'),
-])
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (break_mask_size, 'TCGA_XX_B/TCGA_XX_B_1_mask.tif: the mask is 8x6, its image 6x8'),
+        (
+            break_mask_values,
+            r'TCGA_XX_B_1_mask.tif: expected a binary mask.* values 0, 50, 100, 150',
+        ),
+        (break_mask_mixed, r'TCGA_XX_B_1_mask.tif: expected a binary mask.* values 0, 1, 255'),
+        (break_mask_channels, 'TCGA_XX_B_1_mask.tif: expected an image of mode L or 1, got RGB'),
+        (break_image_channels, 'TCGA_XX_B_1.tif: expected an image of mode RGB, got L'),
+        (truncate_image, 'TCGA_XX_B/TCGA_XX_B_1.tif: unreadable image'),
+        (empty_mask_file, 'TCGA_XX_B/TCGA_XX_B_1_mask.tif: unreadable image'),
+        (remove_mask, 'TCGA_XX_B/TCGA_XX_B_1.tif: no mask TCGA_XX_B_1_mask.tif beside it'),
+        (remove_image, 'TCGA_XX_B/TCGA_XX_B_1_mask.tif: mask without image'),
+        (copy_slice, 'TCGA_XX_C/TCGA_XX_B_1.tif: duplicate id, also in TCGA_XX_B'),
+        (stray_slice, 'stray.tif: expected <patient>/<slice>.tif'),
+    ],
+)
 def test_lgg_refuses_and_names_the_file(lgg, tmp_path, damage, message):
     damage(lgg / 'TCGA_XX_B')
     with pytest.raises(ValueError, match=message):
@@ -175,11 +181,23 @@ def test_empty_sources(tmp_path):
 
 
 def test_lgg_tool_writes_the_same_files_and_leaves_the_source_alone(
-        lgg, tmp_path, monkeypatch, capsys):
+    lgg, tmp_path, monkeypatch, capsys
+):
     before = files_in(lgg)
     for out in ('one', 'two'):
-        run_tool(monkeypatch, 'lgg.py', lgg, '--out', tmp_path / out, '--seed', '3',
-                 '--ratios', '50', '25', '25')
+        run_tool(
+            monkeypatch,
+            'lgg.py',
+            lgg,
+            '--out',
+            tmp_path / out,
+            '--seed',
+            '3',
+            '--ratios',
+            '50',
+            '25',
+            '25',
+        )
     assert files_in(lgg) == before
     assert files_in(tmp_path / 'one') == files_in(tmp_path / 'two')
     parts = [read_split(tmp_path / 'one' / f'{name}.csv') for name in ('train', 'val', 'test')]
@@ -189,7 +207,8 @@ def test_lgg_tool_writes_the_same_files_and_leaves_the_source_alone(
     assert (info['seed'], info['split_by'], info['ratios']) == (3, 'patient', [50, 25, 25])
     table = capsys.readouterr().out
     assert [line.split() for line in table.splitlines() if line.startswith('train ')] == [
-        ['train', '6', '2', '2']] * 2
+        ['train', '6', '2', '2']
+    ] * 2
     assert 'python tools/train.py configs/kdml/r50_r18x2_v3_lgg.py --cfg-options' in table
     assert f'val_dataloader.dataset.ann_file={tmp_path}/two/val.csv' in table
 
@@ -207,7 +226,8 @@ def test_at_the_configs_places_the_next_command_is_short(lgg, tmp_path, monkeypa
     lgg.rename(tmp_path / 'data' / 'lgg' / 'kaggle_3m')
     run_tool(monkeypatch, 'lgg.py', 'data/lgg/kaggle_3m', '--out', 'data/lgg/splits/')
     assert capsys.readouterr().out.endswith(
-        'next:\npython tools/train.py configs/kdml/r50_r18x2_v3_lgg.py\n')
+        'next:\npython tools/train.py configs/kdml/r50_r18x2_v3_lgg.py\n'
+    )
 
 
 def test_other_splits_need_force(lgg, tmp_path, monkeypatch):
@@ -222,9 +242,14 @@ def test_other_splits_need_force(lgg, tmp_path, monkeypatch):
 
 
 def test_a_refusal_is_a_message_without_traceback(tmp_path):
-    done = subprocess.run([sys.executable, TOOLS / 'lgg.py', tmp_path / 'x', '--out', tmp_path],
-                          capture_output=True, text=True, check=False, cwd=TOOLS.parents[1],
-                          env={**os.environ, 'PYTHONPATH': str(TOOLS.parents[1])})
+    done = subprocess.run(
+        [sys.executable, TOOLS / 'lgg.py', tmp_path / 'x', '--out', tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=TOOLS.parents[1],
+        env={**os.environ, 'PYTHONPATH': str(TOOLS.parents[1])},
+    )
     assert done.returncode == 1
     assert f'lgg.py: error: {tmp_path}/x is not a folder' in done.stderr
     assert 'Traceback' not in done.stderr
@@ -246,24 +271,33 @@ def test_pcam_subset_is_balanced_and_follows_the_seed(pcam):
     assert len(pcam_rows(pcam, 8)) == 8
 
 
-@pytest.mark.parametrize(('subset', 'message'), [
-    (10, 'a subset of 10 needs 5 images of each class; there are 8 normal and 4 metastasis'),
-    (3, 'an even number .* got 3'),
-    (-2, 'an even number .* got -2'),
-])
+@pytest.mark.parametrize(
+    ('subset', 'message'),
+    [
+        (10, 'a subset of 10 needs 5 images of each class; there are 8 normal and 4 metastasis'),
+        (3, 'an even number .* got 3'),
+        (-2, 'an even number .* got -2'),
+    ],
+)
 def test_pcam_subsets_that_cannot_be(pcam, subset, message):
     with pytest.raises(ValueError, match=message):
         pcam_rows(pcam, subset)
 
 
-@pytest.mark.parametrize(('lines', 'message'), [
-    (['00,0'], r'train/01.tif: no row in train_labels.csv'),
-    ([f'{i:02},0' for i in range(13)], 'train_labels.csv: no image train/12.tif'),
-    ([f'{i:02},0' for i in (*range(12), 5)], 'train_labels.csv, line 14: duplicate id 05'),
-    ([f'{i:02},{i}' for i in range(3)], "line 4: expected an id and the label 0 or 1, got '02,2'"),
-    (['00,0,1'], "line 2: expected .* got '00,0,1'"),
-    ([',1'], "line 2: expected .* got ',1'"),
-])
+@pytest.mark.parametrize(
+    ('lines', 'message'),
+    [
+        (['00,0'], r'train/01.tif: no row in train_labels.csv'),
+        ([f'{i:02},0' for i in range(13)], 'train_labels.csv: no image train/12.tif'),
+        ([f'{i:02},0' for i in (*range(12), 5)], 'train_labels.csv, line 14: duplicate id 05'),
+        (
+            [f'{i:02},{i}' for i in range(3)],
+            "line 4: expected an id and the label 0 or 1, got '02,2'",
+        ),
+        (['00,0,1'], "line 2: expected .* got '00,0,1'"),
+        ([',1'], "line 2: expected .* got ',1'"),
+    ],
+)
 def test_pcam_labels_that_do_not_fit(pcam, lines, message):
     write_labels(pcam, lines)
     with pytest.raises(ValueError, match=message):
@@ -287,8 +321,11 @@ def test_pcam_tool(pcam, tmp_path, monkeypatch, capsys):
     run_tool(monkeypatch, 'pcam.py', pcam, '--out', tmp_path / 'half', '--subset', '8')
     run_tool(monkeypatch, 'pcam.py', pcam, '--out', tmp_path / 'all', '--subset', 'all')
     for name, number in (('half', 8), ('all', 12)):
-        ids = [line['id'] for split in ('train', 'val', 'test')
-               for line in csv.DictReader((tmp_path / name / f'{split}.csv').open())]
+        ids = [
+            line['id']
+            for split in ('train', 'val', 'test')
+            for line in csv.DictReader((tmp_path / name / f'{split}.csv').open())
+        ]
         assert len(set(ids)) == len(ids) == number
     assert 'configs/kdml/r50_r18x2_v3_pcam.py' in capsys.readouterr().out
     with pytest.raises(SystemExit, match='there are 8 normal and 4 metastasis'):

@@ -32,8 +32,15 @@ def slices(tmp_path):
 
 
 def build(folder, pipeline, cls=LGGDataset, **kwargs):
-    return DATASETS.build(dict(type=cls, data_root=str(folder), pipeline=pipeline,
-                               ann_file=str(folder / 'train.csv'), **kwargs))
+    return DATASETS.build(
+        dict(
+            type=cls,
+            data_root=str(folder),
+            pipeline=pipeline,
+            ann_file=str(folder / 'train.csv'),
+            **kwargs,
+        )
+    )
 
 
 @pytest.mark.parametrize('index', [0, 1])
@@ -58,15 +65,17 @@ def test_channels_reach_the_network_in_the_files_order(slices, compression, writ
         assert cv2.imwrite(path, rgb[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, code])
     packed = build(folder, [*LOAD, PACK])[0]
     batch = SegDataPreProcessor(mean=[0] * 3, std=[1] * 3, bgr_to_rgb=True, size=(8, 6))(
-        dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']]))
+        dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
+    )
     assert torch.equal(batch['inputs'][0], torch.from_numpy(rgb).permute(2, 0, 1).float())
 
 
 def test_resize_before_the_annotations_leaves_them_at_full_size(slices):
     folder, _, mask = slices
     load_image, load_mask = LOAD
-    dataset = build(folder, [load_image, dict(type=Resize, scale=(12, 16)), load_mask, PACK],
-                    test_mode=True)
+    dataset = build(
+        folder, [load_image, dict(type=Resize, scale=(12, 16)), load_mask, PACK], test_mode=True
+    )
     packed = dataset[0]
     assert packed['inputs'].shape == (3, 16, 12)
     assert np.array_equal(packed['data_samples'].gt_sem_seg.data[0], mask)
@@ -92,8 +101,9 @@ def test_split_files_without_masks_are_refused(slices):
 
 
 def test_slices_are_labelled_by_the_split_file(slices):
-    dataset = build(slices[0], [dict(type=LoadImageFromFile), dict(type=PackInputs)],
-                    LGGSliceDataset)
+    dataset = build(
+        slices[0], [dict(type=LoadImageFromFile), dict(type=PackInputs)], LGGSliceDataset
+    )
     assert dataset.CLASSES == ('no tumour', 'tumour')
     assert [dataset[i]['data_samples'].gt_label.item() for i in (0, 1)] == [1, 0]
     assert dataset[0]['inputs'].shape == (3, 8, 6)

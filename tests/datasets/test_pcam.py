@@ -15,11 +15,20 @@ def test_from_the_published_layout_to_samples(tmp_path):
         Image.fromarray(tile).save(tmp_path / 'train' / f'{name}.tif')
     labels = {name: int(name[-1]) % 2 for name in tiles}
     (tmp_path / 'train_labels.csv').write_text(
-        'id,label\n' + ''.join(f'{name},{label}\n' for name, label in labels.items()))
+        'id,label\n' + ''.join(f'{name},{label}\n' for name, label in labels.items())
+    )
     convert_pcam(tmp_path, tmp_path / 'splits', subset=0, ratios=(1, 0, 0))
-    dataset = DATASETS.build(dict(
-        type=PCamDataset, data_root=str(tmp_path), ann_file=str(tmp_path / 'splits' / 'train.csv'),
-        pipeline=[dict(type=LoadImageFromFile), dict(type=PackInputs, meta_keys=('id', 'group'))]))
+    dataset = DATASETS.build(
+        dict(
+            type=PCamDataset,
+            data_root=str(tmp_path),
+            ann_file=str(tmp_path / 'splits' / 'train.csv'),
+            pipeline=[
+                dict(type=LoadImageFromFile),
+                dict(type=PackInputs, meta_keys=('id', 'group')),
+            ],
+        )
+    )
     assert dataset.CLASSES == ('normal', 'metastasis')
     assert len(dataset) == 6
     for sample in dataset:

@@ -32,9 +32,9 @@ def test_the_converter_takes_it(demo):
 def test_about_half_of_the_slices_show_a_lesion_of_any_size(demo):
     masks = [cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in demo.rglob('*_mask.tif')]
     areas = np.array([(mask > 0).mean() for mask in masks])
-    assert .4 < (areas > 0).mean() < .6
-    assert areas[areas > 0].min() < .01
-    assert areas.max() > .05
+    assert 0.4 < (areas > 0).mean() < 0.6
+    assert areas[areas > 0].min() < 0.01
+    assert areas.max() > 0.05
 
 
 def test_the_lesion_is_brightest_in_flair_but_no_threshold_finds_it(demo):
@@ -50,7 +50,7 @@ def test_the_lesion_is_brightest_in_flair_but_no_threshold_finds_it(demo):
     assert contrast[1] > 3 * max(contrast[0], contrast[2])
     found = [images[..., 1] > level for level in range(50, 250, 10)]
     iou = [(f & masks).sum() / (f | masks).sum() for f in found]
-    assert .2 < max(iou) < .6
+    assert 0.2 < max(iou) < 0.6
 
 
 def test_same_seed_same_files(tmp_path):
@@ -69,8 +69,10 @@ def test_a_patient_does_not_depend_on_the_others(tmp_path):
     assert len({more[path] for path in more if '_mask' not in path.name}) == 9
 
 
-@pytest.mark.parametrize(('argument', 'value', 'least'), [
-    ('patients', 0, 1), ('slices', 0, 1), ('size', 16, 32), ('seed', -1, 0)])
+@pytest.mark.parametrize(
+    ('argument', 'value', 'least'),
+    [('patients', 0, 1), ('slices', 0, 1), ('size', 16, 32), ('seed', -1, 0)],
+)
 def test_numbers_that_are_too_small(tmp_path, argument, value, least):
     with pytest.raises(ValueError, match=f'expected {argument} of at least {least}, got {value}'):
         make_demo_data(tmp_path / 'demo', **{argument: value})
@@ -84,8 +86,11 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
 
 
 def test_the_tool(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', [
-        'make_demo_data.py', str(tmp_path), '--patients', '2', '--slices', '3', '--size', '32'])
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        ['make_demo_data.py', str(tmp_path), '--patients', '2', '--slices', '3', '--size', '32'],
+    )
     runpy.run_path(str(TOOL), run_name='__main__')
     assert '6 slices of 2 patients' in capsys.readouterr().out
     assert len(lgg_rows(tmp_path)) == 6

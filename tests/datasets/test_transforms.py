@@ -11,9 +11,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmkdml.datasets import AlbumentationsTransform
 
-PAPER = [dict(type='HorizontalFlip', p=.5), dict(type='VerticalFlip', p=.5),
-         dict(type='Transpose', p=.5),
-         dict(type='Affine', rotate=(-45, 45), scale=(.8, 1.2), translate_percent=(-.1, .1), p=.9)]
+PAPER = [
+    dict(type='HorizontalFlip', p=0.5),
+    dict(type='VerticalFlip', p=0.5),
+    dict(type='Transpose', p=0.5),
+    dict(type='Affine', rotate=(-45, 45), scale=(0.8, 1.2), translate_percent=(-0.1, 0.1), p=0.9),
+]
 BGR = np.random.default_rng(0).integers(1, 256, (16, 16, 3), dtype=np.uint8)
 
 
@@ -47,8 +50,12 @@ def test_calls_differ_from_each_other():
 def test_transforms_draw_independently():
     """With equal streams, as from a seeded Compose, one flip would never come without the other."""
     transform = AlbumentationsTransform(PAPER[:2])
-    outcomes = {'none': quarters(), 'h': quarters()[:, ::-1], 'v': quarters()[::-1],
-                'both': quarters()[::-1, ::-1]}
+    outcomes = {
+        'none': quarters(),
+        'h': quarters()[:, ::-1],
+        'v': quarters()[::-1],
+        'both': quarters()[::-1, ::-1],
+    }
     counts = dict.fromkeys(outcomes, 0)
     for seed in range(400):
         result = apply(transform, seed, gt_seg_map=quarters())['gt_seg_map']
@@ -71,8 +78,12 @@ class Augmented(Dataset):
 
 def epoch(seed):
     loader = DataLoader(
-        Augmented(), batch_size=4, num_workers=2, collate_fn=list,
-        worker_init_fn=partial(worker_init_fn, num_workers=2, rank=0, seed=seed))
+        Augmented(),
+        batch_size=4,
+        num_workers=2,
+        collate_fn=list,
+        worker_init_fn=partial(worker_init_fn, num_workers=2, rank=0, seed=seed),
+    )
     return [img.tobytes() for batch in loader for img in batch]
 
 
@@ -84,13 +95,15 @@ def test_workers_draw_differently_and_runs_repeat():
 
 
 def test_image_and_maps_move_together():
-    transform = AlbumentationsTransform([*PAPER[:3], dict(type='Affine', rotate=(-45, 45), p=1,
-                                                          interpolation=cv2.INTER_NEAREST)])
+    transform = AlbumentationsTransform(
+        [*PAPER[:3], dict(type='Affine', rotate=(-45, 45), p=1, interpolation=cv2.INTER_NEAREST)]
+    )
     moved = 0
     for seed in range(20):
         map_ = quarters(32) * 50
-        results = apply(transform, seed, np.stack([map_] * 3, axis=-1), gt_seg_map=map_,
-                        gt_edge_map=map_ // 2)
+        results = apply(
+            transform, seed, np.stack([map_] * 3, axis=-1), gt_seg_map=map_, gt_edge_map=map_ // 2
+        )
         for channel in range(3):
             assert np.array_equal(results['img'][..., channel], results['gt_seg_map'])
         assert np.array_equal(results['gt_edge_map'], results['gt_seg_map'] // 2)
@@ -99,10 +112,19 @@ def test_image_and_maps_move_together():
 
 
 def test_maps_keep_their_values_and_borders_are_0():
-    transform = AlbumentationsTransform([
-        dict(type='OneOf', p=1, transforms=[dict(type='ElasticTransform', alpha=30, p=1),
-                                            dict(type='Affine', rotate=(20, 40), p=1)]),
-        dict(type='Affine', translate_percent=(.5, .5), p=1)])
+    transform = AlbumentationsTransform(
+        [
+            dict(
+                type='OneOf',
+                p=1,
+                transforms=[
+                    dict(type='ElasticTransform', alpha=30, p=1),
+                    dict(type='Affine', rotate=(20, 40), p=1),
+                ],
+            ),
+            dict(type='Affine', translate_percent=(0.5, 0.5), p=1),
+        ]
+    )
     for seed in range(10):
         results = apply(transform, seed, gt_seg_map=quarters() * 40)
         assert set(np.unique(results['gt_seg_map'])) <= {0, 40, 80, 120, 160}
@@ -138,8 +160,11 @@ def test_inputs_are_not_changed():
 
 
 def test_names_classes_and_built_transforms_are_alike():
-    kinds = [dict(type='Affine', rotate=(-90, 90), p=1), A.Affine(rotate=(-90, 90), p=1),
-             dict(type=A.Affine, rotate=(-90, 90), p=1)]
+    kinds = [
+        dict(type='Affine', rotate=(-90, 90), p=1),
+        A.Affine(rotate=(-90, 90), p=1),
+        dict(type=A.Affine, rotate=(-90, 90), p=1),
+    ]
     results = [apply(AlbumentationsTransform([kind]), 1)['img'] for kind in kinds]
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
@@ -151,7 +176,8 @@ def test_from_a_config_of_classes(tmp_path):
         'from mmkdml.datasets import AlbumentationsTransform\n'
         'default_scope = None\n'
         'step = dict(type=AlbumentationsTransform, transforms=[\n'
-        '    dict(type=OneOf, p=1, transforms=[dict(type=HorizontalFlip, p=1)])])\n')
+        '    dict(type=OneOf, p=1, transforms=[dict(type=HorizontalFlip, p=1)])])\n'
+    )
     config = Config.fromfile(tmp_path / 'config.py')
     transform = ROOT.build(config.step)
     assert np.array_equal(apply(transform, 0)['img'], BGR[:, ::-1])
@@ -159,17 +185,22 @@ def test_from_a_config_of_classes(tmp_path):
     assert config.step.transforms[0].transforms[0].p == 1  # building used nothing up
 
 
-@pytest.mark.parametrize(('transform', 'error', 'message'), [
-    (dict(type='HorizontalFlop'), ValueError, "has no transform 'HorizontalFlop'"),
-    (dict(p=1), TypeError, "dict with the key 'type', got {'p': 1}"),
-    ('HorizontalFlip', TypeError, "the key 'type', got 'HorizontalFlip'"),
-])
+@pytest.mark.parametrize(
+    ('transform', 'error', 'message'),
+    [
+        (dict(type='HorizontalFlop'), ValueError, "has no transform 'HorizontalFlop'"),
+        (dict(p=1), TypeError, "dict with the key 'type', got {'p': 1}"),
+        ('HorizontalFlip', TypeError, "the key 'type', got 'HorizontalFlip'"),
+    ],
+)
 def test_transforms_that_cannot_be(transform, error, message):
     with pytest.raises(error, match=message):
         AlbumentationsTransform([transform])
 
 
 def test_unknown_arguments_are_no_mere_warning():
-    with pytest.warns(UserWarning, match='chance'), \
-            pytest.raises(ValueError, match="'chance' are not valid for transform HorizontalFlip"):
+    with (
+        pytest.warns(UserWarning, match='chance'),
+        pytest.raises(ValueError, match="'chance' are not valid for transform HorizontalFlip"),
+    ):
         AlbumentationsTransform([dict(type='HorizontalFlip', chance=1)])

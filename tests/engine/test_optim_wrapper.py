@@ -24,8 +24,10 @@ def test_the_forward_is_bfloat16_and_the_weights_stay_float32():
     wrapper = CPUAmpOptimWrapper(torch.optim.Adam(model.parameters(), lr=1e-2))
     assert step(model, wrapper, torch.randn(2, 3, 8, 8)).dtype == torch.bfloat16
     assert not torch.is_autocast_enabled('cpu')
-    assert all(p.dtype == torch.float32 and not torch.equal(p, before[name])
-               for name, p in model.named_parameters())
+    assert all(
+        p.dtype == torch.float32 and not torch.equal(p, before[name])
+        for name, p in model.named_parameters()
+    )
 
 
 def test_its_steps_are_those_of_float32_up_to_bfloat16():
@@ -48,8 +50,7 @@ def test_its_steps_are_those_of_float32_up_to_bfloat16():
 
 def test_gradients_accumulate_over_several_forwards():
     model = network()
-    wrapper = CPUAmpOptimWrapper(
-        torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=2)
+    wrapper = CPUAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=2)
     wrapper.initialize_count_status(model, 0, 4)
     before = copy.deepcopy(model.state_dict())
     step(model, wrapper, torch.randn(2, 3, 8, 8))

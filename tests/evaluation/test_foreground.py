@@ -20,9 +20,11 @@ THREE = ('background', 'tumour', 'oedema')
 
 def sample(pred, truth, **metainfo):
     """One sample as the evaluator hands it on; masks as rows of digits, 9 for ignored."""
+
     def labels(rows):
         data = torch.tensor([[[int(c) for c in row] for row in rows.split()]])
         return dict(data=data.masked_fill(data == 9, 255))
+
     return dict(pred_sem_seg=labels(pred), gt_sem_seg=labels(truth), **metainfo)
 
 
@@ -50,8 +52,9 @@ def random_samples(classes, count=6, ignored=True):
         pred, truth = torch.randint(classes, (2, 1, 9, 11), generator=rng)
         if ignored:
             truth[torch.rand(truth.shape, generator=rng) < 0.2] = 255
-        samples.append(dict(pred_sem_seg=dict(data=pred), gt_sem_seg=dict(data=truth),
-                            group=f'p{index % 3}'))
+        samples.append(
+            dict(pred_sem_seg=dict(data=pred), gt_sem_seg=dict(data=truth), group=f'p{index % 3}')
+        )
     return samples
 
 
@@ -59,8 +62,11 @@ def brute_force(samples, label):
     """IoU and F1 of one class, counted pixel by pixel."""
     tp = fp = fn = 0
     for one in samples:
-        pairs = zip(one['pred_sem_seg']['data'].flatten().tolist(),
-                    one['gt_sem_seg']['data'].flatten().tolist(), strict=True)
+        pairs = zip(
+            one['pred_sem_seg']['data'].flatten().tolist(),
+            one['gt_sem_seg']['data'].flatten().tolist(),
+            strict=True,
+        )
         for pred, truth in pairs:
             if truth != 255:
                 tp += pred == label == truth
@@ -72,17 +78,17 @@ def brute_force(samples, label):
 def test_by_hand():
     # TP 2, FP 1, FN 1 in all; a mean over the two images would be another number
     samples = [sample('110 000', '110 001'), sample('100 000', '000 000')]
-    assert score(samples) == pytest.approx({'foreground/IoU': 50., 'foreground/F1': 200 / 3})
+    assert score(samples) == pytest.approx({'foreground/IoU': 50.0, 'foreground/F1': 200 / 3})
 
 
 def test_ignored_pixels_are_not_counted():
     # of the two wrong pixels one is ignored
     assert score([sample('1111', '1190')])['foreground/IoU'] == pytest.approx(200 / 3)
-    assert score([sample('1110', '1190')])['foreground/IoU'] == 100.
+    assert score([sample('1110', '1190')])['foreground/IoU'] == 100.0
 
 
 def test_another_value_can_be_ignored():
-    assert score([sample('11', '13')], ignore_index=3)['foreground/IoU'] == 100.
+    assert score([sample('11', '13')], ignore_index=3)['foreground/IoU'] == 100.0
 
 
 @pytest.mark.parametrize('ignored', [False, True])
@@ -90,10 +96,20 @@ def test_one_foreground_class_against_brute_force_and_mmseg(ignored):
     samples = random_samples(2, ignored=ignored)
     values = score(samples)
     assert (values['foreground/IoU'], values['foreground/F1']) == pytest.approx(
-        brute_force(samples, 1))
-    areas = [sum(areas) for areas in zip(*(IoUMetric.intersect_and_union(
-        s['pred_sem_seg']['data'][0], s['gt_sem_seg']['data'][0], 2, 255) for s in samples),
-        strict=True)]
+        brute_force(samples, 1)
+    )
+    areas = [
+        sum(areas)
+        for areas in zip(
+            *(
+                IoUMetric.intersect_and_union(
+                    s['pred_sem_seg']['data'][0], s['gt_sem_seg']['data'][0], 2, 255
+                )
+                for s in samples
+            ),
+            strict=True,
+        )
+    ]
     mmseg = IoUMetric.total_area_to_metrics(*areas, metrics=['mIoU', 'mDice'])
     assert values['foreground/IoU'] == pytest.approx(100 * mmseg['IoU'][1], rel=1e-6)
     assert values['foreground/F1'] == pytest.approx(100 * mmseg['Dice'][1], rel=1e-6)
@@ -102,10 +118,16 @@ def test_one_foreground_class_against_brute_force_and_mmseg(ignored):
 def test_several_foreground_classes_against_brute_force():
     samples = random_samples(3)
     (iou_1, f1_1), (iou_2, f1_2) = brute_force(samples, 1), brute_force(samples, 2)
-    assert score(samples, THREE) == pytest.approx({
-        'foreground/IoU': (iou_1 + iou_2) / 2, 'foreground/F1': (f1_1 + f1_2) / 2,
-        'foreground/IoU_tumour': iou_1, 'foreground/IoU_oedema': iou_2,
-        'foreground/F1_tumour': f1_1, 'foreground/F1_oedema': f1_2})
+    assert score(samples, THREE) == pytest.approx(
+        {
+            'foreground/IoU': (iou_1 + iou_2) / 2,
+            'foreground/F1': (f1_1 + f1_2) / 2,
+            'foreground/IoU_tumour': iou_1,
+            'foreground/IoU_oedema': iou_2,
+            'foreground/F1_tumour': f1_1,
+            'foreground/F1_oedema': f1_2,
+        }
+    )
 
 
 def test_cases_pool_their_counts_before_dividing():
@@ -125,20 +147,23 @@ def test_classes_are_averaged_over_cases_first():
     assert perfect['foreground/case_IoU'] == (75 + 100) / 2
 
 
-@pytest.mark.parametrize(('empty', 'expected'), [('skip', 100 / 3), ('perfect', 50.)])
+@pytest.mark.parametrize(('empty', 'expected'), [('skip', 100 / 3), ('perfect', 50.0)])
 def test_cases_without_foreground(empty, expected):
     samples = [
-        sample('11', '11', group='found'), sample('10', '00', group='false alarm'),
-        sample('00', '01', group='missed'), sample('00', '00', group='nothing there')]
+        sample('11', '11', group='found'),
+        sample('10', '00', group='false alarm'),
+        sample('00', '01', group='missed'),
+        sample('00', '00', group='nothing there'),
+    ]
     values = score(samples, per_case='group', empty=empty)
     assert values['foreground/case_IoU'] == values['foreground/case_F1'] == pytest.approx(expected)
-    assert values['foreground/IoU'] == 50.  # TP 2, FP 1, FN 1, whatever is done with cases
+    assert values['foreground/IoU'] == 50.0  # TP 2, FP 1, FN 1, whatever is done with cases
 
 
 def test_absent_class_is_nan_and_said(warned):
     values = score([sample('10', '11')], THREE)
     assert math.isnan(values['foreground/IoU_oedema'])
-    assert values['foreground/IoU'] == values['foreground/IoU_tumour'] == 50.
+    assert values['foreground/IoU'] == values['foreground/IoU_tumour'] == 50.0
     assert len(warned) == 1
     assert "no pixel of ['oedema'] in truth or prediction of the whole set" in warned[0]
 
@@ -146,7 +171,11 @@ def test_absent_class_is_nan_and_said(warned):
 def test_no_foreground_at_all_is_nan_not_a_crash(warned):
     values = score([sample('00', '09', group='a')], per_case='group')
     assert list(values) == [
-        'foreground/IoU', 'foreground/F1', 'foreground/case_IoU', 'foreground/case_F1']
+        'foreground/IoU',
+        'foreground/F1',
+        'foreground/case_IoU',
+        'foreground/case_F1',
+    ]
     assert all(math.isnan(value) for value in values.values())
     assert "['tumour']" in warned[0]
 
@@ -156,7 +185,7 @@ def test_no_samples_are_nan_too(warned):
 
 
 def test_everything_ignored_counts_nothing():
-    assert score([sample('11', '99'), sample('10', '11')])['foreground/IoU'] == 50.
+    assert score([sample('11', '99'), sample('10', '11')])['foreground/IoU'] == 50.0
 
 
 def test_counts_are_exact_beyond_float32():
@@ -181,7 +210,7 @@ def test_built_from_the_registry_under_another_prefix():
     metric = METRICS.build(dict(type='mmkdml.ForegroundIoU', prefix='lesion'))
     metric.dataset_meta = dict(classes=TWO)
     metric.process(None, [sample('1', '1')])
-    assert metric.evaluate(1) == {'lesion/IoU': 100., 'lesion/F1': 100.}
+    assert metric.evaluate(1) == {'lesion/IoU': 100.0, 'lesion/F1': 100.0}
 
 
 def test_refuses_an_unknown_treatment():
@@ -197,15 +226,19 @@ def test_refuses_a_data_set_without_foreground_classes(meta):
         metric.process(None, [sample('1', '1')])
 
 
-@pytest.mark.parametrize(('bad', 'message'), [
-    (sample('20', '00', img_path='a.tif'),
-     r'0 to 1 \(or 255.*prediction has \[2\] \(a\.tif\)'),
-    (sample('00', '02'), r'the truth has \[2\] \(a sample without img_path\)'),
-    (sample('000', '00', img_path='a.tif'),
-     r'one size, but got \(1, 3\) and \(1, 2\) \(a\.tif\).*Resize must come before'),
-    (dict(gt_sem_seg=None, img_path='a.tif'), r"have 'pred_sem_seg', but it has .*\(a\.tif\)"),
-    (dict(pred_sem_seg=sample('0', '0')['pred_sem_seg']), "must have 'gt_sem_seg', but it has"),
-])
+@pytest.mark.parametrize(
+    ('bad', 'message'),
+    [
+        (sample('20', '00', img_path='a.tif'), r'0 to 1 \(or 255.*prediction has \[2\] \(a\.tif\)'),
+        (sample('00', '02'), r'the truth has \[2\] \(a sample without img_path\)'),
+        (
+            sample('000', '00', img_path='a.tif'),
+            r'one size, but got \(1, 3\) and \(1, 2\) \(a\.tif\).*Resize must come before',
+        ),
+        (dict(gt_sem_seg=None, img_path='a.tif'), r"have 'pred_sem_seg', but it has .*\(a\.tif\)"),
+        (dict(pred_sem_seg=sample('0', '0')['pred_sem_seg']), "must have 'gt_sem_seg', but it has"),
+    ],
+)
 def test_refuses_samples_it_cannot_count(bad, message):
     with pytest.raises(ValueError, match=message):
         score([bad])

@@ -1,4 +1,5 @@
 """Also a program of its own: ``RANK FOLDER`` makes it one of two processes of an evaluation."""
+
 import copy
 import json
 import logging
@@ -38,8 +39,9 @@ def classified(scores, label=None):
 
 
 def segmented(mask, truth=None):
-    sample = SegDataSample(pred_sem_seg=PixelData(data=mask),
-                           seg_logits=PixelData(data=mask.float()))
+    sample = SegDataSample(
+        pred_sem_seg=PixelData(data=mask), seg_logits=PixelData(data=mask.float())
+    )
     if truth is not None:
         sample.gt_sem_seg = PixelData(data=truth)
     return sample
@@ -68,7 +70,7 @@ def run(metric, samples, meta=None, batch=2):
     evaluator = Evaluator(metric)
     evaluator.dataset_meta = meta
     for start in range(0, len(samples), batch):
-        evaluator.process(samples[start:start + batch], None)
+        evaluator.process(samples[start : start + batch], None)
     return evaluator.evaluate(len(samples))
 
 
@@ -87,8 +89,11 @@ def test_equals_evaluating_each_member_alone(case):
 
     together = run(MemberMetrics(build()), samples, meta)
 
-    expected = {f'{name}/{key}': value for name in NAMES
-                for key, value in run(build(), alone[name], meta).items()}
+    expected = {
+        f'{name}/{key}': value
+        for name in NAMES
+        for key, value in run(build(), alone[name], meta).items()
+    }
     assert together == expected
     assert list(together) == list(expected)
     # The oracle tells members apart, or agreement would mean nothing.
@@ -102,21 +107,28 @@ def test_values_by_hand():
     for student_is_right in (True, False, False, False):
         sample = classified(right, 1)
         sample.members = BaseDataElement(
-            student_1=classified(right if student_is_right else wrong), student_2=classified(wrong))
+            student_1=classified(right if student_is_right else wrong), student_2=classified(wrong)
+        )
         samples.append(sample)
     assert run(MemberMetrics(dict(type=Accuracy)), samples) == {
-        'student_1/accuracy/top1': 25., 'student_2/accuracy/top1': 0.,
-        'ensemble/accuracy/top1': 100.}
+        'student_1/accuracy/top1': 25.0,
+        'student_2/accuracy/top1': 0.0,
+        'ensemble/accuracy/top1': 100.0,
+    }
 
 
 def test_built_from_the_registry_with_several_metrics():
     samples, alone = make_samples('cls')
-    metric = METRICS.build(dict(
-        type='mmkdml.MemberMetrics', metric=[dict(type=Accuracy), dict(type=SingleLabelMetric)]))
+    metric = METRICS.build(
+        dict(
+            type='mmkdml.MemberMetrics', metric=[dict(type=Accuracy), dict(type=SingleLabelMetric)]
+        )
+    )
     values = run(metric, samples)
     single = run([Accuracy(), SingleLabelMetric()], alone['student_2'])
     assert {k: v for k, v in values.items() if k.startswith('student_2/')} == {
-        f'student_2/{k}': v for k, v in single.items()}
+        f'student_2/{k}': v for k, v in single.items()
+    }
 
 
 @pytest.mark.parametrize('kind', ['cls', 'seg'])
@@ -135,7 +147,13 @@ def test_order_is_teachers_then_natural_order_of_names():
         shuffled = np.random.default_rng(shuffle).permutation(names)
         ordered = members_in_order({str(name): None for name in shuffled})
         assert list(ordered) == [
-            'teacher', 'teacher_2', 'student_1', 'student_2', 'student_10', 'ta']
+            'teacher',
+            'teacher_2',
+            'student_1',
+            'student_2',
+            'student_10',
+            'ta',
+        ]
 
 
 def test_plain_model_is_reported_as_model():
@@ -148,7 +166,7 @@ def test_a_member_without_a_field_is_not_scored_by_the_ensembles():
     sample = classified([0.1, 0.9], 1)  # the ensemble is right
     sample.members = BaseDataElement(student_1=DataSample().set_pred_label(0))
     values = run(MemberMetrics(Accuracy()), [sample])
-    assert values == {'student_1/accuracy/top1': 0., 'ensemble/accuracy/top1': 100.}
+    assert values == {'student_1/accuracy/top1': 0.0, 'ensemble/accuracy/top1': 100.0}
 
 
 def test_include_reports_those_alone():
@@ -197,13 +215,20 @@ def test_no_samples_give_no_values():
     assert MemberMetrics(Accuracy()).evaluate(0) == {}
 
 
-@pytest.mark.parametrize(('arguments', 'error', 'message'), [
-    (dict(metric='Accuracy'), TypeError, r"config \(dict\), a BaseMetric or a list.* got str: 'Ac"),
-    (dict(metric=[Accuracy]), TypeError, 'but got ABCMeta'),
-    (dict(metric=Accuracy(), include='ensemble'), TypeError, r"write \('ensemble',\)"),
-    (dict(metric=[]), ValueError, r'at least one each, but got metric=\[\]'),
-    (dict(metric=Accuracy(), include=[]), ValueError, r'include=\[\]'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'message'),
+    [
+        (
+            dict(metric='Accuracy'),
+            TypeError,
+            r"config \(dict\), a BaseMetric or a list.* got str: 'Ac",
+        ),
+        (dict(metric=[Accuracy]), TypeError, 'but got ABCMeta'),
+        (dict(metric=Accuracy(), include='ensemble'), TypeError, r"write \('ensemble',\)"),
+        (dict(metric=[]), ValueError, r'at least one each, but got metric=\[\]'),
+        (dict(metric=Accuracy(), include=[]), ValueError, r'include=\[\]'),
+    ],
+)
 def test_refuses_what_it_cannot_build(arguments, error, message):
     with pytest.raises(error, match=message):
         MemberMetrics(**arguments)
@@ -259,12 +284,22 @@ def error_of_unlike_ranks(rank):
 def test_two_processes_give_the_values_of_one(tmp_path):
     # PYTHONHASHSEED differs on purpose: it scrambles the fields of samples differently.
     root = Path(mmkdml.__file__).parents[1]
-    workers = [subprocess.Popen(
-        [sys.executable, __file__, str(rank), str(tmp_path)], cwd=tmp_path,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, 'PYTHONHASHSEED': str(rank + 1), 'PYTHONPATH': str(root),
-             'OMP_NUM_THREADS': '1'})
-        for rank in range(2)]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(tmp_path)],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                **os.environ,
+                'PYTHONHASHSEED': str(rank + 1),
+                'PYTHONPATH': str(root),
+                'OMP_NUM_THREADS': '1',
+            },
+        )
+        for rank in range(2)
+    ]
     for worker in workers:
         log, _ = worker.communicate(timeout=120)
         assert worker.returncode == 0, log
@@ -274,13 +309,15 @@ def test_two_processes_give_the_values_of_one(tmp_path):
         assert 'every process must see the same members' in found.pop('error')
         assert found == expected
         assert [list(values) for values in found.values()] == [
-            list(values) for values in expected.values()]
+            list(values) for values in expected.values()
+        ]
 
 
 if __name__ == '__main__':
     own_rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-    dist.init_process_group('gloo', init_method=f'file://{folder / "store"}', rank=own_rank,
-                            world_size=2)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder / "store"}', rank=own_rank, world_size=2
+    )
     outcome = {**evaluate_shards(own_rank), 'error': error_of_unlike_ranks(own_rank)}
     (folder / f'{own_rank}.json').write_text(json.dumps(outcome))
     dist.destroy_process_group()

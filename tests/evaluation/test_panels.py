@@ -30,8 +30,11 @@ def titles(monkeypatch):
     """The titles that are drawn, in order."""
     drawn = []
     original = module.Axes.set_title
-    monkeypatch.setattr(module.Axes, 'set_title', lambda self, label, **kwargs: (
-        drawn.append(label), original(self, label, **kwargs))[1])
+    monkeypatch.setattr(
+        module.Axes,
+        'set_title',
+        lambda self, label, **kwargs: (drawn.append(label), original(self, label, **kwargs))[1],
+    )
     return drawn
 
 
@@ -39,8 +42,13 @@ def test_titles_tell_the_column_and_its_iou(tmp_path, titles):
     truth = square(4, 12)  # 64 pixels
     masks = dict(truth=truth, teacher=truth, student_1=square(8, 12), student_2=0 * truth)
     draw_panel(grey(), masks, tmp_path / 'new' / 'panel.png')
-    assert titles == ['image', 'truth', 'teacher\nIoU 100.0', 'student_1\nIoU 25.0',
-                      'student_2\nIoU 0.0']
+    assert titles == [
+        'image',
+        'truth',
+        'teacher\nIoU 100.0',
+        'student_1\nIoU 25.0',
+        'student_2\nIoU 0.0',
+    ]
     assert (tmp_path / 'new' / 'panel.png').read_bytes().startswith(b'\x89PNG')
 
 
@@ -63,8 +71,11 @@ def test_only_the_first_row_names_the_columns(tmp_path, titles):
 def test_masks_are_seen_in_their_colours(tmp_path):
     def colours(**masks):
         draw_panel(grey(), masks, tmp_path / 'panel.png')
-        return [amount(tmp_path / 'panel.png', colour)
-                for colour in (module.TRUTH_COLOUR, module.PREDICTION_COLOUR)]
+        return [
+            amount(tmp_path / 'panel.png', colour)
+            for colour in (module.TRUTH_COLOUR, module.PREDICTION_COLOUR)
+        ]
+
     empty = square(0, 0)
     no_green, no_magenta = colours(truth=empty, model=empty)  # the legend's
     green, magenta = colours(truth=square(4, 12), model=empty)
@@ -88,15 +99,22 @@ def test_inputs_are_not_changed(tmp_path):
     np.testing.assert_equal((image, masks), before)
 
 
-@pytest.mark.parametrize(('panels', 'message'), [
-    ([], 'at least one panel, but it is empty'),
-    ([Panel(grey()[..., 0], {})], r'\(H, W, 3\) uint8, but got \(24, 24\) uint8'),
-    ([Panel(grey() / 255, {}, 'x')], r'but got \(24, 24, 3\) float64 x'),
-    ([Panel(grey(), dict(model=square(0, 1, 12)))],
-     r"image's size \(24, 24\), but 'model' has \(12, 12\): resize"),
-    ([Panel(grey(), dict(a=square(0, 1))), Panel(grey(), dict(b=square(0, 1)))],
-     r"the first has \['a'\] and another \['b'\]"),
-])
+@pytest.mark.parametrize(
+    ('panels', 'message'),
+    [
+        ([], 'at least one panel, but it is empty'),
+        ([Panel(grey()[..., 0], {})], r'\(H, W, 3\) uint8, but got \(24, 24\) uint8'),
+        ([Panel(grey() / 255, {}, 'x')], r'but got \(24, 24, 3\) float64 x'),
+        (
+            [Panel(grey(), dict(model=square(0, 1, 12)))],
+            r"image's size \(24, 24\), but 'model' has \(12, 12\): resize",
+        ),
+        (
+            [Panel(grey(), dict(a=square(0, 1))), Panel(grey(), dict(b=square(0, 1)))],
+            r"the first has \['a'\] and another \['b'\]",
+        ),
+    ],
+)
 def test_refuses_what_it_cannot_draw(tmp_path, panels, message):
     with pytest.raises(ValueError, match=message):
         draw_sheet(panels, tmp_path / 'sheet.png')

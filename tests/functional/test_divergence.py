@@ -46,13 +46,15 @@ def test_equals_the_sum_written_out(shape, temperature, scale, direction):
     value = prediction_kl(learner, source, temperature, direction, scale)
     assert value.shape == ()
     assert value.item() == pytest.approx(
-        slow_kl(learner, source, temperature, direction, scale), rel=1e-10, abs=1e-14)
+        slow_kl(learner, source, temperature, direction, scale), rel=1e-10, abs=1e-14
+    )
 
 
 def test_defaults_are_as_printed_in_the_paper():
     learner, source = pair((4, 3))
     assert prediction_kl(learner, source).item() == pytest.approx(
-        slow_kl(learner, source, 2.0, 'learner||source', 'none'), rel=1e-10)
+        slow_kl(learner, source, 2.0, 'learner||source', 'none'), rel=1e-10
+    )
 
 
 def test_closed_form():
@@ -63,7 +65,8 @@ def test_closed_form():
     assert prediction_kl(uneven, even, 1.0).item() == pytest.approx(printed, rel=1e-12)
     hinton = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
     assert prediction_kl(uneven, even, 1.0, 'source||learner').item() == pytest.approx(
-        hinton, rel=1e-12)
+        hinton, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize('shape', [(5, 3), (2, 1, 4, 4)])
@@ -108,7 +111,8 @@ def test_a_shift_of_all_logits_of_a_sample_changes_nothing(direction):
     shift = torch.tensor([[5.0], [-40.0], [0.1], [300.0]], dtype=torch.float64)
     torch.testing.assert_close(
         prediction_kl(a + shift, b - 2 * shift, direction=direction),
-        prediction_kl(a, b, direction=direction))
+        prediction_kl(a, b, direction=direction),
+    )
 
 
 @pytest.mark.parametrize('direction', DIRECTIONS)
@@ -117,15 +121,15 @@ def test_one_logit_is_the_softmax_of_zero_and_it(shape, direction):
     a, b = pair((shape[0], 1, *shape[1:]))
     two = [torch.cat([torch.zeros_like(z), z], dim=1) for z in (a, b)]
     torch.testing.assert_close(
-        prediction_kl(a, b, 2.0, direction), prediction_kl(*two, 2.0, direction))
+        prediction_kl(a, b, 2.0, direction), prediction_kl(*two, 2.0, direction)
+    )
 
 
 def test_one_logit_gives_the_sigmoids_of_both_signs():
     z = torch.tensor([[-1.3], [0.0], [4.0]], dtype=torch.float64)
     log_probabilities = softened_log_probabilities(z, 2.0)
     expected = [[1 / (1 + math.exp(v / 2)), 1 / (1 + math.exp(-v / 2))] for v in (-1.3, 0.0, 4.0)]
-    torch.testing.assert_close(
-        log_probabilities.exp(), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(log_probabilities.exp(), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_order_of_samples_pixels_and_classes_does_not_matter():
@@ -135,7 +139,8 @@ def test_order_of_samples_pixels_and_classes_does_not_matter():
     torch.testing.assert_close(prediction_kl(a[samples], b[samples]), expected)
     pixels = torch.randperm(10, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
-        prediction_kl(a.flatten(2)[..., pixels], b.flatten(2)[..., pixels]), expected)
+        prediction_kl(a.flatten(2)[..., pixels], b.flatten(2)[..., pixels]), expected
+    )
     torch.testing.assert_close(prediction_kl(a.flip(1), b.flip(1)), expected)
 
 
@@ -151,7 +156,8 @@ def test_a_map_is_the_mean_of_its_pixels_not_of_its_batch():
 def test_gradients_of_both_sides(shape, scale, direction):
     a, b = (z.clone().requires_grad_() for z in pair(shape, spread=1.0))
     assert torch.autograd.gradcheck(
-        lambda learner, source: prediction_kl(learner, source, 2.0, direction, scale), (a, b))
+        lambda learner, source: prediction_kl(learner, source, 2.0, direction, scale), (a, b)
+    )
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -197,8 +203,10 @@ def test_inputs_are_not_changed():
 
 @pytest.mark.parametrize('other', [(4, 2), (1, 3), (4, 3, 1, 1)])
 def test_shapes_must_agree(other):
-    with pytest.raises(ValueError, match=r"KL divergence.*learner's \(4, 3\).*source's \(" +
-                       ', '.join(map(str, other))):
+    with pytest.raises(
+        ValueError,
+        match=r"KL divergence.*learner's \(4, 3\).*source's \(" + ', '.join(map(str, other)),
+    ):
         prediction_kl(torch.zeros(4, 3), torch.zeros(other))
 
 
@@ -210,8 +218,11 @@ def test_temperature_must_be_positive(temperature):
 
 def test_names_must_be_known():
     z = torch.zeros(1, 2)
-    with pytest.raises(ValueError, match=r"direction must be one of learner\|\|source, "
-                                         r"source\|\|learner; got 'forward'"):
+    with pytest.raises(
+        ValueError,
+        match=r'direction must be one of learner\|\|source, '
+        r"source\|\|learner; got 'forward'",
+    ):
         prediction_kl(z, z, direction='forward')
     with pytest.raises(ValueError, match='scale must be one of none, temperature_squared; got 4'):
         prediction_kl(z, z, scale=4)

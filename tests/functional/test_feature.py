@@ -14,8 +14,9 @@ def pair(shape, seed=0):
 @pytest.mark.parametrize('shape', [(1, 1), (3, 5), (2, 3, 4, 5), (2, 3, 1, 1)])
 def test_equals_the_sum_written_out(shape):
     a, b = pair(shape)
-    squares = [(a[index].item() - b[index].item())**2
-               for index in itertools.product(*map(range, shape))]
+    squares = [
+        (a[index].item() - b[index].item()) ** 2 for index in itertools.product(*map(range, shape))
+    ]
     value = feature_mse(a, b)
     assert value.shape == ()
     assert value.item() == pytest.approx(sum(squares) / len(squares), rel=1e-12)
@@ -79,6 +80,9 @@ def test_inputs_are_not_changed():
 
 @pytest.mark.parametrize('other', [(2, 1, 4, 4), (1, 3, 4, 4), (2, 3, 2, 2), (3, 4, 4)])
 def test_shapes_that_would_broadcast_are_refused(other):
-    with pytest.raises(ValueError, match=r"mean squared error.*learner's \(2, 3, 4, 4\).*"
-                                         r"source's \(" + ', '.join(map(str, other))):
+    with pytest.raises(
+        ValueError,
+        match=r"mean squared error.*learner's \(2, 3, 4, 4\).*"
+        r"source's \(" + ', '.join(map(str, other)),
+    ):
         feature_mse(torch.zeros(2, 3, 4, 4), torch.zeros(other))

@@ -38,12 +38,12 @@ def slow_terms(logits, labels, focusing=2.0, ignore_index=255, weights=None):
                 powers = [math.exp(v) for v in ([0.0, *z] if num_logits == 1 else z)]
                 p = [power / sum(powers) for power in powers]
                 w = 1.0 if weights is None else weights[n, y, x].item()
-                focal += w * (1 - p[label])**focusing * -math.log(p[label])
+                focal += w * (1 - p[label]) ** focusing * -math.log(p[label])
                 counted += 1
                 for k in range(num_classes):
                     g = float(label == k)
                     overlap[k] += w * p[k] * g
-                    sizes[k] += w * (p[k]**2 + g**2)
+                    sizes[k] += w * (p[k] ** 2 + g**2)
     dice = [1 - 2 * o / s for o, s in zip(overlap[1:], sizes[1:], strict=True)]
     return focal / counted, sum(dice) / len(dice)
 
@@ -63,7 +63,8 @@ def test_equals_the_sums_written_out(num_logits, focusing, weighted):
 def test_defaults():
     logits, labels = example(3)
     assert [term.item() for term in focal_and_dice(logits, labels)] == pytest.approx(
-        slow_terms(logits, labels, focusing=2.0, ignore_index=255), rel=1e-7)
+        slow_terms(logits, labels, focusing=2.0, ignore_index=255), rel=1e-7
+    )
 
 
 def test_closed_form():
@@ -81,7 +82,8 @@ def test_without_focusing_it_is_cross_entropy(num_logits):
     if num_logits == 1:
         kept = labels != 255
         expected = F.binary_cross_entropy_with_logits(
-            logits.squeeze(1)[kept], labels[kept].to(logits.dtype))
+            logits.squeeze(1)[kept], labels[kept].to(logits.dtype)
+        )
     else:
         expected = F.cross_entropy(logits, labels, ignore_index=255)
     torch.testing.assert_close(focal, expected)
@@ -123,7 +125,8 @@ def test_a_shift_of_all_logits_of_a_pixel_changes_nothing():
     logits, labels = example(4)
     shift = torch.linspace(-50, 50, labels.numel(), dtype=torch.float64).view_as(labels)
     torch.testing.assert_close(
-        focal_and_dice(logits + shift.unsqueeze(1), labels), focal_and_dice(logits, labels))
+        focal_and_dice(logits + shift.unsqueeze(1), labels), focal_and_dice(logits, labels)
+    )
 
 
 def test_order_of_samples_pixels_and_foreground_classes_does_not_matter():
@@ -152,7 +155,8 @@ def test_a_class_can_be_the_ignored_one():
     logits, labels = example(3, ignored=0)
     terms = focal_and_dice(logits, labels, ignore_index=0)
     assert [t.item() for t in terms] == pytest.approx(
-        slow_terms(logits, labels, ignore_index=0), rel=1e-7)
+        slow_terms(logits, labels, ignore_index=0), rel=1e-7
+    )
 
 
 @pytest.mark.parametrize('num_logits', CLASSES)
@@ -169,7 +173,8 @@ def test_pixel_weights_of_one_change_nothing_and_of_zero_take_out_of_dice():
     logits, labels = example(2, ignored=0)
     ones = torch.ones(labels.shape)
     torch.testing.assert_close(
-        focal_and_dice(logits, labels, pixel_weights=ones), focal_and_dice(logits, labels))
+        focal_and_dice(logits, labels, pixel_weights=ones), focal_and_dice(logits, labels)
+    )
     ones[:, :, 2:] = 0
     weighted = focal_and_dice(logits, labels, pixel_weights=ones)
     cut = focal_and_dice(logits[..., :2], labels[..., :2])
@@ -182,8 +187,11 @@ def test_pixel_weights_of_one_change_nothing_and_of_zero_take_out_of_dice():
 def test_perfect_prediction(num_logits):
     _, labels = example(num_logits, ignored=0, shape=(2, 4, 4))
     labels[0, 0, :] = torch.arange(4) % max(num_logits, 2)  # every class is there
-    sure = 100.0 * (2 * labels.unsqueeze(1) - 1 if num_logits == 1
-                    else F.one_hot(labels, num_logits).movedim(-1, 1))
+    sure = 100.0 * (
+        2 * labels.unsqueeze(1) - 1
+        if num_logits == 1
+        else F.one_hot(labels, num_logits).movedim(-1, 1)
+    )
     focal, dice = focal_and_dice(sure, labels)
     assert focal.item() == 0
     assert dice.item() == pytest.approx(0, abs=1e-6)
@@ -203,7 +211,8 @@ def test_empty_and_full_masks(num_logits):
     p = 1 / (1 + math.exp(1.0))  # the foreground's share where z = -1
     assert terms(-1, 0) == pytest.approx([p**2 * -math.log(1 - p), 1], rel=1e-6)
     assert terms(-1, 1) == pytest.approx(
-        [(1 - p)**2 * -math.log(p), 1 - 2 * p / (p**2 + 1)], rel=1e-6)
+        [(1 - p) ** 2 * -math.log(p), 1 - 2 * p / (p**2 + 1)], rel=1e-6
+    )
     # Nothing there, and nothing seen: no loss is left.
     assert terms(-100, 0) == pytest.approx([0, 0], abs=1e-9)
     assert terms(100, 1) == pytest.approx([0, 0], abs=1e-9)
@@ -222,7 +231,8 @@ def test_gradient(num_logits, focusing):
     weights = some_weights(labels)
     logits.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda z: focal_and_dice(z, labels, focusing, pixel_weights=weights), (logits,))
+        lambda z: focal_and_dice(z, labels, focusing, pixel_weights=weights), (logits,)
+    )
 
 
 @pytest.mark.parametrize('focusing', [0, 0.5, 1, 2.0])
@@ -247,8 +257,7 @@ def test_half_precision_is_computed_in_float32(num_logits, dtype):
     logits, labels = example(num_logits)
     weights = some_weights(labels, dtype)
     terms = focal_and_dice(logits.to(dtype), labels, pixel_weights=weights)
-    reference = focal_and_dice(
-        logits.to(dtype).float(), labels, pixel_weights=weights.float())
+    reference = focal_and_dice(logits.to(dtype).float(), labels, pixel_weights=weights.float())
     assert all(term.dtype == torch.float32 for term in terms)
     assert all(map(torch.equal, terms, reference))
 
@@ -256,7 +265,8 @@ def test_half_precision_is_computed_in_float32(num_logits, dtype):
 def test_byte_labels_are_taken():
     logits, labels = example(4)
     torch.testing.assert_close(
-        focal_and_dice(logits, labels.to(torch.uint8)), focal_and_dice(logits, labels))
+        focal_and_dice(logits, labels.to(torch.uint8)), focal_and_dice(logits, labels)
+    )
 
 
 def test_inputs_are_not_changed():
@@ -267,23 +277,32 @@ def test_inputs_are_not_changed():
     assert all(map(torch.equal, (logits, labels, weights), before))
 
 
-@pytest.mark.parametrize(('logits', 'labels'), [
-    ((2, 1, 4, 4), (2, 1, 4, 4)),
-    ((2, 1, 4, 4), (2, 4, 5)),
-    ((2, 1, 4, 4), (1, 4, 4)),
-    ((2, 1, 4), (2, 4)),
-])
+@pytest.mark.parametrize(
+    ('logits', 'labels'),
+    [
+        ((2, 1, 4, 4), (2, 1, 4, 4)),
+        ((2, 1, 4, 4), (2, 4, 5)),
+        ((2, 1, 4, 4), (1, 4, 4)),
+        ((2, 1, 4), (2, 4)),
+    ],
+)
 def test_shapes_must_fit(logits, labels):
-    with pytest.raises(ValueError, match=r'logits \(N, K, H, W\) and labels \(N, H, W\) of one '
-                                         r'size, got \(2, 1, 4.*\) and \('):
+    with pytest.raises(
+        ValueError,
+        match=r'logits \(N, K, H, W\) and labels \(N, H, W\) of one '
+        r'size, got \(2, 1, 4.*\) and \(',
+    ):
         focal_and_dice(torch.zeros(logits), torch.zeros(labels, dtype=torch.long))
 
 
 @pytest.mark.parametrize('weights', [(2, 1, 4, 4), (4, 4), (2, 4, 1)])
 def test_pixel_weights_must_fit(weights):
     with pytest.raises(ValueError, match=r"pixel_weights of the labels' size \(2, 4, 4\), got \("):
-        focal_and_dice(torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long),
-                       pixel_weights=torch.ones(weights))
+        focal_and_dice(
+            torch.zeros(2, 1, 4, 4),
+            torch.zeros(2, 4, 4, dtype=torch.long),
+            pixel_weights=torch.ones(weights),
+        )
 
 
 @pytest.mark.parametrize('focusing', [-0.1, math.nan])
@@ -292,8 +311,9 @@ def test_focusing_must_not_be_negative(focusing):
         focal_and_dice(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), focusing)
 
 
-@pytest.mark.parametrize(('num_logits', 'wrong', 'bound'), [(1, 2, 2), (2, 2, 2), (4, -1, 4),
-                                                            (4, 254, 4)])
+@pytest.mark.parametrize(
+    ('num_logits', 'wrong', 'bound'), [(1, 2, 2), (2, 2, 2), (4, -1, 4), (4, 254, 4)]
+)
 def test_labels_must_be_classes(num_logits, wrong, bound):
     labels = torch.tensor([[[0, 1], [255, wrong]]])
     with pytest.raises(ValueError, match=rf'in \[0, {bound}\) or 255 \(ignored\), got \[.*{wrong}'):

@@ -1,4 +1,5 @@
 """A ResNet50 teaches two MobileNets."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """A U-Net on ResNet50 teaches two on MobileNet."""
+
 from mmengine.config import read_base
 
 with read_base():

@@ -1,4 +1,5 @@
 """A U-Net on ResNet50 teaches two on ResNet18."""
+
 from mmengine.config import read_base
 
 from mmkdml.models import DiversifiedKDMLDistiller
@@ -15,4 +16,5 @@ model = dict(
     kl_scale='none',  # as printed; 'temperature_squared' is Hinton's
     ensemble='union',
     input_size=(256, 256),
-    data_preprocessor=data_preprocessor)
+    data_preprocessor=data_preprocessor,
+)

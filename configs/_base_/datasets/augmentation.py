@@ -1,4 +1,5 @@
 """The paper's augmentation: flips, transpose, rotation, shift and scale (section 4.2)."""
+
 from albumentations import Affine, HorizontalFlip, Transpose, VerticalFlip
 
 augmentation = [
@@ -6,9 +7,6 @@ augmentation = [
     dict(type=VerticalFlip, p=0.5),
     dict(type=Transpose, p=0.5),
     dict(
-        type=Affine,
-        rotate=(-45, 45),
-        translate_percent=(-0.0625, 0.0625),
-        scale=(0.9, 1.1),
-        p=0.5),
+        type=Affine, rotate=(-45, 45), translate_percent=(-0.0625, 0.0625), scale=(0.9, 1.1), p=0.5
+    ),
 ]

@@ -1,4 +1,5 @@
 """LGG MRI segmentation, 256x256; the split files come from tools/dataset_converters/lgg.py."""
+
 from mmcv.transforms import LoadImageFromFile, Resize
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
@@ -17,8 +18,17 @@ with read_base():
 image_size = (256, 256)
 pack = dict(
     type=PackSegInputs,
-    meta_keys=('img_path', 'seg_map_path', 'ori_shape', 'img_shape', 'pad_shape', 'scale_factor',
-               'id', 'group'))
+    meta_keys=(
+        'img_path',
+        'seg_map_path',
+        'ori_shape',
+        'img_shape',
+        'pad_shape',
+        'scale_factor',
+        'id',
+        'group',
+    ),
+)
 train_pipeline = [
     dict(type=LoadImageFromFile),
     dict(type=LoadAnnotations),
@@ -43,7 +53,9 @@ train_dataloader = dict(
         type=LGGDataset,
         data_root=data_root,
         ann_file='data/lgg/splits/train.csv',
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     batch_size=8,
     num_workers=4,
@@ -54,7 +66,9 @@ val_dataloader = dict(
         data_root=data_root,
         ann_file='data/lgg/splits/val.csv',
         pipeline=test_pipeline,
-        test_mode=True))
+        test_mode=True,
+    ),
+)
 test_dataloader = dict(
     batch_size=8,
     num_workers=4,
@@ -65,11 +79,14 @@ test_dataloader = dict(
         data_root=data_root,
         ann_file='data/lgg/splits/test.csv',
         pipeline=test_pipeline,
-        test_mode=True))
+        test_mode=True,
+    ),
+)
 
 val_evaluator = dict(type=MemberMetrics, metric=dict(type=ForegroundIoU, per_case='group'))
 test_evaluator = val_evaluator
 default_hooks['checkpoint'].update(save_best='ensemble/foreground/IoU')
 custom_hooks.append(dict(type=PanelHook))
 visualizer = dict(
-    type=SegLocalVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer')
+    type=SegLocalVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer'
+)

@@ -1,4 +1,5 @@
 """LGG as a classification task: does the slice show a tumour? The split files are LGG's."""
+
 from mmengine.config import read_base
 
 from mmkdml.datasets import LGGSliceDataset
@@ -8,8 +9,11 @@ with read_base():
 
 data_root = 'data/lgg/kaggle_3m'
 train_dataloader['dataset'].update(
-    type=LGGSliceDataset, data_root=data_root, ann_file='data/lgg/splits/train.csv')
+    type=LGGSliceDataset, data_root=data_root, ann_file='data/lgg/splits/train.csv'
+)
 val_dataloader['dataset'].update(
-    type=LGGSliceDataset, data_root=data_root, ann_file='data/lgg/splits/val.csv')
+    type=LGGSliceDataset, data_root=data_root, ann_file='data/lgg/splits/val.csv'
+)
 test_dataloader['dataset'].update(
-    type=LGGSliceDataset, data_root=data_root, ann_file='data/lgg/splits/test.csv')
+    type=LGGSliceDataset, data_root=data_root, ann_file='data/lgg/splits/test.csv'
+)

@@ -1,4 +1,5 @@
 """PCam, 224x224; the split files come from tools/dataset_converters/pcam.py."""
+
 from mmcv.transforms import LoadImageFromFile, Resize
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
@@ -16,18 +17,15 @@ with read_base():
 
 image_size = (224, 224)
 pack = dict(
-    type=PackInputs, meta_keys=('sample_idx', 'img_path', 'ori_shape', 'img_shape', 'id', 'group'))
+    type=PackInputs, meta_keys=('sample_idx', 'img_path', 'ori_shape', 'img_shape', 'id', 'group')
+)
 train_pipeline = [
     dict(type=LoadImageFromFile),
     dict(type=Resize, scale=image_size),
     dict(type=AlbumentationsTransform, transforms=augmentation),
     pack,
 ]
-test_pipeline = [
-    dict(type=LoadImageFromFile),
-    dict(type=Resize, scale=image_size),
-    pack,
-]
+test_pipeline = [dict(type=LoadImageFromFile), dict(type=Resize, scale=image_size), pack]
 
 data_root = 'data/pcam/histopathologic-cancer-detection'
 train_dataloader = dict(
@@ -39,7 +37,9 @@ train_dataloader = dict(
         type=PCamDataset,
         data_root=data_root,
         ann_file='data/pcam/splits/train.csv',
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     batch_size=8,
     num_workers=4,
@@ -50,7 +50,9 @@ val_dataloader = dict(
         data_root=data_root,
         ann_file='data/pcam/splits/val.csv',
         pipeline=test_pipeline,
-        test_mode=True))
+        test_mode=True,
+    ),
+)
 test_dataloader = dict(
     batch_size=8,
     num_workers=4,
@@ -61,15 +63,19 @@ test_dataloader = dict(
         data_root=data_root,
         ann_file='data/pcam/splits/test.csv',
         pipeline=test_pipeline,
-        test_mode=True))
+        test_mode=True,
+    ),
+)
 
 val_evaluator = dict(
     type=MemberMetrics,
     metric=[
-        dict(type=Accuracy, topk=(1, )),
+        dict(type=Accuracy, topk=(1,)),
         dict(type=SingleLabelMetric, items=('precision', 'recall'), average='macro'),
-    ])
+    ],
+)
 test_evaluator = val_evaluator
 default_hooks['checkpoint'].update(save_best='ensemble/accuracy/top1')
 visualizer = dict(
-    type=UniversalVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer')
+    type=UniversalVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer'
+)

@@ -3,6 +3,7 @@
 A teacher has one more 1x1 block with as many channels as its students' last map, so that both sides
 of a transfer of features have one shape.
 """
+
 from mmpretrain.models import (
     ClsDataPreprocessor,
     CrossEntropyLoss,
@@ -18,34 +19,39 @@ data_preprocessor = dict(
     type=ClsDataPreprocessor,
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
-    to_rgb=True)
+    to_rgb=True,
+)
 
 resnet50 = dict(
     type=ImageClassifier,
     data_preprocessor=data_preprocessor,
     backbone=dict(
-        type=ResNet,
-        depth=50,
-        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50')),
+        type=ResNet, depth=50, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50')
+    ),
     neck=dict(type=GlobalAveragePooling),
     head=dict(
-        type=LinearClsHead, num_classes=2, in_channels=2048, loss=dict(type=CrossEntropyLoss)))
+        type=LinearClsHead, num_classes=2, in_channels=2048, loss=dict(type=CrossEntropyLoss)
+    ),
+)
 resnet50_for_resnet18 = dict(
     resnet50,
     neck=dict(type=ConvBlockNeck, in_channels=2048, out_channels=512),
-    head=dict(resnet50['head'], in_channels=512))
+    head=dict(resnet50['head'], in_channels=512),
+)
 resnet50_for_mobilenet = dict(
     resnet50,
     neck=dict(type=ConvBlockNeck, in_channels=2048, out_channels=1024),
-    head=dict(resnet50['head'], in_channels=1024))
+    head=dict(resnet50['head'], in_channels=1024),
+)
 resnet18 = dict(
     resnet50,
     backbone=dict(
-        type=ResNet,
-        depth=18,
-        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18')),
-    head=dict(resnet50['head'], in_channels=512))
+        type=ResNet, depth=18, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18')
+    ),
+    head=dict(resnet50['head'], in_channels=512),
+)
 mobilenet = dict(
     resnet50,
     backbone=dict(type=PretrainedTIMMBackbone, model_name='mobilenetv1_100', pretrained=True),
-    head=dict(resnet50['head'], in_channels=1024))
+    head=dict(resnet50['head'], in_channels=1024),
+)

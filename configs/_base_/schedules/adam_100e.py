@@ -1,4 +1,5 @@
 """Adam with a learning rate of 1e-4, as printed in the paper; it does not print the epochs."""
+
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
 from torch.optim import Adam

@@ -1,4 +1,5 @@
 """The members and the ensemble in one table."""
+
 from __future__ import annotations
 
 from collections import Counter, defaultdict
@@ -34,8 +35,11 @@ def member_table(metrics: Mapping[str, Any]) -> str:
         if slash and isinstance(value, Real):
             rows[name][metric] = float(value)
     shared = Counter(metric for values in rows.values() for metric in values)
-    rows = {name: values for name, values in rows.items() if name in (ENSEMBLE, PLAIN)
-            or any(shared[metric] > 1 for metric in values)}
+    rows = {
+        name: values
+        for name, values in rows.items()
+        if name in (ENSEMBLE, PLAIN) or any(shared[metric] > 1 for metric in values)
+    }
     if not rows:
         return ''
     columns = list(dict.fromkeys(metric for values in rows.values() for metric in values))
@@ -60,9 +64,7 @@ class MemberTableHook(Hook):
         if table:
             runner.logger.info(f'{title}\n{table}')
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None,
-    ) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Logs the table of a validation.
 
         Args:
@@ -71,9 +73,7 @@ class MemberTableHook(Hook):
         """
         self._table(runner, metrics, f'Members, validation after iteration {runner.iter}')
 
-    def after_test_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None,
-    ) -> None:
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Logs the table of a test.
 
         Args:

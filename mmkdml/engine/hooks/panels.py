@@ -1,4 +1,5 @@
 """Panels of a segmentation test set."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -74,9 +75,10 @@ class PanelHook(Hook):
                 continue
             if 'img_path' not in sample:
                 raise ValueError(
-                    'PanelHook reads the image from the metainfo \'img_path\', but the sample has '
-                    f'{sorted(sample.metainfo_keys())}: add it to meta_keys of the pipeline\'s '
-                    'Pack transform')
+                    "PanelHook reads the image from the metainfo 'img_path', but the sample has "
+                    f"{sorted(sample.metainfo_keys())}: add it to meta_keys of the pipeline's "
+                    'Pack transform'
+                )
             # How many will come is not known: keep each stride-th, and thin out when full.
             if self._seen % self._stride == 0:
                 self._kept.append((sample.img_path, masks))
@@ -85,9 +87,7 @@ class PanelHook(Hook):
             self._seen += 1
 
     @master_only
-    def after_test_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None,
-    ) -> None:
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Reads the images of the kept samples and draws.
 
         Args:
@@ -119,5 +119,7 @@ def _masks(sample: BaseDataElement) -> dict[str, np.ndarray]:
     elements = {name: member.pred_sem_seg for name, member in members.items()}
     elements[ENSEMBLE if members else PLAIN] = sample.pred_sem_seg
     elements = {TRUTH: sample.gt_sem_seg, **elements}
-    return {name: element.data.squeeze(0).to('cpu').numpy().astype(np.uint8)
-            for name, element in elements.items()}
+    return {
+        name: element.data.squeeze(0).to('cpu').numpy().astype(np.uint8)
+        for name, element in elements.items()
+    }

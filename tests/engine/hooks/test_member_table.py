@@ -19,41 +19,63 @@ from mmkdml.evaluation import ForegroundIoU, MemberMetrics
 
 
 def cells(table):
-    return [[cell.strip() for cell in line.strip('|').split('|')]
-            for line in table.splitlines() if line.startswith('|')]
+    return [
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in table.splitlines()
+        if line.startswith('|')
+    ]
 
 
 def test_rows_are_members_and_columns_metrics():
-    table = member_table({
-        'teacher/foreground/IoU': 71.234, 'teacher/foreground/F1': 83.2,
-        'student_1/foreground/IoU': 68.009, 'student_1/foreground/F1': float('nan'),
-        'ensemble/foreground/IoU': 100, 'ensemble/foreground/F1': 9.999})
+    table = member_table(
+        {
+            'teacher/foreground/IoU': 71.234,
+            'teacher/foreground/F1': 83.2,
+            'student_1/foreground/IoU': 68.009,
+            'student_1/foreground/F1': float('nan'),
+            'ensemble/foreground/IoU': 100,
+            'ensemble/foreground/F1': 9.999,
+        }
+    )
     assert cells(table) == [
         ['member', 'IoU', 'F1'],
         ['teacher', '71.23', '83.20'],
         ['student_1', '68.01', 'nan'],
-        ['ensemble', '100.00', '10.00']]
+        ['ensemble', '100.00', '10.00'],
+    ]
 
 
 def test_columns_keep_their_full_name_where_the_last_part_is_not_enough():
-    table = member_table({'ensemble/image/IoU': 1., 'ensemble/case/IoU': 2., 'ensemble/mIoU': 3.})
+    table = member_table(
+        {'ensemble/image/IoU': 1.0, 'ensemble/case/IoU': 2.0, 'ensemble/mIoU': 3.0}
+    )
     assert cells(table)[0] == ['member', 'image/IoU', 'case/IoU', 'mIoU']
 
 
 def test_what_is_not_of_members_is_left_out():
-    table = member_table({
-        'student_1/accuracy/top1': 50., 'student_2/accuracy/top1': torch.tensor(5.).item(),
-        'student_1/single-label/precision_classwise': [1., 2.], 'student_2/single-label/f1': 4.,
-        'accuracy/top1': 60., 'mIoU': 1., 'val_loss': 2.})
+    table = member_table(
+        {
+            'student_1/accuracy/top1': 50.0,
+            'student_2/accuracy/top1': torch.tensor(5.0).item(),
+            'student_1/single-label/precision_classwise': [1.0, 2.0],
+            'student_2/single-label/f1': 4.0,
+            'accuracy/top1': 60.0,
+            'mIoU': 1.0,
+            'val_loss': 2.0,
+        }
+    )
     assert cells(table) == [
-        ['member', 'top1', 'f1'], ['student_1', '50.00', '-'], ['student_2', '5.00', '4.00']]
+        ['member', 'top1', 'f1'],
+        ['student_1', '50.00', '-'],
+        ['student_2', '5.00', '4.00'],
+    ]
 
 
 def test_a_plain_model_has_its_row():
     assert cells(member_table({'model/accuracy/top1': 12.345}))[1] == ['model', '12.35']
 
 
-@pytest.mark.parametrize('metrics', [{}, {'mIoU': 1.}, {'accuracy/top1': 1.}])
+@pytest.mark.parametrize('metrics', [{}, {'mIoU': 1.0}, {'accuracy/top1': 1.0}])
 def test_nothing_to_show_is_no_table(metrics):
     assert member_table(metrics) == ''
 
@@ -72,11 +94,15 @@ class Pupils(BaseModel):
             return dict(loss=self.weight.sum())
         truth = torch.ones(1, 1, 4, dtype=torch.long)
         half, mask = torch.zeros_like(truth), torch.zeros_like(truth)
-        half[..., :1], mask[..., :self.found] = 1, 1
-        return [SegDataSample(
-            gt_sem_seg=PixelData(data=truth), pred_sem_seg=PixelData(data=mask),
-            members=BaseDataElement(student_1=SegDataSample(pred_sem_seg=PixelData(data=half))))
-            for _ in inputs]
+        half[..., :1], mask[..., : self.found] = 1, 1
+        return [
+            SegDataSample(
+                gt_sem_seg=PixelData(data=truth),
+                pred_sem_seg=PixelData(data=mask),
+                members=BaseDataElement(student_1=SegDataSample(pred_sem_seg=PixelData(data=half))),
+            )
+            for _ in inputs
+        ]
 
 
 class Slices(torch.utils.data.Dataset):
@@ -97,19 +123,38 @@ def no_scope_left():
 
 @pytest.mark.usefixtures('no_scope_left')
 def test_in_a_run_it_logs_the_table_and_the_best_checkpoint_goes_by_the_ensemble(tmp_path):
-    loader = dict(dataset=Slices(), batch_size=1, num_workers=0,
-                  sampler=dict(type='DefaultSampler', shuffle=False))
+    loader = dict(
+        dataset=Slices(),
+        batch_size=1,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
     evaluator = dict(type=MemberMetrics, metric=dict(type=ForegroundIoU))
     runner = Runner(
-        model=Pupils(), work_dir=str(tmp_path), experiment_name='member_table', log_level='INFO',
-        train_dataloader=loader, val_dataloader=loader, test_dataloader=loader,
-        train_cfg=dict(by_epoch=True, max_epochs=3), val_cfg=dict(), test_cfg=dict(),
+        model=Pupils(),
+        work_dir=str(tmp_path),
+        experiment_name='member_table',
+        log_level='INFO',
+        train_dataloader=loader,
+        val_dataloader=loader,
+        test_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=3),
+        val_cfg=dict(),
+        test_cfg=dict(),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        val_evaluator=evaluator, test_evaluator=evaluator,
-        default_hooks=dict(checkpoint=dict(
-            type=CheckpointHook, interval=-1, save_last=False, rule='greater',
-            save_best='ensemble/foreground/IoU')),
-        custom_hooks=[dict(type='mmkdml.MemberTableHook')])
+        val_evaluator=evaluator,
+        test_evaluator=evaluator,
+        default_hooks=dict(
+            checkpoint=dict(
+                type=CheckpointHook,
+                interval=-1,
+                save_last=False,
+                rule='greater',
+                save_best='ensemble/foreground/IoU',
+            )
+        ),
+        custom_hooks=[dict(type='mmkdml.MemberTableHook')],
+    )
     messages, handler = [], logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
     runner.logger.addHandler(handler)
@@ -121,9 +166,10 @@ def test_in_a_run_it_logs_the_table_and_the_best_checkpoint_goes_by_the_ensemble
     assert re.search('ensemble.foreground.IoU_epoch_2', best[0])  # found all at epoch 2 first
     tables = [message for message in messages if '| ensemble' in message]
     assert [table.partition('\n')[0] for table in tables] == [
-        *(f'Members, validation after iteration {i}' for i in (1, 2, 3)), 'Members, test']
-    assert cells(tables[0])[1:] == [
-        ['student_1', '25.00', '40.00'], ['ensemble', '50.00', '66.67']]
+        *(f'Members, validation after iteration {i}' for i in (1, 2, 3)),
+        'Members, test',
+    ]
+    assert cells(tables[0])[1:] == [['student_1', '25.00', '40.00'], ['ensemble', '50.00', '66.67']]
     assert cells(tables[-1])[2] == ['ensemble', '100.00', '100.00']
 
 
@@ -136,10 +182,10 @@ def test_only_the_main_process_logs(monkeypatch):
 
     FakeRunner.logger.info = logged.append
     monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda group=None: 1)
-    MemberTableHook().after_val_epoch(FakeRunner(), {'ensemble/IoU': 1.})
+    MemberTableHook().after_val_epoch(FakeRunner(), {'ensemble/IoU': 1.0})
     assert logged == []
     monkeypatch.undo()
-    MemberTableHook().after_val_epoch(FakeRunner(), {'mIoU': 1.})
+    MemberTableHook().after_val_epoch(FakeRunner(), {'mIoU': 1.0})
     assert logged == []
-    MemberTableHook().after_val_epoch(FakeRunner(), {'ensemble/IoU': 1.})
+    MemberTableHook().after_val_epoch(FakeRunner(), {'ensemble/IoU': 1.0})
     assert logged[0].startswith('Members, validation after iteration 7\n+')

@@ -29,7 +29,8 @@ def drawn(monkeypatch):
     sheets = []
     original = module.draw_sheet
     monkeypatch.setattr(
-        module, 'draw_sheet', lambda rows, path: (sheets.append(rows), original(rows, path)))
+        module, 'draw_sheet', lambda rows, path: (sheets.append(rows), original(rows, path))
+    )
     return sheets
 
 
@@ -37,11 +38,13 @@ def sample(path, foreground=True, members=('student_2', 'teacher', 'student_1'))
     truth = torch.zeros(1, 8, 8, dtype=torch.long)
     truth[..., 2:5, 2:5] = foreground
     mask = PixelData(data=truth.roll(1, -1))
-    element = SegDataSample(gt_sem_seg=PixelData(data=truth), pred_sem_seg=mask,
-                            metainfo=dict(img_path=str(path)))
+    element = SegDataSample(
+        gt_sem_seg=PixelData(data=truth), pred_sem_seg=mask, metainfo=dict(img_path=str(path))
+    )
     if members:
         element.members = BaseDataElement(
-            **{name: SegDataSample(pred_sem_seg=mask) for name in members})
+            **{name: SegDataSample(pred_sem_seg=mask) for name in members}
+        )
     return element
 
 
@@ -56,7 +59,7 @@ def images(folder, count):
 def run(hook, runner, samples, batch=3):
     hook.before_test_epoch(runner)
     for start in range(0, len(samples), batch):
-        hook.after_test_iter(runner, start, None, samples[start:start + batch])
+        hook.after_test_iter(runner, start, None, samples[start : start + batch])
     hook.after_test_epoch(runner, {})
 
 
@@ -68,7 +71,11 @@ def test_draws_the_samples_with_foreground(tmp_path, runner, drawn):
     run(HOOKS.build(dict(type='mmkdml.PanelHook')), runner, [*samples, ignored])
 
     assert sorted(path.name for path in (tmp_path / 'run' / 'panels').iterdir()) == [
-        '01_slice_00.png', '02_slice_02.png', '03_slice_03.png', 'panels.png']
+        '01_slice_00.png',
+        '02_slice_02.png',
+        '03_slice_03.png',
+        'panels.png',
+    ]
     rows = drawn[0]
     assert [row.title for row in rows] == ['slice_00', 'slice_02', 'slice_03']
     assert list(rows[0].masks) == ['truth', 'teacher', 'student_1', 'student_2', 'ensemble']
@@ -94,18 +101,22 @@ def test_samples_are_spread_evenly(tmp_path, runner, drawn, monkeypatch, count, 
 
 
 def test_a_plain_segmentor_is_drawn_and_an_absolute_folder_is_kept(tmp_path, runner, drawn):
-    path, = images(tmp_path, 1)
+    (path,) = images(tmp_path, 1)
     run(PanelHook(out_dir=str(tmp_path / 'there')), runner, [sample(path, members=())])
     assert list(drawn[0][0].masks) == ['truth', 'model']
     assert (tmp_path / 'there' / 'panels.png').exists()
 
 
-@pytest.mark.parametrize('samples', [
-    [DataSample().set_gt_label(1).set_pred_label(1)],
-    [SegDataSample(pred_sem_seg=PixelData(data=torch.ones(1, 2, 2)))],
-    [sample('not read.png', foreground=False)],
-    [],
-], ids=['classification', 'no truth', 'no foreground', 'nothing'])
+@pytest.mark.parametrize(
+    'samples',
+    [
+        [DataSample().set_gt_label(1).set_pred_label(1)],
+        [SegDataSample(pred_sem_seg=PixelData(data=torch.ones(1, 2, 2)))],
+        [sample('not read.png', foreground=False)],
+        [],
+    ],
+    ids=['classification', 'no truth', 'no foreground', 'nothing'],
+)
 def test_writes_nothing_where_there_is_nothing_to_draw(tmp_path, runner, samples):
     run(PanelHook(), runner, samples)
     assert not (tmp_path / 'run').exists()
