@@ -47,6 +47,7 @@ def test_what_mmengine_has_is_found_through_ours(name, basic):
     assert ours.get(basic).__name__ == basic
 
 
+@pytest.mark.slow
 def test_strings_are_found_before_anything_of_ours_is_imported():
     script = """
 import json, sys

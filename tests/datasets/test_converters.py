@@ -241,6 +241,7 @@ def test_other_splits_need_force(lgg, tmp_path, monkeypatch):
     assert json.loads((tmp_path / 'out' / 'splits.json').read_text())['seed'] == 1
 
 
+@pytest.mark.slow
 def test_a_refusal_is_a_message_without_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, TOOLS / 'lgg.py', tmp_path / 'x', '--out', tmp_path],

@@ -86,3 +86,10 @@ def tool(monkeypatch):
         runpy.run_path(path, run_name='__main__')
 
     return run
+
+
+def pytest_collection_modifyitems(items):
+    """What needs the trained run is slow, by the time that the run takes."""
+    for item in items:
+        if 'trained' in getattr(item, 'fixturenames', ()):
+            item.add_marker(pytest.mark.slow)

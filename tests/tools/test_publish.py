@@ -12,6 +12,7 @@ from mmkdml.registry import MODELS
 CONFIG = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
+@pytest.mark.slow
 def test_the_published_ensemble_measures_the_same(tool, short, tmp_path, capsys):
     torch.manual_seed(0)
     run = tmp_path / 'run.pth'  # untrained students differ, and find something by chance
