@@ -169,6 +169,20 @@ def _draw_slice(
     midline = inside(0.012 - np.abs(x)) * inside(np.abs(y) - 0.35 * length)
     paint(_FLUID, 0.8 * midline * inside(brain))
 
+    lesion = np.full((size, size), -1, np.float32)
+    section = 1 - ((height - patient.lesion_height) / patient.lesion_depth) ** 2
+    if section > 0:
+        (cx, cy), (rx, ry) = patient.lesion_at, patient.lesion_size
+        scale = np.sqrt(section)
+        lesion = (
+            ellipse(cx * head, cy * head, rx * scale, ry * scale)
+            + 0.22 * scale * min(rx, ry) * patient.ragged
+        )
+        lesion = np.minimum(lesion, brain - 0.01)
+        if (lesion > 0).mean() < _MIN_LESION:
+            lesion[:] = -1
+    mask = lesion > 0
+
     opening = patient.ventricle * max(0.0, 1 - abs(height - 0.4) / 0.45)
     ventricles = np.full((size, size), -1, np.float32)
     if opening > 0.1:
@@ -184,6 +198,7 @@ def _draw_slice(
                         0.19 * opening * head + 0.01,
                     ),
                 )
+        ventricles = np.minimum(ventricles, -lesion)  # a lesion pushes them aside
         image[..., 1] += 0.16 * inside(ventricles + 0.04) * inside(brain)  # the rim, FLAIR only
         paint(_FLUID, inside(ventricles))
 
@@ -198,22 +213,9 @@ def _draw_slice(
         )
         image += spot[..., None] * np.asarray(brightness, np.float32)
 
-    mask = np.zeros((size, size), bool)
-    section = 1 - ((height - patient.lesion_height) / patient.lesion_depth) ** 2
-    if section > 0:
-        (cx, cy), (rx, ry) = patient.lesion_at, patient.lesion_size
-        scale = np.sqrt(section)
-        lesion = (
-            ellipse(cx * head, cy * head, rx * scale, ry * scale)
-            + 0.22 * scale * min(rx, ry) * patient.ragged
-        )
-        lesion = np.minimum(np.minimum(lesion, brain - 0.01), -ventricles)
-        mask = lesion > 0
-        if mask.mean() >= _MIN_LESION:
-            texture = 1 + 0.15 * patient.gyri
-            image += (inside(lesion, 2 * edge) * texture)[..., None] * patient.lesion_gain
-        else:
-            mask[:] = False
+    if mask.any():
+        texture = 1 + 0.15 * patient.gyri
+        image += (inside(lesion, 2 * edge) * texture)[..., None] * patient.lesion_gain
 
     image *= patient.gain * patient.bias[..., None]
     image += 0.025 * rng.standard_normal(image.shape).astype(np.float32)
