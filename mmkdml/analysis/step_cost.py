@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 from mmkdml.analysis.inspection import Inspection, inspect_config
+from mmkdml.engine import keep_freed_memory
 
 CLASSROOM = 'classroom'
 Step = Callable[[], None]
@@ -53,6 +54,7 @@ def measure_steps(config: Config, batch_size: int, rounds: int) -> dict[str, Ste
     Raises:
         TypeError: If the config is of a baseline.
     """
+    keep_freed_memory()  # as a training run on a CPU does
     inspection = inspect_config(config)
     if inspection.distiller is None:
         raise TypeError(
@@ -118,6 +120,7 @@ def _step(inspection: Inspection, config: Config, name: str, batch_size: int) ->
 
 def _peak_memory(config: Config, name: str, batch_size: int, threads: int) -> float:
     torch.set_num_threads(threads)
+    keep_freed_memory()
     before = _highest_resident()
     inspection = inspect_config(config)
     if name != CLASSROOM:  # the others would be in the way

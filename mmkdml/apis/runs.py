@@ -14,7 +14,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmkdml.engine import CPUAmpOptimWrapper
+from mmkdml.engine import CPUAmpOptimWrapper, keep_freed_memory
 from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
 
 
@@ -79,6 +79,8 @@ def make_runner(config: Config, launcher: str = 'none') -> Runner:
         config.load_from = find_latest_checkpoint(config.work_dir)
     if config.get('load_from') and Path(config.load_from).is_file():
         load_checkpoint_file(config.load_from)  # stricter than mmengine's, and says what is wrong
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     config.launcher = launcher
     if launcher == 'pytorch' and not torch.cuda.is_available():
         torch.distributed.init_process_group('gloo')

@@ -1,0 +1,43 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from mmkdml.engine import memory
+
+FAULTS = """
+import resource, sys, torch
+from mmkdml.engine.memory import keep_freed_memory
+if sys.argv[1] == 'keep':
+    assert keep_freed_memory()
+torch.ones(1 << 24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(1 << 24)  # 64 MiB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='needs glibc')
+def test_freed_memory_is_not_fetched_again():
+    faults = {
+        how: int(
+            subprocess.run(
+                [sys.executable, '-c', FAULTS, how], capture_output=True, text=True, check=True
+            ).stdout.split()[-1]
+        )
+        for how in ('plain', 'keep')
+    }
+    # 20 x 64 MiB are 327680 pages of 4 KiB (or fewer, larger ones).
+    assert faults['keep'] < faults['plain'] / 10
+
+
+@pytest.mark.parametrize('error', [AttributeError, OSError, TypeError])
+def test_another_c_library_is_left_alone(monkeypatch, error):
+    def no_library(name):
+        raise error
+
+    monkeypatch.setattr(memory.ctypes, 'CDLL', no_library)
+    assert memory.keep_freed_memory() is False
