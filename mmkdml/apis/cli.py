@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import linecache
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -56,8 +58,8 @@ def run_tool(main: Callable[[], None]) -> None:
     """
     try:
         main()
-        if torch.distributed.is_initialized():  # or its threads may abort the process at its exit
-            torch.distributed.destroy_process_group()
+        if torch.distributed.is_initialized():
+            _leave_process_group()
     except URLError as error:
         sys.exit(
             f'{Path(sys.argv[0]).name}: error: pretrained weights cannot be downloaded '
@@ -70,6 +72,22 @@ def run_tool(main: Callable[[], None]) -> None:
         if not _is_refusal(error):
             raise
         _stop(error)
+
+
+def _leave_process_group() -> None:
+    """Ends a process of several, after all of them are done.
+
+    gloo's threads sometimes abort a process while the interpreter goes down ("terminate called
+    without an active exception"), so with gloo it ends before that, its exit handlers done.
+    """
+    torch.distributed.barrier()
+    if torch.distributed.get_backend() != 'gloo':
+        torch.distributed.destroy_process_group()
+        return
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _stop(error: Exception) -> None:
