@@ -8,7 +8,7 @@ from mmengine.hooks import (
     ParamSchedulerHook,
 )
 
-from mmkdml.engine import MemberTableHook
+from mmkdml.engine import ExactResumeHook, MemberTableHook
 
 default_scope = None
 
@@ -17,10 +17,11 @@ default_hooks = dict(
     logger=dict(type=LoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
     # What is best is said by the data set: the ensemble's metric on the validation part.
-    checkpoint=dict(type=CheckpointHook, interval=1, max_keep_ckpts=1, rule='greater'),
+    # Two, since the older one goes before the newer one is written.
+    checkpoint=dict(type=CheckpointHook, interval=1, max_keep_ckpts=2, rule='greater'),
     sampler_seed=dict(type=DistSamplerSeedHook),
 )
-custom_hooks = [dict(type=MemberTableHook)]
+custom_hooks = [dict(type=MemberTableHook), dict(type=ExactResumeHook)]
 
 env_cfg = dict(
     cudnn_benchmark=False,
