@@ -74,38 +74,17 @@ class ForegroundIoU(BaseMetric):
             data_samples: N dicts with ``pred_sem_seg`` and ``gt_sem_seg``, each with ``data`` of
                 shape (1, H, W) holding class indices.
         """
-        classes = self._classes()
+        classes = foreground_classes(self.dataset_meta)
         for sample in data_samples:
-            where = sample.get('img_path', 'a sample without img_path')
-            pred, truth = (_labels(sample, key, where) for key in ('pred_sem_seg', 'gt_sem_seg'))
-            truth = truth.to(pred.device)
-            if pred.shape != truth.shape:
-                raise ValueError(
-                    f'prediction and truth must have one size, but got {tuple(pred.shape)} and '
-                    f'{tuple(truth.shape)} ({where}): mmseg predicts at the original size, so '
-                    'Resize must come before LoadAnnotations in the pipeline'
-                )
-            # intersect_and_union leaves other values out of the counts without a word.
-            for name, labels in (('prediction', pred), ('truth', truth)):
-                known = (labels >= 0) & (labels < len(classes))
-                wrong = labels[~known & (truth != self.ignore_index)].unique().tolist()
-                if wrong:
-                    raise ValueError(
-                        f'labels must be 0 to {len(classes) - 1} (or {self.ignore_index}, '
-                        f'ignored, in the truth), but the {name} has {wrong} ({where})'
-                    )
             if self.per_case is not None and self.per_case not in sample:
                 raise ValueError(
                     f'per_case={self.per_case!r} must be in the metainfo of each sample, but it '
-                    f"has {sorted(sample)} ({where}): add it to meta_keys of the pipeline's Pack "
-                    'transform'
+                    f'has {sorted(sample)} ({_where(sample)}): add it to meta_keys of the '
+                    "pipeline's Pack transform"
                 )
-            both, _, in_pred, in_truth = IoUMetric.intersect_and_union(
-                pred, truth, len(classes), self.ignore_index
-            )
-            tp, pred_area, truth_area = (area[1:].numpy() for area in (both, in_pred, in_truth))
             case = sample[self.per_case] if self.per_case is not None else None
-            self.results.append((case, np.stack([tp, pred_area - tp, truth_area - tp])))
+            counts = foreground_counts(sample, len(classes) + 1, self.ignore_index)
+            self.results.append((case, counts))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Turns the counts of all samples into percent.
@@ -117,7 +96,7 @@ class ForegroundIoU(BaseMetric):
             ``IoU``, ``F1`` and, as configured, ``IoU_<class>``, ``F1_<class>``, ``case_IoU``,
             ``case_F1``, in [0, 100] or ``nan``.
         """
-        foreground = self._classes()[1:]
+        foreground = foreground_classes(self.dataset_meta)
         # float64: the counts come as float32, which stops at 2^24, a few hundred images.
         none = np.zeros((3, len(foreground)))
         cases: dict[Any, np.ndarray] = defaultdict(lambda: none)
@@ -150,14 +129,64 @@ class ForegroundIoU(BaseMetric):
                 metrics[f'case_{key}'] = _mean(np.array([_mean(column) for column in table.T]))
         return metrics
 
-    def _classes(self) -> Sequence[str]:
-        classes = (self.dataset_meta or {}).get('classes') or ()
-        if len(classes) < 2:
+
+def foreground_classes(dataset_meta: dict | None) -> Sequence[str]:
+    """Names of the classes behind the background, class 0.
+
+    Raises:
+        ValueError: if the data set names fewer than two classes.
+    """
+    classes = (dataset_meta or {}).get('classes') or ()
+    if len(classes) < 2:
+        raise ValueError(
+            "the metainfo of the data set must have 'classes', the background "
+            f'and at least one more, but got {classes!r}'
+        )
+    return classes[1:]
+
+
+def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -> np.ndarray:
+    """Counts the pixels of one sample.
+
+    Args:
+        sample: has ``pred_sem_seg`` and ``gt_sem_seg``, each with ``data`` of shape (1, H, W)
+            holding class indices.
+        num_classes: K, the background included.
+        ignore_index: value of the truth whose pixels are not counted.
+
+    Returns:
+        TP, FP and FN of each foreground class, of shape (3, K - 1).
+
+    Raises:
+        ValueError: if truth or prediction is missing, their sizes differ, or a label is no class.
+    """
+    where = _where(sample)
+    pred, truth = (_labels(sample, key, where) for key in ('pred_sem_seg', 'gt_sem_seg'))
+    truth = truth.to(pred.device)
+    if pred.shape != truth.shape:
+        raise ValueError(
+            f'prediction and truth must have one size, but got {tuple(pred.shape)} and '
+            f'{tuple(truth.shape)} ({where}): mmseg predicts at the original size, so '
+            'Resize must come before LoadAnnotations in the pipeline'
+        )
+    # intersect_and_union leaves other values out of the counts without a word.
+    for name, labels in (('prediction', pred), ('truth', truth)):
+        known = (labels >= 0) & (labels < num_classes)
+        wrong = labels[~known & (truth != ignore_index)].unique().tolist()
+        if wrong:
             raise ValueError(
-                "the metainfo of the data set must have 'classes', the background "
-                f'and at least one more, but got {classes!r}'
+                f'labels must be 0 to {num_classes - 1} (or {ignore_index}, '
+                f'ignored, in the truth), but the {name} has {wrong} ({where})'
             )
-        return classes
+    both, _, in_pred, in_truth = IoUMetric.intersect_and_union(
+        pred, truth, num_classes, ignore_index
+    )
+    tp, pred_area, truth_area = (area[1:].numpy() for area in (both, in_pred, in_truth))
+    return np.stack([tp, pred_area - tp, truth_area - tp])
+
+
+def _where(sample: dict) -> str:
+    return sample.get('img_path', 'a sample without img_path')
 
 
 def _labels(sample: dict, key: str, where: str) -> Any:

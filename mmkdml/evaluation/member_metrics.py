@@ -117,7 +117,7 @@ class MemberMetrics(BaseMetric):
             data_batch: the batch of the data loader, passed on.
             data_samples: N data samples, or their dicts, as ``predict`` returned them.
         """
-        views = [_views(sample) for sample in data_samples]
+        views = [member_views(sample) for sample in data_samples]
         for view in views:
             self._names = self._names or self._checked(tuple(view))
             if tuple(view) != self._names:
@@ -176,7 +176,7 @@ def _as_dict(sample: Any) -> Any:
     return sample.to_dict() if isinstance(sample, BaseDataElement) else sample
 
 
-def _views(sample: Any) -> dict[str, dict]:
+def member_views(sample: Any) -> dict[str, dict]:
     """One sample as each name sees it: the shared truth and metainfo with its own predictions."""
     whole = dict(_as_dict(sample))
     members = whole.pop('members', None)

@@ -1,0 +1,89 @@
+"""What each member said of each image: what statistics over cases need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from mmengine.evaluator import BaseMetric
+
+from mmkdml.evaluation.foreground import foreground_classes, foreground_counts
+from mmkdml.evaluation.member_metrics import member_views
+from mmkdml.registry import METRICS
+
+CLASSIFICATION_COLUMNS = ('member', 'id', 'group', 'truth', 'pred')
+SEGMENTATION_COLUMNS = ('member', 'id', 'group', 'label', 'tp', 'fp', 'fn')
+
+
+@METRICS.register_module()
+class CaseTable(BaseMetric):
+    """Keeps one row for each image and member; stands beside the metrics of an evaluator.
+
+    After the evaluation :attr:`table` holds, in the main process, for
+
+    - classification the columns ``member, id, group, truth, pred`` (class indices);
+    - segmentation ``member, id, group, label, tp, fp, fn``: a row for each foreground class
+      ``label`` (1 to K - 1), in pixels.
+
+    Members are named as by :class:`MemberMetrics`. Any metric of counts can be had from it, over
+    any choice of images. It adds nothing to the evaluator's own values.
+
+    Args:
+        ignore_index: value of a mask whose pixels are not counted.
+        collect_device: see mmengine's ``BaseMetric``.
+
+    Raises:
+        ValueError: while processing, if a sample has no ``id`` or ``group`` among its metainfo, or
+            is no labelled sample of either task.
+    """
+
+    def __init__(self, ignore_index: int = 255, collect_device: str = 'cpu') -> None:
+        super().__init__(collect_device=collect_device)
+        self.ignore_index = ignore_index
+        self.table = pd.DataFrame()
+
+    def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
+        """Takes the rows of N samples, as ``predict`` returned them."""
+        for sample in data_samples:
+            self.results.append(
+                [
+                    dict(member=name, **row)
+                    for name, view in member_views(sample).items()
+                    for row in self._rows(view)
+                ]
+            )
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Puts the rows of all samples into :attr:`table`, by member and image; no values."""
+        rows = pd.DataFrame([row for sample in results for row in sample])
+        columns = next(
+            (c for c in (CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS) if set(c) == set(rows)), None
+        )
+        if columns is not None:
+            order = ['member', 'id', *(['label'] if 'label' in columns else [])]
+            self.table = rows[list(columns)].sort_values(order, ignore_index=True)
+        return {}
+
+    def _rows(self, view: dict) -> list[dict[str, Any]]:
+        missing = [key for key in ('id', 'group') if key not in view]
+        if missing:
+            raise ValueError(
+                f'each sample must have id and group, but {", ".join(missing)} is missing from '
+                f"{sorted(view)}: add them to meta_keys of the pipeline's Pack transform"
+            )
+        case = dict(id=str(view['id']), group=str(view['group']))
+        if 'pred_sem_seg' in view:
+            classes = len(foreground_classes(self.dataset_meta))
+            counts = foreground_counts(view, classes + 1, self.ignore_index).astype(int)
+            return [
+                dict(case, label=label, **dict(zip(('tp', 'fp', 'fn'), column, strict=True)))
+                for label, column in enumerate(counts.T.tolist(), start=1)
+            ]
+        if 'pred_label' in view and 'gt_label' in view:
+            truth, pred = (int(view[key]) for key in ('gt_label', 'pred_label'))
+            return [dict(case, truth=truth, pred=pred)]
+        raise ValueError(
+            'expected pred_sem_seg, or pred_label and gt_label, in each sample, but it has '
+            f'{sorted(view)}'
+        )

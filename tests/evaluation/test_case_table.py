@@ -1,0 +1,137 @@
+import pandas as pd
+import pytest
+import torch
+
+import mmkdml  # noqa: F401
+
+# isort: split
+from mmengine.evaluator import Evaluator
+from mmengine.structures import BaseDataElement, PixelData
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+
+from mmkdml.evaluation import CaseTable, ForegroundIoU
+
+
+def segmented(name, truth, **members):
+    sample = SegDataSample(
+        metainfo=dict(id=name, group=name[0]), gt_sem_seg=PixelData(data=torch.tensor([truth]))
+    )
+    answers = {
+        key: SegDataSample(pred_sem_seg=PixelData(data=torch.tensor([value])))
+        for key, value in members.items()
+    }
+    sample.pred_sem_seg = answers.pop('ensemble').pred_sem_seg
+    if answers:
+        sample.members = BaseDataElement(**answers)
+    return sample
+
+
+def classified(name, truth, **members):
+    sample = DataSample(metainfo=dict(id=name, group='g')).set_gt_label(truth)
+    sample.set_pred_label(members.pop('ensemble'))
+    if members:
+        sample.members = BaseDataElement(
+            **{key: DataSample().set_pred_label(value) for key, value in members.items()}
+        )
+    return sample
+
+
+def table(samples, classes=('background', 'lesion'), **kwargs):
+    metric = CaseTable(**kwargs)
+    evaluator = Evaluator(metric)
+    evaluator.dataset_meta = dict(classes=classes)
+    evaluator.process(samples)
+    assert evaluator.evaluate(len(samples)) == {}
+    return metric.table
+
+
+def test_pixels_of_each_member_and_image():
+    got = table(
+        [
+            segmented('b', [[0, 1, 1]], student_1=[[1, 1, 1]], ensemble=[[0, 0, 1]]),
+            segmented('a', [[0, 0, 255]], student_1=[[0, 1, 1]], ensemble=[[0, 0, 0]]),
+        ]
+    )
+    expected = pd.DataFrame(
+        [
+            ('ensemble', 'a', 'a', 1, 0, 0, 0),
+            ('ensemble', 'b', 'b', 1, 1, 0, 1),
+            ('student_1', 'a', 'a', 1, 0, 1, 0),
+            ('student_1', 'b', 'b', 1, 2, 1, 0),
+        ],
+        columns=['member', 'id', 'group', 'label', 'tp', 'fp', 'fn'],
+    )
+    pd.testing.assert_frame_equal(got, expected, check_dtype=False)
+
+
+def test_a_row_for_each_foreground_class():
+    got = table(
+        [segmented('x', [[0, 1, 2, 2]], ensemble=[[1, 1, 2, 0]])], classes=('back', 'one', 'two')
+    )
+    assert got.drop(columns=['member', 'id', 'group']).to_numpy().tolist() == [
+        [1, 1, 1, 0],
+        [2, 1, 0, 1],
+    ]
+    assert set(got.member) == {'model'}
+
+
+def test_the_counts_give_the_value_of_the_metric():
+    torch.manual_seed(0)
+    masks = torch.randint(0, 2, (2, 5, 8, 8)).tolist()
+    samples = [
+        segmented(f'{i}', truth, ensemble=pred)
+        for i, (truth, pred) in enumerate(zip(*masks, strict=True))
+    ]
+    got = table(samples)[['tp', 'fp', 'fn']].sum()
+    evaluator = Evaluator(ForegroundIoU())
+    evaluator.dataset_meta = dict(classes=('background', 'lesion'))
+    evaluator.process(samples)
+    value = evaluator.evaluate(5)['foreground/IoU']
+    assert value == pytest.approx(100 * got.tp / got.sum())
+
+
+def test_classes_of_each_member_and_image():
+    got = table(
+        [
+            classified('2', 1, teacher=0, student_1=1, ensemble=1),
+            classified('1', 3, teacher=3, student_1=0, ensemble=2),
+        ]
+    )
+    expected = pd.DataFrame(
+        [
+            ('ensemble', '1', 'g', 3, 2),
+            ('ensemble', '2', 'g', 1, 1),
+            ('student_1', '1', 'g', 3, 0),
+            ('student_1', '2', 'g', 1, 1),
+            ('teacher', '1', 'g', 3, 3),
+            ('teacher', '2', 'g', 1, 0),
+        ],
+        columns=['member', 'id', 'group', 'truth', 'pred'],
+    )
+    pd.testing.assert_frame_equal(got, expected, check_dtype=False)
+
+
+def test_samples_that_a_sampler_added_are_dropped():
+    metric = CaseTable()
+    evaluator = Evaluator(metric)
+    evaluator.process([classified(name, 0, ensemble=0) for name in '123'])
+    evaluator.evaluate(2)
+    assert metric.table.id.tolist() == ['1', '2']
+
+
+def test_samples_are_not_changed():
+    sample = segmented('x', [[0, 1]], student_1=[[0, 1]], ensemble=[[1, 1]])
+    before = sample.clone()
+    table([sample])
+    assert sorted(sample.all_keys()) == sorted(before.all_keys())
+    assert torch.equal(sample.pred_sem_seg.data, before.pred_sem_seg.data)
+
+
+def test_what_a_case_needs():
+    with pytest.raises(ValueError, match='id, group is missing from .*add them to meta_keys'):
+        table([DataSample().set_gt_label(0).set_pred_label(0)])
+    with pytest.raises(ValueError, match='expected pred_sem_seg, or pred_label and gt_label'):
+        table([DataSample(metainfo=dict(id='1', group='1')).set_gt_label(0)])
+    with pytest.raises(ValueError, match="must have 'classes'"):
+        table([segmented('x', [[0, 1]], ensemble=[[1, 1]])], classes=())
