@@ -36,10 +36,24 @@ INSTALL_REQUIRES = [
     'pillow>=10.1,<14',
     # Panels of predictions.
     'matplotlib>=3.9,<4',
+    # Triangles of the weights that were searched.
+    'mpltern>=1,<2',
     # Tables of members.
     'prettytable>=3.8,<4',
     # Progress of the converters.
     'rich>=13,<16',
+    # State and results of suites, in SQLite or any other database.
+    'sqlalchemy>=2.0.30,<3',
+    # The search for weights: samplers, pruning, shared storage.
+    'optuna>=4,<6',
+    # Tables of cases and results.
+    'pandas>=2.2,<4',
+    # Bootstrap.
+    'scipy>=1.13,<2',
+    # Correction for many claims.
+    'statsmodels>=0.14.4,<1',
+    # Reports, and LaTeX tables by pandas.
+    'jinja2>=3.1,<4',
 ]
 
 EXTRAS_REQUIRE = {
@@ -70,7 +84,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmkdml', 'mmkdml.*']),
-    package_data={'': ['*.csv']},
+    package_data={'mmkdml.experiments': ['data/*.csv', 'templates/*.j2']},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mmkdml.datasets.splits import SplitRow, split_counts
+from mmkdml.datasets.splits import INFO_FILE, SplitRow, split_counts
 
 Splits = Mapping[str, Sequence[SplitRow]]
 
@@ -15,8 +17,9 @@ Splits = Mapping[str, Sequence[SplitRow]]
 def run_converter(
     parser: argparse.ArgumentParser,
     convert: Callable[..., Splits],
-    config: str,
-    data_root: str,
+    config: str | None = None,
+    data_root: str = '',
+    splits_dir: str = '',
     argv: Sequence[str] | None = None,
 ) -> None:
     """What the converters' command lines share: arguments and the closing table.
@@ -24,8 +27,10 @@ def run_converter(
     Args:
         parser: Has the data set's own arguments.
         convert: Called with every argument by name.
-        config: The config to train with next.
-        data_root: Where that config looks for the images; it looks for splits in ``splits`` beside.
+        config: The config to train with next; none for data that no config knows. An argument in
+            braces, as ``{task}``, stands for its value, here and in ``splits_dir``.
+        data_root: Where that config looks for the images.
+        splits_dir: Where it looks for the split files.
         argv: Arguments; those of the process by default.
 
     Raises:
@@ -44,32 +49,52 @@ def run_converter(
     )
     parser.add_argument('--seed', type=int, default=0, help='same seed, same files (default 0)')
     parser.add_argument('--force', action='store_true', help='replace other splits in DIR')
-    args = parser.parse_args(argv)
-    splits = convert(**vars(args))
-    print(summary(splits))
-    print('\nnext:\n' + _train_command(config, data_root, args.source, args.out, splits))
+    given = vars(parser.parse_args(argv))
+    splits = convert(**given)
+    out = Path(given['out'])
+    print(summary(splits, json.loads((out / INFO_FILE).read_text()).get('classes')))
+    if config is None:
+        print('\nnext: a config of your own, as in docs/your_own_data.md')
+        return
+    command = f'python tools/train.py {config.format(**given)}'
+    if Path(given['source']) != Path(data_root) or out != Path(splits_dir.format(**given)):
+        command += _places(given['source'], out, splits)
+    print(f'\nnext:\n{command}')
 
 
-def summary(splits: Splits) -> str:
-    """A table with a line per split: images, groups, positives."""
-    lines = [f'{"split":<6}{"images":>8}{"groups":>8}{"positives":>11}']
+def summary(splits: Splits, classes: Sequence[str] | None = None) -> str:
+    """A table with a line per split: images, groups, and positives or samples of each class.
+
+    Args:
+        splits: Rows of each split.
+        classes: Names of the classes, where the labels stand for more than yes and no. A sample is
+            an image as often as an epoch draws it.
+    """
+    lines = [['split', 'images', 'groups', *(classes or ['positives'])]]
     for name, rows in splits.items():
         counts = split_counts(rows)
-        lines.append(
-            f'{name:<6}{counts["images"]:>8}{counts["groups"]:>8}{counts["positives"]:>11}'
-        )
-    return '\n'.join(lines)
+        numbers = [counts['images'], counts['groups'], counts['positives']]
+        if classes:
+            samples: Counter[int] = Counter()
+            for row in rows:
+                samples[row.label] += row.repeats
+            numbers[2:] = [samples[label] for label in range(len(classes))]
+        lines.append([name, *map(str, numbers)])
+    widths = [max(8, len(title) + 2) for title in lines[0][1:]]
+    return '\n'.join(
+        f'{name:<6}'
+        + ''.join(f'{cell:>{width}}' for cell, width in zip(cells, widths, strict=True))
+        for name, *cells in lines
+    )
 
 
-def _train_command(config: str, data_root: str, source: str, out: str, splits: Splits) -> str:
-    command = f'python tools/train.py {config}'
-    if (Path(source), Path(out)) == (Path(data_root), Path(data_root).parent / 'splits'):
-        return command
-    options = []
+def _places(source: str, out: Path, splits: Splits) -> str:
+    """Options that tell a config where the data are."""
+    options = ['']
     for split in splits:
         dataset = f'{split}_dataloader.dataset'
         options += [
             f'{dataset}.data_root={shlex.quote(source)}',
-            f'{dataset}.ann_file={shlex.quote(str(Path(out) / split))}.csv',
+            f'{dataset}.ann_file={shlex.quote(str(out / split))}.csv',
         ]
-    return ' \\\n    '.join([f'{command} --cfg-options', *options])
+    return ' --cfg-options' + ' \\\n    '.join(options)

@@ -1,33 +1,48 @@
 """Data sets, their split files and converters, made-up demo data and augmentation."""
 
-from mmkdml.datasets.base import SplitClassificationDataset, SplitFileMixin
-from mmkdml.datasets.converters import convert_lgg, convert_pcam, lgg_rows, pcam_rows
+from mmkdml.datasets.base import SplitClassificationDataset, SplitFileMixin, SplitSegDataset
+from mmkdml.datasets.converters import (
+    class_folder_rows,
+    convert_folders,
+    convert_ham10000,
+    convert_lgg,
+    convert_pcam,
+    ham10000_rows,
+    lgg_rows,
+    mask_pair_rows,
+    pcam_rows,
+)
+from mmkdml.datasets.ham10000 import HAM10000Dataset, HAM10000SegDataset
 from mmkdml.datasets.lgg import LGGDataset, LGGSliceDataset
 from mmkdml.datasets.pcam import PCamDataset
-from mmkdml.datasets.splits import (
-    SplitRow,
-    assign_groups,
-    read_split,
-    refuse_shared_groups,
-    split_rows,
-    write_splits,
-)
+from mmkdml.datasets.splits import SplitRow, read_split, write_splits
+from mmkdml.datasets.splitting import assign_groups, balance_rows, refuse_shared_groups, split_rows
 from mmkdml.datasets.synthetic import make_demo_data
-from mmkdml.datasets.transforms import AlbumentationsTransform
+from mmkdml.datasets.transforms import AlbumentationsTransform, LoadBinaryMask
 
 __all__ = [
     'AlbumentationsTransform',
+    'HAM10000Dataset',
+    'HAM10000SegDataset',
     'LGGDataset',
     'LGGSliceDataset',
+    'LoadBinaryMask',
     'PCamDataset',
     'SplitClassificationDataset',
     'SplitFileMixin',
     'SplitRow',
+    'SplitSegDataset',
     'assign_groups',
+    'balance_rows',
+    'class_folder_rows',
+    'convert_folders',
+    'convert_ham10000',
     'convert_lgg',
     'convert_pcam',
+    'ham10000_rows',
     'lgg_rows',
     'make_demo_data',
+    'mask_pair_rows',
     'pcam_rows',
     'read_split',
     'refuse_shared_groups',

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os.path as osp
+from collections.abc import Sequence
 from typing import Any
 
 from mmpretrain.datasets import BaseDataset
+from mmseg.datasets import BaseSegDataset
 
-from mmkdml.datasets.splits import SplitRow, read_split
+from mmkdml.datasets.splits import SplitRow, read_split, refuse_repeats
+from mmkdml.registry import DATASETS
 
 
 class SplitFileMixin:
@@ -20,6 +23,7 @@ class SplitFileMixin:
 
     ann_file: str
     data_root: str | None
+    test_mode: bool
 
     def _join_prefix(self) -> None:
         """Leaves ``ann_file`` alone, which the frameworks would join with ``data_root``."""
@@ -30,10 +34,13 @@ class SplitFileMixin:
     def load_data_list(self) -> list[dict[str, Any]]:
         """One dict per image: ``id``, ``group``, ``img_path`` and what :meth:`row_info` adds.
 
+        An image with ``repeats`` comes that often in a row, for training only.
+
         Raises:
             FileNotFoundError: If there is no split file, or its first image is not in
                 ``data_root``.
-            ValueError: If the split file is not valid.
+            ValueError: If the split file is not valid, or repeats images though ``test_mode`` is
+                set.
         """
         root = self.data_root or ''
         rows = read_split(self.ann_file)
@@ -43,11 +50,14 @@ class SplitFileMixin:
                 'data_root must be the folder that was given to the converter, '
                 f'got {self.data_root!r}'
             )
+        if self.test_mode:
+            refuse_repeats(rows, self.ann_file)
         return [
             dict(
                 id=row.id, group=row.group, img_path=osp.join(root, row.path), **self.row_info(row)
             )
             for row in rows
+            for _ in range(row.repeats)
         ]
 
     def row_info(self, row: SplitRow) -> dict[str, Any]:
@@ -72,8 +82,11 @@ class SplitFileMixin:
             ) from error
 
 
+@DATASETS.register_module()
 class SplitClassificationDataset(SplitFileMixin, BaseDataset):
     """Images of a split file with its labels, for mmpretrain.
+
+    ``metainfo=dict(classes=(...))`` names the classes, in the order of the labels.
 
     Args:
         ann_file: Split file, relative to the working directory.
@@ -93,3 +106,52 @@ class SplitClassificationDataset(SplitFileMixin, BaseDataset):
                 f'{len(self.CLASSES)} classes {self.CLASSES}'
             )
         return dict(gt_label=row.label)
+
+
+@DATASETS.register_module()
+class SplitSegDataset(SplitFileMixin, BaseSegDataset):
+    """Images of a split file with its binary masks, for mmseg.
+
+    Masks are read by :class:`~mmkdml.datasets.LoadBinaryMask`; mmseg's ``LoadAnnotations`` does as
+    well where none is a palette image. ``id`` and ``group`` are there for ``meta_keys`` of
+    ``PackSegInputs``. ``metainfo=dict(classes=(...))`` names background and foreground.
+
+    Args:
+        ann_file: Split file with masks, relative to the working directory.
+        data_root: Folder that the paths in it are relative to.
+        **kwargs: As of mmseg's ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...).
+    """
+
+    METAINFO = dict(classes=('background', 'foreground'), palette=[[0, 0, 0], [255, 64, 64]])
+
+    @classmethod
+    def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int]:
+        """What a value in a mask file stands for, where it is not the class itself.
+
+        Raises:
+            ValueError: If there are not two classes.
+        """
+        if new_classes is not None and len(new_classes) != 2:
+            raise ValueError(
+                f'expected two classes, the background first, like {cls.METAINFO["classes"]}, '
+                f'got {tuple(new_classes)}'
+            )
+        return {255: 1}
+
+    def row_info(self, row: SplitRow) -> dict[str, Any]:
+        """The mask, as mmseg's ``LoadAnnotations`` wants it.
+
+        Raises:
+            ValueError: If the split file has no masks.
+        """
+        if row.mask is None:
+            raise ValueError(
+                f'{self.ann_file} has no column mask; make it with a converter of '
+                'tools/dataset_converters that knows of masks'
+            )
+        return dict(
+            seg_map_path=f'{self.data_root or "."}/{row.mask}',
+            label_map=self.label_map,
+            reduce_zero_label=self.reduce_zero_label,
+            seg_fields=[],
+        )

@@ -1,9 +1,10 @@
 """Split files: which image belongs to training, validation and test.
 
-A split file is a CSV with one row per image and the columns ``id,path,group,label``, or
-``id,path,mask,group,label`` where there are masks. Paths are POSIX and relative to the folder the
-images lie in, so the file moves with the data. Images of one group (a patient, a lesion) look
-alike: unless asked otherwise, a group is never divided between two splits.
+A split file is a CSV with one row per image and the columns ``id,path,group,label``; ``mask`` comes
+after ``path`` where there are masks, and ``repeats`` last where images are drawn more than once to
+balance the classes of a training part. Paths are POSIX and relative to the folder the images lie
+in, so the file moves with the data. Images of one group (a patient, a lesion) look alike: unless
+asked otherwise, a group is never divided between two splits.
 """
 
 from __future__ import annotations
@@ -11,17 +12,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 SPLITS = ('train', 'val', 'test')
-COLUMNS = ('id', 'path', 'group', 'label')
-COLUMNS_WITH_MASK = ('id', 'path', 'mask', 'group', 'label')
+COLUMNS = ('id', 'path', 'mask', 'group', 'label', 'repeats')
+OPTIONAL_COLUMNS = ('mask', 'repeats')
 INFO_FILE = 'splits.json'
 
 
@@ -35,9 +34,11 @@ class SplitRow:
         group: What the image shares with images that look alike (patient, lesion).
         label: Class index, 0 or more.
         mask: The mask's file, like ``path``; None where the data set has no masks.
+        repeats: How often an epoch of training draws the image, 1 or more.
 
     Raises:
-        ValueError: If a field is empty, a path is not POSIX and relative, or the label is negative.
+        ValueError: If a field is empty, a path is not POSIX and relative, the label is negative or
+            ``repeats`` is less than 1.
     """
 
     id: str
@@ -45,6 +46,7 @@ class SplitRow:
     group: str
     label: int
     mask: str | None = None
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         for name in ('id', 'group'):
@@ -59,108 +61,8 @@ class SplitRow:
                 )
         if self.label < 0:
             raise ValueError(f'expected a class index of 0 or more as label, got {self.label}')
-
-
-def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) -> dict[str, str]:
-    """Gives every group, as a whole, to one of the splits ``train``, ``val``, ``test``.
-
-    Groups come in an order drawn from ``seed``; each goes to the split that lacks most images to
-    its share. The answer depends on names, sizes, ratios and seed, not on the order of ``sizes``.
-
-    Args:
-        sizes: Number of images of each group.
-        ratios: Shares of train, val and test, in any unit (``75 10 15`` or ``.75 .1 .15``). A share
-            of 0 leaves that split out.
-        seed: Any integer.
-
-    Returns:
-        The split's name for each group. Every split with a positive share gets at least one group.
-
-    Raises:
-        ValueError: If the ratios are not three finite numbers >= 0 with a positive sum, or there
-            are fewer groups than splits to fill.
-    """
-    if (
-        len(ratios) != len(SPLITS)
-        or not all(math.isfinite(r) and r >= 0 for r in ratios)
-        or sum(ratios) <= 0
-    ):
-        raise ValueError(
-            f'expected three finite ratios of at least 0, for {", ".join(SPLITS)}, of '
-            f'which one is positive, got {list(ratios)}'
-        )
-    total = sum(sizes.values())
-    lacking = {
-        name: total * ratio / sum(ratios)
-        for name, ratio in zip(SPLITS, ratios, strict=True)
-        if ratio > 0
-    }
-    if len(sizes) < len(lacking):
-        raise ValueError(
-            f'expected at least {len(lacking)} groups, one for each of '
-            f'{", ".join(lacking)}, got {len(sizes)}: {sorted(sizes)}. Set a ratio to '
-            '0 to leave a split out, or split by image'
-        )
-    # random() is the one method whose sequence Python keeps the same between versions.
-    rng = random.Random(seed)
-    order = [name for _, name in sorted((rng.random(), name) for name in sorted(sizes))]
-    empty = set(lacking)
-    assigned = {}
-    for done, group in enumerate(order):
-        must_fill = empty and len(order) - done <= len(empty)
-        split = max((s for s in lacking if s in empty or not must_fill), key=lacking.__getitem__)
-        lacking[split] -= sizes[group]
-        empty.discard(split)
-        assigned[group] = split
-    return assigned
-
-
-def split_rows(
-    rows: Iterable[SplitRow],
-    ratios: Sequence[float] = (75, 10, 15),
-    seed: int = 0,
-    by_image: bool = False,
-) -> dict[str, list[SplitRow]]:
-    """Divides images into splits, whole groups at a time.
-
-    Args:
-        rows: The images, in any order.
-        ratios: Shares of train, val and test, see :func:`assign_groups`.
-        seed: Any integer; the same seed gives the same splits.
-        by_image: Take each image by itself. Images of one group then land on both sides: metrics
-            come out too good. Only to compare with results that were made so.
-
-    Returns:
-        Rows of each split with a positive share, sorted by id.
-
-    Raises:
-        ValueError: As :func:`assign_groups`; or if an id comes twice.
-    """
-    rows = sorted(rows, key=lambda row: row.id)
-    _refuse_duplicates(rows)
-    units = [row.id if by_image else row.group for row in rows]
-    sizes: dict[str, int] = {}
-    for unit in units:
-        sizes[unit] = sizes.get(unit, 0) + 1
-    assigned = assign_groups(sizes, ratios, seed)
-    splits: dict[str, list[SplitRow]] = {s: [] for s in SPLITS if s in assigned.values()}
-    for row, unit in zip(rows, units, strict=True):
-        splits[assigned[unit]].append(row)
-    if not by_image:
-        refuse_shared_groups(splits)
-    return splits
-
-
-def refuse_shared_groups(splits: Mapping[str, Iterable[SplitRow]]) -> None:
-    """Raises ValueError if a group has images in two splits."""
-    home: dict[str, str] = {}
-    for name, rows in splits.items():
-        for row in rows:
-            if home.setdefault(row.group, name) != name:
-                raise ValueError(
-                    f'group {row.group!r} is in {home[row.group]} and in {name}; a '
-                    'group belongs to one split'
-                )
+        if self.repeats < 1:
+            raise ValueError(f'expected repeats of 1 or more, got {self.repeats}')
 
 
 def write_splits(
@@ -176,7 +78,7 @@ def write_splits(
 
     Args:
         out_dir: Folder to write to; made if missing.
-        splits: Rows of each split; all with masks or all without.
+        splits: Rows of each split; all with masks or all without, repeated in ``train`` alone.
         info: What ``splits.json`` records beside the counts; JSON values.
         force: Replace split files that differ.
 
@@ -184,7 +86,8 @@ def write_splits(
         The files written.
 
     Raises:
-        ValueError: If a split is unknown or empty, an id comes twice, or only some rows have masks.
+        ValueError: If a split is unknown or empty, an id comes twice, only some rows have masks, or
+            a row of val or test is repeated.
         FileExistsError: If ``out_dir`` holds other splits and ``force`` is not set.
     """
     unknown = set(splits) - set(SPLITS)
@@ -194,15 +97,15 @@ def write_splits(
             f'{ {name: len(rows) for name, rows in splits.items()} }'
         )
     every_row = [row for rows in splits.values() for row in rows]
-    _refuse_duplicates(every_row)
+    refuse_duplicates(every_row)
     masks = {row.mask is not None for row in every_row}
     if len(masks) > 1:
         lone = next(row for row in every_row if row.mask is None)
         raise ValueError(f'expected a mask for all images or for none, but {lone.id!r} has none')
+    for name in set(splits) - {'train'}:
+        refuse_repeats(splits[name], name)
     out_dir = Path(out_dir)
-    content = {
-        f'{name}.csv': _to_csv(rows, with_mask=True in masks) for name, rows in splits.items()
-    }
+    content = {f'{name}.csv': _to_csv(rows) for name, rows in splits.items()}
     counts = {name: split_counts(rows) for name, rows in splits.items()}
     content[INFO_FILE] = json.dumps({**info, 'counts': counts}, indent=2) + '\n'
 
@@ -249,10 +152,10 @@ def read_split(path: str | Path) -> list[SplitRow]:
         reader = csv.reader(file, strict=True)
         try:
             header = tuple(next(reader, ()))
-            if header not in (COLUMNS, COLUMNS_WITH_MASK):
+            if header != _columns(header):
                 raise ValueError(
-                    f'expected the columns {",".join(COLUMNS)} or '
-                    f'{",".join(COLUMNS_WITH_MASK)}, got {",".join(header)!r}'
+                    f'expected the columns {",".join(_columns())}, or {",".join(COLUMNS)} of which '
+                    f'{" and ".join(OPTIONAL_COLUMNS)} may be absent, got {",".join(header)!r}'
                 )
             for values in reader:
                 row = _to_row(header, values)
@@ -268,15 +171,28 @@ def read_split(path: str | Path) -> list[SplitRow]:
 
 
 def split_counts(rows: Sequence[SplitRow]) -> dict[str, int]:
-    """Number of images, groups and images with a label above 0."""
-    return dict(
+    """Number of images, groups and images with a label above 0; ``samples`` if any are repeated."""
+    counts = dict(
         images=len(rows),
         groups=len({row.group for row in rows}),
         positives=sum(row.label > 0 for row in rows),
     )
+    samples = sum(row.repeats for row in rows)
+    return counts if samples == len(rows) else dict(counts, samples=samples)
 
 
-def _refuse_duplicates(rows: Iterable[SplitRow]) -> None:
+def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
+    """Raises ValueError if an image is drawn more than once."""
+    for row in rows:
+        if row.repeats > 1:
+            raise ValueError(
+                f'{where}: {row.id!r} has repeats {row.repeats}; images may be repeated for '
+                'training alone, not to be measured on'
+            )
+
+
+def refuse_duplicates(rows: Iterable[SplitRow]) -> None:
+    """Raises ValueError if an id comes twice."""
     first: dict[str, SplitRow] = {}
     for row in rows:
         if row.id in first:
@@ -284,8 +200,15 @@ def _refuse_duplicates(rows: Iterable[SplitRow]) -> None:
         first[row.id] = row
 
 
-def _to_csv(rows: Iterable[SplitRow], with_mask: bool) -> str:
-    columns = COLUMNS_WITH_MASK if with_mask else COLUMNS
+def _columns(optional: Iterable[str] = ()) -> tuple[str, ...]:
+    """The columns of a split file with these of the optional ones."""
+    return tuple(c for c in COLUMNS if c in optional or c not in OPTIONAL_COLUMNS)
+
+
+def _to_csv(rows: Sequence[SplitRow]) -> str:
+    masked = rows[0].mask is not None
+    repeated = any(row.repeats > 1 for row in rows)
+    columns = _columns(['mask'] * masked + ['repeats'] * repeated)
     text = io.StringIO(newline='')
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(columns)
@@ -300,4 +223,6 @@ def _to_row(header: Sequence[str], values: Sequence[str]) -> SplitRow:
     fields: dict[str, Any] = dict(zip(header, values, strict=True))
     if not fields['label'].isdecimal():
         raise ValueError(f'expected a class index of 0 or more as label, got {fields["label"]!r}')
-    return SplitRow(**{**fields, 'label': int(fields['label'])})
+    if not fields.setdefault('repeats', '1').isdecimal():
+        raise ValueError(f'expected repeats of 1 or more, got {fields["repeats"]!r}')
+    return SplitRow(**{**fields, 'label': int(fields['label']), 'repeats': int(fields['repeats'])})

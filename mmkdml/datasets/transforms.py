@@ -1,4 +1,4 @@
-"""Augmentation of an image and its maps together, by albumentations."""
+"""Reading binary masks, and augmentation of an image and its maps together, by albumentations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,29 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from mmkdml.datasets.images import read_binary_mask
 from mmkdml.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class LoadBinaryMask(BaseTransform):
+    """Reads a mask as 0 (background) and 1 (foreground), as :func:`read_binary_mask` does.
+
+    Stands in the place of mmseg's ``LoadAnnotations``, which takes the indices of a palette image
+    for classes, and other values of a mask as they come.
+
+    Required keys: ``seg_map_path``, ``seg_fields``.
+    Added key: ``gt_seg_map`` (H, W), uint8, also named in ``seg_fields``.
+
+    Raises:
+        ValueError: If the mask cannot be read or is not binary.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Adds the mask."""
+        results['gt_seg_map'] = read_binary_mask(results['seg_map_path'])
+        results['seg_fields'].append('gt_seg_map')
+        return results
 
 
 @TRANSFORMS.register_module()

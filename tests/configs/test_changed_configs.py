@@ -16,6 +16,8 @@ SOME = [
     'kd_on/r50_mbv1x2_v3_pcam',
     'kdml/r50_r18x2_v3_lgg',
     'kdml/r50_r18x2_v3_lgg_slices',
+    'kdml/r50_r18x2_v3_ham10000_cls',
+    'baselines/r50_ham10000_seg',
     'baselines/r50_lgg',
     'demo/kdml_v3_demo',
 ]

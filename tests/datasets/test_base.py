@@ -1,4 +1,5 @@
 import traceback
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -8,11 +9,17 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import worker_init_fn
 from mmpretrain.datasets import PackInputs
 from mmseg.datasets import LoadAnnotations, PackSegInputs
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmkdml.datasets import LGGDataset, PCamDataset
-from mmkdml.datasets.base import SplitClassificationDataset
-from mmkdml.datasets.splits import SplitRow, write_splits
+from mmkdml.datasets import (
+    LGGDataset,
+    LoadBinaryMask,
+    PCamDataset,
+    SplitClassificationDataset,
+    SplitSegDataset,
+)
+from mmkdml.datasets.splits import SplitRow, read_split, write_splits
 
 SEG = [dict(type=LoadImageFromFile), dict(type=LoadAnnotations), dict(type=PackSegInputs)]
 CLASSIFY = [dict(type=LoadImageFromFile), dict(type=PackInputs)]
@@ -33,7 +40,7 @@ def data(tmp_path, monkeypatch):
 
 
 def build(cls, ann_file='splits/train.csv', data_root='images', **kwargs):
-    pipeline = SEG if cls is LGGDataset else CLASSIFY
+    pipeline = SEG if issubclass(cls, SplitSegDataset) else CLASSIFY
     return cls(ann_file=ann_file, data_root=data_root, pipeline=pipeline, **kwargs)
 
 
@@ -109,3 +116,60 @@ def test_without_classes_any_label_will_do(data):
     write_splits('more', dict(train=[SplitRow('a', 'a.tif', 'g', 2)]), {})
     dataset = build(SplitClassificationDataset, ann_file='more/train.csv')
     assert dataset.get_gt_labels().tolist() == [2]
+
+
+@pytest.mark.parametrize('cls', [LGGDataset, PCamDataset])
+def test_an_image_comes_as_often_as_it_is_repeated(data, cls):
+    rows = [
+        replace(row, repeats=repeats)
+        for row, repeats in zip(read_split('splits/train.csv'), (1, 3, 1, 1, 2, 1), strict=True)
+    ]
+    write_splits('more', dict(train=rows), {})
+    dataset = build(cls, ann_file='more/train.csv')
+    assert [dataset.get_data_info(i)['id'] for i in range(len(dataset))] == list('abbbcdeef')
+    # What a pipeline does to one of them does not reach the other.
+    first, second = (dataset.get_data_info(i) for i in (1, 2))
+    first.setdefault('seg_fields', []).append('gt_seg_map')
+    assert second.get('seg_fields', []) == []
+    with pytest.raises(ValueError, match="more/train.csv: 'b' has repeats 3; .* training alone"):
+        build(cls, ann_file='more/train.csv', test_mode=True)
+
+
+def test_classes_of_own_data_are_named_in_the_config(data):
+    write_splits('more', dict(train=[SplitRow('a', 'a.tif', 'g', 2)]), {})
+    named = partial(build, SplitClassificationDataset, ann_file='more/train.csv')
+    dataset = named(metainfo=dict(classes=('fat', 'mucus', 'tumour')))
+    assert dataset.CLASSES == ('fat', 'mucus', 'tumour')
+    with pytest.raises(ValueError, match="label 2 of 'a' is none of the 2 classes"):
+        named(metainfo=dict(classes=('fat', 'mucus')))
+
+    named = partial(build, SplitSegDataset)
+    assert named().metainfo['classes'] == ('background', 'foreground')
+    assert named(metainfo=dict(classes=('gut', 'polyp'))).metainfo['classes'] == ('gut', 'polyp')
+    for classes in (('polyp',), ('gut', 'polyp', 'tool')):
+        with pytest.raises(ValueError, match='expected two classes, the background first.* got'):
+            named(metainfo=dict(classes=classes))
+
+
+def test_palette_masks_are_read_by_their_colours(data):
+    """mmseg's LoadAnnotations would take the indices for classes."""
+    image = Image.fromarray(np.pad(np.uint8([[0]]), (2, 5), constant_values=1), 'P')
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.save('images/a_mask.png')
+    write_splits('more', dict(train=[SplitRow('a', 'a.tif', 'g', 1, 'a_mask.png')]), {})
+    maps = [
+        build_with(loader)[0]['data_samples'].gt_sem_seg.data[0].numpy()
+        for loader in (LoadBinaryMask, LoadAnnotations)
+    ]
+    expected = np.zeros((8, 8))
+    expected[2, 2] = 1
+    assert np.array_equal(maps[0], expected)
+    assert np.array_equal(maps[1], 1 - expected)
+
+
+def build_with(loader):
+    return SplitSegDataset(
+        ann_file='more/train.csv',
+        data_root='images',
+        pipeline=[dict(type=LoadImageFromFile), dict(type=loader), dict(type=PackSegInputs)],
+    )

@@ -1,16 +1,11 @@
-import random
+import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from mmkdml.datasets.splits import (
-    SplitRow,
-    assign_groups,
-    read_split,
-    refuse_shared_groups,
-    split_rows,
-    write_splits,
-)
+from mmkdml.datasets.splits import SplitRow, read_split, write_splits
+from mmkdml.datasets.splitting import split_rows
 
 ROWS = [SplitRow(f'{g}{i}', f'{g}/{i}.tif', g, i % 2) for g in 'abcdefgh' for i in range(5)]
 
@@ -30,6 +25,7 @@ def row(name, group='g', mask=None):
         (dict(path=''), "got ''"),
         (dict(mask='../m.tif'), "got '../m.tif'"),
         (dict(label=-1), 'label, got -1'),
+        (dict(repeats=0), 'repeats of 1 or more, got 0'),
     ],
 )
 def test_a_row_refuses_what_cannot_be(fields, message):
@@ -37,89 +33,8 @@ def test_a_row_refuses_what_cannot_be(fields, message):
         SplitRow(**{**dict(id='x', path='x.tif', group='g', label=0), **fields})
 
 
-def test_no_group_is_ever_in_two_splits_and_no_image_is_lost():
-    rng = random.Random(0)
-    for _ in range(300):
-        rows = [
-            row(f'{g}_{i}', str(g))
-            for g in range(rng.randint(3, 40))
-            for i in range(rng.randint(1, 30))
-        ]
-        ratios = [rng.choice([rng.random(), 1, 10]) for _ in range(3)]
-        splits = split_rows(rows, ratios, seed=rng.randint(0, 99))
-        groups = [{r.group for r in part} for part in splits.values()]
-        assert set(splits) == {'train', 'val', 'test'}
-        assert all(groups)
-        assert len(set.union(*groups)) == sum(map(len, groups))
-        assert sorted(r.id for part in splits.values() for r in part) == sorted(r.id for r in rows)
-
-
-def test_shares_are_met_to_within_a_group():
-    rng = random.Random(1)
-    sizes = {f'p{i:03}': rng.randint(20, 88) for i in range(110)}
-    for seed in range(20):
-        assigned = assign_groups(sizes, (75, 10, 15), seed)
-        for split, share in zip(('train', 'val', 'test'), (0.75, 0.1, 0.15), strict=True):
-            count = sum(sizes[g] for g, s in assigned.items() if s == split)
-            assert abs(count - share * sum(sizes.values())) <= max(sizes.values())
-
-
-def test_images_of_groups_of_one_meet_the_shares_exactly():
-    rows = [row(f'{i:03}', f'{i}') for i in range(200)]
-    assert [len(part) for part in split_rows(rows, (75, 10, 15)).values()] == [150, 20, 30]
-
-
-def test_by_image_divides_groups():
-    splits = split_rows(ROWS, by_image=True)
-    assert [len(part) for part in splits.values()] == [30, 4, 6]
-    with pytest.raises(ValueError, match="group '.' is in train and in "):
-        refuse_shared_groups(splits)
-
-
-def test_the_seed_alone_decides():
-    shuffled = random.Random(3).sample(ROWS, len(ROWS))
-    assert split_rows(ROWS, seed=5) == split_rows(shuffled, seed=5)
-    assert split_rows(ROWS, (0.75, 0.1, 0.15), 5) == split_rows(ROWS, (75, 10, 15), 5)
-    assert len({str(split_rows(ROWS, seed=seed)) for seed in range(10)}) > 5
-
-
-def test_the_split_stays_what_it_was():
-    """Published results name a seed: these are to stay the same for all versions to come."""
-    assigned = assign_groups(dict.fromkeys('abcdefgh', 10), (2, 1, 1), seed=0)
-    assert assigned == dict(
-        a='test', b='train', c='val', d='train', e='test', f='train', g='val', h='train'
-    )
-
-
-def test_few_groups_fill_every_split():
-    assert sorted(assign_groups(dict(a=1, b=1, c=98), (98, 1, 1), 0).values()) == [
-        'test',
-        'train',
-        'val',
-    ]
-
-
-def test_a_share_of_zero_leaves_the_split_out():
-    assert set(split_rows(ROWS, (80, 0, 20))) == {'train', 'test'}
-
-
-@pytest.mark.parametrize(
-    'ratios', [(1, 1), (1, 1, -1), (0, 0, 0), (1, float('nan'), 1), (1, float('inf'), 1)]
-)
-def test_ratios_that_cannot_be(ratios):
-    with pytest.raises(ValueError, match='three finite ratios of at least 0.*got'):
-        split_rows(ROWS, ratios)
-
-
-def test_fewer_groups_than_splits():
-    with pytest.raises(ValueError, match=r"at least 3 groups.* train, val, test, got 2: \['a'"):
-        split_rows([r for r in ROWS if r.group in 'ab'])
-
-
 def test_an_id_that_comes_twice():
     twice = [row('x', 'a'), row('y', 'b'), SplitRow('x', 'elsewhere.tif', 'c', 0)]
-    with pytest.raises(ValueError, match="id 'x' comes twice: x.tif and elsewhere.tif"):
-        split_rows(twice)
     with pytest.raises(ValueError, match="id 'x' comes twice"):
         write_splits('nowhere', dict(train=twice[:1], val=twice[:1]), {})
 
@@ -131,6 +46,27 @@ def test_what_is_written_is_read(tmp_path, mask):
     assert [f.name for f in files] == ['train.csv', 'test.csv', 'splits.json']
     assert sorted(tmp_path.iterdir()) == sorted(files)
     assert read_split(tmp_path / 'train.csv') == sorted(rows, key=lambda r: r.id)
+
+
+@pytest.mark.parametrize('mask', [None, 'm.tif'])
+def test_repeats_are_written_where_they_are_used(tmp_path, mask):
+    plain, twice = row('a', mask=mask), replace(row('b', mask=mask), repeats=2)
+    write_splits(tmp_path, dict(train=[twice, plain], val=[row('c', 'h', mask)]), {})
+    assert read_split(tmp_path / 'train.csv') == [plain, twice]
+    text = (tmp_path / 'train.csv').read_text()
+    assert text.splitlines()[0].endswith(',group,label,repeats')
+    assert 'repeats' not in (tmp_path / 'val.csv').read_text()
+    counts = json.loads((tmp_path / 'splits.json').read_text())['counts']
+    assert counts['train'] == dict(images=2, groups=1, positives=0, samples=3)
+    assert counts['val'] == dict(images=1, groups=1, positives=0)
+
+
+@pytest.mark.parametrize('part', ['val', 'test'])
+def test_nothing_is_repeated_where_it_is_measured(tmp_path, part):
+    twice = replace(row('b'), repeats=2)
+    with pytest.raises(ValueError, match=f"{part}: 'b' has repeats 2; .* training alone"):
+        write_splits(tmp_path, {'train': [row('a')], part: [twice]}, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_bytes_are_the_same_and_portable(tmp_path):
@@ -190,6 +126,9 @@ def test_splits_that_cannot_be_written(tmp_path, splits, message):
             "line 4: id 'a' comes twice, first in line 2",
         ),
         ('id,path,group,label\n"a,a.tif,g,1\n', 'line 2: unexpected end of data'),
+        ('id,path,group,label,repeats\na,a.tif,g,1,0\n', 'line 2: expected repeats .* got 0'),
+        ('id,path,group,label,repeats\na,a.tif,g,1,\n', "line 2: expected repeats .* got ''"),
+        ('id,path,repeats,group,label\n', 'line 1: expected the columns .*id,path,repeats,gr'),
     ],
 )
 def test_a_split_file_that_is_not_valid(tmp_path, text, message):

@@ -7,9 +7,11 @@ import pytest
 from mmengine.config import Config
 from mmengine.dataset import worker_init_fn
 from mmengine.registry import TRANSFORMS as ROOT
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from mmkdml.datasets import AlbumentationsTransform
+from mmkdml.datasets import AlbumentationsTransform, LoadBinaryMask
+from mmkdml.registry import TRANSFORMS
 
 PAPER = [
     dict(type='HorizontalFlip', p=0.5),
@@ -204,3 +206,22 @@ def test_unknown_arguments_are_no_mere_warning():
         pytest.raises(ValueError, match="'chance' are not valid for transform HorizontalFlip"),
     ):
         AlbumentationsTransform([dict(type='HorizontalFlip', chance=1)])
+
+
+def test_a_binary_mask_is_loaded_beside_the_image(tmp_path):
+    mask = np.pad(np.ones((2, 3), np.uint8), 2)
+    Image.fromarray(255 * mask).save(tmp_path / 'm.png')
+    load = TRANSFORMS.build(dict(type='LoadBinaryMask'))
+    assert isinstance(load, LoadBinaryMask)
+    given = dict(img=BGR, seg_map_path=str(tmp_path / 'm.png'), seg_fields=[])
+    results = load(given)
+    assert np.array_equal(results['gt_seg_map'], mask)
+    assert results['gt_seg_map'].dtype == np.uint8
+    assert results['seg_fields'] == ['gt_seg_map']
+    assert results['img'] is BGR
+
+
+def test_a_mask_that_is_not_binary_is_not_loaded(tmp_path):
+    Image.fromarray(np.uint8([[0, 7]])).save(tmp_path / 'm.png')
+    with pytest.raises(ValueError, match='m.png: expected a binary mask'):
+        LoadBinaryMask()(dict(seg_map_path=str(tmp_path / 'm.png'), seg_fields=[]))

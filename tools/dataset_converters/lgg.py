@@ -14,7 +14,13 @@ def main() -> None:
         default='patient',
         help='keep the slices of a patient together (default), or not: this leaks',
     )
-    run_converter(parser, convert_lgg, 'configs/kdml/r50_r18x2_v3_lgg.py', 'data/lgg/kaggle_3m')
+    run_converter(
+        parser,
+        convert_lgg,
+        'configs/kdml/r50_r18x2_v3_lgg.py',
+        'data/lgg/kaggle_3m',
+        'data/lgg/splits',
+    )
 
 
 if __name__ == '__main__':

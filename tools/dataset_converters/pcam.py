@@ -25,6 +25,7 @@ def main() -> None:
         convert_pcam,
         'configs/kdml/r50_r18x2_v3_pcam.py',
         'data/pcam/histopathologic-cancer-detection',
+        'data/pcam/splits',
     )
 
 

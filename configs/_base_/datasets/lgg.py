@@ -1,92 +1,19 @@
 """LGG MRI segmentation, 256x256; the split files come from tools/dataset_converters/lgg.py."""
 
-from mmcv.transforms import LoadImageFromFile, Resize
 from mmengine.config import read_base
-from mmengine.dataset import DefaultSampler
-from mmengine.visualization import LocalVisBackend
-from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs
-from mmseg.visualization import SegLocalVisualizer
 
-from mmkdml.datasets import AlbumentationsTransform, LGGDataset
-from mmkdml.engine import PanelHook
-from mmkdml.evaluation import ForegroundIoU, MemberMetrics
+from mmkdml.datasets import LGGDataset
 
 with read_base():
-    from ..default_runtime import *
-    from .augmentation import augmentation
-
-image_size = (256, 256)
-pack = dict(
-    type=PackSegInputs,
-    meta_keys=(
-        'img_path',
-        'seg_map_path',
-        'ori_shape',
-        'img_shape',
-        'pad_shape',
-        'scale_factor',
-        'id',
-        'group',
-    ),
-)
-train_pipeline = [
-    dict(type=LoadImageFromFile),
-    dict(type=LoadAnnotations),
-    dict(type=Resize, scale=image_size),
-    dict(type=AlbumentationsTransform, transforms=augmentation),
-    pack,
-]
-test_pipeline = [
-    dict(type=LoadImageFromFile),
-    dict(type=Resize, scale=image_size),
-    dict(type=LoadAnnotations),  # after the resizing: predictions are scored at the original size
-    pack,
-]
+    from .segmentation import *
 
 data_root = 'data/lgg/kaggle_3m'
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type=DefaultSampler, shuffle=True),
-    dataset=dict(
-        type=LGGDataset,
-        data_root=data_root,
-        ann_file='data/lgg/splits/train.csv',
-        pipeline=train_pipeline,
-    ),
+train_dataloader['dataset'].update(
+    type=LGGDataset, data_root=data_root, ann_file='data/lgg/splits/train.csv'
 )
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(
-        type=LGGDataset,
-        data_root=data_root,
-        ann_file='data/lgg/splits/val.csv',
-        pipeline=test_pipeline,
-        test_mode=True,
-    ),
+val_dataloader['dataset'].update(
+    type=LGGDataset, data_root=data_root, ann_file='data/lgg/splits/val.csv'
 )
-test_dataloader = dict(
-    batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(
-        type=LGGDataset,
-        data_root=data_root,
-        ann_file='data/lgg/splits/test.csv',
-        pipeline=test_pipeline,
-        test_mode=True,
-    ),
-)
-
-val_evaluator = dict(type=MemberMetrics, metric=dict(type=ForegroundIoU, per_case='group'))
-test_evaluator = val_evaluator
-default_hooks['checkpoint'].update(save_best='ensemble/foreground/IoU')
-custom_hooks.append(dict(type=PanelHook))
-visualizer = dict(
-    type=SegLocalVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer'
+test_dataloader['dataset'].update(
+    type=LGGDataset, data_root=data_root, ann_file='data/lgg/splits/test.csv'
 )

@@ -5,7 +5,7 @@ from mmengine.config import read_base
 from mmkdml.datasets import LGGSliceDataset
 
 with read_base():
-    from .pcam import *
+    from .classification import *
 
 data_root = 'data/lgg/kaggle_3m'
 train_dataloader['dataset'].update(

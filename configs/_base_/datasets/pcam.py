@@ -1,81 +1,19 @@
 """PCam, 224x224; the split files come from tools/dataset_converters/pcam.py."""
 
-from mmcv.transforms import LoadImageFromFile, Resize
 from mmengine.config import read_base
-from mmengine.dataset import DefaultSampler
-from mmengine.visualization import LocalVisBackend
-from mmpretrain.datasets import PackInputs
-from mmpretrain.evaluation import Accuracy, SingleLabelMetric
-from mmpretrain.visualization import UniversalVisualizer
 
-from mmkdml.datasets import AlbumentationsTransform, PCamDataset
-from mmkdml.evaluation import MemberMetrics
+from mmkdml.datasets import PCamDataset
 
 with read_base():
-    from ..default_runtime import *
-    from .augmentation import augmentation
-
-image_size = (224, 224)
-pack = dict(
-    type=PackInputs, meta_keys=('sample_idx', 'img_path', 'ori_shape', 'img_shape', 'id', 'group')
-)
-train_pipeline = [
-    dict(type=LoadImageFromFile),
-    dict(type=Resize, scale=image_size),
-    dict(type=AlbumentationsTransform, transforms=augmentation),
-    pack,
-]
-test_pipeline = [dict(type=LoadImageFromFile), dict(type=Resize, scale=image_size), pack]
+    from .classification import *
 
 data_root = 'data/pcam/histopathologic-cancer-detection'
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type=DefaultSampler, shuffle=True),
-    dataset=dict(
-        type=PCamDataset,
-        data_root=data_root,
-        ann_file='data/pcam/splits/train.csv',
-        pipeline=train_pipeline,
-    ),
+train_dataloader['dataset'].update(
+    type=PCamDataset, data_root=data_root, ann_file='data/pcam/splits/train.csv'
 )
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(
-        type=PCamDataset,
-        data_root=data_root,
-        ann_file='data/pcam/splits/val.csv',
-        pipeline=test_pipeline,
-        test_mode=True,
-    ),
+val_dataloader['dataset'].update(
+    type=PCamDataset, data_root=data_root, ann_file='data/pcam/splits/val.csv'
 )
-test_dataloader = dict(
-    batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type=DefaultSampler, shuffle=False),
-    dataset=dict(
-        type=PCamDataset,
-        data_root=data_root,
-        ann_file='data/pcam/splits/test.csv',
-        pipeline=test_pipeline,
-        test_mode=True,
-    ),
-)
-
-val_evaluator = dict(
-    type=MemberMetrics,
-    metric=[
-        dict(type=Accuracy, topk=(1,)),
-        dict(type=SingleLabelMetric, items=('precision', 'recall'), average='macro'),
-    ],
-)
-test_evaluator = val_evaluator
-default_hooks['checkpoint'].update(save_best='ensemble/accuracy/top1')
-visualizer = dict(
-    type=UniversalVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer'
+test_dataloader['dataset'].update(
+    type=PCamDataset, data_root=data_root, ann_file='data/pcam/splits/test.csv'
 )

@@ -1,28 +1,20 @@
-import csv
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from mmkdml.datasets.converters import convert_lgg, lgg_rows, pcam_rows
-from mmkdml.datasets.splits import SplitRow, read_split
+from mmkdml.datasets.converters import convert_lgg, lgg_rows
+from mmkdml.datasets.splits import read_split
 
-TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'
-
-
-def save(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(pixels, np.uint8)).save(path)
+TOOLS = Path(__file__).parents[3] / 'tools' / 'dataset_converters'
 
 
 @pytest.fixture
-def lgg(tmp_path):
+def lgg(tmp_path, save):
     """Four patients, three slices each; the second of each shows tumour."""
     source = tmp_path / 'kaggle_3m'
     for patient in 'ABCD':
@@ -37,29 +29,6 @@ def lgg(tmp_path):
     return source
 
 
-@pytest.fixture
-def pcam(tmp_path):
-    """Twelve tiles, every third with metastasis."""
-    source = tmp_path / 'pcam'
-    for index in range(12):
-        save(source / 'train' / f'{index:02}.tif', np.full((4, 4, 3), index))
-    write_labels(source, [f'{index:02},{int(index % 3 == 0)}' for index in range(12)])
-    return source
-
-
-def write_labels(source, lines, header='id,label'):
-    (source / 'train_labels.csv').write_text('\n'.join([header, *lines]) + '\n')
-
-
-def files_in(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
-
-
-def run_tool(monkeypatch, name, *args):
-    monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
-    runpy.run_path(str(TOOLS / name), run_name='__main__')
-
-
 def test_lgg_rows(lgg):
     rows = lgg_rows(lgg)
     assert len(rows) == 12
@@ -70,7 +39,7 @@ def test_lgg_rows(lgg):
     assert [by_id[f'TCGA_XX_A_{i}'].label for i in (1, 2, 3)] == [0, 1, 0]
 
 
-def test_masks_of_0_and_1_will_do(lgg):
+def test_masks_of_0_and_1_will_do(lgg, save):
     mask = np.zeros((8, 6))
     mask[0, 0] = 1
     save(lgg / 'TCGA_XX_A' / 'TCGA_XX_A_1_mask.tif', mask)
@@ -78,50 +47,50 @@ def test_masks_of_0_and_1_will_do(lgg):
     assert [row.label for row in lgg_rows(lgg)[:3]] == [1, 1, 0]
 
 
-def break_mask_size(folder):
+def break_mask_size(folder, save):
     save(folder / 'TCGA_XX_B_1_mask.tif', np.zeros((6, 8)))
 
 
-def break_mask_values(folder):
+def break_mask_values(folder, save):
     save(folder / 'TCGA_XX_B_1_mask.tif', np.arange(48).reshape(8, 6) // 12 * 50)
 
 
-def break_mask_mixed(folder):
+def break_mask_mixed(folder, save):
     save(folder / 'TCGA_XX_B_1_mask.tif', np.outer([1] * 7 + [255], [0, 0, 0, 1, 1, 1]))
 
 
-def break_mask_channels(folder):
+def break_mask_channels(folder, save):
     save(folder / 'TCGA_XX_B_1_mask.tif', np.zeros((8, 6, 3)))
 
 
-def break_image_channels(folder):
+def break_image_channels(folder, save):
     save(folder / 'TCGA_XX_B_1.tif', np.zeros((8, 6)))
 
 
-def truncate_image(folder):
+def truncate_image(folder, save):
     path = folder / 'TCGA_XX_B_1.tif'
     path.write_bytes(path.read_bytes()[:-60])
 
 
-def empty_mask_file(folder):
+def empty_mask_file(folder, save):
     (folder / 'TCGA_XX_B_1_mask.tif').write_bytes(b'')
 
 
-def remove_mask(folder):
+def remove_mask(folder, save):
     (folder / 'TCGA_XX_B_1_mask.tif').unlink()
 
 
-def remove_image(folder):
+def remove_image(folder, save):
     (folder / 'TCGA_XX_B_1.tif').unlink()
 
 
-def copy_slice(folder):
+def copy_slice(folder, save):
     for kind in ('', '_mask'):
         content = (folder / f'TCGA_XX_B_1{kind}.tif').read_bytes()
         (folder.parent / 'TCGA_XX_C' / f'TCGA_XX_B_1{kind}.tif').write_bytes(content)
 
 
-def stray_slice(folder):
+def stray_slice(folder, save):
     (folder / 'TCGA_XX_B_1.tif').rename(folder.parent / 'stray.tif')
 
 
@@ -134,7 +103,10 @@ def stray_slice(folder):
             r'TCGA_XX_B_1_mask.tif: expected a binary mask.* values 0, 50, 100, 150',
         ),
         (break_mask_mixed, r'TCGA_XX_B_1_mask.tif: expected a binary mask.* values 0, 1, 255'),
-        (break_mask_channels, 'TCGA_XX_B_1_mask.tif: expected an image of mode L or 1, got RGB'),
+        (
+            break_mask_channels,
+            'TCGA_XX_B_1_mask.tif: expected an image of mode L or 1 or P, got RGB',
+        ),
         (break_image_channels, 'TCGA_XX_B_1.tif: expected an image of mode RGB, got L'),
         (truncate_image, 'TCGA_XX_B/TCGA_XX_B_1.tif: unreadable image'),
         (empty_mask_file, 'TCGA_XX_B/TCGA_XX_B_1_mask.tif: unreadable image'),
@@ -144,8 +116,8 @@ def stray_slice(folder):
         (stray_slice, 'stray.tif: expected <patient>/<slice>.tif'),
     ],
 )
-def test_lgg_refuses_and_names_the_file(lgg, tmp_path, damage, message):
-    damage(lgg / 'TCGA_XX_B')
+def test_lgg_refuses_and_names_the_file(lgg, tmp_path, save, damage, message):
+    damage(lgg / 'TCGA_XX_B', save)
     with pytest.raises(ValueError, match=message):
         convert_lgg(lgg, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
@@ -164,39 +136,20 @@ def test_problems_come_together_up_to_ten(lgg):
     assert str(error.value).count('\n  - ') == 10
 
 
-@pytest.mark.parametrize('read', [lgg_rows, pcam_rows])
-def test_no_source(tmp_path, read):
+def test_no_source(tmp_path):
     with pytest.raises(FileNotFoundError, match='x is not a folder; expected the folder'):
-        read(tmp_path / 'x')
-
-
-def test_empty_sources(tmp_path):
+        lgg_rows(tmp_path / 'x')
     with pytest.raises(ValueError, match='no <patient>/<slice>.tif in '):
         lgg_rows(tmp_path)
-    with pytest.raises(FileNotFoundError, match='no train_labels.csv in '):
-        pcam_rows(tmp_path)
-    write_labels(tmp_path, [])
-    with pytest.raises(ValueError, match='no train/<id>.tif in '):
-        pcam_rows(tmp_path)
 
 
 def test_lgg_tool_writes_the_same_files_and_leaves_the_source_alone(
-    lgg, tmp_path, monkeypatch, capsys
+    lgg, tmp_path, run_tool, files_in, capsys
 ):
     before = files_in(lgg)
     for out in ('one', 'two'):
         run_tool(
-            monkeypatch,
-            'lgg.py',
-            lgg,
-            '--out',
-            tmp_path / out,
-            '--seed',
-            '3',
-            '--ratios',
-            '50',
-            '25',
-            '25',
+            'lgg.py', lgg, '--out', tmp_path / out, '--seed', '3', '--ratios', '50', '25', '25'
         )
     assert files_in(lgg) == before
     assert files_in(tmp_path / 'one') == files_in(tmp_path / 'two')
@@ -213,31 +166,33 @@ def test_lgg_tool_writes_the_same_files_and_leaves_the_source_alone(
     assert f'val_dataloader.dataset.ann_file={tmp_path}/two/val.csv' in table
 
 
-def test_lgg_tool_by_image(lgg, tmp_path, monkeypatch):
-    run_tool(monkeypatch, 'lgg.py', lgg, '--out', tmp_path / 'out', '--split-by', 'image')
+def test_lgg_tool_by_image(lgg, tmp_path, run_tool):
+    run_tool('lgg.py', lgg, '--out', tmp_path / 'out', '--split-by', 'image')
     assert len(read_split(tmp_path / 'out' / 'train.csv')) == 9
     with pytest.raises(ValueError, match="'patient' or 'image', got 'case'"):
         convert_lgg(lgg, tmp_path / 'out', split_by='case')
 
 
-def test_at_the_configs_places_the_next_command_is_short(lgg, tmp_path, monkeypatch, capsys):
+def test_at_the_configs_places_the_next_command_is_short(
+    lgg, tmp_path, monkeypatch, run_tool, capsys
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'data' / 'lgg').mkdir(parents=True)
     lgg.rename(tmp_path / 'data' / 'lgg' / 'kaggle_3m')
-    run_tool(monkeypatch, 'lgg.py', 'data/lgg/kaggle_3m', '--out', 'data/lgg/splits/')
+    run_tool('lgg.py', 'data/lgg/kaggle_3m', '--out', 'data/lgg/splits/')
     assert capsys.readouterr().out.endswith(
         'next:\npython tools/train.py configs/kdml/r50_r18x2_v3_lgg.py\n'
     )
 
 
-def test_other_splits_need_force(lgg, tmp_path, monkeypatch):
+def test_other_splits_need_force(lgg, tmp_path, run_tool, files_in):
     args = lgg, '--out', tmp_path / 'out', '--ratios', 1, 1, 1, '--seed'
-    run_tool(monkeypatch, 'lgg.py', *args, 0)
+    run_tool('lgg.py', *args, 0)
     first = files_in(tmp_path / 'out')
     with pytest.raises(SystemExit, match='lgg.py: error: .*holds other splits'):
-        run_tool(monkeypatch, 'lgg.py', *args, 1)
+        run_tool('lgg.py', *args, 1)
     assert files_in(tmp_path / 'out') == first
-    run_tool(monkeypatch, 'lgg.py', *args, 1, '--force')
+    run_tool('lgg.py', *args, 1, '--force')
     assert json.loads((tmp_path / 'out' / 'splits.json').read_text())['seed'] == 1
 
 
@@ -254,80 +209,3 @@ def test_a_refusal_is_a_message_without_traceback(tmp_path):
     assert done.returncode == 1
     assert f'lgg.py: error: {tmp_path}/x is not a folder' in done.stderr
     assert 'Traceback' not in done.stderr
-
-
-def test_pcam_rows(pcam):
-    rows = pcam_rows(pcam)
-    assert len(rows) == 12
-    assert rows[3] == SplitRow(id='03', path='train/03.tif', group='03', label=1, mask=None)
-
-
-def test_pcam_subset_is_balanced_and_follows_the_seed(pcam):
-    chosen = [tuple(row.id for row in pcam_rows(pcam, 6, seed)) for seed in range(10)]
-    for ids in chosen:
-        assert len(set(ids)) == 6
-        assert sum(int(name) % 3 == 0 for name in ids) == 3
-    assert pcam_rows(pcam, 6, 2) == pcam_rows(pcam, 6, 2)
-    assert len(set(chosen)) > 3
-    assert len(pcam_rows(pcam, 8)) == 8
-
-
-@pytest.mark.parametrize(
-    ('subset', 'message'),
-    [
-        (10, 'a subset of 10 needs 5 images of each class; there are 8 normal and 4 metastasis'),
-        (3, 'an even number .* got 3'),
-        (-2, 'an even number .* got -2'),
-    ],
-)
-def test_pcam_subsets_that_cannot_be(pcam, subset, message):
-    with pytest.raises(ValueError, match=message):
-        pcam_rows(pcam, subset)
-
-
-@pytest.mark.parametrize(
-    ('lines', 'message'),
-    [
-        (['00,0'], r'train/01.tif: no row in train_labels.csv'),
-        ([f'{i:02},0' for i in range(13)], 'train_labels.csv: no image train/12.tif'),
-        ([f'{i:02},0' for i in (*range(12), 5)], 'train_labels.csv, line 14: duplicate id 05'),
-        (
-            [f'{i:02},{i}' for i in range(3)],
-            "line 4: expected an id and the label 0 or 1, got '02,2'",
-        ),
-        (['00,0,1'], "line 2: expected .* got '00,0,1'"),
-        ([',1'], "line 2: expected .* got ',1'"),
-    ],
-)
-def test_pcam_labels_that_do_not_fit(pcam, lines, message):
-    write_labels(pcam, lines)
-    with pytest.raises(ValueError, match=message):
-        pcam_rows(pcam)
-
-
-def test_pcam_labels_with_other_columns(pcam):
-    write_labels(pcam, [], header='image,class')
-    with pytest.raises(ValueError, match="train_labels.csv: .* id,label, got 'image,class'"):
-        pcam_rows(pcam)
-
-
-def test_pcam_images_that_cannot_be_used(pcam):
-    (pcam / 'train' / '04.tif').write_bytes(b'no image')
-    save(pcam / 'train' / '05.tif', np.zeros((4, 4)))
-    with pytest.raises(ValueError, match=r'train/04.tif: unreadable image (.*\n)*.*train/05.tif'):
-        pcam_rows(pcam)
-
-
-def test_pcam_tool(pcam, tmp_path, monkeypatch, capsys):
-    run_tool(monkeypatch, 'pcam.py', pcam, '--out', tmp_path / 'half', '--subset', '8')
-    run_tool(monkeypatch, 'pcam.py', pcam, '--out', tmp_path / 'all', '--subset', 'all')
-    for name, number in (('half', 8), ('all', 12)):
-        ids = [
-            line['id']
-            for split in ('train', 'val', 'test')
-            for line in csv.DictReader((tmp_path / name / f'{split}.csv').open())
-        ]
-        assert len(set(ids)) == len(ids) == number
-    assert 'configs/kdml/r50_r18x2_v3_pcam.py' in capsys.readouterr().out
-    with pytest.raises(SystemExit, match='there are 8 normal and 4 metastasis'):
-        run_tool(monkeypatch, 'pcam.py', pcam, '--out', tmp_path / 'more')  # 20000 by default

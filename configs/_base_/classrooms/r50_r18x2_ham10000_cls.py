@@ -1,0 +1,9 @@
+"""A ResNet50 teaches two ResNet18 seven diagnoses."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..networks.ham10000_classifiers import resnet18, resnet50_for_resnet18
+    from .r50_r18x2_classification import model
+
+model.update(teacher=resnet50_for_resnet18, students=[resnet18, resnet18])

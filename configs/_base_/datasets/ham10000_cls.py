@@ -1,0 +1,19 @@
+"""Diagnoses of HAM10000, 224x224; tools/dataset_converters/ham10000.py --task cls splits it."""
+
+from mmengine.config import read_base
+
+from mmkdml.datasets import HAM10000Dataset
+
+with read_base():
+    from .classification import *
+
+data_root = 'data/ham10000/published'
+train_dataloader['dataset'].update(
+    type=HAM10000Dataset, data_root=data_root, ann_file='data/ham10000/splits_cls/train.csv'
+)
+val_dataloader['dataset'].update(
+    type=HAM10000Dataset, data_root=data_root, ann_file='data/ham10000/splits_cls/val.csv'
+)
+test_dataloader['dataset'].update(
+    type=HAM10000Dataset, data_root=data_root, ann_file='data/ham10000/splits_cls/test.csv'
+)

@@ -1,0 +1,9 @@
+"""The teacher of kdml_v3_demo_slices.py alone."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .kdml_v3_demo_slices import *
+
+model = dict(small_teacher, data_preprocessor=data_preprocessor)
+default_hooks['checkpoint'].update(save_best='model/accuracy/top1')

@@ -1,0 +1,10 @@
+"""Mutual learning, v3 (predictions and features), on HAM10000's diagnoses; weights: Table 14."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.classrooms.r50_r18x2_ham10000_cls import model
+    from .._base_.datasets.ham10000_cls import *
+    from .._base_.schedules.adam_30e import *
+
+model.update(mode='ml', style='v3', weights=dict(alpha=(0.2, 0.4), gamma=(0.8, 0.6)))

@@ -1,0 +1,18 @@
+"""From data sets as their owners publish them to split files. No image is copied or changed."""
+
+from mmkdml.datasets.converters.folders import class_folder_rows, convert_folders, mask_pair_rows
+from mmkdml.datasets.converters.ham10000 import convert_ham10000, ham10000_rows
+from mmkdml.datasets.converters.lgg import convert_lgg, lgg_rows
+from mmkdml.datasets.converters.pcam import convert_pcam, pcam_rows
+
+__all__ = [
+    'class_folder_rows',
+    'convert_folders',
+    'convert_ham10000',
+    'convert_lgg',
+    'convert_pcam',
+    'ham10000_rows',
+    'lgg_rows',
+    'mask_pair_rows',
+    'pcam_rows',
+]

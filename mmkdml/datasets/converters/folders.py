@@ -1,0 +1,245 @@
+"""Data of one's own: a folder of images for each class, or a folder of images and one of masks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmkdml.datasets.converters.checks import Problems, Splits, mask_shows_foreground, source_folder
+from mmkdml.datasets.images import read_image
+from mmkdml.datasets.splits import SplitRow, write_splits
+from mmkdml.datasets.splitting import split_rows
+
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+MODES = ('RGB', 'RGBA', 'L', 'P')
+
+
+def class_folder_rows(
+    source: str | Path, group_regex: str | None = None
+) -> tuple[list[SplitRow], tuple[str, ...]]:
+    """Reads and checks images in class folders, as MSI-vs-MSS tiles are published.
+
+    Args:
+        source: Folder with ``<class>/**/<image>`` (8 bit; PNG, JPEG, TIFF, BMP or WebP). A folder
+            without images is no class; hidden files and folders are ignored.
+        group_regex: Regular expression that is searched in each image's path below ``source``; its
+            group called ``group``, or else its first, names the image's group. Default: each image
+            is a group of its own.
+
+    Returns:
+        A row per image, its class folder's place in the alphabet being the label, and the classes'
+        names in this order. The id is the path below ``source``, without its suffix.
+
+    Raises:
+        FileNotFoundError: If ``source`` is no folder.
+        ValueError: If there are fewer than two classes, an image lies beside the class folders, two
+            differ in their suffix alone, one cannot be read, or ``group_regex`` finds no group in
+            one. Lists up to 10.
+    """
+    source = source_folder(source, 'the folder with one folder of images per class')
+    problems = Problems(source)
+    found = _images(source, source)
+    for name in (name for name in found if '/' not in name):
+        problems.add(f'{name}: not in the folder of a class')
+    images = _by_id((name for name in found if '/' in name), problems)
+    classes = sorted({image_id.partition('/')[0] for image_id in images})
+    if len(classes) < 2:
+        raise ValueError(
+            f'expected a folder of images for each of two classes or more in {source}, '
+            f'got {classes}'
+        )
+    groups = _groups(images.values(), group_regex)
+
+    def check(image_id: str) -> None:
+        read_image(source / images[image_id], MODES)
+
+    rows = [
+        SplitRow(
+            id=image_id,
+            path=images[image_id],
+            group=groups[images[image_id]],
+            label=classes.index(image_id.partition('/')[0]),
+        )
+        for image_id, _ in problems.check_each(sorted(images), check, 'checking images')
+    ]
+    problems.stop_if_any()
+    return rows, tuple(classes)
+
+
+def mask_pair_rows(
+    source: str | Path,
+    images: str,
+    masks: str,
+    mask_suffix: str = '',
+    group_regex: str | None = None,
+) -> list[SplitRow]:
+    """Reads and checks images with binary masks of the same names.
+
+    Args:
+        source: Folder that holds both folders.
+        images: Folder of images below ``source``, 8 bit; they may lie in folders of their own.
+        masks: Folder of masks below ``source``, with the same folders in it; may be that of the
+            images where there is a ``mask_suffix``. See
+            :func:`~mmkdml.datasets.images.read_binary_mask`.
+        mask_suffix: What a mask's name has after its image's: ``'_mask'`` pairs ``a.jpg`` and
+            ``a_mask.png``.
+        group_regex: As of :func:`class_folder_rows`.
+
+    Returns:
+        A row per image: id is its path below ``images``, without suffix; label 1 if the mask has
+        any foreground.
+
+    Raises:
+        FileNotFoundError: If one of the folders is none.
+        ValueError: If a folder is not below ``source``, there are no images, or one of them cannot
+            be used: an image without mask, a mask without image, sizes that differ, a mask that is
+            not binary, a file that cannot be read, two that differ in their suffix alone, no group.
+            Lists up to 10.
+    """
+    source = source_folder(source, 'the folder with the folders of images and of masks')
+    problems = Problems(source)
+    image_folder, mask_folder = (
+        _inside(source, name, f'the folder of {kind}, named from {source} on')
+        for kind, name in (('images', images), ('masks', masks))
+    )
+    if image_folder == mask_folder and not mask_suffix:
+        raise ValueError('images and masks in one folder need a suffix that tells masks, got none')
+    mask_files = [
+        name for name in _images(mask_folder, source) if Path(name).stem.endswith(mask_suffix)
+    ]
+    apart = set(mask_files)
+    image_files = [name for name in _images(image_folder, source) if name not in apart]
+    if not image_files:
+        raise ValueError(f'no images ({", ".join(SUFFIXES)}) in {image_folder}')
+    image_paths = _by_id(image_files, problems, images)
+    mask_paths = _by_id(mask_files, problems, masks, mask_suffix)
+    for image_id in sorted(image_paths.keys() - mask_paths.keys()):
+        problems.add(f'{image_paths[image_id]}: no mask {image_id}{mask_suffix} in {masks}')
+    for image_id in sorted(mask_paths.keys() - image_paths.keys()):
+        problems.add(f'{mask_paths[image_id]}: no image {image_id} in {images}')
+    groups = _groups(image_paths.values(), group_regex)
+
+    def check(image_id: str) -> bool:
+        paths = source / image_paths[image_id], source / mask_paths[image_id]
+        return mask_shows_foreground(*paths, MODES)
+
+    paired = sorted(image_paths.keys() & mask_paths.keys())
+    rows = [
+        SplitRow(
+            id=image_id,
+            path=image_paths[image_id],
+            group=groups[image_paths[image_id]],
+            label=int(foreground),
+            mask=mask_paths[image_id],
+        )
+        for image_id, foreground in problems.check_each(paired, check, 'checking images')
+    ]
+    problems.stop_if_any()
+    return rows
+
+
+def convert_folders(
+    source: str | Path,
+    out: str | Path,
+    images: str | None = None,
+    masks: str | None = None,
+    mask_suffix: str = '',
+    group_regex: str | None = None,
+    ratios: Sequence[float] = (75, 10, 15),
+    seed: int = 0,
+    force: bool = False,
+) -> Splits:
+    """Writes split files for class folders, or for image and mask folders if these are named.
+
+    Splits of class folders have the classes' proportions, unless a group has images of several
+    classes. See :func:`class_folder_rows` and :func:`mask_pair_rows`.
+
+    Args:
+        source: The folder with all images.
+        out: Folder for the split files.
+        images: Folder of images below ``source``.
+        masks: Folder of masks below ``source``.
+        mask_suffix: What a mask's name has after its image's.
+        group_regex: Regular expression that finds an image's group in its path below ``source``.
+        ratios: Shares of train, val and test.
+        seed: Any integer.
+        force: Replace other split files in ``out``.
+
+    Raises:
+        ValueError: If only one of ``images`` and ``masks`` is given, or ``mask_suffix`` without.
+    """
+    info: dict[str, Any] = dict(dataset='folders', group_regex=group_regex, seed=seed)
+    if images is not None and masks is not None:
+        rows = mask_pair_rows(source, images, masks, mask_suffix, group_regex)
+        by_class = False
+        info |= dict(images=images, masks=masks, mask_suffix=mask_suffix)
+    elif images is None and masks is None and not mask_suffix:
+        rows, classes = class_folder_rows(source, group_regex)
+        by_class = len({(r.group, r.label) for r in rows}) == len({r.group for r in rows})
+        info |= dict(classes=classes, by_class=by_class)
+    else:
+        raise ValueError(
+            'expected a folder of images and one of masks, or neither and no mask suffix, got '
+            f'images {images!r}, masks {masks!r}, mask_suffix {mask_suffix!r}'
+        )
+    splits = split_rows(rows, ratios, seed, by_class=by_class)
+    write_splits(out, splits, info | dict(ratios=[float(r) for r in ratios]), force)
+    return splits
+
+
+def _inside(source: Path, name: str, what: str) -> Path:
+    if Path(name).is_absolute() or '..' in Path(name).parts:
+        raise ValueError(f'expected {what}, got {name!r}')
+    return source_folder(source / name, what)
+
+
+def _images(folder: Path, source: Path) -> list[str]:
+    """Paths of the images in a folder, from the source on; links are followed."""
+    files = (
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
+    paths = (file.relative_to(source).as_posix() for file in files)
+    return sorted(
+        path
+        for path in paths
+        if path.lower().endswith(SUFFIXES) and not re.search(r'(^|/)(\.|__MACOSX/)', path)
+    )
+
+
+def _by_id(
+    paths: Iterable[str], problems: Problems, folder: str = '.', suffix: str = ''
+) -> dict[str, str]:
+    """Paths by what is left of them without the folder and the endings."""
+    by_id: dict[str, str] = {}
+    for path in paths:
+        image_id = Path(path).relative_to(folder).with_suffix('').as_posix().removesuffix(suffix)
+        if by_id.setdefault(image_id, path) != path:
+            problems.add(f'{path}: the same name as {by_id[image_id]} but for the ending')
+    return by_id
+
+
+def _groups(paths: Collection[str], regex: str | None) -> dict[str, str]:
+    """The group of each image."""
+    if regex is None:
+        return {path: path for path in paths}
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise ValueError(f'{regex!r} is no regular expression: {error}') from error
+    if not pattern.groups:
+        raise ValueError(
+            f'expected a regular expression with a group in parentheses, got {regex!r}'
+        )
+    which = 'group' if 'group' in pattern.groupindex else 1
+    groups = {path: match[which] for path in paths if (match := pattern.search(path))}
+    if without := [path for path in paths if not groups.get(path)]:
+        raise ValueError(
+            f'{regex!r} finds no group in {len(without)} of {len(paths)} images, such as '
+            f'{", ".join(without[:3])}'
+        )
+    return groups

@@ -1,0 +1,189 @@
+"""HAM10000 as its owners publish it: images, ``HAM10000_metadata.csv``, lesion masks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mmkdml.datasets.converters.checks import (
+    Problems,
+    Splits,
+    mask_shows_foreground,
+    one_of,
+    source_folder,
+)
+from mmkdml.datasets.images import read_image
+from mmkdml.datasets.splits import SplitRow, write_splits
+from mmkdml.datasets.splitting import balance_rows, split_rows
+
+DIAGNOSES = ('akiec', 'bcc', 'bkl', 'df', 'mel', 'nv', 'vasc')
+METADATA = 'HAM10000_metadata.csv'
+PARTS = ('HAM10000_images_part_1', 'HAM10000_images_part_2')
+MASK_SUFFIX = '_segmentation'
+
+
+def ham10000_rows(source: str | Path, masks: bool = False) -> list[SplitRow]:
+    """Reads and checks HAM10000 (Tschandl et al. 2018, doi 10.7910/DVN/DBW86T).
+
+    Args:
+        source: Folder with ``HAM10000_metadata.csv`` (lesion_id, image_id, dx and any others) and
+            ``<image_id>.jpg`` (8-bit RGB), in ``HAM10000_images_part_1`` and ``_part_2`` or, where
+            neither is, anywhere below.
+        masks: Also take ``<image_id>_segmentation.png`` from anywhere below, each of its image's
+            size, see :func:`~mmkdml.datasets.images.read_binary_mask`.
+
+    Returns:
+        A row per image: its lesion is the group, the index of its ``dx`` in :data:`DIAGNOSES` the
+        label.
+
+    Raises:
+        FileNotFoundError: If ``source`` is no folder or has no ``HAM10000_metadata.csv``.
+        ValueError: If there are no images, or anything cannot be used: an image without row, a row
+            without image or mask, a mask without row, a file twice, an unknown ``dx``, a lesion
+            with several, a file that cannot be read. Lists up to 10.
+    """
+    source = source_folder(source, f'the folder with the images and {METADATA}')
+    problems = Problems(source)
+    metadata = _read_metadata(source / METADATA, problems)
+    folders = [source / part for part in PARTS if (source / part).is_dir()] or [source]
+    images = _by_name((p for f in folders for p in f.rglob('*.jpg')), problems)
+    if not images:
+        raise ValueError(f'no <image_id>.jpg in {" or ".join(map(str, folders))}')
+    files = dict(image=images)
+    if masks:
+        found = source.rglob(f'*{MASK_SUFFIX}.png')
+        files['mask'] = _by_name(found, problems, MASK_SUFFIX)
+    for kind, by_name in files.items():
+        for name in sorted(metadata.keys() - by_name.keys()):
+            problems.add(f'{METADATA}: no {kind} of {name}')
+        for name in sorted(by_name.keys() - metadata.keys()):
+            where = by_name[name].relative_to(source).as_posix()
+            problems.add(f'{where}: no row in {METADATA}')
+    problems.stop_if_any()
+
+    def check(name: str) -> None:
+        if masks:
+            mask_shows_foreground(images[name], files['mask'][name])
+        else:
+            read_image(images[name], ('RGB',))
+
+    rows = []
+    for name, _ in problems.check_each(sorted(metadata), check, 'checking images'):
+        lesion, label = metadata[name]
+        paths = {
+            kind: by_name[name].relative_to(source).as_posix() for kind, by_name in files.items()
+        }
+        rows.append(SplitRow(name, paths['image'], lesion, label, paths.get('mask')))
+    problems.stop_if_any()
+    return rows
+
+
+def convert_ham10000(
+    source: str | Path,
+    out: str | Path,
+    task: str,
+    split_by: str = 'lesion',
+    balance: int | str | None = None,
+    ratios: Sequence[float] = (75, 10, 15),
+    seed: int = 0,
+    force: bool = False,
+) -> Splits:
+    """Writes the split files of HAM10000, see :func:`ham10000_rows`.
+
+    Every split has the diagnoses' proportions; then the training part alone may be balanced.
+
+    Args:
+        source: The folder with the images and ``HAM10000_metadata.csv``.
+        out: Folder for the split files.
+        task: ``'cls'`` or ``'seg'``, which has masks. The same images are in the same split.
+        split_by: ``'lesion'`` keeps a lesion's images together; ``'image'`` does not, and leaks.
+        balance: Samples of each diagnosis in an epoch of training, see
+            :func:`~mmkdml.datasets.splitting.balance_rows`; ``'mean'`` takes the mean over the
+            diagnoses, so that an epoch stays as long; ``'none'`` leaves them as they are. Default:
+            ``'mean'`` to classify, ``'none'`` to segment.
+        ratios: Shares of train, val and test.
+        seed: Any integer.
+        force: Replace other split files in ``out``.
+
+    Raises:
+        ValueError: If ``task``, ``split_by`` or ``balance`` is not one of these.
+    """
+    one_of('task', task, ('cls', 'seg'))
+    one_of('split_by', split_by, ('lesion', 'image'))
+    if balance is None:
+        balance = 'mean' if task == 'cls' else 'none'
+    if isinstance(balance, str):
+        one_of('a number of samples for balance, or', balance, ('mean', 'none'))
+    rows = ham10000_rows(source, masks=task == 'seg')
+    splits = split_rows(rows, ratios, seed, by_image=split_by == 'image', by_class=True)
+    info: dict[str, Any] = dict(
+        dataset='ham10000',
+        task=task,
+        split_by=split_by,
+        seed=seed,
+        ratios=[float(r) for r in ratios],
+        classes=DIAGNOSES,
+        images_per_class={name: _per_class(part) for name, part in splits.items()},
+    )
+    if balance != 'none' and 'train' in splits:
+        train = splits['train']
+        classes = len({row.label for row in train})
+        target = round(len(train) / classes) if balance == 'mean' else int(balance)
+        splits['train'] = balance_rows(train, target, seed)
+        info['balanced_to'] = target
+    write_splits(out, splits, info, force)
+    return splits
+
+
+def _per_class(rows: Iterable[SplitRow]) -> dict[str, int]:
+    counts = Counter(DIAGNOSES[row.label] for row in rows)
+    return {dx: counts[dx] for dx in DIAGNOSES}
+
+
+def _read_metadata(path: Path, problems: Problems) -> dict[str, tuple[str, int]]:
+    """Lesion and label of each image."""
+    if not path.is_file():
+        raise FileNotFoundError(f'no {path.name} in {path.parent}')
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
+    except ValueError as error:  # as pandas' parser and the decoder raise
+        raise ValueError(f'{path}: no CSV ({error})') from error
+    columns = ['lesion_id', 'image_id', 'dx']
+    if missing := [column for column in columns if column not in table]:
+        raise ValueError(
+            f'{path}: expected the columns {",".join(columns)} among others; '
+            f'{",".join(missing)} is not in {",".join(map(str, table.columns))!r}'
+        )
+    images: dict[str, tuple[str, int]] = {}
+    diagnoses: dict[str, str] = {}
+    for line, (lesion, image, dx) in enumerate(table[columns].itertuples(index=False), start=2):
+        where = f'{path.name}, line {line}'
+        if not lesion.strip() or not image.strip():
+            problems.add(f'{where}: lesion_id or image_id is empty')
+        elif dx not in DIAGNOSES:
+            problems.add(f'{where}: expected one of {", ".join(DIAGNOSES)} as dx, got {dx!r}')
+        elif image in images:
+            problems.add(f'{where}: duplicate image_id {image}')
+        elif diagnoses.setdefault(lesion, dx) != dx:
+            problems.add(f'{where}: lesion {lesion} is {dx}, but {diagnoses[lesion]} before')
+        else:
+            images[image] = (lesion, DIAGNOSES.index(dx))
+    problems.stop_if_any()
+    return images
+
+
+def _by_name(files: Iterable[Path], problems: Problems, suffix: str = '') -> dict[str, Path]:
+    """Files by their stem without the suffix; the hidden ones of archives are left out."""
+    by_name: dict[str, Path] = {}
+    for path in sorted(files):
+        name = path.stem.removesuffix(suffix)
+        if path.name.startswith('.'):
+            continue
+        if by_name.setdefault(name, path) != path:
+            where = path.relative_to(problems.source).as_posix()
+            problems.add(f'{where}: also in {by_name[name].parent.name}')
+    return by_name

@@ -1,0 +1,108 @@
+"""LGG MRI segmentation as Kaggle publishes it (``kaggle_3m``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkdml.datasets.converters.checks import (
+    Problems,
+    Splits,
+    mask_shows_foreground,
+    one_of,
+    source_folder,
+)
+from mmkdml.datasets.splits import SplitRow, write_splits
+from mmkdml.datasets.splitting import split_rows
+
+
+def lgg_rows(source: str | Path) -> list[SplitRow]:
+    """Reads and checks the LGG MRI segmentation data set (``kaggle_3m``).
+
+    Args:
+        source: Folder with one folder per patient, holding ``<slice>.tif`` (3 channels, 8 bit) and
+            ``<slice>_mask.tif`` ({0, 255} or {0, 1}). Files beside the patients' folders that are
+            no TIFF (``data.csv``, ``README.md``) are ignored.
+
+    Returns:
+        A row per slice: id is the file's stem, group the patient's folder, label 1 if the mask has
+        any foreground.
+
+    Raises:
+        FileNotFoundError: If ``source`` is no folder.
+        ValueError: If there are no slices, or any of them cannot be used: a mask without image or
+            an image without mask, sizes that differ, a mask that is not binary, a file that cannot
+            be read or has other channels, the same slice in two folders. Lists up to 10.
+    """
+    source = source_folder(source, 'the folder kaggle_3m, with one folder per patient')
+    problems = Problems(source)
+    tiffs = sorted(source.rglob('*.tif'))
+    images = [p for p in tiffs if not p.stem.endswith('_mask')]
+    masks = {
+        p.with_name(p.name.replace('_mask.tif', '.tif')): p
+        for p in tiffs
+        if p.stem.endswith('_mask')
+    }
+    if not images:
+        raise ValueError(f'no <patient>/<slice>.tif in {source}')
+    seen: dict[str, Path] = {}
+    pairs = []
+    for image in images:
+        name = image.relative_to(source).as_posix()
+        mask = masks.pop(image, None)
+        if image.parent.parent != source:
+            problems.add(f'{name}: expected <patient>/<slice>.tif')
+        elif seen.setdefault(image.stem, image) != image:
+            problems.add(f'{name}: duplicate id, also in {seen[image.stem].parent.name}')
+        elif mask is None:
+            problems.add(f'{name}: no mask {image.stem}_mask.tif beside it')
+        else:
+            pairs.append((image, mask))
+    for mask in masks.values():
+        problems.add(f'{mask.relative_to(source).as_posix()}: mask without image')
+    rows = [
+        SplitRow(
+            id=image.stem,
+            path=image.relative_to(source).as_posix(),
+            group=image.parent.name,
+            label=int(tumour),
+            mask=mask.relative_to(source).as_posix(),
+        )
+        for (image, mask), tumour in problems.check_each(
+            pairs, lambda pair: mask_shows_foreground(*pair), 'checking slices'
+        )
+    ]
+    problems.stop_if_any()
+    return rows
+
+
+def convert_lgg(
+    source: str | Path,
+    out: str | Path,
+    split_by: str = 'patient',
+    ratios: Sequence[float] = (75, 10, 15),
+    seed: int = 0,
+    force: bool = False,
+) -> Splits:
+    """Writes the split files of LGG, see :func:`lgg_rows`.
+
+    Args:
+        source: The folder ``kaggle_3m``.
+        out: Folder for the split files.
+        split_by: ``'patient'`` keeps a patient's slices together; ``'image'`` does not, and leaks.
+        ratios: Shares of train, val and test.
+        seed: Any integer.
+        force: Replace other split files in ``out``.
+
+    Raises:
+        ValueError: If ``split_by`` is neither.
+    """
+    one_of('split_by', split_by, ('patient', 'image'))
+    splits = split_rows(lgg_rows(source), ratios, seed, by_image=split_by == 'image')
+    write_splits(
+        out,
+        splits,
+        dict(dataset='lgg', split_by=split_by, seed=seed, ratios=[float(r) for r in ratios]),
+        force,
+    )
+    return splits

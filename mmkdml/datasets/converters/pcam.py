@@ -1,0 +1,113 @@
+"""PCam as the Histopathologic Cancer Detection challenge publishes it."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkdml.datasets.converters.checks import Problems, Splits, source_folder
+from mmkdml.datasets.images import read_image
+from mmkdml.datasets.splits import SplitRow, write_splits
+from mmkdml.datasets.splitting import split_rows
+
+
+def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitRow]:
+    """Reads and checks PCam as the Histopathologic Cancer Detection challenge publishes it.
+
+    Args:
+        source: Folder with ``train/<id>.tif`` (3 channels, 8 bit) and ``train_labels.csv``
+            (id,label). Every image needs its row and every row its image; only chosen images are
+            opened.
+        subset: Number of images to choose at random, half of each class; 0 takes all.
+        seed: Any integer; chooses the subset.
+
+    Returns:
+        A row per image. The challenge does not say which images are from one patient, so each image
+        is a group of its own.
+
+    Raises:
+        FileNotFoundError: If ``source`` is no folder or has no ``train_labels.csv``.
+        ValueError: If there are no images, ``subset`` is odd, negative or more than there is, or an
+            image or row cannot be used. Lists up to 10.
+    """
+    source = source_folder(source, 'the folder with train/ and train_labels.csv')
+    if subset < 0 or subset % 2:
+        raise ValueError(
+            'expected an even number of images to choose, half of each class, or 0 '
+            f'for all, got {subset}'
+        )
+    problems = Problems(source)
+    labels = _read_pcam_labels(source / 'train_labels.csv', problems)
+    images = {p.stem: p for p in (source / 'train').glob('*.tif')}
+    if not images:
+        raise ValueError(f'no train/<id>.tif in {source}')
+    for name in sorted(labels.keys() - images.keys()):
+        problems.add(f'train_labels.csv: no image train/{name}.tif')
+    for name in sorted(images.keys() - labels.keys()):
+        problems.add(f'train/{name}.tif: no row in train_labels.csv')
+    problems.stop_if_any()
+
+    chosen = sorted(labels)
+    if subset:
+        classes = [[name for name in chosen if labels[name] == label] for label in (0, 1)]
+        if min(map(len, classes)) < subset // 2:
+            raise ValueError(
+                f'a subset of {subset} needs {subset // 2} images of each class; '
+                f'there are {len(classes[0])} normal and {len(classes[1])} metastasis'
+            )
+        # A stream of its own, so that the choice and the split do not depend on each other.
+        rng = random.Random(f'subset {seed}')
+        keys = {name: rng.random() for name in chosen}
+        chosen = sorted(
+            name for names in classes for name in sorted(names, key=keys.__getitem__)[: subset // 2]
+        )
+
+    def check(name: str) -> None:
+        read_image(images[name], ('RGB',))
+
+    rows = [
+        SplitRow(name, f'train/{name}.tif', name, labels[name])
+        for name, _ in problems.check_each(chosen, check, 'checking images')
+    ]
+    problems.stop_if_any()
+    return rows
+
+
+def convert_pcam(
+    source: str | Path,
+    out: str | Path,
+    subset: int = 20000,
+    ratios: Sequence[float] = (75, 10, 15),
+    seed: int = 0,
+    force: bool = False,
+) -> Splits:
+    """Writes the split files of PCam, see :func:`pcam_rows`; arguments as :func:`convert_lgg`."""
+    splits = split_rows(pcam_rows(source, subset, seed), ratios, seed)
+    write_splits(
+        out,
+        splits,
+        dict(dataset='pcam', subset=subset, seed=seed, ratios=[float(r) for r in ratios]),
+        force,
+    )
+    return splits
+
+
+def _read_pcam_labels(path: Path, problems: Problems) -> dict[str, int]:
+    if not path.is_file():
+        raise FileNotFoundError(f'no {path.name} in {path.parent}')
+    labels: dict[str, int] = {}
+    with path.open(encoding='utf-8-sig', newline='') as file:
+        reader = csv.reader(file)
+        if (header := next(reader, [])) != ['id', 'label']:
+            raise ValueError(f'{path}: expected the columns id,label, got {",".join(header)!r}')
+        for row in reader:
+            where = f'{path.name}, line {reader.line_num}'
+            if len(row) != 2 or not row[0] or row[1] not in ('0', '1'):
+                problems.add(f'{where}: expected an id and the label 0 or 1, got {",".join(row)!r}')
+            elif row[0] in labels:
+                problems.add(f'{where}: duplicate id {row[0]}')
+            else:
+                labels[row[0]] = int(row[1])
+    return labels

@@ -1,0 +1,163 @@
+"""Dividing images into splits, whole groups at a time, and balancing the classes of training."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from mmkdml.datasets.splits import SPLITS, SplitRow, refuse_duplicates
+
+
+def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) -> dict[str, str]:
+    """Gives every group, as a whole, to one of the splits ``train``, ``val``, ``test``.
+
+    Groups come in an order drawn from ``seed``; each goes to the split that lacks most images to
+    its share. The answer depends on names, sizes, ratios and seed, not on the order of ``sizes``.
+
+    Args:
+        sizes: Number of images of each group.
+        ratios: Shares of train, val and test, in any unit (``75 10 15`` or ``.75 .1 .15``). A share
+            of 0 leaves that split out.
+        seed: Any integer.
+
+    Returns:
+        The split's name for each group. Every split with a positive share gets at least one group.
+
+    Raises:
+        ValueError: If the ratios are not three finite numbers >= 0 with a positive sum, or there
+            are fewer groups than splits to fill.
+    """
+    if (
+        len(ratios) != len(SPLITS)
+        or not all(math.isfinite(r) and r >= 0 for r in ratios)
+        or sum(ratios) <= 0
+    ):
+        raise ValueError(
+            f'expected three finite ratios of at least 0, for {", ".join(SPLITS)}, of '
+            f'which one is positive, got {list(ratios)}'
+        )
+    total = sum(sizes.values())
+    lacking = {
+        name: total * ratio / sum(ratios)
+        for name, ratio in zip(SPLITS, ratios, strict=True)
+        if ratio > 0
+    }
+    if len(sizes) < len(lacking):
+        raise ValueError(
+            f'expected at least {len(lacking)} groups, one for each of '
+            f'{", ".join(lacking)}, got {len(sizes)}: {sorted(sizes)}. Set a ratio to '
+            '0 to leave a split out, or split by image'
+        )
+    # random() is the one method whose sequence Python keeps the same between versions.
+    rng = random.Random(seed)
+    order = [name for _, name in sorted((rng.random(), name) for name in sorted(sizes))]
+    empty = set(lacking)
+    assigned = {}
+    for done, group in enumerate(order):
+        must_fill = empty and len(order) - done <= len(empty)
+        split = max((s for s in lacking if s in empty or not must_fill), key=lacking.__getitem__)
+        lacking[split] -= sizes[group]
+        empty.discard(split)
+        assigned[group] = split
+    return assigned
+
+
+def split_rows(
+    rows: Iterable[SplitRow],
+    ratios: Sequence[float] = (75, 10, 15),
+    seed: int = 0,
+    by_image: bool = False,
+    by_class: bool = False,
+) -> dict[str, list[SplitRow]]:
+    """Divides images into splits, whole groups at a time.
+
+    Args:
+        rows: The images, in any order.
+        ratios: Shares of train, val and test, see :func:`assign_groups`.
+        seed: Any integer; the same seed gives the same splits.
+        by_image: Take each image by itself. Images of one group then land on both sides: metrics
+            come out too good. Only to compare with results that were made so.
+        by_class: Divide the images of each label for themselves, so that every split has the
+            classes' proportions (to within a group of each class).
+
+    Returns:
+        Rows of each split with a positive share, sorted by id.
+
+    Raises:
+        ValueError: As :func:`assign_groups`, which ``by_class`` holds for each class; if an id
+            comes twice; or if ``by_class`` meets a group of several classes.
+    """
+    rows = sorted(rows, key=lambda row: row.id)
+    refuse_duplicates(rows)
+    units = [row.id if by_image else row.group for row in rows]
+    sizes: dict[int, dict[str, int]] = {}
+    home: dict[str, int] = {}
+    for row, unit in zip(rows, units, strict=True):
+        label = row.label if by_class else 0
+        if home.setdefault(unit, label) != label:
+            raise ValueError(
+                f'group {unit!r} has images of the classes {home[unit]} and {label}; to keep the '
+                "classes' proportions, a group must be of one class"
+            )
+        of_class = sizes.setdefault(label, {})
+        of_class[unit] = of_class.get(unit, 0) + 1
+    assigned: dict[str, str] = {}
+    for label in sorted(sizes):
+        try:
+            assigned |= assign_groups(sizes[label], ratios, seed)
+        except ValueError as error:
+            raise ValueError(f'class {label}: {error}' if by_class else str(error)) from error
+    splits: dict[str, list[SplitRow]] = {s: [] for s in SPLITS if s in assigned.values()}
+    for row, unit in zip(rows, units, strict=True):
+        splits[assigned[unit]].append(row)
+    if not by_image:
+        refuse_shared_groups(splits)
+    return splits
+
+
+def balance_rows(rows: Iterable[SplitRow], target: int, seed: int = 0) -> list[SplitRow]:
+    """Under- and over-samples to one number of samples for every class.
+
+    A class with more images than that keeps a choice of them; in a class with fewer, images are
+    repeated equally often, a choice of them once more. The choice is drawn from ``seed``.
+
+    Args:
+        rows: Images of a training part, not yet repeated, in any order.
+        target: Samples of each class, at least 1.
+        seed: Any integer.
+
+    Returns:
+        The images that are left, with their ``repeats``, sorted by id.
+
+    Raises:
+        ValueError: If ``target`` is less than 1.
+    """
+    if target < 1:
+        raise ValueError(f'expected at least 1 sample of each class, got {target}')
+    # A stream of its own, so that the choice and the split do not depend on each other.
+    rng = random.Random(f'balance {seed}')
+    by_class: dict[int, list[SplitRow]] = {}
+    for row in sorted(rows, key=lambda row: row.id):
+        by_class.setdefault(row.label, []).append(row)
+    balanced = []
+    for _, images in sorted(by_class.items()):
+        keys = {row.id: rng.random() for row in images}
+        times, once_more = divmod(target, len(images))
+        for place, row in enumerate(sorted(images, key=lambda row: keys[row.id])):
+            if repeats := times + (place < once_more):
+                balanced.append(replace(row, repeats=repeats))
+    return sorted(balanced, key=lambda row: row.id)
+
+
+def refuse_shared_groups(splits: Mapping[str, Iterable[SplitRow]]) -> None:
+    """Raises ValueError if a group has images in two splits."""
+    home: dict[str, str] = {}
+    for name, rows in splits.items():
+        for row in rows:
+            if home.setdefault(row.group, name) != name:
+                raise ValueError(
+                    f'group {row.group!r} is in {home[row.group]} and in {name}; a '
+                    'group belongs to one split'
+                )

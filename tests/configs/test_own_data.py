@@ -1,0 +1,106 @@
+"""docs/your_own_data.md, followed to the letter on made-up data, up to a step of training."""
+
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmkdml.apis import load_config
+from mmkdml.datasets import read_split
+from mmkdml.registry import MODELS
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / 'docs' / 'your_own_data.md').read_text()
+COMMANDS = re.findall(r'^    python ((?:.*\\\n)*.*)$', GUIDE, re.MULTILINE)
+BLOCKS = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def run(command):
+    tool, *arguments = shlex.split(command.replace('\\\n', ''))
+    sys.argv = [tool, *arguments]
+    runpy.run_path(str(ROOT / tool), run_name='__main__')
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """The configs and the data that the guide speaks of, its converters run."""
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', sys.argv)
+    rng = np.random.default_rng(0)
+    for patient in range(5):
+        for view in range(2):
+            image = rng.integers(0, 256, (40, 56, 3))
+            for name in ('fat', 'mucus', 'tumour'):
+                save(Path(f'data/tiles/{name}/P{patient}-{view}.png'), image)
+            save(Path(f'data/polyps/images/P{patient}/{view}.jpg'), image)
+            mask = 255 * (image[..., 0] > 99 * view)
+            save(Path(f'data/polyps/masks/P{patient}/{view}_mask.png'), mask)
+    for command in COMMANDS:
+        if 'converters' in command:
+            run(command)
+    tiles, polyps, size = BLOCKS
+    Path('configs/kdml_v3_tiles.py').write_text(tiles)
+    Path('configs/kdml_v3_polyps.py').write_text(polyps + size.replace('128', '64'))
+    return tmp_path
+
+
+def test_commands_name_what_is_there():
+    tools = [command.split()[0] for command in COMMANDS]
+    assert tools.count('tools/dataset_converters/folders.py') == 2
+    assert all((ROOT / tool).is_file() for tool in tools)
+    assert len(BLOCKS) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('name', 'classes'),
+    [('tiles', ('fat', 'mucus', 'tumour')), ('polyps', ('background', 'polyp'))],
+)
+def test_the_guide_leads_to_training(clone, name, classes):
+    config = load_config(f'configs/kdml_v3_{name}.py')
+    # The folder of the run is the one the guide tests.
+    assert config.work_dir == f'work_dirs/configs/kdml_v3_{name}'
+    if name == 'tiles':
+        assert f'tools/test.py configs/kdml_v3_tiles.py {config.work_dir}' in COMMANDS
+    groups = []
+    for part in ('train', 'val', 'test'):
+        loader = config[f'{part}_dataloader']
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        dataset = Runner.build_dataloader(loader, seed=0).dataset
+        assert tuple(dataset.metainfo['classes']) == classes
+        groups.append({dataset.get_data_info(i)['group'] for i in range(len(dataset))})
+        assert dataset[0]['inputs'].shape == ((3, 224, 224) if name == 'tiles' else (3, 64, 64))
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 5  # patients, whole
+    torch.manual_seed(0)
+    model = MODELS.build(config.model)
+    batch = next(iter(Runner.build_dataloader(config.train_dataloader, seed=0)))
+    losses = model.train().train_step(batch, build_optim_wrapper(model, config.optim_wrapper))
+    assert all(value.isfinite() for value in losses.values())
+    predicted = model.eval().val_step(batch)[0]
+    if name == 'tiles':
+        assert predicted.pred_score.shape == (3,)
+
+
+def test_split_files_as_the_guide_shows_them_are_read(tmp_path):
+    headers = re.findall(r'^    (id,\S+) +#', GUIDE, re.MULTILINE)
+    assert len(headers) == 3
+    values = dict(id='a', path='a.png', mask='m.png', group='g', label='1', repeats='2')
+    for header in headers:
+        line = ','.join(values[column] for column in header.split(','))
+        (tmp_path / 'split.csv').write_text(f'{header}\n{line}\n')
+        assert read_split(tmp_path / 'split.csv')[0].repeats == 1 + ('repeats' in header)

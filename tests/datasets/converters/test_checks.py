@@ -1,0 +1,74 @@
+import threading
+
+import numpy as np
+import pytest
+
+from mmkdml.datasets.converters.checks import Problems, mask_shows_foreground, one_of, source_folder
+
+
+def refuse_odd(number):
+    if number % 2:
+        raise ValueError(f'/source/{number}: odd')
+    return -number
+
+
+def test_each_is_checked_in_order_and_what_is_refused_becomes_a_problem(tmp_path):
+    problems = Problems(source_folder('/', 'a folder') / 'source')
+    assert list(problems.check_each(range(6), refuse_odd, 'checking')) == [(0, 0), (2, -2), (4, -4)]
+    assert problems.found == ['1: odd', '3: odd', '5: odd']
+    with pytest.raises(ValueError, match='/source cannot be used as it is:\n  - 1: odd\n  - 3: o'):
+        problems.stop_if_any()
+
+
+def test_the_tenth_problem_stops_the_checking(tmp_path):
+    checked = []
+
+    def check(number):
+        checked.append(number)
+        raise ValueError(f'{number}')
+
+    with pytest.raises(ValueError, match='stopped after 10') as error:
+        list(Problems(tmp_path).check_each(range(10_000), check, 'checking'))
+    assert str(error.value).count('\n  - ') == 10
+    assert len(checked) < 1000
+
+
+def test_without_problems_nothing_is_stopped_and_no_thread_is_left(tmp_path):
+    before = threading.active_count()
+    problems = Problems(tmp_path)
+    assert len(list(problems.check_each(range(50), abs, 'checking'))) == 50
+    problems.stop_if_any()
+    assert threading.active_count() == before
+
+
+def test_errors_that_are_no_refusals_come_through(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        list(Problems(tmp_path).check_each([0], lambda number: 1 / number, 'checking'))
+
+
+def test_no_folder(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(FileNotFoundError, match='file is not a folder; expected some images'):
+        source_folder(tmp_path / 'file', 'some images')
+
+
+def test_one_of():
+    one_of('colour', 'red', ('red', 'green'))
+    with pytest.raises(ValueError, match="expected colour 'red' or 'green', got 'blue'"):
+        one_of('colour', 'blue', ('red', 'green'))
+
+
+def test_masks_and_their_images(tmp_path, save):
+    mask = np.zeros((4, 6))
+    save(tmp_path / 'image.png', np.zeros((4, 6, 3)))
+    save(tmp_path / 'none.png', mask)
+    mask[3, 5] = 1
+    save(tmp_path / 'some.png', mask)
+    save(tmp_path / 'turned.png', mask.T)
+    image = tmp_path / 'image.png'
+    assert mask_shows_foreground(image, tmp_path / 'some.png') is True
+    assert mask_shows_foreground(image, tmp_path / 'none.png') is False
+    with pytest.raises(ValueError, match='turned.png: the mask is 4x6, its image 6x4'):
+        mask_shows_foreground(image, tmp_path / 'turned.png')
+    with pytest.raises(ValueError, match='image.png: expected an image of mode L, got RGB'):
+        mask_shows_foreground(image, tmp_path / 'some.png', ('L',))

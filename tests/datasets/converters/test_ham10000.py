@@ -1,0 +1,278 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmkdml.datasets.converters import convert_ham10000, ham10000_rows
+from mmkdml.datasets.converters.ham10000 import DIAGNOSES
+from mmkdml.datasets.splits import read_split
+
+COLUMNS = 'lesion_id,image_id,dx,dx_type,age,sex,localization'
+# Images of each diagnosis, two of each lesion.
+SIZES = dict(akiec=8, bcc=8, bkl=8, df=6, mel=10, nv=20, vasc=6)
+HALF = np.arange(48).reshape(6, 8) < 24
+
+
+def write_metadata(source, lines, columns=COLUMNS):
+    (source / 'HAM10000_metadata.csv').write_text('\n'.join([columns, *lines]) + '\n')
+
+
+@pytest.fixture(scope='session')
+def lines():
+    images = [(dx, place) for dx, size in SIZES.items() for place in range(size)]
+    return [
+        f'HAM_{dx}{place // 2},ISIC_{number:07},{dx},histo,50.0,male,back'
+        for number, (dx, place) in enumerate(images)
+    ]
+
+
+@pytest.fixture
+def ham(tmp_path, save, lines):
+    """The published layout: two folders of images, masks in a third, every other a palette's."""
+    source = tmp_path / 'published'
+    for number in range(len(lines)):
+        name = f'ISIC_{number:07}'
+        part = source / f'HAM10000_images_part_{1 + number % 2}'
+        save(part / f'{name}.jpg', np.full((6, 8, 3), 9))
+        save(source / 'segmentations' / f'{name}_segmentation.png', 255 * HALF)
+    write_metadata(source, lines)
+    return source
+
+
+@pytest.fixture
+def first(ham):
+    """The first image and its mask."""
+    name = 'ISIC_0000000'
+    return (
+        ham / 'HAM10000_images_part_1' / f'{name}.jpg',
+        ham / 'segmentations' / f'{name}_segmentation.png',
+    )
+
+
+def test_rows(ham):
+    rows = {row.id: row for row in ham10000_rows(ham)}
+    assert len(rows) == sum(SIZES.values())
+    row = rows['ISIC_0000009']
+    assert (row.path, row.mask) == ('HAM10000_images_part_2/ISIC_0000009.jpg', None)
+    assert (row.group, row.label) == ('HAM_bcc0', 1)
+    assert {DIAGNOSES[r.label] for r in rows.values()} == set(SIZES)
+    row = next(r for r in ham10000_rows(ham, masks=True) if r.id == 'ISIC_0000009')
+    assert row.mask == 'segmentations/ISIC_0000009_segmentation.png'
+    assert (row.group, row.label) == ('HAM_bcc0', 1)
+
+
+def test_one_folder_of_images_will_do_and_copies_beside_the_parts_are_left_alone(ham):
+    rows = ham10000_rows(ham)
+    copy = ham / 'the same again'
+    (ham / 'HAM10000_images_part_1').rename(copy)
+    for image in (ham / 'HAM10000_images_part_2').iterdir():
+        image.rename(copy / image.name)
+    (ham / 'HAM10000_images_part_2').rmdir()
+    flat = ham10000_rows(ham)
+    assert [(r.id, r.group, r.label) for r in flat] == [(r.id, r.group, r.label) for r in rows]
+    assert {r.path.split('/')[0] for r in flat} == {'the same again'}
+    for part in (1, 2):
+        (ham / f'HAM10000_images_part_{part}').mkdir()
+    for number, image in enumerate(sorted(copy.iterdir())):
+        (ham / f'HAM10000_images_part_{1 + number % 2}' / image.name).write_bytes(
+            image.read_bytes()
+        )
+    assert ham10000_rows(ham) == rows
+
+
+def test_palette_masks_and_hidden_files(ham, first, save):
+    image = Image.fromarray((7 * HALF).astype(np.uint8), 'P')
+    image.putpalette([255] * 3 + [128] * 18 + [0] * 3)  # index 0 is white, 7 is black
+    image.save(first[1])
+    save(first[1].with_name('._ISIC_0000000_segmentation.png'), HALF)
+    assert len(ham10000_rows(ham, masks=True)) == sum(SIZES.values())
+    image.putpalette([255] * 3 + [128] * 18 + [60] * 3)
+    image.save(first[1])
+    with pytest.raises(ValueError, match='0000000_segmentation.png: .* got the values 60, 255'):
+        ham10000_rows(ham, masks=True)
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda image, mask, save: image.unlink(), 'metadata.csv: no image of ISIC_0000000$'),
+        (lambda image, mask, save: mask.unlink(), 'metadata.csv: no mask of ISIC_0000000$'),
+        (
+            lambda image, mask, save: save(image.with_name('ISIC_9.jpg'), np.zeros((6, 8, 3))),
+            'HAM10000_images_part_1/ISIC_9.jpg: no row in HAM10000_metadata.csv',
+        ),
+        (
+            lambda image, mask, save: save(mask.with_name('X_segmentation.png'), HALF),
+            'segmentations/X_segmentation.png: no row in',
+        ),
+        (
+            lambda image, mask, save: save(mask.parent / 'b' / mask.name, HALF),
+            'b/ISIC_0000000_segmentation.png: also in segmentations|'
+            'segmentations/ISIC_0000000_segmentation.png: also in b',
+        ),
+        (
+            lambda image, mask, save: save(mask, np.zeros((8, 6))),
+            '- segmentations/ISIC_0000000_segmentation.png: the mask is 6x8, its image 8x6',
+        ),
+        (
+            lambda image, mask, save: save(mask, 100 * HALF),
+            'segmentations/ISIC_0000000_segmentation.png: expected a binary .* values 0, 100',
+        ),
+        (
+            lambda image, mask, save: image.write_bytes(image.read_bytes()[:300]),
+            '- HAM10000_images_part_1/ISIC_0000000.jpg: unreadable image',
+        ),
+        (
+            lambda image, mask, save: save(image, np.zeros((6, 8))),
+            'ISIC_0000000.jpg: expected an image of mode RGB, got L',
+        ),
+    ],
+)
+def test_files_that_do_not_fit_are_named(ham, first, save, tmp_path, damage, message):
+    damage(*first, save)
+    with pytest.raises(ValueError, match=message):
+        convert_ham10000(ham, tmp_path / 'out', 'seg')
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ('HAM_x,ISIC_1,NV,,,,', "line 3: expected one of akiec, .* vasc as dx, got 'NV'"),
+        ('HAM_akiec0,ISIC_1,mel,,,,', 'line 3: lesion HAM_akiec0 is mel, but akiec before'),
+        ('HAM_x,ISIC_0000000,mel,,,,', 'line 3: duplicate image_id ISIC_0000000'),
+        (',ISIC_1,mel,,,,', 'line 3: lesion_id or image_id is empty'),
+        ('HAM_x, ,mel,,,,', 'line 3: lesion_id or image_id is empty'),
+        ('HAM_x,ISIC_1,,,,,', "as dx, got ''"),
+    ],
+)
+def test_rows_that_do_not_fit_are_named(ham, lines, line, message):
+    write_metadata(ham, [lines[0], line, *lines[1:]])
+    with pytest.raises(ValueError, match=f'HAM10000_metadata.csv, {message}|{message}'):
+        ham10000_rows(ham)
+
+
+def test_problems_come_together(ham, lines):
+    write_metadata(ham, lines[3:])
+    with pytest.raises(ValueError, match='cannot be used as it is:') as error:
+        ham10000_rows(ham)
+    assert str(error.value).count('no row in HAM10000_metadata.csv') == 3
+
+
+def test_metadata_that_is_none(ham, lines):
+    write_metadata(ham, lines, columns='lesion,image_id,dx,a,b,c,d')
+    with pytest.raises(ValueError, match="lesion_id,image_id,dx among .*lesion_id is not in 'les"):
+        ham10000_rows(ham)
+    write_metadata(ham, [*lines, '1,2,3,4,5,6,7,8,9'])
+    with pytest.raises(ValueError, match='HAM10000_metadata.csv: no CSV .*Expected 7 fields'):
+        ham10000_rows(ham)
+    (ham / 'HAM10000_metadata.csv').write_bytes(b'\xff\xfe,')
+    with pytest.raises(ValueError, match='HAM10000_metadata.csv: no CSV .*utf-8'):
+        ham10000_rows(ham)
+    (ham / 'HAM10000_metadata.csv').unlink()
+    with pytest.raises(FileNotFoundError, match='no HAM10000_metadata.csv in '):
+        ham10000_rows(ham)
+
+
+def test_no_source(tmp_path):
+    with pytest.raises(FileNotFoundError, match='x is not a folder; .* HAM10000_metadata.csv'):
+        ham10000_rows(tmp_path / 'x')
+    write_metadata(tmp_path, [])
+    with pytest.raises(ValueError, match='no <image_id>.jpg in '):
+        ham10000_rows(tmp_path)
+
+
+def per_class(rows):
+    counts = dict.fromkeys(DIAGNOSES, 0)
+    for row in rows:
+        counts[DIAGNOSES[row.label]] += row.repeats
+    return counts
+
+
+def test_lesions_stay_together_in_the_diagnoses_proportions(ham, tmp_path):
+    splits = convert_ham10000(ham, tmp_path / 'out', 'seg', ratios=(2, 1, 1))
+    groups = [{row.group for row in part} for part in splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == sum(SIZES.values()) // 2
+    for name, share in dict(train=0.5, val=0.25, test=0.25).items():
+        for dx, count in per_class(splits[name]).items():
+            assert abs(count - share * SIZES[dx]) <= 1  # half a lesion
+    # The same images are in the same split, whatever the task.
+    again = convert_ham10000(ham, tmp_path / 'cls', 'cls', balance='none', ratios=(2, 1, 1))
+    assert {n: [r.id for r in p] for n, p in again.items()} == {
+        n: [r.id for r in p] for n, p in splits.items()
+    }
+
+
+def test_by_image_lesions_are_divided(ham, tmp_path):
+    splits = convert_ham10000(ham, tmp_path, 'seg', split_by='image', ratios=(1, 1, 0))
+    assert per_class(splits['train']) == {dx: size // 2 for dx, size in SIZES.items()}
+    train, val = ({row.group for row in part} for part in splits.values())
+    assert train & val
+
+
+@pytest.mark.parametrize(('balance', 'target'), [(None, 5), ('mean', 5), (9, 9), (1, 1)])
+def test_only_training_is_balanced_and_the_files_say_so(ham, tmp_path, balance, target):
+    convert_ham10000(ham, tmp_path, 'cls', balance=balance, ratios=(2, 1, 1))
+    train, val, test = (read_split(tmp_path / f'{part}.csv') for part in ('train', 'val', 'test'))
+    assert per_class(train) == dict.fromkeys(DIAGNOSES, target)
+    assert all(row.repeats == 1 for row in (*val, *test))
+    info = json.loads((tmp_path / 'splits.json').read_text())
+    assert info['balanced_to'] == target
+    assert info['images_per_class']['val'] == per_class(val)
+    before = info['images_per_class']['train']
+    assert sum(before.values()) + len(val) + len(test) == sum(SIZES.values())
+    images = {dx: sum(DIAGNOSES[row.label] == dx for row in train) for dx in DIAGNOSES}
+    assert images == {dx: min(size, target) for dx, size in before.items()}
+
+
+def test_without_balance_nothing_is_repeated(ham, tmp_path):
+    convert_ham10000(ham, tmp_path / 'cls', 'cls', balance='none')
+    convert_ham10000(ham, tmp_path / 'seg', 'seg')
+    for task in ('cls', 'seg'):
+        assert 'repeats' not in (tmp_path / task / 'train.csv').read_text()
+        assert 'balanced_to' not in json.loads((tmp_path / task / 'splits.json').read_text())
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(task='both'), "task 'cls' or 'seg', got 'both'"),
+        (dict(split_by='patient'), "split_by 'lesion' or 'image', got 'patient'"),
+        (dict(balance='most'), "balance, or 'mean' or 'none', got 'most'"),
+        (dict(balance=0), 'at least 1 sample of each class, got 0'),
+    ],
+)
+def test_arguments_that_cannot_be(ham, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        convert_ham10000(ham, tmp_path / 'out', **{'task': 'cls', **arguments})
+    assert not (tmp_path / 'out').exists()
+
+
+def test_tool(ham, tmp_path, run_tool, files_in, monkeypatch, capsys):
+    before = files_in(ham)
+    for out in ('one', 'two'):
+        run_tool('ham10000.py', ham, '--task', 'cls', '--out', tmp_path / out, '--balance', 4)
+    assert files_in(ham) == before
+    assert files_in(tmp_path / 'one') == files_in(tmp_path / 'two')
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert table[0] == ['split', 'images', 'groups', *DIAGNOSES]
+    assert table[1][0] == 'train'
+    assert table[1][3:] == ['4'] * 7
+    assert table[6][:3] == ['python', 'tools/train.py', 'configs/kdml/r50_r18x2_v3_ham10000_cls.py']
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data' / 'ham10000').mkdir(parents=True)
+    ham.rename(tmp_path / 'data' / 'ham10000' / 'published')
+    run_tool(
+        *('ham10000.py', 'data/ham10000/published', '--task', 'seg'),
+        *('--out', 'data/ham10000/splits_seg'),
+    )
+    assert capsys.readouterr().out.endswith(
+        'next:\npython tools/train.py configs/kdml/r50_r18x2_v3_ham10000_seg.py\n'
+    )
+    with pytest.raises(SystemExit, match="ham10000.py: error: .*or 'mean' or 'none', got 'some'"):
+        run_tool(
+            *('ham10000.py', 'data/ham10000/published', '--task', 'seg'),
+            *('--out', 'x', '--balance', 'some'),
+        )

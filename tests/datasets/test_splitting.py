@@ -1,0 +1,169 @@
+import random
+from collections import Counter
+
+import pytest
+
+from mmkdml.datasets.splits import SplitRow
+from mmkdml.datasets.splitting import assign_groups, balance_rows, refuse_shared_groups, split_rows
+
+ROWS = [SplitRow(f'{g}{i}', f'{g}/{i}.tif', g, i % 2) for g in 'abcdefgh' for i in range(5)]
+
+
+def row(name, group='g', label=0):
+    return SplitRow(name, f'{name}.tif', group, label)
+
+
+def test_no_group_is_ever_in_two_splits_and_no_image_is_lost():
+    rng = random.Random(0)
+    for _ in range(300):
+        rows = [
+            row(f'{g}_{i}', str(g))
+            for g in range(rng.randint(3, 40))
+            for i in range(rng.randint(1, 30))
+        ]
+        ratios = [rng.choice([rng.random(), 1, 10]) for _ in range(3)]
+        splits = split_rows(rows, ratios, seed=rng.randint(0, 99))
+        groups = [{r.group for r in part} for part in splits.values()]
+        assert set(splits) == {'train', 'val', 'test'}
+        assert all(groups)
+        assert len(set.union(*groups)) == sum(map(len, groups))
+        assert sorted(r.id for part in splits.values() for r in part) == sorted(r.id for r in rows)
+
+
+def test_shares_are_met_to_within_a_group():
+    rng = random.Random(1)
+    sizes = {f'p{i:03}': rng.randint(20, 88) for i in range(110)}
+    for seed in range(20):
+        assigned = assign_groups(sizes, (75, 10, 15), seed)
+        for split, share in zip(('train', 'val', 'test'), (0.75, 0.1, 0.15), strict=True):
+            count = sum(sizes[g] for g, s in assigned.items() if s == split)
+            assert abs(count - share * sum(sizes.values())) <= max(sizes.values())
+
+
+def test_images_of_groups_of_one_meet_the_shares_exactly():
+    rows = [row(f'{i:03}', f'{i}') for i in range(200)]
+    assert [len(part) for part in split_rows(rows, (75, 10, 15)).values()] == [150, 20, 30]
+
+
+def test_by_image_divides_groups():
+    splits = split_rows(ROWS, by_image=True)
+    assert [len(part) for part in splits.values()] == [30, 4, 6]
+    with pytest.raises(ValueError, match="group '.' is in train and in "):
+        refuse_shared_groups(splits)
+
+
+def test_the_seed_alone_decides():
+    shuffled = random.Random(3).sample(ROWS, len(ROWS))
+    assert split_rows(ROWS, seed=5) == split_rows(shuffled, seed=5)
+    assert split_rows(ROWS, (0.75, 0.1, 0.15), 5) == split_rows(ROWS, (75, 10, 15), 5)
+    assert len({str(split_rows(ROWS, seed=seed)) for seed in range(10)}) > 5
+
+
+def test_the_split_stays_what_it_was():
+    """Published results name a seed: these are to stay the same for all versions to come."""
+    assigned = assign_groups(dict.fromkeys('abcdefgh', 10), (2, 1, 1), seed=0)
+    assert assigned == dict(
+        a='test', b='train', c='val', d='train', e='test', f='train', g='val', h='train'
+    )
+
+
+def test_few_groups_fill_every_split():
+    assert sorted(assign_groups(dict(a=1, b=1, c=98), (98, 1, 1), 0).values()) == [
+        'test',
+        'train',
+        'val',
+    ]
+
+
+def test_a_share_of_zero_leaves_the_split_out():
+    assert set(split_rows(ROWS, (80, 0, 20))) == {'train', 'test'}
+
+
+@pytest.mark.parametrize(
+    'ratios', [(1, 1), (1, 1, -1), (0, 0, 0), (1, float('nan'), 1), (1, float('inf'), 1)]
+)
+def test_ratios_that_cannot_be(ratios):
+    with pytest.raises(ValueError, match='three finite ratios of at least 0.*got'):
+        split_rows(ROWS, ratios)
+
+
+def test_fewer_groups_than_splits():
+    with pytest.raises(ValueError, match=r"at least 3 groups.* train, val, test, got 2: \['a'"):
+        split_rows([r for r in ROWS if r.group in 'ab'])
+
+
+def test_an_id_that_comes_twice():
+    twice = [row('x', 'a'), row('y', 'b'), SplitRow('x', 'elsewhere.tif', 'c', 0)]
+    with pytest.raises(ValueError, match="id 'x' comes twice: x.tif and elsewhere.tif"):
+        split_rows(twice)
+
+
+def lesions(sizes, groups_of=2):
+    """Images of several classes, two to a lesion."""
+    return [
+        row(f'{label}_{i:04}', f'{label}_{i // groups_of}', label)
+        for label, size in enumerate(sizes)
+        for i in range(size)
+    ]
+
+
+@pytest.mark.parametrize('by_image', [False, True])
+def test_by_class_every_split_has_the_classes_proportions(by_image):
+    sizes = (40, 400, 1000)
+    for seed in range(5):
+        splits = split_rows(lesions(sizes), (75, 10, 15), seed, by_image=by_image, by_class=True)
+        for name, share in dict(train=0.75, val=0.1, test=0.15).items():
+            counts = Counter(r.label for r in splits[name])
+            assert [counts[label] for label in range(3)] == [share * size for size in sizes]
+
+
+def test_by_class_no_group_is_divided_and_the_seed_decides():
+    rng = random.Random(2)
+    rows = [row(f'{g}_{i}', str(g), g % 3) for g in range(60) for i in range(rng.randint(1, 9))]
+    splits = split_rows(rows, seed=1, by_class=True)
+    refuse_shared_groups(splits)
+    assert sorted(r.id for part in splits.values() for r in part) == sorted(r.id for r in rows)
+    assert splits == split_rows(rng.sample(rows, len(rows)), seed=1, by_class=True)
+    assert splits != split_rows(rows, seed=2, by_class=True)
+    assert splits != split_rows(rows, seed=1)
+
+
+def test_by_class_refuses_what_cannot_be():
+    mixed = [*lesions((9, 9)), row('z', '0_0', label=1)]
+    with pytest.raises(ValueError, match="group '0_0' has images of the classes 0 and 1; .*one"):
+        split_rows(mixed, by_class=True)
+    assert split_rows(mixed, by_image=True, by_class=True)
+    with pytest.raises(ValueError, match='class 1: expected at least 3 groups.* got 2'):
+        split_rows(lesions((9, 4)), by_class=True)
+
+
+@pytest.mark.parametrize('target', [1, 7, 10, 25, 100])
+def test_balanced_classes_have_the_target_and_images_differ_by_one_at_most(target):
+    sizes = (3, 10, 40)
+    rows = lesions(sizes)
+    before = list(rows)
+    balanced = balance_rows(rows, target, seed=4)
+    assert rows == before
+    assert balanced == sorted(balanced, key=lambda r: r.id)
+    for label, size in enumerate(sizes):
+        repeats = [r.repeats for r in balanced if r.label == label]
+        assert sum(repeats) == target
+        assert len(repeats) == min(size, target)
+        assert max(repeats) - min(repeats) <= 1
+    originals = {r.id: r for r in rows}
+    assert all((r.path, r.group) == (originals[r.id].path, originals[r.id].group) for r in balanced)
+
+
+def test_balancing_follows_the_seed_alone_and_chooses_every_image_as_often():
+    rows = lesions((4, 20))
+    shuffled = random.Random(0).sample(rows, len(rows))
+    assert balance_rows(rows, 6, 3) == balance_rows(shuffled, 6, 3)
+    chosen = Counter(r.id for seed in range(400) for r in balance_rows(rows, 5, seed) if r.label)
+    # Each of 20 with probability 1/4: 100 of 400, standard deviation 8.7.
+    assert len(chosen) == 20
+    assert all(abs(count - 100) < 45 for count in chosen.values())
+
+
+def test_balancing_to_nothing():
+    with pytest.raises(ValueError, match='at least 1 sample of each class, got 0'):
+        balance_rows(lesions((3, 3)), 0)

@@ -1,0 +1,45 @@
+"""Writes split files for HAM10000: seven diagnoses, or where the lesion is."""
+
+import argparse
+
+from mmkdml.apis import run_converter, run_tool
+from mmkdml.datasets.converters import convert_ham10000
+
+
+def samples(text: str) -> int | str:
+    """A number, 'mean' or 'none'."""
+    return int(text) if text.isdecimal() else text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--task',
+        choices=['cls', 'seg'],
+        required=True,
+        help='classify the diagnosis, or segment the lesion',
+    )
+    parser.add_argument(
+        '--split-by',
+        choices=['lesion', 'image'],
+        default='lesion',
+        help='keep the images of a lesion together (default), or not: this leaks',
+    )
+    parser.add_argument(
+        '--balance',
+        type=samples,
+        metavar='N|mean|none',
+        help='samples of each diagnosis in an epoch of training, by leaving images out and '
+        'repeating others (default: mean, the mean over the diagnoses, for cls; none for seg)',
+    )
+    run_converter(
+        parser,
+        convert_ham10000,
+        'configs/kdml/r50_r18x2_v3_ham10000_{task}.py',
+        'data/ham10000/published',
+        'data/ham10000/splits_{task}',
+    )
+
+
+if __name__ == '__main__':
+    run_tool(main)
