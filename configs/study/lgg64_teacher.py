@@ -1,0 +1,9 @@
+"""The teacher of lgg64.py alone."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .lgg64 import *
+
+model = dict(small_teacher, data_preprocessor=data_preprocessor)
+default_hooks['checkpoint'].update(save_best='model/foreground/IoU')

@@ -1,0 +1,38 @@
+"""Suites of runs, their tables, statistics and reports, and the search for weights."""
+
+from mmkdml.experiments.claims import evaluate_claims, render_claims
+from mmkdml.experiments.execute import newest_checkpoint
+from mmkdml.experiments.paper import paper_value
+from mmkdml.experiments.progress import in_words, progress
+from mmkdml.experiments.records import CHECKPOINTS, Measurement, RunRecord, SuiteRecord
+from mmkdml.experiments.report import write_report
+from mmkdml.experiments.results import read_suite, run_suite
+from mmkdml.experiments.store import SuiteStore
+from mmkdml.experiments.suite import RunSpec, Suite, load_suite
+from mmkdml.experiments.tables import FORMS, build_table, render
+from mmkdml.experiments.variants import paper_weights, variant_runs
+
+__all__ = [
+    'CHECKPOINTS',
+    'FORMS',
+    'Measurement',
+    'RunRecord',
+    'RunSpec',
+    'Suite',
+    'SuiteRecord',
+    'SuiteStore',
+    'build_table',
+    'evaluate_claims',
+    'in_words',
+    'load_suite',
+    'newest_checkpoint',
+    'paper_value',
+    'paper_weights',
+    'progress',
+    'read_suite',
+    'render',
+    'render_claims',
+    'run_suite',
+    'variant_runs',
+    'write_report',
+]

@@ -1,0 +1,222 @@
+"""What the paper claims, asked of the runs of a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from prettytable import PrettyTable, TableStyle
+from statsmodels.stats.multitest import multipletests
+
+from mmkdml.evaluation.member_metrics import ENSEMBLE
+from mmkdml.experiments.records import SuiteRecord
+from mmkdml.experiments.statistics import RESAMPLES, Contrast, Estimate, estimate
+from mmkdml.experiments.tally import tally, variants
+from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES, TEACHER
+
+FAMILIES = {
+    'style': 'v3 against v1 and v2 within a mode',
+    'mode': 'kdml against ml, kd_off and kd_on within a style',
+    'student': 'the ensemble against the better student',
+    'teacher': 'the ensemble against the teacher',
+}
+HOLDS, OPPOSITE, UNDECIDED = 'holds', 'does not hold (opposite)', 'undecided'
+NOT_COMPUTABLE = 'not computable'
+ALPHA = 0.05
+_STYLES = {'text': TableStyle.DEFAULT, 'markdown': TableStyle.MARKDOWN}
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """A claim and what the runs say of it.
+
+    Attributes:
+        family: A key of :data:`FAMILIES`. p-values are corrected within a family and measure.
+        text: The claim.
+        measure: The measure.
+        checkpoint: ``'best'`` or ``'last'``.
+        contrast: Run and member said to be better, and what it is compared with.
+        estimate: The difference in points of the measure; above 0 it speaks for the claim.
+        p_holm: Its p-value by Holm's correction; ``nan`` if not computable.
+        simultaneous: Interval by Bonferroni's correction: all intervals of the family hold their
+            true values together at the confidence level.
+        verdict: ``'holds'`` or ``'does not hold (opposite)'`` if the corrected p-value is below
+            0.05; else ``'undecided'``; or ``'not computable: <why>'``.
+    """
+
+    family: str
+    text: str
+    measure: str
+    checkpoint: str
+    contrast: Contrast
+    estimate: Estimate
+    p_holm: float
+    simultaneous: tuple[float, float]
+    verdict: str
+
+
+def evaluate_claims(
+    record: SuiteRecord, measure: str, checkpoint: str, resamples: int = RESAMPLES, rng: int = 0
+) -> list[ClaimResult]:
+    """Asks the runs of a suite for the paper's claims.
+
+    In each variant of the suite (see :func:`~mmkdml.experiments.tally.variants`) and for the
+    modes and styles it has: the four families of :data:`FAMILIES`. The families are corrected over
+    all variants. Claims that are not computable take no part in the correction.
+
+    Args:
+        record: The suite.
+        measure: A name among :data:`~mmkdml.experiments.measures.MEASURES`.
+        checkpoint: ``'best'`` or ``'last'``.
+        resamples: See :func:`~mmkdml.experiments.statistics.estimate`.
+        rng: See there.
+
+    Raises:
+        ValueError: As :func:`~mmkdml.experiments.tally.tally`, ``variants`` beside it, and
+            :func:`~mmkdml.experiments.statistics.estimate`.
+    """
+    claims = sorted(_claims(record), key=lambda claim: list(FAMILIES).index(claim[0]))
+    contrasts = [contrast for *_, contrast in claims]
+    found = estimate(
+        tally(record, checkpoint),
+        measure,
+        contrasts,
+        confidence=1 - ALPHA,
+        resamples=resamples,
+        rng=rng,
+    )
+    p_holm = [float('nan')] * len(claims)
+    simultaneous = [(float('nan'), float('nan'))] * len(claims)
+    for family in FAMILIES:
+        chosen = [i for i, one in enumerate(found) if claims[i][0] == family and not one.problem]
+        if not chosen:
+            continue
+        corrected = multipletests([found[i].p for i in chosen], method='holm')[1]
+        tail = ALPHA / 2 / len(chosen)
+        for index, p in zip(chosen, corrected, strict=True):
+            low, high = np.quantile(found[index].distribution, (tail, 1 - tail))
+            p_holm[index], simultaneous[index] = float(p), (float(low), float(high))
+    return [
+        ClaimResult(family, text, measure, checkpoint, contrast, one, p, ends, _verdict(one, p))
+        for (family, text, contrast), one, p, ends in zip(
+            claims, found, p_holm, simultaneous, strict=True
+        )
+    ]
+
+
+def _claims(record: SuiteRecord) -> Iterator[tuple[str, str, Contrast]]:
+    for variant, names in variants(record).items():
+        head = f'{variant}: ' if variant else ''
+        for mode in MODES:
+            for other in STYLES[:-1]:
+                pair = (mode, STYLES[-1]), (mode, other)
+                if set(pair) <= set(names):
+                    text = f'{head}{mode}: {STYLES[-1]} is better than {other}'
+                    yield 'style', text, _of_ensembles(*(names[side] for side in pair))
+        for style in STYLES:
+            for other in MODES[:-1]:
+                pair = (MODES[-1], style), (other, style)
+                if set(pair) <= set(names):
+                    text = f'{head}{style}: {MODES[-1]} is better than {other}'
+                    yield 'mode', text, _of_ensembles(*(names[side] for side in pair))
+        for mode, style in product(MODES, STYLES):
+            if (mode, style) not in names:
+                continue
+            name = names[mode, style]
+            better = f'{head}{mode} {style}: the ensemble is better than'
+            students = tuple((name, student) for student in STUDENTS)
+            yield 'student', f'{better} its better student', Contrast((name, ENSEMBLE), students)
+            if FROM_TEACHER[mode]:
+                rivals = ((name, TEACHER),)
+                yield 'teacher', f'{better} the teacher', Contrast((name, ENSEMBLE), rivals)
+
+
+def _of_ensembles(better: str, other: str) -> Contrast:
+    return Contrast((better, ENSEMBLE), ((other, ENSEMBLE),))
+
+
+def _verdict(found: Estimate, p_holm: float) -> str:
+    if found.problem:
+        return f'{NOT_COMPUTABLE}: {found.problem}'
+    if p_holm >= ALPHA:
+        return UNDECIDED
+    # By where the resamples lie: p is from them.
+    return HOLDS if np.median(found.distribution) > 0 else OPPOSITE
+
+
+def claims_frame(results: Sequence[ClaimResult]) -> pd.DataFrame:
+    """The claims as a table of numbers, a row for each.
+
+    Returns:
+        Columns ``family, claim, measure, checkpoint, difference, low, high, simultaneous_low,
+        simultaneous_high, p, p_holm, seeds, groups, resampled, verdict``, the numbers of seeds and
+        groups among them.
+    """
+    return pd.DataFrame(
+        dict(
+            family=one.family,
+            claim=one.text,
+            measure=one.measure,
+            checkpoint=one.checkpoint,
+            difference=one.estimate.value,
+            low=one.estimate.low,
+            high=one.estimate.high,
+            simultaneous_low=one.simultaneous[0],
+            simultaneous_high=one.simultaneous[1],
+            p=one.estimate.p,
+            p_holm=one.p_holm,
+            seeds=len(one.estimate.seeds),
+            groups=one.estimate.groups,
+            resampled=' and '.join(one.estimate.resampled),
+            verdict=one.verdict,
+        )
+        for one in results
+    )
+
+
+def render_claims(results: Sequence[ClaimResult], form: str) -> str:
+    """The claims as a table to read, headed by how many hold.
+
+    Args:
+        results: Of :func:`evaluate_claims`, also of several measures.
+        form: ``'text'`` or ``'markdown'``.
+
+    Raises:
+        ValueError: If there is no such form.
+    """
+    if form not in _STYLES:
+        raise ValueError(f'expected a form among {", ".join(_STYLES)}, got {form!r}')
+    table = PrettyTable(
+        ['claim', 'measure', 'difference [95 % interval]', 'p', 'p (Holm)', 'drawn', 'verdict'],
+        align='l',
+    )
+    table.set_style(_STYLES[form])
+    for one in results:
+        found = one.estimate
+        drawn = ', '.join(f'{_number(found, name)} {name}' for name in found.resampled)
+        table.add_row(
+            [
+                one.text,
+                one.measure,
+                f'{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]',
+                f'{found.p:.4f}',
+                f'{one.p_holm:.4f}',
+                drawn or '-',
+                one.verdict,
+            ]
+            if not found.problem
+            else [one.text, one.measure, '-', '-', '-', '-', one.verdict]
+        )
+    verdicts = [one.verdict for one in results]
+    holding, opposite, undecided = map(verdicts.count, (HOLDS, OPPOSITE, UNDECIDED))
+    return (
+        f'{holding} of {len(results)} claims hold, of {opposite} the opposite does, '
+        f'{undecided} are undecided.\n\n{table.get_string()}\n'
+    )
+
+
+def _number(found: Estimate, name: str) -> int:
+    return len(found.seeds) if name == 'seeds' else found.groups

@@ -1,0 +1,240 @@
+"""One run of a suite in a process of its own: train or go on, test two checkpoints, say so.
+
+``python -m mmkdml.experiments SPEC.json`` is what a worker starts, under torchrun if a run
+has several processes. It ends when its standard input does, that is, with the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+from mmkdml.analysis import inspect_config, member_complexities
+from mmkdml.apis import load_config, load_weights, make_runner, use_amp
+from mmkdml.datasets import SplitFileMixin, read_split
+from mmkdml.datasets.splits import split_counts
+from mmkdml.evaluation import CaseTable
+from mmkdml.experiments.packing import pack_result, write_atomically
+from mmkdml.experiments.records import Measurement
+from mmkdml.experiments.store import difference
+from mmkdml.experiments.suite import RunSpec
+from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
+
+RESULT = 'result.json.gz'
+SETTINGS = 'settings.json'
+# The settings of a Runner that decide what comes out.
+_DECIDING = (
+    'model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator',
+    'test_evaluator', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'default_hooks',
+    'custom_hooks', 'auto_scale_lr',
+)  # fmt: skip
+_PACKAGES = (
+    'mmkdml', 'torch', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmsegmentation',
+    'albumentations', 'timm', 'numpy',
+)  # fmt: skip
+
+
+def run_config(spec: RunSpec, work_dir: str | Path, teacher: str | Path | None = None) -> Config:
+    """The config of a run.
+
+    Args:
+        spec: The run.
+        work_dir: Folder of its log and checkpoints.
+        teacher: Folder of its teacher's run.
+    """
+    config = load_config(spec.config, _options(spec, teacher), work_dir)
+    config.randomness = dict(config.get('randomness') or {}, seed=spec.seed)
+    if spec.amp:
+        use_amp(config)
+    return config
+
+
+def _options(spec: RunSpec, teacher: str | Path | None) -> dict[str, Any]:
+    options = dict(spec.options)
+    if teacher is not None:
+        options['model.teacher_checkpoint'] = str(teacher)
+    return options
+
+
+def settings_text(spec: RunSpec) -> str:
+    """Everything that decides a run's outcome but its seed, as JSON; equal for equal runs."""
+    config = run_config(spec, work_dir='', teacher=spec.teacher).to_dict()
+    config = {key: config.get(key) for key in _DECIDING}
+    return json.dumps(config, indent=1, sort_keys=True, default=str)
+
+
+def execute(spec: RunSpec, work_dir: Path, teacher: Path | None, launcher: str) -> None:
+    """Trains, or goes on from the newest whole checkpoint, and tests the best and the last one.
+
+    Args:
+        spec: The run.
+        work_dir: Folder of its files; ``result.json.gz`` appears there when all is done.
+        teacher: Folder of its teacher's run.
+        launcher: As of :func:`mmkdml.apis.make_runner`.
+
+    Raises:
+        ValueError: If the folder holds a run of other settings, or the config cannot be used.
+    """
+    begun = time.time()
+    _refuse_other_settings(work_dir, settings_text(spec))
+    config = run_config(spec, work_dir, teacher)
+    config.experiment_name = re.sub(r'\W', '_', f'{spec.key}_{time.time_ns()}')
+    newest = newest_checkpoint(work_dir)
+    config.resume, config.load_from = newest is not None, newest and str(newest)
+    case_table = CaseTable()
+    evaluators = config.test_evaluator
+    config.test_evaluator = [*(evaluators if isinstance(evaluators, list) else [evaluators])]
+    runner = make_runner(config, launcher)
+    runner.train()
+    runner.test_loop.evaluator.metrics.append(_with_meta(case_table, runner))
+
+    measured, epochs = {}, {}
+    for name, checkpoint in _checkpoints(runner).items():
+        load_weights(runner, checkpoint)
+        metrics = runner.test()
+        measured[name] = Measurement(metrics, case_table.table)
+        epochs[name] = _epoch(checkpoint)
+    if is_main_process():
+        facts = _facts(spec, config, runner, teacher)
+        facts.update(seconds=time.time() - begun, checkpoints=epochs)
+        write_atomically(work_dir / RESULT, pack_result(measured, read_curves(work_dir), facts))
+
+
+def newest_checkpoint(work_dir: Path) -> Path | None:
+    """The newest checkpoint of a run that can be read whole; one cut short is passed over."""
+    files = sorted(work_dir.glob('epoch_*.pth'), key=_epoch, reverse=True)
+    for path in files:
+        with contextlib.suppress(ValueError):
+            load_checkpoint_file(path)
+            return path
+        print(f'{path} cannot be read, and is passed over', file=sys.stderr)
+    return None
+
+
+def read_curves(work_dir: Path) -> pd.DataFrame:
+    """What mmengine logged in all attempts of a run, as ``epoch, key, value``.
+
+    Training values are means over the logged steps of an epoch; an epoch that was trained or
+    validated twice, since the run was stopped in between, counts as it was the last time.
+    """
+    rows = []
+    for attempt, path in enumerate(sorted(work_dir.glob('*/vis_data/scalars.json'))):
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run
+                values = json.loads(line)
+                # Validations have no epoch of their own: their step is one.
+                epoch = values.get('epoch', values.get('step'))
+                rows += [
+                    (attempt, epoch, key, float(value))
+                    for key, value in values.items()
+                    if key not in ('epoch', 'iter', 'step', 'time', 'data_time', 'memory')
+                    and isinstance(value, (int, float))
+                ]
+    table = pd.DataFrame(rows, columns=['attempt', 'epoch', 'key', 'value'])
+    means = table.groupby(['epoch', 'key', 'attempt'], as_index=False)['value'].mean()
+    last = means.groupby(['epoch', 'key'], as_index=False).last()
+    return last[['epoch', 'key', 'value']]
+
+
+def _refuse_other_settings(work_dir: Path, settings: str) -> None:
+    path = work_dir / SETTINGS
+    if path.is_file() and path.read_text() != settings:
+        raise ValueError(
+            f'{work_dir} holds a run with other settings:\n'
+            f'{difference(path.read_text(), settings)}\nMove it away, or choose another folder'
+        )
+    if not path.is_file() and is_main_process():
+        work_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, settings.encode())
+
+
+def _with_meta(metric: CaseTable, runner: Runner) -> CaseTable:
+    metric.dataset_meta = getattr(runner.test_dataloader.dataset, 'metainfo', None)
+    return metric
+
+
+def _epoch(path: Path) -> int:
+    found = re.search(r'epoch_(\d+)\.pth$', path.name)
+    return int(found[1]) if found else 0
+
+
+def _checkpoints(runner: Runner) -> dict[str, Path]:
+    work_dir = Path(runner.work_dir)
+    return dict(best=resolve_checkpoint(work_dir), last=work_dir / f'epoch_{runner.epoch}.pth')
+
+
+def _facts(spec: RunSpec, config: Config, runner: Runner, teacher: Path | None) -> dict[str, Any]:
+    inspection = inspect_config(config)
+    options = [f'{key}={value}' for key, value in _options(spec, teacher).items()]
+    command = ['python', 'tools/train.py', spec.config, '--seed', str(spec.seed)]
+    command += ['--work-dir', str(runner.work_dir)] + ['--amp'] * spec.amp
+    command += ['--cfg-options', *options] if options else []
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    return dict(
+        config=spec.config,
+        config_text=config.dump(),
+        command=shlex.join(command),
+        device=f'{device or platform.machine()}, {torch.get_num_threads()} threads',
+        versions={'python': platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        splits=_splits(runner),
+        input_size=list(inspection.input_size),
+        members={
+            one.name: dict(parameters=one.parameters, flops=2 * one.multiply_adds)
+            for one in member_complexities(inspection)
+        },
+    )
+
+
+def _splits(runner: Runner) -> dict[str, dict[str, int]]:
+    datasets: dict[str, Any] = dict(
+        train=runner.train_dataloader.dataset,
+        val=runner.val_dataloader.dataset,
+        test=runner.test_dataloader.dataset,
+    )
+    counts = {}
+    for part, dataset in datasets.items():
+        images = len(dataset)
+        counts[part] = dict(images=images)
+        if isinstance(dataset, SplitFileMixin):
+            of_file = split_counts(read_split(dataset.ann_file))
+            if of_file.get('samples', of_file['images']) == images:  # else `indices` chose some
+                counts[part] = of_file
+    return counts
+
+
+def _end_with_the_worker() -> None:
+    """Ends this process when the worker that holds the other end of its input is gone."""
+
+    def wait() -> None:
+        # Not sys.stdin: a thread that waits in there spoils Python's own end.
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> None:
+    """Executes the run that a JSON file describes."""
+    _end_with_the_worker()
+    content = json.loads(Path(sys.argv[1]).read_text())
+    teacher = content.pop('teacher_dir')
+    work_dir = Path(content.pop('work_dir'))
+    launcher = 'pytorch' if 'LOCAL_RANK' in os.environ else 'none'
+    execute(RunSpec(**content), work_dir, teacher and Path(teacher), launcher)

@@ -1,0 +1,67 @@
+"""A run's outcome as bytes, and files that are never met half-written."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mmkdml.experiments.records import Measurement
+
+
+def pack_result(
+    measured: Mapping[str, Measurement], curves: pd.DataFrame, facts: Mapping[str, Any]
+) -> bytes:
+    """A run's outcome as compressed JSON, for :func:`unpack_result`."""
+    content = dict(
+        measured={
+            name: dict(metrics=dict(one.metrics), cases=one.cases.to_csv(index=False))
+            for name, one in measured.items()
+        },
+        curves=curves.to_csv(index=False),
+        facts=dict(facts),
+    )
+    return gzip.compress(json.dumps(content, default=float).encode())
+
+
+def unpack_result(content: bytes) -> tuple[dict[str, Measurement], pd.DataFrame, dict[str, Any]]:
+    """Measurements by checkpoint, curves and facts of a run.
+
+    Raises:
+        ValueError: If this is not what :func:`pack_result` made.
+    """
+    try:
+        loaded = json.loads(gzip.decompress(content))
+        measured = {
+            name: Measurement(
+                one['metrics'],
+                pd.read_csv(
+                    StringIO(one['cases']), dtype={'id': str, 'group': str}, na_filter=False
+                ),
+            )
+            for name, one in loaded['measured'].items()
+        }
+        return measured, pd.read_csv(StringIO(loaded['curves'])), loaded['facts']
+    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'not a whole result of a run ({type(error).__name__}: {error})'
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file that is never met half-written, not even after a power cut."""
+    part = path.with_name(f'.{path.name}.part')
+    try:
+        with part.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

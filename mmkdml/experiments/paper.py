@@ -1,0 +1,121 @@
+"""What the paper printed, and where its figures are doubtful.
+
+``data/reference_results.csv`` holds every figure of its tables, ``data/reference_weights.csv`` the
+weights they were made with, and ``data/reference_doubts.csv`` what does not fit together or could
+not be read for sure: of a cell, or of a whole table where the row names no cell.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+NETWORKS = {'r50': 'resnet50', 'r18': 'resnet18', 'mbv1': 'mobilenet'}
+"""The paper's networks by the names that runs of a network alone have."""
+
+SINGLE = 'single'
+"""The member of a network alone."""
+
+PERFORMANCE, FIDELITY = 'performance', 'fidelity'
+_CELL = ('mode', 'style', 'method', 'member', 'metric')
+
+
+@dataclass(frozen=True)
+class PaperValue:
+    """A cell of the paper's tables.
+
+    Attributes:
+        table: ``'Table 4'``.
+        mean: In percent.
+        std: Over the runs, in points; 3 runs, by the paper.
+        text: As printed, ``'80.12 ± 0.597'``.
+        doubt: What speaks against it; empty if nothing does.
+    """
+
+    table: str
+    mean: float
+    std: float
+    text: str
+    doubt: str
+
+
+def paper_value(
+    tables: Sequence[str],
+    mode: str,
+    style: str,
+    member: str,
+    measure: str,
+    method: str = '',
+    quantity: str = PERFORMANCE,
+) -> PaperValue | None:
+    """A figure of the paper's journal version.
+
+    Args:
+        tables: The tables it may stand in, such as ``('Table 4', 'Table 2')``.
+        mode: ``ml``, ``kd_off``, ``kd_on``, ``kdml``, ``baseline`` or ``comparison``.
+        style: ``v1``, ``v2``, ``v3``; empty for baselines and comparisons.
+        member: ``teacher``, ``student_1``, ``student_2``, ``ensemble``; ``single`` for baselines
+            and comparisons.
+        measure: As in :data:`~mmkdml.experiments.measures.MEASURES`.
+        method: Name of the network of a baseline (as in :data:`NETWORKS`) or of the method
+            compared with; empty for the others.
+        quantity: ``'performance'``, or ``'fidelity'`` where the teacher stands for the truth.
+
+    Returns:
+        None if the tables have no such cell.
+
+    Raises:
+        ValueError: If the paper has no such table, or two tables have the cell.
+    """
+    figures, doubts = _figures(), _doubts()
+    known = list(dict.fromkeys(table for table, *_ in figures))
+    unknown = [table for table in tables if table not in known]
+    if unknown:
+        raise ValueError(
+            f'expected tables among {", ".join(known)}, got {", ".join(map(str, unknown))}'
+        )
+    cell = (mode, style, NETWORKS.get(method, method), member, measure.lower())
+    found = [table for table in tables if (table, quantity, *cell) in figures]
+    if len(found) > 1:
+        raise ValueError(
+            f'expected {" ".join(filter(None, cell))} in one table, but {" and ".join(found)} '
+            'have it: name one of them'
+        )
+    if not found:
+        return None
+    (table,) = found
+    mean, std = figures[(table, quantity, *cell)]
+    doubt = '; '.join(doubts.get((table, *cell), []))
+    return PaperValue(table, float(mean), float(std), f'{mean} ± {std}', doubt)
+
+
+def table_notes(table: str) -> list[str]:
+    """What is doubtful of a table as a whole."""
+    return list(_doubts().get((table, *[''] * len(_CELL)), []))
+
+
+@cache
+def _figures() -> dict[tuple[str, ...], tuple[str, str]]:
+    """Mean and deviation, as printed, by table, quantity and cell, of the journal version."""
+    return {
+        (row['table'], row['quantity'], *(row[key] for key in _CELL)): (row['mean'], row['std'])
+        for row in _read('reference_results.csv')
+        if row['version'] == 'v2'
+    }
+
+
+@cache
+def _doubts() -> dict[tuple[str, ...], list[str]]:
+    """Notes by table and cell; the cell is empty for a note on the whole table."""
+    notes: dict[tuple[str, ...], list[str]] = {}
+    for row in _read('reference_doubts.csv'):
+        notes.setdefault((row['table'], *(row[key] for key in _CELL)), []).append(row['note'])
+    return notes
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    with (Path(__file__).parent / 'data' / name).open(encoding='utf-8', newline='') as file:
+        return list(csv.DictReader(file))

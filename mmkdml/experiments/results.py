@@ -1,0 +1,82 @@
+"""From a suite's database to the records that tables, statistics and reports are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mmkdml.experiments.execute import settings_text
+from mmkdml.experiments.packing import unpack_result
+from mmkdml.experiments.records import BASELINE, COMPARISON, RunRecord, SuiteRecord
+from mmkdml.experiments.store import SuiteStore
+from mmkdml.experiments.suite import Suite
+from mmkdml.experiments.worker import work_together
+
+
+def run_suite(
+    suite: Suite, store: SuiteStore, workers: int = 1, processes: int = 1, retry: bool = False
+) -> None:
+    """Makes what is not done of a suite; see :func:`~.worker.work_together`.
+
+    Args:
+        suite: The suite.
+        store: Its database.
+        workers: How many runs at a time.
+        processes: Processes of each run.
+        retry: Make failed runs again.
+
+    Raises:
+        KeyboardInterrupt: If it was stopped.
+        ValueError: If a config cannot be used, the suite was started with other settings, or the
+            database cannot be used.
+    """
+    settings = {}
+    for run in suite.runs:
+        if run.name not in settings:
+            settings[run.name] = settings_text(run)
+    store.register(suite.runs, settings)
+    if retry:
+        store.retry_failed()
+    work_together(suite, store, workers, processes)
+
+
+def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
+    """Everything that is known of a suite's runs, done or not.
+
+    Raises:
+        ValueError: If a result in the database is damaged.
+    """
+    results = {}
+    for name, seed, content in store.results():
+        try:
+            results[name, seed] = unpack_result(content)
+        except ValueError as error:
+            raise ValueError(
+                f'{store.url}: the result of {name}, seed {seed}, is {error}'
+            ) from error
+    settings = store.settings()
+    specs = {(run.name, run.seed): run for run in suite.runs}
+    records = []
+    for state in store.states():
+        if (state.name, state.seed) not in specs:
+            continue
+        measured, curves, facts = results.get((state.name, state.seed), ({}, None, {}))
+        mode, style = _kind(json.loads(settings[state.name])['model'])
+        record = RunRecord(
+            state.name, state.seed, mode, style, state.state, state.error, measured, facts=facts
+        )
+        records.append(record if curves is None else replace(record, curves=curves))
+    order = {
+        name: place for place, name in enumerate(dict.fromkeys(run.name for run in suite.runs))
+    }
+    records.sort(key=lambda run: order[run.name])  # stable: seeds stay in order
+    return SuiteRecord(suite.name, suite.title, suite.measures, suite.paper_tables, records)
+
+
+def _kind(model: Mapping[str, Any]) -> tuple[str, str]:
+    """Mode and style of a model's config."""
+    if 'mode' in model:
+        return model['mode'], model['style']
+    return (COMPARISON if 'members' in model else BASELINE), ''

@@ -1,0 +1,79 @@
+"""The paper's twelve variants as runs of a suite file."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from mmkdml.models.transfers import MODES, STYLES
+
+_WEIGHTS = Path(__file__).parent / 'data' / 'reference_weights.csv'
+_LETTERS = {
+    'ml': ('alpha', 'gamma'),
+    'kd_off': ('alpha', 'beta'),
+    'kd_on': ('alpha', 'beta'),
+    'kdml': ('alpha', 'beta', 'gamma'),
+}
+
+
+def variant_runs(
+    config: str, teacher: str, weights_of: str | None = None, modes: tuple[str, ...] = MODES
+) -> list[dict[str, Any]]:
+    """Runs named ``<mode>_<style>``, all styles of one mode after the other.
+
+    Args:
+        config: Config file. Where each variant has a file, ``{mode}`` and ``{style}`` stand for
+            what differs: ``'configs/{mode}/r50_r18x2_{style}_lgg.py'``.
+        teacher: Name of the run that trains the teacher of the offline variants.
+        weights_of: A table of the paper (``'Table 4'``), if one file is to serve all variants: the
+            runs then set mode, style and the weights of that table.
+        modes: The modes wanted.
+
+    Raises:
+        ValueError: If the paper prints no weights with that table.
+    """
+    return [
+        dict(
+            name=f'{mode}_{style}',
+            config=config.format(mode=mode, style=style),
+            teacher=teacher if mode == 'kd_off' else None,
+            options={} if weights_of is None else _options(weights_of, mode, style),
+        )
+        for mode in modes
+        for style in STYLES
+    ]
+
+
+def _options(table: str, mode: str, style: str) -> dict[str, Any]:
+    weights = paper_weights(table, mode, style)
+    letters = {f'model.weights.{letter}': weights.get(letter) for letter in _LETTERS['kdml']}
+    return {'model.mode': mode, 'model.style': style, **letters}
+
+
+def paper_weights(table: str, mode: str, style: str) -> dict[str, tuple[float, float]]:
+    """The weights of both students that the paper prints with a variant in one of its tables.
+
+    Args:
+        table: ``'Table 3'``, ``4``, ``8``, ``9``, ``14`` or ``15``.
+        mode: ``ml``, ``kd_off``, ``kd_on`` or ``kdml``.
+        style: ``v1``, ``v2`` or ``v3``.
+
+    Returns:
+        The letters that the mode has a use for: ``alpha``, ``beta``, ``gamma``.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    with _WEIGHTS.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if (row['table'], row['mode'], row['style']) == (table, mode, style):
+            return {
+                letter: (float(row[f'{letter}_1']), float(row[f'{letter}_2']))
+                for letter in _LETTERS[mode]
+            }
+    tables = ', '.join(dict.fromkeys(row['table'] for row in rows))
+    raise ValueError(
+        f'the paper prints no weights of {mode} {style} in {table!r}; it does in {tables}'
+    )

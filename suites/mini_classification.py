@@ -1,0 +1,13 @@
+"""All twelve variants on the demo's data, two epochs: to see a suite work, in minutes."""
+
+from mmkdml.experiments import variant_runs
+
+title = 'Classification of made-up slices, two epochs: no more than a trial'
+measures = ['accuracy', 'precision', 'recall']
+seeds = [0, 1]
+options = {'train_cfg.max_epochs': 2, 'param_scheduler.T_max': 2}
+runs = [
+    dict(name='teacher', config='configs/demo/teacher_demo_slices.py'),
+    dict(name='student', config='configs/demo/student_demo_slices.py'),
+    *variant_runs('configs/demo/kdml_v3_demo_slices.py', teacher='teacher', weights_of='Table 3'),
+]

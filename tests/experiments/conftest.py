@@ -1,0 +1,81 @@
+"""Suites whose runs are over in no time: a script stands in for the training."""
+
+import textwrap
+import threading
+
+import pandas as pd
+import pytest
+
+from mmkdml.experiments.packing import pack_result
+from mmkdml.experiments.records import Measurement
+from mmkdml.experiments.store import SuiteStore
+from mmkdml.experiments.suite import RunSpec, Suite
+from mmkdml.experiments.worker import Worker
+
+# Behaves as the options of its run say, and leaves a trace of each time it is executed.
+SCRIPT = """
+    import json, os, shutil, sys, time
+    from pathlib import Path
+
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    folder, options = Path(spec['work_dir']), spec['options']
+    with (folder / 'executed').open('a') as trace:
+        trace.write(f"{os.getpid()} {spec['teacher_dir']}\\n")
+    print('working', flush=True)
+    while (folder / 'hang').exists() or options.get('hang'):
+        time.sleep(0.02)
+    if options.get('fail') and not (folder / 'mended').exists():
+        raise RuntimeError('the images are upside down')
+    if options.get('empty'):
+        (folder / 'result.json.gz').write_bytes(b'half')
+        sys.exit()
+    shutil.copy(Path(__file__).with_name('result.json.gz'), folder)
+"""
+
+
+@pytest.fixture(scope='session')
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp('script') / 'run.py'
+    path.write_text(textwrap.dedent(SCRIPT))
+    cases = pd.DataFrame(
+        [('model', '1', 'a', 1, 8, 1, 0)],
+        columns=['member', 'id', 'group', 'label', 'tp', 'fp', 'fn'],
+    )
+    curves = pd.DataFrame([(1, 'loss', 0.5)], columns=['epoch', 'key', 'value'])
+    measured = {name: Measurement({'model/IoU': 80.0}, cases) for name in ('best', 'last')}
+    path.with_name('result.json.gz').write_bytes(pack_result(measured, curves, dict(seconds=1.0)))
+    return path
+
+
+@pytest.fixture
+def make_suite(tmp_path):
+    """A suite of runs given as ``name: (teacher, options)``, with its database."""
+
+    def make(runs, seeds=(0,)):
+        specs = tuple(
+            RunSpec(name, seed, 'config.py', options, teacher)
+            for seed in seeds
+            for name, (teacher, options) in runs.items()
+        )
+        suite = Suite('small', 'small.py', 'Small', ('IoU',), (), specs, tmp_path / 'runs')
+        store = SuiteStore.in_folder(suite.work_dir)
+        store.register(suite.runs, dict.fromkeys(runs, '{"model": {}}'))
+        return suite, store
+
+    return make
+
+
+@pytest.fixture
+def make_worker(script):
+    """A worker that executes the script; ``said`` has its lines."""
+
+    def make(suite, store, stop=None):
+        said = []
+        worker = Worker(
+            suite, store, stop or threading.Event(), said.append, command=[script],
+            poll_seconds=0.02,
+        )  # fmt: skip
+        worker.said = said
+        return worker
+
+    return make

@@ -1,0 +1,104 @@
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from mmkdml.engine import CPUAmpOptimWrapper
+from mmkdml.experiments import RunSpec
+from mmkdml.experiments.execute import (
+    SETTINGS,
+    execute,
+    newest_checkpoint,
+    read_curves,
+    run_config,
+    settings_text,
+)
+
+CONFIG = 'configs/demo/kdml_v3_demo.py'
+
+
+def spec(seed=0, **changes):
+    return RunSpec('run', seed, CONFIG, **changes)
+
+
+def test_the_config_of_a_run(tmp_path):
+    config = run_config(
+        spec(seed=4, options={'train_cfg.max_epochs': 3}, amp=True), tmp_path, 'teachers/seed_4'
+    )
+    assert config.randomness.seed == 4
+    assert config.train_cfg.max_epochs == 3
+    assert config.work_dir == str(tmp_path)
+    assert config.model.teacher_checkpoint == 'teachers/seed_4'
+    if not torch.cuda.is_available():
+        assert config.optim_wrapper.type is CPUAmpOptimWrapper
+
+
+@pytest.mark.parametrize(
+    ('change', 'equal'),
+    [
+        (dict(seed=7), True),
+        (dict(options={'log_level': 'ERROR'}), True),
+        (dict(options={'work_dir': 'x'}), True),
+        (dict(options={'model.temperature': 3}), False),
+        (dict(options={'train_dataloader.batch_size': 3}), False),
+        (dict(options={'train_cfg.max_epochs': 3}), False),
+        (dict(teacher='big'), False),
+        (dict(amp=True), False),
+    ],
+)
+def test_settings_are_what_decides_the_outcome(change, equal):
+    assert (settings_text(spec(**change)) == settings_text(spec())) is equal
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    (tmp_path / SETTINGS).write_text(settings_text(spec(options={'model.temperature': 3.0})))
+    with pytest.raises(
+        ValueError, match=r'(?s)a run with other settings:.*\n-  "temperature": 3\.0.*Move it away'
+    ):
+        execute(spec(), tmp_path, None, 'none')
+    assert [path.name for path in tmp_path.iterdir()] == [SETTINGS]
+
+
+def test_the_newest_checkpoint_that_is_whole(tmp_path, capsys):
+    assert newest_checkpoint(tmp_path) is None
+    for epoch in (2, 9, 10):
+        torch.save(dict(state_dict={}), tmp_path / f'epoch_{epoch}.pth')
+    assert newest_checkpoint(tmp_path).name == 'epoch_10.pth'
+    content = (tmp_path / 'epoch_10.pth').read_bytes()
+    (tmp_path / 'epoch_10.pth').write_bytes(content[: len(content) // 2])
+    assert newest_checkpoint(tmp_path).name == 'epoch_9.pth'
+    assert 'epoch_10.pth cannot be read, and is passed over' in capsys.readouterr().err
+
+
+def test_curves_of_a_run_that_was_stopped(tmp_path):
+    def attempt(name, *lines):
+        folder = tmp_path / name / 'vis_data'
+        folder.mkdir(parents=True)
+        (folder / 'scalars.json').write_text('\n'.join(lines))
+
+    attempt(
+        '20260101_000000',
+        json.dumps(dict(lr=0.1, loss=4.0, epoch=1, iter=1, step=1, time=9.0, memory=3)),
+        json.dumps(dict(lr=0.1, loss=2.0, epoch=1, iter=2, step=2)),
+        json.dumps({'ensemble/IoU': 50.0, 'step': 1}),
+        json.dumps(dict(lr=0.1, loss=100.0, epoch=2, iter=3, step=3)),
+        '{"lr": 0.',  # killed while it wrote
+    )
+    attempt(
+        '20260101_000100',
+        json.dumps({'ensemble/IoU': 50.5, 'step': 1}),
+        json.dumps(dict(lr=0.05, loss=1.0, epoch=2, iter=3, step=3)),
+    )
+    expected = pd.DataFrame(
+        [
+            (1, 'ensemble/IoU', 50.5),
+            (1, 'loss', 3.0),
+            (1, 'lr', 0.1),
+            (2, 'loss', 1.0),
+            (2, 'lr', 0.05),
+        ],
+        columns=['epoch', 'key', 'value'],
+    )
+    pd.testing.assert_frame_equal(read_curves(tmp_path), expected)
+    assert read_curves(tmp_path / 'nowhere').empty

@@ -1,0 +1,69 @@
+import gzip
+import json
+import os
+
+import pandas as pd
+import pytest
+
+from mmkdml.experiments.packing import pack_result, unpack_result, write_atomically
+from mmkdml.experiments.records import Measurement
+
+# Names that CSV readers like to take for numbers or for nothing.
+CASES = pd.DataFrame(
+    [('teacher', '007', 'NA', 1, 5, 0, 2), ('ensemble', 'nan', '1e3', 1, 4, 1, 3)],
+    columns=['member', 'id', 'group', 'label', 'tp', 'fp', 'fn'],
+)
+CURVES = pd.DataFrame([(1, 'loss', 0.25), (2, 'loss', 1 / 3)], columns=['epoch', 'key', 'value'])
+
+
+def test_a_result_comes_back_as_it_was():
+    measured = {'best': Measurement({'teacher/IoU': 1 / 3, 'x': float('nan')}, CASES)}
+    got, curves, facts = unpack_result(pack_result(measured, CURVES, dict(seconds=2.5)))
+    assert list(got) == ['best']
+    assert got['best'].metrics['teacher/IoU'] == 1 / 3
+    assert got['best'].metrics['x'] != got['best'].metrics['x']
+    pd.testing.assert_frame_equal(got['best'].cases, CASES, check_dtype=False)
+    pd.testing.assert_frame_equal(curves, CURVES, check_exact=True)
+    assert facts == dict(seconds=2.5)
+
+
+WHOLE = pack_result({'best': Measurement({}, CASES)}, CURVES, {})
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        WHOLE[:-10],
+        b'plain',
+        gzip.compress(b'[1'),
+        gzip.compress(b'[]'),
+        gzip.compress(json.dumps(dict(measured={})).encode()),
+        gzip.compress(json.dumps(dict(measured={'best': 3}, curves='', facts={})).encode()),
+    ],
+)
+def test_what_is_not_whole_is_refused(content):
+    with pytest.raises(ValueError, match='not a whole result of a run'):
+        unpack_result(content)
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / 'file'
+    write_atomically(path, b'old')
+    write_atomically(path, b'new')
+    assert path.read_bytes() == b'new'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / 'file'
+    write_atomically(path, b'old')
+
+    def full(_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space left'):
+        write_atomically(path, b'new')
+    assert path.read_bytes() == b'old'
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,102 @@
+import pandas as pd
+import pytest
+
+from mmkdml.experiments.records import Measurement, RunRecord, SuiteRecord
+from mmkdml.experiments.tally import tally, variants
+
+
+def classified(pred, truth=(0, 1, 2, 0), member='model'):
+    return pd.DataFrame(
+        dict(member=member, id=list('abcd'), group=list('xxyy'), truth=truth, pred=pred)
+    )
+
+
+def run(name='r18', seed=0, cases=None, state='done', mode='baseline', style='', checkpoint='best'):
+    measured = {} if cases is None else {checkpoint: Measurement({}, cases)}
+    return RunRecord(name, seed, mode, style, state, measured=measured)
+
+
+def suite(*runs):
+    return SuiteRecord('mini', 'A suite', ('accuracy',), (), runs)
+
+
+def test_scores_by_run_and_member_then_by_seed():
+    both = pd.concat([classified([0, 1, 2, 1], member='teacher'), classified([0, 1, 1, 1])])
+    tallied = tally(suite(run(cases=classified([0, 1, 2, 0])), run(seed=1, cases=both)), 'best')
+    assert tallied.task == 'classification'
+    assert tallied.scores('accuracy') == {
+        ('r18', 'model'): {0: 100, 1: 50},
+        ('r18', 'teacher'): {1: 75},
+    }
+    assert tallied.samples['r18', 'model'][0].cases == {*zip('abcd', 'xxyy', strict=True)}
+
+
+def test_only_what_is_done_and_tested_counts():
+    cases = classified([0, 1, 2, 0])
+    tallied = tally(
+        suite(
+            run('failed', cases=cases, state='failed'),
+            run('running', cases=cases, state='running'),
+            run('untested'),
+            run('last', cases=cases, checkpoint='last'),
+            run('best', cases=cases),
+        ),
+        'best',
+    )
+    assert list(tallied.samples) == [('best', 'model')]
+
+
+def test_means_are_over_the_same_classes_in_all_runs():
+    # Class 2 occurs nowhere but in the predictions of the second run.
+    truth = (0, 1, 1, 0)
+    runs = [
+        run('a', cases=classified(truth, truth)),
+        run('b', cases=classified([0, 1, 2, 0], truth)),
+    ]
+    scores = tally(suite(*runs), 'best').scores('precision')
+    assert scores['a', 'model'][0] == scores['b', 'model'][0] == pytest.approx(200 / 3)
+
+
+def test_nothing_done_is_no_error():
+    tallied = tally(suite(run()), 'last')
+    assert tallied.scores('IoU') == tallied.scores('recall') == {}
+
+
+def test_refuses_what_it_does_not_know():
+    segmented = pd.DataFrame(dict(member='m', id=['a'], group='x', label=1, tp=1, fp=0, fn=0))
+    record = suite(run('a', cases=segmented), run('b', cases=classified([0, 0, 0, 0])))
+    with pytest.raises(ValueError, match=r"among \('best', 'last'\), got 'first'"):
+        tally(record, 'first')
+    with pytest.raises(ValueError, match=r"of one task in mini, got \['classification', 'segm"):
+        tally(record, 'best')
+    with pytest.raises(ValueError, match='recall is a measure of classification, but .* on segm'):
+        tally(suite(run(cases=segmented)), 'best').scores('recall')
+    with pytest.raises(ValueError, match="expected a measure among .*, got 'AUC'"):
+        tally(suite(), 'best').scores('AUC')
+
+
+def test_tables_are_not_changed():
+    cases = classified([0, 1, 2, 1])
+    tally(suite(run(cases=cases)), 'best')
+    pd.testing.assert_frame_equal(cases, classified([0, 1, 2, 1]))
+
+
+def test_variants_are_what_stands_before_the_last_slash():
+    names = ['kdml_v3', 'hot/kdml_v3', 'hot/x/ml', 'hot/ml_v1', 'kdml_v3', 'r50', 'fitnet', 'odd']
+    modes = ['kdml', 'kdml', 'ml', 'ml', 'kdml', 'baseline', 'comparison', 'kdml']
+    styles = ['v3', 'v3', 'v2', 'v1', 'v3', '', '', 'v9']
+    runs = [
+        run(n, i, mode=m, style=s)
+        for i, (n, m, s) in enumerate(zip(names, modes, styles, strict=True))
+    ]
+    assert variants(suite(*runs)) == {
+        '': {('kdml', 'v3'): 'kdml_v3'},
+        'hot': {('kdml', 'v3'): 'hot/kdml_v3', ('ml', 'v1'): 'hot/ml_v1'},
+        'hot/x': {('ml', 'v2'): 'hot/x/ml'},
+    }
+
+
+def test_refuses_two_runs_for_one_cell():
+    runs = [run(name, mode='ml', style='v1') for name in ('ml_v1', 'ml_v1_long')]
+    with pytest.raises(ValueError, match="'ml_v1' and 'ml_v1_long' are both ml v1.*'a/ml_v1'"):
+        variants(suite(*runs))

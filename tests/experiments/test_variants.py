@@ -1,0 +1,40 @@
+import pytest
+
+from mmkdml.experiments import paper_weights, variant_runs
+from mmkdml.models.transfers import MODES, STYLES, transfers_for
+
+
+def test_one_file_for_each():
+    runs = variant_runs('configs/{mode}/r50_r18x2_{style}_lgg.py', teacher='r50')
+    assert [run['name'] for run in runs] == [f'{m}_{s}' for m in MODES for s in STYLES]
+    assert runs[4] == dict(
+        name='kd_off_v2', config='configs/kd_off/r50_r18x2_v2_lgg.py', teacher='r50', options={}
+    )
+    assert {run['teacher'] for run in runs if not run['name'].startswith('kd_off')} == {None}
+
+
+def test_one_file_for_all():
+    (run,) = variant_runs('one.py', 'big', weights_of='Table 14', modes=('ml',))[2:]
+    assert run['config'] == 'one.py'
+    assert run['options'] == {
+        'model.mode': 'ml',
+        'model.style': 'v3',
+        'model.weights.alpha': (0.2, 0.4),
+        'model.weights.beta': None,
+        'model.weights.gamma': (0.8, 0.6),
+    }
+
+
+@pytest.mark.parametrize('table', [f'Table {number}' for number in (3, 4, 8, 9, 14, 15)])
+def test_printed_weights_add_up_and_make_a_classroom(table):
+    for mode in MODES:
+        for style in STYLES:
+            weights = paper_weights(table, mode, style)
+            for student in (0, 1):
+                assert sum(pair[student] for pair in weights.values()) == pytest.approx(1)
+            assert transfers_for(mode, style, weights)
+
+
+def test_weights_that_are_not_printed():
+    with pytest.raises(ValueError, match=r"no weights of ml v1 in 'Table 2'; it does in Table 3, "):
+        paper_weights('Table 2', 'ml', 'v1')
