@@ -45,7 +45,7 @@ INSTALL_REQUIRES = [
     # State and results of suites, in SQLite or any other database.
     'sqlalchemy>=2.0.30,<3',
     # The search for weights: samplers, pruning, shared storage.
-    'optuna>=4,<6',
+    'optuna>=5,<6',
     # Tables of cases and results.
     'pandas>=2.2,<4',
     # Bootstrap.

@@ -22,6 +22,7 @@ from mmkdml.experiments import (
     render,
     render_claims,
     run_suite,
+    seed_scores,
     write_report,
 )
 
@@ -49,7 +50,12 @@ def main() -> None:
             default='best',
             help='the one that is best on the validation part (default), or the last one',
         )
-    table.add_argument('--format', choices=FORMS, default='text', help='default: text')
+    table.add_argument(
+        '--format',
+        choices=(*FORMS, 'seeds'),
+        default='text',
+        help='seeds: a CSV of every run and both checkpoints (default: text)',
+    )
     claims.add_argument(
         '--format', choices=('text', 'markdown'), default='text', help='default: text'
     )
@@ -107,7 +113,11 @@ def status(args: argparse.Namespace) -> None:
 
 def table(args: argparse.Namespace) -> None:
     record = read_suite(*opened(args, args.suite))
-    hand_over(render(build_table(record, args.checkpoint), args.format), args.out)
+    if args.format == 'seeds':
+        text = seed_scores(record).to_csv(index=False, float_format='%.4f')
+    else:
+        text = render(build_table(record, args.checkpoint), args.format)
+    hand_over(text, args.out)
 
 
 def claims(args: argparse.Namespace) -> None:

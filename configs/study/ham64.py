@@ -24,8 +24,8 @@ model.update(
     weights=dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3)),
 )
 
-train_cfg.update(max_epochs=6)
-param_scheduler.update(T_max=6)
+train_cfg.update(max_epochs=5)
+param_scheduler.update(T_max=5)
 train_pipeline[1].update(scale=(64, 64))
 test_pipeline[1].update(scale=(64, 64))
 train_dataloader['dataset'].update(pipeline=train_pipeline)

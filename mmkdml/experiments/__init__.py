@@ -10,6 +10,7 @@ from mmkdml.experiments.results import read_suite, run_suite
 from mmkdml.experiments.store import SuiteStore
 from mmkdml.experiments.suite import RunSpec, Suite, load_suite
 from mmkdml.experiments.tables import FORMS, build_table, render
+from mmkdml.experiments.tally import seed_scores
 from mmkdml.experiments.variants import paper_weights, variant_runs
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     'render',
     'render_claims',
     'run_suite',
+    'seed_scores',
     'variant_runs',
     'write_report',
 ]

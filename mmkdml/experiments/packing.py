@@ -56,7 +56,7 @@ def unpack_result(content: bytes) -> tuple[dict[str, Measurement], pd.DataFrame,
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file that is never met half-written, not even after a power cut."""
-    part = path.with_name(f'.{path.name}.part')
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')  # others may write the same file
     try:
         with part.open('wb') as file:
             file.write(content)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from mmkdml.experiments.measures import Measure, class_count, count, measure_named, task_of
 from mmkdml.experiments.records import CHECKPOINTS, DONE, SuiteRecord
@@ -100,6 +101,29 @@ def tally(record: SuiteRecord, checkpoint: str) -> Tally:
             sample = Sample(known.setdefault(pairs, pairs), counts)
             samples.setdefault((name, str(member)), {})[seed] = sample
     return Tally(next(iter(tasks), ''), samples)
+
+
+def seed_scores(record: SuiteRecord) -> pd.DataFrame:
+    """Every figure that means and differences are made of.
+
+    Returns:
+        A row for each run that is done, seed, checkpoint, member and measure of the suite:
+        ``run, mode, style, seed, checkpoint, member, measure, value``, in percent.
+
+    Raises:
+        ValueError: As :func:`tally` and :meth:`Tally.scores`.
+    """
+    kinds = {run.name: (run.mode, run.style) for run in record.runs}
+    rows = [
+        (name, *kinds[name], seed, checkpoint, member, measure, value)
+        for checkpoint in CHECKPOINTS
+        for tallied in (tally(record, checkpoint),)
+        for measure in record.measures
+        for (name, member), by_seed in tallied.scores(measure).items()
+        for seed, value in by_seed.items()
+    ]
+    columns = ['run', 'mode', 'style', 'seed', 'checkpoint', 'member', 'measure', 'value']
+    return pd.DataFrame(rows, columns=columns)
 
 
 def variants(record: SuiteRecord) -> dict[str, dict[tuple[str, str], str]]:

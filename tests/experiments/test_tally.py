@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from mmkdml.experiments.records import Measurement, RunRecord, SuiteRecord
-from mmkdml.experiments.tally import tally, variants
+from mmkdml.experiments.tally import seed_scores, tally, variants
 
 
 def classified(pred, truth=(0, 1, 2, 0), member='model'):
@@ -55,6 +55,21 @@ def test_means_are_over_the_same_classes_in_all_runs():
     ]
     scores = tally(suite(*runs), 'best').scores('precision')
     assert scores['a', 'model'][0] == scores['b', 'model'][0] == pytest.approx(200 / 3)
+
+
+def test_every_figure_by_seed_and_checkpoint():
+    runs = [
+        run('v', 0, classified([0, 1, 2, 0]), mode='ml', style='v1'),
+        run('v', 1, classified([1, 1, 2, 0]), mode='ml', style='v1', checkpoint='last'),
+        run('v', 2, mode='ml', style='v1', state='failed'),
+    ]
+    assert seed_scores(suite(*runs)).to_numpy().tolist() == [
+        ['v', 'ml', 'v1', 0, 'best', 'model', 'accuracy', 100],
+        ['v', 'ml', 'v1', 1, 'last', 'model', 'accuracy', 75],
+    ]
+    assert list(seed_scores(suite())) == [
+        'run', 'mode', 'style', 'seed', 'checkpoint', 'member', 'measure', 'value'
+    ]  # fmt: skip
 
 
 def test_nothing_done_is_no_error():
