@@ -104,12 +104,15 @@ def execute(spec: RunSpec, work_dir: Path, teacher: Path | None, launcher: str) 
     runner.train()
     runner.test_loop.evaluator.metrics.append(_with_meta(case_table, runner))
 
-    measured, epochs = {}, {}
+    measured: dict[str, Measurement] = {}
+    epochs: dict[str, int] = {}
     for name, checkpoint in _checkpoints(runner).items():
+        epochs[name] = _number(checkpoint)
+        if epochs[name] == epochs['best'] and measured:  # the last epoch was the best
+            measured[name] = measured['best']
+            continue
         load_weights(runner, checkpoint)
-        metrics = runner.test()
-        measured[name] = Measurement(metrics, case_table.table)
-        epochs[name] = _epoch(checkpoint)
+        measured[name] = Measurement(runner.test(), case_table.table)
     if is_main_process():
         facts = _facts(spec, config, runner, teacher)
         facts.update(seconds=time.time() - begun, checkpoints=epochs)
@@ -118,8 +121,8 @@ def execute(spec: RunSpec, work_dir: Path, teacher: Path | None, launcher: str) 
 
 def newest_checkpoint(work_dir: Path) -> Path | None:
     """The newest checkpoint of a run that can be read whole; one cut short is passed over."""
-    files = sorted(work_dir.glob('epoch_*.pth'), key=_epoch, reverse=True)
-    for path in files:
+    files = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
+    for path in sorted(files, key=_number, reverse=True):
         with contextlib.suppress(ValueError):
             load_checkpoint_file(path)
             return path
@@ -169,14 +172,20 @@ def _with_meta(metric: CaseTable, runner: Runner) -> CaseTable:
     return metric
 
 
-def _epoch(path: Path) -> int:
-    found = re.search(r'epoch_(\d+)\.pth$', path.name)
+def _number(path: Path) -> int:
+    """Of the epoch, or the iteration, after which a checkpoint was saved."""
+    found = re.search(r'(?:epoch|iter)_(\d+)\.pth$', path.name)
     return int(found[1]) if found else 0
 
 
 def _checkpoints(runner: Runner) -> dict[str, Path]:
-    work_dir = Path(runner.work_dir)
-    return dict(best=resolve_checkpoint(work_dir), last=work_dir / f'epoch_{runner.epoch}.pth')
+    last = newest_checkpoint(Path(runner.work_dir))
+    if last is None:
+        raise ValueError(
+            f'no epoch_*.pth or iter_*.pth in {runner.work_dir}: the config must keep checkpoints '
+            '(default_hooks.checkpoint) for a suite to test and to go on from'
+        )
+    return dict(best=resolve_checkpoint(Path(runner.work_dir)), last=last)
 
 
 def _facts(spec: RunSpec, config: Config, runner: Runner, teacher: Path | None) -> dict[str, Any]:

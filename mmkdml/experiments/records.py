@@ -49,7 +49,7 @@ class RunRecord:
             hand), ``seconds`` (of training and testing), ``device``, ``versions`` (package to
             version), ``splits`` (part to ``images``, ``groups``, ``positives``), ``input_size``
             (H, W), ``members`` (member to ``parameters``, ``flops``), ``checkpoints`` (``best``,
-            ``last`` to the epoch of each). Empty if not done.
+            ``last`` to the epoch, or iteration, of each). Empty if not done.
     """
 
     name: str

@@ -69,6 +69,9 @@ def test_the_newest_checkpoint_that_is_whole(tmp_path, capsys):
     (tmp_path / 'epoch_10.pth').write_bytes(content[: len(content) // 2])
     assert newest_checkpoint(tmp_path).name == 'epoch_9.pth'
     assert 'epoch_10.pth cannot be read, and is passed over' in capsys.readouterr().err
+    torch.save(dict(state_dict={}), tmp_path / 'iter_800.pth')
+    torch.save(dict(state_dict={}), tmp_path / 'best_x_iter_900.pth')
+    assert newest_checkpoint(tmp_path).name == 'iter_800.pth'
 
 
 def test_curves_of_a_run_that_was_stopped(tmp_path):
