@@ -16,16 +16,19 @@ with read_base():
         val_cfg,
     )
 
-small_teacher['head'].update(num_classes=7)
-small_student['head'].update(num_classes=7)
+small_teacher['backbone'].update(stem_channels=24, base_channels=24)
+small_teacher['neck'].update(in_channels=192, out_channels=96)
+small_teacher['head'].update(num_classes=7, in_channels=96)
+small_student['backbone'].update(stem_channels=12, base_channels=12)
+small_student['head'].update(num_classes=7, in_channels=96)
 model.update(
     teacher=small_teacher,
     students=[small_student, small_student],
     weights=dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3)),
 )
 
-train_cfg.update(max_epochs=5)
-param_scheduler.update(T_max=5)
+train_cfg.update(max_epochs=6)
+param_scheduler.update(T_max=6)
 train_pipeline[1].update(scale=(64, 64))
 test_pipeline[1].update(scale=(64, 64))
 train_dataloader['dataset'].update(pipeline=train_pipeline)
