@@ -248,23 +248,22 @@ def work_together(
         threading.Thread(target=work, args=(_share(index, workers, processes),))
         for index in range(workers)
     ]
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    interrupted = False
+    # Not by catching KeyboardInterrupt, which may come between any two steps of the waiting.
+    before = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads):
-            try:
-                for thread in threads:
-                    thread.join(0.2)
-            except KeyboardInterrupt:
-                interrupted = True
-                stop.set()
+        for thread in threads:
+            thread.join()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if errors:
         raise errors[0]
-    if interrupted or stop.is_set():
+    if stop.is_set():
         raise KeyboardInterrupt
 
 
