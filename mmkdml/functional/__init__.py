@@ -1,7 +1,44 @@
 """The papers' mathematics: tensors in, tensors out, no modules and no frameworks."""
 
+from mmkdml.functional.adversarial import discriminator_error, gradient_penalty, learner_realism
+from mmkdml.functional.attention import attention_difference, attention_map
+from mmkdml.functional.channel import category_similarity, channel_wise_kl
 from mmkdml.functional.divergence import prediction_kl
 from mmkdml.functional.feature import feature_mse
+from mmkdml.functional.importance import importance_difference, pixel_similarity
+from mmkdml.functional.information import variational_information
+from mmkdml.functional.regions import intra_class_variation, region_affinity
+from mmkdml.functional.regression import softmax_regression
 from mmkdml.functional.segmentation import focal_and_dice
+from mmkdml.functional.shapes import pooled_to_smaller
+from mmkdml.functional.similarity import (
+    calibrated_error,
+    sample_similarities,
+    similarity_difference,
+)
+from mmkdml.functional.structure import pair_wise_difference, pixel_wise_divergence
 
-__all__ = ['feature_mse', 'focal_and_dice', 'prediction_kl']
+__all__ = [
+    'attention_difference',
+    'attention_map',
+    'calibrated_error',
+    'category_similarity',
+    'channel_wise_kl',
+    'discriminator_error',
+    'feature_mse',
+    'focal_and_dice',
+    'gradient_penalty',
+    'importance_difference',
+    'intra_class_variation',
+    'learner_realism',
+    'pair_wise_difference',
+    'pixel_similarity',
+    'pixel_wise_divergence',
+    'pooled_to_smaller',
+    'prediction_kl',
+    'region_affinity',
+    'sample_similarities',
+    'similarity_difference',
+    'softmax_regression',
+    'variational_information',
+]

@@ -1,6 +1,40 @@
 """Registered losses: of transfers, and the paper's supervised one."""
 
+from mmkdml.models.losses.attention_transfer import AttentionTransferLoss
+from mmkdml.models.losses.cwd import ChannelWiseLoss
+from mmkdml.models.losses.discriminator import SelfAttentionDiscriminator
+from mmkdml.models.losses.dsd import CategorySimilarityLoss, PixelSimilarityLoss
+from mmkdml.models.losses.emkd import ImportanceMapLoss, RegionAffinityLoss
+from mmkdml.models.losses.fitnet import FitNetLoss, SimKDLoss
 from mmkdml.models.losses.focal_dice_loss import FocalDiceLoss
+from mmkdml.models.losses.holistic import HolisticLoss
+from mmkdml.models.losses.ifvd import IntraClassVariationLoss
+from mmkdml.models.losses.semckd import SemCKDLoss
+from mmkdml.models.losses.similarity_preserving import SimilarityPreservingLoss
+from mmkdml.models.losses.skd import PairWiseLoss, PixelWiseLoss
+from mmkdml.models.losses.srrl import SRRLLoss
 from mmkdml.models.losses.transfer_losses import FeatureMSELoss, PredictionKLLoss
+from mmkdml.models.losses.variational_information import VariationalInformationLoss
 
-__all__ = ['FeatureMSELoss', 'FocalDiceLoss', 'PredictionKLLoss']
+__all__ = [
+    'AttentionTransferLoss',
+    'CategorySimilarityLoss',
+    'ChannelWiseLoss',
+    'FeatureMSELoss',
+    'FitNetLoss',
+    'FocalDiceLoss',
+    'HolisticLoss',
+    'ImportanceMapLoss',
+    'IntraClassVariationLoss',
+    'PairWiseLoss',
+    'PixelSimilarityLoss',
+    'PixelWiseLoss',
+    'PredictionKLLoss',
+    'RegionAffinityLoss',
+    'SRRLLoss',
+    'SelfAttentionDiscriminator',
+    'SemCKDLoss',
+    'SimKDLoss',
+    'SimilarityPreservingLoss',
+    'VariationalInformationLoss',
+]

@@ -1,5 +1,7 @@
 """Registered projectors."""
 
+from mmkdml.models.projectors.conv_reg import ConvReg
+from mmkdml.models.projectors.pointwise_projector import PointwiseProjector
 from mmkdml.models.projectors.projectors import (
     ConvProjector,
     IdentityProjector,
@@ -7,11 +9,15 @@ from mmkdml.models.projectors.projectors import (
     LinearProjector,
     Projector,
 )
+from mmkdml.models.projectors.simkd import SimKDProjector
 
 __all__ = [
     'ConvProjector',
+    'ConvReg',
     'IdentityProjector',
     'InterpolateProjector',
     'LinearProjector',
+    'PointwiseProjector',
     'Projector',
+    'SimKDProjector',
 ]

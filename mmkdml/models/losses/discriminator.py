@@ -1,0 +1,75 @@
+"""A network that scores maps of logits, after SAGAN (Zhang et al., ICML 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+SMALLEST_MAP = 64
+
+
+class SelfAttention(nn.Module):
+    """Adds to each position what all positions say, weighted by likeness; nothing at the start.
+
+    Args:
+        channels: C, at least 8.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels // 8, 1)
+        self.key = nn.Conv2d(channels, channels // 8, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.share = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
+        attention = (query.mT @ key).softmax(dim=2)
+        return self.share * (value @ attention.mT).view_as(x) + x
+
+
+class SelfAttentionDiscriminator(nn.Module):
+    """Scores maps of logits: high for those that look like the source's.
+
+    Batch norm of the logits, four spectrally normalised 4x4 convolutions of stride 2 with self-
+    attention behind the last two, and a 4x4 convolution to one score
+    (irfanICMLL/structure_knowledge_distillation:networks/sagan_models.py). Built for 65x65 logits,
+    of which it gives one score; larger maps give a map of scores.
+
+    Args:
+        in_channels: The number of logits K; one of a binary task stays one.
+        width: Channels of the first convolution, at least 2; doubled by each of the next three.
+
+    Raises:
+        ValueError: If the width is below 2.
+    """
+
+    def __init__(self, in_channels: int, width: int = 64) -> None:
+        super().__init__()
+        if width < 2:
+            raise ValueError(f'width must be at least 2, got {width}')
+        layers: list[nn.Module] = [nn.BatchNorm2d(in_channels)]
+        channels = in_channels
+        for depth in range(4):
+            convolution = nn.Conv2d(channels, width * 2**depth, 4, stride=2, padding=1)
+            layers += [spectral_norm(convolution), nn.LeakyReLU(0.1)]
+            channels = width * 2**depth
+            if depth >= 2:
+                layers.append(SelfAttention(channels))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 4))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """(N, K, H, W) -> (N, 1, H', W'), H' = H // 16 - 3.
+
+        Raises:
+            ValueError: If the map is smaller than 64x64.
+        """
+        if logits.ndim != 4 or min(logits.shape[2:]) < SMALLEST_MAP:
+            raise ValueError(
+                f'The discriminator needs logits (N, K, H, W) of at least {SMALLEST_MAP}x'
+                f'{SMALLEST_MAP}, got {tuple(logits.shape)}; use larger images, or resize the '
+                'logits with an InterpolateProjector on each side'
+            )
+        return self.layers(logits)

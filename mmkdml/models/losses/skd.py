@@ -1,0 +1,75 @@
+"""Structured knowledge distillation (SKD): of pixels, and of pairs of regions."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mmkdml.functional.structure import (
+    PAIR_WISE_REFERENCES,
+    PIXEL_WISE_REFERENCES,
+    check_reference,
+    check_scale,
+    pair_wise_difference,
+    pixel_wise_divergence,
+)
+from mmkdml.registry import MODELS
+
+
+@MODELS.register_module()
+class PixelWiseLoss(nn.Module):
+    """SKD's first part; see :func:`mmkdml.functional.pixel_wise_divergence`.
+
+    Weights: 1 in CIRKD (to all its methods but DSD), 10 in SKD and IFVD, each with its reference.
+
+    Args:
+        reference: ``'cirkd'``, ``'skd'`` or ``'ifvd'``.
+
+    Raises:
+        ValueError: If the reference is none of these.
+    """
+
+    def __init__(self, reference: str = 'cirkd') -> None:
+        super().__init__()
+        check_reference(reference, PIXEL_WISE_REFERENCES)
+        self.reference = reference
+
+    def forward(self, learner: Tensor, source: Tensor) -> Tensor:
+        """Logits (N, K, H, W) of both sides -> scalar."""
+        return pixel_wise_divergence(learner, source, self.reference)
+
+    def extra_repr(self) -> str:
+        """The options, as they are printed with the module."""
+        return f'reference={self.reference!r}'
+
+
+@MODELS.register_module()
+class PairWiseLoss(nn.Module):
+    """SKD's second part; see :func:`mmkdml.functional.pair_wise_difference`.
+
+    Weights: 10 in CIRKD, on the map before the classifier; 0.5 to 10 in SKD, on the map after the
+    pyramid pooling.
+
+    Args:
+        reference: ``'cirkd'`` or ``'skd'``.
+        scale: A region's share of the height and width with ``'skd'``, in (0, 1].
+
+    Raises:
+        ValueError: If the reference is unknown, or the scale out of range.
+    """
+
+    requires_same_shape = False
+
+    def __init__(self, reference: str = 'cirkd', scale: float = 0.5) -> None:
+        super().__init__()
+        check_reference(reference, PAIR_WISE_REFERENCES)
+        check_scale(scale)
+        self.reference = reference
+        self.scale = scale
+
+    def forward(self, learner: Tensor, source: Tensor) -> Tensor:
+        """Maps (N, C, H, W) and (N, C', H, W) -> scalar."""
+        return pair_wise_difference(learner, source, self.reference, self.scale)
+
+    def extra_repr(self) -> str:
+        """The options, as they are printed with the module."""
+        return f'reference={self.reference!r}, scale={self.scale}'

@@ -1,0 +1,80 @@
+"""FitNet's connector: one convolution that gives a map another map's channels and size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkdml.functional.shapes import check_batch_statistics
+from mmkdml.functional.structure import check_reference
+from mmkdml.models.projectors.projectors import Projector
+from mmkdml.registry import MODELS
+
+CONNECTOR_REFERENCES = ('simkd', 'repdistiller')
+
+
+@MODELS.register_module()
+class ConvReg(Projector):
+    """Convolution with bias, batch norm, ReLU; the convolution depends on the two maps' sizes.
+
+    ====================  ====================================================
+    in = 2 * out          3x3, stride 2
+    2 * in = out          4x4, transposed, stride 2
+    in >= out             (1 + in - out) along each axis, without padding: 1x1
+                          where the sizes are equal
+    in <= out             3x3 with the size kept; ``FitNetLoss`` then averages the
+                          source's map to it. ``'simkd'`` alone
+    ====================  ====================================================
+
+    Source: DefangChen/SimKD:models/util.py, HobbitLong/RepDistiller:models/util.py.
+
+    Args:
+        in_channels: C of the map.
+        out_channels: C of the result.
+        in_size: (H, W) of the map.
+        out_size: (H, W) of the map on the other side.
+        reference: ``'simkd'``, or ``'repdistiller'``, which has no last row.
+        side: See :class:`Projector`.
+
+    Raises:
+        ValueError: If no row fits, or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        in_size: Sequence[int],
+        out_size: Sequence[int],
+        reference: str = 'simkd',
+        side: str = 'learner',
+    ) -> None:
+        super().__init__(side)
+        check_reference(reference, CONNECTOR_REFERENCES)
+        axes = list(zip(in_size, out_size, strict=True))
+        channels = (in_channels, out_channels)
+        self.conv: nn.Module
+        if all(own == 2 * other for own, other in axes):
+            self.conv = nn.Conv2d(*channels, 3, stride=2, padding=1)
+        elif all(2 * own == other for own, other in axes):
+            self.conv = nn.ConvTranspose2d(*channels, 4, stride=2, padding=1)
+        elif all(own >= other for own, other in axes):
+            height, width = (1 + own - other for own, other in axes)
+            self.conv = nn.Conv2d(*channels, (height, width))
+        elif reference == 'simkd' and all(own <= other for own, other in axes):
+            self.conv = nn.Conv2d(*channels, 3, padding=1)
+        else:
+            raise ValueError(
+                f'ConvReg with reference={reference!r} cannot bring a map of {tuple(in_size)} to '
+                f'{tuple(out_size)}: choose taps where both axes shrink, stay or double'
+                + (", or reference='simkd'" if reference == 'repdistiller' else ', or both grow')
+            )
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H', W'), H' and W' as in the table."""
+        x = self.conv(x)
+        check_batch_statistics(x, self.training)
+        return F.relu(self.norm(x))

@@ -1,0 +1,270 @@
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmkdml.functional import intra_class_variation, region_affinity
+
+BOTH = [intra_class_variation, region_affinity]
+
+
+def gen(shape, a, b, scale=1.0, shift=0.0):
+    index = torch.arange(math.prod(shape), dtype=torch.float64)
+    return (torch.sin(a * index + b) * scale + shift).view(shape)
+
+
+def maps(*shape, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+
+def labels(num_classes, shape, ignored=0.2, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    truth = torch.randint(num_classes, shape, generator=rng)
+    truth[torch.rand(shape, generator=rng) < ignored] = 255
+    return truth
+
+
+def cosine(a, b):
+    products = [sum(u * v for u, v in zip(x, y, strict=True)) for x, y in ((a, b), (a, a), (b, b))]
+    return products[0] / math.sqrt(products[1] * products[2]) if products[1] * products[2] else 0.0
+
+
+def pixels(image):
+    """(C, H, W) -> the vectors of all pixels."""
+    return image.flatten(1).T.tolist()
+
+
+def mean(vectors):
+    return [sum(values) / len(vectors) for values in zip(*vectors, strict=True)]
+
+
+def nearest(truth, size):
+    """One image's labels, (H', W') -> a list of H * W, as legacy nearest-neighbour resizing."""
+    height, width = truth.shape
+    return [
+        truth[y * height // size[0], x * width // size[1]].item()
+        for y, x in itertools.product(range(size[0]), range(size[1]))
+    ]
+
+
+def slow_variation(learner, source, truth):
+    squares = []
+    for image_s, image_t, image_truth in zip(learner, source, truth, strict=True):
+        own = nearest(image_truth, image_s.shape[1:])
+        for position, label in enumerate(own):
+            likeness = []
+            for image in (image_s, image_t):
+                vectors = pixels(image)
+                members = [v for v, other in zip(vectors, own, strict=True) if other == label]
+                likeness.append(cosine(vectors[position], mean(members)))
+            squares.append((likeness[0] - likeness[1]) ** 2 if label != 255 else 0.0)
+    return sum(squares) / len(squares)
+
+
+def slow_affinity(learner, source, truth, num_classes=2):
+    squares = []
+    for image_s, image_t, image_truth in zip(learner, source, truth, strict=True):
+        for first, second in itertools.combinations(range(num_classes), 2):
+            contrasts = []
+            for image in (image_s, image_t):
+                own = nearest(image_truth, image.shape[1:])
+                regions = [
+                    [v for v, label in zip(pixels(image), own, strict=True) if label == wanted]
+                    for wanted in (first, second)
+                ]
+                contrasts.append(cosine(*map(mean, regions)) if all(regions) else 0.0)
+            squares.append((contrasts[0] - contrasts[1]) ** 2)
+    return sum(squares) / len(squares)
+
+
+@pytest.mark.parametrize('size', [(3, 4), (6, 8), (7, 9), (1, 1)])
+@pytest.mark.parametrize('num_classes', [2, 4])
+def test_variation_equals_the_sums_written_out(num_classes, size):
+    learner, source = maps(2, 3, 3, 4), maps(2, 5, 3, 4, seed=1)
+    truth = labels(num_classes, (2, *size))
+    value = intra_class_variation(learner, source, truth, num_classes)
+    assert value.shape == ()
+    assert value.item() == pytest.approx(slow_variation(learner, source, truth), rel=1e-9)
+
+
+@pytest.mark.parametrize('size', [(3, 4), (6, 8), (2, 6)])
+@pytest.mark.parametrize('num_classes', [2, 4])
+def test_affinity_equals_the_sums_written_out(num_classes, size):
+    learner, source = maps(2, 3, 3, 4), maps(2, 5, *size, seed=1)
+    truth = labels(num_classes, (2, 6, 8))
+    value = region_affinity(learner, source, truth, num_classes)
+    assert value.shape == ()
+    expected = slow_affinity(learner, source, truth, num_classes)
+    assert expected > 0
+    assert value.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_variation_has_the_reference_implementations_value():
+    truth = (7 * torch.arange(2 * 24 * 32) // 11 % 3).view(2, 24, 32)
+    truth[0, :2] = 255
+    learner = gen((2, 6, 6, 8), 0.05, 0.2, 1, 0.3).requires_grad_()
+    value = intra_class_variation(learner, gen((2, 9, 6, 8), 0.07, 0.9, 1, 0.3), truth, 3)
+    value.backward()
+    assert value.item() == pytest.approx(0.04882869715079529, rel=1e-9)
+    assert learner.grad.norm().item() == pytest.approx(0.017327154501469783, rel=1e-9)
+
+
+@pytest.mark.parametrize('smooth', [0, 1])
+def test_affinity_is_the_references_formula_where_that_is_finite(smooth):
+    # There 1 is added to the foreground's size, which does not turn the mean vector.
+    learner, source = maps(2, 3, 4, 6), maps(2, 5, 4, 6, seed=1)
+    truth = labels(2, (2, 4, 6), ignored=0)
+    contrasts = []
+    for side in (learner, source):
+        back, fore = ((truth == label).unsqueeze(1).double() for label in (0, 1))
+        r0 = (side * back).sum((2, 3)) / back.sum((2, 3))
+        r1 = (side * fore).sum((2, 3)) / (fore.sum((2, 3)) + smooth)
+        contrasts.append(F.cosine_similarity(r0, r1, dim=1))
+    torch.testing.assert_close(
+        region_affinity(learner, source, truth), (contrasts[0] - contrasts[1]).square().mean()
+    )
+
+
+def test_variation_closed_form():
+    # The mean of a class with two vectors at right angles is 45 degrees from both.
+    learner = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
+    source = torch.ones(1, 3, 1, 2)
+    truth = torch.zeros(1, 1, 2, dtype=torch.long)
+    expected = (math.sqrt(0.5) - 1) ** 2
+    assert intra_class_variation(learner, source, truth).item() == pytest.approx(expected)
+    truth[0, 0, 1] = 1  # each its own class
+    assert intra_class_variation(learner, source, truth).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_affinity_closed_form():
+    learner = torch.tensor([[[[1.0, 0.0]], [[0.0, 5.0]]]])
+    truth = torch.tensor([[[0, 1]]])
+    assert region_affinity(learner, torch.ones(1, 3, 1, 2), truth).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize('function', BOTH)
+def test_identities(function):
+    learner, source = maps(2, 3, 4, 6), maps(2, 5, 4, 6, seed=1)
+    truth = labels(3, (2, 8, 12))
+    value = function(learner, source, truth, 3)
+    assert value > 0
+    torch.testing.assert_close(function(source, learner, truth, 3), value)
+    assert function(learner, 3 * learner, truth, 3).item() == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(
+        function(2 * learner.flip(0), source.flip(0), truth.flip(0), 3), value
+    )
+    # The names of the classes do not matter, nor does a class that is nowhere.
+    renamed = truth.where(truth == 255, 2 - truth)
+    torch.testing.assert_close(function(learner, source, renamed, 3), value)
+    with_another = function(learner, source, truth, 4)
+    factor = 1 if function is intra_class_variation else 3 / 6  # pairs of classes
+    torch.testing.assert_close(with_another, factor * value)
+    torch.testing.assert_close(function(learner, source, truth.byte(), 3), value)
+
+
+@pytest.mark.parametrize('function', BOTH)
+def test_ignored_pixels_say_nothing(function):
+    source, truth = maps(1, 5, 4, 6, seed=1), labels(2, (1, 4, 6))
+    learner = maps(1, 3, 4, 6).requires_grad_()
+    ignored = (truth == 255).unsqueeze(1)
+    value = function(learner, source, truth)
+    value.backward()
+    assert (learner.grad * ignored == 0).all()
+    assert (learner.grad * ~ignored != 0).any()
+    changed = learner.detach() + 100 * ignored
+    torch.testing.assert_close(function(changed, source + 100 * ignored, truth), value)
+    renamed = truth.where(truth != 255, -1)
+    torch.testing.assert_close(function(changed, source, renamed, ignore_index=-1), value)
+
+
+@pytest.mark.parametrize('function', BOTH)
+def test_gradient(function):
+    source, truth = maps(2, 5, 3, 4, seed=1), labels(3, (2, 3, 4))
+    learner = maps(2, 3, 3, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: function(s, source, truth, 3), (learner,))
+
+
+MASKS = {
+    'empty': torch.zeros(2, 8, 12, dtype=torch.long),
+    'full': torch.ones(2, 8, 12, dtype=torch.long),
+    'ignored': torch.full((2, 8, 12), 255),
+    'one pixel': F.pad(torch.ones(2, 1, 1, dtype=torch.long), (4, 7, 2, 5)),
+    'lost pixel': F.pad(torch.ones(2, 1, 1, dtype=torch.long), (5, 6, 3, 4)),
+}
+HARD = {
+    'noise': lambda shape: maps(*shape),
+    'rectified': lambda shape: maps(*shape).relu() * (torch.arange(shape[-1]) > 2),
+    'zeros': lambda shape: torch.zeros(shape),
+    'constant': lambda shape: torch.full(shape, 0.5),
+    'huge': lambda shape: 1e4 * maps(*shape),
+}
+
+
+@pytest.mark.parametrize('function', BOTH)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('kind', HARD)
+@pytest.mark.parametrize('mask', MASKS)
+def test_hard_maps_and_masks_stay_finite(mask, kind, dtype, function):
+    learner = HARD[kind]((2, 3, 4, 6)).to(dtype).requires_grad_()
+    value = function(learner, maps(2, 5, 4, 6, seed=1).to(dtype), MASKS[mask])
+    value.backward()
+    assert value.dtype == torch.float32
+    assert 0 <= value <= 4
+    assert learner.grad.isfinite().all()
+    assert learner.grad.abs().max() < 100
+
+
+@pytest.mark.parametrize('mask', ['empty', 'full', 'ignored', 'lost pixel'])
+def test_one_region_alone_has_no_affinity_and_no_gradient(mask):
+    learner = maps(2, 3, 4, 6).requires_grad_()
+    value = region_affinity(learner, maps(2, 5, 4, 6, seed=1), MASKS[mask])
+    value.backward()
+    assert value.item() == 0
+    assert (learner.grad == 0).all()
+
+
+@pytest.mark.parametrize('function', BOTH)
+def test_half_precision_is_computed_in_float32_and_inputs_are_not_changed(function):
+    inputs = maps(2, 3, 4, 6).bfloat16(), maps(2, 5, 4, 6, seed=1).bfloat16(), labels(2, (2, 8, 12))
+    before = [tensor.clone() for tensor in inputs]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        value = function(*inputs)
+    torch.testing.assert_close(value, function(inputs[0].float(), inputs[1].float(), inputs[2]))
+    assert all(map(torch.equal, inputs, before))
+
+
+@pytest.mark.parametrize('function', BOTH)
+@pytest.mark.parametrize(('wrong', 'num_classes'), [(2, 2), (-1, 2), (254, 3)])
+def test_labels_are_checked(function, wrong, num_classes):
+    truth = torch.tensor([[[0, 1], [255, wrong]]])
+    with pytest.raises(
+        ValueError,
+        match=rf'in \[0, {num_classes}\) or 255 \(ignored\), got \[.*{wrong}.*set num_classes',
+    ):
+        function(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), truth, num_classes)
+
+
+@pytest.mark.parametrize('function', BOTH)
+def test_there_are_two_classes_at_least(function):
+    truth = torch.zeros(1, 2, 2, dtype=torch.long)
+    with pytest.raises(ValueError, match=r'num_classes must be at least 2 \(a binary.*got 1'):
+        function(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), truth, 1)
+
+
+@pytest.mark.parametrize('function', BOTH)
+@pytest.mark.parametrize(
+    ('learner', 'truth'),
+    [((2, 3, 4, 4), (2, 1, 4, 4)), ((2, 3, 4, 4), (1, 4, 4)), ((2, 3, 4, 4), (2,))],
+)
+def test_shapes_are_checked(function, learner, truth):
+    with pytest.raises(ValueError, match=r"a truth \(N, H', W'\) of one N, got \(2, 3, .*and \("):
+        function(torch.zeros(learner), torch.zeros(learner), torch.zeros(truth, dtype=torch.long))
+
+
+def test_variation_compares_pixel_by_pixel():
+    truth = torch.zeros(2, 4, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match=r'intra-class variation needs.*same N, H and W.*4, 5\)'):
+        intra_class_variation(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 5), truth)
