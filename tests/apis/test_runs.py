@@ -53,7 +53,6 @@ def test_no_precision_for_a_wrapper_of_another_kind():
 def built(monkeypatch):
     """The configs that a runner was built from."""
     configs = []
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '')
     monkeypatch.setattr(Runner, 'from_cfg', configs.append)
     return configs
 

@@ -13,7 +13,6 @@ import mmkdml  # noqa: F401
 # isort: split
 from mmengine.dataset import DefaultSampler
 from mmengine.logging import HistoryBuffer
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.models import (
     ClsDataPreprocessor,
@@ -161,8 +160,7 @@ def test_weights_that_do_not_fit_are_named_and_none_is_loaded(save, change, mess
 # Reading files
 
 
-def test_a_run_of_mmengine_can_teach(tmp_path, monkeypatch):
-    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
+def test_a_run_of_mmengine_can_teach(tmp_path):
     model = dict(
         type=ImageClassifier,
         data_preprocessor=dict(type=ClsDataPreprocessor),

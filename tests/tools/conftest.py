@@ -65,8 +65,6 @@ def trained(tmp_path_factory, short):
 @pytest.fixture
 def tool(monkeypatch):
     """Runs a tool of this name with these arguments in this process."""
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '')  # a run sets it; put back afterwards
-    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD')
 
     def run(name, *args, options=(), experiment=True):
         path = str(ROOT / 'tools' / f'{name}.py')

@@ -9,7 +9,6 @@ import mmkdml  # noqa: F401
 # isort: split
 from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement, PixelData
 from mmseg.structures import SegDataSample
@@ -115,13 +114,6 @@ class Slices(torch.utils.data.Dataset):
         return dict(inputs=torch.zeros(1))
 
 
-@pytest.fixture
-def no_scope_left():
-    yield
-    DefaultScope._instance_dict.clear()  # else the runner's scope stays for all later tests
-
-
-@pytest.mark.usefixtures('no_scope_left')
 def test_in_a_run_it_logs_the_table_and_the_best_checkpoint_goes_by_the_ensemble(tmp_path):
     loader = dict(
         dataset=Slices(),
