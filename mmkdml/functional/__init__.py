@@ -9,7 +9,7 @@ from mmkdml.functional.importance import importance_difference, pixel_similarity
 from mmkdml.functional.information import variational_information
 from mmkdml.functional.regions import intra_class_variation, region_affinity
 from mmkdml.functional.regression import softmax_regression
-from mmkdml.functional.segmentation import focal_and_dice
+from mmkdml.functional.segmentation import focal_and_dice, focal_and_smooth_dice
 from mmkdml.functional.shapes import pooled_to_smaller
 from mmkdml.functional.similarity import (
     calibrated_error,
@@ -27,6 +27,7 @@ __all__ = [
     'discriminator_error',
     'feature_mse',
     'focal_and_dice',
+    'focal_and_smooth_dice',
     'gradient_penalty',
     'importance_difference',
     'intra_class_variation',

@@ -1,4 +1,4 @@
-"""Supervised segmentation losses of the paper (eq. 8): focal and squared Dice."""
+"""Supervised segmentation losses: the paper's (eq. 8), focal and squared Dice, and EMKD's."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkdml.functional.divergence import full_precision, softened_log_probabilities
+from mmkdml.functional.structure import check_reference
 
 # Only keeps 0/0 away, in a batch without foreground that is predicted perfectly.
 DICE_EPSILON = 1e-8
+FOCAL_REFERENCES = ('emkd', 'origin')
 
 
 def focal_and_dice(
@@ -40,6 +42,70 @@ def focal_and_dice(
     Raises:
         ValueError: If the shapes do not fit, a label is out of range, or focusing is negative.
     """
+    focal, foreground, target, weights = _focal_and_foreground(
+        logits, labels, focusing, ignore_index, pixel_weights
+    )
+    overlap = (foreground * target * weights).sum(dim=(0, 2, 3))
+    sizes = ((foreground**2 + target**2) * weights).sum(dim=(0, 2, 3))
+    dice = 1 - (2 * overlap + DICE_EPSILON) / (sizes + DICE_EPSILON)
+    return focal, dice.mean()
+
+
+def focal_and_smooth_dice(
+    logits: Tensor,
+    labels: Tensor,
+    focusing: float = 2.0,
+    ignore_index: int = 255,
+    pixel_weights: Tensor | None = None,
+    reference: str = 'emkd',
+) -> tuple[Tensor, Tensor]:
+    """The two terms of EMKD's supervised loss, each of which it weights with one half.
+
+    Qin et al., *Efficient Medical Image Segmentation Based on Knowledge Distillation*, TMI 2021;
+    EagleMIT/EMKD:utils/loss_functions.py, where both classes have the focal weight 1. Focal: as in
+    :func:`focal_and_dice`. Dice: 1 - (2 * sum(p * g) + 1) / (sum(p) + sum(g) + 1), without squares,
+    over all pixels of the batch and all foreground classes together.
+
+    Args:
+        logits: See :func:`focal_and_dice`, as the next four.
+        labels: (N, H, W).
+        focusing: The exponent, >= 0.
+        ignore_index: Pixels with this label count in neither term.
+        pixel_weights: (N, H, W).
+        reference: ``'emkd'``: a pixel's focal weight (1 - p_t)^focusing is a constant to the
+            gradient. ``'origin'``: it is not, as in Lin et al., *Focal Loss for Dense Object
+            Detection*, ICCV 2017. The value is the same.
+
+    Returns:
+        Scalars (focal, dice); focal >= 0, dice in [0, 1).
+
+    Raises:
+        ValueError: See :func:`focal_and_dice`; or if the reference is unknown.
+    """
+    check_reference(reference, FOCAL_REFERENCES)
+    focal, foreground, target, weights = _focal_and_foreground(
+        logits, labels, focusing, ignore_index, pixel_weights, fixed=reference == 'emkd'
+    )
+    overlap = (foreground * target * weights).sum()
+    sizes = ((foreground + target) * weights).sum()
+    return focal, 1 - (2 * overlap + 1) / (sizes + 1)
+
+
+def _focal_and_foreground(
+    logits: Tensor,
+    labels: Tensor,
+    focusing: float,
+    ignore_index: int,
+    pixel_weights: Tensor | None,
+    fixed: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The focal term, and what a Dice term is made of.
+
+    Returns:
+        The scalar, with focal weights that are constants to the gradient if ``fixed``;
+        probabilities and truth of all classes but the first, (N, K - 1, H, W) each; the pixels'
+        weights (N, 1, H, W), 0 where ignored.
+    """
     if logits.ndim != 4 or labels.shape != logits.shape[:1] + logits.shape[2:]:
         raise ValueError(
             'Expected logits (N, K, H, W) and labels (N, H, W) of one size, got '
@@ -69,13 +135,11 @@ def focal_and_dice(
     log_true = log_probabilities.gather(1, truth.unsqueeze(1)).squeeze(1)
     # Where p_t is 1 the slope of a power below 1 is infinite, and infinity times 0 not a number.
     missed = (-log_true.expm1()).clamp_min(torch.finfo(log_true.dtype).tiny)
+    if fixed:
+        missed = missed.detach()
     focal = missed**focusing * -log_true
     focal = (focal * weights).sum() / counted.sum().clamp_min(1)
 
     foreground = log_probabilities[:, 1:].exp()
     target = F.one_hot(truth, num_classes).movedim(-1, 1)[:, 1:].to(foreground.dtype)
-    weights = weights.unsqueeze(1)
-    overlap = (foreground * target * weights).sum(dim=(0, 2, 3))
-    sizes = ((foreground**2 + target**2) * weights).sum(dim=(0, 2, 3))
-    dice = 1 - (2 * overlap + DICE_EPSILON) / (sizes + DICE_EPSILON)
-    return focal, dice.mean()
+    return focal, foreground, target, weights.unsqueeze(1)

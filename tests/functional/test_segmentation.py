@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from mmkdml.functional import focal_and_dice
+from mmkdml.functional.segmentation import focal_and_smooth_dice
 
 CLASSES = [1, 2, 4]  # logits; one logit is two classes
+both_losses = pytest.mark.parametrize('loss_terms', [focal_and_dice, focal_and_smooth_dice])
 
 
 def example(num_logits, shape=(2, 3, 4), ignored=0.2, seed=0, spread=2.0):
@@ -115,36 +117,40 @@ def test_dice_of_hard_predictions_equals_smp(num_logits):
     torch.testing.assert_close(dice, reference, check_dtype=False)
 
 
-def test_one_logit_is_two_classes():
+@both_losses
+def test_one_logit_is_two_classes(loss_terms):
     logits, labels = example(1)
     two = torch.cat([torch.zeros_like(logits), logits], dim=1)
-    torch.testing.assert_close(focal_and_dice(logits, labels), focal_and_dice(two, labels))
+    torch.testing.assert_close(loss_terms(logits, labels), loss_terms(two, labels))
 
 
-def test_a_shift_of_all_logits_of_a_pixel_changes_nothing():
+@both_losses
+def test_a_shift_of_all_logits_of_a_pixel_changes_nothing(loss_terms):
     logits, labels = example(4)
     shift = torch.linspace(-50, 50, labels.numel(), dtype=torch.float64).view_as(labels)
     torch.testing.assert_close(
-        focal_and_dice(logits + shift.unsqueeze(1), labels), focal_and_dice(logits, labels)
+        loss_terms(logits + shift.unsqueeze(1), labels), loss_terms(logits, labels)
     )
 
 
-def test_order_of_samples_pixels_and_foreground_classes_does_not_matter():
+@both_losses
+def test_order_of_samples_pixels_and_foreground_classes_does_not_matter(loss_terms):
     logits, labels = example(4)
-    expected = focal_and_dice(logits, labels)
-    torch.testing.assert_close(focal_and_dice(logits.flip(0), labels.flip(0)), expected)
-    torch.testing.assert_close(focal_and_dice(logits.flip(2, 3), labels.flip(1, 2)), expected)
+    expected = loss_terms(logits, labels)
+    torch.testing.assert_close(loss_terms(logits.flip(0), labels.flip(0)), expected)
+    torch.testing.assert_close(loss_terms(logits.flip(2, 3), labels.flip(1, 2)), expected)
     swapped = torch.where(labels == 1, 3, torch.where(labels == 3, 1, labels))
-    torch.testing.assert_close(focal_and_dice(logits[:, [0, 3, 2, 1]], swapped), expected)
+    torch.testing.assert_close(loss_terms(logits[:, [0, 3, 2, 1]], swapped), expected)
 
 
+@both_losses
 @pytest.mark.parametrize('num_logits', CLASSES)
-def test_ignored_pixels_count_nowhere(num_logits):
+def test_ignored_pixels_count_nowhere(loss_terms, num_logits):
     logits, labels = example(num_logits, shape=(1, 2, 6), ignored=0)
-    cut = focal_and_dice(logits[..., :4], labels[..., :4])
+    cut = loss_terms(logits[..., :4], labels[..., :4])
     labels[..., 4:] = 99
     whole = logits.clone().requires_grad_()
-    terms = focal_and_dice(whole, labels, ignore_index=99)
+    terms = loss_terms(whole, labels, ignore_index=99)
     torch.testing.assert_close(terms, cut)
     sum(terms).backward()
     assert (whole.grad[..., 4:] == 0).all()
@@ -159,25 +165,27 @@ def test_a_class_can_be_the_ignored_one():
     )
 
 
+@both_losses
 @pytest.mark.parametrize('num_logits', CLASSES)
-def test_all_ignored_is_zero_with_zero_gradient(num_logits):
+def test_all_ignored_is_zero_with_zero_gradient(loss_terms, num_logits):
     logits, labels = example(num_logits)
     logits.requires_grad_()
-    terms = focal_and_dice(logits, torch.full_like(labels, 255))
+    terms = loss_terms(logits, torch.full_like(labels, 255))
     assert [term.item() for term in terms] == [0, 0]
     sum(terms).backward()
     assert (logits.grad == 0).all()
 
 
-def test_pixel_weights_of_one_change_nothing_and_of_zero_take_out_of_dice():
+@both_losses
+def test_pixel_weights_of_one_change_nothing_and_of_zero_take_out_of_dice(loss_terms):
     logits, labels = example(2, ignored=0)
     ones = torch.ones(labels.shape)
     torch.testing.assert_close(
-        focal_and_dice(logits, labels, pixel_weights=ones), focal_and_dice(logits, labels)
+        loss_terms(logits, labels, pixel_weights=ones), loss_terms(logits, labels)
     )
     ones[:, :, 2:] = 0
-    weighted = focal_and_dice(logits, labels, pixel_weights=ones)
-    cut = focal_and_dice(logits[..., :2], labels[..., :2])
+    weighted = loss_terms(logits, labels, pixel_weights=ones)
+    cut = loss_terms(logits[..., :2], labels[..., :2])
     torch.testing.assert_close(weighted[1], cut[1])
     # The focal term stays a mean over all pixels that count.
     torch.testing.assert_close(weighted[0], cut[0] / 2)
@@ -218,10 +226,11 @@ def test_empty_and_full_masks(num_logits):
     assert terms(100, 1) == pytest.approx([0, 0], abs=1e-9)
 
 
-def test_dice_is_of_the_batch_not_the_mean_of_its_images():
+@both_losses
+def test_dice_is_of_the_batch_not_the_mean_of_its_images(loss_terms):
     logits, labels = example(1, ignored=0)
     tiled = torch.cat([*logits.unsqueeze(1)], dim=-1), torch.cat([*labels.unsqueeze(1)], dim=-1)
-    torch.testing.assert_close(focal_and_dice(logits, labels), focal_and_dice(*tiled))
+    torch.testing.assert_close(loss_terms(logits, labels), loss_terms(*tiled))
 
 
 @pytest.mark.parametrize('focusing', [0, 0.5, 2.0])
@@ -235,48 +244,53 @@ def test_gradient(num_logits, focusing):
     )
 
 
+@both_losses
 @pytest.mark.parametrize('focusing', [0, 0.5, 1, 2.0])
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
 @pytest.mark.parametrize('num_logits', CLASSES)
-def test_extreme_logits_stay_finite(num_logits, dtype, focusing):
+def test_extreme_logits_stay_finite(loss_terms, num_logits, dtype, focusing):
     values = torch.tensor([1e4, -1e4, 40.0, -40.0, 1e-4, 0.0])
     signs = torch.tensor([1.0, -1.0, 0.5, 0.0])[:num_logits].view(1, num_logits, 1, 1)
     logits = (values.view(1, 1, 1, 6) * signs).expand(1, -1, 2, -1).to(dtype).clone()
     labels = torch.tensor([[[0] * 6, [1] * 6]])
     logits.requires_grad_()
-    focal, dice = focal_and_dice(logits, labels, focusing)
+    focal, dice = loss_terms(logits, labels, focusing)
     (focal + dice).backward()
     assert 100 < focal < 2e4
     assert 0 <= dice <= 1
     assert logits.grad.isfinite().all()
 
 
+@both_losses
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('num_logits', CLASSES)
-def test_half_precision_is_computed_in_float32(num_logits, dtype):
+def test_half_precision_is_computed_in_float32(loss_terms, num_logits, dtype):
     logits, labels = example(num_logits)
     weights = some_weights(labels, dtype)
-    terms = focal_and_dice(logits.to(dtype), labels, pixel_weights=weights)
-    reference = focal_and_dice(logits.to(dtype).float(), labels, pixel_weights=weights.float())
+    terms = loss_terms(logits.to(dtype), labels, pixel_weights=weights)
+    reference = loss_terms(logits.to(dtype).float(), labels, pixel_weights=weights.float())
     assert all(term.dtype == torch.float32 for term in terms)
     assert all(map(torch.equal, terms, reference))
 
 
-def test_byte_labels_are_taken():
+@both_losses
+def test_byte_labels_are_taken(loss_terms):
     logits, labels = example(4)
     torch.testing.assert_close(
-        focal_and_dice(logits, labels.to(torch.uint8)), focal_and_dice(logits, labels)
+        loss_terms(logits, labels.to(torch.uint8)), loss_terms(logits, labels)
     )
 
 
-def test_inputs_are_not_changed():
+@both_losses
+def test_inputs_are_not_changed(loss_terms):
     logits, labels = example(4)
     weights = some_weights(labels)
     before = logits.clone(), labels.clone(), weights.clone()
-    focal_and_dice(logits, labels, pixel_weights=weights)
+    loss_terms(logits, labels, pixel_weights=weights)
     assert all(map(torch.equal, (logits, labels, weights), before))
 
 
+@both_losses
 @pytest.mark.parametrize(
     ('logits', 'labels'),
     [
@@ -286,35 +300,154 @@ def test_inputs_are_not_changed():
         ((2, 1, 4), (2, 4)),
     ],
 )
-def test_shapes_must_fit(logits, labels):
+def test_shapes_must_fit(loss_terms, logits, labels):
     with pytest.raises(
         ValueError,
         match=r'logits \(N, K, H, W\) and labels \(N, H, W\) of one '
         r'size, got \(2, 1, 4.*\) and \(',
     ):
-        focal_and_dice(torch.zeros(logits), torch.zeros(labels, dtype=torch.long))
+        loss_terms(torch.zeros(logits), torch.zeros(labels, dtype=torch.long))
 
 
+@both_losses
 @pytest.mark.parametrize('weights', [(2, 1, 4, 4), (4, 4), (2, 4, 1)])
-def test_pixel_weights_must_fit(weights):
+def test_pixel_weights_must_fit(loss_terms, weights):
     with pytest.raises(ValueError, match=r"pixel_weights of the labels' size \(2, 4, 4\), got \("):
-        focal_and_dice(
+        loss_terms(
             torch.zeros(2, 1, 4, 4),
             torch.zeros(2, 4, 4, dtype=torch.long),
             pixel_weights=torch.ones(weights),
         )
 
 
+@both_losses
 @pytest.mark.parametrize('focusing', [-0.1, math.nan])
-def test_focusing_must_not_be_negative(focusing):
+def test_focusing_must_not_be_negative(loss_terms, focusing):
     with pytest.raises(ValueError, match=f'focusing must be at least 0, got {focusing}'):
-        focal_and_dice(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), focusing)
+        loss_terms(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), focusing)
 
 
+@both_losses
 @pytest.mark.parametrize(
     ('num_logits', 'wrong', 'bound'), [(1, 2, 2), (2, 2, 2), (4, -1, 4), (4, 254, 4)]
 )
-def test_labels_must_be_classes(num_logits, wrong, bound):
+def test_labels_must_be_classes(loss_terms, num_logits, wrong, bound):
     labels = torch.tensor([[[0, 1], [255, wrong]]])
     with pytest.raises(ValueError, match=rf'in \[0, {bound}\) or 255 \(ignored\), got \[.*{wrong}'):
-        focal_and_dice(torch.zeros(1, num_logits, 2, 2), labels)
+        loss_terms(torch.zeros(1, num_logits, 2, 2), labels)
+
+
+def slow_smooth_dice(logits, labels, weights):
+    """EMKD's, one pixel and class after the other."""
+    classes = max(logits.shape[1], 2)
+    probabilities = (
+        torch.cat([-logits, logits], 1).sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+    )
+    overlap = sizes = 0.0
+    for n, y, x in (labels != 255).nonzero().tolist():
+        for k in range(1, classes):
+            p, g = probabilities[n, k, y, x].item(), float(labels[n, y, x] == k)
+            overlap += weights[n, y, x].item() * p * g
+            sizes += weights[n, y, x].item() * (p + g)
+    return 1 - (2 * overlap + 1) / (sizes + 1)
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('reference', ['emkd', 'origin'])
+@pytest.mark.parametrize('num_logits', CLASSES)
+def test_smooth_terms_equal_the_sums_written_out(num_logits, reference, weighted):
+    logits, labels = example(num_logits)
+    weights = some_weights(labels) if weighted else torch.ones(labels.shape)
+    focal, dice = focal_and_smooth_dice(
+        logits, labels, 1.5, pixel_weights=weights if weighted else None, reference=reference
+    )
+    assert dice.shape == ()
+    assert dice.item() == pytest.approx(slow_smooth_dice(logits, labels, weights), rel=1e-9)
+    expected, _ = slow_terms(logits, labels, 1.5, weights=weights)
+    assert focal.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_smooth_terms_by_default():
+    logits, labels = example(3)
+    focal, dice = focal_and_smooth_dice(logits, labels)
+    assert focal == focal_and_dice(logits, labels, focusing=2.0, ignore_index=255)[0]
+    assert dice == focal_and_smooth_dice(logits, labels, pixel_weights=torch.ones(2, 3, 4))[1]
+
+
+@pytest.mark.parametrize('num_logits', [1, 2])
+def test_smooth_dice_equals_smp(num_logits):
+    logits, labels = example(num_logits, ignored=0)
+    z = logits if num_logits == 1 else logits[:, 1:] - logits[:, :1]
+    # smp divides by half the sizes, and adds to that.
+    reference = smp.losses.DiceLoss('binary', smooth=0.5)(z, labels.unsqueeze(1))
+    torch.testing.assert_close(focal_and_smooth_dice(logits, labels)[1], reference)
+
+
+def test_smooth_dice_closed_form():
+    # Every pixel at one half, one of four is foreground: overlap 1/2, sizes 2 + 1.
+    logits, labels = torch.zeros(1, 1, 2, 2), torch.tensor([[[1, 0], [0, 0]]])
+    assert focal_and_smooth_dice(logits, labels)[1].item() == pytest.approx(1 - 2 / 4)
+    # Three classes at one third, the foreground's two being one sum: 1 - (2 / 3 + 1) / (8 / 3 + 2).
+    value = focal_and_smooth_dice(torch.zeros(1, 3, 2, 2), labels)[1].item()
+    assert value == pytest.approx(1 - (2 / 3 + 1) / (8 / 3 + 1 + 1))
+
+
+@pytest.mark.parametrize('num_logits', [1, 2])
+@pytest.mark.parametrize(
+    ('z', 'label', 'expected'),
+    [
+        (-100, 0, 0),
+        (100, 1, 0),
+        (100, 0, 1 - 1 / 19),  # all of 18 pixels seen, none there
+        (-100, 1, 1 - 1 / 19),
+        (0, 0, 1 - 1 / 10),
+    ],
+)
+def test_smooth_dice_of_empty_and_full_masks(num_logits, z, label, expected):
+    logits = torch.full((2, 1, 3, 3), float(z), dtype=torch.float64)
+    if num_logits == 2:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    logits.requires_grad_()
+    focal, dice = focal_and_smooth_dice(logits, torch.full((2, 3, 3), label))
+    assert dice.item() == pytest.approx(expected, abs=1e-9)
+    (focal + dice).backward()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('focusing', [0, 0.5, 2.0])
+@pytest.mark.parametrize('num_logits', CLASSES)
+def test_gradient_of_smooth_terms(num_logits, focusing):
+    logits, labels = example(num_logits, shape=(2, 2, 2))
+    weights = some_weights(labels)
+    logits.requires_grad_()
+
+    def terms(z, reference):
+        return focal_and_smooth_dice(z, labels, focusing, 255, weights, reference)
+
+    assert torch.autograd.gradcheck(lambda z: terms(z, 'origin'), (logits,))
+    assert torch.autograd.gradcheck(lambda z: terms(z, 'emkd')[1], (logits,))
+
+
+@pytest.mark.parametrize('num_logits', [2, 4])
+def test_a_focal_weight_is_constant_to_the_gradient_in_emkd_alone(num_logits):
+    logits, labels = example(num_logits, ignored=0)
+    truth = F.one_hot(labels, num_logits).movedim(-1, 1)
+    p = logits.softmax(dim=1)
+    p_true = (p * truth).sum(dim=1, keepdim=True)
+    entropy_gradient = (p - truth) / labels.numel()  # of the mean of -log p_t
+    expected = {
+        'emkd': (1 - p_true) ** 2 * entropy_gradient,
+        # d/dp_t of -(1 - p_t)^2 log(p_t), times d p_t / dz = -p_t * entropy_gradient.
+        'origin': ((1 - p_true) ** 2 - 2 * (1 - p_true) * p_true * p_true.log()) * entropy_gradient,
+    }
+    for reference, gradient in expected.items():
+        z = logits.clone().requires_grad_()
+        focal_and_smooth_dice(z, labels, reference=reference)[0].backward()
+        torch.testing.assert_close(z.grad, gradient)
+
+
+def test_the_reference_must_be_known():
+    with pytest.raises(ValueError, match="reference must be one of emkd, origin; got 'paper'"):
+        focal_and_smooth_dice(
+            torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), reference='paper'
+        )

@@ -5,6 +5,7 @@ from mmkdml.models.losses.cwd import ChannelWiseLoss
 from mmkdml.models.losses.discriminator import SelfAttentionDiscriminator
 from mmkdml.models.losses.dsd import CategorySimilarityLoss, PixelSimilarityLoss
 from mmkdml.models.losses.emkd import ImportanceMapLoss, RegionAffinityLoss
+from mmkdml.models.losses.emkd_segmentation import FocalSmoothDiceLoss
 from mmkdml.models.losses.fitnet import FitNetLoss, SimKDLoss
 from mmkdml.models.losses.focal_dice_loss import FocalDiceLoss
 from mmkdml.models.losses.holistic import HolisticLoss
@@ -23,6 +24,7 @@ __all__ = [
     'FeatureMSELoss',
     'FitNetLoss',
     'FocalDiceLoss',
+    'FocalSmoothDiceLoss',
     'HolisticLoss',
     'ImportanceMapLoss',
     'IntraClassVariationLoss',
