@@ -7,7 +7,15 @@ import pytest
 
 from mmkdml import registry
 
-NAMES = ('MODELS', 'DATASETS', 'TRANSFORMS', 'METRICS', 'HOOKS', 'OPTIM_WRAPPERS')
+NAMES = (
+    'MODELS',
+    'DATASETS',
+    'TRANSFORMS',
+    'METRICS',
+    'HOOKS',
+    'OPTIM_WRAPPERS',
+    'OPTIM_WRAPPER_CONSTRUCTORS',
+)
 # One class of each registry, and the module that it must be found in.
 FOUND = {
     'MODELS': ('FeatureMSELoss', 'mmkdml.models.losses.transfer_losses'),
@@ -16,6 +24,10 @@ FOUND = {
     'METRICS': ('ForegroundIoU', 'mmkdml.evaluation.foreground'),
     'HOOKS': ('MemberTableHook', 'mmkdml.engine.hooks.member_table'),
     'OPTIM_WRAPPERS': ('CPUAmpOptimWrapper', 'mmkdml.engine.optim_wrapper'),
+    'OPTIM_WRAPPER_CONSTRUCTORS': (
+        'DiscriminatorOptimWrapperConstructor',
+        'mmkdml.engine.optimizers',
+    ),
 }
 
 
@@ -39,6 +51,7 @@ def test_each_is_a_child_of_mmengines_own(name):
         ('METRICS', 'DumpResults'),
         ('HOOKS', 'CheckpointHook'),
         ('OPTIM_WRAPPERS', 'OptimWrapper'),
+        ('OPTIM_WRAPPER_CONSTRUCTORS', 'DefaultOptimWrapperConstructor'),
     ],
 )
 def test_what_mmengine_has_is_found_through_ours(name, basic):

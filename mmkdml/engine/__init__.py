@@ -3,12 +3,15 @@
 from mmkdml.engine.hooks import ExactResumeHook, MemberTableHook, PanelHook, member_table
 from mmkdml.engine.memory import keep_freed_memory
 from mmkdml.engine.optim_wrapper import CPUAmpOptimWrapper
+from mmkdml.engine.optimizers import DiscriminatorOptimWrapperConstructor, SeparateOptimizers
 
 __all__ = [
     'CPUAmpOptimWrapper',
+    'DiscriminatorOptimWrapperConstructor',
     'ExactResumeHook',
     'MemberTableHook',
     'PanelHook',
+    'SeparateOptimizers',
     'keep_freed_memory',
     'member_table',
 ]
