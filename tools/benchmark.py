@@ -1,25 +1,49 @@
-"""Measures what a classroom costs: python tools/benchmark.py step CONFIG"""
+"""Measures what a training step costs: python tools/benchmark.py {step,methods} CONFIG"""
 
+import argparse
 import sys
 
-from mmkdml.analysis import format_costs, measure_steps
+from mmkdml.analysis import format_costs, format_method_costs, measure_methods, measure_steps
 from mmkdml.apis import config_parser, load_config, run_tool
 
 
 def step(arguments: list[str]) -> None:
-    parser = config_parser(
+    parser = _parser(
+        'step',
         "Compare a training step of the classroom with the sum of its members' own plain steps, "
-        'in time and peak memory, on a made-up batch on the CPU.'
+        'in time and peak memory, on a made-up batch on the CPU.',
     )
-    parser.prog += ' step'
-    parser.add_argument('--batch-size', type=int, default=8, help='images in the batch (8)')
-    parser.add_argument('--rounds', type=int, default=5, help='measured steps of each kind (5)')
     args = parser.parse_args(arguments)
     config = load_config(args.config, args.cfg_options)
     print(format_costs(measure_steps(config, args.batch_size, args.rounds)))
 
 
-COMMANDS = dict(step=step)
+def methods(arguments: list[str]) -> None:
+    parser = _parser(
+        'methods',
+        'Compare training steps of several classrooms with that of the first, in time, peak memory '
+        'and parameters, on made-up batches on the CPU. The steps take turns.',
+    )
+    parser.add_argument(
+        'others', metavar='OTHER', nargs='+', help='config files to compare it with'
+    )
+    args = parser.parse_args(arguments)
+    paths = [args.config, *args.others]
+    if len(set(paths)) < len(paths):
+        parser.error('a config is named twice; name each once')
+    configs = {path: load_config(path, args.cfg_options) for path in paths}
+    print(format_method_costs(measure_methods(configs, args.batch_size, args.rounds)))
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = config_parser(description)
+    parser.prog += f' {command}'
+    parser.add_argument('--batch-size', type=int, default=8, help='images in the batch (8)')
+    parser.add_argument('--rounds', type=int, default=5, help='measured steps of each kind (5)')
+    return parser
+
+
+COMMANDS = dict(step=step, methods=methods)
 
 
 def main() -> None:

@@ -2,19 +2,30 @@
 
 from mmkdml.analysis.complexity import MemberComplexity, compression, describe, member_complexities
 from mmkdml.analysis.inspection import Inspection, inspect_config, without_pretrained
-from mmkdml.analysis.step_cost import StepCost, format_costs, measure_steps
-from mmkdml.analysis.taps_listing import TapRow, format_taps, tap_rows
+from mmkdml.analysis.step_cost import (
+    MethodCost,
+    StepCost,
+    format_costs,
+    format_method_costs,
+    measure_methods,
+    measure_steps,
+)
+from mmkdml.analysis.taps_listing import TapRow, format_suggestion, format_taps, tap_rows
 
 __all__ = [
     'Inspection',
     'MemberComplexity',
+    'MethodCost',
     'StepCost',
     'TapRow',
     'compression',
     'describe',
     'format_costs',
+    'format_method_costs',
+    'format_suggestion',
     'format_taps',
     'inspect_config',
+    'measure_methods',
     'measure_steps',
     'member_complexities',
     'tap_rows',

@@ -13,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmkdml.analysis.inspection import Inspection
 from mmkdml.models.distillers import KnowledgeDistiller
-from mmkdml.models.distillers.plan import Lesson, projected_side, try_member
+from mmkdml.models.distillers.lesson import Lesson, Shape, projected_side, tap_names
+from mmkdml.models.distillers.plan import try_member
 from mmkdml.models.ensembles import ENSEMBLES
+from mmkdml.models.transfers import Tap
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,12 @@ def _transfer_table(distiller: KnowledgeDistiller) -> str:
     return table.get_string()
 
 
-def _gives(tap: str | None, shape: tuple[int, ...]) -> str:
-    return f'{tap or "logits"} {"x".join(map(str, shape[1:]))}'
+def _gives(tap: Tap, shape: Shape | list[Shape]) -> str:
+    shapes = shape if isinstance(shape, list) else [shape]
+    return '\n'.join(
+        f'{name} {"x".join(map(str, shape[1:]))}'
+        for name, shape in zip(tap_names(tap) or ('logits',), shapes, strict=True)
+    )
 
 
 def _projector(lesson: Lesson) -> str:

@@ -1,4 +1,4 @@
-"""What a classroom's training step costs beside the plain steps of its members."""
+"""What a classroom's training step costs: beside its members' own, and beside other classrooms'."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from prettytable import PrettyTable
 
+from mmkdml.analysis.complexity import count_parameters
 from mmkdml.analysis.inspection import Inspection, inspect_config
 from mmkdml.engine import keep_freed_memory
+from mmkdml.models.distillers import KnowledgeDistiller
 
 CLASSROOM = 'classroom'
 Step = Callable[[], None]
@@ -37,6 +41,19 @@ class StepCost:
     memory: float
 
 
+@dataclass(frozen=True)
+class MethodCost:
+    """Cost of a classroom's step, to be compared with other classrooms'.
+
+    Attributes:
+        step: Of the whole classroom.
+        parameters: Number of those of all members that learn, and of losses and projectors.
+    """
+
+    step: StepCost
+    parameters: int
+
+
 def measure_steps(config: Config, batch_size: int, rounds: int) -> dict[str, StepCost]:
     """Measures the classroom's step and each member's own, on one made-up batch.
 
@@ -53,30 +70,58 @@ def measure_steps(config: Config, batch_size: int, rounds: int) -> dict[str, Ste
 
     Raises:
         TypeError: If the config is of a baseline.
+        ValueError: If it cannot be built or stepped, or a number is below 1.
     """
-    keep_freed_memory()  # as a training run on a CPU does
     inspection = inspect_config(config)
-    if inspection.distiller is None:
-        raise TypeError(
-            'A step is compared with those of its members, but this config is of one '
-            "network alone; give a classroom's"
-        )
+    _classroom(inspection, 'this config')
     names = [CLASSROOM, *inspection.members]
     steps = {name: _step(inspection, config, name, batch_size) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    context = multiprocessing.get_context('spawn')
-    costs = {}
-    for name in names:
-        with context.Pool(1) as pool:
-            memory = pool.apply(_peak_memory, (config, name, batch_size, torch.get_num_threads()))
-        costs[name] = StepCost(statistics.median(times[name]), memory)
-    return costs
+    seconds = _median_seconds(steps, rounds)
+    return {name: StepCost(seconds[name], _memory(config, name, batch_size)) for name in names}
+
+
+def measure_methods(
+    configs: Mapping[str, Config], batch_size: int, rounds: int
+) -> dict[str, MethodCost]:
+    """Measures the steps of several classrooms as :func:`measure_steps` does that of one.
+
+    Args:
+        configs: By name; of one task and input size.
+        batch_size: Images in each one's batch.
+        rounds: Measured steps of each, after one that is not; all are held in memory at once.
+
+    Returns:
+        The costs by the configs' names, in their order.
+
+    Raises:
+        TypeError: If a config is of a baseline.
+        ValueError: If one cannot be built or stepped, they differ in task or input size, or a
+            number is below 1.
+    """
+    inspections = {}
+    for name, config in configs.items():
+        with _named(name):
+            inspections[name] = inspect_config(config)
+    classrooms = {name: _classroom(inspection, name) for name, inspection in inspections.items()}
+    kinds = {name: (room.task.name, room.input_size) for name, room in classrooms.items()}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(
+            'Steps can be compared if their task and input size are the same, got '
+            + ', '.join(f'{name}: {task} {size}' for name, (task, size) in kinds.items())
+            + '; measure these apart, or set model.input_size'
+        )
+    steps = {
+        name: _step(inspections[name], config, CLASSROOM, batch_size)
+        for name, config in configs.items()
+    }
+    seconds = _median_seconds(steps, rounds)
+    return {
+        name: MethodCost(
+            StepCost(seconds[name], _memory(config, CLASSROOM, batch_size)),
+            count_parameters(classrooms[name]),
+        )
+        for name, config in configs.items()
+    }
 
 
 def format_costs(costs: dict[str, StepCost]) -> str:
@@ -93,10 +138,72 @@ def format_costs(costs: dict[str, StepCost]) -> str:
     return '\n'.join(lines)
 
 
+def format_method_costs(costs: dict[str, MethodCost]) -> str:
+    """The costs as a table, with what each adds to the first one's."""
+    table = PrettyTable(
+        ['config', 'seconds', 'ratio', 'peak MiB', 'ratio of memory', 'more parameters'], align='r'
+    )
+    table.align['config'] = 'l'
+    first = next(iter(costs.values()))
+    for name, cost in costs.items():
+        table.add_row(
+            [
+                name,
+                f'{cost.step.seconds:.3f}',
+                f'{cost.step.seconds / first.step.seconds:.2f}',
+                f'{cost.step.memory:.0f}',
+                f'{cost.step.memory / first.step.memory:.2f}',
+                f'{cost.parameters - first.parameters:,}',
+            ]
+        )
+    return table.get_string()
+
+
+def _classroom(inspection: Inspection, what: str) -> KnowledgeDistiller:
+    if inspection.distiller is None:
+        raise TypeError(
+            f'The steps of classrooms are measured, but {what} is of one network alone; give a '
+            "classroom's config"
+        )
+    return inspection.distiller
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Says of which step or config an error is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+
+
+def _median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
+    """Steps take turns, so that a machine that slows down slows all of them."""
+    if rounds < 1:
+        raise ValueError(f'rounds must be at least 1, got {rounds}')
+    keep_freed_memory()  # as a training run on a CPU does
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            with _named(name):
+                step()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(measured) for name, measured in times.items()}
+
+
+def _memory(config: Config, name: str, batch_size: int) -> float:
+    """In a process of its own, for the operating system keeps the highest mark of all."""
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        return pool.apply(_peak_memory, (config, name, batch_size, torch.get_num_threads()))
+
+
 def _step(inspection: Inspection, config: Config, name: str, batch_size: int) -> Step:
     """One training step of the classroom or, of its own, of a member."""
-    distiller = inspection.distiller
-    assert distiller is not None
+    if batch_size < 1:
+        raise ValueError(f'batch_size must be at least 1, got {batch_size}')
+    distiller = _classroom(inspection, name)
     inputs = torch.randn(batch_size, 3, *inspection.input_size)
     samples = inspection.task.made_up_samples(batch_size, inspection.input_size)
     if name in distiller.frozen_names:
@@ -124,7 +231,6 @@ def _peak_memory(config: Config, name: str, batch_size: int, threads: int) -> fl
     before = _highest_resident()
     inspection = inspect_config(config)
     if name != CLASSROOM:  # the others would be in the way
-        assert inspection.distiller is not None
         for other in inspection.members.keys() - {name}:
             inspection.members[other].to_empty(device='meta')
     step = _step(inspection, config, name, batch_size)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import permutations, zip_longest
 
 from prettytable import PrettyTable
 from torch import nn
 
 from mmkdml.analysis.inspection import Inspection
+from mmkdml.models.distillers.lesson import tap_names
 from mmkdml.models.distillers.plan import try_member
+from mmkdml.models.tap_presets import ALL_WITH_ALL, Suggestion, suggested_taps
 from mmkdml.models.tasks import Task
 
 
@@ -72,10 +75,7 @@ def format_taps(
     Raises:
         ValueError: If there is no such member, the depth is below 1 or nothing is left to list.
     """
-    if member is not None and member not in inspection.members:
-        raise ValueError(
-            f'There is no member {member!r}; the config has {", ".join(inspection.members)}'
-        )
+    _check_member(inspection, member)
     if depth is not None and depth < 1:
         raise ValueError(f'depth must be at least 1, got {depth}')
     listings: dict[tuple[str, tuple[TapRow, ...]], list[str]] = {}
@@ -104,6 +104,90 @@ def format_taps(
     )
 
 
+def format_suggestion(inspection: Inspection, method: str, member: str | None = None) -> str:
+    """The taps that a method compares, for each pair of members, with lines for a transfer.
+
+    Args:
+        inspection: The networks of a classroom. The pairs are those of its transfers; without any,
+            all pairs of which the learner is not frozen. Pairs that are alike share a table.
+        method: See :func:`mmkdml.models.tap_presets.suggested_taps`.
+        member: Only pairs with this member.
+
+    Raises:
+        ValueError: If there is no such member or method, no pair, a network without such taps, or
+            the two sides have different numbers of them.
+    """
+    _check_member(inspection, member)
+    pairs = [pair for pair in _pairs(inspection) if member is None or member in pair]
+    if not pairs:
+        raise ValueError(
+            'A method compares two members; the config must be a classroom of at least two, and '
+            f'one of them must learn. It has {", ".join(inspection.members)}'
+        )
+    names = dict.fromkeys(name for pair in pairs for name in pair)
+    sides = {name: _side(inspection, method, name) for name in names}
+    groups: dict[str, list[str]] = {}
+    for source, learner in pairs:
+        text = _pair_text(method, sides[source], sides[learner])
+        groups.setdefault(text, []).append(f'{source} -> {learner}')
+    height, width = inspection.input_size
+    return '\n\n'.join(
+        [
+            f'Suggested taps for {method}, outputs for one image of {height}x{width}. The lines '
+            'below a table go into the transfer',
+            *(f'{", ".join(titles)}\n{text}' for text, titles in groups.items()),
+        ]
+    )
+
+
+def _pairs(inspection: Inspection) -> list[tuple[str, str]]:
+    """(source, learner), each once."""
+    distiller = inspection.distiller
+    if distiller is None:
+        return []
+    planned = [(transfer.source, transfer.learner) for transfer in distiller.transfers]
+    return list(dict.fromkeys(planned)) or [
+        pair
+        for pair in permutations(inspection.members, 2)
+        if pair[1] not in distiller.frozen_names
+    ]
+
+
+def _side(inspection: Inspection, method: str, name: str) -> tuple[Suggestion, list[str]]:
+    """A member's suggested taps, and the shapes that they give."""
+    member, task = inspection.members[name], inspection.task
+    tap = suggested_taps(method, member, task)
+    taps = try_member(member, task, tap_names(tap), inspection.input_size, name).taps
+    return tap, [_by(taps[tap_name].shape) for tap_name in tap_names(tap)]
+
+
+def _pair_text(
+    method: str, source: tuple[Suggestion, list[str]], learner: tuple[Suggestion, list[str]]
+) -> str:
+    (source_tap, source_shapes), (learner_tap, learner_shapes) = source, learner
+    if len(source_shapes) != len(learner_shapes) and method not in ALL_WITH_ALL:
+        raise ValueError(
+            f'{method} compares taps in pairs, but of these networks the source has '
+            f'{source_tap} and the learner {learner_tap}; choose for both sides, from '
+            'tools/list_taps.py without --method'
+        )
+    columns = (tap_names(source_tap), source_shapes, tap_names(learner_tap), learner_shapes)
+    table = PrettyTable(['source tap', 'output', 'learner tap', 'output '], align='l')
+    table.add_rows([list(row) for row in zip_longest(*columns, fillvalue='')])
+    return f'{table}\nsource_tap={source_tap!r},\nlearner_tap={learner_tap!r},'
+
+
+def _check_member(inspection: Inspection, member: str | None) -> None:
+    if member is not None and member not in inspection.members:
+        raise ValueError(
+            f'There is no member {member!r}; the config has {", ".join(inspection.members)}'
+        )
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return 'x'.join(map(str, shape))
+
+
 def _table(rows: tuple[TapRow, ...], default: str) -> str:
     table = PrettyTable(['', 'tap', 'module', 'output'], align='l')
     for row in rows:
@@ -112,7 +196,7 @@ def _table(rows: tuple[TapRow, ...], default: str) -> str:
                 '*' if row.name == default else '',
                 row.name,
                 row.module,
-                f'no tap: {row.problem}' if row.shape is None else 'x'.join(map(str, row.shape)),
+                f'no tap: {row.problem}' if row.shape is None else _by(row.shape),
             ]
         )
     return table.get_string()

@@ -65,7 +65,10 @@ def check_maps(learner: Tensor, source: Tensor, what: str, temperature: float) -
     """Raises ``ValueError`` unless both are maps of one shape and T is positive."""
     check_same_shape(learner, source, what)
     if learner.ndim != 4:
-        raise ValueError(f'{what} needs maps (N, C, H, W), got {tuple(learner.shape)}')
+        raise ValueError(
+            f'{what} needs maps (N, C, H, W), got {tuple(learner.shape)}; for logits (N, K) there '
+            'is PredictionKLLoss'
+        )
     check_temperature(temperature)
 
 

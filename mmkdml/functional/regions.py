@@ -84,7 +84,8 @@ def labels_on(features: Tensor, truth: Tensor) -> Tensor:
     if features.ndim != 4 or truth.ndim != 3 or len(features) != len(truth):
         raise ValueError(
             "Expected features (N, C, H, W) and a truth (N, H', W') of one N, got "
-            f'{tuple(features.shape)} and {tuple(truth.shape)}'
+            f'{tuple(features.shape)} and {tuple(truth.shape)}; methods that average over the '
+            'regions of classes are for segmentation'
         )
     resized = F.interpolate(truth.unsqueeze(1).float(), size=features.shape[2:], mode='nearest')
     return resized.squeeze(1).long()

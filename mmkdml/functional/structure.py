@@ -49,7 +49,10 @@ def pixel_wise_divergence(learner: Tensor, source: Tensor, reference: str = 'cir
     check_reference(reference, PIXEL_WISE_REFERENCES)
     check_same_shape(learner, source, 'The pixel-wise divergence')
     if learner.ndim != 4:
-        raise ValueError(f'Expected logits (N, K, H, W), got {tuple(learner.shape)}')
+        raise ValueError(
+            f'Expected logits (N, K, H, W), got {tuple(learner.shape)}; for logits (N, K) there is '
+            'PredictionKLLoss'
+        )
     if reference == 'skd':
         source_log = softened_log_probabilities(source, temperature=1.0)
         terms = source_log.exp() * softened_log_probabilities(learner, temperature=1.0)

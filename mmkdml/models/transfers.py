@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+#: The name of a module, or several names; None stands for the task's default, or for the logits.
+Tap = str | Sequence[str] | None
+
 PREDICTIONS = 'predictions'
 FEATURES = 'features'
 KNOWLEDGE = (PREDICTIONS, FEATURES)
@@ -50,8 +53,8 @@ class Transfer:
         loss: Config or module of the loss. Default: ``PredictionKLLoss`` or ``FeatureMSELoss``.
         projector: Config or module that makes the two sides comparable, trained by this loss.
             The config may say ``side='source'``; the learner's side is the default.
-        source_tap: Dotted name of the module whose output the source hands on. Default by task.
-            Features only.
+        source_tap: Dotted name of the module whose output the source hands on, or a list of names,
+            if the loss compares several. Default by task. Features only.
         learner_tap: The same for the learner.
 
     Raises:
@@ -64,10 +67,12 @@ class Transfer:
     weight: float
     loss: Any = None
     projector: Any = None
-    source_tap: str | None = None
-    learner_tap: str | None = None
+    source_tap: Tap = None
+    learner_tap: Tap = None
 
     def __post_init__(self) -> None:
+        for side in ('source_tap', 'learner_tap'):
+            object.__setattr__(self, side, _checked_tap(side, getattr(self, side)))
         if self.knowledge not in KNOWLEDGE:
             raise ValueError(
                 f'knowledge must be one of {", ".join(KNOWLEDGE)}; got {self.knowledge!r} in the '
@@ -105,8 +110,13 @@ class Transfer:
         if self.projector is not None:
             columns.append(f'projector={_type_name(self.projector)}')
         if self.source_tap or self.learner_tap:
-            columns.append(f'taps={self.source_tap or "default"}:{self.learner_tap or "default"}')
+            columns.append(f'taps={format_tap(self.source_tap)}:{format_tap(self.learner_tap)}')
         return tuple(columns)
+
+
+def format_tap(tap: Tap, absent: str = 'default') -> str:
+    """A tap's name, several joined by ``+``, or what stands for none."""
+    return (tap if isinstance(tap, str) else '+'.join(tap or ())) or absent
 
 
 def format_transfers(transfers: Sequence[Transfer]) -> str:
@@ -191,6 +201,16 @@ def checked_weights(
             f'{", ".join(missing_letters)}'
         )
     return checked
+
+
+def _checked_tap(side: str, tap: Any) -> Tap:
+    if tap is None or isinstance(tap, str):
+        return tap
+    if not isinstance(tap, (list, tuple)) or not tap or not all(isinstance(t, str) for t in tap):
+        raise ValueError(
+            f'{side} must be the dotted name of a module, or a list of such names; got {tap!r}'
+        )
+    return tuple(tap)
 
 
 def _check_name(what: str, value: Any, allowed: Sequence[str]) -> None:

@@ -3,9 +3,21 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmkdml.analysis.step_cost import StepCost, format_costs, measure_steps
+from mmkdml.analysis import step_cost
+from mmkdml.analysis.step_cost import (
+    MethodCost,
+    StepCost,
+    format_costs,
+    format_method_costs,
+    measure_methods,
+    measure_steps,
+)
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def study(*names):
+    return {name: Config.fromfile(CONFIGS / 'study' / f'{name}.py') for name in names}
 
 
 def test_the_table_by_hand():
@@ -34,3 +46,78 @@ def test_every_member_and_the_classroom_are_measured(mode):
     costs = measure_steps(config, batch_size=2, rounds=1)
     assert list(costs) == ['classroom', 'teacher', 'student_1', 'student_2']
     assert all(cost.seconds > 0 and cost.memory > 0 for cost in costs.values())
+
+
+def test_the_table_of_methods_by_hand():
+    costs = dict(
+        kd=MethodCost(StepCost(2.0, 200.0), 1_000_000),
+        at=MethodCost(StepCost(2.5, 210.0), 1_000_000),
+        vid=MethodCost(StepCost(3.0, 300.0), 3_500_000),
+    )
+    rows = [line.split('|')[1:-1] for line in format_method_costs(costs).splitlines()[3:-1]]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ['kd', '2.000', '1.00', '200', '1.00', '0'],
+        ['at', '2.500', '1.25', '210', '1.05', '0'],
+        ['vid', '3.000', '1.50', '300', '1.50', '2,500,000'],
+    ]
+
+
+def test_steps_take_turns_and_the_first_turn_does_not_count(monkeypatch):
+    seconds = dict(a=[100.0, 1.0, 5.0, 2.0], b=[100.0, 7.0, 7.0, 4.0])
+    clock, turns = [0.0], []
+    monkeypatch.setattr(step_cost.time, 'perf_counter', lambda: clock[0])
+
+    def step(name):
+        clock[0] += seconds[name][turns.count(name)]
+        turns.append(name)
+
+    steps = {name: (lambda name=name: step(name)) for name in seconds}
+    assert step_cost._median_seconds(steps, rounds=3) == dict(a=2.0, b=7.0)
+    assert turns == ['a', 'b'] * 4
+
+
+def test_methods_are_measured_with_what_they_add(monkeypatch):
+    configs = study('ham64_kd', 'ham64_fitnet', 'ham64_simkd')
+    monkeypatch.setattr(step_cost, '_memory', lambda *asked: asked)  # saves three processes
+    costs = measure_methods(configs, batch_size=2, rounds=1)
+    assert list(costs) == list(configs)
+    for name, cost in costs.items():
+        assert cost.step.seconds > 0
+        assert cost.step.memory == (configs[name], 'classroom', 2)
+    plain, fitnet, simkd = (cost.parameters for cost in costs.values())
+    assert fitnet - plain == 12 * 24 + 24 + 2 * 24  # 1x1 convolution, its bias, batch norm
+    # 96 channels to 48 by 1x1, 48 by 3x3, 96 by 1x1, no biases, a batch norm behind each.
+    assert simkd - plain == 96 * 48 + 9 * 48**2 + 48 * 96 + 2 * (48 + 48 + 96)
+
+
+def test_a_baseline_among_methods_is_named():
+    with pytest.raises(TypeError, match='but ham64_student is of one network alone'):
+        measure_methods(study('ham64_kd', 'ham64_student'), batch_size=2, rounds=1)
+
+
+def test_methods_of_two_tasks_or_sizes_are_refused():
+    message = r'same, got ham64_kd: classification \(64, 64\), lgg64_kd: segmentation \(64, 64\)'
+    with pytest.raises(ValueError, match=message):
+        measure_methods(study('ham64_kd', 'lgg64_kd'), batch_size=2, rounds=1)
+    configs = study('ham64_kd', 'ham64_at')
+    configs['ham64_at'].model.input_size = (96, 64)
+    with pytest.raises(ValueError, match=r'ham64_at: classification \(96, 64\); measure these apa'):
+        measure_methods(configs, batch_size=2, rounds=1)
+
+
+def test_the_config_that_cannot_be_built_or_stepped_is_named():
+    configs = study('ham64_kd', 'ham64_at', 'ham64_semckd')
+    with pytest.raises(ValueError, match='ham64_semckd: A batch of .* but batch_size is '):
+        measure_methods(configs, configs['ham64_semckd'].train_dataloader.batch_size + 1, rounds=1)
+    configs['ham64_at'].model.transfers[1].weight = -1.0
+    with pytest.raises(
+        ValueError, match='ham64_at: The weight of .* must be finite and at least 0'
+    ):
+        measure_methods(configs, batch_size=2, rounds=1)
+
+
+@pytest.mark.parametrize('number', ['batch_size', 'rounds'])
+def test_numbers_below_one_are_refused(number):
+    config = study('ham64_kd')['ham64_kd']
+    with pytest.raises(ValueError, match=f'{number} must be at least 1, got 0'):
+        measure_steps(config, **{'batch_size': 2, 'rounds': 1, number: 0})

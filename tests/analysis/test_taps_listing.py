@@ -1,3 +1,4 @@
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmkdml.analysis import format_taps, inspect_config, tap_rows
-from mmkdml.analysis.taps_listing import TapRow
+from mmkdml.analysis.taps_listing import TapRow, format_suggestion
+from mmkdml.models import Transfer
 from mmkdml.models.taps import TapRecorder
 
 
@@ -53,11 +55,32 @@ def test_rows_in_order_of_execution_with_what_cannot_be_tapped():
     ]
 
 
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
 @pytest.fixture(scope='module')
 def demo():
-    return inspect_config(
-        Config.fromfile(Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py')
+    return inspect_config(Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo.py'))
+
+
+def classroom(members, transfers=(), frozen=(), **options):
+    """A config of small classifiers: for each name its backbone's options."""
+    config = Config.fromfile(CONFIGS / '_base_' / 'networks' / 'classifiers.py')
+    model = dict(
+        type='mmkdml.KnowledgeDistiller',
+        members={
+            name: dict(config.resnet18, backbone={**config.resnet18.backbone, **backbone})
+            for name, backbone in members.items()
+        },
+        transfers=[dict(zip(('source', 'learner'), pair, strict=True)) for pair in transfers],
+        frozen=dict.fromkeys(frozen),
+        input_size=(32, 96),
+        data_preprocessor=config.data_preprocessor,
+        **options,
     )
+    for transfer in model['transfers']:
+        transfer.update(knowledge='predictions', weight=1.0)
+    return inspect_config(Config(dict(model=model)))
 
 
 def test_what_is_listed_can_be_tapped(demo):
@@ -94,3 +117,83 @@ def test_refusals(demo):
         format_taps(demo, depth=0)
     with pytest.raises(ValueError, match=r"No module fits match='nothing\*' and depth=2"):
         format_taps(demo, depth=2, match='nothing*')
+
+
+def parts_of(text):
+    """(title, cells of the rows, pasted lines as a dict) of each table."""
+    for part in text.split('\n\n')[1:]:
+        title, *lines = part.splitlines()
+        rows = [[cell.strip() for cell in line.split('|')[1:5]] for line in lines if '|' in line]
+        pasted = dict(line.rstrip(',').split('=') for line in lines if '=' in line)
+        yield title, rows[1:], {key: literal_eval(value) for key, value in pasted.items()}
+
+
+def test_suggested_pairs_of_the_plan_and_what_to_paste(demo):
+    text = format_suggestion(demo, 'emkd')
+    assert text.startswith('Suggested taps for emkd, outputs for one image of 64x64. The lines')
+    from_teacher, from_peers = parts_of(text)
+    names = ['backbone.relu', 'backbone.layer2']
+    assert from_teacher == (
+        'teacher -> student_1, teacher -> student_2',
+        [
+            [names[0], '1x24x32x32', names[0], '1x12x32x32'],
+            [names[1], '1x48x8x8', names[1], '1x24x8x8'],
+        ],
+        dict(source_tap=names, learner_tap=names),
+    )
+    assert from_peers[0] == 'student_2 -> student_1, student_1 -> student_2'
+    assert [row[1] for row in from_peers[1]] == ['1x12x32x32', '1x24x8x8']
+    Transfer('teacher', 'student_1', 'features', 1.0, **from_teacher[2])
+
+
+def test_one_tap_is_pasted_as_a_name_not_as_a_list(demo):
+    name = 'decode_head.blocks.4'
+    (_, rows, pasted), _ = parts_of(format_suggestion(demo, 'cwd'))
+    assert rows == [[name, '1x16x64x64', name, '1x8x64x64']]
+    assert pasted == dict(source_tap=name, learner_tap=name)
+
+
+def test_suggestions_for_one_member(demo):
+    titles = [title for title, _, _ in parts_of(format_suggestion(demo, 'at', 'student_1'))]
+    assert titles == ['teacher -> student_1', 'student_2 -> student_1, student_1 -> student_2']
+    ((title, _, _),) = parts_of(format_suggestion(demo, 'at', 'teacher'))
+    assert title == 'teacher -> student_1, teacher -> student_2'
+
+
+def test_pairs_without_a_plan_have_no_frozen_learner():
+    inspection = classroom(dict(a={}, b={}, c={}), frozen=['b'])
+    ((title, rows, _),) = parts_of(format_suggestion(inspection, 'fitnet'))
+    assert title == 'a -> c, b -> a, b -> c, c -> a'
+    assert rows == [['backbone.layer1', '1x64x8x24', 'backbone.layer1', '1x64x8x24']]
+    inspection = classroom(dict(a={}, b={}, c={}), transfers=[('c', 'a'), ('c', 'a')])
+    assert [title for title, _, _ in parts_of(format_suggestion(inspection, 'sp'))] == ['c -> a']
+
+
+def test_sides_with_different_numbers_of_taps():
+    shallow = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,))
+    members = dict(a={}, b={**shallow, 'base_channels': 128})
+    inspection = classroom(members, transfers=[('a', 'b')])
+    with pytest.raises(
+        ValueError,
+        match=r"at compares taps in pairs.*the source has \['backbone.layer1'.*layer4'\] and the "
+        r"learner \['backbone.layer1'.*layer3'\]; choose.*without --method",
+    ):
+        format_suggestion(inspection, 'at')
+    ((_, rows, pasted),) = parts_of(format_suggestion(inspection, 'semckd'))
+    assert rows[2:] == [
+        ['backbone.layer3', '1x256x2x6', 'backbone.layer3', '1x512x2x6'],
+        ['backbone.layer4', '1x512x1x3', '', ''],
+    ]
+    assert [len(taps) for taps in pasted.values()] == [4, 3]
+
+
+def test_refused_suggestions(demo):
+    with pytest.raises(ValueError, match="no member 'x'; the config has teacher, student_1, stude"):
+        format_suggestion(demo, 'at', 'x')
+    with pytest.raises(ValueError, match="'vid' is a method for classification alone"):
+        format_suggestion(demo, 'vid')
+    alone = inspect_config(Config.fromfile(CONFIGS / 'demo' / 'student_demo.py'))
+    with pytest.raises(
+        ValueError, match='compares two members; .*one of them must learn. It has m'
+    ):
+        format_suggestion(alone, 'at')

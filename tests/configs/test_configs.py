@@ -72,7 +72,9 @@ BASELINES = {
 }
 DEMO = 'demo/kdml_v3_demo'
 ALL = [*CLASSROOMS, *(f'baselines/{name}' for name in BASELINES)]
-SMALL = ('demo', 'mini', 'study')  # folders of configs that are not the paper's
+COMPARISONS = sorted(f'comparisons/{path.stem}' for path in (CONFIGS / 'comparisons').glob('*.py'))
+# Folders of configs that are not of the paper's method; test_comparison_configs.py has one.
+OTHERS = ('comparisons', 'demo', 'mini', 'study')
 
 DATASETS = {
     'pcam': (PCamDataset, 'data/pcam/histopathologic-cancer-detection', 'data/pcam/splits'),
@@ -169,7 +171,7 @@ def check_network(member, network, block, dataset):
 
 def test_every_config_is_there_and_no_other():
     found = {str(path.relative_to(CONFIGS).with_suffix('')) for path in CONFIGS.rglob('*.py')}
-    assert {name for name in found if not name.startswith(('_base_', *SMALL))} == set(ALL)
+    assert {name for name in found if not name.startswith(('_base_', *OTHERS))} == set(ALL)
     assert len(ALL) == len(set(ALL)) == 48 + 24 + 1 + 12
 
 
@@ -212,7 +214,7 @@ def test_weights_are_those_of_the_tables():
         assert f'eights: {row["table"]}.' in (CONFIGS / f'{name}.py').read_text()
 
 
-@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('name', [*ALL, *COMPARISONS])
 def test_data_optimiser_and_measures(name):
     config, dataset = load(name), dataset_of(name)
     assert config.get('default_scope', 'missing') is None

@@ -27,6 +27,8 @@ FAST = {
     'ml/r50_r18x2_v1_lgg',
     'kdml/r50_r18x2_v3_ham10000_cls',
     'baselines/r18_ham10000_seg',
+    'comparisons/simkd_r50_r18_pcam',
+    'comparisons/cwd_r50_r18_lgg',
 }
 STUDENTS = ('student_1', 'student_2')
 # Table 5 of the paper: what (student_1, student_2) receive from the teacher, and from each other.
@@ -90,6 +92,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+def is_classroom(config):
+    return 'students' in config.model or 'members' in config.model
+
+
+def narrow(teacher):
+    """A quarter of the channels: SemCKD's projections have the square of them, 253 million."""
+    teacher.backbone.base_channels = 16
+    teacher.neck.update(in_channels=512, out_channels=128)
+    teacher.head.in_channels = 128
+
+
 @pytest.fixture
 def small(folder, monkeypatch):
     """Reads a config and makes it small: 64x64, batches of 2, no teacher's file."""
@@ -103,10 +116,14 @@ def small(folder, monkeypatch):
             for step in loader['dataset']['pipeline']:
                 if 'scale' in step:
                     step['scale'] = (64, 64)
-        if 'students' in config.model:
+        if is_classroom(config):
             config.model.input_size = (64, 64)
         if config.model.get('mode') == 'kd_off':
             config.model.teacher_checkpoint = None
+        if 'frozen' in config.model:
+            config.model.frozen = dict.fromkeys(config.model.frozen)
+        if 'semckd' in name and 'study' not in name:
+            narrow(config.model.members.teacher)
         return config
 
     return load
@@ -137,12 +154,35 @@ def expected_rows(mode, style):
 
 
 def segments(config):
-    networks = [config.model, *config.model.get('students', [])]
+    model = config.model
+    networks = [model, *model.get('students', []), *model.get('members', {}).values()]
     return 'decode_head' in networks[-1]
 
 
+def planned_losses(model, supervised):
+    """Of a list of transfers: a repeated key is numbered, and a discriminator has one more."""
+    keys = [
+        'loss',
+        *(f'{name}.{supervised}' for name in model.members if name not in model.get('frozen', {})),
+    ]
+    for row in model.transfers:
+        key = f'{row.learner}.loss_from_{row.source}.{row.knowledge}'
+        before = sum(one.startswith(key) for one in keys)
+        keys.append(f'{key}_{before + 1}' if before else key)
+        if 'discriminator_weight' in row.get('loss', {}):
+            keys.append(f'{keys[-1]}.discriminator')
+    return set(keys)
+
+
 def expected_losses(config):
-    supervised = 'decode.loss_focal_dice' if segments(config) else 'loss'
+    supervised = 'loss'
+    if segments(config):
+        emkd = any(
+            'ImportanceMap' in str(row.get('loss')) for row in config.model.get('transfers', [])
+        )
+        supervised = f'decode.loss_focal_{"smooth_" if emkd else ""}dice'
+    if 'members' in config.model:
+        return planned_losses(config.model, supervised)
     if 'students' not in config.model:
         return {'loss', supervised, *(['decode.acc_seg'] if segments(config) else [])}
     mode, style = config.model.mode, config.model.style
@@ -171,14 +211,18 @@ def test_a_step(name, small):
             given = config.model.weights
             assert weights == [given[key][index] for key in ('beta', 'gamma') if key in given]
             assert model.supervised_weights[student] == given['alpha'][index]
-    trained = dict(model.named_parameters())
-    teacher = getattr(model, 'teacher', None)
-    frozen = copied(teacher) if name.startswith('kd_off') else None
+    held = dict(model.named_parameters())
+    trained = {key: value for key, value in held.items() if value.requires_grad}
+    assert len(held) - len(trained) == (2 if 'simkd' in name else 0)  # weight and bias, reused
+    frozen_names = getattr(model, 'frozen_names', ())
+    assert bool(frozen_names) == ('frozen' in config.model or name.startswith('kd_off'))
+    teacher = model.named_members()['teacher'] if frozen_names else None
+    frozen = copied(teacher) if frozen_names else None
 
     optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    optimised = [p for group in optim_wrapper.param_groups for p in group['params']]
-    assert {id(p) for p in optimised} == {id(p) for p in trained.values()}
-    assert len(optimised) == len(trained)
+    optimised = [p for group in optim_wrapper.optimizer.param_groups for p in group['params']]
+    assert {id(p) for p in optimised} == {id(p) for p in held.values()}
+    assert len(optimised) == len(held)
     gradients = {}
     optim_wrapper.optimizer.register_step_pre_hook(
         lambda *_: gradients.update({key: value.grad for key, value in trained.items()})

@@ -15,6 +15,7 @@ from mmkdml.models.transfers import (
     STYLES,
     Transfer,
     checked_weights,
+    format_tap,
     format_transfers,
     transfers_for,
 )
@@ -360,10 +361,45 @@ def test_predictions_have_no_taps(tap):
             dict(projector=nn.Identity(), source_tap='a.1', learner_tap='b.2'),
             'FeatureMSELoss projector=Identity taps=a.1:b.2',
         ),
+        (dict(source_tap=['a', 'b.0'], learner_tap=['c']), 'FeatureMSELoss taps=a+b.0:c'),
+        (dict(learner_tap=('a', 'b')), 'FeatureMSELoss taps=default:a+b'),
     ],
 )
 def test_repr_reads_as_a_row(options, text):
     assert repr(Transfer('a', 'b', F, 0.25, **options)) == f'a -> b features 0.25 {text}'
+
+
+def test_several_taps_are_kept_as_a_tuple_of_their_own():
+    taps = ['a', 'b']
+    transfer = Transfer('s', 't', F, 1, source_tap=taps, learner_tap=('c',))
+    taps.append('d')
+    assert transfer.source_tap == ('a', 'b')
+    assert transfer.learner_tap == ('c',)
+    assert Transfer('s', 't', F, 1, source_tap='a').source_tap == 'a'
+    assert transfer == Transfer('s', 't', F, 1, source_tap=('a', 'b'), learner_tap=['c'])
+
+
+@pytest.mark.parametrize('side', ['source_tap', 'learner_tap'])
+@pytest.mark.parametrize('tap', [[], (), 3, ['a', 3], [None], [['a']], {'a': 1}, {'a'}])
+def test_a_tap_that_cannot_be(side, tap):
+    with pytest.raises(
+        ValueError,
+        match=f'{side} must be the dotted name of a module, or a list of such names; got',
+    ):
+        Transfer('a', 'b', F, 1, **{side: tap})
+
+
+def test_predictions_have_no_list_of_taps_either():
+    with pytest.raises(ValueError, match='Remove source_tap and learner_tap from a -> b'):
+        Transfer('a', 'b', P, 1, source_tap=['backbone', 'neck'])
+
+
+def test_taps_in_words():
+    assert format_tap('a.b') == 'a.b'
+    assert format_tap(('a', 'b.c')) == 'a+b.c'
+    assert format_tap(None) == 'default'
+    assert format_tap(None, absent='logits') == 'logits'
+    assert format_tap(('a',), absent='logits') == 'a'
 
 
 def test_the_table_is_aligned():

@@ -33,3 +33,24 @@ def test_taps_at_another_input_size(tool, capsys):
 def test_an_unknown_member_is_told_in_one_line(tool):
     with pytest.raises(SystemExit, match="list_taps.py: error: There is no member 'student_3'"):
         tool('list_taps', CONFIG, '--member', 'student_3', experiment=False)
+
+
+def test_suggestions_for_a_method(tool, capsys):
+    tool('list_taps', CONFIG, '--method', 'dsd', '--member', 'teacher', experiment=False)
+    text = capsys.readouterr().out
+    assert 'Suggested taps for dsd' in text
+    assert text.count(' -> ') == 2
+    taps = "['decode_head.blocks.2', 'decode_head.blocks.4', 'decode_head.conv_seg']"
+    assert text.splitlines()[-2:] == [f'source_tap={taps},', f'learner_tap={taps},']
+
+
+def test_a_method_for_another_task_is_told_in_one_line(tool):
+    with pytest.raises(SystemExit, match="list_taps.py: error: 'simkd' is a method for classifica"):
+        tool('list_taps', CONFIG, '--method', 'simkd', experiment=False)
+
+
+@pytest.mark.parametrize('option', [('--depth', '1'), ('--match', '*')])
+def test_a_method_chooses_the_modules(tool, capsys, option):
+    with pytest.raises(SystemExit):
+        tool('list_taps', CONFIG, '--method', 'at', *option, experiment=False)
+    assert '--method chooses the modules; leave out --depth and --match' in capsys.readouterr().err

@@ -31,6 +31,20 @@ def check_known(what: str, names: Iterable[str], members: Sequence[str]) -> None
         )
 
 
+def check_reuse(
+    reused: Mapping[str, str], members: Sequence[str], frozen: Mapping[str, Any]
+) -> None:
+    """Raises ``ValueError`` if a classifier is reused by or of a member that cannot be."""
+    check_known('reused_classifiers', (*reused, *reused.values()), members)
+    for learner, source in reused.items():
+        if learner in frozen or source not in frozen:
+            raise ValueError(
+                f'{learner} can only answer with the classifier of {source} if {source} is frozen '
+                f'and {learner} learns: it must have been trained before. The frozen members are: '
+                f'{", ".join(frozen) or "none"}'
+            )
+
+
 def check_roles(
     members: Sequence[str],
     transfers: Iterable[Transfer],

@@ -16,8 +16,9 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmkdml.models.checkpoints import file_sha256, load_member, resolve_checkpoint
-from mmkdml.models.distillers.checks import check_known, check_names, check_roles
-from mmkdml.models.distillers.plan import Observation, make_lessons
+from mmkdml.models.distillers.checks import check_known, check_names, check_reuse, check_roles
+from mmkdml.models.distillers.lesson import Observation, handed_over
+from mmkdml.models.distillers.plan import make_lessons
 from mmkdml.models.ensembles import ENSEMBLES, Ensemble
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import task_of
@@ -45,6 +46,8 @@ class KnowledgeDistiller(BaseModel):
             was built with.
         students: Names of the members in the ensemble. Default: all that learn in a transfer, or
             all members if there are no transfers.
+        reused_classifiers: For each learner's name the frozen member with whose classifier it
+            answers, a fixed copy of which replaces its own (SimKD).
         ensemble: ``'max'``, ``'union'`` (segmentation), ``'mean'``, ``'vote'``, or a function of
             probabilities and threshold as in :mod:`mmkdml.models.ensembles`. Default by task.
         input_size: (H, W) at which the members are tried at build. Default by task.
@@ -64,6 +67,7 @@ class KnowledgeDistiller(BaseModel):
         supervised_weights: Mapping[str, float] | None = None,
         frozen: Mapping[str, str | None] | None = None,
         students: Sequence[str] | None = None,
+        reused_classifiers: Mapping[str, str] | None = None,
         ensemble: str | Ensemble | None = None,
         input_size: Sequence[int] | None = None,
         data_preprocessor: Any = None,
@@ -90,6 +94,7 @@ class KnowledgeDistiller(BaseModel):
             name: path and str(resolve_checkpoint(path)) for name, path in (frozen or {}).items()
         }
         check_roles(self.member_names, self.transfers, frozen, supervised_weights or {})
+        check_reuse(reused_classifiers or {}, self.member_names, frozen)
         self.supervised_weights = {
             name: float((supervised_weights or {}).get(name, 1.0))
             for name in self.member_names
@@ -103,6 +108,8 @@ class KnowledgeDistiller(BaseModel):
             for name, path in frozen.items()
             if path is not None
         }
+        for name, source in (reused_classifiers or {}).items():
+            task.reuse_classifier(built[name], self._frozen[source])
         self.members = ModuleDict({name: built[name] for name in self.supervised_weights})
         self.student_names = self._students(students)
         self.ensemble = self._checked_ensemble(ensemble or task.default_ensemble)
@@ -169,7 +176,8 @@ class KnowledgeDistiller(BaseModel):
         """
         losses: dict[str, Any] = {}
         observed: dict[str, Observation] = {}
-        for name, member in self.named_members().items():
+        members = self.named_members()
+        for name, member in members.items():
             with TapRecorder(member, self._taps[name]) as recorder:
                 if name in self._frozen:
                     with torch.inference_mode():
@@ -181,7 +189,8 @@ class KnowledgeDistiller(BaseModel):
         for lesson in self.lessons:
             source = observed[lesson.transfer.source].knowledge_at(lesson.source_tap)
             learner = observed[lesson.transfer.learner].knowledge_at(lesson.learner_tap)
-            losses[lesson.key] = lesson(_handed_over(source), learner)
+            given = lesson.given(self.task, members[lesson.transfer.source], data_samples)
+            losses.update(lesson(handed_over(source), learner, *given))
         return losses
 
     def predict(
@@ -286,11 +295,3 @@ class KnowledgeDistiller(BaseModel):
                     f'({now["sha256"][:12]}...). Give the file it was trained with'
                 )
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _handed_over(tensor: Tensor) -> Tensor:
-    """What a source gives to a learner: no gradient flows back to the source.
-
-    Autograd refuses to save an inference tensor; its clone is a normal one.
-    """
-    return tensor.clone() if tensor.is_inference() else tensor.detach()

@@ -10,71 +10,19 @@ import inspect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmkdml.models.distillers.lesson import Lesson, Observation, Shape, Shown, tap_names
 from mmkdml.models.losses import FeatureMSELoss, PredictionKLLoss
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import Task
-from mmkdml.models.transfers import FEATURES, PREDICTIONS, Transfer
+from mmkdml.models.transfers import FEATURES, PREDICTIONS, Tap, Transfer
 from mmkdml.registry import MODELS
 
 LOSS_TYPES: dict[str, type[nn.Module]] = {PREDICTIONS: PredictionKLLoss, FEATURES: FeatureMSELoss}
-
-
-@dataclass
-class Observation:
-    """What one forward of one member showed."""
-
-    logits: Tensor | None
-    taps: TapRecorder
-    member: str = 'the network'
-
-    def knowledge_at(self, tap: str | None) -> Tensor:
-        """The map of a tap, or the logits if no tap is named.
-
-        Raises:
-            ValueError: If the head gives no logits, or see :class:`TapRecorder`.
-        """
-        if tap is not None:
-            return self.taps[tap]
-        if self.logits is None:
-            raise ValueError(
-                f'The head of {self.member} gives no single tensor of logits, so its predictions '
-                'cannot be handed on or compared; hand over features, or use another head'
-            )
-        return self.logits
-
-
-@dataclass
-class Lesson:
-    """A transfer made ready: what is taken where, and how it is compared."""
-
-    transfer: Transfer
-    key: str
-    source_tap: str | None
-    learner_tap: str | None
-    loss: nn.Module
-    projector: nn.Module | None
-    source_shape: tuple[int, ...] = ()  # of one image, before the projector
-    learner_shape: tuple[int, ...] = ()
-
-    def tapped(self) -> list[tuple[str, str]]:
-        """(member, tap) of both sides; none for predictions."""
-        sides = ((self.transfer.source, self.source_tap), (self.transfer.learner, self.learner_tap))
-        return [(name, tap) for name, tap in sides if tap is not None]
-
-    def __call__(self, source: Tensor, learner: Tensor) -> Tensor:
-        """The weighted loss; the source's side comes in detached."""
-        if self.projector is not None:
-            if projected_side(self.projector) == 'source':
-                source = self.projector(source)
-            else:
-                learner = self.projector(learner)
-        return self.transfer.weight * self.loss(learner, source)
 
 
 def make_lessons(
@@ -97,20 +45,16 @@ def make_lessons(
     """
     transfers = [transfer for transfer in transfers if transfer.weight > 0]
     taps = [
-        tuple(
-            _tap(members[name], own, transfer, task)
-            for name, own in (
-                (transfer.source, transfer.source_tap),
-                (transfer.learner, transfer.learner_tap),
-            )
+        (
+            _tap(members[transfer.source], transfer.source_tap, transfer, task),
+            _tap(members[transfer.learner], transfer.learner_tap, transfer, task),
         )
         for transfer in transfers
     ]
     wanted: dict[str, set[str]] = {name: set() for name in members}
     for transfer, (source_tap, learner_tap) in zip(transfers, taps, strict=True):
-        for name, tap in ((transfer.source, source_tap), (transfer.learner, learner_tap)):
-            if tap is not None:
-                wanted[name].add(tap)
+        wanted[transfer.source].update(tap_names(source_tap))
+        wanted[transfer.learner].update(tap_names(learner_tap))
     observed = {
         name: try_member(member, task, wanted[name], input_size, name)
         for name, member in members.items()
@@ -121,8 +65,7 @@ def make_lessons(
     for transfer, (source_tap, learner_tap) in zip(transfers, taps, strict=True):
         source = observed[transfer.source].knowledge_at(source_tap)
         learner = observed[transfer.learner].knowledge_at(learner_tap)
-        loss = _built(transfer.loss or dict(type=LOSS_TYPES[transfer.knowledge]))
-        projector = _projector(transfer.projector, source, learner)
+        projector = _projector(transfer, source, learner)
         seen[transfer.key] += 1
         key = transfer.key if seen[transfer.key] == 1 else f'{transfer.key}_{seen[transfer.key]}'
         lesson = Lesson(
@@ -130,22 +73,24 @@ def make_lessons(
             key,
             source_tap,
             learner_tap,
-            loss,
+            nn.Identity(),
             projector,
-            tuple(source.shape),
-            tuple(learner.shape),
+            _shapes(source),
+            _shapes(learner),
         )
+        with evaluating(*([projector] if projector else [])):
+            source, learner = lesson.projected(source, learner)
+        num_classes = task.num_classes(members[transfer.learner])
+        with _naming(transfer):
+            lesson.loss = _loss(transfer, source, learner, num_classes)
         _check_shapes(lesson, source, learner)
+        with _naming(transfer, (TypeError, ValueError, RuntimeError)):
+            _try_loss(lesson, source, learner, task, members[transfer.source], input_size)
         lessons.append(lesson)
     return lessons
 
 
-def projected_side(projector: nn.Module) -> str:
-    """``'learner'`` or ``'source'``."""
-    return getattr(projector, 'side', 'learner')
-
-
-def _tap(member: nn.Module, own: str | None, transfer: Transfer, task: Task) -> str | None:
+def _tap(member: nn.Module, own: Tap, transfer: Transfer, task: Task) -> Tap:
     return None if transfer.knowledge == PREDICTIONS else own or task.default_tap(member)
 
 
@@ -177,47 +122,106 @@ def try_member(
         return Observation(task.logits(member, image), recorder, name)
 
 
-def _built(config_or_module: Any) -> nn.Module:
-    return (
-        config_or_module
-        if isinstance(config_or_module, nn.Module)
-        else MODELS.build(config_or_module)
+@contextmanager
+def _naming(
+    transfer: Transfer, kinds: tuple[type[Exception], ...] = (ValueError,)
+) -> Iterator[None]:
+    """Says of which transfer an error is."""
+    try:
+        yield
+    except kinds as error:
+        raise ValueError(f'The transfer {transfer} cannot be: {error}') from error
+
+
+def _built(config_or_module: Any, **facts: Any) -> nn.Module:
+    """A module from its config, which the facts complete that its class has a parameter for."""
+    if isinstance(config_or_module, nn.Module):
+        return config_or_module
+    config = dict(config_or_module)
+    kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
+    known = inspect.signature(kind).parameters if kind else ()
+    return MODELS.build({**{key: facts[key] for key in facts if key in known}, **config})
+
+
+def _projector(transfer: Transfer, source: Shown, learner: Shown) -> nn.Module | None:
+    if transfer.projector is None:
+        return None
+    if isinstance(source, list) or isinstance(learner, list):
+        raise ValueError(
+            f'The transfer {transfer} cannot be: a projector serves one tap on each side; make it '
+            'one transfer for each pair of taps'
+        )
+    projector = transfer.projector
+    by_source = not isinstance(projector, nn.Module) and projector.get('side') == 'source'
+    own, other = (source, learner) if by_source else (learner, source)
+    return _built(
+        projector,
+        in_channels=own.shape[1],
+        out_channels=other.shape[1],
+        in_size=tuple(own.shape[2:]),
+        out_size=tuple(other.shape[2:]),
     )
 
 
-def _projector(config: Any, source: Tensor, learner: Tensor) -> nn.Module | None:
-    if config is None or isinstance(config, nn.Module):
-        return config
-    config = dict(config)
-    sides = (source, learner) if config.get('side') == 'source' else (learner, source)
-    kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
-    for argument, side in zip(('in_channels', 'out_channels'), sides, strict=True):
-        if argument in inspect.signature(kind).parameters:
-            config.setdefault(argument, side.shape[1])
-    return MODELS.build(config)
+def _loss(transfer: Transfer, source: Shown, learner: Shown, num_classes: int) -> nn.Module:
+    return _built(
+        transfer.loss or dict(type=LOSS_TYPES[transfer.knowledge]),
+        learner_channels=_channels(learner),
+        source_channels=_channels(source),
+        num_classes=num_classes,
+    )
 
 
-def _check_shapes(lesson: Lesson, source: Tensor, learner: Tensor) -> None:
+def _channels(shown: Shown) -> int | list[int]:
+    return [tensor.shape[1] for tensor in shown] if isinstance(shown, list) else shown.shape[1]
+
+
+def _shapes(shown: Shown) -> Shape | list[Shape]:
+    return [tuple(t.shape) for t in shown] if isinstance(shown, list) else tuple(shown.shape)
+
+
+def _check_shapes(lesson: Lesson, source: Shown, learner: Shown) -> None:
     """Refuses two sides of different shapes, unless the loss says that it compares such."""
-    before = {'source': tuple(source.shape), 'learner': tuple(learner.shape)}
-    if lesson.projector is not None:
-        side = projected_side(lesson.projector)
-        with evaluating(lesson.projector):
-            projected = lesson.projector(source if side == 'source' else learner)
-        source, learner = (projected, learner) if side == 'source' else (source, projected)
-    if source.shape == learner.shape or not getattr(lesson.loss, 'requires_same_shape', True):
+    if not getattr(lesson.loss, 'requires_same_shape', True):
+        return
+    if isinstance(source, list) or isinstance(learner, list):
+        raise ValueError(
+            f'The transfer {lesson.transfer} cannot be: {type(lesson.loss).__name__} compares one '
+            'tap of each side; make it one transfer for each pair of taps'
+        )
+    if source.shape == learner.shape:
         return
     transfer = lesson.transfer
     sides = ' and '.join(
-        f'{name} gives {tuple(tensor.shape)}'
+        f'{name} gives {_shapes(shown)}'
         + (f' at the tap {tap!r}' if tap else '')
-        + (f' ({before[role]} before its projector)' if before[role] != tuple(tensor.shape) else '')
-        for role, name, tensor, tap in (
-            ('source', transfer.source, source, lesson.source_tap),
-            ('learner', transfer.learner, learner, lesson.learner_tap),
+        + (f' ({before} before its projector)' if before != _shapes(shown) else '')
+        for name, shown, tap, before in (
+            (transfer.source, source, lesson.source_tap, lesson.source_shape),
+            (transfer.learner, learner, lesson.learner_tap, lesson.learner_shape),
         )
     )
     raise ValueError(f'The transfer {transfer} cannot be: {sides}. {_advice(source, learner)}')
+
+
+def _try_loss(
+    lesson: Lesson,
+    source: Shown,
+    learner: Shown,
+    task: Task,
+    source_member: nn.Module,
+    input_size: Sequence[int],
+) -> None:
+    """Computes the loss once, of the blank image twice, for some compare the images of a batch."""
+    with evaluating(lesson.loss):
+        device = next(source_member.parameters()).device
+        samples = [sample.to(device) for sample in task.made_up_samples(2, input_size)]
+        given = lesson.given(task, source_member, samples)
+        lesson.loss(_twice(learner), _twice(source), *given)
+
+
+def _twice(shown: Shown) -> Shown:
+    return [torch.cat([t, t]) for t in shown] if isinstance(shown, list) else torch.cat([shown] * 2)
 
 
 def _advice(source: Tensor, learner: Tensor) -> str:

@@ -69,7 +69,6 @@ class SelfAttentionDiscriminator(nn.Module):
         if logits.ndim != 4 or min(logits.shape[2:]) < SMALLEST_MAP:
             raise ValueError(
                 f'The discriminator needs logits (N, K, H, W) of at least {SMALLEST_MAP}x'
-                f'{SMALLEST_MAP}, got {tuple(logits.shape)}; use larger images, or resize the '
-                'logits with an InterpolateProjector on each side'
+                f'{SMALLEST_MAP}, got {tuple(logits.shape)}; use larger images'
             )
         return self.layers(logits)

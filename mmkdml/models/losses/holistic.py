@@ -24,10 +24,11 @@ class HolisticLoss(nn.Module):
     """SKD's third part: a discriminator must not tell the learner's logits from the source's.
 
     Called, it gives the learner's side, in which the discriminator is fixed. What the discriminator
-    learns by is :meth:`discriminator_loss`; it needs an optimiser of its own (Adam, 4e-4, betas
-    (0.9, 0.99) in CIRKD, CWD and IFVD; SGD, 4e-4, momentum 0.9 in SKD), stepped after the
-    learner's. The logits are those of before the learner's step, so one sum of both losses and one
-    optimiser with two groups of parameters do the same.
+    learns by is :meth:`discriminator_loss`, which the classroom adds to its losses. The references
+    give it an optimiser of its own (Adam, 4e-4, betas (0.9, 0.99) in CIRKD, CWD and IFVD; SGD,
+    4e-4, momentum 0.9 in SKD), stepped after the learner's. The logits are those of before the
+    learner's step, so one sum of all losses does the same; the constructor
+    ``DiscriminatorOptimWrapperConstructor`` makes the optimiser.
 
     Weights: 0.001 for the learner and 0.1 for the discriminator in CIRKD, 0.1 for both in SKD.
 
@@ -36,10 +37,12 @@ class HolisticLoss(nn.Module):
         source_channels: The same.
         kind: ``'hinge'`` (CIRKD) or ``'wgan-gp'`` (SKD, IFVD, CWD).
         penalty_weight: Of ``'wgan-gp'`` alone, >= 0.
+        discriminator_weight: Of what the discriminator minimises, >= 0; the learner's weight is the
+            transfer's.
         width: See :class:`SelfAttentionDiscriminator`.
 
     Raises:
-        ValueError: If the sides' channels differ, the kind is unknown, or the weight negative.
+        ValueError: If the sides' channels differ, the kind is unknown, or a weight negative.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class HolisticLoss(nn.Module):
         source_channels: int,
         kind: str = 'hinge',
         penalty_weight: float = 10.0,
+        discriminator_weight: float = 0.1,
         width: int = 64,
     ) -> None:
         super().__init__()
@@ -57,10 +61,13 @@ class HolisticLoss(nn.Module):
                 f'{learner_channels} from the learner and {source_channels} from the source'
             )
         check_adversary(kind)
-        if not penalty_weight >= 0:
-            raise ValueError(f'penalty_weight must be at least 0, got {penalty_weight}')
+        weights = dict(penalty_weight=penalty_weight, discriminator_weight=discriminator_weight)
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f'{name} must be at least 0, got {weight}')
         self.kind = kind
         self.penalty_weight = penalty_weight
+        self.discriminator_weight = discriminator_weight
         self.discriminator = SelfAttentionDiscriminator(learner_channels, width)
 
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:

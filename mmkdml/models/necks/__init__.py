@@ -1,5 +1,6 @@
 """Necks that the frameworks lack."""
 
 from mmkdml.models.necks.conv_block_neck import ConvBlockNeck
+from mmkdml.models.necks.simkd_neck import SimKDNeck
 
-__all__ = ['ConvBlockNeck']
+__all__ = ['ConvBlockNeck', 'SimKDNeck']

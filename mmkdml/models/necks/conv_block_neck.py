@@ -23,6 +23,8 @@ class ConvBlockNeck(BaseModule):
         out_channels: Channels of the shared map, and of the classifier's input.
     """
 
+    shared_map = 'neck.conv_block'  # the tap that a classroom takes unless told otherwise
+
     def __init__(self, in_channels: int, out_channels: int, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.conv_block = ConvModule(

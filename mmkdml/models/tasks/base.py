@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from mmkdml.functional.regression import Classifier
 from mmkdml.models.ensembles import Ensemble
 
 Losses = dict[str, Any]
@@ -47,6 +48,36 @@ class Task(ABC):
         Returns:
             Losses as the framework names them, and logits (N, K) or (N, K, h, w); None if the head
             has none of that form.
+        """
+
+    @abstractmethod
+    def truth(self, samples: Samples) -> Tensor:
+        """The samples' classes, (N,) or (N, H, W), long.
+
+        Raises:
+            ValueError: If they have none.
+        """
+
+    @abstractmethod
+    def num_classes(self, member: nn.Module) -> int:
+        """How many classes the member tells apart, 2 if it has one logit."""
+
+    @abstractmethod
+    def classifier(self, member: nn.Module) -> Classifier:
+        """The member's classifier, (N, C) -> (N, K), as it is now and fixed.
+
+        Gradients flow through it, but none to it.
+
+        Raises:
+            ValueError: If it has none that takes pooled features.
+        """
+
+    @abstractmethod
+    def reuse_classifier(self, learner: nn.Module, source: nn.Module) -> None:
+        """Gives the learner a fixed copy of the source's classifier.
+
+        Raises:
+            ValueError: If one of them has none that takes pooled features, or they differ in form.
         """
 
     @abstractmethod

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from mmpretrain.models import ImageClassifier
-from mmpretrain.models.heads import ConformerHead, MultiLabelClsHead
+from mmpretrain.models.heads import ConformerHead, LinearClsHead, MultiLabelClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from mmkdml.functional.regression import Classifier
 from mmkdml.models.ensembles import Ensemble
 from mmkdml.models.heads import BinaryLinearClsHead
-from mmkdml.models.necks import ConvBlockNeck
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks.base import Losses, Samples, Task, blank
 
@@ -29,8 +31,8 @@ class ClassificationTask(Task):
     ensembles = ('max', 'mean', 'vote')
 
     def default_tap(self, member: ImageClassifier) -> str:
-        """The last convolutional map: the additional block's if there is one, or the backbone's."""
-        return 'neck.conv_block' if isinstance(member.neck, ConvBlockNeck) else 'backbone'
+        """The last convolutional map: the neck's if it has such a block, or the backbone's."""
+        return getattr(member.neck, 'shared_map', 'backbone')
 
     def training_step(
         self, member: ImageClassifier, inputs: Tensor, samples: Samples
@@ -38,6 +40,34 @@ class ClassificationTask(Task):
         with TapRecorder(member, [HEAD]) as taps:
             losses = member.loss(inputs, samples)
         return losses, self._logits_of(member, taps)
+
+    def truth(self, samples: Samples) -> Tensor:
+        if not all('gt_label' in sample and sample.gt_label.numel() == 1 for sample in samples):
+            raise ValueError(
+                'Each sample must have one label (gt_label); a loss that needs the truth cannot be '
+                'with batch augmentations that mix images, nor with several labels'
+            )
+        return torch.cat([sample.gt_label for sample in samples])
+
+    def num_classes(self, member: ImageClassifier) -> int:
+        return max(getattr(member.head, 'num_classes', 2), 2)
+
+    def classifier(self, member: ImageClassifier) -> Classifier:
+        head = _linear_head(member)
+        fixed = {name: parameter.detach() for name, parameter in head.named_parameters()}
+        return lambda features: functional_call(head, fixed, ((features,),))
+
+    def reuse_classifier(self, learner: ImageClassifier, source: ImageClassifier) -> None:
+        own, other = _linear_head(learner), _linear_head(source)
+        forms = [(type(head).__name__, head.in_channels, head.num_classes) for head in (own, other)]
+        if forms[0] != forms[1]:
+            raise ValueError(
+                "To answer with its source's classifier, the learner must be built with a head of "
+                f'the same form (type, in_channels, num_classes): its own is {forms[0]}, the '
+                f"source's {forms[1]}; SimKDNeck gives it the channels"
+            )
+        learner.head = copy.deepcopy(other).requires_grad_(False)
+        learner.head.init_cfg = None  # or the start of the training would draw it anew
 
     def logits(self, member: ImageClassifier, inputs: Tensor) -> Tensor | None:
         with TapRecorder(member, [HEAD]) as taps:
@@ -96,3 +126,13 @@ class ClassificationTask(Task):
 
     def made_up_samples(self, number: int, input_size: Sequence[int]) -> Samples:
         return [DataSample().set_gt_label(int(label)) for label in torch.randint(2, (number,))]
+
+
+def _linear_head(member: ImageClassifier) -> LinearClsHead:
+    if not isinstance(member.head, LinearClsHead):
+        raise ValueError(
+            'SRRL and SimKD use a linear classifier of pooled features (LinearClsHead or '
+            f'BinaryLinearClsHead); the head here is {type(member.head).__name__}. Give the member '
+            'such a head, or choose a method without one'
+        )
+    return member.head

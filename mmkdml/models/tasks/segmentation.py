@@ -13,9 +13,15 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
+from mmkdml.functional.regression import Classifier
 from mmkdml.models.ensembles import Ensemble
 from mmkdml.models.heads import UNetHead
 from mmkdml.models.tasks.base import Losses, Samples, Task, blank
+
+_NO_CLASSIFIER = (
+    'SRRL and SimKD use a classifier of pooled features, which a segmentor does not have; they are '
+    'for classification. For segmentation choose another method, FitNet or CWD for instance'
+)
 
 
 class SegmentationTask(Task):
@@ -49,6 +55,22 @@ class SegmentationTask(Task):
             # mmseg takes the arg max over one channel: the background's share, not an accuracy.
             losses = {key: value for key, value in losses.items() if not key.endswith('acc_seg')}
         return losses, _map_of_logits(output)
+
+    def truth(self, samples: Samples) -> Tensor:
+        if not all('gt_sem_seg' in sample for sample in samples):
+            raise ValueError(
+                'Each sample must have a mask (gt_sem_seg) for a loss that needs the truth'
+            )
+        return torch.cat([sample.gt_sem_seg.data for sample in samples]).long()
+
+    def num_classes(self, member: EncoderDecoder) -> int:
+        return max(member.num_classes, 2)
+
+    def classifier(self, member: EncoderDecoder) -> Classifier:
+        raise ValueError(_NO_CLASSIFIER)
+
+    def reuse_classifier(self, learner: EncoderDecoder, source: EncoderDecoder) -> None:
+        raise ValueError(_NO_CLASSIFIER)
 
     def logits(self, member: EncoderDecoder, inputs: Tensor) -> Tensor | None:
         output = member(inputs, mode='tensor')

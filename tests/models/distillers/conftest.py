@@ -1,10 +1,11 @@
 """Tiny networks and batches of both tasks."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.structures import PixelData
 from mmpretrain.models import (
@@ -20,15 +21,26 @@ from mmseg.models.losses import CrossEntropyLoss as SegCrossEntropy
 from mmseg.structures import SegDataSample
 
 from mmkdml.models import (
+    BinaryLinearClsHead,
     ConvBlockNeck,
     FocalDiceLoss,
     KnowledgeDistiller,
+    SimKDNeck,
     StemResNet,
     Transfer,
     UNetHead,
 )
+from mmkdml.registry import MODELS
 
 SIZE = 32
+METHODS_SIZE = 64  # the discriminator takes no smaller logits
+METHODS = Path(__file__).parents[3] / 'configs' / '_base_' / 'methods'
+CLASSIFICATION, SEGMENTATION = (
+    tuple(sorted(path.stem for path in METHODS.glob(f'*{task}.py')))
+    for task in ('classification', 'segmentation')
+)
+ADVERSARIAL = 'skd_adversarial_segmentation'  # which a config puts together from two bases
+SEGMENTATION += (ADVERSARIAL,)
 
 
 def classifier(width=4, num_classes=3, block=None, **head):
@@ -110,18 +122,71 @@ def class_samples(number=4, num_classes=3):
 
 def mask_samples(number=4, num_classes=2, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    samples = []
-    for _ in range(number):
-        mask = torch.randint(0, num_classes, (1, SIZE, SIZE), generator=generator)
-        samples.append(
-            SegDataSample(
-                gt_sem_seg=PixelData(data=mask),
-                metainfo=dict(
-                    ori_shape=(SIZE, SIZE), img_shape=(SIZE, SIZE), pad_shape=(SIZE, SIZE)
-                ),
-            )
+    return as_samples(torch.randint(num_classes, (number, SIZE, SIZE), generator=generator))
+
+
+def compared_members(method, classes):
+    """A tiny teacher and student for a method; one class stands for one logit."""
+    if method in SEGMENTATION:
+        return dict(
+            teacher=segmentor(width=6, out_channels=classes),
+            student=segmentor(out_channels=classes),
         )
-    return samples
+    members = dict(
+        teacher=classifier(width=6, num_classes=max(classes, 2), block=32),
+        student=classifier(num_classes=max(classes, 2)),
+    )
+    if method == 'simkd_classification':
+        members['student']['neck'] = dict(type=SimKDNeck, in_channels=32, out_channels=32)
+    if classes == 1:
+        for member in members.values():
+            member['head'] = dict(
+                type=BinaryLinearClsHead, in_channels=member['head']['in_channels']
+            )
+    return members
+
+
+def method_settings(method):
+    """What a method's config says of its classroom."""
+    model = Config.fromfile(METHODS / f'{method.replace("_adversarial", "")}.py').model
+    if method == ADVERSARIAL:
+        holistic = Config.fromfile(METHODS / 'discriminator.py').holistic
+        holistic['loss']['width'] = 8  # of 64, for it is by far the largest network here
+        model['transfers'].append(holistic)
+    return dict(model)
+
+
+def compared(method, classes=3, **changes):
+    """A classroom after a method's config, of which all but the networks is kept."""
+    own = dict(
+        members=compared_members(method, classes),
+        frozen=dict(teacher=None),
+        input_size=(METHODS_SIZE, METHODS_SIZE),
+        data_preprocessor=None,
+    )
+    return MODELS.build({**method_settings(method), **own, **changes})
+
+
+def compared_batch(method, number=2, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(number, 3, METHODS_SIZE, METHODS_SIZE, generator=generator)
+    if method in SEGMENTATION:
+        masks = torch.randint(max(classes, 2), (number, *inputs.shape[2:]), generator=generator)
+        return inputs, as_samples(masks)
+    return inputs, class_samples(number, max(classes, 2))
+
+
+def as_samples(masks):
+    """Masks (N, H, W) -> samples."""
+    size = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), tuple(masks.shape[1:]))
+    return [
+        SegDataSample(gt_sem_seg=PixelData(data=mask.unsqueeze(0)), metainfo=size) for mask in masks
+    ]
+
+
+def optimised(losses):
+    """What mmengine minimises: the sum of all whose keys say so."""
+    return sum(value for key, value in losses.items() if 'loss' in key)
 
 
 def pair(task, transfers, **kwargs):
@@ -161,6 +226,12 @@ def tiny():
         mask_samples=mask_samples,
         pair=pair,
         train=train,
+        method_settings=method_settings,
+        compared=compared,
+        compared_members=compared_members,
+        compared_batch=compared_batch,
+        as_samples=as_samples,
+        optimised=optimised,
     )
 
 

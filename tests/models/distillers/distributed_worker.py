@@ -1,7 +1,9 @@
-"""One process of ``test_distributed.py``: python distributed_worker.py RANK STORE OUT
+"""One process of ``test_distributed.py``: python distributed_worker.py RANK STORE OUT WHAT
 
-Both processes build each variant alike, run half of a batch through DistributedDataParallel, and
-compare the averaged gradients with those of the whole batch in one process.
+``variants``: both processes build each variant alike, run half of a batch through
+DistributedDataParallel, and compare the averaged gradients with those of the whole batch in one
+process. ``methods``: the compared methods, whose gradients are compared between the processes,
+for most of them compare the images of a batch or bring batch norms along.
 """
 
 import itertools
@@ -81,18 +83,50 @@ def largest_gap(task, mode, style, rank):
     return max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True))
 
 
-if __name__ == '__main__':
-    rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
-    gaps = {
+def variants(rank):
+    return {
         f'{task} {mode} {style}': largest_gap(task, mode, style, rank)
         for task, mode, style in itertools.product(
             ('classification', 'segmentation'), MODES, STYLES
         )
     }
+
+
+def methods(rank):
+    return {
+        method: method_gaps(method, rank)
+        for method in (*conftest.CLASSIFICATION, *conftest.SEGMENTATION)
+    }
+
+
+def method_gaps(method, rank):
+    """How far the processes' gradients are apart, without and with the average over them."""
+    part = slice(2 * rank, 2 * rank + 2)
+    inputs, samples = conftest.compared_batch(method, 4)
+    torch.manual_seed(0)
+    distiller = conftest.compared(method).train()
+    gaps = []
+    for network in (distiller, MMDistributedDataParallel(distiller, device_ids=None)):
+        # An unused parameter would stop the second step: find_unused_parameters is off.
+        for _ in range(2):
+            network.zero_grad()
+            conftest.optimised(network(inputs[part], samples[part], mode='loss')).backward()
+        trained = [p.grad for p in distiller.parameters() if p.requires_grad]
+        flat = torch.cat([gradient.flatten() for gradient in trained])
+        other = flat.clone()
+        dist.broadcast(other, src=0)
+        gaps.append(torch.tensor([(flat - other).abs().max()]))
+        dist.all_reduce(gaps[-1], op=dist.ReduceOp.MAX)
+    return [gap.item() for gap in gaps]
+
+
+if __name__ == '__main__':
+    rank, store, out, what = int(sys.argv[1]), *sys.argv[2:]
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
+    found = dict(variants=variants, methods=methods)[what](rank)
     if rank == 0:
         with open(out, 'w') as file:
-            json.dump(gaps, file)
+            json.dump(found, file)
     dist.barrier()
     dist.destroy_process_group()

@@ -8,13 +8,12 @@ import pytest
 WORKER = Path(__file__).with_name('distributed_worker.py')
 
 
-@pytest.mark.slow
-def test_two_processes_give_one_process_gradients(tmp_path):
-    """All 12 variants of both tasks, without ``find_unused_parameters``."""
-    out = tmp_path / 'gaps.json'
+def run_two(what, tmp_path):
+    """What two processes agree on."""
+    out = tmp_path / 'found.json'
     workers = [
         subprocess.Popen(
-            [sys.executable, WORKER, str(rank), tmp_path / 'store', out],
+            [sys.executable, WORKER, str(rank), tmp_path / 'store', out, what],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -23,6 +22,22 @@ def test_two_processes_give_one_process_gradients(tmp_path):
     ]
     outputs = [worker.communicate(timeout=300)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], '\n'.join(outputs)
-    gaps = json.loads(out.read_text())
+    return json.loads(out.read_text())
+
+
+@pytest.mark.slow
+def test_two_processes_give_one_process_gradients(tmp_path):
+    """All 12 variants of both tasks, without ``find_unused_parameters``."""
+    gaps = run_two('variants', tmp_path)
     assert len(gaps) == 24
     assert {name: gap for name, gap in gaps.items() if gap > 1e-9} == {}
+
+
+@pytest.mark.slow
+def test_both_processes_take_the_same_step_of_every_method(tmp_path):
+    """The compared methods, each with all of its parameters in use."""
+    gaps = run_two('methods', tmp_path)
+    assert len(gaps) == 8 + 9  # of each task the plain distillation, too, and a discriminator
+    # Their halves of the batch differ, and so did the gradients before they were averaged.
+    assert {name: gap for name, gap in gaps.items() if gap[0] == 0} == {}
+    assert {name: gap for name, gap in gaps.items() if gap[1] != 0} == {}

@@ -61,7 +61,7 @@ def test_a_lesson_is_weight_times_loss_of_the_projected_side(tiny):
             else (source, lesson.projector(learner))
         )
         expected = 0.5 * (projected[0] - projected[1]).pow(2).mean()
-        assert torch.allclose(lesson(source, learner), expected)
+        assert torch.allclose(lesson(source, learner)[lesson.key], expected)
 
 
 @pytest.mark.parametrize(('side', 'channels'), [('learner', (32, 48)), ('source', (48, 32))])
@@ -70,6 +70,83 @@ def test_channels_are_inferred(tiny, side, channels):
     (lesson,) = lessons(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
     convolution = next(m for m in lesson.projector.modules() if isinstance(m, nn.Conv2d))
     assert (convolution.in_channels, convolution.out_channels) == channels
+
+
+class Facts(nn.Module):
+    """A loss, or a projector that leaves things as they are, with what it was built with."""
+
+    requires_same_shape = False
+
+    def __init__(self, **facts):
+        super().__init__()
+        self.facts = facts
+
+    def forward(self, first, second=None):
+        first = first[0] if isinstance(first, list) else first
+        return first if second is None else first.mean()
+
+
+class ChannelFacts(Facts):
+    def __init__(self, learner_channels, source_channels, num_classes):
+        super().__init__(learner=learner_channels, source=source_channels, classes=num_classes)
+
+
+class SizeFacts(Facts):
+    def __init__(self, in_channels, out_channels, in_size, out_size, side='learner'):
+        super().__init__(channels=(in_channels, out_channels), sizes=(in_size, out_size))
+        self.side = side
+
+
+def test_a_loss_is_built_with_the_channels_of_both_sides_and_the_learners_classes(tiny):
+    loss = dict(type=ChannelFacts)
+    stages = ['backbone.layer1', 'backbone.layer4', 'neck']
+    two, three = tiny.classifier(num_classes=2), tiny.classifier(width=6, num_classes=3)
+    one, several, predictions = lessons(
+        tiny,
+        Transfer('t', 's', 'features', 1.0, loss=loss),
+        Transfer('t', 's', 'features', 1.0, loss=loss, source_tap=stages, learner_tap='neck'),
+        Transfer('t', 's', 'predictions', 1.0, loss=loss),
+        t=three,
+        s=two,
+    )
+    assert one.loss.facts == dict(learner=32, source=48, classes=2)
+    assert several.loss.facts == dict(learner=32, source=[6, 48, 48], classes=2)
+    assert predictions.loss.facts == dict(learner=2, source=3, classes=2)
+    assert several.source_shape == [(1, 6, 8, 8), (1, 48, 1, 1), (1, 48)]
+    assert several.learner_shape == (1, 32)
+
+
+def test_the_channels_are_those_behind_the_projector(tiny):
+    row = Transfer(
+        't', 's', 'features', 1.0, loss=dict(type=ChannelFacts), projector=dict(type=ConvProjector)
+    )
+    (lesson,) = lessons(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
+    assert lesson.loss.facts == dict(learner=48, source=48, classes=3)
+
+
+def test_what_the_config_says_goes_before_the_facts(tiny):
+    row = dict(type=ChannelFacts, num_classes=7)
+    (lesson,) = lessons(tiny, Transfer('t', 's', 'predictions', 1.0, loss=row))
+    assert lesson.loss.facts['classes'] == 7
+    assert row == dict(type=ChannelFacts, num_classes=7)
+
+
+@pytest.mark.parametrize('side', ['learner', 'source'])
+def test_a_projector_is_built_with_channels_and_sizes_of_its_side_and_the_other(tiny, side):
+    source, learner = (24, (2, 2)), (4, (8, 8))
+    row = Transfer(
+        't',
+        's',
+        'features',
+        1.0,
+        loss=Facts(),
+        projector=dict(type=SizeFacts, side=side),
+        source_tap='backbone.layer3',
+        learner_tap='backbone.layer1',
+    )
+    (lesson,) = lessons(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
+    own, other = (source, learner) if side == 'source' else (learner, source)
+    assert lesson.projector.facts == dict(channels=(own[0], other[0]), sizes=(own[1], other[1]))
 
 
 def test_built_losses_and_projectors_are_used_as_they_are(tiny):

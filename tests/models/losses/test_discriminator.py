@@ -95,7 +95,7 @@ def test_all_parameters_learn():
 
 @pytest.mark.parametrize('shape', [(2, 2, 63, 64), (2, 2, 64, 32), (2, 64, 64)])
 def test_small_maps_are_refused(shape):
-    with pytest.raises(ValueError, match=r'at least 64x64, got \(2, .*InterpolateProjector'):
+    with pytest.raises(ValueError, match=r'at least 64x64, got \(2, .*use larger images'):
         example()(torch.zeros(shape))
 
 

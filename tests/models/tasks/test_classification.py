@@ -334,3 +334,125 @@ def test_mixed_thresholds_are_refused(students, found):
         match=re.escape(f'BinaryLinearClsHead with threshold=0.5 in all of them; got {found}'),
     ):
         TASK.check_students(students())
+
+
+# The truth, and classifiers that are shared
+
+
+def test_the_truth_is_the_labels(samples):
+    truth = TASK.truth(samples)
+    assert truth.tolist() == [0, 1, 1, 0]
+    assert truth.dtype == torch.long
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        DataSample(),
+        DataSample().set_gt_score(torch.tensor([0.3, 0.7])),
+        DataSample().set_gt_label([0, 1]),
+    ],
+)
+def test_a_truth_without_one_label_is_refused(samples, other):
+    with pytest.raises(
+        ValueError, match=r'must have one label \(gt_label\); .* cannot be with batch augmentations'
+    ):
+        TASK.truth([*samples[:2], other])
+
+
+def test_the_number_of_classes():
+    assert TASK.num_classes(NETWORKS['resnet']()) == 3
+    assert TASK.num_classes(NETWORKS['binary']()) == 2  # of one logit
+    assert TASK.num_classes(ImageClassifier(backbone=RESNET)) == 2
+
+
+@pytest.mark.parametrize('network', ['resnet', 'binary', 'teacher'])
+@pytest.mark.parametrize('frozen', [False, True])
+def test_a_classifier_hands_on_gradients_and_takes_none(network, frozen):
+    member = NETWORKS[network]().requires_grad_(not frozen)
+    features = torch.randn(4, 32, requires_grad=True)
+    expected = member.head.fc(features)
+    logits = TASK.classifier(member)(features)
+    assert torch.equal(logits, expected)
+    logits.square().sum().backward()
+    found, features.grad = features.grad, None
+    assert all(p.grad is None and p.requires_grad != frozen for p in member.parameters())
+    expected.square().sum().backward()
+    assert torch.equal(found, features.grad)
+    assert found.any()
+
+
+def test_a_classifier_is_that_of_this_moment():
+    member = NETWORKS['resnet']()
+    features = torch.randn(2, 32)
+    before = TASK.classifier(member)(features)
+    with torch.no_grad():
+        member.head.fc.weight.mul_(2)
+    after = TASK.classifier(member)(features)
+    assert not torch.allclose(before, after)
+    assert torch.equal(after, member.head.fc(features))
+
+
+def test_a_reused_classifier_is_a_fixed_copy():
+    source, learner = NETWORKS['teacher'](), NETWORKS['resnet']()
+    before = copy.deepcopy(source.state_dict())
+    assert not torch.equal(learner.head.fc.weight, source.head.fc.weight)
+    TASK.reuse_classifier(learner, source)
+    assert torch.equal(learner.head.fc.weight, source.head.fc.weight)
+    assert torch.equal(learner.head.fc.bias, source.head.fc.bias)
+    assert not any(p.requires_grad for p in learner.head.parameters())
+    assert all(p.requires_grad for p in source.parameters())
+    with torch.no_grad():
+        source.head.fc.weight.add_(1)  # the copy is the learner's own
+    assert torch.equal(learner.head.fc.weight, before['head.fc.weight'])
+
+
+def test_the_start_of_a_training_does_not_draw_a_reused_classifier_anew():
+    source, learner, other = (classifier(linear()) for _ in range(3))
+    TASK.reuse_classifier(learner, source)
+    for member in (learner, other):
+        member.init_weights()
+    assert torch.equal(learner.head.fc.weight, source.head.fc.weight)
+    assert torch.equal(learner.head.fc.bias, source.head.fc.bias)
+    assert not torch.equal(other.head.fc.weight, source.head.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ('learner', 'source', 'message'),
+    [
+        (
+            'binary',
+            'resnet',
+            r"own is \('BinaryLinearClsHead', 32, 1\), the source's \('LinearClsH",
+        ),
+        (
+            'shufflenet_v2',
+            'resnet',
+            "'LinearClsHead', 1024, 3.*'LinearClsHead', 32, 3.*SimKDNeck gi",
+        ),
+        (
+            'mobilenet_v3',
+            'resnet',
+            'SRRL and SimKD use a linear.*the head here is StackedLinearClsH',
+        ),
+        (
+            'resnet',
+            'vision_transformer',
+            'the head here is VisionTransformerClsHead. Give the member',
+        ),
+    ],
+)
+def test_a_classifier_of_another_form_is_not_reused(learner, source, message):
+    with pytest.raises(ValueError, match=message):
+        TASK.reuse_classifier(NETWORKS[learner](), NETWORKS[source]())
+
+
+def test_another_number_of_classes_is_not_reused():
+    learner = classifier(dict(linear(), num_classes=5))
+    with pytest.raises(ValueError, match=r"\('LinearClsHead', 32, 5\), the source's .* 32, 3\)"):
+        TASK.reuse_classifier(learner, NETWORKS['resnet']())
+
+
+def test_without_a_head_there_is_no_classifier():
+    with pytest.raises(ValueError, match='the head here is NoneType. Give the member such a head'):
+        TASK.classifier(ImageClassifier(backbone=RESNET))

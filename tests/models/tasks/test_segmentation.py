@@ -364,6 +364,37 @@ def test_cascades_can_be_students(inputs, samples):
     assert combined[0].pred_sem_seg.data.shape == (1, 32, 64)
 
 
+# The truth, and the classifier that there is not
+
+
+def test_the_truth_is_the_masks(samples):
+    samples[0].gt_sem_seg.data = samples[0].gt_sem_seg.data.to(torch.uint8)
+    truth = TASK.truth(samples)
+    assert truth.shape == (2, 32, 64)
+    assert truth.dtype == torch.long
+    assert all(
+        torch.equal(one, s.gt_sem_seg.data[0]) for one, s in zip(truth, samples, strict=True)
+    )
+
+
+def test_a_truth_without_a_mask_is_refused(samples):
+    with pytest.raises(ValueError, match=r'Each sample must have a mask \(gt_sem_seg\)'):
+        TASK.truth([samples[0], SegDataSample()])
+
+
+def test_the_number_of_classes():
+    assert [
+        TASK.num_classes(member) for member in (unet(), unet(3, 3), segmentor(), cascade())
+    ] == [2, 3, 3, 3]
+
+
+def test_a_segmentor_has_no_classifier_of_pooled_features():
+    with pytest.raises(ValueError, match='segmentor does not have; .* FitNet or CWD for instance'):
+        TASK.classifier(unet())
+    with pytest.raises(ValueError, match='SRRL and SimKD use a classifier of pooled features'):
+        TASK.reuse_classifier(unet(), unet())
+
+
 # Students that cannot be
 
 

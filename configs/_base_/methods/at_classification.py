@@ -1,0 +1,21 @@
+"""Attention transfer, SimKD's code: all stages."""
+
+from mmengine.config import read_base
+
+from mmkdml.models import AttentionTransferLoss
+
+with read_base():
+    from .classification import features, model, predictions, student_stages, teacher_stages
+
+model.update(
+    transfers=[
+        predictions,
+        dict(
+            features,
+            weight=1000.0,
+            loss=dict(type=AttentionTransferLoss),
+            source_tap=teacher_stages,
+            learner_tap=student_stages,
+        ),
+    ]
+)

@@ -1,0 +1,12 @@
+"""Attention transfer, CIRKD's code."""
+
+from mmengine.config import read_base
+
+from mmkdml.models import AttentionTransferLoss
+
+with read_base():
+    from .segmentation import last_map, model, predictions
+
+model.update(
+    transfers=[predictions, dict(last_map, weight=10000.0, loss=dict(type=AttentionTransferLoss))]
+)

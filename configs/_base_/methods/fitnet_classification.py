@@ -1,0 +1,22 @@
+"""FitNet, SimKD's code: the first stage, in one step with the rest."""
+
+from mmengine.config import read_base
+
+from mmkdml.models import ConvReg, FitNetLoss
+
+with read_base():
+    from .classification import features, model, predictions
+
+model.update(
+    transfers=[
+        predictions,
+        dict(
+            features,
+            weight=100.0,
+            loss=dict(type=FitNetLoss),
+            projector=dict(type=ConvReg),
+            source_tap='backbone.layer1',
+            learner_tap='backbone.layer1',
+        ),
+    ]
+)

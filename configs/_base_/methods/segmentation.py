@@ -1,0 +1,32 @@
+"""A trained U-Net on ResNet50 teaches one on ResNet18 by predictions, to which methods add.
+
+Predictions are compared pixel by pixel at T = 1 with the weight 1 by every method but DSD and EMKD,
+as in winycg/CIRKD.
+"""
+
+from mmengine.config import read_base
+
+from mmkdml.models import KnowledgeDistiller, PixelWiseLoss
+
+with read_base():
+    from ..networks.unets import data_preprocessor, unet_resnet18, unet_resnet50
+
+predictions = dict(
+    source='teacher',
+    learner='student',
+    knowledge='predictions',
+    weight=1.0,
+    loss=dict(type=PixelWiseLoss),
+)
+features = dict(source='teacher', learner='student', knowledge='features')
+# The map before the last convolution, as in CIRKD.
+last_map = dict(features, source_tap='decode_head.blocks.4', learner_tap='decode_head.blocks.4')
+
+model = dict(
+    type=KnowledgeDistiller,
+    members=dict(teacher=unet_resnet50, student=unet_resnet18),
+    frozen=dict(teacher='work_dirs/baselines/r50_lgg'),  # a run's folder or a file
+    transfers=[predictions],
+    input_size=(256, 256),
+    data_preprocessor=data_preprocessor,
+)

@@ -1,0 +1,17 @@
+"""SimKD: the student answers with the teacher's classifier, and learns nothing but its features."""
+
+from mmengine.config import read_base
+
+from mmkdml.models import SimKDLoss, SimKDNeck
+
+with read_base():
+    from .classification import features, model, resnet18
+
+# The teacher pools maps of 512 channels, and has a classifier of the student's form.
+student = dict(resnet18, neck=dict(type=SimKDNeck, in_channels=512, out_channels=512))
+model['members'].update(student=student)
+model.update(
+    reused_classifiers=dict(student='teacher'),
+    supervised_weights=dict(student=0.0),
+    transfers=[dict(features, weight=1.0, loss=dict(type=SimKDLoss))],
+)

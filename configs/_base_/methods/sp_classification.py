@@ -1,0 +1,12 @@
+"""Similarity-preserving distillation, SimKD's code: the last maps."""
+
+from mmengine.config import read_base
+
+from mmkdml.models import SimilarityPreservingLoss
+
+with read_base():
+    from .classification import features, model, predictions
+
+model.update(
+    transfers=[predictions, dict(features, weight=3000.0, loss=dict(type=SimilarityPreservingLoss))]
+)

@@ -1,0 +1,10 @@
+"""SRRL, SimKD's code: the last maps, pooled, through the teacher's classifier."""
+
+from mmengine.config import read_base
+
+from mmkdml.models import SRRLLoss
+
+with read_base():
+    from .classification import features, model, predictions
+
+model.update(transfers=[predictions, dict(features, weight=1.0, loss=dict(type=SRRLLoss))])

@@ -1,0 +1,21 @@
+"""Variational information distillation, SimKD's code: all stages."""
+
+from mmengine.config import read_base
+
+from mmkdml.models import VariationalInformationLoss
+
+with read_base():
+    from .classification import features, model, predictions, student_stages, teacher_stages
+
+model.update(
+    transfers=[
+        predictions,
+        dict(
+            features,
+            weight=1.0,
+            loss=dict(type=VariationalInformationLoss),
+            source_tap=teacher_stages,
+            learner_tap=student_stages,
+        ),
+    ]
+)

@@ -1,0 +1,12 @@
+"""IFVD with a discriminator: a ResNet50 teaches a ResNet18, on LGG."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.datasets.lgg import *
+    from .._base_.methods.discriminator import holistic, own_optimizer
+    from .._base_.methods.ifvd_segmentation import model
+    from .._base_.schedules.adam_100e import *
+
+model['transfers'].append(holistic)
+optim_wrapper.update(own_optimizer)

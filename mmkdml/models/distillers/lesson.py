@@ -1,0 +1,115 @@
+"""A transfer made ready: what is taken where, and how it is compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmkdml.models.taps import TapRecorder
+from mmkdml.models.tasks import Task
+from mmkdml.models.tasks.base import Samples
+from mmkdml.models.transfers import Tap, Transfer
+
+#: Logits or one map, or the maps of several taps.
+Shown = Tensor | list[Tensor]
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Observation:
+    """What one forward of one member showed."""
+
+    logits: Tensor | None
+    taps: TapRecorder
+    member: str = 'the network'
+
+    def knowledge_at(self, tap: Tap) -> Shown:
+        """The map of a tap, the list of those of several, or the logits if no tap is named.
+
+        Raises:
+            ValueError: If the head gives no logits, or see :class:`TapRecorder`.
+        """
+        if isinstance(tap, str):
+            return self.taps[tap]
+        if tap is not None:
+            return [self.taps[name] for name in tap]
+        if self.logits is None:
+            raise ValueError(
+                f'The head of {self.member} gives no single tensor of logits, so its predictions '
+                'cannot be handed on or compared; hand over features, or use another head'
+            )
+        return self.logits
+
+
+@dataclass
+class Lesson:
+    """A transfer with its built loss and projector.
+
+    A loss is called with (learner, source). If it says ``needs_truth``, the batch's truth follows;
+    if ``needs_source_classifier``, the source's classifier. One that has a
+    ``discriminator_loss(learner, source)`` has it optimised in the same step, with its own
+    ``discriminator_weight``.
+    """
+
+    transfer: Transfer
+    key: str
+    source_tap: Tap
+    learner_tap: Tap
+    loss: nn.Module
+    projector: nn.Module | None
+    source_shape: Shape | list[Shape] = ()  # of one image, before the projector
+    learner_shape: Shape | list[Shape] = ()
+
+    def tapped(self) -> list[tuple[str, str]]:
+        """(member, tap) of both sides; none for predictions."""
+        sides = ((self.transfer.source, self.source_tap), (self.transfer.learner, self.learner_tap))
+        return [(name, tap) for name, taps in sides for tap in tap_names(taps)]
+
+    def given(self, task: Task, source: nn.Module, samples: Samples) -> list[Any]:
+        """What the loss takes besides the two sides."""
+        given: list[Any] = []
+        if getattr(self.loss, 'needs_truth', False):
+            given.append(task.truth(samples))
+        if getattr(self.loss, 'needs_source_classifier', False):
+            given.append(task.classifier(source))
+        return given
+
+    def projected(self, source: Shown, learner: Shown) -> tuple[Shown, Shown]:
+        """Both sides as they are compared."""
+        if self.projector is None:
+            return source, learner
+        if projected_side(self.projector) == 'source':
+            return self.projector(source), learner
+        return source, self.projector(learner)
+
+    def __call__(self, source: Shown, learner: Shown, *given: Any) -> dict[str, Tensor]:
+        """The weighted losses by their keys; the source's side comes in detached."""
+        source, learner = self.projected(source, learner)
+        losses = {self.key: self.transfer.weight * self.loss(learner, source, *given)}
+        discriminator_loss = getattr(self.loss, 'discriminator_loss', None)
+        if discriminator_loss is not None:
+            error = discriminator_loss(learner, source)
+            losses[f'{self.key}.discriminator'] = self.loss.discriminator_weight * error
+        return losses
+
+
+def handed_over(shown: Shown) -> Shown:
+    """What a source gives to a learner: no gradient flows back to the source.
+
+    Autograd refuses to save an inference tensor; its clone is a normal one.
+    """
+    if isinstance(shown, list):
+        return [tensor.clone() if tensor.is_inference() else tensor.detach() for tensor in shown]
+    return handed_over([shown])[0]
+
+
+def tap_names(tap: Tap) -> tuple[str, ...]:
+    """The names in a tap: one, several, or none."""
+    return (tap,) if isinstance(tap, str) else tuple(tap or ())
+
+
+def projected_side(projector: nn.Module) -> str:
+    """``'learner'`` or ``'source'``."""
+    return getattr(projector, 'side', 'learner')

@@ -1,0 +1,210 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmkdml.models import HolisticLoss, KnowledgeDistiller, SRRLLoss, Transfer
+from mmkdml.models.distillers.lesson import (
+    Lesson,
+    Observation,
+    handed_over,
+    projected_side,
+    tap_names,
+)
+from mmkdml.models.taps import TapRecorder
+from mmkdml.models.tasks import ClassificationTask, SegmentationTask
+from mmkdml.registry import MODELS
+
+
+class Told(nn.Module):
+    """A loss that keeps what it was called with."""
+
+    requires_same_shape = False
+
+    def __init__(self, truth=False, classifier=False):
+        super().__init__()
+        self.needs_truth, self.needs_source_classifier = truth, classifier
+        self.calls = []
+
+    def forward(self, *args):
+        self.calls.append(args)
+        learner = args[0][0] if isinstance(args[0], list) else args[0]
+        return learner.square().mean()
+
+
+def lesson(loss, projector=None, knowledge='features', **taps):
+    transfer = Transfer('t', 's', knowledge, 0.5, **taps)
+    return Lesson(
+        transfer, 'key', transfer.source_tap, transfer.learner_tap, loss.eval(), projector
+    )
+
+
+# ---- what one forward showed -----------------------------------------------------------------
+
+
+def test_an_observation_gives_logits_one_map_or_several():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+    with TapRecorder(network, ['0', '1']) as taps:
+        logits = network(torch.randn(5, 2))
+    observation = Observation(logits, taps)
+    assert observation.knowledge_at(None) is logits
+    assert observation.knowledge_at('0').shape == (5, 3)
+    several = observation.knowledge_at(('1', '0'))
+    assert isinstance(several, list)
+    assert several[0] is logits
+    assert several[1] is observation.knowledge_at('0')
+    assert observation.knowledge_at(('0',))[0] is several[1]  # one in a list stays a list
+
+
+def test_logits_that_there_are_not():
+    with pytest.raises(ValueError, match='head of pupil gives no single tensor .* hand over feat'):
+        Observation(None, TapRecorder(nn.Identity(), []), 'pupil').knowledge_at(None)
+
+
+# ---- what is handed over ---------------------------------------------------------------------
+
+
+def test_what_is_handed_over_has_the_values_and_no_graph():
+    weight = torch.randn(3, requires_grad=True)
+    one, several = handed_over(weight * 2), handed_over([weight * 2, weight + 1])
+    assert torch.equal(one, weight.detach() * 2)
+    assert isinstance(several, list)
+    assert torch.equal(several[1], weight.detach() + 1)
+    assert not any(tensor.requires_grad for tensor in (one, *several))
+
+
+def test_what_was_made_in_inference_mode_can_be_in_a_graph():
+    with torch.inference_mode():
+        shown = [torch.ones(3), torch.ones(2)]
+    learner = torch.randn(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match='[Ii]nference tensor'):
+        (learner * shown[0]).sum().backward()
+    for tensor in (handed_over(shown)[0], handed_over(shown[0])):
+        (learner * tensor).sum().backward()
+    assert learner.grad.tolist() == [2, 2, 2]
+
+
+# ---- names -----------------------------------------------------------------------------------
+
+
+def test_names_of_taps_and_sides():
+    assert [tap_names(tap) for tap in (None, 'a', ('a', 'b'), ['a'])] == [
+        (),
+        ('a',),
+        ('a', 'b'),
+        ('a',),
+    ]
+    several = lesson(Told(), source_tap=['a', 'b'], learner_tap='c')
+    assert several.tapped() == [('t', 'a'), ('t', 'b'), ('s', 'c')]
+    assert lesson(Told(), knowledge='predictions').tapped() == []
+    assert projected_side(nn.Identity()) == 'learner'
+    assert projected_side(MODELS.build(dict(type='mmkdml.IdentityProjector', side='source'))) == (
+        'source'
+    )
+
+
+# ---- what the loss is given ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('truth', 'classifier'), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_loss_is_given_what_it_asks_for_in_this_order(truth, classifier, tiny):
+    member = MODELS.build(tiny.classifier())
+    samples = tiny.class_samples(4)
+    given = lesson(Told(truth, classifier)).given(ClassificationTask(), member, samples)
+    assert len(given) == truth + classifier
+    if truth:
+        assert given[0].tolist() == [0, 1, 2, 0]
+    if classifier:
+        features = torch.randn(2, 32)
+        assert torch.equal(given[-1](features), member.head.fc(features))
+
+
+def test_truth_is_not_asked_for_where_nobody_needs_it():
+    assert lesson(Told()).given(SegmentationTask(), None, [object()]) == []
+
+
+def test_truth_and_classifier_reach_the_loss_in_a_step(tiny):
+    loss = Told(truth=True, classifier=True)
+    distiller = KnowledgeDistiller(
+        members=dict(t=tiny.classifier(), s=tiny.classifier()),
+        transfers=[Transfer('t', 's', 'features', 1.0, loss=loss)],
+        input_size=tiny.size,
+    )
+    (tried,) = loss.calls
+    assert len(tried) == 4
+    distiller(tiny.images(), tiny.class_samples(), mode='loss')
+    learner, source, truth, classifier = loss.calls[1]
+    assert learner.requires_grad
+    assert not source.requires_grad
+    assert truth.tolist() == [0, 1, 2, 0]
+    head = distiller.members['t'].head.fc
+    assert torch.equal(classifier(learner.flatten(1)), head(learner.flatten(1)))
+
+
+def test_several_taps_come_as_lists_in_their_order(tiny):
+    loss = Told()
+    taps = dict(
+        source_tap=['backbone.layer3', 'backbone.layer1'], learner_tap=['backbone.layer2', 'neck']
+    )
+    distiller = KnowledgeDistiller(
+        members=dict(t=tiny.classifier(width=6), s=tiny.classifier()),
+        transfers=[Transfer('t', 's', 'features', 1.0, loss=loss, **taps)],
+        frozen=dict(t=None),
+        input_size=tiny.size,
+    )
+    distiller(tiny.images(), tiny.class_samples(), mode='loss')
+    for number, (learner, source) in zip((2, 4), loss.calls, strict=True):  # at build, in a step
+        assert [tuple(tensor.shape) for tensor in learner] == [(number, 8, 4, 4), (number, 32)]
+        assert [tuple(tensor.shape) for tensor in source] == [(number, 24, 2, 2), (number, 6, 8, 8)]
+    assert all(tensor.requires_grad for tensor in learner)
+    assert not any(tensor.requires_grad or tensor.is_inference() for tensor in source)
+
+
+# ---- the weighted losses ---------------------------------------------------------------------
+
+
+def test_the_weight_is_the_transfers():
+    learner = torch.randn(4, 3)
+    losses = lesson(Told())(torch.randn(4, 3), learner)
+    assert losses.keys() == {'key'}
+    assert torch.equal(losses['key'], 0.5 * learner.square().mean())
+
+
+def test_a_discriminator_has_a_key_and_a_weight_of_its_own():
+    torch.manual_seed(0)
+    loss = HolisticLoss(2, 2, width=4, discriminator_weight=0.25)
+    learner, source = torch.randn(2, 2, 64, 64, requires_grad=True), torch.randn(2, 2, 64, 64)
+    losses = lesson(loss, knowledge='predictions')(source, learner)
+    assert losses.keys() == {'key', 'key.discriminator'}
+    assert torch.equal(losses['key'], 0.5 * loss(learner, source))
+    expected = 0.25 * loss.discriminator_loss(learner, source)
+    assert torch.equal(losses['key.discriminator'], expected)
+    # Of the one the learner learns, of the other the discriminator.
+    losses['key.discriminator'].backward(retain_graph=True)
+    assert learner.grad is None
+    assert any(parameter.grad.any() for parameter in loss.parameters())
+    before = copy.deepcopy([parameter.grad for parameter in loss.parameters()])
+    losses['key'].backward()
+    assert learner.grad.any()
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(loss.parameters(), before, strict=True))
+
+
+def test_the_discriminator_compares_what_was_projected():
+    torch.manual_seed(0)
+    loss = HolisticLoss(2, 2, width=4)
+    learner, source = torch.randn(2, 3, 64, 64), torch.randn(2, 2, 64, 64)
+    projector = nn.Conv2d(3, 2, 1)
+    losses = lesson(loss, projector, knowledge='predictions')(source, learner)
+    expected = 0.1 * loss.discriminator_loss(projector(learner), source)
+    assert torch.equal(losses['key.discriminator'], expected)
+
+
+def test_what_is_given_comes_after_the_two_sides():
+    loss = SRRLLoss(3, 2).eval()
+    learner, source = torch.randn(4, 3), torch.randn(4, 2)
+    classifier = nn.Linear(2, 5)
+    found = lesson(loss)(source, learner, classifier)['key']
+    assert torch.equal(found, 0.5 * loss(learner, source, classifier))
+    with pytest.raises(TypeError, match='classifier'):
+        lesson(loss)(source, learner)

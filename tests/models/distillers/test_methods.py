@@ -1,0 +1,202 @@
+"""The compared methods as their configs have them, with tiny networks: each step is sound."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from torch import nn
+
+from mmkdml.engine import CPUAmpOptimWrapper
+from mmkdml.models import VariationalInformationLoss
+
+BASES = Path(__file__).parents[3] / 'configs' / '_base_' / 'methods'
+METHODS = sorted(path.stem for path in BASES.glob('*tion.py'))
+ALL = [*METHODS, 'skd_adversarial_segmentation']
+SEGMENTATION = [method for method in ALL if method.endswith('segmentation')]
+ADAM = dict(type='Adam', lr=1e-3)
+
+
+def trained(distiller):
+    return {name: p for name, p in distiller.named_parameters() if p.requires_grad}
+
+
+def step(tiny, distiller, inputs, samples, wrapper=None):
+    """One step's losses; the gradients stay."""
+    distiller.train().zero_grad()
+    with (wrapper or OptimWrapper(torch.optim.SGD([nn.Parameter()], lr=1.0))).optim_context(
+        distiller
+    ):
+        losses = distiller(inputs, samples, mode='loss')
+    tiny.optimised(losses).backward()
+    return losses
+
+
+def assert_sound(distiller, losses):
+    """Every loss is finite and every trained parameter has a finite gradient."""
+    assert [key for key, value in losses.items() if not value.isfinite().all()] == []
+    assert [name for name, p in trained(distiller).items() if p.grad is None] == []
+    assert [n for n, p in trained(distiller).items() if not p.grad.isfinite().all()] == []
+
+
+def test_all_bases_are_here():
+    assert len(METHODS) == 7 + 7 + 2  # plain distillation has one for each task
+
+
+@pytest.mark.parametrize('classes', [1, 3], ids=['one_logit', 'three_classes'])
+@pytest.mark.parametrize('method', ALL)
+def test_every_parameter_learns_and_the_teacher_does_not(method, classes, tiny):
+    distiller = tiny.compared(method, classes)
+    teacher = distiller.named_members()['teacher']
+    before = copy.deepcopy(teacher.state_dict())
+    wrapper = build_optim_wrapper(distiller, dict(optimizer=ADAM))
+    inputs, samples = tiny.compared_batch(method, 2, classes)
+    images = inputs.clone()
+    losses = step(tiny, distiller, inputs, samples)
+    assert torch.equal(inputs, images)
+    assert_sound(distiller, losses)
+    # Whatever is given to the optimiser but not trained is the classifier that SimKD keeps.
+    optimised = {id(p) for group in wrapper.param_groups for p in group['params']}
+    assert {id(p) for p in trained(distiller).values()} <= optimised
+    fixed = [name for name, p in distiller.named_parameters() if not p.requires_grad]
+    head = ['members.student.head.fc.weight', 'members.student.head.fc.bias']
+    assert fixed == (head if method.startswith('simkd') else [])
+    wrapper.step()
+    assert not {id(p) for p in teacher.parameters()} & optimised
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize('method', ALL)
+def test_every_transfer_moves_the_learner_and_what_it_brings_along(method, tiny):
+    distiller = tiny.compared(method)
+    losses = step(tiny, distiller, *tiny.compared_batch(method))
+    rows = [key for key in losses if 'loss_from' in key and not key.endswith('discriminator')]
+    assert len(rows) == len(distiller.lessons)
+    for key, lesson in zip(rows, distiller.lessons, strict=True):
+        distiller.zero_grad()
+        torch.manual_seed(0)
+        distiller(*tiny.compared_batch(method), mode='loss')[key].backward()
+        student = distiller.members['student']
+        assert any(p.grad is not None and p.grad.any() for p in student.parameters()), key
+        own = [*lesson.loss.parameters(), *(lesson.projector or nn.Identity()).parameters()]
+        if not key.endswith('predictions_2'):  # the discriminator learns by a loss of its own
+            assert all(p.grad is not None for p in own), key
+            assert not own or any(p.grad.any() for p in own), key
+
+
+def test_vids_variance_is_learnt(tiny):
+    distiller = tiny.compared('vid_classification')
+    (loss,) = (m for m in distiller.modules() if isinstance(m, VariationalInformationLoss))
+    scales = {name: p for name, p in loss.named_parameters() if name.endswith('log_scale')}
+    assert len(scales) == 4
+    before = {name: p.detach().clone() for name, p in scales.items()}
+    wrapper = build_optim_wrapper(distiller, dict(optimizer=ADAM))
+    step(tiny, distiller, *tiny.compared_batch('vid_classification'))
+    assert all(p.grad.all() for p in scales.values())
+    wrapper.step()
+    assert all((p != before[name]).all() for name, p in scales.items())
+
+
+# ---- extremes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('classes', [1, 3], ids=['one_logit', 'three_classes'])
+@pytest.mark.parametrize('method', SEGMENTATION)
+def test_masks_without_background_or_without_foreground(method, classes, tiny):
+    inputs, _ = tiny.compared_batch(method, 2, classes)
+    masks = torch.zeros(3, 64, 64, dtype=torch.long)
+    masks[1] = 1
+    masks[2, 5, 7] = 1
+    distiller = tiny.compared(method, classes)
+    for chosen in ([0, 0], [1, 1], [2, 2], [0, 1]):
+        losses = step(tiny, distiller, inputs, tiny.as_samples(masks[chosen]))
+        assert_sound(distiller, losses)
+
+
+@pytest.mark.parametrize('classes', [1, 3], ids=['one_logit', 'three_classes'])
+@pytest.mark.parametrize('method', ALL)
+def test_huge_logits(method, classes, tiny):
+    distiller = tiny.compared(method, classes)
+    inputs, samples = tiny.compared_batch(method, 2, classes)
+    logits = distiller.train()(inputs)
+    with torch.no_grad():
+        for name, member in distiller.named_members().items():
+            last = member.head.fc if hasattr(member, 'head') else member.decode_head.conv_seg
+            for parameter in last.parameters():
+                parameter.mul_(1e4 / logits[name].abs().max())
+    assert all(value.abs().max() > 5e3 for value in distiller(inputs).values())
+    assert_sound(distiller, step(tiny, distiller, inputs, samples))
+
+
+@pytest.mark.parametrize('method', ALL)
+def test_bfloat16(method, tiny):
+    distiller = tiny.compared(method)
+    wrapper = CPUAmpOptimWrapper(torch.optim.Adam(distiller.parameters(), lr=1e-3))
+    dtypes = set()
+    distiller.members['student'].backbone.layer1.register_forward_hook(
+        lambda module, args, output: dtypes.add(output.dtype)
+    )
+    losses = step(tiny, distiller, *tiny.compared_batch(method), wrapper)
+    assert dtypes == {torch.bfloat16}
+    assert_sound(distiller, losses)
+    wrapper.step()
+    assert all(p.isfinite().all() for p in distiller.parameters())
+
+
+# ---- sizes of batches ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('method', ['semckd_classification', 'sp_classification'])
+def test_a_short_last_batch(method, tiny):
+    distiller = tiny.compared(method)
+    for number in (8, 3):
+        assert_sound(distiller, step(tiny, distiller, *tiny.compared_batch(method, number)))
+
+
+def test_a_batch_above_semckds_is_refused(tiny):
+    method = 'semckd_classification'
+    with pytest.raises(ValueError, match='A batch of 9 came, but batch_size is 8: set it to that'):
+        step(tiny, tiny.compared(method), *tiny.compared_batch(method, 9))
+
+
+ONE_VALUE = 'batch norm cannot train on one value per channel.*batch_size of at least 2.*drop_last'
+
+
+@pytest.mark.parametrize(
+    ('method', 'taps', 'message'),
+    [
+        ('sp_classification', {}, 'needs at least 2 of both sides, got 1 and 1.*drop_last=True'),
+        ('srrl_classification', {}, ONE_VALUE),
+        ('semckd_classification', {}, ONE_VALUE),
+        (
+            'fitnet_classification',
+            dict(source_tap='neck.conv_block', learner_tap='backbone.layer4'),
+            ONE_VALUE,
+        ),
+    ],
+)
+def test_an_image_alone_is_refused_where_a_batch_is_needed(method, taps, message, tiny):
+    members = tiny.compared_members(method, 3)
+    members['teacher']['backbone'].update(strides=(2, 2, 2, 2))  # its last map has one pixel
+    transfers = tiny.method_settings(method)['transfers']
+    transfers[-1].update(taps)
+    distiller = tiny.compared(method, members=members, transfers=transfers)
+    assert_sound(distiller, step(tiny, distiller, *tiny.compared_batch(method, 2)))
+    with pytest.raises(ValueError, match=message):
+        step(tiny, distiller, *tiny.compared_batch(method, 1))
+
+
+def test_an_image_alone_with_simkd(tiny):
+    members = tiny.compared_members('simkd_classification', 3)
+    members['student']['neck'].update(out_size=(1, 1))
+    distiller = tiny.compared('simkd_classification', members=members)
+    with pytest.raises(ValueError, match=ONE_VALUE):
+        step(tiny, distiller, *tiny.compared_batch('simkd_classification', 1))
+
+
+@pytest.mark.parametrize('method', [m for m in ALL if not m.startswith(('sp_', 'srrl', 'semckd'))])
+def test_an_image_alone_will_do_elsewhere(method, tiny):
+    distiller = tiny.compared(method)
+    assert_sound(distiller, step(tiny, distiller, *tiny.compared_batch(method, 1)))

@@ -1,0 +1,158 @@
+"""SimKD: a student that answers with its teacher's classifier, with it and after it."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+
+from mmkdml.apis import load_config, publish
+from mmkdml.models import KnowledgeDistiller
+from mmkdml.models.checkpoints import load_checkpoint_file
+from mmkdml.registry import MODELS
+
+METHOD = 'simkd_classification'
+HEAD = ('head.fc.weight', 'head.fc.bias')
+
+
+@pytest.fixture
+def teacher_file(tiny, tmp_path):
+    """A trained teacher's weights, which are not those that a build would draw."""
+    teacher = MODELS.build(tiny.compared_members(METHOD, 3)['teacher'])
+    torch.manual_seed(5)
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 'teacher.pth')
+    return tmp_path / 'teacher.pth'
+
+
+@pytest.fixture
+def distiller(tiny, teacher_file):
+    return tiny.compared(METHOD, frozen=dict(teacher=str(teacher_file)))
+
+
+def train(distiller, batch, steps=3, **options):
+    wrapper = OptimWrapper(torch.optim.Adam(distiller.parameters(), lr=1e-2, **options))
+    distiller.train()
+    for _ in range(steps):
+        losses = distiller(*batch, mode='loss')
+        wrapper.update_params(distiller.parse_losses(losses)[0])
+    return distiller
+
+
+def by_paths(value):
+    """A config as a file holds it: classes by their paths."""
+    if isinstance(value, dict):
+        return {key: by_paths(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [by_paths(part) for part in value]
+    return f'{value.__module__}.{value.__qualname__}' if isinstance(value, type) else value
+
+
+def test_it_answers_with_the_teachers_classifier_on_the_pooled_projection(distiller, tiny):
+    inputs, samples = tiny.compared_batch(METHOD, 4)
+    train(distiller, (inputs, samples)).eval()
+    student, teacher = distiller.members['student'], distiller.named_members()['teacher']
+    with torch.no_grad():
+        maps = student.neck.projector(student.backbone(inputs)[-1])
+        expected = teacher.head.fc(maps.mean(dim=(2, 3)))
+        logits = student(inputs)
+        answers = distiller(inputs, samples, mode='predict')
+    assert maps.shape == (4, 32, 2, 2)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+    scores = torch.stack([answer.pred_score for answer in answers])
+    assert torch.equal(scores, expected.softmax(dim=1))
+    assert [answer.pred_label.item() for answer in answers] == expected.argmax(dim=1).tolist()
+
+
+def test_the_classifier_comes_from_the_teachers_file_and_stays(distiller, teacher_file, tiny):
+    distiller.init_weights()  # as the runner does before the first step
+    before = copy.deepcopy(distiller.members['student'].state_dict())
+    train(distiller, tiny.compared_batch(METHOD, 4), weight_decay=0.1)
+    after, weights = distiller.state_dict(), load_checkpoint_file(teacher_file)['state_dict']
+    for name in HEAD:
+        assert torch.equal(after[f'members.student.{name}'], weights[name])
+    for name in ('backbone.conv1.weight', 'neck.projector.transfer.6.weight'):
+        assert not torch.equal(after[f'members.student.{name}'], before[name])
+    assert not any(key.startswith('members.teacher') for key in after)
+
+
+def test_the_student_learns_by_its_features_alone(distiller, tiny):
+    inputs, samples = tiny.compared_batch(METHOD, 4)
+    losses = distiller.train()(inputs, samples, mode='loss')
+    assert set(losses) == {'student.loss', 'student.loss_from_teacher.features'}
+    assert losses['student.loss'].item() == 0
+    tiny.optimised(losses).backward()
+    found = [p.grad.clone() for p in distiller.parameters() if p.requires_grad]
+    distiller.zero_grad()
+    labels_changed = tiny.compared_batch(METHOD, 4)[1][::-1]
+    tiny.optimised(distiller(inputs, labels_changed, mode='loss')).backward()
+    again = [p.grad for p in distiller.parameters() if p.requires_grad]
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+
+
+def test_the_loss_is_the_mean_squared_difference_of_the_maps(distiller, tiny):
+    inputs, samples = tiny.compared_batch(METHOD, 4)
+    distiller.eval()
+    loss = distiller(inputs, samples, mode='loss')['student.loss_from_teacher.features']
+    student, teacher = distiller.members['student'], distiller.named_members()['teacher']
+    learner = student.neck.projector(student.backbone(inputs)[-1])
+    source = teacher.neck.conv_block(teacher.backbone(inputs)[-1])
+    torch.testing.assert_close(loss, (learner - source).square().mean())
+
+
+def test_what_is_published_answers_without_the_teacher(tiny, teacher_file, tmp_path):
+    settings = dict(
+        tiny.method_settings(METHOD),
+        members=tiny.compared_members(METHOD, 3),
+        frozen=dict(teacher=str(teacher_file)),
+        input_size=(64, 64),
+        data_preprocessor=None,
+    )
+    Config(dict(model=by_paths(settings))).dump(tmp_path / 'simkd.py')
+    config = load_config(tmp_path / 'simkd.py')
+    inputs, samples = tiny.compared_batch(METHOD, 4)
+    distiller = train(MODELS.build(config.model), (inputs, samples)).eval()
+    torch.save(dict(state_dict=distiller.state_dict()), tmp_path / 'epoch_3.pth')
+    expected = [s.pred_score for s in distiller(inputs, samples, mode='predict')]
+    teacher_file.unlink()
+
+    path, checkpoint = publish(config, tmp_path / 'epoch_3.pth', tmp_path / 'out')
+    alone = MODELS.build(Config.fromfile(path).model).eval()
+    assert type(alone) is KnowledgeDistiller
+    assert alone.member_names == ('student',)
+    alone.load_state_dict(load_checkpoint_file(checkpoint)['state_dict'])
+    answers = alone(inputs, tiny.compared_batch(METHOD, 4)[1], mode='predict')
+    assert torch.equal(torch.stack([s.pred_score for s in answers]), torch.stack(expected))
+
+
+# ---- classifiers that cannot be reused -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(frozen=None), 'if teacher is frozen and student learns.*frozen members are: none'),
+        (dict(reused_classifiers=dict(student='nobody')), 'must name members .*; got nobody'),
+        (dict(reused_classifiers=dict(teacher='student')), 'teacher can only answer with'),
+    ],
+)
+def test_roles_that_do_not_fit(changes, message, tiny):
+    with pytest.raises(ValueError, match=message):
+        tiny.compared(METHOD, **changes)
+
+
+def test_a_plain_student_has_no_room_for_the_classifier(tiny):
+    members = tiny.compared_members('sp_classification', 3)
+    members['teacher'] = tiny.classifier(width=6)
+    with pytest.raises(
+        ValueError, match=r"32, 3\), the source's \('LinearClsHead', 48, 3\); SimKD"
+    ):
+        tiny.compared(METHOD, members=members)
+
+
+def test_segmentors_have_no_such_classifier(tiny):
+    members = tiny.compared_members('segmentation', 1)
+    with pytest.raises(ValueError, match='segmentor does not have; they are for classification'):
+        tiny.compared(METHOD, members=members)

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from mmkdml import analysis
+from mmkdml.analysis import MethodCost, StepCost
+
+STUDY = Path(__file__).parents[2] / 'configs' / 'study'
+PLAIN, METHOD = STUDY / 'ham64_kd.py', STUDY / 'ham64_at.py'
+
+
+def test_methods_are_measured_as_asked(tool, capsys, monkeypatch):
+    asked = {}
+
+    def measure(configs, batch_size, rounds):
+        asked.update(configs=configs, numbers=(batch_size, rounds))
+        return {
+            name: MethodCost(StepCost(1.0 + place / 4, 100.0), 1000 * place)
+            for place, name in enumerate(configs)
+        }
+
+    monkeypatch.setattr(analysis, 'measure_methods', measure)
+    options = ['model.input_size=[32,96]']
+    numbers = ['--batch-size', '3', '--rounds', '2']
+    tool('benchmark', 'methods', PLAIN, METHOD, *numbers, options=options, experiment=False)
+    assert list(asked['configs']) == [str(PLAIN), str(METHOD)]
+    assert [config.model.input_size for config in asked['configs'].values()] == [[32, 96]] * 2
+    assert asked['numbers'] == (3, 2)
+    row = next(line for line in capsys.readouterr().out.splitlines() if str(METHOD) in line)
+    assert row.split()[3:-1:2] == ['1.250', '1.25', '100', '1.00', '1,000']
+
+
+@pytest.mark.parametrize(
+    ('configs', 'message'),
+    [
+        ((PLAIN,), 'arguments are required: OTHER'),
+        ((PLAIN, METHOD, PLAIN), 'a config is named twice; name each once'),
+    ],
+)
+def test_what_cannot_be_compared_is_told_with_the_usage(tool, capsys, configs, message):
+    with pytest.raises(SystemExit, match='2'):
+        tool('benchmark', 'methods', *configs, experiment=False)
+    told = capsys.readouterr().err
+    assert told.startswith('usage: benchmark.py methods')
+    assert message in told
+
+
+def test_what_is_refused_is_told_in_one_line(tool):
+    baseline = STUDY / 'ham64_student.py'
+    with pytest.raises(SystemExit, match='benchmark.py: error: .* this config is of one network'):
+        tool('benchmark', 'step', baseline, experiment=False)
+    with pytest.raises(SystemExit, match='benchmark.py: error: There is no config file gone.py'):
+        tool('benchmark', 'methods', PLAIN, 'gone.py', experiment=False)
+
+
+def test_the_commands_are_told(tool):
+    with pytest.raises(SystemExit, match=r'usage: benchmark.py \{step,methods\} CONFIG'):
+        tool('benchmark', 'measure', experiment=False)
