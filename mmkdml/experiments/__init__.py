@@ -11,7 +11,7 @@ from mmkdml.experiments.store import SuiteStore
 from mmkdml.experiments.suite import RunSpec, Suite, load_suite
 from mmkdml.experiments.tables import FORMS, build_table, render
 from mmkdml.experiments.tally import seed_scores
-from mmkdml.experiments.variants import paper_weights, variant_runs
+from mmkdml.experiments.variants import comparison_runs, paper_weights, variant_runs
 
 __all__ = [
     'CHECKPOINTS',
@@ -23,6 +23,7 @@ __all__ = [
     'SuiteRecord',
     'SuiteStore',
     'build_table',
+    'comparison_runs',
     'evaluate_claims',
     'in_words',
     'load_suite',

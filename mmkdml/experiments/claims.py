@@ -12,7 +12,7 @@ from prettytable import PrettyTable, TableStyle
 from statsmodels.stats.multitest import multipletests
 
 from mmkdml.evaluation.member_metrics import ENSEMBLE
-from mmkdml.experiments.records import SuiteRecord
+from mmkdml.experiments.records import COMPARISON, SuiteRecord
 from mmkdml.experiments.statistics import RESAMPLES, Contrast, Estimate, estimate
 from mmkdml.experiments.tally import tally, variants
 from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES, TEACHER
@@ -22,6 +22,8 @@ FAMILIES = {
     'mode': 'kdml against ml, kd_off and kd_on within a style',
     'student': 'the ensemble against the better student',
     'teacher': 'the ensemble against the teacher',
+    'method': 'the ensemble of kdml v3 against each method compared with',
+    'single': 'one student of kdml v3 against each method compared with (not claimed)',
 }
 HOLDS, OPPOSITE, UNDECIDED = 'holds', 'does not hold (opposite)', 'undecided'
 NOT_COMPUTABLE = 'not computable'
@@ -64,8 +66,9 @@ def evaluate_claims(
     """Asks the runs of a suite for the paper's claims.
 
     In each variant of the suite (see :func:`~mmkdml.experiments.tally.variants`) and for the
-    modes and styles it has: the four families of :data:`FAMILIES`. The families are corrected over
-    all variants. Claims that are not computable take no part in the correction.
+    modes, styles and methods it has: the families of :data:`FAMILIES`, each corrected over all
+    variants. The last is none of the paper's, which compares two students with methods that have
+    one. Claims that are not computable take no part in the correction.
 
     Args:
         record: The suite.
@@ -108,6 +111,10 @@ def evaluate_claims(
 
 
 def _claims(record: SuiteRecord) -> Iterator[tuple[str, str, Contrast]]:
+    methods: dict[str, dict[str, None]] = {}  # in the order of the suite
+    for run in record.runs:
+        if run.mode == COMPARISON:
+            methods.setdefault(run.name.rpartition('/')[0], {})[run.name] = None
     for variant, names in variants(record).items():
         head = f'{variant}: ' if variant else ''
         for mode in MODES:
@@ -132,6 +139,15 @@ def _claims(record: SuiteRecord) -> Iterator[tuple[str, str, Contrast]]:
             if FROM_TEACHER[mode]:
                 rivals = ((name, TEACHER),)
                 yield 'teacher', f'{better} the teacher', Contrast((name, ENSEMBLE), rivals)
+        ours = names.get((MODES[-1], STYLES[-1]))
+        if ours is None:
+            continue
+        for name in methods.get(variant, ()):
+            method = name.rpartition('/')[2]
+            yield 'method', f'{head}the ensemble is better than {method}', _of_ensembles(ours, name)
+            for student in STUDENTS:
+                contrast = Contrast((ours, student), ((name, ENSEMBLE),))
+                yield 'single', f'{head}{student} is better than {method}', contrast
 
 
 def _of_ensembles(better: str, other: str) -> Contrast:

@@ -35,6 +35,7 @@ from mmkdml.experiments.records import Measurement
 from mmkdml.experiments.store import difference
 from mmkdml.experiments.suite import RunSpec
 from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
+from mmkdml.models.transfers import TEACHER
 
 RESULT = 'result.json.gz'
 SETTINGS = 'settings.json'
@@ -68,7 +69,9 @@ def run_config(spec: RunSpec, work_dir: str | Path, teacher: str | Path | None =
 def _options(spec: RunSpec, teacher: str | Path | None) -> dict[str, Any]:
     options = dict(spec.options)
     if teacher is not None:
-        options['model.teacher_checkpoint'] = str(teacher)
+        frozen = load_config(spec.config).model.get('frozen')
+        key = 'model.teacher_checkpoint' if frozen is None else f'model.frozen.{TEACHER}'
+        options[key] = str(teacher)
     return options
 
 

@@ -124,7 +124,7 @@ def _panels(
             )
             yield Panel(f'{variant}: {measure}' if variant else measure, STYLES, grid)
     if others:
-        yield Panel('Other runs', tuple(record.measures), tuple(chain(*others.values())))
+        yield Panel('Methods compared with', tuple(record.measures), tuple(chain(*others.values())))
 
 
 def _notes(record: SuiteRecord, checkpoint: str, panels: Sequence[Panel]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The paper's twelve variants as runs of a suite file."""
+"""The paper's twelve variants, and the methods compared with, as runs of a suite file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,39 @@ _LETTERS = {
 }
 
 
+# Table 10, in its order, after plain KD.
+COMPARED = {
+    'classification': ('kd', 'fitnet', 'srrl', 'at', 'sp', 'vid', 'simkd', 'semckd'),
+    'segmentation': ('kd', 'fitnet', 'at', 'skd', 'ifvd', 'cwd', 'dsd', 'emkd'),
+}
+
+
+def comparison_runs(config: str, task: str, teacher: str) -> list[dict[str, Any]]:
+    """Runs named by the methods that the paper compares itself with in Table 10, and plain KD.
+
+    Args:
+        config: Config file, ``{method}`` standing for what differs:
+            ``'configs/comparisons/{method}_r50_r18_lgg.py'``.
+        task: ``'classification'`` or ``'segmentation'``.
+        teacher: Name of the run that trains their teacher.
+
+    Raises:
+        ValueError: If the task is neither.
+    """
+    if task not in COMPARED:
+        raise ValueError(f'task must be one of {", ".join(COMPARED)}; got {task!r}')
+    return [
+        dict(name=method, config=config.format(method=method), teacher=teacher)
+        for method in COMPARED[task]
+    ]
+
+
 def variant_runs(
-    config: str, teacher: str, weights_of: str | None = None, modes: tuple[str, ...] = MODES
+    config: str,
+    teacher: str,
+    weights_of: str | None = None,
+    modes: tuple[str, ...] = MODES,
+    styles: tuple[str, ...] = STYLES,
 ) -> list[dict[str, Any]]:
     """Runs named ``<mode>_<style>``, all styles of one mode after the other.
 
@@ -29,6 +60,7 @@ def variant_runs(
         weights_of: A table of the paper (``'Table 4'``), if one file is to serve all variants: the
             runs then set mode, style and the weights of that table.
         modes: The modes wanted.
+        styles: The styles wanted.
 
     Raises:
         ValueError: If the paper prints no weights with that table.
@@ -41,7 +73,7 @@ def variant_runs(
             options={} if weights_of is None else _options(weights_of, mode, style),
         )
         for mode in modes
-        for style in STYLES
+        for style in styles
     ]
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_p_values_are_corrected_within_a_family_over_all_variants():
     results = asked(suite(*unlike_grid('hot/'), *unlike_grid('cold/', shift=2)))
     assert results[0].text == 'hot: ml: v3 is better than v1'
     assert 'cold: v2: kdml is better than kd_on' in {result.text for result in results}
-    for family, number in zip(FAMILIES, (16, 18, 24, 18), strict=True):
+    for family, number in dict(style=16, mode=18, student=24, teacher=18).items():
         of_family = [result for result in results if result.family == family]
         assert len(of_family) == number
         p_values = [result.estimate.p for result in of_family]
@@ -135,6 +136,30 @@ def test_p_values_are_corrected_within_a_family_over_all_variants():
             ends = np.percentile(result.estimate.distribution, [2.5 / number, 100 - 2.5 / number])
             assert result.simultaneous == pytest.approx(tuple(ends))
             assert result.simultaneous[0] <= result.estimate.low
+
+
+def test_methods_are_compared_with_kdml_v3_of_their_variant():
+    def method(name, right):
+        of_method = runs('', '', dict(ensemble=right, student=right, teacher=44))
+        return [dataclasses.replace(run, name=name, mode='comparison') for run in of_method]
+
+    ours = runs('kdml', 'v3', members(55, 44, (20, 55)), 'hot/')
+    rivals = [*method('hot/fitnet', 30), *method('hot/at', 31), *method('cold/at', 59)]
+    results = asked(suite(ours, rivals, runs('kdml', 'v1', members(), 'cold/')))
+    found = {(r.family, r.text): r for r in results if r.family in ('method', 'single')}
+    assert list(found) == [
+        ('method', 'hot: the ensemble is better than fitnet'),
+        ('method', 'hot: the ensemble is better than at'),
+        ('single', 'hot: student_1 is better than fitnet'),
+        ('single', 'hot: student_2 is better than fitnet'),
+        ('single', 'hot: student_1 is better than at'),
+        ('single', 'hot: student_2 is better than at'),
+    ]
+    values = [result.estimate.value for result in found.values()]
+    assert values == pytest.approx([100 * more / IMAGES for more in (25, 24, -10, 25, -11, 24)])
+    assert [result.verdict for result in found.values()] == [
+        HOLDS if value > 0 else OPPOSITE for value in values
+    ]
 
 
 def test_variants_are_not_compared_with_each_other():

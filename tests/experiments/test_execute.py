@@ -34,6 +34,13 @@ def test_the_config_of_a_run(tmp_path):
         assert config.optim_wrapper.type is CPUAmpOptimWrapper
 
 
+def test_a_classroom_of_any_members_has_its_teacher_among_the_frozen(tmp_path):
+    compared = RunSpec('at', 0, 'configs/comparisons/at_r50_r18_lgg.py')
+    config = run_config(compared, tmp_path, 'teachers/seed_0')
+    assert config.model.frozen == dict(teacher='teachers/seed_0')
+    assert 'teacher_checkpoint' not in config.model
+
+
 @pytest.mark.parametrize(
     ('change', 'equal'),
     [

@@ -56,7 +56,12 @@ def rows_of(table, title):
 
 def test_the_papers_form():
     table = build_table(small(), 'best')
-    assert [panel.title for panel in table.panels] == ['Networks alone', 'IoU', 'F1', 'Other runs']
+    assert [panel.title for panel in table.panels] == [
+        'Networks alone',
+        'IoU',
+        'F1',
+        'Methods compared with',
+    ]
     assert [panel.columns for panel in table.panels] == [
         ('IoU', 'F1'), ('v1', 'v2', 'v3'), ('v1', 'v2', 'v3'), ('IoU', 'F1')
     ]  # fmt: skip
@@ -64,7 +69,7 @@ def test_the_papers_form():
     rows = [('ml', label) for label in members] + [('kdml', label) for label in ['T', *members]]
     assert list(rows_of(table, 'IoU')) == rows
     assert list(rows_of(table, 'Networks alone')) == [('', 'r50'), ('', 'r34')]
-    assert list(rows_of(table, 'Other runs')) == [('', 'fitnet')]
+    assert list(rows_of(table, 'Methods compared with')) == [('', 'fitnet')]
     assert table.title == (
         'lgg_r18: ResNet18 & students (best on the validation part; test part; percent)'
     )
@@ -101,7 +106,7 @@ def test_networks_alone_and_other_runs_by_name():
     table = build_table(small(), 'best')
     r50, _ = rows_of(table, 'Networks alone')['', 'r50']
     assert (r50.member, r50.mean, r50.std, r50.done) == ('model', 91, pytest.approx(1), 3)
-    fitnet, _ = rows_of(table, 'Other runs')['', 'fitnet']
+    fitnet, _ = rows_of(table, 'Methods compared with')['', 'fitnet']
     assert (fitnet.member, fitnet.mean) == ('ensemble', 60)
 
 
@@ -114,9 +119,9 @@ def test_the_papers_figures_stand_beside_ours():
     alone = rows_of(table, 'Networks alone')
     assert alone['', 'r50'][0].theirs == '[76.86 ± 0.791]'
     assert alone['', 'r34'][0].paper is None
-    assert rows_of(table, 'Other runs')['', 'fitnet'][0].paper is None
+    assert rows_of(table, 'Methods compared with')['', 'fitnet'][0].paper is None
     compared = build_table(suite(*small().runs[-1:], tables=['Table 10']), 'best')
-    assert rows_of(compared, 'Other runs')['', 'fitnet'][0].theirs == '[75.24 ± 0.261]'
+    assert rows_of(compared, 'Methods compared with')['', 'fitnet'][0].theirs == '[75.24 ± 0.261]'
 
 
 def test_notes_name_what_is_missing_and_what_is_doubtful():

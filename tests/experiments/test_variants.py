@@ -1,6 +1,6 @@
 import pytest
 
-from mmkdml.experiments import paper_weights, variant_runs
+from mmkdml.experiments import comparison_runs, paper_value, paper_weights, variant_runs
 from mmkdml.models.transfers import MODES, STYLES, transfers_for
 
 
@@ -23,6 +23,28 @@ def test_one_file_for_all():
         'model.weights.beta': None,
         'model.weights.gamma': (0.8, 0.6),
     }
+
+
+def test_the_styles_wanted():
+    runs = variant_runs('one.py', 'big', modes=('ml', 'kd_off'), styles=('v3',))
+    assert [run['name'] for run in runs] == ['ml_v3', 'kd_off_v3']
+
+
+@pytest.mark.parametrize(
+    ('task', 'measure'), [('classification', 'accuracy'), ('segmentation', 'F1')]
+)
+def test_the_methods_compared_with_are_those_of_table_10_and_plain_kd(task, measure):
+    runs = comparison_runs('{method}.py', task, teacher='big')
+    assert runs[0] == dict(name='kd', config='kd.py', teacher='big')
+    for run in runs[1:]:
+        assert run['config'] == f'{run["name"]}.py'
+        assert paper_value(['Table 10'], 'comparison', '', 'single', measure, run['name'])
+    assert len(runs) == 8
+
+
+def test_another_task_has_no_methods():
+    with pytest.raises(ValueError, match="one of classification, segmentation; got 'detection'"):
+        comparison_runs('{method}.py', 'detection', teacher='big')
 
 
 @pytest.mark.parametrize('table', [f'Table {number}' for number in (3, 4, 8, 9, 14, 15)])
