@@ -1,0 +1,81 @@
+"""docs/methods.md: its examples build and step, its tables say what the configs say."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+
+from mmkdml.analysis import without_pretrained
+from mmkdml.apis import load_config
+from mmkdml.registry import MODELS
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / 'docs' / 'methods.md').read_text()
+EXAMPLES = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
+
+
+def build(config):
+    """The config's classroom at 64x64, its teacher's file left out."""
+    settings = without_pretrained(config.model.to_dict())
+    settings.update(frozen=dict(teacher=None), input_size=(64, 64))
+    return MODELS.build(settings)
+
+
+@pytest.mark.parametrize(
+    ('example', 'ends'),
+    [
+        (0, ['predictions', 'features']),
+        (1, ['predictions', 'features', 'predictions_2', 'predictions_3']),
+    ],
+)
+def test_the_examples_step(example, ends, tmp_path):
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    text = EXAMPLES[example]
+    if 'read_base\n' not in text:
+        text = f'from mmengine.config import read_base\n\n{text}'
+    (tmp_path / 'configs' / 'mine.py').write_text(text)
+    config = load_config(tmp_path / 'configs' / 'mine.py')
+    torch.manual_seed(0)
+    model = build(config).train()
+    data = dict(
+        inputs=list(torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)),
+        data_samples=model.task.made_up_samples(2, (64, 64)),
+    )
+    losses = model.train_step(data, build_optim_wrapper(model, config.optim_wrapper))
+    found = [key.removeprefix('student.loss_from_teacher.') for key in losses if '_from_' in key]
+    assert [key for key in found if not key.endswith('.discriminator')] == ends
+    assert len(EXAMPLES) == 2
+
+
+def test_every_file_named_is_there():
+    places = re.findall(r'configs/comparisons/([\w{},]+\.py)', GUIDE)
+    assert len(places) >= 3
+    for place in places:
+        first, _, rest = place.partition('{')
+        choices, _, last = rest.partition('}')
+        for choice in choices.split(','):
+            assert (ROOT / 'configs' / 'comparisons' / f'{first}{choice}{last}').is_file()
+
+
+@pytest.mark.parametrize('task', ['pcam', 'lgg'])
+def test_the_weights_and_counts_of_the_table(task):
+    title = dict(pcam='### Classification', lgg='### Segmentation')[task]
+    table = GUIDE.partition(title)[2].partition('###')[0].partition('The numbers are')[0]
+    rows = [re.split(r' \| ', line.strip('| ')) for line in table.splitlines() if line[:2] == '| ']
+    named = {
+        row[0].lower().replace(' with discriminator f', '_adversarial'): row for row in rows[2:]
+    }
+    assert len(named) == dict(pcam=8, lgg=9)[task]
+    for method, row in named.items():
+        model = build(load_config(ROOT / f'configs/comparisons/{method}_r50_r18_{task}.py'))
+        extra = sum(p.numel() for p in model.transfer_modules.parameters())
+        if method != 'simkd':  # its projector is a part of its student
+            assert row[4] == f'{extra:,}', method
+        weights = [f'{float(number):g}' for number in re.findall(r'[\d.]+', row[6])]
+        if method == 'skd_adversarial':
+            weights.append('10')  # "and ...": it stands in the row above
+        own = [f'{t.weight:g}' for t in model.transfers if t.weight != 1 or method == 'kd']
+        assert set(own) <= set(weights), method
