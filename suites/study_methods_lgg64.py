@@ -10,6 +10,7 @@ runs = [
     dict(name='teacher', config='configs/study/lgg64_teacher.py'),
     dict(name='student', config='configs/study/lgg64_student.py'),
     *comparison_runs('configs/study/lgg64_{method}.py', 'segmentation', teacher='teacher'),
+    dict(name='kd_x2', config='configs/study/lgg64_kd_x2.py', teacher='teacher'),
     *variant_runs(
         'configs/study/lgg64.py',
         teacher='teacher',
