@@ -11,10 +11,10 @@ import torch
 import torch.distributed
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmkdml.engine import CPUAmpOptimWrapper, keep_freed_memory
+from mmkdml.engine import keep_freed_memory
 from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
 
 
@@ -55,11 +55,12 @@ def use_amp(config: Config) -> None:
             f'--amp replaces OptimWrapper, but the config has {wrapper["type"]}; set its precision '
             'in the config'
         )
+    # By name: a class that is put in later would be dumped in a form that cannot be read.
     if torch.cuda.is_available():
         dtype = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
-        wrapper.update(type=AmpOptimWrapper, dtype=dtype)
+        wrapper.update(type='AmpOptimWrapper', dtype=dtype)
     else:
-        wrapper.type = CPUAmpOptimWrapper
+        wrapper.type = 'mmkdml.CPUAmpOptimWrapper'
 
 
 def make_runner(config: Config, launcher: str = 'none') -> Runner:

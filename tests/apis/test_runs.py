@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 
 from mmkdml.apis import load_config, load_weights, make_runner, use_amp
@@ -29,9 +30,9 @@ def test_options_and_work_dir(tmp_path):
 @pytest.mark.parametrize(
     ('cuda', 'bf16', 'kind', 'dtype'),
     [
-        (False, False, CPUAmpOptimWrapper, None),
-        (True, True, AmpOptimWrapper, 'bfloat16'),
-        (True, False, AmpOptimWrapper, 'float16'),
+        (False, False, 'mmkdml.CPUAmpOptimWrapper', None),
+        (True, True, 'AmpOptimWrapper', 'bfloat16'),
+        (True, False, 'AmpOptimWrapper', 'float16'),
     ],
 )
 def test_precision_by_device(monkeypatch, cuda, bf16, kind, dtype):
@@ -39,9 +40,21 @@ def test_precision_by_device(monkeypatch, cuda, bf16, kind, dtype):
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: bf16)
     config = Config(dict(optim_wrapper=dict(type=OptimWrapper, optimizer=dict(type='Adam'))))
     use_amp(config)
-    assert config.optim_wrapper.type is kind
+    assert config.optim_wrapper.type == kind
     assert config.optim_wrapper.get('dtype') == dtype
     assert config.optim_wrapper.optimizer.type == 'Adam'
+
+
+@pytest.mark.parametrize(('cuda', 'kind'), [(False, CPUAmpOptimWrapper), (True, AmpOptimWrapper)])
+def test_the_config_that_a_run_leaves_can_be_read_again(monkeypatch, tmp_path, cuda, kind):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
+    config = load_config(DEMO)
+    use_amp(config)
+    config.dump(tmp_path / 'left.py')
+    left = load_config(tmp_path / 'left.py')
+    assert left.optim_wrapper.type == config.optim_wrapper.type
+    assert OPTIM_WRAPPERS.get(left.optim_wrapper.type) is kind
 
 
 def test_no_precision_for_a_wrapper_of_another_kind():
