@@ -27,7 +27,7 @@ def pack_result(
         curves=curves.to_csv(index=False),
         facts=dict(facts),
     )
-    return gzip.compress(json.dumps(content, default=float).encode())
+    return gzip.compress(json.dumps(content, default=float).encode(), mtime=0)
 
 
 def unpack_result(content: bytes) -> tuple[dict[str, Measurement], pd.DataFrame, dict[str, Any]]:

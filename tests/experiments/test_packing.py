@@ -41,6 +41,7 @@ WHOLE = pack_result({'best': Measurement({}, CASES)}, CURVES, {})
         gzip.compress(json.dumps(dict(measured={})).encode()),
         gzip.compress(json.dumps(dict(measured={'best': 3}, curves='', facts={})).encode()),
     ],
+    ids=['empty', 'cut', 'plain', 'no_json', 'list', 'no_curves', 'no_measures'],  # not its time
 )
 def test_what_is_not_whole_is_refused(content):
     with pytest.raises(ValueError, match='not a whole result of a run'):
