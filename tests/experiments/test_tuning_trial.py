@@ -131,7 +131,7 @@ def test_the_config_of_a_trial_knows_no_test_part(tmp_path):
     assert one.experiment_name.startswith('trial_3_')
     assert one.experiment_name != two.experiment_name
     assert one.visualizer.name != two.visualizer.name
-    assert 'Amp' in two.optim_wrapper.type.__name__
+    assert 'Amp' in two.optim_wrapper.type
     assert options == {'model.weights.alpha': (0.5, 0.6)}
 
 
