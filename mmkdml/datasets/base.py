@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path as osp
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from mmkdml.datasets.splits import SplitRow, read_split, refuse_repeats
 from mmkdml.registry import DATASETS
 
 
-class SplitFileMixin:
+class SplitFileMixin(ABC):
     """Makes a data set of mmpretrain or mmseg read a split file. Stands before it in the bases.
 
     ``ann_file`` is the split file, taken as it is given, relative to the working directory; the
@@ -60,9 +61,9 @@ class SplitFileMixin:
             for _ in range(row.repeats)
         ]
 
+    @abstractmethod
     def row_info(self, row: SplitRow) -> dict[str, Any]:
         """What the framework wants to know of an image beside its path."""
-        raise NotImplementedError
 
     def prepare_data(self, idx: int) -> Any:
         """Runs the pipeline on a sample.

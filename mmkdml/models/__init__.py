@@ -24,6 +24,7 @@ from mmkdml.models.losses import (
     SimilarityPreservingLoss,
     SimKDLoss,
     SRRLLoss,
+    TransferLoss,
     VariationalInformationLoss,
 )
 from mmkdml.models.necks import ConvBlockNeck, SimKDNeck
@@ -79,6 +80,7 @@ __all__ = [
     'SimilarityPreservingLoss',
     'StemResNet',
     'Transfer',
+    'TransferLoss',
     'UNetHead',
     'VariationalInformationLoss',
     'format_transfers',

@@ -47,10 +47,7 @@ class Observation:
 class Lesson:
     """A transfer with its built loss and projector.
 
-    A loss is called with (learner, source). If it says ``needs_truth``, the batch's truth follows;
-    if ``needs_source_classifier``, the source's classifier. One that has a
-    ``discriminator_loss(learner, source)`` has it optimised in the same step, with its own
-    ``discriminator_weight``.
+    What may be a loss says :class:`mmkdml.models.losses.TransferLoss`.
     """
 
     transfer: Transfer

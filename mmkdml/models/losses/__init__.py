@@ -14,6 +14,7 @@ from mmkdml.models.losses.semckd import SemCKDLoss
 from mmkdml.models.losses.similarity_preserving import SimilarityPreservingLoss
 from mmkdml.models.losses.skd import PairWiseLoss, PixelWiseLoss
 from mmkdml.models.losses.srrl import SRRLLoss
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.models.losses.transfer_losses import FeatureMSELoss, PredictionKLLoss
 from mmkdml.models.losses.variational_information import VariationalInformationLoss
 
@@ -38,5 +39,6 @@ __all__ = [
     'SemCKDLoss',
     'SimKDLoss',
     'SimilarityPreservingLoss',
+    'TransferLoss',
     'VariationalInformationLoss',
 ]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkdml.functional.attention import ATTENTION_REFERENCES, attention_difference, check_exponent
 from mmkdml.functional.structure import check_reference
 from mmkdml.models.losses.pairs import Taps, paired
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
-class AttentionTransferLoss(nn.Module):
+class AttentionTransferLoss(TransferLoss):
     """Sum over pairs of taps of :func:`mmkdml.functional.attention_difference`.
 
     DefangChen/SimKD takes the outputs of all stages with the weight 1000, winycg/CIRKD the map
@@ -43,7 +44,3 @@ class AttentionTransferLoss(nn.Module):
             for pair in paired(learner, source)
         ]
         return torch.stack(terms).sum()
-
-    def extra_repr(self) -> str:
-        """The options, as they are printed with the module."""
-        return f'exponent={self.exponent}, reference={self.reference!r}'

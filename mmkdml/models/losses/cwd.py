@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkdml.functional.channel import channel_wise_kl, check_temperature
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
-class ChannelWiseLoss(nn.Module):
+class ChannelWiseLoss(TransferLoss):
     """Where each channel is active; see :func:`mmkdml.functional.channel_wise_kl`.
 
     Of logits (weight 3), or of the maps before the classifier (weight 50 in CIRKD), the learner's
@@ -31,7 +32,3 @@ class ChannelWiseLoss(nn.Module):
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
         """Logits or feature maps (N, C, H, W) of both sides -> scalar."""
         return channel_wise_kl(learner, source, self.temperature)
-
-    def extra_repr(self) -> str:
-        """The options, as they are printed with the module."""
-        return f'temperature={self.temperature}'

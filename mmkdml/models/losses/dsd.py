@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkdml.functional.channel import category_similarity, check_temperature
 from mmkdml.functional.importance import pixel_similarity
 from mmkdml.models.losses.pairs import Taps, listed
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
-class PixelSimilarityLoss(nn.Module):
+class PixelSimilarityLoss(TransferLoss):
     """DSD's first part, of several taps; see :func:`mmkdml.functional.pixel_similarity`.
 
     Weight 1000 in CIRKD, of the auxiliary head's logits, the map before the classifier, and the
@@ -26,7 +27,7 @@ class PixelSimilarityLoss(nn.Module):
 
 
 @MODELS.register_module()
-class CategorySimilarityLoss(nn.Module):
+class CategorySimilarityLoss(TransferLoss):
     """DSD's second part, of logits; see :func:`mmkdml.functional.category_similarity`.
 
     Weight 10 in CIRKD.
@@ -46,7 +47,3 @@ class CategorySimilarityLoss(nn.Module):
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
         """Logits (N, K, H, W) of both sides -> scalar."""
         return category_similarity(learner, source, self.temperature)
-
-    def extra_repr(self) -> str:
-        """The options, as they are printed with the module."""
-        return f'temperature={self.temperature}'

@@ -8,17 +8,19 @@ Its third part, the prediction maps (weight 0.1), is
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkdml.functional.attention import check_exponent
 from mmkdml.functional.importance import importance_difference
-from mmkdml.functional.regions import check_num_classes, region_affinity
+from mmkdml.functional.regions import region_affinity
 from mmkdml.models.losses.pairs import Taps, paired
+from mmkdml.models.losses.region_loss import RegionLoss
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
-class ImportanceMapLoss(nn.Module):
+class ImportanceMapLoss(TransferLoss):
     """EMKD's IMD, summed over taps; see :func:`mmkdml.functional.importance_difference`.
 
     Weight 0.9, of a low and a high layer: behind the stem (stride 2), and stride 8 of a ResNet or
@@ -43,33 +45,17 @@ class ImportanceMapLoss(nn.Module):
         terms = [importance_difference(*pair, self.exponent) for pair in paired(learner, source)]
         return torch.stack(terms).sum()
 
-    def extra_repr(self) -> str:
-        """The options, as they are printed with the module."""
-        return f'exponent={self.exponent}'
-
 
 @MODELS.register_module()
-class RegionAffinityLoss(nn.Module):
+class RegionAffinityLoss(RegionLoss):
     """EMKD's RAD, summed over taps; see :func:`mmkdml.functional.region_affinity`.
 
     Weight 0.9, of the same layers as :class:`ImportanceMapLoss`.
 
     Args:
-        num_classes: Background included, 2 for a binary task.
-        ignore_index: The label of pixels that do not count.
-
-    Raises:
-        ValueError: If there are fewer than 2 classes.
+        num_classes: See :class:`RegionLoss`.
+        ignore_index: See there.
     """
-
-    requires_same_shape = False
-    needs_truth = True
-
-    def __init__(self, num_classes: int = 2, ignore_index: int = 255) -> None:
-        super().__init__()
-        check_num_classes(num_classes)
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
 
     def forward(self, learner: Taps, source: Taps, truth: Tensor) -> Tensor:
         """One map (N, C, H, W) or a list of them, of both sides, classes (N, H', W') -> scalar."""
@@ -78,7 +64,3 @@ class RegionAffinityLoss(nn.Module):
             for pair in paired(learner, source)
         ]
         return torch.stack(terms).sum()
-
-    def extra_repr(self) -> str:
-        """The options, as they are printed with the module."""
-        return f'num_classes={self.num_classes}, ignore_index={self.ignore_index}'

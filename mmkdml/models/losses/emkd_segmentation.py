@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from mmkdml.functional.segmentation import FOCAL_REFERENCES, focal_and_smooth_dice
@@ -41,15 +43,5 @@ class FocalSmoothDiceLoss(FocalDiceLoss):
         check_reference(reference, FOCAL_REFERENCES)
         self.reference = reference
 
-    def forward(
-        self,
-        seg_logit: Tensor,
-        seg_label: Tensor,
-        weight: Tensor | None = None,
-        ignore_index: int = 255,
-    ) -> Tensor:
-        """Logits (N, K, H, W), labels (N, H, W), pixel weights (N, H, W) -> scalar."""
-        focal, dice = focal_and_smooth_dice(
-            seg_logit, seg_label, self.focusing, ignore_index, weight, self.reference
-        )
-        return self.loss_weight * (self.focal_weight * focal + self.dice_weight * dice)
+    def _terms(self, *args: Any) -> tuple[Tensor, Tensor]:
+        return focal_and_smooth_dice(*args, reference=self.reference)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkdml.functional import feature_mse, pooled_to_smaller
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
-class FitNetLoss(nn.Module):
+class FitNetLoss(TransferLoss):
     """FitNet's hint: mean squared error, maps of different sizes being averaged to the smaller.
 
     Romero et al., *FitNets: Hints for Thin Deep Nets*, ICLR 2015; DefangChen/SimKD:distiller_zoo/

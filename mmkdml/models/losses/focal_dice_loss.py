@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from mmkdml.functional import focal_and_dice
@@ -51,5 +53,8 @@ class FocalDiceLoss(nn.Module):
         ignore_index: int = 255,
     ) -> Tensor:
         """Logits (N, K, H, W), labels (N, H, W), pixel weights (N, H, W) -> scalar."""
-        focal, dice = focal_and_dice(seg_logit, seg_label, self.focusing, ignore_index, weight)
+        focal, dice = self._terms(seg_logit, seg_label, self.focusing, ignore_index, weight)
         return self.loss_weight * (self.focal_weight * focal + self.dice_weight * dice)
+
+    def _terms(self, *args: Any) -> tuple[Tensor, Tensor]:
+        return focal_and_dice(*args)

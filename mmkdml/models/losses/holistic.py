@@ -16,11 +16,12 @@ from mmkdml.functional.adversarial import (
 )
 from mmkdml.functional.divergence import check_same_shape, full_precision
 from mmkdml.models.losses.discriminator import SelfAttentionDiscriminator
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
-class HolisticLoss(nn.Module):
+class HolisticLoss(TransferLoss):
     """SKD's third part: a discriminator must not tell the learner's logits from the source's.
 
     Called, it gives the learner's side, in which the discriminator is fixed. What the discriminator

@@ -13,6 +13,7 @@ from mmkdml.functional.divergence import check_same_shape, full_precision
 from mmkdml.functional.shapes import check_batch_statistics
 from mmkdml.functional.similarity import check_softness
 from mmkdml.models.losses.pairs import Channels, Taps, check_count, listed
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
@@ -37,7 +38,7 @@ def _projection(learner_channels: int, source_channels: int) -> nn.Sequential:
 
 
 @MODELS.register_module()
-class SemCKDLoss(nn.Module):
+class SemCKDLoss(TransferLoss):
     """Each of the learner's layers learns from all of the source's that it is like.
 
     Formula and references: :func:`mmkdml.functional.calibrated_error`. DefangChen/SimKD takes the
@@ -127,7 +128,3 @@ class SemCKDLoss(nn.Module):
         return torch.stack(
             [embed(rows) for embed, rows in zip(embeddings, similarities, strict=True)], dim=1
         )
-
-    def extra_repr(self) -> str:
-        """The options, as they are printed with the module."""
-        return f'batch_size={self.batch_size}, softness={self.softness}'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkdml.functional.structure import (
     PAIR_WISE_REFERENCES,
@@ -12,11 +12,12 @@ from mmkdml.functional.structure import (
     pair_wise_difference,
     pixel_wise_divergence,
 )
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
-class PixelWiseLoss(nn.Module):
+class PixelWiseLoss(TransferLoss):
     """SKD's first part; see :func:`mmkdml.functional.pixel_wise_divergence`.
 
     Weights: 1 in CIRKD (to all its methods but DSD), 10 in SKD and IFVD, each with its reference.
@@ -37,13 +38,9 @@ class PixelWiseLoss(nn.Module):
         """Logits (N, K, H, W) of both sides -> scalar."""
         return pixel_wise_divergence(learner, source, self.reference)
 
-    def extra_repr(self) -> str:
-        """The options, as they are printed with the module."""
-        return f'reference={self.reference!r}'
-
 
 @MODELS.register_module()
-class PairWiseLoss(nn.Module):
+class PairWiseLoss(TransferLoss):
     """SKD's second part; see :func:`mmkdml.functional.pair_wise_difference`.
 
     Weights: 10 in CIRKD, on the map before the classifier; 0.5 to 10 in SKD, on the map after the
@@ -69,7 +66,3 @@ class PairWiseLoss(nn.Module):
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
         """Maps (N, C, H, W) and (N, C', H, W) -> scalar."""
         return pair_wise_difference(learner, source, self.reference, self.scale)
-
-    def extra_repr(self) -> str:
-        """The options, as they are printed with the module."""
-        return f'reference={self.reference!r}, scale={self.scale}'

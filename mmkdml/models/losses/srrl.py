@@ -8,13 +8,14 @@ from mmkdml.functional import softmax_regression
 from mmkdml.functional.regression import Classifier, channel_means, check_weight
 from mmkdml.functional.shapes import check_batch_statistics
 from mmkdml.functional.structure import check_reference
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 SRRL_REFERENCES = ('simkd', 'origin')
 
 
 @MODELS.register_module()
-class SRRLLoss(nn.Module):
+class SRRLLoss(TransferLoss):
     """:func:`mmkdml.functional.softmax_regression` behind a connector: 1x1 conv, batch norm, ReLU.
 
     Args:
@@ -64,7 +65,3 @@ class SRRLLoss(nn.Module):
             features = features[..., None, None]
         check_batch_statistics(features, self.training)
         return softmax_regression(self.connector(features), source, classifier, self.weight)
-
-    def extra_repr(self) -> str:
-        """The options, as they are printed with the module."""
-        return f'reference={self.reference!r}, weight={self.weight}'

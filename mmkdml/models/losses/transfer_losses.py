@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkdml.functional import feature_mse, prediction_kl
 from mmkdml.functional.divergence import check_kl_options
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
-class PredictionKLLoss(nn.Module):
+class PredictionKLLoss(TransferLoss):
     """KL divergence between softened predictions; see :func:`mmkdml.functional.prediction_kl`.
 
     The defaults are as printed in the paper (eq. 3 and 5): D(learner || source), no T^2.
@@ -37,13 +38,9 @@ class PredictionKLLoss(nn.Module):
         """Logits (N, K) or (N, K, H, W) of both sides -> scalar."""
         return prediction_kl(learner, source, self.temperature, self.direction, self.scale)
 
-    def extra_repr(self) -> str:
-        """The options, as they are printed with the module."""
-        return f'temperature={self.temperature}, direction={self.direction!r}, scale={self.scale!r}'
-
 
 @MODELS.register_module()
-class FeatureMSELoss(nn.Module):
+class FeatureMSELoss(TransferLoss):
     """Mean squared error between feature maps; see :func:`mmkdml.functional.feature_mse`."""
 
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmkdml.functional import pooled_to_smaller, variational_information
 from mmkdml.functional.information import check_eps
 from mmkdml.models.losses.pairs import Channels, Taps, check_count, paired
+from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
@@ -33,7 +34,7 @@ class _Expectation(nn.Module):
 
 
 @MODELS.register_module()
-class VariationalInformationLoss(nn.Module):
+class VariationalInformationLoss(TransferLoss):
     """Sum over pairs of taps of :func:`mmkdml.functional.variational_information`.
 
     DefangChen/SimKD takes the outputs of all stages, with the weight 1. The larger map is averaged
