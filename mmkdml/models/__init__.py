@@ -34,7 +34,6 @@ from mmkdml.models.projectors import (
     IdentityProjector,
     InterpolateProjector,
     LinearProjector,
-    PointwiseProjector,
     Projector,
     SimKDProjector,
 )
@@ -65,7 +64,6 @@ __all__ = [
     'PairWiseLoss',
     'PixelSimilarityLoss',
     'PixelWiseLoss',
-    'PointwiseProjector',
     'PredictionKLLoss',
     'PretrainedTIMMBackbone',
     'Projector',

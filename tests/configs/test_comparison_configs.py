@@ -27,10 +27,10 @@ from mmkdml.models import (
     ImportanceMapLoss,
     IntraClassVariationLoss,
     KnowledgeDistiller,
+    LinearProjector,
     PairWiseLoss,
     PixelSimilarityLoss,
     PixelWiseLoss,
-    PointwiseProjector,
     PredictionKLLoss,
     RegionAffinityLoss,
     SemCKDLoss,
@@ -70,13 +70,13 @@ CLASSIFICATION = {
 }
 SEGMENTATION = {
     'kd': [KD_SEG],
-    'fitnet': [KD_SEG, (F, 10, FeatureMSELoss, BEFORE_CLASSIFIER, PointwiseProjector, {})],
+    'fitnet': [KD_SEG, (F, 10, FeatureMSELoss, BEFORE_CLASSIFIER, LinearProjector, {})],
     'at': [KD_SEG, (F, 10000, AttentionTransferLoss, BEFORE_CLASSIFIER, None, {})],
     'skd': [KD_SEG, (F, 10, PairWiseLoss, STRIDE_8, None, {})],
     'ifvd': [KD_SEG, (F, 20, IntraClassVariationLoss, BEFORE_CLASSIFIER, None, {})],
     'cwd': [
         KD_SEG,
-        (F, 50, ChannelWiseLoss, BEFORE_CLASSIFIER, PointwiseProjector, {}),
+        (F, 50, ChannelWiseLoss, BEFORE_CLASSIFIER, LinearProjector, {}),
         (P, 3, ChannelWiseLoss, DEFAULT, None, {}),
     ],
     'dsd': [
@@ -118,6 +118,8 @@ def told(transfer):
     loss = transfer['loss']
     options = {key: loss[key] for key in loss if key != 'type'}
     projector = (transfer.get('projector') or {}).get('type')
+    if projector is LinearProjector:
+        assert transfer['projector']['bias'] is False
     taps = tuple(
         list(tap) if isinstance(tap, (list, tuple)) else tap
         for tap in (transfer.get('source_tap'), transfer.get('learner_tap'))

@@ -2,7 +2,7 @@
 
 from mmengine.config import read_base
 
-from mmkdml.models import ChannelWiseLoss, PointwiseProjector
+from mmkdml.models import ChannelWiseLoss, LinearProjector
 
 with read_base():
     from .segmentation import last_map, model, predictions
@@ -14,7 +14,7 @@ model.update(
             last_map,
             weight=50.0,
             loss=dict(type=ChannelWiseLoss),
-            projector=dict(type=PointwiseProjector),
+            projector=dict(type=LinearProjector, bias=False),
         ),
         dict(predictions, weight=3.0, loss=dict(type=ChannelWiseLoss)),
     ]

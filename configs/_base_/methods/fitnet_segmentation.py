@@ -2,7 +2,7 @@
 
 from mmengine.config import read_base
 
-from mmkdml.models import FeatureMSELoss, PointwiseProjector
+from mmkdml.models import FeatureMSELoss, LinearProjector
 
 with read_base():
     from .segmentation import last_map, model, predictions
@@ -14,7 +14,7 @@ model.update(
             last_map,
             weight=10.0,
             loss=dict(type=FeatureMSELoss),
-            projector=dict(type=PointwiseProjector),
+            projector=dict(type=LinearProjector, bias=False),
         ),
     ]
 )

@@ -14,8 +14,8 @@ class ChannelWiseLoss(TransferLoss):
     """Where each channel is active; see :func:`mmkdml.functional.channel_wise_kl`.
 
     Of logits (weight 3), or of the maps before the classifier (weight 50 in CIRKD), the learner's
-    with a ``PointwiseProjector`` if the channels differ; CWD's own code has batch norm and a ReLU
-    in it (``ConvProjector``). CIRKD's runs have both at once.
+    through a ``LinearProjector`` without bias; CWD's own code has batch norm and a ReLU in it
+    (``ConvProjector``). CIRKD's runs have both at once.
 
     Args:
         temperature: T > 0.

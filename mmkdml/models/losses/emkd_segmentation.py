@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+from functools import partial
 
 from mmkdml.functional.segmentation import FOCAL_REFERENCES, focal_and_smooth_dice
 from mmkdml.functional.structure import check_reference
@@ -42,6 +40,4 @@ class FocalSmoothDiceLoss(FocalDiceLoss):
         super().__init__(focusing, focal_weight, dice_weight, loss_weight, loss_name)
         check_reference(reference, FOCAL_REFERENCES)
         self.reference = reference
-
-    def _terms(self, *args: Any) -> tuple[Tensor, Tensor]:
-        return focal_and_smooth_dice(*args, reference=self.reference)
+        self.terms = partial(focal_and_smooth_dice, reference=reference)

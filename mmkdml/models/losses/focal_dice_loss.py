@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -44,6 +44,7 @@ class FocalDiceLoss(nn.Module):
         self.dice_weight = dice_weight
         self.loss_weight = loss_weight
         self.loss_name = loss_name
+        self.terms: Callable[..., tuple[Tensor, Tensor]] = focal_and_dice
 
     def forward(
         self,
@@ -53,8 +54,5 @@ class FocalDiceLoss(nn.Module):
         ignore_index: int = 255,
     ) -> Tensor:
         """Logits (N, K, H, W), labels (N, H, W), pixel weights (N, H, W) -> scalar."""
-        focal, dice = self._terms(seg_logit, seg_label, self.focusing, ignore_index, weight)
+        focal, dice = self.terms(seg_logit, seg_label, self.focusing, ignore_index, weight)
         return self.loss_weight * (self.focal_weight * focal + self.dice_weight * dice)
-
-    def _terms(self, *args: Any) -> tuple[Tensor, Tensor]:
-        return focal_and_dice(*args)

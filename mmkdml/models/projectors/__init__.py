@@ -1,7 +1,6 @@
 """Registered projectors."""
 
 from mmkdml.models.projectors.conv_reg import ConvReg
-from mmkdml.models.projectors.pointwise_projector import PointwiseProjector
 from mmkdml.models.projectors.projectors import (
     ConvProjector,
     IdentityProjector,
@@ -17,7 +16,6 @@ __all__ = [
     'IdentityProjector',
     'InterpolateProjector',
     'LinearProjector',
-    'PointwiseProjector',
     'Projector',
     'SimKDProjector',
 ]

@@ -157,7 +157,7 @@ SETTINGS = {
                 A,
                 dict(type=ChannelWiseLoss),
                 LAST,
-                projector=dict(type='mmkdml.PointwiseProjector'),
+                projector=dict(type='mmkdml.LinearProjector', bias=False),
             ),
             features(A, B, dict(type=IntraClassVariationLoss), LAST),
         ],

@@ -4,7 +4,7 @@ import torch
 import mmkdml  # noqa: F401
 from mmkdml.functional import channel_wise_kl
 from mmkdml.models.losses import ChannelWiseLoss
-from mmkdml.models.projectors import PointwiseProjector
+from mmkdml.models.projectors import LinearProjector
 from mmkdml.registry import MODELS
 
 
@@ -23,13 +23,13 @@ def test_options_reach_the_function(channels, temperature):
 
 
 def test_of_features_the_projector_learns():
-    loss, projector = ChannelWiseLoss(), PointwiseProjector(3, 5)
+    loss, projector = ChannelWiseLoss(), LinearProjector(3, 5, bias=False)
     learner, source = maps(2, 3, 4, 6).requires_grad_(), maps(2, 5, 4, 6, seed=1)
     value = loss(projector(learner), source)
     value.backward()
     assert torch.equal(value, channel_wise_kl(projector(learner), source, 4.0))
     assert (learner.grad != 0).any()
-    assert (projector.conv.weight.grad != 0).any()
+    assert (projector.linear.weight.grad != 0).any()
     with pytest.raises(ValueError, match=r"learner's \(2, 3, 4, 6\) and the source's \(2, 5, 4, 6"):
         loss(learner, source)
 

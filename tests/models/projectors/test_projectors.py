@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mmkdml  # noqa: F401
+from mmkdml.models.losses import FeatureMSELoss
 from mmkdml.models.projectors import (
     ConvProjector,
     IdentityProjector,
@@ -135,3 +136,19 @@ def test_interpolation_by_hand():
 def test_the_factor_must_be_positive(factor):
     with pytest.raises(ValueError, match=f'scale_factor must be positive, got {factor}'):
         InterpolateProjector(factor)
+
+
+def test_without_a_bias_it_is_fitnets_of_segmentation():
+    def wave(shape, a, b, scale, shift=0.0):
+        index = torch.arange(math.prod(shape), dtype=torch.float64)
+        return ((a * index + b).sin() * scale + shift).view(shape)
+
+    projector = LinearProjector(6, 9, bias=False).double()
+    projector.linear.weight.data = wave((9, 6), 0.7, 0.3, 0.1)
+    learner = wave((2, 6, 6, 8), 0.05, 0.2, 1, 0.3).requires_grad_()
+    source = wave((2, 9, 6, 8), 0.07, 0.9, 1, 0.3)
+    value = FeatureMSELoss()(projector(learner), source)
+    value.backward()
+    assert value.item() == pytest.approx(0.6015373802434117, rel=1e-9)
+    assert learner.grad.norm().item() == pytest.approx(0.003790237106174987, rel=1e-9)
+    assert (projector.linear.weight.grad != 0).any()
