@@ -50,14 +50,40 @@ INSTALL_REQUIRES = [
     'pandas>=2.2,<4',
     # Bootstrap.
     'scipy>=1.13,<2',
+    # Divergence and confusion of students' answers with their teacher's.
+    'torchmetrics>=1.9,<2',
     # Correction for many claims.
     'statsmodels>=0.14.4,<1',
     # Reports, and LaTeX tables by pandas.
     'jinja2>=3.1,<4',
 ]
 
+# Deployment, by tools/export.py.
+EXPORT = [
+    # The format, and its checks.
+    'onnx>=1.18,<2',
+    # Runs exported models, and quantises them.
+    'onnxruntime>=1.22,<2',
+    # Writes ONNX from torch.export's graphs.
+    'onnxscript>=0.5,<1',
+    # Weights in files that can hold nothing else.
+    'safetensors>=0.4,<1',
+]
+
+# Volumes, for tools/predict.py.
+MEDICAL = [
+    # NIfTI: volumes in, masks out.
+    'nibabel>=5.3,<6',
+    # DICOM series.
+    'pydicom>=3,<4',
+]
+
 EXTRAS_REQUIRE = {
+    'export': EXPORT,
+    'medical': MEDICAL,
     'test': [
+        *EXPORT,
+        *MEDICAL,
         'pytest>=9,<10',
         # On two cores, two processes of one thread finish sooner than one of two threads.
         'pytest-xdist>=3.8,<4',

@@ -1,5 +1,7 @@
 """What a classroom is made of, and what its networks are like inside."""
 
+from mmkdml.analysis.cka import measure_cka
+from mmkdml.analysis.cka_figure import draw_cka
 from mmkdml.analysis.complexity import MemberComplexity, compression, describe, member_complexities
 from mmkdml.analysis.inspection import Inspection, inspect_config, without_pretrained
 from mmkdml.analysis.step_cost import (
@@ -20,11 +22,13 @@ __all__ = [
     'TapRow',
     'compression',
     'describe',
+    'draw_cka',
     'format_costs',
     'format_method_costs',
     'format_suggestion',
     'format_taps',
     'inspect_config',
+    'measure_cka',
     'measure_methods',
     'measure_steps',
     'member_complexities',

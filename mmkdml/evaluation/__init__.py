@@ -1,16 +1,24 @@
 """Metrics of every member and of the ensemble, and pictures of their masks."""
 
+from mmkdml.evaluation.calibration import Calibration
 from mmkdml.evaluation.case_table import CaseTable
+from mmkdml.evaluation.diversity import Diversity
+from mmkdml.evaluation.fidelity import Fidelity
 from mmkdml.evaluation.foreground import ForegroundIoU
 from mmkdml.evaluation.member_metrics import MemberMetrics, members_in_order
 from mmkdml.evaluation.panels import Panel, draw_panel, draw_sheet
+from mmkdml.evaluation.reliability import draw_reliability
 
 __all__ = [
+    'Calibration',
     'CaseTable',
+    'Diversity',
+    'Fidelity',
     'ForegroundIoU',
     'MemberMetrics',
     'Panel',
     'draw_panel',
+    'draw_reliability',
     'draw_sheet',
     'members_in_order',
 ]

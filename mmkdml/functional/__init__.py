@@ -3,6 +3,7 @@
 from mmkdml.functional.adversarial import discriminator_error, gradient_penalty, learner_realism
 from mmkdml.functional.attention import attention_difference, attention_map
 from mmkdml.functional.channel import category_similarity, channel_wise_kl
+from mmkdml.functional.cka import linear_cka, unbiased_hsic
 from mmkdml.functional.divergence import prediction_kl
 from mmkdml.functional.feature import feature_mse
 from mmkdml.functional.importance import importance_difference, pixel_similarity
@@ -32,6 +33,7 @@ __all__ = [
     'importance_difference',
     'intra_class_variation',
     'learner_realism',
+    'linear_cka',
     'pair_wise_difference',
     'pixel_similarity',
     'pixel_wise_divergence',
@@ -41,5 +43,6 @@ __all__ = [
     'sample_similarities',
     'similarity_difference',
     'softmax_regression',
+    'unbiased_hsic',
     'variational_information',
 ]

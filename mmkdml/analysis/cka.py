@@ -1,0 +1,192 @@
+"""How alike the layers of members are: linear CKA over a data set, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from mmkdml.analysis.taps_listing import tap_rows
+from mmkdml.evaluation.member_metrics import PLAIN
+from mmkdml.functional.cka import FEWEST_IMAGES, centred_gram, unbiased_hsic
+from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.models.distillers.plan import evaluating
+from mmkdml.models.tap_presets import (
+    MOBILENETV1_LOW_AND_HIGH,
+    MOBILENETV1_STAGES,
+    RESNET_LOW_AND_HIGH,
+    RESNET_STAGES,
+    UNET_BLOCKS,
+    UNET_DSD,
+)
+from mmkdml.models.taps import TapRecorder
+from mmkdml.models.tasks import Task, task_of
+
+Pair = tuple[str, str]
+#: Stem, stages, decoder blocks and logits of the networks that the configs have.
+STAGES = {
+    *RESNET_LOW_AND_HIGH,
+    *RESNET_STAGES,
+    *MOBILENETV1_LOW_AND_HIGH,
+    *MOBILENETV1_STAGES,
+    *UNET_BLOCKS,
+    *UNET_DSD,
+    'head.fc',
+}
+COLUMNS = ['row', 'row_layer', 'column', 'column_layer', 'cka', 'images']
+
+
+def choose_layers(
+    member: nn.Module,
+    task: Task,
+    input_size: tuple[int, ...],
+    patterns: Sequence[str] | None = None,
+) -> list[str]:
+    """The layers of a member to compare, in the order in which their outputs come.
+
+    Args:
+        member: The network.
+        task: Its task.
+        input_size: (H, W) of the blank image that it is tried with.
+        patterns: Shell patterns of dotted names, ``'backbone.layer?.*'``; ``*`` stands for dots,
+            too. By default stem, stages, decoder blocks, the shared map and logits, as far as
+            the network has them.
+
+    Raises:
+        ValueError: If nothing that can be tapped fits.
+    """
+    tappable = [row.name for row in tap_rows(member, task, input_size) if row.shape is not None]
+    wanted = patterns or [*STAGES, task.default_tap(member)]
+    layers = [name for name in tappable if any(fnmatchcase(name, one) for one in wanted)]
+    if not patterns:  # a whole backbone gives what its last stage does
+        layers = [one for one in layers if not any(name.startswith(f'{one}.') for name in layers)]
+    if not layers:
+        raise ValueError(
+            f'expected layers of {type(member).__name__} that fit '
+            f'{", ".join(patterns) if patterns else "stages of a ResNet, MobileNet v1 or U-Net"}, '
+            f'got none; choose patterns among its modules, such as {", ".join(tappable[:5])} '
+            '(tools/list_taps.py lists all)'
+        )
+    return layers
+
+
+def choose_pairs(model: nn.Module) -> list[Pair]:
+    """Each teacher with each student, then the students with each other; a network with itself."""
+    if not isinstance(model, KnowledgeDistiller):
+        return [(PLAIN, PLAIN)]
+    students = model.student_names
+    teachers = [name for name in model.member_names if name not in students]
+    pairs = [(teacher, student) for teacher in teachers for student in students]
+    return [*pairs, *combinations(students, 2)] or [(students[0], students[0])]
+
+
+def measure_cka(
+    model: BaseModel,
+    loader: Collection[Any],
+    pairs: Sequence[Pair] | None = None,
+    patterns: Sequence[str] | None = None,
+    pool: int | None = None,
+) -> pd.DataFrame:
+    """Linear CKA between all chosen layers of pairs of members, on one data set.
+
+    The three terms of CKA are estimated without bias in each batch and averaged over batches,
+    weighted by their images (see :mod:`mmkdml.functional.cka`), so that memory is bounded by one
+    batch whatever the size of the set. The batches must be random: in a loader that is not
+    shuffled, slices of one patient stand together and look more alike than the set's images do.
+
+    Args:
+        model: A classroom, classifier or segmentor with its weights, on its device.
+        loader: Gives batches as the model's data preprocessor takes them. Batches of fewer than 4
+            images, as the last one may be, are left out.
+        pairs: Names of members, rows first; see :func:`choose_pairs` for the default. A name may
+            stand with itself.
+        patterns: See :func:`choose_layers`.
+        pool: Pools each map to at most ``pool`` x ``pool`` by averages. By default the maps are
+            compared whole, as in the papers: pooling is faster, but layers then count as alike
+            that respond alike in places of the image that differ.
+
+    Returns:
+        A row for each pair of layers: ``row, row_layer, column, column_layer, cka, images``. CKA is
+        at most 1 but for noise, and may be slightly negative; ``nan`` where a layer gives the same
+        for all images.
+
+    Raises:
+        TypeError: If the model is none of these.
+        ValueError: If a member or layer is not there, ``pool`` is below 1, or no batch has 4
+            images.
+    """
+    if pool is not None and pool < 1:
+        raise ValueError(f'pool must be at least 1, got {pool}')
+    if isinstance(model, KnowledgeDistiller):
+        members, task, size = model.named_members(), model.task, model.input_size
+    else:
+        members = {PLAIN: model}
+        task = task_of(members)
+        size = task.default_input_size
+    pairs = [(a, b) for a, b in pairs or choose_pairs(model)]
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    unknown = [name for name in names if name not in members]
+    if unknown:
+        raise ValueError(f'expected members among {", ".join(members)}, got {", ".join(unknown)}')
+    layers = {name: choose_layers(members[name], task, size, patterns) for name in names}
+    sums: dict[Pair, Tensor] = {}
+    images = 0
+    console = Console(stderr=True)
+    with evaluating(*members.values()):
+        for data in track(loader, 'CKA', total=len(loader), console=console, transient=True):
+            inputs = model.data_preprocessor(data, False)['inputs']
+            if len(inputs) < FEWEST_IMAGES:
+                continue
+            images += len(inputs)
+            grams = {
+                name: _grams(members[name], task, inputs, layers[name], pool) for name in names
+            }
+            for a, b in {*pairs, *zip(names, names, strict=True)}:
+                term = len(inputs) * unbiased_hsic(grams[a], grams[b])
+                sums[a, b] = sums[a, b] + term if (a, b) in sums else term
+    if not images:
+        raise ValueError(
+            f'CKA needs batches of at least {FEWEST_IMAGES} images, got none: use larger batches'
+        )
+    return pd.concat([_table(pair, layers, sums, images) for pair in pairs], ignore_index=True)
+
+
+def _grams(
+    member: nn.Module, task: Task, inputs: Tensor, layers: Sequence[str], pool: int | None
+) -> Tensor:
+    """(I, N, N) of I layers; their maps are gone when it returns."""
+    with TapRecorder(member, layers) as taps:
+        task.logits(member, inputs)
+    return torch.stack([centred_gram(_pooled(taps[name], pool)) for name in layers])
+
+
+def _pooled(features: Tensor, pool: int | None) -> Tensor:
+    if pool is None or features.ndim != 4:
+        return features
+    height, width = features.shape[2:]
+    return F.adaptive_avg_pool2d(features, (min(height, pool), min(width, pool)))
+
+
+def _table(
+    pair: Pair, layers: Mapping[str, list[str]], sums: Mapping[Pair, Tensor], images: int
+) -> pd.DataFrame:
+    a, b = pair
+    own, other = (sums[name, name].diagonal() for name in pair)
+    # Without variance the term is 0 but for rounding, of either sign.
+    spread = torch.outer(own, other).clamp(min=0).sqrt()
+    values = (sums[pair] / spread).where(spread > 0, torch.nan).tolist()
+    rows: list[list[Any]] = [
+        [a, row, b, column, value, images]
+        for row, line in zip(layers[a], values, strict=True)
+        for column, value in zip(layers[b], line, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)

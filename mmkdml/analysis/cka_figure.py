@@ -1,0 +1,85 @@
+"""Heat maps of CKA, in the layout of the paper's Figures 6, 10 and 11."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+#: With more layers than these on a side the cells are too small for numbers.
+NUMBERED = 12
+
+
+def draw_cka(tables: Mapping[str, pd.DataFrame], paths: Sequence[str | os.PathLike]) -> None:
+    """Draws a heat map for each pair of members (rows) and run (columns).
+
+    The pairs of one run alone stand side by side. The first layers stand at the lower left. All
+    maps have one colour scale, 0 to 1, so that pictures can be compared, too; what lies outside by
+    noise has the colour of the end.
+
+    Args:
+        tables: By run, as :func:`mmkdml.analysis.cka.measure_cka` gives them.
+        paths: The files to write, PNG, SVG or PDF by their suffixes.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    maps = {
+        (run, pair): table
+        for run, whole in tables.items()
+        for pair, table in whole.groupby(['row', 'column'], sort=False)
+    }
+    if not maps:
+        raise ValueError('heat maps need CKA of at least one pair of members, got none')
+    pairs = list(dict.fromkeys(pair for _, pair in maps))
+    side = max(3.0, 0.42 * max(table['row_layer'].nunique() for table in maps.values()) + 1.2)
+    shape = (len(pairs), len(tables)) if len(tables) > 1 else (1, len(pairs))
+    figure = Figure(
+        figsize=(side * shape[1] + 0.8, side * shape[0] + 0.3), dpi=120, layout='constrained'
+    )
+    grid = figure.subplots(*shape, squeeze=False).reshape(len(pairs), len(tables))
+    for line, pair in zip(grid, pairs, strict=True):
+        for axes, run in zip(line, tables, strict=True):
+            if (run, pair) not in maps:  # mutual learning has no teacher
+                axes.set_axis_off()
+                continue
+            image = _draw(axes, maps[run, pair])
+            axes.set_title(run, fontsize=10)
+    figure.colorbar(image, ax=grid, label='CKA', shrink=0.8 / shape[0], extend='min')
+    for path in paths:
+        figure.savefig(path)
+
+
+def _draw(axes: Axes, table: pd.DataFrame) -> AxesImage:
+    values = table.pivot(index='row_layer', columns='column_layer', values='cka')
+    rows, columns = (list(dict.fromkeys(table[key])) for key in ('row_layer', 'column_layer'))
+    values = values.loc[rows, columns].to_numpy()
+    image = axes.imshow(values, origin='lower', vmin=0, vmax=1, cmap='magma')
+    axes.set_xticks(range(len(columns)), map(_short, columns), rotation=90, fontsize=7)
+    axes.set_yticks(range(len(rows)), map(_short, rows), fontsize=7)
+    axes.set_xlabel(table['column'].iloc[0])
+    axes.set_ylabel(table['row'].iloc[0])
+    if max(values.shape) <= NUMBERED:
+        for (row, column), value in np.ndenumerate(values):
+            axes.text(
+                column,
+                row,
+                f'{value:.2f}',
+                ha='center',
+                va='center',
+                fontsize=6,
+                color='black' if value > 0.6 else 'white',
+            )
+    return image
+
+
+def _short(layer: str) -> str:
+    """``decode_head.blocks.0`` as ``blocks.0``: the parts that every network has say nothing."""
+    for part in ('backbone.', 'timm_model.', 'decode_head.', 'head.', 'neck.'):
+        layer = layer.removeprefix(part)
+    return layer

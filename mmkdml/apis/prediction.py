@@ -1,0 +1,254 @@
+"""From a run and an image to answers: of each member and of the ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.structures import BaseDataElement
+from rich.progress import track
+from torch import nn
+
+from mmkdml.apis.image_pipeline import ImagePipeline
+from mmkdml.apis.image_sources import Case, ReadOptions, Source, find_sources, read_source
+from mmkdml.apis.runs import load_config
+from mmkdml.apis.trained import load_trained, run_files
+from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN, members_in_order
+from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
+from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.models.member_tta import MemberTTA
+from mmkdml.models.tasks import task_of
+
+#: Told of a case that cannot be predicted, and why.
+OnError = Callable[[Source, ValueError], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What one member, or the ensemble, says of one image.
+
+    Attributes:
+        label: The class of the image, an int, or of each pixel, (H, W) uint8.
+        probabilities: (K,), or (K, H, W), float32; K = 1 is the foreground's. An ensemble by the
+            highest probability or by union gives scores that need not add up to 1.
+    """
+
+    label: Any
+    probabilities: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answers to one image.
+
+    Attributes:
+        case: The file, stack, volume or array it is from.
+        index: Which of the case's images it is, from 0.
+        image: (H, W, 3) uint8 RGB, as it was loaded and before it was resized.
+        answers: By member, teachers first and ``'ensemble'`` last; a plain network is ``'model'``.
+            Masks have the image's size.
+    """
+
+    case: Case
+    index: int
+    image: np.ndarray
+    answers: dict[str, Answer]
+
+
+class Predictor:
+    """A trained classroom or plain network, ready to predict; :func:`load` makes it.
+
+    Args:
+        model: In evaluation mode, on its device.
+        config: Whose test pipeline loads and resizes.
+        classes: Names of the classes, None where they are not known.
+        checkpoint: File that the weights are from.
+
+    Attributes:
+        members: Names of those who answer.
+        task: ``'classification'`` or ``'segmentation'``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        classes: Sequence[str] | None = None,
+        checkpoint: Path | None = None,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.classes = tuple(classes) if classes else None
+        self.checkpoint = checkpoint
+        if isinstance(model, KnowledgeDistiller):
+            self.members = (*members_in_order(model.named_members()), ENSEMBLE)
+            self.task = model.task.name
+        else:
+            self.members = (PLAIN,)
+            self.task = task_of({PLAIN: model}).name
+
+    def predict(self, images: Any, **options: Any) -> list[Prediction]:
+        """All answers at once; see :meth:`stream`, which takes less memory."""
+        return list(self.stream(images, **options))
+
+    def stream(
+        self,
+        images: Any,
+        members: Sequence[str] | None = None,
+        batch_size: int = 8,
+        augment: bool = False,
+        progress: bool = False,
+        read: ReadOptions | None = None,
+        on_error: OnError | None = None,
+    ) -> Iterator[Prediction]:
+        """Answers image by image, in order, the images of a case one after the other.
+
+        Args:
+            images: A file, folder, TIFF stack, NIfTI volume, folder of a DICOM series, array
+                (H, W) grey or (H, W, 3) RGB of uint8, a sequence of these, or the sources that
+                :func:`~mmkdml.apis.image_sources.find_sources` found in them.
+            members: Names of those whose answers are wanted. Default: all.
+            batch_size: Images in a forward; smaller takes less memory.
+            augment: Average over test-time augmentation; see
+                :class:`~mmkdml.apis.image_pipeline.ImagePipeline`.
+            progress: Show a bar.
+            read: How cases are read.
+            on_error: Called for a case that cannot be read, which is then left out. Default: the
+                error is raised.
+
+        Raises:
+            FileNotFoundError: If there is no such file or folder.
+            TypeError: If ``images`` are none of these.
+            ValueError: If a case cannot be read, or an argument is out of range.
+        """
+        wanted = self._known(self.members if members is None else members)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f'batch_size must be a whole number of 1 or more, got {batch_size!r}')
+        known = isinstance(images, list) and all(isinstance(one, Source) for one in images)
+        sources = images if known else find_sources(images)
+        pipeline = ImagePipeline(self.config, augment)
+        module = MemberTTA(self.model) if augment else self.model
+        batch: list[tuple[Case, int, np.ndarray, dict]] = []
+        for source in track(sources, 'Predicting', disable=not progress):
+            try:
+                prepared = _prepared(read_source(source, read or ReadOptions()), pipeline)
+            except ValueError as error:
+                if on_error is None:
+                    raise
+                on_error(source, error)
+                continue
+            for item in prepared:
+                if batch and (len(batch) == batch_size or _shape(item) != _shape(batch[0])):
+                    yield from _answered(module, batch, wanted)
+                    batch = []
+                batch.append(item)
+        if batch:
+            yield from _answered(module, batch, wanted)
+
+    def _known(self, members: Sequence[str]) -> tuple[str, ...]:
+        unknown = [name for name in members if name not in self.members]
+        if unknown or not members:
+            raise ValueError(
+                f'members must be some of {", ".join(self.members)}; got {list(members)}'
+            )
+        return tuple(name for name in self.members if name in members)
+
+
+def load(
+    run_or_config: str | Path | Config,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device | None = None,
+) -> Predictor:
+    """Loads what a run trained, or what was published; no code that the checkpoint may hold runs.
+
+    Args:
+        run_or_config: Folder of a run, in which its config is; or a config or its file, of a
+            classroom, a classifier of mmpretrain or a segmentor of mmseg.
+        checkpoint: File, or folder of a run for its best one. Default: that of the run.
+        device: Such as ``'cpu'`` or ``'cuda:1'``. Default: a GPU if there is one.
+
+    Raises:
+        FileNotFoundError: If there is no such config or checkpoint.
+        TypeError: If the model is none of these.
+        ValueError: If a folder does not hold one config, a config comes without checkpoint, the
+            checkpoint does not fit or holds more than weights, or there is no such device.
+    """
+    if isinstance(run_or_config, Config):
+        if checkpoint is None:
+            raise ValueError('a config needs a checkpoint beside it; give its file or its run')
+        config, path = run_or_config, resolve_checkpoint(checkpoint)
+    else:
+        file, path = run_files(run_or_config, checkpoint)
+        config = load_config(file)
+    model = load_trained(config, path)
+    content = load_checkpoint_file(path)
+    classes = content.get('meta', {}).get('dataset_meta', {}).get('classes')
+    return Predictor(model.to(_device(device)), config, classes, path)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device must be one that torch has here, such as 'cpu'; got {device!r} ({reason})"
+        ) from error
+
+
+def _prepared(case: Case, pipeline: ImagePipeline) -> list[tuple[Case, int, np.ndarray, dict]]:
+    """The case's images as they were and as the network wants them.
+
+    Raises:
+        ValueError: If the pipeline fails; names the case.
+    """
+    prepared = []
+    for index, pixels in enumerate(case.images):
+        path = case.source.files[0] if case.source.files else case.source.name
+        try:
+            prepared.append((case, index, *pipeline(path, pixels)))
+        except Exception as error:  # of the config's own transforms
+            raise ValueError(
+                f"{path}: the config's test pipeline fails on it ({type(error).__name__}: {error})"
+            ) from error
+    return prepared
+
+
+def _shape(item: tuple[Case, int, np.ndarray, dict]) -> Any:
+    """Of the network's input; a list for the views of test-time augmentation."""
+    inputs = item[3]['inputs']
+    return [view.shape for view in inputs] if isinstance(inputs, list) else inputs.shape
+
+
+@torch.no_grad()
+def _answered(
+    module: Any, batch: list[tuple[Case, int, np.ndarray, dict]], members: Sequence[str]
+) -> list[Prediction]:
+    samples = module.test_step(pseudo_collate([packed for *_, packed in batch]))
+    return [
+        Prediction(case, index, image, {name: _answer(sample, name) for name in members})
+        for (case, index, image, _), sample in zip(batch, samples, strict=True)
+    ]
+
+
+def _answer(sample: BaseDataElement, name: str) -> Answer:
+    own = sample if name in (ENSEMBLE, PLAIN) else sample.members.get(name)
+    if 'pred_score' in own:
+        if own.pred_label.numel() != 1:
+            raise ValueError(
+                f'{name} must give one label for each image, but gives {own.pred_label.numel()}; '
+                'multi-label networks cannot predict here'
+            )
+        return Answer(int(own.pred_label), own.pred_score.float().cpu().numpy())
+    scores = own.seg_logits.data.float()
+    if name != ENSEMBLE and len(scores) > 1:  # of one class, mmseg gives the probability itself
+        scores = scores.softmax(dim=0)
+    return Answer(own.pred_sem_seg.data[0].byte().cpu().numpy(), scores.cpu().numpy())

@@ -1,0 +1,107 @@
+"""Trained models as tools take them: a run's folder, or a config and a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmkdml.analysis.inspection import without_pretrained
+from mmkdml.evaluation.member_metrics import PLAIN
+from mmkdml.models.checkpoints import load_checkpoint_file, load_member, resolve_checkpoint
+from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.models.tasks import task_of
+from mmkdml.registry import MODELS
+
+
+def run_files(run: str | Path, checkpoint: str | Path | None = None) -> tuple[Path, Path]:
+    """Config and checkpoint of a run.
+
+    Args:
+        run: Folder of a run, which holds its config; or a config file.
+        checkpoint: File, or folder of a run for its best checkpoint. Default: the folder's own.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no checkpoint.
+        ValueError: If the folder holds no config or several, or a config comes without checkpoint.
+    """
+    run = Path(run)
+    if run.suffix == '.py':
+        if checkpoint is None:
+            raise ValueError(
+                f'{run} is not the folder of a run: name a checkpoint after the config'
+            )
+        return run, resolve_checkpoint(checkpoint)
+    if not run.is_dir():
+        raise FileNotFoundError(
+            f'There is no folder {run}: expected that of a run, or a config (*.py) and a checkpoint'
+        )
+    configs = sorted(run.glob('*.py'))
+    if len(configs) != 1:
+        found = ', '.join(path.name for path in configs) or 'none'
+        raise ValueError(
+            f'expected one config (*.py) in the folder {run}, got {found}: name a config and then '
+            'the folder'
+        )
+    return configs[0], resolve_checkpoint(checkpoint or run)
+
+
+def find_runs(words: Iterable[str]) -> list[tuple[Path, Path]]:
+    """Config and checkpoint of each run named on a command line.
+
+    Args:
+        words: Each the folder of a run; or a config, ``*.py``, that its checkpoint or folder
+            follows.
+
+    Raises:
+        FileNotFoundError: See :func:`run_files`.
+        ValueError: See there.
+    """
+    rest = iter(words)
+    return [run_files(word, next(rest, None) if word.endswith('.py') else None) for word in rest]
+
+
+def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
+    """A config's model with its weights; nothing else is loaded but a frozen member's.
+
+    Args:
+        config: Of a classroom, a classifier of mmpretrain or a segmentor of mmseg.
+        checkpoint: File, or folder of the run for its best checkpoint.
+
+    Returns:
+        The model, on the CPU and in eval mode.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        TypeError: If the model is none of these.
+        ValueError: If the checkpoint is none, or does not fit the model.
+    """
+    path = resolve_checkpoint(checkpoint)
+    content = load_checkpoint_file(path)
+    if config.get('default_scope'):
+        init_default_scope(config.default_scope)
+    settings = ConfigDict(without_pretrained(config.model))
+    if config.get('data_preprocessor') is not None:  # as mmengine's runner does
+        settings.setdefault('data_preprocessor', config.data_preprocessor)
+    model = MODELS.build(settings)
+    if isinstance(model, KnowledgeDistiller):
+        _load_classroom(model, content.get('state_dict', content), path)
+    else:
+        task_of({PLAIN: model})
+        load_member(model, PLAIN, path)
+    return model.eval()
+
+
+def _load_classroom(model: KnowledgeDistiller, weights: Mapping[str, Any], path: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError) as error:
+        lines = [line[:300] for line in str(error).splitlines()[:5]]
+        raise ValueError(
+            f'{path} does not fit the model of this config; take the config it was trained or '
+            'published with. ' + '\n'.join(lines)
+        ) from error

@@ -1,0 +1,124 @@
+"""How differently students answer: what an ensemble can gain from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+
+from mmkdml.evaluation.answers import answers_by_name, summed, truth_of
+from mmkdml.evaluation.fidelity import TEACHER
+from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
+from mmkdml.registry import METRICS
+
+
+@METRICS.register_module()
+class Diversity(BaseMetric):
+    """Compares the students with each other, image by image or pixel by pixel.
+
+    - ``students/diversity/disagreement``: share of answers in which two students differ (Kuncheva
+      and Whitaker, 2003), in percent;
+    - ``students/diversity/error_correlation``: Pearson's correlation, in [-1, 1], of being wrong:
+      1 if the students fail together, 0 if independently, below 0 if one knows what the other does
+      not. ``nan`` if one of them is always right or always wrong.
+
+    Both are means over all pairs of students. With more than two, each pair has its own beside
+    them, e.g. ``disagreement_student_1_student_2``. Where there are no two students there are no
+    values.
+
+    Args:
+        students: Names of the students. By default all members whose names do not begin with
+            ``'teacher'``.
+        ignore_index: Value of a truth whose pixels are not counted.
+        collect_device: See mmengine's ``BaseMetric``.
+
+    Raises:
+        ValueError: If fewer than two students are named; while processing, if one of them is not
+            there, a sample has no truth, or sizes differ.
+
+    Example:
+        >>> test_evaluator = [
+        ...     dict(type=MemberMetrics, metric=dict(type=Accuracy)),
+        ...     dict(type=Diversity),
+        ... ]
+    """
+
+    default_prefix = 'students/diversity'
+
+    def __init__(
+        self,
+        students: Sequence[str] | None = None,
+        ignore_index: int = 255,
+        collect_device: str = 'cpu',
+    ) -> None:
+        super().__init__(collect_device=collect_device)
+        if students is not None and (isinstance(students, str) or len(students) < 2):
+            raise ValueError(f'students must be the names of two or more, got {students!r}')
+        self.students = students
+        self.ignore_index = ignore_index
+
+    def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
+        """Counts the answers of N samples, as ``predict`` returned them."""
+        for sample in data_samples:
+            labels = {name: own.labels for name, own in answers_by_name(sample).items()}
+            names = self.students or [
+                name
+                for name in labels
+                if name not in (ENSEMBLE, PLAIN) and not name.startswith(TEACHER)
+            ]
+            missing = [name for name in names if name not in labels]
+            if missing:
+                raise ValueError(f'expected the students {missing}, got {list(labels)}')
+            self.results.append(self._counts({name: labels[name] for name in names}, sample))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """The values of all samples, see the class."""
+        pairs = {pair: _values(counts) for pair, counts in summed(results).items()}
+        if not pairs:
+            return {}
+        values = {
+            key: float(np.mean([one[key] for one in pairs.values()]))
+            for key in ('disagreement', 'error_correlation')
+        }
+        if len(pairs) > 1:
+            values.update({f'{key}_{pair}': one[key] for pair, one in pairs.items() for key in one})
+        return values
+
+    def _counts(self, labels: dict[str, Any], sample: Any) -> dict[str, np.ndarray]:
+        """For each pair of students the counts of :func:`_values`."""
+        if len(labels) < 2:
+            return {}
+        truth = truth_of(sample)
+        sizes = {name: len(own) for name, own in labels.items()}
+        if set(sizes.values()) != {len(truth)}:
+            raise ValueError(
+                f'expected answers of the size of the truth, {len(truth)}, got {sizes}'
+            )
+        counted = (truth != self.ignore_index).cpu().numpy()
+        known = {name: own.cpu().numpy()[counted] for name, own in labels.items()}
+        wrong = {name: own != truth.cpu().numpy()[counted] for name, own in known.items()}
+        return {
+            f'{a}_{b}': np.array(
+                [
+                    counted.sum(),
+                    (known[a] != known[b]).sum(),
+                    wrong[a].sum(),
+                    wrong[b].sum(),
+                    (wrong[a] & wrong[b]).sum(),
+                ],
+                dtype=float,
+            )
+            for a, b in combinations(labels, 2)
+        }
+
+
+def _values(counts: np.ndarray) -> dict[str, float]:
+    """From the numbers of all answers, of differing ones, and of errors: of a, of b, of both."""
+    with np.errstate(invalid='ignore'):
+        differ, wrong_a, wrong_b, wrong_both = counts[1:] / counts[0]
+        spread = np.sqrt(wrong_a * (1 - wrong_a) * wrong_b * (1 - wrong_b))
+        correlation = (wrong_both - wrong_a * wrong_b) / spread if spread else np.nan
+    return dict(disagreement=float(100 * differ), error_correlation=float(correlation))

@@ -1,0 +1,124 @@
+"""How far students answer as their teacher does, right or wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from torchmetrics.functional import kl_divergence
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from mmkdml.evaluation.answers import Answers, answers_by_name, summed
+from mmkdml.evaluation.foreground import ForegroundIoU
+from mmkdml.registry import METRICS
+
+TEACHER = 'teacher'
+#: float32 holds no more of what is left beside a probability of almost 1.
+LEAST_PROBABILITY = 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """Counts (K, K) by the teacher's and the own class, and the sum of the divergences."""
+
+    confusion: np.ndarray
+    divergence: float
+    of_pixels: bool
+
+    def __add__(self, other: _Comparison) -> _Comparison:
+        return _Comparison(
+            self.confusion + other.confusion, self.divergence + other.divergence, self.of_pixels
+        )
+
+
+@METRICS.register_module()
+class Fidelity(BaseMetric):
+    """Compares each student and the ensemble with the teacher (the paper's Tables 11 and 12).
+
+    The teacher's answers take the truth's place, which is not looked at. The keys are
+    ``<name>/fidelity/<key>``:
+
+    - classification: ``accuracy``, the share of images with the teacher's label, which is Stanton
+      et al.'s (2021) agreement, in percent;
+    - segmentation: ``IoU`` and ``F1`` with the teacher's masks as :class:`ForegroundIoU` gives
+      them, and ``agreement``, the share of pixels with the teacher's label; in percent;
+    - both: ``KL``, D(teacher || student) in nats, a mean over images or pixels. Probabilities below
+      1e-7 count as 1e-7; those of an ensemble are divided by their sum.
+
+    Args:
+        teacher: Name of the member to compare with. By default the one called ``'teacher'``; a
+            classroom without one (mutual learning), or a network alone, then has no values.
+        collect_device: See mmengine's ``BaseMetric``.
+
+    Raises:
+        ValueError: While processing, if a teacher that was named is not there, a prediction is of
+            neither task, or the teacher and a student differ in size or number of classes.
+
+    Example:
+        >>> test_evaluator = [
+        ...     dict(type=MemberMetrics, metric=dict(type=ForegroundIoU)),
+        ...     dict(type=Fidelity),
+        ... ]
+    """
+
+    default_prefix = ''  # the members' names take its place
+
+    def __init__(self, teacher: str | None = None, collect_device: str = 'cpu') -> None:
+        super().__init__(collect_device=collect_device)
+        self.teacher = teacher
+
+    def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
+        """Counts the answers of N samples, as ``predict`` returned them."""
+        for sample in data_samples:
+            answers = answers_by_name(sample)
+            teacher = answers.pop(self.teacher or TEACHER, None)
+            if teacher is not None:
+                self.results.append(
+                    {name: _compared(own, teacher, name) for name, own in answers.items()}
+                )
+            elif self.teacher is None:
+                self.results.append({})
+            else:
+                raise ValueError(
+                    f'expected the teacher {self.teacher!r} among the members, got {list(answers)}'
+                )
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """The values of all samples, see the class."""
+        values: dict[str, float] = {}
+        for name, sums in summed(results).items():
+            same = 100 * sums.confusion.trace() / sums.confusion.sum()
+            own = (
+                {**self._overlap(sums.confusion), 'agreement': same}
+                if sums.of_pixels
+                else {'accuracy': same}
+            )
+            own['KL'] = sums.divergence / sums.confusion.sum()
+            values.update({f'{name}/fidelity/{key}': float(own[key]) for key in own})
+        return values
+
+    def _overlap(self, confusion: np.ndarray) -> dict[str, float]:
+        """IoU and F1 from (K, K) counts of the teacher's (rows) and a student's classes."""
+        hits = confusion.diagonal()
+        counts = np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])[:, 1:]
+        metric = ForegroundIoU()
+        metric.dataset_meta = self.dataset_meta
+        return metric.compute_metrics([(None, counts)])
+
+
+def _compared(own: Answers, teacher: Answers, name: str) -> _Comparison:
+    shapes = [tuple(side.probabilities.shape) for side in (own, teacher)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f'expected {name} to answer for the same pixels and classes as its teacher, got (M, K) '
+            f'{shapes[0]} and {shapes[1]}'
+        )
+    confusion = multiclass_confusion_matrix(
+        own.labels, teacher.labels, own.probabilities.shape[1], validate_args=False
+    )
+    truth, answer = (side.probabilities.clamp(min=LEAST_PROBABILITY) for side in (teacher, own))
+    divergence = kl_divergence(truth, answer, reduction='sum')
+    return _Comparison(confusion.double().cpu().numpy(), divergence.item(), own.of_pixels)

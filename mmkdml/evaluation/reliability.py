@@ -1,0 +1,74 @@
+"""Reliability diagrams: how often members are right, by how sure they are."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLUMNS = 4
+# Okabe and Ito's blue and vermilion, told apart with every kind of colour vision.
+ACCURACY_COLOUR, GAP_COLOUR = '#0072B2', '#D55E00'
+
+
+def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Draws a diagram for each member.
+
+    Bars are the accuracy by confidence; what they lack of the mean confidence, or exceed it by, is
+    hatched. The line is the share of all answers in each bin.
+
+    Args:
+        table: As of :class:`Calibration`.
+        path: The file to write, PNG, SVG or PDF by its suffix.
+
+    Raises:
+        ValueError: If the table is empty.
+    """
+    if table.empty:
+        raise ValueError('a reliability diagram needs answers, but the table has none')
+    members = list(table['member'].unique())
+    columns = min(COLUMNS, len(members))
+    rows = math.ceil(len(members) / columns)
+    figure = Figure(figsize=(2.6 * columns + 0.4, 2.8 * rows + 0.6), dpi=120, layout='constrained')
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes, member in zip(grid.flat, members, strict=False):
+        _draw(axes, table[table['member'] == member])
+        axes.set_title(member, fontsize=10)
+    for axes in grid.flat[len(members) :]:
+        axes.set_axis_off()
+    for axes in grid[-1]:
+        axes.set_xlabel('confidence')
+    for axes in grid[:, 0]:
+        axes.set_ylabel('accuracy')
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc='outside lower center', ncols=len(labels), frameon=False, fontsize=9
+    )
+    figure.savefig(path)
+
+
+def _draw(axes: Axes, bins: pd.DataFrame) -> None:
+    known = bins[bins['answers'] > 0]
+    place = dict(x=known['low'], width=known['high'] - known['low'], align='edge')
+    axes.bar(height=known['accuracy'], color=ACCURACY_COLOUR, label='accuracy', **place)
+    axes.bar(
+        height=known['confidence'] - known['accuracy'],
+        bottom=known['accuracy'],
+        facecolor='none',
+        edgecolor=GAP_COLOUR,
+        hatch='////',
+        linewidth=0.8,
+        label='gap to the confidence',
+        **place,
+    )
+    axes.plot([0, 1], [0, 1], color='black', linewidth=0.8, linestyle='--')
+    share = bins['answers'] / bins['answers'].sum()
+    axes.stairs(
+        share, np.append(bins['low'], 1), color='black', linewidth=1, label='share of answers'
+    )
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_aspect('equal')

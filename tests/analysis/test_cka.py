@@ -1,0 +1,189 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmseg.structures import SegDataSample
+
+from mmkdml.analysis.cka import choose_layers, choose_pairs, measure_cka
+from mmkdml.functional.cka import centred_gram, unbiased_hsic
+from mmkdml.models.taps import TapRecorder
+from mmkdml.models.tasks import task_of
+from mmkdml.registry import MODELS
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+LAYERS = ['backbone.layer1', 'decode_head.blocks.4', 'decode_head.conv_seg']
+
+
+@pytest.fixture(scope='module')
+def classroom():
+    """The demo's small U-Nets with weights as they are drawn, in training mode."""
+    torch.manual_seed(0)
+    model = Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo.py').model
+    model.input_size = (32, 32)
+    return MODELS.build(model).train()
+
+
+@pytest.fixture(scope='module')
+def network():
+    model = Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo.py').model
+    return MODELS.build(dict(model.students[0], data_preprocessor=model.data_preprocessor))
+
+
+def batches(*sizes):
+    rng = torch.Generator().manual_seed(0)
+    size = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), (32, 32))
+    return [
+        dict(
+            inputs=[
+                torch.randint(256, (3, 32, 32), generator=rng, dtype=torch.uint8)
+                for _ in range(number)
+            ],
+            data_samples=[SegDataSample(metainfo=size) for _ in range(number)],
+        )
+        for number in sizes
+    ]
+
+
+def maps(classroom, member, data, layers=LAYERS):
+    """What the layers give, in eval mode."""
+    network = classroom.named_members()[member]
+    network.eval()
+    with torch.no_grad(), TapRecorder(network, layers) as taps:
+        network(classroom.data_preprocessor(data, False)['inputs'], mode='tensor')
+    network.train()
+    return [taps[name] for name in layers]
+
+
+def unbiased(a, b):
+    def hsic(x, y):
+        return unbiased_hsic(centred_gram(x)[None], centred_gram(y)[None]).item()
+
+    return hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b))
+
+
+def test_one_batch_of_all_images(classroom):
+    (data,) = loader = batches(7)
+    table = measure_cka(classroom, loader, [('teacher', 'student_1')], LAYERS)
+    ours, theirs = maps(classroom, 'teacher', data), maps(classroom, 'student_1', data)
+    assert table.drop(columns='cka').to_numpy().tolist() == [
+        ['teacher', row, 'student_1', column, 7] for row in LAYERS for column in LAYERS
+    ]
+    assert table['cka'].tolist() == pytest.approx(
+        [unbiased(a, b) for a in ours for b in theirs], rel=1e-6
+    )
+    assert table['cka'].nunique() == 9
+
+
+def test_terms_are_averaged_over_batches_by_their_images(classroom):
+    loader = batches(6, 4, 3)  # 3 are too few
+    table = measure_cka(classroom, loader, [('teacher', 'student_2')], LAYERS[:1])
+    terms = []
+    for data in loader[:2]:
+        (a,), (b,) = (maps(classroom, name, data, LAYERS[:1]) for name in ('teacher', 'student_2'))
+        terms.append(
+            [
+                unbiased_hsic(centred_gram(x)[None], centred_gram(y)[None]).item()
+                for x, y in ((a, b), (a, a), (b, b))
+            ]
+        )
+    joint, own, other = np.average(terms, axis=0, weights=[6, 4])
+    assert table['cka'].item() == pytest.approx(joint / np.sqrt(own * other), rel=1e-6)
+    assert table['images'].item() == 10
+
+
+def test_a_member_with_itself(classroom):
+    table = measure_cka(classroom, batches(5, 6), [('student_1', 'student_1')], LAYERS)
+    values = table['cka'].to_numpy().reshape(3, 3)
+    assert values.diagonal() == pytest.approx(1)
+    assert values == pytest.approx(values.T)
+    assert values[0, 2] < 0.999
+
+
+def test_pooled_maps(classroom):
+    (data,) = loader = batches(5)
+    table = measure_cka(classroom, loader, [('teacher', 'student_1')], LAYERS, pool=1)
+    ours, theirs = (
+        [features.mean(dim=(2, 3)) for features in maps(classroom, name, data)]
+        for name in ('teacher', 'student_1')
+    )
+    assert table['cka'].tolist() == pytest.approx(
+        [unbiased(a, b) for a in ours for b in theirs], rel=1e-5
+    )
+    whole = measure_cka(classroom, loader, [('teacher', 'student_1')], LAYERS)
+    assert abs(table['cka'] - whole['cka']).max() > 1e-3
+    # Larger than the maps: nothing to pool.
+    large = measure_cka(classroom, loader, [('teacher', 'student_1')], LAYERS, pool=99)
+    assert large['cka'].tolist() == whole['cka'].tolist()
+
+
+def test_by_default_all_stages_of_all_pairs(classroom):
+    table = measure_cka(classroom, batches(4))
+    pairs = list(dict.fromkeys(zip(table['row'], table['column'], strict=True)))
+    assert pairs == choose_pairs(classroom)
+    assert pairs == [('teacher', 'student_1'), ('teacher', 'student_2'), ('student_1', 'student_2')]
+    stages = [f'backbone.{name}' for name in ('relu', 'layer1', 'layer2', 'layer3', 'layer4')]
+    decoder = [f'decode_head.blocks.{block}' for block in range(5)]
+    assert list(dict.fromkeys(table['row_layer'])) == [*stages, *decoder, 'decode_head.conv_seg']
+
+
+def test_nothing_of_the_model_changes(classroom):
+    before = {key: value.clone() for key, value in classroom.state_dict().items()}
+    loader = batches(4)
+    images = [image.clone() for image in loader[0]['inputs']]
+    measure_cka(classroom, loader, patterns=LAYERS)
+    after = classroom.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert classroom.members['teacher'].training
+    assert all(map(torch.equal, images, loader[0]['inputs']))
+
+
+def test_a_network_alone(network):
+    table = measure_cka(network, batches(5), patterns=['backbone.layer?'])
+    assert set(table['row']) == set(table['column']) == {'model'}
+    assert len(table) == 16
+
+
+def test_a_dead_layer_has_no_value(classroom):
+    head = classroom.members['student_2'].decode_head.conv_seg
+    weight = head.weight.data.clone()
+    head.weight.data.zero_()
+    table = measure_cka(classroom, batches(5), [('teacher', 'student_2')], LAYERS)
+    head.weight.data.copy_(weight)
+    dead = table['column_layer'] == 'decode_head.conv_seg'
+    assert table.loc[dead, 'cka'].isna().all()
+    assert table.loc[~dead, 'cka'].notna().all()
+
+
+def test_a_whole_whose_parts_are_compared_is_not_compared_again():
+    config = Config.fromfile(CONFIGS / '_base_' / 'networks' / 'classifiers.py')
+    member = MODELS.build(config.resnet18)
+    task = task_of({'member': member})
+    assert task.default_tap(member) == 'backbone'
+    stages = [f'backbone.{name}' for name in ('relu', 'layer1', 'layer2', 'layer3', 'layer4')]
+    assert choose_layers(member, task, (32, 32)) == [*stages, 'head.fc']
+    assert choose_layers(member, task, (32, 32), ['backbone', '*.layer4']) == [
+        'backbone.layer4',
+        'backbone',
+    ]
+
+
+def test_layers_by_patterns(classroom, network):
+    assert choose_layers(network, classroom.task, (32, 32), ['*.layer2', '*blocks.0']) == [
+        'backbone.layer2',
+        'decode_head.blocks.0',
+    ]
+    with pytest.raises(
+        ValueError, match=r'that fit nothing\*, got none; choose patterns among its'
+    ):
+        choose_layers(network, classroom.task, (32, 32), ['nothing*'])
+
+
+def test_refusals(classroom):
+    with pytest.raises(ValueError, match='pool must be at least 1, got 0'):
+        measure_cka(classroom, batches(4), pool=0)
+    with pytest.raises(ValueError, match='among teacher, student_1, student_2, got student_3'):
+        measure_cka(classroom, batches(4), [('teacher', 'student_3')])
+    with pytest.raises(ValueError, match='batches of at least 4 images, got none'):
+        measure_cka(classroom, batches(3, 2), patterns=LAYERS)

@@ -1,0 +1,93 @@
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from mmkdml.analysis.cka_figure import draw_cka
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """The figures that are written, to be looked into."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, 'savefig', lambda self, path: (figures.append(self), save(self, path))
+    )
+    return figures
+
+
+def table(pair, rows, columns, start=0.0):
+    cells = itertools.product(
+        [f'backbone.layer{row}' for row in range(rows)],
+        [f'decode_head.blocks.{column}' for column in range(columns)],
+    )
+    values = np.linspace(start, 1, rows * columns)
+    return pd.DataFrame(
+        [
+            [pair[0], row, pair[1], column, value, 9]
+            for (row, column), value in zip(cells, values, strict=True)
+        ],
+        columns=['row', 'row_layer', 'column', 'column_layer', 'cka', 'images'],
+    )
+
+
+TEACHER, PEERS = ('teacher', 'student_1'), ('student_1', 'student_2')
+
+
+def test_rows_of_pairs_and_columns_of_runs_on_one_scale(figure, tmp_path):
+    tables = {
+        'KD+ML v3': pd.concat([table(TEACHER, 2, 3), table(PEERS, 3, 3)]),
+        'ML v3': table(PEERS, 3, 3, start=0.5),
+    }
+    before = {run: one.copy() for run, one in tables.items()}
+    paths = [tmp_path / 'a.png', tmp_path / 'a.svg']
+    draw_cka(tables, paths)
+    assert all(path.stat().st_size > 5000 for path in paths)
+    first, none, second, third, bar = figure[0].axes
+    assert [axes.get_title() for axes in (first, second, third)] == [
+        'KD+ML v3',
+        'KD+ML v3',
+        'ML v3',
+    ]
+    assert not none.images  # mutual learning has no teacher
+    for axes in (first, second, third):
+        assert axes.images[0].get_clim() == (0, 1)
+    # The first layers at the lower left, rows upwards.
+    assert first.images[0].origin == 'lower'
+    assert first.images[0].get_array().tolist() == [
+        pytest.approx([0, 0.2, 0.4]),
+        pytest.approx([0.6, 0.8, 1]),
+    ]
+    assert (first.get_ylabel(), first.get_xlabel()) == TEACHER
+    assert [tick.get_text() for tick in first.get_yticklabels()] == ['layer0', 'layer1']
+    assert [tick.get_text() for tick in first.get_xticklabels()] == [
+        f'blocks.{block}' for block in range(3)
+    ]
+    assert [text.get_text() for text in first.texts][:2] == ['0.00', '0.20']
+    assert bar.get_ylabel() == 'CKA'
+    for run, one in tables.items():
+        pd.testing.assert_frame_equal(one, before[run])
+
+
+def test_layers_keep_their_order_and_many_have_no_numbers(figure, tmp_path):
+    draw_cka({'run': table(TEACHER, 13, 1)}, [tmp_path / 'a.png'])
+    axes = figure[0].axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [
+        f'layer{layer}' for layer in range(13)
+    ]
+    assert not axes.texts
+
+
+def test_nothing_to_draw():
+    with pytest.raises(ValueError, match='at least one pair of members, got none'):
+        draw_cka({}, [])
+
+
+def test_the_pairs_of_one_run_stand_side_by_side(figure, tmp_path):
+    draw_cka({'run': pd.concat([table(TEACHER, 2, 2), table(PEERS, 2, 2)])}, [tmp_path / 'a.png'])
+    left, right, _ = (axes.get_position() for axes in figure[0].axes)
+    assert left.x1 < right.x0
+    assert left.y0 == pytest.approx(right.y0)

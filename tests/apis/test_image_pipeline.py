@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from mmkdml.apis import load_config
+from mmkdml.apis.image_pipeline import ImagePipeline
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+SEGMENT = CONFIGS / 'demo' / 'kdml_v3_demo.py'
+CLASSIFY = CONFIGS / 'demo' / 'kdml_v3_demo_slices.py'
+
+
+@pytest.fixture
+def picture(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'x.png')
+    return tmp_path / 'x.png', pixels
+
+
+@pytest.mark.parametrize('config', [SEGMENT, CLASSIFY])
+def test_a_file_and_its_pixels_are_one_and_the_same(picture, config):
+    path, pixels = picture
+    before = pixels.copy()
+    pipeline = ImagePipeline(load_config(config))
+    (shown, of_file), (again, of_pixels) = pipeline(path), pipeline('name', pixels)
+    np.testing.assert_array_equal(shown, pixels)
+    np.testing.assert_array_equal(again, pixels)
+    assert of_file['inputs'].shape == (3, 64, 64)
+    assert of_file['inputs'].equal(of_pixels['inputs'])
+    for packed, name in ((of_file, str(path)), (of_pixels, 'name')):
+        assert packed['data_samples'].ori_shape == (30, 50)
+        assert packed['data_samples'].img_path == name
+        assert 'gt_sem_seg' not in packed['data_samples']
+    np.testing.assert_array_equal(pixels, before)
+
+
+def test_grey_pixels_fill_three_channels():
+    grey = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    shown, packed = ImagePipeline(load_config(SEGMENT))('x', grey)
+    np.testing.assert_array_equal(shown, np.stack([grey] * 3, axis=2))
+    np.testing.assert_array_equal(packed['inputs'].numpy(), np.stack([grey] * 3))
+
+
+def test_a_loader_of_its_own_kind(picture):
+    path, pixels = picture
+    for load in (
+        dict(color_type='grayscale'),
+        dict(to_float32=True),
+        dict(color_type='grayscale', to_float32=True),
+    ):
+        config = load_config(SEGMENT)
+        config.test_dataloader.dataset.pipeline[0].update(load)
+        pipeline = ImagePipeline(config)
+        (shown, of_file), (again, of_pixels) = pipeline(path), pipeline('x', pixels)
+        assert of_file['inputs'].dtype == of_pixels['inputs'].dtype
+        np.testing.assert_allclose(of_file['inputs'], of_pixels['inputs'], atol=2)  # of luminance
+        np.testing.assert_allclose(shown, again, atol=2)
+        assert shown.shape == pixels.shape
+        assert shown.dtype == np.uint8
+
+
+def test_views_are_flipped_each_way(picture):
+    path, _ = picture
+    _, plain = ImagePipeline(load_config(SEGMENT))(path)
+    _, views = ImagePipeline(load_config(SEGMENT), augment=True)(path)
+    expected = [plain['inputs'], plain['inputs'].flip(2), plain['inputs'].flip(1)]
+    assert all(map(np.array_equal, views['inputs'], expected))
+    metas = [(one.flip, one.get('flip_direction')) for one in views['data_samples']]
+    assert metas == [(False, None), (True, 'horizontal'), (True, 'vertical')]
+    assert views['data_samples'][0].ori_shape == (30, 50)
+
+
+def test_a_config_may_have_views_of_its_own(picture):
+    path, _ = picture
+    text = """
+from mmcv.transforms import LoadImageFromFile, RandomFlip, Resize, TestTimeAug
+from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs
+sizes = [dict(type=Resize, scale=(32, 32)), dict(type=Resize, scale=(48, 48))]
+truth, pack = [dict(type=LoadAnnotations)], [dict(type=PackSegInputs)]
+test_pipeline = [dict(type=LoadImageFromFile), *truth, *pack]
+tta_pipeline = [
+    dict(type=LoadImageFromFile), dict(type=TestTimeAug, transforms=[sizes, truth, pack])
+]
+"""
+    (path.parent / 'own.py').write_text(text)
+    config = Config.fromfile(path.parent / 'own.py')
+    for _ in range(2):  # the config stays as it is
+        _, views = ImagePipeline(config, augment=True)(path)
+        assert [tuple(one.shape) for one in views['inputs']] == [(3, 32, 32), (3, 48, 48)]
+    assert ImagePipeline(config)(path)[1]['inputs'].shape == (3, 30, 50)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match='must have test_dataloader.dataset.pipeline or test_pip'):
+        ImagePipeline(Config(dict(model=1)))
+    with pytest.raises(ValueError, match=r"must begin with LoadImageFromFile .* \['Resize'\]"):
+        ImagePipeline(Config(dict(test_pipeline=[dict(type='mmcv.Resize', scale=(4, 4))])))
+    loads = Config(dict(test_pipeline=[dict(type='mmcv.LoadImageFromFile')]))
+    with pytest.raises(ValueError, match='must end with PackInputs .* it ends with nothing'):
+        ImagePipeline(loads, augment=True)
+    loads.test_pipeline.append(dict(type='mmcv.Resize', scale=(4, 4)))
+    with pytest.raises(ValueError, match='it ends with Resize; give the config a tta_pipeline'):
+        ImagePipeline(loads, augment=True)

@@ -1,0 +1,72 @@
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmkdml.apis import find_runs, load_trained
+from mmkdml.apis.trained import run_files
+from mmkdml.registry import MODELS
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+@pytest.fixture(scope='module')
+def config():
+    config = Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo.py')
+    config.model.input_size = (32, 32)
+    return config
+
+
+@pytest.fixture(scope='module')
+def run(config, tmp_path_factory):
+    """A folder as a run leaves it, with drawn weights."""
+    folder = tmp_path_factory.mktemp('run')
+    torch.save(
+        dict(state_dict=MODELS.build(config.model).state_dict()), folder / 'best_x_epoch_1.pth'
+    )
+    config.dump(folder / 'demo.py')
+    return folder
+
+
+def test_runs_by_folder_and_by_config_and_checkpoint(run):
+    best = run / 'best_x_epoch_1.pth'
+    found = find_runs([str(run), 'other.py', str(best), 'third.py', str(run)])
+    assert found == [(run / 'demo.py', best), (Path('other.py'), best), (Path('third.py'), best)]
+
+
+def test_what_is_no_run(tmp_path):
+    best, config = tmp_path / 'best_a.pth', tmp_path / 'mine.py'
+    best.write_bytes(b'')
+    with pytest.raises(FileNotFoundError, match='no folder .*nowhere: expected that of a run, or'):
+        run_files(tmp_path / 'nowhere')
+    with pytest.raises(ValueError, match=r'expected one config \(\*.py\) in the folder .*got none'):
+        run_files(tmp_path)
+    with pytest.raises(ValueError, match=r'a\.py is not the folder of a run: name a checkpoint'):
+        find_runs(['a.py'])
+    config.write_text('')
+    assert run_files(tmp_path) == run_files(config, tmp_path) == (config, best)
+    (tmp_path / 'other.py').write_text('')
+    with pytest.raises(ValueError, match=r'got mine.py, other.py: name a config and then'):
+        run_files(tmp_path)
+    best.unlink()
+    with pytest.raises(FileNotFoundError, match='There is no checkpoint at'):
+        run_files(config, tmp_path)
+
+
+def test_the_weights_are_those_of_the_file(config, run):
+    before = copy.deepcopy(config.model.to_dict())
+    model = load_trained(config, run)
+    saved = torch.load(run / 'best_x_epoch_1.pth', weights_only=True)['state_dict']
+    assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
+    assert not model.training
+    assert config.model.to_dict() == before
+
+
+def test_another_models_weights(config, run, tmp_path):
+    saved = torch.load(run / 'best_x_epoch_1.pth', weights_only=True)['state_dict']
+    saved.pop('members.teacher.decode_head.conv_seg.bias')
+    torch.save(saved, tmp_path / 'less.pth')
+    with pytest.raises(ValueError, match=r'less.pth does not fit the model of this config; take'):
+        load_trained(config, tmp_path / 'less.pth')

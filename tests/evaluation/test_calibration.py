@@ -1,0 +1,132 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.structures import BaseDataElement, PixelData
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from mmkdml.evaluation.calibration import Calibration
+from mmkdml.registry import METRICS
+
+
+def classified(scores):
+    scores = torch.as_tensor(scores)
+    return DataSample().set_pred_score(scores).set_pred_label(scores.argmax().reshape(1))
+
+
+def segmented(logits):
+    return SegDataSample(
+        seg_logits=PixelData(data=logits), pred_sem_seg=PixelData(data=logits.argmax(0)[None])
+    )
+
+
+def run(metric, samples, batch=2):
+    evaluator = Evaluator(metric)
+    for start in range(0, len(samples), batch):
+        evaluator.process(samples[start : start + batch], None)
+    return evaluator.evaluate(len(samples))
+
+
+def drawn(count=80, classes=4, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    scores = {
+        name: torch.randn(count, classes, generator=rng).mul(2).softmax(1)
+        for name in ('student_1', 'student_2', 'ensemble')
+    }
+    truth = torch.randint(classes, (count,), generator=rng)
+    samples = []
+    for index in range(count):
+        sample = classified(scores['ensemble'][index]).set_gt_label(int(truth[index]))
+        sample.members = BaseDataElement(
+            **{name: classified(own[index]) for name, own in scores.items() if name != 'ensemble'}
+        )
+        samples.append(sample)
+    return samples, scores, truth
+
+
+@pytest.mark.parametrize('bins', [1, 7, 15])
+def test_equals_torchmetrics(bins):
+    samples, scores, truth = drawn()
+    values = run(METRICS.build(dict(type=Calibration, bins=bins)), samples)
+    assert values == {
+        f'{name}/calibration/ECE': pytest.approx(
+            100 * multiclass_calibration_error(own, truth, own.shape[1], bins).item(), rel=1e-5
+        )
+        for name, own in scores.items()
+    }
+    assert len(set(values.values())) == 3
+
+
+def test_masks_pixel_by_pixel_without_the_ignored():
+    rng = torch.Generator().manual_seed(0)
+    logits = [torch.randn(3, 6, 7, generator=rng) for _ in range(3)]
+    truths = [torch.randint(3, (1, 6, 7), generator=rng) for _ in range(3)]
+    truths[1][0, 2:] = 255
+    samples = [segmented(own) for own in logits]
+    for sample, truth in zip(samples, truths, strict=True):
+        sample.gt_sem_seg = PixelData(data=truth)
+    flat = torch.cat([own.flatten(1).mT for own in logits]).softmax(1)
+    expected = multiclass_calibration_error(
+        flat, torch.cat([truth.flatten() for truth in truths]), 3, 15, ignore_index=255
+    )
+    assert run(Calibration(), samples) == {
+        'model/calibration/ECE': pytest.approx(100 * expected.item(), rel=1e-5)
+    }
+
+
+def test_the_table_by_hand(tmp_path):
+    # Sure to 0.7: right once in four; sure to 1: right.
+    samples = [classified([0.3, 0.7]).set_gt_label(label) for label in (1, 0, 0, 0)]
+    samples.append(classified([1.0, 0.0]).set_gt_label(0))
+    metric = Calibration(bins=4, out=tmp_path / 'new' / 'folder')
+    values = run(metric, samples)
+    assert values == {'model/calibration/ECE': pytest.approx(100 * 4 / 5 * 0.45)}
+    expected = pd.DataFrame(
+        dict(
+            member='model',
+            low=[0, 0.25, 0.5, 0.75],
+            high=[0.25, 0.5, 0.75, 1],
+            answers=[0, 0, 4, 1],
+            confidence=[np.nan, np.nan, 0.7, 1],
+            accuracy=[np.nan, np.nan, 0.25, 1],
+        )
+    )
+    pd.testing.assert_frame_equal(metric.table, expected, check_dtype=False)
+    written = pd.read_csv(tmp_path / 'new' / 'folder' / 'reliability.csv')
+    pd.testing.assert_frame_equal(written, expected, check_dtype=False)
+    assert (tmp_path / 'new' / 'folder' / 'reliability.png').stat().st_size > 1000
+
+
+def test_the_confidence_is_that_of_the_answer():
+    # A union may answer with what is not most probable.
+    sample = SegDataSample(
+        seg_logits=PixelData(data=torch.tensor([[[0.4]]])),
+        pred_sem_seg=PixelData(data=torch.tensor([[[1]]])),
+        gt_sem_seg=PixelData(data=torch.tensor([[[1]]])),
+    )
+    assert run(Calibration(), [sample]) == {'model/calibration/ECE': pytest.approx(60)}
+
+
+def test_nothing_to_count():
+    sample = segmented(torch.zeros(3, 2, 2))
+    sample.gt_sem_seg = PixelData(data=torch.full((1, 2, 2), 255))
+    metric = Calibration()
+    assert math.isnan(run(metric, [sample])['model/calibration/ECE'])
+    assert metric.table['answers'].tolist() == [0] * 15
+    assert Calibration().compute_metrics([]) == {}
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match='bins must be at least 1, got 0'):
+        Calibration(bins=0)
+    sample = segmented(torch.zeros(3, 2, 2))
+    with pytest.raises(ValueError, match='expected the truth'):
+        run(Calibration(), [sample])
+    sample.gt_sem_seg = PixelData(data=torch.zeros(1, 3, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match='the size of the truth, 9, got 4 of model'):
+        run(Calibration(), [sample])

@@ -1,0 +1,149 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.structures import BaseDataElement, PixelData
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+from torchmetrics.functional.classification import binary_matthews_corrcoef
+
+from mmkdml.evaluation.diversity import Diversity
+from mmkdml.registry import METRICS
+
+PREFIX = 'students/diversity'
+
+
+def classified(label):
+    return DataSample().set_pred_score(torch.eye(3)[label]).set_pred_label(label)
+
+
+def segmented(labels):
+    return SegDataSample(
+        seg_logits=PixelData(data=torch.ones(3, *labels.shape)),
+        pred_sem_seg=PixelData(data=labels[None]),
+    )
+
+
+def samples_of(truth, **answers):
+    """Classifications: for each member the labels of all samples; the ensemble says 0."""
+    samples = []
+    for index, label in enumerate(truth):
+        sample = classified(0).set_gt_label(int(label))
+        sample.members = BaseDataElement(
+            **{name: classified(int(own[index])) for name, own in answers.items()}
+        )
+        samples.append(sample)
+    return samples
+
+
+def run(metric, samples, batch=2):
+    evaluator = Evaluator(metric)
+    for start in range(0, len(samples), batch):
+        evaluator.process(samples[start : start + batch], None)
+    return evaluator.evaluate(len(samples))
+
+
+def drawn(members, count=60, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(3, size=count), {name: rng.integers(3, size=count) for name in members}
+
+
+def test_by_hand():
+    # Errors: student_1 in the 3rd and 4th, student_2 in the 4th and 5th, both say 2 in the 4th.
+    samples = samples_of(
+        [0, 0, 0, 0, 0], teacher=[1] * 5, student_1=[0, 0, 1, 2, 0], student_2=[0, 0, 0, 2, 1]
+    )
+    assert run(dict(type=Diversity), samples) == {
+        f'{PREFIX}/disagreement': 40.0,
+        # (1/5 - 2/5 * 2/5) / (2/5 * 3/5)
+        f'{PREFIX}/error_correlation': pytest.approx(1 / 6),
+    }
+
+
+def test_equals_the_correlation_of_errors_by_two_libraries():
+    truth, answers = drawn(('student_1', 'student_2'))
+    values = run(Diversity(), samples_of(truth, **answers))
+    errors = [own != truth for own in answers.values()]
+    value = values[f'{PREFIX}/error_correlation']
+    assert value == pytest.approx(np.corrcoef(errors)[0, 1])
+    assert value == pytest.approx(
+        binary_matthews_corrcoef(*(torch.tensor(own).long() for own in errors)).item(), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ('second', 'disagreement', 'correlation'),
+    [([0, 0, 1, 1], 0.0, 1.0), ([1, 1, 0, 0], 100.0, -1.0), ([0, 1, 0, 1], 50.0, 0.0)],
+)
+def test_extremes(second, disagreement, correlation):
+    samples = samples_of([0] * 4, student_1=[0, 0, 1, 1], student_2=second)
+    assert list(run(Diversity(), samples).values()) == [disagreement, pytest.approx(correlation)]
+
+
+def test_a_student_that_is_always_right_has_no_correlation():
+    values = run(Diversity(), samples_of([0, 0], student_1=[0, 0], student_2=[0, 1]))
+    assert values[f'{PREFIX}/disagreement'] == 50
+    assert math.isnan(values[f'{PREFIX}/error_correlation'])
+
+
+def test_three_students_have_means_and_pairs():
+    names = ('student_1', 'student_2', 'student_3')
+    truth, answers = drawn(names)
+    values = run(Diversity(), samples_of(truth, **answers))
+    pairs = {}
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        two = {names[i]: answers[names[i]] for i in (a, b)}
+        for key, value in run(Diversity(), samples_of(truth, **two)).items():
+            pairs[f'{key}_{names[a]}_{names[b]}'] = value
+    for key in ('disagreement', 'error_correlation'):
+        own = [value for name, value in pairs.items() if f'/{key}_' in name]
+        assert len(set(own)) == 3
+        pairs[f'{PREFIX}/{key}'] = np.mean(own)
+    assert values == pytest.approx(pairs)
+
+
+def test_masks_pixel_by_pixel_without_the_ignored():
+    rng = torch.Generator().manual_seed(0)
+    truth, first, second = (torch.randint(3, (4, 5), generator=rng) for _ in range(3))
+    truth[0] = 255
+    sample = segmented(first)
+    sample.gt_sem_seg = PixelData(data=truth[None])
+    sample.members = BaseDataElement(student_1=segmented(first), student_2=segmented(second))
+    values = run(Diversity(), [sample])
+    counted = [side[1:].flatten().numpy() for side in (truth, first, second)]
+    assert values[f'{PREFIX}/disagreement'] == pytest.approx(
+        100 * np.mean(counted[1] != counted[2])
+    )
+    assert values[f'{PREFIX}/error_correlation'] == pytest.approx(
+        np.corrcoef(counted[1] != counted[0], counted[2] != counted[0])[0, 1]
+    )
+
+
+def test_named_students():
+    truth, answers = drawn(('big', 'small', 'tiny'))
+    samples = samples_of(truth, **answers)
+    chosen = METRICS.build(dict(type=Diversity, students=('small', 'tiny')))
+    only = run(Diversity(), samples_of(truth, small=answers['small'], tiny=answers['tiny']))
+    assert run(chosen, samples) == only
+    assert len(run(Diversity(), samples)) == 8
+
+
+def test_fewer_than_two_students_have_no_values():
+    assert run(Diversity(), samples_of([0], teacher=[0], student_1=[1])) == {}
+    assert run(Diversity(), [classified(0)]) == {}  # a network alone; its truth is not asked for
+
+
+def test_refusals():
+    for students in ('student_1', ['student_1']):
+        with pytest.raises(ValueError, match='students must be the names of two or more, got'):
+            Diversity(students=students)
+    samples = samples_of([0], student_1=[0], student_2=[0])
+    with pytest.raises(ValueError, match=r"expected the students \['x'\], got \['student_1'"):
+        run(Diversity(students=['student_1', 'x']), samples)
+    sample = segmented(torch.zeros(2, 2, dtype=torch.long))
+    sample.gt_sem_seg = PixelData(data=torch.zeros(1, 3, 3, dtype=torch.long))
+    sample.members = BaseDataElement(student_1=sample.clone(), student_2=sample.clone())
+    with pytest.raises(ValueError, match=r"of the size of the truth, 9, got \{'student_1': 4"):
+        run(Diversity(), [sample])

@@ -1,0 +1,164 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.structures import BaseDataElement, PixelData
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+from scipy.special import log_softmax, softmax
+
+from mmkdml.evaluation import ForegroundIoU
+from mmkdml.evaluation.fidelity import Fidelity
+from mmkdml.registry import METRICS
+
+META = dict(classes=('background', 'tumour', 'oedema'))
+MEMBERS = ('teacher', 'student_1', 'student_2')
+
+
+def classified(scores):
+    scores = torch.tensor(scores)
+    return DataSample().set_pred_score(scores).set_pred_label(scores.argmax().reshape(1))
+
+
+def segmented(logits):
+    return SegDataSample(
+        seg_logits=PixelData(data=logits), pred_sem_seg=PixelData(data=logits.argmax(0)[None])
+    )
+
+
+def classroom(make, **answers):
+    sample = make(answers.pop('ensemble'))
+    sample.members = BaseDataElement(**{name: make(own) for name, own in answers.items()})
+    return sample
+
+
+def drawn_masks(count=3, seed=0):
+    """Samples of 5x6 pixels in 3 classes, and their logits by member."""
+    rng = torch.Generator().manual_seed(seed)
+    logits = [
+        {
+            **{name: torch.randn(3, 5, 6, generator=rng) for name in MEMBERS},
+            'ensemble': torch.rand(3, 5, 6, generator=rng),
+        }
+        for _ in range(count)
+    ]
+    return [classroom(segmented, **one) for one in logits], logits
+
+
+def run(metric, samples, meta=None, batch=2):
+    evaluator = Evaluator(metric)
+    evaluator.dataset_meta = meta
+    for start in range(0, len(samples), batch):
+        evaluator.process(samples[start : start + batch], None)
+    return evaluator.evaluate(len(samples))
+
+
+def test_classification_by_hand():
+    teacher = [0.25, 0.75]
+    samples = [
+        classroom(
+            classified, teacher=teacher, student_1=own, student_2=[0.5, 0.5], ensemble=[1.0, 0.25]
+        )
+        for own in ([0.25, 0.75], [0.75, 0.25], [0.75, 0.25], [0.75, 0.25])
+    ]
+    for sample in samples:  # the truth is of no matter
+        sample.set_gt_label(0)
+    values = run(dict(type=Fidelity), samples)
+    swapped = 0.25 * math.log(1 / 3) + 0.75 * math.log(3)
+    half = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    both = 0.25 * math.log(0.25 / 0.8) + 0.75 * math.log(0.75 / 0.2)
+    assert values == {
+        'student_1/fidelity/accuracy': 25.0,
+        'student_1/fidelity/KL': pytest.approx(0.75 * swapped, rel=1e-6),
+        'student_2/fidelity/accuracy': 0.0,
+        'student_2/fidelity/KL': pytest.approx(half, rel=1e-6),
+        'ensemble/fidelity/accuracy': 0.0,
+        'ensemble/fidelity/KL': pytest.approx(both, rel=1e-6),
+    }
+
+
+def test_masks_are_scored_as_if_the_teachers_were_true():
+    samples, logits = drawn_masks()
+    values = run(Fidelity(), samples, META)
+    for name in (*MEMBERS[1:], 'ensemble'):
+        as_truth = []
+        for one in logits:
+            sample = segmented(one[name])
+            sample.gt_sem_seg = PixelData(data=one['teacher'].argmax(0)[None])
+            as_truth.append(sample)
+        for key, value in run(ForegroundIoU(), as_truth, META).items():
+            assert values[f'{name}/{key.replace("foreground", "fidelity")}'] == pytest.approx(value)
+        same = [(one[name].argmax(0) == one['teacher'].argmax(0)).numpy() for one in logits]
+        assert values[f'{name}/fidelity/agreement'] == pytest.approx(100 * np.mean(same))
+    assert len(values) == 3 * 8
+    assert (
+        len({values[f'{name}/fidelity/IoU'] for name in ('student_1', 'student_2', 'ensemble')})
+        == 3
+    )
+
+
+def test_the_divergence_of_masks_in_numpy():
+    samples, logits = drawn_masks()
+    values = run(Fidelity(), samples, META)
+
+    def expected(name):
+        terms = []
+        for one in logits:
+            teacher, own = one['teacher'].double().numpy(), one[name].double().numpy()
+            log_own = np.log(own / own.sum(0)) if name == 'ensemble' else log_softmax(own, axis=0)
+            terms.append(
+                (softmax(teacher, axis=0) * (log_softmax(teacher, axis=0) - log_own)).sum(0)
+            )
+        return np.mean(terms)
+
+    for name in (*MEMBERS[1:], 'ensemble'):
+        assert values[f'{name}/fidelity/KL'] == pytest.approx(expected(name), rel=1e-6)
+
+
+def test_a_copy_of_the_teacher_is_faithful():
+    answers = dict.fromkeys((*MEMBERS, 'ensemble'), [0.2, 0.8])
+    values = run(Fidelity(), [classroom(classified, **answers)])
+    assert values['student_2/fidelity/accuracy'] == 100
+    assert values['student_2/fidelity/KL'] == pytest.approx(0, abs=1e-12)
+
+
+def test_certainty_has_a_finite_divergence():
+    answers = dict(teacher=[0.0, 1.0], student_1=[1.0, 0.0], ensemble=[0.0, 1.0])
+    values = run(Fidelity(), [classroom(classified, **answers)])
+    assert values['student_1/fidelity/KL'] == pytest.approx(math.log(1e7), rel=1e-5)
+    assert values['ensemble/fidelity/KL'] == 0
+
+
+def test_another_member_can_be_the_teacher():
+    answers = dict(big=[0.2, 0.8], teacher=[0.8, 0.2], small=[0.3, 0.7], ensemble=[0.3, 0.7])
+    values = run(
+        METRICS.build(dict(type=Fidelity, teacher='big')), [classroom(classified, **answers)]
+    )
+    assert {name: values[f'{name}/fidelity/accuracy'] for name in ('teacher', 'small')} == {
+        'teacher': 0.0,
+        'small': 100.0,
+    }
+    assert not any(key.startswith('big') for key in values)
+
+
+def test_without_a_teacher_there_are_no_values():
+    answers = dict(student_1=[0.2, 0.8], student_2=[0.2, 0.8], ensemble=[0.2, 0.8])
+    assert run(Fidelity(), [classroom(classified, **answers)]) == {}
+    assert run(Fidelity(), [classified([0.2, 0.8])]) == {}
+    with pytest.raises(ValueError, match=r"the teacher 'techer' among the members, got \['student"):
+        run(Fidelity(teacher='techer'), [classroom(classified, **answers)])
+
+
+def test_answers_that_do_not_fit():
+    answers = dict(teacher=[0.2, 0.8], student_1=[0.2, 0.7, 0.1], ensemble=[0.2, 0.8])
+    with pytest.raises(ValueError, match=r'expected student_1 to .* got \(M, K\) \(1, 3\) and'):
+        run(Fidelity(), [classroom(classified, **answers)])
+
+
+def test_samples_are_not_changed():
+    samples, logits = drawn_masks(count=1)
+    run(Fidelity(), samples, META)
+    assert torch.equal(samples[0].members.student_1.seg_logits.data, logits[0]['student_1'])
+    assert 'gt_sem_seg' not in samples[0]

@@ -1,0 +1,52 @@
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from mmkdml.evaluation.reliability import draw_reliability
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """The figure that is written, to be looked into."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, 'savefig', lambda self, path: (figures.append(self), save(self, path))
+    )
+    return figures
+
+
+def table(*members):
+    return pd.concat(
+        pd.DataFrame(
+            dict(
+                member=member,
+                low=[0, 0.5],
+                high=[0.5, 1],
+                answers=[0, 4],
+                confidence=[float('nan'), 0.9],
+                accuracy=[float('nan'), 0.75],
+            )
+        )
+        for member in members
+    )
+
+
+def test_a_bar_for_the_accuracy_and_one_for_the_gap(figure, tmp_path):
+    given = table('teacher', 'student_1', 'student_2', 'student_3', 'ensemble')
+    before = given.copy()
+    draw_reliability(given, tmp_path / 'a.svg')
+    assert '<svg' in (tmp_path / 'a.svg').read_text()
+    axes = figure[0].axes
+    assert [one.get_title() for one in axes if one.get_title()] == list(given['member'].unique())
+    bars = [bar for bar in axes[0].patches if hasattr(bar, 'get_height')]
+    assert [(bar.get_x(), bar.get_y(), bar.get_height()) for bar in bars] == [
+        (0.5, 0, 0.75),
+        (0.5, 0.75, pytest.approx(0.15)),
+    ]
+    pd.testing.assert_frame_equal(given, before)
+
+
+def test_nothing_to_draw(tmp_path):
+    with pytest.raises(ValueError, match='needs answers, but the table has none'):
+        draw_reliability(pd.DataFrame(), tmp_path / 'a.png')

@@ -1,0 +1,131 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mmkdml.functional.cka import centred_gram, linear_cka, unbiased_hsic
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def kornblith(a, b):
+    """The definition with matrices of features by features, in numpy."""
+    a, b = (side.flatten(1).numpy() for side in (a, b))
+    a, b = (side - side.mean(axis=0) for side in (a, b))
+    return np.linalg.norm(a.T @ b) ** 2 / np.linalg.norm(a.T @ a) / np.linalg.norm(b.T @ b)
+
+
+def u_statistic(a, b):
+    """E[k_ij l_ij] + E[k_ij l_qr] - 2 E[k_ij l_iq] over all four different images."""
+    terms = [
+        a[i, j] * (b[i, j] + b[q, r] - 2 * b[i, q])
+        for i, j, q, r in itertools.permutations(range(len(a)), 4)
+    ]
+    return float(sum(terms) / len(terms))
+
+
+def stacked(*features):
+    return torch.stack([centred_gram(one) for one in features])
+
+
+class TestLinearCKA:
+    @pytest.mark.parametrize('shapes', [((3, 2, 2), (5,)), ((2,), (2,)), ((40,), (3, 4, 4))])
+    def test_equals_the_definition(self, shapes):
+        a, b = drawn(9, *shapes[0]), drawn(9, *shapes[1], seed=1)
+        value = linear_cka(a, b)
+        assert value.shape == ()
+        assert value.item() == pytest.approx(kornblith(a, b), rel=1e-12)
+        assert linear_cka(b, a).item() == pytest.approx(value.item(), rel=1e-12)
+
+    def test_closed_form(self):
+        # One feature each: the squared correlation.
+        a, b = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 1.0, 3.0])
+        assert linear_cka(a[:, None], b[:, None]).item() == pytest.approx(0.25)
+        # A second, uncorrelated feature of the same variance: 1 / sqrt(2).
+        first = torch.tensor([1.0, 1.0, -1.0, -1.0])
+        both = torch.stack([first, torch.tensor([1.0, -1.0, 1.0, -1.0])], dim=1)
+        assert linear_cka(first[:, None], both).item() == pytest.approx(math.sqrt(0.5))
+
+    def test_invariances(self):
+        a, b = drawn(8, 5), drawn(8, 4, seed=1)
+        rotation = torch.linalg.qr(drawn(5, 5, seed=2)).Q
+        value = linear_cka(a, b).item()
+        for same in (a @ rotation, -3 * a, a + drawn(5, seed=3), a[:, torch.randperm(5)]):
+            assert linear_cka(same, b).item() == pytest.approx(value, rel=1e-12)
+            assert linear_cka(a, same).item() == pytest.approx(1, rel=1e-12)
+        # What it is not invariant to: one feature's scale, the order of one side's images.
+        for other in (a * torch.tensor([9.0, 1, 1, 1, 1]), a.roll(1, dims=0)):
+            assert abs(linear_cka(other, b).item() - value) > 1e-3
+
+    def test_a_layer_that_is_the_same_for_all_images_has_none(self):
+        assert linear_cka(torch.ones(5, 3), drawn(5, 2)).isnan()
+
+    def test_different_numbers_of_images(self):
+        with pytest.raises(ValueError, match='of the same images, got 5 and 4'):
+            linear_cka(drawn(5, 2), drawn(4, 2))
+
+
+class TestUnbiasedHSIC:
+    def test_equals_the_u_statistic_of_all_pairs_of_layers(self):
+        ours = stacked(drawn(6, 3), drawn(6, 2, 2, seed=1))
+        theirs = stacked(drawn(6, 4, seed=2), drawn(6, 1, seed=3), drawn(6, 9, seed=4))
+        values = unbiased_hsic(ours, theirs)
+        assert values.shape == (2, 3)
+        for i, j in itertools.product(range(2), range(3)):
+            assert values[i, j].item() == pytest.approx(u_statistic(ours[i], theirs[j]), rel=1e-9)
+
+    @pytest.mark.parametrize('size', [4, 5])
+    def test_the_mean_of_all_batches_is_that_of_all_images(self, size):
+        a, b = drawn(7, 6), drawn(7, 3, seed=1)
+        batches = [
+            unbiased_hsic(stacked(a[list(batch)]), stacked(b[list(batch)]))
+            for batch in itertools.combinations(range(7), size)
+        ]
+        whole = unbiased_hsic(stacked(a), stacked(b))
+        torch.testing.assert_close(torch.stack(batches).mean(dim=0), whole)
+        assert torch.stack(batches).std() > 1e-3  # the batches do differ
+
+    def test_centring_changes_rounding_alone(self):
+        a, b = drawn(6, 3), drawn(6, 2, seed=1)
+        plain = [(side @ side.mT)[None] for side in (a, b)]
+        torch.testing.assert_close(unbiased_hsic(*plain), unbiased_hsic(stacked(a), stacked(b)))
+
+    def test_unrelated_representations_come_out_as_such(self):
+        # 40 images of 500 features: the bias is large.
+        pairs = [(drawn(40, 500, seed=seed), drawn(40, 500, seed=seed + 100)) for seed in range(5)]
+        biased = np.mean([linear_cka(a, b).item() for a, b in pairs])
+        unbiased = np.mean(
+            [
+                unbiased_hsic(stacked(a), stacked(b)).item()
+                / unbiased_hsic(stacked(a), stacked(a)).item()
+                for a, b in pairs
+            ]
+        )
+        assert biased > 0.8
+        assert abs(unbiased) < 0.1
+
+    def test_what_does_not_fit(self):
+        with pytest.raises(ValueError, match='4 images or more, got 3 and 3: use larger batches'):
+            unbiased_hsic(stacked(drawn(3, 2)), stacked(drawn(3, 2)))
+        with pytest.raises(ValueError, match='got 5 and 6'):
+            unbiased_hsic(stacked(drawn(5, 2)), stacked(drawn(6, 2)))
+
+
+def test_half_precision_is_lifted_and_inputs_are_not_changed():
+    features = (drawn(5, 3, 2) * 300).half()
+    before = features.clone()
+    gram = centred_gram(features)
+    assert gram.dtype == torch.float64
+    torch.testing.assert_close(gram, centred_gram(features.double()))
+    torch.testing.assert_close(
+        gram.sum(dim=0), torch.zeros(5, dtype=torch.float64), atol=1e-7, rtol=0
+    )
+    linear_cka(features, features)
+    assert torch.equal(features, before)
+    grams = stacked(drawn(5, 3))
+    unbiased_hsic(grams, grams)
+    assert torch.equal(grams, stacked(drawn(5, 3)))

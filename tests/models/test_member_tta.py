@@ -1,0 +1,151 @@
+"""Averages over views against the members' own answers to each view."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+
+from mmkdml.models.member_tta import MemberTTA
+from mmkdml.registry import MODELS
+
+DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
+SIZE = dict(ori_shape=(40, 48), img_shape=(64, 64))
+FLIPS = [
+    {},
+    dict(flip=True, flip_direction='horizontal'),
+    dict(flip=True, flip_direction='vertical'),
+]
+
+
+def classroom(name, **changes):
+    torch.manual_seed(0)
+    config = Config.fromfile(DEMO / f'{name}.py').model
+    config.update(changes)
+    return MODELS.build(config).eval()
+
+
+def with_two_logits():
+    config = Config.fromfile(DEMO / 'kdml_v3_demo.py').model
+    for member in (config.teacher, *config.students):
+        member.decode_head.update(out_channels=2, num_classes=2)
+    torch.manual_seed(0)
+    return MODELS.build(config).eval()
+
+
+def views(sample_type, number=2):
+    """As TestTimeAug and mmengine's collation give them, and each view as a batch of its own."""
+    torch.manual_seed(1)
+    images = [torch.randint(256, (3, 64, 64), dtype=torch.uint8) for _ in range(number)]
+    turned = [images, [one.flip(2) for one in images], [one.flip(1) for one in images]]
+    return [
+        dict(inputs=batch, data_samples=[sample_type(metainfo={**SIZE, **meta}) for _ in images])
+        for batch, meta in zip(turned, FLIPS, strict=True)
+    ]
+
+
+def merged(model, sample_type):
+    batches = views(sample_type)
+    data = {key: [batch[key] for batch in batches] for key in batches[0]}
+    with torch.no_grad():
+        return MemberTTA(model).test_step(data), [
+            model.test_step(batch) for batch in views(sample_type)
+        ]
+
+
+@pytest.mark.parametrize('build', [lambda: classroom('kdml_v3_demo'), with_two_logits])
+def test_masks(build):
+    samples, each = merged(build(), SegDataSample)
+
+    def probabilities(sample):
+        logits = sample.seg_logits.data
+        return logits if len(logits) == 1 else logits.softmax(dim=0)
+
+    def label(mean):
+        return (mean > 0.5).long() if len(mean) == 1 else mean.argmax(dim=0, keepdim=True)
+
+    for index, sample in enumerate(samples):
+        expected = {}
+        for name in ('teacher', 'student_1', 'student_2'):
+            member = sample.members.get(name)
+            expected[name] = torch.stack(
+                [probabilities(view[index].members.get(name)) for view in each]
+            ).mean(dim=0)
+            torch.testing.assert_close(probabilities(member), expected[name])
+            assert member.pred_sem_seg.data.equal(label(expected[name]))
+            assert member.pred_sem_seg.shape == (40, 48)
+        students = expected['student_1'], expected['student_2']
+        union = torch.maximum(*map(label, students))
+        assert sample.pred_sem_seg.data.equal(union)
+        assert 0 < union.float().mean() < 1
+        torch.testing.assert_close(
+            sample.seg_logits.data[-1], torch.maximum(students[0][-1], students[1][-1])
+        )
+        one_view = each[0][index].pred_sem_seg.data
+        assert not one_view.equal(sample.pred_sem_seg.data)  # the views do say different things
+
+
+def test_classes():
+    samples, each = merged(classroom('kdml_v3_demo_slices'), DataSample)
+    for index, sample in enumerate(samples):
+        expected = {}
+        for name in ('teacher', 'student_1', 'student_2'):
+            scores = [view[index].members.get(name).pred_score for view in each]
+            expected[name] = torch.stack(scores).mean(dim=0)
+            member = sample.members.get(name)
+            torch.testing.assert_close(member.pred_score, expected[name])
+            assert member.pred_label.tolist() == [int(expected[name].argmax())]
+            assert not torch.equal(scores[0], member.pred_score)
+        highest = torch.maximum(expected['student_1'], expected['student_2'])
+        torch.testing.assert_close(sample.pred_score, highest)
+        assert sample.pred_label.tolist() == [int(highest.argmax())]
+
+
+@pytest.mark.parametrize(
+    ('name', 'sample_type', 'field'),
+    [
+        ('kdml_v3_demo', SegDataSample, 'pred_sem_seg'),
+        ('kdml_v3_demo_slices', DataSample, 'pred_score'),
+    ],
+)
+def test_a_plain_network_answers_as_the_member_it_is(name, sample_type, field):
+    model = classroom(name)
+    alone = model.members['student_1']
+    alone.data_preprocessor = model.data_preprocessor
+    plain, _ = merged(alone, sample_type)
+    whole, _ = merged(model, sample_type)
+    for one, other in zip(plain, whole, strict=True):
+        member = other.members.student_1
+        assert 'members' not in one
+        if field == 'pred_score':
+            assert one.pred_score.equal(member.pred_score)
+            assert one.pred_label.equal(member.pred_label)
+        else:
+            assert one.pred_sem_seg.data.equal(member.pred_sem_seg.data)
+            assert one.seg_logits.data.equal(member.seg_logits.data)
+
+
+def test_another_ensemble_and_the_truth_are_kept():
+    model = classroom('kdml_v3_demo_slices', ensemble='mean')
+    batches = views(DataSample)
+    for batch in batches:
+        for sample in batch['data_samples']:
+            sample.set_gt_label(1)
+    with torch.no_grad():
+        samples = MemberTTA(model).test_step(
+            {key: [batch[key] for batch in batches] for key in batches[0]}
+        )
+    for sample in samples:
+        assert sample.gt_label.tolist() == [1]
+        assert 'gt_label' not in sample.members.student_1
+        mean = (sample.members.student_1.pred_score + sample.members.student_2.pred_score) / 2
+        torch.testing.assert_close(sample.pred_score, mean)
+
+
+def test_a_config_can_name_it():
+    config = Config.fromfile(DEMO / 'student_demo.py').model
+    model = MMENGINE_MODELS.build(dict(type='mmkdml.MemberTTA', module=config))
+    assert type(model) is MemberTTA
