@@ -1,5 +1,6 @@
 """Suites of runs, their tables, statistics and reports, and the search for weights."""
 
+from mmkdml.experiments.case_scores import case_scores
 from mmkdml.experiments.claims import evaluate_claims, render_claims
 from mmkdml.experiments.execute import newest_checkpoint
 from mmkdml.experiments.paper import paper_value
@@ -23,6 +24,7 @@ __all__ = [
     'SuiteRecord',
     'SuiteStore',
     'build_table',
+    'case_scores',
     'comparison_runs',
     'evaluate_claims',
     'in_words',

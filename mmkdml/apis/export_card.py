@@ -1,0 +1,203 @@
+"""The model card of an export, for people (Markdown) and programs (JSON)."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import torch
+
+from mmkdml.analysis.complexity import member_complexities
+from mmkdml.apis.export_source import Source
+from mmkdml.datasets.splits import read_split, split_counts
+from mmkdml.models.checkpoints import file_sha256, load_checkpoint_file
+from mmkdml.models.ensembles import ENSEMBLES
+from mmkdml.registry import DATASETS
+
+INTENDED_USE = (
+    'Research on images like those of its training data. It is no medical device, and nobody has '
+    'shown that it is safe or useful in the care of patients.'
+)
+LICENCE = (
+    'Not stated. Weights can be bound by the terms of the images and pretrained weights that they '
+    'come from; the code of mmkdml is under Apache-2.0.'
+)
+
+_TEMPLATE = """\
+# {{ name }}
+
+{{ task | capitalize }} by {{ networks | map(attribute='network') | join(' and ') }}
+{%- if ensemble %}, joined by the ensemble rule `{{ ensemble }}`{% endif %}. Format: {{ format }}.
+
+Classes: {{ classes | join(', ') or 'not named' }}. Input: {{ input }}
+{% if needs %}
+The checkpoint needs mmkdml, for {{ needs | join(' and ') }}.
+{% endif %}
+## Intended use
+
+{{ intended_use }}
+
+## Licence
+
+{{ licence }}
+
+## Data
+
+| part | split file | images | groups |
+| --- | --- | --- | --- |
+{% for part, one in data.items() -%}
+| {{ part }} | {{ one.split_file }} | {{ one.images or '?' }} | {{ one.groups or '?' }} |
+{% endfor %}
+Groups are what looks alike, a patient or a lesion.
+
+## Quality on the test part
+{% if scores %}
+In percent, with 95 % bootstrap intervals over groups.
+
+| what | measure | value | interval | against the first |
+| --- | --- | --- | --- | --- |
+{% for one in scores -%}
+| {{ one.member }} | {{ one.measure }} | {{ number(one.value) }} | {{ number(one.low) }} to \
+{{ number(one.high) }} | {% if one.difference is defined and one.difference is not none -%}
+{{ number(one.difference, '+') }} ({{ number(one.difference_low, '+') }} to \
+{{ number(one.difference_high, '+') }}){% endif %} |
+{% endfor %}{% else %}
+Not measured.
+{% endif %}{% if agreement %}
+On {{ agreement.images }} images its scores differ from PyTorch's by at most \
+{{ '%.2g' % agreement.max_difference }}, and {{ '%.2g' % (100 * agreement.other_labels) }} % of \
+the labels.
+{% endif %}
+## Size and speed
+
+| network | parameters (M) | GFLOPs for {{ input_size | join('x') }} |
+| --- | --- | --- |
+{% for one in networks -%}
+| {{ one.name }}: {{ one.network }} | {{ '%.2f' % (one.parameters / 1e6) }} | \
+{{ '%.3f' % (one.flops / 1e9) }} |
+{% endfor %}
+| file | bytes | SHA-256 |
+| --- | --- | --- |
+{% for one in files -%}
+| {{ one.name }} | {{ one.bytes }} | `{{ one.sha256 }}` |
+{% endfor %}
+| one image, {{ machine }} | ms |
+| --- | --- |
+{% for what, time in latency_ms.items() -%}
+| {{ what }} | {{ '%.2f' % time }} |
+{% endfor %}
+Weights: `{{ checkpoint.file }}`, SHA-256 `{{ checkpoint.sha256 }}`.
+{{ versions.items() | map('join', ' ') | join(', ') }}.
+"""
+
+
+def make_card(
+    source: Source,
+    form: str,
+    folder: Path,
+    latencies: Mapping[str, float],
+    scores: pd.DataFrame | None = None,
+    agreement: Mapping[str, float] | None = None,
+    needs: tuple[str, ...] = (),
+    intended_use: str = INTENDED_USE,
+    licence: str = LICENCE,
+) -> dict[str, Any]:
+    """All that is known of an export, as JSON can hold it.
+
+    Args:
+        source: What was exported.
+        form: The format.
+        folder: With the exported files, all of which are described.
+        latencies: Milliseconds for one image, by what answers.
+        scores: Of ``mmkdml.experiments.case_scores``, None if not measured.
+        agreement: Of the graph with PyTorch, if it was compared.
+        needs: Parts that only mmkdml has.
+        intended_use: What the model is for.
+        licence: Under which it may be used.
+    """
+    rules = {function: name for name, function in ENSEMBLES.items()}
+    several = len(source.members) > 1
+    meta = load_checkpoint_file(source.checkpoint).get('meta', {}).get('dataset_meta') or {}
+    kept = None if scores is None else scores.astype(object).where(scores.notna(), None)
+    return dict(
+        name=source.name,
+        format=form,
+        task=source.inspection.task.name,
+        ensemble=rules.get(source.ensemble, 'own function') if several else None,
+        classes=list(meta.get('classes') or ()),
+        input=_input(source, form),
+        input_size=list(source.inspection.input_size),
+        needs=list(needs),
+        intended_use=intended_use,
+        licence=licence,
+        data=_data(source),
+        scores=[] if kept is None else kept.to_dict('records'),
+        agreement=None if agreement is None else dict(agreement),
+        networks=[
+            dict(
+                name=one.name,
+                network=one.network,
+                parameters=one.parameters,
+                flops=2 * one.multiply_adds,
+            )
+            for one in member_complexities(source.inspection)
+            if one.name in source.members
+        ],
+        files=[
+            dict(name=path.name, bytes=path.stat().st_size, sha256=file_sha256(path))
+            for path in sorted(folder.iterdir())
+        ],
+        latency_ms=dict(latencies),
+        machine=f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads',
+        checkpoint=dict(file=source.checkpoint.name, sha256=file_sha256(source.checkpoint)),
+        versions={package: version(package) for package in ('torch', 'numpy')}
+        | dict(python=platform.python_version()),
+    )
+
+
+def write_card(card: Mapping[str, Any], folder: Path) -> None:
+    """Writes ``<name>.md`` and ``<name>.json``."""
+    environment = jinja2.Environment(trim_blocks=False, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(_TEMPLATE)
+    (folder / f'{card["name"]}.md').write_text(template.render(**card, number=_number) + '\n')
+    text = json.dumps(card, indent=2, default=float) + '\n'
+    (folder / f'{card["name"]}.json').write_text(text)
+
+
+def _number(value: float | None, sign: str = '') -> str:
+    return '?' if value is None else f'{value:{sign}.2f}'
+
+
+def _input(source: Source, form: str) -> str:
+    height, width = source.inspection.input_size
+    if form == 'checkpoint':
+        return f'{height}x{width}, see the test pipeline of the config.'
+    return (
+        'images (N, 3, H, W), RGB, 0 to 255, uint8; preprocessing is in the graph. '
+        + (f'Trained at {height}x{width}. ' if source.segments else f'H = {height}, W = {width}. ')
+        + 'Outputs: scores (probabilities) and labels.'
+    )
+
+
+def _data(source: Source) -> dict[str, dict[str, Any]]:
+    """What the config says of each part, with counts where its split file is at hand."""
+    parts = {}
+    for part in ('train', 'val', 'test'):
+        dataset = source.config.get(f'{part}_dataloader', {}).get('dataset', {})
+        file = dataset.get('ann_file')
+        kind = dataset.get('type')
+        kind = kind if kind is None or isinstance(kind, type) else DATASETS.get(str(kind))
+        counts = split_counts(read_split(file)) if file and Path(file).is_file() else {}
+        parts[part] = dict(
+            dataset=kind and kind.__name__,
+            split_file=file,
+            images=counts.get('images'),
+            groups=counts.get('groups'),
+        )
+    return parts

@@ -1,0 +1,154 @@
+"""One network as MMPretrain or MMSegmentation knows it: a config and weights, without mmkdml."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmkdml.analysis.inspection import without_pretrained
+from mmkdml.apis.export_graph import require
+from mmkdml.apis.export_source import Source
+from mmkdml.evaluation.member_metrics import ENSEMBLE
+from mmkdml.models.checkpoints import load_checkpoint_file
+from mmkdml.registry import MODELS, TRANSFORMS
+
+# Losses are for training; a stock one takes the place of ours.
+_LOSSES = ('loss', 'loss_decode')
+# Ours differ from them by where pretrained weights come from, and not in weights or answers.
+_STOCK = {'PretrainedTIMMBackbone': ('mmpretrain.TIMMBackbone', ('pretrained_cfg_overlay',))}
+_FOREIGN = ('mmpretrain', 'mmseg')
+# Not there when an image is to be predicted.
+_ANNOTATIONS = re.compile('Load(?!Image)')
+
+
+def write_checkpoint(source: Source, folder: Path) -> tuple[str, ...]:
+    """Writes ``<name>.py``, ``<name>.pth`` and ``<name>.safetensors``.
+
+    The config names the parts as MMPretrain or MMSegmentation registers them, with preprocessing
+    and the test pipeline without annotations, so that their own inferencers work with it. It is
+    read again, built, and the weights loaded with ``strict=True``. The checkpoint holds weights and
+    the names of classes alone, and loads with ``weights_only=True``.
+
+    Args:
+        source: One network.
+        folder: To write to; must exist.
+
+    Returns:
+        Names of parts that only mmkdml has; without any, the files do without mmkdml.
+
+    Raises:
+        ValueError: If the source is an ensemble, which neither framework has, or the extra
+            ``export`` is not installed.
+    """
+    if source.what == ENSEMBLE:
+        raise ValueError(
+            'MMPretrain and MMSegmentation have no ensembles: export each student for them, the '
+            'ensemble as onnx or torch-export, or publish it (tools/publish.py) for use with mmkdml'
+        )
+    save_file = require('safetensors.torch').save_file
+    (member,) = source.members.values()
+    weights = {name: value.contiguous() for name, value in member.state_dict().items()}
+    meta = load_checkpoint_file(source.checkpoint).get('meta', {}).get('dataset_meta') or {}
+    meta = {key: meta[key] for key in ('classes', 'palette') if meta.get(key) is not None}
+    config, needs = plain_config(source)
+    path = folder / f'{source.name}.py'
+    config.dump(path)
+    torch.save(dict(state_dict=weights, meta=dict(dataset_meta=meta)), path.with_suffix('.pth'))
+    texts = {key: json.dumps(value) for key, value in meta.items()}
+    save_file(weights, str(path.with_suffix('.safetensors')), texts)
+    _try(path)
+    return needs
+
+
+def plain_config(source: Source) -> tuple[Config, tuple[str, ...]]:
+    """The config of one network in the words of its framework, and what of it only mmkdml has."""
+    scope = 'mmseg' if source.segments else 'mmpretrain'
+    settings = source.config.to_dict()  # classes by their paths
+    names = _Names(scope)
+    model = names.of(without_pretrained(_member_settings(settings['model'], source)))
+    content: dict[str, Any] = dict(
+        default_scope=scope,
+        model=model,
+        visualizer=dict(
+            type='SegLocalVisualizer' if source.segments else 'UniversalVisualizer',
+            name='visualizer',
+        ),
+    )
+    loader = settings.get('test_dataloader')
+    if loader:
+        content['test_pipeline'] = [
+            names.of(step, TRANSFORMS)
+            for step in loader['dataset']['pipeline']
+            if not _ANNOTATIONS.match(step['type'].rpartition('.')[2])
+        ]
+        content['test_dataloader'] = dict(
+            batch_size=1, num_workers=0, dataset=dict(pipeline=content['test_pipeline'])
+        )
+    if names.imports or names.own:
+        imports = sorted(names.imports) + ['mmkdml.models'] * bool(names.own)
+        content['custom_imports'] = dict(imports=imports, allow_failed_imports=False)
+    return Config(content), tuple(dict.fromkeys(names.own))
+
+
+class _Names:
+    """Class paths -> the names in the registries of a scope; notes what it came upon."""
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        self.imports: set[str] = set()
+        self.own: list[str] = []
+
+    def of(self, value: Any, registry: Any = MODELS) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.of(one, registry) for one in value)
+        if not isinstance(value, Mapping):
+            return value
+        content = {key: one for key, one in value.items() if key not in _LOSSES}
+        kind = registry.get(str(value['type'])) if 'type' in value else None
+        content = {key: self.of(one, registry) for key, one in content.items()}
+        if kind is None:
+            return content
+        package = kind.__module__.partition('.')[0]
+        stock, dropped = _STOCK.get(kind.__name__, (None, ()))
+        if stock is not None:
+            content = {key: one for key, one in content.items() if key not in dropped}
+            package, name = stock.split('.')
+        elif package == __name__.partition('.')[0]:
+            self.own.append(kind.__name__)
+            return dict(content, type=f'{kind.__module__}.{kind.__name__}')
+        else:
+            # mmcv's layers have short names ('BN'), which stand in the config already.
+            name = kind.__name__ if '.' in value['type'] else value['type']
+        if package in _FOREIGN and package != self.scope:
+            self.imports.add(f'{package}.models')
+            name = f'{package}.{name}'
+        return dict(content, type=name)
+
+
+def _member_settings(model: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """The config of the one network, with the preprocessing it was trained with."""
+    distiller = source.inspection.distiller
+    if distiller is None:
+        return dict(model)
+    members = model.get('members')
+    if members is None:
+        members = dict(zip(distiller.student_names, model['students'], strict=True))
+        members['teacher'] = model.get('teacher')
+    preprocessor = model.get('data_preprocessor') or (
+        members[distiller.member_names[0]].get('data_preprocessor')
+    )
+    return dict(members[source.what], data_preprocessor=preprocessor)
+
+
+def _try(path: Path) -> None:
+    config = Config.fromfile(path)
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        network = MODELS.build(config.model)
+    network.load_state_dict(load_checkpoint_file(path.with_suffix('.pth'))['state_dict'])

@@ -1,0 +1,201 @@
+"""One graph from pixels to answer, for ONNX and ``torch.export``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkdml.apis.export_source import Source
+
+Answers = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""RGB images (N, 3, H, W), uint8 -> scores (N, K, ...) in [0, 1] and labels (N, ...)."""
+
+INPUT, OUTPUTS = 'images', ('scores', 'labels')
+
+
+def require(module: str) -> Any:
+    """A module of the extra ``export``.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"this export needs {error.name}: pip install 'mmkdml[export]', or choose another "
+            'format'
+        ) from error
+
+
+class ExportedNetwork(nn.Module):
+    """Preprocessing, the networks, softmax or sigmoid, the ensemble's rule and the threshold.
+
+    Images are RGB with values 0 to 255, (N, 3, H, W), uint8, at the size that the test pipeline
+    gives them. Scores are probabilities per class (N, K) or (N, K, H, W), one for the foreground if
+    the networks have one logit per pixel; labels are class indices (N,) or (N, H, W), int64. With
+    an ensemble by votes the scores are shares of votes.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(source.members.values())
+        self.ensemble, self.threshold = source.ensemble, source.threshold
+        preprocessor = source.preprocessor
+        # The frameworks read images as BGR, and the preprocessor may turn them to RGB.
+        self.as_bgr = not (
+            getattr(preprocessor, 'to_rgb', False)
+            or getattr(preprocessor, '_channel_conversion', False)
+        )
+        for name, neutral in (('mean', 0.0), ('std', 1.0)):
+            value = getattr(preprocessor, name, torch.full((1, 1, 1), neutral))
+            self.register_buffer(name, value.detach().clone())
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W), uint8 -> scores and labels."""
+        inputs = images.flip(1) if self.as_bgr else images
+        inputs = (inputs.float() - self.mean) / self.std
+        probabilities = torch.stack([_probabilities(member, inputs) for member in self.members])
+        return self.ensemble(probabilities, self.threshold)
+
+
+def export_program(network: ExportedNetwork, source: Source) -> torch.export.ExportedProgram:
+    """Traces the network with any batch size and, for segmentation, any size of image.
+
+    Height and width are multiples of what the preprocessor pads to (32 for the U-Nets) from twice
+    that on: torch.export takes a map of one pixel for a case of its own.
+
+    Raises:
+        ValueError: If a network cannot be traced.
+    """
+    height, width = source.inspection.input_size
+    sizes: dict[int, Any] = {0: torch.export.Dim('batch', min=1)}
+    if source.segments:
+        divisor = size_divisor(source)
+        sizes[2], sizes[3] = (
+            divisor * torch.export.Dim(name, min=2) for name in ('rows', 'columns')
+        )
+        # Two sizes, for one might be taken for the other where they are equal.
+        height, width = (divisor * max(-(-side // divisor), 2) for side in (height, width))
+        width += divisor
+    images = torch.zeros(2, 3, height, width, dtype=torch.uint8)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            return torch.export.export(network, (images,), dynamic_shapes=(sizes,))
+    except Exception as error:  # torch raises its own kinds, and whatever the network does
+        raise ValueError(
+            f'torch.export cannot trace {source.name}: {type(error).__name__}: {error}'
+        ) from error
+
+
+def size_divisor(source: Source) -> int:
+    """What height and width of a segmentor's images must be multiples of."""
+    test_cfg = getattr(source.preprocessor, 'test_cfg', None) or {}
+    return int(test_cfg.get('size_divisor') or 1)
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Writes an ONNX model with the input ``images`` and the outputs ``scores`` and ``labels``."""
+    for module in ('onnx', 'onnxscript', 'onnxruntime'):
+        require(module)
+    torch.onnx.export(
+        program,
+        (),
+        str(path),
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=list(OUTPUTS),
+        external_data=False,
+        verbose=False,
+    )
+
+
+def quantise(path: Path, out: Path, images: Iterable[np.ndarray]) -> None:
+    """Writes an ONNX model whose convolutions and matrix products are in int8.
+
+    Weights are scaled by channel, activations as they are on the calibration images.
+
+    Args:
+        path: Of :func:`write_onnx`.
+        out: File to write.
+        images: For calibration, each (3, H, W), uint8; not those it is measured on.
+    """
+    quantization = require('onnxruntime.quantization')
+    prepared = out.with_suffix('.prepared.onnx')
+    try:
+        require('onnxruntime.quantization.shape_inference').quant_pre_process(
+            str(path), str(prepared), skip_symbolic_shape=True
+        )
+        quantization.quantize_static(
+            str(prepared),
+            str(out),
+            _Calibration(images),
+            op_types_to_quantize=['Conv', 'Gemm', 'MatMul'],
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+        )
+    finally:
+        prepared.unlink(missing_ok=True)
+
+
+class _Calibration:
+    """Hands images to onnxruntime one by one."""
+
+    def __init__(self, images: Iterable[np.ndarray]) -> None:
+        self._images = iter(images)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next input, None after the last one."""
+        image = next(self._images, None)
+        return None if image is None else {INPUT: image[None]}
+
+
+def network_answers(network: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Answers:
+    """Answers of a network in PyTorch."""
+
+    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            scores, labels = network(torch.from_numpy(images))
+        return scores.numpy(), labels.numpy()
+
+    return answer
+
+
+def file_answers(path: Path) -> Answers:
+    """Answers of an exported file, ``.onnx`` by onnxruntime on the CPU or ``.pt2`` by PyTorch."""
+    if path.suffix != '.onnx':
+        return network_answers(torch.export.load(path).module())
+    options = require('onnxruntime').SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = require('onnxruntime').InferenceSession(
+        str(path), options, providers=['CPUExecutionProvider']
+    )
+    return lambda images: tuple(session.run(list(OUTPUTS), {INPUT: images}))
+
+
+def _probabilities(member: Any, inputs: Tensor) -> Tensor:
+    logits = member(inputs, mode='tensor')
+    if not isinstance(logits, Tensor) or logits.ndim not in (2, 4):
+        raise ValueError(
+            f'expected logits (N, K) or (N, K, H, W) of {type(member).__name__}, got '
+            f'{type(logits).__name__}: a head with another output cannot be exported'
+        )
+    if logits.ndim == 4:
+        logits = F.interpolate(
+            logits, inputs.shape[2:], mode='bilinear', align_corners=member.align_corners
+        )
+    if logits.shape[1] > 1:
+        return logits.softmax(dim=1)
+    positive = logits.sigmoid()
+    return positive if logits.ndim == 4 else torch.cat([1 - positive, positive], dim=1)

@@ -1,0 +1,123 @@
+"""What is exported: trained networks of a run, and how their logits become an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from torch import nn
+
+from mmkdml.analysis.inspection import Inspection, inspect_config
+from mmkdml.evaluation.member_metrics import ENSEMBLE
+from mmkdml.models.checkpoints import load_member, resolve_checkpoint
+from mmkdml.models.ensembles import Ensemble, max_ensemble
+from mmkdml.models.heads import BinaryLinearClsHead
+
+
+@dataclass(frozen=True)
+class Source:
+    """Networks with their weights, in eval mode and on the CPU.
+
+    Attributes:
+        name: ``<config>-<what>``, the stem of all exported files.
+        what: A member's name, or ``'ensemble'``.
+        config: Of the run.
+        checkpoint: File that the weights are from.
+        inspection: What the config describes.
+        members: The network, or the students in the ensemble's order.
+        ensemble: See :mod:`mmkdml.models.ensembles`; for one network its own answer.
+        threshold: Above it one foreground probability is foreground, in (0, 1).
+        preprocessor: The framework's data preprocessor that they were trained with.
+    """
+
+    name: str
+    what: str
+    config: Config
+    checkpoint: Path
+    inspection: Inspection
+    members: dict[str, nn.Module]
+    ensemble: Ensemble
+    threshold: float
+    preprocessor: Any
+
+    @property
+    def segments(self) -> bool:
+        """Whether the answers are masks."""
+        return self.inspection.task.name == 'segmentation'
+
+
+def load_source(config: Config, checkpoint: str | Path, what: str) -> Source:
+    """Builds the networks and loads their weights; every key and shape must fit.
+
+    Args:
+        config: Of the run, as read from a file.
+        checkpoint: File, or folder of the run for its best checkpoint. A frozen teacher's weights
+            come from the file that the config names.
+        what: ``'ensemble'``, ``'teacher'``, ``'student_1'`` or any other member; ``'model'`` for
+            the network of a config without a classroom.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If there is no such member, a frozen one has no file, the weights do not fit, or
+            the networks answer in a way that an export cannot.
+        TypeError: If the config's model is of no known kind.
+    """
+    inspection = inspect_config(config)
+    distiller = inspection.distiller
+    choices: dict[str, tuple[str, ...]] = {name: (name,) for name in inspection.members}
+    if distiller is not None:
+        choices[ENSEMBLE] = distiller.student_names
+    if what not in choices:
+        raise ValueError(f'{config.filename} has {", ".join(choices)} to export, got {what!r}')
+    path = resolve_checkpoint(checkpoint)
+    members = {name: inspection.members[name] for name in choices[what]}
+    for name, member in members.items():
+        file: str | Path | None = path
+        if distiller is not None and name in distiller.frozen_names:
+            file = inspection.checkpoints.get(name)
+        if file is None:
+            raise ValueError(
+                f'{config.filename} names no checkpoint of the frozen {name}: give '
+                '--cfg-options model.teacher_checkpoint=FILE'
+            )
+        load_member(member.eval(), name, file)
+        if _segments(member):  # mmseg asks for its settings by attribute
+            member.test_cfg = ConfigDict(member.test_cfg)
+    threshold = {_threshold(name, member) for name, member in members.items()}.pop()
+    owner = distiller or next(iter(members.values()))
+    return Source(
+        name=f'{Path(config.filename).stem}-{what}',
+        what=what,
+        config=config,
+        checkpoint=path,
+        inspection=inspection,
+        members=members,
+        ensemble=distiller.ensemble if distiller and what == ENSEMBLE else max_ensemble,
+        threshold=threshold,
+        preprocessor=owner.data_preprocessor,
+    )
+
+
+def _threshold(name: str, member: Any) -> float:
+    """Of a network that is known to answer by its logits alone."""
+    if _segments(member) and member.test_cfg.get('mode', 'whole') != 'whole':
+        raise ValueError(
+            f'{name} looks at images through a sliding window, and an exported graph at whole '
+            "ones: set test_cfg=dict(mode='whole')"
+        )
+    head = member.decode_head if _segments(member) else member.head
+    if isinstance(head, nn.ModuleList):
+        raise ValueError(f'{name} has a cascade of heads, which cannot be exported')
+    threshold = getattr(head, 'threshold', None)
+    if isinstance(head, BinaryLinearClsHead) and threshold != 0.5:
+        raise ValueError(
+            f'an exported classifier chooses the more probable class, but the head of {name} has '
+            f'threshold={threshold}: export it with 0.5, and apply yours to the scores'
+        )
+    return 0.5 if threshold is None else float(threshold)
+
+
+def _segments(member: Any) -> bool:
+    return hasattr(member, 'decode_head')

@@ -1,0 +1,88 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmkdml.analysis import inspect_config
+from mmkdml.apis import export as exports
+from mmkdml.apis import load_config
+from mmkdml.apis.export_source import load_source
+
+DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
+IMAGES = [np.random.default_rng(0).integers(256, size=(3, 64, 64), dtype=np.uint8)]
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    torch.manual_seed(0)
+    config = load_config(DEMO / 'kdml_v3_demo_slices.py')
+    path = tmp_path_factory.mktemp('run') / 'x.pth'
+    torch.save(inspect_config(config).distiller.state_dict(), path)
+    return load_source(config, path, 'student_1')
+
+
+def test_a_checkpoint_is_written_and_answers(source, tmp_path):
+    exported = exports.export(source, tmp_path, 'checkpoint', [])
+    assert {path.suffix for path in tmp_path.iterdir()} == {'.py', '.pth', '.safetensors'}
+    assert exported.agreement is None
+    assert exported.needs == ()
+    scores, _ = exported.answers['checkpoint'](IMAGES[0][None])
+    assert scores.sum() == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_a_graph_is_compared_and_timed(source, tmp_path):
+    exported = exports.export(source, tmp_path, 'torch-export', IMAGES)
+    assert [path.name for path in tmp_path.iterdir()] == ['kdml_v3_demo_slices-student_1.pt2']
+    assert exported.agreement.images == 1
+    times = exports.latencies(exported, source)
+    assert list(times) == ['torch-export', 'in PyTorch', 'teacher in PyTorch']
+    assert all(time > 0 for time in times.values())
+
+
+def test_a_graph_that_differs_does_not_stay(source, tmp_path, monkeypatch):
+    def wrong(path):
+        return lambda images: (np.full((len(images), 2), 2, np.float32), np.zeros(len(images)))
+
+    monkeypatch.setattr(exports, 'export_program', lambda network, source: None)
+    monkeypatch.setattr(exports, 'write_onnx', lambda program, path: path.write_bytes(b'x'))
+    monkeypatch.setattr(exports, 'file_answers', wrong)
+    with (
+        pytest.raises(ValueError, match='student_1 differs from PyTorch on 1 images.*Nothing was'),
+        exports.new_folder(tmp_path / 'out') as folder,
+    ):
+        exports.export(source, folder, 'onnx', IMAGES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refusals(source, tmp_path):
+    with pytest.raises(ValueError, match="expected a format among checkpoint, onnx, .* got 'tf'"):
+        exports.export(source, tmp_path, 'tf', IMAGES)
+    with pytest.raises(ValueError, match='int8 is made of the format onnx, got torch-export'):
+        exports.export(source, tmp_path, 'torch-export', IMAGES, IMAGES)
+    ensemble = dataclasses.replace(source, what='ensemble')
+    with pytest.raises(ValueError, match='have no ensembles'):
+        exports.export(ensemble, tmp_path, 'checkpoint', IMAGES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_filled_at_once_and_replaced_on_demand_only(tmp_path):
+    out = tmp_path / 'a' / 'out'
+    with exports.new_folder(out) as folder:
+        (folder / 'x.json').write_text(json.dumps(1))
+        assert not out.exists()
+    assert (out / 'x.json').read_text() == '1'
+    with (
+        pytest.raises(FileExistsError, match='out exists already; replace'),
+        exports.new_folder(out),
+    ):
+        pass
+    (out / 'mine').write_text('kept')
+    with exports.new_folder(out, force=True) as folder:
+        (folder / 'x.json').write_text('2')
+    assert (out / 'x.json').read_text() == '2'
+    assert (out / 'mine').read_text() == 'kept'
+    assert [path.name for path in out.parent.iterdir()] == ['out']

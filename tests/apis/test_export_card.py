@@ -1,0 +1,93 @@
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mmkdml.analysis import inspect_config
+from mmkdml.apis import load_config
+from mmkdml.apis.export_card import make_card, write_card
+from mmkdml.apis.export_source import load_source
+from mmkdml.datasets import convert_lgg, make_demo_data
+
+DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp('data')
+    convert_lgg(make_demo_data(root / 'mri', patients=6, slices=3, size=64), root / 'splits')
+    options = {
+        f'{part}_dataloader.dataset.ann_file': str(root / 'splits' / f'{part}.csv')
+        for part in ('train', 'test')
+    } | {'val_dataloader.dataset.ann_file': 'nowhere.csv'}
+    config = load_config(DEMO, options)
+    state = inspect_config(config).distiller.state_dict()
+    meta = dict(dataset_meta=dict(classes=('background', 'tumour')))
+    torch.save(dict(state_dict=state, meta=meta), root / 'x.pth')
+    return load_source(config, root / 'x.pth', 'ensemble')
+
+
+SCORES = pd.DataFrame(
+    dict(
+        member=['onnx', 'int8'], measure='IoU', value=[61.234, 60.0], low=[50, np.nan],
+        high=[70, np.nan], groups=5, difference=[np.nan, -1.234], difference_low=[np.nan, -2],
+        difference_high=[np.nan, 0.5],
+    )
+)  # fmt: skip
+
+
+def test_the_card_says_what_is_known(source, tmp_path):
+    (tmp_path / 'x.onnx').write_bytes(b'graph')
+    agreement = dict(images=50, max_difference=3e-7, other_labels=0.0)
+    before = SCORES.copy()
+    card = make_card(source, 'onnx', tmp_path, {'onnx': 1.5}, SCORES, agreement, licence='CC BY')
+    pd.testing.assert_frame_equal(SCORES, before)
+    write_card(card, tmp_path)
+    assert json.loads((tmp_path / 'kdml_v3_demo-ensemble.json').read_text()) == json.loads(
+        json.dumps(card, default=float)
+    )
+    assert card['ensemble'] == 'union'
+    assert card['classes'] == ['background', 'tumour']
+    assert card['files'] == [
+        dict(name='x.onnx', bytes=5, sha256=hashlib.sha256(b'graph').hexdigest())
+    ]
+    assert card['data']['train'] == dict(
+        dataset='LGGDataset',
+        split_file=source.config.train_dataloader.dataset.ann_file,
+        images=12,
+        groups=4,
+    )
+    assert card['data']['val']['images'] is None
+    assert [one['name'] for one in card['networks']] == ['student_1', 'student_2']
+    for one in card['networks']:
+        member = source.members[one['name']]
+        assert one['parameters'] == sum(p.numel() for p in member.parameters())
+        assert one['flops'] > 0
+    text = (tmp_path / 'kdml_v3_demo-ensemble.md').read_text()
+    for line in (
+        '| onnx | IoU | 61.23 | 50.00 to 70.00 |  |',
+        '| int8 | IoU | 60.00 | ? to ? | -1.23 (-2.00 to +0.50) |',
+        'joined by the ensemble rule `union`',
+        'On 50 images its scores differ from PyTorch',
+        'at most 3e-07, and 0 % of',
+        '## Licence\n\nCC BY\n',
+        '| onnx | 1.50 |',
+        '| val | nowhere.csv | ? | ? |',
+        'Research on images like those of its training data.',
+    ):
+        assert line in text
+
+
+def test_what_was_not_measured_is_not_there(source, tmp_path):
+    card = make_card(source, 'checkpoint', tmp_path, {}, needs=('StemResNet', 'UNetHead'))
+    write_card(card, tmp_path)
+    text = (tmp_path / 'kdml_v3_demo-ensemble.md').read_text()
+    assert card['scores'] == []
+    assert 'Not measured.' in text
+    assert 'scores differ' not in text
+    assert 'The checkpoint needs mmkdml, for StemResNet and UNetHead.' in text

@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mmkdml.analysis import inspect_config
+from mmkdml.apis import export_checks as checks
+from mmkdml.apis import load_config
+from mmkdml.apis.export_graph import ExportedNetwork, network_answers
+from mmkdml.apis.export_source import load_source
+from mmkdml.datasets import convert_lgg, make_demo_data
+from mmkdml.evaluation import CaseTable
+from mmkdml.registry import MODELS
+
+DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    folder = make_demo_data(root / 'kaggle_3m', patients=6, slices=3, size=64)
+    convert_lgg(folder, root / 'splits')
+    return {
+        f'test_dataloader.dataset.{key}': str(value)
+        for key, value in (('data_root', folder), ('ann_file', root / 'splits' / 'test.csv'))
+    }
+
+
+@pytest.fixture(scope='module', params=['kdml_v3_demo', 'kdml_v3_demo_slices'])
+def source(request, data, tmp_path_factory):
+    torch.manual_seed(0)
+    config = load_config(DEMO / f'{request.param}.py', data)
+    path = tmp_path_factory.mktemp('run') / 'x.pth'
+    torch.save(inspect_config(config).distiller.state_dict(), path)
+    return load_source(config, path, 'ensemble')
+
+
+def ours(source):
+    return network_answers(ExportedNetwork(source))
+
+
+def test_the_graph_answers_as_the_framework(source):
+    dataset = checks.dataset_of(source.config, 'test')
+    images = list(checks.dataset_images(dataset, 50))
+    assert len(images) == len(dataset) == 3
+    agreement = checks.compare(ours(source), source, images)
+    assert agreement.images == 3
+    assert agreement.max_difference < 1e-6
+    assert agreement.other_labels == 0
+
+
+def test_a_graph_that_differs_is_refused(source):
+    def scores_off(images):
+        scores, labels = ours(source)(images)
+        return scores + np.float32(2e-4), labels
+
+    def labels_off(images):
+        scores, labels = ours(source)(images)
+        return scores, 1 - labels
+
+    def undefined(images):
+        scores, labels = ours(source)(images)
+        return scores * np.nan, labels
+
+    image = [np.zeros((3, 64, 64), np.uint8)]
+    for wrong in (scores_off, labels_off, undefined):
+        with pytest.raises(ValueError, match='differs from PyTorch on 1 images: scores by up to'):
+            checks.compare(wrong, source, image)
+    with pytest.raises(ValueError, match=r'expected scores .* the exported graph gives'):
+        checks.compare(lambda images: (images, images), source, image)
+    with pytest.raises(ValueError, match='needs at least one image to be checked with'):
+        checks.compare(ours(source), source, [])
+
+
+def test_the_case_table_is_that_of_a_test_run(source):
+    """mmengine's own loop over the classroom gives the same counts for the ensemble."""
+    dataset = checks.dataset_of(source.config, 'test')
+    table = checks.case_table(ours(source), source, dataset, 'graph')
+    assert set(table['member']) == {'graph'}
+    metric = CaseTable()
+    metric.dataset_meta = dataset.metainfo
+    classroom = MODELS.build(source.config.model).eval()
+    classroom.load_state_dict(torch.load(source.checkpoint))
+    for index in range(len(dataset)):
+        item = dataset[index]
+        samples = classroom.test_step(
+            dict(inputs=[item['inputs']], data_samples=[item['data_samples']])
+        )
+        metric.process(None, [sample.to_dict() for sample in samples])
+    metric.evaluate(len(dataset))
+    expected = metric.table[metric.table['member'] == 'ensemble'].drop(columns='member')
+    found = table.drop(columns='member')
+    assert found.reset_index(drop=True).equals(expected.reset_index(drop=True))
+
+
+def test_masks_are_compared_at_the_size_of_their_file():
+    scores = np.zeros((1, 2, 2), np.float32)
+    scores[0, 0] = 0.9
+    labels = (scores[0] > 0.5).astype(np.int64)
+    same = checks._at_size(scores, labels, (2, 2), 0.5)
+    assert same.tolist() == [[[1, 1], [0, 0]]]
+    # Bilinear between 0.9 and 0: 0.9, 0.675, 0.225, 0.
+    larger = checks._at_size(scores, labels, (4, 4), 0.5)
+    assert larger[0, :, 0].tolist() == [1, 1, 0, 0]
+    assert checks._at_size(scores, labels, (4, 4), 0.7)[0, :, 0].tolist() == [1, 0, 0, 0]
+
+
+def test_images_of_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match='There is no image .*in the folder'):
+        list(checks.folder_images(tmp_path, 5, (4, 6)))
+    red = np.zeros((6, 4, 3), np.uint8)
+    red[..., 0] = 200
+    Image.fromarray(red).save(tmp_path / 'a.png')
+    Image.fromarray(red[..., 0]).save(tmp_path / 'b.PNG')
+    (tmp_path / 'notes.txt').write_text('no image')
+    first, second = checks.folder_images(tmp_path, 5, (4, 6))
+    assert first.shape == second.shape == (3, 4, 6)
+    assert first[:, 0, 0].tolist() == [200, 0, 0]
+    assert second[:, 0, 0].tolist() == [200, 200, 200]
+    assert len(list(checks.folder_images(tmp_path, 1, (4, 6)))) == 1
+    (tmp_path / 'a.png').write_bytes(b'broken')
+    with pytest.raises(ValueError, match='a.png: unreadable image'):
+        list(checks.folder_images(tmp_path, 5, (4, 6)))
+
+
+def test_images_of_a_data_set_are_spread_and_rgb():
+    bgr = [torch.full((3, 2, 2), i, dtype=torch.uint8) for i in range(10)]
+    for one in bgr:
+        one[0] = 99
+    found = list(checks.dataset_images([dict(inputs=one) for one in bgr], 4))
+    assert [int(one[0, 0, 0]) for one in found] == [0, 3, 6, 9]
+    assert all((one[2] == 99).all() for one in found)
+
+
+def test_a_config_without_data():
+    config = Config(dict(test_dataloader=None))
+    with pytest.raises(ValueError, match='has no val_dataloader: give a folder of images'):
+        checks.dataset_of(config, 'val')
+
+
+def test_latency_is_the_median_in_milliseconds(source, monkeypatch):
+    ticks = iter([0, 1, 10, 12, 20, 29])
+    monkeypatch.setattr(checks.time, 'perf_counter', lambda: next(ticks))
+    assert checks.latency(lambda images: images, source, rounds=3) == 2000
