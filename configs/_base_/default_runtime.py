@@ -8,7 +8,7 @@ from mmengine.hooks import (
     ParamSchedulerHook,
 )
 
-from mmkdml.engine import ExactResumeHook, MemberTableHook
+from mmkdml.engine import ExactResumeHook, MemberTableHook, ReliabilityHook
 
 default_scope = None
 
@@ -21,7 +21,7 @@ default_hooks = dict(
     checkpoint=dict(type=CheckpointHook, interval=1, max_keep_ckpts=2, rule='greater'),
     sampler_seed=dict(type=DistSamplerSeedHook),
 )
-custom_hooks = [dict(type=MemberTableHook), dict(type=ExactResumeHook)]
+custom_hooks = [dict(type=MemberTableHook), dict(type=ExactResumeHook), dict(type=ReliabilityHook)]
 
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -1,6 +1,12 @@
 """What the frameworks' engine lacks."""
 
-from mmkdml.engine.hooks import ExactResumeHook, MemberTableHook, PanelHook, member_table
+from mmkdml.engine.hooks import (
+    ExactResumeHook,
+    MemberTableHook,
+    PanelHook,
+    ReliabilityHook,
+    member_table,
+)
 from mmkdml.engine.memory import keep_freed_memory
 from mmkdml.engine.optim_wrapper import CPUAmpOptimWrapper
 from mmkdml.engine.optimizers import DiscriminatorOptimWrapperConstructor, SeparateOptimizers
@@ -11,6 +17,7 @@ __all__ = [
     'ExactResumeHook',
     'MemberTableHook',
     'PanelHook',
+    'ReliabilityHook',
     'SeparateOptimizers',
     'keep_freed_memory',
     'member_table',

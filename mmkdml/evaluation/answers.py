@@ -70,13 +70,13 @@ def summed(results: list[Mapping[str, Any]]) -> dict[str, Any]:
 def _answers(view: dict, name: str) -> Answers:
     if {'pred_sem_seg', 'seg_logits'} <= set(view):
         labels = view['pred_sem_seg']['data'].flatten()
-        scores = view['seg_logits']['data'].double().flatten(1).mT
+        scores = view['seg_logits']['data'].detach().double().flatten(1).mT
         if scores.shape[1] == 1:  # mmseg has taken the sigmoid
             scores = torch.cat([1 - scores, scores], dim=1)
         elif name != ENSEMBLE:  # an ensemble's are probabilities
             scores = scores.softmax(dim=1)
     elif {'pred_label', 'pred_score'} <= set(view):
-        labels, scores = view['pred_label'].flatten(), view['pred_score'].double()[None]
+        labels, scores = view['pred_label'].flatten(), view['pred_score'].detach().double()[None]
     else:
         raise ValueError(
             'expected pred_sem_seg and seg_logits, or pred_label and pred_score, of each member, '

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,28 +11,25 @@ import torch
 from mmengine.evaluator import BaseMetric
 
 from mmkdml.evaluation.answers import Answers, answers_by_name, summed, truth_of
-from mmkdml.evaluation.reliability import draw_reliability
 from mmkdml.registry import METRICS
 
 
 @METRICS.register_module()
 class Calibration(BaseMetric):
-    """The calibration error of each member and the ensemble, and their reliability diagrams.
+    """The calibration error of each member and the ensemble.
 
     The confidence of an answer is the probability of the class that was chosen; each pixel of a
     mask is an answer. ``<name>/calibration/ECE`` is Guo et al.'s (2017) expected calibration
     error: over bins of equal width the mean of |accuracy - confidence|, weighted by the answers in
     them; in percent. After the evaluation :attr:`table` holds, in the main process, the diagrams:
     ``member, low, high, answers, confidence, accuracy``, a row for each bin; shares in [0, 1],
-    ``nan`` where a bin is empty.
+    ``nan`` where a bin is empty; :class:`mmkdml.engine.ReliabilityHook` writes and draws them.
 
     torchmetrics has this error, too, but keeps every answer to compute it, which for the pixels of
     a data set is gigabytes; here are three numbers for each bin.
 
     Args:
         bins: Number of bins between 0 and 1.
-        out: Folder for ``reliability.csv``, the table, and ``reliability.png``, its picture; none
-            are written by default.
         ignore_index: Value of a truth whose pixels are not counted.
         collect_device: See mmengine's ``BaseMetric``.
 
@@ -44,24 +40,19 @@ class Calibration(BaseMetric):
     Example:
         >>> test_evaluator = [
         ...     dict(type=MemberMetrics, metric=dict(type=Accuracy)),
-        ...     dict(type=Calibration, out='work_dirs/calibration'),
+        ...     dict(type=Calibration),
         ... ]
     """
 
     default_prefix = ''  # the members' names take its place
 
     def __init__(
-        self,
-        bins: int = 15,
-        out: str | Path | None = None,
-        ignore_index: int = 255,
-        collect_device: str = 'cpu',
+        self, bins: int = 15, ignore_index: int = 255, collect_device: str = 'cpu'
     ) -> None:
         super().__init__(collect_device=collect_device)
         if bins < 1:
             raise ValueError(f'bins must be at least 1, got {bins}')
         self.bins = bins
-        self.out = None if out is None else Path(out)
         self.ignore_index = ignore_index
         self.table = pd.DataFrame()
 
@@ -99,10 +90,6 @@ class Calibration(BaseMetric):
         if not tables:
             return {}
         self.table = pd.concat(tables, ignore_index=True)
-        if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.table.to_csv(self.out / 'reliability.csv', index=False)
-            draw_reliability(self.table, self.out / 'reliability.png')
         return values
 
     def _binned(self, answers: Answers, truth: torch.Tensor, name: str) -> np.ndarray:

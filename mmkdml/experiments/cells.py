@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.experiments.paper import PaperValue
+from mmkdml.models.transfers import STUDENTS, TEACHER
+
+#: Short names of the members of a classroom, in the order of the paper's rows.
+MEMBERS = {TEACHER: 'T', STUDENTS[0]: 'S1', STUDENTS[1]: 'S2', ENSEMBLE: 'Ensemble'}
 
 
 @dataclass(frozen=True)
@@ -14,16 +19,18 @@ class Cell:
 
     Attributes:
         run: Name of the run; empty if the suite has none for this place.
-        member: ``teacher``, ``student_1``, ``student_2``, ``ensemble`` or ``model``.
+        member: ``teacher``, ``student_1``, ``student_2``, ``ensemble`` or ``model``; ``students``
+            for what they have together.
         measure: The measure.
-        mean: Over the seeds that are done, in percent; ``nan`` without any.
-        std: Their sample standard deviation (n - 1), in points; ``nan`` below two.
+        mean: Over the seeds that are done, in the unit of its panel; ``nan`` without any.
+        std: Their sample standard deviation (n - 1); ``nan`` below two.
         done: Number of seeds that are done and in the mean.
         expected: Number of seeds of the run in the suite.
         low: Lower end of the mean's 95 % bootstrap interval, see
             :func:`~mmkdml.experiments.statistics.estimate`; ``nan`` if not computable.
         high: Upper end.
         paper: What the paper has in this place.
+        digits: Shown behind the point.
     """
 
     run: str
@@ -36,15 +43,16 @@ class Cell:
     low: float = float('nan')
     high: float = float('nan')
     paper: PaperValue | None = None
+    digits: int = 2
 
     @property
     def ours(self) -> str:
         """``84.12 ± 0.31 (3)``; ``(2 of 3)`` where seeds are missing; ``-`` where all are."""
         if not self.done:
             return '-'
-        spread = '' if math.isnan(self.std) else f' ± {self.std:.2f}'
+        spread = '' if math.isnan(self.std) else f' ± {self.std:.{self.digits}f}'
         of = '' if self.done == self.expected else f' of {self.expected}'
-        return f'{self.mean:.2f}{spread} ({self.done}{of})'
+        return f'{self.mean:.{self.digits}f}{spread} ({self.done}{of})'
 
     @property
     def theirs(self) -> str:
@@ -77,11 +85,18 @@ class Panel:
         title: What it shows.
         columns: Heads of the columns.
         rows: The rows, those of a block together.
+        unit: Of all figures; empty where the columns say it, or for pure numbers.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    unit: str = 'percent'
+
+    @property
+    def heading(self) -> str:
+        """The title, with the unit if it is not percent."""
+        return self.title if self.unit in ('', 'percent') else f'{self.title} ({self.unit})'
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,8 @@ class Table:
         suite: Name of the suite.
         title: Heading: the suite, the checkpoint, the part.
         checkpoint: ``'best'`` or ``'last'``.
-        panels: Networks alone, then modes by styles for each measure, then all other runs.
+        panels: Networks alone, then modes by styles for each measure, then all other runs; then
+            what was measured beside quality.
         notes: How to read it, what is missing, and what is doubtful of the paper's figures.
     """
 

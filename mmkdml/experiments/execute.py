@@ -111,8 +111,8 @@ def execute(spec: RunSpec, work_dir: Path, teacher: Path | None, launcher: str) 
     epochs: dict[str, int] = {}
     for name, checkpoint in _checkpoints(runner).items():
         epochs[name] = _number(checkpoint)
-        if epochs[name] == epochs['best'] and measured:  # the last epoch was the best
-            measured[name] = measured['best']
+        if measured and epochs[name] == epochs['last']:  # the last epoch was the best
+            measured[name] = measured['last']
             continue
         load_weights(runner, checkpoint)
         measured[name] = Measurement(runner.test(), case_table.table)
@@ -188,7 +188,8 @@ def _checkpoints(runner: Runner) -> dict[str, Path]:
             f'no epoch_*.pth or iter_*.pth in {runner.work_dir}: the config must keep checkpoints '
             '(default_hooks.checkpoint) for a suite to test and to go on from'
         )
-    return dict(best=resolve_checkpoint(Path(runner.work_dir)), last=last)
+    # The best one last: what its test draws replaces what the other's drew.
+    return dict(last=last, best=resolve_checkpoint(Path(runner.work_dir)))
 
 
 def _facts(spec: RunSpec, config: Config, runner: Runner, teacher: Path | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 from base64 import b64encode
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 
 import pandas as pd
 from matplotlib import rc_context
@@ -205,4 +206,13 @@ def to_data_uri(figure: Figure) -> str:
     file = io.BytesIO()
     with rc_context({'svg.hashsalt': 'mmkdml', 'svg.fonttype': 'none'}):
         figure.savefig(file, format='svg', metadata={'Date': None})
-    return 'data:image/svg+xml;base64,' + b64encode(file.getvalue()).decode()
+    return _data_uri('svg+xml', file.getvalue())
+
+
+def png_data_uri(path: Path) -> str:
+    """A PNG file inside a ``data:`` address."""
+    return _data_uri('png', path.read_bytes())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f'data:image/{kind};base64,{b64encode(content).decode()}'

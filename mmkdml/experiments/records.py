@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -50,6 +51,8 @@ class RunRecord:
             version), ``splits`` (part to ``images``, ``groups``, ``positives``), ``input_size``
             (H, W), ``members`` (member to ``parameters``, ``flops``), ``checkpoints`` (``best``,
             ``last`` to the epoch, or iteration, of each). Empty if not done.
+        pictures: PNG files that a test or a tool of analysis left in its folder, by their names
+            within it.
     """
 
     name: str
@@ -63,6 +66,7 @@ class RunRecord:
         default_factory=lambda: pd.DataFrame(columns=['epoch', 'key', 'value'])
     )
     facts: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class SuiteRecord:
         paper_tables: The paper's tables with the same cells (``('Table 4', 'Table 2')``); may be
             empty.
         runs: Runs in the order of the suite, all seeds of one name together.
+        pictures: As of a run, those of several runs together.
     """
 
     name: str
@@ -83,3 +88,4 @@ class SuiteRecord:
     measures: Sequence[str]
     paper_tables: Sequence[str]
     runs: Sequence[RunRecord]
+    pictures: Mapping[str, Path] = field(default_factory=dict)

@@ -22,7 +22,13 @@ from mmkdml.experiments.claims import (
     ClaimResult,
     evaluate_claims,
 )
-from mmkdml.experiments.figures import draw_claims, draw_curves, to_data_uri, validation_keys
+from mmkdml.experiments.figures import (
+    draw_claims,
+    draw_curves,
+    png_data_uri,
+    to_data_uri,
+    validation_keys,
+)
 from mmkdml.experiments.packing import write_atomically
 from mmkdml.experiments.records import CHECKPOINTS, DONE, STATES, RunRecord, SuiteRecord
 from mmkdml.experiments.statistics import RESAMPLES
@@ -96,6 +102,7 @@ class Chapter:
         tables: The results with each checkpoint.
         verdicts: The claims about each measure, with each checkpoint.
         curves: Learning curves.
+        pictures: What tests and tools of analysis drew.
         sizes: Input size and members' sizes, and the runs that have them.
         splits: Part to counts, and the runs that have them.
         versions: Package to version, and the runs that have them.
@@ -109,6 +116,7 @@ class Chapter:
     tables: Sequence[Table]
     verdicts: Sequence[Verdicts]
     curves: Sequence[Picture]
+    pictures: Sequence[Picture]
     sizes: Sequence[tuple[tuple[Sequence[int], Sequence[Size]], str]]
     splits: Sequence[tuple[Mapping[str, Mapping[str, int]], str]]
     versions: Sequence[tuple[Mapping[str, str], str]]
@@ -194,6 +202,7 @@ def _chapter(anchor: str, record: SuiteRecord, file: str, resamples: int) -> Cha
         [build_table(record, checkpoint, resamples) for checkpoint in CHECKPOINTS],
         list(_verdicts(record, resamples)),
         list(_curves(record)),
+        list(_pictures(record, by_name)),
         [
             ((size, _sizes(members)), names)
             for (size, members), names in _alike(record, 'input_size', 'members')
@@ -241,6 +250,16 @@ def _curves(record: SuiteRecord) -> Iterator[Picture]:
             draw_curves(record, [LOSS], 'training loss', one_scale=False),
             f'Training loss, the sum over the members{_CURVES}',
         )
+
+
+def _pictures(record: SuiteRecord, by_name: Mapping[str, Sequence[RunRecord]]) -> Iterator[Picture]:
+    """Of one seed of each run, or the file would hold hundreds."""
+    for name, path in record.pictures.items():
+        yield Picture(png_data_uri(path), f'Of several runs: {name}')
+    for runs in by_name.values():
+        run = next((run for run in runs if run.pictures), None)
+        for name, path in run.pictures.items() if run else ():
+            yield Picture(png_data_uri(path), f'{run.name}, seed {run.seed}: {name}')
 
 
 def _picture(figure: Figure, text: str) -> Picture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mmkdml.experiments.execute import settings_text
@@ -13,6 +14,8 @@ from mmkdml.experiments.records import BASELINE, COMPARISON, RunRecord, SuiteRec
 from mmkdml.experiments.store import SuiteStore
 from mmkdml.experiments.suite import Suite
 from mmkdml.experiments.worker import work_together
+
+_PICTURES = ('panels/panels.png', 'calibration/reliability.png', 'analysis/**/*.png')
 
 
 def run_suite(
@@ -65,14 +68,31 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
         measured, curves, facts = results.get((state.name, state.seed), ({}, None, {}))
         mode, style = _kind(json.loads(settings[state.name])['model'])
         record = RunRecord(
-            state.name, state.seed, mode, style, state.state, state.error, measured, facts=facts
-        )
+            state.name, state.seed, mode, style, state.state, state.error, measured, facts=facts,
+            pictures=_pictures(suite.work_dir / state.key),
+        )  # fmt: skip
         records.append(record if curves is None else replace(record, curves=curves))
     order = {
         name: place for place, name in enumerate(dict.fromkeys(run.name for run in suite.runs))
     }
     records.sort(key=lambda run: order[run.name])  # stable: seeds stay in order
-    return SuiteRecord(suite.name, suite.title, suite.measures, suite.paper_tables, records)
+    return SuiteRecord(
+        suite.name,
+        suite.title,
+        suite.measures,
+        suite.paper_tables,
+        records,
+        _pictures(suite.work_dir),
+    )
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """What hooks and tools of analysis drew; a sheet stands for the panels it is made of."""
+    return {
+        path.relative_to(folder).as_posix(): path
+        for pattern in _PICTURES
+        for path in sorted(folder.glob(pattern))
+    }
 
 
 def _kind(model: Mapping[str, Any]) -> tuple[str, str]:

@@ -10,15 +10,15 @@ import pandas as pd
 from prettytable import PrettyTable, TableStyle
 
 from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
-from mmkdml.experiments.cells import Cell, Panel, Row, Table
+from mmkdml.experiments.beside import NOTES, beside_panels
+from mmkdml.experiments.cells import MEMBERS, Cell, Panel, Row, Table
 from mmkdml.experiments.paper import SINGLE, PaperValue, paper_value, table_notes
 from mmkdml.experiments.records import BASELINE, DONE, RunRecord, SuiteRecord
 from mmkdml.experiments.statistics import RESAMPLES, Contrast, estimate
 from mmkdml.experiments.tally import tally, variants
-from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES, TEACHER
+from mmkdml.models.transfers import FROM_TEACHER, MODES, STYLES, TEACHER
 
 SHOWN = {'best': 'best on the validation part', 'last': 'after the last epoch'}
-MEMBERS = {TEACHER: 'T', STUDENTS[0]: 'S1', STUDENTS[1]: 'S2', ENSEMBLE: 'Ensemble'}
 _LATEX = str.maketrans(
     {
         **{character: f'\\{character}' for character in '&%$#_{}'},
@@ -78,7 +78,7 @@ def build_table(
         )
 
     ensembles = {run for run, member in entries if member == ENSEMBLE}
-    panels = tuple(_panels(record, cell_of, ensembles))
+    panels = (*_panels(record, cell_of, ensembles), *beside_panels(record, checkpoint))
     title = f'{record.name}: {record.title} ({SHOWN[checkpoint]}; test part; percent)'
     return Table(record.name, title, checkpoint, panels, tuple(_notes(record, checkpoint, panels)))
 
@@ -129,6 +129,9 @@ def _panels(
 
 def _notes(record: SuiteRecord, checkpoint: str, panels: Sequence[Panel]) -> Iterator[str]:
     yield 'Mean ± sample standard deviation over seeds (number of seeds).'
+    cells = chain.from_iterable(row.cells for panel in panels for row in panel.rows)
+    measured = {cell.measure.partition('/')[0] for cell in cells}
+    yield from (note for about, note in NOTES.items() if about in measured)
     missing: dict[str, list[str]] = {}
     for run in record.runs:
         if run.state != DONE or checkpoint not in run.measured:
@@ -190,7 +193,7 @@ def _text(table: Table) -> str:
         for row, first, last in _with_ends(panel):
             cells = ['\n'.join(filter(None, (c.ours, c.theirs))) for c in row.cells]
             pretty.add_row([row.block if first else '', row.label, *cells], divider=last)
-        parts.append(f'{panel.title}\n{pretty.get_string()}')
+        parts.append(f'{panel.heading}\n{pretty.get_string()}')
     return '\n\n'.join([*parts, '\n'.join(table.notes)]) + '\n'
 
 
@@ -202,7 +205,7 @@ def _markdown(table: Table) -> str:
         for row, first, _ in _with_ends(panel):
             cells = [row.block if first else '', row.label, *map(_in_line, row.cells)]
             pretty.add_row(list(map(_for_markdown, cells)))
-        parts.append(f'**{_for_markdown(panel.title)}**\n\n{pretty.get_string()}')
+        parts.append(f'**{_for_markdown(panel.heading)}**\n\n{pretty.get_string()}')
     notes = '\n'.join(f'- {_for_markdown(note)}' for note in table.notes)
     return '\n\n'.join([*parts, notes]) + '\n'
 
@@ -217,7 +220,7 @@ def _latex(table: Table) -> str:
                 [(_for_latex(row.block), _for_latex(row.label)) for row in panel.rows]
             ),
         )
-        caption = _for_latex(f'{panel.title}. {table.title}')
+        caption = _for_latex(f'{panel.heading}. {table.title}')
         parts.append(frame.to_latex(caption=caption, escape=False, multirow=False))
     # Not parted by a double backslash: it would take the asterisk of the next note for its own.
     notes = '\n'.join(f'\\par\\noindent {_for_latex(note)}' for note in table.notes)

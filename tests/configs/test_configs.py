@@ -25,8 +25,8 @@ from mmkdml.datasets import (
     LoadBinaryMask,
     PCamDataset,
 )
-from mmkdml.engine import MemberTableHook, PanelHook
-from mmkdml.evaluation import ForegroundIoU, MemberMetrics
+from mmkdml.engine import MemberTableHook, PanelHook, ReliabilityHook
+from mmkdml.evaluation import Calibration, Diversity, Fidelity, ForegroundIoU, MemberMetrics
 from mmkdml.models import (
     ConvBlockNeck,
     DiversifiedKDMLDistiller,
@@ -238,7 +238,9 @@ def test_data_optimiser_and_measures(name):
     assert config.optim_wrapper['type'] is OptimWrapper
     adam = config.optim_wrapper['optimizer']
     assert (adam['type'], adam['lr'], len(adam)) == (Adam, 1e-4, 2)
-    assert config.val_evaluator.to_dict() == config.test_evaluator.to_dict()
+    quality, *beside = config.test_evaluator
+    assert quality == config.val_evaluator
+    assert [metric['type'] for metric in beside] == [Fidelity, Diversity, Calibration]
     assert config.val_evaluator['type'] is MemberMetrics
     metric = config.val_evaluator['metric']
     if dataset in SEGMENTED:
@@ -252,6 +254,7 @@ def test_data_optimiser_and_measures(name):
     assert (checkpoint['save_best'], checkpoint['rule']) == (f'{who}/{what}', 'greater')
     hooks = [hook['type'] for hook in config.custom_hooks]
     assert hooks[0] is MemberTableHook
+    assert ReliabilityHook in hooks
     assert (PanelHook in hooks) == (dataset in SEGMENTED)
 
 

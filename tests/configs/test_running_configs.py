@@ -325,8 +325,17 @@ def test_the_evaluator_gives_what_save_best_asks_for(name, small):
         assert config.default_hooks['checkpoint']['save_best'] in metrics
         who = {'model'} if name.startswith('baselines') else {*STUDENTS, 'ensemble'}
         who |= set() if name.startswith(('ml', 'baselines')) else {'teacher'}
-        assert {key.split('/')[0] for key in metrics} == who
-        assert all(0 <= value <= 100 for value in metrics.values())
+        members = {key: value for key, value in metrics.items() if key.split('/')[0] in who}
+        assert {key.split('/')[0] for key in members} == who
+        assert all(0 <= value <= 100 for value in members.values())
+        beside = {key.split('/')[1] for key in metrics} & {'calibration', 'diversity', 'fidelity'}
+        assert beside == (
+            set()
+            if part == 'val'
+            else {'calibration'}
+            | ({'diversity'} if len(who) > 1 else set())
+            | ({'fidelity'} if 'teacher' in who else set())
+        )
 
 
 @pytest.mark.slow

@@ -246,6 +246,32 @@ def test_what_is_shown_is_escaped(tmp_path):
         assert b'<script' not in base64.b64decode(source.partition(',')[2])
 
 
+def test_pictures_of_one_seed_of_each_run(tmp_path, page):
+    assert 'None was drawn' in page.raw
+    for name in ('sure.png', 'hard.png', 'cka.png'):
+        (tmp_path / name).write_bytes(b'PNG' + name.encode())
+    sure = {'calibration/reliability.png': tmp_path / 'sure.png'}
+    hard = {f'analysis/{HOSTILE}.png': tmp_path / 'hard.png'}
+    runs = [
+        run('a', 0),
+        replace(run('a', 1), pictures=sure | hard),
+        replace(run('a', 2), pictures=sure),
+    ]
+    both = replace(suite(*runs), pictures={'analysis/cka.png': tmp_path / 'cka.png'})
+    page = written(tmp_path, both)
+    drawn = {
+        alt: base64.b64decode(source.removeprefix('data:image/png;base64,'))
+        for source, alt in zip(page.values('src'), page.values('alt'), strict=True)
+        if source.startswith('data:image/png')
+    }
+    assert drawn == {
+        'Of several runs: analysis/cka.png': b'PNGcka.png',
+        'a, seed 1: calibration/reliability.png': b'PNGsure.png',
+        f'a, seed 1: analysis/{HOSTILE}.png': b'PNGhard.png',
+    }
+    assert 'script' not in {name for name, _ in page.tags}
+
+
 def test_sizes_are_compared_with_the_teacher(page):
     rows = rows_of(page, 'kdml_v1, kdml_v3: for one image of 64 x 96 pixels')
     assert rows[1:] == [

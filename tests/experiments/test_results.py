@@ -47,6 +47,25 @@ def test_records_of_runs_in_every_state(suite_and_store, script):
     assert (record.runs[0].state, record.runs[0].curves.empty) == (WAITING, True)
 
 
+def test_pictures_that_tests_and_tools_drew(suite_and_store):
+    suite, store = suite_and_store
+    drawn = (
+        'analysis/cka/cka.png', 'kdml/seed_1/panels/panels.png', 'kdml/seed_1/panels/01_x.png',
+        'kdml/seed_1/calibration/reliability.png', 'kdml/seed_1/analysis/hard.png',
+    )  # fmt: skip
+    for name in drawn:
+        (suite.work_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (suite.work_dir / name).touch()
+    record = read_suite(suite, store)
+    assert record.pictures == {'analysis/cka/cka.png': suite.work_dir / drawn[0]}
+    run = record.runs[2]
+    assert list(run.pictures) == [
+        'panels/panels.png', 'calibration/reliability.png', 'analysis/hard.png'
+    ]  # fmt: skip
+    assert all(path.is_file() for path in run.pictures.values())
+    assert not record.runs[3].pictures
+
+
 def test_a_smaller_suite_on_the_same_database_shows_its_own_runs(suite_and_store):
     suite, store = suite_and_store
     small = Suite('s', 's.py', 'T', ('IoU',), (), suite.runs[:1], suite.work_dir)

@@ -9,7 +9,7 @@ from mmpretrain.evaluation import Accuracy, SingleLabelMetric
 from mmpretrain.visualization import UniversalVisualizer
 
 from mmkdml.datasets import AlbumentationsTransform, SplitClassificationDataset
-from mmkdml.evaluation import MemberMetrics
+from mmkdml.evaluation import Calibration, Diversity, Fidelity, MemberMetrics
 
 with read_base():
     from ..default_runtime import *
@@ -61,7 +61,7 @@ val_evaluator = dict(
         dict(type=SingleLabelMetric, items=('precision', 'recall'), average='macro'),
     ],
 )
-test_evaluator = val_evaluator
+test_evaluator = [val_evaluator, dict(type=Fidelity), dict(type=Diversity), dict(type=Calibration)]
 default_hooks['checkpoint'].update(save_best='ensemble/accuracy/top1')
 visualizer = dict(
     type=UniversalVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer'

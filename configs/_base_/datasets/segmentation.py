@@ -9,7 +9,7 @@ from mmseg.visualization import SegLocalVisualizer
 
 from mmkdml.datasets import AlbumentationsTransform, LoadBinaryMask, SplitSegDataset
 from mmkdml.engine import PanelHook
-from mmkdml.evaluation import ForegroundIoU, MemberMetrics
+from mmkdml.evaluation import Calibration, Diversity, Fidelity, ForegroundIoU, MemberMetrics
 
 with read_base():
     from ..default_runtime import *
@@ -71,7 +71,7 @@ test_dataloader = dict(
 )
 
 val_evaluator = dict(type=MemberMetrics, metric=dict(type=ForegroundIoU, per_case='group'))
-test_evaluator = val_evaluator
+test_evaluator = [val_evaluator, dict(type=Fidelity), dict(type=Diversity), dict(type=Calibration)]
 default_hooks['checkpoint'].update(save_best='ensemble/foreground/IoU')
 custom_hooks.append(dict(type=PanelHook))
 visualizer = dict(

@@ -1,7 +1,14 @@
-"""Hooks that show what the members learned, and one that makes stopping harmless."""
+"""Hooks that show how and what the members learn, and one that makes stopping harmless."""
 
 from mmkdml.engine.hooks.exact_resume import ExactResumeHook
 from mmkdml.engine.hooks.member_table import MemberTableHook, member_table
 from mmkdml.engine.hooks.panels import PanelHook
+from mmkdml.engine.hooks.reliability import ReliabilityHook
 
-__all__ = ['ExactResumeHook', 'MemberTableHook', 'PanelHook', 'member_table']
+__all__ = [
+    'ExactResumeHook',
+    'MemberTableHook',
+    'PanelHook',
+    'ReliabilityHook',
+    'member_table',
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -15,6 +15,9 @@ from prettytable import PrettyTable
 from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
 from mmkdml.registry import HOOKS
 
+# Not of how good the answers are.
+_BESIDE = {'fidelity', 'calibration'}
+
 
 def member_table(metrics: Mapping[str, Any]) -> str:
     """Puts the values of ``MemberMetrics`` in a table.
@@ -25,9 +28,11 @@ def member_table(metrics: Mapping[str, Any]) -> str:
             metric with another one (``accuracy/top1`` of a metric of the ensemble alone).
 
     Returns:
-        Rows are the names in the given order, columns the metrics, by their last part where that
-        is enough to tell them apart (``IoU`` for ``foreground/IoU``), values with two decimals,
-        ``-`` where there is none. The empty string if there is nothing to show.
+        Rows are the names in the given order, columns the metrics, by their last part (``IoU`` for
+        ``foreground/IoU``), values with two decimals, or four if all are below 1, ``-`` where there
+        is none. Where the last part does not tell them apart, or something else than quality is
+        among them (fidelity, calibration), what stands before it heads the first of its columns.
+        The empty string if there is nothing to show.
     """
     rows: dict[str, dict[str, float]] = defaultdict(dict)
     for key, value in metrics.items():
@@ -43,13 +48,23 @@ def member_table(metrics: Mapping[str, Any]) -> str:
     if not rows:
         return ''
     columns = list(dict.fromkeys(metric for values in rows.values() for metric in values))
-    short = [metric.rpartition('/')[2] for metric in columns]
-    table = PrettyTable(['member', *(short if len(set(short)) == len(short) else columns)])
-    table.align = 'r'
+    table = PrettyTable(['member', *columns], header=False, align='r')
     table.align['member'] = 'l'
+    table.add_row(_headings(columns), divider=True)
+    largest = {c: max(abs(values.get(c, 0)) for values in rows.values()) for c in columns}
+    digits = {column: 2 if not largest[column] < 1 else 4 for column in columns}
     for name, values in rows.items():
-        table.add_row([name, *(f'{values[c]:.2f}' if c in values else '-' for c in columns)])
+        cells = (f'{values[c]:.{digits[c]}f}' if c in values else '-' for c in columns)
+        table.add_row([name, *cells])
     return table.get_string()
+
+
+def _headings(columns: Sequence[str]) -> list[str]:
+    groups, _, short = zip(*(metric.rpartition('/') for metric in columns), strict=True)
+    if len(set(short)) == len(short) and not _BESIDE & set(groups):
+        return ['member', *short]
+    firsts = [group if group not in groups[:place] else '' for place, group in enumerate(groups)]
+    return ['\nmember', *map('\n'.join, zip(firsts, short, strict=True))]
 
 
 @HOOKS.register_module()

@@ -44,11 +44,32 @@ def test_rows_are_members_and_columns_metrics():
     ]
 
 
-def test_columns_keep_their_full_name_where_the_last_part_is_not_enough():
+def test_columns_are_grouped_where_the_last_part_is_not_enough():
     table = member_table(
         {'ensemble/image/IoU': 1.0, 'ensemble/case/IoU': 2.0, 'ensemble/mIoU': 3.0}
     )
-    assert cells(table)[0] == ['member', 'image/IoU', 'case/IoU', 'mIoU']
+    assert cells(table)[:2] == [['', 'image', 'case', ''], ['member', 'IoU', 'IoU', 'mIoU']]
+
+
+def test_fidelity_and_calibration_are_not_taken_for_quality():
+    keys = ('accuracy/top1', 'fidelity/accuracy', 'fidelity/KL', 'calibration/ECE')
+    table = member_table(
+        {f'{name}/{key}': 1.0 for name in ('student_1', 'ensemble') for key in keys}
+        | {'students/diversity/disagreement': 1.0}
+    )
+    assert cells(table)[:2] == [
+        ['', 'accuracy', 'fidelity', '', 'calibration'],
+        ['member', 'top1', 'accuracy', 'KL', 'ECE'],
+    ]
+    assert [row[0] for row in cells(table)[2:]] == ['student_1', 'ensemble']
+
+
+def test_small_values_have_more_decimals():
+    small = {'a/KL': 0.00401, 'b/KL': 0.1, 'a/ECE': 0.5, 'b/ECE': 1.0, 'ensemble/KL': float('nan')}
+    table = member_table(small)
+    assert cells(table)[1:] == [
+        ['a', '0.0040', '0.50'], ['b', '0.1000', '1.00'], ['ensemble', 'nan', '-']
+    ]  # fmt: skip
 
 
 def test_what_is_not_of_members_is_left_out():

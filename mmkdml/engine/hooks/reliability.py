@@ -1,0 +1,46 @@
+"""Reliability diagrams of a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmkdml.evaluation.calibration import Calibration
+from mmkdml.evaluation.reliability import draw_reliability
+from mmkdml.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ReliabilityHook(Hook):
+    """Writes what :class:`~mmkdml.evaluation.Calibration` found in a test, and draws it.
+
+    ``<out_dir>/reliability.csv`` is the metric's table, ``<out_dir>/reliability.png`` its diagrams.
+    Nothing is written if the metric is not among the test's, or saw no sample.
+
+    Args:
+        out_dir: A folder, in the runner's ``work_dir`` unless absolute.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, out_dir: str = 'calibration') -> None:
+        self.out_dir = out_dir
+
+    @master_only
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Writes the files.
+
+        Args:
+            runner: The runner.
+            metrics: Not used.
+        """
+        folder = Path(runner.work_dir) / self.out_dir
+        for metric in runner.test_evaluator.metrics:
+            if isinstance(metric, Calibration) and len(metric.table):
+                folder.mkdir(parents=True, exist_ok=True)
+                metric.table.to_csv(folder / 'reliability.csv', index=False)
+                draw_reliability(metric.table, folder / 'reliability.png')
+                runner.logger.info(f'Reliability diagrams drawn in {folder}')
