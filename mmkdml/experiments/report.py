@@ -257,9 +257,9 @@ def _pictures(record: SuiteRecord, by_name: Mapping[str, Sequence[RunRecord]]) -
     for name, path in record.pictures.items():
         yield Picture(png_data_uri(path), f'Of several runs: {name}')
     for runs in by_name.values():
-        run = next((run for run in runs if run.pictures), None)
-        for name, path in run.pictures.items() if run else ():
-            yield Picture(png_data_uri(path), f'{run.name}, seed {run.seed}: {name}')
+        for run in [run for run in runs if run.pictures][:1]:
+            for name, path in run.pictures.items():
+                yield Picture(png_data_uri(path), f'{run.name}, seed {run.seed}: {name}')
 
 
 def _picture(figure: Figure, text: str) -> Picture:
