@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import math
 from base64 import b64encode
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +36,7 @@ GREY = '#767676'
 LINES = [(colour, dashes) for dashes, colour in product(('-', '--', ':', '-.'), COLOURS)]
 # Told apart by shape as well as by colour.
 VERDICTS = {HOLDS: (BLUE, 'o'), OPPOSITE: (VERMILION, 'X'), UNDECIDED: (GREY, 's')}
+BALANCE = 'gradient_ratio/'
 WIDTH = 9.6  # inches
 COLUMNS = 3
 
@@ -144,6 +145,45 @@ def _draw_panel(axes: Axes, panel: dict[str, list[RunRecord]], keys: Sequence[st
         axes.legend(fontsize=7, framealpha=0.8)
     else:
         axes.text(0.5, 0.5, 'not logged', ha='center', va='center', transform=axes.transAxes)
+
+
+def balance_keys(runs: Sequence[RunRecord]) -> list[str]:
+    """What :class:`mmkdml.engine.LossBalanceHook` logged of the transfers of a run."""
+    logged = dict.fromkeys(key for run in runs for key in run.curves['key'].unique())
+    return [key for key in logged if key.startswith(BALANCE)]
+
+
+def draw_balance(by_name: Mapping[str, Sequence[RunRecord]]) -> Figure:
+    """Draws how hard each transfer pulls at its learner, by epoch, with a panel for each run.
+
+    Args:
+        by_name: The seeds of each run that has :func:`balance_keys`.
+    """
+    columns = max(1, min(COLUMNS, len(by_name)))
+    rows = max(1, math.ceil(len(by_name) / columns))
+    figure = Figure(figsize=(WIDTH, 2.6 * rows), layout='constrained')
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes, (name, runs) in zip(grid.flat, by_name.items(), strict=False):
+        for (colour, dashes), key in zip(cycle(LINES), balance_keys(runs), strict=False):
+            curve = summarise_curves(runs, [key])
+            axes.plot(
+                curve.index,
+                curve['mean'],
+                color=colour,
+                linestyle=dashes,
+                marker='o' if len(curve) == 1 else None,
+                label=key.removeprefix(BALANCE),
+            )
+        axes.set(title=name, xlabel='epoch', yscale='log')
+        axes.axhline(1, color=GREY, linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.tick_params(labelleft=True)
+        axes.legend(fontsize=6, framealpha=0.8)
+    for axes in grid.flat[len(by_name) :]:
+        axes.set_axis_off()
+    for axes in grid[:, 0]:
+        axes.set_ylabel('gradient / supervised')
+    return figure
 
 
 def draw_claims(results: Sequence[ClaimResult]) -> Figure:

@@ -14,8 +14,11 @@ from mmkdml.experiments.figures import (
     GREY,
     LINES,
     VERMILION,
+    balance_keys,
+    draw_balance,
     draw_claims,
     draw_curves,
+    png_data_uri,
     summarise_curves,
     to_data_uri,
     validation_keys,
@@ -225,3 +228,34 @@ def test_data_uri_is_an_svg_with_its_words_in_it():
     svg = base64.b64decode(content, validate=True).decode()
     assert '&lt;b&gt;v3 &amp; more' in svg
     assert not re.search(r'<script|<dc:date', svg)
+
+
+class TestBalance:
+    ratio = {
+        'gradient_ratio__student_1.from_teacher.features': [4.0, 2.0],
+        'gradient_ratio__student_1.from_student_2.predictions': [0.5, 0.1],
+    }
+
+    def test_keys_are_those_of_the_ratios(self):
+        runs = [run('a', loss=[1], **{'gradient__student_1.supervised': [1]}, **self.ratio)]
+        assert balance_keys(runs) == [key.replace('__', '/') for key in self.ratio]
+        assert balance_keys([run('b', loss=[1])]) == []
+
+    def test_each_run_has_a_panel_and_each_transfer_a_line(self):
+        doubled = {key: [3 * value for value in values] for key, values in self.ratio.items()}
+        figure = draw_balance(
+            {'a': [run('a', 0, **self.ratio), run('a', 1, **doubled)], 'b': [run('b', **doubled)]}
+        )
+        first, second = figure.axes
+        assert (first.get_title(), second.get_title()) == ('a', 'b')
+        lines = {line.get_label(): list(line.get_ydata()) for line in first.get_lines()[:2]}
+        assert lines == {
+            'student_1.from_teacher.features': pytest.approx([8, 4]),
+            'student_1.from_student_2.predictions': pytest.approx([1, 0.2]),
+        }
+        assert first.get_yscale() == 'log'
+
+
+def test_a_png_is_put_into_an_address(tmp_path):
+    (tmp_path / 'a.png').write_bytes(b'abc')
+    assert png_data_uri(tmp_path / 'a.png') == 'data:image/png;base64,YWJj'
