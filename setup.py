@@ -26,6 +26,8 @@ INSTALL_REQUIRES = [
     'onedl-mmsegmentation>=1.4.2,<2',
     # MobileNet v1 and every other backbone of timm, through mmpretrain's TIMMBackbone.
     'timm>=1.0.9,<2',
+    # Weights in files that can hold nothing else.
+    'safetensors>=0.4,<1',
     # Augmentation of image and mask together.
     'albumentations>=2.0.8,<3',
     # Arrays; mmseg needs 2.
@@ -50,6 +52,8 @@ INSTALL_REQUIRES = [
     'pandas>=2.2,<4',
     # Bootstrap.
     'scipy>=1.13,<2',
+    # Grad-CAM.
+    'captum>=0.8,<1',
     # Divergence and confusion of students' answers with their teacher's.
     'torchmetrics>=1.9,<2',
     # Correction for many claims.
@@ -66,8 +70,6 @@ EXPORT = [
     'onnxruntime>=1.22,<2',
     # Writes ONNX from torch.export's graphs.
     'onnxscript>=0.5,<1',
-    # Weights in files that can hold nothing else.
-    'safetensors>=0.4,<1',
 ]
 
 # Volumes, for tools/predict.py.
@@ -87,6 +89,8 @@ EXTRAS_REQUIRE = {
         'pytest>=9,<10',
         # On two cores, two processes of one thread finish sooner than one of two threads.
         'pytest-xdist>=3.8,<4',
+        # Reads what runs log for it.
+        'tensorboard>=2.18,<3',
         # The independent oracle of the U-Net.
         'segmentation-models-pytorch>=0.6,<0.7',
     ],

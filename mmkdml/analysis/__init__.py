@@ -1,8 +1,11 @@
 """What a classroom is made of, and what its networks are like inside."""
 
+from mmkdml.analysis.case_figure import draw_cells, draw_runs, mask_rows
 from mmkdml.analysis.cka import measure_cka
 from mmkdml.analysis.cka_figure import draw_cka
 from mmkdml.analysis.complexity import MemberComplexity, compression, describe, member_complexities
+from mmkdml.analysis.grad_cam import cam_rows, grad_cam
+from mmkdml.analysis.hard_cases import choose_cases, measure_cases
 from mmkdml.analysis.inspection import Inspection, inspect_config, without_pretrained
 from mmkdml.analysis.step_cost import (
     MethodCost,
@@ -20,14 +23,21 @@ __all__ = [
     'MethodCost',
     'StepCost',
     'TapRow',
+    'cam_rows',
+    'choose_cases',
     'compression',
     'describe',
+    'draw_cells',
     'draw_cka',
+    'draw_runs',
     'format_costs',
     'format_method_costs',
     'format_suggestion',
     'format_taps',
+    'grad_cam',
     'inspect_config',
+    'mask_rows',
+    'measure_cases',
     'measure_cka',
     'measure_methods',
     'measure_steps',

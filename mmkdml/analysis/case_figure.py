@@ -1,0 +1,247 @@
+"""Sheets of cases: what each member sees in hard images, in one run or in several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from mmengine.model import BaseModel
+from torch.utils.data import DataLoader
+
+from mmkdml.analysis.hard_cases import overlap, predict_batch
+from mmkdml.evaluation.answers import answers_by_name, truth_of
+from mmkdml.evaluation.member_metrics import ENSEMBLE
+from mmkdml.evaluation.panels import IGNORED, TRUTH, TRUTH_COLOUR
+
+IMAGE, DIFFERENCE = 'image', 'difference'
+#: Columns that say the same in all runs.
+SHARED = (IMAGE, TRUTH)
+FOREGROUND_BAR = 'probability of the foreground'
+HEAT_COLOURS = 'magma'
+# Okabe and Ito's orange and sky blue on grey, told apart with every kind of colour vision.
+HIT, FALSE_ALARM, MISS = 'true positive', 'false positive', 'false negative'
+DIFFERENCE_COLOURS = {HIT: '#ffffff', FALSE_ALARM: '#E69F00', MISS: '#56B4E9'}
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One picture of a sheet.
+
+    Attributes:
+        image: (H, W, 3), uint8, RGB.
+        heat: (H, W) in [0, 1], drawn over the image; None for the image alone.
+        opacity: How far the heat covers the image, above 0 to 1.
+        outline: (H, W), bool: a region whose border is drawn; None for none.
+        caption: Stands below.
+        legend: What colours mean.
+    """
+
+    image: np.ndarray
+    heat: np.ndarray | None = None
+    opacity: float = 1.0
+    outline: np.ndarray | None = None
+    caption: str = ''
+    legend: Mapping[str, str] = field(default_factory=dict)
+
+
+#: The cells of one case by column, in order.
+Row = Mapping[str, Cell]
+
+
+def mask_rows(model: BaseModel, loader: DataLoader) -> list[Row]:
+    """What the members of a segmentation run make of some cases.
+
+    Columns: the image with its region's size; the truth; the probability of the foreground by
+    each member, teachers first, with IoU and Dice of its mask and the truth's outline; the mask of
+    the ensemble (or of the model); how that differs from the truth. All classes behind the
+    background count as one foreground, and pixels that the truth ignores are not compared.
+
+    Args:
+        model: With its weights, on its device.
+        loader: Of the cases alone, with their truth.
+
+    Raises:
+        ValueError: If a sample has no truth, or no ``img_path``.
+        FileNotFoundError: If an image is gone.
+    """
+    return [_mask_row(sample) for data in loader for sample in predict_batch(model, data)[1]]
+
+
+def draw_runs(
+    runs: Mapping[str, Sequence[Row]], titles: Sequence[str], out: Path, bar: str
+) -> list[Path]:
+    """Writes the sheets of one run or several, all with a row for each case.
+
+    - One run: ``panels.png`` with all its columns.
+    - Several: for each column that two or more of them have (a member, the ensemble, ...) a sheet
+      ``<column>.png`` with these runs side by side, as in the paper's Figures 4, 5, 7 and 9; and
+      each run's own sheet, ``run_1_<title>.png`` and so on.
+
+    Args:
+        runs: By title the rows of each run, of the same cases.
+        titles: The cases'.
+        out: Folder to write to; made if missing.
+        bar: What the heat is.
+
+    Returns:
+        The files written.
+    """
+    sheets: dict[str, tuple[str, Sequence[Row]]] = {}
+    for column in dict.fromkeys(name for rows in runs.values() for name in rows[0]):
+        own = {run: rows for run, rows in runs.items() if column in rows[0]}
+        if column not in SHARED and len(own) > 1:
+            sheets[column] = column, _side_by_side(own, column)
+    for number, (run, rows) in enumerate(runs.items(), 1):
+        name = f'run_{number}_{re.sub("[^A-Za-z0-9.+-]+", "_", run)}' if len(runs) > 1 else 'panels'
+        sheets[name] = run, rows
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f'{name}.png' for name in sheets]
+    for path, (heading, rows) in zip(paths, sheets.values(), strict=True):
+        draw_cells(rows, titles, path, bar, heading)
+    return paths
+
+
+def draw_cells(
+    rows: Sequence[Row], titles: Sequence[str], path: Path, bar: str = '', heading: str = ''
+) -> None:
+    """Draws a sheet: a row for each case, a column for each name.
+
+    Heat has one colour scale, 0 to 1, everywhere.
+
+    Args:
+        rows: The same columns in all.
+        titles: Stand at the left of the rows.
+        path: The file to write.
+        bar: What the heat is.
+        heading: Stands above all.
+
+    Raises:
+        ValueError: If there are no rows, not as many titles, or other columns in some.
+    """
+    if not rows or len(rows) != len(titles) or any(list(row) != list(rows[0]) for row in rows):
+        raise ValueError(
+            'a sheet needs at least one case, a title for each and the same columns in all, got '
+            f'{len(titles)} titles and the columns {[list(row) for row in rows]}'
+        )
+    columns, cells = list(rows[0]), [cell for row in rows for cell in row.values()]
+    height, width = cells[0].image.shape[:2]
+    lines = max(cell.caption.count('\n') for cell in cells) + 1
+    with_bar = any(cell.heat is not None for cell in cells)
+    legend = {name: colour for cell in cells for name, colour in cell.legend.items()}
+    figure = Figure(
+        figsize=(
+            1.65 * len(columns) + 0.3 + 0.8 * with_bar,
+            (1.62 * height / width + 0.14 * lines) * len(rows) + 0.6 + 0.3 * bool(legend),
+        ),
+        dpi=120,
+        layout='constrained',
+    )
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for row, title, line in zip(rows, titles, grid, strict=True):
+        for axes, cell in zip(line, row.values(), strict=True):
+            _draw(axes, cell)
+        line[0].set_ylabel(title, fontsize=7)
+    for axes, column in zip(grid[0], columns, strict=True):
+        axes.set_title(column, fontsize=10)
+    figure.suptitle(heading, fontsize=12)
+    if with_bar:
+        heat = ScalarMappable(cmap=HEAT_COLOURS)
+        colours = figure.colorbar(heat, ax=grid, shrink=max(0.25, 0.8 / len(rows)), pad=0.01)
+        colours.set_label(bar, fontsize=8)
+    if legend:
+        patches = [
+            Patch(facecolor=colour, edgecolor='black', linewidth=0.5, label=name)
+            for name, colour in legend.items()
+        ]
+        figure.legend(
+            handles=patches,
+            loc='outside lower center',
+            ncols=len(patches),
+            frameon=False,
+            fontsize=9,
+        )
+    figure.savefig(path)
+
+
+def _side_by_side(runs: Mapping[str, Sequence[Row]], column: str) -> list[Row]:
+    """What is the same in all, of the first run, and then each run's column."""
+    return [
+        {
+            **{name: cell for name, cell in of_all[0].items() if name in SHARED},
+            **{run: row[column] for run, row in zip(runs, of_all, strict=True)},
+        }
+        for of_all in zip(*runs.values(), strict=True)
+    ]
+
+
+def _draw(axes: Axes, cell: Cell) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.imshow(cell.image)
+    if cell.heat is not None:
+        axes.imshow(cell.heat, vmin=0, vmax=1, cmap=HEAT_COLOURS, alpha=cell.opacity)
+    if cell.outline is not None and cell.outline.any():  # matplotlib warns of nothing to outline
+        axes.contour(cell.outline, levels=[0.5], colors=TRUTH_COLOUR, linewidths=0.8)
+    axes.set_xlabel(cell.caption, fontsize=7)
+
+
+def _mask_row(sample: Any) -> Row:
+    if 'img_path' not in sample:
+        raise ValueError(
+            'expected img_path among the metainfo of each sample, got '
+            f"{sorted(sample.all_keys())}: add it to meta_keys of the pipeline's Pack transform"
+        )
+    truth = truth_of(sample).cpu().numpy()
+    shape = sample.gt_sem_seg.shape
+    counted = truth != IGNORED
+    region = (truth > 0) & counted
+    image = mmcv.imread(sample.img_path, channel_order='rgb')
+    image = mmcv.imresize(image, (shape[1], shape[0]))
+    row = {
+        IMAGE: Cell(image, caption=f'region of {region.sum():,} pixels'),
+        TRUTH: Cell(_black_and_white(region.reshape(shape))),
+    }
+    for name, own in answers_by_name(sample).items():
+        mask = (own.labels > 0).cpu().numpy()
+        iou, dice = overlap(mask & counted, region)
+        caption = 'both empty' if np.isnan(iou) else f'IoU {iou:.1f}   Dice {dice:.1f}'
+        heat = 1 - own.probabilities[:, 0].cpu().numpy().reshape(shape)
+        row[name] = Cell(
+            image,
+            heat,
+            outline=region.reshape(shape),
+            caption=caption,
+            legend={'outline of the truth': TRUTH_COLOUR},
+        )
+    # The last one is the answer of the run.
+    if name == ENSEMBLE:
+        row[name] = Cell(_black_and_white(mask.reshape(shape)), caption=caption)
+    different = {HIT: mask & region, FALSE_ALARM: mask & ~region & counted, MISS: region & ~mask}
+    row[DIFFERENCE] = Cell(
+        _coloured(image, {kind: part.reshape(shape) for kind, part in different.items()}),
+        caption=caption,
+        legend=DIFFERENCE_COLOURS,
+    )
+    return row
+
+
+def _black_and_white(mask: np.ndarray) -> np.ndarray:
+    return np.repeat(255 * mask[..., None].astype(np.uint8), 3, axis=2)
+
+
+def _coloured(image: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The image in dark grey, with the parts in their colours."""
+    coloured = np.repeat(image.mean(axis=2, keepdims=True) * 0.45, 3, axis=2)
+    for kind, part in parts.items():
+        coloured[part] = 255 * np.array(to_rgb(DIFFERENCE_COLOURS[kind]))
+    return coloured.astype(np.uint8)

@@ -1,0 +1,179 @@
+"""Where classifiers look: Grad-CAM (Selvaraju et al. 2017) of each member."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from captum.attr import LayerGradCam
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mmkdml.analysis.case_figure import IMAGE, Cell, Row
+from mmkdml.analysis.hard_cases import predict_batch
+from mmkdml.evaluation.answers import Answers, answers_by_name, truth_of
+from mmkdml.evaluation.member_metrics import PLAIN, members_in_order
+from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.models.distillers.plan import evaluating, try_member
+from mmkdml.models.tasks import Task, task_of
+
+PREDICTED, TRUE = 'predicted', 'true'
+RIGHT, WRONG = '\N{CHECK MARK}', '\N{BALLOT X}'
+_CAPTION_WIDTH = 32
+#: Of the heat over the image.
+OPACITY = 0.6
+
+
+def grad_cam(
+    member: nn.Module, inputs: Tensor, classes: Tensor, layer: str | None = None
+) -> Tensor:
+    """What of a feature map speaks for a class: ``ReLU(sum_c mean(dlogit / dmap_c) * map_c)``.
+
+    The member is left as it was: its mode, its gradients, its hooks.
+
+    Args:
+        member: A classifier of mmpretrain; it may be frozen. For one logit, class 1 is spoken for
+            by the logit and class 0 by its negative.
+        inputs: Preprocessed images (N, 3, H, W).
+        classes: Indices of their classes, (N,), long.
+        layer: Dotted name of a module that gives a map (N, C, h, w). By default the last map before
+            pooling, which classrooms share: the backbone's, or that of a neck behind it.
+
+    Returns:
+        (N, h, w), 0 or more, in the unit of the logits.
+
+    Raises:
+        TypeError: If the member is no classifier.
+        ValueError: If there is no such module or class, the module gives no such map, or the head
+            has no logits.
+    """
+    task = _classification({PLAIN: member})
+    layer = layer or task.default_tap(member)
+    number = task.num_classes(member)
+    if not bool(((classes >= 0) & (classes < number)).all()):
+        raise ValueError(f'expected classes 0 to {number - 1}, got {classes.unique().tolist()}')
+    tried = try_member(member, task, [layer], inputs.shape[2:])
+    if tried.logits is None:
+        raise ValueError(f'Grad-CAM needs logits, but {type(member.head).__name__} gives none')
+    if tried.taps[layer].ndim != 4:
+        raise ValueError(
+            f'Grad-CAM needs a layer that gives maps (N, C, h, w), but {layer} gives '
+            f'{tuple(tried.taps[layer].shape)}; choose one before pooling'
+        )
+
+    def scores(images: Tensor) -> Tensor:
+        logits = cast(Tensor, task.logits(member, images))
+        return torch.cat([-logits, logits], dim=1) if logits.shape[1] == 1 else logits
+
+    with evaluating(member):
+        # A frozen member has a graph only if it begins at the images.
+        maps = LayerGradCam(scores, member.get_submodule(layer)).attribute(
+            inputs.detach().requires_grad_(), classes, relu_attributions=True
+        )
+    last = maps[-1] if isinstance(maps, tuple) else maps
+    return last.squeeze(1).detach()
+
+
+def class_index(target: str, classes: Sequence[str]) -> int:
+    """The index of a class that was given by its name or its index.
+
+    Raises:
+        ValueError: If there is no such class.
+    """
+    if target in classes:
+        return list(classes).index(target)
+    if target.isdecimal() and int(target) < len(classes):
+        return int(target)
+    raise ValueError(
+        f'expected {PREDICTED}, {TRUE}, or a class, 0 to {len(classes) - 1} or one of '
+        f'{", ".join(classes)}; got {target!r}'
+    )
+
+
+def cam_rows(
+    model: BaseModel, loader: DataLoader, target: str = PREDICTED, layer: str | None = None
+) -> list[Row]:
+    """Where the members of a classification run look in some cases.
+
+    Columns: the image as the networks see it, with its true class; then each member's Grad-CAM over
+    it, teachers first, with the class that the member predicts and its probability. Each map is
+    divided by its highest value.
+
+    Args:
+        model: With its weights, on its device.
+        loader: Of the cases alone, with their truth.
+        target: ``'predicted'``, each member's own answer; ``'true'``; or a class for all images, by
+            name or index.
+        layer: See :func:`grad_cam`.
+
+    Raises:
+        TypeError: If the members are no classifiers.
+        ValueError: See :func:`grad_cam` and :func:`class_index`; if a sample has no truth.
+    """
+    members = (
+        members_in_order(model.named_members())
+        if isinstance(model, KnowledgeDistiller)
+        else {PLAIN: model}
+    )
+    task, dataset = _classification(members), cast(Any, loader.dataset)
+    number = task.num_classes(next(iter(members.values())))
+    classes = dataset.metainfo.get('classes') or [str(index) for index in range(number)]
+    fixed = None if target in (PREDICTED, TRUE) else class_index(target, classes)
+    rows: list[Row] = []
+    for data in loader:
+        inputs, samples = predict_batch(model, data)
+        answers = [answers_by_name(sample) for sample in samples]
+        truth = torch.cat([truth_of(sample) for sample in samples])
+        batch = [
+            _image_cell(data['inputs'][index], classes[one]) for index, one in enumerate(truth)
+        ]
+        for name, member in members.items():
+            labels = torch.cat([own[name].labels for own in answers])
+            wanted = labels if target == PREDICTED else truth
+            wanted = wanted if fixed is None else torch.full_like(truth, fixed)
+            maps = grad_cam(member, inputs, wanted, layer)
+            for row, cam, own, true in zip(batch, maps, answers, truth, strict=True):
+                row[name] = _cam_cell(row[IMAGE].image, cam, own[name], int(true), classes)
+        rows += batch
+    return rows
+
+
+def cam_bar(target: str = PREDICTED) -> str:
+    """What the colours of :func:`cam_rows` are."""
+    what = f'the {target} class' if target in (PREDICTED, TRUE) else f'class {target}'
+    return f"Grad-CAM of {what}\n(1: each map's highest)"
+
+
+def _classification(members: Mapping[str, nn.Module]) -> Task:
+    task = task_of(members)
+    if task.name != 'classification':
+        raise TypeError(f'Grad-CAM is for classification, but the members are for {task.name}')
+    return task
+
+
+def _image_cell(inputs: Tensor, true: str) -> dict[str, Cell]:
+    """Of what the pipeline packed: (3, H, W) BGR, or (1, H, W) grey."""
+    image = inputs.clamp(0, 255).byte().flip(0).permute(1, 2, 0).cpu().numpy()
+    image = np.broadcast_to(image, (*image.shape[:2], 3))
+    return {IMAGE: Cell(image, caption=textwrap.fill(f'true: {true}', _CAPTION_WIDTH))}
+
+
+def _cam_cell(
+    image: np.ndarray, cam: Tensor, answer: Answers, true: int, classes: Sequence[str]
+) -> Cell:
+    label = int(answer.labels)
+    sign = RIGHT if label == true else WRONG
+    said = f'{sign} {classes[label]} {answer.probabilities[0, label]:.2f}'
+    caption = textwrap.fill(said, _CAPTION_WIDTH)
+    if not cam.any():
+        caption += '\nGrad-CAM: 0 everywhere'
+    cam = cam / cam.max().clamp(min=torch.finfo(cam.dtype).tiny)
+    heat = F.interpolate(cam[None, None], image.shape[:2], mode='bilinear')[0, 0].cpu().numpy()
+    # In colour it could not be told from the heat.
+    grey = image.mean(axis=2, keepdims=True).astype(np.uint8)
+    return Cell(np.broadcast_to(grey, image.shape), heat, OPACITY, caption=caption)

@@ -1,0 +1,234 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmcv.transforms import LoadImageFromFile
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet
+
+from mmkdml.analysis.grad_cam import cam_bar, cam_rows, class_index, grad_cam
+from mmkdml.analysis.hard_cases import list_cases, only_cases
+from mmkdml.models import BinaryLinearClsHead, ConvBlockNeck, PretrainedTIMMBackbone
+from mmkdml.registry import MODELS
+
+CLASSES = ('no tumour', 'tumour')
+
+
+def classifier(backbone, channels, head=None, neck=None):
+    torch.manual_seed(0)
+    neck = neck or dict(type=GlobalAveragePooling)
+    head = head or dict(type=LinearClsHead, num_classes=3)
+    config = dict(type=ImageClassifier, backbone=backbone, neck=neck)
+    network = MODELS.build(dict(config, head=dict(head, in_channels=channels)))
+    network.head.fc.weight.data.normal_()
+    return network.eval()
+
+
+RESNET = dict(type=ResNet, depth=18, base_channels=4, stem_channels=4)
+MOBILENET = dict(type=PretrainedTIMMBackbone, model_name='mobilenetv1_100')
+BLOCK = dict(type=ConvBlockNeck, in_channels=32, out_channels=6)
+NETWORKS = {
+    'resnet': (RESNET, 32),
+    'mobilenet': (MOBILENET, 1024),
+    'block': (RESNET, 6, None, BLOCK),
+    'one logit': (RESNET, 32, dict(type=BinaryLinearClsHead)),
+}
+
+
+@pytest.fixture(scope='module', params=NETWORKS)
+def network(request):
+    return classifier(*NETWORKS[request.param])
+
+
+@pytest.fixture(scope='module')
+def resnet():
+    return classifier(*NETWORKS['resnet'])
+
+
+@pytest.fixture
+def images():
+    return torch.randn(4, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def last_map(network, images):
+    features = network.backbone(images)[-1]
+    return (
+        network.neck.conv_block(features) if isinstance(network.neck, ConvBlockNeck) else features
+    )
+
+
+def test_the_last_map_in_closed_form(network, images):
+    # logit_k = sum_c W_kc mean(map_c), so that its gradient at each of h * w places is W_kc / hw.
+    features = last_map(network, images)
+    weight = network.head.fc.weight.detach()
+    classes = torch.tensor([0, 1, 1, 0])
+    rows = torch.cat([-weight, weight])[classes] if len(weight) == 1 else weight[classes]
+    expected = torch.einsum('nc,nchw->nhw', rows, features) / features[0, 0].numel()
+    cam = grad_cam(network, images, classes)
+    assert cam.shape == (4, 3, 3)
+    torch.testing.assert_close(cam, expected.relu(), rtol=1e-4, atol=1e-6)
+    assert 0.1 < (cam > 0).float().mean() < 0.9  # both sides of ReLU
+
+
+def test_a_layer_inside_by_its_gradients(resnet, images):
+    backbone = resnet.backbone
+    with torch.no_grad():
+        features = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(images))))
+        features = backbone.layer2(backbone.layer1(features))
+    features.requires_grad_()
+    logits = resnet.head.fc(backbone.layer4(backbone.layer3(features)).mean(dim=(2, 3)))
+    (gradient,) = torch.autograd.grad(logits[:, 2].sum(), features)
+    expected = (gradient.mean(dim=(2, 3), keepdim=True) * features.detach()).sum(dim=1).relu()
+    cam = grad_cam(resnet, images, torch.full((4,), 2), 'backbone.layer2')
+    torch.testing.assert_close(cam, expected, rtol=1e-4, atol=1e-6)
+    assert cam.shape == (4, 12, 12)
+    assert cam.any()
+
+
+def test_the_two_classes_of_one_logit_are_opposed(images):
+    network = classifier(*NETWORKS['one logit'])
+    against, towards = (grad_cam(network, images, torch.full((4,), k)) for k in (0, 1))
+    assert not ((against > 0) & (towards > 0)).any()
+    assert against.any()
+    assert towards.any()
+
+
+def test_frozen_members_and_those_in_inference_look_the_same(resnet, images):
+    expected = grad_cam(resnet, images, torch.tensor([0, 1, 2, 0]))
+    frozen = copy.deepcopy(resnet).requires_grad_(False)
+    with torch.no_grad():
+        torch.testing.assert_close(grad_cam(frozen, images, torch.tensor([0, 1, 2, 0])), expected)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+def test_nothing_is_left_behind(resnet, images):
+    network = copy.deepcopy(resnet).train()
+    network.backbone.layer1.eval()
+    modes = [part.training for part in network.modules()]
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = copy.deepcopy(network.state_dict())
+    shown = images.clone()
+    cam = grad_cam(network, images, torch.tensor([0, 1, 2, 0]))
+    torch.testing.assert_close(cam, grad_cam(resnet, images, torch.tensor([0, 1, 2, 0])))
+    assert not cam.requires_grad
+    assert [part.training for part in network.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert all(bool((parameter.grad == 1).all()) for parameter in network.parameters())
+    for part in network.modules():
+        assert not part._forward_hooks
+        assert not part._backward_hooks
+        assert not part._forward_pre_hooks
+    assert torch.equal(images, shown)
+    assert not images.requires_grad
+    assert torch.is_grad_enabled()
+
+
+def test_what_cannot_be_explained(resnet, images, masks):
+    one = torch.zeros(4, dtype=torch.long)
+    with pytest.raises(
+        ValueError, match="no module 'backbone.layer5' to tap; near names: .*layer4"
+    ):
+        grad_cam(resnet, images, one, 'backbone.layer5')
+    with pytest.raises(ValueError, match=r'but neck gives \(1, 32\); choose one before pooling'):
+        grad_cam(resnet, images, one, 'neck')
+    with pytest.raises(ValueError, match=r'expected classes 0 to 2, got \[0, 3\]'):
+        grad_cam(resnet, images, torch.tensor([0, 0, 3, 0]))
+    with pytest.raises(ValueError, match=r'expected classes 0 to 2, got \[-1\]'):
+        grad_cam(resnet, images, one - 1)
+    for look in (
+        lambda: grad_cam(masks[0].members['teacher'], images, one),
+        lambda: cam_rows(*masks),
+    ):
+        with pytest.raises(TypeError, match='for classification, but the members are for segmenta'):
+            look()
+    headless = copy.deepcopy(resnet)
+    headless.head.forward = lambda feats: dict(features=feats)
+    with pytest.raises(ValueError, match='needs logits, but LinearClsHead gives none'):
+        grad_cam(headless, images, one)
+
+
+def test_of_several_maps_the_last_one_counts(resnet, images):
+    stages = classifier(dict(RESNET, out_indices=(2, 3)), 32)
+    classes = torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(grad_cam(stages, images, classes), grad_cam(resnet, images, classes))
+
+
+def test_classes_by_name_and_index():
+    assert class_index('tumour', CLASSES) == class_index('1', CLASSES) == 1
+    assert class_index('1', ('1', 'x')) == 0  # a name comes first
+    for wrong in ('2', '-1', 'cyst'):
+        with pytest.raises(
+            ValueError,
+            match=f"predicted, true, or a class, 0 to 1 or one of no .*, tumour; got '{wrong}'",
+        ):
+            class_index(wrong, CLASSES)
+
+
+@pytest.mark.parametrize('target', ['predicted', 'true', 'tumour'])
+def test_rows_of_cases(classes, target):
+    model, loader = classes
+    loader = only_cases(loader, list_cases(loader.dataset)['id'][::2].tolist())
+    rows = cam_rows(model, loader, target)
+    shown = [
+        model.data_preprocessor(dict(inputs=[one['inputs']]), False)['inputs']
+        for one in loader.dataset
+    ]
+    with torch.no_grad():
+        samples = [one for data in loader for one in model.test_step(data)]
+    for index, (row, sample) in enumerate(zip(rows, samples, strict=True)):
+        assert list(row) == ['image', 'teacher', 'student_1', 'student_2']
+        truth = int(sample.gt_label)
+        # The image as the networks see it: 32x32, in the order of colours of the screen.
+        picture = LoadImageFromFile()(dict(img_path=sample.img_path))['img'][..., ::-1]
+        assert row['image'].image.shape == (32, 32, 3)
+        means = [one.reshape(-1, 3).mean(axis=0) for one in (row['image'].image, picture)]
+        assert means[0] == pytest.approx(means[1], abs=1)
+        assert row['image'].caption == f'true: {CLASSES[truth]}'
+        for name in ('teacher', 'student_1', 'student_2'):
+            cell, own = row[name], sample.members.get(name)
+            label = int(own.pred_label)
+            sign = '✓' if label == truth else '✗'
+            said = f'{sign} {CLASSES[label]} {own.pred_score[label]:.2f}'
+            assert cell.caption.split('\n')[0] == said
+            wanted = dict(predicted=label, true=truth, tumour=1)[target]
+            cam = grad_cam(model.named_members()[name], shown[index], torch.tensor([wanted]))
+            stretched = F.interpolate(cam[None], (32, 32), mode='bilinear')[0, 0]
+            if cam.any():
+                assert cell.heat == pytest.approx((stretched / cam.max()).numpy(), abs=1e-4)
+            assert ('0 everywhere' in cell.caption) == (not cam.any()) == (not cell.heat.any())
+            assert (cell.image == cell.image[..., :1]).all()
+    said = '\n'.join(row[name].caption for row in rows for name in ('teacher', 'student_1'))
+    assert '✓' in said
+    assert '✗' in said
+
+
+def test_a_network_alone(classes):
+    model, loader = classes
+    network = copy.deepcopy(model.members['student_1'])
+    network.data_preprocessor = model.data_preprocessor
+    rows, whole = cam_rows(network, loader), cam_rows(model, loader)
+    assert list(rows[0]) == ['image', 'model']
+    for row, both in zip(rows, whole, strict=True):
+        np.testing.assert_allclose(row['model'].heat, both['student_1'].heat, atol=1e-6)
+        assert row['model'].caption == both['student_1'].caption
+
+
+def test_classes_without_names(classes):
+    model, loader = classes
+    few = only_cases(loader, list_cases(loader.dataset)['id'][:2].tolist())
+    known = [row['teacher'].caption for row in cam_rows(model, few)]
+    few.dataset._metainfo = {}
+    for row, caption in zip(cam_rows(model, few, '1'), known, strict=True):
+        for index, name in enumerate(CLASSES):  # the longer one first
+            caption = caption.replace(name, str(index))
+        assert row['teacher'].caption.split('\n')[0] == caption.split('\n')[0]
+        assert row['image'].caption in ('true: 0', 'true: 1')
+
+
+def test_what_the_colours_are():
+    assert cam_bar() == "Grad-CAM of the predicted class\n(1: each map's highest)"
+    assert cam_bar('true').startswith('Grad-CAM of the true class')
+    assert cam_bar('tumour').startswith('Grad-CAM of class tumour')

@@ -1,0 +1,266 @@
+import copy
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from mmkdml.analysis.hard_cases import (
+    check_comparable,
+    choose_cases,
+    list_cases,
+    measure_cases,
+    only_cases,
+    overlap,
+)
+from mmkdml.datasets.splits import read_split
+
+MEMBERS = ('teacher', 'student_1', 'student_2', 'ensemble')
+
+
+def answers(model, loader):
+    """For each sample in order: the sample, and that of each member."""
+    with torch.no_grad():
+        for data in loader:
+            for sample in model.test_step(data):
+                yield (
+                    sample,
+                    {
+                        name: sample if name == 'ensemble' else sample.members.get(name)
+                        for name in MEMBERS
+                    },
+                )
+
+
+def jaccard(mask, truth):
+    ours, theirs = (set(map(tuple, np.argwhere(one))) for one in (mask, truth))
+    return 100 * len(ours & theirs) / len(ours | theirs) if ours | theirs else np.nan
+
+
+def test_what_members_make_of_masks(masks, slices):
+    model, loader = masks
+    table = measure_cases(model, loader)
+    rows = read_split(slices[1])
+    assert table['id'].tolist() == [row.id for row in rows]
+    assert table['group'].tolist() == [row.group for row in rows]
+    for (_, row), (sample, own) in zip(table.iterrows(), answers(model, loader), strict=True):
+        truth = sample.gt_sem_seg.data[0].numpy()
+        assert row['region'] == truth.sum()
+        labels = {name: one.pred_sem_seg.data[0].numpy() for name, one in own.items()}
+        for name in MEMBERS:
+            expected = jaccard(labels[name], truth)
+            assert row[f'{name}_IoU'] == pytest.approx(expected, nan_ok=True)
+        differ = (labels['student_1'] != labels['student_2']).mean()
+        assert row['disagreement'] == pytest.approx(100 * differ)
+    # The comparisons mean something.
+    assert table['region'].nunique() > 5
+    assert (table['region'] == 0).any()
+    assert table['teacher_IoU'].between(1, 99).any()
+    assert table['disagreement'].between(1, 99).all()
+
+
+def test_what_members_make_of_classes(classes):
+    model, loader = classes
+    table = measure_cases(model, loader)
+    for (_, row), (sample, own) in zip(table.iterrows(), answers(model, loader), strict=True):
+        truth = int(sample.gt_label)
+        assert row['truth'] == truth
+        for name in MEMBERS:
+            scores = own[name].pred_score.double().numpy()
+            assert row[f'{name}_label'] == scores.argmax()
+            assert row[f'{name}_probability'] == pytest.approx(scores[truth] / scores.sum())
+        one, two = (own[f'student_{k}'].pred_score.double().numpy() for k in (1, 2))
+        assert row['disagreement'] == pytest.approx(100 * max(one - two))  # two classes
+    assert table['truth'].nunique() == 2
+    assert table['disagreement'].max() > 1
+
+
+def test_ignored_pixels_are_not_counted(masks):
+    model, loader = masks
+
+    def ignoring(packed):
+        packed['data_samples'].gt_sem_seg.data[:, :32] = 255
+        return packed
+
+    dataset = copy.deepcopy(loader.dataset)
+    dataset.pipeline.transforms.append(ignoring)
+    table = measure_cases(model, DataLoader(dataset, 5, collate_fn=loader.collate_fn))
+    for (_, row), (sample, own) in zip(table.iterrows(), answers(model, loader), strict=True):
+        truth = sample.gt_sem_seg.data[0, 32:].numpy()
+        labels = {name: one.pred_sem_seg.data[0, 32:].numpy() for name, one in own.items()}
+        assert row['region'] == truth.sum()
+        expected = jaccard(labels['teacher'], truth)
+        assert row['teacher_IoU'] == pytest.approx(expected, nan_ok=True)
+        differ = (labels['student_1'] != labels['student_2']).mean()
+        assert row['disagreement'] == pytest.approx(100 * differ)
+    assert (table['region'] > 0).any()
+
+
+def test_a_network_alone_has_no_disagreement(masks):
+    model, loader = masks
+    network = copy.deepcopy(model.members['student_1'])
+    network.data_preprocessor = model.data_preprocessor
+    table = measure_cases(network, loader)
+    assert table.columns.tolist() == ['id', 'group', 'region', 'model_IoU', 'disagreement']
+    assert table['disagreement'].isna().all()
+    whole = measure_cases(model, loader)
+    pd.testing.assert_series_equal(table['model_IoU'], whole['student_1_IoU'], check_names=False)
+    worst = whole.rename(columns=dict(student_1_IoU='ensemble_IoU', ensemble_IoU='other'))
+    assert choose_cases(dict(a=table)) == choose_cases(dict(a=worst))
+    with pytest.raises(ValueError, match='expected a run with two students or more, whose dis'):
+        choose_cases(dict(a=table), 'disagreement')
+
+
+def test_measuring_changes_nothing(masks):
+    model, loader = masks
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    measure_cases(model, loader)
+    assert all(part.training for part in model.modules())
+    model.eval()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def made_up(seed, of_pixels=True, final='ensemble'):
+    """A table of 30 cases with many equal values, in an order of its own."""
+    rng = np.random.default_rng(seed)
+    quality = rng.choice([0, 0, 10, 20, np.nan], 30)
+    table = pd.DataFrame(
+        {
+            'id': [f'case_{index:02d}' for index in range(30)],
+            'group': 'g',
+            'region': np.random.default_rng(9).choice([0, 5, 5, 8], 30),  # the same in all runs
+            f'{final}_IoU': quality,
+            'student_1_IoU': rng.random(30),
+            'disagreement': rng.choice([0, 1, 2.5], 30),
+        }
+    )
+    if not of_pixels:
+        table = table.rename(columns={f'{final}_IoU': f'{final}_probability'})
+        table = table.drop(columns='region').fillna(0.5)
+    return table.sample(frac=1, random_state=seed)
+
+
+def sorted_by_hand(tables, by):
+    """Plain Python over all cases of all runs."""
+    cases = []
+    for one in tables[0].to_dict('records'):
+        of_all = [next(r for r in t.to_dict('records') if r['id'] == one['id']) for t in tables]
+        final = [
+            r.get(f'{name}_{key}')
+            for r in of_all
+            for name, key in itertools.product(('ensemble', 'model'), ('IoU', 'probability'))
+        ]
+        final = [value for value in final if value is not None]
+        quality = sum(100 if np.isnan(value) else value for value in final) / len(tables)
+        apart = [r['disagreement'] for r in of_all if not np.isnan(r['disagreement'])]
+        region = one.get('region', 0)
+        if by == 'smallest' and region == 0:
+            continue
+        key = {
+            'smallest': (region, quality),
+            'worst': (quality, -region),
+            'disagreement': (-sum(apart) / len(apart), quality),
+        }[by]
+        cases.append((*key, one['id']))
+    return [case[-1] for case in sorted(cases)]
+
+
+@pytest.mark.parametrize('by', ['smallest', 'worst', 'disagreement'])
+@pytest.mark.parametrize('num', [1, 7, 99])
+def test_choices_are_those_of_sorting_by_hand(by, num):
+    alone = made_up(1, final='model')
+    alone['disagreement'] = np.nan  # one student
+    for tables in ([made_up(0)], [made_up(0), alone], [made_up(0), made_up(2)]):
+        before = copy.deepcopy(tables)
+        chosen = choose_cases(dict(zip('ab', tables, strict=False)), by, num)
+        assert chosen == sorted_by_hand(tables, by)[:num]
+        assert len(set(chosen)) == len(chosen)
+        for table, old in zip(tables, before, strict=True):
+            pd.testing.assert_frame_equal(table, old)
+
+
+@pytest.mark.parametrize('by', ['worst', 'disagreement'])
+def test_choices_among_classified_images(by):
+    tables = [made_up(3, of_pixels=False), made_up(4, of_pixels=False)]
+    assert choose_cases(dict(a=tables[0], b=tables[1]), by, 9) == sorted_by_hand(tables, by)[:9]
+
+
+def test_what_cannot_be_chosen_by():
+    table = made_up(0)
+    with pytest.raises(ValueError, match='expected regions .*as always in classification'):
+        choose_cases(dict(a=made_up(0, of_pixels=False)), 'smallest')
+    with pytest.raises(ValueError, match='but no image has one'):
+        choose_cases(dict(a=table.assign(region=0)), 'smallest')
+    with pytest.raises(ValueError, match='expected images to choose from, got none'):
+        choose_cases(dict(a=table[:0]))
+    with pytest.raises(ValueError, match="among smallest, worst, disagreement .* got 'best' and 6"):
+        choose_cases(dict(a=table), 'best')
+    with pytest.raises(ValueError, match="num of 1 or more, got 'worst' and 0"):
+        choose_cases(dict(a=table), num=0)
+
+
+def test_overlap_by_hand():
+    truth, mask = np.zeros((2, 4), bool), np.zeros((2, 4), bool)
+    assert np.isnan(overlap(mask, truth)).all()
+    truth[0] = True
+    assert overlap(mask, truth) == overlap(truth, mask) == (0, 0)
+    mask[:, :2] = True
+    assert overlap(mask, truth) == pytest.approx((100 * 2 / 6, 100 * 4 / 8))
+    assert overlap(truth, truth) == (100, 100)
+
+
+def test_cases_by_name_come_in_the_order_asked_for(masks):
+    model, loader = masks
+    ids = list_cases(loader.dataset)['id']
+    wanted = [ids[9], ids[2], ids[11]]
+    few = only_cases(loader, wanted)
+    assert [sample.id for sample, _ in answers(model, few)] == wanted
+    every = measure_cases(model, loader).set_index('id')
+    pd.testing.assert_frame_equal(measure_cases(model, few).set_index('id'), every.loc[wanted])
+    first = ', '.join(sorted(ids)[:3])
+    with pytest.raises(
+        ValueError, match=f'among the 16 of the data set, such as {first}, ...; got x, y$'
+    ):
+        only_cases(loader, [ids[0], 'y', 'x'])
+
+
+def test_runs_that_cannot_stand_side_by_side(masks, classes):
+    assert check_comparable(dict(a=masks, b=masks)) == 'segmentation'
+    assert check_comparable(dict(a=classes)) == 'classification'
+    network = masks[0].members['student_1']
+    assert check_comparable(dict(a=masks, b=(network, masks[1]))) == 'segmentation'
+    with pytest.raises(ValueError, match='of one task, got a: segmentation, b: classification'):
+        check_comparable(dict(a=masks, b=classes))
+    model, loader = masks
+    ids = list_cases(loader.dataset)['id'].tolist()
+    with pytest.raises(
+        ValueError, match=f'a has 16, b has 14, and only one of them has {ids[0]}, {ids[1]}; give'
+    ):
+        check_comparable(dict(a=masks, b=(model, only_cases(loader, ids[2:]))))
+
+
+def test_what_a_data_set_must_say(masks):
+    class Nameless:
+        def __len__(self):
+            return 1
+
+        def get_data_info(self, index):
+            return dict(img_path='a.png', id='a')
+
+    with pytest.raises(
+        ValueError, match=r"id and group of each image of Nameless, got \['id', 'im"
+    ):
+        list_cases(Nameless())
+    model, loader = masks
+    dataset = copy.deepcopy(loader.dataset)
+    del dataset.pipeline.transforms[2]  # which loads the mask
+    with pytest.raises(ValueError, match='expected the truth, gt_label or gt_sem_seg, in each'):
+        measure_cases(model, DataLoader(dataset, 2, collate_fn=loader.collate_fn))
+    dataset = copy.deepcopy(loader.dataset)
+    first, second, third, *rest = dataset.pipeline.transforms
+    dataset.pipeline.transforms = [first, third, second, *rest]  # the mask resized as well
+    with pytest.raises(ValueError, match='each of the 1024 pixels of the truth, got 4096 of teach'):
+        measure_cases(model, DataLoader(dataset, 2, collate_fn=loader.collate_fn))

@@ -1,0 +1,97 @@
+import argparse
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmkdml.apis.analysis_tool import analysis_parser, named_runs, open_run
+from mmkdml.datasets import convert_lgg, make_demo_data
+from mmkdml.registry import MODELS
+
+CONFIG = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A run with drawn weights, of 16 slices to test on."""
+    root = tmp_path_factory.mktemp('run')
+    source = make_demo_data(root / 'kaggle_3m', patients=6, slices=4, size=64)
+    convert_lgg(source, root / 'splits')
+    config = Config.fromfile(CONFIG)
+    config.model.input_size = (32, 32)
+    for part, split in (('test', 'train'), ('val', 'val')):
+        files = dict(data_root=str(source), ann_file=str(root / 'splits' / f'{split}.csv'))
+        config[f'{part}_dataloader'].dataset.update(files)
+    folder = root / 'kd' / 'seed_0'
+    folder.mkdir(parents=True)
+    torch.save(MODELS.build(config.model).state_dict(), folder / 'best_x_epoch_1.pth')
+    config.dump(folder / 'demo.py')
+    return folder
+
+
+def ids(loader):
+    return [sample.id for data in loader for sample in data['data_samples']]
+
+
+def test_what_is_asked_for():
+    parser = analysis_parser('Look at runs.', name='pictures')
+    args = parser.parse_args(['a', 'b', '--cfg-options', 'x.y=3'])
+    assert args == argparse.Namespace(
+        runs=['a', 'b'], titles=None, out=None, part='test', cfg_options={'x.y': 3}, name='pictures'
+    )
+    args = parser.parse_args(['a', '--titles', 'A', '--out', 'o', '--part', 'val'])
+    assert (args.titles, args.out, args.part) == (['A'], Path('o'), 'val')
+    with pytest.raises(SystemExit):
+        parser.parse_args(['a', '--part', 'train'])
+
+
+def test_runs_have_names(folder, capsys):
+    parser = analysis_parser('Look at runs.', name='pictures')
+    files = folder / 'demo.py', folder / 'best_x_epoch_1.pth'
+    assert named_runs(parser, parser.parse_args([str(folder)])) == {'kd/seed_0': files}
+    twice = [str(folder), str(files[0]), str(folder)]
+    args = parser.parse_args([*twice, '--titles', 'b', 'a'])
+    assert list(named_runs(parser, args).items()) == [('b', files), ('a', files)]
+    for titles in ([], ['--titles', 'a'], ['--titles', 'a', 'a']):
+        with pytest.raises(SystemExit, match='2'):
+            named_runs(parser, parser.parse_args([*twice, *titles]))
+        assert 'give --titles, a different one for each of the 2 runs' in capsys.readouterr().err
+
+
+def test_pictures_go_where_a_report_looks_for_them(folder, monkeypatch, tmp_path):
+    other = folder.parents[1] / 'ml' / 'seed_0'
+    shutil.copytree(folder, other)
+    parser = analysis_parser('Look at runs.', name='cka')
+
+    def place(*words):
+        args = parser.parse_args(list(map(str, words)))
+        named_runs(parser, args)
+        return args.out
+
+    assert place(folder).resolve() == folder / 'analysis' / 'cka'
+    assert place(folder / 'demo.py', folder).resolve() == folder / 'analysis' / 'cka'
+    assert place(folder, other).resolve() == folder.parents[1] / 'analysis' / 'cka'
+    assert place(folder, '--out', 'here') == Path('here')
+    monkeypatch.chdir(folder.parent)
+    assert place('seed_0') == Path('seed_0/analysis/cka')
+
+
+def test_model_and_loader_of_a_run(folder):
+    files = folder / 'demo.py', folder / 'best_x_epoch_1.pth'
+    model, loader = open_run(*files, 'test', {})
+    saved = torch.load(files[1], weights_only=True)
+    assert all(torch.equal(value.cpu(), saved[key]) for key, value in model.state_dict().items())
+    assert not model.training
+    in_order = [loader.dataset.get_data_info(index)['id'] for index in range(16)]
+    assert ids(loader) == in_order
+    assert len(open_run(*files, 'val', {})[1].dataset) == 4
+    _, first = open_run(*files, 'test', {}, shuffle=True, batch_size=3)
+    _, second = open_run(*files, 'test', {}, shuffle=True, batch_size=3)
+    assert first.batch_size == 3
+    assert ids(first) == ids(second) != in_order
+    assert sorted(ids(first)) == sorted(in_order)
+    options = {'test_dataloader.batch_size': 7, 'test_dataloader.dataset.indices': 5}
+    _, few = open_run(*files, 'test', options)
+    assert (few.batch_size, len(few.dataset)) == (7, 5)

@@ -1,0 +1,126 @@
+import shutil
+
+import mmcv
+import pandas as pd
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmkdml.registry import MODELS
+
+DEMO = 'configs/demo/'
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    """Two runs that find masks and one that classifies, with drawn weights."""
+    folders = {}
+    for name, config in (
+        ('a', 'kdml_v3_demo'),
+        ('b', 'kdml_v3_demo'),
+        ('c', 'kdml_v3_demo_slices'),
+    ):
+        folders[name] = tmp_path_factory.mktemp(name)
+        settings = Config.fromfile(f'{DEMO}{config}.py')
+        torch.manual_seed(ord(name))
+        weights = MODELS.build(settings.model).state_dict()
+        torch.save(weights, folders[name] / 'best_x_epoch_1.pth')
+        settings.dump(folders[name] / 'demo.py')
+    return folders
+
+
+def run(tool, options, *args):
+    tool('analysis/panels', *args, options=options, experiment=False)
+
+
+def test_one_run_with_masks(tool, data_options, folders, tmp_path, capsys):
+    args = ('--num', 2, '--out', tmp_path, '--part', 'val')
+    run(tool, data_options, folders['a'], *args)
+    files = [tmp_path / 'panels.png', tmp_path / 'cases.csv']
+    assert capsys.readouterr().out.split() == list(map(str, files))
+    assert mmcv.imread(files[0]).shape[1] > 7 * 150  # seven columns
+    table = pd.read_csv(files[1])
+    names = ['teacher', 'student_1', 'student_2', 'ensemble']
+    assert table.columns.tolist() == [
+        *('run', 'id', 'group', 'region'),
+        *(f'{name}_IoU' for name in names),
+        'disagreement',
+    ]
+    assert len(table) == 2
+    # The worst comes first.
+    assert table['ensemble_IoU'].is_monotonic_increasing
+
+
+@pytest.mark.slow
+def test_two_runs_show_the_same_cases(tool, data_options, folders, tmp_path, capsys):
+    args = ('--by', 'smallest', '--num', 3, '--titles', 'A', 'B', '--out', tmp_path)
+    run(tool, data_options, folders['a'], folders['b'], *args)
+    names = ['teacher', 'student_1', 'student_2', 'ensemble', 'difference', 'run_1_A', 'run_2_B']
+    assert capsys.readouterr().out.split() == [
+        *(str(tmp_path / f'{name}.png') for name in names),
+        str(tmp_path / 'cases.csv'),
+    ]
+    assert all((tmp_path / f'{name}.png').is_file() for name in names)
+    one, two = (part for _, part in pd.read_csv(tmp_path / 'cases.csv').groupby('run'))
+    assert one['id'].tolist() == two['id'].tolist()
+    assert one['region'].tolist() == two['region'].tolist() == sorted(one['region'])
+    assert one['teacher_IoU'].tolist() != two['teacher_IoU'].tolist()
+
+
+def test_cases_by_name_and_grad_cam(tool, data_options, folders, tmp_path, capsys):
+    (split,) = (x.split('=')[1] for x in data_options if x.startswith('test') and 'csv' in x)
+    ids = pd.read_csv(split)['id'].tolist()
+    args = ('--layer', 'backbone.layer3', '--towards', 'tumour', '--out', tmp_path)
+    run(tool, data_options, folders['c'], *args, '--ids', ids[2], ids[0], ids[2])
+    assert capsys.readouterr().out.split()[0] == str(tmp_path / 'panels.png')
+    table = pd.read_csv(tmp_path / 'cases.csv')
+    assert table['id'].tolist() == [ids[2], ids[0]]
+    assert {'truth', 'teacher_label', 'ensemble_probability', 'disagreement'} <= set(table)
+    assert table['teacher_label'].dtype.kind == 'i'
+
+
+@pytest.fixture
+def refused(tool, data_options, tmp_path):
+    def refused(match, *args):
+        with pytest.raises(SystemExit, match=f'^panels.py: error: {match}'):
+            run(tool, data_options, *args, '--out', tmp_path / 'out')
+        assert not (tmp_path / 'out').exists()
+
+    return refused
+
+
+def test_what_a_user_can_mend_is_told_in_one_line(refused, folders, tmp_path):
+    refused('There is no folder .*nowhere', tmp_path / 'nowhere')
+    refused('expected ids among the 4 of the data set, .* got x$', folders['c'], '--ids', 'x')
+    refused(
+        'expected runs of one task, got .*: segmentation, .*: classif', folders['a'], folders['c']
+    )
+
+
+@pytest.mark.slow
+def test_runs_that_cannot_be_drawn(refused, folders, tmp_path):
+    refused("expected predicted, true, .* got 'cyst'", folders['c'], '--towards', 'cyst')
+    refused("ImageClassifier has no module 'backbone.x'", folders['c'], '--layer', 'backbone.x')
+    other = tmp_path / 'other'
+    shutil.copytree(folders['a'], other)
+    config = Config.fromfile(other / 'demo.py')
+    dataset = config.test_dataloader.dataset
+    dataset.indices = 3
+    config.dump(other / 'demo.py')
+    refused('expected the same images in all runs, but .* has 4, .* has 3', folders['a'], other)
+    dataset.pipeline = [one for one in dataset.pipeline if 'Mask' not in one['type']]
+    config.dump(other / 'demo.py')
+    refused('expected the truth, gt_label or gt_sem_seg, in each sample', other)
+
+
+def test_arguments_that_do_not_go_together(tool, data_options, folders, capsys):
+    classes = folders['c']
+    for match, args in (
+        ('--by smallest looks at masks, but the runs classify', (classes, '--by', 'smallest')),
+        ('--num must be 1 or more, got 0', (classes, '--num', '0')),
+        ('not allowed with argument --by', (classes, '--by', 'smallest', '--ids', 'x')),
+        ('give --titles, a different one for each of the 2 runs', (classes, classes)),
+    ):
+        with pytest.raises(SystemExit, match='2'):
+            run(tool, data_options, *args)
+        assert match in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""Draws hard cases as each member sees them: python tools/analysis/panels.py RUN [RUN ...]"""
+
+import pandas as pd
+
+from mmkdml.analysis.case_figure import FOREGROUND_BAR, draw_runs, mask_rows
+from mmkdml.analysis.grad_cam import PREDICTED, cam_bar, cam_rows
+from mmkdml.analysis.hard_cases import (
+    CRITERIA,
+    SMALLEST,
+    WORST,
+    check_comparable,
+    choose_cases,
+    measure_cases,
+    only_cases,
+)
+from mmkdml.apis import run_tool
+from mmkdml.apis.analysis_tool import analysis_parser, named_runs, open_run
+
+
+def main() -> None:
+    parser = analysis_parser(
+        'Choose hard cases, of all runs together, and write sheets (PNG) of what each member makes '
+        'of them, heat maps of masks or Grad-CAM of classes, and a CSV of their numbers.',
+        name='panels',
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        '--by',
+        choices=CRITERIA,
+        default=WORST,
+        help='smallest regions; worst IoU of the ensemble, or probability of the true class; '
+        'largest disagreement of the students (%(default)s)',
+    )
+    which.add_argument('--ids', nargs='+', metavar='ID', help='these cases, and no others')
+    parser.add_argument('--num', type=int, default=6, help='how many cases (%(default)s)')
+    parser.add_argument(
+        '--layer', help='classification: the layer that Grad-CAM looks at (the last map)'
+    )
+    parser.add_argument(
+        '--towards',
+        default=PREDICTED,
+        metavar='CLASS',
+        help='classification: what Grad-CAM explains: predicted, true, or a name or index '
+        '(%(default)s)',
+    )
+    args = parser.parse_args()
+    files = named_runs(parser, args)
+    runs = {
+        title: open_run(*both, args.part, args.cfg_options, drop_last=False)
+        for title, both in files.items()
+    }
+    segmentation = check_comparable(runs) == 'segmentation'
+    if args.by == SMALLEST and not segmentation:
+        parser.error('--by smallest looks at masks, but the runs classify: worst or disagreement')
+    if args.num < 1:
+        parser.error(f'--num must be 1 or more, got {args.num}')
+    ids = list(dict.fromkeys(args.ids or []))
+    tables = {
+        title: measure_cases(model, only_cases(loader, ids) if ids else loader, title)
+        for title, (model, loader) in runs.items()
+    }
+    ids = ids or choose_cases(tables, args.by, args.num)
+    chosen = {title: (model, only_cases(loader, ids)) for title, (model, loader) in runs.items()}
+    if segmentation:
+        bar = FOREGROUND_BAR
+        rows = {title: mask_rows(*run) for title, run in chosen.items()}
+    else:
+        bar = cam_bar(args.towards)
+        rows = {title: cam_rows(*run, args.towards, args.layer) for title, run in chosen.items()}
+    pictures = draw_runs(rows, ids, args.out, bar)
+    whole = pd.concat({title: table.set_index('id').loc[ids] for title, table in tables.items()})
+    whole.convert_dtypes().rename_axis(['run', 'id']).to_csv(args.out / 'cases.csv')
+    print(*pictures, args.out / 'cases.csv', sep='\n')
+
+
+if __name__ == '__main__':
+    run_tool(main)
