@@ -3,7 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
+from mmengine.config import Config
+
+from mmkdml.datasets import convert_lgg, make_demo_data
+from mmkdml.registry import MODELS
 
 DOCS = Path(__file__).parents[1] / 'docs'
 
@@ -22,3 +27,20 @@ def test_ones_own_classroom():
     assert {name: tuple(one.shape) for name, one in logits.items()} == dict.fromkeys(
         ('big', 'middle', 'small'), (1, 2)
     )
+
+
+@pytest.mark.slow
+def test_cka_from_python(tmp_path, monkeypatch):
+    (code,) = examples('analysis.md')
+    source = make_demo_data(tmp_path / 'data/demo/kaggle_3m', patients=6, slices=4, size=64)
+    convert_lgg(source, tmp_path / 'data/demo/splits')
+    config = Config.fromfile(DOCS.parent / 'configs' / 'demo' / 'kdml_v3_demo.py')
+    folder = tmp_path / 'work_dirs' / 'kdml' / 'r50_r18x2_v3_lgg'
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    torch.save(MODELS.build(config.model).state_dict(), folder / 'best_x_epoch_1.pth')
+    config.dump(folder / 'demo.py')
+    names = {}
+    exec(code, names)
+    assert set(names['table']['column']) == {'student_1'}
+    assert (tmp_path / 'cka.png').stat().st_size > 10_000
