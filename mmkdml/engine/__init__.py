@@ -2,6 +2,7 @@
 
 from mmkdml.engine.hooks import (
     ExactResumeHook,
+    LossBalanceHook,
     MemberTableHook,
     PanelHook,
     ReliabilityHook,
@@ -15,6 +16,7 @@ __all__ = [
     'CPUAmpOptimWrapper',
     'DiscriminatorOptimWrapperConstructor',
     'ExactResumeHook',
+    'LossBalanceHook',
     'MemberTableHook',
     'PanelHook',
     'ReliabilityHook',
