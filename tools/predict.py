@@ -1,18 +1,22 @@
-"""Predicts images: python tools/predict.py CONFIG CHECKPOINT IN --out DIR"""
+"""Predicts images: python tools/predict.py RUN IN [IN ...] --out DIR"""
 
-from mmkdml.apis import config_parser, load_config, run_tool
-from mmkdml.apis.image_sources import ReadOptions
+import argparse
+
+from mmengine.config import DictAction
+
+from mmkdml.apis import ReadOptions, load, load_config, predict_files, run_tool, split_run
+from mmkdml.apis.image_sources import SUFFIXES
 from mmkdml.apis.medical_images import PLANES
-from mmkdml.apis.prediction import load
-from mmkdml.apis.prediction_files import predict_files
 
 
 def main() -> None:
-    parser = config_parser('Write what every member and the ensemble say of images.')
+    parser = argparse.ArgumentParser(
+        description='Write what every member and the ensemble say of images.'
+    )
     parser.add_argument(
-        'checkpoint',
-        metavar='CHECKPOINT',
-        help='checkpoint file, or the folder of a run for its best checkpoint',
+        'run',
+        metavar='RUN',
+        help="a run's folder for its config and best checkpoint, or CONFIG CHECKPOINT",
     )
     parser.add_argument(
         'images',
@@ -28,7 +32,7 @@ def main() -> None:
     parser.add_argument('--batch-size', type=int, default=8, help='images at once (8)')
     parser.add_argument('--device', help='such as cpu or cuda:1 (a GPU if there is one)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--no-overlays', action='store_true', help='draw none, which is faster')
+    parser.add_argument('--no-overlays', action='store_true', help='draw none')
     parser.add_argument('--force', action='store_true', help='predict anew what is done')
     parser.add_argument(
         '--plane', choices=tuple(PLANES), default='axial', help='how NIfTI is cut (axial)'
@@ -43,20 +47,29 @@ def main() -> None:
     parser.add_argument(
         '--max-megapixels', type=float, default=50, help='refuse larger images (50)'
     )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE'
+    )
     args = parser.parse_args()
-    predictor = load(load_config(args.config, args.cfg_options), args.checkpoint, args.device)
+    if args.run.endswith('.py') and args.images[0].lower().endswith(SUFFIXES):
+        parser.error(f'{args.run} is a config: name its checkpoint before {args.images[0]}')
+    file, checkpoint, images = split_run([args.run, *args.images])
+    if not images:
+        parser.error(f'{args.images[0]} is taken for the checkpoint: name images after it')
+    read = ReadOptions(
+        args.plane, tuple(args.window) if args.window else None, int(args.max_megapixels * 1e6)
+    )
+    predictor = load(load_config(file, args.cfg_options), checkpoint, args.device)
     table = predict_files(
         predictor,
-        args.images,
+        images,
         args.out,
         exclude=args.exclude,
         overlays=not args.no_overlays,
         force=args.force,
         members=args.members,
         augment=args.tta,
-        read=ReadOptions(
-            args.plane, tuple(args.window) if args.window else None, int(args.max_megapixels * 1e6)
-        ),
+        read=read,
         batch_size=args.batch_size,
         progress=True,
     )

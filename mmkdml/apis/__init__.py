@@ -2,16 +2,19 @@
 
 from mmkdml.apis.cli import config_parser, run_tool
 from mmkdml.apis.converters import run_converter
+from mmkdml.apis.image_sources import ReadOptions
+from mmkdml.apis.medical_images import write_mask
 from mmkdml.apis.prediction import Answer, Prediction, Predictor, load
 from mmkdml.apis.prediction_files import predict_files
 from mmkdml.apis.publish import publish
 from mmkdml.apis.runs import load_config, load_weights, make_runner, use_amp
-from mmkdml.apis.trained import find_runs, load_trained, run_files
+from mmkdml.apis.trained import find_runs, load_trained, run_files, split_run
 
 __all__ = [
     'Answer',
     'Prediction',
     'Predictor',
+    'ReadOptions',
     'config_parser',
     'find_runs',
     'load',
@@ -24,5 +27,7 @@ __all__ = [
     'run_converter',
     'run_files',
     'run_tool',
+    'split_run',
     'use_amp',
+    'write_mask',
 ]

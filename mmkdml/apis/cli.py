@@ -54,12 +54,16 @@ def run_tool(main: Callable[[], None]) -> None:
     or from an operation that failed in this package, are bugs.
 
     Raises:
-        SystemExit: With ``<tool>: error: <message>``, which Python writes to stderr.
+        SystemExit: With ``<tool>: error: <message>``, which Python writes to stderr; with code 130,
+            as shells have it, after Ctrl-C.
     """
     try:
         main()
         if torch.distributed.is_initialized():
             _leave_process_group()
+    except KeyboardInterrupt:
+        print(f'{Path(sys.argv[0]).name}: interrupted', file=sys.stderr)
+        sys.exit(130)
     except URLError as error:
         sys.exit(
             f'{Path(sys.argv[0]).name}: error: pretrained weights cannot be downloaded '

@@ -15,6 +15,7 @@ from mmkdml.datasets import LoadBinaryMask
 from mmkdml.registry import TRANSFORMS
 
 _TRUTH = (LoadAnnotations, LoadBinaryMask)  # mmseg's is one of mmcv's
+_FLIPS = ('flip', 'flip_direction')
 
 
 class ImagePipeline:
@@ -26,8 +27,8 @@ class ImagePipeline:
             the image as it is and flipped each way.
 
     Raises:
-        ValueError: If there is no such pipeline, it does not begin with ``LoadImageFromFile``, or
-            does not end with a transform that packs.
+        ValueError: If there is no such pipeline, it does not begin with ``LoadImageFromFile``,
+            does not end with a transform that packs, or has no ``TestTimeAug`` for views.
     """
 
     def __init__(self, config: Config, augment: bool = False) -> None:
@@ -41,11 +42,19 @@ class ImagePipeline:
             )
         self.load, *rest = steps
         self._rest = [step for step in rest if not isinstance(step, _TRUTH)]
-        for step in self._rest:
-            for views in getattr(step, 'subroutines', []):
-                views.transforms = [one for one in views.transforms if not isinstance(one, _TRUTH)]
         if augment and not own_views:
             self._rest = _with_flips(self._rest)
+        views = [one for step in self._rest for one in getattr(step, 'subroutines', [])]
+        if augment and not views:
+            raise ValueError(
+                "the config's tta_pipeline must have TestTimeAug, which makes the views, but it is "
+                f'{[type(step).__name__ for step in steps]}'
+            )
+        for view in views:
+            view.transforms = [one for one in view.transforms if not isinstance(one, _TRUTH)]
+            for step in view.transforms:
+                if hasattr(step, 'meta_keys'):  # or nobody would know what to turn back
+                    step.meta_keys = tuple(dict.fromkeys((*step.meta_keys, *_FLIPS)))
 
     def __call__(
         self, path: str | Path | None = None, pixels: np.ndarray | None = None
@@ -99,7 +108,6 @@ def _with_flips(steps: list[Any]) -> list[Any]:
             'the config a tta_pipeline'
         )
     *before, pack = steps
-    pack.meta_keys = tuple({*pack.meta_keys, 'flip', 'flip_direction'})
     flips = [
         RandomFlip(prob=0.0),
         RandomFlip(prob=1.0, direction='horizontal'),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from mmkdml.apis.medical_images import Volume, read_dicom, read_nifti
-from mmkdml.datasets.images import read_image
+from mmkdml.apis.dicom_series import read_dicom
+from mmkdml.apis.medical_images import PLANES, Volume, read_nifti, readable
 
 _NIFTI = ('.nii', '.nii.gz')
-_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp', '.dcm', *_NIFTI)
-# A mode that OpenCV turns into three channels of 8 bits without losing what it shows.
+#: How the names of files end that are taken for images.
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp', '.dcm', *_NIFTI)
+# Modes of Pillow that OpenCV turns into three channels of 8 bits without losing what they show.
 _MODES = ('RGB', 'L', 'P', '1')
+# A volume may have as many voxels as that many of the largest images have pixels.
+_LARGEST_VOLUME = 10
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,25 @@ class ReadOptions:
     Attributes:
         plane: See :func:`~mmkdml.apis.medical_images.read_nifti`.
         window: Intensities of volumes that become black and white; None to choose for each volume.
-        max_pixels: Of one image; a larger one is refused before it is read.
+        max_pixels: Of one image; a larger one is refused before it is read. A volume, or a stack of
+            pages, may have ten times as many.
+
+    Raises:
+        ValueError: If there is no such plane, or the window is empty.
     """
 
     plane: str = 'axial'
     window: tuple[float, float] | None = None
     max_pixels: int = 50_000_000
+
+    def __post_init__(self) -> None:
+        if self.plane not in PLANES:
+            raise ValueError(f'plane must be one of {", ".join(PLANES)}; got {self.plane!r}')
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(
+                f'a window goes from a lower to a higher intensity, got {self.window[0]} to '
+                f'{self.window[1]}'
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +60,8 @@ class Source:
 
     Attributes:
         name: Of the file without its suffix, relative to the folder it was found in; unique.
-        files: One, or those of a DICOM series; none for an array.
+        files: One, or those of a DICOM series; none for an array. What cannot be opened, a folder
+            too, is one so that reading it tells.
         pixels: The array, None for files.
     """
 
@@ -74,8 +91,9 @@ def find_sources(images: Any, exclude: str | None = None) -> list[Source]:
 
     Args:
         images: A file, a folder, an array (H, W) or (H, W, 3), or a sequence of these. Of a folder
-            and its subfolders all files that are images by their suffix are taken. Files that are
-            DICOM by suffix or content are one series together, if they are in one folder.
+            and its subfolders, linked ones too, all files that are images by their suffix are
+            taken, but hidden ones. Files that are DICOM by suffix or content are one series
+            together, if they are in one folder.
         exclude: Leaves out files whose names match, such as ``'*_mask.*'``.
 
     Raises:
@@ -85,20 +103,33 @@ def find_sources(images: Any, exclude: str | None = None) -> list[Source]:
     """
     several = isinstance(images, Sequence) and not isinstance(images, str)
     sources: list[Source] = []
+    series: dict[Path, int] = {}  # by folder, its index in the list
     for item in images if several else [images]:
         if isinstance(item, np.ndarray):
             sources.append(Source(f'array_{len(sources)}', pixels=item))
-        elif not isinstance(item, (str, Path)):
+            continue
+        if not isinstance(item, (str, Path)):
             raise TypeError(
                 f'expected a path, an array or a sequence of these, got {type(item).__name__}'
             )
-        elif Path(item).is_dir():
-            sources += _of_folder(Path(item), exclude)
-        elif Path(item).is_file():
-            if not fnmatch(Path(item).name, exclude or ''):
-                sources.append(Source(Path(item).name, (Path(item),)))
-        else:
-            raise FileNotFoundError(f'There is no image or folder {item}')
+        found = [path for path in _files_of(Path(item)) if not fnmatch(path.name, exclude or '')]
+        if not found and Path(item).is_dir():
+            raise ValueError(
+                f'{item} holds no image: expected files with one of {", ".join(SUFFIXES)}, or DICOM'
+                + (f', other than {exclude}' if exclude else '')
+            )
+        for path in found:
+            name = path.relative_to(item) if path != Path(item) else Path(path.name)
+            folder = name.parent.as_posix() if name.parent.name else path.parent.resolve().name
+            if not _is_dicom(path):
+                sources.append(Source(name.as_posix(), (path,)))
+            elif path.parent in series:
+                index = series[path.parent]
+                sources[index] = Source(folder, (*sources[index].files, path))
+            else:
+                series[path.parent] = len(sources)
+                alone = path == Path(item)
+                sources.append(Source(name.name if alone else folder, (path,)))
     if not sources:
         raise ValueError('expected at least one image, got none')
     return _named(sources)
@@ -114,94 +145,123 @@ def read_source(source: Source, options: ReadOptions) -> Case:
     if source.pixels is not None:
         _check_pixels(source.pixels, options)
         return Case(source, [source.pixels])
-    path = source.files[0]
+    path, most = source.files[0], _LARGEST_VOLUME * options.max_pixels
     if _is_dicom(path):
-        volume = read_dicom(source.files, options.window)
+        volume = read_dicom(source.files, options.window, most)
     elif path.name.lower().endswith(_NIFTI):
-        volume = read_nifti(path, options.plane, options.window)
+        volume = read_nifti(path, options.plane, options.window, most)
     else:
-        return Case(source, _images_of(path, options))
+        return Case(source, _pages_of(path, options))
     return Case(source, list(volume.slices), volume)
 
 
-def _of_folder(folder: Path, exclude: str | None) -> list[Source]:
-    series: dict[Path, list[Path]] = {}
-    sources = []
-    for path in sorted(folder.rglob('*')):
-        if not path.is_file() or path.name.startswith('.') or fnmatch(path.name, exclude or ''):
+def _files_of(top: Path) -> list[Path]:
+    """The file itself, or what a folder holds of images and of what cannot be looked into.
+
+    Raises:
+        FileNotFoundError: If it is neither.
+    """
+    if top.is_file():
+        return [top]
+    if not top.is_dir():
+        raise FileNotFoundError(f'There is no image or folder {top}')
+    closed: list[str] = []
+    seen, paths = set(), []
+    for place, folders, files in os.walk(
+        top, followlinks=True, onerror=lambda error: closed.append(error.filename)
+    ):
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        facts = os.stat(place)
+        if (facts.st_dev, facts.st_ino) in seen:  # by a link, which may lead round in a circle
+            folders.clear()
             continue
-        if _is_dicom(path):
-            series.setdefault(path.parent, []).append(path)
-        elif path.name.lower().endswith(_SUFFIXES):
-            sources.append(Source(path.relative_to(folder).as_posix(), (path,)))
-    for place, files in series.items():
-        name = place.relative_to(folder) if place != folder else Path(folder.resolve().name)
-        sources.append(Source(name.as_posix(), tuple(files)))
-    if not sources:
-        raise ValueError(
-            f'{folder} holds no image: expected files with one of {", ".join(_SUFFIXES)}, or DICOM'
-            + (f', other than {exclude}' if exclude else '')
-        )
-    return sources
+        seen.add((facts.st_dev, facts.st_ino))
+        paths += [Path(place, name) for name in files if not name.startswith('.')]
+    # Reading from a pipe would never end; what is not there is a broken link.
+    paths = [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
+    images = [path for path in paths if path.name.lower().endswith(SUFFIXES) or _is_dicom(path)]
+    barred = [path for path in paths if not os.access(path, os.R_OK)]
+    return sorted({*images, *barred, *map(Path, closed)})
 
 
 def _is_dicom(path: Path) -> bool:
     """By its suffix or, where that is unknown (often it is a part of a UID), by its content."""
-    if path.name.lower().endswith(_SUFFIXES):
+    if path.name.lower().endswith(SUFFIXES):
         return path.suffix.lower() == '.dcm'
-    with path.open('rb') as file:
-        return file.read(132)[128:] == b'DICM'
+    if path.name == 'DICOMDIR' or not os.path.isfile(path):  # an index of files; a pipe, a folder
+        return False
+    try:
+        with path.open('rb') as file:
+            return file.read(132)[128:] == b'DICM'
+    except OSError:
+        return False
 
 
 def _named(sources: list[Source]) -> list[Source]:
     """Without suffixes, but for names that would then be one and the same; those are numbered."""
-    stems = [_without_suffix(source.name) for source in sources]
-    shared = {stem for stem, number in Counter(stems).items() if number > 1}
-    names: Counter[str] = Counter()
+    # Names of files may hold bytes that are no text, which tables and JSON do not.
+    names = [os.fsencode(source.name).decode(errors='replace') for source in sources]
+    stems = Counter(map(_without_suffix, names))
+    taken: set[str] = set()
     unique = []
-    for source, stem in zip(sources, stems, strict=True):
-        name = source.name if stem in shared else stem
-        names[name] += 1
-        name += f'_{names[name]}' if names[name] > 1 else ''
-        unique.append(Source(name, source.files, source.pixels))
+    for source, name in zip(sources, names, strict=True):
+        stem = _without_suffix(name)
+        wanted = new = name if stems[stem] > 1 else stem
+        number = 1
+        while new in taken:
+            number += 1
+            new = f'{wanted}_{number}'
+        taken.add(new)
+        unique.append(Source(new, source.files, source.pixels))
     return unique
 
 
 def _without_suffix(name: str) -> str:
-    suffix = next((one for one in (*_NIFTI[::-1], *_SUFFIXES) if name.lower().endswith(one)), '')
+    suffix = next((one for one in (*_NIFTI[::-1], *SUFFIXES) if name.lower().endswith(one)), '')
     return name[: len(name) - len(suffix)]
 
 
-def _images_of(path: Path, options: ReadOptions) -> list[np.ndarray | None]:
-    """None for a file of one image, which is decoded once to see that it is whole."""
-    with _readable(path), Image.open(path) as image:
-        width, height = image.size
-        is_stack = image.format == 'TIFF' and getattr(image, 'n_frames', 1) > 1
-    _check_size(width * height, path, options)
-    if not is_stack:
-        read_image(path, _MODES)
-        return [None]
-    pages = []
-    with _readable(path), Image.open(path) as image:
-        for page in ImageSequence.Iterator(image):
-            pages.append((page.mode, np.array(page.convert('L') if page.mode in '1P' else page)))
-    for number, (mode, _) in enumerate(pages, start=1):
-        if mode not in _MODES:
+def _pages_of(path: Path, options: ReadOptions) -> list[np.ndarray | None]:
+    """Of a file of one image, which is decoded once to see that it is whole, None."""
+    with _opened(path) as image:
+        stack = image.format == 'TIFF' and getattr(image, 'n_frames', 1) > 1
+        pages = ImageSequence.Iterator(image) if stack else [image]
+        # Pillow takes the upper 8 bits of colours of 16, which its mode does not say.
+        kinds = [(page.size, page.mode, ';16' in str(getattr(page, 'tile', ''))) for page in pages]
+    size = kinds[0][0]
+    _check_size(size[0] * size[1], options.max_pixels, path)
+    _check_size(size[0] * size[1] * len(kinds), _LARGEST_VOLUME * options.max_pixels, path)
+    for number, (other, mode, is_deep) in enumerate(kinds, start=1):
+        page = f' on page {number}' if stack else ''
+        if mode not in _MODES or is_deep:
             raise ValueError(
-                f'{path}: expected pages of mode {" or ".join(_MODES)}, got {mode} on page '
-                f'{number}; scale its values to 8 bits'
+                f'{path}: expected an image of 8 bits, grey or colour (mode {", ".join(_MODES)}), '
+                f'got {mode}{" of 16 bits" if is_deep else ""}{page}; convert it'
             )
-    return [pixels for _, pixels in pages]
+        if other != size:
+            raise ValueError(f'{path}: expected pages of one size {size}, got {other}{page}')
+    with _opened(path) as image:
+        if not stack:
+            image.load()
+            return [None]
+        return [_pixels(page) for page in ImageSequence.Iterator(image)]
+
+
+def _pixels(page: Image.Image) -> np.ndarray:
+    """Of a palette what it shows; bits as black and white."""
+    form = {'P': 'RGB', '1': 'L'}.get(page.mode, page.mode)
+    return np.array(page.convert(form))
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image by Pillow, whose own limit of pixels gives way to ours."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with warnings.catch_warnings():  # of broken tags and many pixels; we say so ourselves
-            warnings.simplefilter('ignore')
-            yield
-    except Exception as error:  # a broken file makes Pillow raise nearly anything
-        raise ValueError(f'{path}: unreadable image ({type(error).__name__}: {error})') from error
+        with readable(path, 'image'), Image.open(path) as image:
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _check_pixels(pixels: np.ndarray, options: ReadOptions) -> None:
@@ -212,12 +272,12 @@ def _check_pixels(pixels: np.ndarray, options: ReadOptions) -> None:
         )
     if not pixels.size:
         raise ValueError(f'an array must have pixels, got the shape {pixels.shape}')
-    _check_size(pixels.shape[0] * pixels.shape[1], f'an array {pixels.shape}', options)
+    _check_size(pixels.shape[0] * pixels.shape[1], options.max_pixels, f'an array {pixels.shape}')
 
 
-def _check_size(pixels: int, what: str | Path, options: ReadOptions) -> None:
-    if pixels > options.max_pixels:
+def _check_size(pixels: int, most: int, what: str | Path) -> None:
+    if pixels > most:
         raise ValueError(
-            f'{what}: {pixels / 1e6:.1f} megapixels are more than {options.max_pixels / 1e6:g}; '
+            f'{what}: {pixels / 1e6:.1f} megapixels are more than {most / 1e6:g}; '
             'cut it into tiles, or raise the limit (max_pixels, --max-megapixels)'
         )

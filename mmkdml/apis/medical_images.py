@@ -1,12 +1,14 @@
-"""NIfTI volumes and DICOM series as slices, and masks of them on the volume's own grid.
+"""Volumes as slices, of NIfTI files, and masks of them on the volume's own grid.
 
-Needs the optional packages of ``pip install mmkdml[medical]``: nibabel, and pydicom for DICOM.
+Needs nibabel, an optional package of ``pip install mmkdml[medical]``.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,82 +40,54 @@ class Volume:
 
 
 def read_nifti(
-    path: str | Path, plane: str = 'axial', window: tuple[float, float] | None = None
+    path: str | Path,
+    plane: str = 'axial',
+    window: tuple[float, float] | None = None,
+    max_voxels: int | None = None,
 ) -> Volume:
     """Reads a NIfTI volume and cuts it along the plane nearest to the one asked for.
 
     Args:
-        path: ``.nii`` or ``.nii.gz`` of three dimensions.
+        path: ``.nii`` or ``.nii.gz`` of three dimensions; further ones may have the size 1.
         plane: One of :data:`PLANES`.
         window: Intensities that become black and white. Default: the 0.5th and 99.5th percentile.
+        max_voxels: A volume of more is refused before its voxels are read.
 
     Raises:
-        ValueError: If nibabel is missing, the file cannot be read or has no three dimensions, or
-            there is no such plane.
+        ValueError: If nibabel is missing, the file cannot be read, has no three dimensions, no
+            place in space, other values than finite real numbers or too many of them, or there is
+            no such plane.
     """
-    nibabel = _package('nibabel')
+    nibabel = package('nibabel')
     if plane not in PLANES:
         raise ValueError(f'plane must be one of {", ".join(PLANES)}; got {plane!r}')
-    try:
+    with readable(path, 'NIfTI'):
         image = nibabel.load(path)
-        voxels = np.asarray(image.dataobj, dtype=np.float32)
-    except Exception as error:  # a broken file makes nibabel raise nearly anything
-        raise ValueError(f'{path}: unreadable NIfTI ({type(error).__name__}: {error})') from error
-    if voxels.ndim != 3:
+        shape, affine, dtype = image.shape, image.affine, image.get_data_dtype()
+    if len(shape) < 3 or 0 in shape or set(shape[3:]) - {1}:
         raise ValueError(
-            f'{path}: expected a volume of three dimensions, got the shape {voxels.shape}; split '
-            'time points and channels into files of their own'
+            f'{path}: expected a volume of three dimensions, got the shape {shape}; split time '
+            'points and channels into files of their own'
         )
+    if dtype.kind not in 'iuf':
+        raise ValueError(f'{path}: expected one real number for each voxel, got {dtype}')
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        raise ValueError(
+            f'{path}: its affine must give each voxel a place of its own, got {affine.tolist()}'
+        )
+    check_number(shape, max_voxels, path)
+    with readable(path, 'NIfTI'):
+        voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape[:3])
     orientations = nibabel.orientations
-    stored = orientations.io_orientation(image.affine)
+    stored = orientations.io_orientation(affine)
     shown = orientations.axcodes2ornt(PLANES[plane])
     turned = orientations.apply_orientation(voxels, orientations.ornt_transform(stored, shown))
     return Volume(
-        _windowed(turned, window, path).transpose(2, 1, 0),
-        image.affine,
+        windowed(turned, window, path).transpose(2, 1, 0),
+        affine,
         orientations.ornt_transform(shown, stored),
         image.header,
     )
-
-
-def read_dicom(files: Sequence[str | Path], window: tuple[float, float] | None = None) -> Volume:
-    """Reads the slices of one DICOM series, as they were acquired, in the order of their places.
-
-    Args:
-        files: Of one series, in any order.
-        window: Rescaled intensities (Hounsfield units in CT) that become black and white. Default:
-            the series' own window where all slices have one and the same, or else the 0.5th and
-            99.5th percentile.
-
-    Raises:
-        ValueError: If pydicom is missing, a file cannot be read, or the files are not one series
-            of parallel, evenly spaced grey slices of one size.
-    """
-    pydicom = _package('pydicom')
-    if not files:
-        raise ValueError('a DICOM series needs at least one file, got none')
-    folder = Path(files[0]).parent
-    slices, images = [], []
-    for path in files:
-        try:
-            slices.append(pydicom.dcmread(path))
-            pixels = pydicom.pixels.apply_rescale(slices[-1].pixel_array, slices[-1])
-        except Exception as error:  # as with nibabel
-            raise ValueError(
-                f'{path}: unreadable DICOM ({type(error).__name__}: {error})'
-            ) from error
-        images.append(np.asarray(pixels, dtype=np.float32))
-    _check_series(slices, images, files)
-    rows, columns = np.reshape(np.array(slices[0].ImageOrientationPatient, dtype=float), (2, 3))
-    places = np.array([one.ImagePositionPatient for one in slices], dtype=float)
-    order = np.argsort(places @ np.cross(rows, columns), kind='stable')
-    affine = _affine(slices[0], rows, columns, places[order], folder)
-    if window is None:
-        window = _own_window(slices)
-    voxels = _windowed(np.stack([images[index] for index in order]), window, folder)
-    if slices[0].PhotometricInterpretation == 'MONOCHROME1':  # the lowest value is white
-        voxels = 255 - voxels
-    return Volume(voxels, affine, np.array([[0, 1], [1, 1], [2, 1]]))
 
 
 def write_mask(masks: np.ndarray, volume: Volume, path: str | Path) -> None:
@@ -121,26 +95,53 @@ def write_mask(masks: np.ndarray, volume: Volume, path: str | Path) -> None:
 
     Args:
         masks: (N, H, W), class indices, as many and as large as the volume's slices.
-        volume: Whose affine, and header if it has one, the file gets.
+        volume: Whose affine the file gets and, if it has one, its header with all that says where
+            the voxels are.
         path: ``.nii`` or ``.nii.gz``.
 
     Raises:
         ValueError: If nibabel is missing, or the masks have another shape than the slices.
     """
-    nibabel = _package('nibabel')
+    nibabel = package('nibabel')
     if masks.shape != volume.slices.shape:
         raise ValueError(
             f'masks must have the shape of the slices {volume.slices.shape}, got {masks.shape}'
         )
     voxels = nibabel.orientations.apply_orientation(masks.transpose(2, 1, 0), volume.back)
-    image = nibabel.Nifti1Image(voxels.astype(np.uint8), volume.affine, volume.header)
+    second = isinstance(volume.header, nibabel.Nifti2Header)
+    kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+    image = kind(voxels.astype(np.uint8), volume.affine, volume.header)
     image.set_data_dtype(np.uint8)
+    image.header.set_intent('label')
+    image.header['cal_min'] = image.header['cal_max'] = 0  # the volume's would hide the mask
     if volume.header is None:
         image.header.set_xyzt_units('mm')
+        image.set_sform(volume.affine, 'scanner')
     nibabel.save(image, path)
 
 
-def _package(name: str) -> Any:
+@contextmanager
+def readable(path: str | Path, kind: str) -> Iterator[None]:
+    """Makes one error of one line, which names the file, of any that reading it may raise.
+
+    Raises:
+        ValueError: In place of any other error.
+    """
+    try:
+        with warnings.catch_warnings():  # of broken tags and many pixels; we say so ourselves
+            warnings.simplefilter('ignore')
+            yield
+    except Exception as error:  # a broken file makes libraries raise nearly anything
+        reason = ' '.join(str(error).split())
+        raise ValueError(f'{path}: unreadable {kind} ({type(error).__name__}: {reason})') from error
+
+
+def package(name: str) -> Any:
+    """An optional package.
+
+    Raises:
+        ValueError: If it is not installed; says how to install it.
+    """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -150,10 +151,34 @@ def _package(name: str) -> Any:
         ) from error
 
 
-def _windowed(
+def check_number(shape: Sequence[int], most: int | None, source: str | Path) -> None:
+    """Refuses a volume of more voxels than ``most``.
+
+    Raises:
+        ValueError: If it has more; names the source.
+    """
+    number = int(np.prod(shape, dtype=float))
+    if most is not None and number > most:
+        raise ValueError(
+            f'{source}: {number / 1e6:.0f} megavoxels {tuple(shape)} are more than {most / 1e6:g}; '
+            'cut it into parts, or raise the limit (max_pixels, --max-megapixels), of which a '
+            'volume may have ten times as many'
+        )
+
+
+def windowed(
     voxels: np.ndarray, window: tuple[float, float] | None, source: str | Path
 ) -> np.ndarray:
-    """As uint8, from the window's black to its white; a volume of one value is black."""
+    """As uint8, from the window's black to its white; a volume of one value is black.
+
+    Args:
+        voxels: Of any shape, real.
+        window: Black and white, or None for the 0.5th and 99.5th percentile.
+        source: For messages.
+
+    Raises:
+        ValueError: If voxels are not finite, or the window is empty.
+    """
     if not np.isfinite(voxels).all():
         raise ValueError(f'{source}: expected finite intensities, got NaN or infinity among them')
     low, high = np.percentile(voxels, (_DARKEST, _BRIGHTEST)) if window is None else window
@@ -161,69 +186,3 @@ def _windowed(
         raise ValueError(f'a window goes from a lower to a higher intensity, got {low} to {high}')
     scaled = (voxels - low) / (high - low if high > low else 1)
     return np.round(255 * scaled.clip(0, 1)).astype(np.uint8)
-
-
-def _check_series(
-    slices: Sequence[Any], images: Sequence[np.ndarray], files: Sequence[str | Path]
-) -> None:
-    """Refuses what is not one stack of grey slices."""
-    first = slices[0]
-    for one, image, path in zip(slices, images, files, strict=True):
-        kind = one.get('PhotometricInterpretation')
-        if image.ndim != 2 or kind not in ('MONOCHROME1', 'MONOCHROME2'):
-            raise ValueError(
-                f'{path}: expected one grey slice (MONOCHROME1 or 2), got {kind} of the shape '
-                f'{image.shape}; split files of several frames, and export colour as PNG'
-            )
-        missing = [
-            key
-            for key in ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing')
-            if key not in one
-        ]
-        if missing:
-            raise ValueError(f'{path}: {", ".join(missing)} must say where the slice is; missing')
-        if one.get('SeriesInstanceUID') != first.get('SeriesInstanceUID'):
-            raise ValueError(
-                f'{path} is of another series than {files[0]}; put each into a folder of its own'
-            )
-        for key in ('ImageOrientationPatient', 'PixelSpacing'):
-            if not np.allclose(one[key].value, first[key].value, atol=1e-4):
-                raise ValueError(f'{path}: {key} differs from that of {files[0]}')
-        if image.shape != images[0].shape:
-            raise ValueError(f'{path}: {image.shape} pixels, but {files[0]} has {images[0].shape}')
-
-
-def _affine(
-    first: Any, rows: np.ndarray, columns: np.ndarray, places: np.ndarray, folder: Path
-) -> np.ndarray:
-    """From (column, row, slice) to RAS+ millimetres (DICOM PS3.3 C.7.6.2.1.1, which is LPS+).
-
-    ``rows`` is the direction along a row, ``columns`` the one along a column.
-    """
-    steps = np.diff(places, axis=0)
-    if len(steps):
-        step = steps.mean(axis=0)
-        distances = np.linalg.norm(steps, axis=1)
-        if np.abs(steps - step).max() > 0.05 * np.linalg.norm(step) or distances.min() == 0:
-            raise ValueError(
-                f'{folder}: the slices must be evenly spaced, but are {distances.min():.3g} to '
-                f'{distances.max():.3g} mm apart; is one missing or there twice?'
-            )
-    else:
-        step = np.cross(rows, columns) * float(first.get('SliceThickness') or 1)
-    down, across = map(float, first.PixelSpacing)  # between rows, between columns
-    affine = np.eye(4)
-    affine[:3] = np.stack([rows * across, columns * down, step, places[0]], axis=1)
-    return np.diag([-1, -1, 1, 1]) @ affine
-
-
-def _own_window(slices: Sequence[Any]) -> tuple[float, float] | None:
-    """Black and white by DICOM PS3.3 C.11.2.1.2.1, if all slices agree."""
-    windows = set()
-    for one in slices:
-        values = [one.get(key) or 0 for key in ('WindowCenter', 'WindowWidth')]
-        windows.add(tuple(float(np.atleast_1d(value)[0]) for value in values))  # of several, first
-    center, width = windows.pop()
-    if windows or width <= 1:
-        return None
-    return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2

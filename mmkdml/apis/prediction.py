@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,17 @@ from torch import nn
 from mmkdml.apis.image_pipeline import ImagePipeline
 from mmkdml.apis.image_sources import Case, ReadOptions, Source, find_sources, read_source
 from mmkdml.apis.runs import load_config
-from mmkdml.apis.trained import load_trained, run_files
+from mmkdml.apis.trained import load_with_meta, run_files
 from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN, members_in_order
-from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
+from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.member_tta import MemberTTA
 from mmkdml.models.tasks import task_of
 
 #: Told of a case that cannot be predicted, and why.
 OnError = Callable[[Source, ValueError], None]
+# An image's case, its index in it, its pixels, and what the pipeline packed.
+Item = tuple[Case, int, np.ndarray, dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,23 +136,10 @@ class Predictor:
         known = isinstance(images, list) and all(isinstance(one, Source) for one in images)
         sources = images if known else find_sources(images)
         pipeline = ImagePipeline(self.config, augment)
-        module = MemberTTA(self.model) if augment else self.model
-        batch: list[tuple[Case, int, np.ndarray, dict]] = []
-        for source in track(sources, 'Predicting', disable=not progress):
-            try:
-                prepared = _prepared(read_source(source, read or ReadOptions()), pipeline)
-            except ValueError as error:
-                if on_error is None:
-                    raise
-                on_error(source, error)
-                continue
-            for item in prepared:
-                if batch and (len(batch) == batch_size or _shape(item) != _shape(batch[0])):
-                    yield from _answered(module, batch, wanted)
-                    batch = []
-                batch.append(item)
-        if batch:
-            yield from _answered(module, batch, wanted)
+        module = MemberTTA.of(self.model, self.config.get('tta_model')) if augment else self.model
+        cases = _cases(sources, pipeline, read or ReadOptions(), on_error, progress)
+        # Not a generator itself, so that wrong arguments show at once.
+        return _predictions(module, cases, wanted, batch_size)
 
     def _known(self, members: Sequence[str]) -> tuple[str, ...]:
         unknown = [name for name in members if name not in self.members]
@@ -186,33 +176,53 @@ def load(
     else:
         file, path = run_files(run_or_config, checkpoint)
         config = load_config(file)
-    model = load_trained(config, path)
-    content = load_checkpoint_file(path)
-    classes = content.get('meta', {}).get('dataset_meta', {}).get('classes')
-    return Predictor(model.to(_device(device)), config, classes, path)
+    where = _device(device)
+    model, meta = load_with_meta(config, path)
+    return Predictor(model.to(where), config, (meta or {}).get('classes'), path)
 
 
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
-        return torch.empty(0, device=device).device
-    except (AssertionError, RuntimeError) as error:
+        probe = torch.zeros(1, device=device)
+        probe.cpu()  # which 'meta' cannot
+        return probe.device
+    except (AssertionError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"device must be one that torch has here, such as 'cpu'; got {device!r} ({reason})"
         ) from error
 
 
-def _prepared(case: Case, pipeline: ImagePipeline) -> list[tuple[Case, int, np.ndarray, dict]]:
+def _cases(
+    sources: Sequence[Source],
+    pipeline: ImagePipeline,
+    options: ReadOptions,
+    on_error: OnError | None,
+    progress: bool,
+) -> Iterator[list[Item]]:
+    """The images of one case after the other, as they were and as the network wants them."""
+    for source in track(sources, 'Predicting', disable=not progress):
+        try:
+            prepared = _prepared(read_source(source, options), pipeline)
+        except ValueError as error:
+            if on_error is None:
+                raise
+            on_error(source, error)
+        else:
+            yield prepared
+
+
+def _prepared(case: Case, pipeline: ImagePipeline) -> list[Item]:
     """The case's images as they were and as the network wants them.
 
     Raises:
         ValueError: If the pipeline fails; names the case.
     """
     prepared = []
+    path = case.source.files[0] if case.source.files else case.source.name
     for index, pixels in enumerate(case.images):
-        path = case.source.files[0] if case.source.files else case.source.name
         try:
             prepared.append((case, index, *pipeline(path, pixels)))
         except Exception as error:  # of the config's own transforms
@@ -222,17 +232,35 @@ def _prepared(case: Case, pipeline: ImagePipeline) -> list[tuple[Case, int, np.n
     return prepared
 
 
-def _shape(item: tuple[Case, int, np.ndarray, dict]) -> Any:
+def _predictions(
+    module: Any, cases: Iterator[list[Item]], members: Sequence[str], batch_size: int
+) -> Iterator[Prediction]:
+    """Answers in batches, which go over the ends of cases but hold images of one size alone."""
+    batch: list[Item] = []
+    for item in chain.from_iterable(cases):
+        if batch and (len(batch) == batch_size or _shape(item) != _shape(batch[0])):
+            yield from _answered(module, batch, members)
+            batch = []
+        batch.append(item)
+    if batch:
+        yield from _answered(module, batch, members)
+
+
+def _shape(item: Item) -> Any:
     """Of the network's input; a list for the views of test-time augmentation."""
     inputs = item[3]['inputs']
     return [view.shape for view in inputs] if isinstance(inputs, list) else inputs.shape
 
 
 @torch.no_grad()
-def _answered(
-    module: Any, batch: list[tuple[Case, int, np.ndarray, dict]], members: Sequence[str]
-) -> list[Prediction]:
-    samples = module.test_step(pseudo_collate([packed for *_, packed in batch]))
+def _answered(module: Any, batch: list[Item], members: Sequence[str]) -> list[Prediction]:
+    try:
+        samples = module.test_step(pseudo_collate([packed for *_, packed in batch]))
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f'out of memory with {len(batch)} images of {batch[0][2].shape[:2]} at once, from '
+            f'{batch[0][0].source.name} on; give a smaller batch_size (--batch-size)'
+        ) from error
     return [
         Prediction(case, index, image, {name: _answer(sample, name) for name in members})
         for (case, index, image, _), sample in zip(batch, samples, strict=True)

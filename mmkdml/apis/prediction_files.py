@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,11 +14,13 @@ from PIL import Image
 
 from mmkdml.apis.image_sources import Case, ReadOptions, Source, find_sources
 from mmkdml.apis.medical_images import write_mask
+from mmkdml.apis.overlays import draw_overlay
 from mmkdml.apis.prediction import Prediction, Predictor
-from mmkdml.evaluation.panels import Panel, draw_sheet
+from mmkdml.apis.prediction_records import Records, decisive_sha256, write_text
+from mmkdml.evaluation.panels import Panel
 from mmkdml.models.checkpoints import file_sha256
 
-# Of a stack or volume, as many images as a sheet of paper has room for.
+# Of a stack or volume, as many images as a screen has room for.
 _ROWS_OF_AN_OVERLAY = 4
 
 
@@ -41,14 +42,15 @@ def predict_files(
 
     - ``predictions.csv``: a row for each image and member, with the class and each class's score,
       or with the number of pixels of each foreground class; ``predictions.json``: the same by case,
-      with the settings and what failed;
+      with the case's file or folder, the settings and what failed;
     - for segmentation ``masks/<member>/<case>``: PNG, TIFF for a stack, NIfTI on the volume's own
       grid for NIfTI and DICOM. The foreground of two classes is 255 in PNG and TIFF; otherwise
       the values are the classes' indices;
     - for segmentation ``overlays/<case>.png``; of several images those with the most foreground.
 
     A case that cannot be read is left out, and told of at the end. Cases that an earlier call with
-    the same settings has finished are skipped while their files stay unchanged.
+    the same settings has finished are skipped while their files, and what was written of them, are
+    there unchanged.
 
     Args:
         predictor: As :func:`~mmkdml.apis.prediction.load` gives it.
@@ -67,43 +69,46 @@ def predict_files(
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
-        ValueError: If ``out`` lies in a folder of images or holds answers of other settings, or, at
-            the end, if a case could not be read.
+        ValueError: If ``out`` is a file, lies in a folder of images or holds answers of other
+            settings, an argument is out of range, or, at the end, if a case could not be read.
     """
     out, read = Path(out), read or ReadOptions()
-    _refuse_within(out, images)
+    _check_place(out, images)
     sources = find_sources(images, exclude)
     settings = dict(
         config=Path(predictor.config.filename or '').stem,
+        config_sha256=decisive_sha256(predictor.config),
         checkpoint=predictor.checkpoint and file_sha256(predictor.checkpoint),
-        members=list(members or predictor.members),
+        members=[name for name in predictor.members if name in (members or predictor.members)],
         augment=augment,
         plane=read.plane,
         window=read.window and list(read.window),
         overlays=overlays,
     )
-    _claim(out, settings, force)
-    records = {} if force else _finished(sources, settings, out)
+    records = Records(out, settings)
+    done = {source.name: None if force else records.find(source) for source in sources}
+    todo = [source for source in sources if done[source.name] is None]
     failed = {}
 
     def tell(source: Source, error: ValueError) -> None:
         failed[source.name] = str(error)
 
-    todo = [source for source in sources if source.name not in records]
     stream = predictor.stream(
         todo, members=members, augment=augment, read=read, on_error=tell, **options
     )
+    records.claim(force)
     for case, predictions in groupby(stream, key=lambda prediction: prediction.case):
-        rows = _write_case(case, predictions, predictor, out, overlays)
-        record = dict(stamp=_stamp(case.source, settings), rows=rows)
-        _write_json(_record_path(out, case.source), record)
-        records[case.source.name] = record
-    done = [source.name for source in sources if source.name in records]
-    rows = [dict(case=name, **row) for name in done for row in records[name]['rows']]
-    table = pd.DataFrame(rows)
-    table.to_csv(out / 'predictions.csv', index=False)
-    cases = {name: records[name]['rows'] for name in done}
-    _write_json(out / 'predictions.json', dict(settings=settings, cases=cases, failed=failed))
+        rows, written = _write_case(case, predictions, predictor, out, overlays)
+        records.keep(case.source, rows, written)
+        done[case.source.name] = rows
+    whole = [source for source in sources if source.name not in failed]
+    table = pd.DataFrame(
+        [dict(case=source.name, **row) for source in whole for row in done[source.name] or ()]
+    )
+    cases = {source.name: dict(path=_place(source), rows=done[source.name]) for source in whole}
+    write_text(out / 'predictions.csv', table.to_csv(index=False))
+    summary = dict(settings=settings, cases=cases, failed=failed)
+    write_text(out / 'predictions.json', json.dumps(summary, indent=1))
     if failed:
         reasons = '\n  '.join(failed.values())
         raise ValueError(
@@ -113,7 +118,10 @@ def predict_files(
     return table
 
 
-def _refuse_within(out: Path, images: Any) -> None:
+def _check_place(out: Path, images: Any) -> None:
+    """Refuses a file, and a folder of images as the place for masks."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f'{out} is a file; name a folder to write to')
     for item in images if isinstance(images, (list, tuple)) else [images]:
         if isinstance(item, (str, Path)) and out.resolve().is_relative_to(Path(item).resolve()):
             raise ValueError(
@@ -122,62 +130,19 @@ def _refuse_within(out: Path, images: Any) -> None:
             )
 
 
-def _claim(out: Path, settings: dict[str, Any], force: bool) -> None:
-    path = out / 'settings.json'
-    before = json.loads(path.read_text()) if path.is_file() and not force else settings
-    changed = [
-        f'{key}: {before.get(key)!r} there, {value!r} now'
-        for key, value in settings.items()
-        if before.get(key) != value
-    ]
-    if changed:
-        raise ValueError(
-            f'{out} holds answers of other settings ({"; ".join(changed)}); choose another '
-            'folder, or replace them with --force'
-        )
-    _write_json(path, settings)
-
-
-def _finished(
-    sources: Iterable[Source], settings: dict[str, Any], out: Path
-) -> dict[str, dict[str, Any]]:
-    records = {}
-    for source in sources:
-        path = _record_path(out, source)
-        if source.files and path.is_file():
-            record = json.loads(path.read_text())
-            if record['stamp'] == _stamp(source, settings):
-                records[source.name] = record
-    return records
-
-
-def _stamp(source: Source, settings: dict[str, Any]) -> dict[str, Any]:
-    """What must not have changed for an answer to stand."""
-    facts = [path.stat() for path in source.files]
-    return dict(
-        settings=settings,
-        files=[str(path) for path in source.files],
-        bytes=sum(fact.st_size for fact in facts),
-        modified=max((fact.st_mtime_ns for fact in facts), default=0),
-    )
-
-
-def _record_path(out: Path, source: Source) -> Path:
-    return out / 'cases' / f'{source.name}.json'
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.part')
-    part.write_text(json.dumps(content, indent=1) + '\n')
-    os.replace(part, path)
+def _place(source: Source) -> str | None:
+    """The file, or the folder of a series."""
+    if not source.files:
+        return None
+    return str(source.files[0] if len(source.files) == 1 else source.files[0].parent)
 
 
 def _write_case(
     case: Case, predictions: Iterable[Prediction], predictor: Predictor, out: Path, overlays: bool
-) -> list[dict[str, Any]]:
-    """Writes the case's masks and overlay, and returns its rows of the table."""
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Writes the case's masks and overlay, and returns its rows of the table and the files."""
     rows, panels = [], []
+    written: list[Path] = []
     segments = predictor.task == 'segmentation'
     for prediction in predictions:
         for name, answer in prediction.answers.items():
@@ -197,13 +162,13 @@ def _write_case(
     if segments:
         for name in panels[0].masks:
             stack = np.stack([panel.masks[name] for panel in panels])
-            _write_masks(case, stack, len(classes), out / 'masks' / name)
+            written.append(_write_masks(case, stack, len(classes), out / 'masks' / name))
         if overlays:
             most = sorted(panels, key=lambda panel: -np.count_nonzero([*panel.masks.values()][-1]))
             shown = {id(panel) for panel in most[:_ROWS_OF_AN_OVERLAY]}
-            path = out / 'overlays' / f'{case.source.name}.png'
-            draw_sheet([panel for panel in panels if id(panel) in shown], path)
-    return rows
+            written.append(out / 'overlays' / f'{case.source.name}.png')
+            draw_overlay([panel for panel in panels if id(panel) in shown], classes, written[-1])
+    return rows, written
 
 
 def _class_names(predictor: Predictor, scores: int) -> tuple[str, ...]:
@@ -218,14 +183,17 @@ def _title(case: Case, index: int) -> str:
     return name if len(case.images) == 1 else f'{name} {index + 1}/{len(case.images)}'
 
 
-def _write_masks(case: Case, masks: np.ndarray, classes: int, folder: Path) -> None:
+def _write_masks(case: Case, masks: np.ndarray, classes: int, folder: Path) -> Path:
     stem = folder / case.source.name
     stem.parent.mkdir(parents=True, exist_ok=True)
     if case.volume is not None:
-        write_mask(masks, case.volume, f'{stem}.nii.gz')
-        return
+        path = stem.with_name(f'{stem.name}.nii.gz')
+        write_mask(masks, case.volume, path)
+        return path
     first, *others = [Image.fromarray(mask * (255 if classes == 2 else 1)) for mask in masks]
+    path = stem.with_name(f'{stem.name}.{"tif" if others else "png"}')
     if others:
-        first.save(f'{stem}.tif', save_all=True, append_images=others, compression='tiff_deflate')
+        first.save(path, save_all=True, append_images=others, compression='tiff_deflate')
     else:
-        first.save(f'{stem}.png')
+        first.save(path)
+    return path

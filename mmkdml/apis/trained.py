@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ def run_files(run: str | Path, checkpoint: str | Path | None = None) -> tuple[Pa
     """Config and checkpoint of a run.
 
     Args:
-        run: Folder of a run, which holds its config; or a config file.
-        checkpoint: File, or folder of a run for its best checkpoint. Default: the folder's own.
+        run: Folder of a run or of what was published, which holds its config; or a config file.
+        checkpoint: File, or folder of a run for its best checkpoint. Default: the folder's own,
+            which is its only ``*.pth`` or its best.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no checkpoint.
@@ -47,22 +48,44 @@ def run_files(run: str | Path, checkpoint: str | Path | None = None) -> tuple[Pa
             f'expected one config (*.py) in the folder {run}, got {found}: name a config and then '
             'the folder'
         )
-    return configs[0], resolve_checkpoint(checkpoint or run)
+    if checkpoint is None:
+        only = list(run.glob('*.pth'))
+        checkpoint = only[0] if len(only) == 1 else run
+    return configs[0], resolve_checkpoint(checkpoint)
+
+
+def split_run(words: Sequence[str]) -> tuple[Path, Path, list[str]]:
+    """Config and checkpoint of the run that a command line begins with, and the words after it.
+
+    Args:
+        words: First the folder of a run, which a checkpoint file of it may follow; or a
+            config, ``*.py``, that its checkpoint or folder follows.
+
+    Raises:
+        FileNotFoundError: See :func:`run_files`.
+        ValueError: See there.
+    """
+    run, *rest = words
+    follows = rest and (run.endswith('.py') or rest[0].endswith(('.pth', '.safetensors')))
+    return (*run_files(run, rest.pop(0) if follows else None), rest)
 
 
 def find_runs(words: Iterable[str]) -> list[tuple[Path, Path]]:
     """Config and checkpoint of each run named on a command line.
 
     Args:
-        words: Each the folder of a run; or a config, ``*.py``, that its checkpoint or folder
-            follows.
+        words: One run after the other, each as in :func:`split_run`.
 
     Raises:
         FileNotFoundError: See :func:`run_files`.
         ValueError: See there.
     """
-    rest = iter(words)
-    return [run_files(word, next(rest, None) if word.endswith('.py') else None) for word in rest]
+    rest = list(words)
+    runs = []
+    while rest:
+        config, checkpoint, rest = split_run(rest)
+        runs.append((config, checkpoint))
+    return runs
 
 
 def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
@@ -80,8 +103,22 @@ def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
         TypeError: If the model is none of these.
         ValueError: If the checkpoint is none, or does not fit the model.
     """
+    return load_with_meta(config, checkpoint)[0]
+
+
+def load_with_meta(
+    config: Config, checkpoint: str | Path
+) -> tuple[nn.Module, Mapping[str, Any] | None]:
+    """As :func:`load_trained`, and what the checkpoint says of the data set it was trained on.
+
+    Returns:
+        The model, and the data set's metainfo, such as ``classes``; None if there is none.
+    """
     path = resolve_checkpoint(checkpoint)
     content = load_checkpoint_file(path)
+    weights = content.get('state_dict', content)
+    if not isinstance(weights, Mapping):
+        raise ValueError(f'{path} holds no weights, but a state_dict of {type(weights).__name__}')
     if config.get('default_scope'):
         init_default_scope(config.default_scope)
     settings = ConfigDict(without_pretrained(config.model))
@@ -89,19 +126,20 @@ def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
         settings.setdefault('data_preprocessor', config.data_preprocessor)
     model = MODELS.build(settings)
     if isinstance(model, KnowledgeDistiller):
-        _load_classroom(model, content.get('state_dict', content), path)
+        _load_classroom(model, weights, path)
     else:
         task_of({PLAIN: model})
         load_member(model, PLAIN, path)
-    return model.eval()
+    meta = content.get('meta')
+    return model.eval(), meta.get('dataset_meta') if isinstance(meta, Mapping) else None
 
 
 def _load_classroom(model: KnowledgeDistiller, weights: Mapping[str, Any], path: Path) -> None:
     try:
         model.load_state_dict(weights)
-    except (RuntimeError, TypeError) as error:
-        lines = [line[:300] for line in str(error).splitlines()[:5]]
+    except RuntimeError as error:
+        lines = [line.strip()[:150] for line in str(error).splitlines()[:4]]
         raise ValueError(
             f'{path} does not fit the model of this config; take the config it was trained or '
-            'published with. ' + '\n'.join(lines)
+            'published with. ' + ' '.join(lines)
         ) from error

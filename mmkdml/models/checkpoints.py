@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import get_torch_safe_globals
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 
@@ -53,7 +57,7 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
     """A checkpoint of mmengine or a plain state dict, without running any code it may hold.
 
     Args:
-        path: The file, or a run's folder (:func:`resolve_checkpoint`).
+        path: The file, also of safetensors; or a run's folder (:func:`resolve_checkpoint`).
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -64,13 +68,32 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
     allowed = [entry for entry in get_torch_safe_globals() if entry is not getattr]
     allowed.append((_log_method, 'builtins.getattr'))
     try:
+        if path.suffix == '.safetensors':
+            return _read_safetensors(path)
         with torch.serialization.safe_globals(allowed):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is none of its own
-        raise ValueError(f'{path} cannot be loaded as a checkpoint of weights: {error}') from error
+        # Around its reason torch tells how to let the code in a file run.
+        reason = str(error.__context__ if isinstance(error, UnpicklingError) else error)
+        reason = reason.partition('. ')[0].rstrip('.')
+        raise ValueError(
+            f'{path} cannot be loaded as a checkpoint of weights: {reason}. It may be truncated, '
+            'another kind of file, or hold more than weights'
+        ) from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
     return dict(checkpoint)
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Weights, and of the metadata what tools/export.py writes: classes and palette as JSON."""
+    with safe_open(path, 'pt') as file:
+        meta = {
+            key: json.loads(value)
+            for key, value in (file.metadata() or {}).items()
+            if key in ('classes', 'palette')
+        }
+    return dict(state_dict=load_file(path), meta=dict(dataset_meta=meta))
 
 
 def _log_method(owner: Any, name: str) -> Any:

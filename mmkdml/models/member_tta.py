@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,19 @@ class MemberTTA(BaseTTAModel):
 
     def __init__(self, module: Any, data_preprocessor: Any = None) -> None:
         super().__init__(module, data_preprocessor)
+
+    @staticmethod
+    def of(model: nn.Module, settings: Mapping[str, Any] | None = None) -> BaseTTAModel:
+        """What averages a model's answers.
+
+        Args:
+            model: Classroom, classifier of mmpretrain or segmentor of mmseg.
+            settings: A config's ``tta_model``. The frameworks' own are replaced by this class; any
+                other is built around the model.
+        """
+        own = MODELS.build({**settings, 'module': model}) if settings else None
+        stock = type(own).__module__.partition('.')[0] in ('mmpretrain', 'mmseg')
+        return MemberTTA(model) if own is None or stock else own
 
     def merge_preds(
         self, data_samples_list: Sequence[Sequence[BaseDataElement]]

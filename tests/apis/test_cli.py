@@ -86,3 +86,13 @@ def test_a_missing_network_is_told_with_a_way_out():
 
     with pytest.raises(SystemExit, match='weights cannot be downloaded .*init_cfg'):
         run_tool(main)
+
+
+def test_a_stop_by_hand_is_told_in_one_line(monkeypatch, capsys):
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, 'argv', ['tools/predict.py'])
+    with pytest.raises(SystemExit, match='130'):
+        run_tool(stopped)
+    assert capsys.readouterr().err == 'predict.py: interrupted\n'

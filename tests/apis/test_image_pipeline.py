@@ -93,6 +93,27 @@ tta_pipeline = [
     assert ImagePipeline(config)(path)[1]['inputs'].shape == (3, 30, 50)
 
 
+def test_views_of_a_config_say_how_they_were_flipped(picture):
+    """Whatever its packing keeps; nobody could turn their answers back otherwise."""
+    path, _ = picture
+    config = load_config(SEGMENT)
+    pack = config.test_dataloader.dataset.pipeline[-1]
+    pack.meta_keys = ('ori_shape', 'img_shape')
+    flips = [
+        dict(type='mmcv.RandomFlip', prob=0.0),
+        dict(type='mmcv.RandomFlip', prob=1.0, direction='vertical'),
+    ]
+    config.tta_pipeline = [
+        dict(type='mmcv.LoadImageFromFile'),
+        dict(type='mmcv.TestTimeAug', transforms=[flips, [pack]]),
+    ]
+    _, views = ImagePipeline(config, augment=True)(path)
+    assert views['inputs'][1].equal(views['inputs'][0].flip(1))
+    assert [one.get('flip_direction') for one in views['data_samples']] == [None, 'vertical']
+    assert [one.flip for one in views['data_samples']] == [False, True]
+    assert config.tta_pipeline[1].transforms[1][0].meta_keys == ('ori_shape', 'img_shape')
+
+
 def test_refusals():
     with pytest.raises(ValueError, match='must have test_dataloader.dataset.pipeline or test_pip'):
         ImagePipeline(Config(dict(model=1)))
@@ -103,4 +124,10 @@ def test_refusals():
         ImagePipeline(loads, augment=True)
     loads.test_pipeline.append(dict(type='mmcv.Resize', scale=(4, 4)))
     with pytest.raises(ValueError, match='it ends with Resize; give the config a tta_pipeline'):
+        ImagePipeline(loads, augment=True)
+    loads.tta_pipeline = [
+        dict(type='mmcv.LoadImageFromFile'),
+        dict(type='mmcv.RandomFlip', prob=1.0),
+    ]
+    with pytest.raises(ValueError, match=r"must have TestTimeAug, .*'RandomFlip'\]"):
         ImagePipeline(loads, augment=True)

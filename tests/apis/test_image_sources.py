@@ -1,3 +1,9 @@
+import os
+import struct
+import tracemalloc
+import zlib
+
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,11 +33,20 @@ def test_cases_of_a_folder(tmp_path):
     for name in ('series/1.2.840.5', 'series/1.2.840.6'):  # by its content, as a UID has no suffix
         (tmp_path / name).write_bytes(b'\0' * 128 + b'DICM')
     (tmp_path / 'top.dcm').write_bytes(b'')
-    expected = ['a', 'b', 'sub/c', 'two.bmp', 'two.png', 'volume']
-    assert names(tmp_path, exclude='*_mask.*') == [*expected, 'series', tmp_path.name]
+    (tmp_path / '.hidden').mkdir()
+    picture(tmp_path / '.hidden' / 'd.png')
+    (tmp_path / 'DICOMDIR').write_bytes(b'\0' * 128 + b'DICM')  # an index of files
+    assert names(tmp_path, exclude='*_mask.*') == [
+        *('a', 'b', 'series', 'sub/c', tmp_path.name, 'two.bmp', 'two.png', 'volume')
+    ]
     assert 'a_mask' in names(str(tmp_path))
     (series,) = (one for one in find_sources(tmp_path) if one.name == 'series')
     assert [path.name for path in series.files] == ['1.2.840.5', '1.2.840.6']
+    # As a shell writes out series/*; a file alone has its own name.
+    one, two = (tmp_path / 'series' / name for name in ('1.2.840.5', '1.2.840.6'))
+    (both,) = find_sources([one, two])
+    assert (both.name, both.files) == ('series', (one, two))
+    assert names(one) == ['1.2.840.5']
 
 
 def test_files_arrays_and_sequences(tmp_path):
@@ -44,6 +59,73 @@ def test_files_arrays_and_sequences(tmp_path):
     assert names([*files, grey, grey]) == ['one.png', 'one.png_2', 'array_2', 'array_3']
     assert names([tmp_path / 'y', files[0]], exclude='*_mask*') == ['one.png', 'one.png_2']
     assert names([tmp_path / 'y' / 'one_mask.png', files[0]], exclude='*_mask*') == ['one']
+
+
+def test_names_are_text_and_no_two_are_the_same(tmp_path):
+    for name in ('a b.png', 'ö-Ä 画像.png', 'a..b.png', 'x.png', 'x.png.png', 'x.jpg', "'$1$'.png"):
+        picture(tmp_path / name)
+    (tmp_path / os.fsdecode(b'\xe4.png')).write_bytes(b'')  # Latin-1, of another system
+    picture(tmp_path / 'sub' / 'up.png')
+    found = names(tmp_path / 'sub' / '..')
+    assert sorted(found) == sorted(
+        ["'$1$'", 'a b', 'a..b', 'sub/up', 'x.jpg', 'x.png', 'x.png_2', 'ö-Ä 画像', '\ufffd']
+    )
+    assert names([tmp_path / 'x.png'] * 3) == ['x.png', 'x.png_2', 'x.png_3']
+
+
+def test_links_are_followed_once(tmp_path):
+    picture(tmp_path / 'data' / 'a.png')
+    picture(tmp_path / 'elsewhere' / 'b.png')
+    picture(tmp_path / 'c.png')
+    (tmp_path / 'data' / 'c.png').symlink_to(tmp_path / 'c.png')
+    (tmp_path / 'data' / 'linked').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'data' / 'loop').symlink_to(tmp_path / 'data')
+    (tmp_path / 'elsewhere' / 'back').symlink_to(tmp_path / 'data')
+    assert names(tmp_path / 'data') == ['a', 'c', 'linked/b']
+    assert names(tmp_path / 'data' / 'loop') == ['a', 'c', 'linked/b']
+
+
+def test_what_cannot_be_opened_is_told_of_when_it_is_read(tmp_path):
+    picture(tmp_path / 'good.png')
+    (tmp_path / 'gone.png').symlink_to(tmp_path / 'nowhere')
+    (tmp_path / 'round.png').symlink_to(tmp_path / 'round.png')
+    (tmp_path / 'x.png').mkdir()
+    picture(tmp_path / 'x.png' / 'inside.png')
+    os.mkfifo(tmp_path / 'pipe.png')  # would be waited for without end
+    found = {source.name: source for source in find_sources(tmp_path)}
+    assert list(found) == ['gone', 'good', 'round', 'x.png/inside']
+    for name, error in (('gone', 'FileNotFoundError'), ('round', 'OSError')):
+        with pytest.raises(ValueError, match=f'{name}.png: unreadable image .{error}'):
+            read_source(found[name], ReadOptions())
+
+
+def test_what_is_not_permitted_is_told_of_when_it_is_read(tmp_path):
+    for name in ('good.png', 'file.png', 'inside/a.png', 'listed/b.png', 'UID'):
+        picture(tmp_path / name, format='PNG')
+    forbidden = [tmp_path / name for name in ('file.png', 'inside', 'listed', 'UID')]
+    for path in forbidden:
+        path.chmod(0o400 if path.name == 'listed' else 0)
+    root = not os.geteuid()
+    if root:  # may read all, so that it has to become somebody else
+        for path in (tmp_path, *tmp_path.parents[:2]):
+            path.chmod(0o755)
+        os.chown(tmp_path / 'listed', 65534, -1)
+        os.setresuid(65534, 65534, 0)
+    try:
+        found = {source.name: source for source in find_sources(tmp_path)}
+        assert list(found) == ['UID', 'file', 'good', 'inside', 'listed/b']
+        read_source(found.pop('good'), ReadOptions())
+        for source in found.values():
+            with pytest.raises(ValueError, match=r'unreadable image \(PermissionError'):
+                read_source(source, ReadOptions())
+        (alone,) = find_sources(tmp_path / 'inside')
+        with pytest.raises(ValueError, match=r'inside: unreadable image \(PermissionError'):
+            read_source(alone, ReadOptions())
+    finally:
+        if root:
+            os.setresuid(0, 0, 0)
+        for path in forbidden:
+            path.chmod(0o700)
 
 
 def test_refusals_of_what_was_given(tmp_path):
@@ -85,35 +167,118 @@ def test_a_volume_is_its_slices(tmp_path):
     assert read_source(source, ReadOptions(plane='coronal')).volume.slices.shape == (5, 3, 4)
     shown = read_source(source, ReadOptions(window=(-1e-3, 1e-3))).volume.slices
     assert (shown[0].T[::-1, ::-1] > 127).tolist() == (voxels[..., 0] > 0).tolist()
+    read_source(source, ReadOptions(max_pixels=6))  # of ten images, 60
+    with pytest.raises(ValueError, match='x.nii.gz: .* megavoxels'):
+        read_source(source, ReadOptions(max_pixels=5))
+
+
+def test_pages_show_what_a_file_of_its_own_would(tmp_path):
+    colours = Image.fromarray(picture(tmp_path / 'x.png')).quantize(8)
+    colours.save(tmp_path / 'palette.tif', save_all=True, append_images=[colours])
+    first, second = read_source(*find_sources(tmp_path / 'palette.tif'), ReadOptions()).images
+    np.testing.assert_array_equal(first, np.asarray(colours.convert('RGB')))
+    np.testing.assert_array_equal(first, second)
+
+
+def claim(path, width, height):
+    """A PNG of a few bytes that says it is large."""
+
+    def chunk(kind, content):
+        code = struct.pack('>I', zlib.crc32(kind + content))
+        return struct.pack('>I', len(content)) + kind + content + code
+
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    data = chunk(b'IDAT', zlib.compress(bytes(99)))
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + data + chunk(b'IEND', b''))
+    return path
+
+
+def half(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
 
 
 @pytest.mark.filterwarnings('error')
 def test_bad_files(tmp_path):
-    picture(tmp_path / 'whole.png', size=(60, 60))
-    content = (tmp_path / 'whole.png').read_bytes()
-    (tmp_path / 'cut.png').write_bytes(content[: len(content) // 2])
+    for name in ('cut.png', 'cut.jpg', 'cut.tif', 'packed.tif', 'cut.bmp', 'cut.webp'):
+        options = dict(compression='tiff_lzw') if name == 'packed.tif' else {}
+        picture(tmp_path / name, size=(60, 60), **options)
+        half(tmp_path / name)
+    pages = [Image.new('L', (60, 60))] * 3
+    pages[0].save(tmp_path / 'stack.tif', save_all=True, append_images=pages[1:])
+    half(tmp_path / 'stack.tif')
     (tmp_path / 'text.png').write_text('no image')
     (tmp_path / 'empty.jpg').write_bytes(b'')
-    Image.new('RGBA', (4, 4)).save(tmp_path / 'four.png')
-    Image.new('I;16', (4, 4)).save(tmp_path / 'deep.png')
-    Image.new('L', (4, 4)).save(
-        tmp_path / 'stack.tif', save_all=True, append_images=[Image.new('F', (4, 4))]
+    for mode in ('RGBA', 'LA', 'I;16', 'F', 'I'):
+        Image.new(mode, (4, 4)).save(tmp_path / f'{mode[-2:]}.tif')
+    Image.new('CMYK', (4, 4)).save(tmp_path / 'CMYK.jpg')
+    cv2.imwrite(str(tmp_path / 'deep.png'), np.zeros((4, 4, 3), np.uint16))
+    cv2.imwrite(str(tmp_path / 'deep.tif'), np.zeros((4, 4, 3), np.uint16))
+    # Two channels of which none is said to be alpha.
+    (tmp_path / 'two.tif').write_bytes(
+        (tmp_path / 'LA.tif').read_bytes().replace(b'\x52\x01\x03', b'\x53\xfd\x03')
     )
-    Image.new('1', (20_000, 20_000)).save(tmp_path / 'bomb.png')
+    Image.new('L', (4, 4)).save(
+        tmp_path / 'float.tif', save_all=True, append_images=[Image.new('F', (4, 4))]
+    )
+    Image.new('L', (4, 4)).save(
+        tmp_path / 'sizes.tif', save_all=True, append_images=[Image.new('L', (4, 5))]
+    )
+    eight = 'expected an image of 8 bits, grey or colour .mode RGB.*, got'
     for name, message in {
-        'cut.png': 'unreadable image',
+        **dict.fromkeys(('cut.png', 'cut.jpg', 'cut.tif', 'packed.tif'), 'unreadable image'),
+        **dict.fromkeys(('cut.bmp', 'cut.webp', 'stack.tif'), 'unreadable image'),
         'text.png': 'unreadable image .UnidentifiedImageError',
         'empty.jpg': 'unreadable image',
-        'four.png': 'expected an image of mode RGB .*, got RGBA',
-        'deep.png': 'expected an image of mode RGB .*, got I;16',
-        'stack.tif': 'expected pages of mode RGB .* got F on page 2; scale its values',
-        'bomb.png': 'unreadable image .DecompressionBombError',
+        'BA.tif': f'{eight} RGBA; convert',
+        'LA.tif': f'{eight} LA; convert',
+        '16.tif': f'{eight} I;16 of 16 bits; convert',
+        'F.tif': f'{eight} F; convert',
+        'I.tif': f'{eight} I; convert',
+        'CMYK.jpg': f'{eight} CMYK; convert',
+        'deep.png': f'{eight} RGB of 16 bits; convert',
+        'deep.tif': f'{eight} RGB of 16 bits; convert',
+        'two.tif': 'unreadable image',
+        'float.tif': f'{eight} F on page 2; convert',
+        'sizes.tif': r'expected pages of one size \(4, 4\), got \(4, 5\) on page 2',
     }.items():
-        with pytest.raises(ValueError, match=f'{name}: {message}'):
+        with pytest.raises(ValueError, match=f'{name}: {message}') as refused:
             read_source(*find_sources(tmp_path / name), ReadOptions())
+        assert '\n' not in str(refused.value)
+
+
+@pytest.mark.filterwarnings('error')
+def test_large_files_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    claim(tmp_path / 'claim.png', 100_000, 100_000)
+    claim(tmp_path / 'bomb.png', 12_000, 8_000)
+    pages = [Image.new('1', (5000, 4000))] * 26
+    pages[0].save(tmp_path / 'pages.tif', save_all=True, append_images=pages[1:])
+    tracemalloc.start()
+    try:
+        for name, number in (('claim.png', 10000), ('bomb.png', 96), ('pages.tif', 520)):
+            most = 500 if name == 'pages.tif' else 50
+            message = f'{name}: {number}.0 megapixels are more than {most}; cut it into tiles'
+            with pytest.raises(ValueError, match=message):
+                read_source(*find_sources(tmp_path / name), ReadOptions())
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+    picture(tmp_path / 'whole.png', size=(60, 60))
     with pytest.raises(ValueError, match='whole.png: 0.0 megapixels are more than 0.003; cut it'):
         read_source(*find_sources(tmp_path / 'whole.png'), ReadOptions(max_pixels=3000))
     assert read_source(*find_sources(tmp_path / 'whole.png'), ReadOptions(max_pixels=3600))
+    # What Pillow allows by itself gives way, for the time.
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    assert read_source(*find_sources(tmp_path / 'whole.png'), ReadOptions())
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match='plane must be one of axial, coronal, sagittal; got .x.'):
+        ReadOptions(plane='x')
+    for window in ((5, 5), (3, 1), (float('nan'), 1)):
+        with pytest.raises(ValueError, match='from a lower to a higher intensity, got '):
+            ReadOptions(window=window)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from mmengine.dataset import pseudo_collate
 from PIL import Image
 
 from mmkdml.apis import load_config, publish
+from mmkdml.apis import prediction as module
 from mmkdml.apis.image_sources import ReadOptions, find_sources
 from mmkdml.apis.prediction import load
 from mmkdml.datasets import make_demo_data
@@ -25,20 +26,6 @@ class Payload:
 
     def __reduce__(self):
         return open, (str(self.path), 'w')
-
-
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-    """Checkpoints by config, of networks as they are built: their answers vary enough."""
-    folder = tmp_path_factory.mktemp('trained')
-    files = {}
-    for config in (SEGMENT, CLASSIFY):
-        torch.manual_seed(0)
-        files[config] = folder / f'{config.stem}.pth'
-        state = MODELS.build(load_config(config).model).state_dict()
-        meta = dict(dataset_meta=dict(classes=('healthy', 'ill')))
-        torch.save(dict(state_dict=state, meta=meta), files[config])
-    return files
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +54,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize('config', [SEGMENT, CLASSIFY])
-def test_answers_are_those_of_a_test_run(trained, config, tmp_path):
+def test_answers_are_those_of_a_test_run(checkpoints, config, tmp_path):
     """The config's own data set and model say the same of the same files."""
     source = make_demo_data(tmp_path / 'kaggle_3m', patients=1, slices=2, size=80)
     files = sorted(path for path in source.rglob('*.tif') if 'mask' not in path.name)
@@ -81,7 +68,7 @@ def test_answers_are_those_of_a_test_run(trained, config, tmp_path):
     dataset = settings.test_dataloader.dataset
     dataset.update(data_root=str(source), ann_file=str(tmp_path / 'test.csv'))
     data = DATASETS.build(dataset)
-    predictor = load(config, trained[config], 'cpu')
+    predictor = load(config, checkpoints[config], 'cpu')
     with torch.no_grad():
         samples = predictor.model.test_step(pseudo_collate([data[index] for index in range(2)]))
     for prediction, sample in zip(predictor.predict(files), samples, strict=True):
@@ -101,9 +88,9 @@ def test_answers_are_those_of_a_test_run(trained, config, tmp_path):
 
 
 @pytest.mark.parametrize('config', [SEGMENT, CLASSIFY])
-def test_files_folders_stacks_and_arrays_get_the_same_answers(trained, images, config):
+def test_files_folders_stacks_and_arrays_get_the_same_answers(checkpoints, images, config):
     folder, pixels = images
-    predictor = load(config, trained[config], 'cpu')
+    predictor = load(config, checkpoints[config], 'cpu')
     one_by_one = [predictor.predict(folder / f'{number}.png')[0] for number in range(5)]
     assert len({answer.answers['ensemble'].probabilities.tobytes() for answer in one_by_one}) == 5
     of_folder = predictor.predict(str(folder), batch_size=3)
@@ -121,11 +108,11 @@ def test_files_folders_stacks_and_arrays_get_the_same_answers(trained, images, c
     same(predictor.predict(sources)[0], one_by_one[4])
 
 
-def test_images_that_are_not_resized_to_one_size(trained, images):
+def test_images_that_are_not_resized_to_one_size(checkpoints, images):
     """Batches are cut where the size changes."""
     config = load_config(SEGMENT)
     del config.test_dataloader.dataset.pipeline[1]
-    predictor = load(config, trained[SEGMENT], 'cpu')
+    predictor = load(config, checkpoints[SEGMENT], 'cpu')
     folder, pixels = images
     padded = [np.pad(one, ((0, 26), (0, 6), (0, 0))) for one in pixels[:4]]  # 96 x 96
     small = np.pad(pixels[4], ((0, 24), (0, 14), (0, 0)))
@@ -135,31 +122,57 @@ def test_images_that_are_not_resized_to_one_size(trained, images):
         same(prediction, predictor.predict(one)[0])
 
 
-def test_chosen_members_and_views(trained, images):
-    predictor = load(SEGMENT, trained[SEGMENT], 'cpu')
+def test_chosen_members(checkpoints, images):
+    predictor = load(SEGMENT, checkpoints[SEGMENT], 'cpu')
     _, pixels = images
     (whole,) = predictor.predict(pixels[0])
     (some,) = predictor.predict(pixels[0], members=['ensemble', 'teacher'])
     assert list(some.answers) == ['teacher', 'ensemble']
     np.testing.assert_array_equal(some.answers['teacher'].label, whole.answers['teacher'].label)
-    (views,) = predictor.predict(pixels[0], augment=True)
-    turned = [pixels[0], pixels[0][:, ::-1], pixels[0][::-1]]
-    for name in MEMBERS[:3]:
-        alone = [
-            predictor.predict(np.ascontiguousarray(one))[0].answers[name].probabilities[0]
-            for one in turned
-        ]
-        mean = (alone[0] + alone[1][:, ::-1] + alone[2][::-1]) / 3
-        np.testing.assert_allclose(views.answers[name].probabilities[0], mean, atol=1e-5)
+    # At once, not when the first answer is asked for.
     with pytest.raises(ValueError, match=r"some of teacher, .*, ensemble; got \['tutor'\]"):
-        predictor.predict(pixels[0], members=['tutor'])
+        predictor.stream(pixels[0], members=['tutor'])
     for size in (0, 1.5):
         with pytest.raises(ValueError, match=f'batch_size must be a whole .* got {size}'):
-            predictor.predict(pixels[0], batch_size=size)
+            predictor.stream(pixels[0], batch_size=size)
+    with pytest.raises(FileNotFoundError, match='There is no image or folder nowhere'):
+        predictor.stream('nowhere')
 
 
-def test_bad_files_stop_or_are_left_out(trained, images, tmp_path):
-    predictor = load(CLASSIFY, trained[CLASSIFY], 'cpu')
+def test_files_are_read_as_answers_are_asked_for(checkpoints, images, tmp_path, monkeypatch):
+    """So that the number of files does not matter to the memory."""
+    for number in range(20):
+        Image.fromarray(images[1][4]).save(tmp_path / f'{number:02}.png')
+    read = []
+    original = module.read_source
+    monkeypatch.setattr(
+        module,
+        'read_source',
+        lambda source, options: read.append(source.name) or original(source, options),
+    )
+    stream = load(CLASSIFY, checkpoints[CLASSIFY], 'cpu').stream(tmp_path, batch_size=4)
+    assert read == []
+    next(stream)
+    assert len(read) == 5
+    next(stream)
+    assert len(read) == 5
+    assert len(list(stream)) == 18
+
+
+def test_too_large_a_batch_is_told_of(checkpoints, images, monkeypatch):
+    predictor = load(CLASSIFY, checkpoints[CLASSIFY], 'cpu')
+
+    def full(data):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    monkeypatch.setattr(predictor.model, 'test_step', full)
+    message = r'out of memory with 3 images of \(70, 90\) at once, from array_0 on; give a smaller'
+    with pytest.raises(ValueError, match=message):
+        predictor.predict(images[1][:3])
+
+
+def test_bad_files_stop_or_are_left_out(checkpoints, images, tmp_path):
+    predictor = load(CLASSIFY, checkpoints[CLASSIFY], 'cpu')
     folder, pixels = images
     for name in ('a', 'b', 'c'):
         Image.fromarray(pixels[0]).save(tmp_path / f'{name}.png')
@@ -179,15 +192,16 @@ def test_bad_files_stop_or_are_left_out(trained, images, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_what_was_published_and_a_plain_network(trained, images, tmp_path):
+def test_a_run_what_was_published_and_a_plain_network(checkpoints, images, tmp_path):
     _, pixels = images
-    (whole,) = load(SEGMENT, trained[SEGMENT]).predict(pixels[0])
+    (whole,) = load(SEGMENT, checkpoints[SEGMENT]).predict(pixels[0])
     run = tmp_path / 'run'
     run.mkdir()
     load_config(SEGMENT).dump(run / 'mine.py')
-    (run / 'best_x.pth').write_bytes(trained[SEGMENT].read_bytes())
+    (run / 'best_x.pth').write_bytes(checkpoints[SEGMENT].read_bytes())
     same(load(run).predict(pixels[0])[0], whole)
-    config, checkpoint = publish(load_config(SEGMENT), trained[SEGMENT], tmp_path / 'out')
+    config, checkpoint = publish(load_config(SEGMENT), checkpoints[SEGMENT], tmp_path / 'out')
+    assert load(tmp_path / 'out').checkpoint == checkpoint
     (published,) = load(config, checkpoint).predict(pixels[0])
     assert list(published.answers) == MEMBERS[1:]
     np.testing.assert_array_equal(
@@ -204,14 +218,24 @@ def test_a_run_what_was_published_and_a_plain_network(trained, images, tmp_path)
     assert answer.answers['model'].probabilities.shape == (1, 70, 90)
 
 
-def test_a_frozen_teacher_answers_with_the_weights_of_its_own_file(trained, images, tmp_path):
+def test_a_checkpoint_is_read_once(checkpoints, monkeypatch):
+    read = []
+    original = torch.load
+    monkeypatch.setattr(
+        torch, 'load', lambda path, **options: read.append(path) or original(path, **options)
+    )
+    load(SEGMENT, checkpoints[SEGMENT], 'cpu')
+    assert read == [checkpoints[SEGMENT]]
+
+
+def test_a_frozen_teacher_answers_with_the_weights_of_its_own_file(checkpoints, images, tmp_path):
     config = load_config(SEGMENT)
-    config.model.update(mode='kd_off', teacher_checkpoint=str(trained[SEGMENT]))
+    config.model.update(mode='kd_off', teacher_checkpoint=str(checkpoints[SEGMENT]))
     config.model.weights = dict(alpha=(0.5, 0.5), beta=(0.5, 0.5))
     torch.manual_seed(1)
     torch.save(MODELS.build(config.model).state_dict(), tmp_path / 'students.pth')
     (offline,) = load(config, tmp_path / 'students.pth', 'cpu').predict(images[1][0])
-    (online,) = load(SEGMENT, trained[SEGMENT], 'cpu').predict(images[1][0])
+    (online,) = load(SEGMENT, checkpoints[SEGMENT], 'cpu').predict(images[1][0])
     for name, equal in (('teacher', True), ('student_1', False)):
         one, other = (each.answers[name].probabilities for each in (offline, online))
         assert np.array_equal(one, other) == equal
@@ -234,21 +258,22 @@ def test_softmax_of_several_logits(images, tmp_path):
     )
 
 
-def test_refusals_of_load(trained, tmp_path):
+def test_refusals_of_load(checkpoints, tmp_path):
     with pytest.raises(ValueError, match='a config needs a checkpoint beside it'):
         load(load_config(SEGMENT))
     with pytest.raises(FileNotFoundError, match='There is no config file nowhere.py'):
-        load('nowhere.py', trained[SEGMENT])
+        load('nowhere.py', checkpoints[SEGMENT])
     with pytest.raises(FileNotFoundError, match='There is no checkpoint at nowhere'):
         load(SEGMENT, 'nowhere')
     with pytest.raises(ValueError, match='does not fit the model of this config; take the config'):
-        load(SEGMENT, trained[CLASSIFY])
+        load(SEGMENT, checkpoints[CLASSIFY])
     with pytest.raises(ValueError, match='holds the members student_1, student_2, teacher, not'):
-        load(DEMO / 'student_demo.py', trained[SEGMENT])
-    with pytest.raises(ValueError, match="device must be one that torch has here.* 'gpu'"):
-        load(SEGMENT, trained[SEGMENT], 'gpu')
+        load(DEMO / 'student_demo.py', checkpoints[SEGMENT])
+    for device in ('gpu', 'meta', 'cuda:99', 1.5):
+        with pytest.raises(ValueError, match=f"device must be one that torch has.* got '?{device}"):
+            load(SEGMENT, checkpoints[SEGMENT], device)
     cut = tmp_path / 'cut.pth'
-    cut.write_bytes(trained[SEGMENT].read_bytes()[:5000])
+    cut.write_bytes(checkpoints[SEGMENT].read_bytes()[:5000])
     with pytest.raises(ValueError, match='cut.pth cannot be loaded as a checkpoint of weights'):
         load(SEGMENT, cut)
     torch.save(dict(state_dict=Payload(tmp_path / 'made')), tmp_path / 'bad.pth')
@@ -256,5 +281,5 @@ def test_refusals_of_load(trained, tmp_path):
         load(SEGMENT, tmp_path / 'bad.pth')
     assert not (tmp_path / 'made').exists()
     torch.save(dict(state_dict=3), tmp_path / 'three.pth')
-    with pytest.raises(ValueError, match='three.pth does not fit the model'):
+    with pytest.raises(ValueError, match='three.pth holds no weights'):
         load(SEGMENT, tmp_path / 'three.pth')

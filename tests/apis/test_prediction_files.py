@@ -1,5 +1,6 @@
 import json
 import os
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 
 from mmkdml.apis import load_config
 from mmkdml.apis.image_sources import ReadOptions
-from mmkdml.apis.prediction import load
+from mmkdml.apis.medical_images import PLANES
+from mmkdml.apis.prediction import Predictor, load
 from mmkdml.apis.prediction_files import predict_files
 from mmkdml.datasets.images import read_binary_mask
 from mmkdml.registry import MODELS
@@ -19,49 +21,29 @@ DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
 MEMBERS = ['teacher', 'student_1', 'student_2', 'ensemble']
 
 
-@pytest.fixture(scope='module')
-def predictors(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('trained')
-    loaded = {}
-    for name in ('kdml_v3_demo', 'kdml_v3_demo_slices'):
-        torch.manual_seed(0)
-        state = MODELS.build(load_config(DEMO / f'{name}.py').model).state_dict()
-        meta = dict(dataset_meta=dict(classes=('healthy', 'ill')))
-        torch.save(dict(state_dict=state, meta=meta), folder / f'{name}.pth')
-        loaded[name] = load(DEMO / f'{name}.py', folder / f'{name}.pth', 'cpu')
-    return loaded
-
-
-@pytest.fixture
-def segmentor(predictors):
-    return predictors['kdml_v3_demo']
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """``one.png``, ``sub/two.jpg`` and a stack of three, 40 x 50."""
-    path = tmp_path / 'images'
-    (path / 'sub').mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    pages = [Image.fromarray(rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)) for _ in range(3)]
-    pages[0].save(path / 'one.png')
-    pages[1].copy().save(path / 'sub' / 'two.jpg')  # which leaves its mark on the image
-    pages[0].save(path / 'stack.tif', save_all=True, append_images=pages[1:])
-    return path
+def comparing():
+    """mmseg's own way from an image to its mask, with a network that finds what is bright."""
+    config = load_config(DEMO / 'student_demo.py')
+    steps = config.test_dataloader.dataset.pipeline
+    config.test_dataloader.dataset.pipeline = [steps[0], steps[-1]]
+    config.model.data_preprocessor.update(mean=[0.0] * 3, std=[1.0] * 3)
+    model = MODELS.build(config.model).eval()
+    model.encode_decode = lambda inputs, metas: inputs[:, :1] - 127.5
+    return Predictor(model, config)
 
 
 def read_table(out):
     return pd.read_csv(out / 'predictions.csv')
 
 
-def test_masks_overlays_and_tables(segmentor, folder, tmp_path):
+def test_masks_overlays_and_tables(segmentor, pictures, tmp_path):
     out = tmp_path / 'out'
-    table = predict_files(segmentor, folder, out)
+    table = predict_files(segmentor, pictures, out)
     pd.testing.assert_frame_equal(read_table(out), table)
     assert list(table) == ['case', 'image', 'member', 'pixels_ill']
     assert table.case.tolist() == ['one'] * 4 + ['stack'] * 12 + ['sub/two'] * 4
     assert table.member.tolist() == MEMBERS * 5
-    for prediction in segmentor.predict(folder):
+    for prediction in segmentor.predict(pictures):
         case, index = prediction.case.source.name, prediction.index
         for name, answer in prediction.answers.items():
             if case == 'stack':
@@ -80,15 +62,21 @@ def test_masks_overlays_and_tables(segmentor, folder, tmp_path):
             heights[case] = overlay.height
     assert heights['stack'] > 2 * heights['one']  # a row for each image
     content = json.loads((out / 'predictions.json').read_text())
-    assert list(content['cases']) == ['one', 'stack', 'sub/two']
+    paths = {name: case['path'] for name, case in content['cases'].items()}
+    assert paths == {
+        'one': str(pictures / 'one.png'),
+        'stack': str(pictures / 'stack.tif'),
+        'sub/two': str(pictures / 'sub' / 'two.jpg'),
+    }
+    assert content['cases']['one']['rows'] == table[:4].drop(columns='case').to_dict('records')
     assert content['failed'] == {}
     assert content['settings']['members'] == MEMBERS
     assert len(content['settings']['checkpoint']) == 64
 
 
-def test_classes_and_scores(predictors, folder, tmp_path):
+def test_classes_and_scores(predictors, pictures, tmp_path):
     predictor = predictors['kdml_v3_demo_slices']
-    predict_files(predictor, folder, tmp_path / 'out', members=['student_2', 'ensemble'])
+    predict_files(predictor, pictures, tmp_path / 'out', members=['student_2', 'ensemble'])
     table = read_table(tmp_path / 'out')
     assert list(table) == ['case', 'image', 'member', 'label', 'score_healthy', 'score_ill']
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
@@ -97,7 +85,7 @@ def test_classes_and_scores(predictors, folder, tmp_path):
         'predictions.json',
         'settings.json',
     ]
-    predictions = predictor.predict(folder, members=['student_2', 'ensemble'])
+    predictions = predictor.predict(pictures, members=['student_2', 'ensemble'])
     answers = [answer for one in predictions for answer in one.answers.values()]
     scores = np.stack([answer.probabilities for answer in answers])
     np.testing.assert_allclose(table[['score_healthy', 'score_ill']], scores, rtol=1e-6)
@@ -130,6 +118,32 @@ def test_masks_of_a_volume_lie_on_its_grid(segmentor, tmp_path, plane):
     assert not (out / 'overlays').exists()
 
 
+@pytest.mark.parametrize('plane', PLANES)
+def test_a_network_that_compares_gives_back_the_volume_compared(tmp_path, plane):
+    """In the file's own order of voxels, whichever of the 48 ways it lies; on its own grid."""
+    nibabel = pytest.importorskip('nibabel')
+    predictor = comparing()
+    voxels = np.random.default_rng(0).integers(0, 256, (3, 4, 5)).astype(np.uint8)
+    for number, (order, signs) in enumerate(
+        product(permutations(range(3)), product((1, -1), repeat=3))
+    ):
+        affine = np.eye(4)
+        affine[:3] = np.column_stack([np.eye(3)[list(order)] * signs * [1, 2, 3], [5, 6, 7]])
+        (tmp_path / 'in').mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / 'in' / f'{number}.nii.gz')
+    read = ReadOptions(plane, window=(0, 255))
+    out = tmp_path / 'out'
+    table = predict_files(
+        predictor, tmp_path / 'in', out, read=read, overlays=False, batch_size=200
+    )
+    assert table.groupby('case').pixels_1.sum().tolist() == [(voxels > 127).sum()] * 48
+    for number in range(48):
+        mask = nibabel.load(out / 'masks' / 'model' / f'{number}.nii.gz')
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), voxels > 127)
+        source = nibabel.load(tmp_path / 'in' / f'{number}.nii.gz')
+        np.testing.assert_array_equal(mask.affine, source.affine)
+
+
 def test_a_mask_of_dicom_is_nifti_on_the_grid_of_the_series(segmentor, tmp_path):
     """A slice of a real CT that pydicom has with it."""
     nibabel = pytest.importorskip('nibabel')
@@ -151,94 +165,48 @@ def test_a_mask_of_dicom_is_nifti_on_the_grid_of_the_series(segmentor, tmp_path)
     np.testing.assert_allclose(mask.header.get_zooms(), spacing, rtol=1e-5)
 
 
-def test_good_files_are_done_and_bad_ones_told_of(segmentor, folder, tmp_path):
-    (folder / 'bad.png').write_text('no image')
-    (folder / 'cut.jpg').write_bytes((folder / 'sub' / 'two.jpg').read_bytes()[:300])
+def test_good_files_are_done_and_bad_ones_told_of(segmentor, pictures, tmp_path):
+    (pictures / 'bad.png').write_text('no image')
+    (pictures / 'cut.jpg').write_bytes((pictures / 'sub' / 'two.jpg').read_bytes()[:300])
     out = tmp_path / 'out'
     with pytest.raises(ValueError, match='2 of 5 cases could not be predicted, the others are in'):
-        predict_files(segmentor, folder, out)
+        predict_files(segmentor, pictures, out)
     assert read_table(out).case.nunique() == 3
     failed = json.loads((out / 'predictions.json').read_text())['failed']
     assert list(failed) == ['bad', 'cut']
     assert 'bad.png: unreadable image' in failed['bad']
     assert not list(out.rglob('bad*'))
     with pytest.raises(ValueError, match=r'1 of 1 cases.*\n  .*bad.png: unreadable'):
-        predict_files(segmentor, folder / 'bad.png', tmp_path / 'none')
+        predict_files(segmentor, pictures / 'bad.png', tmp_path / 'none')
 
 
-def test_what_is_done_is_not_done_again(segmentor, folder, tmp_path, monkeypatch):
+def test_names_of_all_kinds(segmentor, tmp_path):
+    """No formula, no format, no text at all: they name masks and overlays, and stand in tables."""
+    source = tmp_path / 'in'
+    source.mkdir()
+    names = ['$x_{1}$', 'ö 画像 {0} %s', 'a..b', os.fsdecode(b'\xe4'), 'x' * 200]
+    for name in names:
+        Image.new('RGB', (50, 40)).save(source / f'{name}.png')
+    Image.new('RGB', (50, 40)).save(source / 'a..b.jpg')
     out = tmp_path / 'out'
-    predicted = []
-    stream = segmentor.stream
-    monkeypatch.setattr(
-        segmentor,
-        'stream',
-        lambda sources, **options: (
-            predicted.append([source.name for source in sources]) or stream(sources, **options)
-        ),
-    )
-
-    def run(**options):
-        predict_files(segmentor, folder, out, overlays=False, **options)
-        return predicted.pop()
-
-    assert run() == ['one', 'stack', 'sub/two']
-    table = read_table(out)
-    assert run() == []
-    pd.testing.assert_frame_equal(read_table(out), table)
-    Image.new('RGB', (50, 40)).save(folder / 'new.png')
-    os.utime(folder / 'one.png', (1, 1))
-    assert run() == ['new', 'one']
-    assert read_table(out).case.unique().tolist() == ['new', 'one', 'stack', 'sub/two']
-    assert run(force=True) == ['new', 'one', 'stack', 'sub/two']
+    predict_files(segmentor, source, out)
+    expected = ['$x_{1}$', 'a..b.jpg', 'a..b.png', 'x' * 200, 'ö 画像 {0} %s', '\ufffd']
+    assert sorted(read_table(out).case.unique()) == expected
+    for place in ('masks/ensemble', 'overlays'):
+        assert sorted(path.name for path in (out / place).iterdir()) == [
+            f'{name}.png' for name in expected
+        ]
+    assert predict_files(segmentor, source, out).case.nunique() == 6
 
 
-def test_a_stop_loses_the_case_at_hand_alone(segmentor, folder, tmp_path, monkeypatch):
-    out = tmp_path / 'out'
-    write = Image.Image.save
-
-    def stop(image, path, *args, **options):
-        if 'student_1/stack' in str(path):
-            raise KeyboardInterrupt
-        write(image, path, *args, **options)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Image.Image, 'save', stop)
-        with pytest.raises(KeyboardInterrupt):
-            predict_files(segmentor, folder, out, overlays=False)
-    assert [path.stem for path in (out / 'cases').iterdir()] == ['one']
-    before = (out / 'cases' / 'one.json').stat().st_mtime_ns
-    resumed = predict_files(segmentor, folder, out, overlays=False)
-    assert (out / 'cases' / 'one.json').stat().st_mtime_ns == before
-    anew = predict_files(segmentor, folder, tmp_path / 'anew', overlays=False)
-    pd.testing.assert_frame_equal(resumed, anew)
-    for path in (tmp_path / 'anew' / 'masks').rglob('*.*'):
-        assert (out / path.relative_to(tmp_path / 'anew')).read_bytes() == path.read_bytes()
-
-
-def test_other_settings_need_another_folder(segmentor, predictors, folder, tmp_path):
-    out = tmp_path / 'out'
-    one = folder / 'one.png'
-    predict_files(segmentor, one, out, overlays=False)
-    with pytest.raises(ValueError, match=r'other settings \(augment: False there, True now\)'):
-        predict_files(segmentor, one, out, overlays=False, augment=True)
-    with pytest.raises(ValueError, match="config: 'kdml_v3_demo' there, 'kdml_v3_demo_slices' now"):
-        predict_files(predictors['kdml_v3_demo_slices'], one, out)
-    before = read_table(out)
-    predict_files(segmentor, one, out, overlays=False, augment=True, force=True)
-    assert not read_table(out).equals(before)
-    with pytest.raises(ValueError, match='augment: True there, False now'):
-        predict_files(segmentor, one, out, overlays=False)
-
-
-def test_the_folder_of_images_is_no_place_for_masks(segmentor, folder):
-    for images in (folder, [str(folder / 'sub'), folder]):
+def test_the_folder_of_images_is_no_place_for_masks(segmentor, pictures):
+    for images in (pictures, [str(pictures / 'sub'), pictures]):
         with pytest.raises(ValueError, match='its masks would be the next images'):
-            predict_files(segmentor, images, folder / 'out')
-    assert not (folder / 'out').exists()
+            predict_files(segmentor, images, pictures / 'out')
+    assert not (pictures / 'out').exists()
 
 
-def test_more_than_two_classes(folder, tmp_path):
+def test_more_than_two_classes(pictures, tmp_path):
     """Indices in the masks, and a number of pixels for each; the union is outlined."""
     config = load_config(DEMO / 'kdml_v3_demo.py')
     for member in (config.model.teacher, *config.model.students):
@@ -246,9 +214,9 @@ def test_more_than_two_classes(folder, tmp_path):
     torch.manual_seed(3)
     torch.save(MODELS.build(config.model).state_dict(), tmp_path / 'x.pth')
     predictor = load(config, tmp_path / 'x.pth', 'cpu')
-    table = predict_files(predictor, folder / 'one.png', tmp_path / 'out', overlays=False)
+    table = predict_files(predictor, pictures / 'one.png', tmp_path / 'out', overlays=False)
     assert list(table) == ['case', 'image', 'member', 'pixels_1', 'pixels_2']
-    (prediction,) = predictor.predict(folder / 'one.png')
+    (prediction,) = predictor.predict(pictures / 'one.png')
     for name, answer in prediction.answers.items():
         mask = np.array(Image.open(tmp_path / 'out' / 'masks' / name / 'one.png'))
         np.testing.assert_array_equal(mask, answer.label)

@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 
 from mmkdml.apis import find_runs, load_trained
-from mmkdml.apis.trained import run_files
+from mmkdml.apis.trained import load_with_meta, run_files, split_run
 from mmkdml.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -34,6 +34,37 @@ def test_runs_by_folder_and_by_config_and_checkpoint(run):
     best = run / 'best_x_epoch_1.pth'
     found = find_runs([str(run), 'other.py', str(best), 'third.py', str(run)])
     assert found == [(run / 'demo.py', best), (Path('other.py'), best), (Path('third.py'), best)]
+    assert find_runs(iter([str(run), str(run)])) == [(run / 'demo.py', best)] * 2
+
+
+def test_the_words_after_a_run(run, tmp_path):
+    best, other = run / 'best_x_epoch_1.pth', tmp_path / 'other.pth'
+    other.write_bytes(b'')
+    for words, expected in (
+        ([run, 'a.png', 'b.py'], (run / 'demo.py', best, ['a.png', 'b.py'])),
+        ([run], (run / 'demo.py', best, [])),
+        ([run, other, 'a.png'], (run / 'demo.py', other, ['a.png'])),
+        (['x.py', run, 'a.png'], (Path('x.py'), best, ['a.png'])),
+        (['x.py', other], (Path('x.py'), other, [])),
+    ):
+        words = [str(word) for word in words]
+        assert split_run(words) == expected
+        assert len(words) <= 3  # not changed
+    with pytest.raises(FileNotFoundError, match='There is no checkpoint at a.png'):
+        split_run(['x.py', 'a.png', 'b.png'])
+
+
+def test_the_only_checkpoint_of_a_folder(tmp_path):
+    """As what was published has it."""
+    (tmp_path / 'mine.py').write_text('')
+    only = tmp_path / 'mine-students.pth'
+    only.write_bytes(b'')
+    assert run_files(tmp_path) == (tmp_path / 'mine.py', only)
+    (tmp_path / 'epoch_2.pth').write_bytes(b'')
+    with pytest.raises(FileNotFoundError, match='There is no checkpoint at'):
+        run_files(tmp_path)
+    (tmp_path / 'best_x.pth').write_bytes(b'')
+    assert run_files(tmp_path)[1] == tmp_path / 'best_x.pth'
 
 
 def test_what_is_no_run(tmp_path):
@@ -70,3 +101,18 @@ def test_another_models_weights(config, run, tmp_path):
     torch.save(saved, tmp_path / 'less.pth')
     with pytest.raises(ValueError, match=r'less.pth does not fit the model of this config; take'):
         load_trained(config, tmp_path / 'less.pth')
+    torch.save(dict(state_dict=3), tmp_path / 'three.pth')
+    for changes in ({}, dict(model=config.model.students[0])):
+        other = Config({**config.to_dict(), **changes})
+        with pytest.raises(ValueError, match='three.pth holds no weights, but a state_dict of int'):
+            load_trained(other, tmp_path / 'three.pth')
+
+
+@pytest.mark.parametrize('meta', [3, dict(dataset_meta=None)])
+def test_what_a_checkpoint_says_of_its_data(config, run, tmp_path, meta):
+    saved = torch.load(run / 'best_x_epoch_1.pth', weights_only=True)['state_dict']
+    torch.save(dict(state_dict=saved, meta=meta), tmp_path / 'x.pth')
+    assert load_with_meta(config, tmp_path / 'x.pth')[1] is None
+    known = dict(classes=('a', 'b'))
+    torch.save(dict(state_dict=saved, meta=dict(dataset_meta=known)), tmp_path / 'x.pth')
+    assert load_with_meta(config, tmp_path / 'x.pth')[1] == known

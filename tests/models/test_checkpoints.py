@@ -22,6 +22,7 @@ from mmpretrain.models import (
     ResNet,
 )
 from mmpretrain.structures import DataSample
+from safetensors.torch import save_file
 from torch import nn
 
 from mmkdml.models.checkpoints import (
@@ -238,6 +239,16 @@ def test_attributes_cannot_be_looked_up_by_a_file(save):
             load_checkpoint_file(path)
 
 
+@pytest.mark.parametrize(('function', 'name'), [(os.system, 'system'), (eval, 'eval')])
+def test_nobody_is_told_to_let_the_code_run(save, function, name):
+    """torch's own message does, around its reason."""
+    path = save(dict(meta=Reduced(function, '1')))
+    message = rf'of weights: [^.]*GLOBAL [\w.]*{name}[^.]*\. It may be truncated, .* than weights$'
+    with pytest.raises(ValueError, match=message) as raised:
+        load_checkpoint_file(path)
+    assert 'weights_only' not in str(raised.value)
+
+
 def test_other_loaders_keep_their_rules(save):
     before = set(torch.serialization.get_safe_globals())
     load_checkpoint_file(save(dict(a=torch.zeros(1))))
@@ -263,6 +274,25 @@ def test_a_truncated_file_is_named(save):
 def test_a_file_without_keys_is_named(save, content, kind):
     with pytest.raises(ValueError, match=rf'weights\.pth holds a {kind}, not a checkpoint'):
         load_checkpoint_file(save(content))
+
+
+def test_safetensors(tmp_path):
+    source, path = network(seed=1), tmp_path / 'weights.safetensors'
+    save_file(source.state_dict(), path, dict(classes='["a", "b"]', format='pt'))
+    checkpoint = load_checkpoint_file(path)
+    assert same(checkpoint['state_dict'], source)
+    assert checkpoint['meta'] == dict(dataset_meta=dict(classes=['a', 'b']))
+    target = network(seed=2)
+    load_member(target, 'model', path)
+    assert same(target.state_dict(), source)
+    save_file(source.state_dict(), path)
+    assert load_checkpoint_file(path)['meta'] == dict(dataset_meta={})
+    save_file(source.state_dict(), path, dict(classes='no JSON'))
+    with pytest.raises(ValueError, match=r'weights\.safetensors cannot be loaded as a checkpoint'):
+        load_checkpoint_file(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r'weights\.safetensors cannot be .*It may be truncated'):
+        load_checkpoint_file(path)
 
 
 def test_sha256(tmp_path):

@@ -1,5 +1,6 @@
 """Averages over views against the members' own answers to each view."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmpretrain.structures import DataSample
+from mmseg.models.segmentors import SegTTAModel
 from mmseg.structures import SegDataSample
 
 from mmkdml.models.member_tta import MemberTTA
@@ -149,3 +151,26 @@ def test_a_config_can_name_it():
     config = Config.fromfile(DEMO / 'student_demo.py').model
     model = MMENGINE_MODELS.build(dict(type='mmkdml.MemberTTA', module=config))
     assert type(model) is MemberTTA
+
+
+class Highest(MemberTTA):
+    """Of a user's own."""
+
+
+@pytest.mark.parametrize(
+    ('settings', 'kind'),
+    [
+        (None, MemberTTA),
+        (dict(type=SegTTAModel), MemberTTA),
+        (dict(type='mmpretrain.AverageClsScoreTTA'), MemberTTA),
+        (dict(type=MemberTTA), MemberTTA),
+        (dict(type=Highest), Highest),
+    ],
+)
+def test_a_config_may_have_one_of_its_own_but_the_frameworks_know_no_members(settings, kind):
+    model = classroom('kdml_v3_demo')
+    before = copy.deepcopy(settings)
+    chosen = MemberTTA.of(model, settings)
+    assert type(chosen) is kind
+    assert chosen.module is model
+    assert settings == before

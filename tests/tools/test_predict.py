@@ -1,9 +1,12 @@
 """The command line: exit codes, messages of one line, and no code of a checkpoint run."""
 
 import json
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -29,10 +32,26 @@ class Payload:
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp('trained') / 'x.pth'
+    path = tmp_path_factory.mktemp('checkpoint') / 'x.pth'
     torch.manual_seed(0)
     torch.save(MODELS.build(load_config(SEGMENT).model).state_dict(), path)
     return path
+
+
+@pytest.fixture(scope='module')
+def run(checkpoint):
+    """A folder as a run leaves it."""
+    folder = checkpoint.parent / 'run'
+    folder.mkdir()
+    load_config(SEGMENT).dump(folder / 'mine.py')
+    for name in ('best_x.pth', 'epoch_3.pth'):
+        (folder / name).write_bytes(checkpoint.read_bytes())
+    return folder
+
+
+def picture(path, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture
@@ -40,8 +59,7 @@ def folder(tmp_path):
     path = tmp_path / 'images'
     path.mkdir()
     for seed, name in enumerate(('a', 'b', 'b_mask')):
-        pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(path / f'{name}.png')
+        picture(path / f'{name}.png', seed)
     return path
 
 
@@ -53,9 +71,9 @@ def predict(tool):
     return run
 
 
-def test_a_folder(predict, checkpoint, folder, tmp_path, capsys):
+def test_a_folder(predict, run, folder, tmp_path, capsys):
     out = tmp_path / 'out'
-    command = (SEGMENT, checkpoint, folder, '--out', out, '--exclude', '*_mask.*')
+    command = (run, folder, '--out', out, '--exclude', '*_mask.*')
     predict(*command, '--members', 'ensemble', '--tta', '--device', 'cpu', '--batch-size', 1)
     assert f'2 cases predicted: {out}' in capsys.readouterr().out
     assert sorted(path.name for path in (out / 'masks' / 'ensemble').iterdir()) == [
@@ -71,55 +89,184 @@ def test_a_folder(predict, checkpoint, folder, tmp_path, capsys):
     assert (out / 'masks' / 'teacher' / 'a.png').is_file()
 
 
-def test_bad_files_end_in_an_exit_code_and_the_good_are_done(predict, checkpoint, folder, tmp_path):
+def test_all_ways_to_name_a_run(predict, run, checkpoint, folder, tmp_path):
+    image = folder / 'a.png'
+    ways = [(run,), (SEGMENT, run), (SEGMENT, checkpoint), (run, run / 'epoch_3.pth')]
+    tables = []
+    for number, words in enumerate(ways):
+        predict(*words, image, folder / 'b.png', '--out', tmp_path / str(number), '--no-overlays')
+        tables.append((tmp_path / str(number) / 'predictions.csv').read_text())
+    assert len(set(tables)) == 1
+    assert len(tables[0].splitlines()) == 1 + 2 * 4
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        ([SEGMENT, 'a.png'], 'kdml_v3_demo.py is a config: name its checkpoint before a.png'),
+        ([SEGMENT, 'a.nii.gz', 'b.png'], 'is a config: name its checkpoint before a.nii.gz'),
+        ([SEGMENT, 'x.pth'], 'x.pth is taken for the checkpoint: name images after it'),
+        (['RUN', 'x.pth'], 'x.pth is taken for the checkpoint: name images after it'),
+        (['RUN'], 'the following arguments are required: IN'),
+    ],
+)
+def test_words_that_are_missing(predict, run, checkpoint, words, message, tmp_path, capsys):
+    known = {'RUN': run, 'x.pth': checkpoint}
+    with pytest.raises(SystemExit, match='^2$'):
+        predict(*(known.get(word, word) for word in words), '--out', tmp_path / 'out')
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_settings_of_the_config(predict, run, folder, tmp_path):
+    resize = 'test_dataloader.dataset.pipeline.1.scale'
+    tables = {}
+    for scale in ('(64,64)', '(32,32)', '(64, 64)'):
+        out = tmp_path / scale
+        predict(run, folder, '--out', out, '--no-overlays', options=[f'{resize}={scale}'])
+        tables[scale] = (out / 'predictions.csv').read_text()
+    assert tables['(64,64)'] == tables['(64, 64)'] != tables['(32,32)']
+    with pytest.raises(SystemExit, match='holds answers of other settings .config_sha256: '):
+        predict(
+            *(run, folder, '--out', tmp_path / '(32,32)', '--no-overlays'),
+            options=[f'{resize}=(64,64)'],
+        )
+
+
+def test_bad_files_end_in_an_exit_code_and_the_good_are_done(predict, run, folder, tmp_path):
     Image.new('RGBA', (4, 4)).save(folder / 'four.png')
+    Image.new('I;16', (4, 4)).save(folder / 'deep.png')
+    Image.new('CMYK', (4, 4)).save(folder / 'ink.jpg')
     Image.new('L', (400, 300)).save(folder / 'huge.png')
     (folder / 'text.png').write_text('no image')
+    (folder / 'empty.tif').write_bytes(b'')
+    (folder / 'empty.nii.gz').write_bytes(b'')
+    (folder / 'empty.dcm').write_bytes(b'')
     (folder / 'cut.png').write_bytes((folder / 'a.png').read_bytes()[:2000])
+    (folder / 'gone.png').symlink_to(folder / 'nowhere')
     out = tmp_path / 'out'
     with pytest.raises(SystemExit) as stopped:
-        predict(SEGMENT, checkpoint, folder, '--out', out, '--no-overlays', '--max-megapixels', 0.1)
+        predict(run, folder, '--out', out, '--no-overlays', '--max-megapixels', 0.1)
     message = stopped.value.code  # a text, so that the exit code is 1
-    assert message.startswith('predict.py: error: 4 of 7 cases could not be predicted')
-    for line in (
-        'four.png: expected an image of mode RGB',
+    assert message.startswith('predict.py: error: 10 of 13 cases could not be predicted')
+    lines = message.splitlines()[1:]
+    assert len(lines) == 10
+    for expected in (
+        'four.png: expected an image of 8 bits',
+        'deep.png: expected an image of 8 bits',
+        'ink.jpg: expected an image of 8 bits',
         'huge.png: 0.1 megapixels are more than 0.1',
         'text.png: unreadable image',
+        'empty.tif: unreadable image',
+        'empty.nii.gz: unreadable NIfTI',
+        'empty.dcm: unreadable DICOM',
         'cut.png: unreadable image',
+        'gone.png: unreadable image',
     ):
-        assert line in message
-    assert len(list((out / 'masks' / 'ensemble').iterdir())) == 3
+        assert sum(expected in line for line in lines) == 1, expected
+    assert sorted(path.name for path in (out / 'masks' / 'ensemble').iterdir()) == [
+        *('a.png', 'b.png', 'b_mask.png')
+    ]
+    assert pd.read_csv(out / 'predictions.csv').case.nunique() == 3
 
 
-def test_nothing_to_predict_with(predict, checkpoint, folder, tmp_path):
+def test_nothing_to_predict_with(predict, run, checkpoint, folder, tmp_path):
     (tmp_path / 'empty').mkdir()
     malicious = tmp_path / 'malicious.pth'
     torch.save(dict(state_dict={}, meta=Payload(tmp_path / 'made')), malicious)
     cut = tmp_path / 'cut.pth'
     cut.write_bytes(checkpoint.read_bytes()[:5000])
-    for (config, weights, images), message in {
-        (SEGMENT, checkpoint, tmp_path / 'empty'): 'empty holds no image: expected files with',
-        (SEGMENT, checkpoint, 'nowhere'): 'There is no image or folder nowhere',
+    (tmp_path / 'text.pth').write_text('no weights')
+    out = tmp_path / 'out'
+    weights = 'cannot be loaded as a checkpoint of weights'
+    for words, message in {
+        (run, tmp_path / 'empty'): 'empty holds no image: expected files with',
+        (run, 'nowhere'): 'There is no image or folder nowhere',
+        (run, folder, '--exclude', '*'): r'images holds no image: .*, other than \*',
+        (run, folder, '--members', 'tutor'): 'members must be some of teacher, student_1',
+        (run, folder, '--batch-size', '0'): 'batch_size must be a whole number of 1 or more, got 0',
+        (run, folder, '--window', '3', '1'): 'from a lower to a higher intensity, got 3.0 to 1.0',
+        (run, folder, '--device', 'cuda:99'): "device must be one that torch has here.*'cuda:99'",
+        (run, folder, '--out', folder / 'a.png'): 'a.png is a file; name a folder to write to',
+        (run, folder, '--out', folder / 'out'): 'its masks would be the next images',
         (SEGMENT, 'nowhere', folder): 'There is no checkpoint at nowhere',
-        (SEGMENT, malicious, folder): 'malicious.pth cannot be loaded as a checkpoint of weights',
-        (SEGMENT, cut, folder): 'cut.pth cannot be loaded as a checkpoint of weights',
+        (SEGMENT, folder, folder): 'There is no checkpoint at .*images: expected a file, or',
+        ('nowhere', folder): 'There is no folder nowhere: expected that of a run, or a config',
+        (folder, run): r'expected one config \(\*.py\) in the folder .*images, got none',
+        (SEGMENT, malicious, folder): f'malicious.pth {weights}',
+        (SEGMENT, tmp_path / 'text.pth', folder): f'text.pth {weights}',
+        (SEGMENT, cut, folder): f'cut.pth {weights}',
         (CLASSIFY, checkpoint, folder): 'x.pth does not fit the model of this config',
     }.items():
-        with pytest.raises(SystemExit, match=f'predict.py: error: .*{message}'):
-            predict(config, weights, images, '--out', tmp_path / 'out')
+        with pytest.raises(SystemExit, match=f'^predict.py: error: .*{message}') as stopped:
+            predict(*([] if '--out' in words else ['--out', out]), *words)
+        assert '\n' not in stopped.value.code
     assert not (tmp_path / 'made').exists()
-    assert not (tmp_path / 'out').exists()
+    assert not out.exists()
 
 
-def test_a_volume_by_plane_and_window(predict, checkpoint, tmp_path):
+def test_a_full_disk(predict, run, folder, tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'settings.json.part').symlink_to('/dev/full')
+    with pytest.raises(SystemExit, match='predict.py: error: .*No space left on device'):
+        predict(run, folder, '--out', tmp_path / 'out')
+
+
+@pytest.mark.parametrize('package', ['nibabel', 'pydicom'])
+def test_without_the_optional_packages(predict, run, folder, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    name = dict(nibabel='x.nii', pydicom='x.dcm')[package]
+    (folder / name).write_bytes(b'x')
+    message = (
+        rf'1 of 4 cases .*\n.*needs? the package {package}, .*: pip install mmkdml\[medical\]$'
+    )
+    with pytest.raises(SystemExit, match=message):
+        predict(run, folder, '--out', tmp_path / 'out', '--no-overlays')
+    assert len(list((tmp_path / 'out' / 'masks' / 'ensemble').iterdir())) == 3
+
+
+def test_a_volume_by_plane_and_window(predict, run, tmp_path):
     nibabel = pytest.importorskip('nibabel')
     voxels = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / 'v.nii')
     out = tmp_path / 'out'
     options = ('--plane', 'coronal', '--window', '-1', '2.5', '--members', 'student_1')
-    predict(SEGMENT, checkpoint, tmp_path / 'v.nii', '--out', out, *options)
+    predict(run, tmp_path / 'v.nii', '--out', out, *options)
     assert nibabel.load(out / 'masks' / 'student_1' / 'v.nii.gz').shape == (3, 4, 5)
     settings = json.loads((out / 'settings.json').read_text())
     assert (settings['plane'], settings['window']) == ('coronal', [-1, 2.5])
     with Image.open(out / 'overlays' / 'v.png') as overlay:
         assert overlay.height > overlay.width  # four rows of two columns
+
+
+def test_a_key_that_stops_it_and_the_same_command_again(
+    predict, run, folder, tmp_path, monkeypatch
+):
+    for number in range(20):
+        picture(folder / f'{number:02}.png', number)
+    out = tmp_path / 'out'
+    command = (run, folder, '--out', out, '--batch-size', 3, '--no-overlays')
+    write = Image.Image.save
+
+    def finished():
+        return {path: path.stat().st_mtime_ns for path in (out / 'cases').glob('*.json')}
+
+    def stopping(image, path, *args, **options):
+        if len(finished()) == 5:
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C does
+        write(image, path, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, 'save', stopping)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                predict(*command)
+        finally:
+            signal.signal(signal.SIGINT, before)
+    stopped = finished()
+    assert len(stopped) == 5
+    predict(*command)
+    assert len(finished()) == 23
+    assert stopped.items() <= finished().items()
+    assert pd.read_csv(out / 'predictions.csv').case.nunique() == 23

@@ -1,0 +1,122 @@
+"""Overlays by the colours and places of what is drawn."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image, ImageFont
+
+from mmkdml.apis import overlays
+from mmkdml.apis.overlays import draw_overlay
+from mmkdml.evaluation.panels import PREDICTION_COLOUR, Panel
+
+COLOUR = np.round(255 * np.array(to_rgb(PREDICTION_COLOUR)))
+SIDE, GAP, LINE = 384, 8, 24
+CLASSES = ('healthy', 'ill')
+
+
+def panel(masks, height=96, width=64, title='a case'):
+    image = np.full((height, width, 3), 90, np.uint8)
+    return Panel(image, dict(enumerate(masks)), title)
+
+
+def draw(tmp_path, panels, classes=CLASSES):
+    draw_overlay(panels, classes, tmp_path / 'new' / 'x.png')
+    with Image.open(tmp_path / 'new' / 'x.png') as sheet:
+        assert sheet.mode == 'RGB'
+        return np.array(sheet).astype(int)
+
+
+def tiles(sheet, rows, columns, height, width):
+    return [
+        [
+            sheet[row * (LINE + height + GAP) + LINE :, GAP + column * (width + GAP) :][
+                :height, :width
+            ]
+            for column in range(columns)
+        ]
+        for row in range(rows)
+    ]
+
+
+def box(where):
+    """First and last row and column."""
+    return [(int(places.min()), int(places.max())) for places in np.nonzero(where)]
+
+
+@pytest.mark.parametrize('factor', [1, 4, 16])  # enlarged, as it is, reduced
+def test_a_region_is_tinted_and_outlined_in_its_place(tmp_path, factor):
+    height, width = 96 * factor, 64 * factor
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 4 : height // 2, width // 2 :] = 1
+    mask[height // 3 : height * 5 // 12, width * 3 // 4 : width * 7 // 8] = 0  # a hole
+    before = mask.copy()
+    sheet = draw(tmp_path, [panel([mask, 0 * mask], height, width)])
+    ((image, drawn, empty),) = tiles(sheet, 1, 3, SIDE, 256)
+    assert sheet.shape == (LINE + SIDE + GAP, GAP + 3 * (256 + GAP), 3)
+    assert (image == 90).all()
+    assert (empty == 90).all()
+    changed = (drawn != 90).any(axis=2)
+    (top, bottom), (left, right) = box(changed)
+    assert abs(top - SIDE / 4) <= 3
+    assert abs(bottom - SIDE / 2) <= 3
+    assert abs(left - 128) <= 3
+    assert right == 255
+    inside = drawn[SIDE // 4 + 10 : SIDE // 3 - 10, 140:240]
+    np.testing.assert_allclose(
+        inside, np.broadcast_to(0.7 * 90 + 0.3 * COLOUR, inside.shape), atol=1
+    )
+    assert (drawn[SIDE // 3 + 8 : SIDE * 5 // 12 - 8, 192 + 8 : 224 - 8] == 90).all()
+    assert (np.abs(drawn - COLOUR).max(axis=2) < 20).sum() > 200  # the outline
+    np.testing.assert_array_equal(mask, before)
+
+
+@pytest.mark.parametrize('size', [64, 4096])
+def test_a_single_pixel_is_seen(tmp_path, size):
+    """Of 4096 rows the sheet has every tenth; this is none of them."""
+    mask = np.zeros((size, size), np.uint8)
+    row, column = size // 2 + 5, size // 4 + 5
+    mask[row, column] = 1
+    ((_, drawn),) = tiles(draw(tmp_path, [panel([mask], size, size)]), 1, 2, SIDE, SIDE)
+    (top, bottom), (left, right) = box(np.abs(drawn - COLOUR).max(axis=2) < 60)
+    assert top - 6 <= row * SIDE / size <= bottom + 6
+    assert left - 6 <= column * SIDE / size <= right + 6
+    assert bottom - top >= 1
+
+
+def test_each_class_has_its_colour_and_a_legend(tmp_path):
+    mask = np.zeros((96, 96), np.uint8)
+    mask[:40], mask[60:] = 1, 2
+    sheet = draw(tmp_path, [panel([mask], 96, 96)] * 2, ('none', 'one', 'two'))
+    assert len(sheet) == 2 * (LINE + SIDE + GAP) + LINE + GAP
+    ((_, drawn), _) = tiles(sheet, 2, 2, SIDE, SIDE)
+    legend = sheet[2 * (LINE + SIDE + GAP) :]
+    assert (drawn[50, 50] != drawn[350, 50]).any()
+    for shade in (drawn[50, 50], drawn[350, 50]):  # the tint of a colour that the legend has
+        colour = (shade - 0.7 * 90) / 0.3
+        assert (np.abs(legend - colour).max(axis=2) < 5).sum() > 100
+    assert (drawn[200, 50] == 90).all()
+
+
+def test_headings_tell_the_members_and_their_pixels(tmp_path, monkeypatch):
+    texts = []
+    monkeypatch.setattr(
+        overlays.ImageDraw.ImageDraw, 'text', lambda self, place, text, *args: texts.append(text)
+    )
+    mask = np.zeros((9, 9), np.uint8)
+    mask[2:4, 2:5] = 1
+    rows = [Panel(np.zeros((9, 9, 3), np.uint8), dict(teacher=mask, ensemble=0 * mask), 'a')] * 2
+    draw_overlay(rows, CLASSES, tmp_path / 'x.png')
+    assert texts == ['a', 'teacher: 6 px', 'ensemble: 0 px'] * 2
+
+
+def test_long_names_are_shortened_in_the_middle():
+    font = ImageFont.truetype(str(overlays._FONT), 14)
+    name = 'TCGA_DU_5871_19941206_' * 6 + '19'
+    short = overlays._shortened(name, SIDE, font)
+    assert font.getlength(short) <= SIDE < font.getlength(short + 'm')
+    first, last = short.split('…')
+    assert name.startswith(first)
+    assert name.endswith(last)
+    assert abs(len(first) - len(last)) <= 1
+    assert overlays._shortened('$a$ ö.png', SIDE, font) == '$a$ ö.png'
+    assert overlays._shortened('abcdef', 1, font) == 'a…f'

@@ -1,0 +1,123 @@
+"""Calls that stop, go on, or are of another kind than the one before."""
+
+import copy
+import errno
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mmkdml.apis.prediction import Predictor
+from mmkdml.apis.prediction_files import predict_files
+
+
+def read_table(out):
+    return pd.read_csv(out / 'predictions.csv')
+
+
+def test_what_is_done_is_not_done_again(segmentor, pictures, tmp_path, monkeypatch):
+    out = tmp_path / 'out'
+    predicted = []
+    stream = segmentor.stream
+    monkeypatch.setattr(
+        segmentor,
+        'stream',
+        lambda sources, **options: (
+            predicted.append([source.name for source in sources]) or stream(sources, **options)
+        ),
+    )
+
+    def run(**options):
+        predict_files(segmentor, pictures, out, overlays=False, **options)
+        return predicted.pop()
+
+    assert run() == ['one', 'stack', 'sub/two']
+    table = read_table(out)
+    assert run() == []
+    pd.testing.assert_frame_equal(read_table(out), table)
+    Image.new('RGB', (50, 40)).save(pictures / 'new.png')
+    os.utime(pictures / 'one.png', (1, 1))
+    assert run() == ['new', 'one']
+    assert read_table(out).case.unique().tolist() == ['new', 'one', 'stack', 'sub/two']
+    assert run(force=True) == ['new', 'one', 'stack', 'sub/two']
+
+
+def test_a_stop_loses_the_case_at_hand_alone(segmentor, pictures, tmp_path, monkeypatch):
+    out = tmp_path / 'out'
+    write = Image.Image.save
+
+    def stop(image, path, *args, **options):
+        if 'student_1/stack' in str(path):
+            raise KeyboardInterrupt
+        write(image, path, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, 'save', stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict_files(segmentor, pictures, out, overlays=False)
+    assert [path.stem for path in (out / 'cases').iterdir()] == ['one']
+    before = (out / 'cases' / 'one.json').stat().st_mtime_ns
+    resumed = predict_files(segmentor, pictures, out, overlays=False)
+    assert (out / 'cases' / 'one.json').stat().st_mtime_ns == before
+    anew = predict_files(segmentor, pictures, tmp_path / 'anew', overlays=False)
+    pd.testing.assert_frame_equal(resumed, anew)
+    for path in (tmp_path / 'anew' / 'masks').rglob('*.*'):
+        assert (out / path.relative_to(tmp_path / 'anew')).read_bytes() == path.read_bytes()
+
+
+def test_a_full_disk_stops_and_the_same_call_goes_on(segmentor, pictures, tmp_path, monkeypatch):
+    out = tmp_path / 'out'
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, 'save', full)
+        with pytest.raises(OSError, match='No space left on device'):
+            predict_files(segmentor, pictures, out)
+    assert not (out / 'cases').exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, 'write_text', full)
+        with pytest.raises(OSError, match='No space left on device'):
+            predict_files(segmentor, pictures, tmp_path / 'other')
+    assert predict_files(segmentor, pictures, out).case.nunique() == 3
+
+
+def test_a_wrong_call_leaves_nothing_behind(segmentor, pictures, tmp_path):
+    """Or the right one would be refused for its other settings."""
+    out = tmp_path / 'out'
+    with pytest.raises(ValueError, match='members must be some of'):
+        predict_files(segmentor, pictures, out, members=['tutor'])
+    with pytest.raises(ValueError, match='batch_size must be a whole number'):
+        predict_files(segmentor, pictures, out, batch_size=0)
+    with pytest.raises(FileNotFoundError, match='There is no image or folder'):
+        predict_files(segmentor, tmp_path / 'nowhere', out)
+    assert not out.exists()
+    with pytest.raises(ValueError, match='one.png is a file; name a folder to write to'):
+        predict_files(segmentor, pictures / 'sub', pictures / 'one.png')
+    (pictures / 'bad.png').write_text('no image')
+    with pytest.raises(ValueError, match='1 of 1 cases could not be predicted'):
+        predict_files(segmentor, pictures / 'bad.png', out)
+    assert predict_files(segmentor, pictures / 'one.png', out, augment=True).shape == (4, 4)
+
+
+def test_other_settings_need_another_folder(segmentor, predictors, pictures, tmp_path):
+    out = tmp_path / 'out'
+    one = pictures / 'one.png'
+    predict_files(segmentor, one, out, overlays=False)
+    with pytest.raises(ValueError, match=r'other settings \(augment: False there, True now\)'):
+        predict_files(segmentor, one, out, overlays=False, augment=True)
+    with pytest.raises(ValueError, match="config: 'kdml_v3_demo' there, 'kdml_v3_demo_slices' now"):
+        predict_files(predictors['kdml_v3_demo_slices'], one, out)
+    smaller = copy.deepcopy(segmentor.config)
+    smaller.test_dataloader.dataset.pipeline[1].scale = (32, 32)
+    other = Predictor(segmentor.model, smaller, segmentor.classes, segmentor.checkpoint)
+    with pytest.raises(ValueError, match=r'other settings \(config_sha256: [^;]*\); choose'):
+        predict_files(other, one, out, overlays=False)
+    before = read_table(out)
+    predict_files(segmentor, one, out, overlays=False, augment=True, force=True)
+    assert not read_table(out).equals(before)
+    with pytest.raises(ValueError, match='augment: True there, False now'):
+        predict_files(segmentor, one, out, overlays=False)
