@@ -1,12 +1,11 @@
 """Exports a trained network or ensemble: python tools/export.py RUN --what ensemble --out DIR"""
 
-import dataclasses
 from pathlib import Path
 
 import pandas as pd
 
 from mmkdml.apis import config_parser, load_config, run_tool
-from mmkdml.apis.export import CHECKPOINT, FORMATS, export, latencies, new_folder
+from mmkdml.apis.export import CHECKPOINT, FORMATS, export, measure_latencies, new_folder, speed_ups
 from mmkdml.apis.export_card import INTENDED_USE, LICENCE, make_card, write_card
 from mmkdml.apis.export_checks import case_table, dataset_images, dataset_of, folder_images
 from mmkdml.apis.export_source import load_source
@@ -43,48 +42,40 @@ def main() -> None:
     args = parser.parse_args()
     if args.int8 and args.images:
         parser.error('--int8 is measured on the test part: leave out --images')
+    if args.check < 1:
+        parser.error(f'--check must be at least 1, got {args.check}')
 
     file, checkpoint = run_files(args.config, args.checkpoint)
     config = load_config(file, args.cfg_options)
     with new_folder(args.out, args.force) as folder:
-        source = load_source(config, checkpoint, args.what)
         test = None if args.images else dataset_of(config, 'test')
-        images = (
-            folder_images(args.images, args.check, source.inspection.input_size)
+        images = list(
+            folder_images(config, args.images, args.check)
             if test is None
             else dataset_images(test, args.check)
         )
+        source = load_source(config, checkpoint, args.what, images[0].shape[1:])
         calibration = dataset_images(dataset_of(config, 'val'), CALIBRATION) if args.int8 else None
         exported = export(source, folder, args.format, images, calibration)
-        if exported.agreement is not None:
-            print(
-                f'Largest difference from PyTorch on {exported.agreement.images} images: '
-                f'{exported.agreement.max_difference:.2g}'
-            )
+        print(
+            f'Largest difference from PyTorch on {exported.agreement.images} images: '
+            f'{exported.agreement.max_difference:.2g}'
+        )
         scores = None
         if test is not None:
             tables = [case_table(one, source, test, name) for name, one in exported.answers.items()]
             scores = case_scores(pd.concat(tables), args.format if args.int8 else None)
             print(scores.to_string(index=False, float_format='%.2f', na_rep=''))
-        times = latencies(exported, source)
-        print('\n'.join(f'{name}: {time:.2f} ms for one image' for name, time in times.items()))
-        write_card(
-            make_card(
-                source,
-                args.format,
-                folder,
-                times,
-                scores,
-                exported.agreement and dataclasses.asdict(exported.agreement),
-                exported.needs,
-                args.intended_use,
-                args.licence,
-            ),
-            folder,
-        )
+        times = measure_latencies(exported, source)
+        ratios = speed_ups(times)
+        for name, time in times.items():
+            ratio = f', {ratios[name]:.2f} times as fast as the teacher' if name in ratios else ''
+            print(f'{name}: {time:.2f} ms for one image{ratio}')
+        describe = (times, scores, args.intended_use, args.licence)
+        write_card(make_card(source, args.format, folder, exported, *describe), folder)
     if args.format == CHECKPOINT:
-        needed = f'needs mmkdml for {", ".join(exported.needs)}' if exported.needs else 'is plain'
-        print(f'It {needed}')
+        needs = ' and '.join(exported.needs)
+        print(f'It needs {needs} installed' if needs else 'It is plain: mmkdml is not needed')
     print(f'Exported to {Path(args.out)}')
 
 

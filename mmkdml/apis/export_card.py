@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
+import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import pandas as pd
 import torch
 
 from mmkdml.analysis.complexity import member_complexities
+from mmkdml.apis.export import CHECKPOINT, Exported, speed_ups
+from mmkdml.apis.export_graph import sizes_in_words
 from mmkdml.apis.export_source import Source
 from mmkdml.datasets.splits import read_split, split_counts
-from mmkdml.models.checkpoints import file_sha256, load_checkpoint_file
-from mmkdml.models.ensembles import ENSEMBLES
+from mmkdml.models.checkpoints import file_sha256
+from mmkdml.models.ensembles import ENSEMBLES, vote_ensemble
 from mmkdml.registry import DATASETS
+from mmkdml.version import __version__
 
 INTENDED_USE = (
     'Research on images like those of its training data. It is no medical device, and nobody has '
@@ -30,14 +34,14 @@ LICENCE = (
 )
 
 _TEMPLATE = """\
-# {{ name }}
+# {{ name | text }}
 
 {{ task | capitalize }} by {{ networks | map(attribute='network') | join(' and ') }}
 {%- if ensemble %}, joined by the ensemble rule `{{ ensemble }}`{% endif %}. Format: {{ format }}.
 
-Classes: {{ classes | join(', ') or 'not named' }}. Input: {{ input }}
+Classes: {{ classes | join(', ') | text or 'not named' }}. Input: {{ input }}
 {% if needs %}
-The checkpoint needs mmkdml, for {{ needs | join(' and ') }}.
+The checkpoint needs {{ needs | join(' and ') }} installed, besides its framework.
 {% endif %}
 ## Intended use
 
@@ -52,7 +56,8 @@ The checkpoint needs mmkdml, for {{ needs | join(' and ') }}.
 | part | split file | images | groups |
 | --- | --- | --- | --- |
 {% for part, one in data.items() -%}
-| {{ part }} | {{ one.split_file }} | {{ one.images or '?' }} | {{ one.groups or '?' }} |
+| {{ part }} | {{ (one.split_file or '?') | text }} | {{ one.images or '?' }} | \
+{{ one.groups or '?' }} |
 {% endfor %}
 Groups are what looks alike, a patient or a lesion.
 
@@ -69,30 +74,30 @@ In percent, with 95 % bootstrap intervals over groups.
 {{ number(one.difference_high, '+') }}){% endif %} |
 {% endfor %}{% else %}
 Not measured.
-{% endif %}{% if agreement %}
+{% endif %}
 On {{ agreement.images }} images its scores differ from PyTorch's by at most \
 {{ '%.2g' % agreement.max_difference }}, and {{ '%.2g' % (100 * agreement.other_labels) }} % of \
 the labels.
-{% endif %}
+
 ## Size and speed
 
 | network | parameters (M) | GFLOPs for {{ input_size | join('x') }} |
 | --- | --- | --- |
 {% for one in networks -%}
-| {{ one.name }}: {{ one.network }} | {{ '%.2f' % (one.parameters / 1e6) }} | \
+| {{ one.name | text }}: {{ one.network }} | {{ '%.2f' % (one.parameters / 1e6) }} | \
 {{ '%.3f' % (one.flops / 1e9) }} |
 {% endfor %}
 | file | bytes | SHA-256 |
 | --- | --- | --- |
 {% for one in files -%}
-| {{ one.name }} | {{ one.bytes }} | `{{ one.sha256 }}` |
+| {{ one.name | text }} | {{ one.bytes }} | `{{ one.sha256 }}` |
 {% endfor %}
-| one image, {{ machine }} | ms |
-| --- | --- |
+| one image, {{ machine | text }} | ms | times as fast as the teacher |
+| --- | --- | --- |
 {% for what, time in latency_ms.items() -%}
-| {{ what }} | {{ '%.2f' % time }} |
+| {{ what }} | {{ '%.2f' % time }} | {{ '%.2f' % speed_ups[what] if what in speed_ups }} |
 {% endfor %}
-Weights: `{{ checkpoint.file }}`, SHA-256 `{{ checkpoint.sha256 }}`.
+Weights: {{ checkpoint.file | text }}, SHA-256 `{{ checkpoint.sha256 }}`.
 {{ versions.items() | map('join', ' ') | join(', ') }}.
 """
 
@@ -101,10 +106,9 @@ def make_card(
     source: Source,
     form: str,
     folder: Path,
+    exported: Exported,
     latencies: Mapping[str, float],
     scores: pd.DataFrame | None = None,
-    agreement: Mapping[str, float] | None = None,
-    needs: tuple[str, ...] = (),
     intended_use: str = INTENDED_USE,
     licence: str = LICENCE,
 ) -> dict[str, Any]:
@@ -114,31 +118,29 @@ def make_card(
         source: What was exported.
         form: The format.
         folder: With the exported files, all of which are described.
+        exported: What :func:`mmkdml.apis.export.export` says of them.
         latencies: Milliseconds for one image, by what answers.
         scores: Of ``mmkdml.experiments.case_scores``, None if not measured.
-        agreement: Of the graph with PyTorch, if it was compared.
-        needs: Parts that only mmkdml has.
         intended_use: What the model is for.
         licence: Under which it may be used.
     """
     rules = {function: name for name, function in ENSEMBLES.items()}
     several = len(source.members) > 1
-    meta = load_checkpoint_file(source.checkpoint).get('meta', {}).get('dataset_meta') or {}
     kept = None if scores is None else scores.astype(object).where(scores.notna(), None)
     return dict(
         name=source.name,
         format=form,
         task=source.inspection.task.name,
         ensemble=rules.get(source.ensemble, 'own function') if several else None,
-        classes=list(meta.get('classes') or ()),
+        classes=list(source.meta.get('classes') or ()),
         input=_input(source, form),
         input_size=list(source.inspection.input_size),
-        needs=list(needs),
+        needs=list(exported.needs),
         intended_use=intended_use,
         licence=licence,
         data=_data(source),
         scores=[] if kept is None else kept.to_dict('records'),
-        agreement=None if agreement is None else dict(agreement),
+        agreement=dataclasses.asdict(exported.agreement),
         networks=[
             dict(
                 name=one.name,
@@ -154,19 +156,22 @@ def make_card(
             for path in sorted(folder.iterdir())
         ],
         latency_ms=dict(latencies),
-        machine=f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads',
+        speed_ups=speed_ups(latencies),
+        machine=f'{_processor()}, {torch.get_num_threads()} threads',
         checkpoint=dict(file=source.checkpoint.name, sha256=file_sha256(source.checkpoint)),
-        versions={package: version(package) for package in ('torch', 'numpy')}
-        | dict(python=platform.python_version()),
+        versions=dict(
+            mmkdml=__version__, torch=torch.__version__, python=platform.python_version()
+        ),
     )
 
 
 def write_card(card: Mapping[str, Any], folder: Path) -> None:
     """Writes ``<name>.md`` and ``<name>.json``."""
-    environment = jinja2.Environment(trim_blocks=False, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    environment.filters['text'] = _as_text
     template = environment.from_string(_TEMPLATE)
     (folder / f'{card["name"]}.md').write_text(template.render(**card, number=_number) + '\n')
-    text = json.dumps(card, indent=2, default=float) + '\n'
+    text = json.dumps(card, indent=2, default=float, allow_nan=False) + '\n'
     (folder / f'{card["name"]}.json').write_text(text)
 
 
@@ -174,14 +179,25 @@ def _number(value: float | None, sign: str = '') -> str:
     return '?' if value is None else f'{value:{sign}.2f}'
 
 
+def _as_text(value: Any) -> str:
+    """One line in which nothing is markup or ends a cell of a table."""
+    return re.sub(r'([\\`*<>|\[\]])', r'\\\1', ' '.join(str(value).split()))
+
+
+def _processor() -> str:
+    """Its model where Linux tells, or else its kind."""
+    cpuinfo = Path('/proc/cpuinfo')
+    found = cpuinfo.is_file() and re.search(r'model name\s*: (.+)', cpuinfo.read_text())
+    return found[1] if found else platform.processor() or platform.machine()
+
+
 def _input(source: Source, form: str) -> str:
-    height, width = source.inspection.input_size
-    if form == 'checkpoint':
-        return f'{height}x{width}, see the test pipeline of the config.'
+    if form == CHECKPOINT:
+        return 'see the test pipeline of the config.'
+    scores = 'shares of votes' if source.ensemble is vote_ensemble else 'probabilities'
     return (
-        'images (N, 3, H, W), RGB, 0 to 255, uint8; preprocessing is in the graph. '
-        + (f'Trained at {height}x{width}. ' if source.segments else f'H = {height}, W = {width}. ')
-        + 'Outputs: scores (probabilities) and labels.'
+        'images (N, 3, H, W), RGB, 0 to 255, uint8; preprocessing is in the graph. H and W: '
+        f'{sizes_in_words(source)}. Outputs: scores ({scores}) and labels.'
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -11,9 +12,11 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from safetensors.torch import save_file
 
 from mmkdml.analysis.inspection import without_pretrained
-from mmkdml.apis.export_graph import require
+from mmkdml.apis.export_checks import framework_answers
+from mmkdml.apis.export_graph import Answers
 from mmkdml.apis.export_source import Source
 from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.models.checkpoints import load_checkpoint_file
@@ -23,52 +26,62 @@ from mmkdml.registry import MODELS, TRANSFORMS
 _LOSSES = ('loss', 'loss_decode')
 # Ours differ from them by where pretrained weights come from, and not in weights or answers.
 _STOCK = {'PretrainedTIMMBackbone': ('mmpretrain.TIMMBackbone', ('pretrained_cfg_overlay',))}
-_FOREIGN = ('mmpretrain', 'mmseg')
+_FRAMEWORKS = ('mmpretrain', 'mmseg')
+_STOCK_PACKAGES = (*_FRAMEWORKS, 'mmcv', 'mmengine', 'torch')
 # Not there when an image is to be predicted.
 _ANNOTATIONS = re.compile('Load(?!Image)')
 
 
-def write_checkpoint(source: Source, folder: Path) -> tuple[str, ...]:
+def write_checkpoint(source: Source, folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Writes ``<name>.py``, ``<name>.pth`` and ``<name>.safetensors``.
 
     The config names the parts as MMPretrain or MMSegmentation registers them, with preprocessing
-    and the test pipeline without annotations, so that their own inferencers work with it. It is
-    read again, built, and the weights loaded with ``strict=True``. The checkpoint holds weights and
-    the names of classes alone, and loads with ``weights_only=True``.
+    and the test pipeline without annotations, so that their own inferencers work with it. The
+    checkpoint holds weights and the names of classes alone, and loads with ``weights_only=True``.
 
     Args:
         source: One network.
         folder: To write to; must exist.
 
     Returns:
-        Names of parts that only mmkdml has; without any, the files do without mmkdml.
+        The config, and the parts that neither framework has: paths of classes. Without any, the
+        files do without mmkdml.
 
     Raises:
-        ValueError: If the source is an ensemble, which neither framework has, or the extra
-            ``export`` is not installed.
+        ValueError: If the source is an ensemble, which neither framework has.
     """
     if source.what == ENSEMBLE:
         raise ValueError(
             'MMPretrain and MMSegmentation have no ensembles: export each student for them, the '
             'ensemble as onnx or torch-export, or publish it (tools/publish.py) for use with mmkdml'
         )
-    save_file = require('safetensors.torch').save_file
     (member,) = source.members.values()
     weights = {name: value.contiguous() for name, value in member.state_dict().items()}
-    meta = load_checkpoint_file(source.checkpoint).get('meta', {}).get('dataset_meta') or {}
-    meta = {key: meta[key] for key in ('classes', 'palette') if meta.get(key) is not None}
     config, needs = plain_config(source)
     path = folder / f'{source.name}.py'
     config.dump(path)
-    torch.save(dict(state_dict=weights, meta=dict(dataset_meta=meta)), path.with_suffix('.pth'))
-    texts = {key: json.dumps(value) for key, value in meta.items()}
-    save_file(weights, str(path.with_suffix('.safetensors')), texts)
-    _try(path)
-    return needs
+    content = dict(state_dict=weights, meta=dict(dataset_meta=source.meta))
+    torch.save(content, path.with_suffix('.pth'))
+    texts = {key: json.dumps(value) for key, value in source.meta.items()}
+    save_file(weights, path.with_suffix('.safetensors'), texts)
+    return path, needs
+
+
+def checkpoint_answers(path: Path, source: Source) -> Answers:
+    """Answers of a written config with its weights, which are loaded with ``strict=True``."""
+    config = Config.fromfile(path)
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        network = MODELS.build(config.model)
+    network.load_state_dict(load_checkpoint_file(path.with_suffix('.pth'))['state_dict'])
+    return framework_answers(
+        dataclasses.replace(
+            source, members={source.what: network.eval()}, preprocessor=network.data_preprocessor
+        )
+    )
 
 
 def plain_config(source: Source) -> tuple[Config, tuple[str, ...]]:
-    """The config of one network in the words of its framework, and what of it only mmkdml has."""
+    """The config of one network in the words of its framework, and what of it that lacks."""
     scope = 'mmseg' if source.segments else 'mmpretrain'
     settings = source.config.to_dict()  # classes by their paths
     names = _Names(scope)
@@ -91,9 +104,8 @@ def plain_config(source: Source) -> tuple[Config, tuple[str, ...]]:
         content['test_dataloader'] = dict(
             batch_size=1, num_workers=0, dataset=dict(pipeline=content['test_pipeline'])
         )
-    if names.imports or names.own:
-        imports = sorted(names.imports) + ['mmkdml.models'] * bool(names.own)
-        content['custom_imports'] = dict(imports=imports, allow_failed_imports=False)
+    if names.imports:
+        content['custom_imports'] = dict(imports=sorted(names.imports), allow_failed_imports=False)
     return Config(content), tuple(dict.fromkeys(names.own))
 
 
@@ -120,13 +132,14 @@ class _Names:
         if stock is not None:
             content = {key: one for key, one in content.items() if key not in dropped}
             package, name = stock.split('.')
-        elif package == __name__.partition('.')[0]:
-            self.own.append(kind.__name__)
+        elif package not in _STOCK_PACKAGES:
+            self.own.append(f'{package}.{kind.__name__}')
+            self.imports.add(kind.__module__)
             return dict(content, type=f'{kind.__module__}.{kind.__name__}')
         else:
             # mmcv's layers have short names ('BN'), which stand in the config already.
             name = kind.__name__ if '.' in value['type'] else value['type']
-        if package in _FOREIGN and package != self.scope:
+        if package in _FRAMEWORKS and package != self.scope:
             self.imports.add(f'{package}.models')
             name = f'{package}.{name}'
         return dict(content, type=name)
@@ -145,10 +158,3 @@ def _member_settings(model: Mapping[str, Any], source: Source) -> dict[str, Any]
         members[distiller.member_names[0]].get('data_preprocessor')
     )
     return dict(members[source.what], data_preprocessor=preprocessor)
-
-
-def _try(path: Path) -> None:
-    config = Config.fromfile(path)
-    with DefaultScope.overwrite_default_scope(config.default_scope):
-        network = MODELS.build(config.model)
-    network.load_state_dict(load_checkpoint_file(path.with_suffix('.pth'))['state_dict'])

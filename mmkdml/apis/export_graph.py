@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ class ExportedNetwork(nn.Module):
     Images are RGB with values 0 to 255, (N, 3, H, W), uint8, at the size that the test pipeline
     gives them. Scores are probabilities per class (N, K) or (N, K, H, W), one for the foreground if
     the networks have one logit per pixel; labels are class indices (N,) or (N, H, W), int64. With
-    an ensemble by votes the scores are shares of votes.
+    an ensemble by votes the scores are shares of votes. The source's networks take no gradients any
+    more.
     """
 
     mean: Tensor
@@ -60,7 +62,7 @@ class ExportedNetwork(nn.Module):
         for name, neutral in (('mean', 0.0), ('std', 1.0)):
             value = getattr(preprocessor, name, torch.full((1, 1, 1), neutral))
             self.register_buffer(name, value.detach().clone())
-        self.eval()
+        self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W), uint8 -> scores and labels."""
@@ -105,20 +107,50 @@ def size_divisor(source: Source) -> int:
     return int(test_cfg.get('size_divisor') or 1)
 
 
+def sizes_in_words(source: Source) -> str:
+    """Which heights and widths the graph takes."""
+    if source.segments:
+        divisor = size_divisor(source)
+        return f'multiples of {divisor} from {2 * divisor} on'
+    return '{}x{}'.format(*source.inspection.input_size)
+
+
+def check_sizes(source: Source, images: Iterable[np.ndarray]) -> None:
+    """Whether the graph takes these images, each (3, H, W).
+
+    Raises:
+        ValueError: If one has another size.
+    """
+    divisor = size_divisor(source)
+    for height, width in {image.shape[1:] for image in images}:
+        fits = (
+            min(height, width) >= 2 * divisor and not (height % divisor or width % divisor)
+            if source.segments
+            else (height, width) == source.inspection.input_size
+        )
+        if not fits:
+            raise ValueError(
+                f'the test pipeline gives an image of {height}x{width}, but the graph of '
+                f'{source.name} takes {sizes_in_words(source)}: let the pipeline resize to that'
+            )
+
+
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     """Writes an ONNX model with the input ``images`` and the outputs ``scores`` and ``labels``."""
     for module in ('onnx', 'onnxscript', 'onnxruntime'):
         require(module)
-    torch.onnx.export(
-        program,
-        (),
-        str(path),
-        dynamo=True,
-        input_names=[INPUT],
-        output_names=list(OUTPUTS),
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():  # of what torch itself calls
+        warnings.simplefilter('ignore', FutureWarning)
+        torch.onnx.export(
+            program,
+            (),
+            str(path),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            external_data=False,
+            verbose=False,
+        )
 
 
 def quantise(path: Path, out: Path, images: Iterable[np.ndarray]) -> None:
@@ -178,6 +210,8 @@ def file_answers(path: Path) -> Answers:
         return network_answers(torch.export.load(path).module())
     options = require('onnxruntime').SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Or its threads would go on spinning after an answer, and slow down who is timed next.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
     session = require('onnxruntime').InferenceSession(
         str(path), options, providers=['CPUExecutionProvider']
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from torch import nn
 
 from mmkdml.analysis.inspection import Inspection, inspect_config
 from mmkdml.evaluation.member_metrics import ENSEMBLE
-from mmkdml.models.checkpoints import load_member, resolve_checkpoint
+from mmkdml.models.checkpoints import load_checkpoint_file, load_member, resolve_checkpoint
 from mmkdml.models.ensembles import Ensemble, max_ensemble
 from mmkdml.models.heads import BinaryLinearClsHead
 
@@ -25,7 +27,8 @@ class Source:
         what: A member's name, or ``'ensemble'``.
         config: Of the run.
         checkpoint: File that the weights are from.
-        inspection: What the config describes.
+        meta: What it says of the data set: ``classes`` and ``palette``, where they are known.
+        inspection: What the config describes, at the size of the images.
         members: The network, or the students in the ensemble's order.
         ensemble: See :mod:`mmkdml.models.ensembles`; for one network its own answer.
         threshold: Above it one foreground probability is foreground, in (0, 1).
@@ -36,6 +39,7 @@ class Source:
     what: str
     config: Config
     checkpoint: Path
+    meta: dict[str, Any]
     inspection: Inspection
     members: dict[str, nn.Module]
     ensemble: Ensemble
@@ -48,7 +52,9 @@ class Source:
         return self.inspection.task.name == 'segmentation'
 
 
-def load_source(config: Config, checkpoint: str | Path, what: str) -> Source:
+def load_source(
+    config: Config, checkpoint: str | Path, what: str, image_size: Sequence[int] | None = None
+) -> Source:
     """Builds the networks and loads their weights; every key and shape must fit.
 
     Args:
@@ -57,6 +63,8 @@ def load_source(config: Config, checkpoint: str | Path, what: str) -> Source:
             come from the file that the config names.
         what: ``'ensemble'``, ``'teacher'``, ``'student_1'`` or any other member; ``'model'`` for
             the network of a config without a classroom.
+        image_size: (H, W) of the images as the test pipeline gives them. Default: the size that the
+            config's classroom has for its checks, or the task's.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -65,6 +73,8 @@ def load_source(config: Config, checkpoint: str | Path, what: str) -> Source:
         TypeError: If the config's model is of no known kind.
     """
     inspection = inspect_config(config)
+    if image_size is not None:
+        inspection = dataclasses.replace(inspection, input_size=tuple(image_size))
     distiller = inspection.distiller
     choices: dict[str, tuple[str, ...]] = {name: (name,) for name in inspection.members}
     if distiller is not None:
@@ -92,12 +102,19 @@ def load_source(config: Config, checkpoint: str | Path, what: str) -> Source:
         what=what,
         config=config,
         checkpoint=path,
+        meta=_dataset_meta(path),
         inspection=inspection,
         members=members,
         ensemble=distiller.ensemble if distiller and what == ENSEMBLE else max_ensemble,
         threshold=threshold,
         preprocessor=owner.data_preprocessor,
     )
+
+
+def _dataset_meta(path: Path) -> dict[str, Any]:
+    meta = load_checkpoint_file(path).get('meta')
+    known = (meta.get('dataset_meta') if isinstance(meta, Mapping) else None) or {}
+    return {key: known[key] for key in ('classes', 'palette') if known.get(key) is not None}
 
 
 def _threshold(name: str, member: Any) -> float:

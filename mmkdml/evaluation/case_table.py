@@ -38,6 +38,8 @@ class CaseTable(BaseMetric):
             is no labelled sample of either task.
     """
 
+    default_prefix = 'cases'  # of no value; mmengine warns without one
+
     def __init__(self, ignore_index: int = 255, collect_device: str = 'cpu') -> None:
         super().__init__(collect_device=collect_device)
         self.ignore_index = ignore_index

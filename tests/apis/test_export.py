@@ -8,7 +8,9 @@ import torch
 
 from mmkdml.analysis import inspect_config
 from mmkdml.apis import export as exports
-from mmkdml.apis import load_config
+from mmkdml.apis import export_checkpoint, load_config
+from mmkdml.apis.export_checkpoint import plain_config
+from mmkdml.apis.export_checks import Agreement
 from mmkdml.apis.export_source import load_source
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
@@ -21,13 +23,13 @@ def source(tmp_path_factory):
     config = load_config(DEMO / 'kdml_v3_demo_slices.py')
     path = tmp_path_factory.mktemp('run') / 'x.pth'
     torch.save(inspect_config(config).distiller.state_dict(), path)
-    return load_source(config, path, 'student_1')
+    return load_source(config, path, 'student_1', (64, 64))
 
 
 def test_a_checkpoint_is_written_and_answers(source, tmp_path):
-    exported = exports.export(source, tmp_path, 'checkpoint', [])
+    exported = exports.export(source, tmp_path, 'checkpoint', IMAGES)
     assert {path.suffix for path in tmp_path.iterdir()} == {'.py', '.pth', '.safetensors'}
-    assert exported.agreement is None
+    assert exported.agreement == Agreement(images=1, max_difference=0, other_labels=0)
     assert exported.needs == ()
     scores, _ = exported.answers['checkpoint'](IMAGES[0][None])
     assert scores.sum() == pytest.approx(1)
@@ -38,9 +40,40 @@ def test_a_graph_is_compared_and_timed(source, tmp_path):
     exported = exports.export(source, tmp_path, 'torch-export', IMAGES)
     assert [path.name for path in tmp_path.iterdir()] == ['kdml_v3_demo_slices-student_1.pt2']
     assert exported.agreement.images == 1
-    times = exports.latencies(exported, source)
+    times = exports.measure_latencies(exported, source)
     assert list(times) == ['torch-export', 'in PyTorch', 'teacher in PyTorch']
     assert all(time > 0 for time in times.values())
+
+
+def test_a_teacher_is_timed_if_it_can_be(source, monkeypatch):
+    exported = exports.Exported({'checkpoint': None}, Agreement(1, 0.0, 0.0))
+    monkeypatch.setattr(exports, 'latencies', lambda answers, size: dict.fromkeys(answers, size))
+    names = ['in PyTorch', 'teacher in PyTorch']
+    assert exports.measure_latencies(exported, source) == dict.fromkeys(names, (64, 64))
+    monkeypatch.setattr(type(source.inspection.task), 'logits', lambda *args: None)
+    assert list(exports.measure_latencies(exported, source)) == ['in PyTorch']
+    teacher = dataclasses.replace(source, what='teacher')
+    assert list(exports.measure_latencies(exported, teacher)) == ['in PyTorch']
+
+
+def test_speed_ups_are_ratios_to_the_teacher():
+    assert exports.speed_ups({'onnx': 2.0, 'teacher in PyTorch': 5.0}) == dict(onnx=2.5)
+    assert exports.speed_ups({'onnx': 2.0}) == {}
+
+
+def test_a_checkpoint_that_answers_otherwise_does_not_stay(source, tmp_path, monkeypatch):
+    def without_std(source):
+        config, needs = plain_config(source)
+        config.model.data_preprocessor.std = [1.0, 1.0, 1.0]
+        return config, needs
+
+    monkeypatch.setattr(export_checkpoint, 'plain_config', without_std)
+    with (
+        pytest.raises(ValueError, match='student_1 differs from PyTorch on 1 images.*Nothing was'),
+        exports.new_folder(tmp_path / 'out') as folder,
+    ):
+        exports.export(source, folder, 'checkpoint', IMAGES)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_graph_that_differs_does_not_stay(source, tmp_path, monkeypatch):
@@ -63,6 +96,8 @@ def test_refusals(source, tmp_path):
         exports.export(source, tmp_path, 'tf', IMAGES)
     with pytest.raises(ValueError, match='int8 is made of the format onnx, got torch-export'):
         exports.export(source, tmp_path, 'torch-export', IMAGES, IMAGES)
+    with pytest.raises(ValueError, match='image of 64x96, but the graph of .* takes 64x64'):
+        exports.export(source, tmp_path, 'onnx', [np.zeros((3, 64, 96), np.uint8)])
     ensemble = dataclasses.replace(source, what='ensemble')
     with pytest.raises(ValueError, match='have no ensembles'):
         exports.export(ensemble, tmp_path, 'checkpoint', IMAGES)
@@ -76,8 +111,13 @@ def test_a_folder_is_filled_at_once_and_replaced_on_demand_only(tmp_path):
         assert not out.exists()
     assert (out / 'x.json').read_text() == '1'
     with (
-        pytest.raises(FileExistsError, match='out exists already; replace'),
+        pytest.raises(FileExistsError, match='out exists already: expected a new or empty folder'),
         exports.new_folder(out),
+    ):
+        pass
+    with (
+        pytest.raises(FileExistsError, match='x.json exists already: expected a new or empty'),
+        exports.new_folder(out / 'x.json', force=True),
     ):
         pass
     (out / 'mine').write_text('kept')

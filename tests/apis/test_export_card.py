@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from mmkdml.analysis import inspect_config
-from mmkdml.apis import load_config
+from mmkdml.apis import export_card, load_config
+from mmkdml.apis.export import Exported
 from mmkdml.apis.export_card import make_card, write_card
+from mmkdml.apis.export_checks import Agreement
 from mmkdml.apis.export_source import load_source
 from mmkdml.datasets import convert_lgg, make_demo_data
 
@@ -27,9 +29,9 @@ def source(tmp_path_factory):
     } | {'val_dataloader.dataset.ann_file': 'nowhere.csv'}
     config = load_config(DEMO, options)
     state = inspect_config(config).distiller.state_dict()
-    meta = dict(dataset_meta=dict(classes=('background', 'tumour')))
+    meta = dict(dataset_meta=dict(classes=('background', 'tumour | *core*')))
     torch.save(dict(state_dict=state, meta=meta), root / 'x.pth')
-    return load_source(config, root / 'x.pth', 'ensemble')
+    return load_source(config, root / 'x.pth', 'ensemble', (64, 64))
 
 
 SCORES = pd.DataFrame(
@@ -41,18 +43,23 @@ SCORES = pd.DataFrame(
 )  # fmt: skip
 
 
-def test_the_card_says_what_is_known(source, tmp_path):
+def test_the_card_says_what_is_known(source, tmp_path, monkeypatch):
     (tmp_path / 'x.onnx').write_bytes(b'graph')
-    agreement = dict(images=50, max_difference=3e-7, other_labels=0.0)
+    exported = Exported({}, Agreement(images=50, max_difference=3e-7, other_labels=0.0))
+    times = {'onnx': 1.5, 'teacher in PyTorch': 6.0}
     before = SCORES.copy()
-    card = make_card(source, 'onnx', tmp_path, {'onnx': 1.5}, SCORES, agreement, licence='CC BY')
+    monkeypatch.setattr(export_card, '_processor', lambda: 'Chip<R> 9 | 2')
+    card = make_card(source, 'onnx', tmp_path, exported, times, SCORES, licence='CC BY')
     pd.testing.assert_frame_equal(SCORES, before)
     write_card(card, tmp_path)
     assert json.loads((tmp_path / 'kdml_v3_demo-ensemble.json').read_text()) == json.loads(
         json.dumps(card, default=float)
     )
     assert card['ensemble'] == 'union'
-    assert card['classes'] == ['background', 'tumour']
+    assert card['classes'] == ['background', 'tumour | *core*']
+    assert card['agreement'] == dict(images=50, max_difference=3e-7, other_labels=0.0)
+    assert card['speed_ups'] == dict(onnx=4)
+    assert card['scores'][1]['low'] is None
     assert card['files'] == [
         dict(name='x.onnx', bytes=5, sha256=hashlib.sha256(b'graph').hexdigest())
     ]
@@ -76,7 +83,10 @@ def test_the_card_says_what_is_known(source, tmp_path):
         'On 50 images its scores differ from PyTorch',
         'at most 3e-07, and 0 % of',
         '## Licence\n\nCC BY\n',
-        '| onnx | 1.50 |',
+        r'Classes: background, tumour \| \*core\*. Input: images (N, 3, H, W)',
+        'H and W: multiples of 32 from 64 on. Outputs: scores (probabilities)',
+        r'| one image, Chip\<R\> 9 \| 2, 1 threads | ms | times as fast as the teacher |',
+        '| onnx | 1.50 | 4.00 |\n| teacher in PyTorch | 6.00 |  |',
         '| val | nowhere.csv | ? | ? |',
         'Research on images like those of its training data.',
     ):
@@ -84,10 +94,22 @@ def test_the_card_says_what_is_known(source, tmp_path):
 
 
 def test_what_was_not_measured_is_not_there(source, tmp_path):
-    card = make_card(source, 'checkpoint', tmp_path, {}, needs=('StemResNet', 'UNetHead'))
+    exported = Exported({}, Agreement(3, 0.0, 0.0), ('mmkdml.StemResNet', 'mmkdml.UNetHead'))
+    card = make_card(source, 'checkpoint', tmp_path, exported, {})
     write_card(card, tmp_path)
     text = (tmp_path / 'kdml_v3_demo-ensemble.md').read_text()
-    assert card['scores'] == []
+    assert (card['scores'], card['speed_ups']) == ([], {})
     assert 'Not measured.' in text
-    assert 'scores differ' not in text
-    assert 'The checkpoint needs mmkdml, for StemResNet and UNetHead.' in text
+    assert 'Input: see the test pipeline of the config.' in text
+    assert 'needs mmkdml.StemResNet and mmkdml.UNetHead installed' in text
+
+
+def test_json_that_others_cannot_read_is_not_written(source, tmp_path):
+    exported = Exported({}, Agreement(3, float('nan'), 0.0))
+    card = make_card(source, 'onnx', tmp_path, exported, {})
+    with pytest.raises(ValueError, match='JSON'):
+        write_card(card, tmp_path)
+
+
+def test_the_processor_has_a_name():
+    assert export_card._processor().strip()

@@ -1,3 +1,6 @@
+import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,38 +10,74 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from safetensors.torch import load_file
+from mmpretrain.apis import ImageClassificationInferencer
+from mmseg.apis import MMSegInferencer
+from safetensors import safe_open
 
 from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config
-from mmkdml.apis.export_checkpoint import write_checkpoint
-from mmkdml.apis.export_checks import framework_answers
+from mmkdml.apis.export_checkpoint import checkpoint_answers, plain_config, write_checkpoint
+from mmkdml.apis.export_checks import compare, framework_answers
 from mmkdml.apis.export_source import load_source
+from mmkdml.apis.prediction import load
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 META = dict(classes=('without', 'with'), palette=[[0, 0, 0], [255, 0, 0]])
+IMAGE = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
 MOBILENET = dict(
     _delete_=True,
     type='mmkdml.models.PretrainedTIMMBackbone',
     model_name='mobilenetv1_100',
     pretrained=True,
 )
-STOCK_SEGMENTOR = {
-    'model.backbone': dict(
-        _delete_=True, type='mmseg.models.backbones.ResNet', depth=18, stem_channels=8,
-        base_channels=8,
-    ),
-    'model.decode_head': dict(
-        _delete_=True, type='mmseg.models.decode_heads.FCNHead', in_channels=64, channels=8,
-        in_index=3, num_convs=1, num_classes=2, out_channels=1, threshold=0.5,
+RESNET = dict(
+    _delete_=True, type='mmseg.models.backbones.ResNet', depth=18, stem_channels=8, base_channels=8
+)
+
+
+def stock_head(in_channels):
+    return dict(
+        _delete_=True,
+        type='mmseg.models.decode_heads.FCNHead',
+        in_channels=in_channels,
+        channels=8,
+        in_index=-1,
+        num_convs=1,
+        num_classes=2,
+        out_channels=1,
+        threshold=0.5,
         loss_decode=dict(type='mmkdml.models.FocalDiceLoss'),
+    )
+
+
+# Config, its options and what is exported; all but the last are made of parts of the frameworks.
+EXPORTS = dict(
+    resnet=('demo/kdml_v3_demo_slices', {}, 'student_2'),
+    mobilenet=(
+        'demo/student_demo_slices',
+        {'model.backbone': MOBILENET, 'model.head.in_channels': 1024},
+        'model',
     ),
-}  # fmt: skip
+    resnet_segmentor=(
+        'demo/student_demo',
+        {'model.backbone': RESNET, 'model.decode_head': stock_head(64)},
+        'model',
+    ),
+    mobilenet_segmentor=(
+        'demo/student_demo',
+        {
+            'model.backbone': dict(MOBILENET, features_only=True),
+            'model.decode_head': stock_head(1024),
+        },
+        'model',
+    ),
+    unet=('demo/kdml_v3_demo', {}, 'student_1'),
+)
 
 # A fresh environment knows nothing of mmkdml, nor does what it does for a torchvision of CUDA
 # beside a torch of the CPU.
 WITHOUT_MMKDML = """
-import sys, importlib.abc, torch
+import importlib.abc, json, pathlib, sys, torch
 class Blocker(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition('.')[0] == 'mmkdml':
@@ -50,96 +89,196 @@ except RuntimeError:
     library = torch.library.Library('torchvision', 'DEF')
     library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
     library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-import numpy, mmengine
-from mmengine.registry import init_default_scope
-config, checkpoint, image, out = sys.argv[1:]
-cfg = mmengine.Config.fromfile(config)
-weights = torch.load(checkpoint, weights_only=True)
-if cfg.default_scope == 'mmseg':
-    from mmseg.apis import inference_model, init_model
-    network = init_model(cfg, checkpoint, 'cpu')
-    network.load_state_dict(weights['state_dict'], strict=True)
-    scores = inference_model(network, image).seg_logits.data.numpy()
-    assert network.dataset_meta['classes'] == ('without', 'with')
-else:
-    from mmpretrain.apis import ImageClassificationInferencer
-    inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device='cpu')
-    inferencer.model.load_state_dict(weights['state_dict'], strict=True)
-    (answer,) = inferencer(image)
-    scores = answer['pred_scores']
-    assert answer['pred_class'] in ('without', 'with')
+import mmengine
+from mmpretrain.apis import ImageClassificationInferencer
+from mmseg.apis import inference_model, init_model
+image, errors = sys.argv[1], {}
+for folder in map(pathlib.Path, sys.argv[2:]):
+    (path,) = folder.glob('*.py')
+    checkpoint = str(path.with_suffix('.pth'))
+    try:
+        config = mmengine.Config.fromfile(path)
+    except Exception as error:
+        errors[folder.name] = f'{type(error).__name__}: {error}'
+        continue
+    weights = torch.load(checkpoint, weights_only=True)['state_dict']
+    if config.default_scope == 'mmseg':
+        network = init_model(config, checkpoint, 'cpu')
+        network.load_state_dict(weights, strict=True)
+        scores = inference_model(network, image).seg_logits.data
+        assert network.dataset_meta['classes'] == ('without', 'with')
+    else:
+        inferencer = ImageClassificationInferencer(config, pretrained=checkpoint, device='cpu')
+        inferencer.model.load_state_dict(weights, strict=True)
+        (answer,) = inferencer(image)
+        scores = torch.from_numpy(answer['pred_scores'])
+        assert answer['pred_class'] in ('without', 'with')
+    torch.save(scores, folder / 'scores.pt')
 assert not any(name.partition('.')[0] == 'mmkdml' for name in sys.modules)
-numpy.save(out, scores)
+print(json.dumps(errors))
 """
 
 
-def source_of(folder, config, options=None, what='model'):
+def source_of(folder, config, options, what):
     torch.manual_seed(0)
     config = load_config(CONFIGS / f'{config}.py', options)
     inspection = inspect_config(config)
     state = (inspection.distiller or inspection.members['model']).state_dict()
     run = dict(state_dict=state, optimizer=dict(state={}), meta=dict(dataset_meta=META, cfg='x'))
     torch.save(run, folder / 'run.pth')
-    return load_source(config, folder / 'run.pth', what)
+    return load_source(config, folder / 'run.pth', what, (64, 64))
+
+
+@pytest.fixture(scope='module')
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp('image') / 'image.png'
+    cv2.imwrite(str(path), IMAGE[..., ::-1])
+    return path
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    """Source, path of the config and needs of each export."""
+    written = {}
+    for name, export in EXPORTS.items():
+        run = tmp_path_factory.mktemp('run')
+        folder = run / name
+        folder.mkdir()
+        source = source_of(run, *export)
+        written[name] = (source, *write_checkpoint(source, folder))
+    return written
+
+
+@pytest.fixture(scope='module')
+def without_mmkdml(written, image):
+    """The configs' errors; scores of those without errors are in their folders."""
+    folders = [path.parent for _, path, _ in written.values()]
+    done = subprocess.run(
+        [sys.executable, '-c', WITHOUT_MMKDML, image, *folders],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=image.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ('config', 'options', 'what'),
-    [
-        ('demo/kdml_v3_demo_slices', None, 'student_2'),
-        (
-            'demo/student_demo_slices',
-            {'model.backbone': MOBILENET, 'model.head.in_channels': 1024},
-            'model',
-        ),
-        ('demo/student_demo', STOCK_SEGMENTOR, 'model'),
-    ],
-    ids=['resnet', 'mobilenet', 'segmentor'],
-)
-def test_stock_parts_do_without_mmkdml(config, options, what, tmp_path):
-    source = source_of(tmp_path, config, options, what)
-    assert write_checkpoint(source, tmp_path) == ()
-    path = tmp_path / f'{source.name}.py'
+@pytest.mark.parametrize('name', [name for name in EXPORTS if name != 'unet'])
+def test_stock_parts_do_without_mmkdml(name, written, without_mmkdml):
+    source, path, needs = written[name]
+    assert needs == ()
     assert 'mmkdml' not in path.read_text()
-    image = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
-    cv2.imwrite(str(tmp_path / 'image.png'), image)
-    done = subprocess.run(
-        [sys.executable, '-c', WITHOUT_MMKDML, path, path.with_suffix('.pth'),
-         tmp_path / 'image.png', tmp_path / 'scores.npy'],
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rgb = np.ascontiguousarray(np.moveaxis(image[..., ::-1], 2, 0))
-    expected = framework_answers(source)(rgb[None])[0][0]
-    np.testing.assert_allclose(np.load(tmp_path / 'scores.npy'), expected, atol=1e-5)
+    assert name not in without_mmkdml
+    expected = framework_answers(source)(np.moveaxis(IMAGE, 2, 0)[None].copy())[0][0]
+    found = torch.load(path.with_name('scores.pt'), weights_only=True)
+    assert found.numpy().shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_the_files_hold_the_weights_and_nothing_else(tmp_path):
-    source = source_of(tmp_path, 'demo/kdml_v3_demo', what='student_1')
-    assert write_checkpoint(source, tmp_path) == ('StemResNet', 'UNetHead')
-    content = torch.load(tmp_path / 'kdml_v3_demo-student_1.pth', weights_only=True)
+@pytest.mark.slow
+def test_a_unet_says_what_it_needs(written, without_mmkdml):
+    _, path, needs = written['unet']
+    assert needs == ('mmkdml.StemResNet', 'mmkdml.UNetHead')
+    assert without_mmkdml.keys() == {'unet'}
+    assert re.match(
+        "ImportError: Failed to import custom modules from .*'mmkdml.models.backbones.stem_resnet'",
+        without_mmkdml['unet'],
+    )
+    assert not path.with_name('scores.pt').exists()
+
+
+def test_mmpretrains_inferencer_answers_as_predict_does(written, image):
+    source, path, _ = written['resnet']
+    predictor = load(source.config, source.checkpoint, device='cpu')
+    (expected,) = predictor.predict(image, members=['student_2'])
+    (found,) = ImageClassificationInferencer(
+        str(path), pretrained=str(path.with_suffix('.pth')), device='cpu'
+    )(str(image))
+    answer = expected.answers['student_2']
+    np.testing.assert_allclose(found['pred_scores'], answer.probabilities, atol=1e-6)
+    assert found['pred_label'] == answer.label
+
+
+def test_mmsegs_inferencer_answers_as_predict_does(written, tmp_path):
+    source, path, _ = written['unet']
+    image = tmp_path / 'large.png'  # so that it is resized, and the mask is resized back
+    cv2.imwrite(str(image), cv2.resize(IMAGE, (90, 80)))
+    predictor = load(source.config, source.checkpoint, device='cpu')
+    (expected,) = predictor.predict(image, members=['student_1'])
+    inferencer = MMSegInferencer(str(path), str(path.with_suffix('.pth')), device='cpu')
+    found = inferencer(str(image))['predictions']
+    mask = expected.answers['student_1'].label
+    assert found.shape == (80, 90)
+    assert 0 < mask.mean() < 1
+    np.testing.assert_array_equal(found, mask)
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_predict_reads_what_was_written(written, image, suffix):
+    source, path, _ = written['resnet']
+    predictor = load(path, path.with_suffix(suffix), device='cpu')
+    assert predictor.classes == META['classes']
+    (found,) = predictor.predict(image)
+    expected = framework_answers(source)(np.moveaxis(IMAGE, 2, 0)[None].copy())[0][0]
+    np.testing.assert_allclose(found.answers['model'].probabilities, expected, atol=1e-6)
+
+
+def test_the_files_hold_the_weights_and_nothing_else(written):
+    source, path, _ = written['unet']
+    assert sorted(one.suffix for one in path.parent.glob('kdml*')) == [
+        '.pth',
+        '.py',
+        '.safetensors',
+    ]
+    content = torch.load(path.with_suffix('.pth'), weights_only=True)
     assert content.keys() == {'state_dict', 'meta'}
     assert content['meta'] == dict(dataset_meta=META)
-    safe = load_file(tmp_path / 'kdml_v3_demo-student_1.safetensors')
+    with safe_open(path.with_suffix('.safetensors'), 'pt') as file:
+        safe = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        assert {key: json.loads(text) for key, text in file.metadata().items()} == dict(
+            META, classes=['without', 'with']
+        )
     expected = source.members['student_1'].state_dict()
     for weights in (content['state_dict'], safe):
         assert weights.keys() == expected.keys()
         assert all(torch.equal(weights[key], value) for key, value in expected.items())
-    text = (tmp_path / 'kdml_v3_demo-student_1.py').read_text()
+    text = path.read_text()
     for word in ('teacher', 'Pretrained', 'FocalDice', 'LoadBinaryMask', 'optim', 'data/'):
         assert word not in text
 
 
 def test_the_teacher_names_its_block(tmp_path):
-    source = source_of(tmp_path, 'demo/kdml_v3_demo_slices', what='teacher')
-    assert write_checkpoint(source, tmp_path) == ('ConvBlockNeck',)
-    written = Config.fromfile(tmp_path / 'kdml_v3_demo_slices-teacher.py')
-    assert written.custom_imports.imports == ['mmkdml.models']
+    source = source_of(tmp_path, 'demo/kdml_v3_demo_slices', {}, 'teacher')
+    path, needs = write_checkpoint(source, tmp_path)
+    assert needs == ('mmkdml.ConvBlockNeck',)
+    written = Config.fromfile(path)
+    assert written.custom_imports.imports == ['mmkdml.models.necks.conv_block_neck']
     assert written.model.data_preprocessor.to_rgb is True
 
 
+def test_what_is_written_is_read_again(written, tmp_path):
+    """With its own preprocessing and weights, strictly."""
+    source, path, _ = written['unet']
+    path = Path(shutil.copytree(path.parent, tmp_path / 'copy')) / path.name
+    images = [np.moveaxis(IMAGE, 2, 0).copy()]
+    assert compare(checkpoint_answers(path, source), source, images).max_difference == 0
+    content = torch.load(path.with_suffix('.pth'), weights_only=True)
+    del content['state_dict']['decode_head.conv_seg.bias']
+    torch.save(content, path.with_suffix('.pth'))
+    with pytest.raises(RuntimeError, match='Missing key.*decode_head.conv_seg.bias'):
+        checkpoint_answers(path, source)
+
+
+def test_parts_of_other_packages_are_named_too(tmp_path):
+    source = source_of(tmp_path, 'demo/student_demo_slices', {}, 'model')
+    source.config.model.neck = dict(type='torchvision.ops.Permute', dims=[0, 1, 2, 3])
+    _, needs = plain_config(source)
+    assert needs == ('torchvision.Permute',)
+
+
 def test_an_ensemble_is_no_network_of_the_frameworks(tmp_path):
-    source = source_of(tmp_path, 'demo/kdml_v3_demo', what='ensemble')
+    source = source_of(tmp_path, 'demo/kdml_v3_demo', {}, 'ensemble')
     with pytest.raises(ValueError, match='MMPretrain and MMSegmentation have no ensembles: export'):
         write_checkpoint(source, tmp_path)

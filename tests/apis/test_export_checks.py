@@ -69,7 +69,7 @@ def test_a_graph_that_differs_is_refused(source):
     for wrong in (scores_off, labels_off, undefined):
         with pytest.raises(ValueError, match='differs from PyTorch on 1 images: scores by up to'):
             checks.compare(wrong, source, image)
-    with pytest.raises(ValueError, match=r'expected scores .* the exported graph gives'):
+    with pytest.raises(ValueError, match=r'expected scores .* the export gives'):
         checks.compare(lambda images: (images, images), source, image)
     with pytest.raises(ValueError, match='needs at least one image to be checked with'):
         checks.compare(ours(source), source, [])
@@ -109,21 +109,25 @@ def test_masks_are_compared_at_the_size_of_their_file():
 
 
 def test_images_of_a_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match='There is no image .*in the folder'):
-        list(checks.folder_images(tmp_path, 5, (4, 6)))
-    red = np.zeros((6, 4, 3), np.uint8)
-    red[..., 0] = 200
+    """They come from the config's pipeline, as those of its data set do."""
+    config = load_config(DEMO / 'kdml_v3_demo.py')
+    with pytest.raises(FileNotFoundError, match='There is no image or folder .*nowhere'):
+        checks.folder_images(config, tmp_path / 'nowhere', 5)
+    with pytest.raises(ValueError, match='holds no image: expected files with'):
+        checks.folder_images(config, tmp_path, 5)
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[:32, :, 0] = 200
     Image.fromarray(red).save(tmp_path / 'a.png')
-    Image.fromarray(red[..., 0]).save(tmp_path / 'b.PNG')
+    Image.fromarray(red[..., 0]).resize((100, 90)).save(tmp_path / 'b.PNG')
     (tmp_path / 'notes.txt').write_text('no image')
-    first, second = checks.folder_images(tmp_path, 5, (4, 6))
-    assert first.shape == second.shape == (3, 4, 6)
-    assert first[:, 0, 0].tolist() == [200, 0, 0]
+    first, second = checks.folder_images(config, tmp_path, 5)
+    np.testing.assert_array_equal(first, np.moveaxis(red, 2, 0))
+    assert second.shape == (3, 64, 64)
     assert second[:, 0, 0].tolist() == [200, 200, 200]
-    assert len(list(checks.folder_images(tmp_path, 1, (4, 6)))) == 1
+    assert len(list(checks.folder_images(config, tmp_path, 1))) == 1
     (tmp_path / 'a.png').write_bytes(b'broken')
     with pytest.raises(ValueError, match='a.png: unreadable image'):
-        list(checks.folder_images(tmp_path, 5, (4, 6)))
+        list(checks.folder_images(config, tmp_path, 5))
 
 
 def test_images_of_a_data_set_are_spread_and_rgb():
@@ -133,6 +137,9 @@ def test_images_of_a_data_set_are_spread_and_rgb():
     found = list(checks.dataset_images([dict(inputs=one) for one in bgr], 4))
     assert [int(one[0, 0, 0]) for one in found] == [0, 3, 6, 9]
     assert all((one[2] == 99).all() for one in found)
+    for wrong in (torch.zeros(3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r'must give images \(3, H, W\) of uint8 .* got \('):
+            list(checks.dataset_images([dict(inputs=wrong)], 1))
 
 
 def test_a_config_without_data():
@@ -141,7 +148,11 @@ def test_a_config_without_data():
         checks.dataset_of(config, 'val')
 
 
-def test_latency_is_the_median_in_milliseconds(source, monkeypatch):
-    ticks = iter([0, 1, 10, 12, 20, 29])
-    monkeypatch.setattr(checks.time, 'perf_counter', lambda: next(ticks))
-    assert checks.latency(lambda images: images, source, rounds=3) == 2000
+def test_latencies_are_medians_of_turns(monkeypatch):
+    # The first turn is not counted; then a takes 1, 9 and 2 seconds, b takes 2, 10 and 3.
+    clock, called = iter([0, 0, 0, 1, 10, 12, 20, 29, 30, 40, 40, 42, 50, 53]), []
+    monkeypatch.setattr(checks.time, 'perf_counter', lambda: next(clock))
+    answers = {name: lambda image, name=name: called.append((name, image.shape)) for name in 'ab'}
+    times = checks.latencies(answers, (4, 6), rounds=3)
+    assert times == dict(a=2000, b=3000)
+    assert called == [('a', (1, 3, 4, 6)), ('b', (1, 3, 4, 6))] * 4

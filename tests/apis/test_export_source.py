@@ -42,6 +42,22 @@ def test_the_ensemble_and_each_member_have_the_weights_of_the_file(run):
                 assert torch.equal(value, state[f'members.{name}.{key}'])
 
 
+def test_size_and_classes(run, tmp_path):
+    config, path, state = run
+    plain = load_source(config, path, 'student_1')
+    assert (plain.inspection.input_size, plain.meta) == ((64, 64), {})
+    known = dict(classes=('a', 'b'), palette=None, other=1)
+    for number, (content, expected) in enumerate(
+        [
+            (dict(state_dict=state, meta=dict(dataset_meta=known)), dict(classes=('a', 'b'))),
+            (dict(state_dict=state, meta=dict(dataset_meta=None)), {}),
+        ]
+    ):
+        torch.save(content, tmp_path / f'{number}.pth')
+        source = load_source(config, tmp_path / f'{number}.pth', 'student_1', [32, 96])
+        assert (source.inspection.input_size, source.meta) == ((32, 96), expected)
+
+
 def test_a_frozen_teacher_comes_from_its_own_file(run, tmp_path):
     _, path, state = run
     prefix = 'members.teacher.'

@@ -1,36 +1,110 @@
+"""The command line: what is printed and written, messages of one line, and no code run."""
+
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from PIL import Image
 
+from mmkdml.apis import load_config
 from mmkdml.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'demo'
+SEGMENT, CLASSIFY = CONFIGS / 'kdml_v3_demo.py', CONFIGS / 'kdml_v3_demo_slices.py'
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp('trained') / 'x.pth'
+    torch.manual_seed(0)
+    torch.save(MODELS.build(load_config(SEGMENT).model).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def export(tool):
+    def run(*args, **kwargs):
+        tool('export', *args, experiment=False, **kwargs)
+
+    return run
 
 
 @pytest.mark.slow
-def test_a_checkpoint_with_its_card(tool, short, tmp_path, capsys):
-    torch.manual_seed(0)
-    config = CONFIGS / 'kdml_v3_demo.py'
-    run, out = tmp_path / 'run.pth', tmp_path / 'out'
-    torch.save(MODELS.build(Config.fromfile(config).model).state_dict(), run)
-    args = (config, run, '--what', 'student_1', '--format', 'checkpoint', '--out', out)
-    tool('export', *args, options=short, experiment=False)
+def test_a_checkpoint_with_its_card(export, checkpoint, short, tmp_path, capsys):
+    out = tmp_path / 'out'
+    args = (SEGMENT, checkpoint, '--what', 'student_1', '--format', 'checkpoint', '--out', out)
+    export(*args, options=short)
     printed = capsys.readouterr().out
-    assert 'It needs mmkdml for StemResNet, UNetHead' in printed
+    assert 'Largest difference from PyTorch on 4 images: 0\n' in printed
+    assert 'ms for one image, ' in printed
+    assert ' times as fast as the teacher\n' in printed
+    assert 'It needs mmkdml.StemResNet and mmkdml.UNetHead installed\n' in printed
     name = 'kdml_v3_demo-student_1'
     endings = ('json', 'md', 'pth', 'py', 'safetensors')
     assert sorted(path.name for path in out.iterdir()) == [f'{name}.{end}' for end in endings]
     card = json.loads((out / f'{name}.json').read_text())
     assert [one['measure'] for one in card['scores']] == ['IoU', 'F1']
+    with pytest.raises(SystemExit, match='export.py: error: .*out exists already: expected a new'):
+        export(*args, options=short)
 
-    with pytest.raises(SystemExit, match='export.py: error: .*out exists already; replace files'):
-        tool('export', *args, options=short, experiment=False)
-    with pytest.raises(SystemExit, match="error: .*student_2, ensemble to export, got 'pupil'"):
-        tool('export', config, run, '--what', 'pupil', '--out', tmp_path / 'new', experiment=False)
-    assert not (tmp_path / 'new').exists()
-    with pytest.raises(SystemExit, match='2'):
-        tool('export', *args, '--int8', '--images', tmp_path, experiment=False)
-    assert '--int8 is measured on the test part: leave out --images' in capsys.readouterr().err
+
+def test_images_of_a_folder_do_for_a_check(export, checkpoint, tmp_path, capsys):
+    images, out = tmp_path / 'images', tmp_path / 'out'
+    images.mkdir()
+    for number in range(3):
+        Image.fromarray(np.full((50, 40, 3), 60 * number, np.uint8)).save(images / f'{number}.png')
+    args = ('--what', 'student_2', '--format', 'checkpoint', '--out', out, '--images', images)
+    export(SEGMENT, checkpoint, *args, '--check', 2, '--licence', 'CC BY 4.0')
+    assert 'Largest difference from PyTorch on 2 images: 0\n' in capsys.readouterr().out
+    text = (out / 'kdml_v3_demo-student_2.md').read_text()
+    assert 'Not measured.' in text
+    assert '## Licence\n\nCC BY 4.0\n' in text
+
+
+def test_nothing_to_export(export, checkpoint, short, tmp_path):
+    malicious, cut, empty = (tmp_path / name for name in ('malicious.pth', 'cut.pth', 'empty'))
+    torch.save(dict(state_dict={}, meta=Payload(tmp_path / 'made')), malicious)
+    cut.write_bytes(checkpoint.read_bytes()[:5000])
+    empty.mkdir()
+    refused = 'cannot be loaded as a checkpoint of weights'
+    for args, message in {
+        (SEGMENT, malicious): f'malicious.pth {refused}: Unsupported global',
+        (SEGMENT, cut): f'cut.pth {refused}',
+        (SEGMENT, 'nowhere'): 'There is no checkpoint at nowhere',
+        (CLASSIFY, checkpoint): 'x.pth do not fit the student_1',
+        (SEGMENT, checkpoint, '--what', 'pupil'): "student_2, ensemble to export, got 'pupil'",
+        (SEGMENT, checkpoint, '--format', 'checkpoint'): 'have no ensembles',
+        (SEGMENT, checkpoint, '--images', empty): 'empty holds no image',
+        (empty,): r'expected one config \(\*.py\) in the folder .*empty, got none',
+        ('nowhere',): 'There is no folder nowhere',
+        (SEGMENT,): 'name a checkpoint after the config',
+    }.items():
+        with pytest.raises(SystemExit, match=f'export.py: error: .*{message}') as stopped:
+            export(*args, '--out', tmp_path / 'out', options=short)
+        assert 'weights_only' not in stopped.value.code  # torch's advice to let the code run
+    assert not (tmp_path / 'made').exists()
+    assert not (tmp_path / 'out').exists()
+    assert not list(tmp_path.glob('.out*'))
+
+
+def test_options_that_do_not_go_together(export, checkpoint, tmp_path, capsys):
+    for options, message in (
+        (('--int8', '--images', tmp_path), '--int8 is measured on the test part: leave out'),
+        (('--check', 0), '--check must be at least 1, got 0'),
+        (('--format', 'tf'), "invalid choice: 'tf'"),
+    ):
+        with pytest.raises(SystemExit, match='2'):
+            export(SEGMENT, checkpoint, '--out', tmp_path / 'out', *options)
+        assert message in capsys.readouterr().err
