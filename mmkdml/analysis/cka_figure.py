@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -13,14 +14,15 @@ from matplotlib.image import AxesImage
 
 #: With more layers than these on a side the cells are too small for numbers.
 NUMBERED = 12
+COLUMNS = 4
 
 
 def draw_cka(tables: Mapping[str, pd.DataFrame], paths: Sequence[str | os.PathLike]) -> None:
     """Draws a heat map for each pair of members (rows) and run (columns).
 
-    The pairs of one run alone stand side by side. The first layers stand at the lower left. All
-    maps have one colour scale, 0 to 1, so that pictures can be compared, too; what lies outside by
-    noise has the colour of the end.
+    Where no two runs have a pair in common, or there is one alone, all maps stand side by side. The
+    first layers stand at the lower left. All maps have one colour scale, 0 to 1, so that pictures
+    can be compared, too; what lies outside by noise has the colour of the end.
 
     Args:
         tables: By run, as :func:`mmkdml.analysis.cka.measure_cka` gives them.
@@ -37,25 +39,30 @@ def draw_cka(tables: Mapping[str, pd.DataFrame], paths: Sequence[str | os.PathLi
     if not maps:
         raise ValueError('heat maps need CKA of at least one pair of members, got none')
     pairs = list(dict.fromkeys(pair for _, pair in maps))
+    if len(pairs) < len(maps):
+        places = [(run, pair) for pair in pairs for run in tables]
+        shape = len(pairs), len(tables)
+    else:  # nothing to compare side by side
+        places = list(maps)
+        shape = math.ceil(len(maps) / COLUMNS), min(len(maps), COLUMNS)
     side = max(3.0, 0.42 * max(table['row_layer'].nunique() for table in maps.values()) + 1.2)
-    shape = (len(pairs), len(tables)) if len(tables) > 1 else (1, len(pairs))
     figure = Figure(
         figsize=(side * shape[1] + 0.8, side * shape[0] + 0.3), dpi=120, layout='constrained'
     )
-    grid = figure.subplots(*shape, squeeze=False).reshape(len(pairs), len(tables))
-    for line, pair in zip(grid, pairs, strict=True):
-        for axes, run in zip(line, tables, strict=True):
-            if (run, pair) not in maps:  # mutual learning has no teacher
-                axes.set_axis_off()
-                continue
-            image = _draw(axes, maps[run, pair])
-            axes.set_title(run, fontsize=10)
+    grid = figure.subplots(*shape, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, place in zip(grid.flat, places, strict=False):
+        if place in maps:  # mutual learning has no teacher
+            image = _draw(axes, maps[place])
+            axes.set_title(place[0], fontsize=10)
     figure.colorbar(image, ax=grid, label='CKA', shrink=0.8 / shape[0], extend='min')
     for path in paths:
         figure.savefig(path)
 
 
 def _draw(axes: Axes, table: pd.DataFrame) -> AxesImage:
+    axes.set_axis_on()
     values = table.pivot(index='row_layer', columns='column_layer', values='cka')
     rows, columns = (list(dict.fromkeys(table[key])) for key in ('row_layer', 'column_layer'))
     values = values.loc[rows, columns].to_numpy()

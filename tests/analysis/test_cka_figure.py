@@ -91,3 +91,16 @@ def test_the_pairs_of_one_run_stand_side_by_side(figure, tmp_path):
     left, right, _ = (axes.get_position() for axes in figure[0].axes)
     assert left.x1 < right.x0
     assert left.y0 == pytest.approx(right.y0)
+
+
+def test_runs_without_a_common_pair_leave_no_holes(figure, tmp_path):
+    tables = {'KD+ML v3': table(PEERS, 2, 2), 'KD': table(TEACHER, 2, 2)}
+    draw_cka(tables, [tmp_path / 'a.png'])
+    left, right, _ = figure[0].axes
+    assert (left.get_title(), right.get_title()) == ('KD+ML v3', 'KD')
+    assert left.get_position().y0 == pytest.approx(right.get_position().y0)
+    many = {f'{index}': table((f'a{index}', 'b'), 2, 2) for index in range(5)}
+    draw_cka(many, [tmp_path / 'a.png'])
+    *maps, _ = figure[1].axes
+    assert [axes.get_title() for axes in maps if axes.images] == list(many)
+    assert maps[4].get_position().y1 < maps[0].get_position().y0
