@@ -1,7 +1,9 @@
 import os
 import struct
+import tempfile
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -99,26 +101,32 @@ def test_what_cannot_be_opened_is_told_of_when_it_is_read(tmp_path):
             read_source(found[name], ReadOptions())
 
 
-def test_what_is_not_permitted_is_told_of_when_it_is_read(tmp_path):
+@pytest.fixture
+def public_folder():
+    """A folder that others may enter, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_what_is_not_permitted_is_told_of_when_it_is_read(public_folder):
     for name in ('good.png', 'file.png', 'inside/a.png', 'listed/b.png', 'UID'):
-        picture(tmp_path / name, format='PNG')
-    forbidden = [tmp_path / name for name in ('file.png', 'inside', 'listed', 'UID')]
+        picture(public_folder / name, format='PNG')
+    forbidden = [public_folder / name for name in ('file.png', 'inside', 'listed', 'UID')]
     for path in forbidden:
         path.chmod(0o400 if path.name == 'listed' else 0)
     root = not os.geteuid()
     if root:  # may read all, so that it has to become somebody else
-        for path in (tmp_path, *tmp_path.parents[:2]):
-            path.chmod(0o755)
-        os.chown(tmp_path / 'listed', 65534, -1)
+        os.chown(public_folder / 'listed', 65534, -1)
         os.setresuid(65534, 65534, 0)
     try:
-        found = {source.name: source for source in find_sources(tmp_path)}
+        found = {source.name: source for source in find_sources(public_folder)}
         assert list(found) == ['UID', 'file', 'good', 'inside', 'listed/b']
         read_source(found.pop('good'), ReadOptions())
         for source in found.values():
             with pytest.raises(ValueError, match=r'unreadable image \(PermissionError'):
                 read_source(source, ReadOptions())
-        (alone,) = find_sources(tmp_path / 'inside')
+        (alone,) = find_sources(public_folder / 'inside')
         with pytest.raises(ValueError, match=r'inside: unreadable image \(PermissionError'):
             read_source(alone, ReadOptions())
     finally:
