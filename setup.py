@@ -28,6 +28,8 @@ INSTALL_REQUIRES = [
     'timm>=1.0.9,<2',
     # Weights in files that can hold nothing else.
     'safetensors>=0.4,<1',
+    # YAML that is data alone; mmengine reads it, too.
+    'pyyaml>=6,<7',
     # Augmentation of image and mask together.
     'albumentations>=2.0.8,<3',
     # Arrays; mmseg needs 2.

@@ -1,9 +1,10 @@
 """Knowledge distillation with learning styles for MMPretrain and MMSegmentation."""
 
-from mmkdml.compat import import_torchvision, quiet_imports
+from mmkdml.compat import import_torchvision, load_yaml_safely, quiet_imports
 from mmkdml.version import __version__
 
 quiet_imports()
+load_yaml_safely()
 import_torchvision()
 
 __all__ = ['__version__']

@@ -1,4 +1,4 @@
-"""Makes the stack mmkdml stands on importable. Runs once, when ``mmkdml`` is imported.
+"""Makes the stack mmkdml stands on importable, and its YAML safe. Runs once, with the import.
 
 torchvision's compiled operators want the CUDA build of torch. Beside a CPU build its import stops
 with ``operator torchvision::nms does not exist``, and mmpretrain imports torchvision. Declaring the
@@ -16,6 +16,8 @@ from typing import Any
 
 import mmengine.logging
 import torch
+import yaml  # type: ignore[import-untyped]
+from mmengine.fileio import YamlHandler, register_handler
 
 # A library must stay referenced: its operators vanish with it.
 _declared: torch.library.Library | None = None
@@ -35,6 +37,23 @@ def import_torchvision() -> None:
         _declared.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         _declared.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         importlib.import_module('torchvision')
+
+
+def load_yaml_safely() -> None:
+    """Lets YAML files hold data alone; mmengine's own loader calls what a tag in them names."""
+
+    class Loader(yaml.SafeLoader):
+        """Knows of tuples, too, which mmengine writes."""
+
+    Loader.add_constructor(
+        'tag:yaml.org,2002:python/tuple',
+        lambda loader, node: tuple(loader.construct_sequence(node, deep=True)),
+    )
+
+    @register_handler(['yaml', 'yml'])
+    class SafeYamlHandler(YamlHandler):
+        def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
+            return super().load_from_fileobj(file, **{'Loader': Loader, **kwargs})
 
 
 def quiet_imports() -> None:

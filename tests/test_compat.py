@@ -8,9 +8,31 @@ from types import SimpleNamespace
 import mmengine.logging
 import pytest
 import torch
+import yaml
+from mmengine.fileio import load
 
 import mmkdml  # noqa: F401
 from mmkdml import compat
+
+
+def test_yaml_holds_data_alone(tmp_path):
+    made, path = tmp_path / 'made', tmp_path / 'x.yaml'
+    path.write_text('a: !!python/tuple [1, [2.5, x]]\nb: {c: null}\n')
+    assert load(path) == dict(a=(1, [2.5, 'x']), b=dict(c=None))
+    for tag, value in (
+        ('object/apply:os.mkdir', f'[{made}]'),
+        ('object/new:os.mkdir', f'[{made}]'),
+        ('name:os.mkdir', ''),
+        ('module:os', ''),
+    ):
+        path.write_text(f'a: !!python/{tag} {value}\n')
+        with pytest.raises(yaml.YAMLError, match=f'could not determine a constructor.*{tag}'):
+            load(path)
+        if value:
+            with path.open() as file:
+                yaml.load(file, yaml.CLoader)
+            made.rmdir()  # it was made, by what mmengine used
+    assert not made.exists()
 
 
 @pytest.fixture

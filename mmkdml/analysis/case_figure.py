@@ -150,10 +150,10 @@ def draw_cells(
     for row, title, line in zip(rows, titles, grid, strict=True):
         for axes, cell in zip(line, row.values(), strict=True):
             _draw(axes, cell)
-        line[0].set_ylabel(title, fontsize=7)
+        line[0].set_ylabel(title, fontsize=7, parse_math=False)
     for axes, column in zip(grid[0], columns, strict=True):
-        axes.set_title(column, fontsize=10)
-    figure.suptitle(heading, fontsize=12)
+        axes.set_title(column, fontsize=10, parse_math=False)
+    figure.suptitle(heading, fontsize=12, parse_math=False)
     if with_bar:
         heat = ScalarMappable(cmap=HEAT_COLOURS)
         colours = figure.colorbar(heat, ax=grid, shrink=max(0.25, 0.8 / len(rows)), pad=0.01)

@@ -36,12 +36,12 @@ LICENCE = (
 _TEMPLATE = """\
 # {{ name | text }}
 
-{{ task | capitalize }} by {{ networks | map(attribute='network') | join(' and ') }}
+{{ task | capitalize }} by {{ networks | map(attribute='network') | join(' and ') | text }}
 {%- if ensemble %}, joined by the ensemble rule `{{ ensemble }}`{% endif %}. Format: {{ format }}.
 
 Classes: {{ classes | join(', ') | text or 'not named' }}. Input: {{ input }}
 {% if needs %}
-The checkpoint needs {{ needs | join(' and ') }} installed, besides its framework.
+The checkpoint needs {{ needs | join(' and ') | text }} installed, besides its framework.
 {% endif %}
 ## Intended use
 
@@ -68,8 +68,9 @@ In percent, with 95 % bootstrap intervals over groups.
 | what | measure | value | interval | against the first |
 | --- | --- | --- | --- | --- |
 {% for one in scores -%}
-| {{ one.member }} | {{ one.measure }} | {{ number(one.value) }} | {{ number(one.low) }} to \
-{{ number(one.high) }} | {% if one.difference is defined and one.difference is not none -%}
+| {{ one.member | text }} | {{ one.measure | text }} | {{ number(one.value) }} | \
+{{ number(one.low) }} to {{ number(one.high) }} | \
+{% if one.difference is defined and one.difference is not none -%}
 {{ number(one.difference, '+') }} ({{ number(one.difference_low, '+') }} to \
 {{ number(one.difference_high, '+') }}){% endif %} |
 {% endfor %}{% else %}
@@ -84,7 +85,7 @@ the labels.
 | network | parameters (M) | GFLOPs for {{ input_size | join('x') }} |
 | --- | --- | --- |
 {% for one in networks -%}
-| {{ one.name | text }}: {{ one.network }} | {{ '%.2f' % (one.parameters / 1e6) }} | \
+| {{ one.name | text }}: {{ one.network | text }} | {{ '%.2f' % (one.parameters / 1e6) }} | \
 {{ '%.3f' % (one.flops / 1e9) }} |
 {% endfor %}
 | file | bytes | SHA-256 |
@@ -95,7 +96,7 @@ the labels.
 | one image, {{ machine | text }} | ms | times as fast as the teacher |
 | --- | --- | --- |
 {% for what, time in latency_ms.items() -%}
-| {{ what }} | {{ '%.2f' % time }} | {{ '%.2f' % speed_ups[what] if what in speed_ups }} |
+| {{ what | text }} | {{ '%.2f' % time }} | {{ '%.2f' % speed_ups[what] if what in speed_ups }} |
 {% endfor %}
 Weights: {{ checkpoint.file | text }}, SHA-256 `{{ checkpoint.sha256 }}`.
 {{ versions.items() | map('join', ' ') | join(', ') }}.

@@ -16,6 +16,7 @@ from PIL import Image, ImageSequence
 
 from mmkdml.apis.dicom_series import read_dicom
 from mmkdml.apis.medical_images import PLANES, Volume, read_nifti, readable
+from mmkdml.datasets.images import FORMATS
 
 _NIFTI = ('.nii', '.nii.gz')
 #: How the names of files end that are taken for images.
@@ -258,7 +259,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The image by Pillow, whose own limit of pixels gives way to ours."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with readable(path, 'image'), Image.open(path) as image:
+        with readable(path, 'image'), Image.open(path, formats=FORMATS) as image:
             yield image
     finally:
         Image.MAX_IMAGE_PIXELS = limit

@@ -42,7 +42,7 @@ def draw_overlay(panels: Sequence[Panel], classes: Sequence[str], path: str | Pa
         sheet.paste(row, (_GAP, top))
         top += row.height + _GAP
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    sheet.save(path, 'PNG')
 
 
 def _colours(number: int) -> list[tuple[int, ...]]:
@@ -55,9 +55,9 @@ def _colours(number: int) -> list[tuple[int, ...]]:
 def _row(
     panel: Panel, colours: Sequence[tuple[int, ...]], font: ImageFont.FreeTypeFont
 ) -> Image.Image:
-    tiles = [(panel.title, _tile(panel.image, None, colours))]
+    tiles = [(_printable(panel.title), _tile(panel.image, None, colours))]
     for name, mask in panel.masks.items():
-        heading = f'{name}: {np.count_nonzero(mask)} px'
+        heading = f'{_printable(name)}: {np.count_nonzero(mask)} px'
         tiles.append((heading, _tile(panel.image, mask, colours)))
     height, width = tiles[0][1].shape[:2]
     row = Image.new('RGB', ((width + _GAP) * len(tiles), _LINE + height), 'white')
@@ -98,6 +98,7 @@ def _tile(
 def _legend(
     names: Sequence[str], colours: Sequence[tuple[int, ...]], font: ImageFont.FreeTypeFont
 ) -> Image.Image:
+    names = list(map(_printable, names))
     lengths = [_LINE + int(font.getlength(name)) + 2 * _GAP for name in names]
     legend = Image.new('RGB', (sum(lengths), _LINE), 'white')
     draw = ImageDraw.Draw(legend)
@@ -107,6 +108,11 @@ def _legend(
         draw.text((left + _LINE, 4), name, 'black', font)
         left += length
     return legend
+
+
+def _printable(text: object) -> str:
+    """In one line and direction; fonts fail on some of what names of files may hold."""
+    return ''.join(one if one.isprintable() else '\N{REPLACEMENT CHARACTER}' for one in str(text))
 
 
 def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:

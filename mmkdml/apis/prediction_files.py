@@ -18,6 +18,7 @@ from mmkdml.apis.overlays import draw_overlay
 from mmkdml.apis.prediction import Prediction, Predictor
 from mmkdml.apis.prediction_records import Records, decisive_sha256, write_text
 from mmkdml.evaluation.panels import Panel
+from mmkdml.evaluation.spreadsheets import csv_text
 from mmkdml.models.checkpoints import file_sha256
 
 # Of a stack or volume, as many images as a screen has room for.
@@ -106,7 +107,7 @@ def predict_files(
         [dict(case=source.name, **row) for source in whole for row in done[source.name] or ()]
     )
     cases = {source.name: dict(path=_place(source), rows=done[source.name]) for source in whole}
-    write_text(out / 'predictions.csv', table.to_csv(index=False))
+    write_text(out / 'predictions.csv', csv_text(table))
     summary = dict(settings=settings, cases=cases, failed=failed)
     write_text(out / 'predictions.json', json.dumps(summary, indent=1))
     if failed:
@@ -184,16 +185,15 @@ def _title(case: Case, index: int) -> str:
 
 
 def _write_masks(case: Case, masks: np.ndarray, classes: int, folder: Path) -> Path:
-    stem = folder / case.source.name
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    suffix = 'nii.gz' if case.volume is not None else 'png' if len(masks) == 1 else 'tif'
+    path = folder / f'{case.source.name}.{suffix}'
+    path.parent.mkdir(parents=True, exist_ok=True)
     if case.volume is not None:
-        path = stem.with_name(f'{stem.name}.nii.gz')
         write_mask(masks, case.volume, path)
         return path
     first, *others = [Image.fromarray(mask * (255 if classes == 2 else 1)) for mask in masks]
-    path = stem.with_name(f'{stem.name}.{"tif" if others else "png"}')
     if others:
-        first.save(path, save_all=True, append_images=others, compression='tiff_deflate')
+        first.save(path, 'TIFF', save_all=True, append_images=others, compression='tiff_deflate')
     else:
-        first.save(path)
+        first.save(path, 'PNG')
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmkdml.engine import keep_freed_memory
-from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
+from mmkdml.engine import SafeResumeHook, keep_freed_memory
+from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 
 
 def load_config(
@@ -74,19 +73,20 @@ def make_runner(config: Config, launcher: str = 'none') -> Runner:
     Raises:
         ValueError: If the file to load or to resume from is no checkpoint of weights.
     """
-    # mmengine's loader would otherwise fall back to unpickling whatever a file holds.
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    guard_checkpoints()
     if config.get('resume') and not config.get('load_from'):
         config.load_from = find_latest_checkpoint(config.work_dir)
     if config.get('load_from') and Path(config.load_from).is_file():
-        load_checkpoint_file(config.load_from)  # stricter than mmengine's, and says what is wrong
+        load_checkpoint_file(config.load_from)  # before the networks are built
     if not torch.cuda.is_available():
         keep_freed_memory()
     config.launcher = launcher
     if launcher == 'pytorch' and not torch.cuda.is_available():
         torch.distributed.init_process_group('gloo')
         config.model_wrapper_cfg = dict(type=MMDistributedDataParallel, device_ids=None)
-    return Runner.from_cfg(config)
+    runner = Runner.from_cfg(config)
+    runner.register_hook(SafeResumeHook())
+    return runner
 
 
 def load_weights(runner: Runner, checkpoint: str | Path) -> None:

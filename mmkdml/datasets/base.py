@@ -10,7 +10,7 @@ from typing import Any
 from mmpretrain.datasets import BaseDataset
 from mmseg.datasets import BaseSegDataset
 
-from mmkdml.datasets.splits import SplitRow, read_split, refuse_repeats
+from mmkdml.datasets.splits import SplitRow, read_split, refuse_outside, refuse_repeats
 from mmkdml.registry import DATASETS
 
 
@@ -20,11 +20,20 @@ class SplitFileMixin(ABC):
     ``ann_file`` is the split file, taken as it is given, relative to the working directory; the
     paths in it are relative to ``data_root``. A sample that cannot be prepared stops the run with
     an error that names it, also when it comes from a worker of the data loader.
+
+    Args:
+        *args: Of the framework's data set.
+        allow_outside: Whether links in ``data_root`` may lead out of it.
+        **kwargs: Of the framework's data set.
     """
 
     ann_file: str
     data_root: str | None
     test_mode: bool
+
+    def __init__(self, *args: Any, allow_outside: bool = False, **kwargs: Any) -> None:
+        self.allow_outside = allow_outside  # which the framework's __init__ asks for
+        super().__init__(*args, **kwargs)
 
     def _join_prefix(self) -> None:
         """Leaves ``ann_file`` alone, which the frameworks would join with ``data_root``."""
@@ -40,8 +49,8 @@ class SplitFileMixin(ABC):
         Raises:
             FileNotFoundError: If there is no split file, or its first image is not in
                 ``data_root``.
-            ValueError: If the split file is not valid, or repeats images though ``test_mode`` is
-                set.
+            ValueError: If the split file is not valid, repeats images though ``test_mode`` is set,
+                or a file is a link out of ``data_root`` and ``allow_outside`` is not set.
         """
         root = self.data_root or ''
         rows = read_split(self.ann_file)
@@ -53,6 +62,8 @@ class SplitFileMixin(ABC):
             )
         if self.test_mode:
             refuse_repeats(rows, self.ann_file)
+        if not self.allow_outside:
+            refuse_outside(rows, root, self.ann_file)
         return [
             dict(
                 id=row.id, group=row.group, img_path=osp.join(root, row.path), **self.row_info(row)
@@ -92,7 +103,8 @@ class SplitClassificationDataset(SplitFileMixin, BaseDataset):
     Args:
         ann_file: Split file, relative to the working directory.
         data_root: Folder that the paths in it are relative to.
-        **kwargs: As of mmpretrain's ``BaseDataset`` (``pipeline``, ``indices``, ``test_mode``...).
+        **kwargs: ``allow_outside``, whether links may lead out of ``data_root``; others as of
+            mmpretrain's ``BaseDataset`` (``pipeline``, ``indices``, ``test_mode``...).
     """
 
     def row_info(self, row: SplitRow) -> dict[str, Any]:
@@ -120,7 +132,8 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
     Args:
         ann_file: Split file with masks, relative to the working directory.
         data_root: Folder that the paths in it are relative to.
-        **kwargs: As of mmseg's ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...).
+        **kwargs: ``allow_outside``, whether links may lead out of ``data_root``; others as of
+            mmseg's ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...).
     """
 
     METAINFO = dict(classes=('background', 'foreground'), palette=[[0, 0, 0], [255, 64, 64]])

@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+#: Formats that images may have, whatever their names say. Of others that Pillow knows, EPS is a
+#: program, which it would have Ghostscript run.
+FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
+
 
 def read_image(path: str | Path, modes: Sequence[str]) -> np.ndarray:
     """The pixels of an image, (H, W) or (H, W, C); palette images as grey values.
@@ -20,7 +24,7 @@ def read_image(path: str | Path, modes: Sequence[str]) -> np.ndarray:
         ValueError: If the file cannot be read or the image has another mode.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             mode = image.mode
             # What a palette image stores is an index: the colour behind it is what was drawn.
             pixels = np.asarray(image.convert('L') if mode == 'P' else image)

@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import os
+import os.path as osp
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -54,7 +55,9 @@ class SplitRow:
                 raise ValueError(f'{name} is empty in {self}')
         for path in (self.path,) if self.mask is None else (self.path, self.mask):
             pure = PurePosixPath(path)
-            if not path or '\\' in path or pure.is_absolute() or '..' in pure.parts:
+            # C: leads elsewhere on Windows, and a URL (//) everywhere.
+            elsewhere = pure.is_absolute() or path[1:2] == ':' or '..' in pure.parts
+            if not path or elsewhere or any(part in path for part in ('\\', '//', '\0')):
                 raise ValueError(
                     'expected a relative path with forward slashes that stays inside '
                     f'the data folder, got {path!r}'
@@ -189,6 +192,33 @@ def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
                 f'{where}: {row.id!r} has repeats {row.repeats}; images may be repeated for '
                 'training alone, not to be measured on'
             )
+
+
+def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
+    """Refuses links that lead out of the folder which the paths are relative to.
+
+    Args:
+        rows: Of a split file.
+        root: The folder.
+        where: The split file.
+
+    Raises:
+        ValueError: If a file or a folder on the way to it is such a link.
+    """
+    top = osp.join(osp.realpath(root), '')
+    real_folders: dict[str, str] = {}  # asked for once, not for each image
+    for row in rows:
+        for path in filter(None, (row.path, row.mask)):
+            folder, name = osp.split(osp.join(root, path))
+            if folder not in real_folders:
+                real_folders[folder] = osp.realpath(folder)
+            real = osp.join(real_folders[folder], name)
+            real = osp.realpath(real) if osp.islink(real) else real
+            if not real.startswith(top):
+                raise ValueError(
+                    f'{where}: {path} of {row.id!r} leads out of {root or "."}, to {real}; set '
+                    'allow_outside=True in the data set if that is meant'
+                )
 
 
 def refuse_duplicates(rows: Iterable[SplitRow]) -> None:

@@ -6,6 +6,7 @@ from mmkdml.engine.hooks import (
     MemberTableHook,
     PanelHook,
     ReliabilityHook,
+    SafeResumeHook,
     member_table,
 )
 from mmkdml.engine.memory import keep_freed_memory
@@ -20,6 +21,7 @@ __all__ = [
     'MemberTableHook',
     'PanelHook',
     'ReliabilityHook',
+    'SafeResumeHook',
     'SeparateOptimizers',
     'keep_freed_memory',
     'member_table',

@@ -8,6 +8,7 @@ from mmkdml.evaluation.foreground import ForegroundIoU
 from mmkdml.evaluation.member_metrics import MemberMetrics, members_in_order
 from mmkdml.evaluation.panels import Panel, draw_panel, draw_sheet
 from mmkdml.evaluation.reliability import draw_reliability
+from mmkdml.evaluation.spreadsheets import csv_text
 
 __all__ = [
     'Calibration',
@@ -17,6 +18,7 @@ __all__ = [
     'ForegroundIoU',
     'MemberMetrics',
     'Panel',
+    'csv_text',
     'draw_panel',
     'draw_reliability',
     'draw_sheet',

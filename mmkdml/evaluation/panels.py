@@ -67,7 +67,7 @@ def draw_sheet(panels: Sequence[Panel], path: str | os.PathLike) -> None:
     for row, (panel, axes) in enumerate(zip(panels, grid, strict=True)):
         for axis, name in zip(axes, ['image', *columns], strict=True):
             _draw(axis, panel, name, with_name=row == 0)
-        axes[0].set_ylabel(panel.title, fontsize=9)
+        axes[0].set_ylabel(panel.title, fontsize=9, parse_math=False)
     legend = [
         Patch(
             facecolor=(*to_rgb(PREDICTION_COLOUR), 0.45),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 import pandas as pd
 
 from mmkdml.experiments.records import Measurement
+
+# Bytes; PCam's whole test part needs some 30 MB. A thousandth of it can unpack to that much.
+_LARGEST_RESULT = 1 << 30
 
 
 def pack_result(
@@ -37,7 +41,7 @@ def unpack_result(content: bytes) -> tuple[dict[str, Measurement], pd.DataFrame,
         ValueError: If this is not what :func:`pack_result` made.
     """
     try:
-        loaded = json.loads(gzip.decompress(content))
+        loaded = json.loads(_unzipped(content))
         measured = {
             name: Measurement(
                 one['metrics'],
@@ -48,10 +52,20 @@ def unpack_result(content: bytes) -> tuple[dict[str, Measurement], pd.DataFrame,
             for name, one in loaded['measured'].items()
         }
         return measured, pd.read_csv(StringIO(loaded['curves'])), loaded['facts']
-    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # a made-up file makes zlib, json and pandas raise nearly anything
         raise ValueError(
             f'not a whole result of a run ({type(error).__name__}: {error})'
         ) from error
+
+
+def _unzipped(content: bytes) -> bytes:
+    stream = zlib.decompressobj(wbits=31)  # with a header of gzip
+    text = stream.decompress(content, _LARGEST_RESULT)
+    if stream.unconsumed_tail:
+        raise ValueError(f'it holds more than {_LARGEST_RESULT >> 20} MiB')
+    if not stream.eof:
+        raise EOFError('it is cut short')
+    return text
 
 
 def write_atomically(path: Path, content: bytes) -> None:

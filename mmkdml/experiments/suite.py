@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.fileio import load
 
 from mmkdml.experiments.measures import MEASURES
 
@@ -17,6 +18,7 @@ _KEYS = {
     'title', 'measures', 'seeds', 'runs', 'variants', 'options', 'amp', 'paper_tables', 'work_dir'
 }  # fmt: skip
 _RUN_KEYS = {'name', 'config', 'teacher', 'options'}
+_DATA = ('.yaml', '.yml', '.json')
 # Becomes a folder's name.
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]*')
 
@@ -79,7 +81,7 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
     """Reads a suite file.
 
     A suite file is a Python, YAML or JSON file that mmengine can read (``_base_`` names files to
-    inherit) with
+    inherit, for YAML and JSON such as are data, too) with
 
     - ``title``, ``measures`` and, where the paper has the same table, ``paper_tables``;
     - ``seeds``: integers;
@@ -125,12 +127,25 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if path.suffix in _DATA:
+            _refuse_inherited_code(path)
         # Not the pure-Python configs: here a list may be computed.
-        return Config.fromfile(path, lazy_import=False).to_dict()
+        return Config.fromfile(path, lazy_import=False, import_custom_modules=False).to_dict()
     except Exception as error:  # Python, YAML and JSON each raise their own
         raise ValueError(
             f'{path} cannot be read as a suite file: {type(error).__name__}: {error}'
         ) from error
+
+
+def _refuse_inherited_code(path: Path) -> None:
+    """Of a file that is data, what it inherits must be so, too: Python would be run."""
+    bases = load(path).get('_base_', [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        if not base.endswith(_DATA) or '{{' in base or '::' in base:
+            raise ValueError(
+                f'{path} may inherit {", ".join(_DATA)} files by their paths, got {base!r}'
+            )
+        _refuse_inherited_code(path.parent / base)
 
 
 def _expanded(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:

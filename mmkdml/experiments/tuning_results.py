@@ -16,13 +16,17 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from mmkdml.apis import load_config
+from mmkdml.evaluation import csv_text
 from mmkdml.experiments.ternary import draw_landscape
-from mmkdml.experiments.tuning_space import flat
+from mmkdml.experiments.tuning_space import LEARNING_RATE, TEMPERATURE, flat
 
 TABLE = 'trials.csv'
 PICTURE = 'landscape.png'
 # User attributes of trials.
 OPTIONS, ERROR = 'options', 'error'
+_SEARCHED = re.compile(
+    rf'model\.weights\.[a-z]+|{re.escape(LEARNING_RATE)}|{re.escape(TEMPERATURE)}'
+)
 _CONFIG = '''\
 """{title}"""
 
@@ -61,8 +65,20 @@ def trial_table(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
 
 
 def tried_options(trial: FrozenTrial) -> dict[str, Any]:
-    """What a trial tried, as settings by dotted key; empty if it ended before it knew."""
+    """What a trial tried, as settings by dotted key; empty if it ended before it knew.
+
+    Raises:
+        ValueError: If it holds anything but numbers for what is searched: it becomes a config, and
+            configs are code.
+    """
     options = trial.user_attrs.get(OPTIONS, {})  # from JSON, which has no tuples
+    for key, value in options.items():
+        numbers = value if isinstance(value, list) else [value]
+        if not _SEARCHED.fullmatch(key) or not all(type(one) in (int, float) for one in numbers):
+            raise ValueError(
+                f'trial {trial.number} in the database tried {key}={value!r}, which no search '
+                'does: somebody else has written there, so search in another folder or database'
+            )
     return {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
 
 
@@ -98,7 +114,7 @@ def write_results(
     )
     config = derived_config(path, {**options, **tried_options(best)}, out, title)
     contents = {
-        TABLE: table.to_csv(index=False).encode(),
+        TABLE: csv_text(table).encode(),
         f'{path.stem}_tuned.py': config.encode(),
         PICTURE: picture.getvalue(),
     }

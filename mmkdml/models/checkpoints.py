@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,10 +12,13 @@ from typing import Any
 
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner.checkpoint import get_torch_safe_globals
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+_mmengines_globals = mmengine_checkpoint.get_torch_safe_globals
 
 
 def file_sha256(path: str | Path) -> str:
@@ -64,13 +68,10 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
         ValueError: If it is not a checkpoint, or holds more than weights and mmengine's log.
     """
     path = resolve_checkpoint(path)
-    # mmengine's list has getattr in it, which would open the door again.
-    allowed = [entry for entry in get_torch_safe_globals() if entry is not getattr]
-    allowed.append((_log_method, 'builtins.getattr'))
     try:
         if path.suffix == '.safetensors':
             return _read_safetensors(path)
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(_safe_globals()):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is none of its own
         # Around its reason torch tells how to let the code in a file run.
@@ -83,6 +84,28 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
     return dict(checkpoint)
+
+
+def guard_checkpoints() -> None:
+    """Makes mmengine read checkpoints as :func:`load_checkpoint_file` does, in all this process.
+
+    Pretrained weights (``init_cfg``), ``load_from`` and what is resumed come through mmengine's own
+    loader, which otherwise unpickles a file that holds more than weights.
+    """
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # downloads, and what asks torch itself
+    mmengine_checkpoint.get_torch_safe_globals = _safe_globals  # other places than local files
+    CheckpointLoader.register_scheme('', _load_local, force=True)
+
+
+def _load_local(path: str, map_location: Any = None) -> dict[str, Any]:
+    """For mmengine; weights are copied to the device of the network that they are for."""
+    return load_checkpoint_file(Path(path).expanduser())
+
+
+def _safe_globals() -> list[Any]:
+    """What mmengine allows but for getattr, by which a file reaches everything else."""
+    allowed = [entry for entry in _mmengines_globals() if entry is not getattr]
+    return [*allowed, (_log_method, 'builtins.getattr')]
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,21 @@ def test_what_was_not_measured_is_not_there(source, tmp_path):
     assert 'Not measured.' in text
     assert 'Input: see the test pipeline of the config.' in text
     assert 'needs mmkdml.StemResNet and mmkdml.UNetHead installed' in text
+
+
+def test_names_are_no_markup(source, tmp_path):
+    hostile = '<img src=x onerror=alert(1)> | **b** [a](javascript:b) `c`\n# d'
+    exported = Exported({}, Agreement(3, 0.0, 0.0), (hostile,))
+    scores = pd.DataFrame([dict(member=hostile, measure=hostile, value=1.0, low=0.0, high=2.0)])
+    card = make_card(source, 'onnx', tmp_path, exported, {hostile: 1.0}, scores)
+    card['networks'] = [dict(card['networks'][0], name=hostile, network=hostile)]
+    card['classes'] = [hostile]
+    card['data']['train']['split_file'] = hostile
+    card['checkpoint']['file'] = card['machine'] = hostile
+    write_card(card, tmp_path)
+    text = (tmp_path / 'kdml_v3_demo-ensemble.md').read_text()
+    assert text.count('onerror') == 11
+    assert not re.search(r'(?<!\\)(<img|\*\*b|\[a|`c)|^# d|alert\(1\)>', text, re.MULTILINE)
 
 
 def test_json_that_others_cannot_read_is_not_written(source, tmp_path):

@@ -10,7 +10,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 
 from mmkdml.apis import load_config, load_weights, make_runner, use_amp
-from mmkdml.engine import CPUAmpOptimWrapper
+from mmkdml.engine import CPUAmpOptimWrapper, SafeResumeHook
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
@@ -66,14 +66,21 @@ def test_no_precision_for_a_wrapper_of_another_kind():
 def built(monkeypatch):
     """The configs that a runner was built from."""
     configs = []
-    monkeypatch.setattr(Runner, 'from_cfg', configs.append)
+
+    def from_cfg(config):
+        configs.append(config)
+        hooks = []
+        return SimpleNamespace(hooks=hooks, register_hook=hooks.append)
+
+    monkeypatch.setattr(Runner, 'from_cfg', from_cfg)
     return configs
 
 
 def test_a_runner_loads_weights_only_and_knows_its_launcher(built):
-    make_runner(Config(dict(a=1)), 'slurm')
+    runner = make_runner(Config(dict(a=1)), 'slurm')
     assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
     assert built[0].launcher == 'slurm'
+    assert [type(hook) for hook in runner.hooks] == [SafeResumeHook]
 
 
 def test_resuming_finds_and_checks_the_newest_checkpoint(built, tmp_path):

@@ -70,6 +70,47 @@ def test_wrong_places_are_told_at_build(data, cls):
         build(cls, data_root='splits')
 
 
+@pytest.mark.parametrize('cls', [LGGDataset, PCamDataset])
+@pytest.mark.parametrize('name', ['c.tif', 'c_mask.tif', 'sub/c.tif'])
+def test_links_out_of_the_root(data, cls, name):
+    outside = data.parent / 'outside'
+    outside.mkdir()
+    (data / 'c.tif').rename(outside / 'c.tif')
+    (data / 'c_mask.tif').rename(outside / 'c_mask.tif')
+    for linked in ('c.tif', 'c_mask.tif'):
+        place = outside if linked == name else data
+        (outside / linked).rename(place / f'kept_{linked}')
+        (data / linked).symlink_to(place / f'kept_{linked}')
+    if name.startswith('sub'):
+        (outside / 'c.tif').symlink_to(data / 'kept_c.tif')
+        (data / 'sub').symlink_to(outside)
+        rows = [
+            replace(row, path=name) if row.id == 'c' else row
+            for row in read_split('splits/train.csv')
+        ]
+        write_splits('splits', dict(train=rows), {}, force=True)
+        (outside / 'c.tif').unlink()
+        (outside / 'c.tif').write_bytes((data / 'kept_c.tif').read_bytes())
+    with pytest.raises(
+        ValueError,
+        match=f"^splits/train.csv: {name} of 'c' leads out of images, to .*/outside/.*allow_o",
+    ):
+        build(cls)
+    assert len(build(cls, allow_outside=True)) == 6
+
+
+def test_links_inside_and_a_linked_root_are_fine(data):
+    (data / 'c.tif').rename(data / 'else.tif')
+    (data / 'c.tif').symlink_to('else.tif')
+    (data.parent / 'linked').symlink_to(data)
+    assert len(build(LGGDataset, data_root='linked')) == 6
+    (data.parent / 'images_2').mkdir()  # begins as the root does
+    (data / 'c.tif').unlink()
+    (data / 'c.tif').symlink_to('../images_2/c.tif')
+    with pytest.raises(ValueError, match="c.tif of 'c' leads out of linked, to .*/images_2/c.tif"):
+        build(LGGDataset, data_root='linked')
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-40])
 

@@ -1,10 +1,13 @@
 import gzip
 import json
 import os
+import pickle
+import tracemalloc
 
 import pandas as pd
 import pytest
 
+from mmkdml.experiments import packing
 from mmkdml.experiments.packing import pack_result, unpack_result, write_atomically
 from mmkdml.experiments.records import Measurement
 
@@ -40,12 +43,44 @@ WHOLE = pack_result({'best': Measurement({}, CASES)}, CURVES, {})
         gzip.compress(b'[]'),
         gzip.compress(json.dumps(dict(measured={})).encode()),
         gzip.compress(json.dumps(dict(measured={'best': 3}, curves='', facts={})).encode()),
+        gzip.compress(json.dumps(dict(measured='x', curves='', facts={})).encode()),
+        gzip.compress(b'[' * 100_000),
+        WHOLE[:20] + b'damaged' + WHOLE[27:],
+        pickle.dumps(dict(measured={})),
     ],
-    ids=['empty', 'cut', 'plain', 'no_json', 'list', 'no_curves', 'no_measures'],  # not its time
+    ids=[
+        'empty',
+        'cut',
+        'plain',
+        'no_json',
+        'list',
+        'no_curves',
+        'no_measures',  # not its time
+        'text',
+        'deep',
+        'damaged',
+        'pickle',
+    ],
 )
 def test_what_is_not_whole_is_refused(content):
     with pytest.raises(ValueError, match='not a whole result of a run'):
         unpack_result(content)
+
+
+def test_a_bomb_is_not_unpacked(monkeypatch):
+    monkeypatch.setattr(packing, '_LARGEST_RESULT', 1 << 20)
+    bomb = gzip.compress(b'[' + b' ' * (200 << 20) + b']', compresslevel=1)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match='not a whole result .*it holds more than 1 MiB'):
+        unpack_result(bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+    monkeypatch.setattr(packing, '_LARGEST_RESULT', 200)
+    room = json.dumps(dict(measured={}, curves='epoch', facts={}))
+    unpack_result(gzip.compress(room.ljust(200).encode()))
+    with pytest.raises(ValueError, match='not a whole result'):
+        unpack_result(gzip.compress(room.ljust(201).encode()))
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):

@@ -62,6 +62,29 @@ def test_yaml(write):
     assert str(suite.work_dir) == 'there'
 
 
+def test_data_inherits_data_and_runs_no_code(write, tmp_path):
+    code = f'import os\nos.mkdir({str(tmp_path / "made")!r})\n'
+    write(code, 'code.py')
+    text = 'measures: [accuracy]\nseeds: [0]\nruns: [{config: teacher.py}]\n'
+    write(text, 'base.yaml')
+    assert load_suite(write('_base_: base.yaml\nseeds: [1]\n', 'small.yaml')).runs[0].seed == 1
+    assert load_suite(write('{"_base_": ["./small.yaml"]}', 'small.json')).runs[0].seed == 1
+    write('_base_: code.py\n', 'between.yml')
+    for base in (
+        'code.py',
+        'between.yml',
+        '"{{ $NO:code.py }}"',
+        '[base.yaml, code.py]',
+        'a::b.yaml',
+    ):
+        with pytest.raises(ValueError, match=r'may inherit \.yaml, \.yml, \.json files'):
+            load_suite(write(f'_base_: {base}\n{text}', 'small.yaml'))
+    for extra in ('custom_imports: {imports: [code]}', 'a: !!python/object/apply:os.mkdir [made]'):
+        with pytest.raises(ValueError, match='unknown: custom_imports|cannot be read as a suite'):
+            load_suite(write(f'{extra}\n{text}', 'small.yaml'))
+    assert not (tmp_path / 'made').exists()
+
+
 @pytest.mark.parametrize(
     ('before', 'after', 'message'),
     [

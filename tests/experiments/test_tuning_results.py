@@ -56,6 +56,29 @@ def test_table(study):
     assert table.loc[2, ['value', 'alpha_1']].isna().all()
 
 
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'exec("import os")#': 1},
+        {'model.type': 'os.system'},
+        {'model.weights.alpha': ['x', 0.2]},
+        {'model.weights.alpha': [[0.1], 0.2]},
+        {'model.weights.alpha': True},
+        {'model.weights.alpha.beta': 0.1},
+        {'optim_wrapper.optimizer.lr\n': 0.1},
+        {'optim_wrapperXoptimizer.lr': 0.1},
+        {'': 0.1},
+    ],
+)
+def test_a_database_puts_nothing_but_numbers_into_a_config(options, tmp_path):
+    trial = create_trial(state=TrialState.COMPLETE, value=1.0, user_attrs=dict(options=options))
+    study = optuna.create_study(direction='maximize')
+    study.add_trial(trial)
+    with pytest.raises(ValueError, match='(?s)trial 0 in the database tried .*, which no se'):
+        write_results(study, study.trials, 'metric', CONFIG, {}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_results(study, tmp_path):
     options = {'model.kl_scale': 'temperature_squared'}
     files = write_results(study, study.trials, 'ensemble/IoU', CONFIG, options, tmp_path)

@@ -15,6 +15,7 @@ from mmkdml.analysis.hard_cases import (
 )
 from mmkdml.apis import run_tool
 from mmkdml.apis.analysis_tool import analysis_parser, named_runs, open_run
+from mmkdml.evaluation import csv_text
 
 
 def main() -> None:
@@ -69,7 +70,8 @@ def main() -> None:
         rows = {title: cam_rows(*run, args.towards, args.layer) for title, run in chosen.items()}
     pictures = draw_runs(rows, ids, args.out, bar)
     whole = pd.concat({title: table.set_index('id').loc[ids] for title, table in tables.items()})
-    whole.convert_dtypes().rename_axis(['run', 'id']).to_csv(args.out / 'cases.csv')
+    whole = whole.convert_dtypes().rename_axis(['run', 'id']).reset_index()
+    (args.out / 'cases.csv').write_text(csv_text(whole))
     print(*pictures, args.out / 'cases.csv', sep='\n')
 
 
