@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prettytable import PrettyTable
 
-from mmkdml.apis import run_tool
+from mmkdml.apis import newest_checkpoint, run_tool
 from mmkdml.experiments import (
     CHECKPOINTS,
     FORMS,
@@ -16,7 +16,6 @@ from mmkdml.experiments import (
     evaluate_claims,
     in_words,
     load_suite,
-    newest_checkpoint,
     progress,
     read_suite,
     render,

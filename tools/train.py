@@ -1,6 +1,7 @@
 """Trains a config: python tools/train.py configs/kdml/r50_r18x2_v3_lgg.py"""
 
 from mmkdml.apis import config_parser, load_config, make_runner, run_tool, use_amp
+from mmkdml.apis.runs import use_deterministic
 
 
 def main() -> None:
@@ -13,14 +14,19 @@ def main() -> None:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the newest one in the work dir',
+        help='go on from this checkpoint, or from the newest whole one in the work dir',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision, on GPU or CPU')
     parser.add_argument('--seed', type=int, help='seed of all random numbers')
+    parser.add_argument(
+        '--deterministic', action='store_true', help='equal results of equal runs on a GPU, slower'
+    )
     args = parser.parse_args()
     config = load_config(args.config, args.cfg_options, args.work_dir)
     if args.seed is not None:
         config.randomness = dict(config.get('randomness', {}), seed=args.seed)
+    if args.deterministic:
+        use_deterministic(config)
     if args.amp:
         use_amp(config)
     if args.resume is not None:

@@ -1,14 +1,8 @@
 """Hooks, logging and environment of every run."""
 
-from mmengine.hooks import (
-    CheckpointHook,
-    DistSamplerSeedHook,
-    IterTimerHook,
-    LoggerHook,
-    ParamSchedulerHook,
-)
+from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
 
-from mmkdml.engine import ExactResumeHook, MemberTableHook, ReliabilityHook
+from mmkdml.engine import ExactResumeHook, MemberTableHook, ReliabilityHook, SafeCheckpointHook
 
 default_scope = None
 
@@ -17,8 +11,8 @@ default_hooks = dict(
     logger=dict(type=LoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
     # What is best is said by the data set: the ensemble's metric on the validation part.
-    # Two, since the older one goes before the newer one is written.
-    checkpoint=dict(type=CheckpointHook, interval=1, max_keep_ckpts=2, rule='greater'),
+    # Two, so that there is another one should a disk lose the newest.
+    checkpoint=dict(type=SafeCheckpointHook, interval=1, max_keep_ckpts=2, rule='greater'),
     sampler_seed=dict(type=DistSamplerSeedHook),
 )
 custom_hooks = [dict(type=MemberTableHook), dict(type=ExactResumeHook), dict(type=ReliabilityHook)]

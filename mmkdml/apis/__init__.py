@@ -7,7 +7,14 @@ from mmkdml.apis.medical_images import write_mask
 from mmkdml.apis.prediction import Answer, Prediction, Predictor, load
 from mmkdml.apis.prediction_files import predict_files
 from mmkdml.apis.publish import publish
-from mmkdml.apis.runs import load_config, load_weights, make_runner, use_amp
+from mmkdml.apis.runs import (
+    load_config,
+    load_weights,
+    make_runner,
+    newest_checkpoint,
+    use_amp,
+    use_deterministic,
+)
 from mmkdml.apis.trained import find_runs, load_trained, run_files, split_run
 
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     'load_trained',
     'load_weights',
     'make_runner',
+    'newest_checkpoint',
     'predict_files',
     'publish',
     'run_converter',
@@ -29,5 +37,6 @@ __all__ = [
     'run_tool',
     'split_run',
     'use_amp',
+    'use_deterministic',
     'write_mask',
 ]

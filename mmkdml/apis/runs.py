@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,9 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
-from mmkdml.engine import SafeResumeHook, keep_freed_memory
+from mmkdml.engine import INTERRUPTED, SafeResumeHook, keep_freed_memory
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 
 
@@ -62,8 +65,19 @@ def use_amp(config: Config) -> None:
         wrapper.type = 'mmkdml.CPUAmpOptimWrapper'
 
 
+def use_deterministic(config: Config) -> None:
+    """Has equal runs give equal numbers on a GPU, too; what cannot do so stops the run.
+
+    Call it before CUDA is used: cuBLAS reads its variable once.
+    """
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    config.randomness = dict(config.get('randomness') or {}, deterministic=True)
+
+
 def make_runner(config: Config, launcher: str = 'none') -> Runner:
     """The runner of a config, in which checkpoints are loaded as weights only.
+
+    With ``resume`` and no ``load_from`` it goes on from the run's :func:`newest_checkpoint`.
 
     Args:
         config: As :func:`load_config` gives it.
@@ -75,8 +89,9 @@ def make_runner(config: Config, launcher: str = 'none') -> Runner:
     """
     guard_checkpoints()
     if config.get('resume') and not config.get('load_from'):
-        config.load_from = find_latest_checkpoint(config.work_dir)
-    if config.get('load_from') and Path(config.load_from).is_file():
+        newest = newest_checkpoint(config.work_dir)
+        config.resume, config.load_from = newest is not None, newest and str(newest)
+    elif config.get('load_from') and Path(config.load_from).is_file():
         load_checkpoint_file(config.load_from)  # before the networks are built
     if not torch.cuda.is_available():
         keep_freed_memory()
@@ -87,6 +102,34 @@ def make_runner(config: Config, launcher: str = 'none') -> Runner:
     runner = Runner.from_cfg(config)
     runner.register_hook(SafeResumeHook())
     return runner
+
+
+def newest_checkpoint(work_dir: str | Path) -> Path | None:
+    """The checkpoint of a run that is farthest on, of those that can be read whole.
+
+    Newer ones that cannot are passed over, which is said on stderr.
+
+    Args:
+        work_dir: Folder of the run.
+    """
+    found = {}
+    for pattern in ('epoch_*.pth', 'iter_*.pth', INTERRUPTED):
+        for path in sorted(Path(work_dir).glob(pattern), key=checkpoint_number, reverse=True):
+            try:
+                meta = load_checkpoint_file(path).get('meta')
+            except ValueError as error:
+                print(f'{error}\n{path.name} is passed over', file=sys.stderr)
+                continue
+            counts = meta if isinstance(meta, Mapping) else {}
+            found[path] = tuple(int(counts.get(key, 0)) for key in ('iter', 'epoch'))
+            break
+    return max(found, key=lambda path: found[path], default=None)
+
+
+def checkpoint_number(path: Path) -> int:
+    """Number of the epoch or iteration in a checkpoint's name; 0 if there is none."""
+    number = re.search(r'(?:epoch|iter)_(\d+)\.pth$', path.name)
+    return int(number[1]) if number else 0
 
 
 def load_weights(runner: Runner, checkpoint: str | Path) -> None:

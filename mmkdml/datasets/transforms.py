@@ -45,8 +45,8 @@ class AlbumentationsTransform(BaseTransform):
     would all draw the same. With a seed of its own a ``Compose`` hands equal streams to all its
     transforms, so that two flips come together or not at all. Here each call seeds one stream, for
     all transforms, from numpy's global state, which mmengine seeds for each worker. That takes
-    about 20 us. Workers are seeded anew when they start: keep ``persistent_workers=True``, or each
-    epoch repeats the last one's.
+    about 20 us. In training, :class:`~mmkdml.engine.ExactResumeHook` seeds that one for each
+    sample; without it keep ``persistent_workers=True``, or each epoch repeats the last one's.
 
     Maps are resampled to the nearest neighbour, so that no value comes up that was not there; what
     enters from outside is 0 in image and maps unless a transform says otherwise. 3-channel images

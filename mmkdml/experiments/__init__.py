@@ -2,7 +2,6 @@
 
 from mmkdml.experiments.case_scores import case_scores
 from mmkdml.experiments.claims import evaluate_claims, render_claims
-from mmkdml.experiments.execute import newest_checkpoint
 from mmkdml.experiments.paper import paper_value
 from mmkdml.experiments.progress import in_words, progress
 from mmkdml.experiments.records import CHECKPOINTS, Measurement, RunRecord, SuiteRecord
@@ -29,7 +28,6 @@ __all__ = [
     'evaluate_claims',
     'in_words',
     'load_suite',
-    'newest_checkpoint',
     'paper_value',
     'paper_weights',
     'progress',

@@ -26,15 +26,17 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from mmkdml.analysis import inspect_config, member_complexities
-from mmkdml.apis import load_config, load_weights, make_runner, use_amp
+from mmkdml.apis import load_config, load_weights, make_runner, newest_checkpoint, use_amp
+from mmkdml.apis.runs import checkpoint_number
 from mmkdml.datasets import SplitFileMixin, read_split
 from mmkdml.datasets.splits import split_counts
 from mmkdml.evaluation import CaseTable
-from mmkdml.experiments.packing import pack_result, write_atomically
+from mmkdml.experiments.packing import pack_result
 from mmkdml.experiments.records import Measurement
 from mmkdml.experiments.store import difference
 from mmkdml.experiments.suite import RunSpec
-from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
+from mmkdml.files import write_atomically
+from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.transfers import TEACHER
 
 RESULT = 'result.json.gz'
@@ -98,8 +100,7 @@ def execute(spec: RunSpec, work_dir: Path, teacher: Path | None, launcher: str) 
     _refuse_other_settings(work_dir, settings_text(spec))
     config = run_config(spec, work_dir, teacher)
     config.experiment_name = re.sub(r'\W', '_', f'{spec.key}_{time.time_ns()}')
-    newest = newest_checkpoint(work_dir)
-    config.resume, config.load_from = newest is not None, newest and str(newest)
+    config.resume, config.load_from = True, None
     case_table = CaseTable()
     evaluators = config.test_evaluator
     config.test_evaluator = [*(evaluators if isinstance(evaluators, list) else [evaluators])]
@@ -110,7 +111,7 @@ def execute(spec: RunSpec, work_dir: Path, teacher: Path | None, launcher: str) 
     measured: dict[str, Measurement] = {}
     epochs: dict[str, int] = {}
     for name, checkpoint in _checkpoints(runner).items():
-        epochs[name] = _number(checkpoint)
+        epochs[name] = checkpoint_number(checkpoint)
         if measured and epochs[name] == epochs['last']:  # the last epoch was the best
             measured[name] = measured['last']
             continue
@@ -122,40 +123,29 @@ def execute(spec: RunSpec, work_dir: Path, teacher: Path | None, launcher: str) 
         write_atomically(work_dir / RESULT, pack_result(measured, read_curves(work_dir), facts))
 
 
-def newest_checkpoint(work_dir: Path) -> Path | None:
-    """The newest checkpoint of a run that can be read whole; one cut short is passed over."""
-    files = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
-    for path in sorted(files, key=_number, reverse=True):
-        with contextlib.suppress(ValueError):
-            load_checkpoint_file(path)
-            return path
-        print(f'{path} cannot be read, and is passed over', file=sys.stderr)
-    return None
-
-
 def read_curves(work_dir: Path) -> pd.DataFrame:
     """What mmengine logged in all attempts of a run, as ``epoch, key, value``.
 
-    Training values are means over the logged steps of an epoch; an epoch that was trained or
-    validated twice, since the run was stopped in between, counts as it was the last time.
+    Training values are means over the logged steps of an epoch; what was done twice, since the run
+    was stopped in between, counts as it was the last time.
     """
     rows = []
-    for attempt, path in enumerate(sorted(work_dir.glob('*/vis_data/scalars.json'))):
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in path.read_text().splitlines():
             with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run
                 values = json.loads(line)
+                step = values.get('step')
                 # Validations have no epoch of their own: their step is one.
-                epoch = values.get('epoch', values.get('step'))
+                epoch = values.get('epoch', step)
                 rows += [
-                    (attempt, epoch, key, float(value))
+                    (epoch, step, key, float(value))
                     for key, value in values.items()
                     if key not in ('epoch', 'iter', 'step', 'time', 'data_time', 'memory')
                     and isinstance(value, (int, float))
                 ]
-    table = pd.DataFrame(rows, columns=['attempt', 'epoch', 'key', 'value'])
-    means = table.groupby(['epoch', 'key', 'attempt'], as_index=False)['value'].mean()
-    last = means.groupby(['epoch', 'key'], as_index=False).last()
-    return last[['epoch', 'key', 'value']]
+    table = pd.DataFrame(rows, columns=['epoch', 'step', 'key', 'value'])
+    table = table.drop_duplicates(['epoch', 'step', 'key'], keep='last')
+    return table.groupby(['epoch', 'key'], as_index=False)['value'].mean()
 
 
 def _refuse_other_settings(work_dir: Path, settings: str) -> None:
@@ -173,12 +163,6 @@ def _refuse_other_settings(work_dir: Path, settings: str) -> None:
 def _with_meta(metric: CaseTable, runner: Runner) -> CaseTable:
     metric.dataset_meta = getattr(runner.test_dataloader.dataset, 'metainfo', None)
     return metric
-
-
-def _number(path: Path) -> int:
-    """Of the epoch, or the iteration, after which a checkpoint was saved."""
-    found = re.search(r'(?:epoch|iter)_(\d+)\.pth$', path.name)
-    return int(found[1]) if found else 0
 
 
 def _checkpoints(runner: Runner) -> dict[str, Path]:

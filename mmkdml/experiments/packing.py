@@ -1,14 +1,12 @@
-"""A run's outcome as bytes, and files that are never met half-written."""
+"""A run's outcome as bytes."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -66,16 +64,3 @@ def _unzipped(content: bytes) -> bytes:
     if not stream.eof:
         raise EOFError('it is cut short')
     return text
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that is never met half-written, not even after a power cut."""
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')  # others may write the same file
-    try:
-        with part.open('wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

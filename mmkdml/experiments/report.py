@@ -9,11 +9,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mmkdml.experiments.chapters import chapter_of
 from mmkdml.experiments.claims import ALPHA, UNDECIDED
-from mmkdml.experiments.packing import write_atomically
 from mmkdml.experiments.progress import in_words
 from mmkdml.experiments.records import SuiteRecord
 from mmkdml.experiments.statistics import RESAMPLES
 from mmkdml.experiments.tables import SHOWN
+from mmkdml.files import write_atomically
 from mmkdml.version import __version__
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -17,11 +18,12 @@ from pathlib import Path
 import torch
 
 from mmkdml.experiments.execute import RESULT
-from mmkdml.experiments.packing import unpack_result, write_atomically
+from mmkdml.experiments.packing import unpack_result
 from mmkdml.experiments.progress import in_words, progress
 from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
 from mmkdml.experiments.store import RunState, SuiteStore, is_dead, this_host
 from mmkdml.experiments.suite import RunSpec, Suite, run_key
+from mmkdml.files import write_atomically
 
 LOG = 'run.log'
 SPEC = 'run.json'
@@ -145,11 +147,11 @@ class Worker:
             self.store.fail(run, self.name, f'it could not be started: {error}')
             self.say(f'{run.key} failed: {error}')
             return
-        owned = True
+        owned = False
         try:
             owned = self._watch(process, run)
         finally:
-            _end(process)
+            _end(process, gently=owned)
         if not owned:
             self.say(f'{run.key} was taken over by another worker')
         elif self.stop.is_set() and process.returncode != 0:
@@ -277,17 +279,22 @@ def _share(index: int, workers: int, processes: int) -> dict[str, str]:
     return share
 
 
-def _end(process: subprocess.Popen) -> None:
-    """Ends a run and all processes it has started."""
+def _end(process: subprocess.Popen, gently: bool) -> None:
+    """Ends a run and all processes it has started.
+
+    Args:
+        process: The run's.
+        gently: Whether it may first save where it is.
+    """
+    if gently and process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
     if process.stdin is not None:
         process.stdin.close()
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _last_lines(path: Path, start: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -65,12 +66,14 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a checkpoint, or holds more than weights and mmengine's log.
+        ValueError: If it is not a checkpoint, is damaged, or holds more than weights and mmengine's
+            log.
     """
     path = resolve_checkpoint(path)
     try:
         if path.suffix == '.safetensors':
             return _read_safetensors(path)
+        _check_sums(path)
         with torch.serialization.safe_globals(_safe_globals()):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is none of its own
@@ -79,7 +82,7 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
         reason = reason.partition('. ')[0].rstrip('.')
         raise ValueError(
             f'{path} cannot be loaded as a checkpoint of weights: {reason}. It may be truncated, '
-            'another kind of file, or hold more than weights'
+            'damaged, another kind of file, or hold more than weights'
         ) from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
@@ -117,6 +120,15 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             if key in ('classes', 'palette')
         }
     return dict(state_dict=load_file(path), meta=dict(dataset_meta=meta))
+
+
+def _check_sums(path: Path) -> None:
+    """Of each part; torch itself takes flipped bits for weights."""
+    if zipfile.is_zipfile(path):  # else it is cut short, or of another kind: torch tells
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise ValueError(f'the checksum of its part {damaged} is wrong')
 
 
 def _log_method(owner: Any, name: str) -> Any:

@@ -10,6 +10,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 
 from mmkdml.apis import load_config, load_weights, make_runner, use_amp
+from mmkdml.apis.runs import newest_checkpoint, use_deterministic
 from mmkdml.engine import CPUAmpOptimWrapper, SafeResumeHook
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
@@ -83,17 +84,65 @@ def test_a_runner_loads_weights_only_and_knows_its_launcher(built):
     assert [type(hook) for hook in runner.hooks] == [SafeResumeHook]
 
 
-def test_resuming_finds_and_checks_the_newest_checkpoint(built, tmp_path):
-    file = tmp_path / 'epoch_1.pth'
-    torch.save({'a': torch.zeros(1)}, file)
-    (tmp_path / 'last_checkpoint').write_text(str(file))
+def save(path, epoch=0, iteration=0):
+    torch.save(dict(state_dict={}, meta=dict(epoch=epoch, iter=iteration)), path)
+
+
+def test_resuming_finds_the_newest_whole_checkpoint(built, tmp_path, capsys):
     config = dict(resume=True, work_dir=str(tmp_path), load_from=None)
+    for epoch in (2, 9, 10):
+        save(tmp_path / f'epoch_{epoch}.pth', epoch, 4 * epoch)
+    (tmp_path / 'last_checkpoint').write_text('elsewhere')
     make_runner(Config(config))
-    assert built[0].load_from == str(file)
-    file.write_bytes(b'broken')
-    with pytest.raises(ValueError, match='epoch_1.pth cannot be loaded as a checkpoint'):
+    assert (built[-1].resume, built[-1].load_from) == (True, str(tmp_path / 'epoch_10.pth'))
+    (tmp_path / 'epoch_10.pth').write_bytes(b'')
+    make_runner(Config(config))
+    assert built[-1].load_from == str(tmp_path / 'epoch_9.pth')
+    said = capsys.readouterr().err
+    assert 'epoch_10.pth cannot be loaded as a checkpoint' in said
+    assert 'epoch_10.pth is passed over' in said
+    for path in tmp_path.glob('epoch_*.pth'):
+        path.write_bytes(b'broken')
+    make_runner(Config(config))
+    assert (built[-1].resume, built[-1].load_from) == (False, None)
+
+
+def test_what_is_farthest_on_is_the_newest(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    save(tmp_path / 'epoch_2.pth', 2, 8)
+    save(tmp_path / 'best_x_epoch_3.pth', 3, 12)
+    assert newest_checkpoint(tmp_path).name == 'epoch_2.pth'
+    for name, iteration, newest in (('interrupted', 7, 'epoch_2'), ('interrupted', 9, None)):
+        save(tmp_path / f'{name}.pth', 1, iteration)
+        assert newest_checkpoint(str(tmp_path)).stem == (newest or name)
+    save(tmp_path / 'iter_10.pth', 2, 10)
+    save(tmp_path / 'iter_9.pth', 2, 9)
+    assert newest_checkpoint(tmp_path).stem == 'iter_10'
+    # After the same iteration, the epoch is over in one of them.
+    save(tmp_path / 'interrupted.pth', 2, 12)
+    save(tmp_path / 'epoch_3.pth', 3, 12)
+    assert newest_checkpoint(tmp_path).stem == 'epoch_3'
+
+
+def test_a_checkpoint_that_is_asked_for_is_the_one(built, tmp_path):
+    save(tmp_path / 'epoch_2.pth', 2, 8)
+    broken = tmp_path / 'epoch_3.pth'
+    broken.write_bytes(b'broken')
+    config = dict(resume=True, work_dir=str(tmp_path), load_from=str(broken))
+    with pytest.raises(ValueError, match='epoch_3.pth cannot be loaded as a checkpoint'):
         make_runner(Config(config))
-    assert len(built) == 1
+    assert built == []
+
+
+def test_deterministic_runs(monkeypatch):
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
+    config = Config(dict(randomness=dict(seed=3)))
+    use_deterministic(config)
+    assert config.randomness == dict(seed=3, deterministic=True)
+    assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':16:8')
+    use_deterministic(config)
+    assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':16:8'
 
 
 def test_nothing_to_resume_is_a_fresh_start(built, tmp_path):

@@ -5,14 +5,7 @@ import pytest
 import torch
 
 from mmkdml.experiments import RunSpec
-from mmkdml.experiments.execute import (
-    SETTINGS,
-    execute,
-    newest_checkpoint,
-    read_curves,
-    run_config,
-    settings_text,
-)
+from mmkdml.experiments.execute import SETTINGS, execute, read_curves, run_config, settings_text
 
 CONFIG = 'configs/demo/kdml_v3_demo.py'
 
@@ -66,20 +59,6 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [SETTINGS]
 
 
-def test_the_newest_checkpoint_that_is_whole(tmp_path, capsys):
-    assert newest_checkpoint(tmp_path) is None
-    for epoch in (2, 9, 10):
-        torch.save(dict(state_dict={}), tmp_path / f'epoch_{epoch}.pth')
-    assert newest_checkpoint(tmp_path).name == 'epoch_10.pth'
-    content = (tmp_path / 'epoch_10.pth').read_bytes()
-    (tmp_path / 'epoch_10.pth').write_bytes(content[: len(content) // 2])
-    assert newest_checkpoint(tmp_path).name == 'epoch_9.pth'
-    assert 'epoch_10.pth cannot be read, and is passed over' in capsys.readouterr().err
-    torch.save(dict(state_dict={}), tmp_path / 'iter_800.pth')
-    torch.save(dict(state_dict={}), tmp_path / 'best_x_iter_900.pth')
-    assert newest_checkpoint(tmp_path).name == 'iter_800.pth'
-
-
 def test_curves_of_a_run_that_was_stopped(tmp_path):
     def attempt(name, *lines):
         folder = tmp_path / name / 'vis_data'
@@ -99,12 +78,14 @@ def test_curves_of_a_run_that_was_stopped(tmp_path):
         json.dumps({'ensemble/IoU': 50.5, 'step': 1}),
         json.dumps(dict(lr=0.05, loss=1.0, epoch=2, iter=3, step=3)),
     )
+    # It went on in the middle of an epoch, of which both halves count.
+    attempt('20260101_000200', json.dumps(dict(lr=0.05, loss=7.0, epoch=2, iter=4, step=4)))
     expected = pd.DataFrame(
         [
             (1, 'ensemble/IoU', 50.5),
             (1, 'loss', 3.0),
             (1, 'lr', 0.1),
-            (2, 'loss', 1.0),
+            (2, 'loss', 4.0),
             (2, 'lr', 0.05),
         ],
         columns=['epoch', 'key', 'value'],

@@ -1,6 +1,5 @@
 import gzip
 import json
-import os
 import pickle
 import tracemalloc
 
@@ -8,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mmkdml.experiments import packing
-from mmkdml.experiments.packing import pack_result, unpack_result, write_atomically
+from mmkdml.experiments.packing import pack_result, unpack_result
 from mmkdml.experiments.records import Measurement
 
 # Names that CSV readers like to take for numbers or for nothing.
@@ -81,25 +80,3 @@ def test_a_bomb_is_not_unpacked(monkeypatch):
     unpack_result(gzip.compress(room.ljust(200).encode()))
     with pytest.raises(ValueError, match='not a whole result'):
         unpack_result(gzip.compress(room.ljust(201).encode()))
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / 'file'
-    write_atomically(path, b'old')
-    write_atomically(path, b'new')
-    assert path.read_bytes() == b'new'
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
-    path = tmp_path / 'file'
-    write_atomically(path, b'old')
-
-    def full(_):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(os, 'fsync', full)
-    with pytest.raises(OSError, match='No space left'):
-        write_atomically(path, b'new')
-    assert path.read_bytes() == b'old'
-    assert list(tmp_path.iterdir()) == [path]

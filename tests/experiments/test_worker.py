@@ -170,6 +170,41 @@ def test_a_stopped_worker_ends_its_run_and_gives_it_back(make_suite, make_worker
     assert not alive(int(executed(suite, 'run/seed_0')[0].split()[0]))
 
 
+def test_a_stopped_run_may_save_where_it_is(make_suite, make_worker, tmp_path):
+    saving = """
+        import os, signal, sys, threading, time
+        from pathlib import Path
+
+        def end_with_the_worker():
+            sys.stdin.buffer.raw.read()
+            os._exit(1)
+
+        def save(*_):
+            time.sleep(0.3)
+            folder.joinpath('saved').touch()
+            os._exit(143)
+
+        folder = Path(sys.argv[1]).parent
+        threading.Thread(target=end_with_the_worker, daemon=True).start()
+        signal.signal(signal.SIGTERM, save)
+        folder.joinpath('ready').touch()
+        time.sleep(60)
+    """
+    script = tmp_path / 'saving.py'
+    script.write_text(textwrap.dedent(saving))
+    suite, store = make_suite({'run': PLAIN})
+    one = make_worker(suite, store)
+    one.command = (str(script),)
+    thread = threading.Thread(target=one.work)
+    thread.start()
+    folder = suite.work_dir / 'run' / 'seed_0'
+    wait_for((folder / 'ready').exists)
+    one.stop.set()
+    thread.join(30)
+    assert (folder / 'saved').exists()
+    assert states(store) == {'run/seed_0': WAITING}
+
+
 @pytest.mark.parametrize('kill', [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_all_workers(make_suite, script, monkeypatch, kill):
     monkeypatch.setattr(worker, 'COMMAND', (script,))

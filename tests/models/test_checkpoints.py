@@ -270,6 +270,40 @@ def test_a_truncated_file_is_named(save):
         load_checkpoint_file(path)
 
 
+def test_a_file_cut_short_anywhere_is_named(save):
+    path = save(network().state_dict())
+    whole = path.read_bytes()
+    for size in np.random.default_rng(0).integers(len(whole), size=20):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r'weights\.pth cannot be loaded'):
+            load_checkpoint_file(path)
+
+
+def test_no_flipped_bit_is_taken_for_a_weight(save):
+    weights = network().state_dict()
+    path = save(weights)
+    whole, refused = path.read_bytes(), 0
+    inside = whole.find(next(iter(weights.values())).numpy().tobytes())
+    assert inside > 0
+    places = np.random.default_rng(0).integers(len(whole), size=100).tolist()
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            loaded = load_checkpoint_file(path)
+        except ValueError:
+            refused += 1
+            continue
+        # It was in what fills up gaps of the file.
+        assert loaded.keys() == weights.keys()
+        assert all(torch.equal(loaded[key], value) for key, value in weights.items())
+    assert refused > 50
+    path.write_bytes(whole[:inside] + bytes([whole[inside] ^ 4]) + whole[inside + 1 :])
+    with pytest.raises(
+        ValueError, match=r'weights\.pth cannot be loaded .*: the checksum of its part \S+ is'
+    ):
+        load_checkpoint_file(path)
+
+
 @pytest.mark.parametrize(('content', 'kind'), [([torch.zeros(1)], 'list'), (3, 'int')])
 def test_a_file_without_keys_is_named(save, content, kind):
     with pytest.raises(ValueError, match=rf'weights\.pth holds a {kind}, not a checkpoint'):

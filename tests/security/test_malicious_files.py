@@ -22,10 +22,9 @@ from mmengine.utils.dl_utils import load_url
 from PIL import Image
 from safetensors.torch import save_file
 
-from mmkdml.apis import load_config, load_trained, make_runner, publish
+from mmkdml.apis import load_config, load_trained, make_runner, newest_checkpoint, publish
 from mmkdml.apis.export_source import load_source
 from mmkdml.apis.prediction import load
-from mmkdml.experiments.execute import newest_checkpoint
 from mmkdml.models import PretrainedTIMMBackbone
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, load_member
 from mmkdml.registry import MODELS
@@ -135,10 +134,7 @@ def started_from(path):
 
 
 def resumed(path):
-    work_dir = path.parent / 'work_dir'
-    work_dir.mkdir(exist_ok=True)
-    (work_dir / 'last_checkpoint').write_text(str(path))
-    make_runner(Config(dict(resume=True, work_dir=str(work_dir))))
+    make_runner(Config(dict(resume=True, load_from=str(path), work_dir=str(path.parent))))
 
 
 ENTRIES = [
@@ -196,7 +192,7 @@ def test_what_needs_a_whole_config(malicious, route, teacher_config, tmp_path):
 @pytest.mark.parametrize(
     ('tool', 'words'),
     [
-        ('train', ('CONFIG', '--resume', '--work-dir', 'RUN')),
+        ('train', ('CONFIG', '--resume', 'FILE', '--work-dir', 'RUN')),
         ('train', ('CONFIG', '--cfg-options', 'load_from=FILE')),
         ('test', ('CONFIG', 'FILE')),
         ('publish', ('CONFIG', 'FILE', '--out', 'OUT')),

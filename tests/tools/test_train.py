@@ -1,6 +1,10 @@
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,12 +78,70 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(trained, tool, short, 
         assert same(state, ours['optimizer']['state'][key])
 
 
+def test_a_run_told_to_stop_goes_on_later(trained, tool, short, tmp_path):
+    """With workers, which get the signal like the run; the other run had none."""
+    options = [
+        *short,
+        'train_dataloader.num_workers=2',
+        'val_dataloader.num_workers=2',
+        'val_dataloader.persistent_workers=True',
+    ]
+    command = [ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', tmp_path, '--cfg-options']
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        start_new_session=True,
+    )
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if 'Epoch(train) [1][1/2]' in line:
+            os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM, ''.join(seen)
+    assert 'Stopped by SIGTERM after iteration' in ''.join(seen)
+    tool('train', CONFIG, '--work-dir', tmp_path, '--resume', options=short)
+    ours, undisturbed = (
+        load_checkpoint_file(path / 'epoch_2.pth') for path in (tmp_path, trained[0])
+    )
+    assert same(ours['state_dict'], undisturbed['state_dict'])
+    assert {path.name for path in tmp_path.glob('*.pth')} == {
+        path.name for path in trained[0].glob('*.pth')
+    }
+
+
 @pytest.mark.slow
+def test_a_full_disk_is_told_in_one_line(tool, short, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(SystemExit) as stopped:
+        tool('train', CONFIG, '--work-dir', tmp_path, options=short)
+    assert str(stopped.value) == (
+        'train.py: error: [Errno 28] No space left on device (what was there before is as it was): '
+        f"'{tmp_path / 'epoch_1.pth'}'"
+    )
+
+
+@pytest.fixture
+def not_deterministic_after():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('not_deterministic_after')
 def test_a_seed_decides_the_weights(tool, data_options, tmp_path):
     # With random augmentation.
     options = [*data_options, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=2']
     for name, seed in (('a', 3), ('b', 3), ('c', 4)):
-        tool('train', CONFIG, '--work-dir', tmp_path / name, '--seed', seed, options=options)
+        chosen = ['--seed', seed, '--deterministic'] if name == 'b' else ['--seed', seed]
+        tool('train', CONFIG, '--work-dir', tmp_path / name, *chosen, options=options)
     assert same(weights(tmp_path / 'a'), weights(tmp_path / 'b'))
     assert not same(weights(tmp_path / 'a'), weights(tmp_path / 'c'))
 

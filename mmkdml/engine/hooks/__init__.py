@@ -5,6 +5,7 @@ from mmkdml.engine.hooks.loss_balance import LossBalanceHook
 from mmkdml.engine.hooks.member_table import MemberTableHook, member_table
 from mmkdml.engine.hooks.panels import PanelHook
 from mmkdml.engine.hooks.reliability import ReliabilityHook
+from mmkdml.engine.hooks.safe_checkpoint import SafeCheckpointHook
 from mmkdml.engine.hooks.safe_resume import SafeResumeHook
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     'MemberTableHook',
     'PanelHook',
     'ReliabilityHook',
+    'SafeCheckpointHook',
     'SafeResumeHook',
     'member_table',
 ]

@@ -2,53 +2,126 @@
 
 from __future__ import annotations
 
-import random
-from functools import partial
+from typing import Any
 
-import numpy as np
-import torch
-from mmengine.dataset import worker_init_fn
-from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from mmkdml.engine.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
+from mmkdml.engine.stopping import shield_workers
 from mmkdml.registry import HOOKS
+
+# Of a checkpoint's meta: where in an epoch it was saved
+PLACE = 'place'
+GRADIENTS = 'gradients'
+_LOOPS = {
+    EpochBasedTrainLoop: (ResumableTrainLoop, 'max_epochs'),
+    IterBasedTrainLoop: (ResumableIterTrainLoop, 'max_iters'),
+}
 
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Makes each epoch a function of the weights it starts from, the seed and its number.
+    """Lets a run be stopped at any time: resumed on a CPU, it ends with the same weights, each bit.
 
-    mmengine's checkpoints hold no state of random numbers, and one saved before the validation of
-    its epoch does not know the outcome. So at the start of each epoch all random numbers are seeded
-    anew from the run's seed and the epoch, in the process and in the workers of its data loader
-    (which otherwise repeat themselves every epoch, or go on from where they were); and a run that
-    resumes after an epoch that is validated first validates again, which finds the same best
-    checkpoint. On a CPU the resumed run ends with the same weights, bit for bit.
+    mmengine's checkpoints hold no state of random numbers, know of whole epochs alone, forget
+    gradients that are still being accumulated, and may have been saved before the validation of
+    their epoch. With this hook
+
+    - mmengine's loop becomes a :class:`~mmkdml.engine.ResumableTrainLoop` or, of iterations, a
+      :class:`~mmkdml.engine.ResumableIterTrainLoop`: these need no state of random numbers, in any
+      process or worker, and follow signals between iterations;
+    - a checkpoint tells how many batches of its epoch are done, and the resumed epoch goes on with
+      the next one; the others are not loaded again;
+    - gradients that wait for their step are saved;
+    - a checkpoint tells whether its epoch is validated; if not, a resumed run does that first,
+      which finds the same best checkpoint.
+
+    Other loops, and data loaders without a batch sampler, are left as they are.
     """
 
     priority = 'LOWEST'  # the checkpoint hook has to be ready for a validation
 
-    def before_train(self, runner: Runner) -> None:
-        """Validates what is resumed, if the epoch before is one that is validated."""
-        loop = runner.train_loop
-        if not isinstance(loop, EpochBasedTrainLoop) or runner.val_loop is None:
-            return
-        due = loop.epoch % loop.val_interval == 0 or loop.epoch == loop.max_epochs
-        if loop.epoch >= max(loop.val_begin, 1) and due:
-            runner.val_loop.run()
+    def __init__(self) -> None:
+        self._resumed: dict[str, Any] = {}
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Seeds the epoch."""
-        entropy = [runner.seed, runner.epoch, get_rank()]
-        # Below 2^31: workers add their number, and NumPy takes no more than 32 bits.
-        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        loader = runner.train_dataloader
-        if loader.num_workers:
-            loader.worker_init_fn = partial(
-                worker_init_fn, num_workers=loader.num_workers, rank=0, seed=seed
+    def before_run(self, runner: Runner) -> None:
+        """Changes the loop."""
+        loop = runner._train_loop  # as a property it would be built, and a test need not train
+        resumable, end = _LOOPS.get(type(loop), (None, ''))
+        if resumable is not None and loop.dataloader.batch_sampler is not None:
+            changes = [*zip(loop.dynamic_milestones, loop.dynamic_intervals, strict=True)]
+            runner._train_loop = resumable(
+                runner,
+                loop.dataloader,
+                val_begin=loop.val_begin,
+                val_interval=loop.val_interval,
+                dynamic_intervals=changes[1:],
+                **{end: getattr(loop, end)},
             )
-            loader._iterator = None  # of persistent workers: the new ones are seeded, too
+        self._seed = runner.seed
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Takes what :meth:`before_save_checkpoint` put there."""
+        if runner._resume:
+            self._resumed = dict(
+                checkpoint.get('meta', {}).get(PLACE, {}), gradients=checkpoint.get(GRADIENTS, {})
+            )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Adds the place in the epoch, and gradients that wait for their step."""
+        loop, meta = runner.train_loop, checkpoint['meta']
+        if not isinstance(loop, ResumableLoop):
+            return
+        # After an epoch, mmengine saves before it counts the epoch.
+        done = meta['iter'] - loop.first_iter if meta['epoch'] == loop.epoch else 0
+        meta[PLACE] = dict(
+            done=done,
+            batches=len(loop.dataloader),
+            validated=loop.validated or runner.message_hub.get_info('loop_stage') == 'val',
+        )
+        if 'optimizer' in checkpoint and not _has_stepped(runner.optim_wrapper):
+            checkpoint[GRADIENTS] = {
+                name: parameter.grad.cpu()
+                for name, parameter in _parameters(runner)
+                if parameter.grad is not None
+            }
+
+    def before_train(self, runner: Runner) -> None:
+        """Goes to the place in the epoch, and validates what is resumed if that is due."""
+        loop = runner.train_loop
+        if not isinstance(loop, ResumableLoop):
+            return
+        done, batches = self._resumed.get('done', 0), self._resumed.get('batches')
+        if done and batches != len(loop.dataloader):
+            runner.logger.warning(
+                f'The epoch that was interrupted had {batches} batches, now it has '
+                f'{len(loop.dataloader)}: it is begun anew. Resume with the batch size, data and '
+                'number of processes of before to go on exactly'
+            )
+            done = 0
+        loop.first_iter = loop.iter - done
+        loop.validated = self._resumed.get('validated', False)
+        gradients = self._resumed.pop('gradients', {})
+        for name, parameter in _parameters(runner):
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter)
+        sampler: Any = loop.dataloader.sampler
+        if getattr(sampler, 'seed', None) == self._seed:
+            sampler.seed = runner.seed  # that of the checkpoint, if it has another one
+        if runner.val_loop is not None:
+            if runner.val_dataloader.num_workers:
+                shield_workers(runner.val_dataloader)
+            loop.validate_resumed()
+
+
+def _parameters(runner: Runner) -> Any:
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return model.named_parameters()
+
+
+def _has_stepped(wrapper: Any) -> bool:
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return all(one.should_update() for one in wrappers)

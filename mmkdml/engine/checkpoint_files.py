@@ -1,0 +1,49 @@
+"""How checkpoints get on a disk."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+
+from mmkdml.files import write_atomically
+
+# What a run that was asked to stop saves
+INTERRUPTED = 'interrupted.pth'
+
+
+class WholeFileBackend(LocalBackend):
+    """mmengine's local files, written whole or not at all, and removed only when that is asked.
+
+    ``CheckpointHook`` removes an old checkpoint before it saves the new one. Here it stays until
+    :meth:`remove_old`.
+    """
+
+    def __init__(self) -> None:
+        self._old: list[Path] = []
+
+    def put(self, obj: bytes | BytesIO, filepath: str | Path) -> None:
+        """Writes a file, and its folder if need be.
+
+        Raises:
+            OSError: If it cannot be written; what was at ``filepath`` is still there.
+        """
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, obj.getvalue() if isinstance(obj, BytesIO) else obj)
+
+    def remove(self, filepath: str | Path) -> None:
+        """Notes a file as old."""
+        self._old.append(Path(filepath))
+
+    def remove_old(self, *kept: str | Path | None) -> None:
+        """Removes what is old and was not written again."""
+        for path in set(self._old) - {Path(one) for one in kept if one}:
+            path.unlink(missing_ok=True)
+        self._old.clear()
+
+
+_NAME = 'mmkdml.whole_files'
+register_backend(_NAME, WholeFileBackend, force=True)
+WHOLE_FILES = dict(backend=_NAME)

@@ -1,0 +1,65 @@
+"""Checkpoints of which there is always a whole one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from mmkdml.engine.checkpoint_files import INTERRUPTED, WHOLE_FILES, WholeFileBackend
+from mmkdml.registry import HOOKS
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook`` for local folders, with files that are never met half-written.
+
+    An old checkpoint, the best one before, and the one of an interruption are removed only after
+    what replaces them is on disk. So one more than ``max_keep_ckpts`` needs room for a moment.
+
+    Args:
+        *args: As of ``CheckpointHook``.
+        backend_args: Of a store that is no local folder; how it writes is then up to it.
+        **kwargs: As of ``CheckpointHook``.
+    """
+
+    def __init__(
+        self, *args: Any, backend_args: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, backend_args=backend_args or WHOLE_FILES, **kwargs)
+
+    def before_train(self, runner: Runner) -> None:
+        """Takes up what is resumed, and clears away what killed processes left half-written."""
+        super().before_train(runner)
+        # Without it, what is best next would not be noted in the checkpoint of its epoch.
+        self.last_ckpt = runner.message_hub.get_info('last_ckpt')
+        # Of a folder that was copied, else the other's best checkpoint would be removed.
+        best = getattr(self, 'best_ckpt_path', None)
+        self.best_ckpt_path: str | None = best and self._in_folder(best)
+        for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
+            self.best_ckpt_path_dict[key] = path and self._in_folder(path)
+        if is_main_process():
+            for part in Path(self.out_dir).glob('.*.pth.*.part'):
+                part.unlink()
+
+    def _in_folder(self, path: str) -> str:
+        return self.file_backend.join_path(self.out_dir, Path(path).name)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        self._remove_old()  # the best one before, in whose place there is a new one by now
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self._remove_old()
+        if is_main_process():
+            (Path(runner.work_dir) / INTERRUPTED).unlink(missing_ok=True)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        if isinstance(self.file_backend, WholeFileBackend):
+            best = getattr(self, 'best_ckpt_path_dict', {}).values()
+            self.file_backend.remove_old(self.last_ckpt, self.best_ckpt_path, *best)

@@ -1,0 +1,180 @@
+"""Training loops that may be left after any iteration, and go on from there."""
+
+from __future__ import annotations
+
+import signal
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import barrier, get_rank
+from mmengine.registry import LOOPS
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
+from torch import nn
+
+from mmkdml.engine.checkpoint_files import INTERRUPTED, WHOLE_FILES
+from mmkdml.engine.seeding import EPOCH, STEP, SeededBatches, seed_all
+from mmkdml.engine.stopping import StopSignals
+
+
+class ResumableLoop(BaseLoop):
+    """What makes a loop of mmengine resumable after each iteration. Stands before it in the bases.
+
+    All random numbers are seeded anew for each iteration and each sample, from the run's seed and
+    their numbers, so that nothing but weights, optimiser and the like need be kept. SIGTERM and
+    Ctrl-C are followed after the iteration or the validation in work: the checkpoint
+    ``interrupted.pth`` is saved, and the process ends with 128 + the signal's number, as shells
+    say it (143, 130).
+
+    :class:`~mmkdml.engine.ExactResumeHook` saves and restores the attributes.
+
+    Attributes:
+        first_iter: The iteration with which the epoch began.
+        validated: Whether the validation that may be due is over.
+    """
+
+    first_iter = 0
+    validated = False
+    _batches: SeededBatches | None = None
+
+    def run(self) -> nn.Module:
+        """Trains.
+
+        Raises:
+            SystemExit: If a signal asked for it.
+        """
+        with StopSignals() as self._signals:
+            model = super().run()
+            if number := self._signals.asked():
+                raise SystemExit(128 + number)
+        return model
+
+    def validate_resumed(self) -> None:
+        """Makes up for the validation that was due where the run is resumed."""
+        self._decide_current_val_interval()
+        done, end = self._progress()
+        due = done >= max(self.val_begin, 1) and (done % self.val_interval == 0 or done == end)
+        if due and not self.validated:
+            self.runner.val_loop.run()
+
+    @abstractmethod
+    def _progress(self) -> tuple[int, int]:
+        """How much is done, in units of the interval of validations, and of how much."""
+
+    def _rest(self) -> Iterator[Any]:
+        """The batches of the epoch that are not done."""
+        seed_all(self.runner.seed, EPOCH, self._epoch)  # a sampler may draw its own seed
+        # Not before: what is resumed has a seed of its own.
+        self._batches = self._batches or SeededBatches(self.dataloader, self.runner.seed)
+        return self._batches.start(self.first_iter, self._iter - self.first_iter)
+
+    def _seed_step(self) -> None:
+        seed_all(self.runner.seed, STEP, self._iter, get_rank())
+
+    def _stop_if_asked(self) -> None:
+        number = self._signals.asked()
+        if not number:
+            return
+        self.runner.save_checkpoint(
+            self.runner.work_dir,
+            INTERRUPTED,
+            meta=dict(epoch=self._epoch, iter=self._iter),
+            backend_args=WHOLE_FILES,
+        )
+        self.runner.logger.info(
+            f'Stopped by {signal.Signals(number).name} after iteration {self._iter}; --resume goes '
+            f'on from {INTERRUPTED}'
+        )
+        barrier()  # a launcher ends the others when the first one ends
+        raise SystemExit(128 + number)
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(ResumableLoop, EpochBasedTrainLoop):
+    """mmengine's loop of epochs, resumable after each iteration; see :class:`ResumableLoop`.
+
+    Args:
+        runner: The runner.
+        dataloader: Data loader or its settings; with a batch sampler.
+        **settings: As of ``EpochBasedTrainLoop``.
+    """
+
+    def run_epoch(self) -> None:
+        """Trains what is left of an epoch."""
+        self.validated = True
+        self._stop_if_asked()
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for index, batch in enumerate(self._rest(), self._iter - self.first_iter):
+            self.run_iter(index, batch)
+        self.validated = False
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+        self.first_iter = self._iter
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Trains on a batch.
+
+        Args:
+            idx: Its number in the epoch.
+            data_batch: The batch.
+        """
+        self._seed_step()
+        super().run_iter(idx, data_batch)
+        self._stop_if_asked()
+
+    def _progress(self) -> tuple[int, int]:
+        return self._epoch, self._max_epochs
+
+
+@LOOPS.register_module()
+class ResumableIterTrainLoop(ResumableLoop, IterBasedTrainLoop):
+    """mmengine's loop of iterations, resumable after each; see :class:`ResumableLoop`.
+
+    Args:
+        runner: The runner.
+        dataloader: Data loader or its settings; with a batch sampler, whose sampler is an
+            ``InfiniteSampler`` or ends.
+        **settings: As of ``IterBasedTrainLoop``.
+    """
+
+    def __init__(self, runner: Any, dataloader: Any, **settings: Any) -> None:
+        super().__init__(runner, dataloader, **settings)
+        self.dataloader_iterator = _Endless(self)
+
+    def run_iter(self, data_batch: Any) -> None:
+        """Trains on a batch.
+
+        Args:
+            data_batch: The batch.
+        """
+        self.validated = False  # what is saved in this iteration is not
+        self._seed_step()
+        super().run_iter(data_batch)
+        self._stop_if_asked()
+
+    def _progress(self) -> tuple[int, int]:
+        return self._iter, self._max_iters
+
+
+class _Endless:
+    """The batches of a loop of iterations: of one endless epoch, or of one after the other."""
+
+    def __init__(self, loop: ResumableIterTrainLoop) -> None:
+        self.loop = loop
+        self._rest: Iterator[Any] = iter(())
+
+    def skip_iter(self, _: int) -> None:
+        """Nothing to do: the loop knows itself where it is."""
+
+    def __next__(self) -> Any:
+        for batch in self._rest:
+            return batch
+        loop, sampler = self.loop, self.loop.dataloader.sampler
+        if not isinstance(sampler, InfiniteSampler):
+            length = len(loop.dataloader)
+            loop.first_iter = loop.iter // length * length
+            sampler.set_epoch(loop.iter // length)
+        self._rest = loop._rest()
+        return next(self._rest)

@@ -1,0 +1,88 @@
+"""Signals that ask a run to stop, heard at a place of its own choice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, is_distributed
+from torch.utils.data import DataLoader
+
+# A launcher passes on what the whole group of processes got already.
+ECHO_SECONDS = 2.0
+
+
+class StopSignals:
+    """While entered, notes SIGINT (Ctrl-C) and SIGTERM instead of following them.
+
+    A second one, more than :data:`ECHO_SECONDS` after the first, is followed at once. Only the main
+    thread of a process gets signals; elsewhere nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {
+                number: signal.signal(number, self._note)
+                for number in (signal.SIGINT, signal.SIGTERM)
+            }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def asked(self) -> int:
+        """Number of the signal that one of the run's processes got; 0 if none did.
+
+        All processes must ask at the same step: they answer alike.
+        """
+        if not is_distributed():
+            return self.number
+        number = torch.tensor(self.number)
+        all_reduce(number, 'max')
+        return int(number)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.number:
+            self.number, self._since = number, now
+        elif now - self._since > ECHO_SECONDS:
+            self.__exit__()
+            signal.raise_signal(number)
+
+
+def shield_workers(loader: DataLoader) -> None:
+    """Makes the workers of a data loader outlive the signals by which a run is stopped.
+
+    A terminal, a scheduler or a launcher sends them to all processes of a run, but its main process
+    decides when it ends, and ends its workers. Where the sender of a signal cannot be told (macOS,
+    Windows), nothing is done.
+    """
+    if hasattr(signal, 'sigwaitinfo'):
+        loader.worker_init_fn = partial(_start_shielded, loader.worker_init_fn)
+
+
+def _start_shielded(start: Callable[[int], None] | None, worker: int) -> None:
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def follow_parent() -> None:
+        while signal.sigwaitinfo(signals).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+    if start is not None:
+        start(worker)

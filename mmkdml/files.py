@@ -1,0 +1,46 @@
+"""Files that are never met half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Writes a file as a whole or not at all, also if the power fails.
+
+    It is written beside its place, to the disk itself, and takes the place of the old one at once.
+    A process that is killed meanwhile leaves ``.<name>.<process>.part``.
+
+    Args:
+        path: The file; its folder must be there.
+        content: All of it.
+
+    Raises:
+        OSError: If it cannot be written, as on a full disk; what was at ``path`` is still there.
+    """
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')  # others may write the same file
+    try:
+        with part.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        message = f'{error.strerror or error} (what was there before is as it was)'
+        raise OSError(error.errno, message, str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts on disk what the files in a folder are called."""
+    if os.name == 'nt':  # where folders cannot be opened
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,231 @@
+"""A small training in which everything is random, stopped wherever a test wants it."""
+
+import itertools
+import random
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from mmkdml.engine import DiscriminatorOptimWrapperConstructor, ExactResumeHook, SafeCheckpointHook
+from mmkdml.models.checkpoints import load_checkpoint_file
+from mmkdml.registry import METRICS
+
+EPOCHS, SAMPLES, BATCH = 3, 7, 2
+LENGTH = 4  # the last batch of an epoch has one sample
+NAMES = itertools.count()
+
+
+class CrashError(Exception):
+    """A process that ends without a word."""
+
+
+class Noise(Dataset):
+    """Every sample is drawn from all three sources of random numbers."""
+
+    def __init__(self):
+        self.loaded = []
+
+    def __len__(self):
+        return SAMPLES
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]
+        return dict(inputs=torch.tensor([index, *drawn]))
+
+
+class Critic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.discriminator = nn.Linear(1, 1)
+
+    def discriminator_loss(self, real, fake):
+        return (self.discriminator(real) - self.discriminator(fake)).mean()
+
+
+class Net(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.critic = nn.Linear(4, 1), nn.BatchNorm1d(1), Critic()
+        for number, parameter in enumerate(self.parameters()):
+            nn.init.constant_(parameter, 0.5 + 0.1 * number)
+        self.seen = []
+
+    def forward(self, inputs, mode='tensor'):
+        if mode == 'predict':
+            return [dict(value=self.layer.weight.detach().clone())]
+        self.seen.append(inputs.clone())
+        out = self.layer(nn.functional.dropout(inputs, 0.3))
+        if len(out) > 1:
+            out = self.norm(out)
+        noise = torch.tensor(random.random() + np.random.rand())
+        return dict(
+            loss=((out - noise) ** 2).mean(),
+            loss_critic=self.critic.discriminator_loss(out.detach(), torch.rand(2, 1)),
+        )
+
+
+@METRICS.register_module()
+class SineOfWeights:
+    """A score that depends on the weights alone, with several maxima."""
+
+    dataset_meta = None
+
+    def process(self, data_batch, data_samples):
+        self.weight = data_samples[0]['value']
+
+    def evaluate(self, size):
+        return {'score': float(torch.sin(40 * self.weight.sum()))}
+
+
+class StopAt(Hook):
+    priority = 'LOWEST'
+
+    def __init__(self, stage, iteration, how):
+        self.stage, self.iteration, self.how = stage, iteration, how
+
+    def _stop(self, stage, iteration):
+        if (stage, iteration) == (self.stage, self.iteration):
+            if self.how is CrashError:
+                raise CrashError
+            signal.raise_signal(self.how)
+
+    def after_train_iter(self, runner, *_, **__):
+        self._stop('train', runner.iter + 1)
+
+    def after_val_iter(self, runner, *_, **__):
+        self._stop('val', runner.iter)
+
+
+def start(
+    folder, stop=None, load_from=None, resume=False, workers=0, persistent=False, by_epoch=True,
+    ema=False, accumulate=1, hook=True, seed=3, sampler=None,
+    **checkpoint
+):  # fmt: skip
+    DefaultScope._instance_dict.clear()
+    loader = dict(
+        batch_size=BATCH,
+        num_workers=workers,
+        persistent_workers=persistent,
+        dataset=Noise(),
+        collate_fn=dict(type='default_collate'),
+    )
+    sampler = sampler or ('DefaultSampler' if by_epoch else 'InfiniteSampler')
+    custom = [dict(type=ExactResumeHook)] if hook else []
+    custom += [dict(type=EMAHook, momentum=0.1)] if ema else []
+    custom += [dict(type=StopAt, stage=stop[0], iteration=stop[1], how=stop[2])] if stop else []
+    loop = (
+        dict(type=EpochBasedTrainLoop, max_epochs=EPOCHS)
+        if by_epoch
+        else dict(type=IterBasedTrainLoop, max_iters=EPOCHS * LENGTH, val_interval=LENGTH)
+    )
+    settings = dict(type=SafeCheckpointHook, save_best='score', rule='greater', max_keep_ckpts=2)
+    runner = Runner(
+        model=Net(),
+        work_dir=str(folder),
+        train_dataloader=dict(loader, sampler=dict(type=sampler, shuffle=True)),
+        val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
+        val_cfg=dict(),
+        val_evaluator=[dict(type=SineOfWeights)],
+        train_cfg=loop,
+        optim_wrapper=dict(
+            constructor=DiscriminatorOptimWrapperConstructor,
+            optimizer=dict(type='Adam', lr=0.05),
+            discriminator_optimizer=dict(type='SGD', lr=0.05, momentum=0.9),
+            accumulative_counts=accumulate,
+        ),
+        param_scheduler=[
+            dict(type='CosineAnnealingLR', T_max=EPOCHS * LENGTH, by_epoch=False),
+            dict(type='ReduceOnPlateauLR', monitor='score', rule='greater', patience=0, factor=0.7),
+        ][: 2 if by_epoch else 1],
+        default_hooks=dict(
+            checkpoint={**settings, 'interval': 1 if by_epoch else LENGTH, 'by_epoch': by_epoch}
+            | checkpoint
+        ),
+        custom_hooks=custom,
+        randomness=dict(seed=seed),
+        default_scope='mmengine',
+        experiment_name=f'run{next(NAMES)}',
+        load_from=load_from and str(load_from),
+        resume=resume,
+        log_level='ERROR',
+    )
+    torch.rand(random.Random().randint(1, 9))  # what a process did before must not matter
+    try:
+        runner.train()
+    finally:
+        _end_workers(runner)
+    return runner
+
+
+def _end_workers(runner):
+    """At once; the garbage collector would wait five seconds for each."""
+    loop = runner.train_loop
+    for loader in (runner.train_dataloader, runner.val_dataloader):
+        loader._iterator = None
+    if getattr(loop, '_batches', None) is not None:
+        loop._batches._loader._iterator = None
+    if hasattr(loop, 'dataloader_iterator'):
+        loop.dataloader_iterator = None
+
+
+def _plain(value):
+    """Without what is of the clock or of one process."""
+    other = {'time', 'experiment_name', 'cfg', 'train/time', 'train/data_time', 'val/time'}
+    other |= {'val/data_time', 'eta', 'last_ckpt', 'best_ckpt'}
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items() if key not in other}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return value
+
+
+def content(path):
+    """What of a checkpoint must be equal, to the last bit."""
+    loaded = load_checkpoint_file(path)
+    hub = loaded.pop('message_hub')
+    losses = {
+        key: list(value.data[0])
+        for key, value in hub['log_scalars'].items()
+        if key.startswith('train/') and not key.endswith('time')
+    }
+    # Also in meta; here the numbers of the iteration or of the epoch in work.
+    info = {key: x for key, x in hub['runtime_info'].items() if key not in ('iter', 'epoch')}
+    return _plain({**loaded, 'info': info, 'losses': losses})
+
+
+def left(folder):
+    """All checkpoints of a folder, by name."""
+    return {path.name: content(path) for path in folder.glob('*.pth')}
+
+
+@pytest.fixture(scope='session')
+def training():
+    """``start`` a run, what it has ``left``, and names of this file."""
+    return SimpleNamespace(start=start, left=left, content=content, Crash=CrashError)
+
+
+@pytest.fixture(scope='session')
+def undisturbed(tmp_path_factory):
+    """(runner, what it left) of a run that is not stopped, by its settings."""
+    known = {}
+
+    def get(**settings):
+        key = tuple(settings.items())
+        if key not in known:
+            folder = tmp_path_factory.mktemp('undisturbed')
+            known[key] = start(folder, **settings), left(folder)
+        return known[key]
+
+    return get

@@ -1,0 +1,98 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mmkdml.apis import newest_checkpoint
+from mmkdml.models.checkpoints import load_checkpoint_file
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """(name of a file, the checkpoints beside it) at each time that one takes its place."""
+    found = []
+    replace = os.replace
+
+    def watched(part, path):
+        names = {one.name for one in Path(path).parent.glob('*.pth')}
+        found.append((Path(path).name, names - {Path(path).name}))
+        replace(part, path)
+
+    monkeypatch.setattr(os, 'replace', watched)
+    return found
+
+
+def test_the_old_one_goes_after_the_new_one_is_there(training, tmp_path, written):
+    training.start(tmp_path, max_keep_ckpts=1, save_best=None)
+    assert written == [
+        ('epoch_1.pth', set()),
+        ('epoch_2.pth', {'epoch_1.pth'}),
+        ('epoch_3.pth', {'epoch_2.pth'}),
+    ]
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
+
+
+def test_the_best_one_too(training, tmp_path, written):
+    training.start(tmp_path, max_keep_ckpts=1)
+    for name, beside in written:
+        if name.startswith('best') and name != 'best_score_epoch_1.pth':
+            assert any(other.startswith('best') for other in beside)
+    assert sum(name.startswith('best') for name, _ in written) > 1
+    assert len([*tmp_path.glob('best_*')]) == 1
+
+
+# An epoch's checkpoint, the best one and the epoch's again, each synced with its folder.
+@pytest.mark.parametrize(
+    ('call', 'first'), [('fsync', 3), ('fsync', 7), ('replace', 2), ('replace', 4)]
+)
+def test_a_full_disk_leaves_the_one_before(
+    training, undisturbed, tmp_path, monkeypatch, call, first
+):
+    count = iter(range(1, 100))
+    real = getattr(os, call)
+
+    def full(*args):
+        if next(count) >= first:
+            raise OSError(28, 'No space left on device')
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(OSError, match=r'No space left on device \(what was .*: .*\.pth'):
+            training.start(tmp_path)
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    for path in tmp_path.glob('*.pth'):
+        load_checkpoint_file(path)
+    assert not [*tmp_path.glob('.*.part')]
+    training.start(tmp_path, None, newest, resume=True)
+    assert training.left(tmp_path) == undisturbed()[1]
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(training, tmp_path):
+    (tmp_path / '.epoch_2.pth.123.part').write_bytes(b'half')
+    (tmp_path / '.mine').write_bytes(b'')
+    training.start(tmp_path)
+    assert not (tmp_path / '.epoch_2.pth.123.part').exists()
+    assert (tmp_path / '.mine').exists()
+
+
+@pytest.mark.parametrize('save_best', ['score', ['score', 'other']])
+def test_a_copy_leaves_the_original_alone(training, tmp_path, save_best, monkeypatch):
+    monkeypatch.setattr(
+        'mmengine.evaluator.Evaluator.evaluate',
+        lambda self, size: dict(score=next(scores), other=next(scores)),
+    )
+    scores = iter(range(100))
+    with pytest.raises(training.Crash):
+        training.start(tmp_path / 'a', ('train', 6, training.Crash), save_best=save_best)
+    shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    before = sorted(path.name for path in (tmp_path / 'a').glob('best_*'))
+    training.start(
+        tmp_path / 'b', None, tmp_path / 'b' / 'epoch_1.pth', resume=True, save_best=save_best
+    )
+    assert sorted(path.name for path in (tmp_path / 'a').glob('best_*')) == before
+    after = sorted(path.name for path in (tmp_path / 'b').glob('best_*'))
+    assert len(after) == len(before)
+    assert not {*before} & {*after}

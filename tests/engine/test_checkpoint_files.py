@@ -1,0 +1,22 @@
+from io import BytesIO
+
+from mmengine.fileio import get_file_backend
+
+from mmkdml.engine.checkpoint_files import WHOLE_FILES
+
+
+def test_files_go_when_asked_and_not_if_written_again(tmp_path):
+    backend = get_file_backend(tmp_path, backend_args=WHOLE_FILES)
+    old, again = tmp_path / 'sub' / 'old.pth', tmp_path / 'again.pth'
+    backend.put(b'old', old)
+    backend.put(BytesIO(b'again'), again)
+    backend.remove(str(old))
+    backend.remove(again)
+    assert old.read_bytes() == b'old'
+    backend.remove_old(str(again), None)
+    assert not old.exists()
+    assert again.read_bytes() == b'again'
+    backend.put(b'old', old)
+    backend.remove_old()
+    assert old.exists()
+    assert again.exists()

@@ -1,0 +1,210 @@
+import shutil
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mmkdml.apis import newest_checkpoint
+from mmkdml.engine import INTERRUPTED, ResumableTrainLoop
+
+LAST = 12
+STOPS = [
+    ('train', 1),
+    ('train', 4),
+    ('train', 6),
+    ('train', 11),
+    ('train', LAST),
+    ('val', 4),
+    ('val', 8),
+]
+
+
+def stop_and_go(training, folder, stops, **settings):
+    """A run that is stopped again and again, each time with the checkpoints it has by then."""
+    for stop in stops:
+        ending = SystemExit if isinstance(stop[2], int) else training.Crash
+        newest = newest_checkpoint(folder)
+        with pytest.raises(ending) as stopped:
+            training.start(folder, stop, newest, resume=newest is not None, **settings)
+        if ending is SystemExit:
+            assert stopped.value.code == 128 + stop[2]
+    newest = newest_checkpoint(folder)
+    return training.start(folder, None, newest, resume=newest is not None, **settings)
+
+
+def differences(ours, theirs, place=''):
+    """Where two nested contents differ."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        keys = ours.keys() | theirs.keys()
+        return [
+            found
+            for key in keys
+            for found in differences(ours.get(key), theirs.get(key), f'{place}/{key}')
+        ]
+    return [] if ours == theirs else [f'{place}: {ours} != {theirs}']
+
+
+def assert_same(training, undisturbed, folder, runner, **settings):
+    expected, files = undisturbed(**settings)
+    assert differences(training.left(folder), files) == []
+    assert any(name.startswith('best_score') for name in files)
+    for ours, theirs in zip(runner.model.seen[::-1], expected.model.seen[::-1], strict=False):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(('stage', 'iteration'), STOPS)
+@pytest.mark.parametrize('how', ['asked', 'killed'])
+def test_stopped_anywhere_a_run_ends_as_the_undisturbed_one(
+    training, undisturbed, tmp_path, stage, iteration, how
+):
+    how = signal.SIGTERM if how == 'asked' else training.Crash
+    resumed = stop_and_go(training, tmp_path, [(stage, iteration, how)])
+    assert_same(training, undisturbed, tmp_path, resumed)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(ema=True),
+        dict(accumulate=3),
+        dict(workers=2),
+        pytest.param(dict(workers=2, persistent=True), marks=pytest.mark.slow),
+        dict(by_epoch=False),
+        pytest.param(dict(by_epoch=False, workers=2), marks=pytest.mark.slow),
+        dict(by_epoch=False, accumulate=3, ema=True),
+    ],
+    ids=str,
+)
+def test_stopped_often_too(training, undisturbed, tmp_path, settings):
+    stops = [
+        ('train', 2, signal.SIGTERM),
+        ('train', 3, signal.SIGINT),
+        ('val', 4, training.Crash),
+        ('train', 7, signal.SIGTERM),
+        ('train', 10, training.Crash),
+    ]
+    resumed = stop_and_go(training, tmp_path, stops, **settings)
+    assert_same(training, undisturbed, tmp_path, resumed, **settings)
+
+
+def test_workers_and_their_number_do_not_matter(undisturbed):
+    alone, others = undisturbed()[1], undisturbed(workers=2)[1]
+    assert alone == others
+
+
+def test_samples_differ_between_passes_and_places(undisturbed):
+    drawn = torch.cat(undisturbed()[0].model.seen)
+    assert len(drawn) == 3 * 7
+    assert len(drawn[:, 1:].unique()) == 3 * 3 * 7
+
+
+def test_the_seed_decides(training, undisturbed, tmp_path):
+    same, other = (training.start(tmp_path / str(seed), seed=seed) for seed in (3, 4))
+    expected = undisturbed()[0].model.layer.weight
+    assert torch.equal(same.model.layer.weight, expected)
+    assert not torch.equal(other.model.layer.weight, expected)
+
+
+def test_a_resumed_run_keeps_its_seed(training, undisturbed, tmp_path):
+    with pytest.raises(SystemExit):
+        training.start(tmp_path, ('train', 6, signal.SIGTERM))
+    training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True, seed=99)
+    assert training.left(tmp_path) == undisturbed()[1]
+
+
+def test_what_was_done_is_not_loaded_again(training, tmp_path):
+    with pytest.raises(SystemExit):
+        training.start(tmp_path, ('train', 6, signal.SIGTERM))
+    resumed = training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True)
+    assert len(resumed.train_dataloader.dataset.loaded) == 3 + 7  # of 7 in the second epoch, 4 were
+    assert not (tmp_path / INTERRUPTED).exists()
+
+
+def test_weights_alone_are_no_place_to_go_on_from(training, tmp_path):
+    with pytest.raises(SystemExit):
+        training.start(tmp_path, ('train', 6, signal.SIGTERM))
+    runner = training.start(tmp_path / 'new', None, tmp_path / INTERRUPTED, resume=False)
+    assert runner.iter == LAST
+    assert len(runner.model.seen) == LAST
+
+
+def test_other_batches_are_said_and_begin_the_epoch_anew(training, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit):
+        training.start(tmp_path, ('train', 6, signal.SIGTERM))
+    path = tmp_path / INTERRUPTED
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint['meta']['place']['batches'] = 5
+    torch.save(checkpoint, path)
+    said = []
+    monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda _, text: said.append(text))
+    runner = training.start(tmp_path, None, path, resume=True)
+    assert any('had 5 batches, now it has 4: it is begun anew' in text for text in said)
+    assert runner.iter == 6 + 4 + 4
+
+
+@pytest.mark.parametrize(
+    ('epoch', 'interval', 'begin', 'due'),
+    [
+        (0, 1, 1, 0),
+        (1, 1, 1, 1),
+        (1, 2, 1, 0),
+        (2, 2, 1, 1),
+        (3, 2, 1, 1),
+        (1, 1, 2, 0),
+        (2, 1, 2, 1),
+    ],
+)
+def test_a_validation_is_made_up_for_if_it_was_due(
+    training, undisturbed, epoch, interval, begin, due
+):
+    runner = undisturbed()[0]
+    calls = []
+    loop = ResumableTrainLoop(
+        SimpleNamespace(val_loop=SimpleNamespace(run=lambda: calls.append(1)), visualizer=runner),
+        runner.train_dataloader,
+        max_epochs=3,
+        val_interval=interval,
+        val_begin=begin,
+    )
+    loop._epoch = epoch
+    loop.validate_resumed()
+    assert len(calls) == due
+    loop.validated = True
+    loop.validate_resumed()
+    assert len(calls) == due
+
+
+def test_a_signal_in_the_last_validation_is_followed_at_the_end(training, undisturbed, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        training.start(tmp_path, ('val', LAST, signal.SIGTERM))
+    assert stopped.value.code == 143
+    assert differences(training.left(tmp_path), undisturbed()[1]) == []
+
+
+def test_an_endless_epoch_over_a_sampler_that_ends(training, tmp_path):
+    def sampled(folder, stop=None, newest=None):
+        return training.start(
+            folder,
+            stop,
+            newest,
+            resume=newest is not None,
+            by_epoch=False,
+            sampler='DefaultSampler',
+        )
+
+    sampled(tmp_path / 'whole')
+    with pytest.raises(SystemExit):
+        sampled(tmp_path / 'parts', ('train', 6, signal.SIGTERM))
+    sampled(tmp_path / 'parts', None, tmp_path / 'parts' / INTERRUPTED)
+    assert training.left(tmp_path / 'parts') == training.left(tmp_path / 'whole')
+
+
+def test_without_the_hook_a_run_does_not_resume_exactly(training, tmp_path):
+    training.start(tmp_path, hook=False)
+    expected = training.left(tmp_path)['epoch_3.pth']
+    other = tmp_path / 'other'
+    other.mkdir()
+    shutil.copy(tmp_path / 'epoch_2.pth', other)
+    training.start(other, None, other / 'epoch_2.pth', resume=True, hook=False)
+    assert training.left(other)['epoch_3.pth']['state_dict'] != expected['state_dict']

@@ -1,0 +1,74 @@
+import signal
+import subprocess
+import threading
+
+import pytest
+from torch.utils.data import DataLoader
+
+from mmkdml.engine import stopping
+from mmkdml.engine.stopping import StopSignals, shield_workers
+
+
+def test_the_first_signal_is_noted(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopSignals() as signals:
+        assert signals.asked() == 0
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)  # its echo
+        assert signals.asked() == signal.SIGTERM
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_second_one_is_followed_at_once(monkeypatch):
+    monkeypatch.setattr(stopping, 'ECHO_SECONDS', -1.0)
+    with StopSignals():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_in_another_thread_there_is_nothing_to_hear():
+    before, found = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with StopSignals() as signals:
+            found.append((signals.asked(), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(0, before)]
+
+
+def test_what_one_process_got_all_follow(monkeypatch):
+    def others_say(tensor, how):
+        assert how == 'max'
+        tensor.fill_(max(int(tensor), signal.SIGTERM))
+
+    monkeypatch.setattr(stopping, 'is_distributed', lambda: True)
+    monkeypatch.setattr(stopping, 'all_reduce', others_say)
+    assert StopSignals().asked() == signal.SIGTERM
+
+
+def ask(process, number):
+    """Sends a signal from a process that is not the receiver's parent."""
+    subprocess.run(['kill', f'-{number}', str(process)], check=True)
+
+
+@pytest.mark.skipif(not hasattr(signal, 'sigwaitinfo'), reason='no sender can be told here')
+def test_workers_outlive_all_but_their_parent():
+    started = []
+    loader = DataLoader(range(40), num_workers=1, worker_init_fn=started.append)
+    shield_workers(loader)
+    batches = iter(loader)
+    next(batches)
+    (worker,) = batches._workers
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        ask(worker.pid, number)
+    assert [batch.item() for batch in batches] == [*range(1, 40)]
+    batches = iter(loader)
+    next(batches)
+    (worker,) = batches._workers
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0

@@ -1,0 +1,49 @@
+import os
+
+import pytest
+
+from mmkdml.files import write_atomically
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / 'file'
+    write_atomically(path, b'old')
+    write_atomically(str(path), b'new')
+    assert path.read_bytes() == b'new'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('call', ['fsync', 'replace'])
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, call):
+    path = tmp_path / 'file'
+    write_atomically(path, b'old')
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match=r'No space left on device \(what was there .*/file') as found:
+        write_atomically(path, b'new')
+    assert found.value.errno == 28
+    assert path.read_bytes() == b'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_and_name_are_on_the_disk_in_this_order(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle):
+        done.append(os.path.realpath(f'/proc/self/fd/{handle}'))
+        fsync(handle)
+
+    def replaced(part, path):
+        done.append('replace')
+        replace(part, path)
+
+    monkeypatch.setattr(os, 'fsync', synced)
+    monkeypatch.setattr(os, 'replace', replaced)
+    write_atomically(tmp_path / 'file', b'new')
+    part, step, folder = done
+    assert part.startswith(str(tmp_path / '.file.'))
+    assert (step, folder) == ('replace', str(tmp_path))
