@@ -23,7 +23,8 @@ class StopSignals:
     """While entered, notes SIGINT (Ctrl-C) and SIGTERM instead of following them.
 
     A second one, more than :data:`ECHO_SECONDS` after the first, is followed at once. Only the main
-    thread of a process gets signals; elsewhere nothing is noted.
+    thread of a process gets signals; elsewhere nothing is noted. What is ignored already, such as
+    Ctrl-C by a program in the background of a shell, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class StopSignals:
             self._before = {
                 number: signal.signal(number, self._note)
                 for number in (signal.SIGINT, signal.SIGTERM)
+                if signal.getsignal(number) is not signal.SIG_IGN
             }
         return self
 

@@ -27,6 +27,15 @@ def test_a_second_one_is_followed_at_once(monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
 
+def test_what_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.asked() == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_in_another_thread_there_is_nothing_to_hear():
     before, found = signal.getsignal(signal.SIGTERM), []
 
