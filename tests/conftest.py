@@ -4,6 +4,7 @@ import signal
 from collections import OrderedDict
 
 import pytest
+from matplotlib.figure import Figure
 from mmengine.registry import DefaultScope
 
 import mmkdml  # noqa: F401
@@ -27,3 +28,28 @@ def keys_are_heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """The figures that are written, to be looked into."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, 'savefig', lambda self, path: (figures.append(self), save(self, path))
+    )
+    return figures
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+@pytest.fixture
+def payload():
+    """Of a path: an object that makes this file when it is unpickled."""
+    return Payload

@@ -3,20 +3,8 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from mmkdml.analysis.cka_figure import draw_cka
-
-
-@pytest.fixture
-def figure(monkeypatch):
-    """The figures that are written, to be looked into."""
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, 'savefig', lambda self, path: (figures.append(self), save(self, path))
-    )
-    return figures
 
 
 def table(pair, rows, columns, start=0.0):

@@ -18,16 +18,6 @@ SEGMENT, CLASSIFY = DEMO / 'kdml_v3_demo.py', DEMO / 'kdml_v3_demo_slices.py'
 MEMBERS = ['teacher', 'student_1', 'student_2', 'ensemble']
 
 
-class Payload:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), 'w')
-
-
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
     """Five images of which one has another size; a stack of the other four; the files by name."""
@@ -258,7 +248,7 @@ def test_softmax_of_several_logits(images, tmp_path):
     )
 
 
-def test_refusals_of_load(checkpoints, tmp_path):
+def test_refusals_of_load(checkpoints, tmp_path, payload):
     with pytest.raises(ValueError, match='a config needs a checkpoint beside it'):
         load(load_config(SEGMENT))
     with pytest.raises(FileNotFoundError, match='There is no config file nowhere.py'):
@@ -276,7 +266,7 @@ def test_refusals_of_load(checkpoints, tmp_path):
     cut.write_bytes(checkpoints[SEGMENT].read_bytes()[:5000])
     with pytest.raises(ValueError, match='cut.pth cannot be loaded as a checkpoint of weights'):
         load(SEGMENT, cut)
-    torch.save(dict(state_dict=Payload(tmp_path / 'made')), tmp_path / 'bad.pth')
+    torch.save(dict(state_dict=payload(tmp_path / 'made')), tmp_path / 'bad.pth')
     with pytest.raises(ValueError, match='bad.pth cannot be loaded as a checkpoint of weights'):
         load(SEGMENT, tmp_path / 'bad.pth')
     assert not (tmp_path / 'made').exists()

@@ -1,19 +1,7 @@
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from mmkdml.evaluation.reliability import draw_reliability
-
-
-@pytest.fixture
-def figure(monkeypatch):
-    """The figure that is written, to be looked into."""
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, 'savefig', lambda self, path: (figures.append(self), save(self, path))
-    )
-    return figures
 
 
 def table(*members):

@@ -8,8 +8,11 @@ import uuid
 from pathlib import Path
 
 import pytest
+import torch
 
+from mmkdml.apis import load_config
 from mmkdml.datasets import convert_lgg, make_demo_data
+from mmkdml.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
@@ -60,6 +63,15 @@ def trained(tmp_path_factory, short):
     )
     assert done.returncode == 0, done.stderr
     return folder, done
+
+
+@pytest.fixture(scope='session')
+def checkpoint(tmp_path_factory):
+    """The demo's classroom of masks with drawn weights."""
+    path = tmp_path_factory.mktemp('checkpoint') / 'x.pth'
+    torch.manual_seed(0)
+    torch.save(MODELS.build(load_config(CONFIG).model).state_dict(), path)
+    return path
 
 
 @pytest.fixture

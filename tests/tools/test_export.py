@@ -8,29 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmkdml.apis import load_config
-from mmkdml.registry import MODELS
-
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'demo'
 SEGMENT, CLASSIFY = CONFIGS / 'kdml_v3_demo.py', CONFIGS / 'kdml_v3_demo_slices.py'
-
-
-class Payload:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), 'w')
-
-
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp('trained') / 'x.pth'
-    torch.manual_seed(0)
-    torch.save(MODELS.build(load_config(SEGMENT).model).state_dict(), path)
-    return path
 
 
 @pytest.fixture
@@ -73,9 +52,9 @@ def test_images_of_a_folder_do_for_a_check(export, checkpoint, tmp_path, capsys)
     assert '## Licence\n\nCC BY 4.0\n' in text
 
 
-def test_nothing_to_export(export, checkpoint, short, tmp_path):
+def test_nothing_to_export(export, checkpoint, short, tmp_path, payload):
     malicious, cut, empty = (tmp_path / name for name in ('malicious.pth', 'cut.pth', 'empty'))
-    torch.save(dict(state_dict={}, meta=Payload(tmp_path / 'made')), malicious)
+    torch.save(dict(state_dict={}, meta=payload(tmp_path / 'made')), malicious)
     cut.write_bytes(checkpoint.read_bytes()[:5000])
     empty.mkdir()
     refused = 'cannot be loaded as a checkpoint of weights'

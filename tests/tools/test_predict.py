@@ -12,30 +12,11 @@ import torch
 from PIL import Image
 
 from mmkdml.apis import load_config
-from mmkdml.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
 SEGMENT, CLASSIFY = (
     ROOT / 'configs' / 'demo' / f'{name}.py' for name in ('kdml_v3_demo', 'kdml_v3_demo_slices')
 )
-
-
-class Payload:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), 'w')
-
-
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp('checkpoint') / 'x.pth'
-    torch.manual_seed(0)
-    torch.save(MODELS.build(load_config(SEGMENT).model).state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope='module')
@@ -170,10 +151,10 @@ def test_bad_files_end_in_an_exit_code_and_the_good_are_done(predict, run, folde
     assert pd.read_csv(out / 'predictions.csv').case.nunique() == 3
 
 
-def test_nothing_to_predict_with(predict, run, checkpoint, folder, tmp_path):
+def test_nothing_to_predict_with(predict, run, checkpoint, folder, tmp_path, payload):
     (tmp_path / 'empty').mkdir()
     malicious = tmp_path / 'malicious.pth'
-    torch.save(dict(state_dict={}, meta=Payload(tmp_path / 'made')), malicious)
+    torch.save(dict(state_dict={}, meta=payload(tmp_path / 'made')), malicious)
     cut = tmp_path / 'cut.pth'
     cut.write_bytes(checkpoint.read_bytes()[:5000])
     (tmp_path / 'text.pth').write_text('no weights')

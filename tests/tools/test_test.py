@@ -13,16 +13,6 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
-class Payload:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), 'w')
-
-
 def test_a_folder_stands_for_its_best_checkpoint(trained, tool, short, tmp_path):
     folder, _ = trained
     (best,) = folder.glob('best_*.pth')
@@ -70,10 +60,12 @@ def test_a_truncated_checkpoint_ends_in_one_line_and_an_exit_code(trained, short
 
 
 @pytest.mark.parametrize('nested', [False, True])
-def test_no_code_of_a_checkpoint_is_run(trained, tool, short, tmp_path, monkeypatch, nested):
+def test_no_code_of_a_checkpoint_is_run(
+    trained, tool, short, tmp_path, monkeypatch, nested, payload
+):
     made, checkpoint = tmp_path / 'made', tmp_path / 'malicious.pth'
     content = load_checkpoint_file(trained[0] / 'epoch_1.pth')
-    content['meta' if nested else 'state_dict'] = Payload(made)
+    content['meta' if nested else 'state_dict'] = payload(made)
     torch.save(content, checkpoint)
     for name, args in (('test', [checkpoint]), ('train', ['--resume', checkpoint])):
         with pytest.raises(SystemExit, match='cannot be loaded as a checkpoint of weights'):
