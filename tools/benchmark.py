@@ -1,7 +1,12 @@
 """Measures what a training step costs: python tools/benchmark.py {step,methods} CONFIG"""
 
 import argparse
+import dataclasses
+import json
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from mmkdml.analysis import format_costs, format_method_costs, measure_methods, measure_steps
 from mmkdml.apis import config_parser, load_config, run_tool
@@ -15,7 +20,8 @@ def step(arguments: list[str]) -> None:
     )
     args = parser.parse_args(arguments)
     config = load_config(args.config, args.cfg_options)
-    print(format_costs(measure_steps(config, args.batch_size, args.rounds)))
+    costs = measure_steps(config, args.batch_size, args.rounds)
+    _tell(costs, format_costs(costs), args.json)
 
 
 def methods(arguments: list[str]) -> None:
@@ -32,7 +38,8 @@ def methods(arguments: list[str]) -> None:
     if len(set(paths)) < len(paths):
         parser.error('a config is named twice; name each once')
     configs = {path: load_config(path, args.cfg_options) for path in paths}
-    print(format_method_costs(measure_methods(configs, args.batch_size, args.rounds)))
+    costs = measure_methods(configs, args.batch_size, args.rounds)
+    _tell(costs, format_method_costs(costs), args.json)
 
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -40,7 +47,16 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.prog += f' {command}'
     parser.add_argument('--batch-size', type=int, default=8, help='images in the batch (8)')
     parser.add_argument('--rounds', type=int, default=5, help='measured steps of each kind (5)')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there, too')
     return parser
+
+
+def _tell(costs: Mapping[str, Any], table: str, path: Path | None) -> None:
+    """Prints the table and writes what it is made of: for each name a dataclass."""
+    print(table)
+    if path is not None:
+        figures = {name: dataclasses.asdict(cost) for name, cost in costs.items()}
+        path.write_text(json.dumps(figures, indent=2) + '\n')
 
 
 COMMANDS = dict(step=step, methods=methods)

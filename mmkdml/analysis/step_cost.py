@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +13,10 @@ from prettytable import PrettyTable
 
 from mmkdml.analysis.complexity import count_parameters
 from mmkdml.analysis.inspection import Inspection, inspect_config
-from mmkdml.engine import keep_freed_memory
+from mmkdml.analysis.timing import Step, median_seconds, named_errors, peak_memory
 from mmkdml.models.distillers import KnowledgeDistiller
 
 CLASSROOM = 'classroom'
-Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -76,8 +68,11 @@ def measure_steps(config: Config, batch_size: int, rounds: int) -> dict[str, Ste
     _classroom(inspection, 'this config')
     names = [CLASSROOM, *inspection.members]
     steps = {name: _step(inspection, config, name, batch_size) for name in names}
-    seconds = _median_seconds(steps, rounds)
-    return {name: StepCost(seconds[name], _memory(config, name, batch_size)) for name in names}
+    seconds = median_seconds(steps, rounds)
+    return {
+        name: StepCost(seconds[name], peak_memory(_step_twice, config, name, batch_size))
+        for name in names
+    }
 
 
 def measure_methods(
@@ -100,7 +95,7 @@ def measure_methods(
     """
     inspections = {}
     for name, config in configs.items():
-        with _named(name):
+        with named_errors(name):
             inspections[name] = inspect_config(config)
     classrooms = {name: _classroom(inspection, name) for name, inspection in inspections.items()}
     kinds = {name: (room.task.name, room.input_size) for name, room in classrooms.items()}
@@ -114,10 +109,10 @@ def measure_methods(
         name: _step(inspections[name], config, CLASSROOM, batch_size)
         for name, config in configs.items()
     }
-    seconds = _median_seconds(steps, rounds)
+    seconds = median_seconds(steps, rounds)
     return {
         name: MethodCost(
-            StepCost(seconds[name], _memory(config, CLASSROOM, batch_size)),
+            StepCost(seconds[name], peak_memory(_step_twice, config, CLASSROOM, batch_size)),
             count_parameters(classrooms[name]),
         )
         for name, config in configs.items()
@@ -168,37 +163,6 @@ def _classroom(inspection: Inspection, what: str) -> KnowledgeDistiller:
     return inspection.distiller
 
 
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Says of which step or config an error is."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f'{name}: {error}') from error
-
-
-def _median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
-    """Steps take turns, so that a machine that slows down slows all of them."""
-    if rounds < 1:
-        raise ValueError(f'rounds must be at least 1, got {rounds}')
-    keep_freed_memory()  # as a training run on a CPU does
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            with _named(name):
-                step()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(measured) for name, measured in times.items()}
-
-
-def _memory(config: Config, name: str, batch_size: int) -> float:
-    """In a process of its own, for the operating system keeps the highest mark of all."""
-    with multiprocessing.get_context('spawn').Pool(1) as pool:
-        return pool.apply(_peak_memory, (config, name, batch_size, torch.get_num_threads()))
-
-
 def _step(inspection: Inspection, config: Config, name: str, batch_size: int) -> Step:
     """One training step of the classroom or, of its own, of a member."""
     if batch_size < 1:
@@ -225,25 +189,12 @@ def _step(inspection: Inspection, config: Config, name: str, batch_size: int) ->
     return train
 
 
-def _peak_memory(config: Config, name: str, batch_size: int, threads: int) -> float:
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    before = _highest_resident()
+def _step_twice(config: Config, name: str, batch_size: int) -> None:
+    """The optimiser's state comes with the first step."""
     inspection = inspect_config(config)
     if name != CLASSROOM:  # the others would be in the way
         for other in inspection.members.keys() - {name}:
             inspection.members[other].to_empty(device='meta')
     step = _step(inspection, config, name, batch_size)
-    for _ in range(2):  # the optimiser's state comes with the first
+    for _ in range(2):
         step()
-    return _highest_resident() - before
-
-
-def _highest_resident() -> float:
-    """MiB; the operating system keeps the mark."""
-    status = Path('/proc/self/status')
-    if status.exists():
-        line = next(x for x in status.read_text().splitlines() if x.startswith('VmHWM'))
-        return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1024**2 if sys.platform == 'darwin' else peak / 1024

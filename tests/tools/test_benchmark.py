@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ STUDY = Path(__file__).parents[2] / 'configs' / 'study'
 PLAIN, METHOD = STUDY / 'ham64_kd.py', STUDY / 'ham64_at.py'
 
 
-def test_methods_are_measured_as_asked(tool, capsys, monkeypatch):
+def test_methods_are_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
     asked = {}
 
     def measure(configs, batch_size, rounds):
@@ -21,13 +22,16 @@ def test_methods_are_measured_as_asked(tool, capsys, monkeypatch):
 
     monkeypatch.setattr(analysis, 'measure_methods', measure)
     options = ['model.input_size=[32,96]']
-    numbers = ['--batch-size', '3', '--rounds', '2']
+    numbers = ['--batch-size', '3', '--rounds', '2', '--json', tmp_path / 'costs.json']
     tool('benchmark', 'methods', PLAIN, METHOD, *numbers, options=options, experiment=False)
     assert list(asked['configs']) == [str(PLAIN), str(METHOD)]
     assert [config.model.input_size for config in asked['configs'].values()] == [[32, 96]] * 2
     assert asked['numbers'] == (3, 2)
     row = next(line for line in capsys.readouterr().out.splitlines() if str(METHOD) in line)
     assert row.split()[3:-1:2] == ['1.250', '1.25', '100', '1.00', '1,000']
+    assert json.loads((tmp_path / 'costs.json').read_text())[str(METHOD)] == dict(
+        step=dict(seconds=1.25, memory=100.0), parameters=1000
+    )
 
 
 @pytest.mark.parametrize(

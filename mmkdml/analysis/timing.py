@@ -1,0 +1,91 @@
+"""Seconds and memory of what is to be compared, measured side by side."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmkdml.engine import keep_freed_memory
+
+Step = Callable[[], None]
+
+
+def median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
+    """Times steps that take turns, so that a machine that slows down slows all of them.
+
+    Freed memory is kept by this process from then on, as by a training run on a CPU.
+
+    Args:
+        steps: By name.
+        rounds: Measured steps of each, after one that is not.
+
+    Returns:
+        The median of each one's seconds.
+
+    Raises:
+        ValueError: If ``rounds`` is below 1; or of a step, with its name.
+    """
+    if rounds < 1:
+        raise ValueError(f'rounds must be at least 1, got {rounds}')
+    keep_freed_memory()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            with named_errors(name):
+                step()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(measured) for name, measured in times.items()}
+
+
+def peak_memory(function: Callable[..., None], *args: Any) -> float:
+    """Highest resident memory of a process that calls a function, above what it had before.
+
+    The process is a new one, for the operating system keeps the highest mark of all that was done.
+
+    Args:
+        function: Of a module, so that the new process can import it.
+        *args: Its arguments; they are pickled.
+
+    Returns:
+        MiB.
+    """
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        return pool.apply(_peak_memory, (torch.get_num_threads(), function, *args))
+
+
+@contextmanager
+def named_errors(name: str) -> Iterator[None]:
+    """Says of which step or config an error is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+
+
+def _peak_memory(threads: int, function: Callable[..., None], *args: Any) -> float:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    before = _highest_resident()
+    function(*args)
+    return _highest_resident() - before
+
+
+def _highest_resident() -> float:
+    """MiB; the operating system keeps the mark."""
+    status = Path('/proc/self/status')
+    if status.exists():
+        line = next(x for x in status.read_text().splitlines() if x.startswith('VmHWM'))
+        return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024**2 if sys.platform == 'darwin' else peak / 1024
