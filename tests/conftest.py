@@ -8,6 +8,10 @@ from matplotlib.figure import Figure
 from mmengine.registry import DefaultScope
 
 import mmkdml  # noqa: F401
+from mmkdml.engine import keep_freed_memory
+
+# As a run on a CPU does: a good part of a short step is fetching memory.
+keep_freed_memory()
 
 
 @pytest.fixture(autouse=True)
