@@ -2,7 +2,13 @@
 
 from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
 
-from mmkdml.engine import ExactResumeHook, MemberTableHook, ReliabilityHook, SafeCheckpointHook
+from mmkdml.engine import (
+    ExactResumeHook,
+    MemberTableHook,
+    NonFiniteLossHook,
+    ReliabilityHook,
+    SafeCheckpointHook,
+)
 
 default_scope = None
 
@@ -15,7 +21,12 @@ default_hooks = dict(
     checkpoint=dict(type=SafeCheckpointHook, interval=1, max_keep_ckpts=2, rule='greater'),
     sampler_seed=dict(type=DistSamplerSeedHook),
 )
-custom_hooks = [dict(type=MemberTableHook), dict(type=ExactResumeHook), dict(type=ReliabilityHook)]
+custom_hooks = [
+    dict(type=MemberTableHook),
+    dict(type=ExactResumeHook),
+    dict(type=NonFiniteLossHook, policy='stop'),
+    dict(type=ReliabilityHook),
+]
 
 env_cfg = dict(
     cudnn_benchmark=False,

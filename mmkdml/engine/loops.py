@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import barrier, get_rank
+from mmengine.dist import barrier, get_rank, is_distributed
 from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
@@ -25,7 +25,8 @@ class ResumableLoop(BaseLoop):
     their numbers, so that nothing but weights, optimiser and the like need be kept. SIGTERM and
     Ctrl-C are followed after the iteration or the validation in work: the checkpoint
     ``interrupted.pth`` is saved, and the process ends with 128 + the signal's number, as shells
-    say it (143, 130).
+    say it (143, 130). It is also saved if a single process cannot load a batch, as when an image is
+    unreadable or a worker was killed, which the loop hears of between iterations alone.
 
     :class:`~mmkdml.engine.ExactResumeHook` saves and restores the attributes.
 
@@ -63,11 +64,20 @@ class ResumableLoop(BaseLoop):
         """How much is done, in units of the interval of validations, and of how much."""
 
     def _rest(self) -> Iterator[Any]:
-        """The batches of the epoch that are not done."""
+        """The batches of the epoch that are not done; if one cannot be loaded, that is saved."""
         seed_all(self.runner.seed, EPOCH, self._epoch)  # a sampler may draw its own seed
         # Not before: what is resumed has a seed of its own.
         self._batches = self._batches or SeededBatches(self.dataloader, self.runner.seed)
-        return self._batches.start(self.first_iter, self._iter - self.first_iter)
+        try:
+            yield from self._batches.start(self.first_iter, self._iter - self.first_iter)
+        except Exception:
+            if not is_distributed():  # the other processes are amid a step
+                self._save()
+                self.runner.logger.error(
+                    f'The batch of iteration {self._iter + 1} could not be loaded; --resume goes '
+                    f'on from {INTERRUPTED}'
+                )
+            raise
 
     def _seed_step(self) -> None:
         seed_all(self.runner.seed, STEP, self._iter, get_rank())
@@ -76,18 +86,21 @@ class ResumableLoop(BaseLoop):
         number = self._signals.asked()
         if not number:
             return
-        self.runner.save_checkpoint(
-            self.runner.work_dir,
-            INTERRUPTED,
-            meta=dict(epoch=self._epoch, iter=self._iter),
-            backend_args=WHOLE_FILES,
-        )
+        self._save()
         self.runner.logger.info(
             f'Stopped by {signal.Signals(number).name} after iteration {self._iter}; --resume goes '
             f'on from {INTERRUPTED}'
         )
         barrier()  # a launcher ends the others when the first one ends
         raise SystemExit(128 + number)
+
+    def _save(self) -> None:
+        self.runner.save_checkpoint(
+            self.runner.work_dir,
+            INTERRUPTED,
+            meta=dict(epoch=self._epoch, iter=self._iter),
+            backend_args=WHOLE_FILES,
+        )
 
 
 @LOOPS.register_module()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from mmkdml.engine.stopping import shield_workers
+from mmkdml.engine.stopping import hear_of_dead_workers_from_the_loader, shield_workers
 
 # What is drawn for
 EPOCH, STEP, SAMPLE = range(3)
@@ -65,7 +65,9 @@ class SeededBatches:
             done: How many batches to pass over.
         """
         self._batches.iteration, self._batches.done = iteration, done
-        return iter(self._loader)
+        batches = iter(self._loader)
+        hear_of_dead_workers_from_the_loader()
+        return batches
 
 
 class _NumberedBatches:

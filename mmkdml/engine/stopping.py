@@ -65,6 +65,20 @@ class StopSignals:
             signal.raise_signal(number)
 
 
+def hear_of_dead_workers_from_the_loader() -> None:
+    """Keeps PyTorch from raising an error amid whatever runs when a worker dies.
+
+    In the middle of a step, weights would be half updated. A loader that waits for a batch looks
+    every few seconds whether its workers live, and raises the error there.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, 'SIGCHLD'):
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    # PyTorch sets it at the first use of workers, once in a process.
+    if getattr(handler, '__module__', '').startswith('torch.'):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def shield_workers(loader: DataLoader) -> None:
     """Makes the workers of a data loader outlive the signals by which a run is stopped.
 

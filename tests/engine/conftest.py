@@ -108,7 +108,7 @@ class StopAt(Hook):
 
 def start(
     folder, stop=None, load_from=None, resume=False, workers=0, persistent=False, by_epoch=True,
-    ema=False, accumulate=1, hook=True, seed=3, sampler=None,
+    ema=False, accumulate=1, hook=True, seed=3, sampler=None, hooks=(),
     **checkpoint
 ):  # fmt: skip
     DefaultScope._instance_dict.clear()
@@ -122,6 +122,7 @@ def start(
     sampler = sampler or ('DefaultSampler' if by_epoch else 'InfiniteSampler')
     custom = [dict(type=ExactResumeHook)] if hook else []
     custom += [dict(type=EMAHook, momentum=0.1)] if ema else []
+    custom += hooks
     custom += [dict(type=StopAt, stage=stop[0], iteration=stop[1], how=stop[2])] if stop else []
     loop = (
         dict(type=EpochBasedTrainLoop, max_epochs=EPOCHS)

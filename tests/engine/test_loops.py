@@ -1,12 +1,16 @@
+import multiprocessing
+import os
 import shutil
 import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 
 from mmkdml.apis import newest_checkpoint
 from mmkdml.engine import INTERRUPTED, ResumableTrainLoop
+from mmkdml.models.checkpoints import load_checkpoint_file
 
 LAST = 12
 STOPS = [
@@ -208,3 +212,44 @@ def test_without_the_hook_a_run_does_not_resume_exactly(training, tmp_path):
     shutil.copy(tmp_path / 'epoch_2.pth', other)
     training.start(other, None, other / 'epoch_2.pth', resume=True, hook=False)
     assert training.left(other)['epoch_3.pth']['state_dict'] != expected['state_dict']
+
+
+class BreakSample(Hook):
+    """A file that becomes unreadable."""
+
+    def after_train_iter(self, runner, *_, **__):
+        if runner.iter == 5:  # before the seventh iteration, which is of the second epoch
+            runner.train_dataloader.dataset.loaded = None
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_a_batch_that_cannot_be_loaded_costs_nothing_that_is_done(
+    training, undisturbed, tmp_path, by_epoch
+):
+    with pytest.raises(AttributeError):  # the data set's own error
+        training.start(tmp_path, hooks=[dict(type=BreakSample)], by_epoch=by_epoch)
+    checkpoint = load_checkpoint_file(tmp_path / INTERRUPTED)
+    assert checkpoint['meta']['iter'] == 6
+    resumed = training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True, by_epoch=by_epoch)
+    assert_same(training, undisturbed, tmp_path, resumed, by_epoch=by_epoch)
+
+
+def test_of_several_processes_none_saves_alone(training, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmkdml.engine.loops.is_distributed', lambda: True)
+    with pytest.raises(AttributeError):
+        training.start(tmp_path, hooks=[dict(type=BreakSample)])
+    assert not (tmp_path / INTERRUPTED).exists()
+
+
+class KillWorker(Hook):
+    def after_train_iter(self, runner, *_, **__):
+        if runner.iter == 4:  # the first of its epoch, in which there is more to load
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+
+def test_a_killed_worker_is_told_between_steps(training, undisturbed, tmp_path):
+    with pytest.raises(RuntimeError, match=r'DataLoader worker \(pid.*\) exited unexpectedly'):
+        training.start(tmp_path, hooks=[dict(type=KillWorker)], workers=2)
+    assert load_checkpoint_file(tmp_path / INTERRUPTED)['meta']['iter'] >= 5
+    resumed = training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True)
+    assert_same(training, undisturbed, tmp_path, resumed)

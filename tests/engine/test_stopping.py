@@ -6,7 +6,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from mmkdml.engine import stopping
-from mmkdml.engine.stopping import StopSignals, shield_workers
+from mmkdml.engine.stopping import StopSignals, hear_of_dead_workers_from_the_loader, shield_workers
 
 
 def test_the_first_signal_is_noted(monkeypatch):
@@ -81,3 +81,34 @@ def test_workers_outlive_all_but_their_parent():
     worker.terminate()
     worker.join(10)
     assert worker.exitcode == 0
+
+
+@pytest.fixture
+def on_child():
+    """What is done when a process that this one started ends."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield lambda: signal.getsignal(signal.SIGCHLD)
+    signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_dead_worker_disturbs_no_step(on_child):
+    def own(*_):
+        """Of a program that uses this package."""
+
+    def pytorchs(*_):
+        raise RuntimeError('DataLoader worker is killed')
+
+    pytorchs.__module__ = 'torch.utils.data._utils.signal_handling'
+    for handler, left in ((own, own), (pytorchs, signal.SIG_DFL), (signal.SIG_IGN, signal.SIG_IGN)):
+        signal.signal(signal.SIGCHLD, handler)
+        hear_of_dead_workers_from_the_loader()
+        assert on_child() == left
+
+
+def test_in_another_thread_it_is_left(on_child):
+    signal.signal(signal.SIGCHLD, handler := lambda *_: None)
+    handler.__module__ = 'torch.x'
+    thread = threading.Thread(target=hear_of_dead_workers_from_the_loader)
+    thread.start()
+    thread.join()
+    assert on_child() is handler

@@ -1,8 +1,9 @@
-"""Hooks that show how and what the members learn, and two that make stopping harmless."""
+"""Hooks that show how and what the members learn, and others that keep a run from harm."""
 
 from mmkdml.engine.hooks.exact_resume import ExactResumeHook
 from mmkdml.engine.hooks.loss_balance import LossBalanceHook
 from mmkdml.engine.hooks.member_table import MemberTableHook, member_table
+from mmkdml.engine.hooks.non_finite import NonFiniteLossHook
 from mmkdml.engine.hooks.panels import PanelHook
 from mmkdml.engine.hooks.reliability import ReliabilityHook
 from mmkdml.engine.hooks.safe_checkpoint import SafeCheckpointHook
@@ -12,6 +13,7 @@ __all__ = [
     'ExactResumeHook',
     'LossBalanceHook',
     'MemberTableHook',
+    'NonFiniteLossHook',
     'PanelHook',
     'ReliabilityHook',
     'SafeCheckpointHook',

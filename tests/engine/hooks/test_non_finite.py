@@ -1,0 +1,325 @@
+"""The oracle of a skipped batch is the same training without it."""
+
+import copy
+import json
+import logging
+import math
+import uuid
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import mmkdml  # noqa: F401
+
+# isort: split
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.model import BaseDataPreprocessor, BaseModel, MMDistributedDataParallel
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead
+from mmpretrain.structures import DataSample
+from torch import nn
+from torch.multiprocessing import start_processes
+
+from mmkdml.engine import CPUAmpOptimWrapper, NonFiniteLossHook
+
+NAN = math.nan
+
+
+class Net(BaseModel):
+    """Loss and buffers are of the batch; a list of losses, and a log that is none."""
+
+    def __init__(self):
+        super().__init__(data_preprocessor=BaseDataPreprocessor())
+        torch.manual_seed(0)
+        self.norm, self.layer = nn.BatchNorm1d(4), nn.Linear(4, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        out = self.layer(self.norm(torch.stack(list(inputs))))
+        return dict(loss=out.square().mean(), loss_parts=[out.mean(), out.abs().mean()], acc=out)
+
+
+def batch(seed, bad=None):
+    inputs = list(torch.randn(3, 4, generator=torch.Generator().manual_seed(seed)))
+    if bad is not None:
+        inputs[1][2] = bad
+    samples = [DataSample(metainfo=dict(img_path=f'{seed}_{i}.png', id=i)) for i in range(3)]
+    return dict(inputs=inputs, data_samples=samples)
+
+
+@pytest.fixture
+def train(tmp_path, caplog):
+    """Trains on batches with a hook; the runner, with what was logged of each step."""
+
+    def run(batches, hook=None, wrapper=OptimWrapper, model=None, **settings):
+        model = model or Net()
+        parameters = model.parameters()
+        wrapper = wrapper(
+            optimizer=torch.optim.Adam(parameters, lr=0.05, weight_decay=0.1), **settings
+        )
+        wrapper.initialize_count_status(model, 0, len(batches))
+        runner = SimpleNamespace(
+            model=model,
+            optim_wrapper=wrapper,
+            message_hub=MessageHub.get_instance(uuid.uuid4().hex),
+            logger=logging.getLogger('test'),
+            work_dir=str(tmp_path),
+            epoch=0,
+            logs=[],
+        )
+        for runner.iter, one in enumerate(batches):
+            if hook is not None:
+                hook.before_train_iter(runner, runner.iter, one)
+            runner.logs.append(model.train_step(one, wrapper))
+        return runner
+
+    return run
+
+
+def content(runner):
+    return copy.deepcopy((runner.model.state_dict(), runner.optim_wrapper.state_dict()))
+
+
+def assert_equal(ours, theirs):
+    torch.testing.assert_close(content(ours), content(theirs), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('policy', ['stop', 'skip'])
+@pytest.mark.parametrize('wrapper', [OptimWrapper, CPUAmpOptimWrapper])
+def test_finite_losses_are_left_alone(train, tmp_path, policy, wrapper):
+    batches = [batch(seed) for seed in range(3)]
+    ours = train(batches, NonFiniteLossHook(policy), wrapper)
+    assert_equal(ours, train(batches, None, wrapper))
+    assert not list(tmp_path.iterdir())
+    assert not ours.message_hub.runtime_info
+    assert not ours.message_hub.log_scalars
+    assert not ours.model._forward_hooks
+
+
+@pytest.mark.parametrize('bad', [NAN, math.inf])
+def test_a_training_stops_before_the_step(train, tmp_path, bad):
+    model = Net()
+    before = copy.deepcopy([*model.parameters()])
+    with pytest.raises(
+        ValueError,
+        match=r'The loss of iteration 1 is not finite; the images and losses of the batch are in '
+        r'.*iter_1\.json\. Its step was not made\. Mend the data, lower the learning rate',
+    ):
+        train([batch(0, bad)], NonFiniteLossHook(), model=model)
+    assert all(torch.equal(x, y) for x, y in zip(before, model.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_is_told_of_a_batch(train, tmp_path):
+    with pytest.raises(ValueError, match='The loss of iteration 2'):
+        train([batch(0), batch(1, NAN)], NonFiniteLossHook())
+    told = json.loads((tmp_path / 'non_finite' / 'iter_2.json').read_text())
+    assert (told['epoch'], told['iteration']) == (1, 2)
+    (one,) = told['batches']
+    assert one['losses'] == dict(loss='nan', loss_parts='nan', acc='nan')
+    assert one['samples'] == [
+        dict(id=0, img_path='1_0.png', finite=True),
+        dict(id=1, img_path='1_1.png', finite=False),
+        dict(id=2, img_path='1_2.png', finite=True),
+    ]
+
+
+@pytest.mark.parametrize('wrapper', [OptimWrapper, CPUAmpOptimWrapper])
+def test_a_skipped_batch_is_as_if_it_had_not_been(train, caplog, wrapper):
+    good = [batch(seed) for seed in range(4)]
+    bad = [batch(9, NAN), batch(10, math.inf)]
+    ours = train([*good[:2], *bad, *good[2:]], NonFiniteLossHook('skip'), wrapper)
+    assert_equal(ours, train(good, None, wrapper))
+    assert 'The loss of iteration 3 is not finite' in caplog.text
+    hub = ours.message_hub
+    assert hub.get_scalar('train/skipped_batches').data[0].tolist() == [1, 2]
+    assert hub.get_info('skipped_in_a_row') == 0
+    finite = [math.isfinite(log['loss']) for log in ours.logs]
+    assert finite == [True, True, False, False, True, True]
+
+
+def test_of_accumulated_batches_the_others_count(train):
+    """The skipped one's loss is zero: of three, each counts a third."""
+
+    class Deaf(Net):
+        def forward(self, inputs, data_samples=None, mode='tensor'):
+            losses = super().forward(inputs, data_samples, mode)
+            return {key: value for key, value in losses.items() if key != 'loss_parts'}
+
+    good = [batch(seed) for seed in range(6)]
+    ours = train(
+        [good[0], batch(9, NAN), good[1], *good[2:5]],
+        NonFiniteLossHook('skip'),
+        model=Deaf(),
+        accumulative_counts=3,
+    )
+    reference = Deaf()
+    optimizer = torch.optim.Adam(reference.parameters(), lr=0.05, weight_decay=0.1)
+    for step in (good[:2], good[2:5]):
+        for one in step:
+            (reference(**one, mode='loss')['loss'] / 3).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(ours.model.state_dict(), reference.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('enabled', [True, False])
+def test_with_loss_scaling_the_scaler_skips(train, monkeypatch, enabled):
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(
+        amp_optimizer_wrapper, 'GradScaler', lambda **s: torch.amp.GradScaler('cpu', **s)
+    )
+    settings = dict(loss_scale=dict(init_scale=16.0, enabled=enabled), dtype='bfloat16')
+    good = [batch(seed) for seed in range(4)]
+    ours, theirs = (
+        train(batches, NonFiniteLossHook('skip'), AmpOptimWrapper, **settings)
+        for batches in ([*good[:2], batch(9, NAN), *good[2:]], good)
+    )
+    torch.testing.assert_close(ours.model.state_dict(), theirs.model.state_dict(), rtol=0, atol=0)
+    assert ours.optim_wrapper.loss_scaler.get_scale() == (8.0 if enabled else 1.0)
+
+
+def test_an_overflow_of_scaled_gradients_is_the_scalers(train, monkeypatch, tmp_path):
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(
+        amp_optimizer_wrapper, 'GradScaler', lambda **s: torch.amp.GradScaler('cpu', **s)
+    )
+    model, before = Net(), Net()
+    train(
+        [batch(0)],
+        NonFiniteLossHook(),
+        AmpOptimWrapper,
+        model,
+        loss_scale=dict(init_scale=2.0**127),
+        dtype='bfloat16',
+    )
+    torch.testing.assert_close([*model.parameters()], [*before.parameters()])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(('limit', 'stops'), [(0, 2), (2, 4), (3, None)])
+def test_too_many_in_a_row_stop_it(train, limit, stops):
+    # Two that are not in a row with the three after them.
+    values = [0.0, NAN, NAN, NAN, 0.0, NAN][: 6 if limit else 3]
+    batches = [batch(i, x if math.isnan(x) else None) for i, x in enumerate(values)]
+    hook = NonFiniteLossHook('skip', max_skips=limit)
+    if stops is None:
+        assert train(batches, hook).message_hub.get_info('skipped_batches') == 4
+        return
+    said = rf', after {limit} such batches that were skipped\.' if limit else r'was not made\. Mend'
+    with pytest.raises(ValueError, match=rf'iteration {stops} is not finite.*{said}'):
+        train(batches, hook)
+
+
+class Backbone(nn.Conv2d):
+    def forward(self, inputs):
+        return (super().forward(inputs),)
+
+
+def test_a_baseline_of_a_framework(train, tmp_path):
+    model = ImageClassifier(
+        backbone=Backbone(3, 4, 3),
+        neck=dict(type=GlobalAveragePooling),
+        head=dict(type=LinearClsHead, in_channels=4, num_classes=2),
+    )
+    one = batch(0)
+    one['inputs'] = torch.zeros(3, 3, 5, 5)
+    one['data_samples'] = [sample.set_gt_label(0) for sample in one['data_samples']]
+    one['inputs'][2, 0, 1, 1] = NAN
+    with pytest.raises(ValueError, match='The loss of iteration 1'):
+        train([one], NonFiniteLossHook(), model=model)
+    told = json.loads((tmp_path / 'non_finite' / 'iter_1.json').read_text())['batches'][0]
+    assert [sample['finite'] for sample in told['samples']] == [True, True, False]
+    before = copy.deepcopy(model.state_dict())
+    train([one], NonFiniteLossHook('skip'), model=model)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(('where', 'bad'), [('layer.weight', math.inf), ('norm.running_var', NAN)])
+def test_spoilt_weights_are_not_saved(train, where, bad):
+    hook, checkpoint = NonFiniteLossHook(), dict(meta=dict(iter=5))
+    runner = train([])
+    hook.before_save_checkpoint(runner, checkpoint)
+    runner.model.state_dict()[where].view(-1)[0] = bad
+    with pytest.raises(ValueError, match=rf'not finite after iteration 5 \({where} and 0 others\)'):
+        hook.before_save_checkpoint(runner, checkpoint)
+
+
+def test_a_resumed_run_counts_on(training, tmp_path):
+    class Poison(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter in (4, 5, 6, 9):
+                data_batch['inputs'][0] = NAN
+
+    hooks = [dict(type=Poison), dict(type=NonFiniteLossHook, policy='skip')]
+    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+    runner = training.start(whole, hooks=hooks)
+    assert runner.message_hub.get_info('skipped_batches') == 4
+    assert all(value.isfinite().all() for value in runner.model.state_dict().values())
+    with pytest.raises(training.Crash):
+        training.start(parts, ('train', 9, training.Crash), hooks=hooks)
+    training.start(parts, None, parts / 'epoch_2.pth', resume=True, hooks=hooks)
+    assert training.left(parts).keys() == training.left(whole).keys()
+    for name in training.left(whole):
+        ours, theirs = (training.content(folder / name) for folder in (parts, whole))
+        torch.testing.assert_close(ours['state_dict'], theirs['state_dict'], rtol=0, atol=0)
+        assert ours['info'] == theirs['info']
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(policy='ignore'), "policy must be one of stop, skip; got 'ignore'"),
+        (dict(max_skips=-1), 'max_skips must be at least 0, got -1'),
+    ],
+)
+def test_what_it_refuses(settings, message):
+    with pytest.raises(ValueError, match=message):
+        NonFiniteLossHook(**settings)
+
+
+def process(rank, folder):
+    """Only the second process has a bad batch, its second one."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2,
+        timeout=timedelta(seconds=60),
+    )  # fmt: skip
+    for policy in ('skip', 'stop'):
+        model = MMDistributedDataParallel(Net(), device_ids=None)
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+        runner = SimpleNamespace(
+            model=model, optim_wrapper=wrapper, message_hub=MessageHub.get_instance(policy),
+            logger=logging.getLogger(), work_dir=str(folder), epoch=0,
+        )  # fmt: skip
+        hook, error = NonFiniteLossHook(policy), ''
+        for runner.iter in range(3):
+            one = batch(10 * rank + runner.iter, NAN if rank and runner.iter == 1 else None)
+            hook.before_train_iter(runner, runner.iter, one)
+            try:
+                model.train_step(one, wrapper)
+            except ValueError as stopped:
+                error = str(stopped)
+                break
+        saved = dict(weights=[*model.parameters()], error=error, iter=runner.iter)
+        torch.save(saved, folder / f'{policy}_{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
+def test_all_processes_decide_alike(tmp_path):
+    start_processes(process, (tmp_path,), nprocs=2, start_method='fork')
+    skip, stop = (
+        [torch.load(tmp_path / f'{policy}_{rank}.pt') for rank in (0, 1)]
+        for policy in ('skip', 'stop')
+    )
+    torch.testing.assert_close(skip[0]['weights'], skip[1]['weights'], rtol=0, atol=0)
+    torch.testing.assert_close(stop[0]['weights'], stop[1]['weights'], rtol=0, atol=0)
+    assert all(weight.isfinite().all() for weight in skip[0]['weights'])
+    assert [one['iter'] for one in (*skip, *stop)] == [2, 2, 1, 1]
+    assert all('The loss of iteration 2 is not finite' in one['error'] for one in stop)
+    told = json.loads((tmp_path / 'non_finite' / 'iter_2.json').read_text())['batches']
+    finite = [[sample['finite'] for sample in one['samples']] for one in told]
+    assert finite == [[True, True, True], [True, False, True]]
