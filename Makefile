@@ -24,7 +24,7 @@ $(if $(word 2,$(VENV)),$(error VENV='$(VENV)': make cannot handle a path with sp
 has = -c 'import sys; from importlib.util import find_spec; sys.exit(not find_spec("$(1)"))'
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast check lint types layers duplicates clean
+.PHONY: help install demo test test-fast soak check lint types layers duplicates clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ test: $(READY)  ## all tests
 
 test-fast: $(READY)  ## the tests that are not marked slow
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) -m 'not slow'
+
+soak: $(READY)  ## kill and damage runs at random, for a quarter of an hour: do they end the same?
+	$(PY) tools/soak.py
 
 check: lint types layers duplicates  ## all of the next four
 

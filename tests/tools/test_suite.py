@@ -1,4 +1,4 @@
-"""The whole way through a suite, undisturbed and killed twice, with real trainings."""
+"""The whole way through a suite, undisturbed and killed, with real trainings."""
 
 import os
 import signal
@@ -33,102 +33,96 @@ def small(data_options, tmp_path_factory):
     return path
 
 
-def start(command, *args):
+def start(folder, suite):
     return subprocess.Popen(
-        [sys.executable, TOOL, command, *map(str, args)],
+        [sys.executable, TOOL, 'run', str(suite), '--work-dir', str(folder)],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
     )
 
 
-def done(command, *args):
-    process = start(command, *args)
-    out, error = process.communicate()
-    assert process.returncode == 0, error
-    return out
+@pytest.fixture
+def says(tool, capsys, monkeypatch):
+    """What a command says, in this process."""
+    monkeypatch.chdir(ROOT)
 
+    def run(command, *args):
+        tool('suite', command, *args, experiment=False)
+        return capsys.readouterr().out
 
-def kill_when(path, *args):
-    process = start(*args)
-    end = time.monotonic() + 300
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    return run
 
 
 @pytest.fixture(scope='module')
 def undisturbed(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp('undisturbed')
-    return folder, done('run', small, '--work-dir', folder)
+    process = start(folder, small)
+    said = process.communicate()[0]
+    assert process.returncode == 0
+    return folder, said
 
 
 @pytest.mark.slow
-def test_a_suite_that_was_killed_twice_ends_with_the_same_table(small, undisturbed, tmp_path):
-    place = (small, '--work-dir', tmp_path)
-    kill_when(tmp_path / 'teacher/seed_0/epoch_2.pth', 'run', *place)
-    kill_when(tmp_path / 'kd_off_v3/seed_0/epoch_1.pth', 'resume', *place)
-    said = done('resume', *place)
-    assert 'teacher/seed_0' not in said  # it was finished before the second kill
-    assert said.splitlines()[-1] == '2 of 2 done'
+def test_two_processes_share_a_suite_of_which_one_is_killed(small, undisturbed, says, tmp_path):
+    both = [start(tmp_path, small) for _ in range(2)]
+    end = time.monotonic() + 300
+    while not (tmp_path / 'kd_off_v3/seed_0/epoch_1.pth').exists():
+        assert any(process.poll() is None for process in both)
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    teacher, student = SuiteStore.in_folder(tmp_path).states()
+    assert (teacher.state, student.state) == ('done', 'running')
+    killed = next(process for process in both if f'#{process.pid}.' in student.worker)
+    killed.kill()
+    said = [process.communicate()[0] for process in both]
+    assert sorted(process.returncode for process in both) == [-signal.SIGKILL, 0]
+    started = [line for text in said for line in text.splitlines() if line.endswith('started')]
+    assert sorted(started) == [*['kd_off_v3/seed_0 started'] * 2, 'teacher/seed_0 started']
+    assert '2 of 2 done' in [text.splitlines()[-1] for text in said]
     for checkpoint in ('best', 'last'):
-        tables = [
-            done(
-                'table', small, '--work-dir', folder, '--format', 'csv', '--checkpoint', checkpoint
-            )
+        form = ('--format', 'csv', '--checkpoint', checkpoint)
+        ours, theirs = (
+            says('table', small, '--work-dir', folder, *form)
             for folder in (tmp_path, undisturbed[0])
-        ]
-        assert tables[0] == tables[1]
-        assert 'kd_off' in tables[0]
+        )
+        assert ours == theirs
+        assert 'kd_off' in ours
 
 
 @pytest.mark.slow
-def test_what_the_commands_say(small, undisturbed, tmp_path):
+def test_what_the_commands_say(small, undisturbed, says, tmp_path):
     folder, said = undisturbed
     assert said.splitlines()[0] == 'teacher/seed_0 started'
     assert said.splitlines()[-1] == '2 of 2 done'
     place = (small, '--work-dir', folder)
-    assert done('run', *place) == '2 of 2 done\n'  # nothing is done twice
-    status = done('status', *place)
+    for command in ('run', 'resume'):
+        assert says(command, *place) == '2 of 2 done\n'  # nothing is done twice
+    status = says('status', *place)
     assert [line.split()[1] for line in status.splitlines() if '| done' in line] == [
         'teacher',
         'kd_off_v3',
     ]
     for form in ('text', 'markdown', 'latex'):
-        assert 'Small' in done('table', *place, '--format', form)
+        assert 'Small' in says('table', *place, '--format', form)
     report = tmp_path / 'report.html'
-    assert str(report) in done('report', *place, '--out', report)
+    assert str(report) in says('report', *place, '--out', report)
     assert '<html' in report.read_text()
 
 
-@pytest.mark.slow
-def test_two_processes_share_a_suite(small, tmp_path):
-    both = [start('run', small, '--work-dir', tmp_path) for _ in range(2)]
-    said = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    started = [line for text in said for line in text.splitlines() if line.endswith('started')]
-    assert sorted(started) == ['kd_off_v3/seed_0 started', 'teacher/seed_0 started']
-    assert all(text.endswith('2 of 2 done\n') for text in said)
-
-
-def test_what_a_user_can_mend(tmp_path):
-    for args, message in (
-        (('run', 'nowhere.py'), 'There is no suite file nowhere.py'),
-        (
-            ('resume', 'suites/mini_segmentation.py', '--work-dir', tmp_path),
-            'was not started there',
-        ),
-    ):
-        process = start(*args)
-        error = process.communicate()[1]
-        assert process.returncode == 1
-        assert message in error.splitlines()[-1]
-        assert 'Traceback' not in error
+@pytest.mark.parametrize(
+    ('command', 'suite', 'message'),
+    [
+        ('run', 'nowhere.py', 'There is no suite file nowhere.py'),
+        ('resume', 'suites/mini_segmentation.py', 'was not started there'),
+    ],
+)
+def test_what_a_user_can_mend(says, tmp_path, command, suite, message):
+    with pytest.raises(SystemExit) as stopped:
+        says(command, suite, '--work-dir', tmp_path)
+    assert str(stopped.value).startswith('suite.py: error: ')
+    assert message in str(stopped.value)
 
 
 @pytest.mark.parametrize('path', SUITES, ids=lambda path: path.stem)
@@ -159,7 +153,7 @@ def test_each_table_of_the_paper_has_its_suite():
     assert {f'Table {number}' for number in (2, 3, 4, 8, 9, 10, 13, 14, 15)} <= tables
 
 
-def test_a_database_by_its_url(tmp_path, monkeypatch, small):
+def test_a_database_by_its_url(tmp_path, says, small):
     url = f'sqlite:///{tmp_path / "elsewhere.db"}'
     SuiteStore(url)
-    assert done('status', small, '--storage', url).splitlines()[-1] == '0 of 0 done'
+    assert says('status', small, '--storage', url).splitlines()[-1] == '0 of 0 done'
