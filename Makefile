@@ -10,6 +10,8 @@ TORCH ?= torch==2.13.0
 TORCHVISION ?=
 # Processes that share the tests.
 WORKERS ?= 2
+# Of each kind, in `make fuzz`.
+FUZZ_EXAMPLES ?= 1000
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
@@ -24,7 +26,7 @@ $(if $(word 2,$(VENV)),$(error VENV='$(VENV)': make cannot handle a path with sp
 has = -c 'import sys; from importlib.util import find_spec; sys.exit(not find_spec("$(1)"))'
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast soak check lint types layers duplicates clean
+.PHONY: help install demo test test-fast soak fuzz check lint types layers duplicates clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -42,6 +44,9 @@ test-fast: $(READY)  ## the tests that are not marked slow
 
 soak: $(READY)  ## kill and damage runs at random, for a quarter of an hour: do they end the same?
 	$(PY) tools/soak.py
+
+fuzz: $(READY)  ## made-up files and settings, FUZZ_EXAMPLES=1000 of each kind, other ones each time
+	OMP_NUM_THREADS=1 FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PY) -m pytest -n $(WORKERS) tests/fuzz
 
 check: lint types layers duplicates  ## all of the next four
 

@@ -52,6 +52,8 @@ INSTALL_REQUIRES = [
     'optuna>=5,<6',
     # Tables of cases and results.
     'pandas>=2.2,<4',
+    # Checks what others may have written: results of runs, rows of databases.
+    'pydantic>=2.9,<3',
     # Bootstrap.
     'scipy>=1.13,<2',
     # Grad-CAM.
@@ -91,6 +93,8 @@ EXTRAS_REQUIRE = {
         'pytest>=9,<10',
         # On two cores, two processes of one thread finish sooner than one of two threads.
         'pytest-xdist>=3.8,<4',
+        # Makes up what files and settings may hold.
+        'hypothesis>=6.100,<7',
         # Reads what runs log for it.
         'tensorboard>=2.18,<3',
         # The independent oracle of the U-Net.

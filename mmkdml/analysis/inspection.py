@@ -51,6 +51,9 @@ def inspect_config(config: Config) -> Inspection:
     """
     if config.get('default_scope'):
         init_default_scope(config.default_scope)
+    if not isinstance(config.get('model'), Mapping):
+        has = ', '.join(config) or 'nothing'
+        raise ValueError(f'the config must have a model, a dict with a type; it has {has}')
     settings = without_pretrained(config.model)
     checkpoints = dict(settings.get('frozen') or {})
     if checkpoints:
@@ -58,7 +61,11 @@ def inspect_config(config: Config) -> Inspection:
     if settings.get('teacher_checkpoint') is not None:
         checkpoints[TEACHER] = settings.pop('teacher_checkpoint')
     with _only_errors():  # not that a frozen member has no weights, nor timm's table
-        model = MODELS.build(settings)
+        try:
+            model = MODELS.build(settings)
+        except (KeyError, TypeError) as error:  # of mmengine, of a type or an argument
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f'the model of the config cannot be built: {error}') from error
     distiller = model if isinstance(model, KnowledgeDistiller) else None
     members = distiller.named_members() if distiller else {PLAIN: model}
     task = distiller.task if distiller else task_of(members)

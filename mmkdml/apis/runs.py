@@ -19,6 +19,8 @@ from mmengine.runner import Runner
 from mmkdml.engine import INTERRUPTED, SafeResumeHook, keep_freed_memory
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 
+_PARTS = ('model', 'default_hooks', 'optim_wrapper', 'randomness', 'train_cfg')
+
 
 def load_config(
     path: str | Path, options: Mapping[str, Any] | None = None, work_dir: str | Path | None = None
@@ -32,12 +34,24 @@ def load_config(
 
     Raises:
         FileNotFoundError: If there is no such config.
+        ValueError: If it cannot be read, the options cannot be applied to it, or a part that must
+            have settings has none.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'There is no config file {path}')
-    config = Config.fromfile(path)
-    config.merge_from_dict(dict(options or {}))
+    try:
+        config = Config.fromfile(path)
+        config.merge_from_dict(dict(options or {}))
+    except Exception as error:  # configs are code
+        raise ValueError(
+            f'{path} cannot be read as a config'
+            + (f' with the options {dict(options)}' if options else '')
+            + f': {type(error).__name__}: {error}'
+        ) from error
+    for part in _PARTS:
+        if not isinstance(config.get(part), Mapping | None):
+            raise ValueError(f'{path}: {part} must be a dict of settings, got {config[part]!r}')
     if work_dir is not None:
         config.work_dir = str(work_dir)
     elif config.get('work_dir') is None:

@@ -13,6 +13,9 @@ from mmseg.datasets import BaseSegDataset
 from mmkdml.datasets.splits import SplitRow, read_split, refuse_outside, refuse_repeats
 from mmkdml.registry import DATASETS
 
+# Of an epoch; images that are not repeated may be more.
+_MOST_SAMPLES = 10_000_000
+
 
 class SplitFileMixin(ABC):
     """Makes a data set of mmpretrain or mmseg read a split file. Stands before it in the bases.
@@ -25,6 +28,10 @@ class SplitFileMixin(ABC):
         *args: Of the framework's data set.
         allow_outside: Whether links in ``data_root`` may lead out of it.
         **kwargs: Of the framework's data set.
+
+    Raises:
+        FileNotFoundError: If there is no split file, or its first image is not there.
+        ValueError: If the split file or a setting cannot be.
     """
 
     ann_file: str
@@ -33,7 +40,15 @@ class SplitFileMixin(ABC):
 
     def __init__(self, *args: Any, allow_outside: bool = False, **kwargs: Any) -> None:
         self.allow_outside = allow_outside  # which the framework's __init__ asks for
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # the frameworks do not check all of the settings
+            raise ValueError(
+                f'{type(self).__name__} cannot be made of its settings '
+                f'({type(error).__name__}: {error})'
+            ) from error
 
     def _join_prefix(self) -> None:
         """Leaves ``ann_file`` alone, which the frameworks would join with ``data_root``."""
@@ -49,8 +64,9 @@ class SplitFileMixin(ABC):
         Raises:
             FileNotFoundError: If there is no split file, or its first image is not in
                 ``data_root``.
-            ValueError: If the split file is not valid, repeats images though ``test_mode`` is set,
-                or a file is a link out of ``data_root`` and ``allow_outside`` is not set.
+            ValueError: If the split file is not valid, repeats images though ``test_mode`` is set
+                or more often than memory could hold, or a file is a link out of ``data_root`` and
+                ``allow_outside`` is not set.
         """
         root = self.data_root or ''
         rows = read_split(self.ann_file)
@@ -62,6 +78,12 @@ class SplitFileMixin(ABC):
             )
         if self.test_mode:
             refuse_repeats(rows, self.ann_file)
+        samples = sum(row.repeats for row in rows)
+        if samples > max(len(rows), _MOST_SAMPLES):
+            raise ValueError(
+                f'{self.ann_file}: the repeats of its {len(rows)} images make {samples} samples, '
+                f'but an epoch may have at most {_MOST_SAMPLES}; balance it to fewer'
+            )
         if not self.allow_outside:
             refuse_outside(rows, root, self.ann_file)
         return [

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import os.path as osp
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,8 @@ SPLITS = ('train', 'val', 'test')
 COLUMNS = ('id', 'path', 'mask', 'group', 'label', 'repeats')
 OPTIONAL_COLUMNS = ('mask', 'repeats')
 INFO_FILE = 'splits.json'
+# What UTF-8 has no code for (bytes of a name that is no text), and what CSV readers stumble over.
+_UNWRITABLE = re.compile('[\r\0\ud800-\udfff]')
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class SplitRow:
         repeats: How often an epoch of training draws the image, 1 or more.
 
     Raises:
-        ValueError: If a field is empty, a path is not POSIX and relative, the label is negative or
-            ``repeats`` is less than 1.
+        ValueError: If a field is empty or holds what a split file cannot, a path is not POSIX and
+            relative, the label is negative or ``repeats`` is less than 1.
     """
 
     id: str
@@ -53,6 +56,12 @@ class SplitRow:
         for name in ('id', 'group'):
             if not getattr(self, name).strip():
                 raise ValueError(f'{name} is empty in {self}')
+        for text in (self.id, self.path, self.mask, self.group):
+            if _UNWRITABLE.search(text or ''):
+                raise ValueError(
+                    'a split file cannot hold carriage returns, nulls and bytes that are no text, '
+                    f'as in {text!r}; give the file or the group another name'
+                )
         for path in (self.path,) if self.mask is None else (self.path, self.mask):
             pure = PurePosixPath(path)
             # C: leads elsewhere on Windows, and a URL (//) everywhere.
@@ -139,9 +148,12 @@ def read_split(path: str | Path) -> list[SplitRow]:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        TypeError: If it is no path.
         ValueError: If the columns are not those of a split file, a row is not valid, an id comes
             twice or there are no rows. The message names file and line.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f'a split file (ann_file) must be a path, got {path!r}')
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(

@@ -61,14 +61,19 @@ class AlbumentationsTransform(BaseTransform):
 
     Raises:
         TypeError: If a transform is neither of these.
-        ValueError: If a transform has an unknown name or unknown arguments.
+        ValueError: If a transform has an unknown name, or arguments that it cannot have.
     """
 
     def __init__(
         self, transforms: Sequence[Mapping[str, Any] | A.BasicTransform | A.BaseCompose]
     ) -> None:
-        self.compose = A.Compose(
-            [_build(t) for t in transforms], strict=True, mask_interpolation=cv2.INTER_NEAREST
+        self.compose = _made(
+            A.Compose,
+            dict(
+                transforms=_build_each(transforms),
+                strict=True,
+                mask_interpolation=cv2.INTER_NEAREST,
+            ),
         )
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -101,9 +106,24 @@ def _build(transform: Any) -> A.BasicTransform | A.BaseCompose:
     args = dict(transform.items())
     kind = args.pop('type')
     if isinstance(kind, str):
-        if not hasattr(A, kind):
+        if not isinstance(getattr(A, kind, None), type):
             raise ValueError(f'albumentations {A.__version__} has no transform {kind!r}')
         kind = getattr(A, kind)
     if 'transforms' in args:
-        args['transforms'] = [_build(t) for t in args['transforms']]
-    return kind(**args)
+        args['transforms'] = _build_each(args['transforms'])
+    return _made(kind, args)
+
+
+def _build_each(transforms: Any) -> list[A.BasicTransform | A.BaseCompose]:
+    if isinstance(transforms, str) or not isinstance(transforms, Sequence):
+        raise TypeError(f'expected a list of transforms of albumentations, got {transforms!r}')
+    return [_build(transform) for transform in transforms]
+
+
+def _made(kind: Any, args: dict[str, Any]) -> Any:
+    try:
+        return kind(**args)
+    except Exception as error:  # pydantic's, and what comes of arguments it does not look at
+        raise ValueError(
+            f'albumentations cannot make {getattr(kind, "__name__", kind)} of {args}: {error}'
+        ) from error

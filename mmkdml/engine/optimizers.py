@@ -131,7 +131,7 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """The wrapper of a model's two optimisers, the learners' first.
 
         Raises:
-            ValueError: If the model has no discriminator.
+            ValueError: If the model has no discriminator, or an optimiser cannot be built.
         """
         network: Any = model.module if is_model_wrapper(model) else model
         self.discriminators = nn.ModuleList(
@@ -153,8 +153,8 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             known = set(adversaries)
             learners = [parameter for parameter in network.parameters() if parameter not in known]
         optimizer = SeparateOptimizers(
-            OPTIMIZERS.build({**self.optimizer_cfg, 'params': learners}),
-            OPTIMIZERS.build({**self.discriminator_optimizer_cfg, 'params': adversaries}),
+            _optimizer('optimizer', self.optimizer_cfg, learners),
+            _optimizer('discriminator_optimizer', self.discriminator_optimizer_cfg, adversaries),
         )
         return OPTIM_WRAPPERS.build(
             self.optim_wrapper_cfg, default_args=dict(type=OptimWrapper, optimizer=optimizer)
@@ -164,3 +164,12 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Adds the groups of a module and of those below it, but not of the discriminators."""
         if module not in self.discriminators:
             super().add_params(params, module, **place)
+
+
+def _optimizer(key: str, settings: dict[str, Any], params: list[Any]) -> Optimizer:
+    try:
+        return OPTIMIZERS.build({**settings, 'params': params})
+    except Exception as error:  # each optimiser checks its settings in its own way, if at all
+        raise ValueError(
+            f'optim_wrapper.{key} cannot be built of {settings} ({type(error).__name__}: {error})'
+        ) from error

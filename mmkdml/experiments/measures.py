@@ -11,6 +11,7 @@ import pandas as pd
 from mmkdml.evaluation.case_table import CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS
 
 CLASSIFICATION, SEGMENTATION = 'classification', 'segmentation'
+_MOST_CLASSES = 1 << 16  # the counts of all must find room
 COLUMNS = {CLASSIFICATION: CLASSIFICATION_COLUMNS, SEGMENTATION: SEGMENTATION_COLUMNS}
 
 
@@ -120,12 +121,22 @@ def class_count(cases: pd.DataFrame) -> int:
 
     A class above all that occur in truth and predictions is not known of. Count over all tables
     that are compared, so that each mean is over the same classes.
+
+    Raises:
+        ValueError: If there are more than any data set has.
     """
     if cases.empty:
         return 0
     if task_of(cases) == SEGMENTATION:
-        return int(cases['label'].max())
-    return int(cases[['truth', 'pred']].to_numpy().max()) + 1
+        classes = int(cases['label'].max())
+    else:
+        classes = int(cases[['truth', 'pred']].to_numpy().max()) + 1
+    if classes > _MOST_CLASSES:
+        raise ValueError(
+            f'expected labels of at most {_MOST_CLASSES} classes, got one of {classes}: the case '
+            'table is damaged, test the run again'
+        )
+    return classes
 
 
 def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarray:

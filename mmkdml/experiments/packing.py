@@ -6,15 +6,38 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
+from pydantic import TypeAdapter
 
+from mmkdml.experiments.measures import COLUMNS, class_count, task_of
 from mmkdml.experiments.records import Measurement
 
 # Bytes; PCam's whole test part needs some 30 MB. A thousandth of it can unpack to that much.
 _LARGEST_RESULT = 1 << 30
+_TEXTS = ('member', 'id', 'group')
+_DTYPES = {column: str if column in _TEXTS else 'int64' for c in COLUMNS.values() for column in c}
+_CURVES = ['epoch', 'key', 'value']
+
+
+@dataclass(frozen=True)
+class _Measured:
+    metrics: dict[str, float]
+    cases: str
+
+
+@dataclass(frozen=True)
+class _Result:
+    measured: dict[str, _Measured]
+    curves: str
+    facts: dict[str, Any]
+
+
+_FORM = TypeAdapter(_Result)
 
 
 def pack_result(
@@ -39,21 +62,36 @@ def unpack_result(content: bytes) -> tuple[dict[str, Measurement], pd.DataFrame,
         ValueError: If this is not what :func:`pack_result` made.
     """
     try:
-        loaded = json.loads(_unzipped(content))
+        loaded = _FORM.validate_python(json.loads(_unzipped(content)))
         measured = {
-            name: Measurement(
-                one['metrics'],
-                pd.read_csv(
-                    StringIO(one['cases']), dtype={'id': str, 'group': str}, na_filter=False
-                ),
-            )
-            for name, one in loaded['measured'].items()
+            name: Measurement(one.metrics, _cases(one.cases))
+            for name, one in loaded.measured.items()
         }
-        return measured, pd.read_csv(StringIO(loaded['curves'])), loaded['facts']
+        return measured, _curves(loaded.curves), loaded.facts
     except Exception as error:  # a made-up file makes zlib, json and pandas raise nearly anything
         raise ValueError(
             f'not a whole result of a run ({type(error).__name__}: {error})'
         ) from error
+
+
+def _cases(text: str) -> pd.DataFrame:
+    cases = pd.read_csv(StringIO(text), dtype=_DTYPES, na_filter=False)
+    numbers = [column for column in COLUMNS[task_of(cases)] if column not in _TEXTS]
+    if (cases[numbers] < 0).any(axis=None):
+        raise ValueError(f'expected {", ".join(numbers)} of 0 or more in all cases')
+    class_count(cases)  # refuses more than there can be
+    return cases
+
+
+def _curves(text: str) -> pd.DataFrame:
+    # An empty value is none; a key is a text, whatever it says.
+    curves = pd.read_csv(
+        StringIO(text), dtype={'key': str}, keep_default_na=False, na_values={'value': ['', 'nan']}
+    )
+    numeric = [column for column in curves if is_numeric_dtype(curves[column])]
+    if [*curves] != _CURVES or (len(curves) and numeric != ['epoch', 'value']):
+        raise ValueError(f'expected curves of {", ".join(_CURVES)} with numbers, got {[*curves]}')
+    return curves
 
 
 def _unzipped(content: bytes) -> bytes:

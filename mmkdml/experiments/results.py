@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from mmkdml.experiments.execute import settings_text
 from mmkdml.experiments.packing import unpack_result
@@ -15,6 +15,20 @@ from mmkdml.experiments.store import SuiteStore
 from mmkdml.experiments.suite import Suite
 from mmkdml.experiments.worker import work_together
 
+
+@dataclass(frozen=True)
+class _Model:
+    mode: str = ''
+    style: str = ''
+    members: Any = None
+
+
+@dataclass(frozen=True)
+class _Settings:
+    model: _Model
+
+
+_SETTINGS = TypeAdapter(_Settings)
 _PICTURES = ('panels/panels.png', 'calibration/reliability.png', 'analysis/**/*.png')
 
 
@@ -49,7 +63,7 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
     """Everything that is known of a suite's runs, done or not.
 
     Raises:
-        ValueError: If a result in the database is damaged.
+        ValueError: If a result or the settings of a run in the database are damaged.
     """
     results = {}
     for name, seed, content in store.results():
@@ -66,7 +80,13 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
         if (state.name, state.seed) not in specs:
             continue
         measured, curves, facts = results.get((state.name, state.seed), ({}, None, {}))
-        mode, style = _kind(json.loads(settings[state.name])['model'])
+        try:
+            model = _SETTINGS.validate_json(settings[state.name]).model
+        except ValueError as error:
+            raise ValueError(
+                f'{store.url}: the settings of {state.name} are damaged: {error}'
+            ) from error
+        mode, style = _kind(model)
         record = RunRecord(
             state.name, state.seed, mode, style, state.state, state.error, measured, facts=facts,
             pictures=_pictures(suite.work_dir / state.key),
@@ -95,8 +115,6 @@ def _pictures(folder: Path) -> dict[str, Path]:
     }
 
 
-def _kind(model: Mapping[str, Any]) -> tuple[str, str]:
+def _kind(model: _Model) -> tuple[str, str]:
     """Mode and style of a model's config."""
-    if 'mode' in model:
-        return model['mode'], model['style']
-    return (COMPARISON if 'members' in model else BASELINE), ''
+    return model.mode or (BASELINE if model.members is None else COMPARISON), model.style

@@ -11,6 +11,7 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import FiniteFloat, TypeAdapter
 from sqlalchemy import (
     CursorResult,
     LargeBinary,
@@ -30,6 +31,8 @@ from mmkdml.experiments.suite import RunSpec, run_key
 DATABASE = 'suite.db'
 LOCK_SECONDS = 60.0
 _DIFFERENCE_LINES = 40
+# Also of a driver that is missing, a URL that is none and values that no suite wrote.
+_REFUSALS = (SQLAlchemyError, ImportError, MemoryError, OverflowError, TypeError, ValueError)
 
 
 class _Base(DeclarativeBase):
@@ -75,14 +78,17 @@ class RunState:
     state: str
     worker: str | None
     beat: int
-    started: float | None
-    seconds: float | None
+    started: FiniteFloat | None
+    seconds: FiniteFloat | None
     error: str | None
 
     @property
     def key(self) -> str:
         """``<name>/seed_<seed>``."""
         return run_key(self.name, self.seed)
+
+
+_STATE = TypeAdapter(RunState)
 
 
 class SuiteStore:
@@ -170,13 +176,17 @@ class SuiteStore:
         with self._session() as session:
             rows = session.scalars(select(_Row).order_by(_Row.position, _Row.name, _Row.seed))
             fields = RunState.__dataclass_fields__
-            return [RunState(**{name: getattr(row, name) for name in fields}) for row in rows]
+            states = [{name: getattr(row, name) for name in fields} for row in rows]
+        try:
+            return [_STATE.validate_python(state) for state in states]
+        except ValueError as error:
+            raise ValueError(f'{self.url} holds a row that no suite wrote: {error}') from error
 
     def settings(self) -> dict[str, str]:
         """The text of the settings of each run, by its name."""
         with self._session() as session:
             rows = session.execute(select(_Row.name, _Row.settings).distinct())
-            return dict(iter(rows))
+            return {str(name): text for name, text in rows}
 
     def take(self, run: RunState, worker: str, now: float) -> bool:
         """Gives a run to a worker, if it is still as ``run`` says; two never get the same.
@@ -250,7 +260,7 @@ class SuiteStore:
         """Tells what a database refuses in words a user can act on."""
         try:
             yield
-        except SQLAlchemyError as error:
+        except _REFUSALS as error:
             reason = str(getattr(error, 'orig', None) or error)
             if isinstance(error, OperationalError) and 'locked' in reason:
                 advice = 'another program holds it; close that program and resume'

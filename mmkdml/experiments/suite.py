@@ -101,13 +101,14 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
 
     Raises:
         FileNotFoundError: If the suite file or a config does not exist.
-        ValueError: If the file cannot be read, has an unknown or a missing key, no runs or seeds,
-            a name twice, a teacher that is no run, or teachers that teach each other in a circle.
+        ValueError: If the file cannot be read, has an unknown or a missing key, a value of a kind
+            that cannot be, no runs or seeds, a name twice, a teacher that is no run, or teachers
+            that teach each other in a circle.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'There is no suite file {path}')
-    content = {key: value for key, value in _read(path).items() if key[:1] != '_'}
+    content = {key: value for key, value in _read(path).items() if str(key)[:1] != '_'}
     _check_keys(str(path), content, _KEYS, ('runs', 'seeds', 'measures'))
     measures = _names(path, 'measures', content['measures'])
     unknown = [name for name in measures if name not in MEASURES]
@@ -121,7 +122,7 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
         measures=measures,
         paper_tables=_names(path, 'paper_tables', content.get('paper_tables', ())),
         runs=tuple(_expanded(path, content)),
-        work_dir=Path(work_dir or content.get('work_dir', default)),
+        work_dir=Path(work_dir or _text(f'{path}: work_dir', content.get('work_dir')) or default),
     )
 
 
@@ -150,40 +151,42 @@ def _refuse_inherited_code(path: Path) -> None:
 
 def _expanded(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
     seeds = content['seeds']
-    if not _is_list(seeds) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise ValueError(f'{path}: seeds must be a list of integers, got {seeds!r}')
+    if not _is_list(seeds) or not seeds or not all(map(_is_seed, seeds)):
+        raise ValueError(
+            f'{path}: seeds must be a list of integers from 0 to 2^32 - 1, got {seeds!r}'
+        )
     if len(set(seeds)) < len(seeds):
         raise ValueError(f'{path}: a seed comes twice in {list(seeds)}')
     entries = content['runs']
     if not _is_list(entries) or not entries:
         raise ValueError(f'{path}: runs must be a list of dicts, got {entries!r}')
-    variants = content.get('variants') or {'': {}}
+    variants = _named(f'{path}: variants', content.get('variants')) or {'': {}}
+    common = _named(f'{path}: options', content.get('options'))
     by_name: dict[str, dict[str, Any]] = {}
-    for variant, changes in variants.items():
+    for variant, given in variants.items():
+        changes = _named(f'{path}: the variant {variant!r}', given)
         prefix = f'{_checked_name(path, variant)}/' if variant else ''
         for entry in entries:
             _check_keys(f'{path}: run {entry!r}', entry, _RUN_KEYS, ('config',))
-            name = prefix + _checked_name(path, entry.get('name', Path(entry['config']).stem))
+            config = _text(f'{path}: config of {entry!r}', entry['config'])
+            name = prefix + _checked_name(path, entry.get('name', Path(config).stem))
             if name in by_name:
                 raise ValueError(
                     f'{path}: the name {name!r} comes twice, for {by_name[name]["config"]} and '
-                    f'{entry["config"]}; give one of them another name'
+                    f'{config}; give one of them another name'
                 )
-            if not Path(entry['config']).is_file():
+            if not Path(config).is_file():
                 raise FileNotFoundError(
-                    f'{path}: run {name!r} names the config {entry["config"]}, which does not '
+                    f'{path}: run {name!r} names the config {config}, which does not '
                     'exist (it is taken relative to the working directory)'
                 )
-            teacher = entry.get('teacher')
+            teacher = _text(f'{path}: teacher of {name!r}', entry.get('teacher'))
+            own = _named(f'{path}: options of {name!r}', entry.get('options'))
             by_name[name] = dict(
-                config=entry['config'],
+                config=config,
                 teacher=prefix + teacher if teacher else None,
                 amp=bool(content.get('amp', False)),
-                options={
-                    **content.get('options', {}),
-                    **(changes or {}),
-                    **entry.get('options', {}),
-                },
+                options={**common, **changes, **own},
             )
     order = _teachers_first(path, by_name)
     return [RunSpec(name, seed, **by_name[name]) for seed in seeds for name in order]
@@ -211,7 +214,7 @@ def _teachers_first(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> list[s
 def _check_keys(where: str, content: Any, allowed: set[str], required: Sequence[str]) -> None:
     if not isinstance(content, Mapping):
         raise ValueError(f'{where}: expected a dict, got {type(content).__name__}')
-    unknown = sorted(set(content) - allowed)
+    unknown = sorted(map(str, set(content) - allowed))
     missing = [key for key in required if key not in content]
     if unknown or missing:
         raise ValueError(
@@ -237,6 +240,22 @@ def _names(path: Path, key: str, names: Any) -> tuple[str, ...]:
     if not _is_list(names) or not all(isinstance(name, str) for name in names):
         raise ValueError(f'{path}: {key} must be a list of names, got {names!r}')
     return tuple(names)
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str | None):
+        raise ValueError(f'{where} must be a text, got {value!r}')
+    return value or ''
+
+
+def _named(where: str, values: Any) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping | None) or not all(isinstance(k, str) for k in values or ()):
+        raise ValueError(f'{where} must be a dict with names as keys, got {values!r}')
+    return values or {}
+
+
+def _is_seed(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 32  # as NumPy takes them
 
 
 def _is_list(value: Any) -> bool:

@@ -97,7 +97,10 @@ def tally(record: SuiteRecord, checkpoint: str) -> Tally:
     for (name, seed), table in tables.items():
         for member, cases in table.groupby('member', sort=False):
             pairs = frozenset(zip(cases['id'], cases['group'], strict=True))
-            counts = count(cases, sorted(set(cases['group'])), classes)
+            try:
+                counts = count(cases, sorted(set(cases['group'])), classes)
+            except ValueError as error:
+                raise ValueError(f'{name}, seed {seed}, {member}: {error}') from error
             sample = Sample(known.setdefault(pairs, pairs), counts)
             samples.setdefault((name, str(member)), {})[seed] = sample
     return Tally(next(iter(tasks), ''), samples)

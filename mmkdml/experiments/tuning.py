@@ -126,7 +126,7 @@ class Tuner:
             grid = paper_grid(letters) if grid_step is None else lattice(letters, grid_step)
         elif grid_step is not None:
             raise ValueError(f'A grid step needs the sampler grid; got {sampler}')
-        if temperature is not None and not temperature_matters(model.mode, model.style):
+        if temperature is not None and not temperature_matters(model.mode, model.get('style')):
             raise ValueError(
                 f'No student of {model.mode} {model.style} receives predictions, so a temperature '
                 'changes nothing; leave it out'

@@ -8,6 +8,7 @@ regular grid with all of them is alpha = 0.1, 0.2, ... 0.9 and equal shares, :fu
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -18,6 +19,7 @@ from optuna import Trial
 from mmkdml.models.transfers import (
     FROM_PEER,
     FROM_TEACHER,
+    MODES,
     PREDICTIONS,
     STUDENTS,
     checked_weights,
@@ -27,6 +29,8 @@ from mmkdml.models.transfers import (
 LEARNING_RATE = 'optim_wrapper.optimizer.lr'
 TEMPERATURE = 'model.temperature'
 _DIGITS = 4
+_FINEST = 0.01
+_MOST_TRIALS = 1_000_000
 Point = tuple[float, ...]
 
 
@@ -42,7 +46,8 @@ class SearchSpace:
         temperature: The same for the temperature of the predictions, on a linear scale.
 
     Raises:
-        ValueError: If a range is empty or not positive, or goes with a grid.
+        ValueError: If a range is empty or not positive, or goes with a grid, or if the grid has
+            more trials than memory has room for.
     """
 
     letters: tuple[str, ...]
@@ -53,15 +58,21 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         for name, ends in (('learning rate', self.lr), ('temperature', self.temperature)):
-            if ends is not None and not 0 < ends[0] < ends[1] < float('inf'):
+            if ends is not None and not _is_range(ends):
                 raise ValueError(
                     f'The range of the {name} must be two positive numbers, the lower one first; '
-                    f'got {ends[0]:g} {ends[1]:g}'
+                    f'got {ends}'
                 )
             if ends is not None and self.grid is not None:
                 raise ValueError(
                     f'A grid is of weights alone; to search the {name}, use the sampler tpe'
                 )
+
+        if (size := self.size() or 0) > _MOST_TRIALS:
+            raise ValueError(
+                f'The grid has {size} trials, more than {_MOST_TRIALS}; take a larger step, or the '
+                'same weights for both students'
+            )
 
     def choices(self) -> dict[str, list[str]]:
         """The grid by Optuna's parameters, for its ``GridSampler``; empty without a grid."""
@@ -106,8 +117,8 @@ def letters_of(mode: str) -> tuple[str, ...]:
     Raises:
         ValueError: If there is no such mode.
     """
-    if mode not in FROM_TEACHER:
-        raise ValueError(f'mode must be one of {", ".join(FROM_TEACHER)}; got {mode!r}')
+    if mode not in MODES:
+        raise ValueError(f'mode must be one of {", ".join(MODES)}; got {mode!r}')
     return ('alpha', *['beta'] * bool(FROM_TEACHER[mode]), *['gamma'] * bool(FROM_PEER[mode]))
 
 
@@ -132,16 +143,18 @@ def lattice(letters: Sequence[str], step: float) -> tuple[Point, ...]:
 
     Args:
         letters: The weights, two or three.
-        step: Such that 1 is a multiple of it; 0.05 has all the values that the paper prints.
+        step: Such that 1 is a multiple of it; 0.05 has all the values that the paper prints. At
+            least 0.01.
 
     Raises:
-        ValueError: If 1 is no multiple of the step, or too small a one for a single point.
+        ValueError: If 1 is no multiple of the step, too small a one for a single point or so large
+            a one that there are more points than can be tried.
     """
-    parts = round(1 / step) if step > 0 else 0
+    parts = round(1 / step) if _is_number(step) and step >= _FINEST else 0
     if parts < len(letters) or abs(parts * step - 1) > 1e-6:
         raise ValueError(
-            f'The step of the grid must be 1 divided by a whole number, and at most '
-            f'1/{len(letters)} for {", ".join(letters)}; got {step:g}'
+            f'The step of the grid must be 1 divided by a whole number, at least {_FINEST} and at '
+            f'most 1/{len(letters)} for {", ".join(letters)}; got {step}'
         )
     return tuple(
         tuple((end - begin) / parts for begin, end in pairwise((0, *cuts, parts)))
@@ -178,6 +191,16 @@ def flat(options: Mapping[str, Any]) -> dict[str, float]:
         else:
             values[name] = value
     return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_range(ends: Any) -> bool:
+    if not isinstance(ends, Sequence) or len(ends) != 2 or not all(map(_is_number, ends)):
+        return False
+    return 0 < ends[0] < ends[1] <= sys.float_info.max
 
 
 def _text(point: Point) -> str:

@@ -38,14 +38,17 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: If there is neither.
+        TypeError: If it is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f'a checkpoint must be the path of a file or a folder, got {path!r}')
     path = Path(path)
     if path.is_file():
         return path
     if path.is_dir():
         best = sorted(path.glob('best_*.pth'), key=lambda file: file.stat().st_mtime)
         record = path / 'last_checkpoint'
-        last = Path(record.read_text().strip()) if record.is_file() else None
+        last = Path(record.read_text(errors='replace').strip()) if record.is_file() else None
         if best:
             return best[-1]
         if last is not None:  # written with the path of the time; the folder may have moved

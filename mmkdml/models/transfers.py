@@ -6,7 +6,7 @@ such lists; :func:`transfers_for` makes them, and :func:`format_transfers` print
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +80,7 @@ class Transfer:
             )
         if self.source == self.learner:
             raise ValueError(f'A member cannot teach itself: {self.source} -> {self.learner}')
-        _check_weight(
+        check_weight(
             f'The weight of {self.source} -> {self.learner} ({self.knowledge})', self.weight
         )
         if self.knowledge == PREDICTIONS and (self.source_tap or self.learner_tap):
@@ -185,7 +185,7 @@ def checked_weights(
                 f'{pair!r}'
             )
         for weight in pair:
-            _check_weight(letter, weight)
+            check_weight(letter, weight)
         if letter in used:
             checked[letter] = tuple(float(weight) for weight in pair)
         elif any(pair):
@@ -218,10 +218,11 @@ def _check_name(what: str, value: Any, allowed: Sequence[str]) -> None:
         raise ValueError(f'{what} must be one of {", ".join(allowed)}; got {value!r}')
 
 
-def _check_weight(what: str, weight: Any) -> None:
+def check_weight(what: str, weight: Any) -> None:
+    """Raises ``ValueError`` unless a weight is a finite number of at least 0."""
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
         raise ValueError(f'{what} must be a number, got {weight!r}')
-    if not math.isfinite(weight) or weight < 0:
+    if not 0 <= weight <= sys.float_info.max:
         raise ValueError(f'{what} must be finite and at least 0, got {weight}')
 
 
@@ -231,4 +232,4 @@ def _type_name(config_or_module: Any) -> str:
         if isinstance(config_or_module, Mapping)
         else type(config_or_module)
     )
-    return kind if isinstance(kind, str) else kind.__name__
+    return kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))

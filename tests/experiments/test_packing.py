@@ -76,7 +76,7 @@ def test_a_bomb_is_not_unpacked(monkeypatch):
     tracemalloc.stop()
     assert peak < 8 << 20
     monkeypatch.setattr(packing, '_LARGEST_RESULT', 200)
-    room = json.dumps(dict(measured={}, curves='epoch', facts={}))
+    room = json.dumps(dict(measured={}, curves='epoch,key,value', facts={}))
     unpack_result(gzip.compress(room.ljust(200).encode()))
     with pytest.raises(ValueError, match='not a whole result'):
         unpack_result(gzip.compress(room.ljust(201).encode()))

@@ -229,7 +229,7 @@ def _groups(paths: Collection[str], regex: str | None) -> dict[str, str]:
         return {path: path for path in paths}
     try:
         pattern = re.compile(regex)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f'{regex!r} is no regular expression: {error}') from error
     if not pattern.groups:
         raise ValueError(

@@ -100,14 +100,18 @@ def _read_pcam_labels(path: Path, problems: Problems) -> dict[str, int]:
     labels: dict[str, int] = {}
     with path.open(encoding='utf-8-sig', newline='') as file:
         reader = csv.reader(file)
-        if (header := next(reader, [])) != ['id', 'label']:
-            raise ValueError(f'{path}: expected the columns id,label, got {",".join(header)!r}')
-        for row in reader:
-            where = f'{path.name}, line {reader.line_num}'
-            if len(row) != 2 or not row[0] or row[1] not in ('0', '1'):
-                problems.add(f'{where}: expected an id and the label 0 or 1, got {",".join(row)!r}')
-            elif row[0] in labels:
-                problems.add(f'{where}: duplicate id {row[0]}')
-            else:
-                labels[row[0]] = int(row[1])
+        try:
+            if (header := next(reader, [])) != ['id', 'label']:
+                raise ValueError(f'expected the columns id,label, got {",".join(header)!r}')
+            rows = [(reader.line_num, row) for row in reader]
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f'{path}, line {max(reader.line_num, 1)}: {error}') from error
+    for line, row in rows:
+        where = f'{path.name}, line {line}'
+        if len(row) != 2 or not row[0] or row[1] not in ('0', '1'):
+            problems.add(f'{where}: expected an id and the label 0 or 1, got {",".join(row)!r}')
+        elif row[0] in labels:
+            problems.add(f'{where}: duplicate id {row[0]}')
+        else:
+            labels[row[0]] = int(row[1])
     return labels

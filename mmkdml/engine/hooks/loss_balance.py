@@ -68,19 +68,19 @@ class LossBalanceHook(Hook):
     def __init__(
         self, interval: int | None = None, dominance: float = 10.0, negligible: float = 1e-3
     ) -> None:
-        if interval is not None and interval < 1:
+        if interval is not None and (type(interval) is not int or interval < 1):
             raise ValueError(
-                f'interval must be at least 1, or None for that of the logger; got {interval}'
+                f'interval must be at least 1, or None for that of the logger; got {interval!r}'
             )
-        if not dominance > 1:
+        if not isinstance(dominance, int | float) or not dominance > 1:
             raise ValueError(
                 'dominance, how many times the supervised gradient is too much, must be above 1; '
-                f'got {dominance}'
+                f'got {dominance!r}'
             )
-        if not 0 <= negligible < 1:
+        if not isinstance(negligible, int | float) or not 0 <= negligible < 1:
             raise ValueError(
                 'negligible, what part of the supervised gradient is too little, must be at least '
-                f'0 and below 1; got {negligible}'
+                f'0 and below 1; got {negligible!r}'
             )
         self.interval = interval
         self.dominance = dominance

@@ -32,15 +32,18 @@ class PanelHook(Hook):
         num: number of samples to draw.
 
     Raises:
-        ValueError: if ``num`` is below 1; while testing, if a sample has no ``img_path``.
+        ValueError: if ``num`` is below 1 or ``out_dir`` no name; while testing, if a sample has no
+            ``img_path``.
         FileNotFoundError: at the end of the test, if an image is gone.
     """
 
     priority = 'LOW'
 
     def __init__(self, out_dir: str = 'panels', num: int = 8) -> None:
-        if num < 1:
-            raise ValueError(f'num must be at least 1, but got {num}')
+        if type(num) is not int or num < 1:
+            raise ValueError(f'num must be at least 1, a whole number, but got {num!r}')
+        if not isinstance(out_dir, str | Path):
+            raise ValueError(f'out_dir must be the name of a folder, but got {out_dir!r}')
         self.out_dir = out_dir
         self.num = num
         self._reset()

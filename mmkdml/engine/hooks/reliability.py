@@ -22,11 +22,16 @@ class ReliabilityHook(Hook):
 
     Args:
         out_dir: A folder, in the runner's ``work_dir`` unless absolute.
+
+    Raises:
+        ValueError: If ``out_dir`` names none.
     """
 
     priority = 'LOW'
 
     def __init__(self, out_dir: str = 'calibration') -> None:
+        if not isinstance(out_dir, str | Path):
+            raise ValueError(f'out_dir must be the name of a folder, but got {out_dir!r}')
         self.out_dir = out_dir
 
     @master_only

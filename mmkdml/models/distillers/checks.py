@@ -2,11 +2,61 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from mmkdml.models.transfers import Transfer
+from mmkdml.models.transfers import Transfer, check_weight
+
+
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Makes of what goes wrong in the networks' own code an error that says where it was.
+
+    Raises:
+        ValueError: In place of any other error.
+    """
+    try:
+        yield
+    except Exception as error:  # a setting that does not fit makes them raise nearly anything
+        raise ValueError(f'{what} ({type(error).__name__}: {error})') from error
+
+
+def check_kind(kind: type, name: str, like: str, **arguments: Any) -> None:
+    """Raises ``ValueError`` if one of the arguments is neither None nor of a kind.
+
+    Args:
+        kind: Such as ``Mapping``; texts are of no kind.
+        name: What users call it, ``'a dict'``.
+        like: What is in it.
+        **arguments: The values, by name.
+    """
+    for argument, value in arguments.items():
+        if isinstance(value, str) or not isinstance(value, kind | None):
+            raise ValueError(f'{argument} must be {name} of {like}; got {value!r}')
+
+
+def check_input_size(size: Any) -> tuple[int, int]:
+    """The size as a tuple; raises ``ValueError`` unless it is two whole numbers above 0."""
+    numbers = tuple(size) if isinstance(size, Sequence) else ()
+    if len(numbers) != 2 or any(type(number) is not int or number < 1 for number in numbers):
+        raise ValueError(
+            f'input_size must be (H, W), two whole numbers of at least 1; got {size!r}'
+        )
+    return numbers
+
+
+def as_transfer(row: Any) -> Transfer:
+    """A row of the plan; raises ``ValueError`` if it cannot be one."""
+    if isinstance(row, Transfer):
+        return row
+    try:
+        return Transfer(**row)
+    except TypeError as error:
+        raise ValueError(
+            f'A transfer must be a dict with source, learner, knowledge, weight and others that '
+            f'Transfer has: {error}; got {row!r}'
+        ) from error
 
 
 def check_names(members: Iterable[str]) -> None:
@@ -63,7 +113,4 @@ def check_roles(
     for name, weight in supervised_weights.items():
         if name in frozen:
             raise ValueError(f'{name} is frozen and has no supervised loss to weight')
-        if not math.isfinite(weight) or weight < 0:
-            raise ValueError(
-                f'The supervised weight of {name} must be finite and at least 0, got {weight}'
-            )
+        check_weight(f'The supervised weight of {name}', weight)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from mmkdml.models.distillers.checks import check_kind
 from mmkdml.models.distillers.knowledge_distiller import KnowledgeDistiller
 from mmkdml.models.ensembles import Ensemble
 from mmkdml.models.losses import PredictionKLLoss
@@ -85,11 +86,11 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
     ) -> None:
         transfers = transfers_for(mode, style, weights)
         alphas = checked_weights(mode, weights)['alpha']
-        if isinstance(students, (str, Mapping)) or len(students) != len(STUDENTS):
-            number = 1 if isinstance(students, (str, Mapping)) else len(students)
+        listed = isinstance(students, Sequence) and not isinstance(students, str)
+        if not listed or len(students) != len(STUDENTS):
             raise ValueError(
-                f'students must be a list of {len(STUDENTS)} configs or modules, got {number}; '
-                'KnowledgeDistiller takes any number'
+                f'students must be a list of {len(STUDENTS)} configs or modules, got '
+                f'{len(students) if listed else 1}; KnowledgeDistiller takes any number'
             )
         members = dict(zip(STUDENTS, students, strict=True))
         if mode != 'ml':
@@ -106,6 +107,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         )
         losses = {PREDICTIONS: kl, **_checked_keys('losses', losses, KNOWLEDGE)}
         taps = _checked_keys('taps', taps, (*members, 'students'))
+        check_kind(Mapping, 'a dict', 'configs', projectors=projectors)
         projectors = projectors or {}
         if 'type' not in projectors:
             _checked_keys('projectors', projectors, [_route(row) for row in transfers])
@@ -156,6 +158,7 @@ def _route(row: Transfer) -> str:
 
 
 def _checked_keys(what: str, values: Mapping[str, Any] | None, allowed: Any) -> dict[str, Any]:
+    check_kind(Mapping, 'a dict', 'values by name', **{what: values})
     unknown = [key for key in values or {} if key not in allowed]
     if unknown:
         raise ValueError(

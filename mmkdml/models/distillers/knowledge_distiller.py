@@ -16,7 +16,16 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmkdml.models.checkpoints import file_sha256, load_member, resolve_checkpoint
-from mmkdml.models.distillers.checks import check_known, check_names, check_reuse, check_roles
+from mmkdml.models.distillers.checks import (
+    as_transfer,
+    check_input_size,
+    check_kind,
+    check_known,
+    check_names,
+    check_reuse,
+    check_roles,
+    telling,
+)
 from mmkdml.models.distillers.lesson import Observation, handed_over
 from mmkdml.models.distillers.plan import make_lessons
 from mmkdml.models.ensembles import ENSEMBLES, Ensemble
@@ -73,23 +82,24 @@ class KnowledgeDistiller(BaseModel):
         data_preprocessor: Any = None,
         init_cfg: Any = None,
     ) -> None:
-        check_names(members)
-        built = {
-            name: member if isinstance(member, nn.Module) else MODELS.build(member)
-            for name, member in members.items()
-        }
+        check_kind(Mapping, 'a dict', 'configs or modules by name', members=members)
+        check_kind(Mapping, 'a dict', 'weights by member', supervised_weights=supervised_weights)
+        check_kind(Mapping, 'a dict', 'checkpoint files by member', frozen=frozen)
+        check_kind(Mapping, 'a dict', 'members by member', reused_classifiers=reused_classifiers)
+        check_kind(Sequence, 'a list', 'transfers', transfers=transfers)
+        check_kind(Sequence, 'a list', 'names of members', students=students)
+        check_names(members or {})
+        built = {name: _member(name, member) for name, member in members.items()}
         if len({id(member) for member in built.values()}) < len(built):
             raise ValueError('Two members are one and the same module; build one for each')
         task = task_of(built)
         if data_preprocessor is None:
             data_preprocessor = copy.deepcopy(next(iter(built.values())).data_preprocessor)
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        with telling('data_preprocessor cannot be built'):
+            super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.task = task
         self.member_names = tuple(built)
-        self.transfers = [
-            transfer if isinstance(transfer, Transfer) else Transfer(**transfer)
-            for transfer in transfers
-        ]
+        self.transfers = [as_transfer(row) for row in transfers or ()]
         frozen = {
             name: path and str(resolve_checkpoint(path)) for name, path in (frozen or {}).items()
         }
@@ -113,7 +123,9 @@ class KnowledgeDistiller(BaseModel):
         self.members = ModuleDict({name: built[name] for name in self.supervised_weights})
         self.student_names = self._students(students)
         self.ensemble = self._checked_ensemble(ensemble or task.default_ensemble)
-        self.input_size = tuple(input_size or task.default_input_size)
+        self.input_size = check_input_size(
+            task.default_input_size if input_size is None else input_size
+        )
         self.lessons = make_lessons(built, self.transfers, task, self.input_size)
         self._taps = {
             name: {tap for lesson in self.lessons for who, tap in lesson.tapped() if who == name}
@@ -295,3 +307,10 @@ class KnowledgeDistiller(BaseModel):
                     f'({now["sha256"][:12]}...). Give the file it was trained with'
                 )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _member(name: str, config_or_module: Any) -> nn.Module:
+    if isinstance(config_or_module, nn.Module):
+        return config_or_module
+    with telling(f'The member {name} cannot be built'):
+        return MODELS.build(config_or_module)

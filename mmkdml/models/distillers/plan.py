@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmkdml.models.distillers.checks import telling
 from mmkdml.models.distillers.lesson import Lesson, Observation, Shape, Shown, tap_names
 from mmkdml.models.losses import FeatureMSELoss, PredictionKLLoss
 from mmkdml.models.taps import TapRecorder
@@ -65,7 +66,8 @@ def make_lessons(
     for transfer, (source_tap, learner_tap) in zip(transfers, taps, strict=True):
         source = observed[transfer.source].knowledge_at(source_tap)
         learner = observed[transfer.learner].knowledge_at(learner_tap)
-        projector = _projector(transfer, source, learner)
+        with _naming(transfer):
+            projector = _projector(transfer, source, learner)
         seen[transfer.key] += 1
         key = transfer.key if seen[transfer.key] == 1 else f'{transfer.key}_{seen[transfer.key]}'
         lesson = Lesson(
@@ -78,13 +80,13 @@ def make_lessons(
             _shapes(source),
             _shapes(learner),
         )
-        with evaluating(*([projector] if projector else [])):
+        with _naming(transfer, Exception), evaluating(*([projector] if projector else [])):
             source, learner = lesson.projected(source, learner)
         num_classes = task.num_classes(members[transfer.learner])
         with _naming(transfer):
             lesson.loss = _loss(transfer, source, learner, num_classes)
         _check_shapes(lesson, source, learner)
-        with _naming(transfer, (TypeError, ValueError, RuntimeError)):
+        with _naming(transfer, Exception):
             _try_loss(lesson, source, learner, task, members[transfer.source], input_size)
         lessons.append(lesson)
     return lessons
@@ -115,32 +117,40 @@ def try_member(
     input_size: Sequence[int],
     name: str = 'the network',
 ) -> Observation:
-    """What one forward shows on a blank image (1, 3, H, W), in eval mode."""
+    """What one forward shows on a blank image (1, 3, H, W), in eval mode.
+
+    Raises:
+        ValueError: If a tap is none, or the member cannot take the image.
+    """
     parameter = next(member.parameters())
-    image = torch.zeros((1, 3, *input_size), dtype=parameter.dtype, device=parameter.device)
     with evaluating(member), TapRecorder(member, sorted(taps)) as recorder:
-        return Observation(task.logits(member, image), recorder, name)
+        with telling(f'{name} cannot take an image of the input_size {tuple(input_size)}'):
+            image = torch.zeros((1, 3, *input_size), dtype=parameter.dtype, device=parameter.device)
+            logits = task.logits(member, image)
+        return Observation(logits, recorder, name)
 
 
 @contextmanager
-def _naming(
-    transfer: Transfer, kinds: tuple[type[Exception], ...] = (ValueError,)
-) -> Iterator[None]:
+def _naming(transfer: Transfer, kind: type[Exception] = ValueError) -> Iterator[None]:
     """Says of which transfer an error is."""
     try:
         yield
-    except kinds as error:
+    except kind as error:
         raise ValueError(f'The transfer {transfer} cannot be: {error}') from error
 
 
-def _built(config_or_module: Any, **facts: Any) -> nn.Module:
+def _built(part: str, config_or_module: Any, **facts: Any) -> nn.Module:
     """A module from its config, which the facts complete that its class has a parameter for."""
     if isinstance(config_or_module, nn.Module):
         return config_or_module
-    config = dict(config_or_module)
-    kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
-    known = inspect.signature(kind).parameters if kind else ()
-    return MODELS.build({**{key: facts[key] for key in facts if key in known}, **config})
+    with telling(f'its {part} {config_or_module!r} cannot be built'):
+        config = dict(config_or_module)
+        kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
+        known = inspect.signature(kind).parameters if kind else ()
+        built = MODELS.build({**{key: facts[key] for key in facts if key in known}, **config})
+    if not isinstance(built, nn.Module):
+        raise ValueError(f'its {part} must be a module or its config, got {config_or_module!r}')
+    return built
 
 
 def _projector(transfer: Transfer, source: Shown, learner: Shown) -> nn.Module | None:
@@ -148,13 +158,13 @@ def _projector(transfer: Transfer, source: Shown, learner: Shown) -> nn.Module |
         return None
     if isinstance(source, list) or isinstance(learner, list):
         raise ValueError(
-            f'The transfer {transfer} cannot be: a projector serves one tap on each side; make it '
-            'one transfer for each pair of taps'
+            'a projector serves one tap on each side; make it one transfer for each pair of taps'
         )
     projector = transfer.projector
-    by_source = not isinstance(projector, nn.Module) and projector.get('side') == 'source'
+    by_source = isinstance(projector, Mapping) and projector.get('side') == 'source'
     own, other = (source, learner) if by_source else (learner, source)
     return _built(
+        'projector',
         projector,
         in_channels=own.shape[1],
         out_channels=other.shape[1],
@@ -165,6 +175,7 @@ def _projector(transfer: Transfer, source: Shown, learner: Shown) -> nn.Module |
 
 def _loss(transfer: Transfer, source: Shown, learner: Shown, num_classes: int) -> nn.Module:
     return _built(
+        'loss',
         transfer.loss or dict(type=LOSS_TYPES[transfer.knowledge]),
         learner_channels=_channels(learner),
         source_channels=_channels(source),

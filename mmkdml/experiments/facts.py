@@ -1,0 +1,58 @@
+"""What reports need to know of how a run was made: the form of its facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, TypeAdapter
+
+from mmkdml.experiments.records import RunRecord
+
+_Number = Annotated[int, Field(gt=0, lt=1 << 63)]
+
+
+@dataclass(frozen=True)
+class _Size:
+    parameters: _Number
+    flops: _Number
+
+
+@dataclass(frozen=True)
+class _Epochs:
+    best: NonNegativeInt
+    last: NonNegativeInt
+
+
+@dataclass(frozen=True)
+class _Facts:
+    config: str
+    config_text: str
+    command: str
+    seconds: Annotated[float, Field(ge=0, lt=1e12)]
+    device: str
+    versions: dict[str, str]
+    splits: dict[str, dict[str, NonNegativeInt]]
+    input_size: tuple[_Number, _Number]
+    members: dict[str, _Size]
+    checkpoints: _Epochs
+
+
+_FORM = TypeAdapter(_Facts)
+
+
+def check_facts(run: RunRecord) -> None:
+    """Refuses a run whose facts a report could not tell.
+
+    Args:
+        run: One that is done.
+
+    Raises:
+        ValueError: If a fact is missing or of another kind; names it.
+    """
+    try:
+        _FORM.validate_python(run.facts)
+    except ValueError as error:
+        raise ValueError(
+            f'the facts of {run.name}, seed {run.seed}, are not those of a whole result: {error}'
+        ) from error

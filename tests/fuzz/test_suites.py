@@ -1,0 +1,136 @@
+import json
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mmkdml.experiments.suite import load_suite
+
+KEYS = ['title', 'measures', 'seeds', 'runs', 'variants', 'options', 'amp', 'paper_tables',
+        'work_dir', '_base_', '_own', 'name', 'config', 'teacher']  # fmt: skip
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+VALUES = st.recursive(
+    LEAVES | st.sampled_from(['a', 'b', 'IoU', 'c.py', 'none.py', 'model.mode', 'suite.yaml']),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(KEYS) | LEAVES, inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+RUNS = st.lists(
+    st.fixed_dictionaries(
+        {'config': st.just('c.py')},
+        optional=dict(
+            name=st.sampled_from(['a', 'b', '../x', 3]),
+            teacher=st.sampled_from(['a', 'b', 3, [1]]),
+            options=VALUES,
+        ),
+    ),
+    max_size=3,
+)  # fmt: skip
+SUITES = st.fixed_dictionaries(
+    dict(runs=RUNS, seeds=st.lists(st.integers(0, 3), max_size=2), measures=st.just(['IoU'])),
+    optional=dict(variants=VALUES, options=VALUES, title=VALUES, work_dir=VALUES, amp=VALUES),
+)
+VALID = dict(runs=[dict(config='c.py')], seeds=[0], measures=['IoU'])
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('suites')
+
+
+@pytest.fixture(autouse=True)
+def _beside_a_config(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / 'c.py').write_text('')
+
+
+def told(answered, path, content):
+    """The suite, of which every fact can be used as it is described."""
+    path.write_bytes(content)
+    suite = answered(lambda: load_suite(path), path.name)
+    if suite is not None:
+        assert all(run.key and isinstance(run.options, dict) for run in suite.runs)
+        assert all(isinstance(key, str) for run in suite.runs for key in run.options)
+        assert {run.teacher for run in suite.runs} <= {None, *(run.name for run in suite.runs)}
+        assert suite.work_dir.name is not None
+    return suite
+
+
+@given(content=SUITES | VALUES, kind=st.sampled_from(['yaml', 'json']))
+@example(content=VALID | dict(runs=[dict(config=3)]), kind='yaml')
+@example(content=VALID | dict(runs=[dict(config='c.py', teacher=3)]), kind='yaml')
+@example(content=VALID | dict(runs=[dict(config='c.py', options=3)]), kind='yaml')
+@example(content=VALID | dict(variants=['hot']), kind='yaml')
+@example(content=VALID | dict(variants={3: {}}), kind='yaml')
+@example(content=VALID | dict(options={3: 4}), kind='yaml')
+@example(content=VALID | dict(work_dir=3), kind='yaml')
+@example(content=VALID | {3: 4}, kind='yaml')
+@example(content=VALID | dict(seeds=[10**30]), kind='yaml')
+@example(content=VALID | dict(seeds=[-1]), kind='yaml')
+def test_suites_of_any_values(folder, answered, content, kind):
+    try:
+        text = (yaml.dump if kind == 'yaml' else json.dumps)(content)
+    except (TypeError, UnicodeError, yaml.YAMLError):  # keys that JSON does not have
+        return
+    told(answered, folder / f'suite.{kind}', text.encode(errors='surrogatepass'))
+
+
+TOKENS = st.sampled_from(
+    ['runs', 'seeds', 'measures', 'IoU', ': ', '\n', '- ', '[', ']', '{', '}', ', ', '&a', '*a',
+     '<<', '!!python/object:os.system', '!!binary', '|', '?', '_base_', '"', "'", '\t', '#', '%',
+     '---', '2020-01-01']
+)  # fmt: skip
+
+
+@given(
+    content=st.binary(max_size=40) | st.lists(TOKENS, max_size=20).map(''.join).map(str.encode),
+    kind=st.sampled_from(['yaml', 'json', 'yml', 'py', 'txt']),
+)
+@example(content=b'\xff\xfe', kind='yaml')
+@example(content=b'[' * 3000, kind='yaml')
+@example(content=b'[' * 200_000, kind='json')
+@example(content=b'_base_: suite.yaml', kind='yaml')
+@example(content=b'&a [*a]', kind='yaml')
+@example(content=b'runs: &a\n- *a\nseeds: [0]\nmeasures: [IoU]', kind='yaml')
+def test_suites_of_any_text(folder, answered, content, kind):
+    if kind in ('py', 'txt'):
+        content = repr(content).encode()  # as code, whatever it says must not be run here
+    told(answered, folder / f'suite.{kind}', content)
+
+
+NAMES = st.sampled_from('abcdef')
+
+
+@given(
+    runs=st.dictionaries(NAMES, st.none() | NAMES, min_size=1),
+    seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3, unique=True),
+    options=st.dictionaries(st.sampled_from(['model.mode', 'x.y']), st.integers()),
+)
+def test_a_valid_suite_is_read_as_it_was_written(folder, answered, runs, seeds, options):
+    content = dict(
+        runs=[dict(name=name, config='c.py', teacher=of) for name, of in runs.items()],
+        seeds=seeds,
+        measures=['IoU'],
+        options=options,
+    )
+    suite = told(answered, folder / 'valid.yaml', yaml.dump(content).encode())
+    if suite is not None:
+        read = {run.name: run.teacher for run in suite.runs}
+        assert read == runs
+        assert sorted({run.seed for run in suite.runs}) == sorted(seeds)
+        assert all(run.options == options for run in suite.runs)
+        order = [run.name for run in suite.runs[: len(runs)]]
+        assert all(of is None or order.index(of) < order.index(run) for run, of in runs.items())
+    else:  # a teacher that is no run, or teachers in a circle
+
+        def ends(name):
+            seen = set()
+            while name is not None and name not in seen and name in runs:
+                seen.add(name)
+                name = runs[name]
+            return name is None
+
+        assert not all(map(ends, runs))
