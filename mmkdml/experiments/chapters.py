@@ -19,7 +19,6 @@ from mmkdml.experiments.claims import (
     ClaimResult,
     evaluate_claims,
 )
-from mmkdml.experiments.facts import check_facts
 from mmkdml.experiments.figures import (
     balance_keys,
     draw_balance,
@@ -133,12 +132,8 @@ def chapter_of(record: SuiteRecord, anchor: str, file: str, resamples: int) -> C
         resamples: Of the bootstrap.
 
     Raises:
-        ValueError: See :func:`~mmkdml.experiments.tables.build_table`, and
-            :func:`~mmkdml.experiments.facts.check_facts`.
+        ValueError: See :func:`~mmkdml.experiments.tables.build_table`.
     """
-    for run in record.runs:
-        if run.state == DONE:
-            check_facts(run)
     count = Counter(run.state for run in record.runs)
     by_name: dict[str, list[RunRecord]] = {}
     for run in record.runs:

@@ -9,8 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mmkdml.experiments.chapters import chapter_of
 from mmkdml.experiments.claims import ALPHA, UNDECIDED
+from mmkdml.experiments.facts import check_facts
 from mmkdml.experiments.progress import in_words
-from mmkdml.experiments.records import SuiteRecord
+from mmkdml.experiments.records import DONE, SuiteRecord
 from mmkdml.experiments.statistics import RESAMPLES
 from mmkdml.experiments.tables import SHOWN
 from mmkdml.files import write_atomically
@@ -40,8 +41,8 @@ def write_report(
 
     Raises:
         ValueError: If there are no suites, another number of files than of suites, or ``path`` is
-            a folder; if the runs of a suite do not fit together, see
-            :func:`~mmkdml.experiments.tables.build_table`.
+            a folder; if the facts of a run are not whole; if the runs of a suite do not fit
+            together, see :func:`~mmkdml.experiments.tables.build_table`.
     """
     suites = [records] if isinstance(records, SuiteRecord) else list(records)
     files = [f'suites/{suite.name}.py' for suite in suites] if suite_files is None else suite_files
@@ -50,6 +51,8 @@ def write_report(
             f'expected at least one suite and a file for each, got {len(suites)} suites and '
             f'{len(files)} files'
         )
+    for run in [run for suite in suites for run in suite.runs if run.state == DONE]:
+        check_facts(run)
     path = Path(path)
     if path.is_dir():
         raise ValueError(f'expected a file to write the report to, but {path} is a folder')

@@ -41,7 +41,7 @@ class PanelHook(Hook):
 
     def __init__(self, out_dir: str = 'panels', num: int = 8) -> None:
         if type(num) is not int or num < 1:
-            raise ValueError(f'num must be at least 1, a whole number, but got {num!r}')
+            raise ValueError(f'num must be at least 1, but got {num!r}; expected a whole number')
         if not isinstance(out_dir, str | Path):
             raise ValueError(f'out_dir must be the name of a folder, but got {out_dir!r}')
         self.out_dir = out_dir
