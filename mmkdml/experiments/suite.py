@@ -153,7 +153,7 @@ def _expanded(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
     seeds = content['seeds']
     if not _is_list(seeds) or not seeds or not all(map(_is_seed, seeds)):
         raise ValueError(
-            f'{path}: seeds must be a list of integers from 0 to 2^32 - 1, got {seeds!r}'
+            f'{path}: seeds must be a list of integers, got {seeds!r}; each from 0 to 2^32 - 1'
         )
     if len(set(seeds)) < len(seeds):
         raise ValueError(f'{path}: a seed comes twice in {list(seeds)}')
