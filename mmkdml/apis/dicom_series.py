@@ -73,7 +73,8 @@ def _header(one: Any, path: str | Path) -> dict[str, Any]:
         header = {key: one.get(key) for key in _SHARED}
         frames = one.get('NumberOfFrames') or 1
     kind, size = header['PhotometricInterpretation'], (header['Rows'], header['Columns'])
-    if kind not in ('MONOCHROME1', 'MONOCHROME2') or frames != 1 or not all(size):
+    whole = all(isinstance(number, int) and number > 0 for number in size)  # may be several
+    if kind not in ('MONOCHROME1', 'MONOCHROME2') or frames != 1 or not whole:
         raise ValueError(
             f'{path}: expected one grey slice (MONOCHROME1 or 2), got {kind} of {size[0]} x '
             f'{size[1]} pixels in {frames} frame(s); split files of several frames, and export '
