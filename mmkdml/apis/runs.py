@@ -110,12 +110,24 @@ def make_runner(config: Config, launcher: str = 'none') -> Runner:
     if not torch.cuda.is_available():
         keep_freed_memory()
     config.launcher = launcher
-    if launcher == 'pytorch' and not torch.cuda.is_available():
-        torch.distributed.init_process_group('gloo')
-        config.model_wrapper_cfg = dict(type=MMDistributedDataParallel, device_ids=None)
+    if launcher != 'none':
+        _share_among_processes(config)
     runner = Runner.from_cfg(config)
     runner.register_hook(SafeResumeHook())
     return runner
+
+
+def _share_among_processes(config: Config) -> None:
+    """Sets how processes work together, as far as the config does not."""
+    wrapper = dict(
+        type=MMDistributedDataParallel,
+        broadcast_buffers=True,  # to those that are saved, or what is resumed would not be exact
+        find_unused_parameters=config.get('find_unused_parameters', False),
+    )
+    if config.launcher == 'pytorch' and not torch.cuda.is_available():
+        torch.distributed.init_process_group('gloo')
+        wrapper['device_ids'] = None
+    config.setdefault('model_wrapper_cfg', wrapper)
 
 
 def newest_checkpoint(work_dir: str | Path) -> Path | None:

@@ -14,6 +14,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
 from mmkdml.engine.checkpoint_files import INTERRUPTED, WHOLE_FILES
+from mmkdml.engine.processes import share_gradients
 from mmkdml.engine.seeding import EPOCH, STEP, SeededBatches, seed_all
 from mmkdml.engine.stopping import StopSignals
 
@@ -86,6 +87,7 @@ class ResumableLoop(BaseLoop):
         number = self._signals.asked()
         if not number:
             return
+        share_gradients(self.runner)
         self._save()
         self.runner.logger.info(
             f'Stopped by {signal.Signals(number).name} after iteration {self._iter}; --resume goes '

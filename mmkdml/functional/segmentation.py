@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +15,12 @@ from mmkdml.functional.structure import check_reference
 DICE_EPSILON = 1e-8
 FOCAL_REFERENCES = ('emkd', 'origin')
 
+Total = Callable[[Tensor], Tensor]
+
+
+def _of_the_batch(sums: Tensor) -> Tensor:
+    return sums
+
 
 def focal_and_dice(
     logits: Tensor,
@@ -20,6 +28,7 @@ def focal_and_dice(
     focusing: float = 2.0,
     ignore_index: int = 255,
     pixel_weights: Tensor | None = None,
+    total: Total = _of_the_batch,
 ) -> tuple[Tensor, Tensor]:
     """The two terms of eq. 8, from one softmax.
 
@@ -35,6 +44,8 @@ def focal_and_dice(
         focusing: The paper's tau >= 0, which it does not print.
         ignore_index: Pixels with this label count in neither term.
         pixel_weights: (N, H, W), multiplied to each pixel's share in both terms.
+        total: From sums over this batch, of any shape, to those of which both terms are ratios, such
+            as the sums over all parts of a batch that several processes share. Default: the same.
 
     Returns:
         Scalars (focal, dice); focal >= 0, dice in [0, 1].
@@ -42,11 +53,12 @@ def focal_and_dice(
     Raises:
         ValueError: If the shapes do not fit, a label is out of range, or focusing is negative.
     """
-    focal, foreground, target, weights = _focal_and_foreground(
+    focal, counted, foreground, target, weights = _focal_and_foreground(
         logits, labels, focusing, ignore_index, pixel_weights
     )
     overlap = (foreground * target * weights).sum(dim=(0, 2, 3))
     sizes = ((foreground**2 + target**2) * weights).sum(dim=(0, 2, 3))
+    focal, overlap, sizes = _totals(total, focal, counted, overlap, sizes)
     dice = 1 - (2 * overlap + DICE_EPSILON) / (sizes + DICE_EPSILON)
     return focal, dice.mean()
 
@@ -58,6 +70,7 @@ def focal_and_smooth_dice(
     ignore_index: int = 255,
     pixel_weights: Tensor | None = None,
     reference: str = 'emkd',
+    total: Total = _of_the_batch,
 ) -> tuple[Tensor, Tensor]:
     """The two terms of EMKD's supervised loss, each of which it weights with one half.
 
@@ -75,6 +88,7 @@ def focal_and_smooth_dice(
         reference: ``'emkd'``: a pixel's focal weight (1 - p_t)^focusing is a constant to the
             gradient. ``'origin'``: it is not, as in Lin et al., *Focal Loss for Dense Object
             Detection*, ICCV 2017. The value is the same.
+        total: See :func:`focal_and_dice`.
 
     Returns:
         Scalars (focal, dice); focal >= 0, dice in [0, 1).
@@ -83,12 +97,23 @@ def focal_and_smooth_dice(
         ValueError: See :func:`focal_and_dice`; or if the reference is unknown.
     """
     check_reference(reference, FOCAL_REFERENCES)
-    focal, foreground, target, weights = _focal_and_foreground(
+    focal, counted, foreground, target, weights = _focal_and_foreground(
         logits, labels, focusing, ignore_index, pixel_weights, fixed=reference == 'emkd'
     )
     overlap = (foreground * target * weights).sum()
     sizes = ((foreground + target) * weights).sum()
+    focal, overlap, sizes = _totals(total, focal, counted, overlap, sizes)
     return focal, 1 - (2 * overlap + 1) / (sizes + 1)
+
+
+def _totals(
+    total: Total, focal: Tensor, counted: Tensor, overlap: Tensor, sizes: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The focal term and the sums of the Dice term; one call, for it may ask other processes."""
+    focal, counted, overlap, sizes = total(
+        torch.stack([focal.expand_as(overlap), counted.expand_as(overlap), overlap, sizes])
+    )
+    return (focal / counted.clamp_min(1)).mean(), overlap, sizes
 
 
 def _focal_and_foreground(
@@ -98,11 +123,11 @@ def _focal_and_foreground(
     ignore_index: int,
     pixel_weights: Tensor | None,
     fixed: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The focal term, and what a Dice term is made of.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What the focal term and a Dice term are made of.
 
     Returns:
-        The scalar, with focal weights that are constants to the gradient if ``fixed``;
+        Scalars: the sum of the focal terms and the number of pixels that count, with focal weights that are constants to the gradient if ``fixed``;
         probabilities and truth of all classes but the first, (N, K - 1, H, W) each; the pixels'
         weights (N, 1, H, W), 0 where ignored.
     """
@@ -138,8 +163,8 @@ def _focal_and_foreground(
     if fixed:
         missed = missed.detach()
     focal = missed**focusing * -log_true
-    focal = (focal * weights).sum() / counted.sum().clamp_min(1)
+    focal = (focal * weights).sum()
 
     foreground = log_probabilities[:, 1:].exp()
     target = F.one_hot(truth, num_classes).movedim(-1, 1)[:, 1:].to(foreground.dtype)
-    return focal, foreground, target, weights.unsqueeze(1)
+    return focal, counted.sum().to(focal), foreground, target, weights.unsqueeze(1)

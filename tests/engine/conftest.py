@@ -108,8 +108,8 @@ class StopAt(Hook):
 
 def start(
     folder, stop=None, load_from=None, resume=False, workers=0, persistent=False, by_epoch=True,
-    ema=False, accumulate=1, hook=True, seed=3, sampler=None, hooks=(),
-    **checkpoint
+    ema=False, accumulate=1, hook=True, seed=3, sampler=None, hooks=(), parallel=False,
+    different=False, round_up=True, **checkpoint
 ):  # fmt: skip
     DefaultScope._instance_dict.clear()
     loader = dict(
@@ -119,7 +119,9 @@ def start(
         dataset=Noise(),
         collate_fn=dict(type='default_collate'),
     )
-    sampler = sampler or ('DefaultSampler' if by_epoch else 'InfiniteSampler')
+    sampler = dict(type=sampler or ('DefaultSampler' if by_epoch else 'InfiniteSampler'))
+    if not round_up:
+        sampler['round_up'] = False
     custom = [dict(type=ExactResumeHook)] if hook else []
     custom += [dict(type=EMAHook, momentum=0.1)] if ema else []
     custom += hooks
@@ -133,7 +135,7 @@ def start(
     runner = Runner(
         model=Net(),
         work_dir=str(folder),
-        train_dataloader=dict(loader, sampler=dict(type=sampler, shuffle=True)),
+        train_dataloader=dict(loader, sampler=dict(sampler, shuffle=True)),
         val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
         val_cfg=dict(),
         val_evaluator=[dict(type=SineOfWeights)],
@@ -153,7 +155,9 @@ def start(
             | checkpoint
         ),
         custom_hooks=custom,
-        randomness=dict(seed=seed),
+        randomness=dict(seed=seed, diff_rank_seed=different),
+        launcher='pytorch' if parallel else 'none',
+        cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)),
         default_scope='mmengine',
         experiment_name=f'run{next(NAMES)}',
         load_from=load_from and str(load_from),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmkdml.engine.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
+from mmkdml.engine.processes import check_equal_epochs, share_buffers
 from mmkdml.engine.stopping import shield_workers
 from mmkdml.registry import HOOKS
 
 # Of a checkpoint's meta: where in an epoch it was saved
 PLACE = 'place'
 GRADIENTS = 'gradients'
+PATIENCE = 'patience'
 _LOOPS = {
     EpochBasedTrainLoop: (ResumableTrainLoop, 'max_epochs'),
     IterBasedTrainLoop: (ResumableIterTrainLoop, 'max_iters'),
@@ -37,7 +39,10 @@ class ExactResumeHook(Hook):
       the next one; the others are not loaded again;
     - gradients that wait for their step are saved;
     - a checkpoint tells whether its epoch is validated; if not, a resumed run does that first,
-      which finds the same best checkpoint.
+      which finds the same best checkpoint;
+    - mmengine's ``EarlyStoppingHook`` goes on counting;
+    - several processes validate with the buffers of the main one, which are those that are saved,
+      and are refused if their epochs are not of one length.
 
     Other loops, and data loaders without a batch sampler, are left as they are.
     """
@@ -66,9 +71,16 @@ class ExactResumeHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Takes what :meth:`before_save_checkpoint` put there."""
         if runner._resume:
+            meta = checkpoint.get('meta', {})
             self._resumed = dict(
-                checkpoint.get('meta', {}).get(PLACE, {}), gradients=checkpoint.get(GRADIENTS, {})
+                meta.get(PLACE, {}),
+                gradients=checkpoint.get(GRADIENTS, {}),
+                patience=meta.get(PATIENCE, []),
             )
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Has all processes validate the same network."""
+        share_buffers(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Adds the place in the epoch, and gradients that wait for their step."""
@@ -82,6 +94,7 @@ class ExactResumeHook(Hook):
             batches=len(loop.dataloader),
             validated=loop.validated or runner.message_hub.get_info('loop_stage') == 'val',
         )
+        meta[PATIENCE] = [(hook.wait_count, float(hook.best_score)) for hook in _stoppers(runner)]
         if 'optimizer' in checkpoint and not _has_stepped(runner.optim_wrapper):
             checkpoint[GRADIENTS] = {
                 name: parameter.grad.cpu()
@@ -94,6 +107,10 @@ class ExactResumeHook(Hook):
         loop = runner.train_loop
         if not isinstance(loop, ResumableLoop):
             return
+        check_equal_epochs(loop.dataloader)
+        patience = self._resumed.get('patience', [])
+        for hook, (count, score) in zip(_stoppers(runner), patience, strict=False):
+            hook.wait_count, hook.best_score = count, score
         done, batches = self._resumed.get('done', 0), self._resumed.get('batches')
         if done and batches != len(loop.dataloader):
             runner.logger.warning(
@@ -120,6 +137,10 @@ class ExactResumeHook(Hook):
 def _parameters(runner: Runner) -> Any:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     return model.named_parameters()
+
+
+def _stoppers(runner: Runner) -> list[EarlyStoppingHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
 
 
 def _has_stepped(wrapper: Any) -> bool:

@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mmkdml.engine.checkpoint_files import INTERRUPTED, WHOLE_FILES, WholeFileBackend
+from mmkdml.engine.processes import share_gradients
 from mmkdml.registry import HOOKS
 
 
@@ -50,6 +51,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         self._remove_old()  # the best one before, in whose place there is a new one by now
+        share_gradients(runner)
         super()._save_checkpoint_with_step(runner, step, meta)
         self._remove_old()
         if is_main_process():

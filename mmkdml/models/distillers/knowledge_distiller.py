@@ -26,6 +26,7 @@ from mmkdml.models.distillers.checks import (
     check_roles,
     telling,
 )
+from mmkdml.models.distillers.frozen_members import FrozenMembers
 from mmkdml.models.distillers.lesson import Observation, handed_over
 from mmkdml.models.distillers.plan import make_lessons
 from mmkdml.models.ensembles import ENSEMBLES, Ensemble
@@ -44,7 +45,8 @@ class KnowledgeDistiller(BaseModel):
     Each member runs forward once per step. It computes its framework's own supervised loss, and
     each transfer compares what the learner showed with what its source showed; the source's side is
     detached here, and nowhere else. Frozen members run in inference mode and in eval mode as a
-    whole; they are not submodules, so neither an optimiser nor a checkpoint ever holds them.
+    whole; they are not submodules, so neither an optimiser nor a checkpoint ever holds them, and a
+    copy of the classroom has the same ones.
 
     Args:
         members: For each member's name its config or a built module, all from mmpretrain or all
@@ -110,9 +112,9 @@ class KnowledgeDistiller(BaseModel):
             for name in self.member_names
             if name not in frozen
         }
-        self._frozen = {
-            name: self._freeze(name, built[name], path) for name, path in frozen.items()
-        }
+        self._frozen = FrozenMembers(
+            (name, self._freeze(name, built[name], path)) for name, path in frozen.items()
+        )
         self._frozen_files = {
             name: dict(path=path, sha256=file_sha256(path))
             for name, path in frozen.items()
@@ -237,8 +239,7 @@ class KnowledgeDistiller(BaseModel):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Takes the frozen members along to another device or dtype."""
-        for member in self._frozen.values():
-            member._apply(fn, *args, **kwargs)
+        self._frozen.apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 
     def _weighted(self, name: str, losses: Mapping[str, Any]) -> dict[str, Any]:

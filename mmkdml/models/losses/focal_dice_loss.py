@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
 from mmkdml.functional import focal_and_dice
@@ -13,6 +14,9 @@ from mmkdml.registry import MODELS
 @MODELS.register_module()
 class FocalDiceLoss(nn.Module):
     """Focal plus squared Dice (paper, eq. 8), for ``loss_decode`` of any mmseg head.
+
+    In several processes both terms are of the batches of all of them together, as if one process had
+    them: the mean of each process's Dice is another loss.
 
     Args:
         focusing: The focal term's exponent tau; the paper does not print it.
@@ -54,5 +58,21 @@ class FocalDiceLoss(nn.Module):
         ignore_index: int = 255,
     ) -> Tensor:
         """Logits (N, K, H, W), labels (N, H, W), pixel weights (N, H, W) -> scalar."""
-        focal, dice = self.terms(seg_logit, seg_label, self.focusing, ignore_index, weight)
+        focal, dice = self.terms(
+            seg_logit, seg_label, self.focusing, ignore_index, weight, total=_over_processes
+        )
         return self.loss_weight * (self.focal_weight * focal + self.dice_weight * dice)
+
+
+def _over_processes(sums: Tensor) -> Tensor:
+    """Adds up the sums of all processes.
+
+    The gradient is as many times the own share's as there are processes, for
+    DistributedDataParallel averages gradients over the processes.
+    """
+    processes = get_world_size()
+    if processes == 1:
+        return sums
+    total = sums.detach().clone()
+    all_reduce(total)
+    return total + processes * (sums - sums.detach())

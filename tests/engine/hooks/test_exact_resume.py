@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from mmkdml.engine import INTERRUPTED, ExactResumeHook, ResumableIterTrainLoop, ResumableTrainLoop
@@ -81,3 +82,22 @@ def test_a_run_that_does_not_train_builds_no_loop():
     runner = SimpleNamespace(_train_loop=settings, seed=1)
     ExactResumeHook().before_run(runner)
     assert runner._train_loop is settings
+
+
+def test_a_hook_that_stops_a_run_early_goes_on_counting(tmp_path, training):
+    """The first validation is the best one."""
+    counts = []
+    for folder, stop in (('undisturbed', None), ('resumed', ('train', 10, signal.SIGTERM))):
+        hooks = [EarlyStoppingHook('score', 'less', min_delta=0, patience=2) for _ in range(2)]
+        settings = dict(hooks=hooks[:1])
+        if stop:
+            with pytest.raises(SystemExit):
+                training.start(tmp_path / folder, stop, **settings)
+            settings.update(
+                hooks=hooks[1:], resume=True, load_from=tmp_path / folder / 'interrupted.pth'
+            )
+        runner = training.start(tmp_path / folder, **settings)
+        hook = settings['hooks'][0]
+        counts.append((hook.wait_count, hook.best_score, runner.train_loop.stop_training))
+    assert counts[0] == counts[1]
+    assert counts[0][::2] == (2, True)

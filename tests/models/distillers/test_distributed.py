@@ -26,11 +26,17 @@ def run_two(what, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_one_process_gradients(tmp_path):
-    """All 12 variants of both tasks, without ``find_unused_parameters``."""
-    gaps = run_two('variants', tmp_path)
-    assert len(gaps) == 24
-    assert {name: gap for name, gap in gaps.items() if gap > 1e-9} == {}
+def test_two_processes_equal_one(tmp_path):
+    """All 12 variants: the gradients in both tasks, the weights after 20 steps in one, float32."""
+    found = run_two('variants', tmp_path)
+    assert len(found) == 24
+    assert {name: gap for name, gap in found.items() if gap['gradients'] > 1e-9} == {}
+    long = {name: gap for name, gap in found.items() if 'weights' in gap}
+    assert len(long) == 12
+    assert {name: gap for name, gap in long.items() if gap['weights'] > 1e-5} == {}
+    assert {name: gap for name, gap in long.items() if gap['processes'] != 0} == {}
+    # Without which all weights would be alike.
+    assert {name: gap for name, gap in long.items() if gap['learnt'] < 1e-3} == {}
 
 
 @pytest.mark.slow

@@ -1,0 +1,47 @@
+"""What the processes of a run have to agree on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.dist import all_gather_object, all_reduce, broadcast
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+
+def check_equal_epochs(loader: DataLoader) -> None:
+    """Refuses processes of which one would wait for the others for ever, or weigh its images more.
+
+    Args:
+        loader: Of this process.
+
+    Raises:
+        ValueError: If the processes have unequal numbers of images or of batches in an epoch.
+    """
+    sampler: Any = loader.sampler
+    for what, number in (('images', len(sampler)), ('batches', len(loader))):
+        of_all = all_gather_object(number)
+        if len({*of_all}) > 1:
+            raise ValueError(
+                f'All processes need the same number of {what} in an epoch, but they have '
+                f'{", ".join(map(str, of_all))}. Give the sampler of train_dataloader round_up=True'
+            )
+
+
+def share_buffers(runner: Runner) -> None:
+    """Gives all processes the main one's buffers, such as the running statistics of BatchNorm.
+
+    They are what is saved.
+    """
+    for buffer in runner.model.buffers():
+        broadcast(buffer)
+
+
+def share_gradients(runner: Runner) -> None:
+    """Averages gradients that wait for their step over the processes.
+
+    The step is the same as if that were done later, and only the main process saves them.
+    """
+    for parameter in runner.model.parameters():
+        if parameter.grad is not None:
+            all_reduce(parameter.grad, 'mean')

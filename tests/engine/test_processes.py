@@ -1,0 +1,90 @@
+"""Two processes, of which ``distributed_worker.py`` is one, train, stop and go on."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from mmkdml.engine import processes
+from mmkdml.models.checkpoints import load_checkpoint_file
+
+WORKER = Path(__file__).with_name('distributed_worker.py')
+
+
+@pytest.fixture(scope='module')
+def found(tmp_path_factory):
+    """(folder, what each process found)."""
+    folder = tmp_path_factory.mktemp('processes')
+    workers = [
+        subprocess.Popen(
+            [sys.executable, WORKER, str(rank), folder / 'store', folder],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], '\n'.join(outputs)
+    return folder, json.loads((folder / 'found.json').read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('run', ['epochs', 'iterations', 'different seeds'])
+def test_a_run_stopped_by_a_signal_to_one_process_ends_as_if_it_had_not_been(found, training, run):
+    """In the middle of an epoch, with batch norm's statistics that differ between processes."""
+    folder, both = found
+    assert [one['codes'] for one in both] == [[143] * 4] * 2
+    undisturbed, resumed = (training.left(folder / run / how) for how in ('undisturbed', 'resumed'))
+    assert len(undisturbed) == 3
+    assert resumed == undisturbed
+
+
+@pytest.mark.slow
+def test_gradients_that_wait_for_their_step_are_those_of_all_processes(found):
+    """Up to rounding, for they are averaged sooner."""
+    folder, _ = found
+    undisturbed, resumed = (
+        load_checkpoint_file(folder / 'accumulated' / how / 'epoch_3.pth')['state_dict']
+        for how in ('undisturbed', 'resumed')
+    )
+    torch.testing.assert_close(resumed, undisturbed, atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_all_processes_validate_what_is_saved(found):
+    folder, (first, second) = found
+    assert first['statistics'] == second['statistics']
+    saved = load_checkpoint_file(folder / 'epochs' / 'undisturbed' / 'epoch_3.pth')['state_dict']
+    assert first['statistics'][-1] == saved['norm.running_mean'].tolist()
+
+
+@pytest.mark.slow
+def test_images_that_are_no_multiple_of_the_processes(found):
+    """All 7 in each epoch, and the first once more; in as many batches of one size."""
+    _, (first, second) = found
+    batches = [[*a, *b] for a, b in zip(first['indices'], second['indices'], strict=True)]
+    assert {len(batch) for batch in batches} == {4}
+    for one, other in zip(batches[::2], batches[1::2], strict=True):
+        assert sorted(one + other) == sorted([*range(7), one[0]])
+
+
+@pytest.mark.slow
+def test_unequal_shares_are_refused_by_all(found):
+    for one in found[1]:
+        assert one['refused'] == (
+            'All processes need the same number of images in an epoch, but they have 4, 3. Give '
+            'the sampler of train_dataloader round_up=True'
+        )
+
+
+def test_unequal_batches_are_refused(monkeypatch):
+    monkeypatch.setattr(processes, 'all_gather_object', lambda own: [own, max(own, 2)])
+    images = torch.zeros(3)
+    processes.check_equal_epochs(DataLoader(images, batch_size=2))
+    with pytest.raises(ValueError, match='number of batches in an epoch, but they have 1, 2'):
+        processes.check_equal_epochs(DataLoader(images, batch_size=3))
