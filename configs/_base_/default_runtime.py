@@ -31,7 +31,8 @@ custom_hooks = [
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    # Seconds after which a process that hangs is given up; meanwhile the main one may work alone.
+    dist_cfg=dict(backend='nccl', timeout=600),
 )
 randomness = dict(seed=0)
 log_level = 'INFO'

@@ -6,7 +6,9 @@ import argparse
 import atexit
 import linecache
 import os
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,10 @@ from urllib.error import URLError
 import torch
 import torch.distributed
 from mmengine.config import DictAction
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+# In which a launcher sees what became of another process, before it hears of this one's end
+LAST_WORDS_SECONDS = 5.0
 
 
 def config_parser(description: str, launcher: bool = False) -> argparse.ArgumentParser:
@@ -51,14 +57,19 @@ def run_tool(main: Callable[[], None]) -> None:
 
     A user can mend what the operating system refuses (``OSError``) and what this package refuses by
     a ``raise`` of its own (``ValueError``, ``TypeError``). The same kinds of error from elsewhere,
-    or from an operation that failed in this package, are bugs.
+    or from an operation that failed in this package, are bugs. Of several processes, one that lost
+    another says so; torchrun names the other in its summary, and its error if it had one.
 
     Raises:
         SystemExit: With ``<tool>: error: <message>``, which Python writes to stderr; with code 130,
             as shells have it, after Ctrl-C.
     """
     try:
-        main()
+        try:
+            main()
+        except Exception as error:
+            _tell_of_processes(error)
+            raise
         if torch.distributed.is_initialized():
             _leave_process_group()
     except KeyboardInterrupt:
@@ -88,10 +99,34 @@ def _leave_process_group() -> None:
     if torch.distributed.get_backend() != 'gloo':
         torch.distributed.destroy_process_group()
         return
+    _leave_at_once(0)
+
+
+def _leave_at_once(code: int) -> None:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
+
+
+def _tell_of_processes(error: Exception) -> None:
+    """Tells of a process that was lost, and ends; or tells torchrun of this one's own error."""
+    if not torch.distributed.is_initialized():
+        return
+    if not (isinstance(error, torch.distributed.DistError) or '/gloo/' in str(error)):
+        if torch.distributed.is_torchelastic_launched():
+            get_error_handler().record_exception(error)
+        return
+    rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    print(
+        f'{Path(sys.argv[0]).name}: error: process {rank} of {processes} (numbered from 0, on '
+        f'{socket.gethostname()}) lost another one, which was killed, failed or hangs; the '
+        f'launcher or its own log tells. --resume goes on from the last checkpoint. {error}',
+        file=sys.stderr,
+        flush=True,
+    )
+    time.sleep(LAST_WORDS_SECONDS)
+    _leave_at_once(1)
 
 
 def _stop(error: Exception) -> None:

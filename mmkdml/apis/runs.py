@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ def _share_among_processes(config: Config) -> None:
         find_unused_parameters=config.get('find_unused_parameters', False),
     )
     if config.launcher == 'pytorch' and not torch.cuda.is_available():
-        torch.distributed.init_process_group('gloo')
+        seconds = config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+        torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
         wrapper['device_ids'] = None
     config.setdefault('model_wrapper_cfg', wrapper)
 

@@ -44,8 +44,8 @@ def focal_and_dice(
         focusing: The paper's tau >= 0, which it does not print.
         ignore_index: Pixels with this label count in neither term.
         pixel_weights: (N, H, W), multiplied to each pixel's share in both terms.
-        total: From sums over this batch, of any shape, to those of which both terms are ratios, such
-            as the sums over all parts of a batch that several processes share. Default: the same.
+        total: From sums over this batch, of any shape, to those of which both terms are ratios,
+            such as the sums over all of a batch that several processes share. Default: the same.
 
     Returns:
         Scalars (focal, dice); focal >= 0, dice in [0, 1].
@@ -127,9 +127,9 @@ def _focal_and_foreground(
     """What the focal term and a Dice term are made of.
 
     Returns:
-        Scalars: the sum of the focal terms and the number of pixels that count, with focal weights that are constants to the gradient if ``fixed``;
-        probabilities and truth of all classes but the first, (N, K - 1, H, W) each; the pixels'
-        weights (N, 1, H, W), 0 where ignored.
+        Scalars: the sum of the focal terms, whose weights are constants to the gradient if
+        ``fixed``, and the number of pixels that count; probabilities and truth of all classes but
+        the first, (N, K - 1, H, W) each; the pixels' weights (N, 1, H, W), 0 where ignored.
     """
     if logits.ndim != 4 or labels.shape != logits.shape[:1] + logits.shape[2:]:
         raise ValueError(

@@ -51,8 +51,8 @@ def resolve_checkpoint(path: str | Path) -> Path:
         last = Path(record.read_text(errors='replace').strip()) if record.is_file() else None
         if best:
             return best[-1]
-        if last is not None:  # written with the path of the time; the folder may have moved
-            for candidate in (last, path / last.name):
+        if last is not None:  # written with the path of the time; the folder may be a copy
+            for candidate in (path / last.name, last):
                 if candidate.is_file():
                     return candidate
     raise FileNotFoundError(

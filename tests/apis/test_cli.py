@@ -1,5 +1,9 @@
 import importlib.util
+import os
 import re
+import signal
+import socket
+import subprocess
 import sys
 from urllib.error import URLError
 
@@ -96,3 +100,71 @@ def test_a_stop_by_hand_is_told_in_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit, match='130'):
         run_tool(stopped)
     assert capsys.readouterr().err == 'predict.py: interrupted\n'
+
+
+PROCESS = """
+import os, signal
+import torch
+import torch.distributed as dist
+from mmkdml.apis import run_tool
+
+def main():
+    dist.init_process_group('gloo')
+    for step in range(3):
+        dist.all_reduce(torch.ones(1))
+        if dist.get_rank() == 1 and step == 1:
+            {end}
+
+run_tool(main)
+"""
+KILLED = 'os.kill(os.getpid(), signal.SIGKILL)'
+LOST = r'error: process 0 of 2 \(numbered from 0, on .+\) lost another one.+--resume goes on'
+
+
+@pytest.fixture
+def two_processes(tmp_path):
+    """A function that starts two processes of which the second one ends."""
+
+    def start(end, *launcher, **environment):
+        script = tmp_path / 'tool.py'
+        script.write_text(PROCESS.format(end=end))
+        return subprocess.Popen(
+            [sys.executable, *launcher, script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, 'OMP_NUM_THREADS': '1', **environment},
+        )
+
+    return start
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return str(free.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_a_process_says_that_it_lost_another_one(two_processes, port):
+    group = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE='2')
+    both = [two_processes(KILLED, RANK=str(rank), **group) for rank in range(2)]
+    texts = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [1, -signal.SIGKILL]
+    assert re.search(LOST, texts[0])
+    assert 'Traceback' not in texts[0]
+
+
+@pytest.mark.slow
+def test_torchrun_names_the_process_that_failed_and_why(two_processes, port):
+    torchrun = ('-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_addr=127.0.0.1')
+    launcher = two_processes(
+        'raise ValueError("an image is broken")', *torchrun, f'--master_port={port}'
+    )
+    text, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1
+    assert re.search(LOST, text)
+    cause = text.partition('Root Cause (first observed failure)')[2]
+    assert 'rank      : 1 ' in cause
+    assert 'ValueError: an image is broken' in cause

@@ -49,7 +49,7 @@ class Critic(nn.Module):
         self.discriminator = nn.Linear(1, 1)
 
     def discriminator_loss(self, real, fake):
-        return (self.discriminator(real) - self.discriminator(fake)).mean()
+        return self.discriminator(real).mean() - self.discriminator(fake).mean()
 
 
 class Net(BaseModel):
@@ -109,11 +109,11 @@ class StopAt(Hook):
 def start(
     folder, stop=None, load_from=None, resume=False, workers=0, persistent=False, by_epoch=True,
     ema=False, accumulate=1, hook=True, seed=3, sampler=None, hooks=(), parallel=False,
-    different=False, round_up=True, **checkpoint
+    different=False, round_up=True, batch=BATCH, **checkpoint
 ):  # fmt: skip
     DefaultScope._instance_dict.clear()
     loader = dict(
-        batch_size=BATCH,
+        batch_size=batch,
         num_workers=workers,
         persistent_workers=persistent,
         dataset=Noise(),

@@ -64,7 +64,7 @@ def outcome(rank, folder):
     network = runners['epochs'].model.module
     return dict(
         statistics=statistics.seen,
-        indices=[batch[:, 0].tolist() for batch in network.seen],
+        seen=[batch.tolist() for batch in network.seen],
         codes=codes,
         refused=refused,
     )

@@ -64,13 +64,18 @@ def test_all_processes_validate_what_is_saved(found):
 
 
 @pytest.mark.slow
-def test_images_that_are_no_multiple_of_the_processes(found):
-    """All 7 in each epoch, and the first once more; in as many batches of one size."""
+def test_images_that_are_no_multiple_of_the_processes(found, training, tmp_path):
+    """All 7 in each epoch and the first once more, drawn as by one process with large batches."""
     _, (first, second) = found
-    batches = [[*a, *b] for a, b in zip(first['indices'], second['indices'], strict=True)]
+    batches = [[*a, *b] for a, b in zip(first['seen'], second['seen'], strict=True)]
     assert {len(batch) for batch in batches} == {4}
-    for one, other in zip(batches[::2], batches[1::2], strict=True):
-        assert sorted(one + other) == sorted([*range(7), one[0]])
+    alone = [batch.tolist() for batch in training.start(tmp_path, batch=4).model.seen]
+    for whole, rest, alone_whole, alone_rest in zip(
+        batches[::2], batches[1::2], alone[::2], alone[1::2], strict=True
+    ):
+        assert sorted(whole) == sorted(alone_whole)
+        assert sorted(index for index, *_ in whole + rest) == sorted([*range(7), whole[0][0]])
+        assert all(row in rest for row in alone_rest)
 
 
 @pytest.mark.slow

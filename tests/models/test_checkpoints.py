@@ -370,6 +370,12 @@ def test_the_last_of_a_run_that_was_moved(tmp_path):
     assert resolve_checkpoint(tmp_path) == last
 
 
+def test_the_last_of_a_run_that_was_copied(tmp_path):
+    other, last = (touch(tmp_path / run / 'epoch_12.pth') for run in ('other', 'copy'))
+    (tmp_path / 'copy' / 'last_checkpoint').write_text(str(other))
+    assert resolve_checkpoint(tmp_path / 'copy') == last
+
+
 @pytest.mark.parametrize('record', [None, '', '/of/old/epoch_12.pth'])
 def test_a_folder_without_a_checkpoint_is_named(tmp_path, record):
     run = tmp_path / 'run'

@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import subprocess
@@ -15,7 +16,8 @@ SCRIPT = ROOT / 'tools' / 'dist_train.sh'
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
-def test_two_processes(short, tmp_path):
+def test_two_processes(short, tmp_path, tool):
+    """They evaluate three slices, one of them twice, which counts once."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
@@ -31,6 +33,7 @@ def test_two_processes(short, tmp_path):
             *short,
             'train_cfg.max_epochs=1',
             'train_dataloader.batch_size=4',
+            'val_dataloader.dataset.indices=3',
         ],
         capture_output=True,
         text=True,
@@ -44,6 +47,24 @@ def test_two_processes(short, tmp_path):
     assert (checkpoint['meta']['epoch'], checkpoint['meta']['iter']) == (1, 2)
     assert not any(key.startswith('module.') for key in checkpoint['state_dict'])
     assert done.stdout.count('Members, validation after iteration 2') == 1
+
+    (scalars,) = tmp_path.glob('*/vis_data/scalars.json')
+    validated = json.loads(scalars.read_text().splitlines()[-1])
+    (patients,) = (option for option in short if option.startswith('val_dataloader.dataset.ann'))
+    tool(
+        'test',
+        ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py',
+        tmp_path / 'epoch_1.pth',
+        '--work-dir',
+        tmp_path / 'alone',
+        '--out',
+        tmp_path / 'alone.json',
+        options=[*short, patients.replace('val', 'test', 1), 'test_dataloader.dataset.indices=3'],
+    )
+    alone = json.loads((tmp_path / 'alone.json').read_text())
+    found = {key: value for key, value in validated.items() if 'foreground' in key}
+    assert len(found) > 4
+    assert found == pytest.approx({key: alone[key] for key in found}, abs=1e-9)
 
 
 def test_usage():

@@ -15,8 +15,8 @@ from mmkdml.registry import MODELS
 class FocalDiceLoss(nn.Module):
     """Focal plus squared Dice (paper, eq. 8), for ``loss_decode`` of any mmseg head.
 
-    In several processes both terms are of the batches of all of them together, as if one process had
-    them: the mean of each process's Dice is another loss.
+    In several processes both terms are of the batches of all of them together, as if one process
+    had them: the mean of each process's Dice is another loss.
 
     Args:
         focusing: The focal term's exponent tau; the paper does not print it.

@@ -4,8 +4,11 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.registry import MODELS
+from mmengine.runner import Runner
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmkdml.models import KnowledgeDistiller, Transfer
 from mmkdml.models.checkpoints import file_sha256
@@ -130,3 +133,54 @@ def test_a_teacher_that_does_not_fit_is_named(tiny, tmp_path, how):
             frozen=dict(teacher=str(path)),
             input_size=tiny.size,
         )
+
+
+def test_a_copy_has_the_same_frozen_members_until_one_is_cast(frozen_pair):
+    distiller, teacher, _ = frozen_pair
+    twin = copy.deepcopy(distiller)
+    frozen = distiller.named_members()['teacher']
+    assert twin.named_members()['teacher'] is frozen
+    assert twin.members.student is not distiller.members.student
+    twin.double()
+    assert {p.dtype for p in frozen.parameters()} == {torch.float32}
+    assert {p.dtype for p in twin.named_members()['teacher'].parameters()} == {torch.float64}
+    distiller.double()
+    torch.testing.assert_close(
+        *(dict(one.named_members()['teacher'].state_dict()) for one in (distiller, twin))
+    )
+    assert distiller.named_members()['teacher'] is not twin.named_members()['teacher']
+
+
+class _Whole(nn.Module):
+    """Stands for DistributedDataParallel, which takes networks with SyncBatchNorm on GPUs alone."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+def test_batch_norm_is_synchronised_in_all_that_learns_but_not_in_the_frozen_teacher(
+    tiny, tmp_path, monkeypatch
+):
+    """With ``sync_bn='torch'``; also in what the losses bring along."""
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    dist.init_process_group(
+        'gloo', init_method=f'file://{tmp_path / "store"}', rank=0, world_size=1
+    )
+    try:
+        distiller = tiny.compared('semckd_classification')
+        runner = Runner(
+            model=distiller,
+            work_dir=str(tmp_path),
+            launcher='pytorch',
+            cfg=dict(sync_bn='torch', model_wrapper_cfg=dict(type=_Whole)),
+            experiment_name='sync_bn',
+        )
+    finally:
+        dist.destroy_process_group()
+    assert runner.model.module is distiller
+    for module in (distiller.members.student, distiller.lessons[-1].loss):
+        found = {type(part) for part in module.modules() if isinstance(part, _BatchNorm)}
+        assert found == {nn.SyncBatchNorm}
+    teacher = distiller.named_members()['teacher']
+    assert not any(isinstance(part, nn.SyncBatchNorm) for part in teacher.modules())
