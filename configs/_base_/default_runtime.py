@@ -20,13 +20,9 @@ default_hooks = dict(
     # Two, so that there is another one should a disk lose the newest.
     checkpoint=dict(type=SafeCheckpointHook, interval=1, max_keep_ckpts=2, rule='greater'),
     sampler_seed=dict(type=DistSamplerSeedHook),
+    non_finite=dict(type=NonFiniteLossHook, policy='stop'),
 )
-custom_hooks = [
-    dict(type=MemberTableHook),
-    dict(type=ExactResumeHook),
-    dict(type=NonFiniteLossHook, policy='stop'),
-    dict(type=ReliabilityHook),
-]
+custom_hooks = [dict(type=MemberTableHook), dict(type=ExactResumeHook), dict(type=ReliabilityHook)]
 
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -25,7 +25,7 @@ from mmkdml.datasets import (
     LoadBinaryMask,
     PCamDataset,
 )
-from mmkdml.engine import MemberTableHook, PanelHook, ReliabilityHook
+from mmkdml.engine import MemberTableHook, NonFiniteLossHook, PanelHook, ReliabilityHook
 from mmkdml.evaluation import Calibration, Diversity, Fidelity, ForegroundIoU, MemberMetrics
 from mmkdml.models import (
     ConvBlockNeck,
@@ -256,6 +256,7 @@ def test_data_optimiser_and_measures(name):
     assert hooks[0] is MemberTableHook
     assert ReliabilityHook in hooks
     assert (PanelHook in hooks) == (dataset in SEGMENTED)
+    assert config.default_hooks['non_finite'] == dict(type=NonFiniteLossHook, policy='stop')
 
 
 @pytest.mark.parametrize('name', CLASSROOMS)

@@ -173,18 +173,34 @@ def test_trainings_end_the_same_after_each_fault(tmp_path):
     assert len((tmp_path / 'out' / 'soak.log').read_text().splitlines()) == len(record['attempts'])
 
 
+def alive(number):
+    """Whether there is such a process, other than one that only waits to be forgotten."""
+    found = subprocess.run(
+        ['ps', '-o', 'stat=', '-p', number], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return bool(found) and not found.startswith('Z')
+
+
+def children(number):
+    found = subprocess.run(
+        ['pgrep', '-P', str(number)], capture_output=True, text=True, check=False
+    )
+    return found.stdout.split()
+
+
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_that_runs(tmp_path):
     process = soaked(tmp_path, '--kills', '1', '--suite-kills', '0')
     end = time.monotonic() + 120
     while not list((tmp_path / 'out').glob('attempt_*.log')):
         assert time.monotonic() < end
         time.sleep(0.05)
+    own = children(process.pid)
+    runs = [one for parent in own for one in children(parent)]
+    assert runs
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     assert 'Traceback' not in process.stdout.read()
-    while True:
-        found = subprocess.run(['pgrep', '-f', str(tmp_path)], capture_output=True, check=False)
-        if not found.stdout:
-            break
-        assert time.monotonic() < end, found.stdout
+    while any(map(alive, [*own, *runs])):
+        assert time.monotonic() < end
         time.sleep(0.1)

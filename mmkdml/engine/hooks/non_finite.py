@@ -152,5 +152,5 @@ def _report(runner: Runner, batch: Any, values: Mapping[str, torch.Tensor]) -> P
     if is_main_process():
         path.parent.mkdir(exist_ok=True)
         content = dict(epoch=runner.epoch + 1, iteration=runner.iter + 1, batches=batches)
-        write_atomically(path, json.dumps(content, indent=1).encode())
+        write_atomically(path, json.dumps(content, indent=1, default=str).encode())
     return path
