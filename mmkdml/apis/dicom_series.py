@@ -5,6 +5,7 @@ Needs pydicom and nibabel, optional packages of ``pip install mmkdml[medical]``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,7 @@ def _own_window(slices: Sequence[Any]) -> tuple[float, float] | None:
         values = [one.get(key) or 0 for key in ('WindowCenter', 'WindowWidth')]
         windows.add(tuple(float(np.atleast_1d(value)[0]) for value in values))  # of several, first
     center, width = windows.pop()
-    if windows or width <= 1:
+    low, high = center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+    if windows or width <= 1 or not 0 < high - low < math.inf:  # a center may be too far out
         return None
-    return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+    return low, high

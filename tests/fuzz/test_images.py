@@ -155,6 +155,8 @@ def test_images_to_predict(folder, answered, name, edits, options):
     second=st.booleans(),
 )  # fmt: skip
 @example(values=dict(Rows=[1, 2]), second=False)
+@example(values=dict(WindowCenter=1e17), second=False)
+@example(values=dict(WindowWidth=float('inf')), second=False)
 def test_headers_of_dicom(folder, answered, values, second):
     pydicom = pytest.importorskip('pydicom')
     place = folder / 'series'

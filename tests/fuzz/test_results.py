@@ -5,7 +5,7 @@ import sqlite3
 
 import pandas as pd
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmkdml.experiments import RunSpec, Suite, SuiteStore, build_table, read_suite, write_report
@@ -31,6 +31,8 @@ FACTS = dict(
 METRICS = {'ensemble/fidelity/KL': 0.1, 'ensemble/calibration/ECE': 2.0}
 MEASURED = {name: Measurement(METRICS, CASES) for name in ('best', 'last')}
 RESULT = json.loads(gzip.decompress(pack_result(MEASURED, CURVES, FACTS)))
+# Reports take their time.
+FEWER = max(1, settings.default.max_examples // 4)
 RUN = RunSpec('kdml_v3', 0, 'c.py')
 SETTINGS = json.dumps(dict(model=dict(mode='kdml', style='v3')))
 
@@ -120,6 +122,7 @@ def reported(answered, suite, store, *names):
     answered(lambda: write_report(record, suite.work_dir / 'report.html', resamples=5), *names)
 
 
+@settings(max_examples=FEWER)
 @given(content=CHANGES.map(changed) | st.binary(max_size=20))
 @example(content=changed([(('facts',), {})]))
 @example(content=changed([(('facts', 'members'), dict(teacher=dict(parameters=0, flops=1)))]))
@@ -145,6 +148,7 @@ CONTENTS = st.one_of(
 )  # fmt: skip
 
 
+@settings(max_examples=FEWER)
 @given(values=st.dictionaries(st.sampled_from(COLUMNS), CONTENTS, min_size=1, max_size=3))
 @example(values=dict(settings='{}'))
 @example(values=dict(settings='x'))
@@ -166,6 +170,7 @@ def test_databases_of_any_content(suite, answered, values):
     reported(answered, suite, store)
 
 
+@settings(max_examples=FEWER)
 @given(content=st.binary(max_size=40), place=st.integers(0, 9000))
 def test_damaged_databases(suite, answered, content, place):
     store = stored(suite, changed([]))
