@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed
 from mmengine.config import Config
-from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
@@ -120,16 +119,18 @@ def make_runner(config: Config, launcher: str = 'none') -> Runner:
 
 def _share_among_processes(config: Config) -> None:
     """Sets how processes work together, as far as the config does not."""
-    wrapper = dict(
-        type=MMDistributedDataParallel,
-        broadcast_buffers=True,  # to those that are saved, or what is resumed would not be exact
-        find_unused_parameters=config.get('find_unused_parameters', False),
+    config.setdefault(
+        'model_wrapper_cfg',
+        dict(
+            type='MMDistributedDataParallel',  # by name, see use_amp
+            broadcast_buffers=True,  # those that are saved, or what is resumed would not be exact
+            find_unused_parameters=config.get('find_unused_parameters', False),
+        ),
     )
     if config.launcher == 'pytorch' and not torch.cuda.is_available():
         seconds = config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
         torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
-        wrapper['device_ids'] = None
-    config.setdefault('model_wrapper_cfg', wrapper)
+        config.model_wrapper_cfg['device_ids'] = None
 
 
 def newest_checkpoint(work_dir: str | Path) -> Path | None:

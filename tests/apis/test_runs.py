@@ -1,4 +1,5 @@
 import os
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,6 +83,36 @@ def test_a_runner_loads_weights_only_and_knows_its_launcher(built):
     assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
     assert built[0].launcher == 'slurm'
     assert [type(hook) for hook in runner.hooks] == [SafeResumeHook]
+
+
+def test_processes_share_buffers_unless_the_config_has_its_own_wrapper(built):
+    for own in ({}, dict(find_unused_parameters=True), dict(model_wrapper_cfg=dict(type='Mine'))):
+        make_runner(Config(own), 'slurm')
+    assert [config.model_wrapper_cfg for config in built] == [
+        dict(
+            type='MMDistributedDataParallel', broadcast_buffers=True, find_unused_parameters=unused
+        )
+        for unused in (False, True)
+    ] + [dict(type='Mine')]
+    make_runner(Config({}))
+    assert 'model_wrapper_cfg' not in built[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
+def test_without_a_gpu_processes_talk_over_gloo_and_give_up_after_the_same_time(monkeypatch, built):
+    groups = []
+    monkeypatch.setattr(
+        torch.distributed,
+        'init_process_group',
+        lambda *args, **kwargs: groups.append((args, kwargs)),
+    )
+    make_runner(Config(dict(env_cfg=dict(dist_cfg=dict(timeout=90)))), 'pytorch')
+    make_runner(Config(dict(model_wrapper_cfg=dict(type='Mine'))), 'pytorch')
+    assert groups == [
+        (('gloo',), dict(timeout=timedelta(seconds=90))),
+        (('gloo',), dict(timeout=None)),
+    ]
+    assert built[1].model_wrapper_cfg == dict(type='Mine', device_ids=None)
 
 
 def save(path, epoch=0, iteration=0):

@@ -233,6 +233,26 @@ def test_dice_is_of_the_batch_not_the_mean_of_its_images(loss_terms):
     torch.testing.assert_close(loss_terms(logits, labels), loss_terms(*tiled))
 
 
+@both_losses
+@pytest.mark.parametrize('num_logits', [1, 3])
+def test_parts_of_a_batch_give_the_terms_of_all_with_the_total_of_their_sums(
+    loss_terms, num_logits
+):
+    logits, labels = example(num_logits, shape=(5, 3, 4))
+    sums = []
+    for part in (slice(2), slice(2, 5)):
+        loss_terms(logits[part], labels[part], total=lambda own: (sums.append(own), own)[1])
+    # The gradient reaches what is this part's own.
+    found = logits[:2].clone().requires_grad_()
+    focal, dice = loss_terms(found, labels[:2], total=lambda own: own + sums[1])
+    whole = logits.clone().requires_grad_()
+    expected = loss_terms(whole, labels)
+    torch.testing.assert_close((focal, dice), expected)
+    (focal + 2 * dice).backward()
+    (expected[0] + 2 * expected[1]).backward()
+    torch.testing.assert_close(found.grad, whole.grad[:2])
+
+
 @pytest.mark.parametrize('focusing', [0, 0.5, 2.0])
 @pytest.mark.parametrize('num_logits', CLASSES)
 def test_gradient(num_logits, focusing):

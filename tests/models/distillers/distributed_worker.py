@@ -72,7 +72,7 @@ def largest_gap(found, expected):
 
 def trained(model, network, task, part=slice(None)):
     """The weights after some steps; Adam would make steps of gradients that are rounding alone."""
-    wrapper = OptimWrapper(torch.optim.SGD(network.parameters(), lr=0.005, momentum=0.9))
+    wrapper = OptimWrapper(torch.optim.SGD(network.parameters(), lr=5e-4, momentum=0.9))
     for step in range(STEPS):
         with wrapper.optim_context(model):
             losses = model(*batch(task, part, seed=step), mode='loss')
