@@ -1,4 +1,4 @@
-"""Measures what a training step costs: python tools/benchmark.py {step,methods} CONFIG"""
+"""Measures what a training step costs: python tools/benchmark.py {step,methods,offline} CONFIG"""
 
 import argparse
 import dataclasses
@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmkdml.analysis import format_costs, format_method_costs, measure_methods, measure_steps
+from mmkdml.analysis import (
+    format_costs,
+    format_method_costs,
+    format_offline_cost,
+    measure_methods,
+    measure_offline,
+    measure_steps,
+)
 from mmkdml.apis import config_parser, load_config, run_tool
 
 
@@ -42,6 +49,19 @@ def methods(arguments: list[str]) -> None:
     _tell(costs, format_method_costs(costs), args.json)
 
 
+def offline(arguments: list[str]) -> None:
+    parser = _parser(
+        'offline',
+        'Compare training steps in which frozen members run with those in which what they say is '
+        'kept, and is found, on made-up batches on the CPU. The steps take turns.',
+    )
+    parser.add_argument('--dtype', choices=('float16', 'bfloat16'), help='round what is kept')
+    args = parser.parse_args(arguments)
+    config = load_config(args.config, args.cfg_options)
+    cost = measure_offline(config, args.batch_size, args.rounds, args.dtype)
+    _tell({args.config: cost}, format_offline_cost(cost), args.json)
+
+
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = config_parser(description)
     parser.prog += f' {command}'
@@ -59,7 +79,7 @@ def _tell(costs: Mapping[str, Any], table: str, path: Path | None) -> None:
         path.write_text(json.dumps(figures, indent=2) + '\n')
 
 
-COMMANDS = dict(step=step, methods=methods)
+COMMANDS = dict(step=step, methods=methods, offline=offline)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from mmkdml.analysis.complexity import MemberComplexity, compression, describe, 
 from mmkdml.analysis.grad_cam import cam_rows, grad_cam
 from mmkdml.analysis.hard_cases import choose_cases, measure_cases
 from mmkdml.analysis.inspection import Inspection, inspect_config, without_pretrained
+from mmkdml.analysis.offline_cost import OfflineCost, format_offline_cost, measure_offline
 from mmkdml.analysis.step_cost import (
     MethodCost,
     StepCost,
@@ -21,6 +22,7 @@ __all__ = [
     'Inspection',
     'MemberComplexity',
     'MethodCost',
+    'OfflineCost',
     'StepCost',
     'TapRow',
     'cam_rows',
@@ -32,6 +34,7 @@ __all__ = [
     'draw_runs',
     'format_costs',
     'format_method_costs',
+    'format_offline_cost',
     'format_suggestion',
     'format_taps',
     'grad_cam',
@@ -40,6 +43,7 @@ __all__ = [
     'measure_cases',
     'measure_cka',
     'measure_methods',
+    'measure_offline',
     'measure_steps',
     'member_complexities',
     'tap_rows',

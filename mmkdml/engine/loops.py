@@ -31,14 +31,39 @@ class ResumableLoop(BaseLoop):
 
     :class:`~mmkdml.engine.ExactResumeHook` saves and restores the attributes.
 
+    Args:
+        runner: The runner.
+        dataloader: Data loader or its settings; with a batch sampler.
+        augmentations_per_image: How many looks random augmentation gives an image, one in each
+            epoch in turn, at least 1. Default: a new one each time.
+        **settings: As of mmengine's loop.
+
     Attributes:
         first_iter: The iteration with which the epoch began.
         validated: Whether the validation that may be due is over.
+
+    Raises:
+        ValueError: If ``augmentations_per_image`` is below 1.
     """
 
     first_iter = 0
     validated = False
     _batches: SeededBatches | None = None
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        augmentations_per_image: int | None = None,
+        **settings: Any,
+    ) -> None:
+        if augmentations_per_image is not None and augmentations_per_image < 1:
+            raise ValueError(
+                'augmentations_per_image must be at least 1, or None for a new one each time; got '
+                f'{augmentations_per_image}'
+            )
+        super().__init__(runner, dataloader, **settings)
+        self._augmentations = augmentations_per_image
 
     def run(self) -> nn.Module:
         """Trains.
@@ -68,7 +93,9 @@ class ResumableLoop(BaseLoop):
         """The batches of the epoch that are not done; if one cannot be loaded, that is saved."""
         seed_all(self.runner.seed, EPOCH, self._epoch)  # a sampler may draw its own seed
         # Not before: what is resumed has a seed of its own.
-        self._batches = self._batches or SeededBatches(self.dataloader, self.runner.seed)
+        self._batches = self._batches or SeededBatches(
+            self.dataloader, self.runner.seed, self._augmentations
+        )
         try:
             yield from self._batches.start(self.first_iter, self._iter - self.first_iter)
         except Exception:
@@ -112,7 +139,7 @@ class ResumableTrainLoop(ResumableLoop, EpochBasedTrainLoop):
     Args:
         runner: The runner.
         dataloader: Data loader or its settings; with a batch sampler.
-        **settings: As of ``EpochBasedTrainLoop``.
+        **settings: As of ``EpochBasedTrainLoop``, and of :class:`ResumableLoop`.
     """
 
     def run_epoch(self) -> None:
@@ -151,7 +178,7 @@ class ResumableIterTrainLoop(ResumableLoop, IterBasedTrainLoop):
         runner: The runner.
         dataloader: Data loader or its settings; with a batch sampler, whose sampler is an
             ``InfiniteSampler`` or ends.
-        **settings: As of ``IterBasedTrainLoop``.
+        **settings: As of ``IterBasedTrainLoop``, and of :class:`ResumableLoop`.
     """
 
     def __init__(self, runner: Any, dataloader: Any, **settings: Any) -> None:

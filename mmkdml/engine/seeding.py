@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,14 @@ class SeededBatches:
         loader: With a batch sampler, whose sampler has a random generator of its own or is seeded
             at the start, as those of mmengine and torch.
         seed: Of the run.
+        augmentations_per_image: None: a new one in each iteration. A number: so many, which come in
+            turn, one in each pass over the data; at least 1.
     """
 
-    def __init__(self, loader: DataLoader, seed: int) -> None:
-        self._batches = _NumberedBatches(loader.batch_sampler)
+    def __init__(
+        self, loader: DataLoader, seed: int, augmentations_per_image: int | None = None
+    ) -> None:
+        self._batches = _NumberedBatches(loader.batch_sampler, augmentations_per_image)
         self._loader = copy.copy(loader)
         # A loader refuses to have single ones of these set; here they fit together.
         vars(self._loader).update(
@@ -71,14 +75,18 @@ class SeededBatches:
 
 
 class _NumberedBatches:
-    def __init__(self, batches: Any) -> None:
-        self.batches: Iterable[list[int]] = batches
+    def __init__(self, batches: Any, augmentations: int | None) -> None:
+        self.batches: Any = batches
+        self.augmentations = augmentations
         self.iteration = self.done = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         numbered = enumerate(self.batches, self.iteration)
         for iteration, batch in itertools.islice(numbered, self.done, None):
-            yield [(iteration, index) for index in batch]
+            number = iteration
+            if self.augmentations is not None:
+                number = iteration // len(self.batches) % self.augmentations
+            yield [(number, index) for index in batch]
 
 
 class _SeededDataset:

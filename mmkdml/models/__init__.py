@@ -1,7 +1,7 @@
 """Networks, losses, projectors, and the distillers that bring them together."""
 
 from mmkdml.models.backbones import PretrainedTIMMBackbone, StemResNet
-from mmkdml.models.distillers import DiversifiedKDMLDistiller, KnowledgeDistiller
+from mmkdml.models.distillers import DiversifiedKDMLDistiller, KnowledgeDistiller, TeacherCache
 from mmkdml.models.heads import BinaryLinearClsHead, UNetHead
 from mmkdml.models.losses import (
     AttentionTransferLoss,
@@ -77,6 +77,7 @@ __all__ = [
     'SimKDProjector',
     'SimilarityPreservingLoss',
     'StemResNet',
+    'TeacherCache',
     'Transfer',
     'TransferLoss',
     'UNetHead',

@@ -9,7 +9,7 @@ import torch
 from mmengine.hooks import Hook
 
 from mmkdml.apis import newest_checkpoint
-from mmkdml.engine import INTERRUPTED, ResumableTrainLoop
+from mmkdml.engine import INTERRUPTED, ResumableIterTrainLoop, ResumableTrainLoop
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 LAST = 12
@@ -253,3 +253,10 @@ def test_a_killed_worker_is_told_between_steps(training, undisturbed, tmp_path):
     assert load_checkpoint_file(tmp_path / INTERRUPTED)['meta']['iter'] >= 5
     resumed = training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True)
     assert_same(training, undisturbed, tmp_path, resumed)
+
+
+@pytest.mark.parametrize('loop', [ResumableTrainLoop, ResumableIterTrainLoop])
+def test_no_look_at_all_is_refused(loop):
+    message = 'augmentations_per_image must be at least 1, or None for a new one each time; got 0'
+    with pytest.raises(ValueError, match=message):
+        loop(None, None, augmentations_per_image=0)

@@ -55,3 +55,23 @@ def test_batches_depend_on_their_iteration_and_index_alone():
     # The loader is as it was.
     assert (loader.dataset, loader.batch_sampler) == (dataset, batch_sampler)
     assert loader.worker_init_fn is None
+
+
+def test_a_few_looks_come_in_turn():
+    loader = DataLoader(Rolls(), batch_size=2, shuffle=True)
+    batches = SeededBatches(loader, 7, augmentations_per_image=2)
+
+    def looks(iteration, done=0):
+        rows = torch.cat([*batches.start(iteration, done)]).tolist()
+        return {index: tuple(rolls) for index, *rolls in rows}
+
+    first, second, third = looks(0), looks(3), looks(6)  # epochs of 3 batches, each in its order
+    assert first == third
+    assert not {*first.values()} & {*second.values()}
+    rest = looks(3, done=2)
+    assert len(rest) == 1
+    assert rest.items() <= second.items()
+    one = SeededBatches(loader, 7, augmentations_per_image=1)
+    assert sorted(torch.cat([*one.start(3, 0)])[:, 1].tolist()) == sorted(
+        rolls[0] for rolls in first.values()
+    )

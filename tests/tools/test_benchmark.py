@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mmkdml import analysis
-from mmkdml.analysis import MethodCost, StepCost
+from mmkdml.analysis import MethodCost, OfflineCost, StepCost
 
 STUDY = Path(__file__).parents[2] / 'configs' / 'study'
 PLAIN, METHOD = STUDY / 'ham64_kd.py', STUDY / 'ham64_at.py'
@@ -57,6 +57,23 @@ def test_what_is_refused_is_told_in_one_line(tool):
         tool('benchmark', 'methods', PLAIN, 'gone.py', experiment=False)
 
 
+def test_what_is_kept_is_measured_as_asked(tool, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def measure(config, *numbers):
+        asked.extend((config.model.type.__name__, *numbers))
+        return OfflineCost(2.0, 2.5, 1.0, kib_per_image=16.0, difference=1e-7)
+
+    monkeypatch.setattr(analysis, 'measure_offline', measure)
+    numbers = ['--batch-size', '3', '--rounds', '2', '--dtype', 'float16']
+    path = tmp_path / 'cost.json'
+    tool('benchmark', 'offline', PLAIN, *numbers, '--json', path, experiment=False)
+    assert asked == ['KnowledgeDistiller', 3, 2, 'float16']
+    assert '16.0 KiB on disk' in capsys.readouterr().out
+    figures = dict(run=2.0, kept=2.5, found=1.0, kib_per_image=16.0, difference=1e-7)
+    assert json.loads(path.read_text()) == {str(PLAIN): figures}
+
+
 def test_the_commands_are_told(tool):
-    with pytest.raises(SystemExit, match=r'usage: benchmark.py \{step,methods\} CONFIG'):
+    with pytest.raises(SystemExit, match=r'usage: benchmark.py \{step,methods,offline\} CONFIG'):
         tool('benchmark', 'measure', experiment=False)

@@ -2,5 +2,6 @@
 
 from mmkdml.models.distillers.diversified_kdml import DiversifiedKDMLDistiller
 from mmkdml.models.distillers.knowledge_distiller import KnowledgeDistiller
+from mmkdml.models.distillers.teacher_cache import TeacherCache
 
-__all__ = ['DiversifiedKDMLDistiller', 'KnowledgeDistiller']
+__all__ = ['DiversifiedKDMLDistiller', 'KnowledgeDistiller', 'TeacherCache']

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmkdml.models.distillers.checks import check_kind
 from mmkdml.models.distillers.knowledge_distiller import KnowledgeDistiller
+from mmkdml.models.distillers.teacher_cache import TeacherCache
 from mmkdml.models.ensembles import Ensemble
 from mmkdml.models.losses import PredictionKLLoss
 from mmkdml.models.transfers import (
@@ -60,6 +61,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         input_size: See :class:`KnowledgeDistiller`.
         data_preprocessor: See :class:`KnowledgeDistiller`.
         init_cfg: See mmengine's ``BaseModule``.
+        teacher_cache: See :class:`KnowledgeDistiller`; mode ``kd_off`` only.
 
     Raises:
         ValueError: If mode, style, weights, or one of the others cannot be.
@@ -83,6 +85,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         input_size: Sequence[int] | None = None,
         data_preprocessor: Any = None,
         init_cfg: Any = None,
+        teacher_cache: TeacherCache | Mapping[str, Any] | None = None,
     ) -> None:
         transfers = transfers_for(mode, style, weights)
         alphas = checked_weights(mode, weights)['alpha']
@@ -121,6 +124,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
             input_size=input_size,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
+            teacher_cache=teacher_cache,
         )
         self.mode = mode
         self.style = style

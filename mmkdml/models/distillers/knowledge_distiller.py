@@ -29,6 +29,7 @@ from mmkdml.models.distillers.checks import (
 from mmkdml.models.distillers.frozen_members import FrozenMembers
 from mmkdml.models.distillers.lesson import Observation, handed_over
 from mmkdml.models.distillers.plan import make_lessons
+from mmkdml.models.distillers.teacher_cache import TeacherCache, make_cache
 from mmkdml.models.ensembles import ENSEMBLES, Ensemble
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import task_of
@@ -64,6 +65,8 @@ class KnowledgeDistiller(BaseModel):
         input_size: (H, W) at which the members are tried at build. Default by task.
         data_preprocessor: Config or module; serves all members. Default: the first member's.
         init_cfg: See mmengine's ``BaseModule``.
+        teacher_cache: Where the knowledge of frozen members is kept, so that they run once for each
+            image; a :class:`TeacherCache` or its arguments. Default: nowhere.
 
     Raises:
         TypeError: If the members are not all of one task.
@@ -83,6 +86,7 @@ class KnowledgeDistiller(BaseModel):
         input_size: Sequence[int] | None = None,
         data_preprocessor: Any = None,
         init_cfg: Any = None,
+        teacher_cache: TeacherCache | Mapping[str, Any] | None = None,
     ) -> None:
         check_kind(Mapping, 'a dict', 'configs or modules by name', members=members)
         check_kind(Mapping, 'a dict', 'weights by member', supervised_weights=supervised_weights)
@@ -129,6 +133,7 @@ class KnowledgeDistiller(BaseModel):
             task.default_input_size if input_size is None else input_size
         )
         self.lessons = make_lessons(built, self.transfers, task, self.input_size)
+        self.teacher_cache = make_cache(teacher_cache, frozen)
         self._taps = {
             name: {tap for lesson in self.lessons for who, tap in lesson.tapped() if who == name}
             for name in self.member_names
@@ -192,13 +197,13 @@ class KnowledgeDistiller(BaseModel):
         observed: dict[str, Observation] = {}
         members = self.named_members()
         for name, member in members.items():
+            if name in self._frozen:
+                observed[name], measures = self.observe_frozen(name, inputs)
+                losses.update(measures)
+                continue
             with TapRecorder(member, self._taps[name]) as recorder:
-                if name in self._frozen:
-                    with torch.inference_mode():
-                        logits = self.task.logits(member, inputs)
-                else:
-                    supervised, logits = self.task.training_step(member, inputs, data_samples)
-                    losses.update(self._weighted(name, supervised))
+                supervised, logits = self.task.training_step(member, inputs, data_samples)
+            losses.update(self._weighted(name, supervised))
             observed[name] = Observation(logits, recorder, name)
         for lesson in self.lessons:
             source = observed[lesson.transfer.source].knowledge_at(lesson.source_tap)
@@ -206,6 +211,18 @@ class KnowledgeDistiller(BaseModel):
             given = lesson.given(self.task, members[lesson.transfer.source], data_samples)
             losses.update(lesson(handed_over(source), learner, *given))
         return losses
+
+    def observe_frozen(self, name: str, inputs: Tensor) -> tuple[Observation, dict[str, Tensor]]:
+        """What a frozen member shows of images (N, 3, H, W), and what its cache logs, if any."""
+        member = self._frozen[name]
+
+        def look(images: Tensor) -> Observation:
+            with TapRecorder(member, self._taps[name]) as recorder, torch.inference_mode():
+                return Observation(self.task.logits(member, images), recorder, name)
+
+        if self.teacher_cache is None:
+            return look(inputs), {}
+        return self.teacher_cache.observe(name, member, self.lessons, look, inputs)
 
     def predict(
         self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None

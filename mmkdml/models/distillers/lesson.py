@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import Task
 from mmkdml.models.tasks.base import Samples
 from mmkdml.models.transfers import Tap, Transfer
@@ -22,7 +21,7 @@ class Observation:
     """What one forward of one member showed."""
 
     logits: Tensor | None
-    taps: TapRecorder
+    taps: Any  # a map by each tap's name: a TapRecorder, or what was kept of one
     member: str = 'the network'
 
     def knowledge_at(self, tap: Tap) -> Shown:

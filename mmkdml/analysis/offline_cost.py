@@ -1,0 +1,124 @@
+"""What it saves that frozen members say once what they say of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import disk_usage
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from prettytable import PrettyTable
+from torch import Tensor
+
+from mmkdml.analysis.inspection import inspect_config
+from mmkdml.analysis.timing import median_seconds
+from mmkdml.models.distillers import TeacherCache
+
+
+@dataclass(frozen=True)
+class OfflineCost:
+    """A classroom's training step without and with :class:`~mmkdml.models.TeacherCache`.
+
+    Attributes:
+        run: Seconds if the frozen members run, without a cache; medians over the rounds.
+        kept: Seconds if they run and what they say is kept, as in the first epoch.
+        found: Seconds if all is found, as in later ones.
+        kib_per_image: What the file grows by for an image, without its index.
+        difference: Of the same batch's losses, |found - run| / |run|, the largest; what was found
+            had been computed image by image.
+    """
+
+    run: float
+    kept: float
+    found: float
+    kib_per_image: float
+    difference: float
+
+
+def measure_offline(
+    config: Config, batch_size: int, rounds: int, dtype: str | None = None
+) -> OfflineCost:
+    """Measures steps that take turns, on made-up batches on the CPU.
+
+    The cache lies in the system's folder for temporary files.
+
+    Args:
+        config: Of a classroom with frozen members; their checkpoints are not read.
+        batch_size: Images in the batch.
+        rounds: Measured steps of each kind, after one that is not.
+        dtype: See :class:`~mmkdml.models.TeacherCache`.
+
+    Raises:
+        TypeError: If the config is of a baseline.
+        ValueError: If nobody is frozen, it cannot be built or stepped, or a number is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f'batch_size must be at least 1, got {batch_size}')
+    inspection = inspect_config(config)
+    distiller = inspection.distiller
+    if distiller is None or not distiller.frozen_names:
+        raise TypeError(
+            'What frozen members say can be kept, and this config has none; give that of a '
+            'classroom with a frozen teacher, such as one of configs/kd_off'
+        )
+    images = torch.randn(batch_size, 3, *inspection.input_size)
+    others = images.clone()
+    samples = inspection.task.made_up_samples(batch_size, inspection.input_size)
+    wrapper = build_optim_wrapper(distiller, config.optim_wrapper)
+
+    def losses(cache: TeacherCache | None, batch: Tensor) -> dict[str, Any]:
+        distiller.teacher_cache = cache
+        with wrapper.optim_context(distiller):
+            return distiller(batch, samples, mode='loss')
+
+    def train(cache: TeacherCache | None, batch: Tensor) -> None:
+        wrapper.update_params(distiller.parse_losses(losses(cache, batch))[0])
+
+    with TemporaryDirectory() as folder:
+        cache = TeacherCache(Path(folder) / 'cache.sqlite', disk_usage(folder).free / 2**30, dtype)
+        with torch.no_grad():
+            distiller.eval().teacher_cache = cache
+            with wrapper.optim_context(distiller):
+                for image in images.split(1):
+                    for name in distiller.frozen_names:
+                        distiller.observe_frozen(name, image)
+            ran, found = (distiller.parse_losses(losses(x, images))[1] for x in (None, cache))
+        distiller.train()
+        seconds = median_seconds(
+            dict(
+                run=lambda: train(None, images),
+                kept=lambda: train(cache, others.add_(1e-3)),
+                found=lambda: train(cache, images),
+            ),
+            rounds,
+        )
+    differences = [
+        abs(found[key] - value) / max(abs(value), torch.finfo().tiny)
+        for key, value in ran.items()
+        if 'loss' in key
+    ]
+    return OfflineCost(
+        **seconds,
+        kib_per_image=sum(cache.bytes_per_image.values()) / 1024,
+        difference=float(max(differences)),
+    )
+
+
+def format_offline_cost(cost: OfflineCost) -> str:
+    """The cost as a table and two lines."""
+    table = PrettyTable(['frozen members', 'seconds', 'ratio'], align='r')
+    table.align['frozen members'] = 'l'
+    for name, seconds in (
+        ('run', cost.run),
+        ('run and are kept', cost.kept),
+        ('are found', cost.found),
+    ):
+        table.add_row([name, f'{seconds:.3f}', f'{seconds / cost.run:.3f}'])
+    return (
+        f'{table}\n{cost.kib_per_image:.1f} KiB on disk for each image\n'
+        f'losses differ by {cost.difference:.1e} of themselves at most'
+    )

@@ -1,0 +1,200 @@
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sqlite3
+import zlib
+
+import pytest
+import torch
+
+from mmkdml.models import knowledge_store
+from mmkdml.models.knowledge_store import GIB, KnowledgeStore
+
+MIB = 1 / 1024  # in GiB
+
+
+def key(number):
+    return number.to_bytes(32, 'big')
+
+
+def filled(number, size=1000):
+    return torch.full((size,), float(number))
+
+
+def run(function, *arguments):
+    """In a process of its own."""
+    process = multiprocessing.get_context('fork').Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('shape', [(), (3,), (2, 3, 5)])
+def test_what_is_added_is_found_also_later(tmp_path, dtype, shape):
+    tensors = {key(number): torch.randn(shape).to(dtype) for number in range(3)}
+    path = tmp_path / 'made' / 'cache.sqlite'
+    store = KnowledgeStore(path, 1)
+    store.add(tensors)
+    for opened in (store, KnowledgeStore(path, 1)):
+        found = opened.find([key(2), key(7), key(0)])
+        assert found.keys() == {key(0), key(2)}
+        for name, tensor in found.items():
+            assert tensor.dtype == dtype
+            assert torch.equal(tensor, tensors[name])
+            tensor.add_(1)  # the caller's own
+        assert torch.equal(opened.find([key(0)])[key(0)], tensors[key(0)])
+    assert os.listdir(path.parent) == ['cache.sqlite']
+    assert store.size == path.stat().st_size
+
+
+def test_nothing_is_replaced(tmp_path):
+    store = KnowledgeStore(tmp_path / 'x', 1)
+    store.add({key(0): filled(0)})
+    store.add({key(0): filled(9), key(1): filled(1)})
+    found = store.find([key(0), key(1)])
+    assert [found[key(number)][0] for number in (0, 1)] == [0, 1]
+
+
+def fill(path, start):
+    store = KnowledgeStore(path, 1)
+    for number in range(start, start + 30):
+        store.add({key(2 * number): filled(number), key(2 * number + 1): filled(-number)})
+        assert not store.full
+
+
+def test_processes_share_it(tmp_path):
+    """They make it, add and read at once, in part the same."""
+    path = tmp_path / 'x'
+    processes = [run(fill, path, start) for start in (0, 10, 20, 30)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    found = KnowledgeStore(path, 1).find([key(number) for number in range(200)])
+    assert {int.from_bytes(name, 'big'): row[0].item() for name, row in found.items()} == {
+        place: (-1) ** place * (place // 2) for place in range(120)
+    }
+
+
+def add_forever(path):
+    store = KnowledgeStore(path, 1)
+    for number in range(10**6):
+        store.add({key(2 * number): filled(number, 10**5), key(2 * number + 1): filled(number)})
+
+
+@pytest.mark.parametrize('size', [1e6, 3e6])
+def test_a_killed_process_leaves_whole_additions(tmp_path, size):
+    path = tmp_path / 'x'
+    process = run(add_forever, path)
+    while not (path.exists() and path.stat().st_size > size):
+        assert process.is_alive()
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    store = KnowledgeStore(path, 1)
+    keys = [key(number) for number in range(400)]
+    found = {int.from_bytes(name, 'big'): row[0].item() for name, row in store.find(keys).items()}
+    assert len(found) > 2
+    assert found == {number: number // 2 for number in range(len(found))}
+    assert len(found) % 2 == 0
+    store.add({key(1000): filled(5)})
+    assert len(store.find([*keys, key(1000)])) == len(found) + 1
+
+
+def test_it_does_not_grow_over_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(knowledge_store, 'print_log', lambda text, level, **_: said.append(text))
+    said = []
+    store = KnowledgeStore(tmp_path / 'x', 2 * MIB)
+    megabyte = 2**20 // 4
+    store.add({key(0): filled(0, megabyte)})
+    for _ in range(2):  # said once
+        store.add({key(1): filled(1), key(2): filled(2, megabyte)})  # both or none
+    assert store.full
+    store.add({key(1): filled(1)})
+    assert store.find([key(0), key(1), key(2)]).keys() == {key(0)}
+    assert store.size <= 2 * MIB * GIB
+    (text,) = said
+    assert f'{tmp_path / "x"} has 0.00' in text
+    assert 'takes no more (database or disk is full); what is not in it is computed' in text
+    # With a higher limit it goes on.
+    more = KnowledgeStore(tmp_path / 'x', 4 * MIB)
+    more.add({key(2): filled(2, megabyte)})
+    assert more.find([key(2)]).keys() == {key(2)}
+    # A lower one leaves what is there.
+    assert KnowledgeStore(tmp_path / 'x', MIB).find([key(0)]).keys() == {key(0)}
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / 'x'
+    KnowledgeStore(path, 1).add({key(0): filled(0.5, 10**5), key(1): filled(1)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    store = KnowledgeStore(path, 1)
+    assert torch.equal(store.find([key(1)])[key(1)], filled(1))
+    with pytest.raises(ValueError, match=r'x cannot be used as a cache .*: the checksum of a tens'):
+        store.find([key(0), key(1)])
+
+
+def other_table(path):
+    with sqlite3.connect(path) as file:
+        file.execute('CREATE TABLE mine (x)')
+
+
+def with_trigger(path):
+    KnowledgeStore(path, 1)
+    with sqlite3.connect(path) as file:
+        file.execute('CREATE TRIGGER t AFTER INSERT ON knowledge BEGIN DELETE FROM knowledge; END')
+
+
+@pytest.mark.parametrize(
+    ('make', 'reason'),
+    [
+        (lambda path: path.write_text('my notes ' * 100), 'file is not a database'),
+        (other_table, 'it holds something else'),
+        (with_trigger, 'it holds something else'),
+        (lambda path: path.mkdir(), 'unable to open database file'),
+    ],
+    ids=['text', 'another database', 'more than a table', 'a folder'],
+)
+def test_another_file_is_refused_and_left_alone(tmp_path, make, reason):
+    path = tmp_path / 'x'
+    make(path)
+    content = path.is_file() and path.read_bytes()
+    message = f'x cannot be used as a cache of knowledge: {reason}. Name another file; or'
+    with pytest.raises(ValueError, match=message):
+        KnowledgeStore(path, 1)
+    assert (path.is_file() and path.read_bytes()) == content
+
+
+@pytest.mark.parametrize('what', ['a pickle', 'no tensor', 'a number'])
+def test_a_row_of_a_stranger_runs_nothing(tmp_path, payload, what):
+    path, canary = tmp_path / 'x', tmp_path / 'canary'
+    KnowledgeStore(path, 1)
+    data = {
+        'a pickle': pickle.dumps(payload(canary)),
+        'no tensor': b'\x02\0\0\0\0\0\0\0{}',
+        'a number': 7,
+    }[what]
+    checksum = zlib.crc32(data) if isinstance(data, bytes) else 0
+    with sqlite3.connect(path) as file:
+        file.execute('INSERT INTO knowledge VALUES (?, ?, ?)', (key(0), checksum, data))
+    with pytest.raises(ValueError, match='cannot be used as a cache of knowledge'):
+        KnowledgeStore(path, 1).find([key(0)])
+    assert not canary.exists()
+
+
+def test_what_cannot_be_written_is_read(tmp_path, monkeypatch):
+    """As on a full disk, or without the right to write."""
+    said = []
+    monkeypatch.setattr(
+        knowledge_store, 'print_log', lambda text, level, **_: said.append((text, level))
+    )
+    store = KnowledgeStore(tmp_path / 'x', 1)
+    store.add({key(0): filled(0)})
+    store._file.execute('PRAGMA query_only = ON')
+    store.add({key(1): filled(1)})
+    assert store.find([key(0), key(1)]).keys() == {key(0)}
+    ((text, level),) = said
+    assert 'takes no more (attempt to write a readonly database)' in text
+    assert level == logging.WARNING
