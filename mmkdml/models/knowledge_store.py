@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 GIB = 2**30
-# Large ones are read faster, and leave more of the last one of a map empty.
+# Bytes. Larger ones are read faster, and leave more of a map's last one empty.
 _PAGE = 16384
 _LOCK_SECONDS = 60.0
 _SCHEMA = 'CREATE TABLE knowledge (key BLOB PRIMARY KEY, checksum INTEGER, tensor BLOB)'

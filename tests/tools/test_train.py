@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -61,6 +62,22 @@ def test_a_run_leaves_checkpoints_log_and_table(trained):
         # What is logged adds up to what is optimised.
         assert step['loss'] == pytest.approx(sum(step[key] for key in LOSSES), rel=1e-5)
     assert Config.fromfile(folder / 'kdml_v3_demo.py').train_cfg.max_epochs == 2
+
+
+@pytest.mark.slow
+def test_looks_that_come_again_are_found(tool, short, tmp_path):
+    """With augmentation as users have it, and options as the guide has them."""
+    guide = (ROOT / 'docs' / 'offline_cache.md').read_text().replace('\\\n', ' ')
+    line = re.search(r'tools/train.py configs/kd_off/.* --cfg-options (.*)\n', guide)[1]
+    options = line.replace('work_dirs', str(tmp_path)).replace('image=4', 'image=1').split()
+    off = ['model.mode=kd_off', 'model.weights.gamma=None']
+    tool('train', CONFIG, '--work-dir', tmp_path / 'run', options=[*short, *off, *options])
+    steps = scalars(tmp_path / 'run')
+    assert [step['teacher.cached'] for step in steps] == [0, 0, 1, 1]
+    size = (tmp_path / 'teacher_cache.sqlite').stat().st_size
+    assert steps[-1]['teacher.cache_gib'] == pytest.approx(size / 2**30)
+    images = 64 * 64 + 64 * 4 * 4  # logits, and 64 maps of 4x4
+    assert 16 * images * 4 < size < 1.2 * 16 * images * 4 + 5 * 16384
 
 
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(trained, tool, short, tmp_path):

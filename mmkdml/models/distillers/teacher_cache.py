@@ -129,7 +129,7 @@ class TeacherCache:
 
     def _keys(self, context: str, inputs: Tensor, taps: Sequence[str]) -> list[list[bytes]]:
         """For each image one for each tap."""
-        images = [_sha256(image.contiguous()).hexdigest() for image in inputs.cpu()]
+        images = [_sha256(image).hexdigest() for image in inputs.cpu()]
         return [
             [hashlib.sha256(repr((context, image, tap)).encode()).digest() for tap in taps]
             for image in images
@@ -195,10 +195,10 @@ def _fingerprint(member: nn.Module) -> str:
     digest = hashlib.sha256(repr(member).encode())
     for name, tensor in (*member.named_parameters(), *member.named_buffers()):
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(_sha256(tensor.detach().cpu().contiguous()).digest())
+        digest.update(_sha256(tensor.detach().cpu()).digest())
     return digest.hexdigest()
 
 
 def _sha256(tensor: Tensor) -> Any:
-    """Of a contiguous tensor's bytes."""
+    """Of the values' bytes, row by row, however they lie in memory."""
     return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().data)

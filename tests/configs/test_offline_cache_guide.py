@@ -1,0 +1,44 @@
+"""docs/offline_cache.md: its example is its command line, its figures are those of the configs."""
+
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from mmengine.registry import LOOPS
+
+from mmkdml.analysis import inspect_config
+from mmkdml.apis import config_parser, load_config
+from mmkdml.engine import ResumableTrainLoop
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / 'docs' / 'offline_cache.md').read_text()
+
+
+def test_the_example_is_the_command(tmp_path):
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    (example,) = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
+    (tmp_path / 'configs' / 'mine.py').write_text(example)
+    mine = load_config(tmp_path / 'configs' / 'mine.py')
+    assert mine.model.teacher_cache == dict(path='work_dirs/teacher_cache.sqlite', limit=20)
+    assert mine.train_cfg.augmentations_per_image == 4
+
+    command = re.search(r'python tools/train.py (configs/kd_off/(?:.*\\\n)*.*)', GUIDE)[1]
+    args = config_parser('').parse_args(command.replace('\\\n', ' ').split())
+    same = load_config(ROOT / args.config, args.cfg_options)
+    assert same.model == mine.model
+    assert mine.train_cfg.pop('type') is ResumableTrainLoop
+    assert LOOPS.get(same.train_cfg.pop('type')) is ResumableTrainLoop
+    assert same.train_cfg == mine.train_cfg
+
+
+@pytest.mark.parametrize('config', ['v3_lgg', 'v2_pcam'])
+def test_the_room_is_as_said(config):
+    row = re.search(rf'\| `kd_off/\*_{config}`, \S+ \| (\d+) KiB: .* \| (\d+) MiB \|', GUIDE)
+    lessons = inspect_config(
+        load_config(ROOT / 'configs' / 'kd_off' / f'r50_r18x2_{config}.py')
+    ).distiller.lessons
+    kept = {lesson.source_tap: math.prod(lesson.source_shape) * 4 for lesson in lessons}
+    kib = sum(kept.values()) / 1024
+    assert [int(figure) for figure in row.groups()] == [int(kib), round(kib * 1000 / 1024)]
