@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -19,11 +22,29 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     Raises:
         OSError: If it cannot be written, as on a full disk; what was at ``path`` is still there.
     """
+    with atomic_writer(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
+    """Opens a file to be written as :func:`write_atomically` does: it is there when the block ends.
+
+    Args:
+        path: The file; its folder must be there.
+
+    Yields:
+        The open file; places may be sought in it.
+
+    Raises:
+        OSError: If it cannot be written; what was at ``path`` is still there, as it is after
+            whatever else the block raises.
+    """
     path = Path(path)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')  # others may write the same file
     try:
         with part.open('wb') as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

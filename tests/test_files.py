@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from mmkdml.files import write_atomically
+from mmkdml.files import atomic_writer, write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -47,3 +47,19 @@ def test_file_and_name_are_on_the_disk_in_this_order(tmp_path, monkeypatch):
     part, step, folder = done
     assert part.startswith(str(tmp_path / '.file.'))
     assert (step, folder) == ('replace', str(tmp_path))
+
+
+def test_a_file_that_is_written_in_pieces_is_there_when_all_are(tmp_path):
+    path = tmp_path / 'file'
+    path.write_bytes(b'old')
+    with atomic_writer(path) as file:
+        file.seek(3)
+        file.write(b'def')
+        file.seek(0)
+        file.write(b'abc')
+        assert path.read_bytes() == b'old'
+    assert path.read_bytes() == b'abcdef'
+    with pytest.raises(TypeError), atomic_writer(path) as file:
+        file.write('no bytes')
+    assert path.read_bytes() == b'abcdef'
+    assert list(tmp_path.iterdir()) == [path]

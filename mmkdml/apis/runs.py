@@ -16,9 +16,12 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
+from mmkdml.datasets.base import keep_images
 from mmkdml.engine import INTERRUPTED, SafeResumeHook, keep_freed_memory
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 
+#: Where decoded images are kept unless another folder is named.
+IMAGE_CACHE = Path('work_dirs/image_cache')
 _PARTS = ('model', 'default_hooks', 'optim_wrapper', 'randomness', 'train_cfg')
 
 
@@ -86,6 +89,22 @@ def use_deterministic(config: Config) -> None:
     """
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     config.randomness = dict(config.get('randomness') or {}, deterministic=True)
+
+
+def use_image_cache(config: Config, folder: str | Path) -> None:
+    """Has the data sets of training, validation and test keep decoded images in a folder.
+
+    Args:
+        config: Whose data sets are of mmkdml.
+        folder: Made if missing; see :func:`mmkdml.datasets.cached_pipeline`.
+
+    Raises:
+        TypeError: If a data set is of another kind.
+    """
+    for part in ('train', 'val', 'test'):
+        loader = config.get(f'{part}_dataloader')
+        if loader is not None:
+            keep_images(loader.dataset, folder)
 
 
 def make_runner(config: Config, launcher: str = 'none') -> Runner:

@@ -13,6 +13,7 @@ from mmkdml.datasets.converters import (
     pcam_rows,
 )
 from mmkdml.datasets.ham10000 import HAM10000Dataset, HAM10000SegDataset
+from mmkdml.datasets.image_cache import CachedLoading, cached_pipeline
 from mmkdml.datasets.lgg import LGGDataset, LGGSliceDataset
 from mmkdml.datasets.pcam import PCamDataset
 from mmkdml.datasets.splits import SplitRow, read_split, write_splits
@@ -22,6 +23,7 @@ from mmkdml.datasets.transforms import AlbumentationsTransform, LoadBinaryMask
 
 __all__ = [
     'AlbumentationsTransform',
+    'CachedLoading',
     'HAM10000Dataset',
     'HAM10000SegDataset',
     'LGGDataset',
@@ -34,6 +36,7 @@ __all__ = [
     'SplitSegDataset',
     'assign_groups',
     'balance_rows',
+    'cached_pipeline',
     'class_folder_rows',
     'convert_folders',
     'convert_ham10000',

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os.path as osp
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmpretrain.datasets import BaseDataset
 from mmseg.datasets import BaseSegDataset
 
+from mmkdml.datasets.image_cache import cached_pipeline
 from mmkdml.datasets.splits import SplitRow, read_split, refuse_outside, refuse_repeats
 from mmkdml.registry import DATASETS
 
@@ -27,19 +29,36 @@ class SplitFileMixin(ABC):
     Args:
         *args: Of the framework's data set.
         allow_outside: Whether links in ``data_root`` may lead out of it.
+        image_cache: Arguments of :func:`~mmkdml.datasets.cached_pipeline`: ``dir``, the folder that
+            keeps decoded images, and ``limit``, what it may hold, in GiB. Samples are the same, bit
+            for bit. Default: images are decoded anew each time.
         **kwargs: Of the framework's data set.
 
     Raises:
         FileNotFoundError: If there is no split file, or its first image is not there.
-        ValueError: If the split file or a setting cannot be.
+        ValueError: If the split file or a setting cannot be; ``image_cache`` without ``dir``, too.
     """
 
     ann_file: str
     data_root: str | None
     test_mode: bool
+    pipeline: Any
+    _fully_initialized: bool
 
-    def __init__(self, *args: Any, allow_outside: bool = False, **kwargs: Any) -> None:
-        self.allow_outside = allow_outside  # which the framework's __init__ asks for
+    def __init__(
+        self,
+        *args: Any,
+        allow_outside: bool = False,
+        image_cache: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if image_cache is not None and not {'dir'} <= set(image_cache) <= {'dir', 'limit'}:
+            raise ValueError(
+                'image_cache must have dir, a folder, and may have limit, in GiB; got '
+                f'{image_cache!r}'
+            )
+        # The framework's __init__ asks for both.
+        self.allow_outside, self.image_cache = allow_outside, image_cache
         try:
             super().__init__(*args, **kwargs)
         except (OSError, ValueError):
@@ -49,6 +68,17 @@ class SplitFileMixin(ABC):
                 f'{type(self).__name__} cannot be made of its settings '
                 f'({type(error).__name__}: {error})'
             ) from error
+
+    def full_init(self) -> None:
+        """Reads the split file, and decodes the images if they are to be kept and are not yet."""
+        if self._fully_initialized:
+            return
+        super().full_init()  # type: ignore[misc]
+        if self.image_cache is not None:
+            samples = [self.get_data_info(i) for i in range(len(self))]  # type: ignore
+            self.pipeline.transforms = cached_pipeline(
+                self.pipeline.transforms, samples, **self.image_cache
+            )
 
     def _join_prefix(self) -> None:
         """Leaves ``ann_file`` alone, which the frameworks would join with ``data_root``."""
@@ -116,6 +146,26 @@ class SplitFileMixin(ABC):
             ) from error
 
 
+def keep_images(settings: dict[str, Any], folder: str | Path) -> None:
+    """Has a data set that is not yet built keep decoded images in a folder.
+
+    Args:
+        settings: The data set's, with its ``type``; changed.
+        folder: Made if missing; see :func:`~mmkdml.datasets.cached_pipeline`.
+
+    Raises:
+        TypeError: If it is not of mmkdml.
+    """
+    named = settings['type']
+    kind = DATASETS.get(named) if isinstance(named, str) else named
+    if not (isinstance(kind, type) and issubclass(kind, SplitFileMixin)):
+        raise TypeError(
+            'Decoded images are kept of data sets with split files alone, such as '
+            f'SplitClassificationDataset and SplitSegDataset, not of {named}'
+        )
+    settings['image_cache'] = dict(settings.get('image_cache') or {}, dir=str(folder))
+
+
 @DATASETS.register_module()
 class SplitClassificationDataset(SplitFileMixin, BaseDataset):
     """Images of a split file with its labels, for mmpretrain.
@@ -125,8 +175,9 @@ class SplitClassificationDataset(SplitFileMixin, BaseDataset):
     Args:
         ann_file: Split file, relative to the working directory.
         data_root: Folder that the paths in it are relative to.
-        **kwargs: ``allow_outside``, whether links may lead out of ``data_root``; others as of
-            mmpretrain's ``BaseDataset`` (``pipeline``, ``indices``, ``test_mode``...).
+        **kwargs: ``allow_outside``, whether links may lead out of ``data_root``; ``image_cache``,
+            where decoded images are kept (see :class:`SplitFileMixin`); others as of mmpretrain's
+            ``BaseDataset`` (``pipeline``, ``indices``, ``test_mode``...).
     """
 
     def row_info(self, row: SplitRow) -> dict[str, Any]:
@@ -154,8 +205,9 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
     Args:
         ann_file: Split file with masks, relative to the working directory.
         data_root: Folder that the paths in it are relative to.
-        **kwargs: ``allow_outside``, whether links may lead out of ``data_root``; others as of
-            mmseg's ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...).
+        **kwargs: ``allow_outside``, whether links may lead out of ``data_root``; ``image_cache``,
+            where decoded images are kept (see :class:`SplitFileMixin`); others as of mmseg's
+            ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...).
     """
 
     METAINFO = dict(classes=('background', 'foreground'), palette=[[0, 0, 0], [255, 64, 64]])

@@ -46,10 +46,12 @@ def read_binary_mask(path: str | Path) -> np.ndarray:
             holds other values.
     """
     pixels = read_image(path, ('L', '1', 'P'))
-    values = np.unique(pixels).tolist()
-    if not (set(values) <= {0, 255} or set(values) <= {0, 1}):
+    foreground = pixels > 0
+    top = pixels.max()
+    if top not in (0, 1, 255) or not np.array_equal(pixels, top * foreground):
+        values = np.unique(pixels).tolist()
         shown = ', '.join(map(str, values[:8])) + (', ...' if len(values) > 8 else '')
         raise ValueError(
             f'{path}: expected a binary mask, {{0, 255}} or {{0, 1}}, got the values {shown}'
         )
-    return (pixels > 0).astype(np.uint8)
+    return foreground.astype(np.uint8)

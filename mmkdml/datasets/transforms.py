@@ -81,18 +81,25 @@ class AlbumentationsTransform(BaseTransform):
         seed = np.random.randint(2**32, dtype=np.uint64)
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
         colour = results['img'].ndim == 3 and results['img'].shape[2] == 3
-        image = results['img'][..., ::-1] if colour else results['img']
+        image = _swap_channels(results['img']) if colour else results['img']
         fields = results.get('seg_fields', [])
         maps = dict(masks=[results[field] for field in fields]) if fields else {}
         out = self.compose(image=np.ascontiguousarray(image), **maps)
         image = out['image']
-        results['img'] = np.ascontiguousarray(image[..., ::-1] if colour else image)
+        results['img'] = _swap_channels(image) if colour else np.ascontiguousarray(image)
         results['img_shape'] = image.shape[:2]
         results.update(zip(fields, out.get('masks', []), strict=True))
         return results
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.compose.transforms})'
+
+
+def _swap_channels(image: np.ndarray) -> np.ndarray:
+    """BGR to RGB or back; NumPy takes a hundred times as long as OpenCV, which lacks some types."""
+    if image.dtype in (np.uint8, np.uint16, np.float32):
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(image[..., ::-1])
 
 
 def _build(transform: Any) -> A.BasicTransform | A.BaseCompose:

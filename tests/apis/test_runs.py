@@ -9,9 +9,10 @@ from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
+from mmpretrain.datasets import CustomDataset
 
 from mmkdml.apis import load_config, load_weights, make_runner, use_amp
-from mmkdml.apis.runs import newest_checkpoint, use_deterministic
+from mmkdml.apis.runs import IMAGE_CACHE, newest_checkpoint, use_deterministic, use_image_cache
 from mmkdml.engine import CPUAmpOptimWrapper, SafeResumeHook
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
@@ -62,6 +63,30 @@ def test_the_config_that_a_run_leaves_can_be_read_again(monkeypatch, tmp_path, c
 def test_no_precision_for_a_wrapper_of_another_kind():
     with pytest.raises(ValueError, match='--amp replaces OptimWrapper, but the config has Mine'):
         use_amp(Config(dict(optim_wrapper=dict(type='Mine'))))
+
+
+def test_images_are_kept_of_all_parts_that_there_are():
+    config = load_config(DEMO)
+    config.test_dataloader = None
+    config.val_dataloader.dataset.image_cache = dict(dir='elsewhere', limit=2)
+    use_image_cache(config, IMAGE_CACHE)
+    assert config.train_dataloader.dataset.image_cache == dict(dir='work_dirs/image_cache')
+    assert config.val_dataloader.dataset.image_cache == dict(dir='work_dirs/image_cache', limit=2)
+
+
+@pytest.mark.parametrize('named', ['CustomDataset', 'mmpretrain.CustomDataset', CustomDataset])
+def test_images_of_other_data_sets_are_not_kept(named):
+    config = load_config(DEMO)
+    config.val_dataloader.dataset = dict(type=named)
+    with pytest.raises(TypeError, match='split files alone, such as .*, not of .*CustomDataset'):
+        use_image_cache(config, 'cache')
+
+
+def test_data_sets_may_be_named(tmp_path):
+    config = load_config(DEMO)
+    config.train_dataloader.dataset.type = 'mmkdml.LGGDataset'
+    use_image_cache(config, tmp_path)
+    assert config.train_dataloader.dataset.image_cache == dict(dir=str(tmp_path))
 
 
 @pytest.fixture

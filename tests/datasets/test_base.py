@@ -214,3 +214,20 @@ def build_with(loader):
         data_root='images',
         pipeline=[dict(type=LoadImageFromFile), dict(type=loader), dict(type=PackSegInputs)],
     )
+
+
+@pytest.mark.parametrize('cls', [LGGDataset, PCamDataset])
+@pytest.mark.parametrize('given', [{}, dict(limit=2), dict(dir='cache', size=3)])
+def test_the_image_caches_settings_are_told(data, cls, given):
+    with pytest.raises(ValueError, match=f'must have dir.* and may have limit.*; got {given}'):
+        build(cls, image_cache=given)
+
+
+def test_a_data_set_that_is_not_read_yet_decodes_nothing(data):
+    dataset = build(LGGDataset, image_cache=dict(dir='cache'), lazy_init=True)
+    assert not (data.parent / 'cache').exists()
+    dataset.full_init()
+    made = sorted((data.parent / 'cache').glob('*.pack'))
+    assert len(made) == 1  # mmseg's LoadAnnotations is left alone
+    dataset.full_init()
+    assert type(dataset.pipeline.transforms[0].load) is LoadImageFromFile

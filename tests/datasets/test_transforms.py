@@ -148,6 +148,16 @@ def test_colours_are_handed_over_as_rgb():
     assert np.array_equal(seen[0], BGR[..., ::-1])
 
 
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'int32', 'float32', 'float64'])
+def test_colours_come_back_in_their_order_and_type(dtype):
+    transform = AlbumentationsTransform([A.HorizontalFlip(p=1)])
+    given = BGR.astype(dtype)[:, ::-1]  # not contiguous
+    result = apply(transform, 0, given)['img']
+    assert result.dtype == dtype
+    assert np.array_equal(result, BGR)
+    assert result.flags.c_contiguous
+
+
 def test_grey_images_and_no_maps():
     transform = AlbumentationsTransform([A.HorizontalFlip(p=1)])
     assert np.array_equal(transform(dict(img=quarters()))['img'], quarters()[:, ::-1])

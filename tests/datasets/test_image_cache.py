@@ -1,0 +1,388 @@
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmcv.transforms import LoadImageFromFile, Resize
+from mmengine.dataset import worker_init_fn
+from mmpretrain.datasets import PackInputs
+from mmseg.datasets import PackSegInputs
+from torch.utils.data import DataLoader
+
+from mmkdml.datasets import (
+    AlbumentationsTransform,
+    CachedLoading,
+    LoadBinaryMask,
+    SplitClassificationDataset,
+    SplitSegDataset,
+    image_cache,
+)
+from mmkdml.datasets.splits import SplitRow, write_splits
+from mmkdml.engine.seeding import SAMPLE, seed_all
+
+FLIPS = dict(type=AlbumentationsTransform, transforms=[dict(type='HorizontalFlip', p=0.5)])
+SEG = [
+    dict(type=LoadImageFromFile),
+    dict(type=LoadBinaryMask),
+    dict(type=Resize, scale=(8, 8)),
+    FLIPS,
+    dict(type=PackSegInputs),
+]
+CLASSIFY = [dict(type=LoadImageFromFile), dict(type=Resize, scale=(8, 8)), FLIPS]
+CLASSIFY += [dict(type=PackInputs)]
+NAMES = 'abcde'
+IMAGE, MASK, TABLE = 9 * 7 * 3, 9 * 7, 6 * 8 * 8  # bytes
+
+
+def draw(name, seed):
+    """Files of the same shape have the same size."""
+    random = np.random.default_rng(seed)
+    plain = [cv2.IMWRITE_PNG_COMPRESSION, 0]
+    cv2.imwrite(f'images/{name}.png', random.integers(0, 256, (9, 7, 3), np.uint8), plain)
+    cv2.imwrite(f'images/{name}_mask.png', 255 * random.integers(0, 2, (9, 7), np.uint8), plain)
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Five images with masks, of which one is drawn twice."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'images').mkdir()
+    for number, name in enumerate(NAMES):
+        draw(name, number)
+    rows = [
+        SplitRow(name, f'{name}.png', name, 1, f'{name}_mask.png', 1 + (name == 'b'))
+        for name in NAMES
+    ]
+    write_splits('splits', dict(train=rows), {})
+    return tmp_path
+
+
+def build(cls=SplitSegDataset, limit=1.0, pipeline=None, cached=True, **kwargs):
+    return cls(
+        ann_file='splits/train.csv',
+        data_root='images',
+        pipeline=pipeline or (SEG if cls is SplitSegDataset else CLASSIFY),
+        image_cache=dict(dir='cache', limit=limit) if cached else None,
+        **kwargs,
+    )
+
+
+def samples(dataset):
+    """All of them, each with random numbers of its own."""
+    taken = []
+    for index in range(len(dataset)):
+        seed_all(0, SAMPLE, index)
+        taken.append(dataset[index])
+    return taken
+
+
+def assert_equal(some, others):
+    for one, other in zip(some, others, strict=True):
+        assert torch.equal(one['inputs'], other['inputs'])
+        samples = one['data_samples'], other['data_samples']
+        assert samples[0].metainfo == samples[1].metainfo
+        maps = [sample.gt_sem_seg.data for sample in samples if 'gt_sem_seg' in sample]
+        assert not maps or torch.equal(*maps)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The files that are decoded from now on."""
+    files = []
+    for cls, key in ((LoadImageFromFile, 'img_path'), (LoadBinaryMask, 'seg_map_path')):
+
+        def noted(self, results, transform=cls.transform, key=key):
+            files.append(os.path.basename(results[key]))
+            return transform(self, results)
+
+        monkeypatch.setattr(cls, 'transform', noted)
+    return files
+
+
+@pytest.mark.parametrize('cls', [SplitSegDataset, SplitClassificationDataset])
+def test_samples_are_the_same_and_files_are_decoded_once(data, decoded, cls):
+    plain = samples(build(cls, cached=False))
+    decoded.clear()
+    dataset = build(cls)
+    masks = [f'{name}_mask.png' for name in NAMES] if cls is SplitSegDataset else []
+    assert sorted(decoded) == sorted([f'{name}.png' for name in NAMES] + masks)
+    decoded.clear()
+    for _ in range(2):
+        assert_equal(samples(dataset), plain)
+    assert_equal(samples(build(cls)), plain)  # of another run
+    assert not decoded
+    assert 'CachedLoading(' in repr(dataset.pipeline)
+
+
+def test_nothing_is_kept_unless_asked_for(data):
+    dataset = build(cached=False)
+    assert not any(isinstance(load, CachedLoading) for load in dataset.pipeline.transforms)
+    assert not (data / 'cache').exists()
+
+
+def test_a_sample_is_the_callers_own(data):
+    dataset = build()
+    load = dataset.pipeline.transforms[0]
+    first = load(dataset.get_data_info(0))['img']
+    kept = first.copy()
+    first[:] = 0
+    assert np.array_equal(load(dataset.get_data_info(0))['img'], kept)
+
+
+def rewrite(name):
+    draw(name, 99)
+
+
+def replace_with_equal_times(name):
+    """As an archive is unpacked over it."""
+    state = os.stat(f'images/{name}.png')
+    draw(name, 99)
+    os.utime(f'images/{name}.png', ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+@pytest.mark.parametrize('change', [rewrite, replace_with_equal_times])
+@pytest.mark.parametrize('again', [False, True])
+def test_a_file_that_changes_is_read_anew(data, decoded, change, again):
+    """While a data set is in use, or before the next run."""
+    dataset = build()
+    time.sleep(0.02)  # the file system's clock ticks slowly
+    change('c')
+    plain = samples(build(cached=False))
+    dataset = build() if again else dataset
+    decoded.clear()
+    assert_equal(samples(dataset), plain)
+    assert decoded == ([] if again else ['c.png', 'c_mask.png'])
+
+
+def test_a_file_that_breaks_fails_in_its_turn(data):
+    (data / 'images' / 'c.png').write_bytes(b'no image')
+    (data / 'images' / 'd_mask.png').unlink()
+    dataset = build()
+    for index, name in ((3, 'c.png'), (4, 'd_mask.png')):
+        with pytest.raises(RuntimeError, match=f'sample {index} .*{name}.* could not be prepared'):
+            dataset[index]
+    draw('c', 7)
+    draw('d', 8)
+    assert_equal(samples(dataset), samples(build(cached=False)))
+
+
+def test_a_file_that_goes_is_missed(data):
+    dataset = build()
+    (data / 'images' / 'e.png').unlink()
+    with pytest.raises(RuntimeError, match=r'sample 5 .*FileNotFoundError.*e\.png'):
+        dataset[5]
+
+
+def packs(data):
+    return sorted(path.stat().st_size for path in (data / 'cache').glob('*.pack'))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What is logged."""
+    messages = []
+    monkeypatch.setattr(image_cache, 'print_log', lambda message, *_: messages.append(message))
+    return messages
+
+
+@pytest.mark.parametrize(
+    ('limit', 'sizes', 'missing', 'read'),
+    [
+        (TABLE + 3 * IMAGE, [TABLE + 3 * IMAGE], [2], 'd.png e.png'),
+        (
+            2 * TABLE + 5 * IMAGE + 2 * MASK,
+            [TABLE + 2 * MASK, TABLE + 5 * IMAGE],
+            [3],
+            'c_mask.png d_mask.png e_mask.png',
+        ),
+    ],
+)
+def test_the_folder_is_no_larger_than_its_limit(data, decoded, told, limit, sizes, missing, read):
+    plain = samples(build(cached=False))
+    build(limit=limit / 2**30)
+    assert packs(data) == sizes
+    parts = [message for message in told if ' of 6 samples are not in cache/' in message]
+    assert [int(message[0]) for message in parts] == missing
+    assert all('set a higher limit' in message for message in parts)
+    decoded.clear()
+    assert_equal(samples(build(limit=limit / 2**30)), plain)
+    masks = [] if len(sizes) == 2 else [f'{name}_mask.png' for name in 'abbcde']
+    assert sorted(decoded) == sorted([*read.split(), *masks])
+
+
+def test_a_full_folder_takes_no_more(data, told):
+    dataset = build(limit=1e-8)
+    assert not packs(data)
+    assert told == [f'cache has no room for 6 more samples. {image_cache._ADVICE}'] * 2
+    assert_equal(samples(dataset), samples(build(cached=False)))
+
+
+def test_each_way_to_read_has_a_pack_of_its_own(data):
+    build(SplitClassificationDataset)
+    grey = [dict(type=LoadImageFromFile, color_type='grayscale'), *CLASSIFY[1:]]
+    dataset = build(SplitClassificationDataset, pipeline=grey)
+    assert packs(data) == [TABLE + 5 * MASK, TABLE + 5 * IMAGE]
+    plain = build(SplitClassificationDataset, pipeline=grey, cached=False)
+    assert_equal(samples(dataset), samples(plain))
+
+
+def test_another_version_of_the_decoder_decodes_anew(data, decoded, monkeypatch):
+    build()
+    decoded.clear()
+    monkeypatch.setattr(cv2, '__version__', '99')
+    build()
+    assert len(decoded) == 10
+
+
+def test_only_8_bits_are_kept(data):
+    floats = [dict(type=LoadImageFromFile, to_float32=True), *CLASSIFY[1:]]
+    dataset = build(SplitClassificationDataset, pipeline=floats)
+    assert packs(data) == [TABLE]
+    plain = build(SplitClassificationDataset, pipeline=floats, cached=False)
+    assert_equal(samples(dataset), samples(plain))
+
+
+def test_other_transforms_are_left_alone(data):
+    class Own(LoadImageFromFile):
+        pass
+
+    dataset = build(SplitClassificationDataset, pipeline=[Own(), *CLASSIFY[1:]])
+    assert type(dataset.pipeline.transforms[0]) is Own
+
+
+def test_a_part_of_a_data_set_gets_its_own_images(data):
+    whole = build(SplitClassificationDataset)
+    plain = samples(build(SplitClassificationDataset, cached=False))
+    for part in (build(SplitClassificationDataset, indices=[5, 0]), whole.get_subset([5, 0])):
+        for index, sample in zip((5, 0), (part[0], part[1]), strict=True):
+            shown = sample['inputs'], plain[index]['inputs']
+            assert torch.equal(*shown) or torch.equal(shown[0], shown[1].flip(-1))
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    table = np.frombuffer(content, np.int64, 48).reshape(6, 8)
+    match how:
+        case 'empty':
+            content = b''
+        case 'short table':
+            content = content[:100]
+        case 'short pixels':
+            content = content[:-1]
+        case 'offset':
+            table[5, 4] = len(content)
+        case 'negative offset':
+            table[0, 4] = -9
+        case 'negative height':
+            table[0, 5] = -9
+        case 'overflow':
+            table[0, 5:] = 2**33, 2**31, 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    'how',
+    ['empty', 'short table', 'short pixels', 'offset', 'negative offset', 'negative height',
+     'overflow'],
+)  # fmt: skip
+def test_a_damaged_pack_is_made_anew(data, how):
+    build()
+    whole = {path: path.read_bytes() for path in (data / 'cache').glob('*.pack')}
+    for path in whole:
+        damage(path, how)
+        assert path.read_bytes() != whole[path]
+    build()
+    assert {path: path.read_bytes() for path in (data / 'cache').glob('*.pack')} == whole
+
+
+def test_a_pack_is_a_path_to_another_process(data):
+    dataset = build()
+    plain = samples(dataset)
+    copied = pickle.dumps(dataset)
+    assert all(load.pack._content is None for load in pickle.loads(copied).pipeline.transforms[:2])
+    assert_equal(samples(pickle.loads(copied)), plain)
+
+
+def test_workers_share_it(data):
+    def batches(dataset):
+        loader = DataLoader(
+            dataset,
+            batch_size=2,
+            num_workers=2,
+            collate_fn=list,
+            worker_init_fn=partial(worker_init_fn, num_workers=2, rank=0, seed=0),
+        )
+        return [sample for batch in loader for sample in batch]
+
+    assert_equal(batches(build()), batches(build(cached=False)))
+
+
+def in_process(function, *args):
+    process = multiprocessing.get_context('fork').Process(target=function, args=args)
+    process.start()
+    return process
+
+
+def test_one_of_several_processes_decodes(data):
+    def start(barrier):
+        with open('decoded', 'a', buffering=1) as log:
+            decode = image_cache._decode
+            image_cache._decode = lambda *args: log.write('.') and decode(*args)
+            barrier.wait()
+            dataset = build()
+            image_cache._decode = None  # not called any more
+            samples(dataset)
+
+    barrier = multiprocessing.get_context('fork').Barrier(3)
+    processes = [in_process(start, barrier) for _ in range(3)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert (data / 'decoded').read_text() == '.' * 10
+
+
+def test_a_process_that_is_killed_leaves_nothing_that_matters(data):
+    def hang(*_):
+        (data / 'begun').touch()
+        time.sleep(60)
+
+    def start():
+        image_cache._decode = hang
+        build()
+
+    process = in_process(start)
+    while not (data / 'begun').exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(60)
+    assert len(list((data / 'cache').glob('.*.part'))) == 1
+    assert_equal(samples(build()), samples(build(cached=False)))
+    assert {path.suffix for path in (data / 'cache').iterdir()} == {'', '.pack'}
+
+
+def test_a_full_disk_is_told_and_leaves_the_pack_before(data, monkeypatch):
+    build()
+    before = packs(data)
+    draw('a', 50)
+
+    def full(_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match=r'No space left on device .*cache/\w+\.pack'):
+        build()
+    assert packs(data) == before
+    assert not list((data / 'cache').glob('.*.part'))
+
+
+@pytest.mark.parametrize('limit', [0, -1.0, float('nan')])
+def test_a_limit_of_nothing_is_refused(data, limit):
+    with pytest.raises(ValueError, match='in GiB, must be above 0; got'):
+        build(limit=limit)
