@@ -1,7 +1,7 @@
 """Trains a config: python tools/train.py configs/kdml/r50_r18x2_v3_lgg.py"""
 
 from mmkdml.apis import config_parser, load_config, make_runner, run_tool, use_amp
-from mmkdml.apis.runs import use_deterministic
+from mmkdml.apis.runs import IMAGE_CACHE, use_deterministic, use_image_cache
 
 
 def main() -> None:
@@ -21,6 +21,21 @@ def main() -> None:
     parser.add_argument(
         '--deterministic', action='store_true', help='equal results of equal runs on a GPU, slower'
     )
+    parser.add_argument(
+        '--cache-images',
+        nargs='?',
+        const=IMAGE_CACHE,
+        metavar='DIR',
+        help=f'keep decoded images there ({IMAGE_CACHE}), so that later epochs and runs read these',
+    )
+    parser.add_argument(
+        '--profile',
+        nargs='?',
+        const=10,
+        type=int,
+        metavar='N',
+        help='tell where the time of N iterations (10) goes and write their trace; the run goes on',
+    )
     args = parser.parse_args()
     config = load_config(args.config, args.cfg_options, args.work_dir)
     if args.seed is not None:
@@ -29,6 +44,11 @@ def main() -> None:
         use_deterministic(config)
     if args.amp:
         use_amp(config)
+    if args.cache_images:
+        use_image_cache(config, args.cache_images)
+    if args.profile is not None:
+        hook = dict(type='mmkdml.ProfileHook', iterations=args.profile)
+        config.custom_hooks = [*config.get('custom_hooks', ()), hook]
     if args.resume is not None:
         config.resume = True
         config.load_from = None if args.resume == 'auto' else args.resume

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from mmengine.config import Config
 
+from mmkdml import apis
 from mmkdml.models.checkpoints import file_sha256, load_checkpoint_file
 from mmkdml.models.distillers.knowledge_distiller import FROZEN_RECORD
 
@@ -128,6 +130,30 @@ def test_a_run_told_to_stop_goes_on_later(trained, tool, short, tmp_path):
     assert {path.name for path in tmp_path.glob('*.pth')} == {
         path.name for path in trained[0].glob('*.pth')
     }
+
+
+@pytest.mark.slow
+def test_images_are_kept_and_time_is_told(trained, tool, short, tmp_path, capsys):
+    cache, run = tmp_path / 'cache', tmp_path / 'run'
+    tool('train', CONFIG, '--work-dir', run, '--cache-images', cache, '--profile', 1, options=short)
+    assert len(list(cache.glob('*.pack'))) == 4  # images and masks to train, and to validate
+    assert 'the first 5 are skipped' in capsys.readouterr().out
+    for name in ('epoch_1.pth', 'epoch_2.pth'):  # with decoded images the run is the same
+        assert same(weights(run, name), weights(trained[0], name))
+    left = Config.fromfile(run / 'kdml_v3_demo.py')
+    assert left.train_dataloader.dataset.image_cache == dict(dir=str(cache))
+    assert left.custom_hooks[-1] == dict(type='mmkdml.ProfileHook', iterations=1)
+
+
+def test_the_defaults_of_cache_and_profile(tool, monkeypatch):
+    configs = []
+    monkeypatch.setattr(apis, 'make_runner', lambda config, _: configs.append(config) or Mock())
+    tool('train', CONFIG, '--cache-images', '--profile')
+    tool('train', CONFIG)
+    assert configs[0].val_dataloader.dataset.image_cache == dict(dir='work_dirs/image_cache')
+    assert configs[0].custom_hooks[-1] == dict(type='mmkdml.ProfileHook', iterations=10)
+    assert 'image_cache' not in configs[1].val_dataloader.dataset
+    assert len(configs[1].custom_hooks) == len(configs[0].custom_hooks) - 1
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ from mmkdml.models.ensembles import ENSEMBLES, Ensemble
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import task_of
 from mmkdml.models.transfers import Transfer
+from mmkdml.profiling import part
 from mmkdml.registry import MODELS
 
 FROZEN_RECORD = 'frozen_members'
@@ -197,19 +198,21 @@ class KnowledgeDistiller(BaseModel):
         observed: dict[str, Observation] = {}
         members = self.named_members()
         for name, member in members.items():
-            if name in self._frozen:
-                observed[name], measures = self.observe_frozen(name, inputs)
-                losses.update(measures)
-                continue
-            with TapRecorder(member, self._taps[name]) as recorder:
-                supervised, logits = self.task.training_step(member, inputs, data_samples)
-            losses.update(self._weighted(name, supervised))
+            with part(f'forward {name}'):
+                if name in self._frozen:
+                    observed[name], measures = self.observe_frozen(name, inputs)
+                    losses.update(measures)
+                    continue
+                with TapRecorder(member, self._taps[name]) as recorder:
+                    supervised, logits = self.task.training_step(member, inputs, data_samples)
+                losses.update(self._weighted(name, supervised))
             observed[name] = Observation(logits, recorder, name)
-        for lesson in self.lessons:
-            source = observed[lesson.transfer.source].knowledge_at(lesson.source_tap)
-            learner = observed[lesson.transfer.learner].knowledge_at(lesson.learner_tap)
-            given = lesson.given(self.task, members[lesson.transfer.source], data_samples)
-            losses.update(lesson(handed_over(source), learner, *given))
+        with part('transfers'):
+            for lesson in self.lessons:
+                source = observed[lesson.transfer.source].knowledge_at(lesson.source_tap)
+                learner = observed[lesson.transfer.learner].knowledge_at(lesson.learner_tap)
+                given = lesson.given(self.task, members[lesson.transfer.source], data_samples)
+                losses.update(lesson(handed_over(source), learner, *given))
         return losses
 
     def observe_frozen(self, name: str, inputs: Tensor) -> tuple[Observation, dict[str, Tensor]]:

@@ -1,0 +1,156 @@
+"""Where the time of a training goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
+from prettytable import PrettyTable
+from torch.profiler import ProfilerActivity, profile
+
+from mmkdml.profiling import PREFIX, part
+from mmkdml.registry import HOOKS
+
+TRACE = 'trace.json'
+OTHER = 'other'
+_LOADER = 'enumerate(DataLoader)'  # which PyTorch's loaders call themselves
+
+
+@HOOKS.register_module()
+class ProfileHook(Hook):
+    """Records some iterations with ``torch.profiler``, and logs how long each part of them takes.
+
+    Parts are waiting for the loader, preprocessing, the forward of each member with its supervised
+    loss (or of a single network), transfers, the way back, and the optimiser; ``other`` is all
+    else: the log and other hooks, and a validation if one comes in between. Recording itself makes
+    an iteration slower, small operations more than large ones. On a GPU each part is waited for, so
+    what would overlap does not.
+
+    The trace is written to ``trace.json`` in the run's folder, for https://ui.perfetto.dev or
+    ``chrome://tracing``. The run then goes on without a profiler. In several processes, the main
+    one is recorded.
+
+    Args:
+        iterations: That are recorded, >= 1.
+        skip: That are not, before them, >= 1: the first ones start workers and allocate.
+
+    Raises:
+        ValueError: If a number is below 1.
+    """
+
+    priority = 'LOWEST'  # an iteration ends with it
+
+    def __init__(self, iterations: int = 10, skip: int = 5) -> None:
+        if iterations < 1 or skip < 1:
+            raise ValueError(
+                'iterations to record and to skip before must be at least 1, got iterations='
+                f'{iterations} and skip={skip}'
+            )
+        self.iterations = iterations
+        self.skip = skip
+        self._done = 0
+        self._recording = ExitStack()
+        self._profiler: Any = None
+
+    @master_only
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Starts after the skipped iterations and stops after the recorded ones."""
+        self._done += 1
+        if self._done == self.skip:
+            self._start(runner)
+        elif self._done == self.skip + self.iterations:
+            self._stop(runner)
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        """Stops where a run is shorter, or says that nothing was recorded."""
+        if self._done <= self.skip:
+            self._recording.close()
+            runner.logger.warning(
+                f'Nothing was recorded: the run ended with iteration {self._done}, and the first '
+                f'{self.skip} are skipped'
+            )
+        elif self._profiler is not None:
+            self._stop(runner)
+
+    def _start(self, runner: Runner) -> None:
+        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        wrapper = runner.optim_wrapper
+        wrappers = [*wrapper.values()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        named: list[tuple[Any, str, str]] = [(model.data_preprocessor, 'forward', 'preprocessing')]
+        if not hasattr(model, 'named_members'):  # a classroom names the parts of its forward
+            named.append((model, 'forward', 'forward'))
+        for one in wrappers:
+            named += [(one, 'backward', 'backward')]
+            named += [(one, method, 'optimiser') for method in ('step', 'zero_grad')]
+        for owner, method, name in named:
+            self._recording.enter_context(_named_calls(owner, method, name))
+        activities = [ProfilerActivity.CPU]
+        activities += [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+        self._profiler = self._recording.enter_context(profile(activities=activities))
+        self._since = time.perf_counter()
+
+    def _stop(self, runner: Runner) -> None:
+        seconds, recorded = time.perf_counter() - self._since, self._done - self.skip
+        self._recording.close()
+        path = Path(runner.work_dir) / TRACE
+        self._profiler.export_chrome_trace(str(path))
+        table = part_table(_part_seconds(self._profiler.events()), seconds, recorded)
+        runner.logger.info(
+            f'Where the time went in {recorded} iterations; the trace is {path}\n{table}'
+        )
+        self._profiler = None
+
+
+def part_table(parts: dict[str, float], seconds: float, iterations: int) -> str:
+    """The parts of iterations as a table.
+
+    Args:
+        parts: Seconds by name.
+        seconds: Of the iterations as a whole; what the parts leave of it is shown, too.
+        iterations: How many.
+    """
+    table = PrettyTable(['part', 'ms an iteration', 'share'], align='r')
+    table.align['part'] = 'l'
+    for name, taken in {**parts, OTHER: seconds - sum(parts.values())}.items():
+        table.add_row([name, f'{1000 * taken / iterations:.1f}', f'{taken / seconds:.1%}'])
+    return table.get_string()
+
+
+def _part_seconds(events: Sequence[Any]) -> dict[str, float]:
+    """By name, in the order in which they come first."""
+    parts: dict[str, float] = {}
+    for event in sorted(events, key=lambda event: event.time_range.start):
+        name = 'loader' if event.name.startswith(_LOADER) else event.name.removeprefix(PREFIX)
+        if name != event.name:
+            parts[name] = parts.get(name, 0) + event.cpu_time_total / 1e6
+    return parts
+
+
+@contextmanager
+def _named_calls(owner: Any, method: str, name: str) -> Iterator[None]:
+    """Makes each call of an object's method a part."""
+    own = vars(owner).get(method)  # as that of a compiled model
+    call = getattr(owner, method)
+
+    def named(*args: Any, **kwargs: Any) -> Any:
+        with part(name):
+            return call(*args, **kwargs)
+
+    setattr(owner, method, named)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(owner, method)
+        else:
+            setattr(owner, method, own)

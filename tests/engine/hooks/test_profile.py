@@ -1,0 +1,188 @@
+import json
+import re
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
+from torch import nn
+
+from mmkdml.engine import ProfileHook
+from mmkdml.engine.hooks.profile import part_table
+from mmkdml.profiling import part
+from mmkdml.registry import HOOKS
+
+PARTS = ['loader', 'preprocessing', 'forward', 'backward', 'optimiser', 'other']
+
+
+class Net(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 64)
+
+    def forward(self, inputs, mode):
+        return dict(loss=self.layer(inputs).square().mean())
+
+
+class Classroom(Net):
+    def named_members(self):
+        return dict(one=self.layer)
+
+    def forward(self, inputs, mode):
+        with part('forward one'):
+            out = self.layer(inputs)
+        with part('transfers'):
+            return dict(loss=out.square().mean())
+
+
+class Steps(Hook):
+    """Notes the iteration in which the profiler is on."""
+
+    def __init__(self):
+        self.recorded = []
+
+    def before_train_iter(self, runner, *_, **__):
+        if torch.autograd._profiler_enabled():
+            self.recorded.append(runner.iter + 1)
+
+
+def run(folder, model, samples=12, wrapper=None, **settings):
+    steps = Steps()
+    runner = Runner(
+        model=model,
+        work_dir=str(folder),
+        train_dataloader=dict(
+            batch_size=2,
+            dataset=[dict(inputs=torch.ones(64)) for _ in range(samples)],
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='default_collate'),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=wrapper or dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(checkpoint=None),
+        custom_hooks=[dict(type='mmkdml.ProfileHook', **settings), steps],
+        default_scope='mmengine',
+        experiment_name=folder.name,
+        log_level='ERROR',
+    )
+    runner.train()
+    return runner, steps.recorded
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What is logged."""
+    messages = []
+    for level in ('info', 'warning'):
+        monkeypatch.setattr(
+            MMLogger, level, lambda _, message, *__, level=level: messages.append((level, message))
+        )
+    return messages
+
+
+def parts_told(told):
+    (message,) = [text for _, text in told if text.startswith('Where the time went')]
+    rows = [line.split('|')[1:-1] for line in message.splitlines()[4:-1]]
+    return message, {row[0].strip(): [float(x.strip(' %')) for x in row[1:]] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ('model', 'names'),
+    [(Net, PARTS), (Classroom, [*PARTS[:2], 'forward one', 'transfers', *PARTS[3:]])],
+)
+def test_the_parts_of_the_asked_iterations_are_told(tmp_path, told, model, names):
+    runner, recorded = run(tmp_path, model(), iterations=3, skip=4)
+    assert recorded == [5, 6, 7]  # across the end of the first epoch
+    message, parts = parts_told(told)
+    assert message.startswith(
+        f'Where the time went in 3 iterations; the trace is {tmp_path}/trace.json'
+    )
+    assert list(parts) == names
+    assert sum(share for _, share in parts.values()) == pytest.approx(100, abs=0.4)
+    assert all(share > 0 for _, share in parts.values())
+    assert runner.iter == 12  # the run went on
+    events = json.loads((tmp_path / 'trace.json').read_text())['traceEvents']
+    counts = [sum(event.get('name') == f'part: {name}' for event in events) for name in names]
+    # The optimiser's step and its zero_grad are two; what is beside the parts has no name.
+    assert counts[1:-1] == [3] * (len(names) - 3) + [6]
+
+
+def test_the_run_ends_as_without_it(tmp_path):
+    weights = []
+    for number in (1, 100):
+        torch.manual_seed(0)
+        (tmp_path / str(number)).mkdir()
+        runner, _ = run(tmp_path / str(number), Net(), skip=number)
+        weights.append(runner.model.layer.weight)
+    assert torch.equal(*weights)
+
+
+def test_nothing_of_it_stays(tmp_path):
+    model = Net()
+    compiled = model.forward
+    model.forward = compiled  # of the object itself, as mmengine's compile leaves it
+    runner, _ = run(tmp_path, model, iterations=2, skip=2)
+    assert vars(model)['forward'] is compiled
+    assert 'forward' not in vars(model.data_preprocessor)
+    assert not {'backward', 'step', 'zero_grad'} & set(vars(runner.optim_wrapper))
+    assert not torch.autograd._profiler_enabled()
+
+
+def test_several_optimisers_are_one_part(tmp_path, told):
+    class Two(Net):
+        def train_step(self, data, optim_wrapper):
+            loss = self(self.data_preprocessor(data)['inputs'], 'loss')['loss']
+            optim_wrapper['layer'].update_params(loss)
+            return dict(loss=loss)
+
+    model = Two()
+    wrapper = OptimWrapperDict(layer=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+    run(tmp_path, model, wrapper=wrapper, iterations=1, skip=1)
+    assert list(parts_told(told)[1]) == PARTS
+
+
+def test_a_shorter_run_tells_what_there_is(tmp_path, told):
+    _, recorded = run(tmp_path, Net(), samples=4, iterations=9, skip=2)
+    assert recorded == [3, 4]
+    assert 'in 2 iterations' in parts_told(told)[0]
+
+
+def test_a_run_that_is_too_short_is_told(tmp_path, told):
+    run(tmp_path, Net(), samples=2, skip=2)
+    level, message = told[-1]
+    assert level == 'warning'
+    assert message == (
+        'Nothing was recorded: the run ended with iteration 2, and the first 2 are skipped'
+    )
+    assert not (tmp_path / 'trace.json').exists()
+
+
+def test_the_main_process_alone_is_recorded(tmp_path, monkeypatch, told):
+    monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda *_: 1)
+    _, recorded = run(tmp_path, Net(), iterations=2, skip=1)
+    assert recorded == []
+    assert not (tmp_path / 'trace.json').exists()
+
+
+@pytest.mark.parametrize('settings', [dict(iterations=0), dict(skip=0)])
+def test_numbers_below_one_are_refused(settings):
+    expected = re.escape(', '.join(f'{k}={v}' for k, v in settings.items()))
+    with pytest.raises(ValueError, match=f'must be at least 1, got .*{expected}'):
+        HOOKS.build(dict(type='ProfileHook', **settings))
+
+
+def test_the_table_by_hand():
+    rows = part_table(dict(loader=0.5, backward=1.0), seconds=2.0, iterations=4).splitlines()[3:-1]
+    assert [[cell.strip() for cell in row.split('|')[1:-1]] for row in rows] == [
+        ['loader', '125.0', '25.0%'],
+        ['backward', '250.0', '50.0%'],
+        ['other', '125.0', '25.0%'],
+    ]
+
+
+def test_defaults():
+    hook = ProfileHook()
+    assert (hook.iterations, hook.skip) == (10, 5)
