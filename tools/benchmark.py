@@ -1,4 +1,4 @@
-"""Measures what a training step costs: python tools/benchmark.py {step,methods,offline} CONFIG"""
+"""Measures what a training costs: python tools/benchmark.py {step,methods,...} CONFIG"""
 
 import argparse
 import dataclasses
@@ -16,6 +16,8 @@ from mmkdml.analysis import (
     measure_offline,
     measure_steps,
 )
+from mmkdml.analysis.end_to_end import format_runs, measure_runs
+from mmkdml.analysis.loading import format_loading, measure_loading
 from mmkdml.apis import config_parser, load_config, run_tool
 
 
@@ -62,10 +64,48 @@ def offline(arguments: list[str]) -> None:
     _tell({args.config: cost}, format_offline_cost(cost), args.json)
 
 
-def _parser(command: str, description: str) -> argparse.ArgumentParser:
+def data(arguments: list[str]) -> None:
+    parser = _parser(
+        'data',
+        "Measure the training's data loader, in images a second, from image files and from a cache "
+        'of decoded images. The loaders take turns.',
+        batch_size=False,
+    )
+    parser.add_argument(
+        '--workers', type=int, nargs='+', default=[0, 2, 4], help='numbers of workers (0 2 4)'
+    )
+    parser.add_argument('--batches', type=int, default=50, help='batches in a round (50)')
+    parser.add_argument(
+        '--step-seconds',
+        type=float,
+        metavar='S',
+        help='of a training step: who is too slow for it?',
+    )
+    args = parser.parse_args(arguments)
+    config = load_config(args.config, args.cfg_options)
+    speeds = measure_loading(config, args.workers, args.batches, args.rounds)
+    _tell(speeds, format_loading(speeds, args.step_seconds), args.json)
+
+
+def end_to_end(arguments: list[str]) -> None:
+    parser = _parser(
+        'end-to-end',
+        "Compare the classroom's training, with data loading, with the sum of its members' own, in "
+        'runs of mmengine that take turns.',
+        batch_size=False,
+    )
+    parser.add_argument('--iterations', type=int, default=30, help='measured in each run (30)')
+    args = parser.parse_args(arguments)
+    config = load_config(args.config, args.cfg_options)
+    speeds = measure_runs(config, args.iterations, args.rounds)
+    _tell(speeds, format_runs(speeds), args.json)
+
+
+def _parser(command: str, description: str, batch_size: bool = True) -> argparse.ArgumentParser:
     parser = config_parser(description)
     parser.prog += f' {command}'
-    parser.add_argument('--batch-size', type=int, default=8, help='images in the batch (8)')
+    if batch_size:
+        parser.add_argument('--batch-size', type=int, default=8, help='images in the batch (8)')
     parser.add_argument('--rounds', type=int, default=5, help='measured steps of each kind (5)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there, too')
     return parser
@@ -79,7 +119,13 @@ def _tell(costs: Mapping[str, Any], table: str, path: Path | None) -> None:
         path.write_text(json.dumps(figures, indent=2) + '\n')
 
 
-COMMANDS = dict(step=step, methods=methods, offline=offline)
+COMMANDS = {
+    'step': step,
+    'methods': methods,
+    'offline': offline,
+    'data': data,
+    'end-to-end': end_to_end,
+}
 
 
 def main() -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from mmkdml import analysis
-from mmkdml.analysis import MethodCost, OfflineCost, StepCost
+from mmkdml.analysis import MethodCost, OfflineCost, StepCost, end_to_end, loading
+from mmkdml.analysis.end_to_end import RunSpeed
+from mmkdml.analysis.loading import LoadingSpeed
 
 STUDY = Path(__file__).parents[2] / 'configs' / 'study'
 PLAIN, METHOD = STUDY / 'ham64_kd.py', STUDY / 'ham64_at.py'
@@ -75,5 +77,41 @@ def test_what_is_kept_is_measured_as_asked(tool, tmp_path, capsys, monkeypatch):
 
 
 def test_the_commands_are_told(tool):
-    with pytest.raises(SystemExit, match=r'usage: benchmark.py \{step,methods,offline\} CONFIG'):
+    usage = r'usage: benchmark.py \{step,methods,offline,data,end-to-end\} CONFIG'
+    with pytest.raises(SystemExit, match=usage):
         tool('benchmark', 'measure', experiment=False)
+
+
+def test_loading_is_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
+    asked = {}
+
+    def measure(config, workers, batches, rounds):
+        asked.update(size=config.train_dataloader.batch_size, numbers=(workers, batches, rounds))
+        return dict(some=LoadingSpeed(3, True, 400.0, 0.02))
+
+    monkeypatch.setattr(loading, 'measure_loading', measure)
+    numbers = ['--workers', '0', '3', '--batches', '7', '--rounds', '2', '--step-seconds', '0.01']
+    options, file = ['train_dataloader.batch_size=5'], tmp_path / 'figures.json'
+    command = ['data', PLAIN, *numbers, '--json', file]
+    tool('benchmark', *command, options=options, experiment=False)
+    assert asked == dict(size=5, numbers=([0, 3], 7, 2))
+    row = capsys.readouterr().out.splitlines()[3]
+    assert [cell.strip() for cell in row.split('|')[1:-1]] == ['3', 'cache', '400', '20.0', 'yes']
+    figures = dict(workers=3, cached=True, images=400.0, batch_seconds=0.02)
+    assert json.loads(file.read_text()) == dict(some=figures)
+
+
+def test_runs_are_measured_as_asked(tool, capsys, monkeypatch):
+    asked = []
+
+    def measure(config, iterations, rounds):
+        asked.append((config.model.input_size, iterations, rounds))
+        return dict(classroom=RunSpeed(0.2, 40.0), one=RunSpeed(0.25, 32.0))
+
+    monkeypatch.setattr(end_to_end, 'measure_runs', measure)
+    options = ['model.input_size=[32,96]']
+    numbers = ['--iterations', '4', '--rounds', '2']
+    tool('benchmark', 'end-to-end', PLAIN, *numbers, options=options, experiment=False)
+    assert asked == [([32, 96], 4, 2)]
+    row = capsys.readouterr().out.splitlines()[-2]
+    assert [cell.strip() for cell in row.split('|')[1:-1]] == ['ratio', '0.800', '1.250']

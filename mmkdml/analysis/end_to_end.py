@@ -1,0 +1,185 @@
+"""What a training with its data loading costs, beside its members' own trainings."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import statistics
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import IterBasedTrainLoop, Runner
+from prettytable import PrettyTable
+from torch import Tensor, nn
+
+from mmkdml.analysis.inspection import inspect_config
+from mmkdml.analysis.step_cost import CLASSROOM
+from mmkdml.engine import keep_freed_memory
+from mmkdml.models.tasks import Task
+
+SKIPPED = 5  # iterations that start workers and allocate
+
+
+@dataclass(frozen=True)
+class RunSpeed:
+    """How fast a training is.
+
+    Attributes:
+        batch_seconds: For an iteration with its data loading, median over the rounds.
+        images: A second.
+    """
+
+    batch_seconds: float
+    images: float
+
+
+def measure_runs(config: Config, iterations: int, rounds: int) -> dict[str, RunSpeed]:
+    """Measures the classroom's training and each member's own, of the same data loader.
+
+    Each is a whole run of mmengine: the classroom's with the hooks of its config, a member's with
+    mmengine's own; a frozen member's has forwards in inference mode alone. All are without
+    validation and checkpoints, begin without pretrained weights, and take turns.
+
+    Args:
+        config: A classroom's config.
+        iterations: Measured in each run, after some that are not, >= 1.
+        rounds: Runs of each, >= 1.
+
+    Returns:
+        The speeds by name, ``'classroom'`` first.
+
+    Raises:
+        TypeError: If the config is of a baseline.
+        ValueError: If the model cannot be built, or a number is below 1.
+    """
+    if min(iterations, rounds) < 1:
+        raise ValueError(f'iterations and rounds must be at least 1, got {iterations} and {rounds}')
+    inspection = inspect_config(config)
+    if inspection.distiller is None:
+        raise TypeError(
+            "A classroom's training is compared with its members', but this config is of one "
+            "network alone; give a classroom's config"
+        )
+    keep_freed_memory()  # as a training run on a CPU does
+    times: dict[str, list[float]] = {name: [] for name in (CLASSROOM, *inspection.members)}
+    for _ in range(rounds):
+        for name, measured in times.items():
+            measured.append(_run(config, name, iterations) / iterations)
+    size = config.train_dataloader.batch_size
+    medians = {name: statistics.median(measured) for name, measured in times.items()}
+    return {name: RunSpeed(seconds, size / seconds) for name, seconds in medians.items()}
+
+
+def format_runs(speeds: dict[str, RunSpeed]) -> str:
+    """The speeds as a table, with the classroom's share of the members' sum."""
+    table = PrettyTable(['run', 'ms a batch', 'images/s'], align='r')
+    table.align['run'] = 'l'
+    whole = speeds[CLASSROOM].batch_seconds
+    members = {name: speed for name, speed in speeds.items() if name != CLASSROOM}
+    total = sum(speed.batch_seconds for speed in members.values())
+    images = whole * speeds[CLASSROOM].images / total
+    for name, speed in {
+        **members,
+        'sum of the members': RunSpeed(total, images),
+        CLASSROOM: speeds[CLASSROOM],
+    }.items():
+        table.add_row([name, f'{1000 * speed.batch_seconds:.1f}', f'{speed.images:.1f}'])
+    table.add_row(['ratio', f'{whole / total:.3f}', f'{total / whole:.3f}'])
+    return table.get_string()
+
+
+class _Watched(BaseModel):
+    """A frozen member, of whose training there is nothing but its forward."""
+
+    def __init__(self, task: Task, member: nn.Module) -> None:
+        super().__init__(member.data_preprocessor)
+        self.task = task
+        self.member = member
+
+    def train(self, mode: bool = True) -> _Watched:
+        return super().train(False)
+
+    def forward(self, inputs: Tensor) -> Tensor | None:
+        return self.task.logits(self.member, inputs)
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        with torch.inference_mode(), optim_wrapper.optim_context(self):
+            self(self.data_preprocessor(data)['inputs'])
+        return dict(loss=torch.zeros(()))
+
+
+class _ClockHook(Hook):
+    priority = 'LOWEST'
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.seconds = 0.0
+        self._done = 0
+
+    def after_train_iter(self, *_: Any, **__: Any) -> None:
+        self._done += 1
+        if self._done == self.start:
+            self.seconds = -_now()
+
+    def after_train(self, _: Runner) -> None:
+        self.seconds += _now()
+
+
+def _now() -> float:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _run(config: Config, name: str, iterations: int) -> float:
+    """Seconds of some iterations of a run."""
+    clock = _ClockHook(SKIPPED)
+    own, hooks = dict(config.optim_wrapper), [clock]
+    default_hooks = dict(checkpoint=None)
+    if name == CLASSROOM:
+        hooks = [*config.get('custom_hooks', ()), clock]
+        default_hooks = dict(config.get('default_hooks', {}), checkpoint=None)
+    else:  # a discriminator belongs to the classroom
+        for key in ('constructor', 'discriminator_optimizer'):
+            own.pop(key, None)
+    with tempfile.TemporaryDirectory() as folder:
+        runner = Runner(
+            model=_model(config, name),
+            work_dir=folder,
+            train_dataloader=dict(
+                copy.deepcopy(config.train_dataloader), sampler=dict(type=InfiniteSampler)
+            ),
+            train_cfg=dict(type=IterBasedTrainLoop, max_iters=SKIPPED + iterations),
+            optim_wrapper=own,
+            default_hooks=default_hooks,
+            custom_hooks=hooks,
+            env_cfg=copy.deepcopy(config.get('env_cfg', dict(dist_cfg=dict(backend='nccl')))),
+            randomness=dict(seed=0),
+            log_level='ERROR',
+            default_scope=config.get('default_scope'),
+            experiment_name=uuid.uuid4().hex,
+        )
+        runner.train()
+        loop: Any = runner.train_loop
+        loop.dataloader_iterator = loop.dataloader._iterator = None  # ends the workers at once
+    del runner, loop
+    gc.collect()
+    return clock.seconds
+
+
+def _model(config: Config, name: str) -> BaseModel:
+    inspection = inspect_config(config)
+    distiller: Any = inspection.distiller
+    if name == CLASSROOM:
+        return distiller
+    member: Any = inspection.members[name]
+    member.data_preprocessor = distiller.data_preprocessor
+    return _Watched(inspection.task, member) if name in distiller.frozen_names else member

@@ -1,0 +1,125 @@
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmkdml.analysis import end_to_end
+from mmkdml.analysis.end_to_end import RunSpeed, format_runs, measure_runs
+from mmkdml.datasets import convert_lgg, make_demo_data
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+@pytest.fixture(scope='session')
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    convert_lgg(make_demo_data(root / 'images', patients=6, slices=4, size=32), root / 'splits')
+    return root
+
+
+@pytest.fixture
+def config(source):
+    config = Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo.py')
+    config.train_dataloader.dataset.update(
+        data_root=str(source / 'images'), ann_file=str(source / 'splits' / 'train.csv')
+    )
+    config.train_dataloader.batch_size = 2
+    return config
+
+
+def test_classroom_and_members_train_on_the_same_batches(config, monkeypatch):
+    config.model.update(mode='kd_off', teacher_checkpoint='gone.pth')
+    config.model.weights.gamma = None
+    # Augmentation is seeded by the classroom's hooks alone.
+    del config.train_dataloader.dataset.pipeline[3]
+    runs = []
+    train = Runner.train
+
+    def noted(runner):
+        seen, start = [], {}
+
+        def look(_, __, out):
+            if not seen:
+                start.update(copy.deepcopy(runner.model.state_dict()))
+            seen.append(out['inputs'].sum().item())
+
+        runner.model.data_preprocessor.register_forward_hook(look)
+        train(runner)
+        end = runner.model.state_dict()
+        changed = [name for name, value in end.items() if not torch.equal(value, start[name])]
+        hooks = {type(hook).__name__ for hook in runner.hooks}
+        runs.append((seen, {name.split('.')[1] for name in changed}, hooks))
+
+    monkeypatch.setattr(Runner, 'train', noted)
+    monkeypatch.setattr(end_to_end, 'SKIPPED', 1)
+    settings = config.to_dict()
+    speeds = measure_runs(config, iterations=2, rounds=1)
+    assert config.to_dict() == settings
+    assert list(speeds) == ['classroom', 'teacher', 'student_1', 'student_2']
+    assert all(x.images == pytest.approx(2 / x.batch_seconds) for x in speeds.values())
+    assert all(x.batch_seconds > 0 for x in speeds.values())
+    images, changed, hooks = zip(*runs, strict=True)
+    assert len(images[0]) == 3
+    assert images == (pytest.approx(images[0]),) * 4
+    assert changed[0] == {'student_1', 'student_2'}
+    assert changed[1] == set()  # a frozen teacher does not learn, its statistics neither
+    assert all(changed[2:])
+    assert 'ExactResumeHook' in hooks[0]
+    assert 'ExactResumeHook' not in set().union(*hooks[1:])
+    assert not any('SafeCheckpointHook' in one for one in hooks)
+
+
+def test_the_median_of_runs_that_take_turns(config, monkeypatch):
+    seconds = dict(classroom=[6.0, 8.0, 7.0], teacher=[3.0, 3.0, 9.0])
+    seconds |= dict(student_1=[1.0] * 3, student_2=[2.0] * 3)
+    turns = []
+
+    def run(_, name, iterations):
+        turns.append(name)
+        return iterations * seconds[name][turns.count(name) - 1]
+
+    monkeypatch.setattr(end_to_end, '_run', run)
+    speeds = measure_runs(config, iterations=4, rounds=3)
+    assert {name: x.batch_seconds for name, x in speeds.items()} == dict(
+        classroom=7.0, teacher=3.0, student_1=1.0, student_2=2.0
+    )
+    assert turns == list(seconds) * 3
+
+
+@pytest.mark.slow
+def test_a_discriminator_belongs_to_the_classroom_and_workers_end(config, monkeypatch):
+    config.optim_wrapper = dict(
+        constructor='DiscriminatorOptimWrapperConstructor',
+        optimizer=dict(type='Adam', lr=1e-3),
+        discriminator_optimizer=dict(type='Adam', lr=1e-3),
+    )
+    config.train_dataloader.update(num_workers=1, persistent_workers=True)
+    monkeypatch.setattr(end_to_end, 'SKIPPED', 1)
+    assert end_to_end._run(config, 'student_1', 1) > 0
+    assert not torch.multiprocessing.active_children()
+
+
+def test_what_cannot_be_measured(config):
+    for numbers in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match=f'at least 1, got {numbers[0]} and {numbers[1]}'):
+            measure_runs(config, *numbers)
+    baseline = Config.fromfile(CONFIGS / 'study' / 'lgg64_student.py')
+    with pytest.raises(TypeError, match="this config is of one network alone; give a classroom's"):
+        measure_runs(baseline, 1, 1)
+
+
+def test_the_table_by_hand():
+    speeds = dict(
+        classroom=RunSpeed(0.33, 8 / 0.33), teacher=RunSpeed(0.2, 40.0), student=RunSpeed(0.1, 80.0)
+    )
+    rows = [line.split('|')[1:-1] for line in format_runs(speeds).splitlines()[3:-1]]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ['teacher', '200.0', '40.0'],
+        ['student', '100.0', '80.0'],
+        ['sum of the members', '300.0', '26.7'],
+        ['classroom', '330.0', '24.2'],
+        ['ratio', '1.100', '0.909'],
+    ]

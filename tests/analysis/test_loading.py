@@ -1,0 +1,113 @@
+import time
+
+import pytest
+from mmengine.config import Config
+from mmpretrain.datasets import CustomDataset
+
+from mmkdml.analysis.loading import LoadingSpeed, format_loading, measure_loading
+from mmkdml.datasets import CachedLoading, LGGDataset, convert_lgg, make_demo_data
+
+
+@pytest.fixture(scope='session')
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    convert_lgg(make_demo_data(root / 'images', patients=6, slices=4, size=32), root / 'splits')
+    return root
+
+
+@pytest.fixture
+def config(source):
+    dataset = dict(
+        type='LGGDataset',
+        data_root=str(source / 'images'),
+        ann_file=str(source / 'splits' / 'train.csv'),
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadBinaryMask'),
+            dict(type='mmseg.PackSegInputs'),
+        ],
+    )
+    return Config(
+        dict(
+            default_scope='mmkdml',
+            train_dataloader=dict(
+                batch_size=2,
+                num_workers=4,
+                persistent_workers=True,
+                sampler=dict(type='DefaultSampler', shuffle=True),
+                dataset=dataset,
+            ),
+        )
+    )
+
+
+def test_every_loader_is_measured_on_the_same_images(config, monkeypatch):
+    seen = []
+    prepare = LGGDataset.prepare_data
+
+    def noted(self, index):
+        cached = isinstance(self.pipeline.transforms[0], CachedLoading)
+        seen.append((cached, self.get_data_info(index)['id']))
+        time.sleep(0.01)
+        return prepare(self, index)
+
+    monkeypatch.setattr(LGGDataset, 'prepare_data', noted)
+    settings = config.to_dict()
+    speeds = measure_loading(config, workers=[0, 1], batches=3, rounds=1)
+    assert config.to_dict() == settings
+    assert list(speeds) == ['0 workers, files', '0 workers, cache'] + [
+        '1 workers, files',
+        '1 workers, cache',
+    ]
+    assert [(s.workers, s.cached) for s in speeds.values()] == [
+        (workers, cached) for workers in (0, 1) for cached in (False, True)
+    ]
+    for speed in speeds.values():
+        assert 0 < speed.images < 100  # each image takes a hundredth of a second
+        assert speed.batch_seconds == pytest.approx(2 / speed.images)
+    images = [{name for cached, name in seen if cached is kind} for kind in (False, True)]
+    assert images[0] == images[1]
+    assert len(images[0]) == 6  # drawn without repeats
+    assert len(seen) == 2 * 2 * 6  # of this process: two kinds, a first round and a measured one
+
+
+@pytest.mark.parametrize(
+    ('numbers', 'message'),
+    [
+        (dict(workers=[]), r'got workers \[\] and batches 1'),
+        (dict(workers=[0, -1]), r'got workers \[0, -1\] and batches 1'),
+        (dict(batches=0), r'got workers \[0\] and batches 0'),
+        (dict(batches=9), '9 batches of 2 are more than the 16 images of .*fewer batches'),
+        (dict(rounds=0), 'rounds must be at least 1, got 0'),
+    ],
+)
+def test_numbers_that_cannot_be(config, numbers, message):
+    with pytest.raises(ValueError, match=message):
+        measure_loading(config, **{'workers': [0], 'batches': 1, 'rounds': 1, **numbers})
+
+
+def test_another_data_set_is_refused(config, tmp_path):
+    (tmp_path / 'a').mkdir()
+    for name in 'xy':
+        (tmp_path / 'a' / f'{name}.jpg').touch()
+    config.train_dataloader.dataset = dict(type=CustomDataset, data_root=str(tmp_path))
+    with pytest.raises(TypeError, match='split files alone'):
+        measure_loading(config, workers=[0], batches=1, rounds=1)
+
+
+def test_the_table_by_hand():
+    speeds = dict(a=LoadingSpeed(0, False, 100.0, 0.08), b=LoadingSpeed(2, True, 1600.4, 0.005))
+    rows = {
+        step: [
+            [cell.strip() for cell in line.split('|')[1:-1]]
+            for line in format_loading(speeds, step).splitlines()
+            if line.startswith('|')
+        ]
+        for step in (None, 0.02)
+    }
+    assert rows[None] == [
+        ['workers', 'images from', 'images/s', 'ms a batch'],
+        ['0', 'files', '100', '80.0'],
+        ['2', 'cache', '1600', '5.0'],
+    ]
+    assert [row[4] for row in rows[0.02]] == ['limits steps of 0.02 s', 'yes', 'no']
