@@ -119,6 +119,6 @@ def format_offline_cost(cost: OfflineCost) -> str:
     ):
         table.add_row([name, f'{seconds:.3f}', f'{seconds / cost.run:.3f}'])
     return (
-        f'{table}\n{cost.kib_per_image:.1f} KiB on disk for each image\n'
+        f'{table}\n{cost.kib_per_image:.2f} KiB on disk for each image\n'
         f'losses differ by {cost.difference:.1e} of themselves at most'
     )

@@ -21,7 +21,7 @@ def test_the_table_by_hand():
         ['are found', '1.000', '0.500'],
     ]
     assert text.endswith(
-        '\n256.2 KiB on disk for each image\nlosses differ by 3.2e-08 of themselves at most'
+        '\n256.25 KiB on disk for each image\nlosses differ by 3.2e-08 of themselves at most'
     )
 
 

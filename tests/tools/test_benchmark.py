@@ -71,7 +71,7 @@ def test_what_is_kept_is_measured_as_asked(tool, tmp_path, capsys, monkeypatch):
     path = tmp_path / 'cost.json'
     tool('benchmark', 'offline', PLAIN, *numbers, '--json', path, experiment=False)
     assert asked == ['KnowledgeDistiller', 3, 2, 'float16']
-    assert '16.0 KiB on disk' in capsys.readouterr().out
+    assert '16.00 KiB on disk' in capsys.readouterr().out
     figures = dict(run=2.0, kept=2.5, found=1.0, kib_per_image=16.0, difference=1e-7)
     assert json.loads(path.read_text()) == {str(PLAIN): figures}
 

@@ -167,7 +167,7 @@ class TeacherCache:
         used = self.store.size / GIB
         room = max(0, int((self.limit - used) * GIB / max(size, 1)))
         print_log(
-            f'The knowledge of {name} takes {size / 1024:.1f} KiB for each image. {self.path} has '
+            f'The knowledge of {name} takes {size / 1024:.2f} KiB for each image. {self.path} has '
             f'{used:.3g} of {self.limit:g} GiB, and room for {room} images more',
             logger='current',
         )

@@ -199,7 +199,7 @@ def test_its_size_is_told_once(tiny, path, monkeypatch):
     for _ in range(2):
         distiller.observe_frozen('teacher', tiny.images())
     (text,) = said
-    assert text.startswith('The knowledge of teacher takes 0.1 KiB for each image. ')
+    assert text.startswith('The knowledge of teacher takes 0.14 KiB for each image. ')
     used = 2**-30 * path.stat().st_size
     room = int((1 - used) * 2**30 / 140)
     assert text.endswith(f'{path} has {used:.3g} of 1 GiB, and room for {room} images more')
