@@ -56,9 +56,9 @@ def test_what_is_found_gives_the_same_losses_and_gradients(task, tiny, path):
     order = [4, 1, 5, 0, 2, 3]
     for part in (order[:1], order[1:3], order[3:]):  # in other company than later
         cached.observe_frozen('teacher', inputs[part])
-    seen = seen_by(cached.named_members()['teacher'])
     gradients = []
     for distiller in (plain, cached):
+        seen = seen_by(distiller.named_members()['teacher'])
         tiny.optimised(distiller(inputs, samples, mode='loss')).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in distiller.members.parameters()]))
     assert len(seen) == 1  # the one that is computed again, to compare
@@ -209,13 +209,11 @@ def test_without_room_it_runs(task, tiny, path):
     plain = tiny.pair(task, BOTH, frozen=dict(teacher=None))
     cached = with_cache(plain, path, limit=50 / 2**20)
     inputs, samples = task.batch(6)
+    parts = [(inputs[part], samples[part]) for part in (slice(0, 2), slice(2, 6))] * 2
+    expected = [losses_of(plain, *part) for part in parts]  # with the same teacher
     seen = seen_by(cached.named_members()['teacher'])
-    for _ in range(2):
-        for part in (slice(0, 2), slice(2, 6)):
-            close(
-                losses_of(cached, inputs[part], samples[part]),
-                losses_of(plain, inputs[part], samples[part]),
-            )
+    for part, losses in zip(parts, expected, strict=True):
+        close(losses_of(cached, *part), losses)
     full = task.name == 'segmentation'  # whose maps of 4 images are more than 3 pages leave
     assert cached.teacher_cache.store.full == full
     assert len(seen) == (6 + 1 + 4 if full else 6 + 1)
