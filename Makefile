@@ -42,7 +42,7 @@ test: $(READY)  ## all tests
 test-fast: $(READY)  ## the tests that are not marked slow
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) -m 'not slow'
 
-soak: $(READY)  ## kill and damage runs at random, for a quarter of an hour: do they end the same?
+soak: $(READY)  ## kill and damage runs at random, and compare what they leave
 	$(PY) tools/soak.py
 
 fuzz: $(READY)  ## made-up files and settings, FUZZ_EXAMPLES=1000 of each kind, other ones each time

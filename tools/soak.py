@@ -114,6 +114,8 @@ class Soak:
                 clue = 'is not finite; the images and losses of the batch are in'
             ending = attempt.wait(self.limit)
         finally:
+            attempt.send(signal.SIGTERM)  # a suite ends its runs
+            attempt.wait(min(self.limit, 30))
             attempt.send(signal.SIGKILL, group=True)
             Path(self.images[image]).write_bytes(content)
         verdict = EXPECTED if fault == 'none' or ending != 0 else LATE
