@@ -20,6 +20,7 @@ import numpy as np
 PLANES = {'axial': ('L', 'P', 'S'), 'coronal': ('L', 'I', 'P'), 'sagittal': ('P', 'I', 'L')}
 # Percentiles of the voxels that become black and white where no window is known.
 _DARKEST, _BRIGHTEST = 0.5, 99.5
+_LARGEST = float(np.finfo(np.float32).max)  # of a voxel
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,12 +178,18 @@ def windowed(
         source: For messages.
 
     Raises:
-        ValueError: If voxels are not finite, or the window is empty.
+        ValueError: If voxels are not finite, or the window is empty or too wide.
     """
     if not np.isfinite(voxels).all():
         raise ValueError(f'{source}: expected finite intensities, got NaN or infinity among them')
-    low, high = np.percentile(voxels, (_DARKEST, _BRIGHTEST)) if window is None else window
+    ends = np.percentile(voxels, (_DARKEST, _BRIGHTEST)) if window is None else window
+    low, high = map(float, ends)
     if window is not None and low >= high:
-        raise ValueError(f'a window goes from a lower to a higher intensity, got {low} to {high}')
-    scaled = (voxels - low) / (high - low if high > low else 1)
+        raise ValueError('a window goes from a lower to a higher intensity, got {} to {}'.format(*ends))
+    if max(-low, high, high - low) > _LARGEST:
+        raise ValueError(
+            f'{source}: black and white must be within {_LARGEST:g} of 0 and of each other, got '
+            f'{low:g} and {high:g}; rescale the intensities, or choose another window'
+        )
+    scaled = (voxels.clip(low, high) - low) / (high - low if high > low else 1)
     return np.round(255 * scaled.clip(0, 1)).astype(np.uint8)

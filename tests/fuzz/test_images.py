@@ -157,6 +157,7 @@ def test_images_to_predict(folder, answered, name, edits, options):
 @example(values=dict(Rows=[1, 2]), second=False)
 @example(values=dict(WindowCenter=1e17), second=False)
 @example(values=dict(WindowWidth=float('inf')), second=False)
+@example(values=dict(WindowWidth=3.403e38), second=False)
 def test_headers_of_dicom(folder, answered, values, second):
     pydicom = pytest.importorskip('pydicom')
     place = folder / 'series'
@@ -204,11 +205,15 @@ def test_headers_of_nifti(folder, answered, header, plane):
     answered(lambda: read_source(*find_sources(path), ReadOptions(plane)), str(path))
 
 
+# No folder but one of ours: they are searched.
+NAMES = st.text(st.characters(exclude_characters='/.'), min_size=1, max_size=3)
+
+
 @given(
     array=st.sampled_from(
         [np.zeros((0, 4), np.uint8), np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 4), np.uint8),
          np.zeros((4, 4)), np.zeros(4, np.uint8), np.zeros((2, 2, 2, 3), np.uint8)]
-    ) | st.integers() | st.text(max_size=3) | st.none() | st.lists(st.none() | st.text(max_size=3)),
+    ) | st.integers() | st.none() | NAMES | st.lists(st.none() | NAMES),
     exclude=st.none() | st.text(max_size=4),
 )  # fmt: skip
 @example(array='a\0', exclude=None)

@@ -189,7 +189,9 @@ TEXTS = st.text(st.characters(exclude_characters='\r\0', exclude_categories=['Cs
 
 
 @given(
-    cases=st.lists(st.tuples(TEXTS, TEXTS, TEXTS, *[st.integers(0, 2**62)] * 4), max_size=4),
+    cases=st.lists(
+        st.tuples(TEXTS, TEXTS, TEXTS, st.integers(0, 9), *[st.integers(0, 2**62)] * 3), max_size=4
+    ),
     curves=st.lists(st.tuples(st.integers(0, 9), TEXTS, NUMBERS), max_size=4),
     metrics=st.dictionaries(TEXTS, NUMBERS, max_size=3),
     facts=st.dictionaries(TEXTS, NUMBERS | TEXTS, max_size=3),
