@@ -12,9 +12,13 @@ from mmkdml.analysis import (
     format_costs,
     format_method_costs,
     format_offline_cost,
+    format_precisions,
+    format_students,
     measure_methods,
     measure_offline,
+    measure_precisions,
     measure_steps,
+    measure_students,
 )
 from mmkdml.analysis.end_to_end import format_runs, measure_runs
 from mmkdml.analysis.loading import format_loading, measure_loading
@@ -49,6 +53,32 @@ def methods(arguments: list[str]) -> None:
     configs = {path: load_config(path, args.cfg_options) for path in paths}
     costs = measure_methods(configs, args.batch_size, args.rounds)
     _tell(costs, format_method_costs(costs), args.json)
+
+
+def students(arguments: list[str]) -> None:
+    parser = _parser(
+        'students',
+        'Measure how the training step of a classroom grows with the number of its students, '
+        'copies of the first one, on a made-up batch on the CPU. The steps take turns.',
+    )
+    parser.add_argument('--most', type=int, default=4, help='largest number of students (4)')
+    args = parser.parse_args(arguments)
+    config = load_config(args.config, args.cfg_options)
+    costs = measure_students(config, args.batch_size, args.rounds, args.most)
+    _tell(costs, format_students(costs), args.json)
+
+
+def precision(arguments: list[str]) -> None:
+    parser = _parser(
+        'precision',
+        'Compare training steps of one config in float32 and bfloat16, with channels last, with a '
+        'fused optimiser, and compiled, on a made-up batch on the CPU. The steps take turns.',
+    )
+    parser.add_argument('--compile', action='store_true', help='also by torch.compile: minutes')
+    args = parser.parse_args(arguments)
+    config = load_config(args.config, args.cfg_options)
+    costs = measure_precisions(config, args.batch_size, args.rounds, args.compile)
+    _tell(costs, format_precisions(costs), args.json)
 
 
 def offline(arguments: list[str]) -> None:
@@ -111,7 +141,7 @@ def _parser(command: str, description: str, batch_size: bool = True) -> argparse
     return parser
 
 
-def _tell(costs: Mapping[str, Any], table: str, path: Path | None) -> None:
+def _tell(costs: Mapping[Any, Any], table: str, path: Path | None) -> None:
     """Prints the table and writes what it is made of: for each name a dataclass."""
     print(table)
     if path is not None:
@@ -122,6 +152,8 @@ def _tell(costs: Mapping[str, Any], table: str, path: Path | None) -> None:
 COMMANDS = {
     'step': step,
     'methods': methods,
+    'students': students,
+    'precision': precision,
     'offline': offline,
     'data': data,
     'end-to-end': end_to_end,

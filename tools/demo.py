@@ -59,7 +59,7 @@ def main() -> None:
     converters = TOOLS / 'dataset_converters'
     run(converters / 'make_demo_data.py', source, '--patients', args.patients)
     run(converters / 'lgg.py', source, '--out', splits)
-    run(TOOLS / 'train.py', CONFIG, '--work-dir', args.out, '--cfg-options', *options)
+    run(TOOLS / 'train.py', CONFIG, '--fast', '--work-dir', args.out, '--cfg-options', *options)
     metrics = args.out / 'metrics.json'
     run(
         TOOLS / 'test.py',

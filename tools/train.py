@@ -1,7 +1,7 @@
 """Trains a config: python tools/train.py configs/kdml/r50_r18x2_v3_lgg.py"""
 
 from mmkdml.apis import config_parser, load_config, make_runner, run_tool, use_amp
-from mmkdml.apis.runs import IMAGE_CACHE, use_deterministic, use_image_cache
+from mmkdml.apis.runs import IMAGE_CACHE, use_deterministic, use_fast, use_image_cache
 
 
 def main() -> None:
@@ -17,6 +17,9 @@ def main() -> None:
         help='go on from this checkpoint, or from the newest whole one in the work dir',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision, on GPU or CPU')
+    parser.add_argument(
+        '--fast', action='store_true', help='whatever makes steps faster on this device, --amp too'
+    )
     parser.add_argument('--seed', type=int, help='seed of all random numbers')
     parser.add_argument(
         '--deterministic', action='store_true', help='equal results of equal runs on a GPU, slower'
@@ -44,6 +47,8 @@ def main() -> None:
         use_deterministic(config)
     if args.amp:
         use_amp(config)
+    if args.fast:
+        use_fast(config)
     if args.cache_images:
         use_image_cache(config, args.cache_images)
     if args.profile is not None:

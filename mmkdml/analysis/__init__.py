@@ -8,6 +8,7 @@ from mmkdml.analysis.grad_cam import cam_rows, grad_cam
 from mmkdml.analysis.hard_cases import choose_cases, measure_cases
 from mmkdml.analysis.inspection import Inspection, inspect_config, without_pretrained
 from mmkdml.analysis.offline_cost import OfflineCost, format_offline_cost, measure_offline
+from mmkdml.analysis.precision_cost import PrecisionCost, format_precisions, measure_precisions
 from mmkdml.analysis.step_cost import (
     MethodCost,
     StepCost,
@@ -16,6 +17,7 @@ from mmkdml.analysis.step_cost import (
     measure_methods,
     measure_steps,
 )
+from mmkdml.analysis.student_cost import StudentCost, format_students, measure_students
 from mmkdml.analysis.taps_listing import TapRow, format_suggestion, format_taps, tap_rows
 
 __all__ = [
@@ -23,7 +25,9 @@ __all__ = [
     'MemberComplexity',
     'MethodCost',
     'OfflineCost',
+    'PrecisionCost',
     'StepCost',
+    'StudentCost',
     'TapRow',
     'cam_rows',
     'choose_cases',
@@ -35,6 +39,8 @@ __all__ = [
     'format_costs',
     'format_method_costs',
     'format_offline_cost',
+    'format_precisions',
+    'format_students',
     'format_suggestion',
     'format_taps',
     'grad_cam',
@@ -44,7 +50,9 @@ __all__ = [
     'measure_cka',
     'measure_methods',
     'measure_offline',
+    'measure_precisions',
     'measure_steps',
+    'measure_students',
     'member_complexities',
     'tap_rows',
     'without_pretrained',

@@ -60,7 +60,7 @@ def inspect_config(config: Config) -> Inspection:
         settings['frozen'] = dict.fromkeys(checkpoints)
     if settings.get('teacher_checkpoint') is not None:
         checkpoints[TEACHER] = settings.pop('teacher_checkpoint')
-    with _only_errors():  # not that a frozen member has no weights, nor timm's table
+    with only_errors():  # not that a frozen member has no weights, nor timm's table
         try:
             model = MODELS.build(settings)
         except (KeyError, TypeError) as error:  # of mmengine, of a type or an argument
@@ -105,7 +105,9 @@ def _is_pretrained(init_cfg: Any) -> bool:
 
 
 @contextmanager
-def _only_errors() -> Iterator[None]:
+def only_errors() -> Iterator[None]:
+    """Keeps the logger to errors for a while."""
+
     def keep(record: Any) -> bool:
         return record.levelno >= logging.ERROR
 

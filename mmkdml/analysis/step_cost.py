@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,13 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from prettytable import PrettyTable
+from torch import Tensor
 
 from mmkdml.analysis.complexity import count_parameters
 from mmkdml.analysis.inspection import Inspection, inspect_config
 from mmkdml.analysis.timing import Step, median_seconds, named_errors, peak_memory
 from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.models.tasks.base import Samples
 
 CLASSROOM = 'classroom'
 
@@ -65,9 +67,9 @@ def measure_steps(config: Config, batch_size: int, rounds: int) -> dict[str, Ste
         ValueError: If it cannot be built or stepped, or a number is below 1.
     """
     inspection = inspect_config(config)
-    _classroom(inspection, 'this config')
+    classroom_of(inspection, 'this config')
     names = [CLASSROOM, *inspection.members]
-    steps = {name: _step(inspection, config, name, batch_size) for name in names}
+    steps = {name: step_of(inspection, config, name, batch_size) for name in names}
     seconds = median_seconds(steps, rounds)
     return {
         name: StepCost(seconds[name], peak_memory(_step_twice, config, name, batch_size))
@@ -97,7 +99,7 @@ def measure_methods(
     for name, config in configs.items():
         with named_errors(name):
             inspections[name] = inspect_config(config)
-    classrooms = {name: _classroom(inspection, name) for name, inspection in inspections.items()}
+    classrooms = {name: classroom_of(inspection, name) for name, inspection in inspections.items()}
     kinds = {name: (room.task.name, room.input_size) for name, room in classrooms.items()}
     if len(set(kinds.values())) > 1:
         raise ValueError(
@@ -106,7 +108,7 @@ def measure_methods(
             + '; measure these apart, or set model.input_size'
         )
     steps = {
-        name: _step(inspections[name], config, CLASSROOM, batch_size)
+        name: step_of(inspections[name], config, CLASSROOM, batch_size)
         for name, config in configs.items()
     }
     seconds = median_seconds(steps, rounds)
@@ -154,7 +156,12 @@ def format_method_costs(costs: dict[str, MethodCost]) -> str:
     return table.get_string()
 
 
-def _classroom(inspection: Inspection, what: str) -> KnowledgeDistiller:
+def classroom_of(inspection: Inspection, what: str) -> KnowledgeDistiller:
+    """The classroom that was inspected.
+
+    Raises:
+        TypeError: If it is none, but a baseline; ``what`` says of what.
+    """
     if inspection.distiller is None:
         raise TypeError(
             f'The steps of classrooms are measured, but {what} is of one network alone; give a '
@@ -163,30 +170,67 @@ def _classroom(inspection: Inspection, what: str) -> KnowledgeDistiller:
     return inspection.distiller
 
 
-def _step(inspection: Inspection, config: Config, name: str, batch_size: int) -> Step:
-    """One training step of the classroom or, of its own, of a member."""
-    if batch_size < 1:
-        raise ValueError(f'batch_size must be at least 1, got {batch_size}')
-    distiller = _classroom(inspection, name)
-    inputs = torch.randn(batch_size, 3, *inspection.input_size)
-    samples = inspection.task.made_up_samples(batch_size, inspection.input_size)
-    if name in distiller.frozen_names:
-        member = inspection.members[name]
+def step_of(inspection: Inspection, config: Config, name: str, batch_size: int) -> Step:
+    """One training step, on a made-up batch, of a classroom or, of its own, of a member.
 
-        def look() -> None:
-            with torch.inference_mode():
-                inspection.task.logits(member, inputs)
+    A frozen member's is a forward in inference mode.
 
-        return look
-    model: Any = (distiller if name == CLASSROOM else inspection.members[name]).train()
-    wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    Args:
+        inspection: The classroom.
+        config: With its ``optim_wrapper``.
+        name: A member's, or :data:`CLASSROOM`.
+        batch_size: Images in the batch.
 
-    def train() -> None:
+    Raises:
+        TypeError: If the inspection is of a baseline.
+        ValueError: If ``batch_size`` is below 1.
+    """
+    distiller = classroom_of(inspection, name)
+    if name not in distiller.frozen_names:
+        model = distiller if name == CLASSROOM else inspection.members[name]
+        return training_step(inspection, model, config.optim_wrapper, batch_size)
+    member = inspection.members[name]
+    inputs, _ = _made_up_batch(inspection, batch_size)
+
+    def look() -> None:
+        with torch.inference_mode():
+            inspection.task.logits(member, inputs)
+
+    return look
+
+
+def training_step(
+    inspection: Inspection, model: Any, optim_wrapper: Mapping[str, Any], batch_size: int
+) -> Callable[[], float]:
+    """A training step on a made-up batch; it returns the sum of the losses.
+
+    Args:
+        inspection: Of the model's task and input size.
+        model: A classroom or a member.
+        optim_wrapper: Settings of its optimiser.
+        batch_size: Images in the batch.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1.
+    """
+    inputs, samples = _made_up_batch(inspection, batch_size)
+    wrapper = build_optim_wrapper(model.train(), optim_wrapper)
+
+    def train() -> float:
         with wrapper.optim_context(model):
             losses = model(inputs, samples, mode='loss')
-        wrapper.update_params(model.parse_losses(losses)[0])
+        loss, _ = model.parse_losses(losses)
+        wrapper.update_params(loss)
+        return loss.item()
 
     return train
+
+
+def _made_up_batch(inspection: Inspection, batch_size: int) -> tuple[Tensor, Samples]:
+    if batch_size < 1:
+        raise ValueError(f'batch_size must be at least 1, got {batch_size}')
+    inputs = torch.randn(batch_size, 3, *inspection.input_size)
+    return inputs, inspection.task.made_up_samples(batch_size, inspection.input_size)
 
 
 def _step_twice(config: Config, name: str, batch_size: int) -> None:
@@ -195,6 +239,6 @@ def _step_twice(config: Config, name: str, batch_size: int) -> None:
     if name != CLASSROOM:  # the others would be in the way
         for other in inspection.members.keys() - {name}:
             inspection.members[other].to_empty(device='meta')
-    step = _step(inspection, config, name, batch_size)
+    step = step_of(inspection, config, name, batch_size)
     for _ in range(2):
         step()

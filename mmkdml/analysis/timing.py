@@ -16,7 +16,7 @@ import torch
 
 from mmkdml.engine import keep_freed_memory
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 
 
 def median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:

@@ -14,6 +14,7 @@ from mmkdml.apis.runs import (
     newest_checkpoint,
     use_amp,
     use_deterministic,
+    use_fast,
 )
 from mmkdml.apis.trained import find_runs, load_trained, run_files, split_run
 
@@ -38,5 +39,6 @@ __all__ = [
     'split_run',
     'use_amp',
     'use_deterministic',
+    'use_fast',
     'write_mask',
 ]

@@ -17,7 +17,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from mmkdml.datasets.base import keep_images
-from mmkdml.engine import INTERRUPTED, SafeResumeHook, keep_freed_memory
+from mmkdml.engine import INTERRUPTED, SafeResumeHook, has_fast_bf16, keep_freed_memory
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 
 #: Where decoded images are kept unless another folder is named.
@@ -69,7 +69,7 @@ def use_amp(config: Config) -> None:
         ValueError: If the config has an optimiser wrapper of its own kind.
     """
     wrapper = config.optim_wrapper
-    if wrapper.get('type', OptimWrapper) not in (OptimWrapper, 'OptimWrapper'):
+    if not _has_plain_wrapper(config):
         raise ValueError(
             f'--amp replaces OptimWrapper, but the config has {wrapper["type"]}; set its precision '
             'in the config'
@@ -80,6 +80,26 @@ def use_amp(config: Config) -> None:
         wrapper.update(type='AmpOptimWrapper', dtype=dtype)
     else:
         wrapper.type = 'mmkdml.CPUAmpOptimWrapper'
+
+
+def use_fast(config: Config) -> None:
+    """Sets what makes training steps faster on this device: see ``docs/performance.md``.
+
+    That is :func:`use_amp` on a GPU and where :func:`mmkdml.engine.has_fast_bf16`, unless the
+    config has an optimiser wrapper of its own kind; a :class:`mmkdml.engine.ChannelsLastHook`; and
+    the fused form of Adam, AdamW and SGD.
+    """
+    if (torch.cuda.is_available() or has_fast_bf16()) and _has_plain_wrapper(config):
+        use_amp(config)
+    optimizer = config.optim_wrapper.get('optimizer') or {}
+    kind = optimizer.get('type')
+    if getattr(kind, '__name__', kind) in ('Adam', 'AdamW', 'SGD'):
+        optimizer.setdefault('fused', True)
+    config.custom_hooks = [*config.get('custom_hooks', []), dict(type='mmkdml.ChannelsLastHook')]
+
+
+def _has_plain_wrapper(config: Config) -> bool:
+    return config.optim_wrapper.get('type', OptimWrapper) in (OptimWrapper, 'OptimWrapper')
 
 
 def use_deterministic(config: Config) -> None:

@@ -2,6 +2,8 @@
 
 from mmkdml.engine.checkpoint_files import INTERRUPTED
 from mmkdml.engine.hooks import (
+    ChannelsLastHook,
+    CompileMembersHook,
     ExactResumeHook,
     LossBalanceHook,
     MemberTableHook,
@@ -11,15 +13,18 @@ from mmkdml.engine.hooks import (
     ReliabilityHook,
     SafeCheckpointHook,
     SafeResumeHook,
+    compile_members,
     member_table,
 )
 from mmkdml.engine.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
 from mmkdml.engine.memory import keep_freed_memory
-from mmkdml.engine.optim_wrapper import CPUAmpOptimWrapper
+from mmkdml.engine.optim_wrapper import CPUAmpOptimWrapper, has_fast_bf16
 from mmkdml.engine.optimizers import DiscriminatorOptimWrapperConstructor, SeparateOptimizers
 
 __all__ = [
     'CPUAmpOptimWrapper',
+    'ChannelsLastHook',
+    'CompileMembersHook',
     'DiscriminatorOptimWrapperConstructor',
     'INTERRUPTED',
     'ExactResumeHook',
@@ -35,6 +40,8 @@ __all__ = [
     'SafeCheckpointHook',
     'SafeResumeHook',
     'SeparateOptimizers',
+    'compile_members',
+    'has_fast_bf16',
     'keep_freed_memory',
     'member_table',
 ]

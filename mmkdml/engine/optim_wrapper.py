@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -27,3 +28,12 @@ class CPUAmpOptimWrapper(OptimWrapper):
         """Enters mmengine's context of gradient accumulation, and autocast."""
         with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
             yield
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware, by AMX or AVX512; others only imitate it.
+
+    False where torch cannot tell.
+    """
+    capabilities: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
+    return any(capabilities.get(key, False) for key in ('amx_bf16', 'avx512_bf16'))

@@ -1,3 +1,4 @@
+import copy
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -7,13 +8,19 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from mmpretrain.datasets import CustomDataset
 
-from mmkdml.apis import load_config, load_weights, make_runner, use_amp
-from mmkdml.apis.runs import IMAGE_CACHE, newest_checkpoint, use_deterministic, use_image_cache
-from mmkdml.engine import CPUAmpOptimWrapper, SafeResumeHook
+from mmkdml.apis import load_config, load_weights, make_runner, runs, use_amp
+from mmkdml.apis.runs import (
+    IMAGE_CACHE,
+    newest_checkpoint,
+    use_deterministic,
+    use_fast,
+    use_image_cache,
+)
+from mmkdml.engine import ChannelsLastHook, CPUAmpOptimWrapper, SafeResumeHook
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
@@ -63,6 +70,44 @@ def test_the_config_that_a_run_leaves_can_be_read_again(monkeypatch, tmp_path, c
 def test_no_precision_for_a_wrapper_of_another_kind():
     with pytest.raises(ValueError, match='--amp replaces OptimWrapper, but the config has Mine'):
         use_amp(Config(dict(optim_wrapper=dict(type='Mine'))))
+
+
+@pytest.mark.parametrize(
+    ('cuda', 'bf16', 'kind'),
+    [
+        (True, False, AmpOptimWrapper),
+        (False, True, CPUAmpOptimWrapper),
+        (False, False, OptimWrapper),
+    ],
+)
+@pytest.mark.parametrize('optimizer', [None, 'SGD'])
+def test_what_is_fast_depends_on_the_device(monkeypatch, tmp_path, cuda, bf16, kind, optimizer):
+    config = load_config(DEMO)
+    if optimizer is not None:  # Adam, by its class
+        config.optim_wrapper.optimizer.type = optimizer
+    hooks = list(config.custom_hooks)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, 'is_available', lambda: cuda)
+        patch.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
+        patch.setattr(runs, 'has_fast_bf16', lambda: bf16)
+        use_fast(config)
+    config.dump(tmp_path / 'left.py')
+    for one in (config, load_config(tmp_path / 'left.py')):
+        found = one.optim_wrapper.get('type', OptimWrapper)
+        assert (OPTIM_WRAPPERS.get(found) if isinstance(found, str) else found) is kind
+        assert one.optim_wrapper.optimizer.fused is True
+        assert HOOKS.get(one.custom_hooks[-1].type) is ChannelsLastHook
+    assert config.custom_hooks[:-1] == hooks
+
+
+def test_what_a_config_says_itself_stays(monkeypatch):
+    monkeypatch.setattr(runs, 'has_fast_bf16', lambda: True)
+    own = dict(type='Mine', optimizer=dict(type='Adam', fused=False))
+    for wrapper in (own, dict(type='Mine', optimizer=dict(type='LBFGS')), dict(type='Mine')):
+        config = Config(dict(optim_wrapper=copy.deepcopy(wrapper)))
+        use_fast(config)
+        assert config.optim_wrapper.to_dict() == wrapper
+        assert config.custom_hooks == [dict(type='mmkdml.ChannelsLastHook')]
 
 
 def test_images_are_kept_of_all_parts_that_there_are():

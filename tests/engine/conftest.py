@@ -109,7 +109,7 @@ class StopAt(Hook):
 def start(
     folder, stop=None, load_from=None, resume=False, workers=0, persistent=False, by_epoch=True,
     ema=False, accumulate=1, hook=True, seed=3, sampler=None, hooks=(), parallel=False,
-    different=False, round_up=True, batch=BATCH, **checkpoint
+    different=False, round_up=True, batch=BATCH, net=Net, adam=None, **checkpoint
 ):  # fmt: skip
     DefaultScope._instance_dict.clear()
     loader = dict(
@@ -133,7 +133,7 @@ def start(
     )
     settings = dict(type=SafeCheckpointHook, save_best='score', rule='greater', max_keep_ckpts=2)
     runner = Runner(
-        model=Net(),
+        model=net(),
         work_dir=str(folder),
         train_dataloader=dict(loader, sampler=dict(sampler, shuffle=True)),
         val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
@@ -142,7 +142,7 @@ def start(
         train_cfg=loop,
         optim_wrapper=dict(
             constructor=DiscriminatorOptimWrapperConstructor,
-            optimizer=dict(type='Adam', lr=0.05),
+            optimizer=dict(type='Adam', lr=0.05, **(adam or {})),
             discriminator_optimizer=dict(type='SGD', lr=0.05, momentum=0.9),
             accumulative_counts=accumulate,
         ),
@@ -218,7 +218,7 @@ def left(folder):
 @pytest.fixture(scope='session')
 def training():
     """``start`` a run, what it has ``left``, and names of this file."""
-    return SimpleNamespace(start=start, left=left, content=content, Crash=CrashError)
+    return SimpleNamespace(start=start, left=left, content=content, Crash=CrashError, Net=Net)
 
 
 @pytest.fixture(scope='session')

@@ -1,9 +1,10 @@
 import copy
 
+import pytest
 import torch
 from torch import nn
 
-from mmkdml.engine import CPUAmpOptimWrapper
+from mmkdml.engine import CPUAmpOptimWrapper, has_fast_bf16
 
 
 def network():
@@ -57,3 +58,22 @@ def test_gradients_accumulate_over_several_forwards():
     assert torch.equal(model[0].weight, before['0.weight'])
     step(model, wrapper, torch.randn(2, 3, 8, 8))
     assert not torch.equal(model[0].weight, before['0.weight'])
+
+
+@pytest.mark.parametrize(
+    ('capabilities', 'fast'),
+    [
+        (dict(amx_bf16=True, avx512_bf16=False), True),
+        (dict(amx_bf16=False, avx512_bf16=True), True),
+        (dict(amx_bf16=False, avx512_bf16=False, avx512_f=True, amx_int8=True), False),
+        (dict(architecture='aarch64', bf16=True), False),
+    ],
+)
+def test_bfloat16_is_fast_where_the_cpu_multiplies_it(monkeypatch, capabilities, fast):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities, raising=False)
+    assert has_fast_bf16() is fast
+
+
+def test_where_torch_cannot_tell_bfloat16_is_not_fast(monkeypatch):
+    monkeypatch.delattr(torch.cpu, 'get_capabilities', raising=False)
+    assert has_fast_bf16() is False

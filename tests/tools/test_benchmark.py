@@ -1,10 +1,19 @@
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from mmkdml import analysis
-from mmkdml.analysis import MethodCost, OfflineCost, StepCost, end_to_end, loading
+from mmkdml.analysis import (
+    MethodCost,
+    OfflineCost,
+    PrecisionCost,
+    StepCost,
+    StudentCost,
+    end_to_end,
+    loading,
+)
 from mmkdml.analysis.end_to_end import RunSpeed
 from mmkdml.analysis.loading import LoadingSpeed
 
@@ -34,6 +43,36 @@ def test_methods_are_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
     assert json.loads((tmp_path / 'costs.json').read_text())[str(METHOD)] == dict(
         step=dict(seconds=1.25, memory=100.0), parameters=1000
     )
+
+
+@pytest.mark.parametrize(
+    ('command', 'measure', 'flags', 'wanted', 'cost'),
+    [
+        ('students', 'measure_students', ['--most', '2'], 2, {1: StudentCost(1.5, 1.25, 1.0)}),
+        ('students', 'measure_students', [], 4, {1: StudentCost(1.5, 1.25, 1.0)}),
+        (
+            'precision',
+            'measure_precisions',
+            ['--compile'],
+            True,
+            dict(a=PrecisionCost(1.5, 2.0, 0)),
+        ),
+        ('precision', 'measure_precisions', [], False, dict(a=PrecisionCost(1.5, 2.0, 0))),
+    ],
+)
+def test_one_config_is_measured_as_asked(
+    tool, capsys, monkeypatch, tmp_path, command, measure, flags, wanted, cost
+):
+    asked = []
+    monkeypatch.setattr(analysis, measure, lambda *args: (asked.extend(args), cost)[1])
+    numbers = ['--batch-size', '3', '--rounds', '2', '--json', tmp_path / 'costs.json']
+    options = ['model.input_size=[32,96]']
+    tool('benchmark', command, PLAIN, *flags, *numbers, options=options, experiment=False)
+    assert asked[0].model.input_size == [32, 96]
+    assert asked[1:] == [3, 2, wanted]
+    assert '1.500' in capsys.readouterr().out
+    (written,) = json.loads((tmp_path / 'costs.json').read_text()).values()
+    assert written == dataclasses.asdict(next(iter(cost.values())))
 
 
 @pytest.mark.parametrize(
@@ -77,8 +116,8 @@ def test_what_is_kept_is_measured_as_asked(tool, tmp_path, capsys, monkeypatch):
 
 
 def test_the_commands_are_told(tool):
-    usage = r'usage: benchmark.py \{step,methods,offline,data,end-to-end\} CONFIG'
-    with pytest.raises(SystemExit, match=usage):
+    commands = 'step,methods,students,precision,offline,data,end-to-end'
+    with pytest.raises(SystemExit, match=rf'usage: benchmark.py \{{{commands}\}} CONFIG'):
         tool('benchmark', 'measure', experiment=False)
 
 

@@ -170,6 +170,24 @@ def test_a_full_disk_is_told_in_one_line(tool, short, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
+def test_a_fast_run_is_resumed_exactly_in_files_as_ever(tool, short, tmp_path):
+    for name in ('whole', 'resumed'):
+        tool('train', CONFIG, '--fast', '--work-dir', tmp_path / name, options=short)
+    whole = load_checkpoint_file(tmp_path / 'whole' / 'epoch_2.pth')
+    (tmp_path / 'resumed' / 'epoch_2.pth').unlink()
+    command = ['--fast', '--resume', '--work-dir', tmp_path / 'resumed']
+    tool('train', CONFIG, *command, options=short)
+    resumed = load_checkpoint_file(tmp_path / 'resumed' / 'epoch_2.pth')
+    assert same(resumed['state_dict'], whole['state_dict'])
+    assert all(value.is_contiguous() for value in whole['state_dict'].values())
+    states = whole['optimizer']['state']
+    for key, state in resumed['optimizer']['state'].items():
+        assert same(state, states[key])
+        assert all(value.is_contiguous() for value in state.values())
+    assert whole['optimizer']['param_groups'][0]['fused'] is True
+
+
 @pytest.fixture
 def not_deterministic_after():
     yield

@@ -1,5 +1,7 @@
-"""Hooks that show how the members learn and what takes time, and that keep a run from harm."""
+"""Hooks that show what the members learn and what takes time, and make runs safe or faster."""
 
+from mmkdml.engine.hooks.channels_last import ChannelsLastHook
+from mmkdml.engine.hooks.compile_members import CompileMembersHook, compile_members
 from mmkdml.engine.hooks.exact_resume import ExactResumeHook
 from mmkdml.engine.hooks.loss_balance import LossBalanceHook
 from mmkdml.engine.hooks.member_table import MemberTableHook, member_table
@@ -11,6 +13,8 @@ from mmkdml.engine.hooks.safe_checkpoint import SafeCheckpointHook
 from mmkdml.engine.hooks.safe_resume import SafeResumeHook
 
 __all__ = [
+    'ChannelsLastHook',
+    'CompileMembersHook',
     'ExactResumeHook',
     'LossBalanceHook',
     'MemberTableHook',
@@ -20,5 +24,6 @@ __all__ = [
     'ReliabilityHook',
     'SafeCheckpointHook',
     'SafeResumeHook',
+    'compile_members',
     'member_table',
 ]

@@ -157,6 +157,11 @@ class KnowledgeDistiller(BaseModel):
         }
 
     @property
+    def observed_modules(self) -> dict[str, set[str]]:
+        """For each member the names of the modules whose outputs a training step records."""
+        return {name: {*taps, *self.task.observed_modules} for name, taps in self._taps.items()}
+
+    @property
     def frozen_names(self) -> tuple[str, ...]:
         """Names of the frozen members."""
         return tuple(self._frozen)

@@ -29,6 +29,8 @@ class Task(ABC):
     default_ensemble: ClassVar[str]
     #: Names of ensembles that have a meaning here.
     ensembles: ClassVar[tuple[str, ...]]
+    #: Modules of a member whose outputs the task itself records in a training step.
+    observed_modules: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def default_tap(self, member: nn.Module) -> str:

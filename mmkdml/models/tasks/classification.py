@@ -29,6 +29,7 @@ class ClassificationTask(Task):
     default_input_size = (224, 224)
     default_ensemble = 'max'
     ensembles = ('max', 'mean', 'vote')
+    observed_modules = (HEAD,)
 
     def default_tap(self, member: ImageClassifier) -> str:
         """The last convolutional map: the neck's if it has such a block, or the backbone's."""

@@ -84,6 +84,17 @@ def test_two_taps_between_the_same_members_are_two_losses(tiny):
     assert {'s.loss_from_t.features', 's.loss_from_t.features_2'} <= set(losses)
 
 
+def test_what_a_step_observes_is_told(task, tiny):
+    own, teachers, students = dict(
+        classification=({'head'}, {'neck.conv_block'}, {'backbone'}),
+        segmentation=(set(), {'decode_head.blocks.0'}, {'decode_head.blocks.0'}),
+    )[task.name]
+    features = tiny.pair(task, [('predictions', 1.0), ('features', 1.0)])
+    assert features.observed_modules == dict(teacher=own | teachers, student=own | students)
+    predictions = tiny.pair(task, [('predictions', 1.0)])
+    assert predictions.observed_modules == dict(teacher=own, student=own)
+
+
 def test_a_pair_of_classifiers_that_is_not_in_the_papers(tiny):
     timm_teacher = dict(
         tiny.classifier(),

@@ -1,0 +1,125 @@
+"""What a training step costs in other number formats, memory layouts and forms of its code."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from prettytable import PrettyTable
+
+from mmkdml.analysis.inspection import inspect_config
+from mmkdml.analysis.step_cost import training_step
+from mmkdml.analysis.timing import Step, median_seconds
+from mmkdml.engine import compile_members
+
+FLOAT32 = 'float32'
+BFLOAT16 = 'bfloat16'
+#: What is compared: the settings of :func:`_prepared_step` by name, the plain step first.
+FORMS: dict[str, dict[str, bool]] = {
+    FLOAT32: {},
+    f'{FLOAT32}, channels last': dict(channels_last=True),
+    BFLOAT16: dict(bfloat16=True),
+    f'{BFLOAT16}, channels last': dict(bfloat16=True, channels_last=True),
+    f'{BFLOAT16}, channels last, fused optimiser': dict(
+        bfloat16=True, channels_last=True, fused=True
+    ),
+}
+COMPILED = {
+    f'{FLOAT32}, compiled': dict(compiled=True),
+    f'{BFLOAT16}, channels last, fused optimiser, compiled': dict(
+        bfloat16=True, channels_last=True, fused=True, compiled=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PrecisionCost:
+    """Cost of one form of a training step.
+
+    Attributes:
+        seconds: Median over the rounds.
+        gain: How many times faster than the plain step.
+        difference: Of the loss of the first step from the plain one's, relative.
+    """
+
+    seconds: float
+    gain: float
+    difference: float
+
+
+def measure_precisions(
+    config: Config, batch_size: int, rounds: int, compiled: bool = False
+) -> dict[str, PrecisionCost]:
+    """Measures a config's training step in several forms, on one made-up batch on the CPU.
+
+    All start from the same drawn weights. The steps take turns, so that a machine that slows down
+    slows all of them.
+
+    Args:
+        config: A classroom's or a baseline's.
+        batch_size: Images in the batch.
+        rounds: Measured steps of each form, after one that is not.
+        compiled: Whether to add forms compiled by ``torch.compile``, which needs a C++ compiler.
+
+    Returns:
+        The costs by name, the plain step first.
+
+    Raises:
+        TypeError: If the config is of no classroom and no network of a known task.
+        ValueError: If it cannot be built or stepped, or a number is below 1.
+    """
+    losses: dict[str, list[float]] = {}
+    steps: dict[str, Step] = {}
+    for name, form in {**FORMS, **(COMPILED if compiled else {})}.items():
+        losses[name] = []
+        steps[name] = _prepared_step(config, batch_size, losses[name], **form)
+    seconds = median_seconds(steps, rounds)
+    plain = losses[FLOAT32][0]
+    return {
+        name: PrecisionCost(
+            seconds[name],
+            seconds[FLOAT32] / seconds[name],
+            abs(losses[name][0] - plain) / abs(plain),
+        )
+        for name in steps
+    }
+
+
+def format_precisions(costs: Mapping[str, PrecisionCost]) -> str:
+    """The costs as a table."""
+    table = PrettyTable(['step', 'seconds', 'gain', 'difference of the loss'], align='r')
+    table.align['step'] = 'l'
+    for name, cost in costs.items():
+        table.add_row([name, f'{cost.seconds:.3f}', f'{cost.gain:.2f}', f'{cost.difference:.1e}'])
+    return table.get_string()
+
+
+def _prepared_step(
+    config: Config,
+    batch_size: int,
+    losses: list[float],
+    bfloat16: bool = False,
+    channels_last: bool = False,
+    fused: bool = False,
+    compiled: bool = False,
+) -> Step:
+    """A step that appends its loss to ``losses``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inspection = inspect_config(config)
+        wrapper: dict[str, Any] = copy.deepcopy(config.optim_wrapper)
+        if bfloat16:
+            wrapper['type'] = 'mmkdml.CPUAmpOptimWrapper'
+        if fused:
+            wrapper['optimizer']['fused'] = True
+        model: Any = inspection.distiller or next(iter(inspection.members.values()))
+        if channels_last:
+            model.to(memory_format=torch.channels_last)
+        if compiled:
+            compile_members(model)
+        step = training_step(inspection, model, wrapper, batch_size)
+    return lambda: losses.append(step())

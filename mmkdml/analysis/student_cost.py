@@ -1,0 +1,128 @@
+"""How the cost of a classroom's training step grows with the number of its students."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mmengine.config import Config
+from prettytable import PrettyTable
+
+from mmkdml.analysis.inspection import Inspection, inspect_config, only_errors
+from mmkdml.analysis.step_cost import CLASSROOM, classroom_of, step_of
+from mmkdml.analysis.timing import median_seconds
+from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.models.transfers import Transfer
+
+_STUDENT = 'copy_{}'
+
+
+@dataclass(frozen=True)
+class StudentCost:
+    """Cost of a classroom's step with some number of equal students.
+
+    Attributes:
+        seconds: Median over the rounds.
+        members: Sum of the members' own steps.
+        linear: The seconds it would have if each student cost what the first one does.
+    """
+
+    seconds: float
+    members: float
+    linear: float
+
+
+def measure_students(
+    config: Config, batch_size: int, rounds: int, most: int = 4
+) -> dict[int, StudentCost]:
+    """Measures classrooms of 1, 2, ... equal students, on one made-up batch each on the CPU.
+
+    The students are copies of the config's first one. Each learns from the other members what that
+    one learns from them, and from every fellow student what that one learns from its peers. All
+    steps take turns, so that a machine that slows down slows all of them.
+
+    Args:
+        config: A classroom's config.
+        batch_size: Images in the batch.
+        rounds: Measured steps of each kind, after one that is not.
+        most: The largest number of students.
+
+    Returns:
+        The costs by the number of students.
+
+    Raises:
+        TypeError: If the config is of a baseline.
+        ValueError: If it cannot be built or stepped, or a number is below 1.
+    """
+    if most < 1:
+        raise ValueError(f'The largest number of students must be at least 1, got {most}')
+    inspection = inspect_config(config)
+    rooms = {number: _with_students(inspection, number) for number in range(1, most + 1)}
+    steps = {name: step_of(rooms[1], config, name, batch_size) for name in rooms[1].members}
+    for number, room in rooms.items():
+        steps[str(number)] = step_of(room, config, CLASSROOM, batch_size)
+    seconds = median_seconds(steps, rounds)
+    others = sum(seconds[name] for name in rooms[1].members if name != _STUDENT.format(1))
+    student = seconds[_STUDENT.format(1)]
+    return {
+        count: StudentCost(
+            seconds[str(count)], others + count * student, others + count * (seconds['1'] - others)
+        )
+        for count in rooms
+    }
+
+
+def format_students(costs: Mapping[int, StudentCost]) -> str:
+    """The costs as a table, with their ratios to what they should be."""
+    names = ['students', 'seconds', 'members alone', 'ratio', 'as the first', 'ratio ']
+    table = PrettyTable(names, align='r')
+    for number, cost in costs.items():
+        ratios = (cost.seconds / floor for floor in (cost.members, cost.linear))
+        pairs = zip((cost.members, cost.linear), ratios, strict=True)
+        cells = [f'{cell:.3f}' for pair in pairs for cell in pair]
+        table.add_row([number, f'{cost.seconds:.3f}', *cells])
+    return table.get_string()
+
+
+def _with_students(inspection: Inspection, number: int) -> Inspection:
+    """The classroom with so many copies of its first student; all share the other members."""
+    room = classroom_of(inspection, 'this config')
+    first = room.student_names[0]
+    students = [_STUDENT.format(place) for place in range(1, number + 1)]
+    members = {name: x for name, x in inspection.members.items() if name not in room.student_names}
+    copies = {name: copy.deepcopy(inspection.members[first]) for name in students}
+    with only_errors():  # not that a frozen member has no weights
+        distiller = KnowledgeDistiller(
+            {**members, **copies},
+            _multiplied(room.transfers, first, set(room.student_names), students),
+            supervised_weights={
+                name: room.supervised_weights[first if name in copies else name]
+                for name in (*members, *copies)
+                if name in copies or name not in room.frozen_names
+            },
+            frozen=dict.fromkeys(room.frozen_names),
+            students=students,
+            input_size=inspection.input_size,
+            data_preprocessor=room.data_preprocessor,
+        )
+    return dataclasses.replace(inspection, members=distiller.named_members(), distiller=distiller)
+
+
+def _multiplied(
+    transfers: Iterable[Transfer], first: str, peers: Collection[str], students: Sequence[str]
+) -> list[Transfer]:
+    """What the first student learns, for each of the others, too."""
+    rows = [row for row in transfers if not {row.source, row.learner} & set(peers)]
+    for row in transfers:
+        if row.learner != first:
+            continue
+        for learner in students:
+            sources = [row.source] if row.source not in peers else students
+            rows += [
+                dataclasses.replace(copy.deepcopy(row), source=source, learner=learner)
+                for source in sources
+                if source != learner
+            ]
+    return rows

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmkdml.analysis import student_cost
+from mmkdml.analysis.inspection import inspect_config
+from mmkdml.analysis.student_cost import StudentCost, format_students, measure_students
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def demo(mode='kdml'):
+    config = Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo_slices.py')
+    config.model.update(mode=mode, input_size=(32, 32))
+    if mode == 'kd_off':
+        config.model.weights.gamma = None
+    return config
+
+
+def test_costs_are_compared_with_the_members_and_with_the_first_student(monkeypatch):
+    seconds = {'teacher': 5.0, 'copy_1': 2.0, '1': 7.5, '2': 9.0, '3': 12.0}
+    asked = {}
+
+    def median(steps, rounds):
+        asked.update(steps=list(steps), rounds=rounds)
+        return seconds
+
+    monkeypatch.setattr(student_cost, 'median_seconds', median)
+    costs = measure_students(demo(), batch_size=2, rounds=4, most=3)
+    assert asked == dict(steps=list(seconds), rounds=4)
+    assert costs == {
+        1: StudentCost(7.5, 7.0, 7.5),
+        2: StudentCost(9.0, 9.0, 10.0),
+        3: StudentCost(12.0, 11.0, 12.5),
+    }
+
+
+def test_the_table_by_hand():
+    table = format_students({1: StudentCost(3.0, 2.0, 3.0), 2: StudentCost(4.0, 5.0, 3.2)})
+    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in table.splitlines()[3:-1]]
+    assert rows == [
+        ['1', '3.000', '2.000', '1.500', '3.000', '1.000'],
+        ['2', '4.000', '5.000', '0.800', '3.200', '1.250'],
+    ]
+
+
+@pytest.mark.parametrize(
+    ('mode', 'taught', 'peers'), [('kdml', 'features', True), ('kd_off', 'predictions', False)]
+)
+def test_every_student_learns_what_the_first_one_does(mode, taught, peers):
+    inspection = inspect_config(demo(mode))
+    room = student_cost._with_students(inspection, 3)
+    copies = ['copy_1', 'copy_2', 'copy_3']
+    assert list(room.members) == ['teacher', *copies]
+    assert room.members['teacher'] is inspection.members['teacher']
+    assert room.distiller.frozen_names == inspection.distiller.frozen_names
+    assert room.distiller.student_names == tuple(copies)
+    rows = {
+        (row.source, row.learner, row.knowledge, row.weight) for row in room.distiller.transfers
+    }
+    expected = {('teacher', name, taught, 0.3) for name in copies}
+    if peers:
+        expected |= {
+            (source, name, 'predictions', 0.3)
+            for name in copies
+            for source in copies
+            if source != name
+        }
+    assert rows == expected
+    assert len(room.distiller.transfers) == len(expected)
+    weights = room.distiller.supervised_weights
+    assert {weights[name] for name in copies} == {0.4}
+    assert weights.get('teacher') == (1.0 if peers else None)
+    sizes = {sum(p.numel() for p in room.members[name].parameters()) for name in copies}
+    assert sizes == {sum(p.numel() for p in inspection.members['student_1'].parameters())}
+
+
+def test_a_frozen_teacher_is_stepped_beside_its_student():
+    costs = measure_students(demo('kd_off'), batch_size=2, rounds=1, most=1)
+    (cost,) = costs.values()
+    assert min(cost.seconds, cost.members) > 0
+    assert cost.linear == pytest.approx(cost.seconds)
+
+
+def test_a_baseline_and_numbers_below_one_are_refused():
+    with pytest.raises(ValueError, match='number of students must be at least 1, got 0'):
+        measure_students(demo(), batch_size=2, rounds=1, most=0)
+    with pytest.raises(ValueError, match='batch_size must be at least 1, got 0'):
+        measure_students(demo(), batch_size=0, rounds=1)
+    baseline = Config.fromfile(CONFIGS / 'study' / 'ham64_student.py')
+    with pytest.raises(TypeError, match='this config is of one network alone'):
+        measure_students(baseline, batch_size=2, rounds=1)
