@@ -185,7 +185,9 @@ def windowed(
     ends = np.percentile(voxels, (_DARKEST, _BRIGHTEST)) if window is None else window
     low, high = map(float, ends)
     if window is not None and low >= high:
-        raise ValueError('a window goes from a lower to a higher intensity, got {} to {}'.format(*ends))
+        raise ValueError(
+            'a window goes from a lower to a higher intensity, got {} to {}'.format(*ends)
+        )
     if max(-low, high, high - low) > _LARGEST:
         raise ValueError(
             f'{source}: black and white must be within {_LARGEST:g} of 0 and of each other, got '

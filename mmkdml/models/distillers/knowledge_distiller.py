@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from mmengine.model import BaseModel, ModuleDict, ModuleList
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmkdml.models.checkpoints import file_sha256, load_member, resolve_checkpoint
+from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.distillers.checks import (
     as_transfer,
     check_input_size,
@@ -117,14 +113,7 @@ class KnowledgeDistiller(BaseModel):
             for name in self.member_names
             if name not in frozen
         }
-        self._frozen = FrozenMembers(
-            (name, self._freeze(name, built[name], path)) for name, path in frozen.items()
-        )
-        self._frozen_files = {
-            name: dict(path=path, sha256=file_sha256(path))
-            for name, path in frozen.items()
-            if path is not None
-        }
+        self._frozen = FrozenMembers(built, frozen)
         for name, source in (reused_classifiers or {}).items():
             task.reuse_classifier(built[name], self._frozen[source])
         self.members = ModuleDict({name: built[name] for name in self.supervised_weights})
@@ -281,18 +270,6 @@ class KnowledgeDistiller(BaseModel):
             weighted[f'{name}.{key}'] = value
         return weighted
 
-    def _freeze(self, name: str, member: nn.Module, path: str | None) -> nn.Module:
-        if path is not None:
-            load_member(member, name, path)
-        else:
-            print_log(
-                f'The frozen member {name} has no checkpoint; it teaches with the weights it was '
-                'built with',
-                logger='current',
-                level=logging.WARNING,
-            )
-        return member.requires_grad_(False).eval()
-
     def _students(self, students: Sequence[str] | None) -> tuple[str, ...]:
         if students is None:
             learners = {transfer.learner for transfer in self.transfers}
@@ -314,24 +291,15 @@ class KnowledgeDistiller(BaseModel):
         return ENSEMBLES[ensemble]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Adds path and SHA-256 of the frozen members' files, as the bytes of a JSON text."""
+        """Adds what tells the frozen members' files."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._frozen_files:
-            text = json.dumps(self._frozen_files, sort_keys=True).encode()
-            destination[prefix + FROZEN_RECORD] = torch.tensor(list(text), dtype=torch.uint8)
+        record = self._frozen.record()
+        if record is not None:
+            destination[prefix + FROZEN_RECORD] = record
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """Checks that the students are continued with the teacher they were trained with."""
-        record = state_dict.pop(prefix + FROZEN_RECORD, None)
-        recorded = {} if record is None else json.loads(bytes(record.tolist()))
-        for name, now in self._frozen_files.items():
-            then = recorded.get(name, now)
-            if then['sha256'] != now['sha256']:
-                raise ValueError(
-                    f'This checkpoint was trained with the frozen {name} {then["path"]} (SHA-256 '
-                    f'{then["sha256"][:12]}...), but now it is {Path(now["path"])} '
-                    f'({now["sha256"][:12]}...). Give the file it was trained with'
-                )
+        self._frozen.check_record(state_dict.pop(prefix + FROZEN_RECORD, None))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
