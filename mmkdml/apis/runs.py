@@ -138,7 +138,9 @@ def make_runner(config: Config, launcher: str = 'none') -> Runner:
             ``'mpi'``. Without a GPU, processes started by torchrun talk over gloo.
 
     Raises:
-        ValueError: If the file to load or to resume from is no checkpoint of weights.
+        TypeError: If a setting is none that its class has.
+        ValueError: If the file to load or to resume from is no checkpoint of weights, or the config
+            lacks a setting or names a class that is not known.
     """
     guard_checkpoints()
     if config.get('resume') and not config.get('load_from'):
@@ -151,7 +153,11 @@ def make_runner(config: Config, launcher: str = 'none') -> Runner:
     config.launcher = launcher
     if launcher != 'none':
         _share_among_processes(config)
-    runner = Runner.from_cfg(config)
+    try:
+        runner = Runner.from_cfg(config)
+    except (KeyError, TypeError) as error:  # mmengine's, of a setting that is missing or unknown
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f'no run can be made of the config: {error}') from error
     runner.register_hook(SafeResumeHook())
     return runner
 

@@ -61,13 +61,11 @@ class SplitFileMixin(ABC):
         self.allow_outside, self.image_cache = allow_outside, image_cache
         try:
             super().__init__(*args, **kwargs)
-        except (OSError, ValueError):
+        except OSError:
             raise
         except Exception as error:  # the frameworks do not check all of the settings
-            raise ValueError(
-                f'{type(self).__name__} cannot be made of its settings '
-                f'({type(error).__name__}: {error})'
-            ) from error
+            kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+            raise ValueError(f'{type(self).__name__}: {kind}{error}') from error
 
     def full_init(self) -> None:
         """Reads the split file, and decodes the images if they are to be kept and are not yet."""

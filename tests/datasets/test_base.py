@@ -93,7 +93,7 @@ def test_links_out_of_the_root(data, cls, name):
         (outside / 'c.tif').write_bytes((data / 'kept_c.tif').read_bytes())
     with pytest.raises(
         ValueError,
-        match=f"^splits/train.csv: {name} of 'c' leads out of images, to .*/outside/.*allow_o",
+        match=f"^{cls.__name__}: splits/train.csv: {name} of 'c' leads out .*/outside/.*allow_o",
     ):
         build(cls)
     assert len(build(cls, allow_outside=True)) == 6

@@ -115,11 +115,11 @@ def reported(answered, suite, store, *names):
     record = answered(lambda: read_suite(suite, store), *names)
     if record is None:
         return
-    answered(lambda: seed_scores(record), *names)
-    table = answered(lambda: build_table(record, 'best', 5), *names)
+    answered(lambda: seed_scores(record))
+    table = answered(lambda: build_table(record, 'best', 5))
     if table is not None:
         assert all(render(table, form) for form in FORMS)
-    answered(lambda: write_report(record, suite.work_dir / 'report.html', resamples=5), *names)
+    answered(lambda: write_report(record, suite.work_dir / 'report.html', resamples=5))
 
 
 @settings(max_examples=FEWER)

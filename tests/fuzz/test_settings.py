@@ -127,6 +127,7 @@ def test_settings_of_two_optimisers(answered, optimizer, discriminator):
 @example(kind=SplitSegDataset, changes=dict(ann_file=3))
 @example(kind=SplitSegDataset, changes=dict(ann_file='a\0'))
 @example(kind=SplitSegDataset, changes=dict(data_root=3))
+@example(kind=SplitSegDataset, changes=dict(indices=0))
 def test_settings_of_data_sets(answered, tmp_path, kind, changes):
     (tmp_path / 'a.png').touch()
     (tmp_path / 'split.csv').write_text('id,path,mask,group,label\na,a.png,a.png,g,0\n')

@@ -53,6 +53,8 @@ STARTS = st.sampled_from(
 @example(start=('suite', 'status'), words=['--storage', 'mysql://x'], file='x.yaml', content=SUITE)
 @example(start=('print_classroom',), words=[], file='x.py', content=b'model = 3')
 @example(start=('print_classroom',), words=[], file='x.py', content=b'model = dict(type="No")')
+@example(start=('test',), words=['none.pth'], file='x.py', content=b'')
+@example(start=('test',), words=['none.pth'], file='x.py', content=b'model = dict(type="No")')
 @example(start=('suite', 'report'), words=[], file='x.json', content=b'{')
 @example(start=('suite', 'run'), words=[], file='x.py', content=b'raise KeyError(1)')
 def test_a_command_line_ends_in_one_line(

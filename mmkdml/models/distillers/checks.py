@@ -22,18 +22,17 @@ def telling(what: str) -> Iterator[None]:
         raise ValueError(f'{what} ({type(error).__name__}: {error})') from error
 
 
-def check_kind(kind: type, name: str, like: str, **arguments: Any) -> None:
+def check_kind(kind: type, name: str, **arguments: Any) -> None:
     """Raises ``ValueError`` if one of the arguments is neither None nor of a kind.
 
     Args:
         kind: Such as ``Mapping``; texts are of no kind.
-        name: What users call it, ``'a dict'``.
-        like: What is in it.
+        name: What users call it, ``'a list'``.
         **arguments: The values, by name.
     """
     for argument, value in arguments.items():
         if isinstance(value, str) or not isinstance(value, kind | None):
-            raise ValueError(f'{argument} must be {name} of {like}; got {value!r}')
+            raise ValueError(f'{argument} must be {name}, got {value!r}')
 
 
 def check_input_size(size: Any) -> tuple[int, int]:

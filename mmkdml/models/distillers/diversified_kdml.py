@@ -110,7 +110,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         )
         losses = {PREDICTIONS: kl, **_checked_keys('losses', losses, KNOWLEDGE)}
         taps = _checked_keys('taps', taps, (*members, 'students'))
-        check_kind(Mapping, 'a dict', 'configs', projectors=projectors)
+        check_kind(Mapping, 'a dict', projectors=projectors)
         projectors = projectors or {}
         if 'type' not in projectors:
             _checked_keys('projectors', projectors, [_route(row) for row in transfers])
@@ -162,7 +162,7 @@ def _route(row: Transfer) -> str:
 
 
 def _checked_keys(what: str, values: Mapping[str, Any] | None, allowed: Any) -> dict[str, Any]:
-    check_kind(Mapping, 'a dict', 'values by name', **{what: values})
+    check_kind(Mapping, 'a dict', **{what: values})
     unknown = [key for key in values or {} if key not in allowed]
     if unknown:
         raise ValueError(

@@ -85,12 +85,10 @@ class KnowledgeDistiller(BaseModel):
         init_cfg: Any = None,
         teacher_cache: TeacherCache | Mapping[str, Any] | None = None,
     ) -> None:
-        check_kind(Mapping, 'a dict', 'configs or modules by name', members=members)
-        check_kind(Mapping, 'a dict', 'weights by member', supervised_weights=supervised_weights)
-        check_kind(Mapping, 'a dict', 'checkpoint files by member', frozen=frozen)
-        check_kind(Mapping, 'a dict', 'members by member', reused_classifiers=reused_classifiers)
-        check_kind(Sequence, 'a list', 'transfers', transfers=transfers)
-        check_kind(Sequence, 'a list', 'names of members', students=students)
+        by_name = dict(supervised_weights=supervised_weights, frozen=frozen)
+        by_name |= dict(members=members, reused_classifiers=reused_classifiers)
+        check_kind(Mapping, 'a dict by name', **by_name)
+        check_kind(Sequence, 'a list', transfers=transfers, students=students)
         check_names(members or {})
         built = {name: _member(name, member) for name, member in members.items()}
         if len({id(member) for member in built.values()}) < len(built):
