@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import os
+import sys
 import warnings
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import mmengine.logging
@@ -37,6 +41,33 @@ def import_torchvision() -> None:
         _declared.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         _declared.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         importlib.import_module('torchvision')
+
+
+class MissingOperators(ModuleType):
+    """Stands for mmcv's compiled operators: has each one that is asked for, and calls none."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)
+
+        def operator(*args: Any, **kwargs: Any) -> None:
+            raise RuntimeError(f'mmcv-lite has no operator {name}; it is compiled into mmcv alone')
+
+        return operator
+
+
+def stand_in_for_mmcv_operators() -> None:
+    """Lets mmseg 1.2 be imported beside mmcv-lite: it imports operators that it hardly ever calls.
+
+    The forks' mmseg does without them by itself, and with mmcv they are there.
+    """
+    try:
+        importlib.metadata.distribution('mmcv-lite')
+    except importlib.metadata.PackageNotFoundError:
+        return
+    operators = MissingOperators('mmcv._ext')
+    operators.__spec__ = ModuleSpec('mmcv._ext', loader=None)  # mmengine asks whether it has one
+    sys.modules.setdefault('mmcv._ext', operators)
 
 
 def load_yaml_safely() -> None:

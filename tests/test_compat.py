@@ -112,6 +112,45 @@ def test_torchvision_may_be_missing(stack):
     assert stack.declared == []
 
 
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """Makes a distribution of this name seem the only one, its operators not yet imported."""
+
+    def install(name):
+        folder = tmp_path / f'{name.replace("-", "_")}-2.1.0.dist-info'
+        folder.mkdir()
+        (folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: 2.1.0\n')
+        monkeypatch.setattr(sys, 'path', [str(tmp_path)])
+
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)  # what it was comes back
+    del sys.modules['mmcv._ext']
+    return install
+
+
+def test_operators_that_mmcv_lite_lacks_can_be_named_and_not_called(installed):
+    installed('mmcv-lite')
+    compat.stand_in_for_mmcv_operators()
+    operators = sys.modules['mmcv._ext']
+    assert hasattr(operators, 'sigmoid_focal_loss_forward')
+    with pytest.raises(RuntimeError, match='mmcv-lite has no operator nms; it is compiled into mm'):
+        operators.nms(1, iou=2)
+    assert not hasattr(operators, '__wrapped__')
+    assert importlib.util.find_spec('mmcv._ext').loader is None  # so mmengine knows it from mmcv's
+
+
+def test_other_mmcvs_are_left_alone(installed):
+    installed('onedl-mmcv')
+    compat.stand_in_for_mmcv_operators()
+    assert 'mmcv._ext' not in sys.modules
+
+
+def test_compiled_operators_stay(installed):
+    installed('mmcv-lite')
+    sys.modules['mmcv._ext'] = theirs = object()
+    compat.stand_in_for_mmcv_operators()
+    assert sys.modules['mmcv._ext'] is theirs
+
+
 def test_torchvision_works_after_mmkdml():
     torchvision = pytest.importorskip('torchvision')
     image = torch.arange(12.0).view(1, 3, 4)

@@ -11,15 +11,15 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from numpy._core import multiarray
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
-_mmengines_globals = mmengine_checkpoint.get_torch_safe_globals
 
 
 def file_sha256(path: str | Path) -> str:
@@ -109,9 +109,10 @@ def _load_local(path: str, map_location: Any = None) -> dict[str, Any]:
 
 
 def _safe_globals() -> list[Any]:
-    """What mmengine allows but for getattr, by which a file reaches everything else."""
-    allowed = [entry for entry in _mmengines_globals() if entry is not getattr]
-    return [*allowed, (_log_method, 'builtins.getattr')]
+    """What mmengine's own checkpoints need: arrays, its log, and what stands for its getattr."""
+    arrays = (np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar)
+    kinds = (type(np.dtype(kind)) for kind in (np.uint32, np.int64, np.float64))
+    return [*arrays, *kinds, slice, HistoryBuffer, (_log_method, 'builtins.getattr')]
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
