@@ -1,9 +1,11 @@
-"""Measures what a training costs: python tools/benchmark.py {step,methods,...} CONFIG"""
+"""Measures what a training costs: python tools/benchmark.py {step,methods,...} ..."""
 
 import argparse
 import dataclasses
 import json
+import runpy
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ from mmkdml.analysis import (
     format_costs,
     format_method_costs,
     format_offline_cost,
+    format_peer_costs,
     format_precisions,
     format_students,
     measure_methods,
     measure_offline,
+    measure_peers,
     measure_precisions,
     measure_steps,
     measure_students,
@@ -23,6 +27,8 @@ from mmkdml.analysis import (
 from mmkdml.analysis.end_to_end import format_runs, measure_runs
 from mmkdml.analysis.loading import format_loading, measure_loading
 from mmkdml.apis import config_parser, load_config, run_tool
+
+PEERS = Path(__file__).parent / 'peers'
 
 
 def step(arguments: list[str]) -> None:
@@ -131,8 +137,37 @@ def end_to_end(arguments: list[str]) -> None:
     _tell(speeds, format_runs(speeds), args.json)
 
 
-def _parser(command: str, description: str, batch_size: bool = True) -> argparse.ArgumentParser:
-    parser = config_parser(description)
+def peers(arguments: list[str]) -> None:
+    parser = _parser(
+        'peers',
+        "Compare a training step of offline distillation with other packages', with the same "
+        'weights and batch, on the CPU. The steps take turns.',
+        config=False,
+    )
+    parser.add_argument('method', choices=('kd', 'fitnet'))
+    for package in ('torchdistill', 'mmrazor'):
+        parser.add_argument(f'--{package}', metavar='PYTHON', help='of an environment with it')
+    args = parser.parse_args(arguments)
+    pythons = dict(mmkdml=sys.executable, torchdistill=args.torchdistill, mmrazor=args.mmrazor)
+    with tempfile.TemporaryDirectory() as folder:
+        problem = f'{folder}/problem.pth'
+        runpy.run_path(str(PEERS / 'problem.py'))['write_problem'](problem, args.batch_size)
+        commands = {
+            package + note: [python, str(PEERS / f'{package}_peer.py'), problem, args.method, *kept]
+            for note, kept in ((', freed memory kept', ['--keep-freed-memory']), ('', []))
+            for package, python in pythons.items()
+            if python is not None
+        }
+        costs = measure_peers(commands, args.rounds)
+    _tell(costs, format_peer_costs(costs), args.json)
+
+
+def _parser(
+    command: str, description: str, batch_size: bool = True, config: bool = True
+) -> argparse.ArgumentParser:
+    parser = (
+        config_parser(description) if config else argparse.ArgumentParser(description=description)
+    )
     parser.prog += f' {command}'
     if batch_size:
         parser.add_argument('--batch-size', type=int, default=8, help='images in the batch (8)')
@@ -157,13 +192,14 @@ COMMANDS = {
     'offline': offline,
     'data': data,
     'end-to-end': end_to_end,
+    'peers': peers,
 }
 
 
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ''
     if name not in COMMANDS:
-        sys.exit(f'usage: benchmark.py {{{",".join(COMMANDS)}}} CONFIG [--help]')
+        sys.exit(f'usage: benchmark.py {{{",".join(COMMANDS)}}} ... [--help]')
     COMMANDS[name](sys.argv[2:])
 
 

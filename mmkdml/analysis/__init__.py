@@ -8,6 +8,7 @@ from mmkdml.analysis.grad_cam import cam_rows, grad_cam
 from mmkdml.analysis.hard_cases import choose_cases, measure_cases
 from mmkdml.analysis.inspection import Inspection, inspect_config, without_pretrained
 from mmkdml.analysis.offline_cost import OfflineCost, format_offline_cost, measure_offline
+from mmkdml.analysis.peers import PeerCost, format_peer_costs, measure_peers
 from mmkdml.analysis.precision_cost import PrecisionCost, format_precisions, measure_precisions
 from mmkdml.analysis.step_cost import (
     MethodCost,
@@ -25,6 +26,7 @@ __all__ = [
     'MemberComplexity',
     'MethodCost',
     'OfflineCost',
+    'PeerCost',
     'PrecisionCost',
     'StepCost',
     'StudentCost',
@@ -39,6 +41,7 @@ __all__ = [
     'format_costs',
     'format_method_costs',
     'format_offline_cost',
+    'format_peer_costs',
     'format_precisions',
     'format_students',
     'format_suggestion',
@@ -50,6 +53,7 @@ __all__ = [
     'measure_cka',
     'measure_methods',
     'measure_offline',
+    'measure_peers',
     'measure_precisions',
     'measure_steps',
     'measure_students',

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmkdml.engine import keep_freed_memory
+from mmkdml.engine.memory import highest_resident
 
 Step = Callable[[], object]
 
@@ -76,16 +74,6 @@ def named_errors(name: str) -> Iterator[None]:
 def _peak_memory(threads: int, function: Callable[..., None], *args: Any) -> float:
     torch.set_num_threads(threads)
     keep_freed_memory()
-    before = _highest_resident()
+    before = highest_resident()
     function(*args)
-    return _highest_resident() - before
-
-
-def _highest_resident() -> float:
-    """MiB; the operating system keeps the mark."""
-    status = Path('/proc/self/status')
-    if status.exists():
-        line = next(x for x in status.read_text().splitlines() if x.startswith('VmHWM'))
-        return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1024**2 if sys.platform == 'darwin' else peak / 1024
+    return highest_resident() - before

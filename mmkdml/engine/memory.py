@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import sys
+from pathlib import Path
 
 # Of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -24,3 +26,15 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def highest_resident() -> float:
+    """Highest resident memory of this process so far, in MiB, as the operating system marks it."""
+    status = Path('/proc/self/status')
+    if status.exists():
+        line = next(x for x in status.read_text().splitlines() if x.startswith('VmHWM'))
+        return int(line.split()[1]) / 1024
+    import resource  # not there on Windows, which trains without this mark
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024**2 if sys.platform == 'darwin' else peak / 1024

@@ -1,13 +1,16 @@
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmkdml import analysis
 from mmkdml.analysis import (
     MethodCost,
     OfflineCost,
+    PeerCost,
     PrecisionCost,
     StepCost,
     StudentCost,
@@ -90,6 +93,32 @@ def test_what_cannot_be_compared_is_told_with_the_usage(tool, capsys, configs, m
     assert message in told
 
 
+def test_peers_are_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
+    asked = {}
+
+    def measure(commands, rounds):
+        asked.update(commands=commands, rounds=rounds)
+        for command in commands.values():
+            assert Path(command[1]).is_file()
+            assert torch.load(command[2], weights_only=True)['inputs'].shape == (2, 3, 224, 224)
+        return {name: PeerCost(1.5, 100.0, [0.7, 0.6]) for name in commands}
+
+    monkeypatch.setattr(analysis, 'measure_peers', measure)
+    arguments = ['--torchdistill', 'its-python', '--batch-size', 2, '--rounds', 4]
+    tool('benchmark', 'peers', 'fitnet', *arguments, experiment=False)
+    assert asked['rounds'] == 4
+    its_own = dict(mmkdml=sys.executable, torchdistill='its-python')
+    assert {
+        name: [command[0], Path(command[1]).name, *command[3:]]
+        for name, command in asked['commands'].items()
+    } == {
+        package + note: [python, f'{package}_peer.py', 'fitnet', *kept]
+        for package, python in its_own.items()
+        for note, kept in (('', []), (', freed memory kept', ['--keep-freed-memory']))
+    }
+    assert 'torchdistill, freed memory kept |   1.500' in capsys.readouterr().out
+
+
 def test_what_is_refused_is_told_in_one_line(tool):
     baseline = STUDY / 'ham64_student.py'
     with pytest.raises(SystemExit, match='benchmark.py: error: .* this config is of one network'):
@@ -116,8 +145,8 @@ def test_what_is_kept_is_measured_as_asked(tool, tmp_path, capsys, monkeypatch):
 
 
 def test_the_commands_are_told(tool):
-    commands = 'step,methods,students,precision,offline,data,end-to-end'
-    with pytest.raises(SystemExit, match=rf'usage: benchmark.py \{{{commands}\}} CONFIG'):
+    commands = 'step,methods,students,precision,offline,data,end-to-end,peers'
+    with pytest.raises(SystemExit, match=rf'usage: benchmark.py \{{{commands}\}} \.\.\.'):
         tool('benchmark', 'measure', experiment=False)
 
 

@@ -1,0 +1,77 @@
+"""What the peers start from, and this package's own step from there."""
+
+import io
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmkdml.registry import MODELS
+
+PEERS = Path(__file__).parents[2] / 'tools' / 'peers'
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    """What a peer's script has in it."""
+    monkeypatch.syspath_prepend(PEERS)
+    yield lambda name: runpy.run_path(str(PEERS / f'{name}.py'))
+    for name in ('problem', 'serve'):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope='module')
+def problem(tmp_path_factory):
+    """The path of one with two images, and what is in it."""
+    path = tmp_path_factory.mktemp('problem') / 'problem.pth'
+    runpy.run_path(str(PEERS / 'problem.py'))['write_problem'](path, 2)
+    return path, torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize('method', ['kd', 'fitnet'])
+def test_the_first_loss_by_hand(peers, problem, method):
+    path, parts = problem
+    networks = MODELS.build(peers('problem')['classroom_config']('fitnet').model).named_members()
+    maps, logits = {}, {}
+    for name, network in networks.items():
+        network.load_state_dict(parts[name])
+        network.train(name == 'student')
+        layer = network.backbone.layer1
+        layer.register_forward_hook(lambda *args, name=name: maps.update({name: args[-1]}))
+        pooled = network.backbone(parts['inputs'])[-1].mean((2, 3))
+        logits[name] = pooled @ parts[name]['head.fc.weight'].T + parts[name]['head.fc.bias']
+    soft = {name: (z / 4).softmax(1) for name, z in logits.items()}
+    ratio = soft['teacher'].log() - soft['student'].log()
+    expected = F.cross_entropy(logits['student'], parts['labels'])
+    expected = expected + 16 * (soft['teacher'] * ratio).sum() / 2
+    if method == 'fitnet':
+        part = parts['connector']
+        projected = F.conv2d(maps['student'], part['conv.weight'], part['conv.bias'])
+        means = projected.mean((0, 2, 3), keepdim=True)
+        spread = ((projected - means) ** 2).mean((0, 2, 3), keepdim=True)
+        hint = ((projected - means) / (spread + 1e-5).sqrt()).relu()
+        expected = expected + 100 * ((hint - maps['teacher']) ** 2).mean()
+    step = peers('mmkdml_peer')['build'](parts, method)
+    assert step() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_peer_answers_each_line_until_there_are_no_more(peers, problem, monkeypatch, capsys):
+    path, parts = problem
+    built = []
+
+    def build(given, method):
+        built.append((given['inputs'].equal(parts['inputs']), method))
+        return iter([0.5, 0.25]).__next__
+
+    monkeypatch.setattr(sys, 'argv', ['x_peer.py', str(path), 'kd'])
+    monkeypatch.setattr(sys, 'stdin', io.StringIO('step\nstep\n'))
+    peers('serve')['serve'](build)
+    ready, *answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert built == [(True, 'kd')]
+    assert ready == dict(ready=True)
+    assert [answer['loss'] for answer in answers] == [0.5, 0.25]
+    assert all(0 <= answer['memory'] < 10_000 for answer in answers)
