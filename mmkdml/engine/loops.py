@@ -98,13 +98,17 @@ class ResumableLoop(BaseLoop):
         )
         try:
             yield from self._batches.start(self.first_iter, self._iter - self.first_iter)
-        except Exception:
+        except Exception as error:
             if not is_distributed():  # the other processes are amid a step
                 self._save()
                 self.runner.logger.error(
                     f'The batch of iteration {self._iter + 1} could not be loaded; --resume goes '
                     f'on from {INTERRUPTED}'
                 )
+            if isinstance(error, (ConnectionError, EOFError)):  # torch has not seen its end yet
+                raise RuntimeError(
+                    'A DataLoader worker was lost as it handed over a batch'
+                ) from error
             raise
 
     def _seed_step(self) -> None:

@@ -247,8 +247,22 @@ class KillWorker(Hook):
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize('error', [ConnectionResetError, EOFError])
+def test_a_worker_that_ends_amid_a_batch_is_told(training, tmp_path, monkeypatch, error):
+    def broken(self, first, done):
+        yield from ()
+        raise error
+
+    monkeypatch.setattr('mmkdml.engine.loops.SeededBatches.start', broken)
+    with pytest.raises(RuntimeError, match='DataLoader worker was lost as it handed over a batch'):
+        training.start(tmp_path)
+    assert load_checkpoint_file(tmp_path / INTERRUPTED)['meta']['iter'] == 0
+
+
 def test_a_killed_worker_is_told_between_steps(training, undisturbed, tmp_path):
-    with pytest.raises(RuntimeError, match=r'DataLoader worker \(pid.*\) exited unexpectedly'):
+    with pytest.raises(
+        RuntimeError, match=r'DataLoader worker (\(pid.*\) exited unexpectedly|was lost)'
+    ):
         training.start(tmp_path, hooks=[dict(type=KillWorker)], workers=2)
     assert load_checkpoint_file(tmp_path / INTERRUPTED)['meta']['iter'] >= 5
     resumed = training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True)
