@@ -37,16 +37,16 @@ demo: $(READY)  ## make data, train KD+ML v3 on it, print the members' table, dr
 	$(PY) tools/demo.py
 
 test: $(READY)  ## all tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 test-fast: $(READY)  ## the tests that are not marked slow
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) -m 'not slow'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 soak: $(READY)  ## kill and damage runs at random, and compare what they leave
 	$(PY) tools/soak.py
 
 fuzz: $(READY)  ## made-up files and settings, FUZZ_EXAMPLES=1000 of each kind, other ones each time
-	OMP_NUM_THREADS=1 FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PY) -m pytest -n $(WORKERS) tests/fuzz
+	OMP_NUM_THREADS=1 FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PY) -m pytest -n $(WORKERS) --dist worksteal tests/fuzz
 
 check: lint types layers duplicates  ## all of the next four
 
