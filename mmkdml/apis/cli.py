@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -21,6 +22,22 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 # In which a launcher sees what became of another process, before it hears of this one's end
 LAST_WORDS_SECONDS = 5.0
+
+
+class _Settings(DictAction):
+    """mmengine's, which ends in a traceback where something is no setting."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, ValueError) as error:
+            parser.error(f'{option_string} takes KEY=VALUE, got {" ".join(values)} ({error})')
 
 
 def config_parser(description: str, launcher: bool = False) -> argparse.ArgumentParser:
@@ -35,7 +52,7 @@ def config_parser(description: str, launcher: bool = False) -> argparse.Argument
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Settings,
         default={},
         metavar='KEY=VALUE',
         help='settings of the config to change, e.g. train_cfg.max_epochs=3',

@@ -19,7 +19,8 @@ CONTENTS = st.binary(max_size=20) | st.sampled_from(
 WORDS = st.sampled_from(
     ['--work-dir', '--storage', 'sqlite:///x.db', 'sqlite:///none/x.db', 'mysql://x',
      'http://x:y/z', '--format', 'csv', '--checkpoint', 'last', '--cfg-options', 'model.mode=ml',
-     'a', 'a.b=1', 'model=3', '--grid-step', '0', '-1', '1e-320', '0.1', '--lr', '--temperature',
+     'a', 'a.b=1', 'a=[', '=', 'model=3',
+     '--grid-step', '0', '-1', '1e-320', '0.1', '--lr', '--temperature',
      '--sampler', 'tpe', '--rounds', '--batch-size', '--epochs', '--trials', '--out', '--seed',
      'nan', 'x.db', *FILES]
 )  # fmt: skip
@@ -53,6 +54,8 @@ STARTS = st.sampled_from(
 @example(start=('suite', 'status'), words=['--storage', 'mysql://x'], file='x.yaml', content=SUITE)
 @example(start=('print_classroom',), words=[], file='x.py', content=b'model = 3')
 @example(start=('print_classroom',), words=[], file='x.py', content=b'model = dict(type="No")')
+@example(start=('tune',), words=['--cfg-options', '0'], file='x.py', content=b'')
+@example(start=('tune',), words=['--cfg-options', 'a=[1'], file='x.py', content=b'')
 @example(start=('test',), words=['none.pth'], file='x.py', content=b'')
 @example(start=('test',), words=['none.pth'], file='x.py', content=b'model = dict(type="No")')
 @example(start=('suite', 'report'), words=[], file='x.json', content=b'{')
