@@ -161,7 +161,7 @@ def soaked(tmp_path, *options):
 
 @pytest.mark.slow
 def test_trainings_end_the_same_after_each_fault(tmp_path):
-    process = soaked(tmp_path, '--kills', '2', '--suite-kills', '0', '--others', '1', '--epochs=3')
+    process = soaked(tmp_path, '--kills', '2', '--suite-kills', '0', '--others', '1', '--epochs=2')
     said = process.communicate()[0]
     assert process.returncode == 0, said
     record = json.loads((tmp_path / 'out' / 'summary.json').read_text())
