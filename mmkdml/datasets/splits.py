@@ -56,12 +56,6 @@ class SplitRow:
         for name in ('id', 'group'):
             if not getattr(self, name).strip():
                 raise ValueError(f'{name} is empty in {self}')
-        for text in (self.id, self.path, self.mask, self.group):
-            if _UNWRITABLE.search(text or ''):
-                raise ValueError(
-                    'a split file cannot hold carriage returns, nulls and bytes that are no text, '
-                    f'as in {text!r}; give the file or the group another name'
-                )
         for path in (self.path,) if self.mask is None else (self.path, self.mask):
             pure = PurePosixPath(path)
             # C: leads elsewhere on Windows, and a URL (//) everywhere.
@@ -70,6 +64,12 @@ class SplitRow:
                 raise ValueError(
                     'expected a relative path with forward slashes that stays inside '
                     f'the data folder, got {path!r}'
+                )
+        for text in (self.id, self.path, self.mask, self.group):
+            if _UNWRITABLE.search(text or ''):
+                raise ValueError(
+                    'a split file cannot hold carriage returns, nulls and bytes that are no text, '
+                    f'as in {text!r}; give the file or the group another name'
                 )
         if self.label < 0:
             raise ValueError(f'expected a class index of 0 or more as label, got {self.label}')

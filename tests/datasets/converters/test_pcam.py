@@ -72,9 +72,7 @@ def test_pcam_labels_that_do_not_fit(pcam, lines, message):
 
 def test_pcam_labels_with_other_columns(pcam):
     write_labels(pcam, [], header='image,class')
-    with pytest.raises(
-        ValueError, match="train_labels.csv, line 1: .* id,label, got 'image,class'"
-    ):
+    with pytest.raises(ValueError, match="train_labels.csv, line 1: .* id,label, got 'image"):
         pcam_rows(pcam)
 
 
