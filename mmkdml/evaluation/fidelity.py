@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
-from torchmetrics.functional import kl_divergence
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from mmkdml.evaluation.answers import Answers, answers_by_name, summed
 from mmkdml.evaluation.foreground import ForegroundIoU
@@ -116,6 +114,10 @@ def _compared(own: Answers, teacher: Answers, name: str) -> _Comparison:
             f'expected {name} to answer for the same pixels and classes as its teacher, got (M, K) '
             f'{shapes[0]} and {shapes[1]}'
         )
+    # Here, for it takes as long as all of torch, and most programs never get here.
+    from torchmetrics.functional import kl_divergence
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     confusion = multiclass_confusion_matrix(
         own.labels, teacher.labels, own.probabilities.shape[1], validate_args=False
     )

@@ -11,7 +11,7 @@ from mmkdml.apis.cli import _is_refusal
 MANY = os.environ.get('FUZZ_EXAMPLES')
 settings.register_profile(
     'mmkdml',
-    max_examples=int(MANY or 20),
+    max_examples=int(MANY or 12),
     derandomize=not MANY,
     deadline=None,
     database=None,
