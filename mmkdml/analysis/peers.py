@@ -14,7 +14,7 @@ from typing import Any
 
 from prettytable import PrettyTable
 
-from mmkdml.analysis.timing import median_seconds, named_errors
+from mmkdml.analysis.timing import cost_cells, median_seconds, named_errors
 
 # The second loss comes after a backward and a step of the optimiser. Later ones drift apart: Adam
 # makes whole steps of what rounding leaves of the smallest gradients.
@@ -155,10 +155,7 @@ def format_peer_costs(costs: Mapping[str, PeerCost]) -> str:
         table.add_row(
             [
                 name,
-                f'{cost.seconds:.3f}',
-                f'{cost.seconds / first.seconds:.2f}',
-                f'{cost.memory:.0f}',
-                f'{cost.memory / first.memory:.2f}',
+                *cost_cells(cost, first),
                 ' '.join(f'{loss:.6g}' for loss in cost.losses[:COMPARED_LOSSES]),
             ]
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmkdml.analysis.complexity import count_parameters
 from mmkdml.analysis.inspection import Inspection, inspect_config
-from mmkdml.analysis.timing import Step, median_seconds, named_errors, peak_memory
+from mmkdml.analysis.timing import Step, cost_cells, median_seconds, named_errors, peak_memory
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.tasks.base import Samples
 
@@ -144,14 +144,7 @@ def format_method_costs(costs: dict[str, MethodCost]) -> str:
     first = next(iter(costs.values()))
     for name, cost in costs.items():
         table.add_row(
-            [
-                name,
-                f'{cost.step.seconds:.3f}',
-                f'{cost.step.seconds / first.step.seconds:.2f}',
-                f'{cost.step.memory:.0f}',
-                f'{cost.step.memory / first.step.memory:.2f}',
-                f'{cost.parameters - first.parameters:,}',
-            ]
+            [name, *cost_cells(cost.step, first.step), f'{cost.parameters - first.parameters:,}']
         )
     return table.get_string()
 

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -15,6 +15,18 @@ from mmkdml.engine import keep_freed_memory
 from mmkdml.engine.memory import highest_resident
 
 Step = Callable[[], object]
+
+
+class Cost(Protocol):
+    """What a step costs."""
+
+    @property
+    def seconds(self) -> float:
+        """Of one step."""
+
+    @property
+    def memory(self) -> float:
+        """Peak of a process that does nothing else, in MiB."""
 
 
 def median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
@@ -60,6 +72,21 @@ def peak_memory(function: Callable[..., None], *args: Any) -> float:
     """
     with multiprocessing.get_context('spawn').Pool(1) as pool:
         return pool.apply(_peak_memory, (torch.get_num_threads(), function, *args))
+
+
+def cost_cells(cost: Cost, first: Cost) -> list[str]:
+    """Cells of a table: seconds and MiB, each followed by its ratio to the first one's.
+
+    Args:
+        cost: To be told.
+        first: To be compared with.
+    """
+    return [
+        f'{cost.seconds:.3f}',
+        f'{cost.seconds / first.seconds:.2f}',
+        f'{cost.memory:.0f}',
+        f'{cost.memory / first.memory:.2f}',
+    ]
 
 
 @contextmanager

@@ -8,24 +8,14 @@ from mmengine.runner import Runner
 
 from mmkdml.analysis import end_to_end
 from mmkdml.analysis.end_to_end import RunSpeed, format_runs, measure_runs
-from mmkdml.datasets import convert_lgg, make_demo_data
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
-@pytest.fixture(scope='session')
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp('data')
-    convert_lgg(make_demo_data(root / 'images', patients=6, slices=4, size=32), root / 'splits')
-    return root
-
-
 @pytest.fixture
-def config(source):
+def config(slices):
     config = Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo.py')
-    config.train_dataloader.dataset.update(
-        data_root=str(source / 'images'), ann_file=str(source / 'splits' / 'train.csv')
-    )
+    config.train_dataloader.dataset.update(data_root=str(slices[0]), ann_file=str(slices[1]))
     config.train_dataloader.batch_size = 2
     return config
 

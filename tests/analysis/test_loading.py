@@ -5,22 +5,15 @@ from mmengine.config import Config
 from mmpretrain.datasets import CustomDataset
 
 from mmkdml.analysis.loading import LoadingSpeed, format_loading, measure_loading
-from mmkdml.datasets import CachedLoading, LGGDataset, convert_lgg, make_demo_data
-
-
-@pytest.fixture(scope='session')
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp('data')
-    convert_lgg(make_demo_data(root / 'images', patients=6, slices=4, size=32), root / 'splits')
-    return root
+from mmkdml.datasets import CachedLoading, LGGDataset
 
 
 @pytest.fixture
-def config(source):
+def config(slices):
     dataset = dict(
         type='LGGDataset',
-        data_root=str(source / 'images'),
-        ann_file=str(source / 'splits' / 'train.csv'),
+        data_root=str(slices[0]),
+        ann_file=str(slices[1]),
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadBinaryMask'),
