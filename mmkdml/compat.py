@@ -23,6 +23,8 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from mmengine.fileio import YamlHandler, register_handler
 
+# Of a YAML file, with what aliases name counted each time that it is named.
+_MOST_VALUES = 1_000_000
 # A library must stay referenced: its operators vanish with it.
 _declared: torch.library.Library | None = None
 
@@ -71,10 +73,20 @@ def stand_in_for_mmcv_operators() -> None:
 
 
 def load_yaml_safely() -> None:
-    """Lets YAML files hold data alone; mmengine's own loader calls what a tag in them names."""
+    """Lets YAML files hold data alone, and no more than they seem to.
+
+    mmengine's own loader calls what a tag in them names. Aliases of aliases make a few lines
+    millions of values, as soon as something copies, merges or prints them.
+    """
 
     class Loader(yaml.SafeLoader):
         """Knows of tuples, too, which mmengine writes."""
+
+        def get_single_node(self) -> yaml.Node | None:
+            node = super().get_single_node()
+            if _count_values(node, {}) > _MOST_VALUES:
+                raise yaml.YAMLError(f'its aliases stand for more than {_MOST_VALUES:,} values')
+            return node
 
     Loader.add_constructor(
         'tag:yaml.org,2002:python/tuple',
@@ -85,6 +97,17 @@ def load_yaml_safely() -> None:
     class SafeYamlHandler(YamlHandler):
         def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
             return super().load_from_fileobj(file, **{'Loader': Loader, **kwargs})
+
+
+def _count_values(node: Any, known: dict[int, int]) -> int:
+    """Of a node and all below it; what holds itself counts once and is told by who reads it."""
+    if id(node) not in known:
+        known[id(node)] = 1
+        below = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = isinstance(node, yaml.MappingNode)
+        parts = (part for one in below for part in (one if pairs else (one,)))
+        known[id(node)] += sum(_count_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 def quiet_imports() -> None:

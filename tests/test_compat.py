@@ -35,6 +35,38 @@ def test_yaml_holds_data_alone(tmp_path):
     assert not made.exists()
 
 
+BOMBS = {
+    'lists': ('[x, x]', '[*{0}, *{0}]'),
+    'dicts': ('{k: x, l: x}', '{k: *{0}, l: *{0}}'),
+    'merged': ('{k: x}', '{<<: [*{0}, *{0}]}'),
+    'keys': ('[x, x]', '{? [*{0}, *{0}] : 1}'),
+}
+
+
+@pytest.mark.parametrize('kind', BOMBS)
+def test_yaml_is_no_larger_than_it_looks(tmp_path, kind):
+    first, more = BOMBS[kind]
+    path = tmp_path / 'x.yaml'
+
+    def write(levels):
+        lines = [f'a0: &a0 {first}']
+        lines += [f'a{n}: &a{n} {more.replace("{0}", f"a{n - 1}")}' for n in range(1, levels)]
+        path.write_text('\n'.join(lines))
+
+    write(40)
+    with pytest.raises(yaml.YAMLError, match='its aliases stand for more than 1,000,000 values'):
+        load(path)
+    if kind != 'keys':  # a list is no key of a dict
+        write(6)
+        assert len(load(path)) == 6
+
+
+def test_yaml_that_holds_itself_is_left_to_its_reader(tmp_path):
+    (tmp_path / 'x.yaml').write_text('a: &a [1, *a]')
+    found = load(tmp_path / 'x.yaml')['a']
+    assert found[1] is found
+
+
 @pytest.fixture
 def stack(monkeypatch):
     """A torchvision whose imports end as told, and a torch that notes what is declared."""

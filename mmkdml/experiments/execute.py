@@ -6,7 +6,6 @@ has several processes. It ends when its standard input does, that is, with the w
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -131,21 +130,31 @@ def read_curves(work_dir: Path) -> pd.DataFrame:
     """
     rows = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run
-                values = json.loads(line)
-                step = values.get('step')
-                # Validations have no epoch of their own: their step is one.
-                epoch = values.get('epoch', step)
-                rows += [
-                    (epoch, step, key, float(value))
-                    for key, value in values.items()
-                    if key not in ('epoch', 'iter', 'step', 'time', 'data_time', 'memory')
-                    and isinstance(value, (int, float))
-                ]
+        for line in path.read_text(errors='replace').splitlines():
+            values = _logged(line)
+            # Validations have no epoch of their own: their step is one.
+            epoch, step = values.get('epoch', values.get('step')), values.get('step')
+            rows += [
+                (epoch, step, key, float(value))
+                for key, value in values.items()
+                if key not in ('epoch', 'iter', 'step', 'time', 'data_time', 'memory')
+                and isinstance(value, (int, float))
+            ]
     table = pd.DataFrame(rows, columns=['epoch', 'step', 'key', 'value'])
     table = table.drop_duplicates(['epoch', 'step', 'key'], keep='last')
     return table.groupby(['epoch', 'key'], as_index=False)['value'].mean()
+
+
+def _logged(line: str) -> dict[str, Any]:
+    """What a line of the log holds; nothing if a killed run or a full disk left it in part."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    numbered = isinstance(values, dict) and all(
+        type(values.get(key, 0)) is int for key in ('epoch', 'step')
+    )
+    return values if numbered else {}
 
 
 def _refuse_other_settings(work_dir: Path, settings: str) -> None:

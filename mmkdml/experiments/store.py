@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -286,29 +284,6 @@ def difference(before: str, after: str) -> str:
     if len(lines) > _DIFFERENCE_LINES:
         lines[_DIFFERENCE_LINES:] = [f'... and {len(lines) - _DIFFERENCE_LINES} more lines']
     return '\n'.join(lines)
-
-
-def this_host() -> str:
-    """Name of the machine, with the process namespace where there are such (containers)."""
-    try:
-        return f'{socket.gethostname()}/{os.readlink("/proc/self/ns/pid")}'
-    except OSError:
-        return socket.gethostname()
-
-
-def is_dead(worker: str | None) -> bool:
-    """Whether a worker was a process of this machine that is there no more."""
-    host, _, rest = (worker or '').rpartition('#')
-    process = rest.partition('.')[0]
-    if host != this_host() or not process.isdecimal():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
 
 
 def _owned(worker: str) -> tuple[Any, ...]:

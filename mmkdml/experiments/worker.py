@@ -19,9 +19,10 @@ import torch
 
 from mmkdml.experiments.execute import RESULT
 from mmkdml.experiments.packing import unpack_result
+from mmkdml.experiments.processes import is_dead, this_host
 from mmkdml.experiments.progress import in_words, progress
 from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
-from mmkdml.experiments.store import RunState, SuiteStore, is_dead, this_host
+from mmkdml.experiments.store import RunState, SuiteStore
 from mmkdml.experiments.suite import RunSpec, Suite, run_key
 from mmkdml.files import write_atomically
 

@@ -72,6 +72,8 @@ def test_curves_of_a_run_that_was_stopped(tmp_path):
         json.dumps({'ensemble/IoU': 50.0, 'step': 1}),
         json.dumps(dict(lr=0.1, loss=100.0, epoch=2, iter=3, step=3)),
         '{"lr": 0.',  # killed while it wrote
+        *('\0' * 9, '', '7', '[1]', 'null', '[' * 10**5, '{"loss": 9.0, "step": [1]}'),
+        *('{"loss": 9.0, "epoch": "1", "step": 1}', '{"loss": [9.0], "epoch": 1, "step": 1}'),
     )
     attempt(
         '20260101_000100',

@@ -1,7 +1,5 @@
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -9,7 +7,7 @@ from sqlalchemy import event
 
 from mmkdml.experiments import SuiteStore
 from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
-from mmkdml.experiments.store import DATABASE, difference, is_dead, this_host
+from mmkdml.experiments.store import DATABASE, difference
 from mmkdml.experiments.suite import RunSpec
 
 RUNS = [
@@ -163,16 +161,6 @@ def test_a_full_disk(store):
 def test_a_url_of_no_database():
     with pytest.raises(ValueError, match='cannot be used .*: check the URL, the driver'):
         SuiteStore('postgresql+nodriver://x/y')
-
-
-def test_a_dead_process_of_this_machine_is_known():
-    child = subprocess.Popen([sys.executable, '-c', ''])
-    child.wait()
-    assert is_dead(f'{this_host()}#{child.pid}.1')
-    assert not is_dead(f'{this_host()}#{os.getpid()}.1')
-    assert not is_dead(f'elsewhere#{child.pid}.1')
-    assert not is_dead(None)
-    assert not is_dead('nonsense')
 
 
 def test_a_long_difference_is_cut():

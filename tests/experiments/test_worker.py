@@ -9,8 +9,9 @@ import time
 import pytest
 
 from mmkdml.experiments import read_suite, worker
+from mmkdml.experiments.processes import this_host
 from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
-from mmkdml.experiments.store import SuiteStore, this_host
+from mmkdml.experiments.store import SuiteStore
 from mmkdml.experiments.worker import LOG, work_together
 
 PLAIN = (None, {})

@@ -84,6 +84,10 @@ TOKENS = st.sampled_from(
      '---', '2020-01-01']
 )  # fmt: skip
 
+BOMB = b'a0: &a0 [x, x]\n' + b''.join(
+    b'a%d: &a%d [*a%d, *a%d]\n' % (n, n, n - 1, n - 1) for n in range(1, 40)
+)
+
 
 @given(
     content=st.binary(max_size=40) | st.lists(TOKENS, max_size=20).map(''.join).map(str.encode),
@@ -94,6 +98,7 @@ TOKENS = st.sampled_from(
 @example(content=b'[' * 200_000, kind='json')
 @example(content=b'_base_: suite.yaml', kind='yaml')
 @example(content=b'&a [*a]', kind='yaml')
+@example(content=BOMB, kind='yaml')
 @example(content=b'runs: &a\n- *a\nseeds: [0]\nmeasures: [IoU]', kind='yaml')
 def test_suites_of_any_text(folder, answered, content, kind):
     if kind in ('py', 'txt'):
