@@ -46,7 +46,8 @@ soak: $(READY)  ## kill and damage runs at random, and compare what they leave
 	$(PY) tools/soak.py
 
 fuzz: $(READY)  ## made-up files and settings, FUZZ_EXAMPLES=1000 of each kind, other ones each time
-	OMP_NUM_THREADS=1 FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PY) -m pytest -n $(WORKERS) --dist worksteal tests/fuzz
+	OMP_NUM_THREADS=1 FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PY) -m pytest -n $(WORKERS) --dist worksteal \
+	    -o faulthandler_timeout=0 tests/fuzz
 
 check: lint types layers duplicates  ## all of the next four
 

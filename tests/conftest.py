@@ -1,6 +1,9 @@
 """mmkdml comes first: importing it makes torchvision importable beside a CPU build of torch."""
 
+import ctypes
+import multiprocessing
 import signal
+import sys
 from collections import OrderedDict
 
 import pytest
@@ -37,6 +40,48 @@ def keys_are_heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def _end_with_the_tests(function, *args):
+    if sys.platform == 'linux':  # also if they are killed, or end because a test hangs
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    function(*args)
+
+
+@pytest.fixture
+def forked():
+    """Calls functions, each given with its arguments, in processes of their own, which it gives.
+
+    It does not wait for them; they end with the test.
+    """
+    processes = []
+
+    def start(*calls):
+        fork = multiprocessing.get_context('fork')
+        started = [fork.Process(target=_end_with_the_tests, args=call) for call in calls]
+        for process in started:
+            process.start()
+        processes.extend(started)
+        return started
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture
+def all_forked(forked):
+    """Calls functions, each given with its arguments, in processes of their own, and waits."""
+
+    def run(*calls):
+        processes = forked(*calls)
+        for process in processes:
+            process.join(300)
+        assert [process.exitcode for process in processes] == [0] * len(calls)
+
+    return run
 
 
 @pytest.fixture

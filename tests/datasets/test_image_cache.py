@@ -323,31 +323,22 @@ def test_workers_share_it(data):
     assert_equal(batches(build()), batches(build(cached=False)))
 
 
-def in_process(function, *args):
-    process = multiprocessing.get_context('fork').Process(target=function, args=args)
-    process.start()
-    return process
-
-
-def test_one_of_several_processes_decodes(data):
+def test_one_of_several_processes_decodes(data, all_forked):
     def start(barrier):
         with open('decoded', 'a', buffering=1) as log:
             decode = image_cache._decode
             image_cache._decode = lambda *args: log.write('.') and decode(*args)
-            barrier.wait()
+            barrier.wait(60)
             dataset = build()
             image_cache._decode = None  # not called any more
             samples(dataset)
 
     barrier = multiprocessing.get_context('fork').Barrier(3)
-    processes = [in_process(start, barrier) for _ in range(3)]
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    all_forked(*[(start, barrier)] * 3)
     assert (data / 'decoded').read_text() == '.' * 10
 
 
-def test_a_process_that_is_killed_leaves_nothing_that_matters(data):
+def test_a_process_that_is_killed_leaves_nothing_that_matters(data, forked):
     def hang(*_):
         (data / 'begun').touch()
         time.sleep(60)
@@ -356,7 +347,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_matters(data):
         image_cache._decode = hang
         build()
 
-    process = in_process(start)
+    (process,) = forked((start,))
     while not (data / 'begun').exists():
         assert process.is_alive()
         time.sleep(0.01)

@@ -1,4 +1,3 @@
-import multiprocessing
 from pathlib import Path
 
 import pandas as pd
@@ -157,14 +156,8 @@ def test_the_number_of_trials_is_a_total(trained, search, out):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('arguments', [dict(tied=True), dict(sampler='tpe', trials=9)])
-def test_workers_share_the_trials(trained, search, out, arguments):
-    fork = multiprocessing.get_context('fork')
-    workers = [fork.Process(target=search(**arguments).search) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
+def test_workers_share_the_trials(trained, search, out, all_forked, arguments):
+    all_forked(*((search(**arguments).search,) for _ in range(3)))
     table = table_of(out)
     assert table['state'].tolist() == ['complete'] * 9
     assert len(table[['alpha_1', 'alpha_2']].drop_duplicates()) == 9

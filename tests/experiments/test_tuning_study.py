@@ -49,7 +49,7 @@ def test_many_open_a_new_database_at_once(tmp_path):
     errors, start = [], threading.Barrier(6)
 
     def work():
-        start.wait()
+        start.wait(60)
         try:
             opened(tmp_path)
         except Exception as error:

@@ -215,9 +215,11 @@ def test_signals_stop_all_workers(make_suite, script, monkeypatch, kill):
     said = []
 
     def interrupt():
-        wait_for(lambda: list(states(store).values()) == [RUNNING] * 2)
-        wait_for(lambda: len(list(suite.work_dir.glob('*/*/executed'))) == 2)
-        os.kill(os.getpid(), kill)
+        try:
+            wait_for(lambda: list(states(store).values()) == [RUNNING] * 2)
+            wait_for(lambda: len(list(suite.work_dir.glob('*/*/executed'))) == 2)
+        finally:  # else the workers would wait for ever
+            os.kill(os.getpid(), kill)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):

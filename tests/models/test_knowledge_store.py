@@ -1,5 +1,4 @@
 import logging
-import multiprocessing
 import os
 import pickle
 import signal
@@ -21,13 +20,6 @@ def key(number):
 
 def filled(number, size=1000):
     return torch.full((size,), float(number))
-
-
-def run(function, *arguments):
-    """In a process of its own."""
-    process = multiprocessing.get_context('fork').Process(target=function, args=arguments)
-    process.start()
-    return process
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
@@ -64,13 +56,10 @@ def fill(path, start):
         assert not store.full
 
 
-def test_processes_share_it(tmp_path):
+def test_processes_share_it(tmp_path, all_forked):
     """They make it, add and read at once, in part the same."""
     path = tmp_path / 'x'
-    processes = [run(fill, path, start) for start in (0, 10, 20, 30)]
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * 4
+    all_forked(*((fill, path, start) for start in (0, 10, 20, 30)))
     found = KnowledgeStore(path, 1).find([key(number) for number in range(200)])
     assert {int.from_bytes(name, 'big'): row[0].item() for name, row in found.items()} == {
         place: (-1) ** place * (place // 2) for place in range(120)
@@ -84,13 +73,13 @@ def add_forever(path):
 
 
 @pytest.mark.parametrize('size', [1e6, 3e6])
-def test_a_killed_process_leaves_whole_additions(tmp_path, size):
+def test_a_killed_process_leaves_whole_additions(tmp_path, forked, size):
     path = tmp_path / 'x'
-    process = run(add_forever, path)
+    (process,) = forked((add_forever, path))
     while not (path.exists() and path.stat().st_size > size):
         assert process.is_alive()
     os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    process.join(60)
     store = KnowledgeStore(path, 1)
     keys = [key(number) for number in range(400)]
     found = {int.from_bytes(name, 'big'): row[0].item() for name, row in store.find(keys).items()}

@@ -21,7 +21,6 @@ from mmengine.optim import OptimWrapper
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.multiprocessing import start_processes
 
 from mmkdml.apis import load_config, make_runner
 from mmkdml.datasets import convert_lgg, make_demo_data
@@ -125,8 +124,8 @@ def test_tensorboard_and_the_curves_have_what_was_measured(watched):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
-def test_two_processes_stay_in_step_and_one_of_them_speaks(tmp_path):
-    start_processes(train_in_one_of_two_processes, (tmp_path,), nprocs=2, start_method='fork')
+def test_two_processes_stay_in_step_and_one_of_them_speaks(tmp_path, all_forked):
+    all_forked(*((train_in_one_of_two_processes, rank, tmp_path) for rank in (0, 1)))
     first, second = (json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1))
     for kind, with_hook, without in first['weights']:
         assert with_hook == without, kind

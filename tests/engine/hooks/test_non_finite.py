@@ -22,7 +22,6 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead
 from mmpretrain.structures import DataSample
 from torch import nn
-from torch.multiprocessing import start_processes
 
 from mmkdml.engine import CPUAmpOptimWrapper, NonFiniteLossHook
 
@@ -309,8 +308,8 @@ def process(rank, folder):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
-def test_all_processes_decide_alike(tmp_path):
-    start_processes(process, (tmp_path,), nprocs=2, start_method='fork')
+def test_all_processes_decide_alike(tmp_path, all_forked):
+    all_forked((process, 0, tmp_path), (process, 1, tmp_path))
     skip, stop = (
         [torch.load(tmp_path / f'{policy}_{rank}.pt') for rank in (0, 1)]
         for policy in ('skip', 'stop')
