@@ -30,6 +30,8 @@ INSTALL_REQUIRES = [
     'safetensors>=0.4,<1',
     # YAML that is data alone; mmengine reads it, too.
     'pyyaml>=6,<7',
+    # Lays out configs for mmengine, which is kept: it takes long.
+    'yapf>=0.40,<1',
     # One of several processes writes the decoded images; torch needs it, too.
     'filelock>=3.12,<5',
     # Augmentation of image and mask together.

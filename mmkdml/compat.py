@@ -1,4 +1,6 @@
-"""Makes the stack mmkdml stands on importable, and its YAML safe. Runs once, with the import.
+"""Makes the stack mmkdml stands on importable, its YAML safe, its configs quick to print.
+
+Runs once, with the import.
 
 torchvision's compiled operators want the CUDA build of torch. Beside a CPU build its import stops
 with ``operator torchvision::nms does not exist``, and mmpretrain imports torchvision. Declaring the
@@ -22,9 +24,11 @@ import mmengine.logging
 import torch
 import yaml  # type: ignore[import-untyped]
 from mmengine.fileio import YamlHandler, register_handler
+from yapf.yapflib import yapf_api
 
 # Of a YAML file, with what aliases name counted each time that it is named.
 _MOST_VALUES = 1_000_000
+_KEPT_CONFIGS = 4
 # A library must stay referenced: its operators vanish with it.
 _declared: torch.library.Library | None = None
 
@@ -108,6 +112,27 @@ def _count_values(node: Any, known: dict[int, int]) -> int:
         parts = (part for one in below for part in (one if pairs else (one,)))
         known[id(node)] += sum(_count_values(part, known) for part in parts)
     return known[id(node)]
+
+
+def lay_out_configs_once() -> None:
+    """Keeps how mmengine laid out the text of the last configs.
+
+    It lays it out several times when a run starts and again for each checkpoint, which takes as
+    long as a step of small networks.
+    """
+    lay_out = yapf_api.FormatCode
+    known: dict[tuple[str, str], Any] = {}
+
+    @functools.wraps(lay_out)
+    def lay_out_once(text: str, **settings: Any) -> Any:
+        key = text, repr(settings)
+        if key not in known:
+            if len(known) == _KEPT_CONFIGS:
+                del known[next(iter(known))]
+            known[key] = lay_out(text, **settings)
+        return known[key]
+
+    yapf_api.FormatCode = lay_out_once
 
 
 def quiet_imports() -> None:

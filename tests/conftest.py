@@ -1,6 +1,7 @@
 """mmkdml comes first: importing it makes torchvision importable beside a CPU build of torch."""
 
 import ctypes
+import gc
 import multiprocessing
 import signal
 import sys
@@ -20,6 +21,11 @@ keep_freed_memory()
 def pytest_collection_modifyitems(items):
     """Begins with the tools' tests: one that takes a minute at the end leaves the others idle."""
     items.sort(key=lambda item: item.path.parent.name != 'tools')
+
+
+def pytest_collection_finish():
+    """Has the garbage collector pass over what is there: mmengine calls it for each data set."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

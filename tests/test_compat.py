@@ -9,7 +9,9 @@ import mmengine.logging
 import pytest
 import torch
 import yaml
+from mmengine.config import Config
 from mmengine.fileio import load
+from yapf.yapflib import yapf_api
 
 import mmkdml  # noqa: F401
 from mmkdml import compat
@@ -33,6 +35,35 @@ def test_yaml_holds_data_alone(tmp_path):
                 yaml.load(file, yaml.CLoader)
             made.rmdir()  # it was made, by what mmengine used
     assert not made.exists()
+
+
+def test_a_config_is_laid_out_once(monkeypatch):
+    plain = yapf_api.FormatCode.__wrapped__
+    texts = []
+    monkeypatch.setattr(
+        yapf_api,
+        'FormatCode',
+        lambda text, **settings: texts.append(text) or plain(text, **settings),
+    )
+    compat.lay_out_configs_once()
+    first, *others = (Config(dict(number=number, names=['a', 'b'])) for number in range(5))
+    expected = first.pretty_text
+    assert expected == plain(texts[0], style_config='pep8')[0]
+    assert first.pretty_text == expected
+    assert len(texts) == 1
+    first.number = 9
+    assert first.pretty_text == expected.replace('0', '9')
+    assert len(texts) == 2
+    for other in others:  # only so many are kept
+        assert str(other.number) in other.pretty_text
+    assert first.pretty_text == expected.replace('0', '9')
+    assert len(texts) == 7
+    # Another style is another text.
+    assert yapf_api.FormatCode('a=1', style_config='pep8')[0] == 'a = 1\n'
+    style = '{spaces_around_default_or_named_assign: true, based_on_style: pep8}'
+    call = 'f(a=1)\n'
+    assert yapf_api.FormatCode(call, style_config='pep8')[0] == call
+    assert yapf_api.FormatCode(call, style_config=style)[0] == 'f(a = 1)\n'
 
 
 BOMBS = {
