@@ -269,6 +269,8 @@ class SuiteStore:
                     'move the file away and run the suite again: trainings that are complete '
                     'are found in their folders and only tested anew'
                 )
+                if 'I/O' in reason:  # so SQLite calls a quota, and a limit on the size of files
+                    advice = f'resume when disk, quota and limits allow more; if they do, {advice}'
             else:
                 advice = 'check the URL, the driver and your rights'
             raise ValueError(

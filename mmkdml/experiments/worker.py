@@ -208,7 +208,8 @@ class Worker:
             except (OSError, ValueError) as problem:
                 error = f'{folder / RESULT}: {problem}'
         else:
-            error = _last_lines(folder / LOG, log_start) or f'it ended with code {code}'
+            error = '\n'.join([*_last_lines(folder / LOG, log_start), *_ending(code)])
+            error = error or f'it ended with code {code}'
         if error is not None:
             self.store.fail(run, self.name, error)
             self.say(f'{run.key} failed: {error.splitlines()[-1]} (all of it: {folder / LOG})')
@@ -298,9 +299,18 @@ def _end(process: subprocess.Popen, gently: bool) -> None:
         process.wait()
 
 
-def _last_lines(path: Path, start: int) -> str:
+def _ending(code: int) -> list[str]:
+    """What ended a run that could not say so itself."""
+    if code >= 0:
+        return []
+    named = {one.value: one.name for one in signal.Signals}
+    why = ', as by a system that is out of memory' if -code == signal.SIGKILL else ''
+    return [f'it was ended by {named.get(-code, f"signal {-code}")}{why}']
+
+
+def _last_lines(path: Path, start: int) -> list[str]:
     """The end of what a log got since ``start``, in bytes."""
     with path.open('rb') as log:
         log.seek(start)
         lines = log.read().decode(errors='replace').splitlines()
-    return '\n'.join([line for line in lines if line.strip()][-_ERROR_LINES:])
+    return [line for line in lines if line.strip()][-_ERROR_LINES:]

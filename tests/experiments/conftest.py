@@ -24,6 +24,8 @@ SCRIPT = """
     print('working', flush=True)
     while (folder / 'hang').exists() or options.get('hang'):
         time.sleep(0.02)
+    if options.get('killed'):
+        os.kill(os.getpid(), options['killed'])
     if options.get('fail') and not (folder / 'mended').exists():
         raise RuntimeError('the images are upside down')
     if options.get('empty'):

@@ -1,4 +1,5 @@
 import os
+import resource
 import sqlite3
 import threading
 
@@ -156,6 +157,20 @@ def test_a_full_disk(store):
         store.finish(run, 'a', b'x' * 1_000_000, 1.0)
     assert first(store).state == RUNNING  # nothing half-written is ever read as finished
     assert list(store.results()) == []
+
+
+def test_a_limit_on_the_size_of_files(store):
+    """As a quota: what is in the file is whole, and nobody is to move it away."""
+    store.take(first(store), 'a', 0.0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=r'I/O error\): resume when disk, quota and limits'):
+            store.finish(first(store), 'a', b'x' * 1_000_000, 1.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert first(store).state == RUNNING
+    assert store.finish(first(store), 'a', b'x' * 1_000_000, 1.0)
 
 
 def test_a_url_of_no_database():

@@ -78,6 +78,20 @@ def test_a_failure_is_recorded_and_stops_no_other(make_suite, make_worker):
     assert 'upside down' in (suite.work_dir / 'bad' / 'seed_0' / LOG).read_text()
 
 
+def test_a_run_that_is_killed_fails_by_that(make_suite, make_worker):
+    """Nothing in its log tells of it: the last line is one like all others."""
+    signals = {'memory': signal.SIGKILL, 'hup': signal.SIGHUP}
+    suite, store = make_suite({run: (None, {'killed': one}) for run, one in signals.items()})
+    one = make_worker(suite, store)
+    one.work()
+    errors = [run.error.splitlines() for run in store.states()]
+    assert errors == [
+        ['working', 'it was ended by SIGKILL, as by a system that is out of memory'],
+        ['working', 'it was ended by SIGHUP'],
+    ]
+    assert any('memory/seed_0 failed: it was ended by SIGKILL' in line for line in one.said)
+
+
 def test_a_damaged_result_is_a_failure(make_suite, make_worker):
     suite, store = make_suite({'half': (None, {'empty': True})})
     make_worker(suite, store).work()
