@@ -2,8 +2,8 @@
 
 Runs are killed (SIGKILL, SIGTERM), their newest checkpoints damaged, workers of their data loaders
 killed; disks are full, images unreadable, batches hold NaN. What is disturbed must end in time, as
-it should, and say why. After a few faults a run goes on to its end, and must have the same weights,
-bit for bit, or the same scores, as one that was left alone.
+it should, and say why: a suite in its database, too. After a few faults it goes on to its end, and
+must have the same weights, bit for bit, or the same scores, as one that was left alone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rich.progress import Progress
 from soak_runs import PROCESSES, ROOT, Attempt, Suite, Training, in_process, make_data
 
 OTHER_FAULTS = ('worker', 'disk', 'image', 'nan')
+SUITE_FAULTS = (*OTHER_FAULTS, 'run')
 PER_LIFE = 5
 EXPECTED, LATE = 'as expected', 'came too late'
 
@@ -83,7 +84,7 @@ class Soak:
         number = len(self.attempts)
         rng = random.Random(f'{self.seed} {number}')
         # What has to be met by a later epoch should not come in the last one.
-        longest = target.seconds * (0.5 if fault in ('image', 'worker') else 1)
+        longest = target.seconds * (0.5 if fault in ('image', 'worker', 'run') else 1)
         moment, begun = rng.uniform(0, longest), time.monotonic()
         image = rng.randrange(len(self.images))
         attempt = self.running = Attempt(
@@ -91,6 +92,7 @@ class Soak:
             target.words(folder, 2 if fault == 'worker' else rng.choice((0, 2))),
             limit=rng.randrange(2**18, 2**20) if fault == 'disk' else None,
             poisoned=image if fault == 'nan' else None,
+            depth=target.depth,
         )
         codes, clue, what = {1}, '', ''
         content = Path(self.images[image]).read_bytes()
@@ -102,8 +104,13 @@ class Soak:
                 codes, what = target.codes[signalled], signalled.name
             elif fault == 'worker':
                 attempt.wait(moment)
-                attempt.kill_worker(rng, self.limit)
+                attempt.kill(signal.SIGKILL, True, rng, self.limit)
                 clue = 'DataLoader worker'
+            elif fault == 'run':
+                attempt.wait(moment)
+                signalled = rng.choice((signal.SIGKILL, signal.SIGTERM))
+                attempt.kill(signalled, False, rng, self.limit)
+                clue = what = signalled.name
             elif fault == 'disk':
                 clue = 'File too large'
             elif fault == 'image':
@@ -119,10 +126,13 @@ class Soak:
             attempt.send(signal.SIGKILL, group=True)
             Path(self.images[image]).write_bytes(content)
         verdict = EXPECTED if fault == 'none' or ending != 0 else LATE
+        told = [attempt.said(), *(target.errors(folder) if clue else [])]
         if ending is None:
             verdict = f'VIOLATION: no end after {self.limit:.0f} s'
-        elif ending != 0 and not (fault != 'none' and ending in codes and clue in attempt.said()):
-            last = attempt.said().strip().rpartition('\n')[2]
+        elif ending != 0 and not (
+            fault != 'none' and ending in codes and all(clue in text for text in told)
+        ):
+            last = ' | '.join(text.strip().rpartition('\n')[2] for text in told)
             verdict = f'VIOLATION: ended with {ending}, {last!r}; expected {codes} and {clue!r}'
         elif fault == 'nan' and ending and self.images[image] not in poisoned_images(folder):
             verdict = f'VIOLATION: {self.images[image]} is not named in {folder}/non_finite'
@@ -159,7 +169,7 @@ def poisoned_images(folder: Path) -> set[str]:
     """The images that a run told to hold NaN."""
     return {
         sample['img_path']
-        for path in folder.glob('non_finite/*.json')
+        for path in folder.rglob('non_finite/*.json')
         for batch in json.loads(path.read_text())['batches']
         for sample in batch['samples']
         if not sample['finite']
@@ -186,6 +196,7 @@ def main() -> None:
     parser.add_argument(
         '--others', type=int, default=2, help='faults of each other kind, training (default 2)'
     )
+    parser.add_argument('--suite-others', type=int, default=1, help='the same, suite (default 1)')
     parser.add_argument('--epochs', type=int, default=4, help='of the training (default 4)')
     parser.add_argument('--seed', type=int, default=0, help='of faults and moments (default 0)')
     parser.add_argument(
@@ -207,7 +218,8 @@ def main() -> None:
     plan = {
         Training(out, options, args.epochs): ['kill'] * (args.kills - args.suite_kills)
         + [*OTHER_FAULTS] * args.others,
-        Suite(out, options, epochs=3): ['kill'] * args.suite_kills,
+        Suite(out, options, epochs=3): ['kill'] * args.suite_kills
+        + [*SUITE_FAULTS] * args.suite_others,
     }
     total = sum(map(len, plan.values()))
     with Progress(console=Console(stderr=True)) as progress, (out / 'soak.log').open('w') as log:

@@ -1,4 +1,7 @@
-"""What tools/soak.py disturbs: a training and a suite, in processes of their own."""
+"""What tools/soak.py disturbs: a training and a suite, in processes of their own.
+
+``python tools/soak_runs.py INDEX RUN.json`` is the process of a suite's run with an image of NaN.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import random
 import resource
 import runpy
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -39,6 +43,7 @@ def tool(log: Path, words: list[str], limit: int | None, poisoned: int | None) -
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if poisoned is not None:
         poison(poisoned)
+        poison_runs(poisoned)
     sys.argv = words
     runpy.run_path(words[0], run_name='__main__')
 
@@ -55,6 +60,13 @@ def poison(index: int) -> None:
         return sample
 
     SplitSegDataset.prepare_data = prepare_poisoned
+
+
+def poison_runs(index: int) -> None:
+    """The same in the processes of a suite's runs."""
+    from mmkdml.experiments import worker
+
+    worker.COMMAND = (__file__, str(index))
 
 
 def make_data(folder: Path) -> tuple[dict[str, str], list[str]]:
@@ -99,9 +111,10 @@ class Training:
     Attributes:
         seconds: How long it takes if it is left alone.
         reference: What comes out then.
+        depth: How many processes are above the one that trains.
     """
 
-    name = 'training'
+    name, depth = 'training', 0
     # How it may end after a signal: also before, and after, it listens for one
     codes = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}}
     seconds = 0.0
@@ -123,15 +136,20 @@ class Training:
     def outcome(self, folder: Path) -> Any:
         return in_process(digests, folder)
 
+    def errors(self, folder: Path) -> list[str]:
+        """Where an error must be told, beside what it says: texts."""
+        return []
+
 
 class Suite(Training):
     """A suite that is disturbed: a teacher, and one that learns from it."""
 
-    name = 'suite'
+    name, depth = 'suite', 1
     codes = {signal.SIGKILL: {-9}, signal.SIGTERM: {1, -15}}
 
     def __init__(self, folder: Path, options: dict[str, str], epochs: int) -> None:
         super().__init__(folder, options, epochs)
+        self.options['train_dataloader.num_workers'] = 2  # a suite's settings are to stay
         self.path = folder / 'small.py'
         self.path.write_text(
             'from mmkdml.experiments import variant_runs\n'
@@ -148,6 +166,13 @@ class Suite(Training):
     def outcome(self, folder: Path) -> Any:
         return in_process(scores, self.path, folder)
 
+    def errors(self, folder: Path) -> list[str]:
+        if not (folder / 'suite.db').exists():
+            return ['']
+        with contextlib.closing(sqlite3.connect(folder / 'suite.db')) as database:
+            rows = database.execute("SELECT error FROM runs WHERE state = 'failed'").fetchall()
+        return ['\n'.join(error for (error,) in rows)]
+
 
 def in_process(function: Any, *args: Any) -> Any:
     with PROCESSES.Pool(1) as pool:
@@ -155,10 +180,18 @@ def in_process(function: Any, *args: Any) -> Any:
 
 
 class Attempt:
-    """A tool at work."""
+    """A tool at work.
 
-    def __init__(self, log: Path, words: list[str], limit: int | None, poisoned: int | None):
-        self.log = log
+    Args:
+        log: What it says.
+        words, limit, poisoned: As of :func:`tool`.
+        depth: How many processes are above the one that trains.
+    """
+
+    def __init__(
+        self, log: Path, words: list[str], limit: int | None, poisoned: int | None, depth: int
+    ) -> None:
+        self.log, self.depth = log, depth
         self.process = PROCESSES.Process(target=tool, args=(log, words, limit, poisoned))
         self.process.start()
 
@@ -173,16 +206,42 @@ class Attempt:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(self.process.pid, number)
 
-    def kill_worker(self, rng: random.Random, seconds: float) -> None:
-        """Waits for a worker of the data loader, if any comes, and kills it."""
-        find = ['pgrep', '-P', str(self.process.pid)]
+    def kill(self, number: int, worker: bool, rng: random.Random, seconds: float) -> None:
+        """Waits for the process that trains, or a worker of its data loader, and signals it."""
         end = time.monotonic() + seconds
-        while self.wait(0.01) is None and time.monotonic() < end:
-            found = subprocess.run(find, capture_output=True, text=True, check=False).stdout.split()
-            if found:
+        while self.wait(0.05) is None and time.monotonic() < end:
+            if found := self._training(worker):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(rng.choice(found)), signal.SIGKILL)
+                    os.kill(rng.choice(found), number)
                 return
+
+    def _training(self, worker: bool) -> list[int]:
+        table = processes()
+        found = [self.process.pid]
+        for _ in range(self.depth):
+            found = [pid for pid, (parent, _) in table.items() if parent in found]
+        if not worker:
+            return found
+        # They are forks of it; programs it calls, such as a compiler for its version, are not.
+        words = {pid: table[pid][1] for pid in found if pid in table}
+        return [pid for pid, (parent, its) in table.items() if words.get(parent) == its]
 
     def said(self) -> str:
         return self.log.read_text(errors='replace') if self.log.exists() else ''
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Parent and command line of all processes, by their numbers."""
+    listed = subprocess.run(
+        ['ps', '-A', '-ww', '-o', 'pid=,ppid=,args='], capture_output=True, text=True, check=False
+    ).stdout
+    rows = (line.split(None, 2) for line in listed.splitlines())
+    return {int(pid): (int(parent), ''.join(words)) for pid, parent, *words in rows}
+
+
+if __name__ == '__main__':
+    from mmkdml.apis import run_tool
+    from mmkdml.experiments import execute
+
+    poison(int(sys.argv.pop(1)))
+    run_tool(execute.main)

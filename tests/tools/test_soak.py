@@ -34,6 +34,31 @@ if fault == 'litters':
     (folder / '.epoch_1.pth.7.part').touch()
 """
 
+# Starts itself again as a run, which waits for a worker, its own fork, and has another process,
+# too; tells what became of it.
+SUITE = """
+import os, signal, sqlite3, subprocess, sys, time
+folder, fault, *run = sys.argv[1:]
+if run:
+    own, other = os.getpid(), subprocess.Popen(['sleep', '20'], stderr=subprocess.DEVNULL)
+    if not (worker := os.fork()):
+        while os.getppid() == own:
+            time.sleep(0.05)
+        os._exit(0)
+    killed = os.waitpid(worker, 0)[1] == signal.SIGKILL and other.poll() is None
+    other.kill()
+    sys.exit('a DataLoader worker is dead' if killed else 'another one is dead')
+run = subprocess.run([sys.executable, __file__, folder, fault, 'run'], stderr=-1, text=True)
+error = run.stderr or signal.Signals(-run.returncode).name
+print(error)
+if fault != 'keeps nothing':
+    with sqlite3.connect(folder + '/suite.db') as database:
+        database.execute('CREATE TABLE runs (state, error)')
+        kept = 'something' if fault == 'keeps else' else error
+        database.execute("INSERT INTO runs VALUES ('failed', ?), ('done', NULL)", [kept])
+sys.exit(1)
+"""
+
 
 @pytest.fixture
 def soak(monkeypatch, tmp_path):
@@ -51,7 +76,7 @@ def soak(monkeypatch, tmp_path):
 class Counting:
     """A run that counts."""
 
-    name, seconds, reference = 'counting', 0.6, '20 210'
+    name, depth, seconds, reference = 'counting', 0, 0.6, '20 210'
     codes = {signal.SIGKILL: {-9}, signal.SIGTERM: {-15}}
 
     def __init__(self, folder, fault):
@@ -63,6 +88,9 @@ class Counting:
 
     def outcome(self, folder):
         return (folder / 'epoch_1.pth').read_text()
+
+    def errors(self, folder):
+        return []
 
 
 def violations(soak):
@@ -118,6 +146,34 @@ def test_an_error_that_says_something_else(soak, tmp_path):
     ]
 
 
+@pytest.mark.parametrize('fault', ['worker', 'run'])
+@pytest.mark.parametrize('keeps', ['its error', 'keeps else', 'keeps nothing'])
+def test_a_suites_run_and_its_worker_are_killed_and_told_of(soak, tmp_path, fault, keeps):
+    errors = importlib.import_module('soak_runs').Suite.errors
+    target = Counting(tmp_path, keeps)
+    target.depth, target.seconds, target.errors = 1, 0, lambda folder: errors(target, folder)
+    target.script.write_text(SUITE)
+    soak.limit = 30
+    attempt = soak.try_once(target, soak.out / 'life', fault)
+    clue = attempt['what'] or 'DataLoader worker'
+    last = {'keeps else': ' | something', 'keeps nothing': ' | '}.get(keeps)
+    if last is None:
+        assert (attempt['verdict'], attempt['ending']) == ('as expected', 1)
+    else:
+        assert attempt['verdict'].startswith('VIOLATION: ended with 1')
+        assert attempt['verdict'].endswith(f"{last}'; expected {{1}} and {clue!r}")
+
+
+@pytest.mark.slow
+def test_a_batch_of_nan_stops_a_suites_run(soak, tmp_path, monkeypatch):
+    runs = importlib.import_module('soak_runs')
+    monkeypatch.chdir(ROOT)
+    options, soak.images = runs.make_data(tmp_path / 'data')
+    soak.limit = 120
+    attempt = soak.try_once(runs.Suite(tmp_path, options, 1), soak.out / 'life', 'nan')
+    assert (attempt['verdict'], attempt['ending']) == ('as expected', 1)
+
+
 def test_the_newest_checkpoint_is_damaged(soak, tmp_path):
     for age, name in enumerate(['interrupted.pth', 'a/epoch_3.pth', 'epoch_2.pth', 'best_x.pth']):
         path = tmp_path / name
@@ -161,8 +217,9 @@ def soaked(tmp_path, *options):
 
 @pytest.mark.slow
 def test_trainings_end_the_same_after_each_fault(tmp_path):
-    process = soaked(tmp_path, '--kills', '2', '--suite-kills', '0', '--others', '1', '--epochs=2')
-    said = process.communicate()[0]
+    counts = '--kills=2', '--suite-kills=0', '--others=1', '--suite-others=0'
+    process = soaked(tmp_path, *counts, '--epochs=2')
+    said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
     record = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     met = [one['fault'] for one in record['attempts'] if one['verdict'] == 'as expected']
