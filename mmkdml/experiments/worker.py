@@ -211,8 +211,9 @@ class Worker:
             error = '\n'.join([*_last_lines(folder / LOG, log_start), *_ending(code)])
             error = error or f'it ended with code {code}'
         if error is not None:
-            self.store.fail(run, self.name, error)
+            # Said first: a disk that is full for a run may be so for the database.
             self.say(f'{run.key} failed: {error.splitlines()[-1]} (all of it: {folder / LOG})')
+            self.store.fail(run, self.name, error)
         elif self.store.finish(run, self.name, content, seconds):
             self.say(
                 f'{run.key} done in {in_words(seconds)}; {progress(self.store.states(), idle=1)}'

@@ -248,6 +248,19 @@ def test_a_lost_database_ends_the_work(make_suite, monkeypatch):
         work_together(suite, store)
 
 
+def test_a_failure_is_told_even_if_the_database_takes_nothing(make_suite, make_worker, monkeypatch):
+    suite, store = make_suite({'bad': (None, {'fail': True})})
+
+    def full(*_):
+        raise ValueError('database or disk is full')
+
+    monkeypatch.setattr(store, 'fail', full)
+    one = make_worker(suite, store)
+    with pytest.raises(ValueError, match='disk is full'):
+        one.work()
+    assert 'bad/seed_0 failed: RuntimeError: the images are upside down' in one.said[-1]
+
+
 def test_several_workers_divide_cores_and_gpus(monkeypatch):
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
