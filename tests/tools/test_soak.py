@@ -106,6 +106,7 @@ def test_a_run_that_goes_on_rightly(soak, tmp_path):
     assert faults == ['disk', 'image', 'nan']  # the run ended before it could be harmed
     assert [one['verdict'] for one in soak.attempts] == ['as expected', 'came too late']
     assert soak.attempts[1]['equal'] is True
+    assert target.seconds == soak.attempts[1]['seconds']
     assert not list((tmp_path / 'out' / 'counting').glob('life_*'))
 
 
