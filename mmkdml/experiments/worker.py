@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -19,7 +18,7 @@ import torch
 
 from mmkdml.experiments.execute import RESULT
 from mmkdml.experiments.packing import unpack_result
-from mmkdml.experiments.processes import is_dead, this_host
+from mmkdml.experiments.processes import end_run, is_dead, last_words, this_host
 from mmkdml.experiments.progress import in_words, progress
 from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
 from mmkdml.experiments.store import RunState, SuiteStore
@@ -30,8 +29,6 @@ LOG = 'run.log'
 SPEC = 'run.json'
 BEAT_SECONDS = 5.0
 LOST_SECONDS = 90.0
-_STOP_SECONDS = 20.0
-_ERROR_LINES = 12
 _numbers = itertools.count(1)
 COMMAND = ('-m', 'mmkdml.experiments')
 
@@ -152,7 +149,7 @@ class Worker:
         try:
             owned = self._watch(process, run)
         finally:
-            _end(process, gently=owned)
+            end_run(process, gently=owned)
         if not owned:
             self.say(f'{run.key} was taken over by another worker')
         elif self.stop.is_set() and process.returncode != 0:
@@ -208,8 +205,7 @@ class Worker:
             except (OSError, ValueError) as problem:
                 error = f'{folder / RESULT}: {problem}'
         else:
-            error = '\n'.join([*_last_lines(folder / LOG, log_start), *_ending(code)])
-            error = error or f'it ended with code {code}'
+            error = last_words(folder / LOG, log_start, code)
         if error is not None:
             # Said first: a disk that is full for a run may be so for the database.
             self.say(f'{run.key} failed: {error.splitlines()[-1]} (all of it: {folder / LOG})')
@@ -280,38 +276,3 @@ def _share(index: int, workers: int, processes: int) -> dict[str, str]:
     if workers > 1 and gpus > 1 and processes == 1 and 'CUDA_VISIBLE_DEVICES' not in os.environ:
         share['CUDA_VISIBLE_DEVICES'] = str(index % gpus)
     return share
-
-
-def _end(process: subprocess.Popen, gently: bool) -> None:
-    """Ends a run and all processes it has started.
-
-    Args:
-        process: The run's.
-        gently: Whether it may first save where it is.
-    """
-    if gently and process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_SECONDS)
-    if process.stdin is not None:
-        process.stdin.close()
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _ending(code: int) -> list[str]:
-    """What ended a run that could not say so itself."""
-    if code >= 0:
-        return []
-    named = {one.value: one.name for one in signal.Signals}
-    why = ', as by a system that is out of memory' if -code == signal.SIGKILL else ''
-    return [f'it was ended by {named.get(-code, f"signal {-code}")}{why}']
-
-
-def _last_lines(path: Path, start: int) -> list[str]:
-    """The end of what a log got since ``start``, in bytes."""
-    with path.open('rb') as log:
-        log.seek(start)
-        lines = log.read().decode(errors='replace').splitlines()
-    return [line for line in lines if line.strip()][-_ERROR_LINES:]
