@@ -84,9 +84,12 @@ def _cases(text: str) -> pd.DataFrame:
 
 
 def _curves(text: str) -> pd.DataFrame:
-    # An empty value is none; a key is a text, whatever it says.
+    # An empty value is none; a key is a text, whatever it says. Not all pandas read floats exactly.
     curves = pd.read_csv(
-        StringIO(text), dtype={'key': str}, keep_default_na=False, na_values={'value': ['', 'nan']}
+        StringIO(text),
+        dtype={'key': str},
+        keep_default_na=False,
+        converters={'value': lambda value: float(value or 'nan')},
     )
     numeric = [column for column in curves if is_numeric_dtype(curves[column])]
     if [*curves] != _CURVES or (len(curves) and numeric != ['epoch', 'value']):

@@ -196,6 +196,7 @@ TEXTS = st.text(st.characters(exclude_characters='\r\0', exclude_categories=['Cs
     metrics=st.dictionaries(TEXTS, NUMBERS, max_size=3),
     facts=st.dictionaries(TEXTS, NUMBERS | TEXTS, max_size=3),
 )
+@example(cases=[], curves=[(0, '', 5.5048478363725224e16)], metrics={}, facts={})
 def test_a_valid_result_comes_back_as_it_was(cases, curves, metrics, facts):
     table = pd.DataFrame(cases, columns=CASES.columns)
     curve = pd.DataFrame(curves, columns=CURVES.columns)
