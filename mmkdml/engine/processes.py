@@ -6,6 +6,8 @@ from typing import Any
 
 from mmengine.dist import all_gather_object, all_reduce, broadcast
 from mmengine.runner import Runner
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 
@@ -45,3 +47,15 @@ def share_gradients(runner: Runner) -> None:
     for parameter in runner.model.parameters():
         if parameter.grad is not None:
             all_reduce(parameter.grad, 'mean')
+
+
+def renew_reducers(model: nn.Module) -> None:
+    """Tells DistributedDataParallel, if a model is in it, that parameters lie otherwise in memory.
+
+    It notes where in its buckets which number of a gradient is when it is made. If that changes, it
+    mixes up the numbers of each gradient in the next step, or in all with
+    ``find_unused_parameters``, and says no more than that it may be slow.
+    """
+    for module in model.modules():
+        if isinstance(module, DistributedDataParallel):
+            module.__setstate__(module.__getstate__())  # as a copy that is unpickled

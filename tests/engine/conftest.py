@@ -10,12 +10,18 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmkdml.engine import DiscriminatorOptimWrapperConstructor, ExactResumeHook, SafeCheckpointHook
+from mmkdml.engine import (
+    CPUAmpOptimWrapper,
+    DiscriminatorOptimWrapperConstructor,
+    ExactResumeHook,
+    SafeCheckpointHook,
+)
 from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.registry import METRICS
 
@@ -53,6 +59,8 @@ class Critic(nn.Module):
 
 
 class Net(BaseModel):
+    noise = 1.0
+
     def __init__(self):
         super().__init__()
         self.layer, self.norm, self.critic = nn.Linear(4, 1), nn.BatchNorm1d(1), Critic()
@@ -64,14 +72,46 @@ class Net(BaseModel):
         if mode == 'predict':
             return [dict(value=self.layer.weight.detach().clone())]
         self.seen.append(inputs.clone())
-        out = self.layer(nn.functional.dropout(inputs, 0.3))
+        out = self.layer(nn.functional.dropout(inputs, 0.3 * self.noise))
         if len(out) > 1:
             out = self.norm(out)
-        noise = torch.tensor(random.random() + np.random.rand())
+        noise = self.noise * torch.tensor(random.random() + np.random.rand())
+        fake = self.noise * torch.rand(2, 1)
         return dict(
             loss=((out - noise) ** 2).mean(),
-            loss_critic=self.critic.discriminator_loss(out.detach(), torch.rand(2, 1)),
+            loss_critic=self.critic.discriminator_loss(out.detach(), fake),
         )
+
+
+class Convolutions(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Unflatten(1, (4, 1, 1)),
+            nn.Upsample(size=(5, 5)),
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(6, 1, 5),
+            nn.Flatten(),
+        )
+
+    @property
+    def weight(self):
+        return self[2].weight
+
+
+class ConvolutionalNet(Net):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = Convolutions(), nn.Identity()  # two samples' norm is all noise
+        generator = torch.Generator().manual_seed(0)
+        for parameter in self.layer.parameters():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+
+
+class SteadyNet(ConvolutionalNet):
+    """Without random numbers, which are others in each process."""
+
+    noise = 0.0
 
 
 @METRICS.register_module()
@@ -109,7 +149,8 @@ class StopAt(Hook):
 def start(
     folder, stop=None, load_from=None, resume=False, workers=0, persistent=False, by_epoch=True,
     ema=False, accumulate=1, hook=True, seed=3, sampler=None, hooks=(), parallel=False,
-    different=False, round_up=True, batch=BATCH, net=Net, adam=None, **checkpoint
+    different=False, round_up=True, batch=BATCH, net=Net, adam=None, amp=False, epochs=EPOCHS,
+    **checkpoint
 ):  # fmt: skip
     DefaultScope._instance_dict.clear()
     loader = dict(
@@ -127,9 +168,9 @@ def start(
     custom += hooks
     custom += [dict(type=StopAt, stage=stop[0], iteration=stop[1], how=stop[2])] if stop else []
     loop = (
-        dict(type=EpochBasedTrainLoop, max_epochs=EPOCHS)
+        dict(type=EpochBasedTrainLoop, max_epochs=epochs)
         if by_epoch
-        else dict(type=IterBasedTrainLoop, max_iters=EPOCHS * LENGTH, val_interval=LENGTH)
+        else dict(type=IterBasedTrainLoop, max_iters=epochs * LENGTH, val_interval=LENGTH)
     )
     settings = dict(type=SafeCheckpointHook, save_best='score', rule='greater', max_keep_ckpts=2)
     runner = Runner(
@@ -141,13 +182,14 @@ def start(
         val_evaluator=[dict(type=SineOfWeights)],
         train_cfg=loop,
         optim_wrapper=dict(
+            type=CPUAmpOptimWrapper if amp else OptimWrapper,
             constructor=DiscriminatorOptimWrapperConstructor,
             optimizer=dict(type='Adam', lr=0.05, **(adam or {})),
             discriminator_optimizer=dict(type='SGD', lr=0.05, momentum=0.9),
             accumulative_counts=accumulate,
         ),
         param_scheduler=[
-            dict(type='CosineAnnealingLR', T_max=EPOCHS * LENGTH, by_epoch=False),
+            dict(type='CosineAnnealingLR', T_max=epochs * LENGTH, by_epoch=False),
             dict(type='ReduceOnPlateauLR', monitor='score', rule='greater', patience=0, factor=0.7),
         ][: 2 if by_epoch else 1],
         default_hooks=dict(
@@ -218,7 +260,14 @@ def left(folder):
 @pytest.fixture(scope='session')
 def training():
     """``start`` a run, what it has ``left``, and names of this file."""
-    return SimpleNamespace(start=start, left=left, content=content, Crash=CrashError, Net=Net)
+    return SimpleNamespace(
+        start=start,
+        left=left,
+        content=content,
+        Crash=CrashError,
+        ConvolutionalNet=ConvolutionalNet,
+        SteadyNet=SteadyNet,
+    )
 
 
 @pytest.fixture(scope='session')

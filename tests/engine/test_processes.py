@@ -1,6 +1,7 @@
 """Two processes, of which ``distributed_worker.py`` is one, train, stop and go on."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp('processes')
     workers = [
         subprocess.Popen(
-            [sys.executable, WORKER, str(rank), folder / 'store', folder],
+            [sys.executable, WORKER, str(rank), folder],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -33,15 +34,48 @@ def found(tmp_path_factory):
     return folder, json.loads((folder / 'found.json').read_text())
 
 
+EXACT = ['epochs', 'iterations', 'different seeds', 'workers', 'persistent workers']
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('run', ['epochs', 'iterations', 'different seeds'])
+@pytest.mark.parametrize('run', [*EXACT, 'fast', 'fast, bfloat16'])
 def test_a_run_stopped_by_a_signal_to_one_process_ends_as_if_it_had_not_been(found, training, run):
     """In the middle of an epoch, with batch norm's statistics that differ between processes."""
     folder, both = found
-    assert [one['codes'] for one in both] == [[143] * 4] * 2
+    assert [one['codes'] for one in both] == [[143] * 8] * 2
     undisturbed, resumed = (training.left(folder / run / how) for how in ('undisturbed', 'resumed'))
     assert len(undisturbed) == 3
     assert resumed == undisturbed
+
+
+@pytest.mark.slow
+def test_a_run_whose_processes_were_killed_ends_as_if_they_had_not_been(found, training):
+    """Goes on from a checkpoint; data loaders have workers, and weights are averaged."""
+    folder, both = found
+    assert [one['killed'] for one in both] == [-signal.SIGKILL] * 2
+    undisturbed, resumed = (
+        training.left(folder / run) for run in ('workers/undisturbed', 'killed')
+    )
+    assert 'ema_state_dict' in undisturbed['epoch_3.pth']
+    assert resumed == undisturbed
+
+
+@pytest.mark.slow
+def test_channels_last_and_a_fused_optimiser_learn_as_one_process_without_them(
+    found, training, tmp_path
+):
+    """In 24 steps."""
+    folder, _ = found
+    alone = training.start(
+        tmp_path, net=training.SteadyNet, by_epoch=False, epochs=6, batch=4, adam=dict(eps=1.0)
+    )
+    assert alone.iter == 24
+    both = load_checkpoint_file(folder / 'fast' / 'undisturbed' / 'iter_24.pth')['state_dict']
+    before = training.SteadyNet().state_dict()
+    for name, weight in alone.model.state_dict().items():
+        torch.testing.assert_close(both[name], weight, atol=1e-5, rtol=0)
+        if name.startswith('layer'):
+            assert not torch.allclose(weight, before[name], atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow

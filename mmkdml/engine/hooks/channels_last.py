@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mmkdml.engine.processes import renew_reducers
 from mmkdml.registry import HOOKS
 
 
@@ -24,14 +25,18 @@ class ChannelsLastHook(Hook):
     their output back; feature maps get it from the weights. Shapes and names stay, numbers stay
     up to the order of additions. Checkpoints are in the usual layout, so a run may be resumed with
     or without the hook: PyTorch's fused optimisers take wrong numbers from a state that lies in
-    memory in another way than its parameter, and say nothing.
+    memory in another way than its parameter, and say nothing. So does DistributedDataParallel with
+    gradients if parameters change after it is made; it is told.
     """
 
     priority = 'LOWEST'  # to find in a checkpoint what other hooks put there
 
     def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
         """Not earlier: weights are drawn in the order of memory, and resumed state has its own."""
+        before = [parameter.stride() for parameter in runner.model.parameters()]
         runner.model.to(memory_format=torch.channels_last)  # gradients, too
+        if before != [parameter.stride() for parameter in runner.model.parameters()]:
+            renew_reducers(runner.model)
         if mode != 'train':
             return
         for optimizer in _optimizers(runner.optim_wrapper):

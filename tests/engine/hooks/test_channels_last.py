@@ -3,28 +3,11 @@ import signal
 import pytest
 import torch
 from mmengine.hooks import Hook
-from torch import nn
 
 from mmkdml.engine import INTERRUPTED, ChannelsLastHook
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 LAYOUT = dict(memory_format=torch.channels_last)
-
-
-class Convolutions(nn.Sequential):
-    def __init__(self):
-        super().__init__(
-            nn.Unflatten(1, (4, 1, 1)),
-            nn.Upsample(size=(5, 5)),
-            nn.Conv2d(4, 6, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(6, 1, 5),
-            nn.Flatten(),
-        )
-
-    @property
-    def weight(self):
-        return self[2].weight
 
 
 class Watch(Hook):
@@ -51,14 +34,6 @@ class Watch(Hook):
 def run(training, tmp_path_factory):
     """Trains with convolutions; (what the last checkpoint holds, what was seen, folder)."""
 
-    class Net(training.Net):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.norm = Convolutions(), nn.Identity()  # two samples' norm is all noise
-            generator = torch.Generator().manual_seed(0)
-            for parameter in self.layer.parameters():
-                parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
-
     # By a small eps, Adam makes steps of the noise in gradients that are almost zero.
     def start(hooked, *args, folder=None, fused=True, **settings):
         folder = folder or tmp_path_factory.mktemp('run')
@@ -67,7 +42,12 @@ def run(training, tmp_path_factory):
         stops = bool(args and args[0])
         try:
             training.start(
-                folder, *args, net=Net, hooks=hooks, adam=dict(eps=1.0, fused=fused), **settings
+                folder,
+                *args,
+                net=training.ConvolutionalNet,
+                hooks=hooks,
+                adam=dict(eps=1.0, fused=fused),
+                **settings,
             )
         except SystemExit:
             assert stops
