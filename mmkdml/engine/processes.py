@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
-from mmengine.dist import all_gather_object, all_reduce, broadcast
+import torch
+import torch.distributed
+from mmengine.dist import all_gather_object, all_reduce, broadcast, get_backend, get_world_size
 from mmengine.runner import Runner
 from torch import nn
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -49,6 +53,31 @@ def share_gradients(runner: Runner) -> None:
             all_reduce(parameter.grad, 'mean')
 
 
+def add_up_in_order(model: nn.Module) -> None:
+    """Has DistributedDataParallel add up gradients in the order of the processes, on CPUs.
+
+    By gloo, the order depends on a number's place in the buckets, which are others in the first
+    step of a process than later: after a resume, sums of three or more would be rounded otherwise.
+    """
+    if get_world_size() < 3 or get_backend() != 'gloo':
+        return
+    for module in model.modules():
+        if isinstance(module, DistributedDataParallel) and not module._comm_hooks:
+            # PyTorch takes no annotations that are strings, as those of functions here are.
+            module.register_comm_hook(None, lambda _, bucket: _mean_in_order(bucket))
+
+
+def _mean_in_order(bucket: torch.distributed.GradBucket) -> Future[torch.Tensor]:
+    own, processes = bucket.buffer(), get_world_size()
+    shares = nn.functional.pad(own, (0, -len(own) % processes)).view(processes, -1)
+    of_all, whole = torch.empty_like(shares), torch.empty_like(shares)
+    torch.distributed.all_to_all_single(of_all, shares)
+    torch.distributed.all_gather([*whole], reduce(torch.add, of_all) / processes)
+    mean: Future[torch.Tensor] = Future()
+    mean.set_result(whole.flatten()[: len(own)])
+    return mean
+
+
 def renew_reducers(model: nn.Module) -> None:
     """Tells DistributedDataParallel, if a model is in it, that parameters lie otherwise in memory.
 
@@ -59,3 +88,5 @@ def renew_reducers(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, DistributedDataParallel):
             module.__setstate__(module.__getstate__())  # as a copy that is unpickled
+            for hook, state in module._comm_hooks:
+                torch.distributed._register_comm_hook(module.reducer, state, hook)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import conftest
@@ -32,6 +33,7 @@ RUNS = {
     'fast, bfloat16': dict(FAST, epochs=3, amp=True, ema=True),
 }
 KILLED = 'workers'
+THREE = dict(net=conftest.ConvolutionalNet, by_epoch=False, hooks=[ChannelsLastHook()])
 
 
 class Statistics(Hook):
@@ -58,17 +60,31 @@ def went_on(folder, rank, stopped_at, **settings):
     return code
 
 
-def killed(folder, rank):
-    """The exit code of a process that is killed in the third epoch, as the other one is."""
+def forked(work, *args):
+    """A process that does this, in place of one that is started; before there are threads."""
     if not (process := os.fork()):
         try:
             signal.alarm(200)
-            join(folder / 'store', rank)
-            stop = ('train', 5, signal.SIGKILL)
-            conftest.start(folder, stop, parallel=True, **RUNS[KILLED])
+            work(*args)
+            os._exit(0)
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return process
+
+
+def killed(folder, rank):
+    """Trains until both processes are killed, in the third epoch."""
+    join(folder / 'store', rank)
+    conftest.start(folder, ('train', 5, signal.SIGKILL), parallel=True, **RUNS[KILLED])
+
+
+def of_three(folder, rank):
+    """Trains in three processes, undisturbed, and stopped and resumed."""
+    join(folder / 'store', rank, 3)
+    conftest.start(folder / 'undisturbed', parallel=True, **THREE)
+    went_on(folder / 'resumed', rank, 3, **THREE)
 
 
 def outcome(rank, folder):
@@ -104,17 +120,18 @@ def outcome(rank, folder):
     )
 
 
-def join(store, rank):
-    dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
+def join(store, rank, processes=2):
+    dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=processes)
 
 
 if __name__ == '__main__':
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     os.environ['LOCAL_RANK'] = str(rank)
-    (folder / 'killed').mkdir(exist_ok=True)
-    code = killed(folder / 'killed', rank)  # before it has threads
+    processes = [forked(killed, folder / 'killed', rank)]
+    processes += [forked(of_three, folder / 'three', third) for third in range(rank, 3, 2)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
     join(folder / 'store', rank)
-    both = all_gather_object(dict(outcome(rank, folder), killed=code))
+    both = all_gather_object(dict(outcome(rank, folder), forked=codes))
     if rank == 0:
         (folder / 'found.json').write_text(json.dumps(both))
     dist.barrier()

@@ -20,6 +20,8 @@ WORKER = Path(__file__).with_name('distributed_worker.py')
 def found(tmp_path_factory):
     """(folder, what each process found)."""
     folder = tmp_path_factory.mktemp('processes')
+    for others in ('killed', 'three'):
+        (folder / others).mkdir()
     workers = [
         subprocess.Popen(
             [sys.executable, WORKER, str(rank), folder],
@@ -52,11 +54,23 @@ def test_a_run_stopped_by_a_signal_to_one_process_ends_as_if_it_had_not_been(fou
 def test_a_run_whose_processes_were_killed_ends_as_if_they_had_not_been(found, training):
     """Goes on from a checkpoint; data loaders have workers, and weights are averaged."""
     folder, both = found
-    assert [one['killed'] for one in both] == [-signal.SIGKILL] * 2
+    assert [one['forked'][0] for one in both] == [-signal.SIGKILL] * 2
     undisturbed, resumed = (
         training.left(folder / run) for run in ('workers/undisturbed', 'killed')
     )
     assert 'ema_state_dict' in undisturbed['epoch_3.pth']
+    assert resumed == undisturbed
+
+
+@pytest.mark.slow
+def test_three_processes_go_on_as_if_they_had_not_been_stopped(found, training):
+    """Where a + b + c is rounded otherwise than c + b + a, which gloo is free to add up."""
+    folder, both = found
+    assert [one['forked'][1:] for one in both] == [[0, 0], [0]]
+    undisturbed, resumed = (
+        training.left(folder / 'three' / how) for how in ('undisturbed', 'resumed')
+    )
+    assert len(undisturbed) == 3
     assert resumed == undisturbed
 
 

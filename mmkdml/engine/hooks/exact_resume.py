@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmkdml.engine.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
-from mmkdml.engine.processes import check_equal_epochs, share_buffers
+from mmkdml.engine.processes import add_up_in_order, check_equal_epochs, share_buffers
 from mmkdml.engine.stopping import shield_workers
 from mmkdml.registry import HOOKS
 
@@ -42,7 +42,7 @@ class ExactResumeHook(Hook):
       which finds the same best checkpoint;
     - mmengine's ``EarlyStoppingHook`` goes on counting;
     - several processes validate with the buffers of the main one, which are those that are saved,
-      and are refused if their epochs are not of one length.
+      add up gradients in one order, and are refused if their epochs are not of one length.
 
     Other loops, and data loaders without a batch sampler, are left as they are.
     """
@@ -108,6 +108,7 @@ class ExactResumeHook(Hook):
         if not isinstance(loop, ResumableLoop):
             return
         check_equal_epochs(loop.dataloader)
+        add_up_in_order(runner.model)
         patience = self._resumed.get('patience', [])
         for hook, (count, score) in zip(_stoppers(runner), patience, strict=False):
             hook.wait_count, hook.best_score = count, score
