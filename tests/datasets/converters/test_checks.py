@@ -38,7 +38,9 @@ def test_without_problems_nothing_is_stopped_and_no_thread_is_left(tmp_path):
     problems = Problems(tmp_path)
     assert len(list(problems.check_each(range(50), abs, 'checking'))) == 50
     problems.stop_if_any()
-    assert set(threading.enumerate()) <= before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)  # it was told to end
+        assert not thread.is_alive()
 
 
 def test_errors_that_are_no_refusals_come_through(tmp_path):
