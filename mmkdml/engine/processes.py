@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from functools import reduce
+import os
+import sys
+import time
+from functools import cache, partial, reduce
 from typing import Any
 
 import torch
@@ -13,6 +16,9 @@ from torch import nn
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
+
+# In which gloo's threads come to rest
+REST_SECONDS = 0.05
 
 
 def check_equal_epochs(loader: DataLoader) -> None:
@@ -76,6 +82,17 @@ def _mean_in_order(bucket: torch.distributed.GradBucket) -> Future[torch.Tensor]
     mean: Future[torch.Tensor] = Future()
     mean.set_result(whole.flatten()[: len(own)])
     return mean
+
+
+@cache
+def rest_before_forks() -> None:
+    """Makes it improbable that a data loader's worker hangs as it is forked, before Python 3.12.
+
+    It does if another thread just takes a lock of Python's (python/cpython#112275), as those of
+    gloo do when they let go of a tensor after a step. No lock can be taken from here, only time.
+    """
+    if get_backend() == 'gloo' and sys.version_info < (3, 12):
+        os.register_at_fork(before=partial(time.sleep, REST_SECONDS))
 
 
 def renew_reducers(model: nn.Module) -> None:

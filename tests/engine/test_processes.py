@@ -31,7 +31,11 @@ def found(tmp_path_factory):
         )
         for rank in range(2)
     ]
-    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    try:
+        outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], '\n'.join(outputs)
     return folder, json.loads((folder / 'found.json').read_text())
 
@@ -141,3 +145,21 @@ def test_unequal_batches_are_refused(monkeypatch):
     processes.check_equal_epochs(DataLoader(images, batch_size=2))
     with pytest.raises(ValueError, match='number of batches in an epoch, but they have 1, 2'):
         processes.check_equal_epochs(DataLoader(images, batch_size=3))
+
+
+@pytest.mark.parametrize(
+    ('backend', 'version', 'rests'),
+    [('gloo', (3, 11), 1), ('gloo', (3, 12), 0), ('nccl', (3, 11), 0), (None, (3, 11), 0)],
+)
+def test_a_process_rests_before_it_forks_where_a_worker_could_hang(
+    monkeypatch, backend, version, rests
+):
+    handlers = []
+    monkeypatch.setattr(processes, 'get_backend', lambda: backend)
+    monkeypatch.setattr(processes.sys, 'version_info', version)
+    monkeypatch.setattr(processes.os, 'register_at_fork', lambda before: handlers.append(before))
+    processes.rest_before_forks.cache_clear()
+    for _ in range(2):
+        processes.rest_before_forks()
+    processes.rest_before_forks.cache_clear()
+    assert len(handlers) == rests

@@ -10,7 +10,12 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmkdml.engine.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
-from mmkdml.engine.processes import add_up_in_order, check_equal_epochs, share_buffers
+from mmkdml.engine.processes import (
+    add_up_in_order,
+    check_equal_epochs,
+    rest_before_forks,
+    share_buffers,
+)
 from mmkdml.engine.stopping import shield_workers
 from mmkdml.registry import HOOKS
 
@@ -109,6 +114,7 @@ class ExactResumeHook(Hook):
             return
         check_equal_epochs(loop.dataloader)
         add_up_in_order(runner.model)
+        rest_before_forks()
         patience = self._resumed.get('patience', [])
         for hook, (count, score) in zip(_stoppers(runner), patience, strict=False):
             hook.wait_count, hook.best_score = count, score
