@@ -3,9 +3,13 @@
 import ctypes
 import gc
 import multiprocessing
+import os
 import signal
+import subprocess
 import sys
+import threading
 from collections import OrderedDict
+from contextlib import suppress
 
 import pytest
 from matplotlib.figure import Figure
@@ -26,6 +30,31 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """Has the garbage collector pass over what is there: mmengine calls it for each data set."""
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Ends the processes of a test that waits for them in vain, so that it fails and says where.
+
+    One that hangs without any is ended by ``faulthandler_timeout``, some minutes later.
+    """
+    seconds = float(item.config.getini('faulthandler_timeout')) * 2 / 3
+    timer = threading.Timer(seconds, end_processes, [os.getpid()])
+    if seconds:
+        timer.start()
+    try:
+        return (yield)
+    finally:
+        timer.cancel()
+
+
+def end_processes(parent):
+    """Of a process, those that it started and all of theirs."""
+    found = subprocess.run(['pgrep', '-P', str(parent)], stdout=subprocess.PIPE, check=False)
+    for child in map(int, found.stdout.split()):
+        end_processes(child)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 @pytest.fixture(autouse=True)
