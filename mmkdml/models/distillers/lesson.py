@@ -94,11 +94,16 @@ class Lesson:
 def handed_over(shown: Shown) -> Shown:
     """What a source gives to a learner: no gradient flows back to the source.
 
-    Autograd refuses to save an inference tensor; its clone is a normal one.
+    Autograd refuses to save an inference tensor, but not a normal one of the same memory.
     """
     if isinstance(shown, list):
-        return [tensor.clone() if tensor.is_inference() else tensor.detach() for tensor in shown]
+        return [_normal(x) if x.is_inference() else x.detach() for x in shown]
     return handed_over([shown])[0]
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    place = tensor.storage_offset(), tensor.shape, tensor.stride()
+    return tensor.new_empty(0).set_(tensor.untyped_storage(), *place)
 
 
 def tap_names(tap: Tap) -> tuple[str, ...]:

@@ -77,4 +77,4 @@ class ConvReg(Projector):
         """(N, C_in, H, W) -> (N, C_out, H', W'), H' and W' as in the table."""
         x = self.conv(x)
         check_batch_statistics(x, self.training)
-        return F.relu(self.norm(x))
+        return F.relu(self.norm(x), inplace=True)

@@ -82,7 +82,17 @@ def test_what_was_made_in_inference_mode_can_be_in_a_graph():
         (learner * shown[0]).sum().backward()
     for tensor in (handed_over(shown)[0], handed_over(shown[0])):
         (learner * tensor).sum().backward()
+        assert tensor.data_ptr() == shown[0].data_ptr()  # a large map is not held twice
     assert learner.grad.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize('form', [torch.contiguous_format, torch.channels_last])
+def test_what_was_made_in_inference_mode_lies_in_memory_as_it_did(form):
+    with torch.inference_mode():
+        shown = torch.randn(2, 4, 3, 5).to(memory_format=form)[:, 1:]
+    taken = handed_over(shown)
+    assert torch.equal(taken, shown)
+    assert (taken.stride(), taken.dtype) == (shown.stride(), shown.dtype)
 
 
 # ---- names -----------------------------------------------------------------------------------
