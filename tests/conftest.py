@@ -12,6 +12,7 @@ from collections import OrderedDict
 from contextlib import suppress
 
 import pytest
+import torch.distributed
 from matplotlib.figure import Figure
 from mmengine.registry import DefaultScope
 
@@ -82,6 +83,9 @@ def _end_with_the_tests(function, *args):
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     function(*args)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        os._exit(0)  # see mmkdml.apis.cli.leave_process_group
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def run_tool(main: Callable[[], None]) -> None:
             _tell_of_processes(error)
             raise
         if torch.distributed.is_initialized():
-            _leave_process_group()
+            leave_process_group()
     except KeyboardInterrupt:
         print(f'{Path(sys.argv[0]).name}: interrupted', file=sys.stderr)
         sys.exit(130)
@@ -106,11 +106,13 @@ def run_tool(main: Callable[[], None]) -> None:
         _stop(error)
 
 
-def _leave_process_group() -> None:
+def leave_process_group() -> None:
     """Ends a process of several, after all of them are done.
 
     gloo's threads sometimes abort a process while the interpreter goes down ("terminate called
-    without an active exception"), so with gloo it ends before that, its exit handlers done.
+    without an active exception"), or hang it: who gives up the group last, often a
+    DistributedDataParallel, waits for them with Python's lock held, which they need to let go of
+    tensors. So with gloo it ends before that, its exit handlers done.
     """
     torch.distributed.barrier()
     if torch.distributed.get_backend() != 'gloo':

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 
+from mmkdml.apis.cli import leave_process_group
 from mmkdml.engine import ChannelsLastHook
 
 # As --fast. By a small eps, Adam makes steps of the noise in gradients that are almost zero.
@@ -134,5 +135,4 @@ if __name__ == '__main__':
     both = all_gather_object(dict(outcome(rank, folder), forked=codes))
     if rank == 0:
         (folder / 'found.json').write_text(json.dumps(both))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_process_group()

@@ -24,6 +24,7 @@ from mmpretrain.structures import DataSample
 from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 
+from mmkdml.apis.cli import leave_process_group
 from mmkdml.evaluation import ForegroundIoU, MemberMetrics, members_in_order
 from mmkdml.registry import METRICS
 
@@ -320,4 +321,4 @@ if __name__ == '__main__':
     )
     outcome = {**evaluate_shards(own_rank), 'error': error_of_unlike_ranks(own_rank)}
     (folder / f'{own_rank}.json').write_text(json.dumps(outcome))
-    dist.destroy_process_group()
+    leave_process_group()

@@ -203,4 +203,3 @@ def train_in_one_of_two_processes(rank, folder):
     ]
     found = dict(weights=compared, last=last, warnings=warnings)
     (folder / f'{rank}.json').write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()

@@ -304,7 +304,6 @@ def process(rank, folder):
                 break
         saved = dict(weights=[*model.parameters()], error=error, iter=runner.iter)
         torch.save(saved, folder / f'{policy}_{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')

@@ -19,6 +19,8 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from mmkdml.apis.cli import leave_process_group
+
 STEPS = 20
 
 
@@ -170,5 +172,4 @@ if __name__ == '__main__':
     if rank == 0:
         with open(out, 'w') as file:
             json.dump(found, file)
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_process_group()

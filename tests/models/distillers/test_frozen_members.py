@@ -160,14 +160,15 @@ class _Whole(nn.Module):
 
 
 def test_batch_norm_is_synchronised_in_all_that_learns_but_not_in_the_frozen_teacher(
-    tiny, tmp_path, monkeypatch
+    tiny, tmp_path, monkeypatch, all_forked
 ):
     """With ``sync_bn='torch'``; also in what the losses bring along."""
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    dist.init_process_group(
-        'gloo', init_method=f'file://{tmp_path / "store"}', rank=0, world_size=1
-    )
-    try:
+
+    def check():
+        monkeypatch.setenv('LOCAL_RANK', '0')
+        dist.init_process_group(
+            'gloo', init_method=f'file://{tmp_path / "store"}', rank=0, world_size=1
+        )
         distiller = tiny.compared('semckd_classification')
         runner = Runner(
             model=distiller,
@@ -176,11 +177,11 @@ def test_batch_norm_is_synchronised_in_all_that_learns_but_not_in_the_frozen_tea
             cfg=dict(sync_bn='torch', model_wrapper_cfg=dict(type=_Whole)),
             experiment_name='sync_bn',
         )
-    finally:
-        dist.destroy_process_group()
-    assert runner.model.module is distiller
-    for module in (distiller.members.student, distiller.lessons[-1].loss):
-        found = {type(part) for part in module.modules() if isinstance(part, _BatchNorm)}
-        assert found == {nn.SyncBatchNorm}
-    teacher = distiller.named_members()['teacher']
-    assert not any(isinstance(part, nn.SyncBatchNorm) for part in teacher.modules())
+        assert runner.model.module is distiller
+        for module in (distiller.members.student, distiller.lessons[-1].loss):
+            found = {type(part) for part in module.modules() if isinstance(part, _BatchNorm)}
+            assert found == {nn.SyncBatchNorm}
+        teacher = distiller.named_members()['teacher']
+        assert not any(isinstance(part, nn.SyncBatchNorm) for part in teacher.modules())
+
+    all_forked((check,))
