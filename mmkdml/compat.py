@@ -117,8 +117,8 @@ def _count_values(node: Any, known: dict[int, int]) -> int:
 def lay_out_configs_once() -> None:
     """Keeps how mmengine laid out the text of the last configs.
 
-    It lays it out several times when a run starts and again for each checkpoint, which takes as
-    long as a step of small networks.
+    It does so several times when a run starts and again for each checkpoint, which takes a good
+    fifth of a second.
     """
     lay_out = yapf_api.FormatCode
     known: dict[tuple[str, str], Any] = {}
