@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mmkdml.datasets.splits import INFO_FILE, SplitRow, split_counts
+from mmkdml.datasets.manifest import INFO_FILE
+from mmkdml.datasets.splits import SplitRow, split_counts
 
 Splits = Mapping[str, Sequence[SplitRow]]
 

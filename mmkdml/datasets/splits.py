@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import os.path as osp
 import re
@@ -20,10 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-SPLITS = ('train', 'val', 'test')
+from mmkdml.datasets.manifest import (
+    HASHES,
+    PART_FILES,
+    SPLITS,
+    UNFINISHED,
+    check_manifest,
+    read_manifest,
+    write_parts,
+)
+
 COLUMNS = ('id', 'path', 'mask', 'group', 'label', 'repeats')
 OPTIONAL_COLUMNS = ('mask', 'repeats')
-INFO_FILE = 'splits.json'
 # What UTF-8 has no code for (bytes of a name that is no text), and what CSV readers stumble over.
 _UNWRITABLE = re.compile('[\r\0\ud800-\udfff]')
 
@@ -83,15 +90,15 @@ def write_splits(
     info: Mapping[str, Any],
     force: bool = False,
 ) -> list[Path]:
-    """Writes ``<split>.csv`` for each split, and ``splits.json`` that says how they were made.
+    """Write ``<split>.csv`` for each split, and the manifest ``splits.json``.
 
-    The same arguments give the same bytes on every machine. A reader never meets half a file: each
-    is written beside its place and then renamed.
+    The same arguments give the same bytes on every machine. The files are one unit: a process that
+    is killed meanwhile leaves the old ones, the new ones, or files that :func:`read_split` refuses.
 
     Args:
-        out_dir: Folder to write to; made if missing.
+        out_dir: Folder to write to; created if missing.
         splits: Rows of each split; all with masks or all without, repeated in ``train`` alone.
-        info: What ``splits.json`` records beside the counts; JSON values.
+        info: What ``splits.json`` records besides counts and hashes; JSON values.
         force: Replace split files that differ.
 
     Returns:
@@ -116,31 +123,47 @@ def write_splits(
         raise ValueError(f'expected a mask for all images or for none, but {lone.id!r} has none')
     for name in set(splits) - {'train'}:
         refuse_repeats(splits[name], name)
-    out_dir = Path(out_dir)
-    content = {f'{name}.csv': _to_csv(rows) for name, rows in splits.items()}
-    counts = {name: split_counts(rows) for name, rows in splits.items()}
-    content[INFO_FILE] = json.dumps({**info, 'counts': counts}, indent=2) + '\n'
+    content = {f'{name}.csv': _to_csv(rows).encode() for name, rows in splits.items()}
+    return write_parts(Path(out_dir), content, {**info, 'counts': _counts(splits)}, force)
 
-    present = [
-        p for p in (out_dir / n for n in (*(f'{s}.csv' for s in SPLITS), INFO_FILE)) if p.exists()
-    ]
-    differing = [p for p in present if content.get(p.name, '').encode() != p.read_bytes()]
-    if differing and not force:
-        raise FileExistsError(
-            f'{out_dir} holds other splits already '
-            f'({", ".join(p.name for p in differing)} would change); choose '
-            'another folder or replace them with --force'
-        )
-    out_dir.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, text in content.items():
-        part = out_dir / f'.{name}.part'
-        part.write_bytes(text.encode())
-        written.append(out_dir / name)
-        os.replace(part, written[-1])
-    for path in set(present) - set(written):
-        path.unlink()  # of a split that is now left out
-    return written
+
+def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, list[SplitRow]]:
+    """Record hand-made or edited split files as they are, so that :func:`read_split` takes them.
+
+    Args:
+        folder: Folder with ``train.csv``, ``val.csv`` and ``test.csv``, or some of them.
+        split_by: ``'image'`` if groups are in several parts on purpose. Default: what the manifest
+            says.
+
+    Returns:
+        Rows of each part.
+
+    Raises:
+        FileNotFoundError: If there is no part.
+        ValueError: If a part is not valid, an id or (unless split by image) a group is in two
+            parts, images of validation or test are repeated, or writing the parts was interrupted.
+    """
+    folder = Path(folder)
+    try:
+        info = read_manifest(folder)
+    except ValueError:
+        info = {}  # damaged: what it said is lost, the parts are not
+    if info.get(UNFINISHED):
+        check_manifest(folder / PART_FILES[0])
+    splits = {s: _read_rows(p) for s in SPLITS if (p := folder / f'{s}.csv').exists()}
+    if not splits:
+        raise FileNotFoundError(f'No {", ".join(PART_FILES)} in {folder}')
+    refuse_duplicates(row for rows in splits.values() for row in rows)
+    for name in set(splits) - {'train'}:
+        refuse_repeats(splits[name], name)
+    if split_by is not None:
+        info['split_by'] = split_by
+    if info.get('split_by') != 'image':
+        refuse_shared_groups(splits)
+    info = {key: value for key, value in info.items() if key != HASHES}
+    parts = {f'{name}.csv': (folder / f'{name}.csv').read_bytes() for name in splits}
+    write_parts(folder, parts, {**info, 'edited': True, 'counts': _counts(splits)}, force=True)
+    return splits
 
 
 def read_split(path: str | Path) -> list[SplitRow]:
@@ -150,7 +173,8 @@ def read_split(path: str | Path) -> list[SplitRow]:
         FileNotFoundError: If there is no such file.
         TypeError: If it is no path.
         ValueError: If the columns are not those of a split file, a row is not valid, an id comes
-            twice or there are no rows. The message names file and line.
+            twice or there are no rows (the message names file and line), or if the file or one
+            written with it was changed since (see :func:`accept_splits`).
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f'a split file (ann_file) must be a path, got {path!r}')
@@ -161,6 +185,11 @@ def read_split(path: str | Path) -> list[SplitRow]:
             'tools/dataset_converters, or correct ann_file (it is taken '
             'relative to the working directory, not to data_root)'
         )
+    check_manifest(path)
+    return _read_rows(path)
+
+
+def _read_rows(path: Path) -> list[SplitRow]:
     rows: list[SplitRow] = []
     lines: dict[str, int] = {}
     with path.open(encoding='utf-8-sig', newline='') as file:
@@ -240,6 +269,22 @@ def refuse_duplicates(rows: Iterable[SplitRow]) -> None:
         if row.id in first:
             raise ValueError(f'id {row.id!r} comes twice: {first[row.id].path} and {row.path}')
         first[row.id] = row
+
+
+def refuse_shared_groups(splits: Mapping[str, Iterable[SplitRow]]) -> None:
+    """Raises ValueError if a group has images in two splits."""
+    home: dict[str, str] = {}
+    for name, rows in splits.items():
+        for row in rows:
+            if home.setdefault(row.group, name) != name:
+                raise ValueError(
+                    f'group {row.group!r} is in {home[row.group]} and in {name}; a '
+                    'group belongs to one split'
+                )
+
+
+def _counts(splits: Mapping[str, Sequence[SplitRow]]) -> dict[str, dict[str, int]]:
+    return {name: split_counts(rows) for name, rows in splits.items()}
 
 
 def _columns(optional: Iterable[str] = ()) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from mmkdml.datasets.splits import SPLITS, SplitRow, refuse_duplicates
+from mmkdml.datasets.splits import SPLITS, SplitRow, refuse_duplicates, refuse_shared_groups
 
 
 def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) -> dict[str, str]:
@@ -149,15 +149,3 @@ def balance_rows(rows: Iterable[SplitRow], target: int, seed: int = 0) -> list[S
             if repeats := times + (place < once_more):
                 balanced.append(replace(row, repeats=repeats))
     return sorted(balanced, key=lambda row: row.id)
-
-
-def refuse_shared_groups(splits: Mapping[str, Iterable[SplitRow]]) -> None:
-    """Raises ValueError if a group has images in two splits."""
-    home: dict[str, str] = {}
-    for name, rows in splits.items():
-        for row in rows:
-            if home.setdefault(row.group, name) != name:
-                raise ValueError(
-                    f'group {row.group!r} is in {home[row.group]} and in {name}; a '
-                    'group belongs to one split'
-                )

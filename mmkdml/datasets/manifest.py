@@ -1,0 +1,148 @@
+"""The manifest of split files: a hash per part, so that parts of two splits are never mixed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmkdml.files import write_atomically
+
+SPLITS = ('train', 'val', 'test')
+PART_FILES = tuple(f'{name}.csv' for name in SPLITS)
+INFO_FILE = 'splits.json'
+HASHES, UNFINISHED = 'sha256', 'unfinished'
+_ACCEPT = (
+    'If the change is intended, record it with '
+    '"python tools/dataset_converters/accept_splits.py {folder}"; otherwise run the converter '
+    'again with --force'
+)
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Read what ``splits.json`` records about the split files of a folder.
+
+    Returns:
+        Its content; empty if there is no such file, or if it is a file of another program.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    path = Path(folder) / INFO_FILE
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f'{path} is damaged: expected JSON, got {error}. ' + _ACCEPT.format(folder=path.parent)
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def check_manifest(path: str | Path) -> None:
+    """Check that a split file and its siblings are the ones that were written together.
+
+    Split files without a manifest are accepted, and so are files of other names next to one.
+
+    Args:
+        path: A split file.
+
+    Raises:
+        ValueError: If the folder has a manifest and a part of it is missing or has other content,
+            the file is no part of it, or writing the parts was interrupted.
+    """
+    path = Path(path)
+    folder = path.parent
+    if path.name not in PART_FILES:
+        return
+    manifest = read_manifest(folder)
+    if manifest.get(UNFINISHED):
+        raise ValueError(
+            f'The split files in {folder} are incomplete: a converter was stopped while it '
+            'replaced them. Run the converter again with --force'
+        )
+    hashes = manifest.get(HASHES)
+    if not isinstance(hashes, Mapping):
+        return
+    for name in (*hashes, path.name):
+        part = folder / name
+        found = file_hash(part) if part.is_file() else 'no file'
+        expected = hashes.get(name, 'no such part')
+        if found != expected:
+            raise ValueError(
+                f'{part} does not belong to the other split files: expected the SHA-256 of '
+                f'{folder / INFO_FILE}, {expected[:12]}, got {found[:12]}. '
+                + _ACCEPT.format(folder=folder)
+            )
+
+
+def write_parts(
+    folder: Path, parts: Mapping[str, bytes], info: Mapping[str, Any], force: bool
+) -> list[Path]:
+    """Write split files and their manifest as one unit.
+
+    Whenever the process is killed, a reader gets all old parts, all new parts or an error: the
+    manifest says ``unfinished`` from before the first part is replaced until all of them are.
+
+    Args:
+        folder: Folder to write to; created if missing.
+        parts: Content of each part by file name. Other parts in the folder are deleted.
+        info: What the manifest records besides the hashes.
+        force: Replace parts that differ.
+
+    Returns:
+        The parts and the manifest.
+
+    Raises:
+        FileExistsError: If the folder holds other split files and ``force`` is not set.
+        OSError: If a file cannot be written.
+    """
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    manifest = (json.dumps({**info, HASHES: hashes}, indent=2, allow_nan=False) + '\n').encode()
+    present = [folder / name for name in PART_FILES if (folder / name).exists()]
+    differing = [p for p in present if parts.get(p.name) != p.read_bytes()]
+    try:
+        before = read_manifest(folder)
+    except ValueError:
+        before = dict(damaged=True)
+    # Manifests of earlier versions have no hashes; adding them changes no split.
+    known = {key: value for key, value in before.items() if key != HASHES}
+    known_as_json = json.loads(json.dumps(info))
+    if (folder / INFO_FILE).exists() and not before.get(UNFINISHED) and known != known_as_json:
+        differing.append(folder / INFO_FILE)
+    if differing and not force:
+        raise FileExistsError(
+            f'{folder} holds other splits already '
+            f'({", ".join(p.name for p in differing)} would change); choose '
+            'another folder or replace them with --force'
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / name for name in (*parts, INFO_FILE)]
+    if all(p.is_file() for p in written) and not differing and written[-1].read_bytes() == manifest:
+        return written
+    drafts = {folder / f'.{name}.part': folder / name for name in parts}
+    try:
+        for draft, path in drafts.items():
+            with draft.open('wb') as file:
+                file.write(parts[path.name])
+                file.flush()
+                os.fsync(file.fileno())
+        write_atomically(written[-1], json.dumps({UNFINISHED: True}).encode())
+        for draft, path in drafts.items():
+            os.replace(draft, path)
+    finally:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+    for path in set(present) - set(written):
+        path.unlink()  # of a split that is now left out
+    write_atomically(written[-1], manifest)
+    return written
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a split file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,245 @@
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+
+from mmkdml.datasets.splits import SplitRow, accept_splits, read_split, write_splits
+from mmkdml.datasets.splitting import split_rows
+
+ROWS = [SplitRow(f'{g}{i}', f'{g}/{i}.tif', g, i % 2) for g in 'abcdefgh' for i in range(3)]
+PARTS = ('train', 'val', 'test')
+OLD, NEW = (split_rows(ROWS, seed=seed) for seed in (1, 2))
+WITHOUT_VAL = split_rows(ROWS, (80, 0, 20), seed=2)
+
+
+def stop_after(steps, function):
+    """Call it in a process that ends without any cleaning up after that many changes of files."""
+    if not (child := os.fork()):
+        left = [steps]
+
+        def counted(change):
+            def changed(*args, **kwargs):
+                if left[0] == 0:
+                    os._exit(9)
+                left[0] -= 1
+                return change(*args, **kwargs)
+
+            return changed
+
+        try:
+            for name in ('replace', 'unlink', 'fsync', 'mkdir'):
+                setattr(os, name, counted(getattr(os, name)))
+            function()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def readable(folder):
+    """The parts in a folder; None if all of them are refused."""
+    found = {}
+    for part in PARTS:
+        path = folder / f'{part}.csv'
+        if path.exists():
+            try:
+                found[part] = read_split(path)
+            except ValueError:
+                found[part] = None
+    if found and None in found.values():
+        assert all(rows is None for rows in found.values())
+        return None
+    return found
+
+
+def prepare(folder, before):
+    if before != 'nothing':
+        write_splits(folder, OLD, dict(seed=1))
+    if before == 'no manifest':
+        (folder / 'splits.json').unlink()
+    elif before == 'no hashes':
+        (folder / 'splits.json').write_text('{"seed": 1}')
+
+
+@pytest.mark.parametrize('new', [NEW, WITHOUT_VAL], ids=['three', 'two'])
+@pytest.mark.parametrize('before', ['nothing', 'no manifest', 'no hashes', 'a unit'])
+def test_killed_between_any_two_steps(tmp_path, before, new):
+    old = {} if before == 'nothing' else OLD
+    outcomes = []
+    for steps in range(100):
+        folder = tmp_path / str(steps)
+        prepare(folder, before)
+        code = stop_after(steps, lambda f=folder: write_splits(f, new, dict(seed=2), force=True))
+        seen = readable(folder)
+        assert seen in (None, old, new)
+        outcomes.append('refused' if seen is None else 'new' if seen == new else 'old')
+        # The same command completes what was interrupted.
+        write_splits(folder, new, dict(seed=2), force=True)
+        assert readable(folder) == new
+        assert sorted(p.name for p in folder.iterdir() if 'splits.json.' not in p.name) == sorted(
+            ['splits.json', *(f'{part}.csv' for part in new)]
+        )
+        if code == 0:
+            break
+    assert set(outcomes) == {'old', 'refused', 'new'}
+    assert outcomes == sorted(outcomes, key=['old', 'refused', 'new'].index)
+
+
+def test_an_interrupted_first_conversion_needs_no_force(tmp_path):
+    steps = next(
+        n
+        for n in range(20)
+        if stop_after(n, lambda: write_splits(tmp_path, NEW, {}))
+        and (tmp_path / 'val.csv').exists()
+    )
+    assert steps
+    assert readable(tmp_path) is None
+    write_splits(tmp_path, NEW, {})
+    assert readable(tmp_path) == NEW
+
+
+def test_the_manifest_has_the_hash_of_each_part(tmp_path):
+    write_splits(tmp_path, NEW, dict(seed=2))
+    manifest = json.loads((tmp_path / 'splits.json').read_text())
+    assert manifest['sha256'] == {
+        f'{part}.csv': sha256((tmp_path / f'{part}.csv').read_bytes()).hexdigest() for part in PARTS
+    }
+    assert manifest['seed'] == 2
+
+
+@pytest.mark.parametrize('read', PARTS)
+@pytest.mark.parametrize('damage', ['other', 'missing', 'mixed'])
+def test_parts_that_do_not_belong_together(tmp_path, read, damage):
+    write_splits(tmp_path / 'a', NEW, {})
+    write_splits(tmp_path / 'b', OLD, {})
+    if damage == 'other':
+        with (tmp_path / 'a' / 'test.csv').open('a') as file:
+            file.write('z,z.tif,z,0\n')
+    elif damage == 'mixed':
+        shutil.copy(tmp_path / 'b' / 'test.csv', tmp_path / 'a' / 'test.csv')
+    else:
+        (tmp_path / 'a' / 'test.csv').unlink()
+        if read == 'test':
+            with pytest.raises(FileNotFoundError, match=r'test\.csv'):
+                read_split(tmp_path / 'a' / 'test.csv')
+            return
+    message = (
+        rf'{re.escape(str(tmp_path / "a" / "test.csv"))} does not.*accept_splits\.py .*--force'
+    )
+    with pytest.raises(ValueError, match=message):
+        read_split(tmp_path / 'a' / f'{read}.csv')
+
+
+def test_a_part_that_the_manifest_does_not_know(tmp_path):
+    write_splits(tmp_path, WITHOUT_VAL, {})
+    (tmp_path / 'val.csv').write_text('id,path,group,label\nz,z.tif,z,0\n')
+    with pytest.raises(ValueError, match=r'val\.csv does not belong'):
+        read_split(tmp_path / 'val.csv')
+    shutil.copy(tmp_path / 'val.csv', tmp_path / 'few.csv')  # a file of the user's own
+    assert len(read_split(tmp_path / 'few.csv')) == 1
+
+
+@pytest.mark.parametrize('manifest', [None, '{"seed": 1}', '[1]', '{"sha256": null}'])
+def test_split_files_without_hashes_are_read(tmp_path, manifest):
+    write_splits(tmp_path, NEW, {})
+    (tmp_path / 'splits.json').unlink()
+    if manifest is not None:
+        (tmp_path / 'splits.json').write_text(manifest)
+    assert readable(tmp_path) == NEW
+
+
+def test_a_damaged_manifest(tmp_path):
+    write_splits(tmp_path, NEW, {})
+    (tmp_path / 'splits.json').write_text('{"seed":')
+    with pytest.raises(ValueError, match=r'splits\.json is damaged.*accept_splits'):
+        read_split(tmp_path / 'train.csv')
+    assert accept_splits(tmp_path) == NEW
+    assert readable(tmp_path) == NEW
+
+
+@pytest.mark.parametrize('manifest', ['{"seed": 3}', '[1]', '{'])
+def test_another_manifest_is_replaced_only_by_force(tmp_path, manifest):
+    (tmp_path / 'splits.json').write_text(manifest)
+    with pytest.raises(FileExistsError, match=r'splits\.json would change'):
+        write_splits(tmp_path, NEW, dict(seed=2))
+    assert (tmp_path / 'splits.json').read_text() == manifest
+
+
+def test_hashes_are_added_to_equal_split_files(tmp_path):
+    write_splits(tmp_path, OLD, dict(seed=1))
+    manifest = json.loads((tmp_path / 'splits.json').read_text())
+    hashes = manifest.pop('sha256')
+    (tmp_path / 'splits.json').write_text(json.dumps(manifest))
+    write_splits(tmp_path, OLD, dict(seed=1))
+    assert json.loads((tmp_path / 'splits.json').read_text())['sha256'] == hashes
+
+
+def test_writing_again_changes_no_file(tmp_path):
+    files = write_splits(tmp_path, NEW, dict(seed=2))
+    before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in files]
+    assert write_splits(tmp_path, NEW, dict(seed=2), force=True) == files
+    assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in files] == before
+
+
+def test_a_full_disk_leaves_the_old_unit(tmp_path, monkeypatch):
+    write_splits(tmp_path, OLD, dict(seed=1))
+
+    def full(_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space left'):
+        write_splits(tmp_path, NEW, dict(seed=2), force=True)
+    assert readable(tmp_path) == OLD
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_edited_files_are_accepted(tmp_path):
+    write_splits(tmp_path, NEW, dict(seed=2, classes=['no', 'yes']))
+    with (tmp_path / 'train.csv').open('a') as file:
+        file.write('z,z.tif,z,1\n')
+    expected = {**NEW, 'train': [*NEW['train'], SplitRow('z', 'z.tif', 'z', 1)]}
+    assert accept_splits(tmp_path) == expected
+    assert readable(tmp_path) == expected
+    manifest = json.loads((tmp_path / 'splits.json').read_text())
+    assert (manifest['edited'], manifest['classes']) == (True, ['no', 'yes'])
+    assert manifest['counts']['train']['images'] == len(expected['train'])
+    with pytest.raises(FileExistsError, match=r'train\.csv, splits\.json would change'):
+        write_splits(tmp_path, NEW, dict(seed=2, classes=['no', 'yes']))
+
+
+def test_what_is_not_accepted(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'train\.csv'):
+        accept_splits(tmp_path)
+    write_splits(tmp_path, NEW, {})
+    group, text = NEW['train'][0].group, (tmp_path / 'test.csv').read_text()
+    for row, message in (
+        (f'z,z.tif,{group},1\n', f'group {group!r} is in train and in test'),
+        (f'{NEW["train"][0].id},z.tif,z,1\n', f'id {NEW["train"][0].id!r} comes twice'),
+        ('z,../z.tif,z,1\n', r'test\.csv, line'),
+    ):
+        (tmp_path / 'test.csv').write_text(text + row)
+        with pytest.raises(ValueError, match=message):
+            accept_splits(tmp_path)
+        assert readable(tmp_path) is None
+    (tmp_path / 'test.csv').write_text(text + f'z,z.tif,{group},1\n')
+    accept_splits(tmp_path, split_by='image')
+    assert json.loads((tmp_path / 'splits.json').read_text())['split_by'] == 'image'
+    assert len(readable(tmp_path)['test']) == len(NEW['test']) + 1
+
+
+def test_repeats_are_accepted_for_training_only(tmp_path):
+    write_splits(tmp_path, {**NEW, 'train': [replace(NEW['train'][0], repeats=2)]}, {})
+    (tmp_path / 'train.csv').rename(tmp_path / 'val.csv')
+    with pytest.raises(ValueError, match='val: .* has repeats 2'):
+        accept_splits(tmp_path)
+
+
+def test_an_interrupted_conversion_is_not_accepted(tmp_path):
+    write_splits(tmp_path, NEW, {})
+    (tmp_path / 'splits.json').write_text('{"unfinished": true}')
+    with pytest.raises(ValueError, match='are incomplete.*--force'):
+        accept_splits(tmp_path)
