@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 
 from mmkdml.datasets.base import keep_images
 from mmkdml.engine import INTERRUPTED, SafeResumeHook, has_fast_bf16, keep_freed_memory
+from mmkdml.engine.checks import register_checks
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 
 #: Where decoded images are kept unless another folder is named.
@@ -159,6 +160,7 @@ def make_runner(config: Config, launcher: str = 'none') -> Runner:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f'no run can be made of the config: {error}') from error
     runner.register_hook(SafeResumeHook())
+    register_checks(runner)
     return runner
 
 

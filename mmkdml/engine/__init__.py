@@ -1,6 +1,7 @@
 """What the frameworks' engine lacks."""
 
 from mmkdml.engine.checkpoint_files import INTERRUPTED
+from mmkdml.engine.checks import SplitOverlapHook
 from mmkdml.engine.hooks import (
     ChannelsLastHook,
     CompileMembersHook,
@@ -40,6 +41,7 @@ __all__ = [
     'SafeCheckpointHook',
     'SafeResumeHook',
     'SeparateOptimizers',
+    'SplitOverlapHook',
     'compile_members',
     'has_fast_bf16',
     'keep_freed_memory',

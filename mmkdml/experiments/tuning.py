@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mmkdml.apis import load_config
 from mmkdml.experiments.execute import settings_text
 from mmkdml.experiments.suite import RunSpec
-from mmkdml.experiments.tuning_results import ERROR, OPTIONS, relative_module, write_results
+from mmkdml.experiments.tuning_results import ERROR, OPTIONS, write_results
 from mmkdml.experiments.tuning_space import (
     LEARNING_RATE,
     SearchSpace,
@@ -50,8 +50,9 @@ class Tuner:
     """Searches alpha, beta and gamma of both students, and what else is asked for.
 
     A trial trains the config with other weights; how good it was is the best validation by the
-    config's own ``save_best``. The test part is never read. The best config inherits the one that
-    is searched, with the user's changes but for ``epochs`` and ``amp``, which are the trials' own.
+    config's own ``save_best``. The test part is never read. The best config has all
+    settings of the one that is searched, with the user's changes but for ``epochs`` and ``amp``,
+    which are the trials' own.
 
     Args:
         config: The config file of a classroom.
@@ -148,8 +149,6 @@ class Tuner:
         self._now: int | None = None
         self._pruner = MedianPruner() if pruner == MEDIAN else NopPruner()
         self._settings = self._settings_text(pruner, loaded.get('randomness', {}).get('seed'))
-        # Refused before the first trial, not after the last one.
-        relative_module(self.path, self.out)
 
     def search(self) -> list[Path]:
         """Makes trials until there are enough, waits for those of others, and writes the results.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import keyword
+import math
 import os
+import pprint
 import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mmengine.config import Config
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -27,16 +27,6 @@ OPTIONS, ERROR = 'options', 'error'
 _SEARCHED = re.compile(
     rf'model\.weights\.[a-z]+|{re.escape(LEARNING_RATE)}|{re.escape(TEMPERATURE)}'
 )
-_CONFIG = '''\
-"""{title}"""
-
-from mmengine.config import read_base
-
-with read_base():
-    from {module} import *
-
-{assignments}
-'''
 
 
 def trial_table(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
@@ -126,65 +116,46 @@ def write_results(
 
 
 def derived_config(path: Path, options: Mapping[str, Any], folder: Path, title: str) -> str:
-    """The text of a config file that inherits another and says what differs.
+    """The text of a config file that has all settings of another one, with changes.
+
+    It inherits and imports nothing, so it can be moved to any folder and any machine. Settings keep
+    their order, as members of a classroom are built in theirs.
 
     Args:
-        path: The config file to inherit; pure Python (``read_base``).
+        path: The config file to start from, of any kind.
         options: Settings to change, by dotted key.
-        folder: Where the file will be.
+        folder: Where the file will be; a comment tells the way from there to ``path``.
         title: Its docstring.
-
-    Raises:
-        ValueError: If that file cannot be inherited from there.
     """
-    module = relative_module(path, folder)
-    before, after = Config.fromfile(path).to_dict(), load_config(path, options).to_dict()
-    lines = dict.fromkeys(_assignment(key, before, after) for key in options)
-    return _CONFIG.format(title=title, module=module, assignments='\n'.join(lines))
+    config = load_config(path, options).to_dict()  # classes by their paths, as a file can hold them
+    config.pop('work_dir', None)  # load_config's own; without it the file's name decides
+    lines = [
+        repr(title),
+        '',
+        f'# All settings of {os.path.relpath(path.resolve(), folder.resolve())!r}; changed are',
+        *(f'#   {key!r}: {value!r}' for key, value in options.items()),
+        '',
+        *(f'{key} = {_literal(value)}' for key, value in config.items()),
+    ]
+    return '\n'.join(lines) + '\n'
 
 
-def relative_module(path: Path, folder: Path) -> str:
-    """How a config in a folder names another one, ``...kdml.r50_r18x2_v3_lgg``.
+class _NonFinite(float):
+    """A number that Python writes as a name, as an expression."""
 
-    mmengine takes each leading dot but the first as one folder up, and finds the way from the file,
-    so the way must be one between real folders.
-
-    Raises:
-        ValueError: If it passes through a folder whose name is no name in Python, or the file is
-            no pure Python config.
-    """
-    if path.suffix != '.py' or re.search(r'^_base_\s*=', path.read_text(), re.MULTILINE):
-        raise ValueError(
-            f'The best config inherits {path} by read_base, which takes pure Python configs only; '
-            'rewrite it as one'
-        )
-    *up_and_down, _ = Path(os.path.relpath(path.resolve(), folder.resolve())).parts
-    up = up_and_down.count('..')
-    names = [*up_and_down[up:], path.stem]
-    wrong = [name for name in names if not name.isidentifier() or keyword.iskeyword(name)]
-    if wrong:
-        raise ValueError(
-            f'The best config in {folder} is to inherit {path} by an import, but {wrong[0]!r} on '
-            'the way is no name that Python can import. Choose a folder for the results on this '
-            'side of it, or rename it'
-        )
-    return '.' * (up + 1) + '.'.join(names)
+    def __repr__(self) -> str:
+        return '(1e999 - 1e999)' if math.isnan(self) else '1e999' if self > 0 else '-1e999'
 
 
-def _assignment(key: str, before: Any, after: Any) -> str:
-    """The statement that makes a setting what it is in ``after``.
-
-    It stops at the first part of the key that is not in ``before``, or that holds no settings.
-    """
-    first, *rest = key.split('.')
-    target, before, after = first, _item(before, first), _item(after, first)
-    while rest and isinstance(before, (dict, list)):
-        part: Any = rest.pop(0)
-        part = int(part) if isinstance(before, list) else part
-        target += f'[{part!r}]'
-        before, after = _item(before, part), after[part]
-    return f'{target} = {after!r}'
+def _literal(value: Any) -> str:
+    return pprint.pformat(_writable(value), width=100, sort_dicts=False)
 
 
-def _item(holder: Any, part: Any) -> Any:
-    return holder.get(part) if isinstance(holder, dict) else holder[part]
+def _writable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _writable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_writable(one) for one in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return _NonFinite(value)
+    return value

@@ -1,3 +1,5 @@
+import math
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +12,6 @@ from optuna.trial import TrialState, create_trial
 from mmkdml.apis import load_config
 from mmkdml.experiments.tuning_results import (
     derived_config,
-    relative_module,
     trial_table,
     tried_options,
     write_results,
@@ -25,6 +26,13 @@ TRIED = {
     'optim_wrapper.optimizer.lr': 0.003,
     'model.temperature': 4.5,
 }
+
+
+def settings(path, options):
+    """What a run of a config has as settings, its folder left out."""
+    config = load_config(path, options).to_dict()
+    del config['work_dir']
+    return config
 
 
 @pytest.fixture
@@ -89,10 +97,8 @@ def test_results(study, tmp_path):
     assert 'best of 2 complete trials: ensemble/IoU 80 in trial 1, validation' in title
 
     # It is what the trial trained, and the original but for what was searched.
-    expected = load_config(CONFIG, options | tried_options(study.trials[1]), '').to_dict()
-    assert expected.pop('work_dir') == ''
     tuned = Config.fromfile(config).to_dict()
-    assert tuned == expected
+    assert tuned == settings(CONFIG, options | tried_options(study.trials[1]))
     original = Config.fromfile(CONFIG).to_dict()
     assert tuned['model']['weights'] == dict(alpha=(0.1, 0.2), beta=(0.5, 0.4), gamma=(0.4, 0.4))
     for key in ('weights', 'temperature', 'kl_scale'):
@@ -112,57 +118,94 @@ def test_results(study, tmp_path):
         {'model.mode': 'ml', 'model.weights.beta': None},
     ],
 )
-def test_any_option_can_be_inherited(options, tmp_path):
+def test_any_option_can_be_changed(options, tmp_path):
     (tmp_path / 'derived.py').write_text(derived_config(CONFIG, options, tmp_path, 'Title.'))
     derived = Config.fromfile(tmp_path / 'derived.py').to_dict()
-    assert derived == {
-        key: value for key, value in load_config(CONFIG, options).to_dict().items()
-        if key != 'work_dir'
-    }  # fmt: skip
+    assert derived == settings(CONFIG, options)
     assert derived != Config.fromfile(CONFIG).to_dict()
 
 
+NAMES = ['plain', 'my-configs', '2nd', 'try', 'mmkdml-1.0', 'with space', 'Größe', "it's"]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_no_place_matters(tmp_path, name):
+    """Neither that of the base, nor that of the results, nor that they stay there."""
+    base = tmp_path / name / 'mmkdml-main' / 'configs'
+    shutil.copytree(CONFIGS / '_base_', base / '_base_')
+    shutil.copytree(CONFIGS / 'demo', base / 'demo')
+    out = tmp_path / 'results' / name
+    out.mkdir(parents=True)
+    text = derived_config(base / 'demo' / 'kdml_v3_demo.py', {'model.temperature': 4.0}, out, name)
+    (out / 'best-1.py').write_text(text)
+    expected = settings(base / 'demo' / 'kdml_v3_demo.py', {'model.temperature': 4.0})
+    shutil.rmtree(base)
+    (tmp_path / 'results').rename(tmp_path / 'moved')
+    best = tmp_path / 'moved' / name / 'best-1.py'
+    assert Config.fromfile(best).to_dict() == expected
+    # It is what a test or another search starts from, too.
+    assert settings(best, {'model.temperature': 5.0})['model']['temperature'] == 5.0
+
+
 @pytest.mark.parametrize(
-    ('path', 'folder', 'module'),
+    'text',
     [
-        ('configs/kdml/a.py', 'configs/kdml', '.a'),
-        ('configs/kdml/a.py', 'configs', '.kdml.a'),
-        ('configs/kdml/a.py', 'work_dirs/tune-1/x', '....configs.kdml.a'),
-        ('a.py', 'out', '..a'),
+        'from mmengine.config import read_base\nwith read_base():\n    from .best import *\n'
+        "train_cfg['max_epochs'] = 3\n",
+        "_base_ = ['best.py']\ntrain_cfg = dict(max_epochs=3)\n",
     ],
 )
-def test_the_way_to_a_config(tmp_path, path, folder, module):
-    file = tmp_path / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-    file.write_text('value = dict(a=1)\n')
-    assert relative_module(file, tmp_path / folder) == module
-    derived = tmp_path / folder / 'derived.py'
-    derived.write_text(derived_config(file, {'value.a': 2}, derived.parent, 'Title.'))
-    assert Config.fromfile(derived).value == dict(a=2)
+def test_it_can_be_derived_from(tmp_path, text):
+    options = {'model.temperature': 4.0}
+    (tmp_path / 'best.py').write_text(derived_config(CONFIG, options, tmp_path, 'Title.'))
+    (tmp_path / 'own.py').write_text(text)
+    own = Config.fromfile(tmp_path / 'own.py')
+    assert (own.model.temperature, own.train_cfg.max_epochs) == (4.0, 3)
 
 
-def test_the_way_through_a_link(tmp_path):
-    (tmp_path / 'deep' / 'er').mkdir(parents=True)
-    (tmp_path / 'link').symlink_to(tmp_path / 'deep' / 'er')
+def test_it_says_what_differs_from_which_config(tmp_path):
     (tmp_path / 'a.py').write_text('value = dict(a=1)\n')
-    derived = tmp_path / 'link' / 'derived.py'
-    derived.write_text(derived_config(tmp_path / 'a.py', {'value.a': 2}, derived.parent, 'Title.'))
-    assert Config.fromfile(derived).value == dict(a=2)
+    (tmp_path / 'out').mkdir()
+    text = derived_config(tmp_path / 'a.py', {'value.a': 2}, tmp_path / 'out', 'Title.')
+    assert text.splitlines()[0] == "'Title.'"
+    assert f'All settings of {os.path.join("..", "a.py")!r}' in text
+    assert "'value.a': 2" in text
 
 
-@pytest.mark.parametrize('name', ['my-configs', 'class', '2nd'])
-def test_a_way_that_python_cannot_go(tmp_path, name):
-    (tmp_path / name).mkdir()
-    shutil.copy(CONFIGS / '_base_' / 'schedules' / 'adam_30e.py', tmp_path / name / 'a.py')
-    with pytest.raises(ValueError, match=f"inherit .* but '{name}' on the way is no name"):
-        relative_module(tmp_path / name / 'a.py', tmp_path / 'out')
-    assert relative_module(tmp_path / name / 'a.py', tmp_path / name / 'out') == '..a'
+@pytest.mark.parametrize('name', ['a.py', 'a.json', 'a.yaml'])
+def test_configs_of_other_kinds(tmp_path, name):
+    (tmp_path / 'b.py').write_text('other = 1\n')
+    (tmp_path / name).write_text(
+        {
+            'a.py': "_base_ = ['b.py']\nvalue = dict(a=1)\n",
+            'a.json': '{"_base_": "b.py", "value": {"a": 1}}',
+            'a.yaml': '_base_: b.py\nvalue:\n  a: 1\n',
+        }[name]
+    )
+    text = derived_config(tmp_path / name, {'value.a': 2}, tmp_path, 'Title.')
+    (tmp_path / 'best.py').write_text(text)
+    best = Config.fromfile(tmp_path / 'best.py')
+    assert (best.value, best.other) == (dict(a=2), 1)
 
 
-@pytest.mark.parametrize(('name', 'text'), [('a.py', "_base_ = ['b.py']\n"), ('a.yaml', 'a: 1\n')])
-def test_configs_of_another_kind(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    (tmp_path / 'b.py').write_text('b = 1\n')
-    with pytest.raises(ValueError, match='takes pure Python configs only'):
-        relative_module(tmp_path / name, tmp_path)
+def test_members_keep_their_order_and_numbers_their_values(tmp_path):
+    (tmp_path / 'a.py').write_text(
+        "model = dict(zebra=(1,), ape=[], none=None, huge=float('inf'), low=-float('inf'),\n"
+        "             unknown=float('nan'), tiny=1e-300, third=1 / 3)\n"
+    )
+    (tmp_path / 'best.py').write_text(derived_config(tmp_path / 'a.py', {}, tmp_path, 'Title.'))
+    model = Config.fromfile(tmp_path / 'best.py').model.to_dict()
+    assert list(model) == ['zebra', 'ape', 'none', 'huge', 'low', 'unknown', 'tiny', 'third']
+    assert math.isnan(model.pop('unknown'))
+    assert model == dict(
+        zebra=(1,), ape=[], none=None, huge=math.inf, low=-math.inf, tiny=1e-300, third=1 / 3
+    )
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    """Of a file system that has bytes; the best config is UTF-8 all the same."""
+    path = tmp_path / os.fsdecode(b'a\xff.py')
+    path.write_text('value = dict(a=1)\n')
+    text = derived_config(path, {'value.a': 2}, tmp_path, f'{path.name}, best.')
+    (tmp_path / 'best.py').write_bytes(text.encode())
+    assert Config.fromfile(tmp_path / 'best.py').value == dict(a=2)

@@ -1,0 +1,12 @@
+"""Checks before the first step of a training or a test."""
+
+from mmengine.runner import Runner
+
+from mmkdml.engine.checks.split_overlap import SplitOverlapHook
+
+__all__ = ['SplitOverlapHook', 'register_checks']
+
+
+def register_checks(runner: Runner) -> None:
+    """Have a runner make all checks that need no setting."""
+    runner.register_hook(SplitOverlapHook())

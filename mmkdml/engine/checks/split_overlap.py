@@ -1,0 +1,175 @@
+"""Check that training, validation and test have no image and no patient in common."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+
+from mmkdml.datasets.base import SplitFileMixin
+from mmkdml.datasets.manifest import read_manifest
+from mmkdml.registry import HOOKS
+
+ERROR, WARN = POLICIES = ('error', 'warn')
+#: Key of the config that names the policy.
+SETTING = 'split_overlap'
+_PARTS = ('train', 'val', 'test')
+_SHOWN = 3
+
+
+@HOOKS.register_module()
+class SplitOverlapHook(Hook):
+    """Check before training or testing that no two parts share an id, an image file or a group.
+
+    All three parts of the config are compared, whichever of them a run needs. A file counts as the
+    same under every name: links are followed, and hard links are found. Copies of a file are not
+    found. Data sets of other classes are compared by ``img_path``, as far as their samples have it.
+
+    An overlap is an error, or a warning
+
+    - if the config has ``split_overlap='warn'``;
+    - for groups, if the split files were made with ``--split-by image``;
+    - for validation and test, if both have the same data set settings (``test_dataloader =
+      val_dataloader``).
+
+    A part that the run does not need and that cannot be read is skipped with a warning.
+
+    Raises:
+        ValueError: If ``split_overlap`` is neither ``'error'`` nor ``'warn'``, or parts overlap.
+    """
+
+    def __init__(self) -> None:
+        self._checked = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the parts of the config."""
+        needed = dict(train=runner.train_dataloader.dataset)
+        if runner.val_loop is not None:
+            needed['val'] = runner.val_dataloader.dataset
+        self._check(runner, needed)
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the parts of the config, unless the training of the same runner did."""
+        self._check(runner, dict(test=runner.test_dataloader.dataset))
+
+    def _check(self, runner: Runner, needed: Mapping[str, Any]) -> None:
+        if self._checked:
+            return
+        policy = runner.cfg.get(SETTING, ERROR)
+        if policy not in POLICIES:
+            raise ValueError(
+                f'Invalid setting {SETTING}: expected one of {", ".join(POLICIES)}, got {policy!r}'
+            )
+        datasets = dict(needed)
+        for part in _PARTS:
+            loader = runner.cfg.get(f'{part}_dataloader')
+            if part in needed or loader is None:
+                continue
+            try:
+                datasets[part] = _build(loader['dataset'])
+            except Exception as error:  # any class of any framework
+                runner.logger.warning(
+                    f'The {part} part cannot be read, so it is not compared with the others '
+                    f'({type(error).__name__}: {error})'
+                )
+        parts = {part: _keys(datasets[part]) for part in _PARTS if part in datasets}
+        by_image = any(map(_is_split_by_image, datasets.values()))
+        for one, other in combinations(parts, 2):
+            same_settings = {one, other} == {'val', 'test'} and _settings(runner, one) == _settings(
+                runner, other
+            )
+            shared = {kind: parts[one][kind].keys() & parts[other][kind].keys() for kind in _KINDS}
+            for kind in [kind for kind in _KINDS if shared[kind]]:
+                names = sorted({parts[other][kind][key] for key in shared[kind]})
+                message = (
+                    f'The {one} and {other} parts share {len(names)} {_KINDS[kind]}: '
+                    f'{", ".join(map(repr, names[:_SHOWN]))}{", ..." * (len(names) > _SHOWN)}.'
+                )
+                if policy == WARN or same_settings or (kind == 'group' and by_image):
+                    runner.logger.warning(f'{message} Scores of {other} may be too good')
+                    continue
+                raise ValueError(
+                    f'{message} Correct the ann_file of the data loaders or split the data again '
+                    f"(tools/dataset_converters). If it is intended, set {SETTING}='{WARN}' in the "
+                    'config'
+                )
+        self._checked = True
+
+
+_KINDS = dict(id='ids', file='image files', group='groups')
+
+
+def _settings(runner: Runner, part: str) -> Any:
+    return runner.cfg[f'{part}_dataloader']['dataset']
+
+
+def _build(settings: Any) -> Any:
+    """The data set of a part, without its transforms and image cache."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return DATASETS.build(_without_pipelines(settings))
+
+
+def _without_pipelines(settings: Any) -> Any:
+    if isinstance(settings, Mapping):
+        return {
+            key: [] if key == 'pipeline' else _without_pipelines(value)
+            for key, value in settings.items()
+            if key != 'image_cache'
+        }
+    if isinstance(settings, list | tuple):
+        return [_without_pipelines(value) for value in settings]
+    return settings
+
+
+def _keys(dataset: Any) -> dict[str, dict[Any, str]]:
+    """Ids, files and groups of a data set, each with the name by which a message calls it."""
+    found: dict[str, dict[Any, str]] = defaultdict(dict)
+    while not hasattr(dataset, 'get_data_info') and hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset  # a wrapper that mixes samples
+    if not hasattr(dataset, 'get_data_info'):
+        return found
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        for kind in ('id', 'group'):
+            if info.get(kind) is not None:
+                found[kind][info[kind]] = str(info[kind])
+        path = info.get('img_path')
+        if isinstance(path, str):
+            found['file'][_file_key(path)] = path
+    return found
+
+
+def _file_key(path: str) -> Any:
+    """Equal for all names of one file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # an address of a remote storage
+        return path
+    # Some file systems have no file numbers.
+    return (status.st_dev, status.st_ino) if status.st_ino else osp.realpath(path)
+
+
+def _is_split_by_image(dataset: Any) -> bool:
+    return any(
+        read_manifest(osp.dirname(one.ann_file)).get('split_by') == 'image'
+        for one in _leaves(dataset)
+        if isinstance(one, SplitFileMixin)
+    )
+
+
+def _leaves(dataset: Any) -> Iterator[Any]:
+    """The data sets inside of wrappers."""
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if inner == [None]:
+        yield dataset
+    else:
+        for one in inner:
+            yield from _leaves(one)

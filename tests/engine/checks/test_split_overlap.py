@@ -1,0 +1,240 @@
+import logging
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from PIL import Image
+
+from mmkdml.datasets import SplitClassificationDataset, SplitRow
+from mmkdml.datasets.splits import write_splits
+from mmkdml.engine import SplitOverlapHook
+
+PARTS = ('train', 'val', 'test')
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for name in 'abcdefghi':
+        Image.fromarray(np.full((4, 4, 3), ord(name), np.uint8)).save(folder / f'{name}.png')
+    return folder
+
+
+def rows(names, **changes):
+    return [SplitRow(n, f'{n}.png', f'patient {n}', 0, **changes) for n in names]
+
+
+def settings(images, part, **changes):
+    return dict(
+        type=SplitClassificationDataset,
+        data_root=str(images),
+        ann_file=str(images.parent / 'splits' / f'{part}.csv'),
+        pipeline=[],
+        **changes,
+    )
+
+
+@pytest.fixture
+def run(images, caplog):
+    """Makes a training or a test of these parts check them; returns what is logged."""
+
+    def check(train='abc', val='de', test='fgh', tested=False, wanted=PARTS, info=None, **config):
+        parts = dict(train=train, val=val, test=test)
+        parts = {p: rows(v) if isinstance(v, str) else v for p, v in parts.items()}
+        if written := {p: v for p, v in parts.items() if isinstance(v, list)}:
+            write_splits(images.parent / 'splits', written, info or {}, force=True)
+        datasets = {
+            p: v if isinstance(v, dict) else settings(images, p)
+            for p, v in parts.items()
+            if p in wanted
+        }
+        config = Config(
+            {**config, **{f'{p}_dataloader': dict(dataset=d) for p, d in datasets.items()}}
+        )
+        needed = ['test'] if tested else ['train', 'val']
+        loaders = {
+            f'{p}_dataloader': SimpleNamespace(
+                dataset=DATASETS.build(config[f'{p}_dataloader'].dataset)
+            )
+            for p in needed
+            if p in wanted
+        }
+        runner = SimpleNamespace(
+            cfg=config, logger=logging.getLogger('run'), val_loop='val' in wanted or None, **loaders
+        )
+        caplog.clear()
+        hook = SplitOverlapHook()
+        hook.before_test(runner) if tested else hook.before_train(runner)
+        return caplog.text
+
+    return check
+
+
+@pytest.fixture(autouse=True)
+def ids_differ(monkeypatch):
+    """Parts that are written in one go cannot share an id; these tests want them to."""
+    monkeypatch.setattr('mmkdml.datasets.splits.refuse_duplicates', lambda rows: None)
+
+
+@pytest.mark.parametrize('tested', [False, True])
+def test_parts_of_their_own(run, tested):
+    assert run(tested=tested) == ''
+
+
+@pytest.mark.parametrize('tested', [False, True])
+@pytest.mark.parametrize(
+    ('parts', 'shared'),
+    [
+        (dict(val='cd'), "train and val parts share 1 ids: 'c'"),
+        (dict(test='fgb'), "train and test parts share 1 ids: 'b'"),
+        (dict(test='edf'), "val and test parts share 2 ids: 'd', 'e'"),
+        (dict(test='abcd'), "train and test parts share 3 ids: 'a', 'b', 'c'"),
+        (dict(train='abcdi', test='abcdg', val='e'), "4 ids: 'a', 'b', 'c', ..."),
+    ],
+)
+def test_ids(run, parts, shared, tested):
+    with pytest.raises(ValueError, match=f"{shared}.*split_overlap='warn'"):
+        run(**parts, tested=tested)
+
+
+@pytest.mark.parametrize('way', ['same', 'dots', 'symbolic link', 'hard link'])
+def test_one_file_under_two_ids(run, images, way):
+    path = 'a.png'
+    if way == 'dots':
+        path = './a.png'
+    elif way == 'symbolic link':
+        (images / (path := 'z.png')).symlink_to(images / 'a.png')
+    elif way == 'hard link':
+        os.link(images / 'a.png', images / (path := 'z.png'))
+    with pytest.raises(ValueError, match=f"train and test parts share 1 image files: '.*{path}'"):
+        run(test=[SplitRow('z', path, 'patient z', 0)])
+
+
+def test_groups(run):
+    shared = [SplitRow('i', 'i.png', 'patient a', 0)]
+    with pytest.raises(ValueError, match="train and test parts share 1 groups: 'patient a'"):
+        run(test=shared)
+    assert 'train and test parts share 1 groups' in run(test=shared, split_overlap='warn')
+    assert 'share 1 groups' in run(test=shared, info=dict(split_by='image'))
+    with pytest.raises(ValueError, match='share 1 groups'):
+        run(test=shared, info=dict(split_by='patient'))
+    with pytest.raises(ValueError, match='share 1 ids'):  # only groups are shared on purpose
+        run(test='ai', info=dict(split_by='image'))
+
+
+def test_all_overlaps_are_warnings_if_asked_for(run):
+    text = run(val='ad', test='ab', split_overlap='warn')
+    for parts in ('train and val', 'train and test', 'val and test'):
+        for kind in ('ids', 'image files', 'groups'):
+            assert f'The {parts} parts share' in text
+            assert kind in text
+
+
+def test_an_unknown_policy(run):
+    with pytest.raises(ValueError, match="split_overlap: expected one of error, warn, got 'no'"):
+        run(split_overlap='no')
+
+
+def test_chosen_images_only(run, images):
+    first = settings(images, 'train', indices=2)
+    last = dict(settings(images, 'train', indices=[2]), test_mode=True)
+    write_splits(images.parent / 'splits', dict(train=rows('abc')), {})
+    everything = dict(settings(images, 'train'))
+    (images.parent / 'keep').mkdir()
+    for part in ('train.csv', 'splits.json'):
+        (images.parent / 'splits' / part).rename(images.parent / 'keep' / part)
+    for one in (first, last, everything):
+        one['ann_file'] = str(images.parent / 'keep' / 'train.csv')
+    assert run(train=first, val=last, test='fg') == ''
+    with pytest.raises(ValueError, match="train and val parts share 1 ids: 'c'"):
+        run(train=everything, val=last, test='fg')
+
+
+def test_repeated_images_count_once(run):
+    assert run(train=rows('abc', repeats=3)) == ''
+
+
+def test_wrapped_data_sets(run, images):
+    def wrapped(part):
+        inner = dict(type='RepeatDataset', times=2, dataset=settings(images, part))
+        return dict(type='ConcatDataset', datasets=[inner])
+
+    write_splits(images.parent / 'splits', dict(train=rows('abc')), {})
+    for part in ('train.csv', 'splits.json'):
+        target = images.parent / 'more' / part
+        target.parent.mkdir(exist_ok=True)
+        (images.parent / 'splits' / part).rename(target)
+    train = wrapped('train')
+    train['datasets'][0]['dataset']['ann_file'] = str(images.parent / 'more' / 'train.csv')
+    assert run(train=train) == ''
+    with pytest.raises(ValueError, match="train and test parts share 1 ids: 'a'"):
+        run(train=train, test='af')
+
+
+def test_a_test_part_that_is_the_validation_part(run, images):
+    same = settings(images, 'val')
+    assert 'val and test parts share 2 ids' in run(val='de', test=same)
+
+
+def test_a_part_that_a_run_does_not_need(run, images):
+    missing = dict(settings(images, 'test'), ann_file='nowhere.csv')
+    assert 'The test part cannot be read' in run(test=missing)
+    assert 'nowhere.csv' in run(test=missing)
+    assert run(wanted=('train',)) == ''
+
+
+def test_images_are_not_decoded(run, images):
+    test = settings(images, 'test', image_cache=dict(dir=str(images.parent / 'cache')))
+    test['pipeline'] = [dict(type='LoadImageFromFile')]
+    write_splits(images.parent / 'splits', dict(test=rows('fg')), {})
+    run(test=test)
+    assert not (images.parent / 'cache').exists()
+
+
+def folders(root, names):
+    """Class folders as mmpretrain's CustomDataset reads them."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), 7, np.uint8)).save(root / name)
+    return dict(type='mmpretrain.CustomDataset', data_root=str(root), pipeline=[])
+
+
+def test_data_sets_of_mmpretrain(run, tmp_path):
+    train = folders(tmp_path / 'train', ['cat/1.png', 'dog/2.png'])
+    val = folders(tmp_path / 'val', ['cat/1.png', 'dog/2.png'])  # equal names, other files
+    test = folders(tmp_path / 'test', ['cat/9.png', 'dog/2.png'])
+    assert run(train=train, val=val, test=test) == ''
+    (tmp_path / 'test' / 'cat' / '8.png').symlink_to(tmp_path / 'train' / 'cat' / '1.png')
+    with pytest.raises(ValueError, match='train and test parts share 1 image files: .*8.png'):
+        run(train=train, val=val, test=test)
+
+
+def test_data_sets_of_mmseg(run, tmp_path):
+    def part(name, files):
+        folders(tmp_path / name, files)
+        return dict(
+            type='mmseg.BaseSegDataset',
+            data_root=str(tmp_path / name),
+            data_prefix=dict(img_path='.'),
+            img_suffix='.png',
+            metainfo=dict(classes=('a', 'b')),
+            pipeline=[],
+        )
+
+    train, val = part('train', ['1.png', '2.png']), part('val', ['1.png'])
+    assert run(train=train, val=val, wanted=('train', 'val')) == ''
+    with pytest.raises(ValueError, match='train and val parts share 2 image files'):
+        run(train=train, val=train, wanted=('train', 'val'))
+
+
+def test_data_sets_that_tell_nothing(run):
+    @DATASETS.register_module(name='Numbers', force=True)
+    class Numbers:
+        def __len__(self):
+            return 3
+
+    assert run(train=dict(type='Numbers'), val=dict(type='Numbers')) == ''
