@@ -2,9 +2,8 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmkdml.apis import ReadOptions, load, load_config, predict_files, run_tool, split_run
+from mmkdml.apis.cli import add_cfg_options
 from mmkdml.apis.image_sources import SUFFIXES
 from mmkdml.apis.medical_images import PLANES
 
@@ -47,9 +46,7 @@ def main() -> None:
     parser.add_argument(
         '--max-megapixels', type=float, default=50, help='refuse larger images (50)'
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE'
-    )
+    add_cfg_options(parser)
     args = parser.parse_args()
     if args.run.endswith('.py') and args.images[0].lower().endswith(SUFFIXES):
         parser.error(f'{args.run} is a config: name its checkpoint before {args.images[0]}')

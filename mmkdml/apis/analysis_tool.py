@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import DictAction
 from mmengine.dataset import DefaultSampler
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mmkdml.apis.cli import add_cfg_options
 from mmkdml.apis.runs import load_config
 from mmkdml.apis.trained import find_runs, load_trained
 
@@ -42,9 +42,7 @@ def analysis_parser(description: str, name: str) -> argparse.ArgumentParser:
     )
     parser.set_defaults(name=name)
     parser.add_argument('--part', choices=('val', 'test'), default='test')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE'
-    )
+    add_cfg_options(parser)
     return parser
 
 

@@ -24,8 +24,8 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 LAST_WORDS_SECONDS = 5.0
 
 
-class _Settings(DictAction):
-    """mmengine's, which ends in a traceback where something is no setting."""
+class _Options(DictAction):
+    """``--cfg-options`` with an error of one line for what is not ``KEY=VALUE``."""
 
     def __call__(
         self,
@@ -34,10 +34,40 @@ class _Settings(DictAction):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, ValueError) as error:
-            parser.error(f'{option_string} takes KEY=VALUE, got {" ".join(values)} ({error})')
+        for word in values:
+            key, equals, value = word.partition('=')
+            if not (key and equals and _is_balanced(value)):
+                parser.error(
+                    f'Invalid {option_string} {word!r}: expected KEY=VALUE, such as '
+                    'train_cfg.max_epochs=3, with an equal number of opening and closing brackets'
+                )
+        super().__call__(parser, namespace, values, option_string)
+        for word in values:
+            key, _, value = word.partition('=')
+            if ' ' in value and not set(value) & set('([,'):  # where mmengine drops spaces
+                getattr(namespace, self.dest)[key] = value.strip('\'"')
+
+
+def _is_balanced(value: str) -> bool:
+    open_brackets: list[str] = []
+    for one in value:
+        if one in '([':
+            open_brackets.append(one)
+        elif one in ')]' and (not open_brackets or open_brackets.pop() + one not in ('()', '[]')):
+            return False
+    return not open_brackets
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``, the same for every tool, to a parser."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_Options,
+        default={},
+        metavar='KEY=VALUE',
+        help='settings of the config to change, e.g. train_cfg.max_epochs=3',
+    )
 
 
 def config_parser(description: str, launcher: bool = False) -> argparse.ArgumentParser:
@@ -49,14 +79,7 @@ def config_parser(description: str, launcher: bool = False) -> argparse.Argument
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', metavar='CONFIG', help='config file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_Settings,
-        default={},
-        metavar='KEY=VALUE',
-        help='settings of the config to change, e.g. train_cfg.max_epochs=3',
-    )
+    add_cfg_options(parser)
     if launcher:
         parser.add_argument(
             '--launcher',

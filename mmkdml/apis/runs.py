@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
+from mmkdml.apis.options import merge_options
 from mmkdml.datasets.base import keep_images
 from mmkdml.engine import INTERRUPTED, SafeResumeHook, has_fast_bf16, keep_freed_memory
 from mmkdml.engine.checks import register_checks
@@ -38,21 +39,19 @@ def load_config(
 
     Raises:
         FileNotFoundError: If there is no such config.
-        ValueError: If it cannot be read, the options cannot be applied to it, or a part that must
-            have settings has none.
+        ValueError: If it cannot be read, a part that must have settings has none, or an option is
+            invalid; see :func:`mmkdml.apis.options.merge_options`.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'There is no config file {path}')
     try:
         config = Config.fromfile(path)
-        config.merge_from_dict(dict(options or {}))
     except Exception as error:  # configs are code
         raise ValueError(
-            f'{path} cannot be read as a config'
-            + (f' with the options {dict(options)}' if options else '')
-            + f': {type(error).__name__}: {error}'
+            f'{path} cannot be read as a config: {type(error).__name__}: {error}'
         ) from error
+    merge_options(config, options or {})
     for part in _PARTS:
         if not isinstance(config.get(part), Mapping | None):
             raise ValueError(f'{path}: {part} must be a dict of settings, got {config[part]!r}')

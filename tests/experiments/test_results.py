@@ -92,3 +92,15 @@ def test_failed_runs_are_made_again_only_when_asked(tmp_path, monkeypatch):
     run_suite(suite, store)
     run_suite(suite, store, retry=True)
     assert seen == [WAITING, FAILED, WAITING]
+
+
+def test_options_without_effect_are_refused_before_the_first_run(tmp_path):
+    config = tmp_path / 'c.py'
+    config.write_text('train_cfg = dict(by_epoch=True, max_epochs=1)\n')
+    good = RunSpec('good', 0, str(config), {'train_cfg.max_epochs': 2})
+    bad = RunSpec('bad', 0, str(config), {'train_cfg.max_epoch': 2})
+    suite = Suite('s', 's.py', 'Title', ('IoU',), ('Table 4',), (good, bad), tmp_path)
+    store = SuiteStore.in_folder(tmp_path)
+    with pytest.raises(ValueError, match=r'train_cfg\.max_epoch: .*Did you mean max_epochs'):
+        run_suite(suite, store)
+    assert store.states() == []

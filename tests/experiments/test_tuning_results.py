@@ -112,7 +112,7 @@ def test_results(study, tmp_path):
     'options',
     [
         {'custom_hooks.1.priority': 'LOW'},
-        {'new.part.of': 1, 'train_cfg.max_epochs': 3},
+        {'compile.options.backend': 1, 'train_cfg.max_epochs': 3},
         {'load_from': 'a.pth'},
         {'model.losses.features.type': 'FeatureMSELoss', 'model.losses.features.weight': 2.0},
         {'model.mode': 'ml', 'model.weights.beta': None},

@@ -1,0 +1,206 @@
+"""Apply a user's options to a config, and reject those that cannot have an effect."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import Registry, root
+from mmengine.runner import (
+    EpochBasedTrainLoop,
+    IterBasedTrainLoop,
+    LogProcessor,
+    Runner,
+    TestLoop,
+    ValLoop,
+    set_random_seed,
+)
+from torch.utils.data import DataLoader
+
+from mmkdml.analysis.inspection import only_errors
+
+_DELETE = '_delete_'
+_OPTIM_WRAPPER = ('constructor', 'paramwise_cfg', 'optimizer')
+# What mmengine's Runner and our tools read from the top level of a config.
+_TOP_LEVEL: tuple[Any, ...] = (
+    Runner,
+    *('activation_checkpointing', 'compile', 'default_scope', 'efficient_conv_bn_eval'),
+    *('find_unused_parameters', 'model_wrapper_cfg', 'sync_bn'),
+    *('test_pipeline', 'tta_model', 'tta_pipeline', 'visualizer'),
+)
+# Who reads the dicts that need no ``type``: callables by their parameters, and further keys.
+_READERS: dict[str, tuple[Any, ...]] = {
+    '': _TOP_LEVEL,
+    'auto_scale_lr': ('enable', 'base_batch_size'),
+    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+    'env_cfg.mp_cfg': ('mp_start_method', 'opencv_num_threads'),
+    'log_processor': (LogProcessor,),
+    'optim_wrapper': (OptimWrapper, *_OPTIM_WRAPPER),
+    'randomness': (set_random_seed,),
+    'train_cfg': (EpochBasedTrainLoop, IterBasedTrainLoop, 'by_epoch'),
+    'val_cfg': (ValLoop,),
+    'test_cfg': (TestLoop,),
+    **{
+        f'{part}_dataloader': (DataLoader, 'num_batch_per_epoch')
+        for part in ('train', 'val', 'test')
+    },
+}
+# Keys that are read from a dict with a ``type`` before its class is built.
+_TAKEN_OUT = {
+    'custom_hooks': ('priority',),
+    'default_hooks': ('priority',),
+    'optim_wrapper': _OPTIM_WRAPPER,
+    'param_scheduler': ('convert_to_iter_based',),
+}
+_OF_EVERY_TYPE = ('type', '_scope_')
+
+
+def merge_options(config: Config, options: Mapping[str, Any]) -> None:
+    """Change settings of a config in place.
+
+    Args:
+        config: The config.
+        options: Values by dotted key, such as ``train_cfg.max_epochs``. A number in a key is the
+            index of a list item.
+
+    Raises:
+        ValueError: If a key is malformed, leads through a value that is not a dict or list, is
+            outside of a list, contradicts another one, or is unknown where only known keys have an
+            effect: at the top level, or in a dict whose ``type`` has no such parameter.
+    """
+    changes = _nested(options)
+    _check(changes, dict(config.items()), '', config.get('default_scope'))
+    read = _parameters(_TOP_LEVEL) or set()
+    for key in sorted(set(changes) - read):
+        print(
+            f'warning: {key} is a variable of the config file. Changing it does not change settings'
+            ' that were copied from it; change those instead',
+            file=sys.stderr,
+        )
+    config.merge_from_dict(dict(options))
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert dotted keys to nested dicts."""
+    tree: dict[str, Any] = {}
+    for dotted, value in options.items():
+        parts = dotted.split('.')
+        if not all(part.strip() == part != '' for part in parts):
+            raise ValueError(
+                f'Invalid option {dotted!r}: expected a key such as train_cfg.max_epochs, got an '
+                'empty part or a space'
+            )
+        node = tree
+        for number, part in enumerate(parts[:-1], start=1):
+            if (whole := '.'.join(parts[:number])) in options:
+                raise ValueError(
+                    f'Invalid options {whole} and {dotted}: the first one sets the second, too. '
+                    'Give one of the two'
+                )
+            node = node.setdefault(part, {})
+        node[parts[-1]] = value
+    return tree
+
+
+def _check(changes: Mapping[str, Any], known: Any, path: str, scope: str | None) -> None:
+    """Hold the changes of a dict or list against its present content."""
+    if isinstance(changes, Mapping) and changes.get(_DELETE):
+        known = {}
+    if not isinstance(known, (Mapping, list)):
+        raise ValueError(
+            f'Invalid option {path}.{next(iter(changes), "")}: expected {path} to be a dict or a '
+            f'list, got {known!r}. Set {path} as a whole'
+        )
+    for key, value in changes.items():
+        here = f'{path}.{key}' if path else key
+        if isinstance(known, list):
+            if not key.isdigit() or int(key) >= len(known) or not isinstance(value, Mapping):
+                raise ValueError(
+                    f'Invalid option {here}: expected an index from 0 to {len(known) - 1} and a '
+                    f'key of that item, because {path} is a list of {len(known)}. Set {path} as a '
+                    'whole to change its length or an item'
+                )
+            _check(value, known[int(key)], here, scope)
+            continue
+        if key not in known and key != _DELETE:
+            _check_new_key(key, {**known, **changes}, known, path, scope)
+        if isinstance(value, Mapping):
+            _check(value, known.get(key, {}), here, scope)
+
+
+def _check_new_key(
+    key: str, settings: Mapping[str, Any], known: Mapping[str, Any], path: str, scope: str | None
+) -> None:
+    readers = _readers(settings, path, scope)
+    parameters = _parameters(readers)
+    if parameters is None or key in parameters:
+        return
+    names = sorted((parameters | set(known)) - {_DELETE, '_scope_'})
+    near = get_close_matches(key, names)
+    owners = ' or '.join(one.__name__ for one in readers if callable(one) and one is not Runner)
+    raise ValueError(
+        f'Unknown option {path}{"." if path else ""}{key}: expected a key of '
+        + (f'{path} ({owners})' if owners else path or 'the config')
+        + f', which has {", ".join(names) if len(names) < 20 else "no such key"}.'
+        + (f' Did you mean {" or ".join(near)}?' if near else '')
+    )
+
+
+def _readers(settings: Mapping[str, Any], path: str, scope: str | None) -> tuple[Any, ...]:
+    """Callables and names of keys that a dict's content is for; empty if that is not known."""
+    if path == 'optim_wrapper' and settings.get('constructor') is not None:
+        return ()  # it may read keys of its own
+    if not path or 'type' not in settings:
+        return _READERS.get(path, ())
+    if path.endswith('_cfg') and path not in _READERS:
+        return ()  # builders of layers and initializers take keys out of them
+    kind = settings['type']
+    kinds = _registered(kind, scope) if isinstance(kind, str) else [kind]
+    place = re.sub(r'(?<=^default_hooks)\.\w+$|\.\d+$', '', path)  # without name or index
+    taken_out = _TAKEN_OUT.get(place, ())
+    return (*kinds, *taken_out, *_OF_EVERY_TYPE) if kinds else ()
+
+
+def _parameters(readers: tuple[Any, ...]) -> set[str] | None:
+    """Names of all parameters; None if there may be others."""
+    names: set[str] = set()
+    for reader in readers:
+        if isinstance(reader, str):
+            names.add(reader)
+            continue
+        try:
+            parameters = inspect.signature(reader).parameters.values()
+        except (TypeError, ValueError):  # of C code
+            return None
+        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return None
+        names |= {one.name for one in parameters if one.kind is not one.VAR_POSITIONAL}
+    return names or None
+
+
+def _registered(name: str, scope: str | None) -> list[Callable[..., Any]]:
+    """Classes and functions of any registry that a name stands for."""
+    names = [name] if '.' in name or not scope else [f'{scope}.{name}', name]
+    found: list[Callable[..., Any]] = []
+    with warnings.catch_warnings(), only_errors():
+        warnings.simplefilter('ignore')
+        for registry in _registries():
+            for one in names:
+                try:
+                    kind = registry.get(one)
+                except Exception:  # of a package that the scope names; building it will say so
+                    kind = None
+                if kind is not None and kind not in found:
+                    found.append(kind)
+    return found
+
+
+def _registries() -> Iterator[Registry]:
+    return (one for one in vars(root).values() if isinstance(one, Registry))

@@ -1,0 +1,75 @@
+"""Every tool that takes ``--cfg-options``, with every kind of malformed option: one line each."""
+
+import pytest
+
+from mmkdml.apis import load_config
+
+from .conftest import CONFIG
+
+TOOLS = {
+    'train': (CONFIG,),
+    'test': (CONFIG, 'RUN'),
+    'predict': ('RUN', 'IMAGES', '--out', 'OUT'),
+    'export': ('RUN', '--out', 'OUT'),
+    'publish': (CONFIG, 'RUN', '--out', 'OUT'),
+    'tune': (CONFIG, '--out', 'OUT'),
+    'list_taps': (CONFIG,),
+    'print_classroom': (CONFIG,),
+    'analysis/cka': ('RUN', '--out', 'OUT'),
+    'analysis/panels': ('RUN', '--out', 'OUT'),
+    **{
+        f'benchmark {command}': (CONFIG,)
+        for command in ('step', 'students', 'precision', 'offline', 'data', 'end-to-end')
+    },
+    'benchmark methods': (CONFIG, CONFIG.with_name('teacher_demo.py')),
+}
+# By the option: the exit code's text, or what argparse prints before it exits with 2.
+MALFORMED = {
+    'foo': "Invalid --cfg-options 'foo': expected KEY=VALUE",
+    '=1': "Invalid --cfg-options '=1': expected KEY=VALUE",
+    'train_cfg.max_epochs=[1,2': 'equal number of opening and closing brackets',
+    'train_cfg.max_epochs=(1]': 'equal number of opening and closing brackets',
+    'train_cfg.max_epochs=1]': 'equal number of opening and closing brackets',
+    'train_cfg..max_epochs=1': "Invalid option 'train_cfg..max_epochs'",
+    'train_cfg.max_epochs.x=1': 'Invalid option train_cfg.max_epochs.x',
+    'model.students.7.type=1': 'Invalid option model.students.7: expected an index from 0 to 1',
+    'train_dataloder.batch_size=4': 'Did you mean train_dataloader',
+    'train_cfg.max_epoch=1': 'Did you mean max_epochs',
+}
+
+
+@pytest.fixture(scope='module')
+def places(checkpoint, tmp_path_factory):
+    """A folder as a run leaves it, one of images, and one to write to."""
+    folder = tmp_path_factory.mktemp('places')
+    (folder / 'run').mkdir()
+    load_config(CONFIG).dump(folder / 'run' / 'mine.py')
+    (folder / 'run' / 'best_x.pth').hardlink_to(checkpoint)
+    (folder / 'images').mkdir()
+    return dict(RUN=folder / 'run', IMAGES=folder / 'images', OUT=folder / 'out')
+
+
+@pytest.mark.parametrize('option', MALFORMED)
+@pytest.mark.parametrize('name', TOOLS)
+def test_a_malformed_option_ends_in_one_line(tool, places, name, option, capsys):
+    name_of_file, *command = name.split()
+    words = (*command, *(places.get(word, word) for word in TOOLS[name]))
+    with pytest.raises(SystemExit) as stopped:
+        tool(name_of_file, *words, options=[option], experiment=False)
+    code = stopped.value.code
+    told = code if isinstance(code, str) else capsys.readouterr().err
+    assert code == 2 or isinstance(code, str)
+    assert MALFORMED[option] in told.splitlines()[-1]
+    assert 'Traceback' not in told
+    assert not places['OUT'].exists()
+
+
+def test_all_tools_with_options_are_tested():
+    tools = CONFIG.parents[2] / 'tools'
+    parsers = ('config_parser', 'add_cfg_options', 'analysis_parser')
+    found = {
+        path.relative_to(tools).with_suffix('').as_posix()
+        for path in (*tools.glob('*.py'), *tools.glob('analysis/*.py'))
+        if any(parser in path.read_text() for parser in parsers)
+    }
+    assert found == {name.partition(' ')[0] for name in TOOLS}
