@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkdml.functional.divergence import check_same_shape
+from mmkdml.functional.divergence import check_same_shape, full_precision
 
 ADVERSARIES = ('hinge', 'wgan-gp')
 
@@ -25,7 +25,7 @@ def check_adversary(kind: str) -> None:
 
 def learner_realism(on_learner: Tensor) -> Tensor:
     """What the learner minimises with both kinds: minus the mean score of its own logits."""
-    return -on_learner.mean()
+    return -full_precision(on_learner).mean()
 
 
 def discriminator_error(on_learner: Tensor, on_source: Tensor, kind: str = 'hinge') -> Tensor:
@@ -47,6 +47,7 @@ def discriminator_error(on_learner: Tensor, on_source: Tensor, kind: str = 'hing
     """
     check_adversary(kind)
     check_same_shape(on_learner, on_source, "The discriminator's error")
+    on_learner, on_source = full_precision(on_learner), full_precision(on_source)
     if kind == 'hinge':
         return F.relu(1 + on_learner).mean() + F.relu(1 - on_source).mean()
     return on_learner.mean() - on_source.mean()
