@@ -12,31 +12,41 @@ from mmkdml.functional.divergence import check_same_shape, full_precision
 from mmkdml.functional.vectors import scalar_products
 
 
-def channel_wise_kl(learner: Tensor, source: Tensor, temperature: float = 4.0) -> Tensor:
+def channel_wise_kl(
+    learner: Tensor, source: Tensor, temperature: float = 4.0, divisor: int | None = None
+) -> Tensor:
     """KL divergence between the two sides' distributions over positions, channel by channel (CWD).
 
-    Shu et al., *Channel-wise Knowledge Distillation for Dense Prediction*, ICCV 2021;
-    irfanICMLL/TorchDistiller:SemSeg-distill/utils/criterion.py, winycg/CIRKD:losses/cwd.py,
-    open-mmlab/mmrazor:mmrazor/models/losses/cwd.py (all the same). With phi the softmax of a
-    channel over its H * W positions at temperature T: T^2 / (N * C) * sum D(phi_source ||
-    phi_learner).
+    Shu et al., *Channel-wise Knowledge Distillation for Dense Prediction*, ICCV 2021. With phi the
+    softmax of a channel over its H * W positions at temperature T:
+    T^2 / (N * D) * sum D_KL(phi_source || phi_learner). In
+    irfanICMLL/TorchDistiller:SemSeg-distill/utils/criterion.py and
+    open-mmlab/mmrazor:mmrazor/models/losses/cwd.py the divisor D is C, the number of channels
+    compared; in winycg/CIRKD:losses/cwd.py it is the number of channels that the learner had before
+    it was projected to C. Both are equal where nothing is projected.
 
     Args:
         learner: Logits or feature map (N, C, H, W); C = 1 is a binary task with one logit.
         source: The same shape.
         temperature: T > 0.
+        divisor: D, at least 1. Default: C.
 
     Returns:
         Scalar >= 0.
 
     Raises:
-        ValueError: If the shapes differ or are no maps, or T is not positive.
+        ValueError: If the shapes differ or are no maps, T is not positive, or D is below 1.
     """
     check_maps(learner, source, 'The channel-wise divergence', temperature)
     log_learner = F.log_softmax(_positions(learner) / temperature, dim=2)
     log_source = F.log_softmax(_positions(source) / temperature, dim=2)
     divergences = F.kl_div(log_learner, log_source, reduction='none', log_target=True).sum(dim=2)
-    return temperature**2 * divergences.mean()
+    value = temperature**2 * divergences.mean()
+    if divisor is None:
+        return value
+    if divisor < 1:
+        raise ValueError(f'Invalid divisor: expected at least 1, got {divisor}')
+    return value * (learner.shape[1] / divisor)
 
 
 def category_similarity(learner: Tensor, source: Tensor, temperature: float = 4.0) -> Tensor:

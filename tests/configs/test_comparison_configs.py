@@ -76,7 +76,7 @@ SEGMENTATION = {
     'ifvd': [KD_SEG, (F, 20, IntraClassVariationLoss, BEFORE_CLASSIFIER, None, {})],
     'cwd': [
         KD_SEG,
-        (F, 50, ChannelWiseLoss, BEFORE_CLASSIFIER, LinearProjector, {}),
+        (F, 50, ChannelWiseLoss, BEFORE_CLASSIFIER, None, {}),
         (P, 3, ChannelWiseLoss, DEFAULT, None, {}),
     ],
     'dsd': [

@@ -1,8 +1,8 @@
-"""Channel-wise distillation of maps and logits, CIRKD's code."""
+"""Channel-wise distillation of maps and logits, CIRKD's code: no projector for equal channels."""
 
 from mmengine.config import read_base
 
-from mmkdml.models import ChannelWiseLoss, LinearProjector
+from mmkdml.models import ChannelWiseLoss
 
 with read_base():
     from .segmentation import last_map, model, predictions
@@ -10,12 +10,7 @@ with read_base():
 model.update(
     transfers=[
         predictions,
-        dict(
-            last_map,
-            weight=50.0,
-            loss=dict(type=ChannelWiseLoss),
-            projector=dict(type=LinearProjector, bias=False),
-        ),
+        dict(last_map, weight=50.0, loss=dict(type=ChannelWiseLoss)),
         dict(predictions, weight=3.0, loss=dict(type=ChannelWiseLoss)),
     ]
 )

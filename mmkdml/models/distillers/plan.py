@@ -200,9 +200,12 @@ def _check_shapes(lesson: Lesson, source: Shown, learner: Shown) -> None:
             f'The transfer {lesson.transfer} cannot be: {type(lesson.loss).__name__} compares one '
             'tap of each side; make it one transfer for each pair of taps'
         )
-    if source.shape == learner.shape:
-        return
     transfer = lesson.transfer
+    ends = source.shape, learner.shape
+    if transfer.knowledge == FEATURES and getattr(lesson.loss, 'projects_channels', False):
+        ends = tuple((*shape[:1], *shape[2:]) for shape in ends)
+    if ends[0] == ends[1]:
+        return
     sides = ' and '.join(
         f'{name} gives {_shapes(shown)}'
         + (f' at the tap {tap!r}' if tap else '')

@@ -2,33 +2,68 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkdml.functional.channel import channel_wise_kl, check_temperature
+from mmkdml.functional.structure import check_reference
 from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
+
+CWD_REFERENCES = ('cirkd', 'origin')
 
 
 @MODELS.register_module()
 class ChannelWiseLoss(TransferLoss):
-    """Where each channel is active; see :func:`mmkdml.functional.channel_wise_kl`.
+    """Compare where each channel is active; see :func:`mmkdml.functional.channel_wise_kl`.
 
-    Of logits (weight 3), or of the maps before the classifier (weight 50 in CIRKD), the learner's
-    through a ``LinearProjector`` without bias; CWD's own code has batch norm and a ReLU in it
-    (``ConvProjector``). CIRKD's runs have both at once.
+    It takes logits (weight 3), or the maps before the classifier (weight 50 in CIRKD); CIRKD's runs
+    have both. The references treat feature maps differently:
+
+    - ``'cirkd'`` (winycg/CIRKD:losses/cwd.py): where the channels of the two sides differ, a 1x1
+      convolution without bias in the loss maps the learner's to the source's. The sum is divided by
+      N times the learner's channels before that convolution. Equal channels are compared as they
+      are, without any parameter. A projector of the transfer counts as part of the learner.
+    - ``'origin'`` (irfanICMLL/TorchDistiller): the transfer's projector maps the channels
+      (``ConvProjector`` is closest to the reference's convolution, batch norm and ReLU). The sum is
+      divided by N times the channels compared.
 
     Args:
         temperature: T > 0.
+        reference: ``'cirkd'`` or ``'origin'``. They are equal for equal channels.
+        learner_channels: C of the learner's map. Default: that of the source's.
+        source_channels: C of the source's map. Default: that of the learner's.
 
     Raises:
-        ValueError: If T is not positive.
+        ValueError: If T is not positive, or the reference is unknown.
     """
 
-    def __init__(self, temperature: float = 4.0) -> None:
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        reference: str = 'cirkd',
+        learner_channels: int | None = None,
+        source_channels: int | None = None,
+    ) -> None:
         super().__init__()
         check_temperature(temperature)
+        check_reference(reference, CWD_REFERENCES)
         self.temperature = temperature
+        self.reference = reference
+        if (
+            reference == 'cirkd'
+            and isinstance(learner_channels, int)
+            and isinstance(source_channels, int)
+            and learner_channels != source_channels
+        ):
+            self.projects_channels = True
+            self.conv = nn.Conv2d(learner_channels, source_channels, 1, bias=False)
 
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
-        """Logits or feature maps (N, C, H, W) of both sides -> scalar."""
-        return channel_wise_kl(learner, source, self.temperature)
+        """Logits or feature maps (N, C, H, W) and (N, C', H, W) -> scalar.
+
+        C' may differ from C only if both were given to the constructor with ``'cirkd'``.
+        """
+        channels = learner.shape[1]
+        if self.projects_channels:
+            learner = self.conv(learner)
+        return channel_wise_kl(learner, source, self.temperature, channels)

@@ -69,9 +69,9 @@ class ConvProjector(Projector):
 class LinearProjector(Projector):
     """Linear map of the channels, dimension 1, of vectors (N, C) or maps (N, C, ...).
 
-    Without a bias it is the 1x1 convolution of FitNet (Romero et al., *FitNets*, ICLR 2015) and of
-    CWD's features in segmentation (winycg/CIRKD:losses/fitnet.py, losses/cwd.py), which projects
-    even where the channels are equal.
+    Without a bias it is the 1x1 convolution of FitNet (Romero et al., *FitNets*, ICLR 2015) in
+    segmentation (winycg/CIRKD:losses/fitnet.py), which projects even where the channels are equal.
+    CWD's convolution in the same code does not; it is part of ``ChannelWiseLoss``.
 
     Args:
         in_channels: C_in.

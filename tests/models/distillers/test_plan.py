@@ -263,3 +263,27 @@ def test_predictions_of_a_head_without_logits_are_refused(tiny):
         input_size=tiny.size,
     )
     assert torch.isfinite(total(features(tiny.images(), tiny.mask_samples(), mode='loss')))
+
+
+def test_a_loss_may_project_the_channels_of_features_but_not_of_predictions(tiny):
+    teacher, student = tiny.segmentor(first=8), tiny.segmentor(first=16)
+    row = dict(source='teacher', learner='student', weight=1.0, loss=dict(type='ChannelWiseLoss'))
+    room = KnowledgeDistiller(
+        members=dict(teacher=teacher, student=student),
+        transfers=[dict(row, knowledge='features')],
+        input_size=tiny.size,
+    )
+    (weight,) = room.transfer_modules.parameters()
+    assert weight.shape == (8, 16, 1, 1)
+    with pytest.raises(ValueError, match=r'\(1, 8, .*at the tap .backbone.relu.'):
+        KnowledgeDistiller(
+            members=dict(teacher=tiny.segmentor(width=8), student=student),
+            transfers=[dict(row, knowledge='features', source_tap='backbone.relu')],
+            input_size=tiny.size,
+        )
+    with pytest.raises(ValueError, match=r'\(1, 3, 32, 32\).*\(1, 1, 32, 32\)'):
+        KnowledgeDistiller(
+            members=dict(teacher=tiny.segmentor(out_channels=3), student=student),
+            transfers=[dict(row, knowledge='predictions')],
+            input_size=tiny.size,
+        )
