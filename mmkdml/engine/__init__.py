@@ -1,7 +1,7 @@
 """What the frameworks' engine lacks."""
 
 from mmkdml.engine.checkpoint_files import INTERRUPTED
-from mmkdml.engine.checks import SplitOverlapHook
+from mmkdml.engine.checks import SingleImageBatchHook, SplitOverlapHook
 from mmkdml.engine.hooks import (
     ChannelsLastHook,
     CompileMembersHook,
@@ -41,6 +41,7 @@ __all__ = [
     'SafeCheckpointHook',
     'SafeResumeHook',
     'SeparateOptimizers',
+    'SingleImageBatchHook',
     'SplitOverlapHook',
     'compile_members',
     'has_fast_bf16',

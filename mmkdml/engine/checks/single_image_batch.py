@@ -1,0 +1,138 @@
+"""Find out before the first step whether a batch of one image would stop the training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from mmkdml.registry import HOOKS
+
+
+class _SingleValueError(ValueError):
+    """A batch normalization that has one value per channel."""
+
+
+@HOOKS.register_module()
+class SingleImageBatchHook(Hook):
+    """Check before training that the model can be trained on one image, if a batch has only one.
+
+    Batch normalization of 1x1 maps, as in the pooling branch of PSPNet and DeepLab, and losses
+    that compare images with each other cannot. Such a batch is often the last one of an epoch, so
+    that the training would stop after hours.
+
+    The losses of the first image are computed once, only if there is such a batch. Weights, buffers
+    and random numbers are afterwards as they were before.
+
+    Raises:
+        ValueError: If a batch of one image fails and one of two does not.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the smallest batch of an epoch."""
+        loader = runner.train_dataloader
+        if smallest_batch(loader) != 1:
+            return
+        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        try:
+            _compute_losses(model, loader, 1)
+            return
+        except _SingleValueError as error:
+            reason = str(error)
+        except Exception as error:  # any class of any framework
+            try:
+                _compute_losses(model, loader, 2)
+            except Exception:
+                return  # not because of the batch: the first step says what it is
+            reason = f'{type(error).__name__}: {error}'
+        size: Any = loader.batch_sampler.batch_size
+        one, advice = 'Every batch', 'Use a batch_size of at least 2'
+        if size > 1:
+            one = f'The last batch of an epoch ({len(loader.sampler)} images per process, '
+            one += f'batch_size {size})'
+            advice = 'Set train_dataloader.drop_last=True or another batch_size'
+        raise ValueError(
+            f'{one} has one image, on which the model cannot be trained: {reason}. {advice}'
+        )
+
+
+def smallest_batch(loader: DataLoader) -> int:
+    """Number of images in the smallest batch of an epoch, in this process; 0 if not known."""
+    batches: Any = loader.batch_sampler
+    size, sampler = getattr(batches, 'batch_size', None), getattr(batches, 'sampler', None)
+    if not isinstance(size, int) or size < 1 or not hasattr(sampler, '__len__'):
+        return 0
+    if isinstance(sampler, InfiniteSampler) or getattr(batches, 'drop_last', False):
+        return size
+    return len(sampler) % size or size  # type: ignore[arg-type]
+
+
+def _compute_losses(model: Any, loader: DataLoader, images: int) -> None:
+    with _untouched(model):
+        samples = [loader.dataset[0] for _ in range(images)]
+        model.train()
+        norms = [
+            (name, module)
+            for name, module in model.named_modules()
+            if isinstance(module, _BatchNorm) and module.training
+        ]
+        handles = []
+        for name, module in norms:
+            handles.append(module.register_forward_pre_hook(partial(_refuse_one_value, name)))
+            module.eval()  # which leaves its statistics alone, and other processes, too
+        try:
+            batch = model.data_preprocessor(loader.collate_fn(samples), True)
+            model(**batch, mode='loss') if isinstance(batch, dict) else model(*batch, mode='loss')
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _refuse_one_value(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+    features = args[0]
+    together = isinstance(module, nn.SyncBatchNorm) and torch.distributed.is_initialized()
+    if features.numel() == features.shape[1] and not (
+        together and torch.distributed.get_world_size() > 1
+    ):
+        raise _SingleValueError(
+            f'{type(module).__name__} {name} gets {tuple(features.shape)}, one value per channel'
+        )
+
+
+@contextmanager
+def _untouched(model: Any) -> Iterator[None]:
+    """Put back what a forward changes: buffers, modes, random numbers; a cache does not see it."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    cache = vars(model).get('teacher_cache')
+    states = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    try:
+        if cache is not None:
+            model.teacher_cache = None
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                before = buffers.get(name, buffer)
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+        if cache is not None:
+            model.teacher_cache = cache
