@@ -1,12 +1,14 @@
-"""Files that are never met half-written."""
+"""Files that are never met half-written, and JSON that every program reads."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -54,6 +56,33 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
     finally:
         part.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """Write values as strict JSON, which has no NaN and no infinity: these become null.
+
+    Args:
+        content: Dicts, lists, tuples, texts and numbers; numbers and arrays of NumPy and PyTorch,
+            too.
+        indent: Spaces per level; default: all in one line.
+
+    Raises:
+        TypeError: If a value is of another kind.
+    """
+    return json.dumps(json_values(content), indent=indent, allow_nan=False)
+
+
+def json_values(value: Any) -> Any:
+    """The same values as JSON can hold them: plain numbers and lists, None for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {key: json_values(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, 'tolist'):  # an array, a tensor or a scalar of either
+        return json_values(value.tolist())
+    return value
 
 
 def _sync_folder(folder: Path) -> None:

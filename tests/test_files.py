@@ -1,8 +1,12 @@
+import json
+import math
 import os
 
+import numpy as np
 import pytest
+import torch
 
-from mmkdml.files import atomic_writer, write_atomically
+from mmkdml.files import atomic_writer, json_text, write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -63,3 +67,40 @@ def test_a_file_that_is_written_in_pieces_is_there_when_all_are(tmp_path):
         file.write('no bytes')
     assert path.read_bytes() == b'abcdef'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def strict(text):
+    def refuse(word):
+        raise ValueError(word)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ('value', 'expected'),
+    [
+        (math.nan, None),
+        (-math.inf, None),
+        (np.float32('inf'), None),
+        (np.float64(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.array([1.0, math.nan]), [1.0, None]),
+        (torch.tensor(math.nan), None),
+        (torch.tensor([[1, 2]]), [[1, 2]]),
+        (True, True),
+        (None, None),
+        ('NaN', 'NaN'),
+        ({'a': (1, math.nan), 'b': {'c': [math.inf]}}, {'a': [1, None], 'b': {'c': [None]}}),
+    ],
+)
+def test_json_is_strict(value, expected):
+    found = strict(json_text(value))
+    assert found == expected
+    assert type(found) is type(expected)
+    assert strict(json_text([value], indent=1)) == [expected]
+
+
+def test_other_values_are_no_json():
+    with pytest.raises(TypeError, match='set is not JSON serializable'):
+        json_text({'a': {1}})

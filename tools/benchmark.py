@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import runpy
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from mmkdml.analysis import (
 from mmkdml.analysis.end_to_end import format_runs, measure_runs
 from mmkdml.analysis.loading import format_loading, measure_loading
 from mmkdml.apis import config_parser, load_config, run_tool
+from mmkdml.files import json_text
 
 PEERS = Path(__file__).parent / 'peers'
 
@@ -181,7 +181,7 @@ def _tell(costs: Mapping[Any, Any], table: str, path: Path | None) -> None:
     print(table)
     if path is not None:
         figures = {name: dataclasses.asdict(cost) for name, cost in costs.items()}
-        path.write_text(json.dumps(figures, indent=2) + '\n')
+        path.write_text(json_text(figures, indent=2) + '\n')
 
 
 COMMANDS = {

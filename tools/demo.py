@@ -26,12 +26,13 @@ def run(*command: object) -> None:
         sys.exit(code)
 
 
-def table(metrics: dict[str, float]) -> str:
-    """IoU and F1 of each member and the ensemble, in percent."""
+def table(metrics: dict[str, float | None]) -> str:
+    """IoU and F1 of each member and the ensemble, in percent; ``-`` if undefined."""
     lines = [f'{"":10}  {"IoU":>6}  {"F1":>6}']
     for name in ('teacher', 'student_1', 'student_2', 'ensemble'):
         iou, f1 = (metrics[f'{name}/foreground/{metric}'] for metric in ('IoU', 'F1'))
-        lines.append(f'{name:10}  {iou:6.2f}  {f1:6.2f}')
+        cells = ('-' if value is None else f'{value:.2f}' for value in (iou, f1))
+        lines.append(f'{name:10}' + ''.join(f'{cell:>8}' for cell in cells))
     return '\n'.join(lines)
 
 

@@ -25,6 +25,8 @@ from rich.console import Console
 from rich.progress import Progress
 from soak_runs import PROCESSES, ROOT, Attempt, Suite, Training, in_process, make_data
 
+from mmkdml.files import json_text
+
 OTHER_FAULTS = ('worker', 'disk', 'image', 'nan')
 SUITE_FAULTS = (*OTHER_FAULTS, 'run')
 PER_LIFE = 5
@@ -246,7 +248,7 @@ def main() -> None:
             report = summary(soak.attempts)
             (out / 'summary.txt').write_text(report + '\n')
             record = dict(seed=args.seed, attempts=soak.attempts)
-            (out / 'summary.json').write_text(json.dumps(record, indent=1) + '\n')
+            (out / 'summary.json').write_text(json_text(record, indent=1) + '\n')
     print(report)
     violations = [one for one in soak.attempts if one['verdict'].startswith('VIOLATION')]
     if violations:

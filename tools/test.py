@@ -1,11 +1,11 @@
 """Tests a checkpoint: python tools/test.py CONFIG CHECKPOINT"""
 
-import json
 from pathlib import Path
 
 from mmengine.dist import is_main_process
 
 from mmkdml.apis import config_parser, load_config, load_weights, make_runner, run_tool
+from mmkdml.files import json_text
 
 
 def main() -> None:
@@ -18,13 +18,15 @@ def main() -> None:
         help='checkpoint file, or the folder of a run for its best checkpoint',
     )
     parser.add_argument('--work-dir', help='folder for logs and pictures')
-    parser.add_argument('--out', help='JSON file for the metrics')
+    parser.add_argument(
+        '--out', help='JSON file for the metrics; null where one is undefined (NaN)'
+    )
     args = parser.parse_args()
     runner = make_runner(load_config(args.config, args.cfg_options, args.work_dir), args.launcher)
     load_weights(runner, args.checkpoint)
     metrics = runner.test()
     if args.out and is_main_process():
-        Path(args.out).write_text(json.dumps(metrics, indent=2, default=float) + '\n')
+        Path(args.out).write_text(json_text(metrics, indent=2) + '\n')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Hooks, logging and environment of every run."""
 
-from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
+from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, ParamSchedulerHook
 
 from mmkdml.engine import (
     ExactResumeHook,
@@ -8,13 +8,14 @@ from mmkdml.engine import (
     NonFiniteLossHook,
     ReliabilityHook,
     SafeCheckpointHook,
+    StrictJsonLoggerHook,
 )
 
 default_scope = None
 
 default_hooks = dict(
     timer=dict(type=IterTimerHook),
-    logger=dict(type=LoggerHook, interval=50),
+    logger=dict(type=StrictJsonLoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
     # What is best is said by the data set: the ensemble's metric on the validation part.
     # Two, so that there is another one should a disk lose the newest.
@@ -32,5 +33,7 @@ env_cfg = dict(
 )
 randomness = dict(seed=0)
 log_level = 'INFO'
+# 'warn': train even if the training, validation and test parts share images or patients.
+split_overlap = 'error'
 load_from = None
 resume = False

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmkdml.files import write_atomically
+from mmkdml.files import json_text, write_atomically
 
 SPLITS = ('train', 'val', 'test')
 PART_FILES = tuple(f'{name}.csv' for name in SPLITS)
@@ -102,7 +102,7 @@ def write_parts(
         OSError: If a file cannot be written.
     """
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    manifest = (json.dumps({**info, HASHES: hashes}, indent=2, allow_nan=False) + '\n').encode()
+    manifest = (json_text({**info, HASHES: hashes}, indent=2) + '\n').encode()
     present = [folder / name for name in PART_FILES if (folder / name).exists()]
     differing = [p for p in present if parts.get(p.name) != p.read_bytes()]
     try:
@@ -111,7 +111,7 @@ def write_parts(
         before = dict(damaged=True)
     # Manifests of earlier versions have no hashes; adding them changes no split.
     known = {key: value for key, value in before.items() if key != HASHES}
-    known_as_json = json.loads(json.dumps(info))
+    known_as_json = json.loads(json_text(info))
     if (folder / INFO_FILE).exists() and not before.get(UNFINISHED) and known != known_as_json:
         differing.append(folder / INFO_FILE)
     if differing and not force:

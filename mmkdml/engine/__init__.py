@@ -21,6 +21,7 @@ from mmkdml.engine.loops import ResumableIterTrainLoop, ResumableLoop, Resumable
 from mmkdml.engine.memory import keep_freed_memory
 from mmkdml.engine.optim_wrapper import CPUAmpOptimWrapper, has_fast_bf16
 from mmkdml.engine.optimizers import DiscriminatorOptimWrapperConstructor, SeparateOptimizers
+from mmkdml.engine.strict_json import StrictJsonLoggerHook, StrictJsonVisBackend
 
 __all__ = [
     'CPUAmpOptimWrapper',
@@ -43,6 +44,8 @@ __all__ = [
     'SeparateOptimizers',
     'SingleImageBatchHook',
     'SplitOverlapHook',
+    'StrictJsonLoggerHook',
+    'StrictJsonVisBackend',
     'compile_members',
     'has_fast_bf16',
     'keep_freed_memory',

@@ -7,6 +7,7 @@ has several processes. It ends when its standard input does, that is, with the w
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -16,6 +17,7 @@ import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pandas as pd
@@ -135,10 +137,10 @@ def read_curves(work_dir: Path) -> pd.DataFrame:
             # Validations have no epoch of their own: their step is one.
             epoch, step = values.get('epoch', values.get('step')), values.get('step')
             rows += [
-                (epoch, step, key, float(value))
+                (epoch, step, key, math.nan if value is None else float(value))
                 for key, value in values.items()
                 if key not in ('epoch', 'iter', 'step', 'time', 'data_time', 'memory')
-                and isinstance(value, (int, float))
+                and isinstance(value, (int, float, NoneType))
             ]
     table = pd.DataFrame(rows, columns=['epoch', 'step', 'key', 'value'])
     table = table.drop_duplicates(['epoch', 'step', 'key'], keep='last')

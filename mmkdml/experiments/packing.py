@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter
 
 from mmkdml.experiments.measures import COLUMNS, class_count, task_of
 from mmkdml.experiments.records import Measurement
+from mmkdml.files import json_text
 
 # Bytes; PCam's whole test part needs some 30 MB. A thousandth of it can unpack to that much.
 _LARGEST_RESULT = 1 << 30
@@ -26,7 +28,7 @@ _CURVES = ['epoch', 'key', 'value']
 
 @dataclass(frozen=True)
 class _Measured:
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]  # None: NaN, for which JSON has no word
     cases: str
 
 
@@ -52,7 +54,7 @@ def pack_result(
         curves=curves.to_csv(index=False),
         facts=dict(facts),
     )
-    return gzip.compress(json.dumps(content, default=float).encode(), mtime=0)
+    return gzip.compress(json_text(content).encode(), mtime=0)
 
 
 def unpack_result(content: bytes) -> tuple[dict[str, Measurement], pd.DataFrame, dict[str, Any]]:
@@ -64,7 +66,10 @@ def unpack_result(content: bytes) -> tuple[dict[str, Measurement], pd.DataFrame,
     try:
         loaded = _FORM.validate_python(json.loads(_unzipped(content)))
         measured = {
-            name: Measurement(one.metrics, _cases(one.cases))
+            name: Measurement(
+                {key: math.nan if x is None else x for key, x in one.metrics.items()},
+                _cases(one.cases),
+            )
             for name, one in loaded.measured.items()
         }
         return measured, _curves(loaded.curves), loaded.facts

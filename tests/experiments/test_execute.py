@@ -1,4 +1,5 @@
 import json
+import math
 
 import pandas as pd
 import pytest
@@ -78,12 +79,14 @@ def test_curves_of_a_run_that_was_stopped(tmp_path):
     attempt(
         '20260101_000100',
         json.dumps({'ensemble/IoU': 50.5, 'step': 1}),
+        '{"ensemble/F1": null, "step": 1}',
         json.dumps(dict(lr=0.05, loss=1.0, epoch=2, iter=3, step=3)),
     )
     # It went on in the middle of an epoch, of which both halves count.
     attempt('20260101_000200', json.dumps(dict(lr=0.05, loss=7.0, epoch=2, iter=4, step=4)))
     expected = pd.DataFrame(
         [
+            (1, 'ensemble/F1', math.nan),
             (1, 'ensemble/IoU', 50.5),
             (1, 'loss', 3.0),
             (1, 'lr', 0.1),

@@ -29,6 +29,15 @@ def test_a_result_comes_back_as_it_was():
     assert facts == dict(seconds=2.5)
 
 
+def test_it_is_strict_json():
+    def refuse(word):
+        raise ValueError(word)
+
+    packed = pack_result({'best': Measurement({'x': float('inf')}, CASES)}, CURVES, {})
+    content = json.loads(gzip.decompress(packed), parse_constant=refuse)
+    assert content['measured']['best']['metrics'] == {'x': None}
+
+
 WHOLE = pack_result({'best': Measurement({}, CASES)}, CURVES, {})
 
 

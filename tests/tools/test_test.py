@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmkdml.evaluation import ForegroundIoU
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,21 @@ def test_a_folder_stands_for_its_best_checkpoint(trained, tool, short, tmp_path)
         for metric in ('IoU', 'F1', 'case_IoU', 'case_F1'):
             assert 0 <= metrics[f'{member}/foreground/{metric}'] <= 100
     assert (tmp_path / 'panels' / 'panels.png').is_file()
+
+
+def test_undefined_metrics_are_valid_json(checkpoint, tool, short, tmp_path, monkeypatch):
+    def refuse(word):
+        raise ValueError(word)
+
+    undefined = {'IoU': math.nan, 'F1': math.inf}
+    monkeypatch.setattr(ForegroundIoU, 'compute_metrics', lambda *_: undefined)
+    out = tmp_path / 'metrics.json'
+    tool('test', CONFIG, checkpoint, '--work-dir', tmp_path, '--out', out, options=short)
+    files = list(tmp_path.rglob('*.json'))
+    assert len(files) == 2
+    for path in files:
+        content = json.loads(path.read_text(), parse_constant=refuse)
+        assert content['teacher/foreground/IoU'] is content['teacher/foreground/F1'] is None
 
 
 def test_a_truncated_checkpoint_ends_in_one_line_and_an_exit_code(trained, short, tmp_path):

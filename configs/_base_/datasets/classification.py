@@ -3,12 +3,12 @@
 from mmcv.transforms import LoadImageFromFile, Resize
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
-from mmengine.visualization import LocalVisBackend
 from mmpretrain.datasets import PackInputs
 from mmpretrain.evaluation import Accuracy, SingleLabelMetric
 from mmpretrain.visualization import UniversalVisualizer
 
 from mmkdml.datasets import AlbumentationsTransform, SplitClassificationDataset
+from mmkdml.engine import StrictJsonVisBackend
 from mmkdml.evaluation import Calibration, Diversity, Fidelity, MemberMetrics
 
 with read_base():
@@ -64,5 +64,5 @@ val_evaluator = dict(
 test_evaluator = [val_evaluator, dict(type=Fidelity), dict(type=Diversity), dict(type=Calibration)]
 default_hooks['checkpoint'].update(save_best='ensemble/accuracy/top1')
 visualizer = dict(
-    type=UniversalVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer'
+    type=UniversalVisualizer, vis_backends=[dict(type=StrictJsonVisBackend)], name='visualizer'
 )

@@ -3,12 +3,11 @@
 from mmcv.transforms import LoadImageFromFile, Resize
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
-from mmengine.visualization import LocalVisBackend
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.visualization import SegLocalVisualizer
 
 from mmkdml.datasets import AlbumentationsTransform, LoadBinaryMask, SplitSegDataset
-from mmkdml.engine import PanelHook
+from mmkdml.engine import PanelHook, StrictJsonVisBackend
 from mmkdml.evaluation import Calibration, Diversity, Fidelity, ForegroundIoU, MemberMetrics
 
 with read_base():
@@ -75,5 +74,5 @@ test_evaluator = [val_evaluator, dict(type=Fidelity), dict(type=Diversity), dict
 default_hooks['checkpoint'].update(save_best='ensemble/foreground/IoU')
 custom_hooks.append(dict(type=PanelHook))
 visualizer = dict(
-    type=SegLocalVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer'
+    type=SegLocalVisualizer, vis_backends=[dict(type=StrictJsonVisBackend)], name='visualizer'
 )
