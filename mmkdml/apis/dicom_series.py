@@ -6,13 +6,15 @@ Needs pydicom and nibabel, optional packages of ``pip install mmkdml[medical]``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmkdml.apis.medical_images import Volume, check_number, package, readable, windowed
+from mmkdml.apis.dicom_files import open_dicom
+from mmkdml.apis.medical_images import Volume, check_number, package, readable
+from mmkdml.apis.windowing import CHUNK, windowed
 
 # What all slices of a series share, and what says where a slice is, in so many numbers.
 _SHARED = ('PhotometricInterpretation', 'SeriesInstanceUID', 'Rows', 'Columns')
@@ -23,6 +25,7 @@ def read_dicom(
     files: Sequence[str | Path],
     window: tuple[float, float] | None = None,
     max_voxels: int | None = None,
+    max_pixels: int | None = None,
 ) -> Volume:
     """Reads the slices of one DICOM series, as they were acquired, in the order of their places.
 
@@ -32,36 +35,48 @@ def read_dicom(
             the series' own window where all slices have one and the same, or else the 0.5th and
             99.5th percentile.
         max_voxels: A series of more is refused before its pixels are decoded.
+        max_pixels: The same for one slice.
 
     Raises:
         ValueError: If pydicom or nibabel, which writes the masks, is missing, a file cannot be
             read or is too large, or the files are not one series of parallel, evenly spaced grey
             slices of one size.
     """
-    pydicom = package('pydicom')
+    package('pydicom')
     package('nibabel')
     if not files:
         raise ValueError('a DICOM series needs at least one file, got none')
     slices, headers = [], []
     for path in files:
         with readable(path, 'DICOM'):
-            slices.append(pydicom.dcmread(path))
+            slices.append(open_dicom(path))
         headers.append(_header(slices[-1], path))
     _check_series(headers, files)
     folder, size = Path(files[0]).parent, (headers[0]['Rows'], headers[0]['Columns'])
-    check_number((len(slices), *size), max_voxels, folder)
+    shape = (len(slices), *size)
+    check_number(shape, max_voxels, folder)
+    check_number(size, max_pixels, files[0])
     order, affine = _arranged(slices[0], headers, folder)
-    images = []
-    for index in order:
-        with readable(files[index], 'DICOM'):
-            pixels = pydicom.pixels.apply_modality_lut(slices[index].pixel_array, slices[index])
-            images.append(np.asarray(pixels, dtype=np.float32).reshape(size))
     with readable(folder, 'DICOM window'):
         window = _own_window(slices) if window is None else window
-    voxels = windowed(np.stack(images), window, folder)
+    ordered = [files[index] for index in order]
+    voxels = windowed(lambda: _chunks(ordered, size), math.prod(shape), window, folder)
+    voxels = voxels.reshape(shape)
     if headers[0]['PhotometricInterpretation'] == 'MONOCHROME1':  # the lowest value is white
         voxels = 255 - voxels
     return Volume(voxels, affine, np.array([[0, 1], [1, 1], [2, 1]]))
+
+
+def _chunks(files: Sequence[str | Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """The rescaled pixels of the slices, one file after the other."""
+    rescale = package('pydicom').pixels.apply_modality_lut
+    for path in files:
+        with readable(path, 'DICOM'):
+            one = open_dicom(path, size)
+            pixels = one.pixel_array.reshape(size).reshape(-1)
+            for start in range(0, len(pixels), CHUNK):
+                values = rescale(pixels[start : start + CHUNK], one)
+                yield np.asarray(values, dtype=np.float32)
 
 
 def _header(one: Any, path: str | Path) -> dict[str, Any]:

@@ -148,9 +148,9 @@ def read_source(source: Source, options: ReadOptions) -> Case:
         return Case(source, [source.pixels])
     path, most = source.files[0], _LARGEST_VOLUME * options.max_pixels
     if _is_dicom(path):
-        volume = read_dicom(source.files, options.window, most)
+        volume = read_dicom(source.files, options.window, most, options.max_pixels)
     elif path.name.lower().endswith(_NIFTI):
-        volume = read_nifti(path, options.plane, options.window, most)
+        volume = read_nifti(path, options.plane, options.window, most, options.max_pixels)
     else:
         return Case(source, _pages_of(path, options))
     return Case(source, list(volume.slices), volume)

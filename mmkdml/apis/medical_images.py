@@ -6,6 +6,7 @@ Needs nibabel, an optional package of ``pip install mmkdml[medical]``.
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from mmkdml.apis.windowing import CHUNK, windowed
+
 #: For each plane: where columns, rows and slices go. As radiologists see it: the patient's left
 #: on the right-hand side, the front or the head above.
 PLANES = {'axial': ('L', 'P', 'S'), 'coronal': ('L', 'I', 'P'), 'sagittal': ('P', 'I', 'L')}
-# Percentiles of the voxels that become black and white where no window is known.
-_DARKEST, _BRIGHTEST = 0.5, 99.5
-_LARGEST = float(np.finfo(np.float32).max)  # of a voxel
+# Bytes before the voxels: the header and its extensions.
+_LARGEST_HEADER = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,7 @@ def read_nifti(
     plane: str = 'axial',
     window: tuple[float, float] | None = None,
     max_voxels: int | None = None,
+    max_pixels: int | None = None,
 ) -> Volume:
     """Reads a NIfTI volume and cuts it along the plane nearest to the one asked for.
 
@@ -53,16 +56,18 @@ def read_nifti(
         plane: One of :data:`PLANES`.
         window: Intensities that become black and white. Default: the 0.5th and 99.5th percentile.
         max_voxels: A volume of more is refused before its voxels are read.
+        max_pixels: The same for the pixels of one slice.
 
     Raises:
         ValueError: If nibabel is missing, the file cannot be read, has no three dimensions, no
-            place in space, other values than finite real numbers or too many of them, or there is
-            no such plane.
+            place in space, other values than finite real numbers or too many of them, too long a
+            header, or there is no such plane.
     """
     nibabel = package('nibabel')
     if plane not in PLANES:
         raise ValueError(f'plane must be one of {", ".join(PLANES)}; got {plane!r}')
     with readable(path, 'NIfTI'):
+        _check_header(path)
         image = nibabel.load(path)
         shape, affine, dtype = image.shape, image.affine, image.get_data_dtype()
     if len(shape) < 3 or 0 in shape or set(shape[3:]) - {1}:
@@ -76,19 +81,62 @@ def read_nifti(
         raise ValueError(
             f'{path}: its affine must give each voxel a place of its own, got {affine.tolist()}'
         )
-    check_number(shape, max_voxels, path)
-    with readable(path, 'NIfTI'):
-        voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape[:3])
     orientations = nibabel.orientations
     stored = orientations.io_orientation(affine)
     shown = orientations.axcodes2ornt(PLANES[plane])
-    turned = orientations.apply_orientation(voxels, orientations.ornt_transform(stored, shown))
+    turn = orientations.ornt_transform(stored, shown)
+    check_number(shape, max_voxels, path)
+    sides = [size for size, (axis, _) in zip(shape, turn, strict=False) if axis != 2]
+    check_number(sides, max_pixels, path)
+    voxels = windowed(lambda: _chunks(image.dataobj, path), math.prod(shape), window, path)
+    voxels = voxels.reshape(shape[:3], order=image.dataobj.order)
     return Volume(
-        windowed(turned, window, path).transpose(2, 1, 0),
+        orientations.apply_orientation(voxels, turn).transpose(2, 1, 0),
         affine,
         orientations.ornt_transform(shown, stored),
         image.header,
     )
+
+
+def _check_header(path: str | Path) -> None:
+    """Refuse a header whose extensions claim more bytes than there are before the voxels.
+
+    Raises:
+        ValueError: Then; nibabel would read as many.
+    """
+    nibabel = package('nibabel')
+    with nibabel.openers.ImageOpener(path) as file:
+        start = file.read(nibabel.Nifti2Header.sizeof_hdr)
+        for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+            if len(start) >= kind.sizeof_hdr and kind.may_contain_header(start):
+                break
+        else:
+            return  # nibabel says what is wrong
+        header = kind(start[: kind.sizeof_hdr], check=False)
+        end = float(header['vox_offset'])
+        if not end <= _LARGEST_HEADER:
+            raise ValueError(f'expected a header of at most {_LARGEST_HEADER} bytes, got {end:g}')
+        place = kind.sizeof_hdr + 4
+        while place + 16 <= end:
+            file.seek(place)
+            size = int.from_bytes(file.read(4), 'big' if header.endianness == '>' else 'little')
+            if not 8 <= size <= end - place:
+                raise ValueError(
+                    f'expected a header extension of 8 to {end - place:g} bytes, got {size}'
+                )
+            place += size
+
+
+def _chunks(voxels: Any, path: str | Path) -> Iterator[np.ndarray]:
+    """The scaled voxels of nibabel's array proxy, in the order of the file."""
+    nibabel = package('nibabel')
+    number = math.prod(voxels.shape)
+    with readable(path, 'NIfTI'), nibabel.openers.ImageOpener(voxels.file_like) as file:
+        for start in range(0, number, CHUNK):
+            offset = voxels.offset + start * voxels.dtype.itemsize
+            spec = ((min(CHUNK, number - start),), voxels.dtype, offset, voxels.slope, voxels.inter)
+            part = nibabel.arrayproxy.ArrayProxy(file, spec, mmap=False)
+            yield np.asarray(part, dtype=np.float32)
 
 
 def write_mask(masks: np.ndarray, volume: Volume, path: str | Path) -> None:
@@ -165,33 +213,3 @@ def check_number(shape: Sequence[int], most: int | None, source: str | Path) -> 
             'cut it into parts, or raise the limit (max_pixels, --max-megapixels), of which a '
             'volume may have ten times as many'
         )
-
-
-def windowed(
-    voxels: np.ndarray, window: tuple[float, float] | None, source: str | Path
-) -> np.ndarray:
-    """As uint8, from the window's black to its white; a volume of one value is black.
-
-    Args:
-        voxels: Of any shape, real.
-        window: Black and white, or None for the 0.5th and 99.5th percentile.
-        source: For messages.
-
-    Raises:
-        ValueError: If voxels are not finite, or the window is empty or too wide.
-    """
-    if not np.isfinite(voxels).all():
-        raise ValueError(f'{source}: expected finite intensities, got NaN or infinity among them')
-    ends = np.percentile(voxels, (_DARKEST, _BRIGHTEST)) if window is None else window
-    low, high = map(float, ends)
-    if window is not None and low >= high:
-        raise ValueError(
-            'a window goes from a lower to a higher intensity, got {} to {}'.format(*ends)
-        )
-    if max(-low, high, high - low) > _LARGEST:
-        raise ValueError(
-            f'{source}: black and white must be within {_LARGEST:g} of 0 and of each other, got '
-            f'{low:g} and {high:g}; rescale the intensities, or choose another window'
-        )
-    scaled = (voxels.clip(low, high) - low) / (high - low if high > low else 1)
-    return np.round(255 * scaled.clip(0, 1)).astype(np.uint8)

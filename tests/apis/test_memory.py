@@ -1,0 +1,224 @@
+"""Small files that claim or unpack to gigabytes: refused, or read in little memory."""
+
+import gzip
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmkdml.apis import windowing
+from mmkdml.apis.dicom_series import read_dicom
+from mmkdml.apis.medical_images import read_nifti
+
+nibabel = pytest.importorskip('nibabel')
+pydicom = pytest.importorskip('pydicom')
+
+MIB = 2**20
+UID = pydicom.uid
+
+
+def in_child(call):
+    """What a call returns or refuses, as text, and the peak memory in MiB of a process of its own.
+
+    A forked process: one that is executed anew inherits its parent's peak.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            text = str(call())
+        except ValueError as error:
+            text = f'ValueError: {error}'
+        except BaseException as error:
+            text = repr(error)
+        os.write(writer, text.encode()[:4000])
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, 'rb') as pipe:
+        text = pipe.read().decode()
+    return text, os.wait4(child, 0)[2].ru_maxrss / 1024
+
+
+def grown(call):
+    """What a call returns or refuses, and how many MiB it took at most."""
+    text, peak = in_child(call)
+    return text, peak - in_child(lambda: None)[1]
+
+
+def packed_zeros(number, bits, wrap=False):
+    """A deflated stream of so many MiB of zeros, made of one block that is repeated."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, bits)
+    block = packer.compress(b'\0' * MIB) + packer.flush(zlib.Z_FULL_FLUSH)
+    again = packer.compress(b'\0' * MIB) + packer.flush(zlib.Z_FULL_FLUSH)
+    return block + again * (number - 1) + (packer.flush() if wrap else b'')
+
+
+def dicom(path, syntax=UID.ExplicitVRLittleEndian, pixels=b'\0' * 512, **changes):
+    one = pydicom.Dataset()
+    one.file_meta = pydicom.dataset.FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = syntax
+    one.SOPClassUID, one.SOPInstanceUID = UID.CTImageStorage, '1.2.3.4'
+    values = dict(
+        SeriesInstanceUID='1.2.3',
+        ImagePositionPatient=[0, 0, 0],
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        PixelSpacing=[1, 1],
+        Rows=16,
+        Columns=16,
+        SamplesPerPixel=1,
+        PhotometricInterpretation='MONOCHROME2',
+        BitsAllocated=16,
+        BitsStored=16,
+        HighBit=15,
+        PixelRepresentation=0,
+        RescaleSlope=2,
+        RescaleIntercept=-100,
+    )
+    for key, value in {**values, **changes}.items():
+        setattr(one, key, value)
+    one.PixelData = pixels
+    one['PixelData'].VR = 'OB' if syntax.is_encapsulated else 'OW'
+    one.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_a_deflated_slice_is_read_as_a_plain_one(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 4000, 256).astype('<u2').tobytes()
+    plain = dicom(tmp_path / 'plain.dcm', pixels=pixels)
+    packed = dicom(tmp_path / 'packed.dcm', UID.DeflatedExplicitVRLittleEndian, pixels)
+    volumes = [read_dicom([path]) for path in (plain, packed)]
+    np.testing.assert_array_equal(volumes[0].slices, volumes[1].slices)
+    assert len(np.unique(volumes[0].slices)) > 100
+
+
+@pytest.mark.parametrize('tag', ['pixels', 'before them'])
+def test_a_deflated_slice_that_unpacks_to_a_gigabyte(tmp_path, tag):
+    path = dicom(tmp_path / 'x.dcm', UID.DeflatedExplicitVRLittleEndian)
+    whole = path.read_bytes()
+    start = whole.index(b'1.2.840.10008.1.2.1.99')
+    meta = 144 + struct.unpack('<I', whole[140:144])[0]
+    assert start < meta
+    header = zlib.decompress(whole[meta:], -15)
+    header = header[: header.index(b'\xe0\x7f\x10\x00')]
+    if tag == 'pixels':
+        header += b'\xe0\x7f\x10\x00OW\0\0'
+    else:
+        header = header[: header.index(b'\x28\x00')] + b'\x19\x00\x01\x10OB\0\0'
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(header + struct.pack('<I', 1024 * MIB))
+    packed += packer.flush(zlib.Z_FULL_FLUSH) + packed_zeros(1024, -15)
+    path.write_bytes(whole[:meta] + packed)
+    assert path.stat().st_size < 2 * MIB
+    text, size = grown(lambda: read_dicom([path], max_voxels=5 * 10**8))
+    assert text.startswith(f'ValueError: {path}: ')
+    assert size < 100
+
+
+def test_run_lengths_of_more_than_an_image(tmp_path):
+    segment = b'\x81\x00' * (3 * MIB // 2)  # each two bytes stand for 128
+    frame = struct.pack('<16I', 2, 64, 64 + len(segment), *[0] * 13) + segment * 2
+    data = pydicom.encaps.encapsulate([frame])
+    path = dicom(tmp_path / 'x.dcm', UID.RLELossless, data)
+    text, size = grown(lambda: read_dicom([path]))
+    assert 'expected at most 67584 bytes of run lengths, got 6291520' in text
+    assert size < 100
+
+
+def test_a_compressed_image_that_is_larger_than_the_header_says(tmp_path):
+    Image.new('L', (9000, 9000)).save(tmp_path / 'x.jpg')
+    data = pydicom.encaps.encapsulate([(tmp_path / 'x.jpg').read_bytes()])
+    path = dicom(
+        tmp_path / 'x.dcm', UID.JPEGBaseline8Bit, data, BitsAllocated=8, BitsStored=8, HighBit=7
+    )
+    text, size = grown(lambda: read_dicom([path]))
+    assert 'expected a compressed image of (16, 16) pixels, got (9000, 9000)' in text
+    assert size < 50
+
+
+@pytest.mark.parametrize('change', ['element', 'rows', 'frames'])
+def test_a_slice_that_claims_gigabytes(tmp_path, change):
+    changes = dict(rows=dict(Rows=65535, Columns=65535), frames=dict(NumberOfFrames=10**9))
+    path = dicom(tmp_path / 'x.dcm', **changes.get(change, {}))
+    if change == 'element':
+        content = path.read_bytes()
+        place = content.index(b'\x28\x00')
+        element = b'\x19\x00\x01\x10OB\0\0' + struct.pack('<I', 0xFFFFFFF0)
+        path.write_bytes(content[:place] + element + content[place:])
+    text, size = grown(lambda: read_dicom([path], max_voxels=5 * 10**8, max_pixels=5 * 10**7))
+    assert text.startswith('ValueError: ')
+    assert size < 50
+
+
+@pytest.fixture
+def header():
+    def make(kind, shape, dtype=np.uint8):
+        made = kind()
+        made.set_data_dtype(dtype)
+        made.set_data_shape(shape)
+        made.set_sform(np.eye(4), 1)
+        made['magic'] = b'n+1' if kind is nibabel.Nifti1Header else made['magic']
+        made['vox_offset'] = made.sizeof_hdr + 4
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize('window', [None, (0, 10)])
+@pytest.mark.parametrize('shape', [(256, 512, 192), (4096, 6144, 1)])
+def test_a_large_volume_of_a_small_file_is_read_in_chunks(
+    tmp_path, monkeypatch, header, shape, window
+):
+    monkeypatch.setattr(windowing, '_KEPT', MIB)
+    content = header(nibabel.Nifti1Header, shape)
+    content['scl_slope'], content['scl_inter'] = 1.5, 4
+    path = tmp_path / 'x.nii.gz'
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    start = packer.compress(content.binaryblock + b'\0' * 4 + bytes(range(8)))
+    zeros = b'\0' * (24 * MIB - 8)
+    path.write_bytes(start + packer.compress(zeros) + packer.flush())
+    assert path.stat().st_size < 30_000
+    text, size = grown(lambda: read_nifti(path, window=window).slices.sum(dtype=int))
+    low, high = window or (4, 4)
+    values = [min(1, max(0, 1.5 * one + 4 - low) / (high - low or 1)) for one in range(8)]
+    zero = round(255 * min(1, (4 - low) / (high - low or 1)))
+    expected = sum(round(255 * value) for value in values) if window else 0
+    assert int(text) == expected + zero * (24 * MIB - 8)
+    assert size < 24 * 3 + 150  # MiB; all at once would be 16 bytes for each voxel
+
+
+@pytest.mark.parametrize('kind', ['Nifti1Header', 'Nifti2Header'])
+@pytest.mark.parametrize('offset', [2**30, 2**12])
+@pytest.mark.parametrize('order', ['<', '>'])
+def test_header_extensions_that_claim_gigabytes(tmp_path, header, kind, offset, order):
+    content = header(getattr(nibabel, kind), (2, 3, 4))
+    content['vox_offset'] = offset
+    content = content.as_byteswapped(order)
+    path = tmp_path / 'x.nii.gz'
+    extension = struct.pack(f'{order}ii', 2**30, 6)
+    start = gzip.compress(content.binaryblock + b'\1\0\0\0' + extension)
+    path.write_bytes(start + packed_zeros(1100, 31, wrap=True))
+    text, size = grown(lambda: read_nifti(path, max_voxels=5 * 10**8))
+    assert 'x.nii.gz: unreadable NIfTI (ValueError: expected a header' in text
+    assert size < 50
+
+
+def test_header_extensions_are_read(tmp_path):
+    voxels = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    image = nibabel.Nifti1Image(voxels, np.eye(4))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(6, b'a comment' * 99))
+    nibabel.save(image, tmp_path / 'x.nii.gz')
+    shown = read_nifti(tmp_path / 'x.nii.gz', window=(0, 255)).slices
+    assert sorted(shown.ravel().tolist()) == list(range(60))
+
+
+@pytest.mark.parametrize('shape', [(512, 512, 300, 900), (30000, 30000, 1), (9000, 9000, 2)])
+def test_volumes_that_are_too_large_are_not_read(tmp_path, header, shape):
+    path = tmp_path / 'x.nii'
+    path.write_bytes(header(nibabel.Nifti2Header, shape, np.float64).binaryblock + b'\0' * 4)
+    text, size = grown(lambda: read_nifti(path, max_voxels=5 * 10**8, max_pixels=5 * 10**7))
+    assert text.startswith(f'ValueError: {path}: ')
+    assert 'unreadable' not in text
+    assert size < 50
