@@ -88,12 +88,12 @@ def percentiles(chunks: Chunks, wanted: Iterable[float], source: str | Path) -> 
             counts += np.bincount(keys[keys >> 16 == bucket] & 0xFFFF, minlength=len(counts))
     found = []
     for place, both, of in zip(places, ranks, buckets.tolist(), strict=True):
-        keys = [
+        pair = [
             bucket << 16
             | int(np.searchsorted(np.cumsum(lower[bucket]), rank - before[bucket], 'right'))
             for rank, bucket in zip(both, of, strict=True)
         ]
-        first, second = _values(keys)
+        first, second = _values(pair)
         step, part = second - first, np.float64(place - int(place))
         # As NumPy interpolates: the step in float32, the rest in float64.
         found.append(float(first + step * part if part < 0.5 else second - step * (1 - part)))

@@ -175,9 +175,13 @@ def test_a_volume_is_its_slices(tmp_path):
     assert read_source(source, ReadOptions(plane='coronal')).volume.slices.shape == (5, 3, 4)
     shown = read_source(source, ReadOptions(window=(-1e-3, 1e-3))).volume.slices
     assert (shown[0].T[::-1, ::-1] > 127).tolist() == (voxels[..., 0] > 0).tolist()
-    read_source(source, ReadOptions(max_pixels=6))  # of ten images, 60
-    with pytest.raises(ValueError, match='x.nii.gz: .* megavoxels'):
-        read_source(source, ReadOptions(max_pixels=5))
+    read_source(source, ReadOptions(max_pixels=20))  # of one slice
+    with pytest.raises(ValueError, match=r'x.nii.gz: .* megavoxels \(4, 5\) are more'):
+        read_source(source, ReadOptions(max_pixels=19))
+    voxels = np.repeat(voxels, 4, axis=2)
+    nibabel.save(nibabel.Nifti1Image(voxels[..., :11], np.eye(4)), tmp_path / 'x.nii.gz')
+    with pytest.raises(ValueError, match=r'megavoxels \(4, 5, 11\) are more'):
+        read_source(source, ReadOptions(max_pixels=20))  # of ten images, 200
 
 
 def test_pages_show_what_a_file_of_its_own_would(tmp_path):
