@@ -19,6 +19,7 @@ from mmengine.model import BaseModel
 from torch.utils.data import DataLoader
 
 from mmkdml.analysis.hard_cases import overlap, predict_batch
+from mmkdml.datasets.images import read_image
 from mmkdml.evaluation.answers import answers_by_name, truth_of
 from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.evaluation.panels import IGNORED, TRUTH, TRUTH_COLOUR
@@ -205,8 +206,7 @@ def _mask_row(sample: Any) -> Row:
     shape = sample.gt_sem_seg.shape
     counted = truth != IGNORED
     region = (truth > 0) & counted
-    image = mmcv.imread(sample.img_path, channel_order='rgb')
-    image = mmcv.imresize(image, (shape[1], shape[0]))
+    image = mmcv.imresize(read_image(sample.img_path), (shape[1], shape[0]))
     row = {
         IMAGE: Cell(image, caption=f'region of {region.sum():,} pixels'),
         TRUTH: Cell(_black_and_white(region.reshape(shape))),

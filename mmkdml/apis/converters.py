@@ -9,10 +9,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from mmkdml.datasets.images import DRAWN_ON
 from mmkdml.datasets.manifest import INFO_FILE
 from mmkdml.datasets.splits import SplitRow, split_counts
 
 Splits = Mapping[str, Sequence[SplitRow]]
+
+
+def add_mask_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of converters for masks of images with an EXIF orientation."""
+    parser.add_argument(
+        '--masks-drawn-on',
+        choices=DRAWN_ON,
+        help='pixels that masks were drawn on, where the EXIF orientation turns the image and the '
+        'sizes do not tell: those stored in the file, or those that viewers show',
+    )
 
 
 def run_converter(

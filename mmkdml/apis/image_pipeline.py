@@ -27,8 +27,9 @@ class ImagePipeline:
             the image as it is and flipped each way.
 
     Raises:
-        ValueError: If there is no such pipeline, it does not begin with ``LoadImageFromFile``,
-            does not end with a transform that packs, or has no ``TestTimeAug`` for views.
+        ValueError: If there is no such pipeline, it does not begin with ``LoadCheckedImage`` or
+            mmcv's ``LoadImageFromFile``, does not end with a transform that packs, or has no
+            ``TestTimeAug`` for views.
     """
 
     def __init__(self, config: Config, augment: bool = False) -> None:
@@ -37,8 +38,8 @@ class ImagePipeline:
         steps = [step if callable(step) else TRANSFORMS.build(step) for step in settings]
         if not steps or not isinstance(steps[0], LoadImageFromFile):
             raise ValueError(
-                "the config's test pipeline must begin with LoadImageFromFile to predict images, "
-                f'but it is {[type(step).__name__ for step in steps]}'
+                "the config's test pipeline must begin with LoadImageFromFile or LoadCheckedImage "
+                f'to predict images, but it is {[type(step).__name__ for step in steps]}'
             )
         self.load, *rest = steps
         self._rest = [step for step in rest if not isinstance(step, _TRUTH)]

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence
 
 from mmkdml.apis.dicom_series import read_dicom
-from mmkdml.apis.medical_images import PLANES, Volume, read_nifti, readable
-from mmkdml.datasets.images import FORMATS
+from mmkdml.apis.medical_images import PLANES, Volume, read_nifti
+from mmkdml.datasets.images import PAGES_PER_IMAGE, check_size, read_pages
 
 _NIFTI = ('.nii', '.nii.gz')
 #: How the names of files end that are taken for images.
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp', '.dcm', *_NIFTI)
-# Modes of Pillow that OpenCV turns into three channels of 8 bits without losing what they show.
-_MODES = ('RGB', 'L', 'P', '1')
-# A volume may have as many voxels as that many of the largest images have pixels.
-_LARGEST_VOLUME = 10
 
 
 @dataclass(frozen=True)
@@ -146,7 +140,7 @@ def read_source(source: Source, options: ReadOptions) -> Case:
     if source.pixels is not None:
         _check_pixels(source.pixels, options)
         return Case(source, [source.pixels])
-    path, most = source.files[0], _LARGEST_VOLUME * options.max_pixels
+    path, most = source.files[0], PAGES_PER_IMAGE * options.max_pixels
     if _is_dicom(path):
         volume = read_dicom(source.files, options.window, most, options.max_pixels)
     elif path.name.lower().endswith(_NIFTI):
@@ -223,46 +217,9 @@ def _without_suffix(name: str) -> str:
 
 
 def _pages_of(path: Path, options: ReadOptions) -> list[np.ndarray | None]:
-    """Of a file of one image, which is decoded once to see that it is whole, None."""
-    with _opened(path) as image:
-        stack = image.format == 'TIFF' and getattr(image, 'n_frames', 1) > 1
-        pages = ImageSequence.Iterator(image) if stack else [image]
-        # Pillow takes the upper 8 bits of colours of 16, which its mode does not say.
-        kinds = [(page.size, page.mode, ';16' in str(getattr(page, 'tile', ''))) for page in pages]
-    size = kinds[0][0]
-    _check_size(size[0] * size[1], options.max_pixels, path)
-    _check_size(size[0] * size[1] * len(kinds), _LARGEST_VOLUME * options.max_pixels, path)
-    for number, (other, mode, is_deep) in enumerate(kinds, start=1):
-        page = f' on page {number}' if stack else ''
-        if mode not in _MODES or is_deep:
-            raise ValueError(
-                f'{path}: expected an image of 8 bits, grey or colour (mode {", ".join(_MODES)}), '
-                f'got {mode}{" of 16 bits" if is_deep else ""}{page}; convert it'
-            )
-        if other != size:
-            raise ValueError(f'{path}: expected pages of one size {size}, got {other}{page}')
-    with _opened(path) as image:
-        if not stack:
-            image.load()
-            return [None]
-        return [_pixels(page) for page in ImageSequence.Iterator(image)]
-
-
-def _pixels(page: Image.Image) -> np.ndarray:
-    """Of a palette what it shows; bits as black and white."""
-    form = {'P': 'RGB', '1': 'L'}.get(page.mode, page.mode)
-    return np.array(page.convert(form))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image by Pillow, whose own limit of pixels gives way to ours."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with readable(path, 'image'), Image.open(path, formats=FORMATS) as image:
-            yield image
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    """The pages of a stack; None for a file of one image, which is decoded to check it."""
+    pages = read_pages(path, options.max_pixels)
+    return [None] if len(pages) == 1 else [*pages]
 
 
 def _check_pixels(pixels: np.ndarray, options: ReadOptions) -> None:
@@ -273,12 +230,4 @@ def _check_pixels(pixels: np.ndarray, options: ReadOptions) -> None:
         )
     if not pixels.size:
         raise ValueError(f'an array must have pixels, got the shape {pixels.shape}')
-    _check_size(pixels.shape[0] * pixels.shape[1], options.max_pixels, f'an array {pixels.shape}')
-
-
-def _check_size(pixels: int, most: int, what: str | Path) -> None:
-    if pixels > most:
-        raise ValueError(
-            f'{what}: {pixels / 1e6:.1f} megapixels are more than {most / 1e6:g}; '
-            'cut it into tiles, or raise the limit (max_pixels, --max-megapixels)'
-        )
+    check_size(pixels.shape[0] * pixels.shape[1], options.max_pixels, f'an array {pixels.shape}')

@@ -19,7 +19,7 @@ from mmkdml.datasets.pcam import PCamDataset
 from mmkdml.datasets.splits import SplitRow, read_split, write_splits
 from mmkdml.datasets.splitting import assign_groups, balance_rows, refuse_shared_groups, split_rows
 from mmkdml.datasets.synthetic import make_demo_data
-from mmkdml.datasets.transforms import AlbumentationsTransform, LoadBinaryMask
+from mmkdml.datasets.transforms import AlbumentationsTransform, LoadBinaryMask, LoadCheckedImage
 
 __all__ = [
     'AlbumentationsTransform',
@@ -29,6 +29,7 @@ __all__ = [
     'LGGDataset',
     'LGGSliceDataset',
     'LoadBinaryMask',
+    'LoadCheckedImage',
     'PCamDataset',
     'SplitClassificationDataset',
     'SplitFileMixin',

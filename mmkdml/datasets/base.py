@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os.path as osp
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmcv.transforms import LoadAnnotations
 from mmpretrain.datasets import BaseDataset
 from mmseg.datasets import BaseSegDataset
 
 from mmkdml.datasets.image_cache import cached_pipeline
+from mmkdml.datasets.images import DRAWN_ON
+from mmkdml.datasets.manifest import INFO_FILE
 from mmkdml.datasets.splits import SplitRow, read_split, refuse_outside, refuse_repeats
+from mmkdml.datasets.transforms import header_of
 from mmkdml.registry import DATASETS
 
 # Of an epoch; images that are not repeated may be more.
@@ -196,19 +201,57 @@ class SplitClassificationDataset(SplitFileMixin, BaseDataset):
 class SplitSegDataset(SplitFileMixin, BaseSegDataset):
     """Images of a split file with its binary masks, for mmseg.
 
-    Masks are read by :class:`~mmkdml.datasets.LoadBinaryMask`; mmseg's ``LoadAnnotations`` does as
-    well where none is a palette image. ``id`` and ``group`` are there for ``meta_keys`` of
-    ``PackSegInputs``. ``metainfo=dict(classes=(...))`` names background and foreground.
+    Masks are read by :class:`~mmkdml.datasets.LoadBinaryMask`. mmseg's ``LoadAnnotations`` also
+    works if no mask is a palette image and no image has an EXIF orientation. ``id`` and
+    ``group`` are there for ``meta_keys`` of ``PackSegInputs``. ``metainfo=dict(classes=(...))``
+    names background and foreground.
 
     Args:
         ann_file: Split file with masks, relative to the working directory.
         data_root: Folder that the paths in it are relative to.
+        masks_drawn_on: ``'stored'`` or ``'shown'``: the pixels of images with EXIF orientation that
+            the masks were drawn on, where the sizes do not tell. Default: what the converter
+            recorded in ``splits.json`` next to ``ann_file``; without, such masks are refused.
         **kwargs: ``allow_outside``, whether links may lead out of ``data_root``; ``image_cache``,
             where decoded images are kept (see :class:`SplitFileMixin`); others as of mmseg's
             ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...).
+
+    Raises:
+        ValueError: If ``masks_drawn_on`` is neither.
     """
 
     METAINFO = dict(classes=('background', 'foreground'), palette=[[0, 0, 0], [255, 64, 64]])
+
+    def __init__(self, *args: Any, masks_drawn_on: str | None = None, **kwargs: Any) -> None:
+        if masks_drawn_on not in (None, *DRAWN_ON):
+            raise ValueError(
+                f'masks_drawn_on: expected {" or ".join(DRAWN_ON)}, got {masks_drawn_on!r}'
+            )
+        self.masks_drawn_on = masks_drawn_on
+        super().__init__(*args, **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """See the base class; adds what the masks were drawn on."""
+        if self.masks_drawn_on is None:
+            info = Path(self.ann_file).with_name(INFO_FILE)
+            recorded = json.loads(info.read_text()) if info.is_file() else {}
+            self.masks_drawn_on = recorded.get('masks_drawn_on')
+        return super().load_data_list()
+
+    def prepare_data(self, idx: int) -> Any:
+        """See the base class.
+
+        Raises:
+            RuntimeError: Also if mmseg's ``LoadAnnotations`` would misplace the mask.
+        """
+        if any(isinstance(step, LoadAnnotations) for step in self.pipeline.transforms):
+            header = header_of(info := self.get_data_info(idx))
+            if header is not None and header.orientation != 1:
+                raise RuntimeError(
+                    f'{info["img_path"]}: its EXIF orientation {header.orientation} turns the '
+                    'image, but not the mask that LoadAnnotations loads. Use LoadBinaryMask'
+                )
+        return super().prepare_data(idx)
 
     @classmethod
     def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int]:
@@ -240,4 +283,5 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
             label_map=self.label_map,
             reduce_zero_label=self.reduce_zero_label,
             seg_fields=[],
+            **({'masks_drawn_on': self.masks_drawn_on} if self.masks_drawn_on else {}),
         )

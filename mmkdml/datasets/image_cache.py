@@ -1,9 +1,9 @@
-"""Images that are decoded once, into files which all workers, processes and runs map into memory.
+"""Images that are decoded once, into files which all workers, processes and runs read.
 
-A pack is one file: a table with a row for each sample, then pixels. Rows say what the image's file
-was like when it was decoded, so that one that changes is decoded anew. A pack is written under a
-lock, to the disk itself, and then takes its place at once: what is read is whole or not there. It
-holds numbers alone.
+A pack is one file: a table with a row for each sample, then pixels. Rows hold the state of the
+image's file when it was decoded, so that one that changes is decoded again, and a checksum of its
+pixels. A pack is written under a lock, synced to the disk and renamed, so that it is complete or
+missing. It holds only numbers.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 import os.path as osp
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import mmcv
@@ -23,18 +24,21 @@ from filelock import FileLock
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine.logging import print_log
 
-from mmkdml.datasets.transforms import LoadBinaryMask
+from mmkdml.datasets.images import READER_VERSION
+from mmkdml.datasets.transforms import LoadBinaryMask, LoadCheckedImage
 from mmkdml.files import atomic_writer
 
 GIB = 2**30
-# Of what is read by which transform: the keys of its file and of its pixels
-_LOADERS: dict[type, tuple[str, str]] = {
-    LoadImageFromFile: ('img_path', 'img'),
-    LoadBinaryMask: ('seg_map_path', 'gt_seg_map'),
+# For each cached transform: the keys of the files it reads, and of its pixels.
+_LOADERS: dict[type, tuple[tuple[str, ...], str]] = {
+    LoadImageFromFile: (('img_path',), 'img'),
+    LoadCheckedImage: (('img_path',), 'img'),
+    LoadBinaryMask: (('seg_map_path', 'img_path'), 'gt_seg_map'),
 }
-# Columns of the table, int64: the state of a file, where its pixels lie, and (H, W, C) of them. C
-# is 0 of (H, W), and H of an image that is not in the pack.
-_STATE, _OFFSET, _SHAPE, _COLUMNS = slice(0, 4), 4, slice(5, 8), 8
+_DRAWN_ON = 'masks_drawn_on'  # which the pixels of masks depend on as well
+# Columns of the table, int64: the state of the files, the offset, (H, W, C) and the checksum of the
+# pixels. C is 0 for (H, W), and H is 0 for an image that is not in the pack.
+_STATE, _OFFSET, _SHAPE, _CHECKSUM, _COLUMNS = slice(0, 4), 4, slice(5, 8), 8, 9
 _ROW_BYTES = 8 * _COLUMNS
 _ADVICE = 'To have them kept, delete what is not needed there, and this pack, or set a higher limit'
 
@@ -42,13 +46,15 @@ _ADVICE = 'To have them kept, delete what is not needed there, and this pack, or
 def cached_pipeline(
     transforms: Sequence[Any], samples: Sequence[Mapping[str, Any]], dir: str, limit: float = 8.0
 ) -> list[Any]:
-    """A pipeline whose ``LoadImageFromFile`` and ``LoadBinaryMask`` find their files decoded.
+    """Replace the loading transforms of a pipeline by ones that find their files decoded.
 
-    Files that are not yet, or have changed, are decoded here; other processes that want the same
-    wait. What does not fit is read from its file each time, as is what cannot be decoded to 8 bits.
+    Files that are not yet decoded, or have changed, are decoded here; other processes that want the
+    same wait. What does not fit is read from its file each time, as is what cannot be decoded to
+    8 bits.
 
     Args:
-        transforms: The pipeline; of it, only these two themselves are replaced, no subclasses.
+        transforms: The pipeline. Only ``LoadCheckedImage``, ``LoadBinaryMask`` and mmcv's
+            ``LoadImageFromFile`` are replaced, no other subclasses.
         samples: What the data set knows of its samples, in the order of their ``sample_idx``.
         dir: Folder of the packs; made if missing. Data sets and runs may share it.
         limit: GiB that all packs in it may take together, > 0.
@@ -66,8 +72,7 @@ def cached_pipeline(
     cached = []
     for load in transforms:
         if type(load) in _LOADERS:
-            files = [osp.abspath(sample[_LOADERS[type(load)][0]]) for sample in samples]
-            pack = _prepare(folder, files, load, int(limit * GIB))
+            pack = _prepare(folder, samples, load, int(limit * GIB))
             load = CachedLoading(load, pack) if pack else load
         cached.append(load)
     return cached
@@ -79,18 +84,23 @@ class CachedLoading(BaseTransform):
     Required key: ``sample_idx``, and those of the wrapped transform, which says what is added.
 
     Args:
-        load: ``LoadImageFromFile`` or :class:`LoadBinaryMask`.
+        load: One of those that :func:`cached_pipeline` replaces.
         pack: The pack that was made with it.
     """
 
     def __init__(self, load: BaseTransform, pack: PixelPack) -> None:
         self.load = load
         self.pack = pack
-        self.source, self.field = _LOADERS[type(load)]
+        self.sources, self.field = _LOADERS[type(load)]
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Adds the pixels, which are the caller's own."""
-        pixels = self.pack.read(results['sample_idx'], results[self.source])
+        """Add the pixels, which are the caller's own.
+
+        Raises:
+            ValueError: If the pack is damaged.
+        """
+        files = [results[key] for key in self.sources if key in results]
+        pixels = self.pack.read(results['sample_idx'], files)
         if pixels is None:
             return self.load(results)
         results[self.field] = pixels
@@ -107,7 +117,8 @@ class CachedLoading(BaseTransform):
 class PixelPack:
     """Decoded images of a data set's samples.
 
-    Handed to another process it is a path alone; the process maps the file itself.
+    It is pickled as a path; each process opens the file itself. The file is read, not mapped into
+    memory: a file that is truncated while it is mapped would kill the process.
 
     Args:
         path: The file.
@@ -117,41 +128,46 @@ class PixelPack:
     def __init__(self, path: Path, count: int) -> None:
         self.path = path
         self.count = count
-        self._content: np.ndarray | None = None
+        self._file: BinaryIO | None = None
+        self._table: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), '_content': None}
-
-    @property
-    def content(self) -> np.ndarray:
-        """All bytes (B,), uint8, not to be written to; the system reads what is asked for."""
-        if self._content is None:
-            self._content = np.asarray(np.memmap(self.path, np.uint8, 'r'))
-        return self._content
+        return {**vars(self), '_file': None, '_table': None}
 
     @property
     def table(self) -> np.ndarray:
-        """The rows of the samples, as far as they are there."""
-        head = self.content[: self.count * _ROW_BYTES]
-        return head[: len(head) // _ROW_BYTES * _ROW_BYTES].view(np.int64).reshape(-1, _COLUMNS)
+        """The rows of the samples; fewer if the file is truncated."""
+        if self._table is None:
+            head = self._read(0, self.count * _ROW_BYTES)
+            rows = head[: len(head) // _ROW_BYTES * _ROW_BYTES]
+            self._table = rows.view(np.int64).reshape(-1, _COLUMNS)
+        return self._table
 
-    def read(self, place: int, file: str) -> np.ndarray | None:
-        """A copy of a sample's pixels; None if they are not here or its file is another now.
+    def read(self, place: int, files: Sequence[str]) -> np.ndarray | None:
+        """Return a sample's pixels; None if they are not here or its files have changed.
 
         Args:
             place: The sample's number.
-            file: Its file.
+            files: Its files.
+
+        Raises:
+            ValueError: If the pixels are not the ones that were written.
         """
-        row = self.table[place]
-        height, width, channels = row[_SHAPE].tolist()
-        if not height or tuple(row[_STATE].tolist()) != _state(file):
-            return None
-        shape = (height, width, channels) if channels else (height, width)
-        start = int(row[_OFFSET])
-        return self.content[start : start + height * width * (channels or 1)].reshape(shape).copy()
+        if place < len(self.table):
+            row = self.table[place]
+            shape = _shape(row)
+            if not shape or tuple(row[_STATE].tolist()) != _state(files):
+                return None
+            pixels = self._read(int(row[_OFFSET]), int(np.prod(shape)))
+            if _checksum(pixels, shape) == row[_CHECKSUM]:
+                return pixels.reshape(shape)
+        raise ValueError(
+            f'{self.path}: expected the pixels of {files[0]}, got damaged or truncated data. '
+            'Delete the file and start again, which decodes the images again'
+        )
 
     def is_of(self, states: np.ndarray) -> bool:
-        """Whether it is there, whole, and of files in these states."""
+        """Return whether the file is there, complete, and of images in these states."""
         if not self.path.is_file() or not self.path.stat().st_size:
             return False
         table = self.table
@@ -159,18 +175,42 @@ class PixelPack:
             return False
         height, width, channels = table[:, _SHAPE].T.astype(float)  # where nothing overflows
         ends = table[:, _OFFSET] + height * width * np.maximum(channels, 1)
-        return bool((table[:, _OFFSET:] >= 0).all() and (ends <= len(self.content)).all())
+        size = self.path.stat().st_size
+        return bool((table[:, _OFFSET:] >= 0).all() and (ends <= size).all())
+
+    def _read(self, offset: int, count: int) -> np.ndarray:
+        """Bytes of the file, uint8; fewer where it ends."""
+        if self._file is None:
+            self._file = self.path.open('rb', buffering=0)
+        content = np.empty(count, np.uint8)
+        if hasattr(os, 'preadv'):  # forked workers share the position in the file
+            got = os.preadv(self._file.fileno(), [content.data], offset)
+        else:
+            self._file.seek(offset)
+            got = self._file.readinto(content)  # type: ignore[attr-defined]
+        return content[:got]
 
 
-def _prepare(folder: Path, files: Sequence[str], load: Any, limit: int) -> PixelPack | None:
-    """The pack of the files as ``load`` reads them, found or made; None if there is no room."""
+def _prepare(
+    folder: Path, samples: Sequence[Mapping[str, Any]], load: Any, limit: int
+) -> PixelPack | None:
+    """The pack of the samples as ``load`` reads them, found or made; None if there is no room."""
+    sources, field = _LOADERS[type(load)]
+    files = [[osp.abspath(sample[key]) for key in sources if key in sample] for sample in samples]
+    hints = [sample.get(_DRAWN_ON) if field != 'img' else None for sample in samples]
     # Other versions of these may decode to other pixels.
-    how = [type(load).__name__, sorted(vars(load).items()), cv2.__version__, PIL.__version__]
-    name = hashlib.sha256('\0'.join([str([*how, mmcv.__version__, 1]), *files]).encode())
+    how: list[Any] = [
+        type(load).__name__,
+        sorted(vars(load).items()),
+        cv2.__version__,
+        PIL.__version__,
+    ]
+    how += [mmcv.__version__, READER_VERSION, _COLUMNS]
+    name = hashlib.sha256('\0'.join(map(str, [how, *zip(files, hints, strict=True)])).encode())
     pack = PixelPack(folder / f'{name.hexdigest()[:32]}.pack', len(files))
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / '.lock'):
-        states = np.array([_state(file) for file in files], np.int64)
+        states = np.array([_state(one) for one in files], np.int64)
         if not pack.is_of(states):
             for part in folder.glob('.*.part'):  # of a process that was killed
                 part.unlink()
@@ -182,8 +222,13 @@ def _prepare(folder: Path, files: Sequence[str], load: Any, limit: int) -> Pixel
                     f'{folder} has no room for {len(files)} more samples. {_ADVICE}', 'current'
                 )
                 return None
-            print_log(f'Decoding {len(set(files))} files into {pack.path}', 'current')
-            _write(pack.path, files, states, load, room)
+            inputs = [
+                {**dict(zip(sources, one, strict=False)), _DRAWN_ON: hint}
+                for one, hint in zip(files, hints, strict=True)
+            ]
+            number = len({one[0] for one in files})
+            print_log(f'Decoding {number} files into {pack.path}', 'current')
+            _write(pack.path, inputs, states, load, room)
             pack = PixelPack(pack.path, len(files))
     missing = int((pack.table[:, _SHAPE.start] == 0).sum())
     if missing:
@@ -195,25 +240,30 @@ def _prepare(folder: Path, files: Sequence[str], load: Any, limit: int) -> Pixel
     return pack
 
 
-def _write(path: Path, files: Sequence[str], states: np.ndarray, load: Any, room: int) -> None:
-    source, field = _LOADERS[type(load)]
-    table = np.zeros((len(files), _COLUMNS), np.int64)
+def _write(
+    path: Path, inputs: Sequence[dict[str, Any]], states: np.ndarray, load: Any, room: int
+) -> None:
+    """Decode the files that are the inputs of ``load`` and write a pack."""
+    _, field = _LOADERS[type(load)]
+    table = np.zeros((len(inputs), _COLUMNS), np.int64)
     table[:, _STATE] = states
     end = table.nbytes
-    first: dict[str, int] = {}
+    first: dict[tuple[Any, ...], int] = {}
     with atomic_writer(path) as out:
         out.seek(end)
-        for place, file in enumerate(files):
-            if first.setdefault(file, place) < place:
-                table[place] = table[first[file]]
+        for place, results in enumerate(inputs):
+            key = tuple(results.values())
+            if first.setdefault(key, place) < place:
+                table[place] = table[first[key]]
                 continue
-            pixels = _decode(load, {source: file, 'seg_fields': []}, field)
+            pixels = _decode(load, {**results, 'seg_fields': []}, field)
             if pixels is None:
                 continue
             if end + pixels.nbytes > room:
                 break
             table[place, _OFFSET] = end
             table[place, _SHAPE] = (*pixels.shape, 0)[:3]
+            table[place, _CHECKSUM] = _checksum(pixels, pixels.shape)
             end += out.write(pixels.tobytes())
         out.seek(0)
         out.write(table.tobytes())
@@ -228,8 +278,26 @@ def _decode(load: Any, results: dict[str, Any], field: str) -> np.ndarray | None
     return pixels if pixels.dtype == np.uint8 and pixels.ndim in (2, 3) and pixels.size else None
 
 
-def _state(file: str) -> tuple[int, int, int, int]:
-    """What changes when a file does; zeros if it is not there."""
+def _shape(row: np.ndarray) -> tuple[int, ...]:
+    """Of an image, (H, W) or (H, W, C); empty if it is not in the pack."""
+    height, width, channels = row[_SHAPE].tolist()
+    if not height:
+        return ()
+    return (height, width, channels) if channels else (height, width)
+
+
+def _checksum(pixels: np.ndarray, shape: Sequence[int]) -> int:
+    return zlib.crc32(np.ascontiguousarray(pixels).data, zlib.crc32(repr(tuple(shape)).encode()))
+
+
+def _state(files: Sequence[str]) -> tuple[int, ...]:
+    """Four numbers that change when one of the files does."""
+    states = [_state_of(file) for file in files]
+    return states[0] if len(states) == 1 else tuple(map(hash, zip(*states, strict=True)))
+
+
+def _state_of(file: str) -> tuple[int, int, int, int]:
+    """Size, times and inode of a file; zeros if it is missing."""
     try:
         found = os.stat(file)
     except OSError:

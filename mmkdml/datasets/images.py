@@ -1,51 +1,185 @@
-"""Reading images and binary masks, with errors that name the file."""
+"""The reader of images and binary masks: what a file holds, whether it is supported, its pixels.
+
+Converters, loading transforms, image caches, figures and prediction all read image files here, so
+that they get the same pixels or refuse a file with the same message.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
-#: Formats that images may have, whatever their names say. Of others that Pillow knows, EPS is a
-#: program, which it would have Ghostscript run.
-FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
+from mmkdml.datasets.image_files import (
+    check_kind,
+    exif_orientation,
+    has_more_pages,
+    opened,
+    readable,
+    stored_size,
+    unsupported,
+)
+
+#: Largest image that is decoded unless the caller sets another limit, in pixels.
+MAX_PIXELS = 178_956_970
+#: Largest number of pages of a TIFF stack.
+MAX_PAGES = 5000
+#: All pages of a stack may have as many pixels as this number of the largest images.
+PAGES_PER_IMAGE = 10
+#: Part of the key of image caches: increase it whenever a file may give other pixels than before.
+READER_VERSION = 1
+#: What a mask may have been drawn on, where the EXIF orientation turns its image.
+DRAWN_ON = ('stored', 'shown')
+
+_GREY = ('1', 'L', 'LA')
+_MASKS = ('L', '1', 'P', 'LA', 'PA')
+# From RGB (True) or grey (False) pixels to those of an order.
+_CONVERSIONS: dict[tuple[str | None, bool], int] = {
+    ('BGR', True): cv2.COLOR_RGB2BGR,
+    ('L', True): cv2.COLOR_RGB2GRAY,
+    ('RGB', False): cv2.COLOR_GRAY2RGB,
+    ('BGR', False): cv2.COLOR_GRAY2BGR,
+}
+# Metadata of a JPEG that is read to be decoded, in bytes; what follows the image is not needed.
+_METADATA_BYTES = 2**26
 
 
-def read_image(path: str | Path, modes: Sequence[str]) -> np.ndarray:
-    """The pixels of an image, (H, W) or (H, W, C); palette images as grey values.
+@dataclass(frozen=True)
+class ImageHeader:
+    """Size and orientation of an image file.
+
+    Attributes:
+        size: Width and height of the stored pixels.
+        orientation: EXIF orientation, 1 to 8; 1 if there is none.
+    """
+
+    size: tuple[int, int]
+    orientation: int = 1
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Width and height of the image as viewers show it."""
+        return self.size[::-1] if self.orientation > 4 else self.size
+
+
+def read_header(path: str | Path) -> ImageHeader:
+    """Read size and orientation of an image without checking or decoding its pixels.
+
+    Raises:
+        ValueError: If the file is not an image.
+    """
+    with opened(path) as image, readable(path):
+        if image.format == 'PNG' and b'eXIf' in Path(path).read_bytes():
+            image.load()  # the chunk may follow the pixels
+        return ImageHeader(stored_size(image), exif_orientation(image))
+
+
+def read_image(
+    path: str | Path,
+    order: str | None = 'RGB',
+    modes: Sequence[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Read the pixels of an image as viewers show it, turned by its EXIF orientation.
 
     Args:
-        path: The file.
-        modes: Modes of Pillow that the image may have, such as ``'RGB'``, ``'L'``, ``'P'``.
+        path: File with one image: 8 bits per channel, grey, RGB or palette, without transparent
+            pixels. An opaque alpha channel is dropped.
+        order: ``'RGB'`` or ``'BGR'`` for (H, W, 3), ``'L'`` for grey values (H, W), None for (H, W)
+            of a grey file and (H, W, 3) RGB of others.
+        modes: Modes of Pillow that the file may have, such as ``'RGB'``. Default: all supported.
+        max_pixels: A larger image is refused before it is decoded.
+
+    Returns:
+        The pixels, uint8, writable.
 
     Raises:
-        ValueError: If the file cannot be read or the image has another mode.
+        ValueError: If the file is unreadable or its kind is not supported.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            mode = image.mode
-            # What a palette image stores is an index: the colour behind it is what was drawn.
-            pixels = np.asarray(image.convert('L') if mode == 'P' else image)
-    except Exception as error:  # a broken file makes Pillow raise nearly anything
-        raise ValueError(f'{path}: unreadable image ({type(error).__name__}: {error})') from error
-    if mode not in modes:
-        raise ValueError(f'{path}: expected an image of mode {" or ".join(modes)}, got {mode}')
-    return pixels
+    return read_image_and_header(path, order, modes, max_pixels)[0]
 
 
-def read_binary_mask(path: str | Path) -> np.ndarray:
-    """A mask as 0 (background) and 1 (foreground), (H, W), uint8.
+def read_image_and_header(
+    path: str | Path,
+    order: str | None = 'RGB',
+    modes: Sequence[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[np.ndarray, ImageHeader]:
+    """Read the pixels, as :func:`read_image` does, and the header of an image."""
+    with opened(path) as image:
+        _check(image, path, max_pixels)
+        if modes is not None and image.mode not in modes:
+            raise ValueError(
+                f'{path}: expected an image of mode {" or ".join(modes)}, got {image.mode}'
+            )
+        with readable(path):
+            if has_more_pages(image):
+                found = f'several pages or frames ({image.format})'
+                raise unsupported(path, found, 'a single image', 'Save each as a file of its own')
+        return _decode(image, path, order)
+
+
+def read_pages(path: str | Path, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
+    """Read all pages of a TIFF stack, or the one image of another file.
+
+    All pages are checked before the first one is decoded.
+
+    Args:
+        path: The file; its pages have one size.
+        max_pixels: Of a page; all pages together may have ten times as many.
+
+    Returns:
+        The pages as :func:`read_image` gives them for ``order=None``.
+
+    Raises:
+        ValueError: If the file is unreadable, or a page is not supported or of another size.
+    """
+    with opened(path) as image:
+        with readable(path):
+            is_stack = isinstance(image, TiffImageFile) and has_more_pages(image)
+        if not is_stack:
+            return [read_image(path, None, max_pixels=max_pixels)]
+        size, pages = stored_size(image), 0
+        for pages in _seek_each(image, path):
+            if pages > MAX_PAGES:
+                raise ValueError(
+                    f'{path}: expected at most {MAX_PAGES} pages, got more. Split the stack'
+                )
+            where = f' on page {pages}'
+            _check(image, path, max_pixels, where)
+            if stored_size(image) != size:
+                raise ValueError(
+                    f'{path}: expected pages of one size {size}, got {stored_size(image)}{where}'
+                )
+        check_size(size[0] * size[1] * pages, PAGES_PER_IMAGE * max_pixels, path)
+        return [_decode(image, path, None)[0] for _ in _seek_each(image, path)]
+
+
+def read_binary_mask(
+    path: str | Path, header: ImageHeader | None = None, drawn_on: str | None = None
+) -> np.ndarray:
+    """Read a mask as 0 (background) and 1 (foreground), (H, W), uint8.
 
     Foreground is 255 in a mask of {0, 255} and 1 in one of {0, 1}; in a palette image these are the
-    grey values of the palette's colours, whatever their indices.
+    grey values of the palette's colors, whatever their indices.
+
+    Args:
+        path: The mask.
+        header: Of its image, whose shown pixels the mask is made to fit.
+        drawn_on: ``'stored'`` or ``'shown'``: the pixels of the image that the mask was drawn on.
+            Needed only where the EXIF orientation keeps the size of the image.
 
     Raises:
-        ValueError: If the file cannot be read, is no grey, palette or black-and-white image, or
-            holds other values.
+        ValueError: If the file cannot be read, is not grey, palette or black-and-white, holds
+            other values, or does not fit its image.
     """
-    pixels = read_image(path, ('L', '1', 'P'))
+    pixels = read_image(path, 'L', _MASKS)
     foreground = pixels > 0
     top = pixels.max()
     if top not in (0, 1, 255) or not np.array_equal(pixels, top * foreground):
@@ -54,4 +188,127 @@ def read_binary_mask(path: str | Path) -> np.ndarray:
         raise ValueError(
             f'{path}: expected a binary mask, {{0, 255}} or {{0, 1}}, got the values {shown}'
         )
-    return foreground.astype(np.uint8)
+    mask = foreground.astype(np.uint8)
+    return mask if header is None else _fitted(mask, header, drawn_on, path)
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels, (H, W) or (H, W, C), as an EXIF orientation of 1 to 8 says."""
+    if orientation == 1:
+        return pixels
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(pixels[::rows, ::columns])
+
+
+def check_size(pixels: int, most: int, what: str | Path) -> None:
+    """Raise ValueError if an image has more pixels than are allowed."""
+    if pixels > most:
+        raise ValueError(
+            f'{what}: {pixels / 1e6:.1f} megapixels are more than {most / 1e6:g}. Cut it into '
+            'tiles, or raise the limit of predictions (max_pixels, --max-megapixels)'
+        )
+
+
+def _fitted(
+    mask: np.ndarray, header: ImageHeader, drawn_on: str | None, path: str | Path
+) -> np.ndarray:
+    """The mask on the shown pixels of its image."""
+    size = mask.shape[1], mask.shape[0]
+    fits = [
+        name
+        for name, one in zip(DRAWN_ON, (header.size, header.shown_size), strict=True)
+        if one == size
+    ]
+    if not fits:
+        width, height = header.shown_size
+        raise ValueError(
+            f'{path}: the mask is {size[0]}x{size[1]}, its image {width}x{height}. Masks must have '
+            'the size of their images'
+        )
+    turned = turn(mask, header.orientation)
+    if np.array_equal(turned, mask):
+        return mask
+    if drawn_on is None and len(fits) > 1:
+        raise ValueError(
+            f'{path}: the EXIF orientation {header.orientation} turns its image, and the size '
+            f'{size[0]}x{size[1]} does not tell whether the mask was drawn on the stored or the '
+            'shown pixels. Choose with --masks-drawn-on stored or --masks-drawn-on shown of the '
+            'converter, or masks_drawn_on of the data set'
+        )
+    if drawn_on is not None and drawn_on not in fits:
+        raise ValueError(
+            f'{path}: the mask is {size[0]}x{size[1]} and was drawn on the {fits[0]} pixels of its '
+            f'image with EXIF orientation {header.orientation}, but masks_drawn_on is {drawn_on!r}'
+        )
+    return turned if (drawn_on or fits[0]) == 'stored' else mask
+
+
+def _check(image: Image.Image, path: str | Path, max_pixels: int, where: str = '') -> None:
+    check_size(image.width * image.height, max_pixels, path)
+    with readable(path):
+        check_kind(image, path, where)
+
+
+def _decode(
+    image: Image.Image, path: str | Path, order: str | None
+) -> tuple[np.ndarray, ImageHeader]:
+    """The shown pixels and the header of an image that was checked."""
+    size, orientation = stored_size(image), exif_orientation(image)
+    if image.format in ('JPEG', 'MPO'):  # decoded by OpenCV in half of Pillow's time
+        order = order or image.mode
+        with readable(path):
+            pixels = _decode_jpeg(image, order)
+        return turn(pixels, orientation), ImageHeader(size, orientation)
+    image.info.pop('xmp', None)  # which Pillow would turn a TIFF by, unlike the other formats
+    with readable(path):
+        image.load()
+        _check_opaque(image, path)
+        color = image.mode not in _GREY
+        pixels = np.array(image.convert('RGB' if color else 'L'))
+    if (conversion := _CONVERSIONS.get((order, color))) is not None:
+        pixels = cv2.cvtColor(pixels, conversion)
+    if not isinstance(image, TiffImageFile):  # which Pillow has turned
+        orientation = exif_orientation(image)  # of a PNG, it may follow the pixels
+        pixels = turn(pixels, orientation)
+    return pixels, ImageHeader(size, orientation)
+
+
+def _decode_jpeg(image: Image.Image, order: str) -> np.ndarray:
+    file, most = image.fp, 12 * image.width * image.height + _METADATA_BYTES  # type: ignore
+    file.seek(0)
+    content = file.read(most)
+    if content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda'):  # OpenCV 4 would fill the rest
+        raise OSError('the image is truncated')
+    grey = order == 'L'
+    flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None or pixels.shape[:2] != image.size[::-1]:
+        raise OSError('OpenCV cannot decode it')
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if order == 'RGB' else pixels
+
+
+def _check_opaque(image: Image.Image, path: str | Path) -> None:
+    if image.has_transparency_data:
+        alpha = image.convert('RGBA').getchannel('A')
+        transparent = alpha.width * alpha.height - alpha.histogram()[255]
+        if transparent:
+            raise unsupported(
+                path,
+                f'{transparent} transparent pixels (mode {image.mode})',
+                'an opaque image',
+                'Flatten it onto a background',
+            )
+
+
+def _seek_each(image: Image.Image, path: str | Path) -> Iterator[int]:
+    """Seek the pages of a TIFF one after the other, and yield their numbers."""
+    for number in count():
+        with readable(path):
+            try:
+                image.seek(number)
+            except EOFError:
+                return
+        yield number + 1

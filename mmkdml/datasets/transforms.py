@@ -1,4 +1,4 @@
-"""Reading binary masks, and augmentation of an image and its maps together, by albumentations."""
+"""Transforms that load images and binary masks, and joint augmentation by albumentations."""
 
 from __future__ import annotations
 
@@ -9,31 +9,81 @@ from typing import Any
 import albumentations as A
 import cv2
 import numpy as np
-from mmcv.transforms import BaseTransform
+from mmcv.transforms import BaseTransform, LoadImageFromFile
 
-from mmkdml.datasets.images import read_binary_mask
+from mmkdml.datasets.images import ImageHeader, read_binary_mask, read_header, read_image_and_header
 from mmkdml.registry import TRANSFORMS
 
 
 @TRANSFORMS.register_module()
-class LoadBinaryMask(BaseTransform):
-    """Reads a mask as 0 (background) and 1 (foreground), as :func:`read_binary_mask` does.
+class LoadCheckedImage(LoadImageFromFile):
+    """Load an image by the reader that converters and prediction use, :func:`read_image`.
 
-    Stands in the place of mmseg's ``LoadAnnotations``, which takes the indices of a palette image
-    for classes, and other values of a mask as they come.
+    Replaces mmcv's ``LoadImageFromFile``, which turns 16 bits per channel into dark images, drops
+    transparency and all pages but the first, and decodes CMYK. Pixels of 8-bit grey and RGB files
+    are the same.
+
+    Required key: ``img_path``.
+    Added keys: ``img`` (H, W, 3) uint8 BGR, turned by its EXIF orientation; ``img_shape``,
+    ``ori_shape``; ``image_header``, which :class:`LoadBinaryMask` makes the mask fit to.
+
+    Args:
+        to_float32: Convert the pixels to float32.
+        color_type: ``'color'``, or ``'grayscale'`` for ``img`` (H, W).
+
+    Raises:
+        ValueError: If ``color_type`` is neither, or the file is unreadable or not supported.
+    """
+
+    def __init__(self, to_float32: bool = False, color_type: str = 'color') -> None:
+        super().__init__(to_float32, color_type)
+        orders = dict(color='BGR', grayscale='L')
+        if color_type not in orders:
+            raise ValueError(f'color_type: expected color or grayscale, got {color_type!r}')
+        self.order = orders[color_type]
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add the image."""
+        pixels, results['image_header'] = read_image_and_header(results['img_path'], self.order)
+        results['img'] = pixels.astype(np.float32) if self.to_float32 else pixels
+        results['img_shape'] = results['ori_shape'] = pixels.shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class LoadBinaryMask(BaseTransform):
+    """Load a mask as 0 (background) and 1 (foreground), as :func:`read_binary_mask` does.
+
+    Replaces mmseg's ``LoadAnnotations``, which takes the indices of a palette image for classes,
+    and other values of a mask as they are. A mask that was drawn on the stored pixels of an image
+    with EXIF orientation is turned like the image.
 
     Required keys: ``seg_map_path``, ``seg_fields``.
+    Optional keys: ``img_path``, the image that the mask must fit; ``image_header``, read from it if
+    missing; ``masks_drawn_on``, ``'stored'`` or ``'shown'``.
     Added key: ``gt_seg_map`` (H, W), uint8, also named in ``seg_fields``.
 
     Raises:
-        ValueError: If the mask cannot be read or is not binary.
+        ValueError: If the mask cannot be read, is not binary or does not fit its image.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Adds the mask."""
-        results['gt_seg_map'] = read_binary_mask(results['seg_map_path'])
+        """Add the mask."""
+        results['gt_seg_map'] = read_binary_mask(
+            results['seg_map_path'], header_of(results), results.get('masks_drawn_on')
+        )
         results['seg_fields'].append('gt_seg_map')
         return results
+
+
+def header_of(results: Mapping[str, Any]) -> ImageHeader | None:
+    """Return the header of a sample's image; None if the image is not a file that Pillow knows."""
+    if 'image_header' in results or 'img_path' not in results:
+        return results.get('image_header')
+    try:
+        return read_header(results['img_path'])
+    except ValueError:  # of other loaders, whose files have no EXIF orientation
+        return None
 
 
 @TRANSFORMS.register_module()

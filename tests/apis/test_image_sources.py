@@ -236,22 +236,22 @@ def test_bad_files(tmp_path):
     Image.new('L', (4, 4)).save(
         tmp_path / 'sizes.tif', save_all=True, append_images=[Image.new('L', (4, 5))]
     )
-    eight = 'expected an image of 8 bits, grey or colour .mode RGB.*, got'
+    eight = 'expected an 8-bit grey, RGB or palette image, got'
     for name, message in {
         **dict.fromkeys(('cut.png', 'cut.jpg', 'cut.tif', 'packed.tif'), 'unreadable image'),
         **dict.fromkeys(('cut.bmp', 'cut.webp', 'stack.tif'), 'unreadable image'),
         'text.png': 'unreadable image .UnidentifiedImageError',
         'empty.jpg': 'unreadable image',
-        'BA.tif': f'{eight} RGBA; convert',
-        'LA.tif': f'{eight} LA; convert',
-        '16.tif': f'{eight} I;16 of 16 bits; convert',
-        'F.tif': f'{eight} F; convert',
-        'I.tif': f'{eight} I; convert',
-        'CMYK.jpg': f'{eight} CMYK; convert',
-        'deep.png': f'{eight} RGB of 16 bits; convert',
-        'deep.tif': f'{eight} RGB of 16 bits; convert',
+        'BA.tif': r'expected an opaque image, got 16 transparent pixels \(mode RGBA\)',
+        'LA.tif': r'expected an opaque image, got 16 transparent pixels \(mode LA\)',
+        '16.tif': rf'{eight} 16 bits per channel \(mode I;16\)\. Convert',
+        'F.tif': rf'{eight} 32 bits per channel \(mode F\)\. Convert',
+        'I.tif': rf'{eight} 32 bits per channel \(mode I\)\. Convert',
+        'CMYK.jpg': rf'{eight} mode CMYK\. Convert',
+        'deep.png': rf'{eight} 16 bits per channel \(mode RGB\)\. Convert',
+        'deep.tif': rf'{eight} 16 bits per channel \(mode RGB\)\. Convert',
         'two.tif': 'unreadable image',
-        'float.tif': f'{eight} F on page 2; convert',
+        'float.tif': rf'{eight} 32 bits per channel \(mode F\) on page 2\. Convert',
         'sizes.tif': r'expected pages of one size \(4, 4\), got \(4, 5\) on page 2',
     }.items():
         with pytest.raises(ValueError, match=f'{name}: {message}') as refused:
@@ -269,14 +269,14 @@ def test_large_files_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     try:
         for name, number in (('claim.png', 10000), ('bomb.png', 96), ('pages.tif', 520)):
             most = 500 if name == 'pages.tif' else 50
-            message = f'{name}: {number}.0 megapixels are more than {most}; cut it into tiles'
+            message = f'{name}: {number}.0 megapixels are more than {most}. Cut it into tiles'
             with pytest.raises(ValueError, match=message):
                 read_source(*find_sources(tmp_path / name), ReadOptions())
         assert tracemalloc.get_traced_memory()[1] < 5e6
     finally:
         tracemalloc.stop()
     picture(tmp_path / 'whole.png', size=(60, 60))
-    with pytest.raises(ValueError, match='whole.png: 0.0 megapixels are more than 0.003; cut it'):
+    with pytest.raises(ValueError, match='whole.png: 0.0 megapixels are more than 0.003. Cut it'):
         read_source(*find_sources(tmp_path / 'whole.png'), ReadOptions(max_pixels=3000))
     assert read_source(*find_sources(tmp_path / 'whole.png'), ReadOptions(max_pixels=3600))
     # What Pillow allows by itself gives way, for the time.

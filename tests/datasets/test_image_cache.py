@@ -37,7 +37,7 @@ SEG = [
 CLASSIFY = [dict(type=LoadImageFromFile), dict(type=Resize, scale=(8, 8)), FLIPS]
 CLASSIFY += [dict(type=PackInputs)]
 NAMES = 'abcde'
-IMAGE, MASK, TABLE = 9 * 7 * 3, 9 * 7, 6 * 8 * 8  # bytes
+IMAGE, MASK, TABLE = 9 * 7 * 3, 9 * 7, 6 * 9 * 8  # bytes
 
 
 def draw(name, seed):
@@ -267,7 +267,7 @@ def test_a_part_of_a_data_set_gets_its_own_images(data):
 
 def damage(path, how):
     content = bytearray(path.read_bytes())
-    table = np.frombuffer(content, np.int64, 48).reshape(6, 8)
+    table = np.frombuffer(content, np.int64, 54).reshape(6, 9)
     match how:
         case 'empty':
             content = b''
@@ -282,7 +282,7 @@ def damage(path, how):
         case 'negative height':
             table[0, 5] = -9
         case 'overflow':
-            table[0, 5:] = 2**33, 2**31, 1
+            table[0, 5:8] = 2**33, 2**31, 1
     path.write_bytes(content)
 
 
@@ -305,7 +305,7 @@ def test_a_pack_is_a_path_to_another_process(data):
     dataset = build()
     plain = samples(dataset)
     copied = pickle.dumps(dataset)
-    assert all(load.pack._content is None for load in pickle.loads(copied).pipeline.transforms[:2])
+    assert all(load.pack._file is None for load in pickle.loads(copied).pipeline.transforms[:2])
     assert_equal(samples(pickle.loads(copied)), plain)
 
 

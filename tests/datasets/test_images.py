@@ -62,21 +62,21 @@ def test_masks_that_are_not_binary(tmp_path, image, values):
 
 def test_colour_is_no_mask(tmp_path):
     Image.new('RGB', (3, 3)).save(tmp_path / 'm.png')
-    with pytest.raises(ValueError, match='m.png: expected an image of mode L or 1 or P, got RGB'):
+    with pytest.raises(ValueError, match='m.png: expected an image of mode L or .*, got RGB'):
         read_binary_mask(tmp_path / 'm.png')
 
 
 def test_images_keep_their_pixels(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
     Image.fromarray(rgb).save(tmp_path / 'i.png')
-    assert np.array_equal(read_image(str(tmp_path / 'i.png'), ('L', 'RGB')), rgb)
+    assert np.array_equal(read_image(str(tmp_path / 'i.png'), modes=('L', 'RGB')), rgb)
     with pytest.raises(ValueError, match='i.png: expected an image of mode L, got RGB'):
-        read_image(tmp_path / 'i.png', ('L',))
+        read_image(tmp_path / 'i.png', modes=('L',))
 
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(ValueError, match=r'x.png: unreadable image \(FileNotFoundError'):
-        read_image(tmp_path / 'x.png', ('L',))
+        read_image(tmp_path / 'x.png')
     (tmp_path / 'x.png').write_bytes(b'no image')
     with pytest.raises(ValueError, match=r'x.png: unreadable image \(UnidentifiedImageError'):
         read_binary_mask(tmp_path / 'x.png')

@@ -3,6 +3,7 @@
 import argparse
 
 from mmkdml.apis import run_converter, run_tool
+from mmkdml.apis.converters import add_mask_option
 from mmkdml.datasets.converters import convert_folders
 
 
@@ -25,6 +26,7 @@ def main() -> None:
         help="finds an image's group (a patient, say) in its path from SOURCE on: the part "
         'called (?P<group>...), or the first in parentheses. A group stays in one split',
     )
+    add_mask_option(parser)
     run_converter(parser, convert_folders)
 
 

@@ -3,6 +3,7 @@
 import argparse
 
 from mmkdml.apis import run_converter, run_tool
+from mmkdml.apis.converters import add_mask_option
 from mmkdml.datasets.converters import convert_ham10000
 
 
@@ -32,6 +33,7 @@ def main() -> None:
         help='samples of each diagnosis in an epoch of training, by leaving images out and '
         'repeating others (default: mean, the mean over the diagnoses, for cls; none for seg)',
     )
+    add_mask_option(parser)
     run_converter(
         parser,
         convert_ham10000,

@@ -3,6 +3,7 @@
 import argparse
 
 from mmkdml.apis import run_converter, run_tool
+from mmkdml.apis.converters import add_mask_option
 from mmkdml.datasets.converters import convert_lgg
 
 
@@ -14,6 +15,7 @@ def main() -> None:
         default='patient',
         help='keep the slices of a patient together (default), or not: this leaks',
     )
+    add_mask_option(parser)
     run_converter(
         parser,
         convert_lgg,

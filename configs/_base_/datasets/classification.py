@@ -1,13 +1,13 @@
 """Images and labels of split files, 224x224: the data sets of classes say what differs."""
 
-from mmcv.transforms import LoadImageFromFile, Resize
+from mmcv.transforms import Resize
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
 from mmpretrain.datasets import PackInputs
 from mmpretrain.evaluation import Accuracy, SingleLabelMetric
 from mmpretrain.visualization import UniversalVisualizer
 
-from mmkdml.datasets import AlbumentationsTransform, SplitClassificationDataset
+from mmkdml.datasets import AlbumentationsTransform, LoadCheckedImage, SplitClassificationDataset
 from mmkdml.engine import StrictJsonVisBackend
 from mmkdml.evaluation import Calibration, Diversity, Fidelity, MemberMetrics
 
@@ -20,12 +20,12 @@ pack = dict(
     type=PackInputs, meta_keys=('sample_idx', 'img_path', 'ori_shape', 'img_shape', 'id', 'group')
 )
 train_pipeline = [
-    dict(type=LoadImageFromFile),
+    dict(type=LoadCheckedImage),
     dict(type=Resize, scale=image_size),
     dict(type=AlbumentationsTransform, transforms=augmentation),
     pack,
 ]
-test_pipeline = [dict(type=LoadImageFromFile), dict(type=Resize, scale=image_size), pack]
+test_pipeline = [dict(type=LoadCheckedImage), dict(type=Resize, scale=image_size), pack]
 
 train_dataloader = dict(
     batch_size=8,

@@ -1,12 +1,17 @@
 """Images and binary masks of split files, 256x256: the data sets of masks say what differs."""
 
-from mmcv.transforms import LoadImageFromFile, Resize
+from mmcv.transforms import Resize
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.visualization import SegLocalVisualizer
 
-from mmkdml.datasets import AlbumentationsTransform, LoadBinaryMask, SplitSegDataset
+from mmkdml.datasets import (
+    AlbumentationsTransform,
+    LoadBinaryMask,
+    LoadCheckedImage,
+    SplitSegDataset,
+)
 from mmkdml.engine import PanelHook, StrictJsonVisBackend
 from mmkdml.evaluation import Calibration, Diversity, Fidelity, ForegroundIoU, MemberMetrics
 
@@ -29,14 +34,14 @@ pack = dict(
     ),
 )
 train_pipeline = [
-    dict(type=LoadImageFromFile),
+    dict(type=LoadCheckedImage),
     dict(type=LoadBinaryMask),
     dict(type=Resize, scale=image_size),
     dict(type=AlbumentationsTransform, transforms=augmentation),
     pack,
 ]
 test_pipeline = [
-    dict(type=LoadImageFromFile),
+    dict(type=LoadCheckedImage),
     dict(type=Resize, scale=image_size),
     dict(type=LoadBinaryMask),  # after the resizing: predictions are scored at the original size
     pack,

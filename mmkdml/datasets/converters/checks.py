@@ -11,7 +11,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from mmkdml.datasets.images import read_binary_mask, read_image
+from mmkdml.datasets.images import DRAWN_ON, read_binary_mask, read_image_and_header
 from mmkdml.datasets.splits import SplitRow
 
 Splits = dict[str, list[SplitRow]]
@@ -95,16 +95,31 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
         raise ValueError(f'expected {name} {" or ".join(map(repr, allowed))}, got {value!r}')
 
 
-def mask_shows_foreground(image: Path, mask: Path, modes: Sequence[str] = ('RGB',)) -> bool:
-    """Reads an image and its mask; whether the mask has any foreground.
+def mask_shows_foreground(
+    image: Path, mask: Path, modes: Sequence[str] | None = ('RGB',), drawn_on: str | None = None
+) -> bool:
+    """Read an image and its mask, and return whether the mask has any foreground.
+
+    Args:
+        image: The image.
+        mask: Its mask.
+        modes: Modes of Pillow that the image may have; None for all that are supported.
+        drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
 
     Raises:
-        ValueError: If one of them cannot be used or their sizes differ.
+        ValueError: If one of them cannot be used or the mask does not fit the image.
     """
-    size, pixels = read_image(image, modes).shape[:2], read_binary_mask(mask)
-    if pixels.shape != size:
-        raise ValueError(
-            f'{mask}: the mask is {pixels.shape[1]}x{pixels.shape[0]}, its image '
-            f'{size[1]}x{size[0]}'
-        )
-    return bool(pixels.any())
+    _, header = read_image_and_header(image, None, modes)
+    return bool(read_binary_mask(mask, header, drawn_on).any())
+
+
+def masks_info(drawn_on: str | None) -> dict[str, str]:
+    """Return what ``splits.json`` records of the pixels that masks were drawn on.
+
+    Raises:
+        ValueError: If ``drawn_on`` is neither ``'stored'`` nor ``'shown'`` nor None.
+    """
+    if drawn_on is None:
+        return {}
+    one_of('masks_drawn_on', drawn_on, DRAWN_ON)
+    return {'masks_drawn_on': drawn_on}

@@ -8,13 +8,18 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkdml.datasets.converters.checks import Problems, Splits, mask_shows_foreground, source_folder
+from mmkdml.datasets.converters.checks import (
+    Problems,
+    Splits,
+    mask_shows_foreground,
+    masks_info,
+    source_folder,
+)
 from mmkdml.datasets.images import read_image
 from mmkdml.datasets.splits import SplitRow, write_splits
 from mmkdml.datasets.splitting import split_rows
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-MODES = ('RGB', 'RGBA', 'L', 'P')
 
 
 def class_folder_rows(
@@ -54,7 +59,7 @@ def class_folder_rows(
     groups = _groups(images.values(), group_regex)
 
     def check(image_id: str) -> None:
-        read_image(source / images[image_id], MODES)
+        read_image(source / images[image_id])
 
     rows = [
         SplitRow(
@@ -75,6 +80,7 @@ def mask_pair_rows(
     masks: str,
     mask_suffix: str = '',
     group_regex: str | None = None,
+    drawn_on: str | None = None,
 ) -> list[SplitRow]:
     """Reads and checks images with binary masks of the same names.
 
@@ -87,6 +93,8 @@ def mask_pair_rows(
         mask_suffix: What a mask's name has after its image's: ``'_mask'`` pairs ``a.jpg`` and
             ``a_mask.png``.
         group_regex: As of :func:`class_folder_rows`.
+        drawn_on: ``'stored'`` or ``'shown'``: the pixels of images with EXIF orientation that the
+            masks were drawn on, where the sizes do not tell.
 
     Returns:
         A row per image: id is its path below ``images``, without suffix; label 1 if the mask has
@@ -124,7 +132,7 @@ def mask_pair_rows(
 
     def check(image_id: str) -> bool:
         paths = source / image_paths[image_id], source / mask_paths[image_id]
-        return mask_shows_foreground(*paths, MODES)
+        return mask_shows_foreground(*paths, None, drawn_on)
 
     paired = sorted(image_paths.keys() & mask_paths.keys())
     rows = [
@@ -148,6 +156,7 @@ def convert_folders(
     masks: str | None = None,
     mask_suffix: str = '',
     group_regex: str | None = None,
+    masks_drawn_on: str | None = None,
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
@@ -164,26 +173,31 @@ def convert_folders(
         masks: Folder of masks below ``source``.
         mask_suffix: What a mask's name has after its image's.
         group_regex: Regular expression that finds an image's group in its path below ``source``.
+        masks_drawn_on: See ``drawn_on`` of :func:`mask_pair_rows`; recorded in ``splits.json``,
+            from which the data set knows it.
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
 
     Raises:
-        ValueError: If only one of ``images`` and ``masks`` is given, or ``mask_suffix`` without.
+        ValueError: If only one of ``images`` and ``masks`` is given, or ``mask_suffix`` or
+            ``masks_drawn_on`` without.
     """
     info: dict[str, Any] = dict(dataset='folders', group_regex=group_regex, seed=seed)
     if images is not None and masks is not None:
-        rows = mask_pair_rows(source, images, masks, mask_suffix, group_regex)
+        info |= masks_info(masks_drawn_on)
+        rows = mask_pair_rows(source, images, masks, mask_suffix, group_regex, masks_drawn_on)
         by_class = False
         info |= dict(images=images, masks=masks, mask_suffix=mask_suffix)
-    elif images is None and masks is None and not mask_suffix:
+    elif images is None and masks is None and not mask_suffix and masks_drawn_on is None:
         rows, classes = class_folder_rows(source, group_regex)
         by_class = len({(r.group, r.label) for r in rows}) == len({r.group for r in rows})
         info |= dict(classes=classes, by_class=by_class)
     else:
         raise ValueError(
-            'expected a folder of images and one of masks, or neither and no mask suffix, got '
-            f'images {images!r}, masks {masks!r}, mask_suffix {mask_suffix!r}'
+            'expected a folder of images and one of masks, or neither and no option of masks, got '
+            f'images {images!r}, masks {masks!r}, mask_suffix {mask_suffix!r}, masks_drawn_on '
+            f'{masks_drawn_on!r}'
         )
     splits = split_rows(rows, ratios, seed, by_class=by_class)
     write_splits(out, splits, info | dict(ratios=[float(r) for r in ratios]), force)

@@ -13,6 +13,7 @@ from mmkdml.datasets.converters.checks import (
     Problems,
     Splits,
     mask_shows_foreground,
+    masks_info,
     one_of,
     source_folder,
 )
@@ -26,7 +27,9 @@ PARTS = ('HAM10000_images_part_1', 'HAM10000_images_part_2')
 MASK_SUFFIX = '_segmentation'
 
 
-def ham10000_rows(source: str | Path, masks: bool = False) -> list[SplitRow]:
+def ham10000_rows(
+    source: str | Path, masks: bool = False, drawn_on: str | None = None
+) -> list[SplitRow]:
     """Reads and checks HAM10000 (Tschandl et al. 2018, doi 10.7910/DVN/DBW86T).
 
     Args:
@@ -35,6 +38,7 @@ def ham10000_rows(source: str | Path, masks: bool = False) -> list[SplitRow]:
             neither is, anywhere below.
         masks: Also take ``<image_id>_segmentation.png`` from anywhere below, each of its image's
             size, see :func:`~mmkdml.datasets.images.read_binary_mask`.
+        drawn_on: See there.
 
     Returns:
         A row per image: its lesion is the group, the index of its ``dx`` in :data:`DIAGNOSES` the
@@ -67,9 +71,9 @@ def ham10000_rows(source: str | Path, masks: bool = False) -> list[SplitRow]:
 
     def check(name: str) -> None:
         if masks:
-            mask_shows_foreground(images[name], files['mask'][name])
+            mask_shows_foreground(images[name], files['mask'][name], drawn_on=drawn_on)
         else:
-            read_image(images[name], ('RGB',))
+            read_image(images[name], modes=('RGB',))
 
     rows = []
     for name, _ in problems.check_each(sorted(metadata), check, 'checking images'):
@@ -88,6 +92,7 @@ def convert_ham10000(
     task: str,
     split_by: str = 'lesion',
     balance: int | str | None = None,
+    masks_drawn_on: str | None = None,
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
@@ -105,12 +110,14 @@ def convert_ham10000(
             :func:`~mmkdml.datasets.splitting.balance_rows`; ``'mean'`` takes the mean over the
             diagnoses, so that an epoch stays as long; ``'none'`` leaves them as they are. Default:
             ``'mean'`` to classify, ``'none'`` to segment.
+        masks_drawn_on: As of :func:`convert_folders`; for ``task='seg'``.
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
 
     Raises:
-        ValueError: If ``task``, ``split_by`` or ``balance`` is not one of these.
+        ValueError: If ``task``, ``split_by``, ``balance`` or ``masks_drawn_on`` is not one of
+            these.
     """
     one_of('task', task, ('cls', 'seg'))
     one_of('split_by', split_by, ('lesion', 'image'))
@@ -118,7 +125,10 @@ def convert_ham10000(
         balance = 'mean' if task == 'cls' else 'none'
     if isinstance(balance, str):
         one_of('a number of samples for balance, or', balance, ('mean', 'none'))
-    rows = ham10000_rows(source, masks=task == 'seg')
+    drawn_on = masks_info(masks_drawn_on)
+    if task == 'cls' and drawn_on:
+        raise ValueError(f"masks_drawn_on: expected None for task 'cls', got {masks_drawn_on!r}")
+    rows = ham10000_rows(source, task == 'seg', masks_drawn_on)
     splits = split_rows(rows, ratios, seed, by_image=split_by == 'image', by_class=True)
     info: dict[str, Any] = dict(
         dataset='ham10000',
@@ -128,6 +138,7 @@ def convert_ham10000(
         ratios=[float(r) for r in ratios],
         classes=DIAGNOSES,
         images_per_class={name: _per_class(part) for name, part in splits.items()},
+        **drawn_on,
     )
     if balance != 'none' and 'train' in splits:
         train = splits['train']

@@ -9,6 +9,7 @@ from mmkdml.datasets.converters.checks import (
     Problems,
     Splits,
     mask_shows_foreground,
+    masks_info,
     one_of,
     source_folder,
 )
@@ -16,13 +17,14 @@ from mmkdml.datasets.splits import SplitRow, write_splits
 from mmkdml.datasets.splitting import split_rows
 
 
-def lgg_rows(source: str | Path) -> list[SplitRow]:
+def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:
     """Reads and checks the LGG MRI segmentation data set (``kaggle_3m``).
 
     Args:
         source: Folder with one folder per patient, holding ``<slice>.tif`` (3 channels, 8 bit) and
             ``<slice>_mask.tif`` ({0, 255} or {0, 1}). Files beside the patients' folders that are
             no TIFF (``data.csv``, ``README.md``) are ignored.
+        drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
 
     Returns:
         A row per slice: id is the file's stem, group the patient's folder, label 1 if the mask has
@@ -69,7 +71,7 @@ def lgg_rows(source: str | Path) -> list[SplitRow]:
             mask=mask.relative_to(source).as_posix(),
         )
         for (image, mask), tumour in problems.check_each(
-            pairs, lambda pair: mask_shows_foreground(*pair), 'checking slices'
+            pairs, lambda pair: mask_shows_foreground(*pair, drawn_on=drawn_on), 'checking slices'
         )
     ]
     problems.stop_if_any()
@@ -80,6 +82,7 @@ def convert_lgg(
     source: str | Path,
     out: str | Path,
     split_by: str = 'patient',
+    masks_drawn_on: str | None = None,
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
@@ -90,19 +93,18 @@ def convert_lgg(
         source: The folder ``kaggle_3m``.
         out: Folder for the split files.
         split_by: ``'patient'`` keeps a patient's slices together; ``'image'`` does not, and leaks.
+        masks_drawn_on: As of :func:`convert_folders`.
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
 
     Raises:
-        ValueError: If ``split_by`` is neither.
+        ValueError: If ``split_by`` or ``masks_drawn_on`` is not one of these.
     """
     one_of('split_by', split_by, ('patient', 'image'))
-    splits = split_rows(lgg_rows(source), ratios, seed, by_image=split_by == 'image')
-    write_splits(
-        out,
-        splits,
-        dict(dataset='lgg', split_by=split_by, seed=seed, ratios=[float(r) for r in ratios]),
-        force,
-    )
+    info = dict(dataset='lgg', split_by=split_by, seed=seed, ratios=[float(r) for r in ratios])
+    info |= masks_info(masks_drawn_on)
+    rows = lgg_rows(source, masks_drawn_on)
+    splits = split_rows(rows, ratios, seed, by_image=split_by == 'image')
+    write_splits(out, splits, info, force)
     return splits

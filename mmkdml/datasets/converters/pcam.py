@@ -65,7 +65,7 @@ def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitR
         )
 
     def check(name: str) -> None:
-        read_image(images[name], ('RGB',))
+        read_image(images[name], modes=('RGB',))
 
     rows = [
         SplitRow(name, f'train/{name}.tif', name, labels[name])

@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
+from mmkdml.datasets.images import read_image
 from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN, members_in_order
 from mmkdml.evaluation.panels import IGNORED, TRUTH, Panel, draw_panel, draw_sheet
 from mmkdml.registry import HOOKS
@@ -105,7 +106,7 @@ class PanelHook(Hook):
         for number, index in enumerate(chosen, 1):
             img_path, masks = self._kept[index]
             height, width = masks[TRUTH].shape
-            image = mmcv.imresize(mmcv.imread(img_path, channel_order='rgb'), (width, height))
+            image = mmcv.imresize(read_image(img_path), (width, height))
             name = Path(img_path).stem
             draw_panel(image, masks, out_dir / f'{number:02d}_{name}.png')
             panels.append(Panel(image, masks, name))

@@ -103,10 +103,7 @@ def stray_slice(folder, save):
             r'TCGA_XX_B_1_mask.tif: expected a binary mask.* values 0, 50, 100, 150',
         ),
         (break_mask_mixed, r'TCGA_XX_B_1_mask.tif: expected a binary mask.* values 0, 1, 255'),
-        (
-            break_mask_channels,
-            'TCGA_XX_B_1_mask.tif: expected an image of mode L or 1 or P, got RGB',
-        ),
+        (break_mask_channels, 'TCGA_XX_B_1_mask.tif: expected an image of mode L or .*, got RGB'),
         (break_image_channels, 'TCGA_XX_B_1.tif: expected an image of mode RGB, got L'),
         (truncate_image, 'TCGA_XX_B/TCGA_XX_B_1.tif: unreadable image'),
         (empty_mask_file, 'TCGA_XX_B/TCGA_XX_B_1_mask.tif: unreadable image'),

@@ -150,5 +150,5 @@ def test_refuses_what_it_cannot_use(tmp_path, runner):
     del nameless.img_path
     with pytest.raises(ValueError, match="metainfo 'img_path', but the sample has .*meta_keys"):
         run(PanelHook(), runner, [nameless])
-    with pytest.raises(FileNotFoundError, match=r'gone\.png'):
+    with pytest.raises(ValueError, match=r'gone\.png'):
         run(PanelHook(), runner, [sample(tmp_path / 'gone.png')])

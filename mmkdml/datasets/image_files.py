@@ -1,0 +1,173 @@
+"""Image files before decoding: opening them, and which kinds are supported."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+#: Supported formats; the content decides, not the suffix. EPS, which Pillow reads as well, is a
+#: program that Ghostscript would run.
+FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
+# Modes of Pillow; of those with an alpha channel, images are supported if they are opaque.
+_MODES = ('RGB', 'L', 'P', '1', 'RGBA', 'LA', 'PA')
+_WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 258, 274, 277, 339
+# The start of a JPEG 2000 codestream, and how much of a file is searched for it.
+_CODESTREAM, _SEARCHED_BYTES = b'\xff\x4f\xff\x51', 2**20
+_TO_RGB = 'Convert it to 8-bit RGB'
+_TO_8_BITS = 'Convert it to 8 bits, with the range of values that matters'
+
+
+class UnsupportedImageError(ValueError):
+    """An image file of a kind that is not supported."""
+
+
+def check_kind(image: Image.Image, path: str | Path, where: str = '') -> None:
+    """Refuse an opened image that is not 8-bit grey, RGB or palette.
+
+    Args:
+        image: Not yet decoded.
+        path: Its file.
+        where: Text after what was found, such as the page.
+
+    Raises:
+        UnsupportedImageError: If its depth or its channels are not supported.
+    """
+    mode = image.mode
+    bits = _bits(image)
+    if bits > 8:
+        raise unsupported(path, f'{bits} bits per channel (mode {mode}){where}', advice=_TO_8_BITS)
+    if isinstance(image, TiffImageFile):
+        if not set(image.tag_v2.get(_SAMPLE_FORMAT, (1,))) <= {1, 4}:  # unsigned, undefined
+            raise unsupported(path, f'signed or float values (mode {mode}){where}')
+        samples = image.tag_v2.get(_SAMPLES, 1)
+        if samples != len(image.getbands()):
+            raise unsupported(path, f'{samples} channels (mode {mode}){where}')
+    if mode not in _MODES:
+        advice = _TO_8_BITS if mode in ('F', 'I') or mode.startswith('I;') else _TO_RGB
+        raise unsupported(path, f'mode {mode}{where}', advice=advice)
+
+
+def has_more_pages(image: Image.Image) -> bool:
+    """Return whether a file has several images, without going through all of them.
+
+    The further pictures of a multi-picture JPEG (MPO) are previews and depth maps of the first one,
+    which is its image.
+    """
+    if not isinstance(image, TiffImageFile):
+        return image.format != 'MPO' and bool(getattr(image, 'is_animated', False))
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    image.seek(0)
+    return True
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height before the EXIF orientation turns the image."""
+    if isinstance(image, TiffImageFile):  # whose size Pillow turns, depending on its version
+        return image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
+    return image.size
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8, as far as it was read; 1 if there is none."""
+    if isinstance(image, TiffImageFile):
+        value: Any = image.tag_v2.get(_ORIENTATION)
+    else:
+        exif = Image.Exif()
+        try:
+            exif.load(image.info.get('exif', b''))
+        except Exception:  # viewers and OpenCV ignore damaged EXIF, too
+            return 1
+        value = exif.get(_ORIENTATION)
+    return int(value) if value in range(1, 9) else 1
+
+
+def unsupported(
+    path: str | Path,
+    found: str,
+    expected: str = 'an 8-bit grey, RGB or palette image',
+    advice: str = _TO_RGB,
+) -> UnsupportedImageError:
+    """Build the error about an image file of another kind than expected."""
+    return UnsupportedImageError(f'{path}: expected {expected}, got {found}. {advice}')
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits per channel of the file, which Pillow may reduce to 8 without telling."""
+    if isinstance(image, TiffImageFile):
+        return max(image.tag_v2.get(_BITS, (1,)))
+    if image.format == 'JPEG2000':
+        return _jpeg2000_bits(image)
+    tile: Any = next(iter(image.tile), None)  # type: ignore[attr-defined]
+    if tile is None:
+        return 8
+    deep = tile[3][1] > 255 if tile[0] == 'ppm' else ';16' in str(tile[3])
+    return 16 if deep else 8
+
+
+def _jpeg2000_bits(image: Image.Image) -> int:
+    file = image.fp  # type: ignore[attr-defined]
+    position = file.tell()
+    file.seek(0)
+    head = file.read(_SEARCHED_BYTES)
+    file.seek(position)
+    start = head.index(_CODESTREAM) + 40
+    (channels,) = struct.unpack_from('>H', head, start)
+    return max(head[start + 2 : start + 2 + 3 * channels : 3] or b'\x7f', default=0) % 128 + 1
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image by Pillow, without its own limit of pixels.
+
+    Raises:
+        ValueError: If the file is not an image of a supported format.
+    """
+    with _without_pillow_limit():
+        with readable(path):
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            yield image
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Turn any error of a decoder into a ValueError of one line that names the file."""
+    try:
+        yield
+    except UnsupportedImageError:
+        raise
+    except Exception as error:  # a broken file makes Pillow raise nearly anything
+        reason = ' '.join(str(error).split())
+        raise ValueError(f'{path}: unreadable image ({type(error).__name__}: {reason})') from error
+
+
+_limit_lock = threading.Lock()
+_limit_users = 0
+_pillow_limit: int | None = None
+
+
+@contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    """Suspend Pillow's process-wide limit of pixels while any thread reads; ours replaces it."""
+    global _limit_users, _pillow_limit
+    with _limit_lock:
+        if not _limit_users:
+            _pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _limit_users += 1
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            _limit_users -= 1
+            if not _limit_users:
+                Image.MAX_IMAGE_PIXELS = _pillow_limit
