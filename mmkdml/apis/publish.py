@@ -19,6 +19,7 @@ from mmkdml.models.checkpoints import (
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.transfers import STUDENTS
 from mmkdml.version import __version__
+from mmkdml.weight_checks import select_weights
 
 
 def publish(
@@ -76,7 +77,7 @@ def publish(
 def _published(distiller: KnowledgeDistiller, path: Path) -> dict[str, Any]:
     """The content of the checkpoint: every key and shape is held against the config's students."""
     checkpoint = load_checkpoint_file(path)
-    weights = checkpoint.get('state_dict', checkpoint)
+    weights = select_weights(checkpoint, path)
     if not any(key.startswith('members.') for key in weights):
         raise ValueError(
             f'{path} is not a classroom\'s checkpoint: no key of it begins with "members."'

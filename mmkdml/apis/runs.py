@@ -13,12 +13,20 @@ from typing import Any
 import torch
 import torch.distributed
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from mmkdml.apis.options import merge_options
+from mmkdml.apis.trained import load_for_evaluation
 from mmkdml.datasets.base import keep_images
-from mmkdml.engine import INTERRUPTED, SafeResumeHook, has_fast_bf16, keep_freed_memory
+from mmkdml.engine import (
+    INTERRUPTED,
+    SafeResumeHook,
+    StrictWeightsHook,
+    has_fast_bf16,
+    keep_freed_memory,
+)
 from mmkdml.engine.checks import register_checks
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 
@@ -159,6 +167,7 @@ def make_runner(config: Config, launcher: str = 'none') -> Runner:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f'no run can be made of the config: {error}') from error
     runner.register_hook(SafeResumeHook())
+    runner.register_hook(StrictWeightsHook())
     register_checks(runner)
     return runner
 
@@ -208,7 +217,9 @@ def checkpoint_number(path: Path) -> int:
 
 
 def load_weights(runner: Runner, checkpoint: str | Path) -> None:
-    """Loads a checkpoint into the runner's model, safely; every key and shape must fit.
+    """Load a checkpoint into the runner's model to evaluate it; see :func:`load_for_evaluation`.
+
+    Hooks are not called: what they do with a checkpoint, such as ``EMAHook``, is for training.
 
     Args:
         runner: The runner.
@@ -216,11 +227,10 @@ def load_weights(runner: Runner, checkpoint: str | Path) -> None:
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If it is none, or does not fit the model.
+        ValueError: If it is none, does not fit the model, or holds NaN or infinite weights.
     """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     path = resolve_checkpoint(checkpoint)
-    load_checkpoint_file(path)
-    try:
-        runner.load_checkpoint(str(path), strict=True)
-    except RuntimeError as error:
-        raise ValueError(f'{path} does not fit the model of this config. {error}') from error
+    load_for_evaluation(model, path)
+    runner._has_loaded = True  # else load_from and resume in the config would replace it
+    runner.logger.info(f'Loaded the weights of {path}')

@@ -12,9 +12,10 @@ from torch import nn
 
 from mmkdml.analysis.inspection import without_pretrained
 from mmkdml.evaluation.member_metrics import PLAIN
-from mmkdml.models.checkpoints import load_checkpoint_file, load_member, resolve_checkpoint
+from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.tasks import task_of
+from mmkdml.models.transfers import TEACHER
 from mmkdml.registry import MODELS
 
 
@@ -115,31 +116,56 @@ def load_with_meta(
         The model, and the data set's metainfo, such as ``classes``; None if there is none.
     """
     path = resolve_checkpoint(checkpoint)
-    content = load_checkpoint_file(path)
-    weights = content.get('state_dict', content)
-    if not isinstance(weights, Mapping):
-        raise ValueError(f'{path} holds no weights, but a state_dict of {type(weights).__name__}')
+    content = load_checkpoint_file(path)  # before the networks are built
     if config.get('default_scope'):
         init_default_scope(config.default_scope)
-    settings = ConfigDict(without_pretrained(config.model))
+    settings = ConfigDict(_without_replaced(config.model))
     if config.get('data_preprocessor') is not None:  # as mmengine's runner does
         settings.setdefault('data_preprocessor', config.data_preprocessor)
     model = MODELS.build(settings)
-    if isinstance(model, KnowledgeDistiller):
-        _load_classroom(model, weights, path)
-    else:
+    if not isinstance(model, KnowledgeDistiller):
         task_of({PLAIN: model})
-        load_member(model, PLAIN, path)
+    load_for_evaluation(model, path, content)
     meta = content.get('meta')
     return model.eval(), meta.get('dataset_meta') if isinstance(meta, Mapping) else None
 
 
-def _load_classroom(model: KnowledgeDistiller, weights: Mapping[str, Any], path: Path) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        lines = [line.strip()[:150] for line in str(error).splitlines()[:4]]
-        raise ValueError(
-            f'{path} does not fit the model of this config; take the config it was trained or '
-            'published with. ' + ' '.join(lines)
-        ) from error
+def load_for_evaluation(
+    model: nn.Module, checkpoint: str | Path, content: Mapping[str, Any] | None = None
+) -> None:
+    """Load the weights with which a classroom or a plain network is evaluated.
+
+    These are the weights in the checkpoint's ``state_dict``, which after a training with mmengine's
+    ``EMAHook`` are the average. All keys and shapes must match, and all values be finite.
+
+    Args:
+        model: The model; changed in place.
+        checkpoint: File, or folder of the run for its best checkpoint.
+        content: Content of the file, if it was read before.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If it does not fit the model, or a frozen member has no weights.
+    """
+    if isinstance(model, KnowledgeDistiller):
+        model.check_frozen_weights()
+        load_network(model, checkpoint, content=content)
+    else:
+        load_network(model, checkpoint, PLAIN, content)
+
+
+def _without_replaced(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's config without pretrained weights that those of a checkpoint replace.
+
+    A frozen member's weights are not in the checkpoint, so its ``init_cfg`` stays.
+    """
+    settings = without_pretrained(model)
+    frozen = dict(settings.get('frozen') or {})
+    if settings.get('mode') == 'kd_off':
+        frozen[TEACHER] = settings.get('teacher_checkpoint')
+    holder = settings.get('members', settings)
+    original = model.get('members', model)
+    for name, path in frozen.items():
+        if path is None and name in holder:
+            holder[name] = original[name]
+    return settings

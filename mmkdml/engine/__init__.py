@@ -14,6 +14,7 @@ from mmkdml.engine.hooks import (
     ReliabilityHook,
     SafeCheckpointHook,
     SafeResumeHook,
+    StrictWeightsHook,
     compile_members,
     member_table,
 )
@@ -46,6 +47,7 @@ __all__ = [
     'SplitOverlapHook',
     'StrictJsonLoggerHook',
     'StrictJsonVisBackend',
+    'StrictWeightsHook',
     'compile_members',
     'has_fast_bf16',
     'keep_freed_memory',

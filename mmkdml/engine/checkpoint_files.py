@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 
+from mmkdml.checkpoint_io import read_checkpoint
 from mmkdml.files import write_atomically
 
 # What a run that was asked to stop saves
@@ -42,6 +46,31 @@ class WholeFileBackend(LocalBackend):
         for path in set(self._old) - {Path(one) for one in kept if one}:
             path.unlink(missing_ok=True)
         self._old.clear()
+
+
+_READ_BACK: WeakSet[Any] = WeakSet()
+
+
+def read_back_first(runner: Any, path: str | Path) -> None:
+    """Read a checkpoint that was just written, if it is the first one of its runner.
+
+    Args:
+        runner: The runner that wrote it.
+        path: The file. Other stores than local folders are not read.
+
+    Raises:
+        ValueError: If it cannot be loaded, because a hook or a metric put an object into it.
+    """
+    if runner in _READ_BACK or not is_main_process() or not Path(path).is_file():
+        return
+    try:
+        read_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(
+            f'The first checkpoint of this run was saved, but cannot be loaded again: {error}. '
+            'Find the hook or metric that adds such an object, and make it a number or a text'
+        ) from error
+    _READ_BACK.add(runner)
 
 
 _NAME = 'mmkdml.whole_files'

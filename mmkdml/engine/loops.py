@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from abc import abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
@@ -13,7 +14,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
-from mmkdml.engine.checkpoint_files import INTERRUPTED, WHOLE_FILES
+from mmkdml.engine.checkpoint_files import INTERRUPTED, WHOLE_FILES, read_back_first
 from mmkdml.engine.processes import share_gradients
 from mmkdml.engine.seeding import EPOCH, STEP, SeededBatches, seed_all
 from mmkdml.engine.stopping import StopSignals
@@ -134,6 +135,7 @@ class ResumableLoop(BaseLoop):
             meta=dict(epoch=self._epoch, iter=self._iter),
             backend_args=WHOLE_FILES,
         )
+        read_back_first(self.runner, Path(self.runner.work_dir) / INTERRUPTED)
 
 
 @LOOPS.register_module()

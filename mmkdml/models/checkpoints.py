@@ -1,25 +1,31 @@
-"""Loading one member's weights from a file, strictly and safely."""
+"""Finding a run's checkpoints, and loading weights strictly and safely."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
-import torch
-from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as mmengine_checkpoint
-from numpy._core import multiarray
-from safetensors import safe_open
-from safetensors.torch import load_file
+from mmengine.hooks import CheckpointHook
 from torch import Tensor, nn
+
+from mmkdml.checkpoint_io import guard_checkpoints, plain_numbers, read_checkpoint
+from mmkdml.weight_checks import check_weights, select_weights
+
+__all__ = [
+    'file_sha256',
+    'guard_checkpoints',
+    'load_checkpoint_file',
+    'load_member',
+    'load_network',
+    'member_weights',
+    'resolve_checkpoint',
+]
+
+_HUB = ('message_hub', 'meta')
 
 
 def file_sha256(path: str | Path) -> str:
@@ -32,13 +38,16 @@ def file_sha256(path: str | Path) -> str:
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """The checkpoint that is meant: a file itself, or the best one of a run's folder.
+    """Find the checkpoint that a path stands for: the file itself, or the best one of a run folder.
 
-    A folder's best checkpoint is its newest ``best_*.pth``; without any, the last one saved.
+    The best checkpoint of a folder is the only ``best_*.pth`` or, of several, the one with the best
+    recorded score of the first metric in ``save_best``. Without any, it is the last one saved.
 
     Raises:
         FileNotFoundError: If there is neither.
-        TypeError: If it is no path.
+        TypeError: If it is not a path.
+        ValueError: If there are several ``best_*.pth``, and one has no recorded score or cannot be
+            read.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f'a checkpoint must be the path of a file or a folder, got {path!r}')
@@ -46,11 +55,11 @@ def resolve_checkpoint(path: str | Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        best = sorted(path.glob('best_*.pth'), key=lambda file: file.stat().st_mtime)
+        best = sorted(file for file in path.glob('best_*.pth') if file.is_file())
+        if best:
+            return best[0] if len(best) == 1 else _best_of(best)
         record = path / 'last_checkpoint'
         last = Path(record.read_text(errors='replace').strip()) if record.is_file() else None
-        if best:
-            return best[-1]
         if last is not None:  # written with the path of the time; the folder may be a copy
             for candidate in (path / last.name, last):
                 if candidate.is_file():
@@ -61,103 +70,91 @@ def resolve_checkpoint(path: str | Path) -> Path:
     )
 
 
+@dataclass
+class _Best:
+    """A best checkpoint with its score, as recorded in the file itself."""
+
+    path: Path
+    metric: str
+    score: float
+    metrics: list[str]  # all in save_best, in order
+    rules: dict[str, str]  # by metric; empty in checkpoints of mmengine's own hook
+    iteration: int
+
+
+def _best_of(files: Sequence[Path]) -> Path:
+    found = [_recorded_best(file) for file in files]
+    newest = max(found, key=lambda one: one.iteration)
+    rivals = [one for one in found if one.metric == newest.metrics[0]] or found
+    metric = rivals[0].metric
+    rule = newest.rules.get(metric) or _usual_rule(metric or rivals[0].path.stem)
+    # Without a rule: a run writes another best checkpoint only if it is better.
+    sign = dict(greater=1, less=-1).get(rule, 0)
+    return max(rivals, key=lambda one: (sign * one.score, one.iteration)).path
+
+
+def _recorded_best(path: Path) -> _Best:
+    content = plain_numbers({key: one for key, one in read_checkpoint(path).items() if key in _HUB})
+    hub, meta = (_dict(content.get(key)) for key in _HUB)
+    info = _dict(hub.get('runtime_info'))
+    rules = {str(key): str(rule) for key, rule in _dict(info.get('best_rules')).items()}
+    # mmengine's keys: best_ckpt of a single metric, best_ckpt_<metric> of several
+    suffixes = [key.removeprefix('best_ckpt') for key in map(str, info) if 'best_ckpt' in key]
+    metrics = [*rules] or [suffix.removeprefix('_') for suffix in suffixes]
+    for suffix in suffixes:
+        score: Any = info.get(f'best_score{suffix}')
+        iteration: Any = meta.get('iter')
+        numbers = isinstance(score, int | float) and isinstance(iteration, int)
+        if numbers and Path(str(info[f'best_ckpt{suffix}'])).name == path.name and score == score:
+            metric = suffix.removeprefix('_') or metrics[0]
+            return _Best(path, metric, float(score), metrics, rules, iteration)
+    raise ValueError(
+        f'{path.parent} has several best_*.pth, and {path.name} has no recorded score to compare '
+        'them by. Give the path of one file instead of the folder'
+    )
+
+
+def _usual_rule(metric: str) -> str:
+    """Direction that mmengine assumes for a metric of this name; '' if it knows none."""
+    try:
+        return CheckpointHook(save_best=metric).rules[0]
+    except ValueError:
+        return ''
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
 def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of mmengine or a plain state dict, without running any code it may hold.
+    """Read a checkpoint of mmengine or a plain state dict, without running any code in it.
 
     Args:
         path: The file, also of safetensors; or a run's folder (:func:`resolve_checkpoint`).
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a checkpoint, is damaged, or holds more than weights and mmengine's
-            log.
+        ValueError: See :func:`mmkdml.checkpoint_io.read_checkpoint`.
     """
-    path = resolve_checkpoint(path)
-    try:
-        if path.suffix == '.safetensors':
-            return _read_safetensors(path)
-        _check_sums(path)
-        with torch.serialization.safe_globals(_safe_globals()):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
-        # Around its reason torch tells how to let the code in a file run.
-        reason = str(error.__context__ if isinstance(error, UnpicklingError) else error)
-        reason = reason.partition('. ')[0].rstrip('.')
-        raise ValueError(
-            f'{path} cannot be loaded as a checkpoint of weights: {reason}. It may be truncated, '
-            'damaged, another kind of file, or hold more than weights'
-        ) from error
-    if not isinstance(checkpoint, Mapping):
-        raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
-    return dict(checkpoint)
-
-
-def guard_checkpoints() -> None:
-    """Makes mmengine read checkpoints as :func:`load_checkpoint_file` does, in all this process.
-
-    Pretrained weights (``init_cfg``), ``load_from`` and what is resumed come through mmengine's own
-    loader, which otherwise unpickles a file that holds more than weights.
-    """
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # downloads, and what asks torch itself
-    mmengine_checkpoint.get_torch_safe_globals = _safe_globals  # other places than local files
-    CheckpointLoader.register_scheme('', _load_local, force=True)
-
-
-def _load_local(path: str, map_location: Any = None) -> dict[str, Any]:
-    """For mmengine; weights are copied to the device of the network that they are for."""
-    return load_checkpoint_file(Path(path).expanduser())
-
-
-def _safe_globals() -> list[Any]:
-    """What mmengine's own checkpoints need: arrays, its log, and what stands for its getattr."""
-    arrays = (np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar)
-    kinds = (type(np.dtype(kind)) for kind in (np.uint32, np.int64, np.float64))
-    return [*arrays, *kinds, slice, HistoryBuffer, (_log_method, 'builtins.getattr')]
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    """Weights, and of the metadata what tools/export.py writes: classes and palette as JSON."""
-    with safe_open(path, 'pt') as file:
-        meta = {
-            key: json.loads(value)
-            for key, value in (file.metadata() or {}).items()
-            if key in ('classes', 'palette')
-        }
-    return dict(state_dict=load_file(path), meta=dict(dataset_meta=meta))
-
-
-def _check_sums(path: Path) -> None:
-    """Of each part; torch itself takes flipped bits for weights."""
-    if zipfile.is_zipfile(path):  # else it is cut short, or of another kind: torch tells
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-        if damaged is not None:
-            raise ValueError(f'the checksum of its part {damaged} is wrong')
-
-
-def _log_method(owner: Any, name: str) -> Any:
-    """All that ``getattr`` may do in a checkpoint: mmengine's log names its statistics with it."""
-    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
-        return getattr(HistoryBuffer, name)
-    raise ValueError(f'it asks for getattr({owner!r}, {name!r})')
+    return read_checkpoint(resolve_checkpoint(path))
 
 
 def member_weights(checkpoint: Mapping[str, Any], name: str, path: str | Path) -> dict[str, Tensor]:
-    """The weights of one member out of a plain network's checkpoint or a distiller's.
+    """Select the weights of one member from a plain network's or a classroom's checkpoint.
 
     Args:
-        checkpoint: As :func:`load_checkpoint_file` gives it.
+        checkpoint: As :func:`load_checkpoint_file` returns it.
         name: The member's name.
-        path: Of the file, for messages.
+        path: Path of the file, for messages.
 
     Raises:
-        ValueError: If it is a distiller's checkpoint without this member.
+        ValueError: If it has no weights, or it is a classroom's checkpoint without this member.
     """
-    weights = checkpoint.get('state_dict', checkpoint)
+    weights = select_weights(checkpoint, path)
     prefix = f'members.{name}.'
     members = sorted({key.split('.')[1] for key in weights if key.startswith('members.')})
     if not members:
-        return dict(weights)
+        return weights
     if name not in members:
         raise ValueError(
             f"{path} is a classroom's checkpoint and holds the members {', '.join(members)}, not "
@@ -169,25 +166,32 @@ def member_weights(checkpoint: Mapping[str, Any], name: str, path: str | Path) -
 
 
 def load_member(member: nn.Module, name: str, path: str | Path) -> None:
-    """Loads a member's weights from a file; every key and shape must fit.
+    """Load one member's weights from a file: :func:`load_network` with a ``name``."""
+    load_network(member, path, name)
+
+
+def load_network(
+    network: nn.Module,
+    path: str | Path,
+    name: str | None = None,
+    content: Mapping[str, Any] | None = None,
+) -> None:
+    """Load weights into a network; all keys and shapes must match, and all values be finite.
+
+    Args:
+        network: A classroom, one of its members, or a plain network.
+        path: Checkpoint, or folder of a run for its best one.
+        name: The member's name. It finds its weights in a classroom's checkpoint, too. None for all
+            of a classroom.
+        content: Content of the file, if it was read before.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a checkpoint, or keys or shapes do not match; they are named.
+        ValueError: If it is not a checkpoint, or if weights do not fit or are NaN or infinite; they
+            are named.
     """
-    weights = member_weights(load_checkpoint_file(path), name, path)
-    expected = member.state_dict()
-    problems = [f'missing: {key}' for key in expected if key not in weights]
-    problems += [f'unexpected: {key}' for key in weights if key not in expected]
-    problems += [
-        f'{key}: {tuple(expected[key].shape)} expected, {tuple(weights[key].shape)} in the file'
-        for key in expected
-        if key in weights and expected[key].shape != weights[key].shape
-    ]
-    if problems:
-        more = f'\n  ... and {len(problems) - 10} more' if len(problems) > 10 else ''
-        raise ValueError(
-            f'The weights in {path} do not fit the {name} ({type(member).__name__}): another '
-            'network or another number of classes?\n  ' + '\n  '.join(problems[:10]) + more
-        )
-    member.load_state_dict(weights)
+    path = resolve_checkpoint(path)
+    content = content or read_checkpoint(path)
+    weights = member_weights(content, name, path) if name else select_weights(content, path)
+    check_weights(network, weights, path, name or 'model of this config')
+    network.load_state_dict(weights)

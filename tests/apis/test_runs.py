@@ -1,4 +1,5 @@
 import copy
+import logging
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from mmkdml.apis.runs import (
     use_fast,
     use_image_cache,
 )
-from mmkdml.engine import ChannelsLastHook, CPUAmpOptimWrapper, SafeResumeHook
+from mmkdml.engine import ChannelsLastHook, CPUAmpOptimWrapper, SafeResumeHook, StrictWeightsHook
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
@@ -152,7 +153,7 @@ def test_a_runner_loads_weights_only_and_knows_its_launcher(built):
     runner = make_runner(Config(dict(a=1)), 'slurm')
     assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
     assert built[0].launcher == 'slurm'
-    assert [type(hook) for hook in runner.hooks] == [SafeResumeHook]
+    assert [type(hook) for hook in runner.hooks] == [SafeResumeHook, StrictWeightsHook]
 
 
 def test_processes_share_buffers_unless_the_config_has_its_own_wrapper(built):
@@ -251,23 +252,35 @@ def test_nothing_to_resume_is_a_fresh_start(built, tmp_path):
     assert built[0].get('load_from') is None
 
 
+def stub_runner(model):
+    return SimpleNamespace(model=model, logger=logging.getLogger('stub'), _has_loaded=False)
+
+
 def test_weights_are_checked_before_they_are_loaded(tmp_path):
-    loaded = []
-    runner = SimpleNamespace(load_checkpoint=lambda path, strict: loaded.append((path, strict)))
+    runner = stub_runner(torch.nn.Linear(2, 1))
     file = tmp_path / 'best_x.pth'
     file.write_bytes(b'broken')
     with pytest.raises(ValueError, match='best_x.pth cannot be loaded as a checkpoint of weights'):
         load_weights(runner, tmp_path)
-    torch.save({'a': torch.zeros(1)}, file)
+    assert not runner._has_loaded
+    weights = torch.nn.Linear(2, 1).state_dict()
+    torch.save({f'module.{key}': value for key, value in weights.items()}, file)  # of a wrapper
     load_weights(runner, tmp_path)
-    assert loaded == [(str(file), True)]
+    assert runner._has_loaded  # so that runner.test() loads nothing else
+    assert all(torch.equal(weights[key], runner.model.state_dict()[key]) for key in weights)
 
 
-def test_weights_that_do_not_fit(tmp_path):
-
-    def refuse(path, strict):
-        raise RuntimeError('missing keys in source state_dict: a')
-
-    torch.save({'b': torch.zeros(1)}, tmp_path / 'b.pth')
-    with pytest.raises(ValueError, match='b.pth does not fit the model of this config. missing ke'):
-        load_weights(SimpleNamespace(load_checkpoint=refuse), tmp_path / 'b.pth')
+@pytest.mark.parametrize(
+    ('weights', 'message'),
+    [
+        ({'weight': torch.zeros(1, 2)}, 'missing: bias$'),
+        ({'weight': torch.zeros(1, 2), 'bias': torch.tensor([torch.nan])}, 'bias: 1 NaN and 0 inf'),
+    ],
+)
+def test_weights_that_do_not_fit(tmp_path, weights, message):
+    torch.save(weights, tmp_path / 'b.pth')
+    runner = stub_runner(torch.nn.Linear(2, 1))
+    before = copy.deepcopy(runner.model.state_dict())
+    with pytest.raises(ValueError, match=rf'(?s)b.pth.*model.*\n  {message}'):
+        load_weights(runner, tmp_path / 'b.pth')
+    assert all(torch.equal(before[key], runner.model.state_dict()[key]) for key in before)

@@ -99,12 +99,14 @@ def test_another_models_weights(config, run, tmp_path):
     saved = torch.load(run / 'best_x_epoch_1.pth', weights_only=True)['state_dict']
     saved.pop('members.teacher.decode_head.conv_seg.bias')
     torch.save(saved, tmp_path / 'less.pth')
-    with pytest.raises(ValueError, match=r'less.pth does not fit the model of this config; take'):
+    with pytest.raises(
+        ValueError, match=r'less.pth does not fit the model .*\n  missing: .*seg.bias$'
+    ):
         load_trained(config, tmp_path / 'less.pth')
     torch.save(dict(state_dict=3), tmp_path / 'three.pth')
     for changes in ({}, dict(model=config.model.students[0])):
         other = Config({**config.to_dict(), **changes})
-        with pytest.raises(ValueError, match='three.pth holds no weights, but a state_dict of int'):
+        with pytest.raises(ValueError, match='three.pth holds no weights: .* got int$'):
             load_trained(other, tmp_path / 'three.pth')
 
 

@@ -138,7 +138,7 @@ def with_(**entries):
         (with_(extra=torch.zeros(1)), r'unexpected: extra'),
         (
             lambda weights: network(num_classes=7).state_dict(),
-            r'another number of classes\?\n  fc\.weight: \(2, 4\) expected, \(7, 4\) in the file'
+            r'was trained with\n  fc\.weight: \(2, 4\) expected, \(7, 4\) in the file'
             r'\n  fc\.bias: \(2,\) expected, \(7,\) in the file$',
         ),
         (
@@ -151,7 +151,7 @@ def test_weights_that_do_not_fit_are_named_and_none_is_loaded(save, change, mess
     path = save(change(network(seed=1).state_dict()))
     member = network(seed=2)
     with pytest.raises(
-        ValueError, match=(r'weights\.pth do not fit the teacher \(Sequential\)')
+        ValueError, match=(r'weights\.pth does not fit the teacher \(Sequential\)')
     ) as error:
         load_member(member, 'teacher', path)
     assert error.match(message)
@@ -350,11 +350,72 @@ def test_a_file_is_itself(tmp_path):
     assert resolve_checkpoint(str(file)) == file
 
 
-def test_the_newest_best_of_a_run(tmp_path):
-    best = touch(tmp_path / 'best_iou_epoch_2.pth', time=200)
-    touch(tmp_path / 'best_iou_epoch_10.pth', time=100)
+def save_best(folder, metric, epoch, time, scores, rules):
+    """A best checkpoint of ``metric``, with the scores of all metrics at that time."""
+    several = len(scores) > 1
+    info = {}
+    for name, (score, its_epoch) in scores.items():
+        suffix = f'_{name}' if several else ''
+        info[f'best_score{suffix}'] = score
+        info[f'best_ckpt{suffix}'] = f'/of/old/best_{name.replace("/", "_")}_epoch_{its_epoch}.pth'
+    if rules:
+        info['best_rules'] = rules
+    path = folder / f'best_{metric.replace("/", "_")}_epoch_{epoch}.pth'
+    torch.save(
+        dict(state_dict={}, meta=dict(iter=epoch), message_hub=dict(runtime_info=info)), path
+    )
+    os.utime(path, (time, time))
+    return path
+
+
+@pytest.mark.parametrize('rule', ['greater', 'less'])
+@pytest.mark.parametrize('newest', [2, 10])
+def test_the_best_checkpoint_is_that_of_the_best_recorded_score(tmp_path, rule, newest):
+    paths = {
+        epoch: save_best(
+            tmp_path, 'a/IoU', epoch, 100 + (epoch == newest), {'a/IoU': (score, epoch)},
+            {'a/IoU': rule},
+        )
+        for epoch, score in ((2, 80.5), (10, 70.25))
+    }  # fmt: skip
     last = touch(tmp_path / 'epoch_12.pth', time=300)
     (tmp_path / 'last_checkpoint').write_text(str(last))
+    assert resolve_checkpoint(tmp_path) == paths[2 if rule == 'greater' else 10]
+
+
+@pytest.mark.parametrize(
+    ('metric', 'best'),
+    [('mIoU', 2), ('val_loss', 10), ('ECE', 10)],  # ECE: unknown to mmengine, so the later one
+)
+def test_a_stock_run_has_no_recorded_rule(tmp_path, metric, best):
+    paths = {
+        epoch: save_best(tmp_path, metric, epoch, -epoch, {metric: (score, epoch)}, None)
+        for epoch, score in ((2, 80.5), (10, 70.25))
+    }
+    assert resolve_checkpoint(tmp_path) == paths[best]
+
+
+@pytest.mark.parametrize('with_rules', [False, True])
+@pytest.mark.parametrize('newest', ['mIoU', 'loss'])
+def test_of_several_metrics_the_first_one_counts(tmp_path, with_rules, newest):
+    rules = dict(mIoU='greater', loss='less') if with_rules else None
+    at = {metric: 100 + (metric == newest) for metric in ('mIoU', 'loss')}
+    best = save_best(tmp_path, 'mIoU', 3, at['mIoU'], dict(mIoU=(0.8, 3), loss=(0.5, 2)), rules)
+    save_best(tmp_path, 'loss', 5, at['loss'], dict(mIoU=(0.8, 3), loss=(0.4, 5)), rules)
+    assert resolve_checkpoint(tmp_path) == best
+
+
+@pytest.mark.parametrize('odd', [None, 'text', float('nan'), torch.zeros(1)])
+def test_several_best_checkpoints_without_a_score_are_refused(tmp_path, odd):
+    save_best(tmp_path, 'mIoU', 2, 0, dict(mIoU=(0.5, 2)), None)
+    save_best(tmp_path, 'mIoU', 3, 0, dict(mIoU=(odd, 3)), None)
+    with pytest.raises(ValueError, match=r'several best_.*best_mIoU_epoch_3\.pth has no recorded'):
+        resolve_checkpoint(tmp_path)
+
+
+def test_the_only_best_checkpoint_needs_no_score(tmp_path):
+    best = touch(tmp_path / 'best_x.pth')
+    (tmp_path / 'best_folder.pth').mkdir()
     assert resolve_checkpoint(tmp_path) == best
 
 

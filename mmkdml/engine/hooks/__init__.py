@@ -11,6 +11,7 @@ from mmkdml.engine.hooks.profile import ProfileHook
 from mmkdml.engine.hooks.reliability import ReliabilityHook
 from mmkdml.engine.hooks.safe_checkpoint import SafeCheckpointHook
 from mmkdml.engine.hooks.safe_resume import SafeResumeHook
+from mmkdml.engine.hooks.strict_weights import StrictWeightsHook
 
 __all__ = [
     'ChannelsLastHook',
@@ -24,6 +25,7 @@ __all__ = [
     'ReliabilityHook',
     'SafeCheckpointHook',
     'SafeResumeHook',
+    'StrictWeightsHook',
     'compile_members',
     'member_table',
 ]

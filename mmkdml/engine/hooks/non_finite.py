@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from mmkdml.files import write_atomically
 from mmkdml.registry import HOOKS
+from mmkdml.weight_checks import find_non_finite
 
 STOP, SKIP = POLICIES = ('stop', 'skip')
 FOLDER = 'non_finite'
@@ -79,15 +80,15 @@ class NonFiniteLossHook(Hook):
         """Refuses to save weights that are no numbers.
 
         Raises:
-            ValueError: If a parameter is not finite, or a buffer is NaN.
+            ValueError: If a tensor is invalid; see :func:`mmkdml.weight_checks.check_finite`.
         """
-        model = _model(runner)
-        spoilt = [name for name, value in model.named_parameters() if not value.isfinite().all()]
-        spoilt += [name for name, value in model.named_buffers() if value.isnan().any()]
+        parameters = {name for name, _ in _model(runner).named_parameters()}
+        spoilt = find_non_finite(checkpoint['state_dict'], parameters)
+        spoilt += find_non_finite(checkpoint.get('ema_state_dict', {}))
         if spoilt:
             raise ValueError(
                 f'The weights are not finite after iteration {checkpoint["meta"]["iter"]} '
-                f'({spoilt[0]} and {len(spoilt) - 1} others), so they are not saved; the '
+                f'({spoilt[0]}, and {len(spoilt) - 1} other tensors), so they are not saved; the '
                 f'checkpoints before are as they were. {_ADVICE}'
             )
 

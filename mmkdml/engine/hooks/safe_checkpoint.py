@@ -9,7 +9,13 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from mmkdml.engine.checkpoint_files import INTERRUPTED, WHOLE_FILES, WholeFileBackend
+from mmkdml.checkpoint_io import plain_numbers
+from mmkdml.engine.checkpoint_files import (
+    INTERRUPTED,
+    WHOLE_FILES,
+    WholeFileBackend,
+    read_back_first,
+)
 from mmkdml.engine.processes import share_gradients
 from mmkdml.registry import HOOKS
 
@@ -20,6 +26,9 @@ class SafeCheckpointHook(CheckpointHook):
 
     An old checkpoint, the best one before, and the one of an interruption are removed only after
     what replaces them is on disk. So one more than ``max_keep_ckpts`` needs room for a moment.
+
+    NumPy scalars in a checkpoint, such as the score of a metric, become plain numbers. The first
+    checkpoint of a run is read back, so that a run whose checkpoints nobody can load fails at once.
 
     Args:
         *args: As of ``CheckpointHook``.
@@ -46,6 +55,15 @@ class SafeCheckpointHook(CheckpointHook):
             for part in Path(self.out_dir).glob('.*.pth.*.part'):
                 part.unlink()
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Convert NumPy scalars, and record whether the best score is the greatest or the least."""
+        for key, value in checkpoint.items():
+            if not key.endswith('state_dict'):  # tensors only, with attributes of their own
+                checkpoint[key] = plain_numbers(value)
+        if self.save_best and 'auto' not in self.key_indicators:
+            rules = dict(zip(self.key_indicators, self.rules, strict=True))
+            checkpoint['message_hub']['runtime_info']['best_rules'] = rules
+
     def _in_folder(self, path: str) -> str:
         return self.file_backend.join_path(self.out_dir, Path(path).name)
 
@@ -53,6 +71,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._remove_old()  # the best one before, in whose place there is a new one by now
         share_gradients(runner)
         super()._save_checkpoint_with_step(runner, step, meta)
+        read_back_first(runner, self.last_ckpt)
         self._remove_old()
         if is_main_process():
             (Path(runner.work_dir) / INTERRUPTED).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from timm.models import load_pretrained
 from torch import Tensor, nn
 
 from mmkdml.registry import MODELS
+from mmkdml.weight_checks import check_values
 
 
 @MODELS.register_module()
@@ -43,12 +44,12 @@ class PretrainedTIMMBackbone(TIMMBackbone):
                 'pretrained_cfg_overlay=dict(file=...)'
             )
         super().__init__(model_name, pretrained=False, in_channels=in_channels, **kwargs)
-        self._pretrained = pretrained
+        self.pretrained = pretrained
         self._in_channels = in_channels
 
     def init_weights(self) -> None:
         """Loads timm's pretrained weights, once, if they were asked for."""
-        if not self._pretrained or self.is_init:
+        if not self.pretrained or self.is_init:
             return super().init_weights()
         config = self.timm_model.pretrained_cfg
         source = config.get('file') or config.get('hf_hub_id') or config.get('url')
@@ -63,7 +64,7 @@ class PretrainedTIMMBackbone(TIMMBackbone):
                 in_chans=self._in_channels,
                 filter_fn=_without_classifier,
             )
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f'The pretrained weights of {config["architecture"]} cannot be loaded from '
                 f'{source}: {error}'
@@ -73,6 +74,7 @@ class PretrainedTIMMBackbone(TIMMBackbone):
 
 def _without_classifier(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """What the backbone needs of the weights; timm itself would overlook what is missing."""
+    check_values(weights, 'the file')
     expected = model.state_dict()
     # Files older than PyTorch 0.4.1 do not count batches, and nothing needs the count.
     missing = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmkdml.models.checkpoints import file_sha256, load_member
+from mmkdml.models.distillers.pretrained_parts import load_pretrained_parts
 
 
 class FrozenMembers(dict[str, nn.Module]):
@@ -24,23 +25,61 @@ class FrozenMembers(dict[str, nn.Module]):
 
     Args:
         members: By name; they are loaded, and take part in no training from now on.
-        paths: For each member's name its checkpoint file, or None to keep the weights it has.
+        paths: For each member's name its checkpoint file, or None to load what its ``init_cfg``
+            names.
+        built_before: Names of the members that were passed as modules. Without a file they keep
+            their weights.
 
     Attributes:
         shared: Whether another classroom has the same ones.
+        untrained: For each member that has parameters without weights from a file, where these
+            parameters are.
 
     Raises:
-        ValueError: If a checkpoint does not fit.
+        FileNotFoundError: If a file does not exist.
+        ValueError: If a checkpoint does not fit, or holds NaN or infinite weights.
     """
 
-    def __init__(self, members: Mapping[str, nn.Module], paths: Mapping[str, str | None]) -> None:
-        super().__init__({name: _freeze(name, members[name], path) for name, path in paths.items()})
+    def __init__(
+        self,
+        members: Mapping[str, nn.Module],
+        paths: Mapping[str, str | None],
+        built_before: Container[str] = (),
+    ) -> None:
+        super().__init__()
         self.shared = False
-        self._files = {
-            name: dict(path=path, sha256=file_sha256(path))
-            for name, path in paths.items()
-            if path is not None
-        }
+        self.untrained: dict[str, list[str]] = {}
+        self._files: dict[str, dict[str, str]] = {}
+        for name, path in paths.items():
+            member = members[name]
+            files = {name: path} if path is not None else {}
+            if path is not None:
+                load_member(member, name, path)
+            elif name in built_before:
+                print_log(
+                    f'The frozen member {name} has no checkpoint; it keeps the weights that it was '
+                    'passed with',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+            else:
+                found, missing = load_pretrained_parts(member, name)
+                files.update(found)
+                if missing:
+                    self.untrained[name] = missing
+            for key, file in files.items():
+                self._files[key] = dict(path=file, sha256=file_sha256(file))
+            self[name] = member.requires_grad_(False).eval()
+
+    def check_trained(self) -> None:
+        """Raise ``ValueError`` if a member has random weights, with which it must not teach."""
+        for name, parts in self.untrained.items():
+            raise ValueError(
+                f'The frozen {name} has no weights for {", ".join(parts)}: expected a trained '
+                f'network, got random parameters. Set model.frozen.{name} (mode kd_off: '
+                "model.teacher_checkpoint) to its checkpoint or its run's folder, or give the "
+                "member init_cfg=dict(type='Pretrained', checkpoint=FILE)"
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenMembers:
         """The same members."""
@@ -63,13 +102,19 @@ class FrozenMembers(dict[str, nn.Module]):
         Raises:
             ValueError: If they are not.
         """
-        recorded = {} if record is None else json.loads(bytes(record.tolist()))
+        try:
+            recorded = {} if record is None else json.loads(bytes(record.tolist()))
+            hashes = {name: (one['path'], one['sha256'][:64]) for name, one in recorded.items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f'The record of the frozen members in this checkpoint is invalid: {error}'
+            ) from error
         for name, now in self._files.items():
-            then = recorded.get(name, now)
-            if then['sha256'] != now['sha256']:
+            path, sha256 = hashes.get(name, (now['path'], now['sha256']))
+            if sha256 != now['sha256']:
                 raise ValueError(
-                    f'This checkpoint was trained with the frozen {name} {then["path"]} (SHA-256 '
-                    f'{then["sha256"][:12]}...), but now it is {Path(now["path"])} '
+                    f'This checkpoint was trained with the frozen {name} {path} (SHA-256 '
+                    f'{sha256[:12]}...), but now it is {Path(now["path"])} '
                     f'({now["sha256"][:12]}...). Give the file it was trained with'
                 )
 
@@ -86,16 +131,3 @@ class FrozenMembers(dict[str, nn.Module]):
                 fn, *args, **kwargs
             )
         self.shared = False
-
-
-def _freeze(name: str, member: nn.Module, path: str | None) -> nn.Module:
-    if path is not None:
-        load_member(member, name, path)
-    else:
-        print_log(
-            f'The frozen member {name} has no checkpoint; it teaches with the weights it was '
-            'built with',
-            logger='current',
-            level=logging.WARNING,
-        )
-    return member.requires_grad_(False).eval()

@@ -32,8 +32,7 @@ from mmkdml.models.tasks import task_of
 from mmkdml.models.transfers import Transfer
 from mmkdml.profiling import part
 from mmkdml.registry import MODELS
-
-FROZEN_RECORD = 'frozen_members'
+from mmkdml.weight_checks import FROZEN_RECORD
 
 
 @MODELS.register_module()
@@ -51,8 +50,8 @@ class KnowledgeDistiller(BaseModel):
             from mmseg.
         transfers: The plan; :class:`Transfer` objects or dicts of their arguments.
         supervised_weights: Factor of a member's supervised losses, by name; 1 where not given.
-        frozen: For each frozen member's name its checkpoint file, or None to keep the weights it
-            was built with.
+        frozen: For each frozen member's name its checkpoint file, or None to load the pretrained
+            weights that its config names (``init_cfg``). A built module keeps its weights.
         students: Names of the members in the ensemble. Default: all that learn in a transfer, or
             all members if there are no transfers.
         reused_classifiers: For each learner's name the frozen member with whose classifier it
@@ -111,7 +110,8 @@ class KnowledgeDistiller(BaseModel):
             for name in self.member_names
             if name not in frozen
         }
-        self._frozen = FrozenMembers(built, frozen)
+        given = [name for name, member in members.items() if isinstance(member, nn.Module)]
+        self._frozen = FrozenMembers(built, frozen, given)
         for name, source in (reused_classifiers or {}).items():
             task.reuse_classifier(built[name], self._frozen[source])
         self.members = ModuleDict({name: built[name] for name in self.supervised_weights})
@@ -135,6 +135,19 @@ class KnowledgeDistiller(BaseModel):
                 if module is not None
             ]
         )
+
+    def init_weights(self) -> None:
+        """Initialize what is trained; mmengine's runner calls it when a training starts.
+
+        Raises:
+            ValueError: If a frozen member has random weights.
+        """
+        self.check_frozen_weights()
+        super().init_weights()
+
+    def check_frozen_weights(self) -> None:
+        """Raise ``ValueError`` if a frozen member, which nothing trains, has random weights."""
+        self._frozen.check_trained()
 
     def named_members(self) -> dict[str, nn.Module]:
         """All members by name, the frozen ones too."""

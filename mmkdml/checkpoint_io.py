@@ -1,0 +1,164 @@
+"""Checkpoint files that hold tensors, numbers and text only: reading them, and what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from numpy._core import multiarray
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from mmkdml.weight_checks import check_values
+
+# No longdouble: its bytes mean different numbers on different machines.
+_NUMERIC = (
+    np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64,
+    np.float16, np.float32, np.float64, np.complex64, np.complex128,
+)  # fmt: skip
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running any code that it may contain.
+
+    Args:
+        path: File written by mmengine or ``torch.save``, or a ``.safetensors`` file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, compressed, not a checkpoint, or contains other objects
+            than tensors, numbers, text and mmengine's log.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'There is no checkpoint at {path}: expected a file')
+    try:
+        if path.suffix == '.safetensors':
+            return _read_safetensors(path)
+        _check_archive(path)
+        with torch.serialization.safe_globals(_safe_globals()):
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises many types for a file in another format
+        # torch wraps its reason in advice to disable the check.
+        reason = str(error.__context__ if isinstance(error, UnpicklingError) else error)
+        reason = reason.partition('. ')[0].rstrip('.')
+        raise ValueError(
+            f'{path} cannot be loaded as a checkpoint of weights: {reason}. It may be truncated, '
+            'damaged, another kind of file, or hold more than weights'
+        ) from error
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
+    return dict(checkpoint)
+
+
+def guard_checkpoints() -> None:
+    """Make mmengine read checkpoints like :func:`read_checkpoint`, in the whole process.
+
+    Pretrained weights (``init_cfg``), ``load_from`` and resumed checkpoints are read by mmengine's
+    own loader, which otherwise unpickles a file that ``weights_only`` refuses.
+    """
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # downloads, and direct calls of torch.load
+    mmengine_checkpoint.get_torch_safe_globals = _safe_globals  # other places than local files
+    CheckpointLoader.register_scheme('', _load_local, force=True)
+
+
+def plain_numbers(value: Any) -> Any:
+    """Convert NumPy scalars, and NumPy arrays of text, to plain Python objects.
+
+    Args:
+        value: Content of a checkpoint. Dicts, lists and tuples are searched at any depth.
+
+    Returns:
+        An equal object, with new containers.
+    """
+    if isinstance(value, np.longdouble):  # whose item() is one again
+        return float(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in 'OSU':
+        return plain_numbers(value.tolist())
+    if type(value) in (dict, OrderedDict):
+        return type(value)((plain_numbers(k), plain_numbers(one)) for k, one in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(plain_numbers(one) for one in value)
+    return value
+
+
+def _load_local(path: str, map_location: Any = None) -> dict[str, Any]:
+    """Loader for mmengine, which copies the weights to the network's device."""
+    checkpoint = read_checkpoint(Path(path).expanduser())
+    check_values(checkpoint.get('state_dict', checkpoint), path)
+    return checkpoint
+
+
+def _safe_globals() -> list[Any]:
+    """Globals that mmengine's checkpoints need, with restricted versions of dtype and getattr."""
+    kinds = {type(np.dtype(kind)) for kind in _NUMERIC}
+    functions = {
+        f'{module}.{function.__name__}': function
+        for module in ('numpy._core.multiarray', 'numpy.core.multiarray')  # NumPy 2 and 1
+        for function in (multiarray._reconstruct, multiarray.scalar)
+    }
+    named = [(function, name) for name, function in functions.items()]
+    restricted = [(_numeric_dtype, 'numpy.dtype'), (_log_method, 'builtins.getattr')]
+    return [np.ndarray, *kinds, *named, *restricted, slice, HistoryBuffer]
+
+
+def _numeric_dtype(name: Any, *args: Any) -> np.dtype[Any]:
+    """Restricted ``np.dtype`` for checkpoints: plain numbers and bool only."""
+    dtype = np.dtype(name, *args)
+    if dtype.type not in _NUMERIC:
+        raise ValueError(f'it contains NumPy data of dtype {dtype}, not plain numbers')
+    return dtype
+
+
+def _log_method(owner: Any, name: str) -> Any:
+    """Restricted ``getattr`` for checkpoints: mmengine's log refers to its statistics with it."""
+    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
+        return getattr(HistoryBuffer, name)
+    raise ValueError(f'it asks for getattr({owner!r}, {name!r})')
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Read weights and the metadata that tools/export.py writes: classes and palette as JSON."""
+    with safe_open(path, 'pt') as file:
+        meta = {
+            key: json.loads(value)
+            for key, value in (file.metadata() or {}).items()
+            if key in ('classes', 'palette')
+        }
+    return dict(state_dict=load_file(path), meta=dict(dataset_meta=meta))
+
+
+def _check_archive(path: Path) -> None:
+    """Check compression, size and checksum of every part; torch checks none of them."""
+    if not zipfile.is_zipfile(path):  # truncated or another format, which torch reports
+        return
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as file:
+        parts = file.infolist()
+        for part in parts:
+            if part.compress_type != zipfile.ZIP_STORED or part.compress_size != part.file_size:
+                raise ValueError(
+                    f'its part {part.filename} is compressed to {part.compress_size:,} of '
+                    f'{part.file_size:,} bytes, and torch.save never compresses'
+                )
+        declared = sum(part.file_size for part in parts)
+        if declared > size:
+            raise ValueError(
+                f'its parts declare {declared:,} bytes, but the file has only {size:,}'
+            )
+        damaged = file.testzip()
+    if damaged is not None:
+        raise ValueError(f'the checksum of its part {damaged} is wrong')

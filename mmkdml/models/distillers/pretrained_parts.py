@@ -1,0 +1,111 @@
+"""Pretrained weights that a frozen member's own config names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import PretrainedInit
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from mmkdml.models.backbones import PretrainedTIMMBackbone
+from mmkdml.models.checkpoints import guard_checkpoints
+from mmkdml.weight_checks import check_finite, find_misfits, listed, select_weights
+
+
+def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[str]]:
+    """Load what each ``init_cfg`` of type ``Pretrained`` in a network names, at any depth.
+
+    mmengine does so before training with all that is trained. Files are read by the safe loader. A
+    file for the whole network must fit it exactly. A file for a part, such as the backbone, may
+    hold more, but must not lack a parameter.
+
+    Args:
+        member: The network as it was built.
+        name: Its name, for messages.
+
+    Returns:
+        The local files by the name of what was loaded from them, such as ``teacher.backbone``; and
+        where the parameters are that no file has.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If a file is not a checkpoint or does not fit, or weights are NaN or infinite.
+    """
+    timm = [
+        prefix
+        for prefix, part in member.named_modules()
+        if isinstance(part, PretrainedTIMMBackbone) and part.pretrained
+    ]
+    # Other backbones of timm and Hugging Face load their weights as they are built.
+    loaded = [prefix for prefix, part in member.named_modules() if getattr(part, 'is_init', False)]
+    sources = {
+        prefix: source
+        for prefix, part in member.named_modules()
+        if (source := _pretrained(part)) is not None
+    }
+    if sources or timm:
+        _load(member, name, sources)
+    loaded += [*sources, *timm]
+    missing = [
+        key
+        for key, _ in member.named_parameters()
+        if not any(not prefix or key.startswith(f'{prefix}.') for prefix in loaded)
+    ]
+    files = {
+        f'{name}.{prefix}'.rstrip('.'): path
+        for prefix, source in sources.items()
+        if Path(path := str(Path(source['checkpoint']).expanduser())).is_file()
+    }
+    return files, list(dict.fromkeys(key.partition('.')[0] for key in missing))
+
+
+def _load(member: BaseModule, name: str, sources: Mapping[str, Mapping[str, Any]]) -> None:
+    guard_checkpoints()
+    before = {key: value.clone() for key, value in member.state_dict().items()}
+    misfits = {prefix: [*_misfits(member, prefix, one)] for prefix, one in sources.items()}
+    member.init_weights()
+    after = member.state_dict()
+    for prefix, problems in misfits.items():
+        part = member.get_submodule(prefix)
+        keys = [f'{prefix}.{key}'.lstrip('.') for key, _ in part.named_parameters()]
+        # A backbone that converts the names of its weights changes all of its parameters.
+        converted = prefix and not any(torch.equal(before[key], after[key]) for key in keys)
+        if problems and not (converted and _loads_weights_itself(part)):
+            raise ValueError(
+                f'{sources[prefix]["checkpoint"]} does not fit the frozen {name}'
+                f'{prefix and f" ({prefix})"} ({type(part).__name__}): another network?'
+                f'{listed(problems)}'
+            )
+    check_finite(member, after, f'the init_cfg of the frozen {name}')
+
+
+def _misfits(member: nn.Module, prefix: str, source: Mapping[str, Any]) -> Iterator[str]:
+    path, within = source['checkpoint'], source.get('prefix')
+    content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    weights = select_weights(content, path)
+    if within:
+        within = f'{within.rstrip(".")}.'
+        weights = {k.removeprefix(within): v for k, v in weights.items() if k.startswith(within)}
+    for problem in find_misfits(member.get_submodule(prefix).state_dict(), weights):
+        # Files before PyTorch 0.4.1 do not count batches. A backbone's file may have a classifier.
+        if not problem.endswith('num_batches_tracked') and (
+            not prefix or within is not None or not problem.startswith('unexpected')
+        ):
+            yield problem
+
+
+def _loads_weights_itself(part: nn.Module) -> bool:
+    return getattr(type(part), 'init_weights', None) is not BaseModule.init_weights
+
+
+def _pretrained(part: nn.Module) -> Mapping[str, Any] | None:
+    settings = getattr(part, 'init_cfg', None) or []
+    for one in [settings] if isinstance(settings, Mapping) else settings:
+        if one.get('type') in ('Pretrained', PretrainedInit):
+            return one
+    return None

@@ -1,0 +1,196 @@
+"""Checks of weights: keys, shapes and types that fit a network, and finite values."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: Key with which a classroom records the files of its frozen members among its weights.
+FROZEN_RECORD = 'frozen_members'
+_SHOWN = 10
+# Parameters and BatchNorm statistics by name, where the network is not at hand.
+_NEVER_INFINITE = re.compile(r'(^|\.)(weight|bias|running_mean|running_var)$')
+
+
+def select_weights(checkpoint: Mapping[str, Any], source: Any) -> dict[str, Any]:
+    """Select the weights of a checkpoint, without the prefix ``module.`` of a model wrapper.
+
+    Args:
+        checkpoint: With a ``state_dict``, or plain weights by key.
+        source: Where it is from, for messages.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(weights, Mapping) or not weights:
+        kind = 'an empty dict' if isinstance(weights, Mapping) else type(weights).__name__
+        raise ValueError(f'{source} holds no weights: expected a dict of tensors, got {kind}')
+    unnamed = [key for key in weights if not isinstance(key, str)]
+    if unnamed:
+        raise ValueError(f'{source} holds no weights: expected names as keys, got {unnamed[0]!r}')
+    return {key.removeprefix('module.'): weights[key] for key in weights}
+
+
+def check_weights(network: nn.Module, weights: Mapping[str, Any], source: Any, name: str) -> None:
+    """Check that weights can be loaded into a network strictly, and that they are finite.
+
+    Args:
+        network: The network; it is not changed.
+        weights: Tensors by key.
+        source: Where they are from, for messages.
+        name: What the network is called in messages.
+
+    Raises:
+        ValueError: If keys, shapes or types do not fit, or see :func:`check_finite`.
+    """
+    expected = network.state_dict()
+    problems = find_misfits(expected, weights)
+    wrong_types = find_wrong_types(expected, weights)
+    if wrong_types or (problems and not _converts(network, weights)):
+        raise ValueError(
+            f'{source} does not fit the {name} ({type(network).__name__}): expected the weights of '
+            'this network, got other keys, shapes or types. Use the config and the number of '
+            f'classes that it was trained with{listed(problems + wrong_types)}'
+        )
+    check_finite(network, weights, f'{source}, to be loaded into the {name},')
+
+
+def find_misfits(expected: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
+    """Find keys and shapes of weights that do not fit a network.
+
+    Args:
+        expected: The network's own ``state_dict()``.
+        weights: Tensors by key.
+
+    Returns:
+        One line for each problem, with the key; empty if the weights fit.
+    """
+    keys = [key for key in expected if key != FROZEN_RECORD]
+    problems = [f'missing: {key}' for key in keys if key not in weights]
+    problems += [
+        f'unexpected: {key}' for key in weights if key not in expected and key != FROZEN_RECORD
+    ]
+    return problems + [
+        f'{key}: {tuple(mine.shape)} expected, {tuple(theirs.shape)} in the file'
+        for key, mine, theirs in _pairs(expected, weights)
+        if isinstance(theirs, Tensor) and mine.shape != theirs.shape
+    ]
+
+
+def find_wrong_types(expected: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
+    """Find weights that are no dense tensors, or not of the kind of number that a network has.
+
+    Precision may differ: float16 fits float32, int64 does not.
+
+    Args:
+        expected: The network's own ``state_dict()``.
+        weights: Tensors by key.
+
+    Returns:
+        One line for each problem, with the key.
+    """
+    problems = []
+    record = weights.get(FROZEN_RECORD)
+    if record is not None and getattr(record, 'dtype', None) != torch.uint8:
+        problems.append(f'{FROZEN_RECORD}: expected a record of files as bytes, got another type')
+    for key, mine, theirs in _pairs(expected, weights):
+        if not isinstance(theirs, Tensor):
+            problems.append(f'{key}: expected a tensor, got {type(theirs).__name__}')
+        elif theirs.is_meta or theirs.is_quantized or theirs.layout != torch.strided:
+            kind = 'one without values (meta)' if theirs.is_meta else f'{theirs.layout}'
+            problems.append(f'{key}: expected a dense tensor, got {kind}, {theirs.dtype}')
+        elif _kind(mine) != _kind(theirs):
+            problems.append(f'{key}: {mine.dtype} expected, {theirs.dtype} in the file')
+    return problems
+
+
+def _pairs(
+    expected: Mapping[str, Any], weights: Mapping[str, Any]
+) -> Iterator[tuple[str, Tensor, Any]]:
+    for key, value in expected.items():
+        if key in weights and key != FROZEN_RECORD and isinstance(value, Tensor):
+            yield key, value, weights[key]
+
+
+def _kind(value: Tensor) -> tuple[bool, bool]:
+    return value.is_floating_point(), value.is_complex()
+
+
+def _converts(network: nn.Module, weights: Mapping[str, Any]) -> bool:
+    """Whether the network adapts these weights itself, as it does with those of old versions."""
+    if not all(isinstance(value, Tensor) for value in weights.values()):
+        return False
+    try:
+        copy.deepcopy(network).load_state_dict(dict(weights))
+    except RuntimeError:
+        return False
+    return True
+
+
+def check_finite(network: nn.Module, weights: Mapping[str, Any], source: Any) -> None:
+    """Raise ``ValueError`` if weights that fit a network are NaN or infinite.
+
+    NaN is invalid everywhere. Infinite values are invalid in parameters and in BatchNorm's running
+    statistics; other buffers may have them, such as attention masks filled with ``-inf``.
+
+    Args:
+        network: The network, which tells parameters from buffers.
+        weights: Tensors by key.
+        source: Where the weights are from, for the message.
+    """
+    parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    _raise_if_any(find_non_finite(weights, parameters), source)
+
+
+def check_values(weights: Any, source: Any) -> None:
+    """:func:`check_finite` without a network: parameters are recognized by their usual names."""
+    if isinstance(weights, Mapping):
+        _raise_if_any(find_non_finite(weights), source)
+
+
+def find_non_finite(weights: Mapping[str, Any], parameters: Collection[str] = ()) -> list[str]:
+    """Find tensors with invalid values; see :func:`check_finite`.
+
+    Args:
+        weights: Tensors by key.
+        parameters: Keys of parameters, besides those recognized by their names.
+
+    Returns:
+        One line for each tensor, which begins with its key.
+    """
+    problems = []
+    for key, value in weights.items():
+        if not _can_be_nan(value):
+            continue
+        nan, infinite = int(value.isnan().sum()), 0
+        if key in parameters or _NEVER_INFINITE.search(str(key)):
+            infinite = int(value.isinf().sum())
+        if nan or infinite:
+            problems.append(f'{key}: {nan} NaN and {infinite} infinite of {value.numel()} values')
+    return problems
+
+
+def _can_be_nan(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        return False
+    return not value.is_meta and (value.is_floating_point() or value.is_complex())
+
+
+def _raise_if_any(problems: list[str], source: Any) -> None:
+    if problems:
+        raise ValueError(
+            f'The weights in {source} are invalid: expected finite numbers, got NaN or infinite '
+            f'values in {len(problems)} tensors. Use an earlier checkpoint{listed(problems)}'
+        )
+
+
+def listed(problems: list[str]) -> str:
+    """Lines of the first ten problems, and the number of the others."""
+    more = [f'... and {len(problems) - _SHOWN} more'] if len(problems) > _SHOWN else []
+    return ''.join(f'\n  {line}' for line in (*problems[:_SHOWN], *more))
