@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """Writes a file as a whole or not at all, also if the power fails.
 
     It is written beside its place, to the disk itself, and takes the place of the old one at once.
-    A process that is killed meanwhile leaves ``.<name>.<process>.part``.
+    A process that is killed meanwhile leaves ``.<name>.<process>.<random>.part``.
 
     Args:
         path: The file; its folder must be there.
@@ -43,9 +45,10 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
             whatever else the block raises.
     """
     path = Path(path)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')  # others may write the same file
+    # Others may write the same file, with the same process id on another machine.
+    part = path.with_name(f'.{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part')
     try:
-        with part.open('wb') as file:
+        with part.open('xb') as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -83,6 +86,27 @@ def json_values(value: Any) -> Any:
     if hasattr(value, 'tolist'):  # an array, a tensor or a scalar of either
         return json_values(value.tolist())
     return value
+
+
+def own_file(root: str | Path, *parts: str | Path) -> Path:
+    """Return a path below a folder that can be written without touching files elsewhere.
+
+    Links below the folder are removed (not their targets), and so is a FIFO or device in the
+    place of the file, with a warning. Missing folders are created. A path outside ``root``, such
+    as an absolute one, is the user's and is returned unchanged.
+
+    Args:
+        root: The folder; it may be a link itself.
+        *parts: Path of the file, relative to ``root``.
+    """
+    root, path = Path(root), Path(root, *parts)
+    if path.is_relative_to(root):
+        for step in (*reversed(path.parents[: len(path.relative_to(root).parts) - 1]), path):
+            if step.is_symlink() or (step.exists() and not (step.is_file() or step.is_dir())):
+                warnings.warn(f'{step} is a link or a special file and is replaced', stacklevel=2)
+                step.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _sync_folder(folder: Path) -> None:

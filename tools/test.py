@@ -22,7 +22,8 @@ def main() -> None:
         '--out', help='JSON file for the metrics; null where one is undefined (NaN)'
     )
     args = parser.parse_args()
-    runner = make_runner(load_config(args.config, args.cfg_options, args.work_dir), args.launcher)
+    config = load_config(args.config, args.cfg_options, args.work_dir)
+    runner = make_runner(config, args.launcher, train=False)
     load_weights(runner, args.checkpoint)
     metrics = runner.test()
     if args.out and is_main_process():

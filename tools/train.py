@@ -14,7 +14,17 @@ def main() -> None:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the newest whole one in the work dir',
+        help='resume from this checkpoint, or from the newest intact one in the work dir',
+    )
+    parser.add_argument(
+        '--accept-changes',
+        action='store_true',
+        help='resume although settings or data differ; the new ones hold from there',
+    )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='start a new run in a work dir with checkpoints, which are deleted',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision, on GPU or CPU')
     parser.add_argument(
@@ -40,6 +50,10 @@ def main() -> None:
         help='tell where the time of N iterations (10) goes and write their trace; the run goes on',
     )
     args = parser.parse_args()
+    if args.overwrite and args.resume is not None:
+        parser.error('--overwrite starts a new run and --resume continues one: give one of them')
+    if args.accept_changes and args.resume is None:
+        parser.error('--accept-changes needs --resume')
     config = load_config(args.config, args.cfg_options, args.work_dir)
     if args.seed is not None:
         config.randomness = dict(config.get('randomness', {}), seed=args.seed)
@@ -57,7 +71,9 @@ def main() -> None:
     if args.resume is not None:
         config.resume = True
         config.load_from = None if args.resume == 'auto' else args.resume
-    make_runner(config, args.launcher).train()
+    make_runner(
+        config, args.launcher, overwrite=args.overwrite, accept_changes=args.accept_changes
+    ).train()
 
 
 if __name__ == '__main__':

@@ -7,11 +7,11 @@ from mmkdml.apis.medical_images import write_mask
 from mmkdml.apis.prediction import Answer, Prediction, Predictor, load
 from mmkdml.apis.prediction_files import predict_files
 from mmkdml.apis.publish import publish
+from mmkdml.apis.run_checkpoints import newest_checkpoint
 from mmkdml.apis.runs import (
     load_config,
     load_weights,
     make_runner,
-    newest_checkpoint,
     use_amp,
     use_deterministic,
     use_fast,

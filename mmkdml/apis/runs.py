@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -13,21 +11,27 @@ from typing import Any
 import torch
 import torch.distributed
 from mmengine.config import Config
+from mmengine.dist import init_dist, is_distributed
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
+from torch import nn
 
 from mmkdml.apis.options import merge_options
+from mmkdml.apis.run_identity import start_run, unlock_run
 from mmkdml.apis.trained import load_for_evaluation
 from mmkdml.datasets.base import keep_images
 from mmkdml.engine import (
-    INTERRUPTED,
+    RunIdentityHook,
     SafeResumeHook,
     StrictWeightsHook,
     has_fast_bf16,
     keep_freed_memory,
 )
 from mmkdml.engine.checks import register_checks
+from mmkdml.files import own_file
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 
 #: Where decoded images are kept unless another folder is named.
@@ -135,41 +139,86 @@ def use_image_cache(config: Config, folder: str | Path) -> None:
             keep_images(loader.dataset, folder)
 
 
-def make_runner(config: Config, launcher: str = 'none') -> Runner:
-    """The runner of a config, in which checkpoints are loaded as weights only.
+def make_runner(
+    config: Config,
+    launcher: str = 'none',
+    train: bool = True,
+    overwrite: bool = False,
+    accept_changes: bool = False,
+) -> Runner:
+    """Build the runner of a config, in which checkpoints are loaded as weights only.
 
-    With ``resume`` and no ``load_from`` it goes on from the run's :func:`newest_checkpoint`.
+    To train, its folder is locked until ``runner.train()`` returns, and belongs to one run: see
+    :func:`mmkdml.apis.run_identity.start_run`. With ``resume`` and no ``load_from`` it resumes from
+    the run's :func:`~mmkdml.apis.newest_checkpoint`.
 
     Args:
-        config: As :func:`load_config` gives it.
+        config: As :func:`load_config` returns it.
         launcher: ``'none'``, or who started the processes: ``'pytorch'`` (torchrun), ``'slurm'``,
             ``'mpi'``. Without a GPU, processes started by torchrun talk over gloo.
+        train: Whether the runner is to train. Otherwise the folder is neither locked nor checked,
+            and the config of the run in it is not overwritten.
+        overwrite: Remove the checkpoints of an older run in the folder when training starts.
+        accept_changes: Resume although settings or data differ; the config's hold.
 
     Raises:
         TypeError: If a setting is none that its class has.
         ValueError: If the file to load or to resume from is no checkpoint of weights, or the config
-            lacks a setting or names a class that is not known.
+            lacks a setting or names a class that is not known; as of
+            :func:`mmkdml.apis.run_identity.start_run`.
     """
     guard_checkpoints()
-    if config.get('resume') and not config.get('load_from'):
-        newest = newest_checkpoint(config.work_dir)
-        config.resume, config.load_from = newest is not None, newest and str(newest)
-    elif config.get('load_from') and Path(config.load_from).is_file():
-        load_checkpoint_file(config.load_from)  # before the networks are built
     if not torch.cuda.is_available():
         keep_freed_memory()
     config.launcher = launcher
     if launcher != 'none':
         _share_among_processes(config)
+    start = None
+    if train and config.get('work_dir'):
+        start = start_run(config, overwrite, accept_changes)
+        if config.get('resume'):
+            config.resume = start.checkpoint is not None
+            config.load_from = start.checkpoint and str(start.checkpoint)
+    if not config.get('resume') and config.get('load_from') and Path(config.load_from).is_file():
+        load_checkpoint_file(config.load_from)  # before the networks are built
     try:
-        runner = Runner.from_cfg(config)
-    except (KeyError, TypeError) as error:  # mmengine's, of a setting that is missing or unknown
+        runner = _Runner.from_cfg(config)
+    except BaseException as error:
+        if start is not None:
+            unlock_run(config)
+        if not isinstance(error, KeyError | TypeError):
+            raise
+        # mmengine's, of a setting that is missing or unknown
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f'no run can be made of the config: {error}') from error
     runner.register_hook(SafeResumeHook())
     runner.register_hook(StrictWeightsHook())
     register_checks(runner)
+    if start is not None:
+        hook = RunIdentityHook(start.identity, start.changes, start.outdated, start.notes)
+        runner.register_hook(hook)
     return runner
+
+
+class _Runner(Runner):
+    """Runner that changes nothing of the run in its folder before it trains."""
+
+    def dump_config(self) -> None:
+        """Leave the config to ``RunIdentityHook``: a test is not to replace a run's config."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger, in a folder whose files are not links to elsewhere."""
+        log = own_file(self.work_dir, self.timestamp, f'{self.timestamp}.log')
+        for path in log.parent.rglob('*'):
+            own_file(self.work_dir, path.relative_to(self.work_dir))
+        return super().build_logger(*args, **kwargs)
+
+    def train(self) -> nn.Module:
+        """Train, and release the folder however the training ends."""
+        try:
+            return super().train()
+        finally:
+            unlock_run(self.cfg)
 
 
 def _share_among_processes(config: Config) -> None:
@@ -182,38 +231,14 @@ def _share_among_processes(config: Config) -> None:
             find_unused_parameters=config.get('find_unused_parameters', False),
         ),
     )
+    env = config.get('env_cfg', {})
     if config.launcher == 'pytorch' and not torch.cuda.is_available():
-        seconds = config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+        seconds = env.get('dist_cfg', {}).get('timeout')
         torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
         config.model_wrapper_cfg['device_ids'] = None
-
-
-def newest_checkpoint(work_dir: str | Path) -> Path | None:
-    """The checkpoint of a run that is farthest on, of those that can be read whole.
-
-    Newer ones that cannot are passed over, which is said on stderr.
-
-    Args:
-        work_dir: Folder of the run.
-    """
-    found = {}
-    for pattern in ('epoch_*.pth', 'iter_*.pth', INTERRUPTED):
-        for path in sorted(Path(work_dir).glob(pattern), key=checkpoint_number, reverse=True):
-            try:
-                meta = load_checkpoint_file(path).get('meta')
-            except ValueError as error:
-                print(f'{error}\n{path.name} is passed over', file=sys.stderr)
-                continue
-            counts = meta if isinstance(meta, Mapping) else {}
-            found[path] = tuple(int(counts.get(key, 0)) for key in ('iter', 'epoch'))
-            break
-    return max(found, key=lambda path: found[path], default=None)
-
-
-def checkpoint_number(path: Path) -> int:
-    """Number of the epoch or iteration in a checkpoint's name; 0 if there is none."""
-    number = re.search(r'(?:epoch|iter)_(\d+)\.pth$', path.name)
-    return int(number[1]) if number else 0
+    elif not is_distributed():  # before the runner does: the processes agree how a run starts
+        set_multi_processing(**env.get('mp_cfg', {}), distributed=True)
+        init_dist(config.launcher, **env.get('dist_cfg', {}))
 
 
 def load_weights(runner: Runner, checkpoint: str | Path) -> None:

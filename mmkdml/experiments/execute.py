@@ -28,7 +28,7 @@ from mmengine.runner import Runner
 
 from mmkdml.analysis import inspect_config, member_complexities
 from mmkdml.apis import load_config, load_weights, make_runner, newest_checkpoint, use_amp
-from mmkdml.apis.runs import checkpoint_number
+from mmkdml.apis.run_checkpoints import checkpoint_number
 from mmkdml.datasets import SplitFileMixin, read_split
 from mmkdml.datasets.splits import split_counts
 from mmkdml.evaluation import CaseTable

@@ -9,6 +9,7 @@ from mmkdml.engine.hooks.non_finite import NonFiniteLossHook
 from mmkdml.engine.hooks.panels import PanelHook
 from mmkdml.engine.hooks.profile import ProfileHook
 from mmkdml.engine.hooks.reliability import ReliabilityHook
+from mmkdml.engine.hooks.run_identity import RunIdentityHook
 from mmkdml.engine.hooks.safe_checkpoint import SafeCheckpointHook
 from mmkdml.engine.hooks.safe_resume import SafeResumeHook
 from mmkdml.engine.hooks.strict_weights import StrictWeightsHook
@@ -23,6 +24,7 @@ __all__ = [
     'PanelHook',
     'ProfileHook',
     'ReliabilityHook',
+    'RunIdentityHook',
     'SafeCheckpointHook',
     'SafeResumeHook',
     'StrictWeightsHook',

@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmkdml.files import write_atomically
+from mmkdml.files import own_file, write_atomically
 from mmkdml.registry import HOOKS
 from mmkdml.weight_checks import find_non_finite
 
@@ -151,7 +151,7 @@ def _report(runner: Runner, batch: Any, values: Mapping[str, torch.Tensor]) -> P
     batches = all_gather_object(dict(losses=told, samples=samples))
     path = Path(runner.work_dir) / FOLDER / f'iter_{runner.iter + 1}.json'
     if is_main_process():
-        path.parent.mkdir(exist_ok=True)
+        own_file(runner.work_dir, FOLDER, path.name)
         content = dict(epoch=runner.epoch + 1, iteration=runner.iter + 1, batches=batches)
         write_atomically(path, json.dumps(content, indent=1, default=str).encode())
     return path

@@ -16,6 +16,7 @@ from mmengine.structures import BaseDataElement
 from mmkdml.datasets.images import read_image
 from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN, members_in_order
 from mmkdml.evaluation.panels import IGNORED, TRUTH, Panel, draw_panel, draw_sheet
+from mmkdml.files import own_file
 from mmkdml.registry import HOOKS
 
 
@@ -100,7 +101,6 @@ class PanelHook(Hook):
         """
         if not self._kept:
             return
-        out_dir = Path(runner.work_dir) / self.out_dir
         last, panels = len(self._kept) - 1, []
         chosen = np.linspace(0, last, min(self.num, last + 1)).round().astype(int)
         for number, index in enumerate(chosen, 1):
@@ -108,10 +108,12 @@ class PanelHook(Hook):
             height, width = masks[TRUTH].shape
             image = mmcv.imresize(read_image(img_path), (width, height))
             name = Path(img_path).stem
-            draw_panel(image, masks, out_dir / f'{number:02d}_{name}.png')
+            path = own_file(runner.work_dir, self.out_dir, f'{number:02d}_{name}.png')
+            draw_panel(image, masks, path)
             panels.append(Panel(image, masks, name))
-        draw_sheet(panels, out_dir / 'panels.png')
-        runner.logger.info(f'{len(panels)} panels drawn in {out_dir}')
+        sheet = own_file(runner.work_dir, self.out_dir, 'panels.png')
+        draw_sheet(panels, sheet)
+        runner.logger.info(f'{len(panels)} panels drawn in {sheet.parent}')
         self._reset()
 
 

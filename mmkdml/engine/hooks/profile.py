@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from mmengine.runner import Runner
 from prettytable import PrettyTable
 from torch.profiler import ProfilerActivity, profile
 
+from mmkdml.files import own_file
 from mmkdml.profiling import PREFIX, part
 from mmkdml.registry import HOOKS
 
@@ -102,7 +102,7 @@ class ProfileHook(Hook):
     def _stop(self, runner: Runner) -> None:
         seconds, recorded = time.perf_counter() - self._since, self._done - self.skip
         self._recording.close()
-        path = Path(runner.work_dir) / TRACE
+        path = own_file(runner.work_dir, TRACE)
         self._profiler.export_chrome_trace(str(path))
         table = part_table(_part_seconds(self._profiler.events()), seconds, recorded)
         runner.logger.info(

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from mmkdml.evaluation.calibration import Calibration
 from mmkdml.evaluation.reliability import draw_reliability
+from mmkdml.files import own_file
 from mmkdml.registry import HOOKS
 
 
@@ -42,10 +43,12 @@ class ReliabilityHook(Hook):
             runner: The runner.
             metrics: Not used.
         """
-        folder = Path(runner.work_dir) / self.out_dir
         for metric in runner.test_evaluator.metrics:
             if isinstance(metric, Calibration) and len(metric.table):
-                folder.mkdir(parents=True, exist_ok=True)
-                metric.table.to_csv(folder / 'reliability.csv', index=False)
-                draw_reliability(metric.table, folder / 'reliability.png')
-                runner.logger.info(f'Reliability diagrams drawn in {folder}')
+                table, figure = (
+                    own_file(runner.work_dir, self.out_dir, f'reliability.{kind}')
+                    for kind in ('csv', 'png')
+                )
+                metric.table.to_csv(table, index=False)
+                draw_reliability(metric.table, figure)
+                runner.logger.info(f'Reliability diagrams drawn in {figure.parent}')

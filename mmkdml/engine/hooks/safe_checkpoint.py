@@ -17,6 +17,8 @@ from mmkdml.engine.checkpoint_files import (
     read_back_first,
 )
 from mmkdml.engine.processes import share_gradients
+from mmkdml.engine.run_lock import holds_lock
+from mmkdml.files import own_file
 from mmkdml.registry import HOOKS
 
 
@@ -51,7 +53,7 @@ class SafeCheckpointHook(CheckpointHook):
         self.best_ckpt_path: str | None = best and self._in_folder(best)
         for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
             self.best_ckpt_path_dict[key] = path and self._in_folder(path)
-        if is_main_process():
+        if holds_lock(self.out_dir):  # else another process may be writing them
             for part in Path(self.out_dir).glob('.*.pth.*.part'):
                 part.unlink()
 
@@ -70,11 +72,15 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         self._remove_old()  # the best one before, in whose place there is a new one by now
         share_gradients(runner)
+        if is_main_process():
+            own_file(runner.work_dir, 'last_checkpoint')
         super()._save_checkpoint_with_step(runner, step, meta)
         read_back_first(runner, self.last_ckpt)
         self._remove_old()
         if is_main_process():
-            (Path(runner.work_dir) / INTERRUPTED).unlink(missing_ok=True)
+            interrupted = Path(runner.work_dir) / INTERRUPTED
+            if interrupted.is_file() or interrupted.is_symlink():
+                interrupted.unlink()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         super()._save_best_checkpoint(runner, metrics)

@@ -1,0 +1,310 @@
+"""Which run a folder holds, and what a training may do there: start, resume or overwrite."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
+
+from mmkdml.apis.run_checkpoints import (
+    RunCheckpoints,
+    checkpoint_number,
+    farthest,
+    kind_of,
+    skipped,
+)
+from mmkdml.apis.run_settings import changed_settings, deciding_settings, settings_difference
+from mmkdml.engine.hooks.run_identity import IDENTITY_FILE, RUN
+from mmkdml.engine.run_lock import lock_folder, unlock_folder
+from mmkdml.models.checkpoints import load_checkpoint_file
+
+_END = {'train_cfg.max_epochs', 'train_cfg.max_iters'}
+# Schedules whose values so far do not depend on the end of the training.
+_FREE_SCHEDULES = ('MultiStep', 'Step', 'Exponential', 'Constant', 'CosineRestart')
+
+
+@dataclass
+class RunStart:
+    """How a training starts.
+
+    Attributes:
+        identity: ``id``, ``settings`` and ``processes`` of the run.
+        checkpoint: Checkpoint to resume from.
+        changes: Old and new value of each changed setting by key.
+        outdated: Files of an older run to remove when the training starts.
+        notes: Lines to log, with their level.
+    """
+
+    identity: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Path | None = None
+    changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    outdated: list[Path] = field(default_factory=list)
+    notes: list[tuple[int, str]] = field(default_factory=list)
+
+    def warn(self, *messages: str) -> None:
+        """Add warnings to the notes."""
+        self.notes += [(logging.WARNING, message) for message in messages]
+
+
+def start_run(config: Config, overwrite: bool = False, accept_changes: bool = False) -> RunStart:
+    """Lock a run's folder and decide how its training starts.
+
+    Of several processes, the main one decides; all return or raise the same.
+
+    Args:
+        config: The config, with ``work_dir``, ``resume`` and ``load_from``.
+        overwrite: Remove the checkpoints of an older run when the training starts.
+        accept_changes: Resume although settings or data differ.
+
+    Raises:
+        ValueError: If another process trains in the folder; if a new training would mix with an
+            older run's checkpoints; if nothing that is there can be resumed, it belongs to another
+            run, or settings or data have changed.
+        OSError: If the folder cannot be used.
+    """
+    outcome: list[Any] = [None]
+    if is_main_process():
+        folders = checkpoint_folders(config)
+        try:
+            for folder in folders:
+                lock_folder(folder)
+            outcome = [_decide(config, folders, overwrite, accept_changes)]
+        except Exception as error:  # the other processes wait
+            unlock_run(config)
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], FileNotFoundError):
+        raise FileNotFoundError(*outcome[0].args)
+    if isinstance(outcome[0], OSError):
+        raise OSError(*outcome[0].args)
+    if isinstance(outcome[0], ValueError):
+        raise ValueError(str(outcome[0]))
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def unlock_run(config: Config) -> None:
+    """Release the folders that :func:`start_run` has locked."""
+    for folder in checkpoint_folders(config):
+        unlock_folder(folder)
+
+
+def checkpoint_folders(config: Config) -> list[Path]:
+    """The folder of a run, and that of its checkpoints if the hook has an ``out_dir``."""
+    folder = Path(config.work_dir)
+    out_dir = ((config.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
+    if out_dir is None or Path(out_dir).absolute() == folder.absolute():
+        return [folder]
+    return [folder, Path(out_dir) / folder.absolute().name]
+
+
+def _decide(config: Config, folders: list[Path], overwrite: bool, accept_changes: bool) -> RunStart:
+    start = RunStart(dict(id=uuid.uuid4().hex, processes=get_world_size(), adopted=False))
+    start.identity['settings'] = settings = _settings(config)
+    found = RunCheckpoints(folders)
+    start.warn(*found.special)
+    if not config.get('resume'):
+        _start_new(start, found, folders[0], overwrite)
+        return start
+    recorded = _recorded(folders[0])
+    if config.get('load_from'):
+        start.checkpoint = Path(config.load_from)
+        run = _resume_file(start, found, folders)
+    else:
+        run = _resume_folder(start, found, folders[0], recorded)
+    _take_identity(start, run, recorded, folders[0])
+    known = run or recorded
+    if known is not None:
+        start.changes = changed_settings(known['settings'], settings)
+        _check_changes(start, config, folders[0], accept_changes)
+        if known.get('processes') != get_world_size():
+            start.warn(
+                f'The run had {known.get("processes")} processes, now it has {get_world_size()}: it '
+                'will not end with the same weights'
+            )
+    elif start.checkpoint is not None:
+        start.warn(
+            f'{start.checkpoint} was written by an earlier version, without the settings of its '
+            'run: changed settings are not detected'
+        )
+    return start
+
+
+def _start_new(start: RunStart, found: RunCheckpoints, folder: Path, overwrite: bool) -> None:
+    if not found.all:
+        return
+    names = ', '.join(path.name for path in found.all)
+    if not overwrite:
+        raise ValueError(
+            f'{folder} holds the checkpoints of another run: {names}. Use --resume to continue it, '
+            'another --work-dir, or --overwrite to delete its checkpoints'
+        )
+    start.outdated = [*found.all, folder / 'last_checkpoint']
+    start.warn(f'The checkpoints of an older run are deleted: {names}')
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """The deciding settings; of frozen members only which have a file.
+
+    A checkpoint records the hash of each file and refuses others, wherever the file is.
+    """
+    settings = deciding_settings(config)
+    model = settings['model']
+    if isinstance(model, dict):
+        if model.get('teacher_checkpoint') is not None:
+            model['teacher_checkpoint'] = 'file'
+        if isinstance(model.get('frozen'), dict):
+            model['frozen'] = {name: path and 'file' for name, path in model['frozen'].items()}
+    return settings
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    """The identity in a run's folder; None if it has none."""
+    path = folder / IDENTITY_FILE
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        identity = _valid(json.loads(path.read_text()))
+    except ValueError:
+        identity = None
+    if identity is None:
+        raise ValueError(
+            f'{path}: expected the id and settings of a run, got something else. Remove it to '
+            'resume without a comparison of settings'
+        )
+    return identity
+
+
+def _valid(identity: Any) -> dict[str, Any] | None:
+    if not isinstance(identity, Mapping):
+        return None
+    fits = isinstance(identity.get('id'), str) and isinstance(identity.get('settings'), Mapping)
+    return dict(identity) if fits else None
+
+
+def _resume_file(
+    start: RunStart, found: RunCheckpoints, folders: list[Path]
+) -> dict[str, Any] | None:
+    """Check a checkpoint that was named by the user; returns the identity in it."""
+    path: Any = start.checkpoint
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ValueError(
+            f'--resume {path}: expected a regular file, got {kind_of(path)}. Name the file itself'
+        )
+    meta = load_checkpoint_file(path).get('meta')
+    in_folder = path.absolute().parent in [folder.absolute() for folder in folders]
+    if found.all and not in_folder:
+        raise ValueError(
+            f'--resume {path}: {folders[0]} holds other checkpoints: '
+            f'{", ".join(other.name for other in found.all)}. Choose another --work-dir'
+        )
+    number = checkpoint_number(path)
+    later = [other.name for other in found.all if checkpoint_number(other) > number > 0]
+    if later:
+        start.warn(f'{", ".join(later)} are later than {path.name} and will be overwritten')
+    return _valid(meta.get(RUN)) if isinstance(meta, Mapping) else None
+
+
+def _resume_folder(
+    start: RunStart, found: RunCheckpoints, folder: Path, recorded: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Find the newest checkpoint of the folder's run; returns the identity in it."""
+    metas, unreadable = found.read()
+    start.warn(*skipped(unreadable))
+    start.checkpoint = farthest(metas)
+    if start.checkpoint is None and found.all:
+        reasons = [*unreadable.values(), *(f'{path} holds weights only' for path in found.best)]
+        raise ValueError(
+            f'No checkpoint in {folder} can be resumed:\n  '
+            + '\n  '.join(reasons)
+            + '\nRestore one, start in another --work-dir, or start over with --overwrite instead of '
+            '--resume'
+        )
+    if start.checkpoint is None:
+        start.notes.append(
+            (logging.INFO, f'{folder} has no checkpoints: the run starts from scratch')
+        )
+        return None
+    runs = {path: _valid(meta.get(RUN)) for path, meta in metas.items()}
+    own = recorded or runs[start.checkpoint] or dict(id=None)
+    foreign = {
+        path.name: run['id'][:8] if run else 'none'
+        for path, run in runs.items()
+        if (run['id'] != own['id'] if run else own['id'] and not own.get('adopted'))
+    }
+    if foreign:
+        raise ValueError(
+            f'{folder} holds checkpoints of different runs: expected those of run '
+            f'{(own["id"] or "none")[:8]}, got {foreign}. Move the others away'
+        )
+    return runs[start.checkpoint]
+
+
+def _take_identity(
+    start: RunStart, run: dict[str, Any] | None, recorded: dict[str, Any] | None, folder: Path
+) -> None:
+    """Keep the id of the run that is continued.
+
+    A run of an earlier version, which has none, gets one; its older checkpoints stay without.
+    """
+    if start.checkpoint is not None and recorded is not None:
+        other = run['id'] != recorded['id'] if run else not recorded.get('adopted')
+        if other:
+            raise ValueError(
+                f'--resume {start.checkpoint}: expected a checkpoint of run {recorded["id"][:8]}, '
+                f'which {folder} belongs to, got one of run {run["id"][:8] if run else "none"}. '
+                'Choose another --work-dir'
+            )
+    source = recorded or run
+    if source is not None:
+        start.identity.update(id=source['id'], adopted=source.get('adopted') is True)
+    else:
+        start.identity['adopted'] = start.checkpoint is not None
+
+
+def _check_changes(start: RunStart, config: Config, folder: Path, accept_changes: bool) -> None:
+    if not start.changes:
+        return
+    difference = settings_difference(start.changes)
+    extends = start.changes.keys() <= _END and not _schedule_needs_end(config)
+    if not (accept_changes or extends):
+        raise ValueError(
+            f'The settings differ from those of the run in {folder} (old -> new):\n{difference}\n'
+            'Resume with the settings of the run, or go on with the new ones: --accept-changes'
+        )
+    start.warn(f'Resumed with changed settings (old -> new):\n{difference}')
+
+
+def _schedule_needs_end(config: Config) -> bool:
+    """Whether learning rates so far depend on the number of epochs or iterations."""
+    schedules = config.get('param_scheduler') or []
+    while isinstance(schedules, Mapping) and 'type' not in schedules:
+        schedules = [
+            one
+            for its in schedules.values()
+            for one in (its if isinstance(its, (list, tuple)) else [its])
+        ]
+    if isinstance(schedules, Mapping):
+        schedules = [schedules]
+    return not all(map(_is_free, schedules))
+
+
+def _is_free(schedule: Mapping[str, Any]) -> bool:
+    kind = schedule['type']
+    name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+    if name.startswith('ReduceOnPlateau'):
+        return False
+    fixed = {'CosineAnnealing': 'T_max', 'OneCycle': 'total_steps'}
+    return (
+        'end' in schedule
+        or name.startswith(_FREE_SCHEDULES)
+        or any(name.startswith(kind) and key in schedule for kind, key in fixed.items())
+    )

@@ -1,0 +1,206 @@
+"""Settings and data that decide the result of a run, and how two runs differ in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmkdml.models.checkpoints import file_sha256
+
+#: Parts of a config that decide what a training learns and which checkpoint is its best one.
+TRAINING_PARTS = (
+    'model', 'data_preprocessor', 'train_dataloader', 'val_dataloader', 'val_evaluator',
+    'train_cfg', 'val_cfg', 'optim_wrapper', 'param_scheduler', 'default_hooks', 'custom_hooks',
+    'auto_scale_lr', 'sync_bn', 'randomness',
+)  # fmt: skip
+DATA = 'data'
+_DATA_KEYS = ('ann_file', 'data_root', 'data_prefix')
+# They change how fast a sample is loaded, not the sample.
+_LOADING = {
+    'num_workers', 'persistent_workers', 'pin_memory', 'pin_memory_device', 'prefetch_factor',
+    'timeout', 'multiprocessing_context', 'image_cache', 'lazy_init', 'serialize_data',
+}  # fmt: skip
+_WATCHING_HOOKS = {
+    'IterTimerHook', 'LoggerHook', 'LossBalanceHook', 'MemberTableHook', 'PanelHook', 'ProfileHook',
+    'ReliabilityHook', 'SegVisualizationHook', 'VisualizationHook',
+}  # fmt: skip
+_SAVING = {
+    'interval', 'by_epoch', 'max_keep_ckpts', 'out_dir', 'save_last', 'save_begin',
+    'filename_tmpl', 'backend_args', 'save_optimizer', 'save_param_scheduler',
+}  # fmt: skip
+_MOST_LINES = 40
+
+
+def deciding_settings(config: Config, parts: tuple[str, ...] = TRAINING_PARTS) -> dict[str, Any]:
+    """Return what decides the result of a run: settings, and hashes of the data under ``'data'``.
+
+    Left out is what only changes speed, logs and which files are kept: workers of data loaders,
+    caches, hooks that watch, intervals of checkpoints.
+
+    Args:
+        config: The config, as :func:`mmkdml.apis.load_config` returns it.
+        parts: Keys of the config that count.
+
+    Returns:
+        Plain values, as JSON reads them. Parts that the config lacks are None.
+    """
+    plain = config.to_dict()
+    loaders = [part for part in parts if part.endswith('_dataloader')]
+    data = {
+        f'{loader.removesuffix("_dataloader")}{place}': digest
+        for loader in loaders
+        for place, digest in _data_digests(plain.get(loader))
+    }
+    settings = {part: plain.get(part) for part in parts} | {DATA: data}
+    return _without_incidental(json.loads(json.dumps(settings, default=_name)))
+
+
+def changed_settings(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Compare two results of :func:`deciding_settings`, also of earlier versions.
+
+    Parts that one of them did not record are not compared, nor are data that were missing then.
+
+    Args:
+        before: The old settings.
+        after: The new settings.
+
+    Returns:
+        Old and new value by dotted key; :data:`NOT_SET` where there is none.
+    """
+    common = before.keys() & after.keys()
+    old, new = (
+        dict(_flat(_without_incidental({part: settings[part] for part in sorted(common)})))
+        for settings in (before, after)
+    )
+    changes = {
+        key: (old.get(key, NOT_SET), new.get(key, NOT_SET))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, NOT_SET) != new.get(key, NOT_SET)
+    }
+    return {
+        key: values
+        for key, values in changes.items()
+        if not (key.startswith(f'{DATA}.') and None in values)
+    }
+
+
+def settings_difference(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """Format changed settings, one ``key: old -> new`` per line."""
+    lines = [f'  {key}: {old!r} -> {new!r}' for key, (old, new) in changes.items()]
+    if len(lines) > _MOST_LINES:
+        lines[_MOST_LINES:] = [f'  ... and {len(lines) - _MOST_LINES} more']
+    return '\n'.join(lines)
+
+
+class _NotSet:
+    def __repr__(self) -> str:
+        return '(not set)'
+
+
+NOT_SET = _NotSet()
+
+
+def _without_incidental(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what does not decide a result."""
+    kept = dict(settings)
+    for part in kept:
+        if part.endswith('_dataloader'):
+            kept[part] = _without(kept[part], _LOADING)
+    hooks = kept.get('default_hooks')
+    if isinstance(hooks, Mapping):
+        kept['default_hooks'] = {name: hook for name, hook in hooks.items() if _decides(hook)}
+        if isinstance(checkpoint := hooks.get('checkpoint'), Mapping):
+            kept['default_hooks']['checkpoint'] = {
+                key: value for key, value in checkpoint.items() if key not in _SAVING
+            }
+    if isinstance(hooks := kept.get('custom_hooks'), list):
+        kept['custom_hooks'] = [hook for hook in hooks if _decides(hook)]
+    return kept
+
+
+def _without(value: Any, keys: set[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without(one, keys) for key, one in value.items() if key not in keys}
+    return [_without(one, keys) for one in value] if isinstance(value, list) else value
+
+
+def _decides(hook: Any) -> bool:
+    kind = hook.get('type') if isinstance(hook, Mapping) else None
+    return str(kind).rpartition('.')[2] not in _WATCHING_HOOKS
+
+
+def _flat(value: Any, place: str = '') -> Iterator[tuple[str, Any]]:
+    items: Any = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    if not items:
+        yield place, value
+    for key, one in items:
+        yield from _flat(one, f'{place}.{key}' if place else str(key))
+
+
+def _name(value: Any) -> str:
+    """Name of what JSON cannot hold; an object's address would differ in each process."""
+    if isinstance(value, Path):
+        return str(value)
+    kind = value if hasattr(value, '__qualname__') else type(value)
+    return f'{kind.__module__}.{kind.__qualname__}'
+
+
+def _data_digests(value: Any, place: str = '') -> Iterator[tuple[str, str | None]]:
+    """Place and hash of the data of every data set in a data loader's settings."""
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return
+    if any(isinstance(value.get(key), str | os.PathLike | Mapping) for key in _DATA_KEYS):
+        yield place, _data_digest(value)
+    for key, one in value.items():
+        if key != 'pipeline':
+            yield from _data_digests(one, place if key == 'dataset' else f'{place}.{key}')
+
+
+def _data_digest(dataset: Mapping[str, Any]) -> str | None:
+    """Hash of a data set's split file or, without one, of the names of its files.
+
+    None if they are missing.
+    """
+    root = Path(dataset.get('data_root') or '')
+    if dataset.get('ann_file'):
+        # mmkdml takes the path as it is given, the frameworks relative to data_root.
+        paths = dict.fromkeys((Path(dataset['ann_file']), root / dataset['ann_file']))
+        digests = [_file_digest(str(path), *_state(path)) for path in paths if path.is_file()]
+        return ' '.join(digests) or None
+    prefixes = dataset.get('data_prefix') or ''
+    prefixes = [prefixes] if isinstance(prefixes, str) else sorted(map(str, prefixes.values()))
+    digest, found = hashlib.sha256(), False
+    for folder in {
+        root / prefix: None for prefix in prefixes if dataset.get('data_root') or prefix
+    }:
+        for path, folders, names in os.walk(folder):
+            folders.sort()
+            for name in sorted(names):
+                found = True
+                digest.update(f'{os.path.relpath(Path(path, name), folder)}\0'.encode())
+    return digest.hexdigest() if found else None
+
+
+def _state(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: str, _size: int, _modified: int) -> str:
+    return file_sha256(path)
