@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import stat
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,11 +43,17 @@ class RunCheckpoints:
         return [*(path for kind in self.kinds for path in kind), *self.best]
 
     def _find(self, folders: list[Path], pattern: str) -> list[Path]:
-        paths = [path for folder in folders for path in sorted(folder.glob(pattern))]
+        paths = [
+            path
+            for folder in folders
+            if folder.is_dir()
+            for path in sorted(folder.iterdir())  # glob() hides dangling links
+            if path.match(pattern)
+        ]
         self.special += [
             f'{path} is skipped: expected a regular file, got {kind_of(path)}'
             for path in paths
-            if not is_regular(path)
+            if not is_regular(path) and os.path.lexists(path)
         ]
         return [path for path in paths if is_regular(path)]
 
@@ -109,7 +115,7 @@ def checkpoint_number(path: Path) -> int:
 
 def is_regular(path: Path) -> bool:
     """Whether a path is a regular file and not a link to one."""
-    return stat.S_ISREG(path.lstat().st_mode)
+    return path.is_file() and not path.is_symlink()
 
 
 def kind_of(path: Path) -> str:

@@ -127,8 +127,8 @@ def _decide(config: Config, folders: list[Path], overwrite: bool, accept_changes
         _check_changes(start, config, folders[0], accept_changes)
         if known.get('processes') != get_world_size():
             start.warn(
-                f'The run had {known.get("processes")} processes, now it has {get_world_size()}: it '
-                'will not end with the same weights'
+                f'The run had {known.get("processes")} processes, now it has {get_world_size()}: '
+                'it will not end with the same weights'
             )
     elif start.checkpoint is not None:
         start.warn(
@@ -225,8 +225,8 @@ def _resume_folder(
         raise ValueError(
             f'No checkpoint in {folder} can be resumed:\n  '
             + '\n  '.join(reasons)
-            + '\nRestore one, start in another --work-dir, or start over with --overwrite instead of '
-            '--resume'
+            + '\nRestore one, start in another --work-dir, or start over: --overwrite instead '
+            'of --resume'
         )
     if start.checkpoint is None:
         start.notes.append(

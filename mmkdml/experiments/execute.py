@@ -29,12 +29,12 @@ from mmengine.runner import Runner
 from mmkdml.analysis import inspect_config, member_complexities
 from mmkdml.apis import load_config, load_weights, make_runner, newest_checkpoint, use_amp
 from mmkdml.apis.run_checkpoints import checkpoint_number
+from mmkdml.apis.run_settings import TRAINING_PARTS, deciding_settings, difference
 from mmkdml.datasets import SplitFileMixin, read_split
 from mmkdml.datasets.splits import split_counts
 from mmkdml.evaluation import CaseTable
 from mmkdml.experiments.packing import pack_result
 from mmkdml.experiments.records import Measurement
-from mmkdml.experiments.store import difference
 from mmkdml.experiments.suite import RunSpec
 from mmkdml.files import write_atomically
 from mmkdml.models.checkpoints import resolve_checkpoint
@@ -42,11 +42,10 @@ from mmkdml.models.transfers import TEACHER
 
 RESULT = 'result.json.gz'
 SETTINGS = 'settings.json'
-# The settings of a Runner that decide what comes out.
+# A run of a suite is also tested, and its seed is known.
 _DECIDING = (
-    'model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator',
-    'test_evaluator', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'default_hooks',
-    'custom_hooks', 'auto_scale_lr',
+    *(part for part in TRAINING_PARTS if part != 'randomness'),
+    'test_dataloader', 'test_evaluator', 'test_cfg',
 )  # fmt: skip
 _PACKAGES = (
     'mmkdml', 'torch', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmsegmentation',
@@ -79,13 +78,22 @@ def _options(spec: RunSpec, teacher: str | Path | None) -> dict[str, Any]:
 
 
 def settings_text(spec: RunSpec) -> str:
-    """Everything that decides a run's outcome but its seed, as JSON; equal for equal runs."""
-    config = run_config(spec, work_dir='', teacher=spec.teacher).to_dict()
-    config = {key: config.get(key) for key in _DECIDING}
-    return json.dumps(config, indent=1, sort_keys=True, default=str)
+    """Settings and data that decide a run's outcome, without its seed, as JSON.
+
+    Compare two of them with :func:`mmkdml.apis.run_settings.difference`. Data that are missing have
+    no hash.
+    """
+    config = run_config(spec, work_dir='', teacher=spec.teacher)
+    return json.dumps(deciding_settings(config, _DECIDING), indent=1, sort_keys=True)
 
 
-def execute(spec: RunSpec, work_dir: Path, teacher: Path | None, launcher: str) -> None:
+def execute(
+    spec: RunSpec,
+    work_dir: Path,
+    teacher: Path | None,
+    launcher: str,
+    registered: str | None = None,
+) -> None:
     """Trains, or goes on from the newest whole checkpoint, and tests the best and the last one.
 
     Args:
@@ -93,12 +101,20 @@ def execute(spec: RunSpec, work_dir: Path, teacher: Path | None, launcher: str) 
         work_dir: Folder of its files; ``result.json.gz`` appears there when all is done.
         teacher: Folder of its teacher's run.
         launcher: As of :func:`mmkdml.apis.make_runner`.
+        registered: The settings text with which the suite was started.
 
     Raises:
-        ValueError: If the folder holds a run of other settings, or the config cannot be used.
+        ValueError: If the folder holds a run of other settings or data, they have changed since the
+            suite was started, or the config cannot be used.
     """
     begun = time.time()
-    _refuse_other_settings(work_dir, settings_text(spec))
+    settings = settings_text(spec)
+    if registered and (changes := difference(registered, settings)):
+        raise ValueError(
+            f'Settings or data have changed since the suite was started:\n{changes}\nUndo the '
+            'change, or start the suite in another --work-dir'
+        )
+    _refuse_other_settings(work_dir, settings)
     config = run_config(spec, work_dir, teacher)
     config.experiment_name = re.sub(r'\W', '_', f'{spec.key}_{time.time_ns()}')
     config.resume, config.load_from = True, None
@@ -161,12 +177,13 @@ def _logged(line: str) -> dict[str, Any]:
 
 def _refuse_other_settings(work_dir: Path, settings: str) -> None:
     path = work_dir / SETTINGS
-    if path.is_file() and path.read_text() != settings:
+    before = path.read_text() if path.is_file() else ''
+    if before and (changes := difference(before, settings)):
         raise ValueError(
-            f'{work_dir} holds a run with other settings:\n'
-            f'{difference(path.read_text(), settings)}\nMove it away, or choose another folder'
+            f'{work_dir} holds a run with other settings:\n{changes}\nMove it away, or choose '
+            'another folder'
         )
-    if not path.is_file() and is_main_process():
+    if before != settings and is_main_process():
         work_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, settings.encode())
 
@@ -245,4 +262,5 @@ def main() -> None:
     teacher = content.pop('teacher_dir')
     work_dir = Path(content.pop('work_dir'))
     launcher = 'pytorch' if 'LOCAL_RANK' in os.environ else 'none'
-    execute(RunSpec(**content), work_dir, teacher and Path(teacher), launcher)
+    registered = content.pop('registered', None)
+    execute(RunSpec(**content), work_dir, teacher and Path(teacher), launcher, registered)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import unified_diff
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,12 +22,12 @@ from sqlalchemy import (
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from mmkdml.apis.run_settings import difference, records_data
 from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
 from mmkdml.experiments.suite import RunSpec, run_key
 
 DATABASE = 'suite.db'
 LOCK_SECONDS = 60.0
-_DIFFERENCE_LINES = 40
 # Also of a driver that is missing, a URL that is none and values that no suite wrote.
 _REFUSALS = (SQLAlchemyError, ImportError, MemoryError, OverflowError, TypeError, ValueError)
 
@@ -142,19 +141,22 @@ class SuiteStore:
             How many were added.
 
         Raises:
-            ValueError: If a run is there with other settings; says which differ.
+            ValueError: If a run is there with other settings or data; names which differ.
         """
         with self._session() as session:
             columns = select(_Row.name, _Row.seed, _Row.settings)
             known = {(name, seed): text for name, seed, text in session.execute(columns)}
         for run in runs:
-            before = known.get((run.name, run.seed), settings[run.name])
-            if before != settings[run.name]:
+            now = settings[run.name]
+            before = known.get((run.name, run.seed), now)
+            if changes := difference(before, now):
                 raise ValueError(
-                    f'{run.key} was started with other settings in {self.url}:\n'
-                    f'{difference(before, settings[run.name])}\nUndo the change, or choose another '
-                    'folder with --work-dir'
+                    f'{run.key} was started with other settings in {self.url}:\n{changes}\nUndo '
+                    'the change, or choose another folder with --work-dir'
                 )
+            if before != now and records_data(now):  # of an earlier version, or without data
+                row = update(_Row).where(_Row.name == run.name, _Row.seed == run.seed)
+                self._changed(row.values(settings=now))
         new = [
             _Row(name=run.name, seed=run.seed, position=position, teacher=run.teacher,
                  settings=settings[run.name], state=WAITING)
@@ -276,16 +278,6 @@ class SuiteStore:
             raise ValueError(
                 f'the database {self.url} cannot be used ({reason}): {advice}'
             ) from error
-
-
-def difference(before: str, after: str) -> str:
-    """What changed between two texts of settings, as the lines of a unified diff."""
-    lines = list(
-        unified_diff(before.splitlines(), after.splitlines(), 'before', 'now', n=2, lineterm='')
-    )
-    if len(lines) > _DIFFERENCE_LINES:
-        lines[_DIFFERENCE_LINES:] = [f'... and {len(lines) - _DIFFERENCE_LINES} more lines']
-    return '\n'.join(lines)
 
 
 def _owned(worker: str) -> tuple[Any, ...]:

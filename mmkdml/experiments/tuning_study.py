@@ -18,7 +18,8 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
-from mmkdml.experiments.store import LOCK_SECONDS, difference
+from mmkdml.apis.run_settings import difference
+from mmkdml.experiments.store import LOCK_SECONDS
 
 HEARTBEAT_SECONDS = 5
 LOST_SECONDS = 60
@@ -64,12 +65,12 @@ def open_study(
             load_if_exists=True,
         )
         before = study.user_attrs.get(SETTINGS, settings)
-        if before != settings:
+        if changes := difference(before, settings):
             raise ValueError(
                 f'The study {name} was begun with other settings. Search in another folder '
                 '(--out), in a database of your own under another name, too (--study-name), or go '
                 'back to these settings:\n'
-                f'{difference(before, settings)}'
+                f'{changes}'
             )
         study.set_user_attr(SETTINGS, settings)
     return study

@@ -23,7 +23,7 @@ from mmkdml.experiments.progress import in_words, progress
 from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
 from mmkdml.experiments.store import RunState, SuiteStore
 from mmkdml.experiments.suite import RunSpec, Suite, run_key
-from mmkdml.files import write_atomically
+from mmkdml.files import own_file, write_atomically
 
 LOG = 'run.log'
 SPEC = 'run.json'
@@ -162,7 +162,9 @@ class Worker:
         folder.mkdir(parents=True, exist_ok=True)
         teacher = self.suite.work_dir / run_key(spec.teacher, spec.seed) if spec.teacher else None
         content = dataclasses.asdict(spec) | dict(
-            work_dir=str(folder), teacher_dir=teacher and str(teacher)
+            work_dir=str(folder),
+            teacher_dir=teacher and str(teacher),
+            registered=self.store.settings().get(spec.name),
         )
         write_atomically(folder / SPEC, json.dumps(content, indent=1).encode())
         (folder / RESULT).unlink(missing_ok=True)
@@ -171,7 +173,7 @@ class Worker:
             count = f'--nproc_per_node={self.processes}'
             command += ['-m', 'torch.distributed.run', '--standalone', count]
         command += [*self.command, str(folder / SPEC)]
-        with (folder / LOG).open('ab') as log:
+        with own_file(folder, LOG).open('ab') as log:
             start = log.tell()
             process = subprocess.Popen(
                 command,

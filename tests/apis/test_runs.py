@@ -16,7 +16,6 @@ from mmpretrain.datasets import CustomDataset
 from mmkdml.apis import load_config, load_weights, make_runner, runs, use_amp
 from mmkdml.apis.runs import (
     IMAGE_CACHE,
-    newest_checkpoint,
     use_deterministic,
     use_fast,
     use_image_cache,
@@ -146,6 +145,7 @@ def built(monkeypatch):
         return SimpleNamespace(hooks=hooks, register_hook=hooks.append)
 
     monkeypatch.setattr(Runner, 'from_cfg', from_cfg)
+    monkeypatch.setattr(runs, 'init_dist', lambda *args, **kwargs: None)  # no Slurm here
     return configs
 
 
@@ -190,7 +190,7 @@ def save(path, epoch=0, iteration=0):
     torch.save(dict(state_dict={}, meta=dict(epoch=epoch, iter=iteration)), path)
 
 
-def test_resuming_finds_the_newest_whole_checkpoint(built, tmp_path, capsys):
+def test_resuming_finds_the_newest_intact_checkpoint(built, tmp_path):
     config = dict(resume=True, work_dir=str(tmp_path), load_from=None)
     for epoch in (2, 9, 10):
         save(tmp_path / f'epoch_{epoch}.pth', epoch, 4 * epoch)
@@ -198,32 +198,20 @@ def test_resuming_finds_the_newest_whole_checkpoint(built, tmp_path, capsys):
     make_runner(Config(config))
     assert (built[-1].resume, built[-1].load_from) == (True, str(tmp_path / 'epoch_10.pth'))
     (tmp_path / 'epoch_10.pth').write_bytes(b'')
-    make_runner(Config(config))
+    *_, hook = make_runner(Config(config)).hooks
     assert built[-1].load_from == str(tmp_path / 'epoch_9.pth')
-    said = capsys.readouterr().err
+    said = '\n'.join(note for _, note in hook.notes)
     assert 'epoch_10.pth cannot be loaded as a checkpoint' in said
-    assert 'epoch_10.pth is passed over' in said
+    assert 'epoch_10.pth is skipped' in said
     for path in tmp_path.glob('epoch_*.pth'):
         path.write_bytes(b'broken')
-    make_runner(Config(config))
-    assert (built[-1].resume, built[-1].load_from) == (False, None)
-
-
-def test_what_is_farthest_on_is_the_newest(tmp_path):
-    assert newest_checkpoint(tmp_path) is None
-    save(tmp_path / 'epoch_2.pth', 2, 8)
-    save(tmp_path / 'best_x_epoch_3.pth', 3, 12)
-    assert newest_checkpoint(tmp_path).name == 'epoch_2.pth'
-    for name, iteration, newest in (('interrupted', 7, 'epoch_2'), ('interrupted', 9, None)):
-        save(tmp_path / f'{name}.pth', 1, iteration)
-        assert newest_checkpoint(str(tmp_path)).stem == (newest or name)
-    save(tmp_path / 'iter_10.pth', 2, 10)
-    save(tmp_path / 'iter_9.pth', 2, 9)
-    assert newest_checkpoint(tmp_path).stem == 'iter_10'
-    # After the same iteration, the epoch is over in one of them.
-    save(tmp_path / 'interrupted.pth', 2, 12)
-    save(tmp_path / 'epoch_3.pth', 3, 12)
-    assert newest_checkpoint(tmp_path).stem == 'epoch_3'
+    (tmp_path / 'best_x_epoch_2.pth').write_bytes(b'intact or not')
+    with pytest.raises(ValueError) as refused:
+        make_runner(Config(config))
+    for name in ('epoch_2', 'epoch_9', 'epoch_10'):
+        assert f'{name}.pth cannot be loaded as a checkpoint' in str(refused.value)
+    assert 'best_x_epoch_2.pth holds weights only' in str(refused.value)
+    assert len(built) == 2
 
 
 def test_a_checkpoint_that_is_asked_for_is_the_one(built, tmp_path):
@@ -248,8 +236,10 @@ def test_deterministic_runs(monkeypatch):
 
 
 def test_nothing_to_resume_is_a_fresh_start(built, tmp_path):
-    make_runner(Config(dict(resume=True, work_dir=str(tmp_path))))
-    assert built[0].get('load_from') is None
+    *_, hook = make_runner(Config(dict(resume=True, work_dir=str(tmp_path)))).hooks
+    assert (built[0].resume, built[0].get('load_from')) == (False, None)
+    ((level, note),) = hook.notes
+    assert (level, str(tmp_path) in note) == (logging.INFO, True)
 
 
 def stub_runner(model):

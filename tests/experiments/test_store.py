@@ -8,7 +8,7 @@ from sqlalchemy import event
 
 from mmkdml.experiments import SuiteStore
 from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
-from mmkdml.experiments.store import DATABASE, difference
+from mmkdml.experiments.store import DATABASE
 from mmkdml.experiments.suite import RunSpec
 
 RUNS = [
@@ -16,7 +16,7 @@ RUNS = [
     RunSpec('student', 0, 'c', {}, 'teacher'),
     RunSpec('teacher', 1, 'c'),
 ]
-SETTINGS = {'teacher': 'one\ntwo\n', 'student': 'three\n'}
+SETTINGS = {'teacher': 'one: 1\ntwo: 2\n', 'student': 'three: 3\n'}
 
 
 @pytest.fixture
@@ -45,11 +45,25 @@ def test_registering_again_adds_what_is_new(store):
 
 
 def test_other_settings_are_refused_with_the_difference(store):
-    changed = {**SETTINGS, 'teacher': 'one\nzwei\n'}
+    changed = {**SETTINGS, 'teacher': 'one: 1\ntwo: 3\n'}
     with pytest.raises(ValueError, match=r'(?s)teacher/seed_0 was started with other settings.*'
-                       r'-two\n\+zwei\nUndo the change, or .* --work-dir'):  # fmt: skip
+                       r'two: 2 -> 3\nUndo the change, or .* --work-dir'):  # fmt: skip
         store.register([*RUNS, RunSpec('new', 0, 'c')], {**changed, 'new': ''})
     assert len(store.states()) == 3  # nothing added
+
+
+def test_data_are_among_the_settings_and_added_to_older_rows(tmp_path):
+    store = SuiteStore.in_folder(tmp_path)
+    run, before = RUNS[:1], {'teacher': '{\n"model": {"mode": "kdml"}\n}'}
+    store.register(run, before)
+    for digest, stored in (('null', before['teacher']), ('"aa"', None)):
+        now = '{\n"model": {"mode": "kdml"}, "data": {"train": %s}\n}' % digest
+        assert store.register(run, {'teacher': now}) == 0
+        assert store.settings()['teacher'] == (stored or now)
+    with pytest.raises(ValueError, match=r'data\.train: .aa. -> .bb.'):
+        store.register(run, {'teacher': now.replace('aa', 'bb')})
+    assert store.register(run, {'teacher': now.replace('"aa"', 'null')}) == 0  # moved away
+    assert store.settings()['teacher'] == now
 
 
 def test_a_run_is_taken_once(store):
@@ -176,9 +190,3 @@ def test_a_limit_on_the_size_of_files(store):
 def test_a_url_of_no_database():
     with pytest.raises(ValueError, match='cannot be used .*: check the URL, the driver'):
         SuiteStore('postgresql+nodriver://x/y')
-
-
-def test_a_long_difference_is_cut():
-    text = difference('\n'.join(map(str, range(100))), '\n'.join(map(str, range(100, 200))))
-    assert text.splitlines()[-1].startswith('... and ')
-    assert len(text.splitlines()) == 41

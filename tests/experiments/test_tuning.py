@@ -297,12 +297,12 @@ def test_trials_that_fall_behind_are_stopped(trained, search, out, monkeypatch, 
 def test_a_changed_search_is_refused(trained, search, out):
     search(trials=1).search()
     for changed, difference in (
-        (dict(tied=True), r'-tied: false\n\+tied: true'),
-        (dict(grid_step=0.25), r'\+grid: '),
-        (dict(epochs=5), r'\+ *"max_epochs": 5'),
-        (dict(options={'optim_wrapper.optimizer.lr': 0.5}), r'\+ *"lr": 0.5'),
-        (dict(options={'randomness.seed': 7}), r'-seed: 0\n\+seed: 7'),
-        (dict(pruner='none'), r'-pruner: "median"\n\+pruner: "none"'),
+        (dict(tied=True), 'tied: False -> True'),
+        (dict(grid_step=0.25), r'grid.*: .* -> '),
+        (dict(epochs=5), 'max_epochs: .* -> 5'),
+        (dict(options={'optim_wrapper.optimizer.lr': 0.5}), 'lr: .* -> 0.5'),
+        (dict(options={'randomness.seed': 7}), 'seed: 0 -> 7'),
+        (dict(pruner='none'), "pruner: 'median' -> 'none'"),
     ):
         with pytest.raises(ValueError, match=f'(?s)begun with other settings.*{difference}'):
             search(trials=1, **changed).search()
