@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkdml.files import atomic_writer, json_text, write_atomically
+from mmkdml.files import atomic_writer, json_text, own_file, write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -104,3 +104,37 @@ def test_json_is_strict(value, expected):
 def test_other_values_are_no_json():
     with pytest.raises(TypeError, match='set is not JSON serializable'):
         json_text({'a': {1}})
+
+
+def test_parts_of_processes_with_one_id_differ(tmp_path, monkeypatch):
+    """On other machines, or in containers, where every run may be process 1."""
+    monkeypatch.setattr(os, 'getpid', lambda: 1)
+    path = tmp_path / 'file'
+    with atomic_writer(path) as first, atomic_writer(path) as second:
+        first.write(b'first')
+        second.write(b'second')
+        assert len(list(tmp_path.glob('.file.1.*.part'))) == 2
+    assert path.read_bytes() == b'first'
+
+
+def test_own_files_are_not_elsewhere(tmp_path):
+    root, elsewhere = tmp_path / 'root', tmp_path / 'elsewhere'
+    elsewhere.mkdir()
+    (tmp_path / 'real').mkdir()
+    root.symlink_to(tmp_path / 'real')  # the user's: a folder on another disk
+    assert own_file(root, 'a', 'b', 'file') == root / 'a' / 'b' / 'file'
+    assert (root / 'a' / 'b').is_dir()
+    for link in ('a/link', 'link'):
+        (root / link).symlink_to(elsewhere)
+        with pytest.warns(UserWarning, match=f'{root / link} is a link'):
+            path = own_file(root, link, 'file')
+        path.write_text('mine')
+    (root / 'file').symlink_to(elsewhere / 'file')
+    os.mkfifo(root / 'fifo')
+    for name in ('file', 'fifo'):
+        with pytest.warns(UserWarning, match=f'{root / name} is a link or a special file'):
+            own_file(root, name).write_text('mine')
+    assert not any(elsewhere.iterdir())
+    (tmp_path / 'other').symlink_to(elsewhere)
+    assert own_file(root, tmp_path / 'other' / 'file') == tmp_path / 'other' / 'file'
+    assert (tmp_path / 'other').is_symlink()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmkdml.apis import newest_checkpoint
+from mmkdml.engine.run_lock import lock_folder, unlock_folder
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 
@@ -70,12 +71,35 @@ def test_a_full_disk_leaves_the_one_before(
     assert training.left(tmp_path) == undisturbed()[1]
 
 
-def test_what_a_killed_process_left_half_written_is_cleared_away(training, tmp_path):
+@pytest.mark.parametrize('locked', [True, False])
+def test_what_a_killed_process_left_half_written_is_cleared_away(training, tmp_path, locked):
+    """Only in a folder that is locked, where no other process can be writing it."""
     (tmp_path / '.epoch_2.pth.123.part').write_bytes(b'half')
     (tmp_path / '.mine').write_bytes(b'')
+    if locked:
+        lock_folder(tmp_path)
     training.start(tmp_path)
-    assert not (tmp_path / '.epoch_2.pth.123.part').exists()
+    unlock_folder(tmp_path)
+    assert (tmp_path / '.epoch_2.pth.123.part').exists() is not locked
     assert (tmp_path / '.mine').exists()
+
+
+def test_a_link_is_not_followed(training, tmp_path):
+    mine = tmp_path / 'mine'
+    mine.write_text('mine')
+    for name in ('last_checkpoint', 'epoch_1.pth', 'interrupted.pth'):
+        (tmp_path / name).symlink_to(mine)
+    with pytest.warns(UserWarning, match='last_checkpoint is a link or a special file'):
+        training.start(tmp_path, max_keep_ckpts=9)
+    assert mine.read_text() == 'mine'
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_3.pth')
+    assert not (tmp_path / 'epoch_1.pth').is_symlink()
+
+
+def test_a_folder_in_the_place_of_an_interrupted_checkpoint_is_left(training, tmp_path):
+    (tmp_path / 'interrupted.pth').mkdir()
+    training.start(tmp_path)
+    assert (tmp_path / 'interrupted.pth').is_dir()
 
 
 @pytest.mark.parametrize('save_best', ['score', ['score', 'other']])
