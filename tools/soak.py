@@ -30,6 +30,8 @@ from mmkdml.files import json_text
 OTHER_FAULTS = ('worker', 'disk', 'image', 'nan')
 SUITE_FAULTS = (*OTHER_FAULTS, 'run')
 PER_LIFE = 5
+# Modification time of a damaged file, in ns.
+DAMAGED = 1
 EXPECTED, LATE = 'as expected', 'came too late'
 
 
@@ -154,11 +156,19 @@ class Soak:
 
 
 def damage_newest(folder: Path, rng: random.Random) -> str:
-    """Cuts off the newest checkpoint that a run would go on from, or flips a bit of it."""
-    found = [path for name in ('epoch_*.pth', 'interrupted.pth') for path in folder.rglob(name)]
-    if not found:
+    """Cut off the newest checkpoint that a run would resume from, or flip a bit of it.
+
+    Another intact one must be left: a run without any is refused.
+    """
+    found = [
+        path
+        for name in ('epoch_*.pth', 'interrupted.pth')
+        for path in folder.rglob(name)
+        if path.stat().st_mtime_ns != DAMAGED
+    ]
+    path = max(found, key=lambda one: one.stat().st_mtime_ns, default=None)
+    if path is None or [one.parent for one in found].count(path.parent) < 2:
         return ''
-    path = max(found, key=lambda one: one.stat().st_mtime_ns)
     content = bytearray(path.read_bytes())
     place = rng.randrange(len(content))
     if cut := rng.random() < 0.5:
@@ -166,6 +176,7 @@ def damage_newest(folder: Path, rng: random.Random) -> str:
     else:
         content[place] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
+    os.utime(path, ns=(DAMAGED, DAMAGED))
     return f', {path.name} {"cut short" if cut else "one bit flipped"}'
 
 

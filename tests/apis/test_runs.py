@@ -14,12 +14,7 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import CustomDataset
 
 from mmkdml.apis import load_config, load_weights, make_runner, runs, use_amp
-from mmkdml.apis.runs import (
-    IMAGE_CACHE,
-    use_deterministic,
-    use_fast,
-    use_image_cache,
-)
+from mmkdml.apis.runs import IMAGE_CACHE, use_deterministic, use_fast, use_image_cache
 from mmkdml.engine import ChannelsLastHook, CPUAmpOptimWrapper, SafeResumeHook, StrictWeightsHook
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'

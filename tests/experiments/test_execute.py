@@ -54,7 +54,8 @@ def test_settings_are_what_decides_the_outcome(change, equal):
 def test_a_folder_of_other_settings_is_refused(tmp_path):
     (tmp_path / SETTINGS).write_text(settings_text(spec(options={'model.temperature': 3.0})))
     with pytest.raises(
-        ValueError, match=r'(?s)a run with other settings:\n  model.temperature: 3\.0 -> .*Move it away'
+        ValueError,
+        match=r'(?s)a run with other settings:\n  model.temperature: 3\.0 -> .*Move it away',
     ):
         execute(spec(), tmp_path, None, 'none')
     assert [path.name for path in tmp_path.iterdir()] == [SETTINGS]

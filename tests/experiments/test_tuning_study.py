@@ -38,9 +38,7 @@ def test_a_study_is_found_again(tmp_path):
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):
     opened(tmp_path)
-    with pytest.raises(
-        ValueError, match=r'(?s)study study was begun .*--study-name.*b: 2 -> 3'
-    ):
+    with pytest.raises(ValueError, match=r'(?s)study study was begun .*--study-name.*b: 2 -> 3'):
         opened(tmp_path, 'a: 1\nb: 3')
     assert opened(tmp_path).user_attrs['settings'] == 'a: 1\nb: 2'
 
