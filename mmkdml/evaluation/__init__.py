@@ -5,6 +5,7 @@ from mmkdml.evaluation.case_table import CaseTable
 from mmkdml.evaluation.diversity import Diversity
 from mmkdml.evaluation.fidelity import Fidelity
 from mmkdml.evaluation.foreground import ForegroundIoU
+from mmkdml.evaluation.macro import MacroPrecisionRecall
 from mmkdml.evaluation.member_metrics import MemberMetrics, members_in_order
 from mmkdml.evaluation.panels import Panel, draw_panel, draw_sheet
 from mmkdml.evaluation.reliability import draw_reliability
@@ -16,6 +17,7 @@ __all__ = [
     'Diversity',
     'Fidelity',
     'ForegroundIoU',
+    'MacroPrecisionRecall',
     'MemberMetrics',
     'Panel',
     'csv_text',

@@ -39,19 +39,20 @@ class Measure:
             Percent, (...). Where nothing can be said (0 / 0) it is what the metrics of the
             configs make of it. ``IoU`` and ``F1``, as :class:`mmkdml.evaluation.ForegroundIoU`:
             classes without a pixel in truth and prediction are left out; ``nan`` if none is left.
-            ``precision`` and ``recall``, as mmpretrain's ``SingleLabelMetric``: a class that is
-            never predicted has precision 0, one that never occurs recall 0.
+            ``precision`` and ``recall``, as :class:`mmkdml.evaluation.MacroPrecisionRecall` and
+            scikit-learn: a class that is never predicted has precision 0, one that is predicted
+            without an image recall 0; one without both is left out. ``nan`` if none is left.
         """
         tp, fp, fn = np.moveaxis(np.asarray(counts, float), -2, 0)
         return 100 * self.score(tp, fp, fn)
 
 
 def _iou(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
-    return _mean_of_occurring(tp, tp + fp + fn)
+    return _mean_of_occurring(tp, tp + fp + fn, tp + fp + fn)
 
 
 def _f1(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
-    return _mean_of_occurring(2 * tp, 2 * tp + fp + fn)
+    return _mean_of_occurring(2 * tp, 2 * tp + fp + fn, tp + fp + fn)
 
 
 def _accuracy(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
@@ -59,16 +60,16 @@ def _accuracy(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
 
 
 def _precision(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
-    return (tp / np.maximum(tp + fp, 1)).mean(-1)
+    return _mean_of_occurring(tp, tp + fp, tp + fp + fn)
 
 
 def _recall(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
-    return (tp / np.maximum(tp + fn, 1)).mean(-1)
+    return _mean_of_occurring(tp, tp + fn, tp + fp + fn)
 
 
-def _mean_of_occurring(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _mean_of_occurring(part: np.ndarray, whole: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
     ratios = part / np.maximum(whole, 1)  # 0 where the class does not occur: adds nothing
-    return _ratio(ratios.sum(-1), (whole > 0).sum(-1))
+    return _ratio(ratios.sum(-1), (occurrences > 0).sum(-1))
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

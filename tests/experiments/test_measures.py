@@ -6,9 +6,9 @@ import torch
 import mmkdml  # noqa: F401
 
 # isort: split
-from mmpretrain.evaluation import Accuracy, SingleLabelMetric
+from mmpretrain.evaluation import Accuracy
 
-from mmkdml.evaluation import ForegroundIoU
+from mmkdml.evaluation import ForegroundIoU, MacroPrecisionRecall
 from mmkdml.evaluation.case_table import CaseTable
 from mmkdml.experiments.measures import MEASURES, class_count, count, measure_named, task_of
 
@@ -87,9 +87,9 @@ def labelled(truth, pred, classes):
         ([0, 1, 1], [0, 1, 2], 3),  # 2 is never right
     ],
 )
-def test_classification_is_what_mmpretrain_says(truth, pred, classes):
+def test_classification_is_what_the_metrics_of_the_configs_say(truth, pred, classes):
     samples = labelled(truth, pred, classes)
-    expected = by_metric(SingleLabelMetric(items=('precision', 'recall')), samples)
+    expected = by_metric(MacroPrecisionRecall(), samples)
     cases = case_table(samples)
     top1 = by_metric(Accuracy(), samples)['accuracy/top1']
     assert class_count(cases) == classes
@@ -98,11 +98,17 @@ def test_classification_is_what_mmpretrain_says(truth, pred, classes):
         assert value(name, cases, classes) == pytest.approx(expected[f'single-label/{name}'])
 
 
-def test_a_class_that_no_table_tells_of_counts_as_in_mmpretrain_if_asked_for():
+def test_a_class_that_no_table_tells_of_does_not_count():
     samples = labelled([0, 1], [0, 1], 3)
     assert class_count(case_table(samples)) == 2
-    assert value('recall', case_table(samples), 3) == pytest.approx(200 / 3)
-    assert by_metric(SingleLabelMetric(), samples)['single-label/recall'] == pytest.approx(200 / 3)
+    assert value('recall', case_table(samples), 2) == 100
+    assert value('recall', case_table(samples), 3) == 100
+    assert by_metric(MacroPrecisionRecall(), samples)['single-label/recall'] == 100
+
+
+@pytest.mark.parametrize('name', ['precision', 'recall'])
+def test_nothing_has_no_macro_mean(name):
+    assert np.isnan(MEASURES[name].value(np.zeros((3, 2))))
 
 
 def test_no_images_have_no_accuracy():

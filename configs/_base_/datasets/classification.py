@@ -4,12 +4,12 @@ from mmcv.transforms import Resize
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
 from mmpretrain.datasets import PackInputs
-from mmpretrain.evaluation import Accuracy, SingleLabelMetric
+from mmpretrain.evaluation import Accuracy
 from mmpretrain.visualization import UniversalVisualizer
 
 from mmkdml.datasets import AlbumentationsTransform, LoadCheckedImage, SplitClassificationDataset
 from mmkdml.engine import StrictJsonVisBackend
-from mmkdml.evaluation import Calibration, Diversity, Fidelity, MemberMetrics
+from mmkdml.evaluation import Calibration, Diversity, Fidelity, MacroPrecisionRecall, MemberMetrics
 
 with read_base():
     from ..default_runtime import *
@@ -58,7 +58,7 @@ val_evaluator = dict(
     type=MemberMetrics,
     metric=[
         dict(type=Accuracy, topk=(1,)),
-        dict(type=SingleLabelMetric, items=('precision', 'recall'), average='macro'),
+        dict(type=MacroPrecisionRecall, items=('precision', 'recall'), zero_division=0),
     ],
 )
 test_evaluator = [val_evaluator, dict(type=Fidelity), dict(type=Diversity), dict(type=Calibration)]

@@ -1,0 +1,112 @@
+"""Macro precision and recall, with scikit-learn's treatment of classes that do not occur."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from mmpretrain.evaluation import SingleLabelMetric
+
+from mmkdml.registry import METRICS
+
+ITEMS = ('precision', 'recall', 'f1-score')
+
+
+@METRICS.register_module()
+class MacroPrecisionRecall(SingleLabelMetric):
+    """Precision, recall and F1 of the top-1 class, averaged over classes, in percent.
+
+    Equal to ``sklearn.metrics.precision_recall_fscore_support(truth, predicted, average='macro',
+    zero_division=0)``. The mean is over the classes that occur in the truth or in the predictions.
+    Precision of a class that is never predicted and recall of a class that has no image are 0 / 0
+    and count as ``zero_division``. mmpretrain's ``SingleLabelMetric`` averages over all classes of
+    the data set instead, and counts 0 for those that do not occur at all.
+
+    Classes without an image and classes that are never predicted are named in the log.
+
+    Args:
+        items: Some of ``'precision'``, ``'recall'`` and ``'f1-score'``.
+        zero_division: 0 or 1; NaN leaves undefined values out of the mean.
+        **kwargs: ``num_classes``, ``collect_device`` and ``prefix`` of ``SingleLabelMetric``.
+
+    Raises:
+        ValueError: If ``items`` or ``zero_division`` is none of these.
+    """
+
+    _logged: ClassVar[set[str]] = set()  # every member and every epoch would repeat them
+
+    def __init__(
+        self,
+        items: Sequence[str] = ('precision', 'recall'),
+        zero_division: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        if not items or not set(items) <= set(ITEMS):
+            raise ValueError(f'Invalid items: expected some of {", ".join(ITEMS)}, got {items!r}')
+        if zero_division not in (0, 1) and not math.isnan(zero_division):
+            raise ValueError(f'Invalid zero_division: expected 0, 1 or nan, got {zero_division!r}')
+        super().__init__(items=items, **kwargs)
+        self.zero_division = zero_division
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Compute the metrics of all images.
+
+        Args:
+            results: Truth and scores or label of each image.
+        """
+        truth = torch.cat([one['gt_label'] for one in results]).numpy()
+        if 'pred_score' in results[0]:
+            scores = torch.stack([one['pred_score'] for one in results])
+            predicted, classes = scores.argmax(1).numpy(), scores.shape[1]
+        else:
+            predicted = torch.cat([one['pred_label'] for one in results]).numpy()
+            classes = results[0]['num_classes']
+        tp = np.bincount(truth[truth == predicted], minlength=classes).astype(float)
+        support = np.bincount(truth, minlength=classes)
+        said = np.bincount(predicted, minlength=classes)
+        self._log(np.flatnonzero(support == 0), np.flatnonzero((said == 0) & (support > 0)))
+        occurring = support + said > 0
+        values = {
+            'precision': self._ratio(tp, said),
+            'recall': self._ratio(tp, support),
+            'f1-score': self._ratio(2 * tp, said + support),
+        }
+        return {item: 100 * _mean(values[item][occurring]) for item in self.items}
+
+    def _ratio(self, part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        return np.where(whole > 0, part / np.maximum(whole, 1), self.zero_division)
+
+    def _log(self, absent: np.ndarray, unpredicted: np.ndarray) -> None:
+        rule = 'is left out' if math.isnan(self.zero_division) else f'counts {self.zero_division:g}'
+        if len(absent):
+            self._log_once(
+                f'No image is of {self._names(absent)}. In macro means, recall of these classes '
+                f'{rule} where they are predicted; where they are not, they are left out, as in '
+                'scikit-learn',
+                logging.WARNING,
+            )
+        if len(unpredicted):
+            self._log_once(
+                f'{self._names(unpredicted)} never predicted: in macro means precision {rule}',
+                logging.INFO,
+            )
+
+    def _log_once(self, message: str, level: int) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            print_log(message, logger='current', level=level)
+
+    def _names(self, labels: np.ndarray) -> str:
+        names = (self.dataset_meta or {}).get('classes') or ()
+        known = [repr(names[x]) if x < len(names) else str(x) for x in labels]
+        return f'class{"es" * (len(known) > 1)} {", ".join(known)}'
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else math.nan
