@@ -117,7 +117,7 @@ def all_forked(forked):
     def run(*calls):
         processes = forked(*calls)
         for process in processes:
-            process.join(300)
+            process.join(500)
         assert [process.exitcode for process in processes] == [0] * len(calls)
 
     return run

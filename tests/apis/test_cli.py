@@ -150,7 +150,7 @@ def port():
 def test_a_process_says_that_it_lost_another_one(two_processes, port):
     group = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE='2')
     both = [two_processes(KILLED, RANK=str(rank), **group) for rank in range(2)]
-    texts = [process.communicate(timeout=120)[0] for process in both]
+    texts = [process.communicate(timeout=500)[0] for process in both]
     assert [process.returncode for process in both] == [1, -signal.SIGKILL]
     assert re.search(LOST, texts[0])
     assert 'Traceback' not in texts[0]
@@ -162,7 +162,7 @@ def test_torchrun_names_the_process_that_failed_and_why(two_processes, port):
     launcher = two_processes(
         'raise ValueError("an image is broken")', *torchrun, f'--master_port={port}'
     )
-    text, _ = launcher.communicate(timeout=120)
+    text, _ = launcher.communicate(timeout=500)
     assert launcher.returncode == 1
     assert re.search(LOST, text)
     cause = text.partition('Root Cause (first observed failure)')[2]

@@ -328,7 +328,7 @@ def test_one_of_several_processes_decodes(data, all_forked):
         with open('decoded', 'a', buffering=1) as log:
             decode = image_cache._decode
             image_cache._decode = lambda *args: log.write('.') and decode(*args)
-            barrier.wait(60)
+            barrier.wait(300)
             dataset = build()
             image_cache._decode = None  # not called any more
             samples(dataset)
@@ -341,7 +341,7 @@ def test_one_of_several_processes_decodes(data, all_forked):
 def test_a_process_that_is_killed_leaves_nothing_that_matters(data, forked):
     def hang(*_):
         (data / 'begun').touch()
-        time.sleep(60)
+        time.sleep(600)
 
     def start():
         image_cache._decode = hang
@@ -352,7 +352,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_matters(data, forked):
         assert process.is_alive()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
-    process.join(60)
+    process.join(300)
     assert len(list((data / 'cache').glob('.*.part'))) == 1
     assert_equal(samples(build()), samples(build(cached=False)))
     assert {path.suffix for path in (data / 'cache').iterdir()} == {'', '.pack'}

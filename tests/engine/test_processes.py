@@ -32,7 +32,7 @@ def found(tmp_path_factory):
         for rank in range(2)
     ]
     try:
-        outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+        outputs = [worker.communicate(timeout=500)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

@@ -79,7 +79,7 @@ def test_workers_outlive_all_but_their_parent():
     next(batches)
     (worker,) = batches._workers
     worker.terminate()
-    worker.join(10)
+    worker.join(300)
     assert worker.exitcode == 0
 
 

@@ -302,7 +302,7 @@ def test_two_processes_give_the_values_of_one(tmp_path):
         for rank in range(2)
     ]
     for worker in workers:
-        log, _ = worker.communicate(timeout=120)
+        log, _ = worker.communicate(timeout=500)
         assert worker.returncode == 0, log
     expected = evaluate_shards()
     for rank in range(2):

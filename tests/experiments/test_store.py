@@ -82,7 +82,7 @@ def test_many_workers_never_take_the_same(tmp_path):
 
     def work(worker):
         mine = SuiteStore.in_folder(tmp_path)
-        start.wait(60)
+        start.wait(300)
         for run in mine.states():
             if run.state == WAITING and mine.take(run, worker, 0.0):
                 taken.append(run.name)

@@ -5,6 +5,7 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,7 +28,7 @@ def executed(suite, key):
     return path.read_text().splitlines() if path.exists() else []
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, 'nothing happened'
@@ -130,7 +131,7 @@ def test_a_worker_waits_for_a_teacher_that_another_one_makes(make_suite, make_wo
     time.sleep(0.3)
     assert states(store)['pupil/seed_0'] == WAITING  # the teacher's files are not here
     (suite.work_dir / 'teacher' / 'seed_0').mkdir(parents=True)
-    thread.join(30)
+    thread.join(300)
     assert states(store)['pupil/seed_0'] == DONE
 
 
@@ -144,16 +145,21 @@ def test_what_a_dead_worker_of_this_machine_left_is_taken_at_once(make_suite, ma
 
 
 def test_another_machines_run_is_taken_after_a_long_silence(make_suite, make_worker, monkeypatch):
-    monkeypatch.setattr(worker, 'LOST_SECONDS', 0.4)
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr(worker, 'time', clock)
     suite, store = make_suite({'run': PLAIN})
     store.take(store.states()[0], 'elsewhere#1.1', 0.0)
     one = make_worker(suite, store)
-    thread = threading.Thread(target=one.work)
-    thread.start()
-    for _ in range(8):  # signs of life for twice as long as it takes to be given up
-        time.sleep(0.1)
+    for _ in range(4):  # signs of life, over a longer time than it takes to be given up
+        assert not one._is_lost(store.states()[0])
+        now[0] += 0.9 * worker.LOST_SECONDS
         assert store.beat(store.states()[0], 'elsewhere#1.1')
-    thread.join(30)
+    assert not one._is_lost(store.states()[0])
+    now[0] += 0.9 * worker.LOST_SECONDS
+    assert not one._is_lost(store.states()[0])
+    now[0] += 0.2 * worker.LOST_SECONDS
+    one.work()
     assert states(store) == {'run/seed_0': DONE}
 
 
@@ -171,7 +177,7 @@ def test_a_run_that_was_taken_over_is_let_go(make_suite, make_worker, monkeypatc
     wait_for(lambda: not alive(process))
     assert store.states()[0].worker == 'elsewhere#1.1'
     one.stop.set()
-    thread.join(30)
+    thread.join(300)
 
 
 def test_a_stopped_worker_ends_its_run_and_gives_it_back(make_suite, make_worker):
@@ -181,7 +187,7 @@ def test_a_stopped_worker_ends_its_run_and_gives_it_back(make_suite, make_worker
     thread.start()
     wait_for(lambda: executed(suite, 'run/seed_0'))
     one.stop.set()
-    thread.join(30)
+    thread.join(300)
     assert states(store) == {'run/seed_0': WAITING}
     assert one.said[-1] == 'run/seed_0 stopped; it can be resumed'
     assert not alive(int(executed(suite, 'run/seed_0')[0].split()[0]))
@@ -217,7 +223,7 @@ def test_a_stopped_run_may_save_where_it_is(make_suite, make_worker, tmp_path):
     folder = suite.work_dir / 'run' / 'seed_0'
     wait_for((folder / 'ready').exists)
     one.stop.set()
-    thread.join(30)
+    thread.join(300)
     assert (folder / 'saved').exists()
     assert states(store) == {'run/seed_0': WAITING}
 

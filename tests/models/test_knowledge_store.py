@@ -79,7 +79,7 @@ def test_a_killed_process_leaves_whole_additions(tmp_path, forked, size):
     while not (path.exists() and path.stat().st_size > size):
         assert process.is_alive()
     os.kill(process.pid, signal.SIGKILL)
-    process.join(60)
+    process.join(300)
     store = KnowledgeStore(path, 1)
     keys = [key(number) for number in range(400)]
     found = {int.from_bytes(name, 'big'): row[0].item() for name, row in store.find(keys).items()}

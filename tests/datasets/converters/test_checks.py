@@ -39,7 +39,7 @@ def test_without_problems_nothing_is_stopped_and_no_thread_is_left(tmp_path):
     assert len(list(problems.check_each(range(50), abs, 'checking'))) == 50
     problems.stop_if_any()
     for thread in set(threading.enumerate()) - before:
-        thread.join(30)  # it was told to end
+        thread.join(300)  # it was told to end
         assert not thread.is_alive()
 
 

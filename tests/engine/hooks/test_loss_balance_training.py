@@ -164,7 +164,7 @@ def train_in_one_of_two_processes(rank, folder):
         init_method=f'file://{folder / "store"}',
         rank=rank,
         world_size=2,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=300),
     )
     warnings, hub = [], MessageHub.get_instance('hub')
 

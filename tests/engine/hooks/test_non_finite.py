@@ -287,7 +287,7 @@ def process(rank, folder):
     """Only the second process has a bad batch, its second one."""
     torch.distributed.init_process_group(
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=300),
     )  # fmt: skip
     for policy in ('skip', 'stop'):
         model = MMDistributedDataParallel(Net(), device_ids=None)

@@ -20,7 +20,7 @@ def run_two(what, tmp_path):
         )
         for rank in range(2)
     ]
-    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    outputs = [worker.communicate(timeout=500)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], '\n'.join(outputs)
     return json.loads(out.read_text())
 
