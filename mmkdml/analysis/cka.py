@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from mmkdml.analysis.hard_cases import member_inputs
 from mmkdml.analysis.taps_listing import tap_rows
 from mmkdml.evaluation.member_metrics import PLAIN
 from mmkdml.functional.cka import FEWEST_IMAGES, centred_gram, unbiased_hsic
@@ -143,12 +144,16 @@ def measure_cka(
     console = Console(stderr=True)
     with evaluating(*members.values()):
         for data in track(loader, 'CKA', total=len(loader), console=console, transient=True):
-            inputs = model.data_preprocessor(data, False)['inputs']
+            batch = model.data_preprocessor(data, False)
+            inputs = batch['inputs']
             if len(inputs) < FEWEST_IMAGES:
                 continue
             images += len(inputs)
             grams = {
-                name: _grams(members[name], task, inputs, layers[name], pool) for name in names
+                name: _grams(
+                    members[name], task, member_inputs(model, name, batch), layers[name], pool
+                )
+                for name in names
             }
             for a, b in {*pairs, *zip(names, names, strict=True)}:
                 term = len(inputs) * unbiased_hsic(grams[a], grams[b])

@@ -181,5 +181,5 @@ def _model(config: Config, name: str) -> BaseModel:
     if name == CLASSROOM:
         return distiller
     member: Any = inspection.members[name]
-    member.data_preprocessor = distiller.data_preprocessor
+    member.data_preprocessor = distiller.preprocessor_of(name)
     return _Watched(inspection.task, member) if name in distiller.frozen_names else member

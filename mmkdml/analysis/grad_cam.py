@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmkdml.analysis.case_figure import IMAGE, Cell, Row
-from mmkdml.analysis.hard_cases import predict_batch
+from mmkdml.analysis.hard_cases import member_inputs, predict_batch
 from mmkdml.evaluation.answers import Answers, answers_by_name, truth_of
 from mmkdml.evaluation.member_metrics import PLAIN, members_in_order
 from mmkdml.models.distillers import KnowledgeDistiller
@@ -133,12 +133,13 @@ def cam_rows(
             _image_cell(data['inputs'][index], classes[one]) for index, one in enumerate(truth)
         ]
         for name, member in members.items():
-            labels = torch.cat([own[name].labels for own in answers])
+            labels = torch.cat([answer[name].labels for answer in answers])
             wanted = labels if target == PREDICTED else truth
             wanted = wanted if fixed is None else torch.full_like(truth, fixed)
-            maps = grad_cam(member, inputs, wanted, layer)
-            for row, cam, own, true in zip(batch, maps, answers, truth, strict=True):
-                row[name] = _cam_cell(row[IMAGE].image, cam, own[name], int(true), classes)
+            own = member_inputs(model, name, dict(inputs=inputs, data_samples=samples))
+            maps = grad_cam(member, own, wanted, layer)
+            for row, cam, answer, true in zip(batch, maps, answers, truth, strict=True):
+                row[name] = _cam_cell(row[IMAGE].image, cam, answer[name], int(true), classes)
         rows += batch
     return rows
 

@@ -115,6 +115,19 @@ def predict_batch(model: BaseModel, data: Any) -> tuple[Tensor, list[Any]]:
         return batch['inputs'], model(**batch, mode='predict')
 
 
+def member_inputs(model: BaseModel, name: str, batch: Mapping[str, Any]) -> Tensor:
+    """The images of a preprocessed batch as one member takes them.
+
+    Args:
+        model: A classroom, or a network, which takes the batch as it is.
+        name: The member's name.
+        batch: ``inputs`` (N, 3, H, W) and their ``data_samples``.
+    """
+    if isinstance(model, KnowledgeDistiller):
+        return model.inputs_of(name, batch['inputs'], batch.get('data_samples'))
+    return batch['inputs']
+
+
 def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') -> pd.DataFrame:
     """What the members make of each image; only these numbers are kept, whatever the set's size.
 

@@ -15,8 +15,9 @@ from torch import nn
 
 from mmkdml.evaluation.member_metrics import PLAIN
 from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.models.distillers.preprocessing import shared_settings
 from mmkdml.models.tasks import Task, task_of
-from mmkdml.models.transfers import TEACHER
+from mmkdml.models.transfers import STUDENTS, TEACHER
 from mmkdml.registry import MODELS
 
 
@@ -55,6 +56,8 @@ def inspect_config(config: Config) -> Inspection:
         has = ', '.join(config) or 'nothing'
         raise ValueError(f'the config must have a model, a dict with a type; it has {has}')
     settings = without_pretrained(config.model)
+    if config.get('data_preprocessor') is not None:  # as mmengine's runner does
+        settings.setdefault('data_preprocessor', config.data_preprocessor)
     checkpoints = dict(settings.get('frozen') or {})
     if checkpoints:
         settings['frozen'] = dict.fromkeys(checkpoints)
@@ -76,6 +79,32 @@ def inspect_config(config: Config) -> Inspection:
         distiller,
         {name: str(path) for name, path in checkpoints.items() if path is not None},
     )
+
+
+def classroom_settings(
+    settings: Mapping[str, Any], distiller: KnowledgeDistiller
+) -> tuple[dict[str, Any], Any]:
+    """The configs of a classroom's members by name, and that of the preprocessor they share.
+
+    Args:
+        settings: The run's config, as a dict.
+        distiller: Built from it.
+    """
+    model = settings['model']
+    members = model.get('members') or dict(
+        zip(STUDENTS, model['students'], strict=True), teacher=model.get('teacher')
+    )
+    stated = {
+        name: members[name]['data_preprocessor']
+        for name in distiller.member_names
+        if members[name].get('data_preprocessor')
+    }
+    given = model.get('data_preprocessor') or settings.get('data_preprocessor')
+    shared = shared_settings(given, stated, distiller.frozen_names)
+    if shared is not None and 'type' not in shared:  # a classifier's has a default
+        kind = type(distiller.data_preprocessor)
+        shared = dict(shared, type=f'{kind.__module__}.{kind.__qualname__}')
+    return members, shared
 
 
 def without_pretrained(config: Any) -> Any:

@@ -20,6 +20,7 @@ from mmkdml.apis.export_graph import sizes_in_words
 from mmkdml.apis.export_source import Source
 from mmkdml.datasets.splits import read_split, split_counts
 from mmkdml.models.checkpoints import file_sha256
+from mmkdml.models.distillers.renormalization import normalization
 from mmkdml.models.ensembles import ENSEMBLES, vote_ensemble
 from mmkdml.registry import DATASETS
 from mmkdml.version import __version__
@@ -136,6 +137,9 @@ def make_card(
         classes=list(source.meta.get('classes') or ()),
         input=_input(source, form),
         input_size=list(source.inspection.input_size),
+        normalization={
+            name: normalization(source.preprocessor_of(name), 3) for name in source.members
+        },
         needs=list(exported.needs),
         intended_use=intended_use,
         licence=licence,

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from safetensors.torch import save_file
 
-from mmkdml.analysis.inspection import without_pretrained
+from mmkdml.analysis.inspection import classroom_settings, without_pretrained
 from mmkdml.apis.export_checks import framework_answers
 from mmkdml.apis.export_graph import Answers
 from mmkdml.apis.export_source import Source
@@ -85,7 +85,7 @@ def plain_config(source: Source) -> tuple[Config, tuple[str, ...]]:
     scope = 'mmseg' if source.segments else 'mmpretrain'
     settings = source.config.to_dict()  # classes by their paths
     names = _Names(scope)
-    model = names.of(without_pretrained(_member_settings(settings['model'], source)))
+    model = names.of(without_pretrained(_member_settings(settings, source)))
     content: dict[str, Any] = dict(
         default_scope=scope,
         model=model,
@@ -145,16 +145,11 @@ class _Names:
         return dict(content, type=name)
 
 
-def _member_settings(model: Mapping[str, Any], source: Source) -> dict[str, Any]:
+def _member_settings(settings: Mapping[str, Any], source: Source) -> dict[str, Any]:
     """The config of the one network, with the preprocessing it was trained with."""
-    distiller = source.inspection.distiller
+    model, distiller = settings['model'], source.inspection.distiller
     if distiller is None:
-        return dict(model)
-    members = model.get('members')
-    if members is None:
-        members = dict(zip(distiller.student_names, model['students'], strict=True))
-        members['teacher'] = model.get('teacher')
-    preprocessor = model.get('data_preprocessor') or (
-        members[distiller.member_names[0]].get('data_preprocessor')
-    )
-    return dict(members[source.what], data_preprocessor=preprocessor)
+        return {'data_preprocessor': settings.get('data_preprocessor'), **model}
+    members, shared = classroom_settings(settings, distiller)
+    own = members[source.what]
+    return dict(own, data_preprocessor=own.get('data_preprocessor') or shared)

@@ -51,18 +51,21 @@ def framework_answers(source: Source) -> Answers:
     task = source.inspection.task
 
     def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        data = source.preprocessor(
-            dict(
-                inputs=list(torch.from_numpy(images).flip(1)),  # BGR, as mmcv reads them
-                data_samples=task.made_up_samples(len(images), images.shape[2:]),
-            ),
-            False,
-        )
         networks = list(source.members.values())
+        predictions = []
+        for name, network in source.members.items():
+            data = source.preprocessor_of(
+                name
+            )(
+                dict(
+                    inputs=list(torch.from_numpy(images).flip(1)),  # BGR, as mmcv reads them
+                    data_samples=task.made_up_samples(len(images), images.shape[2:]),
+                ),
+                False,
+            )
+            with torch.inference_mode():
+                predictions.append(task.predict(network, data['inputs'], data['data_samples']))
         with torch.inference_mode():
-            predictions = [
-                task.predict(network, data['inputs'], data['data_samples']) for network in networks
-            ]
             samples: Any = task.combine(networks, predictions, source.ensemble, None)
         if source.segments:
             scores = [sample.seg_logits.data for sample in samples]

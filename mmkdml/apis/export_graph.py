@@ -46,14 +46,34 @@ class ExportedNetwork(nn.Module):
     more.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, source: Source) -> None:
         super().__init__()
         self.members = nn.ModuleList(source.members.values())
         self.ensemble, self.threshold = source.ensemble, source.threshold
-        preprocessor = source.preprocessor
+        preprocessors = [source.preprocessor_of(name) for name in source.members]
+        shared = all(one is preprocessors[0] for one in preprocessors)
+        self.normalizations = nn.ModuleList(
+            _Normalization(one) for one in (preprocessors[:1] if shared else preprocessors)
+        )
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W), uint8 -> scores and labels."""
+        inputs = [normalize(images) for normalize in self.normalizations]
+        if len(inputs) < len(self.members):
+            inputs *= len(self.members)
+        probabilities = torch.stack(list(map(_probabilities, self.members, inputs)))
+        return self.ensemble(probabilities, self.threshold)
+
+
+class _Normalization(nn.Module):
+    """A data preprocessor's channel order and normalization, of RGB images."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessor: Any) -> None:
+        super().__init__()
         # The frameworks read images as BGR, and the preprocessor may turn them to RGB.
         self.as_bgr = not (
             getattr(preprocessor, 'to_rgb', False)
@@ -62,14 +82,10 @@ class ExportedNetwork(nn.Module):
         for name, neutral in (('mean', 0.0), ('std', 1.0)):
             value = getattr(preprocessor, name, torch.full((1, 1, 1), neutral))
             self.register_buffer(name, value.detach().clone())
-        self.eval().requires_grad_(False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W), uint8 -> scores and labels."""
+    def forward(self, images: Tensor) -> Tensor:
         inputs = images.flip(1) if self.as_bgr else images
-        inputs = (inputs.float() - self.mean) / self.std
-        probabilities = torch.stack([_probabilities(member, inputs) for member in self.members])
-        return self.ensemble(probabilities, self.threshold)
+        return (inputs.float() - self.mean) / self.std
 
 
 def export_program(network: ExportedNetwork, source: Source) -> torch.export.ExportedProgram:

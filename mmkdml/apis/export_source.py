@@ -32,7 +32,7 @@ class Source:
         members: The network, or the students in the ensemble's order.
         ensemble: See :mod:`mmkdml.models.ensembles`; for one network its own answer.
         threshold: Above it one foreground probability is foreground, in (0, 1).
-        preprocessor: The framework's data preprocessor that they were trained with.
+        preprocessor: The framework's data preprocessor that they share.
     """
 
     name: str
@@ -50,6 +50,13 @@ class Source:
     def segments(self) -> bool:
         """Whether the answers are masks."""
         return self.inspection.task.name == 'segmentation'
+
+    def preprocessor_of(self, name: str) -> Any:
+        """The data preprocessor that a member was trained with: its own, or the shared one."""
+        distiller = self.inspection.distiller
+        if distiller is None or self.preprocessor is not distiller.data_preprocessor:
+            return self.preprocessor
+        return distiller.preprocessor_of(name)
 
 
 def load_source(

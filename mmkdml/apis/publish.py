@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmkdml.analysis.inspection import inspect_config, without_pretrained
+from mmkdml.analysis.inspection import classroom_settings, inspect_config, without_pretrained
 from mmkdml.models.checkpoints import (
     file_sha256,
     load_checkpoint_file,
@@ -17,7 +17,6 @@ from mmkdml.models.checkpoints import (
     resolve_checkpoint,
 )
 from mmkdml.models.distillers import KnowledgeDistiller
-from mmkdml.models.transfers import STUDENTS
 from mmkdml.version import __version__
 from mmkdml.weight_checks import select_weights
 
@@ -102,13 +101,7 @@ def _published(distiller: KnowledgeDistiller, path: Path) -> dict[str, Any]:
 def _published_config(config: Config, distiller: KnowledgeDistiller) -> Config:
     settings = config.to_dict()  # classes by their paths, as a file can hold them
     model = without_pretrained(settings['model'])
-    members = model.get('members') or dict(
-        zip(STUDENTS, model['students'], strict=True), teacher=model.get('teacher')
-    )
-    # Without one of its own, a classroom preprocesses as its first member, perhaps the teacher.
-    preprocessor = model.get('data_preprocessor') or (
-        members[distiller.member_names[0]].get('data_preprocessor')
-    )
+    members, preprocessor = classroom_settings({**settings, 'model': model}, distiller)
     settings.update(
         load_from=None,
         resume=False,

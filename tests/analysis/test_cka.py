@@ -187,3 +187,26 @@ def test_refusals(classroom):
         measure_cka(classroom, batches(4), [('teacher', 'student_3')])
     with pytest.raises(ValueError, match='batches of at least 4 images, got none'):
         measure_cka(classroom, batches(3, 2), patterns=LAYERS)
+
+
+def test_a_member_with_its_own_normalization_is_compared_on_its_own_images():
+    model = Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo.py').model
+    own = dict(model.data_preprocessor, mean=[1.0, 2.0, 3.0])
+    model.students[1].data_preprocessor = own
+    model.input_size = (32, 32)
+    torch.manual_seed(0)
+    room = MODELS.build(model)
+    (data,) = batches(8)
+    inputs = MODELS.build(own)(batches(8)[0], False)['inputs']
+    student = room.named_members()['student_2'].eval()
+    with torch.no_grad(), TapRecorder(student, LAYERS[:1]) as taps:
+        student(inputs, mode='tensor')
+    expected = unbiased_hsic(*[centred_gram(taps[LAYERS[0]])[None]] * 2)
+    shared = room.data_preprocessor(batches(8)[0], False)
+    torch.testing.assert_close(room.inputs_of('student_2', **shared), inputs, rtol=1e-5, atol=1e-5)
+    found = measure_cka(room, [data], [('student_1', 'student_2')], LAYERS[:1])
+    maps_of = [taps[LAYERS[0]], maps(room, 'student_1', batches(8)[0], LAYERS[:1])[0]]
+    grams = [centred_gram(one)[None] for one in maps_of]
+    term = unbiased_hsic(grams[0], grams[1])
+    spread = (expected * unbiased_hsic(grams[1], grams[1])).sqrt()
+    assert found.cka[0] == pytest.approx((term / spread).item(), rel=1e-4)

@@ -232,3 +232,25 @@ def test_what_the_colours_are():
     assert cam_bar() == "Grad-CAM of the predicted class\n(1: each map's highest)"
     assert cam_bar('true').startswith('Grad-CAM of the true class')
     assert cam_bar('tumour').startswith('Grad-CAM of class tumour')
+
+
+def test_a_member_with_its_own_normalization_is_explained_on_its_own_images(classes):
+    model, loader = classes
+    loader = only_cases(loader, list_cases(loader.dataset)['id'][:1].tolist())
+    (data,) = loader
+    (inputs,) = model.data_preprocessor(dict(data), False)['inputs']
+    model.renormalizations['student_1'] = Doubled()
+    try:
+        (row,) = cam_rows(model, loader, 'true')
+    finally:
+        del model.renormalizations['student_1']
+    student = model.named_members()['student_1']
+    cam = grad_cam(student, 2 * inputs[None], data['data_samples'][0].gt_label)
+    stretched = F.interpolate(cam[None], (32, 32), mode='bilinear')[0, 0]
+    expected = stretched / cam.max().clamp(min=1e-30)
+    assert row['student_1'].heat == pytest.approx(expected.numpy(), abs=1e-4)
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, inputs, samples=None, augments=()):
+        return 2 * inputs

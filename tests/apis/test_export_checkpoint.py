@@ -282,3 +282,24 @@ def test_an_ensemble_is_no_network_of_the_frameworks(tmp_path):
     source = source_of(tmp_path, 'demo/kdml_v3_demo', {}, 'ensemble')
     with pytest.raises(ValueError, match='MMPretrain and MMSegmentation have no ensembles: export'):
         write_checkpoint(source, tmp_path)
+
+
+@pytest.mark.parametrize('top_level', [False, True])
+def test_a_member_is_written_with_its_own_preprocessing(tmp_path, top_level):
+    config = load_config(CONFIGS / 'demo' / 'kdml_v3_demo.py')
+    shared = dict(config.model.data_preprocessor)
+    for member in (config.model.teacher, *config.model.students):
+        member.pop('data_preprocessor', None)
+    config.model.students[1].data_preprocessor = dict(
+        shared, type='mmseg.SegDataPreProcessor', mean=[1.0, 2.0, 3.0]
+    )
+    if top_level:
+        config.data_preprocessor = config.model.pop('data_preprocessor')
+    torch.save(inspect_config(config).distiller.state_dict(), tmp_path / 'x.pth')
+    images = np.random.default_rng(0).integers(256, size=(1, 3, 64, 64), dtype=np.uint8)
+    for name, mean in (('student_1', shared['mean']), ('student_2', [1.0, 2.0, 3.0])):
+        source = load_source(config, tmp_path / 'x.pth', name, (64, 64))
+        path, _ = write_checkpoint(source, tmp_path)
+        assert list(Config.fromfile(path).model.data_preprocessor.mean) == mean
+        ends = checkpoint_answers(path, source)(images), framework_answers(source)(images)
+        np.testing.assert_allclose(ends[0][0], ends[1][0], atol=1e-5)

@@ -274,3 +274,38 @@ def test_heads_with_other_outputs_are_refused(unets, monkeypatch):
 def test_a_missing_package_is_named():
     with pytest.raises(ValueError, match=r"needs not_there: pip install 'mmkdml\[export\]'"):
         graph.require('not_there')
+
+
+def test_each_member_is_normalized_as_it_was_trained(tmp_path):
+    own = dict(mean=[1.0, 20.0, 60.0], std=[90.0, 50.0, 70.0])
+    config = load_config(CONFIGS / 'kdml_v3_demo.py')
+    config.model.students[1].data_preprocessor = dict(
+        config.model.data_preprocessor, **own, bgr_to_rgb=False
+    )
+    torch.manual_seed(0)
+    torch.save(inspect_config(config).distiller.state_dict(), tmp_path / 'x.pth')
+    source = load_source(config, tmp_path / 'x.pth', 'ensemble', (64, 64))
+    images = pixels(2, 3, 64, 64)
+    network = graph.ExportedNetwork(source)
+    expected = []
+    bgr = images[:, ::-1]
+    shape = (3, 1, 1)
+    for member, inputs in zip(
+        source.members.values(),
+        (
+            (images - MEAN) / STD,
+            (bgr - np.reshape(own['mean'], shape)) / np.reshape(own['std'], shape),
+        ),
+        strict=True,
+    ):
+        with torch.inference_mode():
+            logits = member.decode_head(member.backbone(torch.from_numpy(inputs).float()))
+        expected.append(logits.sigmoid().numpy())
+    network.ensemble = ENSEMBLES['mean']
+    scores, _ = graph.network_answers(network)(images)
+    np.testing.assert_allclose(scores, (expected[0] + expected[1]) / 2, atol=1e-5)
+    # The framework, too, and the traced graph.
+    source = dataclasses.replace(source, ensemble=ENSEMBLES['mean'])
+    np.testing.assert_allclose(framework_answers(source)(images)[0], scores, atol=1e-5)
+    traced = graph.network_answers(graph.export_program(network, source).module())
+    np.testing.assert_allclose(traced(images)[0], scores, atol=1e-5)

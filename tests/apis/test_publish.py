@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 
 from mmkdml import __version__
+from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config, publish
 from mmkdml.models import KnowledgeDistiller
 from mmkdml.models.checkpoints import file_sha256, load_checkpoint_file
@@ -86,7 +87,6 @@ def test_the_same_checkpoint_gives_the_same_bytes(checkpoint, tmp_path):
 @pytest.mark.parametrize('name', ['kd_off/r50_mbv1x2_v3_lgg', 'kdml/r50_r18x2_v3_pcam'])
 def test_configs_of_the_paper_survive_the_writing(name, tmp_path, monkeypatch):
     """A dumped config is read as it was, but for the model; that starts from no other weights."""
-    from mmkdml.analysis import inspect_config
 
     config = load_config(CONFIGS / f'{name}.py')
     before = copy.deepcopy(config.to_dict())
@@ -171,3 +171,33 @@ def test_refusals(model, checkpoint, tmp_path):
     with pytest.raises(TypeError, match='r18_lgg.py describes EncoderDecoder, not a classroom'):
         publish(baseline, checkpoint, out)
     assert not out.exists()
+
+
+def test_published_students_keep_normalizations_of_their_own(tmp_path):
+    demo = load_config(DEMO)
+    own = dict(demo.model.data_preprocessor, type='mmseg.SegDataPreProcessor', mean=[1.0, 2.0, 3.0])
+    demo.model.students[1].data_preprocessor = own
+    classroom = MODELS.build(demo.model).eval()
+    assert list(classroom.renormalizations) == ['student_2']
+    torch.save(classroom.state_dict(), tmp_path / 'x.pth')
+    path, checkpoint = publish(demo, tmp_path / 'x.pth', tmp_path / 'out')
+    published = MODELS.build(Config.fromfile(path).model).eval()
+    published.load_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'])
+    inputs = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        ends = published(inputs), classroom(inputs)
+    for name in ('student_1', 'student_2'):
+        assert torch.equal(ends[0][name], ends[1][name])
+
+
+def test_preprocessing_of_the_run_is_published(tmp_path):
+    demo = load_config(DEMO)
+    for member in (demo.model.teacher, *demo.model.students):
+        member.pop('data_preprocessor', None)
+    demo.data_preprocessor = demo.model.pop('data_preprocessor')
+    torch.save(inspect_config(demo).distiller.state_dict(), tmp_path / 'x.pth')
+    path, _ = publish(demo, tmp_path / 'x.pth', tmp_path / 'out')
+    written = Config.fromfile(path)
+    assert written.model.data_preprocessor == written.data_preprocessor
+    mean = inspect_config(written).distiller.data_preprocessor.mean
+    assert mean.flatten().tolist() == pytest.approx(demo.data_preprocessor.mean)

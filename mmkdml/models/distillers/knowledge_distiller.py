@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,13 @@ from mmkdml.models.distillers.checks import (
 )
 from mmkdml.models.distillers.frozen_members import FrozenMembers
 from mmkdml.models.distillers.lesson import Observation, handed_over
+from mmkdml.models.distillers.members import build_members
 from mmkdml.models.distillers.plan import make_lessons
+from mmkdml.models.distillers.preprocessing import (
+    default_preprocessor,
+    share_preprocessing,
+    used_augments,
+)
 from mmkdml.models.distillers.teacher_cache import TeacherCache, make_cache
 from mmkdml.models.ensembles import ENSEMBLES, Ensemble
 from mmkdml.models.taps import TapRecorder
@@ -59,7 +64,10 @@ class KnowledgeDistiller(BaseModel):
         ensemble: ``'max'``, ``'union'`` (segmentation), ``'mean'``, ``'vote'``, or a function of
             probabilities and threshold as in :mod:`mmkdml.models.ensembles`. Default by task.
         input_size: (H, W) at which the members are tried at build. Default by task.
-        data_preprocessor: Config or module; serves all members. Default: the first member's.
+        data_preprocessor: Config or module; makes the batch that all members share. Default: that
+            of the first trained member with one. A member whose own ``data_preprocessor`` has
+            another mean, standard deviation or channel order gets the batch normalized so. Batch
+            augmentations come from here or from the trained members' ``train_cfg``.
         init_cfg: See mmengine's ``BaseModule``.
         teacher_cache: Where the knowledge of frozen members is kept, so that they run once for each
             image; a :class:`TeacherCache` or its arguments. Default: nowhere.
@@ -89,14 +97,18 @@ class KnowledgeDistiller(BaseModel):
         check_kind(Mapping, 'a dict by name', **by_name)
         check_kind(Sequence, 'a list', transfers=transfers, students=students)
         check_names(members or {})
-        built = {name: _member(name, member) for name, member in members.items()}
-        if len({id(member) for member in built.values()}) < len(built):
-            raise ValueError('Two members are one and the same module; build one for each')
+        built = build_members(members)
         task = task_of(built)
-        if data_preprocessor is None:
-            data_preprocessor = copy.deepcopy(next(iter(built.values())).data_preprocessor)
+        given = data_preprocessor is not None
+        if not given:
+            data_preprocessor = default_preprocessor(members, built, frozen or ())
         with telling('data_preprocessor cannot be built'):
             super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.data_preprocessor: Any
+        self.data_preprocessor, own = share_preprocessing(
+            self.data_preprocessor, given, members, built, frozen or (), task.num_classes
+        )
+        self.renormalizations = nn.ModuleDict(own)
         self.task = task
         self.member_names = tuple(built)
         self.transfers = [as_transfer(row) for row in transfers or ()]
@@ -156,6 +168,24 @@ class KnowledgeDistiller(BaseModel):
             for name in self.member_names
         }
 
+    def inputs_of(self, name: str, inputs: Tensor, data_samples: Any = None) -> Tensor:
+        """The shared batch as a member takes it: the batch itself, or normalized again.
+
+        Args:
+            name: The member's name.
+            inputs: Preprocessed images (N, 3, H, W).
+            data_samples: Their samples, which know the padding.
+        """
+        if name not in self.renormalizations:
+            return inputs
+        augments = used_augments(self.data_preprocessor) if self.training else ()
+        return self.renormalizations[name](inputs, data_samples, augments)
+
+    def preprocessor_of(self, name: str) -> Any:
+        """The data preprocessor that gives a member's inputs from images."""
+        own = name in self.renormalizations
+        return self.named_members()[name].data_preprocessor if own else self.data_preprocessor
+
     @property
     def observed_modules(self) -> dict[str, set[str]]:
         """For each member the names of the modules whose outputs a training step records."""
@@ -189,7 +219,7 @@ class KnowledgeDistiller(BaseModel):
             return self.predict(inputs, data_samples)
         if mode == 'tensor':
             return {
-                name: self.task.logits(member, inputs)
+                name: self.task.logits(member, self.inputs_of(name, inputs, data_samples))
                 for name, member in self.named_members().items()
             }
         raise ValueError(f'mode must be one of loss, predict, tensor; got {mode!r}')
@@ -205,11 +235,13 @@ class KnowledgeDistiller(BaseModel):
         for name, member in members.items():
             with part(f'forward {name}'):
                 if name in self._frozen:
-                    observed[name], measures = self.observe_frozen(name, inputs)
+                    observed[name], measures = self.observe_frozen(name, inputs, data_samples)
                     losses.update(measures)
                     continue
                 with TapRecorder(member, self._taps[name]) as recorder:
-                    supervised, logits = self.task.training_step(member, inputs, data_samples)
+                    supervised, logits = self.task.training_step(
+                        member, self.inputs_of(name, inputs, data_samples), data_samples
+                    )
                 losses.update(self._weighted(name, supervised))
             observed[name] = Observation(logits, recorder, name)
         with part('transfers'):
@@ -220,9 +252,12 @@ class KnowledgeDistiller(BaseModel):
                 losses.update(lesson(handed_over(source), learner, *given))
         return losses
 
-    def observe_frozen(self, name: str, inputs: Tensor) -> tuple[Observation, dict[str, Tensor]]:
-        """What a frozen member shows of images (N, 3, H, W), and what its cache logs, if any."""
+    def observe_frozen(
+        self, name: str, inputs: Tensor, data_samples: Any = None
+    ) -> tuple[Observation, dict[str, Tensor]]:
+        """The outputs of a frozen member for the shared batch, and what its cache logs, if any."""
         member = self._frozen[name]
+        inputs = self.inputs_of(name, inputs, data_samples)
 
         def look(images: Tensor) -> Observation:
             with TapRecorder(member, self._taps[name]) as recorder, torch.inference_mode():
@@ -241,7 +276,9 @@ class KnowledgeDistiller(BaseModel):
         """
         members = self.named_members()
         predictions = {
-            name: self.task.predict(member, inputs, data_samples)
+            name: self.task.predict(
+                member, self.inputs_of(name, inputs, data_samples), data_samples
+            )
             for name, member in members.items()
         }
         samples = self.task.combine(
@@ -312,10 +349,3 @@ class KnowledgeDistiller(BaseModel):
         """Checks that the students are continued with the teacher they were trained with."""
         self._frozen.check_record(state_dict.pop(prefix + FROZEN_RECORD, None))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _member(name: str, config_or_module: Any) -> nn.Module:
-    if isinstance(config_or_module, nn.Module):
-        return config_or_module
-    with telling(f'The member {name} cannot be built'):
-        return MODELS.build(config_or_module)

@@ -201,9 +201,9 @@ def _check_shapes(lesson: Lesson, source: Shown, learner: Shown) -> None:
             'tap of each side; make it one transfer for each pair of taps'
         )
     transfer = lesson.transfer
-    ends = source.shape, learner.shape
+    ends = [tuple(side.shape) for side in (source, learner)]
     if transfer.knowledge == FEATURES and getattr(lesson.loss, 'projects_channels', False):
-        ends = tuple((*shape[:1], *shape[2:]) for shape in ends)
+        ends = [(*shape[:1], *shape[2:]) for shape in ends]
     if ends[0] == ends[1]:
         return
     sides = ' and '.join(

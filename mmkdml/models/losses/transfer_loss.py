@@ -21,8 +21,8 @@ class TransferLoss(nn.Module):
 
     #: Whether both sides must come in one shape, which is checked before the training.
     requires_same_shape: ClassVar[bool] = True
-    #: Whether the loss maps the channels of the learner's features to those of the source's, so that
-    #: only the other dimensions must agree.
+    #: Whether the loss maps the channels of the learner's features to the source's, so that only
+    #: the other dimensions must agree.
     projects_channels: bool = False
     #: Whether the truth of the batch is a third argument: classes (N,) or (N, H, W).
     needs_truth: ClassVar[bool] = False

@@ -45,10 +45,18 @@ class ClassificationTask(Task):
     def truth(self, samples: Samples) -> Tensor:
         if not all('gt_label' in sample and sample.gt_label.numel() == 1 for sample in samples):
             raise ValueError(
-                'Each sample must have one label (gt_label); a loss that needs the truth cannot be '
-                'with batch augmentations that mix images, nor with several labels'
+                'Each sample must have one label (gt_label) for a loss that needs the truth'
             )
-        return torch.cat([sample.gt_label for sample in samples])
+        labels = torch.cat([sample.gt_label for sample in samples])
+        if all('gt_score' in sample for sample in samples):
+            scores = torch.stack([sample.gt_score for sample in samples])
+            if not torch.equal(scores.gather(1, labels[:, None]), torch.ones_like(scores[:, :1])):
+                raise ValueError(
+                    'Invalid samples: expected one label each, got labels mixed by a batch '
+                    'augmentation. A loss that needs the truth is not supported with train_cfg.'
+                    'augments; leave one of them out'
+                )
+        return labels
 
     def num_classes(self, member: ImageClassifier) -> int:
         return max(getattr(member.head, 'num_classes', 2), 2)

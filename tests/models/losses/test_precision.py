@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
+import mmkdml
 import mmkdml.models  # noqa: F401
 from mmkdml.registry import MODELS
 
@@ -65,10 +65,7 @@ def computed(name, dtype, autocast):
         'classifier': (lambda x: torch.nn.functional.linear(x, weight.to(x.dtype)),),
     }.get(extra, ())
     with autocast:
-        if extra == 'labels':
-            terms = [loss(learners[0], labels)]
-        else:
-            terms = [loss(*sides, *given)]
+        terms = [loss(learners[0], labels) if extra == 'labels' else loss(*sides, *given)]
         if hasattr(loss, 'discriminator_loss'):
             terms.append(loss.discriminator_loss(*sides))
     terms[0].backward()

@@ -1,0 +1,133 @@
+"""A batch with one normalization as a member with another one takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from mmkdml.functional.divergence import full_precision
+
+Samples = Sequence[BaseDataElement] | None
+
+PAD_VALUES = ('pad_val', 'pad_value')
+_UNPADDED = 'unpadded_size'
+
+
+class Renormalization(nn.Module):
+    """Undo the shared normalization of a batch and apply a member's own.
+
+    Both are affine maps of each channel, so one multiplication and one addition do it, after
+    reversing the channels if only one of the two converts BGR to RGB. Padding gets the value that
+    the member's own preprocessor pads with.
+
+    Args:
+        shared: Data preprocessor that made the batch.
+        own: The member's data preprocessor.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, shared: nn.Module, own: nn.Module) -> None:
+        super().__init__()
+        (shared_mean, shared_std), (mean, std) = mean_and_std(shared), mean_and_std(own)
+        self.reverses_channels = _converts_channels(shared) != _converts_channels(own)
+        if self.reverses_channels:
+            shared_mean, shared_std = shared_mean.flip(0), shared_std.flip(0)
+        scale, shift = shared_std / std, (shared_mean - mean) / std
+        self.pad_value = _pad_value(own)
+        padded = _pad_value(shared) * scale + shift
+        self.refills_padding = bool((padded - self.pad_value).abs().max() > 1e-6)
+        # Buffers of the frameworks' preprocessors are not in checkpoints either.
+        self.register_buffer('scale', scale.float(), persistent=False)
+        self.register_buffer('shift', shift.float(), persistent=False)
+
+    def forward(
+        self, inputs: Tensor, samples: Samples = None, augments: Sequence[Any] = ()
+    ) -> Tensor:
+        """Normalize a preprocessed batch as the member's own preprocessor does.
+
+        Args:
+            inputs: Images (N, 3, H, W) of the shared preprocessor.
+            samples: Their samples, in which :func:`record_sizes` noted how much of each image is
+                padding. Without them there is none.
+            augments: Batch augmentations that may have mixed the images.
+
+        Returns:
+            Images of the same shape and dtype.
+
+        Raises:
+            ValueError: If padding was mixed with pixels.
+        """
+        images = full_precision(inputs)
+        if self.reverses_channels and images.shape[1] == 3:
+            images = images.flip(1)
+        images = images * self.scale.to(images.dtype) + self.shift.to(images.dtype)
+        if self.refills_padding:
+            self._refill(images, _unpadded_sizes(samples, inputs), augments)
+        return images.to(inputs.dtype)
+
+    def _refill(
+        self, images: Tensor, sizes: Sequence[tuple[int, int]], augments: Sequence[Any]
+    ) -> None:
+        whole = tuple(images.shape[2:])
+        if all(size == whole for size in sizes):
+            return
+        mixes = [type(augment).__name__ for augment in augments]
+        if mixes and (len(set(sizes)) > 1 or 'ResizeMix' in mixes):
+            raise ValueError(
+                f'Invalid batch for {", ".join(mixes)}: expected images without padding, got '
+                f'{", ".join(map(str, sorted(set(sizes))))} padded to {whole}, and members pad '
+                'with different values. Resize the images to one size in the pipeline'
+            )
+        for image, (height, width) in zip(images, sizes, strict=True):
+            image[:, height:] = self.pad_value
+            image[:, :, width:] = self.pad_value
+
+
+def record_sizes(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+    """Note the size of each image before padding in its sample; a hook of a preprocessor."""
+    samples = output.get('data_samples') if isinstance(output, dict) else None
+    for image, sample in zip(arguments[0]['inputs'], samples or (), strict=False):
+        sample.set_metainfo({_UNPADDED: tuple(image.shape[-2:])})
+
+
+def mean_and_std(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+    """(C, 1, 1) each, in double precision; C is 1 where all channels have the same."""
+    mean = getattr(preprocessor, 'mean', torch.zeros(1, 1, 1))
+    std = getattr(preprocessor, 'std', torch.ones(1, 1, 1))
+    return mean.detach().cpu().double(), std.detach().cpu().double()
+
+
+def _converts_channels(preprocessor: nn.Module) -> bool:
+    keys = ('to_rgb', '_channel_conversion')
+    return any(bool(getattr(preprocessor, key, False)) for key in keys)
+
+
+def _pad_value(preprocessor: nn.Module) -> float:
+    found = [getattr(preprocessor, key) for key in PAD_VALUES if hasattr(preprocessor, key)]
+    return float(found[0]) if found else 0.0
+
+
+def normalization(preprocessor: nn.Module, channels: int) -> dict[str, Any]:
+    """All of a data preprocessor that changes the values of pixels, for so many channels."""
+    mean, std = mean_and_std(preprocessor)
+    return dict(
+        mean=mean.expand(channels, 1, 1).flatten().tolist(),
+        std=std.expand(channels, 1, 1).flatten().tolist(),
+        reverses_channels=_converts_channels(preprocessor),
+        pad_value=_pad_value(preprocessor),
+    )
+
+
+def _unpadded_sizes(samples: Samples, inputs: Tensor) -> list[tuple[int, int]]:
+    """(H, W) of each image before it was padded at the bottom and on the right."""
+    whole = (inputs.shape[2], inputs.shape[3])
+    return [
+        whole if sample is None else sample.get(_UNPADDED, whole)
+        for sample in samples or [None] * len(inputs)
+    ]
