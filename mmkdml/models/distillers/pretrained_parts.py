@@ -14,7 +14,13 @@ from torch import nn
 
 from mmkdml.models.backbones import PretrainedTIMMBackbone
 from mmkdml.models.checkpoints import guard_checkpoints
-from mmkdml.weight_checks import check_finite, find_misfits, listed, select_weights
+from mmkdml.weight_checks import (
+    check_finite,
+    find_misfits,
+    find_wrong_types,
+    listed,
+    select_weights,
+)
 
 
 def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[str]]:
@@ -66,12 +72,13 @@ def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[
 
 def _load(member: BaseModule, name: str, sources: Mapping[str, Mapping[str, Any]]) -> None:
     guard_checkpoints()
+    weights = {prefix: _read(source) for prefix, source in sources.items()}
     before = {key: value.clone() for key, value in member.state_dict().items()}
-    misfits = {prefix: [*_misfits(member, prefix, one)] for prefix, one in sources.items()}
     member.init_weights()
     after = member.state_dict()
-    for prefix, problems in misfits.items():
-        part = member.get_submodule(prefix)
+    for prefix in reversed(weights):  # as mmengine does, first the parts and then the whole
+        part, mine = member.get_submodule(prefix), weights[prefix]
+        problems = [*_misfits(part, mine, exactly=not prefix or 'prefix' in sources[prefix])]
         keys = [f'{prefix}.{key}'.lstrip('.') for key, _ in part.named_parameters()]
         # A backbone that converts the names of its weights changes all of its parameters.
         converted = prefix and not any(torch.equal(before[key], after[key]) for key in keys)
@@ -81,21 +88,27 @@ def _load(member: BaseModule, name: str, sources: Mapping[str, Mapping[str, Any]
                 f'{prefix and f" ({prefix})"} ({type(part).__name__}): another network?'
                 f'{listed(problems)}'
             )
-    check_finite(member, after, f'the init_cfg of the frozen {name}')
+        if not problems:  # again, because some networks initialize what they have loaded
+            part.load_state_dict(mine, strict=False)
+    check_finite(member, member.state_dict(), f'the init_cfg of the frozen {name}')
 
 
-def _misfits(member: nn.Module, prefix: str, source: Mapping[str, Any]) -> Iterator[str]:
+def _read(source: Mapping[str, Any]) -> dict[str, Any]:
     path, within = source['checkpoint'], source.get('prefix')
-    content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    weights = select_weights(content, path)
-    if within:
-        within = f'{within.rstrip(".")}.'
-        weights = {k.removeprefix(within): v for k, v in weights.items() if k.startswith(within)}
-    for problem in find_misfits(member.get_submodule(prefix).state_dict(), weights):
+    weights = select_weights(CheckpointLoader.load_checkpoint(path, map_location='cpu'), path)
+    if within is None:
+        return weights
+    within = f'{within.rstrip(".")}.'
+    return {k.removeprefix(within): v for k, v in weights.items() if k.startswith(within)}
+
+
+def _misfits(part: nn.Module, weights: Mapping[str, Any], exactly: bool) -> Iterator[str]:
+    expected = part.state_dict()
+    yield from find_wrong_types(expected, weights)
+    for problem in find_misfits(expected, weights):
         # Files before PyTorch 0.4.1 do not count batches. A backbone's file may have a classifier.
-        if not problem.endswith('num_batches_tracked') and (
-            not prefix or within is not None or not problem.startswith('unexpected')
-        ):
+        counts = problem.endswith('num_batches_tracked')
+        if not counts and (exactly or not problem.startswith('unexpected')):
             yield problem
 
 

@@ -1,12 +1,17 @@
 import os
 import shutil
+import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from mmengine.hooks import Hook
 
 from mmkdml.apis import newest_checkpoint
+from mmkdml.engine import INTERRUPTED
 from mmkdml.engine.run_lock import lock_folder, unlock_folder
-from mmkdml.models.checkpoints import load_checkpoint_file
+from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
 
 
 @pytest.fixture
@@ -120,3 +125,76 @@ def test_a_copy_leaves_the_original_alone(training, tmp_path, save_best, monkeyp
     after = sorted(path.name for path in (tmp_path / 'b').glob('best_*'))
     assert len(after) == len(before)
     assert not {*before} & {*after}
+
+
+class NumPyScore:
+    """A score as MMSegmentation's IoUMetric returns it."""
+
+    dataset_meta = None
+
+    def process(self, data_batch, data_samples):
+        pass
+
+    def evaluate(self, size):
+        return dict(score=np.float32(0.5), other=np.float32(0.25))
+
+
+class AddToCheckpoint(Hook):
+    def __init__(self, value):
+        self.value = value
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        checkpoint['mine'] = self.value
+
+
+def test_numpy_numbers_become_plain_ones(training, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        'mmengine.evaluator.Evaluator.evaluate', lambda self, size: NumPyScore().evaluate(size)
+    )
+    hooks = [dict(type=AddToCheckpoint, value=dict(state=[np.int16(3), np.float32(0.5)]))]
+    with pytest.raises(SystemExit):
+        training.start(tmp_path, ('train', 6, signal.SIGTERM), hooks=hooks)
+    for name in ('epoch_1.pth', 'best_score_epoch_1.pth', INTERRUPTED):
+        content = torch.load(tmp_path / name, weights_only=False)
+        info = content['message_hub']['runtime_info']
+        assert (info['best_score'], type(info['best_score'])) == (0.5, float)
+        assert [type(one) for one in content['mine']['state']] == [int, float]
+
+
+@pytest.mark.parametrize('how', ['epoch', 'interrupted'])
+def test_a_checkpoint_that_cannot_be_read_ends_the_run_at_once(training, tmp_path, how):
+    hooks = [dict(type=AddToCheckpoint, value=Path('a'))]
+    stop = ('train', 2, signal.SIGTERM) if how == 'interrupted' else None
+    with pytest.raises(ValueError, match=rf'{how}\S*\.pth cannot be loaded .*PosixPath'):
+        training.start(tmp_path, stop, hooks=hooks)
+    names = [path.name for path in tmp_path.glob('*.pth')]
+    assert names == ['epoch_1.pth' if how == 'epoch' else INTERRUPTED]
+
+
+def test_only_the_first_one_of_a_run_is_read_back(training, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr('mmkdml.engine.checkpoint_files.read_checkpoint', read.append)
+    training.start(tmp_path / 'a')
+    training.start(tmp_path / 'b', epochs=1)
+    assert [str(path) for path in read] == [
+        str(tmp_path / run / 'epoch_1.pth') for run in ('a', 'b')
+    ]
+
+
+@pytest.mark.parametrize('rule', ['greater', 'less'])
+def test_the_folder_of_a_run_is_its_best_checkpoint_whatever_the_times(
+    training, tmp_path, monkeypatch, rule
+):
+    """Both best checkpoints are there if a run is killed between writing and removing."""
+    scores = iter([0.5, 0.4, 0.6] if rule == 'greater' else [0.5, 0.6, 0.4])
+    monkeypatch.setattr(
+        'mmengine.evaluator.Evaluator.evaluate', lambda self, size: dict(score=next(scores))
+    )
+    monkeypatch.setattr('mmkdml.engine.checkpoint_files.WholeFileBackend.remove_old', lambda *_: 0)
+    training.start(tmp_path, rule=rule)
+    names = [path.name for path in sorted(tmp_path.glob('best_*'))]
+    assert names == ['best_score_epoch_1.pth', 'best_score_epoch_3.pth']
+    for newest in names:
+        for name in names:
+            os.utime(tmp_path / name, (100 + (name == newest), 100 + (name == newest)))
+        assert resolve_checkpoint(tmp_path).name == names[1]

@@ -1,0 +1,157 @@
+"""Frozen members that name their pretrained weights in their configs."""
+
+import json
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from mmpretrain.models import ResNet
+
+from mmkdml.models import KnowledgeDistiller, Transfer
+from mmkdml.models.checkpoints import file_sha256
+
+
+@pytest.fixture
+def teacher(tiny, tmp_path):
+    """(network, its file), all parameters other than a new network's."""
+    network = MODELS.build(tiny.classifier())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.5)
+    torch.save(dict(state_dict=network.state_dict()), tmp_path / 'teacher.pth')
+    return network, tmp_path / 'teacher.pth'
+
+
+def pretrained(path, **settings):
+    return dict(type='Pretrained', checkpoint=str(path), **settings)
+
+
+def classroom(tiny, member, **settings):
+    return KnowledgeDistiller(
+        members=dict(teacher=member, student=tiny.classifier()),
+        transfers=[Transfer('teacher', 'student', 'predictions', 1.0)],
+        **{'frozen': dict(teacher=None), 'input_size': tiny.size, **settings},
+    )
+
+
+def in_parts(tiny, path, head=None):
+    config = tiny.classifier()
+    config['backbone']['init_cfg'] = [dict(type='Kaiming'), pretrained(path, prefix='backbone.')]
+    config['head']['init_cfg'] = head
+    return config
+
+
+def assert_same(network, expected):
+    weights = network.state_dict()
+    assert weights.keys() == expected.state_dict().keys()
+    assert all(torch.equal(one, weights[key]) for key, one in expected.state_dict().items())
+
+
+@pytest.mark.parametrize('how', ['whole', 'parts'])
+def test_it_is_loaded_when_the_classroom_is_built(tiny, teacher, how):
+    network, path = teacher
+    config = dict(tiny.classifier(), init_cfg=pretrained(path))
+    if how == 'parts':
+        config = in_parts(tiny, path, pretrained(path, prefix='head'))
+    distiller = classroom(tiny, config)
+    assert_same(distiller.named_members()['teacher'], network)
+    distiller.init_weights()  # as the runner does before the first step
+    assert_same(distiller.named_members()['teacher'], network)
+    assert not any(p.requires_grad for p in distiller.named_members()['teacher'].parameters())
+    record = json.loads(bytes(distiller.state_dict()['frozen_members'].tolist()))
+    names = ['teacher'] if how == 'whole' else ['teacher.backbone', 'teacher.head']
+    assert record == {name: dict(path=str(path), sha256=file_sha256(path)) for name in names}
+
+
+def test_the_checkpoint_of_the_whole_member_wins(tiny, teacher, tmp_path):
+    network, path = teacher
+    config = dict(tiny.classifier(), init_cfg=pretrained(tmp_path / 'absent.pth'))
+    distiller = classroom(tiny, config, frozen=dict(teacher=str(path)))
+    assert_same(distiller.named_members()['teacher'], network)
+
+
+@pytest.mark.parametrize('where', ['whole', 'backbone'])
+def test_a_file_that_is_not_there(tiny, tmp_path, where):
+    config = tiny.classifier()
+    (config if where == 'whole' else config['backbone'])['init_cfg'] = pretrained(
+        tmp_path / 'a.pth'
+    )
+    with pytest.raises(FileNotFoundError, match=r'a\.pth'):
+        classroom(tiny, config)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('backbone.bn1.weight', None, 'missing: {}'),
+        ('head.fc.bias', torch.zeros(9), r'{}: \(3,\) expected, \(9,\) in the file'),
+        ('extra', torch.zeros(1), 'unexpected: {}'),
+        ('backbone.bn1.running_var', torch.full((4,), torch.inf), '{}: 0 NaN and 4 infinite'),
+        ('head.fc.bias', torch.full((3,), torch.nan), '{}: 3 NaN'),
+    ],
+)
+def test_a_file_that_does_not_fit(tiny, teacher, key, value, message):
+    network, path = teacher
+    weights = {**network.state_dict(), key: value}
+    torch.save({k: one for k, one in weights.items() if one is not None}, path)
+    with pytest.raises(ValueError, match=rf'(?s)teacher.*\n  {message.format(key)}'):
+        classroom(tiny, dict(tiny.classifier(), init_cfg=pretrained(path)))
+
+
+def test_a_backbone_takes_its_part_of_a_larger_file(tiny, teacher):
+    network, path = teacher
+    torch.save({**network.backbone.state_dict(), 'fc.weight': torch.zeros(1)}, path)
+    config = tiny.classifier()
+    config['backbone']['init_cfg'] = pretrained(path)
+    distiller = classroom(tiny, config)
+    assert_same(distiller.named_members()['teacher'].backbone, network.backbone)
+    short = network.backbone.state_dict()
+    del short['layer4.1.conv2.weight']
+    torch.save(short, path)
+    with pytest.raises(ValueError, match=r'teacher \(backbone\)(?s:.*)missing: layer4\.1\.conv2'):
+        classroom(tiny, config)
+
+
+@MODELS.register_module()
+class RenamingResNet(ResNet):
+    """Reads files in which the names of weights differ, as Swin of MMSegmentation does."""
+
+    def init_weights(self):
+        weights = torch.load(self.init_cfg['checkpoint'])
+        self.load_state_dict({key.removeprefix('their.'): one for key, one in weights.items()})
+
+
+def test_a_backbone_may_convert_its_file(tiny, teacher):
+    network, path = teacher
+    theirs = {f'their.{key}': one for key, one in network.backbone.state_dict().items()}
+    torch.save(theirs, path)
+    config = tiny.classifier()
+    config['backbone'].update(type=RenamingResNet, init_cfg=pretrained(path))
+    distiller = classroom(tiny, config)
+    assert_same(distiller.named_members()['teacher'].backbone, network.backbone)
+    config['backbone'].update(type=ResNet)  # which loads none of them
+    with pytest.raises(ValueError, match=r'teacher \(backbone\)(?s:.*)missing: conv1\.weight'):
+        classroom(tiny, config)
+
+
+@pytest.mark.parametrize(('part', 'where'), [('none', 'backbone, head'), ('backbone', 'head')])
+def test_a_random_frozen_member_is_built_and_does_not_teach(tiny, teacher, part, where):
+    config = tiny.classifier() if part == 'none' else in_parts(tiny, teacher[1])
+    distiller = classroom(tiny, config)  # to look at it
+    distiller.load_state_dict(distiller.state_dict())
+    with pytest.raises(
+        ValueError, match=rf'frozen teacher has no weights for {where}: .*frozen\.t'
+    ):
+        distiller.init_weights()
+    with pytest.raises(ValueError, match='frozen teacher has no weights'):
+        distiller.check_frozen_weights()
+
+
+def test_a_module_keeps_its_weights(tiny, teacher, caplog):
+    network, _ = teacher
+    before = MODELS.build(tiny.classifier())
+    before.load_state_dict(network.state_dict())
+    before.init_cfg = pretrained('absent.pth')
+    distiller = classroom(tiny, before)
+    distiller.init_weights()
+    assert_same(distiller.named_members()['teacher'], network)
