@@ -177,7 +177,7 @@ def test_forgetting_the_first_options_keeps_the_runs_config(settings):
     first = {'optim_wrapper.optimizer.lr': 0.02, 'model.mode': 'v1'}
     stop_at(6, settings(**first))
     before = files(settings().work_dir)
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match='--accept-changes') as refused:
         train(settings(resume=True))
     assert "  model.mode: 'v1' -> (not set)\n" in str(refused.value)
     assert '  optim_wrapper.optimizer.lr: 0.02 -> 0.01\n' in str(refused.value)

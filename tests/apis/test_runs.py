@@ -201,7 +201,7 @@ def test_resuming_finds_the_newest_intact_checkpoint(built, tmp_path):
     for path in tmp_path.glob('epoch_*.pth'):
         path.write_bytes(b'broken')
     (tmp_path / 'best_x_epoch_2.pth').write_bytes(b'intact or not')
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match='No checkpoint in .* can be resumed') as refused:
         make_runner(Config(config))
     for name in ('epoch_2', 'epoch_9', 'epoch_10'):
         assert f'{name}.pth cannot be loaded as a checkpoint' in str(refused.value)

@@ -57,7 +57,7 @@ def test_data_are_among_the_settings_and_added_to_older_rows(tmp_path):
     run, before = RUNS[:1], {'teacher': '{\n"model": {"mode": "kdml"}\n}'}
     store.register(run, before)
     for digest, stored in (('null', before['teacher']), ('"aa"', None)):
-        now = '{\n"model": {"mode": "kdml"}, "data": {"train": %s}\n}' % digest
+        now = before['teacher'].replace('\n}', f', "data": {{"train": {digest}}}\n}}')
         assert store.register(run, {'teacher': now}) == 0
         assert store.settings()['teacher'] == (stored or now)
     with pytest.raises(ValueError, match=r'data\.train: .aa. -> .bb.'):

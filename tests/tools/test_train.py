@@ -145,9 +145,24 @@ def test_images_are_kept_and_time_is_told(trained, tool, short, tmp_path, capsys
     assert left.custom_hooks[-1] == dict(type='mmkdml.ProfileHook', iterations=1)
 
 
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--overwrite', '--resume'], 'give one of them'),
+        (['--accept-changes'], '--accept-changes needs --resume'),
+    ],
+)
+def test_options_that_contradict_each_other(tool, capsys, args, message):
+    with pytest.raises(SystemExit):
+        tool('train', CONFIG, *args)
+    assert message in capsys.readouterr().err
+
+
 def test_the_defaults_of_cache_and_profile(tool, monkeypatch):
     configs = []
-    monkeypatch.setattr(apis, 'make_runner', lambda config, _: configs.append(config) or Mock())
+    monkeypatch.setattr(
+        apis, 'make_runner', lambda config, *_, **__: configs.append(config) or Mock()
+    )
     tool('train', CONFIG, '--cache-images', '--profile')
     tool('train', CONFIG)
     assert configs[0].val_dataloader.dataset.image_cache == dict(dir='work_dirs/image_cache')
@@ -158,8 +173,12 @@ def test_the_defaults_of_cache_and_profile(tool, monkeypatch):
 
 @pytest.mark.slow
 def test_a_full_disk_is_told_in_one_line(tool, short, tmp_path, monkeypatch):
-    def full(_):
-        raise OSError(28, 'No space left on device')
+    fsync = os.fsync
+
+    def full(handle):
+        if '.pth.' in os.readlink(f'/proc/self/fd/{handle}'):  # the small files before fit
+            raise OSError(28, 'No space left on device')
+        fsync(handle)
 
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(SystemExit) as stopped:
