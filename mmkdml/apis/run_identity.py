@@ -20,14 +20,15 @@ from mmkdml.apis.run_checkpoints import (
     kind_of,
     skipped,
 )
-from mmkdml.apis.run_settings import changed_settings, deciding_settings, settings_difference
+from mmkdml.apis.run_settings import (
+    changed_settings,
+    deciding_settings,
+    only_extends,
+    settings_difference,
+)
 from mmkdml.engine.hooks.run_identity import IDENTITY_FILE, RUN
 from mmkdml.engine.run_lock import lock_folder, unlock_folder
 from mmkdml.models.checkpoints import load_checkpoint_file
-
-_END = {'train_cfg.max_epochs', 'train_cfg.max_iters'}
-# Schedules whose values so far do not depend on the end of the training.
-_FREE_SCHEDULES = ('MultiStep', 'Step', 'Exponential', 'Constant', 'CosineRestart')
 
 
 @dataclass
@@ -80,12 +81,6 @@ def start_run(config: Config, overwrite: bool = False, accept_changes: bool = Fa
             unlock_run(config)
             outcome = [error]
     broadcast_object_list(outcome)
-    if isinstance(outcome[0], FileNotFoundError):
-        raise FileNotFoundError(*outcome[0].args)
-    if isinstance(outcome[0], OSError):
-        raise OSError(*outcome[0].args)
-    if isinstance(outcome[0], ValueError):
-        raise ValueError(str(outcome[0]))
     if isinstance(outcome[0], Exception):
         raise outcome[0]
     return outcome[0]
@@ -101,7 +96,7 @@ def checkpoint_folders(config: Config) -> list[Path]:
     """The folder of a run, and that of its checkpoints if the hook has an ``out_dir``."""
     folder = Path(config.work_dir)
     out_dir = ((config.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
-    if out_dir is None or Path(out_dir).absolute() == folder.absolute():
+    if out_dir is None or '://' in str(out_dir) or Path(out_dir).absolute() == folder.absolute():
         return [folder]
     return [folder, Path(out_dir) / folder.absolute().name]
 
@@ -199,8 +194,14 @@ def _resume_file(
         raise ValueError(
             f'--resume {path}: expected a regular file, got {kind_of(path)}. Name the file itself'
         )
-    meta = load_checkpoint_file(path).get('meta')
-    in_folder = path.absolute().parent in [folder.absolute() for folder in folders]
+    checkpoint = load_checkpoint_file(path)
+    if 'optimizer' not in checkpoint:
+        raise ValueError(
+            f'--resume {path}: expected a checkpoint with the state of the optimizer, got weights '
+            'only. Start a new run from them with --cfg-options load_from=...'
+        )
+    meta = checkpoint.get('meta')
+    in_folder = path.resolve().parent in [folder.resolve() for folder in folders]
     if found.all and not in_folder:
         raise ValueError(
             f'--resume {path}: {folders[0]} holds other checkpoints: '
@@ -235,15 +236,15 @@ def _resume_folder(
         return None
     runs = {path: _valid(meta.get(RUN)) for path, meta in metas.items()}
     own = recorded or runs[start.checkpoint] or dict(id=None)
-    foreign = {
-        path.name: run['id'][:8] if run else 'none'
+    foreign = [
+        f'{path.name} ({run["id"][:8] if run else "no id"})'
         for path, run in runs.items()
         if (run['id'] != own['id'] if run else own['id'] and not own.get('adopted'))
-    }
+    ]
     if foreign:
         raise ValueError(
             f'{folder} holds checkpoints of different runs: expected those of run '
-            f'{(own["id"] or "none")[:8]}, got {foreign}. Move the others away'
+            f'{(own["id"] or "no id")[:8]}, got {", ".join(foreign)}. Move them away'
         )
     return runs[start.checkpoint]
 
@@ -274,37 +275,9 @@ def _check_changes(start: RunStart, config: Config, folder: Path, accept_changes
     if not start.changes:
         return
     difference = settings_difference(start.changes)
-    extends = start.changes.keys() <= _END and not _schedule_needs_end(config)
-    if not (accept_changes or extends):
+    if not (accept_changes or only_extends(start.changes, config)):
         raise ValueError(
             f'The settings differ from those of the run in {folder} (old -> new):\n{difference}\n'
             'Resume with the settings of the run, or go on with the new ones: --accept-changes'
         )
     start.warn(f'Resumed with changed settings (old -> new):\n{difference}')
-
-
-def _schedule_needs_end(config: Config) -> bool:
-    """Whether learning rates so far depend on the number of epochs or iterations."""
-    schedules = config.get('param_scheduler') or []
-    while isinstance(schedules, Mapping) and 'type' not in schedules:
-        schedules = [
-            one
-            for its in schedules.values()
-            for one in (its if isinstance(its, (list, tuple)) else [its])
-        ]
-    if isinstance(schedules, Mapping):
-        schedules = [schedules]
-    return not all(map(_is_free, schedules))
-
-
-def _is_free(schedule: Mapping[str, Any]) -> bool:
-    kind = schedule['type']
-    name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
-    if name.startswith('ReduceOnPlateau'):
-        return False
-    fixed = {'CosineAnnealing': 'T_max', 'OneCycle': 'total_steps'}
-    return (
-        'end' in schedule
-        or name.startswith(_FREE_SCHEDULES)
-        or any(name.startswith(kind) and key in schedule for kind, key in fixed.items())
-    )

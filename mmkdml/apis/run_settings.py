@@ -35,6 +35,8 @@ _SAVING = {
     'interval', 'by_epoch', 'max_keep_ckpts', 'out_dir', 'save_last', 'save_begin',
     'filename_tmpl', 'backend_args', 'save_optimizer', 'save_param_scheduler',
 }  # fmt: skip
+_LENGTH = {'train_cfg.max_epochs', 'train_cfg.max_iters'}
+_FREE_SCHEDULES = ('MultiStep', 'Step', 'Exponential', 'Constant', 'CosineRestart')
 _MOST_LINES = 40
 
 
@@ -101,6 +103,14 @@ def settings_difference(changes: Mapping[str, tuple[Any, Any]]) -> str:
     return '\n'.join(lines)
 
 
+def only_extends(changes: Mapping[str, tuple[Any, Any]], config: Config) -> bool:
+    """Whether only the length of the training changes, and no learning rate so far with it."""
+    schedules = config.get('param_scheduler') or []
+    if isinstance(schedules, Mapping) and 'type' not in schedules:  # by optimizer
+        schedules = list(schedules.values())
+    return changes.keys() <= _LENGTH and all(map(_is_free, _all_schedules(schedules)))
+
+
 def difference(before: str, after: str) -> str:
     """Format what differs between two texts of settings, also of earlier versions.
 
@@ -131,6 +141,28 @@ def _parsed(text: str) -> dict[str, Any]:
     pairs = (line.partition(': ') for line in lines.splitlines())
     values = {key: json.loads(value) for key, _, value in pairs}
     return values | json.loads(brace + rest or '{}')
+
+
+def _all_schedules(value: Any) -> Iterator[Mapping[str, Any]]:
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(one, (list, tuple)):
+            yield from _all_schedules(one)
+        else:
+            yield one
+
+
+def _is_free(schedule: Mapping[str, Any]) -> bool:
+    """Whether a schedule's values so far do not depend on the end of the training."""
+    kind = schedule['type']
+    name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+    if name.startswith('ReduceOnPlateau'):  # it starts again, see RunIdentityHook
+        return False
+    fixed = {'CosineAnnealing': 'T_max', 'OneCycle': 'total_steps'}
+    return (
+        'end' in schedule
+        or name.startswith(_FREE_SCHEDULES)
+        or any(name.startswith(kind) and key in schedule for kind, key in fixed.items())
+    )
 
 
 class _NotSet:

@@ -347,6 +347,11 @@ def test_a_named_checkpoint_of_the_run_is_resumed(settings, tmp_path):
     start = start_run(settings(resume=True, load_from=early))
     unlock_run(settings())
     assert any('epoch_3.pth' in note and 'overwritten' in note for _, note in start.notes)
+    (best,) = folder.glob('best_*.pth')
+    with pytest.raises(
+        ValueError, match='expected .* the state of the optimizer, got weights only'
+    ):
+        train(settings(resume=True, load_from=str(best)))
     os.mkfifo(tmp_path / 'pipe.pth')
     (tmp_path / 'link.pth').symlink_to(early)
     for name in ('pipe.pth', 'link.pth', 'splits'):

@@ -1,10 +1,12 @@
 import json
 import math
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 import torch
 
+from mmkdml.apis.run_settings import difference
 from mmkdml.experiments import RunSpec
 from mmkdml.experiments.execute import SETTINGS, execute, read_curves, run_config, settings_text
 
@@ -59,6 +61,50 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     ):
         execute(spec(), tmp_path, None, 'none')
     assert [path.name for path in tmp_path.iterdir()] == [SETTINGS]
+
+
+def with_data(folder, content):
+    folder.mkdir(exist_ok=True)
+    (folder / 'train.csv').write_text(content)
+    return spec(options={'train_dataloader.dataset.ann_file': str(folder / 'train.csv')})
+
+
+def test_data_decide_the_outcome(tmp_path):
+    """Also other patients with as many rows, in the place of those of before."""
+    first = settings_text(with_data(tmp_path, 'id,a\n'))
+    assert settings_text(with_data(tmp_path, 'id,a\n')) == first
+    changes = difference(first, settings_text(with_data(tmp_path, 'id,b\n')))
+    assert changes.startswith('  data.train: ')
+    assert changes.count('\n') == 0
+    # A suite can be planned before there are data, which do not differ from none.
+    (tmp_path / 'train.csv').unlink()
+    assert difference(first, settings_text(with_data(tmp_path / 'x', ''))) != ''
+    missing = settings_text(spec(options={'train_dataloader.dataset.ann_file': 'nowhere.csv'}))
+    assert json.loads(missing)['data']['train'] is None
+
+
+def test_data_that_changed_since_the_suite_was_started_are_refused(tmp_path):
+    registered = settings_text(with_data(tmp_path / 'data', 'id,a\n'))
+    changed = with_data(tmp_path / 'data', 'id,b\n')
+    with pytest.raises(
+        ValueError, match=r'(?s)changed since the suite was started:\n  data\.train:'
+    ):
+        execute(changed, tmp_path / 'run', None, 'none', registered)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_the_settings_of_an_earlier_version_are_completed(tmp_path, monkeypatch):
+    """It did not know the data, and took the interval of the log for a setting that decides."""
+    now = settings_text(spec())
+    before = json.loads(now)
+    for part in ('data', 'sync_bn', 'val_cfg'):
+        del before[part]
+    before['default_hooks']['logger'] = dict(type='LoggerHook', interval=3)
+    (tmp_path / SETTINGS).write_text(json.dumps(before, indent=1, sort_keys=True))
+    monkeypatch.setattr('mmkdml.experiments.execute.make_runner', Mock(side_effect=StopIteration))
+    with pytest.raises(StopIteration):
+        execute(spec(), tmp_path, None, 'none')
+    assert (tmp_path / SETTINGS).read_text() == now
 
 
 def test_curves_of_a_run_that_was_stopped(tmp_path):

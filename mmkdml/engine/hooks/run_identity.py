@@ -56,12 +56,13 @@ class RunIdentityHook(Hook):
         self.identity = identity
         self.changed = tuple(changed)
         self.outdated = tuple(outdated)
-        self.notes = tuple(notes)
+        self.notes: tuple[tuple[int, str], ...] = tuple(notes)
 
     def before_run(self, runner: Runner) -> None:
         """Log the notes."""
         for level, note in self.notes:
             runner.logger.log(level, note)
+        self.notes = ()  # a test of this runner begins with it, too
 
     @master_only
     def before_train(self, runner: Runner) -> None:
