@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from mmkdml.apis import make_runner
 from mmkdml.apis.run_identity import start_run, unlock_run
-from mmkdml.engine.run_lock import LOCK
+from mmkdml.engine.run_lock import LOCK, holds_lock, lock_folder
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 
@@ -460,19 +460,44 @@ def test_logs_are_not_written_through_links(settings, tmp_path, monkeypatch):
         train(settings(resume=True))
 
 
-def _refused(config, rank, port):
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1',
-        MASTER_PORT=str(port),
-    )  # fmt: skip
-    with pytest.raises(ValueError, match=r'epoch_3\.pth.*--resume'):
-        make_runner(config, 'pytorch')
+def _refused(config, message, rank=0, port=None):
+    if port is not None:
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=str(port),
+        )  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        make_runner(config, 'none' if port is None else 'pytorch')
+
+
+def test_a_second_training_in_a_folder_is_refused(settings, all_forked):
+    make_runner(settings(experiment_name='first'))
+    try:
+        all_forked(
+            (_refused, settings(), f'in use: process {os.getpid()} on {socket.gethostname()}')
+        )
+    finally:
+        unlock_run(settings())
+
+
+def test_a_run_that_cannot_be_built_or_fails_releases_its_folder(settings, all_forked):
+    with pytest.raises(ValueError, match='no run can be made'):
+        make_runner(settings(**{'model.type': 'NoSuchModel'}))
+    assert not holds_lock(settings().work_dir)
+    stop_at(2, settings())
+    assert not holds_lock(settings().work_dir)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
-def test_all_processes_are_refused_together(settings, all_forked):
+@pytest.mark.parametrize('locked', [True, False])
+def test_all_processes_are_refused_together(settings, all_forked, locked):
+    """Only the main one holds the lock and looks into the folder."""
     train(settings())
+    if locked:
+        lock_folder(settings().work_dir)
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    all_forked(*((_refused, settings(), rank, port) for rank in range(2)))
+    message = f'in use: process {os.getpid()}' if locked else r'epoch_3\.pth.*--resume'
+    all_forked(*((_refused, settings(), message, rank, port) for rank in range(2)))
+    unlock_run(settings())
