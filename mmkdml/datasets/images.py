@@ -114,15 +114,16 @@ def read_image_and_header(
     """Read the pixels, as :func:`read_image` does, and the header of an image."""
     with opened(path) as image:
         _check(image, path, max_pixels)
-        if modes is not None and image.mode not in modes:
-            raise ValueError(
-                f'{path}: expected an image of mode {" or ".join(modes)}, got {image.mode}'
-            )
         with readable(path):
             if has_more_pages(image):
                 found = f'several pages or frames ({image.format})'
                 raise unsupported(path, found, 'a single image', 'Save each as a file of its own')
-        return _decode(image, path, order)
+        pixels, header = _decode(image, path, order)
+        if modes is not None and image.mode not in modes:
+            raise ValueError(
+                f'{path}: expected an image of mode {" or ".join(modes)}, got {image.mode}'
+            )
+    return pixels, header
 
 
 def read_pages(path: str | Path, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:

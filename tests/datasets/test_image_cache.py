@@ -19,6 +19,7 @@ from mmkdml.datasets import (
     AlbumentationsTransform,
     CachedLoading,
     LoadBinaryMask,
+    LoadCheckedImage,
     SplitClassificationDataset,
     SplitSegDataset,
     image_cache,
@@ -28,7 +29,7 @@ from mmkdml.engine.seeding import SAMPLE, seed_all
 
 FLIPS = dict(type=AlbumentationsTransform, transforms=[dict(type='HorizontalFlip', p=0.5)])
 SEG = [
-    dict(type=LoadImageFromFile),
+    dict(type=LoadCheckedImage),
     dict(type=LoadBinaryMask),
     dict(type=Resize, scale=(8, 8)),
     FLIPS,
@@ -95,7 +96,8 @@ def assert_equal(some, others):
 def decoded(monkeypatch):
     """The files that are decoded from now on."""
     files = []
-    for cls, key in ((LoadImageFromFile, 'img_path'), (LoadBinaryMask, 'seg_map_path')):
+    keys = {LoadImageFromFile: 'img_path', LoadCheckedImage: 'img_path'}
+    for cls, key in {**keys, LoadBinaryMask: 'seg_map_path'}.items():
 
         def noted(self, results, transform=cls.transform, key=key):
             files.append(os.path.basename(results[key]))
@@ -299,6 +301,72 @@ def test_a_damaged_pack_is_made_anew(data, how):
         assert path.read_bytes() != whole[path]
     build()
     assert {path: path.read_bytes() for path in (data / 'cache').glob('*.pack')} == whole
+
+
+def pack_of(data, size):
+    """The pack of images (or of masks), by the size of its pixels."""
+    (path,) = (p for p in (data / 'cache').iterdir() if p.stat().st_size == TABLE + 5 * size)
+    return path
+
+
+@pytest.mark.parametrize(('size', 'name'), [(IMAGE, 'a.png'), (MASK, 'a_mask.png')])
+@pytest.mark.parametrize('place', [0, -1])
+def test_a_flipped_bit_is_noticed(data, size, name, place):
+    build()
+    path = pack_of(data, size)
+    content = bytearray(path.read_bytes())
+    content[TABLE if place == 0 else TABLE + size - 1] ^= 1
+    path.write_bytes(content)
+    for dataset in (build(), build()):
+        with pytest.raises(RuntimeError, match=rf'{path.name}: expected the pixels of .*/{name}, '):
+            dataset[0]
+        dataset[3]  # others are intact
+    path.unlink()
+    assert_equal(samples(build()), samples(build(cached=False)))
+
+
+@pytest.mark.parametrize(
+    'row',
+    [
+        dict(shape=(7, 9, 3)),  # as many pixels
+        dict(offset=TABLE + IMAGE),  # of another image
+        dict(checksum=1),
+    ],
+)
+def test_a_damaged_row_is_noticed(data, row):
+    build()
+    path = pack_of(data, IMAGE)
+    content = bytearray(path.read_bytes())
+    table = np.frombuffer(content, np.int64, 54).reshape(6, 9)
+    table[0, 5:8] = row.get('shape', table[0, 5:8])
+    table[0, 4] = row.get('offset', table[0, 4])
+    table[0, 8] = row.get('checksum', table[0, 8])
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError, match=f'{path.name}: expected the pixels of'):
+        build()[0]
+
+
+@pytest.mark.parametrize('left', [TABLE + IMAGE + 5, 100, 0])
+def test_a_pack_that_is_truncated_while_it_is_used(data, left):
+    """A mapped file would end the process by SIGBUS."""
+    dataset = build()
+    first = dataset[0]['inputs']
+    os.truncate(pack_of(data, IMAGE), left)
+    for index in range(5, 0, -1):
+        with pytest.raises(RuntimeError, match='damaged or truncated data. Delete the file'):
+            dataset[index]
+    fresh = pickle.loads(pickle.dumps(dataset))  # of a worker that starts now
+    with pytest.raises(RuntimeError, match='damaged or truncated data. Delete the file'):
+        fresh[5]
+    assert first.shape == build()[0]['inputs'].shape  # made again
+
+
+def test_other_rules_of_reading_decode_again(data, decoded, monkeypatch):
+    build()
+    decoded.clear()
+    monkeypatch.setattr(image_cache, 'READER_VERSION', -1)
+    build()
+    assert len(decoded) == 10
 
 
 def test_a_pack_is_a_path_to_another_process(data):
