@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -201,11 +202,17 @@ def _cases(
     options: ReadOptions,
     on_error: OnError | None,
     progress: bool,
-) -> Iterator[list[Item]]:
-    """The images of one case after the other, as they were and as the network wants them."""
+) -> Iterator[Iterable[Item]]:
+    """Prepare the images of one case after the other."""
     for source in track(sources, 'Predicting', disable=not progress):
         try:
-            prepared = _prepared(read_source(source, options), pipeline)
+            case = read_source(source, options)
+            prepared: Iterable[Item] = _prepared(case, pipeline)
+            if len(case.images) == 1:
+                prepared = list(prepared)
+            else:  # all are tried before the first one is predicted, but would not fit into memory
+                deque(prepared, maxlen=0)
+                prepared = _prepared(case, pipeline)
         except ValueError as error:
             if on_error is None:
                 raise
@@ -214,26 +221,25 @@ def _cases(
             yield prepared
 
 
-def _prepared(case: Case, pipeline: ImagePipeline) -> list[Item]:
-    """The case's images as they were and as the network wants them.
+def _prepared(case: Case, pipeline: ImagePipeline) -> Iterator[Item]:
+    """Yield the case's images as they were and as the network wants them.
 
     Raises:
         ValueError: If the pipeline fails; names the case.
     """
-    prepared = []
     path = case.source.files[0] if case.source.files else case.source.name
     for index, pixels in enumerate(case.images):
         try:
-            prepared.append((case, index, *pipeline(path, pixels)))
+            item = (case, index, *pipeline(path, pixels))
         except Exception as error:  # of the config's own transforms
             raise ValueError(
                 f"{path}: the config's test pipeline fails on it ({type(error).__name__}: {error})"
             ) from error
-    return prepared
+        yield item
 
 
 def _predictions(
-    module: Any, cases: Iterator[list[Item]], members: Sequence[str], batch_size: int
+    module: Any, cases: Iterator[Iterable[Item]], members: Sequence[str], batch_size: int
 ) -> Iterator[Prediction]:
     """Answers in batches, which go over the ends of cases but hold images of one size alone."""
     batch: list[Item] = []
