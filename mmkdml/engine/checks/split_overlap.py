@@ -88,9 +88,10 @@ class SplitOverlapHook(Hook):
             shared = {kind: parts[one][kind].keys() & parts[other][kind].keys() for kind in _KINDS}
             for kind in [kind for kind in _KINDS if shared[kind]]:
                 names = sorted({parts[other][kind][key] for key in shared[kind]})
+                more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
                 message = (
-                    f'The {one} and {other} parts share {len(names)} {_KINDS[kind]}: '
-                    f'{", ".join(map(repr, names[:_SHOWN]))}{", ..." * (len(names) > _SHOWN)}.'
+                    f'The {one} and {other} parts share {_KINDS[kind]}: '
+                    f'{", ".join(map(repr, names[:_SHOWN]))}{more}.'
                 )
                 if policy == WARN or same_settings or (kind == 'group' and by_image):
                     runner.logger.warning(f'{message} Scores of {other} may be too good')
