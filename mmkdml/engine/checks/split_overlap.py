@@ -68,12 +68,12 @@ class SplitOverlapHook(Hook):
                 f'Invalid setting {SETTING}: expected one of {", ".join(POLICIES)}, got {policy!r}'
             )
         datasets = dict(needed)
+        settings = {part: runner.cfg.get(f'{part}_dataloader') for part in _PARTS}
         for part in _PARTS:
-            loader = runner.cfg.get(f'{part}_dataloader')
-            if part in needed or loader is None:
+            if part in needed or settings[part] is None:
                 continue
             try:
-                datasets[part] = _build(loader['dataset'])
+                datasets[part] = _build(settings[part]['dataset'])
             except Exception as error:  # any class of any framework
                 runner.logger.warning(
                     f'The {part} part cannot be read, so it is not compared with the others '
@@ -82,9 +82,7 @@ class SplitOverlapHook(Hook):
         parts = {part: _keys(datasets[part]) for part in _PARTS if part in datasets}
         by_image = any(map(_is_split_by_image, datasets.values()))
         for one, other in combinations(parts, 2):
-            same_settings = {one, other} == {'val', 'test'} and _settings(runner, one) == _settings(
-                runner, other
-            )
+            same = {one, other} == {'val', 'test'} and _same_dataset(settings[one], settings[other])
             shared = {kind: parts[one][kind].keys() & parts[other][kind].keys() for kind in _KINDS}
             for kind in [kind for kind in _KINDS if shared[kind]]:
                 names = sorted({parts[other][kind][key] for key in shared[kind]})
@@ -93,7 +91,7 @@ class SplitOverlapHook(Hook):
                     f'The {one} and {other} parts share {_KINDS[kind]}: '
                     f'{", ".join(map(repr, names[:_SHOWN]))}{more}.'
                 )
-                if policy == WARN or same_settings or (kind == 'group' and by_image):
+                if policy == WARN or same or (kind == 'group' and by_image):
                     runner.logger.warning(f'{message} Scores of {other} may be too good')
                     continue
                 raise ValueError(
@@ -107,8 +105,13 @@ class SplitOverlapHook(Hook):
 _KINDS = dict(id='ids', file='image files', group='groups')
 
 
-def _settings(runner: Runner, part: str) -> Any:
-    return runner.cfg[f'{part}_dataloader']['dataset']
+def _same_dataset(one: Any, other: Any) -> bool:
+    """Whether two data loaders have the same data set settings."""
+    return (
+        isinstance(one, Mapping)
+        and isinstance(other, Mapping)
+        and (one.get('dataset') == other.get('dataset'))
+    )
 
 
 def _build(settings: Any) -> Any:
@@ -133,15 +136,18 @@ def _without_pipelines(settings: Any) -> Any:
 def _keys(dataset: Any) -> dict[str, dict[Any, str]]:
     """Ids, files and groups of a data set, each with the name by which a message calls it."""
     found: dict[str, dict[Any, str]] = defaultdict(dict)
+    # In other data sets these may number the samples of each part.
+    own = ('id', 'group') if all(isinstance(x, SplitFileMixin) for x in _leaves(dataset)) else ()
     while not hasattr(dataset, 'get_data_info') and hasattr(dataset, 'dataset'):
         dataset = dataset.dataset  # a wrapper that mixes samples
     if not hasattr(dataset, 'get_data_info'):
         return found
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
-        for kind in ('id', 'group'):
-            if info.get(kind) is not None:
-                found[kind][info[kind]] = str(info[kind])
+        if not isinstance(info, Mapping):
+            return found
+        for kind in own:
+            found[kind][info[kind]] = info[kind]
         path = info.get('img_path')
         if isinstance(path, str):
             found['file'][_file_key(path)] = path

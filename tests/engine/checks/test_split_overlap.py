@@ -231,6 +231,18 @@ def test_data_sets_of_mmseg(run, tmp_path):
         run(train=train, val=train, wanted=('train', 'val'))
 
 
+def test_numbers_of_samples_are_no_ids(run):
+    @DATASETS.register_module(name='Numbered', force=True)
+    class Numbered:
+        def __len__(self):
+            return 3
+
+        def get_data_info(self, index):
+            return dict(id=index, group=[index])
+
+    assert run(train=dict(type='Numbered'), val=dict(type='Numbered')) == ''
+
+
 def test_data_sets_that_tell_nothing(run):
     @DATASETS.register_module(name='Numbers', force=True)
     class Numbers:
