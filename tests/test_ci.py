@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.skipif(shutil.which('git') is None, reason='there is no git')
 SCRIPT = Path(__file__).parents[1] / '.ci' / 'run'
 MAKE = """\
 #!/bin/sh

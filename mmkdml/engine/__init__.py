@@ -1,7 +1,7 @@
 """What the frameworks' engine lacks."""
 
 from mmkdml.engine.checkpoint_files import INTERRUPTED
-from mmkdml.engine.checks import SingleImageBatchHook, SplitOverlapHook
+from mmkdml.engine.checks import SmallBatchHook, SplitOverlapHook
 from mmkdml.engine.hooks import (
     ChannelsLastHook,
     CompileMembersHook,
@@ -45,7 +45,7 @@ __all__ = [
     'SafeCheckpointHook',
     'SafeResumeHook',
     'SeparateOptimizers',
-    'SingleImageBatchHook',
+    'SmallBatchHook',
     'SplitOverlapHook',
     'StrictJsonLoggerHook',
     'StrictJsonVisBackend',

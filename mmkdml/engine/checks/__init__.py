@@ -2,13 +2,13 @@
 
 from mmengine.runner import Runner
 
-from mmkdml.engine.checks.single_image_batch import SingleImageBatchHook
+from mmkdml.engine.checks.small_batch import SmallBatchHook
 from mmkdml.engine.checks.split_overlap import SplitOverlapHook
 
-__all__ = ['SingleImageBatchHook', 'SplitOverlapHook', 'register_checks']
+__all__ = ['SmallBatchHook', 'SplitOverlapHook', 'register_checks']
 
 
 def register_checks(runner: Runner) -> None:
     """Have a runner make all checks that need no setting."""
     runner.register_hook(SplitOverlapHook())
-    runner.register_hook(SingleImageBatchHook())
+    runner.register_hook(SmallBatchHook())

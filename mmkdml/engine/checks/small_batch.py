@@ -1,4 +1,4 @@
-"""Find out before the first step whether a batch of one image would stop the training."""
+"""Find out before the first step that an epoch has no batch, or one that is too small."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from mmkdml.registry import HOOKS
 
@@ -26,8 +26,8 @@ class _SingleValueError(ValueError):
 
 
 @HOOKS.register_module()
-class SingleImageBatchHook(Hook):
-    """Check before training that the model can be trained on one image, if a batch has only one.
+class SmallBatchHook(Hook):
+    """Check before training that an epoch has a batch, and that the smallest one can be trained on.
 
     Batch normalization of 1x1 maps, as in the pooling branch of PSPNet and DeepLab, and losses
     that compare images with each other cannot. Such a batch is often the last one of an epoch, so
@@ -37,12 +37,18 @@ class SingleImageBatchHook(Hook):
     and random numbers are afterwards as they were before.
 
     Raises:
-        ValueError: If a batch of one image fails and one of two does not.
+        ValueError: If an epoch has no batch, or a batch of one image fails and one of two does not.
     """
 
     def before_train(self, runner: Runner) -> None:
         """Check the smallest batch of an epoch."""
         loader = runner.train_dataloader
+        if not isinstance(loader.dataset, IterableDataset) and len(loader) == 0:
+            raise ValueError(
+                f'An epoch has no batch: {len(loader.sampler)} images per process, '
+                f'batch_size {loader.batch_size}, drop_last {loader.drop_last}. Use a smaller '
+                'batch_size, or more images'
+            )
         if smallest_batch(loader) != 1:
             return
         model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -11,7 +11,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from mmkdml.engine.checks.single_image_batch import SingleImageBatchHook, smallest_batch
+from mmkdml.engine.checks.small_batch import SmallBatchHook, smallest_batch
 from mmkdml.registry import MODELS
 
 LAST = r'The last batch of an epoch \(5 images per process, batch_size 2\) has one image'
@@ -56,7 +56,7 @@ class Net(BaseModel):
 
 def check(model, data=None):
     runner = SimpleNamespace(model=model, train_dataloader=loader() if data is None else data)
-    SingleImageBatchHook().before_train(runner)
+    SmallBatchHook().before_train(runner)
 
 
 def state(model):
@@ -140,6 +140,31 @@ def test_several_processes_share_an_epoch(monkeypatch, rank, count, smallest):
     assert smallest_batch(loader(count, 2)) == smallest  # 3 images each, of which one is repeated
 
 
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (loader(5, 8, drop_last=True), '5 images per process, batch_size 8, drop_last True'),
+        (loader(0, 8), '0 images per process, batch_size 8, drop_last False'),
+    ],
+)
+def test_an_epoch_without_a_batch(data, message):
+    with pytest.raises(ValueError, match=f'An epoch has no batch: {message}'):
+        check(Net(), data)
+
+
+def test_a_cache_of_teachers_gets_no_image():
+    class Cached(Net):
+        def forward(self, *args, **kwargs):
+            assert self.teacher_cache is None
+            return super().forward(*args, **kwargs)
+
+    model = Cached(pooled=False)
+    model.teacher_cache = cache = object()
+    check(model)
+    assert model.batches == [1]
+    assert model.teacher_cache is cache
+
+
 def test_losses_that_compare_images():
     with pytest.raises(ValueError, match=f'{LAST}.*at least 2 images are compared.*drop_last'):
         check(Net(nn.Identity, least=2))
@@ -171,7 +196,7 @@ def test_nothing_changes(model):
 
 def test_a_training_is_the_same_to_the_last_bit(training, undisturbed, tmp_path):
     _, expected = undisturbed(epochs=1)
-    training.start(tmp_path, hooks=(dict(type=SingleImageBatchHook),), epochs=1)
+    training.start(tmp_path, hooks=(dict(type=SmallBatchHook),), epochs=1)
     assert training.left(tmp_path) == expected
 
 
