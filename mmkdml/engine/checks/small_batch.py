@@ -29,9 +29,9 @@ class _SingleValueError(ValueError):
 class SmallBatchHook(Hook):
     """Check before training that an epoch has a batch, and that the smallest one can be trained on.
 
-    Batch normalization of 1x1 maps, as in the pooling branch of PSPNet and DeepLab, and losses
-    that compare images with each other cannot. Such a batch is often the last one of an epoch, so
-    that the training would stop after hours.
+    A batch of one image stops models with batch normalization of 1x1 maps, as in the pooling
+    branch of PSPNet and DeepLab, and losses that compare images with each other. It is often the
+    last batch of an epoch, so that the training would stop after hours.
 
     The losses of the first image are computed once, only if there is such a batch. Weights, buffers
     and random numbers are afterwards as they were before.
