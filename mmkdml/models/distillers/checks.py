@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from mmkdml.models.ensembles import ENSEMBLES, Ensemble
+from mmkdml.models.tasks import Task
 from mmkdml.models.transfers import Transfer, check_weight
 
 
@@ -113,3 +115,16 @@ def check_roles(
         if name in frozen:
             raise ValueError(f'{name} is frozen and has no supervised loss to weight')
         check_weight(f'The supervised weight of {name}', weight)
+
+
+def checked_ensemble(ensemble: str | Ensemble | None, task: Task) -> Ensemble:
+    """The ensemble by its name, or the task's default; raises ``ValueError`` if there is none."""
+    ensemble = ensemble or task.default_ensemble
+    if callable(ensemble):
+        return ensemble
+    if ensemble not in task.ensembles:
+        raise ValueError(
+            f'ensemble must be one of {", ".join(task.ensembles)} for {task.name}, or a function; '
+            f'got {ensemble!r}'
+        )
+    return ENSEMBLES[ensemble]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmengine.logging import print_log
 from torch import nn
 
+from mmkdml.models.distillers.advice import Change, as_code
 from mmkdml.models.distillers.checks import check_kind
 from mmkdml.models.distillers.knowledge_distiller import KnowledgeDistiller
 from mmkdml.models.distillers.teacher_cache import TeacherCache
@@ -55,8 +58,8 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
             ``dict(features=dict(type=...))``.
         taps: Where features are taken: dotted name of a module by member name; ``students`` names
             both students'. Default by task.
-        projectors: Config of the projector by transfer, e.g. ``{'teacher->student_1': dict(...)}``,
-            or one config for every transfer of features.
+        projectors: Config of the projector by transfer, of predictions or features, e.g.
+            ``{'teacher->student_1': dict(...)}``; or one config for every transfer of features.
         ensemble: See :class:`KnowledgeDistiller`.
         input_size: See :class:`KnowledgeDistiller`.
         data_preprocessor: See :class:`KnowledgeDistiller`.
@@ -112,6 +115,14 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         taps = _checked_keys('taps', taps, (*members, 'students'))
         check_kind(Mapping, 'a dict', projectors=projectors)
         projectors = projectors or {}
+        if 'type' in projectors and not any(row.knowledge == FEATURES for row in transfers):
+            print_log(
+                f'projectors={dict(projectors)} has no effect: one config is for transfers of '
+                f'features, and style {style} has none. Name the transfers to project predictions: '
+                f"projectors={{'{_route(transfers[0])}': dict(...)}}",
+                logger='current',
+                level=logging.WARNING,
+            )
         if 'type' not in projectors:
             _checked_keys('projectors', projectors, [_route(row) for row in transfers])
         super().__init__(
@@ -128,6 +139,25 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         )
         self.mode = mode
         self.style = style
+
+    def _advice(self, fixes: Sequence[tuple[Transfer, Change]]) -> str:
+        """What a user sets so that transfers are changed: the whole ``projectors`` and ``taps``."""
+        projectors = {
+            _route(row): row.projector for row in self.transfers if row.projector is not None
+        }
+        taps: dict[str, str] = {}
+        for row, change in fixes:
+            if 'projector' in change:
+                projectors[_route(row)] = change['projector']
+            for side in ('source', 'learner'):
+                if f'{side}_tap' in change:
+                    taps[getattr(row, side)] = change[f'{side}_tap']
+        settings = dict(taps=taps, projectors=projectors)
+        return 'Set ' + ' and '.join(
+            f'{key}={{{", ".join(f"{name!r}: {as_code(one)}" for name, one in value.items())}}}'
+            for key, value in settings.items()
+            if value
+        )
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -146,7 +176,9 @@ def _completed(
     """The transfer with its loss and, for features, taps and projector."""
     loss = losses.get(row.knowledge)
     if row.knowledge != FEATURES:
-        return dataclasses.replace(row, loss=loss)
+        # One config for all is for features, which a projector may map to other channels.
+        own = None if 'type' in projectors else projectors.get(_route(row))
+        return dataclasses.replace(row, loss=loss, projector=own or None)
     source_tap, learner_tap = (
         taps.get(name, taps.get('students') if name in STUDENTS else None)
         for name in (row.source, row.learner)

@@ -11,6 +11,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmkdml.models.checkpoints import resolve_checkpoint
+from mmkdml.models.distillers.advice import Change, transfer_advice
 from mmkdml.models.distillers.checks import (
     as_transfer,
     check_input_size,
@@ -19,10 +20,11 @@ from mmkdml.models.distillers.checks import (
     check_names,
     check_reuse,
     check_roles,
+    checked_ensemble,
     telling,
 )
 from mmkdml.models.distillers.frozen_members import FrozenMembers
-from mmkdml.models.distillers.lesson import Observation, handed_over
+from mmkdml.models.distillers.lesson import Observation, handed_over, weighted
 from mmkdml.models.distillers.members import build_members
 from mmkdml.models.distillers.plan import make_lessons
 from mmkdml.models.distillers.preprocessing import (
@@ -31,7 +33,7 @@ from mmkdml.models.distillers.preprocessing import (
     used_augments,
 )
 from mmkdml.models.distillers.teacher_cache import TeacherCache, make_cache
-from mmkdml.models.ensembles import ENSEMBLES, Ensemble
+from mmkdml.models.ensembles import Ensemble
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import task_of
 from mmkdml.models.transfers import Transfer
@@ -128,11 +130,11 @@ class KnowledgeDistiller(BaseModel):
             task.reuse_classifier(built[name], self._frozen[source])
         self.members = ModuleDict({name: built[name] for name in self.supervised_weights})
         self.student_names = self._students(students)
-        self.ensemble = self._checked_ensemble(ensemble or task.default_ensemble)
+        self.ensemble = checked_ensemble(ensemble, task)
         self.input_size = check_input_size(
             task.default_input_size if input_size is None else input_size
         )
-        self.lessons = make_lessons(built, self.transfers, task, self.input_size)
+        self.lessons = make_lessons(built, self.transfers, task, self.input_size, self._advice)
         self.teacher_cache = make_cache(teacher_cache, frozen)
         self._taps = {
             name: {tap for lesson in self.lessons for who, tap in lesson.tapped() if who == name}
@@ -242,7 +244,7 @@ class KnowledgeDistiller(BaseModel):
                     supervised, logits = self.task.training_step(
                         member, self.inputs_of(name, inputs, data_samples), data_samples
                     )
-                losses.update(self._weighted(name, supervised))
+                losses.update(weighted(name, supervised, self.supervised_weights[name]))
             observed[name] = Observation(logits, recorder, name)
         with part('transfers'):
             for lesson in self.lessons:
@@ -304,19 +306,9 @@ class KnowledgeDistiller(BaseModel):
         self._frozen.apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 
-    def _weighted(self, name: str, losses: Mapping[str, Any]) -> dict[str, Any]:
-        """Prefixes a member's log and weights what in it is optimised ("loss" in the key)."""
-        weight = self.supervised_weights[name]
-        weighted = {}
-        for key, value in losses.items():
-            if 'loss' in key and weight != 1:
-                value = (
-                    [weight * part for part in value]
-                    if isinstance(value, (list, tuple))
-                    else weight * value
-                )
-            weighted[f'{name}.{key}'] = value
-        return weighted
+    def _advice(self, fixes: Sequence[tuple[Transfer, Change]]) -> str:
+        """What a user sets so that transfers are changed."""
+        return transfer_advice(fixes)
 
     def _students(self, students: Sequence[str] | None) -> tuple[str, ...]:
         if students is None:
@@ -327,16 +319,6 @@ class KnowledgeDistiller(BaseModel):
         members = self.named_members()
         self.task.check_students({name: members[name] for name in names})
         return names
-
-    def _checked_ensemble(self, ensemble: str | Ensemble) -> Ensemble:
-        if callable(ensemble):
-            return ensemble
-        if ensemble not in self.task.ensembles:
-            raise ValueError(
-                f'ensemble must be one of {", ".join(self.task.ensembles)} for '
-                f'{self.task.name}, or a function; got {ensemble!r}'
-            )
-        return ENSEMBLES[ensemble]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Adds what tells the frozen members' files."""

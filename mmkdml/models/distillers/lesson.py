@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,17 @@ def handed_over(shown: Shown) -> Shown:
 def _normal(tensor: Tensor) -> Tensor:
     place = tensor.storage_offset(), tensor.shape, tensor.stride()
     return tensor.new_empty(0).set_(tensor.untyped_storage(), *place)
+
+
+def weighted(name: str, losses: Mapping[str, Any], weight: float) -> dict[str, Any]:
+    """Prefix a member's log with its name and weight what is optimized ("loss" in the key)."""
+    values = {}
+    for key, value in losses.items():
+        if 'loss' in key and weight != 1:
+            several = isinstance(value, (list, tuple))
+            value = [weight * part for part in value] if several else weight * value
+        values[f'{name}.{key}'] = value
+    return values
 
 
 def tap_names(tap: Tap) -> tuple[str, ...]:

@@ -9,12 +9,20 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from mmkdml.models.distillers.advice import (
+    Advise,
+    ShapeMismatchError,
+    check_shapes,
+    shapes_of,
+    transfer_advice,
+    with_advice,
+)
 from mmkdml.models.distillers.checks import telling
 from mmkdml.models.distillers.lesson import Lesson, Observation, Shape, Shown, tap_names
 from mmkdml.models.losses import FeatureMSELoss, PredictionKLLoss
@@ -31,6 +39,7 @@ def make_lessons(
     transfers: Sequence[Transfer],
     task: Task,
     input_size: Sequence[int],
+    advise: Advise | None = transfer_advice,
 ) -> list[Lesson]:
     """Builds and checks the losses and projectors of all transfers with a weight above 0.
 
@@ -39,10 +48,11 @@ def make_lessons(
         transfers: The plan.
         task: The members' task.
         input_size: (H, W) of the blank image.
+        advise: How a user sets what a transfer lacks; None to give no advice.
 
     Raises:
         ValueError: If a tap does not exist, or what it gives does not fit; both sides' names and
-            shapes are in the message, and the projector that would help.
+            shapes are in the message, and the settings with which the transfer was seen to fit.
     """
     transfers = [transfer for transfer in transfers if transfer.weight > 0]
     taps = [
@@ -62,6 +72,7 @@ def make_lessons(
         if any(name in (transfer.source, transfer.learner) for transfer in transfers)
     }
     lessons = []
+    mismatches: list[ShapeMismatchError] = []
     seen: Counter[str] = Counter()
     for transfer, (source_tap, learner_tap) in zip(transfers, taps, strict=True):
         source = observed[transfer.source].knowledge_at(source_tap)
@@ -77,19 +88,45 @@ def make_lessons(
             learner_tap,
             nn.Identity(),
             projector,
-            _shapes(source),
-            _shapes(learner),
+            shapes_of(source),
+            shapes_of(learner),
         )
         with _naming(transfer, Exception), evaluating(*([projector] if projector else [])):
             source, learner = lesson.projected(source, learner)
         num_classes = task.num_classes(members[transfer.learner])
         with _naming(transfer):
             lesson.loss = _loss(transfer, source, learner, num_classes)
-        _check_shapes(lesson, source, learner)
+        try:
+            check_shapes(lesson, source, learner)
+        except ShapeMismatchError as error:
+            mismatches.append(error)
+            continue
         with _naming(transfer, Exception):
             _try_loss(lesson, source, learner, task, members[transfer.source], input_size)
         lessons.append(lesson)
-    return lessons
+    if not mismatches:
+        return lessons
+    if advise is None:
+        raise mismatches[0]
+
+    def attempt(changed: Transfer) -> None:
+        make_lessons(members, [changed], task, input_size, advise=None)
+
+    def outputs(name: str) -> Iterator[tuple[str, Shape]]:
+        yield from _outputs(members[name], task, input_size)
+
+    raise ValueError(with_advice(mismatches, attempt, outputs, advise))
+
+
+def _outputs(
+    member: nn.Module, task: Task, input_size: Sequence[int]
+) -> Iterator[tuple[str, Shape]]:
+    """Name and shape of all modules that can be tapped, the last in the forward pass first."""
+    names = [name for name, _ in member.named_modules() if name]
+    recorder = try_member(member, task, names, input_size).taps
+    for name in reversed(recorder.order):
+        with suppress(ValueError):
+            yield name, tuple(recorder[name].shape)
 
 
 def _tap(member: nn.Module, own: Tap, transfer: Transfer, task: Task) -> Tap:
@@ -187,37 +224,6 @@ def _channels(shown: Shown) -> int | list[int]:
     return [tensor.shape[1] for tensor in shown] if isinstance(shown, list) else shown.shape[1]
 
 
-def _shapes(shown: Shown) -> Shape | list[Shape]:
-    return [tuple(t.shape) for t in shown] if isinstance(shown, list) else tuple(shown.shape)
-
-
-def _check_shapes(lesson: Lesson, source: Shown, learner: Shown) -> None:
-    """Refuses two sides of different shapes, unless the loss says that it compares such."""
-    if not getattr(lesson.loss, 'requires_same_shape', True):
-        return
-    if isinstance(source, list) or isinstance(learner, list):
-        raise ValueError(
-            f'The transfer {lesson.transfer} cannot be: {type(lesson.loss).__name__} compares one '
-            'tap of each side; make it one transfer for each pair of taps'
-        )
-    transfer = lesson.transfer
-    ends = [tuple(side.shape) for side in (source, learner)]
-    if transfer.knowledge == FEATURES and getattr(lesson.loss, 'projects_channels', False):
-        ends = [(*shape[:1], *shape[2:]) for shape in ends]
-    if ends[0] == ends[1]:
-        return
-    sides = ' and '.join(
-        f'{name} gives {_shapes(shown)}'
-        + (f' at the tap {tap!r}' if tap else '')
-        + (f' ({before} before its projector)' if before != _shapes(shown) else '')
-        for name, shown, tap, before in (
-            (transfer.source, source, lesson.source_tap, lesson.source_shape),
-            (transfer.learner, learner, lesson.learner_tap, lesson.learner_shape),
-        )
-    )
-    raise ValueError(f'The transfer {transfer} cannot be: {sides}. {_advice(source, learner)}')
-
-
 def _try_loss(
     lesson: Lesson,
     source: Shown,
@@ -236,19 +242,3 @@ def _try_loss(
 
 def _twice(shown: Shown) -> Shown:
     return [torch.cat([t, t]) for t in shown] if isinstance(shown, list) else torch.cat([shown] * 2)
-
-
-def _advice(source: Tensor, learner: Tensor) -> str:
-    if source.ndim != learner.ndim:
-        return 'Choose taps that give the same kind of tensor'
-    if source.ndim == 4 and source.shape[1] == learner.shape[1]:
-        factor = source.shape[2] / learner.shape[2]
-        return f'Add projector=dict(type=InterpolateProjector, scale_factor={factor:g})'
-    if source.shape[2:] == learner.shape[2:]:
-        kind = 'ConvProjector' if source.ndim == 4 else 'LinearProjector'
-        return (
-            f'For features, add projector=dict(type={kind}), which learns to map '
-            f'{learner.shape[1]} to {source.shape[1]} channels; for predictions, give both the '
-            'same classes'
-        )
-    return 'Choose taps whose maps have the same height and width'

@@ -253,7 +253,7 @@ def test_non_identical_students_need_a_projector(tiny):
         weights=dict(alpha=(1, 1), gamma=(1, 1)),
         input_size=tiny.size,
     )
-    with pytest.raises(ValueError, match='projector=dict'):
+    with pytest.raises(ValueError, match='projectors=.*student_2->student_1.*ConvProjector'):
         DiversifiedKDMLDistiller(**kwargs)
     losses = DiversifiedKDMLDistiller(projectors=dict(type='ConvProjector'), **kwargs)(
         tiny.images(), tiny.class_samples(), mode='loss'

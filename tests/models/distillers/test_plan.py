@@ -206,14 +206,18 @@ def total(losses):
         (
             dict(num_classes=5),
             dict(knowledge='predictions'),
-            r'teacher gives \(1, 5\) and student gives \(1, 3\).*same classes',
+            r'teacher gives \(1, 5\) and student gives \(1, 3\).*same number of logits',
         ),
         (
             dict(),
             dict(knowledge='features', source_tap='backbone.layer3'),
-            'the same height and width',
+            r'\(1, 16, 2, 2\).*\(1, 32, 1, 1\).*ConvProjector.*resize=True',
         ),
-        (dict(), dict(knowledge='features', source_tap='head'), 'the same kind of tensor'),
+        (
+            dict(),
+            dict(knowledge='features', source_tap='head'),
+            r'\(1, 3\).*\(1, 32, 1, 1\).*source_tap=',
+        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_told_with_a_way_out(tiny, teacher, row, message):
@@ -230,7 +234,7 @@ def test_coarser_logits_are_interpolated(tiny):
     student['decode_head'] = dict(student['decode_head'], in_index=0, in_channels=8)
     student.pop('auxiliary_head')
     row = dict(source='teacher', learner='student', knowledge='predictions', weight=1.0)
-    with pytest.raises(ValueError, match='InterpolateProjector, scale_factor=0.5'):
+    with pytest.raises(ValueError, match='InterpolateProjector'):
         KnowledgeDistiller(
             members=dict(teacher=teacher, student=student), transfers=[row], input_size=tiny.size
         )

@@ -1,0 +1,186 @@
+"""Shapes that a transfer cannot compare, and settings with which it can."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mmkdml.models.distillers.lesson import Lesson, Shape, Shown
+from mmkdml.models.transfers import FEATURES, Transfer
+
+#: Arguments of a transfer to change.
+Change = dict[str, Any]
+#: From transfers and their changes to a sentence that says what to set.
+Advise = Callable[[Sequence[tuple[Transfer, Change]]], str]
+#: Builds a changed transfer; raises ``ValueError`` if it does not fit.
+Attempt = Callable[[Transfer], None]
+#: Name and shape of all modules of a member that can be tapped, the last one first.
+Outputs = Callable[[str], Iterable[tuple[str, Shape]]]
+
+
+class ShapeMismatchError(ValueError):
+    """The two sides of a transfer have shapes that its loss cannot compare.
+
+    Args:
+        lesson: The transfer with its loss and projector.
+        source: The source's side, after the projector.
+        learner: The learner's side, after the projector.
+    """
+
+    def __init__(self, lesson: Lesson, source: Shown, learner: Shown) -> None:
+        self.lesson = lesson
+        sides = ' and '.join(
+            f'{name} gives {shapes_of(shown)}'
+            + (f' at the tap {tap!r}' if tap else '')
+            + (f' ({before} before its projector)' if before != shapes_of(shown) else '')
+            for name, shown, tap, before in (
+                (lesson.transfer.source, source, lesson.source_tap, lesson.source_shape),
+                (lesson.transfer.learner, learner, lesson.learner_tap, lesson.learner_shape),
+            )
+        )
+        super().__init__(f'Invalid transfer {lesson.transfer}: {sides}')
+
+
+def shapes_of(shown: Shown) -> Any:
+    """The shape of one tensor, or the list of several."""
+    return [tuple(t.shape) for t in shown] if isinstance(shown, list) else tuple(shown.shape)
+
+
+def check_shapes(lesson: Lesson, source: Shown, learner: Shown) -> None:
+    """Raise an error for two sides of different shapes, unless the loss compares such.
+
+    Raises:
+        ShapeMismatchError: If they differ.
+        ValueError: If the loss compares one tap of each side, but there are several.
+    """
+    if not getattr(lesson.loss, 'requires_same_shape', True):
+        return
+    if isinstance(source, list) or isinstance(learner, list):
+        raise ValueError(
+            f'Invalid transfer {lesson.transfer}: {type(lesson.loss).__name__} compares one tap of '
+            'each side. Make it one transfer for each pair of taps'
+        )
+    ends = [tuple(side.shape) for side in (source, learner)]
+    if _projects_channels(lesson):
+        ends = [(*shape[:1], *shape[2:]) for shape in ends]
+    if ends[0] != ends[1]:
+        raise ShapeMismatchError(lesson, source, learner)
+
+
+def with_advice(
+    mismatches: Sequence[ShapeMismatchError], attempt: Attempt, outputs: Outputs, advise: Advise
+) -> str:
+    """The messages of all mismatches, and the changes with which each transfer was built.
+
+    Args:
+        mismatches: At least one.
+        attempt: Builds a changed transfer.
+        outputs: Modules of a member that can be tapped.
+        advise: From changes to a sentence.
+    """
+    sentences = [str(error) for error in mismatches]
+    fixes = []
+    for error in mismatches:
+        if _differ_in_logits(error.lesson):
+            sentences.append(
+                'Give the heads of both members the same number of logits (num_classes; for a '
+                'segmentor out_channels, too)'
+            )
+        change = _fix(error, attempt, outputs)
+        if change is not None:
+            fixes.append((error.lesson.transfer, change))
+        elif not _differ_in_logits(error.lesson):
+            sentences.append(
+                'Choose taps that give the same kind of tensor; tools/list_taps.py lists them with '
+                'their shapes'
+            )
+    return '. '.join([*dict.fromkeys(sentences), *([advise(fixes)] if fixes else [])])
+
+
+def transfer_advice(fixes: Sequence[tuple[Transfer, Change]]) -> str:
+    """What to set in rows of a plan."""
+    return '. '.join(
+        f'Set {", ".join(f"{key}={as_code(value)}" for key, value in change.items())} in the '
+        f'transfer {transfer.source} -> {transfer.learner} ({transfer.knowledge})'
+        for transfer, change in fixes
+    )
+
+
+def as_code(value: Any) -> str:
+    """A value as it is written in a config."""
+    if isinstance(value, Mapping) and all(str(key).isidentifier() for key in value):
+        return f'dict({", ".join(f"{key}={as_code(one)}" for key, one in value.items())})'
+    if isinstance(value, Mapping):
+        return f'{{{", ".join(f"{key!r}: {as_code(one)}" for key, one in value.items())}}}'
+    return value.__name__ if isinstance(value, type) else repr(value)
+
+
+def _fix(error: ShapeMismatchError, attempt: Attempt, outputs: Outputs) -> Change | None:
+    """The first change with which the transfer can be built."""
+    lesson = error.lesson
+    if _differ_in_logits(lesson):
+        change = _projector_change(lesson)
+        return change if len(lesson.source_shape) == 4 and change['projector'] else None
+    for change in _changes(lesson, outputs):
+        changed = dataclasses.replace(lesson.transfer, **change)
+        try:
+            attempt(changed)
+        except ShapeMismatchError as again:  # at the new tap; a projector may do the rest
+            if 'projector' in change or len({*map(len, _ends(again.lesson))}) > 1:
+                continue
+            more = _projector_change(again.lesson)
+            try:
+                attempt(dataclasses.replace(changed, **more))
+            except ValueError:
+                continue
+            return {**change, **more}
+        except ValueError:
+            continue
+        return change
+    return None
+
+
+def _changes(lesson: Lesson, outputs: Outputs) -> Iterator[Change]:
+    source, learner = _ends(lesson)
+    if len(source) == len(learner):
+        yield _projector_change(lesson)
+        return
+    # Maps rather than vectors: they know where something is.
+    sides = [('source', learner), ('learner', source)]
+    for side, other in sorted(sides, key=lambda row: -len(row[1])):
+        found = list(outputs(getattr(lesson.transfer, side)))
+        alike = [name for name, shape in found if shape == other]
+        kind = [name for name, shape in found if len(shape) == len(other)]
+        for name in dict.fromkeys([*alike, *kind[:1]]):
+            yield {f'{side}_tap': name}
+
+
+def _projector_change(lesson: Lesson) -> Change:
+    """The projector for two shapes of as many dimensions."""
+    source, learner = _ends(lesson)
+    resize = source[2:] != learner[2:]
+    channels = source[1] != learner[1] and not _projects_channels(lesson)
+    predictions = lesson.transfer.knowledge != FEATURES  # of which the classes are not projected
+    projector: dict[str, Any] | None = None
+    if resize and (predictions or not channels):
+        projector = dict(type='mmkdml.InterpolateProjector')
+    elif channels and not predictions:
+        kind = 'Conv' if len(source) == 4 else 'Linear'
+        projector = dict(type=f'mmkdml.{kind}Projector', **(dict(resize=True) if resize else {}))
+    return dict(projector=projector)
+
+
+def _ends(lesson: Lesson) -> tuple[Any, Any]:
+    """Both shapes before the projector."""
+    return lesson.source_shape, lesson.learner_shape
+
+
+def _projects_channels(lesson: Lesson) -> bool:
+    features = lesson.transfer.knowledge == FEATURES
+    return features and getattr(lesson.loss, 'projects_channels', False)
+
+
+def _differ_in_logits(lesson: Lesson) -> bool:
+    source, learner = _ends(lesson)
+    return lesson.transfer.knowledge != FEATURES and source[1] != learner[1]
