@@ -263,3 +263,143 @@ def test_other_advice_helps(case):
     with pytest.raises(ValueError, match=message):
         refused()
     advised()
+
+
+def two(tiny, row=None, members=None, **options):
+    row = dict(source='teacher', learner='student', knowledge=P, weight=1.0) | (row or {})
+    members = dict(teacher=tiny.classifier(), student=tiny.classifier()) | (members or {})
+    return lambda: KnowledgeDistiller(members, [row], input_size=SIZE, **options)
+
+
+def paper(tiny, **options):
+    settings = dict(
+        mode='kd_on',
+        style='v1',
+        teacher=tiny.classifier(),
+        students=[tiny.classifier()] * 2,
+        weights=dict(alpha=(1, 1), beta=(1, 1)),
+        input_size=SIZE,
+    )
+    return lambda: DiversifiedKDMLDistiller(**settings | options)
+
+
+def one_logit(tiny, **head):
+    return dict(
+        tiny.classifier(), head=dict(type='mmkdml.BinaryLinearClsHead', in_channels=32, **head)
+    )
+
+
+def simkd(tiny, neck):
+    """A student that answers with the classifier of a wider teacher."""
+    teacher = tiny.classifier(width=6)
+    head = teacher['head'] if neck == NECK else tiny.classifier()['head']
+    return two(
+        tiny,
+        dict(
+            knowledge=F,
+            loss=dict(type='mmkdml.SimKDLoss'),
+            learner_tap='neck.projector' if neck == NECK else None,
+        ),
+        dict(teacher=teacher, student=dict(tiny.classifier(), neck=neck, head=head)),
+        frozen=dict(teacher=None),
+        reused_classifiers=dict(student='teacher'),
+    )
+
+
+def mixed(tiny, first, second):
+    augment = [dict(augments=dict(type='mmpretrain.Mixup', alpha=alpha)) for alpha in (0.2, 1.0)]
+    members = {}
+    for name, place in (('teacher', first), ('student', second)):
+        members[name] = tiny.classifier()
+        members[name]['head']['loss'].update(use_soft=True)
+        if place is not None:
+            members[name]['train_cfg'] = augment[place]
+    return two(tiny, members=members)
+
+
+def padded(tiny, first, second):
+    kind = 'mmpretrain.ClsDataPreprocessor'
+    members = {
+        name: dict(tiny.classifier(), data_preprocessor=dict(type=kind, pad_size_divisor=size))
+        for name, size in (('teacher', first), ('student', second))
+    }
+    return two(tiny, members=members)
+
+
+GAP, NECK = (
+    dict(type='mmpretrain.GlobalAveragePooling'),
+    dict(type='mmkdml.SimKDNeck', in_channels=32, out_channels=48),
+)
+# Refused; the advice; what it says, done.
+CLASSROOMS = {
+    'no taps for predictions': (
+        lambda tiny: two(tiny, dict(source_tap='backbone')),
+        'Remove source_tap and learner_tap', two,
+    ),
+    'or features': (
+        lambda tiny: two(tiny, dict(source_tap='backbone')),
+        'or hand over features', lambda tiny: two(tiny, dict(source_tap='backbone', knowledge=F)),
+    ),
+    'near names': (
+        lambda tiny: two(tiny, dict(knowledge=F, source_tap='backbone.layr4')),
+        'near names: backbone.layer4',
+        lambda tiny: two(tiny, dict(knowledge=F, source_tap='backbone.layer4')),
+    ),
+    'the module after an inplace one': (
+        lambda tiny: two(tiny, dict(knowledge=F, source_tap='backbone.layer4.1.norm2')),
+        'changed in place .*the activation or the whole block',
+        lambda tiny: two(tiny, dict(knowledge=F, source_tap='backbone.layer4.1')),
+    ),
+    'a frozen teacher for its cache': (
+        lambda tiny: two(tiny, teacher_cache=dict(path='x', limit=1)),
+        'or freeze the teacher',
+        lambda tiny: two(tiny, teacher_cache=dict(path='x', limit=1), frozen=dict(teacher=None)),
+    ),
+    'no cache': (
+        lambda tiny: two(tiny, teacher_cache=dict(path='x', limit=1)), 'Leave it out', two
+    ),
+    'an init_cfg for a teacher that learns': (
+        lambda tiny: paper(tiny, teacher_checkpoint='x.pth'),
+        'an init_cfg',
+        lambda tiny: paper(
+            tiny, teacher=dict(tiny.classifier(), init_cfg=dict(type='Pretrained', checkpoint='x'))
+        ),
+    ),
+    'any number of students': (
+        lambda tiny: paper(tiny, students=[tiny.classifier()]), 'KnowledgeDistiller takes any', two
+    ),
+    'without the letter': (
+        lambda tiny: paper(tiny, weights=dict(alpha=(1, 1), beta=(1, 1), gamma=(1, 1))),
+        'Leave gamma out', paper,
+    ),
+    'a threshold of 0.5 in all': (
+        lambda tiny: two(
+            tiny, members=dict.fromkeys(('teacher', 'student'), one_logit(tiny, threshold=0.4))
+        ),
+        'threshold=0.5 in all',
+        lambda tiny: two(tiny, members=dict(teacher=one_logit(tiny), student=one_logit(tiny))),
+    ),
+    'SimKDNeck': (
+        lambda tiny: simkd(tiny, GAP), 'SimKDNeck gives it the channels',
+        lambda tiny: simkd(tiny, NECK),
+    ),
+    'the same augmentations': (
+        lambda tiny: mixed(tiny, 0, 1), 'Set the same train_cfg.augments',
+        lambda tiny: mixed(tiny, 1, 1),
+    ),
+    'no augmentations': (
+        lambda tiny: mixed(tiny, 0, 1), 'or leave them out', lambda tiny: mixed(tiny, None, None)
+    ),
+    'the same padding': (
+        lambda tiny: padded(tiny, 8, 16), 'give all the same pad_size_divisor',
+        lambda tiny: padded(tiny, 16, 16),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', CLASSROOMS)
+def test_a_classroom_with_what_its_error_advises_is_built(tiny, case):
+    refused, message, advised = CLASSROOMS[case]
+    with pytest.raises(ValueError, match=message):
+        refused(tiny)()
+    advised(tiny)()
