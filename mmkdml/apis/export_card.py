@@ -138,7 +138,7 @@ def make_card(
         input=_input(source, form),
         input_size=list(source.inspection.input_size),
         normalization={
-            name: normalization(source.preprocessor_of(name), 3) for name in source.members
+            name: normalization(source.preprocessor_of(name)) for name in source.members
         },
         needs=list(exported.needs),
         intended_use=intended_use,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -133,6 +134,13 @@ def share_preprocessing(
         print_log(
             f'{name} gets its own normalization of the shared batch: {ends[1]}; shared: {ends[0]}',
             logger='current',
+        )
+    if given and len(own) == len(members):
+        print_log(
+            f'The normalization of the classroom has no effect: {", ".join(own)} have others of '
+            'their own. Change those in the members, or remove them there',
+            logger='current',
+            level=logging.WARNING,
         )
     return shared, own
 

@@ -113,9 +113,15 @@ def _pad_value(preprocessor: nn.Module) -> float:
     return float(found[0]) if found else 0.0
 
 
-def normalization(preprocessor: nn.Module, channels: int) -> dict[str, Any]:
-    """All of a data preprocessor that changes the values of pixels, for so many channels."""
+def normalization(preprocessor: nn.Module, channels: int | None = None) -> dict[str, Any]:
+    """All of a data preprocessor that changes the values of pixels.
+
+    Args:
+        preprocessor: The data preprocessor.
+        channels: Length of the lists. Default: as many channels as it tells apart.
+    """
     mean, std = mean_and_std(preprocessor)
+    channels = channels or len(mean)
     return dict(
         mean=mean.expand(channels, 1, 1).flatten().tolist(),
         std=std.expand(channels, 1, 1).flatten().tolist(),

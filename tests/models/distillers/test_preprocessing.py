@@ -382,3 +382,30 @@ def test_each_member_runs_once_in_a_step(member):
     batch = classroom.data_preprocessor(batch_of(ClsDataPreprocessor, (32, 32), (32, 32)), True)
     classroom(**batch, mode='loss')
     assert calls == ['a', 'b']
+
+
+@pytest.mark.parametrize('bare', [True, False])
+def test_a_normalization_that_nobody_uses_is_warned_of(member, bare, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        'mmkdml.models.distillers.preprocessing.print_log',
+        lambda text, level=0, **_: said.append(text) if level else None,
+    )
+    members = dict(a=member(cls_settings(PLAIN)), b=member(None if bare else cls_settings(PLAIN)))
+    classroom = room(members, data_preprocessor=cls_settings(IMAGENET))
+    assert list(classroom.renormalizations) == (['a'] if bare else ['a', 'b'])
+    assert len(said) == (0 if bare else 1)
+    assert bare or 'no effect: a, b' in said[0]
+
+
+def test_other_settings_of_members_are_kept(tiny):
+    pretrained = 'https://example.org/resnet.pth'
+    classes = dict(tiny.classifier(), _scope_='mmpretrain', pretrained=pretrained)
+    student = room(dict(a=classes)).named_members()['a']
+    assert student.init_cfg == dict(type='Pretrained', checkpoint=pretrained)
+    teacher, student = tiny.mmseg_pair()
+    slide = ConfigDict(mode='slide', crop_size=(16, 16), stride=(8, 8))
+    students = room(dict(a=dict(student, test_cfg=slide, train_cfg=dict(own=1)))).named_members()
+    assert students['a'].test_cfg == slide
+    assert students['a'].train_cfg == dict(own=1)
+    assert len(students['a'].auxiliary_head) == 2
