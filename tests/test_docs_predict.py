@@ -56,7 +56,15 @@ def test_the_commands(place):
         sys.argv = [tool, *arguments]
         runpy.run_path(str(ROOT / tool), run_name='__main__')
     assert sorted(path.name for path in Path('answers').iterdir()) == [
-        *('cases', 'masks', 'overlays', 'predictions.csv', 'predictions.json', 'settings.json')
+        *(
+            '.mmkdml_outputs',
+            'cases',
+            'masks',
+            'overlays',
+            'predictions.csv',
+            'predictions.json',
+            'settings.json',
+        )
     ]
     for member in ('teacher', 'student_1', 'student_2', 'ensemble'):
         assert Path(f'answers/masks/{member}/one.png').is_file()

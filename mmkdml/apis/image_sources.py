@@ -81,7 +81,7 @@ class Case:
     volume: Volume | None = None
 
 
-def find_sources(images: Any, exclude: str | None = None) -> list[Source]:
+def find_sources(images: Any, exclude: str | None = None, number: bool = True) -> list[Source]:
     """The cases in what a user gave.
 
     Args:
@@ -90,11 +90,13 @@ def find_sources(images: Any, exclude: str | None = None) -> list[Source]:
             taken, but hidden ones. Files that are DICOM by suffix or content are one series
             together, if they are in one folder.
         exclude: Leaves out files whose names match, such as ``'*_mask.*'``.
+        number: Number cases of the same name. Default: yes; otherwise they are an error.
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
         TypeError: If something else is given.
-        ValueError: If a folder holds no image, or nothing was given.
+        ValueError: If a folder holds no image, or nothing was given; if two cases have the same
+            name, without ``number``.
     """
     several = isinstance(images, Sequence) and not isinstance(images, str)
     sources: list[Source] = []
@@ -127,7 +129,7 @@ def find_sources(images: Any, exclude: str | None = None) -> list[Source]:
                 sources.append(Source(name.name if alone else folder, (path,)))
     if not sources:
         raise ValueError('expected at least one image, got none')
-    return _named(sources)
+    return _named(sources, number)
 
 
 def read_source(source: Source, options: ReadOptions) -> Case:
@@ -192,21 +194,28 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _named(sources: list[Source]) -> list[Source]:
+def _named(sources: list[Source], number_equal: bool) -> list[Source]:
     """Without suffixes, but for names that would then be one and the same; those are numbered."""
     # Names of files may hold bytes that are no text, which tables and JSON do not.
     names = [os.fsencode(source.name).decode(errors='replace') for source in sources]
     stems = Counter(map(_without_suffix, names))
-    taken: set[str] = set()
+    taken: dict[str, Source] = {}
     unique = []
     for source, name in zip(sources, names, strict=True):
         stem = _without_suffix(name)
         wanted = new = name if stems[stem] > 1 else stem
         number = 1
         while new in taken:
+            if not number_equal:
+                one, other = (str(given.files[0]) for given in (taken[new], source))
+                raise ValueError(
+                    f'{one} and {other} have the same name {new}: expected one output for each. '
+                    'Give each input once, and give the folder above several folders in their place'
+                    ' or predict them into different folders'
+                )
             number += 1
             new = f'{wanted}_{number}'
-        taken.add(new)
+        taken[new] = source
         unique.append(Source(new, source.files, source.pixels))
     return unique
 

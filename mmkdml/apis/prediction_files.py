@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,15 +16,20 @@ from PIL import Image
 
 from mmkdml.apis.image_sources import Case, ReadOptions, Source, find_sources
 from mmkdml.apis.medical_images import write_mask
+from mmkdml.apis.output_folder import MANIFEST, OutputFolder
 from mmkdml.apis.overlays import draw_overlay
 from mmkdml.apis.prediction import Prediction, Predictor
-from mmkdml.apis.prediction_records import Records, decisive_sha256, write_text
+from mmkdml.apis.prediction_records import SETTINGS, Records, decisive_sha256
 from mmkdml.evaluation.panels import Panel
 from mmkdml.evaluation.spreadsheets import csv_text
 from mmkdml.models.checkpoints import file_sha256
 
 # Of a stack or volume, as many images as a screen has room for.
 _ROWS_OF_AN_OVERLAY = 4
+PREDICTIONS_CSV, PREDICTIONS_JSON = 'predictions.csv', 'predictions.json'
+# Errors of a case whose name is no name for a file, or that of a folder.
+_OF_ITS_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+_MASK_SUFFIXES = ('.png', '.tif', '.nii.gz')
 
 
 def predict_files(
@@ -49,9 +56,10 @@ def predict_files(
       the values are the classes' indices;
     - for segmentation ``overlays/<case>.png``; of several images those with the most foreground.
 
-    A case that cannot be read is left out, and told of at the end. Cases that an earlier call with
-    the same settings has finished are skipped while their files, and what was written of them, are
-    there unchanged.
+    A case that cannot be read or written is left out, and named at the end. Cases that an earlier
+    call with the same settings has finished are skipped while the content of their files, and of
+    what was written of them, is unchanged. ``.mmkdml_outputs`` lists what was written; no other
+    file is replaced.
 
     Args:
         predictor: As :func:`~mmkdml.apis.prediction.load` gives it.
@@ -69,27 +77,41 @@ def predict_files(
         The rows of ``predictions.csv``.
 
     Raises:
+        FileExistsError: If ``out`` holds a file to write that no earlier call wrote, or that is an
+            input.
         FileNotFoundError: If there is no such file or folder.
         ValueError: If ``out`` is a file, lies in a folder of images or holds answers of other
-            settings, an argument is out of range, or, at the end, if a case could not be read.
+            settings, an argument is out of range, two cases would be written to the same files,
+            or, at the end, if a case could not be read or written.
     """
     out, read = Path(out), read or ReadOptions()
     _check_place(out, images)
-    sources = find_sources(images, exclude)
+    sources = find_sources(images, exclude, number=False)
+    outputs = OutputFolder(out, inputs=[path for source in sources for path in source.files])
+    wanted = [name for name in predictor.members if name in (members or predictor.members)]
     settings = dict(
         config=Path(predictor.config.filename or '').stem,
         config_sha256=decisive_sha256(predictor.config),
         checkpoint=predictor.checkpoint and file_sha256(predictor.checkpoint),
-        members=[name for name in predictor.members if name in (members or predictor.members)],
+        members=wanted,
         augment=augment,
         plane=read.plane,
         window=read.window and list(read.window),
         overlays=overlays,
     )
-    records = Records(out, settings)
-    done = {source.name: None if force else records.find(source) for source in sources}
-    todo = [source for source in sources if done[source.name] is None]
-    failed = {}
+    records = Records(outputs, settings)
+    done: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for source in sources:
+        try:
+            done[source.name] = records.find(source, force)
+            outputs.check([records.path_of(source), *_places(source, wanted)])
+        except OSError as error:
+            if error.errno not in _OF_ITS_NAME:
+                raise
+            failed[source.name] = f'{_place(source)}: {error}'
+    outputs.check([PREDICTIONS_CSV, PREDICTIONS_JSON, SETTINGS])
+    todo = [source for source in sources if done.get(source.name, ()) is None]
 
     def tell(source: Source, error: ValueError) -> None:
         failed[source.name] = str(error)
@@ -98,18 +120,29 @@ def predict_files(
         todo, members=members, augment=augment, read=read, on_error=tell, **options
     )
     records.claim(force)
+    _refuse_equal_names(sources, out)
     for case, predictions in groupby(stream, key=lambda prediction: prediction.case):
-        rows, written = _write_case(case, predictions, predictor, out, overlays)
-        records.keep(case.source, rows, written)
-        done[case.source.name] = rows
+        try:
+            rows, written = _write_case(case, predictions, predictor, outputs, overlays)
+            if records.keep(case.source, rows, written):
+                done[case.source.name] = rows
+            else:
+                failed[case.source.name] = f'{_place(case.source)}: changed while it was predicted'
+        except OSError as error:
+            if error.errno not in _OF_ITS_NAME:
+                raise
+            failed[case.source.name] = f'{_place(case.source)}: {error}'
+    for source in todo:
+        if source.name in failed:
+            records.forget(source)
     whole = [source for source in sources if source.name not in failed]
     table = pd.DataFrame(
         [dict(case=source.name, **row) for source in whole for row in done[source.name] or ()]
     )
     cases = {source.name: dict(path=_place(source), rows=done[source.name]) for source in whole}
-    write_text(out / 'predictions.csv', csv_text(table))
+    outputs.write_text(PREDICTIONS_CSV, csv_text(table))
     summary = dict(settings=settings, cases=cases, failed=failed)
-    write_text(out / 'predictions.json', json.dumps(summary, indent=1))
+    outputs.write_text(PREDICTIONS_JSON, json.dumps(summary, indent=1))
     if failed:
         reasons = '\n  '.join(failed.values())
         raise ValueError(
@@ -131,6 +164,37 @@ def _check_place(out: Path, images: Any) -> None:
             )
 
 
+def _refuse_equal_names(sources: Sequence[Source], out: Path) -> None:
+    """Refuse cases whose files would be one and the same where case does not matter.
+
+    Raises:
+        ValueError: Then, if the folder is in such a file system.
+    """
+    if not is_case_insensitive(out):
+        return
+    taken: dict[str, Source] = {}
+    for source in sources:
+        other = taken.setdefault(unicodedata.normalize('NFC', source.name).casefold(), source)
+        if other is not source:
+            raise ValueError(
+                f'{_place(other)} and {_place(source)} would both be written as {other.name}, for '
+                f'the file system of {out} does not tell capital from small letters. Predict them '
+                'into two folders'
+            )
+
+
+def is_case_insensitive(folder: Path) -> bool:
+    """Whether names that differ by capital and small letters name one file."""
+    return (folder / MANIFEST.upper()).exists()
+
+
+def _places(source: Source, members: Sequence[str]) -> list[Path]:
+    """Where masks and overlays of a case may be written, relative to the folder."""
+    places = [Path('masks', name) for name in members]
+    masks = [place / f'{source.name}{one}' for place in places for one in _MASK_SUFFIXES]
+    return [*masks, Path('overlays', f'{source.name}.png')]
+
+
 def _place(source: Source) -> str | None:
     """The file, or the folder of a series."""
     if not source.files:
@@ -139,7 +203,11 @@ def _place(source: Source) -> str | None:
 
 
 def _write_case(
-    case: Case, predictions: Iterable[Prediction], predictor: Predictor, out: Path, overlays: bool
+    case: Case,
+    predictions: Iterable[Prediction],
+    predictor: Predictor,
+    outputs: OutputFolder,
+    overlays: bool,
 ) -> tuple[list[dict[str, Any]], list[Path]]:
     """Writes the case's masks and overlay, and returns its rows of the table and the files."""
     rows, panels = [], []
@@ -163,12 +231,13 @@ def _write_case(
     if segments:
         for name in panels[0].masks:
             stack = np.stack([panel.masks[name] for panel in panels])
-            written.append(_write_masks(case, stack, len(classes), out / 'masks' / name))
+            written.append(_write_masks(case, stack, len(classes), outputs, name))
         if overlays:
             most = sorted(panels, key=lambda panel: -np.count_nonzero([*panel.masks.values()][-1]))
             shown = {id(panel) for panel in most[:_ROWS_OF_AN_OVERLAY]}
-            written.append(out / 'overlays' / f'{case.source.name}.png')
-            draw_overlay([panel for panel in panels if id(panel) in shown], classes, written[-1])
+            written.append(outputs.path / 'overlays' / f'{case.source.name}.png')
+            with outputs.writing(written[-1]) as part:
+                draw_overlay([panel for panel in panels if id(panel) in shown], classes, part)
     return rows, written
 
 
@@ -184,16 +253,20 @@ def _title(case: Case, index: int) -> str:
     return name if len(case.images) == 1 else f'{name} {index + 1}/{len(case.images)}'
 
 
-def _write_masks(case: Case, masks: np.ndarray, classes: int, folder: Path) -> Path:
-    suffix = 'nii.gz' if case.volume is not None else 'png' if len(masks) == 1 else 'tif'
-    path = folder / f'{case.source.name}.{suffix}'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if case.volume is not None:
-        write_mask(masks, case.volume, path)
-        return path
-    first, *others = [Image.fromarray(mask * (255 if classes == 2 else 1)) for mask in masks]
-    if others:
-        first.save(path, 'TIFF', save_all=True, append_images=others, compression='tiff_deflate')
-    else:
-        first.save(path, 'PNG')
+def _write_masks(
+    case: Case, masks: np.ndarray, classes: int, outputs: OutputFolder, member: str
+) -> Path:
+    png, tif, nifti = _MASK_SUFFIXES
+    suffix = nifti if case.volume is not None else png if len(masks) == 1 else tif
+    path = outputs.path / 'masks' / member / f'{case.source.name}{suffix}'
+    with outputs.writing(path) as part:
+        if case.volume is not None:
+            write_mask(masks, case.volume, part)
+            return path
+        first, *others = [Image.fromarray(mask * (255 if classes == 2 else 1)) for mask in masks]
+        if others:
+            options = dict(save_all=True, append_images=others, compression='tiff_deflate')
+            first.save(part, 'TIFF', **options)
+        else:
+            first.save(part, 'PNG')
     return path

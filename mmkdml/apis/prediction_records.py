@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,11 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkdml.apis.image_sources import Source
+from mmkdml.apis.output_folder import OutputFolder
+from mmkdml.models.checkpoints import file_sha256
+
+SETTINGS = 'settings.json'
+_LONGEST_NAME = 255  # bytes, in all file systems that are common
 
 # All of a config that answers depend on.
 _DECISIVE = (
@@ -29,13 +35,15 @@ class Records:
     """The finished cases in a folder: ``settings.json``, and ``cases/<case>.json`` for each.
 
     Args:
-        out: The folder, which may not be there yet.
+        outputs: The folder, which may not be there yet.
         settings: All that answers depend on but the files, as JSON has it.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
-        self.out = out
+    def __init__(self, outputs: OutputFolder, settings: dict[str, Any]) -> None:
+        self.outputs = outputs
+        self.out = outputs.path
         self.settings = settings
+        self._seen: dict[str, Any] = {}  # by case, the state of its files before they are read
 
     def claim(self, force: bool = False) -> None:
         """Makes the folder and writes the settings.
@@ -44,9 +52,11 @@ class Records:
             force: Replace other settings.
 
         Raises:
+            FileExistsError: If there are settings that a user wrote.
             ValueError: If there are answers of other settings.
         """
-        path = self.out / 'settings.json'
+        path = self.out / SETTINGS
+        self.outputs.check([path])
         if path.is_file() and (self.out / 'cases').is_dir() and not force:
             before = _read(path) or {}
             changed = [
@@ -59,46 +69,85 @@ class Records:
                     f'{self.out} holds answers of other settings ({"; ".join(changed)}); choose '
                     'another folder, or replace them with --force'
                 )
-        write_text(path, json.dumps(self.settings, indent=1))
+        self.outputs.write_text(path, json.dumps(self.settings, indent=1))
 
-    def find(self, source: Source) -> list[dict[str, Any]] | None:
+    def find(self, source: Source, force: bool = False) -> list[dict[str, Any]] | None:
         """The rows of a finished case.
-
-        None if it has none, its files changed since, or what was written is there no more.
-        """
-        record = _read(self._path(source)) if source.files else None
-        if record is None or record.get('stamp') != self._stamp(source):
-            return None
-        whole = all((self.out / path).is_file() for path in record['written'])
-        return record['rows'] if whole else None
-
-    def keep(self, source: Source, rows: list[dict[str, Any]], written: Sequence[Path]) -> None:
-        """Notes that a case is finished.
 
         Args:
             source: The case.
+            force: Do not look for them; the case is predicted again.
+
+        Returns:
+            None if it has none, or the content of its files or of what was written changed since.
+
+        Raises:
+            OSError: If its name is too long for a file.
+        """
+        path = self.path_of(source)
+        if len(os.fsencode(path.name)) > _LONGEST_NAME:  # found only in folders that are there
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
+        self._seen[source.name] = _state(source)
+        record = _read(path) if source.files else None
+        if force or record is None or record.get('stamp') != self._stamp(source):
+            return None
+        intact = all(
+            (self.out / path).is_file() and file_sha256(self.out / path) == digest
+            for path, digest in record['written'].items()
+        )
+        return record['rows'] if intact else None
+
+    def keep(self, source: Source, rows: list[dict[str, Any]], written: Sequence[Path]) -> bool:
+        """Notes that a case is finished, and removes what was written of it before.
+
+        Args:
+            source: The case, which :meth:`find` was asked for.
             rows: What the table tells of it.
             written: Files in the folder that belong to it.
+
+        Returns:
+            Whether its files are those from before; if not, nothing is noted.
         """
-        record = dict(
+        record: dict[str, Any] = dict(
             stamp=self._stamp(source),
-            written=[path.relative_to(self.out).as_posix() for path in written],
+            written={path.relative_to(self.out).as_posix(): file_sha256(path) for path in written},
             rows=rows,
         )
-        write_text(self._path(source), json.dumps(record, indent=1))
+        state = _state(source)
+        if state != self._seen.get(source.name, state):
+            return False
+        self._remove_written(source, set(record['written']))
+        self.outputs.write_text(self.path_of(source), json.dumps(record, indent=1))
+        return True
 
-    def _path(self, source: Source) -> Path:
+    def forget(self, source: Source) -> None:
+        """Removes what was written of a case before, because it is no longer true."""
+        self._remove_written(source, set())
+        self.outputs.remove(self.path_of(source))
+
+    def path_of(self, source: Source) -> Path:
+        """The file with the record of a case."""
         return self.out / 'cases' / f'{source.name}.json'
+
+    def _remove_written(self, source: Source, kept: set[str]) -> None:
+        before: dict[str, Any] = _read(self.path_of(source)) or {}
+        for path in before.get('written') or ():
+            if path not in kept:
+                self.outputs.remove(path)
 
     def _stamp(self, source: Source) -> dict[str, Any]:
         """What must not have changed for an answer to stand."""
-        facts = [path.stat() for path in source.files if path.exists()]
         return dict(
             settings=self.settings,
             files=[str(path) for path in source.files],
-            bytes=sum(fact.st_size for fact in facts),
-            modified=max((fact.st_mtime_ns for fact in facts), default=0),
+            sha256=[file_sha256(path) if path.is_file() else None for path in source.files],
         )
+
+
+def _state(source: Source) -> list[Any]:
+    """Whether a file changes while it is used; cheaper than its content."""
+    facts = [path.stat() for path in source.files if path.exists()]
+    return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in facts]
 
 
 def decisive_sha256(config: Config) -> str:
@@ -106,14 +155,6 @@ def decisive_sha256(config: Config) -> str:
     whole = config.to_dict()
     content = json.dumps({key: whole.get(key) for key in _DECISIVE}, sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def write_text(path: Path, content: str) -> None:
-    """Writes a file as a whole or not at all; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.part')
-    part.write_text(content if content.endswith('\n') else f'{content}\n', encoding='utf-8')
-    os.replace(part, path)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmkdml.apis import load_config
+from mmkdml.apis import load_config, prediction_files
 from mmkdml.apis.image_sources import ReadOptions
 from mmkdml.apis.medical_images import PLANES
 from mmkdml.apis.prediction import Predictor, load
@@ -80,6 +80,7 @@ def test_classes_and_scores(predictors, pictures, tmp_path):
     table = read_table(tmp_path / 'out')
     assert list(table) == ['case', 'image', 'member', 'label', 'score_healthy', 'score_ill']
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+        '.mmkdml_outputs',
         'cases',
         'predictions.csv',
         'predictions.json',
@@ -223,3 +224,99 @@ def test_more_than_two_classes(pictures, tmp_path):
         row = table[table.member == name].iloc[0]
         assert [row.pixels_1, row.pixels_2] == [(mask == 1).sum(), (mask == 2).sum()]
     assert prediction.answers['ensemble'].label.max() > 1
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        *('settings.json', 'predictions.csv', 'predictions.json', 'cases/one.json'),
+        *('masks/teacher/one.png', 'masks/ensemble/stack.tif', 'overlays/sub/two.png'),
+    ],
+)
+@pytest.mark.parametrize('force', [True, False])
+def test_files_of_a_user_are_not_overwritten(segmentor, pictures, tmp_path, name, force):
+    out = tmp_path / 'out'
+    path = out / name
+    path.parent.mkdir(parents=True)
+    path.write_text('a user wrote it')
+    with pytest.raises(FileExistsError, match=f'{name}: expected new files'):
+        predict_files(segmentor, pictures, out, force=force)
+    assert [one for one in out.rglob('*') if one.is_file()] == [path]
+    assert path.read_text() == 'a user wrote it'
+    (out / 'README.txt').write_text('also of the user, but not in the way')
+    path.unlink()
+    predict_files(segmentor, pictures, out, overlays=False)
+
+
+@pytest.mark.parametrize('link', [None, 'symlink_to', 'hardlink_to'])
+def test_an_input_among_the_outputs_is_not_overwritten(segmentor, pictures, tmp_path, link):
+    """A mask that an earlier call wrote, or an image where a mask is to be."""
+    out = tmp_path / 'out'
+    predict_files(segmentor, pictures / 'one.png', out, overlays=False)
+    given = out / 'masks' / 'teacher' / 'one.png'
+    content = given.read_bytes()
+    if link:
+        (tmp_path / 'linked').mkdir()
+        other = tmp_path / 'linked' / 'one.png'
+        getattr(other, link)(given)
+        given = other
+    with pytest.raises(FileExistsError, match=r'teacher/one\.png: expected .* got inputs'):
+        predict_files(segmentor, given, out, overlays=False, force=True)
+    assert (out / 'masks' / 'teacher' / 'one.png').read_bytes() == content
+
+
+def test_cases_of_one_name_are_not_merged(segmentor, pictures, tmp_path):
+    out = tmp_path / 'out'
+    Image.new('RGB', (9, 8)).save(pictures / 'sub' / 'one.png')
+    both = [pictures / 'one.png', pictures / 'sub' / 'one.png']
+    for images in (both, [pictures, pictures / 'one.png'], [pictures / 'one.png'] * 2):
+        with pytest.raises(ValueError, match=r'one\.png and .*one\.png have the same name one'):
+            predict_files(segmentor, images, out)
+    assert not out.exists()
+    table = predict_files(segmentor, pictures, out, overlays=False)
+    assert table.case.unique().tolist() == ['one', 'stack', 'sub/one', 'sub/two']
+
+
+def test_names_that_one_file_system_cannot_tell_apart(segmentor, tmp_path, monkeypatch):
+    (tmp_path / 'in').mkdir()
+    for name in ('Ä', 'ä', 'b'):
+        Image.new('RGB', (50, 40)).save(tmp_path / 'in' / f'{name}.png')
+    assert predict_files(segmentor, tmp_path / 'in', tmp_path / 'out').case.nunique() == 3
+    monkeypatch.setattr(prediction_files, 'is_case_insensitive', lambda folder: True)
+    with pytest.raises(ValueError, match=r'Ä\.png and .*ä\.png would both be written as Ä'):
+        predict_files(segmentor, tmp_path / 'in', tmp_path / 'other')
+    assert not (tmp_path / 'other' / 'masks').exists()
+
+
+@pytest.mark.parametrize('length', [248, 251])
+def test_a_long_name_costs_its_case_alone(segmentor, pictures, tmp_path, length):
+    out = tmp_path / 'out'
+    pixels = Image.new('RGB', (50, 40))
+    pixels.save(pictures / f'{"x" * length}.png')
+    if length < 250:
+        assert predict_files(segmentor, pictures, out).case.nunique() == 4
+        return
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r'1 of 4 cases.*\n.*xxx\.png: .*too long'):
+            predict_files(segmentor, pictures, out, overlays=False)
+        assert read_table(out).case.unique().tolist() == ['one', 'stack', 'sub/two']
+    assert not list(out.rglob('*xxx*'))
+
+
+def test_a_folder_in_the_place_of_a_mask_costs_its_case_alone(segmentor, pictures, tmp_path):
+    (pictures / 'x.png').mkdir()
+    for path in (pictures / 'x.png' / 'y.jpg', pictures / 'x.jpg'):
+        Image.new('RGB', (50, 40)).save(path)
+    with pytest.raises(ValueError, match=r'1 of 5 cases.*\n.*x\.(jpg|png/y\.jpg): '):
+        predict_files(segmentor, pictures, tmp_path / 'out', overlays=False)
+    assert read_table(tmp_path / 'out').case.nunique() == 4
+
+
+def test_a_case_that_can_no_longer_be_read_loses_its_old_mask(segmentor, pictures, tmp_path):
+    out = tmp_path / 'out'
+    predict_files(segmentor, pictures, out)
+    (pictures / 'one.png').write_text('no image')
+    with pytest.raises(ValueError, match='1 of 3 cases'):
+        predict_files(segmentor, pictures, out)
+    assert not list(out.rglob('one.*'))
+    assert len(list(out.rglob('stack.*'))) == 6

@@ -5,9 +5,14 @@ import pytest
 from mmengine.config import Config
 
 from mmkdml.apis.image_sources import Source
-from mmkdml.apis.prediction_records import Records, decisive_sha256, write_text
+from mmkdml.apis.output_folder import OutputFolder
+from mmkdml.apis.prediction_records import Records, decisive_sha256
 
 SETTINGS = dict(members=['teacher'], window=None)
+
+
+def open_records(out, settings):
+    return Records(OutputFolder(out), settings)
 
 
 @pytest.fixture
@@ -27,53 +32,55 @@ def out(tmp_path):
 
 def test_a_finished_case_is_found_again(source, out):
     rows = [dict(image=0, member='teacher', score=0.1)]
-    records = Records(out, SETTINGS)
+    records = open_records(out, SETTINGS)
     assert records.find(source) is None
     records.keep(source, rows, [out / 'mask.png'])
     assert records.find(source) == rows
-    assert Records(out, dict(SETTINGS)).find(source) == rows
+    assert open_records(out, dict(SETTINGS)).find(source) == rows
     assert records.find(Source('sub/other', source.files)) is None
     assert records.find(Source('sub/case')) is None  # an array may hold anything
 
 
-@pytest.mark.parametrize('change', ['content', 'time', 'settings', 'gone', 'mask', 'record'])
+@pytest.mark.parametrize(
+    'change', ['content', 'size', 'settings', 'gone', 'mask', 'damaged', 'record']
+)
 def test_what_changed_is_not_finished(source, out, change):
     settings = dict(SETTINGS)
-    Records(out, settings).keep(source, [], [out / 'mask.png'])
-    if change == 'content':
+    open_records(out, settings).keep(source, [], [out / 'mask.png'])
+    if change in ('content', 'size'):  # at the same time, as a copy of a file may have
         times = source.files[0].stat()
-        source.files[0].write_bytes(b'1234')
+        source.files[0].write_bytes(b'1243' if change == 'size' else b'124')
         os.utime(source.files[0], ns=(times.st_atime_ns, times.st_mtime_ns))
-    elif change == 'time':
-        os.utime(source.files[1], (10, 10_000_000_000))
     elif change == 'settings':
         settings['window'] = [0, 1]
     elif change == 'gone':
         source.files[0].unlink()
     elif change == 'mask':
         (out / 'mask.png').unlink()
+    elif change == 'damaged':
+        (out / 'mask.png').write_bytes(b'y')
     else:
         (out / 'cases' / 'sub' / 'case.json').write_text('{"stamp":')
-    assert Records(out, settings).find(source) is None
+    assert open_records(out, settings).find(source) is None
 
 
 def test_other_settings_are_refused_where_there_are_answers(source, out):
-    other = Records(out, dict(SETTINGS, window=[0, 1]))
-    Records(out, SETTINGS).claim()
+    different = dict(SETTINGS, window=[0, 1])
+    open_records(out, SETTINGS).claim()
     assert json.loads((out / 'settings.json').read_text()) == SETTINGS
-    other.claim()  # there are no answers yet
-    other.keep(source, [], [])
+    open_records(out, different).claim()  # there are no answers yet
+    open_records(out, different).keep(source, [], [])
     with pytest.raises(ValueError, match=r'other settings \(window: \[0, 1\] there, None now\)'):
-        Records(out, SETTINGS).claim()
-    other.claim()
-    Records(out, SETTINGS).claim(force=True)
+        open_records(out, SETTINGS).claim()
+    open_records(out, different).claim()
+    open_records(out, SETTINGS).claim(force=True)
     with pytest.raises(
         ValueError, match=r'window: None there, \[0, 1\] now\); choose another folder'
     ):
-        other.claim()
+        open_records(out, different).claim()
     (out / 'settings.json').write_text('[]')  # of somebody else
     with pytest.raises(ValueError, match=r'members: None there, .*or replace them with --force'):
-        other.claim()
+        open_records(out, different).claim()
 
 
 def test_only_what_decides_counts():
@@ -86,10 +93,30 @@ def test_only_what_decides_counts():
     assert decisive_sha256(config) != digest
 
 
-def test_a_file_is_written_as_a_whole(tmp_path, monkeypatch):
-    path = tmp_path / 'new' / 'x.txt'
-    write_text(path, 'ö\n')
-    monkeypatch.setattr(os, 'replace', lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        write_text(path, 'other')
-    assert path.read_text(encoding='utf-8') == 'ö\n'
+def test_another_time_alone_changes_nothing(source, out):
+    open_records(out, SETTINGS).keep(source, [], [out / 'mask.png'])
+    os.utime(source.files[1], (10, 10_000_000_000))
+    assert open_records(out, SETTINGS).find(source) == []
+
+
+def test_a_file_that_changes_while_it_is_predicted_is_not_noted(source, out):
+    records = open_records(out, SETTINGS)
+    records.find(source)
+    source.files[1].write_bytes(b'other')
+    assert not records.keep(source, [], [out / 'mask.png'])
+    assert open_records(out, SETTINGS).find(source) is None
+
+
+def test_what_is_no_longer_true_of_a_case_is_removed(source, out):
+    outputs = OutputFolder(out)
+    for name in ('old.png', 'new.png'):
+        outputs.write_text(name, name)
+    (out / 'foreign.png').write_text('a user wrote it')
+    records = open_records(out, SETTINGS)
+    records.keep(source, [], [out / name for name in ('old.png', 'new.png', 'foreign.png')])
+    records.keep(source, [], [out / 'new.png'])
+    left = {path.name for path in out.glob('*.png')}
+    assert left == {'mask.png', 'new.png', 'foreign.png'}
+    records.forget(source)
+    assert {path.name for path in out.glob('*.png')} == {'mask.png', 'foreign.png'}
+    assert records.find(source) is None

@@ -38,8 +38,17 @@ def test_what_is_done_is_not_done_again(segmentor, pictures, tmp_path, monkeypat
     assert run() == []
     pd.testing.assert_frame_equal(read_table(out), table)
     Image.new('RGB', (50, 40)).save(pictures / 'new.png')
-    os.utime(pictures / 'one.png', (1, 1))
+    times = (pictures / 'one.png').stat()
+    content = (pictures / 'one.png').read_bytes()
+    one = Image.open(pictures / 'one.png')
+    one.putpixel((3, 4), (0, 0, 0))
+    one.save(pictures / 'one.png', compress_level=0)
+    os.utime(pictures / 'sub' / 'two.jpg', (1, 1))  # its content is the same
     assert run() == ['new', 'one']
+    (out / 'masks' / 'teacher' / 'one.png').write_bytes(content[:20])
+    assert run() == ['one']
+    os.utime(pictures / 'one.png', ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert run() == []
     assert read_table(out).case.unique().tolist() == ['new', 'one', 'stack', 'sub/two']
     assert run(force=True) == ['new', 'one', 'stack', 'sub/two']
 
@@ -49,7 +58,7 @@ def test_a_stop_loses_the_case_at_hand_alone(segmentor, pictures, tmp_path, monk
     write = Image.Image.save
 
     def stop(image, path, *args, **options):
-        if 'student_1/stack' in str(path):
+        if 'student_1/.stack' in str(path):
             raise KeyboardInterrupt
         write(image, path, *args, **options)
 

@@ -188,7 +188,7 @@ def test_nothing_to_predict_with(predict, run, checkpoint, folder, tmp_path, pay
 
 def test_a_full_disk(predict, run, folder, tmp_path):
     (tmp_path / 'out').mkdir()
-    (tmp_path / 'out' / 'settings.json.part').symlink_to('/dev/full')
+    (tmp_path / 'out' / '.mmkdml_outputs').symlink_to('/dev/full')
     with pytest.raises(SystemExit, match='predict.py: error: .*No space left on device'):
         predict(run, folder, '--out', tmp_path / 'out')
 

@@ -1,0 +1,138 @@
+"""Files that a tool writes: never half-written, and never in the place of somebody else's."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+#: Name of the list of files in a folder that our tools wrote, one JSON string on a line.
+MANIFEST = '.mmkdml_outputs'
+_SHOWN = 5
+
+
+class OutputFolder:
+    """A folder to write to, whose other files are left alone.
+
+    Each file is listed in :data:`MANIFEST` before it is written, so that a tool that was stopped
+    knows its own files again. It is written next to its place and then renamed.
+
+    Args:
+        path: The folder, made with the first file.
+        inputs: Files that must not be replaced, even if a tool of ours wrote them.
+    """
+
+    def __init__(self, path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+        self.path = Path(path).absolute()
+        self._inputs = {identity for one in inputs if (identity := _identity(Path(one)))}
+        self._own = set()
+        if (self.path / MANIFEST).is_file():
+            lines = (self.path / MANIFEST).read_text(encoding='utf-8', errors='replace')
+            self._own = {line.strip() for line in lines.splitlines()}
+
+    def check(self, paths: Iterable[str | Path]) -> None:
+        """Refuse to write files that are there and not ours, before any work is done.
+
+        Args:
+            paths: Relative to the folder, or absolute ones below it.
+
+        Raises:
+            FileExistsError: If a file is there that no tool of ours wrote, or that is an input;
+                names them.
+        """
+        found = [path for path in map(self.path.joinpath, paths) if self._is_foreign(path)]
+        if found:
+            more = f' and {len(found) - _SHOWN} more' if len(found) > _SHOWN else ''
+            raise FileExistsError(
+                f'Invalid outputs {", ".join(map(str, found[:_SHOWN]))}{more}: expected new files '
+                'or those of an earlier call, got inputs or files that this tool did not write. '
+                'Choose another folder (--out), or move them away'
+            )
+
+    @contextmanager
+    def writing(self, path: str | Path) -> Iterator[Path]:
+        """Yield the path of a temporary file that becomes the output when the block ends.
+
+        Args:
+            path: Relative to the folder, or an absolute one below it; folders are made.
+
+        Raises:
+            FileExistsError: See :meth:`check`.
+            OSError: If it cannot be written; what was there before is intact.
+        """
+        path = self.path / path
+        self.check([path])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        line = self._line(path)
+        if line not in self._own:
+            with (self.path / MANIFEST).open('a', encoding='utf-8') as manifest:
+                manifest.write(f'{line}\n')
+            self._own.add(line)
+        # Short enough for any name, with the suffix by which libraries choose a format.
+        suffix = '.nii.gz' if path.name.endswith('.nii.gz') else path.suffix
+        part = path.with_name(f'.{path.name[:40]}.{os.getpid()}.part{suffix}')
+        try:
+            yield part
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def write_text(self, path: str | Path, content: str) -> None:
+        """Write a text file, which ends with a line break; see :meth:`writing`."""
+        with self.writing(path) as part:
+            part.write_text(content if content.endswith('\n') else f'{content}\n', encoding='utf-8')
+
+    def remove(self, path: str | Path) -> None:
+        """Remove a file of ours, if it is there."""
+        path = self.path / path
+        if self._line(path) in self._own and _identity(path) not in self._inputs:
+            path.unlink(missing_ok=True)
+
+    def _is_foreign(self, path: Path) -> bool:
+        identity = _identity(path)
+        if identity is None:
+            return False
+        return identity in self._inputs or self._line(path) not in self._own
+
+    def _line(self, path: Path) -> str:
+        return json.dumps(path.relative_to(self.path).as_posix())
+
+
+def refuse_existing(
+    path: str | Path, force: bool = False, inputs: Iterable[str | Path] = ()
+) -> None:
+    """Refuse to replace a file that a user named.
+
+    Args:
+        path: The file to write.
+        force: Whether the user asked for it to be replaced.
+        inputs: Files that are never replaced.
+
+    Raises:
+        FileExistsError: If it is an input; or if it is there, without ``force``.
+    """
+    identity = _identity(Path(path))
+    if identity is None:
+        return
+    if identity in {_identity(Path(one)) for one in inputs}:
+        raise FileExistsError(f'{path} is an input and would be overwritten. Choose another place')
+    if not force:
+        raise FileExistsError(
+            f'{path} exists already. Replace it with --force, or choose another place'
+        )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file, the same for all its names and links; None if it is missing."""
+    for look in (path.stat, path.lstat):  # the second one for a broken link
+        try:
+            facts = look()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+                raise
+        else:
+            return facts.st_dev, facts.st_ino
+    return None

@@ -1,0 +1,121 @@
+import os
+
+import pytest
+
+from mmkdml.apis.output_folder import MANIFEST, OutputFolder, refuse_existing
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / 'out'
+
+
+def test_own_files_are_replaced_and_others_are_not(out):
+    OutputFolder(out).write_text('a/b.txt', 'first')
+    (out / 'a' / 'c.txt').write_text('a user wrote it')
+    again = OutputFolder(out)
+    again.write_text(out / 'a' / 'b.txt', 'second')
+    assert (out / 'a' / 'b.txt').read_text() == 'second\n'
+    for path in ('a/c.txt', out / 'a' / 'c.txt'):
+        with pytest.raises(FileExistsError, match=r'a/c\.txt: expected new files'):
+            again.write_text(path, 'third')
+        with pytest.raises(FileExistsError, match=r'a/c\.txt: '):
+            again.check(['new.txt', 'a/b.txt', path])
+    again.remove('a/c.txt')
+    assert (out / 'a' / 'c.txt').read_text() == 'a user wrote it'
+    again.remove('a/b.txt')
+    assert not (out / 'a' / 'b.txt').exists()
+    assert (out / MANIFEST).read_text() == '"a/b.txt"\n'
+
+
+def test_all_foreign_files_are_named_up_to_five(out):
+    out.mkdir()
+    for number in range(7):
+        (out / f'{number}.txt').touch()
+    with pytest.raises(FileExistsError, match=r'0\.txt, .*4\.txt and 2 more: '):
+        OutputFolder(out).check(f'{number}.txt' for number in range(9))
+
+
+def test_a_folder_may_have_the_name_of_a_subfolder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    OutputFolder('masks').write_text('masks/x.txt', 'x')
+    assert (tmp_path / 'masks' / 'masks' / 'x.txt').is_file()
+
+
+@pytest.mark.parametrize('link', ['itself', 'symbolic', 'hard', 'folder'])
+def test_inputs_are_never_replaced(tmp_path, out, link):
+    """Even if one of our tools wrote them."""
+    OutputFolder(out).write_text('x.txt', 'input')
+    given, target = out / 'x.txt', 'x.txt'
+    if link == 'symbolic':
+        (tmp_path / 'link.txt').symlink_to(given)
+        given = tmp_path / 'link.txt'
+    elif link == 'hard':
+        given = tmp_path / 'link.txt'
+        given.hardlink_to(out / 'x.txt')
+    elif link == 'folder':
+        (tmp_path / 'other').symlink_to(out, target_is_directory=True)
+        given = tmp_path / 'other' / 'x.txt'
+    outputs = OutputFolder(out, inputs=[given, tmp_path / 'missing'])
+    with pytest.raises(FileExistsError, match=r'x\.txt: expected .* got inputs'):
+        outputs.write_text(target, 'other')
+    outputs.remove(target)
+    assert given.read_text() == 'input\n'
+    with pytest.raises(FileExistsError, match=r'x\.txt is an input'):
+        refuse_existing(out / 'x.txt', force=True, inputs=[given])
+
+
+def test_what_fails_leaves_what_was_there(out):
+    outputs = OutputFolder(out)
+    outputs.write_text('x.nii.gz', 'old')
+    names = []
+
+    def stop():
+        with outputs.writing('x.nii.gz') as part:
+            names.append(part.name)
+            part.write_text('half')
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert names[0].endswith('.part.nii.gz')
+    assert (out / 'x.nii.gz').read_text() == 'old\n'
+    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, 'x.nii.gz']
+
+
+def test_a_stop_between_list_and_file_is_no_foreign_file(out, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            OutputFolder(out).write_text('ö\n.txt', 'x')
+    OutputFolder(out).write_text('ö\n.txt', 'y')
+    OutputFolder(out).write_text('ö\n.txt', 'z')
+    assert (out / 'ö\n.txt').read_text() == 'z\n'
+
+
+def test_links_of_a_user_are_not_replaced(tmp_path, out):
+    out.mkdir()
+    (tmp_path / 'precious.txt').write_text('precious')
+    (out / 'x.txt').symlink_to(tmp_path / 'precious.txt')
+    (out / 'broken.txt').symlink_to(tmp_path / 'nowhere')
+    for name in ('x.txt', 'broken.txt'):
+        with pytest.raises(FileExistsError, match=name):
+            OutputFolder(out).write_text(name, 'y')
+    assert (tmp_path / 'precious.txt').read_text() == 'precious'
+
+
+def test_names_of_nearly_255_bytes(out):
+    name = 'ä' * 125 + '.png'
+    OutputFolder(out).write_text(name, 'x')
+    assert (out / name).is_file()
+    with pytest.raises(OSError, match='too long'):
+        OutputFolder(out).write_text('x' * 256, 'x')
+
+
+def test_a_file_that_a_user_names_is_replaced_only_if_asked(tmp_path):
+    path = tmp_path / 'x.json'
+    refuse_existing(path)
+    path.touch()
+    with pytest.raises(FileExistsError, match=r'x\.json exists already.*--force'):
+        refuse_existing(path)
+    refuse_existing(path, force=True)
