@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from mmkdml.apis.cli import add_cfg_options
 from mmkdml.apis.runs import load_config
 from mmkdml.apis.trained import find_runs, load_trained
+from mmkdml.engine import watch_workers
 
 
 def analysis_parser(description: str, name: str) -> argparse.ArgumentParser:
@@ -98,4 +99,4 @@ def open_run(
     loader.update(sampler=dict(type=DefaultSampler, shuffle=shuffle, seed=0), **changes)
     loader.pop('batch_sampler', None)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return model.to(device), Runner.build_dataloader(loader, seed=0)
+    return model.to(device), watch_workers(Runner.build_dataloader(loader, seed=0))

@@ -27,6 +27,7 @@ from mmkdml.engine import (
     RunIdentityHook,
     SafeResumeHook,
     StrictWeightsHook,
+    WatchLoadersHook,
     has_fast_bf16,
     keep_freed_memory,
 )
@@ -197,6 +198,7 @@ def make_runner(
     if start is not None:
         hook = RunIdentityHook(start.identity, start.changes, start.outdated, start.notes)
         runner.register_hook(hook)
+    runner.register_hook(WatchLoadersHook())
     return runner
 
 

@@ -16,6 +16,7 @@ from mmkdml.engine.hooks import (
     SafeCheckpointHook,
     SafeResumeHook,
     StrictWeightsHook,
+    WatchLoadersHook,
     compile_members,
     member_table,
 )
@@ -24,6 +25,7 @@ from mmkdml.engine.memory import keep_freed_memory
 from mmkdml.engine.optim_wrapper import CPUAmpOptimWrapper, has_fast_bf16
 from mmkdml.engine.optimizers import DiscriminatorOptimWrapperConstructor, SeparateOptimizers
 from mmkdml.engine.strict_json import StrictJsonLoggerHook, StrictJsonVisBackend
+from mmkdml.engine.workers import LoaderError, watch_workers
 
 __all__ = [
     'CPUAmpOptimWrapper',
@@ -31,6 +33,7 @@ __all__ = [
     'CompileMembersHook',
     'DiscriminatorOptimWrapperConstructor',
     'INTERRUPTED',
+    'LoaderError',
     'ExactResumeHook',
     'LossBalanceHook',
     'MemberTableHook',
@@ -50,8 +53,10 @@ __all__ = [
     'StrictJsonLoggerHook',
     'StrictJsonVisBackend',
     'StrictWeightsHook',
+    'WatchLoadersHook',
     'compile_members',
     'has_fast_bf16',
     'keep_freed_memory',
     'member_table',
+    'watch_workers',
 ]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import barrier, get_rank, is_distributed
+from mmengine.hooks import EMAHook
 from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
@@ -17,7 +19,7 @@ from torch import nn
 from mmkdml.engine.checkpoint_files import INTERRUPTED, WHOLE_FILES, read_back_first
 from mmkdml.engine.processes import share_gradients
 from mmkdml.engine.seeding import EPOCH, STEP, SeededBatches, seed_all
-from mmkdml.engine.stopping import StopSignals
+from mmkdml.engine.stopping import StopRequested, StopSignals
 
 
 class ResumableLoop(BaseLoop):
@@ -27,8 +29,9 @@ class ResumableLoop(BaseLoop):
     their numbers, so that nothing but weights, optimiser and the like need be kept. SIGTERM and
     Ctrl-C are followed after the iteration or the validation in work: the checkpoint
     ``interrupted.pth`` is saved, and the process ends with 128 + the signal's number, as shells
-    say it (143, 130). It is also saved if a single process cannot load a batch, as when an image is
-    unreadable or a worker was killed, which the loop hears of between iterations alone.
+    say it (143, 130). A run that waits for a batch stops at once. The checkpoint is also saved if a
+    single process cannot load a batch, as when an image is unreadable or a worker was killed, which
+    the loop hears of between iterations alone.
 
     :class:`~mmkdml.engine.ExactResumeHook` saves and restores the attributes.
 
@@ -73,7 +76,10 @@ class ResumableLoop(BaseLoop):
             SystemExit: If a signal asked for it.
         """
         with StopSignals() as self._signals:
-            model = super().run()
+            try:
+                model = super().run()
+            except StopRequested:
+                self._stop_waiting()
             if number := self._signals.asked():
                 raise SystemExit(128 + number)
         return model
@@ -98,19 +104,44 @@ class ResumableLoop(BaseLoop):
             self.dataloader, self.runner.seed, self._augmentations
         )
         try:
-            yield from self._batches.start(self.first_iter, self._iter - self.first_iter)
-        except Exception as error:
+            with self._interruptible():
+                batches = self._batches.start(self.first_iter, self._iter - self.first_iter)
+            while True:
+                with self._interruptible():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
+        except Exception:
             if not is_distributed():  # the other processes are amid a step
                 self._save()
                 self.runner.logger.error(
                     f'The batch of iteration {self._iter + 1} could not be loaded; --resume goes '
                     f'on from {INTERRUPTED}'
                 )
-            if isinstance(error, (ConnectionError, EOFError)):  # torch has not seen its end yet
-                raise RuntimeError(
-                    'A DataLoader worker was lost as it handed over a batch'
-                ) from error
             raise
+
+    def _interruptible(self) -> Any:
+        # Several processes stop together, unless the batch does not arrive at all.
+        return nullcontext() if is_distributed() else self._signals.interruptible()
+
+    def _stop_waiting(self) -> NoReturn:
+        """Stop where the run waits for a batch: in training, or in a validation."""
+        number, saved = self._signals.number, 'the last checkpoint'
+        if not is_distributed():  # the other processes are amid a step
+            hub = self.runner.message_hub
+            if hub.get_info('loop_stage') == 'val':
+                hub.update_info('loop_stage', 'train')  # this validation does not count
+                for hook in self.runner.hooks:
+                    if isinstance(hook, EMAHook):
+                        hook.after_val_epoch(self.runner)  # puts the trained weights back
+            self._save()
+            saved = INTERRUPTED
+        self.runner.logger.info(
+            f'Stopped by {signal.Signals(number).name} while waiting for a batch, after iteration '
+            f'{self._iter}; --resume goes on from {saved}'
+        )
+        raise SystemExit(128 + number)
 
     def _seed_step(self) -> None:
         seed_all(self.runner.seed, STEP, self._iter, get_rank())

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mmkdml.engine.stopping import hear_of_dead_workers_from_the_loader, shield_workers
+from mmkdml.engine.workers import watch_workers
 
 # What is drawn for
 EPOCH, STEP, SAMPLE = range(3)
@@ -59,7 +60,7 @@ class SeededBatches:
         vars(self._loader).update(
             dataset=_SeededDataset(loader.dataset, seed), batch_sampler=self._batches
         )
-        shield_workers(self._loader)
+        shield_workers(watch_workers(self._loader))
 
     def start(self, iteration: int, done: int) -> Iterator[Any]:
         """Iterates what is left of an epoch.

@@ -6,10 +6,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.dist import all_reduce, is_distributed
@@ -17,6 +18,13 @@ from torch.utils.data import DataLoader
 
 # A launcher passes on what the whole group of processes got already.
 ECHO_SECONDS = 2.0
+#: Seconds after a signal in which a batch may still arrive, in a validation or in one of several
+#: processes: these stop at a place of their own if loading works.
+PATIENCE_SECONDS = 10.0
+
+
+class StopRequested(BaseException):
+    """Raised where a run waits for a batch after a signal asked it to stop."""
 
 
 class StopSignals:
@@ -27,9 +35,12 @@ class StopSignals:
     Ctrl-C by a program in the background of a shell, stays ignored.
     """
 
+    current: ClassVar[StopSignals | None] = None
+
     def __init__(self) -> None:
         self.number = 0
         self._since = 0.0
+        self._waiting = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -39,9 +50,11 @@ class StopSignals:
                 for number in (signal.SIGINT, signal.SIGTERM)
                 if signal.getsignal(number) is not signal.SIG_IGN
             }
+        StopSignals.current = self
         return self
 
     def __exit__(self, *_: object) -> None:
+        StopSignals.current = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -56,13 +69,44 @@ class StopSignals:
         all_reduce(number, 'max')
         return int(number)
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a signal interrupt the block, whatever it waits for.
+
+        Raises:
+            StopRequested: When a signal asks to stop, or has done so.
+        """
+        self._waiting = True
+        try:
+            if self.number:
+                raise StopRequested
+            yield
+        finally:
+            self._waiting = False
+
+    def overdue(self) -> bool:
+        """Return whether the first signal came more than :data:`PATIENCE_SECONDS` ago."""
+        return bool(self.number) and time.monotonic() - self._since > PATIENCE_SECONDS
+
     def _note(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
         if not self.number:
             self.number, self._since = number, now
+            if self._waiting:
+                raise StopRequested
         elif now - self._since > ECHO_SECONDS:
             self.__exit__()
             signal.raise_signal(number)
+
+
+def raise_if_overdue() -> None:
+    """Stop waiting for a batch if a signal asked this process to stop some time ago.
+
+    Raises:
+        StopRequested: If so.
+    """
+    if StopSignals.current is not None and StopSignals.current.overdue():
+        raise StopRequested
 
 
 def hear_of_dead_workers_from_the_loader() -> None:

@@ -1,8 +1,10 @@
 """A small training in which everything is random, stopped wherever a test wants it."""
 
 import itertools
+import os
 import random
 import signal
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,12 +41,17 @@ class Noise(Dataset):
 
     def __init__(self):
         self.loaded = []
+        self.stalled = None  # or the run's process: it is asked to stop, and nothing is loaded
 
     def __len__(self):
         return SAMPLES
 
     def __getitem__(self, index):
         self.loaded.append(index)
+        if self.stalled is not None:
+            os.kill(self.stalled, signal.SIGTERM)
+            time.sleep(60)
+            raise TimeoutError('nobody stopped waiting')
         drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]
         return dict(inputs=torch.tensor([index, *drawn]))
 

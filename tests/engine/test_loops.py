@@ -9,7 +9,7 @@ import torch
 from mmengine.hooks import Hook
 
 from mmkdml.apis import newest_checkpoint
-from mmkdml.engine import INTERRUPTED, ResumableIterTrainLoop, ResumableTrainLoop
+from mmkdml.engine import INTERRUPTED, ResumableIterTrainLoop, ResumableTrainLoop, stopping, workers
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 LAST = 12
@@ -247,18 +247,6 @@ class KillWorker(Hook):
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize('error', [ConnectionResetError, EOFError])
-def test_a_worker_that_ends_amid_a_batch_is_told(training, tmp_path, monkeypatch, error):
-    def broken(self, first, done):
-        yield from ()
-        raise error
-
-    monkeypatch.setattr('mmkdml.engine.loops.SeededBatches.start', broken)
-    with pytest.raises(RuntimeError, match='DataLoader worker was lost as it handed over a batch'):
-        training.start(tmp_path)
-    assert load_checkpoint_file(tmp_path / INTERRUPTED)['meta']['iter'] == 0
-
-
 def test_a_killed_worker_is_told_between_steps(training, undisturbed, tmp_path):
     with pytest.raises(
         RuntimeError, match=r'DataLoader worker (\(pid.*\) exited unexpectedly|was lost)'
@@ -267,6 +255,58 @@ def test_a_killed_worker_is_told_between_steps(training, undisturbed, tmp_path):
     assert load_checkpoint_file(tmp_path / INTERRUPTED)['meta']['iter'] >= 5
     resumed = training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True)
     assert_same(training, undisturbed, tmp_path, resumed)
+
+
+class StallSamples(Hook):
+    """From the second epoch on, nothing can be loaded; and the run is asked to stop."""
+
+    def __init__(self, part):
+        self.part = part
+
+    def after_train_iter(self, runner, *_, **__):
+        if runner.iter == 3:  # before workers start for the next epoch
+            loader = getattr(runner, f'{self.part}_dataloader')
+            loader.dataset.stalled = os.getpid()
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(),
+        dict(by_epoch=False, accumulate=3, ema=True),
+        dict(workers=2),
+        dict(workers=2, persistent=True),
+    ],
+    ids=str,
+)
+def test_a_run_that_waits_for_a_batch_stops_at_the_first_signal(
+    training, undisturbed, tmp_path, settings, monkeypatch
+):
+    monkeypatch.setattr(workers, '_STUCK_SECONDS', 0.0)
+    monkeypatch.setattr(stopping, 'PATIENCE_SECONDS', 0.0)
+    # Workers that persist have their own copy of the training data: it must stall elsewhere.
+    part = 'val' if settings.get('persistent') else 'train'
+    with pytest.raises(SystemExit) as stopped:
+        training.start(tmp_path, hooks=[dict(type=StallSamples, part=part)], **settings)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert load_checkpoint_file(tmp_path / INTERRUPTED)['meta']['iter'] == 4
+    resumed = training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True, **settings)
+    assert_same(training, undisturbed, tmp_path, resumed, **settings)
+
+
+def test_a_validation_that_waits_for_a_batch_is_made_up_for(
+    training, undisturbed, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(workers, '_STUCK_SECONDS', 0.0)
+    monkeypatch.setattr(stopping, 'PATIENCE_SECONDS', 0.0)
+    settings = dict(workers=2, ema=True)
+    with pytest.raises(SystemExit) as stopped:
+        training.start(tmp_path, hooks=[dict(type=StallSamples, part='val')], **settings)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    saved = load_checkpoint_file(tmp_path / INTERRUPTED)
+    assert saved['meta']['place'] == dict(done=0, batches=4, validated=False)
+    resumed = training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True, **settings)
+    assert_same(training, undisturbed, tmp_path, resumed, **settings)
 
 
 @pytest.mark.parametrize('loop', [ResumableTrainLoop, ResumableIterTrainLoop])

@@ -13,6 +13,7 @@ from mmkdml.engine.hooks.run_identity import RunIdentityHook
 from mmkdml.engine.hooks.safe_checkpoint import SafeCheckpointHook
 from mmkdml.engine.hooks.safe_resume import SafeResumeHook
 from mmkdml.engine.hooks.strict_weights import StrictWeightsHook
+from mmkdml.engine.hooks.watch_loaders import WatchLoadersHook
 
 __all__ = [
     'ChannelsLastHook',
@@ -28,6 +29,7 @@ __all__ = [
     'SafeCheckpointHook',
     'SafeResumeHook',
     'StrictWeightsHook',
+    'WatchLoadersHook',
     'compile_members',
     'member_table',
 ]

@@ -17,6 +17,7 @@ from mmkdml.engine.processes import (
     share_buffers,
 )
 from mmkdml.engine.stopping import shield_workers
+from mmkdml.engine.workers import watch_workers
 from mmkdml.registry import HOOKS
 
 # Of a checkpoint's meta: where in an epoch it was saved
@@ -137,7 +138,7 @@ class ExactResumeHook(Hook):
             sampler.seed = runner.seed  # that of the checkpoint, if it has another one
         if runner.val_loop is not None:
             if runner.val_dataloader.num_workers:
-                shield_workers(runner.val_dataloader)
+                shield_workers(watch_workers(runner.val_dataloader))
             loop.validate_resumed()
 
 

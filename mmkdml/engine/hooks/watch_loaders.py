@@ -1,0 +1,31 @@
+"""Data loaders of every loop that report hanging workers."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmkdml.engine.workers import watch_workers
+from mmkdml.registry import HOOKS
+
+
+@HOOKS.register_module()
+class WatchLoadersHook(Hook):
+    """Makes data loaders fail with the cause where workers would keep a run waiting forever.
+
+    See :func:`mmkdml.engine.watch_workers`. ``mmkdml.apis.make_runner`` adds it to every run.
+    """
+
+    priority = 'VERY_HIGH'  # before a loader starts its workers
+
+    def before_train(self, runner: Runner) -> None:
+        """Watches the training loader."""
+        watch_workers(runner.train_dataloader)
+
+    def before_val(self, runner: Runner) -> None:
+        """Watches the validation loader."""
+        watch_workers(runner.val_dataloader)
+
+    def before_test(self, runner: Runner) -> None:
+        """Watches the test loader."""
+        watch_workers(runner.test_dataloader)

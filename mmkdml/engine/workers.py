@@ -1,0 +1,230 @@
+"""Data loaders whose workers never make a run wait forever."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import multiprocessing
+import multiprocessing.queues
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, NoReturn
+
+try:
+    import resource  # now: without file handles, it cannot be imported any more
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+from mmengine.logging import print_log
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from mmkdml.engine.stopping import hear_of_dead_workers_from_the_loader, raise_if_overdue
+
+#: Seconds without any batch from any worker after which a loader with ``timeout=0`` fails.
+DEFAULT_TIMEOUT = 1800.0
+#: Seconds of waiting for a batch after which a warning is logged; then after twice as many, ...
+WARN_SECONDS = 60.0
+# How often a loader that waits checks its workers and signals.
+_POLL_SECONDS = 1.0
+# Workers that have delivered nothing for as long may be stuck and are killed, not asked to leave.
+_STUCK_SECONDS = 5.0
+_REPORT_BYTES = 4096
+# Errors of PyTorch and Python that mean that shared memory or file handles are used up.
+_EXHAUSTED = re.compile(r'shared memory|too many open files|ancdata', re.IGNORECASE)
+_ADVICE = (
+    'Give the process more shared memory (docker run --shm-size=8g) or more file handles '
+    '(ulimit -n 65536), use fewer workers or smaller batches, or load in the main process '
+    '(train_dataloader.num_workers=0 train_dataloader.persistent_workers=False; likewise for '
+    'val_dataloader and test_dataloader)'
+)
+
+
+class LoaderError(RuntimeError, OSError):
+    """The workers of a data loader cannot be started, were lost, or make no progress.
+
+    A ``RuntimeError``, as PyTorch raises for lost workers, and an ``OSError``, because its cause is
+    what the operating system provides: tools report it in one line.
+    """
+
+
+def watch_workers(loader: DataLoader) -> DataLoader:
+    """Make a data loader report workers that fail or hang, instead of waiting for them forever.
+
+    Without shared memory or file handles, a PyTorch worker cannot hand over a batch; it prints a
+    traceback and the main process waits for that batch forever. A watched loader raises
+    :class:`LoaderError` with the cause: at once if a worker fails, and after ``loader.timeout``
+    seconds (0: :data:`DEFAULT_TIMEOUT`) in which no worker has delivered a batch. It logs a warning
+    after :data:`WARN_SECONDS` of waiting, and stops waiting when the run is asked to stop.
+
+    Args:
+        loader: The data loader; changed in place. Subclasses of ``DataLoader`` are left alone.
+
+    Returns:
+        The same loader.
+    """
+    if type(loader) is not DataLoader:
+        return loader
+    if not loader.num_workers:
+        loader.timeout = 0  # PyTorch refuses a time-out where there are no workers
+        return loader
+    report = None
+    if loader.multiprocessing_context is None and multiprocessing.get_start_method() == 'fork':
+        report = mmap.mmap(-1, _REPORT_BYTES)  # needs neither /dev/shm nor a file handle
+    loader.worker_init_fn = partial(_start_reporting, loader.worker_init_fn, report)
+    loader.__class__ = _WatchedLoader
+    vars(loader)['report'] = report
+    return loader
+
+
+def describe_resources() -> str:
+    """Describe the shared memory and the file handles of this process, for error messages."""
+    parts = []
+    try:
+        usage = shutil.disk_usage('/dev/shm')
+        parts.append(f'/dev/shm has {usage.free / 2**20:.1f} of {usage.total / 2**20:.1f} MiB free')
+    except OSError as error:
+        parts.append(f'/dev/shm is not available ({error.strerror})')
+    if resource is not None:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        opened = f'{limit}'
+        with suppress(OSError):  # listing needs a handle, too
+            opened = f'{len(os.listdir("/dev/fd"))}'
+        parts.append(f'this process has {opened} of at most {limit} files open')
+    return '; '.join(parts)
+
+
+class _WatchedLoader(DataLoader):
+    report: mmap.mmap | None
+
+    def _get_iterator(self) -> Any:
+        self.check_worker_number_rationality()
+        return _WatchedIterator(self)
+
+
+class _WatchedIterator(_MultiProcessingDataLoaderIter):
+    def __init__(self, loader: _WatchedLoader) -> None:
+        self._report = loader.report
+        if self._report is not None:
+            self._report[:] = bytes(_REPORT_BYTES)
+        self._shutdown = True  # until there is something to shut down
+        try:
+            super().__init__(loader)
+        except OSError as error:
+            raise LoaderError(
+                f'{self._num_workers} DataLoader workers cannot be started: {error}. '
+                f'{describe_resources()}. {_ADVICE}'
+            ) from error
+        hear_of_dead_workers_from_the_loader()
+
+    def _get_data(self) -> Any:
+        begun, limit = time.monotonic(), self._timeout or DEFAULT_TIMEOUT
+        try:
+            return self._wait(begun, limit)
+        except BaseException:
+            if time.monotonic() - begun > min(_STUCK_SECONDS, limit):
+                for worker in self._workers:
+                    worker.kill()
+            raise
+
+    def _wait(self, begun: float, limit: float) -> Any:
+        warn_after = WARN_SECONDS
+        while True:
+            try:
+                success, data = self._try_get_data(min(_POLL_SECONDS, limit))
+            except (OSError, RuntimeError, EOFError) as error:
+                self._raise_lost(error)
+            if success:
+                return data
+            raise_if_overdue()
+            if self._pin_memory and not self._pin_memory_thread.is_alive():
+                raise LoaderError(f'The pin memory thread ended. {describe_resources()}')
+            waited = time.monotonic() - begun
+            busy = sorted({info[0] for info in self._task_info.values() if len(info) == 1})
+            slow = ', '.join(f'{one} (pid {self._workers[one].pid})' for one in busy)
+            if waited > warn_after:
+                warn_after *= 2
+                print_log(
+                    f'waiting for {waited:.0f} s for a batch from DataLoader worker {slow}; '
+                    f'giving up after {limit:g} s without a batch (timeout of the data loader)',
+                    'current',
+                    logging.WARNING,
+                )
+            if waited > limit:
+                raise LoaderError(
+                    f'DataLoader worker {slow}: expected a batch within {limit:g} s, got none from '
+                    f'any worker in {waited:.0f} s. If loading is slow but healthy, increase '
+                    'timeout of the data loader (in seconds); otherwise check that its files can '
+                    f'be read (network drives), or try num_workers=0. {describe_resources()}'
+                )
+
+    def _raise_lost(self, error: Exception) -> NoReturn:
+        """Raise an error that names the cause of a failed handover."""
+        for worker in self._workers:
+            worker.join(0.1)  # one that closes its connection is about to end
+        codes = {worker.pid: worker.exitcode for worker in self._workers if worker.exitcode}
+        how = '; '.join(f'pid {pid} {_ending(code)}' for pid, code in codes.items())
+        text = (self._report[:] if self._report else b'').rstrip(b'\0').decode(errors='replace')
+        lost = f'({how}) exited unexpectedly' if how else 'was lost as it handed over a batch'
+        exhausted = _EXHAUSTED.search(f'{text} {error} {how}')
+        advice = f'. {_ADVICE}' if exhausted else ''
+        raise LoaderError(
+            f'DataLoader worker {lost}: {text or error}. {describe_resources()}{advice}'
+        ) from error
+
+    def _process_data(self, data: Any, worker_id: int) -> Any:
+        try:
+            return super()._process_data(data, worker_id)
+        except (OSError, RuntimeError) as error:  # raised in the worker
+            if _EXHAUSTED.search(str(error)):
+                last = str(error).strip().splitlines()[-1]
+                raise LoaderError(
+                    f'DataLoader worker {worker_id}: {last}. {describe_resources()}. {_ADVICE}'
+                ) from error
+            raise
+
+
+def _ending(code: int) -> str:
+    why = {
+        -signal.SIGKILL: 'often out of memory',
+        -getattr(signal, 'SIGBUS', 0): 'the shared memory in /dev/shm is full',
+    }
+    if code >= 0:
+        return f'ended with code {code}'
+    name = signal.Signals(-code).name if -code in {*signal.Signals} else f'signal {-code}'
+    return f'was killed by {name}' + (f': {why[code]}' if code in why else '')
+
+
+def _start_reporting(
+    start: Callable[[int], None] | None, report: mmap.mmap | None, worker: int
+) -> None:
+    """End a worker that cannot hand over a batch, and leave the cause in ``report``."""
+
+    def leave(error: BaseException) -> None:
+        text = f'{type(error).__name__}: {error} ({describe_resources()}, in the worker)'
+        if report is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            content = text.encode()[:_REPORT_BYTES]
+            report[:] = content.ljust(_REPORT_BYTES, b'\0')
+        os._exit(1)
+
+    def leave_without_handles(kind: Any, error: BaseException, trace: Any) -> None:
+        # Of the thread that sends file handles; without any, it would fail again and again.
+        if isinstance(error, OSError) and _EXHAUSTED.search(str(error)):
+            leave(error)
+        sys.__excepthook__(kind, error, trace)
+
+    # Called in the thread that sends batches; PyTorch and Python would lose the batch.
+    queue: Any = multiprocessing.queues.Queue
+    queue._on_queue_feeder_error = staticmethod(lambda error, _: leave(error))
+    sys.excepthook = leave_without_handles
+    if start is not None:
+        start(worker)

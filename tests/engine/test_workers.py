@@ -1,0 +1,197 @@
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+
+import pytest
+import torch
+from mmengine.dataset import pseudo_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from mmkdml.engine import LoaderError, watch_workers, workers
+from mmkdml.engine.workers import describe_resources
+
+FULL = 'unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)'
+
+
+class Tensors(Dataset):
+    """Twelve samples; ``act`` is called in the worker for each."""
+
+    def __init__(self, act=None, tensors=1, size=1):
+        self.act, self.tensors, self.size = act, tensors, size
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        extra = self.act() if self.act else None
+        tensors = [torch.full((self.size,), float(index)) for _ in range(self.tensors)]
+        return tensors if extra is None else [*tensors, extra]
+
+
+def watched(*args, number=2, collate=pseudo_collate, **settings):
+    data = Tensors(*args)
+    return watch_workers(
+        DataLoader(data, batch_size=2, num_workers=number, collate_fn=collate, **settings)
+    )
+
+
+def load(loader):
+    try:
+        return [batch[0] for batch in loader]
+    except Exception:
+        for worker in multiprocessing.active_children():
+            worker.kill()  # at once; PyTorch waits five seconds for each
+        raise
+
+
+@pytest.mark.parametrize('persistent', [False, True])
+def test_intact_workers_load_the_same_batches(persistent):
+    plain = load(DataLoader(Tensors(), batch_size=2))
+    loader = watched(collate=default_collate, persistent_workers=persistent)
+    for _ in range(2):
+        assert torch.equal(torch.stack(load(loader)), torch.stack(plain))
+
+
+def full(*_, **__):
+    raise RuntimeError(FULL)
+
+
+@pytest.mark.parametrize('collate', [pseudo_collate, default_collate])
+def test_full_shared_memory_is_reported(monkeypatch, collate):
+    method = '_share_fd_cpu_' if collate is pseudo_collate else '_new_shared'
+    monkeypatch.setattr(torch.UntypedStorage, method, full)
+    with pytest.raises(LoaderError, match='DataLoader worker') as failed:
+        load(watched(collate=collate))
+    message = str(failed.value)
+    for fact in (FULL, '/dev/shm has', '--shm-size', 'ulimit -n', 'num_workers=0'):
+        assert fact in message
+
+
+def have_little_shared_memory():
+    libc = ctypes.CDLL(None)
+    new_namespace, recursive, private = 0x20000, 0x4000, 0x40000
+    if (
+        libc.unshare(new_namespace)
+        or libc.mount(b'none', b'/', None, recursive | private, None)
+        or libc.mount(b'tmpfs', b'/dev/shm', b'tmpfs', 0, b'size=1m')
+    ):
+        return  # only root may do so
+    with pytest.raises(LoaderError, match=r'No space left on device .* of 1\.0 MiB free'):
+        load(watched(None, 1, 400_000))
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='no namespaces of mounts')
+def test_a_small_shared_memory_is_reported(all_forked):
+    all_forked((have_little_shared_memory,))
+
+
+def lack_handles():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/dev/fd')) + 12,) * 2)
+    with pytest.raises(LoaderError, match=r'Too many open files.* files open'):
+        load(watched(None, 20))
+
+
+def test_missing_file_handles_are_reported(all_forked):
+    all_forked((lack_handles,))
+
+
+def test_workers_that_cannot_be_started_are_reported(monkeypatch):
+    def refuse(*_, **__):
+        raise FileNotFoundError(2, 'No such file or directory')  # no /dev/shm
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, '__init__', refuse)
+    with pytest.raises(LoaderError, match='2 DataLoader workers cannot be started: .*No such file'):
+        load(watched())
+
+
+@pytest.mark.parametrize(
+    ('number', 'cause'), [('SIGBUS', 'shared memory in /dev/shm is full'), ('SIGKILL', 'memory')]
+)
+def test_a_worker_that_is_killed_is_reported(number, cause):
+    kill = signal.Signals[number]
+    with pytest.raises(LoaderError, match=f'was killed by {number}: .*{cause}') as failed:
+        load(watched(lambda: os.kill(os.getpid(), kill)))
+    assert ('--shm-size' in str(failed.value)) == (number == 'SIGBUS')
+
+
+def test_a_batch_that_cannot_be_sent_is_reported():
+    with pytest.raises(LoaderError, match='pickle') as failed:
+        load(watched(lambda: lambda: None))
+    assert '--shm-size' not in str(failed.value)
+
+
+@pytest.mark.parametrize('error', [ConnectionResetError, EOFError])
+def test_a_worker_that_ends_amid_a_batch_is_reported(monkeypatch, error):
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(workers._WatchedIterator, '_try_get_data', broken)
+    with pytest.raises(RuntimeError, match='DataLoader worker was lost as it handed over a batch'):
+        load(watched())
+
+
+@pytest.mark.parametrize('kind', [RuntimeError, ConnectionError, FileNotFoundError])
+def test_errors_of_the_data_set_are_left_alone(kind):
+    def fail():
+        raise kind('image_7.png is broken')
+
+    with pytest.raises(kind, match=r'image_7.png') as failed:
+        load(watched(fail))
+    assert type(failed.value) is kind
+
+
+def test_workers_that_hang_end_the_wait(monkeypatch):
+    logged = []
+    monkeypatch.setattr(workers, 'WARN_SECONDS', 0.1)
+    monkeypatch.setattr(workers, 'print_log', lambda text, *_, **__: logged.append(text))
+    loader = watched(lambda: time.sleep(100), timeout=1)
+    batches = iter(loader)
+    processes = batches._workers
+    with pytest.raises(
+        LoaderError, match=r'worker 0 \(pid \d+\), 1 .* within 1 s.*increase timeout'
+    ):
+        next(batches)
+    assert 'giving up after 1 s' in logged[0]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+
+
+def test_slow_workers_may_take_longer_in_all():
+    assert len(load(watched(lambda: time.sleep(0.3), number=1, timeout=3))) == 6
+
+
+def test_by_default_a_wait_has_an_end(monkeypatch):
+    assert workers.DEFAULT_TIMEOUT >= 600  # a cold network drive may need minutes for a batch
+    monkeypatch.setattr(workers, 'DEFAULT_TIMEOUT', 0.5)
+    with pytest.raises(LoaderError, match=r'within 0\.5 s'):
+        load(watched(lambda: time.sleep(100)))
+
+
+def test_a_timeout_without_workers_is_harmless():
+    assert len(load(watched(number=0, timeout=5))) == 6
+
+
+def test_other_loaders_are_left_alone():
+    class Own(DataLoader):
+        pass
+
+    loader = Own(Tensors(), num_workers=1)
+    assert watch_workers(loader) is loader
+    assert type(loader) is Own
+    assert loader.worker_init_fn is None
+
+
+def test_watching_twice_is_watching_once():
+    loader = watched()
+    start = loader.worker_init_fn
+    assert watch_workers(loader).worker_init_fn is start
+
+
+def test_resources_name_numbers():
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert f'of at most {limit} files open' in describe_resources()
