@@ -1,0 +1,181 @@
+"""Which weights are evaluated, by all that evaluates: after EMAHook, and after stock trainings."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmkdml.apis import load, load_config, load_weights, make_runner, publish
+from mmkdml.apis.export_source import load_source
+from mmkdml.experiments import RunSpec
+from mmkdml.experiments.execute import RESULT, execute
+from mmkdml.experiments.packing import unpack_result
+from mmkdml.models.checkpoints import load_checkpoint_file
+
+from .conftest import CONFIG, ROOT
+
+pytestmark = pytest.mark.slow
+HEAD = (
+    'from mmengine.config import read_base\n'
+    'from mmengine.hooks import CheckpointHook, EMAHook\n'
+    'from mmseg.evaluation import IoUMetric\n'
+    'from mmkdml.evaluation import MemberMetrics\n'
+    'with read_base():\n'
+    '    from .kdml_v3_demo import *\n'
+)
+EMA = """
+custom_hooks = [*custom_hooks, dict(type=EMAHook, momentum=0.5)]
+val_evaluator = test_evaluator = dict(type=MemberMetrics, metric=dict(type=IoUMetric))
+default_hooks['checkpoint'].update(save_best='ensemble/mIoU')
+"""
+STOCK = """
+model = dict(small_teacher, data_preprocessor=data_preprocessor)
+val_evaluator = test_evaluator = dict(type=IoUMetric)
+default_hooks = dict(
+    checkpoint=dict(type=CheckpointHook, interval=1, save_best='mIoU', rule='greater'))
+custom_hooks = []
+"""
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory):
+    """A copy of the configs, with one that averages weights and one without mmkdml's hooks."""
+    folder = tmp_path_factory.mktemp('copied')
+    shutil.copytree(ROOT / 'configs', folder / 'configs')
+    demo = folder / 'configs' / 'demo'
+    (demo / 'averaged.py').write_text(HEAD + EMA)
+    (demo / 'stock.py').write_text(HEAD + STOCK)
+    return demo
+
+
+@pytest.fixture(scope='module')
+def options(short):
+    pairs = (option.split('=', 1) for option in short)
+    return {key: DictAction._parse_int_float_bool(value) for key, value in pairs}
+
+
+@pytest.fixture(scope='module')
+def runs(demo, options, tmp_path_factory):
+    """(folder, tested scores) of a suite's run in one go, and of one after an interruption."""
+    top = tmp_path_factory.mktemp('runs')
+    spec = RunSpec('run', 0, str(demo / 'averaged.py'), options)
+    whole, resumed = top / 'whole', top / 'resumed'
+    execute(spec, whole, None, 'none')
+    shutil.copytree(whole, resumed)
+    for path in [*resumed.glob('best_*'), resumed / 'epoch_2.pth', resumed / RESULT]:
+        path.unlink()
+    execute(spec, resumed, None, 'none')
+    return {
+        folder.name: (folder, unpack_result((folder / RESULT).read_bytes())[0])
+        for folder in (whole, resumed)
+    }
+
+
+def average(folder):
+    """The average in a checkpoint, which differs from the weights that were trained."""
+    content = load_checkpoint_file(folder / 'epoch_2.pth')
+    key = 'members.student_1.decode_head.conv_seg.weight'
+    assert not torch.equal(content['state_dict'][key], content['ema_state_dict'][f'module.{key}'])
+    return content['state_dict']
+
+
+def equal(weights, expected):
+    return weights.keys() == expected.keys() and all(
+        torch.equal(value, expected[key]) for key, value in weights.items()
+    )
+
+
+class Spy(Hook):
+    priority = 'LOWEST'
+
+    def after_test_iter(self, runner, *args, **kwargs):
+        self.seen = {key: one.clone() for key, one in runner.model.state_dict().items()}
+
+
+def test_an_interruption_changes_no_weight_and_no_score(runs):
+    whole, resumed = runs['whole'], runs['resumed']
+    assert equal(average(whole[0]), average(resumed[0]))
+    for name in ('last', 'best'):
+        assert whole[1][name].metrics == resumed[1][name].metrics
+
+
+@pytest.mark.parametrize('run', ['whole', 'resumed'])
+def test_all_evaluate_the_average(runs, run, demo, options, tool, short, tmp_path):
+    folder, measured = runs[run]
+    file, expected = folder / 'epoch_2.pth', average(folder)
+    path = demo / 'averaged.py'
+    tool('test', path, file, '--work-dir', tmp_path, '--out', tmp_path / 'out.json', options=short)
+    tested = json.loads((tmp_path / 'out.json').read_text())
+    suite = measured['last'].metrics
+    assert tested
+    assert tested == {key: value for key, value in suite.items() if key in tested}
+
+    spy = Spy()
+    runner = make_runner(load_config(path, {**options, 'experiment_name': run}, tmp_path))
+    runner.register_hook(spy)
+    load_weights(runner, file)
+    runner.test()
+    assert equal(spy.seen, expected)
+
+    config = load_config(path, options)
+    assert equal(load(path, file, 'cpu').model.state_dict(), expected)
+    published = load_checkpoint_file(publish(config, file, tmp_path / 'published')[1])
+    for member in ('student_1', 'student_2'):
+        prefix = f'members.{member}.'
+        theirs = {k: one for k, one in published['state_dict'].items() if k.startswith(prefix)}
+        mine = {key: one for key, one in expected.items() if key.startswith(prefix)}
+        assert equal(theirs, mine)
+        exported = load_source(config, file, member).members[member].state_dict()
+        assert equal({f'{prefix}{key}': one for key, one in exported.items()}, mine)
+
+
+def test_numpy_scores_of_a_framework_s_metric_are_plain_numbers(runs):
+    for folder, _ in runs.values():
+        info = load_checkpoint_file(folder)['message_hub']['runtime_info']
+        assert type(info['best_score']) is float
+        assert info['best_rules'] == {'ensemble/mIoU': 'greater'}
+
+
+def test_a_stock_teacher_with_a_numpy_score(demo, options, short, tool, tmp_path):
+    """Trained by mmengine's own runner and hooks, whose best score is a float32 of NumPy."""
+    folder, path = tmp_path / 'stock', demo / 'stock.py'
+    Runner.from_cfg(load_config(path, {**options, 'experiment_name': 'stock'}, folder)).train()
+    (best,) = folder.glob('best_mIoU_*.pth')
+    score = load_checkpoint_file(best)['message_hub']['runtime_info']['best_score']
+    assert str(type(score)) == "<class 'numpy.float32'>"
+    weights = load_checkpoint_file(best)['state_dict']
+    tool('test', path, folder, '--work-dir', tmp_path, '--out', tmp_path / 'x.json', options=short)
+    assert json.loads((tmp_path / 'x.json').read_text())['mIoU'] >= 0
+    assert equal(load(folder, device='cpu').model.state_dict(), weights)
+    config = load_config(path, options)
+    assert equal(load_source(config, folder, 'model').members['model'].state_dict(), weights)
+    with pytest.raises(TypeError, match='needs no publishing'):
+        publish(config, folder, tmp_path / 'published')
+    off = {'model.mode': 'kd_off', 'model.weights': dict(gamma=None)}
+    taught = load_config(CONFIG, {**options, **off, 'model.teacher_checkpoint': str(folder)})
+    runner = make_runner(
+        Config(dict(taught, experiment_name='taught', work_dir=str(tmp_path / 't')))
+    )
+    assert equal(runner.model.named_members()['teacher'].state_dict(), weights)
+
+
+def test_a_random_teacher_neither_teaches_nor_is_tested(short, tool, tmp_path, checkpoint):
+    off = [*short, 'model.mode=kd_off', 'model.weights.gamma=None']
+    message = r'teacher has no weights for backbone, decode_head: .* model\.teacher_checkpoint'
+    with pytest.raises(SystemExit, match=message):
+        tool('train', CONFIG, '--work-dir', tmp_path / 'run', options=off)
+    assert not [*(tmp_path / 'run').glob('*.pth')]
+    with pytest.raises(SystemExit, match=message):
+        tool('test', CONFIG, checkpoint, '--work-dir', tmp_path / 'test', options=off)
+    with pytest.raises(ValueError, match=message):
+        load_off(checkpoint)
+    tool('print_classroom', CONFIG, options=off[-2:], experiment=False)
+
+
+def load_off(checkpoint):
+    off = {'model.mode': 'kd_off', 'model.weights': dict(gamma=None)}
+    return load(load_config(CONFIG, off), checkpoint, 'cpu')
