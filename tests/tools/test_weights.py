@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -16,8 +17,8 @@ from mmkdml.experiments.execute import RESULT, execute
 from mmkdml.experiments.packing import unpack_result
 from mmkdml.models.checkpoints import load_checkpoint_file
 
-from .conftest import CONFIG, ROOT
-
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
 pytestmark = pytest.mark.slow
 HEAD = (
     'from mmengine.config import read_base\n'
@@ -36,7 +37,8 @@ STOCK = """
 model = dict(small_teacher, data_preprocessor=data_preprocessor)
 val_evaluator = test_evaluator = dict(type=IoUMetric)
 default_hooks = dict(
-    checkpoint=dict(type=CheckpointHook, interval=1, save_best='mIoU', rule='greater'))
+    checkpoint=dict(type=CheckpointHook, interval=1, save_best='mIoU', rule='greater'),
+    logger=default_hooks['logger'])
 custom_hooks = []
 """
 
@@ -156,10 +158,8 @@ def test_a_stock_teacher_with_a_numpy_score(demo, options, short, tool, tmp_path
     with pytest.raises(TypeError, match='needs no publishing'):
         publish(config, folder, tmp_path / 'published')
     off = {'model.mode': 'kd_off', 'model.weights': dict(gamma=None)}
-    taught = load_config(CONFIG, {**options, **off, 'model.teacher_checkpoint': str(folder)})
-    runner = make_runner(
-        Config(dict(taught, experiment_name='taught', work_dir=str(tmp_path / 't')))
-    )
+    off |= {'model.teacher_checkpoint': str(folder), 'experiment_name': 'taught'}
+    runner = make_runner(load_config(CONFIG, options | off, tmp_path / 'taught'))
     assert equal(runner.model.named_members()['teacher'].state_dict(), weights)
 
 
