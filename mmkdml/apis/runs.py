@@ -180,9 +180,10 @@ def make_runner(
         if config.get('resume'):
             config.resume = start.checkpoint is not None
             config.load_from = start.checkpoint and str(start.checkpoint)
-    if not config.get('resume') and config.get('load_from') and Path(config.load_from).is_file():
-        load_checkpoint_file(config.load_from)  # before the networks are built
     try:
+        weights = None if config.get('resume') else config.get('load_from')
+        if weights and Path(weights).is_file():
+            load_checkpoint_file(weights)  # before the networks are built
         runner = _Runner.from_cfg(config)
     except BaseException as error:
         if start is not None:
