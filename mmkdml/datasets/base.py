@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os.path as osp
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from mmseg.datasets import BaseSegDataset
 
 from mmkdml.datasets.image_cache import cached_pipeline
 from mmkdml.datasets.images import DRAWN_ON
-from mmkdml.datasets.manifest import INFO_FILE
+from mmkdml.datasets.manifest import read_manifest
 from mmkdml.datasets.splits import SplitRow, read_split, refuse_outside, refuse_repeats
 from mmkdml.datasets.transforms import header_of
 from mmkdml.registry import DATASETS
@@ -223,20 +222,26 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
     METAINFO = dict(classes=('background', 'foreground'), palette=[[0, 0, 0], [255, 64, 64]])
 
     def __init__(self, *args: Any, masks_drawn_on: str | None = None, **kwargs: Any) -> None:
-        if masks_drawn_on not in (None, *DRAWN_ON):
-            raise ValueError(
-                f'masks_drawn_on: expected {" or ".join(DRAWN_ON)}, got {masks_drawn_on!r}'
-            )
-        self.masks_drawn_on = masks_drawn_on
+        self.masks_drawn_on = _known_pixels(masks_drawn_on, 'masks_drawn_on')
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """See the base class; adds what the masks were drawn on."""
+        """See the base class; adds ``masks_drawn_on`` where it is known.
+
+        Raises:
+            ValueError: Also if ``splits.json`` records something else than the two.
+        """
+        samples = super().load_data_list()
         if self.masks_drawn_on is None:
-            info = Path(self.ann_file).with_name(INFO_FILE)
-            recorded = json.loads(info.read_text()) if info.is_file() else {}
-            self.masks_drawn_on = recorded.get('masks_drawn_on')
-        return super().load_data_list()
+            folder = osp.dirname(self.ann_file)
+            recorded = read_manifest(folder).get('masks_drawn_on')
+            self.masks_drawn_on = _known_pixels(
+                recorded, f'masks_drawn_on of the splits in {folder}'
+            )
+        if self.masks_drawn_on is not None:
+            for sample in samples:
+                sample['masks_drawn_on'] = self.masks_drawn_on
+        return samples
 
     def prepare_data(self, idx: int) -> Any:
         """See the base class.
@@ -283,5 +288,10 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
             label_map=self.label_map,
             reduce_zero_label=self.reduce_zero_label,
             seg_fields=[],
-            **({'masks_drawn_on': self.masks_drawn_on} if self.masks_drawn_on else {}),
         )
+
+
+def _known_pixels(drawn_on: Any, what: str) -> str | None:
+    if drawn_on not in (None, *DRAWN_ON):
+        raise ValueError(f'{what}: expected {" or ".join(DRAWN_ON)}, got {drawn_on!r}')
+    return drawn_on

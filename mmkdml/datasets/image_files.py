@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ _MODES = ('RGB', 'L', 'P', '1', 'RGBA', 'LA', 'PA')
 _WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 258, 274, 277, 339
 # The start of a JPEG 2000 codestream, and how much of a file is searched for it.
 _CODESTREAM, _SEARCHED_BYTES = b'\xff\x4f\xff\x51', 2**20
+_BUFFERED_BYTES = 2**26
 _TO_RGB = 'Convert it to 8-bit RGB'
 _TO_8_BITS = 'Convert it to 8 bits, with the range of values that matters'
 
@@ -134,7 +137,10 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     """
     with _without_pillow_limit():
         with readable(path):
-            image = Image.open(path, formats=FORMATS)
+            # Pillow reads TIFF tags in many small pieces, which takes longer from a file.
+            small = os.path.getsize(path) <= _BUFFERED_BYTES
+            source = io.BytesIO(Path(path).read_bytes()) if small else path
+            image = Image.open(source, formats=FORMATS)
         with image:
             yield image
 

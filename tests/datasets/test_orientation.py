@@ -92,6 +92,9 @@ def test_the_data_set_may_say_what_masks_were_drawn_on(tmp_path):
     assert_fits(dataset(root, masks_drawn_on='stored'))
     with pytest.raises(ValueError, match="masks_drawn_on: expected stored or shown, got 'both'"):
         dataset(root, masks_drawn_on='both')
+    (root / 'splits' / 'splits.json').write_text('{"masks_drawn_on": 1}')
+    with pytest.raises(ValueError, match=r'splits: expected stored or shown, got 1'):
+        dataset(root)
 
 
 def test_each_decision_has_a_cache_of_its_own(tmp_path):
