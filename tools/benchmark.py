@@ -172,8 +172,16 @@ def _parser(
     if batch_size:
         parser.add_argument('--batch-size', type=int, default=8, help='images in the batch (8)')
     parser.add_argument('--rounds', type=int, default=5, help='measured steps of each kind (5)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there, too')
+    parser.add_argument(
+        '--json', type=_new_file, metavar='FILE', help='also write them to this file'
+    )
     return parser
+
+
+def _new_file(path: str) -> Path:
+    if Path(path).exists():
+        raise argparse.ArgumentTypeError(f'{path} exists already: choose another file')
+    return Path(path)
 
 
 def _tell(costs: Mapping[Any, Any], table: str, path: Path | None) -> None:

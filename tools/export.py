@@ -1,5 +1,6 @@
 """Exports a trained network or ensemble: python tools/export.py RUN --what ensemble --out DIR"""
 
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,13 @@ import pandas as pd
 from mmkdml.apis import config_parser, load_config, run_tool
 from mmkdml.apis.export import CHECKPOINT, FORMATS, export, measure_latencies, new_folder, speed_ups
 from mmkdml.apis.export_card import INTENDED_USE, LICENCE, make_card, write_card
-from mmkdml.apis.export_checks import case_table, dataset_images, dataset_of, folder_images
+from mmkdml.apis.export_checks import (
+    case_table,
+    dataset_images,
+    dataset_of,
+    folder_images,
+    lacks_of_cases,
+)
 from mmkdml.apis.export_source import load_source
 from mmkdml.apis.trained import run_files
 from mmkdml.experiments.case_scores import case_scores
@@ -49,6 +56,15 @@ def main() -> None:
     config = load_config(file, args.cfg_options)
     with new_folder(args.out, args.force) as folder:
         test = None if args.images else dataset_of(config, 'test')
+        lacks = () if test is None else lacks_of_cases(test)
+        if lacks:
+            reason = (
+                f'the samples of the test part have no {" and ".join(lacks)}: add them to the data '
+                "set and to meta_keys of the pipeline's Pack transform"
+            )
+            if args.int8:
+                parser.error(f'--int8 is measured on cases, but {reason}')
+            print(f'warning: quality is not measured, because {reason}', file=sys.stderr)
         images = list(
             folder_images(config, args.images, args.check)
             if test is None
@@ -62,7 +78,7 @@ def main() -> None:
             f'{exported.agreement.max_difference:.2g}'
         )
         scores = None
-        if test is not None:
+        if test is not None and not lacks:
             tables = [case_table(one, source, test, name) for name, one in exported.answers.items()]
             scores = case_scores(pd.concat(tables), args.format if args.int8 else None)
             print(scores.to_string(index=False, float_format='%.2f', na_rep=''))

@@ -8,6 +8,7 @@ from pathlib import Path
 from prettytable import PrettyTable
 
 from mmkdml.apis import newest_checkpoint, run_tool
+from mmkdml.apis.output_folder import refuse_existing
 from mmkdml.experiments import (
     CHECKPOINTS,
     FORMS,
@@ -67,7 +68,10 @@ def main() -> None:
         )
         if command in (table, claims, report):
             command.add_argument('--out', type=Path, help='file to write')
+            command.add_argument('--force', action='store_true', help='replace that file')
     args = parser.parse_args()
+    if getattr(args, 'out', None):
+        refuse_existing(args.out, args.force)
     globals()[args.command](args)
 
 

@@ -1,11 +1,10 @@
 """Tests a checkpoint: python tools/test.py CONFIG CHECKPOINT"""
 
-from pathlib import Path
-
 from mmengine.dist import is_main_process
 
 from mmkdml.apis import config_parser, load_config, load_weights, make_runner, run_tool
-from mmkdml.files import json_text
+from mmkdml.apis.output_folder import refuse_existing
+from mmkdml.files import json_text, write_atomically
 
 
 def main() -> None:
@@ -21,13 +20,16 @@ def main() -> None:
     parser.add_argument(
         '--out', help='JSON file for the metrics; null where one is undefined (NaN)'
     )
+    parser.add_argument('--force', action='store_true', help='replace that file')
     args = parser.parse_args()
+    if args.out:
+        refuse_existing(args.out, args.force, [args.config, args.checkpoint])
     config = load_config(args.config, args.cfg_options, args.work_dir)
     runner = make_runner(config, args.launcher, train=False)
     load_weights(runner, args.checkpoint)
     metrics = runner.test()
     if args.out and is_main_process():
-        Path(args.out).write_text(json_text(metrics, indent=2) + '\n')
+        write_atomically(args.out, f'{json_text(metrics, indent=2)}\n'.encode())
 
 
 if __name__ == '__main__':

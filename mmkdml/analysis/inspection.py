@@ -50,8 +50,7 @@ def inspect_config(config: Config) -> Inspection:
         TypeError: If the model is none of these.
         ValueError: If it cannot be built as it is described.
     """
-    if config.get('default_scope'):
-        init_default_scope(config.default_scope)
+    use_default_scope(config)
     if not isinstance(config.get('model'), Mapping):
         has = ', '.join(config) or 'nothing'
         raise ValueError(f'the config must have a model, a dict with a type; it has {has}')
@@ -105,6 +104,12 @@ def classroom_settings(
         kind = type(distiller.data_preprocessor)
         shared = dict(shared, type=f'{kind.__module__}.{kind.__qualname__}')
     return members, shared
+
+
+def use_default_scope(config: Config) -> None:
+    """Look up names of classes in the scope that a config names, before one of them is built."""
+    if config.get('default_scope'):
+        init_default_scope(config.default_scope)
 
 
 def without_pretrained(config: Any) -> Any:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from prettytable import PrettyTable
 
+from mmkdml.analysis.inspection import use_default_scope
 from mmkdml.analysis.timing import median_seconds
 from mmkdml.datasets.base import keep_images
 from mmkdml.engine.seeding import SeededBatches
@@ -65,8 +66,7 @@ def measure_loading(
             'Expected numbers of workers of at least 0 and 1 batch or more, got workers '
             f'{list(workers)} and batches {batches}'
         )
-    if config.get('default_scope'):
-        init_default_scope(config.default_scope)
+    use_default_scope(config)
     set_multi_processing(**config.get('env_cfg', {}).get('mp_cfg', {}))
     settings = copy.deepcopy(config.train_dataloader)
     settings.dataset.pop('image_cache', None)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.structures import PixelData
 
+from mmkdml.analysis.inspection import use_default_scope
 from mmkdml.apis.export_graph import Answers
 from mmkdml.apis.export_source import Source
 from mmkdml.apis.image_pipeline import ImagePipeline
@@ -127,7 +128,14 @@ def dataset_of(config: Config, part: str) -> Any:
     loader = config.get(f'{part}_dataloader')
     if loader is None:
         raise ValueError(f'{config.filename} has no {part}_dataloader: give a folder of images')
+    use_default_scope(config)
     return DATASETS.build(loader['dataset'])
+
+
+def lacks_of_cases(dataset: Any) -> tuple[str, ...]:
+    """What samples lack of ``id`` and ``group``, without which no cases can be compared."""
+    sample = dataset[0]['data_samples']
+    return tuple(key for key in ('id', 'group') if key not in sample)
 
 
 def dataset_images(dataset: Any, number: int) -> Iterator[np.ndarray]:

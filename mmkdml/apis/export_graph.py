@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mmkdml.apis.export_source import Source
 Answers = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """RGB images (N, 3, H, W), uint8 -> scores (N, K, ...) in [0, 1] and labels (N, ...)."""
 
+#: No backbone of MMSegmentation reduces maps by more; torch.export cannot trace any size at all.
+STRIDE = 32
 INPUT, OUTPUTS = 'images', ('scores', 'labels')
 
 
@@ -112,15 +115,16 @@ def export_program(network: ExportedNetwork, source: Source) -> torch.export.Exp
         with torch.inference_mode(False), torch.no_grad():
             return torch.export.export(network, (images,), dynamic_shapes=(sizes,))
     except Exception as error:  # torch raises its own kinds, and whatever the network does
-        raise ValueError(
-            f'torch.export cannot trace {source.name}: {type(error).__name__}: {error}'
-        ) from error
+        raise ValueError(f'torch.export cannot trace {source.name}: {_reason(error)}') from error
 
 
 def size_divisor(source: Source) -> int:
-    """What height and width of a segmentor's images must be multiples of."""
+    """What height and width of a segmentor's images must be multiples of.
+
+    That is what the preprocessor pads them to, or :data:`STRIDE` where it does not pad.
+    """
     test_cfg = getattr(source.preprocessor, 'test_cfg', None) or {}
-    return int(test_cfg.get('size_divisor') or 1)
+    return int(test_cfg.get('size_divisor') or STRIDE)
 
 
 def sizes_in_words(source: Source) -> str:
@@ -155,7 +159,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     """Writes an ONNX model with the input ``images`` and the outputs ``scores`` and ``labels``."""
     for module in ('onnx', 'onnxscript', 'onnxruntime'):
         require(module)
-    with warnings.catch_warnings():  # of what torch itself calls
+    with _onnx_errors(path), warnings.catch_warnings():  # of what torch itself calls
         warnings.simplefilter('ignore', FutureWarning)
         torch.onnx.export(
             program,
@@ -167,6 +171,30 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
+
+
+@contextmanager
+def _onnx_errors(path: Path) -> Iterator[None]:
+    """Make one line of what torch or onnxruntime cannot do.
+
+    Raises:
+        ValueError: In place of any other error.
+    """
+    try:
+        yield
+    except Exception as error:  # each has kinds of its own, with graphs of many lines
+        raise ValueError(
+            f'{path.stem} is not supported as ONNX ({_reason(error)}). Choose --format '
+            'torch-export, which has all operators of PyTorch'
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The error that another one was raised for, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
+    return f'{type(error).__name__}: {line[:200]}'
 
 
 def quantise(path: Path, out: Path, images: Iterable[np.ndarray]) -> None:
@@ -228,10 +256,15 @@ def file_answers(path: Path) -> Answers:
     options.intra_op_num_threads = torch.get_num_threads()
     # Or its threads would go on spinning after an answer, and slow down who is timed next.
     options.add_session_config_entry('session.force_spinning_stop', '1')
-    session = require('onnxruntime').InferenceSession(
-        str(path), options, providers=['CPUExecutionProvider']
-    )
-    return lambda images: tuple(session.run(list(OUTPUTS), {INPUT: images}))
+    runtime = require('onnxruntime')
+    with _onnx_errors(path):
+        session = runtime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+
+    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with _onnx_errors(path):
+            return tuple(session.run(list(OUTPUTS), {INPUT: images}))
+
+    return answer
 
 
 def _probabilities(member: Any, inputs: Tensor) -> Tensor:

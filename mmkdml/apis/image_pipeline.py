@@ -11,6 +11,7 @@ import numpy as np
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile, RandomFlip, TestTimeAug
 from mmengine.config import Config
 
+from mmkdml.analysis.inspection import use_default_scope
 from mmkdml.datasets import LoadBinaryMask
 from mmkdml.registry import TRANSFORMS
 
@@ -33,6 +34,7 @@ class ImagePipeline:
     """
 
     def __init__(self, config: Config, augment: bool = False) -> None:
+        use_default_scope(config)
         own_views = config.get('tta_pipeline') if augment else None
         settings = copy.deepcopy(own_views or _test_pipeline(config))  # TestTimeAug builds in it
         steps = [step if callable(step) else TRANSFORMS.build(step) for step in settings]

@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 
 from mmkdml.analysis.inspection import classroom_settings, inspect_config, without_pretrained
+from mmkdml.apis.output_folder import refuse_existing
 from mmkdml.models.checkpoints import (
     file_sha256,
     load_checkpoint_file,
@@ -49,7 +50,8 @@ def publish(
     path = resolve_checkpoint(checkpoint)
     out, name = Path(out), Path(config.filename).stem
     new_config = out / f'{name}.py'
-    _refuse_existing(new_config, force)
+    inputs = (config.filename, path)
+    refuse_existing(new_config, force, inputs)
     inspection = inspect_config(config)
     if inspection.distiller is None:
         (network,) = inspection.members.values()
@@ -64,7 +66,7 @@ def publish(
         with part.open('wb') as file:  # of a path, torch would write the name into the file
             torch.save(content, file)
         new_checkpoint = out / f'{name}-{file_sha256(part)[:8]}.pth'
-        _refuse_existing(new_checkpoint, force)
+        refuse_existing(new_checkpoint, force, inputs)
         os.replace(part, new_checkpoint)
         _published_config(config, inspection.distiller).dump(part)
         os.replace(part, new_config)
@@ -119,10 +121,3 @@ def _published_config(config: Config, distiller: KnowledgeDistiller) -> Config:
     )
     settings.pop('work_dir', None)
     return Config(settings, filename=config.filename)
-
-
-def _refuse_existing(path: Path, force: bool) -> None:
-    if path.exists() and not force:
-        raise FileExistsError(
-            f'{path} exists already; replace it with --force, or choose another folder'
-        )

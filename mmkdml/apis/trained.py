@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmkdml.analysis.inspection import without_pretrained
+from mmkdml.analysis.inspection import use_default_scope, without_pretrained
 from mmkdml.evaluation.member_metrics import PLAIN
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
@@ -117,8 +116,7 @@ def load_with_meta(
     """
     path = resolve_checkpoint(checkpoint)
     content = load_checkpoint_file(path)  # before the networks are built
-    if config.get('default_scope'):
-        init_default_scope(config.default_scope)
+    use_default_scope(config)
     settings = ConfigDict(_without_replaced(config.model))
     if config.get('data_preprocessor') is not None:  # as mmengine's runner does
         settings.setdefault('data_preprocessor', config.data_preprocessor)

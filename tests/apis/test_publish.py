@@ -133,7 +133,7 @@ def test_other_classrooms_and_the_preprocessing_of_a_first_teacher(tmp_path):
 def test_published_files_are_replaced_on_demand_only(checkpoint, tmp_path):
     paths = publish(load_config(DEMO), checkpoint, tmp_path)
     before = [path.read_bytes() for path in paths]
-    with pytest.raises(FileExistsError, match='kdml_v3_demo.py exists already; replace it'):
+    with pytest.raises(FileExistsError, match='kdml_v3_demo.py exists already. Replace it'):
         publish(load_config(DEMO), checkpoint, tmp_path)
     paths[0].unlink()
     with pytest.raises(FileExistsError, match=r'kdml_v3_demo-.{8}\.pth exists already'):

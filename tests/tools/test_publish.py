@@ -43,5 +43,5 @@ def test_the_published_ensemble_measures_the_same(tool, short, tmp_path, capsys)
     assert alone['student_1/foreground/IoU'] != alone['student_2/foreground/IoU']
     assert alone['ensemble/foreground/IoU'] > 0
 
-    with pytest.raises(SystemExit, match='publish.py: error: .*exists already; replace it'):
+    with pytest.raises(SystemExit, match='publish.py: error: .*exists already. Replace it'):
         tool('publish', CONFIG, run, '--out', tmp_path / 'out', experiment=False)

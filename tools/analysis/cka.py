@@ -6,6 +6,7 @@ from mmkdml.analysis.cka import measure_cka
 from mmkdml.analysis.cka_figure import draw_cka
 from mmkdml.apis import run_tool
 from mmkdml.apis.analysis_tool import analysis_parser, named_runs, open_run
+from mmkdml.apis.output_folder import OutputFolder
 
 
 def main() -> None:
@@ -31,19 +32,20 @@ def main() -> None:
     )
     parser.add_argument('--pool', type=int, help='average maps to at most this height and width')
     args = parser.parse_args()
-    tables = {}
-    for title, files in named_runs(parser, args).items():
+    runs, tables = named_runs(parser, args), {}
+    outputs, names = OutputFolder(args.out), ('cka.png', 'cka.svg', 'cka.csv')
+    outputs.check(names)
+    for title, files in runs.items():
         # Random batches, as the estimate needs.
         model, loader = open_run(
             *files, args.part, args.cfg_options, shuffle=True, batch_size=args.batch_size
         )
         tables[title] = measure_cka(model, loader, args.pair, args.layers, args.pool)
-    args.out.mkdir(parents=True, exist_ok=True)
     whole = pd.concat(tables, names=['run']).reset_index(level='run')
-    whole.to_csv(args.out / 'cka.csv', index=False)
-    pictures = [args.out / 'cka.png', args.out / 'cka.svg']
-    draw_cka(tables, pictures)
-    print(*pictures, args.out / 'cka.csv', sep='\n')
+    outputs.write_text('cka.csv', whole.to_csv(index=False))
+    with outputs.writing('cka.png') as png, outputs.writing('cka.svg') as svg:
+        draw_cka(tables, [png, svg])
+    print(*(args.out / name for name in names), sep='\n')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,9 @@
 """Draws hard cases as each member sees them: python tools/analysis/panels.py RUN [RUN ...]"""
 
+import shutil
+import tempfile
+from pathlib import Path
+
 import pandas as pd
 
 from mmkdml.analysis.case_figure import FOREGROUND_BAR, draw_runs, mask_rows
@@ -15,6 +19,7 @@ from mmkdml.analysis.hard_cases import (
 )
 from mmkdml.apis import run_tool
 from mmkdml.apis.analysis_tool import analysis_parser, named_runs, open_run
+from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.evaluation import csv_text
 
 
@@ -46,6 +51,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     files = named_runs(parser, args)
+    outputs = OutputFolder(args.out)
+    outputs.check(['cases.csv', 'panels.png'])
     runs = {
         title: open_run(*both, args.part, args.cfg_options, drop_last=False)
         for title, both in files.items()
@@ -68,11 +75,16 @@ def main() -> None:
     else:
         bar = cam_bar(args.towards)
         rows = {title: cam_rows(*run, args.towards, args.layer) for title, run in chosen.items()}
-    pictures = draw_runs(rows, ids, args.out, bar)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = [path.name for path in draw_runs(rows, ids, Path(folder), bar)]
+        outputs.check(pictures)
+        for name in pictures:
+            with outputs.writing(name) as part:
+                shutil.copyfile(Path(folder, name), part)
     whole = pd.concat({title: table.set_index('id').loc[ids] for title, table in tables.items()})
     whole = whole.convert_dtypes().rename_axis(['run', 'id']).reset_index()
-    (args.out / 'cases.csv').write_text(csv_text(whole))
-    print(*pictures, args.out / 'cases.csv', sep='\n')
+    outputs.write_text('cases.csv', csv_text(whole))
+    print(*(args.out / name for name in (*pictures, 'cases.csv')), sep='\n')
 
 
 if __name__ == '__main__':
