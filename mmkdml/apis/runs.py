@@ -31,7 +31,7 @@ from mmkdml.engine import (
     has_fast_bf16,
     keep_freed_memory,
 )
-from mmkdml.engine.checks import register_checks
+from mmkdml.engine.checks import check_class_order, register_checks
 from mmkdml.files import own_file
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 
@@ -195,11 +195,11 @@ def make_runner(
         raise kind(f'no run can be made of the config: {error}') from error
     runner.register_hook(SafeResumeHook())
     runner.register_hook(StrictWeightsHook())
+    runner.register_hook(WatchLoadersHook())
     register_checks(runner)
     if start is not None:
         hook = RunIdentityHook(start.identity, start.changes, start.outdated, start.notes)
         runner.register_hook(hook)
-    runner.register_hook(WatchLoadersHook())
     return runner
 
 
@@ -259,6 +259,9 @@ def load_weights(runner: Runner, checkpoint: str | Path) -> None:
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     path = resolve_checkpoint(checkpoint)
-    load_for_evaluation(model, path)
+    content = load_checkpoint_file(path)
+    load_for_evaluation(model, path, content)
+    if runner.test_loop is not None:
+        check_class_order(runner.test_dataloader.dataset, content, str(path))
     runner._has_loaded = True  # else load_from and resume in the config would replace it
     runner.logger.info(f'Loaded the weights of {path}')

@@ -137,6 +137,8 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     """
     with _without_pillow_limit():
         with readable(path):
+            if os.path.exists(path) and not os.path.isfile(path):
+                raise OSError('not a regular file')  # opening a named pipe would wait forever
             # Pillow reads TIFF tags in many small pieces, which takes longer from a file.
             small = os.path.getsize(path) <= _BUFFERED_BYTES
             source = io.BytesIO(Path(path).read_bytes()) if small else path

@@ -15,7 +15,13 @@ from mmpretrain.datasets import CustomDataset
 
 from mmkdml.apis import load_config, load_weights, make_runner, runs, use_amp
 from mmkdml.apis.runs import IMAGE_CACHE, use_deterministic, use_fast, use_image_cache
-from mmkdml.engine import ChannelsLastHook, CPUAmpOptimWrapper, SafeResumeHook, StrictWeightsHook
+from mmkdml.engine import (
+    ChannelsLastHook,
+    CPUAmpOptimWrapper,
+    SafeResumeHook,
+    StrictWeightsHook,
+    WatchLoadersHook,
+)
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
@@ -148,7 +154,7 @@ def test_a_runner_loads_weights_only_and_knows_its_launcher(built):
     runner = make_runner(Config(dict(a=1)), 'slurm')
     assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
     assert built[0].launcher == 'slurm'
-    assert [type(hook) for hook in runner.hooks] == [SafeResumeHook, StrictWeightsHook]
+    assert {SafeResumeHook, StrictWeightsHook, WatchLoadersHook} < {*map(type, runner.hooks)}
 
 
 def test_processes_share_buffers_unless_the_config_has_its_own_wrapper(built):
@@ -238,7 +244,23 @@ def test_nothing_to_resume_is_a_fresh_start(built, tmp_path):
 
 
 def stub_runner(model):
-    return SimpleNamespace(model=model, logger=logging.getLogger('stub'), _has_loaded=False)
+    logger = logging.getLogger('stub')
+    return SimpleNamespace(model=model, logger=logger, _has_loaded=False, test_loop=None)
+
+
+def test_weights_of_classes_in_another_order_are_refused(tmp_path):
+    model = torch.nn.Linear(2, 1)
+    meta = dict(dataset_meta=dict(classes=('benign', 'malignant')))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'best_x.pth')
+    runner = stub_runner(model)
+    for order in (('benign', 'malignant'), ('malignant', 'benign')):
+        data = SimpleNamespace(metainfo=dict(classes=order))
+        runner.test_loop, runner.test_dataloader = object(), SimpleNamespace(dataset=data)
+        if order == ('benign', 'malignant'):
+            load_weights(runner, tmp_path)
+        else:
+            with pytest.raises(ValueError, match=r'best_x\.pth was trained.*benign, malignant'):
+                load_weights(runner, tmp_path)
 
 
 def test_weights_are_checked_before_they_are_loaded(tmp_path):

@@ -2,13 +2,26 @@
 
 from mmengine.runner import Runner
 
+from mmkdml.engine.checks.classes import ClassesHook, check_class_order
+from mmkdml.engine.checks.evaluated_images import EvaluatedImagesHook
+from mmkdml.engine.checks.monitored_metrics import MonitoredMetricsHook
 from mmkdml.engine.checks.small_batch import SmallBatchHook
 from mmkdml.engine.checks.split_overlap import SplitOverlapHook
 
-__all__ = ['SmallBatchHook', 'SplitOverlapHook', 'register_checks']
+__all__ = [
+    'ClassesHook',
+    'EvaluatedImagesHook',
+    'MonitoredMetricsHook',
+    'SmallBatchHook',
+    'SplitOverlapHook',
+    'check_class_order',
+    'register_checks',
+]
 
 
 def register_checks(runner: Runner) -> None:
     """Have a runner make all checks that need no setting."""
+    for hook in (ClassesHook, EvaluatedImagesHook, MonitoredMetricsHook):
+        runner.register_hook(hook())
     runner.register_hook(SplitOverlapHook())
     runner.register_hook(SmallBatchHook())

@@ -71,6 +71,11 @@ class FrozenMembers(dict[str, nn.Module]):
                 self._files[key] = dict(path=file, sha256=file_sha256(file))
             self[name] = member.requires_grad_(False).eval()
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Files that weights were loaded from, by member or by part of one."""
+        return {key: file['path'] for key, file in self._files.items()}
+
     def check_trained(self) -> None:
         """Raise ``ValueError`` if a member has random weights, with which it must not teach."""
         for name, parts in self.untrained.items():

@@ -198,6 +198,11 @@ class KnowledgeDistiller(BaseModel):
         """Names of the frozen members."""
         return tuple(self._frozen)
 
+    @property
+    def frozen_files(self) -> dict[str, str]:
+        """Checkpoint files of the frozen members or of their parts, by name."""
+        return self._frozen.files
+
     def forward(
         self,
         inputs: Tensor,

@@ -1,0 +1,103 @@
+"""Check that networks, their weights and the data agree about the classes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmkdml.checkpoint_io import read_checkpoint
+from mmkdml.registry import HOOKS
+
+_HEADS = ('head', 'decode_head')
+
+
+@HOOKS.register_module()
+class ClassesHook(Hook):
+    """Check before training or testing that networks and data have the same classes.
+
+    A head needs an output for each class of the data set; one with more is reported by a warning.
+    Frozen members that were trained on the same classes in another order would teach wrong labels.
+
+    Raises:
+        ValueError: If a head has too few classes, or a frozen member has them in another order.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check heads and frozen members against the training data."""
+        dataset, model = runner.train_dataloader.dataset, _model(runner)
+        _check_heads(model, _classes(dataset))
+        for name, path in getattr(model, 'frozen_files', {}).items():
+            check_class_order(dataset, read_checkpoint(path), f'the frozen {name} in {path}')
+
+    def before_test(self, runner: Runner) -> None:
+        """Check heads against the test data."""
+        _check_heads(_model(runner), _classes(runner.test_dataloader.dataset))
+
+
+def check_class_order(dataset: Any, checkpoint: Mapping[str, Any], where: str) -> None:
+    """Check that classes which a checkpoint and a data set have in common have the same indices.
+
+    Args:
+        dataset: The data set; checked if its ``metainfo`` names its classes.
+        checkpoint: Content of a checkpoint; checked if it records its classes.
+        where: Description of the weights, for messages.
+
+    Raises:
+        ValueError: If a class has another index.
+    """
+    classes, meta = _classes(dataset), checkpoint.get('meta')
+    recorded = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    trained = recorded.get('classes') if isinstance(recorded, dict) else None
+    if not (_are_names(classes) and _are_names(trained)):
+        return
+    moved = [
+        name
+        for index, name in enumerate(trained)
+        if name in classes and list(classes).index(name) != index
+    ]
+    if moved:
+        raise ValueError(
+            f'Order of the classes: expected {tuple(trained)}, with which {where} was trained, got '
+            f'{tuple(classes)} from the data set, so that its predictions would stand for other '
+            f'classes ({", ".join(moved)}). Use the same metainfo and the split files made with it'
+        )
+    if {*trained} != {*classes}:
+        print_log(
+            f'{where} was trained on the classes {tuple(trained)}, the data set has '
+            f'{tuple(classes)}',
+            'current',
+            logging.WARNING,
+        )
+
+
+def _check_heads(model: Any, classes: Sequence[str] | None) -> None:
+    if not _are_names(classes):
+        return
+    number = len(classes)
+    for name, module in model.named_modules():
+        outputs = getattr(module, 'num_classes', None)
+        if name.rpartition('.')[2] not in _HEADS or not isinstance(outputs, int):
+            continue
+        text = f'{name}.num_classes: expected {number}, as the data set has, got {outputs}'
+        if outputs < number:
+            raise ValueError(f'{text}. Set num_classes of the head, or metainfo of the data set')
+        if outputs > number:
+            print_log(f'{text}: the others are never trained', 'current', logging.WARNING)
+
+
+def _are_names(classes: Any) -> TypeGuard[Sequence[str]]:
+    return isinstance(classes, Sequence) and not isinstance(classes, str) and len(classes) > 0
+
+
+def _classes(dataset: Any) -> Any:
+    return (getattr(dataset, 'metainfo', None) or {}).get('classes')
+
+
+def _model(runner: Runner) -> Any:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

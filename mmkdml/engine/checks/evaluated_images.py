@@ -1,0 +1,62 @@
+"""Check that a validation or a test measures each image of its data set once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from mmkdml.registry import HOOKS
+
+
+@HOOKS.register_module()
+class EvaluatedImagesHook(Hook):
+    """Check before a validation or a test that its data loader yields each image once.
+
+    With ``drop_last=True`` the last images would be missing from the metrics without a word, and an
+    ``InfiniteSampler`` would never end. In several processes, images that a sampler repeats so that
+    all have as many are allowed: the metrics drop them.
+
+    Raises:
+        ValueError: If the loader skips or repeats images, or does not end.
+    """
+
+    def before_val(self, runner: Runner) -> None:
+        """Check the validation loader."""
+        _check('val', runner.val_dataloader)
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the test loader."""
+        _check('test', runner.test_dataloader)
+
+
+def _check(part: str, loader: DataLoader) -> None:
+    batches: Any = loader.batch_sampler
+    sampler: Any = getattr(batches, 'sampler', loader.sampler)
+    key = f'{part}_dataloader'
+    if isinstance(sampler, InfiniteSampler):
+        raise ValueError(
+            f'{key}.sampler: expected a sampler that ends, got {type(sampler).__name__}. Use '
+            'dict(type=DefaultSampler, shuffle=False)'
+        )
+    if not (hasattr(sampler, '__len__') and hasattr(loader.dataset, '__len__')):
+        return
+    images, processes = len(loader.dataset), get_world_size()
+    drawn = len(sampler)
+    size = getattr(batches, 'batch_size', None)
+    if size and getattr(batches, 'drop_last', False) and drawn % size:
+        raise ValueError(
+            f'{key}.drop_last: expected False, got True, which leaves {drawn % size} of {images} '
+            'images out of the metrics. Remove it'
+        )
+    # Per process; with round_up=False the last ones may have one fewer.
+    if not images // processes <= drawn <= -(-images // processes):
+        raise ValueError(
+            f'{key}.sampler: expected each of {images} images once, got {drawn} samples per '
+            f'process in {processes} process(es) from {type(sampler).__name__}. Use '
+            'dict(type=DefaultSampler, shuffle=False)'
+        )

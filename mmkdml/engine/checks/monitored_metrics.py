@@ -1,0 +1,75 @@
+"""Check that metrics which decide something in a run exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
+from mmengine.runner import Runner
+
+from mmkdml.registry import HOOKS
+
+# By the last part of a metric's name, in lower case.
+_RULES = {
+    **dict.fromkeys(('ece', 'loss'), 'less'),
+    **dict.fromkeys(
+        ('iou', 'miou', 'f1', 'f1-score', 'dice', 'mdice', 'top1', 'top5', 'accuracy', 'aacc',
+         'macc', 'precision', 'recall'), 'greater'
+    ),
+}  # fmt: skip
+
+
+@HOOKS.register_module()
+class MonitoredMetricsHook(Hook):
+    """Check the metrics that settings of the run name: they exist, and the better value is right.
+
+    These are ``save_best`` of the checkpoint hook, and ``monitor`` of ``EarlyStoppingHook`` and
+    ``ReduceOnPlateauLR``. If there is no such metric, mmengine ends in a ``KeyError``, or never
+    stops early or never reduces the learning rate. With the wrong ``rule`` it keeps the worst
+    checkpoint as the best one; ``ReduceOnPlateauLR`` has ``rule='less'`` by default.
+
+    Raises:
+        ValueError: Before training, if ``rule`` is wrong for a metric whose better value is known;
+            after a validation, if a metric is missing.
+    """
+
+    priority = 'VERY_HIGH'  # before the hooks that use the metrics
+
+    def __init__(self) -> None:
+        self._monitored: list[tuple[str, str, str]] = []  # none without a training
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the rules."""
+        self._monitored = [*_monitored(runner)]
+        for setting, key, rule in self._monitored:
+            expected = _RULES.get(key.rpartition('/')[2].lower(), rule)
+            if rule != expected:
+                raise ValueError(
+                    f'{setting}: expected rule={expected!r} for {key}, got {rule!r}, with which '
+                    f'the worst value counts as the best. Set rule={expected!r} next to it'
+                )
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
+        """Check the metrics of this validation."""
+        for setting, key, _ in self._monitored:
+            if metrics and key not in metrics:
+                raise ValueError(
+                    f'{setting}: expected a metric of the validation, got {key!r}. Choose one of '
+                    f'{", ".join(metrics)}'
+                )
+
+
+def _monitored(runner: Runner) -> Iterator[tuple[str, str, str]]:
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.save_best is not None:
+            for key, rule in zip(hook.key_indicators, hook.rules, strict=True):
+                if key != 'auto':
+                    yield 'save_best of the checkpoint hook', key, rule
+        elif isinstance(hook, EarlyStoppingHook):
+            yield 'monitor of EarlyStoppingHook', hook.monitor, hook.rule
+    schedulers = runner.param_schedulers or []
+    groups = schedulers.values() if isinstance(schedulers, dict) else [schedulers]
+    for scheduler in (one for group in groups for one in group):
+        if key := getattr(scheduler, 'monitor', None):
+            yield f'monitor of {type(scheduler).__name__}', key, scheduler.rule

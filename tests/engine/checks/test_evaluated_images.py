@@ -1,0 +1,55 @@
+from types import SimpleNamespace
+
+import pytest
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from torch.utils.data import DataLoader, SubsetRandomSampler, WeightedRandomSampler
+
+from mmkdml.engine.checks import EvaluatedImagesHook, evaluated_images
+
+IMAGES = range(10)
+
+
+def check(part='test', **settings):
+    loader = DataLoader(IMAGES, **{'batch_size': 4, **settings})
+    getattr(EvaluatedImagesHook(), f'before_{part}')(
+        SimpleNamespace(**{f'{part}_dataloader': loader})
+    )
+
+
+@pytest.mark.parametrize('part', ['val', 'test'])
+def test_images_that_are_left_out_are_refused(part):
+    check(part)
+    with pytest.raises(ValueError, match=rf'{part}_dataloader\.drop_last.*2 of 10 images'):
+        check(part, drop_last=True)
+
+
+def test_a_last_batch_of_full_size_may_be_dropped():
+    check(batch_size=5, drop_last=True)
+
+
+def test_any_order_of_all_images_passes():
+    check(sampler=DefaultSampler(IMAGES, shuffle=False))
+    check(sampler=DefaultSampler(IMAGES, shuffle=True))
+    check(shuffle=True)
+
+
+@pytest.mark.parametrize(
+    ('sampler', 'fact'),
+    [
+        (InfiniteSampler(IMAGES), 'a sampler that ends, got InfiniteSampler'),
+        (SubsetRandomSampler(range(7)), 'each of 10 images once, got 7'),
+        (WeightedRandomSampler([1.0] * 10, 25), 'each of 10 images once, got 25'),
+    ],
+)
+def test_samplers_that_do_not_yield_each_image_once_are_refused(sampler, fact):
+    with pytest.raises(ValueError, match=rf'test_dataloader\.sampler: expected {fact}'):
+        check(sampler=sampler)
+
+
+@pytest.mark.parametrize('shares', [(3, 4), (4, 4)])
+def test_processes_share_the_images(monkeypatch, shares):
+    monkeypatch.setattr(evaluated_images, 'get_world_size', lambda: 3)
+    for share in shares:
+        check(sampler=SubsetRandomSampler(range(share)))
+    with pytest.raises(ValueError, match='got 10 samples per process in 3'):
+        check(sampler=SubsetRandomSampler(IMAGES))

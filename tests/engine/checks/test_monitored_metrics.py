@@ -1,0 +1,86 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmengine.optim import ReduceOnPlateauLR, StepLR
+
+from mmkdml.engine.checks import MonitoredMetricsHook
+
+METRICS = {'ensemble/foreground/IoU': 0.5, 'teacher/foreground/IoU': 0.4}
+GOOD, TYPO = 'ensemble/foreground/IoU', 'ensemble/foreground/IuO'
+
+
+def check(*hooks, schedulers=(), metrics=METRICS):
+    runner = SimpleNamespace(hooks=hooks, param_schedulers=schedulers)
+    hook = MonitoredMetricsHook()
+    hook.after_val_epoch(runner, metrics)  # a validation alone decides nothing
+    hook.before_train(runner)
+    hook.after_val_epoch(runner, metrics)
+
+
+def plateau(key, rule='greater'):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    return [StepLR(optimizer, step_size=1), ReduceOnPlateauLR(optimizer, monitor=key, rule=rule)]
+
+
+def checkpoint(save_best, rule='greater'):
+    return CheckpointHook(save_best=save_best, rule=rule)
+
+
+def test_metrics_that_exist_pass():
+    check(checkpoint(GOOD), EarlyStoppingHook(GOOD, rule='greater'), schedulers=plateau(GOOD))
+    check(checkpoint([*METRICS]), checkpoint('auto'), checkpoint(None))
+    check(schedulers=dict(student=plateau(GOOD)))
+    check(schedulers=None)
+
+
+@pytest.mark.parametrize(
+    ('hooks', 'schedulers', 'setting'),
+    [
+        ([checkpoint(TYPO)], (), 'save_best of the checkpoint hook'),
+        ([checkpoint([GOOD, TYPO])], (), 'save_best of the checkpoint hook'),
+        ([EarlyStoppingHook(TYPO, rule='greater')], (), 'monitor of EarlyStoppingHook'),
+        ([], plateau(TYPO), 'monitor of ReduceOnPlateauLR'),
+        ([], dict(student=plateau(TYPO)), 'monitor of ReduceOnPlateauLR'),
+    ],
+)
+def test_a_misspelled_metric_is_refused(hooks, schedulers, setting):
+    with pytest.raises(ValueError, match=f"{setting}: .*got '{TYPO}'") as refused:
+        check(*hooks, schedulers=schedulers)
+    assert ', '.join(METRICS) in str(refused.value)
+    check(*hooks, schedulers=schedulers, metrics={})  # nothing was validated
+
+
+ECE = 'ensemble/calibration/ECE'
+
+
+@pytest.mark.parametrize(
+    ('hook', 'setting', 'key', 'right'),
+    [
+        (checkpoint, 'save_best of the checkpoint hook', GOOD, 'greater'),
+        (checkpoint, 'save_best of the checkpoint hook', ECE, 'less'),
+        (EarlyStoppingHook, 'monitor of EarlyStoppingHook', 'student_1/accuracy/top1', 'greater'),
+        (plateau, 'monitor of ReduceOnPlateauLR', 'model/f1-score', 'greater'),
+        (plateau, 'monitor of ReduceOnPlateauLR', 'loss', 'less'),
+    ],
+)
+def test_a_rule_that_prefers_the_worst_value_is_refused(hook, setting, key, right):
+    def train(rule):
+        made = hook(key, rule=rule)
+        lists = dict(hooks=[], param_schedulers=made) if hook is plateau else dict(
+            hooks=[made], param_schedulers=[]
+        )  # fmt: skip
+        MonitoredMetricsHook().before_train(SimpleNamespace(**lists))
+
+    train(right)
+    wrong = dict(greater='less', less='greater')[right]
+    with pytest.raises(ValueError, match=f"{setting}: expected rule='{right}' for {key}, got"):
+        train(wrong)
+
+
+def test_of_other_metrics_any_rule_is_accepted():
+    for rule in ('less', 'greater'):
+        MonitoredMetricsHook().before_train(
+            SimpleNamespace(hooks=[checkpoint('own/measure', rule)], param_schedulers=None)
+        )
