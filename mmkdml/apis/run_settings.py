@@ -27,10 +27,10 @@ _LOADING = {
     'num_workers', 'persistent_workers', 'pin_memory', 'pin_memory_device', 'prefetch_factor',
     'timeout', 'multiprocessing_context', 'image_cache', 'lazy_init', 'serialize_data',
 }  # fmt: skip
-_WATCHING_HOOKS = {
+_WATCHING_HOOKS = (
     'IterTimerHook', 'LoggerHook', 'LossBalanceHook', 'MemberTableHook', 'PanelHook', 'ProfileHook',
-    'ReliabilityHook', 'SegVisualizationHook', 'VisualizationHook',
-}  # fmt: skip
+    'ReliabilityHook', 'VisualizationHook',
+)  # fmt: skip
 _SAVING = {
     'interval', 'by_epoch', 'max_keep_ckpts', 'out_dir', 'save_last', 'save_begin',
     'filename_tmpl', 'backend_args', 'save_optimizer', 'save_param_scheduler',
@@ -199,7 +199,7 @@ def _without(value: Any, keys: set[str]) -> Any:
 
 def _decides(hook: Any) -> bool:
     kind = hook.get('type') if isinstance(hook, Mapping) else None
-    return str(kind).rpartition('.')[2] not in _WATCHING_HOOKS
+    return not str(kind).endswith(_WATCHING_HOOKS)
 
 
 def _flat(value: Any, place: str = '') -> Iterator[tuple[str, Any]]:
