@@ -14,7 +14,8 @@ import numpy as np
 
 from mmkdml.apis.dicom_series import read_dicom
 from mmkdml.apis.medical_images import PLANES, Volume, read_nifti
-from mmkdml.datasets.images import PAGES_PER_IMAGE, check_size, read_pages
+from mmkdml.datasets.image_files import check_size
+from mmkdml.datasets.images import PAGES_PER_IMAGE, read_pages
 
 _NIFTI = ('.nii', '.nii.gz')
 #: How the names of files end that are taken for images.

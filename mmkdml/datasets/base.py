@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os.path as osp
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcv.transforms import LoadAnnotations
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
+from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 from mmseg.datasets import BaseSegDataset
 
@@ -76,6 +78,13 @@ class SplitFileMixin(ABC):
         if self._fully_initialized:
             return
         super().full_init()  # type: ignore[misc]
+        if any(type(step) is LoadImageFromFile for step in self.pipeline.transforms):
+            print_log(
+                f"{type(self).__name__}: mmcv's LoadImageFromFile alters images of 16 bits, with "
+                'transparent pixels or several pages. LoadCheckedImage refuses them',
+                'current',
+                logging.WARNING,
+            )
         if self.image_cache is not None:
             samples = [self.get_data_info(i) for i in range(len(self))]  # type: ignore
             self.pipeline.transforms = cached_pipeline(

@@ -57,6 +57,33 @@ def check_kind(image: Image.Image, path: str | Path, where: str = '') -> None:
         raise unsupported(path, f'mode {mode}{where}', advice=advice)
 
 
+def check_size(pixels: int, most: int, what: str | Path) -> None:
+    """Raise ValueError if an image has more pixels than are allowed."""
+    if pixels > most:
+        raise ValueError(
+            f'{what}: {pixels / 1e6:.1f} megapixels are more than {most / 1e6:g}. Cut it into '
+            'tiles, or raise the limit of predictions (max_pixels, --max-megapixels)'
+        )
+
+
+def check_opaque(image: Image.Image, path: str | Path) -> None:
+    """Refuse a decoded image with transparent pixels.
+
+    Raises:
+        UnsupportedImageError: If its alpha channel or its transparent color is used.
+    """
+    if image.has_transparency_data:
+        alpha = image.convert('RGBA').getchannel('A')
+        transparent = alpha.width * alpha.height - alpha.histogram()[255]
+        if transparent:
+            raise unsupported(
+                path,
+                f'{transparent} transparent pixels (mode {image.mode})',
+                'an opaque image',
+                'Flatten it onto a background',
+            )
+
+
 def has_more_pages(image: Image.Image) -> bool:
     """Return whether a file has several images, without going through all of them.
 

@@ -21,6 +21,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from mmkdml.datasets.image_files import (
     check_kind,
+    check_opaque,
+    check_size,
     exif_orientation,
     has_more_pages,
     opened,
@@ -207,15 +209,6 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels[::rows, ::columns])
 
 
-def check_size(pixels: int, most: int, what: str | Path) -> None:
-    """Raise ValueError if an image has more pixels than are allowed."""
-    if pixels > most:
-        raise ValueError(
-            f'{what}: {pixels / 1e6:.1f} megapixels are more than {most / 1e6:g}. Cut it into '
-            'tiles, or raise the limit of predictions (max_pixels, --max-megapixels)'
-        )
-
-
 def _fitted(
     mask: np.ndarray, header: ImageHeader, drawn_on: str | None, path: str | Path
 ) -> np.ndarray:
@@ -271,7 +264,7 @@ def _decode(
     image.info.pop('xmp', None)  # which Pillow would turn a TIFF by, unlike the other formats
     with readable(path):
         image.load()
-        _check_opaque(image, path)
+        check_opaque(image, path)
         color = image.mode not in _GREY
         pixels = np.asarray(image if plain else image.convert('RGB' if color else 'L'))
     conversion = _CONVERSIONS.get((order, color))
@@ -302,19 +295,6 @@ def _decode_by_opencv(image: Image.Image, order: str) -> np.ndarray:
     if pixels is None or pixels.shape[:2] != image.size[::-1]:
         raise OSError('OpenCV cannot decode it')
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if order == 'RGB' else pixels
-
-
-def _check_opaque(image: Image.Image, path: str | Path) -> None:
-    if image.has_transparency_data:
-        alpha = image.convert('RGBA').getchannel('A')
-        transparent = alpha.width * alpha.height - alpha.histogram()[255]
-        if transparent:
-            raise unsupported(
-                path,
-                f'{transparent} transparent pixels (mode {image.mode})',
-                'an opaque image',
-                'Flatten it onto a background',
-            )
 
 
 def _seek_each(image: Image.Image, path: str | Path) -> Iterator[int]:

@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader
 from mmkdml.datasets import (
     LGGDataset,
     LoadBinaryMask,
+    LoadCheckedImage,
     PCamDataset,
     SplitClassificationDataset,
     SplitSegDataset,
+    base,
 )
 from mmkdml.datasets.splits import SplitRow, read_split, write_splits
 
@@ -231,3 +233,17 @@ def test_a_data_set_that_is_not_read_yet_decodes_nothing(data):
     assert len(made) == 1  # mmseg's LoadAnnotations is left alone
     dataset.full_init()
     assert type(dataset.pipeline.transforms[0].load) is LoadImageFromFile
+
+
+def test_a_loader_that_alters_images_is_warned_of(data, monkeypatch):
+    logged = []
+    monkeypatch.setattr(base, 'print_log', lambda message, *_: logged.append(message))
+    SplitClassificationDataset(
+        ann_file='splits/train.csv',
+        data_root='images',
+        pipeline=[dict(type=LoadCheckedImage), dict(type=PackInputs)],
+    )
+    assert not logged
+    build(SplitClassificationDataset)
+    assert len(logged) == 1
+    assert 'LoadCheckedImage' in logged[0]
