@@ -7,7 +7,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ _MODES = ('RGB', 'L', 'P', '1', 'RGBA', 'LA', 'PA')
 _WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 258, 274, 277, 339
 # The start of a JPEG 2000 codestream, and how much of a file is searched for it.
 _CODESTREAM, _SEARCHED_BYTES = b'\xff\x4f\xff\x51', 2**20
-_BUFFERED_BYTES = 2**26
+_BUFFERED_BYTES = 2**22
 _TO_RGB = 'Convert it to 8-bit RGB'
 _TO_8_BITS = 'Convert it to 8 bits, with the range of values that matters'
 
@@ -162,14 +162,16 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     Raises:
         ValueError: If the file is not an image of a supported format.
     """
-    with _without_pillow_limit():
+    with _without_pillow_limit(), ExitStack() as stack:
         with readable(path):
             if os.path.exists(path) and not os.path.isfile(path):
                 raise OSError('not a regular file')  # opening a named pipe would wait forever
-            # Pillow reads TIFF tags in many small pieces, which takes longer from a file.
-            small = os.path.getsize(path) <= _BUFFERED_BYTES
-            source = io.BytesIO(Path(path).read_bytes()) if small else path
-            image = Image.open(source, formats=FORMATS)
+            # Never the path: Pillow 13 maps the file and misreads a turned TIFF. Small files are
+            # read at once, since TIFF tags are read in many pieces.
+            file: Any = stack.enter_context(open(path, 'rb'))
+            if os.fstat(file.fileno()).st_size <= _BUFFERED_BYTES:
+                file = io.BytesIO(file.read())
+            image = Image.open(file, formats=FORMATS)
         with image:
             yield image
 

@@ -1,5 +1,6 @@
 """Kinds of image files, each read by the converter, in training, as a mask and in prediction."""
 
+import io
 import struct
 from pathlib import Path
 
@@ -11,7 +12,12 @@ from PIL import Image, ImageOps
 from mmkdml.apis import load_config
 from mmkdml.apis.image_pipeline import ImagePipeline
 from mmkdml.apis.image_sources import ReadOptions, find_sources, read_source
-from mmkdml.datasets import LoadBinaryMask, LoadCheckedImage, SplitClassificationDataset
+from mmkdml.datasets import (
+    LoadBinaryMask,
+    LoadCheckedImage,
+    SplitClassificationDataset,
+    image_files,
+)
 from mmkdml.datasets.converters import class_folder_rows
 from mmkdml.datasets.images import read_image
 from mmkdml.datasets.splits import SplitRow, write_splits
@@ -222,7 +228,7 @@ def test_all_read_the_same_or_refuse_for_the_same_reason(tmp_path, pipeline, nam
     # Oracles: OpenCV, as training read images before, and Pillow, as masks were read.
     by_hand = {'turned_late.png': np.rot90(RGB, -1), 'turned.tif': np.rot90(RGB)}
     seen = by_hand[name] if name in by_hand else cv2.imread(str(path))[..., ::-1]
-    with Image.open(mask) as image:
+    with Image.open(io.BytesIO(mask.read_bytes())) as image:  # of a path, Pillow may misread it
         drawn = np.asarray(ImageOps.exif_transpose(image).convert('L'))
     assert len(cells['converter'][0]) == 2
     np.testing.assert_array_equal(cells['training'], seen)
@@ -231,9 +237,18 @@ def test_all_read_the_same_or_refuse_for_the_same_reason(tmp_path, pipeline, nam
         assert 'expected an image of mode L' in cells['mask']
     else:
         np.testing.assert_array_equal(cells['mask'], drawn > 127)
+    if name == 'turned.tif':
+        np.testing.assert_array_equal(drawn, np.rot90(MASK))
     lossy = ('jp', 'phone', 'palette', 'gif', 'bilevel', 'white', 'turned')
     if not any(word in name for word in lossy):
         np.testing.assert_array_equal(seen, RGB)
+
+
+@pytest.mark.parametrize('buffered', [0, 2**22])
+def test_a_turned_grey_tiff_is_not_mapped(tmp_path, monkeypatch, buffered):
+    monkeypatch.setattr(image_files, '_BUFFERED_BYTES', buffered)
+    turned(RGB[..., 0], tmp_path / 'x.tif', 'TIFF', 6)
+    np.testing.assert_array_equal(read_image(tmp_path / 'x.tif', 'L'), np.rot90(RGB[..., 0], -1))
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
