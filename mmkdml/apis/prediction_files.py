@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -22,6 +21,7 @@ from mmkdml.apis.prediction import Prediction, Predictor
 from mmkdml.apis.prediction_records import SETTINGS, Records, decisive_sha256
 from mmkdml.evaluation.panels import Panel
 from mmkdml.evaluation.spreadsheets import csv_text
+from mmkdml.files import json_text
 from mmkdml.models.checkpoints import file_sha256
 
 # Of a stack or volume, as many images as a screen has room for.
@@ -142,7 +142,7 @@ def predict_files(
     cases = {source.name: dict(path=_place(source), rows=done[source.name]) for source in whole}
     outputs.write_text(PREDICTIONS_CSV, csv_text(table))
     summary = dict(settings=settings, cases=cases, failed=failed)
-    outputs.write_text(PREDICTIONS_JSON, json.dumps(summary, indent=1))
+    outputs.write_text(PREDICTIONS_JSON, json_text(summary, indent=1))
     if failed:
         reasons = '\n  '.join(failed.values())
         raise ValueError(

@@ -14,6 +14,7 @@ from mmengine.config import Config
 
 from mmkdml.apis.image_sources import Source
 from mmkdml.apis.output_folder import OutputFolder
+from mmkdml.files import json_text
 from mmkdml.models.checkpoints import file_sha256
 
 SETTINGS = 'settings.json'
@@ -117,7 +118,7 @@ class Records:
         if state != self._seen.get(source.name, state):
             return False
         self._remove_written(source, set(record['written']))
-        self.outputs.write_text(self.path_of(source), json.dumps(record, indent=1))
+        self.outputs.write_text(self.path_of(source), json_text(record, indent=1))
         return True
 
     def forget(self, source: Source) -> None:

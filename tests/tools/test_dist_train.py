@@ -59,7 +59,12 @@ def test_two_processes(short, tmp_path, tool):
         tmp_path / 'alone',
         '--out',
         tmp_path / 'alone.json',
-        options=[*short, patients.replace('val', 'test', 1), 'test_dataloader.dataset.indices=3'],
+        options=[
+            *short,
+            patients.replace('val', 'test', 1),
+            'test_dataloader.dataset.indices=3',
+            'split_overlap=warn',  # validation and test, on purpose
+        ],
     )
     alone = json.loads((tmp_path / 'alone.json').read_text())
     found = {key: value for key, value in validated.items() if 'foreground' in key}
