@@ -163,6 +163,7 @@ def _build(transform: Any) -> A.BasicTransform | A.BaseCompose:
     args = dict(transform.items())
     kind = args.pop('type')
     if isinstance(kind, str):
+        kind = kind.removeprefix('albumentations.')  # of a class in a config that was dumped
         if not isinstance(getattr(A, kind, None), type):
             raise ValueError(f'albumentations {A.__version__} has no transform {kind!r}')
         kind = getattr(A, kind)

@@ -197,6 +197,19 @@ def test_from_a_config_of_classes(tmp_path):
     assert config.step.transforms[0].transforms[0].p == 1  # building used nothing up
 
 
+def test_a_config_that_was_dumped(tmp_path):
+    """It names classes by their paths."""
+    (tmp_path / 'config.py').write_text(
+        'from albumentations import HorizontalFlip\n'
+        'from mmkdml.datasets import AlbumentationsTransform\n'
+        'step = dict(type=AlbumentationsTransform, transforms=[dict(type=HorizontalFlip, p=1)])\n'
+    )
+    Config.fromfile(tmp_path / 'config.py').dump(tmp_path / 'dumped.py')
+    config = Config.fromfile(tmp_path / 'dumped.py')
+    assert config.step.transforms[0].type == 'albumentations.HorizontalFlip'
+    assert np.array_equal(apply(ROOT.build(config.step), 0)['img'], BGR[:, ::-1])
+
+
 @pytest.mark.parametrize(
     ('transform', 'error', 'message'),
     [

@@ -7,9 +7,10 @@ import optuna
 import pandas as pd
 import pytest
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from optuna.trial import TrialState, create_trial
 
-from mmkdml.apis import load_config
+from mmkdml.apis import load_config, make_runner
 from mmkdml.experiments.tuning_results import (
     derived_config,
     trial_table,
@@ -145,6 +146,16 @@ def test_no_place_matters(tmp_path, name):
     assert Config.fromfile(best).to_dict() == expected
     # It is what a test or another search starts from, too.
     assert settings(best, {'model.temperature': 5.0})['model']['temperature'] == 5.0
+
+
+def test_a_run_can_be_made_of_it(tmp_path):
+    options = {'model.temperature': 4.0}
+    base = CONFIGS / 'demo' / 'kdml_v3_demo.py'
+    (tmp_path / 'best.py').write_text(derived_config(base, options, tmp_path, 'Title.'))
+    config = load_config(tmp_path / 'best.py', work_dir=tmp_path / 'run')
+    assert make_runner(config).model.mode == 'kdml'
+    for part in ('train', 'val', 'test'):
+        Compose(config[f'{part}_dataloader'].dataset.pipeline)
 
 
 @pytest.mark.parametrize(
