@@ -24,12 +24,15 @@ from mmkdml.registry import MODELS, TRANSFORMS
 
 # Losses are for training; a stock one takes the place of ours.
 _LOSSES = ('loss', 'loss_decode')
-# Ours differ from them by where pretrained weights come from, and not in weights or answers.
-_STOCK = {'PretrainedTIMMBackbone': ('mmpretrain.TIMMBackbone', ('pretrained_cfg_overlay',))}
+# Ours take pretrained weights from elsewhere or refuse more files; weights and answers are equal.
+_STOCK = {
+    'PretrainedTIMMBackbone': ('mmpretrain.TIMMBackbone', ('pretrained_cfg_overlay',)),
+    'LoadCheckedImage': ('mmcv.LoadImageFromFile', ()),
+}
 _FRAMEWORKS = ('mmpretrain', 'mmseg')
 _STOCK_PACKAGES = (*_FRAMEWORKS, 'mmcv', 'mmengine', 'torch')
 # Not there when an image is to be predicted.
-_ANNOTATIONS = re.compile('Load(?!Image)')
+_ANNOTATIONS = re.compile('Load(?!Image|CheckedImage)')
 
 
 def write_checkpoint(source: Source, folder: Path) -> tuple[Path, tuple[str, ...]]:
