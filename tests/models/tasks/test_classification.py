@@ -354,10 +354,20 @@ def test_the_truth_is_the_labels(samples):
     ],
 )
 def test_a_truth_without_one_label_is_refused(samples, other):
-    with pytest.raises(
-        ValueError, match=r'must have one label \(gt_label\); .* cannot be with batch augmentations'
-    ):
+    with pytest.raises(ValueError, match=r'must have one label \(gt_label\)'):
         TASK.truth([*samples[:2], other])
+
+
+def test_a_truth_that_was_mixed_is_refused():
+    def scored(first):
+        return [
+            DataSample().set_gt_label(label).set_gt_score(torch.tensor(score))
+            for label, score in ((0, first), (1, [0.0, 1.0]))
+        ]
+
+    assert TASK.truth(scored([1.0, 0.0])).tolist() == [0, 1]
+    with pytest.raises(ValueError, match='labels mixed by a batch augmentation'):
+        TASK.truth(scored([0.7, 0.3]))
 
 
 def test_the_number_of_classes():
