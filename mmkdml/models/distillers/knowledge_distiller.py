@@ -101,14 +101,14 @@ class KnowledgeDistiller(BaseModel):
         check_names(members or {})
         built = build_members(members)
         task = task_of(built)
-        given = data_preprocessor is not None
-        if not given:
+        shares_own = data_preprocessor is not None
+        if not shares_own:
             data_preprocessor = default_preprocessor(members, built, frozen or ())
         with telling('data_preprocessor cannot be built'):
             super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.data_preprocessor: Any
         self.data_preprocessor, own = share_preprocessing(
-            self.data_preprocessor, given, members, built, frozen or (), task.num_classes
+            self.data_preprocessor, shares_own, members, built, frozen or (), task.num_classes
         )
         self.renormalizations = nn.ModuleDict(own)
         self.task = task
