@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ _NUMERIC = (
     np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64,
     np.float16, np.float32, np.float64, np.complex64, np.complex128,
 )  # fmt: skip
+
+_ENCODE = object()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -143,7 +146,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _check_archive(path: Path) -> None:
     """Check compression, size and checksum of every part; torch checks none of them."""
-    if not zipfile.is_zipfile(path):  # truncated or another format, which torch reports
+    if not zipfile.is_zipfile(path):  # of PyTorch before 1.6, or no checkpoint, which torch reports
+        with path.open('rb') as pickles:
+            for _ in range(4):  # magic number, protocol, system, content
+                _check_pickle(pickles)
         return
     size = path.stat().st_size
     with zipfile.ZipFile(path) as file:
@@ -160,5 +166,32 @@ def _check_archive(path: Path) -> None:
                 f'its parts declare {declared:,} bytes, but the file has only {size:,}'
             )
         damaged = file.testzip()
+        for part in parts:
+            if part.filename.endswith('data.pkl'):
+                _check_pickle(file.read(part))
     if damaged is not None:
         raise ValueError(f'the checksum of its part {damaged} is wrong')
+
+
+def _check_pickle(pickle: bytes | BinaryIO) -> None:
+    """Refuse calls that fill the memory; torch allows ``bytearray(size)`` and any codec.
+
+    Bytes are pickled as ``_codecs.encode(text, 'latin1')``, whose result cannot be encoded again.
+    """
+    memo: dict[Any, Any] = {}
+    value, expected = None, ''
+    for opcode, arg, _ in pickletools.genops(pickle):
+        if 'PUT' in opcode.name:
+            memo[arg] = value
+            continue
+        value = memo.get(arg) if 'GET' in opcode.name else arg if 'UNICODE' in opcode.name else None
+        if opcode.name == 'GLOBAL' and str(arg).endswith(' bytearray'):
+            raise ValueError('it creates a bytearray, as no checkpoint does')
+        if opcode.name == 'GLOBAL' and arg == '_codecs encode':
+            value = _ENCODE
+        allowed = dict(text=isinstance(value, str), codec=value == 'latin1')
+        allowed['pair'] = opcode.name == 'TUPLE2'
+        if expected and not allowed[expected]:
+            raise ValueError('it encodes other values than text as latin1')
+        following = dict(text='codec', codec='pair', pair='')
+        expected = 'text' if value is _ENCODE else following.get(expected, '')

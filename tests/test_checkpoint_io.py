@@ -1,3 +1,4 @@
+import _codecs
 import json
 import struct
 import subprocess
@@ -190,13 +191,31 @@ def test_small_files_do_not_fill_the_memory(save, tmp_path):
     place = content.index(b'K\x0a', content.index(b'cpu'))  # the number of values in the storage
     number = b'J' + struct.pack('<i', 500_000_000)
     legacy.write_bytes(content[:place] + number + content[place + 2 :])
+    calls = [Crafted(bytearray, 600 << 20), nested('hex', 26)]
     files = [deflated, tensors, legacy]
+    for number, call in enumerate(calls):
+        files.append(save(dict(call=call)).rename(tmp_path / f'{number}.pth'))
+        old = tmp_path / f'old_{number}.pth'
+        torch.save(dict(call=call), old, _use_new_zipfile_serialization=False)
+        files.append(old)
     assert max(file.stat().st_size for file in files) < 1_000_000
     done = subprocess.run(
         [sys.executable, '-c', PEAK, *files], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100  # MiB
+
+
+def nested(codec, depth):
+    """Text that is encoded again and again; hex doubles it each time."""
+    return Crafted(_codecs.encode, nested(codec, depth - 1) if depth else 'a' * 16, codec)
+
+
+def test_bytes_are_read(save):
+    content = dict(first=b'a\xff', again=[b'a\xff', b'b'], codec='latin1', scores=np.ones(3))
+    loaded = read_checkpoint(save(content))
+    assert loaded.pop('scores').tolist() == content.pop('scores').tolist()
+    assert loaded == content
 
 
 @pytest.mark.parametrize('kind', ['missing', 'folder'])
