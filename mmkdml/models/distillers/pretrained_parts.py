@@ -28,7 +28,8 @@ def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[
 
     mmengine does so before training with all that is trained. Files are read by the safe loader. A
     file for the whole network must fit it exactly. A file for a part, such as the backbone, may
-    hold more, but must not lack a parameter.
+    hold more, but must not lack a parameter. If there are parameters that no file has, nothing is
+    loaded: the network needs a checkpoint of its own.
 
     Args:
         member: The network as it was built.
@@ -54,20 +55,22 @@ def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[
         for prefix, part in member.named_modules()
         if (source := _pretrained(part)) is not None
     }
-    if sources or timm:
-        _load(member, name, sources)
     loaded += [*sources, *timm]
     missing = [
         key
         for key, _ in member.named_parameters()
         if not any(not prefix or key.startswith(f'{prefix}.') for prefix in loaded)
     ]
+    if missing:
+        return {}, list(dict.fromkeys(key.partition('.')[0] for key in missing))
+    if sources or timm:
+        _load(member, name, sources)
     files = {
         f'{name}.{prefix}'.rstrip('.'): path
         for prefix, source in sources.items()
         if Path(path := str(Path(source['checkpoint']).expanduser())).is_file()
     }
-    return files, list(dict.fromkeys(key.partition('.')[0] for key in missing))
+    return files, []
 
 
 def _load(member: BaseModule, name: str, sources: Mapping[str, Mapping[str, Any]]) -> None:

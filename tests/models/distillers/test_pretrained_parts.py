@@ -18,7 +18,8 @@ def teacher(tiny, tmp_path):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.5)
-    torch.save(dict(state_dict=network.state_dict()), tmp_path / 'teacher.pth')
+    for name in ('teacher.pth', 'intact.pth'):
+        torch.save(dict(state_dict=network.state_dict()), tmp_path / name)
     return network, tmp_path / 'teacher.pth'
 
 
@@ -38,6 +39,13 @@ def in_parts(tiny, path, head=None):
     config = tiny.classifier()
     config['backbone']['init_cfg'] = [dict(type='Kaiming'), pretrained(path, prefix='backbone.')]
     config['head']['init_cfg'] = head
+    return config
+
+
+def with_head(tiny, path, **backbone):
+    """A network whose head has weights, and whose backbone takes those of a file."""
+    config = in_parts(tiny, path, pretrained(path.with_name('intact.pth'), prefix='head'))
+    config['backbone'].update(init_cfg=pretrained(path), **backbone)
     return config
 
 
@@ -71,12 +79,12 @@ def test_the_checkpoint_of_the_whole_member_wins(tiny, teacher, tmp_path):
 
 
 @pytest.mark.parametrize('where', ['whole', 'backbone'])
-def test_a_file_that_is_not_there(tiny, tmp_path, where):
-    config = tiny.classifier()
-    (config if where == 'whole' else config['backbone'])['init_cfg'] = pretrained(
-        tmp_path / 'a.pth'
-    )
-    with pytest.raises(FileNotFoundError, match=r'a\.pth'):
+def test_a_file_that_is_not_there(tiny, teacher, where):
+    absent = teacher[1].with_name('absent.pth')
+    config = dict(tiny.classifier(), init_cfg=pretrained(absent))
+    if where == 'backbone':
+        config = with_head(tiny, absent)
+    with pytest.raises(FileNotFoundError, match=r'absent\.pth'):
         classroom(tiny, config)
 
 
@@ -101,8 +109,7 @@ def test_a_file_that_does_not_fit(tiny, teacher, key, value, message):
 def test_a_backbone_takes_its_part_of_a_larger_file(tiny, teacher):
     network, path = teacher
     torch.save({**network.backbone.state_dict(), 'fc.weight': torch.zeros(1)}, path)
-    config = tiny.classifier()
-    config['backbone']['init_cfg'] = pretrained(path)
+    config = with_head(tiny, path)
     distiller = classroom(tiny, config)
     assert_same(distiller.named_members()['teacher'].backbone, network.backbone)
     short = network.backbone.state_dict()
@@ -125,8 +132,7 @@ def test_a_backbone_may_convert_its_file(tiny, teacher):
     network, path = teacher
     theirs = {f'their.{key}': one for key, one in network.backbone.state_dict().items()}
     torch.save(theirs, path)
-    config = tiny.classifier()
-    config['backbone'].update(type=RenamingResNet, init_cfg=pretrained(path))
+    config = with_head(tiny, path, type=RenamingResNet)
     distiller = classroom(tiny, config)
     assert_same(distiller.named_members()['teacher'].backbone, network.backbone)
     config['backbone'].update(type=ResNet)  # which loads none of them
@@ -136,7 +142,9 @@ def test_a_backbone_may_convert_its_file(tiny, teacher):
 
 @pytest.mark.parametrize(('part', 'where'), [('none', 'backbone, head'), ('backbone', 'head')])
 def test_a_random_frozen_member_is_built_and_does_not_teach(tiny, teacher, part, where):
-    config = tiny.classifier() if part == 'none' else in_parts(tiny, teacher[1])
+    config = tiny.classifier()
+    if part == 'backbone':  # not downloaded, because the head would stay random
+        config['backbone']['init_cfg'] = pretrained('https://localhost/absent.pth')
     distiller = classroom(tiny, config)  # to look at it
     distiller.load_state_dict(distiller.state_dict())
     with pytest.raises(
