@@ -309,3 +309,28 @@ def test_each_member_is_normalized_as_it_was_trained(tmp_path):
     np.testing.assert_allclose(framework_answers(source)(images)[0], scores, atol=1e-5)
     traced = graph.network_answers(graph.export_program(network, source).module())
     np.testing.assert_allclose(traced(images)[0], scores, atol=1e-5)
+
+
+def test_what_onnx_cannot_do_is_told_in_one_line(monkeypatch, tmp_path):
+    """torch's own error is the whole graph."""
+
+    def fail(*args, **options):
+        cause = RuntimeError('adaptive_avg_pool2d: output size is not constant\n%1 = graph\n' * 50)
+        raise torch.onnx.OnnxExporterError(
+            'Failed to convert the exported program\n' * 90
+        ) from cause
+
+    monkeypatch.setattr(torch.onnx, 'export', fail)
+    with pytest.raises(ValueError, match='mine-student_1 is not supported as ONNX') as refused:
+        graph.write_onnx(None, tmp_path / 'mine-student_1.onnx')
+    text = str(refused.value)
+    assert 'RuntimeError: adaptive_avg_pool2d: output size is not constant' in text
+    assert '--format torch-export' in text
+    assert '\n' not in text
+
+
+def test_what_onnxruntime_cannot_load_is_told_in_one_line(tmp_path):
+    (tmp_path / 'x.onnx').write_bytes(b'no model')
+    with pytest.raises(ValueError, match='x is not supported as ONNX .*torch-export') as refused:
+        graph.file_answers(tmp_path / 'x.onnx')
+    assert '\n' not in str(refused.value)

@@ -201,3 +201,13 @@ def test_preprocessing_of_the_run_is_published(tmp_path):
     assert written.model.data_preprocessor == written.data_preprocessor
     mean = inspect_config(written).distiller.data_preprocessor.mean
     assert mean.flatten().tolist() == pytest.approx(demo.data_preprocessor.mean)
+
+
+def test_the_config_that_is_published_is_not_overwritten(checkpoint, tmp_path):
+    own = tmp_path / 'own.py'
+    load_config(DEMO).dump(own)
+    before = own.read_bytes()
+    with pytest.raises(FileExistsError, match=r'own\.py is an input and would be overwritten'):
+        publish(load_config(own), checkpoint, tmp_path, force=True)
+    assert own.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['epoch_3.pth', 'own.py']

@@ -54,6 +54,7 @@ val_evaluator = test_evaluator = dict(type='{prefix}IoUMetric', iou_metrics=['mI
 train_cfg = dict(by_epoch=True, max_epochs=1)
 val_cfg, test_cfg = dict(type='ValLoop'), dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
 """
 CLASSROOM = """dict(
     type='mmkdml.DiversifiedKDMLDistiller', mode='ml', style='v3', students=[network, network],

@@ -1,0 +1,53 @@
+"""Tools that write files end before any work is done where a user's file is in the way."""
+
+import pytest
+
+from mmkdml.apis import load_config
+
+from .conftest import CONFIG
+
+
+@pytest.fixture(scope='module')
+def run(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('run')
+    load_config(CONFIG).dump(folder / 'mine.py')
+    (folder / 'best_x.pth').hardlink_to(checkpoint)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('words', 'name'),
+    [
+        (('analysis/cka', 'RUN', '--out', 'OUT'), 'cka.png'),
+        (('analysis/cka', 'RUN', '--out', 'OUT'), 'cka.csv'),
+        (('analysis/panels', 'RUN', '--out', 'OUT'), 'panels.png'),
+        (('analysis/panels', 'RUN', '--out', 'OUT'), 'cases.csv'),
+        (('predict', 'RUN', 'IMAGES', '--out', 'OUT'), 'predictions.csv'),
+        (('export', 'RUN', '--out', 'OUT'), 'anything.txt'),
+        (('publish', CONFIG, 'RUN', '--out', 'OUT'), f'{CONFIG.stem}.py'),
+        (('test', CONFIG, 'RUN', '--out', 'FILE'), 'metrics.json'),
+        (('suite', 'table', 'suites/demo.py', '--out', 'FILE'), 'table.md'),
+        (('suite', 'claims', 'suites/demo.py', '--out', 'FILE'), 'claims.md'),
+        (('suite', 'report', 'suites/demo.py', '--out', 'FILE'), 'report.html'),
+        (('benchmark', 'step', CONFIG, '--json', 'FILE'), 'costs.json'),
+    ],
+)
+def test_files_of_a_user_are_not_overwritten(tool, run, tmp_path, words, name, capsys):
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / name).write_text('a user wrote it')
+    places = dict(RUN=run, OUT=out, FILE=out / name, IMAGES=CONFIG.parents[2] / 'docs' / 'demo.png')
+    with pytest.raises(SystemExit) as stopped:
+        tool(*(places.get(word, word) for word in words), experiment=False)
+    told = f'{stopped.value.code}{capsys.readouterr().err}'
+    assert (out.name if words[0] == 'export' else name) in told
+    assert 'Traceback' not in told
+    assert (out / name).read_text() == 'a user wrote it'
+    assert [path.name for path in out.iterdir()] == [name]
+
+
+def test_an_input_is_not_overwritten_by_metrics(tool, run, tmp_path):
+    before = (run / 'mine.py').read_bytes()
+    with pytest.raises(SystemExit, match=r'mine\.py is an input'):
+        tool('test', run / 'mine.py', run, '--out', run / 'mine.py', '--force', experiment=False)
+    assert (run / 'mine.py').read_bytes() == before
