@@ -21,6 +21,7 @@ from torch import nn
 
 from mmkdml.apis.options import merge_options
 from mmkdml.apis.run_identity import start_run, unlock_run
+from mmkdml.apis.run_numbers import check_numbers
 from mmkdml.apis.trained import load_for_evaluation
 from mmkdml.datasets.base import keep_images
 from mmkdml.engine import (
@@ -166,8 +167,10 @@ def make_runner(
         TypeError: If a setting is none that its class has.
         ValueError: If the file to load or to resume from is no checkpoint of weights, or the config
             lacks a setting or names a class that is not known; as of
-            :func:`mmkdml.apis.run_identity.start_run`.
+            :func:`mmkdml.apis.run_identity.start_run` and
+            :func:`mmkdml.apis.run_numbers.check_numbers`.
     """
+    check_numbers(config)
     guard_checkpoints()
     if not torch.cuda.is_available():
         keep_freed_memory()

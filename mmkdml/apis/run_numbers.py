@@ -1,0 +1,71 @@
+"""Check numbers of a config before anything is built from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+_PARTS = ('train', 'val', 'test')
+# Lowest and highest value of whole numbers, by dotted key.
+_WHOLE = {
+    'randomness.seed': (0, 2**32 - 1),
+    'train_cfg.max_epochs': (1, math.inf),
+    'train_cfg.max_iters': (1, math.inf),
+    'train_cfg.val_begin': (0, math.inf),
+    'train_cfg.val_interval': (1, math.inf),
+    'optim_wrapper.accumulative_counts': (1, math.inf),
+    **{f'{part}_dataloader.batch_size': (1, math.inf) for part in _PARTS},
+    **{f'{part}_dataloader.num_workers': (0, math.inf) for part in _PARTS},
+}
+# Lowest value of other numbers.
+_REAL = {
+    'optim_wrapper.optimizer.lr': 0.0,
+    'optim_wrapper.optimizer.weight_decay': 0.0,
+    **{f'{part}_dataloader.timeout': 0.0 for part in _PARTS},
+}
+
+
+def check_numbers(config: Config) -> None:
+    """Check seed, lengths, batch sizes and the like, which the frameworks notice late or never.
+
+    Args:
+        config: The config of a run; absent settings are not checked.
+
+    Raises:
+        ValueError: If a number is out of range or of another type, no validation would ever take
+            place, or workers are to persist where there are none.
+    """
+    for key, (low, high) in _WHOLE.items():
+        value = _get(config, key)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and low <= value <= high):
+            limit = f'of {low} or more' if high == math.inf else f'from {low} to {high}'
+            raise ValueError(f'{key}: expected a whole number {limit}, got {value!r}')
+    for key, lowest in _REAL.items():
+        value = _get(config, key)
+        real = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (real and lowest <= value < math.inf):
+            raise ValueError(f'{key}: expected a number of {lowest:g} or more, got {value!r}')
+    for part in _PARTS:
+        loader = config.get(f'{part}_dataloader')
+        if _get(loader, 'persistent_workers') and not _get(loader, 'num_workers'):
+            raise ValueError(
+                f'{part}_dataloader.persistent_workers: expected False without workers, got True '
+                f'with num_workers={_get(loader, "num_workers")}. Set it to False, too'
+            )
+    begin = _get(config, 'train_cfg.val_begin')
+    end = _get(config, 'train_cfg.max_epochs') or _get(config, 'train_cfg.max_iters')
+    if config.get('val_cfg') is not None and begin and end and begin > end:
+        raise ValueError(
+            f'train_cfg.val_begin: expected at most {end}, the length of the training, got '
+            f'{begin}, so that no validation would choose a best checkpoint'
+        )
+
+
+def _get(config: Any, key: str) -> Any:
+    for part in key.split('.'):
+        config = config.get(part) if isinstance(config, Mapping | Config) else None
+    return config
