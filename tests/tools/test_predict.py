@@ -133,9 +133,9 @@ def test_bad_files_end_in_an_exit_code_and_the_good_are_done(predict, run, folde
     lines = message.splitlines()[1:]
     assert len(lines) == 10
     for expected in (
-        'four.png: expected an image of 8 bits',
-        'deep.png: expected an image of 8 bits',
-        'ink.jpg: expected an image of 8 bits',
+        'four.png: expected an opaque image, got 16 transparent pixels',
+        'deep.png: expected an 8-bit grey, RGB or palette image, got 16 bits',
+        'ink.jpg: expected an 8-bit grey, RGB or palette image, got mode CMYK',
         'huge.png: 0.1 megapixels are more than 0.1',
         'text.png: unreadable image',
         'empty.tif: unreadable image',
