@@ -28,10 +28,7 @@ class OutputFolder:
     def __init__(self, path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
         self.path = Path(path).absolute()
         self._inputs = {identity for one in inputs if (identity := _identity(Path(one)))}
-        self._own = set()
-        if (self.path / MANIFEST).is_file():
-            lines = (self.path / MANIFEST).read_text(encoding='utf-8', errors='replace')
-            self._own = {line.strip() for line in lines.splitlines()}
+        self._own = self._listed()
 
     def check(self, paths: Iterable[str | Path]) -> None:
         """Refuse to write files that are there and not ours, before any work is done.
@@ -95,7 +92,15 @@ class OutputFolder:
         identity = _identity(path)
         if identity is None:
             return False
+        if self._line(path) not in self._own:
+            self._own = self._listed()  # another process may have written it since
         return identity in self._inputs or self._line(path) not in self._own
+
+    def _listed(self) -> set[str]:
+        manifest = self.path / MANIFEST
+        if not manifest.is_file():
+            return set()
+        return set(manifest.read_text(encoding='utf-8', errors='replace').splitlines())
 
     def _line(self, path: Path) -> str:
         return json.dumps(path.relative_to(self.path).as_posix())

@@ -16,9 +16,10 @@ from optuna.samplers import GridSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from mmkdml.apis import load_config
+from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.experiments.execute import settings_text
 from mmkdml.experiments.suite import RunSpec
-from mmkdml.experiments.tuning_results import ERROR, OPTIONS, write_results
+from mmkdml.experiments.tuning_results import ERROR, OPTIONS, result_names, write_results
 from mmkdml.experiments.tuning_space import (
     LEARNING_RATE,
     SearchSpace,
@@ -161,8 +162,10 @@ class Tuner:
         Raises:
             ValueError: If trials fail one after the other, or none is complete in the end; if the
                 study was begun with other settings, or its database cannot be used.
+            FileExistsError: If a file is in the place of a result that no search wrote.
             KeyboardInterrupt: If it was stopped; the trial in work is queued again.
         """
+        OutputFolder(self.out).check(result_names(self.path))
         self.out.mkdir(parents=True, exist_ok=True)
         study = open_study(
             self.url, self.name, self.direction, self._settings, self._sampler, self._pruner

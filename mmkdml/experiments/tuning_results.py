@@ -16,6 +16,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from mmkdml.apis import load_config
+from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.evaluation import csv_text
 from mmkdml.experiments.ternary import draw_landscape
 from mmkdml.experiments.tuning_space import LEARNING_RATE, TEMPERATURE, flat
@@ -103,16 +104,18 @@ def write_results(
         f'{best.number}, validation.'
     )
     config = derived_config(path, {**options, **tried_options(best)}, out, title)
-    contents = {
-        TABLE: csv_text(table).encode(),
-        f'{path.stem}_tuned.py': config.encode(),
-        PICTURE: picture.getvalue(),
-    }
+    written = (csv_text(table).encode(), config.encode(), picture.getvalue())
+    contents = dict(zip(result_names(path), written, strict=True))
+    outputs = OutputFolder(out)
     for name, content in contents.items():
-        part = out / f'.{name}.{os.getpid()}'  # workers that wait for each other end together
-        part.write_bytes(content)
-        os.replace(part, out / name)
+        with outputs.writing(name) as part:
+            part.write_bytes(content)
     return [out / name for name in contents]
+
+
+def result_names(path: Path) -> tuple[str, ...]:
+    """Names of the files that :func:`write_results` writes for a config."""
+    return TABLE, f'{path.stem}_tuned.py', PICTURE
 
 
 def derived_config(path: Path, options: Mapping[str, Any], folder: Path, title: str) -> str:

@@ -29,6 +29,8 @@ def run(checkpoint, tmp_path_factory):
         (('suite', 'table', 'suites/demo.py', '--out', 'FILE'), 'table.md'),
         (('suite', 'claims', 'suites/demo.py', '--out', 'FILE'), 'claims.md'),
         (('suite', 'report', 'suites/demo.py', '--out', 'FILE'), 'report.html'),
+        (('tune', CONFIG, '--out', 'OUT'), 'trials.csv'),
+        (('tune', CONFIG, '--out', 'OUT'), f'{CONFIG.stem}_tuned.py'),
         (('benchmark', 'step', CONFIG, '--json', 'FILE'), 'costs.json'),
     ],
 )
