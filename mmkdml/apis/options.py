@@ -25,12 +25,14 @@ from mmengine.runner import (
 from torch.utils.data import DataLoader
 
 from mmkdml.analysis.inspection import only_errors
+from mmkdml.engine.checks.split_overlap import SETTING as SPLIT_OVERLAP
 
 _DELETE = '_delete_'
 _OPTIM_WRAPPER = ('constructor', 'paramwise_cfg', 'optimizer')
 # What mmengine's Runner and our tools read from the top level of a config.
 _TOP_LEVEL: tuple[Any, ...] = (
     Runner,
+    SPLIT_OVERLAP,
     *('activation_checkpointing', 'compile', 'default_scope', 'efficient_conv_bn_eval'),
     *('find_unused_parameters', 'model_wrapper_cfg', 'sync_bn'),
     *('test_pipeline', 'tta_model', 'tta_pipeline', 'visualizer'),

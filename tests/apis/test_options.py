@@ -85,6 +85,7 @@ def test_options_without_effect_are_refused(text_config, options, facts):
         {'param_scheduler.1.convert_to_iter_based': True, 'param_scheduler.0.end': 4},
         {'default_hooks.ema.type': 'EMAHook', 'default_hooks.ema.momentum': 0.1},
         {'custom_hooks': []},
+        {'split_overlap': 'warn'},
         {'custom_hooks.0.priority': 'LOW', 'default_hooks.logger.priority': 'LOW'},
         {'train_dataloader.sampler.type': 'DefaultSampler', 'train_dataloader.drop_last': True},
         {'train_dataloader.dataset.anything': 1, 'train_dataloader.dataset.type': 'Unregistered'},

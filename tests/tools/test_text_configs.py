@@ -52,6 +52,7 @@ val_dataloader = test_dataloader = dict(
 )
 val_evaluator = test_evaluator = dict(type='{prefix}IoUMetric', iou_metrics=['mIoU'])
 train_cfg = dict(by_epoch=True, max_epochs=1)
+split_overlap = 'warn'
 val_cfg, test_cfg = dict(type='ValLoop'), dict(type='TestLoop')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
