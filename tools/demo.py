@@ -36,15 +36,23 @@ def table(metrics: dict[str, float | None]) -> str:
     return '\n'.join(lines)
 
 
+OUT, DATA = Path('work_dirs/demo'), Path('data/demo')
+MARK = '.mmkdml_demo'  # in folders that an earlier demo made, which the next one deletes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        '--out', type=Path, default=Path('work_dirs/demo'), help='folder of the run'
-    )
-    parser.add_argument('--data', type=Path, default=Path('data/demo'), help='folder of the data')
+    parser.add_argument('--out', type=Path, default=OUT, help='folder of the run')
+    parser.add_argument('--data', type=Path, default=DATA, help='folder of the data')
     parser.add_argument('--epochs', type=int, help='fewer or more than the config has')
     parser.add_argument('--patients', type=int, default=24, help='made-up patients')
     args = parser.parse_args()
+    for folder in (args.out, args.data):
+        foreign = folder not in (OUT, DATA) and not (folder / MARK).is_file()
+        if foreign and folder.exists() and (folder.is_file() or any(folder.iterdir())):
+            parser.error(
+                f'{folder} was not made by this demo, which would delete it: choose another'
+            )
     source, splits = args.data / 'kaggle_3m', args.data / 'splits'
     options = [
         f'{part}_dataloader.dataset.{key}={value}'
@@ -56,6 +64,9 @@ def main() -> None:
     # Of an earlier run of this demo; a better checkpoint of it would be tested in place of ours.
     for folder in (source, splits, args.out):
         shutil.rmtree(folder, ignore_errors=True)
+    for folder in (args.out, args.data):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARK).touch()
 
     converters = TOOLS / 'dataset_converters'
     run(converters / 'make_demo_data.py', source, '--patients', args.patients)

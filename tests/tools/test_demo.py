@@ -1,3 +1,4 @@
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,17 @@ def test_the_whole_way(tmp_path):
     ]
     assert (tmp_path / 'run' / 'panels' / 'panels.png').is_file()
     assert (tmp_path / 'run' / 'metrics.json').is_file()
+
+
+@pytest.mark.parametrize('option', ['--out', '--data'])
+def test_folders_of_a_user_are_not_deleted(tmp_path, monkeypatch, capsys, option):
+    precious = tmp_path / 'mine' / 'kaggle_3m' / 'precious.txt'
+    precious.parent.mkdir(parents=True)
+    precious.write_text('a user wrote it')
+    places = {'--out': tmp_path / 'run', '--data': tmp_path / 'data', option: tmp_path / 'mine'}
+    words = [str(word) for pair in places.items() for word in pair]
+    monkeypatch.setattr(sys, 'argv', ['demo.py', *words])
+    with pytest.raises(SystemExit, match='2'):
+        runpy.run_path(str(ROOT / 'tools' / 'demo.py'), run_name='__main__')
+    assert f'{tmp_path / "mine"} was not made by this demo' in capsys.readouterr().err
+    assert precious.read_text() == 'a user wrote it'
