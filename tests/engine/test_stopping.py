@@ -6,7 +6,12 @@ import pytest
 from torch.utils.data import DataLoader
 
 from mmkdml.engine import stopping
-from mmkdml.engine.stopping import StopSignals, hear_of_dead_workers_from_the_loader, shield_workers
+from mmkdml.engine.stopping import (
+    StopRequested,
+    StopSignals,
+    hear_of_dead_workers_from_the_loader,
+    shield_workers,
+)
 
 
 def test_the_first_signal_is_noted(monkeypatch):
@@ -112,3 +117,30 @@ def test_in_another_thread_it_is_left(on_child):
     thread.start()
     thread.join()
     assert on_child() is handler
+
+
+def test_a_signal_interrupts_what_waits_for_a_batch():
+    with StopSignals() as signals:
+        with signals.interruptible():
+            pass
+        signal.raise_signal(signal.SIGTERM)  # between batches: only noted
+        with pytest.raises(StopRequested), signals.interruptible():
+            raise AssertionError('the next batch must not be waited for')
+    with StopSignals() as signals:
+        with pytest.raises(StopRequested), signals.interruptible():
+            signal.raise_signal(signal.SIGINT)
+        assert signals.asked() == signal.SIGINT
+
+
+def test_a_wait_is_overdue_some_time_after_the_signal(monkeypatch):
+    stopping.raise_if_overdue()  # nobody listens for signals
+    with StopSignals():
+        monkeypatch.setattr(stopping, 'PATIENCE_SECONDS', -1.0)
+        stopping.raise_if_overdue()
+        signal.raise_signal(signal.SIGTERM)
+        monkeypatch.setattr(stopping, 'PATIENCE_SECONDS', 1000.0)
+        stopping.raise_if_overdue()
+        monkeypatch.setattr(stopping, 'PATIENCE_SECONDS', -1.0)
+        with pytest.raises(StopRequested):
+            stopping.raise_if_overdue()
+    stopping.raise_if_overdue()
