@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import os.path as osp
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,12 @@ from mmkdml.datasets.manifest import (
     check_manifest,
     read_manifest,
     write_parts,
+)
+from mmkdml.datasets.split_checks import (
+    image_key,
+    refuse_duplicates,
+    refuse_repeats,
+    refuse_shared_groups,
 )
 
 COLUMNS = ('id', 'path', 'mask', 'group', 'label', 'repeats')
@@ -48,8 +53,9 @@ class SplitRow:
         repeats: How often an epoch of training draws the image, 1 or more.
 
     Raises:
-        ValueError: If a field is empty or holds what a split file cannot, a path is not POSIX and
-            relative, the label is negative or ``repeats`` is less than 1.
+        ValueError: If a field is empty or holds what a split file cannot, id or group begin or end
+            with space, a path is not POSIX and relative, the label is negative or ``repeats`` is
+            less than 1.
     """
 
     id: str
@@ -61,8 +67,11 @@ class SplitRow:
 
     def __post_init__(self) -> None:
         for name in ('id', 'group'):
-            if not getattr(self, name).strip():
+            value = getattr(self, name)
+            if not value.strip():
                 raise ValueError(f'{name} is empty in {self}')
+            if value != value.strip():  # would be another patient than the name without it
+                raise ValueError(f'expected {name} without space at its ends, got {value!r}')
         for path in (self.path,) if self.mask is None else (self.path, self.mask):
             pure = PurePosixPath(path)
             # C: leads elsewhere on Windows, and a URL (//) everywhere.
@@ -105,8 +114,8 @@ def write_splits(
         The files written.
 
     Raises:
-        ValueError: If a split is unknown or empty, an id comes twice, only some rows have masks, or
-            a row of val or test is repeated.
+        ValueError: If a split is unknown or empty, an id or an image comes twice, only some rows
+            have masks, or a row of val or test is repeated.
         FileExistsError: If ``out_dir`` holds other splits and ``force`` is not set.
     """
     unknown = set(splits) - set(SPLITS)
@@ -172,9 +181,9 @@ def read_split(path: str | Path) -> list[SplitRow]:
     Raises:
         FileNotFoundError: If there is no such file.
         TypeError: If it is no path.
-        ValueError: If the columns are not those of a split file, a row is not valid, an id comes
-            twice or there are no rows (the message names file and line), or if the file or one
-            written with it was changed since (see :func:`accept_splits`).
+        ValueError: If the columns are not those of a split file, a row is not valid, an id or an
+            image comes twice or there are no rows (the message names file and line), or if the file
+            or one written with it was changed since (see :func:`accept_splits`).
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f'a split file (ann_file) must be a path, got {path!r}')
@@ -191,7 +200,7 @@ def read_split(path: str | Path) -> list[SplitRow]:
 
 def _read_rows(path: Path) -> list[SplitRow]:
     rows: list[SplitRow] = []
-    lines: dict[str, int] = {}
+    lines: dict[Any, int] = {}  # of each id and each image
     with path.open(encoding='utf-8-sig', newline='') as file:
         reader = csv.reader(file, strict=True)
         try:
@@ -203,9 +212,10 @@ def _read_rows(path: Path) -> list[SplitRow]:
                 )
             for values in reader:
                 row = _to_row(header, values)
-                if row.id in lines:
-                    raise ValueError(f'id {row.id!r} comes twice, first in line {lines[row.id]}')
-                lines[row.id] = reader.line_num
+                for key, what in ((row.id, f'id {row.id!r}'), (image_key(row), repr(row.path))):
+                    if key in lines:
+                        raise ValueError(f'{what} comes twice, first in line {lines[key]}')
+                    lines[key] = reader.line_num
                 rows.append(row)
         except (ValueError, csv.Error) as error:
             raise ValueError(f'{path}, line {max(reader.line_num, 1)}: {error}') from error
@@ -223,64 +233,6 @@ def split_counts(rows: Sequence[SplitRow]) -> dict[str, int]:
     )
     samples = sum(row.repeats for row in rows)
     return counts if samples == len(rows) else dict(counts, samples=samples)
-
-
-def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
-    """Raises ValueError if an image is drawn more than once."""
-    for row in rows:
-        if row.repeats > 1:
-            raise ValueError(
-                f'{where}: {row.id!r} has repeats {row.repeats}; images may be repeated for '
-                'training alone, not to be measured on'
-            )
-
-
-def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
-    """Refuses links that lead out of the folder which the paths are relative to.
-
-    Args:
-        rows: Of a split file.
-        root: The folder.
-        where: The split file.
-
-    Raises:
-        ValueError: If a file or a folder on the way to it is such a link.
-    """
-    top = osp.join(osp.realpath(root), '')
-    real_folders: dict[str, str] = {}  # asked for once, not for each image
-    for row in rows:
-        for path in filter(None, (row.path, row.mask)):
-            folder, name = osp.split(osp.join(root, path))
-            if folder not in real_folders:
-                real_folders[folder] = osp.realpath(folder)
-            real = osp.join(real_folders[folder], name)
-            real = osp.realpath(real) if osp.islink(real) else real
-            if not real.startswith(top):
-                raise ValueError(
-                    f'{where}: {path} of {row.id!r} leads out of {root or "."}, to {real}; set '
-                    'allow_outside=True in the data set if that is meant'
-                )
-
-
-def refuse_duplicates(rows: Iterable[SplitRow]) -> None:
-    """Raises ValueError if an id comes twice."""
-    first: dict[str, SplitRow] = {}
-    for row in rows:
-        if row.id in first:
-            raise ValueError(f'id {row.id!r} comes twice: {first[row.id].path} and {row.path}')
-        first[row.id] = row
-
-
-def refuse_shared_groups(splits: Mapping[str, Iterable[SplitRow]]) -> None:
-    """Raises ValueError if a group has images in two splits."""
-    home: dict[str, str] = {}
-    for name, rows in splits.items():
-        for row in rows:
-            if home.setdefault(row.group, name) != name:
-                raise ValueError(
-                    f'group {row.group!r} is in {home[row.group]} and in {name}; a '
-                    'group belongs to one split'
-                )
 
 
 def _counts(splits: Mapping[str, Sequence[SplitRow]]) -> dict[str, dict[str, int]]:

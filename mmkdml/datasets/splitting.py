@@ -7,7 +7,8 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from mmkdml.datasets.splits import SPLITS, SplitRow, refuse_duplicates, refuse_shared_groups
+from mmkdml.datasets.split_checks import refuse_duplicates, refuse_shared_groups
+from mmkdml.datasets.splits import SPLITS, SplitRow
 
 
 def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) -> dict[str, str]:

@@ -19,6 +19,8 @@ def row(name, group='g', mask=None):
     [
         (dict(id=' '), 'id is empty'),
         (dict(group=''), 'group is empty'),
+        (dict(id=' x'), "id .* got ' x'"),
+        (dict(group='g '), "group .* got 'g '"),  # one patient would be two
         (dict(path='/abs/x.tif'), "relative path .* got '/abs/x.tif'"),
         (dict(path='a\\x.tif'), 'forward slashes'),
         (dict(path='../x.tif'), 'stays inside'),
@@ -37,6 +39,19 @@ def row(name, group='g', mask=None):
 def test_a_row_refuses_what_cannot_be(fields, message):
     with pytest.raises(ValueError, match=message):
         SplitRow(**{**dict(id='x', path='x.tif', group='g', label=0), **fields})
+
+
+def test_an_image_that_comes_twice(tmp_path):
+    """It would count twice in a test; two masks of it, as of two annotators, are two samples."""
+    masks = [SplitRow(name, 'x.tif', 'g', 0, f'{name}.png') for name in 'ab']
+    assert read_split(write_splits(tmp_path / 'masks', {'train': masks}, {})[0]) == masks
+    twice = {'train': [row('x')], 'test': [SplitRow('y', './x.tif', 'h', 1)]}
+    with pytest.raises(ValueError, match="'./x.tif' comes twice: as id 'x' and 'y'"):
+        write_splits(tmp_path, twice, {})
+    path = tmp_path / 'mine.csv'
+    path.write_text('id,path,group,label\nx,x.tif,g,0\ny,./x.tif,g,1\n')
+    with pytest.raises(ValueError, match="line 3: './x.tif' comes twice, first in line 2"):
+        read_split(path)
 
 
 def test_an_id_that_comes_twice():

@@ -1,0 +1,78 @@
+"""What the rows of split files must not be: repeated, shared between parts, outside of the data."""
+
+from __future__ import annotations
+
+import os.path as osp
+import posixpath
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmkdml.datasets.splits import SplitRow
+
+
+def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
+    """Raises ValueError if an image is drawn more than once."""
+    for row in rows:
+        if row.repeats > 1:
+            raise ValueError(
+                f'{where}: {row.id!r} has repeats {row.repeats}; images may be repeated for '
+                'training alone, not to be measured on'
+            )
+
+
+def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
+    """Refuses links that lead out of the folder which the paths are relative to.
+
+    Args:
+        rows: Of a split file.
+        root: The folder.
+        where: The split file.
+
+    Raises:
+        ValueError: If a file or a folder on the way to it is such a link.
+    """
+    top = osp.join(osp.realpath(root), '')
+    real_folders: dict[str, str] = {}  # asked for once, not for each image
+    for row in rows:
+        for path in filter(None, (row.path, row.mask)):
+            folder, name = osp.split(osp.join(root, path))
+            if folder not in real_folders:
+                real_folders[folder] = osp.realpath(folder)
+            real = osp.join(real_folders[folder], name)
+            real = osp.realpath(real) if osp.islink(real) else real
+            if not real.startswith(top):
+                raise ValueError(
+                    f'{where}: {path} of {row.id!r} leads out of {root or "."}, to {real}; set '
+                    'allow_outside=True in the data set if that is meant'
+                )
+
+
+def refuse_duplicates(rows: Iterable[SplitRow]) -> None:
+    """Raise ValueError if two rows have one id, or one image with one mask or label."""
+    ids: dict[str, SplitRow] = {}
+    images: dict[tuple[str, str | None], SplitRow] = {}
+    for row in rows:
+        if row.id in ids:
+            raise ValueError(f'id {row.id!r} comes twice: {ids[row.id].path} and {row.path}')
+        image = image_key(row)
+        if image in images:
+            raise ValueError(f'{row.path!r} comes twice: as id {images[image].id!r} and {row.id!r}')
+        ids[row.id] = images[image] = row
+
+
+def image_key(row: SplitRow) -> tuple[str, str | None]:
+    """What two rows of one image have in common; masks of two annotators tell them apart."""
+    return posixpath.normpath(row.path), row.mask
+
+
+def refuse_shared_groups(splits: Mapping[str, Iterable[SplitRow]]) -> None:
+    """Raises ValueError if a group has images in two splits."""
+    home: dict[str, str] = {}
+    for name, rows in splits.items():
+        for row in rows:
+            if home.setdefault(row.group, name) != name:
+                raise ValueError(
+                    f'group {row.group!r} is in {home[row.group]} and in {name}; a '
+                    'group belongs to one split'
+                )
