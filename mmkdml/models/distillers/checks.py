@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
+
 from mmkdml.models.ensembles import ENSEMBLES, Ensemble
 from mmkdml.models.tasks import Task
 from mmkdml.models.transfers import Transfer, check_weight
@@ -128,3 +130,23 @@ def checked_ensemble(ensemble: str | Ensemble | None, task: Task) -> Ensemble:
             f'got {ensemble!r}'
         )
     return ENSEMBLES[ensemble]
+
+
+def chosen_students(
+    students: Sequence[str] | None,
+    members: Mapping[str, nn.Module],
+    transfers: Iterable[Transfer],
+    task: Task,
+) -> tuple[str, ...]:
+    """Names of the students: as given, or all learners, or all members without transfers.
+
+    Raises:
+        ValueError: If a name is not a member's, or the task has no ensemble of these members.
+    """
+    if students is None:
+        learners = {transfer.learner for transfer in transfers}
+        students = [name for name in members if name in learners]
+    names = tuple(students) or tuple(members)
+    check_known('students', names, tuple(members))
+    task.check_students({name: members[name] for name in names})
+    return names

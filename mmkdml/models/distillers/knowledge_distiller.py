@@ -16,11 +16,11 @@ from mmkdml.models.distillers.checks import (
     as_transfer,
     check_input_size,
     check_kind,
-    check_known,
     check_names,
     check_reuse,
     check_roles,
     checked_ensemble,
+    chosen_students,
     telling,
 )
 from mmkdml.models.distillers.frozen_members import FrozenMembers
@@ -129,11 +129,10 @@ class KnowledgeDistiller(BaseModel):
         for name, source in (reused_classifiers or {}).items():
             task.reuse_classifier(built[name], self._frozen[source])
         self.members = ModuleDict({name: built[name] for name in self.supervised_weights})
-        self.student_names = self._students(students)
+        self.student_names = chosen_students(students, built, self.transfers, task)
         self.ensemble = checked_ensemble(ensemble, task)
-        self.input_size = check_input_size(
-            task.default_input_size if input_size is None else input_size
-        )
+        size = task.default_input_size if input_size is None else input_size
+        self.input_size = check_input_size(size)
         self.lessons = make_lessons(built, self.transfers, task, self.input_size, self._advice)
         self.teacher_cache = make_cache(teacher_cache, frozen)
         self._taps = {
@@ -141,14 +140,8 @@ class KnowledgeDistiller(BaseModel):
             for name in self.member_names
         }
         # Registered for their parameters and buffers, e.g. of projectors.
-        self.transfer_modules = ModuleList(
-            [
-                module
-                for lesson in self.lessons
-                for module in (lesson.loss, lesson.projector)
-                if module is not None
-            ]
-        )
+        modules = [module for one in self.lessons for module in (one.loss, one.projector)]
+        self.transfer_modules = ModuleList([one for one in modules if one is not None])
 
     def init_weights(self) -> None:
         """Initialize what is trained; mmengine's runner calls it when a training starts.
@@ -283,10 +276,8 @@ class KnowledgeDistiller(BaseModel):
         """
         members = self.named_members()
         predictions = {
-            name: self.task.predict(
-                member, self.inputs_of(name, inputs, data_samples), data_samples
-            )
-            for name, member in members.items()
+            name: self.task.predict(one, self.inputs_of(name, inputs, data_samples), data_samples)
+            for name, one in members.items()
         }
         samples = self.task.combine(
             [members[name] for name in self.student_names],
@@ -314,16 +305,6 @@ class KnowledgeDistiller(BaseModel):
     def _advice(self, fixes: Sequence[tuple[Transfer, Change]]) -> str:
         """What a user sets so that transfers are changed."""
         return transfer_advice(fixes)
-
-    def _students(self, students: Sequence[str] | None) -> tuple[str, ...]:
-        if students is None:
-            learners = {transfer.learner for transfer in self.transfers}
-            students = [name for name in self.member_names if name in learners]
-        names = tuple(students) or self.member_names
-        check_known('students', names, self.member_names)
-        members = self.named_members()
-        self.task.check_students({name: members[name] for name in names})
-        return names
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Adds what tells the frozen members' files."""
