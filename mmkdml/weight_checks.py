@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 #: Key with which a classroom records the files of its frozen members among its weights.
 FROZEN_RECORD = 'frozen_members'
-_SHOWN = 10
+_SHOWN = 6
 # Parameters and BatchNorm statistics by name, where the network is not at hand.
 _NEVER_INFINITE = re.compile(r'(^|\.)(weight|bias|running_mean|running_var)$')
 
@@ -191,6 +191,6 @@ def _raise_if_any(problems: list[str], source: Any) -> None:
 
 
 def listed(problems: list[str]) -> str:
-    """Lines of the first ten problems, and the number of the others."""
+    """The first problems in parentheses, and the number of the others."""
     more = [f'... and {len(problems) - _SHOWN} more'] if len(problems) > _SHOWN else []
-    return ''.join(f'\n  {line}' for line in (*problems[:_SHOWN], *more))
+    return f' ({"; ".join((*problems[:_SHOWN], *more))})'

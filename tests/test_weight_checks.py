@@ -45,7 +45,7 @@ def changed(key, value):
 def test_invalid_values_are_named(key, value):
     count = (1, 0) if math.isnan(value) else (0, 1)
     size = changed(key, value)[key].numel()
-    message = rf'in here .*1 tensors.*\n  {key}: {count[0]} NaN and {count[1]} infinite of {size} v'
+    message = rf'in here .*1 tensors.*\({key}: {count[0]} NaN and {count[1]} infinite of {size} v'
     with pytest.raises(ValueError, match=message):
         check_finite(Attention(), changed(key, value), 'here')
     if key != 'scale' or math.isnan(value):  # without the network, parameters go by their names

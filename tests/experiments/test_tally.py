@@ -46,15 +46,16 @@ def test_only_what_is_done_and_tested_counts():
     assert list(tallied.samples) == [('best', 'model')]
 
 
-def test_means_are_over_the_same_classes_in_all_runs():
-    # Class 2 occurs nowhere but in the predictions of the second run.
+def test_a_class_without_images_counts_where_it_is_predicted():
+    """As in scikit-learn: class 2 occurs nowhere but in the predictions of the second run."""
     truth = (0, 1, 1, 0)
     runs = [
         run('a', cases=classified(truth, truth)),
         run('b', cases=classified([0, 1, 2, 0], truth)),
     ]
     scores = tally(suite(*runs), 'best').scores('precision')
-    assert scores['a', 'model'][0] == scores['b', 'model'][0] == pytest.approx(200 / 3)
+    assert scores['a', 'model'][0] == 100
+    assert scores['b', 'model'][0] == pytest.approx(200 / 3)
 
 
 def test_every_figure_by_seed_and_checkpoint():

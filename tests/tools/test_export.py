@@ -62,7 +62,7 @@ def test_nothing_to_export(export, checkpoint, short, tmp_path, payload):
         (SEGMENT, malicious): f'malicious.pth {refused}: Unsupported global',
         (SEGMENT, cut): f'cut.pth {refused}',
         (SEGMENT, 'nowhere'): 'There is no checkpoint at nowhere',
-        (CLASSIFY, checkpoint): 'x.pth do not fit the student_1',
+        (CLASSIFY, checkpoint): 'x.pth does not fit the student_1',
         (SEGMENT, checkpoint, '--what', 'pupil'): "student_2, ensemble to export, got 'pupil'",
         (SEGMENT, checkpoint, '--format', 'checkpoint'): 'have no ensembles',
         (SEGMENT, checkpoint, '--images', empty): 'empty holds no image',

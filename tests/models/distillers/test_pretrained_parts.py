@@ -102,7 +102,7 @@ def test_a_file_that_does_not_fit(tiny, teacher, key, value, message):
     network, path = teacher
     weights = {**network.state_dict(), key: value}
     torch.save({k: one for k, one in weights.items() if one is not None}, path)
-    with pytest.raises(ValueError, match=rf'(?s)teacher.*\n  {message.format(key)}'):
+    with pytest.raises(ValueError, match=rf'teacher.*\({message.format(key)}'):
         classroom(tiny, dict(tiny.classifier(), init_cfg=pretrained(path)))
 
 
