@@ -72,7 +72,7 @@ def test_a_search(tool, data_options, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         tool('tune', CONFIG, '--tied', *arguments, options=options, experiment=False)
     assert str(stopped.value).startswith('tune.py: error: The study demo_kdml_v3_demo was begun')
-    assert '-tied: false\n+tied: true' in str(stopped.value)
+    assert 'tied: False -> True' in str(stopped.value)
 
 
 @pytest.mark.slow
