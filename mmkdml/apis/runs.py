@@ -13,7 +13,6 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
@@ -33,6 +32,7 @@ from mmkdml.engine import (
     keep_freed_memory,
 )
 from mmkdml.engine.checks import check_class_order, register_checks
+from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.files import own_file
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 
@@ -260,7 +260,7 @@ def load_weights(runner: Runner, checkpoint: str | Path) -> None:
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If it is none, does not fit the model, or holds NaN or infinite weights.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     path = resolve_checkpoint(checkpoint)
     content = load_checkpoint_file(path)
     load_for_evaluation(model, path, content)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 from torch.optim import Optimizer
 
+from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
@@ -133,7 +133,7 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         Raises:
             ValueError: If the model has no discriminator, or an optimiser cannot be built.
         """
-        network: Any = model.module if is_model_wrapper(model) else model
+        network = unwrapped(model)
         self.discriminators = nn.ModuleList(
             module.discriminator
             for module in network.modules()

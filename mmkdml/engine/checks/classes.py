@@ -8,10 +8,10 @@ from typing import Any, TypeGuard
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkdml.checkpoint_io import read_checkpoint
+from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.registry import HOOKS
 
 _HEADS = ('head', 'decode_head')
@@ -30,14 +30,14 @@ class ClassesHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check heads and frozen members against the training data."""
-        dataset, model = runner.train_dataloader.dataset, _model(runner)
+        dataset, model = runner.train_dataloader.dataset, unwrapped(runner.model)
         _check_heads(model, _classes(dataset))
         for name, path in getattr(model, 'frozen_files', {}).items():
             check_class_order(dataset, read_checkpoint(path), f'the frozen {name} in {path}')
 
     def before_test(self, runner: Runner) -> None:
         """Check heads against the test data."""
-        _check_heads(_model(runner), _classes(runner.test_dataloader.dataset))
+        _check_heads(unwrapped(runner.model), _classes(runner.test_dataloader.dataset))
 
 
 def check_class_order(dataset: Any, checkpoint: Mapping[str, Any], where: str) -> None:
@@ -97,7 +97,3 @@ def _are_names(classes: Any) -> TypeGuard[Sequence[str]]:
 
 def _classes(dataset: Any) -> Any:
     return (getattr(dataset, 'metainfo', None) or {}).get('classes')
-
-
-def _model(runner: Runner) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

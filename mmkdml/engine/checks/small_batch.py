@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, IterableDataset
 
+from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.registry import HOOKS
 
 
@@ -51,7 +51,7 @@ class SmallBatchHook(Hook):
             )
         if smallest_batch(loader) != 1:
             return
-        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         try:
             _compute_losses(model, loader, 1)
             return

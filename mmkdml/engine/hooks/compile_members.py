@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.registry import HOOKS
 
 
@@ -33,7 +33,7 @@ class CompileMembersHook(Hook):
         """Compiles, once."""
         if self._compiled:
             return
-        network = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        network = unwrapped(runner.model)
         parts = compile_members(network, **self.settings)
         runner.logger.info(f'Compiled, which makes first steps slow: {", ".join(parts)}')
         self._compiled = True

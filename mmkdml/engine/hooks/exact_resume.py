@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import EarlyStoppingHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
@@ -17,6 +16,7 @@ from mmkdml.engine.processes import (
     share_buffers,
 )
 from mmkdml.engine.stopping import shield_workers
+from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.engine.workers import watch_workers
 from mmkdml.registry import HOOKS
 
@@ -143,7 +143,7 @@ class ExactResumeHook(Hook):
 
 
 def _parameters(runner: Runner) -> Any:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     return model.named_parameters()
 
 

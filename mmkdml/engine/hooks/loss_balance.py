@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.registry import HOOKS
 
 #: Norms of a gradient by the places of the parameters it reaches.
@@ -95,7 +95,7 @@ class LossBalanceHook(Hook):
         Raises:
             ValueError: If there are some, and a network has ``with_cp``.
         """
-        self._model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._model = unwrapped(runner.model)
         self._lessons = {lesson.key: lesson for lesson in getattr(self._model, 'lessons', ())}
         learners = dict.fromkeys(lesson.transfer.learner for lesson in self._lessons.values())
         self._learners: dict[str, nn.Module] = {x: self._model.members[x] for x in learners}

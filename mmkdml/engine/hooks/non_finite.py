@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce, is_distributed, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.files import own_file, write_atomically
 from mmkdml.registry import HOOKS
 from mmkdml.weight_checks import find_non_finite
@@ -70,7 +70,7 @@ class NonFiniteLossHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Has the losses of this step looked at where the model hands them over."""
-        model = _model(runner)
+        model = unwrapped(runner.model)
         if self.policy == SKIP:
             self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         # At the model itself, DistributedDataParallel has not yet prepared for the way back.
@@ -82,7 +82,7 @@ class NonFiniteLossHook(Hook):
         Raises:
             ValueError: If a tensor is invalid; see :func:`mmkdml.weight_checks.check_finite`.
         """
-        parameters = {name for name, _ in _model(runner).named_parameters()}
+        parameters = {name for name, _ in unwrapped(runner.model).named_parameters()}
         spoilt = find_non_finite(checkpoint['state_dict'], parameters)
         spoilt += find_non_finite(checkpoint.get('ema_state_dict', {}))
         if spoilt:
@@ -123,10 +123,6 @@ class NonFiniteLossHook(Hook):
             return None  # it refuses a step without gradients
         # As they are for the log, and with no way back.
         return {key: _leaves(value) for key, value in losses.items()}
-
-
-def _model(runner: Runner) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _leaves(value: Any) -> Any:

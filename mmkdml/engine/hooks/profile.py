@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from prettytable import PrettyTable
 from torch.profiler import ProfilerActivity, profile
 
+from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.files import own_file
 from mmkdml.profiling import PREFIX, part
 from mmkdml.registry import HOOKS
@@ -83,7 +83,7 @@ class ProfileHook(Hook):
             self._stop(runner)
 
     def _start(self, runner: Runner) -> None:
-        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         wrapper = runner.optim_wrapper
         wrappers = [*wrapper.values()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         named: list[tuple[Any, str, str]] = [(model.data_preprocessor, 'forward', 'preprocessing')]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.registry import HOOKS
 from mmkdml.weight_checks import check_finite, check_weights, select_weights
 
@@ -36,7 +36,7 @@ class StrictWeightsHook(Hook):
         Raises:
             ValueError: If weights are missing, unexpected, of other shapes, or NaN or infinite.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         path = runner._load_from or 'the checkpoint'
         weights = select_weights(checkpoint, path)
         if not runner._resume:

@@ -34,6 +34,7 @@ def settings(images, part, **changes):
         data_root=str(images),
         ann_file=str(images.parent / 'splits' / f'{part}.csv'),
         pipeline=[],
+        serialize_data=False,  # which takes a second of garbage collection
         **changes,
     )
 
