@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 
 from mmkdml.checkpoint_io import read_checkpoint
+from mmkdml.engine.processes import fail_together
 from mmkdml.files import write_atomically
 
 # What a run that was asked to stop saves
@@ -61,15 +62,17 @@ def read_back_first(runner: Any, path: str | Path) -> None:
     Raises:
         ValueError: If it cannot be loaded, because a hook or a metric put an object into it.
     """
-    if runner in _READ_BACK or not is_main_process() or not Path(path).is_file():
+    if runner in _READ_BACK:
         return
-    try:
-        read_checkpoint(path)
-    except ValueError as error:
-        raise ValueError(
-            f'The first checkpoint of this run was saved, but cannot be loaded again: {error}. '
-            'Find the hook or metric that adds such an object, and make it a number or a text'
-        ) from error
+    with fail_together():
+        if is_main_process() and Path(path).is_file():
+            try:
+                read_checkpoint(path)
+            except ValueError as error:
+                raise ValueError(
+                    f'The first checkpoint of this run was saved, but cannot be loaded: {error}. '
+                    'Find the hook or metric that adds such an object, and make it a number or text'
+                ) from error
     _READ_BACK.add(runner)
 
 

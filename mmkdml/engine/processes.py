@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial, reduce
 from typing import Any
 
@@ -19,6 +21,29 @@ from torch.utils.data import DataLoader
 
 # In which gloo's threads come to rest
 REST_SECONDS = 0.05
+
+
+@contextmanager
+def fail_together() -> Iterator[None]:
+    """Raise an error in all processes if the block, or decorated function, fails in one of them.
+
+    Otherwise the others would wait forever for the one that has failed. All processes must enter
+    the block.
+
+    Raises:
+        RuntimeError: If the block failed in other processes only.
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:  # any class of any framework
+        error = caught
+    failures = all_gather_object(error and f'{type(error).__name__}: {error}')
+    if error is not None:
+        raise error
+    for rank, failure in enumerate(failures):
+        if failure is not None:
+            raise RuntimeError(f'Process {rank} failed: {failure}')
 
 
 def check_equal_epochs(loader: DataLoader) -> None:

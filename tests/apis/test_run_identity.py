@@ -205,12 +205,18 @@ def test_a_run_keeps_its_id_and_the_next_one_gets_another(settings):
     assert len([name for name in files(folder) if name.startswith('best')]) == 1
 
 
-def test_overwriting_removes_nothing_before_training_starts(settings):
+@pytest.mark.parametrize(
+    ('change', 'error'),
+    [
+        ({'train_dataloader.dataset.ann_file': 'nowhere.csv'}, FileNotFoundError),
+        ({'train_dataloader.batch_size': 99, 'train_dataloader.drop_last': True}, ValueError),
+    ],
+)
+def test_overwriting_removes_nothing_before_training_starts(settings, change, error):
     train(settings())
     before = files(settings().work_dir)
-    broken = settings(**{'train_dataloader.dataset.ann_file': 'nowhere.csv'})
-    with pytest.raises(FileNotFoundError):
-        train(broken, overwrite=True)
+    with pytest.raises(error):
+        train(settings(**change), overwrite=True)
     assert files(settings().work_dir) == before
 
 

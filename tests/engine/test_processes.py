@@ -139,6 +139,16 @@ def test_unequal_shares_are_refused_by_all(found):
         )
 
 
+def test_an_error_in_one_process_is_raised_in_all(monkeypatch):
+    with processes.fail_together():
+        pass
+    monkeypatch.setattr(processes, 'all_gather_object', lambda own: [own, 'OSError: full', None])
+    with pytest.raises(RuntimeError, match='Process 1 failed: OSError: full'):
+        processes.fail_together()(len)('x')
+    with pytest.raises(KeyError, match='mine'), processes.fail_together():
+        raise KeyError('mine')
+
+
 def test_unequal_batches_are_refused(monkeypatch):
     monkeypatch.setattr(processes, 'all_gather_object', lambda own: [own, max(own, 2)])
     images = torch.zeros(3)

@@ -21,14 +21,14 @@ def hold(folder, ready):
         time.sleep(10)
         os._exit(0)
     ready.set()
-    time.sleep(60)
+    time.sleep(600)
 
 
 @pytest.fixture
 def holder(forked, tmp_path):
     ready = multiprocessing.get_context('fork').Event()
     (process,) = forked((hold, tmp_path, ready))
-    assert ready.wait(30)
+    assert ready.wait(300)
     yield process
     process.kill()
 
@@ -44,7 +44,7 @@ def test_two_processes_do_not_train_in_one_folder(holder, tmp_path):
 def test_the_lock_ends_with_its_process(holder, tmp_path, number):
     """Also while forked workers of it live, and the file still names it."""
     os.kill(holder.pid, number)
-    holder.join(30)
+    holder.join(300)
     assert json.loads((tmp_path / LOCK).read_text())['process'] == holder.pid
     lock_folder(tmp_path)
     assert json.loads((tmp_path / LOCK).read_text())['process'] == os.getpid()

@@ -1,10 +1,12 @@
 import ctypes
+import itertools
 import multiprocessing
 import os
 import resource
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,8 +163,17 @@ def test_workers_that_hang_end_the_wait(monkeypatch):
         assert process.exitcode == -signal.SIGKILL
 
 
-def test_slow_workers_may_take_longer_in_all():
-    assert len(load(watched(lambda: time.sleep(0.3), number=1, timeout=3))) == 6
+def test_only_the_wait_for_each_batch_is_limited(monkeypatch):
+    clock, late = itertools.count(step=2.0), itertools.cycle([True, False])
+    monkeypatch.setattr(workers, 'time', SimpleNamespace(monotonic=lambda: next(clock)))
+    get = workers._WatchedIterator._try_get_data
+
+    def try_get(iterator, timeout):
+        return (False, None) if next(late) else get(iterator, 600)
+
+    monkeypatch.setattr(workers._WatchedIterator, '_try_get_data', try_get)
+    assert len(load(watched(number=1, timeout=3))) == 6
+    assert next(clock) > 6 * 3
 
 
 def test_by_default_a_wait_has_an_end(monkeypatch):

@@ -21,7 +21,12 @@ __all__ = [
 
 def register_checks(runner: Runner) -> None:
     """Have a runner make all checks that need no setting."""
-    for hook in (ClassesHook, EvaluatedImagesHook, MonitoredMetricsHook):
-        runner.register_hook(hook())
-    runner.register_hook(SplitOverlapHook())
-    runner.register_hook(SmallBatchHook())
+    for hook in (
+        ClassesHook,
+        EvaluatedImagesHook,
+        MonitoredMetricsHook,
+        SplitOverlapHook,
+        SmallBatchHook,
+    ):
+        # Before RunIdentityHook removes the checkpoints that are overwritten.
+        runner.register_hook(hook(), priority='HIGHEST')

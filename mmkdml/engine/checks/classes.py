@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmkdml.checkpoint_io import read_checkpoint
+from mmkdml.engine.processes import fail_together
 from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.registry import HOOKS
 
@@ -28,13 +29,16 @@ class ClassesHook(Hook):
         ValueError: If a head has too few classes, or a frozen member has them in another order.
     """
 
+    @fail_together()
     def before_train(self, runner: Runner) -> None:
         """Check heads and frozen members against the training data."""
         dataset, model = runner.train_dataloader.dataset, unwrapped(runner.model)
         _check_heads(model, _classes(dataset))
         for name, path in getattr(model, 'frozen_files', {}).items():
-            check_class_order(dataset, read_checkpoint(path), f'the frozen {name} in {path}')
+            if '.' not in name:  # a part, such as a backbone, may know other classes
+                check_class_order(dataset, read_checkpoint(path), f'the frozen {name} in {path}')
 
+    @fail_together()
     def before_test(self, runner: Runner) -> None:
         """Check heads against the test data."""
         _check_heads(unwrapped(runner.model), _classes(runner.test_dataloader.dataset))

@@ -10,12 +10,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mmkdml.engine.processes import fail_together
 from mmkdml.registry import HOOKS
 
 
 @HOOKS.register_module()
 class EvaluatedImagesHook(Hook):
-    """Check before a validation or a test that its data loader yields each image once.
+    """Check before a training, a validation or a test that its data loader yields each image once.
 
     With ``drop_last=True`` the last images would be missing from the metrics without a word, and an
     ``InfiniteSampler`` would never end. In several processes, images that a sampler repeats so that
@@ -25,10 +26,18 @@ class EvaluatedImagesHook(Hook):
         ValueError: If the loader skips or repeats images, or does not end.
     """
 
+    @fail_together()
+    def before_train(self, runner: Runner) -> None:
+        """Check the loader of later validations, if there are any."""
+        if runner.val_loop is not None:
+            _check('val', runner.val_dataloader)
+
+    @fail_together()
     def before_val(self, runner: Runner) -> None:
         """Check the validation loader."""
         _check('val', runner.val_dataloader)
 
+    @fail_together()
     def before_test(self, runner: Runner) -> None:
         """Check the test loader."""
         _check('test', runner.test_dataloader)

@@ -34,7 +34,7 @@ class MonitoredMetricsHook(Hook):
             after a validation, if a metric is missing.
     """
 
-    priority = 'VERY_HIGH'  # before the hooks that use the metrics
+    priority = 'HIGHEST'  # before the hooks that use the metrics
 
     def __init__(self) -> None:
         self._monitored: list[tuple[str, str, str]] = []  # none without a training

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, IterableDataset
 
+from mmkdml.engine.processes import fail_together
 from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.registry import HOOKS
 
@@ -40,6 +41,7 @@ class SmallBatchHook(Hook):
         ValueError: If an epoch has no batch, or a batch of one image fails and one of two does not.
     """
 
+    @fail_together()
     def before_train(self, runner: Runner) -> None:
         """Check the smallest batch of an epoch."""
         loader = runner.train_dataloader

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.manifest import read_manifest
+from mmkdml.engine.processes import fail_together
 from mmkdml.registry import HOOKS
 
 ERROR, WARN = POLICIES = ('error', 'warn')
@@ -48,6 +49,7 @@ class SplitOverlapHook(Hook):
     def __init__(self) -> None:
         self._checked = False
 
+    @fail_together()
     def before_train(self, runner: Runner) -> None:
         """Check the parts of the config."""
         needed = dict(train=runner.train_dataloader.dataset)
@@ -55,6 +57,7 @@ class SplitOverlapHook(Hook):
             needed['val'] = runner.val_dataloader.dataset
         self._check(runner, needed)
 
+    @fail_together()
     def before_test(self, runner: Runner) -> None:
         """Check the parts of the config, unless the training of the same runner did."""
         self._check(runner, dict(test=runner.test_dataloader.dataset))

@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmkdml.engine.processes import fail_together
 from mmkdml.engine.schedules import advance
 from mmkdml.files import write_atomically
 from mmkdml.registry import HOOKS
@@ -64,9 +65,11 @@ class RunIdentityHook(Hook):
             runner.logger.log(level, note)
         self.notes = ()  # a test of this runner begins with it, too
 
-    @master_only
+    @fail_together()
     def before_train(self, runner: Runner) -> None:
         """Write identity and config; until now the folder is as it was."""
+        if not is_main_process():
+            return
         folder = Path(runner.work_dir)
         for path in self.outdated:
             Path(path).unlink(missing_ok=True)

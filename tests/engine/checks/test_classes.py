@@ -85,13 +85,16 @@ def test_a_teacher_that_learned_another_order_is_refused(tmp_path):
     torch.save(trained(NAMES[::-1]), path)
     with pytest.raises(ValueError, match=rf'the frozen teacher in {path}.*cat'):
         ClassesHook().before_train(runner(3, frozen=dict(teacher=str(path)).items()))
+    ClassesHook().before_train(runner(3, frozen={'teacher.backbone': str(path)}.items()))
     torch.save(trained(NAMES), path)
     ClassesHook().before_train(runner(3, frozen=dict(teacher=str(path)).items()))
 
 
 def test_all_checks_are_registered():
     registered = []
-    checks.register_checks(SimpleNamespace(register_hook=registered.append))
+    checks.register_checks(
+        SimpleNamespace(register_hook=lambda hook, priority: registered.append(hook))
+    )
     assert {type(one).__name__ for one in registered} == {
         name for name in checks.__all__ if name.endswith('Hook')
     }

@@ -16,6 +16,13 @@ def check(part='test', **settings):
     )
 
 
+def test_the_validation_loader_is_checked_before_training():
+    loader = DataLoader(IMAGES, batch_size=4, drop_last=True)
+    EvaluatedImagesHook().before_train(SimpleNamespace(val_loop=None))
+    with pytest.raises(ValueError, match=r'val_dataloader\.drop_last'):
+        EvaluatedImagesHook().before_train(SimpleNamespace(val_loop=True, val_dataloader=loader))
+
+
 @pytest.mark.parametrize('part', ['val', 'test'])
 def test_images_that_are_left_out_are_refused(part):
     check(part)
