@@ -199,13 +199,8 @@ def _prepare(
     files = [[osp.abspath(sample[key]) for key in sources if key in sample] for sample in samples]
     hints = [sample.get(_DRAWN_ON) if field != 'img' else None for sample in samples]
     # Other versions of these may decode to other pixels.
-    how: list[Any] = [
-        type(load).__name__,
-        sorted(vars(load).items()),
-        cv2.__version__,
-        PIL.__version__,
-    ]
-    how += [mmcv.__version__, READER_VERSION, _COLUMNS]
+    versions = cv2.__version__, PIL.__version__, mmcv.__version__, READER_VERSION, _COLUMNS
+    how = [type(load).__name__, sorted(vars(load).items()), *versions]
     name = hashlib.sha256('\0'.join(map(str, [how, *zip(files, hints, strict=True)])).encode())
     pack = PixelPack(folder / f'{name.hexdigest()[:32]}.pack', len(files))
     folder.mkdir(parents=True, exist_ok=True)

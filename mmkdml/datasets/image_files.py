@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -119,6 +120,17 @@ def exif_orientation(image: Image.Image) -> int:
             return 1
         value = exif.get(_ORIENTATION)
     return int(value) if value in range(1, 9) else 1
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels, (H, W) or (H, W, C), as an EXIF orientation of 1 to 8 says."""
+    if orientation == 1:
+        return pixels
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(pixels[::rows, ::columns])
 
 
 def unsupported(

@@ -28,6 +28,7 @@ from mmkdml.datasets.image_files import (
     opened,
     readable,
     stored_size,
+    turn,
     unsupported,
 )
 
@@ -196,17 +197,6 @@ def read_binary_mask(
         )
     mask = foreground.astype(np.uint8)
     return mask if header is None else _fitted(mask, header, drawn_on, path)
-
-
-def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored pixels, (H, W) or (H, W, C), as an EXIF orientation of 1 to 8 says."""
-    if orientation == 1:
-        return pixels
-    if orientation > 4:
-        pixels = pixels.swapaxes(0, 1)
-    rows = -1 if orientation in (3, 4, 7, 8) else 1
-    columns = -1 if orientation in (2, 3, 6, 7) else 1
-    return np.ascontiguousarray(pixels[::rows, ::columns])
 
 
 def _fitted(

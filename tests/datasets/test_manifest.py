@@ -64,8 +64,17 @@ def prepare(folder, before):
         (folder / 'splits.json').write_text('{"seed": 1}')
 
 
-@pytest.mark.parametrize('new', [NEW, WITHOUT_VAL], ids=['three', 'two'])
-@pytest.mark.parametrize('before', ['nothing', 'no manifest', 'no hashes', 'a unit'])
+@pytest.mark.parametrize(
+    ('before', 'new'),
+    [
+        ('nothing', NEW),
+        ('no manifest', NEW),
+        ('no hashes', NEW),
+        ('a unit', NEW),
+        ('a unit', WITHOUT_VAL),
+    ],
+    ids=['nothing', 'no manifest', 'no hashes', 'a unit', 'a unit, fewer parts'],
+)
 def test_killed_between_any_two_steps(tmp_path, before, new):
     old = {} if before == 'nothing' else OLD
     outcomes = []
