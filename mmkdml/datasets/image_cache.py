@@ -1,4 +1,4 @@
-"""Images that are decoded once, into files which all workers, processes and runs read.
+"""Cache of decoded images in files that all workers, processes and runs share.
 
 A pack is one file: a table with a row for each sample, then pixels. Rows hold the state of the
 image's file when it was decoded, so that one that changes is decoded again, and a checksum of its
@@ -49,8 +49,8 @@ def cached_pipeline(
     """Replace the loading transforms of a pipeline by ones that find their files decoded.
 
     Files that are not yet decoded, or have changed, are decoded here; other processes that want the
-    same wait. What does not fit is read from its file each time, as is what cannot be decoded to
-    8 bits.
+    same wait. Images beyond the limit, or that cannot be decoded to 8 bits, are read from their
+    files each time.
 
     Args:
         transforms: The pipeline. Only ``LoadCheckedImage``, ``LoadBinaryMask`` and mmcv's
@@ -79,9 +79,9 @@ def cached_pipeline(
 
 
 class CachedLoading(BaseTransform):
-    """Loads an image or a mask from a pack, or as it would be without.
+    """Load an image or a mask from a pack, or by the wrapped transform.
 
-    Required key: ``sample_idx``, and those of the wrapped transform, which says what is added.
+    Required keys: ``sample_idx``, and those of the wrapped transform, whose keys are added.
 
     Args:
         load: One of those that :func:`cached_pipeline` replaces.
@@ -268,7 +268,7 @@ def _decode(load: Any, results: dict[str, Any], field: str) -> np.ndarray | None
     """The pixels of one image if a pack can hold them."""
     try:
         pixels = load(results)[field]
-    except Exception:  # its sample will say so, if it is asked for
+    except Exception:  # raised again when the sample is loaded
         return None
     return pixels if pixels.dtype == np.uint8 and pixels.ndim in (2, 3) and pixels.size else None
 

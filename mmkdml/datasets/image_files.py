@@ -144,7 +144,7 @@ def unsupported(
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits per channel of the file, which Pillow may reduce to 8 without telling."""
+    """Bits per channel of the file, which Pillow may silently reduce to 8."""
     if isinstance(image, TiffImageFile):
         return max(image.tag_v2.get(_BITS, (1,)))
     if image.format == 'JPEG2000':

@@ -40,7 +40,7 @@ MAX_PAGES = 5000
 PAGES_PER_IMAGE = 10
 #: Part of the key of image caches: increase it whenever a file may give other pixels than before.
 READER_VERSION = 1
-#: What a mask may have been drawn on, where the EXIF orientation turns its image.
+#: Pixels that a mask may have been drawn on, if the EXIF orientation turns its image.
 DRAWN_ON = ('stored', 'shown')
 
 _GREY = ('1', 'L', 'LA')

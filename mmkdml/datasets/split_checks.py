@@ -1,4 +1,4 @@
-"""What the rows of split files must not be: repeated, shared between parts, outside of the data."""
+"""Checks of split rows: repeats, duplicates, shared groups, paths outside of the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
-    """Raises ValueError if an image is drawn more than once."""
+    """Raise ValueError if an image is drawn more than once."""
     for row in rows:
         if row.repeats > 1:
             raise ValueError(
@@ -22,7 +22,7 @@ def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
 
 
 def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
-    """Refuses links that lead out of the folder which the paths are relative to.
+    """Refuse links that lead out of the folder that the paths are relative to.
 
     Args:
         rows: Of a split file.
@@ -33,7 +33,7 @@ def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
         ValueError: If a file or a folder on the way to it is such a link.
     """
     top = osp.join(osp.realpath(root), '')
-    real_folders: dict[str, str] = {}  # asked for once, not for each image
+    real_folders: dict[str, str] = {}  # resolved once, not for each image
     for row in rows:
         for path in filter(None, (row.path, row.mask)):
             folder, name = osp.split(osp.join(root, path))
@@ -62,12 +62,12 @@ def refuse_duplicates(rows: Iterable[SplitRow]) -> None:
 
 
 def image_key(row: SplitRow) -> tuple[str, str | None]:
-    """What two rows of one image have in common; masks of two annotators tell them apart."""
+    """Return a key that is equal for rows of one image with the same mask."""
     return posixpath.normpath(row.path), row.mask
 
 
 def refuse_shared_groups(splits: Mapping[str, Iterable[SplitRow]]) -> None:
-    """Raises ValueError if a group has images in two splits."""
+    """Raise ValueError if a group has images in two splits."""
     home: dict[str, str] = {}
     for name, rows in splits.items():
         for row in rows:

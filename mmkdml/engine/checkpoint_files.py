@@ -60,7 +60,7 @@ def read_back_first(runner: Any, path: str | Path) -> None:
         path: The file. Other stores than local folders are not read.
 
     Raises:
-        ValueError: If it cannot be loaded, because a hook or a metric put an object into it.
+        ValueError: If it cannot be loaded, because a hook or a metric added an unsupported object.
     """
     if runner in _READ_BACK:
         return

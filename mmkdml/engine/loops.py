@@ -1,4 +1,4 @@
-"""Training loops that may be left after any iteration, and go on from there."""
+"""Training loops that can be stopped after any iteration and resumed from there."""
 
 from __future__ import annotations
 
@@ -23,27 +23,26 @@ from mmkdml.engine.stopping import StopRequested, StopSignals
 
 
 class ResumableLoop(BaseLoop):
-    """What makes a loop of mmengine resumable after each iteration. Stands before it in the bases.
+    """Mixin that makes a loop of mmengine resumable after each iteration; the first base class.
 
-    All random numbers are seeded anew for each iteration and each sample, from the run's seed and
-    their numbers, so that nothing but weights, optimiser and the like need be kept. SIGTERM and
-    Ctrl-C are followed after the iteration or the validation in work: the checkpoint
-    ``interrupted.pth`` is saved, and the process ends with 128 + the signal's number, as shells
-    say it (143, 130). A run that waits for a batch stops at once. The checkpoint is also saved if a
-    single process cannot load a batch, as when an image is unreadable or a worker was killed, which
-    the loop hears of between iterations alone.
+    Random number generators are seeded again for each iteration and each sample, from the run's
+    seed and their numbers, so that no generator state has to be saved. On SIGTERM and Ctrl-C the
+    current iteration or validation is completed, the checkpoint ``interrupted.pth`` is saved, and
+    the process exits with 128 + the signal's number (143, 130). A run that waits for a batch stops
+    at once. The checkpoint is also saved if a run in one process cannot load a batch because an
+    image is unreadable or a worker was killed, which is only reported between iterations.
 
     :class:`~mmkdml.engine.ExactResumeHook` saves and restores the attributes.
 
     Args:
         runner: The runner.
         dataloader: Data loader or its settings; with a batch sampler.
-        augmentations_per_image: How many looks random augmentation gives an image, one in each
-            epoch in turn, at least 1. Default: a new one each time.
+        augmentations_per_image: Number of random augmentations of each image, used in turn, one per
+            epoch; at least 1. Default: a new one each time.
         **settings: As of mmengine's loop.
 
     Attributes:
-        first_iter: The iteration with which the epoch began.
+        first_iter: The first iteration of the epoch.
         validated: Whether the validation that may be due is over.
 
     Raises:
@@ -70,10 +69,10 @@ class ResumableLoop(BaseLoop):
         self._augmentations = augmentations_per_image
 
     def run(self) -> nn.Module:
-        """Trains.
+        """Train.
 
         Raises:
-            SystemExit: If a signal asked for it.
+            SystemExit: If a signal requested a stop.
         """
         with StopSignals() as self._signals:
             try:
@@ -85,7 +84,7 @@ class ResumableLoop(BaseLoop):
         return model
 
     def validate_resumed(self) -> None:
-        """Makes up for the validation that was due where the run is resumed."""
+        """Run the validation that was due when the run was stopped."""
         self._decide_current_val_interval()
         done, end = self._progress()
         due = done >= max(self.val_begin, 1) and (done % self.val_interval == 0 or done == end)
@@ -94,10 +93,10 @@ class ResumableLoop(BaseLoop):
 
     @abstractmethod
     def _progress(self) -> tuple[int, int]:
-        """How much is done, in units of the interval of validations, and of how much."""
+        """Return progress and end of the training, in units of the validation interval."""
 
     def _rest(self) -> Iterator[Any]:
-        """The batches of the epoch that are not done; if one cannot be loaded, that is saved."""
+        """Yield the remaining batches of the epoch; save a checkpoint if one cannot be loaded."""
         seed_all(self.runner.seed, EPOCH, self._epoch)  # a sampler may draw its own seed
         # Not before: what is resumed has a seed of its own.
         self._batches = self._batches or SeededBatches(
@@ -113,7 +112,7 @@ class ResumableLoop(BaseLoop):
                     return
                 yield batch
         except Exception:
-            if not is_distributed():  # the other processes are amid a step
+            if not is_distributed():  # the other processes are in the middle of a step
                 self._save()
                 self.runner.logger.error(
                     f'The batch of iteration {self._iter + 1} could not be loaded; --resume goes '
@@ -128,7 +127,7 @@ class ResumableLoop(BaseLoop):
     def _stop_waiting(self) -> NoReturn:
         """Stop where the run waits for a batch: in training, or in a validation."""
         number, saved = self._signals.number, 'the last checkpoint'
-        if not is_distributed():  # the other processes are amid a step
+        if not is_distributed():  # the other processes are in the middle of a step
             hub = self.runner.message_hub
             if hub.get_info('loop_stage') == 'val':
                 hub.update_info('loop_stage', 'train')  # this validation does not count
@@ -180,7 +179,7 @@ class ResumableTrainLoop(ResumableLoop, EpochBasedTrainLoop):
     """
 
     def run_epoch(self) -> None:
-        """Trains what is left of an epoch."""
+        """Train on the remaining batches of an epoch."""
         self.validated = True
         self._stop_if_asked()
         self.runner.call_hook('before_train_epoch')
@@ -193,7 +192,7 @@ class ResumableTrainLoop(ResumableLoop, EpochBasedTrainLoop):
         self.first_iter = self._iter
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        """Trains on a batch.
+        """Train on a batch.
 
         Args:
             idx: Its number in the epoch.
@@ -223,12 +222,12 @@ class ResumableIterTrainLoop(ResumableLoop, IterBasedTrainLoop):
         self.dataloader_iterator = _Endless(self)
 
     def run_iter(self, data_batch: Any) -> None:
-        """Trains on a batch.
+        """Train on a batch.
 
         Args:
             data_batch: The batch.
         """
-        self.validated = False  # what is saved in this iteration is not
+        self.validated = False  # for checkpoints of this iteration
         self._seed_step()
         super().run_iter(data_batch)
         self._stop_if_asked()
@@ -238,14 +237,14 @@ class ResumableIterTrainLoop(ResumableLoop, IterBasedTrainLoop):
 
 
 class _Endless:
-    """The batches of a loop of iterations: of one endless epoch, or of one after the other."""
+    """Batches of an iteration-based loop: of one endless epoch, or of successive epochs."""
 
     def __init__(self, loop: ResumableIterTrainLoop) -> None:
         self.loop = loop
         self._rest: Iterator[Any] = iter(())
 
     def skip_iter(self, _: int) -> None:
-        """Nothing to do: the loop knows itself where it is."""
+        """Do nothing: the loop tracks its position itself."""
 
     def __next__(self) -> Any:
         for batch in self._rest:

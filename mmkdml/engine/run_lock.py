@@ -88,7 +88,7 @@ def unlock_folder(folder: str | Path) -> None:
 
 
 def holds_lock(folder: str | Path) -> bool:
-    """Whether this process has locked a folder."""
+    """Return whether this process has locked a folder."""
     return _held.get(Path(folder).resolve(), (0, 0))[1] == os.getpid()
 
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, heard at a place of its own choice."""
+"""Signals that request a stop, handled where a run can save its state."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import torch
 from mmengine.dist import all_reduce, is_distributed
 from torch.utils.data import DataLoader
 
-# A launcher passes on what the whole group of processes got already.
+# A launcher forwards signals that the whole process group has already received.
 ECHO_SECONDS = 2.0
 #: Seconds after a signal in which a batch may still arrive, in a validation or in one of several
-#: processes: these stop at a place of their own if loading works.
+#: processes: these stop between batches if loading works.
 PATIENCE_SECONDS = 10.0
 
 
@@ -28,11 +28,11 @@ class StopRequested(BaseException):
 
 
 class StopSignals:
-    """While entered, notes SIGINT (Ctrl-C) and SIGTERM instead of following them.
+    """Record SIGINT (Ctrl-C) and SIGTERM inside the block, instead of ending the process.
 
-    A second one, more than :data:`ECHO_SECONDS` after the first, is followed at once. Only the main
-    thread of a process gets signals; elsewhere nothing is noted. What is ignored already, such as
-    Ctrl-C by a program in the background of a shell, stays ignored.
+    A second one, more than :data:`ECHO_SECONDS` after the first, takes effect at once. Only the
+    main thread of a process receives signals; in others nothing is recorded. Signals that are
+    already ignored, such as Ctrl-C in a background job of a shell, stay ignored.
     """
 
     current: ClassVar[StopSignals | None] = None
@@ -71,10 +71,10 @@ class StopSignals:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let a signal interrupt the block, whatever it waits for.
+        """Let a signal interrupt the block, even while it waits.
 
         Raises:
-            StopRequested: When a signal asks to stop, or has done so.
+            StopRequested: If a signal requests a stop, or has done so before.
         """
         self._waiting = True
         try:
@@ -100,10 +100,10 @@ class StopSignals:
 
 
 def raise_if_overdue() -> None:
-    """Stop waiting for a batch if a signal asked this process to stop some time ago.
+    """Stop waiting for a batch if a stop was requested some time ago.
 
     Raises:
-        StopRequested: If so.
+        StopRequested: If :meth:`StopSignals.overdue`.
     """
     if StopSignals.current is not None and StopSignals.current.overdue():
         raise StopRequested

@@ -1,4 +1,4 @@
-"""mmengine's JSON logs without NaN and infinity, which are no JSON."""
+"""mmengine's JSON logs without NaN and infinity, which are not valid JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StrictJsonLoggerHook(LoggerHook):
 
     @staticmethod
     def _process_tags(tags: dict) -> dict:
-        """What of a test is written as JSON."""
+        """Return the metrics of a test that are written as JSON."""
         return json_values(LoggerHook._process_tags(tags))
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 try:
-    import resource  # now: without file handles, it cannot be imported any more
+    import resource  # at the top, because importing needs a file handle
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
@@ -34,7 +34,7 @@ DEFAULT_TIMEOUT = 1800.0
 WARN_SECONDS = 60.0
 # How often a loader that waits checks its workers and signals.
 _POLL_SECONDS = 1.0
-# Workers that have delivered nothing for as long may be stuck and are killed, not asked to leave.
+# Workers that have delivered nothing for this long may be stuck and are killed.
 _STUCK_SECONDS = 5.0
 _REPORT_BYTES = 4096
 # Errors of PyTorch and Python that mean that shared memory or file handles are used up.
@@ -58,14 +58,15 @@ class LoaderError(RuntimeError, OSError):
 def watch_workers(loader: DataLoader) -> DataLoader:
     """Make a data loader report workers that fail or hang, instead of waiting for them forever.
 
-    Without shared memory or file handles, a PyTorch worker cannot hand over a batch; it prints a
+    Without shared memory or file handles, a PyTorch worker cannot send a batch; it prints a
     traceback and the main process waits for that batch forever. A watched loader raises
     :class:`LoaderError` with the cause: at once if a worker fails, and after ``loader.timeout``
     seconds (0: :data:`DEFAULT_TIMEOUT`) in which no worker has delivered a batch. It logs a warning
-    after :data:`WARN_SECONDS` of waiting, and stops waiting when the run is asked to stop.
+    after :data:`WARN_SECONDS` of waiting, and stops waiting when a stop is requested.
 
     Args:
-        loader: The data loader; changed in place. Subclasses of ``DataLoader`` are left alone.
+        loader: The data loader; changed in place. Subclasses of ``DataLoader`` are not
+            changed.
 
     Returns:
         The same loader.
@@ -166,7 +167,7 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
                 )
 
     def _raise_lost(self, error: Exception) -> NoReturn:
-        """Raise an error that names the cause of a failed handover."""
+        """Raise an error that names the cause of a lost batch."""
         for worker in self._workers:
             worker.join(0.1)  # one that closes its connection is about to end
         codes = {worker.pid: worker.exitcode for worker in self._workers if worker.exitcode}
@@ -205,7 +206,7 @@ def _ending(code: int) -> str:
 def _start_reporting(
     start: Callable[[int], None] | None, report: mmap.mmap | None, worker: int
 ) -> None:
-    """End a worker that cannot hand over a batch, and leave the cause in ``report``."""
+    """End a worker that cannot send a batch, and write the cause to ``report``."""
 
     def leave(error: BaseException) -> None:
         text = f'{type(error).__name__}: {error} ({describe_resources()}, in the worker)'
@@ -217,7 +218,7 @@ def _start_reporting(
         os._exit(1)
 
     def leave_without_handles(kind: Any, error: BaseException, trace: Any) -> None:
-        # Of the thread that sends file handles; without any, it would fail again and again.
+        # In the thread that sends file handles, which would otherwise fail again and again.
         if isinstance(error, OSError) and _EXHAUSTED.search(str(error)):
             leave(error)
         sys.__excepthook__(kind, error, trace)

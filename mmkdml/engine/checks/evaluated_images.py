@@ -18,7 +18,7 @@ from mmkdml.registry import HOOKS
 class EvaluatedImagesHook(Hook):
     """Check before a training, a validation or a test that its data loader yields each image once.
 
-    With ``drop_last=True`` the last images would be missing from the metrics without a word, and an
+    With ``drop_last=True`` the last images would silently be missing from the metrics, and an
     ``InfiniteSampler`` would never end. In several processes, images that a sampler repeats so that
     all have as many are allowed: the metrics drop them.
 

@@ -1,4 +1,4 @@
-"""Find out before the first step that an epoch has no batch, or one that is too small."""
+"""Check before the first step that an epoch has batches, none of them too small."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SmallBatchHook(Hook):
     last batch of an epoch, so that the training would stop after hours.
 
     The losses of the first image are computed once, only if there is such a batch. Weights, buffers
-    and random numbers are afterwards as they were before.
+    and random numbers are restored afterwards.
 
     Raises:
         ValueError: If an epoch has no batch, or a batch of one image fails and one of two does not.
@@ -63,7 +63,7 @@ class SmallBatchHook(Hook):
             try:
                 _compute_losses(model, loader, 2)
             except Exception:
-                return  # not because of the batch: the first step says what it is
+                return  # not because of the batch size: the first step raises it
             reason = f'{type(error).__name__}: {error}'
         size: Any = loader.batch_sampler.batch_size
         one, advice = 'Every batch', 'Use a batch_size of at least 2'
@@ -99,7 +99,7 @@ def _compute_losses(model: Any, loader: DataLoader, images: int) -> None:
         handles = []
         for name, module in norms:
             handles.append(module.register_forward_pre_hook(partial(_refuse_one_value, name)))
-            module.eval()  # which leaves its statistics alone, and other processes, too
+            module.eval()  # keeps its statistics, and needs no other process
         try:
             batch = model.data_preprocessor(loader.collate_fn(samples), True)
             model(**batch, mode='loss') if isinstance(batch, dict) else model(*batch, mode='loss')
@@ -121,7 +121,7 @@ def _refuse_one_value(name: str, module: nn.Module, args: tuple[Any, ...]) -> No
 
 @contextmanager
 def _untouched(model: Any) -> Iterator[None]:
-    """Put back what a forward changes: buffers, modes, random numbers; a cache does not see it."""
+    """Restore what a forward pass changes: buffers, modes, random numbers. No cache is used."""
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     cache = vars(model).get('teacher_cache')

@@ -109,7 +109,7 @@ _KINDS = dict(id='ids', file='image files', group='groups')
 
 
 def _same_dataset(one: Any, other: Any) -> bool:
-    """Whether two data loaders have the same data set settings."""
+    """Return whether two data loaders have the same data set settings."""
     return (
         isinstance(one, Mapping)
         and isinstance(other, Mapping)
@@ -137,7 +137,7 @@ def _without_pipelines(settings: Any) -> Any:
 
 
 def _keys(dataset: Any) -> dict[str, dict[Any, str]]:
-    """Ids, files and groups of a data set, each with the name by which a message calls it."""
+    """Ids, files and groups of a data set, each with its name in messages."""
     found: dict[str, dict[Any, str]] = defaultdict(dict)
     # In other data sets these may number the samples of each part.
     own = ('id', 'group') if all(isinstance(x, SplitFileMixin) for x in _leaves(dataset)) else ()
@@ -158,7 +158,7 @@ def _keys(dataset: Any) -> dict[str, dict[Any, str]]:
 
 
 def _file_key(path: str) -> Any:
-    """Equal for all names of one file."""
+    """Return a key that is equal for all names of one file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # an address of a remote storage

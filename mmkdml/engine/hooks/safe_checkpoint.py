@@ -1,4 +1,4 @@
-"""Checkpoints of which there is always a whole one."""
+"""Checkpoint hook that always keeps an intact checkpoint on disk."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from mmkdml.registry import HOOKS
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook`` for local folders, with files that are never met half-written.
+    """mmengine's ``CheckpointHook`` for local folders, which writes files atomically.
 
-    An old checkpoint, the best one before, and the one of an interruption are removed only after
-    what replaces them is on disk. So one more than ``max_keep_ckpts`` needs room for a moment.
+    Old checkpoints, the previous best one, and ``interrupted.pth`` are removed only after their
+    replacement is on disk, so that one more than ``max_keep_ckpts`` briefly needs space.
 
     NumPy scalars in a checkpoint, such as the score of a metric, become plain numbers. The first
-    checkpoint of a run is read back, so that a run whose checkpoints nobody can load fails at once.
+    checkpoint of a run is read back, so that a run fails at once if it cannot be loaded.
 
     Args:
         *args: As of ``CheckpointHook``.
-        backend_args: Of a store that is no local folder; how it writes is then up to it.
+        backend_args: Settings of a storage other than a local folder, which is then not atomic.
         **kwargs: As of ``CheckpointHook``.
     """
 
@@ -44,11 +44,11 @@ class SafeCheckpointHook(CheckpointHook):
         super().__init__(*args, backend_args=backend_args or WHOLE_FILES, **kwargs)
 
     def before_train(self, runner: Runner) -> None:
-        """Takes up what is resumed, and clears away what killed processes left half-written."""
+        """Restore the state of a resumed run, and remove partial files of killed processes."""
         super().before_train(runner)
-        # Without it, what is best next would not be noted in the checkpoint of its epoch.
+        # Otherwise the next best score would not be recorded in the checkpoint of its epoch.
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')
-        # Of a folder that was copied, else the other's best checkpoint would be removed.
+        # The folder may be a copy: never remove the original's best checkpoint.
         best = getattr(self, 'best_ckpt_path', None)
         self.best_ckpt_path: str | None = best and self._in_folder(best)
         for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
@@ -58,7 +58,7 @@ class SafeCheckpointHook(CheckpointHook):
                 part.unlink()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Convert NumPy scalars, and record whether the best score is the greatest or the least."""
+        """Convert NumPy scalars, and record whether a greater or a lesser score is better."""
         for key, value in checkpoint.items():
             if not key.endswith('state_dict'):  # tensors only, with attributes of their own
                 checkpoint[key] = plain_numbers(value)
@@ -70,7 +70,7 @@ class SafeCheckpointHook(CheckpointHook):
         return self.file_backend.join_path(self.out_dir, Path(path).name)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
-        self._remove_old()  # the best one before, in whose place there is a new one by now
+        self._remove_old()  # the previous best checkpoint, which has been replaced
         share_gradients(runner)
         if is_main_process():
             own_file(runner.work_dir, 'last_checkpoint')

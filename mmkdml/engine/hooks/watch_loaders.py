@@ -1,4 +1,4 @@
-"""Data loaders of every loop that report hanging workers."""
+"""Watch the workers of the data loaders of every loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmkdml.registry import HOOKS
 
 @HOOKS.register_module()
 class WatchLoadersHook(Hook):
-    """Makes data loaders fail with the cause where workers would keep a run waiting forever.
+    """Make data loaders raise an error with its cause when their workers hang or die.
 
     See :func:`mmkdml.engine.watch_workers`. ``mmkdml.apis.make_runner`` adds it to every run.
     """
@@ -19,13 +19,13 @@ class WatchLoadersHook(Hook):
     priority = 'VERY_HIGH'  # before a loader starts its workers
 
     def before_train(self, runner: Runner) -> None:
-        """Watches the training loader."""
+        """Watch the training loader."""
         watch_workers(runner.train_dataloader)
 
     def before_val(self, runner: Runner) -> None:
-        """Watches the validation loader."""
+        """Watch the validation loader."""
         watch_workers(runner.val_dataloader)
 
     def before_test(self, runner: Runner) -> None:
-        """Watches the test loader."""
+        """Watch the test loader."""
         watch_workers(runner.test_dataloader)

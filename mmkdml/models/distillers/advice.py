@@ -48,7 +48,7 @@ def shapes_of(shown: Shown) -> Any:
 
 
 def check_shapes(lesson: Lesson, source: Shown, learner: Shown) -> None:
-    """Raise an error for two sides of different shapes, unless the loss compares such.
+    """Raise an error for two sides of different shapes, unless the loss supports them.
 
     Raises:
         ShapeMismatchError: If they differ.
@@ -99,7 +99,7 @@ def with_advice(
 
 
 def transfer_advice(fixes: Sequence[tuple[Transfer, Change]]) -> str:
-    """What to set in rows of a plan."""
+    """Return advice for the rows of a plan."""
     return '. '.join(
         f'Set {", ".join(f"{key}={as_code(value)}" for key, value in change.items())} in the '
         f'transfer {transfer.source} -> {transfer.learner} ({transfer.knowledge})'
@@ -108,7 +108,7 @@ def transfer_advice(fixes: Sequence[tuple[Transfer, Change]]) -> str:
 
 
 def as_code(value: Any) -> str:
-    """A value as it is written in a config."""
+    """Return a value as it is written in a config."""
     if isinstance(value, Mapping) and all(str(key).isidentifier() for key in value):
         return f'dict({", ".join(f"{key}={as_code(one)}" for key, one in value.items())})'
     if isinstance(value, Mapping):

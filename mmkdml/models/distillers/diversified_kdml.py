@@ -141,7 +141,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         self.style = style
 
     def _advice(self, fixes: Sequence[tuple[Transfer, Change]]) -> str:
-        """What a user sets so that transfers are changed: the whole ``projectors`` and ``taps``."""
+        """Return advice with the complete ``projectors`` and ``taps`` to set."""
         projectors = {
             _route(row): row.projector for row in self.transfers if row.projector is not None
         }

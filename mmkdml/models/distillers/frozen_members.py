@@ -1,4 +1,4 @@
-"""Members that nothing trains."""
+"""Frozen members."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mmkdml.models.distillers.pretrained_parts import load_pretrained_parts
 
 
 class FrozenMembers(dict[str, nn.Module]):
-    """Frozen members by name, which a copy of their classroom has in common with it.
+    """Frozen members by name, which a copy of their classroom shares.
 
-    So an average of the weights (mmengine's ``EMAHook``) costs no second teacher. They are copied
-    when one of the classrooms goes to another device or dtype.
+    An average of the weights (mmengine's ``EMAHook``) therefore needs no second teacher. They are
+    copied when one of the classrooms is moved to another device or dtype.
 
     Args:
-        members: By name; they are loaded, and take part in no training from now on.
+        members: By name; they are loaded, and not trained from then on.
         paths: For each member's name its checkpoint file, or None to load what its ``init_cfg``
             names.
         built_before: Names of the members that were passed as modules. Without a file they keep
             their weights.
 
     Attributes:
-        shared: Whether another classroom has the same ones.
+        shared: Whether another classroom uses the same modules.
         untrained: For each member that has parameters without weights from a file, where these
             parameters are.
 
@@ -87,25 +87,25 @@ class FrozenMembers(dict[str, nn.Module]):
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenMembers:
-        """The same members."""
+        """Return a shallow copy that shares the members."""
         self.shared = True
         return copy.copy(self)
 
     def record(self) -> Tensor | None:
-        """Path and SHA-256 of the files, as the bytes of a JSON text; None if there are none."""
+        """Return path and SHA-256 of the files as bytes of JSON; None without files."""
         if not self._files:
             return None
         text = json.dumps(self._files, sort_keys=True).encode()
         return torch.tensor(list(text), dtype=torch.uint8)
 
     def check_record(self, record: Tensor | None) -> None:
-        """Checks that the students are continued with the teacher they were trained with.
+        """Check that the students are resumed with the teacher they were trained with.
 
         Args:
-            record: What :meth:`record` gave then.
+            record: Return value of :meth:`record` at that time.
 
         Raises:
-            ValueError: If they are not.
+            ValueError: If a file differs, or the record is invalid.
         """
         try:
             recorded = {} if record is None else json.loads(bytes(record.tolist()))
@@ -124,10 +124,10 @@ class FrozenMembers(dict[str, nn.Module]):
                 )
 
     def apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> None:
-        """Changes all parameters and buffers, as ``nn.Module._apply`` does.
+        """Change all parameters and buffers, like ``nn.Module._apply``.
 
         Args:
-            fn: From a tensor to what takes its place.
+            fn: Function from a tensor to its replacement.
             args: See ``nn.Module._apply``.
             kwargs: The same.
         """

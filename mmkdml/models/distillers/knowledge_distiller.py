@@ -1,4 +1,4 @@
-"""Members + transfers -> losses and predictions."""
+"""Distiller that computes losses and predictions from members and transfers."""
 
 from __future__ import annotations
 
@@ -291,29 +291,29 @@ class KnowledgeDistiller(BaseModel):
         return samples
 
     def train(self, mode: bool = True) -> KnowledgeDistiller:
-        """Switches the trained members; the frozen ones stay in eval mode as a whole."""
+        """Set the mode of the trained members; the frozen ones stay in eval mode."""
         super().train(mode)
         for member in self._frozen.values():
             member.eval()
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
-        """Takes the frozen members along to another device or dtype."""
+        """Move the frozen members to another device or dtype, too."""
         self._frozen.apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 
     def _advice(self, fixes: Sequence[tuple[Transfer, Change]]) -> str:
-        """What a user sets so that transfers are changed."""
+        """Return advice for changing transfers."""
         return transfer_advice(fixes)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Adds what tells the frozen members' files."""
+        """Add the record of the frozen members' files."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         record = self._frozen.record()
         if record is not None:
             destination[prefix + FROZEN_RECORD] = record
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Checks that the students are continued with the teacher they were trained with."""
+        """Check that the students are resumed with the teacher they were trained with."""
         self._frozen.check_record(state_dict.pop(prefix + FROZEN_RECORD, None))
         super()._load_from_state_dict(state_dict, prefix, *args)

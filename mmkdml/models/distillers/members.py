@@ -1,4 +1,4 @@
-"""Members from their configs."""
+"""Build members from their configs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The preprocessing that the members of a classroom share, and what they have of their own."""
+"""Preprocessing that the members of a classroom share, and normalization of their own."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def shared_settings(
 def default_preprocessor(
     configs: Mapping[str, Any], members: Mapping[str, Any], frozen: Collection[str]
 ) -> nn.Module:
-    """A copy of the data preprocessor of a classroom that has none of its own.
+    """Copy the data preprocessor of a member for a classroom that has none of its own.
 
     Args:
-        configs: What the classroom was given for each member, by name.
-        members: What was built of it.
+        configs: Config or module of each member, by name.
+        members: The built members, by name.
         frozen: Names of the frozen members.
     """
     stated = {
@@ -73,18 +73,18 @@ def share_preprocessing(
     Args:
         shared: The classroom's data preprocessor.
         given: Whether the classroom has one of its own, rather than a copy of a member's.
-        configs: What the classroom was given for each member, by name.
-        members: What was built of it.
+        configs: Config or module of each member, by name.
+        members: The built members, by name.
         frozen: Names of the frozen members.
         num_classes: Number of classes of a member, for one-hot labels.
 
     Returns:
         The shared preprocessor, with the batch augmentations of the trained members, and for each
-        member with another normalization what gives it that of the same batch.
+        member with another normalization the module that applies it to the shared batch.
 
     Raises:
         ValueError: If batch augmentations contradict each other, or a member's preprocessing
-            differs in what members of one batch have in common.
+            differs in settings that must be equal within a batch.
     """
     trained = {name: member for name, member in members.items() if name not in frozen}
     augments = {name: _augments(member.data_preprocessor) for name, member in trained.items()}
@@ -175,7 +175,7 @@ def _with_augments(shared: Any, augments: Any) -> nn.Module:
 def _check_common(
     name: str, shared: nn.Module, own: nn.Module, frozen: bool, augmented: bool
 ) -> None:
-    """Check what members of one batch have in common: its size, padding and labels."""
+    """Check settings that members of one batch must share: size, padding and labels."""
     if type(own) is not type(shared):
         raise ValueError(
             f'Invalid data_preprocessor of {name}: expected {type(shared).__name__}, the type that '
@@ -239,7 +239,7 @@ def _comparable(value: Any) -> Any:
 
 
 def _states_preprocessing(config_or_module: Any, member: Any) -> bool:
-    """Whether a member has preprocessing of its own, other than its framework's default."""
+    """Return whether a member has preprocessing other than its framework's default."""
     if isinstance(config_or_module, nn.Module):
         own = member.data_preprocessor
         try:

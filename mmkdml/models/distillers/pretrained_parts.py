@@ -24,9 +24,9 @@ from mmkdml.weight_checks import (
 
 
 def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[str]]:
-    """Load what each ``init_cfg`` of type ``Pretrained`` in a network names, at any depth.
+    """Load the file of each ``init_cfg`` of type ``Pretrained`` in a network, at any depth.
 
-    mmengine does so before training with all that is trained. Files are read by the safe loader. A
+    mmengine does so before training for trained members. Files are read by the safe loader. A
     file for the whole network must fit it exactly. A file for a part, such as the backbone, may
     hold more, but must not lack a parameter. If there are parameters that no file has, nothing is
     loaded: the network needs a checkpoint of its own.
@@ -37,7 +37,7 @@ def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[
 
     Returns:
         The local files by the name of what was loaded from them, such as ``teacher.backbone``; and
-        where the parameters are that no file has.
+        the modules with parameters that no file has.
 
     Raises:
         FileNotFoundError: If a file does not exist.

@@ -1,4 +1,4 @@
-"""A batch with one normalization as a member with another one takes it."""
+"""Conversion of a normalized batch to the normalization of another member."""
 
 from __future__ import annotations
 
@@ -114,11 +114,11 @@ def _pad_value(preprocessor: nn.Module) -> float:
 
 
 def normalization(preprocessor: nn.Module, channels: int | None = None) -> dict[str, Any]:
-    """All of a data preprocessor that changes the values of pixels.
+    """Return the settings of a data preprocessor that change pixel values.
 
     Args:
         preprocessor: The data preprocessor.
-        channels: Length of the lists. Default: as many channels as it tells apart.
+        channels: Length of the lists. Default: length of its mean.
     """
     mean, std = mean_and_std(preprocessor)
     channels = channels or len(mean)
