@@ -36,7 +36,7 @@ class RunStart:
     """How a training starts.
 
     Attributes:
-        identity: ``id``, ``settings`` and ``processes`` of the run.
+        identity: ``id``, ``settings``, ``processes`` and ``load_from`` of the run.
         checkpoint: Checkpoint to resume from.
         changes: Old and new value of each changed setting by key.
         outdated: Files of an older run to remove when the training starts.
@@ -104,11 +104,19 @@ def checkpoint_folders(config: Config) -> list[Path]:
 def _decide(config: Config, folders: list[Path], overwrite: bool, accept_changes: bool) -> RunStart:
     start = RunStart(dict(id=uuid.uuid4().hex, processes=get_world_size(), adopted=False))
     start.identity['settings'] = settings = _settings(config)
+    start.identity['load_from'] = None
     found = RunCheckpoints(folders)
     start.warn(*found.special)
     if not config.get('resume'):
+        if config.get('load_from'):
+            start.identity['load_from'] = str(config.load_from)
         _start_new(start, found, folders[0], overwrite)
         return start
+    if overwrite:
+        raise ValueError(
+            '--overwrite starts a new run, but the config has resume=True. Add --cfg-options '
+            'resume=False load_from=None'
+        )
     recorded = _recorded(folders[0])
     if config.get('load_from'):
         start.checkpoint = Path(config.load_from)
@@ -267,6 +275,7 @@ def _take_identity(
     source = recorded or run
     if source is not None:
         start.identity.update(id=source['id'], adopted=source.get('adopted') is True)
+        start.identity['load_from'] = source.get('load_from')
     else:
         start.identity['adopted'] = start.checkpoint is not None
 

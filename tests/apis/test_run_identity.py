@@ -188,6 +188,26 @@ def test_forgetting_the_first_options_keeps_the_runs_config(settings):
     assert weight(settings().work_dir) == weight(settings('undisturbed').work_dir)
 
 
+def test_a_resumed_runs_config_starts_a_new_run(settings, tmp_path):
+    """It says what the run was started with, not from which file it was resumed."""
+    train(settings('earlier'))
+    weights = str(next((tmp_path / 'earlier').glob('epoch_*.pth')))
+    stop_at(6, settings(load_from=weights))
+    for _ in range(2):
+        train(settings(resume=True))
+        config = Config.fromfile(tmp_path / 'run' / 'small.py')
+        assert (config.resume, config.load_from) == (False, weights)
+
+
+def test_overwriting_what_the_config_resumes_is_refused(settings):
+    train(settings())
+    before = files(settings().work_dir)
+    with pytest.raises(ValueError, match='resume=True.*resume=False load_from=None'):
+        train(settings(resume=True), overwrite=True)
+    assert files(settings().work_dir) == before
+    train(settings(resume=False, load_from=None), overwrite=True)
+
+
 def test_a_run_keeps_its_id_and_the_next_one_gets_another(settings):
     folder = settings().work_dir
     stop_at(6, settings())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -76,7 +77,9 @@ class RunIdentityHook(Hook):
         text = json.dumps(self.identity, indent=1, sort_keys=True)
         write_atomically(folder / IDENTITY_FILE, text.encode())
         name = os.path.basename(runner.cfg.filename or f'{runner.timestamp}.py')
-        write_atomically(folder / name, runner.cfg.dump().encode())
+        config = copy.copy(runner.cfg)  # which says how this process started, not the run
+        config.update(resume=False, load_from=self.identity.get('load_from'))
+        write_atomically(folder / name, config.dump().encode())
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the identity to a checkpoint's ``meta``."""
