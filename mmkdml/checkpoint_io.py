@@ -1,4 +1,4 @@
-"""Checkpoint files that hold tensors, numbers and text only: reading them, and what is written."""
+"""Safe reading and writing of checkpoints, which hold tensors, numbers and text only."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def plain_numbers(value: Any) -> Any:
     Returns:
         An equal object, with new containers.
     """
-    if isinstance(value, np.longdouble):  # whose item() is one again
+    if isinstance(value, np.longdouble):  # its item() is a longdouble again
         return float(value)
     if isinstance(value, np.generic):
         return value.item()
@@ -148,6 +148,9 @@ def _check_archive(path: Path) -> None:
     """Check compression, size and checksum of every part; torch checks none of them."""
     if not zipfile.is_zipfile(path):  # of PyTorch before 1.6, or no checkpoint, which torch reports
         with path.open('rb') as pickles:
+            if pickles.read(4) == b'PK\x03\x04':
+                raise ValueError('it is an archive without its end')
+            pickles.seek(0)
             for _ in range(4):  # magic number, protocol, system, content
                 _check_pickle(pickles)
         return

@@ -1,7 +1,8 @@
-"""Files that are never met half-written, and JSON that every program reads."""
+"""Atomic writing of files, strict JSON, hashes and kinds of files."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -54,7 +55,7 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        message = f'{error.strerror or error} (what was there before is as it was)'
+        message = f'{error.strerror or error} (the file before is unchanged)'
         raise OSError(error.errno, message, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
@@ -62,7 +63,7 @@ def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def json_text(content: Any, indent: int | None = None) -> str:
-    """Write values as strict JSON, which has no NaN and no infinity: these become null.
+    """Format values as strict JSON, with null for NaN and infinity, which JSON does not have.
 
     Args:
         content: Dicts, lists, tuples, texts and numbers; numbers and arrays of NumPy and PyTorch,
@@ -76,7 +77,7 @@ def json_text(content: Any, indent: int | None = None) -> str:
 
 
 def json_values(value: Any) -> Any:
-    """The same values as JSON can hold them: plain numbers and lists, None for NaN and infinity."""
+    """Convert values for strict JSON: plain numbers and lists, None for NaN and infinity."""
     if isinstance(value, Mapping):
         return {key: json_values(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -91,9 +92,9 @@ def json_values(value: Any) -> Any:
 def own_file(root: str | Path, *parts: str | Path) -> Path:
     """Return a path below a folder that can be written without touching files elsewhere.
 
-    Links below the folder are removed (not their targets), and so is a FIFO or device in the
-    place of the file, with a warning. Missing folders are created. A path outside ``root``, such
-    as an absolute one, is the user's and is returned unchanged.
+    Links below the folder (not their targets) and FIFOs or devices in the place of the file are
+    removed with a warning. Missing folders are created. A path outside ``root``, such
+    as an absolute one, was chosen by the user and is returned unchanged.
 
     Args:
         root: The folder; it may be a link itself.
@@ -103,10 +104,31 @@ def own_file(root: str | Path, *parts: str | Path) -> Path:
     if path.is_relative_to(root):
         for step in (*reversed(path.parents[: len(path.relative_to(root).parts) - 1]), path):
             if step.is_symlink() or (step.exists() and not (step.is_file() or step.is_dir())):
-                warnings.warn(f'{step} is a link or a special file and is replaced', stacklevel=2)
+                warnings.warn(f'{step} is {kind_of(step)} and is replaced', stacklevel=2)
                 step.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a path is a regular file and not a link to one."""
+    return path.is_file() and not path.is_symlink()
+
+
+def kind_of(path: Path) -> str:
+    """Describe what is at a path that is not a regular file."""
+    if path.is_symlink():
+        return f'a link to {path.readlink()}'
+    return 'a folder' if path.is_dir() else 'a special file'
 
 
 def _sync_folder(folder: Path) -> None:

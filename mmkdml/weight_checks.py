@@ -22,7 +22,7 @@ def select_weights(checkpoint: Mapping[str, Any], source: Any) -> dict[str, Any]
 
     Args:
         checkpoint: With a ``state_dict``, or plain weights by key.
-        source: Where it is from, for messages.
+        source: File, for messages.
 
     Raises:
         ValueError: If it has none.
@@ -43,7 +43,7 @@ def check_weights(network: nn.Module, weights: Mapping[str, Any], source: Any, n
     Args:
         network: The network; it is not changed.
         weights: Tensors by key.
-        source: Where they are from, for messages.
+        source: File, for messages.
         name: What the network is called in messages.
 
     Raises:

@@ -131,8 +131,8 @@ def test_own_files_are_not_elsewhere(tmp_path):
         path.write_text('mine')
     (root / 'file').symlink_to(elsewhere / 'file')
     os.mkfifo(root / 'fifo')
-    for name in ('file', 'fifo'):
-        with pytest.warns(UserWarning, match=f'{root / name} is a link or a special file'):
+    for name, kind in (('file', f'a link to {elsewhere}'), ('fifo', 'a special file')):
+        with pytest.warns(UserWarning, match=f'{root / name} is {kind}.* and is replaced'):
             own_file(root, name).write_text('mine')
     assert not any(elsewhere.iterdir())
     (tmp_path / 'other').symlink_to(elsewhere)

@@ -180,7 +180,7 @@ def _parser(
 
 def _new_file(path: str) -> Path:
     if Path(path).exists():
-        raise argparse.ArgumentTypeError(f'{path} exists already: choose another file')
+        raise argparse.ArgumentTypeError(f'{path} exists already. Choose another file')
     return Path(path)
 
 

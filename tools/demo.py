@@ -37,7 +37,7 @@ def table(metrics: dict[str, float | None]) -> str:
 
 
 OUT, DATA = Path('work_dirs/demo'), Path('data/demo')
-MARK = '.mmkdml_demo'  # in folders that an earlier demo made, which the next one deletes
+MARK = '.mmkdml_demo'  # marks folders that the next demo may delete
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
         foreign = folder not in (OUT, DATA) and not (folder / MARK).is_file()
         if foreign and folder.exists() and (folder.is_file() or any(folder.iterdir())):
             parser.error(
-                f'{folder} was not made by this demo, which would delete it: choose another'
+                f'{folder} was not created by this demo and would be deleted. Choose another folder'
             )
     source, splits = args.data / 'kaggle_3m', args.data / 'splits'
     options = [

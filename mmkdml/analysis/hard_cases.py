@@ -116,10 +116,10 @@ def predict_batch(model: BaseModel, data: Any) -> tuple[Tensor, list[Any]]:
 
 
 def member_inputs(model: BaseModel, name: str, batch: Mapping[str, Any]) -> Tensor:
-    """The images of a preprocessed batch as one member takes them.
+    """Return the images of a preprocessed batch in the normalization of one member.
 
     Args:
-        model: A classroom, or a network, which takes the batch as it is.
+        model: A classroom, or a network, which uses the batch unchanged.
         name: The member's name.
         batch: ``inputs`` (N, 3, H, W) and their ``data_samples``.
     """

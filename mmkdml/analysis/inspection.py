@@ -83,7 +83,7 @@ def inspect_config(config: Config) -> Inspection:
 def classroom_settings(
     settings: Mapping[str, Any], distiller: KnowledgeDistiller
 ) -> tuple[dict[str, Any], Any]:
-    """The configs of a classroom's members by name, and that of the preprocessor they share.
+    """Return the configs of a classroom's members by name, and that of the shared preprocessor.
 
     Args:
         settings: The run's config, as a dict.
@@ -107,7 +107,7 @@ def classroom_settings(
 
 
 def use_default_scope(config: Config) -> None:
-    """Look up names of classes in the scope that a config names, before one of them is built."""
+    """Set the default scope of a config, before any of its classes is built."""
     if config.get('default_scope'):
         init_default_scope(config.default_scope)
 

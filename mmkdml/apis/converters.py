@@ -21,8 +21,8 @@ def add_mask_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--masks-drawn-on',
         choices=DRAWN_ON,
-        help='pixels that masks were drawn on, where the EXIF orientation turns the image and the '
-        'sizes do not tell: those stored in the file, or those that viewers show',
+        help='whether masks were drawn on the pixels stored in the image file or on those that '
+        'viewers show; needed if the EXIF orientation turns an image and its size is ambiguous',
     )
 
 

@@ -27,8 +27,8 @@ def open_dicom(path: str | Path, size: tuple[int, int] | None = None) -> Any:
         size: (rows, columns) of its image, which is read, too. Default: all elements before it.
 
     Raises:
-        ValueError: If a deflated file holds more than such an image, or an image is compressed
-            in a way in which it is larger.
+        ValueError: If a deflated file is larger than such an image, or a compressed image decodes
+            to another size.
     """
     pydicom = package('pydicom')
     meta = pydicom.filereader.read_file_meta_info(path)
@@ -44,7 +44,7 @@ def open_dicom(path: str | Path, size: tuple[int, int] | None = None) -> Any:
 
 
 def _inflated(path: str | Path, size: tuple[int, int] | None) -> Any:
-    """The data set of a deflated file; pydicom would inflate all of it, however much it is."""
+    """Read a deflated file up to its expected size; pydicom would inflate all of it."""
     pydicom = package('pydicom')
     with Path(path).open('rb') as file:
         file.seek(132)  # the preamble and its mark
@@ -65,7 +65,7 @@ def _inflated(path: str | Path, size: tuple[int, int] | None) -> Any:
 
 
 def _check_frame(one: Any, size: tuple[int, int]) -> None:
-    """Refuse a compressed image that is decoded to more pixels than the header says."""
+    """Refuse a compressed image that decodes to more pixels than its header declares."""
     pydicom = package('pydicom')
     syntax = one.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:
@@ -79,7 +79,7 @@ def _check_frame(one: Any, size: tuple[int, int]) -> None:
     try:
         with Image.open(io.BytesIO(frame)) as image:
             found = image.size[::-1]
-    except OSError:  # a format that Pillow does not know, and would not decode
+    except OSError:  # not a format of Pillow, which would not decode it
         return
     if found != tuple(size):
         raise ValueError(f'expected a compressed image of {tuple(size)} pixels, got {found}')

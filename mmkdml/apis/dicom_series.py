@@ -68,7 +68,7 @@ def read_dicom(
 
 
 def _chunks(files: Sequence[str | Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """The rescaled pixels of the slices, one file after the other."""
+    """Yield the rescaled pixels of the slices, one file after the other."""
     rescale = package('pydicom').pixels.apply_modality_lut
     for path in files:
         with readable(path, 'DICOM'):

@@ -19,7 +19,7 @@ from mmkdml.apis.export import CHECKPOINT, Exported, speed_ups
 from mmkdml.apis.export_graph import sizes_in_words
 from mmkdml.apis.export_source import Source
 from mmkdml.datasets.splits import read_split, split_counts
-from mmkdml.models.checkpoints import file_sha256
+from mmkdml.files import file_sha256
 from mmkdml.models.distillers.renormalization import normalization
 from mmkdml.models.ensembles import ENSEMBLES, vote_ensemble
 from mmkdml.registry import DATASETS

@@ -24,7 +24,7 @@ from mmkdml.registry import MODELS, TRANSFORMS
 
 # Losses are for training; a stock one takes the place of ours.
 _LOSSES = ('loss', 'loss_decode')
-# Ours take pretrained weights from elsewhere or refuse more files; weights and answers are equal.
+# Ours load pretrained weights differently or refuse more files; the outputs are equal.
 _STOCK = {
     'PretrainedTIMMBackbone': ('mmpretrain.TIMMBackbone', ('pretrained_cfg_overlay',)),
     'LoadCheckedImage': ('mmcv.LoadImageFromFile', ()),

@@ -55,15 +55,11 @@ def framework_answers(source: Source) -> Answers:
         networks = list(source.members.values())
         predictions = []
         for name, network in source.members.items():
-            data = source.preprocessor_of(
-                name
-            )(
-                dict(
-                    inputs=list(torch.from_numpy(images).flip(1)),  # BGR, as mmcv reads them
-                    data_samples=task.made_up_samples(len(images), images.shape[2:]),
-                ),
-                False,
+            batch = dict(
+                inputs=list(torch.from_numpy(images).flip(1)),  # BGR, as mmcv reads them
+                data_samples=task.made_up_samples(len(images), images.shape[2:]),
             )
+            data = source.preprocessor_of(name)(batch, False)
             with torch.inference_mode():
                 predictions.append(task.predict(network, data['inputs'], data['data_samples']))
         with torch.inference_mode():
@@ -133,7 +129,7 @@ def dataset_of(config: Config, part: str) -> Any:
 
 
 def lacks_of_cases(dataset: Any) -> tuple[str, ...]:
-    """What samples lack of ``id`` and ``group``, without which no cases can be compared."""
+    """Return which of ``id`` and ``group`` samples lack; cases are compared by them."""
     sample = dataset[0]['data_samples']
     return tuple(key for key in ('id', 'group') if key not in sample)
 

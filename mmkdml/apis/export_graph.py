@@ -119,7 +119,7 @@ def export_program(network: ExportedNetwork, source: Source) -> torch.export.Exp
 
 
 def size_divisor(source: Source) -> int:
-    """What height and width of a segmentor's images must be multiples of.
+    """Return the number that height and width of a segmentor's images must be multiples of.
 
     That is what the preprocessor pads them to, or :data:`STRIDE` where it does not pad.
     """
@@ -175,14 +175,14 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
 
 @contextmanager
 def _onnx_errors(path: Path) -> Iterator[None]:
-    """Make one line of what torch or onnxruntime cannot do.
+    """Convert errors of torch and onnxruntime to one line.
 
     Raises:
         ValueError: In place of any other error.
     """
     try:
         yield
-    except Exception as error:  # each has kinds of its own, with graphs of many lines
+    except Exception as error:  # of many types, with graphs of many lines
         raise ValueError(
             f'{path.stem} is not supported as ONNX ({_reason(error)}). Choose --format '
             'torch-export, which has all operators of PyTorch'
@@ -190,7 +190,7 @@ def _onnx_errors(path: Path) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The error that another one was raised for, in one line."""
+    """Return the root cause of an error, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), '')

@@ -52,7 +52,7 @@ class Source:
         return self.inspection.task.name == 'segmentation'
 
     def preprocessor_of(self, name: str) -> Any:
-        """The data preprocessor that a member was trained with: its own, or the shared one."""
+        """Return the data preprocessor of a member: its own, or the shared one."""
         distiller = self.inspection.distiller
         if distiller is None or self.preprocessor is not distiller.data_preprocessor:
             return self.preprocessor

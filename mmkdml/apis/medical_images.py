@@ -99,10 +99,10 @@ def read_nifti(
 
 
 def _check_header(path: str | Path) -> None:
-    """Refuse a header whose extensions claim more bytes than there are before the voxels.
+    """Refuse a header whose extensions are larger than the space before the voxels.
 
     Raises:
-        ValueError: Then; nibabel would read as many.
+        ValueError: If one is; nibabel would allocate that size.
     """
     nibabel = package('nibabel')
     with nibabel.openers.ImageOpener(path) as file:
@@ -111,7 +111,7 @@ def _check_header(path: str | Path) -> None:
             if len(start) >= kind.sizeof_hdr and kind.may_contain_header(start):
                 break
         else:
-            return  # nibabel says what is wrong
+            return  # nibabel raises the error
         header = kind(start[: kind.sizeof_hdr], check=False)
         end = float(header['vox_offset'])
         if not end <= _LARGEST_HEADER:
@@ -128,7 +128,7 @@ def _check_header(path: str | Path) -> None:
 
 
 def _chunks(voxels: Any, path: str | Path) -> Iterator[np.ndarray]:
-    """The scaled voxels of nibabel's array proxy, in the order of the file."""
+    """Yield the scaled voxels of nibabel's array proxy, in the order of the file."""
     nibabel = package('nibabel')
     number = math.prod(voxels.shape)
     with readable(path, 'NIfTI'), nibabel.openers.ImageOpener(voxels.file_like) as file:

@@ -29,7 +29,7 @@ from mmkdml.engine.checks.split_overlap import SETTING as SPLIT_OVERLAP
 
 _DELETE = '_delete_'
 _OPTIM_WRAPPER = ('constructor', 'paramwise_cfg', 'optimizer')
-# What mmengine's Runner and our tools read from the top level of a config.
+# Read by mmengine's Runner and our tools from the top level of a config.
 _TOP_LEVEL: tuple[Any, ...] = (
     Runner,
     SPLIT_OVERLAP,
@@ -37,7 +37,7 @@ _TOP_LEVEL: tuple[Any, ...] = (
     *('find_unused_parameters', 'model_wrapper_cfg', 'sync_bn'),
     *('test_pipeline', 'tta_model', 'tta_pipeline', 'visualizer'),
 )
-# Who reads the dicts that need no ``type``: callables by their parameters, and further keys.
+# Readers of the dicts that need no ``type``: callables with their parameters, and further keys.
 _READERS: dict[str, tuple[Any, ...]] = {
     '': _TOP_LEVEL,
     'auto_scale_lr': ('enable', 'base_batch_size'),
@@ -103,8 +103,8 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
         for number, part in enumerate(parts[:-1], start=1):
             if (whole := '.'.join(parts[:number])) in options:
                 raise ValueError(
-                    f'Invalid options {whole} and {dotted}: the first one sets the second, too. '
-                    'Give one of the two'
+                    f'Invalid options {whole} and {dotted}: the first one includes the second. '
+                    'Give only one of them'
                 )
             node = node.setdefault(part, {})
         node[parts[-1]] = value
@@ -112,7 +112,7 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(changes: Mapping[str, Any], known: Any, path: str, scope: str | None) -> None:
-    """Hold the changes of a dict or list against its present content."""
+    """Check the changes of a dict or list against its current content."""
     if isinstance(changes, Mapping) and changes.get(_DELETE):
         known = {}
     if not isinstance(known, (Mapping, list)):
@@ -156,7 +156,7 @@ def _check_new_key(
 
 
 def _readers(settings: Mapping[str, Any], path: str, scope: str | None) -> tuple[Any, ...]:
-    """Callables and names of keys that a dict's content is for; empty if that is not known."""
+    """Return the callables and keys that read a dict; empty if they are unknown."""
     if path == 'optim_wrapper' and settings.get('constructor') is not None:
         return ()  # it may read keys of its own
     if not path or 'type' not in settings:
@@ -171,7 +171,7 @@ def _readers(settings: Mapping[str, Any], path: str, scope: str | None) -> tuple
 
 
 def _parameters(readers: tuple[Any, ...]) -> set[str] | None:
-    """Names of all parameters; None if there may be others."""
+    """Return the names of all parameters; None if there may be others."""
     names: set[str] = set()
     for reader in readers:
         if isinstance(reader, str):
@@ -188,7 +188,7 @@ def _parameters(readers: tuple[Any, ...]) -> set[str] | None:
 
 
 def _registered(name: str, scope: str | None) -> list[Callable[..., Any]]:
-    """Classes and functions of any registry that a name stands for."""
+    """Return the classes and functions that are registered under a name, in any registry."""
     names = [name] if '.' in name or not scope else [f'{scope}.{name}', name]
     found: list[Callable[..., Any]] = []
     with warnings.catch_warnings(), only_errors():
@@ -197,7 +197,7 @@ def _registered(name: str, scope: str | None) -> list[Callable[..., Any]]:
             for one in names:
                 try:
                     kind = registry.get(one)
-                except Exception:  # of a package that the scope names; building it will say so
+                except Exception:  # raised again when it is built
                     kind = None
                 if kind is not None and kind not in found:
                     found.append(kind)

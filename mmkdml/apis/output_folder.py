@@ -1,4 +1,4 @@
-"""Files that a tool writes: never half-written, and never in the place of somebody else's."""
+"""Output files of the tools: written atomically, without replacing a user's files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _SHOWN = 5
 
 
 class OutputFolder:
-    """A folder to write to, whose other files are left alone.
+    """Output folder in which only files that a tool wrote are replaced.
 
     Each file is listed in :data:`MANIFEST` before it is written, so that a tool that was stopped
-    knows its own files again. It is written next to its place and then renamed.
+    recognizes its files later. It is written to a temporary file, which is then renamed.
 
     Args:
-        path: The folder, made with the first file.
-        inputs: Files that must not be replaced, even if a tool of ours wrote them.
+        path: The folder; created with the first file.
+        inputs: Files that must not be replaced, even if a tool wrote them.
     """
 
     def __init__(self, path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -31,14 +31,14 @@ class OutputFolder:
         self._own = self._listed()
 
     def check(self, paths: Iterable[str | Path]) -> None:
-        """Refuse to write files that are there and not ours, before any work is done.
+        """Refuse to replace files that no tool wrote, before any work is done.
 
         Args:
             paths: Relative to the folder, or absolute ones below it.
 
         Raises:
-            FileExistsError: If a file is there that no tool of ours wrote, or that is an input;
-                names them.
+            FileExistsError: If a file exists that no tool wrote, or that is an input; the
+                message names it.
         """
         found = [path for path in map(self.path.joinpath, paths) if self._is_foreign(path)]
         if found:
@@ -54,11 +54,11 @@ class OutputFolder:
         """Yield the path of a temporary file that becomes the output when the block ends.
 
         Args:
-            path: Relative to the folder, or an absolute one below it; folders are made.
+            path: Relative to the folder, or an absolute one below it; missing folders are created.
 
         Raises:
             FileExistsError: See :meth:`check`.
-            OSError: If it cannot be written; what was there before is intact.
+            OSError: If it cannot be written; the file before is intact.
         """
         path = self.path / path
         self.check([path])
@@ -83,7 +83,7 @@ class OutputFolder:
             part.write_text(content if content.endswith('\n') else f'{content}\n', encoding='utf-8')
 
     def remove(self, path: str | Path) -> None:
-        """Remove a file of ours, if it is there."""
+        """Remove a file that a tool wrote, if it exists."""
         path = self.path / path
         if self._line(path) in self._own and _identity(path) not in self._inputs:
             path.unlink(missing_ok=True)
@@ -117,7 +117,7 @@ def refuse_existing(
         inputs: Files that are never replaced.
 
     Raises:
-        FileExistsError: If it is an input; or if it is there, without ``force``.
+        FileExistsError: If it is an input; or if it exists, without ``force``.
     """
     identity = _identity(Path(path))
     if identity is None:
@@ -134,10 +134,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
     """Device and number of a file, the same for all its names and links; None if it is missing."""
     for look in (path.stat, path.lstat):  # the second one for a broken link
         try:
-            facts = look()
+            found = look()
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
                 raise
         else:
-            return facts.st_dev, facts.st_ino
+            return found.st_dev, found.st_ino
     return None

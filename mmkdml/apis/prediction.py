@@ -222,7 +222,7 @@ def _cases(
 
 
 def _prepared(case: Case, pipeline: ImagePipeline) -> Iterator[Item]:
-    """Yield the case's images as they were and as the network wants them.
+    """Yield the case's images, each unchanged and preprocessed for the network.
 
     Raises:
         ValueError: If the pipeline fails; names the case.

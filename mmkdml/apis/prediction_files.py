@@ -21,13 +21,12 @@ from mmkdml.apis.prediction import Prediction, Predictor
 from mmkdml.apis.prediction_records import SETTINGS, Records, decisive_sha256
 from mmkdml.evaluation.panels import Panel
 from mmkdml.evaluation.spreadsheets import csv_text
-from mmkdml.files import json_text
-from mmkdml.models.checkpoints import file_sha256
+from mmkdml.files import file_sha256, json_text
 
 # Of a stack or volume, as many images as a screen has room for.
 _ROWS_OF_AN_OVERLAY = 4
 PREDICTIONS_CSV, PREDICTIONS_JSON = 'predictions.csv', 'predictions.json'
-# Errors of a case whose name is no name for a file, or that of a folder.
+# Errors of a case whose name is invalid for a file, or is that of a folder.
 _OF_ITS_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 _MASK_SUFFIXES = ('.png', '.tif', '.nii.gz')
 
@@ -56,10 +55,10 @@ def predict_files(
       the values are the classes' indices;
     - for segmentation ``overlays/<case>.png``; of several images those with the most foreground.
 
-    A case that cannot be read or written is left out, and named at the end. Cases that an earlier
+    Cases that cannot be read or written are skipped and named at the end. Cases that an earlier
     call with the same settings has finished are skipped while the content of their files, and of
-    what was written of them, is unchanged. ``.mmkdml_outputs`` lists what was written; no other
-    file is replaced.
+    what was written of them, is unchanged. ``.mmkdml_outputs`` lists the files that were
+    written; no other file is replaced.
 
     Args:
         predictor: As :func:`~mmkdml.apis.prediction.load` gives it.
@@ -67,7 +66,7 @@ def predict_files(
         out: Folder to write to; made if missing.
         exclude: Leaves out files whose names match.
         overlays: Draw them.
-        force: Predict all anew, and replace what was written with other settings.
+        force: Predict all cases again, and replace predictions made with other settings.
         members: As of :meth:`Predictor.stream`, like ``augment``, ``read`` and ``options``.
         augment: See there.
         read: See there.
@@ -80,9 +79,9 @@ def predict_files(
         FileExistsError: If ``out`` holds a file to write that no earlier call wrote, or that is an
             input.
         FileNotFoundError: If there is no such file or folder.
-        ValueError: If ``out`` is a file, lies in a folder of images or holds answers of other
-            settings, an argument is out of range, two cases would be written to the same files,
-            or, at the end, if a case could not be read or written.
+        ValueError: If ``out`` is a file, lies in a folder of images or holds predictions made
+            with other settings, an argument is out of range, two cases would be written to the same
+            files, or, at the end, if a case could not be read or written.
     """
     out, read = Path(out), read or ReadOptions()
     _check_place(out, images)
@@ -165,10 +164,10 @@ def _check_place(out: Path, images: Any) -> None:
 
 
 def _refuse_equal_names(sources: Sequence[Source], out: Path) -> None:
-    """Refuse cases whose files would be one and the same where case does not matter.
+    """Refuse cases whose file names differ only in upper and lower case, where that is ignored.
 
     Raises:
-        ValueError: Then, if the folder is in such a file system.
+        ValueError: If there are any, and the folder is in such a file system.
     """
     if not is_case_insensitive(out):
         return
@@ -177,9 +176,9 @@ def _refuse_equal_names(sources: Sequence[Source], out: Path) -> None:
         other = taken.setdefault(unicodedata.normalize('NFC', source.name).casefold(), source)
         if other is not source:
             raise ValueError(
-                f'{_place(other)} and {_place(source)} would both be written as {other.name}, for '
-                f'the file system of {out} does not tell capital from small letters. Predict them '
-                'into two folders'
+                f'{_place(other)} and {_place(source)} would both be written as {other.name}, '
+                f'because the file system of {out} ignores upper and lower case. Predict them into '
+                'two folders'
             )
 
 
@@ -189,7 +188,7 @@ def is_case_insensitive(folder: Path) -> bool:
 
 
 def _places(source: Source, members: Sequence[str]) -> list[Path]:
-    """Where masks and overlays of a case may be written, relative to the folder."""
+    """Return the paths of all possible masks and overlays of a case, relative to the folder."""
     places = [Path('masks', name) for name in members]
     masks = [place / f'{source.name}{one}' for place in places for one in _MASK_SUFFIXES]
     return [*masks, Path('overlays', f'{source.name}.png')]

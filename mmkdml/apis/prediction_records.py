@@ -1,4 +1,4 @@
-"""What was predicted into a folder, case by case, so that a stop costs the case at hand alone."""
+"""Records of the predicted cases in a folder, with which a stopped prediction is continued."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mmengine.config import Config
 
 from mmkdml.apis.image_sources import Source
 from mmkdml.apis.output_folder import OutputFolder
-from mmkdml.files import json_text
-from mmkdml.models.checkpoints import file_sha256
+from mmkdml.apis.run_settings import NOT_SET, settings_difference
+from mmkdml.files import file_sha256, json_text
 
 SETTINGS = 'settings.json'
 _LONGEST_NAME = 255  # bytes, in all file systems that are common
@@ -36,39 +36,40 @@ class Records:
     """The finished cases in a folder: ``settings.json``, and ``cases/<case>.json`` for each.
 
     Args:
-        outputs: The folder, which may not be there yet.
-        settings: All that answers depend on but the files, as JSON has it.
+        outputs: The folder; it need not exist yet.
+        settings: Everything but the files that predictions depend on, as JSON values.
     """
 
     def __init__(self, outputs: OutputFolder, settings: dict[str, Any]) -> None:
         self.outputs = outputs
         self.out = outputs.path
         self.settings = settings
-        self._seen: dict[str, Any] = {}  # by case, the state of its files before they are read
+        self._seen: dict[str, Any] = {}  # by case: state of its files before they are read
 
     def claim(self, force: bool = False) -> None:
-        """Makes the folder and writes the settings.
+        """Create the folder and write the settings.
 
         Args:
             force: Replace other settings.
 
         Raises:
-            FileExistsError: If there are settings that a user wrote.
-            ValueError: If there are answers of other settings.
+            FileExistsError: If there is a settings file that no tool wrote.
+            ValueError: If there are predictions made with other settings.
         """
         path = self.out / SETTINGS
         self.outputs.check([path])
         if path.is_file() and (self.out / 'cases').is_dir() and not force:
             before = _read(path) or {}
-            changed = [
-                f'{key}: {before.get(key)!r} there, {value!r} now'
+            changes = {
+                key: (before.get(key, NOT_SET), value)
                 for key, value in self.settings.items()
-                if before.get(key) != value
-            ]
-            if changed:
+                if before.get(key, NOT_SET) != value
+            }
+            if changes:
                 raise ValueError(
-                    f'{self.out} holds answers of other settings ({"; ".join(changed)}); choose '
-                    'another folder, or replace them with --force'
+                    f'{self.out} holds predictions made with other settings (old -> new):\n'
+                    f'{settings_difference(changes)}\nChoose another folder, or replace them with '
+                    '--force'
                 )
         self.outputs.write_text(path, json.dumps(self.settings, indent=1))
 
@@ -77,16 +78,16 @@ class Records:
 
         Args:
             source: The case.
-            force: Do not look for them; the case is predicted again.
+            force: Return None, so that the case is predicted again.
 
         Returns:
-            None if it has none, or the content of its files or of what was written changed since.
+            None if it has none, or if its files or its outputs have changed since.
 
         Raises:
             OSError: If its name is too long for a file.
         """
         path = self.path_of(source)
-        if len(os.fsencode(path.name)) > _LONGEST_NAME:  # found only in folders that are there
+        if len(os.fsencode(path.name)) > _LONGEST_NAME:  # otherwise found only in existing folders
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
         self._seen[source.name] = _state(source)
         record = _read(path) if source.files else None
@@ -99,15 +100,15 @@ class Records:
         return record['rows'] if intact else None
 
     def keep(self, source: Source, rows: list[dict[str, Any]], written: Sequence[Path]) -> bool:
-        """Notes that a case is finished, and removes what was written of it before.
+        """Record a case as finished, and remove its earlier outputs.
 
         Args:
-            source: The case, which :meth:`find` was asked for.
+            source: The case; :meth:`find` must have been called with it.
             rows: What the table tells of it.
             written: Files in the folder that belong to it.
 
         Returns:
-            Whether its files are those from before; if not, nothing is noted.
+            Whether its files are unchanged since; if not, nothing is recorded.
         """
         record: dict[str, Any] = dict(
             stamp=self._stamp(source),
@@ -122,12 +123,12 @@ class Records:
         return True
 
     def forget(self, source: Source) -> None:
-        """Removes what was written of a case before, because it is no longer true."""
+        """Remove the outdated outputs of a case."""
         self._remove_written(source, set())
         self.outputs.remove(self.path_of(source))
 
     def path_of(self, source: Source) -> Path:
-        """The file with the record of a case."""
+        """Return the path of a case's record."""
         return self.out / 'cases' / f'{source.name}.json'
 
     def _remove_written(self, source: Source, kept: set[str]) -> None:
@@ -146,9 +147,9 @@ class Records:
 
 
 def _state(source: Source) -> list[Any]:
-    """Whether a file changes while it is used; cheaper than its content."""
-    facts = [path.stat() for path in source.files if path.exists()]
-    return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in facts]
+    """Return numbers that change with the files; cheaper than hashes."""
+    states = [path.stat() for path in source.files if path.exists()]
+    return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in states]
 
 
 def decisive_sha256(config: Config) -> str:

@@ -1,4 +1,4 @@
-"""The checkpoints in a run's folder: which there are, and which one to resume from."""
+"""Checkpoints in the folder of a run, and the one to resume from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkdml.engine import INTERRUPTED
+from mmkdml.files import is_regular, kind_of
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 RESUMABLE = ('epoch_*.pth', 'iter_*.pth', INTERRUPTED)
@@ -23,8 +24,8 @@ class RunCheckpoints:
         folders: The folders.
 
     Attributes:
-        kinds: Those with all that resuming needs, by pattern of their names, latest first.
-        best: Those of best validations, which hold weights only.
+        kinds: Checkpoints to resume from, by pattern of their names, latest first.
+        best: Best checkpoints, which hold weights only.
         special: A message for each link, FIFO, device or folder with such a name.
     """
 
@@ -39,7 +40,7 @@ class RunCheckpoints:
 
     @property
     def all(self) -> list[Path]:
-        """All of them."""
+        """All checkpoints."""
         return [*(path for kind in self.kinds for path in kind), *self.best]
 
     def _find(self, folders: list[Path], pattern: str) -> list[Path]:
@@ -78,7 +79,7 @@ class RunCheckpoints:
 
 
 def newest_checkpoint(work_dir: str | Path) -> Path | None:
-    """Find the checkpoint of a run that is farthest on, among those that can be read.
+    """Find the readable checkpoint of a run with the most iterations.
 
     Later ones that cannot be read are skipped with a message on stderr, as are links, FIFOs,
     devices and folders with the name of a checkpoint.
@@ -94,7 +95,7 @@ def newest_checkpoint(work_dir: str | Path) -> Path | None:
 
 
 def farthest(metas: Mapping[Path, Mapping[str, Any]]) -> Path | None:
-    """The checkpoint with the highest iteration, and epoch, in its ``meta``."""
+    """Return the checkpoint with the highest iteration, then epoch, in its ``meta``."""
 
     def progress(path: Path) -> tuple[int, ...]:
         return tuple(int(metas[path].get(key, 0)) for key in ('iter', 'epoch'))
@@ -103,7 +104,7 @@ def farthest(metas: Mapping[Path, Mapping[str, Any]]) -> Path | None:
 
 
 def skipped(unreadable: Mapping[Path, str]) -> list[str]:
-    """A message for each checkpoint that is not used because it cannot be read."""
+    """Return a message for each checkpoint that is skipped because it cannot be read."""
     return [f'{reason}\n{path.name} is skipped' for path, reason in unreadable.items()]
 
 
@@ -111,15 +112,3 @@ def checkpoint_number(path: Path) -> int:
     """Number of the epoch or iteration in a checkpoint's name; 0 if there is none."""
     number = re.search(r'(?:epoch|iter)_(\d+)\.pth$', path.name)
     return int(number[1]) if number else 0
-
-
-def is_regular(path: Path) -> bool:
-    """Whether a path is a regular file and not a link to one."""
-    return path.is_file() and not path.is_symlink()
-
-
-def kind_of(path: Path) -> str:
-    """Name of what is at a path, if it is not a regular file."""
-    if path.is_symlink():
-        return f'a link to {path.readlink()}'
-    return 'a folder' if path.is_dir() else 'a special file'

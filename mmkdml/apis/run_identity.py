@@ -1,9 +1,10 @@
-"""Which run a folder holds, and what a training may do there: start, resume or overwrite."""
+"""Identity of the run in a folder, and whether a training may start, resume or overwrite it."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +14,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 
-from mmkdml.apis.run_checkpoints import (
-    RunCheckpoints,
-    checkpoint_number,
-    farthest,
-    kind_of,
-    skipped,
-)
+from mmkdml.apis.run_checkpoints import RunCheckpoints, checkpoint_number, farthest, skipped
 from mmkdml.apis.run_settings import (
     changed_settings,
     deciding_settings,
@@ -28,6 +23,7 @@ from mmkdml.apis.run_settings import (
 )
 from mmkdml.engine.hooks.run_identity import IDENTITY_FILE, RUN
 from mmkdml.engine.run_lock import lock_folder, unlock_folder
+from mmkdml.files import is_regular, kind_of
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 
@@ -93,7 +89,7 @@ def unlock_run(config: Config) -> None:
 
 
 def checkpoint_folders(config: Config) -> list[Path]:
-    """The folder of a run, and that of its checkpoints if the hook has an ``out_dir``."""
+    """Return the folder of a run, and that of its checkpoints if the hook has an ``out_dir``."""
     folder = Path(config.work_dir)
     out_dir = ((config.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
     if out_dir is None or '://' in str(out_dir) or Path(out_dir).absolute() == folder.absolute():
@@ -155,9 +151,9 @@ def _start_new(start: RunStart, found: RunCheckpoints, folder: Path, overwrite: 
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """The deciding settings; of frozen members only which have a file.
+    """Return the deciding settings; for frozen members, only whether they have a file.
 
-    A checkpoint records the hash of each file and refuses others, wherever the file is.
+    A checkpoint records the hash of each file, so the path of the file does not matter.
     """
     settings = deciding_settings(config)
     model = settings['model']
@@ -170,9 +166,9 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _recorded(folder: Path) -> dict[str, Any] | None:
-    """The identity in a run's folder; None if it has none."""
+    """Return the identity in a run's folder; None if it has none."""
     path = folder / IDENTITY_FILE
-    if path.is_symlink() or not path.is_file():
+    if not is_regular(path):
         return None
     try:
         identity = _valid(json.loads(path.read_text()))
@@ -198,7 +194,7 @@ def _resume_file(
 ) -> dict[str, Any] | None:
     """Check a checkpoint that was named by the user; returns the identity in it."""
     path: Any = start.checkpoint
-    if path.is_symlink() or (path.exists() and not path.is_file()):
+    if os.path.lexists(path) and not is_regular(path):
         raise ValueError(
             f'--resume {path}: expected a regular file, got {kind_of(path)}. Name the file itself'
         )
@@ -287,6 +283,6 @@ def _check_changes(start: RunStart, config: Config, folder: Path, accept_changes
     if not (accept_changes or only_extends(start.changes, config)):
         raise ValueError(
             f'The settings differ from those of the run in {folder} (old -> new):\n{difference}\n'
-            'Resume with the settings of the run, or go on with the new ones: --accept-changes'
+            'Resume with the settings of the run, or continue with the new ones: --accept-changes'
         )
     start.warn(f'Resumed with changed settings (old -> new):\n{difference}')

@@ -29,7 +29,7 @@ _REAL = {
 
 
 def check_numbers(config: Config) -> None:
-    """Check seed, lengths, batch sizes and the like, which the frameworks notice late or never.
+    """Check seed, lengths and batch sizes, which the frameworks check late or never.
 
     Args:
         config: The config of a run; absent settings are not checked.

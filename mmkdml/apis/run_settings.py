@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkdml.models.checkpoints import file_sha256
+from mmkdml.files import file_sha256
 
 #: Parts of a config that decide what a training learns and which checkpoint is its best one.
 TRAINING_PARTS = (
@@ -41,10 +41,10 @@ _MOST_LINES = 40
 
 
 def deciding_settings(config: Config, parts: tuple[str, ...] = TRAINING_PARTS) -> dict[str, Any]:
-    """Return what decides the result of a run: settings, and hashes of the data under ``'data'``.
+    """Return the settings that decide the result of a run, and hashes of its data (``'data'``).
 
-    Left out is what only changes speed, logs and which files are kept: workers of data loaders,
-    caches, hooks that watch, intervals of checkpoints.
+    Settings that only change speed, logs or the files that are kept are left out: workers of data
+    loaders, caches, hooks that only watch, intervals of checkpoints.
 
     Args:
         config: The config, as :func:`mmkdml.apis.load_config` returns it.
@@ -174,7 +174,7 @@ NOT_SET = _NotSet()
 
 
 def _without_incidental(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without what does not decide a result."""
+    """Remove settings that do not decide a result."""
     kept = dict(settings)
     for part in kept:
         if part.endswith('_dataloader'):
@@ -215,7 +215,7 @@ def _flat(value: Any, place: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def _name(value: Any) -> str:
-    """Name of what JSON cannot hold; an object's address would differ in each process."""
+    """Name a value that JSON does not support; an object's address would differ in each process."""
     if isinstance(value, Path):
         return str(value)
     kind = value if hasattr(value, '__qualname__') else type(value)
@@ -242,7 +242,7 @@ def _data_digest(dataset: Mapping[str, Any]) -> str | None:
     """
     root = Path(dataset.get('data_root') or '')
     if dataset.get('ann_file'):
-        # mmkdml takes the path as it is given, the frameworks relative to data_root.
+        # mmkdml uses the path unchanged, the frameworks relative to data_root.
         paths = dict.fromkeys((Path(dataset['ann_file']), root / dataset['ann_file']))
         digests = [_file_digest(str(path), *_state(path)) for path in paths if path.is_file()]
         return ' '.join(digests) or None

@@ -32,7 +32,7 @@ from mmkdml.engine import (
     keep_freed_memory,
 )
 from mmkdml.engine.checks import check_class_order, register_checks
-from mmkdml.engine.unwrapping import unwrapped
+from mmkdml.engine.processes import unwrapped
 from mmkdml.files import own_file
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 
@@ -207,10 +207,10 @@ def make_runner(
 
 
 class _Runner(Runner):
-    """Runner that changes nothing of the run in its folder before it trains."""
+    """Runner that leaves its folder unchanged until it trains."""
 
     def dump_config(self) -> None:
-        """Leave the config to ``RunIdentityHook``: a test is not to replace a run's config."""
+        """Do nothing: ``RunIdentityHook`` writes the config, so that a test does not replace it."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger, in a folder whose files are not links to elsewhere."""
@@ -242,7 +242,7 @@ def _share_among_processes(config: Config) -> None:
         seconds = env.get('dist_cfg', {}).get('timeout')
         torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
         config.model_wrapper_cfg['device_ids'] = None
-    elif not is_distributed():  # before the runner does: the processes agree how a run starts
+    elif not is_distributed():  # the processes agree on how a run starts
         set_multi_processing(**env.get('mp_cfg', {}), distributed=True)
         init_dist(config.launcher, **env.get('dist_cfg', {}))
 
@@ -250,7 +250,7 @@ def _share_among_processes(config: Config) -> None:
 def load_weights(runner: Runner, checkpoint: str | Path) -> None:
     """Load a checkpoint into the runner's model to evaluate it; see :func:`load_for_evaluation`.
 
-    Hooks are not called: what they do with a checkpoint, such as ``EMAHook``, is for training.
+    Hooks are not called: those that change a checkpoint, such as ``EMAHook``, do so for training.
 
     Args:
         runner: The runner.
@@ -258,7 +258,7 @@ def load_weights(runner: Runner, checkpoint: str | Path) -> None:
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If it is none, does not fit the model, or holds NaN or infinite weights.
+        ValueError: If it is invalid, does not fit the model, or holds NaN or infinite weights.
     """
     model = unwrapped(runner.model)
     path = resolve_checkpoint(checkpoint)

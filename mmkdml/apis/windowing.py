@@ -1,4 +1,4 @@
-"""Intensities of a volume as 8 bits, chunk by chunk, so that memory does not grow with the file."""
+"""Conversion of a volume's intensities to 8 bits in chunks, which bounds the memory."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def windowed(
 
     Args:
         chunks: Called for each pass over the voxels.
-        number: Of voxels, N.
+        number: Number of voxels, N.
         window: Black and white, or None for the 0.5th and 99.5th percentile.
-        source: For messages.
+        source: File, for messages.
 
     Returns:
         (N,), uint8.
@@ -61,14 +61,14 @@ def windowed(
 
 
 def percentiles(chunks: Chunks, wanted: Iterable[float], source: str | Path) -> list[float]:
-    """Compute what :func:`numpy.percentile` computes, without all voxels in memory.
+    """Compute percentiles like :func:`numpy.percentile`, without all voxels in memory.
 
     The order statistics are found by the upper 16 bits of all voxels, and then by the lower ones.
 
     Args:
         chunks: See :func:`windowed`.
         wanted: Percentiles, in [0, 100].
-        source: For messages.
+        source: File, for messages.
 
     Raises:
         ValueError: If voxels are not finite.

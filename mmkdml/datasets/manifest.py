@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmkdml.files import json_text, write_atomically
+from mmkdml.files import file_sha256, json_text, write_atomically
 
 SPLITS = ('train', 'val', 'test')
 PART_FILES = tuple(f'{name}.csv' for name in SPLITS)
@@ -70,7 +70,7 @@ def check_manifest(path: str | Path) -> None:
         return
     for name in (*hashes, path.name):
         part = folder / name
-        found = file_hash(part) if part.is_file() else 'no file'
+        found = file_sha256(part) if part.is_file() else 'no file'
         expected = hashes.get(name, 'no such part')
         if found != expected:
             raise ValueError(
@@ -141,8 +141,3 @@ def write_parts(
         path.unlink()  # of a split that is now left out
     write_atomically(written[-1], manifest)
     return written
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a split file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

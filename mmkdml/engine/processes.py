@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed
 from mmengine.dist import all_gather_object, all_reduce, broadcast, get_backend, get_world_size
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.futures import Future
@@ -44,6 +45,11 @@ def fail_together() -> Iterator[None]:
     for rank, failure in enumerate(failures):
         if failure is not None:
             raise RuntimeError(f'Process {rank} failed: {failure}')
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the network of a wrapper such as ``DistributedDataParallel``, or the model itself."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def check_equal_epochs(loader: DataLoader) -> None:

@@ -12,6 +12,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from mmkdml.files import kind_of
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -93,7 +95,7 @@ def holds_lock(folder: str | Path) -> bool:
 
 
 def _not_regular(path: Path) -> str:
-    return f'{path}: expected a regular file, got a link or a special file. Remove it'
+    return f'{path}: expected a regular file, got {kind_of(path)}. Remove it'
 
 
 def _holder(handle: int) -> str:

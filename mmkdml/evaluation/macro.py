@@ -68,13 +68,13 @@ class MacroPrecisionRecall(SingleLabelMetric):
             classes = results[0]['num_classes']
         tp = np.bincount(truth[truth == predicted], minlength=classes).astype(float)
         support = np.bincount(truth, minlength=classes)
-        said = np.bincount(predicted, minlength=classes)
-        self._log(np.flatnonzero(support == 0), np.flatnonzero((said == 0) & (support > 0)))
-        occurring = support + said > 0
+        assigned = np.bincount(predicted, minlength=classes)
+        self._log(np.flatnonzero(support == 0), np.flatnonzero((assigned == 0) & (support > 0)))
+        occurring = support + assigned > 0
         values = {
-            'precision': self._ratio(tp, said),
+            'precision': self._ratio(tp, assigned),
             'recall': self._ratio(tp, support),
-            'f1-score': self._ratio(2 * tp, said + support),
+            'f1-score': self._ratio(2 * tp, assigned + support),
         }
         return {item: 100 * _mean(values[item][occurring]) for item in self.items}
 

@@ -28,7 +28,7 @@ _CURVES = ['epoch', 'key', 'value']
 
 @dataclass(frozen=True)
 class _Measured:
-    metrics: dict[str, float | None]  # None: NaN, for which JSON has no word
+    metrics: dict[str, float | None]  # None for NaN, which JSON does not have
     cases: str
 
 

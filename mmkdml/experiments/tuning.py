@@ -162,7 +162,7 @@ class Tuner:
         Raises:
             ValueError: If trials fail one after the other, or none is complete in the end; if the
                 study was begun with other settings, or its database cannot be used.
-            FileExistsError: If a file is in the place of a result that no search wrote.
+            FileExistsError: If a result would replace a file that no search wrote.
             KeyboardInterrupt: If it was stopped; the trial in work is queued again.
         """
         OutputFolder(self.out).check(result_names(self.path))

@@ -119,15 +119,15 @@ def result_names(path: Path) -> tuple[str, ...]:
 
 
 def derived_config(path: Path, options: Mapping[str, Any], folder: Path, title: str) -> str:
-    """The text of a config file that has all settings of another one, with changes.
+    """Return the text of a config file with all settings of another one and some changes.
 
-    It inherits and imports nothing, so it can be moved to any folder and any machine. Settings keep
-    their order, as members of a classroom are built in theirs.
+    It inherits and imports nothing, so it can be moved to any folder and any machine. The order of
+    settings is kept, because members of a classroom are built in it.
 
     Args:
         path: The config file to start from, of any kind.
         options: Settings to change, by dotted key.
-        folder: Where the file will be; a comment tells the way from there to ``path``.
+        folder: Where the file will be; a comment names ``path`` relative to it.
         title: Its docstring.
     """
     config = load_config(path, options).to_dict()  # classes by their paths, as a file can hold them
@@ -144,7 +144,7 @@ def derived_config(path: Path, options: Mapping[str, Any], folder: Path, title: 
 
 
 class _NonFinite(float):
-    """A number that Python writes as a name, as an expression."""
+    """NaN or infinity whose ``repr`` is a Python expression."""
 
     def __repr__(self) -> str:
         return '(1e999 - 1e999)' if math.isnan(self) else '1e999' if self > 0 else '-1e999'

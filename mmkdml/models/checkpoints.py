@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from mmkdml.checkpoint_io import guard_checkpoints, plain_numbers, read_checkpoi
 from mmkdml.weight_checks import check_weights, select_weights
 
 __all__ = [
-    'file_sha256',
     'guard_checkpoints',
     'load_checkpoint_file',
     'load_member',
@@ -26,15 +24,6 @@ __all__ = [
 ]
 
 _HUB = ('message_hub', 'meta')
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def resolve_checkpoint(path: str | Path) -> Path:

@@ -58,9 +58,9 @@ def text_config(request, tmp_path):
         ({'.train_cfg': 1}, ["'.train_cfg'", 'empty part']),
         ({'': 1}, ["''", 'empty part']),
         ({'train_cfg. max_epochs': 1}, ['empty part or a space']),
-        ({'train_cfg': {}, 'train_cfg.max_epochs': 1}, ['train_cfg.max_epochs', 'one of the two']),
-        ({'train_cfg': 1, 'train_cfg.max_epochs': 1}, ['train_cfg.max_epochs', 'one of the two']),
-        ({'train_cfg.max_epochs': 1, 'train_cfg': 1}, ['train_cfg', 'one of the two']),
+        ({'train_cfg': {}, 'train_cfg.max_epochs': 1}, ['train_cfg.max_epochs', 'only one']),
+        ({'train_cfg': 1, 'train_cfg.max_epochs': 1}, ['train_cfg.max_epochs', 'only one']),
+        ({'train_cfg.max_epochs': 1, 'train_cfg': 1}, ['train_cfg', 'only one']),
     ],
 )
 def test_options_without_effect_are_refused(text_config, options, facts):

@@ -70,16 +70,16 @@ def test_other_settings_are_refused_where_there_are_answers(source, out):
     assert json.loads((out / 'settings.json').read_text()) == SETTINGS
     open_records(out, different).claim()  # there are no answers yet
     open_records(out, different).keep(source, [], [])
-    with pytest.raises(ValueError, match=r'other settings \(window: \[0, 1\] there, None now\)'):
+    with pytest.raises(ValueError, match=r'other settings [^\0]*window: \[0, 1\] -> None\n'):
         open_records(out, SETTINGS).claim()
     open_records(out, different).claim()
     open_records(out, SETTINGS).claim(force=True)
-    with pytest.raises(
-        ValueError, match=r'window: None there, \[0, 1\] now\); choose another folder'
-    ):
+    with pytest.raises(ValueError, match=r'window: None -> \[0, 1\]\nChoose another folder'):
         open_records(out, different).claim()
     (out / 'settings.json').write_text('[]')  # of somebody else
-    with pytest.raises(ValueError, match=r'members: None there, .*or replace them with --force'):
+    with pytest.raises(
+        ValueError, match=r'members: \(not set\) -> .*\n.*or replace them with --force'
+    ):
         open_records(out, different).claim()
 
 

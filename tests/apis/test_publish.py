@@ -8,8 +8,9 @@ from mmengine.config import Config
 from mmkdml import __version__
 from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config, publish
+from mmkdml.files import file_sha256
 from mmkdml.models import KnowledgeDistiller
-from mmkdml.models.checkpoints import file_sha256, load_checkpoint_file
+from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -51,5 +51,5 @@ def test_folders_of_a_user_are_not_deleted(tmp_path, monkeypatch, capsys, option
     monkeypatch.setattr(sys, 'argv', ['demo.py', *words])
     with pytest.raises(SystemExit, match='2'):
         runpy.run_path(str(ROOT / 'tools' / 'demo.py'), run_name='__main__')
-    assert f'{tmp_path / "mine"} was not made by this demo' in capsys.readouterr().err
+    assert f'{tmp_path / "mine"} was not created by this demo' in capsys.readouterr().err
     assert precious.read_text() == 'a user wrote it'

@@ -14,7 +14,8 @@ import torch
 from mmengine.config import Config
 
 from mmkdml import apis
-from mmkdml.models.checkpoints import file_sha256, load_checkpoint_file
+from mmkdml.files import file_sha256
+from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.models.distillers.knowledge_distiller import FROZEN_RECORD
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +186,7 @@ def test_a_full_disk_is_told_in_one_line(tool, short, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         tool('train', CONFIG, '--work-dir', tmp_path, options=short)
     assert str(stopped.value) == (
-        'train.py: error: [Errno 28] No space left on device (what was there before is as it was): '
+        'train.py: error: [Errno 28] No space left on device (the file before is unchanged): '
         f"'{tmp_path / 'epoch_1.pth'}'"
     )
 

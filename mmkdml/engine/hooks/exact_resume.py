@@ -14,9 +14,9 @@ from mmkdml.engine.processes import (
     check_equal_epochs,
     rest_before_forks,
     share_buffers,
+    unwrapped,
 )
 from mmkdml.engine.stopping import shield_workers
-from mmkdml.engine.unwrapping import unwrapped
 from mmkdml.engine.workers import watch_workers
 from mmkdml.registry import HOOKS
 

@@ -13,7 +13,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmkdml.models.checkpoints import file_sha256, load_member
+from mmkdml.files import file_sha256
+from mmkdml.models.checkpoints import load_member
 from mmkdml.models.distillers.pretrained_parts import load_pretrained_parts
 
 

@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmkdml.files import file_sha256
 from mmkdml.models import KnowledgeDistiller, Transfer
-from mmkdml.models.checkpoints import file_sha256
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 from mmengine.registry import MODELS
 from mmpretrain.models import ResNet
 
+from mmkdml.files import file_sha256
 from mmkdml.models import KnowledgeDistiller, Transfer
-from mmkdml.models.checkpoints import file_sha256
 
 
 @pytest.fixture
