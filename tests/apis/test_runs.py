@@ -280,7 +280,7 @@ def test_weights_are_checked_before_they_are_loaded(tmp_path):
 @pytest.mark.parametrize(
     ('weights', 'message'),
     [
-        ({'weight': torch.zeros(1, 2)}, 'missing: bias$'),
+        ({'weight': torch.zeros(1, 2)}, r'missing: bias\)$'),
         ({'weight': torch.zeros(1, 2), 'bias': torch.tensor([torch.nan])}, 'bias: 1 NaN and 0 inf'),
     ],
 )
@@ -288,6 +288,6 @@ def test_weights_that_do_not_fit(tmp_path, weights, message):
     torch.save(weights, tmp_path / 'b.pth')
     runner = stub_runner(torch.nn.Linear(2, 1))
     before = copy.deepcopy(runner.model.state_dict())
-    with pytest.raises(ValueError, match=rf'(?s)b.pth.*model.*\n  {message}'):
+    with pytest.raises(ValueError, match=rf'b.pth.*model.*\({message}'):
         load_weights(runner, tmp_path / 'b.pth')
     assert all(torch.equal(before[key], runner.model.state_dict()[key]) for key in before)

@@ -44,10 +44,10 @@ def stopped(request, training, tmp_path):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (drop, r'resumed(?s:.*)\n  missing: layer.weight'),
-        (add, r'resumed(?s:.*)\n  unexpected: layer.weight_more'),
-        (reshape, r'resumed(?s:.*)\n  layer.weight: \(1, 4\) expected, \(2, 3\) in the file'),
-        (poison, r'finite(?s:.*)\n  (module.)?layer.weight: 4 NaN'),
+        (drop, r'resumed.*[(; ]missing: layer.weight'),
+        (add, r'resumed.*[(; ]unexpected: layer.weight_more'),
+        (reshape, r'resumed.*[(; ]layer.weight: \(1, 4\) expected, \(2, 3\) in the file'),
+        (poison, r'finite.*[(; ](module.)?layer.weight: 4 NaN'),
     ],
 )
 def test_resuming_is_strict(training, stopped, change, message):
@@ -105,5 +105,5 @@ def test_what_a_training_starts_from_may_be_a_part():
     assert loaded(dict(state_dict=weight), False)[0] == weight
     with pytest.raises(ValueError, match=r'x\.pth has nothing for Linear: .* got head\.a, head\.b'):
         loaded(dict(state_dict={'head.a': weight, 'head.b': weight}), False)
-    with pytest.raises(ValueError, match=r'x\.pth.*\n  weight: 0 NaN and 2 infinite of 2'):
+    with pytest.raises(ValueError, match=r'x\.pth.*\(weight: 0 NaN and 2 infinite of 2'):
         loaded(dict(state_dict=dict(weight=torch.full((1, 2), torch.inf))), False)
