@@ -143,7 +143,7 @@ def built(monkeypatch):
     def from_cfg(config):
         configs.append(config)
         hooks = []
-        return SimpleNamespace(hooks=hooks, register_hook=hooks.append)
+        return SimpleNamespace(hooks=hooks, register_hook=lambda hook, **_: hooks.append(hook))
 
     monkeypatch.setattr(Runner, 'from_cfg', from_cfg)
     monkeypatch.setattr(runs, 'init_dist', lambda *args, **kwargs: None)  # no Slurm here
