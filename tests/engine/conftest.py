@@ -234,7 +234,9 @@ def _end_workers(runner):
 
 def _plain(value):
     """Without what is of the clock or of one process."""
+    # The version contains the commit of the working directory, which may change meanwhile.
     other = {'time', 'experiment_name', 'cfg', 'train/time', 'train/data_time', 'val/time'}
+    other.add('mmengine_version')
     other |= {'val/data_time', 'eta', 'last_ckpt', 'best_ckpt'}
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items() if key not in other}

@@ -1,4 +1,4 @@
-"""What the tools say of split files that overlap or were changed, and of a batch of one image."""
+"""Errors of the tools for split files that overlap or were changed, and a batch of one image."""
 
 import shutil
 from pathlib import Path
@@ -24,6 +24,7 @@ def test_parts_that_overlap_are_refused_before_the_first_step(tool, data_options
     assert not list(tmp_path.glob('*.pth'))
 
 
+@pytest.mark.slow
 def test_tests_refuse_parts_that_overlap_too(tool, checkpoint, data_options, tmp_path):
     options = overlapping(data_options, 'test')
     arguments = ['test', CONFIG, checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'x.json']
@@ -45,6 +46,7 @@ def splits(data_options, tmp_path):
     return folder, [f'{key}={value}' for key, value in options.items()]
 
 
+@pytest.mark.slow
 def test_changed_split_files_are_refused_until_they_are_accepted(tool, checkpoint, splits, capsys):
     folder, options = splits
     text = (folder / 'test.csv').read_text().splitlines(keepends=True)
