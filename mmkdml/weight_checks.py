@@ -191,6 +191,6 @@ def _raise_if_any(problems: list[str], source: Any) -> None:
 
 
 def listed(problems: list[str]) -> str:
-    """The first problems in parentheses, and the number of the others."""
+    """Format the first problems, and the number of the others, in parentheses."""
     more = [f'... and {len(problems) - _SHOWN} more'] if len(problems) > _SHOWN else []
     return f' ({"; ".join((*problems[:_SHOWN], *more))})'
