@@ -43,7 +43,7 @@ def predict_files(
     read: ReadOptions | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Predicts files and writes what the members and the ensemble say.
+    """Predict files, and write the predictions of the members and the ensemble.
 
     In ``out`` there are then
 

@@ -73,6 +73,6 @@ def refuse_shared_groups(splits: Mapping[str, Iterable[SplitRow]]) -> None:
         for row in rows:
             if home.setdefault(row.group, name) != name:
                 raise ValueError(
-                    f'group {row.group!r} is in {home[row.group]} and in {name}; a '
-                    'group belongs to one split'
+                    f'group {row.group!r} is in {home[row.group]} and in {name}: expected '
+                    'each group in one part. Move its rows to one part, or use --split-by image'
                 )
