@@ -87,7 +87,10 @@ def load_source(
     if distiller is not None:
         choices[ENSEMBLE] = distiller.student_names
     if what not in choices:
-        raise ValueError(f'{config.filename} has {", ".join(choices)} to export, got {what!r}')
+        raise ValueError(
+            f'{config.filename} has {", ".join(choices)} to export, got {what!r}. '
+            'Choose one with --what'
+        )
     path = resolve_checkpoint(checkpoint)
     members = {name: inspection.members[name] for name in choices[what]}
     for name, member in members.items():

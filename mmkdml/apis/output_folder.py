@@ -45,8 +45,8 @@ class OutputFolder:
             more = f' and {len(found) - _SHOWN} more' if len(found) > _SHOWN else ''
             raise FileExistsError(
                 f'Invalid outputs {", ".join(map(str, found[:_SHOWN]))}{more}: expected new files '
-                'or those of an earlier call, got inputs or files that this tool did not write. '
-                'Choose another folder (--out), or move them away'
+                f'or those of an earlier call, got inputs or files that are not in {MANIFEST}, its '
+                'list of files that our tools wrote. Choose another folder (--out), or move them away'
             )
 
     @contextmanager
