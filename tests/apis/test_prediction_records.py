@@ -78,7 +78,7 @@ def test_other_settings_are_refused_where_there_are_answers(source, out):
         open_records(out, different).claim()
     (out / 'settings.json').write_text('[]')  # of somebody else
     with pytest.raises(
-        ValueError, match=r'members: \(not set\) -> .*\n.*or replace them with --force'
+        ValueError, match=r'members: \(not set\) -> (?s:.*)or replace them with --force'
     ):
         open_records(out, different).claim()
 
