@@ -236,8 +236,7 @@ def _plain(value):
     """Without what is of the clock or of one process."""
     # The version contains the commit of the working directory, which may change meanwhile.
     other = {'time', 'experiment_name', 'cfg', 'train/time', 'train/data_time', 'val/time'}
-    other.add('mmengine_version')
-    other |= {'val/data_time', 'eta', 'last_ckpt', 'best_ckpt'}
+    other |= {'val/data_time', 'eta', 'last_ckpt', 'best_ckpt', 'mmengine_version'}
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items() if key not in other}
     if isinstance(value, (list, tuple)):

@@ -169,11 +169,11 @@ def try_member(
 
 @contextmanager
 def _naming(transfer: Transfer, kind: type[Exception] = ValueError) -> Iterator[None]:
-    """Says of which transfer an error is."""
+    """Name the transfer in errors of the block."""
     try:
         yield
     except kind as error:
-        raise ValueError(f'The transfer {transfer} cannot be: {error}') from error
+        raise ValueError(f'Invalid transfer {transfer}: {error}') from error
 
 
 def _built(part: str, config_or_module: Any, **facts: Any) -> nn.Module:

@@ -114,7 +114,7 @@ def classroom(tiny, row, teacher=None, size=32):
     ],
 )
 def test_a_method_that_does_not_fit_a_classroom_of_segmentors(tiny, row, message):
-    with pytest.raises(ValueError, match=f'The transfer teacher -> student .*{message}'):
+    with pytest.raises(ValueError, match=f'Invalid transfer teacher -> student .*{message}'):
         classroom(tiny, {'knowledge': 'predictions', **row})
 
 
