@@ -46,7 +46,8 @@ class OutputFolder:
             raise FileExistsError(
                 f'Invalid outputs {", ".join(map(str, found[:_SHOWN]))}{more}: expected new files '
                 f'or those of an earlier call, got inputs or files that are not in {MANIFEST}, its '
-                'list of files that our tools wrote. Choose another folder (--out), or move them away'
+                'list of files that our tools wrote. Choose another folder (--out) or move them '
+                'away'
             )
 
     @contextmanager
