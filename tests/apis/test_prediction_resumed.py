@@ -123,7 +123,7 @@ def test_other_settings_need_another_folder(segmentor, predictors, pictures, tmp
     smaller = copy.deepcopy(segmentor.config)
     smaller.test_dataloader.dataset.pipeline[1].scale = (32, 32)
     other = Predictor(segmentor.model, smaller, segmentor.classes, segmentor.checkpoint)
-    with pytest.raises(ValueError, match=r'other settings \(config_sha256: [^;]*\); choose'):
+    with pytest.raises(ValueError, match=r'\(old -> new\):\n  config_sha256: .*\nChoose'):
         predict_files(other, one, out, overlays=False)
     before = read_table(out)
     predict_files(segmentor, one, out, overlays=False, augment=True, force=True)
