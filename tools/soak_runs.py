@@ -209,11 +209,15 @@ class Attempt:
     def kill(self, number: int, worker: bool, rng: random.Random, seconds: float) -> None:
         """Waits for the process that trains, or a worker of its data loader, and signals it."""
         end = time.monotonic() + seconds
+        before: list[int] = []
         while self.wait(0.05) is None and time.monotonic() < end:
-            if found := self._training(worker):
+            now = self._training(worker)
+            # A program that is being started looks like a fork at first.
+            if found := [pid for pid in now if pid in before or not worker]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(rng.choice(found), number)
                 return
+            before = now
 
     def _training(self, worker: bool) -> list[int]:
         table = processes()

@@ -176,7 +176,7 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     """
     with _without_pillow_limit(), ExitStack() as stack:
         with readable(path):
-            if os.path.exists(path) and not os.path.isfile(path):
+            if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
                 raise OSError('not a regular file')  # opening a named pipe would wait forever
             # Never the path: Pillow 13 maps the file and misreads a turned TIFF. Small files are
             # read at once, since TIFF tags are read in many pieces.
