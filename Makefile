@@ -8,8 +8,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # Empty: the one that belongs to the torch found.
 TORCHVISION ?=
-# Processes that share the tests.
-WORKERS ?= 2
+# Processes that share the tests; more than there are cores, because some tests wait.
+WORKERS ?= 3
 # Of each kind, in `make fuzz`.
 FUZZ_EXAMPLES ?= 1000
 
