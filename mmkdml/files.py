@@ -120,7 +120,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a path is a regular file and not a link to one."""
+    """Return whether a path is a regular file and not a link to one."""
     return path.is_file() and not path.is_symlink()
 
 

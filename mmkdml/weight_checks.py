@@ -123,7 +123,7 @@ def _kind(value: Tensor) -> tuple[bool, bool]:
 
 
 def _converts(network: nn.Module, weights: Mapping[str, Any]) -> bool:
-    """Whether the network adapts these weights itself, as it does with those of old versions."""
+    """Return whether the network converts these weights itself, such as those of old versions."""
     if not all(isinstance(value, Tensor) for value in weights.values()):
         return False
     try:

@@ -183,7 +183,7 @@ def _refuse_equal_names(sources: Sequence[Source], out: Path) -> None:
 
 
 def is_case_insensitive(folder: Path) -> bool:
-    """Whether names that differ by capital and small letters name one file."""
+    """Return whether the file system of a folder ignores case."""
     return (folder / MANIFEST.upper()).exists()
 
 

@@ -104,7 +104,7 @@ def settings_difference(changes: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def only_extends(changes: Mapping[str, tuple[Any, Any]], config: Config) -> bool:
-    """Whether only the length of the training changes, and no learning rate so far with it."""
+    """Return whether only the length of training changes, which no learning rate so far depends on."""
     schedules = config.get('param_scheduler') or []
     if isinstance(schedules, Mapping) and 'type' not in schedules:  # by optimizer
         schedules = list(schedules.values())
@@ -128,7 +128,7 @@ def difference(before: str, after: str) -> str:
 
 
 def records_data(settings: str) -> bool:
-    """Whether a text of settings has the hash of every part of the data."""
+    """Return whether a text of settings has the hash of every part of the data."""
     try:
         data = _parsed(settings).get(DATA)
     except (ValueError, TypeError, RecursionError):
@@ -152,7 +152,7 @@ def _all_schedules(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_free(schedule: Mapping[str, Any]) -> bool:
-    """Whether a schedule's values so far do not depend on the end of the training."""
+    """Return whether a schedule's values so far do not depend on the end of the training."""
     kind = schedule['type']
     name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
     if name.startswith('ReduceOnPlateau'):  # it starts again, see RunIdentityHook

@@ -274,7 +274,7 @@ def _decode(load: Any, results: dict[str, Any], field: str) -> np.ndarray | None
 
 
 def _shape(row: np.ndarray) -> tuple[int, ...]:
-    """Of an image, (H, W) or (H, W, C); empty if it is not in the pack."""
+    """Shape of an image, (H, W) or (H, W, C); empty if it is not in the pack."""
     height, width, channels = row[_SHAPE].tolist()
     if not height:
         return ()

@@ -173,7 +173,7 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
         codes = {worker.pid: worker.exitcode for worker in self._workers if worker.exitcode}
         how = '; '.join(f'pid {pid} {_ending(code)}' for pid, code in codes.items())
         text = (self._report[:] if self._report else b'').rstrip(b'\0').decode(errors='replace')
-        lost = f'({how}) exited unexpectedly' if how else 'was lost as it handed over a batch'
+        lost = f'({how}) exited unexpectedly' if how else 'was lost while it sent a batch'
         exhausted = _EXHAUSTED.search(f'{text} {error} {how}')
         advice = f'. {_ADVICE}' if exhausted else ''
         raise LoaderError(

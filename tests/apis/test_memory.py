@@ -21,9 +21,9 @@ UID = pydicom.uid
 
 
 def in_child(call):
-    """What a call returns or refuses, as text, and the peak memory in MiB of a process of its own.
+    """Result or error of a call, as text, and the peak memory in MiB of a process of its own.
 
-    A forked process: one that is executed anew inherits its parent's peak.
+    A forked process: one that is executed again inherits its parent's peak.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -43,7 +43,7 @@ def in_child(call):
 
 
 def grown(call):
-    """What a call returns or refuses, and how many MiB it took at most."""
+    """Result or error of a call, and its peak memory in MiB."""
     text, peak = in_child(call)
     return text, peak - in_child(lambda: None)[1]
 

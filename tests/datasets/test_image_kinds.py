@@ -176,7 +176,7 @@ KINDS = {
 
 
 def result(function):
-    """What is returned, or the message of the error."""
+    """Return value, or message of the error."""
     try:
         return function()
     except (ValueError, RuntimeError) as error:

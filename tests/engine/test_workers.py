@@ -132,7 +132,7 @@ def test_a_worker_that_ends_amid_a_batch_is_reported(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(workers._WatchedIterator, '_try_get_data', broken)
-    with pytest.raises(RuntimeError, match='DataLoader worker was lost as it handed over a batch'):
+    with pytest.raises(RuntimeError, match='DataLoader worker was lost while it sent a batch'):
         load(watched())
 
 

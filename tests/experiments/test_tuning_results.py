@@ -30,7 +30,7 @@ TRIED = {
 
 
 def settings(path, options):
-    """What a run of a config has as settings, its folder left out."""
+    """Settings of a run of a config, without its folder."""
     config = load_config(path, options).to_dict()
     del config['work_dir']
     return config
@@ -214,7 +214,7 @@ def test_members_keep_their_order_and_numbers_their_values(tmp_path):
 
 
 def test_a_name_that_is_no_text(tmp_path):
-    """Of a file system that has bytes; the best config is UTF-8 all the same."""
+    """File names may be bytes that are not text; the best config is UTF-8 all the same."""
     path = tmp_path / os.fsdecode(b'a\xff.py')
     path.write_text('value = dict(a=1)\n')
     text = derived_config(path, {'value.a': 2}, tmp_path, f'{path.name}, best.')

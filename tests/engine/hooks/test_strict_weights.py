@@ -74,7 +74,7 @@ def test_resuming_with_the_average_is_still_exact(training, undisturbed, tmp_pat
 
 
 def loaded(checkpoint, resume, hooks=()):
-    """What the hook leaves of a checkpoint for a linear layer, and its warnings."""
+    """Checkpoint of a linear layer after the hook, and its warnings."""
     warnings = []
     runner = SimpleNamespace(
         model=torch.nn.Linear(2, 1),

@@ -1,4 +1,4 @@
-"""What error messages advise is done as it is written, and must help."""
+"""Follow the advice of error messages as it is written; it must help."""
 
 import re
 
