@@ -104,7 +104,7 @@ def settings_difference(changes: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def only_extends(changes: Mapping[str, tuple[Any, Any]], config: Config) -> bool:
-    """Return whether only the length of training changes, which no learning rate so far depends on."""
+    """Return whether only the length changes, and no learning rate so far depends on it."""
     schedules = config.get('param_scheduler') or []
     if isinstance(schedules, Mapping) and 'type' not in schedules:  # by optimizer
         schedules = list(schedules.values())
