@@ -269,6 +269,15 @@ class StallSamples(Hook):
             loader.dataset.stalled = os.getpid()
 
 
+@pytest.fixture
+def _late_signals():
+    """Each of several workers sends a signal, of which the last may come after the run's end."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures('_late_signals')
 @pytest.mark.parametrize(
     'settings',
     [
@@ -294,6 +303,7 @@ def test_a_run_that_waits_for_a_batch_stops_at_the_first_signal(
     assert_same(training, undisturbed, tmp_path, resumed, **settings)
 
 
+@pytest.mark.usefixtures('_late_signals')
 def test_a_validation_that_waits_for_a_batch_is_made_up_for(
     training, undisturbed, tmp_path, monkeypatch
 ):
