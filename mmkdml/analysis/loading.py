@@ -19,7 +19,7 @@ from prettytable import PrettyTable
 from mmkdml.analysis.inspection import use_default_scope
 from mmkdml.analysis.timing import median_seconds
 from mmkdml.datasets.base import keep_images
-from mmkdml.engine.seeding import SeededBatches
+from mmkdml.engine.resume.seeding import SeededBatches
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from mmkdml.apis.run_settings import (
     only_extends,
     settings_difference,
 )
-from mmkdml.engine.hooks.run_identity import IDENTITY_FILE, RUN
-from mmkdml.engine.run_lock import lock_folder, unlock_folder
+from mmkdml.engine.resume.run_identity import IDENTITY_FILE, RUN
+from mmkdml.engine.resume.run_lock import lock_folder, unlock_folder
 from mmkdml.files import is_regular, kind_of
 from mmkdml.models.checkpoints import load_checkpoint_file
 

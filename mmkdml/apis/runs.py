@@ -32,7 +32,7 @@ from mmkdml.engine import (
     keep_freed_memory,
 )
 from mmkdml.engine.checks import check_class_order, register_checks
-from mmkdml.engine.processes import unwrapped
+from mmkdml.engine.distributed import unwrapped
 from mmkdml.files import own_file
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 

@@ -1,6 +1,5 @@
 """What the frameworks' engine lacks."""
 
-from mmkdml.engine.checkpoint_files import INTERRUPTED
 from mmkdml.engine.checks import SmallBatchHook, SplitOverlapHook
 from mmkdml.engine.hooks import (
     ChannelsLastHook,
@@ -20,10 +19,11 @@ from mmkdml.engine.hooks import (
     compile_members,
     member_table,
 )
-from mmkdml.engine.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
 from mmkdml.engine.memory import keep_freed_memory
 from mmkdml.engine.optim_wrapper import CPUAmpOptimWrapper, has_fast_bf16
 from mmkdml.engine.optimizers import DiscriminatorOptimWrapperConstructor, SeparateOptimizers
+from mmkdml.engine.resume.checkpoint_files import INTERRUPTED
+from mmkdml.engine.resume.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
 from mmkdml.engine.strict_json import StrictJsonLoggerHook, StrictJsonVisBackend
 from mmkdml.engine.workers import LoaderError, watch_workers
 

@@ -11,7 +11,7 @@ from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 from torch.optim import Optimizer
 
-from mmkdml.engine.processes import unwrapped
+from mmkdml.engine.distributed import unwrapped
 from mmkdml.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 

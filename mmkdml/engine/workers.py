@@ -26,7 +26,7 @@ from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from mmkdml.engine.stopping import hear_of_dead_workers_from_the_loader, raise_if_overdue
+from mmkdml.engine.resume.signals import hear_of_dead_workers_from_the_loader, raise_if_overdue
 
 #: Seconds without any batch from any worker after which a loader with ``timeout=0`` fails.
 DEFAULT_TIMEOUT = 1800.0

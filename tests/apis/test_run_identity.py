@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from mmkdml.apis import make_runner
 from mmkdml.apis.run_identity import start_run, unlock_run
-from mmkdml.engine.run_lock import LOCK, holds_lock, lock_folder
+from mmkdml.engine.resume.run_lock import LOCK, holds_lock, lock_folder
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 

@@ -25,7 +25,7 @@ from mmkdml.datasets import (
     image_cache,
 )
 from mmkdml.datasets.splits import SplitRow, write_splits
-from mmkdml.engine.seeding import SAMPLE, seed_all
+from mmkdml.engine.resume.seeding import SAMPLE, seed_all
 
 FLIPS = dict(type=AlbumentationsTransform, transforms=[dict(type='HorizontalFlip', p=0.5)])
 SEG = [

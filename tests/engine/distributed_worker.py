@@ -1,4 +1,4 @@
-"""One process of ``test_processes.py``: python distributed_worker.py RANK FOLDER"""
+"""One process of ``test_distributed.py``: python distributed_worker.py RANK FOLDER"""
 
 import json
 import os

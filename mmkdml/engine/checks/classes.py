@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmkdml.checkpoint_io import read_checkpoint
-from mmkdml.engine.processes import fail_together, unwrapped
+from mmkdml.engine.distributed import fail_together, unwrapped
 from mmkdml.registry import HOOKS
 
 _HEADS = ('head', 'decode_head')

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmkdml.engine.processes import fail_together
+from mmkdml.engine.distributed import fail_together
 from mmkdml.registry import HOOKS
 
 

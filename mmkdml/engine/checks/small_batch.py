@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, IterableDataset
 
-from mmkdml.engine.processes import fail_together, unwrapped
+from mmkdml.engine.distributed import fail_together, unwrapped
 from mmkdml.registry import HOOKS
 
 

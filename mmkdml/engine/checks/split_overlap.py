@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.manifest import read_manifest
-from mmkdml.engine.processes import fail_together
+from mmkdml.engine.distributed import fail_together
 from mmkdml.registry import HOOKS
 
 ERROR, WARN = POLICIES = ('error', 'warn')

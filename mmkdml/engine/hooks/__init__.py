@@ -2,18 +2,18 @@
 
 from mmkdml.engine.hooks.channels_last import ChannelsLastHook
 from mmkdml.engine.hooks.compile_members import CompileMembersHook, compile_members
-from mmkdml.engine.hooks.exact_resume import ExactResumeHook
 from mmkdml.engine.hooks.loss_balance import LossBalanceHook
 from mmkdml.engine.hooks.member_table import MemberTableHook, member_table
 from mmkdml.engine.hooks.non_finite import NonFiniteLossHook
 from mmkdml.engine.hooks.panels import PanelHook
 from mmkdml.engine.hooks.profile import ProfileHook
 from mmkdml.engine.hooks.reliability import ReliabilityHook
-from mmkdml.engine.hooks.run_identity import RunIdentityHook
-from mmkdml.engine.hooks.safe_checkpoint import SafeCheckpointHook
-from mmkdml.engine.hooks.safe_resume import SafeResumeHook
 from mmkdml.engine.hooks.strict_weights import StrictWeightsHook
 from mmkdml.engine.hooks.watch_loaders import WatchLoadersHook
+from mmkdml.engine.resume.exact_resume import ExactResumeHook
+from mmkdml.engine.resume.run_identity import RunIdentityHook
+from mmkdml.engine.resume.safe_checkpoint import SafeCheckpointHook
+from mmkdml.engine.resume.safe_resume import SafeResumeHook
 
 __all__ = [
     'ChannelsLastHook',

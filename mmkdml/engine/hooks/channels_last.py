@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmkdml.engine.processes import renew_reducers
+from mmkdml.engine.distributed import renew_reducers
 from mmkdml.registry import HOOKS
 
 

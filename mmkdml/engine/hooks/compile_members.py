@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmkdml.engine.processes import unwrapped
+from mmkdml.engine.distributed import unwrapped
 from mmkdml.registry import HOOKS
 
 

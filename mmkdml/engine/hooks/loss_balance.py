@@ -14,7 +14,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmkdml.engine.processes import unwrapped
+from mmkdml.engine.distributed import unwrapped
 from mmkdml.registry import HOOKS
 
 #: Norms of a gradient by the places of the parameters it reaches.

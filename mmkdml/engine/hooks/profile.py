@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from prettytable import PrettyTable
 from torch.profiler import ProfilerActivity, profile
 
-from mmkdml.engine.processes import unwrapped
+from mmkdml.engine.distributed import unwrapped
 from mmkdml.files import own_file
 from mmkdml.profiling import PREFIX, part
 from mmkdml.registry import HOOKS

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from mmkdml.engine import run_lock
-from mmkdml.engine.run_lock import LOCK, holds_lock, lock_folder, unlock_folder
+from mmkdml.engine.resume import run_lock
+from mmkdml.engine.resume.run_lock import LOCK, holds_lock, lock_folder, unlock_folder
 
 
 def hold(folder, ready):

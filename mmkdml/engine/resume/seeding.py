@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from mmkdml.engine.stopping import hear_of_dead_workers_from_the_loader, shield_workers
+from mmkdml.engine.resume.signals import hear_of_dead_workers_from_the_loader, shield_workers
 from mmkdml.engine.workers import watch_workers
 
 # What is drawn for

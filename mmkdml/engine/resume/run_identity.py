@@ -13,8 +13,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkdml.engine.processes import fail_together
-from mmkdml.engine.schedules import advance
+from mmkdml.engine.distributed import fail_together
+from mmkdml.engine.resume.schedules import advance
 from mmkdml.files import write_atomically
 from mmkdml.registry import HOOKS
 

@@ -5,8 +5,8 @@ import threading
 import pytest
 from torch.utils.data import DataLoader
 
-from mmkdml.engine import stopping
-from mmkdml.engine.stopping import (
+from mmkdml.engine.resume import signals
+from mmkdml.engine.resume.signals import (
     StopRequested,
     StopSignals,
     hear_of_dead_workers_from_the_loader,
@@ -25,7 +25,7 @@ def test_the_first_signal_is_noted(monkeypatch):
 
 
 def test_a_second_one_is_followed_at_once(monkeypatch):
-    monkeypatch.setattr(stopping, 'ECHO_SECONDS', -1.0)
+    monkeypatch.setattr(signals, 'ECHO_SECONDS', -1.0)
     with StopSignals():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
@@ -59,8 +59,8 @@ def test_what_one_process_got_all_follow(monkeypatch):
         assert how == 'max'
         tensor.fill_(max(int(tensor), signal.SIGTERM))
 
-    monkeypatch.setattr(stopping, 'is_distributed', lambda: True)
-    monkeypatch.setattr(stopping, 'all_reduce', others_say)
+    monkeypatch.setattr(signals, 'is_distributed', lambda: True)
+    monkeypatch.setattr(signals, 'all_reduce', others_say)
     assert StopSignals().asked() == signal.SIGTERM
 
 
@@ -133,14 +133,14 @@ def test_a_signal_interrupts_what_waits_for_a_batch():
 
 
 def test_a_wait_is_overdue_some_time_after_the_signal(monkeypatch):
-    stopping.raise_if_overdue()  # nobody listens for signals
+    signals.raise_if_overdue()  # nobody listens for signals
     with StopSignals():
-        monkeypatch.setattr(stopping, 'PATIENCE_SECONDS', -1.0)
-        stopping.raise_if_overdue()
+        monkeypatch.setattr(signals, 'PATIENCE_SECONDS', -1.0)
+        signals.raise_if_overdue()
         signal.raise_signal(signal.SIGTERM)
-        monkeypatch.setattr(stopping, 'PATIENCE_SECONDS', 1000.0)
-        stopping.raise_if_overdue()
-        monkeypatch.setattr(stopping, 'PATIENCE_SECONDS', -1.0)
+        monkeypatch.setattr(signals, 'PATIENCE_SECONDS', 1000.0)
+        signals.raise_if_overdue()
+        monkeypatch.setattr(signals, 'PATIENCE_SECONDS', -1.0)
         with pytest.raises(StopRequested):
-            stopping.raise_if_overdue()
-    stopping.raise_if_overdue()
+            signals.raise_if_overdue()
+    signals.raise_if_overdue()

@@ -16,10 +16,10 @@ from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
-from mmkdml.engine.checkpoint_files import INTERRUPTED, WHOLE_FILES, read_back_first
-from mmkdml.engine.processes import share_gradients
-from mmkdml.engine.seeding import EPOCH, STEP, SeededBatches, seed_all
-from mmkdml.engine.stopping import StopRequested, StopSignals
+from mmkdml.engine.distributed import share_gradients
+from mmkdml.engine.resume.checkpoint_files import INTERRUPTED, WHOLE_FILES, read_back_first
+from mmkdml.engine.resume.seeding import EPOCH, STEP, SeededBatches, seed_all
+from mmkdml.engine.resume.signals import StopRequested, StopSignals
 
 
 class ResumableLoop(BaseLoop):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mmkdml.engine.seeding import SeededBatches, seed_all
+from mmkdml.engine.resume.seeding import SeededBatches, seed_all
 
 
 def drawn(*place):

@@ -8,15 +8,15 @@ from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from mmkdml.engine.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
-from mmkdml.engine.processes import (
+from mmkdml.engine.distributed import (
     add_up_in_order,
     check_equal_epochs,
     rest_before_forks,
     share_buffers,
     unwrapped,
 )
-from mmkdml.engine.stopping import shield_workers
+from mmkdml.engine.resume.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
+from mmkdml.engine.resume.signals import shield_workers
 from mmkdml.engine.workers import watch_workers
 from mmkdml.registry import HOOKS
 

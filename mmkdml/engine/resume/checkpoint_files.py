@@ -11,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 
 from mmkdml.checkpoint_io import read_checkpoint
-from mmkdml.engine.processes import fail_together
+from mmkdml.engine.distributed import fail_together
 from mmkdml.files import write_atomically
 
 # What a run that was asked to stop saves

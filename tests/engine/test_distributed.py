@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mmkdml.engine import processes
+from mmkdml.engine import distributed
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 WORKER = Path(__file__).with_name('distributed_worker.py')
@@ -140,21 +140,21 @@ def test_unequal_shares_are_refused_by_all(found):
 
 
 def test_an_error_in_one_process_is_raised_in_all(monkeypatch):
-    with processes.fail_together():
+    with distributed.fail_together():
         pass
-    monkeypatch.setattr(processes, 'all_gather_object', lambda own: [own, 'OSError: full', None])
+    monkeypatch.setattr(distributed, 'all_gather_object', lambda own: [own, 'OSError: full', None])
     with pytest.raises(RuntimeError, match='Process 1 failed: OSError: full'):
-        processes.fail_together()(len)('x')
-    with pytest.raises(KeyError, match='mine'), processes.fail_together():
+        distributed.fail_together()(len)('x')
+    with pytest.raises(KeyError, match='mine'), distributed.fail_together():
         raise KeyError('mine')
 
 
 def test_unequal_batches_are_refused(monkeypatch):
-    monkeypatch.setattr(processes, 'all_gather_object', lambda own: [own, max(own, 2)])
+    monkeypatch.setattr(distributed, 'all_gather_object', lambda own: [own, max(own, 2)])
     images = torch.zeros(3)
-    processes.check_equal_epochs(DataLoader(images, batch_size=2))
+    distributed.check_equal_epochs(DataLoader(images, batch_size=2))
     with pytest.raises(ValueError, match='number of batches in an epoch, but they have 1, 2'):
-        processes.check_equal_epochs(DataLoader(images, batch_size=3))
+        distributed.check_equal_epochs(DataLoader(images, batch_size=3))
 
 
 @pytest.mark.parametrize(
@@ -165,11 +165,11 @@ def test_a_process_rests_before_it_forks_where_a_worker_could_hang(
     monkeypatch, backend, version, rests
 ):
     handlers = []
-    monkeypatch.setattr(processes, 'get_backend', lambda: backend)
-    monkeypatch.setattr(processes.sys, 'version_info', version)
-    monkeypatch.setattr(processes.os, 'register_at_fork', lambda before: handlers.append(before))
-    processes.rest_before_forks.cache_clear()
+    monkeypatch.setattr(distributed, 'get_backend', lambda: backend)
+    monkeypatch.setattr(distributed.sys, 'version_info', version)
+    monkeypatch.setattr(distributed.os, 'register_at_fork', lambda before: handlers.append(before))
+    distributed.rest_before_forks.cache_clear()
     for _ in range(2):
-        processes.rest_before_forks()
-    processes.rest_before_forks.cache_clear()
+        distributed.rest_before_forks()
+    distributed.rest_before_forks.cache_clear()
     assert len(handlers) == rests

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 
 from mmkdml.apis import newest_checkpoint
 from mmkdml.engine import INTERRUPTED
-from mmkdml.engine.run_lock import lock_folder, unlock_folder
+from mmkdml.engine.resume.run_lock import lock_folder, unlock_folder
 from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
 
 
@@ -173,7 +173,7 @@ def test_a_checkpoint_that_cannot_be_read_ends_the_run_at_once(training, tmp_pat
 
 def test_only_the_first_one_of_a_run_is_read_back(training, tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr('mmkdml.engine.checkpoint_files.read_checkpoint', read.append)
+    monkeypatch.setattr('mmkdml.engine.resume.checkpoint_files.read_checkpoint', read.append)
     training.start(tmp_path / 'a')
     training.start(tmp_path / 'b', epochs=1)
     assert [str(path) for path in read] == [
@@ -190,7 +190,9 @@ def test_the_folder_of_a_run_is_its_best_checkpoint_whatever_the_times(
     monkeypatch.setattr(
         'mmengine.evaluator.Evaluator.evaluate', lambda self, size: dict(score=next(scores))
     )
-    monkeypatch.setattr('mmkdml.engine.checkpoint_files.WholeFileBackend.remove_old', lambda *_: 0)
+    monkeypatch.setattr(
+        'mmkdml.engine.resume.checkpoint_files.WholeFileBackend.remove_old', lambda *_: 0
+    )
     training.start(tmp_path, rule=rule)
     names = [path.name for path in sorted(tmp_path.glob('best_*'))]
     assert names == ['best_score_epoch_1.pth', 'best_score_epoch_3.pth']

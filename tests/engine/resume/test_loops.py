@@ -9,7 +9,8 @@ import torch
 from mmengine.hooks import Hook
 
 from mmkdml.apis import newest_checkpoint
-from mmkdml.engine import INTERRUPTED, ResumableIterTrainLoop, ResumableTrainLoop, stopping, workers
+from mmkdml.engine import INTERRUPTED, ResumableIterTrainLoop, ResumableTrainLoop, workers
+from mmkdml.engine.resume import signals
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 LAST = 12
@@ -235,7 +236,7 @@ def test_a_batch_that_cannot_be_loaded_costs_nothing_that_is_done(
 
 
 def test_of_several_processes_none_saves_alone(training, tmp_path, monkeypatch):
-    monkeypatch.setattr('mmkdml.engine.loops.is_distributed', lambda: True)
+    monkeypatch.setattr('mmkdml.engine.resume.loops.is_distributed', lambda: True)
     with pytest.raises(AttributeError):
         training.start(tmp_path, hooks=[dict(type=BreakSample)])
     assert not (tmp_path / INTERRUPTED).exists()
@@ -292,7 +293,7 @@ def test_a_run_that_waits_for_a_batch_stops_at_the_first_signal(
     training, undisturbed, tmp_path, settings, monkeypatch
 ):
     monkeypatch.setattr(workers, '_STUCK_SECONDS', 0.0)
-    monkeypatch.setattr(stopping, 'PATIENCE_SECONDS', 0.0)
+    monkeypatch.setattr(signals, 'PATIENCE_SECONDS', 0.0)
     # Workers that persist have their own copy of the training data: it must stall elsewhere.
     part = 'val' if settings.get('persistent') else 'train'
     with pytest.raises(SystemExit) as stopped:
@@ -308,7 +309,7 @@ def test_a_validation_that_waits_for_a_batch_is_made_up_for(
     training, undisturbed, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(workers, '_STUCK_SECONDS', 0.0)
-    monkeypatch.setattr(stopping, 'PATIENCE_SECONDS', 0.0)
+    monkeypatch.setattr(signals, 'PATIENCE_SECONDS', 0.0)
     settings = dict(workers=2, ema=True)
     with pytest.raises(SystemExit) as stopped:
         training.start(tmp_path, hooks=[dict(type=StallSamples, part='val')], **settings)

@@ -10,14 +10,14 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mmkdml.checkpoint_io import plain_numbers
-from mmkdml.engine.checkpoint_files import (
+from mmkdml.engine.distributed import share_gradients
+from mmkdml.engine.resume.checkpoint_files import (
     INTERRUPTED,
     WHOLE_FILES,
     WholeFileBackend,
     read_back_first,
 )
-from mmkdml.engine.processes import share_gradients
-from mmkdml.engine.run_lock import holds_lock
+from mmkdml.engine.resume.run_lock import holds_lock
 from mmkdml.files import own_file
 from mmkdml.registry import HOOKS
 

@@ -2,7 +2,7 @@ from io import BytesIO
 
 from mmengine.fileio import get_file_backend
 
-from mmkdml.engine.checkpoint_files import WHOLE_FILES
+from mmkdml.engine.resume.checkpoint_files import WHOLE_FILES
 
 
 def test_files_go_when_asked_and_not_if_written_again(tmp_path):
