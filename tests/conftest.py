@@ -85,7 +85,7 @@ def _end_with_the_tests(function, *args):
     function(*args)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
-        os._exit(0)  # see mmkdml.apis.cli.leave_process_group
+        os._exit(0)  # see mmkdml.apis.cli.common.leave_process_group
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import argparse
 
 from mmkdml.apis import ReadOptions, load, load_config, predict_files, run_tool, split_run
-from mmkdml.apis.cli import add_cfg_options
+from mmkdml.apis.cli.common import add_cfg_options
 from mmkdml.apis.image_sources import SUFFIXES
 from mmkdml.apis.medical_images import PLANES
 

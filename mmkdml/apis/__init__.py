@@ -1,7 +1,7 @@
 """What tools and scripts call."""
 
-from mmkdml.apis.cli import config_parser, run_tool
-from mmkdml.apis.converters import run_converter
+from mmkdml.apis.cli.common import config_parser, run_tool
+from mmkdml.apis.cli.converters import run_converter
 from mmkdml.apis.image_sources import ReadOptions
 from mmkdml.apis.medical_images import write_mask
 from mmkdml.apis.prediction import Answer, Prediction, Predictor, load

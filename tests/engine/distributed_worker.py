@@ -12,7 +12,7 @@ import torch.distributed as dist
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 
-from mmkdml.apis.cli import leave_process_group
+from mmkdml.apis.cli.common import leave_process_group
 from mmkdml.engine import ChannelsLastHook
 
 # As --fast. By a small eps, Adam makes steps of the noise in gradients that are almost zero.

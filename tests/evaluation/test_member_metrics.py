@@ -24,7 +24,7 @@ from mmpretrain.structures import DataSample
 from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 
-from mmkdml.apis.cli import leave_process_group
+from mmkdml.apis.cli.common import leave_process_group
 from mmkdml.evaluation import ForegroundIoU, MemberMetrics, members_in_order
 from mmkdml.registry import METRICS
 

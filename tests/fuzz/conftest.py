@@ -5,7 +5,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-from mmkdml.apis.cli import _is_refusal
+from mmkdml.apis.cli.common import _is_refusal
 
 # The same few examples each time; other and more ones with a number in FUZZ_EXAMPLES.
 MANY = os.environ.get('FUZZ_EXAMPLES')

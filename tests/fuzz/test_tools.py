@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mmkdml.apis.cli import run_tool
+from mmkdml.apis.cli.common import run_tool
 
 ROOT = Path(__file__).parents[2]
 FILES = ['x.py', 'x.yaml', 'x.json', 'x.pth', 'none.py', '.', 'x\0', '-h2']

@@ -5,7 +5,7 @@ import pandas as pd
 from mmkdml.analysis.cka import measure_cka
 from mmkdml.analysis.cka_figure import draw_cka
 from mmkdml.apis import run_tool
-from mmkdml.apis.analysis_tool import analysis_parser, named_runs, open_run
+from mmkdml.apis.cli.analysis import analysis_parser, named_runs, open_run
 from mmkdml.apis.output_folder import OutputFolder
 
 

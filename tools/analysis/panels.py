@@ -18,7 +18,7 @@ from mmkdml.analysis.hard_cases import (
     only_cases,
 )
 from mmkdml.apis import run_tool
-from mmkdml.apis.analysis_tool import analysis_parser, named_runs, open_run
+from mmkdml.apis.cli.analysis import analysis_parser, named_runs, open_run
 from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.evaluation import csv_text
 

@@ -3,7 +3,7 @@
 import argparse
 
 from mmkdml.apis import run_tool
-from mmkdml.apis.converters import summary
+from mmkdml.apis.cli.converters import summary
 from mmkdml.datasets.splits import accept_splits
 
 

@@ -3,7 +3,7 @@
 import argparse
 
 from mmkdml.apis import run_converter, run_tool
-from mmkdml.apis.converters import add_mask_option
+from mmkdml.apis.cli.converters import add_mask_option
 from mmkdml.datasets.converters import convert_folders
 
 

@@ -19,7 +19,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mmkdml.apis.cli import leave_process_group
+from mmkdml.apis.cli.common import leave_process_group
 
 STEPS = 20
 

@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmkdml.apis.cli import add_cfg_options
+from mmkdml.apis.cli.common import add_cfg_options
 from mmkdml.apis.runs import load_config
 from mmkdml.apis.trained import find_runs, load_trained
 from mmkdml.engine import watch_workers

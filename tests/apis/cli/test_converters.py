@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from mmkdml.apis.converters import run_converter, summary
+from mmkdml.apis.cli.converters import run_converter, summary
 from mmkdml.datasets.splits import SplitRow, write_splits
 
 SPLITS = dict(

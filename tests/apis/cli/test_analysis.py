@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmkdml.apis.analysis_tool import analysis_parser, named_runs, open_run
+from mmkdml.apis.cli.analysis import analysis_parser, named_runs, open_run
 from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.registry import MODELS
 

@@ -1,0 +1,6 @@
+"""Command lines: arguments and exit codes that the tools share."""
+
+from mmkdml.apis.cli.common import add_cfg_options, config_parser, leave_process_group, run_tool
+from mmkdml.apis.cli.converters import run_converter
+
+__all__ = ['add_cfg_options', 'config_parser', 'leave_process_group', 'run_converter', 'run_tool']
