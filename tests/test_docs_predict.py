@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mmkdml.apis import load_config
-from mmkdml.apis.image_pipeline import ImagePipeline
+from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.registry import MODELS
 
 nibabel = pytest.importorskip('nibabel')

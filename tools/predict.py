@@ -4,8 +4,8 @@ import argparse
 
 from mmkdml.apis import ReadOptions, load, load_config, predict_files, run_tool, split_run
 from mmkdml.apis.cli.common import add_cfg_options
-from mmkdml.apis.image_sources import SUFFIXES
-from mmkdml.apis.medical_images import PLANES
+from mmkdml.apis.prediction.inputs import SUFFIXES
+from mmkdml.apis.prediction.volumes import PLANES
 
 
 def main() -> None:

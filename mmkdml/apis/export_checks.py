@@ -20,8 +20,8 @@ from mmengine.structures import PixelData
 from mmkdml.analysis.inspection import use_default_scope
 from mmkdml.apis.export_graph import Answers
 from mmkdml.apis.export_source import Source
-from mmkdml.apis.image_pipeline import ImagePipeline
-from mmkdml.apis.image_sources import ReadOptions, find_sources, read_source
+from mmkdml.apis.prediction.image_pipeline import ImagePipeline
+from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.evaluation import CaseTable
 from mmkdml.models.ensembles import decide, vote_ensemble
 from mmkdml.registry import DATASETS

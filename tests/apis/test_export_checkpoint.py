@@ -19,7 +19,7 @@ from mmkdml.apis import load_config
 from mmkdml.apis.export_checkpoint import checkpoint_answers, plain_config, write_checkpoint
 from mmkdml.apis.export_checks import compare, framework_answers
 from mmkdml.apis.export_source import load_source
-from mmkdml.apis.prediction import load
+from mmkdml.apis.prediction.predictor import load
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 META = dict(classes=('without', 'with'), palette=[[0, 0, 0], [255, 0, 0]])

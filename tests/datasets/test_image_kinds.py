@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from mmkdml.apis import load_config
-from mmkdml.apis.image_pipeline import ImagePipeline
-from mmkdml.apis.image_sources import ReadOptions, find_sources, read_source
+from mmkdml.apis.prediction.image_pipeline import ImagePipeline
+from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.datasets import (
     LoadBinaryMask,
     LoadCheckedImage,

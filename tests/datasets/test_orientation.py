@@ -8,7 +8,7 @@ from mmcv.transforms import LoadImageFromFile, Resize
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image, ImageOps
 
-from mmkdml.apis.image_sources import ReadOptions, find_sources, read_source
+from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.datasets import LoadBinaryMask, LoadCheckedImage, SplitSegDataset
 from mmkdml.datasets.converters import convert_folders, convert_ham10000
 from mmkdml.datasets.images import read_binary_mask, read_header

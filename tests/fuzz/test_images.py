@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmkdml.apis import Predictor, load_config
-from mmkdml.apis.image_sources import ReadOptions, find_sources, read_source
+from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.datasets import AlbumentationsTransform, LoadBinaryMask
 from mmkdml.datasets.converters.checks import mask_shows_foreground
 from mmkdml.datasets.image_files import FORMATS

@@ -15,8 +15,8 @@ from PIL import EpsImagePlugin, Image
 
 from mmkdml.analysis.case_figure import Cell, draw_cells
 from mmkdml.apis import load_config, predict_files
-from mmkdml.apis.image_sources import ReadOptions, find_sources, read_source
-from mmkdml.apis.prediction import Predictor
+from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
+from mmkdml.apis.prediction.predictor import Predictor
 from mmkdml.datasets.images import read_image
 from mmkdml.evaluation.panels import Panel, draw_sheet
 from mmkdml.registry import MODELS

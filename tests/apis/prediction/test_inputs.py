@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmkdml.apis.image_sources import ReadOptions, Source, find_sources, read_source
+from mmkdml.apis.prediction.inputs import ReadOptions, Source, find_sources, read_source
 
 
 def picture(path, seed=0, mode='RGB', size=(6, 4), **options):

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from mmkdml.apis import load_config, prediction_files
-from mmkdml.apis.image_sources import ReadOptions
-from mmkdml.apis.medical_images import PLANES
-from mmkdml.apis.prediction import Predictor, load
-from mmkdml.apis.prediction_files import predict_files
+from mmkdml.apis.prediction.inputs import ReadOptions
+from mmkdml.apis.prediction.outputs import predict_files
+from mmkdml.apis.prediction.predictor import Predictor, load
+from mmkdml.apis.prediction.volumes import PLANES
 from mmkdml.datasets.images import read_binary_mask
 from mmkdml.registry import MODELS
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from mmkdml.apis.medical_images import package
+from mmkdml.apis.prediction.volumes import package
 
 # Bytes of a deflated file that are not pixels.
 _LARGEST_HEADER = 2**24

@@ -17,8 +17,8 @@ from mmengine.structures import BaseDataElement
 from rich.progress import track
 from torch import nn
 
-from mmkdml.apis.image_pipeline import ImagePipeline
-from mmkdml.apis.image_sources import Case, ReadOptions, Source, find_sources, read_source
+from mmkdml.apis.prediction.image_pipeline import ImagePipeline
+from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources, read_source
 from mmkdml.apis.runs import load_config
 from mmkdml.apis.trained import load_with_meta, run_files
 from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN, members_in_order
@@ -116,11 +116,11 @@ class Predictor:
         Args:
             images: A file, folder, TIFF stack, NIfTI volume, folder of a DICOM series, array
                 (H, W) grey or (H, W, 3) RGB of uint8, a sequence of these, or the sources that
-                :func:`~mmkdml.apis.image_sources.find_sources` found in them.
+                :func:`~mmkdml.apis.prediction.inputs.find_sources` found in them.
             members: Names of those whose answers are wanted. Default: all.
             batch_size: Images in a forward; smaller takes less memory.
             augment: Average over test-time augmentation; see
-                :class:`~mmkdml.apis.image_pipeline.ImagePipeline`.
+                :class:`~mmkdml.apis.prediction.image_pipeline.ImagePipeline`.
             progress: Show a bar.
             read: How cases are read.
             on_error: Called for a case that cannot be read, which is then left out. Default: the

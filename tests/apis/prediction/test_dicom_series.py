@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from mmkdml.apis.dicom_series import read_dicom
-from mmkdml.apis.medical_images import write_mask
+from mmkdml.apis.prediction.dicom_series import read_dicom
+from mmkdml.apis.prediction.volumes import write_mask
 
 nibabel = pytest.importorskip('nibabel')
 pydicom = pytest.importorskip('pydicom')

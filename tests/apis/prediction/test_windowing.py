@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmkdml.apis import windowing
-from mmkdml.apis.windowing import percentiles, windowed
+from mmkdml.apis.prediction.windowing import percentiles, windowed
 
 
 def draws(kind, number, seed):

@@ -4,9 +4,9 @@ import os
 import pytest
 from mmengine.config import Config
 
-from mmkdml.apis.image_sources import Source
 from mmkdml.apis.output_folder import OutputFolder
-from mmkdml.apis.prediction_records import Records, decisive_sha256
+from mmkdml.apis.prediction.finished_cases import Records, decisive_sha256
+from mmkdml.apis.prediction.inputs import Source
 
 SETTINGS = dict(members=['teacher'], window=None)
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mmkdml.apis.prediction import Predictor
-from mmkdml.apis.prediction_files import predict_files
+from mmkdml.apis.prediction.outputs import predict_files
+from mmkdml.apis.prediction.predictor import Predictor
 
 
 def read_table(out):

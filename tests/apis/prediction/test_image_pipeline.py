@@ -6,7 +6,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmkdml.apis import load_config
-from mmkdml.apis.image_pipeline import ImagePipeline
+from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SEGMENT = CONFIGS / 'demo' / 'kdml_v3_demo.py'

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mmkdml.apis.image_sources import Case, ReadOptions, Source, find_sources
-from mmkdml.apis.medical_images import write_mask
 from mmkdml.apis.output_folder import MANIFEST, OutputFolder
-from mmkdml.apis.overlays import draw_overlay
-from mmkdml.apis.prediction import Prediction, Predictor
-from mmkdml.apis.prediction_records import SETTINGS, Records, decisive_sha256
+from mmkdml.apis.prediction.finished_cases import SETTINGS, Records, decisive_sha256
+from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources
+from mmkdml.apis.prediction.overlays import draw_overlay
+from mmkdml.apis.prediction.predictor import Prediction, Predictor
+from mmkdml.apis.prediction.volumes import write_mask
 from mmkdml.evaluation.panels import Panel
 from mmkdml.evaluation.spreadsheets import csv_text
 from mmkdml.files import file_sha256, json_text
@@ -61,8 +61,8 @@ def predict_files(
     written; no other file is replaced.
 
     Args:
-        predictor: As :func:`~mmkdml.apis.prediction.load` gives it.
-        images: Files and folders; see :func:`~mmkdml.apis.image_sources.find_sources`.
+        predictor: As :func:`~mmkdml.apis.prediction.predictor.load` gives it.
+        images: Files and folders; see :func:`~mmkdml.apis.prediction.inputs.find_sources`.
         out: Folder to write to; made if missing.
         exclude: Leaves out files whose names match.
         overlays: Draw them.

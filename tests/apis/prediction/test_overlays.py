@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image, ImageFont
 
 from mmkdml.apis import overlays
-from mmkdml.apis.overlays import draw_overlay
+from mmkdml.apis.prediction.overlays import draw_overlay
 from mmkdml.evaluation.panels import PREDICTION_COLOUR, Panel
 
 COLOUR = np.round(255 * np.array(to_rgb(PREDICTION_COLOUR)))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mmkdml.apis.windowing import CHUNK, windowed
+from mmkdml.apis.prediction.windowing import CHUNK, windowed
 
 #: For each plane: where columns, rows and slices go. As radiologists see it: the patient's left
 #: on the right-hand side, the front or the head above.

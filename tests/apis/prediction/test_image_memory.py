@@ -11,8 +11,8 @@ CONFIG = Path(__file__).parents[2] / 'configs' / 'kdml' / 'r50_r18x2_v3_lgg.py'
 MEASURED = """
 import resource, sys
 from mmkdml.apis import load_config, prediction
-from mmkdml.apis.image_pipeline import ImagePipeline
-from mmkdml.apis.image_sources import ReadOptions, find_sources, read_source
+from mmkdml.apis.prediction.image_pipeline import ImagePipeline
+from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.datasets import LoadBinaryMask, LoadCheckedImage
 from mmkdml.datasets.images import read_header, read_image
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mmkdml.apis.dicom_files import open_dicom
-from mmkdml.apis.medical_images import Volume, check_number, package, readable
-from mmkdml.apis.windowing import CHUNK, windowed
+from mmkdml.apis.prediction.dicom_files import open_dicom
+from mmkdml.apis.prediction.volumes import Volume, check_number, package, readable
+from mmkdml.apis.prediction.windowing import CHUNK, windowed
 
 # What all slices of a series share, and what says where a slice is, in so many numbers.
 _SHARED = ('PhotometricInterpretation', 'SeriesInstanceUID', 'Rows', 'Columns')

@@ -12,8 +12,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkdml.apis.image_sources import Source
 from mmkdml.apis.output_folder import OutputFolder
+from mmkdml.apis.prediction.inputs import Source
 from mmkdml.apis.run_settings import NOT_SET, settings_difference
 from mmkdml.files import file_sha256, json_text
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from mmkdml.apis import load_config, publish
 from mmkdml.apis import prediction as module
-from mmkdml.apis.image_sources import ReadOptions, find_sources
-from mmkdml.apis.prediction import load
+from mmkdml.apis.prediction.inputs import ReadOptions, find_sources
+from mmkdml.apis.prediction.predictor import load
 from mmkdml.datasets import make_demo_data
 from mmkdml.registry import DATASETS, MODELS
 

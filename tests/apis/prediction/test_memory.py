@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mmkdml.apis import windowing
-from mmkdml.apis.dicom_series import read_dicom
-from mmkdml.apis.medical_images import read_nifti
+from mmkdml.apis.prediction.dicom_series import read_dicom
+from mmkdml.apis.prediction.volumes import read_nifti
 
 nibabel = pytest.importorskip('nibabel')
 pydicom = pytest.importorskip('pydicom')

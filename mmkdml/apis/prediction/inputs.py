@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mmkdml.apis.dicom_series import read_dicom
-from mmkdml.apis.medical_images import PLANES, Volume, read_nifti
+from mmkdml.apis.prediction.dicom_series import read_dicom
+from mmkdml.apis.prediction.volumes import PLANES, Volume, read_nifti
 from mmkdml.datasets.image_files import check_size
 from mmkdml.datasets.images import PAGES_PER_IMAGE, read_pages
 
@@ -27,7 +27,7 @@ class ReadOptions:
     """How cases are read.
 
     Attributes:
-        plane: See :func:`~mmkdml.apis.medical_images.read_nifti`.
+        plane: See :func:`~mmkdml.apis.prediction.volumes.read_nifti`.
         window: Intensities of volumes that become black and white; None to choose for each volume.
         max_pixels: Of one image; a larger one is refused before it is read. A volume, or a stack of
             pages, may have ten times as many.

@@ -7,7 +7,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from mmkdml.apis.medical_images import PLANES, Volume, read_nifti, write_mask
+from mmkdml.apis.prediction.volumes import PLANES, Volume, read_nifti, write_mask
 
 nibabel = pytest.importorskip('nibabel')
 
