@@ -6,16 +6,23 @@ from pathlib import Path
 import pandas as pd
 
 from mmkdml.apis import config_parser, load_config, run_tool
-from mmkdml.apis.export import CHECKPOINT, FORMATS, export, measure_latencies, new_folder, speed_ups
-from mmkdml.apis.export_card import INTENDED_USE, LICENCE, make_card, write_card
-from mmkdml.apis.export_checks import (
+from mmkdml.apis.export.card import INTENDED_USE, LICENCE, make_card, write_card
+from mmkdml.apis.export.checks import (
     case_table,
     dataset_images,
     dataset_of,
     folder_images,
     lacks_of_cases,
 )
-from mmkdml.apis.export_source import load_source
+from mmkdml.apis.export.formats import (
+    CHECKPOINT,
+    FORMATS,
+    export,
+    measure_latencies,
+    new_folder,
+    speed_ups,
+)
+from mmkdml.apis.export.source import load_source
 from mmkdml.apis.trained import run_files
 from mmkdml.experiments.case_scores import case_scores
 

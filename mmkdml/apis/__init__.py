@@ -2,11 +2,11 @@
 
 from mmkdml.apis.cli.common import config_parser, run_tool
 from mmkdml.apis.cli.converters import run_converter
+from mmkdml.apis.export.publish import publish
 from mmkdml.apis.prediction.inputs import ReadOptions
 from mmkdml.apis.prediction.outputs import predict_files
 from mmkdml.apis.prediction.predictor import Answer, Prediction, Predictor, load
 from mmkdml.apis.prediction.volumes import write_mask
-from mmkdml.apis.publish import publish
 from mmkdml.apis.run_checkpoints import newest_checkpoint
 from mmkdml.apis.runs import (
     load_config,

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mmkdml.apis import load_config, load_trained, make_runner, newest_checkpoint, publish
-from mmkdml.apis.export_source import load_source
+from mmkdml.apis.export.source import load_source
 from mmkdml.apis.prediction.predictor import load
 from mmkdml.models import PretrainedTIMMBackbone
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, load_member

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmkdml.apis import load, load_config, load_weights, make_runner, publish
-from mmkdml.apis.export_source import load_source
+from mmkdml.apis.export.source import load_source
 from mmkdml.experiments import RunSpec
 from mmkdml.experiments.execute import RESULT, execute
 from mmkdml.experiments.packing import unpack_result

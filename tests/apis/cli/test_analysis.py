@@ -10,7 +10,7 @@ from mmkdml.apis.cli.analysis import analysis_parser, named_runs, open_run
 from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.registry import MODELS
 
-CONFIG = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
+CONFIG = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-CONFIG = Path(__file__).parents[2] / 'configs' / 'kdml' / 'r50_r18x2_v3_lgg.py'
+CONFIG = Path(__file__).parents[3] / 'configs' / 'kdml' / 'r50_r18x2_v3_lgg.py'
 MEASURED = """
 import resource, sys
 from mmkdml.apis import load_config, prediction

@@ -8,7 +8,7 @@ from PIL import Image
 from mmkdml.apis import load_config
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 SEGMENT = CONFIGS / 'demo' / 'kdml_v3_demo.py'
 CLASSIFY = CONFIGS / 'demo' / 'kdml_v3_demo_slices.py'
 

@@ -17,7 +17,7 @@ from mmkdml.apis.prediction.volumes import PLANES
 from mmkdml.datasets.images import read_binary_mask
 from mmkdml.registry import MODELS
 
-DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
+DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
 MEMBERS = ['teacher', 'student_1', 'student_2', 'ensemble']
 
 

@@ -13,7 +13,7 @@ from mmkdml.apis.prediction.predictor import load
 from mmkdml.datasets import make_demo_data
 from mmkdml.registry import DATASETS, MODELS
 
-DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
+DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
 SEGMENT, CLASSIFY = DEMO / 'kdml_v3_demo.py', DEMO / 'kdml_v3_demo_slices.py'
 MEMBERS = ['teacher', 'student_1', 'student_2', 'ensemble']
 

@@ -10,7 +10,7 @@ from PIL import Image
 from mmkdml.apis import load, load_config
 from mmkdml.registry import MODELS
 
-DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
+DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
 SEGMENT, CLASSIFY = DEMO / 'kdml_v3_demo.py', DEMO / 'kdml_v3_demo_slices.py'
 PIXELS = np.random.default_rng(0).integers(0, 256, (70, 90, 3)).astype(np.uint8)
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkdml.apis.export_source import Source
+from mmkdml.apis.export.source import Source
 
 Answers = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """RGB images (N, 3, H, W), uint8 -> scores (N, K, ...) in [0, 1] and labels (N, ...)."""

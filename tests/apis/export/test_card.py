@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from mmkdml.analysis import inspect_config
-from mmkdml.apis import export_card, load_config
-from mmkdml.apis.export import Exported
-from mmkdml.apis.export_card import make_card, write_card
-from mmkdml.apis.export_checks import Agreement
-from mmkdml.apis.export_source import load_source
+from mmkdml.apis import load_config
+from mmkdml.apis.export import card as export_card
+from mmkdml.apis.export.card import make_card, write_card
+from mmkdml.apis.export.checks import Agreement
+from mmkdml.apis.export.formats import Exported
+from mmkdml.apis.export.source import load_source
 from mmkdml.datasets import convert_lgg, make_demo_data
 
-DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
+DEMO = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
 @pytest.fixture(scope='module')

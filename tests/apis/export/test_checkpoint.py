@@ -16,12 +16,12 @@ from safetensors import safe_open
 
 from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config
-from mmkdml.apis.export_checkpoint import checkpoint_answers, plain_config, write_checkpoint
-from mmkdml.apis.export_checks import compare, framework_answers
-from mmkdml.apis.export_source import load_source
+from mmkdml.apis.export.checkpoint import checkpoint_answers, plain_config, write_checkpoint
+from mmkdml.apis.export.checks import compare, framework_answers
+from mmkdml.apis.export.source import load_source
 from mmkdml.apis.prediction.predictor import load
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 META = dict(classes=('without', 'with'), palette=[[0, 0, 0], [255, 0, 0]])
 IMAGE = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
 MOBILENET = dict(

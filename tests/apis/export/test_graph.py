@@ -13,14 +13,14 @@ from scipy.special import expit, softmax
 from torch import nn
 
 from mmkdml.analysis import inspect_config
-from mmkdml.apis import export_graph as graph
 from mmkdml.apis import load_config
-from mmkdml.apis.export_checks import framework_answers
-from mmkdml.apis.export_source import load_source
+from mmkdml.apis.export import graph
+from mmkdml.apis.export.checks import framework_answers
+from mmkdml.apis.export.source import load_source
 from mmkdml.models import BinaryLinearClsHead, StemResNet, UNetHead
 from mmkdml.models.ensembles import ENSEMBLES
 
-CONFIGS = Path(__file__).parents[2] / 'configs' / 'demo'
+CONFIGS = Path(__file__).parents[3] / 'configs' / 'demo'
 MEAN, STD = (
     np.array(v).reshape(3, 1, 1) for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 )

@@ -13,7 +13,7 @@ from mmkdml.models import KnowledgeDistiller
 from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.registry import MODELS
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 DEMO = CONFIGS / 'demo' / 'kdml_v3_demo.py'
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmkdml.apis.export_checkpoint import checkpoint_answers, write_checkpoint
-from mmkdml.apis.export_checks import Agreement, compare, latencies
-from mmkdml.apis.export_graph import (
+from mmkdml.apis.export.checkpoint import checkpoint_answers, write_checkpoint
+from mmkdml.apis.export.checks import Agreement, compare, latencies
+from mmkdml.apis.export.graph import (
     Answers,
     ExportedNetwork,
     check_sizes,
@@ -25,7 +25,7 @@ from mmkdml.apis.export_graph import (
     quantise,
     write_onnx,
 )
-from mmkdml.apis.export_source import Source
+from mmkdml.apis.export.source import Source
 from mmkdml.models.transfers import TEACHER
 
 CHECKPOINT, ONNX, TORCH_EXPORT = FORMATS = ('checkpoint', 'onnx', 'torch-export')

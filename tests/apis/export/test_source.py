@@ -5,10 +5,10 @@ import torch
 
 from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config
-from mmkdml.apis.export_source import load_source
+from mmkdml.apis.export.source import load_source
 from mmkdml.models.ensembles import max_ensemble, union_ensemble
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 
 
 @pytest.fixture(scope='module')

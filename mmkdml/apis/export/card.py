@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 
 from mmkdml.analysis.complexity import member_complexities
-from mmkdml.apis.export import CHECKPOINT, Exported, speed_ups
-from mmkdml.apis.export_graph import sizes_in_words
-from mmkdml.apis.export_source import Source
+from mmkdml.apis.export.formats import CHECKPOINT, Exported, speed_ups
+from mmkdml.apis.export.graph import sizes_in_words
+from mmkdml.apis.export.source import Source
 from mmkdml.datasets.splits import read_split, split_counts
 from mmkdml.files import file_sha256
 from mmkdml.models.distillers.renormalization import normalization
@@ -120,7 +120,7 @@ def make_card(
         source: What was exported.
         form: The format.
         folder: With the exported files, all of which are described.
-        exported: What :func:`mmkdml.apis.export.export` says of them.
+        exported: What :func:`mmkdml.apis.export.formats.export` says of them.
         latencies: Milliseconds for one image, by what answers.
         scores: Of ``mmkdml.experiments.case_scores``, None if not measured.
         intended_use: What the model is for.

@@ -15,9 +15,9 @@ from mmengine.registry import DefaultScope
 from safetensors.torch import save_file
 
 from mmkdml.analysis.inspection import classroom_settings, without_pretrained
-from mmkdml.apis.export_checks import framework_answers
-from mmkdml.apis.export_graph import Answers
-from mmkdml.apis.export_source import Source
+from mmkdml.apis.export.checks import framework_answers
+from mmkdml.apis.export.graph import Answers
+from mmkdml.apis.export.source import Source
 from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.registry import MODELS, TRANSFORMS

@@ -18,8 +18,8 @@ from mmengine.config import Config
 from mmengine.structures import PixelData
 
 from mmkdml.analysis.inspection import use_default_scope
-from mmkdml.apis.export_graph import Answers
-from mmkdml.apis.export_source import Source
+from mmkdml.apis.export.graph import Answers
+from mmkdml.apis.export.source import Source
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.evaluation import CaseTable
