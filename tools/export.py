@@ -24,7 +24,7 @@ from mmkdml.apis.export.formats import (
 )
 from mmkdml.apis.export.source import load_source
 from mmkdml.apis.trained import run_files
-from mmkdml.experiments.case_scores import case_scores
+from mmkdml.statistics.case_scores import case_scores
 
 CALIBRATION = 100
 

@@ -11,9 +11,9 @@ import pandas as pd
 from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
 from mmkdml.experiments.cells import MEMBERS, Cell, Panel, Row
 from mmkdml.experiments.paper import FIDELITY, PaperValue, paper_value
-from mmkdml.experiments.records import BASELINE, DONE, SuiteRecord
-from mmkdml.experiments.tally import variants
 from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES, TEACHER
+from mmkdml.statistics.counts import variants
+from mmkdml.statistics.records import BASELINE, DONE, SuiteRecord
 
 _STUDENTS = 'students'  # all of them together
 

@@ -27,7 +27,7 @@ class Cell:
         done: Number of seeds that are done and in the mean.
         expected: Number of seeds of the run in the suite.
         low: Lower end of the mean's 95 % bootstrap interval, see
-            :func:`~mmkdml.experiments.statistics.estimate`; ``nan`` if not computable.
+            :func:`~mmkdml.statistics.bootstrap.estimate`; ``nan`` if not computable.
         high: Upper end.
         paper: What the paper has in this place.
         digits: Shown behind the point.

@@ -28,9 +28,9 @@ from mmkdml.experiments.figures import (
     to_data_uri,
     validation_keys,
 )
-from mmkdml.experiments.records import CHECKPOINTS, DONE, STATES, RunRecord, SuiteRecord
 from mmkdml.experiments.tables import SHOWN, build_table
 from mmkdml.models.transfers import TEACHER
+from mmkdml.statistics.records import CHECKPOINTS, DONE, STATES, RunRecord, SuiteRecord
 
 LOSS = 'loss'
 _CURVES = (

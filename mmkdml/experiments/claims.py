@@ -12,10 +12,10 @@ from prettytable import PrettyTable, TableStyle
 from statsmodels.stats.multitest import multipletests
 
 from mmkdml.evaluation.member_metrics import ENSEMBLE
-from mmkdml.experiments.records import COMPARISON, SuiteRecord
-from mmkdml.experiments.statistics import RESAMPLES, Contrast, Estimate, estimate
-from mmkdml.experiments.tally import tally, variants
 from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES, TEACHER
+from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, Estimate, estimate
+from mmkdml.statistics.counts import tally, variants
+from mmkdml.statistics.records import COMPARISON, SuiteRecord
 
 FAMILIES = {
     'style': 'v3 against v1 and v2 within a mode',
@@ -65,21 +65,21 @@ def evaluate_claims(
 ) -> list[ClaimResult]:
     """Asks the runs of a suite for the paper's claims.
 
-    In each variant of the suite (see :func:`~mmkdml.experiments.tally.variants`) and for the
+    In each variant of the suite (see :func:`~mmkdml.statistics.counts.variants`) and for the
     modes, styles and methods it has: the families of :data:`FAMILIES`, each corrected over all
     variants. The last is none of the paper's, which compares two students with methods that have
     one. Claims that are not computable take no part in the correction.
 
     Args:
         record: The suite.
-        measure: A name among :data:`~mmkdml.experiments.measures.MEASURES`.
+        measure: A name among :data:`~mmkdml.statistics.measures.MEASURES`.
         checkpoint: ``'best'`` or ``'last'``.
-        resamples: See :func:`~mmkdml.experiments.statistics.estimate`.
+        resamples: See :func:`~mmkdml.statistics.bootstrap.estimate`.
         rng: See there.
 
     Raises:
-        ValueError: As :func:`~mmkdml.experiments.tally.tally`, ``variants`` beside it, and
-            :func:`~mmkdml.experiments.statistics.estimate`.
+        ValueError: As :func:`~mmkdml.statistics.counts.tally`, ``variants`` beside it, and
+            :func:`~mmkdml.statistics.bootstrap.estimate`.
     """
     claims = sorted(_claims(record), key=lambda claim: list(FAMILIES).index(claim[0]))
     contrasts = [contrast for *_, contrast in claims]

@@ -34,11 +34,11 @@ from mmkdml.datasets import SplitFileMixin, read_split
 from mmkdml.datasets.splits import split_counts
 from mmkdml.evaluation import CaseTable
 from mmkdml.experiments.packing import pack_result
-from mmkdml.experiments.records import Measurement
 from mmkdml.experiments.suite import RunSpec
 from mmkdml.files import write_atomically
 from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.transfers import TEACHER
+from mmkdml.statistics.records import Measurement
 
 RESULT = 'result.json.gz'
 SETTINGS = 'settings.json'

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, TypeAdapter
 
-from mmkdml.experiments.records import RunRecord
+from mmkdml.statistics.records import RunRecord
 
 _Number = Annotated[int, Field(gt=0, lt=1 << 63)]
 

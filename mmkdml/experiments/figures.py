@@ -25,7 +25,7 @@ from mmkdml.experiments.claims import (
     UNDECIDED,
     ClaimResult,
 )
-from mmkdml.experiments.records import DONE, RunRecord, SuiteRecord
+from mmkdml.statistics.records import DONE, RunRecord, SuiteRecord
 
 # Okabe and Ito's colours, told apart with every kind of colour vision, without their yellow, which
 # is too light for a line on white.

@@ -15,9 +15,9 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 from pydantic import TypeAdapter
 
-from mmkdml.experiments.measures import COLUMNS, class_count, task_of
-from mmkdml.experiments.records import Measurement
 from mmkdml.files import json_text
+from mmkdml.statistics.measures import COLUMNS, class_count, task_of
+from mmkdml.statistics.records import Measurement
 
 # Bytes; PCam's whole test part needs some 30 MB. A thousandth of it can unpack to that much.
 _LARGEST_RESULT = 1 << 30

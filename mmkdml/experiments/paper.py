@@ -59,7 +59,7 @@ def paper_value(
         style: ``v1``, ``v2``, ``v3``; empty for baselines and comparisons.
         member: ``teacher``, ``student_1``, ``student_2``, ``ensemble``; ``single`` for baselines
             and comparisons.
-        measure: As in :data:`~mmkdml.experiments.measures.MEASURES`.
+        measure: As in :data:`~mmkdml.statistics.measures.MEASURES`.
         method: Name of the network of a baseline (as in :data:`NETWORKS`) or of the method
             compared with; empty for the others.
         quantity: ``'performance'``, or ``'fidelity'`` where the teacher stands for the truth.

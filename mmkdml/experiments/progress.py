@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
 from mmkdml.experiments.store import RunState
+from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 
 def progress(states: Sequence[RunState], idle: int = 0) -> str:

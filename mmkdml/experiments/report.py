@@ -11,10 +11,10 @@ from mmkdml.experiments.chapters import chapter_of
 from mmkdml.experiments.claims import ALPHA, UNDECIDED
 from mmkdml.experiments.facts import check_facts
 from mmkdml.experiments.progress import in_words
-from mmkdml.experiments.records import DONE, SuiteRecord
-from mmkdml.experiments.statistics import RESAMPLES
 from mmkdml.experiments.tables import SHOWN
 from mmkdml.files import write_atomically
+from mmkdml.statistics.bootstrap import RESAMPLES
+from mmkdml.statistics.records import DONE, SuiteRecord
 from mmkdml.version import __version__
 
 
@@ -34,7 +34,7 @@ def write_report(
         path: The file to write; folders are made.
         suite_files: The suites' files, for the commands that repeat them; ``suites/<name>.py`` by
             default.
-        resamples: Of the bootstrap, see :func:`mmkdml.experiments.statistics.estimate`.
+        resamples: Of the bootstrap, see :func:`mmkdml.statistics.bootstrap.estimate`.
 
     Returns:
         The path.

@@ -10,10 +10,10 @@ from pydantic import TypeAdapter
 
 from mmkdml.experiments.execute import settings_text
 from mmkdml.experiments.packing import unpack_result
-from mmkdml.experiments.records import BASELINE, COMPARISON, RunRecord, SuiteRecord
 from mmkdml.experiments.store import SuiteStore
 from mmkdml.experiments.suite import Suite
 from mmkdml.experiments.worker import work_together
+from mmkdml.statistics.records import BASELINE, COMPARISON, RunRecord, SuiteRecord
 
 
 @dataclass(frozen=True)

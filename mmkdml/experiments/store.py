@@ -23,8 +23,8 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLA
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from mmkdml.apis.run_settings import difference, records_data
-from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
 from mmkdml.experiments.suite import RunSpec, run_key
+from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 DATABASE = 'suite.db'
 LOCK_SECONDS = 60.0

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.fileio import load
 
-from mmkdml.experiments.measures import MEASURES
+from mmkdml.statistics.measures import MEASURES
 
 _KEYS = {
     'title', 'measures', 'seeds', 'runs', 'variants', 'options', 'amp', 'paper_tables', 'work_dir'

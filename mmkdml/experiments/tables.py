@@ -13,10 +13,10 @@ from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
 from mmkdml.experiments.beside import NOTES, beside_panels
 from mmkdml.experiments.cells import MEMBERS, Cell, Panel, Row, Table
 from mmkdml.experiments.paper import SINGLE, PaperValue, paper_value, table_notes
-from mmkdml.experiments.records import BASELINE, DONE, RunRecord, SuiteRecord
-from mmkdml.experiments.statistics import RESAMPLES, Contrast, estimate
-from mmkdml.experiments.tally import tally, variants
 from mmkdml.models.transfers import FROM_TEACHER, MODES, STYLES, TEACHER
+from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, estimate
+from mmkdml.statistics.counts import tally, variants
+from mmkdml.statistics.records import BASELINE, DONE, RunRecord, SuiteRecord
 
 SHOWN = {'best': 'best on the validation part', 'last': 'after the last epoch'}
 _LATEX = str.maketrans(
@@ -41,12 +41,12 @@ def build_table(
     Args:
         record: The suite. Only runs that are done count; others are named in the notes.
         checkpoint: ``'best'`` or ``'last'``.
-        resamples: For the intervals, see :func:`~mmkdml.experiments.statistics.estimate`.
+        resamples: For the intervals, see :func:`~mmkdml.statistics.bootstrap.estimate`.
         rng: See there.
 
     Raises:
-        ValueError: As :func:`~mmkdml.experiments.tally.tally`, ``variants`` beside it,
-            :func:`~mmkdml.experiments.statistics.estimate` and
+        ValueError: As :func:`~mmkdml.statistics.counts.tally`, ``variants`` beside it,
+            :func:`~mmkdml.statistics.bootstrap.estimate` and
             :func:`~mmkdml.experiments.paper.paper_value`.
     """
     tallied = tally(record, checkpoint)

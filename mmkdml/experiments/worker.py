@@ -20,10 +20,10 @@ from mmkdml.experiments.execute import RESULT
 from mmkdml.experiments.packing import unpack_result
 from mmkdml.experiments.processes import end_run, is_dead, last_words, this_host
 from mmkdml.experiments.progress import in_words, progress
-from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
 from mmkdml.experiments.store import RunState, SuiteStore
 from mmkdml.experiments.suite import RunSpec, Suite, run_key
 from mmkdml.files import own_file, write_atomically
+from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 LOG = 'run.log'
 SPEC = 'run.json'

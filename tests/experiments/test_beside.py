@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from mmkdml.experiments.beside import BESIDE, beside_panels
-from mmkdml.experiments.records import Measurement, RunRecord, SuiteRecord
 from mmkdml.experiments.tables import build_table, render
+from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 NO_CASES = pd.DataFrame(columns=['member', 'id', 'group', 'label', 'tp', 'fp', 'fn'])
 

@@ -3,7 +3,7 @@ import base64
 import pandas as pd
 
 from mmkdml.experiments.chapters import chapter_of
-from mmkdml.experiments.records import Measurement, RunRecord, SuiteRecord
+from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 
 def run(name, seed=0, state='done', curves=(), **parts):

@@ -14,7 +14,7 @@ from mmkdml.experiments.claims import (
     evaluate_claims,
     render_claims,
 )
-from mmkdml.experiments.records import Measurement, RunRecord, SuiteRecord
+from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 MODES, STYLES, SEEDS = ('ml', 'kd_off', 'kd_on', 'kdml'), ('v1', 'v2', 'v3'), (0, 1)
 IMAGES = 60

@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from mmkdml.experiments.facts import check_facts
-from mmkdml.experiments.records import RunRecord
+from mmkdml.statistics.records import RunRecord
 
 FACTS = dict(
     config='c.py', config_text='lr = 1', command='python c.py', seconds=3, device='CPU',

@@ -23,8 +23,8 @@ from mmkdml.experiments.figures import (
     to_data_uri,
     validation_keys,
 )
-from mmkdml.experiments.records import RunRecord, SuiteRecord
-from mmkdml.experiments.statistics import Contrast, Estimate
+from mmkdml.statistics.bootstrap import Contrast, Estimate
+from mmkdml.statistics.records import RunRecord, SuiteRecord
 
 IOU = ('ensemble/foreground/IoU', 'model/foreground/IoU')
 

@@ -8,7 +8,7 @@ import pytest
 
 from mmkdml.experiments import packing
 from mmkdml.experiments.packing import pack_result, unpack_result
-from mmkdml.experiments.records import Measurement
+from mmkdml.statistics.records import Measurement
 
 # Names that CSV readers like to take for numbers or for nothing.
 CASES = pd.DataFrame(

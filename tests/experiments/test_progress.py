@@ -1,8 +1,8 @@
 import pytest
 
 from mmkdml.experiments import in_words, progress
-from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
 from mmkdml.experiments.store import RunState
+from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 
 def run(name, state, seconds=None, seed=0):

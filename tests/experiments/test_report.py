@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from mmkdml.experiments.claims import HOLDS, evaluate_claims
-from mmkdml.experiments.records import Measurement, RunRecord, SuiteRecord
 from mmkdml.experiments.report import write_report
 from mmkdml.experiments.tables import SHOWN
+from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(1)>'
 MEMBERS = {

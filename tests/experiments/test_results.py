@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mmkdml.experiments import RunSpec, Suite, SuiteStore, read_suite, results, run_suite
-from mmkdml.experiments.records import DONE, FAILED, WAITING
+from mmkdml.statistics.records import DONE, FAILED, WAITING
 
 MODELS = {
     'alone': dict(type='EncoderDecoder'),

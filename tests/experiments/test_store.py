@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import event
 
 from mmkdml.experiments import SuiteStore
-from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
 from mmkdml.experiments.store import DATABASE
 from mmkdml.experiments.suite import RunSpec
+from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 RUNS = [
     RunSpec('teacher', 0, 'c'),

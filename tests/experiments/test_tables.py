@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmkdml.experiments.records import Measurement, RunRecord, SuiteRecord
 from mmkdml.experiments.tables import build_table, render
+from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 FORMS = ('text', 'markdown', 'latex', 'csv')
 STUDENTS = dict(student_1=60, student_2=70, ensemble=80)

@@ -11,9 +11,9 @@ import pytest
 
 from mmkdml.experiments import read_suite, worker
 from mmkdml.experiments.processes import this_host
-from mmkdml.experiments.records import DONE, FAILED, RUNNING, WAITING
 from mmkdml.experiments.store import SuiteStore
 from mmkdml.experiments.worker import LOG, work_together
+from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 PLAIN = (None, {})
 

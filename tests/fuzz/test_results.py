@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mmkdml.experiments import RunSpec, Suite, SuiteStore, build_table, read_suite, write_report
 from mmkdml.experiments.packing import pack_result, unpack_result
-from mmkdml.experiments.records import Measurement
 from mmkdml.experiments.tables import FORMS, render
-from mmkdml.experiments.tally import seed_scores
+from mmkdml.statistics.counts import seed_scores
+from mmkdml.statistics.records import Measurement
 
 CASES = pd.DataFrame(
     [(m, i, g, 1, 8, 1, 0) for m in ('teacher', 'student_1', 'ensemble') for i, g in ('1a', '2b')],

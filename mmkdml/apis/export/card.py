@@ -122,7 +122,7 @@ def make_card(
         folder: With the exported files, all of which are described.
         exported: What :func:`mmkdml.apis.export.formats.export` says of them.
         latencies: Milliseconds for one image, by what answers.
-        scores: Of ``mmkdml.experiments.case_scores``, None if not measured.
+        scores: Of ``mmkdml.statistics.case_scores``, None if not measured.
         intended_use: What the model is for.
         licence: Under which it may be used.
     """

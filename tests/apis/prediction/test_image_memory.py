@@ -10,7 +10,8 @@ import pytest
 CONFIG = Path(__file__).parents[3] / 'configs' / 'kdml' / 'r50_r18x2_v3_lgg.py'
 MEASURED = """
 import resource, sys
-from mmkdml.apis import load_config, prediction
+from mmkdml.apis import load_config
+from mmkdml.apis.prediction import predictor
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.datasets import LoadBinaryMask, LoadCheckedImage
@@ -20,7 +21,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 def predict(path):
-    cases = prediction._cases(
+    cases = predictor._cases(
         find_sources(path), ImagePipeline(load_config({config!r})), ReadOptions(), None, False
     )
     return sum(len(item) // 4 for case in cases for item in case)

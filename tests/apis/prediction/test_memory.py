@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmkdml.apis import windowing
+from mmkdml.apis.prediction import windowing
 from mmkdml.apis.prediction.dicom_series import read_dicom
 from mmkdml.apis.prediction.volumes import read_nifti
 

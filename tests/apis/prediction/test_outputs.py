@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmkdml.apis import load_config, prediction_files
+from mmkdml.apis import load_config
+from mmkdml.apis.prediction import outputs
 from mmkdml.apis.prediction.inputs import ReadOptions
 from mmkdml.apis.prediction.outputs import predict_files
 from mmkdml.apis.prediction.predictor import Predictor, load
@@ -282,7 +283,7 @@ def test_names_that_one_file_system_cannot_tell_apart(segmentor, tmp_path, monke
     for name in ('Ä', 'ä', 'b'):
         Image.new('RGB', (50, 40)).save(tmp_path / 'in' / f'{name}.png')
     assert predict_files(segmentor, tmp_path / 'in', tmp_path / 'out').case.nunique() == 3
-    monkeypatch.setattr(prediction_files, 'is_case_insensitive', lambda folder: True)
+    monkeypatch.setattr(outputs, 'is_case_insensitive', lambda folder: True)
     with pytest.raises(ValueError, match=r'Ä\.png and .*ä\.png would both be written as Ä'):
         predict_files(segmentor, tmp_path / 'in', tmp_path / 'other')
     assert not (tmp_path / 'other' / 'masks').exists()

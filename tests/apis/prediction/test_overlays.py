@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image, ImageFont
 
-from mmkdml.apis import overlays
+from mmkdml.apis.prediction import overlays
 from mmkdml.apis.prediction.overlays import draw_overlay
 from mmkdml.evaluation.panels import PREDICTION_COLOUR, Panel
 

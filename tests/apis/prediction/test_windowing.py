@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmkdml.apis import windowing
+from mmkdml.apis.prediction import windowing
 from mmkdml.apis.prediction.windowing import percentiles, windowed
 
 

@@ -76,7 +76,7 @@ class SuiteRecord:
     Attributes:
         name: Name of the suite.
         title: One line that says what it is.
-        measures: What its tables show, names from :data:`mmkdml.experiments.measures.MEASURES`.
+        measures: What its tables show, names from :data:`mmkdml.statistics.measures.MEASURES`.
         paper_tables: The paper's tables with the same cells (``('Table 4', 'Table 2')``); may be
             empty.
         runs: Runs in the order of the suite, all seeds of one name together.

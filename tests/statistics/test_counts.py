@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
-from mmkdml.experiments.records import Measurement, RunRecord, SuiteRecord
-from mmkdml.experiments.tally import seed_scores, tally, variants
+from mmkdml.statistics.counts import seed_scores, tally, variants
+from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 
 def classified(pred, truth=(0, 1, 2, 0), member='model'):

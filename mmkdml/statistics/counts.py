@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mmkdml.experiments.measures import Measure, class_count, count, measure_named, task_of
-from mmkdml.experiments.records import CHECKPOINTS, DONE, SuiteRecord
 from mmkdml.models import MODES, STYLES
+from mmkdml.statistics.measures import Measure, class_count, count, measure_named, task_of
+from mmkdml.statistics.records import CHECKPOINTS, DONE, SuiteRecord
 
 Entry = tuple[str, str]
 """Name of a run and one of its members."""
@@ -78,7 +78,7 @@ def tally(record: SuiteRecord, checkpoint: str) -> Tally:
 
     Raises:
         ValueError: If there is no such checkpoint, a case table is not valid (see
-            :func:`~mmkdml.experiments.measures.count`), or the tables are of two tasks.
+            :func:`~mmkdml.statistics.measures.count`), or the tables are of two tasks.
     """
     if checkpoint not in CHECKPOINTS:
         raise ValueError(f'expected a checkpoint among {CHECKPOINTS}, got {checkpoint!r}')

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from scipy.stats import bootstrap
 
-from mmkdml.experiments import measures
-from mmkdml.experiments.records import Measurement, RunRecord, SuiteRecord
-from mmkdml.experiments.statistics import Contrast, estimate
-from mmkdml.experiments.tally import tally
+from mmkdml.statistics import measures
+from mmkdml.statistics.bootstrap import Contrast, estimate
+from mmkdml.statistics.counts import tally
+from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 ENSEMBLE = ('a', 'ensemble')
 

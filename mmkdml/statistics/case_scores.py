@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mmkdml.experiments.measures import MEASURES, class_count, count, task_of
-from mmkdml.experiments.statistics import RESAMPLES, Contrast, estimate
-from mmkdml.experiments.tally import Sample, Tally
+from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, estimate
+from mmkdml.statistics.counts import Sample, Tally
+from mmkdml.statistics.measures import MEASURES, class_count, count, task_of
 
 
 def case_scores(

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmkdml.experiments.case_scores import case_scores
+from mmkdml.statistics.case_scores import case_scores
 
 
 def masks(member, tp):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import DegenerateDataWarning, bootstrap
 
-from mmkdml.experiments.measures import Measure
-from mmkdml.experiments.tally import Entry, Tally
+from mmkdml.statistics.counts import Entry, Tally
+from mmkdml.statistics.measures import Measure
 
 RESAMPLES = 9999
 _DRAWN_AT_ONCE = 2**21  # indices of groups, 8 bytes each
@@ -82,8 +82,8 @@ def estimate(
     should be, two thirds for three seeds.
 
     Args:
-        tallied: Of :func:`~mmkdml.experiments.tally.tally`.
-        measure: A name among :data:`~mmkdml.experiments.measures.MEASURES`.
+        tallied: Of :func:`~mmkdml.statistics.counts.tally`.
+        measure: A name among :data:`~mmkdml.statistics.measures.MEASURES`.
         contrasts: What to estimate. The answer to one does not depend on the others.
         confidence: Level of the intervals, in (0, 1).
         resamples: Number of bootstrap values, 1 or more.

@@ -10,7 +10,7 @@ from mmpretrain.evaluation import Accuracy
 
 from mmkdml.evaluation import ForegroundIoU, MacroPrecisionRecall
 from mmkdml.evaluation.case_table import CaseTable
-from mmkdml.experiments.measures import MEASURES, class_count, count, measure_named, task_of
+from mmkdml.statistics.measures import MEASURES, class_count, count, measure_named, task_of
 
 
 def masks(classes, images=6, never=None):

@@ -1,0 +1,1 @@
+"""Records of runs, measures, counts per image group and bootstrap statistics."""
