@@ -62,7 +62,7 @@ layers: $(READY_DEV)  ## import-linter: imports point down
 	$(VENV)/bin/lint-imports
 
 duplicates: $(READY_DEV)  ## pylint: no code twice
-	$(PY) -m pylint --disable=all --enable=duplicate-code --recursive=y mmkdml tools
+	$(PY) -m pylint --disable=all --enable=duplicate-code --recursive=y mmkdml benchmarks tools
 
 clean:  ## delete caches and build outputs, no environment
 	rm -rf build dist mmkdml.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -4,12 +4,15 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections import OrderedDict
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch.distributed
@@ -17,7 +20,10 @@ from matplotlib.figure import Figure
 from mmengine.registry import DefaultScope
 
 import mmkdml  # noqa: F401
+from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.engine import keep_freed_memory
+
+ROOT = Path(__file__).parents[1]
 
 # As a run on a CPU does: a good part of a short step is fetching memory.
 keep_freed_memory()
@@ -146,3 +152,31 @@ class Payload:
 def payload():
     """Of a path: an object that makes this file when it is unpickled."""
     return Payload
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Runs a tool, or ``benchmark``, with these arguments in this process."""
+
+    def run(name, *args, options=(), experiment=True):
+        path = str(ROOT / ('benchmarks/__main__.py' if name == 'benchmark' else f'tools/{name}.py'))
+        # Two runs in one process and second would share their log and their history.
+        unique = uuid.uuid4().hex
+        options = [
+            *options,
+            *([f'experiment_name={unique}', f'visualizer.name={unique}'] if experiment else []),
+        ]
+        args = [*map(str, args), *(['--cfg-options', *options] if options else [])]
+        monkeypatch.setattr(sys, 'argv', [path, *args])
+        runpy.run_path(path, run_name='__main__')
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def slices(tmp_path_factory):
+    """Folder of 16 synthetic images, and their split file."""
+    root = tmp_path_factory.mktemp('slices')
+    source = make_demo_data(root / 'kaggle_3m', patients=6, slices=4, size=64)
+    convert_lgg(source, root / 'splits')
+    return source, root / 'splits' / 'train.csv'

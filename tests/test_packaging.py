@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,16 @@ def test_every_import_is_declared(setup_arguments):
     declared = {
         canonicalize_name(Requirement(line).name) for line in setup_arguments['install_requires']
     }
-    own = {path.stem for path in ROOT.glob('tools/**/*.py')} | {'mmkdml', 'configs', 'tools'}
+    own = {path.stem for path in ROOT.glob('tools/**/*.py')}
+    own |= {'benchmarks', 'configs', 'mmkdml', 'tools', 'problem', 'serve'}
     # Run in environments of their own.
-    own |= {path.stem.removesuffix('_peer') for path in ROOT.glob('tools/peers/*_peer.py')}
+    own |= {
+        path.stem.removesuffix('_peer') for path in ROOT.glob('benchmarks/peer_scripts/*_peer.py')
+    }
     distributions = packages_distributions()
-    for path in [*ROOT.glob('mmkdml/**/*.py'), *ROOT.glob('tools/**/*.py')]:
+    for path in chain.from_iterable(
+        ROOT.glob(f'{f}/**/*.py') for f in ('mmkdml', 'benchmarks', 'tools')
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             if isinstance(node, ast.Import):
                 modules = {alias.name for alias in node.names}

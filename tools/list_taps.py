@@ -1,7 +1,7 @@
 """Lists where features can be taken: python tools/list_taps.py CONFIG"""
 
-from mmkdml.analysis import format_suggestion, format_taps, inspect_config
 from mmkdml.apis import config_parser, load_config, run_tool
+from mmkdml.inspection import format_suggestion, format_taps, inspect_config
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Prints members, transfers and savings: python tools/print_classroom.py CONFIG"""
 
-from mmkdml.analysis import describe, inspect_config
 from mmkdml.apis import config_parser, load_config, run_tool
+from mmkdml.inspection import describe, inspect_config
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmkdml.analysis.hard_cases import member_inputs
-from mmkdml.analysis.taps_listing import tap_rows
 from mmkdml.evaluation.member_metrics import PLAIN
 from mmkdml.functional.cka import FEWEST_IMAGES, centred_gram, unbiased_hsic
+from mmkdml.inspection.taps_listing import tap_rows
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.plan import evaluating
 from mmkdml.models.tap_presets import (

@@ -24,8 +24,8 @@ from mmengine.runner import (
 )
 from torch.utils.data import DataLoader
 
-from mmkdml.analysis.inspection import only_errors
 from mmkdml.engine.checks.split_overlap import SETTING as SPLIT_OVERLAP
+from mmkdml.inspection.config import only_errors
 
 _DELETE = '_delete_'
 _OPTIM_WRAPPER = ('constructor', 'paramwise_cfg', 'optimizer')

@@ -26,7 +26,6 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from mmkdml.analysis import inspect_config, member_complexities
 from mmkdml.apis import load_config, load_weights, make_runner, newest_checkpoint, use_amp
 from mmkdml.apis.run_checkpoints import checkpoint_number
 from mmkdml.apis.run_settings import TRAINING_PARTS, deciding_settings, difference
@@ -36,6 +35,7 @@ from mmkdml.evaluation import CaseTable
 from mmkdml.experiments.packing import pack_result
 from mmkdml.experiments.suite import RunSpec
 from mmkdml.files import write_atomically
+from mmkdml.inspection import inspect_config, member_complexities
 from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.transfers import TEACHER
 from mmkdml.statistics.records import Measurement

@@ -7,20 +7,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.registry import MODELS
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
 MASKS, CLASSES = 'kdml_v3_demo', 'kdml_v3_demo_slices'
-
-
-@pytest.fixture(scope='session')
-def slices(tmp_path_factory):
-    """Folder of the images, and a split file with 16 of them."""
-    root = tmp_path_factory.mktemp('slices')
-    source = make_demo_data(root / 'kaggle_3m', patients=6, slices=4, size=64)
-    convert_lgg(source, root / 'splits')
-    return source, root / 'splits' / 'train.csv'
 
 
 @pytest.fixture(scope='session')

@@ -8,8 +8,8 @@ import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
 
-from mmkdml.analysis import without_pretrained
 from mmkdml.apis import load_config
+from mmkdml.inspection import without_pretrained
 from mmkdml.registry import MODELS
 
 ROOT = Path(__file__).parents[2]

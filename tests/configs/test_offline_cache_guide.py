@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from mmengine.registry import LOOPS
 
-from mmkdml.analysis import inspect_config
 from mmkdml.apis import config_parser, load_config
 from mmkdml.engine import ResumableTrainLoop
+from mmkdml.inspection import inspect_config
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / 'docs' / 'offline_cache.md').read_text()

@@ -27,7 +27,8 @@ WORDS = st.sampled_from(
 
 
 def main_of(tool):
-    spec = importlib.util.spec_from_file_location(tool, ROOT / 'tools' / f'{tool}.py')
+    path = 'benchmarks/__main__.py' if tool == 'benchmark' else f'tools/{tool}.py'
+    spec = importlib.util.spec_from_file_location(tool, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.main
@@ -67,7 +68,7 @@ def test_a_command_line_ends_in_one_line(
         (tmp_path / name).write_bytes(content)
     tool, *command = start
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py', *command, file, *words])
+    monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *command, file, *words])
     try:
         run_tool(TOOLS[tool])
     except SystemExit as stop:

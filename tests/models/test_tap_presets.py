@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmpretrain.models import ImageClassifier
 from mmseg.models import EncoderDecoder
 
-from mmkdml.analysis import without_pretrained
+from mmkdml.inspection import without_pretrained
 from mmkdml.models.tap_presets import (
     ALL_WITH_ALL,
     METHODS,

@@ -1,10 +1,8 @@
 """Made-up data, and the tools run on it: in this process, which saves the start, or in one each."""
 
 import os
-import runpy
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 
 import pytest
@@ -72,25 +70,6 @@ def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     torch.save(MODELS.build(load_config(CONFIG).model).state_dict(), path)
     return path
-
-
-@pytest.fixture
-def tool(monkeypatch):
-    """Runs a tool of this name with these arguments in this process."""
-
-    def run(name, *args, options=(), experiment=True):
-        path = str(ROOT / 'tools' / f'{name}.py')
-        # Two runs in one process and second would share their log and their history.
-        unique = uuid.uuid4().hex
-        options = [
-            *options,
-            *([f'experiment_name={unique}', f'visualizer.name={unique}'] if experiment else []),
-        ]
-        args = [*map(str, args), *(['--cfg-options', *options] if options else [])]
-        monkeypatch.setattr(sys, 'argv', [path, *args])
-        runpy.run_path(path, run_name='__main__')
-
-    return run
 
 
 def pytest_collection_modifyitems(items):

@@ -113,11 +113,11 @@ def run_tool(main: Callable[[], None]) -> None:
         if torch.distributed.is_initialized():
             leave_process_group()
     except KeyboardInterrupt:
-        print(f'{Path(sys.argv[0]).name}: interrupted', file=sys.stderr)
+        print(f'{_tool_name()}: interrupted', file=sys.stderr)
         sys.exit(130)
     except URLError as error:
         sys.exit(
-            f'{Path(sys.argv[0]).name}: error: pretrained weights cannot be downloaded '
+            f'{_tool_name()}: error: pretrained weights cannot be downloaded '
             f"({error.reason}). Without a network, name local files in the networks' init_cfg, or "
             'None to start untrained'
         )
@@ -161,7 +161,7 @@ def _tell_of_processes(error: Exception) -> None:
         return
     rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
     print(
-        f'{Path(sys.argv[0]).name}: error: process {rank} of {processes} (numbered from 0, on '
+        f'{_tool_name()}: error: process {rank} of {processes} (numbered from 0, on '
         f'{socket.gethostname()}) lost another one, which was killed, failed or hangs; the '
         f'launcher or its own log tells. --resume goes on from the last checkpoint. {error}',
         file=sys.stderr,
@@ -171,8 +171,13 @@ def _tell_of_processes(error: Exception) -> None:
     _leave_at_once(1)
 
 
+def _tool_name() -> str:
+    path = Path(sys.argv[0])
+    return path.parent.name if path.stem == '__main__' else path.name
+
+
 def _stop(error: Exception) -> None:
-    sys.exit(f'{Path(sys.argv[0]).name}: error: {error}')
+    sys.exit(f'{_tool_name()}: error: {error}')
 
 
 def _is_refusal(error: Exception) -> bool:

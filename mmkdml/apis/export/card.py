@@ -14,12 +14,12 @@ import jinja2
 import pandas as pd
 import torch
 
-from mmkdml.analysis.complexity import member_complexities
 from mmkdml.apis.export.formats import CHECKPOINT, Exported, speed_ups
 from mmkdml.apis.export.graph import sizes_in_words
 from mmkdml.apis.export.source import Source
 from mmkdml.datasets.splits import read_split, split_counts
 from mmkdml.files import file_sha256
+from mmkdml.inspection.complexity import member_complexities
 from mmkdml.models.distillers.renormalization import normalization
 from mmkdml.models.ensembles import ENSEMBLES, vote_ensemble
 from mmkdml.registry import DATASETS

@@ -14,11 +14,11 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from safetensors.torch import save_file
 
-from mmkdml.analysis.inspection import classroom_settings, without_pretrained
 from mmkdml.apis.export.checks import framework_answers
 from mmkdml.apis.export.graph import Answers
 from mmkdml.apis.export.source import Source
 from mmkdml.evaluation.member_metrics import ENSEMBLE
+from mmkdml.inspection.config import classroom_settings, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.registry import MODELS, TRANSFORMS
 

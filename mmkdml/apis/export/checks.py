@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.structures import PixelData
 
-from mmkdml.analysis.inspection import use_default_scope
 from mmkdml.apis.export.graph import Answers
 from mmkdml.apis.export.source import Source
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.evaluation import CaseTable
+from mmkdml.inspection.config import use_default_scope
 from mmkdml.models.ensembles import decide, vote_ensemble
 from mmkdml.registry import DATASETS
 

@@ -11,8 +11,8 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from mmkdml.analysis.inspection import Inspection, inspect_config
 from mmkdml.evaluation.member_metrics import ENSEMBLE
+from mmkdml.inspection.config import Inspection, inspect_config
 from mmkdml.models.checkpoints import load_checkpoint_file, load_member, resolve_checkpoint
 from mmkdml.models.ensembles import Ensemble, max_ensemble
 from mmkdml.models.heads import BinaryLinearClsHead

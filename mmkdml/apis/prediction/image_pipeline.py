@@ -11,8 +11,8 @@ import numpy as np
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile, RandomFlip, TestTimeAug
 from mmengine.config import Config
 
-from mmkdml.analysis.inspection import use_default_scope
 from mmkdml.datasets import LoadBinaryMask
+from mmkdml.inspection.config import use_default_scope
 from mmkdml.registry import TRANSFORMS
 
 _TRUTH = (LoadAnnotations, LoadBinaryMask)  # mmseg's is one of mmcv's

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config
 from mmkdml.apis.export import card as export_card
 from mmkdml.apis.export.card import make_card, write_card
@@ -16,6 +15,7 @@ from mmkdml.apis.export.checks import Agreement
 from mmkdml.apis.export.formats import Exported
 from mmkdml.apis.export.source import load_source
 from mmkdml.datasets import convert_lgg, make_demo_data
+from mmkdml.inspection import inspect_config
 
 DEMO = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 

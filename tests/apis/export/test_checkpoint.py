@@ -14,12 +14,12 @@ from mmpretrain.apis import ImageClassificationInferencer
 from mmseg.apis import MMSegInferencer
 from safetensors import safe_open
 
-from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config
 from mmkdml.apis.export.checkpoint import checkpoint_answers, plain_config, write_checkpoint
 from mmkdml.apis.export.checks import compare, framework_answers
 from mmkdml.apis.export.source import load_source
 from mmkdml.apis.prediction.predictor import load
+from mmkdml.inspection import inspect_config
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
 META = dict(classes=('without', 'with'), palette=[[0, 0, 0], [255, 0, 0]])

@@ -6,13 +6,13 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config
 from mmkdml.apis.export import checks
 from mmkdml.apis.export.graph import ExportedNetwork, network_answers
 from mmkdml.apis.export.source import load_source
 from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.evaluation import CaseTable
+from mmkdml.inspection import inspect_config
 from mmkdml.registry import MODELS
 
 DEMO = Path(__file__).parents[3] / 'configs' / 'demo'

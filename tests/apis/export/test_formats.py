@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config
 from mmkdml.apis.export import checkpoint as export_checkpoint
 from mmkdml.apis.export import formats as exports
 from mmkdml.apis.export.checkpoint import plain_config
 from mmkdml.apis.export.checks import Agreement
 from mmkdml.apis.export.source import load_source
+from mmkdml.inspection import inspect_config
 
 DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
 IMAGES = [np.random.default_rng(0).integers(256, size=(3, 64, 64), dtype=np.uint8)]

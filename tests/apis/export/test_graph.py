@@ -12,11 +12,11 @@ from mmseg.models import EncoderDecoder
 from scipy.special import expit, softmax
 from torch import nn
 
-from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config
 from mmkdml.apis.export import graph
 from mmkdml.apis.export.checks import framework_answers
 from mmkdml.apis.export.source import load_source
+from mmkdml.inspection import inspect_config
 from mmkdml.models import BinaryLinearClsHead, StemResNet, UNetHead
 from mmkdml.models.ensembles import ENSEMBLES
 

@@ -6,9 +6,9 @@ import torch
 from mmengine.config import Config
 
 from mmkdml import __version__
-from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config, publish
 from mmkdml.files import file_sha256
+from mmkdml.inspection import inspect_config
 from mmkdml.models import KnowledgeDistiller
 from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.registry import MODELS

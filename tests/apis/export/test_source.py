@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmkdml.analysis import inspect_config
 from mmkdml.apis import load_config
 from mmkdml.apis.export.source import load_source
+from mmkdml.inspection import inspect_config
 from mmkdml.models.ensembles import max_ensemble, union_ensemble
 
 CONFIGS = Path(__file__).parents[3] / 'configs'

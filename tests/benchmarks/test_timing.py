@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mmkdml.analysis import timing
-from mmkdml.analysis.timing import median_seconds, named_errors, peak_memory
+from benchmarks import timing
+from benchmarks.timing import median_seconds, named_errors, peak_memory
 
 
 def test_steps_take_turns_and_the_first_turn_does_not_count(monkeypatch):

@@ -16,10 +16,10 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from prettytable import PrettyTable
 
-from mmkdml.analysis.inspection import use_default_scope
-from mmkdml.analysis.timing import median_seconds
+from benchmarks.timing import median_seconds
 from mmkdml.datasets.base import keep_images
 from mmkdml.engine.resume.seeding import SeededBatches
+from mmkdml.inspection.config import use_default_scope
 
 
 @dataclass(frozen=True)

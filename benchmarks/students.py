@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from mmengine.config import Config
 from prettytable import PrettyTable
 
-from mmkdml.analysis.inspection import Inspection, inspect_config, only_errors
-from mmkdml.analysis.step_cost import CLASSROOM, classroom_of, step_of
-from mmkdml.analysis.timing import median_seconds
+from benchmarks.steps import CLASSROOM, classroom_of, step_of
+from benchmarks.timing import median_seconds
+from mmkdml.inspection.config import Inspection, inspect_config, only_errors
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.transfers import Transfer
 

@@ -6,19 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmkdml import analysis
-from mmkdml.analysis import (
-    MethodCost,
-    OfflineCost,
-    PeerCost,
-    PrecisionCost,
-    StepCost,
-    StudentCost,
-    end_to_end,
-    loading,
-)
-from mmkdml.analysis.end_to_end import RunSpeed
-from mmkdml.analysis.loading import LoadingSpeed
+import benchmarks
+from benchmarks import MethodCost, OfflineCost, PeerCost, PrecisionCost, StepCost, StudentCost
+from benchmarks.end_to_end import RunSpeed
+from benchmarks.loading import LoadingSpeed
 
 STUDY = Path(__file__).parents[2] / 'configs' / 'study'
 PLAIN, METHOD = STUDY / 'ham64_kd.py', STUDY / 'ham64_at.py'
@@ -34,7 +25,7 @@ def test_methods_are_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
             for place, name in enumerate(configs)
         }
 
-    monkeypatch.setattr(analysis, 'measure_methods', measure)
+    monkeypatch.setattr(benchmarks, 'measure_methods', measure)
     options = ['model.input_size=[32,96]']
     numbers = ['--batch-size', '3', '--rounds', '2', '--json', tmp_path / 'costs.json']
     tool('benchmark', 'methods', PLAIN, METHOD, *numbers, options=options, experiment=False)
@@ -67,7 +58,7 @@ def test_one_config_is_measured_as_asked(
     tool, capsys, monkeypatch, tmp_path, command, measure, flags, wanted, cost
 ):
     asked = []
-    monkeypatch.setattr(analysis, measure, lambda *args: (asked.extend(args), cost)[1])
+    monkeypatch.setattr(benchmarks, measure, lambda *args: (asked.extend(args), cost)[1])
     numbers = ['--batch-size', '3', '--rounds', '2', '--json', tmp_path / 'costs.json']
     options = ['model.input_size=[32,96]']
     tool('benchmark', command, PLAIN, *flags, *numbers, options=options, experiment=False)
@@ -89,7 +80,7 @@ def test_what_cannot_be_compared_is_told_with_the_usage(tool, capsys, configs, m
     with pytest.raises(SystemExit, match='2'):
         tool('benchmark', 'methods', *configs, experiment=False)
     told = capsys.readouterr().err
-    assert told.startswith('usage: benchmark.py methods')
+    assert told.startswith('usage: python -m benchmarks methods')
     assert message in told
 
 
@@ -103,7 +94,7 @@ def test_peers_are_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
             assert torch.load(command[2], weights_only=True)['inputs'].shape == (2, 3, 224, 224)
         return {name: PeerCost(1.5, 100.0, [0.7, 0.6]) for name in commands}
 
-    monkeypatch.setattr(analysis, 'measure_peers', measure)
+    monkeypatch.setattr(benchmarks, 'measure_peers', measure)
     arguments = ['--torchdistill', 'its-python', '--batch-size', 2, '--rounds', 4]
     tool('benchmark', 'peers', 'fitnet', *arguments, experiment=False)
     assert asked['rounds'] == 4
@@ -121,9 +112,9 @@ def test_peers_are_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
 
 def test_what_is_refused_is_told_in_one_line(tool):
     baseline = STUDY / 'ham64_student.py'
-    with pytest.raises(SystemExit, match='benchmark.py: error: .* this config is of one network'):
+    with pytest.raises(SystemExit, match='benchmarks: error: .* this config is of one network'):
         tool('benchmark', 'step', baseline, experiment=False)
-    with pytest.raises(SystemExit, match='benchmark.py: error: There is no config file gone.py'):
+    with pytest.raises(SystemExit, match='benchmarks: error: There is no config file gone.py'):
         tool('benchmark', 'methods', PLAIN, 'gone.py', experiment=False)
 
 
@@ -134,7 +125,7 @@ def test_what_is_kept_is_measured_as_asked(tool, tmp_path, capsys, monkeypatch):
         asked.extend((config.model.type.__name__, *numbers))
         return OfflineCost(2.0, 2.5, 1.0, kib_per_image=16.0, difference=1e-7)
 
-    monkeypatch.setattr(analysis, 'measure_offline', measure)
+    monkeypatch.setattr(benchmarks, 'measure_offline', measure)
     numbers = ['--batch-size', '3', '--rounds', '2', '--dtype', 'float16']
     path = tmp_path / 'cost.json'
     tool('benchmark', 'offline', PLAIN, *numbers, '--json', path, experiment=False)
@@ -146,7 +137,7 @@ def test_what_is_kept_is_measured_as_asked(tool, tmp_path, capsys, monkeypatch):
 
 def test_the_commands_are_told(tool):
     commands = 'step,methods,students,precision,offline,data,end-to-end,peers'
-    with pytest.raises(SystemExit, match=rf'usage: benchmark.py \{{{commands}\}} \.\.\.'):
+    with pytest.raises(SystemExit, match=rf'usage: python -m benchmarks \{{{commands}\}} \.\.\.'):
         tool('benchmark', 'measure', experiment=False)
 
 
@@ -157,7 +148,7 @@ def test_loading_is_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
         asked.update(size=config.train_dataloader.batch_size, numbers=(workers, batches, rounds))
         return dict(some=LoadingSpeed(3, True, 400.0, 0.02))
 
-    monkeypatch.setattr(loading, 'measure_loading', measure)
+    monkeypatch.setattr(benchmarks, 'measure_loading', measure)
     numbers = ['--workers', '0', '3', '--batches', '7', '--rounds', '2', '--step-seconds', '0.01']
     options, file = ['train_dataloader.batch_size=5'], tmp_path / 'figures.json'
     command = ['data', PLAIN, *numbers, '--json', file]
@@ -176,7 +167,7 @@ def test_runs_are_measured_as_asked(tool, capsys, monkeypatch):
         asked.append((config.model.input_size, iterations, rounds))
         return dict(classroom=RunSpeed(0.2, 40.0), one=RunSpeed(0.25, 32.0))
 
-    monkeypatch.setattr(end_to_end, 'measure_runs', measure)
+    monkeypatch.setattr(benchmarks, 'measure_runs', measure)
     options = ['model.input_size=[32,96]']
     numbers = ['--iterations', '4', '--rounds', '2']
     tool('benchmark', 'end-to-end', PLAIN, *numbers, options=options, experiment=False)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from mmkdml.registry import MODELS
 
-PEERS = Path(__file__).parents[2] / 'tools' / 'peers'
+PEERS = Path(__file__).parents[2] / 'benchmarks' / 'peer_scripts'
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmkdml.analysis.offline_cost import OfflineCost, format_offline_cost, measure_offline
+from benchmarks.offline import OfflineCost, format_offline_cost, measure_offline
 
 STUDY = Path(__file__).parents[2] / 'configs' / 'study'
 

@@ -6,8 +6,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmkdml.analysis import end_to_end
-from mmkdml.analysis.end_to_end import RunSpeed, format_runs, measure_runs
+from benchmarks import end_to_end
+from benchmarks.end_to_end import RunSpeed, format_runs, measure_runs
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 

@@ -11,10 +11,10 @@ import torch
 from mmengine.config import Config
 from prettytable import PrettyTable
 
-from mmkdml.analysis.inspection import inspect_config
-from mmkdml.analysis.step_cost import training_step
-from mmkdml.analysis.timing import Step, median_seconds
+from benchmarks.steps import training_step
+from benchmarks.timing import Step, median_seconds
 from mmkdml.engine import compile_members
+from mmkdml.inspection.config import inspect_config
 
 FLOAT32 = 'float32'
 BFLOAT16 = 'bfloat16'

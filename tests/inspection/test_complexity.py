@@ -7,8 +7,8 @@ from mmengine.config import Config
 from mmpretrain.models import ClsDataPreprocessor, ImageClassifier
 from torch import nn
 
-from mmkdml.analysis import MemberComplexity, compression, describe, inspect_config
-from mmkdml.analysis.complexity import count_parameters, member_complexities
+from mmkdml.inspection import MemberComplexity, compression, describe, inspect_config
+from mmkdml.inspection.complexity import count_parameters, member_complexities
 from mmkdml.models import KnowledgeDistiller
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmkdml.analysis import step_cost
-from mmkdml.analysis.step_cost import (
+from benchmarks import steps
+from benchmarks.steps import (
     MethodCost,
     StepCost,
     format_costs,
@@ -60,7 +60,7 @@ def test_the_table_of_methods_by_hand():
 
 def test_methods_are_measured_with_what_they_add(monkeypatch):
     configs = study('ham64_kd', 'ham64_fitnet', 'ham64_simkd')
-    monkeypatch.setattr(step_cost, 'peak_memory', lambda _, *asked: asked)  # saves three processes
+    monkeypatch.setattr(steps, 'peak_memory', lambda _, *asked: asked)  # saves three processes
     costs = measure_methods(configs, batch_size=2, rounds=1)
     assert list(costs) == list(configs)
     for name, cost in costs.items():

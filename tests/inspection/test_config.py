@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import PretrainedInit
 
-from mmkdml.analysis import inspect_config, without_pretrained
+from mmkdml.inspection import inspect_config, without_pretrained
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from mmkdml.analysis import PeerCost, format_peer_costs, measure_peers
-from mmkdml.analysis.peers import Peer
+from benchmarks import PeerCost, format_peer_costs, measure_peers
+from benchmarks.peers import Peer
 
 # Tells its loss of the first step and what comes of it in each step; talks as libraries do.
 PEER = """

@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmkdml.analysis import precision_cost
-from mmkdml.analysis.precision_cost import (
+from benchmarks import precision
+from benchmarks.precision import (
     COMPILED,
     FORMS,
     PrecisionCost,
@@ -24,13 +24,13 @@ def config(name='ham64_student'):
 def built(monkeypatch):
     """(model, settings of its optimiser) of each step that is prepared; none is compiled."""
     seen = []
-    prepare = precision_cost.training_step
+    prepare = precision.training_step
 
     def note(inspection, model, optim_wrapper, batch_size):
         seen.append((model, optim_wrapper))
         return prepare(inspection, model, optim_wrapper, batch_size)
 
-    monkeypatch.setattr(precision_cost, 'training_step', note)
+    monkeypatch.setattr(precision, 'training_step', note)
     return seen
 
 
@@ -58,7 +58,7 @@ def test_all_forms_take_the_same_step(built, name):
 
 def test_compiled_forms_are_compiled(monkeypatch, built):
     compiled = []
-    monkeypatch.setattr(precision_cost, 'compile_members', compiled.append)
+    monkeypatch.setattr(precision, 'compile_members', compiled.append)
     costs = measure_precisions(config(), batch_size=2, rounds=1, compiled=True)
     assert list(costs) == [*FORMS, *COMPILED]
     models = [model for model, _ in built]

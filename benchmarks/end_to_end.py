@@ -20,9 +20,9 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from prettytable import PrettyTable
 from torch import Tensor, nn
 
-from mmkdml.analysis.inspection import inspect_config
-from mmkdml.analysis.step_cost import CLASSROOM
+from benchmarks.steps import CLASSROOM
 from mmkdml.engine import keep_freed_memory
+from mmkdml.inspection.config import inspect_config
 from mmkdml.models.tasks import Task
 
 SKIPPED = 5  # iterations that start workers and allocate

@@ -10,7 +10,7 @@ from itertools import permutations, zip_longest
 from prettytable import PrettyTable
 from torch import nn
 
-from mmkdml.analysis.inspection import Inspection
+from mmkdml.inspection.config import Inspection
 from mmkdml.models.distillers.lesson import tap_names
 from mmkdml.models.distillers.plan import try_member
 from mmkdml.models.tap_presets import ALL_WITH_ALL, Suggestion, suggested_taps

@@ -1,4 +1,4 @@
-"""Measures what a training costs: python tools/benchmark.py {step,methods,...} ..."""
+"""Command line of the benchmarks: ``python -m benchmarks {step,methods,...} ...``."""
 
 import argparse
 import dataclasses
@@ -9,26 +9,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmkdml.analysis import (
+from benchmarks import (
     format_costs,
+    format_loading,
     format_method_costs,
     format_offline_cost,
     format_peer_costs,
     format_precisions,
+    format_runs,
     format_students,
+    measure_loading,
     measure_methods,
     measure_offline,
     measure_peers,
     measure_precisions,
+    measure_runs,
     measure_steps,
     measure_students,
 )
-from mmkdml.analysis.end_to_end import format_runs, measure_runs
-from mmkdml.analysis.loading import format_loading, measure_loading
 from mmkdml.apis import config_parser, load_config, run_tool
 from mmkdml.files import json_text
 
-PEERS = Path(__file__).parent / 'peers'
+PEERS = Path(__file__).parent / 'peer_scripts'
 
 
 def step(arguments: list[str]) -> None:
@@ -168,7 +170,7 @@ def _parser(
     parser = (
         config_parser(description) if config else argparse.ArgumentParser(description=description)
     )
-    parser.prog += f' {command}'
+    parser.prog = f'python -m benchmarks {command}'
     if batch_size:
         parser.add_argument('--batch-size', type=int, default=8, help='images in the batch (8)')
     parser.add_argument('--rounds', type=int, default=5, help='measured steps of each kind (5)')
@@ -207,7 +209,7 @@ COMMANDS = {
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ''
     if name not in COMMANDS:
-        sys.exit(f'usage: benchmark.py {{{",".join(COMMANDS)}}} ... [--help]')
+        sys.exit(f'usage: python -m benchmarks {{{",".join(COMMANDS)}}} ... [--help]')
     COMMANDS[name](sys.argv[2:])
 
 

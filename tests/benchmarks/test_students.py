@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmkdml.analysis import student_cost
-from mmkdml.analysis.inspection import inspect_config
-from mmkdml.analysis.student_cost import StudentCost, format_students, measure_students
+from benchmarks import students
+from benchmarks.students import StudentCost, format_students, measure_students
+from mmkdml.inspection.config import inspect_config
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -26,7 +26,7 @@ def test_costs_are_compared_with_the_members_and_with_the_first_student(monkeypa
         asked.update(steps=list(steps), rounds=rounds)
         return seconds
 
-    monkeypatch.setattr(student_cost, 'median_seconds', median)
+    monkeypatch.setattr(students, 'median_seconds', median)
     costs = measure_students(demo(), batch_size=2, rounds=4, most=3)
     assert asked == dict(steps=list(seconds), rounds=4)
     assert costs == {
@@ -50,7 +50,7 @@ def test_the_table_by_hand():
 )
 def test_every_student_learns_what_the_first_one_does(mode, taught, peers):
     inspection = inspect_config(demo(mode))
-    room = student_cost._with_students(inspection, 3)
+    room = students._with_students(inspection, 3)
     copies = ['copy_1', 'copy_2', 'copy_3']
     assert list(room.members) == ['teacher', *copies]
     assert room.members['teacher'] is inspection.members['teacher']

@@ -12,9 +12,9 @@ from mmengine.optim import build_optim_wrapper
 from prettytable import PrettyTable
 from torch import Tensor
 
-from mmkdml.analysis.complexity import count_parameters
-from mmkdml.analysis.inspection import Inspection, inspect_config
-from mmkdml.analysis.timing import Step, cost_cells, median_seconds, named_errors, peak_memory
+from benchmarks.timing import Step, cost_cells, median_seconds, named_errors, peak_memory
+from mmkdml.inspection.complexity import count_parameters
+from mmkdml.inspection.config import Inspection, inspect_config
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.tasks.base import Samples
 

@@ -11,7 +11,7 @@ from prettytable import PrettyTable
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmkdml.analysis.inspection import Inspection
+from mmkdml.inspection.config import Inspection
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.lesson import Lesson, Shape, projected_side, tap_names
 from mmkdml.models.distillers.plan import try_member

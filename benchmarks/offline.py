@@ -14,8 +14,8 @@ from mmengine.optim import build_optim_wrapper
 from prettytable import PrettyTable
 from torch import Tensor
 
-from mmkdml.analysis.inspection import inspect_config
-from mmkdml.analysis.timing import median_seconds
+from benchmarks.timing import median_seconds
+from mmkdml.inspection.config import inspect_config
 from mmkdml.models.distillers import TeacherCache
 
 

@@ -6,8 +6,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmkdml.analysis import format_taps, inspect_config, tap_rows
-from mmkdml.analysis.taps_listing import TapRow, format_suggestion
+from mmkdml.inspection import format_taps, inspect_config, tap_rows
+from mmkdml.inspection.taps_listing import TapRow, format_suggestion
 from mmkdml.models import Transfer
 from mmkdml.models.taps import TapRecorder
 

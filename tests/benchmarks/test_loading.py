@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 from mmpretrain.datasets import CustomDataset
 
-from mmkdml.analysis.loading import LoadingSpeed, format_loading, measure_loading
+from benchmarks.loading import LoadingSpeed, format_loading, measure_loading
 from mmkdml.datasets import CachedLoading, LGGDataset
 
 

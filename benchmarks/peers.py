@@ -14,7 +14,7 @@ from typing import Any
 
 from prettytable import PrettyTable
 
-from mmkdml.analysis.timing import cost_cells, median_seconds, named_errors
+from benchmarks.timing import cost_cells, median_seconds, named_errors
 
 # The second loss comes after a backward and a step of the optimiser. Later ones drift apart: Adam
 # makes whole steps of what rounding leaves of the smallest gradients.
