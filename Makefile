@@ -43,7 +43,7 @@ test-fast: $(READY)  ## the tests that are not marked slow
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 soak: $(READY)  ## kill and damage runs at random, and compare what they leave
-	$(PY) tools/soak.py
+	$(PY) tests/soak/soak.py
 
 fuzz: $(READY)  ## made-up files and settings, FUZZ_EXAMPLES=1000 of each kind, other ones each time
 	OMP_NUM_THREADS=1 FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PY) -m pytest -n $(WORKERS) --dist worksteal \

@@ -124,7 +124,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmkdml', 'mmkdml.*']),
-    package_data={'mmkdml.experiments': ['data/*.csv', 'templates/*.j2']},
+    package_data={'mmkdml.experiments': ['paper/data/*.csv', 'report/templates/*.j2']},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

@@ -3,7 +3,7 @@
 import sys
 
 from mmkdml.apis import config_parser, run_tool
-from mmkdml.experiments.tuning import PRUNERS, SAMPLERS, Tuner
+from mmkdml.experiments.tuning.tuner import PRUNERS, SAMPLERS, Tuner
 
 
 def main() -> None:

@@ -6,10 +6,10 @@ import threading
 import pandas as pd
 import pytest
 
-from mmkdml.experiments.packing import pack_result
-from mmkdml.experiments.store import SuiteStore
-from mmkdml.experiments.suite import RunSpec, Suite
-from mmkdml.experiments.worker import Worker
+from mmkdml.experiments.suites.serialization import pack_result
+from mmkdml.experiments.suites.store import SuiteStore
+from mmkdml.experiments.suites.suite import RunSpec, Suite
+from mmkdml.experiments.suites.worker import Worker
 from mmkdml.statistics.records import Measurement
 
 # Behaves as the options of its run say, and leaves a trace of each time it is executed.

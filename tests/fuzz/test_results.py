@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmkdml.experiments import RunSpec, Suite, SuiteStore, build_table, read_suite, write_report
-from mmkdml.experiments.packing import pack_result, unpack_result
-from mmkdml.experiments.tables import FORMS, render
+from mmkdml.experiments.report.tables import FORMS, render
+from mmkdml.experiments.suites.serialization import pack_result, unpack_result
 from mmkdml.statistics.counts import seed_scores
 from mmkdml.statistics.records import Measurement
 

@@ -7,7 +7,7 @@ from torch import nn
 from mmkdml.datasets import SplitClassificationDataset, SplitSegDataset
 from mmkdml.engine import DiscriminatorOptimWrapperConstructor
 from mmkdml.engine.hooks import LossBalanceHook, PanelHook, ReliabilityHook
-from mmkdml.experiments.tuning_space import (
+from mmkdml.experiments.tuning.space import (
     SearchSpace,
     lattice,
     letters_of,

@@ -5,7 +5,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mmkdml.experiments.suite import load_suite
+from mmkdml.experiments.suites.suite import load_suite
 
 KEYS = ['title', 'measures', 'seeds', 'runs', 'variants', 'options', 'amp', 'paper_tables',
         'work_dir', '_base_', '_own', 'name', 'config', 'teacher']  # fmt: skip

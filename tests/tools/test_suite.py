@@ -11,7 +11,7 @@ import pytest
 
 from mmkdml.apis import load_config
 from mmkdml.experiments import load_suite
-from mmkdml.experiments.store import SuiteStore
+from mmkdml.experiments.suites.store import SuiteStore
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'suite.py'

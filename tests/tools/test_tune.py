@@ -12,7 +12,8 @@ from mmengine.config import Config
 from optuna.trial import TrialState
 
 from mmkdml.apis import load_config
-from mmkdml.experiments import tuning, tuning_study
+from mmkdml.experiments.tuning import study as tuning_study
+from mmkdml.experiments.tuning import tuner as tuning
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'

@@ -181,8 +181,8 @@ def _stop(error: Exception) -> None:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the error comes from a ``raise`` statement in this package."""
+    """Return whether the error comes from a ``raise`` statement in this package or a benchmark."""
     frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
-    return frame.f_globals.get('__name__', '').partition('.')[0] == __name__.partition('.')[
-        0
-    ] and linecache.getline(frame.f_code.co_filename, line).lstrip().startswith('raise ')
+    package = frame.f_globals.get('__name__', '').partition('.')[0]
+    source = linecache.getline(frame.f_code.co_filename, line).lstrip()
+    return package in (__name__.partition('.')[0], 'benchmarks') and source.startswith('raise ')

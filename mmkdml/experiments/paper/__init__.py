@@ -1,0 +1,1 @@
+"""Values, variants and claims of the paper."""

@@ -1,0 +1,1 @@
+"""Suites of runs: their file, database, workers and results."""

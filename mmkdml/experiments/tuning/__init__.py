@@ -1,0 +1,1 @@
+"""Search for the weights of the losses with Optuna."""

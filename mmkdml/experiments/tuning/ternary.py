@@ -1,0 +1,102 @@
+"""A picture of a search: how good each choice of weights was, for each student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mpltern  # noqa: F401  # its import makes the projection 'ternary' known
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
+
+from mmkdml.experiments.report.figures import BLUE, GREY
+
+LETTERS = ('alpha', 'beta', 'gamma')
+_STAR: dict[str, Any] = dict(
+    marker='*', s=220, facecolor='none', edgecolor='black', linewidth=1.2, zorder=4, clip_on=False
+)
+
+
+def draw_landscape(table: pd.DataFrame, metric: str, best: int) -> Figure:
+    """Draws the complete trials of a search over the weights, a panel for each student.
+
+    Three weights are the corners of a triangle, in which colour is the metric; of two weights the
+    first one is the abscissa. Trials with the same weights of a student are shown by their mean.
+    Pruned trials are grey crosses: their last value is no measure of how good they would have been.
+    If all complete trials have the same weights for both students, one panel stands for both.
+
+    Args:
+        table: As :func:`~.tuning_results.trial_table` gives it, one complete trial at least.
+        metric: Name of the metric, for labels.
+        best: Number of the best trial, marked with a star.
+
+    Raises:
+        ValueError: If the table has no complete trial, or not two or three weights.
+    """
+    letters = [letter for letter in LETTERS if f'{letter}_1' in table]
+    if len(letters) < 2 or 'complete' not in set(table['state']):
+        raise ValueError(
+            'The landscape needs a complete trial and two or three weights; got '
+            f'{len(letters)} weights and the states {sorted(set(table["state"]))}'
+        )
+    done, pruned = (table[table['state'] == state] for state in ('complete', 'pruned'))
+    tied = all((done[f'{letter}_1'] == done[f'{letter}_2']).all() for letter in letters)
+    students = ['1'] if tied else ['1', '2']
+    ternary = len(letters) == 3
+    draw, projection = (_triangle, 'ternary') if ternary else (_line, None)
+    figure = Figure(figsize=(5 * len(students) + ternary, 4.6))
+    # A layout engine, and titles placed automatically, take seconds with mpltern.
+    figure.subplots_adjust(left=0.08, right=0.97, bottom=0.12, top=0.84, wspace=0.3)
+    for index, number in enumerate(students, 1):
+        columns = [f'{letter}_{number}' for letter in letters]
+        axes = figure.add_subplot(1, len(students), index, projection=projection)
+        means = done.groupby(columns, as_index=False)['value'].mean()
+        star = table.loc[table['trial'] == best, [*columns, 'value']]
+        points = draw(axes, means, pruned[columns], star, metric)
+        axes.set_title(
+            'both students' if tied else f'student {number}', y=1.12 if ternary else 1.02
+        )
+        if points is not None:
+            points.set_clim(done['value'].min(), done['value'].max())
+    if points is not None:
+        figure.colorbar(points, ax=figure.axes, label=metric, pad=0.1, shrink=0.8)
+    return figure
+
+
+def _triangle(
+    axes: Any, means: pd.DataFrame, pruned: pd.DataFrame, star: pd.DataFrame, metric: str
+) -> PathCollection:
+    *letters, value = means.columns
+    points = axes.scatter(
+        *(means[letter] for letter in letters),
+        c=means[value],
+        s=60,
+        edgecolor='white',
+        zorder=3,
+        clip_on=False,
+    )
+    axes.scatter(*(pruned[letter] for letter in letters), c=GREY, marker='x', s=30, clip_on=False)
+    axes.scatter(*(star[letter] for letter in letters), **_STAR)
+    for name, side, letter in zip(
+        'tlr', (axes.taxis, axes.laxis, axes.raxis), LETTERS, strict=True
+    ):
+        getattr(axes, f'set_{name}label')(letter)
+        side.set_major_locator(MultipleLocator(0.2))
+        side.set_label_position('tick1')
+    axes.grid(color='#DDDDDD')
+    return points
+
+
+def _line(
+    axes: Axes, means: pd.DataFrame, pruned: pd.DataFrame, star: pd.DataFrame, metric: str
+) -> None:
+    first, second, value = means.columns
+    axes.plot(means[first], means[value], 'o-', color=BLUE)
+    axes.plot(pruned[first], [means[value].min()] * len(pruned), 'x', color=GREY)
+    axes.scatter(star[first], star[value], **_STAR)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(f'{first[:-2]}; {second[:-2]} = 1 - {first[:-2]}')
+    axes.set_ylabel(metric)
+    axes.grid(color='#DDDDDD')

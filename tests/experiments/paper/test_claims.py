@@ -1,0 +1,267 @@
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmkdml.experiments.paper.claims import (
+    FAMILIES,
+    HOLDS,
+    OPPOSITE,
+    UNDECIDED,
+    claims_frame,
+    evaluate_claims,
+    render_claims,
+)
+from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
+
+MODES, STYLES, SEEDS = ('ml', 'kd_off', 'kd_on', 'kdml'), ('v1', 'v2', 'v3'), (0, 1)
+IMAGES = 60
+
+
+def cases(right, seed):
+    """Members that are right on so many images, in an order that only the seed changes."""
+    order = np.random.default_rng(seed).permutation(IMAGES)
+    ids = [f'i{index}' for index in range(IMAGES)]
+    return pd.concat(
+        pd.DataFrame(dict(member=name, id=ids, group=ids, truth=1, pred=(order < many).astype(int)))
+        for name, many in right.items()
+    )
+
+
+def runs(mode, style, right, prefix='', states=('done', 'done')):
+    return [
+        RunRecord(
+            f'{prefix}{mode}_{style}',
+            seed,
+            mode,
+            style,
+            state,
+            measured={'best': Measurement({}, cases(right, seed))} if state == 'done' else {},
+        )
+        for seed, state in zip(SEEDS, states, strict=True)
+    ]
+
+
+def members(ensemble=40, teacher=40, students=(38, 36)):
+    right = dict(student_1=students[0], student_2=students[1], ensemble=ensemble)
+    return right if teacher is None else dict(right, teacher=teacher)
+
+
+def suite(*parts):
+    return SuiteRecord('s', 'S', ('accuracy',), (), [run for part in parts for run in part])
+
+
+def whole_grid():
+    """v3 is better in each mode, kdml in no style, the ensemble worse than the teacher."""
+    return [
+        runs(mode, style, members(50 if style == 'v3' else 40, teacher=59))
+        for mode in MODES
+        for style in STYLES
+    ]
+
+
+def asked(record, **options):
+    return evaluate_claims(record, 'accuracy', 'best', **dict(dict(resamples=999), **options))
+
+
+@pytest.fixture(scope='module')
+def results():
+    """Of the whole grid."""
+    return asked(suite(*whole_grid()))
+
+
+def test_what_the_paper_claims_of_the_whole_grid(results):
+    texts = {family: [r.text for r in results if r.family == family] for family in FAMILIES}
+    assert texts['style'] == [
+        f'{mode}: v3 is better than {other}' for mode in MODES for other in ('v1', 'v2')
+    ]
+    assert texts['mode'] == [
+        f'{style}: kdml is better than {other}' for style in STYLES for other in MODES[:3]
+    ]
+    assert texts['student'] == [
+        f'{mode} {style}: the ensemble is better than its better student'
+        for mode in MODES
+        for style in STYLES
+    ]
+    assert (
+        texts['teacher']
+        == [  # ml has none
+            f'{mode} {style}: the ensemble is better than the teacher'
+            for mode in MODES[1:]
+            for style in STYLES
+        ]
+    )
+    verdicts = {family: {r.verdict for r in results if r.family == family} for family in FAMILIES}
+    assert verdicts['style'] == {HOLDS}
+    assert verdicts['mode'] == {UNDECIDED}
+    assert verdicts['teacher'] == {OPPOSITE}
+    by_text = {result.text: result for result in results}
+    difference = by_text['kdml: v3 is better than v1'].estimate
+    assert difference.value == pytest.approx(100 * 10 / IMAGES)
+    assert difference.seeds == SEEDS
+    assert by_text['v3: kdml is better than ml'].contrast.rivals == (('ml_v3', 'ensemble'),)
+    better = by_text['kd_on v3: the ensemble is better than its better student']
+    assert better.estimate.value == pytest.approx(100 * (50 - 38) / IMAGES)
+
+
+def holm(p_values):
+    """By Holm's own words: the smallest of m times m, the next times m - 1, never falling."""
+    corrected, floor = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        floor = max(floor, (len(p_values) - rank) * p_values[index])
+        corrected[index] = min(1.0, floor)
+    return corrected
+
+
+def unlike_grid(prefix='', shift=0):
+    return [
+        runs(mode, style, members(40 + (3 * index + shift) % 7, 44, (43, 37)), prefix)
+        for index, (mode, style) in enumerate((mode, style) for mode in MODES for style in STYLES)
+    ]
+
+
+def test_p_values_are_corrected_within_a_family_over_all_variants():
+    results = asked(suite(*unlike_grid('hot/'), *unlike_grid('cold/', shift=2)))
+    assert results[0].text == 'hot: ml: v3 is better than v1'
+    assert 'cold: v2: kdml is better than kd_on' in {result.text for result in results}
+    for family, number in dict(style=16, mode=18, student=24, teacher=18).items():
+        of_family = [result for result in results if result.family == family]
+        assert len(of_family) == number
+        p_values = [result.estimate.p for result in of_family]
+        assert len(set(p_values)) > 3
+        assert [result.p_holm for result in of_family] == pytest.approx(holm(p_values))
+        for result in of_family:
+            ends = np.percentile(result.estimate.distribution, [2.5 / number, 100 - 2.5 / number])
+            assert result.simultaneous == pytest.approx(tuple(ends))
+            assert result.simultaneous[0] <= result.estimate.low
+
+
+def test_methods_are_compared_with_kdml_v3_of_their_variant():
+    def method(name, right):
+        of_method = runs('', '', dict(ensemble=right, student=right, teacher=44))
+        return [dataclasses.replace(run, name=name, mode='comparison') for run in of_method]
+
+    ours = runs('kdml', 'v3', members(55, 44, (20, 55)), 'hot/')
+    rivals = [*method('hot/fitnet', 30), *method('hot/at', 31), *method('cold/at', 59)]
+    results = asked(suite(ours, rivals, runs('kdml', 'v1', members(), 'cold/')))
+    found = {(r.family, r.text): r for r in results if r.family in ('method', 'single')}
+    assert list(found) == [
+        ('method', 'hot: the ensemble is better than fitnet'),
+        ('method', 'hot: the ensemble is better than at'),
+        ('single', 'hot: student_1 is better than fitnet'),
+        ('single', 'hot: student_2 is better than fitnet'),
+        ('single', 'hot: student_1 is better than at'),
+        ('single', 'hot: student_2 is better than at'),
+    ]
+    values = [result.estimate.value for result in found.values()]
+    assert values == pytest.approx([100 * more / IMAGES for more in (25, 24, -10, 25, -11, 24)])
+    assert [result.verdict for result in found.values()] == [
+        HOLDS if value > 0 else OPPOSITE for value in values
+    ]
+
+
+def test_variants_are_not_compared_with_each_other():
+    results = asked(suite(runs('kdml', 'v3', members(), 'a/'), runs('kdml', 'v1', members(), 'b/')))
+    assert {result.family for result in results} == {'student', 'teacher'}
+
+
+def test_claims_without_runs_are_not_made_and_those_without_results_are_not_computable():
+    results = asked(
+        suite(
+            runs('kdml', 'v3', members(50)),
+            runs('kdml', 'v1', members(40)),
+            runs('kdml', 'v2', members(40), states=('failed', 'running')),
+            [RunRecord('fitnet', 0, 'comparison', '', 'done')],
+            [RunRecord('r50', 0, 'baseline', '', 'done')],
+            [RunRecord('odd', 0, 'kdml', 'v7', 'done')],
+        )
+    )
+    by_text = {result.text: result for result in results}
+    assert [text for text in by_text if 'kdml:' in text] == [
+        'kdml: v3 is better than v1',
+        'kdml: v3 is better than v2',
+    ]
+    assert not any(result.family == 'mode' for result in results)
+    missing = by_text['kdml: v3 is better than v2']
+    assert missing.verdict == 'not computable: no finished run of kdml_v2 tells of ensemble'
+    assert math.isnan(missing.p_holm)
+    assert np.isnan(missing.simultaneous).all()
+    # What is not computable is not corrected for: one claim is left of the family.
+    there = by_text['kdml: v3 is better than v1']
+    assert there.p_holm == there.estimate.p
+
+
+def test_seeds_that_failed_leave_the_others():
+    record = suite(
+        runs('ml', 'v3', members(teacher=None), states=('done', 'failed')),
+        runs('ml', 'v1', members(teacher=None)),
+    )
+    found = asked(record)[0].estimate
+    assert (found.seeds, found.resampled, found.problem) == ((0,), ('groups',), '')
+
+
+def test_nothing_done_is_told_and_no_error():
+    record = suite(*(runs(m, 'v1', members(), states=('waiting', 'failed')) for m in MODES))
+    results = asked(record)
+    assert len(results) == 3 + 4 + 3
+    assert all(result.verdict.startswith('not computable: no finished run') for result in results)
+    assert render_claims(results, 'text').startswith(
+        '0 of 10 claims hold, of 0 the opposite does, 0 are undecided.\n'
+    )
+    assert evaluate_claims(suite(), 'IoU', 'last') == []
+
+
+def test_resamples_come_from_the_seed():
+    record = suite(runs('ml', 'v3', members(41)))
+    first, again, other = (claims_frame(asked(record, rng=rng)) for rng in (0, 0, 1))
+    pd.testing.assert_frame_equal(first, again)
+    assert (first['low'] != other['low']).any()
+
+
+def test_a_frame_of_numbers():
+    record = suite(runs('kdml', 'v3', members(50)), runs('kdml', 'v1', members(40)))
+    results = asked(record)
+    row = claims_frame(results).loc[0]
+    assert row['claim'] == 'kdml: v3 is better than v1'
+    assert row['difference'] == pytest.approx(1000 / IMAGES)
+    assert row['low'] < row['difference'] < row['high']
+    assert row['simultaneous_low'] <= row['low']
+    assert (row['seeds'], row['groups'], row['resampled']) == (2, IMAGES, 'seeds and groups')
+    assert (row['family'], row['measure'], row['checkpoint']) == ('style', 'accuracy', 'best')
+    assert row['verdict'] == results[0].verdict == HOLDS
+    assert len(claims_frame(results)) == len(results) == 5
+
+
+@pytest.mark.parametrize('form', ['text', 'markdown'])
+def test_a_table_to_read(results, form):
+    head, _, *table = render_claims(results, form).splitlines()
+    holding = sum(result.verdict == HOLDS for result in results)
+    assert head == f'{holding} of 38 claims hold, of 9 the opposite does, 17 are undecided.'
+    rows = [line.strip('| ').split('|') for line in table if 'better' in line]
+    first = [value.strip() for value in rows[0]]
+    found = results[0].estimate
+    assert first == [
+        'ml: v3 is better than v1',
+        'accuracy',
+        f'+16.67 [{found.low:+.2f}, {found.high:+.2f}]',
+        '0.0020',
+        '0.0160',
+        '2 seeds, 60 groups',
+        'holds',
+    ]
+    assert len(rows) == 38
+
+
+def test_refuses_what_it_does_not_know():
+    record = suite(runs('ml', 'v3', members()))
+    with pytest.raises(ValueError, match="form among text, markdown, got 'latex'"):
+        render_claims([], 'latex')
+    with pytest.raises(ValueError, match='IoU is a measure of segmentation'):
+        evaluate_claims(record, 'IoU', 'best')
+    with pytest.raises(ValueError, match="checkpoint among .*got 'first'"):
+        evaluate_claims(record, 'accuracy', 'first')
+    twice = [*record.runs, RunRecord('again', 0, 'ml', 'v3', 'done')]
+    with pytest.raises(ValueError, match="'ml_v3' and 'again' are both ml v3"):
+        asked(suite(twice))

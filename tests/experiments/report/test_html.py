@@ -1,0 +1,385 @@
+import base64
+import copy
+import os
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from mmkdml.experiments.paper.claims import HOLDS, evaluate_claims
+from mmkdml.experiments.report.html import write_report
+from mmkdml.experiments.report.tables import SHOWN
+from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
+
+HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(1)>'
+MEMBERS = {
+    'baseline': ['model'],
+    'ml': ['student_1', 'student_2', 'ensemble'],
+    'kdml': ['teacher', 'student_1', 'student_2', 'ensemble'],
+}
+SIZES = dict(teacher=(40_000_000, 20_000_000_000), model=(40_000_000, 20_000_000_000))
+STUDENT = (15_000_000, 12_000_000_000)
+RESAMPLES = 500
+VOID = {'meta', 'img', 'br'}
+
+
+def run(name, seed, mode='kdml', style='v1', pixels=70, **facts):
+    """A run that is done; ``pixels`` of 100 are right for each image, and 2 more by seed."""
+    rows = [
+        (member, f'{group}{image}', group, 1, pixels + 2 * seed + image, 5, 30 - 2 * seed - image)
+        for member in MEMBERS[mode]
+        for group in 'abc'
+        for image in range(2)
+    ]
+    cases = pd.DataFrame(rows, columns=['member', 'id', 'group', 'label', 'tp', 'fp', 'fn'])
+    worse = cases.assign(tp=cases['tp'] - 20, fn=cases['fn'] + 20)
+    curves = [
+        (epoch, key, 10.0 * epoch)
+        for epoch in (1, 2)
+        for key in ('loss', f'{MEMBERS[mode][-1]}/foreground/IoU')
+    ]
+    return RunRecord(
+        name,
+        seed,
+        mode,
+        style,
+        'done',
+        measured=dict(best=Measurement({}, cases), last=Measurement({}, worse)),
+        curves=pd.DataFrame(curves, columns=['epoch', 'key', 'value']),
+        facts=dict(
+            config=f'configs/{name}.py',
+            config_text=f'text_of = "{name}"\n',
+            command=f'python tools/train.py configs/{name}.py --seed {seed}',
+            seconds=100,
+            device='a CPU, 1 threads',
+            versions=dict(python='3.12', torch='2.13.0'),
+            splits={
+                part: dict(images=images, groups=3, positives=4)
+                for part, images in (('train', 1234), ('val', 56), ('test', 6))
+            },
+            input_size=[64, 96],
+            members={
+                member: dict(zip(('parameters', 'flops'), SIZES.get(member, STUDENT), strict=True))
+                for member in MEMBERS[mode]
+                if member != 'ensemble'
+            },
+            checkpoints=dict(best=1, last=2),
+        )
+        | facts,
+    )
+
+
+def suite(*runs, name='mini', title='A small study', measures=('IoU',)):
+    return SuiteRecord(name, title, measures, (), runs)
+
+
+def study():
+    runs = [run('r50', seed, 'baseline', '', pixels=60) for seed in (0, 1)]
+    for mode in ('ml', 'kdml'):
+        for style, pixels in (('v1', 60), ('v3', 75 if mode == 'kdml' else 50)):
+            runs += [run(f'{mode}_{style}', seed, mode, style, pixels) for seed in (0, 1)]
+    lost = RunRecord('kdml_v2', 0, 'kdml', 'v2', 'failed', f'Traceback\nError: {HOSTILE}')
+    return suite(*runs, lost, RunRecord('kdml_v2', 1, 'kdml', 'v2', 'waiting'))
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; every element must be closed in its turn."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.raw = path.read_text()
+        self.tags, self.open, self.texts = [], [], []
+        self.feed(self.raw)
+        assert not self.open
+        self.text = ' '.join(''.join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f'{tag} closed at {self.getpos()}'
+
+    def handle_data(self, data):
+        if 'style' not in self.open:
+            self.texts.append(data)
+
+    def values(self, attribute):
+        return [attrs[attribute] for _, attrs in self.tags if attribute in attrs]
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp('report') / 'new' / 'report.html'
+    return Page(write_report(study(), path, resamples=RESAMPLES))
+
+
+def written(tmp_path, *records, **kwargs):
+    return Page(write_report(records, tmp_path / 'report.html', resamples=20, **kwargs))
+
+
+def rows_of(page, caption):
+    """The cells' texts of the rows of the table with a caption."""
+    table = page.raw.partition(f'<caption>{caption}')[2].partition('</table>')[0]
+    return [
+        [
+            ' '.join(re.sub('<[^>]+>', ' ', cell).split())
+            for cell in re.findall('<t[hd][^>]*>(.*?)</t[hd]>', row, re.DOTALL)
+        ]
+        for row in re.findall('<tr[^>]*>(.*?)</tr>', table, re.DOTALL)
+    ]
+
+
+def test_every_anchor_leads_somewhere(page):
+    ids = page.values('id')
+    assert len(ids) == len(set(ids))
+    links = page.values('href')
+    assert len(links) > 20
+    assert {link[0] for link in links} == {'#'}
+    assert {link[1:] for link in links} <= set(ids)
+
+
+def test_nothing_comes_from_elsewhere_and_nothing_runs(page):
+    assert {'script', 'link', 'iframe', 'object', 'base'}.isdisjoint(name for name, _ in page.tags)
+    assert not [key for _, attrs in page.tags for key in attrs if key.startswith('on')]
+    sources = page.values('src')
+    assert len(sources) == 4  # claims with either checkpoint, IoU and loss by epoch
+    assert all(source.startswith('data:image/svg+xml;base64,') for source in sources)
+    assert not re.search(r'url\(|@import|https?://', page.raw)
+    for source in sources:
+        svg = base64.b64decode(source.partition(',')[2]).decode()
+        assert svg.rstrip().endswith('</svg>')
+        assert not re.search(r'<script|<image|href="[^#]', svg)
+
+
+def test_is_semantic(page):
+    tables = page.all('table')
+    assert len(tables) == len(page.all('caption')) > 5
+    assert all(attrs.get('scope') in ('row', 'col', 'rowgroup') for attrs in page.all('th'))
+    assert all(len(attrs['alt']) > 30 for attrs in page.all('img'))
+    assert page.all('html') == [{'lang': 'en'}]
+    assert len(page.all('h1')) == len(page.all('nav')) == len(page.all('main')) == 1
+
+
+def test_tables_show_both_checkpoints(page):
+    # tp is 75 and 76 with seed 0, 77 and 78 with seed 1, fp is 5, fn 30, 29, 28 and 27.
+    seeds = [100 * 3 * 151 / (3 * (151 + 10 + 59)), 100 * 3 * 155 / (3 * (155 + 10 + 55))]
+    mean, std = sum(seeds) / 2, (seeds[1] - seeds[0]) / 2**0.5
+    (teacher,) = [
+        row
+        for row in rows_of(page, 'IoU in percent, best on the validation part')
+        if row[:2] == ['kdml', 'T']
+    ]
+    v1, v2, v3 = teacher[2:]
+    assert v3.startswith(f'{mean:.2f} ± {std:.2f} (2) ')
+    assert v2 == '-'
+    low, high = map(float, re.search(r'\(2\) (\S+) to (\S+)$', v3).groups())
+    assert low < mean < high
+    (last,) = [
+        row
+        for row in rows_of(page, 'IoU in percent, after the last epoch')
+        if row[:2] == ['kdml', 'T']
+    ]
+    assert last[4].startswith(f'{mean - 100 * 40 / 220:.2f} ')
+    assert rows_of(page, 'Networks alone in percent, best on the validation part')[1][1] == 'r50'
+
+
+def test_a_value_leads_to_its_commands(page):
+    (anchor,) = set(re.findall(r'<a href="#([\w-]+)">69\.55 ±', page.raw))  # of the test above
+    section = page.raw.partition(f'<section id="{anchor}">')[2].partition('</section>')[0]
+    for seed in (0, 1):
+        assert f'python tools/train.py configs/kdml_v3.py --seed {seed}</pre>' in section
+    assert 'text_of = &#34;kdml_v3&#34;' in section
+    assert 'configs/kdml_v1.py' not in section
+
+
+@pytest.mark.parametrize('checkpoint', ['best', 'last'])
+def test_claims_are_those_of_the_statistics(page, checkpoint):
+    title = SHOWN[checkpoint]
+    results = evaluate_claims(study(), 'IoU', checkpoint, RESAMPLES)
+    rows = {row[0]: row[1:] for row in rows_of(page, f'IoU, {title}: the claims')}
+    for result in results:
+        found = result.estimate
+        if found.problem:
+            assert rows[result.text] == [result.verdict]
+            continue
+        assert rows[result.text] == [
+            f'{found.value:+.2f}',
+            f'{found.low:+.2f} to {found.high:+.2f}',
+            f'{found.p:.4f}',
+            f'{result.p_holm:.4f}',
+            '2 seeds, 3 groups',
+            result.verdict,
+        ]
+    holding = sum(result.verdict == HOLDS for result in results)
+    assert f'{holding} of {len(results)} claims hold.' in page.text
+    assert any(result.estimate.problem for result in results)
+    assert not all(result.estimate.problem for result in results)
+
+
+def test_what_is_not_done_is_named_with_its_error(page):
+    assert '12 runs: 10 done, 1 failed, 1 waiting.' in page.text
+    assert '16 min 40 s in all' in page.text
+    assert f'kdml_v2, seed 0: failed Traceback Error: {HOSTILE}' in page.text
+    assert 'kdml_v2, seed 1: waiting' in page.text
+
+
+def test_what_is_shown_is_escaped(tmp_path):
+    names = dict.fromkeys(('config', 'config_text', 'command', 'device'), HOSTILE)
+    record = suite(
+        run(HOSTILE.replace('/', ''), 0, versions={HOSTILE: HOSTILE}, **names),
+        RunRecord('lost', 0, 'ml', 'v1', 'failed', HOSTILE),
+        name=HOSTILE,
+        title=HOSTILE,
+    )
+    page = written(tmp_path, record, suite_files=[HOSTILE])
+    assert {'script', 'x'}.isdisjoint(name for name, _ in page.tags)
+    assert not [attrs for attrs in page.all('img') if attrs['src'] == 'x']
+    assert page.text.count(HOSTILE) >= 13
+    for source in page.values('src'):
+        assert b'<script' not in base64.b64decode(source.partition(',')[2])
+
+
+def test_pictures_of_one_seed_of_each_run(tmp_path, page):
+    assert 'None was drawn' in page.raw
+    for name in ('sure.png', 'hard.png', 'cka.png'):
+        (tmp_path / name).write_bytes(b'PNG' + name.encode())
+    sure = {'calibration/reliability.png': tmp_path / 'sure.png'}
+    hard = {f'analysis/{HOSTILE}.png': tmp_path / 'hard.png'}
+    runs = [
+        run('a', 0),
+        replace(run('a', 1), pictures=sure | hard),
+        replace(run('a', 2), pictures=sure),
+    ]
+    both = replace(suite(*runs), pictures={'analysis/cka.png': tmp_path / 'cka.png'})
+    page = written(tmp_path, both)
+    drawn = {
+        alt: base64.b64decode(source.removeprefix('data:image/png;base64,'))
+        for source, alt in zip(page.values('src'), page.values('alt'), strict=True)
+        if source.startswith('data:image/png')
+    }
+    assert drawn == {
+        'Of several runs: analysis/cka.png': b'PNGcka.png',
+        'a, seed 1: calibration/reliability.png': b'PNGsure.png',
+        f'a, seed 1: analysis/{HOSTILE}.png': b'PNGhard.png',
+    }
+    assert 'script' not in {name for name, _ in page.tags}
+
+
+def test_sizes_are_compared_with_the_teacher(page):
+    rows = rows_of(page, 'kdml_v1, kdml_v3: for one image of 64 x 96 pixels')
+    assert rows[1:] == [
+        ['teacher', '40.00', '', '20.00', ''],
+        ['student_1', '15.00', '62.5 % fewer', '12.00', '40.0 % fewer'],
+        ['student_2', '15.00', '62.5 % fewer', '12.00', '40.0 % fewer'],
+        ['ensemble', '30.00', '25.0 % fewer', '24.00', '20.0 % more'],
+    ]
+    assert rows_of(page, 'r50: for one')[1:] == [['model', '40.00', '', '20.00', '']]
+    assert rows_of(page, 'ml_v1, ml_v3: for one')[3] == ['ensemble', '30.00', '', '24.00', '']
+
+
+def test_splits_and_versions(tmp_path, page):
+    assert rows_of(page, 'all runs: sizes of the parts') == [
+        ['Part', 'images', 'groups', 'positives'],
+        ['train', '1234', '3', '4'],
+        ['val', '56', '3', '4'],
+        ['test', '6', '3', '4'],
+    ]
+    assert ['torch', '2.13.0'] in rows_of(page, 'all runs: versions')
+    record = suite(
+        run('ml_v1', 0, 'ml', splits=dict(train=dict(images=9, repeats=4), test=dict(images=3))),
+        run('ml_v3', 0, 'ml', 'v3', versions=dict(torch='2.7')),
+    )
+    differing = written(tmp_path, record)
+    assert ['torch', '2.13.0'] in rows_of(differing, 'ml_v1: versions')
+    assert rows_of(differing, 'ml_v3: versions')[1:] == [['torch', '2.7']]
+    assert rows_of(differing, 'ml_v1: sizes')[1:] == [['train', '9', '4'], ['test', '3', '-']]
+
+
+def test_says_how_to_repeat_the_suite(tmp_path, page):
+    for command in ('run', 'table', 'report'):
+        assert f'python tools/suite.py {command} suites/mini.py' in page.raw
+    named = written(tmp_path, suite(run('r50', 0, 'baseline', '')), suite_files=['mine/a.yaml'])
+    assert 'python tools/suite.py run mine/a.yaml' in named.raw
+    assert 'The paper claims nothing of the runs' in named.text
+
+
+def test_several_suites_have_chapters(tmp_path):
+    first = suite(run('ml_v1', 0, 'ml'), name='one', title='The first')
+    second = suite(run('ml_v1', 0, 'ml'), name='two', title='The second')
+    page = written(tmp_path, first, second)
+    ids = page.values('id')
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in page.values('href')} <= set(ids)
+    assert page.text.startswith('The first; The second')
+    for name in ('one', 'two'):
+        assert f'python tools/suite.py run suites/{name}.py' in page.raw
+
+
+@pytest.mark.parametrize('runs', [(), (RunRecord('kdml_v1', 0, 'kdml', 'v1', 'running'),)])
+def test_a_suite_without_results_has_a_report(tmp_path, runs):
+    page = written(tmp_path, suite(*runs))
+    assert f'{len(runs)} runs:' in page.text
+    assert 'No run that is done has any.' in page.text
+    assert 'in all' not in page.text
+
+
+def test_an_error_that_is_no_text_is_shown(tmp_path):
+    lost = RunRecord('ml_v1', 0, 'ml', 'v1', 'failed', 'bad byte \udcff')
+    assert r'bad byte \udcff' in written(tmp_path, suite(lost)).text
+
+
+def test_records_are_not_changed(tmp_path):
+    record = suite(run('ml_v1', 0, 'ml'))
+    before = copy.deepcopy(record)
+    written(tmp_path, record)
+    for name in ('best', 'last'):
+        pd.testing.assert_frame_equal(
+            record.runs[0].measured[name].cases, before.runs[0].measured[name].cases
+        )
+    pd.testing.assert_frame_equal(record.runs[0].curves, before.runs[0].curves)
+    assert record.runs[0].facts == before.runs[0].facts
+
+
+def test_a_failed_writing_leaves_the_old_report(tmp_path, monkeypatch):
+    path = tmp_path / 'report.html'
+    path.write_text('the old one')
+    monkeypatch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError('No space left')))
+    with pytest.raises(OSError, match='No space left'):
+        write_report(suite(), path)
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [
+        ('report.html', 'the old one')
+    ]
+
+
+def test_refuses_what_it_cannot_write(tmp_path):
+    with pytest.raises(ValueError, match='at least one suite and a file for each, got 0 suites'):
+        write_report([], tmp_path / 'report.html')
+    with pytest.raises(ValueError, match='got 1 suites and 2 files'):
+        write_report(suite(), tmp_path / 'report.html', suite_files=['a.py', 'b.py'])
+    with pytest.raises(ValueError, match=f'a file to write the report to, but {tmp_path} is a'):
+        write_report(suite(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_stays_small(tmp_path):
+    long = run('x', 0).curves
+    long = pd.concat(long.assign(epoch=epoch) for epoch in range(100)).reset_index(drop=True)
+    long['value'] = long.index * 7919 % 101 / 3.0  # no line that could be simplified
+    text = '\n'.join(f'setting_{number} = {number}' for number in range(400))
+    runs = [
+        replace(run(f'{mode}_{style}', seed, mode, style, config_text=text), curves=long)
+        for mode in ('ml', 'kdml')
+        for style in ('v1', 'v2', 'v3')
+        for seed in range(3)
+    ]
+    path = write_report(suite(*runs), tmp_path / 'report.html', resamples=20)
+    # 14 such runs may have 3 MB.
+    assert path.stat().st_size < 3e6 * 6 / 14

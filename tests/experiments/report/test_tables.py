@@ -1,0 +1,279 @@
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmkdml.experiments.report.tables import build_table, render
+from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
+
+FORMS = ('text', 'markdown', 'latex', 'csv')
+STUDENTS = dict(student_1=60, student_2=70, ensemble=80)
+
+
+def cases(tp):
+    """Four images of two patients: members find so many of 100 pixels in each, and no more."""
+    return pd.concat(
+        pd.DataFrame(dict(member=name, id=list('abcd'), group=list('xxyy'), label=1)).assign(
+            tp=[found, found + 1, found, found - 1], fp=0, fn=lambda rows: 100 - rows['tp']
+        )
+        for name, found in tp.items()
+    )
+
+
+def run(name, seed, tp, mode='baseline', style='', **parts):
+    measured = {'best': Measurement({}, cases(tp))} if tp else {}
+    return RunRecord(
+        name, seed, mode, style, parts.pop('state', 'done'), measured=measured, **parts
+    )
+
+
+def suite(*runs, measures=('IoU', 'F1'), tables=('Table 4', 'Table 2')):
+    return SuiteRecord('lgg_r18', 'ResNet18 & students', measures, tables, runs)
+
+
+def small():
+    """Two baselines, two modes with gaps, a method beside them."""
+    teacher = dict(STUDENTS, teacher=85)
+    return suite(
+        *(run('r50', seed, dict(model=90 + seed)) for seed in range(3)),
+        *(run('r34', seed, dict(model=50)) for seed in range(3)),
+        *(run('kdml_v3', seed, {k: v + seed for k, v in teacher.items()}, 'kdml', 'v3')
+          for seed in (0, 1)),
+        run('kdml_v3', 2, {}, 'kdml', 'v3', state='failed', error='Trace\nRuntimeError: 1 < 2_b\n'),
+        run('ml_v1', 0, STUDENTS, 'ml', 'v1'),
+        run('ml_v1', 1, {}, 'ml', 'v1', state='waiting'),
+        run('ml_v2', 0, {}, 'ml', 'v2', state='running'),
+        run('fitnet', 0, dict(teacher=85, student_1=60, ensemble=60), 'comparison'),
+    )  # fmt: skip
+
+
+def rows_of(table, title):
+    (panel,) = [panel for panel in table.panels if panel.title == title]
+    return {(row.block, row.label): row.cells for row in panel.rows}
+
+
+def test_the_papers_form():
+    table = build_table(small(), 'best')
+    assert [panel.title for panel in table.panels] == [
+        'Networks alone',
+        'IoU',
+        'F1',
+        'Methods compared with',
+    ]
+    assert [panel.columns for panel in table.panels] == [
+        ('IoU', 'F1'), ('v1', 'v2', 'v3'), ('v1', 'v2', 'v3'), ('IoU', 'F1')
+    ]  # fmt: skip
+    members = ['S1', 'S2', 'Ensemble']
+    rows = [('ml', label) for label in members] + [('kdml', label) for label in ['T', *members]]
+    assert list(rows_of(table, 'IoU')) == rows
+    assert list(rows_of(table, 'Networks alone')) == [('', 'r50'), ('', 'r34')]
+    assert list(rows_of(table, 'Methods compared with')) == [('', 'fitnet')]
+    assert table.title == (
+        'lgg_r18: ResNet18 & students (best on the validation part; test part; percent)'
+    )
+
+
+def test_modes_come_in_the_papers_order_whatever_the_suites():
+    runs = [
+        run(f'{mode}_v1', 0, STUDENTS, mode, 'v1') for mode in ('kdml', 'kd_on', 'kd_off', 'ml')
+    ]
+    blocks = [block for block, _ in rows_of(build_table(suite(*runs), 'best'), 'IoU')]
+    assert list(dict.fromkeys(blocks)) == ['ml', 'kd_off', 'kd_on', 'kdml']
+
+
+def test_means_over_seeds_by_hand():
+    rows = rows_of(build_table(small(), 'best'), 'IoU')
+    cell = rows['kdml', 'Ensemble'][2]
+    assert (cell.run, cell.member, cell.measure) == ('kdml_v3', 'ensemble', 'IoU')
+    # 80 and 81 of 100 pixels; the third seed failed and is not averaged away
+    assert (cell.mean, cell.std) == pytest.approx((80.5, 0.5**0.5))
+    assert (cell.done, cell.expected) == (2, 3)
+    assert 79.4 < cell.low < 80.5 < cell.high < 81.6
+    assert rows['kdml', 'T'][2].mean == 85.5
+    one = rows['ml', 'S2'][0]
+    assert (one.mean, one.done, one.expected) == (70, 1, 2)
+    assert np.isnan(one.std)
+    f1 = rows_of(build_table(small(), 'best'), 'F1')['ml', 'S2'][0]
+    assert f1.mean == pytest.approx(100 * 2 * 70 / (70 + 100))
+    nothing, no_run = rows['ml', 'Ensemble'][1:]
+    assert (nothing.run, nothing.ours, nothing.expected) == ('ml_v2', '-', 1)
+    assert (no_run.run, no_run.ours, no_run.expected) == ('', '-', 0)
+
+
+def test_networks_alone_and_other_runs_by_name():
+    table = build_table(small(), 'best')
+    r50, _ = rows_of(table, 'Networks alone')['', 'r50']
+    assert (r50.member, r50.mean, r50.std, r50.done) == ('model', 91, pytest.approx(1), 3)
+    fitnet, _ = rows_of(table, 'Methods compared with')['', 'fitnet']
+    assert (fitnet.member, fitnet.mean) == ('ensemble', 60)
+
+
+def test_the_papers_figures_stand_beside_ours():
+    table = build_table(small(), 'best')
+    iou, f1 = rows_of(table, 'IoU'), rows_of(table, 'F1')
+    assert iou['kdml', 'Ensemble'][2].theirs == '[80.12 ± 0.597]'
+    assert f1['kdml', 'Ensemble'][2].theirs == '[89.52 ± 0.556*]'
+    assert iou['ml', 'S1'][2].theirs == '[77.93 ± 0.537]'  # also where we have no run
+    alone = rows_of(table, 'Networks alone')
+    assert alone['', 'r50'][0].theirs == '[76.86 ± 0.791]'
+    assert alone['', 'r34'][0].paper is None
+    assert rows_of(table, 'Methods compared with')['', 'fitnet'][0].paper is None
+    compared = build_table(suite(*small().runs[-1:], tables=['Table 10']), 'best')
+    assert rows_of(compared, 'Methods compared with')['', 'fitnet'][0].theirs == '[75.24 ± 0.261]'
+
+
+def test_notes_name_what_is_missing_and_what_is_doubtful():
+    notes = build_table(small(), 'best').notes
+    assert notes[0] == 'Mean ± sample standard deviation over seeds (number of seeds).'
+    assert notes[1:4] == (
+        'Missing: kdml_v3, seed 2 failed (RuntimeError: 1 < 2_b).',
+        'Missing: ml_v1, seed 1 waiting.',
+        'Missing: ml_v2, seed 0 running.',
+    )
+    assert notes[4] == 'In brackets: the paper, Table 4, Table 2; * doubtful.'
+    assert (
+        '* Table 4, ml Ensemble v3 F1: the first version of the paper has 87.32 ± 0.919, with the '
+        'same IoU.'
+    ) in notes
+    assert notes[-1] == (
+        'Table 4, Table 2: many standard deviations have the form that two runs give, although '
+        'three are stated.'
+    )
+    plain = build_table(suite(run('net', 0, dict(model=50)), tables=()), 'best').notes
+    assert len(plain) == 1
+
+
+def test_the_checkpoint_is_told_and_what_lacks_it_is_missing():
+    table = build_table(suite(run('r50', 4, dict(model=50))), 'last')
+    assert 'after the last epoch' in table.title
+    assert [cell.ours for cell in table.cells] == ['-', '-']
+    assert table.notes[1] == 'Missing: r50, seed 4 was not tested with the last checkpoint.'
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_nothing_done_gives_a_table_of_dashes(form):
+    runs = [run(f'{m}_v1', 0, {}, m, 'v1', state='waiting') for m in ('ml', 'kdml')]
+    table = build_table(suite(*runs, run('r50', 0, {}, state='failed')), 'best')
+    assert len(table.cells) == 2 + 2 * 7 * 3
+    assert {cell.ours for cell in table.cells} == {'-'}
+    assert render(table, form)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_no_runs_at_all(form):
+    assert render(build_table(suite(), 'best'), form)
+
+
+def test_variants_have_tables_of_their_own():
+    runs = [
+        run(f'{variant}/{name}', 0, tp, mode, style)
+        for name, tp, mode, style in (
+            ('r50', dict(model=50), 'baseline', ''),
+            ('kdml_v1', STUDENTS, 'kdml', 'v1'),
+            ('r18', dict(model=50), 'baseline', ''),
+        )
+        for variant in ('hot', 'cold')
+    ]
+    table = build_table(suite(*runs, measures=['IoU']), 'best')
+    titles = [panel.title for panel in table.panels]
+    assert titles == ['Networks alone', 'hot: IoU', 'cold: IoU']
+    alone = list(rows_of(table, 'Networks alone'))
+    assert alone == [('hot', 'r50'), ('hot', 'r18'), ('cold', 'r50'), ('cold', 'r18')]
+
+
+def test_two_runs_for_one_cell_are_refused():
+    runs = [run(name, 0, STUDENTS, 'ml', 'v1') for name in ('ml_v1', 'ml_v1_long')]
+    with pytest.raises(ValueError, match="'ml_v1' and 'ml_v1_long' are both ml v1"):
+        build_table(suite(*runs), 'best')
+
+
+def test_refuses_what_it_does_not_know():
+    with pytest.raises(ValueError, match="checkpoint among .*got 'newest'"):
+        build_table(small(), 'newest')
+    with pytest.raises(ValueError, match='expected tables among .*, got Table 1'):
+        build_table(suite(*small().runs, tables=['Table 1']), 'best')
+    with pytest.raises(ValueError, match="form among text, markdown, latex, csv, got 'html'"):
+        render(build_table(suite(), 'best'), 'html')
+
+
+def test_text_for_a_terminal():
+    text = render(build_table(small(), 'best'), 'text')
+    lines = [[value.strip() for value in line.split('|')[1:-1]] for line in text.splitlines()]
+    place = lines.index(['', 'Ensemble', '-', '-', '80.50 ± 0.71 (2 of 3)'])
+    theirs = ['', '', '[78.83 ± 0.275]', '[79.63 ± 0.700]', '[80.12 ± 0.597]']
+    assert lines[place + 1] == theirs
+    assert ['', 'r34', '50.00 ± 0.00 (3)', '66.67 ± 0.00 (3)'] in lines
+    assert text.startswith('lgg_r18: ResNet18 & students (best on')
+    assert text.endswith('although three are stated.\n')
+
+
+def cells_of(line):
+    return [value.strip() for value in re.split(r'(?<!\\)\|', line)[1:-1]]
+
+
+def test_markdown_rows_are_whole_and_escaped():
+    text = render(build_table(small(), 'best'), 'markdown')
+    rows = [cells_of(line) for line in text.splitlines() if line.startswith('|')]
+    assert {len(row) for row in rows} == {4, 5}
+    ours = r'80.50 ± 0.71 (2 of 3) \[80.12 ± 0.597]'
+    assert ['', 'Ensemble', r'- \[78.83 ± 0.275]', r'- \[79.63 ± 0.700]', ours] in rows
+    assert text.startswith(r'### lgg\_r18: ResNet18 & students')
+    assert r'- Missing: kdml\_v3, seed 2 failed (RuntimeError: 1 \< 2\_b).' in text
+    assert not re.search(r'(?<![\\*])\*(?!\*)', text)  # a lone asterisk would begin emphasis
+
+
+def test_a_bar_in_a_name_does_not_break_markdown():
+    table = build_table(suite(run('a|b', 0, dict(model=50))), 'best')
+    (row,) = [line for line in render(table, 'markdown').splitlines() if 'a\\|b' in line]
+    assert len(cells_of(row)) == 4
+
+
+def test_latex_is_balanced_and_escaped():
+    text = render(build_table(small(), 'best'), 'latex')
+    assert re.findall(r'\\begin{(\w+)}', text) == ['table', 'tabular'] * 4
+    assert re.findall(r'\\end{(\w+)}', text) == ['tabular', 'table'] * 4
+    assert all(text.count(rule) == 4 for rule in (r'\toprule', r'\midrule', r'\bottomrule'))
+    bare = re.sub(r'\\[%#_{}$&]', '', text)
+    assert bare.count('{') == bare.count('}')
+    assert bare.count('$') == 2 * bare.count(r'\pm')
+    assert not re.search('[±%#<>^~]', bare)
+    assert '_' not in bare
+    assert r'ResNet18 \& students' in text
+    assert r'seed 2 failed (RuntimeError: 1 \textless{} 2\_b)' in text
+    assert not re.search(r'\\\\\s*[*\[]', text)  # would be taken for an option of the line's end
+    tables = re.findall(r'\\begin{tabular}{(l+)}(.*?)\\end{tabular}', text, re.DOTALL)
+    for columns, body in tables:
+        for line in body.splitlines():
+            if line.endswith(r'\\'):
+                assert len(re.findall(r'(?<!\\)&', line)) == len(columns) - 1
+    assert r'80.50 $\pm$ 0.71 (2 of 3) [80.12 $\pm$ 0.597]' in text
+
+
+def test_csv_has_a_row_for_each_figure():
+    table = build_table(small(), 'best')
+    frame = pd.read_csv(io.StringIO(render(table, 'csv')))
+    assert len(frame) == len(table.cells)
+    wanted = frame.query('run == "kdml_v3" and member == "ensemble" and measure == "F1"')
+    (row,) = wanted.to_dict('records')
+    (cell,) = [
+        c for c in table.cells if (c.run, c.member, c.measure) == ('kdml_v3', 'ensemble', 'F1')
+    ]
+    for key in ('mean', 'std', 'low', 'high', 'expected'):
+        assert row[key] == pytest.approx(getattr(cell, key))
+    assert (row['n'], row['paper_table'], row['paper_mean']) == (2, 'Table 4', 89.52)
+    assert (row['paper_std'], row['doubt'][:10]) == (0.556, '0.56 above')
+    assert (row['suite'], row['checkpoint'], row['panel']) == ('lgg_r18', 'best', 'F1')
+    assert (row['block'], row['row'], row['column']) == ('kdml', 'Ensemble', 'v3')
+    empty = frame[frame['run'].isna()]
+    assert len(empty) == 3 * 2 + 4 * 2 * 2
+    assert empty['mean'].isna().all()
+    assert (empty['n'] == 0).all()
+
+
+def test_a_table_is_the_same_each_time():
+    first, again, other = (
+        render(build_table(small(), 'best', resamples=9, rng=rng), 'csv') for rng in (0, 0, 1)
+    )
+    assert first == again != other

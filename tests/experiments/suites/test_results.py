@@ -1,0 +1,107 @@
+import json
+
+import pytest
+
+from mmkdml.experiments import RunSpec, Suite, SuiteStore, read_suite, run_suite
+from mmkdml.experiments.suites import results
+from mmkdml.statistics.records import DONE, FAILED, WAITING
+
+MODELS = {
+    'alone': dict(type='EncoderDecoder'),
+    'kdml': dict(type='DiversifiedKDMLDistiller', mode='kdml', style='v3'),
+    'own': dict(type='KnowledgeDistiller', members={}),
+}
+
+
+@pytest.fixture
+def suite_and_store(tmp_path):
+    runs = tuple(RunSpec(name, seed, 'c') for seed in (1, 0) for name in MODELS)
+    suite = Suite('s', 's.py', 'Title', ('IoU',), ('Table 4',), runs, tmp_path)
+    store = SuiteStore.in_folder(tmp_path)
+    store.register(runs, {name: json.dumps(dict(model=model)) for name, model in MODELS.items()})
+    return suite, store
+
+
+def test_records_of_runs_in_every_state(suite_and_store, script):
+    suite, store = suite_and_store
+    states = {(run.name, run.seed): run for run in store.states()}
+    result = script.with_name('result.json.gz').read_bytes()
+    for key in (('kdml', 1), ('own', 0)):
+        store.take(states[key], 'w', 0.0)
+    store.finish(states['kdml', 1], 'w', result, 3.0)
+    store.fail(states['own', 0], 'w', 'no')
+    record = read_suite(suite, store)
+    assert (record.name, record.title, record.paper_tables) == ('s', 'Title', ('Table 4',))
+    kinds = [(run.name, run.seed, run.mode, run.style) for run in record.runs]
+    assert kinds == [
+        ('alone', 1, 'baseline', ''),
+        ('alone', 0, 'baseline', ''),
+        ('kdml', 1, 'kdml', 'v3'),
+        ('kdml', 0, 'kdml', 'v3'),
+        ('own', 1, 'comparison', ''),
+        ('own', 0, 'comparison', ''),
+    ]
+    done, failed = record.runs[2], record.runs[5]
+    assert (done.state, done.facts, len(done.curves)) == (DONE, dict(seconds=1.0), 1)
+    assert done.measured['last'].cases.tp.tolist() == [8]
+    assert (failed.state, failed.error, dict(failed.measured)) == (FAILED, 'no', {})
+    assert (record.runs[0].state, record.runs[0].curves.empty) == (WAITING, True)
+
+
+def test_pictures_that_tests_and_tools_drew(suite_and_store):
+    suite, store = suite_and_store
+    drawn = (
+        'analysis/cka/cka.png', 'kdml/seed_1/panels/panels.png', 'kdml/seed_1/panels/01_x.png',
+        'kdml/seed_1/calibration/reliability.png', 'kdml/seed_1/analysis/hard.png',
+    )  # fmt: skip
+    for name in drawn:
+        (suite.work_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (suite.work_dir / name).touch()
+    record = read_suite(suite, store)
+    assert record.pictures == {'analysis/cka/cka.png': suite.work_dir / drawn[0]}
+    run = record.runs[2]
+    assert list(run.pictures) == [
+        'panels/panels.png', 'calibration/reliability.png', 'analysis/hard.png'
+    ]  # fmt: skip
+    assert all(path.is_file() for path in run.pictures.values())
+    assert not record.runs[3].pictures
+
+
+def test_a_smaller_suite_on_the_same_database_shows_its_own_runs(suite_and_store):
+    suite, store = suite_and_store
+    small = Suite('s', 's.py', 'T', ('IoU',), (), suite.runs[:1], suite.work_dir)
+    assert [run.name for run in read_suite(small, store).runs] == ['alone']
+
+
+def test_a_damaged_result(suite_and_store):
+    suite, store = suite_and_store
+    run = store.states()[0]
+    store.take(run, 'w', 0.0)
+    store.finish(run, 'w', b'half', 1.0)
+    with pytest.raises(ValueError, match='the result of alone, seed 1, is not a whole result'):
+        read_suite(suite, store)
+
+
+def test_failed_runs_are_made_again_only_when_asked(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(results, 'work_together', lambda *_: seen.append(store.states()[0].state))
+    monkeypatch.setattr(results, 'settings_text', lambda run: '{"model": {}}')
+    suite = Suite('s', 's.py', 'T', ('IoU',), (), (RunSpec('a', 0, 'c'),), tmp_path)
+    store = SuiteStore.in_folder(tmp_path)
+    run_suite(suite, store)
+    store.block(store.states()[0], 'broken')
+    run_suite(suite, store)
+    run_suite(suite, store, retry=True)
+    assert seen == [WAITING, FAILED, WAITING]
+
+
+def test_options_without_effect_are_refused_before_the_first_run(tmp_path):
+    config = tmp_path / 'c.py'
+    config.write_text('train_cfg = dict(by_epoch=True, max_epochs=1)\n')
+    good = RunSpec('good', 0, str(config), {'train_cfg.max_epochs': 2})
+    bad = RunSpec('bad', 0, str(config), {'train_cfg.max_epoch': 2})
+    suite = Suite('s', 's.py', 'Title', ('IoU',), ('Table 4',), (good, bad), tmp_path)
+    store = SuiteStore.in_folder(tmp_path)
+    with pytest.raises(ValueError, match=r'train_cfg\.max_epoch: .*Did you mean max_epochs'):
+        run_suite(suite, store)
+    assert store.states() == []

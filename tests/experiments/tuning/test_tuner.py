@@ -1,0 +1,373 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mmengine.config import Config
+from optuna import TrialPruned
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from mmkdml.experiments.tuning import study as tuning_study
+from mmkdml.experiments.tuning import tuner as tuning
+from mmkdml.experiments.tuning.space import paper_grid
+from mmkdml.experiments.tuning.tuner import FAILURES_IN_A_ROW, Tuner
+
+DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
+ML = {'model.mode': 'ml', 'model.weights.beta': None}
+TEXT = """
+model = dict(
+    mode='kdml', style='v3', weights=dict(alpha=(0.4, 0.4), beta=(0.3, 0.3), gamma=(0.3, 0.3))
+)
+default_hooks = dict(checkpoint=dict(save_best='ensemble/IoU', rule='greater'))
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+train_cfg = dict(max_epochs=24)
+train_dataloader = dict(batch_size=8)
+randomness = dict(seed=0)
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A file that has what a search reads of a config."""
+    path = tmp_path / 'small' / 'classroom.py'
+    path.parent.mkdir()
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def search(config, tmp_path):
+    """Makes a search in the folder ``out``."""
+    return lambda **arguments: Tuner(**dict(config=config, out=tmp_path / 'out') | arguments)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / 'out'
+
+
+def distance(config):
+    """How good weights are, in place of a training: best at 0.3 and 0.7, in closed form."""
+    return -sum(
+        (a - best) ** 2 for a, best in zip(config.model.weights.alpha, (0.3, 0.7), strict=True)
+    )
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The configs of the trials, which are rated by :func:`distance` instead of trained."""
+    configs = []
+
+    def train(trial, config, metric, direction):
+        configs.append(config)
+        folder = Path(config.work_dir)
+        folder.mkdir(parents=True)
+        (folder / 'epoch_1.pth').touch()
+        return distance(config)
+
+    monkeypatch.setattr(tuning, 'train_trial', train)
+    monkeypatch.setattr(tuning, 'POLL_SECONDS', 0.05)
+    return configs
+
+
+def table_of(folder):
+    return pd.read_csv(folder / 'trials.csv')
+
+
+def failing(monkeypatch, fails):
+    """Lets the trials fail of which ``fails(number)`` is true."""
+    train = tuning.train_trial
+
+    def train_or_fail(trial, config, *args):
+        if fails(trial.number):
+            raise RuntimeError(f'no luck in {trial.number}')
+        return train(trial, config, *args)
+
+    monkeypatch.setattr(tuning, 'train_trial', train_or_fail)
+
+
+def test_a_grid(trained, search, out):
+    options = {'train_dataloader.batch_size': 4}
+    files = search(options=options, epochs=3, grid_step=0.25).search()
+    assert [file.name for file in files] == ['trials.csv', 'classroom_tuned.py', 'landscape.png']
+    assert all(file.stat().st_size for file in files)
+    assert options == {'train_dataloader.batch_size': 4}
+
+    table = table_of(out)
+    assert table['state'].tolist() == ['complete'] * 9
+    points = [(0.25, 0.25, 0.5), (0.25, 0.5, 0.25), (0.5, 0.25, 0.25)]
+    columns = [f'{letter}_{number}' for number in '12' for letter in ('alpha', 'beta', 'gamma')]
+    assert {*map(tuple, table[columns].to_numpy().tolist())} == {
+        (*one, *two) for one in points for two in points
+    }
+    values = -((table['alpha_1'] - 0.3) ** 2) - (table['alpha_2'] - 0.7) ** 2
+    assert table['value'].to_numpy() == pytest.approx(values.to_numpy())
+
+    best = Config.fromfile(out / 'classroom_tuned.py')
+    assert best.model.weights.alpha == (0.25, 0.5)
+    assert best.train_dataloader.batch_size == 4  # a change of the user's
+    assert best.train_cfg.max_epochs == 24  # fewer epochs are the trials' own
+    assert [config.train_cfg.max_epochs for config in trained] == [3] * 9
+    assert all(config.test_dataloader is None for config in trained)
+
+    # Of the checkpoints, only those of the best are left.
+    (kept,) = out.glob('trial_*/*.pth')
+    assert kept.parent.name == f'trial_{table["value"].idxmax()}'
+
+
+def test_two_weights_tied(trained, search, out):
+    search(options=ML, tied=True, keep_checkpoints=True).search()
+    table = table_of(out)
+    assert sorted(table['alpha_1']) == pytest.approx([tenths / 10 for tenths in range(1, 10)])
+    assert (table['alpha_1'] == table['alpha_2']).all()
+    assert not any(column.startswith('beta') for column in table)
+    best = Config.fromfile(out / 'classroom_tuned.py')
+    assert best.model.weights.alpha == best.model.weights.gamma == (0.5, 0.5)
+    assert best.model.mode == 'ml'
+    assert len(list(out.glob('trial_*/*.pth'))) == 9
+
+
+def test_tpe_learns_where_the_best_weights_are(trained, search, out):
+    search(sampler='tpe', trials=24, seed=0, lr=(1e-5, 1e-2)).search()
+    table = table_of(out)
+    assert len(table) == 24
+    # Ten random points, then learned ones.
+    assert table['value'][16:].mean() > table['value'][:10].mean()
+    best = Config.fromfile(out / 'classroom_tuned.py')
+    assert distance(best) == pytest.approx(table['value'].max())
+    assert distance(best) > -0.02
+    lr = best.optim_wrapper.optimizer.lr
+    assert lr == table['lr'][table['value'].idxmax()]
+    assert 1e-5 <= lr <= 1e-2
+    assert {config.optim_wrapper.optimizer.lr for config in trained} == {*table['lr']}
+
+
+def test_less_may_be_better(trained, search, out):
+    search(options={'default_hooks.checkpoint.rule': 'less'}, tied=True).search()
+    table = table_of(out)
+    best = Config.fromfile(out / 'classroom_tuned.py')
+    assert best.model.weights.alpha[0] == table['alpha_1'][table['value'].idxmin()] in (0.1, 0.9)
+
+
+def test_the_number_of_trials_is_a_total(trained, search, out):
+    for trials, made in ((4, 4), (4, 4), (6, 6), (2, 6)):
+        search(sampler='tpe', trials=trials).search()
+        assert len(table_of(out)) == len(trained) == made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arguments', [dict(tied=True), dict(sampler='tpe', trials=9)])
+def test_workers_share_the_trials(trained, search, out, all_forked, arguments):
+    all_forked(*((search(**arguments).search,) for _ in range(3)))
+    table = table_of(out)
+    assert table['state'].tolist() == ['complete'] * 9
+    assert len(table[['alpha_1', 'alpha_2']].drop_duplicates()) == 9
+
+
+def test_a_failed_trial_does_not_stop_the_others(trained, search, out, monkeypatch):
+    failing(monkeypatch, lambda number: number in (0, 3, 4))
+    search(tied=True).search()
+    table = table_of(out).set_index('trial')
+    assert table.index[table['state'] == 'fail'].tolist() == [0, 3, 4]
+    assert table['error'].dropna().to_dict() == {
+        number: f'RuntimeError: no luck in {number}' for number in (0, 3, 4)
+    }
+    assert (table['state'] == 'complete').sum() == 6
+
+    # Started again, those are tried again, with the same weights.
+    before = table['alpha_1']
+    search(tied=True).search()
+    table = table_of(out).set_index('trial')
+    assert (table['state'] == 'complete').all()
+    assert table['error'].isna().all()
+    assert sorted(table['alpha_1']) == sorted(before)
+    assert len(trained) == 9
+
+
+def test_failures_in_a_row_stop_the_search(trained, search, out, monkeypatch):
+    failing(monkeypatch, lambda number: number > 1)
+    message = (
+        f'{FAILURES_IN_A_ROW} trials in a row have failed. Trial 4: RuntimeError: no luck in 4'
+    )
+    with pytest.raises(ValueError, match=message):
+        search().search()
+    assert not (out / 'trials.csv').exists()
+
+
+def test_no_good_trial_at_all(trained, search, out, monkeypatch):
+    failing(monkeypatch, lambda number: True)
+    with pytest.raises(
+        ValueError, match=r'None of 2 trials .* Trial 1: RuntimeError: no luck in 1'
+    ):
+        search(trials=2).search()
+
+    def prune(*_):
+        raise TrialPruned
+
+    monkeypatch.setattr(tuning, 'train_trial', prune)
+    with pytest.raises(ValueError, match='came to a good end, .* All were pruned'):
+        search(trials=2, study_name='pruned').search()
+
+
+def test_a_stopped_trial_is_made_again(trained, search, out, monkeypatch):
+    train, alphas = tuning.train_trial, []
+
+    def stop_the_third(trial, config, *args):
+        alphas.append(config.model.weights.alpha)
+        if len(alphas) == 3:
+            raise KeyboardInterrupt
+        return train(trial, config, *args)
+
+    monkeypatch.setattr(tuning, 'train_trial', stop_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        search(sampler='tpe', trials=4).search()
+    search(sampler='tpe', trials=4).search()
+    assert alphas[2] == alphas[3]
+    table = table_of(out)
+    assert table['trial'].tolist() == [0, 1, 3, 4]
+    assert (table['state'] == 'complete').all()
+
+
+def test_a_worker_that_was_given_up_goes_on_with_another_trial(trained, search, out, monkeypatch):
+    train, said = tuning.train_trial, []
+
+    def lose_the_first(trial, config, *args):
+        if trial.number == 0:
+            trial.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            tuning_study.queue_again(trial.study, trial.study.trials[0])
+            with pytest.raises(UpdateFinishedTrialError):
+                trial.report(1.0, 1)
+        return train(trial, config, *args)
+
+    monkeypatch.setattr(tuning, 'train_trial', lose_the_first)
+    search(sampler='tpe', trials=3, say=said.append).search()
+    assert table_of(out)['trial'].tolist() == [1, 2, 3]
+    assert 'no sign of life for too long' in said[0]
+
+
+def test_it_waits_for_the_trials_of_others(trained, search, out, monkeypatch):
+    """A worker's last trial is lost; another one waits, and makes it in the end."""
+    monkeypatch.setattr(tuning_study, 'HEARTBEAT_SECONDS', 1)
+    monkeypatch.setattr(tuning_study, 'LOST_SECONDS', 2)
+    out.mkdir()
+    said = []
+    tuner = search(sampler='tpe', trials=2, say=said.append)
+    study = tuning.open_study(
+        tuner.url, tuner.name, tuner.direction, tuner._settings, tuner._sampler, tuner._pruner
+    )
+    lost = study.ask()
+    lost.set_user_attr('started', lost.number)
+    study._storage.record_heartbeat(lost._trial_id)
+    tuner.search()
+    assert said == ['waiting for trials that others make, or have left: [0]']
+    assert table_of(out)['trial'].tolist() == [1, 2]
+
+
+def test_one_trial_too_many_ends_before_it_trains(trained, search, out):
+    """Two workers have seen the last place free; the one that was later gives way."""
+    out.mkdir()
+    tuner = search(sampler='tpe', trials=1)
+    study = tuning.open_study(
+        tuner.url, tuner.name, tuner.direction, tuner._settings, tuner._sampler, tuner._pruner
+    )
+    study.ask().set_user_attr('started', 0)
+    study.optimize(tuner._train, n_trials=1)
+    assert study.trials[1].state == TrialState.PRUNED
+    assert [trial.number for trial in tuning_study.counted(study.trials)] == [0]
+    assert trained == []
+
+
+@pytest.mark.parametrize(('pruner', 'pruned'), [('median', True), ('none', False)])
+def test_trials_that_fall_behind_are_stopped(trained, search, out, monkeypatch, pruner, pruned):
+    def train(trial, config, metric, direction):
+        # In the grid's order no trial after the fifth is as good as the median of those before.
+        for step in (1, 2):
+            trial.report(-trial.number, step)
+            if trial.should_prune():
+                raise TrialPruned
+        return -trial.number
+
+    monkeypatch.setattr(tuning, 'train_trial', train)
+    search(tied=True, pruner=pruner).search()
+    table = table_of(out).set_index('trial')
+    states = ['complete'] * 5 + ['pruned' if pruned else 'complete'] * 4
+    assert table['state'].tolist() == states
+    assert table['validations'].tolist() == [2] * 5 + [1 if pruned else 2] * 4
+
+
+def test_a_changed_search_is_refused(trained, search, out):
+    search(trials=1).search()
+    for changed, difference in (
+        (dict(tied=True), 'tied: False -> True'),
+        (dict(grid_step=0.25), r'grid.*: .* -> '),
+        (dict(epochs=5), 'max_epochs: .* -> 5'),
+        (dict(options={'optim_wrapper.optimizer.lr': 0.5}), 'lr: .* -> 0.5'),
+        (dict(options={'randomness.seed': 7}), 'seed: 0 -> 7'),
+        (dict(pruner='none'), "pruner: 'median' -> 'none'"),
+    ):
+        with pytest.raises(ValueError, match=f'(?s)begun with other settings.*{difference}'):
+            search(trials=1, **changed).search()
+    search(trials=2, keep_checkpoints=True).search()
+    assert len(table_of(out)) == 2
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(sampler='random'), "sampler must be one of grid, tpe; got 'random'"),
+        (dict(pruner='hyper'), "pruner must be one of median, none; got 'hyper'"),
+        (dict(trials=0), 'number of trials must be at least 1, got 0'),
+        (dict(sampler='tpe', grid_step=0.1), 'A grid step needs the sampler grid; got tpe'),
+        (dict(lr=(1e-4, 1e-2)), 'to search the learning rate, use the sampler tpe'),
+        (
+            dict(sampler='tpe', temperature=(1, 4), options={'model.style': 'v2'}),
+            'No student of kdml v2 receives predictions',
+        ),
+        (
+            dict(sampler='tpe', lr=(1e-4, 1e-2), options={'optim_wrapper.optimizer': None}),
+            'has no optim_wrapper.optimizer.lr; set it',
+        ),
+        (dict(options={'model.mode': 'kd'}), "mode must be one of .*; got 'kd'"),
+        (dict(options={'default_hooks.checkpoint.save_best': 'auto'}), "got 'auto'"),
+        (
+            dict(options={'default_hooks.checkpoint.save_best': None}),
+            'must name the one .* got None',
+        ),
+        (dict(epochs=0), 'epochs must be at least 1'),
+        (dict(config=DEMO / 'student_demo.py'), r'student_demo.py has no mode \(ml, kd_'),
+    ],
+)
+def test_what_cannot_be_searched(search, out, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        search(**arguments)
+    assert not out.exists()
+
+
+def test_no_config():
+    with pytest.raises(FileNotFoundError, match='There is no config file nowhere.py'):
+        Tuner('nowhere.py')
+
+
+@pytest.mark.parametrize('name', ['my-configs', 'try'])
+def test_folders_need_no_names_that_python_can_import(search, tmp_path, name):
+    config = tmp_path / name / 'a.py'
+    config.parent.mkdir()
+    config.write_text(TEXT)
+    assert search(config=config).path == config
+
+
+def test_defaults():
+    tuner = Tuner(DEMO / 'kdml_v3_demo.py')
+    assert tuner.name == 'demo_kdml_v3_demo'
+    assert tuner.out == Path('work_dirs/tune/demo_kdml_v3_demo')
+    assert tuner.url == 'sqlite:///work_dirs/tune/demo_kdml_v3_demo/tune.db'
+    assert tuner.metric == 'ensemble/foreground/IoU'
+    assert tuner.trials == 81
+    assert tuner.space.grid == paper_grid(('alpha', 'beta', 'gamma'))
+
+
+def test_how_many_trials(search):
+    assert search(trials=200).trials == 81
+    assert search(trials=80).trials == 80
+    assert search(sampler='tpe').trials == 50
+    assert search(storage='sqlite://').url == 'sqlite://'

@@ -1,0 +1,251 @@
+"""What tests/soak/soak.py disturbs: a training and a suite, in processes of their own.
+
+``python tests/soak/runs.py INDEX RUN.json`` is the process of a suite's run with an image of NaN.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import multiprocessing
+import os
+import random
+import resource
+import runpy
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
+PROCESSES = multiprocessing.get_context('forkserver')
+
+
+def tool(log: Path, words: list[str], limit: int | None, poisoned: int | None) -> None:
+    """Runs a tool; all it says goes to a file.
+
+    Args:
+        log: The file.
+        words: Path of the tool, and its arguments.
+        limit: Bytes that a file may have, as on a disk that is full.
+        poisoned: Index of a training sample whose image is NaN.
+    """
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    sys.stdout.reconfigure(line_buffering=True)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if poisoned is not None:
+        poison(poisoned)
+        poison_runs(poisoned)
+    sys.argv = words
+    runpy.run_path(words[0], run_name='__main__')
+
+
+def poison(index: int) -> None:
+    from mmkdml.datasets import SplitSegDataset
+
+    prepare = SplitSegDataset.prepare_data
+
+    def prepare_poisoned(self, idx):
+        sample = prepare(self, idx)
+        if idx == index and not self.test_mode:
+            sample['inputs'] = sample['inputs'] * math.nan
+        return sample
+
+    SplitSegDataset.prepare_data = prepare_poisoned
+
+
+def poison_runs(index: int) -> None:
+    """The same in the processes of a suite's runs."""
+    from mmkdml.experiments.suites import worker
+
+    worker.COMMAND = (__file__, str(index))
+
+
+def make_data(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """``--cfg-options`` for 16 made-up slices to train with, and their paths."""
+    from mmkdml.datasets import convert_lgg, make_demo_data, read_split
+
+    source = make_demo_data(folder / 'kaggle_3m', patients=6, slices=4, size=64)
+    convert_lgg(source, folder / 'splits')
+    options = {
+        f'{part}_dataloader.dataset.{key}': str(value)
+        for part in ('train', 'val', 'test')
+        for key, value in (('data_root', source), ('ann_file', folder / 'splits' / f'{part}.csv'))
+    }
+    return options, [str(source / row.path) for row in read_split(folder / 'splits' / 'train.csv')]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of all weights of each checkpoint in a folder."""
+    from mmkdml.models.checkpoints import load_checkpoint_file
+
+    found = {}
+    for path in sorted(folder.glob('*.pth')):
+        digest = hashlib.sha256()
+        for key, value in sorted(load_checkpoint_file(path)['state_dict'].items()):
+            digest.update(key.encode())
+            digest.update(value.contiguous().numpy().tobytes())
+        found[path.name] = digest.hexdigest()
+    return found
+
+
+def scores(suite: Path, folder: Path) -> str:
+    """All scores of a suite, as CSV."""
+    from mmkdml.experiments import SuiteStore, load_suite, read_suite, seed_scores
+
+    loaded = load_suite(suite, folder)
+    return seed_scores(read_suite(loaded, SuiteStore.in_folder(folder, False))).to_csv()
+
+
+class Training:
+    """A training that is disturbed.
+
+    Attributes:
+        seconds: How long it takes if it is left alone.
+        reference: What comes out then.
+        depth: How many processes are above the one that trains.
+    """
+
+    name, depth = 'training', 0
+    # How it may end after a signal: also before, and after, it listens for one
+    codes = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}}
+    seconds = 0.0
+    reference: Any = None
+
+    def __init__(self, folder: Path, options: dict[str, str], epochs: int) -> None:
+        self.options = options | {
+            'train_cfg.max_epochs': epochs,
+            'param_scheduler.T_max': epochs,
+            'default_hooks.logger.interval': 1,
+        }
+
+    def words(self, folder: Path, workers: int) -> list[str]:
+        options = self.options | {'train_dataloader.num_workers': workers}
+        settings = [f'{key}={value}' for key, value in options.items()]
+        place = ('--work-dir', folder, '--resume', '--cfg-options')
+        return [str(word) for word in (ROOT / 'tools/train.py', CONFIG, *place, *settings)]
+
+    def outcome(self, folder: Path) -> Any:
+        return in_process(digests, folder)
+
+    def errors(self, folder: Path) -> list[str]:
+        """Where an error must be told, beside what it says: texts."""
+        return []
+
+
+class Suite(Training):
+    """A suite that is disturbed: a teacher, and one that learns from it."""
+
+    name, depth = 'suite', 1
+    codes = {signal.SIGKILL: {-9}, signal.SIGTERM: {1, -15}}
+
+    def __init__(self, folder: Path, options: dict[str, str], epochs: int) -> None:
+        super().__init__(folder, options, epochs)
+        self.options['train_dataloader.num_workers'] = 2  # a suite's settings are to stay
+        self.path = folder / 'small.py'
+        self.path.write_text(
+            'from mmkdml.experiments import variant_runs\n'
+            f'title, measures, seeds = "Small", ["IoU", "F1"], [0]\noptions = {self.options}\n'
+            'runs = [dict(name="teacher", config="configs/demo/teacher_demo.py"),\n'
+            '        variant_runs("configs/demo/kdml_v3_demo.py", "teacher", "Table 4")[5]]\n'
+        )
+
+    def words(self, folder: Path, workers: int) -> list[str]:
+        command = 'resume' if (folder / 'suite.db').exists() else 'run'
+        words = (ROOT / 'tools/suite.py', command, self.path, '--work-dir', folder)
+        return [str(word) for word in words]
+
+    def outcome(self, folder: Path) -> Any:
+        return in_process(scores, self.path, folder)
+
+    def errors(self, folder: Path) -> list[str]:
+        if not (folder / 'suite.db').exists():
+            return ['']
+        with contextlib.closing(sqlite3.connect(folder / 'suite.db')) as database:
+            rows = database.execute("SELECT error FROM runs WHERE state = 'failed'").fetchall()
+        return ['\n'.join(error for (error,) in rows)]
+
+
+def in_process(function: Any, *args: Any) -> Any:
+    with PROCESSES.Pool(1) as pool:
+        return pool.apply(function, args)
+
+
+class Attempt:
+    """A tool at work.
+
+    Args:
+        log: What it says.
+        words, limit, poisoned: As of :func:`tool`.
+        depth: How many processes are above the one that trains.
+    """
+
+    def __init__(
+        self, log: Path, words: list[str], limit: int | None, poisoned: int | None, depth: int
+    ) -> None:
+        self.log, self.depth = log, depth
+        self.process = PROCESSES.Process(target=tool, args=(log, words, limit, poisoned))
+        self.process.start()
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code; None if it has none in time."""
+        self.process.join(seconds)
+        return self.process.exitcode
+
+    def send(self, number: int, group: bool = False) -> None:
+        """Signals the process, or its group: its workers, too."""
+        if self.process.exitcode is None:
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if group else os.kill)(self.process.pid, number)
+
+    def kill(self, number: int, worker: bool, rng: random.Random, seconds: float) -> None:
+        """Waits for the process that trains, or a worker of its data loader, and signals it."""
+        end = time.monotonic() + seconds
+        before: list[int] = []
+        while self.wait(0.05) is None and time.monotonic() < end:
+            now = self._training(worker)
+            # A program that is being started looks like a fork at first.
+            if found := [pid for pid in now if pid in before or not worker]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rng.choice(found), number)
+                return
+            before = now
+
+    def _training(self, worker: bool) -> list[int]:
+        table = processes()
+        found = [self.process.pid]
+        for _ in range(self.depth):
+            found = [pid for pid, (parent, _) in table.items() if parent in found]
+        if not worker:
+            return found
+        # They are forks of it; programs it calls, such as a compiler for its version, are not.
+        words = {pid: table[pid][1] for pid in found if pid in table}
+        return [pid for pid, (parent, its) in table.items() if words.get(parent) == its]
+
+    def said(self) -> str:
+        return self.log.read_text(errors='replace') if self.log.exists() else ''
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Parent and command line of all processes, by their numbers."""
+    listed = subprocess.run(
+        ['ps', '-A', '-ww', '-o', 'pid=,ppid=,args='], capture_output=True, text=True, check=False
+    ).stdout
+    rows = (line.split(None, 2) for line in listed.splitlines())
+    return {int(pid): (int(parent), ''.join(words)) for pid, parent, *words in rows}
+
+
+if __name__ == '__main__':
+    from mmkdml.apis import run_tool
+    from mmkdml.experiments.suites import execute
+
+    poison(int(sys.argv.pop(1)))
+    run_tool(execute.main)

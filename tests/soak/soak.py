@@ -1,0 +1,274 @@
+"""Disturb a training and a suite at random: python tests/soak/soak.py
+
+Each must end as undisturbed.
+Runs are killed (SIGKILL, SIGTERM), their newest checkpoints damaged, workers of their data loaders
+killed; disks are full, images unreadable, batches hold NaN. What is disturbed must end in time, as
+it should, and say why: a suite in its database, too. After a few faults it goes on to its end, and
+must have the same weights, bit for bit, or the same scores, as one that was left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prettytable import PrettyTable
+from rich.console import Console
+from rich.progress import Progress
+from runs import PROCESSES, ROOT, Attempt, Suite, Training, in_process, make_data
+
+from mmkdml.files import json_text
+
+OTHER_FAULTS = ('worker', 'disk', 'image', 'nan')
+SUITE_FAULTS = (*OTHER_FAULTS, 'run')
+PER_LIFE = 5
+# Modification time of a damaged file, in ns.
+DAMAGED = 1
+EXPECTED, LATE = 'as expected', 'came too late'
+
+
+class Soak:
+    """Disturbs runs, and keeps a record.
+
+    Args:
+        out: Folder of everything.
+        seed: Of faults and moments.
+        limit: Seconds that an attempt may take to end.
+        images: Paths of the training images.
+        say: Gets a line of each attempt.
+    """
+
+    def __init__(
+        self, out: Path, seed: int, limit: float, images: list[str], say: Callable[[str], None]
+    ) -> None:
+        self.out, self.seed, self.limit, self.images, self.say = out, seed, limit, images, say
+        self.attempts: list[dict[str, Any]] = []
+        self.running: Attempt | None = None
+
+    def undisturbed(self, target: Training) -> None:
+        """Measures how long a run takes, and what comes out."""
+        attempt = self.try_once(target, self.out / target.name / 'undisturbed', 'none')
+        if attempt['ending'] != 0:
+            sys.exit(f'soak.py: error: without any fault: {attempt["verdict"]}')
+        target.seconds = attempt['seconds']
+        target.reference = target.outcome(self.out / target.name / 'undisturbed')
+
+    def live(self, target: Training, faults: list[str]) -> None:
+        """Disturbs a new run by the next few faults, lets it end, and compares.
+
+        What came too late, since the run was over, is left for the next one.
+        """
+        folder = self.out / target.name / f'life_{len(self.attempts)}'
+        attempt = dict(verdict=EXPECTED, ending=None)
+        for number, fault in enumerate([*faults[:PER_LIFE], 'none']):
+            attempt = self.try_once(target, folder, fault)
+            if attempt['verdict'] == LATE and number == 0:
+                target.seconds = attempt['seconds']  # on a machine that is less busy than before
+            if attempt['verdict'] != LATE and fault != 'none':
+                faults.pop(0)
+            if attempt['ending'] == 0 or attempt['verdict'] not in (EXPECTED, LATE):
+                break
+        if attempt['ending'] == 0:
+            attempt['equal'] = target.outcome(folder) == target.reference
+            if attempt['equal'] and not list(folder.rglob('*.part')):
+                shutil.rmtree(folder)
+            else:
+                attempt['verdict'] = f'VIOLATION: not what the undisturbed one left: {folder}'
+                self.say(attempt['verdict'])
+
+    def try_once(self, target: Training, folder: Path, fault: str) -> dict[str, Any]:
+        """Starts a run, or goes on with it, with a fault; how it ended."""
+        folder.mkdir(parents=True, exist_ok=True)
+        number = len(self.attempts)
+        rng = random.Random(f'{self.seed} {number}')
+        # What has to be met by a later epoch should not come in the last one.
+        longest = target.seconds * (0.5 if fault in ('image', 'worker', 'run') else 1)
+        moment, begun = rng.uniform(0, longest), time.monotonic()
+        image = rng.randrange(len(self.images))
+        attempt = self.running = Attempt(
+            self.out / f'attempt_{number}.log',
+            target.words(folder, 2 if fault == 'worker' else rng.choice((0, 2))),
+            limit=rng.randrange(2**18, 2**20) if fault == 'disk' else None,
+            poisoned=image if fault == 'nan' else None,
+            depth=target.depth,
+        )
+        codes, clue, what = {1}, '', ''
+        content = Path(self.images[image]).read_bytes()
+        try:
+            if fault == 'kill':
+                attempt.wait(moment)
+                signalled = rng.choice((signal.SIGKILL, signal.SIGTERM))
+                attempt.send(signalled, group=rng.random() < 0.5)
+                codes, what = target.codes[signalled], signalled.name
+            elif fault == 'worker':
+                attempt.wait(moment)
+                attempt.kill(signal.SIGKILL, True, rng, self.limit)
+                clue = 'DataLoader worker'
+            elif fault == 'run':
+                attempt.wait(moment)
+                signalled = rng.choice((signal.SIGKILL, signal.SIGTERM))
+                attempt.kill(signalled, False, rng, self.limit)
+                clue = what = signalled.name
+            elif fault == 'disk':
+                clue = 'File too large'
+            elif fault == 'image':
+                attempt.wait(moment)
+                Path(self.images[image]).write_bytes(content[: rng.randrange(len(content))])
+                clue = self.images[image]
+            elif fault == 'nan':
+                clue = 'is not finite; the images and losses of the batch are in'
+            ending = attempt.wait(self.limit)
+        finally:
+            attempt.send(signal.SIGTERM)  # a suite ends its runs
+            attempt.wait(min(self.limit, 30))
+            attempt.send(signal.SIGKILL, group=True)
+            Path(self.images[image]).write_bytes(content)
+        verdict = EXPECTED if fault == 'none' or ending != 0 else LATE
+        told = [attempt.said(), *(target.errors(folder) if clue else [])]
+        if ending is None:
+            verdict = f'VIOLATION: no end after {self.limit:.0f} s'
+        elif ending != 0 and not (
+            fault != 'none' and ending in codes and all(clue in text for text in told)
+        ):
+            last = ' | '.join(text.strip().rpartition('\n')[2] for text in told)
+            verdict = f'VIOLATION: ended with {ending}, {last!r}; expected {codes} and {clue!r}'
+        elif fault == 'nan' and ending and self.images[image] not in poisoned_images(folder):
+            verdict = f'VIOLATION: {self.images[image]} is not named in {folder}/non_finite'
+        elif fault == 'kill' and ending and rng.random() < 0.5:
+            what += damage_newest(folder, rng)
+        self.attempts.append(
+            dict(
+                target=target.name, folder=str(folder), fault=fault, what=what, ending=ending,
+                moment=round(moment, 2), seconds=round(time.monotonic() - begun, 2),
+                verdict=verdict, log=str(attempt.log), equal=None,
+            )
+        )  # fmt: skip
+        self.say(f'{number:3} {target.name:8} {fault:6} {what:32} {ending!s:>4}  {verdict}')
+        return self.attempts[-1]
+
+
+def damage_newest(folder: Path, rng: random.Random) -> str:
+    """Cut off the newest checkpoint that a run would resume from, or flip a bit of it.
+
+    Another intact one must be left: a run without any is refused.
+    """
+    found = [
+        path
+        for name in ('epoch_*.pth', 'interrupted.pth')
+        for path in folder.rglob(name)
+        if path.stat().st_mtime_ns != DAMAGED
+    ]
+    path = max(found, key=lambda one: one.stat().st_mtime_ns, default=None)
+    if path is None or [one.parent for one in found].count(path.parent) < 2:
+        return ''
+    content = bytearray(path.read_bytes())
+    place = rng.randrange(len(content))
+    if cut := rng.random() < 0.5:
+        del content[place:]
+    else:
+        content[place] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+    os.utime(path, ns=(DAMAGED, DAMAGED))
+    return f', {path.name} {"cut short" if cut else "one bit flipped"}'
+
+
+def poisoned_images(folder: Path) -> set[str]:
+    """The images that a run told to hold NaN."""
+    return {
+        sample['img_path']
+        for path in folder.rglob('non_finite/*.json')
+        for batch in json.loads(path.read_text())['batches']
+        for sample in batch['samples']
+        if not sample['finite']
+    }
+
+
+def summary(attempts: list[dict[str, Any]]) -> str:
+    columns = ['target', 'fault', 'attempts', EXPECTED, LATE, 'violations', 'ends', 'ends equal']
+    table = PrettyTable(columns, align='r')
+    for target, fault in dict.fromkeys((one['target'], one['fault']) for one in attempts):
+        rows = [one for one in attempts if (one['target'], one['fault']) == (target, fault)]
+        verdicts = [one['verdict'] for one in rows]
+        ends = [one['equal'] for one in rows if one['equal'] is not None]
+        count = verdicts.count(EXPECTED), verdicts.count(LATE)
+        bad = len(rows) - sum(count)
+        table.add_row([target, fault, len(rows), *count, bad, len(ends), sum(ends)])
+    return str(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition(':')[0])
+    parser.add_argument('--kills', type=int, default=30, help='of both together (default 30)')
+    parser.add_argument('--suite-kills', type=int, default=6, help='those of the suite (default 6)')
+    parser.add_argument(
+        '--others', type=int, default=2, help='faults of each other kind, training (default 2)'
+    )
+    parser.add_argument('--suite-others', type=int, default=1, help='the same, suite (default 1)')
+    parser.add_argument('--epochs', type=int, default=4, help='of the training (default 4)')
+    parser.add_argument('--seed', type=int, default=0, help='of faults and moments (default 0)')
+    parser.add_argument(
+        '--limit', type=float, default=300, help='seconds that an attempt may take (default 300)'
+    )
+    parser.add_argument(
+        '--out', type=Path, default=Path('work_dirs/soak'), help='folder, which is emptied'
+    )
+    args = parser.parse_args()
+    out = args.out.resolve()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    os.chdir(ROOT)
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Else each would import it, which takes longer than these trainings.
+    PROCESSES.set_forkserver_preload(['mmkdml.apis', 'mmkdml.datasets', 'mmkdml.experiments'])
+    options, images = in_process(make_data, out / 'data')
+    plan = {
+        Training(out, options, args.epochs): ['kill'] * (args.kills - args.suite_kills)
+        + [*OTHER_FAULTS] * args.others,
+        Suite(out, options, epochs=3): ['kill'] * args.suite_kills
+        + [*SUITE_FAULTS] * args.suite_others,
+    }
+    total = sum(map(len, plan.values()))
+    with Progress(console=Console(stderr=True)) as progress, (out / 'soak.log').open('w') as log:
+        bar = progress.add_task('Faults', total=total)
+
+        def say(line: str) -> None:
+            print(line, file=log, flush=True)
+            progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        soak = Soak(out, args.seed, args.limit, images, say)
+        try:
+            for target, faults in plan.items():
+                random.Random(args.seed).shuffle(faults)
+                if faults:
+                    soak.undisturbed(target)
+                while faults:
+                    soak.live(target, faults)
+                    progress.update(bar, completed=total - sum(map(len, plan.values())))
+        finally:
+            if soak.running is not None:
+                soak.running.send(signal.SIGKILL, group=True)
+            report = summary(soak.attempts)
+            (out / 'summary.txt').write_text(report + '\n')
+            record = dict(seed=args.seed, attempts=soak.attempts)
+            (out / 'summary.json').write_text(json_text(record, indent=1) + '\n')
+    print(report)
+    violations = [one for one in soak.attempts if one['verdict'].startswith('VIOLATION')]
+    if violations:
+        sys.exit(f'{len(violations)} violations; see {out}/soak.log')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
