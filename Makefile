@@ -26,7 +26,7 @@ $(if $(word 2,$(VENV)),$(error VENV='$(VENV)': make cannot handle a path with sp
 has = -c 'import sys; from importlib.util import find_spec; sys.exit(not find_spec("$(1)"))'
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast soak fuzz check lint types layers duplicates clean
+.PHONY: help install demo test test-fast soak fuzz check lint types layers duplicates docs package clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -64,8 +64,16 @@ layers: $(READY_DEV)  ## import-linter: imports point down
 duplicates: $(READY_DEV)  ## pylint: no code twice
 	$(PY) -m pylint --disable=all --enable=duplicate-code --recursive=y mmkdml benchmarks tools
 
+docs: $(READY)  ## build the documentation in docs/_build/html
+	$(PIP) install -c $(CONSTRAINTS) -e '.[docs]'
+	$(PY) -m sphinx -W --keep-going -q docs docs/_build/html
+
+package: $(READY_DEV)  ## build wheel and source distribution in dist
+	$(PY) -m build
+	$(PY) -m twine check --strict dist/*
+
 clean:  ## delete caches and build outputs, no environment
-	rm -rf build dist mmkdml.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf build dist docs/_build mmkdml.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find configs mmkdml tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 # A torch that PYTHON has is kept: the new environment sees it. --system-site-packages shows those

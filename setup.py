@@ -104,7 +104,10 @@ EXTRAS_REQUIRE = {
         # The independent oracle of the U-Net.
         'segmentation-models-pytorch>=0.6,<0.7',
     ],
+    'docs': ['sphinx>=8,<10', 'myst-parser>=4,<6', 'furo>=2025,<2027'],
     'dev': [
+        'build>=1.3,<2',
+        'twine>=6,<8',
         'ruff>=0.17,<0.18',
         'mypy>=2.4,<3',
         'import-linter>=2.16,<3',

@@ -56,7 +56,7 @@ class Peer:
         if shutil.which(command[0]) is None:
             raise FileNotFoundError(
                 f'There is no program {command[0]}; name the Python of an environment made as '
-                'docs/peers.md tells'
+                'docs/other_packages.md tells'
             )
         self.losses: list[float] = []
         self.memory = 0.0
@@ -108,7 +108,7 @@ class Peer:
                     return answer
             raise ValueError(
                 f'Expected an answer with {" and ".join(keys)} alone, got {line.strip()}; see '
-                'docs/peers.md for what a program has to say'
+                'docs/other_packages.md for what a program has to say'
             )
         raise ValueError(
             f'It ended with exit code {self._process.wait()} where an answer was expected. Mend '

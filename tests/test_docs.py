@@ -18,7 +18,7 @@ def examples(name):
 
 
 def test_ones_own_classroom():
-    (code,) = examples('your_own_classroom.md')
+    (code,) = examples('custom_classrooms.md')
     names = {}
     exec(code, names)
     classroom = names['classroom']

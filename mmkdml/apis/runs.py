@@ -97,7 +97,7 @@ def use_amp(config: Config) -> None:
 
 
 def use_fast(config: Config) -> None:
-    """Sets what makes training steps faster on this device: see ``docs/performance.md``.
+    """Sets what makes training steps faster on this device: see ``docs/training_speed.md``.
 
     That is :func:`use_amp` on a GPU and where :func:`mmkdml.engine.has_fast_bf16`, unless the
     config has an optimiser wrapper of its own kind; a :class:`mmkdml.engine.ChannelsLastHook`; and

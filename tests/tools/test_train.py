@@ -70,7 +70,7 @@ def test_a_run_leaves_checkpoints_log_and_table(trained):
 @pytest.mark.slow
 def test_looks_that_come_again_are_found(tool, short, tmp_path, checkpoint):
     """With augmentation as users have it, and options as the guide has them."""
-    guide = (ROOT / 'docs' / 'offline_cache.md').read_text().replace('\\\n', ' ')
+    guide = (ROOT / 'docs' / 'teacher_cache.md').read_text().replace('\\\n', ' ')
     line = re.search(r'tools/train.py configs/kd_off/.* --cfg-options (.*)\n', guide)[1]
     options = line.replace('work_dirs', str(tmp_path)).replace('image=4', 'image=1').split()
     off = ['model.mode=kd_off', 'model.weights.gamma=None']

@@ -66,7 +66,7 @@ def run_converter(
     out = Path(given['out'])
     print(summary(splits, json.loads((out / INFO_FILE).read_text()).get('classes')))
     if config is None:
-        print('\nnext: a config of your own, as in docs/your_own_data.md')
+        print('\nnext: a config of your own, as in docs/custom_data.md')
         return
     command = f'python tools/train.py {config.format(**given)}'
     if Path(given['source']) != Path(data_root) or out != Path(splits_dir.format(**given)):

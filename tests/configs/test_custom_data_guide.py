@@ -1,4 +1,4 @@
-"""docs/your_own_data.md, followed to the letter on made-up data, up to a step of training."""
+"""docs/custom_data.md, followed to the letter on made-up data, up to a step of training."""
 
 import re
 import runpy
@@ -19,7 +19,7 @@ from mmkdml.datasets import read_split
 from mmkdml.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / 'docs' / 'your_own_data.md').read_text()
+GUIDE = (ROOT / 'docs' / 'custom_data.md').read_text()
 COMMANDS = re.findall(r'^    python ((?:.*\\\n)*.*)$', GUIDE, re.MULTILINE)
 BLOCKS = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
 

@@ -1,4 +1,4 @@
-"""docs/offline_cache.md: its example is its command line, its figures are those of the configs."""
+"""docs/teacher_cache.md: its example is its command line, its figures are those of the configs."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from mmkdml.engine import ResumableTrainLoop
 from mmkdml.inspection import inspect_config
 
 ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / 'docs' / 'offline_cache.md').read_text()
+GUIDE = (ROOT / 'docs' / 'teacher_cache.md').read_text()
 
 
 def test_the_example_is_the_command(tmp_path):
