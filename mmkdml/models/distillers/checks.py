@@ -14,7 +14,7 @@ from mmkdml.models.transfers import Transfer, check_weight
 
 
 @contextmanager
-def telling(what: str) -> Iterator[None]:
+def reraise_as_value_error(what: str) -> Iterator[None]:
     """Makes of what goes wrong in the networks' own code an error that says where it was.
 
     Raises:

@@ -21,7 +21,7 @@ from mmkdml.models.distillers.checks import (
     check_roles,
     checked_ensemble,
     chosen_students,
-    telling,
+    reraise_as_value_error,
 )
 from mmkdml.models.distillers.frozen_members import FrozenMembers
 from mmkdml.models.distillers.lesson import Observation, handed_over, weighted
@@ -104,7 +104,7 @@ class KnowledgeDistiller(BaseModel):
         shares_own = data_preprocessor is not None
         if not shares_own:
             data_preprocessor = default_preprocessor(members, built, frozen or ())
-        with telling('data_preprocessor cannot be built'):
+        with reraise_as_value_error('data_preprocessor cannot be built'):
             super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.data_preprocessor: Any
         self.data_preprocessor, own = share_preprocessing(

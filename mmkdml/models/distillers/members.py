@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mmkdml.models.distillers.checks import telling
+from mmkdml.models.distillers.checks import reraise_as_value_error
 from mmkdml.registry import MODELS
 
 
@@ -29,7 +29,7 @@ def build_members(members: Mapping[str, Any]) -> dict[str, nn.Module]:
 def _member(name: str, config_or_module: Any) -> nn.Module:
     if isinstance(config_or_module, nn.Module):
         return config_or_module
-    with telling(f'The member {name} cannot be built'):
+    with reraise_as_value_error(f'The member {name} cannot be built'):
         return MODELS.build(_copied(config_or_module))
 
 

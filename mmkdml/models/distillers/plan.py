@@ -23,7 +23,7 @@ from mmkdml.models.distillers.advice import (
     transfer_advice,
     with_advice,
 )
-from mmkdml.models.distillers.checks import telling
+from mmkdml.models.distillers.checks import reraise_as_value_error
 from mmkdml.models.distillers.lesson import Lesson, Observation, Shape, Shown, tap_names
 from mmkdml.models.losses import FeatureMSELoss, PredictionKLLoss
 from mmkdml.models.taps import TapRecorder
@@ -161,7 +161,9 @@ def try_member(
     """
     parameter = next(member.parameters())
     with evaluating(member), TapRecorder(member, sorted(taps)) as recorder:
-        with telling(f'{name} cannot take an image of the input_size {tuple(input_size)}'):
+        with reraise_as_value_error(
+            f'{name} cannot take an image of the input_size {tuple(input_size)}'
+        ):
             image = torch.zeros((1, 3, *input_size), dtype=parameter.dtype, device=parameter.device)
             logits = task.logits(member, image)
         return Observation(logits, recorder, name)
@@ -180,7 +182,7 @@ def _built(part: str, config_or_module: Any, **facts: Any) -> nn.Module:
     """A module from its config, which the facts complete that its class has a parameter for."""
     if isinstance(config_or_module, nn.Module):
         return config_or_module
-    with telling(f'its {part} {config_or_module!r} cannot be built'):
+    with reraise_as_value_error(f'its {part} {config_or_module!r} cannot be built'):
         config = dict(config_or_module)
         kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
         known = inspect.signature(kind).parameters if kind else ()
