@@ -6,7 +6,7 @@ import pandas as pd
 
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, estimate
 from mmkdml.statistics.counts import Sample, Tally
-from mmkdml.statistics.measures import MEASURES, class_count, count, task_of
+from mmkdml.statistics.measures import MEASURES, class_count, count, task_of_cases
 
 
 def case_scores(
@@ -27,7 +27,7 @@ def case_scores(
     Raises:
         ValueError: If the table is of no task, or has no such member.
     """
-    task, members = task_of(cases), list(dict.fromkeys(cases['member']))
+    task, members = task_of_cases(cases), list(dict.fromkeys(cases['member']))
     if reference not in (None, *members):
         raise ValueError(f'expected a reference among {", ".join(members)}, got {reference!r}')
     classes = class_count(cases)

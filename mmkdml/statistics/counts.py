@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mmkdml.models import MODES, STYLES
-from mmkdml.statistics.measures import Measure, class_count, count, measure_named, task_of
+from mmkdml.statistics.measures import Measure, class_count, count, measure_named, task_of_cases
 from mmkdml.statistics.records import CHECKPOINTS, DONE, SuiteRecord
 
 Entry = tuple[str, str]
@@ -87,7 +87,7 @@ def tally(record: SuiteRecord, checkpoint: str) -> Tally:
         for run in record.runs
         if run.state == DONE and checkpoint in run.measured
     }
-    tasks = {task_of(cases) for cases in tables.values()}
+    tasks = {task_of_cases(cases) for cases in tables.values()}
     if len(tasks) > 1:
         raise ValueError(f'expected runs of one task in {record.name}, got {sorted(tasks)}')
     classes = max(map(class_count, tables.values()), default=0)

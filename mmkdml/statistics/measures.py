@@ -99,7 +99,7 @@ def measure_named(name: str) -> Measure:
     return MEASURES[name]
 
 
-def task_of(cases: pd.DataFrame) -> str:
+def task_of_cases(cases: pd.DataFrame) -> str:
     """The task a case table is of.
 
     Args:
@@ -128,7 +128,7 @@ def class_count(cases: pd.DataFrame) -> int:
     """
     if cases.empty:
         return 0
-    if task_of(cases) == SEGMENTATION:
+    if task_of_cases(cases) == SEGMENTATION:
         classes = int(cases['label'].max())
     else:
         classes = int(cases[['truth', 'pred']].to_numpy().max()) + 1
@@ -155,7 +155,7 @@ def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarra
         ValueError: If the columns are those of no task, a case comes twice, a group is not among
             ``groups`` or a label is no class.
     """
-    task = task_of(cases)
+    task = task_of_cases(cases)
     key = ['id', 'label'] if task == SEGMENTATION else ['id']
     twice = cases.loc[cases.duplicated(key), 'id']
     if len(twice):

@@ -10,7 +10,7 @@ from mmpretrain.evaluation import Accuracy
 
 from mmkdml.evaluation import ForegroundIoU, MacroPrecisionRecall
 from mmkdml.evaluation.case_table import CaseTable
-from mmkdml.statistics.measures import MEASURES, class_count, count, measure_named, task_of
+from mmkdml.statistics.measures import MEASURES, class_count, count, measure_named, task_of_cases
 
 
 def masks(classes, images=6, never=None):
@@ -155,8 +155,8 @@ CLASSIFIED = pd.DataFrame(dict(member='model', id=['a', 'b'], group='x', truth=[
 
 
 def test_tasks_and_classes():
-    assert (task_of(SEGMENTED), class_count(SEGMENTED)) == ('segmentation', 2)
-    assert (task_of(CLASSIFIED), class_count(CLASSIFIED)) == ('classification', 3)
+    assert (task_of_cases(SEGMENTED), class_count(SEGMENTED)) == ('segmentation', 2)
+    assert (task_of_cases(CLASSIFIED), class_count(CLASSIFIED)) == ('classification', 3)
     assert class_count(CLASSIFIED.iloc[:0]) == 0
 
 

@@ -16,7 +16,7 @@ from pandas.api.types import is_numeric_dtype
 from pydantic import TypeAdapter
 
 from mmkdml.files import json_text
-from mmkdml.statistics.measures import COLUMNS, class_count, task_of
+from mmkdml.statistics.measures import COLUMNS, class_count, task_of_cases
 from mmkdml.statistics.records import Measurement
 
 # Bytes; PCam's whole test part needs some 30 MB. A thousandth of it can unpack to that much.
@@ -81,7 +81,7 @@ def unpack_result(content: bytes) -> tuple[dict[str, Measurement], pd.DataFrame,
 
 def _cases(text: str) -> pd.DataFrame:
     cases = pd.read_csv(StringIO(text), dtype=_DTYPES, na_filter=False)
-    numbers = [column for column in COLUMNS[task_of(cases)] if column not in _TEXTS]
+    numbers = [column for column in COLUMNS[task_of_cases(cases)] if column not in _TEXTS]
     if (cases[numbers] < 0).any(axis=None):
         raise ValueError(f'expected {", ".join(numbers)} of 0 or more in all cases')
     class_count(cases)  # refuses more than there can be
