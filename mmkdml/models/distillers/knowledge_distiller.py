@@ -24,7 +24,7 @@ from mmkdml.models.distillers.checks import (
     reraise_as_value_error,
 )
 from mmkdml.models.distillers.frozen_members import FrozenMembers
-from mmkdml.models.distillers.lesson import Observation, handed_over, weighted
+from mmkdml.models.distillers.lesson import Observation, detach_source, weighted
 from mmkdml.models.distillers.members import build_members
 from mmkdml.models.distillers.plan import make_lessons
 from mmkdml.models.distillers.preprocessing import (
@@ -249,7 +249,7 @@ class KnowledgeDistiller(BaseModel):
                 source = observed[lesson.transfer.source].knowledge_at(lesson.source_tap)
                 learner = observed[lesson.transfer.learner].knowledge_at(lesson.learner_tap)
                 given = lesson.given(self.task, members[lesson.transfer.source], data_samples)
-                losses.update(lesson(handed_over(source), learner, *given))
+                losses.update(lesson(detach_source(source), learner, *given))
         return losses
 
     def observe_frozen(

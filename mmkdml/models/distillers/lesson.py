@@ -92,14 +92,14 @@ class Lesson:
         return losses
 
 
-def handed_over(shown: Shown) -> Shown:
+def detach_source(shown: Shown) -> Shown:
     """What a source gives to a learner: no gradient flows back to the source.
 
     Autograd refuses to save an inference tensor, but not a normal one of the same memory.
     """
     if isinstance(shown, list):
         return [_normal(x) if x.is_inference() else x.detach() for x in shown]
-    return handed_over([shown])[0]
+    return detach_source([shown])[0]
 
 
 def _normal(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from mmkdml.models import HolisticLoss, KnowledgeDistiller, SRRLLoss, Transfer
 from mmkdml.models.distillers.lesson import (
     Lesson,
     Observation,
-    handed_over,
+    detach_source,
     projected_side,
     tap_names,
 )
@@ -67,7 +67,7 @@ def test_logits_that_there_are_not():
 
 def test_what_is_handed_over_has_the_values_and_no_graph():
     weight = torch.randn(3, requires_grad=True)
-    one, several = handed_over(weight * 2), handed_over([weight * 2, weight + 1])
+    one, several = detach_source(weight * 2), detach_source([weight * 2, weight + 1])
     assert torch.equal(one, weight.detach() * 2)
     assert isinstance(several, list)
     assert torch.equal(several[1], weight.detach() + 1)
@@ -80,7 +80,7 @@ def test_what_was_made_in_inference_mode_can_be_in_a_graph():
     learner = torch.randn(3, requires_grad=True)
     with pytest.raises(RuntimeError, match='[Ii]nference tensor'):
         (learner * shown[0]).sum().backward()
-    for tensor in (handed_over(shown)[0], handed_over(shown[0])):
+    for tensor in (detach_source(shown)[0], detach_source(shown[0])):
         (learner * tensor).sum().backward()
         assert tensor.data_ptr() == shown[0].data_ptr()  # a large map is not held twice
     assert learner.grad.tolist() == [2, 2, 2]
@@ -90,7 +90,7 @@ def test_what_was_made_in_inference_mode_can_be_in_a_graph():
 def test_what_was_made_in_inference_mode_lies_in_memory_as_it_did(form):
     with torch.inference_mode():
         shown = torch.randn(2, 4, 3, 5).to(memory_format=form)[:, 1:]
-    taken = handed_over(shown)
+    taken = detach_source(shown)
     assert torch.equal(taken, shown)
     assert (taken.stride(), taken.dtype) == (shown.stride(), shown.dtype)
 
