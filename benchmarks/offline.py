@@ -67,7 +67,7 @@ def measure_offline(
         )
     images = torch.randn(batch_size, 3, *inspection.input_size)
     others = images.clone()
-    samples = inspection.task.made_up_samples(batch_size, inspection.input_size)
+    samples = inspection.task.dummy_samples(batch_size, inspection.input_size)
     wrapper = build_optim_wrapper(distiller, config.optim_wrapper)
 
     def losses(cache: TeacherCache | None, batch: Tensor) -> dict[str, Any]:

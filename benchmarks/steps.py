@@ -223,7 +223,7 @@ def _made_up_batch(inspection: Inspection, batch_size: int) -> tuple[Tensor, Sam
     if batch_size < 1:
         raise ValueError(f'batch_size must be at least 1, got {batch_size}')
     inputs = torch.randn(batch_size, 3, *inspection.input_size)
-    return inputs, inspection.task.made_up_samples(batch_size, inspection.input_size)
+    return inputs, inspection.task.dummy_samples(batch_size, inspection.input_size)
 
 
 def _step_twice(config: Config, name: str, batch_size: int) -> None:

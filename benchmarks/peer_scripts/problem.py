@@ -33,7 +33,7 @@ def write_problem(path, batch_size):
     predictions, hint = classroom.transfers
     problem = dict(
         {name: member.state_dict() for name, member in members.items()},
-        connector=classroom.lessons[1].projector.state_dict(),
+        connector=classroom.transfer_terms[1].projector.state_dict(),
         inputs=inputs,
         labels=torch.randint(2, (batch_size,)),
         temperature=predictions.loss['temperature'],

@@ -19,7 +19,7 @@ from mmkdml.analysis.hard_cases import member_inputs, predict_batch
 from mmkdml.evaluation.answers import Answers, answers_by_name, truth_of
 from mmkdml.evaluation.member_metrics import PLAIN, members_in_order
 from mmkdml.models.distillers import KnowledgeDistiller
-from mmkdml.models.distillers.plan import evaluating, try_member
+from mmkdml.models.distillers.build_terms import evaluating, probe_member
 from mmkdml.models.tasks import Task, task_of
 
 PREDICTED, TRUE = 'predicted', 'true'
@@ -57,7 +57,7 @@ def grad_cam(
     number = task.num_classes(member)
     if not bool(((classes >= 0) & (classes < number)).all()):
         raise ValueError(f'expected classes 0 to {number - 1}, got {classes.unique().tolist()}')
-    tried = try_member(member, task, [layer], inputs.shape[2:])
+    tried = probe_member(member, task, [layer], inputs.shape[2:])
     if tried.logits is None:
         raise ValueError(f'Grad-CAM needs logits, but {type(member.head).__name__} gives none')
     if tried.taps[layer].ndim != 4:

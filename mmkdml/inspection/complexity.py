@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmkdml.inspection.config import Inspection
 from mmkdml.models.distillers import KnowledgeDistiller
-from mmkdml.models.distillers.lesson import Lesson, Shape, projected_side, tap_names
-from mmkdml.models.distillers.plan import try_member
+from mmkdml.models.distillers.build_terms import probe_member
+from mmkdml.models.distillers.transfer_terms import Shape, TransferTerm, projector_side, tap_names
 from mmkdml.models.ensembles import ENSEMBLES
 from mmkdml.models.transfers import Tap
 
@@ -101,7 +101,7 @@ def describe(inspection: Inspection) -> str:
 
 def _multiply_adds(member: nn.Module, inspection: Inspection) -> int:
     with FlopCounterMode(display=False) as counter:
-        try_member(member, inspection.task, (), inspection.input_size)
+        probe_member(member, inspection.task, (), inspection.input_size)
     return counter.get_total_flops() // 2  # PyTorch counts a multiply-add as two
 
 
@@ -142,24 +142,24 @@ def _transfer_table(distiller: KnowledgeDistiller) -> str:
         ['transfer', 'knowledge', 'weight', 'loss', 'source gives', 'learner gives', 'projector'],
         align='l',
     )
-    lessons = iter(distiller.lessons)
+    terms = iter(distiller.transfer_terms)
     for transfer in distiller.transfers:
         row = [
             f'{transfer.source} -> {transfer.learner}',
             transfer.knowledge,
             f'{transfer.weight:g}',
         ]
-        if transfer.weight == 0:  # there is no lesson for it
+        if transfer.weight == 0:  # there is no term for it
             table.add_row([*row, 'not computed', '-', '-', '-'])
             continue
-        lesson = next(lessons)
+        term = next(terms)
         table.add_row(
             [
                 *row,
-                type(lesson.loss).__name__,
-                _gives(lesson.source_tap, lesson.source_shape),
-                _gives(lesson.learner_tap, lesson.learner_shape),
-                _projector(lesson),
+                type(term.loss).__name__,
+                _gives(term.source_tap, term.source_shape),
+                _gives(term.learner_tap, term.learner_shape),
+                _projector(term),
             ]
         )
     return table.get_string()
@@ -173,12 +173,12 @@ def _gives(tap: Tap, shape: Shape | list[Shape]) -> str:
     )
 
 
-def _projector(lesson: Lesson) -> str:
-    if lesson.projector is None:
+def _projector(term: TransferTerm) -> str:
+    if term.projector is None:
         return '-'
     return (
-        f'{type(lesson.projector).__name__} of the {projected_side(lesson.projector)}, '
-        f'{count_parameters(lesson.projector) / 1e6:.3f} M parameters'
+        f'{type(term.projector).__name__} of the {projector_side(term.projector)}, '
+        f'{count_parameters(term.projector) / 1e6:.3f} M parameters'
     )
 
 

@@ -11,8 +11,8 @@ from prettytable import PrettyTable
 from torch import nn
 
 from mmkdml.inspection.config import Inspection
-from mmkdml.models.distillers.lesson import tap_names
-from mmkdml.models.distillers.plan import try_member
+from mmkdml.models.distillers.transfer_terms import tap_names
+from mmkdml.models.distillers.build_terms import probe_member
 from mmkdml.models.tap_presets import ALL_WITH_ALL, Suggestion, suggested_taps
 from mmkdml.models.tasks import Task
 
@@ -46,7 +46,7 @@ def tap_rows(member: nn.Module, task: Task, input_size: tuple[int, ...]) -> list
         input_size: (H, W) of the image.
     """
     modules = {name: module for name, module in member.named_modules() if name}
-    taps = try_member(member, task, modules, input_size).taps
+    taps = probe_member(member, task, modules, input_size).taps
     rows = []
     for name in dict.fromkeys(taps.order):
         try:
@@ -157,7 +157,7 @@ def _side(inspection: Inspection, method: str, name: str) -> tuple[Suggestion, l
     """A member's suggested taps, and the shapes that they give."""
     member, task = inspection.members[name], inspection.task
     tap = suggested_taps(method, member, task)
-    taps = try_member(member, task, tap_names(tap), inspection.input_size, name).taps
+    taps = probe_member(member, task, tap_names(tap), inspection.input_size, name).taps
     return tap, [_by(taps[tap_name].shape) for tap_name in tap_names(tap)]
 
 

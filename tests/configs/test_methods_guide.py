@@ -42,7 +42,7 @@ def test_the_examples_step(example, ends, tmp_path):
     model = build(config).train()
     data = dict(
         inputs=list(torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)),
-        data_samples=model.task.made_up_samples(2, (64, 64)),
+        data_samples=model.task.dummy_samples(2, (64, 64)),
     )
     losses = model.train_step(data, build_optim_wrapper(model, config.optim_wrapper))
     found = [key.removeprefix('student.loss_from_teacher.') for key in losses if '_from_' in key]

@@ -36,9 +36,9 @@ def test_the_example_is_the_command(tmp_path):
 @pytest.mark.parametrize('config', ['v3_lgg', 'v2_pcam'])
 def test_the_room_is_as_said(config):
     row = re.search(rf'\| `kd_off/\*_{config}`, \S+ \| (\d+) KiB: .* \| (\d+) MiB \|', GUIDE)
-    lessons = inspect_config(
+    terms = inspect_config(
         load_config(ROOT / 'configs' / 'kd_off' / f'r50_r18x2_{config}.py')
-    ).distiller.lessons
-    kept = {lesson.source_tap: math.prod(lesson.source_shape) * 4 for lesson in lessons}
+    ).distiller.transfer_terms
+    kept = {term.source_tap: math.prod(term.source_shape) * 4 for term in terms}
     kib = sum(kept.values()) / 1024
     assert [int(figure) for figure in row.groups()] == [int(kib), round(kib * 1000 / 1024)]

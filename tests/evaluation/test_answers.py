@@ -93,7 +93,7 @@ def test_what_a_classroom_predicts_is_taken_by_all_metrics_beside_each_other():
     config = Config.fromfile(CONFIG).model
     config.input_size = (32, 32)
     model = MODELS.build(config).eval()
-    samples = model.task.made_up_samples(4, (32, 32))
+    samples = model.task.dummy_samples(4, (32, 32))
     images = [torch.randint(256, (3, 32, 32), dtype=torch.uint8) for _ in samples]
     evaluator = Evaluator(
         [dict(type=MemberMetrics, metric=ForegroundIoU()), Fidelity(), Diversity(), Calibration()]

@@ -57,7 +57,7 @@ def framework_answers(source: Source) -> Answers:
         for name, network in source.members.items():
             batch = dict(
                 inputs=list(torch.from_numpy(images).flip(1)),  # BGR, as mmcv reads them
-                data_samples=task.made_up_samples(len(images), images.shape[2:]),
+                data_samples=task.dummy_samples(len(images), images.shape[2:]),
             )
             data = source.preprocessor_of(name)(batch, False)
             with torch.inference_mode():

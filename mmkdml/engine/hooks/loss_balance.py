@@ -85,7 +85,7 @@ class LossBalanceHook(Hook):
         self.interval = interval
         self.dominance = dominance
         self.negligible = negligible
-        self._lessons: dict[str, Any] = {}  # by the keys of their losses
+        self._terms: dict[str, Any] = {}  # by the keys of their losses
         self._measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self._named: set[str] = set()  # what was said to be not finite
 
@@ -96,12 +96,12 @@ class LossBalanceHook(Hook):
             ValueError: If there are some, and a network has ``with_cp``.
         """
         self._model = unwrapped(runner.model)
-        self._lessons = {lesson.key: lesson for lesson in getattr(self._model, 'lessons', ())}
-        learners = dict.fromkeys(lesson.transfer.learner for lesson in self._lessons.values())
+        self._terms = {term.key: term for term in getattr(self._model, 'transfer_terms', ())}
+        learners = dict.fromkeys(term.transfer.learner for term in self._terms.values())
         self._learners: dict[str, nn.Module] = {x: self._model.members[x] for x in learners}
         loggers = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self._every = self.interval or next(iter(loggers), 50)
-        if not self._lessons:
+        if not self._terms:
             runner.logger.info(
                 f'{type(self._model).__name__} has no transfers; LossBalanceHook has nothing to do'
             )
@@ -117,7 +117,7 @@ class LossBalanceHook(Hook):
         self._iteration = runner.iter + 1
         loader = runner.train_dataloader
         short = len(loader) <= self._every and self.end_of_epoch(loader, batch_idx)
-        if self._lessons and (short or self.every_n_inner_iters(batch_idx, self._every)):
+        if self._terms and (short or self.every_n_inner_iters(batch_idx, self._every)):
             # At the model itself, DistributedDataParallel has not yet prepared for its way back.
             self._handle = self._model.register_forward_hook(partial(self._measure, runner))
 
@@ -137,7 +137,7 @@ class LossBalanceHook(Hook):
             outputs: the logged losses, and their sum ``loss``.
         """
         # The message hub has read all of them already, so this waits for no device.
-        if self._lessons and outputs and not math.isfinite(outputs['loss'].item()):
+        if self._terms and outputs and not math.isfinite(outputs['loss'].item()):
             values = {key: value.item() for key, value in outputs.items() if key != 'loss'}
             bad = [key for key, value in values.items() if not math.isfinite(value)]
             self._warn_not_finite(runner, 'loss', bad)
@@ -159,10 +159,10 @@ class LossBalanceHook(Hook):
         total = self._model.parse_losses(losses)[0].item()
         for name, learner in self._learners.items():
             norms_of = partial(self._norms, losses, learner, scale)
-            own = [key for key in losses if key.startswith(f'{name}.') and not self._lesson_of(key)]
+            own = [key for key in losses if key.startswith(f'{name}.') and not self._term_of(key)]
             supervised = norms_of(own)
             shared: set[int] = set()
-            for key in [k for k, x in self._lessons.items() if x.transfer.learner == name]:
+            for key in [k for k, x in self._terms.items() if x.transfer.learner == name]:
                 norms = norms_of([key])
                 places = norms.keys() & supervised.keys()
                 shared |= places
@@ -200,16 +200,16 @@ class LossBalanceHook(Hook):
         norms = torch.stack([torch.linalg.vector_norm(g) for g in reached.values()]).tolist()
         return {place: norm / scale for place, norm in zip(reached, norms, strict=True)}
 
-    def _lesson_of(self, key: str) -> Any:
-        """The lesson that logs its loss, or its discriminator's, by this key; None if none does."""
-        return self._lessons.get(key) or self._lessons.get(key.rpartition('.')[0])
+    def _term_of(self, key: str) -> Any:
+        """The term that logs its loss, or its discriminator's, by this key; None if none does."""
+        return self._terms.get(key) or self._terms.get(key.rpartition('.')[0])
 
     def _judge(self, runner: Runner) -> None:
         for key, pairs in self._measured.items():
             finite = [pair for pair in pairs if math.isfinite(sum(pair))]
             if finite:
                 ratio = _ratio(*(sum(norms) for norms in zip(*finite, strict=True)))
-                self._warn_of_balance(runner, self._lessons[key].transfer, ratio)
+                self._warn_of_balance(runner, self._terms[key].transfer, ratio)
             else:
                 self._warn_not_finite(runner, 'gradient', [key])
         self._measured.clear()
@@ -235,8 +235,8 @@ class LossBalanceHook(Hook):
         new = [key for key in keys if key not in self._named]
         self._named.update(new)
         if new:
-            lessons = {key: self._lesson_of(key) for key in new}
-            named = [f'{key} ({x.transfer})' if x else key for key, x in lessons.items()]
+            terms = {key: self._term_of(key) for key in new}
+            named = [f'{key} ({x.transfer})' if x else key for key, x in terms.items()]
             runner.logger.warning(
                 f'Not finite at iteration {self._iteration}: the {what} of {", ".join(named)}. '
                 f'{NOT_FINITE_ADVICE}'

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mmkdml.models.distillers.lesson import Lesson, Shape, Shown
+from mmkdml.models.distillers.transfer_terms import Outputs, Shape, TransferTerm
 from mmkdml.models.transfers import FEATURES, Transfer
 
 #: Arguments of a transfer to change.
@@ -16,60 +16,63 @@ Advise = Callable[[Sequence[tuple[Transfer, Change]]], str]
 #: Builds a changed transfer; raises ``ValueError`` if it does not fit.
 Attempt = Callable[[Transfer], None]
 #: Name and shape of all modules of a member that can be tapped, the last one first.
-Outputs = Callable[[str], Iterable[tuple[str, Shape]]]
+TappableModules = Callable[[str], Iterable[tuple[str, Shape]]]
 
 
 class ShapeMismatchError(ValueError):
     """The two sides of a transfer have shapes that its loss cannot compare.
 
     Args:
-        lesson: The transfer with its loss and projector.
+        term: The transfer with its loss and projector.
         source: The source's side, after the projector.
         learner: The learner's side, after the projector.
     """
 
-    def __init__(self, lesson: Lesson, source: Shown, learner: Shown) -> None:
-        self.lesson = lesson
+    def __init__(self, term: TransferTerm, source: Outputs, learner: Outputs) -> None:
+        self.term = term
         sides = ' and '.join(
             f'{name} gives {shapes_of(shown)}'
             + (f' at the tap {tap!r}' if tap else '')
             + (f' ({before} before its projector)' if before != shapes_of(shown) else '')
             for name, shown, tap, before in (
-                (lesson.transfer.source, source, lesson.source_tap, lesson.source_shape),
-                (lesson.transfer.learner, learner, lesson.learner_tap, lesson.learner_shape),
+                (term.transfer.source, source, term.source_tap, term.source_shape),
+                (term.transfer.learner, learner, term.learner_tap, term.learner_shape),
             )
         )
-        super().__init__(f'Invalid transfer {lesson.transfer}: {sides}')
+        super().__init__(f'Invalid transfer {term.transfer}: {sides}')
 
 
-def shapes_of(shown: Shown) -> Any:
+def shapes_of(shown: Outputs) -> Any:
     """The shape of one tensor, or the list of several."""
     return [tuple(t.shape) for t in shown] if isinstance(shown, list) else tuple(shown.shape)
 
 
-def check_shapes(lesson: Lesson, source: Shown, learner: Shown) -> None:
+def check_shapes(term: TransferTerm, source: Outputs, learner: Outputs) -> None:
     """Raise an error for two sides of different shapes, unless the loss supports them.
 
     Raises:
         ShapeMismatchError: If they differ.
         ValueError: If the loss compares one tap of each side, but there are several.
     """
-    if not getattr(lesson.loss, 'requires_same_shape', True):
+    if not getattr(term.loss, 'requires_same_shape', True):
         return
     if isinstance(source, list) or isinstance(learner, list):
         raise ValueError(
-            f'Invalid transfer {lesson.transfer}: {type(lesson.loss).__name__} compares one tap of '
+            f'Invalid transfer {term.transfer}: {type(term.loss).__name__} compares one tap of '
             'each side. Make it one transfer for each pair of taps'
         )
     ends = [tuple(side.shape) for side in (source, learner)]
-    if _projects_channels(lesson):
+    if _projects_channels(term):
         ends = [(*shape[:1], *shape[2:]) for shape in ends]
     if ends[0] != ends[1]:
-        raise ShapeMismatchError(lesson, source, learner)
+        raise ShapeMismatchError(term, source, learner)
 
 
 def with_advice(
-    mismatches: Sequence[ShapeMismatchError], attempt: Attempt, outputs: Outputs, advise: Advise
+    mismatches: Sequence[ShapeMismatchError],
+    attempt: Attempt,
+    outputs: TappableModules,
+    advise: Advise,
 ) -> str:
     """The messages of all mismatches, and the changes with which each transfer was built.
 
@@ -82,15 +85,15 @@ def with_advice(
     sentences = [str(error) for error in mismatches]
     fixes = []
     for error in mismatches:
-        if _differ_in_logits(error.lesson):
+        if _differ_in_logits(error.term):
             sentences.append(
                 'Give the heads of both members the same number of logits (num_classes; for a '
                 'segmentor out_channels, too)'
             )
         change = _fix(error, attempt, outputs)
         if change is not None:
-            fixes.append((error.lesson.transfer, change))
-        elif not _differ_in_logits(error.lesson):
+            fixes.append((error.term.transfer, change))
+        elif not _differ_in_logits(error.term):
             sentences.append(
                 'Choose taps that give the same kind of tensor; tools/list_taps.py lists them with '
                 'their shapes'
@@ -116,20 +119,20 @@ def as_code(value: Any) -> str:
     return value.__name__ if isinstance(value, type) else repr(value)
 
 
-def _fix(error: ShapeMismatchError, attempt: Attempt, outputs: Outputs) -> Change | None:
+def _fix(error: ShapeMismatchError, attempt: Attempt, outputs: TappableModules) -> Change | None:
     """The first change with which the transfer can be built."""
-    lesson = error.lesson
-    if _differ_in_logits(lesson):
-        change = _projector_change(lesson)
-        return change if len(lesson.source_shape) == 4 and change['projector'] else None
-    for change in _changes(lesson, outputs):
-        changed = dataclasses.replace(lesson.transfer, **change)
+    term = error.term
+    if _differ_in_logits(term):
+        change = _projector_change(term)
+        return change if len(term.source_shape) == 4 and change['projector'] else None
+    for change in _changes(term, outputs):
+        changed = dataclasses.replace(term.transfer, **change)
         try:
             attempt(changed)
         except ShapeMismatchError as again:  # at the new tap; a projector may do the rest
-            if 'projector' in change or len({*map(len, _ends(again.lesson))}) > 1:
+            if 'projector' in change or len({*map(len, _ends(again.term))}) > 1:
                 continue
-            more = _projector_change(again.lesson)
+            more = _projector_change(again.term)
             try:
                 attempt(dataclasses.replace(changed, **more))
             except ValueError:
@@ -141,27 +144,27 @@ def _fix(error: ShapeMismatchError, attempt: Attempt, outputs: Outputs) -> Chang
     return None
 
 
-def _changes(lesson: Lesson, outputs: Outputs) -> Iterator[Change]:
-    source, learner = _ends(lesson)
+def _changes(term: TransferTerm, outputs: TappableModules) -> Iterator[Change]:
+    source, learner = _ends(term)
     if len(source) == len(learner):
-        yield _projector_change(lesson)
+        yield _projector_change(term)
         return
     # Maps rather than vectors: they know where something is.
     sides = [('source', learner), ('learner', source)]
     for side, other in sorted(sides, key=lambda row: -len(row[1])):
-        found = list(outputs(getattr(lesson.transfer, side)))
+        found = list(outputs(getattr(term.transfer, side)))
         alike = [name for name, shape in found if shape == other]
         kind = [name for name, shape in found if len(shape) == len(other)]
         for name in dict.fromkeys([*alike, *kind[:1]]):
             yield {f'{side}_tap': name}
 
 
-def _projector_change(lesson: Lesson) -> Change:
+def _projector_change(term: TransferTerm) -> Change:
     """The projector for two shapes of as many dimensions."""
-    source, learner = _ends(lesson)
+    source, learner = _ends(term)
     resize = source[2:] != learner[2:]
-    channels = source[1] != learner[1] and not _projects_channels(lesson)
-    predictions = lesson.transfer.knowledge != FEATURES  # of which the classes are not projected
+    channels = source[1] != learner[1] and not _projects_channels(term)
+    predictions = term.transfer.knowledge != FEATURES  # of which the classes are not projected
     projector: dict[str, Any] | None = None
     if resize and (predictions or not channels):
         projector = dict(type='mmkdml.InterpolateProjector')
@@ -171,16 +174,16 @@ def _projector_change(lesson: Lesson) -> Change:
     return dict(projector=projector)
 
 
-def _ends(lesson: Lesson) -> tuple[Any, Any]:
+def _ends(term: TransferTerm) -> tuple[Any, Any]:
     """Both shapes before the projector."""
-    return lesson.source_shape, lesson.learner_shape
+    return term.source_shape, term.learner_shape
 
 
-def _projects_channels(lesson: Lesson) -> bool:
-    features = lesson.transfer.knowledge == FEATURES
-    return features and getattr(lesson.loss, 'projects_channels', False)
+def _projects_channels(term: TransferTerm) -> bool:
+    features = term.transfer.knowledge == FEATURES
+    return features and getattr(term.loss, 'projects_channels', False)
 
 
-def _differ_in_logits(lesson: Lesson) -> bool:
-    source, learner = _ends(lesson)
-    return lesson.transfer.knowledge != FEATURES and source[1] != learner[1]
+def _differ_in_logits(term: TransferTerm) -> bool:
+    source, learner = _ends(term)
+    return term.transfer.knowledge != FEATURES and source[1] != learner[1]

@@ -11,9 +11,9 @@ from mmengine.logging import print_log
 from torch import nn
 
 from mmkdml.models.distillers.advice import Change, as_code
-from mmkdml.models.distillers.checks import check_kind
 from mmkdml.models.distillers.knowledge_distiller import KnowledgeDistiller
 from mmkdml.models.distillers.teacher_cache import TeacherCache
+from mmkdml.models.distillers.validation import check_kind
 from mmkdml.models.ensembles import Ensemble
 from mmkdml.models.losses import PredictionKLLoss
 from mmkdml.models.transfers import (

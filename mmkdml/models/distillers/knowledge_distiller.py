@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.distillers.advice import Change, transfer_advice
-from mmkdml.models.distillers.checks import (
+from mmkdml.models.distillers.build_terms import build_transfer_terms
+from mmkdml.models.distillers.frozen_members import FrozenMembers
+from mmkdml.models.distillers.members import build_members
+from mmkdml.models.distillers.preprocessing import (
+    default_preprocessor,
+    share_preprocessing,
+    used_augments,
+)
+from mmkdml.models.distillers.teacher_cache import TeacherCache, make_cache
+from mmkdml.models.distillers.transfer_terms import MemberOutputs, detach_source, weighted
+from mmkdml.models.distillers.validation import (
     as_transfer,
     check_input_size,
     check_kind,
@@ -23,16 +33,6 @@ from mmkdml.models.distillers.checks import (
     chosen_students,
     reraise_as_value_error,
 )
-from mmkdml.models.distillers.frozen_members import FrozenMembers
-from mmkdml.models.distillers.lesson import Observation, detach_source, weighted
-from mmkdml.models.distillers.members import build_members
-from mmkdml.models.distillers.plan import make_lessons
-from mmkdml.models.distillers.preprocessing import (
-    default_preprocessor,
-    share_preprocessing,
-    used_augments,
-)
-from mmkdml.models.distillers.teacher_cache import TeacherCache, make_cache
 from mmkdml.models.ensembles import Ensemble
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import task_of
@@ -133,14 +133,16 @@ class KnowledgeDistiller(BaseModel):
         self.ensemble = checked_ensemble(ensemble, task)
         size = task.default_input_size if input_size is None else input_size
         self.input_size = check_input_size(size)
-        self.lessons = make_lessons(built, self.transfers, task, self.input_size, self._advice)
+        self.transfer_terms = build_transfer_terms(
+            built, self.transfers, task, self.input_size, self._advice
+        )
         self.teacher_cache = make_cache(teacher_cache, frozen)
         self._taps = {
-            name: {tap for lesson in self.lessons for who, tap in lesson.tapped() if who == name}
+            name: {tap for term in self.transfer_terms for who, tap in term.tapped() if who == name}
             for name in self.member_names
         }
         # Registered for their parameters and buffers, e.g. of projectors.
-        modules = [module for one in self.lessons for module in (one.loss, one.projector)]
+        modules = [module for one in self.transfer_terms for module in (one.loss, one.projector)]
         self.transfer_modules = ModuleList([one for one in modules if one is not None])
 
     def init_weights(self) -> None:
@@ -230,7 +232,7 @@ class KnowledgeDistiller(BaseModel):
         All are weighted, so what is logged adds up to what is optimised.
         """
         losses: dict[str, Any] = {}
-        observed: dict[str, Observation] = {}
+        observed: dict[str, MemberOutputs] = {}
         members = self.named_members()
         for name, member in members.items():
             with part(f'forward {name}'):
@@ -243,29 +245,29 @@ class KnowledgeDistiller(BaseModel):
                         member, self.inputs_of(name, inputs, data_samples), data_samples
                     )
                 losses.update(weighted(name, supervised, self.supervised_weights[name]))
-            observed[name] = Observation(logits, recorder, name)
+            observed[name] = MemberOutputs(logits, recorder, name)
         with part('transfers'):
-            for lesson in self.lessons:
-                source = observed[lesson.transfer.source].knowledge_at(lesson.source_tap)
-                learner = observed[lesson.transfer.learner].knowledge_at(lesson.learner_tap)
-                given = lesson.given(self.task, members[lesson.transfer.source], data_samples)
-                losses.update(lesson(detach_source(source), learner, *given))
+            for term in self.transfer_terms:
+                source = observed[term.transfer.source].select(term.source_tap)
+                learner = observed[term.transfer.learner].select(term.learner_tap)
+                given = term.given(self.task, members[term.transfer.source], data_samples)
+                losses.update(term(detach_source(source), learner, *given))
         return losses
 
     def observe_frozen(
         self, name: str, inputs: Tensor, data_samples: Any = None
-    ) -> tuple[Observation, dict[str, Tensor]]:
+    ) -> tuple[MemberOutputs, dict[str, Tensor]]:
         """The outputs of a frozen member for the shared batch, and what its cache logs, if any."""
         member = self._frozen[name]
         inputs = self.inputs_of(name, inputs, data_samples)
 
-        def look(images: Tensor) -> Observation:
+        def look(images: Tensor) -> MemberOutputs:
             with TapRecorder(member, self._taps[name]) as recorder, torch.inference_mode():
-                return Observation(self.task.logits(member, images), recorder, name)
+                return MemberOutputs(self.task.logits(member, images), recorder, name)
 
         if self.teacher_cache is None:
             return look(inputs), {}
-        return self.teacher_cache.observe(name, member, self.lessons, look, inputs)
+        return self.teacher_cache.observe(name, member, self.transfer_terms, look, inputs)
 
     def predict(
         self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mmkdml.models.distillers.checks import reraise_as_value_error
+from mmkdml.models.distillers.validation import reraise_as_value_error
 from mmkdml.registry import MODELS
 
 

@@ -13,8 +13,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmkdml.models.distillers.lesson import Lesson, Observation, tap_names
-from mmkdml.models.knowledge_store import GIB, KnowledgeStore
+from mmkdml.models.distillers.knowledge_store import GIB, KnowledgeStore
+from mmkdml.models.distillers.transfer_terms import MemberOutputs, TransferTerm, tap_names
 
 HALVES = ('float16', 'bfloat16')
 # Of the largest value: what another batch size, another kernel or TF32 may change.
@@ -35,8 +35,7 @@ class TeacherCache:
     of the key (a library, the code of a layer) has changed what a member says.
 
     Args:
-        path: The file, on a disk of this machine; see
-            :class:`~mmkdml.models.knowledge_store.KnowledgeStore`. It is opened when it is needed.
+        path: The file, on a disk of this machine; see :class:`KnowledgeStore`.
         limit: GiB that it may take, above 0. What has no room is computed each time.
         dtype: None: as the member says it, so that losses differ by less than 1e-6 (of sums in
             another order). ``'float16'``, ``'bfloat16'``: half the room, values rounded to a part
@@ -77,16 +76,16 @@ class TeacherCache:
         self,
         name: str,
         member: nn.Module,
-        lessons: Sequence[Lesson],
-        look: Callable[[Tensor], Observation],
+        terms: Sequence[TransferTerm],
+        look: Callable[[Tensor], MemberOutputs],
         inputs: Tensor,
-    ) -> tuple[Observation, dict[str, Tensor]]:
+    ) -> tuple[MemberOutputs, dict[str, Tensor]]:
         """What a member shows; it runs on the images alone of which that is not known.
 
         Args:
             name: Its name.
             member: The network.
-            lessons: All lessons; what those take that have it as their source is kept.
+            terms: All terms; what those take that have it as their source is kept.
             look: One forward of it.
             inputs: Preprocessed images (N, 3, H, W).
 
@@ -94,7 +93,7 @@ class TeacherCache:
             The observation, and for the log the share of images found, in [0, 1], and the size of
             the file in GiB.
         """
-        taken = [tap_names(x.source_tap) for x in lessons if x.transfer.source == name]
+        taken = [tap_names(x.source_tap) for x in terms if x.transfer.source == name]
         taps = sorted({tap for names in taken for tap in names or (_LOGITS,)})
         keys = self._keys(self._context(name, member, inputs), inputs, taps)
         known = self.store.find([key for row in keys for key in row])
@@ -104,7 +103,7 @@ class TeacherCache:
         def said(places: list[int]) -> dict[bytes, Tensor]:
             shown = look(inputs[places])
             return {
-                keys[place][column]: self._kept(shown.knowledge_at(tap or None)[row])
+                keys[place][column]: self._kept(shown.select(tap or None)[row])
                 for column, tap in enumerate(taps)
                 for row, place in enumerate(places)
             }
@@ -123,7 +122,7 @@ class TeacherCache:
         }
         measures = {'cached': len(found) / len(keys), 'cache_gib': self.store.size / GIB}
         return (
-            Observation(maps.get(_LOGITS), maps, name),
+            MemberOutputs(maps.get(_LOGITS), maps, name),
             {f'{name}.{key}': torch.tensor(value) for key, value in measures.items()},
         )
 

@@ -112,7 +112,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def made_up_samples(self, number: int, input_size: Sequence[int]) -> Samples:
+    def dummy_samples(self, number: int, input_size: Sequence[int]) -> Samples:
         """Samples with a random truth of two classes, to try or measure a training step.
 
         Args:

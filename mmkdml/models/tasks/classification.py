@@ -133,7 +133,7 @@ class ClassificationTask(Task):
             sample.set_pred_score(score).set_pred_label(label.unsqueeze(0))
         return samples
 
-    def made_up_samples(self, number: int, input_size: Sequence[int]) -> Samples:
+    def dummy_samples(self, number: int, input_size: Sequence[int]) -> Samples:
         return [DataSample().set_gt_label(int(label)) for label in torch.randint(2, (number,))]
 
 

@@ -112,7 +112,7 @@ class SegmentationTask(Task):
             )
         return samples
 
-    def made_up_samples(self, number: int, input_size: Sequence[int]) -> Samples:
+    def dummy_samples(self, number: int, input_size: Sequence[int]) -> Samples:
         size = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), tuple(input_size))
         return [
             SegDataSample(

@@ -141,7 +141,7 @@ def test_a_classroom_computes_what_it_did(backend):
         data_preprocessor=MODELS.build(config.data_preprocessor),
     ).train()
     inputs = torch.randn(2, 3, 32, 32)
-    samples = classroom.task.made_up_samples(2, (32, 32))
+    samples = classroom.task.dummy_samples(2, (32, 32))
 
     def step():
         classroom.zero_grad()

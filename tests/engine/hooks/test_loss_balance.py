@@ -62,7 +62,7 @@ class Classroom(BaseModel):
             Transfer('teacher', 'student', 'features', features),
             Transfer('teacher', 'student', 'predictions', predictions),
         )
-        self.lessons = [SimpleNamespace(key=t.key, transfer=t) for t in transfers]
+        self.transfer_terms = [SimpleNamespace(key=t.key, transfer=t) for t in transfers]
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         return self.losses(inputs) if mode == 'loss' else [None]
@@ -70,7 +70,7 @@ class Classroom(BaseModel):
     def losses(self, inputs):
         student, x = self.members['student'], (X * inputs[0]).to(self.projector)
         inputs = inputs.to(x)
-        features, predictions = self.lessons
+        features, predictions = self.transfer_terms
         return {
             'teacher.loss': self.members['teacher'](inputs).square().mean(),
             'student.decode.loss_ce': [(student.encoder @ x).square() / 2, student.of_truth.sum()],
@@ -98,8 +98,8 @@ class Classroom(BaseModel):
         p = self.projector.item()
         return (
             (both.norm().item(), truth.norm().item()),
-            (self.lessons[0].transfer.weight * p * (p * encoder - 1)).norm().item(),
-            (self.lessons[1].transfer.weight * torch.cat([encoder, head])).norm().item(),
+            (self.transfer_terms[0].transfer.weight * p * (p * encoder - 1)).norm().item(),
+            (self.transfer_terms[1].transfer.weight * torch.cat([encoder, head])).norm().item(),
         )
 
 
@@ -252,7 +252,7 @@ def test_several_learners_each_have_their_own(tmp_path):
                 Transfer('ab', 'a', 'predictions', 0.5),
                 Transfer('a', 'ab', 'predictions', 0.25),
             )
-            self.lessons = [SimpleNamespace(key=t.key, transfer=t) for t in transfers]
+            self.transfer_terms = [SimpleNamespace(key=t.key, transfer=t) for t in transfers]
 
         def forward(self, inputs, data_samples=None, mode='tensor'):
             a, ab = (member.weight.square().sum() / 2 for member in self.members.values())

@@ -146,13 +146,13 @@ class Pair(BaseModel):
         super().__init__()
         self.members = nn.ModuleDict(dict(teacher=nn.Linear(1, 2), student=nn.Linear(1, 2)))
         transfer = Transfer('teacher', 'student', 'predictions', 0.01)
-        self.lessons = [SimpleNamespace(key=transfer.key, transfer=transfer)]
+        self.transfer_terms = [SimpleNamespace(key=transfer.key, transfer=transfer)]
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         weights = self.members['student'].weight
         return {
             **{f'{name}.loss': x(inputs).square().sum() for name, x in self.members.items()},
-            self.lessons[0].key: 0.01 * weights.square().sum(),
+            self.transfer_terms[0].key: 0.01 * weights.square().sum(),
         }
 
 

@@ -178,7 +178,7 @@ def test_batch_norm_is_synchronised_in_all_that_learns_but_not_in_the_frozen_tea
             experiment_name='sync_bn',
         )
         assert runner.model.module is distiller
-        for module in (distiller.members.student, distiller.lessons[-1].loss):
+        for module in (distiller.members.student, distiller.transfer_terms[-1].loss):
             found = {type(part) for part in module.modules() if isinstance(part, _BatchNorm)}
             assert found == {nn.SyncBatchNorm}
         teacher = distiller.named_members()['teacher']

@@ -73,14 +73,14 @@ def test_every_transfer_moves_the_learner_and_what_it_brings_along(method, tiny)
     distiller = tiny.compared(method)
     losses = step(tiny, distiller, *tiny.compared_batch(method))
     rows = [key for key in losses if 'loss_from' in key and not key.endswith('discriminator')]
-    assert len(rows) == len(distiller.lessons)
-    for key, lesson in zip(rows, distiller.lessons, strict=True):
+    assert len(rows) == len(distiller.transfer_terms)
+    for key, term in zip(rows, distiller.transfer_terms, strict=True):
         distiller.zero_grad()
         torch.manual_seed(0)
         distiller(*tiny.compared_batch(method), mode='loss')[key].backward()
         student = distiller.members['student']
         assert any(p.grad is not None and p.grad.any() for p in student.parameters()), key
-        own = [*lesson.loss.parameters(), *(lesson.projector or nn.Identity()).parameters()]
+        own = [*term.loss.parameters(), *(term.projector or nn.Identity()).parameters()]
         if not key.endswith('predictions_2'):  # the discriminator learns by a loss of its own
             assert all(p.grad is not None for p in own), key
             assert not own or any(p.grad.any() for p in own), key

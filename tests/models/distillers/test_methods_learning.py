@@ -195,7 +195,7 @@ def test_two_methods_at_once_among_students(task, setting, tiny):
     losses = distiller.train()(inputs, samples, mode='loss')
     keys = [key for key in losses if 'loss_from' in key]
     assert len(keys) == len(SETTINGS[task][setting])
-    for key, lesson in zip(keys, distiller.lessons, strict=True):
+    for key, term in zip(keys, distiller.transfer_terms, strict=True):
         distiller.zero_grad()
         losses[key].backward(retain_graph=True)
         moved = {
@@ -203,7 +203,7 @@ def test_two_methods_at_once_among_students(task, setting, tiny):
             for name, member in distiller.named_members().items()
             if any(p.grad is not None and p.grad.any() for p in member.parameters())
         }
-        assert moved == {lesson.transfer.learner}, key  # its source stays as it is
+        assert moved == {term.transfer.learner}, key  # its source stays as it is
     distiller.zero_grad()
     tiny.optimised(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in distiller.parameters())

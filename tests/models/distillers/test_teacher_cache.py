@@ -182,12 +182,12 @@ def test_half_the_room_costs_as_much_precision_as_said(tiny, path, dtype, parts)
     inputs = tiny.images()
     shown, kept, found = (x.observe_frozen('teacher', inputs)[0] for x in (exact, half, half))
     for at in (None, 'backbone'):
-        whole, rounded = shown.knowledge_at(at), kept.knowledge_at(at)
+        whole, rounded = shown.select(at), kept.select(at)
         assert rounded.dtype == torch.float32
         assert torch.equal(rounded, whole.to(getattr(torch, dtype)).float())
         assert torch.all((rounded - whole).abs() <= whole.abs() / parts + 1e-7)
         # As found later, so that a run that is stopped and resumed goes on exactly.
-        assert torch.equal(rounded, found.knowledge_at(at))
+        assert torch.equal(rounded, found.select(at))
     pairs = [x.teacher_cache.bytes_per_image['teacher'] for x in (exact, half)]
     assert pairs == [4 * (3 + 32), 2 * (3 + 32)]  # 3 logits, a map of 32x1x1
 

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from mmkdml.models import HolisticLoss, KnowledgeDistiller, SRRLLoss, Transfer
-from mmkdml.models.distillers.lesson import (
-    Lesson,
-    Observation,
+from mmkdml.models.distillers.transfer_terms import (
+    MemberOutputs,
+    TransferTerm,
     detach_source,
-    projected_side,
+    projector_side,
     tap_names,
 )
 from mmkdml.models.taps import TapRecorder
@@ -33,9 +33,9 @@ class Told(nn.Module):
         return learner.square().mean()
 
 
-def lesson(loss, projector=None, knowledge='features', **taps):
+def term(loss, projector=None, knowledge='features', **taps):
     transfer = Transfer('t', 's', knowledge, 0.5, **taps)
-    return Lesson(
+    return TransferTerm(
         transfer, 'key', transfer.source_tap, transfer.learner_tap, loss.eval(), projector
     )
 
@@ -47,19 +47,19 @@ def test_an_observation_gives_logits_one_map_or_several():
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
     with TapRecorder(network, ['0', '1']) as taps:
         logits = network(torch.randn(5, 2))
-    observation = Observation(logits, taps)
-    assert observation.knowledge_at(None) is logits
-    assert observation.knowledge_at('0').shape == (5, 3)
-    several = observation.knowledge_at(('1', '0'))
+    observation = MemberOutputs(logits, taps)
+    assert observation.select(None) is logits
+    assert observation.select('0').shape == (5, 3)
+    several = observation.select(('1', '0'))
     assert isinstance(several, list)
     assert several[0] is logits
-    assert several[1] is observation.knowledge_at('0')
-    assert observation.knowledge_at(('0',))[0] is several[1]  # one in a list stays a list
+    assert several[1] is observation.select('0')
+    assert observation.select(('0',))[0] is several[1]  # one in a list stays a list
 
 
 def test_logits_that_there_are_not():
     with pytest.raises(ValueError, match='head of pupil gives no single tensor .* hand over feat'):
-        Observation(None, TapRecorder(nn.Identity(), []), 'pupil').knowledge_at(None)
+        MemberOutputs(None, TapRecorder(nn.Identity(), []), 'pupil').select(None)
 
 
 # ---- what is handed over ---------------------------------------------------------------------
@@ -105,11 +105,11 @@ def test_names_of_taps_and_sides():
         ('a', 'b'),
         ('a',),
     ]
-    several = lesson(Told(), source_tap=['a', 'b'], learner_tap='c')
+    several = term(Told(), source_tap=['a', 'b'], learner_tap='c')
     assert several.tapped() == [('t', 'a'), ('t', 'b'), ('s', 'c')]
-    assert lesson(Told(), knowledge='predictions').tapped() == []
-    assert projected_side(nn.Identity()) == 'learner'
-    assert projected_side(MODELS.build(dict(type='mmkdml.IdentityProjector', side='source'))) == (
+    assert term(Told(), knowledge='predictions').tapped() == []
+    assert projector_side(nn.Identity()) == 'learner'
+    assert projector_side(MODELS.build(dict(type='mmkdml.IdentityProjector', side='source'))) == (
         'source'
     )
 
@@ -121,7 +121,7 @@ def test_names_of_taps_and_sides():
 def test_a_loss_is_given_what_it_asks_for_in_this_order(truth, classifier, tiny):
     member = MODELS.build(tiny.classifier())
     samples = tiny.class_samples(4)
-    given = lesson(Told(truth, classifier)).given(ClassificationTask(), member, samples)
+    given = term(Told(truth, classifier)).given(ClassificationTask(), member, samples)
     assert len(given) == truth + classifier
     if truth:
         assert given[0].tolist() == [0, 1, 2, 0]
@@ -131,7 +131,7 @@ def test_a_loss_is_given_what_it_asks_for_in_this_order(truth, classifier, tiny)
 
 
 def test_truth_is_not_asked_for_where_nobody_needs_it():
-    assert lesson(Told()).given(SegmentationTask(), None, [object()]) == []
+    assert term(Told()).given(SegmentationTask(), None, [object()]) == []
 
 
 def test_truth_and_classifier_reach_the_loss_in_a_step(tiny):
@@ -176,7 +176,7 @@ def test_several_taps_come_as_lists_in_their_order(tiny):
 
 def test_the_weight_is_the_transfers():
     learner = torch.randn(4, 3)
-    losses = lesson(Told())(torch.randn(4, 3), learner)
+    losses = term(Told())(torch.randn(4, 3), learner)
     assert losses.keys() == {'key'}
     assert torch.equal(losses['key'], 0.5 * learner.square().mean())
 
@@ -185,7 +185,7 @@ def test_a_discriminator_has_a_key_and_a_weight_of_its_own():
     torch.manual_seed(0)
     loss = HolisticLoss(2, 2, width=4, discriminator_weight=0.25)
     learner, source = torch.randn(2, 2, 64, 64, requires_grad=True), torch.randn(2, 2, 64, 64)
-    losses = lesson(loss, knowledge='predictions')(source, learner)
+    losses = term(loss, knowledge='predictions')(source, learner)
     assert losses.keys() == {'key', 'key.discriminator'}
     assert torch.equal(losses['key'], 0.5 * loss(learner, source))
     expected = 0.25 * loss.discriminator_loss(learner, source)
@@ -205,7 +205,7 @@ def test_the_discriminator_compares_what_was_projected():
     loss = HolisticLoss(2, 2, width=4)
     learner, source = torch.randn(2, 3, 64, 64), torch.randn(2, 2, 64, 64)
     projector = nn.Conv2d(3, 2, 1)
-    losses = lesson(loss, projector, knowledge='predictions')(source, learner)
+    losses = term(loss, projector, knowledge='predictions')(source, learner)
     expected = 0.1 * loss.discriminator_loss(projector(learner), source)
     assert torch.equal(losses['key.discriminator'], expected)
 
@@ -214,7 +214,7 @@ def test_what_is_given_comes_after_the_two_sides():
     loss = SRRLLoss(3, 2).eval()
     learner, source = torch.randn(4, 3), torch.randn(4, 2)
     classifier = nn.Linear(2, 5)
-    found = lesson(loss)(source, learner, classifier)['key']
+    found = term(loss)(source, learner, classifier)['key']
     assert torch.equal(found, 0.5 * loss(learner, source, classifier))
     with pytest.raises(TypeError, match='classifier'):
-        lesson(loss)(source, learner)
+        term(loss)(source, learner)

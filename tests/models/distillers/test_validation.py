@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmkdml.models.distillers.checks import check_known, check_names, check_reuse, check_roles
+from mmkdml.models.distillers.validation import check_known, check_names, check_reuse, check_roles
 from mmkdml.models.transfers import Transfer
 
 MEMBERS = ('teacher', 'a', 'b')

@@ -23,8 +23,14 @@ from mmkdml.models.distillers.advice import (
     transfer_advice,
     with_advice,
 )
-from mmkdml.models.distillers.checks import reraise_as_value_error
-from mmkdml.models.distillers.lesson import Lesson, Observation, Shape, Shown, tap_names
+from mmkdml.models.distillers.transfer_terms import (
+    MemberOutputs,
+    Outputs,
+    Shape,
+    TransferTerm,
+    tap_names,
+)
+from mmkdml.models.distillers.validation import reraise_as_value_error
 from mmkdml.models.losses import FeatureMSELoss, PredictionKLLoss
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import Task
@@ -34,13 +40,13 @@ from mmkdml.registry import MODELS
 LOSS_TYPES: dict[str, type[nn.Module]] = {PREDICTIONS: PredictionKLLoss, FEATURES: FeatureMSELoss}
 
 
-def make_lessons(
+def build_transfer_terms(
     members: Mapping[str, nn.Module],
     transfers: Sequence[Transfer],
     task: Task,
     input_size: Sequence[int],
     advise: Advise | None = transfer_advice,
-) -> list[Lesson]:
+) -> list[TransferTerm]:
     """Builds and checks the losses and projectors of all transfers with a weight above 0.
 
     Args:
@@ -67,21 +73,21 @@ def make_lessons(
         wanted[transfer.source].update(tap_names(source_tap))
         wanted[transfer.learner].update(tap_names(learner_tap))
     observed = {
-        name: try_member(member, task, wanted[name], input_size, name)
+        name: probe_member(member, task, wanted[name], input_size, name)
         for name, member in members.items()
         if any(name in (transfer.source, transfer.learner) for transfer in transfers)
     }
-    lessons = []
+    terms = []
     mismatches: list[ShapeMismatchError] = []
     seen: Counter[str] = Counter()
     for transfer, (source_tap, learner_tap) in zip(transfers, taps, strict=True):
-        source = observed[transfer.source].knowledge_at(source_tap)
-        learner = observed[transfer.learner].knowledge_at(learner_tap)
+        source = observed[transfer.source].select(source_tap)
+        learner = observed[transfer.learner].select(learner_tap)
         with _naming(transfer):
             projector = _projector(transfer, source, learner)
         seen[transfer.key] += 1
         key = transfer.key if seen[transfer.key] == 1 else f'{transfer.key}_{seen[transfer.key]}'
-        lesson = Lesson(
+        term = TransferTerm(
             transfer,
             key,
             source_tap,
@@ -92,25 +98,25 @@ def make_lessons(
             shapes_of(learner),
         )
         with _naming(transfer, Exception), evaluating(*([projector] if projector else [])):
-            source, learner = lesson.projected(source, learner)
+            source, learner = term.projected(source, learner)
         num_classes = task.num_classes(members[transfer.learner])
         with _naming(transfer):
-            lesson.loss = _loss(transfer, source, learner, num_classes)
+            term.loss = _loss(transfer, source, learner, num_classes)
         try:
-            check_shapes(lesson, source, learner)
+            check_shapes(term, source, learner)
         except ShapeMismatchError as error:
             mismatches.append(error)
             continue
         with _naming(transfer, Exception):
-            _try_loss(lesson, source, learner, task, members[transfer.source], input_size)
-        lessons.append(lesson)
+            _try_loss(term, source, learner, task, members[transfer.source], input_size)
+        terms.append(term)
     if not mismatches:
-        return lessons
+        return terms
     if advise is None:
         raise mismatches[0]
 
     def attempt(changed: Transfer) -> None:
-        make_lessons(members, [changed], task, input_size, advise=None)
+        build_transfer_terms(members, [changed], task, input_size, advise=None)
 
     def outputs(name: str) -> Iterator[tuple[str, Shape]]:
         yield from _outputs(members[name], task, input_size)
@@ -123,7 +129,7 @@ def _outputs(
 ) -> Iterator[tuple[str, Shape]]:
     """Name and shape of all modules that can be tapped, the last in the forward pass first."""
     names = [name for name, _ in member.named_modules() if name]
-    recorder = try_member(member, task, names, input_size).taps
+    recorder = probe_member(member, task, names, input_size).taps
     for name in reversed(recorder.order):
         with suppress(ValueError):
             yield name, tuple(recorder[name].shape)
@@ -147,13 +153,13 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def try_member(
+def probe_member(
     member: nn.Module,
     task: Task,
     taps: Iterable[str],
     input_size: Sequence[int],
     name: str = 'the network',
-) -> Observation:
+) -> MemberOutputs:
     """What one forward shows on a blank image (1, 3, H, W), in eval mode.
 
     Raises:
@@ -166,7 +172,7 @@ def try_member(
         ):
             image = torch.zeros((1, 3, *input_size), dtype=parameter.dtype, device=parameter.device)
             logits = task.logits(member, image)
-        return Observation(logits, recorder, name)
+        return MemberOutputs(logits, recorder, name)
 
 
 @contextmanager
@@ -192,7 +198,7 @@ def _built(part: str, config_or_module: Any, **facts: Any) -> nn.Module:
     return built
 
 
-def _projector(transfer: Transfer, source: Shown, learner: Shown) -> nn.Module | None:
+def _projector(transfer: Transfer, source: Outputs, learner: Outputs) -> nn.Module | None:
     if transfer.projector is None:
         return None
     if isinstance(source, list) or isinstance(learner, list):
@@ -212,7 +218,7 @@ def _projector(transfer: Transfer, source: Shown, learner: Shown) -> nn.Module |
     )
 
 
-def _loss(transfer: Transfer, source: Shown, learner: Shown, num_classes: int) -> nn.Module:
+def _loss(transfer: Transfer, source: Outputs, learner: Outputs, num_classes: int) -> nn.Module:
     return _built(
         'loss',
         transfer.loss or dict(type=LOSS_TYPES[transfer.knowledge]),
@@ -222,25 +228,25 @@ def _loss(transfer: Transfer, source: Shown, learner: Shown, num_classes: int) -
     )
 
 
-def _channels(shown: Shown) -> int | list[int]:
+def _channels(shown: Outputs) -> int | list[int]:
     return [tensor.shape[1] for tensor in shown] if isinstance(shown, list) else shown.shape[1]
 
 
 def _try_loss(
-    lesson: Lesson,
-    source: Shown,
-    learner: Shown,
+    term: TransferTerm,
+    source: Outputs,
+    learner: Outputs,
     task: Task,
     source_member: nn.Module,
     input_size: Sequence[int],
 ) -> None:
     """Computes the loss once, of the blank image twice, for some compare the images of a batch."""
-    with evaluating(lesson.loss):
+    with evaluating(term.loss):
         device = next(source_member.parameters()).device
-        samples = [sample.to(device) for sample in task.made_up_samples(2, input_size)]
-        given = lesson.given(task, source_member, samples)
-        lesson.loss(_twice(learner), _twice(source), *given)
+        samples = [sample.to(device) for sample in task.dummy_samples(2, input_size)]
+        given = term.given(task, source_member, samples)
+        term.loss(_twice(learner), _twice(source), *given)
 
 
-def _twice(shown: Shown) -> Shown:
+def _twice(shown: Outputs) -> Outputs:
     return [torch.cat([t, t]) for t in shown] if isinstance(shown, list) else torch.cat([shown] * 2)

@@ -22,31 +22,31 @@ from mmkdml.models import (
     Transfer,
     VariationalInformationLoss,
 )
-from mmkdml.models.distillers.plan import make_lessons
+from mmkdml.models.distillers.build_terms import build_transfer_terms
 from mmkdml.models.tasks import ClassificationTask
 
 STAGES = [f'backbone.layer{stage}' for stage in (1, 2, 3)]
 
 
-def lessons(tiny, *transfers, **members):
+def terms(tiny, *transfers, **members):
     members = {name: MODELS.build(config) for name, config in members.items()} or dict(
         t=MODELS.build(tiny.classifier()), s=MODELS.build(tiny.classifier())
     )
-    return make_lessons(members, transfers, ClassificationTask(), tiny.size)
+    return build_transfer_terms(members, transfers, ClassificationTask(), tiny.size)
 
 
 @pytest.mark.parametrize('several', [('source_tap',), ('learner_tap',)])
 def test_a_projector_serves_one_pair_of_taps(tiny, several):
     row = dict(projector=dict(type='ConvProjector'), **dict.fromkeys(several, STAGES))
     with pytest.raises(ValueError, match='t -> s .* projector serves one tap on each side; make'):
-        lessons(tiny, Transfer('t', 's', 'features', 1.0, **row))
+        terms(tiny, Transfer('t', 's', 'features', 1.0, **row))
 
 
 @pytest.mark.parametrize('taps', [STAGES, STAGES[:1]])
 def test_a_loss_that_compares_one_tap_is_not_given_a_list(tiny, taps):
     row = Transfer('t', 's', 'features', 1.0, source_tap=taps, learner_tap=taps)
     with pytest.raises(ValueError, match='t -> s .*FeatureMSELoss compares one tap of each side'):
-        lessons(tiny, row)
+        terms(tiny, row)
 
 
 def features(loss, source_tap=None, learner_tap=None):
@@ -91,7 +91,7 @@ PAIRS = 'must have the same number, .*got 3 of the learner and 2 of the source'
 def test_a_method_that_does_not_fit_a_classroom_of_classifiers(tiny, row, message):
     row = {'knowledge': 'predictions', **row}
     with pytest.raises(ValueError, match=message):
-        lessons(tiny, Transfer('t', 's', weight=1.0, **row))
+        terms(tiny, Transfer('t', 's', weight=1.0, **row))
 
 
 def classroom(tiny, row, teacher=None, size=32):
@@ -125,10 +125,10 @@ def test_sixty_four_pixels_are_enough_for_a_discriminator(tiny):
 
 def test_classes_of_the_truth_are_those_of_the_learner(tiny):
     row = features(dict(type=RegionAffinityLoss), 'backbone', 'backbone')
-    assert classroom(tiny, row).lessons[0].loss.num_classes == 2  # for one logit
+    assert classroom(tiny, row).transfer_terms[0].loss.num_classes == 2  # for one logit
     teacher = tiny.segmentor(out_channels=3)
     row['source'], row['learner'] = 'student', 'teacher'
-    assert classroom(tiny, row, teacher).lessons[0].loss.num_classes == 3
+    assert classroom(tiny, row, teacher).transfer_terms[0].loss.num_classes == 3
 
 
 def test_srrl_needs_a_linear_classifier_of_its_source(tiny):
@@ -138,8 +138,8 @@ def test_srrl_needs_a_linear_classifier_of_its_source(tiny):
     with pytest.raises(
         ValueError, match=r't -> s .*the head here is StackedLinearClsHead. Give the member such'
     ):
-        lessons(tiny, row, t=stacked, s=tiny.classifier())
-    lessons(tiny, row, t=tiny.classifier(), s=stacked)  # the learner may have any
+        terms(tiny, row, t=stacked, s=tiny.classifier())
+    terms(tiny, row, t=tiny.classifier(), s=stacked)  # the learner may have any
 
 
 def test_the_trial_changes_nothing(tiny):
@@ -149,7 +149,7 @@ def test_the_trial_changes_nothing(tiny):
     parts = [*members.values(), loss]
     before = copy.deepcopy([part.state_dict() for part in parts])
     generator = torch.get_rng_state()
-    make_lessons(members, [row], ClassificationTask(), tiny.size)
+    build_transfer_terms(members, [row], ClassificationTask(), tiny.size)
     assert torch.equal(torch.get_rng_state(), generator)
     for part, state in zip(parts, before, strict=True):
         assert all(torch.equal(value, state[key]) for key, value in part.state_dict().items())

@@ -11,19 +11,19 @@ from mmkdml.models import (
     Transfer,
     UNetHead,
 )
-from mmkdml.models.distillers.plan import evaluating, make_lessons
+from mmkdml.models.distillers.build_terms import build_transfer_terms, evaluating
 from mmkdml.models.tasks import ClassificationTask
 
 
-def lessons(tiny, *transfers, **members):
+def terms(tiny, *transfers, **members):
     members = {name: MODELS.build(config) for name, config in members.items()} or dict(
         t=MODELS.build(tiny.classifier()), s=MODELS.build(tiny.classifier())
     )
-    return make_lessons(members, transfers, ClassificationTask(), tiny.size)
+    return build_transfer_terms(members, transfers, ClassificationTask(), tiny.size)
 
 
 def test_defaults(tiny):
-    predictions, features = lessons(
+    predictions, features = terms(
         tiny, Transfer('t', 's', 'predictions', 0.5), Transfer('t', 's', 'features', 2.0)
     )
     assert isinstance(predictions.loss, PredictionKLLoss)
@@ -37,38 +37,38 @@ def test_defaults(tiny):
 
 
 def test_what_has_no_weight_is_not_built(tiny):
-    assert lessons(tiny, Transfer('t', 's', 'features', 0.0, source_tap='no such module')) == []
+    assert terms(tiny, Transfer('t', 's', 'features', 0.0, source_tap='no such module')) == []
 
 
 def test_keys_are_unique(tiny):
     rows = [Transfer('t', 's', 'features', 1.0)] * 3
-    assert [lesson.key for lesson in lessons(tiny, *rows)] == [
+    assert [term.key for term in terms(tiny, *rows)] == [
         's.loss_from_t.features',
         's.loss_from_t.features_2',
         's.loss_from_t.features_3',
     ]
 
 
-def test_a_lesson_is_weight_times_loss_of_the_projected_side(tiny):
+def test_a_term_is_weight_times_loss_of_the_projected_side(tiny):
     source, learner = torch.randn(2, 32, 4, 4), torch.randn(2, 32, 4, 4)
     for side in ('learner', 'source'):
         row = Transfer('t', 's', 'features', 0.5, projector=dict(type='ConvProjector', side=side))
-        (lesson,) = lessons(tiny, row)
-        lesson.projector.eval()
+        (term,) = terms(tiny, row)
+        term.projector.eval()
         projected = (
-            (lesson.projector(source), learner)
+            (term.projector(source), learner)
             if side == 'source'
-            else (source, lesson.projector(learner))
+            else (source, term.projector(learner))
         )
         expected = 0.5 * (projected[0] - projected[1]).pow(2).mean()
-        assert torch.allclose(lesson(source, learner)[lesson.key], expected)
+        assert torch.allclose(term(source, learner)[term.key], expected)
 
 
 @pytest.mark.parametrize(('side', 'channels'), [('learner', (32, 48)), ('source', (48, 32))])
 def test_channels_are_inferred(tiny, side, channels):
     row = Transfer('t', 's', 'features', 1.0, projector=dict(type=ConvProjector, side=side))
-    (lesson,) = lessons(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
-    convolution = next(m for m in lesson.projector.modules() if isinstance(m, nn.Conv2d))
+    (term,) = terms(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
+    convolution = next(m for m in term.projector.modules() if isinstance(m, nn.Conv2d))
     assert (convolution.in_channels, convolution.out_channels) == channels
 
 
@@ -101,7 +101,7 @@ def test_a_loss_is_built_with_the_channels_of_both_sides_and_the_learners_classe
     loss = dict(type=ChannelFacts)
     stages = ['backbone.layer1', 'backbone.layer4', 'neck']
     two, three = tiny.classifier(num_classes=2), tiny.classifier(width=6, num_classes=3)
-    one, several, predictions = lessons(
+    one, several, predictions = terms(
         tiny,
         Transfer('t', 's', 'features', 1.0, loss=loss),
         Transfer('t', 's', 'features', 1.0, loss=loss, source_tap=stages, learner_tap='neck'),
@@ -120,14 +120,14 @@ def test_the_channels_are_those_behind_the_projector(tiny):
     row = Transfer(
         't', 's', 'features', 1.0, loss=dict(type=ChannelFacts), projector=dict(type=ConvProjector)
     )
-    (lesson,) = lessons(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
-    assert lesson.loss.facts == dict(learner=48, source=48, classes=3)
+    (term,) = terms(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
+    assert term.loss.facts == dict(learner=48, source=48, classes=3)
 
 
 def test_what_the_config_says_goes_before_the_facts(tiny):
     row = dict(type=ChannelFacts, num_classes=7)
-    (lesson,) = lessons(tiny, Transfer('t', 's', 'predictions', 1.0, loss=row))
-    assert lesson.loss.facts['classes'] == 7
+    (term,) = terms(tiny, Transfer('t', 's', 'predictions', 1.0, loss=row))
+    assert term.loss.facts['classes'] == 7
     assert row == dict(type=ChannelFacts, num_classes=7)
 
 
@@ -144,16 +144,16 @@ def test_a_projector_is_built_with_channels_and_sizes_of_its_side_and_the_other(
         source_tap='backbone.layer3',
         learner_tap='backbone.layer1',
     )
-    (lesson,) = lessons(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
+    (term,) = terms(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
     own, other = (source, learner) if side == 'source' else (learner, source)
-    assert lesson.projector.facts == dict(channels=(own[0], other[0]), sizes=(own[1], other[1]))
+    assert term.projector.facts == dict(channels=(own[0], other[0]), sizes=(own[1], other[1]))
 
 
 def test_built_losses_and_projectors_are_used_as_they_are(tiny):
     loss, projector = FeatureMSELoss(), nn.Identity()
-    (lesson,) = lessons(tiny, Transfer('t', 's', 'features', 1.0, loss=loss, projector=projector))
-    assert lesson.loss is loss
-    assert lesson.projector is projector
+    (term,) = terms(tiny, Transfer('t', 's', 'features', 1.0, loss=loss, projector=projector))
+    assert term.loss is loss
+    assert term.projector is projector
 
 
 def test_a_loss_may_compare_different_shapes(tiny):
@@ -163,13 +163,13 @@ def test_a_loss_may_compare_different_shapes(tiny):
         def forward(self, learner, source):
             return (learner.mean() - source.mean()) ** 2
 
-    (lesson,) = lessons(
+    (term,) = terms(
         tiny,
         Transfer('t', 's', 'features', 1.0, loss=MeansMSE()),
         t=tiny.classifier(width=6),
         s=tiny.classifier(),
     )
-    assert lesson.source_shape != lesson.learner_shape
+    assert term.source_shape != term.learner_shape
 
 
 def test_evaluating_puts_everything_back_also_after_an_error():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmkdml.models import knowledge_store
-from mmkdml.models.knowledge_store import GIB, KnowledgeStore
+from mmkdml.models.distillers.knowledge_store import GIB, KnowledgeStore
 
 MIB = 1 / 1024  # in GiB
 

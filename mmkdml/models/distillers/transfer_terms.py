@@ -13,19 +13,19 @@ from mmkdml.models.tasks.base import Samples
 from mmkdml.models.transfers import Tap, Transfer
 
 #: Logits or one map, or the maps of several taps.
-Shown = Tensor | list[Tensor]
+Outputs = Tensor | list[Tensor]
 Shape = tuple[int, ...]
 
 
 @dataclass
-class Observation:
+class MemberOutputs:
     """What one forward of one member showed."""
 
     logits: Tensor | None
     taps: Any  # a map by each tap's name: a TapRecorder, or what was kept of one
     member: str = 'the network'
 
-    def knowledge_at(self, tap: Tap) -> Shown:
+    def select(self, tap: Tap) -> Outputs:
         """The map of a tap, the list of those of several, or the logits if no tap is named.
 
         Raises:
@@ -44,7 +44,7 @@ class Observation:
 
 
 @dataclass
-class Lesson:
+class TransferTerm:
     """A transfer with its built loss and projector.
 
     What may be a loss says :class:`mmkdml.models.losses.TransferLoss`.
@@ -73,15 +73,15 @@ class Lesson:
             given.append(task.classifier(source))
         return given
 
-    def projected(self, source: Shown, learner: Shown) -> tuple[Shown, Shown]:
+    def projected(self, source: Outputs, learner: Outputs) -> tuple[Outputs, Outputs]:
         """Both sides as they are compared."""
         if self.projector is None:
             return source, learner
-        if projected_side(self.projector) == 'source':
+        if projector_side(self.projector) == 'source':
             return self.projector(source), learner
         return source, self.projector(learner)
 
-    def __call__(self, source: Shown, learner: Shown, *given: Any) -> dict[str, Tensor]:
+    def __call__(self, source: Outputs, learner: Outputs, *given: Any) -> dict[str, Tensor]:
         """The weighted losses by their keys; the source's side comes in detached."""
         source, learner = self.projected(source, learner)
         losses = {self.key: self.transfer.weight * self.loss(learner, source, *given)}
@@ -92,7 +92,7 @@ class Lesson:
         return losses
 
 
-def detach_source(shown: Shown) -> Shown:
+def detach_source(shown: Outputs) -> Outputs:
     """What a source gives to a learner: no gradient flows back to the source.
 
     Autograd refuses to save an inference tensor, but not a normal one of the same memory.
@@ -123,6 +123,6 @@ def tap_names(tap: Tap) -> tuple[str, ...]:
     return (tap,) if isinstance(tap, str) else tuple(tap or ())
 
 
-def projected_side(projector: nn.Module) -> str:
+def projector_side(projector: nn.Module) -> str:
     """``'learner'`` or ``'source'``."""
     return getattr(projector, 'side', 'learner')
