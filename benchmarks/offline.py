@@ -85,7 +85,7 @@ def measure_offline(
             with wrapper.optim_context(distiller):
                 for image in images.split(1):
                     for name in distiller.frozen_names:
-                        distiller.observe_frozen(name, image)
+                        distiller.forward_frozen(name, image)
             ran, found = (distiller.parse_losses(losses(x, images))[1] for x in (None, cache))
         distiller.train()
         seconds = median_seconds(

@@ -20,7 +20,7 @@ from mmkdml.evaluation.member_metrics import PLAIN
 from mmkdml.functional.cka import FEWEST_IMAGES, centred_gram, unbiased_hsic
 from mmkdml.inspection.taps_listing import tap_rows
 from mmkdml.models.distillers import KnowledgeDistiller
-from mmkdml.models.distillers.build_terms import evaluating
+from mmkdml.models.distillers.members import evaluating
 from mmkdml.models.tap_presets import (
     MOBILENETV1_LOW_AND_HIGH,
     MOBILENETV1_STAGES,

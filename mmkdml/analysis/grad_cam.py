@@ -19,7 +19,7 @@ from mmkdml.analysis.hard_cases import member_inputs, predict_batch
 from mmkdml.evaluation.answers import Answers, answers_by_name, truth_of
 from mmkdml.evaluation.member_metrics import PLAIN, members_in_order
 from mmkdml.models.distillers import KnowledgeDistiller
-from mmkdml.models.distillers.build_terms import evaluating, probe_member
+from mmkdml.models.distillers.members import evaluating, probe_member
 from mmkdml.models.tasks import Task, task_of
 
 PREDICTED, TRUE = 'predicted', 'true'

@@ -19,7 +19,7 @@ from mmkdml.evaluation.answers import Answers, answers_by_name, truth_of
 from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
 from mmkdml.evaluation.panels import IGNORED
 from mmkdml.models.distillers import KnowledgeDistiller
-from mmkdml.models.distillers.build_terms import evaluating
+from mmkdml.models.distillers.members import evaluating
 from mmkdml.models.tasks import task_of
 
 #: A model with its weights, on its device, and a loader of the images to look at.

@@ -1,4 +1,4 @@
-"""Shapes that a transfer cannot compare, and settings with which it can."""
+"""Advice in error messages: settings that make a transfer of mismatching shapes valid."""
 
 from __future__ import annotations
 
@@ -11,76 +11,78 @@ from mmkdml.models.transfers import FEATURES, Transfer
 
 #: Arguments of a transfer to change.
 Change = dict[str, Any]
-#: From transfers and their changes to a sentence that says what to set.
+#: Words advice for transfers and their changes.
 Advise = Callable[[Sequence[tuple[Transfer, Change]]], str]
-#: Builds a changed transfer; raises ``ValueError`` if it does not fit.
+#: Builds a changed transfer; raises ``ValueError`` if it is invalid.
 Attempt = Callable[[Transfer], None]
-#: Name and shape of all modules of a member that can be tapped, the last one first.
+#: Yields name and output shape of the modules of a member that can be tapped, the last one first.
 TappableModules = Callable[[str], Iterable[tuple[str, Shape]]]
 
 
 class ShapeMismatchError(ValueError):
-    """The two sides of a transfer have shapes that its loss cannot compare.
+    """Error for outputs of different shapes in a loss that requires the same shape.
 
     Args:
-        term: The transfer with its loss and projector.
-        source: The source's side, after the projector.
-        learner: The learner's side, after the projector.
+        term: The transfer term.
+        source: Outputs of the source, after the projector.
+        learner: Outputs of the learner, after the projector.
     """
 
     def __init__(self, term: TransferTerm, source: Outputs, learner: Outputs) -> None:
         self.term = term
         sides = ' and '.join(
-            f'{name} gives {shapes_of(shown)}'
+            f'{shapes_of(outputs)} of {name}'
             + (f' at the tap {tap!r}' if tap else '')
-            + (f' ({before} before its projector)' if before != shapes_of(shown) else '')
-            for name, shown, tap, before in (
+            + (f' ({before} before its projector)' if before != shapes_of(outputs) else '')
+            for name, outputs, tap, before in (
                 (term.transfer.source, source, term.source_tap, term.source_shape),
                 (term.transfer.learner, learner, term.learner_tap, term.learner_shape),
             )
         )
-        super().__init__(f'Invalid transfer {term.transfer}: {sides}')
+        super().__init__(
+            f'Invalid transfer {term.transfer}: expected outputs of the same shape, got {sides}'
+        )
 
 
-def shapes_of(shown: Outputs) -> Any:
-    """The shape of one tensor, or the list of several."""
-    return [tuple(t.shape) for t in shown] if isinstance(shown, list) else tuple(shown.shape)
+def shapes_of(outputs: Outputs) -> Any:
+    """Return the shape of a tensor, or the shapes of a list of tensors."""
+    return [tuple(x.shape) for x in outputs] if isinstance(outputs, list) else tuple(outputs.shape)
 
 
 def check_shapes(term: TransferTerm, source: Outputs, learner: Outputs) -> None:
-    """Raise an error for two sides of different shapes, unless the loss supports them.
+    """Check that both sides have the same shape if the loss requires it.
 
     Raises:
-        ShapeMismatchError: If they differ.
-        ValueError: If the loss compares one tap of each side, but there are several.
+        ShapeMismatchError: If the shapes differ.
+        ValueError: If there are several taps, and the loss supports only one on each side.
     """
     if not getattr(term.loss, 'requires_same_shape', True):
         return
     if isinstance(source, list) or isinstance(learner, list):
         raise ValueError(
-            f'Invalid transfer {term.transfer}: {type(term.loss).__name__} compares one tap of '
-            'each side. Make it one transfer for each pair of taps'
+            f'{type(term.loss).__name__} compares one tap of each side, got several. Add one '
+            'transfer for each pair of taps'
         )
-    ends = [tuple(side.shape) for side in (source, learner)]
+    shapes = [tuple(side.shape) for side in (source, learner)]
     if _projects_channels(term):
-        ends = [(*shape[:1], *shape[2:]) for shape in ends]
-    if ends[0] != ends[1]:
+        shapes = [(*shape[:1], *shape[2:]) for shape in shapes]
+    if shapes[0] != shapes[1]:
         raise ShapeMismatchError(term, source, learner)
 
 
 def with_advice(
     mismatches: Sequence[ShapeMismatchError],
     attempt: Attempt,
-    outputs: TappableModules,
+    tappable: TappableModules,
     advise: Advise,
 ) -> str:
-    """The messages of all mismatches, and the changes with which each transfer was built.
+    """Return the messages of all mismatches with advice that was tried.
 
     Args:
-        mismatches: At least one.
+        mismatches: One error per invalid transfer.
         attempt: Builds a changed transfer.
-        outputs: Modules of a member that can be tapped.
-        advise: From changes to a sentence.
+        tappable: Lists the modules of a member that can be tapped.
+        advise: Words the advice.
     """
     sentences = [str(error) for error in mismatches]
     fixes = []
@@ -90,19 +92,19 @@ def with_advice(
                 'Give the heads of both members the same number of logits (num_classes; for a '
                 'segmentor out_channels, too)'
             )
-        change = _fix(error, attempt, outputs)
+        change = _fix(error, attempt, tappable)
         if change is not None:
             fixes.append((error.term.transfer, change))
         elif not _differ_in_logits(error.term):
             sentences.append(
-                'Choose taps that give the same kind of tensor; tools/list_taps.py lists them with '
+                'Choose taps with outputs of the same kind; tools/list_taps.py lists all taps with '
                 'their shapes'
             )
     return '. '.join([*dict.fromkeys(sentences), *([advise(fixes)] if fixes else [])])
 
 
 def transfer_advice(fixes: Sequence[tuple[Transfer, Change]]) -> str:
-    """Return advice for the rows of a plan."""
+    """Word advice for the arguments of transfers."""
     return '. '.join(
         f'Set {", ".join(f"{key}={as_code(value)}" for key, value in change.items())} in the '
         f'transfer {transfer.source} -> {transfer.learner} ({transfer.knowledge})'
@@ -111,7 +113,7 @@ def transfer_advice(fixes: Sequence[tuple[Transfer, Change]]) -> str:
 
 
 def as_code(value: Any) -> str:
-    """Return a value as it is written in a config."""
+    """Format a value as Python code for a config."""
     if isinstance(value, Mapping) and all(str(key).isidentifier() for key in value):
         return f'dict({", ".join(f"{key}={as_code(one)}" for key, one in value.items())})'
     if isinstance(value, Mapping):
@@ -119,18 +121,18 @@ def as_code(value: Any) -> str:
     return value.__name__ if isinstance(value, type) else repr(value)
 
 
-def _fix(error: ShapeMismatchError, attempt: Attempt, outputs: TappableModules) -> Change | None:
-    """The first change with which the transfer can be built."""
+def _fix(error: ShapeMismatchError, attempt: Attempt, tappable: TappableModules) -> Change | None:
+    """Find the first change with which the transfer is valid."""
     term = error.term
     if _differ_in_logits(term):
         change = _projector_change(term)
         return change if len(term.source_shape) == 4 and change['projector'] else None
-    for change in _changes(term, outputs):
+    for change in _changes(term, tappable):
         changed = dataclasses.replace(term.transfer, **change)
         try:
             attempt(changed)
-        except ShapeMismatchError as again:  # at the new tap; a projector may do the rest
-            if 'projector' in change or len({*map(len, _ends(again.term))}) > 1:
+        except ShapeMismatchError as again:  # a projector may fit the new tap
+            if 'projector' in change or len({*map(len, _shapes(again.term))}) > 1:
                 continue
             more = _projector_change(again.term)
             try:
@@ -144,27 +146,27 @@ def _fix(error: ShapeMismatchError, attempt: Attempt, outputs: TappableModules) 
     return None
 
 
-def _changes(term: TransferTerm, outputs: TappableModules) -> Iterator[Change]:
-    source, learner = _ends(term)
+def _changes(term: TransferTerm, tappable: TappableModules) -> Iterator[Change]:
+    source, learner = _shapes(term)
     if len(source) == len(learner):
         yield _projector_change(term)
         return
-    # Maps rather than vectors: they know where something is.
+    # Prefer feature maps to vectors, because maps keep positions.
     sides = [('source', learner), ('learner', source)]
     for side, other in sorted(sides, key=lambda row: -len(row[1])):
-        found = list(outputs(getattr(term.transfer, side)))
-        alike = [name for name, shape in found if shape == other]
-        kind = [name for name, shape in found if len(shape) == len(other)]
-        for name in dict.fromkeys([*alike, *kind[:1]]):
+        found = list(tappable(getattr(term.transfer, side)))
+        equal = [name for name, shape in found if shape == other]
+        same_ndim = [name for name, shape in found if len(shape) == len(other)]
+        for name in dict.fromkeys([*equal, *same_ndim[:1]]):
             yield {f'{side}_tap': name}
 
 
 def _projector_change(term: TransferTerm) -> Change:
-    """The projector for two shapes of as many dimensions."""
-    source, learner = _ends(term)
+    """Choose a projector for two shapes of the same number of dimensions."""
+    source, learner = _shapes(term)
     resize = source[2:] != learner[2:]
     channels = source[1] != learner[1] and not _projects_channels(term)
-    predictions = term.transfer.knowledge != FEATURES  # of which the classes are not projected
+    predictions = term.transfer.knowledge != FEATURES  # classes are not projected
     projector: dict[str, Any] | None = None
     if resize and (predictions or not channels):
         projector = dict(type='mmkdml.InterpolateProjector')
@@ -174,8 +176,8 @@ def _projector_change(term: TransferTerm) -> Change:
     return dict(projector=projector)
 
 
-def _ends(term: TransferTerm) -> tuple[Any, Any]:
-    """Both shapes before the projector."""
+def _shapes(term: TransferTerm) -> tuple[Any, Any]:
+    """Return the shapes of source and learner before the projector."""
     return term.source_shape, term.learner_shape
 
 
@@ -185,5 +187,5 @@ def _projects_channels(term: TransferTerm) -> bool:
 
 
 def _differ_in_logits(term: TransferTerm) -> bool:
-    source, learner = _ends(term)
+    source, learner = _shapes(term)
     return term.transfer.knowledge != FEATURES and source[1] != learner[1]

@@ -1,15 +1,16 @@
-"""From a list of transfers to losses and projectors that were seen to fit.
+"""Building and validating the loss and the projector of every transfer.
 
-Every member runs once on a blank image; the shapes of logits and feature maps give the channels of
-projectors, and what does not fit is refused before the training starts.
+Each member runs once on a blank image. The shapes of its logits and feature maps determine the
+channels of losses and projectors, and shapes that do not match raise before training starts.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,16 +24,17 @@ from mmkdml.models.distillers.advice import (
     transfer_advice,
     with_advice,
 )
+from mmkdml.models.distillers.members import evaluating, probe_member
 from mmkdml.models.distillers.transfer_terms import (
     MemberOutputs,
     Outputs,
     Shape,
     TransferTerm,
+    project,
     tap_names,
 )
 from mmkdml.models.distillers.validation import reraise_as_value_error
 from mmkdml.models.losses import FeatureMSELoss, PredictionKLLoss
-from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import Task
 from mmkdml.models.transfers import FEATURES, PREDICTIONS, Tap, Transfer
 from mmkdml.registry import MODELS
@@ -45,89 +47,114 @@ def build_transfer_terms(
     transfers: Sequence[Transfer],
     task: Task,
     input_size: Sequence[int],
-    advise: Advise | None = transfer_advice,
+    advise: Advise = transfer_advice,
 ) -> list[TransferTerm]:
-    """Builds and checks the losses and projectors of all transfers with a weight above 0.
+    """Build and validate the loss and the projector of every transfer with a positive weight.
 
     Args:
-        members: All members, by name.
-        transfers: The plan.
-        task: The members' task.
+        members: Members by name.
+        transfers: Transfers in the order of the losses.
+        task: Task of the members.
         input_size: (H, W) of the blank image.
-        advise: How a user sets what a transfer lacks; None to give no advice.
+        advise: Function that words the settings with which invalid transfers become valid.
 
     Raises:
-        ValueError: If a tap does not exist, or what it gives does not fit; both sides' names and
-            shapes are in the message, and the settings with which the transfer was seen to fit.
+        ValueError: If a tap does not exist, a loss or projector is invalid, or shapes do not
+            match. The message has both members, taps and shapes, and settings that are valid.
     """
-    transfers = [transfer for transfer in transfers if transfer.weight > 0]
-    taps = [
-        (
-            _tap(members[transfer.source], transfer.source_tap, transfer, task),
-            _tap(members[transfer.learner], transfer.learner_tap, transfer, task),
-        )
-        for transfer in transfers
-    ]
-    wanted: dict[str, set[str]] = {name: set() for name in members}
-    for transfer, (source_tap, learner_tap) in zip(transfers, taps, strict=True):
-        wanted[transfer.source].update(tap_names(source_tap))
-        wanted[transfer.learner].update(tap_names(learner_tap))
-    observed = {
-        name: probe_member(member, task, wanted[name], input_size, name)
-        for name, member in members.items()
-        if any(name in (transfer.source, transfer.learner) for transfer in transfers)
-    }
-    terms = []
-    mismatches: list[ShapeMismatchError] = []
-    seen: Counter[str] = Counter()
-    for transfer, (source_tap, learner_tap) in zip(transfers, taps, strict=True):
-        source = observed[transfer.source].select(source_tap)
-        learner = observed[transfer.learner].select(learner_tap)
-        with _naming(transfer):
-            projector = _projector(transfer, source, learner)
-        seen[transfer.key] += 1
-        key = transfer.key if seen[transfer.key] == 1 else f'{transfer.key}_{seen[transfer.key]}'
-        term = TransferTerm(
-            transfer,
-            key,
-            source_tap,
-            learner_tap,
-            nn.Identity(),
-            projector,
-            shapes_of(source),
-            shapes_of(learner),
-        )
-        with _naming(transfer, Exception), evaluating(*([projector] if projector else [])):
-            source, learner = term.projected(source, learner)
-        num_classes = task.num_classes(members[transfer.learner])
-        with _naming(transfer):
-            term.loss = _loss(transfer, source, learner, num_classes)
-        try:
-            check_shapes(term, source, learner)
-        except ShapeMismatchError as error:
-            mismatches.append(error)
-            continue
-        with _naming(transfer, Exception):
-            _try_loss(term, source, learner, task, members[transfer.source], input_size)
-        terms.append(term)
+    terms, mismatches = _Builder(members, task, input_size).build(transfers)
     if not mismatches:
         return terms
-    if advise is None:
-        raise mismatches[0]
 
     def attempt(changed: Transfer) -> None:
-        build_transfer_terms(members, [changed], task, input_size, advise=None)
+        for error in _Builder(members, task, input_size).build([changed])[1]:
+            raise error
 
-    def outputs(name: str) -> Iterator[tuple[str, Shape]]:
-        yield from _outputs(members[name], task, input_size)
+    def tappable(name: str) -> Iterator[tuple[str, Shape]]:
+        yield from _tappable_modules(members[name], task, input_size)
 
-    raise ValueError(with_advice(mismatches, attempt, outputs, advise))
+    raise ValueError(with_advice(mismatches, attempt, tappable, advise))
 
 
-def _outputs(
+@dataclass
+class _Builder:
+    members: Mapping[str, nn.Module]
+    task: Task
+    input_size: Sequence[int]
+    outputs: dict[str, MemberOutputs] = field(default_factory=dict)
+
+    def build(
+        self, transfers: Sequence[Transfer]
+    ) -> tuple[list[TransferTerm], list[ShapeMismatchError]]:
+        transfers = [transfer for transfer in transfers if transfer.weight > 0]
+        self._probe_members(transfers)
+        terms, mismatches = [], []
+        seen: Counter[str] = Counter()
+        for transfer in transfers:
+            seen[transfer.key] += 1
+            number = f'_{seen[transfer.key]}' if seen[transfer.key] > 1 else ''
+            try:
+                with _name_in_errors(transfer):
+                    terms.append(self._build_term(transfer, transfer.key + number))
+            except ShapeMismatchError as error:
+                mismatches.append(error)
+        return terms, mismatches
+
+    def _probe_members(self, transfers: Sequence[Transfer]) -> None:
+        taps: dict[str, set[str]] = {}
+        for transfer in transfers:
+            for name, tap in zip(
+                (transfer.source, transfer.learner), self._taps(transfer), strict=True
+            ):
+                taps.setdefault(name, set()).update(tap_names(tap))
+        for name, member in self.members.items():
+            if name in taps:
+                self.outputs[name] = probe_member(
+                    member, self.task, taps[name], self.input_size, name
+                )
+
+    def _taps(self, transfer: Transfer) -> tuple[Tap, Tap]:
+        if transfer.knowledge == PREDICTIONS:
+            return None, None
+        return (
+            transfer.source_tap or self.task.default_tap(self.members[transfer.source]),
+            transfer.learner_tap or self.task.default_tap(self.members[transfer.learner]),
+        )
+
+    def _build_term(self, transfer: Transfer, key: str) -> TransferTerm:
+        source_tap, learner_tap = self._taps(transfer)
+        source = self.outputs[transfer.source].select(source_tap)
+        learner = self.outputs[transfer.learner].select(learner_tap)
+        shapes = shapes_of(source), shapes_of(learner)
+        projector = _build_projector(transfer, source, learner)
+        with evaluating(*([projector] if projector else [])):
+            source, learner = project(projector, source, learner)
+        loss = _build(
+            'loss',
+            transfer.loss or dict(type=LOSS_TYPES[transfer.knowledge]),
+            learner_channels=_channels(learner),
+            source_channels=_channels(source),
+            num_classes=self.task.num_classes(self.members[transfer.learner]),
+        )
+        term = TransferTerm(transfer, key, source_tap, learner_tap, loss, projector, *shapes)
+        check_shapes(term, source, learner)
+        self._try_loss(term, source, learner)
+        return term
+
+    def _try_loss(self, term: TransferTerm, source: Outputs, learner: Outputs) -> None:
+        """Compute the loss for a batch of two blank images, as some losses compare images."""
+        member = self.members[term.transfer.source]
+        with evaluating(term.loss):
+            device = next(member.parameters()).device
+            samples = [x.to(device) for x in self.task.dummy_samples(2, self.input_size)]
+            extra = term.extra_loss_inputs(self.task, member, samples)
+            term.loss(_repeat(learner), _repeat(source), *extra)
+
+
+def _tappable_modules(
     member: nn.Module, task: Task, input_size: Sequence[int]
 ) -> Iterator[tuple[str, Shape]]:
-    """Name and shape of all modules that can be tapped, the last in the forward pass first."""
+    """Yield name and output shape of all modules that can be tapped, in reverse forward order."""
     names = [name for name, _ in member.named_modules() if name]
     recorder = probe_member(member, task, names, input_size).taps
     for name in reversed(recorder.order):
@@ -135,80 +162,43 @@ def _outputs(
             yield name, tuple(recorder[name].shape)
 
 
-def _tap(member: nn.Module, own: Tap, transfer: Transfer, task: Task) -> Tap:
-    return None if transfer.knowledge == PREDICTIONS else own or task.default_tap(member)
-
-
 @contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """All modules in eval mode and without gradients; afterwards each as it was."""
-    states = [(part, part.training) for module in modules for part in module.modules()]
-    try:
-        for module in modules:
-            module.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for part, training in states:
-            part.training = training
-
-
-def probe_member(
-    member: nn.Module,
-    task: Task,
-    taps: Iterable[str],
-    input_size: Sequence[int],
-    name: str = 'the network',
-) -> MemberOutputs:
-    """What one forward shows on a blank image (1, 3, H, W), in eval mode.
-
-    Raises:
-        ValueError: If a tap is none, or the member cannot take the image.
-    """
-    parameter = next(member.parameters())
-    with evaluating(member), TapRecorder(member, sorted(taps)) as recorder:
-        with reraise_as_value_error(
-            f'{name} cannot take an image of the input_size {tuple(input_size)}'
-        ):
-            image = torch.zeros((1, 3, *input_size), dtype=parameter.dtype, device=parameter.device)
-            logits = task.logits(member, image)
-        return MemberOutputs(logits, recorder, name)
-
-
-@contextmanager
-def _naming(transfer: Transfer, kind: type[Exception] = ValueError) -> Iterator[None]:
-    """Name the transfer in errors of the block."""
+def _name_in_errors(transfer: Transfer) -> Iterator[None]:
     try:
         yield
-    except kind as error:
+    except ShapeMismatchError:
+        raise
+    except Exception as error:
         raise ValueError(f'Invalid transfer {transfer}: {error}') from error
 
 
-def _built(part: str, config_or_module: Any, **facts: Any) -> nn.Module:
-    """A module from its config, which the facts complete that its class has a parameter for."""
+def _build(part: str, config_or_module: Any, **inferred: Any) -> nn.Module:
+    """Build a module from its config, with the inferred arguments that its constructor accepts."""
     if isinstance(config_or_module, nn.Module):
         return config_or_module
-    with reraise_as_value_error(f'its {part} {config_or_module!r} cannot be built'):
+    with reraise_as_value_error(f'{part} {config_or_module!r} is invalid'):
         config = dict(config_or_module)
         kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
-        known = inspect.signature(kind).parameters if kind else ()
-        built = MODELS.build({**{key: facts[key] for key in facts if key in known}, **config})
+        accepted = inspect.signature(kind).parameters if kind else ()
+        arguments = {key: value for key, value in inferred.items() if key in accepted}
+        built = MODELS.build({**arguments, **config})
     if not isinstance(built, nn.Module):
-        raise ValueError(f'its {part} must be a module or its config, got {config_or_module!r}')
+        raise ValueError(f'{part} must be a module or its config, got {config_or_module!r}')
     return built
 
 
-def _projector(transfer: Transfer, source: Outputs, learner: Outputs) -> nn.Module | None:
-    if transfer.projector is None:
+def _build_projector(transfer: Transfer, source: Outputs, learner: Outputs) -> nn.Module | None:
+    projector = transfer.projector
+    if projector is None:
         return None
     if isinstance(source, list) or isinstance(learner, list):
         raise ValueError(
-            'a projector serves one tap on each side; make it one transfer for each pair of taps'
+            'a projector needs one tap on each side, got several. Add one transfer for each pair '
+            'of taps'
         )
-    projector = transfer.projector
-    by_source = isinstance(projector, Mapping) and projector.get('side') == 'source'
-    own, other = (source, learner) if by_source else (learner, source)
-    return _built(
+    on_source = isinstance(projector, Mapping) and projector.get('side') == 'source'
+    own, other = (source, learner) if on_source else (learner, source)
+    return _build(
         'projector',
         projector,
         in_channels=own.shape[1],
@@ -218,35 +208,12 @@ def _projector(transfer: Transfer, source: Outputs, learner: Outputs) -> nn.Modu
     )
 
 
-def _loss(transfer: Transfer, source: Outputs, learner: Outputs, num_classes: int) -> nn.Module:
-    return _built(
-        'loss',
-        transfer.loss or dict(type=LOSS_TYPES[transfer.knowledge]),
-        learner_channels=_channels(learner),
-        source_channels=_channels(source),
-        num_classes=num_classes,
-    )
+def _channels(outputs: Outputs) -> int | list[int]:
+    return [x.shape[1] for x in outputs] if isinstance(outputs, list) else outputs.shape[1]
 
 
-def _channels(shown: Outputs) -> int | list[int]:
-    return [tensor.shape[1] for tensor in shown] if isinstance(shown, list) else shown.shape[1]
-
-
-def _try_loss(
-    term: TransferTerm,
-    source: Outputs,
-    learner: Outputs,
-    task: Task,
-    source_member: nn.Module,
-    input_size: Sequence[int],
-) -> None:
-    """Computes the loss once, of the blank image twice, for some compare the images of a batch."""
-    with evaluating(term.loss):
-        device = next(source_member.parameters()).device
-        samples = [sample.to(device) for sample in task.dummy_samples(2, input_size)]
-        given = term.given(task, source_member, samples)
-        term.loss(_twice(learner), _twice(source), *given)
-
-
-def _twice(shown: Outputs) -> Outputs:
-    return [torch.cat([t, t]) for t in shown] if isinstance(shown, list) else torch.cat([shown] * 2)
+def _repeat(outputs: Outputs) -> Outputs:
+    """Repeat the only image of a batch."""
+    if isinstance(outputs, list):
+        return [torch.cat([x, x]) for x in outputs]
+    return torch.cat([outputs, outputs])

@@ -1,11 +1,11 @@
-"""Frozen members."""
+"""Frozen members, which copies of a classroom share."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,26 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmkdml.files import file_sha256
-from mmkdml.models.checkpoints import load_member
+from mmkdml.models.checkpoints import load_member, resolve_checkpoint
 from mmkdml.models.distillers.pretrained_parts import load_pretrained_parts
 
 
 class FrozenMembers(dict[str, nn.Module]):
-    """Frozen members by name, which a copy of their classroom shares.
+    """Frozen members by name, which copies of their classroom share.
 
-    An average of the weights (mmengine's ``EMAHook``) therefore needs no second teacher. They are
-    copied when one of the classrooms is moved to another device or dtype.
+    A copy, such as the averaged model of mmengine's ``EMAHook``, therefore needs no second teacher.
+    Moving a classroom to another device or dtype copies members that are shared.
 
     Args:
-        members: By name; they are loaded, and not trained from then on.
-        paths: For each member's name its checkpoint file, or None to load what its ``init_cfg``
-            names.
-        built_before: Names of the members that were passed as modules. Without a file they keep
-            their weights.
+        members: All members by name.
+        paths: Checkpoint by name of each frozen member: a file, the folder of a run, or None to
+            load the pretrained weights that its ``init_cfg`` names.
+        configs: Config or module of each member by name. A module without a checkpoint keeps its
+            weights.
 
     Attributes:
         shared: Whether another classroom uses the same modules.
-        untrained: For each member that has parameters without weights from a file, where these
-            parameters are.
+        untrained: Names of the submodules whose parameters no file has, by member.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -45,7 +44,7 @@ class FrozenMembers(dict[str, nn.Module]):
         self,
         members: Mapping[str, nn.Module],
         paths: Mapping[str, str | None],
-        built_before: Container[str] = (),
+        configs: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self.shared = False
@@ -53,13 +52,14 @@ class FrozenMembers(dict[str, nn.Module]):
         self._files: dict[str, dict[str, str]] = {}
         for name, path in paths.items():
             member = members[name]
-            files = {name: path} if path is not None else {}
+            files: dict[str, str] = {}
             if path is not None:
-                load_member(member, name, path)
-            elif name in built_before:
+                files[name] = str(resolve_checkpoint(path))
+                load_member(member, name, files[name])
+            elif isinstance(configs[name], nn.Module):
                 print_log(
-                    f'The frozen member {name} has no checkpoint; it keeps the weights that it was '
-                    'passed with',
+                    f'The frozen member {name} has no checkpoint and keeps the weights of the '
+                    'module that was passed',
                     logger='current',
                     level=logging.WARNING,
                 )
@@ -74,11 +74,11 @@ class FrozenMembers(dict[str, nn.Module]):
 
     @property
     def files(self) -> dict[str, str]:
-        """Files that weights were loaded from, by member or by part of one."""
+        """Checkpoint files by name of a member or of a part of one."""
         return {key: file['path'] for key, file in self._files.items()}
 
     def check_trained(self) -> None:
-        """Raise ``ValueError`` if a member has random weights, with which it must not teach."""
+        """Raise ``ValueError`` if a member has random weights."""
         for name, parts in self.untrained.items():
             raise ValueError(
                 f'The frozen {name} has no weights for {", ".join(parts)}: expected a trained '
@@ -93,17 +93,17 @@ class FrozenMembers(dict[str, nn.Module]):
         return copy.copy(self)
 
     def record(self) -> Tensor | None:
-        """Return path and SHA-256 of the files as bytes of JSON; None without files."""
+        """Return paths and SHA-256 of the files as bytes of JSON; None if there are no files."""
         if not self._files:
             return None
         text = json.dumps(self._files, sort_keys=True).encode()
         return torch.tensor(list(text), dtype=torch.uint8)
 
     def check_record(self, record: Tensor | None) -> None:
-        """Check that the students are resumed with the teacher they were trained with.
+        """Check that a checkpoint was trained with the same frozen members.
 
         Args:
-            record: Return value of :meth:`record` at that time.
+            record: Return value of :meth:`record` when the checkpoint was saved.
 
         Raises:
             ValueError: If a file differs, or the record is invalid.
@@ -119,19 +119,13 @@ class FrozenMembers(dict[str, nn.Module]):
             path, sha256 = hashes.get(name, (now['path'], now['sha256']))
             if sha256 != now['sha256']:
                 raise ValueError(
-                    f'This checkpoint was trained with the frozen {name} {path} (SHA-256 '
-                    f'{sha256[:12]}...), but now it is {Path(now["path"])} '
-                    f'({now["sha256"][:12]}...). Give the file it was trained with'
+                    f'Invalid frozen {name}: expected the file that this checkpoint was trained '
+                    f'with, {path} (SHA-256 {sha256[:12]}...), got {Path(now["path"])} '
+                    f'({now["sha256"][:12]}...). Use the original file'
                 )
 
     def apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> None:
-        """Change all parameters and buffers, like ``nn.Module._apply``.
-
-        Args:
-            fn: Function from a tensor to its replacement.
-            args: See ``nn.Module._apply``.
-            kwargs: The same.
-        """
+        """Apply a function to all parameters and buffers, like ``nn.Module._apply``."""
         for name, member in self.items():
             self[name] = (copy.deepcopy(member) if self.shared else member)._apply(
                 fn, *args, **kwargs

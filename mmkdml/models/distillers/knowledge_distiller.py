@@ -10,7 +10,6 @@ from mmengine.model import BaseModel, ModuleDict, ModuleList
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.distillers.advice import Change, transfer_advice
 from mmkdml.models.distillers.build_terms import build_transfer_terms
 from mmkdml.models.distillers.frozen_members import FrozenMembers
@@ -21,16 +20,12 @@ from mmkdml.models.distillers.preprocessing import (
     used_augments,
 )
 from mmkdml.models.distillers.teacher_cache import TeacherCache, make_cache
-from mmkdml.models.distillers.transfer_terms import MemberOutputs, detach_source, weighted
+from mmkdml.models.distillers.transfer_terms import MemberOutputs, detach_source, weight_losses
 from mmkdml.models.distillers.validation import (
-    as_transfer,
+    check_classroom,
     check_input_size,
-    check_kind,
-    check_names,
-    check_reuse,
-    check_roles,
-    checked_ensemble,
-    chosen_students,
+    choose_ensemble,
+    choose_students,
     reraise_as_value_error,
 )
 from mmkdml.models.ensembles import Ensemble
@@ -44,40 +39,39 @@ from mmkdml.weight_checks import FROZEN_RECORD
 
 @MODELS.register_module()
 class KnowledgeDistiller(BaseModel):
-    """A classroom: named members that learn from the truth and from each other in one run.
+    """Classroom of named members that are trained by supervised losses and transfers in one run.
 
-    Each member runs forward once per step. It computes its framework's own supervised loss, and
-    each transfer compares what the learner showed with what its source showed; the source's side is
-    detached here, and nowhere else. Frozen members run in inference mode and in eval mode as a
-    whole; they are not submodules, so neither an optimiser nor a checkpoint ever holds them, and a
-    copy of the classroom has the same ones.
+    Each member runs forward once per step. Its framework computes its supervised losses, and each
+    transfer compares the learner's outputs with the source's, which are detached here and nowhere
+    else. Frozen members run in inference and eval mode. They are not submodules, so neither an
+    optimizer nor a checkpoint holds them, and a copy of the classroom shares them.
 
     Args:
-        members: For each member's name its config or a built module, all from mmpretrain or all
-            from mmseg.
-        transfers: The plan; :class:`Transfer` objects or dicts of their arguments.
-        supervised_weights: Factor of a member's supervised losses, by name; 1 where not given.
-        frozen: For each frozen member's name its checkpoint file, or None to load the pretrained
-            weights that its config names (``init_cfg``). A built module keeps its weights.
-        students: Names of the members in the ensemble. Default: all that learn in a transfer, or
-            all members if there are no transfers.
-        reused_classifiers: For each learner's name the frozen member with whose classifier it
-            answers, a fixed copy of which replaces its own (SimKD).
+        members: Config or built module by member name, all from mmpretrain or all from mmseg.
+        transfers: :class:`Transfer` objects or dicts of their arguments.
+        supervised_weights: Weight of the supervised losses by member name. Default: 1.
+        frozen: Checkpoint file by name of each frozen member. None loads the pretrained weights
+            that its config names (``init_cfg``); a built module keeps its weights.
+        students: Names of the members in the ensemble. Default: all learners, or all members if
+            there are no transfers.
+        reused_classifiers: Name of the frozen member by learner name whose classifier is copied
+            into the learner and stays fixed (SimKD).
         ensemble: ``'max'``, ``'union'`` (segmentation), ``'mean'``, ``'vote'``, or a function of
             probabilities and threshold as in :mod:`mmkdml.models.ensembles`. Default by task.
-        input_size: (H, W) at which the members are tried at build. Default by task.
-        data_preprocessor: Config or module; makes the batch that all members share. Default: that
-            of the first trained member with one. A member whose own ``data_preprocessor`` has
-            another mean, standard deviation or channel order gets the batch normalized so. Batch
-            augmentations come from here or from the trained members' ``train_cfg``.
+        input_size: (H, W) of the blank image with which transfers are validated. Default by task.
+        data_preprocessor: Config or module of the preprocessor that makes the shared batch.
+            Default: that of the first trained member with one. A member with its own
+            ``data_preprocessor`` may have another mean, standard deviation and channel order; it
+            gets the batch normalized accordingly. Batch augmentations come from here or from
+            ``train_cfg`` of the trained members.
         init_cfg: See mmengine's ``BaseModule``.
-        teacher_cache: Where the knowledge of frozen members is kept, so that they run once for each
-            image; a :class:`TeacherCache` or its arguments. Default: nowhere.
+        teacher_cache: :class:`TeacherCache`, or its arguments, that stores the outputs of frozen
+            members, so that they run once for each image. Default: no cache.
 
     Raises:
         TypeError: If the members are not all of one task.
         ValueError: If names, weights, taps, shapes or checkpoints do not fit.
-        FileNotFoundError: If a frozen member's checkpoint is not there.
+        FileNotFoundError: If the checkpoint of a frozen member does not exist.
     """
 
     def __init__(
@@ -94,98 +88,80 @@ class KnowledgeDistiller(BaseModel):
         init_cfg: Any = None,
         teacher_cache: TeacherCache | Mapping[str, Any] | None = None,
     ) -> None:
-        by_name = dict(supervised_weights=supervised_weights, frozen=frozen)
-        by_name |= dict(members=members, reused_classifiers=reused_classifiers)
-        check_kind(Mapping, 'a dict by name', **by_name)
-        check_kind(Sequence, 'a list', transfers=transfers, students=students)
-        check_names(members or {})
+        rows = check_classroom(
+            members, transfers, supervised_weights, frozen, students, reused_classifiers
+        )
+        frozen = frozen or {}
         built = build_members(members)
         task = task_of(built)
-        shares_own = data_preprocessor is not None
-        if not shares_own:
-            data_preprocessor = default_preprocessor(members, built, frozen or ())
-        with reraise_as_value_error('data_preprocessor cannot be built'):
+        has_preprocessor = data_preprocessor is not None
+        if not has_preprocessor:
+            data_preprocessor = default_preprocessor(members, built, frozen)
+        with reraise_as_value_error('Invalid data_preprocessor'):
             super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.data_preprocessor: Any
-        self.data_preprocessor, own = share_preprocessing(
-            self.data_preprocessor, shares_own, members, built, frozen or (), task.num_classes
+        preprocessor, renormalizations = share_preprocessing(
+            self.data_preprocessor, has_preprocessor, members, built, frozen, task.num_classes
         )
-        self.renormalizations = nn.ModuleDict(own)
+        self.data_preprocessor: Any = preprocessor
+        self.renormalizations = nn.ModuleDict(renormalizations)
         self.task = task
         self.member_names = tuple(built)
-        self.transfers = [as_transfer(row) for row in transfers or ()]
-        frozen = {
-            name: path and str(resolve_checkpoint(path)) for name, path in (frozen or {}).items()
-        }
-        check_roles(self.member_names, self.transfers, frozen, supervised_weights or {})
-        check_reuse(reused_classifiers or {}, self.member_names, frozen)
-        self.supervised_weights = {
-            name: float((supervised_weights or {}).get(name, 1.0))
-            for name in self.member_names
-            if name not in frozen
-        }
-        given = [name for name, member in members.items() if isinstance(member, nn.Module)]
-        self._frozen = FrozenMembers(built, frozen, given)
+        self.transfers = rows
+        trained = [name for name in built if name not in frozen]
+        weights = supervised_weights or {}
+        self.supervised_weights = {name: float(weights.get(name, 1.0)) for name in trained}
+        self._frozen = FrozenMembers(built, frozen, members)
         for name, source in (reused_classifiers or {}).items():
             task.reuse_classifier(built[name], self._frozen[source])
-        self.members = ModuleDict({name: built[name] for name in self.supervised_weights})
-        self.student_names = chosen_students(students, built, self.transfers, task)
-        self.ensemble = checked_ensemble(ensemble, task)
-        size = task.default_input_size if input_size is None else input_size
-        self.input_size = check_input_size(size)
-        self.transfer_terms = build_transfer_terms(
-            built, self.transfers, task, self.input_size, self._advice
-        )
+        self.members = ModuleDict({name: built[name] for name in trained})
+        self.student_names = choose_students(students, built, self.transfers, task)
+        self.ensemble = choose_ensemble(ensemble, task)
+        self.input_size = check_input_size(input_size, task.default_input_size)
+        self._build_transfers(built)
         self.teacher_cache = make_cache(teacher_cache, frozen)
-        self._taps = {
-            name: {tap for term in self.transfer_terms for who, tap in term.tapped() if who == name}
-            for name in self.member_names
-        }
-        # Registered for their parameters and buffers, e.g. of projectors.
-        modules = [module for one in self.transfer_terms for module in (one.loss, one.projector)]
-        self.transfer_modules = ModuleList([one for one in modules if one is not None])
+
+    def _build_transfers(self, built: Mapping[str, nn.Module]) -> None:
+        self.transfer_terms = build_transfer_terms(
+            built, self.transfers, self.task, self.input_size, self._advice
+        )
+        self._taps: dict[str, set[str]] = {name: set() for name in self.member_names}
+        self.transfer_modules = ModuleList()  # registers their parameters and buffers
+        for term in self.transfer_terms:
+            for name, tap in term.member_taps():
+                self._taps[name].add(tap)
+            self.transfer_modules.extend(x for x in (term.loss, term.projector) if x is not None)
 
     def init_weights(self) -> None:
-        """Initialize what is trained; mmengine's runner calls it when a training starts.
-
-        Raises:
-            ValueError: If a frozen member has random weights.
-        """
+        """Initialize the trained members; raise ``ValueError`` if a frozen one has no weights."""
         self.check_frozen_weights()
         super().init_weights()
 
     def check_frozen_weights(self) -> None:
-        """Raise ``ValueError`` if a frozen member, which nothing trains, has random weights."""
+        """Raise ``ValueError`` if a frozen member has random weights."""
         self._frozen.check_trained()
 
     def named_members(self) -> dict[str, nn.Module]:
-        """All members by name, the frozen ones too."""
+        """Return all members by name, including the frozen ones."""
         return {
             name: self._frozen[name] if name in self._frozen else self.members[name]
             for name in self.member_names
         }
 
     def inputs_of(self, name: str, inputs: Tensor, data_samples: Any = None) -> Tensor:
-        """The shared batch as a member takes it: the batch itself, or normalized again.
-
-        Args:
-            name: The member's name.
-            inputs: Preprocessed images (N, 3, H, W).
-            data_samples: Their samples, which know the padding.
-        """
+        """Return a shared batch of images (N, 3, H, W) with the normalization of a member."""
         if name not in self.renormalizations:
             return inputs
         augments = used_augments(self.data_preprocessor) if self.training else ()
         return self.renormalizations[name](inputs, data_samples, augments)
 
     def preprocessor_of(self, name: str) -> Any:
-        """The data preprocessor that gives a member's inputs from images."""
+        """Return the data preprocessor that converts images to the inputs of a member."""
         own = name in self.renormalizations
         return self.named_members()[name].data_preprocessor if own else self.data_preprocessor
 
     @property
     def observed_modules(self) -> dict[str, set[str]]:
-        """For each member the names of the modules whose outputs a training step records."""
+        """Names of the modules whose outputs a training step records, by member."""
         return {name: {*taps, *self.task.observed_modules} for name, taps in self._taps.items()}
 
     @property
@@ -195,7 +171,7 @@ class KnowledgeDistiller(BaseModel):
 
     @property
     def frozen_files(self) -> dict[str, str]:
-        """Checkpoint files of the frozen members or of their parts, by name."""
+        """Checkpoint files by name of a frozen member or of a part of one."""
         return self._frozen.files
 
     def forward(
@@ -204,16 +180,16 @@ class KnowledgeDistiller(BaseModel):
         data_samples: list[BaseDataElement] | None = None,
         mode: str = 'tensor',
     ) -> Any:
-        """Runs in one of mmengine's three modes.
+        """Run the members in one of mmengine's three modes.
 
         Args:
             inputs: Preprocessed images (N, 3, H, W).
-            data_samples: The framework's samples; their truth is needed in mode ``'loss'``.
-            mode: ``'loss'`` gives a dict of losses; ``'predict'`` the samples with the ensemble's
-                answer, and every member's in their ``members``; ``'tensor'`` a dict of logits.
+            data_samples: Samples of the framework; mode ``'loss'`` needs their labels.
+            mode: ``'loss'`` returns a dict of losses, ``'predict'`` a list of samples (see
+                :meth:`predict`), and ``'tensor'`` a dict of logits by member.
 
         Raises:
-            ValueError: If the mode is another.
+            ValueError: If the mode is unknown.
         """
         if mode == 'loss':
             return self.loss(inputs, data_samples)
@@ -227,54 +203,59 @@ class KnowledgeDistiller(BaseModel):
         raise ValueError(f'mode must be one of loss, predict, tensor; got {mode!r}')
 
     def loss(self, inputs: Tensor, data_samples: Any) -> dict[str, Any]:
-        """Supervised losses ``<member>.<framework's key>`` and ``<learner>.loss_from_<source>...``.
+        """Compute the weighted losses.
 
-        All are weighted, so what is logged adds up to what is optimised.
+        Returns:
+            Supervised losses by ``<member>.<key of the framework>``, and losses of transfers by
+            ``<learner>.loss_from_<source>.<knowledge>``.
         """
         losses: dict[str, Any] = {}
-        observed: dict[str, MemberOutputs] = {}
+        outputs: dict[str, MemberOutputs] = {}
         members = self.named_members()
         for name, member in members.items():
             with part(f'forward {name}'):
                 if name in self._frozen:
-                    observed[name], measures = self.observe_frozen(name, inputs, data_samples)
-                    losses.update(measures)
+                    outputs[name], log = self.forward_frozen(name, inputs, data_samples)
+                    losses.update(log)
                     continue
                 with TapRecorder(member, self._taps[name]) as recorder:
                     supervised, logits = self.task.training_step(
                         member, self.inputs_of(name, inputs, data_samples), data_samples
                     )
-                losses.update(weighted(name, supervised, self.supervised_weights[name]))
-            observed[name] = MemberOutputs(logits, recorder, name)
+                losses.update(weight_losses(name, supervised, self.supervised_weights[name]))
+            outputs[name] = MemberOutputs(logits, recorder, name)
         with part('transfers'):
             for term in self.transfer_terms:
-                source = observed[term.transfer.source].select(term.source_tap)
-                learner = observed[term.transfer.learner].select(term.learner_tap)
-                given = term.given(self.task, members[term.transfer.source], data_samples)
-                losses.update(term(detach_source(source), learner, *given))
+                transfer = term.transfer
+                source = outputs[transfer.source].select(term.source_tap)
+                learner = outputs[transfer.learner].select(term.learner_tap)
+                extra = term.extra_loss_inputs(self.task, members[transfer.source], data_samples)
+                losses.update(term(detach_source(source), learner, *extra))
         return losses
 
-    def observe_frozen(
+    def forward_frozen(
         self, name: str, inputs: Tensor, data_samples: Any = None
     ) -> tuple[MemberOutputs, dict[str, Tensor]]:
-        """The outputs of a frozen member for the shared batch, and what its cache logs, if any."""
+        """Return the outputs of a frozen member for the shared batch, and the cache's log."""
         member = self._frozen[name]
         inputs = self.inputs_of(name, inputs, data_samples)
 
-        def look(images: Tensor) -> MemberOutputs:
+        def run(images: Tensor) -> MemberOutputs:
             with TapRecorder(member, self._taps[name]) as recorder, torch.inference_mode():
                 return MemberOutputs(self.task.logits(member, images), recorder, name)
 
         if self.teacher_cache is None:
-            return look(inputs), {}
-        return self.teacher_cache.observe(name, member, self.transfer_terms, look, inputs)
+            return run(inputs), {}
+        return self.teacher_cache.outputs_of(name, member, self.transfer_terms, run, inputs)
 
     def predict(
         self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None
     ) -> list[BaseDataElement]:
-        """The framework's samples with the ensemble's answer; ``sample.members`` has each member's.
+        """Predict with all members and with the ensemble of the students.
 
-        ``sample.members.student_1`` and so on are samples of the same type, without the truth.
+        Returns:
+            Samples with the ensemble's prediction. ``sample.members`` has the predictions of all
+            members by name, samples of the same type without labels.
         """
         members = self.named_members()
         predictions = {
@@ -288,8 +269,8 @@ class KnowledgeDistiller(BaseModel):
             data_samples,
         )
         for index, sample in enumerate(samples):
-            answers = {name: batch[index] for name, batch in predictions.items()}
-            sample.set_field(BaseDataElement(**answers), 'members', field_type='data')
+            by_member = {name: batch[index] for name, batch in predictions.items()}
+            sample.set_field(BaseDataElement(**by_member), 'members', field_type='data')
         return samples
 
     def train(self, mode: bool = True) -> KnowledgeDistiller:
@@ -305,17 +286,14 @@ class KnowledgeDistiller(BaseModel):
         return super()._apply(fn, *args, **kwargs)
 
     def _advice(self, fixes: Sequence[tuple[Transfer, Change]]) -> str:
-        """Return advice for changing transfers."""
         return transfer_advice(fixes)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Add the record of the frozen members' files."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         record = self._frozen.record()
         if record is not None:
             destination[prefix + FROZEN_RECORD] = record
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Check that the students are resumed with the teacher they were trained with."""
         self._frozen.check_record(state_dict.pop(prefix + FROZEN_RECORD, None))
         super()._load_from_state_dict(state_dict, prefix, *args)

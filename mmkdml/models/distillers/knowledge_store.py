@@ -1,4 +1,4 @@
-"""Tensors by key, in one file that several runs may fill and read."""
+"""Key-value store of tensors in an SQLite file that several runs share."""
 
 from __future__ import annotations
 
@@ -15,84 +15,76 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 GIB = 2**30
-# Bytes. Larger ones are read faster, and leave more of a map's last one empty.
+# Page size in bytes. Larger pages are read faster, but waste more space per tensor.
 _PAGE = 16384
 _LOCK_SECONDS = 60.0
 _SCHEMA = 'CREATE TABLE knowledge (key BLOB PRIMARY KEY, checksum INTEGER, tensor BLOB)'
 
 
 class KnowledgeStore:
-    """Tensors by key in an SQLite file that does not grow over a limit.
+    """Store of tensors by key in an SQLite file of limited size.
 
-    What is added together is there together or not at all, whenever the process is killed. Several
-    processes of one machine may add and read at the same time. Nothing is replaced or removed, so
-    what was found once stays as it is. A tensor is kept as safetensors with a checksum: a file from
-    a stranger runs no code.
+    Each call of :meth:`add` is one transaction, also if the process is killed. Several processes of
+    one machine may read and add at the same time. Entries are never replaced or removed. Tensors
+    are serialized as safetensors with a checksum, so an untrusted file runs no code.
 
     Args:
-        path: The file, on a disk of this machine. It is made if it is not there.
-        limit: GiB that it may take, above 0.
+        path: Path of the file on a local disk; it is created if it does not exist.
+        limit: Size limit in GiB, above 0.
 
     Attributes:
-        full: Whether something could not be added, and nothing more will be.
+        full: True after a write failed; nothing is added from then on.
 
     Raises:
-        ValueError: If the file is of another kind or damaged, here or later.
+        ValueError: If the file is of another kind or damaged, also in the methods.
     """
 
     def __init__(self, path: str | Path, limit: float) -> None:
         self.path = Path(path)
         self.full = False
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._explained():
+        with self._name_file_in_errors():
             self._file = sqlite3.connect(self.path, timeout=_LOCK_SECONDS)
             self._file.execute('PRAGMA trusted_schema = OFF')
             if not self._schema():
                 self._file.execute(f'PRAGMA page_size = {_PAGE}')
                 self._file.execute(_SCHEMA.replace('TABLE', 'TABLE IF NOT EXISTS'))
             if self._schema() != [_SCHEMA]:
-                raise sqlite3.DatabaseError('it holds something else')
+                raise sqlite3.DatabaseError('it has other tables')
             self._page = self._pragma('page_size')
             self._file.execute(f'PRAGMA max_page_count = {max(1, int(limit * GIB / self._page))}')
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return self._pragma('page_count') * self._page
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
-        """What there is of these, each a tensor of its own on the CPU.
-
-        Raises:
-            ValueError: If the file is damaged.
-        """
+        """Return the stored tensors of these keys, on the CPU."""
         marks = ', '.join('?' * len(keys))
         query = f'SELECT key, checksum, tensor FROM knowledge WHERE key IN ({marks})'
-        with self._explained():
-            return {key: _unpacked(*row) for key, *row in self._file.execute(query, keys)}
+        with self._name_file_in_errors():
+            return {key: _deserialize(*row) for key, *row in self._file.execute(query, keys)}
 
     def add(self, tensors: Mapping[bytes, Tensor]) -> None:
-        """Adds all of these that are not there, or none; then the store is full, which is logged.
+        """Add all tensors with new keys; if that fails, add none, warn and set :attr:`full`.
 
         Args:
-            tensors: On the CPU, contiguous.
-
-        Raises:
-            ValueError: If the file is damaged.
+            tensors: Contiguous tensors on the CPU by key.
         """
         if self.full:
             return
-        packed = ((key, save({'': tensor})) for key, tensor in tensors.items())
-        rows = [(key, zlib.crc32(data), data) for key, data in packed]
-        with self._explained():
+        serialized = ((key, save({'': tensor})) for key, tensor in tensors.items())
+        rows = [(key, zlib.crc32(data), data) for key, data in serialized]
+        with self._name_file_in_errors():
             try:
                 with self._file:
                     self._file.executemany('INSERT OR IGNORE INTO knowledge VALUES (?, ?, ?)', rows)
-            except sqlite3.OperationalError as error:  # of the limit, of the disk, of its rights
+            except sqlite3.OperationalError as error:  # size limit, full disk, read-only file
                 self.full = True
                 print_log(
-                    f'{self.path} has {self.size / GIB:.3g} GiB and takes no more ({error}); what '
-                    'is not in it is computed each time',
+                    f'{self.path} is full with {self.size / GIB:.3g} GiB ({error}); outputs that '
+                    'are missing are computed each time',
                     logger='current',
                     level=logging.WARNING,
                 )
@@ -105,17 +97,17 @@ class KnowledgeStore:
         return self._file.execute(f'PRAGMA {name}').fetchone()[0]
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _name_file_in_errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, SafetensorError, KeyError) as error:
             raise ValueError(
-                f'{self.path} cannot be used as a cache of knowledge: {error}. Name another file; '
-                'or, if it was one, delete it, and what was in it is computed anew'
+                f'{self.path} is not a valid teacher cache: {error}. Use another path, or delete a '
+                'damaged cache to compute it again'
             ) from error
 
 
-def _unpacked(checksum: int, data: bytes) -> Tensor:
+def _deserialize(checksum: int, data: bytes) -> Tensor:
     if not isinstance(data, bytes) or zlib.crc32(data) != checksum:
         raise sqlite3.DatabaseError('the checksum of a tensor is wrong')
     return load(data)['']

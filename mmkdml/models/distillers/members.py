@@ -1,40 +1,92 @@
-"""Build members from their configs."""
+"""Building members and probing them with a blank image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
+from mmkdml.models.distillers.transfer_terms import MemberOutputs
 from mmkdml.models.distillers.validation import reraise_as_value_error
+from mmkdml.models.taps import TapRecorder
+from mmkdml.models.tasks import Task
 from mmkdml.registry import MODELS
 
 
 def build_members(members: Mapping[str, Any]) -> dict[str, nn.Module]:
-    """Build each member; modules stay as they are.
+    """Build members from their configs; modules are used as they are.
 
     Args:
         members: Config or module by name.
 
     Raises:
-        ValueError: If one cannot be built, or two are the same module.
+        ValueError: If a config is invalid, or two members are the same module.
     """
-    built = {name: _member(name, member) for name, member in members.items()}
+    built = {name: _build_member(name, member) for name, member in members.items()}
     if len({id(member) for member in built.values()}) < len(built):
-        raise ValueError('Two members are one and the same module; build one for each')
+        raise ValueError(
+            f'Invalid members {", ".join(built)}: expected a module for each, got one and the same '
+            'module twice. Build one for each'
+        )
     return built
 
 
-def _member(name: str, config_or_module: Any) -> nn.Module:
+def _build_member(name: str, config_or_module: Any) -> nn.Module:
     if isinstance(config_or_module, nn.Module):
         return config_or_module
-    with reraise_as_value_error(f'The member {name} cannot be built'):
-        return MODELS.build(_copied(config_or_module))
+    with reraise_as_value_error(f'Invalid member {name}'):
+        return MODELS.build(_copy(config_or_module))
 
 
-def _copied(value: Any) -> Any:
-    """A copy of a config's dicts and lists, which the frameworks change while they build."""
+def _copy(value: Any) -> Any:
+    """Copy the dicts and lists of a config, which the frameworks change while they build."""
     if isinstance(value, dict):
-        return type(value)({key: _copied(one) for key, one in value.items()})
-    return [_copied(one) for one in value] if type(value) is list else value
+        return type(value)({key: _copy(one) for key, one in value.items()})
+    return [_copy(one) for one in value] if type(value) is list else value
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Run a block with modules in eval mode, without gradients and with its own random numbers."""
+    states = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for part, training in states:
+            part.training = training
+
+
+def probe_member(
+    member: nn.Module,
+    task: Task,
+    taps: Iterable[str],
+    input_size: Sequence[int],
+    name: str = 'the network',
+) -> MemberOutputs:
+    """Compute a member's outputs for a blank image (1, 3, H, W) in eval mode.
+
+    Args:
+        member: The network.
+        task: Its task.
+        taps: Names of the modules to record.
+        input_size: (H, W) of the image.
+        name: Name of the member, for error messages.
+
+    Raises:
+        ValueError: If a tap does not exist, or the forward pass fails.
+    """
+    parameter = next(member.parameters())
+    size = tuple(input_size)
+    with evaluating(member), TapRecorder(member, sorted(taps)) as recorder:
+        with reraise_as_value_error(
+            f'Invalid input_size {size}: the forward pass of {name} failed'
+        ):
+            image = torch.zeros((1, 3, *size), dtype=parameter.dtype, device=parameter.device)
+            logits = task.logits(member, image)
+        return MemberOutputs(logits, recorder, name)

@@ -1,4 +1,4 @@
-"""What frozen members say of an image, computed once."""
+"""Cache of the outputs of frozen members on disk."""
 
 from __future__ import annotations
 
@@ -17,36 +17,35 @@ from mmkdml.models.distillers.knowledge_store import GIB, KnowledgeStore
 from mmkdml.models.distillers.transfer_terms import MemberOutputs, TransferTerm, tap_names
 
 HALVES = ('float16', 'bfloat16')
-# Of the largest value: what another batch size, another kernel or TF32 may change.
+# Relative to the largest value; other batch sizes, kernels and TF32 change values by less.
 _TOLERANCE = 1e-3
-_LOGITS = ''  # no tap is called so
+_LOGITS = ''  # not the name of any tap
 
 
 class TeacherCache:
-    """Keeps the knowledge of frozen members on disk, so that they run once for each image.
+    """Cache on disk with which frozen members run once for each image.
 
-    What is kept are the logits and maps that transfers take from them, image by image. The key is a
-    SHA-256 of the image *as the networks see it*, which is its pixels and its augmentation at once,
-    of the member (its layers, weights and buffers), the tap, the input's size and precision. So
-    nothing that is found can be of another image, crop, teacher or precision; runs and styles share
-    what they have in common, and what is not found is computed and added.
+    The cache stores the logits and feature maps that transfers use, image by image. The key is a
+    SHA-256 of the augmented image, of the member (layers, weights and buffers), the tap, and the
+    size and precision of the input, so an entry never belongs to another image, crop, teacher or
+    precision. Runs and styles share entries; missing ones are computed and added.
 
-    The first thing found in a process is computed once more and compared, lest something outside
-    of the key (a library, the code of a layer) has changed what a member says.
+    The first entry that a process reads is computed again and compared, because the key does not
+    cover library versions and the code of layers.
 
     Args:
-        path: The file, on a disk of this machine; see :class:`KnowledgeStore`.
-        limit: GiB that it may take, above 0. What has no room is computed each time.
-        dtype: None: as the member says it, so that losses differ by less than 1e-6 (of sums in
-            another order). ``'float16'``, ``'bfloat16'``: half the room, values rounded to a part
-            in 2048 or 256; what comes back has the precision of the images.
+        path: Path of the file on a local disk; see :class:`KnowledgeStore`. It is created on use.
+        limit: Size limit in GiB, above 0. Outputs beyond it are computed each time.
+        dtype: ``'float16'`` or ``'bfloat16'`` halve the size and round values to one part in 2048
+            or 256; outputs are returned in the precision of the images. Default: the precision of
+            the member's outputs, with which losses differ by less than 1e-6.
 
     Attributes:
-        bytes_per_image: What is kept of an image, by the name of each member that was asked.
+        bytes_per_image: Size of the entries of one image by member name.
 
     Raises:
-        ValueError: If the limit or the dtype cannot be; on use, if the file is not such a cache, is
-            damaged, or holds something else than what the member says.
+        ValueError: If the limit or the dtype is invalid; on use, if the file is not such a cache,
+            is damaged, or has entries that differ from the member's outputs.
     """
 
     def __init__(self, path: str | Path, limit: float, dtype: str | None = None) -> None:
@@ -54,8 +53,8 @@ class TeacherCache:
             raise ValueError(f'limit must be above 0 GiB and finite, got {limit}')
         if dtype not in (None, *HALVES):
             raise ValueError(
-                f'dtype must be one of {", ".join(HALVES)}, or None for that of the network; got '
-                f'{dtype!r}'
+                f'dtype must be one of {", ".join(HALVES)}, or None for the dtype of the network; '
+                f'got {dtype!r}'
             )
         self.path = Path(path)
         self.limit = limit
@@ -66,68 +65,68 @@ class TeacherCache:
 
     @cached_property
     def store(self) -> KnowledgeStore:
-        """The file."""
+        """The file, opened on first use."""
         return KnowledgeStore(self.path, self.limit)
 
     def __deepcopy__(self, memo: Any) -> TeacherCache:
-        return self  # a copy of a classroom has the same teachers
+        return self  # copies of a classroom share their teachers
 
-    def observe(
+    def outputs_of(
         self,
         name: str,
         member: nn.Module,
         terms: Sequence[TransferTerm],
-        look: Callable[[Tensor], MemberOutputs],
+        run: Callable[[Tensor], MemberOutputs],
         inputs: Tensor,
     ) -> tuple[MemberOutputs, dict[str, Tensor]]:
-        """What a member shows; it runs on the images alone of which that is not known.
+        """Return the outputs of a member, which runs on the images that are not cached.
 
         Args:
-            name: Its name.
+            name: Name of the member.
             member: The network.
-            terms: All terms; what those take that have it as their source is kept.
-            look: One forward of it.
+            terms: All transfer terms; taps of terms with this source are cached.
+            run: Forward pass of the member.
             inputs: Preprocessed images (N, 3, H, W).
 
         Returns:
-            The observation, and for the log the share of images found, in [0, 1], and the size of
+            The outputs, and scalars to log: the share of cached images in [0, 1], and the size of
             the file in GiB.
         """
-        taken = [tap_names(x.source_tap) for x in terms if x.transfer.source == name]
-        taps = sorted({tap for names in taken for tap in names or (_LOGITS,)})
+        used = [tap_names(x.source_tap) for x in terms if x.transfer.source == name]
+        taps = sorted({tap for names in used for tap in names or (_LOGITS,)})
         keys = self._keys(self._context(name, member, inputs), inputs, taps)
         known = self.store.find([key for row in keys for key in row])
-        missing = [place for place, row in enumerate(keys) if not known.keys() >= {*row}]
-        found = [place for place in range(len(keys)) if place not in missing]
+        missing = [index for index, row in enumerate(keys) if not known.keys() >= {*row}]
+        found = [index for index in range(len(keys)) if index not in missing]
 
-        def said(places: list[int]) -> dict[bytes, Tensor]:
-            shown = look(inputs[places])
+        def compute(images: list[int]) -> dict[bytes, Tensor]:
+            outputs = run(inputs[images])
             return {
-                keys[place][column]: self._kept(shown.select(tap or None)[row])
+                keys[index][column]: self._to_stored(outputs.select(tap or None)[row])
                 for column, tap in enumerate(taps)
-                for row, place in enumerate(places)
+                for row, index in enumerate(images)
             }
 
         if found and taps and name not in self._verified:
-            self._verify(name, known, said(found[:1]))
+            self._verify(name, known, compute(found[:1]))
         if missing:
-            new = said(missing)
+            new = compute(missing)
             self.store.add(new)
-            known = {**new, **known}  # another run may have added one tap and not the other
+            known = {**new, **known}  # another run may have stored some of the taps
         if name not in self.bytes_per_image:
-            self._tell(name, sum(known[key].nbytes for key in keys[0]))
+            self._log_size(name, sum(known[key].nbytes for key in keys[0]))
         maps = {
-            tap: self._given(torch.stack([known[row[column]] for row in keys]), inputs)
+            tap: self._from_stored(torch.stack([known[row[column]] for row in keys]), inputs)
             for column, tap in enumerate(taps)
         }
-        measures = {'cached': len(found) / len(keys), 'cache_gib': self.store.size / GIB}
+        log = {'cached': len(found) / len(keys), 'cache_gib': self.store.size / GIB}
         return (
             MemberOutputs(maps.get(_LOGITS), maps, name),
-            {f'{name}.{key}': torch.tensor(value) for key, value in measures.items()},
+            {f'{name}.{key}': torch.tensor(value) for key, value in log.items()},
         )
 
     def _keys(self, context: str, inputs: Tensor, taps: Sequence[str]) -> list[list[bytes]]:
-        """For each image one for each tap."""
+        """Return the keys of the entries, one list over taps for each image."""
         images = [_sha256(image).hexdigest() for image in inputs.cpu()]
         return [
             [hashlib.sha256(repr((context, image, tap)).encode()).digest() for tap in taps]
@@ -135,39 +134,39 @@ class TeacherCache:
         ]
 
     def _context(self, name: str, member: nn.Module, inputs: Tensor) -> str:
-        """All that what is said of an image depends on but for the image."""
+        """Describe all that a member's outputs depend on, except for the image."""
         if name not in self._fingerprints:
             self._fingerprints[name] = _fingerprint(member)
         device = inputs.device.type
         autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-        facts = (inputs.dtype, tuple(inputs.shape[1:]), device, autocast, self.dtype)
-        return f'{self._fingerprints[name]} {facts}'
+        settings = (inputs.dtype, tuple(inputs.shape[1:]), device, autocast, self.dtype)
+        return f'{self._fingerprints[name]} {settings}'
 
-    def _kept(self, row: Tensor) -> Tensor:
+    def _to_stored(self, row: Tensor) -> Tensor:
         return row.to(self.dtype or row.dtype).cpu().clone(memory_format=torch.contiguous_format)
 
-    def _given(self, rows: Tensor, inputs: Tensor) -> Tensor:
+    def _from_stored(self, rows: Tensor, inputs: Tensor) -> Tensor:
         return rows.to(inputs.device, inputs.dtype if self.dtype else rows.dtype)
 
     def _verify(
-        self, name: str, known: Mapping[bytes, Tensor], said: Mapping[bytes, Tensor]
+        self, name: str, known: Mapping[bytes, Tensor], computed: Mapping[bytes, Tensor]
     ) -> None:
-        for key, row in said.items():
-            least = _TOLERANCE + 8 * torch.finfo(row.dtype).eps
-            if (known[key] - row).abs().max() > least * row.abs().max():
+        for key, row in computed.items():
+            tolerance = _TOLERANCE + 8 * torch.finfo(row.dtype).eps
+            if (known[key] - row).abs().max() > tolerance * row.abs().max():
                 raise ValueError(
-                    f'What {self.path} has of the frozen {name} is not what it says now of the '
-                    'same image: made by another version of a library or of its code? Delete it, '
-                    'or name another file'
+                    f'{self.path} is invalid: expected the outputs of the frozen {name}, got other '
+                    'values for the same image, such as those of another library version. Delete '
+                    'the file, or use another path'
                 )
         self._verified.add(name)
 
-    def _tell(self, name: str, size: int) -> None:
+    def _log_size(self, name: str, size: int) -> None:
         used = self.store.size / GIB
         room = max(0, int((self.limit - used) * GIB / max(size, 1)))
         print_log(
-            f'The knowledge of {name} takes {size / 1024:.2f} KiB for each image. {self.path} has '
-            f'{used:.3g} of {self.limit:g} GiB, and room for {room} images more',
+            f'Teacher cache {self.path}: {size / 1024:.2f} KiB per image of {name}, {used:.3g} of '
+            f'{self.limit:g} GiB used, space for {room} more images',
             logger='current',
         )
         self.bytes_per_image[name] = size
@@ -176,21 +175,21 @@ class TeacherCache:
 def make_cache(
     cache: TeacherCache | Mapping[str, Any] | None, frozen: Mapping[str, Any]
 ) -> TeacherCache | None:
-    """A classroom's cache, from its arguments if need be.
+    """Build the cache of a classroom from its arguments, if there are any.
 
     Raises:
-        ValueError: If there is no frozen member that it could serve, or see :class:`TeacherCache`.
+        ValueError: If there is no frozen member, or see :class:`TeacherCache`.
     """
     if cache is not None and not frozen:
         raise ValueError(
-            'teacher_cache keeps what frozen members say, for that stays the same; here all '
-            'members learn. Leave it out, or freeze the teacher (mode kd_off)'
+            'teacher_cache needs a frozen member, whose outputs never change; here all members '
+            'learn. Leave it out, or freeze the teacher (mode kd_off)'
         )
     return TeacherCache(**cache) if isinstance(cache, Mapping) else cache
 
 
 def _fingerprint(member: nn.Module) -> str:
-    """SHA-256 of layers, parameters and buffers."""
+    """Compute the SHA-256 of layers, parameters and buffers."""
     digest = hashlib.sha256(repr(member).encode())
     for name, tensor in (*member.named_parameters(), *member.named_buffers()):
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
@@ -199,5 +198,5 @@ def _fingerprint(member: nn.Module) -> str:
 
 
 def _sha256(tensor: Tensor) -> Any:
-    """Of the values' bytes, row by row, however they lie in memory."""
+    """Hash the values in row-major order, independent of the memory format."""
     return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""A transfer made ready: what is taken where, and how it is compared."""
+"""Transfers with their built losses and projectors, and the outputs that they compare."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from mmkdml.models.tasks import Task
 from mmkdml.models.tasks.base import Samples
 from mmkdml.models.transfers import Tap, Transfer
 
-#: Logits or one map, or the maps of several taps.
+#: Logits or one feature map, or a list of feature maps if there are several taps.
 Outputs = Tensor | list[Tensor]
 Shape = tuple[int, ...]
 
 
 @dataclass
 class MemberOutputs:
-    """What one forward of one member showed."""
+    """Logits and feature maps of one forward pass of a member.
+
+    Args:
+        logits: Logits; None if the head does not return a single tensor.
+        taps: Feature maps by tap name: a :class:`TapRecorder`, or a dict of cached maps.
+        member: Name of the member, for error messages.
+    """
 
     logits: Tensor | None
-    taps: Any  # a map by each tap's name: a TapRecorder, or what was kept of one
+    taps: Any
     member: str = 'the network'
 
     def select(self, tap: Tap) -> Outputs:
-        """The map of a tap, the list of those of several, or the logits if no tap is named.
+        """Return the feature map of a tap, the list of maps of several taps, or logits for None.
 
         Raises:
-            ValueError: If the head gives no logits, or see :class:`TapRecorder`.
+            ValueError: If there are no logits, or see :class:`TapRecorder`.
         """
         if isinstance(tap, str):
             return self.taps[tap]
@@ -37,17 +43,26 @@ class MemberOutputs:
             return [self.taps[name] for name in tap]
         if self.logits is None:
             raise ValueError(
-                f'The head of {self.member} gives no single tensor of logits, so its predictions '
-                'cannot be handed on or compared; hand over features, or use another head'
+                f'Invalid head of {self.member}: expected a single tensor of logits, which a '
+                'transfer of predictions compares, got another output. Transfer features, or use '
+                'another head'
             )
         return self.logits
 
 
 @dataclass
 class TransferTerm:
-    """A transfer with its built loss and projector.
+    """One term of the training loss: a transfer with its built loss and projector.
 
-    What may be a loss says :class:`mmkdml.models.losses.TransferLoss`.
+    Args:
+        transfer: The transfer.
+        key: Key of the loss in the log, unique within a classroom.
+        source_tap: Taps of the source; None for logits.
+        learner_tap: Taps of the learner; None for logits.
+        loss: Module with the interface of :class:`mmkdml.models.losses.TransferLoss`.
+        projector: Module that projects one side; None to compare the outputs as they are.
+        source_shape: Shapes of the source's outputs for one image, before the projector.
+        learner_shape: Shapes of the learner's outputs for one image, before the projector.
     """
 
     transfer: Transfer
@@ -56,35 +71,35 @@ class TransferTerm:
     learner_tap: Tap
     loss: nn.Module
     projector: nn.Module | None
-    source_shape: Shape | list[Shape] = ()  # of one image, before the projector
+    source_shape: Shape | list[Shape] = ()
     learner_shape: Shape | list[Shape] = ()
 
-    def tapped(self) -> list[tuple[str, str]]:
-        """(member, tap) of both sides; none for predictions."""
+    def member_taps(self) -> list[tuple[str, str]]:
+        """Return (member, tap) for each tap of both sides; empty for predictions."""
         sides = ((self.transfer.source, self.source_tap), (self.transfer.learner, self.learner_tap))
         return [(name, tap) for name, taps in sides for tap in tap_names(taps)]
 
-    def given(self, task: Task, source: nn.Module, samples: Samples) -> list[Any]:
-        """What the loss takes besides the two sides."""
-        given: list[Any] = []
+    def extra_loss_inputs(self, task: Task, source: nn.Module, samples: Samples) -> list[Any]:
+        """Return the loss inputs besides the two sides: labels and the source's classifier."""
+        inputs: list[Any] = []
         if getattr(self.loss, 'needs_truth', False):
-            given.append(task.truth(samples))
+            inputs.append(task.truth(samples))
         if getattr(self.loss, 'needs_source_classifier', False):
-            given.append(task.classifier(source))
-        return given
+            inputs.append(task.classifier(source))
+        return inputs
 
-    def projected(self, source: Outputs, learner: Outputs) -> tuple[Outputs, Outputs]:
-        """Both sides as they are compared."""
-        if self.projector is None:
-            return source, learner
-        if projector_side(self.projector) == 'source':
-            return self.projector(source), learner
-        return source, self.projector(learner)
+    def __call__(
+        self, source: Outputs, learner: Outputs, *extra_loss_inputs: Any
+    ) -> dict[str, Tensor]:
+        """Compute the weighted losses by key.
 
-    def __call__(self, source: Outputs, learner: Outputs, *given: Any) -> dict[str, Tensor]:
-        """The weighted losses by their keys; the source's side comes in detached."""
-        source, learner = self.projected(source, learner)
-        losses = {self.key: self.transfer.weight * self.loss(learner, source, *given)}
+        Args:
+            source: Outputs of the source, detached.
+            learner: Outputs of the learner.
+            *extra_loss_inputs: See :meth:`extra_loss_inputs`.
+        """
+        source, learner = project(self.projector, source, learner)
+        losses = {self.key: self.transfer.weight * self.loss(learner, source, *extra_loss_inputs)}
         discriminator_loss = getattr(self.loss, 'discriminator_loss', None)
         if discriminator_loss is not None:
             error = discriminator_loss(learner, source)
@@ -92,37 +107,49 @@ class TransferTerm:
         return losses
 
 
-def detach_source(shown: Outputs) -> Outputs:
-    """What a source gives to a learner: no gradient flows back to the source.
+def project(
+    projector: nn.Module | None, source: Outputs, learner: Outputs
+) -> tuple[Outputs, Outputs]:
+    """Apply a projector to its side and return both sides, the source's first."""
+    if projector is None:
+        return source, learner
+    if projector_side(projector) == 'source':
+        return projector(source), learner
+    return source, projector(learner)
 
-    Autograd refuses to save an inference tensor, but not a normal one of the same memory.
+
+def projector_side(projector: nn.Module) -> str:
+    """Return the side that a projector is applied to, ``'learner'`` or ``'source'``."""
+    return getattr(projector, 'side', 'learner')
+
+
+def detach_source(outputs: Outputs) -> Outputs:
+    """Detach the outputs of a source, so that no gradient flows into it.
+
+    Autograd cannot save inference tensors for the backward pass; for these, normal tensors that
+    share their memory are returned.
     """
-    if isinstance(shown, list):
-        return [_normal(x) if x.is_inference() else x.detach() for x in shown]
-    return detach_source([shown])[0]
+    if isinstance(outputs, list):
+        return [_as_normal(x) if x.is_inference() else x.detach() for x in outputs]
+    return detach_source([outputs])[0]
 
 
-def _normal(tensor: Tensor) -> Tensor:
-    place = tensor.storage_offset(), tensor.shape, tensor.stride()
-    return tensor.new_empty(0).set_(tensor.untyped_storage(), *place)
+def _as_normal(tensor: Tensor) -> Tensor:
+    layout = tensor.storage_offset(), tensor.shape, tensor.stride()
+    return tensor.new_empty(0).set_(tensor.untyped_storage(), *layout)
 
 
-def weighted(name: str, losses: Mapping[str, Any], weight: float) -> dict[str, Any]:
-    """Prefix a member's log with its name and weight what is optimized ("loss" in the key)."""
-    values = {}
+def weight_losses(name: str, losses: Mapping[str, Any], weight: float) -> dict[str, Any]:
+    """Prefix the keys of a member's log with its name, and weight those that contain "loss"."""
+    weighted = {}
     for key, value in losses.items():
         if 'loss' in key and weight != 1:
             several = isinstance(value, (list, tuple))
             value = [weight * part for part in value] if several else weight * value
-        values[f'{name}.{key}'] = value
-    return values
+        weighted[f'{name}.{key}'] = value
+    return weighted
 
 
 def tap_names(tap: Tap) -> tuple[str, ...]:
-    """The names in a tap: one, several, or none."""
+    """Return the names of a tap as a tuple; empty for None."""
     return (tap,) if isinstance(tap, str) else tuple(tap or ())
-
-
-def projector_side(projector: nn.Module) -> str:
-    """``'learner'`` or ``'source'``."""
-    return getattr(projector, 'side', 'learner')

@@ -1,4 +1,4 @@
-"""What a classroom's names and roles must be."""
+"""Validation of a classroom's arguments: names, roles, students and ensemble."""
 
 from __future__ import annotations
 
@@ -14,69 +14,97 @@ from mmkdml.models.transfers import Transfer, check_weight
 
 
 @contextmanager
-def reraise_as_value_error(what: str) -> Iterator[None]:
-    """Makes of what goes wrong in the networks' own code an error that says where it was.
+def reraise_as_value_error(message: str) -> Iterator[None]:
+    """Convert any error in the block, such as those of the frameworks, to a ``ValueError``.
 
-    Raises:
-        ValueError: In place of any other error.
+    Args:
+        message: Beginning of the new message; type and message of the original error follow.
     """
     try:
         yield
-    except Exception as error:  # a setting that does not fit makes them raise nearly anything
-        raise ValueError(f'{what} ({type(error).__name__}: {error})') from error
+    except Exception as error:
+        raise ValueError(f'{message} ({type(error).__name__}: {error})') from error
 
 
 def check_kind(kind: type, name: str, **arguments: Any) -> None:
-    """Raises ``ValueError`` if one of the arguments is neither None nor of a kind.
+    """Raise ``ValueError`` unless all arguments are None or instances of a type.
 
     Args:
-        kind: Such as ``Mapping``; texts are of no kind.
-        name: What users call it, ``'a list'``.
-        **arguments: The values, by name.
+        kind: The type, such as ``Mapping``; strings are never accepted.
+        name: Name of the type for users, such as ``'a list'``.
+        **arguments: Values by name.
     """
     for argument, value in arguments.items():
         if isinstance(value, str) or not isinstance(value, kind | None):
             raise ValueError(f'{argument} must be {name}, got {value!r}')
 
 
-def check_input_size(size: Any) -> tuple[int, int]:
-    """The size as a tuple; raises ``ValueError`` unless it is two whole numbers above 0."""
+def check_input_size(size: Any, default: tuple[int, int]) -> tuple[int, int]:
+    """Return the size, or the default for None; raise ``ValueError`` if it is not a size."""
+    if size is None:
+        return default
     numbers = tuple(size) if isinstance(size, Sequence) else ()
     if len(numbers) != 2 or any(type(number) is not int or number < 1 for number in numbers):
-        raise ValueError(
-            f'input_size must be (H, W), two whole numbers of at least 1; got {size!r}'
-        )
+        raise ValueError(f'input_size must be (H, W), two integers of at least 1; got {size!r}')
     return numbers
 
 
 def as_transfer(row: Any) -> Transfer:
-    """A row of the plan; raises ``ValueError`` if it cannot be one."""
+    """Convert a dict of arguments to a transfer; raise ``ValueError`` if it is invalid."""
     if isinstance(row, Transfer):
         return row
     try:
         return Transfer(**row)
     except TypeError as error:
         raise ValueError(
-            f'A transfer must be a dict with source, learner, knowledge, weight and others that '
-            f'Transfer has: {error}; got {row!r}'
+            'Invalid transfer: expected a dict with source, learner, knowledge, weight and other '
+            f'arguments of Transfer, got {row!r} ({error})'
         ) from error
 
 
+def check_classroom(
+    members: Any,
+    transfers: Any,
+    supervised_weights: Any,
+    frozen: Any,
+    students: Any,
+    reused_classifiers: Any,
+) -> list[Transfer]:
+    """Check the arguments of a classroom before its members are built.
+
+    Returns:
+        The transfers.
+
+    Raises:
+        ValueError: If a type, name, role or weight is invalid.
+    """
+    by_name = dict(members=members, supervised_weights=supervised_weights, frozen=frozen)
+    check_kind(Mapping, 'a dict by name', reused_classifiers=reused_classifiers, **by_name)
+    check_kind(Sequence, 'a list', transfers=transfers, students=students)
+    check_names(members or {})
+    rows = [as_transfer(row) for row in transfers or ()]
+    names = tuple(members)
+    check_roles(names, rows, frozen or {}, supervised_weights or {})
+    check_reuse(reused_classifiers or {}, names, frozen or {})
+    check_known('students', students or (), names)
+    return rows
+
+
 def check_names(members: Iterable[str]) -> None:
-    """Raises ``ValueError`` if there are no members, or one has a name that cannot be."""
+    """Raise ``ValueError`` if there are no members, or one has an invalid name."""
     names = list(members)
     if not names:
-        raise ValueError('A classroom needs at least one member, got none')
+        raise ValueError('members must have at least one member, got none')
     for name in names:
         if not str(name).isidentifier() or name == 'ensemble':
             raise ValueError(
-                'The name of a member must be an identifier other than "ensemble", which names '
-                f"the students' common answer; got {name!r}"
+                'The name of a member must be an identifier other than "ensemble", the name of the '
+                f"students' combined prediction; got {name!r}"
             )
 
 
 def check_known(what: str, names: Iterable[str], members: Sequence[str]) -> None:
-    """Raises ``ValueError`` if ``names`` has one that is no member's."""
+    """Raise ``ValueError`` if a name is not the name of a member."""
     unknown = [name for name in names if name not in members]
     if unknown:
         raise ValueError(
@@ -87,13 +115,13 @@ def check_known(what: str, names: Iterable[str], members: Sequence[str]) -> None
 def check_reuse(
     reused: Mapping[str, str], members: Sequence[str], frozen: Mapping[str, Any]
 ) -> None:
-    """Raises ``ValueError`` if a classifier is reused by or of a member that cannot be."""
+    """Raise ``ValueError`` unless each learner reuses the classifier of a frozen member."""
     check_known('reused_classifiers', (*reused, *reused.values()), members)
     for learner, source in reused.items():
         if learner in frozen or source not in frozen:
             raise ValueError(
-                f'{learner} can only answer with the classifier of {source} if {source} is frozen '
-                f'and {learner} learns: it must have been trained before. The frozen members are: '
+                f'Invalid reused_classifiers: expected a trained {learner} and a frozen {source}, '
+                f'whose classifier {learner} reuses; the frozen members are: '
                 f'{", ".join(frozen) or "none"}'
             )
 
@@ -104,23 +132,30 @@ def check_roles(
     frozen: Mapping[str, Any],
     supervised_weights: Mapping[str, float],
 ) -> None:
-    """Raises ``ValueError`` if a role is given to no member, or to one that cannot have it."""
+    """Raise ``ValueError`` if a name is unknown, or a frozen member learns."""
     check_known('frozen', frozen, members)
     check_known('supervised_weights', supervised_weights, members)
     for transfer in transfers:
         check_known(f'The transfer {transfer}', (transfer.source, transfer.learner), members)
         if transfer.learner in frozen:
             raise ValueError(
-                f'{transfer.learner} is frozen and cannot learn in the transfer {transfer}'
+                f'Invalid transfer {transfer}: expected a trained learner, got the frozen '
+                f'{transfer.learner}'
             )
     for name, weight in supervised_weights.items():
         if name in frozen:
-            raise ValueError(f'{name} is frozen and has no supervised loss to weight')
+            raise ValueError(
+                f'supervised_weights must name trained members, got the frozen {name}. Leave it out'
+            )
         check_weight(f'The supervised weight of {name}', weight)
 
 
-def checked_ensemble(ensemble: str | Ensemble | None, task: Task) -> Ensemble:
-    """The ensemble by its name, or the task's default; raises ``ValueError`` if there is none."""
+def choose_ensemble(ensemble: str | Ensemble | None, task: Task) -> Ensemble:
+    """Return the ensemble by its name, or the task's default for None.
+
+    Raises:
+        ValueError: If the task does not support the ensemble.
+    """
     ensemble = ensemble or task.default_ensemble
     if callable(ensemble):
         return ensemble
@@ -132,21 +167,20 @@ def checked_ensemble(ensemble: str | Ensemble | None, task: Task) -> Ensemble:
     return ENSEMBLES[ensemble]
 
 
-def chosen_students(
+def choose_students(
     students: Sequence[str] | None,
     members: Mapping[str, nn.Module],
     transfers: Iterable[Transfer],
     task: Task,
 ) -> tuple[str, ...]:
-    """Names of the students: as given, or all learners, or all members without transfers.
+    """Return the students' names: as passed, or all learners, or all members without transfers.
 
     Raises:
-        ValueError: If a name is not a member's, or the task has no ensemble of these members.
+        ValueError: If the task does not support an ensemble of the students.
     """
     if students is None:
         learners = {transfer.learner for transfer in transfers}
         students = [name for name in members if name in learners]
     names = tuple(students) or tuple(members)
-    check_known('students', names, tuple(members))
     task.check_students({name: members[name] for name in names})
     return names

@@ -11,7 +11,8 @@ from mmkdml.models import (
     Transfer,
     UNetHead,
 )
-from mmkdml.models.distillers.build_terms import build_transfer_terms, evaluating
+from mmkdml.models.distillers.build_terms import build_transfer_terms
+from mmkdml.models.distillers.members import evaluating
 from mmkdml.models.tasks import ClassificationTask
 
 
@@ -29,18 +30,18 @@ def test_defaults(tiny):
     assert isinstance(predictions.loss, PredictionKLLoss)
     assert (predictions.source_tap, predictions.learner_tap) == (None, None)
     assert predictions.source_shape == (1, 3)
-    assert predictions.tapped() == []
+    assert predictions.member_taps() == []
     assert isinstance(features.loss, FeatureMSELoss)
-    assert features.tapped() == [('t', 'backbone'), ('s', 'backbone')]
+    assert features.member_taps() == [('t', 'backbone'), ('s', 'backbone')]
     assert features.learner_shape == (1, 32, 1, 1)
     assert features.projector is None
 
 
-def test_what_has_no_weight_is_not_built(tiny):
+def test_transfers_of_weight_zero_are_not_built(tiny):
     assert terms(tiny, Transfer('t', 's', 'features', 0.0, source_tap='no such module')) == []
 
 
-def test_keys_are_unique(tiny):
+def test_repeated_keys_are_numbered(tiny):
     rows = [Transfer('t', 's', 'features', 1.0)] * 3
     assert [term.key for term in terms(tiny, *rows)] == [
         's.loss_from_t.features',
@@ -49,7 +50,7 @@ def test_keys_are_unique(tiny):
     ]
 
 
-def test_a_term_is_weight_times_loss_of_the_projected_side(tiny):
+def test_term_is_weight_times_loss_of_projected_outputs(tiny):
     source, learner = torch.randn(2, 32, 4, 4), torch.randn(2, 32, 4, 4)
     for side in ('learner', 'source'):
         row = Transfer('t', 's', 'features', 0.5, projector=dict(type='ConvProjector', side=side))
@@ -65,40 +66,40 @@ def test_a_term_is_weight_times_loss_of_the_projected_side(tiny):
 
 
 @pytest.mark.parametrize(('side', 'channels'), [('learner', (32, 48)), ('source', (48, 32))])
-def test_channels_are_inferred(tiny, side, channels):
+def test_projector_channels_are_inferred(tiny, side, channels):
     row = Transfer('t', 's', 'features', 1.0, projector=dict(type=ConvProjector, side=side))
     (term,) = terms(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
     convolution = next(m for m in term.projector.modules() if isinstance(m, nn.Conv2d))
     assert (convolution.in_channels, convolution.out_channels) == channels
 
 
-class Facts(nn.Module):
-    """A loss, or a projector that leaves things as they are, with what it was built with."""
+class RecordingModule(nn.Module):
+    """Loss or identity projector that records the arguments it was built with."""
 
     requires_same_shape = False
 
-    def __init__(self, **facts):
+    def __init__(self, **arguments):
         super().__init__()
-        self.facts = facts
+        self.arguments = arguments
 
     def forward(self, first, second=None):
         first = first[0] if isinstance(first, list) else first
         return first if second is None else first.mean()
 
 
-class ChannelFacts(Facts):
+class RecordingLoss(RecordingModule):
     def __init__(self, learner_channels, source_channels, num_classes):
         super().__init__(learner=learner_channels, source=source_channels, classes=num_classes)
 
 
-class SizeFacts(Facts):
+class RecordingProjector(RecordingModule):
     def __init__(self, in_channels, out_channels, in_size, out_size, side='learner'):
         super().__init__(channels=(in_channels, out_channels), sizes=(in_size, out_size))
         self.side = side
 
 
-def test_a_loss_is_built_with_the_channels_of_both_sides_and_the_learners_classes(tiny):
-    loss = dict(type=ChannelFacts)
+def test_loss_gets_the_channels_of_both_sides_and_the_learners_classes(tiny):
+    loss = dict(type=RecordingLoss)
     stages = ['backbone.layer1', 'backbone.layer4', 'neck']
     two, three = tiny.classifier(num_classes=2), tiny.classifier(width=6, num_classes=3)
     one, several, predictions = terms(
@@ -109,54 +110,54 @@ def test_a_loss_is_built_with_the_channels_of_both_sides_and_the_learners_classe
         t=three,
         s=two,
     )
-    assert one.loss.facts == dict(learner=32, source=48, classes=2)
-    assert several.loss.facts == dict(learner=32, source=[6, 48, 48], classes=2)
-    assert predictions.loss.facts == dict(learner=2, source=3, classes=2)
+    assert one.loss.arguments == dict(learner=32, source=48, classes=2)
+    assert several.loss.arguments == dict(learner=32, source=[6, 48, 48], classes=2)
+    assert predictions.loss.arguments == dict(learner=2, source=3, classes=2)
     assert several.source_shape == [(1, 6, 8, 8), (1, 48, 1, 1), (1, 48)]
     assert several.learner_shape == (1, 32)
 
 
-def test_the_channels_are_those_behind_the_projector(tiny):
+def test_loss_gets_the_channels_after_the_projector(tiny):
     row = Transfer(
-        't', 's', 'features', 1.0, loss=dict(type=ChannelFacts), projector=dict(type=ConvProjector)
+        't', 's', 'features', 1.0, loss=dict(type=RecordingLoss), projector=dict(type=ConvProjector)
     )
     (term,) = terms(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
-    assert term.loss.facts == dict(learner=48, source=48, classes=3)
+    assert term.loss.arguments == dict(learner=48, source=48, classes=3)
 
 
-def test_what_the_config_says_goes_before_the_facts(tiny):
-    row = dict(type=ChannelFacts, num_classes=7)
+def test_config_overrides_inferred_arguments(tiny):
+    row = dict(type=RecordingLoss, num_classes=7)
     (term,) = terms(tiny, Transfer('t', 's', 'predictions', 1.0, loss=row))
-    assert term.loss.facts['classes'] == 7
-    assert row == dict(type=ChannelFacts, num_classes=7)
+    assert term.loss.arguments['classes'] == 7
+    assert row == dict(type=RecordingLoss, num_classes=7)
 
 
 @pytest.mark.parametrize('side', ['learner', 'source'])
-def test_a_projector_is_built_with_channels_and_sizes_of_its_side_and_the_other(tiny, side):
+def test_projector_gets_channels_and_sizes_of_both_sides(tiny, side):
     source, learner = (24, (2, 2)), (4, (8, 8))
     row = Transfer(
         't',
         's',
         'features',
         1.0,
-        loss=Facts(),
-        projector=dict(type=SizeFacts, side=side),
+        loss=RecordingModule(),
+        projector=dict(type=RecordingProjector, side=side),
         source_tap='backbone.layer3',
         learner_tap='backbone.layer1',
     )
     (term,) = terms(tiny, row, t=tiny.classifier(width=6), s=tiny.classifier())
     own, other = (source, learner) if side == 'source' else (learner, source)
-    assert term.projector.facts == dict(channels=(own[0], other[0]), sizes=(own[1], other[1]))
+    assert term.projector.arguments == dict(channels=(own[0], other[0]), sizes=(own[1], other[1]))
 
 
-def test_built_losses_and_projectors_are_used_as_they_are(tiny):
+def test_modules_are_used_as_they_are(tiny):
     loss, projector = FeatureMSELoss(), nn.Identity()
     (term,) = terms(tiny, Transfer('t', 's', 'features', 1.0, loss=loss, projector=projector))
     assert term.loss is loss
     assert term.projector is projector
 
 
-def test_a_loss_may_compare_different_shapes(tiny):
+def test_loss_may_support_different_shapes(tiny):
     class MeansMSE(nn.Module):
         requires_same_shape = False
 
@@ -172,7 +173,7 @@ def test_a_loss_may_compare_different_shapes(tiny):
     assert term.source_shape != term.learner_shape
 
 
-def test_evaluating_puts_everything_back_also_after_an_error():
+def test_evaluating_restores_modes_after_an_error():
     network = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Dropout()))
     network[1].eval()
     network[1][0].train()
@@ -200,13 +201,13 @@ def total(losses):
         (
             dict(width=6),
             dict(knowledge='features'),
-            r'teacher gives \(1, 48, 1, 1\) at the tap .backbone. and student gives \(1, 32, 1, 1\)'
+            r'\(1, 48, 1, 1\) of teacher at the tap .backbone. and \(1, 32, 1, 1\) of student'
             r'.*ConvProjector',
         ),
         (
             dict(num_classes=5),
             dict(knowledge='predictions'),
-            r'teacher gives \(1, 5\) and student gives \(1, 3\).*same number of logits',
+            r'\(1, 5\) of teacher and \(1, 3\) of student.*same number of logits',
         ),
         (
             dict(),
@@ -220,7 +221,7 @@ def total(losses):
         ),
     ],
 )
-def test_shapes_that_do_not_fit_are_told_with_a_way_out(tiny, teacher, row, message):
+def test_shape_mismatch_names_shapes_and_a_fix(tiny, teacher, row, message):
     with pytest.raises(ValueError, match=message):
         KnowledgeDistiller(
             members=dict(teacher=tiny.classifier(**teacher), student=tiny.classifier()),
@@ -229,7 +230,7 @@ def test_shapes_that_do_not_fit_are_told_with_a_way_out(tiny, teacher, row, mess
         )
 
 
-def test_coarser_logits_are_interpolated(tiny):
+def test_coarser_logits_need_an_interpolating_projector(tiny):
     teacher, student = tiny.mmseg_pair()
     student['decode_head'] = dict(student['decode_head'], in_index=0, in_channels=8)
     student.pop('auxiliary_head')
@@ -244,7 +245,7 @@ def test_coarser_logits_are_interpolated(tiny):
     )
 
 
-def test_predictions_of_a_head_without_logits_are_refused(tiny):
+def test_predictions_of_a_head_without_logits_raise(tiny):
     class TwoMaps(UNetHead):
         def forward(self, inputs):
             logits = super().forward(inputs)
@@ -255,7 +256,7 @@ def test_predictions_of_a_head_without_logits_are_refused(tiny):
 
     config = tiny.segmentor()
     config['decode_head']['type'] = TwoMaps
-    with pytest.raises(ValueError, match='head of teacher gives no single tensor of logits'):
+    with pytest.raises(ValueError, match='head of teacher.*single tensor of logits'):
         KnowledgeDistiller(
             members=dict(teacher=config, student=tiny.segmentor()),
             transfers=[Transfer('teacher', 'student', 'predictions', 1.0)],
@@ -269,7 +270,7 @@ def test_predictions_of_a_head_without_logits_are_refused(tiny):
     assert torch.isfinite(total(features(tiny.images(), tiny.mask_samples(), mode='loss')))
 
 
-def test_a_loss_may_project_the_channels_of_features_but_not_of_predictions(tiny):
+def test_loss_may_project_channels_of_features_only(tiny):
     teacher, student = tiny.segmentor(first=8), tiny.segmentor(first=16)
     row = dict(source='teacher', learner='student', weight=1.0, loss=dict(type='ChannelWiseLoss'))
     room = KnowledgeDistiller(

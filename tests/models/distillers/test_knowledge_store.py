@@ -1,6 +1,7 @@
 import logging
 import os
 import pickle
+import re
 import signal
 import sqlite3
 import zlib
@@ -8,7 +9,7 @@ import zlib
 import pytest
 import torch
 
-from mmkdml.models import knowledge_store
+from mmkdml.models.distillers import knowledge_store
 from mmkdml.models.distillers.knowledge_store import GIB, KnowledgeStore
 
 MIB = 1 / 1024  # in GiB
@@ -24,7 +25,7 @@ def filled(number, size=1000):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('shape', [(), (3,), (2, 3, 5)])
-def test_what_is_added_is_found_also_later(tmp_path, dtype, shape):
+def test_added_tensors_are_found_after_reopening(tmp_path, dtype, shape):
     tensors = {key(number): torch.randn(shape).to(dtype) for number in range(3)}
     path = tmp_path / 'made' / 'cache.sqlite'
     store = KnowledgeStore(path, 1)
@@ -35,13 +36,13 @@ def test_what_is_added_is_found_also_later(tmp_path, dtype, shape):
         for name, tensor in found.items():
             assert tensor.dtype == dtype
             assert torch.equal(tensor, tensors[name])
-            tensor.add_(1)  # the caller's own
+            tensor.add_(1)  # changes no stored tensor
         assert torch.equal(opened.find([key(0)])[key(0)], tensors[key(0)])
     assert os.listdir(path.parent) == ['cache.sqlite']
     assert store.size == path.stat().st_size
 
 
-def test_nothing_is_replaced(tmp_path):
+def test_entries_are_never_replaced(tmp_path):
     store = KnowledgeStore(tmp_path / 'x', 1)
     store.add({key(0): filled(0)})
     store.add({key(0): filled(9), key(1): filled(1)})
@@ -56,8 +57,7 @@ def fill(path, start):
         assert not store.full
 
 
-def test_processes_share_it(tmp_path, all_forked):
-    """They make it, add and read at once, in part the same."""
+def test_concurrent_processes_share_a_file(tmp_path, all_forked):
     path = tmp_path / 'x'
     all_forked(*((fill, path, start) for start in (0, 10, 20, 30)))
     found = KnowledgeStore(path, 1).find([key(number) for number in range(200)])
@@ -73,7 +73,7 @@ def add_forever(path):
 
 
 @pytest.mark.parametrize('size', [1e6, 3e6])
-def test_a_killed_process_leaves_whole_additions(tmp_path, forked, size):
+def test_killed_process_leaves_complete_transactions(tmp_path, forked, size):
     path = tmp_path / 'x'
     (process,) = forked((add_forever, path))
     while not (path.exists() and path.stat().st_size > size):
@@ -90,30 +90,29 @@ def test_a_killed_process_leaves_whole_additions(tmp_path, forked, size):
     assert len(store.find([*keys, key(1000)])) == len(found) + 1
 
 
-def test_it_does_not_grow_over_its_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(knowledge_store, 'print_log', lambda text, level, **_: said.append(text))
-    said = []
+def test_file_stays_below_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(knowledge_store, 'print_log', lambda text, level, **_: logged.append(text))
+    logged = []
     store = KnowledgeStore(tmp_path / 'x', 2 * MIB)
     megabyte = 2**20 // 4
     store.add({key(0): filled(0, megabyte)})
-    for _ in range(2):  # said once
+    for _ in range(2):  # warns once
         store.add({key(1): filled(1), key(2): filled(2, megabyte)})  # both or none
     assert store.full
     store.add({key(1): filled(1)})
     assert store.find([key(0), key(1), key(2)]).keys() == {key(0)}
     assert store.size <= 2 * MIB * GIB
-    (text,) = said
-    assert f'{tmp_path / "x"} has 0.00' in text
-    assert 'takes no more (database or disk is full); what is not in it is computed' in text
-    # With a higher limit it goes on.
+    (text,) = logged
+    assert re.search(f'{tmp_path / "x"} .* 0.00.* GiB .database or disk is full', text)
+    # A higher limit allows more tensors.
     more = KnowledgeStore(tmp_path / 'x', 4 * MIB)
     more.add({key(2): filled(2, megabyte)})
     assert more.find([key(2)]).keys() == {key(2)}
-    # A lower one leaves what is there.
+    # A lower limit keeps the stored tensors.
     assert KnowledgeStore(tmp_path / 'x', MIB).find([key(0)]).keys() == {key(0)}
 
 
-def test_a_flipped_bit_is_noticed(tmp_path):
+def test_flipped_bit_raises(tmp_path):
     path = tmp_path / 'x'
     KnowledgeStore(path, 1).add({key(0): filled(0.5, 10**5), key(1): filled(1)})
     content = bytearray(path.read_bytes())
@@ -121,7 +120,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     path.write_bytes(content)
     store = KnowledgeStore(path, 1)
     assert torch.equal(store.find([key(1)])[key(1)], filled(1))
-    with pytest.raises(ValueError, match=r'x cannot be used as a cache .*: the checksum of a tens'):
+    with pytest.raises(ValueError, match='x is not a valid .*: the checksum of a tensor'):
         store.find([key(0), key(1)])
 
 
@@ -140,24 +139,23 @@ def with_trigger(path):
     ('make', 'reason'),
     [
         (lambda path: path.write_text('my notes ' * 100), 'file is not a database'),
-        (other_table, 'it holds something else'),
-        (with_trigger, 'it holds something else'),
+        (other_table, 'it has other tables'),
+        (with_trigger, 'it has other tables'),
         (lambda path: path.mkdir(), 'unable to open database file'),
     ],
     ids=['text', 'another database', 'more than a table', 'a folder'],
 )
-def test_another_file_is_refused_and_left_alone(tmp_path, make, reason):
+def test_other_files_raise_and_stay_unchanged(tmp_path, make, reason):
     path = tmp_path / 'x'
     make(path)
     content = path.is_file() and path.read_bytes()
-    message = f'x cannot be used as a cache of knowledge: {reason}. Name another file; or'
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f'x is not a valid .*: {reason}'):
         KnowledgeStore(path, 1)
     assert (path.is_file() and path.read_bytes()) == content
 
 
 @pytest.mark.parametrize('what', ['a pickle', 'no tensor', 'a number'])
-def test_a_row_of_a_stranger_runs_nothing(tmp_path, payload, what):
+def test_untrusted_rows_run_no_code(tmp_path, payload, what):
     path, canary = tmp_path / 'x', tmp_path / 'canary'
     KnowledgeStore(path, 1)
     data = {
@@ -168,22 +166,21 @@ def test_a_row_of_a_stranger_runs_nothing(tmp_path, payload, what):
     checksum = zlib.crc32(data) if isinstance(data, bytes) else 0
     with sqlite3.connect(path) as file:
         file.execute('INSERT INTO knowledge VALUES (?, ?, ?)', (key(0), checksum, data))
-    with pytest.raises(ValueError, match='cannot be used as a cache of knowledge'):
+    with pytest.raises(ValueError, match='x is not a valid'):
         KnowledgeStore(path, 1).find([key(0)])
     assert not canary.exists()
 
 
-def test_what_cannot_be_written_is_read(tmp_path, monkeypatch):
-    """As on a full disk, or without the right to write."""
-    said = []
+def test_read_only_file_is_still_read(tmp_path, monkeypatch):
+    logged = []
     monkeypatch.setattr(
-        knowledge_store, 'print_log', lambda text, level, **_: said.append((text, level))
+        knowledge_store, 'print_log', lambda text, level, **_: logged.append((text, level))
     )
     store = KnowledgeStore(tmp_path / 'x', 1)
     store.add({key(0): filled(0)})
     store._file.execute('PRAGMA query_only = ON')
     store.add({key(1): filled(1)})
     assert store.find([key(0), key(1)]).keys() == {key(0)}
-    ((text, level),) = said
-    assert 'takes no more (attempt to write a readonly database)' in text
+    ((text, level),) = logged
+    assert 'attempt to write a readonly database' in text
     assert level == logging.WARNING

@@ -133,9 +133,9 @@ def test_what_is_published_answers_without_the_teacher(tiny, teacher_file, tmp_p
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(frozen=None), 'if teacher is frozen and student learns.*frozen members are: none'),
+        (dict(frozen=None), 'frozen teacher.*frozen members are: none'),
         (dict(reused_classifiers=dict(student='nobody')), 'must name members .*; got nobody'),
-        (dict(reused_classifiers=dict(teacher='student')), 'teacher can only answer with'),
+        (dict(reused_classifiers=dict(teacher='student')), 'trained teacher and a frozen student'),
     ],
 )
 def test_roles_that_do_not_fit(changes, message, tiny):

@@ -344,7 +344,7 @@ def test_a_frozen_teachers_cache_keeps_what_it_says_of_its_own_images(member, tm
     with torch.no_grad():
         expected = classroom.named_members()['t'](alone, mode='tensor')
     for found in (0, 1):
-        shown, measures = classroom.observe_frozen('t', **batch)
+        shown, measures = classroom.forward_frozen('t', **batch)
         assert measures['t.cached'] == found
         torch.testing.assert_close(shown.logits, expected, rtol=1e-4, atol=1e-5)
 

@@ -1,5 +1,3 @@
-"""A frozen member that runs once for each image teaches as one that runs each time."""
-
 import copy
 
 import pytest
@@ -25,7 +23,7 @@ def path(tmp_path):
 
 
 def seen_by(member):
-    """The images that a member runs on, from now on; images of a number of pixels each."""
+    """Record the images that a member runs on from now on."""
     seen = []
     member.backbone.register_forward_pre_hook(lambda _, images: seen.extend(images[0].clone()))
     return seen
@@ -49,30 +47,30 @@ def close(found, expected, gap=1e-6):
         assert (found[key] - value).abs() <= gap * value.abs(), key
 
 
-def test_what_is_found_gives_the_same_losses_and_gradients(task, tiny, path):
+def test_cached_outputs_give_equal_losses_and_gradients(task, tiny, path):
     plain = tiny.pair(task, BOTH, frozen=dict(teacher=None))
     cached = with_cache(plain, path)
     inputs, samples = task.batch(6)
     order = [4, 1, 5, 0, 2, 3]
-    for part in (order[:1], order[1:3], order[3:]):  # in other company than later
-        cached.observe_frozen('teacher', inputs[part])
+    for part in (order[:1], order[1:3], order[3:]):  # other batches than later
+        cached.forward_frozen('teacher', inputs[part])
     gradients = []
     for distiller in (plain, cached):
         seen = seen_by(distiller.named_members()['teacher'])
         tiny.optimised(distiller(inputs, samples, mode='loss')).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in distiller.members.parameters()]))
-    assert len(seen) == 1  # the one that is computed again, to compare
+    assert len(seen) == 1  # computed again for comparison
     assert torch.allclose(*gradients, rtol=1e-5, atol=1e-6 * gradients[0].abs().max().item())
     close(losses_of(cached, inputs, samples), losses_of(plain, inputs, samples))
 
 
-def test_the_first_epoch_is_as_without_a_cache(task, tiny, path):
+def test_first_epoch_equals_training_without_cache(task, tiny, path):
     plain = tiny.pair(task, BOTH, frozen=dict(teacher=None))
     cached = with_cache(plain, path)
     close(losses_of(cached, *task.batch()), losses_of(plain, *task.batch()), gap=0)
 
 
-def test_it_runs_on_what_is_not_known_alone(task, tiny, path):
+def test_teacher_runs_only_on_images_that_are_not_cached(task, tiny, path):
     distiller = with_cache(tiny.pair(task, BOTH, frozen=dict(teacher=None)), path)
     seen = seen_by(distiller.named_members()['teacher'])
     inputs, samples = task.batch(5)
@@ -83,12 +81,12 @@ def test_it_runs_on_what_is_not_known_alone(task, tiny, path):
         size = measures['teacher.cache_gib'].item()
         assert size == pytest.approx(path.stat().st_size / 2**30)
     assert shares == [0, 0.5, 1, pytest.approx(1 / 3)]
-    # At the first finding, 1 is computed again.
+    # Image 1 is computed again to verify the first entry that is read.
     expected = inputs[[0, 1, 1, 2, 3, 4, 4]]
     assert torch.equal(torch.stack(seen), expected)
 
 
-# SimKD and SRRL use the teacher's classifier, IFVD the truth, SemCKD lists of taps, and one a
+# SimKD and SRRL use the teacher's classifier, IFVD labels, SemCKD lists of taps, and the last one a
 # discriminator.
 @pytest.mark.parametrize(
     'method',
@@ -100,12 +98,12 @@ def test_it_runs_on_what_is_not_known_alone(task, tiny, path):
         'skd_adversarial_segmentation',
     ],
 )
-def test_methods_find_what_they_need(tiny, path, method):
+def test_methods_train_with_a_cache(tiny, path, method):
     plain = tiny.compared(method)
     cached = with_cache(plain, path)
     inputs, samples = tiny.compared_batch(method, number=4)
     for part in (inputs[:3], inputs[3:]):
-        cached.observe_frozen('teacher', part)
+        cached.forward_frozen('teacher', part)
     close(losses_of(cached, inputs, samples), losses_of(plain, inputs, samples))
     assert cached(inputs, samples, mode='loss')['teacher.cached'] == 1
 
@@ -126,10 +124,10 @@ def pair_of(tiny, teacher, kinds, path, tap=None, dtype=None):
 
 
 def share(distiller, inputs):
-    return distiller.observe_frozen('teacher', inputs)[1]['teacher.cached'].item()
+    return distiller.forward_frozen('teacher', inputs)[1]['teacher.cached'].item()
 
 
-def test_styles_share_what_they_have_in_common(tiny, path):
+def test_styles_share_entries(tiny, path):
     teacher = MODELS.build(tiny.classifier())
     inputs = tiny.images()
     assert share(pair_of(tiny, teacher, ['predictions'], path), inputs) == 0
@@ -146,7 +144,7 @@ CHANGES = dict(
 
 
 @pytest.mark.parametrize('change', CHANGES)
-def test_another_teacher_is_not_taken_for_this_one(tiny, path, change):
+def test_changed_teacher_is_not_cached(tiny, path, change):
     teacher = MODELS.build(tiny.classifier())
     teacher.head.fc.bias.data.zero_()
     share(pair_of(tiny, teacher, ['predictions'], path), tiny.images())
@@ -155,7 +153,7 @@ def test_another_teacher_is_not_taken_for_this_one(tiny, path, change):
     assert share(later, tiny.images()) == (change == 'nothing')
 
 
-def test_another_tap_image_size_or_precision_is_not_taken_for_this_one(tiny, path):
+def test_other_tap_image_size_or_precision_is_not_cached(tiny, path):
     teacher = MODELS.build(tiny.classifier())
     inputs = torch.zeros(2, 3, 32, 32)
     first = pair_of(tiny, teacher, ['features'], path, tap='backbone.layer4')
@@ -166,7 +164,7 @@ def test_another_tap_image_size_or_precision_is_not_taken_for_this_one(tiny, pat
     with torch.autocast('cpu', torch.bfloat16):
         assert share(first, inputs) == 0
         assert share(first, inputs) == 1
-        assert first.observe_frozen('teacher', inputs)[0].taps['backbone.layer4'].dtype == (
+        assert first.forward_frozen('teacher', inputs)[0].taps['backbone.layer4'].dtype == (
             torch.bfloat16
         )
     assert share(first.double(), inputs.double()) == 0
@@ -175,37 +173,37 @@ def test_another_tap_image_size_or_precision_is_not_taken_for_this_one(tiny, pat
 
 
 @pytest.mark.parametrize(('dtype', 'parts'), [('float16', 2048), ('bfloat16', 256)])
-def test_half_the_room_costs_as_much_precision_as_said(tiny, path, dtype, parts):
+def test_half_precision_halves_size_and_rounds_as_documented(tiny, path, dtype, parts):
     teacher = MODELS.build(tiny.classifier())
     exact = pair_of(tiny, teacher, ['features', 'predictions'], path.with_name('exact'))
     half = pair_of(tiny, teacher, ['features', 'predictions'], path, dtype=dtype)
     inputs = tiny.images()
-    shown, kept, found = (x.observe_frozen('teacher', inputs)[0] for x in (exact, half, half))
+    shown, kept, found = (x.forward_frozen('teacher', inputs)[0] for x in (exact, half, half))
     for at in (None, 'backbone'):
         whole, rounded = shown.select(at), kept.select(at)
         assert rounded.dtype == torch.float32
         assert torch.equal(rounded, whole.to(getattr(torch, dtype)).float())
         assert torch.all((rounded - whole).abs() <= whole.abs() / parts + 1e-7)
-        # As found later, so that a run that is stopped and resumed goes on exactly.
+        # Computed and cached outputs are equal, so a resumed run is exact.
         assert torch.equal(rounded, found.select(at))
     pairs = [x.teacher_cache.bytes_per_image['teacher'] for x in (exact, half)]
     assert pairs == [4 * (3 + 32), 2 * (3 + 32)]  # 3 logits, a map of 32x1x1
 
 
-def test_its_size_is_told_once(tiny, path, monkeypatch):
-    said = []
-    monkeypatch.setattr(teacher_cache, 'print_log', lambda text, **_: said.append(text))
+def test_size_is_logged_once(tiny, path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(teacher_cache, 'print_log', lambda text, **_: logged.append(text))
     distiller = pair_of(tiny, MODELS.build(tiny.classifier()), ['features', 'predictions'], path)
     for _ in range(2):
-        distiller.observe_frozen('teacher', tiny.images())
-    (text,) = said
-    assert text.startswith('The knowledge of teacher takes 0.14 KiB for each image. ')
+        distiller.forward_frozen('teacher', tiny.images())
+    (text,) = logged
     used = 2**-30 * path.stat().st_size
     room = int((1 - used) * 2**30 / 140)
-    assert text.endswith(f'{path} has {used:.3g} of 1 GiB, and room for {room} images more')
+    for fact in (str(path), '0.14 KiB per image of teacher', f'{used:.3g} of 1 GiB', f' {room} '):
+        assert fact in text
 
 
-def test_without_room_it_runs(task, tiny, path):
+def test_full_cache_computes_outputs(task, tiny, path):
     plain = tiny.pair(task, BOTH, frozen=dict(teacher=None))
     cached = with_cache(plain, path, limit=50 / 2**20)
     inputs, samples = task.batch(6)
@@ -214,31 +212,29 @@ def test_without_room_it_runs(task, tiny, path):
     seen = seen_by(cached.named_members()['teacher'])
     for part, losses in zip(parts, expected, strict=True):
         close(losses_of(cached, *part), losses)
-    full = task.name == 'segmentation'  # whose maps of 4 images are more than 3 pages leave
+    full = task.name == 'segmentation'  # maps of 4 images need more than the 3 pages left
     assert cached.teacher_cache.store.full == full
     assert len(seen) == (6 + 1 + 4 if full else 6 + 1)
 
 
-def test_what_is_not_what_the_teacher_says_is_refused(tiny, path):
+def test_entries_that_differ_from_the_teacher_raise(tiny, path):
     teacher = MODELS.build(tiny.classifier())
     share(pair_of(tiny, teacher, ['features'], path), tiny.images())
     later = pair_of(tiny, teacher, ['features'], path)
     layer = later.named_members()['teacher'].backbone.layer4
     layer.register_forward_hook(lambda _, __, output: 1.01 * output)
-    with pytest.raises(
-        ValueError, match=r'What .*cache.sqlite has of the frozen teacher is not wh'
-    ):
-        later.observe_frozen('teacher', tiny.images())
+    with pytest.raises(ValueError, match=r'cache.sqlite is invalid: .* frozen teacher'):
+        later.forward_frozen('teacher', tiny.images())
 
 
-def test_a_teacher_of_nobody_does_not_run(tiny, path):
+def test_teacher_without_transfers_does_not_run(tiny, path):
     distiller = pair_of(tiny, MODELS.build(tiny.classifier()), [], path)
     seen = seen_by(distiller.named_members()['teacher'])
     assert distiller(tiny.images(), tiny.class_samples(), mode='loss')['teacher.cached'] == 1
     assert seen == []
 
 
-def test_a_copy_shares_the_cache_and_nothing_is_made_before_it_is_needed(tiny, path):
+def test_copies_share_the_cache_and_the_file_is_created_on_use(tiny, path):
     distiller = pair_of(tiny, MODELS.build(tiny.classifier()), ['features'], path)
     assert copy.deepcopy(distiller).teacher_cache is distiller.teacher_cache
     assert not path.exists()
@@ -255,18 +251,18 @@ def test_a_copy_shares_the_cache_and_nothing_is_made_before_it_is_needed(tiny, p
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused(cache, message):
+def test_invalid_arguments_raise(cache, message):
     with pytest.raises(ValueError, match=message):
         TeacherCache('x', **cache)
 
 
-def test_a_cache_needs_a_frozen_member(task, tiny, path):
-    with pytest.raises(ValueError, match=r'here all members learn. .* \(mode kd_off\)'):
+def test_cache_without_frozen_member_raises(task, tiny, path):
+    with pytest.raises(ValueError, match=r'all members learn.*mode kd_off'):
         tiny.pair(task, BOTH, teacher_cache=dict(path=path, limit=1))
 
 
 class Noisy(Dataset):
-    """Images of whole numbers that look different each time."""
+    """Images with integer noise that differ in each epoch."""
 
     def __len__(self):
         return 6
@@ -316,21 +312,21 @@ def train(distiller, folder, name, crash=None, newest=None):
     return runner.model.state_dict(), seen
 
 
-def test_a_training_ends_as_without_a_cache_and_resumes_exactly(tiny, tmp_path):
+def test_training_equals_one_without_cache_and_resumes_exactly(tiny, tmp_path):
     plain = pair_of(tiny, MODELS.build(tiny.classifier()), ['predictions', 'features'], 'unused')
     plain.teacher_cache = None
-    expected, looks = train(plain, tmp_path / 'plain', 'plain')
-    assert len(looks) == 5 * 6
+    expected, images = train(plain, tmp_path / 'plain', 'plain')
+    assert len(images) == 5 * 6
     cached = with_cache(plain, tmp_path / 'a.sqlite')
-    found, looks = train(cached, tmp_path / 'cached', 'cached')
-    assert len(looks) == 2 * 6 + 1  # of 6 images 2 looks, and one that was compared
+    found, images = train(cached, tmp_path / 'cached', 'cached')
+    assert len(images) == 2 * 6 + 1  # 2 augmentations of 6 images, and one comparison
     assert all(torch.allclose(found[key], expected[key], atol=1e-5) for key in expected)
-    # Stopped in its second epoch, when 4 of its 6 looks are known.
+    # Stopped in the second epoch, with 4 of its 6 images in the cache.
     other = with_cache(plain, tmp_path / 'b.sqlite')
     with pytest.raises(CrashError):
         train(other, tmp_path / 'stopped', 'stopped', crash=5)
     newest = newest_checkpoint(tmp_path / 'stopped')
     assert newest.name == 'epoch_1.pth'
-    resumed, looks = train(other, tmp_path / 'stopped', 'resumed', newest=newest)
-    assert len(looks) == 2 + 1
+    resumed, images = train(other, tmp_path / 'stopped', 'resumed', newest=newest)
+    assert len(images) == 2 + 1
     assert all(torch.equal(resumed[key], found[key]) for key in found)

@@ -17,8 +17,8 @@ from mmkdml.models.tasks import ClassificationTask, SegmentationTask
 from mmkdml.registry import MODELS
 
 
-class Told(nn.Module):
-    """A loss that keeps what it was called with."""
+class RecordingLoss(nn.Module):
+    """Loss that records its inputs."""
 
     requires_same_shape = False
 
@@ -40,32 +40,26 @@ def term(loss, projector=None, knowledge='features', **taps):
     )
 
 
-# ---- what one forward showed -----------------------------------------------------------------
-
-
-def test_an_observation_gives_logits_one_map_or_several():
+def test_member_outputs_select_logits_one_map_or_several():
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
     with TapRecorder(network, ['0', '1']) as taps:
         logits = network(torch.randn(5, 2))
-    observation = MemberOutputs(logits, taps)
-    assert observation.select(None) is logits
-    assert observation.select('0').shape == (5, 3)
-    several = observation.select(('1', '0'))
+    outputs = MemberOutputs(logits, taps)
+    assert outputs.select(None) is logits
+    assert outputs.select('0').shape == (5, 3)
+    several = outputs.select(('1', '0'))
     assert isinstance(several, list)
     assert several[0] is logits
-    assert several[1] is observation.select('0')
-    assert observation.select(('0',))[0] is several[1]  # one in a list stays a list
+    assert several[1] is outputs.select('0')
+    assert outputs.select(('0',))[0] is several[1]  # one tap in a list returns a list
 
 
-def test_logits_that_there_are_not():
-    with pytest.raises(ValueError, match='head of pupil gives no single tensor .* hand over feat'):
+def test_selecting_missing_logits_raises():
+    with pytest.raises(ValueError, match='head of pupil.*single tensor of logits'):
         MemberOutputs(None, TapRecorder(nn.Identity(), []), 'pupil').select(None)
 
 
-# ---- what is handed over ---------------------------------------------------------------------
-
-
-def test_what_is_handed_over_has_the_values_and_no_graph():
+def test_detached_source_has_equal_values_and_no_graph():
     weight = torch.randn(3, requires_grad=True)
     one, several = detach_source(weight * 2), detach_source([weight * 2, weight + 1])
     assert torch.equal(one, weight.detach() * 2)
@@ -74,54 +68,50 @@ def test_what_is_handed_over_has_the_values_and_no_graph():
     assert not any(tensor.requires_grad for tensor in (one, *several))
 
 
-def test_what_was_made_in_inference_mode_can_be_in_a_graph():
+def test_detached_inference_tensors_can_be_in_a_graph():
     with torch.inference_mode():
-        shown = [torch.ones(3), torch.ones(2)]
+        outputs = [torch.ones(3), torch.ones(2)]
     learner = torch.randn(3, requires_grad=True)
     with pytest.raises(RuntimeError, match='[Ii]nference tensor'):
-        (learner * shown[0]).sum().backward()
-    for tensor in (detach_source(shown)[0], detach_source(shown[0])):
+        (learner * outputs[0]).sum().backward()
+    for tensor in (detach_source(outputs)[0], detach_source(outputs[0])):
         (learner * tensor).sum().backward()
-        assert tensor.data_ptr() == shown[0].data_ptr()  # a large map is not held twice
+        assert tensor.data_ptr() == outputs[0].data_ptr()  # shares memory
     assert learner.grad.tolist() == [2, 2, 2]
 
 
 @pytest.mark.parametrize('form', [torch.contiguous_format, torch.channels_last])
-def test_what_was_made_in_inference_mode_lies_in_memory_as_it_did(form):
+def test_detached_inference_tensors_keep_their_memory_layout(form):
     with torch.inference_mode():
-        shown = torch.randn(2, 4, 3, 5).to(memory_format=form)[:, 1:]
-    taken = detach_source(shown)
-    assert torch.equal(taken, shown)
-    assert (taken.stride(), taken.dtype) == (shown.stride(), shown.dtype)
+        outputs = torch.randn(2, 4, 3, 5).to(memory_format=form)[:, 1:]
+    taken = detach_source(outputs)
+    assert torch.equal(taken, outputs)
+    assert (taken.stride(), taken.dtype) == (outputs.stride(), outputs.dtype)
 
 
-# ---- names -----------------------------------------------------------------------------------
-
-
-def test_names_of_taps_and_sides():
+def test_names_of_taps_and_projected_side():
     assert [tap_names(tap) for tap in (None, 'a', ('a', 'b'), ['a'])] == [
         (),
         ('a',),
         ('a', 'b'),
         ('a',),
     ]
-    several = term(Told(), source_tap=['a', 'b'], learner_tap='c')
-    assert several.tapped() == [('t', 'a'), ('t', 'b'), ('s', 'c')]
-    assert term(Told(), knowledge='predictions').tapped() == []
+    several = term(RecordingLoss(), source_tap=['a', 'b'], learner_tap='c')
+    assert several.member_taps() == [('t', 'a'), ('t', 'b'), ('s', 'c')]
+    assert term(RecordingLoss(), knowledge='predictions').member_taps() == []
     assert projector_side(nn.Identity()) == 'learner'
     assert projector_side(MODELS.build(dict(type='mmkdml.IdentityProjector', side='source'))) == (
         'source'
     )
 
 
-# ---- what the loss is given ------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(('truth', 'classifier'), [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_a_loss_is_given_what_it_asks_for_in_this_order(truth, classifier, tiny):
+def test_extra_loss_inputs_are_labels_then_classifier(truth, classifier, tiny):
     member = MODELS.build(tiny.classifier())
     samples = tiny.class_samples(4)
-    given = term(Told(truth, classifier)).given(ClassificationTask(), member, samples)
+    given = term(RecordingLoss(truth, classifier)).extra_loss_inputs(
+        ClassificationTask(), member, samples
+    )
     assert len(given) == truth + classifier
     if truth:
         assert given[0].tolist() == [0, 1, 2, 0]
@@ -130,12 +120,12 @@ def test_a_loss_is_given_what_it_asks_for_in_this_order(truth, classifier, tiny)
         assert torch.equal(given[-1](features), member.head.fc(features))
 
 
-def test_truth_is_not_asked_for_where_nobody_needs_it():
-    assert term(Told()).given(SegmentationTask(), None, [object()]) == []
+def test_labels_are_not_read_if_the_loss_does_not_need_them():
+    assert term(RecordingLoss()).extra_loss_inputs(SegmentationTask(), None, [object()]) == []
 
 
-def test_truth_and_classifier_reach_the_loss_in_a_step(tiny):
-    loss = Told(truth=True, classifier=True)
+def test_labels_and_classifier_reach_the_loss_in_a_step(tiny):
+    loss = RecordingLoss(truth=True, classifier=True)
     distiller = KnowledgeDistiller(
         members=dict(t=tiny.classifier(), s=tiny.classifier()),
         transfers=[Transfer('t', 's', 'features', 1.0, loss=loss)],
@@ -152,8 +142,8 @@ def test_truth_and_classifier_reach_the_loss_in_a_step(tiny):
     assert torch.equal(classifier(learner.flatten(1)), head(learner.flatten(1)))
 
 
-def test_several_taps_come_as_lists_in_their_order(tiny):
-    loss = Told()
+def test_several_taps_reach_the_loss_as_lists_in_order(tiny):
+    loss = RecordingLoss()
     taps = dict(
         source_tap=['backbone.layer3', 'backbone.layer1'], learner_tap=['backbone.layer2', 'neck']
     )
@@ -171,17 +161,14 @@ def test_several_taps_come_as_lists_in_their_order(tiny):
     assert not any(tensor.requires_grad or tensor.is_inference() for tensor in source)
 
 
-# ---- the weighted losses ---------------------------------------------------------------------
-
-
-def test_the_weight_is_the_transfers():
+def test_loss_has_the_weight_of_the_transfer():
     learner = torch.randn(4, 3)
-    losses = term(Told())(torch.randn(4, 3), learner)
+    losses = term(RecordingLoss())(torch.randn(4, 3), learner)
     assert losses.keys() == {'key'}
     assert torch.equal(losses['key'], 0.5 * learner.square().mean())
 
 
-def test_a_discriminator_has_a_key_and_a_weight_of_its_own():
+def test_discriminator_loss_has_its_own_key_and_weight():
     torch.manual_seed(0)
     loss = HolisticLoss(2, 2, width=4, discriminator_weight=0.25)
     learner, source = torch.randn(2, 2, 64, 64, requires_grad=True), torch.randn(2, 2, 64, 64)
@@ -190,7 +177,7 @@ def test_a_discriminator_has_a_key_and_a_weight_of_its_own():
     assert torch.equal(losses['key'], 0.5 * loss(learner, source))
     expected = 0.25 * loss.discriminator_loss(learner, source)
     assert torch.equal(losses['key.discriminator'], expected)
-    # Of the one the learner learns, of the other the discriminator.
+    # The learner is trained by one loss, the discriminator by the other.
     losses['key.discriminator'].backward(retain_graph=True)
     assert learner.grad is None
     assert any(parameter.grad.any() for parameter in loss.parameters())
@@ -200,7 +187,7 @@ def test_a_discriminator_has_a_key_and_a_weight_of_its_own():
     assert all(torch.equal(p.grad, grad) for p, grad in zip(loss.parameters(), before, strict=True))
 
 
-def test_the_discriminator_compares_what_was_projected():
+def test_discriminator_compares_projected_outputs():
     torch.manual_seed(0)
     loss = HolisticLoss(2, 2, width=4)
     learner, source = torch.randn(2, 3, 64, 64), torch.randn(2, 2, 64, 64)
@@ -210,7 +197,7 @@ def test_the_discriminator_compares_what_was_projected():
     assert torch.equal(losses['key.discriminator'], expected)
 
 
-def test_what_is_given_comes_after_the_two_sides():
+def test_extra_inputs_follow_both_sides():
     loss = SRRLLoss(3, 2).eval()
     learner, source = torch.randn(4, 3), torch.randn(4, 2)
     classifier = nn.Linear(2, 5)
