@@ -11,8 +11,8 @@ from prettytable import PrettyTable
 from torch import nn
 
 from mmkdml.inspection.config import Inspection
-from mmkdml.models.distillers.transfer_terms import tap_names
 from mmkdml.models.distillers.members import probe_member
+from mmkdml.models.distillers.transfer_terms import tap_names
 from mmkdml.models.tap_presets import ALL_WITH_ALL, Suggestion, suggested_taps
 from mmkdml.models.tasks import Task
 
