@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 
 from mmkdml.analysis.hard_cases import overlap, predict_batch
 from mmkdml.datasets.images import read_image
-from mmkdml.evaluation.answers import answers_by_name, truth_of
+from mmkdml.evaluation.mask_panels import IGNORED, TRUTH, TRUTH_COLOUR
 from mmkdml.evaluation.member_metrics import ENSEMBLE
-from mmkdml.evaluation.panels import IGNORED, TRUTH, TRUTH_COLOUR
+from mmkdml.evaluation.predictions import predictions_by_name, truth_of
 
 IMAGE, DIFFERENCE = 'image', 'difference'
 #: Columns that say the same in all runs.
@@ -211,7 +211,7 @@ def _mask_row(sample: Any) -> Row:
         IMAGE: Cell(image, caption=f'region of {region.sum():,} pixels'),
         TRUTH: Cell(_black_and_white(region.reshape(shape))),
     }
-    for name, own in answers_by_name(sample).items():
+    for name, own in predictions_by_name(sample).items():
         mask = (own.labels > 0).cpu().numpy()
         iou, dice = overlap(mask & counted, region)
         caption = 'both empty' if np.isnan(iou) else f'IoU {iou:.1f}   Dice {dice:.1f}'

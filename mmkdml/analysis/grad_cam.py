@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from mmkdml.analysis.case_figure import IMAGE, Cell, Row
 from mmkdml.analysis.hard_cases import member_inputs, predict_batch
-from mmkdml.evaluation.answers import Answers, answers_by_name, truth_of
 from mmkdml.evaluation.member_metrics import PLAIN, members_in_order
+from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating, probe_member
 from mmkdml.models.tasks import Task, task_of
@@ -127,7 +127,7 @@ def cam_rows(
     rows: list[Row] = []
     for data in loader:
         inputs, samples = predict_batch(model, data)
-        answers = [answers_by_name(sample) for sample in samples]
+        answers = [predictions_by_name(sample) for sample in samples]
         truth = torch.cat([truth_of(sample) for sample in samples])
         batch = [
             _image_cell(data['inputs'][index], classes[one]) for index, one in enumerate(truth)
@@ -165,7 +165,7 @@ def _image_cell(inputs: Tensor, true: str) -> dict[str, Cell]:
 
 
 def _cam_cell(
-    image: np.ndarray, cam: Tensor, answer: Answers, true: int, classes: Sequence[str]
+    image: np.ndarray, cam: Tensor, answer: Predictions, true: int, classes: Sequence[str]
 ) -> Cell:
     label = int(answer.labels)
     sign = RIGHT if label == true else WRONG

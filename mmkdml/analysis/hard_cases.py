@@ -15,9 +15,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmkdml.evaluation.answers import Answers, answers_by_name, truth_of
+from mmkdml.evaluation.mask_panels import IGNORED
 from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
-from mmkdml.evaluation.panels import IGNORED
+from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating
 from mmkdml.models.tasks import task_of
@@ -224,7 +224,7 @@ def _some(ids: Iterable[str]) -> str:
 
 
 def _numbers(sample: Any, students: Sequence[str]) -> dict[str, Any]:
-    answers, truth = answers_by_name(sample), truth_of(sample).cpu()
+    answers, truth = predictions_by_name(sample), truth_of(sample).cpu()
     answers = {
         name: own._replace(labels=own.labels.cpu(), probabilities=own.probabilities.cpu())
         for name, own in answers.items()
@@ -252,7 +252,7 @@ def _numbers(sample: Any, students: Sequence[str]) -> dict[str, Any]:
     return dict(numbers, disagreement=100 * float(share))
 
 
-def _apart(a: Answers, b: Answers) -> Tensor:
+def _apart(a: Predictions, b: Predictions) -> Tensor:
     if a.of_pixels:
         return a.labels != b.labels
     return (a.probabilities - b.probabilities).abs().sum(dim=1) / 2

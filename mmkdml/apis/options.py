@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from mmkdml.engine.checks.split_overlap import SETTING as SPLIT_OVERLAP
 from mmkdml.inspection.config import only_errors
+from mmkdml.names import SPLITS
 
 _DELETE = '_delete_'
 _OPTIM_WRAPPER = ('constructor', 'paramwise_cfg', 'optimizer')
@@ -49,10 +50,7 @@ _READERS: dict[str, tuple[Any, ...]] = {
     'train_cfg': (EpochBasedTrainLoop, IterBasedTrainLoop, 'by_epoch'),
     'val_cfg': (ValLoop,),
     'test_cfg': (TestLoop,),
-    **{
-        f'{part}_dataloader': (DataLoader, 'num_batch_per_epoch')
-        for part in ('train', 'val', 'test')
-    },
+    **{f'{part}_dataloader': (DataLoader, 'num_batch_per_epoch') for part in SPLITS},
 }
 # Keys that are read from a dict with a ``type`` before its class is built.
 _TAKEN_OUT = {

@@ -8,7 +8,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-_PARTS = ('train', 'val', 'test')
+from mmkdml.names import SPLITS
+
 # Lowest and highest value of whole numbers, by dotted key.
 _WHOLE = {
     'randomness.seed': (0, 2**32 - 1),
@@ -17,14 +18,14 @@ _WHOLE = {
     'train_cfg.val_begin': (0, math.inf),
     'train_cfg.val_interval': (1, math.inf),
     'optim_wrapper.accumulative_counts': (1, math.inf),
-    **{f'{part}_dataloader.batch_size': (1, math.inf) for part in _PARTS},
-    **{f'{part}_dataloader.num_workers': (0, math.inf) for part in _PARTS},
+    **{f'{part}_dataloader.batch_size': (1, math.inf) for part in SPLITS},
+    **{f'{part}_dataloader.num_workers': (0, math.inf) for part in SPLITS},
 }
 # Lowest value of other numbers.
 _REAL = {
     'optim_wrapper.optimizer.lr': 0.0,
     'optim_wrapper.optimizer.weight_decay': 0.0,
-    **{f'{part}_dataloader.timeout': 0.0 for part in _PARTS},
+    **{f'{part}_dataloader.timeout': 0.0 for part in SPLITS},
 }
 
 
@@ -49,7 +50,7 @@ def check_numbers(config: Config) -> None:
         real = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (real and lowest <= value < math.inf):
             raise ValueError(f'{key}: expected a number of {lowest:g} or more, got {value!r}')
-    for part in _PARTS:
+    for part in SPLITS:
         loader = config.get(f'{part}_dataloader')
         if _get(loader, 'persistent_workers') and not _get(loader, 'num_workers'):
             raise ValueError(

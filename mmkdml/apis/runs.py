@@ -35,6 +35,7 @@ from mmkdml.engine.checks import check_class_order, register_checks
 from mmkdml.engine.distributed import unwrapped
 from mmkdml.files import own_file
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
+from mmkdml.names import SPLITS
 
 #: Where decoded images are kept unless another folder is named.
 IMAGE_CACHE = Path('work_dirs/image_cache')
@@ -135,7 +136,7 @@ def use_image_cache(config: Config, folder: str | Path) -> None:
     Raises:
         TypeError: If a data set is of another kind.
     """
-    for part in ('train', 'val', 'test'):
+    for part in SPLITS:
         loader = config.get(f'{part}_dataloader')
         if loader is not None:
             keep_images(loader.dataset, folder)

@@ -16,8 +16,15 @@ from mmkdml.datasets.ham10000 import HAM10000Dataset, HAM10000SegDataset
 from mmkdml.datasets.image_cache import CachedLoading, cached_pipeline
 from mmkdml.datasets.lgg import LGGDataset, LGGSliceDataset
 from mmkdml.datasets.pcam import PCamDataset
-from mmkdml.datasets.splits import SplitRow, read_split, write_splits
-from mmkdml.datasets.splitting import assign_groups, balance_rows, refuse_shared_groups, split_rows
+from mmkdml.datasets.splits import (
+    SplitRow,
+    assign_groups,
+    balance_rows,
+    read_split,
+    refuse_shared_groups,
+    split_rows,
+    write_splits,
+)
 from mmkdml.datasets.synthetic import make_demo_data
 from mmkdml.datasets.transforms import AlbumentationsTransform, LoadBinaryMask, LoadCheckedImage
 

@@ -16,9 +16,9 @@ from mmseg.datasets import BaseSegDataset
 
 from mmkdml.datasets.image_cache import cached_pipeline
 from mmkdml.datasets.images import DRAWN_ON
-from mmkdml.datasets.manifest import read_manifest
-from mmkdml.datasets.split_checks import refuse_outside, refuse_repeats
 from mmkdml.datasets.splits import SplitRow, read_split
+from mmkdml.datasets.splits.manifest import read_manifest
+from mmkdml.datasets.splits.split_checks import refuse_outside, refuse_repeats
 from mmkdml.datasets.transforms import header_of
 from mmkdml.registry import DATASETS
 

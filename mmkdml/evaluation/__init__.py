@@ -6,8 +6,8 @@ from mmkdml.evaluation.diversity import Diversity
 from mmkdml.evaluation.fidelity import Fidelity
 from mmkdml.evaluation.foreground import ForegroundIoU
 from mmkdml.evaluation.macro import MacroPrecisionRecall
+from mmkdml.evaluation.mask_panels import Panel, draw_panel, draw_sheet
 from mmkdml.evaluation.member_metrics import MemberMetrics, members_in_order
-from mmkdml.evaluation.panels import Panel, draw_panel, draw_sheet
 from mmkdml.evaluation.reliability import draw_reliability
 from mmkdml.evaluation.spreadsheets import csv_text
 

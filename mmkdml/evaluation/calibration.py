@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.answers import Answers, answers_by_name, summed, truth_of
+from mmkdml.evaluation.predictions import Predictions, predictions_by_name, summed, truth_of
 from mmkdml.registry import METRICS
 
 
@@ -63,7 +63,7 @@ class Calibration(BaseMetric):
             self.results.append(
                 {
                     name: self._binned(answers, truth, name)
-                    for name, answers in answers_by_name(sample).items()
+                    for name, answers in predictions_by_name(sample).items()
                 }
             )
 
@@ -92,7 +92,7 @@ class Calibration(BaseMetric):
         self.table = pd.concat(tables, ignore_index=True)
         return values
 
-    def _binned(self, answers: Answers, truth: torch.Tensor, name: str) -> np.ndarray:
+    def _binned(self, answers: Predictions, truth: torch.Tensor, name: str) -> np.ndarray:
         """(3, bins): number of answers, sum of their confidences, number of right ones."""
         if len(truth) != len(answers.labels):
             raise ValueError(

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.answers import answers_by_name, summed, truth_of
-from mmkdml.evaluation.fidelity import TEACHER
-from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
+from mmkdml.evaluation.predictions import predictions_by_name, summed, truth_of
+from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.registry import METRICS
 
 
@@ -63,7 +62,7 @@ class Diversity(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Counts the answers of N samples, as ``predict`` returned them."""
         for sample in data_samples:
-            labels = {name: own.labels for name, own in answers_by_name(sample).items()}
+            labels = {name: own.labels for name, own in predictions_by_name(sample).items()}
             names = self.students or [
                 name
                 for name in labels

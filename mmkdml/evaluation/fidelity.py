@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.answers import Answers, answers_by_name, summed
 from mmkdml.evaluation.foreground import ForegroundIoU
+from mmkdml.evaluation.predictions import Predictions, predictions_by_name, summed
+from mmkdml.names import TEACHER
 from mmkdml.registry import METRICS
 
-TEACHER = 'teacher'
 #: float32 holds no more of what is left beside a probability of almost 1.
 LEAST_PROBABILITY = 1e-7
 
@@ -71,7 +71,7 @@ class Fidelity(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Counts the answers of N samples, as ``predict`` returned them."""
         for sample in data_samples:
-            answers = answers_by_name(sample)
+            answers = predictions_by_name(sample)
             teacher = answers.pop(self.teacher or TEACHER, None)
             if teacher is not None:
                 self.results.append(
@@ -107,7 +107,7 @@ class Fidelity(BaseMetric):
         return metric.compute_metrics([(None, counts)])
 
 
-def _compared(own: Answers, teacher: Answers, name: str) -> _Comparison:
+def _compared(own: Predictions, teacher: Predictions, name: str) -> _Comparison:
     shapes = [tuple(side.probabilities.shape) for side in (own, teacher)]
     if shapes[0] != shapes[1]:
         raise ValueError(

@@ -14,10 +14,9 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 
+from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.registry import METRICS
 
-ENSEMBLE = 'ensemble'
-PLAIN = 'model'
 # What the frameworks' models add to a sample when they predict; all else is truth or metainfo.
 _PREDICTION_FIELDS = ('pred_', 'seg_logits')
 

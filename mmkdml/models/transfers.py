@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmkdml.names import TEACHER
+
 #: The name of a module, or several names; None stands for the task's default, or for the logits.
 Tap = str | Sequence[str] | None
 
@@ -19,7 +21,6 @@ FEATURES = 'features'
 KNOWLEDGE = (PREDICTIONS, FEATURES)
 DEFAULT_LOSSES = {PREDICTIONS: 'PredictionKLLoss', FEATURES: 'FeatureMSELoss'}
 
-TEACHER = 'teacher'
 STUDENTS = ('student_1', 'student_2')
 
 _P, _F = PREDICTIONS, FEATURES

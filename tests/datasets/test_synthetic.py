@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmkdml.datasets import lgg_rows, make_demo_data
-from mmkdml.datasets.splitting import split_rows
+from mmkdml.datasets.splits.splitting import split_rows
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'make_demo_data.py'
 

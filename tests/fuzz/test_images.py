@@ -14,7 +14,7 @@ from PIL import Image
 from mmkdml.apis import Predictor, load_config
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.datasets import AlbumentationsTransform, LoadBinaryMask
-from mmkdml.datasets.converters.checks import mask_shows_foreground
+from mmkdml.datasets.converters.source_checks import mask_shows_foreground
 from mmkdml.datasets.image_files import FORMATS
 from mmkdml.datasets.images import read_binary_mask
 from mmkdml.registry import MODELS

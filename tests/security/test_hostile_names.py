@@ -18,7 +18,7 @@ from mmkdml.apis import load_config, predict_files
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.apis.prediction.predictor import Predictor
 from mmkdml.datasets.images import read_image
-from mmkdml.evaluation.panels import Panel, draw_sheet
+from mmkdml.evaluation.mask_panels import Panel, draw_sheet
 from mmkdml.registry import MODELS
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'

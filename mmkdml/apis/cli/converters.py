@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mmkdml.datasets.images import DRAWN_ON
-from mmkdml.datasets.manifest import INFO_FILE
 from mmkdml.datasets.splits import SplitRow, split_counts
+from mmkdml.datasets.splits.manifest import INFO_FILE
 
 Splits = Mapping[str, Sequence[SplitRow]]
 

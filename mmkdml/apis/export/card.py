@@ -22,6 +22,7 @@ from mmkdml.files import file_sha256
 from mmkdml.inspection.complexity import member_complexities
 from mmkdml.models.distillers.renormalization import normalization
 from mmkdml.models.ensembles import ENSEMBLES, vote_ensemble
+from mmkdml.names import SPLITS
 from mmkdml.registry import DATASETS
 from mmkdml.version import __version__
 
@@ -209,7 +210,7 @@ def _input(source: Source, form: str) -> str:
 def _data(source: Source) -> dict[str, dict[str, Any]]:
     """What the config says of each part, with counts where its split file is at hand."""
     parts = {}
-    for part in ('train', 'val', 'test'):
+    for part in SPLITS:
         dataset = source.config.get(f'{part}_dataloader', {}).get('dataset', {})
         file = dataset.get('ann_file')
         kind = dataset.get('type')

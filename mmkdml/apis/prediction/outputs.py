@@ -19,7 +19,7 @@ from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_source
 from mmkdml.apis.prediction.overlays import draw_overlay
 from mmkdml.apis.prediction.predictor import Prediction, Predictor
 from mmkdml.apis.prediction.volumes import write_mask
-from mmkdml.evaluation.panels import Panel
+from mmkdml.evaluation.mask_panels import Panel
 from mmkdml.evaluation.spreadsheets import csv_text
 from mmkdml.files import file_sha256, json_text
 

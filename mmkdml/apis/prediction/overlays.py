@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
-from mmkdml.evaluation.panels import PREDICTION_COLOUR, Panel
+from mmkdml.evaluation.mask_panels import PREDICTION_COLOUR, Panel
 
 # Pixels: the longer side of an image, what is between two, the height of a line of text.
 _SIDE, _GAP, _LINE = 384, 8, 24

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkdml.datasets.converters.checks import (
+from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
     mask_shows_foreground,
@@ -16,8 +16,7 @@ from mmkdml.datasets.converters.checks import (
     source_folder,
 )
 from mmkdml.datasets.images import read_image
-from mmkdml.datasets.splits import SplitRow, write_splits
-from mmkdml.datasets.splitting import split_rows
+from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mmkdml.datasets.converters.checks import (
+from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
     mask_shows_foreground,
@@ -18,8 +18,7 @@ from mmkdml.datasets.converters.checks import (
     source_folder,
 )
 from mmkdml.datasets.images import read_image
-from mmkdml.datasets.splits import SplitRow, write_splits
-from mmkdml.datasets.splitting import balance_rows, split_rows
+from mmkdml.datasets.splits import SplitRow, balance_rows, split_rows, write_splits
 
 DIAGNOSES = ('akiec', 'bcc', 'bkl', 'df', 'mel', 'nv', 'vasc')
 METADATA = 'HAM10000_metadata.csv'
@@ -107,7 +106,7 @@ def convert_ham10000(
         task: ``'cls'`` or ``'seg'``, which has masks. The same images are in the same split.
         split_by: ``'lesion'`` keeps a lesion's images together; ``'image'`` does not, and leaks.
         balance: Samples of each diagnosis in an epoch of training, see
-            :func:`~mmkdml.datasets.splitting.balance_rows`; ``'mean'`` takes the mean over the
+            :func:`~mmkdml.datasets.balance_rows`; ``'mean'`` takes the mean over the
             diagnoses, so that an epoch stays as long; ``'none'`` leaves them as they are. Default:
             ``'mean'`` to classify, ``'none'`` to segment.
         masks_drawn_on: As of :func:`convert_folders`; for ``task='seg'``.

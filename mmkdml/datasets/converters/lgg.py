@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmkdml.datasets.converters.checks import (
+from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
     mask_shows_foreground,
@@ -13,8 +13,7 @@ from mmkdml.datasets.converters.checks import (
     one_of,
     source_folder,
 )
-from mmkdml.datasets.splits import SplitRow, write_splits
-from mmkdml.datasets.splitting import split_rows
+from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
 
 
 def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:

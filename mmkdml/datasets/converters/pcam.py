@@ -7,10 +7,9 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmkdml.datasets.converters.checks import Problems, Splits, source_folder
+from mmkdml.datasets.converters.source_checks import Problems, Splits, source_folder
 from mmkdml.datasets.images import read_image
-from mmkdml.datasets.splits import SplitRow, write_splits
-from mmkdml.datasets.splitting import split_rows
+from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
 
 
 def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitRow]:

@@ -14,14 +14,14 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from mmkdml.datasets.base import SplitFileMixin
-from mmkdml.datasets.manifest import read_manifest
+from mmkdml.datasets.splits.manifest import read_manifest
 from mmkdml.engine.distributed import fail_together
+from mmkdml.names import SPLITS
 from mmkdml.registry import HOOKS
 
 ERROR, WARN = POLICIES = ('error', 'warn')
 #: Key of the config that names the policy.
 SETTING = 'split_overlap'
-_PARTS = ('train', 'val', 'test')
 _SHOWN = 3
 
 
@@ -71,8 +71,8 @@ class SplitOverlapHook(Hook):
                 f'Invalid setting {SETTING}: expected one of {", ".join(POLICIES)}, got {policy!r}'
             )
         datasets = dict(needed)
-        settings = {part: runner.cfg.get(f'{part}_dataloader') for part in _PARTS}
-        for part in _PARTS:
+        settings = {part: runner.cfg.get(f'{part}_dataloader') for part in SPLITS}
+        for part in SPLITS:
             if part in needed or settings[part] is None:
                 continue
             try:
@@ -82,7 +82,7 @@ class SplitOverlapHook(Hook):
                     f'The {part} part cannot be read, so it is not compared with the others '
                     f'({type(error).__name__}: {error})'
                 )
-        parts = {part: _keys(datasets[part]) for part in _PARTS if part in datasets}
+        parts = {part: _keys(datasets[part]) for part in SPLITS if part in datasets}
         by_image = any(map(_is_split_by_image, datasets.values()))
         for one, other in combinations(parts, 2):
             same = {one, other} == {'val', 'test'} and _same_dataset(settings[one], settings[other])

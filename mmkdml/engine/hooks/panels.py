@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from mmkdml.datasets.images import read_image
+from mmkdml.evaluation.mask_panels import IGNORED, TRUTH, Panel, draw_panel, draw_sheet
 from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN, members_in_order
-from mmkdml.evaluation.panels import IGNORED, TRUTH, Panel, draw_panel, draw_sheet
 from mmkdml.files import own_file
 from mmkdml.registry import HOOKS
 

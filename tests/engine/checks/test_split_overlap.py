@@ -78,7 +78,7 @@ def run(images, caplog):
 @pytest.fixture(autouse=True)
 def ids_differ(monkeypatch):
     """Parts that are written in one go cannot share an id; these tests want them to."""
-    monkeypatch.setattr('mmkdml.datasets.splits.refuse_duplicates', lambda rows: None)
+    monkeypatch.setattr('mmkdml.datasets.splits.split_files.refuse_duplicates', lambda rows: None)
 
 
 @pytest.mark.parametrize('tested', [False, True])

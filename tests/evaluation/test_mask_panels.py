@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from mmkdml.evaluation import Panel, draw_panel, draw_sheet
-from mmkdml.evaluation import panels as module
+from mmkdml.evaluation import mask_panels as module
 
 
 def square(start, stop, size=24):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmkdml.files import file_sha256, json_text, write_atomically
+from mmkdml.names import SPLITS
 
-SPLITS = ('train', 'val', 'test')
 PART_FILES = tuple(f'{name}.csv' for name in SPLITS)
 INFO_FILE = 'splits.json'
 HASHES, UNFINISHED = 'sha256', 'unfinished'

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmkdml.datasets.splits import SplitRow
+    from mmkdml.datasets.splits.split_files import SplitRow
 
 
 def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:

@@ -18,21 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmkdml.datasets.manifest import (
+from mmkdml.datasets.splits.manifest import (
     HASHES,
     PART_FILES,
-    SPLITS,
     UNFINISHED,
     check_manifest,
     read_manifest,
     write_parts,
 )
-from mmkdml.datasets.split_checks import (
+from mmkdml.datasets.splits.split_checks import (
     image_key,
     refuse_duplicates,
     refuse_repeats,
     refuse_shared_groups,
 )
+from mmkdml.names import SPLITS
 
 COLUMNS = ('id', 'path', 'mask', 'group', 'label', 'repeats')
 OPTIONAL_COLUMNS = ('mask', 'repeats')

@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 
 from mmkdml.datasets.splits import SplitRow, accept_splits, read_split, write_splits
-from mmkdml.datasets.splitting import split_rows
+from mmkdml.datasets.splits.splitting import split_rows
 
 ROWS = [SplitRow(f'{g}{i}', f'{g}/{i}.tif', g, i % 2) for g in 'abcdefgh' for i in range(3)]
 PARTS = ('train', 'val', 'test')

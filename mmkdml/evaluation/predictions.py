@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmkdml.evaluation.member_metrics import ENSEMBLE, member_views
+from mmkdml.evaluation.member_metrics import member_views
+from mmkdml.names import ENSEMBLE
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """What one member said of one image: one answer, or one for each of its M pixels.
 
     Attributes:
@@ -25,7 +26,7 @@ class Answers(NamedTuple):
     of_pixels: bool
 
 
-def answers_by_name(sample: Any) -> dict[str, Answers]:
+def predictions_by_name(sample: Any) -> dict[str, Predictions]:
     """The answers of each member and the ensemble, or of a ``model`` alone.
 
     An ensemble's scores, the highest that any student gives, may add up to more than 1: they are
@@ -67,7 +68,7 @@ def summed(results: list[Mapping[str, Any]]) -> dict[str, Any]:
     return sums
 
 
-def _answers(view: dict, name: str) -> Answers:
+def _answers(view: dict, name: str) -> Predictions:
     if {'pred_sem_seg', 'seg_logits'} <= set(view):
         labels = view['pred_sem_seg']['data'].flatten()
         scores = view['seg_logits']['data'].detach().double().flatten(1).mT
@@ -82,4 +83,6 @@ def _answers(view: dict, name: str) -> Answers:
             'expected pred_sem_seg and seg_logits, or pred_label and pred_score, of each member, '
             f'but {name} has {sorted(view)}'
         )
-    return Answers(labels.long(), scores / scores.sum(dim=1, keepdim=True), 'pred_sem_seg' in view)
+    return Predictions(
+        labels.long(), scores / scores.sum(dim=1, keepdim=True), 'pred_sem_seg' in view
+    )

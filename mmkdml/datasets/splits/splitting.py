@@ -7,8 +7,9 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from mmkdml.datasets.split_checks import refuse_duplicates, refuse_shared_groups
-from mmkdml.datasets.splits import SPLITS, SplitRow
+from mmkdml.datasets.splits.split_checks import refuse_duplicates, refuse_shared_groups
+from mmkdml.datasets.splits.split_files import SplitRow
+from mmkdml.names import SPLITS
 
 
 def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) -> dict[str, str]:

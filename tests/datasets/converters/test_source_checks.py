@@ -3,7 +3,12 @@ import threading
 import numpy as np
 import pytest
 
-from mmkdml.datasets.converters.checks import Problems, mask_shows_foreground, one_of, source_folder
+from mmkdml.datasets.converters.source_checks import (
+    Problems,
+    mask_shows_foreground,
+    one_of,
+    source_folder,
+)
 
 
 def refuse_odd(number):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mmkdml.datasets.splits import SplitRow, read_split, write_splits
-from mmkdml.datasets.splitting import split_rows
+from mmkdml.datasets.splits.splitting import split_rows
 
 ROWS = [SplitRow(f'{g}{i}', f'{g}/{i}.tif', g, i % 2) for g in 'abcdefgh' for i in range(5)]
 

@@ -4,7 +4,12 @@ from collections import Counter
 import pytest
 
 from mmkdml.datasets.splits import SplitRow
-from mmkdml.datasets.splitting import assign_groups, balance_rows, refuse_shared_groups, split_rows
+from mmkdml.datasets.splits.splitting import (
+    assign_groups,
+    balance_rows,
+    refuse_shared_groups,
+    split_rows,
+)
 
 ROWS = [SplitRow(f'{g}{i}', f'{g}/{i}.tif', g, i % 2) for g in 'abcdefgh' for i in range(5)]
 

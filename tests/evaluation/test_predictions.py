@@ -10,10 +10,10 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
 from mmkdml.evaluation import ForegroundIoU, MemberMetrics
-from mmkdml.evaluation.answers import answers_by_name, summed, truth_of
 from mmkdml.evaluation.calibration import Calibration
 from mmkdml.evaluation.diversity import Diversity
 from mmkdml.evaluation.fidelity import Fidelity
+from mmkdml.evaluation.predictions import predictions_by_name, summed, truth_of
 from mmkdml.registry import MODELS
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
@@ -36,7 +36,7 @@ def with_members(sample, **members):
 def test_a_classifiers_scores_are_its_probabilities():
     sample = DataSample().set_pred_score(torch.tensor([0.25, 0.75])).set_pred_label(1)
     for given in (sample, sample.to_dict()):
-        (answers,) = answers_by_name(given).values()
+        (answers,) = predictions_by_name(given).values()
         assert answers.labels.tolist() == [1]
         assert answers.probabilities.tolist() == [[0.25, 0.75]]
         assert answers.probabilities.dtype == torch.float64
@@ -44,7 +44,7 @@ def test_a_classifiers_scores_are_its_probabilities():
 
 
 def test_one_logit_stands_for_two_classes():
-    answers = answers_by_name(mask(torch.tensor([[[0.25, 0.75]]]), [[0, 1]]))['model']
+    answers = predictions_by_name(mask(torch.tensor([[[0.25, 0.75]]]), [[0, 1]]))['model']
     assert answers.labels.tolist() == [0, 1]
     assert answers.probabilities.tolist() == [[0.75, 0.25], [0.25, 0.75]]
     assert answers.of_pixels
@@ -54,7 +54,7 @@ def test_a_members_map_is_of_logits_and_the_ensembles_of_probabilities():
     ensemble = torch.tensor([[[0.5, 0.6]], [[0.3, 0.6]], [[0.2, 0.8]]])
     before = ensemble.clone()
     sample = with_members(mask(ensemble, [[0, 2]]), student_1=mask(LOGITS, [[1, 0]]))
-    answers = answers_by_name(sample)
+    answers = predictions_by_name(sample)
     assert list(answers) == ['student_1', 'ensemble']
     expected = torch.tensor([[0.0, 1.0, 0.5], [2.0, 0.0, 0.0]]).exp()
     expected = expected / torch.stack([expected[0].sum(), expected[1].sum()])[:, None]
@@ -80,7 +80,7 @@ def test_what_is_missing_is_told():
     with pytest.raises(
         ValueError, match=r'or pred_label and pred_score, .* but student_1 has \[\]'
     ):
-        answers_by_name(sample)
+        predictions_by_name(sample)
 
 
 def test_sums_by_name():
@@ -117,7 +117,7 @@ def test_what_a_classroom_predicts_is_taken_by_all_metrics_beside_each_other():
     ]
     assert all(math.isfinite(value) for value in values.values())
     # A union of two masks holds each of them.
-    answers = answers_by_name(samples[0])
+    answers = predictions_by_name(samples[0])
     union = answers['student_1'].labels | answers['student_2'].labels
     assert torch.equal(answers['ensemble'].labels, union)
     for own in answers.values():

@@ -1,0 +1,10 @@
+"""Names that several layers share."""
+
+#: Member whose predictions the students are compared with by default.
+TEACHER = 'teacher'
+#: Prefix of the ensemble's metrics.
+ENSEMBLE = 'ensemble'
+#: Prefix of the metrics of a plain network, which has no members.
+PLAIN = 'model'
+#: Parts of a data set, in order: the names of its split files and of the runner's data loaders.
+SPLITS = ('train', 'val', 'test')
