@@ -15,89 +15,101 @@ from typing import Any, BinaryIO
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a file as a whole or not at all, also if the power fails.
-
-    It is written beside its place, to the disk itself, and takes the place of the old one at once.
-    A process that is killed meanwhile leaves ``.<name>.<process>.<random>.part``.
-
-    Args:
-        path: The file; its folder must be there.
-        content: All of it.
-
-    Raises:
-        OSError: If it cannot be written, as on a full disk; what was at ``path`` is still there.
-    """
+    """Write a file completely or not at all; see :func:`atomic_path`."""
     with atomic_writer(path) as file:
         file.write(content)
 
 
 @contextmanager
 def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
-    """Opens a file to be written as :func:`write_atomically` does: it is there when the block ends.
+    """Yield a seekable file object whose content becomes a file; see :func:`atomic_path`."""
+    with atomic_path(path) as part, part.open('xb') as file:
+        yield file
+
+
+@contextmanager
+def atomic_path(path: str | Path, suffix: str = '', sync: bool = True) -> Iterator[Path]:
+    """Yield the path of a temporary file that replaces a file when the block ends.
+
+    Readers see the previous content or the new one, also after a power failure. A process that is
+    killed leaves ``.<name>.<process id>.<random>.part``; see :func:`remove_parts`.
 
     Args:
-        path: The file; its folder must be there.
-
-    Yields:
-        The open file; places may be sought in it.
+        path: File to write, in an existing folder.
+        suffix: Last part of the temporary name, for libraries that derive a format from it.
+        sync: Write the file to the disk before it is renamed, which a power failure requires.
 
     Raises:
-        OSError: If it cannot be written; what was at ``path`` is still there, as it is after
-            whatever else the block raises.
+        OSError: If the file cannot be written, such as on a full disk. After any error the previous
+            content is unchanged.
     """
     path = Path(path)
-    # Others may write the same file, with the same process id on another machine.
-    part = path.with_name(f'.{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part')
+    name = os.fsencode(path.name)[:200].decode(errors='ignore')  # file names end at 255 bytes
+    # Process ids repeat on other machines and in containers.
+    part = path.with_name(f'.{name}.{os.getpid()}.{secrets.token_hex(4)}.part{suffix}')
     try:
-        with part.open('xb') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
+        if sync:
+            _sync(part, os.O_RDWR)
         os.replace(part, path)
     except OSError as error:
+        if error.filename not in (None, str(part)):
+            raise
         message = f'{error.strerror or error} (the file before is unchanged)'
         raise OSError(error.errno, message, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    if sync and os.name != 'nt':  # Windows cannot open folders
+        _sync(path.parent, os.O_RDONLY)
+
+
+def remove_parts(folder: Path, name: str = '*') -> None:
+    """Delete the temporary files that killed processes left in a folder.
+
+    Args:
+        folder: The folder, to which no other process writes.
+        name: Pattern of the names of the files to be written, as of :meth:`Path.glob`.
+    """
+    for part in folder.glob(f'.{name}.*.part'):
+        part.unlink(missing_ok=True)
 
 
 def json_text(content: Any, indent: int | None = None) -> str:
     """Format values as strict JSON, with null for NaN and infinity, which JSON does not have.
 
     Args:
-        content: Dicts, lists, tuples, texts and numbers; numbers and arrays of NumPy and PyTorch,
-            too.
-        indent: Spaces per level; default: all in one line.
+        content: Dicts, lists, tuples, strings and numbers, also NumPy and PyTorch numbers and
+            arrays.
+        indent: Spaces per level. Default: everything on one line.
 
     Raises:
-        TypeError: If a value is of another kind.
+        TypeError: If a value is of another type.
     """
     return json.dumps(json_values(content), indent=indent, allow_nan=False)
 
 
 def json_values(value: Any) -> Any:
-    """Convert values for strict JSON: plain numbers and lists, None for NaN and infinity."""
+    """Convert values to plain numbers and lists, with None for NaN and infinity."""
     if isinstance(value, Mapping):
         return {key: json_values(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [json_values(one) for one in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if hasattr(value, 'tolist'):  # an array, a tensor or a scalar of either
+    if hasattr(value, 'tolist'):  # NumPy and PyTorch
         return json_values(value.tolist())
     return value
 
 
 def own_file(root: str | Path, *parts: str | Path) -> Path:
-    """Return a path below a folder that can be written without touching files elsewhere.
+    """Return a path below a folder that can be written without changing files elsewhere.
 
-    Links below the folder (not their targets) and FIFOs or devices in the place of the file are
-    removed with a warning. Missing folders are created. A path outside ``root``, such
-    as an absolute one, was chosen by the user and is returned unchanged.
+    Links below the folder (not their targets) are removed with a warning, and so are FIFOs and
+    devices. Missing folders are created. A path outside ``root``, such as an absolute one, was
+    chosen by the user and is returned unchanged.
 
     Args:
-        root: The folder; it may be a link itself.
+        root: The folder, or a link to it.
         *parts: Path of the file, relative to ``root``.
     """
     root, path = Path(root), Path(root, *parts)
@@ -111,7 +123,7 @@ def own_file(root: str | Path, *parts: str | Path) -> Path:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(1 << 20):
@@ -125,17 +137,15 @@ def is_regular(path: Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """Describe what is at a path that is not a regular file."""
+    """Describe a path that is not a regular file."""
     if path.is_symlink():
         return f'a link to {path.readlink()}'
     return 'a folder' if path.is_dir() else 'a special file'
 
 
-def _sync_folder(folder: Path) -> None:
-    """Puts on disk what the files in a folder are called."""
-    if os.name == 'nt':  # where folders cannot be opened
-        return
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path, flags: int) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from mmkdml.files import atomic_path
 
 #: Name of the list of files in a folder that our tools wrote, one JSON string on a line.
 MANIFEST = '.mmkdml_outputs'
@@ -69,14 +70,9 @@ class OutputFolder:
             with (self.path / MANIFEST).open('a', encoding='utf-8') as manifest:
                 manifest.write(f'{line}\n')
             self._own.add(line)
-        # Short enough for any name, with the suffix by which libraries choose a format.
         suffix = '.nii.gz' if path.name.endswith('.nii.gz') else path.suffix
-        part = path.with_name(f'.{path.name[:40]}.{os.getpid()}.part{suffix}')
-        try:
+        with atomic_path(path, suffix, sync=False) as part:
             yield part
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def write_text(self, path: str | Path, content: str) -> None:
         """Write a text file, which ends with a line break; see :meth:`writing`."""

@@ -26,7 +26,7 @@ from mmengine.logging import print_log
 
 from mmkdml.datasets.images import READER_VERSION
 from mmkdml.datasets.transforms import LoadBinaryMask, LoadCheckedImage
-from mmkdml.files import atomic_writer
+from mmkdml.files import atomic_writer, remove_parts
 
 GIB = 2**30
 # For each cached transform: the keys of the files it reads, and of its pixels.
@@ -207,8 +207,7 @@ def _prepare(
     with FileLock(folder / '.lock'):
         states = np.array([_state(one) for one in files], np.int64)
         if not pack.is_of(states):
-            for part in folder.glob('.*.part'):  # of a process that was killed
-                part.unlink()
+            remove_parts(folder)
             others = sum(other.stat().st_size for other in folder.glob('*.pack'))
             others -= pack.path.stat().st_size if pack.path.exists() else 0
             room = limit - others

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmengine.config import Config
 from mmkdml.apis.output_folder import refuse_existing
 from mmkdml.files import file_sha256
 from mmkdml.inspection.config import classroom_settings, inspect_config, without_pretrained
+from mmkdml.files import write_atomically
 from mmkdml.models.checkpoints import load_checkpoint_file, load_member, resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.version import __version__
@@ -25,8 +27,8 @@ def publish(
 
     The checkpoint holds the students' weights: no teacher, projector, optimiser or log. The config
     is complete, and describes a classroom of the students alone that starts from no other weights;
-    ``tools/test.py`` evaluates it to the same numbers. Each file is written beside its place and
-    then renamed, the config last.
+    ``tools/test.py`` evaluates it to the same numbers. The config is
+    written last.
 
     Args:
         config: Of the run, as read from a file, whose name it passes on.
@@ -56,18 +58,14 @@ def publish(
             "plain network's checkpoint needs no publishing"
         )
     content = _published(inspection.distiller, path)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    new_checkpoint = out / f'{name}-{hashlib.sha256(buffer.getbuffer()).hexdigest()[:8]}.pth'
+    refuse_existing(new_checkpoint, force, inputs)
+    text = _published_config(config, inspection.distiller).pretty_text
     out.mkdir(parents=True, exist_ok=True)
-    part = out / f'{name}.part{os.getpid()}.py'  # mmengine goes by the suffix
-    try:
-        with part.open('wb') as file:  # of a path, torch would write the name into the file
-            torch.save(content, file)
-        new_checkpoint = out / f'{name}-{file_sha256(part)[:8]}.pth'
-        refuse_existing(new_checkpoint, force, inputs)
-        os.replace(part, new_checkpoint)
-        _published_config(config, inspection.distiller).dump(part)
-        os.replace(part, new_config)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(new_checkpoint, buffer.getvalue())
+    write_atomically(new_config, text.encode())
     return new_config, new_checkpoint
 
 

@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mmkdml.files import file_sha256, json_text, write_atomically
+from mmkdml.files import atomic_writer, file_sha256, json_text, remove_parts, write_atomically
 from mmkdml.names import SPLITS
 
 PART_FILES = tuple(f'{name}.csv' for name in SPLITS)
@@ -124,19 +125,15 @@ def write_parts(
     written = [folder / name for name in (*parts, INFO_FILE)]
     if all(p.is_file() for p in written) and not differing and written[-1].read_bytes() == manifest:
         return written
-    drafts = {folder / f'.{name}.part': folder / name for name in parts}
-    try:
-        for draft, path in drafts.items():
-            with draft.open('wb') as file:
-                file.write(parts[path.name])
-                file.flush()
-                os.fsync(file.fileno())
+    remove_parts(folder, '*.csv')
+    remove_parts(folder, INFO_FILE)
+    with ExitStack() as files:
+        for name, content in parts.items():
+            file = files.enter_context(atomic_writer(folder / name))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk is noticed before anything is replaced
         write_atomically(written[-1], json.dumps({UNFINISHED: True}).encode())
-        for draft, path in drafts.items():
-            os.replace(draft, path)
-    finally:
-        for draft in drafts:
-            draft.unlink(missing_ok=True)
     for path in set(present) - set(written):
         path.unlink()  # of a split that is now left out
     write_atomically(written[-1], manifest)

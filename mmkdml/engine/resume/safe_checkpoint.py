@@ -18,7 +18,7 @@ from mmkdml.engine.resume.checkpoint_files import (
     read_back_first,
 )
 from mmkdml.engine.resume.run_lock import holds_lock
-from mmkdml.files import own_file
+from mmkdml.files import own_file, remove_parts
 from mmkdml.registry import HOOKS
 
 
@@ -54,8 +54,7 @@ class SafeCheckpointHook(CheckpointHook):
         for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
             self.best_ckpt_path_dict[key] = path and self._in_folder(path)
         if holds_lock(self.out_dir):  # else another process may be writing them
-            for part in Path(self.out_dir).glob('.*.pth.*.part'):
-                part.unlink()
+            remove_parts(Path(self.out_dir), '*.pth')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Convert NumPy scalars, and record whether a greater or a lesser score is better."""

@@ -88,9 +88,10 @@ def test_killed_between_any_two_steps(tmp_path, before, new):
         # The same command completes what was interrupted.
         write_splits(folder, new, dict(seed=2), force=True)
         assert readable(folder) == new
-        assert sorted(p.name for p in folder.iterdir() if 'splits.json.' not in p.name) == sorted(
-            ['splits.json', *(f'{part}.csv' for part in new)]
-        )
+        assert {p.name for p in folder.iterdir()} == {
+            'splits.json',
+            *(f'{part}.csv' for part in new),
+        }
         if code == 0:
             break
     assert set(outcomes) == {'old', 'refused', 'new'}
