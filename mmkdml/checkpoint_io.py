@@ -1,4 +1,4 @@
-"""Safe reading and writing of checkpoints, which hold tensors, numbers and text only."""
+"""Safe reading of checkpoints: only tensors, numbers and strings, never code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from mmkdml.weight_checks import check_values
 
-# No longdouble: its bytes mean different numbers on different machines.
+# No longdouble, whose bytes are platform-specific.
 _NUMERIC = (
     np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64,
     np.float16, np.float32, np.float64, np.complex64, np.complex128,
@@ -33,15 +33,15 @@ _ENCODE = object()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without running any code that it may contain.
+    """Read a checkpoint without running code that it may contain.
 
     Args:
         path: File written by mmengine or ``torch.save``, or a ``.safetensors`` file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, compressed, not a checkpoint, or contains other objects
-            than tensors, numbers, text and mmengine's log.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, compressed, not a checkpoint, or contains objects other
+            than tensors, numbers, strings and mmengine's log.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,7 +52,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         _check_archive(path)
         with torch.serialization.safe_globals(_safe_globals()):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises many types for a file in another format
+    except Exception as error:  # torch raises many types for other file formats
         # torch wraps its reason in advice to disable the check.
         reason = str(error.__context__ if isinstance(error, UnpicklingError) else error)
         reason = reason.partition('. ')[0].rstrip('.')
@@ -66,26 +66,26 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def guard_checkpoints() -> None:
-    """Make mmengine read checkpoints like :func:`read_checkpoint`, in the whole process.
+    """Make mmengine read checkpoints with :func:`read_checkpoint`, in the whole process.
 
-    Pretrained weights (``init_cfg``), ``load_from`` and resumed checkpoints are read by mmengine's
-    own loader, which otherwise unpickles a file that ``weights_only`` refuses.
+    mmengine reads pretrained weights (``init_cfg``), ``load_from`` and resumed checkpoints with its
+    own loader, which falls back to unpickling a file that ``weights_only`` refuses.
     """
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # downloads, and direct calls of torch.load
-    mmengine_checkpoint.get_torch_safe_globals = _safe_globals  # other places than local files
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # downloads, direct calls of torch.load
+    mmengine_checkpoint.get_torch_safe_globals = _safe_globals  # files that are not local
     CheckpointLoader.register_scheme('', _load_local, force=True)
 
 
 def plain_numbers(value: Any) -> Any:
-    """Convert NumPy scalars, and NumPy arrays of text, to plain Python objects.
+    """Convert NumPy scalars, and NumPy arrays of strings, to plain Python objects.
 
     Args:
-        value: Content of a checkpoint. Dicts, lists and tuples are searched at any depth.
+        value: Content of a checkpoint: dicts, lists and tuples, nested to any depth.
 
     Returns:
         An equal object, with new containers.
     """
-    if isinstance(value, np.longdouble):  # its item() is a longdouble again
+    if isinstance(value, np.longdouble):  # whose item() is a longdouble
         return float(value)
     if isinstance(value, np.generic):
         return value.item()
@@ -99,14 +99,14 @@ def plain_numbers(value: Any) -> Any:
 
 
 def _load_local(path: str, map_location: Any = None) -> dict[str, Any]:
-    """Loader for mmengine, which copies the weights to the network's device."""
+    """Load a local file for mmengine, which moves the weights to the network's device."""
     checkpoint = read_checkpoint(Path(path).expanduser())
     check_values(checkpoint.get('state_dict', checkpoint), path)
     return checkpoint
 
 
 def _safe_globals() -> list[Any]:
-    """Globals that mmengine's checkpoints need, with restricted versions of dtype and getattr."""
+    """Return the globals that checkpoints of mmengine need, with restricted dtype and getattr."""
     kinds = {type(np.dtype(kind)) for kind in _NUMERIC}
     functions = {
         f'{module}.{function.__name__}': function
@@ -119,7 +119,7 @@ def _safe_globals() -> list[Any]:
 
 
 def _numeric_dtype(name: Any, *args: Any) -> np.dtype[Any]:
-    """Restricted ``np.dtype`` for checkpoints: plain numbers and bool only."""
+    """Restricted ``np.dtype`` for checkpoints: only plain numbers and bool."""
     dtype = np.dtype(name, *args)
     if dtype.type not in _NUMERIC:
         raise ValueError(f'it contains NumPy data of dtype {dtype}, not plain numbers')
@@ -127,14 +127,14 @@ def _numeric_dtype(name: Any, *args: Any) -> np.dtype[Any]:
 
 
 def _log_method(owner: Any, name: str) -> Any:
-    """Restricted ``getattr`` for checkpoints: mmengine's log refers to its statistics with it."""
+    """Restricted ``getattr`` for checkpoints, with which mmengine's log names its statistics."""
     if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
         return getattr(HistoryBuffer, name)
     raise ValueError(f'it asks for getattr({owner!r}, {name!r})')
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """Read weights and the metadata that tools/export.py writes: classes and palette as JSON."""
+    """Read weights, and classes and palette (JSON) from the metadata of tools/export.py."""
     with safe_open(path, 'pt') as file:
         meta = {
             key: json.loads(value)
@@ -145,8 +145,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """Check compression, size and checksum of every part; torch checks none of them."""
-    if not zipfile.is_zipfile(path):  # of PyTorch before 1.6, or no checkpoint, which torch reports
+    """Check compression, size and checksum of every part, which torch does not."""
+    if not zipfile.is_zipfile(path):  # from PyTorch < 1.6, or not a checkpoint
         with path.open('rb') as pickles:
             if pickles.read(4) == b'PK\x03\x04':
                 raise ValueError('it is an archive without its end')
@@ -177,7 +177,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_pickle(pickle: bytes | BinaryIO) -> None:
-    """Refuse calls that fill the memory; torch allows ``bytearray(size)`` and any codec.
+    """Refuse calls that fill the memory: torch allows ``bytearray(size)`` and any codec.
 
     Bytes are pickled as ``_codecs.encode(text, 'latin1')``, whose result cannot be encoded again.
     """

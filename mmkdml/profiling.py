@@ -1,4 +1,4 @@
-"""Names for the parts of a training step, by which a profiler tells them apart."""
+"""Named ranges of a training step for PyTorch's profiler."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PREFIX = 'part: '
 
 
 def part(name: str) -> AbstractContextManager[None]:
-    """Names what is done while it is entered, if PyTorch's profiler is on; else it does nothing.
+    """Return a context manager that names a range if PyTorch's profiler is active.
 
-    A GPU works on after it was told what to do: the profiler waits for it at the end of each part,
-    so that a part's time is its own.
+    CUDA kernels run asynchronously: the range ends with a synchronization, so that it covers the
+    time of its own kernels only.
 
     Args:
-        name: In the trace it comes after :data:`PREFIX`.
+        name: Name of the range in the trace, after :data:`PREFIX`.
     """
     if torch.compiler.is_compiling() or not torch.autograd._profiler_enabled():
         return nullcontext()

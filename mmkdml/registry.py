@@ -1,7 +1,7 @@
-"""The registries of mmkdml, children of mmengine's own.
+"""Registries of mmkdml, children of mmengine's registries.
 
-A string type is found in any scope (``mmkdml.DiversifiedKDMLDistiller``); configs of this project
-name classes instead of strings, so that an editor can follow them.
+Any registry finds a class by a string with scope (``mmkdml.DiversifiedKDMLDistiller``). The configs
+of this project use classes instead, so that an editor can follow them.
 """
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS

@@ -1,3 +1,3 @@
-"""The version of mmkdml; ``setup.py`` reads it from here."""
+"""Version of mmkdml, also read by ``setup.py``."""
 
 __version__ = '0.1.0'

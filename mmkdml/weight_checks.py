@@ -1,4 +1,4 @@
-"""Checks of weights: keys, shapes and types that fit a network, and finite values."""
+"""Checks that weights fit a network (keys, shapes, types) and are finite."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: Key with which a classroom records the files of its frozen members among its weights.
+#: Key in a classroom's weights under which it records the files of its frozen members.
 FROZEN_RECORD = 'frozen_members'
 _SHOWN = 6
-# Parameters and BatchNorm statistics by name, where the network is not at hand.
+# Usual names of parameters and BatchNorm statistics.
 _NEVER_INFINITE = re.compile(r'(^|\.)(weight|bias|running_mean|running_var)$')
 
 
 def select_weights(checkpoint: Mapping[str, Any], source: Any) -> dict[str, Any]:
-    """Select the weights of a checkpoint, without the prefix ``module.`` of a model wrapper.
+    """Return the weights of a checkpoint, without the prefix ``module.`` of a model wrapper.
 
     Args:
-        checkpoint: With a ``state_dict``, or plain weights by key.
+        checkpoint: Dict with a ``state_dict``, or the weights themselves.
         source: File, for messages.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If the checkpoint has no weights.
     """
     weights = checkpoint.get('state_dict', checkpoint)
     if not isinstance(weights, Mapping) or not weights:
@@ -38,16 +38,17 @@ def select_weights(checkpoint: Mapping[str, Any], source: Any) -> dict[str, Any]
 
 
 def check_weights(network: nn.Module, weights: Mapping[str, Any], source: Any, name: str) -> None:
-    """Check that weights can be loaded into a network strictly, and that they are finite.
+    """Check that a network can load weights strictly, and that the weights are finite.
 
     Args:
-        network: The network; it is not changed.
+        network: The network; not modified.
         weights: Tensors by key.
         source: File, for messages.
-        name: What the network is called in messages.
+        name: Name of the network in messages.
 
     Raises:
-        ValueError: If keys, shapes or types do not fit, or see :func:`check_finite`.
+        ValueError: If keys, shapes or types do not fit, or a value is invalid; see
+            :func:`check_finite`.
     """
     expected = network.state_dict()
     problems = find_misfits(expected, weights)
@@ -65,11 +66,11 @@ def find_misfits(expected: Mapping[str, Any], weights: Mapping[str, Any]) -> lis
     """Find keys and shapes of weights that do not fit a network.
 
     Args:
-        expected: The network's own ``state_dict()``.
+        expected: ``state_dict()`` of the network.
         weights: Tensors by key.
 
     Returns:
-        One line for each problem, with the key; empty if the weights fit.
+        One line per problem, naming the key; empty if the weights fit.
     """
     keys = [key for key in expected if key != FROZEN_RECORD]
     problems = [f'missing: {key}' for key in keys if key not in weights]
@@ -84,16 +85,16 @@ def find_misfits(expected: Mapping[str, Any], weights: Mapping[str, Any]) -> lis
 
 
 def find_wrong_types(expected: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
-    """Find weights that are no dense tensors, or not of the kind of number that a network has.
+    """Find weights that are not dense tensors or not of the network's kind of number.
 
     Precision may differ: float16 fits float32, int64 does not.
 
     Args:
-        expected: The network's own ``state_dict()``.
+        expected: ``state_dict()`` of the network.
         weights: Tensors by key.
 
     Returns:
-        One line for each problem, with the key.
+        One line per problem, naming the key.
     """
     problems = []
     record = weights.get(FROZEN_RECORD)
@@ -123,7 +124,7 @@ def _kind(value: Tensor) -> tuple[bool, bool]:
 
 
 def _converts(network: nn.Module, weights: Mapping[str, Any]) -> bool:
-    """Return whether the network converts these weights itself, such as those of old versions."""
+    """Return whether the network's own hooks convert these weights, as for older versions."""
     if not all(isinstance(value, Tensor) for value in weights.values()):
         return False
     try:
@@ -137,19 +138,19 @@ def check_finite(network: nn.Module, weights: Mapping[str, Any], source: Any) ->
     """Raise ``ValueError`` if weights that fit a network are NaN or infinite.
 
     NaN is invalid everywhere. Infinite values are invalid in parameters and in BatchNorm's running
-    statistics; other buffers may have them, such as attention masks filled with ``-inf``.
+    statistics; other buffers may contain them, such as attention masks filled with ``-inf``.
 
     Args:
-        network: The network, which tells parameters from buffers.
+        network: The network, for the names of its parameters.
         weights: Tensors by key.
-        source: Where the weights are from, for the message.
+        source: Origin of the weights, for the message.
     """
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     _raise_if_any(find_non_finite(weights, parameters), source)
 
 
 def check_values(weights: Any, source: Any) -> None:
-    """:func:`check_finite` without a network: parameters are recognized by their usual names."""
+    """Run :func:`check_finite` without a network: parameters are recognized by their names."""
     if isinstance(weights, Mapping):
         _raise_if_any(find_non_finite(weights), source)
 
@@ -159,10 +160,10 @@ def find_non_finite(weights: Mapping[str, Any], parameters: Collection[str] = ()
 
     Args:
         weights: Tensors by key.
-        parameters: Keys of parameters, besides those recognized by their names.
+        parameters: Keys of parameters, in addition to those recognized by name.
 
     Returns:
-        One line for each tensor, which begins with its key.
+        One line per tensor, beginning with its key.
     """
     problems = []
     for key, value in weights.items():
@@ -191,6 +192,6 @@ def _raise_if_any(problems: list[str], source: Any) -> None:
 
 
 def listed(problems: list[str]) -> str:
-    """Format the first problems, and the number of the others, in parentheses."""
+    """Format the first problems and the number of the remaining ones, in parentheses."""
     more = [f'... and {len(problems) - _SHOWN} more'] if len(problems) > _SHOWN else []
     return f' ({"; ".join((*problems[:_SHOWN], *more))})'

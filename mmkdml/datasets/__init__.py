@@ -1,4 +1,4 @@
-"""Data sets, their split files and converters, made-up demo data and augmentation."""
+"""Data sets, split files, converters, image loading, augmentation and synthetic demo data."""
 
 from mmkdml.datasets.base import SplitClassificationDataset, SplitFileMixin, SplitSegDataset
 from mmkdml.datasets.converters import (

@@ -1,4 +1,4 @@
-"""What the data sets of mmkdml share: split files, and errors that name the file."""
+"""Base classes of the data sets: they read split files and name the file in errors."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from mmkdml.datasets.splits.split_checks import refuse_outside, refuse_repeats
 from mmkdml.datasets.transforms import header_of
 from mmkdml.registry import DATASETS
 
-# Of an epoch; images that are not repeated may be more.
+# Limit of the samples of an epoch that repeats images.
 _MOST_SAMPLES = 10_000_000
 
 
 class SplitFileMixin(ABC):
-    """Makes a data set of mmpretrain or mmseg read a split file. Stands before it in the bases.
+    """Mixin that makes a data set of mmpretrain or mmseg read a split file; list it first.
 
-    ``ann_file`` is the split file, taken as it is given, relative to the working directory; the
-    paths in it are relative to ``data_root``. A sample that cannot be prepared stops the run with
-    an error that names it, also when it comes from a worker of the data loader.
+    ``ann_file`` is the split file, relative to the working directory; the paths in it are relative
+    to ``data_root``. A sample that cannot be prepared raises an error that names it, also in a
+    worker of the data loader.
 
     Args:
-        *args: Of the framework's data set.
-        allow_outside: Whether links in ``data_root`` may lead out of it.
-        image_cache: Arguments of :func:`~mmkdml.datasets.cached_pipeline`: ``dir``, the folder that
-            keeps decoded images, and ``limit``, what it may hold, in GiB. Samples are the same, bit
-            for bit. Default: images are decoded anew each time.
-        **kwargs: Of the framework's data set.
+        *args: Passed to the framework's data set.
+        allow_outside: Allow links in ``data_root`` that lead out of it.
+        image_cache: Arguments of :func:`~mmkdml.datasets.cached_pipeline`: ``dir``, the folder of
+            the cache, and ``limit``, its size in GiB. Samples stay bit-identical. Default: no
+            cache.
+        **kwargs: Passed to the framework's data set.
 
     Raises:
-        FileNotFoundError: If there is no split file, or its first image is not there.
-        ValueError: If the split file or a setting cannot be; ``image_cache`` without ``dir``, too.
+        FileNotFoundError: If the split file or its first image does not exist.
+        ValueError: If the split file or a setting is invalid.
     """
 
     ann_file: str
@@ -64,18 +64,18 @@ class SplitFileMixin(ABC):
                 'image_cache must have dir, a folder, and may have limit, in GiB; got '
                 f'{image_cache!r}'
             )
-        # The framework's __init__ asks for both.
+        # Needed by the framework's __init__.
         self.allow_outside, self.image_cache = allow_outside, image_cache
         try:
             super().__init__(*args, **kwargs)
         except OSError:
             raise
-        except Exception as error:  # the frameworks do not check all of the settings
+        except Exception as error:  # the frameworks do not check all settings
             kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
             raise ValueError(f'{type(self).__name__}: {kind}{error}') from error
 
     def full_init(self) -> None:
-        """Reads the split file, and decodes the images if they are to be kept and are not yet."""
+        """Read the split file, and fill the image cache."""
         if self._fully_initialized:
             return
         super().full_init()  # type: ignore[misc]
@@ -93,22 +93,20 @@ class SplitFileMixin(ABC):
             )
 
     def _join_prefix(self) -> None:
-        """Leaves ``ann_file`` alone, which the frameworks would join with ``data_root``."""
+        """Keep ``ann_file``, which the frameworks would join with ``data_root``."""
         given, self.ann_file = self.ann_file, ''
         super()._join_prefix()  # type: ignore[misc]
         self.ann_file = given
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """One dict per image: ``id``, ``group``, ``img_path`` and what :meth:`row_info` adds.
+        """Return a dict per sample: ``id``, ``group``, ``img_path`` and those of :meth:`row_info`.
 
-        An image with ``repeats`` comes that often in a row, for training only.
+        A training image with ``repeats`` n yields n consecutive samples.
 
         Raises:
-            FileNotFoundError: If there is no split file, or its first image is not in
-                ``data_root``.
-            ValueError: If the split file is not valid, repeats images though ``test_mode`` is set
-                or more often than memory could hold, or a file is a link out of ``data_root`` and
-                ``allow_outside`` is not set.
+            FileNotFoundError: If the split file or its first image does not exist.
+            ValueError: If the split file is invalid, repeats images in test mode or too often, or a
+                link leads out of ``data_root`` and ``allow_outside`` is not set.
         """
         root = self.data_root or ''
         rows = read_split(self.ann_file)
@@ -138,18 +136,18 @@ class SplitFileMixin(ABC):
 
     @abstractmethod
     def row_info(self, row: SplitRow) -> dict[str, Any]:
-        """What the framework wants to know of an image beside its path."""
+        """Return the keys of a sample that the framework needs in addition to its path."""
 
     def prepare_data(self, idx: int) -> Any:
-        """Runs the pipeline on a sample.
+        """Run the pipeline on a sample.
 
         Raises:
-            RuntimeError: If that fails; names the data set, the index and the sample's files.
+            RuntimeError: If that fails; the message names the data set, index and files.
         """
         try:
             return super().prepare_data(idx)  # type: ignore[misc]
         except Exception as error:
-            # Built from one string, or a data loader's worker could not hand it over.
+            # One string as argument, so that a worker of the data loader can pickle the error.
             info = self.get_data_info(idx)  # type: ignore[attr-defined]
             files = ', '.join(info[key] for key in ('img_path', 'seg_map_path') if key in info)
             raise RuntimeError(
@@ -159,14 +157,14 @@ class SplitFileMixin(ABC):
 
 
 def keep_images(settings: dict[str, Any], folder: str | Path) -> None:
-    """Has a data set that is not yet built keep decoded images in a folder.
+    """Set the image cache of a data set's config.
 
     Args:
-        settings: The data set's, with its ``type``; changed.
-        folder: Made if missing; see :func:`~mmkdml.datasets.cached_pipeline`.
+        settings: Config of the data set, with its ``type``; modified.
+        folder: Folder of the cache; see :func:`~mmkdml.datasets.cached_pipeline`.
 
     Raises:
-        TypeError: If it is not of mmkdml.
+        TypeError: If the data set does not read split files.
     """
     named = settings['type']
     kind = DATASETS.get(named) if isinstance(named, str) else named
@@ -180,23 +178,22 @@ def keep_images(settings: dict[str, Any], folder: str | Path) -> None:
 
 @DATASETS.register_module()
 class SplitClassificationDataset(SplitFileMixin, BaseDataset):
-    """Images of a split file with its labels, for mmpretrain.
+    """Images and labels of a split file, for mmpretrain.
 
-    ``metainfo=dict(classes=(...))`` names the classes, in the order of the labels.
+    ``metainfo=dict(classes=(...))`` names the classes in the order of the labels.
 
     Args:
         ann_file: Split file, relative to the working directory.
         data_root: Folder that the paths in it are relative to.
-        **kwargs: ``allow_outside``, whether links may lead out of ``data_root``; ``image_cache``,
-            where decoded images are kept (see :class:`SplitFileMixin`); others as of mmpretrain's
-            ``BaseDataset`` (``pipeline``, ``indices``, ``test_mode``...).
+        **kwargs: ``allow_outside`` and ``image_cache`` (see :class:`SplitFileMixin`), and arguments
+            of mmpretrain's ``BaseDataset`` (``pipeline``, ``indices``, ``test_mode``...).
     """
 
     def row_info(self, row: SplitRow) -> dict[str, Any]:
-        """The label, as ``gt_label``.
+        """Return the label as ``gt_label``.
 
         Raises:
-            ValueError: If there are fewer classes.
+            ValueError: If the label is not an index of the classes.
         """
         if self.CLASSES is not None and row.label >= len(self.CLASSES):
             raise ValueError(
@@ -208,25 +205,24 @@ class SplitClassificationDataset(SplitFileMixin, BaseDataset):
 
 @DATASETS.register_module()
 class SplitSegDataset(SplitFileMixin, BaseSegDataset):
-    """Images of a split file with its binary masks, for mmseg.
+    """Images and binary masks of a split file, for mmseg.
 
-    Masks are read by :class:`~mmkdml.datasets.LoadBinaryMask`. mmseg's ``LoadAnnotations`` also
-    works if no mask is a palette image and no image has an EXIF orientation. ``id`` and
-    ``group`` are there for ``meta_keys`` of ``PackSegInputs``. ``metainfo=dict(classes=(...))``
-    names background and foreground.
+    Load masks with :class:`~mmkdml.datasets.LoadBinaryMask`. mmseg's ``LoadAnnotations`` also works
+    if no mask is a palette image and no image has an EXIF orientation. ``id`` and ``group`` can be
+    used as ``meta_keys`` of ``PackSegInputs``. ``metainfo=dict(classes=(...))`` names background
+    and foreground.
 
     Args:
         ann_file: Split file with masks, relative to the working directory.
         data_root: Folder that the paths in it are relative to.
-        masks_drawn_on: ``'stored'`` or ``'shown'``: the pixels of images with EXIF orientation that
-            the masks were drawn on, where the sizes do not tell. Default: what the converter
-            recorded in ``splits.json`` next to ``ann_file``; without, such masks are refused.
-        **kwargs: ``allow_outside``, whether links may lead out of ``data_root``; ``image_cache``,
-            where decoded images are kept (see :class:`SplitFileMixin`); others as of mmseg's
-            ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...).
+        masks_drawn_on: ``'stored'`` or ``'shown'``: the pixels that masks of images with EXIF
+            orientation refer to, if the sizes are ambiguous. Default: the value in ``splits.json``
+            next to ``ann_file``; without one, such masks are an error.
+        **kwargs: ``allow_outside`` and ``image_cache`` (see :class:`SplitFileMixin`), and arguments
+            of mmseg's ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...).
 
     Raises:
-        ValueError: If ``masks_drawn_on`` is neither.
+        ValueError: If ``masks_drawn_on`` is invalid.
     """
 
     METAINFO = dict(classes=('background', 'foreground'), palette=[[0, 0, 0], [255, 64, 64]])
@@ -236,11 +232,7 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """See the base class; adds ``masks_drawn_on`` where it is known.
-
-        Raises:
-            ValueError: Also if ``splits.json`` records something else than the two.
-        """
+        """Extend the base class; add ``masks_drawn_on`` if it is known."""
         samples = super().load_data_list()
         if self.masks_drawn_on is None:
             folder = osp.dirname(self.ann_file)
@@ -254,11 +246,7 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
         return samples
 
     def prepare_data(self, idx: int) -> Any:
-        """See the base class.
-
-        Raises:
-            RuntimeError: Also if mmseg's ``LoadAnnotations`` would misplace the mask.
-        """
+        """Extend the base class; refuse masks that ``LoadAnnotations`` would not turn."""
         if any(isinstance(step, LoadAnnotations) for step in self.pipeline.transforms):
             header = header_of(info := self.get_data_info(idx))
             if header is not None and header.orientation != 1:
@@ -270,10 +258,10 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
 
     @classmethod
     def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int]:
-        """What a value in a mask file stands for, where it is not the class itself.
+        """Map the value 255 of a mask file to class 1.
 
         Raises:
-            ValueError: If there are not two classes.
+            ValueError: If there are not exactly two classes.
         """
         if new_classes is not None and len(new_classes) != 2:
             raise ValueError(
@@ -283,7 +271,7 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
         return {255: 1}
 
     def row_info(self, row: SplitRow) -> dict[str, Any]:
-        """The mask, as mmseg's ``LoadAnnotations`` wants it.
+        """Return the keys of the mask that mmseg's ``LoadAnnotations`` needs.
 
         Raises:
             ValueError: If the split file has no masks.

@@ -1,4 +1,4 @@
-"""HAM10000 (Tschandl et al. 2018): which skin lesion is it, or: where is it?"""
+"""HAM10000 (Tschandl et al. 2018): classification and segmentation of skin lesions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from mmkdml.registry import DATASETS
 
 @DATASETS.register_module()
 class HAM10000Dataset(SplitClassificationDataset):
-    """Dermatoscopic images, for mmpretrain; ``data_root`` is the folder given to the converter.
+    """Dermatoscopic images with one of seven diagnoses, for mmpretrain.
 
-    The classes are in the order of their codes: akiec, bcc, bkl, df, mel, nv, vasc.
+    ``data_root`` is the source folder of the converter. The order of the classes is that of their
+    codes: akiec, bcc, bkl, df, mel, nv, vasc.
     """
 
     METAINFO = dict(
@@ -28,6 +29,6 @@ class HAM10000Dataset(SplitClassificationDataset):
 
 @DATASETS.register_module()
 class HAM10000SegDataset(SplitSegDataset):
-    """The same images with the lesions' masks, for mmseg."""
+    """Dermatoscopic images with masks of the lesion, for mmseg."""
 
     METAINFO = dict(classes=('background', 'lesion'), palette=[[0, 0, 0], [255, 64, 64]])

@@ -1,9 +1,8 @@
 """Cache of decoded images in files that all workers, processes and runs share.
 
-A pack is one file: a table with a row for each sample, then pixels. Rows hold the state of the
-image's file when it was decoded, so that one that changes is decoded again, and a checksum of its
-pixels. A pack is written under a lock, synced to the disk and renamed, so that it is complete or
-missing. It holds only numbers.
+A pack is one file: a table with a row per sample, followed by pixels. A row contains the state of
+the image file when it was decoded, so that a changed file is decoded again, and a checksum of the
+pixels. A pack is written atomically under a lock, and contains only numbers.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ from mmkdml.datasets.transforms import LoadBinaryMask, LoadCheckedImage
 from mmkdml.files import atomic_writer, remove_parts
 
 GIB = 2**30
-# For each cached transform: the keys of the files it reads, and of its pixels.
+# Keys of the input files and of the pixels of each cached transform.
 _LOADERS: dict[type, tuple[tuple[str, ...], str]] = {
     LoadImageFromFile: (('img_path',), 'img'),
     LoadCheckedImage: (('img_path',), 'img'),
     LoadBinaryMask: (('seg_map_path', 'img_path'), 'gt_seg_map'),
 }
-_DRAWN_ON = 'masks_drawn_on'  # which the pixels of masks depend on as well
+_DRAWN_ON = 'masks_drawn_on'  # changes the pixels of masks
 # Columns of the table, int64: the state of the files, the offset, (H, W, C) and the checksum of the
-# pixels. C is 0 for (H, W), and H is 0 for an image that is not in the pack.
+# pixels. C is 0 for (H, W); H is 0 if the image is not in the pack.
 _STATE, _OFFSET, _SHAPE, _CHECKSUM, _COLUMNS = slice(0, 4), 4, slice(5, 8), 8, 9
 _ROW_BYTES = 8 * _COLUMNS
 _ADVICE = 'To have them kept, delete what is not needed there, and this pack, or set a higher limit'
@@ -46,25 +45,24 @@ _ADVICE = 'To have them kept, delete what is not needed there, and this pack, or
 def cached_pipeline(
     transforms: Sequence[Any], samples: Sequence[Mapping[str, Any]], dir: str, limit: float = 8.0
 ) -> list[Any]:
-    """Replace the loading transforms of a pipeline by ones that find their files decoded.
+    """Replace the loading transforms of a pipeline by cached ones, and fill the cache.
 
-    Files that are not yet decoded, or have changed, are decoded here; other processes that want the
-    same wait. Images beyond the limit, or that cannot be decoded to 8 bits, are read from their
-    files each time.
+    Files that are new or have changed are decoded now; other processes wait for it. Images that
+    exceed the limit, or that are not decoded to 8 bits, are read from their files each time.
 
     Args:
         transforms: The pipeline. Only ``LoadCheckedImage``, ``LoadBinaryMask`` and mmcv's
-            ``LoadImageFromFile`` are replaced, no other subclasses.
-        samples: What the data set knows of its samples, in the order of their ``sample_idx``.
-        dir: Folder of the packs; made if missing. Data sets and runs may share it.
-        limit: GiB that all packs in it may take together, > 0.
+            ``LoadImageFromFile`` are replaced, not their subclasses.
+        samples: Data infos of all samples, in the order of their ``sample_idx``.
+        dir: Folder of the packs, created if missing. Data sets and runs may share it.
+        limit: Maximum size of all packs in the folder, in GiB, > 0.
 
     Returns:
-        The transforms.
+        The new transforms.
 
     Raises:
-        ValueError: If the limit is not above 0.
-        OSError: If the packs cannot be written, as on a full disk.
+        ValueError: If the limit is not positive.
+        OSError: If a pack cannot be written, such as on a full disk.
     """
     if not limit > 0:
         raise ValueError(f'The limit of an image cache, in GiB, must be above 0; got {limit}')
@@ -79,13 +77,14 @@ def cached_pipeline(
 
 
 class CachedLoading(BaseTransform):
-    """Load an image or a mask from a pack, or by the wrapped transform.
+    """Load an image or a mask from a pack, or with the wrapped transform.
 
-    Required keys: ``sample_idx``, and those of the wrapped transform, whose keys are added.
+    Required keys: ``sample_idx``, and those of the wrapped transform. Added keys: those of the
+    wrapped transform.
 
     Args:
-        load: One of those that :func:`cached_pipeline` replaces.
-        pack: The pack that was made with it.
+        load: One of the transforms that :func:`cached_pipeline` replaces.
+        pack: Pack of the pixels that it decodes.
     """
 
     def __init__(self, load: BaseTransform, pack: PixelPack) -> None:
@@ -94,7 +93,7 @@ class CachedLoading(BaseTransform):
         self.sources, self.field = _LOADERS[type(load)]
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Add the pixels, which are the caller's own.
+        """Add the pixels, in an array of their own.
 
         Raises:
             ValueError: If the pack is damaged.
@@ -115,10 +114,10 @@ class CachedLoading(BaseTransform):
 
 
 class PixelPack:
-    """Decoded images of a data set's samples.
+    """Decoded images of the samples of a data set.
 
-    It is pickled as a path; each process opens the file itself. The file is read, not mapped into
-    memory: a file that is truncated while it is mapped would kill the process.
+    It is pickled as a path; each process opens the file itself. The file is read instead of mapped
+    into memory, because truncating a mapped file would kill the process.
 
     Args:
         path: The file.
@@ -136,7 +135,7 @@ class PixelPack:
 
     @property
     def table(self) -> np.ndarray:
-        """The rows of the samples; fewer if the file is truncated."""
+        """Rows of the samples; fewer if the file is truncated."""
         if self._table is None:
             head = self._read(0, self.count * _ROW_BYTES)
             rows = head[: len(head) // _ROW_BYTES * _ROW_BYTES]
@@ -144,14 +143,14 @@ class PixelPack:
         return self._table
 
     def read(self, place: int, files: Sequence[str]) -> np.ndarray | None:
-        """Return a sample's pixels; None if they are not here or its files have changed.
+        """Return the pixels of a sample; None if they are missing or its files have changed.
 
         Args:
-            place: The sample's number.
-            files: Its files.
+            place: Index of the sample.
+            files: Files of the sample.
 
         Raises:
-            ValueError: If the pixels are not the ones that were written.
+            ValueError: If the pixels are damaged.
         """
         if place < len(self.table):
             row = self.table[place]
@@ -167,19 +166,19 @@ class PixelPack:
         )
 
     def is_of(self, states: np.ndarray) -> bool:
-        """Return whether the file is there, complete, and of images in these states."""
+        """Return whether the pack exists, is complete, and contains files in these states."""
         if not self.path.is_file() or not self.path.stat().st_size:
             return False
         table = self.table
         if not np.array_equal(table[:, _STATE], states):
             return False
-        height, width, channels = table[:, _SHAPE].T.astype(float)  # where nothing overflows
+        height, width, channels = table[:, _SHAPE].T.astype(float)  # floats do not overflow
         ends = table[:, _OFFSET] + height * width * np.maximum(channels, 1)
         size = self.path.stat().st_size
         return bool((table[:, _OFFSET:] >= 0).all() and (ends <= size).all())
 
     def _read(self, offset: int, count: int) -> np.ndarray:
-        """Bytes of the file, uint8; fewer where it ends."""
+        """Read bytes of the file, uint8; fewer at its end."""
         if self._file is None:
             self._file = self.path.open('rb', buffering=0)
         content = np.empty(count, np.uint8)
@@ -194,11 +193,11 @@ class PixelPack:
 def _prepare(
     folder: Path, samples: Sequence[Mapping[str, Any]], load: Any, limit: int
 ) -> PixelPack | None:
-    """The pack of the samples as ``load`` reads them, found or made; None if there is no room."""
+    """Find or write the pack of the samples as decoded by ``load``; None if there is no room."""
     sources, field = _LOADERS[type(load)]
     files = [[osp.abspath(sample[key]) for key in sources if key in sample] for sample in samples]
     hints = [sample.get(_DRAWN_ON) if field != 'img' else None for sample in samples]
-    # Other versions of these may decode to other pixels.
+    # Other versions may decode to other pixels.
     versions = cv2.__version__, PIL.__version__, mmcv.__version__, READER_VERSION, _COLUMNS
     how = [type(load).__name__, sorted(vars(load).items()), *versions]
     name = hashlib.sha256('\0'.join(map(str, [how, *zip(files, hints, strict=True)])).encode())
@@ -237,7 +236,7 @@ def _prepare(
 def _write(
     path: Path, inputs: Sequence[dict[str, Any]], states: np.ndarray, load: Any, room: int
 ) -> None:
-    """Decode the files that are the inputs of ``load`` and write a pack."""
+    """Decode the input files of ``load`` and write a pack."""
     _, field = _LOADERS[type(load)]
     table = np.zeros((len(inputs), _COLUMNS), np.int64)
     table[:, _STATE] = states
@@ -264,7 +263,7 @@ def _write(
 
 
 def _decode(load: Any, results: dict[str, Any], field: str) -> np.ndarray | None:
-    """The pixels of one image if a pack can hold them."""
+    """Return the pixels of an image if a pack can store them."""
     try:
         pixels = load(results)[field]
     except Exception:  # raised again when the sample is loaded
@@ -273,7 +272,7 @@ def _decode(load: Any, results: dict[str, Any], field: str) -> np.ndarray | None
 
 
 def _shape(row: np.ndarray) -> tuple[int, ...]:
-    """Shape of an image, (H, W) or (H, W, C); empty if it is not in the pack."""
+    """Return the shape of an image, (H, W) or (H, W, C); empty if it is not in the pack."""
     height, width, channels = row[_SHAPE].tolist()
     if not height:
         return ()
@@ -285,13 +284,13 @@ def _checksum(pixels: np.ndarray, shape: Sequence[int]) -> int:
 
 
 def _state(files: Sequence[str]) -> tuple[int, ...]:
-    """Four numbers that change when one of the files does."""
+    """Return four numbers that change when one of the files changes."""
     states = [_state_of(file) for file in files]
     return states[0] if len(states) == 1 else tuple(map(hash, zip(*states, strict=True)))
 
 
 def _state_of(file: str) -> tuple[int, int, int, int]:
-    """Size, times and inode of a file; zeros if it is missing."""
+    """Return size, times and inode of a file; zeros if it does not exist."""
     try:
         found = os.stat(file)
     except OSError:

@@ -1,4 +1,4 @@
-"""Image files before decoding: opening them, and which kinds are supported."""
+"""Image files before decoding: opening, supported formats and kinds, EXIF orientation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-#: Supported formats; the content decides, not the suffix. EPS, which Pillow reads as well, is a
-#: program that Ghostscript would run.
+#: Supported formats, recognized by content instead of suffix. EPS is excluded because Pillow runs
+#: such files with Ghostscript.
 FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
-# Modes of Pillow; of those with an alpha channel, images are supported if they are opaque.
+# Modes of Pillow; images with an alpha channel must be opaque.
 _MODES = ('RGB', 'L', 'P', '1', 'RGBA', 'LA', 'PA')
 _WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 258, 274, 277, 339
-# The start of a JPEG 2000 codestream, and how much of a file is searched for it.
+# Start of a JPEG 2000 codestream, and the bytes of a file that are searched for it.
 _CODESTREAM, _SEARCHED_BYTES = b'\xff\x4f\xff\x51', 2**20
 _BUFFERED_BYTES = 2**22
 _TO_RGB = 'Convert it to 8-bit RGB'
@@ -29,19 +29,19 @@ _TO_8_BITS = 'Convert it to 8 bits, with the range of values that matters'
 
 
 class UnsupportedImageError(ValueError):
-    """An image file of a kind that is not supported."""
+    """An image file of an unsupported kind."""
 
 
 def check_kind(image: Image.Image, path: str | Path, where: str = '') -> None:
     """Refuse an opened image that is not 8-bit grey, RGB or palette.
 
     Args:
-        image: Not yet decoded.
+        image: Image that is not decoded yet.
         path: Its file.
-        where: Text after what was found, such as the page.
+        where: Appended to the description of the image, such as the page.
 
     Raises:
-        UnsupportedImageError: If its depth or its channels are not supported.
+        UnsupportedImageError: If the depth or the channels are not supported.
     """
     mode = image.mode
     bits = _bits(image)
@@ -59,7 +59,7 @@ def check_kind(image: Image.Image, path: str | Path, where: str = '') -> None:
 
 
 def check_size(pixels: int, most: int, what: str | Path) -> None:
-    """Raise ValueError if an image has more pixels than are allowed."""
+    """Raise ValueError if an image has more than ``most`` pixels."""
     if pixels > most:
         raise ValueError(
             f'{what}: {pixels / 1e6:.1f} megapixels are more than {most / 1e6:g}. Cut it into '
@@ -71,7 +71,7 @@ def check_opaque(image: Image.Image, path: str | Path) -> None:
     """Refuse a decoded image with transparent pixels.
 
     Raises:
-        UnsupportedImageError: If its alpha channel or its transparent color is used.
+        UnsupportedImageError: If the alpha channel or the transparent color is used.
     """
     if image.has_transparency_data:
         alpha = image.convert('RGBA').getchannel('A')
@@ -86,10 +86,10 @@ def check_opaque(image: Image.Image, path: str | Path) -> None:
 
 
 def has_more_pages(image: Image.Image) -> bool:
-    """Return whether a file has several images, without going through all of them.
+    """Return whether a file has several images, without reading all of them.
 
-    The further pictures of a multi-picture JPEG (MPO) are previews and depth maps of the first one,
-    which is its image.
+    The additional images of a multi-picture JPEG (MPO) are previews and depth maps; they do not
+    count.
     """
     if not isinstance(image, TiffImageFile):
         return image.format != 'MPO' and bool(getattr(image, 'is_animated', False))
@@ -102,28 +102,28 @@ def has_more_pages(image: Image.Image) -> bool:
 
 
 def stored_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height before the EXIF orientation turns the image."""
-    if isinstance(image, TiffImageFile):  # whose size Pillow turns, depending on its version
+    """Return width and height of the stored pixels, before any EXIF rotation."""
+    if isinstance(image, TiffImageFile):  # some versions of Pillow turn its size
         return image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
     return image.size
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, as far as it was read; 1 if there is none."""
+    """Return the EXIF orientation, 1 to 8, read so far; 1 if there is none."""
     if isinstance(image, TiffImageFile):
         value: Any = image.tag_v2.get(_ORIENTATION)
     else:
         exif = Image.Exif()
         try:
             exif.load(image.info.get('exif', b''))
-        except Exception:  # viewers and OpenCV ignore damaged EXIF, too
+        except Exception:  # viewers and OpenCV ignore damaged EXIF as well
             return 1
         value = exif.get(_ORIENTATION)
     return int(value) if value in range(1, 9) else 1
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored pixels, (H, W) or (H, W, C), as an EXIF orientation of 1 to 8 says."""
+    """Apply an EXIF orientation, 1 to 8, to stored pixels (H, W) or (H, W, C)."""
     if orientation == 1:
         return pixels
     if orientation > 4:
@@ -139,12 +139,12 @@ def unsupported(
     expected: str = 'an 8-bit grey, RGB or palette image',
     advice: str = _TO_RGB,
 ) -> UnsupportedImageError:
-    """Build the error about an image file of another kind than expected."""
+    """Build the error for an unsupported image file."""
     return UnsupportedImageError(f'{path}: expected {expected}, got {found}. {advice}')
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits per channel of the file, which Pillow may silently reduce to 8."""
+    """Return the bits per channel of the file, which Pillow may silently reduce to 8."""
     if isinstance(image, TiffImageFile):
         return max(image.tag_v2.get(_BITS, (1,)))
     if image.format == 'JPEG2000':
@@ -169,7 +169,7 @@ def _jpeg2000_bits(image: Image.Image) -> int:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image by Pillow, without its own limit of pixels.
+    """Open an image with Pillow, without Pillow's limit on pixels.
 
     Raises:
         ValueError: If the file is not an image of a supported format.
@@ -178,8 +178,8 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
         with readable(path):
             if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
                 raise OSError('not a regular file')  # opening a named pipe would wait forever
-            # Never the path: Pillow 13 maps the file and misreads a turned TIFF. Small files are
-            # read at once, since TIFF tags are read in many pieces.
+            # Pass no path: Pillow 13 maps the file and misreads a turned TIFF. Small files are
+            # buffered because TIFF tags are read in many pieces.
             file: Any = stack.enter_context(open(path, 'rb'))
             if os.fstat(file.fileno()).st_size <= _BUFFERED_BYTES:
                 file = io.BytesIO(file.read())
@@ -190,12 +190,12 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def readable(path: str | Path) -> Iterator[None]:
-    """Turn any error of a decoder into a ValueError of one line that names the file."""
+    """Turn any error of a decoder into a one-line ValueError that names the file."""
     try:
         yield
     except UnsupportedImageError:
         raise
-    except Exception as error:  # a broken file makes Pillow raise nearly anything
+    except Exception as error:  # a broken file can raise nearly anything
         reason = ' '.join(str(error).split())
         raise ValueError(f'{path}: unreadable image ({type(error).__name__}: {reason})') from error
 
@@ -207,7 +207,7 @@ _pillow_limit: int | None = None
 
 @contextmanager
 def _without_pillow_limit() -> Iterator[None]:
-    """Suspend Pillow's process-wide limit of pixels while any thread reads; ours replaces it."""
+    """Suspend Pillow's process-wide limit on pixels while any thread reads."""
     global _limit_users, _pillow_limit
     with _limit_lock:
         if not _limit_users:

@@ -1,7 +1,7 @@
-"""The reader of images and binary masks: what a file holds, whether it is supported, its pixels.
+"""Reader of images and binary masks, from a file to checked pixels.
 
-Converters, loading transforms, image caches, figures and prediction all read image files here, so
-that they get the same pixels or refuse a file with the same message.
+Converters, loading transforms, image caches, figures and prediction all use it, so that they get
+the same pixels or the same error. :mod:`~mmkdml.datasets.image_files` opens and checks the files.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from mmkdml.datasets.image_files import (
     unsupported,
 )
 
-#: Largest image that is decoded unless the caller sets another limit, in pixels.
+#: Default limit of the size of an image, in pixels.
 MAX_PIXELS = 178_956_970
-#: Largest number of pages of a TIFF stack.
+#: Limit of the number of pages of a TIFF stack.
 MAX_PAGES = 5000
-#: All pages of a stack may have as many pixels as this number of the largest images.
+#: Limit of the pixels of all pages of a stack, in images of the maximum size.
 PAGES_PER_IMAGE = 10
-#: Part of the key of image caches: increase it whenever a file may give other pixels than before.
+#: Part of the key of image caches. Increase it whenever a file may be decoded to other pixels.
 READER_VERSION = 1
-#: Pixels that a mask may have been drawn on, if the EXIF orientation turns its image.
+#: Pixels that the mask of an image with EXIF orientation may refer to.
 DRAWN_ON = ('stored', 'shown')
 
 _GREY = ('1', 'L', 'LA')
 _MASKS = ('L', '1', 'P', 'LA', 'PA')
-# From RGB (True) or grey (False) pixels to those of an order.
+# Conversions from RGB (True) or grey (False) to an order.
 _CONVERSIONS: dict[tuple[str | None, bool], int] = {
     ('BGR', True): cv2.COLOR_RGB2BGR,
     ('L', True): cv2.COLOR_RGB2GRAY,
     ('RGB', False): cv2.COLOR_GRAY2RGB,
     ('BGR', False): cv2.COLOR_GRAY2BGR,
 }
-# Bytes of an image file that are read besides its pixels; what follows an image is not needed.
+# Limit of the bytes of an image file that are read in addition to its pixels.
 _METADATA_BYTES = 2**26
 
 
@@ -70,7 +70,7 @@ class ImageHeader:
 
     @property
     def shown_size(self) -> tuple[int, int]:
-        """Width and height of the image as viewers show it."""
+        """Width and height of the image in a viewer."""
         return self.size[::-1] if self.orientation > 4 else self.size
 
 
@@ -82,7 +82,7 @@ def read_header(path: str | Path) -> ImageHeader:
     """
     with opened(path) as image, readable(path):
         if image.format == 'PNG' and b'eXIf' in Path(path).read_bytes():
-            image.load()  # the chunk may follow the pixels
+            image.load()  # the chunk may come after the pixels
         return ImageHeader(stored_size(image), exif_orientation(image))
 
 
@@ -92,21 +92,21 @@ def read_image(
     modes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """Read the pixels of an image as viewers show it, turned by its EXIF orientation.
+    """Read the pixels of an image, turned by its EXIF orientation as in a viewer.
 
     Args:
         path: File with one image: 8 bits per channel, grey, RGB or palette, without transparent
             pixels. An opaque alpha channel is dropped.
         order: ``'RGB'`` or ``'BGR'`` for (H, W, 3), ``'L'`` for grey values (H, W), None for (H, W)
-            of a grey file and (H, W, 3) RGB of others.
-        modes: Modes of Pillow that the file may have, such as ``'RGB'``. Default: all supported.
-        max_pixels: A larger image is refused before it is decoded.
+            of a grey file and (H, W, 3) RGB otherwise.
+        modes: Allowed modes of Pillow, such as ``'RGB'``. Default: all supported ones.
+        max_pixels: Maximum number of pixels, checked before decoding.
 
     Returns:
         The pixels, uint8, writable.
 
     Raises:
-        ValueError: If the file is unreadable or its kind is not supported.
+        ValueError: If the file is unreadable or of an unsupported kind.
     """
     return read_image_and_header(path, order, modes, max_pixels)[0]
 
@@ -117,7 +117,7 @@ def read_image_and_header(
     modes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[np.ndarray, ImageHeader]:
-    """Read the pixels, as :func:`read_image` does, and the header of an image."""
+    """Read the pixels, see :func:`read_image`, and the header of an image."""
     with opened(path) as image:
         _check(image, path, max_pixels)
         with readable(path):
@@ -133,19 +133,20 @@ def read_image_and_header(
 
 
 def read_pages(path: str | Path, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
-    """Read all pages of a TIFF stack, or the one image of another file.
+    """Read all pages of a TIFF stack, or the single image of another file.
 
     All pages are checked before the first one is decoded.
 
     Args:
-        path: The file; its pages have one size.
-        max_pixels: Of a page; all pages together may have ten times as many.
+        path: File whose pages have the same size.
+        max_pixels: Maximum number of pixels per page; all pages together may have ten times as
+            many.
 
     Returns:
-        The pages as :func:`read_image` gives them for ``order=None``.
+        The pages; see :func:`read_image` with ``order=None``.
 
     Raises:
-        ValueError: If the file is unreadable, or a page is not supported or of another size.
+        ValueError: If the file is unreadable, or a page is not supported or has another size.
     """
     with opened(path) as image:
         with readable(path):
@@ -173,18 +174,18 @@ def read_binary_mask(
 ) -> np.ndarray:
     """Read a mask as 0 (background) and 1 (foreground), (H, W), uint8.
 
-    Foreground is 255 in a mask of {0, 255} and 1 in one of {0, 1}; in a palette image these are the
-    grey values of the palette's colors, whatever their indices.
+    Foreground is 255 in a mask of {0, 255} and 1 in one of {0, 1}. In a palette image these are the
+    grey values of the colors, not the indices.
 
     Args:
         path: The mask.
-        header: Of its image, whose shown pixels the mask is made to fit.
-        drawn_on: ``'stored'`` or ``'shown'``: the pixels of the image that the mask was drawn on.
-            Needed only where the EXIF orientation keeps the size of the image.
+        header: Header of its image. The mask is returned for the shown pixels of that image.
+        drawn_on: ``'stored'`` or ``'shown'``: the pixels of the image that the mask refers to.
+            Required only if the sizes are ambiguous.
 
     Raises:
-        ValueError: If the file cannot be read, is not grey, palette or black-and-white, holds
-            other values, or does not fit its image.
+        ValueError: If the file is unreadable, not grey, palette or black-and-white, has other
+            values, or does not fit its image.
     """
     pixels = read_image(path, 'L', _MASKS)
     foreground = pixels > 0
@@ -202,7 +203,7 @@ def read_binary_mask(
 def _fitted(
     mask: np.ndarray, header: ImageHeader, drawn_on: str | None, path: str | Path
 ) -> np.ndarray:
-    """The mask on the shown pixels of its image."""
+    """Return the mask for the shown pixels of its image."""
     size = mask.shape[1], mask.shape[0]
     fits = [
         name
@@ -242,26 +243,26 @@ def _check(image: Image.Image, path: str | Path, max_pixels: int, where: str = '
 def _decode(
     image: Image.Image, path: str | Path, order: str | None, is_page: bool = False
 ) -> tuple[np.ndarray, ImageHeader]:
-    """The shown pixels and the header of an image, or of a page of a stack, that was checked."""
+    """Return the shown pixels and the header of a checked image, or of a page of a stack."""
     size, orientation = stored_size(image), exif_orientation(image)
-    # The most common kinds, for which OpenCV takes less time and gives the same pixels.
+    # OpenCV decodes the most common kinds faster, to the same pixels.
     is_tiff = isinstance(image, TiffImageFile)
     plain = image.mode in ('RGB', 'L')
     if image.format in ('JPEG', 'MPO') or (is_tiff and plain and orientation == 1 and not is_page):
         with readable(path):
             pixels = _decode_by_opencv(image, order or image.mode)
         return turn(pixels, orientation), ImageHeader(size, orientation)
-    image.info.pop('xmp', None)  # which Pillow would turn a TIFF by, unlike the other formats
+    image.info.pop('xmp', None)  # Pillow would apply its orientation to a TIFF only
     with readable(path):
         image.load()
         check_opaque(image, path)
         color = image.mode not in _GREY
         pixels = np.asarray(image if plain else image.convert('RGB' if color else 'L'))
     conversion = _CONVERSIONS.get((order, color))
-    # The copy is writable.
+    # Copied to be writable.
     pixels = pixels.copy() if conversion is None else cv2.cvtColor(pixels, conversion)
-    if not is_tiff:  # which Pillow has turned
-        orientation = exif_orientation(image)  # of a PNG, it may follow the pixels
+    if not is_tiff:  # Pillow has turned a TIFF
+        orientation = exif_orientation(image)  # in a PNG, EXIF may come after the pixels
         pixels = turn(pixels, orientation)
     return pixels, ImageHeader(size, orientation)
 
@@ -288,7 +289,7 @@ def _decode_by_opencv(image: Image.Image, order: str) -> np.ndarray:
 
 
 def _seek_each(image: Image.Image, path: str | Path) -> Iterator[int]:
-    """Seek the pages of a TIFF one after the other, and yield their numbers."""
+    """Seek the pages of a TIFF in order and yield their numbers, from 1."""
     for number in count():
         with readable(path):
             try:

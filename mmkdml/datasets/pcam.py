@@ -1,4 +1,4 @@
-"""PCam (Veeling et al. 2018): does the centre of a histology tile hold metastatic tissue?"""
+"""PCam (Veeling et al. 2018): metastatic tissue in the centre of histology tiles."""
 
 from mmkdml.datasets.base import SplitClassificationDataset
 from mmkdml.registry import DATASETS
@@ -6,6 +6,6 @@ from mmkdml.registry import DATASETS
 
 @DATASETS.register_module()
 class PCamDataset(SplitClassificationDataset):
-    """96x96 tiles, for mmpretrain; ``data_root`` is the folder that holds ``train/``."""
+    """Tiles of 96x96 pixels, for mmpretrain; ``data_root`` is the parent folder of ``train/``."""
 
     METAINFO = dict(classes=('normal', 'metastasis'))

@@ -1,8 +1,8 @@
-"""Made-up brain-like slices in the published layout of LGG, to try things out without any data.
+"""Synthetic brain-like slices in the layout of the LGG data set, for demos and tests.
 
-They look like MRI enough to be segmented, and are of no medical meaning. Channels are those of the
-real data: pre-contrast T1, FLAIR, post-contrast T1. The lesion is bright in FLAIR; so are fat
-around the skull, small spots and rims of the ventricles, so that no threshold finds it.
+They resemble MRI enough for segmentation, without medical meaning. The channels are those of the
+real data: pre-contrast T1, FLAIR, post-contrast T1. The lesion is bright in FLAIR, and so are fat
+around the skull, small spots and rims of the ventricles: no threshold separates it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-_MIN_LESION = 0.002  # of the slice; less could not be seen among the spots
-# Brightness of each kind of tissue in pre-contrast, FLAIR, post-contrast
+_MIN_LESION = 0.002  # fraction of the slice; a smaller one would be lost among the spots
+# Brightness of the tissues in pre-contrast, FLAIR, post-contrast
 _FAT = (0.80, 0.62, 0.80)
 _BONE = (0.06, 0.05, 0.06)
 _WHITE = (0.42, 0.34, 0.40)
@@ -24,7 +24,7 @@ _FLUID = (0.14, 0.08, 0.13)
 
 @dataclass(frozen=True)
 class _Patient:
-    """What the slices of one patient share. Lengths in half widths of the slice."""
+    """Random properties of a patient's slices. Lengths are in half widths of the slice."""
 
     axes: tuple[float, float]
     tilt: float
@@ -44,24 +44,24 @@ class _Patient:
 def make_demo_data(
     out: str | Path, patients: int = 24, slices: int = 10, size: int = 64, seed: int = 0
 ) -> Path:
-    """Writes a folder per made-up patient with ``<slice>.tif`` and ``<slice>_mask.tif`` ({0, 255}).
+    """Write a folder per patient with ``<slice>.tif`` and ``<slice>_mask.tif`` ({0, 255}).
 
-    About half of the slices show a lesion. The same arguments give the same files; a patient does
-    not depend on how many there are.
+    About half of the slices contain a lesion. Equal arguments give equal files; a patient does not
+    depend on the number of patients.
 
     Args:
-        out: Folder to write to, missing, empty or of the same call.
+        out: Folder to write to: missing, empty, or written by the same call.
         patients: Number of patients.
-        slices: Slices of each, from the base of the brain to its top.
-        size: Height and width in pixels, at least 32.
-        seed: Any integer >= 0.
+        slices: Slices per patient, from the base of the brain to its top.
+        size: Height and width in pixels, >= 32.
+        seed: Integer >= 0.
 
     Returns:
-        ``out``, what the LGG converter takes as source.
+        ``out``, a source folder for the LGG converter.
 
     Raises:
         ValueError: If a number is too small.
-        FileExistsError: If ``out`` holds anything else.
+        FileExistsError: If ``out`` contains other files.
     """
     for name, value, least in (
         ('patients', patients, 1),
@@ -97,7 +97,7 @@ def make_demo_data(
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, width: float) -> np.ndarray:
-    """A field of standard deviation 1 whose blobs are about ``width`` of the slice wide."""
+    """Return noise of standard deviation 1 with blobs of relative size ``width``."""
     noise = rng.standard_normal((size, size)).astype(np.float32)
     noise = cv2.GaussianBlur(noise, (0, 0), width * size, borderType=cv2.BORDER_REFLECT)
     return (noise - noise.mean()) / noise.std()
@@ -119,7 +119,7 @@ def _draw_patient(rng: np.random.Generator, size: int) -> _Patient:
         lesion_height=rng.uniform(0.3, 0.7),
         lesion_depth=rng.uniform(0.18, 0.32),
         lesion_gain=np.array([-0.09, rng.uniform(0.26, 0.46), rng.uniform(-0.08, 0.06)]),
-        # Angle, distance from the centre (1: the skull), radius, and brightness in each channel
+        # Angle, distance from the center (1 is the skull), radius, brightness of each channel.
         spots=np.column_stack(
             [
                 rng.uniform(0, 2 * np.pi, 6),
@@ -134,21 +134,21 @@ def _draw_patient(rng: np.random.Generator, size: int) -> _Patient:
 def _draw_slice(
     patient: _Patient, height: float, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws the slice at a height from 0 (base) to 1 (top): RGB (S, S, 3), mask (S, S), uint8."""
+    """Draw a slice at a height from 0 (base) to 1 (top): RGB (S, S, 3) and mask (S, S), uint8."""
     line = np.linspace(-1, 1, size, dtype=np.float32)
     across, down = np.meshgrid(line, line)
     x = np.cos(patient.tilt) * across + np.sin(patient.tilt) * down
     y = np.cos(patient.tilt) * down - np.sin(patient.tilt) * across
     head = float(np.sqrt(1 - (0.15 + 0.6 * height) ** 2)) * 1.05
     width, length = (axis * head for axis in patient.axes)
-    edge = 2.0 / size  # a pixel, over which borders are blurred
+    edge = 2.0 / size  # one pixel: width of soft borders
 
     def inside(field: np.ndarray, soft: float = edge) -> np.ndarray:
-        """0 where the field is below 0, 1 where it is above, blurred between."""
+        """Return 0 where the field is negative and 1 where it is positive, with a soft border."""
         return 1 / (1 + np.exp(-np.clip(field / (0.6 * soft), -30, 30)))
 
     def ellipse(cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
-        """About the distance to the border of an ellipse, positive inside."""
+        """Return about the distance to the border of an ellipse, positive inside."""
         return (1 - np.hypot((x - cx) / rx, (y - cy) / ry)) * min(rx, ry)
 
     skull = ellipse(0, 0, width, length) + 0.006 * patient.ragged
@@ -163,7 +163,7 @@ def _draw_slice(
     paint(_FLUID, inside(brain + 0.03))
     paint(_GREY, inside(brain))
     paint(_WHITE, inside(brain - 0.10 + 0.05 * patient.gyri, 2 * edge))
-    # Furrows: the borders of the gyri, near the surface
+    # Furrows are the borders of the gyri near the surface.
     furrow = inside(0.18 - np.abs(patient.gyri), 0.15) * inside(0.14 - brain, 2 * edge)
     paint(_FLUID, 0.7 * furrow * inside(brain))
     midline = inside(0.012 - np.abs(x)) * inside(np.abs(y) - 0.35 * length)
@@ -187,7 +187,7 @@ def _draw_slice(
     ventricles = np.full((size, size), -1, np.float32)
     if opening > 0.1:
         for side in (-1, 1):
-            for shift in (-1, 1):  # front and back horns, turned outwards
+            for shift in (-1, 1):  # front and back horns
                 bow = side * (0.07 + 0.05 * opening) * head
                 ventricles = np.maximum(
                     ventricles,
@@ -199,7 +199,7 @@ def _draw_slice(
                     ),
                 )
         ventricles = np.minimum(ventricles, -lesion)  # a lesion pushes them aside
-        image[..., 1] += 0.16 * inside(ventricles + 0.04) * inside(brain)  # the rim, FLAIR only
+        image[..., 1] += 0.16 * inside(ventricles + 0.04) * inside(brain)  # rim, in FLAIR only
         paint(_FLUID, inside(ventricles))
 
     for angle, distance, radius, *brightness in patient.spots:

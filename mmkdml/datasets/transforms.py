@@ -1,4 +1,4 @@
-"""Transforms that load images and binary masks, and joint augmentation by albumentations."""
+"""Transforms that load images and binary masks, and augmentation by albumentations."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mmkdml.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class LoadCheckedImage(LoadImageFromFile):
-    """Load an image by the reader that converters and prediction use, :func:`read_image`.
+    """Load an image with ``images.read_image``, as converters and prediction do.
 
-    Replaces mmcv's ``LoadImageFromFile``, which turns 16 bits per channel into dark images, drops
+    Replaces mmcv's ``LoadImageFromFile``, which darkens images of 16 bits per channel, drops
     transparency and all pages but the first, and decodes CMYK. Pixels of 8-bit grey and RGB files
     are the same.
 
     Required key: ``img_path``.
     Added keys: ``img`` (H, W, 3) uint8 BGR, turned by its EXIF orientation; ``img_shape``,
-    ``ori_shape``; ``image_header``, which :class:`LoadBinaryMask` makes the mask fit to.
+    ``ori_shape``; ``image_header``, used by :class:`LoadBinaryMask`.
 
     Args:
         to_float32: Convert the pixels to float32.
         color_type: ``'color'``, or ``'grayscale'`` for ``img`` (H, W).
 
     Raises:
-        ValueError: If ``color_type`` is neither, or the file is unreadable or not supported.
+        ValueError: If ``color_type`` is invalid, or the file is unreadable or not supported.
     """
 
     def __init__(self, to_float32: bool = False, color_type: str = 'color') -> None:
@@ -52,19 +52,19 @@ class LoadCheckedImage(LoadImageFromFile):
 
 @TRANSFORMS.register_module()
 class LoadBinaryMask(BaseTransform):
-    """Load a mask as 0 (background) and 1 (foreground), as :func:`read_binary_mask` does.
+    """Load a mask as 0 (background) and 1 (foreground); see ``images.read_binary_mask``.
 
-    Replaces mmseg's ``LoadAnnotations``, which takes the indices of a palette image for classes,
-    and other values of a mask as they are. A mask that was drawn on the stored pixels of an image
-    with EXIF orientation is turned like the image.
+    Replaces mmseg's ``LoadAnnotations``, which uses the indices of a palette image as classes and
+    accepts any value. A mask drawn on the stored pixels of an image with EXIF orientation is turned
+    with the image.
 
     Required keys: ``seg_map_path``, ``seg_fields``.
-    Optional keys: ``img_path``, the image that the mask must fit; ``image_header``, read from it if
-    missing; ``masks_drawn_on``, ``'stored'`` or ``'shown'``.
-    Added key: ``gt_seg_map`` (H, W), uint8, also named in ``seg_fields``.
+    Optional keys: ``img_path``, the image that the mask must fit; ``image_header``, read from the
+    image if missing; ``masks_drawn_on``, ``'stored'`` or ``'shown'``.
+    Added key: ``gt_seg_map`` (H, W), uint8, also appended to ``seg_fields``.
 
     Raises:
-        ValueError: If the mask cannot be read, is not binary or does not fit its image.
+        ValueError: If the mask is unreadable, not binary or does not fit its image.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -77,41 +77,40 @@ class LoadBinaryMask(BaseTransform):
 
 
 def header_of(results: Mapping[str, Any]) -> ImageHeader | None:
-    """Return the header of a sample's image; None if the image is not a file that Pillow knows."""
+    """Return the header of a sample's image; None if Pillow cannot read the file."""
     if 'image_header' in results or 'img_path' not in results:
         return results.get('image_header')
     try:
         return read_header(results['img_path'])
-    except ValueError:  # of other loaders, whose files have no EXIF orientation
+    except ValueError:  # a format of another loader, without EXIF orientation
         return None
 
 
 @TRANSFORMS.register_module()
 class AlbumentationsTransform(BaseTransform):
-    """Applies albumentations transforms to ``img`` and to every map named in ``seg_fields``.
+    """Apply albumentations transforms to ``img`` and to every map named in ``seg_fields``.
 
-    Augmentation follows the seed of the run. albumentations 2 has random numbers of its own, which
-    numpy's seed does not reach: a run could not be repeated, and workers forked from one process
-    would all draw the same. With a seed of its own a ``Compose`` hands equal streams to all its
-    transforms, so that two flips come together or not at all. Here each call seeds one stream, for
-    all transforms, from numpy's global state, which mmengine seeds for each worker. That takes
-    about 20 us. In training, :class:`~mmkdml.engine.ExactResumeHook` seeds that one for each
-    sample; without it keep ``persistent_workers=True``, or each epoch repeats the last one's.
+    Augmentation is reproducible: each call seeds one random stream, shared by all transforms, from
+    NumPy's global state, which mmengine seeds in each worker (about 20 us per call). albumentations
+    2 uses its own random state, which is independent of NumPy's seed, and a ``Compose`` with a seed
+    gives all of its transforms equal streams. In training, :class:`~mmkdml.engine.ExactResumeHook`
+    seeds NumPy for each sample; without that hook set ``persistent_workers=True``, or every epoch
+    repeats the augmentation of the first.
 
-    Maps are resampled to the nearest neighbour, so that no value comes up that was not there; what
-    enters from outside is 0 in image and maps unless a transform says otherwise. 3-channel images
-    are handed over as RGB, as colour transforms expect, and come back BGR, as mmcv reads them.
+    Maps are resampled with nearest neighbours. Pixels from outside of the image are 0 in image and
+    maps unless a transform sets another value. Images with 3 channels are converted to RGB for the
+    transforms, and back to mmcv's BGR.
 
     Args:
-        transforms: Transforms of albumentations: built ones, or dicts with a class or its name as
-            ``type`` and its arguments, among them ``transforms`` of compositions like ``OneOf``.
+        transforms: Transforms of albumentations, or dicts with a class or its name as ``type`` and
+            its arguments. Compositions such as ``OneOf`` have ``transforms`` of their own.
 
     Required keys: ``img`` (H, W, C) or (H, W), the maps named in ``seg_fields`` (H, W).
-    Modified keys: these, and ``img_shape``.
+    Modified keys: the same, and ``img_shape``.
 
     Raises:
-        TypeError: If a transform is neither of these.
-        ValueError: If a transform has an unknown name, or arguments that it cannot have.
+        TypeError: If a transform has another type.
+        ValueError: If a transform has an unknown name or invalid arguments.
     """
 
     def __init__(
@@ -127,7 +126,7 @@ class AlbumentationsTransform(BaseTransform):
         )
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Replaces image and maps by augmented ones."""
+        """Augment image and maps."""
         seed = np.random.randint(2**32, dtype=np.uint64)
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
         colour = results['img'].ndim == 3 and results['img'].shape[2] == 3
@@ -146,7 +145,7 @@ class AlbumentationsTransform(BaseTransform):
 
 
 def _swap_channels(image: np.ndarray) -> np.ndarray:
-    """BGR to RGB or back; NumPy takes a hundred times as long as OpenCV, which lacks some types."""
+    """Convert BGR to RGB or back. OpenCV is much faster than NumPy, but lacks some types."""
     if image.dtype in (np.uint8, np.uint16, np.float32):
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return np.ascontiguousarray(image[..., ::-1])
@@ -163,7 +162,7 @@ def _build(transform: Any) -> A.BasicTransform | A.BaseCompose:
     args = dict(transform.items())
     kind = args.pop('type')
     if isinstance(kind, str):
-        kind = kind.removeprefix('albumentations.')  # of a class in a config that was dumped
+        kind = kind.removeprefix('albumentations.')  # as in a dumped config
         if not isinstance(getattr(A, kind, None), type):
             raise ValueError(f'albumentations {A.__version__} has no transform {kind!r}')
         kind = getattr(A, kind)
@@ -181,7 +180,7 @@ def _build_each(transforms: Any) -> list[A.BasicTransform | A.BaseCompose]:
 def _made(kind: Any, args: dict[str, Any]) -> Any:
     try:
         return kind(**args)
-    except Exception as error:  # pydantic's, and what comes of arguments it does not look at
+    except Exception as error:  # pydantic's errors, and those of unchecked arguments
         raise ValueError(
             f'albumentations cannot make {getattr(kind, "__name__", kind)} of {args}: {error}'
         ) from error

@@ -1,4 +1,4 @@
-"""Metrics of every member and of the ensemble, and pictures of their masks."""
+"""Metrics of every member and of the ensemble, and figures of masks and calibration."""
 
 from mmkdml.evaluation.calibration import Calibration
 from mmkdml.evaluation.case_table import CaseTable

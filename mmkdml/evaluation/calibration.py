@@ -1,4 +1,4 @@
-"""Whether members are right as often as they are sure."""
+"""Calibration error of members and ensemble."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from mmkdml.registry import METRICS
 
 @METRICS.register_module()
 class Calibration(BaseMetric):
-    """The calibration error of each member and the ensemble.
+    """Expected calibration error of each member and of the ensemble.
 
-    The confidence of an answer is the probability of the class that was chosen; each pixel of a
-    mask is an answer. ``<name>/calibration/ECE`` is Guo et al.'s (2017) expected calibration
-    error: over bins of equal width the mean of |accuracy - confidence|, weighted by the answers in
-    them; in percent. After the evaluation :attr:`table` holds, in the main process, the diagrams:
-    ``member, low, high, answers, confidence, accuracy``, a row for each bin; shares in [0, 1],
-    ``nan`` where a bin is empty; :class:`mmkdml.engine.ReliabilityHook` writes and draws them.
+    The confidence of a prediction is the probability of the predicted class; for masks each pixel
+    is a prediction. ``<name>/calibration/ECE`` is the expected calibration error of Guo et al.
+    (2017), in percent: the mean of |accuracy - confidence| over bins of equal width, weighted by
+    their predictions. After the evaluation :attr:`table` contains the reliability diagrams, in the
+    main process: columns ``member, low, high, answers, confidence, accuracy`` with a row per bin,
+    where ``answers`` is the number of predictions, and the others are in [0, 1] and ``nan`` in
+    empty bins. :class:`mmkdml.engine.ReliabilityHook` saves and draws it.
 
-    torchmetrics has this error, too, but keeps every answer to compute it, which for the pixels of
-    a data set is gigabytes; here are three numbers for each bin.
+    Unlike the calibration error of torchmetrics, which stores every prediction (gigabytes for
+    pixels), this metric stores three numbers per bin.
 
     Args:
-        bins: Number of bins between 0 and 1.
-        ignore_index: Value of a truth whose pixels are not counted.
+        bins: Number of bins in [0, 1].
+        ignore_index: Label of pixels that are ignored.
         collect_device: See mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: If ``bins`` is below 1; while processing, if a sample has no truth, or answers
-            differ from it in size.
+        ValueError: If ``bins`` is less than 1; in ``process`` if a sample has no ground truth, or
+            predictions of another size.
 
     Example:
         >>> test_evaluator = [
@@ -44,7 +45,7 @@ class Calibration(BaseMetric):
         ... ]
     """
 
-    default_prefix = ''  # the members' names take its place
+    default_prefix = ''  # keys begin with the member's name
 
     def __init__(
         self, bins: int = 15, ignore_index: int = 255, collect_device: str = 'cpu'
@@ -57,7 +58,7 @@ class Calibration(BaseMetric):
         self.table = pd.DataFrame()
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Counts the answers of N samples, as ``predict`` returned them."""
+        """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
             truth = truth_of(sample)
             self.results.append(
@@ -68,7 +69,7 @@ class Calibration(BaseMetric):
             )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """The errors of all samples; fills :attr:`table`."""
+        """Compute the errors from the counts of all samples, and set :attr:`table`."""
         edges = np.linspace(0, 1, self.bins + 1)
         tables, values = [], {}
         for name, (answers, confidence, right) in summed(results).items():
@@ -93,7 +94,7 @@ class Calibration(BaseMetric):
         return values
 
     def _binned(self, answers: Predictions, truth: torch.Tensor, name: str) -> np.ndarray:
-        """(3, bins): number of answers, sum of their confidences, number of right ones."""
+        """Return (3, bins): number of predictions, sum of confidences, number of correct ones."""
         if len(truth) != len(answers.labels):
             raise ValueError(
                 f'expected answers of the size of the truth, {len(truth)}, got '
@@ -103,7 +104,7 @@ class Calibration(BaseMetric):
         labels = answers.labels[counted]
         confidence = answers.probabilities[counted].gather(1, labels[:, None]).squeeze(1)
         edges = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64, device=labels.device)
-        # [low, high), as in torchmetrics; the last bin has its upper end, too.
+        # Bins are [low, high), as in torchmetrics; the last one includes 1.
         places = torch.bucketize(confidence, edges[1:-1], right=True)
         right = (labels == truth[counted]).double()
         return np.stack(

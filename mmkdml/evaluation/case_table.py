@@ -1,4 +1,4 @@
-"""What each member said of each image: what statistics over cases need."""
+"""Predictions or counts per image and member, for statistics over cases."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ SEGMENTATION_COLUMNS = ('member', 'id', 'group', 'label', 'tp', 'fp', 'fn')
 
 @METRICS.register_module()
 class CaseTable(BaseMetric):
-    """Keeps one row for each image and member; stands beside the metrics of an evaluator.
+    """Collect a row per image and member, in addition to other metrics; adds no values of its own.
 
-    After the evaluation :attr:`table` holds, in the main process, for
+    After the evaluation :attr:`table` contains, in the main process, for
 
     - classification the columns ``member, id, group, truth, pred`` (class indices);
-    - segmentation ``member, id, group, label, tp, fp, fn``: a row for each foreground class
-      ``label`` (1 to K - 1), in pixels.
+    - segmentation ``member, id, group, label, tp, fp, fn``: pixel counts, with a row per foreground
+      class ``label`` (1 to K - 1).
 
-    Members are named as by :class:`MemberMetrics`. Any metric of counts can be had from it, over
-    any choice of images. It adds nothing to the evaluator's own values.
+    Members are named as in :class:`MemberMetrics`. Any metric based on counts can be computed from
+    the table, for any subset of images.
 
     Args:
-        ignore_index: value of a mask whose pixels are not counted.
-        collect_device: see mmengine's ``BaseMetric``.
+        ignore_index: Label of pixels that are ignored.
+        collect_device: See mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: while processing, if a sample has no ``id`` or ``group`` among its metainfo, or
-            is no labelled sample of either task.
+        ValueError: In ``process``, if a sample has no ``id`` or ``group`` in its metainfo, or is
+            not a labelled sample of either task.
     """
 
-    default_prefix = 'cases'  # of no value; mmengine warns without one
+    default_prefix = 'cases'  # unused, but mmengine warns without one
 
     def __init__(self, ignore_index: int = 255, collect_device: str = 'cpu') -> None:
         super().__init__(collect_device=collect_device)
@@ -46,7 +46,7 @@ class CaseTable(BaseMetric):
         self.table = pd.DataFrame()
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Takes the rows of N samples, as ``predict`` returned them."""
+        """Collect the rows of N samples, as returned by ``predict``."""
         for sample in data_samples:
             self.results.append(
                 [
@@ -57,7 +57,7 @@ class CaseTable(BaseMetric):
             )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Puts the rows of all samples into :attr:`table`, by member and image; no values."""
+        """Set :attr:`table`, sorted by member and image; returns no values."""
         rows = pd.DataFrame([row for sample in results for row in sample])
         columns = next(
             (c for c in (CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS) if set(c) == set(rows)), None

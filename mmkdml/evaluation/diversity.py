@@ -1,4 +1,4 @@
-"""How differently students answer: what an ensemble can gain from them."""
+"""Diversity of the students: how much an ensemble can gain from them."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from mmkdml.registry import METRICS
 
 @METRICS.register_module()
 class Diversity(BaseMetric):
-    """Compares the students with each other, image by image or pixel by pixel.
+    """Disagreement and error correlation of the students, per image or pixel.
 
-    - ``students/diversity/disagreement``: share of answers in which two students differ (Kuncheva
-      and Whitaker, 2003), in percent;
-    - ``students/diversity/error_correlation``: Pearson's correlation, in [-1, 1], of being wrong:
-      1 if the students fail together, 0 if independently, below 0 if one knows what the other does
-      not. ``nan`` if one of them is always right or always wrong.
+    - ``students/diversity/disagreement``: fraction of predictions in which two students differ
+      (Kuncheva and Whitaker, 2003), in percent;
+    - ``students/diversity/error_correlation``: Pearson correlation of the errors, in [-1, 1]: 1 if
+      the students fail together, 0 if independently, negative if they complement each other.
+      ``nan`` if one of them is always right or always wrong.
 
-    Both are means over all pairs of students. With more than two, each pair has its own beside
-    them, e.g. ``disagreement_student_1_student_2``. Where there are no two students there are no
-    values.
+    Both are means over all pairs of students. With more than two students, each pair is also
+    reported, e.g. ``disagreement_student_1_student_2``. With fewer than two, no values are
+    reported.
 
     Args:
-        students: Names of the students. By default all members whose names do not begin with
+        students: Names of the students. Default: all members whose names do not begin with
             ``'teacher'``.
-        ignore_index: Value of a truth whose pixels are not counted.
+        ignore_index: Label of pixels that are ignored.
         collect_device: See mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: If fewer than two students are named; while processing, if one of them is not
-            there, a sample has no truth, or sizes differ.
+        ValueError: If fewer than two students are named; in ``process`` if one does not exist, a
+            sample has no ground truth, or sizes differ.
 
     Example:
         >>> test_evaluator = [
@@ -60,7 +60,7 @@ class Diversity(BaseMetric):
         self.ignore_index = ignore_index
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Counts the answers of N samples, as ``predict`` returned them."""
+        """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
             labels = {name: own.labels for name, own in predictions_by_name(sample).items()}
             names = self.students or [
@@ -74,7 +74,7 @@ class Diversity(BaseMetric):
             self.results.append(self._counts({name: labels[name] for name in names}, sample))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """The values of all samples, see the class."""
+        """Compute the values from the counts of all samples."""
         pairs = {pair: _values(counts) for pair, counts in summed(results).items()}
         if not pairs:
             return {}
@@ -87,7 +87,7 @@ class Diversity(BaseMetric):
         return values
 
     def _counts(self, labels: dict[str, Any], sample: Any) -> dict[str, np.ndarray]:
-        """For each pair of students the counts of :func:`_values`."""
+        """Return the counts of :func:`_values` for each pair of students."""
         if len(labels) < 2:
             return {}
         truth = truth_of(sample)
@@ -115,7 +115,7 @@ class Diversity(BaseMetric):
 
 
 def _values(counts: np.ndarray) -> dict[str, float]:
-    """From the numbers of all answers, of differing ones, and of errors: of a, of b, of both."""
+    """Compute the values from the counts of predictions, differences, and errors (a, b, both)."""
     with np.errstate(invalid='ignore'):
         differ, wrong_a, wrong_b, wrong_both = counts[1:] / counts[0]
         spread = np.sqrt(wrong_a * (1 - wrong_a) * wrong_b * (1 - wrong_b))

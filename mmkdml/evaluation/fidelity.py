@@ -1,4 +1,4 @@
-"""How far students answer as their teacher does, right or wrong."""
+"""Fidelity: agreement of the students with their teacher, right or wrong."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mmkdml.evaluation.predictions import Predictions, predictions_by_name, summ
 from mmkdml.names import TEACHER
 from mmkdml.registry import METRICS
 
-#: float32 holds no more of what is left beside a probability of almost 1.
+#: Lower bound of probabilities, about the resolution of float32 at 1.
 LEAST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
 class _Comparison:
-    """Counts (K, K) by the teacher's and the own class, and the sum of the divergences."""
+    """Counts (K, K) by class of the teacher and of the member, and the summed divergence."""
 
     confusion: np.ndarray
     divergence: float
@@ -34,26 +34,25 @@ class _Comparison:
 
 @METRICS.register_module()
 class Fidelity(BaseMetric):
-    """Compares each student and the ensemble with the teacher (the paper's Tables 11 and 12).
+    """Agreement of students and ensemble with the teacher (Tables 11 and 12 of the paper).
 
-    The teacher's answers take the truth's place, which is not looked at. The keys are
-    ``<name>/fidelity/<key>``:
+    The predictions of the teacher replace the ground truth. The keys are ``<name>/fidelity/<key>``:
 
-    - classification: ``accuracy``, the share of images with the teacher's label, which is Stanton
-      et al.'s (2021) agreement, in percent;
-    - segmentation: ``IoU`` and ``F1`` with the teacher's masks as :class:`ForegroundIoU` gives
-      them, and ``agreement``, the share of pixels with the teacher's label; in percent;
-    - both: ``KL``, D(teacher || student) in nats, a mean over images or pixels. Probabilities below
-      1e-7 count as 1e-7; those of an ensemble are divided by their sum.
+    - classification: ``accuracy``, the fraction of images with the label of the teacher (agreement
+      in Stanton et al., 2021), in percent;
+    - segmentation: ``IoU`` and ``F1`` with the masks of the teacher, see :class:`ForegroundIoU`,
+      and ``agreement``, the fraction of pixels with the label of the teacher; in percent;
+    - both: ``KL``, D(teacher || student) in nats, averaged over images or pixels. Probabilities are
+      clamped to at least 1e-7; those of an ensemble are normalized.
 
     Args:
-        teacher: Name of the member to compare with. By default the one called ``'teacher'``; a
-            classroom without one (mutual learning), or a network alone, then has no values.
+        teacher: Name of the member to compare with. Default: ``'teacher'``; without that member
+            (mutual learning, plain networks) no values are reported.
         collect_device: See mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: While processing, if a teacher that was named is not there, a prediction is of
-            neither task, or the teacher and a student differ in size or number of classes.
+        ValueError: In ``process``, if a named teacher does not exist, a prediction belongs to
+            neither task, or teacher and student differ in size or number of classes.
 
     Example:
         >>> test_evaluator = [
@@ -62,14 +61,14 @@ class Fidelity(BaseMetric):
         ... ]
     """
 
-    default_prefix = ''  # the members' names take its place
+    default_prefix = ''  # keys begin with the member's name
 
     def __init__(self, teacher: str | None = None, collect_device: str = 'cpu') -> None:
         super().__init__(collect_device=collect_device)
         self.teacher = teacher
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Counts the answers of N samples, as ``predict`` returned them."""
+        """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
             answers = predictions_by_name(sample)
             teacher = answers.pop(self.teacher or TEACHER, None)
@@ -85,7 +84,7 @@ class Fidelity(BaseMetric):
                 )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """The values of all samples, see the class."""
+        """Compute the values from the counts of all samples."""
         values: dict[str, float] = {}
         for name, sums in summed(results).items():
             same = 100 * sums.confusion.trace() / sums.confusion.sum()
@@ -99,7 +98,7 @@ class Fidelity(BaseMetric):
         return values
 
     def _overlap(self, confusion: np.ndarray) -> dict[str, float]:
-        """IoU and F1 from (K, K) counts of the teacher's (rows) and a student's classes."""
+        """Compute IoU and F1 from (K, K) counts of the teacher's (rows) and a student's classes."""
         hits = confusion.diagonal()
         counts = np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])[:, 1:]
         metric = ForegroundIoU()
@@ -114,7 +113,7 @@ def _compared(own: Predictions, teacher: Predictions, name: str) -> _Comparison:
             f'expected {name} to answer for the same pixels and classes as its teacher, got (M, K) '
             f'{shapes[0]} and {shapes[1]}'
         )
-    # Here, for it takes as long as all of torch, and most programs never get here.
+    # Imported here because it takes as long as torch.
     from torchmetrics.functional import kl_divergence
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 

@@ -1,4 +1,4 @@
-"""IoU and F1 of the foreground, from counts over the whole set and per case."""
+"""IoU and F1 of the foreground, from counts over the whole data set and per case."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ EMPTY = ('skip', 'perfect')
 class ForegroundIoU(BaseMetric):
     """IoU and F1 of the foreground in percent (eq. 12 and 13 of the paper).
 
-    Pixels are counted over the whole set before anything is divided:
+    Pixels are counted over the whole data set before the division:
     ``IoU = TP / (TP + FP + FN)`` and ``F1 = 2 TP / (2 TP + FP + FN)``. Class 0 is the background.
     With more than one foreground class, ``IoU`` and ``F1`` are means over the foreground classes
-    that occur, and ``IoU_<class>``, ``F1_<class>`` give each.
+    that occur, and ``IoU_<class>``, ``F1_<class>`` are reported, too.
 
-    With ``per_case`` the counts are also pooled by case (a patient, say); ``case_IoU`` and
-    ``case_F1`` are then the mean over cases, of each class, and then over the foreground classes.
+    With ``per_case`` the counts are also pooled per case (such as a patient). ``case_IoU`` and
+    ``case_F1`` are means over the cases for each class, averaged over the foreground classes.
 
-    **What has no foreground.** In the counts over the whole set, an image without foreground
-    matters only by its false positives. A case with foreground in the truth or in the prediction
-    alone scores 0. A case with neither has no score of its own (0 / 0): ``empty`` says whether it
-    is left out (``'skip'``) or counts as 100 (``'perfect'``). A class that neither truth nor
-    prediction shows anywhere in the set is ``nan``, with a warning, and is left out of means.
+    **Missing foreground.** An image without foreground adds only its false positives to the counts.
+    A case with foreground in either truth or prediction scores 0. A case with foreground in neither
+    is undefined (0 / 0) and skipped with ``empty='skip'``, or scores 100 with ``empty='perfect'``.
+    A class that does not occur in any truth or prediction is ``nan``, with a warning, and excluded
+    from means.
 
     Args:
-        per_case: metainfo key of the case, such as ``'group'``, or ``'img_path'`` for every image
-            by itself. ``None`` gives no ``case_`` values.
-        empty: treatment of cases without foreground in truth and prediction, see above.
-        ignore_index: value of the truth whose pixels are not counted.
-        collect_device: see mmengine's ``BaseMetric``.
-        prefix: see mmengine's ``BaseMetric``; ``'foreground'`` by default.
+        per_case: Metainfo key of the case, such as ``'group'``, or ``'img_path'`` for single
+            images. None disables the ``case_`` values.
+        empty: ``'skip'`` or ``'perfect'``, see above.
+        ignore_index: Label of pixels that are ignored.
+        collect_device: See mmengine's ``BaseMetric``.
+        prefix: See mmengine's ``BaseMetric``. Default: ``'foreground'``.
 
     Raises:
-        ValueError: if ``empty`` is neither of the two; while processing, if the data set names
-            fewer than two classes, a sample lacks truth, prediction or the case's key, their
-            sizes differ, or a label is no class.
+        ValueError: If ``empty`` is invalid; in ``process`` if the data set has fewer than two
+            classes, a sample lacks truth, prediction or the key of the case, sizes differ, or a
+            label is not a class.
     """
 
     default_prefix = 'foreground'
@@ -67,12 +67,12 @@ class ForegroundIoU(BaseMetric):
         self.ignore_index = ignore_index
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Counts the pixels of each sample.
+        """Count the pixels of each sample.
 
         Args:
-            data_batch: not used.
-            data_samples: N dicts with ``pred_sem_seg`` and ``gt_sem_seg``, each with ``data`` of
-                shape (1, H, W) holding class indices.
+            data_batch: Not used.
+            data_samples: N dicts with ``pred_sem_seg`` and ``gt_sem_seg``, each with class indices
+                ``data`` of shape (1, H, W).
         """
         classes = foreground_classes(self.dataset_meta)
         for sample in data_samples:
@@ -87,17 +87,17 @@ class ForegroundIoU(BaseMetric):
             self.results.append((case, counts))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Turns the counts of all samples into percent.
+        """Compute the metrics from the counts of all samples.
 
         Args:
-            results: per sample the case and the counts TP, FP, FN, of shape (3, K - 1).
+            results: Case and counts TP, FP, FN, (3, K - 1), of each sample.
 
         Returns:
             ``IoU``, ``F1`` and, as configured, ``IoU_<class>``, ``F1_<class>``, ``case_IoU``,
             ``case_F1``, in [0, 100] or ``nan``.
         """
         foreground = foreground_classes(self.dataset_meta)
-        # float64: the counts come as float32, which stops at 2^24, a few hundred images.
+        # float64, because float32 is exact only up to 2^24 pixels.
         none = np.zeros((3, len(foreground)))
         cases: dict[Any, np.ndarray] = defaultdict(lambda: none)
         for case, counts in results:
@@ -131,10 +131,10 @@ class ForegroundIoU(BaseMetric):
 
 
 def foreground_classes(dataset_meta: dict | None) -> Sequence[str]:
-    """Names of the classes behind the background, class 0.
+    """Return the names of all classes but the background, class 0.
 
     Raises:
-        ValueError: if the data set names fewer than two classes.
+        ValueError: If the data set has fewer than two classes.
     """
     classes = (dataset_meta or {}).get('classes') or ()
     if len(classes) < 2:
@@ -146,19 +146,19 @@ def foreground_classes(dataset_meta: dict | None) -> Sequence[str]:
 
 
 def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -> np.ndarray:
-    """Counts the pixels of one sample.
+    """Count the pixels of one sample.
 
     Args:
-        sample: has ``pred_sem_seg`` and ``gt_sem_seg``, each with ``data`` of shape (1, H, W)
-            holding class indices.
-        num_classes: K, the background included.
-        ignore_index: value of the truth whose pixels are not counted.
+        sample: Dict with ``pred_sem_seg`` and ``gt_sem_seg``, each with class indices ``data`` of
+            shape (1, H, W).
+        num_classes: K, including the background.
+        ignore_index: Label of pixels that are ignored.
 
     Returns:
-        TP, FP and FN of each foreground class, of shape (3, K - 1).
+        TP, FP and FN of each foreground class, (3, K - 1).
 
     Raises:
-        ValueError: if truth or prediction is missing, their sizes differ, or a label is no class.
+        ValueError: If truth or prediction is missing, sizes differ, or a label is not a class.
     """
     where = _where(sample)
     pred, truth = (_labels(sample, key, where) for key in ('pred_sem_seg', 'gt_sem_seg'))
@@ -169,7 +169,7 @@ def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -
             f'{tuple(truth.shape)} ({where}): mmseg predicts at the original size, so '
             'Resize must come before LoadAnnotations in the pipeline'
         )
-    # intersect_and_union leaves other values out of the counts without a word.
+    # intersect_and_union silently ignores other values.
     for name, labels in (('prediction', pred), ('truth', truth)):
         known = (labels >= 0) & (labels < num_classes)
         wrong = labels[~known & (truth != ignore_index)].unique().tolist()
@@ -196,13 +196,13 @@ def _labels(sample: dict, key: str, where: str) -> Any:
 
 
 def _percent(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """IoU and F1 of each class, each (K - 1,), from TP, FP and FN; ``nan`` where all are 0."""
+    """Compute IoU and F1, each (K - 1,), from TP, FP and FN; ``nan`` if all are 0."""
     tp, fp, fn = counts
     with np.errstate(invalid='ignore'):
         return {'IoU': 100 * tp / (tp + fp + fn), 'F1': 200 * tp / (2 * tp + fp + fn)}
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of what is not ``nan``; ``nan``, without numpy's warning, if nothing is left."""
+    """Return the mean of the values that are not ``nan``, or ``nan``, without NumPy's warning."""
     left = values[~np.isnan(values)]
     return float(left.mean()) if left.size else float('nan')

@@ -1,4 +1,4 @@
-"""Macro precision and recall, with scikit-learn's treatment of classes that do not occur."""
+"""Macro precision, recall and F1 with scikit-learn's treatment of absent classes."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class MacroPrecisionRecall(SingleLabelMetric):
     """Precision, recall and F1 of the top-1 class, averaged over classes, in percent.
 
     Equal to ``sklearn.metrics.precision_recall_fscore_support(truth, predicted, average='macro',
-    zero_division=0)``. The mean is over the classes that occur in the truth or in the predictions.
-    Precision of a class that is never predicted and recall of a class that has no image are 0 / 0
-    and count as ``zero_division``. mmpretrain's ``SingleLabelMetric`` averages over all classes of
-    the data set instead, and counts 0 for those that do not occur at all.
+    zero_division=0)``: the mean over the classes that occur in truth or predictions. The precision
+    of a class that is never predicted and the recall of a class without images are
+    ``zero_division``. mmpretrain's ``SingleLabelMetric`` averages over all classes of the data set
+    instead, and counts 0 for those that do not occur.
 
-    Classes without an image and classes that are never predicted are named in the log.
+    Classes without images and classes that are never predicted are logged.
 
     Args:
         items: Some of ``'precision'``, ``'recall'`` and ``'f1-score'``.
-        zero_division: 0 or 1; NaN leaves undefined values out of the mean.
+        zero_division: 0 or 1; NaN excludes undefined values from the mean.
         **kwargs: ``num_classes``, ``collect_device`` and ``prefix`` of ``SingleLabelMetric``.
 
     Raises:
-        ValueError: If ``items`` or ``zero_division`` is none of these.
+        ValueError: If ``items`` or ``zero_division`` is invalid.
     """
 
-    _logged: ClassVar[set[str]] = set()  # every member and every epoch would repeat them
+    _logged: ClassVar[set[str]] = set()  # messages are logged once, not per member and epoch
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class MacroPrecisionRecall(SingleLabelMetric):
         """Compute the metrics of all images.
 
         Args:
-            results: Truth and scores or label of each image.
+            results: Truth, and scores or predicted label, of each image.
         """
         truth = torch.cat([one['gt_label'] for one in results]).numpy()
         if 'pred_score' in results[0]:

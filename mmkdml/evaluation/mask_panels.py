@@ -1,4 +1,4 @@
-"""Pictures of masks: image, truth, each member and the ensemble side by side."""
+"""Figures of masks: image, truth, and the masks of members and ensemble side by side."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from matplotlib.patches import Patch
 
 TRUTH = 'truth'
 IGNORED = 255
-# Light green and magenta are told apart with every kind of colour vision, and outlines this bright
-# stand out from false-colour MRI and stained tissue alike.
+# Light green and magenta are distinct with every kind of color vision, and bright enough for
+# outlines on false-color MRI and stained tissue.
 TRUTH_COLOUR = '#00e08a'
 PREDICTION_COLOUR = '#ff3fd8'
 
 
 class Panel(NamedTuple):
-    """One row of a picture.
+    """Row of a figure.
 
     Attributes:
         image: (H, W, 3), uint8, RGB.
-        masks: each (H, W), by the name of its column, in order. Non-zero is foreground.
-            ``'truth'`` is outlined in every column, 255 in it is ignored, and the others get their
-            IoU with it.
-        title: stands at the left of the row.
+        masks: Masks (H, W) by name of the column, in order; non-zero is foreground. ``'truth'`` is
+            outlined in every column, with 255 ignored, and the other columns show their IoU with
+            it.
+        title: Text to the left of the row.
     """
 
     image: np.ndarray
@@ -38,20 +38,20 @@ class Panel(NamedTuple):
 
 
 def draw_panel(image: np.ndarray, masks: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
-    """Draws one image and its masks in a row; see :func:`draw_sheet`."""
+    """Draw one image and its masks in a row; see :func:`draw_sheet`."""
     draw_sheet([Panel(image, masks)], path)
 
 
 def draw_sheet(panels: Sequence[Panel], path: str | os.PathLike) -> None:
-    """Draws a row for each panel: the image, then a column for each mask.
+    """Draw a row per panel: the image, then a column per mask.
 
     Args:
-        panels: the rows, with the same columns in all.
-        path: the PNG to write; folders are made.
+        panels: Rows, all with the same columns.
+        path: PNG to write; missing folders are created.
 
     Raises:
-        ValueError: if there are no panels, their columns differ, an image is not (H, W, 3) uint8,
-            or a mask has another size than its image.
+        ValueError: If there are no panels, their columns differ, an image is not (H, W, 3) uint8,
+            or a mask differs in size from its image.
     """
     if not panels:
         raise ValueError('panels must hold at least one panel, but it is empty')
@@ -123,9 +123,9 @@ def _draw(axis: Axes, panel: Panel, name: str, with_name: bool) -> None:
 
 def _outline(axis: Axes, mask: np.ndarray, colour: str, width: float) -> None:
     if not mask.any():
-        return  # matplotlib warns when there is nothing to outline
+        return  # matplotlib warns about empty contours
     height, breadth = mask.shape
-    # The border of zeros closes outlines at the edge of the image.
+    # Padding closes outlines at the edge of the image.
     axis.contour(
         np.arange(-1, breadth + 1),
         np.arange(-1, height + 1),

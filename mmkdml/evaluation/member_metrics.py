@@ -1,4 +1,4 @@
-"""Any framework metric, for every member of the classroom and the ensemble, in one pass."""
+"""Metrics of any framework for every member and the ensemble, in one pass."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from mmengine.structures import BaseDataElement
 from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.registry import METRICS
 
-# What the frameworks' models add to a sample when they predict; all else is truth or metainfo.
+# Fields that models of the frameworks add; all others are ground truth or metainfo.
 _PREDICTION_FIELDS = ('pred_', 'seg_logits')
 
 
 def members_in_order(members: Mapping[str, Any] | BaseDataElement) -> dict[str, Any]:
-    """The members of one sample by name: teachers first, then by name, ``s_2`` before ``s_10``.
+    """Return the members of a sample sorted by name: teachers first, and ``s_2`` before ``s_10``.
 
-    A ``BaseDataElement`` keeps its fields in a set, whose order changes from process to process, so
-    the order has to come from the names.
+    A ``BaseDataElement`` stores its fields in a set, whose order differs between processes.
 
     Args:
-        members: the field ``members`` of a data sample, as the distiller made it or as a dict.
+        members: Field ``members`` of a data sample, or its dict.
 
     Returns:
         The same values in the order in which they are reported.
@@ -45,30 +44,30 @@ def members_in_order(members: Mapping[str, Any] | BaseDataElement) -> dict[str, 
 
 @METRICS.register_module()
 class MemberMetrics(BaseMetric):
-    """Computes metrics for each member and the ensemble in one evaluation pass.
+    """Compute metrics for each member and the ensemble in one evaluation pass.
 
-    The keys are the metric's own behind the member's name: ``teacher/accuracy/top1``,
-    ``student_1/accuracy/top1``, ``ensemble/accuracy/top1``. A model that is no distiller (its
-    samples have no field ``members``) is reported under the one name ``model``. Each name has a
-    copy of the metrics to itself, so the values are those of evaluating each member alone, also
-    over several processes. What a metric prints (mmseg's table of classes) is headed by the name.
+    The name of the member is prepended to the metric's keys: ``teacher/accuracy/top1``,
+    ``student_1/accuracy/top1``, ``ensemble/accuracy/top1``. A model without members is reported as
+    ``model``. Each name has its own copy of the metrics, so that the values equal those of
+    evaluating each member separately, also with several processes. Log output of a metric (such as
+    mmseg's table of classes) begins with the name.
 
     Args:
-        metric: a metric of any framework, as a config or built, or several of them.
-        include: the names to report, such as ``('ensemble',)``. ``None`` reports all.
+        metric: Metric of any framework, built or as a config, or a list of them.
+        include: Names to report, such as ``('ensemble',)``. Default: all.
 
     Raises:
-        TypeError: if ``metric`` or ``include`` is of another type.
-        ValueError: if ``metric`` or ``include`` is empty; while processing, if a sample has no
-            such name as ``include`` asks for, if samples differ in their members, or if a member
-            is called ``ensemble``; at the end, if the processes saw different members.
+        TypeError: If ``metric`` or ``include`` has another type.
+        ValueError: If ``metric`` or ``include`` is empty; in ``process`` if a name in ``include``
+            does not exist, samples have different members, or a member is called ``ensemble``; in
+            ``evaluate`` if members differ between processes.
 
     Example:
         >>> val_evaluator = dict(type=MemberMetrics, metric=dict(type=Accuracy))
         >>> checkpoint = dict(type=CheckpointHook, save_best='ensemble/accuracy/top1')
     """
 
-    default_prefix = ''  # the members' names take its place
+    default_prefix = ''  # keys begin with the member's name
 
     def __init__(
         self,
@@ -93,14 +92,14 @@ class MemberMetrics(BaseMetric):
                 f'metric={metric!r}, include={include!r}'
             )
         self.include = None if include is None else tuple(include)
-        # Built once, so that a mistake shows before training; copied for each name.
+        # Built here to find mistakes before training; copied for each name.
         self._metrics = [METRICS.build(one) if isinstance(one, dict) else one for one in metrics]
         self._names: tuple[str, ...] = ()
         self._evaluators: dict[str, Evaluator] = {}
 
     @property
     def dataset_meta(self) -> dict | None:
-        """Metainfo of the data set, the same for every member."""
+        """Metainfo of the data set, shared by all members."""
         return self._dataset_meta
 
     @dataset_meta.setter
@@ -110,11 +109,11 @@ class MemberMetrics(BaseMetric):
             metric.dataset_meta = dataset_meta
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Hands each name its own view of the samples; the samples stay as they are.
+        """Pass each member's view of the samples to its metrics; samples are not modified.
 
         Args:
-            data_batch: the batch of the data loader, passed on.
-            data_samples: N data samples, or their dicts, as ``predict`` returned them.
+            data_batch: Batch of the data loader, passed on.
+            data_samples: N data samples, or their dicts, as returned by ``predict``.
         """
         views = [member_views(sample) for sample in data_samples]
         for view in views:
@@ -130,17 +129,17 @@ class MemberMetrics(BaseMetric):
             evaluator.process([view[name] for view in views], data_batch)
 
     def evaluate(self, size: int) -> dict:
-        """Collects over the processes, computes and starts anew.
+        """Gather the results of all processes, compute the metrics and reset.
 
         Args:
-            size: number of samples in the data set; what a sampler padded beyond it is dropped.
+            size: Number of samples in the data set; samples that a sampler added are dropped.
 
         Returns:
-            ``{'<name>/<key of the metric>': value}``, members first, the ensemble last; the same
-            in every process. Empty if no process saw a sample.
+            ``{'<name>/<key of the metric>': value}``, members first, then the ensemble; equal in
+            all processes. Empty if there were no samples.
         """
-        # Each metric's own evaluate() is collective, so a process whose share of the data is
-        # empty has to take part, under the same names in the same order.
+        # evaluate() of a metric is collective: a process without samples must take part, with the
+        # same names in the same order.
         seen = {names for names in all_gather_object(self._names) if names}
         if len(seen) > 1:
             raise ValueError(f'every process must see the same members, but got {sorted(seen)}')
@@ -155,7 +154,7 @@ class MemberMetrics(BaseMetric):
         return metrics
 
     def compute_metrics(self, results: list) -> dict:
-        """Not in use: the metrics of each member compute for themselves, in ``evaluate``."""
+        """Not used: ``evaluate`` calls the metrics of each member."""
         raise NotImplementedError('MemberMetrics has no results of its own: call evaluate()')
 
     def _new_evaluator(self) -> Evaluator:
@@ -176,7 +175,7 @@ def _as_dict(sample: Any) -> Any:
 
 
 def member_views(sample: Any) -> dict[str, dict]:
-    """One sample as each name sees it: the shared truth and metainfo with its own predictions."""
+    """Return a sample per name: shared truth and metainfo with the predictions of that name."""
     whole = dict(_as_dict(sample))
     members = whole.pop('members', None)
     if members is None:
@@ -187,14 +186,14 @@ def member_views(sample: Any) -> dict[str, dict]:
             f"a member cannot be called {ENSEMBLE!r}, the name of the students' "
             f'joint answer, but the members are {list(members)}: rename it'
         )
-    # Without this a metric would silently score the ensemble where a member lacks a field.
+    # A member without some field must not be scored by the ensemble's.
     shared = {k: v for k, v in whole.items() if not k.startswith(_PREDICTION_FIELDS)}
     return {**{name: {**shared, **_as_dict(own)} for name, own in members.items()}, ENSEMBLE: whole}
 
 
 @contextmanager
 def _named_log(name: str) -> Iterator[None]:
-    """Heads what is logged meanwhile with ``[name]``: a metric's table does not say whose it is."""
+    """Prepend ``[name]`` to log messages, because the table of a metric has no name."""
 
     def head(record: LogRecord) -> bool:
         record.msg = f'[{name}] {record.msg}'

@@ -1,4 +1,4 @@
-"""What each member answered, in one form for both tasks."""
+"""Predictions of each member in one form for classification and segmentation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from mmkdml.names import ENSEMBLE
 
 
 class Predictions(NamedTuple):
-    """What one member said of one image: one answer, or one for each of its M pixels.
+    """Predictions of a member for one image: M = 1 for classification, M pixels for segmentation.
 
     Attributes:
-        labels: The classes chosen, (M,), long.
-        probabilities: Of each class, (M, K), float64, rows summing to 1. K is 2 for one logit.
-        of_pixels: Whether it is a mask.
+        labels: Predicted classes, (M,), long.
+        probabilities: Class probabilities, (M, K), float64, with rows that sum to 1. K is 2 for
+            networks with one logit.
+        of_pixels: True for segmentation.
     """
 
     labels: Tensor
@@ -27,27 +28,26 @@ class Predictions(NamedTuple):
 
 
 def predictions_by_name(sample: Any) -> dict[str, Predictions]:
-    """The answers of each member and the ensemble, or of a ``model`` alone.
+    """Return the predictions of each member and the ensemble, or of ``model`` for a plain network.
 
-    An ensemble's scores, the highest that any student gives, may add up to more than 1: they are
-    divided by their sum.
+    The scores of an ensemble, maxima over the students, may sum to more than 1 and are normalized.
 
     Args:
-        sample: A data sample or its dict, as ``predict`` returned it.
+        sample: Data sample, or its dict, as returned by ``predict``.
 
     Raises:
-        ValueError: If a member's prediction is of neither task.
+        ValueError: If the predictions of a member belong to neither task.
     """
     return {name: _answers(view, name) for name, view in member_views(sample).items()}
 
 
 def truth_of(sample: Any) -> Tensor:
-    """The true classes of a sample, (M,), long.
+    """Return the true classes of a sample, (M,), long.
 
     Raises:
-        ValueError: If it has no truth.
+        ValueError: If the sample has no ground truth.
     """
-    # The truth is the same in every view.
+    # All views share the ground truth.
     view = next(iter(member_views(sample).values()))
     if 'gt_sem_seg' in view:
         return view['gt_sem_seg']['data'].flatten().long()
@@ -60,7 +60,7 @@ def truth_of(sample: Any) -> Tensor:
 
 
 def summed(results: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Adds up what samples gave under each name, in the order in which names first came."""
+    """Sum the values of all samples by name, in the order in which names occur."""
     sums: dict[str, Any] = {}
     for sample in results:
         for name, counts in sample.items():
@@ -72,9 +72,9 @@ def _answers(view: dict, name: str) -> Predictions:
     if {'pred_sem_seg', 'seg_logits'} <= set(view):
         labels = view['pred_sem_seg']['data'].flatten()
         scores = view['seg_logits']['data'].detach().double().flatten(1).mT
-        if scores.shape[1] == 1:  # mmseg has taken the sigmoid
+        if scores.shape[1] == 1:  # mmseg applied the sigmoid
             scores = torch.cat([1 - scores, scores], dim=1)
-        elif name != ENSEMBLE:  # an ensemble's are probabilities
+        elif name != ENSEMBLE:  # ensembles have probabilities
             scores = scores.softmax(dim=1)
     elif {'pred_label', 'pred_score'} <= set(view):
         labels, scores = view['pred_label'].flatten(), view['pred_score'].detach().double()[None]

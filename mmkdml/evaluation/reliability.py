@@ -1,4 +1,4 @@
-"""Reliability diagrams: how often members are right, by how sure they are."""
+"""Reliability diagrams: accuracy by confidence."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLUMNS = 4
-# Okabe and Ito's blue and vermilion, told apart with every kind of colour vision.
+# Blue and vermilion of Okabe and Ito, distinct with every kind of color vision.
 ACCURACY_COLOUR, GAP_COLOUR = '#0072B2', '#D55E00'
 
 
 def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Draws a diagram for each member.
+    """Draw a reliability diagram for each member.
 
-    Bars are the accuracy by confidence; what they lack of the mean confidence, or exceed it by, is
-    hatched. The line is the share of all answers in each bin.
+    Bars show the accuracy by confidence, hatched up or down to the mean confidence. The line is the
+    fraction of predictions in each bin.
 
     Args:
-        table: As of :class:`Calibration`.
-        path: The file to write, PNG, SVG or PDF by its suffix.
+        table: See :class:`Calibration`.
+        path: File to write: PNG, SVG or PDF, by its suffix.
 
     Raises:
         ValueError: If the table is empty.

@@ -1,4 +1,4 @@
-"""Tables as CSV that a spreadsheet shows and does not run."""
+"""CSV tables that are safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-# A number with a sign is none.
+# Numbers with a sign are excluded.
 _FORMULA = re.compile(r'(?![-+][\d.]+$)[=+\-@\t\n]')
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """The table as CSV, without its index.
+    """Format a table as CSV without its index, escaping formulas.
 
-    A spreadsheet takes a text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a new
-    line for a formula, which may fetch an address or start a program, and names of files and
-    classes may come from anywhere. Such texts get an apostrophe in front, also as headings.
+    Spreadsheets execute text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a newline, and
+    names of files and classes may come from untrusted sources. Such text, in cells and headers, is
+    prefixed with an apostrophe.
     """
     texts = table.select_dtypes(exclude='number')
     shown = table.assign(**{name: texts[name].map(_harmless) for name in texts})
@@ -26,5 +26,5 @@ def csv_text(table: pd.DataFrame) -> str:
 def _harmless(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    value = value.replace('\r', '\n')  # which would end the row, for it is not quoted
+    value = value.replace('\r', '\n')  # '\r' is not quoted and would end the row
     return f"'{value}" if _FORMULA.match(value) else value

@@ -1,4 +1,4 @@
-"""From data sets as their owners publish them to split files. No image is copied or changed."""
+"""Converters that write split files for published data sets. Images are not copied or changed."""
 
 from mmkdml.datasets.converters.folders import class_folder_rows, convert_folders, mask_pair_rows
 from mmkdml.datasets.converters.ham10000 import convert_ham10000, ham10000_rows

@@ -1,4 +1,4 @@
-"""Data of one's own: a folder of images for each class, or a folder of images and one of masks."""
+"""Custom data: a folder of images per class, or a folder of images and one of masks."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 def class_folder_rows(
     source: str | Path, group_regex: str | None = None
 ) -> tuple[list[SplitRow], tuple[str, ...]]:
-    """Reads and checks images in class folders, as MSI-vs-MSS tiles are published.
+    """Read and check images in class folders, the layout of the MSI-vs-MSS tiles.
 
     Args:
-        source: Folder with ``<class>/**/<image>`` (8 bit; PNG, JPEG, TIFF, BMP or WebP). A folder
-            without images is no class; hidden files and folders are ignored.
-        group_regex: Regular expression that is searched in each image's path below ``source``; its
-            group called ``group``, or else its first, names the image's group. Default: each image
-            is a group of its own.
+        source: Folder with ``<class>/**/<image>`` (8 bit; PNG, JPEG, TIFF, BMP or WebP). Folders
+            without images and hidden files and folders are ignored.
+        group_regex: Regular expression that is searched in each image's path below ``source``. Its
+            named group ``group``, or else its first group, is the image's group. Default: each
+            image is a group.
 
     Returns:
-        A row per image, its class folder's place in the alphabet being the label, and the classes'
-        names in this order. The id is the path below ``source``, without its suffix.
+        A row per image, and the names of the classes in alphabetical order, which are the labels.
+        The id is the path below ``source`` without suffix.
 
     Raises:
-        FileNotFoundError: If ``source`` is no folder.
-        ValueError: If there are fewer than two classes, an image lies beside the class folders, two
-            differ in their suffix alone, one cannot be read, or ``group_regex`` finds no group in
-            one. Lists up to 10.
+        FileNotFoundError: If ``source`` is not a folder.
+        ValueError: If there are fewer than two classes, an image is not in a class folder, two
+            differ only in their suffix, one is unreadable, or ``group_regex`` does not match. Lists
+            up to 10.
     """
     source = source_folder(source, 'the folder with one folder of images per class')
     problems = Problems(source)
@@ -81,30 +81,27 @@ def mask_pair_rows(
     group_regex: str | None = None,
     drawn_on: str | None = None,
 ) -> list[SplitRow]:
-    """Reads and checks images with binary masks of the same names.
+    """Read and check images with binary masks of the same names.
 
     Args:
-        source: Folder that holds both folders.
-        images: Folder of images below ``source``, 8 bit; they may lie in folders of their own.
-        masks: Folder of masks below ``source``, with the same folders in it; may be that of the
-            images where there is a ``mask_suffix``. See
-            :func:`~mmkdml.datasets.images.read_binary_mask`.
-        mask_suffix: What a mask's name has after its image's: ``'_mask'`` pairs ``a.jpg`` and
-            ``a_mask.png``.
-        group_regex: As of :func:`class_folder_rows`.
-        drawn_on: ``'stored'`` or ``'shown'``: the pixels of images with EXIF orientation that the
-            masks were drawn on, where the sizes do not tell.
+        source: Folder that contains both folders.
+        images: Folder of images below ``source``, 8 bit; subfolders are searched.
+        masks: Folder of masks below ``source``, with the same subfolders; may be ``images`` if
+            there is a ``mask_suffix``. See :func:`~mmkdml.datasets.images.read_binary_mask`.
+        mask_suffix: Suffix of the masks' names: ``'_mask'`` pairs ``a.jpg`` with ``a_mask.png``.
+        group_regex: See :func:`class_folder_rows`.
+        drawn_on: ``'stored'`` or ``'shown'``: the pixels that masks of images with EXIF orientation
+            refer to, if the sizes are ambiguous.
 
     Returns:
-        A row per image: id is its path below ``images``, without suffix; label 1 if the mask has
-        any foreground.
+        A row per image: id is its path below ``images`` without suffix; label 1 if the mask has any
+        foreground.
 
     Raises:
-        FileNotFoundError: If one of the folders is none.
-        ValueError: If a folder is not below ``source``, there are no images, or one of them cannot
-            be used: an image without mask, a mask without image, sizes that differ, a mask that is
-            not binary, a file that cannot be read, two that differ in their suffix alone, no group.
-            Lists up to 10.
+        FileNotFoundError: If a folder does not exist.
+        ValueError: If a folder is not below ``source``, there are no images, or a file is invalid:
+            an image without mask or mask without image, different sizes, a mask that is not binary,
+            an unreadable file, two that differ only in their suffix, no group. Lists up to 10.
     """
     source = source_folder(source, 'the folder with the folders of images and of masks')
     problems = Problems(source)
@@ -160,27 +157,27 @@ def convert_folders(
     seed: int = 0,
     force: bool = False,
 ) -> Splits:
-    """Writes split files for class folders, or for image and mask folders if these are named.
+    """Write split files for class folders, or for image and mask folders if these are named.
 
-    Splits of class folders have the classes' proportions, unless a group has images of several
+    Splits of class folders have equal class proportions, unless a group has images of several
     classes. See :func:`class_folder_rows` and :func:`mask_pair_rows`.
 
     Args:
-        source: The folder with all images.
+        source: Folder with all images.
         out: Folder for the split files.
         images: Folder of images below ``source``.
         masks: Folder of masks below ``source``.
-        mask_suffix: What a mask's name has after its image's.
-        group_regex: Regular expression that finds an image's group in its path below ``source``.
+        mask_suffix: Suffix of the masks' names.
+        group_regex: Regular expression that finds the group in an image's path below ``source``.
         masks_drawn_on: See ``drawn_on`` of :func:`mask_pair_rows`; recorded in ``splits.json``,
-            from which the data set knows it.
+            where the data set finds it.
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
 
     Raises:
-        ValueError: If only one of ``images`` and ``masks`` is given, or ``mask_suffix`` or
-            ``masks_drawn_on`` without.
+        ValueError: If only one of ``images`` and ``masks`` is set, or ``mask_suffix`` or
+            ``masks_drawn_on`` without them.
     """
     info: dict[str, Any] = dict(dataset='folders', group_regex=group_regex, seed=seed)
     if images is not None and masks is not None:
@@ -210,7 +207,7 @@ def _inside(source: Path, name: str, what: str) -> Path:
 
 
 def _images(folder: Path, source: Path) -> list[str]:
-    """Paths of the images in a folder, from the source on; links are followed."""
+    """Return the paths of the images in a folder, relative to the source; links are followed."""
     files = (
         Path(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)
@@ -227,7 +224,7 @@ def _images(folder: Path, source: Path) -> list[str]:
 def _by_id(
     paths: Iterable[str], problems: Problems, folder: str = '.', suffix: str = ''
 ) -> dict[str, str]:
-    """Paths by what is left of them without the folder and the endings."""
+    """Return paths by id: the path without folder, file suffix and mask suffix."""
     by_id: dict[str, str] = {}
     for path in paths:
         image_id = Path(path).relative_to(folder).with_suffix('').as_posix().removesuffix(suffix)
@@ -237,7 +234,7 @@ def _by_id(
 
 
 def _groups(paths: Collection[str], regex: str | None) -> dict[str, str]:
-    """The group of each image."""
+    """Return the group of each image."""
     if regex is None:
         return {path: path for path in paths}
     try:

@@ -1,4 +1,4 @@
-"""HAM10000 as its owners publish it: images, ``HAM10000_metadata.csv``, lesion masks."""
+"""Converter of HAM10000: images, ``HAM10000_metadata.csv`` and lesion masks."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ MASK_SUFFIX = '_segmentation'
 def ham10000_rows(
     source: str | Path, masks: bool = False, drawn_on: str | None = None
 ) -> list[SplitRow]:
-    """Reads and checks HAM10000 (Tschandl et al. 2018, doi 10.7910/DVN/DBW86T).
+    """Read and check HAM10000 (Tschandl et al. 2018, doi 10.7910/DVN/DBW86T).
 
     Args:
-        source: Folder with ``HAM10000_metadata.csv`` (lesion_id, image_id, dx and any others) and
-            ``<image_id>.jpg`` (8-bit RGB), in ``HAM10000_images_part_1`` and ``_part_2`` or, where
-            neither is, anywhere below.
-        masks: Also take ``<image_id>_segmentation.png`` from anywhere below, each of its image's
-            size, see :func:`~mmkdml.datasets.images.read_binary_mask`.
-        drawn_on: See there.
+        source: Folder with ``HAM10000_metadata.csv`` (columns lesion_id, image_id, dx and others)
+            and ``<image_id>.jpg`` (8-bit RGB) in ``HAM10000_images_part_1`` and ``_part_2`` or, if
+            neither exists, in any subfolder.
+        masks: Also read ``<image_id>_segmentation.png`` in any subfolder; see
+            :func:`~mmkdml.datasets.images.read_binary_mask`.
+        drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
 
     Returns:
         A row per image: its lesion is the group, the index of its ``dx`` in :data:`DIAGNOSES` the
         label.
 
     Raises:
-        FileNotFoundError: If ``source`` is no folder or has no ``HAM10000_metadata.csv``.
-        ValueError: If there are no images, or anything cannot be used: an image without row, a row
-            without image or mask, a mask without row, a file twice, an unknown ``dx``, a lesion
-            with several, a file that cannot be read. Lists up to 10.
+        FileNotFoundError: If ``source`` is not a folder or has no ``HAM10000_metadata.csv``.
+        ValueError: If there are no images, or a file or row is invalid: an image without row, a row
+            without image or mask, a mask without row, a duplicate file, an unknown ``dx``, a lesion
+            with several, an unreadable file. Lists up to 10.
     """
     source = source_folder(source, f'the folder with the images and {METADATA}')
     problems = Problems(source)
@@ -96,27 +96,27 @@ def convert_ham10000(
     seed: int = 0,
     force: bool = False,
 ) -> Splits:
-    """Writes the split files of HAM10000, see :func:`ham10000_rows`.
+    """Write the split files of HAM10000; see :func:`ham10000_rows`.
 
-    Every split has the diagnoses' proportions; then the training part alone may be balanced.
+    All splits have equal class proportions; the training split may then be balanced.
 
     Args:
-        source: The folder with the images and ``HAM10000_metadata.csv``.
+        source: Folder with the images and ``HAM10000_metadata.csv``.
         out: Folder for the split files.
-        task: ``'cls'`` or ``'seg'``, which has masks. The same images are in the same split.
-        split_by: ``'lesion'`` keeps a lesion's images together; ``'image'`` does not, and leaks.
-        balance: Samples of each diagnosis in an epoch of training, see
-            :func:`~mmkdml.datasets.balance_rows`; ``'mean'`` takes the mean over the
-            diagnoses, so that an epoch stays as long; ``'none'`` leaves them as they are. Default:
-            ``'mean'`` to classify, ``'none'`` to segment.
-        masks_drawn_on: As of :func:`convert_folders`; for ``task='seg'``.
+        task: ``'cls'``, or ``'seg'`` with masks. Both have the same images in each split.
+        split_by: ``'lesion'`` keeps the images of a lesion together; ``'image'`` does not, and
+            leaks.
+        balance: Samples per diagnosis in a training epoch, see
+            :func:`~mmkdml.datasets.balance_rows`. ``'mean'`` keeps the length of the epoch;
+            ``'none'`` disables balancing. Default: ``'mean'`` for ``'cls'``, ``'none'`` for
+            ``'seg'``.
+        masks_drawn_on: See :func:`convert_folders`; only for ``task='seg'``.
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
 
     Raises:
-        ValueError: If ``task``, ``split_by``, ``balance`` or ``masks_drawn_on`` is not one of
-            these.
+        ValueError: If ``task``, ``split_by``, ``balance`` or ``masks_drawn_on`` is invalid.
     """
     one_of('task', task, ('cls', 'seg'))
     one_of('split_by', split_by, ('lesion', 'image'))
@@ -155,7 +155,7 @@ def _per_class(rows: Iterable[SplitRow]) -> dict[str, int]:
 
 
 def _read_metadata(path: Path, problems: Problems) -> dict[str, tuple[str, int]]:
-    """Lesion and label of each image."""
+    """Return lesion and label of each image."""
     if not path.is_file():
         raise FileNotFoundError(f'no {path.name} in {path.parent}')
     try:
@@ -187,7 +187,7 @@ def _read_metadata(path: Path, problems: Problems) -> dict[str, tuple[str, int]]
 
 
 def _by_name(files: Iterable[Path], problems: Problems, suffix: str = '') -> dict[str, Path]:
-    """Files by their stem without the suffix; the hidden ones of archives are left out."""
+    """Return files by their stem without the suffix; hidden files of archives are skipped."""
     by_name: dict[str, Path] = {}
     for path in sorted(files):
         name = path.stem.removesuffix(suffix)

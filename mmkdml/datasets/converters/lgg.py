@@ -1,4 +1,4 @@
-"""LGG MRI segmentation as Kaggle publishes it (``kaggle_3m``)."""
+"""Converter of LGG MRI segmentation (``kaggle_3m``)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
 
 
 def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:
-    """Reads and checks the LGG MRI segmentation data set (``kaggle_3m``).
+    """Read and check the LGG MRI segmentation data set (``kaggle_3m``).
 
     Args:
-        source: Folder with one folder per patient, holding ``<slice>.tif`` (3 channels, 8 bit) and
-            ``<slice>_mask.tif`` ({0, 255} or {0, 1}). Files beside the patients' folders that are
-            no TIFF (``data.csv``, ``README.md``) are ignored.
+        source: Folder with a folder per patient, containing ``<slice>.tif`` (3 channels, 8 bit) and
+            ``<slice>_mask.tif`` ({0, 255} or {0, 1}). Other files (``data.csv``, ``README.md``) are
+            ignored.
         drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
 
     Returns:
-        A row per slice: id is the file's stem, group the patient's folder, label 1 if the mask has
-        any foreground.
+        A row per slice: id is the stem of the file, group the folder of the patient, label 1 if the
+        mask has any foreground.
 
     Raises:
-        FileNotFoundError: If ``source`` is no folder.
-        ValueError: If there are no slices, or any of them cannot be used: a mask without image or
-            an image without mask, sizes that differ, a mask that is not binary, a file that cannot
-            be read or has other channels, the same slice in two folders. Lists up to 10.
+        FileNotFoundError: If ``source`` is not a folder.
+        ValueError: If there are no slices, or a file is invalid: a mask without image or image
+            without mask, different sizes, a mask that is not binary, an unreadable file or one with
+            other channels, a slice in two folders. Lists up to 10.
     """
     source = source_folder(source, 'the folder kaggle_3m, with one folder per patient')
     problems = Problems(source)
@@ -86,19 +86,20 @@ def convert_lgg(
     seed: int = 0,
     force: bool = False,
 ) -> Splits:
-    """Writes the split files of LGG, see :func:`lgg_rows`.
+    """Write the split files of LGG; see :func:`lgg_rows`.
 
     Args:
         source: The folder ``kaggle_3m``.
         out: Folder for the split files.
-        split_by: ``'patient'`` keeps a patient's slices together; ``'image'`` does not, and leaks.
-        masks_drawn_on: As of :func:`convert_folders`.
+        split_by: ``'patient'`` keeps the slices of a patient together; ``'image'`` does not, and
+            leaks.
+        masks_drawn_on: See :func:`convert_folders`.
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
 
     Raises:
-        ValueError: If ``split_by`` or ``masks_drawn_on`` is not one of these.
+        ValueError: If ``split_by`` or ``masks_drawn_on`` is invalid.
     """
     one_of('split_by', split_by, ('patient', 'image'))
     info = dict(dataset='lgg', split_by=split_by, seed=seed, ratios=[float(r) for r in ratios])

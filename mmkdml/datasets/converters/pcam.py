@@ -1,4 +1,4 @@
-"""PCam as the Histopathologic Cancer Detection challenge publishes it."""
+"""Converter of PCam in the layout of the Histopathologic Cancer Detection challenge."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
 
 
 def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitRow]:
-    """Reads and checks PCam as the Histopathologic Cancer Detection challenge publishes it.
+    """Read and check PCam in the layout of the Histopathologic Cancer Detection challenge.
 
     Args:
         source: Folder with ``train/<id>.tif`` (3 channels, 8 bit) and ``train_labels.csv``
-            (id,label). Every image needs its row and every row its image; only chosen images are
-            opened.
-        subset: Number of images to choose at random, half of each class; 0 takes all.
-        seed: Any integer; chooses the subset.
+            (id,label). Rows and images must match; only selected images are opened.
+        subset: Number of images to select at random, half of each class; 0 selects all.
+        seed: Any integer; determines the subset.
 
     Returns:
-        A row per image. The challenge does not say which images are from one patient, so each image
-        is a group of its own.
+        A row per image. Each image is a group, because the challenge does not name the patients.
 
     Raises:
-        FileNotFoundError: If ``source`` is no folder or has no ``train_labels.csv``.
-        ValueError: If there are no images, ``subset`` is odd, negative or more than there is, or an
-            image or row cannot be used. Lists up to 10.
+        FileNotFoundError: If ``source`` is not a folder or has no ``train_labels.csv``.
+        ValueError: If there are no images, ``subset`` is odd, negative or too large, or an image or
+            row is invalid. Lists up to 10.
     """
     source = source_folder(source, 'the folder with train/ and train_labels.csv')
     if subset < 0 or subset % 2:
@@ -56,7 +54,7 @@ def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitR
                 f'a subset of {subset} needs {subset // 2} images of each class; '
                 f'there are {len(classes[0])} normal and {len(classes[1])} metastasis'
             )
-        # A stream of its own, so that the choice and the split do not depend on each other.
+        # A separate stream, so that the subset is independent of the split.
         rng = random.Random(f'subset {seed}')
         keys = {name: rng.random() for name in chosen}
         chosen = sorted(
@@ -82,7 +80,7 @@ def convert_pcam(
     seed: int = 0,
     force: bool = False,
 ) -> Splits:
-    """Writes the split files of PCam, see :func:`pcam_rows`; arguments as :func:`convert_lgg`."""
+    """Write the split files of PCam; see :func:`pcam_rows` and :func:`convert_lgg`."""
     splits = split_rows(pcam_rows(source, subset, seed), ratios, seed)
     write_splits(
         out,

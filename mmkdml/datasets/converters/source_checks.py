@@ -1,4 +1,4 @@
-"""What the converters share: checking a source, and telling all that is wrong with it at once."""
+"""Checks of source folders, shared by the converters: all problems are reported in one error."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _R = TypeVar('_R')
 
 
 class Problems:
-    """Collects what is wrong with a source, to tell it in one error.
+    """Problems of a source folder, to be raised in one error.
 
     Args:
-        source: The folder that is checked.
+        source: The source folder.
     """
 
     def __init__(self, source: Path) -> None:
@@ -33,7 +33,7 @@ class Problems:
         self.found: list[str] = []
 
     def add(self, problem: str) -> None:
-        """Remembers a problem.
+        """Add a problem.
 
         Raises:
             ValueError: If it is the tenth.
@@ -43,7 +43,7 @@ class Problems:
             self.stop_if_any()
 
     def stop_if_any(self) -> None:
-        """Raises ValueError with the problems found, if there are any."""
+        """Raise ValueError with all problems, if there are any."""
         if self.found:
             more = f', stopped after {MAX_PROBLEMS}' if len(self.found) == MAX_PROBLEMS else ''
             lines = ''.join(f'\n  - {problem}' for problem in self.found)
@@ -52,19 +52,19 @@ class Problems:
     def check_each(
         self, items: Sequence[_T], check: Callable[[_T], _R], description: str
     ) -> Iterator[tuple[_T, _R]]:
-        """Yields each item with what ``check`` says of it; its ValueErrors become problems.
+        """Yield each item with the result of ``check``; its ValueErrors become problems.
 
-        Several items are checked at a time, in threads: Pillow decodes without holding Python up.
+        Items are checked in threads, because Pillow releases the GIL while it decodes.
         """
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            # By the batch: the tenth problem is not kept waiting, nor are results in memory.
+            # Batches stop soon after the tenth problem, and bound the memory.
             batches = (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
             submitted = (
                 pair
                 for batch in batches
                 for pair in [(item, pool.submit(check, item)) for item in batch]
             )
-            # On stderr, so that a pipe gets the table alone.
+            # Progress on stderr; stdout is for the table.
             console = Console(stderr=True)
             for item, future in track(
                 submitted, description, total=len(items), console=console, transient=True
@@ -78,10 +78,11 @@ class Problems:
 
 
 def source_folder(source: str | Path, what: str) -> Path:
-    """The source as a path.
+    """Return the source folder as a path.
 
     Raises:
-        FileNotFoundError: If it is no folder; the message says ``what`` was expected.
+        FileNotFoundError: If it is not a folder; the message describes the expected content,
+            ``what``.
     """
     source = Path(source)
     if not source.is_dir():
@@ -90,7 +91,7 @@ def source_folder(source: str | Path, what: str) -> Path:
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raises ValueError if the value of an argument is not one of those allowed."""
+    """Raise ValueError if the value of an argument is not allowed."""
     if value not in allowed:
         raise ValueError(f'expected {name} {" or ".join(map(repr, allowed))}, got {value!r}')
 
@@ -101,23 +102,23 @@ def mask_shows_foreground(
     """Read an image and its mask, and return whether the mask has any foreground.
 
     Args:
-        image: The image.
-        mask: Its mask.
-        modes: Modes of Pillow that the image may have; None for all that are supported.
+        image: File of the image.
+        mask: File of its mask.
+        modes: Allowed modes of Pillow for the image; None for all supported ones.
         drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
 
     Raises:
-        ValueError: If one of them cannot be used or the mask does not fit the image.
+        ValueError: If an image is unreadable or not supported, or the mask does not fit.
     """
     _, header = read_image_and_header(image, None, modes)
     return bool(read_binary_mask(mask, header, drawn_on).any())
 
 
 def masks_info(drawn_on: str | None) -> dict[str, str]:
-    """Return what ``splits.json`` records of the pixels that masks were drawn on.
+    """Return the entry ``masks_drawn_on`` of ``splits.json``, if any.
 
     Raises:
-        ValueError: If ``drawn_on`` is neither ``'stored'`` nor ``'shown'`` nor None.
+        ValueError: If ``drawn_on`` is not ``'stored'``, ``'shown'`` or None.
     """
     if drawn_on is None:
         return {}

@@ -1,4 +1,4 @@
-"""The manifest of split files: a hash per part, so that parts of two splits are never mixed."""
+"""Manifest of split files: a hash per file, so that files of different splits are never mixed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ACCEPT = (
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Read what ``splits.json`` records about the split files of a folder.
+    """Read the manifest ``splits.json`` of a folder.
 
     Returns:
-        Its content; empty if there is no such file, or if it is a file of another program.
+        Its content; empty if the file does not exist or is not a JSON object.
 
     Raises:
         ValueError: If the file is damaged.
@@ -45,16 +45,16 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def check_manifest(path: str | Path) -> None:
-    """Check that a split file and its siblings are the ones that were written together.
+    """Check that a split file and its siblings are those that were written together.
 
-    Split files without a manifest are accepted, and so are files of other names next to one.
+    Split files without a manifest are accepted, and so are files with other names next to one.
 
     Args:
         path: A split file.
 
     Raises:
-        ValueError: If the folder has a manifest and a part of it is missing or has other content,
-            the file is no part of it, or writing the parts was interrupted.
+        ValueError: If the manifest does not list the file, a listed file is missing or has other
+            content, or writing the files was interrupted.
     """
     path = Path(path)
     folder = path.parent
@@ -86,20 +86,20 @@ def write_parts(
 ) -> list[Path]:
     """Write split files and their manifest as one unit.
 
-    Whenever the process is killed, a reader gets all old parts, all new parts or an error: the
-    manifest says ``unfinished`` from before the first part is replaced until all of them are.
+    If the process is killed, a reader gets all previous files, all new files or an error: while
+    files are replaced, the manifest contains only ``unfinished``.
 
     Args:
         folder: Folder to write to; created if missing.
-        parts: Content of each part by file name. Other parts in the folder are deleted.
-        info: What the manifest records besides the hashes.
-        force: Replace parts that differ.
+        parts: Content of each split file by name. Other split files in the folder are deleted.
+        info: Content of the manifest in addition to the hashes.
+        force: Replace files that differ.
 
     Returns:
-        The parts and the manifest.
+        Paths of the split files and of the manifest.
 
     Raises:
-        FileExistsError: If the folder holds other split files and ``force`` is not set.
+        FileExistsError: If the folder contains other split files and ``force`` is not set.
         OSError: If a file cannot be written.
     """
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
@@ -132,9 +132,9 @@ def write_parts(
             file = files.enter_context(atomic_writer(folder / name))
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # a full disk is noticed before anything is replaced
+            os.fsync(file.fileno())  # detects a full disk before a file is replaced
         write_atomically(written[-1], json.dumps({UNFINISHED: True}).encode())
     for path in set(present) - set(written):
-        path.unlink()  # of a split that is now left out
+        path.unlink()  # a split that no longer exists
     write_atomically(written[-1], manifest)
     return written

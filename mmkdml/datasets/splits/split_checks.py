@@ -1,4 +1,4 @@
-"""Checks of split rows: repeats, duplicates, shared groups, paths outside of the data."""
+"""Checks of split rows: repeats, duplicates, shared groups, links out of the data folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
-    """Raise ValueError if an image is drawn more than once."""
+    """Raise ValueError if an image has ``repeats`` above 1."""
     for row in rows:
         if row.repeats > 1:
             raise ValueError(
@@ -22,18 +22,15 @@ def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
 
 
 def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
-    """Refuse links that lead out of the folder that the paths are relative to.
+    """Raise ValueError if a file or a folder on its path is a link out of the data folder.
 
     Args:
-        rows: Of a split file.
-        root: The folder.
-        where: The split file.
-
-    Raises:
-        ValueError: If a file or a folder on the way to it is such a link.
+        rows: Rows of a split file.
+        root: Data folder.
+        where: Split file, for messages.
     """
     top = osp.join(osp.realpath(root), '')
-    real_folders: dict[str, str] = {}  # resolved once, not for each image
+    real_folders: dict[str, str] = {}  # resolved once per folder
     for row in rows:
         for path in filter(None, (row.path, row.mask)):
             folder, name = osp.split(osp.join(root, path))
@@ -49,7 +46,7 @@ def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
 
 
 def refuse_duplicates(rows: Iterable[SplitRow]) -> None:
-    """Raise ValueError if two rows have one id, or one image with one mask or label."""
+    """Raise ValueError if two rows have the same id, or the same image and mask."""
     ids: dict[str, SplitRow] = {}
     images: dict[tuple[str, str | None], SplitRow] = {}
     for row in rows:
@@ -62,7 +59,7 @@ def refuse_duplicates(rows: Iterable[SplitRow]) -> None:
 
 
 def image_key(row: SplitRow) -> tuple[str, str | None]:
-    """Return a key that is equal for rows of one image with the same mask."""
+    """Return a key that is equal for rows with the same image and mask."""
     return posixpath.normpath(row.path), row.mask
 
 

@@ -1,10 +1,9 @@
-"""Split files: which image belongs to training, validation and test.
+"""Split files: CSV tables of the images of a training, validation or test part.
 
-A split file is a CSV with one row per image and the columns ``id,path,group,label``; ``mask`` comes
-after ``path`` where there are masks, and ``repeats`` last where images are drawn more than once to
-balance the classes of a training part. Paths are POSIX and relative to the folder the images lie
-in, so the file moves with the data. Images of one group (a patient, a lesion) look alike: unless
-asked otherwise, a group is never divided between two splits.
+Columns are ``id,path,group,label``, with ``mask`` after ``path`` for segmentation, and ``repeats``
+last if training images are repeated to balance the classes. Paths are POSIX and relative to the
+data folder, so that both can be moved. Images of one group (a patient, a lesion) look alike, and a
+group belongs to one split unless requested otherwise.
 """
 
 from __future__ import annotations
@@ -36,26 +35,26 @@ from mmkdml.names import SPLITS
 
 COLUMNS = ('id', 'path', 'mask', 'group', 'label', 'repeats')
 OPTIONAL_COLUMNS = ('mask', 'repeats')
-# What UTF-8 has no code for (bytes of a name that is no text), and what CSV readers stumble over.
+# Undecodable bytes of file names, and characters that break CSV readers.
 _UNWRITABLE = re.compile('[\r\0\ud800-\udfff]')
 
 
 @dataclass(frozen=True)
 class SplitRow:
-    """One image of a data set.
+    """Image of a data set.
 
     Attributes:
         id: Name of the image, unique in the data set.
-        path: The image's file, POSIX, relative to the data set's folder.
-        group: What the image shares with images that look alike (patient, lesion).
-        label: Class index, 0 or more.
-        mask: The mask's file, like ``path``; None where the data set has no masks.
-        repeats: How often an epoch of training draws the image, 1 or more.
+        path: File of the image, POSIX, relative to the data folder.
+        group: Name that the image shares with similar images (patient, lesion).
+        label: Class index, >= 0.
+        mask: File of the mask, like ``path``; None if the data set has no masks.
+        repeats: Number of times that a training epoch uses the image, >= 1.
 
     Raises:
-        ValueError: If a field is empty or holds what a split file cannot, id or group begin or end
-            with space, a path is not POSIX and relative, the label is negative or ``repeats`` is
-            less than 1.
+        ValueError: If a field is empty or contains characters that a split file cannot store, id or
+            group has surrounding spaces, a path is not POSIX and relative, or a number is too
+            small.
     """
 
     id: str
@@ -70,11 +69,11 @@ class SplitRow:
             value = getattr(self, name)
             if not value.strip():
                 raise ValueError(f'{name} is empty in {self}')
-            if value != value.strip():  # would be another patient than the name without it
+            if value != value.strip():  # ' x' and 'x' would be two patients
                 raise ValueError(f'expected {name} without space at its ends, got {value!r}')
         for path in (self.path,) if self.mask is None else (self.path, self.mask):
             pure = PurePosixPath(path)
-            # C: leads elsewhere on Windows, and a URL (//) everywhere.
+            # Drive letters are absolute on Windows; URLs contain //.
             elsewhere = pure.is_absolute() or path[1:2] == ':' or '..' in pure.parts
             if not path or elsewhere or any(part in path for part in ('\\', '//', '\0')):
                 raise ValueError(
@@ -101,22 +100,22 @@ def write_splits(
 ) -> list[Path]:
     """Write ``<split>.csv`` for each split, and the manifest ``splits.json``.
 
-    The same arguments give the same bytes on every machine. The files are one unit: a process that
-    is killed meanwhile leaves the old ones, the new ones, or files that :func:`read_split` refuses.
+    Equal arguments give equal bytes on every machine. The files are one unit: a process that is
+    killed leaves the previous files, the new files, or files that :func:`read_split` refuses.
 
     Args:
         out_dir: Folder to write to; created if missing.
-        splits: Rows of each split; all with masks or all without, repeated in ``train`` alone.
-        info: What ``splits.json`` records besides counts and hashes; JSON values.
+        splits: Rows of each split: all with masks or all without, repeated only in ``train``.
+        info: Content of ``splits.json`` in addition to counts and hashes; JSON values.
         force: Replace split files that differ.
 
     Returns:
-        The files written.
+        Paths of the written files.
 
     Raises:
-        ValueError: If a split is unknown or empty, an id or an image comes twice, only some rows
-            have masks, or a row of val or test is repeated.
-        FileExistsError: If ``out_dir`` holds other splits and ``force`` is not set.
+        ValueError: If a split is unknown or empty, has a duplicate id or image, masks are missing
+            for some images, or rows of val or test are repeated.
+        FileExistsError: If ``out_dir`` contains other splits and ``force`` is not set.
     """
     unknown = set(splits) - set(SPLITS)
     if unknown or not splits or not all(splits.values()):
@@ -137,26 +136,26 @@ def write_splits(
 
 
 def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, list[SplitRow]]:
-    """Record hand-made or edited split files as they are, so that :func:`read_split` takes them.
+    """Record the present content of split files that were written or edited by hand.
 
     Args:
-        folder: Folder with ``train.csv``, ``val.csv`` and ``test.csv``, or some of them.
-        split_by: ``'image'`` if groups are in several parts on purpose. Default: what the manifest
-            says.
+        folder: Folder with at least one of ``train.csv``, ``val.csv`` and ``test.csv``.
+        split_by: ``'image'`` if groups may be in several splits. Default: the value in the
+            manifest.
 
     Returns:
-        Rows of each part.
+        Rows of each split.
 
     Raises:
-        FileNotFoundError: If there is no part.
-        ValueError: If a part is not valid, an id or (unless split by image) a group is in two
-            parts, images of validation or test are repeated, or writing the parts was interrupted.
+        FileNotFoundError: If there is no split file.
+        ValueError: If a file is invalid, an id or (unless split by image) a group is in two splits,
+            images of validation or test are repeated, or writing the files was interrupted.
     """
     folder = Path(folder)
     try:
         info = read_manifest(folder)
     except ValueError:
-        info = {}  # damaged: what it said is lost, the parts are not
+        info = {}  # the split files are intact
     if info.get(UNFINISHED):
         check_manifest(folder / PART_FILES[0])
     splits = {s: _read_rows(p) for s in SPLITS if (p := folder / f'{s}.csv').exists()}
@@ -176,14 +175,14 @@ def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, 
 
 
 def read_split(path: str | Path) -> list[SplitRow]:
-    """Reads a split file, in the file's order.
+    """Read the rows of a split file, in order.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        TypeError: If it is no path.
-        ValueError: If the columns are not those of a split file, a row is not valid, an id or an
-            image comes twice or there are no rows (the message names file and line), or if the file
-            or one written with it was changed since (see :func:`accept_splits`).
+        FileNotFoundError: If the file does not exist.
+        TypeError: If ``path`` is not a path.
+        ValueError: If columns or a row are invalid, an id or image is duplicate or there are no
+            rows (the message names file and line), or if the file or one that was written with it
+            has changed (see :func:`accept_splits`).
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f'a split file (ann_file) must be a path, got {path!r}')
@@ -225,7 +224,7 @@ def _read_rows(path: Path) -> list[SplitRow]:
 
 
 def split_counts(rows: Sequence[SplitRow]) -> dict[str, int]:
-    """Number of images, groups and images with a label above 0; ``samples`` if any are repeated."""
+    """Count images, groups and labels above 0, and ``samples`` if images are repeated."""
     counts = dict(
         images=len(rows),
         groups=len({row.group for row in rows}),
@@ -240,7 +239,7 @@ def _counts(splits: Mapping[str, Sequence[SplitRow]]) -> dict[str, dict[str, int
 
 
 def _columns(optional: Iterable[str] = ()) -> tuple[str, ...]:
-    """The columns of a split file with these of the optional ones."""
+    """Return the columns of a split file with some of the optional ones."""
     return tuple(c for c in COLUMNS if c in optional or c not in OPTIONAL_COLUMNS)
 
 

@@ -1,4 +1,4 @@
-"""Dividing images into splits, whole groups at a time, and balancing the classes of training."""
+"""Division of images into splits by whole groups, and class balancing of the training split."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from mmkdml.names import SPLITS
 
 
 def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) -> dict[str, str]:
-    """Gives every group, as a whole, to one of the splits ``train``, ``val``, ``test``.
+    """Assign every group to one of the splits ``train``, ``val`` and ``test``.
 
-    Groups come in an order drawn from ``seed``; each goes to the split that lacks most images to
-    its share. The answer depends on names, sizes, ratios and seed, not on the order of ``sizes``.
+    Groups are visited in a random order; each goes to the split that is furthest below its share.
+    The result depends on names, sizes, ratios and seed, but not on the order of ``sizes``.
 
     Args:
         sizes: Number of images of each group.
         ratios: Shares of train, val and test, in any unit (``75 10 15`` or ``.75 .1 .15``). A share
-            of 0 leaves that split out.
+            of 0 omits that split.
         seed: Any integer.
 
     Returns:
-        The split's name for each group. Every split with a positive share gets at least one group.
+        Split of each group. Every split with a positive share gets at least one group.
 
     Raises:
         ValueError: If the ratios are not three finite numbers >= 0 with a positive sum, or there
-            are fewer groups than splits to fill.
+            are fewer groups than splits.
     """
     if (
         len(ratios) != len(SPLITS)
@@ -52,7 +52,7 @@ def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) 
             f'{", ".join(lacking)}, got {len(sizes)}: {sorted(sizes)}. Set a ratio to '
             '0 to leave a split out, or split by image'
         )
-    # random() is the one method whose sequence Python keeps the same between versions.
+    # Python guarantees the sequence of random() only, across versions.
     rng = random.Random(seed)
     order = [name for _, name in sorted((rng.random(), name) for name in sorted(sizes))]
     empty = set(lacking)
@@ -73,23 +73,24 @@ def split_rows(
     by_image: bool = False,
     by_class: bool = False,
 ) -> dict[str, list[SplitRow]]:
-    """Divides images into splits, whole groups at a time.
+    """Divide images into splits by whole groups.
 
     Args:
         rows: The images, in any order.
-        ratios: Shares of train, val and test, see :func:`assign_groups`.
-        seed: Any integer; the same seed gives the same splits.
-        by_image: Take each image by itself. Images of one group then land on both sides: metrics
-            come out too good. Only to compare with results that were made so.
-        by_class: Divide the images of each label for themselves, so that every split has the
-            classes' proportions (to within a group of each class).
+        ratios: Shares of train, val and test; see :func:`assign_groups`.
+        seed: Any integer.
+        by_image: Ignore groups. Images of one group are then in several splits, and metrics are too
+            good; only for comparison with results of such splits.
+        by_class: Divide the images of each label separately, so that every split has the same class
+            proportions (to within one group per class).
 
     Returns:
         Rows of each split with a positive share, sorted by id.
 
     Raises:
-        ValueError: As :func:`assign_groups`, which ``by_class`` holds for each class; if an id
-            comes twice; or if ``by_class`` meets a group of several classes.
+        ValueError: If the arguments of :func:`assign_groups` are invalid, for each class with
+            ``by_class``; if an id is duplicate; or if a group has several classes with
+            ``by_class``.
     """
     rows = sorted(rows, key=lambda row: row.id)
     refuse_duplicates(rows)
@@ -120,25 +121,25 @@ def split_rows(
 
 
 def balance_rows(rows: Iterable[SplitRow], target: int, seed: int = 0) -> list[SplitRow]:
-    """Under- and over-samples to one number of samples for every class.
+    """Under- or oversample every class to the same number of samples.
 
-    A class with more images than that keeps a choice of them; in a class with fewer, images are
-    repeated equally often, a choice of them once more. The choice is drawn from ``seed``.
+    A larger class keeps a random subset. In a smaller class all images are repeated equally often,
+    and a random subset once more.
 
     Args:
-        rows: Images of a training part, not yet repeated, in any order.
-        target: Samples of each class, at least 1.
+        rows: Images of a training split without repeats, in any order.
+        target: Samples per class, >= 1.
         seed: Any integer.
 
     Returns:
-        The images that are left, with their ``repeats``, sorted by id.
+        The remaining images with their ``repeats``, sorted by id.
 
     Raises:
         ValueError: If ``target`` is less than 1.
     """
     if target < 1:
         raise ValueError(f'expected at least 1 sample of each class, got {target}')
-    # A stream of its own, so that the choice and the split do not depend on each other.
+    # A separate stream, so that the subset is independent of the split.
     rng = random.Random(f'balance {seed}')
     by_class: dict[int, list[SplitRow]] = {}
     for row in sorted(rows, key=lambda row: row.id):
