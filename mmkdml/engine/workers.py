@@ -26,7 +26,7 @@ from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from mmkdml.engine.resume.signals import hear_of_dead_workers_from_the_loader, raise_if_overdue
+from mmkdml.engine.resume.signals import disable_sigchld_handler, raise_if_overdue
 
 #: Seconds without any batch from any worker after which a loader with ``timeout=0`` fails.
 DEFAULT_TIMEOUT = 1800.0
@@ -123,7 +123,7 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
                 f'{self._num_workers} DataLoader workers cannot be started: {error}. '
                 f'{describe_resources()}. {_ADVICE}'
             ) from error
-        hear_of_dead_workers_from_the_loader()
+        disable_sigchld_handler()
 
     def _get_data(self) -> Any:
         begun, limit = time.monotonic(), self._timeout or DEFAULT_TIMEOUT

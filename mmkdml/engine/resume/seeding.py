@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from mmkdml.engine.resume.signals import hear_of_dead_workers_from_the_loader, shield_workers
+from mmkdml.engine.resume.signals import disable_sigchld_handler, shield_workers
 from mmkdml.engine.workers import watch_workers
 
 # What is drawn for
@@ -71,7 +71,7 @@ class SeededBatches:
         """
         self._batches.iteration, self._batches.done = iteration, done
         batches = iter(self._loader)
-        hear_of_dead_workers_from_the_loader()
+        disable_sigchld_handler()
         return batches
 
 

@@ -109,7 +109,7 @@ def raise_if_overdue() -> None:
         raise StopRequested
 
 
-def hear_of_dead_workers_from_the_loader() -> None:
+def disable_sigchld_handler() -> None:
     """Keeps PyTorch from raising an error amid whatever runs when a worker dies.
 
     In the middle of a step, weights would be half updated. A loader that waits for a batch looks

@@ -9,7 +9,7 @@ from mmkdml.engine.resume import signals
 from mmkdml.engine.resume.signals import (
     StopRequested,
     StopSignals,
-    hear_of_dead_workers_from_the_loader,
+    disable_sigchld_handler,
     shield_workers,
 )
 
@@ -106,14 +106,14 @@ def test_a_dead_worker_disturbs_no_step(on_child):
     pytorchs.__module__ = 'torch.utils.data._utils.signal_handling'
     for handler, left in ((own, own), (pytorchs, signal.SIG_DFL), (signal.SIG_IGN, signal.SIG_IGN)):
         signal.signal(signal.SIGCHLD, handler)
-        hear_of_dead_workers_from_the_loader()
+        disable_sigchld_handler()
         assert on_child() == left
 
 
 def test_in_another_thread_it_is_left(on_child):
     signal.signal(signal.SIGCHLD, handler := lambda *_: None)
     handler.__module__ = 'torch.x'
-    thread = threading.Thread(target=hear_of_dead_workers_from_the_loader)
+    thread = threading.Thread(target=disable_sigchld_handler)
     thread.start()
     thread.join()
     assert on_child() is handler
