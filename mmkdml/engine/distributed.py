@@ -90,7 +90,7 @@ def share_gradients(runner: Runner) -> None:
             all_reduce(parameter.grad, 'mean')
 
 
-def add_up_in_order(model: nn.Module) -> None:
+def deterministic_allreduce(model: nn.Module) -> None:
     """Has DistributedDataParallel add up gradients in the order of the processes, on CPUs.
 
     By gloo, the order depends on a number's place in the buckets, which are others in the first

@@ -9,8 +9,8 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmkdml.engine.distributed import (
-    add_up_in_order,
     check_equal_epochs,
+    deterministic_allreduce,
     rest_before_forks,
     share_buffers,
     unwrapped,
@@ -114,7 +114,7 @@ class ExactResumeHook(Hook):
         if not isinstance(loop, ResumableLoop):
             return
         check_equal_epochs(loop.dataloader)
-        add_up_in_order(runner.model)
+        deterministic_allreduce(runner.model)
         rest_before_forks()
         patience = self._resumed.get('patience', [])
         for hook, (count, score) in zip(_stoppers(runner), patience, strict=False):
