@@ -116,7 +116,7 @@ def _mean_in_order(bucket: torch.distributed.GradBucket) -> Future[torch.Tensor]
 
 
 @cache
-def rest_before_forks() -> None:
+def sleep_before_fork() -> None:
     """Makes it improbable that a data loader's worker hangs as it is forked, before Python 3.12.
 
     It does if another thread just takes a lock of Python's (python/cpython#112275), as those of

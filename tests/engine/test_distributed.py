@@ -168,8 +168,8 @@ def test_a_process_rests_before_it_forks_where_a_worker_could_hang(
     monkeypatch.setattr(distributed, 'get_backend', lambda: backend)
     monkeypatch.setattr(distributed.sys, 'version_info', version)
     monkeypatch.setattr(distributed.os, 'register_at_fork', lambda before: handlers.append(before))
-    distributed.rest_before_forks.cache_clear()
+    distributed.sleep_before_fork.cache_clear()
     for _ in range(2):
-        distributed.rest_before_forks()
-    distributed.rest_before_forks.cache_clear()
+        distributed.sleep_before_fork()
+    distributed.sleep_before_fork.cache_clear()
     assert len(handlers) == rests

@@ -11,8 +11,8 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmkdml.engine.distributed import (
     check_equal_epochs,
     deterministic_allreduce,
-    rest_before_forks,
     share_buffers,
+    sleep_before_fork,
     unwrapped,
 )
 from mmkdml.engine.resume.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
@@ -115,7 +115,7 @@ class ExactResumeHook(Hook):
             return
         check_equal_epochs(loop.dataloader)
         deterministic_allreduce(runner.model)
-        rest_before_forks()
+        sleep_before_fork()
         patience = self._resumed.get('patience', [])
         for hook, (count, score) in zip(_stoppers(runner), patience, strict=False):
             hook.wait_count, hook.best_score = count, score
