@@ -32,7 +32,7 @@ from mmkdml.engine import (
     keep_freed_memory,
 )
 from mmkdml.engine.checks import check_class_order, register_checks
-from mmkdml.engine.distributed import unwrapped
+from mmkdml.engine.distributed import unwrap_model
 from mmkdml.files import own_file
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 from mmkdml.names import SPLITS
@@ -261,7 +261,7 @@ def load_weights(runner: Runner, checkpoint: str | Path) -> None:
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If it is invalid, does not fit the model, or holds NaN or infinite weights.
     """
-    model = unwrapped(runner.model)
+    model = unwrap_model(runner.model)
     path = resolve_checkpoint(checkpoint)
     content = load_checkpoint_file(path)
     load_for_evaluation(model, path, content)

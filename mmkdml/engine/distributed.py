@@ -47,7 +47,7 @@ def fail_together() -> Iterator[None]:
             raise RuntimeError(f'Process {rank} failed: {failure}')
 
 
-def unwrapped(model: Any) -> Any:
+def unwrap_model(model: Any) -> Any:
     """Return the network of a wrapper such as ``DistributedDataParallel``, or the model itself."""
     return model.module if is_model_wrapper(model) else model
 

@@ -11,7 +11,7 @@ from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 from torch.optim import Optimizer
 
-from mmkdml.engine.distributed import unwrapped
+from mmkdml.engine.distributed import unwrap_model
 from mmkdml.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
@@ -133,7 +133,7 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         Raises:
             ValueError: If the model has no discriminator, or an optimiser cannot be built.
         """
-        network = unwrapped(model)
+        network = unwrap_model(model)
         self.discriminators = nn.ModuleList(
             module.discriminator
             for module in network.modules()

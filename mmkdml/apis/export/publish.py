@@ -11,9 +11,8 @@ import torch
 from mmengine.config import Config
 
 from mmkdml.apis.output_folder import refuse_existing
-from mmkdml.files import file_sha256
-from mmkdml.inspection.config import classroom_settings, inspect_config, without_pretrained
 from mmkdml.files import write_atomically
+from mmkdml.inspection.config import classroom_settings, inspect_config, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file, load_member, resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.version import __version__

@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmkdml.checkpoint_io import read_checkpoint
-from mmkdml.engine.distributed import fail_together, unwrapped
+from mmkdml.engine.distributed import fail_together, unwrap_model
 from mmkdml.registry import HOOKS
 
 _HEADS = ('head', 'decode_head')
@@ -31,7 +31,7 @@ class ClassesHook(Hook):
     @fail_together()
     def before_train(self, runner: Runner) -> None:
         """Check heads and frozen members against the training data."""
-        dataset, model = runner.train_dataloader.dataset, unwrapped(runner.model)
+        dataset, model = runner.train_dataloader.dataset, unwrap_model(runner.model)
         _check_heads(model, _classes(dataset))
         for name, path in getattr(model, 'frozen_files', {}).items():
             if '.' not in name:  # a part, such as a backbone, may know other classes
@@ -40,7 +40,7 @@ class ClassesHook(Hook):
     @fail_together()
     def before_test(self, runner: Runner) -> None:
         """Check heads against the test data."""
-        _check_heads(unwrapped(runner.model), _classes(runner.test_dataloader.dataset))
+        _check_heads(unwrap_model(runner.model), _classes(runner.test_dataloader.dataset))
 
 
 def check_class_order(dataset: Any, checkpoint: Mapping[str, Any], where: str) -> None:

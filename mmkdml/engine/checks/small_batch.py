@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, IterableDataset
 
-from mmkdml.engine.distributed import fail_together, unwrapped
+from mmkdml.engine.distributed import fail_together, unwrap_model
 from mmkdml.registry import HOOKS
 
 
@@ -52,7 +52,7 @@ class SmallBatchHook(Hook):
             )
         if smallest_batch(loader) != 1:
             return
-        model = unwrapped(runner.model)
+        model = unwrap_model(runner.model)
         try:
             _compute_losses(model, loader, 1)
             return

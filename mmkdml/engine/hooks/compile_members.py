@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmkdml.engine.distributed import unwrapped
+from mmkdml.engine.distributed import unwrap_model
 from mmkdml.registry import HOOKS
 
 
@@ -33,7 +33,7 @@ class CompileMembersHook(Hook):
         """Compiles, once."""
         if self._compiled:
             return
-        network = unwrapped(runner.model)
+        network = unwrap_model(runner.model)
         parts = compile_members(network, **self.settings)
         runner.logger.info(f'Compiled, which makes first steps slow: {", ".join(parts)}')
         self._compiled = True

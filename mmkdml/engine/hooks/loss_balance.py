@@ -14,7 +14,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmkdml.engine.distributed import unwrapped
+from mmkdml.engine.distributed import unwrap_model
 from mmkdml.registry import HOOKS
 
 #: Norms of a gradient by the places of the parameters it reaches.
@@ -95,7 +95,7 @@ class LossBalanceHook(Hook):
         Raises:
             ValueError: If there are some, and a network has ``with_cp``.
         """
-        self._model = unwrapped(runner.model)
+        self._model = unwrap_model(runner.model)
         self._terms = {term.key: term for term in getattr(self._model, 'transfer_terms', ())}
         learners = dict.fromkeys(term.transfer.learner for term in self._terms.values())
         self._learners: dict[str, nn.Module] = {x: self._model.members[x] for x in learners}

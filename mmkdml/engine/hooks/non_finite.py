@@ -14,7 +14,7 @@ from mmengine.dist import all_gather_object, all_reduce, is_distributed, is_main
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkdml.engine.distributed import unwrapped
+from mmkdml.engine.distributed import unwrap_model
 from mmkdml.files import own_file, write_atomically
 from mmkdml.registry import HOOKS
 from mmkdml.weight_checks import find_non_finite
@@ -70,7 +70,7 @@ class NonFiniteLossHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Has the losses of this step looked at where the model hands them over."""
-        model = unwrapped(runner.model)
+        model = unwrap_model(runner.model)
         if self.policy == SKIP:
             self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         # At the model itself, DistributedDataParallel has not yet prepared for the way back.
@@ -82,7 +82,7 @@ class NonFiniteLossHook(Hook):
         Raises:
             ValueError: If a tensor is invalid; see :func:`mmkdml.weight_checks.check_finite`.
         """
-        parameters = {name for name, _ in unwrapped(runner.model).named_parameters()}
+        parameters = {name for name, _ in unwrap_model(runner.model).named_parameters()}
         spoilt = find_non_finite(checkpoint['state_dict'], parameters)
         spoilt += find_non_finite(checkpoint.get('ema_state_dict', {}))
         if spoilt:

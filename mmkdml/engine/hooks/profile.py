@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from prettytable import PrettyTable
 from torch.profiler import ProfilerActivity, profile
 
-from mmkdml.engine.distributed import unwrapped
+from mmkdml.engine.distributed import unwrap_model
 from mmkdml.files import own_file
 from mmkdml.profiling import PREFIX, part
 from mmkdml.registry import HOOKS
@@ -83,7 +83,7 @@ class ProfileHook(Hook):
             self._stop(runner)
 
     def _start(self, runner: Runner) -> None:
-        model = unwrapped(runner.model)
+        model = unwrap_model(runner.model)
         wrapper = runner.optim_wrapper
         wrappers = [*wrapper.values()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         named: list[tuple[Any, str, str]] = [(model.data_preprocessor, 'forward', 'preprocessing')]

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
-from mmkdml.engine.distributed import unwrapped
+from mmkdml.engine.distributed import unwrap_model
 from mmkdml.registry import HOOKS
 from mmkdml.weight_checks import check_finite, check_weights, select_weights
 
@@ -36,7 +36,7 @@ class StrictWeightsHook(Hook):
         Raises:
             ValueError: If weights are missing, unexpected, of other shapes, or NaN or infinite.
         """
-        model = unwrapped(runner.model)
+        model = unwrap_model(runner.model)
         path = runner._load_from or 'the checkpoint'
         weights = select_weights(checkpoint, path)
         if not runner._resume:

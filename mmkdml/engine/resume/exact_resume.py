@@ -13,7 +13,7 @@ from mmkdml.engine.distributed import (
     deterministic_allreduce,
     share_buffers,
     sleep_before_fork,
-    unwrapped,
+    unwrap_model,
 )
 from mmkdml.engine.resume.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
 from mmkdml.engine.resume.signals import shield_workers
@@ -143,7 +143,7 @@ class ExactResumeHook(Hook):
 
 
 def _parameters(runner: Runner) -> Any:
-    model = unwrapped(runner.model)
+    model = unwrap_model(runner.model)
     return model.named_parameters()
 
 
