@@ -25,7 +25,7 @@ REST_SECONDS = 0.05
 
 
 @contextmanager
-def fail_together() -> Iterator[None]:
+def raise_in_all_processes() -> Iterator[None]:
     """Raise an error in all processes if the block, or decorated function, fails in one of them.
 
     Otherwise the others would wait forever for the one that has failed. All processes must enter

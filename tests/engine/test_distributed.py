@@ -140,12 +140,12 @@ def test_unequal_shares_are_refused_by_all(found):
 
 
 def test_an_error_in_one_process_is_raised_in_all(monkeypatch):
-    with distributed.fail_together():
+    with distributed.raise_in_all_processes():
         pass
     monkeypatch.setattr(distributed, 'all_gather_object', lambda own: [own, 'OSError: full', None])
     with pytest.raises(RuntimeError, match='Process 1 failed: OSError: full'):
-        distributed.fail_together()(len)('x')
-    with pytest.raises(KeyError, match='mine'), distributed.fail_together():
+        distributed.raise_in_all_processes()(len)('x')
+    with pytest.raises(KeyError, match='mine'), distributed.raise_in_all_processes():
         raise KeyError('mine')
 
 

@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmkdml.checkpoint_io import read_checkpoint
-from mmkdml.engine.distributed import fail_together, unwrap_model
+from mmkdml.engine.distributed import raise_in_all_processes, unwrap_model
 from mmkdml.registry import HOOKS
 
 _HEADS = ('head', 'decode_head')
@@ -28,7 +28,7 @@ class ClassesHook(Hook):
         ValueError: If a head has too few classes, or a frozen member has them in another order.
     """
 
-    @fail_together()
+    @raise_in_all_processes()
     def before_train(self, runner: Runner) -> None:
         """Check heads and frozen members against the training data."""
         dataset, model = runner.train_dataloader.dataset, unwrap_model(runner.model)
@@ -37,7 +37,7 @@ class ClassesHook(Hook):
             if '.' not in name:  # a part, such as a backbone, may know other classes
                 check_class_order(dataset, read_checkpoint(path), f'the frozen {name} in {path}')
 
-    @fail_together()
+    @raise_in_all_processes()
     def before_test(self, runner: Runner) -> None:
         """Check heads against the test data."""
         _check_heads(unwrap_model(runner.model), _classes(runner.test_dataloader.dataset))

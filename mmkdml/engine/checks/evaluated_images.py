@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmkdml.engine.distributed import fail_together
+from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.registry import HOOKS
 
 
@@ -26,18 +26,18 @@ class EvaluatedImagesHook(Hook):
         ValueError: If the loader skips or repeats images, or does not end.
     """
 
-    @fail_together()
+    @raise_in_all_processes()
     def before_train(self, runner: Runner) -> None:
         """Check the loader of later validations, if there are any."""
         if runner.val_loop is not None:
             _check('val', runner.val_dataloader)
 
-    @fail_together()
+    @raise_in_all_processes()
     def before_val(self, runner: Runner) -> None:
         """Check the validation loader."""
         _check('val', runner.val_dataloader)
 
-    @fail_together()
+    @raise_in_all_processes()
     def before_test(self, runner: Runner) -> None:
         """Check the test loader."""
         _check('test', runner.test_dataloader)

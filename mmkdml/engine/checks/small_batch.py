@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, IterableDataset
 
-from mmkdml.engine.distributed import fail_together, unwrap_model
+from mmkdml.engine.distributed import raise_in_all_processes, unwrap_model
 from mmkdml.registry import HOOKS
 
 
@@ -40,7 +40,7 @@ class SmallBatchHook(Hook):
         ValueError: If an epoch has no batch, or a batch of one image fails and one of two does not.
     """
 
-    @fail_together()
+    @raise_in_all_processes()
     def before_train(self, runner: Runner) -> None:
         """Check the smallest batch of an epoch."""
         loader = runner.train_dataloader

@@ -17,6 +17,8 @@ from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.splits.manifest import read_manifest
 from mmkdml.engine.distributed import fail_together
 from mmkdml.names import SPLITS
+from mmkdml.datasets.manifest import read_manifest
+from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.registry import HOOKS
 
 ERROR, WARN = POLICIES = ('error', 'warn')
@@ -49,7 +51,7 @@ class SplitOverlapHook(Hook):
     def __init__(self) -> None:
         self._checked = False
 
-    @fail_together()
+    @raise_in_all_processes()
     def before_train(self, runner: Runner) -> None:
         """Check the parts of the config."""
         needed = dict(train=runner.train_dataloader.dataset)
@@ -57,7 +59,7 @@ class SplitOverlapHook(Hook):
             needed['val'] = runner.val_dataloader.dataset
         self._check(runner, needed)
 
-    @fail_together()
+    @raise_in_all_processes()
     def before_test(self, runner: Runner) -> None:
         """Check the parts of the config, unless the training of the same runner did."""
         self._check(runner, dict(test=runner.test_dataloader.dataset))

@@ -11,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 
 from mmkdml.checkpoint_io import read_checkpoint
-from mmkdml.engine.distributed import fail_together
+from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.files import write_atomically
 
 # What a run that was asked to stop saves
@@ -64,7 +64,7 @@ def read_back_first(runner: Any, path: str | Path) -> None:
     """
     if runner in _READ_BACK:
         return
-    with fail_together():
+    with raise_in_all_processes():
         if is_main_process() and Path(path).is_file():
             try:
                 read_checkpoint(path)

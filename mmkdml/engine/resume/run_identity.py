@@ -13,7 +13,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkdml.engine.distributed import fail_together
+from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.engine.resume.schedules import advance
 from mmkdml.files import write_atomically
 from mmkdml.registry import HOOKS
@@ -66,7 +66,7 @@ class RunIdentityHook(Hook):
             runner.logger.log(level, note)
         self.notes = ()  # a test of this runner begins with it, too
 
-    @fail_together()
+    @raise_in_all_processes()
     def before_train(self, runner: Runner) -> None:
         """Write identity and config; until now the folder is as it was."""
         if not is_main_process():
