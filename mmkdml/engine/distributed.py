@@ -71,7 +71,7 @@ def check_equal_epochs(loader: DataLoader) -> None:
             )
 
 
-def share_buffers(runner: Runner) -> None:
+def broadcast_buffers(runner: Runner) -> None:
     """Gives all processes the main one's buffers, such as the running statistics of BatchNorm.
 
     They are what is saved.

@@ -9,9 +9,9 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmkdml.engine.distributed import (
+    broadcast_buffers,
     check_equal_epochs,
     deterministic_allreduce,
-    share_buffers,
     sleep_before_fork,
     unwrap_model,
 )
@@ -86,7 +86,7 @@ class ExactResumeHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Has all processes validate the same network."""
-        share_buffers(runner)
+        broadcast_buffers(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Adds the place in the epoch, and gradients that wait for their step."""
