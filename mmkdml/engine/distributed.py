@@ -80,7 +80,7 @@ def broadcast_buffers(runner: Runner) -> None:
         broadcast(buffer)
 
 
-def share_gradients(runner: Runner) -> None:
+def average_gradients(runner: Runner) -> None:
     """Averages gradients that wait for their step over the processes.
 
     The step is the same as if that were done later, and only the main process saves them.

@@ -16,7 +16,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
-from mmkdml.engine.distributed import share_gradients
+from mmkdml.engine.distributed import average_gradients
 from mmkdml.engine.resume.checkpoint_files import INTERRUPTED, WHOLE_FILES, read_back_first
 from mmkdml.engine.resume.seeding import EPOCH, STEP, SeededBatches, seed_all
 from mmkdml.engine.resume.signals import StopRequested, StopSignals
@@ -149,7 +149,7 @@ class ResumableLoop(BaseLoop):
         number = self._signals.asked()
         if not number:
             return
-        share_gradients(self.runner)
+        average_gradients(self.runner)
         self._save()
         self.runner.logger.info(
             f'Stopped by {signal.Signals(number).name} after iteration {self._iter}; --resume goes '

@@ -10,7 +10,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mmkdml.checkpoint_io import plain_numbers
-from mmkdml.engine.distributed import share_gradients
+from mmkdml.engine.distributed import average_gradients
 from mmkdml.engine.resume.checkpoint_files import (
     INTERRUPTED,
     WHOLE_FILES,
@@ -70,7 +70,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         self._remove_old()  # the previous best checkpoint, which has been replaced
-        share_gradients(runner)
+        average_gradients(runner)
         if is_main_process():
             own_file(runner.work_dir, 'last_checkpoint')
         super()._save_checkpoint_with_step(runner, step, meta)
