@@ -126,7 +126,7 @@ def sleep_before_fork() -> None:
         os.register_at_fork(before=partial(time.sleep, REST_SECONDS))
 
 
-def renew_reducers(model: nn.Module) -> None:
+def rebuild_reducers(model: nn.Module) -> None:
     """Tells DistributedDataParallel, if a model is in it, that parameters lie otherwise in memory.
 
     It notes where in its buckets which number of a gradient is when it is made. If that changes, it

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmkdml.engine.distributed import renew_reducers
+from mmkdml.engine.distributed import rebuild_reducers
 from mmkdml.registry import HOOKS
 
 
@@ -36,7 +36,7 @@ class ChannelsLastHook(Hook):
         before = [parameter.stride() for parameter in runner.model.parameters()]
         runner.model.to(memory_format=torch.channels_last)  # gradients, too
         if before != [parameter.stride() for parameter in runner.model.parameters()]:
-            renew_reducers(runner.model)
+            rebuild_reducers(runner.model)
         if mode != 'train':
             return
         for optimizer in _optimizers(runner.optim_wrapper):
