@@ -52,7 +52,7 @@ class WholeFileBackend(LocalBackend):
 _READ_BACK: WeakSet[Any] = WeakSet()
 
 
-def read_back_first(runner: Any, path: str | Path) -> None:
+def verify_first_checkpoint(runner: Any, path: str | Path) -> None:
     """Read a checkpoint that was just written, if it is the first one of its runner.
 
     Args:

@@ -17,7 +17,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
 from mmkdml.engine.distributed import average_gradients
-from mmkdml.engine.resume.checkpoint_files import INTERRUPTED, WHOLE_FILES, read_back_first
+from mmkdml.engine.resume.checkpoint_files import INTERRUPTED, WHOLE_FILES, verify_first_checkpoint
 from mmkdml.engine.resume.seeding import EPOCH, STEP, SeededBatches, seed_all
 from mmkdml.engine.resume.signals import StopRequested, StopSignals
 
@@ -165,7 +165,7 @@ class ResumableLoop(BaseLoop):
             meta=dict(epoch=self._epoch, iter=self._iter),
             backend_args=WHOLE_FILES,
         )
-        read_back_first(self.runner, Path(self.runner.work_dir) / INTERRUPTED)
+        verify_first_checkpoint(self.runner, Path(self.runner.work_dir) / INTERRUPTED)
 
 
 @LOOPS.register_module()

@@ -15,7 +15,7 @@ from mmkdml.engine.resume.checkpoint_files import (
     INTERRUPTED,
     WHOLE_FILES,
     WholeFileBackend,
-    read_back_first,
+    verify_first_checkpoint,
 )
 from mmkdml.engine.resume.run_lock import holds_lock
 from mmkdml.files import own_file, remove_parts
@@ -74,7 +74,7 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process():
             own_file(runner.work_dir, 'last_checkpoint')
         super()._save_checkpoint_with_step(runner, step, meta)
-        read_back_first(runner, self.last_ckpt)
+        verify_first_checkpoint(runner, self.last_ckpt)
         self._remove_old()
         if is_main_process():
             interrupted = Path(runner.work_dir) / INTERRUPTED
