@@ -52,7 +52,7 @@ def unwrap_model(model: Any) -> Any:
     return model.module if is_model_wrapper(model) else model
 
 
-def check_equal_epochs(loader: DataLoader) -> None:
+def check_equal_epoch_lengths(loader: DataLoader) -> None:
     """Refuses processes of which one would wait for the others for ever, or weigh its images more.
 
     Args:

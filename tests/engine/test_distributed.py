@@ -152,9 +152,9 @@ def test_an_error_in_one_process_is_raised_in_all(monkeypatch):
 def test_unequal_batches_are_refused(monkeypatch):
     monkeypatch.setattr(distributed, 'all_gather_object', lambda own: [own, max(own, 2)])
     images = torch.zeros(3)
-    distributed.check_equal_epochs(DataLoader(images, batch_size=2))
+    distributed.check_equal_epoch_lengths(DataLoader(images, batch_size=2))
     with pytest.raises(ValueError, match='number of batches in an epoch, but they have 1, 2'):
-        distributed.check_equal_epochs(DataLoader(images, batch_size=3))
+        distributed.check_equal_epoch_lengths(DataLoader(images, batch_size=3))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmkdml.engine.distributed import (
     broadcast_buffers,
-    check_equal_epochs,
+    check_equal_epoch_lengths,
     deterministic_allreduce,
     sleep_before_fork,
     unwrap_model,
@@ -113,7 +113,7 @@ class ExactResumeHook(Hook):
         loop = runner.train_loop
         if not isinstance(loop, ResumableLoop):
             return
-        check_equal_epochs(loop.dataloader)
+        check_equal_epoch_lengths(loop.dataloader)
         deterministic_allreduce(runner.model)
         sleep_before_fork()
         patience = self._resumed.get('patience', [])
