@@ -18,7 +18,7 @@ from mmkdml.files import write_atomically
 INTERRUPTED = 'interrupted.pth'
 
 
-class WholeFileBackend(LocalBackend):
+class AtomicFileBackend(LocalBackend):
     """mmengine's local files, written whole or not at all, and removed only when that is asked.
 
     ``CheckpointHook`` removes an old checkpoint before it saves the new one. Here it stays until
@@ -77,5 +77,5 @@ def verify_first_checkpoint(runner: Any, path: str | Path) -> None:
 
 
 _NAME = 'mmkdml.whole_files'
-register_backend(_NAME, WholeFileBackend, force=True)
+register_backend(_NAME, AtomicFileBackend, force=True)
 WHOLE_FILES = dict(backend=_NAME)

@@ -14,7 +14,7 @@ from mmkdml.engine.distributed import average_gradients
 from mmkdml.engine.resume.checkpoint_files import (
     INTERRUPTED,
     WHOLE_FILES,
-    WholeFileBackend,
+    AtomicFileBackend,
     verify_first_checkpoint,
 )
 from mmkdml.engine.resume.run_lock import holds_lock
@@ -86,6 +86,6 @@ class SafeCheckpointHook(CheckpointHook):
         self._remove_old()
 
     def _remove_old(self) -> None:
-        if isinstance(self.file_backend, WholeFileBackend):
+        if isinstance(self.file_backend, AtomicFileBackend):
             best = getattr(self, 'best_ckpt_path_dict', {}).values()
             self.file_backend.remove_old(self.last_ckpt, self.best_ckpt_path, *best)

@@ -191,7 +191,7 @@ def test_the_folder_of_a_run_is_its_best_checkpoint_whatever_the_times(
         'mmengine.evaluator.Evaluator.evaluate', lambda self, size: dict(score=next(scores))
     )
     monkeypatch.setattr(
-        'mmkdml.engine.resume.checkpoint_files.WholeFileBackend.remove_old', lambda *_: 0
+        'mmkdml.engine.resume.checkpoint_files.AtomicFileBackend.remove_old', lambda *_: 0
     )
     training.start(tmp_path, rule=rule)
     names = [path.name for path in sorted(tmp_path.glob('best_*'))]
