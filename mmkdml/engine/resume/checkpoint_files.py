@@ -78,4 +78,4 @@ def verify_first_checkpoint(runner: Any, path: str | Path) -> None:
 
 _NAME = 'mmkdml.whole_files'
 register_backend(_NAME, AtomicFileBackend, force=True)
-WHOLE_FILES = dict(backend=_NAME)
+ATOMIC_FILES = dict(backend=_NAME)

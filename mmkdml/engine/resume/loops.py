@@ -17,7 +17,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
 from mmkdml.engine.distributed import average_gradients
-from mmkdml.engine.resume.checkpoint_files import INTERRUPTED, WHOLE_FILES, verify_first_checkpoint
+from mmkdml.engine.resume.checkpoint_files import ATOMIC_FILES, INTERRUPTED, verify_first_checkpoint
 from mmkdml.engine.resume.seeding import EPOCH, STEP, SeededBatches, seed_all
 from mmkdml.engine.resume.signals import StopRequested, StopSignals
 
@@ -163,7 +163,7 @@ class ResumableLoop(BaseLoop):
             self.runner.work_dir,
             INTERRUPTED,
             meta=dict(epoch=self._epoch, iter=self._iter),
-            backend_args=WHOLE_FILES,
+            backend_args=ATOMIC_FILES,
         )
         verify_first_checkpoint(self.runner, Path(self.runner.work_dir) / INTERRUPTED)
 

@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 from mmkdml.checkpoint_io import plain_numbers
 from mmkdml.engine.distributed import average_gradients
 from mmkdml.engine.resume.checkpoint_files import (
+    ATOMIC_FILES,
     INTERRUPTED,
-    WHOLE_FILES,
     AtomicFileBackend,
     verify_first_checkpoint,
 )
@@ -41,7 +41,7 @@ class SafeCheckpointHook(CheckpointHook):
     def __init__(
         self, *args: Any, backend_args: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(*args, backend_args=backend_args or WHOLE_FILES, **kwargs)
+        super().__init__(*args, backend_args=backend_args or ATOMIC_FILES, **kwargs)
 
     def before_train(self, runner: Runner) -> None:
         """Restore the state of a resumed run, and remove partial files of killed processes."""

@@ -2,11 +2,11 @@ from io import BytesIO
 
 from mmengine.fileio import get_file_backend
 
-from mmkdml.engine.resume.checkpoint_files import WHOLE_FILES
+from mmkdml.engine.resume.checkpoint_files import ATOMIC_FILES
 
 
 def test_files_go_when_asked_and_not_if_written_again(tmp_path):
-    backend = get_file_backend(tmp_path, backend_args=WHOLE_FILES)
+    backend = get_file_backend(tmp_path, backend_args=ATOMIC_FILES)
     old, again = tmp_path / 'sub' / 'old.pth', tmp_path / 'again.pth'
     backend.put(b'old', old)
     backend.put(BytesIO(b'again'), again)
