@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 # In which gloo's threads come to rest
-REST_SECONDS = 0.05
+FORK_DELAY_SECONDS = 0.05
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def sleep_before_fork() -> None:
     gloo do when they let go of a tensor after a step. No lock can be taken from here, only time.
     """
     if get_backend() == 'gloo' and sys.version_info < (3, 12):
-        os.register_at_fork(before=partial(time.sleep, REST_SECONDS))
+        os.register_at_fork(before=partial(time.sleep, FORK_DELAY_SECONDS))
 
 
 def rebuild_reducers(model: nn.Module) -> None:
