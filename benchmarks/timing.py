@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from mmkdml.engine import keep_freed_memory
-from mmkdml.engine.memory import highest_resident
+from mmkdml.engine.memory import peak_memory_mib
 
 Step = Callable[[], object]
 
@@ -101,6 +101,6 @@ def named_errors(name: str) -> Iterator[None]:
 def _peak_memory(threads: int, function: Callable[..., None], *args: Any) -> float:
     torch.set_num_threads(threads)
     keep_freed_memory()
-    before = highest_resident()
+    before = peak_memory_mib()
     function(*args)
-    return highest_resident() - before
+    return peak_memory_mib() - before

@@ -41,12 +41,12 @@ def serve(build):
     args = parser.parse_args()
     if args.keep_freed_memory and not MEMORY['keep_freed_memory']():
         sys.exit('The C library here cannot be told to keep freed memory; leave the option out')
-    before = MEMORY['highest_resident']()
+    before = MEMORY['peak_memory_mib']()
     step = build(torch.load(args.problem, weights_only=True), args.method)
     _answer(ready=True)
     for _ in sys.stdin:
         loss = step()
-        _answer(loss=loss, memory=MEMORY['highest_resident']() - before)
+        _answer(loss=loss, memory=MEMORY['peak_memory_mib']() - before)
 
 
 def _answer(**fields):

@@ -28,7 +28,7 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
-def highest_resident() -> float:
+def peak_memory_mib() -> float:
     """Highest resident memory of this process so far, in MiB, as the operating system marks it."""
     status = Path('/proc/self/status')
     if status.exists():
