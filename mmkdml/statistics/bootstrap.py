@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import DegenerateDataWarning, bootstrap
 
-from mmkdml.statistics.counts import Entry, Tally
+from mmkdml.statistics.counts import Counts, Entry
 from mmkdml.statistics.measures import Measure
 
 RESAMPLES = 9999
@@ -65,7 +65,7 @@ class Estimate:
 
 
 def estimate(
-    tallied: Tally,
+    counts: Counts,
     measure: str,
     contrasts: Sequence[Contrast],
     confidence: float = 0.95,
@@ -82,7 +82,7 @@ def estimate(
     should be, two thirds for three seeds.
 
     Args:
-        tallied: Of :func:`~mmkdml.statistics.counts.tally`.
+        counts: Counts of a suite, see :func:`~mmkdml.statistics.counts.count_cases`.
         measure: A name among :data:`~mmkdml.statistics.measures.MEASURES`.
         contrasts: What to estimate. The answer to one does not depend on the others.
         confidence: Level of the intervals, in (0, 1).
@@ -98,7 +98,7 @@ def estimate(
         ValueError: If there is no such measure, or it is one of another task; if ``confidence`` or
             ``resamples`` is out of range.
     """
-    of = tallied.checked(measure)
+    of = counts.checked(measure)
     if not 0 < confidence < 1 or resamples < 1:
         raise ValueError(
             'expected a confidence between 0 and 1 and at least 1 resample, got '
@@ -108,36 +108,36 @@ def estimate(
     alike: dict[tuple[tuple[int, ...], frozenset], list[int]] = {}
     for index, contrast in enumerate(contrasts):
         entries = (contrast.entry, *contrast.rivals)
-        seeds, problem = _shared_seeds(tallied, entries)
+        seeds, problem = _shared_seeds(counts, entries)
         if problem:
             answers[index] = Estimate(seeds=seeds, problem=problem)
         else:
-            cases = tallied.samples[contrast.entry][seeds[0]].cases
+            cases = counts.samples[contrast.entry][seeds[0]].cases
             alike.setdefault((seeds, cases), []).append(index)
     for (seeds, _), indices in alike.items():
         chosen = [contrasts[index] for index in indices]
         found = _estimate_together(
-            tallied, of, chosen, seeds, confidence=confidence, resamples=resamples, rng=rng
+            counts, of, chosen, seeds, confidence=confidence, resamples=resamples, rng=rng
         )
         for index, answer in zip(indices, found, strict=True):
             answers[index] = answer
     return answers
 
 
-def _shared_seeds(tallied: Tally, entries: Sequence[Entry]) -> tuple[tuple[int, ...], str]:
+def _shared_seeds(counts: Counts, entries: Sequence[Entry]) -> tuple[tuple[int, ...], str]:
     """Seeds that all entries have, and what speaks against comparing them, if anything does."""
     for name, member in entries:
-        if (name, member) not in tallied.samples:
+        if (name, member) not in counts.samples:
             return (), f'no finished run of {name} tells of {member}'
-    seeds = {entry: set(tallied.samples[entry]) for entry in entries}
+    seeds = {entry: set(counts.samples[entry]) for entry in entries}
     shared = tuple(sorted(set.intersection(*seeds.values())))
     if not shared:
         each = ', '.join(f'{name} has {sorted(seeds[name, member])}' for name, member in entries)
         return (), f'no seed is shared: {each}'
-    first = tallied.samples[entries[0]][shared[0]].cases
+    first = counts.samples[entries[0]][shared[0]].cases
     for name, member in entries:
         for seed in shared:
-            differing = len(tallied.samples[name, member][seed].cases ^ first)
+            differing = len(counts.samples[name, member][seed].cases ^ first)
             if differing:
                 return shared, (
                     f'{entries[0][0]} (seed {shared[0]}) and {name} (seed {seed}) were tested on '
@@ -147,7 +147,7 @@ def _shared_seeds(tallied: Tally, entries: Sequence[Entry]) -> tuple[tuple[int, 
 
 
 def _estimate_together(
-    tallied: Tally,
+    counts: Counts,
     measure: Measure,
     contrasts: Sequence[Contrast],
     seeds: tuple[int, ...],
@@ -158,12 +158,12 @@ def _estimate_together(
     """Estimates of contrasts with the same seeds and cases: each resample is drawn once for all."""
     entries = list(dict.fromkeys(e for one in contrasts for e in (one.entry, *one.rivals)))
     # (G, entries, seeds, 3, K)
-    counts = np.stack(
-        [np.stack([tallied.samples[entry][s].counts for s in seeds], 1) for entry in entries], 1
+    stacked = np.stack(
+        [np.stack([counts.samples[entry][s].counts for s in seeds], 1) for entry in entries], 1
     )
-    sizes = {'seeds': len(seeds), 'groups': len(counts)}
+    sizes = {'seeds': len(seeds), 'groups': len(stacked)}
     drawn = tuple(name for name, size in sizes.items() if size > 1)
-    of = partial(_contrasted, measure, counts, entries, contrasts, drawn)
+    of = partial(_contrasted, measure, stacked, entries, contrasts, drawn)
     as_they_are = of(*(np.arange(sizes[name])[None] for name in drawn))[:, 0]
     common: dict[str, Any] = dict(seeds=seeds, groups=sizes['groups'], resampled=drawn)
     if not drawn:
@@ -199,7 +199,7 @@ def _estimate_together(
 
 def _contrasted(
     measure: Measure,
-    counts: np.ndarray,
+    stacked: np.ndarray,
     entries: Sequence[Entry],
     contrasts: Sequence[Contrast],
     drawn: Sequence[str],
@@ -207,11 +207,11 @@ def _contrasted(
     axis: int = -1,
 ) -> np.ndarray:
     """Values of the contrasts, (C, B), for B resamples given by their indices, each (B, size)."""
-    groups, _, seeds, _, classes = counts.shape
+    groups, _, seeds, _, classes = stacked.shape
     size = {'seeds': seeds, 'groups': groups}
     times = {name: np.ones((1, size[name])) for name in size}
     times.update({n: _times(i, size[n]) for n, i in zip(drawn, indices, strict=True)})
-    summed = times['groups'] @ counts.reshape(groups, -1)
+    summed = times['groups'] @ stacked.reshape(groups, -1)
     values = measure.value(summed.reshape(-1, len(entries), seeds, 3, classes))
     means = (values * times['seeds'][:, None]).sum(-1).T / seeds
     row = {entry: means[index] for index, entry in enumerate(entries)}

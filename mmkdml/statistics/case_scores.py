@@ -7,6 +7,8 @@ import pandas as pd
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, estimate
 from mmkdml.statistics.counts import Sample, Tally
 from mmkdml.statistics.measures import MEASURES, class_count, count, task_of_cases
+from mmkdml.statistics.counts import Counts, Sample
+from mmkdml.statistics.measures import MEASURES, class_count, count, task_of
 
 
 def case_scores(
@@ -34,16 +36,16 @@ def case_scores(
     samples = {}
     for name, rows in cases.groupby('member', sort=False):
         pairs = frozenset(zip(rows['id'], rows['group'], strict=True))
-        counts = count(rows, sorted(set(rows['group'])), classes)
-        samples['', str(name)] = {0: Sample(pairs, counts)}
-    tally = Tally(task, samples)
+        by_group = count(rows, sorted(set(rows['group'])), classes)
+        samples['', str(name)] = {0: Sample(pairs, by_group)}
+    counts = Counts(task, samples)
     found = []
     for measure in (name for name, one in MEASURES.items() if one.task == task):
         alone = [Contrast(('', name)) for name in members]
         paired = [
             Contrast(('', name), (('', str(reference)),)) for name in members if name != reference
         ]
-        answers = estimate(tally, measure, alone + paired * bool(reference), resamples=resamples)
+        answers = estimate(counts, measure, alone + paired * bool(reference), resamples=resamples)
         differences = {
             contrast.entry[1]: dict(
                 difference=answer.value, difference_low=answer.low, difference_high=answer.high

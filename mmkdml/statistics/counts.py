@@ -30,7 +30,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Tally:
+class Counts:
     """Counts of all runs of a suite that are done.
 
     Attributes:
@@ -68,7 +68,7 @@ class Tally:
         return found
 
 
-def tally(record: SuiteRecord, checkpoint: str) -> Tally:
+def count_cases(record: SuiteRecord, checkpoint: str) -> Counts:
     """Counts what the members of all runs that are done answered.
 
     Args:
@@ -103,7 +103,7 @@ def tally(record: SuiteRecord, checkpoint: str) -> Tally:
                 raise ValueError(f'{name}, seed {seed}, {member}: {error}') from error
             sample = Sample(known.setdefault(pairs, pairs), counts)
             samples.setdefault((name, str(member)), {})[seed] = sample
-    return Tally(next(iter(tasks), ''), samples)
+    return Counts(next(iter(tasks), ''), samples)
 
 
 def seed_scores(record: SuiteRecord) -> pd.DataFrame:
@@ -114,15 +114,15 @@ def seed_scores(record: SuiteRecord) -> pd.DataFrame:
         ``run, mode, style, seed, checkpoint, member, measure, value``, in percent.
 
     Raises:
-        ValueError: As :func:`tally` and :meth:`Tally.scores`.
+        ValueError: As :func:`count_cases` and :meth:`Counts.scores`.
     """
     kinds = {run.name: (run.mode, run.style) for run in record.runs}
     rows = [
         (name, *kinds[name], seed, checkpoint, member, measure, value)
         for checkpoint in CHECKPOINTS
-        for tallied in (tally(record, checkpoint),)
+        for counts in (count_cases(record, checkpoint),)
         for measure in record.measures
-        for (name, member), by_seed in tallied.scores(measure).items()
+        for (name, member), by_seed in counts.scores(measure).items()
         for seed, value in by_seed.items()
     ]
     columns = ['run', 'mode', 'style', 'seed', 'checkpoint', 'member', 'measure', 'value']

@@ -8,7 +8,7 @@ from scipy.stats import bootstrap
 
 from mmkdml.statistics import measures
 from mmkdml.statistics.bootstrap import Contrast, estimate
-from mmkdml.statistics.counts import tally
+from mmkdml.statistics.counts import count_cases
 from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 ENSEMBLE = ('a', 'ensemble')
@@ -23,15 +23,15 @@ def right_or_wrong(right, member='ensemble', groups=None):
     )
 
 
-def tallied(tables):
-    """Tally of ``{(name, seed): case table or tables}``."""
+def counts_of(tables):
+    """Counts of ``{(name, seed): case table or tables}``."""
     runs = [
         RunRecord(
             name, seed, 'ml', 'v1', 'done', measured={'best': Measurement({}, pd.concat(cases))}
         )
         for (name, seed), cases in tables.items()
     ]
-    return tally(SuiteRecord('s', 'S', ('accuracy',), (), runs), 'best')
+    return count_cases(SuiteRecord('s', 'S', ('accuracy',), (), runs), 'best')
 
 
 def answers(seeds=3, images=30, names=('a', 'b'), accuracy=0.7):
@@ -61,7 +61,7 @@ def segmented(seeds=3):
 
 def test_one_seed_of_single_images_is_scipys_bootstrap_of_the_mean():
     cases = right_or_wrong(np.random.default_rng(0).random(40) < 0.7)
-    (found,) = estimate(tallied({('a', 5): [cases]}), 'accuracy', [Contrast(ENSEMBLE)])
+    (found,) = estimate(counts_of({('a', 5): [cases]}), 'accuracy', [Contrast(ENSEMBLE)])
     by_name = cases.sort_values('group')['pred'].to_numpy()
     expected = bootstrap((100.0 * by_name,), np.mean, batch=1000, method='percentile', rng=0)
     np.testing.assert_allclose(found.distribution, expected.bootstrap_distribution)
@@ -87,7 +87,7 @@ def test_seeds_and_groups_are_drawn_crossed_and_the_best_rival_each_time():
     tables = segmented()
     rivals = (('a', 'student_1'), ('a', 'student_2'))
     found = estimate(
-        tallied(tables), 'IoU', [Contrast(ENSEMBLE), Contrast(ENSEMBLE, rivals)], resamples=40
+        counts_of(tables), 'IoU', [Contrast(ENSEMBLE), Contrast(ENSEMBLE, rivals)], resamples=40
     )
     rng = np.random.default_rng(0)
     seeds, groups = rng.integers(0, 3, (40, 3)), rng.integers(0, 3, (40, 3))
@@ -123,7 +123,9 @@ def test_what_both_sides_share_leaves_no_trace_in_a_difference():
         tables['a', seed] = [right_or_wrong(right, groups=groups)]
         tables['b', seed] = [right_or_wrong(worse, groups=groups)]
     alone, difference = estimate(
-        tallied(tables), 'accuracy', [Contrast(ENSEMBLE), Contrast(ENSEMBLE, (('b', 'ensemble'),))]
+        counts_of(tables),
+        'accuracy',
+        [Contrast(ENSEMBLE), Contrast(ENSEMBLE, (('b', 'ensemble'),))],
     )
     assert alone.high - alone.low > 5
     assert difference.distribution == pytest.approx(np.full(9999, 10))
@@ -135,7 +137,7 @@ def test_seeds_alone_vary_as_their_mean_should():
     tables = {('a', seed): [right_or_wrong([1] * seed + [0] * (8 - seed))] for seed in (2, 3, 7)}
     for (cases,) in tables.values():
         cases['group'] = 'only'
-    (found,) = estimate(tallied(tables), 'accuracy', [Contrast(ENSEMBLE)])
+    (found,) = estimate(counts_of(tables), 'accuracy', [Contrast(ENSEMBLE)])
     assert found.resampled == ('seeds',)
     scores = np.array([2, 3, 7]) / 8 * 100
     assert found.distribution.var() == pytest.approx(scores.var() / 3, rel=0.05)
@@ -149,7 +151,7 @@ def test_seeds_alone_vary_as_their_mean_should():
 def test_p_values_at_the_ends(sign, expected):
     sides = {0: ([1, 0, 1], [1, 0, 1]), 1: ([1, 1, 1], [0, 0, 0]), -1: ([0, 0, 0], [1, 1, 1])}
     better, other = sides[sign]
-    both = tallied({('a', 0): [right_or_wrong(better)], ('b', 0): [right_or_wrong(other)]})
+    both = counts_of({('a', 0): [right_or_wrong(better)], ('b', 0): [right_or_wrong(other)]})
     contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
     (found,) = estimate(both, 'accuracy', [contrast], resamples=999)
     assert found.p == pytest.approx(expected)
@@ -157,7 +159,7 @@ def test_p_values_at_the_ends(sign, expected):
 
 def test_p_value_counts_the_smaller_tail_twice():
     contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
-    (found,) = estimate(tallied(answers()), 'accuracy', [contrast], resamples=499)
+    (found,) = estimate(counts_of(answers()), 'accuracy', [contrast], resamples=499)
     values = found.distribution.round(6)
     below, above = (values <= 0).sum(), (values >= 0).sum()
     assert 0 < min(below, above) < 249
@@ -165,7 +167,7 @@ def test_p_value_counts_the_smaller_tail_twice():
 
 
 def test_an_answer_depends_on_the_random_seed_alone():
-    both = tallied(answers(names=('a', 'b', 'c')))
+    both = counts_of(answers(names=('a', 'b', 'c')))
     contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
     others = [Contrast((name, 'ensemble')) for name in 'cba']
     (alone,) = estimate(both, 'accuracy', [contrast])
@@ -182,7 +184,7 @@ def test_only_shared_seeds_count():
     tables = answers()
     without = {key: cases for key, cases in tables.items() if key != ('b', 1)}
     contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
-    (found,) = estimate(tallied(without), 'accuracy', [contrast])
+    (found,) = estimate(counts_of(without), 'accuracy', [contrast])
     difference = [
         100 * (tables['a', seed][0]['pred'].mean() - tables['b', seed][0]['pred'].mean())
         for seed in (0, 2)
@@ -192,7 +194,7 @@ def test_only_shared_seeds_count():
 
 
 def test_a_wider_confidence_gives_a_wider_interval():
-    both = tallied(answers())
+    both = counts_of(answers())
     (narrow,), (wide,) = (
         estimate(both, 'accuracy', [Contrast(ENSEMBLE)], confidence=level) for level in (0.5, 0.99)
     )
@@ -208,7 +210,7 @@ def test_memory_is_bounded_by_the_batch(monkeypatch):
 
     value = measures.Measure.value
     monkeypatch.setattr(measures.Measure, 'value', spying)
-    estimate(tallied(answers(1, images=30000)), 'accuracy', [Contrast(ENSEMBLE)], resamples=150)
+    estimate(counts_of(answers(1, images=30000)), 'accuracy', [Contrast(ENSEMBLE)], resamples=150)
     assert max(rows) * 30000 <= 2**21
     assert sum(rows) == 150 + 1  # and the value itself
 
@@ -229,7 +231,7 @@ def test_says_why_a_difference_is_not_computable(changes, problem):
         if images is not None:
             tables[key] = [cases[0][:images]]
     found, same = estimate(
-        tallied(tables),
+        counts_of(tables),
         'accuracy',
         [
             Contrast(ENSEMBLE, (('b', 'ensemble'),)),
@@ -245,7 +247,7 @@ def test_says_why_a_difference_is_not_computable(changes, problem):
 
 def test_one_seed_and_one_group_have_a_value_and_no_interval():
     one = right_or_wrong([1, 0, 1, 1]).assign(group='patient')
-    (found,) = estimate(tallied({('a', 0): [one]}), 'accuracy', [Contrast(ENSEMBLE)])
+    (found,) = estimate(counts_of({('a', 0): [one]}), 'accuracy', [Contrast(ENSEMBLE)])
     assert found.value == 75
     assert np.isnan([found.low, found.high]).all()
     assert found.problem == 'one seed and 1 group of cases leave nothing to draw from'
@@ -256,7 +258,7 @@ def test_an_undefined_resample_is_told_of():
     cases = pd.DataFrame(
         dict(member='ensemble', id=['i', 'j'], group=['x', 'y'], label=1, tp=[0, 5], fp=0, fn=0)
     )
-    (found,) = estimate(tallied({('a', 0): [cases]}), 'IoU', [Contrast(ENSEMBLE)], resamples=400)
+    (found,) = estimate(counts_of({('a', 0): [cases]}), 'IoU', [Contrast(ENSEMBLE)], resamples=400)
     assert found.value == 100
     assert np.isnan([found.low, found.high]).all()
     undefined = int(found.problem.removeprefix('IoU is undefined in ').split()[0])
@@ -265,7 +267,7 @@ def test_an_undefined_resample_is_told_of():
 
 
 def test_refuses_what_makes_no_interval():
-    both = tallied(answers())
+    both = counts_of(answers())
     for wrong in (dict(confidence=1), dict(confidence=0), dict(resamples=0)):
         with pytest.raises(ValueError, match='confidence between 0 and 1 and at least 1 resample'):
             estimate(both, 'accuracy', [Contrast(ENSEMBLE)], **wrong)
@@ -273,9 +275,9 @@ def test_refuses_what_makes_no_interval():
         estimate(both, 'IoU', [Contrast(ENSEMBLE)])
 
 
-def test_tables_and_tally_are_not_changed():
+def test_tables_and_counts_are_not_changed():
     tables = answers()
-    both = tallied(tables)
+    both = counts_of(tables)
     before = {
         entry: {seed: dataclasses.replace(s, counts=s.counts.copy()) for seed, s in by_seed.items()}
         for entry, by_seed in both.samples.items()
@@ -294,7 +296,7 @@ def test_a_large_test_part_takes_no_minutes():
     truth = rng.integers(0, 7, 3000)
     pred = np.where(rng.random(3000) < 0.8, truth, rng.permutation(truth))
     cases = right_or_wrong(truth).assign(truth=truth, pred=pred)
-    (found,) = estimate(tallied({('a', 0): [cases]}), 'recall', [Contrast(ENSEMBLE)])
+    (found,) = estimate(counts_of({('a', 0): [cases]}), 'recall', [Contrast(ENSEMBLE)])
     right = cases['truth'] == cases['pred']
     assert found.value == pytest.approx(100 * right.groupby(cases['truth']).mean().mean())
     # Of independent images, near 4 standard errors of a share of 3000.
@@ -311,7 +313,7 @@ def test_ties_count_on_both_sides_whatever_the_rounding():
         for seed, many in enumerate(by_seed)
     }
     contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
-    (found,) = estimate(tallied(tables), 'accuracy', [contrast], resamples=999)
+    (found,) = estimate(counts_of(tables), 'accuracy', [contrast], resamples=999)
     draws = np.random.default_rng(0).integers(0, 3, (999, 3))
     exact = (np.array(right['a']) - np.array(right['b']))[draws].sum(1)
     tail = min((exact <= 0).sum(), (exact >= 0).sum())

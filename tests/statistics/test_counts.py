@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from mmkdml.statistics.counts import seed_scores, tally, variants
+from mmkdml.statistics.counts import count_cases, seed_scores, variants
 from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 
@@ -22,18 +22,20 @@ def suite(*runs):
 
 def test_scores_by_run_and_member_then_by_seed():
     both = pd.concat([classified([0, 1, 2, 1], member='teacher'), classified([0, 1, 1, 1])])
-    tallied = tally(suite(run(cases=classified([0, 1, 2, 0])), run(seed=1, cases=both)), 'best')
-    assert tallied.task == 'classification'
-    assert tallied.scores('accuracy') == {
+    counts = count_cases(
+        suite(run(cases=classified([0, 1, 2, 0])), run(seed=1, cases=both)), 'best'
+    )
+    assert counts.task == 'classification'
+    assert counts.scores('accuracy') == {
         ('r18', 'model'): {0: 100, 1: 50},
         ('r18', 'teacher'): {1: 75},
     }
-    assert tallied.samples['r18', 'model'][0].cases == {*zip('abcd', 'xxyy', strict=True)}
+    assert counts.samples['r18', 'model'][0].cases == {*zip('abcd', 'xxyy', strict=True)}
 
 
 def test_only_what_is_done_and_tested_counts():
     cases = classified([0, 1, 2, 0])
-    tallied = tally(
+    counts = count_cases(
         suite(
             run('failed', cases=cases, state='failed'),
             run('running', cases=cases, state='running'),
@@ -43,7 +45,7 @@ def test_only_what_is_done_and_tested_counts():
         ),
         'best',
     )
-    assert list(tallied.samples) == [('best', 'model')]
+    assert list(counts.samples) == [('best', 'model')]
 
 
 def test_a_class_without_images_counts_where_it_is_predicted():
@@ -53,7 +55,7 @@ def test_a_class_without_images_counts_where_it_is_predicted():
         run('a', cases=classified(truth, truth)),
         run('b', cases=classified([0, 1, 2, 0], truth)),
     ]
-    scores = tally(suite(*runs), 'best').scores('precision')
+    scores = count_cases(suite(*runs), 'best').scores('precision')
     assert scores['a', 'model'][0] == 100
     assert scores['b', 'model'][0] == pytest.approx(200 / 3)
 
@@ -74,26 +76,26 @@ def test_every_figure_by_seed_and_checkpoint():
 
 
 def test_nothing_done_is_no_error():
-    tallied = tally(suite(run()), 'last')
-    assert tallied.scores('IoU') == tallied.scores('recall') == {}
+    counts = count_cases(suite(run()), 'last')
+    assert counts.scores('IoU') == counts.scores('recall') == {}
 
 
 def test_refuses_what_it_does_not_know():
     segmented = pd.DataFrame(dict(member='m', id=['a'], group='x', label=1, tp=1, fp=0, fn=0))
     record = suite(run('a', cases=segmented), run('b', cases=classified([0, 0, 0, 0])))
     with pytest.raises(ValueError, match=r"among \('best', 'last'\), got 'first'"):
-        tally(record, 'first')
+        count_cases(record, 'first')
     with pytest.raises(ValueError, match=r"of one task in mini, got \['classification', 'segm"):
-        tally(record, 'best')
+        count_cases(record, 'best')
     with pytest.raises(ValueError, match='recall is a measure of classification, but .* on segm'):
-        tally(suite(run(cases=segmented)), 'best').scores('recall')
+        count_cases(suite(run(cases=segmented)), 'best').scores('recall')
     with pytest.raises(ValueError, match="expected a measure among .*, got 'AUC'"):
-        tally(suite(), 'best').scores('AUC')
+        count_cases(suite(), 'best').scores('AUC')
 
 
 def test_tables_are_not_changed():
     cases = classified([0, 1, 2, 1])
-    tally(suite(run(cases=cases)), 'best')
+    count_cases(suite(run(cases=cases)), 'best')
     pd.testing.assert_frame_equal(cases, classified([0, 1, 2, 1]))
 
 

@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES, TEACHER
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, Estimate, estimate
-from mmkdml.statistics.counts import tally, variants
+from mmkdml.statistics.counts import count_cases, variants
 from mmkdml.statistics.records import COMPARISON, SuiteRecord
 
 FAMILIES = {
@@ -78,13 +78,13 @@ def evaluate_claims(
         rng: See there.
 
     Raises:
-        ValueError: As :func:`~mmkdml.statistics.counts.tally`, ``variants`` beside it, and
+        ValueError: As :func:`~mmkdml.statistics.counts.count_cases`, ``variants`` beside it, and
             :func:`~mmkdml.statistics.bootstrap.estimate`.
     """
     claims = sorted(_claims(record), key=lambda claim: list(FAMILIES).index(claim[0]))
     contrasts = [contrast for *_, contrast in claims]
     found = estimate(
-        tally(record, checkpoint),
+        count_cases(record, checkpoint),
         measure,
         contrasts,
         confidence=1 - ALPHA,

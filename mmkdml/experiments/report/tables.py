@@ -15,7 +15,7 @@ from mmkdml.experiments.report.auxiliary_metrics import NOTES, beside_panels
 from mmkdml.experiments.report.cells import MEMBERS, Cell, Panel, Row, Table
 from mmkdml.models.transfers import FROM_TEACHER, MODES, STYLES, TEACHER
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, estimate
-from mmkdml.statistics.counts import tally, variants
+from mmkdml.statistics.counts import count_cases, variants
 from mmkdml.statistics.records import BASELINE, DONE, RunRecord, SuiteRecord
 
 SHOWN = {'best': 'best on the validation part', 'last': 'after the last epoch'}
@@ -45,16 +45,16 @@ def build_table(
         rng: See there.
 
     Raises:
-        ValueError: As :func:`~mmkdml.statistics.counts.tally`, ``variants`` beside it,
+        ValueError: As :func:`~mmkdml.statistics.counts.count_cases`, ``variants`` beside it,
             :func:`~mmkdml.statistics.bootstrap.estimate` and
             :func:`~mmkdml.experiments.paper.values.paper_value`.
     """
-    tallied = tally(record, checkpoint)
-    entries = list(tallied.samples)
+    counts = count_cases(record, checkpoint)
+    entries = list(counts.samples)
     means = list(map(Contrast, entries))
-    scores = {measure: tallied.scores(measure) for measure in record.measures}
+    scores = {measure: counts.scores(measure) for measure in record.measures}
     estimates = {
-        measure: estimate(tallied, measure, means, resamples=resamples, rng=rng)
+        measure: estimate(counts, measure, means, resamples=resamples, rng=rng)
         for measure in record.measures
     }
     expected = Counter(run.name for run in record.runs)
