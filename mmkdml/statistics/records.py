@@ -46,7 +46,7 @@ class RunRecord:
         curves: Long table ``epoch, key, value`` of what was logged: training losses (``loss``,
             ``student_1.loss_from_teacher.features``...), learning rate ``lr`` and the metrics of
             the validations (``ensemble/foreground/IoU``...). Empty if not done.
-        facts: How it was made: ``config`` (file), ``config_text``, ``command`` (repeats it by
+        metadata: How it was made: ``config`` (file), ``config_text``, ``command`` (repeats it by
             hand), ``seconds`` (of training and testing), ``device``, ``versions`` (package to
             version), ``splits`` (part to ``images``, ``groups``, ``positives``), ``input_size``
             (H, W), ``members`` (member to ``parameters``, ``flops``), ``checkpoints`` (``best``,
@@ -65,7 +65,7 @@ class RunRecord:
     curves: pd.DataFrame = field(
         default_factory=lambda: pd.DataFrame(columns=['epoch', 'key', 'value'])
     )
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Path] = field(default_factory=dict)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mmkdml.experiments.paper.claims import ALPHA, UNDECIDED
-from mmkdml.experiments.report.metadata import check_facts
+from mmkdml.experiments.report.metadata import check_metadata
 from mmkdml.experiments.report.sections import chapter_of
 from mmkdml.experiments.report.tables import SHOWN
 from mmkdml.experiments.suites.progress import in_words
@@ -52,7 +52,7 @@ def write_report(
             f'{len(files)} files'
         )
     for run in [run for suite in suites for run in suite.runs if run.state == DONE]:
-        check_facts(run)
+        check_metadata(run)
     path = Path(path)
     if path.is_dir():
         raise ValueError(f'expected a file to write the report to, but {path} is a folder')

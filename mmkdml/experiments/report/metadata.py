@@ -25,7 +25,7 @@ class _Epochs:
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _Metadata:
     config: str
     config_text: str
     command: str
@@ -38,10 +38,10 @@ class _Facts:
     checkpoints: _Epochs
 
 
-_FORM = TypeAdapter(_Facts)
+_FORM = TypeAdapter(_Metadata)
 
 
-def check_facts(run: RunRecord) -> None:
+def check_metadata(run: RunRecord) -> None:
     """Refuses a run whose facts a report could not tell.
 
     Args:
@@ -51,7 +51,7 @@ def check_facts(run: RunRecord) -> None:
         ValueError: If a fact is missing or of another kind; names it.
     """
     try:
-        _FORM.validate_python(run.facts)
+        _FORM.validate_python(run.metadata)
     except ValueError as error:
         raise ValueError(
             f'the facts of {run.name}, seed {run.seed}, are not those of a whole result: {error}'

@@ -224,7 +224,7 @@ def _alike(record: SuiteRecord, *facts: str) -> list[tuple[tuple[Any, ...], str]
     values: list[tuple[Any, ...]] = []
     names: list[dict[str, None]] = []
     for run in done:
-        value = tuple(run.facts[fact] for fact in facts)
+        value = tuple(run.metadata[fact] for fact in facts)
         if value not in values:
             values.append(value)
             names.append({})

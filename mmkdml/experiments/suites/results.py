@@ -79,7 +79,7 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
     for state in store.states():
         if (state.name, state.seed) not in specs:
             continue
-        measured, curves, facts = results.get((state.name, state.seed), ({}, None, {}))
+        measured, curves, metadata = results.get((state.name, state.seed), ({}, None, {}))
         try:
             model = _SETTINGS.validate_json(settings[state.name]).model
         except ValueError as error:
@@ -88,8 +88,8 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
             ) from error
         mode, style = _kind(model)
         record = RunRecord(
-            state.name, state.seed, mode, style, state.state, state.error, measured, facts=facts,
-            pictures=_pictures(suite.work_dir / state.key),
+            state.name, state.seed, mode, style, state.state, state.error, measured,
+            metadata=metadata, pictures=_pictures(suite.work_dir / state.key),
         )  # fmt: skip
         records.append(record if curves is None else replace(record, curves=curves))
     order = {

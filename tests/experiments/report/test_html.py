@@ -48,7 +48,7 @@ def run(name, seed, mode='kdml', style='v1', pixels=70, **facts):
         'done',
         measured=dict(best=Measurement({}, cases), last=Measurement({}, worse)),
         curves=pd.DataFrame(curves, columns=['epoch', 'key', 'value']),
-        facts=dict(
+        metadata=dict(
             config=f'configs/{name}.py',
             config_text=f'text_of = "{name}"\n',
             command=f'python tools/train.py configs/{name}.py --seed {seed}',
@@ -344,7 +344,7 @@ def test_records_are_not_changed(tmp_path):
             record.runs[0].measured[name].cases, before.runs[0].measured[name].cases
         )
     pd.testing.assert_frame_equal(record.runs[0].curves, before.runs[0].curves)
-    assert record.runs[0].facts == before.runs[0].facts
+    assert record.runs[0].metadata == before.runs[0].metadata
 
 
 def test_a_failed_writing_leaves_the_old_report(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from mmkdml.experiments.report.metadata import check_facts
+from mmkdml.experiments.report.metadata import check_metadata
 from mmkdml.statistics.records import RunRecord
 
 FACTS = dict(
@@ -13,7 +13,7 @@ FACTS = dict(
 
 
 def check(facts):
-    check_facts(RunRecord('kdml_v3', 1, 'kdml', 'v3', 'done', facts=facts))
+    check_metadata(RunRecord('kdml_v3', 1, 'kdml', 'v3', 'done', metadata=facts))
 
 
 def test_whole_facts_may_be_more_and_stay_as_they_are():

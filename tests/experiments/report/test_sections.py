@@ -25,7 +25,7 @@ def run(name, seed=0, state='done', curves=(), **parts):
         state,
         measured={name: Measurement({}, cases) for name in ('best', 'last')},
         curves=pd.DataFrame(curves, columns=['epoch', 'key', 'value']),
-        facts=facts,
+        metadata=facts,
         **parts,
     )
 

@@ -42,7 +42,7 @@ def test_records_of_runs_in_every_state(suite_and_store, script):
         ('own', 0, 'comparison', ''),
     ]
     done, failed = record.runs[2], record.runs[5]
-    assert (done.state, done.facts, len(done.curves)) == (DONE, dict(seconds=1.0), 1)
+    assert (done.state, done.metadata, len(done.curves)) == (DONE, dict(seconds=1.0), 1)
     assert done.measured['last'].cases.tp.tolist() == [8]
     assert (failed.state, failed.error, dict(failed.measured)) == (FAILED, 'no', {})
     assert (record.runs[0].state, record.runs[0].curves.empty) == (WAITING, True)
