@@ -5,10 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, estimate
-from mmkdml.statistics.counts import Sample, Tally
-from mmkdml.statistics.measures import MEASURES, class_count, count, task_of_cases
 from mmkdml.statistics.counts import Counts, Sample
-from mmkdml.statistics.measures import MEASURES, class_count, count, task_of
+from mmkdml.statistics.measures import MEASURES, class_count, count, task_of_cases
 
 
 def case_scores(

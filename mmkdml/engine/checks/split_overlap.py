@@ -15,10 +15,8 @@ from mmengine.runner import Runner
 
 from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.splits.manifest import read_manifest
-from mmkdml.engine.distributed import fail_together
-from mmkdml.names import SPLITS
-from mmkdml.datasets.manifest import read_manifest
 from mmkdml.engine.distributed import raise_in_all_processes
+from mmkdml.names import SPLITS
 from mmkdml.registry import HOOKS
 
 ERROR, WARN = POLICIES = ('error', 'warn')
