@@ -25,6 +25,7 @@ from mmkdml.engine.resume.run_identity import IDENTITY_FILE, RUN
 from mmkdml.engine.resume.run_lock import lock_folder, unlock_folder
 from mmkdml.files import is_regular, kind_of
 from mmkdml.models.checkpoints import load_checkpoint_file
+from mmkdml.models.classroom_configs import replace_frozen_checkpoints
 
 
 @dataclass
@@ -158,10 +159,7 @@ def _settings(config: Config) -> dict[str, Any]:
     settings = deciding_settings(config)
     model = settings['model']
     if isinstance(model, dict):
-        if model.get('teacher_checkpoint') is not None:
-            model['teacher_checkpoint'] = 'file'
-        if isinstance(model.get('frozen'), dict):
-            model['frozen'] = {name: path and 'file' for name, path in model['frozen'].items()}
+        replace_frozen_checkpoints(model, lambda path: 'file')
     return settings
 
 

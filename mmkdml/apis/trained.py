@@ -12,9 +12,9 @@ from torch import nn
 from mmkdml.evaluation.member_metrics import PLAIN
 from mmkdml.inspection.config import use_default_scope, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
+from mmkdml.models.classroom_configs import frozen_checkpoints, member_configs, set_member_config
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.tasks import task_of
-from mmkdml.models.transfers import TEACHER
 from mmkdml.registry import MODELS
 
 
@@ -158,12 +158,8 @@ def _without_replaced(model: Mapping[str, Any]) -> dict[str, Any]:
     A frozen member's weights are not in the checkpoint, so its ``init_cfg`` stays.
     """
     settings = without_pretrained(model)
-    frozen = dict(settings.get('frozen') or {})
-    if settings.get('mode') == 'kd_off':
-        frozen[TEACHER] = settings.get('teacher_checkpoint')
-    holder = settings.get('members', settings)
-    original = model.get('members', model)
-    for name, path in frozen.items():
-        if path is None and name in holder:
-            holder[name] = original[name]
+    originals = member_configs(model)
+    for name, path in frozen_checkpoints(model).items():
+        if path is None and name in originals:
+            set_member_config(settings, name, originals[name])
     return settings

@@ -14,10 +14,14 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmkdml.evaluation.member_metrics import PLAIN
+from mmkdml.models.classroom_configs import (
+    frozen_checkpoints,
+    member_configs,
+    replace_frozen_checkpoints,
+)
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.preprocessing import shared_settings
 from mmkdml.models.tasks import Task, task_of
-from mmkdml.models.transfers import STUDENTS, TEACHER
 from mmkdml.registry import MODELS
 
 
@@ -57,11 +61,8 @@ def inspect_config(config: Config) -> Inspection:
     settings = without_pretrained(config.model)
     if config.get('data_preprocessor') is not None:  # as mmengine's runner does
         settings.setdefault('data_preprocessor', config.data_preprocessor)
-    checkpoints = dict(settings.get('frozen') or {})
-    if checkpoints:
-        settings['frozen'] = dict.fromkeys(checkpoints)
-    if settings.get('teacher_checkpoint') is not None:
-        checkpoints[TEACHER] = settings.pop('teacher_checkpoint')
+    checkpoints = frozen_checkpoints(settings)
+    replace_frozen_checkpoints(settings, lambda path: None)
     with only_errors():  # not that a frozen member has no weights, nor timm's table
         try:
             model = MODELS.build(settings)
@@ -90,9 +91,7 @@ def classroom_settings(
         distiller: Built from it.
     """
     model = settings['model']
-    members = model.get('members') or dict(
-        zip(STUDENTS, model['students'], strict=True), teacher=model.get('teacher')
-    )
+    members = member_configs(model)
     stated = {
         name: members[name]['data_preprocessor']
         for name in distiller.member_names

@@ -40,6 +40,7 @@ FROM_PEER = {
 }
 MODES = tuple(FROM_TEACHER)
 STYLES = ('v1', 'v2', 'v3')
+LETTERS = ('alpha', 'beta', 'gamma')
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,17 @@ def transfers_for(mode: str, style: str, weights: Mapping[str, Sequence[float]])
     return transfers
 
 
+def letters_of(mode: str) -> tuple[str, ...]:
+    """Return the letters of the weights that a mode uses, e.g. ``('alpha', 'gamma')`` for ``'ml'``.
+
+    Raises:
+        ValueError: If the mode is unknown.
+    """
+    _check_name('mode', mode, MODES)
+    unused = {'beta': not FROM_TEACHER[mode], 'gamma': not FROM_PEER[mode]}
+    return tuple(letter for letter in LETTERS if not unused.get(letter))
+
+
 def checked_weights(
     mode: str, weights: Mapping[str, Sequence[float]]
 ) -> dict[str, tuple[float, ...]]:
@@ -171,13 +183,12 @@ def checked_weights(
     Raises:
         ValueError: For a missing, unknown or unused letter, or a pair or weight that cannot be.
     """
-    _check_name('mode', mode, MODES)
-    used = ['alpha'] + ['beta'] * bool(FROM_TEACHER[mode]) + ['gamma'] * bool(FROM_PEER[mode])
+    used = letters_of(mode)
     if not isinstance(weights, Mapping):
         raise ValueError(f'weights must be a dict with {", ".join(used)}; got {weights!r}')
     checked = {}
     for letter, pair in weights.items():
-        _check_name('A key of weights', letter, ('alpha', 'beta', 'gamma'))
+        _check_name('A key of weights', letter, LETTERS)
         if pair is None:
             continue
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != len(STUDENTS):

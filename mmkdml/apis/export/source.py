@@ -14,6 +14,7 @@ from torch import nn
 from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.inspection.config import Inspection, inspect_config
 from mmkdml.models.checkpoints import load_checkpoint_file, load_member, resolve_checkpoint
+from mmkdml.models.classroom_configs import frozen_checkpoint_option
 from mmkdml.models.ensembles import Ensemble, max_ensemble
 from mmkdml.models.heads import BinaryLinearClsHead
 
@@ -99,8 +100,8 @@ def load_source(
             file = inspection.checkpoints.get(name)
         if file is None:
             raise ValueError(
-                f'{config.filename} names no checkpoint of the frozen {name}: give '
-                '--cfg-options model.teacher_checkpoint=FILE'
+                f'{config.filename} has no checkpoint of the frozen {name}. Add --cfg-options '
+                f'{frozen_checkpoint_option(config.model, name)}=FILE'
             )
         load_member(member.eval(), name, file)
         if _segments(member):  # mmseg asks for its settings by attribute

@@ -6,17 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from mmkdml.models.transfers import MODES, STYLES
+from mmkdml.models.transfers import LETTERS, MODES, STYLES, letters_of
 
 _WEIGHTS = Path(__file__).parent / 'data' / 'reference_weights.csv'
-_LETTERS = {
-    'ml': ('alpha', 'gamma'),
-    'kd_off': ('alpha', 'beta'),
-    'kd_on': ('alpha', 'beta'),
-    'kdml': ('alpha', 'beta', 'gamma'),
-}
-
-
 # Table 10, in its order, after plain KD.
 COMPARED = {
     'classification': ('kd', 'fitnet', 'srrl', 'at', 'sp', 'vid', 'simkd', 'semckd'),
@@ -79,7 +71,7 @@ def variant_runs(
 
 def _options(table: str, mode: str, style: str) -> dict[str, Any]:
     weights = paper_weights(table, mode, style)
-    letters = {f'model.weights.{letter}': weights.get(letter) for letter in _LETTERS['kdml']}
+    letters = {f'model.weights.{letter}': weights.get(letter) for letter in LETTERS}
     return {'model.mode': mode, 'model.style': style, **letters}
 
 
@@ -103,7 +95,7 @@ def paper_weights(table: str, mode: str, style: str) -> dict[str, tuple[float, f
         if (row['table'], row['mode'], row['style']) == (table, mode, style):
             return {
                 letter: (float(row[f'{letter}_1']), float(row[f'{letter}_2']))
-                for letter in _LETTERS[mode]
+                for letter in letters_of(mode)
             }
     tables = ', '.join(dict.fromkeys(row['table'] for row in rows))
     raise ValueError(

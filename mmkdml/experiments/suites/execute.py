@@ -37,6 +37,7 @@ from mmkdml.experiments.suites.suite import RunSpec
 from mmkdml.files import write_atomically
 from mmkdml.inspection import inspect_config, member_complexities
 from mmkdml.models.checkpoints import resolve_checkpoint
+from mmkdml.models.classroom_configs import frozen_checkpoint_option
 from mmkdml.models.transfers import TEACHER
 from mmkdml.statistics.records import Measurement
 
@@ -71,9 +72,8 @@ def run_config(spec: RunSpec, work_dir: str | Path, teacher: str | Path | None =
 def _options(spec: RunSpec, teacher: str | Path | None) -> dict[str, Any]:
     options = dict(spec.options)
     if teacher is not None:
-        frozen = load_config(spec.config).model.get('frozen')
-        key = 'model.teacher_checkpoint' if frozen is None else f'model.frozen.{TEACHER}'
-        options[key] = str(teacher)
+        model = load_config(spec.config).model
+        options[frozen_checkpoint_option(model, TEACHER)] = str(teacher)
     return options
 
 

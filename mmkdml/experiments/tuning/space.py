@@ -17,12 +17,10 @@ from typing import Any
 from optuna import Trial
 
 from mmkdml.models.transfers import (
-    FROM_PEER,
-    FROM_TEACHER,
-    MODES,
     PREDICTIONS,
     STUDENTS,
     checked_weights,
+    letters_of,
     transfers_for,
 )
 
@@ -109,17 +107,6 @@ class SearchSpace:
         return simplex_point(
             [trial.suggest_float(f'{name}.{letter}_quantile', 0, 1) for letter in letters]
         )
-
-
-def letters_of(mode: str) -> tuple[str, ...]:
-    """The weights that a mode uses, ``('alpha', 'gamma')`` for ``'ml'``.
-
-    Raises:
-        ValueError: If there is no such mode.
-    """
-    if mode not in MODES:
-        raise ValueError(f'mode must be one of {", ".join(MODES)}; got {mode!r}')
-    return ('alpha', *['beta'] * bool(FROM_TEACHER[mode]), *['gamma'] * bool(FROM_PEER[mode]))
 
 
 def temperature_matters(mode: str, style: str) -> bool:

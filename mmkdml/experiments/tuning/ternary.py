@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from mmkdml.experiments.report.figures import BLUE, GREY
+from mmkdml.models.transfers import LETTERS
 
-LETTERS = ('alpha', 'beta', 'gamma')
 _STAR: dict[str, Any] = dict(
     marker='*', s=220, facecolor='none', edgecolor='black', linewidth=1.2, zorder=4, clip_on=False
 )

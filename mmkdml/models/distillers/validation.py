@@ -11,6 +11,7 @@ from torch import nn
 from mmkdml.models.ensembles import ENSEMBLES, Ensemble
 from mmkdml.models.tasks import Task
 from mmkdml.models.transfers import Transfer, check_weight
+from mmkdml.names import ENSEMBLE
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def check_names(members: Iterable[str]) -> None:
     if not names:
         raise ValueError('members must have at least one member, got none')
     for name in names:
-        if not str(name).isidentifier() or name == 'ensemble':
+        if not str(name).isidentifier() or name == ENSEMBLE:
             raise ValueError(
                 'The name of a member must be an identifier other than "ensemble", the name of the '
                 f"students' combined prediction; got {name!r}"

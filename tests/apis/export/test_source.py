@@ -70,7 +70,9 @@ def test_a_frozen_teacher_comes_from_its_own_file(run, tmp_path):
     )
     teacher = load_source(config, path, 'teacher').members['teacher']
     assert all(torch.equal(value, own[key]) for key, value in teacher.state_dict().items())
-    with pytest.raises(ValueError, match='names no checkpoint of the frozen teacher: give --cfg'):
+    with pytest.raises(
+        ValueError, match='no checkpoint of the frozen teacher.*teacher_checkpoint=FILE'
+    ):
         load_source(load_config(demo, options), path, 'teacher')
 
 
