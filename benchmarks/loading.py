@@ -17,7 +17,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from prettytable import PrettyTable
 
 from benchmarks.timing import median_seconds
-from mmkdml.datasets.base import keep_images
+from mmkdml.datasets.base import set_image_cache
 from mmkdml.engine.resume.seeding import SeededBatches
 from mmkdml.inspection.config import use_default_scope
 
@@ -80,7 +80,7 @@ def measure_loading(
     chosen = np.random.default_rng(0).choice(everything, images, replace=False)
     settings.dataset.indices = chosen.tolist()
     with tempfile.TemporaryDirectory() as folder:
-        keep_images(settings.dataset, folder)
+        set_image_cache(settings.dataset, folder)
         datasets = {
             False: DATASETS.build(dict(settings.dataset, image_cache=None)),
             True: DATASETS.build(settings.dataset),

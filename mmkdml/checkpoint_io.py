@@ -57,11 +57,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         reason = str(error.__context__ if isinstance(error, UnpicklingError) else error)
         reason = reason.partition('. ')[0].rstrip('.')
         raise ValueError(
-            f'{path} cannot be loaded as a checkpoint of weights: {reason}. It may be truncated, '
-            'damaged, another kind of file, or hold more than weights'
+            f'{path} is not a valid checkpoint: {reason}. It may be truncated, damaged, of another '
+            'format, or contain objects other than weights'
         ) from error
     if not isinstance(checkpoint, Mapping):
-        raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
+        raise ValueError(
+            f'{path} is not a valid checkpoint: expected a dict, got {type(checkpoint).__name__}'
+        )
     return dict(checkpoint)
 
 
@@ -122,7 +124,7 @@ def _numeric_dtype(name: Any, *args: Any) -> np.dtype[Any]:
     """Restricted ``np.dtype`` for checkpoints: only plain numbers and bool."""
     dtype = np.dtype(name, *args)
     if dtype.type not in _NUMERIC:
-        raise ValueError(f'it contains NumPy data of dtype {dtype}, not plain numbers')
+        raise ValueError(f'expected NumPy data of a numeric dtype, got {dtype}')
     return dtype
 
 
@@ -130,7 +132,7 @@ def _log_method(owner: Any, name: str) -> Any:
     """Restricted ``getattr`` for checkpoints, with which mmengine's log names its statistics."""
     if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
         return getattr(HistoryBuffer, name)
-    raise ValueError(f'it asks for getattr({owner!r}, {name!r})')
+    raise ValueError(f'it calls getattr({owner!r}, {name!r})')
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -149,7 +151,7 @@ def _check_archive(path: Path) -> None:
     if not zipfile.is_zipfile(path):  # from PyTorch < 1.6, or not a checkpoint
         with path.open('rb') as pickles:
             if pickles.read(4) == b'PK\x03\x04':
-                raise ValueError('it is an archive without its end')
+                raise ValueError('the archive is truncated')
             pickles.seek(0)
             for _ in range(4):  # magic number, protocol, system, content
                 _check_pickle(pickles)
@@ -160,20 +162,18 @@ def _check_archive(path: Path) -> None:
         for part in parts:
             if part.compress_type != zipfile.ZIP_STORED or part.compress_size != part.file_size:
                 raise ValueError(
-                    f'its part {part.filename} is compressed to {part.compress_size:,} of '
-                    f'{part.file_size:,} bytes, and torch.save never compresses'
+                    f'part {part.filename} is compressed to {part.compress_size:,} of '
+                    f'{part.file_size:,} bytes, but torch.save never compresses'
                 )
         declared = sum(part.file_size for part in parts)
         if declared > size:
-            raise ValueError(
-                f'its parts declare {declared:,} bytes, but the file has only {size:,}'
-            )
+            raise ValueError(f'its parts declare {declared:,} bytes, the file has {size:,}')
         damaged = file.testzip()
         for part in parts:
             if part.filename.endswith('data.pkl'):
                 _check_pickle(file.read(part))
     if damaged is not None:
-        raise ValueError(f'the checksum of its part {damaged} is wrong')
+        raise ValueError(f'wrong checksum of part {damaged}')
 
 
 def _check_pickle(pickle: bytes | BinaryIO) -> None:
@@ -189,12 +189,12 @@ def _check_pickle(pickle: bytes | BinaryIO) -> None:
             continue
         value = memo.get(arg) if 'GET' in opcode.name else arg if 'UNICODE' in opcode.name else None
         if opcode.name == 'GLOBAL' and str(arg).endswith(' bytearray'):
-            raise ValueError('it creates a bytearray, as no checkpoint does')
+            raise ValueError('it creates a bytearray, unlike any checkpoint')
         if opcode.name == 'GLOBAL' and arg == '_codecs encode':
             value = _ENCODE
         allowed = dict(text=isinstance(value, str), codec=value == 'latin1')
         allowed['pair'] = opcode.name == 'TUPLE2'
         if expected and not allowed[expected]:
-            raise ValueError('it encodes other values than text as latin1')
+            raise ValueError('it encodes values other than text as latin1')
         following = dict(text='codec', codec='pair', pair='')
         expected = 'text' if value is _ENCODE else following.get(expected, '')

@@ -30,10 +30,12 @@ def select_weights(checkpoint: Mapping[str, Any], source: Any) -> dict[str, Any]
     weights = checkpoint.get('state_dict', checkpoint)
     if not isinstance(weights, Mapping) or not weights:
         kind = 'an empty dict' if isinstance(weights, Mapping) else type(weights).__name__
-        raise ValueError(f'{source} holds no weights: expected a dict of tensors, got {kind}')
+        raise ValueError(f'{source} contains no weights: expected a dict of tensors, got {kind}')
     unnamed = [key for key in weights if not isinstance(key, str)]
     if unnamed:
-        raise ValueError(f'{source} holds no weights: expected names as keys, got {unnamed[0]!r}')
+        raise ValueError(
+            f'{source} contains no weights: expected names as keys, got {unnamed[0]!r}'
+        )
     return {key.removeprefix('module.'): weights[key] for key in weights}
 
 
@@ -78,9 +80,9 @@ def find_misfits(expected: Mapping[str, Any], weights: Mapping[str, Any]) -> lis
         f'unexpected: {key}' for key in weights if key not in expected and key != FROZEN_RECORD
     ]
     return problems + [
-        f'{key}: {tuple(mine.shape)} expected, {tuple(theirs.shape)} in the file'
-        for key, mine, theirs in _pairs(expected, weights)
-        if isinstance(theirs, Tensor) and mine.shape != theirs.shape
+        f'{key}: expected shape {tuple(own.shape)}, got {tuple(loaded.shape)}'
+        for key, own, loaded in _pairs(expected, weights)
+        if isinstance(loaded, Tensor) and own.shape != loaded.shape
     ]
 
 
@@ -100,14 +102,14 @@ def find_wrong_types(expected: Mapping[str, Any], weights: Mapping[str, Any]) ->
     record = weights.get(FROZEN_RECORD)
     if record is not None and getattr(record, 'dtype', None) != torch.uint8:
         problems.append(f'{FROZEN_RECORD}: expected a record of files as bytes, got another type')
-    for key, mine, theirs in _pairs(expected, weights):
-        if not isinstance(theirs, Tensor):
-            problems.append(f'{key}: expected a tensor, got {type(theirs).__name__}')
-        elif theirs.is_meta or theirs.is_quantized or theirs.layout != torch.strided:
-            kind = 'one without values (meta)' if theirs.is_meta else f'{theirs.layout}'
-            problems.append(f'{key}: expected a dense tensor, got {kind}, {theirs.dtype}')
-        elif _kind(mine) != _kind(theirs):
-            problems.append(f'{key}: {mine.dtype} expected, {theirs.dtype} in the file')
+    for key, own, loaded in _pairs(expected, weights):
+        if not isinstance(loaded, Tensor):
+            problems.append(f'{key}: expected a tensor, got {type(loaded).__name__}')
+        elif loaded.is_meta or loaded.is_quantized or loaded.layout != torch.strided:
+            kind = 'one without values (meta)' if loaded.is_meta else f'{loaded.layout}'
+            problems.append(f'{key}: expected a dense tensor, got {kind}, {loaded.dtype}')
+        elif _kind(own) != _kind(loaded):
+            problems.append(f'{key}: expected {own.dtype}, got {loaded.dtype}')
     return problems
 
 

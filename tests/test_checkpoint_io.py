@@ -76,7 +76,7 @@ class Crafted:
 )
 def test_other_kinds_of_numpy_data_are_refused(save, value, dtype):
     with pytest.raises(
-        ValueError, match=rf'x\.pth cannot be loaded .*(NumPy data of dtype {dtype})'
+        ValueError, match=rf'x\.pth is not a valid checkpoint: .*(numeric dtype, got {dtype})'
     ):
         read_checkpoint(save(dict(value=value)))
 
@@ -130,7 +130,7 @@ def repacked(path, compression=zipfile.ZIP_STORED, extra=0):
 def test_compressed_parts_are_refused(save, kind):
     path = save(dict(weight=torch.zeros(1000)))
     assert torch.equal(read_checkpoint(repacked(path))['weight'], torch.zeros(1000))
-    with pytest.raises(ValueError, match=r'copy\.pth .* its part x/\S+ is compressed to \S+ of'):
+    with pytest.raises(ValueError, match=r'copy\.pth .* part x/\S+ is compressed to \S+ of'):
         read_checkpoint(repacked(path, kind))
 
 
@@ -145,7 +145,7 @@ def test_parts_that_overlap_are_refused(save, tmp_path):
                 setattr(other, name, getattr(part, name))
             file.filelist.append(other)
         file._didModify = True
-    with pytest.raises(ValueError, match=r'its parts declare \S+ bytes, but the file has only'):
+    with pytest.raises(ValueError, match=r'its parts declare \S+ bytes, the file has '):
         read_checkpoint(path)
 
 
@@ -161,7 +161,7 @@ HUGE = dict(w=dict(dtype='F32', shape=[1 << 30], data_offsets=[0, 1 << 32]))
 def test_a_safetensors_file_that_declares_too_much_is_refused(tmp_path, content):
     path = tmp_path / 'x.safetensors'
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r'x\.safetensors cannot be loaded as a checkpoint'):
+    with pytest.raises(ValueError, match=r'x\.safetensors is not a valid checkpoint'):
         read_checkpoint(path)
 
 

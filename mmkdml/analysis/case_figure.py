@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from mmkdml.analysis.hard_cases import overlap, predict_batch
 from mmkdml.datasets.images import read_image
-from mmkdml.evaluation.mask_panels import IGNORED, TRUTH, TRUTH_COLOUR
+from mmkdml.evaluation.mask_panels import IGNORED, TRUTH, TRUTH_COLOR
 from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.evaluation.predictions import predictions_by_name, truth_of
 
@@ -192,7 +192,7 @@ def _draw(axes: Axes, cell: Cell) -> None:
     if cell.heat is not None:
         axes.imshow(cell.heat, vmin=0, vmax=1, cmap=HEAT_COLOURS, alpha=cell.opacity)
     if cell.outline is not None and cell.outline.any():  # matplotlib warns of nothing to outline
-        axes.contour(cell.outline, levels=[0.5], colors=TRUTH_COLOUR, linewidths=0.8)
+        axes.contour(cell.outline, levels=[0.5], colors=TRUTH_COLOR, linewidths=0.8)
     axes.set_xlabel(cell.caption, fontsize=7)
 
 
@@ -221,7 +221,7 @@ def _mask_row(sample: Any) -> Row:
             heat,
             outline=region.reshape(shape),
             caption=caption,
-            legend={'outline of the truth': TRUTH_COLOUR},
+            legend={'outline of the truth': TRUTH_COLOR},
         )
     # The last one is the answer of the run.
     if name == ENSEMBLE:

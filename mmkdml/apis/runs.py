@@ -22,7 +22,7 @@ from mmkdml.apis.options import merge_options
 from mmkdml.apis.run_identity import start_run, unlock_run
 from mmkdml.apis.run_numbers import check_numbers
 from mmkdml.apis.trained import load_for_evaluation
-from mmkdml.datasets.base import keep_images
+from mmkdml.datasets.base import set_image_cache
 from mmkdml.engine import (
     RunIdentityHook,
     SafeResumeHook,
@@ -139,7 +139,7 @@ def use_image_cache(config: Config, folder: str | Path) -> None:
     for part in SPLITS:
         loader = config.get(f'{part}_dataloader')
         if loader is not None:
-            keep_images(loader.dataset, folder)
+            set_image_cache(loader.dataset, folder)
 
 
 def make_runner(

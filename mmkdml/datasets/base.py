@@ -23,7 +23,7 @@ from mmkdml.datasets.transforms import header_of
 from mmkdml.registry import DATASETS
 
 # Limit of the samples of an epoch that repeats images.
-_MOST_SAMPLES = 10_000_000
+_MAX_SAMPLES = 10_000_000
 
 
 class SplitFileMixin(ABC):
@@ -61,8 +61,8 @@ class SplitFileMixin(ABC):
     ) -> None:
         if image_cache is not None and not {'dir'} <= set(image_cache) <= {'dir', 'limit'}:
             raise ValueError(
-                'image_cache must have dir, a folder, and may have limit, in GiB; got '
-                f'{image_cache!r}'
+                'Invalid image_cache: expected the key dir (a folder) and optionally limit (GiB), '
+                f'got {image_cache!r}'
             )
         # Needed by the framework's __init__.
         self.allow_outside, self.image_cache = allow_outside, image_cache
@@ -81,8 +81,8 @@ class SplitFileMixin(ABC):
         super().full_init()  # type: ignore[misc]
         if any(type(step) is LoadImageFromFile for step in self.pipeline.transforms):
             print_log(
-                f"{type(self).__name__}: mmcv's LoadImageFromFile alters images of 16 bits, with "
-                'transparent pixels or several pages. LoadCheckedImage refuses them',
+                f'{type(self).__name__}: LoadImageFromFile of mmcv alters images with 16 bits, '
+                'transparency or several pages. Use LoadCheckedImage, which refuses them',
                 'current',
                 logging.WARNING,
             )
@@ -94,9 +94,9 @@ class SplitFileMixin(ABC):
 
     def _join_prefix(self) -> None:
         """Keep ``ann_file``, which the frameworks would join with ``data_root``."""
-        given, self.ann_file = self.ann_file, ''
+        ann_file, self.ann_file = self.ann_file, ''
         super()._join_prefix()  # type: ignore[misc]
-        self.ann_file = given
+        self.ann_file = ann_file
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Return a dict per sample: ``id``, ``group``, ``img_path`` and those of :meth:`row_info`.
@@ -112,17 +112,16 @@ class SplitFileMixin(ABC):
         rows = read_split(self.ann_file)
         if not osp.isfile(first := osp.join(root, rows[0].path)):
             raise FileNotFoundError(
-                f'the first image of {self.ann_file} is not at {first}; '
-                'data_root must be the folder that was given to the converter, '
-                f'got {self.data_root!r}'
+                'Invalid data_root: expected the source folder of the converter, got '
+                f'{self.data_root!r}. The first image of {self.ann_file} is not at {first}'
             )
         if self.test_mode:
             refuse_repeats(rows, self.ann_file)
         samples = sum(row.repeats for row in rows)
-        if samples > max(len(rows), _MOST_SAMPLES):
+        if samples > max(len(rows), _MAX_SAMPLES):
             raise ValueError(
-                f'{self.ann_file}: the repeats of its {len(rows)} images make {samples} samples, '
-                f'but an epoch may have at most {_MOST_SAMPLES}; balance it to fewer'
+                f'{self.ann_file}: expected at most {_MAX_SAMPLES} samples per epoch, got '
+                f'{samples}. Reduce the repeats of its {len(rows)} images'
             )
         if not self.allow_outside:
             refuse_outside(rows, root, self.ann_file)
@@ -156,7 +155,7 @@ class SplitFileMixin(ABC):
             ) from error
 
 
-def keep_images(settings: dict[str, Any], folder: str | Path) -> None:
+def set_image_cache(settings: dict[str, Any], folder: str | Path) -> None:
     """Set the image cache of a data set's config.
 
     Args:
@@ -170,8 +169,8 @@ def keep_images(settings: dict[str, Any], folder: str | Path) -> None:
     kind = DATASETS.get(named) if isinstance(named, str) else named
     if not (isinstance(kind, type) and issubclass(kind, SplitFileMixin)):
         raise TypeError(
-            'Decoded images are kept of data sets with split files alone, such as '
-            f'SplitClassificationDataset and SplitSegDataset, not of {named}'
+            'Invalid data set for an image cache: expected one with split files, such as '
+            f'SplitClassificationDataset or SplitSegDataset, got {named}'
         )
     settings['image_cache'] = dict(settings.get('image_cache') or {}, dir=str(folder))
 
@@ -197,8 +196,8 @@ class SplitClassificationDataset(SplitFileMixin, BaseDataset):
         """
         if self.CLASSES is not None and row.label >= len(self.CLASSES):
             raise ValueError(
-                f'{self.ann_file}: label {row.label} of {row.id!r} is none of the '
-                f'{len(self.CLASSES)} classes {self.CLASSES}'
+                f'{self.ann_file}: invalid label {row.label} of {row.id!r}: expected an index of '
+                f'the {len(self.CLASSES)} classes {self.CLASSES}'
             )
         return dict(gt_label=row.label)
 
@@ -251,8 +250,8 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
             header = header_of(info := self.get_data_info(idx))
             if header is not None and header.orientation != 1:
                 raise RuntimeError(
-                    f'{info["img_path"]}: its EXIF orientation {header.orientation} turns the '
-                    'image, but not the mask that LoadAnnotations loads. Use LoadBinaryMask'
+                    f'{info["img_path"]}: EXIF orientation {header.orientation} turns the image, '
+                    'but not the mask loaded by LoadAnnotations. Use LoadBinaryMask'
                 )
         return super().prepare_data(idx)
 
@@ -278,8 +277,8 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
         """
         if row.mask is None:
             raise ValueError(
-                f'{self.ann_file} has no column mask; make it with a converter of '
-                'tools/dataset_converters that knows of masks'
+                f'{self.ann_file}: expected a column mask, got none. Convert the data set with '
+                'masks (tools/dataset_converters)'
             )
         return dict(
             seg_map_path=f'{self.data_root or "."}/{row.mask}',

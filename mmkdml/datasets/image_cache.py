@@ -39,7 +39,7 @@ _DRAWN_ON = 'masks_drawn_on'  # changes the pixels of masks
 # pixels. C is 0 for (H, W); H is 0 if the image is not in the pack.
 _STATE, _OFFSET, _SHAPE, _CHECKSUM, _COLUMNS = slice(0, 4), 4, slice(5, 8), 8, 9
 _ROW_BYTES = 8 * _COLUMNS
-_ADVICE = 'To have them kept, delete what is not needed there, and this pack, or set a higher limit'
+_ADVICE = 'To cache them, delete unused packs and this one, or set a higher limit'
 
 
 def cached_pipeline(
@@ -65,7 +65,7 @@ def cached_pipeline(
         OSError: If a pack cannot be written, such as on a full disk.
     """
     if not limit > 0:
-        raise ValueError(f'The limit of an image cache, in GiB, must be above 0; got {limit}')
+        raise ValueError(f'Invalid limit of the image cache: expected GiB > 0, got {limit}')
     folder = Path(dir)
     cached = []
     for load in transforms:
@@ -162,7 +162,7 @@ class PixelPack:
                 return pixels.reshape(shape)
         raise ValueError(
             f'{self.path}: expected the pixels of {files[0]}, got damaged or truncated data. '
-            'Delete the file and start again, which decodes the images again'
+            'Delete the file; the next run decodes the images again'
         )
 
     def is_of(self, states: np.ndarray) -> bool:
@@ -226,8 +226,8 @@ def _prepare(
     missing = int((pack.table[:, _SHAPE.start] == 0).sum())
     if missing:
         print_log(
-            f'{missing} of {len(files)} samples are not in {pack.path}, for lack of room or since '
-            f'they cannot be decoded to 8 bits, and are read from their files. {_ADVICE}',
+            f'{missing} of {len(files)} samples are not in {pack.path} (no room, or not decoded to '
+            f'8 bits) and are read from their files. {_ADVICE}',
             'current',
         )
     return pack

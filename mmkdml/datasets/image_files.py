@@ -25,7 +25,7 @@ _WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 258, 
 _CODESTREAM, _SEARCHED_BYTES = b'\xff\x4f\xff\x51', 2**20
 _BUFFERED_BYTES = 2**22
 _TO_RGB = 'Convert it to 8-bit RGB'
-_TO_8_BITS = 'Convert it to 8 bits, with the range of values that matters'
+_TO_8_BITS = 'Convert it to 8 bits with a suitable range of values'
 
 
 class UnsupportedImageError(ValueError):
@@ -58,11 +58,11 @@ def check_kind(image: Image.Image, path: str | Path, where: str = '') -> None:
         raise unsupported(path, f'mode {mode}{where}', advice=advice)
 
 
-def check_size(pixels: int, most: int, what: str | Path) -> None:
-    """Raise ValueError if an image has more than ``most`` pixels."""
-    if pixels > most:
+def check_size(pixels: int, limit: int, what: str | Path) -> None:
+    """Raise ValueError if an image has more than ``limit`` pixels."""
+    if pixels > limit:
         raise ValueError(
-            f'{what}: {pixels / 1e6:.1f} megapixels are more than {most / 1e6:g}. Cut it into '
+            f'{what}: {pixels / 1e6:.1f} megapixels are more than {limit / 1e6:g}. Cut it into '
             'tiles, or raise the limit of predictions (max_pixels, --max-megapixels)'
         )
 

@@ -123,7 +123,7 @@ def read_image_and_header(
         with readable(path):
             if has_more_pages(image):
                 found = f'several pages or frames ({image.format})'
-                raise unsupported(path, found, 'a single image', 'Save each as a file of its own')
+                raise unsupported(path, found, 'a single image', 'Save each page as a file')
         pixels, header = _decode(image, path, order)
         if modes is not None and image.mode not in modes:
             raise ValueError(
@@ -192,9 +192,9 @@ def read_binary_mask(
     top = pixels.max()
     if top not in (0, 1, 255) or not np.array_equal(pixels, top * foreground):
         values = np.unique(pixels).tolist()
-        shown = ', '.join(map(str, values[:8])) + (', ...' if len(values) > 8 else '')
+        first = ', '.join(map(str, values[:8])) + (', ...' if len(values) > 8 else '')
         raise ValueError(
-            f'{path}: expected a binary mask, {{0, 255}} or {{0, 1}}, got the values {shown}'
+            f'{path}: expected a binary mask, {{0, 255}} or {{0, 1}}, got the values {first}'
         )
     mask = foreground.astype(np.uint8)
     return mask if header is None else _fitted(mask, header, drawn_on, path)
@@ -221,10 +221,9 @@ def _fitted(
         return mask
     if drawn_on is None and len(fits) > 1:
         raise ValueError(
-            f'{path}: the EXIF orientation {header.orientation} turns its image, and the size '
-            f'{size[0]}x{size[1]} does not tell whether the mask was drawn on the stored or the '
-            'shown pixels. Choose with --masks-drawn-on stored or --masks-drawn-on shown of the '
-            'converter, or masks_drawn_on of the data set'
+            f'{path}: ambiguous mask for an image with EXIF orientation {header.orientation}: the '
+            f'size {size[0]}x{size[1]} fits the stored and the shown pixels. Set --masks-drawn-on '
+            'of the converter, or masks_drawn_on of the data set, to stored or shown'
         )
     if drawn_on is not None and drawn_on not in fits:
         raise ValueError(
@@ -269,13 +268,13 @@ def _decode(
 
 def _decode_by_opencv(image: Image.Image, order: str) -> np.ndarray:
     file: Any = image.fp  # type: ignore[attr-defined]
-    most = 12 * image.width * image.height + _METADATA_BYTES
+    limit = 12 * image.width * image.height + _METADATA_BYTES
     if isinstance(file, io.BytesIO):
         content = file.getvalue()  # without a copy
     else:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        content = file.read(min(most, size))
+        content = file.read(min(limit, size))
     # OpenCV 4 fills the missing rows of a JPEG.
     is_jpeg = content.startswith(b'\xff\xd8')
     if is_jpeg and content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda'):
@@ -284,7 +283,7 @@ def _decode_by_opencv(image: Image.Image, order: str) -> np.ndarray:
     flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.shape[:2] != image.size[::-1]:
-        raise OSError('OpenCV cannot decode it')
+        raise OSError('OpenCV failed to decode it')
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if order == 'RGB' else pixels
 
 

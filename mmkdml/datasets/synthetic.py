@@ -82,7 +82,7 @@ def make_demo_data(
     other = sorted(path for path in out.rglob('*') if path.is_file() and path not in files)
     if other:
         raise FileExistsError(
-            f'{out} holds files of something else, such as {other[0]}; choose an empty folder'
+            f'{out} contains other files, such as {other[0]}. Choose an empty folder'
         )
     for number, name in enumerate(names):
         rng = np.random.default_rng([seed, number])

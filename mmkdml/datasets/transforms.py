@@ -116,7 +116,7 @@ class AlbumentationsTransform(BaseTransform):
     def __init__(
         self, transforms: Sequence[Mapping[str, Any] | A.BasicTransform | A.BaseCompose]
     ) -> None:
-        self.compose = _made(
+        self.compose = _instantiate(
             A.Compose,
             dict(
                 transforms=_build_each(transforms),
@@ -129,13 +129,13 @@ class AlbumentationsTransform(BaseTransform):
         """Augment image and maps."""
         seed = np.random.randint(2**32, dtype=np.uint64)
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
-        colour = results['img'].ndim == 3 and results['img'].shape[2] == 3
-        image = _swap_channels(results['img']) if colour else results['img']
+        color = results['img'].ndim == 3 and results['img'].shape[2] == 3
+        image = _swap_channels(results['img']) if color else results['img']
         fields = results.get('seg_fields', [])
         maps = dict(masks=[results[field] for field in fields]) if fields else {}
         out = self.compose(image=np.ascontiguousarray(image), **maps)
         image = out['image']
-        results['img'] = _swap_channels(image) if colour else np.ascontiguousarray(image)
+        results['img'] = _swap_channels(image) if color else np.ascontiguousarray(image)
         results['img_shape'] = image.shape[:2]
         results.update(zip(fields, out.get('masks', []), strict=True))
         return results
@@ -168,7 +168,7 @@ def _build(transform: Any) -> A.BasicTransform | A.BaseCompose:
         kind = getattr(A, kind)
     if 'transforms' in args:
         args['transforms'] = _build_each(args['transforms'])
-    return _made(kind, args)
+    return _instantiate(kind, args)
 
 
 def _build_each(transforms: Any) -> list[A.BasicTransform | A.BaseCompose]:
@@ -177,10 +177,11 @@ def _build_each(transforms: Any) -> list[A.BasicTransform | A.BaseCompose]:
     return [_build(transform) for transform in transforms]
 
 
-def _made(kind: Any, args: dict[str, Any]) -> Any:
+def _instantiate(kind: Any, args: dict[str, Any]) -> Any:
     try:
         return kind(**args)
     except Exception as error:  # pydantic's errors, and those of unchecked arguments
         raise ValueError(
-            f'albumentations cannot make {getattr(kind, "__name__", kind)} of {args}: {error}'
+            f'Invalid arguments of albumentations.{getattr(kind, "__name__", kind)}, {args}: '
+            f'{error}'
         ) from error

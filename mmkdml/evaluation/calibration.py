@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.predictions import Predictions, predictions_by_name, summed, truth_of
+from mmkdml.evaluation.predictions import Predictions, predictions_by_name, sum_by_name, truth_of
 from mmkdml.registry import METRICS
 
 
@@ -52,7 +52,7 @@ class Calibration(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device)
         if bins < 1:
-            raise ValueError(f'bins must be at least 1, got {bins}')
+            raise ValueError(f'Invalid bins: expected at least 1, got {bins}')
         self.bins = bins
         self.ignore_index = ignore_index
         self.table = pd.DataFrame()
@@ -63,8 +63,8 @@ class Calibration(BaseMetric):
             truth = truth_of(sample)
             self.results.append(
                 {
-                    name: self._binned(answers, truth, name)
-                    for name, answers in predictions_by_name(sample).items()
+                    name: self._binned(predictions, truth, name)
+                    for name, predictions in predictions_by_name(sample).items()
                 }
             )
 
@@ -72,19 +72,19 @@ class Calibration(BaseMetric):
         """Compute the errors from the counts of all samples, and set :attr:`table`."""
         edges = np.linspace(0, 1, self.bins + 1)
         tables, values = [], {}
-        for name, (answers, confidence, right) in summed(results).items():
-            error = np.abs(right - confidence).sum() / answers.sum() if answers.sum() else np.nan
+        for name, (number, confidence, right) in sum_by_name(results).items():
+            error = np.abs(right - confidence).sum() / number.sum() if number.sum() else np.nan
             values[f'{name}/calibration/ECE'] = float(100 * error)
-            answers_or_nan = np.where(answers > 0, answers, np.nan)
+            number_or_nan = np.where(number > 0, number, np.nan)
             tables.append(
                 pd.DataFrame(
                     dict(
                         member=name,
                         low=edges[:-1],
                         high=edges[1:],
-                        answers=answers.astype(int),
-                        confidence=confidence / answers_or_nan,
-                        accuracy=right / answers_or_nan,
+                        answers=number.astype(int),
+                        confidence=confidence / number_or_nan,
+                        accuracy=right / number_or_nan,
                     )
                 )
             )
@@ -93,16 +93,16 @@ class Calibration(BaseMetric):
         self.table = pd.concat(tables, ignore_index=True)
         return values
 
-    def _binned(self, answers: Predictions, truth: torch.Tensor, name: str) -> np.ndarray:
+    def _binned(self, predictions: Predictions, truth: torch.Tensor, name: str) -> np.ndarray:
         """Return (3, bins): number of predictions, sum of confidences, number of correct ones."""
-        if len(truth) != len(answers.labels):
+        if len(truth) != len(predictions.labels):
             raise ValueError(
-                f'expected answers of the size of the truth, {len(truth)}, got '
-                f'{len(answers.labels)} of {name}'
+                f'expected predictions of the size of the truth, {len(truth)}, got '
+                f'{len(predictions.labels)} of {name}'
             )
         counted = truth != self.ignore_index
-        labels = answers.labels[counted]
-        confidence = answers.probabilities[counted].gather(1, labels[:, None]).squeeze(1)
+        labels = predictions.labels[counted]
+        confidence = predictions.probabilities[counted].gather(1, labels[:, None]).squeeze(1)
         edges = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64, device=labels.device)
         # Bins are [low, high), as in torchmetrics; the last one includes 1.
         places = torch.bucketize(confidence, edges[1:-1], right=True)

@@ -71,8 +71,8 @@ class CaseTable(BaseMetric):
         missing = [key for key in ('id', 'group') if key not in view]
         if missing:
             raise ValueError(
-                f'each sample must have id and group, but {", ".join(missing)} is missing from '
-                f"{sorted(view)}: add them to meta_keys of the pipeline's Pack transform"
+                f'expected id and group in each sample, got {sorted(view)} without '
+                f"{', '.join(missing)}. Add them to meta_keys of the pipeline's Pack transform"
             )
         case = dict(id=str(view['id']), group=str(view['group']))
         if 'pred_sem_seg' in view:
@@ -86,6 +86,5 @@ class CaseTable(BaseMetric):
             truth, pred = (int(view[key]) for key in ('gt_label', 'pred_label'))
             return [dict(case, truth=truth, pred=pred)]
         raise ValueError(
-            'expected pred_sem_seg, or pred_label and gt_label, in each sample, but it has '
-            f'{sorted(view)}'
+            f'expected pred_sem_seg, or pred_label and gt_label, in each sample, got {sorted(view)}'
         )

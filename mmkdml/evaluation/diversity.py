@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.predictions import predictions_by_name, summed, truth_of
+from mmkdml.evaluation.predictions import predictions_by_name, sum_by_name, truth_of
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.registry import METRICS
 
@@ -55,7 +55,7 @@ class Diversity(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device)
         if students is not None and (isinstance(students, str) or len(students) < 2):
-            raise ValueError(f'students must be the names of two or more, got {students!r}')
+            raise ValueError(f'Invalid students: expected two or more names, got {students!r}')
         self.students = students
         self.ignore_index = ignore_index
 
@@ -75,7 +75,7 @@ class Diversity(BaseMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the values from the counts of all samples."""
-        pairs = {pair: _values(counts) for pair, counts in summed(results).items()}
+        pairs = {pair: _values(counts) for pair, counts in sum_by_name(results).items()}
         if not pairs:
             return {}
         values = {
@@ -94,7 +94,7 @@ class Diversity(BaseMetric):
         sizes = {name: len(own) for name, own in labels.items()}
         if set(sizes.values()) != {len(truth)}:
             raise ValueError(
-                f'expected answers of the size of the truth, {len(truth)}, got {sizes}'
+                f'expected predictions of the size of the truth, {len(truth)}, got {sizes}'
             )
         counted = (truth != self.ignore_index).cpu().numpy()
         known = {name: own.cpu().numpy()[counted] for name, own in labels.items()}

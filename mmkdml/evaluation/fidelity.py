@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 
 from mmkdml.evaluation.foreground import ForegroundIoU
-from mmkdml.evaluation.predictions import Predictions, predictions_by_name, summed
+from mmkdml.evaluation.predictions import Predictions, predictions_by_name, sum_by_name
 from mmkdml.names import TEACHER
 from mmkdml.registry import METRICS
 
@@ -70,23 +70,24 @@ class Fidelity(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
-            answers = predictions_by_name(sample)
-            teacher = answers.pop(self.teacher or TEACHER, None)
+            predictions = predictions_by_name(sample)
+            teacher = predictions.pop(self.teacher or TEACHER, None)
             if teacher is not None:
                 self.results.append(
-                    {name: _compared(own, teacher, name) for name, own in answers.items()}
+                    {name: _compare(own, teacher, name) for name, own in predictions.items()}
                 )
             elif self.teacher is None:
                 self.results.append({})
             else:
                 raise ValueError(
-                    f'expected the teacher {self.teacher!r} among the members, got {list(answers)}'
+                    f'Invalid teacher {self.teacher!r}: expected one of the members, got '
+                    f'{list(predictions)}'
                 )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the values from the counts of all samples."""
         values: dict[str, float] = {}
-        for name, sums in summed(results).items():
+        for name, sums in sum_by_name(results).items():
             same = 100 * sums.confusion.trace() / sums.confusion.sum()
             own = (
                 {**self._overlap(sums.confusion), 'agreement': same}
@@ -106,12 +107,12 @@ class Fidelity(BaseMetric):
         return metric.compute_metrics([(None, counts)])
 
 
-def _compared(own: Predictions, teacher: Predictions, name: str) -> _Comparison:
+def _compare(own: Predictions, teacher: Predictions, name: str) -> _Comparison:
     shapes = [tuple(side.probabilities.shape) for side in (own, teacher)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f'expected {name} to answer for the same pixels and classes as its teacher, got (M, K) '
-            f'{shapes[0]} and {shapes[1]}'
+            f'expected predictions of {name} for the same pixels and classes as the teacher, got '
+            f'(M, K) {shapes[0]} and {shapes[1]}'
         )
     # Imported here because it takes as long as torch.
     from torchmetrics.functional import kl_divergence
@@ -120,6 +121,6 @@ def _compared(own: Predictions, teacher: Predictions, name: str) -> _Comparison:
     confusion = multiclass_confusion_matrix(
         own.labels, teacher.labels, own.probabilities.shape[1], validate_args=False
     )
-    truth, answer = (side.probabilities.clamp(min=LEAST_PROBABILITY) for side in (teacher, own))
-    divergence = kl_divergence(truth, answer, reduction='sum')
+    target, predicted = (side.probabilities.clamp(min=LEAST_PROBABILITY) for side in (teacher, own))
+    divergence = kl_divergence(target, predicted, reduction='sum')
     return _Comparison(confusion.double().cpu().numpy(), divergence.item(), own.of_pixels)

@@ -61,7 +61,7 @@ class ForegroundIoU(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         if empty not in EMPTY:
-            raise ValueError(f'empty must be one of {EMPTY}, but got {empty!r}')
+            raise ValueError(f'Invalid empty: expected one of {EMPTY}, got {empty!r}')
         self.per_case = per_case
         self.empty = empty
         self.ignore_index = ignore_index
@@ -78,8 +78,8 @@ class ForegroundIoU(BaseMetric):
         for sample in data_samples:
             if self.per_case is not None and self.per_case not in sample:
                 raise ValueError(
-                    f'per_case={self.per_case!r} must be in the metainfo of each sample, but it '
-                    f'has {sorted(sample)} ({_where(sample)}): add it to meta_keys of the '
+                    f'Invalid per_case {self.per_case!r}: expected a metainfo key of each sample, '
+                    f'got {sorted(sample)} ({_where(sample)}). Add it to meta_keys of the '
                     "pipeline's Pack transform"
                 )
             case = sample[self.per_case] if self.per_case is not None else None
@@ -98,16 +98,16 @@ class ForegroundIoU(BaseMetric):
         """
         foreground = foreground_classes(self.dataset_meta)
         # float64, because float32 is exact only up to 2^24 pixels.
-        none = np.zeros((3, len(foreground)))
-        cases: dict[Any, np.ndarray] = defaultdict(lambda: none)
+        zeros = np.zeros((3, len(foreground)))
+        cases: dict[Any, np.ndarray] = defaultdict(lambda: zeros)
         for case, counts in results:
             cases[case] = cases[case] + counts
-        scores = _percent(sum(cases.values(), none))
+        scores = _percent(sum(cases.values(), zeros))
         absent = np.asarray(foreground)[np.isnan(scores['IoU'])].tolist()
         if absent:
             print_log(
-                f'no pixel of {absent} in truth or prediction of the whole set: IoU and F1 '
-                'of what is absent are nan',
+                f'No pixel of {absent} in truth or prediction of the data set: their IoU and F1 '
+                'are nan',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -139,8 +139,9 @@ def foreground_classes(dataset_meta: dict | None) -> Sequence[str]:
     classes = (dataset_meta or {}).get('classes') or ()
     if len(classes) < 2:
         raise ValueError(
-            "the metainfo of the data set must have 'classes', the background "
-            f'and at least one more, but got {classes!r}'
+            "Invalid 'classes' in the metainfo of the data set: expected the background and at "
+            'least '
+            f'one foreground class, got {classes!r}'
         )
     return classes[1:]
 
@@ -165,9 +166,9 @@ def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -
     truth = truth.to(pred.device)
     if pred.shape != truth.shape:
         raise ValueError(
-            f'prediction and truth must have one size, but got {tuple(pred.shape)} and '
-            f'{tuple(truth.shape)} ({where}): mmseg predicts at the original size, so '
-            'Resize must come before LoadAnnotations in the pipeline'
+            f'expected prediction and truth of the same size, got {tuple(pred.shape)} and '
+            f'{tuple(truth.shape)} ({where}). mmseg predicts at the original size: move Resize '
+            'before the loading of masks in the pipeline'
         )
     # intersect_and_union silently ignores other values.
     for name, labels in (('prediction', pred), ('truth', truth)):
@@ -175,8 +176,8 @@ def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -
         wrong = labels[~known & (truth != ignore_index)].unique().tolist()
         if wrong:
             raise ValueError(
-                f'labels must be 0 to {num_classes - 1} (or {ignore_index}, '
-                f'ignored, in the truth), but the {name} has {wrong} ({where})'
+                f'Invalid labels in the {name}: expected 0 to {num_classes - 1} (or '
+                f'{ignore_index}, ignored, in the truth), got {wrong} ({where})'
             )
     both, _, in_pred, in_truth = IoUMetric.intersect_and_union(
         pred, truth, num_classes, ignore_index
@@ -191,7 +192,7 @@ def _where(sample: dict) -> str:
 
 def _labels(sample: dict, key: str, where: str) -> Any:
     if key not in sample:
-        raise ValueError(f'each sample must have {key!r}, but it has {sorted(sample)} ({where})')
+        raise ValueError(f'expected {key!r} in each sample, got {sorted(sample)} ({where})')
     return sample[key]['data'].squeeze(0)
 
 

@@ -78,21 +78,20 @@ class MacroPrecisionRecall(SingleLabelMetric):
         }
         return {item: 100 * _mean(values[item][occurring]) for item in self.items}
 
-    def _ratio(self, part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        return np.where(whole > 0, part / np.maximum(whole, 1), self.zero_division)
+    def _ratio(self, part: np.ndarray, total: np.ndarray) -> np.ndarray:
+        return np.where(total > 0, part / np.maximum(total, 1), self.zero_division)
 
     def _log(self, absent: np.ndarray, unpredicted: np.ndarray) -> None:
-        rule = 'is left out' if math.isnan(self.zero_division) else f'counts {self.zero_division:g}'
+        rule = 'is excluded' if math.isnan(self.zero_division) else f'is {self.zero_division:g}'
         if len(absent):
             self._log_once(
-                f'No image is of {self._names(absent)}. In macro means, recall of these classes '
-                f'{rule} where they are predicted; where they are not, they are left out, as in '
-                'scikit-learn',
+                f'No images of {self._names(absent)}. As in scikit-learn, their recall {rule} in '
+                'macro means if they are predicted; otherwise they are excluded',
                 logging.WARNING,
             )
         if len(unpredicted):
             self._log_once(
-                f'{self._names(unpredicted)} never predicted: in macro means precision {rule}',
+                f'{self._names(unpredicted)} never predicted: precision {rule} in macro means',
                 logging.INFO,
             )
 

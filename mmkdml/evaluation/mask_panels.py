@@ -17,8 +17,8 @@ TRUTH = 'truth'
 IGNORED = 255
 # Light green and magenta are distinct with every kind of color vision, and bright enough for
 # outlines on false-color MRI and stained tissue.
-TRUTH_COLOUR = '#00e08a'
-PREDICTION_COLOUR = '#ff3fd8'
+TRUTH_COLOR = '#00e08a'
+PREDICTION_COLOR = '#ff3fd8'
 
 
 class Panel(NamedTuple):
@@ -54,7 +54,7 @@ def draw_sheet(panels: Sequence[Panel], path: str | os.PathLike) -> None:
             or a mask differs in size from its image.
     """
     if not panels:
-        raise ValueError('panels must hold at least one panel, but it is empty')
+        raise ValueError('Invalid panels: expected at least one, got none')
     columns = list(panels[0].masks)
     for panel in panels:
         _check(panel, columns)
@@ -70,13 +70,13 @@ def draw_sheet(panels: Sequence[Panel], path: str | os.PathLike) -> None:
         axes[0].set_ylabel(panel.title, fontsize=9, parse_math=False)
     legend = [
         Patch(
-            facecolor=(*to_rgb(PREDICTION_COLOUR), 0.45),
-            edgecolor=PREDICTION_COLOUR,
+            facecolor=(*to_rgb(PREDICTION_COLOR), 0.45),
+            edgecolor=PREDICTION_COLOR,
             label='prediction',
         )
     ]
     if TRUTH in columns:
-        legend.insert(0, Patch(facecolor='none', edgecolor=TRUTH_COLOUR, linewidth=2, label=TRUTH))
+        legend.insert(0, Patch(facecolor='none', edgecolor=TRUTH_COLOR, linewidth=2, label=TRUTH))
     figure.legend(handles=legend, loc='outside lower center', ncols=2, frameon=False, fontsize=10)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches='tight', pad_inches=0.1)
@@ -86,19 +86,19 @@ def _check(panel: Panel, columns: list[str]) -> None:
     image, shape = panel.image, panel.image.shape
     if len(shape) != 3 or shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(
-            'an image must be (H, W, 3) uint8, but got '
+            'Invalid image: expected (H, W, 3) uint8, got '
             f'{shape} {image.dtype} {panel.title}'.rstrip()
         )
     if list(panel.masks) != columns:
         raise ValueError(
-            'all rows must have the same masks, but the first has '
-            f'{columns} and another {list(panel.masks)}'
+            'Invalid masks: expected the same columns in all rows, got '
+            f'{columns} and {list(panel.masks)}'
         )
     for name, mask in panel.masks.items():
         if mask.shape != shape[:2]:
             raise ValueError(
-                f"each mask must have its image's size {shape[:2]}, but {name!r} "
-                f'has {mask.shape}: resize the image to the masks'
+                f"Invalid mask {name!r}: expected its image's size {shape[:2]}, got {mask.shape}. "
+                'Resize the image to the masks'
             )
 
 
@@ -111,13 +111,13 @@ def _draw(axis: Axes, panel: Panel, name: str, with_name: bool) -> None:
     if name not in ('image', TRUTH):
         mask = panel.masks[name] != 0
         tint = np.zeros((*mask.shape, 4))
-        tint[mask] = (*to_rgb(PREDICTION_COLOUR), 0.45)
+        tint[mask] = (*to_rgb(PREDICTION_COLOR), 0.45)
         axis.imshow(tint, interpolation='nearest')
-        _outline(axis, mask, PREDICTION_COLOUR, 0.8)
+        _outline(axis, mask, PREDICTION_COLOR, 0.8)
         if truth is not None:
             lines.append(_iou(mask, truth))
     if name != 'image' and truth is not None:
-        _outline(axis, (truth != 0) & (truth != IGNORED), TRUTH_COLOUR, 1.4)
+        _outline(axis, (truth != 0) & (truth != IGNORED), TRUTH_COLOR, 1.4)
     axis.set_title('\n'.join(lines), fontsize=10)
 
 

@@ -79,16 +79,16 @@ class MemberMetrics(BaseMetric):
         for one in metrics:
             if not isinstance(one, (dict, BaseMetric)):
                 raise TypeError(
-                    'metric must be a config (dict), a BaseMetric or a list of these, '
-                    f'but got {type(one).__name__}: {one!r}'
+                    'Invalid metric: expected a config (dict), a BaseMetric or a list of these, '
+                    f'got {type(one).__name__}: {one!r}'
                 )
         if isinstance(include, str):
             raise TypeError(
-                f'include must be a sequence of names, but got a string: write ({include!r},)'
+                f'Invalid include: expected a sequence of names, got a string. Write ({include!r},)'
             )
         if not metrics or (include is not None and not include):
             raise ValueError(
-                'metric and include must name at least one each, but got '
+                'Invalid metric or include: expected at least one of each, got '
                 f'metric={metric!r}, include={include!r}'
             )
         self.include = None if include is None else tuple(include)
@@ -117,11 +117,11 @@ class MemberMetrics(BaseMetric):
         """
         views = [member_views(sample) for sample in data_samples]
         for view in views:
-            self._names = self._names or self._checked(tuple(view))
+            self._names = self._names or self._check_names(tuple(view))
             if tuple(view) != self._names:
                 raise ValueError(
-                    'all samples of an evaluation must have the same members, but after '
-                    f'{list(self._names)} came a sample with {list(view)}'
+                    'expected the same members in all samples of an evaluation, got '
+                    f'{list(self._names)} and {list(view)}'
                 )
         if views and not self._evaluators:
             self._evaluators = {name: self._new_evaluator() for name in self._reported()}
@@ -142,7 +142,7 @@ class MemberMetrics(BaseMetric):
         # same names in the same order.
         seen = {names for names in all_gather_object(self._names) if names}
         if len(seen) > 1:
-            raise ValueError(f'every process must see the same members, but got {sorted(seen)}')
+            raise ValueError(f'expected the same members in every process, got {sorted(seen)}')
         self._names = seen.pop() if seen else ()
         metrics = {}
         for name in self._reported():
@@ -155,7 +155,7 @@ class MemberMetrics(BaseMetric):
 
     def compute_metrics(self, results: list) -> dict:
         """Not used: ``evaluate`` calls the metrics of each member."""
-        raise NotImplementedError('MemberMetrics has no results of its own: call evaluate()')
+        raise NotImplementedError('MemberMetrics has no results: call evaluate()')
 
     def _new_evaluator(self) -> Evaluator:
         return Evaluator(copy.deepcopy(self._metrics))
@@ -163,10 +163,10 @@ class MemberMetrics(BaseMetric):
     def _reported(self) -> list[str]:
         return [name for name in self._names if self.include is None or name in self.include]
 
-    def _checked(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         unknown = sorted(set(self.include or ()) - set(names))
         if unknown:
-            raise ValueError(f'include names {unknown}, but this model has {list(names)}')
+            raise ValueError(f'Invalid include: expected some of {list(names)}, got {unknown}')
         return names
 
 
@@ -176,19 +176,20 @@ def _as_dict(sample: Any) -> Any:
 
 def member_views(sample: Any) -> dict[str, dict]:
     """Return a sample per name: shared truth and metainfo with the predictions of that name."""
-    whole = dict(_as_dict(sample))
-    members = whole.pop('members', None)
+    fields = dict(_as_dict(sample))
+    members = fields.pop('members', None)
     if members is None:
-        return {PLAIN: whole}
+        return {PLAIN: fields}
     members = members_in_order(members)
     if ENSEMBLE in members:
         raise ValueError(
-            f"a member cannot be called {ENSEMBLE!r}, the name of the students' "
-            f'joint answer, but the members are {list(members)}: rename it'
+            f'Invalid member name {ENSEMBLE!r}: it is reserved for the ensemble of the students, '
+            f'got the members {list(members)}. Rename it'
         )
     # A member without some field must not be scored by the ensemble's.
-    shared = {k: v for k, v in whole.items() if not k.startswith(_PREDICTION_FIELDS)}
-    return {**{name: {**shared, **_as_dict(own)} for name, own in members.items()}, ENSEMBLE: whole}
+    shared = {k: v for k, v in fields.items() if not k.startswith(_PREDICTION_FIELDS)}
+    views = {name: {**shared, **_as_dict(own)} for name, own in members.items()}
+    return {**views, ENSEMBLE: fields}
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def predictions_by_name(sample: Any) -> dict[str, Predictions]:
     Raises:
         ValueError: If the predictions of a member belong to neither task.
     """
-    return {name: _answers(view, name) for name, view in member_views(sample).items()}
+    return {name: _predictions(view, name) for name, view in member_views(sample).items()}
 
 
 def truth_of(sample: Any) -> Tensor:
@@ -54,12 +54,12 @@ def truth_of(sample: Any) -> Tensor:
     if 'gt_label' in view:
         return view['gt_label'].flatten().long()
     raise ValueError(
-        f'expected the truth, gt_label or gt_sem_seg, in each sample, but it has {sorted(view)}: '
-        'load annotations in the test pipeline'
+        f'expected the truth, gt_label or gt_sem_seg, in each sample, got {sorted(view)}. Load '
+        'annotations in the test pipeline'
     )
 
 
-def summed(results: list[Mapping[str, Any]]) -> dict[str, Any]:
+def sum_by_name(results: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Sum the values of all samples by name, in the order in which names occur."""
     sums: dict[str, Any] = {}
     for sample in results:
@@ -68,7 +68,7 @@ def summed(results: list[Mapping[str, Any]]) -> dict[str, Any]:
     return sums
 
 
-def _answers(view: dict, name: str) -> Predictions:
+def _predictions(view: dict, name: str) -> Predictions:
     if {'pred_sem_seg', 'seg_logits'} <= set(view):
         labels = view['pred_sem_seg']['data'].flatten()
         scores = view['seg_logits']['data'].detach().double().flatten(1).mT
@@ -81,7 +81,7 @@ def _answers(view: dict, name: str) -> Predictions:
     else:
         raise ValueError(
             'expected pred_sem_seg and seg_logits, or pred_label and pred_score, of each member, '
-            f'but {name} has {sorted(view)}'
+            f'got {sorted(view)} for {name}'
         )
     return Predictions(
         labels.long(), scores / scores.sum(dim=1, keepdim=True), 'pred_sem_seg' in view

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 COLUMNS = 4
 # Blue and vermilion of Okabe and Ito, distinct with every kind of color vision.
-ACCURACY_COLOUR, GAP_COLOUR = '#0072B2', '#D55E00'
+ACCURACY_COLOR, GAP_COLOR = '#0072B2', '#D55E00'
 
 
 def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
@@ -29,7 +29,7 @@ def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
         ValueError: If the table is empty.
     """
     if table.empty:
-        raise ValueError('a reliability diagram needs answers, but the table has none')
+        raise ValueError('Invalid table: expected at least one row, got none')
     members = list(table['member'].unique())
     columns = min(COLUMNS, len(members))
     rows = math.ceil(len(members) / columns)
@@ -54,12 +54,12 @@ def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
 def _draw(axes: Axes, bins: pd.DataFrame) -> None:
     known = bins[bins['answers'] > 0]
     place = dict(x=known['low'], width=known['high'] - known['low'], align='edge')
-    axes.bar(height=known['accuracy'], color=ACCURACY_COLOUR, label='accuracy', **place)
+    axes.bar(height=known['accuracy'], color=ACCURACY_COLOR, label='accuracy', **place)
     axes.bar(
         height=known['confidence'] - known['accuracy'],
         bottom=known['accuracy'],
         facecolor='none',
-        edgecolor=GAP_COLOUR,
+        edgecolor=GAP_COLOR,
         hatch='////',
         linewidth=0.8,
         label='gap to the confidence',
@@ -68,7 +68,7 @@ def _draw(axes: Axes, bins: pd.DataFrame) -> None:
     axes.plot([0, 1], [0, 1], color='black', linewidth=0.8, linestyle='--')
     share = bins['answers'] / bins['answers'].sum()
     axes.stairs(
-        share, np.append(bins['low'], 1), color='black', linewidth=1, label='share of answers'
+        share, np.append(bins['low'], 1), color='black', linewidth=1, label='share of predictions'
     )
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_aspect('equal')

@@ -19,11 +19,11 @@ def csv_text(table: pd.DataFrame) -> str:
     prefixed with an apostrophe.
     """
     texts = table.select_dtypes(exclude='number')
-    shown = table.assign(**{name: texts[name].map(_harmless) for name in texts})
-    return shown.rename(columns=_harmless).to_csv(index=False)
+    escaped = table.assign(**{name: texts[name].map(_escape) for name in texts})
+    return escaped.rename(columns=_escape).to_csv(index=False)
 
 
-def _harmless(value: Any) -> Any:
+def _escape(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     value = value.replace('\r', '\n')  # '\r' is not quoted and would end the row

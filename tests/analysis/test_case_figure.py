@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from mmkdml.analysis.case_figure import (
     DIFFERENCE_COLOURS,
-    TRUTH_COLOUR,
+    TRUTH_COLOR,
     Cell,
     draw_cells,
     draw_runs,
@@ -67,7 +67,7 @@ def test_what_is_drawn_of_masks(masks):
             heat = sample.members.get(name).seg_logits.data[0].numpy()
             assert row[name].heat == pytest.approx(heat, abs=1e-6)
             assert (row[name].outline == truth).all()
-            assert row[name].legend == {'outline of the truth': TRUTH_COLOUR}
+            assert row[name].legend == {'outline of the truth': TRUTH_COLOR}
         mask = sample.pred_sem_seg.data[0].numpy() == 1
         assert row['ensemble'].heat is None
         assert (row['ensemble'].image == 255 * mask[..., None]).all()

@@ -444,7 +444,7 @@ def test_checkpoints_in_a_folder_of_their_own_count(settings, tmp_path):
         train(settings(**out))
     for path in (tmp_path / 'out' / 'run').glob('epoch_*.pth'):
         path.write_bytes(b'broken')
-    with pytest.raises(ValueError, match=r'epoch_3\.pth cannot be loaded'):
+    with pytest.raises(ValueError, match=r'epoch_3\.pth is not a valid checkpoint'):
         train(settings(resume=True, **out))
 
 

@@ -202,7 +202,7 @@ def test_resuming_finds_the_newest_intact_checkpoint(built, tmp_path):
     *_, hook = make_runner(Config(config)).hooks
     assert built[-1].load_from == str(tmp_path / 'epoch_9.pth')
     said = '\n'.join(note for _, note in hook.notes)
-    assert 'epoch_10.pth cannot be loaded as a checkpoint' in said
+    assert 'epoch_10.pth is not a valid checkpoint' in said
     assert 'epoch_10.pth is skipped' in said
     for path in tmp_path.glob('epoch_*.pth'):
         path.write_bytes(b'broken')
@@ -210,7 +210,7 @@ def test_resuming_finds_the_newest_intact_checkpoint(built, tmp_path):
     with pytest.raises(ValueError, match='No checkpoint in .* can be resumed') as refused:
         make_runner(Config(config))
     for name in ('epoch_2', 'epoch_9', 'epoch_10'):
-        assert f'{name}.pth cannot be loaded as a checkpoint' in str(refused.value)
+        assert f'{name}.pth is not a valid checkpoint' in str(refused.value)
     assert 'best_x_epoch_2.pth holds weights only' in str(refused.value)
     assert len(built) == 2
 
@@ -220,7 +220,7 @@ def test_a_checkpoint_that_is_asked_for_is_the_one(built, tmp_path):
     broken = tmp_path / 'epoch_3.pth'
     broken.write_bytes(b'broken')
     config = dict(resume=True, work_dir=str(tmp_path), load_from=str(broken))
-    with pytest.raises(ValueError, match='epoch_3.pth cannot be loaded as a checkpoint'):
+    with pytest.raises(ValueError, match='epoch_3.pth is not a valid checkpoint'):
         make_runner(Config(config))
     assert built == []
 
@@ -267,7 +267,7 @@ def test_weights_are_checked_before_they_are_loaded(tmp_path):
     runner = stub_runner(torch.nn.Linear(2, 1))
     file = tmp_path / 'best_x.pth'
     file.write_bytes(b'broken')
-    with pytest.raises(ValueError, match='best_x.pth cannot be loaded as a checkpoint of weights'):
+    with pytest.raises(ValueError, match='best_x.pth is not a valid checkpoint'):
         load_weights(runner, tmp_path)
     assert not runner._has_loaded
     weights = torch.nn.Linear(2, 1).state_dict()

@@ -106,7 +106,7 @@ def test_another_models_weights(config, run, tmp_path):
     torch.save(dict(state_dict=3), tmp_path / 'three.pth')
     for changes in ({}, dict(model=config.model.students[0])):
         other = Config({**config.to_dict(), **changes})
-        with pytest.raises(ValueError, match='three.pth holds no weights: .* got int$'):
+        with pytest.raises(ValueError, match='three.pth contains no weights: .* got int$'):
             load_trained(other, tmp_path / 'three.pth')
 
 

@@ -443,5 +443,5 @@ def test_a_full_disk_is_told_and_leaves_the_pack_before(data, monkeypatch):
 
 @pytest.mark.parametrize('limit', [0, -1.0, float('nan')])
 def test_a_limit_of_nothing_is_refused(data, limit):
-    with pytest.raises(ValueError, match='in GiB, must be above 0; got'):
+    with pytest.raises(ValueError, match='limit of the image cache: expected GiB > 0, got'):
         build(limit=limit)

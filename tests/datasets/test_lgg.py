@@ -96,7 +96,7 @@ def test_other_classes_are_refused(slices):
 def test_split_files_without_masks_are_refused(slices):
     folder = slices[0]
     write_splits(folder, dict(train=[SplitRow('a', 'a.tif', 'g', 0)]), {}, force=True)
-    with pytest.raises(ValueError, match='train.csv has no column mask; make it with'):
+    with pytest.raises(ValueError, match='train.csv: expected a column mask'):
         build(folder, LOAD)
 
 

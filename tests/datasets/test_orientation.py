@@ -65,7 +65,7 @@ def assert_fits(data, number=2):
 def test_masks_fit_or_the_converter_asks(tmp_path, orientation, drawn_on, shape):
     root = draw(tmp_path / 'data', orientation, drawn_on, shape)
     if orientation > 1 and (shape == SQUARE or orientation < 5):
-        with pytest.raises(ValueError, match=f'masks/3.png: the EXIF orientation {orientation} '):
+        with pytest.raises(ValueError, match=f'masks/3.png: .* EXIF orientation {orientation}:'):
             convert(root)
         assert not (root / 'splits').exists()
         convert(root, masks_drawn_on=drawn_on)
@@ -174,7 +174,7 @@ def test_predictions_are_made_on_shown_pixels(tmp_path):
 
 
 def test_the_option_needs_masks(tmp_path):
-    with pytest.raises(ValueError, match="neither and no option of masks, got .* 'shown'"):
+    with pytest.raises(ValueError, match="neither and no mask option, got .* 'shown'"):
         convert_folders(tmp_path, tmp_path / 'out', masks_drawn_on='shown')
     with pytest.raises(ValueError, match="expected None for task 'cls', got 'shown'"):
         convert_ham10000(tmp_path, tmp_path / 'out', 'cls', masks_drawn_on='shown')

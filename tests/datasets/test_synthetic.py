@@ -81,7 +81,9 @@ def test_numbers_that_are_too_small(tmp_path, argument, value, least):
 
 def test_a_folder_of_other_files_is_refused(tmp_path):
     make_demo_data(tmp_path, patients=2, slices=1, size=32)
-    with pytest.raises(FileExistsError, match='something else, such as .*_0002_20000101_1.tif'):
+    with pytest.raises(
+        FileExistsError, match='contains other files, such as .*_0002_20000101_1.tif'
+    ):
         make_demo_data(tmp_path, patients=1, slices=1, size=32)
 
 

@@ -119,7 +119,7 @@ def test_nothing_to_count():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match='bins must be at least 1, got 0'):
+    with pytest.raises(ValueError, match='bins: expected at least 1, got 0'):
         Calibration(bins=0)
     sample = segmented(torch.zeros(3, 2, 2))
     with pytest.raises(ValueError, match='expected the truth'):

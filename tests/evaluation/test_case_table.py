@@ -129,9 +129,9 @@ def test_samples_are_not_changed():
 
 
 def test_what_a_case_needs():
-    with pytest.raises(ValueError, match='id, group is missing from .*add them to meta_keys'):
+    with pytest.raises(ValueError, match='without id, group. Add them to meta_keys'):
         table([DataSample().set_gt_label(0).set_pred_label(0)])
     with pytest.raises(ValueError, match='expected pred_sem_seg, or pred_label and gt_label'):
         table([DataSample(metainfo=dict(id='1', group='1')).set_gt_label(0)])
-    with pytest.raises(ValueError, match="must have 'classes'"):
+    with pytest.raises(ValueError, match="Invalid 'classes'"):
         table([segmented('x', [[0, 1]], ensemble=[[1, 1]])], classes=())

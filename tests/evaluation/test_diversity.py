@@ -137,7 +137,7 @@ def test_fewer_than_two_students_have_no_values():
 
 def test_refusals():
     for students in ('student_1', ['student_1']):
-        with pytest.raises(ValueError, match='students must be the names of two or more, got'):
+        with pytest.raises(ValueError, match='students: expected two or more names, got'):
             Diversity(students=students)
     samples = samples_of([0], student_1=[0], student_2=[0])
     with pytest.raises(ValueError, match=r"expected the students \['x'\], got \['student_1'"):

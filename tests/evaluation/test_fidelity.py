@@ -147,13 +147,13 @@ def test_without_a_teacher_there_are_no_values():
     answers = dict(student_1=[0.2, 0.8], student_2=[0.2, 0.8], ensemble=[0.2, 0.8])
     assert run(Fidelity(), [classroom(classified, **answers)]) == {}
     assert run(Fidelity(), [classified([0.2, 0.8])]) == {}
-    with pytest.raises(ValueError, match=r"the teacher 'techer' among the members, got \['student"):
+    with pytest.raises(ValueError, match=r"teacher 'techer': expected .* got \['student"):
         run(Fidelity(teacher='techer'), [classroom(classified, **answers)])
 
 
 def test_answers_that_do_not_fit():
     answers = dict(teacher=[0.2, 0.8], student_1=[0.2, 0.7, 0.1], ensemble=[0.2, 0.8])
-    with pytest.raises(ValueError, match=r'expected student_1 to .* got \(M, K\) \(1, 3\) and'):
+    with pytest.raises(ValueError, match=r'predictions of student_1 .* got \(M, K\) \(1, 3\) and'):
         run(Fidelity(), [classroom(classified, **answers)])
 
 

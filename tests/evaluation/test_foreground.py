@@ -165,7 +165,7 @@ def test_absent_class_is_nan_and_said(warned):
     assert math.isnan(values['foreground/IoU_oedema'])
     assert values['foreground/IoU'] == values['foreground/IoU_tumour'] == 50.0
     assert len(warned) == 1
-    assert "no pixel of ['oedema'] in truth or prediction of the whole set" in warned[0]
+    assert "No pixel of ['oedema'] in truth or prediction" in warned[0]
 
 
 def test_no_foreground_at_all_is_nan_not_a_crash(warned):
@@ -214,7 +214,9 @@ def test_built_from_the_registry_under_another_prefix():
 
 
 def test_refuses_an_unknown_treatment():
-    with pytest.raises(ValueError, match=r"one of \('skip', 'perfect'\), but got 'zero'"):
+    with pytest.raises(
+        ValueError, match=r"empty: expected one of \('skip', 'perfect'\), got 'zero'"
+    ):
         ForegroundIoU(empty='zero')
 
 
@@ -222,21 +224,30 @@ def test_refuses_an_unknown_treatment():
 def test_refuses_a_data_set_without_foreground_classes(meta):
     metric = ForegroundIoU()
     metric.dataset_meta = meta
-    with pytest.raises(ValueError, match="must have 'classes', the background and at least one"):
+    with pytest.raises(ValueError, match="'classes' .*: expected the background and at least one"):
         metric.process(None, [sample('1', '1')])
 
 
 @pytest.mark.parametrize(
     ('bad', 'message'),
     [
-        (sample('20', '00', img_path='a.tif'), r'0 to 1 \(or 255.*prediction has \[2\] \(a\.tif\)'),
-        (sample('00', '02'), r'the truth has \[2\] \(a sample without img_path\)'),
+        (
+            sample('20', '00', img_path='a.tif'),
+            r'in the prediction: expected 0 to 1 \(or 255.* got \[2\] \(a\.tif\)',
+        ),
+        (sample('00', '02'), r'in the truth: .* got \[2\] \(a sample without img_path\)'),
         (
             sample('000', '00', img_path='a.tif'),
-            r'one size, but got \(1, 3\) and \(1, 2\) \(a\.tif\).*Resize must come before',
+            r'same size, got \(1, 3\) and \(1, 2\) \(a\.tif\).*move Resize before',
         ),
-        (dict(gt_sem_seg=None, img_path='a.tif'), r"have 'pred_sem_seg', but it has .*\(a\.tif\)"),
-        (dict(pred_sem_seg=sample('0', '0')['pred_sem_seg']), "must have 'gt_sem_seg', but it has"),
+        (
+            dict(gt_sem_seg=None, img_path='a.tif'),
+            r"expected 'pred_sem_seg' in each sample, got .*\(a\.tif\)",
+        ),
+        (
+            dict(pred_sem_seg=sample('0', '0')['pred_sem_seg']),
+            "expected 'gt_sem_seg' in each sample, got",
+        ),
     ],
 )
 def test_refuses_samples_it_cannot_count(bad, message):
@@ -245,5 +256,5 @@ def test_refuses_samples_it_cannot_count(bad, message):
 
 
 def test_refuses_a_sample_without_its_case():
-    with pytest.raises(ValueError, match=r"per_case='group' must be in the metainfo.*meta_keys"):
+    with pytest.raises(ValueError, match=r"per_case 'group': expected a metainfo key.*meta_keys"):
         score([sample('0', '0')], per_case='group')

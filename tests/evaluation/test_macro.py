@@ -107,7 +107,7 @@ def test_absent_classes_are_named(log):
     evaluate([0, 0, 1], [0, 2, 0], 4, names=('a', 'b', 'c', 'd'))
     (warning,) = [one for one in log.records if one.levelno == logging.WARNING]
     assert "classes 'c', 'd'" in warning.message
-    assert 'counts 0' in warning.message
+    assert 'is 0' in warning.message
     (info,) = [one for one in log.records if one.levelno == logging.INFO]
     assert "class 'b' never predicted" in info.message
     log.clear()
@@ -115,7 +115,7 @@ def test_absent_classes_are_named(log):
     assert not log.records  # another member, another epoch
     evaluate([0, 1], [0, 1], 3, zero_division=math.nan)
     assert 'class 2' in log.text
-    assert 'is left out' in log.text
+    assert 'is excluded' in log.text
 
 
 def test_members_do_not_repeat_it(log):

@@ -73,7 +73,7 @@ def test_masks_are_seen_in_their_colours(tmp_path):
         draw_panel(grey(), masks, tmp_path / 'panel.png')
         return [
             amount(tmp_path / 'panel.png', colour)
-            for colour in (module.TRUTH_COLOUR, module.PREDICTION_COLOUR)
+            for colour in (module.TRUTH_COLOR, module.PREDICTION_COLOR)
         ]
 
     empty = square(0, 0)
@@ -102,16 +102,16 @@ def test_inputs_are_not_changed(tmp_path):
 @pytest.mark.parametrize(
     ('panels', 'message'),
     [
-        ([], 'at least one panel, but it is empty'),
-        ([Panel(grey()[..., 0], {})], r'\(H, W, 3\) uint8, but got \(24, 24\) uint8'),
-        ([Panel(grey() / 255, {}, 'x')], r'but got \(24, 24, 3\) float64 x'),
+        ([], 'panels: expected at least one, got none'),
+        ([Panel(grey()[..., 0], {})], r'\(H, W, 3\) uint8, got \(24, 24\) uint8'),
+        ([Panel(grey() / 255, {}, 'x')], r'got \(24, 24, 3\) float64 x'),
         (
             [Panel(grey(), dict(model=square(0, 1, 12)))],
-            r"image's size \(24, 24\), but 'model' has \(12, 12\): resize",
+            r"mask 'model': expected .*size \(24, 24\), got \(12, 12\)\. Resize",
         ),
         (
             [Panel(grey(), dict(a=square(0, 1))), Panel(grey(), dict(b=square(0, 1)))],
-            r"the first has \['a'\] and another \['b'\]",
+            r"masks: expected the same columns .* got \['a'\] and \['b'\]",
         ),
     ],
 )

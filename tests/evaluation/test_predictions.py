@@ -13,7 +13,7 @@ from mmkdml.evaluation import ForegroundIoU, MemberMetrics
 from mmkdml.evaluation.calibration import Calibration
 from mmkdml.evaluation.diversity import Diversity
 from mmkdml.evaluation.fidelity import Fidelity
-from mmkdml.evaluation.predictions import predictions_by_name, summed, truth_of
+from mmkdml.evaluation.predictions import predictions_by_name, sum_by_name, truth_of
 from mmkdml.registry import MODELS
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
@@ -74,18 +74,18 @@ def test_the_truth_of_both_tasks():
 
 
 def test_what_is_missing_is_told():
-    with pytest.raises(ValueError, match=r'expected the truth.*pred_sem_seg.*load annotations'):
+    with pytest.raises(ValueError, match=r'expected the truth.*pred_sem_seg.*Load annotations'):
         truth_of(mask(LOGITS, [[1, 0]]))
     sample = with_members(mask(LOGITS, [[1, 0]]), student_1=SegDataSample())
     with pytest.raises(
-        ValueError, match=r'or pred_label and pred_score, .* but student_1 has \[\]'
+        ValueError, match=r'or pred_label and pred_score, .* got \[\] for student_1'
     ):
         predictions_by_name(sample)
 
 
 def test_sums_by_name():
-    assert summed([dict(a=1, b=2), {}, dict(a=3)]) == dict(a=4, b=2)
-    assert summed([]) == {}
+    assert sum_by_name([dict(a=1, b=2), {}, dict(a=3)]) == dict(a=4, b=2)
+    assert sum_by_name([]) == {}
 
 
 def test_what_a_classroom_predicts_is_taken_by_all_metrics_beside_each_other():

@@ -36,5 +36,5 @@ def test_a_bar_for_the_accuracy_and_one_for_the_gap(figure, tmp_path):
 
 
 def test_nothing_to_draw(tmp_path):
-    with pytest.raises(ValueError, match='needs answers, but the table has none'):
+    with pytest.raises(ValueError, match='table: expected at least one row, got none'):
         draw_reliability(pd.DataFrame(), tmp_path / 'a.png')

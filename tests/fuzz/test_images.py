@@ -14,7 +14,7 @@ from PIL import Image
 from mmkdml.apis import Predictor, load_config
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.datasets import AlbumentationsTransform, LoadBinaryMask
-from mmkdml.datasets.converters.source_checks import mask_shows_foreground
+from mmkdml.datasets.converters.source_checks import mask_has_foreground
 from mmkdml.datasets.image_files import FORMATS
 from mmkdml.datasets.images import read_binary_mask
 from mmkdml.registry import MODELS
@@ -116,7 +116,7 @@ def test_masks_of_every_kind(folder, answered, shape, mode, kind, values, edits)
     results = answered(
         lambda: LoadBinaryMask().transform(dict(seg_map_path=str(path), seg_fields=[])), str(path)
     )
-    answered(lambda: mask_shows_foreground(path, path, None), str(path))
+    answered(lambda: mask_has_foreground(path, path, None), str(path))
     assert (mask is None) == (results is None)
     if mask is not None:
         assert (mask.ndim, mask.dtype, set(np.unique(mask)) <= {0, 1}) == (2, np.uint8, True)

@@ -31,7 +31,7 @@ from mmkdml.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
-REFUSED = 'cannot be loaded as a checkpoint of weights'
+REFUSED = 'is not a valid checkpoint'
 # Of torch.load and of torch.hub, to which the last one belongs.
 PLAIN = """
 import sys

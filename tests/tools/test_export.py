@@ -57,7 +57,7 @@ def test_nothing_to_export(export, checkpoint, short, tmp_path, payload):
     torch.save(dict(state_dict={}, meta=payload(tmp_path / 'made')), malicious)
     cut.write_bytes(checkpoint.read_bytes()[:5000])
     empty.mkdir()
-    refused = 'cannot be loaded as a checkpoint of weights'
+    refused = 'is not a valid checkpoint'
     for args, message in {
         (SEGMENT, malicious): f'malicious.pth {refused}: Unsupported global',
         (SEGMENT, cut): f'cut.pth {refused}',

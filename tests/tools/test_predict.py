@@ -163,7 +163,7 @@ def test_nothing_to_predict_with(predict, run, checkpoint, folder, tmp_path, pay
     cut.write_bytes(checkpoint.read_bytes()[:5000])
     (tmp_path / 'text.pth').write_text('no weights')
     out = tmp_path / 'out'
-    weights = 'cannot be loaded as a checkpoint of weights'
+    weights = 'is not a valid checkpoint'
     for words, message in {
         (run, tmp_path / 'empty'): 'empty holds no image: expected files with',
         (run, 'nowhere'): 'There is no image or folder nowhere',

@@ -73,7 +73,7 @@ def test_a_truncated_checkpoint_ends_in_one_line_and_an_exit_code(trained, short
     )
     assert done.returncode == 1
     assert 'Traceback' not in done.stderr
-    assert f'test.py: error: {truncated} cannot be loaded as a checkpoint of weights' in done.stderr
+    assert f'test.py: error: {truncated} is not a valid checkpoint' in done.stderr
 
 
 @pytest.mark.parametrize('nested', [False, True])
@@ -85,7 +85,7 @@ def test_no_code_of_a_checkpoint_is_run(
     content['meta' if nested else 'state_dict'] = payload(made)
     torch.save(content, checkpoint)
     for name, args in (('test', [checkpoint]), ('train', ['--resume', checkpoint])):
-        with pytest.raises(SystemExit, match='cannot be loaded as a checkpoint of weights'):
+        with pytest.raises(SystemExit, match='is not a valid checkpoint'):
             tool(name, CONFIG, *args, '--work-dir', tmp_path, options=short)
     assert not made.exists()
     monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD')

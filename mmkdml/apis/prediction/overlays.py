@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
-from mmkdml.evaluation.mask_panels import PREDICTION_COLOUR, Panel
+from mmkdml.evaluation.mask_panels import PREDICTION_COLOR, Panel
 
 # Pixels: the longer side of an image, what is between two, the height of a line of text.
 _SIDE, _GAP, _LINE = 384, 8, 24
@@ -48,7 +48,7 @@ def draw_overlay(panels: Sequence[Panel], classes: Sequence[str], path: str | Pa
 def _colours(number: int) -> list[tuple[int, ...]]:
     """One for each foreground class, RGB of 8 bits."""
     more = matplotlib.color_sequences['tab20']
-    chosen = [PREDICTION_COLOUR, *(more[index % len(more)] for index in range(number - 1))]
+    chosen = [PREDICTION_COLOR, *(more[index % len(more)] for index in range(number - 1))]
     return [tuple(round(255 * part) for part in to_rgb(colour)) for colour in chosen]
 
 

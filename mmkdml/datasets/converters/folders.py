@@ -11,7 +11,7 @@ from typing import Any
 from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
-    mask_shows_foreground,
+    mask_has_foreground,
     masks_info,
     source_folder,
 )
@@ -47,7 +47,7 @@ def class_folder_rows(
     problems = Problems(source)
     found = _images(source, source)
     for name in (name for name in found if '/' not in name):
-        problems.add(f'{name}: not in the folder of a class')
+        problems.add(f'{name}: not in a class folder')
     images = _by_id((name for name in found if '/' in name), problems)
     classes = sorted({image_id.partition('/')[0] for image_id in images})
     if len(classes) < 2:
@@ -106,11 +106,14 @@ def mask_pair_rows(
     source = source_folder(source, 'the folder with the folders of images and of masks')
     problems = Problems(source)
     image_folder, mask_folder = (
-        _inside(source, name, f'the folder of {kind}, named from {source} on')
+        _inside(source, name, f'the folder of {kind}, relative to {source}')
         for kind, name in (('images', images), ('masks', masks))
     )
     if image_folder == mask_folder and not mask_suffix:
-        raise ValueError('images and masks in one folder need a suffix that tells masks, got none')
+        raise ValueError(
+            'Invalid mask_suffix: expected a suffix, because images and masks share a folder, got '
+            'none'
+        )
     mask_files = [
         name for name in _images(mask_folder, source) if Path(name).stem.endswith(mask_suffix)
     ]
@@ -128,7 +131,7 @@ def mask_pair_rows(
 
     def check(image_id: str) -> bool:
         paths = source / image_paths[image_id], source / mask_paths[image_id]
-        return mask_shows_foreground(*paths, None, drawn_on)
+        return mask_has_foreground(*paths, None, drawn_on)
 
     paired = sorted(image_paths.keys() & mask_paths.keys())
     rows = [
@@ -191,7 +194,7 @@ def convert_folders(
         info |= dict(classes=classes, by_class=by_class)
     else:
         raise ValueError(
-            'expected a folder of images and one of masks, or neither and no option of masks, got '
+            'expected both images and masks, or neither and no mask option, got '
             f'images {images!r}, masks {masks!r}, mask_suffix {mask_suffix!r}, masks_drawn_on '
             f'{masks_drawn_on!r}'
         )
@@ -229,7 +232,7 @@ def _by_id(
     for path in paths:
         image_id = Path(path).relative_to(folder).with_suffix('').as_posix().removesuffix(suffix)
         if by_id.setdefault(image_id, path) != path:
-            problems.add(f'{path}: the same name as {by_id[image_id]} but for the ending')
+            problems.add(f'{path}: differs from {by_id[image_id]} only in the suffix')
     return by_id
 
 
@@ -240,7 +243,7 @@ def _groups(paths: Collection[str], regex: str | None) -> dict[str, str]:
     try:
         pattern = re.compile(regex)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f'{regex!r} is no regular expression: {error}') from error
+        raise ValueError(f'Invalid regular expression {regex!r}: {error}') from error
     if not pattern.groups:
         raise ValueError(
             f'expected a regular expression with a group in parentheses, got {regex!r}'

@@ -12,9 +12,9 @@ import pandas as pd
 from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
-    mask_shows_foreground,
+    check_choice,
+    mask_has_foreground,
     masks_info,
-    one_of,
     source_folder,
 )
 from mmkdml.datasets.images import read_image
@@ -70,7 +70,7 @@ def ham10000_rows(
 
     def check(name: str) -> None:
         if masks:
-            mask_shows_foreground(images[name], files['mask'][name], drawn_on=drawn_on)
+            mask_has_foreground(images[name], files['mask'][name], drawn_on=drawn_on)
         else:
             read_image(images[name], modes=('RGB',))
 
@@ -118,12 +118,12 @@ def convert_ham10000(
     Raises:
         ValueError: If ``task``, ``split_by``, ``balance`` or ``masks_drawn_on`` is invalid.
     """
-    one_of('task', task, ('cls', 'seg'))
-    one_of('split_by', split_by, ('lesion', 'image'))
+    check_choice('task', task, ('cls', 'seg'))
+    check_choice('split_by', split_by, ('lesion', 'image'))
     if balance is None:
         balance = 'mean' if task == 'cls' else 'none'
     if isinstance(balance, str):
-        one_of('a number of samples for balance, or', balance, ('mean', 'none'))
+        check_choice('balance', balance, ('mean', 'none'))
     drawn_on = masks_info(masks_drawn_on)
     if task == 'cls' and drawn_on:
         raise ValueError(f"masks_drawn_on: expected None for task 'cls', got {masks_drawn_on!r}")
@@ -160,8 +160,8 @@ def _read_metadata(path: Path, problems: Problems) -> dict[str, tuple[str, int]]
         raise FileNotFoundError(f'no {path.name} in {path.parent}')
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
-    except ValueError as error:  # as pandas' parser and the decoder raise
-        raise ValueError(f'{path}: no CSV ({error})') from error
+    except ValueError as error:  # from the parser or the decoder
+        raise ValueError(f'{path}: invalid CSV ({error})') from error
     columns = ['lesion_id', 'image_id', 'dx']
     if missing := [column for column in columns if column not in table]:
         raise ValueError(
@@ -179,7 +179,7 @@ def _read_metadata(path: Path, problems: Problems) -> dict[str, tuple[str, int]]
         elif image in images:
             problems.add(f'{where}: duplicate image_id {image}')
         elif diagnoses.setdefault(lesion, dx) != dx:
-            problems.add(f'{where}: lesion {lesion} is {dx}, but {diagnoses[lesion]} before')
+            problems.add(f'{where}: lesion {lesion} is {dx}, but {diagnoses[lesion]} above')
         else:
             images[image] = (lesion, DIAGNOSES.index(dx))
     problems.stop_if_any()

@@ -8,9 +8,9 @@ from pathlib import Path
 from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
-    mask_shows_foreground,
+    check_choice,
+    mask_has_foreground,
     masks_info,
-    one_of,
     source_folder,
 )
 from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
@@ -56,7 +56,7 @@ def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:
         elif seen.setdefault(image.stem, image) != image:
             problems.add(f'{name}: duplicate id, also in {seen[image.stem].parent.name}')
         elif mask is None:
-            problems.add(f'{name}: no mask {image.stem}_mask.tif beside it')
+            problems.add(f'{name}: no mask {image.stem}_mask.tif next to it')
         else:
             pairs.append((image, mask))
     for mask in masks.values():
@@ -70,7 +70,7 @@ def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:
             mask=mask.relative_to(source).as_posix(),
         )
         for (image, mask), tumour in problems.check_each(
-            pairs, lambda pair: mask_shows_foreground(*pair, drawn_on=drawn_on), 'checking slices'
+            pairs, lambda pair: mask_has_foreground(*pair, drawn_on=drawn_on), 'checking slices'
         )
     ]
     problems.stop_if_any()
@@ -101,7 +101,7 @@ def convert_lgg(
     Raises:
         ValueError: If ``split_by`` or ``masks_drawn_on`` is invalid.
     """
-    one_of('split_by', split_by, ('patient', 'image'))
+    check_choice('split_by', split_by, ('patient', 'image'))
     info = dict(dataset='lgg', split_by=split_by, seed=seed, ratios=[float(r) for r in ratios])
     info |= masks_info(masks_drawn_on)
     rows = lgg_rows(source, masks_drawn_on)

@@ -47,7 +47,7 @@ class Problems:
         if self.found:
             more = f', stopped after {MAX_PROBLEMS}' if len(self.found) == MAX_PROBLEMS else ''
             lines = ''.join(f'\n  - {problem}' for problem in self.found)
-            raise ValueError(f'{self.source} cannot be used as it is{more}:{lines}')
+            raise ValueError(f'Invalid source folder {self.source}{more}:{lines}')
 
     def check_each(
         self, items: Sequence[_T], check: Callable[[_T], _R], description: str
@@ -90,13 +90,15 @@ def source_folder(source: str | Path, what: str) -> Path:
     return source
 
 
-def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raise ValueError if the value of an argument is not allowed."""
     if value not in allowed:
-        raise ValueError(f'expected {name} {" or ".join(map(repr, allowed))}, got {value!r}')
+        raise ValueError(
+            f'Invalid {name}: expected {" or ".join(map(repr, allowed))}, got {value!r}'
+        )
 
 
-def mask_shows_foreground(
+def mask_has_foreground(
     image: Path, mask: Path, modes: Sequence[str] | None = ('RGB',), drawn_on: str | None = None
 ) -> bool:
     """Read an image and its mask, and return whether the mask has any foreground.
@@ -122,5 +124,5 @@ def masks_info(drawn_on: str | None) -> dict[str, str]:
     """
     if drawn_on is None:
         return {}
-    one_of('masks_drawn_on', drawn_on, DRAWN_ON)
+    check_choice('masks_drawn_on', drawn_on, DRAWN_ON)
     return {'masks_drawn_on': drawn_on}

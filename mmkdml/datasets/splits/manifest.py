@@ -117,9 +117,8 @@ def write_parts(
         differing.append(folder / INFO_FILE)
     if differing and not force:
         raise FileExistsError(
-            f'{folder} holds other splits already '
-            f'({", ".join(p.name for p in differing)} would change); choose '
-            'another folder or replace them with --force'
+            f'{folder} contains other splits ({", ".join(p.name for p in differing)} would '
+            'change). Choose another folder, or replace them with --force'
         )
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / name for name in (*parts, INFO_FILE)]

@@ -16,8 +16,8 @@ def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
     for row in rows:
         if row.repeats > 1:
             raise ValueError(
-                f'{where}: {row.id!r} has repeats {row.repeats}; images may be repeated for '
-                'training alone, not to be measured on'
+                f'{where}: expected no repeats outside of training, got {row.repeats} for '
+                f'{row.id!r}'
             )
 
 
@@ -40,8 +40,8 @@ def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
             real = osp.realpath(real) if osp.islink(real) else real
             if not real.startswith(top):
                 raise ValueError(
-                    f'{where}: {path} of {row.id!r} leads out of {root or "."}, to {real}; set '
-                    'allow_outside=True in the data set if that is meant'
+                    f'{where}: {path} of {row.id!r} leads out of {root or "."}, to {real}. If this '
+                    'is intended, set allow_outside=True in the data set'
                 )
 
 
@@ -51,10 +51,12 @@ def refuse_duplicates(rows: Iterable[SplitRow]) -> None:
     images: dict[tuple[str, str | None], SplitRow] = {}
     for row in rows:
         if row.id in ids:
-            raise ValueError(f'id {row.id!r} comes twice: {ids[row.id].path} and {row.path}')
+            raise ValueError(f'duplicate id {row.id!r}: {ids[row.id].path} and {row.path}')
         image = image_key(row)
         if image in images:
-            raise ValueError(f'{row.path!r} comes twice: as id {images[image].id!r} and {row.id!r}')
+            raise ValueError(
+                f'duplicate image {row.path!r}: ids {images[image].id!r} and {row.id!r}'
+            )
         ids[row.id] = images[image] = row
 
 

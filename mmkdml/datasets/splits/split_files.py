@@ -70,7 +70,7 @@ class SplitRow:
             if not value.strip():
                 raise ValueError(f'{name} is empty in {self}')
             if value != value.strip():  # ' x' and 'x' would be two patients
-                raise ValueError(f'expected {name} without space at its ends, got {value!r}')
+                raise ValueError(f'expected {name} without surrounding spaces, got {value!r}')
         for path in (self.path,) if self.mask is None else (self.path, self.mask):
             pure = PurePosixPath(path)
             # Drive letters are absolute on Windows; URLs contain //.
@@ -83,8 +83,8 @@ class SplitRow:
         for text in (self.id, self.path, self.mask, self.group):
             if _UNWRITABLE.search(text or ''):
                 raise ValueError(
-                    'a split file cannot hold carriage returns, nulls and bytes that are no text, '
-                    f'as in {text!r}; give the file or the group another name'
+                    'expected text without carriage returns, null characters or undecodable bytes, '
+                    f'got {text!r}. Rename the file or the group'
                 )
         if self.label < 0:
             raise ValueError(f'expected a class index of 0 or more as label, got {self.label}')
@@ -127,8 +127,8 @@ def write_splits(
     refuse_duplicates(every_row)
     masks = {row.mask is not None for row in every_row}
     if len(masks) > 1:
-        lone = next(row for row in every_row if row.mask is None)
-        raise ValueError(f'expected a mask for all images or for none, but {lone.id!r} has none')
+        without = next(row.id for row in every_row if row.mask is None)
+        raise ValueError(f'expected a mask for all images or for none, but {without!r} has none')
     for name in set(splits) - {'train'}:
         refuse_repeats(splits[name], name)
     content = {f'{name}.csv': _to_csv(rows).encode() for name, rows in splits.items()}
@@ -160,7 +160,7 @@ def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, 
         check_manifest(folder / PART_FILES[0])
     splits = {s: _read_rows(p) for s in SPLITS if (p := folder / f'{s}.csv').exists()}
     if not splits:
-        raise FileNotFoundError(f'No {", ".join(PART_FILES)} in {folder}')
+        raise FileNotFoundError(f'No split files in {folder}: expected {", ".join(PART_FILES)}')
     refuse_duplicates(row for rows in splits.values() for row in rows)
     for name in set(splits) - {'train'}:
         refuse_repeats(splits[name], name)
@@ -185,13 +185,12 @@ def read_split(path: str | Path) -> list[SplitRow]:
             has changed (see :func:`accept_splits`).
     """
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f'a split file (ann_file) must be a path, got {path!r}')
+        raise TypeError(f'Invalid ann_file: expected the path of a split file, got {path!r}')
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f'no split file {path}; make it with a converter of '
-            'tools/dataset_converters, or correct ann_file (it is taken '
-            'relative to the working directory, not to data_root)'
+            f'No split file {path}. Write it with tools/dataset_converters, or correct ann_file, '
+            'which is relative to the working directory, not to data_root'
         )
     check_manifest(path)
     return _read_rows(path)
@@ -206,20 +205,23 @@ def _read_rows(path: Path) -> list[SplitRow]:
             header = tuple(next(reader, ()))
             if header != _columns(header):
                 raise ValueError(
-                    f'expected the columns {",".join(_columns())}, or {",".join(COLUMNS)} of which '
-                    f'{" and ".join(OPTIONAL_COLUMNS)} may be absent, got {",".join(header)!r}'
+                    f'expected the columns {",".join(COLUMNS)}, of which '
+                    f'{" and ".join(OPTIONAL_COLUMNS)} are optional, got {",".join(header)!r}'
                 )
             for values in reader:
                 row = _to_row(header, values)
-                for key, what in ((row.id, f'id {row.id!r}'), (image_key(row), repr(row.path))):
+                for key, what in (
+                    (row.id, f'id {row.id!r}'),
+                    (image_key(row), f'image {row.path!r}'),
+                ):
                     if key in lines:
-                        raise ValueError(f'{what} comes twice, first in line {lines[key]}')
+                        raise ValueError(f'duplicate {what}, first in line {lines[key]}')
                     lines[key] = reader.line_num
                 rows.append(row)
         except (ValueError, csv.Error) as error:
             raise ValueError(f'{path}, line {max(reader.line_num, 1)}: {error}') from error
     if not rows:
-        raise ValueError(f'{path} has no rows')
+        raise ValueError(f'{path}: expected at least one row, got none')
     return rows
 
 

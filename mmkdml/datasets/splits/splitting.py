@@ -50,7 +50,7 @@ def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) 
         raise ValueError(
             f'expected at least {len(lacking)} groups, one for each of '
             f'{", ".join(lacking)}, got {len(sizes)}: {sorted(sizes)}. Set a ratio to '
-            '0 to leave a split out, or split by image'
+            '0 to omit a split, or split by image'
         )
     # Python guarantees the sequence of random() only, across versions.
     rng = random.Random(seed)
@@ -101,8 +101,8 @@ def split_rows(
         label = row.label if by_class else 0
         if home.setdefault(unit, label) != label:
             raise ValueError(
-                f'group {unit!r} has images of the classes {home[unit]} and {label}; to keep the '
-                "classes' proportions, a group must be of one class"
+                f'group {unit!r} has images of the classes {home[unit]} and {label}: expected one '
+                'class per group to preserve class proportions'
             )
         of_class = sizes.setdefault(label, {})
         of_class[unit] = of_class.get(unit, 0) + 1

@@ -7,9 +7,9 @@ from PIL import Image, ImageFont
 
 from mmkdml.apis.prediction import overlays
 from mmkdml.apis.prediction.overlays import draw_overlay
-from mmkdml.evaluation.mask_panels import PREDICTION_COLOUR, Panel
+from mmkdml.evaluation.mask_panels import PREDICTION_COLOR, Panel
 
-COLOUR = np.round(255 * np.array(to_rgb(PREDICTION_COLOUR)))
+COLOUR = np.round(255 * np.array(to_rgb(PREDICTION_COLOR)))
 SIDE, GAP, LINE = 384, 8, 24
 CLASSES = ('healthy', 'ill')
 

@@ -264,12 +264,12 @@ def test_refusals_of_load(checkpoints, tmp_path, payload):
             load(SEGMENT, checkpoints[SEGMENT], device)
     cut = tmp_path / 'cut.pth'
     cut.write_bytes(checkpoints[SEGMENT].read_bytes()[:5000])
-    with pytest.raises(ValueError, match='cut.pth cannot be loaded as a checkpoint of weights'):
+    with pytest.raises(ValueError, match='cut.pth is not a valid checkpoint'):
         load(SEGMENT, cut)
     torch.save(dict(state_dict=payload(tmp_path / 'made')), tmp_path / 'bad.pth')
-    with pytest.raises(ValueError, match='bad.pth cannot be loaded as a checkpoint of weights'):
+    with pytest.raises(ValueError, match='bad.pth is not a valid checkpoint'):
         load(SEGMENT, tmp_path / 'bad.pth')
     assert not (tmp_path / 'made').exists()
     torch.save(dict(state_dict=3), tmp_path / 'three.pth')
-    with pytest.raises(ValueError, match='three.pth holds no weights'):
+    with pytest.raises(ValueError, match='three.pth contains no weights'):
         load(SEGMENT, tmp_path / 'three.pth')

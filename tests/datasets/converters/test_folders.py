@@ -83,7 +83,7 @@ def test_images_and_masks_in_one_folder_are_told_by_the_suffix(pairs):
         mask.rename(pairs / 'images' / mask.relative_to(pairs / 'masks'))
     together = mask_pair_rows(pairs, 'images/', './images', '_mask')
     assert [(r.id, r.path, r.label) for r in together] == [(r.id, r.path, r.label) for r in apart]
-    with pytest.raises(ValueError, match='need a suffix that tells masks, got none'):
+    with pytest.raises(ValueError, match='mask_suffix: expected .* got none'):
         mask_pair_rows(pairs, 'images', 'images')
 
 
@@ -96,10 +96,13 @@ def test_masks_below_the_images_are_no_images(pairs):
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [
-        (lambda f, save: save(f / 'stray.png', np.zeros((4, 4))), '- stray.png: not in the folder'),
+        (
+            lambda f, save: save(f / 'stray.png', np.zeros((4, 4))),
+            '- stray.png: not in a class folder',
+        ),
         (
             lambda f, save: save(f / 'mucus' / 'p0_mucus_0.bmp', np.zeros((4, 4))),
-            'mucus/p0_mucus_0.png: the same name as mucus/p0_mucus_0.bmp but for the ending',
+            'mucus/p0_mucus_0.png: differs from mucus/p0_mucus_0.bmp only in the suffix',
         ),
         (
             lambda f, save: (f / 'mucus' / 'p0_mucus_0.png').write_bytes(b'no image'),
@@ -126,7 +129,7 @@ def test_tiles_that_cannot_be_used_are_named(tiles, save, damage, message):
         ),
         (
             lambda f, save: save(f / 'masks/p1/view_2_mask.tif', np.zeros((6, 4))),
-            'p1/view_2_mask.tif: the same name as masks/p1/view_2_mask.png but for the ending',
+            'p1/view_2_mask.tif: differs from masks/p1/view_2_mask.png only in the suffix',
         ),
         (
             lambda f, save: save(f / 'masks/p1/view_2_mask.png', np.zeros((4, 6))),
@@ -151,7 +154,7 @@ def test_pairs_that_cannot_be_used_are_named(pairs, save, damage, message):
 @pytest.mark.parametrize(
     ('regex', 'message'),
     [
-        (r'(p\d', r"'\(p.* is no regular expression: missing"),
+        (r'(p\d', r"Invalid regular expression '\(p.*: missing"),
         (r'p\d', r'with a group in parentheses, got '),
         (r'(p[1-9])_', 'finds no group in 6 of 24 images, such as Adipose/p0_Adipose_0.png, Adi'),
         (r'mucus/(p\d)|tumour', 'finds no group in 20 of 24 images'),
@@ -171,10 +174,12 @@ def test_folders_that_are_none(tmp_path, pairs, save):
         class_folder_rows(tmp_path / 'empty')
     with pytest.raises(FileNotFoundError, match='x is not a folder; .* folders of images and of'):
         mask_pair_rows(tmp_path / 'x', 'images', 'masks')
-    with pytest.raises(FileNotFoundError, match='polyps/x is not a folder; .*of masks, named from'):
+    with pytest.raises(
+        FileNotFoundError, match='polyps/x is not a folder; .*of masks, relative to'
+    ):
         mask_pair_rows(pairs, 'images', 'x')
     for outside in ('../polyps/images', str(pairs / 'images')):
-        with pytest.raises(ValueError, match='expected the folder of images, named from .* got '):
+        with pytest.raises(ValueError, match='expected the folder of images, relative to .* got '):
             mask_pair_rows(pairs, outside, 'masks')
     (pairs / 'none').mkdir()
     with pytest.raises(ValueError, match=r'no images \(.bmp, .* in .*none'):
@@ -199,7 +204,7 @@ def test_splits_have_the_classes_proportions_where_groups_allow_it(tiles, tmp_pa
     'given', [dict(images='images'), dict(masks='masks'), dict(mask_suffix='_mask')]
 )
 def test_half_of_a_pair_is_refused(pairs, tmp_path, given):
-    with pytest.raises(ValueError, match='a folder of images and one of masks, or neither'):
+    with pytest.raises(ValueError, match='expected both images and masks, or neither'):
         convert_folders(pairs, tmp_path / 'out', **given)
 
 
@@ -227,7 +232,7 @@ def test_tool_on_pairs(pairs, tmp_path, run_tool, capsys):
         ['split', 'images', 'groups', 'positives'],
         ['train', '4', '2', '2'],
     ]
-    with pytest.raises(SystemExit, match='folders.py: error: .* named from .*polyps on'):
+    with pytest.raises(SystemExit, match='folders.py: error: .* relative to .*polyps'):
         run_tool('folders.py', pairs, '--out', tmp_path / 'x', '--images', 'i', '--masks', 'm')
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from mmkdml.datasets.converters.source_checks import (
     Problems,
-    mask_shows_foreground,
-    one_of,
+    check_choice,
+    mask_has_foreground,
     source_folder,
 )
 
@@ -21,7 +21,7 @@ def test_each_is_checked_in_order_and_what_is_refused_becomes_a_problem(tmp_path
     problems = Problems(source_folder('/', 'a folder') / 'source')
     assert list(problems.check_each(range(6), refuse_odd, 'checking')) == [(0, 0), (2, -2), (4, -4)]
     assert problems.found == ['1: odd', '3: odd', '5: odd']
-    with pytest.raises(ValueError, match='/source cannot be used as it is:\n  - 1: odd\n  - 3: o'):
+    with pytest.raises(ValueError, match='Invalid source folder /source:\n  - 1: odd\n  - 3: o'):
         problems.stop_if_any()
 
 
@@ -59,10 +59,10 @@ def test_no_folder(tmp_path):
         source_folder(tmp_path / 'file', 'some images')
 
 
-def test_one_of():
-    one_of('colour', 'red', ('red', 'green'))
-    with pytest.raises(ValueError, match="expected colour 'red' or 'green', got 'blue'"):
-        one_of('colour', 'blue', ('red', 'green'))
+def test_check_choice():
+    check_choice('color', 'red', ('red', 'green'))
+    with pytest.raises(ValueError, match="color: expected 'red' or 'green', got 'blue'"):
+        check_choice('color', 'blue', ('red', 'green'))
 
 
 def test_masks_and_their_images(tmp_path, save):
@@ -73,9 +73,9 @@ def test_masks_and_their_images(tmp_path, save):
     save(tmp_path / 'some.png', mask)
     save(tmp_path / 'turned.png', mask.T)
     image = tmp_path / 'image.png'
-    assert mask_shows_foreground(image, tmp_path / 'some.png') is True
-    assert mask_shows_foreground(image, tmp_path / 'none.png') is False
+    assert mask_has_foreground(image, tmp_path / 'some.png') is True
+    assert mask_has_foreground(image, tmp_path / 'none.png') is False
     with pytest.raises(ValueError, match='turned.png: the mask is 4x6, its image 6x4'):
-        mask_shows_foreground(image, tmp_path / 'turned.png')
+        mask_has_foreground(image, tmp_path / 'turned.png')
     with pytest.raises(ValueError, match='image.png: expected an image of mode L, got RGB'):
-        mask_shows_foreground(image, tmp_path / 'some.png', ('L',))
+        mask_has_foreground(image, tmp_path / 'some.png', ('L',))

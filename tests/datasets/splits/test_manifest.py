@@ -228,7 +228,7 @@ def test_what_is_not_accepted(tmp_path):
     group, text = NEW['train'][0].group, (tmp_path / 'test.csv').read_text()
     for row, message in (
         (f'z,z.tif,{group},1\n', f'group {group!r} is in train and in test'),
-        (f'{NEW["train"][0].id},z.tif,z,1\n', f'id {NEW["train"][0].id!r} comes twice'),
+        (f'{NEW["train"][0].id},z.tif,z,1\n', f'duplicate id {NEW["train"][0].id!r}'),
         ('z,../z.tif,z,1\n', r'test\.csv, line'),
     ):
         (tmp_path / 'test.csv').write_text(text + row)
@@ -244,7 +244,7 @@ def test_what_is_not_accepted(tmp_path):
 def test_repeats_are_accepted_for_training_only(tmp_path):
     write_splits(tmp_path, {**NEW, 'train': [replace(NEW['train'][0], repeats=2)]}, {})
     (tmp_path / 'train.csv').rename(tmp_path / 'val.csv')
-    with pytest.raises(ValueError, match='val: .* has repeats 2'):
+    with pytest.raises(ValueError, match='val: .* got 2 for '):
         accept_splits(tmp_path)
 
 

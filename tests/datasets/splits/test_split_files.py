@@ -46,17 +46,17 @@ def test_an_image_that_comes_twice(tmp_path):
     masks = [SplitRow(name, 'x.tif', 'g', 0, f'{name}.png') for name in 'ab']
     assert read_split(write_splits(tmp_path / 'masks', {'train': masks}, {})[0]) == masks
     twice = {'train': [row('x')], 'test': [SplitRow('y', './x.tif', 'h', 1)]}
-    with pytest.raises(ValueError, match="'./x.tif' comes twice: as id 'x' and 'y'"):
+    with pytest.raises(ValueError, match="duplicate image './x.tif': ids 'x' and 'y'"):
         write_splits(tmp_path, twice, {})
     path = tmp_path / 'mine.csv'
     path.write_text('id,path,group,label\nx,x.tif,g,0\ny,./x.tif,g,1\n')
-    with pytest.raises(ValueError, match="line 3: './x.tif' comes twice, first in line 2"):
+    with pytest.raises(ValueError, match="line 3: duplicate image './x.tif', first in line 2"):
         read_split(path)
 
 
 def test_an_id_that_comes_twice():
     twice = [row('x', 'a'), row('y', 'b'), SplitRow('x', 'elsewhere.tif', 'c', 0)]
-    with pytest.raises(ValueError, match="id 'x' comes twice"):
+    with pytest.raises(ValueError, match="duplicate id 'x'"):
         write_splits('nowhere', dict(train=twice[:1], val=twice[:1]), {})
 
 
@@ -85,7 +85,7 @@ def test_repeats_are_written_where_they_are_used(tmp_path, mask):
 @pytest.mark.parametrize('part', ['val', 'test'])
 def test_nothing_is_repeated_where_it_is_measured(tmp_path, part):
     twice = replace(row('b'), repeats=2)
-    with pytest.raises(ValueError, match=f"{part}: 'b' has repeats 2; .* training alone"):
+    with pytest.raises(ValueError, match=f"{part}: expected no repeats .* got 2 for 'b'"):
         write_splits(tmp_path, {'train': [row('a')], part: [twice]}, {})
     assert not list(tmp_path.iterdir())
 
@@ -106,7 +106,7 @@ def test_other_splits_are_replaced_only_by_force(tmp_path):
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     write_splits(tmp_path, split_rows(ROWS, seed=1), dict(seed=1))  # the same: nothing to refuse
     other = split_rows(ROWS, (80, 0, 20), seed=1)
-    with pytest.raises(FileExistsError, match='holds other splits .*val.csv.* --force'):
+    with pytest.raises(FileExistsError, match='contains other splits .*val.csv.* --force'):
         write_splits(tmp_path, other, dict(seed=1))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     write_splits(tmp_path, other, dict(seed=1), force=True)
@@ -135,8 +135,11 @@ def test_splits_that_cannot_be_written(tmp_path, splits, message):
     ('text', 'message'),
     [
         ('', "line 1: expected the columns .*got ''"),
-        ('id,path,label\n', "line 1: expected the columns id,path,group.* got 'id,path,label'"),
-        ('id,path,group,label\n', 'has no rows'),
+        (
+            'id,path,label\n',
+            "line 1: expected the columns id,path,mask,group.* got 'id,path,label'",
+        ),
+        ('id,path,group,label\n', 'expected at least one row'),
         ('id,path,group,label\na,a.tif,g,1\nb,b.tif,g\n', 'line 3: expected 4 values .* got 3'),
         ('id,path,group,label\na,a.tif,g,tumour\n', "line 2: .* label, got 'tumour'"),
         ('id,path,group,label\na,a.tif,g,-1\n', "line 2: .* label, got '-1'"),
@@ -144,7 +147,7 @@ def test_splits_that_cannot_be_written(tmp_path, splits, message):
         ('id,path,mask,group,label\na,a.tif,,g,1\n', "line 2: .* got ''"),
         (
             'id,path,group,label\na,a.tif,g,1\nb,b.tif,g,1\na,c.tif,g,1\n',
-            "line 4: id 'a' comes twice, first in line 2",
+            "line 4: duplicate id 'a', first in line 2",
         ),
         ('id,path,group,label\n"a,a.tif,g,1\n', 'line 2: unexpected end of data'),
         ('id,path,group,label,repeats\na,a.tif,g,1,0\n', 'line 2: expected repeats .* got 0'),
@@ -166,5 +169,5 @@ def test_a_split_file_that_is_not_text(tmp_path):
 
 
 def test_no_split_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no split file .*x.csv; make it .*ann_file'):
+    with pytest.raises(FileNotFoundError, match='No split file .*x.csv.*ann_file'):
         read_split(tmp_path / 'x.csv')

@@ -99,7 +99,7 @@ def test_fewer_groups_than_splits():
 
 def test_an_id_that_comes_twice():
     twice = [row('x', 'a'), row('y', 'b'), SplitRow('x', 'elsewhere.tif', 'c', 0)]
-    with pytest.raises(ValueError, match="id 'x' comes twice: x.tif and elsewhere.tif"):
+    with pytest.raises(ValueError, match="duplicate id 'x': x.tif and elsewhere.tif"):
         split_rows(twice)
 
 
@@ -135,7 +135,7 @@ def test_by_class_no_group_is_divided_and_the_seed_decides():
 
 def test_by_class_refuses_what_cannot_be():
     mixed = [*lesions((9, 9)), row('z', '0_0', label=1)]
-    with pytest.raises(ValueError, match="group '0_0' has images of the classes 0 and 1; .*one"):
+    with pytest.raises(ValueError, match="group '0_0' has images of the classes 0 and 1: .*one"):
         split_rows(mixed, by_class=True)
     assert split_rows(mixed, by_image=True, by_class=True)
     with pytest.raises(ValueError, match='class 1: expected at least 3 groups.* got 2'):
