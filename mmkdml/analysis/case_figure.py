@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from mmkdml.analysis.hard_cases import overlap, predict_batch
 from mmkdml.datasets.images import read_image
 from mmkdml.evaluation.mask_panels import IGNORED, TRUTH, TRUTH_COLOR
-from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.evaluation.predictions import predictions_by_name, truth_of
+from mmkdml.names import ENSEMBLE
 
 IMAGE, DIFFERENCE = 'image', 'difference'
 #: Columns that say the same in all runs.

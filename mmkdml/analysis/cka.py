@@ -16,7 +16,6 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmkdml.analysis.hard_cases import member_inputs
-from mmkdml.evaluation.member_metrics import PLAIN
 from mmkdml.functional.cka import FEWEST_IMAGES, centred_gram, unbiased_hsic
 from mmkdml.inspection.taps_listing import tap_rows
 from mmkdml.models.distillers import KnowledgeDistiller
@@ -31,6 +30,7 @@ from mmkdml.models.tap_presets import (
 )
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import Task, task_of
+from mmkdml.names import PLAIN
 
 Pair = tuple[str, str]
 #: Stem, stages, decoder blocks and logits of the networks that the configs have.

@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader
 
 from mmkdml.analysis.case_figure import IMAGE, Cell, Row
 from mmkdml.analysis.hard_cases import member_inputs, predict_batch
-from mmkdml.evaluation.member_metrics import PLAIN, members_in_order
+from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating, probe_member
 from mmkdml.models.tasks import Task, task_of
+from mmkdml.names import PLAIN
 
 PREDICTED, TRUE = 'predicted', 'true'
 RIGHT, WRONG = '\N{CHECK MARK}', '\N{BALLOT X}'

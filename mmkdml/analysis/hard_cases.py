@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmkdml.evaluation.mask_panels import IGNORED
-from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating
 from mmkdml.models.tasks import task_of
+from mmkdml.names import ENSEMBLE, PLAIN
 
 #: A model with its weights, on its device, and a loader of the images to look at.
 Run = tuple[BaseModel, DataLoader]

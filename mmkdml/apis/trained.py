@@ -9,12 +9,12 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from mmkdml.evaluation.member_metrics import PLAIN
 from mmkdml.inspection.config import use_default_scope, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.classroom_configs import frozen_checkpoints, member_configs, set_member_config
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.tasks import task_of
+from mmkdml.names import PLAIN, TEACHER
 from mmkdml.registry import MODELS
 
 

@@ -13,7 +13,6 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmkdml.evaluation.member_metrics import PLAIN
 from mmkdml.models.classroom_configs import (
     frozen_checkpoints,
     member_configs,
@@ -22,6 +21,7 @@ from mmkdml.models.classroom_configs import (
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.preprocessing import shared_settings
 from mmkdml.models.tasks import Task, task_of
+from mmkdml.names import PLAIN
 from mmkdml.registry import MODELS
 
 

@@ -243,7 +243,7 @@ def test_attributes_cannot_be_looked_up_by_a_file(save):
 def test_nobody_is_told_to_let_the_code_run(save, function, name):
     """torch's own message does, around its reason."""
     path = save(dict(meta=Reduced(function, '1')))
-    message = rf'a valid checkpoint: [^.]*GLOBAL [\w.]*{name}[^.]*\. It may be truncated, .* than weights$'
+    message = rf'valid checkpoint: [^.]*GLOBAL [\w.]*{name}[^.]*\. It may be .* than weights$'
     with pytest.raises(ValueError, match=message) as raised:
         load_checkpoint_file(path)
     assert 'weights_only' not in str(raised.value)
@@ -327,9 +327,7 @@ def test_safetensors(tmp_path):
     with pytest.raises(ValueError, match=r'weights\.safetensors is not a valid checkpoint'):
         load_checkpoint_file(path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(
-        ValueError, match=r'weights\.safetensors is not a valid .*It may be truncated'
-    ):
+    with pytest.raises(ValueError, match=r'weights\.safetensors is not .*It may be truncated'):
         load_checkpoint_file(path)
 
 

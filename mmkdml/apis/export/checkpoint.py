@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from mmkdml.apis.export.checks import framework_answers
 from mmkdml.apis.export.graph import Answers
 from mmkdml.apis.export.source import Source
-from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.inspection.config import classroom_settings, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file
+from mmkdml.names import ENSEMBLE
 from mmkdml.registry import MODELS, TRANSFORMS
 
 # Losses are for training; a stock one takes the place of ours.

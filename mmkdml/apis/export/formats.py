@@ -26,7 +26,7 @@ from mmkdml.apis.export.graph import (
     write_onnx,
 )
 from mmkdml.apis.export.source import Source
-from mmkdml.models.transfers import TEACHER
+from mmkdml.names import TEACHER
 
 CHECKPOINT, ONNX, TORCH_EXPORT = FORMATS = ('checkpoint', 'onnx', 'torch-export')
 INT8 = 'int8'

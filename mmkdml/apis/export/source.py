@@ -11,12 +11,12 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.inspection.config import Inspection, inspect_config
 from mmkdml.models.checkpoints import load_checkpoint_file, load_member, resolve_checkpoint
 from mmkdml.models.classroom_configs import frozen_checkpoint_option
 from mmkdml.models.ensembles import Ensemble, max_ensemble
 from mmkdml.models.heads import BinaryLinearClsHead
+from mmkdml.names import ENSEMBLE
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources, read_source
 from mmkdml.apis.runs import load_config
 from mmkdml.apis.trained import load_with_meta, run_files
-from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN, members_in_order
+from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.member_tta import MemberTTA
 from mmkdml.models.tasks import task_of
+from mmkdml.names import ENSEMBLE, PLAIN
 
 #: Told of a case that cannot be predicted, and why.
 OnError = Callable[[Source, ValueError], None]

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from prettytable import PrettyTable
 
-from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
+from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.registry import HOOKS
 
 # Not of how good the answers are.

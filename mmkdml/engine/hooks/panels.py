@@ -15,8 +15,9 @@ from mmengine.structures import BaseDataElement
 
 from mmkdml.datasets.images import read_image
 from mmkdml.evaluation.mask_panels import IGNORED, TRUTH, Panel, draw_panel, draw_sheet
-from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN, members_in_order
+from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.files import own_file
+from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.registry import HOOKS
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 from prettytable import PrettyTable, TableStyle
 from statsmodels.stats.multitest import multipletests
 
-from mmkdml.evaluation.member_metrics import ENSEMBLE
-from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES, TEACHER
+from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES
+from mmkdml.names import ENSEMBLE, TEACHER
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, Estimate, estimate
 from mmkdml.statistics.counts import count_cases, variants
 from mmkdml.statistics.records import COMPARISON, SuiteRecord

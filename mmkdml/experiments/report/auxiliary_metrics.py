@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
 from mmkdml.experiments.paper.values import FIDELITY, PaperValue, paper_value
 from mmkdml.experiments.report.cells import MEMBERS, Cell, Panel, Row
-from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES, TEACHER
+from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES
+from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.counts import variants
 from mmkdml.statistics.records import BASELINE, DONE, SuiteRecord
 

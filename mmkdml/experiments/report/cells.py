@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.experiments.paper.values import PaperValue
-from mmkdml.models.transfers import STUDENTS, TEACHER
+from mmkdml.models.transfers import STUDENTS
+from mmkdml.names import ENSEMBLE, TEACHER
 
 #: Short names of the members of a classroom, in the order of the paper's rows.
 MEMBERS = {TEACHER: 'T', STUDENTS[0]: 'S1', STUDENTS[1]: 'S2', ENSEMBLE: 'Ensemble'}

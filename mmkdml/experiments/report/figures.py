@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
 from mmkdml.experiments.paper.claims import (
     FAMILIES,
     HOLDS,
@@ -25,6 +24,7 @@ from mmkdml.experiments.paper.claims import (
     UNDECIDED,
     ClaimResult,
 )
+from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.statistics.records import DONE, RunRecord, SuiteRecord
 
 # Okabe and Ito's colours, told apart with every kind of colour vision, without their yellow, which

@@ -9,7 +9,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mmkdml.evaluation.member_metrics import ENSEMBLE
 from mmkdml.experiments.paper.claims import (
     FAMILIES,
     HOLDS,
@@ -29,7 +28,7 @@ from mmkdml.experiments.report.figures import (
     validation_keys,
 )
 from mmkdml.experiments.report.tables import SHOWN, build_table
-from mmkdml.models.transfers import TEACHER
+from mmkdml.names import ENSEMBLE, TEACHER
 from mmkdml.statistics.records import CHECKPOINTS, DONE, STATES, RunRecord, SuiteRecord
 
 LOSS = 'loss'

@@ -9,11 +9,11 @@ from itertools import chain
 import pandas as pd
 from prettytable import PrettyTable, TableStyle
 
-from mmkdml.evaluation.member_metrics import ENSEMBLE, PLAIN
 from mmkdml.experiments.paper.values import SINGLE, PaperValue, paper_value, table_notes
 from mmkdml.experiments.report.auxiliary_metrics import NOTES, beside_panels
 from mmkdml.experiments.report.cells import MEMBERS, Cell, Panel, Row, Table
-from mmkdml.models.transfers import FROM_TEACHER, MODES, STYLES, TEACHER
+from mmkdml.models.transfers import FROM_TEACHER, MODES, STYLES
+from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, estimate
 from mmkdml.statistics.counts import count_cases, variants
 from mmkdml.statistics.records import BASELINE, DONE, RunRecord, SuiteRecord

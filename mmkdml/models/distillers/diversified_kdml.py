@@ -21,11 +21,11 @@ from mmkdml.models.transfers import (
     KNOWLEDGE,
     PREDICTIONS,
     STUDENTS,
-    TEACHER,
     Transfer,
     checked_weights,
     transfers_for,
 )
+from mmkdml.names import TEACHER
 from mmkdml.registry import MODELS
 
 
