@@ -1,4 +1,4 @@
-"""What the frameworks' engine lacks."""
+"""Training loops, hooks, checks and optimizers on top of mmengine."""
 
 from mmkdml.engine.checks import SmallBatchHook, SplitOverlapHook
 from mmkdml.engine.hooks import (

@@ -1,4 +1,4 @@
-"""Agreement between the processes of a run."""
+"""Synchronization of the processes of a run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-# In which gloo's threads come to rest
+# Enough for gloo's threads to become idle after a step.
 FORK_DELAY_SECONDS = 0.05
 
 
 @contextmanager
 def raise_in_all_processes() -> Iterator[None]:
-    """Raise an error in all processes if the block, or decorated function, fails in one of them.
+    """Raise an error in all processes if the block or decorated function fails in one of them.
 
-    Otherwise the others would wait forever for the one that has failed. All processes must enter
-    the block.
+    Without it, the other processes would wait forever. All processes must enter the block.
 
     Raises:
         RuntimeError: If the block failed in other processes only.
@@ -37,7 +36,7 @@ def raise_in_all_processes() -> Iterator[None]:
     error = None
     try:
         yield
-    except Exception as caught:  # any class of any framework
+    except Exception as caught:  # Callers raise any type.
         error = caught
     failures = all_gather_object(error and f'{type(error).__name__}: {error}')
     if error is not None:
@@ -48,18 +47,20 @@ def raise_in_all_processes() -> Iterator[None]:
 
 
 def unwrap_model(model: Any) -> Any:
-    """Return the network of a wrapper such as ``DistributedDataParallel``, or the model itself."""
+    """Return the network inside a wrapper such as ``DistributedDataParallel``, or the model."""
     return model.module if is_model_wrapper(model) else model
 
 
 def check_equal_epoch_lengths(loader: DataLoader) -> None:
-    """Refuses processes of which one would wait for the others for ever, or weigh its images more.
+    """Check that all processes have the same number of images and batches in an epoch.
+
+    Otherwise a process would wait for the others forever, or weight its images more.
 
     Args:
-        loader: Of this process.
+        loader: Training data loader of this process.
 
     Raises:
-        ValueError: If the processes have unequal numbers of images or of batches in an epoch.
+        ValueError: If the numbers differ between processes.
     """
     sampler: Any = loader.sampler
     for what, number in (('images', len(sampler)), ('batches', len(loader))):
@@ -72,18 +73,18 @@ def check_equal_epoch_lengths(loader: DataLoader) -> None:
 
 
 def broadcast_buffers(runner: Runner) -> None:
-    """Gives all processes the main one's buffers, such as the running statistics of BatchNorm.
+    """Copy the main process's buffers, such as BatchNorm statistics, to all processes.
 
-    They are what is saved.
+    These are the buffers that checkpoints contain.
     """
     for buffer in runner.model.buffers():
         broadcast(buffer)
 
 
 def average_gradients(runner: Runner) -> None:
-    """Averages gradients that wait for their step over the processes.
+    """Average accumulated gradients over the processes, because only the main process saves them.
 
-    The step is the same as if that were done later, and only the main process saves them.
+    The next optimizer step is the same as without averaging them early.
     """
     for parameter in runner.model.parameters():
         if parameter.grad is not None:
@@ -91,16 +92,17 @@ def average_gradients(runner: Runner) -> None:
 
 
 def deterministic_allreduce(model: nn.Module) -> None:
-    """Has DistributedDataParallel add up gradients in the order of the processes, on CPUs.
+    """Make DistributedDataParallel sum gradients in rank order with the gloo backend.
 
-    By gloo, the order depends on a number's place in the buckets, which are others in the first
-    step of a process than later: after a resume, sums of three or more would be rounded otherwise.
+    gloo's order depends on the position of a value in its bucket, and buckets differ between the
+    first step of a process and later ones. With three or more processes, a resumed run would round
+    sums differently.
     """
     if get_world_size() < 3 or get_backend() != 'gloo':
         return
     for module in model.modules():
         if isinstance(module, DistributedDataParallel) and not module._comm_hooks:
-            # PyTorch takes no annotations that are strings, as those of functions here are.
+            # A lambda, because PyTorch rejects string annotations of hook functions.
             module.register_comm_hook(None, lambda _, bucket: _mean_in_order(bucket))
 
 
@@ -117,24 +119,24 @@ def _mean_in_order(bucket: torch.distributed.GradBucket) -> Future[torch.Tensor]
 
 @cache
 def sleep_before_fork() -> None:
-    """Makes it improbable that a data loader's worker hangs as it is forked, before Python 3.12.
+    """Sleep before each fork, so that data loader workers rarely deadlock before Python 3.12.
 
-    It does if another thread just takes a lock of Python's (python/cpython#112275), as those of
-    gloo do when they let go of a tensor after a step. No lock can be taken from here, only time.
+    A forked worker hangs if another thread holds one of Python's internal locks at that moment
+    (python/cpython#112275). gloo's threads hold one when they release a tensor after a step.
     """
     if get_backend() == 'gloo' and sys.version_info < (3, 12):
         os.register_at_fork(before=partial(time.sleep, FORK_DELAY_SECONDS))
 
 
 def rebuild_reducers(model: nn.Module) -> None:
-    """Tells DistributedDataParallel, if a model is in it, that parameters lie otherwise in memory.
+    """Rebuild the reducers of DistributedDataParallel after the strides of parameters changed.
 
-    It notes where in its buckets which number of a gradient is when it is made. If that changes, it
-    mixes up the numbers of each gradient in the next step, or in all with
-    ``find_unused_parameters``, and says no more than that it may be slow.
+    A reducer maps its buckets to gradients when it is built. With other strides it permutes the
+    values of each gradient in the next step (in all steps with ``find_unused_parameters``), and
+    only warns that this may be slow.
     """
     for module in model.modules():
         if isinstance(module, DistributedDataParallel):
-            module.__setstate__(module.__getstate__())  # as a copy that is unpickled
+            module.__setstate__(module.__getstate__())  # Rebuilds the reducer, as unpickling does.
             for hook, state in module._comm_hooks:
                 torch.distributed._register_comm_hook(module.reducer, state, hook)

@@ -1,4 +1,4 @@
-"""Memory of a process that trains on a CPU."""
+"""Memory allocation of processes that train on a CPU."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import ctypes
 import sys
 from pathlib import Path
 
-# Of glibc's malloc.h
+# From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER, _LARGEST = -1, 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Lets the C library keep the memory that tensors free, for the next step's tensors.
+    """Make the C library keep freed memory for the tensors of the next step.
 
-    glibc gives large blocks back to the system as soon as they are free, and the system fills them
-    with zeros when they are asked for again, which is some gigabytes in every training step. Memory
-    in use between steps is then what a step needs at most.
+    By default, glibc returns large blocks to the system immediately, and the system zeroes them
+    when they are allocated again: several gigabytes per training step. The process then holds the
+    peak memory of a step between steps, too.
 
     Returns:
-        Whether the C library is one that can be told so (glibc; not macOS, musl or Windows).
+        True if the C library supports it (glibc), False otherwise (macOS, musl, Windows).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -29,12 +29,12 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory_mib() -> float:
-    """Highest resident memory of this process so far, in MiB, as the operating system marks it."""
+    """Return the peak resident memory of this process in MiB."""
     status = Path('/proc/self/status')
     if status.exists():
         line = next(x for x in status.read_text().splitlines() if x.startswith('VmHWM'))
         return int(line.split()[1]) / 1024
-    import resource  # not there on Windows, which trains without this mark
+    import resource  # Not available on Windows.
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024**2 if sys.platform == 'darwin' else peak / 1024

@@ -1,4 +1,4 @@
-"""Mixed precision on a CPU."""
+"""Mixed precision training on a CPU."""
 
 from __future__ import annotations
 
@@ -15,25 +15,19 @@ from mmkdml.registry import OPTIM_WRAPPERS
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
-    """Runs the forward in bfloat16 where PyTorch deems it safe; mmengine's wrapper refuses CPUs.
+    """``OptimWrapper`` with bfloat16 autocast on a CPU, which mmengine's wrapper does not support.
 
-    bfloat16 has float32's range, so no loss scaling is needed.
-
-    Args:
-        See mmengine's ``OptimWrapper``.
+    bfloat16 has the range of float32, so the loss is not scaled.
     """
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Enters mmengine's context of gradient accumulation, and autocast."""
+        """Enter mmengine's gradient accumulation context and autocast."""
         with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
             yield
 
 
 def has_fast_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware, by AMX or AVX512; others only imitate it.
-
-    False where torch cannot tell.
-    """
+    """Return True if the CPU multiplies bfloat16 in hardware (AMX or AVX512), False if unknown."""
     capabilities: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
     return any(capabilities.get(key, False) for key in ('amx_bf16', 'avx512_bf16'))

@@ -1,4 +1,4 @@
-"""An optimiser of its own for the discriminators that learn beside the learners (SKD)."""
+"""Separate optimizer for the discriminators of adversarial distillation (SKD)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mmkdml.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
 class SeparateOptimizers(Optimizer):
-    """Several optimisers, of different types if need be, that look like one.
+    """Several optimizers, possibly of different types, behind the interface of one.
 
-    Its groups of parameters are the parts' own, so schedulers, gradient clipping and loss scaling
-    reach all of them. Its defaults are the first part's.
+    Parameter groups are shared with the parts, so schedulers, gradient clipping and loss scaling
+    apply to all of them. ``defaults`` are those of the first part.
 
     Args:
-        parts: Stepped in this order; no parameter may be in two of them.
+        parts: At least one optimizer; stepped in this order.
 
     Raises:
         ValueError: If a parameter is in two parts, or there is no part.
@@ -37,14 +37,14 @@ class SeparateOptimizers(Optimizer):
         return [group for part in self.parts for group in part.param_groups]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy needs: a plain optimiser's, and the parts."""
+        """Add the parts to the state of a plain optimizer."""
         return {**super().__getstate__(), 'parts': self.parts}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Takes up a group of a part.
+        """Add a parameter group of a part.
 
         Raises:
-            ValueError: If no part has this group, and so none would step it.
+            ValueError: If no part has this group; it would never be stepped.
         """
         if not any(param_group is group for group in self._groups_of_parts()):
             raise ValueError(
@@ -54,7 +54,7 @@ class SeparateOptimizers(Optimizer):
         super().add_param_group(param_group)
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of each part; the closure, if any, is called once, before all of them."""
+        """Step each part; the closure, if any, is called once before."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -64,14 +64,14 @@ class SeparateOptimizers(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """``parts``: the state of each."""
+        """Return the state of each part in the list ``parts``."""
         return {'parts': [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Gives each part its state back.
+        """Load the state of each part.
 
         Raises:
-            ValueError: If the state is not one of as many parts.
+            ValueError: If the number of parts differs.
         """
         states = state_dict.get('parts', [])
         if len(states) != len(self.parts):
@@ -87,12 +87,12 @@ class SeparateOptimizers(Optimizer):
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Trains all discriminators with one optimiser and everything else with another.
+    """Train all discriminators with one optimizer and all other parameters with another.
 
-    A discriminator is the ``discriminator`` of a module that has a ``discriminator_loss``, such as
-    :class:`~mmkdml.models.losses.HolisticLoss`. The sum of all losses is still followed back once:
-    the learners' terms give a discriminator no gradient, and its own give the learners none, so the
-    steps are those of two optimisers taken in turn. ::
+    A discriminator is the attribute ``discriminator`` of a module with a ``discriminator_loss``,
+    such as :class:`~mmkdml.models.losses.HolisticLoss`. There is still one backward pass of the
+    sum of all losses: learner losses have no gradient in discriminators and vice versa, so the
+    result equals alternating steps of two optimizers. ::
 
         optim_wrapper = dict(
             constructor=DiscriminatorOptimWrapperConstructor,
@@ -101,17 +101,16 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         )
 
     Schedulers change both learning rates, as in SKD (irfanICMLL/structure_knowledge_distillation:
-    train_and_eval.py); CIRKD leaves the discriminator's as it is (winycg/CIRKD:train_kd.py).
-    ``clip_grad`` clips the gradients of both together, and an overflow with loss scaling skips the
-    step of both.
+    train_and_eval.py); CIRKD keeps the discriminator's constant (winycg/CIRKD:train_kd.py).
+    ``clip_grad`` clips all gradients together, and an overflow with loss scaling skips both steps.
 
     Args:
-        optim_wrapper_cfg: An ``OptimWrapper``'s settings, with ``optimizer`` for the learners and
+        optim_wrapper_cfg: Settings of an ``OptimWrapper``, with ``optimizer`` for the learners and
             ``discriminator_optimizer``, both with a ``type``.
-        paramwise_cfg: As mmengine's default constructor takes it; of the learners alone.
+        paramwise_cfg: As for mmengine's default constructor; applies to the learners only.
 
     Raises:
-        ValueError: If one of the two optimisers is missing or lacks its type.
+        ValueError: If one of the two optimizers or its type is missing.
     """
 
     def __init__(
@@ -128,7 +127,7 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self.discriminator_optimizer_cfg = self.optim_wrapper_cfg.pop('discriminator_optimizer')
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """The wrapper of a model's two optimisers, the learners' first.
+        """Build the wrapper of a model's two optimizers, that of the learners first.
 
         Raises:
             ValueError: If the model has no discriminator, or an optimiser cannot be built.
@@ -161,7 +160,7 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         )
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **place: Any) -> None:
-        """Adds the groups of a module and of those below it, but not of the discriminators."""
+        """Add the parameter groups of a module and its submodules, except for discriminators."""
         if module not in self.discriminators:
             super().add_params(params, module, **place)
 
@@ -169,7 +168,7 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 def _optimizer(key: str, settings: dict[str, Any], params: list[Any]) -> Optimizer:
     try:
         return OPTIMIZERS.build({**settings, 'params': params})
-    except Exception as error:  # each optimiser checks its settings in its own way, if at all
+    except Exception as error:  # Optimizers raise any type for invalid settings.
         raise ValueError(
             f'optim_wrapper.{key} cannot be built of {settings} ({type(error).__name__}: {error})'
         ) from error

@@ -1,4 +1,4 @@
-"""mmengine's JSON logs without NaN and infinity, which are not valid JSON."""
+"""JSON logs of mmengine without NaN and infinity, which are invalid JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StrictJsonLoggerHook(LoggerHook):
 
     @staticmethod
     def _process_tags(tags: dict) -> dict:
-        """Return the metrics of a test that are written as JSON."""
+        """Return the metrics of a test to be written as JSON."""
         return json_values(LoggerHook._process_tags(tags))
 
 
@@ -33,5 +33,5 @@ class StrictJsonVisBackend(LocalVisBackend):
     def add_scalars(
         self, scalar_dict: dict, step: int = 0, file_path: str | None = None, **kwargs: Any
     ) -> None:
-        """Write a line of values."""
+        """Write several values as one line."""
         super().add_scalars(json_values(scalar_dict), step, file_path, **kwargs)

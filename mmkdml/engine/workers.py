@@ -1,4 +1,4 @@
-"""Data loaders whose workers never make a run wait forever."""
+"""Data loaders that report hanging and dead workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 try:
-    import resource  # at the top, because importing needs a file handle
+    import resource  # At the top, because importing needs a file handle.
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
@@ -30,14 +30,14 @@ from mmkdml.engine.resume.signals import disable_sigchld_handler, raise_if_overd
 
 #: Seconds without any batch from any worker after which a loader with ``timeout=0`` fails.
 DEFAULT_TIMEOUT = 1800.0
-#: Seconds of waiting for a batch after which a warning is logged; then after twice as many, ...
+#: Seconds of waiting for a batch after which a warning is logged; doubles after each warning.
 WARN_SECONDS = 60.0
-# How often a loader that waits checks its workers and signals.
+# Interval in which a waiting loader checks its workers and signals.
 _POLL_SECONDS = 1.0
-# Workers that have delivered nothing for this long may be stuck and are killed.
+# Workers that have sent nothing for this long may be stuck; they are killed on errors.
 _STUCK_SECONDS = 5.0
 _REPORT_BYTES = 4096
-# Errors of PyTorch and Python that mean that shared memory or file handles are used up.
+# Errors of PyTorch and Python when shared memory or file handles are exhausted.
 _EXHAUSTED = re.compile(r'shared memory|too many open files|ancdata', re.IGNORECASE)
 _ADVICE = (
     'Give the process more shared memory (docker run --shm-size=8g) or more file handles '
@@ -48,25 +48,24 @@ _ADVICE = (
 
 
 class LoaderError(RuntimeError, OSError):
-    """The workers of a data loader cannot be started, were lost, or make no progress.
+    """Error of data loader workers that do not start, exit, or make no progress.
 
-    A ``RuntimeError``, as PyTorch raises for lost workers, and an ``OSError``, because its cause is
-    what the operating system provides: tools report it in one line.
+    It is a ``RuntimeError``, as raised by PyTorch for lost workers, and an ``OSError``, because
+    the operating system causes it; command line tools report it in one line.
     """
 
 
 def watch_workers(loader: DataLoader) -> DataLoader:
-    """Make a data loader report workers that fail or hang, instead of waiting for them forever.
+    """Make a data loader raise an error when a worker fails or hangs, instead of waiting forever.
 
-    Without shared memory or file handles, a PyTorch worker cannot send a batch; it prints a
-    traceback and the main process waits for that batch forever. A watched loader raises
-    :class:`LoaderError` with the cause: at once if a worker fails, and after ``loader.timeout``
-    seconds (0: :data:`DEFAULT_TIMEOUT`) in which no worker has delivered a batch. It logs a warning
-    after :data:`WARN_SECONDS` of waiting, and stops waiting when a stop is requested.
+    A PyTorch worker without shared memory or file handles fails to send its batch and prints a
+    traceback, while the main process waits forever. A watched loader raises :class:`LoaderError`
+    with the cause: immediately if a worker fails, or after ``loader.timeout`` seconds (0:
+    :data:`DEFAULT_TIMEOUT`) without a batch from any worker. It warns after :data:`WARN_SECONDS` of
+    waiting, and stops waiting when a stop is requested.
 
     Args:
-        loader: The data loader; changed in place. Subclasses of ``DataLoader`` are not
-            changed.
+        loader: Data loader, changed in place unless it is a subclass of ``DataLoader``.
 
     Returns:
         The same loader.
@@ -74,11 +73,11 @@ def watch_workers(loader: DataLoader) -> DataLoader:
     if type(loader) is not DataLoader:
         return loader
     if not loader.num_workers:
-        loader.timeout = 0  # PyTorch refuses a time-out where there are no workers
+        loader.timeout = 0  # PyTorch rejects a timeout without workers.
         return loader
     report = None
     if loader.multiprocessing_context is None and multiprocessing.get_start_method() == 'fork':
-        report = mmap.mmap(-1, _REPORT_BYTES)  # needs neither /dev/shm nor a file handle
+        report = mmap.mmap(-1, _REPORT_BYTES)  # Needs neither /dev/shm nor a file handle.
     loader.worker_init_fn = partial(_start_reporting, loader.worker_init_fn, report)
     loader.__class__ = _WatchedLoader
     vars(loader)['report'] = report
@@ -86,7 +85,7 @@ def watch_workers(loader: DataLoader) -> DataLoader:
 
 
 def describe_resources() -> str:
-    """Describe the shared memory and the file handles of this process, for error messages."""
+    """Describe shared memory and open files of this process for error messages."""
     parts = []
     try:
         usage = shutil.disk_usage('/dev/shm')
@@ -96,7 +95,7 @@ def describe_resources() -> str:
     if resource is not None:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         opened = f'{limit}'
-        with suppress(OSError):  # listing needs a handle, too
+        with suppress(OSError):  # Listing needs a file handle, too.
             opened = f'{len(os.listdir("/dev/fd"))}'
         parts.append(f'this process has {opened} of at most {limit} files open')
     return '; '.join(parts)
@@ -115,7 +114,7 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
         self._report = loader.report
         if self._report is not None:
             self._report[:] = bytes(_REPORT_BYTES)
-        self._shutdown = True  # until there is something to shut down
+        self._shutdown = True  # Nothing to shut down until workers have started.
         try:
             super().__init__(loader)
         except OSError as error:
@@ -167,9 +166,9 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
                 )
 
     def _raise_lost(self, error: Exception) -> NoReturn:
-        """Raise an error that names the cause of a lost batch."""
+        """Raise an error with the cause of a lost batch."""
         for worker in self._workers:
-            worker.join(0.1)  # one that closes its connection is about to end
+            worker.join(0.1)  # A worker that closed its connection is about to exit.
         codes = {worker.pid: worker.exitcode for worker in self._workers if worker.exitcode}
         how = '; '.join(f'pid {pid} {_ending(code)}' for pid, code in codes.items())
         text = (self._report[:] if self._report else b'').rstrip(b'\0').decode(errors='replace')
@@ -183,7 +182,7 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
     def _process_data(self, data: Any, worker_id: int) -> Any:
         try:
             return super()._process_data(data, worker_id)
-        except (OSError, RuntimeError) as error:  # raised in the worker
+        except (OSError, RuntimeError) as error:  # Raised in the worker.
             if _EXHAUSTED.search(str(error)):
                 last = str(error).strip().splitlines()[-1]
                 raise LoaderError(
@@ -206,7 +205,7 @@ def _ending(code: int) -> str:
 def _start_reporting(
     start: Callable[[int], None] | None, report: mmap.mmap | None, worker: int
 ) -> None:
-    """End a worker that cannot send a batch, and write the cause to ``report``."""
+    """Make a worker that fails to send a batch exit and write the cause to ``report``."""
 
     def leave(error: BaseException) -> None:
         text = f'{type(error).__name__}: {error} ({describe_resources()}, in the worker)'
@@ -218,12 +217,12 @@ def _start_reporting(
         os._exit(1)
 
     def leave_without_handles(kind: Any, error: BaseException, trace: Any) -> None:
-        # In the thread that sends file handles, which would otherwise fail again and again.
+        # The thread that sends file handles would otherwise fail repeatedly.
         if isinstance(error, OSError) and _EXHAUSTED.search(str(error)):
             leave(error)
         sys.__excepthook__(kind, error, trace)
 
-    # Called in the thread that sends batches; PyTorch and Python would lose the batch.
+    # Called in the thread that sends batches, where the batch would be lost silently.
     queue: Any = multiprocessing.queues.Queue
     queue._on_queue_feeder_error = staticmethod(lambda error, _: leave(error))
     sys.excepthook = leave_without_handles

@@ -1,4 +1,4 @@
-"""Checks before the first step of a training or a test."""
+"""Checks of settings, weights and data before training and testing."""
 
 from mmengine.runner import Runner
 
@@ -20,7 +20,7 @@ __all__ = [
 
 
 def register_checks(runner: Runner) -> None:
-    """Have a runner make all checks that need no setting."""
+    """Register all checks with a runner."""
     for hook in (
         ClassesHook,
         EvaluatedImagesHook,

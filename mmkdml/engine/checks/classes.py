@@ -1,4 +1,4 @@
-"""Check that networks, their weights and the data agree about the classes."""
+"""Check that heads, frozen weights and data use the same classes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _HEADS = ('head', 'decode_head')
 class ClassesHook(Hook):
     """Check before training or testing that networks and data have the same classes.
 
-    A head needs an output for each class of the data set; one with more is reported by a warning.
-    Frozen members that were trained on the same classes in another order would teach wrong labels.
+    A head needs an output for each class of the data set; extra outputs give a warning. A frozen
+    member that was trained with another class order would teach wrong labels.
 
     Raises:
         ValueError: If a head has too few classes, or a frozen member has them in another order.
@@ -34,7 +34,7 @@ class ClassesHook(Hook):
         dataset, model = runner.train_dataloader.dataset, unwrap_model(runner.model)
         _check_heads(model, _classes(dataset))
         for name, path in getattr(model, 'frozen_files', {}).items():
-            if '.' not in name:  # a part, such as a backbone, may know other classes
+            if '.' not in name:  # A frozen submodule, such as a backbone, has no classes.
                 check_class_order(dataset, read_checkpoint(path), f'the frozen {name} in {path}')
 
     @raise_in_all_processes()
@@ -44,15 +44,17 @@ class ClassesHook(Hook):
 
 
 def check_class_order(dataset: Any, checkpoint: Mapping[str, Any], where: str) -> None:
-    """Check that classes which a checkpoint and a data set have in common have the same indices.
+    """Check that the classes shared by a checkpoint and a data set have the same indices.
+
+    Nothing is checked if one of them does not name its classes.
 
     Args:
-        dataset: The data set; checked if its ``metainfo`` names its classes.
-        checkpoint: Content of a checkpoint; checked if it records its classes.
-        where: Description of the weights, for messages.
+        dataset: Data set with its classes in ``metainfo``.
+        checkpoint: Content of a checkpoint.
+        where: Description of the checkpoint for messages.
 
     Raises:
-        ValueError: If a class has another index.
+        ValueError: If the index of a class differs.
     """
     classes, meta = _classes(dataset), checkpoint.get('meta')
     recorded = meta.get('dataset_meta') if isinstance(meta, dict) else None

@@ -1,4 +1,4 @@
-"""Check that a validation or a test measures each image of its data set once."""
+"""Check that a validation or test evaluates each image of its data set once."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mmkdml.registry import HOOKS
 
 @HOOKS.register_module()
 class EvaluatedImagesHook(Hook):
-    """Check before a training, a validation or a test that its data loader yields each image once.
+    """Check that data loaders for evaluation yield each image once.
 
-    With ``drop_last=True`` the last images would silently be missing from the metrics, and an
-    ``InfiniteSampler`` would never end. In several processes, images that a sampler repeats so that
-    all have as many are allowed: the metrics drop them.
+    With ``drop_last=True``, the last images would silently be missing from the metrics, and an
+    ``InfiniteSampler`` would never end. Images that a sampler repeats to give all processes the
+    same number are allowed, because the metrics drop them.
 
     Raises:
-        ValueError: If the loader skips or repeats images, or does not end.
+        ValueError: If a loader skips or repeats images, or never ends.
     """
 
     @raise_in_all_processes()
     def before_train(self, runner: Runner) -> None:
-        """Check the loader of later validations, if there are any."""
+        """Check the validation loader, if the training validates."""
         if runner.val_loop is not None:
             _check('val', runner.val_dataloader)
 
@@ -62,7 +62,7 @@ def _check(part: str, loader: DataLoader) -> None:
             f'{key}.drop_last: expected False, got True, which leaves {drawn % size} of {images} '
             'images out of the metrics. Remove it'
         )
-    # Per process; with round_up=False the last ones may have one fewer.
+    # Per process; with round_up=False the last processes may have one fewer.
     if not images // processes <= drawn <= -(-images // processes):
         raise ValueError(
             f'{key}.sampler: expected each of {images} images once, got {drawn} samples per '

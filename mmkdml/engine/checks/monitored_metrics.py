@@ -1,4 +1,4 @@
-"""Check that metrics which decide something in a run exist."""
+"""Check the metrics that select checkpoints, stop training or set learning rates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from mmkdml.registry import HOOKS
 
-# By the last part of a metric's name, in lower case.
+# Better direction by the last part of a metric's name, in lower case.
 _RULES = {
     **dict.fromkeys(('ece', 'loss'), 'less'),
     **dict.fromkeys(
@@ -22,22 +22,22 @@ _RULES = {
 
 @HOOKS.register_module()
 class MonitoredMetricsHook(Hook):
-    """Check the metrics that settings of the run name: they exist, and the better value is right.
+    """Check that monitored metrics exist and are compared in the right direction.
 
-    These are ``save_best`` of the checkpoint hook, and ``monitor`` of ``EarlyStoppingHook`` and
-    ``ReduceOnPlateauLR``. If there is no such metric, mmengine ends in a ``KeyError``, or never
-    stops early or never reduces the learning rate. With the wrong ``rule`` it keeps the worst
-    checkpoint as the best one; ``ReduceOnPlateauLR`` has ``rule='less'`` by default.
+    Monitored metrics are ``save_best`` of the checkpoint hook and ``monitor`` of
+    ``EarlyStoppingHook`` and ``ReduceOnPlateauLR``. If a metric does not exist, mmengine raises a
+    ``KeyError``, or never stops early or reduces the learning rate. With the wrong ``rule`` it
+    keeps the worst checkpoint as the best; ``ReduceOnPlateauLR`` defaults to ``rule='less'``.
 
     Raises:
-        ValueError: Before training, if ``rule`` is wrong for a metric whose better value is known;
-            after a validation, if a metric is missing.
+        ValueError: Before training, if ``rule`` is wrong for a known metric; after a validation, if
+            a metric is missing.
     """
 
-    priority = 'HIGHEST'  # before the hooks that use the metrics
+    priority = 'HIGHEST'  # Before the hooks that use the metrics.
 
     def __init__(self) -> None:
-        self._monitored: list[tuple[str, str, str]] = []  # none without a training
+        self._monitored: list[tuple[str, str, str]] = []
 
     def before_train(self, runner: Runner) -> None:
         """Check the rules."""

@@ -1,4 +1,4 @@
-"""Check before the first step that an epoch has batches, none of them too small."""
+"""Check that an epoch has batches, none of them too small to train on."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from mmkdml.registry import HOOKS
 
 
 class _SingleValueError(ValueError):
-    """A batch normalization that has one value per channel."""
+    """Batch normalization got one value per channel."""
 
 
 @HOOKS.register_module()
 class SmallBatchHook(Hook):
-    """Check before training that an epoch has a batch, and that the smallest one can be trained on.
+    """Check before training that an epoch has batches and that its smallest one can be trained on.
 
-    A batch of one image stops models with batch normalization of 1x1 maps, as in the pooling
-    branch of PSPNet and DeepLab, and losses that compare images with each other. It is often the
-    last batch of an epoch, so that the training would stop after hours.
+    A batch of one image fails with batch normalization of 1x1 maps, as in the pooling branch of
+    PSPNet and DeepLab, and with losses that compare images. It is often the last batch of an epoch,
+    so the training would stop after hours.
 
-    The losses of the first image are computed once, only if there is such a batch. Weights, buffers
-    and random numbers are restored afterwards.
+    If an epoch has such a batch, the losses of one image are computed. Buffers, modes and random
+    states are restored afterwards.
 
     Raises:
         ValueError: If an epoch has no batch, or a batch of one image fails and one of two does not.
@@ -58,11 +58,11 @@ class SmallBatchHook(Hook):
             return
         except _SingleValueError as error:
             reason = str(error)
-        except Exception as error:  # any class of any framework
+        except Exception as error:  # Models raise any type.
             try:
                 _compute_losses(model, loader, 2)
             except Exception:
-                return  # not because of the batch size: the first step raises it
+                return  # Not caused by the batch size; the first step raises it again.
             reason = f'{type(error).__name__}: {error}'
         size: Any = loader.batch_sampler.batch_size
         one, advice = 'Every batch', 'Use a batch_size of at least 2'
@@ -76,7 +76,7 @@ class SmallBatchHook(Hook):
 
 
 def smallest_batch(loader: DataLoader) -> int:
-    """Number of images in the smallest batch of an epoch, in this process; 0 if not known."""
+    """Return the number of images in this process's smallest batch of an epoch; 0 if unknown."""
     batches: Any = loader.batch_sampler
     size, sampler = getattr(batches, 'batch_size', None), getattr(batches, 'sampler', None)
     if not isinstance(size, int) or size < 1 or not hasattr(sampler, '__len__'):
@@ -98,7 +98,7 @@ def _compute_losses(model: Any, loader: DataLoader, images: int) -> None:
         handles = []
         for name, module in norms:
             handles.append(module.register_forward_pre_hook(partial(_refuse_one_value, name)))
-            module.eval()  # keeps its statistics, and needs no other process
+            module.eval()  # Keeps the running statistics, and SyncBatchNorm local.
         try:
             batch = model.data_preprocessor(loader.collate_fn(samples), True)
             model(**batch, mode='loss') if isinstance(batch, dict) else model(*batch, mode='loss')
@@ -120,7 +120,7 @@ def _refuse_one_value(name: str, module: nn.Module, args: tuple[Any, ...]) -> No
 
 @contextmanager
 def _untouched(model: Any) -> Iterator[None]:
-    """Restore what a forward pass changes: buffers, modes, random numbers. No cache is used."""
+    """Restore buffers, modes and random states after a forward pass; disable the teacher cache."""
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     cache = vars(model).get('teacher_cache')

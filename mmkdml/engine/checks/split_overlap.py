@@ -1,4 +1,4 @@
-"""Check that training, validation and test have no image and no patient in common."""
+"""Check that training, validation and test share no image and no patient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmkdml.names import SPLITS
 from mmkdml.registry import HOOKS
 
 ERROR, WARN = POLICIES = ('error', 'warn')
-#: Key of the config that names the policy.
+#: Config key of the policy.
 SETTING = 'split_overlap'
 _SHOWN = 3
 
@@ -29,18 +29,18 @@ _SHOWN = 3
 class SplitOverlapHook(Hook):
     """Check before training or testing that no two parts share an id, an image file or a group.
 
-    All three parts of the config are compared, whichever of them a run needs. A file counts as the
-    same under every name: links are followed, and hard links are found. Copies of a file are not
-    found. Data sets of other classes are compared by ``img_path``, as far as their samples have it.
+    All three parts of the config are compared, also those that the run does not use. Symbolic and
+    hard links to a file count as the same file; copies are not detected. Data sets of other
+    libraries are compared by the ``img_path`` of their samples, if any.
 
-    An overlap is an error, or a warning
+    An overlap is an error, but only a warning
 
     - if the config has ``split_overlap='warn'``;
     - for groups, if the split files were made with ``--split-by image``;
     - for validation and test, if both have the same data set settings (``test_dataloader =
       val_dataloader``).
 
-    A part that the run does not need and that cannot be read is skipped with a warning.
+    An unreadable part that the run does not use is skipped with a warning.
 
     Raises:
         ValueError: If ``split_overlap`` is neither ``'error'`` nor ``'warn'``, or parts overlap.
@@ -59,7 +59,7 @@ class SplitOverlapHook(Hook):
 
     @raise_in_all_processes()
     def before_test(self, runner: Runner) -> None:
-        """Check the parts of the config, unless the training of the same runner did."""
+        """Check the parts of the config, unless the runner's training already did."""
         self._check(runner, dict(test=runner.test_dataloader.dataset))
 
     def _check(self, runner: Runner, needed: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ class SplitOverlapHook(Hook):
                 continue
             try:
                 datasets[part] = _build(settings[part]['dataset'])
-            except Exception as error:  # any class of any framework
+            except Exception as error:  # Data sets raise any type.
                 runner.logger.warning(
                     f'The {part} part cannot be read, so it is not compared with the others '
                     f'({type(error).__name__}: {error})'
@@ -109,7 +109,6 @@ _KINDS = dict(id='ids', file='image files', group='groups')
 
 
 def _same_dataset(one: Any, other: Any) -> bool:
-    """Return whether two data loaders have the same data set settings."""
     return (
         isinstance(one, Mapping)
         and isinstance(other, Mapping)
@@ -118,7 +117,7 @@ def _same_dataset(one: Any, other: Any) -> bool:
 
 
 def _build(settings: Any) -> Any:
-    """The data set of a part, without its transforms and image cache."""
+    """Build a data set without its transforms and image cache."""
     if not isinstance(settings, Mapping):
         return settings
     return DATASETS.build(_without_pipelines(settings))
@@ -137,12 +136,12 @@ def _without_pipelines(settings: Any) -> Any:
 
 
 def _keys(dataset: Any) -> dict[str, dict[Any, str]]:
-    """Ids, files and groups of a data set, each with its name in messages."""
+    """Return the keys of ids, files and groups of a data set, each with its name for messages."""
     found: dict[str, dict[Any, str]] = defaultdict(dict)
-    # In other data sets these may number the samples of each part.
+    # In other data sets these keys may just number the samples.
     own = ('id', 'group') if all(isinstance(x, SplitFileMixin) for x in _leaves(dataset)) else ()
     while not hasattr(dataset, 'get_data_info') and hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset  # a wrapper that mixes samples
+        dataset = dataset.dataset  # A wrapper that mixes samples.
     if not hasattr(dataset, 'get_data_info'):
         return found
     for index in range(len(dataset)):
@@ -161,9 +160,9 @@ def _file_key(path: str) -> Any:
     """Return a key that is equal for all names of one file."""
     try:
         status = os.stat(path)
-    except (OSError, ValueError):  # an address of a remote storage
+    except (OSError, ValueError):  # A remote path.
         return path
-    # Some file systems have no file numbers.
+    # Some file systems have no inode numbers.
     return (status.st_dev, status.st_ino) if status.st_ino else osp.realpath(path)
 
 
@@ -176,7 +175,7 @@ def _is_split_by_image(dataset: Any) -> bool:
 
 
 def _leaves(dataset: Any) -> Iterator[Any]:
-    """The data sets inside of wrappers."""
+    """Yield the data sets inside wrappers."""
     inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     if inner == [None]:
         yield dataset
