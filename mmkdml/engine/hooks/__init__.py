@@ -1,4 +1,4 @@
-"""Hooks that show what the members learn and what takes time, and make runs safe or faster."""
+"""Hooks that log and draw results, profile training, and make runs safer or faster."""
 
 from mmkdml.engine.hooks.channels_last import ChannelsLastHook
 from mmkdml.engine.hooks.compile_members import CompileMembersHook, compile_members

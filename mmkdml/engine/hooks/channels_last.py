@@ -1,4 +1,4 @@
-"""The memory layout that convolutions like best."""
+"""Channels-last memory format for training."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from mmkdml.registry import HOOKS
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
-    """Has the channels of a pixel lie side by side in memory, in weights and feature maps.
+    """Keep weights and feature maps in the channels-last memory format.
 
-    Convolutions run in this layout by themselves, without one they bring their input into it and
-    their output back; feature maps get it from the weights. Shapes and names stay, numbers stay
-    up to the order of additions. Checkpoints are in the usual layout, so a run may be resumed with
-    or without the hook: PyTorch's fused optimisers take wrong numbers from a state that lies in
-    memory in another way than its parameter, and say nothing. So does DistributedDataParallel with
-    gradients if parameters change after it is made; it is told.
+    Convolutions use this format internally and convert inputs and outputs that have another one.
+    Feature maps inherit the format of the weights. Shapes and names do not change, and values only
+    by the order of additions.
+
+    Checkpoints are saved in the default format, so a run can be resumed with or without the hook.
+    The optimizer's state gets the strides of its parameters, because PyTorch's fused optimizers
+    otherwise silently read wrong values, and DistributedDataParallel gets new reducers.
     """
 
-    priority = 'LOWEST'  # to find in a checkpoint what other hooks put there
+    priority = 'LOWEST'  # After other hooks have added their entries to a checkpoint.
 
     def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
-        """Not earlier: weights are drawn in the order of memory, and resumed state has its own."""
+        # Not earlier: initialization depends on strides, and resuming loads the default format.
         before = [parameter.stride() for parameter in runner.model.parameters()]
-        runner.model.to(memory_format=torch.channels_last)  # gradients, too
+        runner.model.to(memory_format=torch.channels_last)  # Converts gradients, too.
         if before != [parameter.stride() for parameter in runner.model.parameters()]:
             rebuild_reducers(runner.model)
         if mode != 'train':
@@ -45,7 +46,7 @@ class ChannelsLastHook(Hook):
                     state[key] = _laid_out_as(parameter, value)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Brings a checkpoint into the usual layout."""
+        """Convert a checkpoint to the default memory format."""
         checkpoint.update(_contiguous(checkpoint))
 
 
@@ -57,20 +58,20 @@ def _optimizers(wrapper: Any) -> Iterator[Optimizer]:
 
 def _laid_out_as(parameter: Tensor, value: Any) -> Any:
     if not isinstance(value, Tensor) or value.shape != parameter.shape:
-        return value  # a number of steps
+        return value  # For example a step count.
     if value.stride() == parameter.stride():
         return value
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _contiguous(value: Any) -> Any:
-    """A copy, for state dicts hold what is in use."""
+    """Return a contiguous copy, because state dicts share tensors with the model."""
     if isinstance(value, Tensor):
         return value.contiguous()
     if isinstance(value, list):
         return [_contiguous(one) for one in value]
     if isinstance(value, dict):
-        copied = copy.copy(value)  # with the metadata that PyTorch hangs on a state dict
+        copied = copy.copy(value)  # Keeps the _metadata of a state dict.
         copied.update({key: _contiguous(one) for key, one in value.items()})
         return copied
     return value

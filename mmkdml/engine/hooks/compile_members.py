@@ -1,4 +1,4 @@
-"""Members compiled by ``torch.compile``, with their taps where they were."""
+"""Compile the members' networks with ``torch.compile`` and keep their taps working."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mmkdml.registry import HOOKS
 
 @HOOKS.register_module()
 class CompileMembersHook(Hook):
-    """Compiles the members' networks when the first epoch begins; see :func:`compile_members`.
+    """Compile the members' networks before the first epoch; see :func:`compile_members`.
 
     Args:
-        **settings: Of ``torch.compile``, e.g. ``mode='reduce-overhead'`` for CUDA graphs.
+        **settings: Arguments of ``torch.compile``, e.g. ``mode='reduce-overhead'`` for CUDA graphs.
     """
 
-    priority = 'LOWEST'  # after whatever changes the network
+    priority = 'LOWEST'  # After hooks that change the network.
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
         self._compiled = False
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Compiles, once."""
+        """Compile the network once."""
         if self._compiled:
             return
         network = unwrap_model(runner.model)
@@ -40,22 +40,22 @@ class CompileMembersHook(Hook):
 
 
 def compile_members(network: nn.Module, **settings: Any) -> list[str]:
-    """Compiles the largest parts of a network in which no output is recorded, in place.
+    """Compile the largest submodules of a network that contain no tap, in place.
 
-    A compiled part is traced as a whole and would not call hooks that come and go, so a tapped
-    module, and what it lies in, run as before, and the parts in and beside it are compiled. Names
-    in state dicts stay, copies (an average of weights) are not compiled.
+    A compiled module does not call forward hooks that are added later, so tapped modules and their
+    parents stay uncompiled, but their other submodules are compiled. Names in state dicts do not
+    change, and copies, such as weight averages, are not compiled.
 
     Args:
         network: A classroom, or any other network.
-        **settings: Of ``torch.compile``. By default each shape of input has a graph of its own,
-            and parts of one class do not share a limit of graphs, where torch can tell them apart.
+        **settings: Arguments of ``torch.compile``. By default, each input shape gets its own graph,
+            and, if PyTorch supports it, modules of one class do not share a recompilation limit.
 
     Returns:
-        The names of the parts, those of a classroom with their member's before.
+        The names of the compiled modules, prefixed by their member's in a classroom.
     """
     defaults = dict(dynamic=False, isolate_recompiles=True)
-    known = inspect.signature(torch.compile).parameters  # 2.7 has no isolate_recompiles
+    known = inspect.signature(torch.compile).parameters  # 2.7 lacks isolate_recompiles.
     settings = {key: x for key, x in defaults.items() if key in known} | settings
     parts = dict(_parts_of_members(network))
     for part in parts.values():
@@ -76,9 +76,9 @@ def _unobserved(
 ) -> Iterator[tuple[str, nn.Module]]:
     for name, part in module.named_children():
         path = f'{within}{name}'
-        # torch.compile passes over torch's own containers and begins with what is in them.
+        # torch.compile skips PyTorch's own containers and starts with their children.
         container = type(part).forward.__module__.startswith('torch.')
         if container or any(f'{tap}.'.startswith(f'{path}.') for tap in observed):
             yield from _unobserved(part, observed, f'{path}.')
-        elif next(part.children(), None) is not None:  # a layer alone gains nothing
+        elif next(part.children(), None) is not None:  # Single layers do not benefit.
             yield path, part

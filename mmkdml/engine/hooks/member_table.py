@@ -1,4 +1,4 @@
-"""The members and the ensemble in one table."""
+"""Table of the metrics of members and ensemble."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from prettytable import PrettyTable
 from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.registry import HOOKS
 
-# Not of how good the answers are.
+# Groups of auxiliary metrics, which do not measure the quality of predictions.
 _BESIDE = {'fidelity', 'calibration'}
 
 
 def member_table(metrics: Mapping[str, Any]) -> str:
-    """Puts the values of ``MemberMetrics`` in a table.
+    """Format the values of ``MemberMetrics`` as a table.
 
     Args:
-        metrics: values by ``'<member>/<metric>'``, as the evaluator gives them. Other keys are
-            left out: those without ``/``, values that are not numbers, and names that share no
-            metric with another one (``accuracy/top1`` of a metric of the ensemble alone).
+        metrics: Values by ``'<member>/<metric>'``, as returned by the evaluator. Entries without
+            ``/``, values that are not numbers, and names that share no metric with another name
+            (``accuracy/top1`` of a metric of only the ensemble) are left out.
 
     Returns:
-        Rows are the names in the given order, columns the metrics, by their last part (``IoU`` for
-        ``foreground/IoU``), values with two decimals, or four if all are below 1, ``-`` where there
-        is none. Where the last part does not tell them apart, or something else than quality is
-        among them (fidelity, calibration), what stands before it heads the first of its columns.
-        The empty string if there is nothing to show.
+        The table, with a row per name and a column per metric in their original order; an empty
+        string if there are no rows. Columns are headed by the last part of the metric (``IoU`` for
+        ``foreground/IoU``). If that is ambiguous or there are auxiliary metrics (fidelity,
+        calibration), the first column of each group also has the group's name. Values have two
+        decimals, or four if a column is below 1; missing values are ``-``.
     """
     rows: dict[str, dict[str, float]] = defaultdict(dict)
     for key, value in metrics.items():
@@ -69,9 +69,9 @@ def _headings(columns: Sequence[str]) -> list[str]:
 
 @HOOKS.register_module()
 class MemberTableHook(Hook):
-    """Logs the table of members after each validation and test, in the main process."""
+    """Log the table of members after each validation and test, in the main process."""
 
-    priority = 'LOW'  # after the logger's own line
+    priority = 'LOW'  # After the line of LoggerHook.
 
     @master_only
     def _table(self, runner: Runner, metrics: Mapping[str, Any] | None, title: str) -> None:
@@ -80,19 +80,9 @@ class MemberTableHook(Hook):
             runner.logger.info(f'{title}\n{table}')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Logs the table of a validation.
-
-        Args:
-            runner: the runner.
-            metrics: what the evaluator returned.
-        """
+        """Log the table of a validation."""
         self._table(runner, metrics, f'Members, validation after iteration {runner.iter}')
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Logs the table of a test.
-
-        Args:
-            runner: the runner.
-            metrics: what the evaluator returned.
-        """
+        """Log the table of a test."""
         self._table(runner, metrics, 'Members, test')

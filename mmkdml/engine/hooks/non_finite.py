@@ -1,4 +1,4 @@
-"""A batch whose loss is no number does nothing to the weights."""
+"""Stop, or skip the batch, when a loss is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -25,40 +25,41 @@ _ADVICE = (
     'Mend the data, lower the learning rate, clip gradients (optim_wrapper.clip_grad), or train '
     'without mixed precision; --resume goes on from the checkpoint before'
 )
-# Of the message hub, so that a resumed run counts on
+# Keys of the message hub, which is saved, so that a resumed run continues counting.
 _SKIPPED, _IN_A_ROW = 'skipped_batches', 'skipped_in_a_row'
 
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
-    """Looks at the loss of each step before it is followed back: is it a finite number?
+    """Stop the training, or skip the batch, if a loss is NaN or infinite before the backward pass.
 
-    If it is not, ``<work_dir>/non_finite/iter_<n>.json`` tells the losses and the images of the
-    batch, and which of them hold numbers that are not finite themselves. Then
+    The losses and images of the batch are saved in ``<work_dir>/non_finite/iter_<n>.json``, with a
+    flag for images that contain non-finite values. Then
 
-    - policy ``'stop'`` ends the training, with the weights as they were before this step;
-    - policy ``'skip'`` goes on without a step: no gradient comes of the batch, and buffers, such as
-      running statistics, get back what they held before it. ``train/skipped_batches`` counts. With
-      gradients accumulated over several batches, the others' share stays what it is. With dynamic
-      loss scaling the step is left to the scaler, which skips it, too, and lowers its scale.
+    - policy ``'stop'`` raises an error, and weights keep their values from before this step;
+    - policy ``'skip'`` discards the gradient of the batch and restores buffers, such as running
+      statistics. ``train/skipped_batches`` is logged. With gradient accumulation, the other batches
+      contribute as usual. With dynamic loss scaling, the scaler skips the step and reduces the
+      scale.
 
-    What overflows by loss scaling alone is no case of this hook, but the scaler's. All processes
-    decide alike. A step whose gradient is not finite though its loss is spoils the weights: the
-    next loss tells, and no checkpoint of such weights is saved.
+    Overflows caused only by loss scaling are handled by the scaler. All processes take the same
+    decision. If a gradient is not finite but its loss is, the weights become invalid: the next loss
+    triggers the policy, and such weights are never saved.
 
-    It costs one look at a number per step; a GPU is waited for, after the forward, once more than
-    mmengine waits for it after each step. With ``'skip'``, buffers are copied before each.
+    The check reads one number per step; on a GPU this adds a synchronization after the forward
+    pass. With ``'skip'``, buffers are copied before each step.
 
     Args:
         policy: ``'stop'`` or ``'skip'``.
-        max_skips: With ``'skip'``, how many batches in a row may be skipped before the training
-            stops after all, at least 0.
+        max_skips: Maximum number of consecutive batches to skip before the training stops, at
+            least 0.
 
     Raises:
-        ValueError: If an argument is another.
+        ValueError: If an argument is invalid; during training, if a loss or a saved weight is not
+            finite.
     """
 
-    priority = 'LOWEST'  # another hook's look at the losses comes first
+    priority = 'LOWEST'  # After hooks that use the losses.
 
     def __init__(self, policy: str = STOP, max_skips: int = 10) -> None:
         if policy not in POLICIES:
@@ -69,18 +70,18 @@ class NonFiniteLossHook(Hook):
         self.max_skips = max_skips
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Has the losses of this step looked at where the model hands them over."""
+        """Check the losses of this step by a forward hook."""
         model = unwrap_model(runner.model)
         if self.policy == SKIP:
             self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        # At the model itself, DistributedDataParallel has not yet prepared for the way back.
+        # Inside DistributedDataParallel, before it prepares the backward pass.
         self._handle = model.register_forward_hook(partial(self._look, runner, data_batch))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Refuses to save weights that are no numbers.
+        """Raise an error instead of saving weights that are NaN or infinite.
 
         Raises:
-            ValueError: If a tensor is invalid; see :func:`mmkdml.weight_checks.check_finite`.
+            ValueError: If a tensor is not finite; see :func:`mmkdml.weight_checks.check_finite`.
         """
         parameters = {name for name, _ in unwrap_model(runner.model).named_parameters()}
         spoilt = find_non_finite(checkpoint['state_dict'], parameters)
@@ -117,11 +118,11 @@ class NonFiniteLossHook(Hook):
         hub.update_scalar(f'train/{_SKIPPED}', count)
         runner.logger.warning(f'{text}. It is skipped')
         for buffer, before in self._buffers:
-            buffer.data.copy_(before)  # so that a scaler's way back does not mind the change
+            buffer.data.copy_(before)  # Autograd must not see the change: a scaler still runs it.
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         if scaler is not None and scaler.is_enabled():
-            return None  # it refuses a step without gradients
-        # As they are for the log, and with no way back.
+            return None  # The scaler needs gradients to skip the step.
+        # Same values for the log, detached from the model.
         return {key: _leaves(value) for key, value in losses.items()}
 
 
@@ -132,7 +133,7 @@ def _leaves(value: Any) -> Any:
 
 
 def _report(runner: Runner, batch: Any, values: Mapping[str, torch.Tensor]) -> Path:
-    """Writes what all processes know of their batches."""
+    """Write the losses and images of all processes' batches to a file."""
     content = batch if isinstance(batch, Mapping) else {}
     samples = [
         {key: sample.get(key) for key in ('id', 'img_path')}
@@ -142,7 +143,7 @@ def _report(runner: Runner, batch: Any, values: Mapping[str, torch.Tensor]) -> P
         )
     ]
     losses = {key: value.item() for key, value in values.items()}
-    # JSON has no word for what is not finite.
+    # JSON has no NaN and infinity.
     told = {key: x if math.isfinite(x) else str(x) for key, x in losses.items()}
     batches = all_gather_object(dict(losses=told, samples=samples))
     path = Path(runner.work_dir) / FOLDER / f'iter_{runner.iter + 1}.json'

@@ -1,4 +1,4 @@
-"""Panels of a segmentation test set."""
+"""Draw panels of a segmentation test set."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ from mmkdml.registry import HOOKS
 
 @HOOKS.register_module()
 class PanelHook(Hook):
-    """Draws panels of a test: image, truth, each member's mask and the ensemble's.
+    """Draw panels of test samples: image, ground truth, and masks of the members and the ensemble.
 
-    The samples are spread evenly over those with foreground in the truth. Each becomes
-    ``<out_dir>/<number>_<file>.png``, all of them together ``<out_dir>/panels.png``. Samples
-    without masks (classification) are passed over, and nothing is written if no sample is left.
-    With several processes, the main one draws from its own share.
+    Samples are spread evenly over those with foreground in the ground truth. Each is drawn in
+    ``<out_dir>/<number>_<file>.png``, and all of them in ``<out_dir>/panels.png``. Samples without
+    masks (classification) are skipped; without any sample, no file is written. With several
+    processes, the main process draws samples of its own share.
 
     Args:
-        out_dir: a folder, in the runner's ``work_dir`` unless absolute.
-        num: number of samples to draw.
+        out_dir: Output folder; relative paths are inside the runner's ``work_dir``.
+        num: Maximum number of samples to draw, at least 1.
 
     Raises:
-        ValueError: if ``num`` is below 1 or ``out_dir`` no name; while testing, if a sample has no
-            ``img_path``.
-        FileNotFoundError: at the end of the test, if an image is gone.
+        ValueError: If an argument is invalid; during the test, if a sample has no ``img_path``.
+        FileNotFoundError: At the end of the test, if an image no longer exists.
     """
 
     priority = 'LOW'
@@ -56,7 +55,7 @@ class PanelHook(Hook):
         self._seen, self._stride = 0, 1
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Forgets the samples of an earlier test."""
+        """Discard the samples of an earlier test."""
         self._reset()
 
     @master_only
@@ -67,14 +66,7 @@ class PanelHook(Hook):
         data_batch: Any = None,
         outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
-        """Keeps the masks of some samples with foreground.
-
-        Args:
-            runner: the runner.
-            batch_idx: not used.
-            data_batch: not used.
-            outputs: the data samples of the batch.
-        """
+        """Store the masks of some samples with foreground."""
         for sample in outputs or ():
             masks = _masks(sample)
             if not np.isin(masks.get(TRUTH, 0), (0, IGNORED), invert=True).any():
@@ -85,7 +77,7 @@ class PanelHook(Hook):
                     f"{sorted(sample.metainfo_keys())}: add it to meta_keys of the pipeline's "
                     'Pack transform'
                 )
-            # How many will come is not known: keep each stride-th, and thin out when full.
+            # The number of samples is unknown: keep every stride-th, and half of them when full.
             if self._seen % self._stride == 0:
                 self._kept.append((sample.img_path, masks))
                 if len(self._kept) == 2 * self.num:
@@ -94,12 +86,7 @@ class PanelHook(Hook):
 
     @master_only
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Reads the images of the kept samples and draws.
-
-        Args:
-            runner: the runner.
-            metrics: not used.
-        """
+        """Load the images of the stored samples and draw the panels."""
         if not self._kept:
             return
         last, panels = len(self._kept) - 1, []
@@ -119,7 +106,7 @@ class PanelHook(Hook):
 
 
 def _masks(sample: BaseDataElement) -> dict[str, np.ndarray]:
-    """The masks of a sample in the order of the columns; empty if it has no truth or no masks."""
+    """Return a sample's masks in column order; empty without ground truth or predictions."""
     if 'gt_sem_seg' not in sample or 'pred_sem_seg' not in sample:
         return {}
     members = members_in_order(sample.members) if 'members' in sample else {}

@@ -1,4 +1,4 @@
-"""Where the time of a training goes."""
+"""Profile the parts of training iterations."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ from mmkdml.registry import HOOKS
 
 TRACE = 'trace.json'
 OTHER = 'other'
-_LOADER = 'enumerate(DataLoader)'  # which PyTorch's loaders call themselves
+_LOADER = 'enumerate(DataLoader)'  # Name that PyTorch records for its data loaders.
 
 
 @HOOKS.register_module()
 class ProfileHook(Hook):
-    """Records some iterations with ``torch.profiler``, and logs how long each part of them takes.
+    """Profile some iterations with ``torch.profiler`` and log the time of each part.
 
-    Parts are waiting for the loader, preprocessing, the forward of each member with its supervised
-    loss (or of a single network), transfers, the way back, and the optimiser; ``other`` is all
-    else: the log and other hooks, and a validation if one comes in between. Recording itself makes
-    an iteration slower, small operations more than large ones. On a GPU each part is waited for, so
-    what would overlap does not.
+    Parts are waiting for the data loader, preprocessing, the forward pass of each member with its
+    supervised loss (or of a single network), transfers, the backward pass and the optimizer;
+    ``other`` is everything else, such as logging, other hooks and validation. Profiling slows down
+    iterations, in particular small operations. On a GPU each part is synchronized, so parts do not
+    overlap as they normally would.
 
     The trace is written to ``trace.json`` in the run's folder, for https://ui.perfetto.dev or
-    ``chrome://tracing``. The run then goes on without a profiler. In several processes, the main
-    one is recorded.
+    ``chrome://tracing``, and training continues without the profiler. With several processes, only
+    the main process is profiled.
 
     Args:
-        iterations: That are recorded, >= 1.
-        skip: That are not, before them, >= 1: the first ones start workers and allocate.
+        iterations: Number of iterations to profile, at least 1.
+        skip: Number of iterations before them, at least 1. The first ones start workers and
+            allocate memory.
 
     Raises:
-        ValueError: If a number is below 1.
+        ValueError: If an argument is below 1.
     """
 
-    priority = 'LOWEST'  # an iteration ends with it
+    priority = 'LOWEST'  # Last hook of an iteration.
 
     def __init__(self, iterations: int = 10, skip: int = 5) -> None:
         if iterations < 1 or skip < 1:
@@ -63,7 +64,7 @@ class ProfileHook(Hook):
 
     @master_only
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Starts after the skipped iterations and stops after the recorded ones."""
+        """Start after the skipped iterations and stop after the profiled ones."""
         self._done += 1
         if self._done == self.skip:
             self._start(runner)
@@ -72,7 +73,7 @@ class ProfileHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        """Stops where a run is shorter, or says that nothing was recorded."""
+        """Stop if the training was shorter, or warn if no iteration was profiled."""
         if self._done <= self.skip:
             self._recording.close()
             runner.logger.warning(
@@ -87,7 +88,7 @@ class ProfileHook(Hook):
         wrapper = runner.optim_wrapper
         wrappers = [*wrapper.values()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         named: list[tuple[Any, str, str]] = [(model.data_preprocessor, 'forward', 'preprocessing')]
-        if not hasattr(model, 'named_members'):  # a classroom names the parts of its forward
+        if not hasattr(model, 'named_members'):  # A classroom names the parts of its forward pass.
             named.append((model, 'forward', 'forward'))
         for one in wrappers:
             named += [(one, 'backward', 'backward')]
@@ -112,12 +113,12 @@ class ProfileHook(Hook):
 
 
 def part_table(parts: dict[str, float], seconds: float, iterations: int) -> str:
-    """The parts of iterations as a table.
+    """Format the parts of iterations as a table.
 
     Args:
-        parts: Seconds by name.
-        seconds: Of the iterations as a whole; what the parts leave of it is shown, too.
-        iterations: How many.
+        parts: Total seconds by name.
+        seconds: Total seconds of the iterations; the remainder is the row ``other``.
+        iterations: Number of iterations.
     """
     table = PrettyTable(['part', 'ms an iteration', 'share'], align='r')
     table.align['part'] = 'l'
@@ -127,7 +128,7 @@ def part_table(parts: dict[str, float], seconds: float, iterations: int) -> str:
 
 
 def _part_seconds(events: Sequence[Any]) -> dict[str, float]:
-    """By name, in the order in which they come first."""
+    """Return seconds by name, ordered by first occurrence."""
     parts: dict[str, float] = {}
     for event in sorted(events, key=lambda event: event.time_range.start):
         name = 'loader' if event.name.startswith(_LOADER) else event.name.removeprefix(PREFIX)
@@ -138,8 +139,8 @@ def _part_seconds(events: Sequence[Any]) -> dict[str, float]:
 
 @contextmanager
 def _named_calls(owner: Any, method: str, name: str) -> Iterator[None]:
-    """Makes each call of an object's method a part."""
-    own = vars(owner).get(method)  # as that of a compiled model
+    """Record each call of an object's method as a part."""
+    own = vars(owner).get(method)  # Set on the instance, for example by compiling.
     call = getattr(owner, method)
 
     def named(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Reliability diagrams of a test."""
+"""Draw reliability diagrams of a test."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mmkdml.registry import HOOKS
 
 @HOOKS.register_module()
 class ReliabilityHook(Hook):
-    """Writes what :class:`~mmkdml.evaluation.Calibration` found in a test, and draws it.
+    """Save the results of :class:`~mmkdml.evaluation.Calibration` as a table and as diagrams.
 
-    ``<out_dir>/reliability.csv`` is the metric's table, ``<out_dir>/reliability.png`` its diagrams.
-    Nothing is written if the metric is not among the test's, or saw no sample.
+    The files are ``<out_dir>/reliability.csv`` and ``<out_dir>/reliability.png``. They are not
+    written if the test has no such metric or no samples.
 
     Args:
-        out_dir: A folder, in the runner's ``work_dir`` unless absolute.
+        out_dir: Output folder; relative paths are inside the runner's ``work_dir``.
 
     Raises:
-        ValueError: If ``out_dir`` names none.
+        ValueError: If ``out_dir`` is not a path.
     """
 
     priority = 'LOW'
@@ -37,12 +37,7 @@ class ReliabilityHook(Hook):
 
     @master_only
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Writes the files.
-
-        Args:
-            runner: The runner.
-            metrics: Not used.
-        """
+        """Write the files."""
         for metric in runner.test_evaluator.metrics:
             if isinstance(metric, Calibration) and len(metric.table):
                 table, figure = (

@@ -1,4 +1,4 @@
-"""Check weights that a training starts or resumes from."""
+"""Check the weights from which a training starts or resumes."""
 
 from __future__ import annotations
 
@@ -14,27 +14,23 @@ from mmkdml.weight_checks import check_finite, check_weights, select_weights
 
 @HOOKS.register_module()
 class StrictWeightsHook(Hook):
-    """Refuse weights that do not fit the model, or are NaN or infinite, before they are loaded.
+    """Raise an error for weights that do not fit the model or are not finite, before loading them.
 
-    mmengine only logs which weights are missing, and goes on with random ones. Here, a training
-    that resumes needs all weights, and the average that ``EMAHook`` keeps. One that starts from
-    other weights (``load_from``) may have further layers, but must find at least one weight.
+    mmengine only logs missing weights, and continues with random ones. With this hook, resuming
+    requires all weights, including the average of ``EMAHook``. With ``load_from``, the model may
+    have additional layers, but must have at least one of the weights.
     """
 
-    priority = 'VERY_HIGH'  # before EMAHook exchanges the weights
+    priority = 'VERY_HIGH'  # Before EMAHook swaps the weights.
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Check the weights.
+        """Check the weights of a checkpoint.
 
-        A training that resumes without the ``EMAHook`` of before goes on with the weights that were
-        trained, not with their average.
-
-        Args:
-            runner: The runner.
-            checkpoint: As it was loaded; changed in place.
+        If a run with ``EMAHook`` is resumed without it, the trained weights replace their average
+        in ``checkpoint``.
 
         Raises:
-            ValueError: If weights are missing, unexpected, of other shapes, or NaN or infinite.
+            ValueError: If weights are missing, unexpected, of different shape, NaN or infinite.
         """
         model = unwrap_model(runner.model)
         path = runner._load_from or 'the checkpoint'
@@ -51,7 +47,7 @@ class StrictWeightsHook(Hook):
         average = checkpoint.get('ema_state_dict')
         if average is None:
             return
-        # EMAHook saves the average as the model, and the trained weights as the average.
+        # EMAHook saves the average as state_dict, and the trained weights as ema_state_dict.
         trained = {key: average[key] for key in average if str(key).startswith('module.')}
         trained = select_weights(dict(state_dict=trained), path)
         check_weights(model, trained, path, 'resumed model (ema_state_dict)')

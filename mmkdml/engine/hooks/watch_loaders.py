@@ -1,4 +1,4 @@
-"""Watch the workers of the data loaders of every loop."""
+"""Watch the data loader workers of every loop."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mmkdml.registry import HOOKS
 
 @HOOKS.register_module()
 class WatchLoadersHook(Hook):
-    """Make data loaders raise an error with its cause when their workers hang or die.
+    """Make data loaders raise an error with the cause when their workers hang or die.
 
     See :func:`mmkdml.engine.watch_workers`. ``mmkdml.apis.make_runner`` adds it to every run.
     """
 
-    priority = 'VERY_HIGH'  # before a loader starts its workers
+    priority = 'VERY_HIGH'  # Before a loader starts its workers.
 
     def before_train(self, runner: Runner) -> None:
         """Watch the training loader."""

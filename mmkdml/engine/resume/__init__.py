@@ -1,1 +1,1 @@
-"""Loops, checkpoint files, random states and signals of runs that stop and resume."""
+"""Loops, hooks, checkpoint files, seeding and signals for stopping and resuming runs."""

@@ -1,4 +1,4 @@
-"""How checkpoints get on a disk."""
+"""Atomic writing of checkpoints."""
 
 from __future__ import annotations
 
@@ -14,36 +14,35 @@ from mmkdml.checkpoint_io import read_checkpoint
 from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.files import write_atomically
 
-# What a run that was asked to stop saves
+#: Checkpoint that a run saves when it is stopped.
 INTERRUPTED = 'interrupted.pth'
 
 
 class AtomicFileBackend(LocalBackend):
-    """mmengine's local files, written whole or not at all, and removed only when that is asked.
+    """mmengine's local files, written atomically and removed only by :meth:`remove_old`.
 
-    ``CheckpointHook`` removes an old checkpoint before it saves the new one. Here it stays until
-    :meth:`remove_old`.
+    mmengine's ``CheckpointHook`` removes an old checkpoint before it saves the new one.
     """
 
     def __init__(self) -> None:
         self._old: list[Path] = []
 
     def put(self, obj: bytes | BytesIO, filepath: str | Path) -> None:
-        """Writes a file, and its folder if need be.
+        """Write a file and create its folder if needed.
 
         Raises:
-            OSError: If it cannot be written; what was at ``filepath`` is still there.
+            OSError: If writing fails; an existing file is then unchanged.
         """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, obj.getvalue() if isinstance(obj, BytesIO) else obj)
 
     def remove(self, filepath: str | Path) -> None:
-        """Notes a file as old."""
+        """Mark a file as old."""
         self._old.append(Path(filepath))
 
     def remove_old(self, *kept: str | Path | None) -> None:
-        """Removes what is old and was not written again."""
+        """Remove the files marked as old, except for ``kept``."""
         for path in set(self._old) - {Path(one) for one in kept if one}:
             path.unlink(missing_ok=True)
         self._old.clear()
@@ -53,14 +52,14 @@ _READ_BACK: WeakSet[Any] = WeakSet()
 
 
 def verify_first_checkpoint(runner: Any, path: str | Path) -> None:
-    """Read a checkpoint that was just written, if it is the first one of its runner.
+    """Check that the first checkpoint that a runner has written can be loaded.
 
     Args:
-        runner: The runner that wrote it.
-        path: The file. Other stores than local folders are not read.
+        runner: The runner.
+        path: Checkpoint just written. Remote storage is not checked.
 
     Raises:
-        ValueError: If it cannot be loaded, because a hook or a metric added an unsupported object.
+        ValueError: If a hook or a metric has added an object that cannot be loaded.
     """
     if runner in _READ_BACK:
         return

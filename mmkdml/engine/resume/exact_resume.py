@@ -1,4 +1,4 @@
-"""A run that was stopped ends as if it had not been."""
+"""Hook that makes a resumed run end with the same weights as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmkdml.engine.resume.signals import shield_workers
 from mmkdml.engine.workers import watch_workers
 from mmkdml.registry import HOOKS
 
-# Of a checkpoint's meta: where in an epoch it was saved
+# Keys in a checkpoint or its meta.
 PLACE = 'place'
 GRADIENTS = 'gradients'
 PATIENCE = 'patience'
@@ -32,35 +32,34 @@ _LOOPS = {
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Lets a run be stopped at any time: resumed on a CPU, it ends with the same weights, each bit.
+    """Make runs stop and resume at any iteration, on a CPU with bitwise identical final weights.
 
-    mmengine's checkpoints hold no state of random numbers, know of whole epochs alone, forget
-    gradients that are still being accumulated, and may have been saved before the validation of
-    their epoch. With this hook
+    mmengine's checkpoints contain no random state, resume only at epoch boundaries, drop
+    accumulated gradients, and may be saved before the validation of their epoch. With this hook
 
-    - mmengine's loop becomes a :class:`~mmkdml.engine.ResumableTrainLoop` or, of iterations, a
-      :class:`~mmkdml.engine.ResumableIterTrainLoop`: these need no state of random numbers, in any
-      process or worker, and follow signals between iterations;
-    - a checkpoint tells how many batches of its epoch are done, and the resumed epoch goes on with
-      the next one; the others are not loaded again;
-    - gradients that wait for their step are saved;
-    - a checkpoint tells whether its epoch is validated; if not, a resumed run does that first,
-      which finds the same best checkpoint;
-    - mmengine's ``EarlyStoppingHook`` goes on counting;
-    - several processes validate with the buffers of the main one, which are those that are saved,
-      add up gradients in one order, and are refused if their epochs are not of one length.
+    - :class:`~mmkdml.engine.ResumableTrainLoop` or :class:`~mmkdml.engine.ResumableIterTrainLoop`
+      replaces mmengine's loop. They need no saved random state and handle signals between
+      iterations;
+    - a checkpoint records the number of finished batches of its epoch. A resumed epoch continues
+      with the next batch, without loading the finished ones;
+    - accumulated gradients are saved;
+    - a checkpoint records whether its epoch was validated. If not, a resumed run validates first,
+      so it finds the same best checkpoint;
+    - mmengine's ``EarlyStoppingHook`` continues counting;
+    - all processes validate with the main process's buffers, which are the saved ones, and sum
+      gradients in a fixed order. Epochs of different length raise an error.
 
-    Other loops, and data loaders without a batch sampler, are left as they are.
+    Other loops and data loaders without a batch sampler are not changed.
     """
 
-    priority = 'LOWEST'  # the checkpoint hook has to be ready for a validation
+    priority = 'LOWEST'  # The checkpoint hook must be ready for a validation.
 
     def __init__(self) -> None:
         self._resumed: dict[str, Any] = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Changes the loop."""
-        loop = runner._train_loop  # as a property it would be built, and a test need not train
+        """Replace the training loop."""
+        loop = runner._train_loop  # The property would build a loop, which a test does not need.
         resumable, end = _LOOPS.get(type(loop), (None, ''))
         if resumable is not None and loop.dataloader.batch_sampler is not None:
             changes = [*zip(loop.dynamic_milestones, loop.dynamic_intervals, strict=True)]
@@ -75,7 +74,7 @@ class ExactResumeHook(Hook):
         self._seed = runner.seed
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Takes what :meth:`before_save_checkpoint` put there."""
+        """Read the entries that :meth:`before_save_checkpoint` added."""
         if runner._resume:
             meta = checkpoint.get('meta', {})
             self._resumed = dict(
@@ -85,15 +84,15 @@ class ExactResumeHook(Hook):
             )
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Has all processes validate the same network."""
+        """Make all processes validate the same network."""
         broadcast_buffers(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Adds the place in the epoch, and gradients that wait for their step."""
+        """Add the position in the epoch and accumulated gradients."""
         loop, meta = runner.train_loop, checkpoint['meta']
         if not isinstance(loop, ResumableLoop):
             return
-        # After an epoch, mmengine saves before it counts the epoch.
+        # After an epoch, mmengine saves before it increments the epoch.
         done = meta['iter'] - loop.first_iter if meta['epoch'] == loop.epoch else 0
         meta[PLACE] = dict(
             done=done,
@@ -109,7 +108,7 @@ class ExactResumeHook(Hook):
             }
 
     def before_train(self, runner: Runner) -> None:
-        """Goes to the place in the epoch, and validates what is resumed if that is due."""
+        """Restore the position in the epoch, and run a validation that is due."""
         loop = runner.train_loop
         if not isinstance(loop, ResumableLoop):
             return
@@ -135,7 +134,7 @@ class ExactResumeHook(Hook):
                 parameter.grad = gradients[name].to(parameter)
         sampler: Any = loop.dataloader.sampler
         if getattr(sampler, 'seed', None) == self._seed:
-            sampler.seed = runner.seed  # that of the checkpoint, if it has another one
+            sampler.seed = runner.seed  # The seed of the checkpoint may differ.
         if runner.val_loop is not None:
             if runner.val_dataloader.num_workers:
                 shield_workers(watch_workers(runner.val_dataloader))

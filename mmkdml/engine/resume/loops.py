@@ -23,27 +23,27 @@ from mmkdml.engine.resume.signals import StopRequested, StopSignals
 
 
 class ResumableLoop(BaseLoop):
-    """Mixin that makes a loop of mmengine resumable after each iteration; the first base class.
+    """Mixin that makes an mmengine loop resumable after each iteration; must be the first base.
 
-    Random number generators are seeded again for each iteration and each sample, from the run's
-    seed and their numbers, so that no generator state has to be saved. On SIGTERM and Ctrl-C the
-    current iteration or validation is completed, the checkpoint ``interrupted.pth`` is saved, and
-    the process exits with 128 + the signal's number (143, 130). A run that waits for a batch stops
-    at once. The checkpoint is also saved if a run in one process cannot load a batch because an
-    image is unreadable or a worker was killed, which is only reported between iterations.
+    Random number generators are reseeded for each iteration and sample from the run's seed and
+    their indices, so no generator state needs to be saved. On SIGTERM and Ctrl-C, the current
+    iteration or validation is completed, the checkpoint ``interrupted.pth`` is saved, and the
+    process exits with 128 + the signal's number (143, 130). A run that waits for a batch stops
+    immediately. A run in a single process also saves the checkpoint if a batch cannot be loaded,
+    for example because an image is unreadable or a worker was killed.
 
     :class:`~mmkdml.engine.ExactResumeHook` saves and restores the attributes.
 
     Args:
         runner: The runner.
-        dataloader: Data loader or its settings; with a batch sampler.
-        augmentations_per_image: Number of random augmentations of each image, used in turn, one per
-            epoch; at least 1. Default: a new one each time.
-        **settings: As of mmengine's loop.
+        dataloader: Data loader with a batch sampler, or its settings.
+        augmentations_per_image: Number of random augmentations of each image, at least 1; they
+            alternate from epoch to epoch. Default: a new augmentation every time.
+        **settings: Arguments of mmengine's loop.
 
     Attributes:
-        first_iter: The first iteration of the epoch.
-        validated: Whether the validation that may be due is over.
+        first_iter: First iteration of the epoch.
+        validated: True if no validation is due.
 
     Raises:
         ValueError: If ``augmentations_per_image`` is below 1.
@@ -93,12 +93,12 @@ class ResumableLoop(BaseLoop):
 
     @abstractmethod
     def _progress(self) -> tuple[int, int]:
-        """Return progress and end of the training, in units of the validation interval."""
+        """Return progress and end of the training, in epochs or iterations as ``val_interval``."""
 
     def _rest(self) -> Iterator[Any]:
         """Yield the remaining batches of the epoch; save a checkpoint if one cannot be loaded."""
-        seed_all(self.runner.seed, EPOCH, self._epoch)  # a sampler may draw its own seed
-        # Not before: what is resumed has a seed of its own.
+        seed_all(self.runner.seed, EPOCH, self._epoch)  # A sampler may draw its own seed.
+        # Not built earlier, because resuming changes the runner's seed.
         self._batches = self._batches or SeededBatches(
             self.dataloader, self.runner.seed, self._augmentations
         )
@@ -112,7 +112,7 @@ class ResumableLoop(BaseLoop):
                     return
                 yield batch
         except Exception:
-            if not is_distributed():  # the other processes are in the middle of a step
+            if not is_distributed():  # Other processes would be in the middle of a step.
                 self._save()
                 self.runner.logger.error(
                     f'The batch of iteration {self._iter + 1} could not be loaded; --resume goes '
@@ -121,19 +121,19 @@ class ResumableLoop(BaseLoop):
             raise
 
     def _interruptible(self) -> Any:
-        # Several processes stop together, unless the batch does not arrive at all.
+        # Several processes stop together after a step, unless a batch never arrives.
         return nullcontext() if is_distributed() else self._signals.interruptible()
 
     def _stop_waiting(self) -> NoReturn:
-        """Stop where the run waits for a batch: in training, or in a validation."""
+        """Save and exit while the run waits for a batch of the training or a validation."""
         number, saved = self._signals.number, 'the last checkpoint'
-        if not is_distributed():  # the other processes are in the middle of a step
+        if not is_distributed():  # Other processes would be in the middle of a step.
             hub = self.runner.message_hub
             if hub.get_info('loop_stage') == 'val':
-                hub.update_info('loop_stage', 'train')  # this validation does not count
+                hub.update_info('loop_stage', 'train')  # The validation is repeated on resume.
                 for hook in self.runner.hooks:
                     if isinstance(hook, EMAHook):
-                        hook.after_val_epoch(self.runner)  # puts the trained weights back
+                        hook.after_val_epoch(self.runner)  # Restores the trained weights.
             self._save()
             saved = INTERRUPTED
         self.runner.logger.info(
@@ -155,7 +155,7 @@ class ResumableLoop(BaseLoop):
             f'Stopped by {signal.Signals(number).name} after iteration {self._iter}; --resume goes '
             f'on from {INTERRUPTED}'
         )
-        barrier()  # a launcher ends the others when the first one ends
+        barrier()  # A launcher kills the other processes when the first one exits.
         raise SystemExit(128 + number)
 
     def _save(self) -> None:
@@ -170,12 +170,12 @@ class ResumableLoop(BaseLoop):
 
 @LOOPS.register_module()
 class ResumableTrainLoop(ResumableLoop, EpochBasedTrainLoop):
-    """mmengine's loop of epochs, resumable after each iteration; see :class:`ResumableLoop`.
+    """``EpochBasedTrainLoop`` that is resumable after each iteration; see :class:`ResumableLoop`.
 
     Args:
         runner: The runner.
-        dataloader: Data loader or its settings; with a batch sampler.
-        **settings: As of ``EpochBasedTrainLoop``, and of :class:`ResumableLoop`.
+        dataloader: Data loader with a batch sampler, or its settings.
+        **settings: Arguments of ``EpochBasedTrainLoop`` and :class:`ResumableLoop`.
     """
 
     def run_epoch(self) -> None:
@@ -195,7 +195,7 @@ class ResumableTrainLoop(ResumableLoop, EpochBasedTrainLoop):
         """Train on a batch.
 
         Args:
-            idx: Its number in the epoch.
+            idx: Index of the batch in the epoch.
             data_batch: The batch.
         """
         self._seed_step()
@@ -208,13 +208,12 @@ class ResumableTrainLoop(ResumableLoop, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class ResumableIterTrainLoop(ResumableLoop, IterBasedTrainLoop):
-    """mmengine's loop of iterations, resumable after each; see :class:`ResumableLoop`.
+    """``IterBasedTrainLoop`` that is resumable after each iteration; see :class:`ResumableLoop`.
 
     Args:
         runner: The runner.
-        dataloader: Data loader or its settings; with a batch sampler, whose sampler is an
-            ``InfiniteSampler`` or ends.
-        **settings: As of ``IterBasedTrainLoop``, and of :class:`ResumableLoop`.
+        dataloader: Data loader with a batch sampler, or its settings. Its sampler may be infinite.
+        **settings: Arguments of ``IterBasedTrainLoop`` and :class:`ResumableLoop`.
     """
 
     def __init__(self, runner: Any, dataloader: Any, **settings: Any) -> None:
@@ -222,12 +221,8 @@ class ResumableIterTrainLoop(ResumableLoop, IterBasedTrainLoop):
         self.dataloader_iterator = _Endless(self)
 
     def run_iter(self, data_batch: Any) -> None:
-        """Train on a batch.
-
-        Args:
-            data_batch: The batch.
-        """
-        self.validated = False  # for checkpoints of this iteration
+        """Train on a batch."""
+        self.validated = False
         self._seed_step()
         super().run_iter(data_batch)
         self._stop_if_asked()
@@ -237,7 +232,7 @@ class ResumableIterTrainLoop(ResumableLoop, IterBasedTrainLoop):
 
 
 class _Endless:
-    """Batches of an iteration-based loop: of one endless epoch, or of successive epochs."""
+    """Iterator over the batches of one endless epoch, or of successive epochs."""
 
     def __init__(self, loop: ResumableIterTrainLoop) -> None:
         self.loop = loop

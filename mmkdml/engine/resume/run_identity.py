@@ -1,4 +1,4 @@
-"""Id and settings of a run in its folder and checkpoints; changed settings on resume."""
+"""Hook that saves a run's id and settings, and applies changed settings on resume."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mmkdml.engine.resume.schedules import advance
 from mmkdml.files import write_atomically
 from mmkdml.registry import HOOKS
 
-#: File in a run's folder that holds its identity.
+#: File with the identity in a run's folder.
 IDENTITY_FILE = 'identity.json'
 #: Key of the identity in a checkpoint's ``meta``.
 RUN = 'run'
-# Parts of the settings that the optimizer's hyperparameters depend on, and the best score.
+# Prefixes of settings that determine the optimizer's hyperparameters, and the best score.
 _SCHEDULED = (
     'auto_scale_lr', 'data.train', 'optim_wrapper', 'param_scheduler', 'train_cfg',
     'train_dataloader',
@@ -34,16 +34,16 @@ _SCORED = ('data.val', 'default_hooks.checkpoint', 'val_')
 class RunIdentityHook(Hook):
     """Write a run's identity and config to its folder, and its identity to its checkpoints.
 
-    When settings were changed on resume, the config's hold: its seed, its learning rates and other
-    hyperparameters, and its schedules, advanced to the step of the checkpoint. Weights, moments of
-    the optimizer and the loss scale are the checkpoint's. A best score that was measured otherwise
-    is forgotten; its checkpoint stays.
+    When settings changed on resume, the seed, the hyperparameters and the schedules of the config
+    are used, with schedules advanced to the step of the checkpoint. Weights, optimizer moments and
+    loss scale come from the checkpoint. A best score that was measured with other settings is
+    discarded; its checkpoint is kept.
 
     Args:
-        identity: ``id``, ``settings`` and more, as :mod:`mmkdml.apis.run_identity` makes it.
+        identity: Dict with ``id``, ``settings`` and more, built by :mod:`mmkdml.apis.run_identity`.
         changed: Dotted keys of the settings that differ from the checkpoint's.
-        outdated: Files of the older run that is overwritten; removed when training starts.
-        notes: Lines to log, with their level.
+        outdated: Files of a run that is overwritten; removed when training starts.
+        notes: Log levels and lines to log.
     """
 
     priority = 'VERY_HIGH'
@@ -64,11 +64,11 @@ class RunIdentityHook(Hook):
         """Log the notes."""
         for level, note in self.notes:
             runner.logger.log(level, note)
-        self.notes = ()  # a test of this runner begins with it, too
+        self.notes = ()  # Also called by a test of the same runner.
 
     @raise_in_all_processes()
     def before_train(self, runner: Runner) -> None:
-        """Write identity and config; until now the folder is as it was."""
+        """Remove outdated files, then write identity and config."""
         if not is_main_process():
             return
         folder = Path(runner.work_dir)
@@ -77,7 +77,7 @@ class RunIdentityHook(Hook):
         text = json.dumps(self.identity, indent=1, sort_keys=True)
         write_atomically(folder / IDENTITY_FILE, text.encode())
         name = os.path.basename(runner.cfg.filename or f'{runner.timestamp}.py')
-        config = copy.copy(runner.cfg)  # which says how this process started, not the run
+        config = copy.copy(runner.cfg)  # It describes this process, not the run.
         config.update(resume=False, load_from=self.identity.get('load_from'))
         write_atomically(folder / name, config.dump().encode())
 
@@ -86,11 +86,9 @@ class RunIdentityHook(Hook):
         checkpoint['meta'][RUN] = self.identity
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Replace what depends on changed settings in a checkpoint that is resumed.
+        """Replace the entries of a resumed checkpoint that depend on changed settings, in place.
 
-        Args:
-            runner: The runner; its optimizer and schedulers are built.
-            checkpoint: The checkpoint as it was loaded; changed in place.
+        The runner's optimizer and schedulers must have been built.
         """
         if not runner._resume or runner._has_loaded:
             return
@@ -108,7 +106,7 @@ class RunIdentityHook(Hook):
 
 
 def _apply_schedule(runner: Runner, checkpoint: dict[str, Any]) -> None:
-    """Set hyperparameters and schedules to what the config gives at a checkpoint's step."""
+    """Set hyperparameters and schedules to their values at the checkpoint's step."""
     meta, schedulers = checkpoint['meta'], runner.param_schedulers
     if schedulers is not None:
         by_name = schedulers if isinstance(schedulers, dict) else {'': schedulers}
@@ -128,7 +126,7 @@ def _apply_schedule(runner: Runner, checkpoint: dict[str, Any]) -> None:
 
 
 def _with_moments(fresh: Any, saved: Any) -> tuple[Any, bool]:
-    """A fresh optimizer's state with the moments of a saved one, and whether they fit."""
+    """Return a fresh optimizer's state with saved moments, and whether they fit."""
     if isinstance(fresh, Mapping) and 'param_groups' in fresh:
         if not isinstance(saved, Mapping) or _kind(fresh) != _kind(saved):
             return fresh, False
@@ -151,7 +149,7 @@ def _with_moments(fresh: Any, saved: Any) -> tuple[Any, bool]:
 
 
 def _kind(state: Mapping[str, Any]) -> Any:
-    """Hyperparameters and numbers of parameters: equal for states that fit each other."""
+    """Return hyperparameter names and parameter counts; equal for states that are compatible."""
     changing = {'params', 'param_names', 'initial_lr'}
     return [
         (sorted({*group} - changing), len(group['params']))

@@ -1,4 +1,4 @@
-"""Lock that keeps two trainings out of one folder."""
+"""Lock that prevents two trainings in one folder."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ except ImportError:  # Windows
 
 LOCK = '.lock'
 _HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
-# The holder writes its name just after it has got the lock.
+# The holder writes its name shortly after it has acquired the lock.
 _READ_ATTEMPTS, _READ_SECONDS = 20, 0.05
-# Open files by folder, with the process that opened them: a forked process holds no lock.
+# File descriptor and process id by folder; forked processes do not inherit locks.
 _held: dict[Path, tuple[int, int]] = {}
 
 
 def lock_folder(folder: str | Path) -> None:
-    """Lock a folder for the training of this process, until :func:`unlock_folder` or its end.
+    """Lock a folder for this process until :func:`unlock_folder` or its exit.
 
-    The lock is a POSIX lock on ``.lock``: the system releases it when the process ends, however it
-    ends, and its forked data loader workers do not keep it. A file system without locks gives a
-    warning. The same process may lock a folder again.
+    The lock is a POSIX lock on ``.lock``: the system releases it whenever the process ends, and
+    forked data loader workers do not keep it. A file system without locks gives a warning. Locking
+    a folder twice in the same process has no effect.
 
     Args:
-        folder: The folder. It is created if needed.
+        folder: The folder, created if needed.
 
     Raises:
-        ValueError: If another process trains there, or ``.lock`` is not a regular file.
-        OSError: If the folder cannot be written to.
+        ValueError: If another process holds the lock, or ``.lock`` is not a regular file.
+        OSError: If the folder is not writable.
     """
     if holds_lock(folder):
         return
@@ -81,12 +81,12 @@ def lock_folder(folder: str | Path) -> None:
 
 
 def unlock_folder(folder: str | Path) -> None:
-    """Release a folder that this process has locked, if it has."""
+    """Unlock a folder if this process has locked it."""
     folder = Path(folder).resolve()
     if holds_lock(folder):
         handle, _ = _held.pop(folder)
         os.ftruncate(handle, 0)
-        os.close(handle)  # which releases the lock
+        os.close(handle)  # Releases the lock.
 
 
 def holds_lock(folder: str | Path) -> bool:
@@ -99,7 +99,7 @@ def _not_regular(path: Path) -> str:
 
 
 def _holder(handle: int) -> str:
-    """Name of the process that has the lock, as it wrote it; a killed one's is outdated."""
+    """Return the name of the process that holds the lock, ignoring that of a killed process."""
     for _ in range(_READ_ATTEMPTS):
         try:
             holder = json.loads(os.pread(handle, 1000, 0))

@@ -24,18 +24,18 @@ from mmkdml.registry import HOOKS
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook`` for local folders, which writes files atomically.
+    """``CheckpointHook`` that writes local checkpoints atomically.
 
-    Old checkpoints, the previous best one, and ``interrupted.pth`` are removed only after their
-    replacement is on disk, so that one more than ``max_keep_ckpts`` briefly needs space.
+    Old checkpoints, the previous best one and ``interrupted.pth`` are removed only after their
+    replacement is on disk, so there are briefly ``max_keep_ckpts`` + 1 checkpoints.
 
-    NumPy scalars in a checkpoint, such as the score of a metric, become plain numbers. The first
-    checkpoint of a run is read back, so that a run fails at once if it cannot be loaded.
+    NumPy scalars in a checkpoint, such as the score of a metric, are converted to Python numbers.
+    The first checkpoint of a run is loaded once, so a run with unsupported content fails early.
 
     Args:
-        *args: As of ``CheckpointHook``.
-        backend_args: Settings of a storage other than a local folder, which is then not atomic.
-        **kwargs: As of ``CheckpointHook``.
+        *args: Arguments of ``CheckpointHook``.
+        backend_args: Settings of a remote storage, which is not written atomically.
+        **kwargs: Arguments of ``CheckpointHook``.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Restore the state of a resumed run, and remove partial files of killed processes."""
         super().before_train(runner)
-        # Otherwise the next best score would not be recorded in the checkpoint of its epoch.
+        # Without it, the next best score would be missing in the checkpoint of its epoch.
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')
-        # The folder may be a copy: never remove the original's best checkpoint.
+        # The folder may be a copy; keep the best checkpoint of the original.
         best = getattr(self, 'best_ckpt_path', None)
         self.best_ckpt_path: str | None = best and self._in_folder(best)
         for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
@@ -57,9 +57,9 @@ class SafeCheckpointHook(CheckpointHook):
             remove_parts(Path(self.out_dir), '*.pth')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Convert NumPy scalars, and record whether a greater or a lesser score is better."""
+        """Convert NumPy scalars, and record whether greater or less is better for each score."""
         for key, value in checkpoint.items():
-            if not key.endswith('state_dict'):  # tensors only, with attributes of their own
+            if not key.endswith('state_dict'):  # These contain tensors only.
                 checkpoint[key] = plain_numbers(value)
         if self.save_best and 'auto' not in self.key_indicators:
             rules = dict(zip(self.key_indicators, self.rules, strict=True))
@@ -69,7 +69,7 @@ class SafeCheckpointHook(CheckpointHook):
         return self.file_backend.join_path(self.out_dir, Path(path).name)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
-        self._remove_old()  # the previous best checkpoint, which has been replaced
+        self._remove_old()  # The previous best checkpoint has been replaced.
         average_gradients(runner)
         if is_main_process():
             own_file(runner.work_dir, 'last_checkpoint')

@@ -1,4 +1,4 @@
-"""A checkpoint that is resumed tells how far a run had come, and orders nothing."""
+"""Strip code and file paths from a checkpoint before resuming."""
 
 from __future__ import annotations
 
@@ -13,23 +13,18 @@ from mmkdml.registry import HOOKS
 
 @HOOKS.register_module()
 class SafeResumeHook(Hook):
-    """Takes out of a checkpoint what mmengine would run, or delete, on its word.
+    """Remove entries of a checkpoint by which mmengine would execute code or delete files.
 
-    A file that holds numbers and texts alone can still do harm. mmengine's ``resume`` runs
-    ``meta['config']`` as Python, and its checkpoint hook deletes the file or the whole folder that
-    ``best_ckpt`` names when a better checkpoint comes. So the first is left out, and so is the
-    other, unless it is a ``best_*.pth`` in the folder of the run.
+    Even a checkpoint without pickled code can do harm: mmengine's ``resume`` executes
+    ``meta['config']`` as Python, and ``CheckpointHook`` deletes the file or folder named by
+    ``best_ckpt`` when a better checkpoint is saved. The hook removes the config, and each
+    ``best_ckpt`` that is not a ``best_*.pth`` in the run's folder.
     """
 
-    priority = 'VERY_HIGH'  # before any other hook sees the checkpoint
+    priority = 'VERY_HIGH'  # Before any other hook uses the checkpoint.
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Replaces ``meta`` and what the message hub keeps by dicts without these.
-
-        Args:
-            runner: The runner.
-            checkpoint: As it was loaded; changed in place.
-        """
+        """Remove the entries from ``meta`` and ``message_hub``, in place."""
         if 'meta' in checkpoint:
             checkpoint['meta'] = _plain(checkpoint['meta'])
             checkpoint['meta'].pop('config', None)
@@ -42,7 +37,7 @@ class SafeResumeHook(Hook):
 
 
 def _plain(holder: Any) -> dict[str, Any]:
-    """As a plain dict: a pickled OrderedDict may bring methods of its own."""
+    """Copy to a plain dict, because a pickled OrderedDict may override methods."""
     return {key: holder[key] for key in holder} if isinstance(holder, dict) else {}
 
 

@@ -1,4 +1,4 @@
-"""Parameter schedules that are advanced to the step of a checkpoint."""
+"""Advance parameter schedules to the step of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from mmengine.optim import _ParamScheduler
 def advance(
     schedulers: Iterable[list[_ParamScheduler]], epochs: int, iterations: int, begun: int = 0
 ) -> None:
-    """Advance newly built schedulers as a run that used them from its first iteration has.
+    """Advance new schedulers and their optimizers as if they had been used from the start.
 
-    Hyperparameters in the optimizers follow, in the same order of steps and with the same rounding
-    as in a run. If the length of an epoch has changed, the epochs are spread evenly over the
-    iterations. A schedule that depends on validation scores (``ReduceOnPlateauLR``) starts again.
+    Steps are taken in the same order and with the same rounding as in training. If the length of an
+    epoch has changed, epochs are spread evenly over the iterations. Schedules that depend on
+    validation scores (``ReduceOnPlateauLR``) start again.
 
     Args:
-        schedulers: A list of schedulers for each optimizer, at step 0.
-        epochs: Epochs that are done.
-        iterations: Iterations that are done.
-        begun: Those of them in the epoch in work.
+        schedulers: Schedulers of each optimizer, at step 0.
+        epochs: Number of finished epochs.
+        iterations: Number of finished iterations.
+        begun: Number of finished iterations in the current, unfinished epoch.
     """
     every = [scheduler for its in schedulers for scheduler in its]
     ends = [round((iterations - begun) * epoch / epochs) for epoch in range(1, epochs + 1)]
     ended = 0
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # steps of schedulers without steps of the optimizer
+        warnings.simplefilter('ignore')  # The optimizer takes no steps here.
         for iteration in range(1, iterations + 1):
             for scheduler in every:
                 if not scheduler.by_epoch:

@@ -1,4 +1,4 @@
-"""Random numbers that depend on where a run is, not on how it came there."""
+"""Random numbers that depend only on the position in a run."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from torch.utils.data import DataLoader
 from mmkdml.engine.resume.signals import disable_sigchld_handler, shield_workers
 from mmkdml.engine.workers import watch_workers
 
-# What is drawn for
+# Separate random streams.
 EPOCH, STEP, SAMPLE = range(3)
 
 
 def seed_all(seed: int, *place: int) -> None:
-    """Seeds Python, NumPy and torch, on all devices in use.
+    """Seed the generators of Python, NumPy and PyTorch on all devices in use.
 
     Args:
-        seed: Of the run, at least 0.
-        place: Numbers, at least 0; other ones give other streams.
+        seed: Seed of the run, at least 0.
+        *place: Spawn key, integers of at least 0. Different keys give independent streams.
     """
     state = np.random.SeedSequence(seed, spawn_key=place).generate_state(4)
     random.seed(state.tobytes())
     np.random.seed(state)
     number = int.from_bytes(state[:2].tobytes(), 'little')
-    # torch.manual_seed takes a quarter of a millisecond to ask for devices that are not there.
+    # torch.manual_seed spends 0.25 ms on devices that are not available.
     torch.default_generator.manual_seed(number)
-    if torch.cuda.is_initialized():  # never in a worker
+    if torch.cuda.is_initialized():  # Never in a worker.
         torch.cuda.manual_seed_all(number)
 
 
 class SeededBatches:
-    """The batches of a data loader, each sample seeded by its index and the iteration it is for.
+    """Batches of a data loader with each sample seeded by its index and iteration.
 
-    What a sample looks like after random augmentation depends on nothing else: not on the worker
-    that loads it, nor on what was loaded before. Batches that are passed over are not loaded.
-    Settings, data set and sampler are the data loader's own, which stays as it is.
+    The random augmentation of a sample depends on nothing else, such as the worker that loads it or
+    the samples loaded before. Skipped batches are not loaded. The data loader itself is not
+    changed.
 
     Args:
-        loader: With a batch sampler, whose sampler has a random generator of its own or is seeded
-            at the start, as those of mmengine and torch.
-        seed: Of the run.
-        augmentations_per_image: None: a new one in each iteration. A number: so many, which come in
-            turn, one in each pass over the data; at least 1.
+        loader: Data loader with a batch sampler, whose sampler has its own random generator or is
+            seeded when an epoch starts, as those of mmengine and PyTorch.
+        seed: Seed of the run.
+        augmentations_per_image: Number of random augmentations of each image, at least 1; they
+            alternate from epoch to epoch. Default: a new augmentation in every iteration.
     """
 
     def __init__(
@@ -56,18 +56,18 @@ class SeededBatches:
     ) -> None:
         self._batches = _NumberedBatches(loader.batch_sampler, augmentations_per_image)
         self._loader = copy.copy(loader)
-        # A loader refuses to have single ones of these set; here they fit together.
+        # DataLoader forbids setting these attributes individually.
         vars(self._loader).update(
             dataset=_SeededDataset(loader.dataset, seed), batch_sampler=self._batches
         )
         shield_workers(watch_workers(self._loader))
 
     def start(self, iteration: int, done: int) -> Iterator[Any]:
-        """Iterates what is left of an epoch.
+        """Iterate over the remaining batches of an epoch.
 
         Args:
-            iteration: Of the epoch's first batch.
-            done: How many batches to pass over.
+            iteration: Iteration of the epoch's first batch.
+            done: Number of batches to skip.
         """
         self._batches.iteration, self._batches.done = iteration, done
         batches = iter(self._loader)

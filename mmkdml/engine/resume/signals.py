@@ -1,4 +1,4 @@
-"""Signals that request a stop, handled where a run can save its state."""
+"""Stop requests by signals, handled where a run can save its state."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ import torch
 from mmengine.dist import all_reduce, is_distributed
 from torch.utils.data import DataLoader
 
-# A launcher forwards signals that the whole process group has already received.
+# Within this time, a launcher forwards a signal that its process group already received.
 ECHO_SECONDS = 2.0
-#: Seconds after a signal in which a batch may still arrive, in a validation or in one of several
-#: processes: these stop between batches if loading works.
+#: Seconds after a stop request before a run stops waiting for a batch, in a validation or with
+#: several processes. They normally stop between batches.
 PATIENCE_SECONDS = 10.0
 
 
 class StopRequested(BaseException):
-    """Raised where a run waits for a batch after a signal asked it to stop."""
+    """Raised when a run that was requested to stop waits for a batch."""
 
 
 class StopSignals:
-    """Record SIGINT (Ctrl-C) and SIGTERM inside the block, instead of ending the process.
+    """Context manager that records SIGINT (Ctrl-C) and SIGTERM instead of ending the process.
 
-    A second one, more than :data:`ECHO_SECONDS` after the first, takes effect at once. Only the
-    main thread of a process receives signals; in others nothing is recorded. Signals that are
-    already ignored, such as Ctrl-C in a background job of a shell, stay ignored.
+    A second signal, more than :data:`ECHO_SECONDS` after the first, takes effect immediately.
+    Signals are recorded in the main thread only. Signals that are already ignored, such as Ctrl-C
+    in a background job of a shell, stay ignored.
     """
 
     current: ClassVar[StopSignals | None] = None
@@ -59,9 +59,9 @@ class StopSignals:
             signal.signal(number, handler)
 
     def asked(self) -> int:
-        """Number of the signal that one of the run's processes got; 0 if none did.
+        """Return the number of the signal that any of the run's processes received, 0 if none.
 
-        All processes must ask at the same step: they answer alike.
+        The result is the same in all processes; they must call this method at the same step.
         """
         if not is_distributed():
             return self.number
@@ -74,7 +74,7 @@ class StopSignals:
         """Let a signal interrupt the block, even while it waits.
 
         Raises:
-            StopRequested: If a signal requests a stop, or has done so before.
+            StopRequested: If a stop is requested in the block or was requested before.
         """
         self._waiting = True
         try:
@@ -85,7 +85,7 @@ class StopSignals:
             self._waiting = False
 
     def overdue(self) -> bool:
-        """Return whether the first signal came more than :data:`PATIENCE_SECONDS` ago."""
+        """Return True if the first signal arrived more than :data:`PATIENCE_SECONDS` ago."""
         return bool(self.number) and time.monotonic() - self._since > PATIENCE_SECONDS
 
     def _note(self, number: int, _: FrameType | None) -> None:
@@ -100,35 +100,31 @@ class StopSignals:
 
 
 def raise_if_overdue() -> None:
-    """Stop waiting for a batch if a stop was requested some time ago.
-
-    Raises:
-        StopRequested: If :meth:`StopSignals.overdue`.
-    """
+    """Raise :class:`StopRequested` if a stop request is overdue; called while waiting."""
     if StopSignals.current is not None and StopSignals.current.overdue():
         raise StopRequested
 
 
 def disable_sigchld_handler() -> None:
-    """Keeps PyTorch from raising an error amid whatever runs when a worker dies.
+    """Prevent PyTorch from raising an error in the middle of a step when a worker dies.
 
-    In the middle of a step, weights would be half updated. A loader that waits for a batch looks
-    every few seconds whether its workers live, and raises the error there.
+    Weights would be half updated. A loader that waits for a batch regularly checks its workers, and
+    raises the error there.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, 'SIGCHLD'):
         return
     handler = signal.getsignal(signal.SIGCHLD)
-    # PyTorch sets it at the first use of workers, once in a process.
+    # PyTorch sets the handler once per process, at the first use of workers.
     if getattr(handler, '__module__', '').startswith('torch.'):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def shield_workers(loader: DataLoader) -> None:
-    """Makes the workers of a data loader outlive the signals by which a run is stopped.
+    """Make the workers of a data loader ignore signals that request a stop, except from their run.
 
-    A terminal, a scheduler or a launcher sends them to all processes of a run, but its main process
-    decides when it ends, and ends its workers. Where the sender of a signal cannot be told (macOS,
-    Windows), nothing is done.
+    Terminals, schedulers and launchers signal all processes, but the main process decides when to
+    stop and terminates its workers. Without ``sigwaitinfo`` (macOS, Windows), which identifies the
+    sender of a signal, this function has no effect.
     """
     if hasattr(signal, 'sigwaitinfo'):
         loader.worker_init_fn = partial(_start_shielded, loader.worker_init_fn)
