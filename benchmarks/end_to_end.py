@@ -1,4 +1,4 @@
-"""What a training with its data loading costs, beside its members' own trainings."""
+"""Speed of training runs with data loading: a classroom compared with its members."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ SKIPPED = 5  # iterations that start workers and allocate
 
 @dataclass(frozen=True)
 class RunSpeed:
-    """How fast a training is.
+    """Speed of a training run.
 
     Attributes:
-        batch_seconds: For an iteration with its data loading, median over the rounds.
-        images: A second.
+        batch_seconds: Seconds per iteration with data loading, median over the rounds.
+        images: Images per second.
     """
 
     batch_seconds: float
@@ -42,22 +42,22 @@ class RunSpeed:
 
 
 def measure_runs(config: Config, iterations: int, rounds: int) -> dict[str, RunSpeed]:
-    """Measures the classroom's training and each member's own, of the same data loader.
+    """Measure training runs of the classroom and of each member on the same data loader.
 
-    Each is a whole run of mmengine: the classroom's with the hooks of its config, a member's with
-    mmengine's own; a frozen member's has forwards in inference mode alone. All are without
-    validation and checkpoints, begin without pretrained weights, and take turns.
+    Every run is a complete mmengine run: the classroom's with the hooks of its config, a member's
+    with mmengine's default hooks; a frozen member only runs forward in inference mode. There is no
+    validation, no checkpoint and no pretrained weight. The runs are interleaved.
 
     Args:
-        config: A classroom's config.
-        iterations: Measured in each run, after some that are not, >= 1.
+        config: Config of a classroom.
+        iterations: Measured iterations of each run after a warm-up, >= 1.
         rounds: Runs of each, >= 1.
 
     Returns:
-        The speeds by name, ``'classroom'`` first.
+        Speeds by name, ``'classroom'`` first.
 
     Raises:
-        TypeError: If the config is of a baseline.
+        TypeError: If the config is a baseline.
         ValueError: If the model cannot be built, or a number is below 1.
     """
     if min(iterations, rounds) < 1:
@@ -79,7 +79,7 @@ def measure_runs(config: Config, iterations: int, rounds: int) -> dict[str, RunS
 
 
 def format_runs(speeds: dict[str, RunSpeed]) -> str:
-    """The speeds as a table, with the classroom's share of the members' sum."""
+    """Format the speeds as a table with the ratio of the classroom to the sum of its members."""
     table = PrettyTable(['run', 'ms a batch', 'images/s'], align='r')
     table.align['run'] = 'l'
     whole = speeds[CLASSROOM].batch_seconds
@@ -97,7 +97,7 @@ def format_runs(speeds: dict[str, RunSpeed]) -> str:
 
 
 class _Watched(BaseModel):
-    """A frozen member, of whose training there is nothing but its forward."""
+    """Frozen member whose training step is a forward pass."""
 
     def __init__(self, task: Task, member: nn.Module) -> None:
         super().__init__(member.data_preprocessor)
@@ -140,7 +140,7 @@ def _now() -> float:
 
 
 def _run(config: Config, name: str, iterations: int) -> float:
-    """Seconds of some iterations of a run."""
+    """Return the seconds of the measured iterations of one run."""
     clock = _ClockHook(SKIPPED)
     own, hooks = dict(config.optim_wrapper), [clock]
     default_hooks = dict(checkpoint=None)

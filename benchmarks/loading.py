@@ -1,4 +1,4 @@
-"""How many images a second a config's data loader gives."""
+"""Throughput of a config's training data loader."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from mmkdml.inspection.config import use_default_scope
 
 @dataclass(frozen=True)
 class LoadingSpeed:
-    """What a data loader gives to a training that takes no time.
+    """Throughput of a data loader when the training step takes no time.
 
     Attributes:
-        workers: Its processes; 0 for the training's own.
-        cached: Whether images were found decoded.
-        images: A second, median over the rounds.
-        batch_seconds: For a batch: a step that takes longer does not wait for the loader.
+        workers: Number of worker processes; 0 loads in the training process.
+        cached: Whether decoded images come from the cache.
+        images: Images per second, median over the rounds.
+        batch_seconds: Seconds per batch. Longer training steps do not wait for the loader.
     """
 
     workers: int
@@ -42,24 +42,23 @@ class LoadingSpeed:
 def measure_loading(
     config: Config, workers: Sequence[int], batches: int, rounds: int
 ) -> dict[str, LoadingSpeed]:
-    """Measures the training's data loader, from image files and from decoded images.
+    """Measure the training data loader, reading image files and reading decoded images.
 
-    An epoch is of images drawn at random, the same for all loaders, augmented as in training. The
-    loaders take turns; in a first epoch that is not measured their workers start and the system
-    reads the files.
+    Every epoch has the same random images, augmented as in training. The loaders are interleaved;
+    an unmeasured first epoch starts the workers and fills the file cache of the operating system.
 
     Args:
-        config: With a ``train_dataloader`` whose data set is of mmkdml.
-        workers: Numbers of workers to try, each >= 0.
-        batches: In an epoch, >= 1.
-        rounds: Measured epochs of each, >= 1.
+        config: Config whose ``train_dataloader`` has a data set of mmkdml.
+        workers: Numbers of workers to measure, each >= 0.
+        batches: Batches per epoch, >= 1.
+        rounds: Measured epochs of each loader, >= 1.
 
     Returns:
-        The speeds by name.
+        Throughputs by name.
 
     Raises:
-        TypeError: If the data set is of another kind.
-        ValueError: If a number is too small, or the data set holds no such many batches.
+        TypeError: If the data set is not one of mmkdml's.
+        ValueError: If a number is too small, or the data set has fewer batches.
     """
     if min(workers, default=-1) < 0 or batches < 1:
         raise ValueError(
@@ -102,11 +101,11 @@ def measure_loading(
 
 
 def format_loading(speeds: dict[str, LoadingSpeed], step_seconds: float | None = None) -> str:
-    """The speeds as a table.
+    """Format the throughputs as a table.
 
     Args:
-        speeds: As :func:`measure_loading` gives them.
-        step_seconds: Of a training step; says which loaders are too slow for it.
+        speeds: Result of :func:`measure_loading`.
+        step_seconds: Duration of a training step, to mark the loaders that are too slow for it.
     """
     asked = [f'limits steps of {step_seconds:g} s'] if step_seconds is not None else []
     table = PrettyTable(['workers', 'images from', 'images/s', 'ms a batch', *asked], align='r')

@@ -1,4 +1,4 @@
-"""What it saves that frozen members say once what they say of an image."""
+"""Time saved by caching the outputs of frozen members."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from mmkdml.models.distillers import TeacherCache
 
 @dataclass(frozen=True)
 class OfflineCost:
-    """A classroom's training step without and with :class:`~mmkdml.models.TeacherCache`.
+    """Training step of a classroom without and with :class:`~mmkdml.models.TeacherCache`.
 
     Attributes:
-        run: Seconds if the frozen members run, without a cache; medians over the rounds.
-        kept: Seconds if they run and what they say is kept, as in the first epoch.
-        found: Seconds if all is found, as in later ones.
-        kib_per_image: What the file grows by for an image, without its index.
-        difference: Of the same batch's losses, |found - run| / |run|, the largest; what was found
-            had been computed image by image.
+        run: Seconds if the frozen members run without a cache; median over the rounds.
+        kept: Seconds if they run and their outputs are cached, as in the first epoch.
+        found: Seconds if all outputs are read from the cache, as in later epochs.
+        kib_per_image: Size of the cache file per image in KiB, without its index.
+        difference: Largest relative difference of the losses of one batch with and without the
+            cache, whose outputs were computed one image at a time.
     """
 
     run: float
@@ -42,19 +42,19 @@ class OfflineCost:
 def measure_offline(
     config: Config, batch_size: int, rounds: int, dtype: str | None = None
 ) -> OfflineCost:
-    """Measures steps that take turns, on made-up batches on the CPU.
+    """Measure interleaved training steps on dummy batches on the CPU.
 
-    The cache lies in the system's folder for temporary files.
+    The cache is written to the system's temporary folder.
 
     Args:
-        config: Of a classroom with frozen members; their checkpoints are not read.
-        batch_size: Images in the batch.
-        rounds: Measured steps of each kind, after one that is not.
+        config: Config of a classroom with frozen members; their checkpoints are not loaded.
+        batch_size: Images per batch.
+        rounds: Measured steps of each kind, after one warm-up step.
         dtype: See :class:`~mmkdml.models.TeacherCache`.
 
     Raises:
-        TypeError: If the config is of a baseline.
-        ValueError: If nobody is frozen, it cannot be built or stepped, or a number is below 1.
+        TypeError: If the config is a baseline or has no frozen member.
+        ValueError: If the model cannot be built or trained, or a number is below 1.
     """
     if batch_size < 1:
         raise ValueError(f'batch_size must be at least 1, got {batch_size}')
@@ -109,7 +109,7 @@ def measure_offline(
 
 
 def format_offline_cost(cost: OfflineCost) -> str:
-    """The cost as a table and two lines."""
+    """Format the cost as a table and two lines."""
     table = PrettyTable(['frozen members', 'seconds', 'ratio'], align='r')
     table.align['frozen members'] = 'l'
     for name, seconds in (

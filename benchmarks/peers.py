@@ -1,4 +1,4 @@
-"""What a training step costs here and in other packages, each in an environment of its own."""
+"""Training steps of this package compared with other packages, each in its own environment."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class PeerCost:
-    """Cost of a peer's training step.
+    """Cost of the training step of a peer.
 
     Attributes:
         seconds: Median over the rounds.
-        memory: Highest resident memory of its process, above what it had before it built the
-            networks, in MiB.
-        losses: Of all its steps, of which the first is not timed.
+        memory: Peak resident memory of its process in MiB, above that before the networks were
+            built.
+        losses: Losses of all steps. The first step is not timed.
     """
 
     seconds: float
@@ -39,17 +39,17 @@ class PeerCost:
 
 
 class Peer:
-    """A program in a process of its own that takes a training step for each line it is sent.
+    """A subprocess that takes a training step for each line it reads.
 
-    It answers with a JSON object in a line of its standard output: ``{"ready": true}``, then for
-    each step ``{"loss": ..., "memory": ...}``, the latter in MiB. Lines that do not begin with a
-    brace are passed over, but told if it ends. It is killed when the context is left.
+    It writes JSON objects to its standard output, one per line: ``{"ready": true}``, then for each
+    step ``{"loss": ..., "memory": ...}`` with the memory in MiB. Lines that do not begin with a
+    brace are ignored, but printed if the process ends. It is killed when the context exits.
 
     Args:
         command: Program and arguments.
 
     Raises:
-        FileNotFoundError: If there is no such program.
+        FileNotFoundError: If the program does not exist.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -78,18 +78,18 @@ class Peer:
         self._process.communicate()
 
     def wait(self) -> None:
-        """Until it is ready.
+        """Wait until the process is ready.
 
         Raises:
-            ValueError: If it ends instead, or answers something else.
+            ValueError: If it ends or writes something else.
         """
         self._answer('ready')
 
     def step(self) -> None:
-        """Lets it take a training step, and notes the loss and the memory.
+        """Run a training step and record its loss and memory.
 
         Raises:
-            ValueError: If it ends instead, or answers something else.
+            ValueError: If the process ends or writes something else.
         """
         with suppress(BrokenPipeError):  # there will be no answer
             print('step', file=self._process.stdin, flush=True)
@@ -117,19 +117,19 @@ class Peer:
 
 
 def measure_peers(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, PeerCost]:
-    """Measures the training steps of several programs, which take turns.
+    """Measure interleaved training steps of several programs.
 
     Args:
-        commands: Of each one by name, as :class:`Peer` takes them; all are held in memory at once.
-        rounds: Measured steps of each, after one that is not.
+        commands: Command of each :class:`Peer` by name. All are in memory at the same time.
+        rounds: Measured steps of each, after one warm-up step.
 
     Returns:
-        The costs by name, in this order.
+        Costs by name, in the same order.
 
     Raises:
-        FileNotFoundError: If there is no such program.
-        ValueError: If one does not answer, if the losses of their first two steps differ by more
-            than 1e-4 of them, so that not the same thing is measured, or if ``rounds`` is below 1.
+        FileNotFoundError: If a program does not exist.
+        ValueError: If a program fails, the losses of the first two steps differ by more than a
+            relative 1e-4, so that the programs compute different things, or ``rounds`` is below 1.
     """
     with ExitStack() as stack:
         peers = {name: stack.enter_context(Peer(command)) for name, command in commands.items()}
@@ -145,7 +145,7 @@ def measure_peers(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[st
 
 
 def format_peer_costs(costs: Mapping[str, PeerCost]) -> str:
-    """The costs as a table, beside those of the first one."""
+    """Format the costs as a table, relative to the first one."""
     table = PrettyTable(
         ['package', 'seconds', 'ratio', 'peak MiB', 'ratio of memory', 'losses'], align='r'
     )

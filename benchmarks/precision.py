@@ -1,4 +1,4 @@
-"""What a training step costs in other number formats, memory layouts and forms of its code."""
+"""Training steps with other precisions, memory layouts, fused optimizers and torch.compile."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class PrecisionCost:
 
     Attributes:
         seconds: Median over the rounds.
-        gain: How many times faster than the plain step.
-        difference: Of the loss of the first step from the plain one's, relative.
+        gain: Speed-up over the plain step.
+        difference: Relative difference of the first loss from that of the plain step.
     """
 
     seconds: float
@@ -54,23 +54,23 @@ class PrecisionCost:
 def measure_precisions(
     config: Config, batch_size: int, rounds: int, compiled: bool = False
 ) -> dict[str, PrecisionCost]:
-    """Measures a config's training step in several forms, on one made-up batch on the CPU.
+    """Measure the training step of a config in several forms on one dummy batch on the CPU.
 
-    All start from the same drawn weights. The steps take turns, so that a machine that slows down
-    slows all of them.
+    All forms start from the same random weights. The steps are interleaved, so that a machine that
+    slows down slows all of them.
 
     Args:
-        config: A classroom's or a baseline's.
-        batch_size: Images in the batch.
-        rounds: Measured steps of each form, after one that is not.
-        compiled: Whether to add forms compiled by ``torch.compile``, which needs a C++ compiler.
+        config: Config of a classroom or baseline.
+        batch_size: Images per batch.
+        rounds: Measured steps of each form, after one warm-up step.
+        compiled: Add forms compiled with ``torch.compile``, which needs a C++ compiler.
 
     Returns:
-        The costs by name, the plain step first.
+        Costs by name, the plain step first.
 
     Raises:
-        TypeError: If the config is of no classroom and no network of a known task.
-        ValueError: If it cannot be built or stepped, or a number is below 1.
+        TypeError: If the model is neither a classroom nor a network of a supported task.
+        ValueError: If the model cannot be built or trained, or a number is below 1.
     """
     losses: dict[str, list[float]] = {}
     steps: dict[str, Step] = {}
@@ -90,7 +90,7 @@ def measure_precisions(
 
 
 def format_precisions(costs: Mapping[str, PrecisionCost]) -> str:
-    """The costs as a table."""
+    """Format the costs as a table."""
     table = PrettyTable(['step', 'seconds', 'gain', 'difference of the loss'], align='r')
     table.align['step'] = 'l'
     for name, cost in costs.items():
@@ -107,7 +107,7 @@ def _prepared_step(
     fused: bool = False,
     compiled: bool = False,
 ) -> Step:
-    """A step that appends its loss to ``losses``."""
+    """Build a step that appends its loss to ``losses``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         inspection = inspect_config(config)

@@ -1,4 +1,4 @@
-"""What a classroom's training step costs: beside its members' own, and beside other classrooms'."""
+"""Training steps of a classroom compared with its members', and with other classrooms'."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class StepCost:
 
     Attributes:
         seconds: Median over the rounds.
-        memory: Highest resident memory of a process that does nothing else, above what it had
-            before the networks were built, in MiB.
+        memory: Peak resident memory in MiB of a process that only takes this step, above that
+            before the networks were built.
     """
 
     seconds: float
@@ -37,11 +37,11 @@ class StepCost:
 
 @dataclass(frozen=True)
 class MethodCost:
-    """Cost of a classroom's step, to be compared with other classrooms'.
+    """Cost of the training step of one of several classrooms.
 
     Attributes:
-        step: Of the whole classroom.
-        parameters: Number of those of all members that learn, and of losses and projectors.
+        step: Cost of the classroom's step.
+        parameters: Number of parameters of all members, losses and projectors.
     """
 
     step: StepCost
@@ -49,22 +49,22 @@ class MethodCost:
 
 
 def measure_steps(config: Config, batch_size: int, rounds: int) -> dict[str, StepCost]:
-    """Measures the classroom's step and each member's own, on one made-up batch.
+    """Measure the step of a classroom and the separate step of each member on one dummy batch.
 
-    The steps take turns, so that a machine that slows down slows all of them. A frozen member's
-    step is a forward in inference mode. Memory is measured in a new process for each.
+    The steps are interleaved, so that a machine that slows down slows all of them. The step of a
+    frozen member is a forward pass in inference mode. Memory is measured in a new process for each.
 
     Args:
-        config: A classroom's config.
-        batch_size: Images in the batch.
-        rounds: Measured steps of each kind, after one that is not.
+        config: Config of a classroom.
+        batch_size: Images per batch.
+        rounds: Measured steps of each kind, after one warm-up step.
 
     Returns:
-        The costs by name, ``'classroom'`` first.
+        Costs by name, ``'classroom'`` first.
 
     Raises:
-        TypeError: If the config is of a baseline.
-        ValueError: If it cannot be built or stepped, or a number is below 1.
+        TypeError: If the config is a baseline.
+        ValueError: If the model cannot be built or trained, or a number is below 1.
     """
     inspection = inspect_config(config)
     classroom_of(inspection, 'this config')
@@ -80,20 +80,21 @@ def measure_steps(config: Config, batch_size: int, rounds: int) -> dict[str, Ste
 def measure_methods(
     configs: Mapping[str, Config], batch_size: int, rounds: int
 ) -> dict[str, MethodCost]:
-    """Measures the steps of several classrooms as :func:`measure_steps` does that of one.
+    """Measure the steps of several classrooms as :func:`measure_steps` measures those of one.
 
     Args:
-        configs: By name; of one task and input size.
-        batch_size: Images in each one's batch.
-        rounds: Measured steps of each, after one that is not; all are held in memory at once.
+        configs: Configs by name, with the same task and input size.
+        batch_size: Images per batch.
+        rounds: Measured steps of each, after one warm-up step. All classrooms are in memory at the
+            same time.
 
     Returns:
-        The costs by the configs' names, in their order.
+        Costs by name, in the same order.
 
     Raises:
-        TypeError: If a config is of a baseline.
-        ValueError: If one cannot be built or stepped, they differ in task or input size, or a
-            number is below 1.
+        TypeError: If a config is a baseline.
+        ValueError: If a model cannot be built or trained, task or input size differ, or a number is
+            below 1.
     """
     inspections = {}
     for name, config in configs.items():
@@ -122,7 +123,7 @@ def measure_methods(
 
 
 def format_costs(costs: dict[str, StepCost]) -> str:
-    """The costs as a table, with the classroom's share of the members' sum."""
+    """Format the costs as a table with the ratio of the classroom to the sum of its members."""
     rows = [(name, cost.seconds, cost.memory) for name, cost in costs.items()]
     seconds, memory = (sum(column) for column in list(zip(*rows[1:], strict=True))[1:])
     lines = [f'{"step":<22}{"seconds":>9}{"peak MiB":>10}']
@@ -136,7 +137,7 @@ def format_costs(costs: dict[str, StepCost]) -> str:
 
 
 def format_method_costs(costs: dict[str, MethodCost]) -> str:
-    """The costs as a table, with what each adds to the first one's."""
+    """Format the costs as a table relative to the first classroom."""
     table = PrettyTable(
         ['config', 'seconds', 'ratio', 'peak MiB', 'ratio of memory', 'more parameters'], align='r'
     )
@@ -150,10 +151,10 @@ def format_method_costs(costs: dict[str, MethodCost]) -> str:
 
 
 def classroom_of(inspection: Inspection, what: str) -> KnowledgeDistiller:
-    """The classroom that was inspected.
+    """Return the inspected classroom.
 
     Raises:
-        TypeError: If it is none, but a baseline; ``what`` says of what.
+        TypeError: If the inspected config, named by ``what``, is a baseline.
     """
     if inspection.distiller is None:
         raise TypeError(
@@ -164,18 +165,18 @@ def classroom_of(inspection: Inspection, what: str) -> KnowledgeDistiller:
 
 
 def step_of(inspection: Inspection, config: Config, name: str, batch_size: int) -> Step:
-    """One training step, on a made-up batch, of a classroom or, of its own, of a member.
+    """Build a training step of a classroom, or the separate step of a member, on a dummy batch.
 
-    A frozen member's is a forward in inference mode.
+    The step of a frozen member is a forward pass in inference mode.
 
     Args:
         inspection: The classroom.
-        config: With its ``optim_wrapper``.
-        name: A member's, or :data:`CLASSROOM`.
-        batch_size: Images in the batch.
+        config: Config with its ``optim_wrapper``.
+        name: Name of a member, or :data:`CLASSROOM`.
+        batch_size: Images per batch.
 
     Raises:
-        TypeError: If the inspection is of a baseline.
+        TypeError: If the inspected config is a baseline.
         ValueError: If ``batch_size`` is below 1.
     """
     distiller = classroom_of(inspection, name)
@@ -195,13 +196,13 @@ def step_of(inspection: Inspection, config: Config, name: str, batch_size: int) 
 def training_step(
     inspection: Inspection, model: Any, optim_wrapper: Mapping[str, Any], batch_size: int
 ) -> Callable[[], float]:
-    """A training step on a made-up batch; it returns the sum of the losses.
+    """Build a training step on a dummy batch; it returns the total loss.
 
     Args:
-        inspection: Of the model's task and input size.
+        inspection: Inspection with the model's task and input size.
         model: A classroom or a member.
-        optim_wrapper: Settings of its optimiser.
-        batch_size: Images in the batch.
+        optim_wrapper: Settings of its optimizer.
+        batch_size: Images per batch.
 
     Raises:
         ValueError: If ``batch_size`` is below 1.
@@ -227,7 +228,7 @@ def _made_up_batch(inspection: Inspection, batch_size: int) -> tuple[Tensor, Sam
 
 
 def _step_twice(config: Config, name: str, batch_size: int) -> None:
-    """The optimiser's state comes with the first step."""
+    """Take two steps, because the first one allocates the optimizer's state."""
     inspection = inspect_config(config)
     if name != CLASSROOM:  # the others would be in the way
         for other in inspection.members.keys() - {name}:

@@ -1,4 +1,4 @@
-"""How the cost of a classroom's training step grows with the number of its students."""
+"""Training step of a classroom as a function of its number of students."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _STUDENT = 'copy_{}'
 
 @dataclass(frozen=True)
 class StudentCost:
-    """Cost of a classroom's step with some number of equal students.
+    """Cost of the step of a classroom with some number of identical students.
 
     Attributes:
         seconds: Median over the rounds.
-        members: Sum of the members' own steps.
-        linear: The seconds it would have if each student cost what the first one does.
+        members: Sum of the separate steps of its members.
+        linear: Seconds if each student cost as much as the first one.
     """
 
     seconds: float
@@ -37,24 +37,24 @@ class StudentCost:
 def measure_students(
     config: Config, batch_size: int, rounds: int, most: int = 4
 ) -> dict[int, StudentCost]:
-    """Measures classrooms of 1, 2, ... equal students, on one made-up batch each on the CPU.
+    """Measure classrooms of 1, 2, ... identical students, each on one dummy batch on the CPU.
 
-    The students are copies of the config's first one. Each learns from the other members what that
-    one learns from them, and from every fellow student what that one learns from its peers. All
-    steps take turns, so that a machine that slows down slows all of them.
+    The students are copies of the first student of the config. Each keeps its transfers from other
+    members, and learns from every other student as the first one does from its peers. All steps are
+    interleaved, so that a machine that slows down slows all of them.
 
     Args:
-        config: A classroom's config.
-        batch_size: Images in the batch.
-        rounds: Measured steps of each kind, after one that is not.
-        most: The largest number of students.
+        config: Config of a classroom.
+        batch_size: Images per batch.
+        rounds: Measured steps of each kind, after one warm-up step.
+        most: Largest number of students.
 
     Returns:
-        The costs by the number of students.
+        Costs by number of students.
 
     Raises:
-        TypeError: If the config is of a baseline.
-        ValueError: If it cannot be built or stepped, or a number is below 1.
+        TypeError: If the config is a baseline.
+        ValueError: If the model cannot be built or trained, or a number is below 1.
     """
     if most < 1:
         raise ValueError(f'The largest number of students must be at least 1, got {most}')
@@ -75,7 +75,7 @@ def measure_students(
 
 
 def format_students(costs: Mapping[int, StudentCost]) -> str:
-    """The costs as a table, with their ratios to what they should be."""
+    """Format the costs as a table with their ratios to both references."""
     names = ['students', 'seconds', 'members alone', 'ratio', 'as the first', 'ratio ']
     table = PrettyTable(names, align='r')
     for number, cost in costs.items():
@@ -87,7 +87,7 @@ def format_students(costs: Mapping[int, StudentCost]) -> str:
 
 
 def _with_students(inspection: Inspection, number: int) -> Inspection:
-    """The classroom with so many copies of its first student; all share the other members."""
+    """Build the classroom with ``number`` copies of its first student; other members are shared."""
     room = classroom_of(inspection, 'this config')
     first = room.student_names[0]
     students = [_STUDENT.format(place) for place in range(1, number + 1)]
@@ -113,7 +113,7 @@ def _with_students(inspection: Inspection, number: int) -> Inspection:
 def _multiplied(
     transfers: Iterable[Transfer], first: str, peers: Collection[str], students: Sequence[str]
 ) -> list[Transfer]:
-    """What the first student learns, for each of the others, too."""
+    """Copy the transfers of the first student to every student."""
     rows = [row for row in transfers if not {row.source, row.learner} & set(peers)]
     for row in transfers:
         if row.learner != first:

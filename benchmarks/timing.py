@@ -1,4 +1,4 @@
-"""Seconds and memory of what is to be compared, measured side by side."""
+"""Interleaved timing, peak memory and table cells shared by the benchmarks."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ Step = Callable[[], object]
 
 
 class Cost(Protocol):
-    """What a step costs."""
+    """Cost of a step."""
 
     @property
     def seconds(self) -> float:
-        """Of one step."""
+        """Seconds per step."""
 
     @property
     def memory(self) -> float:
-        """Peak of a process that does nothing else, in MiB."""
+        """Peak memory in MiB of a process that only takes this step."""
 
 
 def median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
-    """Times steps that take turns, so that a machine that slows down slows all of them.
+    """Time interleaved steps, so that a machine that slows down slows all of them.
 
-    Freed memory is kept by this process from then on, as by a training run on a CPU.
+    From then on this process keeps freed memory, as a training run on a CPU does.
 
     Args:
-        steps: By name.
-        rounds: Measured steps of each, after one that is not.
+        steps: Steps by name.
+        rounds: Measured calls of each, after one warm-up call.
 
     Returns:
-        The median of each one's seconds.
+        Median seconds by name.
 
     Raises:
-        ValueError: If ``rounds`` is below 1; or of a step, with its name.
+        ValueError: If ``rounds`` is below 1, or a step raises one; the message has its name.
     """
     if rounds < 1:
         raise ValueError(f'rounds must be at least 1, got {rounds}')
@@ -59,27 +59,24 @@ def median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
 
 
 def peak_memory(function: Callable[..., None], *args: Any) -> float:
-    """Highest resident memory of a process that calls a function, above what it had before.
+    """Return the peak resident memory of a function in MiB, above that before the call.
 
-    The process is a new one, for the operating system keeps the highest mark of all that was done.
+    It is called in a new process, because the operating system never resets the peak of a process.
 
     Args:
-        function: Of a module, so that the new process can import it.
-        *args: Its arguments; they are pickled.
-
-    Returns:
-        MiB.
+        function: Importable function.
+        *args: Its arguments, which are pickled.
     """
     with multiprocessing.get_context('spawn').Pool(1) as pool:
         return pool.apply(_peak_memory, (torch.get_num_threads(), function, *args))
 
 
 def cost_cells(cost: Cost, first: Cost) -> list[str]:
-    """Cells of a table: seconds and MiB, each followed by its ratio to the first one's.
+    """Return the table cells of a cost: seconds and MiB, each followed by its ratio to the first.
 
     Args:
-        cost: To be told.
-        first: To be compared with.
+        cost: Cost to format.
+        first: Cost to compare with.
     """
     return [
         f'{cost.seconds:.3f}',
@@ -91,7 +88,7 @@ def cost_cells(cost: Cost, first: Cost) -> list[str]:
 
 @contextmanager
 def named_errors(name: str) -> Iterator[None]:
-    """Says of which step or config an error is."""
+    """Prefix errors with the name of a step or config."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Takes a training step of this package whenever it is told to; see serve.py."""
+"""Peer that trains with this package; see serve.py."""
 
 from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample

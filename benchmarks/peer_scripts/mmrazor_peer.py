@@ -1,4 +1,4 @@
-"""Takes a training step of mmrazor (1.0.0) whenever it is told to; see serve.py."""
+"""Peer that trains with mmrazor 1.0.0; see serve.py."""
 
 import sys
 import types

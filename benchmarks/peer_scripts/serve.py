@@ -1,7 +1,7 @@
-"""How a peer answers `tools/benchmark.py peers`; needs nothing but torch and the standard library.
+"""Protocol of the peers of ``python -m benchmarks peers``; needs torch and the standard library.
 
-A line comes in for each training step, a JSON object goes out: first one when all is built, then
-one with the step's loss. Lines that are no such object (libraries talk) are passed over.
+A peer reads a line for each training step and writes JSON objects, one per line: the first when
+everything is built, then one with the loss of each step. Other lines are ignored.
 """
 
 import argparse
@@ -16,7 +16,7 @@ MEMORY = runpy.run_path(str(Path(__file__).parents[2] / 'mmkdml' / 'engine' / 'm
 
 
 def import_torchvision():
-    """As in `mmkdml/compat.py`: PyPI's torchvision beside a CPU build of torch."""
+    """Import PyPI's torchvision next to a CPU build of torch, as `mmkdml/compat.py` does."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError:
@@ -27,9 +27,9 @@ def import_torchvision():
 
 
 def serve(build):
-    """Takes a step whenever a line comes in, until there are no more.
+    """Take a training step for each line of input until the input ends.
 
-    `build(problem, method)` gets what `problem.py` wrote and `kd` or `fitnet`, and returns a
+    `build(problem, method)` receives the output of `problem.py` and `kd` or `fitnet`, and returns a
     function that takes a training step and returns its loss.
     """
     parser = argparse.ArgumentParser(description='Take a training step for each line of input.')

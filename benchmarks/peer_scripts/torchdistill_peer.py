@@ -1,4 +1,4 @@
-"""Takes a training step of torchdistill (1.1.5) whenever it is told to; see serve.py."""
+"""Peer that trains with torchdistill 1.1.5; see serve.py."""
 
 import torch
 from serve import import_torchvision, serve
@@ -14,7 +14,7 @@ from torchvision.models import resnet18, resnet50  # noqa: E402
 
 @register_auxiliary_model_wrapper
 class StudentWithConnector(AuxiliaryModelWrapper):
-    """With FitNet's connector, for which torchdistill has a stage of its own, to learn together."""
+    """Student with FitNet's connector, trained jointly instead of in torchdistill's extra stage."""
 
     def __init__(self, student_model, state, **kwargs):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Comparison of what trained members have learned: CKA, Grad-CAM and hard cases."""
+"""Interpretability of trained members: CKA, Grad-CAM and hard cases."""
 
 from mmkdml.analysis.case_figure import draw_cells, draw_runs, mask_rows
 from mmkdml.analysis.cka import measure_cka

@@ -1,4 +1,4 @@
-"""Sheets of cases: what each member sees in hard images, in one run or in several."""
+"""Figures with the predictions of each member for selected cases, of one run or several."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ DIFFERENCE_COLOURS = {HIT: '#ffffff', FALSE_ALARM: '#E69F00', MISS: '#56B4E9'}
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One picture of a sheet.
+    """One image of a sheet.
 
     Attributes:
         image: (H, W, 3), uint8, RGB.
-        heat: (H, W) in [0, 1], drawn over the image; None for the image alone.
-        opacity: How far the heat covers the image, above 0 to 1.
-        outline: (H, W), bool: a region whose border is drawn; None for none.
-        caption: Stands below.
-        legend: What colours mean.
+        heat: Heat map (H, W) in [0, 1], drawn over the image; None to draw only the image.
+        opacity: Opacity of the heat map, in (0, 1].
+        outline: Mask (H, W), bool, whose border is drawn; None to draw none.
+        caption: Text below the image.
+        legend: Color by label, for the legend of the sheet.
     """
 
     image: np.ndarray
@@ -60,20 +60,20 @@ Row = Mapping[str, Cell]
 
 
 def mask_rows(model: BaseModel, loader: DataLoader) -> list[Row]:
-    """What the members of a segmentation run make of some cases.
+    """Build the sheet rows of a segmentation run, one for each case.
 
-    Columns: the image with its region's size; the truth; the probability of the foreground by
-    each member, teachers first, with IoU and Dice of its mask and the truth's outline; the mask of
-    the ensemble (or of the model); how that differs from the truth. All classes behind the
-    background count as one foreground, and pixels that the truth ignores are not compared.
+    Columns: the image, captioned with the size of its region; the true mask; for each member,
+    teachers first, its foreground probability with IoU, Dice and the outline of the true mask; the
+    mask of the ensemble (or of the model); the difference of that mask from the truth. All
+    foreground classes count as one; pixels that the truth ignores are excluded from comparisons.
 
     Args:
-        model: With its weights, on its device.
-        loader: Of the cases alone, with their truth.
+        model: Model with its weights, on its device.
+        loader: Loader of only these cases, with their true masks.
 
     Raises:
-        ValueError: If a sample has no truth, or no ``img_path``.
-        FileNotFoundError: If an image is gone.
+        ValueError: If a sample has no true mask or no ``img_path``.
+        FileNotFoundError: If an image no longer exists.
     """
     return [_mask_row(sample) for data in loader for sample in predict_batch(model, data)[1]]
 
@@ -81,21 +81,21 @@ def mask_rows(model: BaseModel, loader: DataLoader) -> list[Row]:
 def draw_runs(
     runs: Mapping[str, Sequence[Row]], titles: Sequence[str], out: Path, bar: str
 ) -> list[Path]:
-    """Writes the sheets of one run or several, all with a row for each case.
+    """Write the sheets of one or several runs, with a row for each case.
 
     - One run: ``panels.png`` with all its columns.
-    - Several: for each column that two or more of them have (a member, the ensemble, ...) a sheet
-      ``<column>.png`` with these runs side by side, as in the paper's Figures 4, 5, 7 and 9; and
-      each run's own sheet, ``run_1_<title>.png`` and so on.
+    - Several runs: for each column that two or more runs have (a member, the ensemble, ...) a sheet
+      ``<column>.png`` with these runs side by side, as in the paper's Figures 4, 5, 7 and 9; and a
+      sheet for each run, ``run_1_<title>.png`` and so on.
 
     Args:
-        runs: By title the rows of each run, of the same cases.
-        titles: The cases'.
-        out: Folder to write to; made if missing.
-        bar: What the heat is.
+        runs: Rows of each run by its title, all for the same cases.
+        titles: Titles of the cases.
+        out: Output folder; created if missing.
+        bar: Label of the color bar.
 
     Returns:
-        The files written.
+        The written files.
     """
     sheets: dict[str, tuple[str, Sequence[Row]]] = {}
     for column in dict.fromkeys(name for rows in runs.values() for name in rows[0]):
@@ -115,19 +115,19 @@ def draw_runs(
 def draw_cells(
     rows: Sequence[Row], titles: Sequence[str], path: Path, bar: str = '', heading: str = ''
 ) -> None:
-    """Draws a sheet: a row for each case, a column for each name.
+    """Draw a sheet with a row for each case and a column for each key of the rows.
 
-    Heat has one colour scale, 0 to 1, everywhere.
+    All heat maps share one color scale from 0 to 1.
 
     Args:
-        rows: The same columns in all.
-        titles: Stand at the left of the rows.
-        path: The file to write.
-        bar: What the heat is.
-        heading: Stands above all.
+        rows: Rows with identical columns.
+        titles: Row titles, drawn at the left.
+        path: File to write.
+        bar: Label of the color bar.
+        heading: Title of the sheet.
 
     Raises:
-        ValueError: If there are no rows, not as many titles, or other columns in some.
+        ValueError: If there are no rows, the number of titles differs or the columns differ.
     """
     if not rows or len(rows) != len(titles) or any(list(row) != list(rows[0]) for row in rows):
         raise ValueError(
@@ -175,7 +175,7 @@ def draw_cells(
 
 
 def _side_by_side(runs: Mapping[str, Sequence[Row]], column: str) -> list[Row]:
-    """What is the same in all, of the first run, and then each run's column."""
+    """Build rows with the shared columns of the first run and one column of every run."""
     return [
         {
             **{name: cell for name, cell in of_all[0].items() if name in SHARED},
@@ -240,7 +240,7 @@ def _black_and_white(mask: np.ndarray) -> np.ndarray:
 
 
 def _coloured(image: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The image in dark grey, with the parts in their colours."""
+    """Darken the image to gray and color each part."""
     coloured = np.repeat(image.mean(axis=2, keepdims=True) * 0.45, 3, axis=2)
     for kind, part in parts.items():
         coloured[part] = 255 * np.array(to_rgb(DIFFERENCE_COLOURS[kind]))

@@ -1,4 +1,4 @@
-"""How alike the layers of members are: linear CKA over a data set, a batch at a time."""
+"""Similarity of layers: linear CKA over a data set, computed batch by batch."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def choose_layers(
     input_size: tuple[int, ...],
     patterns: Sequence[str] | None = None,
 ) -> list[str]:
-    """The layers of a member to compare, in the order in which their outputs come.
+    """Choose the layers of a member to compare, in the order of their outputs.
 
     Args:
         member: The network.
-        task: Its task.
-        input_size: (H, W) of the blank image that it is tried with.
-        patterns: Shell patterns of dotted names, ``'backbone.layer?.*'``; ``*`` stands for dots,
-            too. By default stem, stages, decoder blocks, the shared map and logits, as far as
-            the network has them.
+        task: Task of the network.
+        input_size: (H, W) of the dummy image that the network is run on.
+        patterns: Shell patterns of dotted names, e.g. ``'backbone.layer?.*'``; ``*`` also matches
+            dots. By default the stem, stages, decoder blocks, default tap and logits, as far as the
+            network has them.
 
     Raises:
-        ValueError: If nothing that can be tapped fits.
+        ValueError: If no layer that can be tapped matches.
     """
     tappable = [row.name for row in tap_rows(member, task, input_size) if row.shape is not None]
     wanted = patterns or [*STAGES, task.default_tap(member)]
@@ -81,7 +81,7 @@ def choose_layers(
 
 
 def choose_pairs(model: nn.Module) -> list[Pair]:
-    """Each teacher with each student, then the students with each other; a network with itself."""
+    """Pair each teacher with each student, then the students; a single network with itself."""
     if not isinstance(model, KnowledgeDistiller):
         return [(PLAIN, PLAIN)]
     students = model.student_names
@@ -97,32 +97,32 @@ def measure_cka(
     patterns: Sequence[str] | None = None,
     pool: int | None = None,
 ) -> pd.DataFrame:
-    """Linear CKA between all chosen layers of pairs of members, on one data set.
+    """Compute linear CKA between all chosen layers of pairs of members on one data set.
 
     The three terms of CKA are estimated without bias in each batch and averaged over batches,
-    weighted by their images (see :mod:`mmkdml.functional.cka`), so that memory is bounded by one
-    batch whatever the size of the set. The batches must be random: in a loader that is not
-    shuffled, slices of one patient stand together and look more alike than the set's images do.
+    weighted by their number of images (see :mod:`mmkdml.functional.cka`), so memory does not grow
+    with the data set. Shuffle the batches: slices of one patient that share a batch look more
+    similar than images of the whole set.
 
     Args:
-        model: A classroom, classifier or segmentor with its weights, on its device.
-        loader: Gives batches as the model's data preprocessor takes them. Batches of fewer than 4
-            images, as the last one may be, are left out.
-        pairs: Names of members, rows first; see :func:`choose_pairs` for the default. A name may
-            stand with itself.
+        model: Classroom, classifier or segmentor with its weights, on its device.
+        loader: Batches for the model's data preprocessor. Batches of fewer than 4 images, such as
+            an incomplete last batch, are skipped.
+        pairs: Pairs of member names, rows first; see :func:`choose_pairs` for the default. A member
+            can be paired with itself.
         patterns: See :func:`choose_layers`.
-        pool: Pools each map to at most ``pool`` x ``pool`` by averages. By default the maps are
-            compared whole, as in the papers: pooling is faster, but layers then count as alike
-            that respond alike in places of the image that differ.
+        pool: Average-pool each map to at most ``pool`` x ``pool``. By default full maps are
+            compared, as in the papers. Pooling is faster, but layers then count as similar although
+            they respond at different positions.
 
     Returns:
         A row for each pair of layers: ``row, row_layer, column, column_layer, cka, images``. CKA is
-        at most 1 but for noise, and may be slightly negative; ``nan`` where a layer gives the same
-        for all images.
+        at most 1 up to noise and can be slightly negative; ``nan`` where the output of a layer is
+        the same for all images.
 
     Raises:
         TypeError: If the model is none of these.
-        ValueError: If a member or layer is not there, ``pool`` is below 1, or no batch has 4
+        ValueError: If a member or layer does not exist, ``pool`` is below 1, or no batch has 4
             images.
     """
     if pool is not None and pool < 1:
@@ -168,7 +168,7 @@ def measure_cka(
 def _grams(
     member: nn.Module, task: Task, inputs: Tensor, layers: Sequence[str], pool: int | None
 ) -> Tensor:
-    """(I, N, N) of I layers; their maps are gone when it returns."""
+    """Compute the Gram matrices (I, N, N) of I layers; the feature maps are freed on return."""
     with TapRecorder(member, layers) as taps:
         task.logits(member, inputs)
     return torch.stack([centred_gram(_pooled(taps[name], pool)) for name in layers])

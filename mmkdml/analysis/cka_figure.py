@@ -1,4 +1,4 @@
-"""Heat maps of CKA, in the layout of the paper's Figures 6, 10 and 11."""
+"""Heat maps of CKA in the layout of the paper's Figures 6, 10 and 11."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ COLUMNS = 4
 
 
 def draw_cka(tables: Mapping[str, pd.DataFrame], paths: Sequence[str | os.PathLike]) -> None:
-    """Draws a heat map for each pair of members (rows) and run (columns).
+    """Draw a heat map for each pair of members (rows) and run (columns).
 
-    Where no two runs have a pair in common, or there is one alone, all maps stand side by side. The
-    first layers stand at the lower left. All maps have one colour scale, 0 to 1, so that pictures
-    can be compared, too; what lies outside by noise has the colour of the end.
+    If no two runs share a pair, all maps are drawn side by side. The first layers are at the lower
+    left. All maps use one color scale from 0 to 1, so figures are comparable; values outside the
+    range are noise and get the color of the nearest end.
 
     Args:
-        tables: By run, as :func:`mmkdml.analysis.cka.measure_cka` gives them.
-        paths: The files to write, PNG, SVG or PDF by their suffixes.
+        tables: Results of :func:`mmkdml.analysis.cka.measure_cka` by run.
+        paths: Files to write: PNG, SVG or PDF, by suffix.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -86,7 +86,7 @@ def _draw(axes: Axes, table: pd.DataFrame) -> AxesImage:
 
 
 def _short(layer: str) -> str:
-    """``decode_head.blocks.0`` as ``blocks.0``: the parts that every network has say nothing."""
+    """Shorten ``decode_head.blocks.0`` to ``blocks.0``: every network has the removed prefixes."""
     for part in ('backbone.', 'timm_model.', 'decode_head.', 'head.', 'neck.'):
         layer = layer.removeprefix(part)
     return layer

@@ -1,4 +1,4 @@
-"""Where classifiers look: Grad-CAM (Selvaraju et al. 2017) of each member."""
+"""Grad-CAM (Selvaraju et al. 2017) of each member of a classroom."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ OPACITY = 0.6
 def grad_cam(
     member: nn.Module, inputs: Tensor, classes: Tensor, layer: str | None = None
 ) -> Tensor:
-    """What of a feature map speaks for a class: ``ReLU(sum_c mean(dlogit / dmap_c) * map_c)``.
+    """Compute Grad-CAM: ``ReLU(sum_c mean(dlogit / dmap_c) * map_c)``.
 
-    The member is left as it was: its mode, its gradients, its hooks.
+    Mode, gradients and hooks of the member are left unchanged.
 
     Args:
-        member: A classifier of mmpretrain; it may be frozen. For one logit, class 1 is spoken for
-            by the logit and class 0 by its negative.
+        member: Classifier of mmpretrain; it may be frozen. If it has one logit, class 1 is
+            explained by the logit and class 0 by its negative.
         inputs: Preprocessed images (N, 3, H, W).
-        classes: Indices of their classes, (N,), long.
-        layer: Dotted name of a module that gives a map (N, C, h, w). By default the last map before
-            pooling, which classrooms share: the backbone's, or that of a neck behind it.
+        classes: Class index of each image, (N,), long.
+        layer: Dotted name of a module whose output is a map (N, C, h, w). Defaults to the last map
+            before pooling, which is also the default tap: the output of the backbone or its neck.
 
     Returns:
-        (N, h, w), 0 or more, in the unit of the logits.
+        Maps (N, h, w), non-negative, in the unit of the logits.
 
     Raises:
-        TypeError: If the member is no classifier.
-        ValueError: If there is no such module or class, the module gives no such map, or the head
-            has no logits.
+        TypeError: If the member is not a classifier.
+        ValueError: If the module or a class does not exist, the output of the module is not a map,
+            or the head has no logits.
     """
     task = _classification({PLAIN: member})
     layer = layer or task.default_tap(member)
@@ -81,7 +81,7 @@ def grad_cam(
 
 
 def class_index(target: str, classes: Sequence[str]) -> int:
-    """The index of a class that was given by its name or its index.
+    """Return the index of a class from its name or index.
 
     Raises:
         ValueError: If there is no such class.
@@ -99,22 +99,21 @@ def class_index(target: str, classes: Sequence[str]) -> int:
 def cam_rows(
     model: BaseModel, loader: DataLoader, target: str = PREDICTED, layer: str | None = None
 ) -> list[Row]:
-    """Where the members of a classification run look in some cases.
+    """Build the sheet rows of a classification run, one for each case.
 
-    Columns: the image as the networks see it, with its true class; then each member's Grad-CAM over
-    it, teachers first, with the class that the member predicts and its probability. Each map is
-    divided by its highest value.
+    Columns: the network input with its true class; then the Grad-CAM of each member, teachers
+    first, with its predicted class and probability. Each map is divided by its maximum.
 
     Args:
-        model: With its weights, on its device.
-        loader: Of the cases alone, with their truth.
-        target: ``'predicted'``, each member's own answer; ``'true'``; or a class for all images, by
-            name or index.
+        model: Model with its weights, on its device.
+        loader: Loader of only these cases, with their true classes.
+        target: ``'predicted'`` for each member's predicted class, ``'true'``, or a class for all
+            images, by name or index.
         layer: See :func:`grad_cam`.
 
     Raises:
-        TypeError: If the members are no classifiers.
-        ValueError: See :func:`grad_cam` and :func:`class_index`; if a sample has no truth.
+        TypeError: If the members are not classifiers.
+        ValueError: See :func:`grad_cam` and :func:`class_index`; if a sample has no true class.
     """
     members = (
         members_in_order(model.named_members())
@@ -146,7 +145,7 @@ def cam_rows(
 
 
 def cam_bar(target: str = PREDICTED) -> str:
-    """What the colours of :func:`cam_rows` are."""
+    """Return the label of the color bar for :func:`cam_rows`."""
     what = f'the {target} class' if target in (PREDICTED, TRUE) else f'class {target}'
     return f"Grad-CAM of {what}\n(1: each map's highest)"
 
@@ -159,7 +158,7 @@ def _classification(members: Mapping[str, nn.Module]) -> Task:
 
 
 def _image_cell(inputs: Tensor, true: str) -> dict[str, Cell]:
-    """Of what the pipeline packed: (3, H, W) BGR, or (1, H, W) grey."""
+    """Build the cell of an image (3, H, W) BGR, or (1, H, W) gray, as the pipeline packed it."""
     image = inputs.clamp(0, 255).byte().flip(0).permute(1, 2, 0).cpu().numpy()
     image = np.broadcast_to(image, (*image.shape[:2], 3))
     return {IMAGE: Cell(image, caption=textwrap.fill(f'true: {true}', _CAPTION_WIDTH))}

@@ -1,4 +1,4 @@
-"""Which images of a data set are hard, for one run or for several together."""
+"""Selection of hard cases of a data set, for one run or several together."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _NAMED = 3  # ids in a message
 
 
 def list_cases(dataset: Any) -> pd.DataFrame:
-    """``id`` and ``group`` of each image, in the data set's order, without loading images.
+    """List ``id`` and ``group`` of each image in the order of the data set, without loading images.
 
     Args:
-        dataset: Of mmengine's kind.
+        dataset: Data set with mmengine's interface.
 
     Raises:
-        ValueError: If it does not say them.
+        ValueError: If images have no id or group.
     """
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     for info in infos:
@@ -55,14 +55,14 @@ def list_cases(dataset: Any) -> pd.DataFrame:
 
 
 def check_comparable(runs: Mapping[str, Run]) -> str:
-    """Whether runs can be shown side by side; the task that they have in common.
+    """Check that runs can be compared side by side, and return their common task.
 
     Args:
-        runs: Model and loader of each, by its title.
+        runs: Model and loader of each run by its title.
 
     Raises:
-        TypeError: If a model is of neither task.
-        ValueError: If they are of different tasks, or on different images.
+        TypeError: If a model is neither a classifier nor a segmentor.
+        ValueError: If the runs have different tasks or images.
     """
     tasks, sets = {}, {}
     for title, (model, loader) in runs.items():
@@ -87,14 +87,14 @@ def check_comparable(runs: Mapping[str, Run]) -> str:
 
 
 def only_cases(loader: DataLoader, ids: Sequence[str]) -> DataLoader:
-    """A loader of these cases alone, in this order.
+    """Build a loader of only these cases, in this order.
 
     Args:
-        loader: Of mmengine's kind of data set.
-        ids: Of the cases.
+        loader: Loader of a data set with mmengine's interface.
+        ids: Ids of the cases.
 
     Raises:
-        ValueError: If there are no such cases.
+        ValueError: If a case does not exist.
     """
     known = {one: position for position, one in enumerate(list_cases(loader.dataset)['id'])}
     unknown = [one for one in ids if one not in known]
@@ -109,7 +109,7 @@ def only_cases(loader: DataLoader, ids: Sequence[str]) -> DataLoader:
 
 
 def predict_batch(model: BaseModel, data: Any) -> tuple[Tensor, list[Any]]:
-    """What the networks are shown of a batch, (N, 3, H, W), and the samples with all answers."""
+    """Predict a batch. Return the preprocessed inputs (N, 3, H, W) and the predicted samples."""
     with evaluating(model):
         batch = model.data_preprocessor(data, False)
         return batch['inputs'], model(**batch, mode='predict')
@@ -129,31 +129,31 @@ def member_inputs(model: BaseModel, name: str, batch: Mapping[str, Any]) -> Tens
 
 
 def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') -> pd.DataFrame:
-    """What the members make of each image; only these numbers are kept, whatever the set's size.
+    """Compute the metrics of each image for every member. Only these numbers are kept in memory.
 
-    All classes behind the background count as one foreground.
+    All foreground classes count as one.
 
     Args:
-        model: A classroom, classifier or segmentor with its weights, on its device.
-        loader: Of a data set with truth, in its order.
-        title: Stands before the progress bar.
+        model: Classroom, classifier or segmentor with its weights, on its device.
+        loader: Unshuffled loader of a data set with ground truth.
+        title: Label of the progress bar.
 
     Returns:
-        A row for each image: ``id``, ``group`` and, for each member and the ensemble (or the
-        ``model`` alone),
+        A row for each image: ``id``, ``group`` and, for each member and the ensemble (or only for
+        ``model``),
 
-        - segmentation: ``<name>_IoU`` in percent, ``nan`` where truth and mask are empty;
-          ``region``, the truth's pixels; ``disagreement``, the share of pixels that students label
-          differently, in percent, as :class:`~mmkdml.evaluation.diversity.Diversity` has it;
+        - segmentation: ``<name>_IoU`` in percent, ``nan`` where both masks are empty; ``region``,
+          the number of true foreground pixels; ``disagreement``, the share of pixels that students
+          label differently, in percent, see :class:`~mmkdml.evaluation.diversity.Diversity`;
         - classification: ``<name>_probability`` of the true class and ``<name>_label``; ``truth``;
-          ``disagreement``, half the sum of what the students' probabilities differ by, in percent,
-          for hardly any two images would differ in their labels' share.
+          ``disagreement``, half the L1 distance of the students' probabilities, in percent, because
+          differing labels alone would hardly rank images.
 
-        Disagreement is a mean over pairs of students; ``nan`` where there are no two.
+        Disagreement is a mean over pairs of students; ``nan`` with fewer than two students.
 
     Raises:
-        ValueError: If the data set does not say ids and groups, a sample has no truth, or an answer
-            has another size.
+        ValueError: If images have no id or group, a sample has no ground truth, or a prediction has
+            another size.
     """
     students = model.student_names if isinstance(model, KnowledgeDistiller) else ()
     cases = list_cases(loader.dataset)
@@ -167,26 +167,26 @@ def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') ->
 
 
 def choose_cases(tables: Mapping[str, pd.DataFrame], by: str = WORST, num: int = 6) -> list[str]:
-    """The hardest cases of all runs together, so that none is shown where it alone looks worst.
+    """Choose the hardest cases over all runs together, so that no run is singled out.
 
-    - ``'smallest'``: the smallest regions that are not empty;
-    - ``'worst'``: the lowest IoU of the ensemble (or of the model), in which an empty mask of an
-      empty truth counts as 100; of equal ones, the larger region first, so that what was missed
-      comes before false alarms. For classification the least probability of the true class;
-    - ``'disagreement'``: where the students differ most.
+    - ``'smallest'``: the smallest non-empty regions;
+    - ``'worst'``: the lowest IoU of the ensemble (or of the model), where an empty mask for an
+      empty truth counts as 100; ties are broken by the larger region, so that misses come before
+      false alarms. For classification the lowest probability of the true class;
+    - ``'disagreement'``: the largest disagreement of the students.
 
-    Measures are means over the runs that have them. Of what is equal, the lower ``id`` comes first.
+    Values are means over the runs that have them. Remaining ties are broken by ``id``.
 
     Args:
-        tables: By run, as :func:`measure_cases` gives them, all of the same images.
-        by: One of the three.
-        num: How many at most.
+        tables: Results of :func:`measure_cases` by run, all for the same images.
+        by: One of the three criteria.
+        num: Maximum number of cases, >= 1.
 
     Returns:
-        Their ids, the hardest first.
+        Ids, the hardest first.
 
     Raises:
-        ValueError: If ``by`` or ``num`` is none of these, or there is nothing to choose by.
+        ValueError: If ``by`` or ``num`` is invalid, or no case qualifies.
     """
     if by not in CRITERIA or num < 1:
         raise ValueError(
@@ -211,7 +211,7 @@ def choose_cases(tables: Mapping[str, pd.DataFrame], by: str = WORST, num: int =
 
 
 def overlap(mask: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """IoU and Dice of two boolean arrays of one shape, in percent; ``nan`` if both are empty."""
+    """Compute IoU and Dice of two boolean masks in percent; ``nan`` if both are empty."""
     both, total = (mask & truth).sum(), mask.sum() + truth.sum()
     if not total:
         return np.nan, np.nan
@@ -259,7 +259,7 @@ def _apart(a: Predictions, b: Predictions) -> Tensor:
 
 
 def _hardness(table: pd.DataFrame) -> pd.DataFrame:
-    """What cases are chosen by, in one form for both tasks."""
+    """Return the columns to sort cases by, in one form for both tasks."""
     name = next(name for name in (ENSEMBLE, PLAIN) if any(c.startswith(name) for c in table))
     of_pixels = 'region' in table
     quality = table[f'{name}_IoU'].fillna(100) if of_pixels else table[f'{name}_probability']

@@ -1,4 +1,4 @@
-"""Inspection of configs: members and transfers, parameters and FLOPs, feature taps."""
+"""Inspection of configs: members, transfers, parameters, FLOPs and taps."""
 
 from mmkdml.inspection.complexity import (
     MemberComplexity,

@@ -1,4 +1,4 @@
-"""How large the members of a classroom are, who teaches whom what, and what distilling saves."""
+"""Parameters and FLOPs of members, and a readable description of a classroom."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class MemberComplexity:
     """Size of one member.
 
     Attributes:
-        name: The member's name.
+        name: Name of the member.
         network: Its parts, e.g. ``'StemResNet(50) + UNetHead'``.
-        parameters: Number of its parameters.
-        multiply_adds: Of its convolutions and matrix products, for one image.
-        trained: Whether it is trained in the run.
+        parameters: Number of parameters.
+        multiply_adds: Multiply-adds of its convolutions and matrix products for one image.
+        trained: Whether the run trains it.
     """
 
     name: str
@@ -39,7 +39,7 @@ class MemberComplexity:
 
 
 def member_complexities(inspection: Inspection) -> list[MemberComplexity]:
-    """The size of each member, in the classroom's order, at its input size."""
+    """Compute the size of each member at its input size, in the classroom's order."""
     frozen = inspection.distiller.frozen_names if inspection.distiller else ()
     return [
         MemberComplexity(
@@ -54,21 +54,22 @@ def member_complexities(inspection: Inspection) -> list[MemberComplexity]:
 
 
 def compression(students: Iterable[MemberComplexity], teacher: MemberComplexity) -> float:
-    """How much smaller the students are together than the teacher (paper, section 4.2).
+    """Compute how much smaller the students together are than the teacher (paper, section 4.2).
 
     Returns:
-        1 - (their parameters) / (its parameters): 0.15 for 15 % smaller, below 0 if larger.
+        1 - (students' parameters) / (teacher's parameters): 0.15 if 15 % smaller, negative if
+        larger.
     """
     return 1 - sum(student.parameters for student in students) / teacher.parameters
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of parameters, frozen ones too."""
+    """Count all parameters of a module, frozen ones included."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def describe(inspection: Inspection) -> str:
-    """Everything there is to say about a config's networks, for people to read."""
+    """Describe the networks, transfers and ensemble of a config in readable tables."""
     sizes = member_complexities(inspection)
     height, width = inspection.input_size
     parts = [

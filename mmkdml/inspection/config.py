@@ -1,4 +1,4 @@
-"""A config's networks, built to be looked at: no weights, no data, no network access."""
+"""Build the networks of a config for inspection, without weights, data or network access."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from mmkdml.registry import MODELS
 
 @dataclass
 class Inspection:
-    """What a config describes.
+    """Networks that a config describes.
 
     Attributes:
-        members: The networks by name; a baseline's only one is called ``model``.
-        task: The members' task.
-        input_size: (H, W) of the images they are tried with.
-        distiller: The classroom, None for a baseline.
-        checkpoints: The file or folder by name of each frozen member that has one; not loaded.
+        members: The networks by name. The only network of a baseline is called ``model``.
+        task: Task of the members.
+        input_size: (H, W) of the dummy images that the networks are run on.
+        distiller: The classroom, or None for a baseline.
+        checkpoints: Checkpoint file or folder of each frozen member that has one; not loaded.
     """
 
     members: dict[str, nn.Module]
@@ -45,14 +45,15 @@ class Inspection:
 
 
 def inspect_config(config: Config) -> Inspection:
-    """Builds a config's model without the weights that it would start from.
+    """Build the model of a config without its initial weights.
 
     Args:
-        config: With a classroom, a classifier of mmpretrain or a segmentor of mmseg as ``model``.
+        config: Config whose ``model`` is a classroom, an mmpretrain classifier or an mmseg
+            segmentor.
 
     Raises:
         TypeError: If the model is none of these.
-        ValueError: If it cannot be built as it is described.
+        ValueError: If the model is missing or its settings are invalid.
     """
     use_default_scope(config)
     if not isinstance(config.get('model'), Mapping):
@@ -84,11 +85,11 @@ def inspect_config(config: Config) -> Inspection:
 def classroom_settings(
     settings: Mapping[str, Any], distiller: KnowledgeDistiller
 ) -> tuple[dict[str, Any], Any]:
-    """Return the configs of a classroom's members by name, and that of the shared preprocessor.
+    """Return the member configs of a classroom by name, and the shared preprocessor's config.
 
     Args:
-        settings: The run's config, as a dict.
-        distiller: Built from it.
+        settings: Config of the run, as a dict.
+        distiller: Classroom built from it.
     """
     model = settings['model']
     members = member_configs(model)
@@ -106,16 +107,16 @@ def classroom_settings(
 
 
 def use_default_scope(config: Config) -> None:
-    """Set the default scope of a config, before any of its classes is built."""
+    """Initialize the default scope of a config. Call it before building any of its classes."""
     if config.get('default_scope'):
         init_default_scope(config.default_scope)
 
 
 def without_pretrained(config: Any) -> Any:
-    """A copy of a model's config in which nothing starts from pretrained weights.
+    """Return a copy of a model config without pretrained weights.
 
-    Left out are ``pretrained``, timm's ``checkpoint_path``, and every ``init_cfg`` of the type
-    ``Pretrained``, at any depth.
+    Drops ``pretrained``, timm's ``checkpoint_path`` and every ``init_cfg`` of type ``Pretrained``,
+    at any depth.
     """
     if isinstance(config, Mapping):
         return {
@@ -139,7 +140,7 @@ def _is_pretrained(init_cfg: Any) -> bool:
 
 @contextmanager
 def only_errors() -> Iterator[None]:
-    """Keeps the logger to errors for a while."""
+    """Suppress log records below ERROR within the context."""
 
     def keep(record: Any) -> bool:
         return record.levelno >= logging.ERROR

@@ -1,4 +1,4 @@
-"""The modules of a network by the names that taps have, with what they give."""
+"""List the modules of a network that can be tapped, with their output shapes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mmkdml.models.tasks import Task
 
 @dataclass(frozen=True)
 class TapRow:
-    """A module that ran in a forward of one image.
+    """A module that ran in the forward pass of one image.
 
     Attributes:
-        name: Dotted name in the member.
-        module: Its type.
-        shape: Of its output (the last one, if there are several); None if it cannot be tapped.
-        problem: Why it cannot; empty if it can.
+        name: Dotted name within the member.
+        module: Class name of the module.
+        shape: Shape of its (last) output, or None if the module cannot be tapped.
+        problem: Why it cannot be tapped; empty if it can.
     """
 
     name: str
@@ -35,14 +35,14 @@ class TapRow:
 
 
 def tap_rows(member: nn.Module, task: Task, input_size: tuple[int, ...]) -> list[TapRow]:
-    """The modules in the order in which their outputs come, the parts before the whole.
+    """List the modules of a member in the order of their outputs, children before parents.
 
-    What does not run when logits are computed (losses, auxiliary heads) is left out; a classroom
-    cannot tap it.
+    Modules that do not run when logits are computed (losses, auxiliary heads) are left out, because
+    a classroom cannot tap them.
 
     Args:
         member: The network.
-        task: Its task.
+        task: Task of the network.
         input_size: (H, W) of the image.
     """
     modules = {name: module for name, module in member.named_modules() if name}
@@ -63,17 +63,17 @@ def format_taps(
     depth: int | None = None,
     match: str | None = None,
 ) -> str:
-    """A table for each member; members that are alike share one.
+    """Format the taps of each member as a table. Identical members share a table.
 
     Args:
         inspection: The networks.
-        member: The only one to list.
-        depth: Only names of at most this many parts; ``backbone.layer1`` has two.
-        match: Only names that fit this shell pattern, e.g. ``'*.layer?'``; ``*`` stands for dots,
-            too.
+        member: List only this member.
+        depth: List only names of at most this many parts; ``backbone.layer1`` has two.
+        match: List only names that match this shell pattern, e.g. ``'*.layer?'``. ``*`` also
+            matches dots.
 
     Raises:
-        ValueError: If there is no such member, the depth is below 1 or nothing is left to list.
+        ValueError: If there is no such member, ``depth`` is below 1 or no module matches.
     """
     _check_member(inspection, member)
     if depth is not None and depth < 1:
@@ -105,17 +105,17 @@ def format_taps(
 
 
 def format_suggestion(inspection: Inspection, method: str, member: str | None = None) -> str:
-    """The taps that a method compares, for each pair of members, with lines for a transfer.
+    """Format the taps that a method compares for each pair of members, with config lines.
 
     Args:
-        inspection: The networks of a classroom. The pairs are those of its transfers; without any,
-            all pairs of which the learner is not frozen. Pairs that are alike share a table.
+        inspection: Networks of a classroom. The pairs are those of its transfers or, if it has
+            none, all pairs whose learner is not frozen. Identical pairs share a table.
         method: See :func:`mmkdml.models.tap_presets.suggested_taps`.
         member: Only pairs with this member.
 
     Raises:
-        ValueError: If there is no such member or method, no pair, a network without such taps, or
-            the two sides have different numbers of them.
+        ValueError: If there is no such member or method, there are no pairs, a network has no such
+            taps, or the two sides have different numbers of taps.
     """
     _check_member(inspection, member)
     pairs = [pair for pair in _pairs(inspection) if member is None or member in pair]
@@ -141,7 +141,7 @@ def format_suggestion(inspection: Inspection, method: str, member: str | None = 
 
 
 def _pairs(inspection: Inspection) -> list[tuple[str, str]]:
-    """(source, learner), each once."""
+    """Return the distinct (source, learner) pairs."""
     distiller = inspection.distiller
     if distiller is None:
         return []
@@ -154,7 +154,7 @@ def _pairs(inspection: Inspection) -> list[tuple[str, str]]:
 
 
 def _side(inspection: Inspection, method: str, name: str) -> tuple[Suggestion, list[str]]:
-    """A member's suggested taps, and the shapes that they give."""
+    """Return the suggested taps of a member and their output shapes."""
     member, task = inspection.members[name], inspection.task
     tap = suggested_taps(method, member, task)
     taps = probe_member(member, task, tap_names(tap), inspection.input_size, name).taps
@@ -203,7 +203,7 @@ def _table(rows: tuple[TapRow, ...], default: str) -> str:
 
 
 def _without_name(error: Exception, name: str) -> str:
-    """What is wrong, without the tap's name, which stands beside it, and without advice."""
+    """Return the reason without the tap's name, which the table already has, and without advice."""
     problem = re.split(r';| \(|, so ', str(error))[0]
     return problem.replace(f'The output of the tap {name!r}', 'its output').replace(
         f'The tap {name!r}', 'it'

@@ -1,1 +1,1 @@
-"""Values, variants and claims of the paper."""
+"""Published values, variants and claims of the paper."""

@@ -1,4 +1,4 @@
-"""What the paper claims, asked of the runs of a suite."""
+"""Claims of the paper, tested on the runs of a suite."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _STYLES = {'text': TableStyle.DEFAULT, 'markdown': TableStyle.MARKDOWN}
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim and what the runs say of it.
+    """A claim of the paper and its test on the runs of a suite.
 
     Attributes:
-        family: A key of :data:`FAMILIES`. p-values are corrected within a family and measure.
+        family: Key of :data:`FAMILIES`. p-values are corrected within a family and measure.
         text: The claim.
-        measure: The measure.
+        measure: Name of the measure.
         checkpoint: ``'best'`` or ``'last'``.
-        contrast: Run and member said to be better, and what it is compared with.
-        estimate: The difference in points of the measure; above 0 it speaks for the claim.
-        p_holm: Its p-value by Holm's correction; ``nan`` if not computable.
-        simultaneous: Interval by Bonferroni's correction: all intervals of the family hold their
-            true values together at the confidence level.
+        contrast: The run and member claimed to be better, and its competitors.
+        estimate: Difference in percentage points; positive values support the claim.
+        p_holm: p-value with Holm's correction; ``nan`` if not computable.
+        simultaneous: Interval with Bonferroni's correction: all intervals of the family contain
+            their true values simultaneously at the confidence level.
         verdict: ``'holds'`` or ``'does not hold (opposite)'`` if the corrected p-value is below
-            0.05; else ``'undecided'``; or ``'not computable: <why>'``.
+            0.05, otherwise ``'undecided'``; or ``'not computable: <reason>'``.
     """
 
     family: str
@@ -164,12 +164,12 @@ def _verdict(found: Estimate, p_holm: float) -> str:
 
 
 def claims_frame(results: Sequence[ClaimResult]) -> pd.DataFrame:
-    """The claims as a table of numbers, a row for each.
+    """Convert claims to a data frame with a row for each claim.
 
     Returns:
         Columns ``family, claim, measure, checkpoint, difference, low, high, simultaneous_low,
-        simultaneous_high, p, p_holm, seeds, groups, resampled, verdict``, the numbers of seeds and
-        groups among them.
+        simultaneous_high, p, p_holm, seeds, groups, resampled, verdict``; ``seeds`` and ``groups``
+        are counts.
     """
     return pd.DataFrame(
         dict(
@@ -194,14 +194,14 @@ def claims_frame(results: Sequence[ClaimResult]) -> pd.DataFrame:
 
 
 def render_claims(results: Sequence[ClaimResult], form: str) -> str:
-    """The claims as a table to read, headed by how many hold.
+    """Render claims as a readable table, headed by the number of claims that hold.
 
     Args:
-        results: Of :func:`evaluate_claims`, also of several measures.
+        results: Results of :func:`evaluate_claims`, also of several measures.
         form: ``'text'`` or ``'markdown'``.
 
     Raises:
-        ValueError: If there is no such form.
+        ValueError: If the format is unknown.
     """
     if form not in _STYLES:
         raise ValueError(f'expected a form among {", ".join(_STYLES)}, got {form!r}')

@@ -1,8 +1,8 @@
-"""What the paper printed, and where its figures are doubtful.
+"""Values printed in the paper, with notes on doubtful ones.
 
-``data/reference_results.csv`` holds every figure of its tables, ``data/reference_weights.csv`` the
-weights they were made with, and ``data/reference_doubts.csv`` what does not fit together or could
-not be read for sure: of a cell, or of a whole table where the row names no cell.
+``data/reference_results.csv`` holds every value of the paper's tables,
+``data/reference_weights.csv`` the loss weights of each variant, and ``data/reference_doubts.csv``
+notes on values that are inconsistent or hard to read. A note without a cell applies to the table.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class PaperValue:
     """A cell of the paper's tables.
 
     Attributes:
-        table: ``'Table 4'``.
-        mean: In percent.
-        std: Over the runs, in points; 3 runs, by the paper.
-        text: As printed, ``'80.12 ± 0.597'``.
-        doubt: What speaks against it; empty if nothing does.
+        table: Table, e.g. ``'Table 4'``.
+        mean: Mean in percent.
+        std: Standard deviation over (according to the paper, 3) runs, in percentage points.
+        text: Value as printed, e.g. ``'80.12 ± 0.597'``.
+        doubt: Why the value is doubtful; empty if it is not.
     """
 
     table: str
@@ -51,21 +51,21 @@ def paper_value(
     method: str = '',
     quantity: str = PERFORMANCE,
 ) -> PaperValue | None:
-    """A figure of the paper's journal version.
+    """Look up a value of the paper's journal version.
 
     Args:
-        tables: The tables it may stand in, such as ``('Table 4', 'Table 2')``.
+        tables: Tables to search, e.g. ``('Table 4', 'Table 2')``.
         mode: ``ml``, ``kd_off``, ``kd_on``, ``kdml``, ``baseline`` or ``comparison``.
-        style: ``v1``, ``v2``, ``v3``; empty for baselines and comparisons.
-        member: ``teacher``, ``student_1``, ``student_2``, ``ensemble``; ``single`` for baselines
+        style: ``v1``, ``v2`` or ``v3``; empty for baselines and comparisons.
+        member: ``teacher``, ``student_1``, ``student_2`` or ``ensemble``; ``single`` for baselines
             and comparisons.
-        measure: As in :data:`~mmkdml.statistics.measures.MEASURES`.
-        method: Name of the network of a baseline (as in :data:`NETWORKS`) or of the method
-            compared with; empty for the others.
-        quantity: ``'performance'``, or ``'fidelity'`` where the teacher stands for the truth.
+        measure: Name among :data:`~mmkdml.statistics.measures.MEASURES`.
+        method: Network of a baseline (see :data:`NETWORKS`) or name of a compared method; empty
+            otherwise.
+        quantity: ``'performance'``, or ``'fidelity'`` with the teacher's predictions as truth.
 
     Returns:
-        None if the tables have no such cell.
+        The value, or None if the tables have no such cell.
 
     Raises:
         ValueError: If the paper has no such table, or two tables have the cell.
@@ -93,13 +93,13 @@ def paper_value(
 
 
 def table_notes(table: str) -> list[str]:
-    """What is doubtful of a table as a whole."""
+    """Return the notes on a table as a whole."""
     return list(_doubts().get((table, *[''] * len(_CELL)), []))
 
 
 @cache
 def _figures() -> dict[tuple[str, ...], tuple[str, str]]:
-    """Mean and deviation, as printed, by table, quantity and cell, of the journal version."""
+    """Load mean and std, as printed in the journal version, by table, quantity and cell."""
     return {
         (row['table'], row['quantity'], *(row[key] for key in _CELL)): (row['mean'], row['std'])
         for row in _read('reference_results.csv')
@@ -109,7 +109,7 @@ def _figures() -> dict[tuple[str, ...], tuple[str, str]]:
 
 @cache
 def _doubts() -> dict[tuple[str, ...], list[str]]:
-    """Notes by table and cell; the cell is empty for a note on the whole table."""
+    """Load the notes by table and cell; the cell is empty for a note on the table."""
     notes: dict[tuple[str, ...], list[str]] = {}
     for row in _read('reference_doubts.csv'):
         notes.setdefault((row['table'], *(row[key] for key in _CELL)), []).append(row['note'])

@@ -1,4 +1,4 @@
-"""The paper's twelve variants, and the methods compared with, as runs of a suite file."""
+"""Suite runs of the paper's twelve variants and of the methods it compares with."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ COMPARED = {
 
 
 def comparison_runs(config: str, task: str, teacher: str) -> list[dict[str, Any]]:
-    """Runs named by the methods that the paper compares itself with in Table 10, and plain KD.
+    """Build the runs of plain KD and the methods compared in the paper's Table 10, named by method.
 
     Args:
-        config: Config file, ``{method}`` standing for what differs:
+        config: Config file with the placeholder ``{method}``, e.g.
             ``'configs/comparisons/{method}_r50_r18_lgg.py'``.
         task: ``'classification'`` or ``'segmentation'``.
-        teacher: Name of the run that trains their teacher.
+        teacher: Name of the run that trains the teacher.
 
     Raises:
         ValueError: If the task is neither.
@@ -43,19 +43,19 @@ def variant_runs(
     modes: tuple[str, ...] = MODES,
     styles: tuple[str, ...] = STYLES,
 ) -> list[dict[str, Any]]:
-    """Runs named ``<mode>_<style>``, all styles of one mode after the other.
+    """Build runs named ``<mode>_<style>``, ordered by mode, then style.
 
     Args:
-        config: Config file. Where each variant has a file, ``{mode}`` and ``{style}`` stand for
-            what differs: ``'configs/{mode}/r50_r18x2_{style}_lgg.py'``.
+        config: Config file. Use the placeholders ``{mode}`` and ``{style}`` if each variant has its
+            own file, e.g. ``'configs/{mode}/r50_r18x2_{style}_lgg.py'``.
         teacher: Name of the run that trains the teacher of the offline variants.
-        weights_of: A table of the paper (``'Table 4'``), if one file is to serve all variants: the
-            runs then set mode, style and the weights of that table.
-        modes: The modes wanted.
-        styles: The styles wanted.
+        weights_of: Table of the paper (``'Table 4'``) if all variants share one config; the runs
+            then set mode, style and the weights of that table.
+        modes: Modes to include.
+        styles: Styles to include.
 
     Raises:
-        ValueError: If the paper prints no weights with that table.
+        ValueError: If the paper has no weights for that table.
     """
     return [
         dict(
@@ -76,7 +76,7 @@ def _options(table: str, mode: str, style: str) -> dict[str, Any]:
 
 
 def paper_weights(table: str, mode: str, style: str) -> dict[str, tuple[float, float]]:
-    """The weights of both students that the paper prints with a variant in one of its tables.
+    """Return the loss weights of both students that the paper prints for a variant.
 
     Args:
         table: ``'Table 3'``, ``4``, ``8``, ``9``, ``14`` or ``15``.
@@ -84,10 +84,10 @@ def paper_weights(table: str, mode: str, style: str) -> dict[str, tuple[float, f
         style: ``v1``, ``v2`` or ``v3``.
 
     Returns:
-        The letters that the mode has a use for: ``alpha``, ``beta``, ``gamma``.
+        Weights by the letters that the mode uses: ``alpha``, ``beta``, ``gamma``.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the paper prints none.
     """
     with _WEIGHTS.open(newline='') as file:
         rows = list(csv.DictReader(file))
