@@ -14,7 +14,7 @@ from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolv
 from mmkdml.models.classroom_configs import frozen_checkpoints, member_configs, set_member_config
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.tasks import task_of
-from mmkdml.names import PLAIN, TEACHER
+from mmkdml.names import PLAIN
 from mmkdml.registry import MODELS
 
 

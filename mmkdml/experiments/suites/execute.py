@@ -38,7 +38,6 @@ from mmkdml.files import write_atomically
 from mmkdml.inspection import inspect_config, member_complexities
 from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.classroom_configs import frozen_checkpoint_option
-from mmkdml.models.transfers import TEACHER
 from mmkdml.names import TEACHER
 from mmkdml.statistics.records import Measurement
 
