@@ -1,4 +1,4 @@
-"""Networks, losses, projectors, and the distillers that bring them together."""
+"""Networks, losses, projectors and distillers."""
 
 from mmkdml.models.backbones import PretrainedTIMMBackbone, StemResNet
 from mmkdml.models.distillers import DiversifiedKDMLDistiller, KnowledgeDistiller, TeacherCache

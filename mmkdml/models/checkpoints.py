@@ -1,4 +1,4 @@
-"""Finding a run's checkpoints, and loading weights strictly and safely."""
+"""Finding the checkpoints of a run, and loading weights strictly and safely."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ _HUB = ('message_hub', 'meta')
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """Find the checkpoint that a path stands for: the file itself, or the best one of a run folder.
+    """Find a checkpoint: the file of a path, or the best checkpoint in the folder of a run.
 
-    The best checkpoint of a folder is the only ``best_*.pth`` or, of several, the one with the best
-    recorded score of the first metric in ``save_best``. Without any, it is the last one saved.
+    The best checkpoint is the only ``best_*.pth``, or of several the one with the best recorded
+    score of the first metric in ``save_best``. Without ``best_*.pth`` it is the last one saved.
 
     Raises:
-        FileNotFoundError: If there is neither.
-        TypeError: If it is not a path.
-        ValueError: If there are several ``best_*.pth``, and one has no recorded score or cannot be
-            read.
+        FileNotFoundError: If there is no checkpoint.
+        TypeError: If the argument is not a path.
+        ValueError: If one of several ``best_*.pth`` is unreadable or has no recorded score.
     """
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f'a checkpoint must be the path of a file or a folder, got {path!r}')
+        raise TypeError(f'checkpoint must be the path of a file or a folder, got {path!r}')
     path = Path(path)
     if path.is_file():
         return path
@@ -49,37 +48,37 @@ def resolve_checkpoint(path: str | Path) -> Path:
             return best[0] if len(best) == 1 else _best_of(best)
         record = path / 'last_checkpoint'
         last = Path(record.read_text(errors='replace').strip()) if record.is_file() else None
-        if last is not None:  # written with the path of the time; the folder may be a copy
+        if last is not None:  # the recorded path is outdated if the folder was copied
             for candidate in (path / last.name, last):
                 if candidate.is_file():
                     return candidate
     raise FileNotFoundError(
         f'There is no checkpoint at {path}: expected a file, or the folder of a run with '
-        'best_*.pth or last_checkpoint in it'
+        'best_*.pth or last_checkpoint'
     )
 
 
 @dataclass
 class _Best:
-    """A best checkpoint with its score, as recorded in the file itself."""
+    """Best checkpoint with the score that is recorded in the file."""
 
     path: Path
     metric: str
     score: float
-    metrics: list[str]  # all in save_best, in order
-    rules: dict[str, str]  # by metric; empty in checkpoints of mmengine's own hook
+    metrics: list[str]  # those of save_best, in order
+    rules: dict[str, str]  # by metric; empty in checkpoints of mmengine's hook
     iteration: int
 
 
 def _best_of(files: Sequence[Path]) -> Path:
     found = [_recorded_best(file) for file in files]
     newest = max(found, key=lambda one: one.iteration)
-    rivals = [one for one in found if one.metric == newest.metrics[0]] or found
-    metric = rivals[0].metric
-    rule = newest.rules.get(metric) or _usual_rule(metric or rivals[0].path.stem)
-    # Without a rule: a run writes another best checkpoint only if it is better.
+    candidates = [one for one in found if one.metric == newest.metrics[0]] or found
+    metric = candidates[0].metric
+    rule = newest.rules.get(metric) or _default_rule(metric or candidates[0].path.stem)
+    # Without a rule the newest is the best, because a run saves only improvements.
     sign = dict(greater=1, less=-1).get(rule, 0)
-    return max(rivals, key=lambda one: (sign * one.score, one.iteration)).path
+    return max(candidates, key=lambda one: (sign * one.score, one.iteration)).path
 
 
 def _recorded_best(path: Path) -> _Best:
@@ -98,13 +97,13 @@ def _recorded_best(path: Path) -> _Best:
             metric = suffix.removeprefix('_') or metrics[0]
             return _Best(path, metric, float(score), metrics, rules, iteration)
     raise ValueError(
-        f'{path.parent} has several best_*.pth, and {path.name} has no recorded score to compare '
-        'them by. Give the path of one file instead of the folder'
+        f'{path.parent} has several best_*.pth, but {path.name} has no recorded score to compare '
+        'them. Pass the path of a file instead of the folder'
     )
 
 
-def _usual_rule(metric: str) -> str:
-    """Direction that mmengine assumes for a metric of this name; '' if it knows none."""
+def _default_rule(metric: str) -> str:
+    """Return the rule that mmengine infers from the name of a metric, or '' if there is none."""
     try:
         return CheckpointHook(save_best=metric).rules[0]
     except ValueError:
@@ -116,28 +115,29 @@ def _dict(value: Any) -> dict[Any, Any]:
 
 
 def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of mmengine or a plain state dict, without running any code in it.
+    """Read a checkpoint of mmengine or a state dict without running any code in it.
 
     Args:
-        path: The file, also of safetensors; or a run's folder (:func:`resolve_checkpoint`).
+        path: File in the format of PyTorch or safetensors, or folder of a run (see
+            :func:`resolve_checkpoint`).
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: See :func:`mmkdml.checkpoint_io.read_checkpoint`.
     """
     return read_checkpoint(resolve_checkpoint(path))
 
 
 def member_weights(checkpoint: Mapping[str, Any], name: str, path: str | Path) -> dict[str, Tensor]:
-    """Select the weights of one member from a plain network's or a classroom's checkpoint.
+    """Select the weights of a member from the checkpoint of a plain network or a classroom.
 
     Args:
-        checkpoint: As :func:`load_checkpoint_file` returns it.
-        name: The member's name.
+        checkpoint: Return value of :func:`load_checkpoint_file`.
+        name: Name of the member.
         path: Path of the file, for messages.
 
     Raises:
-        ValueError: If it has no weights, or it is a classroom's checkpoint without this member.
+        ValueError: If there are no weights, or a classroom's checkpoint lacks this member.
     """
     weights = select_weights(checkpoint, path)
     prefix = f'members.{name}.'
@@ -146,8 +146,8 @@ def member_weights(checkpoint: Mapping[str, Any], name: str, path: str | Path) -
         return weights
     if name not in members:
         raise ValueError(
-            f"{path} is a classroom's checkpoint and holds the members {', '.join(members)}, not "
-            f'{name!r} (a frozen teacher is not saved with its students)'
+            f'{path} has no weights of {name!r}: expected one of the members '
+            f'{", ".join(members)} (frozen members are not saved with their students)'
         )
     return {
         key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
@@ -155,7 +155,7 @@ def member_weights(checkpoint: Mapping[str, Any], name: str, path: str | Path) -
 
 
 def load_member(member: nn.Module, name: str, path: str | Path) -> None:
-    """Load one member's weights from a file: :func:`load_network` with a ``name``."""
+    """Load the weights of a member from a file; see :func:`load_network`."""
     load_network(member, path, name)
 
 
@@ -168,16 +168,15 @@ def load_network(
     """Load weights into a network; all keys and shapes must match, and all values be finite.
 
     Args:
-        network: A classroom, one of its members, or a plain network.
-        path: Checkpoint, or folder of a run for its best one.
-        name: The member's name. It finds its weights in a classroom's checkpoint, too. None for all
-            of a classroom.
-        content: Content of the file, if it was read before.
+        network: A classroom, a member, or a plain network.
+        path: Checkpoint file, or folder of a run for its best checkpoint.
+        name: Name of the member, whose weights are also found in a classroom's checkpoint. None for
+            a classroom.
+        content: Content of the file, if it has been read already.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a checkpoint, or if weights do not fit or are NaN or infinite; they
-            are named.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not a checkpoint, or weights do not fit, are NaN or infinite.
     """
     path = resolve_checkpoint(path)
     content = content or read_checkpoint(path)

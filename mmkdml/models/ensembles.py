@@ -1,7 +1,7 @@
-"""Ensembles of students: probabilities in, one answer out.
+"""Ensembles of students' class probabilities.
 
-Each takes the class probabilities (S, N, K, ...) of S students, and gives scores (N, K, ...) and
-labels (N, ...). With K = 1 the probability is the foreground's, and a label is 1 above the
+Each function takes probabilities (S, N, K, ...) of S students and returns scores (N, K, ...) and
+labels (N, ...). If K = 1, it is the probability of the foreground, and the label is 1 above the
 threshold.
 """
 
@@ -17,44 +17,44 @@ Ensemble = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 
 
 def decide(scores: Tensor, threshold: float) -> Tensor:
-    """Labels (N, ...) from scores (N, K, ...): the highest, or above the threshold if K = 1."""
+    """Return labels (N, ...) for scores (N, K, ...): the argmax, or score > threshold if K = 1."""
     return (scores > threshold).squeeze(1).long() if scores.shape[1] == 1 else scores.argmax(dim=1)
 
 
 def max_ensemble(probabilities: Tensor, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
-    """For each class the highest probability any student gives it (paper, section 3.2)."""
+    """Take the maximum probability of each class over the students (paper, section 3.2)."""
     scores = probabilities.amax(dim=0)
     return scores, decide(scores, threshold)
 
 
 def union_ensemble(probabilities: Tensor, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
-    """The union of the students' masks (paper, section 3.3).
+    """Take the union of the students' masks (paper, section 3.3).
 
-    For one foreground class a pixel is foreground where any student says so, be it with one logit
-    or with two classes (the first being the background). With more classes, masks of different
-    students can claim one pixel; there the highest probability per class decides.
+    With one logit, or with two classes of which the first is the background, a pixel is foreground
+    if it is foreground for any student. With more classes this is :func:`max_ensemble`, because
+    masks of different classes can overlap.
     """
     if probabilities.shape[2] != 2:
         return max_ensemble(probabilities, threshold)
     foreground = probabilities[:, :, 1].amax(dim=0)
     scores = torch.stack([1 - foreground, foreground], dim=1)
-    # From the masks, for 1 - foreground can tie by rounding where no student saw a tie.
+    # Computed from the masks because 1 - foreground can round to a tie.
     return scores, probabilities.argmax(dim=2).amax(dim=0)
 
 
 def mean_ensemble(probabilities: Tensor, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
-    """The mean of the students' probabilities."""
+    """Take the mean of the students' probabilities."""
     scores = probabilities.mean(dim=0)
     return scores, decide(scores, threshold)
 
 
 def vote_ensemble(probabilities: Tensor, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
-    """The label most students choose; a tie goes to the label with the higher mean probability.
+    """Take the label with the most votes, and of tied labels the one of higher mean probability.
 
-    The scores are shares of votes.
+    Scores are shares of votes.
     """
     num_students, _, num_classes = probabilities.shape[:3]
-    choices = torch.stack([decide(student, threshold) for student in probabilities])
+    choices = torch.stack([decide(scores, threshold) for scores in probabilities])
     mean = probabilities.mean(dim=0)
     if num_classes == 1:
         votes = choices.sum(dim=0)
@@ -62,7 +62,7 @@ def vote_ensemble(probabilities: Tensor, threshold: float = 0.5) -> tuple[Tensor
         labels = (2 * votes > num_students) | (tie & (mean.squeeze(1) > threshold))
         return (votes.unsqueeze(1) / num_students).to(mean.dtype), labels.long()
     votes = F.one_hot(choices, num_classes).sum(dim=0).movedim(-1, 1)
-    # A mean is at most 1, so half of it never outweighs a vote.
+    # Half of a mean is at most 0.5, so it only breaks ties.
     return (votes / num_students).to(mean.dtype), (votes + mean / 2).argmax(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Test-time augmentation of a classroom, member by member."""
+"""Test-time augmentation of classrooms and plain networks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mmkdml.registry import MODELS
 
 @MODELS.register_module()
 class MemberTTA(BaseTTAModel):
-    """Averages each member's probabilities over the views of an image, then asks the ensemble.
+    """Average the probabilities of each member over augmented views, then apply the ensemble.
 
-    The frameworks' own models for this (``SegTTAModel``, ``AverageClsScoreTTA``) know no members,
-    and mmseg's applies the sigmoid of a single logit twice. It serves a plain network, too. The
-    views come from mmcv's ``TestTimeAug``; mmseg turns the answers of flipped ones back.
+    The frameworks' models (``SegTTAModel``, ``AverageClsScoreTTA``) do not support members, and
+    mmseg's applies the sigmoid of a single logit twice. The views are made by mmcv's
+    ``TestTimeAug``; mmseg flips the predictions of flipped views back.
 
     Args:
-        module: Classroom, classifier of mmpretrain or segmentor of mmseg; its config or built.
+        module: Config or module of a classroom, a classifier of mmpretrain or a segmentor of mmseg.
         data_preprocessor: See mmengine's ``BaseTTAModel``.
 
     Raises:
@@ -37,12 +37,11 @@ class MemberTTA(BaseTTAModel):
 
     @staticmethod
     def of(model: nn.Module, settings: Mapping[str, Any] | None = None) -> BaseTTAModel:
-        """What averages a model's answers.
+        """Build the test-time augmentation of a model.
 
         Args:
             model: Classroom, classifier of mmpretrain or segmentor of mmseg.
-            settings: A config's ``tta_model``. The frameworks' own are replaced by this class; any
-                other is built around the model.
+            settings: ``tta_model`` of a config. Classes of the frameworks are replaced by this one.
         """
         own = MODELS.build({**settings, 'module': model}) if settings else None
         stock = type(own).__module__.partition('.')[0] in ('mmpretrain', 'mmseg')
@@ -51,48 +50,48 @@ class MemberTTA(BaseTTAModel):
     def merge_preds(
         self, data_samples_list: Sequence[Sequence[BaseDataElement]]
     ) -> list[BaseDataElement]:
-        """One sample for each image, as the module itself would give it.
+        """Return one sample per image, with the fields of the module's own predictions.
 
         Args:
-            data_samples_list: For each image its samples, one for each view, as predicted.
+            data_samples_list: Predicted samples of each image, one per view.
         """
-        return [self._merged(views) for views in data_samples_list]
+        return [self._merge(views) for views in data_samples_list]
 
-    def _merged(self, views: Sequence[BaseDataElement]) -> BaseDataElement:
-        module, whole = self.module, views[0]
+    def _merge(self, views: Sequence[BaseDataElement]) -> BaseDataElement:
+        module, merged = self.module, views[0]
         if not isinstance(module, KnowledgeDistiller):
-            return _averaged(task_of({'model': module}), module, views, whole)
+            return _average(task_of({'model': module}), module, views, merged)
         members = module.named_members()
-        answers = {
-            name: _averaged(module.task, member, [view.members.get(name) for view in views])
+        averages = {
+            name: _average(module.task, member, [view.members.get(name) for view in views])
             for name, member in members.items()
         }
         module.task.combine(
             [members[name] for name in module.student_names],
-            [[answers[name]] for name in module.student_names],
+            [[averages[name]] for name in module.student_names],
             module.ensemble,
-            [whole],
+            [merged],
         )
-        whole.set_field(BaseDataElement(**answers), 'members', field_type='data')
-        return whole
+        merged.set_field(BaseDataElement(**averages), 'members', field_type='data')
+        return merged
 
 
-def _averaged(
+def _average(
     task: Task,
     member: nn.Module,
     views: Sequence[BaseDataElement],
     into: BaseDataElement | None = None,
 ) -> BaseDataElement:
-    """A member's sample with the mean of its probabilities, in the form of its own predictions."""
+    """Return a sample with a member's mean probabilities and the fields of its predictions."""
     merged = type(views[0])(metainfo=views[0].metainfo) if into is None else into
-    # An ensemble of one gives the member's probabilities and label, whatever its head.
-    alone = [task.combine([member], [[view]], max_ensemble, None)[0] for view in views]
-    if 'seg_logits' not in alone[0]:
-        merged.set_pred_score(torch.stack([sample.pred_score for sample in alone]).mean(dim=0))
+    # An ensemble of one member converts the predictions of any head to probabilities.
+    single = [task.combine([member], [[view]], max_ensemble, None)[0] for view in views]
+    if 'seg_logits' not in single[0]:
+        merged.set_pred_score(torch.stack([sample.pred_score for sample in single]).mean(dim=0))
         return task.combine([member], [[merged]], max_ensemble, [merged])[0]
-    mean = torch.stack([sample.seg_logits.data for sample in alone]).mean(dim=0)
-    # mmseg hands on the probability of one class, but the logits of several.
+    mean = torch.stack([sample.seg_logits.data for sample in single]).mean(dim=0)
+    # mmseg stores the probability of a single class, but the logits of several.
     merged.seg_logits = PixelData(data=mean if len(mean) == 1 else mean.log())
-    (decided,) = task.combine([member], [[merged]], max_ensemble, None)
-    merged.pred_sem_seg = decided.pred_sem_seg
+    (labeled,) = task.combine([member], [[merged]], max_ensemble, None)
+    merged.pred_sem_seg = labeled.pred_sem_seg
     return merged

@@ -1,8 +1,8 @@
-"""Which feature maps each of the compared methods takes, by the names of their modules.
+"""Names of the modules whose feature maps the compared methods use.
 
-The layers are those of DefangChen/SimKD for classification, of winycg/CIRKD and EagleMIT/EMKD for
-segmentation. CIRKD's maps before the classifier have a stride of 8; a U-Net's have its image's
-size, so a method that compares pairs of pixels takes an earlier block's.
+The layers are those of DefangChen/SimKD for classification, and of winycg/CIRKD and EagleMIT/EMKD
+for segmentation. CIRKD's maps before the classifier have stride 8, but those of a U-Net have stride
+1, so methods that compare pairs of pixels use an earlier block.
 """
 
 from __future__ import annotations
@@ -16,48 +16,47 @@ from mmkdml.models.heads import UNetHead
 from mmkdml.models.necks import ConvBlockNeck
 from mmkdml.models.tasks.base import Task
 
-#: The outputs of all stages, of mmpretrain's and mmseg's ResNets and of timm's MobileNet v1.
+#: All stages of mmpretrain's and mmseg's ResNets, and of timm's MobileNet v1.
 RESNET_STAGES = tuple(f'backbone.layer{stage}' for stage in (1, 2, 3, 4))
 MOBILENETV1_STAGES = tuple(f'backbone.timm_model.blocks.{block}' for block in (1, 2, 3, 4))
-#: EMKD's low and high layers: behind the stem at a stride of 2, and at a stride of 8.
+#: EMKD's low and high layers, at strides 2 (stem) and 8.
 RESNET_LOW_AND_HIGH = ('backbone.relu', 'backbone.layer2')
 MOBILENETV1_LOW_AND_HIGH = ('backbone.timm_model.blocks.0', 'backbone.timm_model.blocks.2')
-#: A :class:`UNetHead`'s decoder from a stride of 16 to 1, and DSD's three maps.
+#: Decoder of a :class:`UNetHead` from stride 16 to 1, and the three maps of DSD.
 UNET_BLOCKS = tuple(f'decode_head.blocks.{block}' for block in range(5))
 UNET_DSD = ('decode_head.blocks.2', 'decode_head.blocks.4', 'decode_head.conv_seg')
 
-#: Methods that compare each map with all of the other side; the others compare them in pairs.
+#: Methods that compare each map with all maps of the other side; the others compare pairs.
 ALL_WITH_ALL = ('semckd',)
 
 Suggestion = str | list[str]
 
 
 def suggested_taps(method: str, member: nn.Module, task: Task) -> Suggestion:
-    """The tap or taps of one member that a method compares.
+    """Return the tap or taps of a member that a method uses.
 
     Args:
         method: A key of :data:`METHODS` for the task, e.g. ``'at'``.
-        member: Of mmpretrain or mmseg. Methods that take several stages know ResNets, and timm's
-            networks with maps at strides 2, 4, 8, 16 and 32; those that take the map before the
-            classifier know U-Nets, and mmseg's heads with dropout.
-        task: The member's.
+        member: Network of mmpretrain or mmseg. Methods that use several stages support ResNets, and
+            timm's networks with maps at strides 2, 4, 8, 16 and 32; methods that use the map before
+            the classifier support U-Nets, and mmseg's heads with dropout.
+        task: Task of the member.
 
     Returns:
-        The name of a module, or a list of names in the order of the layers, as a transfer's
-        ``source_tap`` or ``learner_tap`` takes them.
+        Name of a module, or a list of names in the order of the layers, for the ``source_tap`` or
+        ``learner_tap`` of a transfer.
 
     Raises:
-        ValueError: If the method is unknown or for the other task, or the network is none of these.
+        ValueError: If the method is unknown or for the other task, or does not support the network.
     """
     methods = METHODS[task.name]
     if method in methods:
         return methods[method](member, task)
     tasks = [name for name, known in METHODS.items() if method in known]
     raise ValueError(
-        f'{method!r} '
-        + (f'is a method for {tasks[0]} alone' if tasks else 'is no method that has taps')
-        + f'; those for {task.name} are {", ".join(methods)}. Other taps: tools/list_taps.py '
-        'without --method'
+        f'method must be one of {", ".join(methods)} for {task.name}, got {method!r}'
+        + (f', which is only for {tasks[0]}' if tasks else '')
+        + '. For other taps use tools/list_taps.py without --method'
     )
 
 
@@ -66,7 +65,7 @@ def _default(member: nn.Module, task: Task) -> str:
 
 
 def _stages(member: nn.Module, task: Task) -> list[str]:
-    """All stages; a teacher's last one ends with the paper's additional block."""
+    """Return all stages; the last one of the paper's teacher is its additional block."""
     *stages, last = _stem_and_stages(member)[1]
     block = isinstance(getattr(member, 'neck', None), ConvBlockNeck)
     return [*stages, task.default_tap(member) if block else last]
@@ -126,21 +125,20 @@ def _stem_and_stages(member: nn.Module) -> tuple[str, list[str]]:
         stem, *stages = (f'backbone.timm_model.{info["module"]}' for info in maps)
         return stem, stages
     raise ValueError(
-        f'There is no list of stages for the backbone {type(backbone).__name__}; there is for '
-        "ResNets, and for timm's networks with maps at strides 2, 4, 8, 16 and 32. Choose from all "
-        'modules: tools/list_taps.py without --method'
+        'Invalid backbone: expected a ResNet, or a timm network with maps at strides 2, 4, 8, 16 '
+        f'and 32, got {type(backbone).__name__}. Choose taps with tools/list_taps.py without '
+        '--method'
     )
 
 
 def _decoder_maps(member: nn.Module) -> list[str]:
-    """Of a U-Net the blocks; of another head the classifier's input, which has no other name."""
+    """Return the blocks of a U-Net, or the dropout before the classifier of another head."""
     head: Any = member.decode_head
     if isinstance(head, UNetHead):
         return [f'decode_head.blocks.{block}' for block in range(len(head.blocks))]
     if getattr(head, 'dropout', None) is not None:
         return ['decode_head.dropout']
     raise ValueError(
-        f'No module of the head {type(head).__name__} is known to give the map before its '
-        'classifier; UNetHead has one, and heads with dropout_ratio > 0. Choose from all modules: '
-        'tools/list_taps.py without --method'
+        'Invalid head: expected UNetHead, or a head with dropout_ratio > 0, got '
+        f'{type(head).__name__}. Choose taps with tools/list_taps.py without --method'
     )

@@ -1,7 +1,7 @@
-"""Feature maps by the dotted name of the module that makes them.
+"""Recording of feature maps by the dotted names of modules.
 
-These are the only forward hooks of the package. They are there while one forward runs, and gone
-after it, so nothing is held between steps and a member stays what it was.
+Forward hooks are registered for a single forward pass and removed afterwards, so no tensor is kept
+between steps and the network stays unchanged.
 """
 
 from __future__ import annotations
@@ -14,31 +14,34 @@ from torch import Tensor, nn
 
 
 class TapRecorder:
-    """Records the outputs of named submodules during one forward.
+    """Record the outputs of named submodules during one forward pass.
 
     Example:
         >>> with TapRecorder(network, ['backbone.layer4']) as taps:
         ...     network(images)
         >>> taps['backbone.layer4']  # (N, C, H, W), with its graph
 
-    A module that gives several maps (a backbone) is recorded by its last one. A frozen member runs
-    in inference mode, where PyTorch does not count in-place changes; the distiller therefore tries
-    every tap once in normal mode, when it is built.
+    If a module has several outputs (a backbone), the last one is recorded. PyTorch does not count
+    in-place changes in inference mode, in which frozen members run; the distiller therefore probes
+    every tap once in normal mode when it is built.
 
     Args:
         member: The network.
         names: Dotted names of its submodules.
 
+    Attributes:
+        order: Names in the order in which the modules ran in the last forward pass.
+
     Raises:
-        ValueError: If it has no such submodule; similar names are listed. On reading, if the
-            module did not run, ran more than once or gave no tensor, or if its output was changed
-            in place afterwards, which would give wrong gradients.
+        ValueError: If a submodule does not exist; similar names are listed. On reading, if the
+            module did not run exactly once, did not return a tensor, or its output was modified in
+            place afterwards, which would make gradients wrong.
     """
 
     def __init__(self, member: nn.Module, names: Iterable[str]) -> None:
         self._modules = {name: _submodule(member, name) for name in names}
         self._records: dict[str, list[tuple[Any, int]]] = {}
-        self.order: list[str] = []  # the names as their outputs came in the last forward
+        self.order: list[str] = []
         self._handles: list[Any] = []
 
     def __enter__(self) -> TapRecorder:
@@ -63,30 +66,30 @@ class TapRecorder:
         return record
 
     def __getitem__(self, name: str) -> Tensor:
-        """The map that the named module gave in the last forward, with its graph."""
+        """Return the output of a module in the last forward pass, with its graph."""
         records = self._records[name]
         if len(records) != 1:
             raise ValueError(
-                f'The tap {name!r} ran {len(records)} times in one forward; a tap must be a module '
-                'that runs exactly once'
+                f'Invalid tap {name!r}: expected a module that runs once per forward pass, but it '
+                f'ran {len(records)} times'
             )
         output, version = records[0]
         if not isinstance(output, Tensor):
             raise ValueError(
-                f'The tap {name!r} gives {type(output).__name__}, not a tensor or a tuple of '
-                'tensors; choose a module inside it'
+                f'Invalid tap {name!r}: expected a tensor or a tuple of tensors, got '
+                f'{type(output).__name__}. Choose a module inside it'
             )
         if _version(output) != version:
             raise ValueError(
-                f'The output of the tap {name!r} was changed in place after it was recorded (by an '
-                'inplace activation or addition, usually), so its gradient would be wrong; tap the '
-                'module after it, such as the activation or the whole block'
+                f'Invalid tap {name!r}: its output was modified in place after it was recorded '
+                '(usually by an inplace activation or addition), so its gradient would be wrong. '
+                'Tap the next module, such as the activation or the block'
             )
         return output
 
 
 def _version(output: Any) -> int:
-    """How often the tensor was changed in place; inference tensors do not count."""
+    """Return how often a tensor was modified in place; 0 for inference tensors."""
     return output._version if isinstance(output, Tensor) and not output.is_inference() else 0
 
 
@@ -99,6 +102,6 @@ def _submodule(member: nn.Module, name: str) -> nn.Module:
     names = [known for known, _ in member.named_modules() if known]
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[:5]
     raise ValueError(
-        f'{type(member).__name__} has no module {name!r} to tap; near names: {", ".join(near)}. '
-        "tools/list_taps.py lists all of a config's, with their shapes"
+        f'Invalid tap {name!r}: {type(member).__name__} has no such module, but '
+        f'{", ".join(near)}. tools/list_taps.py lists all taps of a config with their shapes'
     )

@@ -1,7 +1,7 @@
-"""Transfers: who teaches whom, what, and how much. Data only, no torch.
+"""Transfers between the members of a classroom, as plain data.
 
-A classroom is a set of named members and a list of transfers. The paper's 4 modes x 3 styles are
-such lists; :func:`transfers_for` makes them, and :func:`format_transfers` prints any of them.
+A classroom is a set of named members and a list of transfers. :func:`transfers_for` returns the
+lists of the paper's 4 modes x 3 styles, and :func:`format_transfers` formats a list as a table.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from mmkdml.names import TEACHER
 
-#: The name of a module, or several names; None stands for the task's default, or for the logits.
+#: Name of a module, or several names. None: the default of the task, or logits.
 Tap = str | Sequence[str] | None
 
 PREDICTIONS = 'predictions'
@@ -24,8 +24,8 @@ DEFAULT_LOSSES = {PREDICTIONS: 'PredictionKLLoss', FEATURES: 'FeatureMSELoss'}
 STUDENTS = ('student_1', 'student_2')
 
 _P, _F = PREDICTIONS, FEATURES
-# What (student_1, student_2) receive; Table 5 of the paper, eq. 6 and 7. In KD+ML v3 each student
-# receives both kinds, one from the teacher and the other from its peer.
+# Knowledge that (student_1, student_2) receive; Table 5, eq. 6 and 7 of the paper. In KD+ML v3 each
+# student receives both kinds, one from the teacher and the other from its peer.
 FROM_TEACHER = {
     'ml': {},
     'kd_off': {'v1': (_P, _P), 'v2': (_F, _F), 'v3': (_P, _F)},
@@ -45,22 +45,22 @@ LETTERS = ('alpha', 'beta', 'gamma')
 
 @dataclass(frozen=True)
 class Transfer:
-    """One row of a classroom's plan: a source hands one kind of knowledge to a learner.
+    """Transfer of one kind of knowledge from a source to a learner.
 
     Args:
-        source: Name of the member that teaches; it does not learn from this.
+        source: Name of the member that teaches; it gets no gradient.
         learner: Name of the member that learns.
         knowledge: ``'predictions'`` (logits) or ``'features'`` (a feature map).
-        weight: Factor of the loss, finite and >= 0; a transfer of weight 0 is not computed.
+        weight: Weight of the loss, finite and >= 0; a transfer of weight 0 is not built.
         loss: Config or module of the loss. Default: ``PredictionKLLoss`` or ``FeatureMSELoss``.
-        projector: Config or module that makes the two sides comparable, trained by this loss.
-            The config may say ``side='source'``; the learner's side is the default.
-        source_tap: Dotted name of the module whose output the source hands on, or a list of names,
-            if the loss compares several. Default by task. Features only.
+        projector: Config or module that projects the learner's output, or with ``side='source'``
+            the source's; trained by this loss.
+        source_tap: Dotted name of the source's module whose output is the feature map, or a list of
+            names if the loss compares several. Default by task. Features only.
         learner_tap: The same for the learner.
 
     Raises:
-        ValueError: If a value is out of the allowed set.
+        ValueError: If an argument is invalid.
     """
 
     source: str
@@ -77,30 +77,33 @@ class Transfer:
             object.__setattr__(self, side, _checked_tap(side, getattr(self, side)))
         if self.knowledge not in KNOWLEDGE:
             raise ValueError(
-                f'knowledge must be one of {", ".join(KNOWLEDGE)}; got {self.knowledge!r} in the '
-                f'transfer {self.source} -> {self.learner}'
+                f'Invalid transfer {self.source} -> {self.learner}: knowledge must be one of '
+                f'{", ".join(KNOWLEDGE)}, got {self.knowledge!r}'
             )
         if self.source == self.learner:
-            raise ValueError(f'A member cannot teach itself: {self.source} -> {self.learner}')
+            raise ValueError(
+                f'Invalid transfer {self.source} -> {self.learner}: expected two different members'
+            )
         check_weight(
             f'The weight of {self.source} -> {self.learner} ({self.knowledge})', self.weight
         )
         if self.knowledge == PREDICTIONS and (self.source_tap or self.learner_tap):
             raise ValueError(
-                'Taps name feature maps; predictions are the logits themselves. Remove source_tap '
-                f'and learner_tap from {self.source} -> {self.learner}, or hand over features'
+                f'Invalid transfer {self.source} -> {self.learner}: taps name feature maps, but '
+                'predictions compare logits. Remove source_tap and learner_tap, or set '
+                "knowledge='features'"
             )
 
     @property
     def key(self) -> str:
-        """The name of its loss in logs, e.g. ``student_1.loss_from_teacher.features``."""
+        """Key of the loss in logs, e.g. ``student_1.loss_from_teacher.features``."""
         return f'{self.learner}.loss_from_{self.source}.{self.knowledge}'
 
     def __repr__(self) -> str:
         return ' '.join(self.columns())
 
     def columns(self) -> tuple[str, ...]:
-        """(source, arrow, learner, knowledge, weight, loss, projector and taps if any)."""
+        """Return source, arrow, learner, knowledge, weight, loss, and projector and taps if any."""
         columns = [
             self.source,
             '->',
@@ -117,12 +120,12 @@ class Transfer:
 
 
 def format_tap(tap: Tap, absent: str = 'default') -> str:
-    """A tap's name, several joined by ``+``, or what stands for none."""
+    """Return the name of a tap, several joined by ``+``, or ``absent`` for None."""
     return (tap if isinstance(tap, str) else '+'.join(tap or ())) or absent
 
 
 def format_transfers(transfers: Sequence[Transfer]) -> str:
-    """A list of transfers as an aligned table, one row each."""
+    """Format transfers as an aligned table, one row each."""
     rows = [transfer.columns() for transfer in transfers]
     widths = [
         max(len(row[i]) for row in rows if i < len(row))
@@ -135,20 +138,20 @@ def format_transfers(transfers: Sequence[Transfer]) -> str:
 
 
 def transfers_for(mode: str, style: str, weights: Mapping[str, Sequence[float]]) -> list[Transfer]:
-    """The paper's list of transfers for a mode and a style.
+    """Return the paper's transfers for a mode and a style.
 
     Args:
         mode: ``'ml'``, ``'kd_off'``, ``'kd_on'`` or ``'kdml'``.
         style: ``'v1'`` predictions, ``'v2'`` features, ``'v3'`` mixed.
-        weights: For each Greek letter one weight per student: ``alpha`` of the supervised loss,
-            ``beta`` of the transfer from the teacher, ``gamma`` of the transfer from the peer. A
-            letter that the mode has no use for is left out, ``None``, or zero for both students.
+        weights: One weight per student by letter: ``alpha`` of the supervised loss, ``beta`` of the
+            transfer from the teacher, ``gamma`` of the transfer from the peer. Letters that the
+            mode does not use are omitted, None, or zero for both students.
 
     Returns:
-        The transfers, student_1's first, the teacher's before the peer's.
+        Transfers to student_1 first, and from the teacher before the peer.
 
     Raises:
-        ValueError: If mode, style or weights cannot be.
+        ValueError: If mode, style or weights are invalid.
     """
     _check_name('mode', mode, MODES)
     _check_name('style', style, STYLES)
@@ -178,10 +181,10 @@ def letters_of(mode: str) -> tuple[str, ...]:
 def checked_weights(
     mode: str, weights: Mapping[str, Sequence[float]]
 ) -> dict[str, tuple[float, ...]]:
-    """``weights`` with exactly the letters that the mode uses, each a pair of valid weights.
+    """Validate weights and return those that the mode uses, as pairs of floats by letter.
 
     Raises:
-        ValueError: For a missing, unknown or unused letter, or a pair or weight that cannot be.
+        ValueError: If a letter is missing, unknown or unused, or a pair or weight is invalid.
     """
     used = letters_of(mode)
     if not isinstance(weights, Mapping):
@@ -193,7 +196,7 @@ def checked_weights(
             continue
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != len(STUDENTS):
             raise ValueError(
-                f'{letter} needs two weights, one per student, e.g. ({letter}=(0.4, 0.4)); got '
+                f'{letter} must be two weights, one per student, such as {letter}=(0.4, 0.4); got '
                 f'{pair!r}'
             )
         for weight in pair:
@@ -203,13 +206,13 @@ def checked_weights(
         elif any(pair):
             missing = 'teacher' if letter == 'beta' else 'transfer between peers'
             raise ValueError(
-                f'Mode {mode!r} has no {missing}, so {letter}={tuple(pair)} has no meaning; its '
-                f'weights are {", ".join(used)}. Leave {letter} out (or None)'
+                f'Invalid weights of mode {mode!r}: expected {", ".join(used)}, got '
+                f'{letter}={tuple(pair)}, but the mode has no {missing}. Leave {letter} out'
             )
     missing_letters = [letter for letter in used if letter not in checked]
     if missing_letters:
         raise ValueError(
-            f'Mode {mode!r} needs the weights {", ".join(used)}; missing: '
+            f'Invalid weights of mode {mode!r}: expected {", ".join(used)}, missing: '
             f'{", ".join(missing_letters)}'
         )
     return checked
@@ -231,7 +234,7 @@ def _check_name(what: str, value: Any, allowed: Sequence[str]) -> None:
 
 
 def check_weight(what: str, weight: Any) -> None:
-    """Raises ``ValueError`` unless a weight is a finite number of at least 0."""
+    """Raise ``ValueError`` unless a weight is a finite number >= 0."""
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
         raise ValueError(f'{what} must be a number, got {weight!r}')
     if not 0 <= weight <= sys.float_info.max:

@@ -1,4 +1,4 @@
-"""Backbones that the frameworks lack."""
+"""Backbones that the frameworks do not have."""
 
 from mmkdml.models.backbones.pretrained_timm import PretrainedTIMMBackbone
 from mmkdml.models.backbones.stem_resnet import StemResNet

@@ -1,4 +1,4 @@
-"""timm backbones whose ImageNet weights are loaded with the other weights, not at build."""
+"""timm backbones that load pretrained weights in ``init_weights``."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from mmkdml.weight_checks import check_values
 
 @MODELS.register_module()
 class PretrainedTIMMBackbone(TIMMBackbone):
-    """mmpretrain's TIMMBackbone that fetches pretrained weights in ``init_weights``.
+    """mmpretrain's TIMMBackbone that downloads pretrained weights in ``init_weights``.
 
-    The original asks timm for them while it is built, so that a network is needed even to look at
-    a config or to test a checkpoint. Here, as with any ``init_cfg``, only a training run does.
+    The original downloads weights while it is built, even to inspect a config or to test a
+    checkpoint. Here only training does, as with ``init_cfg``.
 
     Args:
-        model_name: timm's name, e.g. ``'mobilenetv1_100'``.
-        pretrained: Whether ``init_weights`` loads timm's weights for it.
-        in_channels: Channels of the images; timm adapts the first convolution's weights to them.
+        model_name: Name in timm, e.g. ``'mobilenetv1_100'``.
+        pretrained: Load timm's weights in ``init_weights``.
+        in_channels: Channels of the images, to which timm adapts the first convolution.
         pretrained_cfg_overlay: Overrides of timm's ``pretrained_cfg``; ``dict(file='weights.pth')``
-            loads a local file instead of downloading.
+            loads a local file.
         **kwargs: See :class:`mmpretrain.models.TIMMBackbone`.
 
     Raises:
         TypeError: If ``pretrained`` is not a bool.
-        FileNotFoundError: In ``init_weights``, if the local file is not there.
-        ValueError: In ``init_weights``, if there are no weights or they do not fit.
+        FileNotFoundError: In ``init_weights``, if the local file does not exist.
+        ValueError: In ``init_weights``, if there are no weights, or they do not fit.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class PretrainedTIMMBackbone(TIMMBackbone):
     ) -> None:
         if not isinstance(pretrained, bool):
             raise TypeError(
-                f'pretrained must be True or False, got {pretrained!r}; a local file is given by '
+                f'pretrained must be True or False, got {pretrained!r}. Set a local file with '
                 'pretrained_cfg_overlay=dict(file=...)'
             )
         super().__init__(model_name, pretrained=False, in_channels=in_channels, **kwargs)
@@ -48,7 +48,7 @@ class PretrainedTIMMBackbone(TIMMBackbone):
         self._in_channels = in_channels
 
     def init_weights(self) -> None:
-        """Loads timm's pretrained weights, once, if they were asked for."""
+        """Load timm's pretrained weights once if ``pretrained`` is set."""
         if not self.pretrained or self.is_init:
             return super().init_weights()
         config = self.timm_model.pretrained_cfg
@@ -56,7 +56,7 @@ class PretrainedTIMMBackbone(TIMMBackbone):
         if config.get('file') and not Path(source).is_file():
             raise FileNotFoundError(f'There is no file of pretrained weights at {source}')
         try:
-            # num_classes=0, for the classifier was removed at build; timm would want it.
+            # The classifier was removed at build, which timm expects for other num_classes.
             load_pretrained(
                 self.timm_model,
                 config,
@@ -66,23 +66,22 @@ class PretrainedTIMMBackbone(TIMMBackbone):
             )
         except (RuntimeError, ValueError) as error:
             raise ValueError(
-                f'The pretrained weights of {config["architecture"]} cannot be loaded from '
-                f'{source}: {error}'
+                f'Invalid pretrained weights of {config["architecture"]} at {source}: {error}'
             ) from error
         self._is_init = True
 
 
 def _without_classifier(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """What the backbone needs of the weights; timm itself would overlook what is missing."""
+    """Select the weights of the backbone; timm does not check for missing keys."""
     check_values(weights, 'the file')
     expected = model.state_dict()
-    # Files older than PyTorch 0.4.1 do not count batches, and nothing needs the count.
+    # Files from before PyTorch 0.4.1 have no num_batches_tracked, which is not used.
     missing = [
         key for key in expected if key not in weights and not key.endswith('num_batches_tracked')
     ]
     if missing:
         raise RuntimeError(
-            f'{len(missing)} of {len(expected)} keys are missing in it: {", ".join(missing[:5])}'
+            f'{len(missing)} of {len(expected)} keys are missing: {", ".join(missing[:5])}'
             + (', ...' if len(missing) > 5 else '')
         )
     return {key: value for key, value in weights.items() if key in expected}

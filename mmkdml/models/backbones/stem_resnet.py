@@ -1,4 +1,4 @@
-"""A ResNet that also gives its stem's map, the first skip connection of a U-Net."""
+"""ResNet that also returns the feature map of its stem, for U-Nets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from mmkdml.registry import MODELS
 
 @MODELS.register_module()
 class StemResNet(ResNet):
-    """mmpretrain's ResNet with the stride-2 map of its stem before the maps of its stages.
+    """mmpretrain's ResNet that returns the stride-2 map of its stem before the maps of its stages.
 
-    Parameters and their names are those of :class:`mmpretrain.models.ResNet`, so its checkpoints,
-    and torchvision's, load.
+    Parameter names equal those of :class:`mmpretrain.models.ResNet`, so its checkpoints and
+    torchvision's can be loaded.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        **kwargs: See :class:`mmpretrain.models.ResNet`; all four stages are given by default.
+        out_indices: Stages whose maps are returned.
+        **kwargs: See :class:`mmpretrain.models.ResNet`.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class StemResNet(ResNet):
         super().__init__(depth, out_indices=out_indices, **kwargs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images (N, 3, H, W) -> maps at strides 2, 4, 8, 16, 32."""
+        """Compute maps at strides 2, 4, 8, 16, 32 of images (N, 3, H, W)."""
         stem = self.stem(x) if self.deep_stem else self.relu(self.norm1(self.conv1(x)))
         x = self.maxpool(stem)
         maps = [stem]

@@ -1,4 +1,4 @@
-"""The distillers."""
+"""Distillers, which train the members of a classroom."""
 
 from mmkdml.models.distillers.diversified_kdml import DiversifiedKDMLDistiller
 from mmkdml.models.distillers.knowledge_distiller import KnowledgeDistiller

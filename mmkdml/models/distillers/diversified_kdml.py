@@ -1,4 +1,4 @@
-"""The paper's classroom: one teacher, two students, a mode and a style."""
+"""Distiller of the paper: one teacher, two students, a mode and a style."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from mmkdml.registry import MODELS
 class DiversifiedKDMLDistiller(KnowledgeDistiller):
     """Knowledge distillation and mutual learning with learning styles (the paper's 12 variants).
 
-    Mode and style stand for a list of transfers (:func:`mmkdml.models.transfers.transfers_for`);
-    the rest is :class:`KnowledgeDistiller`.
+    Mode and style determine the transfers (:func:`mmkdml.models.transfers.transfers_for`) of a
+    :class:`KnowledgeDistiller`.
 
     Example:
         >>> DiversifiedKDMLDistiller(
@@ -42,24 +42,24 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         ...     weights=dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3)))
 
     Args:
-        mode: ``'ml'`` no teacher, ``'kd_off'`` frozen teacher, ``'kd_on'`` teacher trained in the
-            same run, ``'kdml'`` the same and the students teach each other.
+        mode: ``'ml'`` (no teacher), ``'kd_off'`` (frozen teacher), ``'kd_on'`` (teacher trained in
+            the same run) or ``'kdml'`` (the same, and the students teach each other).
         style: ``'v1'`` predictions, ``'v2'`` features, ``'v3'`` mixed.
         students: Two configs or modules.
-        weights: ``dict(alpha=(a1, a2), beta=(b1, b2), gamma=(g1, g2))``, for each student the
-            weight of its supervised loss, of the teacher's and of the peer's transfer.
-        teacher: Config or module. In mode ``ml`` there is none, and one that is given is not built.
-        teacher_checkpoint: File with the frozen teacher's weights, mode ``kd_off`` only: a plain
-            network's or a distiller's.
-        temperature: T of the predictions.
+        weights: ``dict(alpha=(a1, a2), beta=(b1, b2), gamma=(g1, g2))``: weight of each student's
+            supervised loss, of the transfer from the teacher and of the transfer from the peer.
+        teacher: Config or module; not built in mode ``ml``.
+        teacher_checkpoint: Checkpoint of a plain network or a distiller with the weights of the
+            frozen teacher; mode ``kd_off`` only.
+        temperature: Temperature T of the predictions.
         kl_direction: ``'learner||source'`` (as printed) or ``'source||learner'`` (Hinton et al.).
         kl_scale: ``'none'`` (as printed) or ``'temperature_squared'`` (Hinton et al.).
-        losses: Config of the loss by kind of knowledge, in place of the paper's, e.g.
+        losses: Config of the loss by kind of knowledge that replaces the paper's, e.g.
             ``dict(features=dict(type=...))``.
-        taps: Where features are taken: dotted name of a module by member name; ``students`` names
-            both students'. Default by task.
-        projectors: Config of the projector by transfer, of predictions or features, e.g.
-            ``{'teacher->student_1': dict(...)}``; or one config for every transfer of features.
+        taps: Dotted name of the module of the feature map by member name, or by ``students`` for
+            both. Default by task.
+        projectors: Config of the projector by transfer, e.g.
+            ``{'teacher->student_1': dict(...)}``, or one config for all transfers of features.
         ensemble: See :class:`KnowledgeDistiller`.
         input_size: See :class:`KnowledgeDistiller`.
         data_preprocessor: See :class:`KnowledgeDistiller`.
@@ -67,7 +67,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         teacher_cache: See :class:`KnowledgeDistiller`; mode ``kd_off`` only.
 
     Raises:
-        ValueError: If mode, style, weights, or one of the others cannot be.
+        ValueError: If mode, style, weights or another argument is invalid.
     """
 
     def __init__(
@@ -96,17 +96,17 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         if not listed or len(students) != len(STUDENTS):
             raise ValueError(
                 f'students must be a list of {len(STUDENTS)} configs or modules, got '
-                f'{len(students) if listed else 1}; KnowledgeDistiller takes any number'
+                f'{len(students) if listed else 1}. Use KnowledgeDistiller for another number'
             )
         members = dict(zip(STUDENTS, students, strict=True))
         if mode != 'ml':
             if teacher is None:
-                raise ValueError(f'Mode {mode!r} needs a teacher; got None')
+                raise ValueError(f'teacher must be a config or module in mode {mode!r}; got None')
             members = {TEACHER: teacher, **members}
         if teacher_checkpoint is not None and mode != 'kd_off':
             raise ValueError(
-                f'teacher_checkpoint is for the frozen teacher of mode kd_off; in {mode!r} give '
-                'the teacher an init_cfg to start from other weights'
+                f'teacher_checkpoint is only for the frozen teacher of mode kd_off, got {mode!r}. '
+                'Set init_cfg of the teacher to start from other weights'
             )
         kl = dict(
             type=PredictionKLLoss, temperature=temperature, direction=kl_direction, scale=kl_scale
@@ -117,8 +117,8 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         projectors = projectors or {}
         if 'type' in projectors and not any(row.knowledge == FEATURES for row in transfers):
             print_log(
-                f'projectors={dict(projectors)} has no effect: one config is for transfers of '
-                f'features, and style {style} has none. Name the transfers to project predictions: '
+                f'projectors={dict(projectors)} has no effect: a single config is for transfers of '
+                f'features, and style {style} has none. To project predictions set '
                 f"projectors={{'{_route(transfers[0])}': dict(...)}}",
                 logger='current',
                 level=logging.WARNING,
@@ -127,7 +127,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
             _checked_keys('projectors', projectors, [_route(row) for row in transfers])
         super().__init__(
             members=members,
-            transfers=[_completed(row, losses, taps, projectors) for row in transfers],
+            transfers=[_complete(row, losses, taps, projectors) for row in transfers],
             supervised_weights=dict(zip(STUDENTS, alphas, strict=True)),
             frozen={TEACHER: teacher_checkpoint} if mode == 'kd_off' else None,
             students=STUDENTS,
@@ -141,7 +141,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         self.style = style
 
     def _advice(self, fixes: Sequence[tuple[Transfer, Change]]) -> str:
-        """Return advice with the complete ``projectors`` and ``taps`` to set."""
+        """Word advice with the complete ``projectors`` and ``taps`` to set."""
         projectors = {
             _route(row): row.projector for row in self.transfers if row.projector is not None
         }
@@ -161,24 +161,24 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
 
     @property
     def teacher(self) -> nn.Module | None:
-        """The teacher, None in mode ``ml``."""
+        """The teacher; None in mode ``ml``."""
         return self.named_members().get(TEACHER)
 
     @property
     def students(self) -> nn.ModuleList:
-        """Both students."""
+        """The two students."""
         return nn.ModuleList([self.members[name] for name in STUDENTS])
 
 
-def _completed(
+def _complete(
     row: Transfer, losses: Mapping[str, Any], taps: Mapping[str, str], projectors: Mapping[str, Any]
 ) -> Transfer:
-    """The transfer with its loss and, for features, taps and projector."""
+    """Return a transfer with its loss, projector and taps."""
     loss = losses.get(row.knowledge)
     if row.knowledge != FEATURES:
-        # One config for all is for features, which a projector may map to other channels.
-        own = None if 'type' in projectors else projectors.get(_route(row))
-        return dataclasses.replace(row, loss=loss, projector=own or None)
+        # A single config is for features, whose channels may be projected.
+        projector = None if 'type' in projectors else projectors.get(_route(row))
+        return dataclasses.replace(row, loss=loss, projector=projector or None)
     source_tap, learner_tap = (
         taps.get(name, taps.get('students') if name in STUDENTS else None)
         for name in (row.source, row.learner)
@@ -198,7 +198,7 @@ def _checked_keys(what: str, values: Mapping[str, Any] | None, allowed: Any) -> 
     unknown = [key for key in values or {} if key not in allowed]
     if unknown:
         raise ValueError(
-            f'The keys of {what} must be among {", ".join(allowed)}; got '
+            f'The keys of {what} must be some of {", ".join(allowed)}; got '
             f'{", ".join(map(str, unknown))}'
         )
     return dict(values or {})

@@ -1,4 +1,4 @@
-"""Preprocessing that the members of a classroom share, and normalization of their own."""
+"""Preprocessing that members of a classroom share, and normalization by member."""
 
 from __future__ import annotations
 
@@ -18,69 +18,69 @@ from mmkdml.models.distillers.renormalization import (
     record_sizes,
 )
 
-#: Each commutes with an affine map of the pixels, so that a mixed batch can be normalized again.
+#: Augmentations that commute with normalization, so that a mixed batch can be normalized again.
 AFFINE_AUGMENTS = ('Mixup', 'CutMix', 'ResizeMix')
 _NORMALIZATION = ('mean', 'std', 'to_rgb', '_channel_conversion', '_enable_normalize')
 _LABELS = ('to_onehot', 'num_classes', 'seg_pad_val')
 
 
 def shared_settings(
-    given: Any, stated: Mapping[str, Any], frozen: Collection[str], default: Any = None
+    own: Any, by_member: Mapping[str, Any], frozen: Collection[str], default: Any = None
 ) -> Any:
     """Choose the preprocessor of a classroom: its own, a trained member's, or a frozen member's.
 
     Args:
-        given: The classroom's own, None if it has none.
-        stated: Those of the members that have one, by name.
+        own: Preprocessor of the classroom; None if it has none.
+        by_member: Preprocessors of members by name.
         frozen: Names of the frozen members.
-        default: Used if there is none.
+        default: Return value if there is none.
     """
-    if given:
-        return given
-    in_order = sorted(stated, key=lambda name: name in frozen)
-    return stated[in_order[0]] if in_order else default
+    if own:
+        return own
+    in_order = sorted(by_member, key=lambda name: name in frozen)
+    return by_member[in_order[0]] if in_order else default
 
 
 def default_preprocessor(
     configs: Mapping[str, Any], members: Mapping[str, Any], frozen: Collection[str]
 ) -> nn.Module:
-    """Copy the data preprocessor of a member for a classroom that has none of its own.
+    """Copy the data preprocessor of a member for a classroom that has none.
 
     Args:
         configs: Config or module of each member, by name.
         members: The built members, by name.
         frozen: Names of the frozen members.
     """
-    stated = {
+    by_member = {
         name: member.data_preprocessor
         for name, member in members.items()
-        if _states_preprocessing(configs[name], member)
+        if _has_preprocessor(configs[name], member)
     }
     first = next(iter(members.values())).data_preprocessor
-    return copy.deepcopy(shared_settings(None, stated, frozen, default=first))
+    return copy.deepcopy(shared_settings(None, by_member, frozen, default=first))
 
 
 def share_preprocessing(
     shared: Any,
-    given: bool,
+    is_own: bool,
     configs: Mapping[str, Any],
     members: Mapping[str, Any],
     frozen: Collection[str],
     num_classes: Callable[[nn.Module], int],
 ) -> tuple[nn.Module, dict[str, Renormalization]]:
-    """Check the members' preprocessing against the shared one.
+    """Check the preprocessing of members against the shared one.
 
     Args:
-        shared: The classroom's data preprocessor.
-        given: Whether the classroom has one of its own, rather than a copy of a member's.
+        shared: Data preprocessor of the classroom.
+        is_own: True if it is the classroom's own, False if it is a copy of a member's.
         configs: Config or module of each member, by name.
         members: The built members, by name.
         frozen: Names of the frozen members.
         num_classes: Number of classes of a member, for one-hot labels.
 
     Returns:
-        The shared preprocessor, with the batch augmentations of the trained members, and for each
-        member with another normalization the module that applies it to the shared batch.
+        The shared preprocessor with the batch augmentations of the trained members, and the
+        renormalization of the shared batch by name of each member that needs one.
 
     Raises:
         ValueError: If batch augmentations contradict each other, or a member's preprocessing
@@ -88,13 +88,13 @@ def share_preprocessing(
     """
     trained = {name: member for name, member in members.items() if name not in frozen}
     augments = {name: _augments(member.data_preprocessor) for name, member in trained.items()}
-    if given:
+    if is_own:
         augments['the classroom'] = _augments(shared)
     augments = {name: one for name, one in augments.items() if one is not None}
     if len({repr(_comparable(one)) for one in augments.values()}) > 1:
-        found = '; '.join(f'{name}: {_described(one)}' for name, one in augments.items())
+        found = '; '.join(f'{name}: {_describe(one)}' for name, one in augments.items())
         raise ValueError(
-            'Invalid batch augmentations: expected the same for all that learn from one batch, got '
+            'Invalid batch augmentations: expected the same for all trained members, got '
             f'{found}. Set the same train_cfg.augments, or leave them out'
         )
     wanted = next(iter(augments.values()), None)
@@ -106,7 +106,7 @@ def share_preprocessing(
         shared.num_classes = classes.pop()  # mixing needs one-hot labels
     own: dict[str, Renormalization] = {}
     for name, member in members.items():
-        if not _states_preprocessing(configs[name], member):
+        if not _has_preprocessor(configs[name], member):
             continue
         preprocessor = member.data_preprocessor
         _check_common(name, shared, preprocessor, name in frozen, wanted is not None)
@@ -115,9 +115,9 @@ def share_preprocessing(
             ends = [normalization(one, channels) for one in (shared, preprocessor)]
         except RuntimeError as error:
             raise ValueError(
-                f'Invalid data_preprocessor of {name}: expected a mean of as many channels as the '
-                f"shared one's, got {len(mean_and_std(preprocessor)[0])} and "
-                f'{len(mean_and_std(shared)[0])}'
+                f'Invalid data_preprocessor of {name}: expected a mean of '
+                f'{len(mean_and_std(shared)[0])} channels like the shared one, got '
+                f'{len(mean_and_std(preprocessor)[0])}'
             ) from error
         if ends[0] == ends[1]:
             continue
@@ -135,10 +135,10 @@ def share_preprocessing(
             f'{name} gets its own normalization of the shared batch: {ends[1]}; shared: {ends[0]}',
             logger='current',
         )
-    if given and len(own) == len(members):
+    if is_own and len(own) == len(members):
         print_log(
-            f'The normalization of the classroom has no effect: {", ".join(own)} have others of '
-            'their own. Change those in the members, or remove them there',
+            f'The normalization of the classroom has no effect: {", ".join(own)} have their own. '
+            'Change it in the members, or remove it there',
             logger='current',
             level=logging.WARNING,
         )
@@ -146,7 +146,7 @@ def share_preprocessing(
 
 
 def used_augments(preprocessor: nn.Module) -> list[Any]:
-    """The batch augmentations of a data preprocessor that are not None."""
+    """Return the batch augmentations of a data preprocessor that are not None."""
     augments = _augments(preprocessor)
     augments = getattr(augments, 'augments', augments)
     listed = augments if isinstance(augments, (list, tuple)) else [augments]
@@ -158,11 +158,11 @@ def _augments(preprocessor: nn.Module) -> Any:
 
 
 def _with_augments(shared: Any, augments: Any) -> nn.Module:
-    """A copy of the preprocessor with these augmentations, and one-hot labels for them."""
+    """Copy a preprocessor with other batch augmentations and the one-hot labels they need."""
     if not hasattr(shared, 'batch_augments'):
         raise ValueError(
-            f'Invalid data_preprocessor {type(shared).__name__}: expected one with batch '
-            f'augmentations, which members have: {_described(augments)}. Use ClsDataPreprocessor, '
+            f'Invalid data_preprocessor {type(shared).__name__}: expected support of batch '
+            f'augmentations, which members have: {_describe(augments)}. Use ClsDataPreprocessor, '
             'or leave them out'
         )
     shared = copy.deepcopy(shared)
@@ -183,11 +183,11 @@ def _check_common(
             'same type'
         )
     free = {*_NORMALIZATION, *PAD_VALUES, 'batch_augments'}
-    if frozen:  # it has no labels
+    if frozen:  # its labels are not used
         free.update(_LABELS)
     elif augmented or not (getattr(own, 'to_onehot', True) or getattr(shared, 'to_onehot', True)):
         free.update(('to_onehot', 'num_classes'))
-    if hasattr(shared, 'size_divisor'):  # of which mmseg makes it
+    if hasattr(shared, 'size_divisor'):  # mmseg derives pad_size_divisor from it
         free.add('pad_size_divisor')
     ends = [_settings(preprocessor, free) for preprocessor in (shared, own)]
     for key, value in ends[0].items():
@@ -208,7 +208,7 @@ def _settings(preprocessor: nn.Module, left_out: Collection[str]) -> dict[str, A
     }
 
 
-def _described(augments: Any) -> str:
+def _describe(augments: Any) -> str:
     listed = getattr(augments, 'augments', augments)
     probs = getattr(augments, 'probs', None)
     listed = listed if isinstance(listed, (list, tuple)) else [listed]
@@ -217,7 +217,7 @@ def _described(augments: Any) -> str:
 
 
 def _comparable(value: Any) -> Any:
-    """Settings as plain values that can be compared."""
+    """Convert settings to plain values that can be compared."""
     if isinstance(value, Tensor):
         return value.detach().cpu().tolist()
     if isinstance(value, Mapping):
@@ -238,12 +238,12 @@ def _comparable(value: Any) -> Any:
     }
 
 
-def _states_preprocessing(config_or_module: Any, member: Any) -> bool:
-    """Return whether a member has preprocessing other than its framework's default."""
+def _has_preprocessor(config_or_module: Any, member: Any) -> bool:
+    """Return whether a member has another preprocessor than its framework's default."""
     if isinstance(config_or_module, nn.Module):
         own = member.data_preprocessor
         try:
             return _comparable(own) != _comparable(type(own)())
-        except TypeError:  # it has required arguments, which somebody chose
+        except TypeError:  # has required arguments, so it is not a default
             return True
     return bool(config_or_module.get('data_preprocessor'))

@@ -1,4 +1,4 @@
-"""Pretrained weights that a frozen member's own config names."""
+"""Pretrained weights that the config of a frozen member names."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from mmkdml.weight_checks import (
 def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[str]]:
     """Load the file of each ``init_cfg`` of type ``Pretrained`` in a network, at any depth.
 
-    mmengine does so before training for trained members. Files are read by the safe loader. A
-    file for the whole network must fit it exactly. A file for a part, such as the backbone, may
-    hold more, but must not lack a parameter. If there are parameters that no file has, nothing is
-    loaded: the network needs a checkpoint of its own.
+    For trained members mmengine does so before training. Files are read safely. A file for the
+    network must fit exactly. A file for a submodule, such as the backbone, may have additional
+    weights. If some parameters are in no file, nothing is loaded, because the network then needs a
+    checkpoint.
 
     Args:
-        member: The network as it was built.
-        name: Its name, for messages.
+        member: The network.
+        name: Name of the network, for messages.
 
     Returns:
-        The local files by the name of what was loaded from them, such as ``teacher.backbone``; and
-        the modules with parameters that no file has.
+        The local files by name of the module that was loaded, such as ``teacher.backbone``; and the
+        names of submodules with parameters that no file has.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -48,7 +48,7 @@ def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[
         for prefix, part in member.named_modules()
         if isinstance(part, PretrainedTIMMBackbone) and part.pretrained
     ]
-    # Other backbones of timm and Hugging Face load their weights as they are built.
+    # Other backbones of timm and Hugging Face load their weights when they are built.
     loaded = [prefix for prefix, part in member.named_modules() if getattr(part, 'is_init', False)]
     sources = {
         prefix: source
@@ -79,20 +79,20 @@ def _load(member: BaseModule, name: str, sources: Mapping[str, Mapping[str, Any]
     before = {key: value.clone() for key, value in member.state_dict().items()}
     member.init_weights()
     after = member.state_dict()
-    for prefix in reversed(weights):  # as mmengine does, first the parts and then the whole
-        part, mine = member.get_submodule(prefix), weights[prefix]
-        problems = [*_misfits(part, mine, exactly=not prefix or 'prefix' in sources[prefix])]
+    for prefix in reversed(weights):  # like mmengine, submodules first
+        part, loaded = member.get_submodule(prefix), weights[prefix]
+        problems = [*_misfits(part, loaded, exactly=not prefix or 'prefix' in sources[prefix])]
         keys = [f'{prefix}.{key}'.lstrip('.') for key, _ in part.named_parameters()]
         # A backbone that converts the names of its weights changes all of its parameters.
         converted = prefix and not any(torch.equal(before[key], after[key]) for key in keys)
         if problems and not (converted and _loads_weights_itself(part)):
             raise ValueError(
                 f'{sources[prefix]["checkpoint"]} does not fit the frozen {name}'
-                f'{prefix and f" ({prefix})"} ({type(part).__name__}): another network?'
-                f'{listed(problems)}'
+                f'{prefix and f" ({prefix})"}: expected weights of {type(part).__name__}, got '
+                f'other keys or shapes{listed(problems)}'
             )
         if not problems:  # again, because some networks initialize what they have loaded
-            part.load_state_dict(mine, strict=False)
+            part.load_state_dict(loaded, strict=False)
     check_finite(member, member.state_dict(), f'the init_cfg of the frozen {name}')
 
 
@@ -109,7 +109,8 @@ def _misfits(part: nn.Module, weights: Mapping[str, Any], exactly: bool) -> Iter
     expected = part.state_dict()
     yield from find_wrong_types(expected, weights)
     for problem in find_misfits(expected, weights):
-        # Files before PyTorch 0.4.1 do not count batches. A backbone's file may have a classifier.
+        # Files from before PyTorch 0.4.1 have no num_batches_tracked, and files for a backbone may
+        # have a classifier.
         counts = problem.endswith('num_batches_tracked')
         if not counts and (exactly or not problem.startswith('unexpected')):
             yield problem

@@ -1,4 +1,4 @@
-"""Conversion of a normalized batch to the normalization of another member."""
+"""Conversion of a normalized batch to another normalization."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _UNPADDED = 'unpadded_size'
 
 
 class Renormalization(nn.Module):
-    """Undo the shared normalization of a batch and apply a member's own.
+    """Replace the shared normalization of a batch by that of a member.
 
-    Both are affine maps of each channel, so one multiplication and one addition do it, after
-    reversing the channels if only one of the two converts BGR to RGB. Padding gets the value that
-    the member's own preprocessor pads with.
+    Both are affine per channel, so the replacement is one multiplication and one addition, after
+    reversing the channels if only one of them converts BGR to RGB. Padding is set to the padding
+    value of the member's preprocessor.
 
     Args:
         shared: Data preprocessor that made the batch.
-        own: The member's data preprocessor.
+        own: Data preprocessor of the member.
     """
 
     scale: Tensor
@@ -42,19 +42,19 @@ class Renormalization(nn.Module):
         self.pad_value = _pad_value(own)
         padded = _pad_value(shared) * scale + shift
         self.refills_padding = bool((padded - self.pad_value).abs().max() > 1e-6)
-        # Buffers of the frameworks' preprocessors are not in checkpoints either.
+        # Not in checkpoints, like the buffers of the frameworks' preprocessors.
         self.register_buffer('scale', scale.float(), persistent=False)
         self.register_buffer('shift', shift.float(), persistent=False)
 
     def forward(
         self, inputs: Tensor, samples: Samples = None, augments: Sequence[Any] = ()
     ) -> Tensor:
-        """Normalize a preprocessed batch as the member's own preprocessor does.
+        """Normalize a preprocessed batch like the member's preprocessor.
 
         Args:
             inputs: Images (N, 3, H, W) of the shared preprocessor.
-            samples: Their samples, in which :func:`record_sizes` noted how much of each image is
-                padding. Without them there is none.
+            samples: Samples in which :func:`record_sizes` recorded the sizes without padding.
+                Default: no padding.
             augments: Batch augmentations that may have mixed the images.
 
         Returns:
@@ -74,15 +74,15 @@ class Renormalization(nn.Module):
     def _refill(
         self, images: Tensor, sizes: Sequence[tuple[int, int]], augments: Sequence[Any]
     ) -> None:
-        whole = tuple(images.shape[2:])
-        if all(size == whole for size in sizes):
+        padded = tuple(images.shape[2:])
+        if all(size == padded for size in sizes):
             return
         mixes = [type(augment).__name__ for augment in augments]
         if mixes and (len(set(sizes)) > 1 or 'ResizeMix' in mixes):
             raise ValueError(
-                f'Invalid batch for {", ".join(mixes)}: expected images without padding, got '
-                f'{", ".join(map(str, sorted(set(sizes))))} padded to {whole}, and members pad '
-                'with different values. Resize the images to one size in the pipeline'
+                f'Invalid batch for {", ".join(mixes)}: expected images without padding, because '
+                f'members pad with different values, got {", ".join(map(str, sorted(set(sizes))))} '
+                f'padded to {padded}. Resize the images to one size in the pipeline'
             )
         for image, (height, width) in zip(images, sizes, strict=True):
             image[:, height:] = self.pad_value
@@ -90,14 +90,14 @@ class Renormalization(nn.Module):
 
 
 def record_sizes(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-    """Note the size of each image before padding in its sample; a hook of a preprocessor."""
+    """Forward hook of a preprocessor that records the sizes before padding in the samples."""
     samples = output.get('data_samples') if isinstance(output, dict) else None
     for image, sample in zip(arguments[0]['inputs'], samples or (), strict=False):
         sample.set_metainfo({_UNPADDED: tuple(image.shape[-2:])})
 
 
 def mean_and_std(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """(C, 1, 1) each, in double precision; C is 1 where all channels have the same."""
+    """Return mean and std, (C, 1, 1) each, float64; C is 1 if they are equal for all channels."""
     mean = getattr(preprocessor, 'mean', torch.zeros(1, 1, 1))
     std = getattr(preprocessor, 'std', torch.ones(1, 1, 1))
     return mean.detach().cpu().double(), std.detach().cpu().double()
@@ -118,7 +118,7 @@ def normalization(preprocessor: nn.Module, channels: int | None = None) -> dict[
 
     Args:
         preprocessor: The data preprocessor.
-        channels: Length of the lists. Default: length of its mean.
+        channels: Length of the lists. Default: length of the mean.
     """
     mean, std = mean_and_std(preprocessor)
     channels = channels or len(mean)
@@ -131,9 +131,9 @@ def normalization(preprocessor: nn.Module, channels: int | None = None) -> dict[
 
 
 def _unpadded_sizes(samples: Samples, inputs: Tensor) -> list[tuple[int, int]]:
-    """(H, W) of each image before it was padded at the bottom and on the right."""
-    whole = (inputs.shape[2], inputs.shape[3])
+    """Return (H, W) of each image without padding at the bottom and on the right."""
+    padded = (inputs.shape[2], inputs.shape[3])
     return [
-        whole if sample is None else sample.get(_UNPADDED, whole)
+        padded if sample is None else sample.get(_UNPADDED, padded)
         for sample in samples or [None] * len(inputs)
     ]

@@ -1,4 +1,4 @@
-"""A classifier of two classes with one logit."""
+"""Classification head for two classes with one logit."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from mmkdml.registry import MODELS
 
 @MODELS.register_module()
 class BinaryLinearClsHead(LinearClsHead):
-    """One logit and a sigmoid, trained by binary cross-entropy.
+    """Linear head with one logit and a sigmoid, trained with binary cross-entropy.
 
-    Its predictions carry the scores of both classes, so mmpretrain's metrics for two classes work;
-    mmpretrain's own ``LinearClsHead`` with one class would put a softmax over a single number.
+    Predictions have the scores of both classes, so mmpretrain's metrics work. (``LinearClsHead``
+    with one class would apply a softmax to a single number.)
 
     Args:
         in_channels: Length of the feature vectors.
-        threshold: A probability above it is class 1.
+        threshold: Probability above which class 1 is predicted, in (0, 1).
         **kwargs: See :class:`mmpretrain.models.LinearClsHead`.
 
     Raises:
-        ValueError: If the threshold is not between 0 and 1, or top-k accuracy or another loss is
-            asked for; in training, if a label is neither 0 nor 1 (checked on CPU alone).
+        ValueError: If the threshold is not in (0, 1), or ``cal_acc`` or ``loss`` is set; in
+            training on a CPU, if a label is neither 0 nor 1.
     """
 
     def __init__(self, in_channels: int, threshold: float = 0.5, **kwargs: Any) -> None:
         if not 0 < threshold < 1:
             raise ValueError(f'threshold must be between 0 and 1, got {threshold}')
         if kwargs.get('cal_acc'):
-            raise ValueError('cal_acc ranks classes and needs more than one logit; leave it out')
+            raise ValueError(
+                'cal_acc is not supported with one logit, which ranks no classes; leave it out'
+            )
         if 'loss' in kwargs:
             raise ValueError(
-                'A binary head is trained by binary cross-entropy; leave loss out, got '
-                f'{kwargs["loss"]}'
+                'loss is not supported, because the head uses binary cross-entropy; leave it out, '
+                f'got {kwargs["loss"]}'
             )
         super().__init__(num_classes=1, in_channels=in_channels, **kwargs)
         self.threshold = threshold
@@ -47,14 +49,14 @@ class BinaryLinearClsHead(LinearClsHead):
     def _get_loss(
         self, cls_score: Tensor, data_samples: Sequence[DataSample], **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Logits (N, 1) and the samples' labels in {0, 1} -> ``dict(loss=scalar)``."""
-        if 'gt_score' in data_samples[0]:  # mixed by a batch augmentation: shares of both classes
+        """Compute ``dict(loss=scalar)`` of logits (N, 1) and labels in {0, 1}."""
+        if 'gt_score' in data_samples[0]:  # shares of both classes, mixed by a batch augmentation
             labels = torch.stack([sample.gt_score for sample in data_samples])[:, 1]
         else:
             labels = torch.cat([sample.gt_label for sample in data_samples])
             if labels.is_cpu and bool(((labels != 0) & (labels != 1)).any()):
                 raise ValueError(
-                    f'A binary head needs labels 0 or 1, got {labels.unique().tolist()}'
+                    f'labels must be 0 or 1 for one logit, got {labels.unique().tolist()}'
                 )
         return dict(
             loss=F.binary_cross_entropy_with_logits(cls_score.squeeze(1), labels.to(cls_score))
@@ -63,7 +65,7 @@ class BinaryLinearClsHead(LinearClsHead):
     def _get_predictions(
         self, cls_score: Tensor, data_samples: Sequence[DataSample] | None
     ) -> list[DataSample]:
-        """Logits (N, 1) -> samples with ``pred_score`` (2,) and ``pred_label`` (1,)."""
+        """Convert logits (N, 1) to samples with ``pred_score`` (2,) and ``pred_label`` (1,)."""
         positive = cls_score.sigmoid()
         scores = torch.cat([1 - positive, positive], dim=1)
         labels = (positive > self.threshold).long()

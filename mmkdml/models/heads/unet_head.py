@@ -1,4 +1,4 @@
-"""The decoder of a U-Net on any backbone that gives maps at strides 2, 4, 8, 16, 32."""
+"""U-Net decoder for backbones with feature maps at strides 2, 4, 8, 16, 32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmkdml.registry import MODELS
 
 
 class UNetBlock(nn.Module):
-    """2x nearest upsampling, concatenation with the skip, two 3x3 convolutions (BN, ReLU)."""
+    """Nearest upsampling by 2, concatenation with the skip, two 3x3 convolutions (BN, ReLU)."""
 
     def __init__(
         self, in_channels: int, skip_channels: int, out_channels: int, norm_cfg: dict
@@ -27,10 +27,10 @@ class UNetBlock(nn.Module):
         self.conv2 = ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """(N, C, H, W), skip (N, C', 2H, 2W) -> (N, C_out, 2H, 2W)."""
+        """Decode (N, C, H, W) and a skip (N, C', 2H, 2W) to (N, C_out, 2H, 2W)."""
         if skip is None:
             x = F.interpolate(x, scale_factor=2.0, mode='nearest')
-        else:  # the skip's own size, which is not twice x's where the image is not a multiple of 32
+        else:  # the skip is not exactly twice as large if the image is not a multiple of 32
             x = torch.cat([F.interpolate(x, size=skip.shape[2:], mode='nearest'), skip], dim=1)
         return self.conv2(self.conv1(x))
 
@@ -39,19 +39,19 @@ class UNetBlock(nn.Module):
 class UNetHead(BaseDecodeHead):
     """U-Net decoder (paper, Table 7; the layout of the ``segmentation_models`` family).
 
-    One block per encoder map, the last of them without a skip, then a 3x3 convolution to the
-    classes. ``blocks.0`` gives the map that the members of a classroom share, 256 x H/16 x W/16 by
-    default.
+    The decoder has one block per encoder map, the last one without a skip, and a 3x3 convolution to
+    the classes. The output of ``blocks.0``, (N, 256, H/16, W/16) by default, is the default tap of
+    a classroom.
 
     Args:
         in_channels: Channels of the encoder's maps, from stride 2 to the deepest.
-        widths: Output channels of the blocks, from the deepest; as many as ``in_channels``.
-        norm_cfg: Normalisation of the blocks.
-        **kwargs: See mmseg's ``BaseDecodeHead``. With ``out_channels=1`` the threshold is 0.5
-            unless given; there is no dropout unless given.
+        widths: Output channels of the blocks, from the deepest.
+        norm_cfg: Normalization of the blocks.
+        **kwargs: See mmseg's ``BaseDecodeHead``. Defaults are ``threshold=0.5`` if
+            ``out_channels=1``, and ``dropout_ratio=0``.
 
     Raises:
-        ValueError: If the numbers of maps and widths differ.
+        ValueError: If ``in_channels`` and ``widths`` differ in length.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class UNetHead(BaseDecodeHead):
     ) -> None:
         if len(in_channels) != len(widths):
             raise ValueError(
-                'A U-Net has one decoder block per encoder map; got '
+                'widths must have one entry per encoder map, got '
                 f'{len(in_channels)} in_channels {tuple(in_channels)} and {len(widths)} widths '
                 f'{tuple(widths)}'
             )
@@ -89,7 +89,7 @@ class UNetHead(BaseDecodeHead):
         self.conv_seg = nn.Conv2d(self.channels, self.out_channels, 3, padding=1)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Maps from stride 2 to the deepest -> logits (N, K, H, W) at the image's size."""
+        """Decode maps from stride 2 to the deepest to logits (N, K, H, W) at image size."""
         *skips, x = self._transform_inputs(inputs)
         for block, skip in zip(self.blocks, [*reversed(skips), None], strict=True):
             x = block(x, skip)

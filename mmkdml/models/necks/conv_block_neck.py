@@ -1,4 +1,4 @@
-"""The teacher's additional convolutional block."""
+"""Additional convolutional block of the paper's teacher."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from mmkdml.registry import MODELS
 
 @MODELS.register_module()
 class ConvBlockNeck(BaseModule):
-    """1x1 convolution, batch norm, ReLU, then global average pooling (paper, Table 6, "Conv6").
+    """Neck with 1x1 convolution, batch norm, ReLU and pooling (paper, Table 6, "Conv6").
 
-    It sits in the teacher before its pooling and classifier and is trained by the teacher's own
-    loss; the map it shares has as many channels as the students', which stay compact. Its
-    ``conv_block`` is the teacher's tap.
+    The block reduces the teacher's feature map to the channels of the students and is trained by
+    the teacher's loss. Its ``conv_block`` is the teacher's default tap.
 
     Args:
         in_channels: Channels of the backbone's last map.
-        out_channels: Channels of the shared map, and of the classifier's input.
+        out_channels: Channels of the shared map and of the classifier's input.
     """
 
-    shared_map = 'neck.conv_block'  # the tap that a classroom takes unless told otherwise
+    shared_map = 'neck.conv_block'  # default tap
 
     def __init__(self, in_channels: int, out_channels: int, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
@@ -33,5 +32,5 @@ class ConvBlockNeck(BaseModule):
         self.pool = GlobalAveragePooling()
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """Maps of the stages, the last being (N, C_in, H, W) -> one vector (N, C_out)."""
+        """Pool the last map (N, C_in, H, W) to vectors (N, C_out)."""
         return self.pool((self.conv_block(maps[-1]),))

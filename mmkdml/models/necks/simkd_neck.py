@@ -1,4 +1,4 @@
-"""The neck of a student that answers with its teacher's classifier."""
+"""Neck of a student that reuses its teacher's classifier."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from mmkdml.registry import MODELS
 
 @MODELS.register_module()
 class SimKDNeck(BaseModule):
-    """:class:`SimKDProjector`, then global average pooling, before the reused classifier.
+    """Neck with :class:`SimKDProjector` and pooling, before the reused classifier.
 
-    Chen et al., *Knowledge Distillation with the Reused Teacher Classifier*, CVPR 2022. Projector
-    and classifier are parts of the student, so its predictions, checkpoints and published files
-    hold them without any teacher. The student's head has the form of the teacher's, and
-    ``KnowledgeDistiller(reused_classifiers=dict(student='teacher'))`` fills it. What the student
-    learns by is ``SimKDLoss`` between ``neck.projector``, its default tap, and the map that the
-    teacher pools; the supervised weight is 0.
+    Source: Chen et al., *Knowledge Distillation with the Reused Teacher Classifier*, CVPR 2022.
+    Projector and classifier are parts of the student, so the student predicts without its teacher.
+    ``KnowledgeDistiller(reused_classifiers=dict(student='teacher'))`` copies the classifier to the
+    student's head, which must have the same size. The student is trained by ``SimKDLoss`` between
+    ``neck.projector``, its default tap, and the teacher's last map, with a supervised weight of 0.
 
     Args:
-        in_channels: Of the backbone's last map.
-        out_channels: Of the vectors that the teacher's classifier takes.
+        in_channels: Channels of the backbone's last map.
+        out_channels: Channels of the teacher's classifier.
         factor: See :class:`SimKDProjector`.
         out_size: (H, W) of the teacher's map, if the student's is larger.
         init_cfg: See mmengine's ``BaseModule``.
@@ -47,5 +46,5 @@ class SimKDNeck(BaseModule):
         self.pool = GlobalAveragePooling()
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """Maps of the stages, the last being (N, C_in, H, W) -> one vector (N, C_out)."""
+        """Pool the projected last map (N, C_in, H, W) to vectors (N, C_out)."""
         return self.pool((self.projector(maps[-1]),))

@@ -1,4 +1,4 @@
-"""Registered projectors."""
+"""Projectors, which match feature maps or logits of different shapes."""
 
 from mmkdml.models.projectors.conv_reg import ConvReg
 from mmkdml.models.projectors.projectors import (

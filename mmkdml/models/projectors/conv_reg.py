@@ -1,4 +1,4 @@
-"""FitNet's connector: one convolution that gives a map another map's channels and size."""
+"""Convolutional regressor of FitNet, which matches channels and size of another map."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ CONNECTOR_REFERENCES = ('simkd', 'repdistiller')
 
 @MODELS.register_module()
 class ConvReg(Projector):
-    """Convolution with bias, batch norm, ReLU; the convolution depends on the two maps' sizes.
+    """Projector with convolution, batch norm and ReLU, whose kernel depends on the sizes.
 
     ====================  ====================================================
     in = 2 * out          3x3, stride 2
     2 * in = out          4x4, transposed, stride 2
-    in >= out             (1 + in - out) along each axis, without padding: 1x1
-                          where the sizes are equal
-    in <= out             3x3 with the size kept; ``FitNetLoss`` then averages the
-                          source's map to it. ``'simkd'`` alone
+    in >= out             (1 + in - out) along each axis, without padding; 1x1 if
+                          the sizes are equal
+    in <= out             3x3, same size; ``FitNetLoss`` then pools the source's map
+                          to this size. Only for ``'simkd'``
     ====================  ====================================================
 
     Source: DefangChen/SimKD:models/util.py, HobbitLong/RepDistiller:models/util.py.
@@ -35,11 +35,11 @@ class ConvReg(Projector):
         out_channels: C of the result.
         in_size: (H, W) of the map.
         out_size: (H, W) of the map on the other side.
-        reference: ``'simkd'``, or ``'repdistiller'``, which has no last row.
+        reference: ``'simkd'``, or ``'repdistiller'`` without the last row.
         side: See :class:`Projector`.
 
     Raises:
-        ValueError: If no row fits, or an option is unknown.
+        ValueError: If no row applies, or an option is unknown.
     """
 
     def __init__(
@@ -66,15 +66,17 @@ class ConvReg(Projector):
         elif reference == 'simkd' and all(own <= other for own, other in axes):
             self.conv = nn.Conv2d(*channels, 3, padding=1)
         else:
+            repdistiller = reference == 'repdistiller'
             raise ValueError(
-                f'ConvReg with reference={reference!r} cannot bring a map of {tuple(in_size)} to '
-                f'{tuple(out_size)}: choose taps where both axes shrink, stay or double'
-                + (", or reference='simkd'" if reference == 'repdistiller' else ', or both grow')
+                f'Invalid sizes for ConvReg with reference={reference!r}: expected both axes to '
+                f'shrink, stay or double{"" if repdistiller else ", or both to grow"}, got '
+                f'{tuple(in_size)} and {tuple(out_size)}. Choose other taps'
+                + (", or reference='simkd'" if repdistiller else '')
             )
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H', W'), H' and W' as in the table."""
+        """Project (N, C_in, H, W) to (N, C_out, H', W') with the size in the table."""
         x = self.conv(x)
         check_batch_statistics(x, self.training)
         return F.relu(self.norm(x), inplace=True)

@@ -1,7 +1,7 @@
-"""Projectors: modules that make two feature maps (or logits) comparable.
+"""Projectors for channels and sizes.
 
-A projector is trained by its transfer's loss alone, belongs to neither member, and is not in the
-shipped students. ``in_channels`` and ``out_channels`` are filled in when the classroom is built.
+A projector is trained by the loss of its transfer and is part of neither member. ``in_channels``,
+``out_channels``, ``in_size`` and ``out_size`` are inferred when the classroom is built.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ SIDES = ('learner', 'source')
 
 
 class Projector(nn.Module):
-    """Base of the projectors.
+    """Base class of projectors.
 
     Args:
-        side: Whose map is projected, ``'learner'`` (as in FitNet) or ``'source'``.
+        side: Side that is projected, ``'learner'`` (as in FitNet) or ``'source'``.
 
     Raises:
-        ValueError: If ``side`` is neither.
+        ValueError: If ``side`` is invalid.
     """
 
     def __init__(self, side: str = 'learner') -> None:
@@ -36,30 +36,30 @@ class Projector(nn.Module):
 
 @MODELS.register_module()
 class IdentityProjector(Projector):
-    """Hands the map on as it is; says in a config that nothing is projected."""
+    """Projector that returns its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map itself."""
+        """Return the input."""
         return x
 
 
 @MODELS.register_module()
 class ConvProjector(Projector):
-    """1x1 convolution, batch norm, ReLU: (N, C_in, H, W) -> (N, C_out, H, W).
+    """Projector with 1x1 convolution, batch norm and ReLU.
 
-    The block that the paper adds to its teacher (section 3.2), here outside of any member, for
-    networks that cannot be changed.
+    This is the block that the paper adds to its teacher (section 3.2), for networks that are not to
+    be changed.
 
     Args:
         in_channels: C_in.
         out_channels: C_out.
         side: See :class:`Projector`.
-        resize: Whether to resize the result to the other side's height and width, bilinearly.
-        in_size: (H, W) of the map when the classroom is built; needed to resize.
-        out_size: (H, W) of the map on the other side; needed to resize.
+        resize: Resize the result bilinearly to the height and width of the other side.
+        in_size: (H, W) of the map when the classroom is built; required to resize.
+        out_size: (H, W) of the map on the other side; required to resize.
 
     Raises:
-        ValueError: If ``resize`` lacks a size.
+        ValueError: If ``resize`` is set, and a size is missing.
     """
 
     def __init__(
@@ -78,23 +78,22 @@ class ConvProjector(Projector):
         self.resize = _Resize(in_size, out_size) if resize else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H, W), or of the other side's height and width."""
+        """Project (N, C_in, H, W) to (N, C_out, H, W), resized if ``resize`` is set."""
         return self.resize(self.block(x))
 
 
 @MODELS.register_module()
 class LinearProjector(Projector):
-    """Linear map of the channels, dimension 1, of vectors (N, C) or maps (N, C, ...).
+    """Projector with a linear layer on the channels of vectors (N, C) or maps (N, C, ...).
 
-    Without a bias it is the 1x1 convolution of FitNet (Romero et al., *FitNets*, ICLR 2015) in
-    segmentation (winycg/CIRKD:losses/fitnet.py), which projects even where the channels are equal.
-    CWD's convolution in the same code does not; it is part of ``ChannelWiseLoss``.
+    Without bias it is the 1x1 convolution of FitNet (Romero et al., *FitNets*, ICLR 2015) for
+    segmentation (winycg/CIRKD:losses/fitnet.py), which also projects equal numbers of channels.
 
     Args:
         in_channels: C_in.
         out_channels: C_out.
         side: See :class:`Projector`.
-        bias: Whether to add a bias.
+        bias: Add a bias.
     """
 
     def __init__(
@@ -104,23 +103,23 @@ class LinearProjector(Projector):
         self.linear = nn.Linear(in_channels, out_channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, ...) -> (N, C_out, ...)."""
+        """Project (N, C_in, ...) to (N, C_out, ...)."""
         return self.linear(x.movedim(1, -1)).movedim(-1, 1)
 
 
 @MODELS.register_module()
 class InterpolateProjector(Projector):
-    """Bilinear resizing of maps (N, C, H, W), for heads and layers that give coarser maps.
+    """Projector that resizes maps (N, C, H, W) bilinearly.
 
     Args:
-        scale_factor: Output size over input size, > 0. Default: that of the two sides' maps when
-            the classroom is built, for height and width each.
+        scale_factor: Ratio of output size to input size, > 0. Default: the ratio of both sides when
+            the classroom is built, separately for height and width.
         side: See :class:`Projector`.
         in_size: (H, W) of the map when the classroom is built.
         out_size: (H, W) of the map on the other side.
 
     Raises:
-        ValueError: If the factor is not positive, or there are neither factor nor sizes.
+        ValueError: If the factor is not positive, or factor and sizes are missing.
     """
 
     def __init__(
@@ -137,21 +136,21 @@ class InterpolateProjector(Projector):
         self.resize = _Resize(in_size, out_size) if scale_factor is None else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H * factor, W * factor), rounded down if a factor was given."""
+        """Resize (N, C, H, W) to (N, C, H * factor, W * factor), rounded down."""
         if self.resize is not None:
             return self.resize(x)
         return F.interpolate(x, scale_factor=self.scale_factor, mode='bilinear')
 
 
 class _Resize(nn.Module):
-    """Bilinear resizing by the ratio of two sizes, which is exact at these sizes."""
+    """Bilinear resizing by the ratio of two sizes, exact at these sizes."""
 
     def __init__(self, in_size: Sequence[int] | None, out_size: Sequence[int] | None) -> None:
         super().__init__()
         if not in_size or not out_size or len(in_size) != 2 or len(out_size) != 2:
             raise ValueError(
-                f'Invalid sizes to resize: expected (H, W) of both sides, got {in_size} and '
-                f'{out_size}. Use maps (N, C, H, W), or give a scale_factor'
+                f'Invalid in_size and out_size: expected (H, W) of both sides, got {in_size} and '
+                f'{out_size}. Use maps (N, C, H, W), or set scale_factor'
             )
         self.ratios = tuple(zip(out_size, in_size, strict=True))
 

@@ -1,4 +1,4 @@
-"""SimKD's projector, through which a student answers with its teacher's classifier."""
+"""Projector of SimKD, which precedes the reused classifier of the teacher."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from mmkdml.registry import MODELS
 
 @MODELS.register_module()
 class SimKDProjector(Projector):
-    """A bottleneck of three convolutions without bias, each with batch norm and ReLU.
+    """Bottleneck of three convolutions without bias, each with batch norm and ReLU.
 
-    Chen et al., *Knowledge Distillation with the Reused Teacher Classifier*, CVPR 2022;
-    DefangChen/SimKD:models/util.py. 1x1 to C_out / factor, 3x3, 1x1 to C_out. It stays with the
-    student: the prediction is the teacher's classifier on the result, averaged over the map.
+    The kernels are 1x1 to C_out / factor channels, 3x3, and 1x1 to C_out channels. Source: Chen et
+    al., *Knowledge Distillation with the Reused Teacher Classifier*, CVPR 2022;
+    DefangChen/SimKD:models/util.py.
 
     Args:
         in_channels: C_in.
         out_channels: C_out.
-        out_size: (H, W) of the other side's map, to which a larger map is averaged first. By
-            default the map's own size stays.
-        factor: 2 by default; 4 and 8 in the paper's study.
+        out_size: (H, W) to which a larger map is average-pooled first. Default: no pooling.
+        factor: Reduction of channels; the paper also studies 4 and 8.
         side: See :class:`Projector`.
 
     Raises:
@@ -58,7 +57,7 @@ class SimKDProjector(Projector):
         self.transfer = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H', W'), the size being the smaller of the two sides'."""
+        """Project (N, C_in, H, W) to (N, C_out, H', W')."""
         if self.out_size is not None:
             x = pooled_to(x, self.out_size)
         check_batch_statistics(x, self.training)

@@ -1,4 +1,4 @@
-"""The tasks, one file for each framework that members come from."""
+"""Tasks, one for each framework that members are from."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ TASKS: tuple[Task, ...] = (ClassificationTask(), SegmentationTask())
 
 
 def task_of(members: Mapping[str, nn.Module]) -> Task:
-    """The task that all members share.
+    """Return the task of all members.
 
     Raises:
-        TypeError: If a member is of no known framework, or the members are of different tasks.
+        TypeError: If a member is not supported, or the members are of different tasks.
     """
     for task in TASKS:
         if all(isinstance(member, task.member_type) for member in members.values()):
             return task
     known = ', '.join(task.member_type.__name__ for task in TASKS)
     found = ', '.join(f'{name}: {type(member).__name__}' for name, member in members.items())
-    raise TypeError(f'The members of a classroom must all be of one of {known}; got {found}')
+    raise TypeError(f'members must all be instances of one of {known}; got {found}')
 
 
 __all__ = ['TASKS', 'ClassificationTask', 'SegmentationTask', 'Task', 'task_of']

@@ -1,4 +1,4 @@
-"""The seam between a classroom and a framework."""
+"""Interface between a classroom and the framework of its members."""
 
 from __future__ import annotations
 
@@ -17,82 +17,78 @@ Samples = list[BaseDataElement]
 
 
 class Task(ABC):
-    """What a classroom needs to know of the framework its members come from.
-
-    A task holds no state. Nothing outside of this folder knows which framework a member is from.
-    """
+    """Stateless adapter to the framework of a classroom's members."""
 
     name: ClassVar[str]
     member_type: ClassVar[type[nn.Module]]
-    #: (H, W) at which a classroom tries its members when it is built, unless told otherwise.
+    #: Default (H, W) of the blank image with which a classroom validates its transfers.
     default_input_size: ClassVar[tuple[int, int]]
     default_ensemble: ClassVar[str]
-    #: Names of ensembles that have a meaning here.
+    #: Names of the supported ensembles.
     ensembles: ClassVar[tuple[str, ...]]
-    #: Modules of a member whose outputs the task itself records in a training step.
+    #: Modules of a member whose outputs the task records in a training step.
     observed_modules: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def default_tap(self, member: nn.Module) -> str:
-        """Dotted name of the module that makes the shared feature map (SPEC of the paper)."""
+        """Return the dotted name of the module whose output is the shared feature map."""
 
     @abstractmethod
     def training_step(
         self, member: nn.Module, inputs: Tensor, samples: Samples
     ) -> tuple[Losses, Tensor | None]:
-        """One forward: the framework's own supervised losses, and the logits.
+        """Compute the supervised losses and logits in one forward pass.
 
         Args:
             member: The network.
             inputs: Preprocessed images (N, 3, H, W).
-            samples: Their truth.
+            samples: Samples with labels.
 
         Returns:
-            Losses as the framework names them, and logits (N, K) or (N, K, h, w); None if the head
-            has none of that form.
+            The framework's log of losses, and logits (N, K) or (N, K, h, w); None for heads without
+            logits of these shapes.
         """
 
     @abstractmethod
     def truth(self, samples: Samples) -> Tensor:
-        """The samples' classes, (N,) or (N, H, W), long.
+        """Return the labels of samples, (N,) or (N, H, W), dtype long.
 
         Raises:
-            ValueError: If they have none.
+            ValueError: If a sample has no label, or not a single one.
         """
 
     @abstractmethod
     def num_classes(self, member: nn.Module) -> int:
-        """How many classes the member tells apart, 2 if it has one logit."""
+        """Return the number of classes of a member, 2 if it has one logit."""
 
     @abstractmethod
     def classifier(self, member: nn.Module) -> Classifier:
-        """The member's classifier, (N, C) -> (N, K), as it is now and fixed.
-
-        Gradients flow through it, but none to it.
+        """Return the classifier of pooled features, (N, C) -> (N, K), with detached parameters.
 
         Raises:
-            ValueError: If it has none that takes pooled features.
+            ValueError: If the member has no such classifier.
         """
 
     @abstractmethod
     def reuse_classifier(self, learner: nn.Module, source: nn.Module) -> None:
-        """Gives the learner a fixed copy of the source's classifier.
+        """Replace the learner's classifier by a fixed copy of the source's.
 
         Raises:
-            ValueError: If one of them has none that takes pooled features, or they differ in form.
+            ValueError: If one of them has no classifier of pooled features, or the two differ in
+                type or size.
         """
 
     @abstractmethod
     def logits(self, member: nn.Module, inputs: Tensor) -> Tensor | None:
-        """One forward without losses: the logits, None as in :meth:`training_step`."""
+        """Compute the logits; None as in :meth:`training_step`."""
 
     @abstractmethod
     def predict(self, member: nn.Module, inputs: Tensor, samples: Samples | None) -> Samples:
-        """The framework's own predictions, in samples of their own that carry no truth."""
+        """Return the framework's predictions in new samples without labels."""
 
     @abstractmethod
     def check_students(self, students: Mapping[str, nn.Module]) -> None:
-        """Raises ``ValueError`` if an ensemble of these cannot be."""
+        """Raise ``ValueError`` if an ensemble of these students is not supported."""
 
     @abstractmethod
     def combine(
@@ -102,27 +98,22 @@ class Task(ABC):
         ensemble: Ensemble,
         samples: Samples | None,
     ) -> Samples:
-        """Writes the ensemble's answer into ``samples`` (new ones if None) and returns them.
+        """Set the predictions of an ensemble in samples and return them.
 
         Args:
             students: The students.
-            predictions: For each student what :meth:`predict` gave.
+            predictions: Return values of :meth:`predict`, one per student.
             ensemble: See :mod:`mmkdml.models.ensembles`.
-            samples: The batch's samples.
+            samples: Samples of the batch; None to create new ones.
         """
 
     @abstractmethod
     def dummy_samples(self, number: int, input_size: Sequence[int]) -> Samples:
-        """Samples with a random truth of two classes, to try or measure a training step.
-
-        Args:
-            number: How many.
-            input_size: (H, W) of their images.
-        """
+        """Return ``number`` samples with random labels of two classes for images (H, W)."""
 
 
 def blank(samples: Samples | None) -> Samples | None:
-    """Samples of the same type with the same metainfo and no data."""
+    """Return new samples of the same type and metainfo without data."""
     return (
         None if samples is None else [type(sample)(metainfo=sample.metainfo) for sample in samples]
     )

@@ -1,4 +1,4 @@
-"""Members from mmpretrain: image classifiers."""
+"""Task for image classifiers of mmpretrain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEAD = 'head'
 
 
 class ClassificationTask(Task):
-    """mmpretrain's ``ImageClassifier`` with any backbone, neck and single-label head."""
+    """Classification with mmpretrain's ``ImageClassifier`` and a single-label head."""
 
     name = 'classification'
     member_type = ImageClassifier
@@ -32,7 +32,7 @@ class ClassificationTask(Task):
     observed_modules = (HEAD,)
 
     def default_tap(self, member: ImageClassifier) -> str:
-        """The last convolutional map: the neck's if it has such a block, or the backbone's."""
+        """Return the module of the last feature map, in the neck or the backbone."""
         return getattr(member.neck, 'shared_map', 'backbone')
 
     def training_step(
@@ -45,7 +45,7 @@ class ClassificationTask(Task):
     def truth(self, samples: Samples) -> Tensor:
         if not all('gt_label' in sample and sample.gt_label.numel() == 1 for sample in samples):
             raise ValueError(
-                'Each sample must have one label (gt_label) for a loss that needs the truth'
+                'Invalid samples: expected one label (gt_label) each, which the loss needs'
             )
         labels = torch.cat([sample.gt_label for sample in samples])
         if all('gt_score' in sample for sample in samples):
@@ -53,8 +53,7 @@ class ClassificationTask(Task):
             if not torch.equal(scores.gather(1, labels[:, None]), torch.ones_like(scores[:, :1])):
                 raise ValueError(
                     'Invalid samples: expected one label each, got labels mixed by a batch '
-                    'augmentation. A loss that needs the truth is not supported with train_cfg.'
-                    'augments; leave one of them out'
+                    'augmentation. Remove train_cfg.augments, or use a loss without labels'
                 )
         return labels
 
@@ -71,12 +70,12 @@ class ClassificationTask(Task):
         forms = [(type(head).__name__, head.in_channels, head.num_classes) for head in (own, other)]
         if forms[0] != forms[1]:
             raise ValueError(
-                "To answer with its source's classifier, the learner must be built with a head of "
-                f'the same form (type, in_channels, num_classes): its own is {forms[0]}, the '
-                f"source's {forms[1]}; SimKDNeck gives it the channels"
+                'Invalid reused_classifiers: expected heads of the same (type, in_channels, '
+                f'num_classes), got {forms[0]} of the learner and {forms[1]} of the source. Match '
+                'the channels with SimKDNeck'
             )
         learner.head = copy.deepcopy(other).requires_grad_(False)
-        learner.head.init_cfg = None  # or the start of the training would draw it anew
+        learner.head.init_cfg = None  # otherwise init_weights would initialize it again
 
     def logits(self, member: ImageClassifier, inputs: Tensor) -> Tensor | None:
         with TapRecorder(member, [HEAD]) as taps:
@@ -86,8 +85,8 @@ class ClassificationTask(Task):
     @staticmethod
     def _logits_of(member: ImageClassifier, taps: TapRecorder) -> Tensor | None:
         if isinstance(member.head, ConformerHead):
-            return None  # the logits of two branches, of which the tap would be the last
-        # Heads with a forward of another kind (contrastive, multi-task) have no (N, K) logits.
+            return None  # logits of two branches
+        # Other heads (contrastive, multi-task) have no logits (N, K).
         try:
             logits = taps[HEAD]
         except ValueError:
@@ -101,9 +100,9 @@ class ClassificationTask(Task):
         for name, student in students.items():
             if isinstance(student.head, MultiLabelClsHead):
                 raise ValueError(
-                    f'{name} has the multi-label head {type(student.head).__name__}; a classroom '
-                    'needs one label per image (LinearClsHead, or BinaryLinearClsHead for one '
-                    'logit)'
+                    f'Invalid head of {name}: expected a single-label head, got '
+                    f'{type(student.head).__name__}. Use LinearClsHead, or BinaryLinearClsHead for '
+                    'one logit'
                 )
         thresholds = {
             name: student.head.threshold
@@ -111,10 +110,10 @@ class ClassificationTask(Task):
             if isinstance(student.head, BinaryLinearClsHead)
         }
         if thresholds and (len(thresholds) < len(students) or set(thresholds.values()) != {0.5}):
-            # The ensemble sees the scores of both classes, and takes the higher one.
+            # The ensemble takes the argmax over both classes, which is a threshold of 0.5.
             raise ValueError(
-                'An ensemble of one-logit students needs BinaryLinearClsHead with threshold=0.5 '
-                f'in all of them; got {thresholds}'
+                'Invalid ensemble of students with one logit: expected BinaryLinearClsHead with '
+                f'threshold=0.5 in all of them, got {thresholds}'
             )
 
     def combine(
@@ -140,8 +139,7 @@ class ClassificationTask(Task):
 def _linear_head(member: ImageClassifier) -> LinearClsHead:
     if not isinstance(member.head, LinearClsHead):
         raise ValueError(
-            'SRRL and SimKD use a linear classifier of pooled features (LinearClsHead or '
-            f'BinaryLinearClsHead); the head here is {type(member.head).__name__}. Give the member '
-            'such a head, or choose a method without one'
+            'Invalid head for SRRL or SimKD: expected LinearClsHead or BinaryLinearClsHead, got '
+            f'{type(member.head).__name__}. Change the head, or use another method'
         )
     return member.head

@@ -1,4 +1,4 @@
-"""Members from mmseg: encoder-decoder segmentors."""
+"""Task for encoder-decoder segmentors of mmseg."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mmkdml.models.heads import UNetHead
 from mmkdml.models.tasks.base import Losses, Samples, Task, blank
 
 _NO_CLASSIFIER = (
-    'SRRL and SimKD use a classifier of pooled features, which a segmentor does not have; they are '
-    'for classification. For segmentation choose another method, FitNet or CWD for instance'
+    'SRRL and SimKD are only for classification, because they use a classifier of pooled features, '
+    'which a segmentor does not have. Use another method, such as FitNet or CWD'
 )
 
 
 class SegmentationTask(Task):
-    """mmseg's ``EncoderDecoder`` with any backbone, decode head and auxiliary heads."""
+    """Segmentation with mmseg's ``EncoderDecoder``."""
 
     name = 'segmentation'
     member_type = EncoderDecoder
@@ -34,32 +34,32 @@ class SegmentationTask(Task):
     ensembles = ('max', 'union', 'mean', 'vote')
 
     def default_tap(self, member: EncoderDecoder) -> str:
-        """The first decoder block's map in a U-Net, or the backbone's last map."""
+        """Return the first decoder block of a U-Net, or the backbone."""
         return 'decode_head.blocks.0' if isinstance(member.decode_head, UNetHead) else 'backbone'
 
     def training_step(
         self, member: EncoderDecoder, inputs: Tensor, samples: Samples
     ) -> tuple[Losses, Tensor | None]:
         if not _has_plain_loss(member):
-            # A segmentor or head with a loss of its own (mask classification, point sampling)
-            # has no map of logits to hand on, but can learn from and share features.
+            # Segmentors and heads with other losses (mask classification, point sampling) have no
+            # map of logits; their features can be transferred.
             return member.loss(inputs, samples), None
         head = member.decode_head
-        # EncoderDecoder.loss in its own steps, for its logits are lost inside the head's loss.
+        # The steps of EncoderDecoder.loss, which does not return the logits.
         maps = member.extract_feat(inputs)
         output = head(maps)
         losses = add_prefix(head.loss_by_feat(output, samples), 'decode')
         if member.with_auxiliary_head:
             losses.update(member._auxiliary_head_forward_train(maps, samples))
         if member.out_channels == 1:
-            # mmseg takes the arg max over one channel: the background's share, not an accuracy.
+            # mmseg's accuracy is wrong for one channel, whose argmax is always 0.
             losses = {key: value for key, value in losses.items() if not key.endswith('acc_seg')}
         return losses, _map_of_logits(output)
 
     def truth(self, samples: Samples) -> Tensor:
         if not all('gt_sem_seg' in sample for sample in samples):
             raise ValueError(
-                'Each sample must have a mask (gt_sem_seg) for a loss that needs the truth'
+                'Invalid samples: expected a mask (gt_sem_seg) each, which the loss needs'
             )
         return torch.cat([sample.gt_sem_seg.data for sample in samples]).long()
 
@@ -85,7 +85,7 @@ class SegmentationTask(Task):
         }
         if len(set(kinds.values())) > 1:
             raise ValueError(
-                'An ensemble needs students with the same out_channels and threshold; got '
+                'Invalid ensemble: expected students with the same out_channels and threshold, got '
                 + ', '.join(
                     f'{name} {channels}, {threshold}'
                     for name, (channels, threshold) in kinds.items()
@@ -101,7 +101,7 @@ class SegmentationTask(Task):
     ) -> Samples:
         threshold = _threshold(students[0])
         samples = samples or [SegDataSample() for _ in predictions[0]]
-        # One by one, for images of a batch may have had different sizes.
+        # One by one, because the original sizes of the images can differ.
         for index, sample in enumerate(samples):
             probabilities = torch.stack(
                 [_probabilities(batch[index].seg_logits.data) for batch in predictions]
@@ -123,7 +123,7 @@ class SegmentationTask(Task):
 
 
 def _has_plain_loss(member: EncoderDecoder) -> bool:
-    """Whether :meth:`SegmentationTask.training_step` knows the steps of the member's loss."""
+    """Return whether the member's loss has the steps of ``EncoderDecoder.loss``."""
     plain = (
         (member, EncoderDecoder, 'loss'),
         (member, EncoderDecoder, '_decode_head_forward_train'),
@@ -133,16 +133,15 @@ def _has_plain_loss(member: EncoderDecoder) -> bool:
 
 
 def _threshold(member: EncoderDecoder) -> Any:
-    """The last head's, for a cascade has several."""
-    head = member.decode_head
+    head = member.decode_head  # several heads in a cascade, of which the last one counts
     return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'threshold', None)
 
 
 def _map_of_logits(output: Any) -> Tensor | None:
-    """The head's output if it is one map; heads with several outputs hand on no predictions."""
+    """Return the output of a head if it is a single map (N, K, h, w), else None."""
     return output if isinstance(output, Tensor) and output.ndim == 4 else None
 
 
 def _probabilities(seg_logits: Tensor) -> Tensor:
-    """(K, H, W) as mmseg's predictions carry it: probabilities if K = 1, logits otherwise."""
+    """Convert mmseg's predictions (K, H, W), which are already probabilities if K = 1."""
     return seg_logits if seg_logits.shape[0] == 1 else seg_logits.softmax(dim=0)
