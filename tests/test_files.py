@@ -9,7 +9,7 @@ import torch
 from mmkdml.files import atomic_writer, json_text, own_file, write_atomically
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path):
+def test_file_is_replaced(tmp_path):
     path = tmp_path / 'file'
     write_atomically(path, b'old')
     write_atomically(str(path), b'new')
@@ -18,7 +18,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
 
 
 @pytest.mark.parametrize('call', ['fsync', 'replace'])
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, call):
+def test_full_disk_keeps_the_previous_file(tmp_path, monkeypatch, call):
     path = tmp_path / 'file'
     write_atomically(path, b'old')
 
@@ -33,7 +33,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, call):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_file_and_name_are_on_the_disk_in_this_order(tmp_path, monkeypatch):
+def test_file_is_synced_before_its_name(tmp_path, monkeypatch):
     done = []
     fsync, replace = os.fsync, os.replace
 
@@ -53,7 +53,7 @@ def test_file_and_name_are_on_the_disk_in_this_order(tmp_path, monkeypatch):
     assert (step, folder) == ('replace', str(tmp_path))
 
 
-def test_a_file_that_is_written_in_pieces_is_there_when_all_are(tmp_path):
+def test_file_appears_when_the_block_ends(tmp_path):
     path = tmp_path / 'file'
     path.write_bytes(b'old')
     with atomic_writer(path) as file:
@@ -101,12 +101,12 @@ def test_json_is_strict(value, expected):
     assert strict(json_text([value], indent=1)) == [expected]
 
 
-def test_other_values_are_no_json():
+def test_unsupported_json_values_raise():
     with pytest.raises(TypeError, match='set is not JSON serializable'):
         json_text({'a': {1}})
 
 
-def test_parts_of_processes_with_one_id_differ(tmp_path, monkeypatch):
+def test_temporary_names_differ_for_equal_process_ids(tmp_path, monkeypatch):
     """On other machines, or in containers, where every run may be process 1."""
     monkeypatch.setattr(os, 'getpid', lambda: 1)
     path = tmp_path / 'file'
@@ -117,7 +117,7 @@ def test_parts_of_processes_with_one_id_differ(tmp_path, monkeypatch):
     assert path.read_bytes() == b'first'
 
 
-def test_own_files_are_not_elsewhere(tmp_path):
+def test_own_file_never_follows_links(tmp_path):
     root, elsewhere = tmp_path / 'root', tmp_path / 'elsewhere'
     elsewhere.mkdir()
     (tmp_path / 'real').mkdir()

@@ -11,7 +11,7 @@ def recorded(step):
     return {event.name: event for event in profiler.events()}
 
 
-def test_a_part_is_named_and_holds_what_is_done_in_it():
+def test_part_contains_its_operations():
     def step():
         with part('one'):
             torch.ones(4, 4) @ torch.ones(4, 4)
@@ -24,7 +24,7 @@ def test_a_part_is_named_and_holds_what_is_done_in_it():
     assert product.time_range.end <= one.time_range.end <= two.time_range.start
 
 
-def test_without_a_profiler_nothing_is_done(monkeypatch):
+def test_part_does_nothing_without_profiler(monkeypatch):
     monkeypatch.setattr('mmkdml.profiling.record_function', None)
     with part('one'):
         pass
@@ -32,7 +32,7 @@ def test_without_a_profiler_nothing_is_done(monkeypatch):
         recorded(lambda: part('one').__enter__())
 
 
-def test_a_gpu_is_waited_for_at_the_end_of_a_part(monkeypatch):
+def test_part_synchronizes_the_gpu(monkeypatch):
     order = []
     monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
     monkeypatch.setattr(torch.cuda, 'synchronize', lambda: order.append('waited'))
@@ -45,7 +45,7 @@ def test_a_gpu_is_waited_for_at_the_end_of_a_part(monkeypatch):
     assert order == ['done', 'waited']
 
 
-def test_an_error_comes_through():
+def test_errors_are_raised():
     def step():
         with part('one'):
             raise KeyError('x')
@@ -55,7 +55,7 @@ def test_an_error_comes_through():
 
 
 @pytest.mark.slow
-def test_a_compiled_step_is_not_broken_up():
+def test_compiled_step_has_no_graph_break():
     def step(x):
         with part('one'):
             return x.sin() + 1

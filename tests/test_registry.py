@@ -31,12 +31,12 @@ FOUND = {
 }
 
 
-def test_all_are_exported():
+def test_all_registries_are_exported():
     assert sorted(registry.__all__) == sorted(NAMES)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_each_is_a_child_of_mmengines_own(name):
+def test_registries_are_children_of_mmengine(name):
     ours, root = getattr(registry, name), getattr(mmengine.registry, name)
     assert ours.parent is root
     assert ours.scope == 'mmkdml'
@@ -54,14 +54,14 @@ def test_each_is_a_child_of_mmengines_own(name):
         ('OPTIM_WRAPPER_CONSTRUCTORS', 'DefaultOptimWrapperConstructor'),
     ],
 )
-def test_what_mmengine_has_is_found_through_ours(name, basic):
+def test_mmengine_classes_are_found(name, basic):
     ours, root = getattr(registry, name), getattr(mmengine.registry, name)
     assert ours.get(basic) is root.get(basic)
     assert ours.get(basic).__name__ == basic
 
 
 @pytest.mark.slow
-def test_strings_are_found_before_anything_of_ours_is_imported():
+def test_strings_are_found_without_imports():
     script = """
 import json, sys
 import mmkdml.registry

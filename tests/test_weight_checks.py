@@ -42,7 +42,7 @@ def changed(key, value):
         ('mask', NAN),
     ],
 )  # fmt: skip
-def test_invalid_values_are_named(key, value):
+def test_invalid_values_raise(key, value):
     count = (1, 0) if math.isnan(value) else (0, 1)
     size = changed(key, value)[key].numel()
     message = rf'in here .*1 tensors.*\({key}: {count[0]} NaN and {count[1]} infinite of {size} v'
@@ -53,13 +53,13 @@ def test_invalid_values_are_named(key, value):
             check_values(changed(key, value), 'here')
 
 
-def test_a_mask_may_be_infinite():
+def test_buffers_may_be_infinite():
     check_finite(Attention(), Attention().state_dict(), 'here')
     check_values(Attention().state_dict(), 'here')
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
-def test_another_precision_fits(dtype):
+def test_other_precision_fits(dtype):
     network = nn.Linear(2, 1)
     weights = {key: value.to(dtype) for key, value in network.state_dict().items()}
     check_weights(network, weights, 'here', 'model')
@@ -90,7 +90,7 @@ def test_another_precision_fits(dtype):
         (None, r'weight: expected a tensor, got NoneType'),
     ],
 )
-def test_what_is_no_weight_is_refused(value, message):
+def test_invalid_weights_raise(value, message):
     network = nn.Linear(2, 1)
     weights = {**network.state_dict(), 'weight': value}
     assert find_wrong_types(network.state_dict(), weights)
@@ -100,7 +100,7 @@ def test_what_is_no_weight_is_refused(value, message):
         check_weights(network, weights, 'here', 'model')
 
 
-def test_misfits_are_all_named():
+def test_all_misfits_are_listed():
     expected = nn.Linear(2, 1).state_dict()
     weights = dict(weight=torch.zeros(3, 2), other=torch.zeros(1))
     assert find_misfits(expected, weights) == [
@@ -111,7 +111,7 @@ def test_misfits_are_all_named():
     assert find_misfits(expected, expected) == []
 
 
-def test_the_record_of_frozen_members_is_no_weight():
+def test_record_of_frozen_members_is_not_a_weight():
     network = nn.Linear(2, 1)
     weights = network.state_dict()
     with pytest.raises(ValueError, match=f'{FROZEN_RECORD}: expected a record'):
@@ -128,7 +128,7 @@ class Renamed(nn.Linear):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def test_a_network_may_convert_old_weights():
+def test_network_may_convert_old_weights():
     network = Renamed(2, 1)
     before = copy.deepcopy(network.state_dict())
     check_weights(network, dict(kernel=torch.ones(1, 2), bias=torch.ones(1)), 'here', 'model')
@@ -137,7 +137,7 @@ def test_a_network_may_convert_old_weights():
         check_weights(network, dict(kernel=torch.ones(1, 2)), 'here', 'model')
 
 
-def test_shared_storage_is_fine():
+def test_shared_storage_is_allowed():
     weights = torch.arange(3.0)
     check_weights(nn.Linear(2, 1), dict(weight=weights[:2][None], bias=weights[2:]), 'x', 'model')
 
@@ -146,13 +146,13 @@ def test_shared_storage_is_fine():
     ('checkpoint', 'kind'),
     [({}, 'an empty dict'), (dict(state_dict={}), 'an empty dict'), (dict(state_dict=3), 'int')],
 )
-def test_a_checkpoint_without_weights(checkpoint, kind):
+def test_checkpoint_without_weights_raises(checkpoint, kind):
     with pytest.raises(ValueError, match=f'here contains no weights: expected a dict.* got {kind}'):
         select_weights(checkpoint, 'here')
     with pytest.raises(ValueError, match='here contains no weights: .* got 3'):
         select_weights({3: torch.zeros(1)}, 'here')
 
 
-def test_the_prefix_of_a_wrapper_is_dropped():
+def test_wrapper_prefix_is_removed():
     checkpoint = dict(state_dict={'module.a': 1, 'b.module.c': 2})
     assert select_weights(checkpoint, 'here') == {'a': 1, 'b.module.c': 2}

@@ -37,7 +37,7 @@ def containers(value):
 
 
 @pytest.mark.parametrize('name', ALL)
-def test_nothing_is_shared_so_that_an_option_changes_one_place(name):
+def test_config_containers_are_not_shared(name):
     found = list(containers(load(name)._cfg_dict))
     assert len(found) > 30
     assert len({id(container) for container in found}) == len(found)
@@ -64,14 +64,14 @@ def differences(before, after, path=''):
         {'val_evaluator.metric.empty': 'perfect', 'optim_wrapper.optimizer.lr': 0.01},
     ],
 )
-def test_options_change_what_they_name_and_nothing_else(options):
+def test_options_change_only_the_named_settings(options):
     before = load('kdml/r50_r18x2_v3_lgg').to_dict()
     after = load_config(CONFIGS / 'kdml/r50_r18x2_v3_lgg.py', options).to_dict()
     assert differences(before, after) == set(options)
 
 
 @pytest.mark.parametrize('name', SOME)
-def test_dumped_and_read_again_it_is_the_same(name, tmp_path):
+def test_dumped_config_equals_original(name, tmp_path):
     config = load(name)
     config.dump(tmp_path / 'dumped.py')
     assert load_config(tmp_path / 'dumped.py').to_dict() == config.to_dict()
@@ -99,7 +99,7 @@ model['weights'].update(alpha=(0.2, 0.2))
         ('own', '.base'),  # own/base is a link to the clone's configs, wherever they are
     ],
 )
-def test_inheriting_a_config_for_own_data(folder, base, tmp_path):
+def test_config_for_custom_data_inherits_any_config(folder, base, tmp_path):
     shutil.copytree(CONFIGS, tmp_path / 'clone' / 'configs')
     own = tmp_path / folder / 'lesions.py'
     own.parent.mkdir(exist_ok=True)

@@ -127,14 +127,14 @@ def told(transfer):
     return transfer['knowledge'], transfer['weight'], loss['type'], taps, projector, options
 
 
-def test_every_config_is_there_and_no_other():
+def test_config_files_match_expected_names():
     found = {path.stem for path in (CONFIGS / 'comparisons').glob('*.py')}
     assert found == {*TAUGHT, *MIXED}
     assert len(found) == 4 * 8 + 3 + 2
 
 
 @pytest.mark.parametrize('name', TAUGHT)
-def test_a_comparison_is_short_and_says_what_it_is(name):
+def test_comparison_config_is_short_and_names_its_method(name):
     lines = (CONFIGS / 'comparisons' / f'{name}.py').read_text().splitlines()
     assert len(lines) <= 15
     names = {'vid': 'VID', 'simkd': 'SimKD', 'semckd': 'SemCKD', 'fitnet': 'FitNet'}
@@ -144,7 +144,7 @@ def test_a_comparison_is_short_and_says_what_it_is(name):
 
 
 @pytest.mark.parametrize('name', TAUGHT)
-def test_methods_weights_and_layers(name):
+def test_transfers_have_expected_weights_and_taps(name):
     dataset, method, rows = TAUGHT[name]
     model = load(name).model
     assert model['type'] is KnowledgeDistiller
@@ -161,7 +161,7 @@ def test_methods_weights_and_layers(name):
 
 
 @pytest.mark.parametrize('name', TAUGHT)
-def test_networks_and_where_the_teacher_was_trained(name):
+def test_networks_and_teacher_checkpoint_match_baselines(name):
     dataset, method, _ = TAUGHT[name]
     config = load(name)
     teacher, student = config.model['members']['teacher'], config.model['members']['student']
@@ -185,7 +185,7 @@ def test_networks_and_where_the_teacher_was_trained(name):
 
 
 @pytest.mark.parametrize('name', TAUGHT)
-def test_data_and_schedule_are_those_of_our_own_method(name):
+def test_data_and_schedule_match_our_method(name):
     config, ours = load(name), load(f'r50_r18x2_v1_{TAUGHT[name][0]}', 'kd_off')
     for key in ours:
         if key.endswith(('dataloader', 'evaluator', 'cfg', 'scheduler')):
@@ -199,7 +199,7 @@ def test_data_and_schedule_are_those_of_our_own_method(name):
 
 
 @pytest.mark.parametrize('name', TAUGHT)
-def test_batches_fit_what_is_as_wide_as_one(name):
+def test_loss_batch_size_matches_data_loader(name):
     config = load(name)
     for row in config.model['transfers']:
         assert row['loss'].get('batch_size', 8) == config.train_dataloader['batch_size']
@@ -235,7 +235,7 @@ def test_batches_fit_what_is_as_wide_as_one(name):
         ),
     ],
 )
-def test_two_methods_at_once(name, members, rows):
+def test_configs_that_combine_two_methods(name, members, rows):
     model = load(name).model
     assert list(model['members']) == members
     assert 'frozen' not in model

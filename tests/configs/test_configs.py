@@ -176,21 +176,21 @@ def check_network(member, network, block, dataset):
         )
 
 
-def test_every_config_is_there_and_no_other():
+def test_config_files_match_expected_names():
     found = {str(path.relative_to(CONFIGS).with_suffix('')) for path in CONFIGS.rglob('*.py')}
     assert {name for name in found if not name.startswith(('_base_', *OTHERS))} == set(ALL)
     assert len(ALL) == len(set(ALL)) == 48 + 24 + 1 + 12
 
 
 @pytest.mark.parametrize('name', ALL)
-def test_a_config_is_short(name):
+def test_config_is_short_and_has_a_docstring(name):
     text = (CONFIGS / f'{name}.py').read_text()
     assert len(text.splitlines()) <= 15
     assert text.startswith('"""')
 
 
 @pytest.mark.parametrize('name', CLASSROOMS)
-def test_a_classroom_is_what_its_name_says(name):
+def test_classroom_config_matches_its_name(name):
     told, model = parsed(name), load(name).model
     assert model['type'] is DiversifiedKDMLDistiller
     assert (model['mode'], model['style']) == (told['mode'], told['style'])
@@ -207,7 +207,7 @@ def test_a_classroom_is_what_its_name_says(name):
     assert tuple(model['input_size']) == SIZES[dataset]
 
 
-def test_weights_are_those_of_the_tables():
+def test_weights_match_the_paper_tables():
     rows = {name: (row, weights) for name, row, weights in table_rows()}
     assert set(rows) == set(CLASSROOMS) - {SLICES}
     rows[SLICES] = rows['kdml/r50_r18x2_v3_pcam']
@@ -222,7 +222,7 @@ def test_weights_are_those_of_the_tables():
 
 
 @pytest.mark.parametrize('name', [*ALL, *COMPARISONS])
-def test_data_optimiser_and_measures(name):
+def test_data_optimizer_and_metrics(name):
     config, dataset = load(name), dataset_of(name)
     assert config.get('default_scope', 'missing') is None
     kind, root, splits = DATASETS[dataset]
@@ -267,7 +267,7 @@ def test_data_optimiser_and_measures(name):
 
 
 @pytest.mark.parametrize('name', CLASSROOMS)
-def test_an_offline_teacher_is_a_baseline(name):
+def test_offline_teacher_is_a_baseline(name):
     config = load(name)
     if not name.startswith('kd_off'):
         assert 'teacher_checkpoint' not in config.model
@@ -280,13 +280,13 @@ def test_an_offline_teacher_is_a_baseline(name):
 
 
 @pytest.mark.parametrize('name', BASELINES)
-def test_a_baseline_is_what_its_name_says(name):
+def test_baseline_config_matches_its_name(name):
     config = load(f'baselines/{name}')
     check_network(config.model, *BASELINES[name], dataset_of(name))
     assert config.work_dir == f'work_dirs/baselines/{name}'
 
 
-def test_the_demo():
+def test_demo_config():
     config = load(DEMO)
     model = config.model
     assert model['type'] is DiversifiedKDMLDistiller

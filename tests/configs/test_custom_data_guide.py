@@ -59,7 +59,7 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_commands_name_what_is_there():
+def test_commands_name_existing_tools():
     tools = [command.split()[0] for command in COMMANDS]
     assert tools.count('tools/dataset_converters/folders.py') == 2
     assert all((ROOT / tool).is_file() for tool in tools)
@@ -71,7 +71,7 @@ def test_commands_name_what_is_there():
     ('name', 'classes'),
     [('tiles', ('fat', 'mucus', 'tumour')), ('polyps', ('background', 'polyp'))],
 )
-def test_the_guide_leads_to_training(clone, name, classes):
+def test_guide_trains_on_custom_data(clone, name, classes):
     config = load_config(f'configs/kdml_v3_{name}.py')
     # The folder of the run is the one the guide tests.
     assert config.work_dir == f'work_dirs/configs/kdml_v3_{name}'
@@ -96,7 +96,7 @@ def test_the_guide_leads_to_training(clone, name, classes):
         assert predicted.pred_score.shape == (3,)
 
 
-def test_split_files_as_the_guide_shows_them_are_read(tmp_path):
+def test_split_files_of_the_guide_are_valid(tmp_path):
     headers = re.findall(r'^    (id,\S+) +#', GUIDE, re.MULTILINE)
     assert len(headers) == 3
     values = dict(id='a', path='a.png', mask='m.png', group='g', label='1', repeats='2')

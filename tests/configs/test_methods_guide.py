@@ -31,7 +31,7 @@ def build(config):
         (1, ['predictions', 'features', 'predictions_2', 'predictions_3']),
     ],
 )
-def test_the_examples_step(example, ends, tmp_path):
+def test_examples_of_the_guide_train_a_step(example, ends, tmp_path):
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     text = EXAMPLES[example]
     if 'read_base\n' not in text:
@@ -50,7 +50,7 @@ def test_the_examples_step(example, ends, tmp_path):
     assert len(EXAMPLES) == 2
 
 
-def test_every_file_named_is_there():
+def test_named_configs_exist():
     places = re.findall(r'configs/comparisons/([\w{},]+\.py)', GUIDE)
     assert len(places) >= 3
     for place in places:
@@ -61,7 +61,7 @@ def test_every_file_named_is_there():
 
 
 @pytest.mark.parametrize('task', ['pcam', 'lgg'])
-def test_the_weights_and_counts_of_the_table(task):
+def test_table_matches_weights_and_parameter_counts(task):
     title = dict(pcam='### Classification', lgg='### Segmentation')[task]
     table = GUIDE.partition(title)[2].partition('###')[0].partition('The numbers are')[0]
     rows = [re.split(r' \| ', line.strip('| ')) for line in table.splitlines() if line[:2] == '| ']

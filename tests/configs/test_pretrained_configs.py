@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
         'kdml/r50_mbv1x2_v3_pcam',
     ],
 )
-def test_imagenet_weights(name, monkeypatch):
+def test_pretrained_backbones_are_filled_completely(name, monkeypatch):
     """A file with the keys of torchvision's or timm's network fills each backbone, all of it."""
     published = {}
 

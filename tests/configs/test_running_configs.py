@@ -200,7 +200,7 @@ def expected_losses(config):
 @pytest.mark.parametrize(
     'name', [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in ALL]
 )
-def test_a_step(name, small):
+def test_config_trains_a_step(name, small):
     config = small(name)
     model = MODELS.build(config.model)
     if 'students' in config.model:
@@ -253,7 +253,7 @@ def test_a_step(name, small):
         ('kdml/r50_r18x2_v3_ham10000_seg', (40, 48)),
     ],
 )
-def test_pipelines_give_an_image_its_truth_and_where_it_is_from(name, size, small):
+def test_pipelines_pack_image_truth_and_metainfo(name, size, small):
     config = small(name)
     for part in ('train', 'val', 'test'):
         dataset = batches(config, part).dataset
@@ -278,7 +278,7 @@ def test_pipelines_give_an_image_its_truth_and_where_it_is_from(name, size, smal
 
 
 @pytest.mark.parametrize('name', ['r18_lgg', 'r18_pcam', 'r18_ham10000_cls'])
-def test_colours_reach_the_network_as_imagenet_had_them(name, small):
+def test_colors_are_normalized_like_imagenet(name, small):
     config = small(f'baselines/{name}')
     dataset = batches(config, 'val').dataset
     path = Path(dataset.get_data_info(0)['img_path'])
@@ -312,7 +312,7 @@ def test_colours_reach_the_network_as_imagenet_had_them(name, small):
         'demo/kdml_v3_demo',
     ],
 )
-def test_the_evaluator_gives_what_save_best_asks_for(name, small):
+def test_evaluator_reports_the_save_best_metric(name, small):
     config = small(name)
     model = MODELS.build(config.model).eval()
     for part in ('val', 'test'):
@@ -342,7 +342,7 @@ def test_the_evaluator_gives_what_save_best_asks_for(name, small):
 @pytest.mark.parametrize(
     'name', ['kd_off/r50_r18x2_v3_pcam', 'kd_off/r50_mbv1x2_v3_pcam', 'kd_off/r50_r18x2_v3_lgg']
 )
-def test_an_offline_teacher_is_found_where_its_baseline_was_trained(name, small, folder):
+def test_offline_teacher_is_loaded_from_the_baseline_run(name, small, folder):
     config = load_config(CONFIGS / f'{name}.py')
     config.model.input_size = (64, 64)
     baseline = load_config(CONFIGS / f'baselines/{Path(config.model.teacher_checkpoint).name}.py')
@@ -352,7 +352,7 @@ def test_an_offline_teacher_is_found_where_its_baseline_was_trained(name, small,
     assert same(copied(MODELS.build(config.model).teacher), copied(trained))
 
 
-def test_a_dumped_config_builds_the_same_classroom(small, tmp_path):
+def test_dumped_config_builds_the_same_classroom(small, tmp_path):
     config = small('kdml/r50_r18x2_v3_lgg')
     config.dump(tmp_path / 'dumped.py')
     first, second = (

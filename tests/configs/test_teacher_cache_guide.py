@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / 'docs' / 'teacher_cache.md').read_text()
 
 
-def test_the_example_is_the_command(tmp_path):
+def test_example_config_equals_command_line(tmp_path):
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     (example,) = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
     (tmp_path / 'configs' / 'mine.py').write_text(example)
@@ -34,7 +34,7 @@ def test_the_example_is_the_command(tmp_path):
 
 
 @pytest.mark.parametrize('config', ['v3_lgg', 'v2_pcam'])
-def test_the_room_is_as_said(config):
+def test_cache_sizes_match_the_guide(config):
     row = re.search(rf'\| `kd_off/\*_{config}`, \S+ \| (\d+) KiB: .* \| (\d+) MiB \|', GUIDE)
     terms = inspect_config(
         load_config(ROOT / 'configs' / 'kd_off' / f'r50_r18x2_{config}.py')

@@ -59,13 +59,13 @@ def test_ann_file_is_relative_to_the_working_directory(data, cls):
 
 
 @pytest.mark.parametrize('cls', [LGGDataset, PCamDataset])
-def test_the_frameworks_own_arguments_still_count(data, cls):
+def test_framework_arguments_are_passed_on(data, cls):
     assert len(build(cls, indices=2)) == 2
     assert not build(cls, lazy_init=True)._fully_initialized
 
 
 @pytest.mark.parametrize('cls', [LGGDataset, PCamDataset])
-def test_wrong_places_are_told_at_build(data, cls):
+def test_wrong_paths_raise_at_build(data, cls):
     with pytest.raises(FileNotFoundError, match='No split file splits/x.csv'):
         build(cls, ann_file='splits/x.csv')
     with pytest.raises(
@@ -76,7 +76,7 @@ def test_wrong_places_are_told_at_build(data, cls):
 
 @pytest.mark.parametrize('cls', [LGGDataset, PCamDataset])
 @pytest.mark.parametrize('name', ['c.tif', 'c_mask.tif', 'sub/c.tif'])
-def test_links_out_of_the_root(data, cls, name):
+def test_links_out_of_data_root_raise(data, cls, name):
     outside = data.parent / 'outside'
     outside.mkdir()
     (data / 'c.tif').rename(outside / 'c.tif')
@@ -103,7 +103,7 @@ def test_links_out_of_the_root(data, cls, name):
     assert len(build(cls, allow_outside=True)) == 6
 
 
-def test_links_inside_and_a_linked_root_are_fine(data):
+def test_links_inside_data_root_are_allowed(data):
     (data / 'c.tif').rename(data / 'else.tif')
     (data / 'c.tif').symlink_to('else.tif')
     (data.parent / 'linked').symlink_to(data)
@@ -132,7 +132,7 @@ def truncate(path):
         (PCamDataset, 'd.tif', lambda path: path.write_bytes(b'')),
     ],
 )
-def test_a_file_that_breaks_names_itself(data, workers, test_mode, cls, file, damage):
+def test_broken_file_is_named_in_the_error(data, workers, test_mode, cls, file, damage):
     loader = DataLoader(
         build(cls, test_mode=test_mode),
         batch_size=2,
@@ -151,7 +151,7 @@ def test_a_file_that_breaks_names_itself(data, workers, test_mode, cls, file, da
     traceback.clear_frames(caught.tb)  # or the loader waits 5 s for each worker
 
 
-def test_a_label_without_class(data):
+def test_label_without_class_raises(data):
     write_splits('more', dict(train=[SplitRow('a', 'a.tif', 'g', 2)]), {})
     with pytest.raises(
         ValueError, match="more/train.csv: invalid label 2 of 'a': .* the 2 classes"
@@ -159,14 +159,14 @@ def test_a_label_without_class(data):
         build(PCamDataset, ann_file='more/train.csv')
 
 
-def test_without_classes_any_label_will_do(data):
+def test_any_label_is_valid_without_classes(data):
     write_splits('more', dict(train=[SplitRow('a', 'a.tif', 'g', 2)]), {})
     dataset = build(SplitClassificationDataset, ann_file='more/train.csv')
     assert dataset.get_gt_labels().tolist() == [2]
 
 
 @pytest.mark.parametrize('cls', [LGGDataset, PCamDataset])
-def test_an_image_comes_as_often_as_it_is_repeated(data, cls):
+def test_repeats_yield_several_samples(data, cls):
     rows = [
         replace(row, repeats=repeats)
         for row, repeats in zip(read_split('splits/train.csv'), (1, 3, 1, 1, 2, 1), strict=True)
@@ -182,7 +182,7 @@ def test_an_image_comes_as_often_as_it_is_repeated(data, cls):
         build(cls, ann_file='more/train.csv', test_mode=True)
 
 
-def test_classes_of_own_data_are_named_in_the_config(data):
+def test_metainfo_names_the_classes(data):
     write_splits('more', dict(train=[SplitRow('a', 'a.tif', 'g', 2)]), {})
     named = partial(build, SplitClassificationDataset, ann_file='more/train.csv')
     dataset = named(metainfo=dict(classes=('fat', 'mucus', 'tumour')))
@@ -198,7 +198,7 @@ def test_classes_of_own_data_are_named_in_the_config(data):
             named(metainfo=dict(classes=classes))
 
 
-def test_palette_masks_are_read_by_their_colours(data):
+def test_palette_masks_are_read_by_color(data):
     """mmseg's LoadAnnotations would take the indices for classes."""
     image = Image.fromarray(np.pad(np.uint8([[0]]), (2, 5), constant_values=1), 'P')
     image.putpalette([255, 255, 255, 0, 0, 0])
@@ -224,12 +224,12 @@ def build_with(loader):
 
 @pytest.mark.parametrize('cls', [LGGDataset, PCamDataset])
 @pytest.mark.parametrize('given', [{}, dict(limit=2), dict(dir='cache', size=3)])
-def test_the_image_caches_settings_are_told(data, cls, given):
+def test_invalid_image_cache_raises(data, cls, given):
     with pytest.raises(ValueError, match=f'image_cache: expected .*dir.*limit.*, got {given}'):
         build(cls, image_cache=given)
 
 
-def test_a_data_set_that_is_not_read_yet_decodes_nothing(data):
+def test_lazy_data_set_decodes_nothing(data):
     dataset = build(LGGDataset, image_cache=dict(dir='cache'), lazy_init=True)
     assert not (data.parent / 'cache').exists()
     dataset.full_init()
@@ -239,7 +239,7 @@ def test_a_data_set_that_is_not_read_yet_decodes_nothing(data):
     assert type(dataset.pipeline.transforms[0].load) is LoadImageFromFile
 
 
-def test_a_loader_that_alters_images_is_warned_of(data, monkeypatch):
+def test_lossy_loader_is_logged(data, monkeypatch):
     logged = []
     monkeypatch.setattr(base, 'print_log', lambda message, *_: logged.append(message))
     SplitClassificationDataset(

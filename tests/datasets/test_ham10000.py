@@ -47,7 +47,7 @@ def build(cls, folder, pipeline):
     )
 
 
-def test_diagnoses_have_the_names_of_their_codes(published):
+def test_classes_match_the_codes(published):
     arguments = dict(balance=3, ratios=(1, 0, 0))
     convert_ham10000(published, published / 'splits', 'cls', **arguments)
     dataset = build('HAM10000Dataset', published, [dict(type=PackInputs, meta_keys=META)])
@@ -60,7 +60,7 @@ def test_diagnoses_have_the_names_of_their_codes(published):
         assert dataset.CLASSES[sample.gt_label.item()].startswith(NAMES[dx])
 
 
-def test_lesions_are_segmented(published):
+def test_masks_match_the_samples(published):
     convert_ham10000(published, published / 'splits', 'seg', ratios=(1, 0, 0))
     pipeline = [dict(type=LoadBinaryMask), dict(type=PackSegInputs, meta_keys=META)]
     dataset = build('HAM10000SegDataset', published, pipeline)

@@ -108,7 +108,7 @@ def decoded(monkeypatch):
 
 
 @pytest.mark.parametrize('cls', [SplitSegDataset, SplitClassificationDataset])
-def test_samples_are_the_same_and_files_are_decoded_once(data, decoded, cls):
+def test_cached_samples_are_equal_and_decoded_once(data, decoded, cls):
     plain = samples(build(cls, cached=False))
     decoded.clear()
     dataset = build(cls)
@@ -122,13 +122,13 @@ def test_samples_are_the_same_and_files_are_decoded_once(data, decoded, cls):
     assert 'CachedLoading(' in repr(dataset.pipeline)
 
 
-def test_nothing_is_kept_unless_asked_for(data):
+def test_nothing_is_cached_by_default(data):
     dataset = build(cached=False)
     assert not any(isinstance(load, CachedLoading) for load in dataset.pipeline.transforms)
     assert not (data / 'cache').exists()
 
 
-def test_a_sample_is_the_callers_own(data):
+def test_sample_can_be_modified(data):
     dataset = build()
     load = dataset.pipeline.transforms[0]
     first = load(dataset.get_data_info(0))['img']
@@ -150,7 +150,7 @@ def replace_with_equal_times(name):
 
 @pytest.mark.parametrize('change', [rewrite, replace_with_equal_times])
 @pytest.mark.parametrize('again', [False, True])
-def test_a_file_that_changes_is_read_anew(data, decoded, change, again):
+def test_changed_file_is_decoded_again(data, decoded, change, again):
     """While a data set is in use, or before the next run."""
     dataset = build()
     time.sleep(0.02)  # the file system's clock ticks slowly
@@ -162,7 +162,7 @@ def test_a_file_that_changes_is_read_anew(data, decoded, change, again):
     assert decoded == ([] if again else ['c.png', 'c_mask.png'])
 
 
-def test_a_file_that_breaks_fails_in_its_turn(data):
+def test_broken_file_raises_at_its_sample(data):
     (data / 'images' / 'c.png').write_bytes(b'no image')
     (data / 'images' / 'd_mask.png').unlink()
     dataset = build()
@@ -174,7 +174,7 @@ def test_a_file_that_breaks_fails_in_its_turn(data):
     assert_equal(samples(dataset), samples(build(cached=False)))
 
 
-def test_a_file_that_goes_is_missed(data):
+def test_deleted_file_raises(data):
     dataset = build()
     (data / 'images' / 'e.png').unlink()
     with pytest.raises(RuntimeError, match=r'sample 5 .*FileNotFoundError.*e\.png'):
@@ -205,7 +205,7 @@ def told(monkeypatch):
         ),
     ],
 )
-def test_the_folder_is_no_larger_than_its_limit(data, decoded, told, limit, sizes, missing, read):
+def test_folder_stays_within_the_limit(data, decoded, told, limit, sizes, missing, read):
     plain = samples(build(cached=False))
     build(limit=limit / 2**30)
     assert packs(data) == sizes
@@ -218,14 +218,14 @@ def test_the_folder_is_no_larger_than_its_limit(data, decoded, told, limit, size
     assert sorted(decoded) == sorted([*read.split(), *masks])
 
 
-def test_a_full_folder_takes_no_more(data, told):
+def test_full_folder_is_not_extended(data, told):
     dataset = build(limit=1e-8)
     assert not packs(data)
     assert told == [f'cache has no room for 6 more samples. {image_cache._ADVICE}'] * 2
     assert_equal(samples(dataset), samples(build(cached=False)))
 
 
-def test_each_way_to_read_has_a_pack_of_its_own(data):
+def test_each_loader_setting_has_its_own_pack(data):
     build(SplitClassificationDataset)
     grey = [dict(type=LoadImageFromFile, color_type='grayscale'), *CLASSIFY[1:]]
     dataset = build(SplitClassificationDataset, pipeline=grey)
@@ -234,7 +234,7 @@ def test_each_way_to_read_has_a_pack_of_its_own(data):
     assert_equal(samples(dataset), samples(plain))
 
 
-def test_another_version_of_the_decoder_decodes_anew(data, decoded, monkeypatch):
+def test_other_decoder_version_decodes_again(data, decoded, monkeypatch):
     build()
     decoded.clear()
     monkeypatch.setattr(cv2, '__version__', '99')
@@ -242,7 +242,7 @@ def test_another_version_of_the_decoder_decodes_anew(data, decoded, monkeypatch)
     assert len(decoded) == 10
 
 
-def test_only_8_bits_are_kept(data):
+def test_only_8_bit_images_are_cached(data):
     floats = [dict(type=LoadImageFromFile, to_float32=True), *CLASSIFY[1:]]
     dataset = build(SplitClassificationDataset, pipeline=floats)
     assert packs(data) == [TABLE]
@@ -250,7 +250,7 @@ def test_only_8_bits_are_kept(data):
     assert_equal(samples(dataset), samples(plain))
 
 
-def test_other_transforms_are_left_alone(data):
+def test_subclasses_are_not_replaced(data):
     class Own(LoadImageFromFile):
         pass
 
@@ -258,7 +258,7 @@ def test_other_transforms_are_left_alone(data):
     assert type(dataset.pipeline.transforms[0]) is Own
 
 
-def test_a_part_of_a_data_set_gets_its_own_images(data):
+def test_subsets_get_their_own_images(data):
     whole = build(SplitClassificationDataset)
     plain = samples(build(SplitClassificationDataset, cached=False))
     for part in (build(SplitClassificationDataset, indices=[5, 0]), whole.get_subset([5, 0])):
@@ -293,7 +293,7 @@ def damage(path, how):
     ['empty', 'short table', 'short pixels', 'offset', 'negative offset', 'negative height',
      'overflow'],
 )  # fmt: skip
-def test_a_damaged_pack_is_made_anew(data, how):
+def test_damaged_pack_is_written_again(data, how):
     build()
     whole = {path: path.read_bytes() for path in (data / 'cache').glob('*.pack')}
     for path in whole:
@@ -311,7 +311,7 @@ def pack_of(data, size):
 
 @pytest.mark.parametrize(('size', 'name'), [(IMAGE, 'a.png'), (MASK, 'a_mask.png')])
 @pytest.mark.parametrize('place', [0, -1])
-def test_a_flipped_bit_is_noticed(data, size, name, place):
+def test_flipped_bit_raises(data, size, name, place):
     build()
     path = pack_of(data, size)
     content = bytearray(path.read_bytes())
@@ -333,7 +333,7 @@ def test_a_flipped_bit_is_noticed(data, size, name, place):
         dict(checksum=1),
     ],
 )
-def test_a_damaged_row_is_noticed(data, row):
+def test_damaged_row_raises(data, row):
     build()
     path = pack_of(data, IMAGE)
     content = bytearray(path.read_bytes())
@@ -347,7 +347,7 @@ def test_a_damaged_row_is_noticed(data, row):
 
 
 @pytest.mark.parametrize('left', [TABLE + IMAGE + 5, 100, 0])
-def test_a_pack_that_is_truncated_while_it_is_used(data, left):
+def test_pack_truncated_while_in_use_raises(data, left):
     """A mapped file would end the process by SIGBUS."""
     dataset = build()
     first = dataset[0]['inputs']
@@ -361,7 +361,7 @@ def test_a_pack_that_is_truncated_while_it_is_used(data, left):
     assert first.shape == build()[0]['inputs'].shape  # made again
 
 
-def test_other_rules_of_reading_decode_again(data, decoded, monkeypatch):
+def test_other_reader_version_decodes_again(data, decoded, monkeypatch):
     build()
     decoded.clear()
     monkeypatch.setattr(image_cache, 'READER_VERSION', -1)
@@ -369,7 +369,7 @@ def test_other_rules_of_reading_decode_again(data, decoded, monkeypatch):
     assert len(decoded) == 10
 
 
-def test_a_pack_is_a_path_to_another_process(data):
+def test_pack_is_pickled_as_a_path(data):
     dataset = build()
     plain = samples(dataset)
     copied = pickle.dumps(dataset)
@@ -377,7 +377,7 @@ def test_a_pack_is_a_path_to_another_process(data):
     assert_equal(samples(pickle.loads(copied)), plain)
 
 
-def test_workers_share_it(data):
+def test_workers_share_the_cache(data):
     def batches(dataset):
         loader = DataLoader(
             dataset,
@@ -391,7 +391,7 @@ def test_workers_share_it(data):
     assert_equal(batches(build()), batches(build(cached=False)))
 
 
-def test_one_of_several_processes_decodes(data, all_forked):
+def test_only_one_process_decodes(data, all_forked):
     def start(barrier):
         with open('decoded', 'a', buffering=1) as log:
             decode = image_cache._decode
@@ -406,7 +406,7 @@ def test_one_of_several_processes_decodes(data, all_forked):
     assert (data / 'decoded').read_text() == '.' * 10
 
 
-def test_a_process_that_is_killed_leaves_nothing_that_matters(data, forked):
+def test_killed_process_leaves_a_valid_cache(data, forked):
     def hang(*_):
         (data / 'begun').touch()
         time.sleep(600)
@@ -426,7 +426,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_matters(data, forked):
     assert {path.suffix for path in (data / 'cache').iterdir()} == {'', '.pack'}
 
 
-def test_a_full_disk_is_told_and_leaves_the_pack_before(data, monkeypatch):
+def test_full_disk_raises_and_keeps_the_pack(data, monkeypatch):
     build()
     before = packs(data)
     draw('a', 50)
@@ -442,6 +442,6 @@ def test_a_full_disk_is_told_and_leaves_the_pack_before(data, monkeypatch):
 
 
 @pytest.mark.parametrize('limit', [0, -1.0, float('nan')])
-def test_a_limit_of_nothing_is_refused(data, limit):
+def test_nonpositive_limit_raises(data, limit):
     with pytest.raises(ValueError, match='limit of the image cache: expected GiB > 0, got'):
         build(limit=limit)

@@ -189,7 +189,7 @@ def pipeline():
 
 
 @pytest.mark.parametrize('name', KINDS)
-def test_all_read_the_same_or_refuse_for_the_same_reason(tmp_path, pipeline, name):
+def test_all_readers_agree(tmp_path, pipeline, name):
     write, reason = KINDS[name]
     path, mask = tmp_path / 'classes' / 'a' / name, tmp_path / name
     path.parent.mkdir(parents=True)
@@ -245,7 +245,7 @@ def test_all_read_the_same_or_refuse_for_the_same_reason(tmp_path, pipeline, nam
 
 
 @pytest.mark.parametrize('buffered', [0, 2**22])
-def test_a_turned_grey_tiff_is_not_mapped(tmp_path, monkeypatch, buffered):
+def test_turned_grey_tiff_is_read_correctly(tmp_path, monkeypatch, buffered):
     monkeypatch.setattr(image_files, '_BUFFERED_BYTES', buffered)
     turned(RGB[..., 0], tmp_path / 'x.tif', 'TIFF', 6)
     np.testing.assert_array_equal(read_image(tmp_path / 'x.tif', 'L'), np.rot90(RGB[..., 0], -1))
@@ -253,7 +253,7 @@ def test_a_turned_grey_tiff_is_not_mapped(tmp_path, monkeypatch, buffered):
 
 @pytest.mark.parametrize('orientation', range(1, 9))
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'TIFF', 'WEBP'])
-def test_images_are_turned_by_exif(tmp_path, kind, orientation):
+def test_images_follow_exif_orientation(tmp_path, kind, orientation):
     turned(RGB, tmp_path / 'x', kind, orientation)
     with Image.open(tmp_path / 'x') as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert('RGB'))

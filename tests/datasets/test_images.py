@@ -31,7 +31,7 @@ MASKS = {
 
 @pytest.mark.parametrize('name', MASKS)
 @pytest.mark.parametrize('ending', ['png', 'tif'])
-def test_masks_whatever_way_they_are_stored(tmp_path, name, ending):
+def test_masks_of_all_storage_modes(tmp_path, name, ending):
     MASKS[name]().save(tmp_path / f'mask.{ending}')
     mask = read_binary_mask(tmp_path / f'mask.{ending}')
     assert mask.dtype == np.uint8
@@ -54,13 +54,13 @@ def test_masks_of_one_value(tmp_path, value, expected):
         (palette_image([0, 128], DISC), '0, 128'),
     ],
 )
-def test_masks_that_are_not_binary(tmp_path, image, values):
+def test_nonbinary_masks_raise(tmp_path, image, values):
     image.save(tmp_path / 'm.png')
     with pytest.raises(ValueError, match=f'm.png: expected a binary mask, .* values {values}$'):
         read_binary_mask(tmp_path / 'm.png')
 
 
-def test_colour_is_no_mask(tmp_path):
+def test_color_mask_raises(tmp_path):
     Image.new('RGB', (3, 3)).save(tmp_path / 'm.png')
     with pytest.raises(ValueError, match='m.png: expected an image of mode L or .*, got RGB'):
         read_binary_mask(tmp_path / 'm.png')
@@ -74,7 +74,7 @@ def test_images_keep_their_pixels(tmp_path):
         read_image(tmp_path / 'i.png', modes=('L',))
 
 
-def test_files_that_are_none(tmp_path):
+def test_missing_or_invalid_files_raise(tmp_path):
     with pytest.raises(ValueError, match=r'x.png: unreadable image \(FileNotFoundError'):
         read_image(tmp_path / 'x.png')
     (tmp_path / 'x.png').write_bytes(b'no image')

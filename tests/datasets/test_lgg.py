@@ -44,7 +44,7 @@ def build(folder, pipeline, cls=LGGDataset, **kwargs):
 
 
 @pytest.mark.parametrize('index', [0, 1])
-def test_maps_hold_0_and_1_whatever_the_file_holds(slices, index):
+def test_maps_are_0_and_1_for_any_mask_values(slices, index):
     folder, _, mask = slices
     dataset = build(folder, [*LOAD, PACK])
     for _ in range(2):  # reading leaves the data set as it was
@@ -55,7 +55,7 @@ def test_maps_hold_0_and_1_whatever_the_file_holds(slices, index):
 
 @pytest.mark.parametrize('compression', [None, 'tiff_lzw', 'tiff_adobe_deflate'])
 @pytest.mark.parametrize('writer', ['pillow', 'opencv'])
-def test_channels_reach_the_network_in_the_files_order(slices, compression, writer):
+def test_network_receives_the_channels_in_file_order(slices, compression, writer):
     folder, rgb, _ = slices
     path = str(folder / 'a.tif')
     if writer == 'pillow':
@@ -70,7 +70,7 @@ def test_channels_reach_the_network_in_the_files_order(slices, compression, writ
     assert torch.equal(batch['inputs'][0], torch.from_numpy(rgb).permute(2, 0, 1).float())
 
 
-def test_resize_before_the_annotations_leaves_them_at_full_size(slices):
+def test_resize_before_annotations_keeps_mask_size(slices):
     folder, _, mask = slices
     load_image, load_mask = LOAD
     dataset = build(
@@ -88,19 +88,19 @@ def test_meta_information(slices):
     assert dataset.metainfo['reduce_zero_label'] is False
 
 
-def test_other_classes_are_refused(slices):
+def test_wrong_number_of_classes_raises(slices):
     with pytest.raises(ValueError, match=r"\('background', 'tumour'\), got \('tumour',\)"):
         build(slices[0], LOAD, metainfo=dict(classes=('tumour',)))
 
 
-def test_split_files_without_masks_are_refused(slices):
+def test_split_file_without_masks_raises(slices):
     folder = slices[0]
     write_splits(folder, dict(train=[SplitRow('a', 'a.tif', 'g', 0)]), {}, force=True)
     with pytest.raises(ValueError, match='train.csv: expected a column mask'):
         build(folder, LOAD)
 
 
-def test_slices_are_labelled_by_the_split_file(slices):
+def test_slice_labels_come_from_the_split_file(slices):
     dataset = build(
         slices[0], [dict(type=LoadImageFromFile), dict(type=PackInputs)], LGGSliceDataset
     )

@@ -62,7 +62,7 @@ def assert_fits(data, number=2):
 @pytest.mark.parametrize('shape', [WIDE, SQUARE])
 @pytest.mark.parametrize('drawn_on', ['stored', 'shown'])
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_masks_fit_or_the_converter_asks(tmp_path, orientation, drawn_on, shape):
+def test_masks_fit_their_images_or_raise(tmp_path, orientation, drawn_on, shape):
     root = draw(tmp_path / 'data', orientation, drawn_on, shape)
     if orientation > 1 and (shape == SQUARE or orientation < 5):
         with pytest.raises(ValueError, match=f'masks/3.png: .* EXIF orientation {orientation}:'):
@@ -83,7 +83,7 @@ def test_masks_fit_or_the_converter_asks(tmp_path, orientation, drawn_on, shape)
     assert_fits(stock)
 
 
-def test_the_data_set_may_say_what_masks_were_drawn_on(tmp_path):
+def test_data_set_can_set_masks_drawn_on(tmp_path):
     root = draw(tmp_path, 6, 'stored', SQUARE)
     convert(root, masks_drawn_on='stored')
     (root / 'splits' / 'splits.json').unlink()
@@ -97,7 +97,7 @@ def test_the_data_set_may_say_what_masks_were_drawn_on(tmp_path):
         dataset(root)
 
 
-def test_each_decision_has_a_cache_of_its_own(tmp_path):
+def test_each_masks_drawn_on_has_its_own_cache(tmp_path):
     root = draw(tmp_path / 'data', 3, 'stored', SQUARE)
     convert(root, masks_drawn_on='stored')
     cache = dict(dir=str(tmp_path / 'cache'))
@@ -120,7 +120,7 @@ def test_a_cached_mask_follows_its_image(tmp_path):
     assert_fits(dataset(root, image_cache=dict(dir=str(tmp_path / 'cache'))))
 
 
-def test_sizes_contradict_the_decision(tmp_path):
+def test_sizes_that_contradict_masks_drawn_on_raise(tmp_path):
     root = draw(tmp_path, 6, 'shown', WIDE)
     with pytest.raises(
         ValueError, match=r"masks/0.png: .* shown .* but masks_drawn_on is 'stored'"
@@ -128,12 +128,12 @@ def test_sizes_contradict_the_decision(tmp_path):
         convert(root, masks_drawn_on='stored')
 
 
-def test_masks_that_look_the_same_need_no_decision(tmp_path):
+def test_symmetric_masks_need_no_masks_drawn_on(tmp_path):
     root = draw(tmp_path, 3, 'stored', WIDE, empty=True)
     assert not any(row.label for part in convert(root).values() for row in part)
 
 
-def test_a_mask_of_another_size_is_refused_in_training_too(tmp_path):
+def test_mask_of_another_size_raises_in_training(tmp_path):
     root = draw(tmp_path, 1, 'stored', WIDE)
     convert(root)
     for path in (root / 'masks').iterdir():
@@ -142,7 +142,7 @@ def test_a_mask_of_another_size_is_refused_in_training_too(tmp_path):
         dataset(root)[0]
 
 
-def test_loaders_that_would_not_turn_the_mask_are_refused(tmp_path):
+def test_loader_that_does_not_turn_masks_raises(tmp_path):
     root = draw(tmp_path, 6, 'stored', SQUARE)
     convert(root, masks_drawn_on='stored')
     pipeline = [LOAD[0], dict(type=LoadAnnotations)]
@@ -152,7 +152,7 @@ def test_loaders_that_would_not_turn_the_mask_are_refused(tmp_path):
     assert dataset(root, pipeline)[0]['gt_seg_map'].shape == SQUARE
 
 
-def test_a_mask_may_have_an_orientation_of_its_own(tmp_path):
+def test_mask_follows_its_own_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x112] = 6
     mask = np.zeros(WIDE, np.uint8)
@@ -166,14 +166,14 @@ def test_a_mask_may_have_an_orientation_of_its_own(tmp_path):
     )
 
 
-def test_predictions_are_made_on_shown_pixels(tmp_path):
+def test_prediction_uses_shown_pixels(tmp_path):
     root = draw(tmp_path, 6, 'stored', WIDE)
     (source,) = find_sources(root / 'images' / '0.png')
     assert read_source(source, ReadOptions()).images == [None]  # which the pipeline loads
     assert LoadCheckedImage()(dict(img_path=str(source.files[0])))['ori_shape'] == (40, 24)
 
 
-def test_the_option_needs_masks(tmp_path):
+def test_masks_drawn_on_without_masks_raises(tmp_path):
     with pytest.raises(ValueError, match="neither and no mask option, got .* 'shown'"):
         convert_folders(tmp_path, tmp_path / 'out', masks_drawn_on='shown')
     with pytest.raises(ValueError, match="expected None for task 'cls', got 'shown'"):

@@ -7,7 +7,7 @@ from mmkdml.datasets import PCamDataset, convert_pcam
 from mmkdml.registry import DATASETS
 
 
-def test_from_the_published_layout_to_samples(tmp_path):
+def test_published_layout_yields_samples(tmp_path):
     rng = np.random.default_rng(0)
     tiles = {f'{name:040x}': rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) for name in range(6)}
     (tmp_path / 'train').mkdir()

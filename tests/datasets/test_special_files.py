@@ -16,7 +16,7 @@ def refuse_pipe(path):
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no named pipes')
-def test_named_pipes_are_refused(tmp_path, forked):
+def test_named_pipes_raise(tmp_path, forked):
     os.mkfifo(tmp_path / 'image.png')
     (process,) = forked((refuse_pipe, tmp_path / 'image.png'))
     process.join(60)

@@ -21,7 +21,7 @@ def files_in(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob('*.tif')}
 
 
-def test_the_converter_takes_it(demo):
+def test_converter_accepts_demo_data(demo):
     rows = lgg_rows(demo)
     assert len(rows) == 240
     assert len({row.group for row in rows}) == 24
@@ -29,7 +29,7 @@ def test_the_converter_takes_it(demo):
     assert all(any(row.label for row in part) for part in split_rows(rows).values())
 
 
-def test_about_half_of_the_slices_show_a_lesion_of_any_size(demo):
+def test_half_of_the_slices_have_a_lesion(demo):
     masks = [cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in demo.rglob('*_mask.tif')]
     areas = np.array([(mask > 0).mean() for mask in masks])
     assert 0.4 < (areas > 0).mean() < 0.6
@@ -37,7 +37,7 @@ def test_about_half_of_the_slices_show_a_lesion_of_any_size(demo):
     assert areas.max() > 0.05
 
 
-def test_the_lesion_is_brightest_in_flair_but_no_threshold_finds_it(demo):
+def test_lesion_is_bright_in_flair_but_not_separable(demo):
     images, masks = [], []
     for row in lgg_rows(demo):
         images.append(cv2.imread(str(demo / row.path))[..., ::-1])
@@ -53,7 +53,7 @@ def test_the_lesion_is_brightest_in_flair_but_no_threshold_finds_it(demo):
     assert 0.2 < max(iou) < 0.6
 
 
-def test_same_seed_same_files(tmp_path):
+def test_equal_seeds_give_equal_files(tmp_path):
     args = dict(patients=2, slices=3, size=32)
     one = files_in(make_demo_data(tmp_path / 'one', **args))
     assert len(one) == 12
@@ -73,13 +73,13 @@ def test_a_patient_does_not_depend_on_the_others(tmp_path):
     ('argument', 'value', 'least'),
     [('patients', 0, 1), ('slices', 0, 1), ('size', 16, 32), ('seed', -1, 0)],
 )
-def test_numbers_that_are_too_small(tmp_path, argument, value, least):
+def test_too_small_numbers_raise(tmp_path, argument, value, least):
     with pytest.raises(ValueError, match=f'expected {argument} of at least {least}, got {value}'):
         make_demo_data(tmp_path / 'demo', **{argument: value})
     assert not (tmp_path / 'demo').exists()
 
 
-def test_a_folder_of_other_files_is_refused(tmp_path):
+def test_folder_with_other_files_raises(tmp_path):
     make_demo_data(tmp_path, patients=2, slices=1, size=32)
     with pytest.raises(
         FileExistsError, match='contains other files, such as .*_0002_20000101_1.tif'
@@ -87,7 +87,7 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
         make_demo_data(tmp_path, patients=1, slices=1, size=32)
 
 
-def test_the_tool(tmp_path, monkeypatch, capsys):
+def test_tool_writes_demo_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         sys,
         'argv',

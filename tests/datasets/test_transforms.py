@@ -32,7 +32,7 @@ def apply(transform, seed, img=BGR, **maps):
     return transform(dict(img=img, seg_fields=list(maps), **maps))
 
 
-def test_numpys_seed_decides():
+def test_augmentation_follows_numpy_seed():
     one, two = AlbumentationsTransform(PAPER), AlbumentationsTransform(PAPER)
     results = [apply(one, seed)['img'] for seed in range(8)]
     for _ in range(3):
@@ -43,7 +43,7 @@ def test_numpys_seed_decides():
     assert len({result.tobytes() for result in results}) == 8
 
 
-def test_calls_differ_from_each_other():
+def test_calls_differ():
     transform = AlbumentationsTransform(PAPER)
     np.random.seed(0)
     assert len({transform(dict(img=BGR))['img'].tobytes() for _ in range(8)}) > 6
@@ -89,7 +89,7 @@ def epoch(seed):
     return [img.tobytes() for batch in loader for img in batch]
 
 
-def test_workers_draw_differently_and_runs_repeat():
+def test_workers_differ_and_runs_are_reproducible():
     first = epoch(seed=0)
     assert len(set(first)) > 13
     assert first == epoch(seed=0)
@@ -134,14 +134,14 @@ def test_maps_keep_their_values_and_borders_are_0():
         assert not results['img'][:7].any()
 
 
-def test_the_shape_is_kept_up_to_date():
+def test_img_shape_is_updated():
     results = apply(AlbumentationsTransform([A.Resize(10, 12)]), 0, gt_seg_map=quarters())
     assert results['img_shape'] == (10, 12) == results['gt_seg_map'].shape
     assert results['img'].shape == (10, 12, 3)
     assert results['img'].flags.c_contiguous
 
 
-def test_colours_are_handed_over_as_rgb():
+def test_transforms_receive_rgb():
     seen = []
     transform = AlbumentationsTransform([A.Lambda(image=lambda x, **_: seen.append(x) or x, p=1)])
     assert np.array_equal(apply(transform, 0)['img'], BGR)
@@ -149,7 +149,7 @@ def test_colours_are_handed_over_as_rgb():
 
 
 @pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'int32', 'float32', 'float64'])
-def test_colours_come_back_in_their_order_and_type(dtype):
+def test_channel_order_and_dtype_are_restored(dtype):
     transform = AlbumentationsTransform([A.HorizontalFlip(p=1)])
     given = BGR.astype(dtype)[:, ::-1]  # not contiguous
     result = apply(transform, 0, given)['img']
@@ -158,7 +158,7 @@ def test_colours_come_back_in_their_order_and_type(dtype):
     assert result.flags.c_contiguous
 
 
-def test_grey_images_and_no_maps():
+def test_grey_image_without_maps():
     transform = AlbumentationsTransform([A.HorizontalFlip(p=1)])
     assert np.array_equal(transform(dict(img=quarters()))['img'], quarters()[:, ::-1])
 
@@ -171,7 +171,7 @@ def test_inputs_are_not_changed():
     assert np.array_equal(map_, quarters())
 
 
-def test_names_classes_and_built_transforms_are_alike():
+def test_names_classes_and_instances_are_equivalent():
     kinds = [
         dict(type='Affine', rotate=(-90, 90), p=1),
         A.Affine(rotate=(-90, 90), p=1),
@@ -182,7 +182,7 @@ def test_names_classes_and_built_transforms_are_alike():
     assert np.array_equal(results[0], results[2])
 
 
-def test_from_a_config_of_classes(tmp_path):
+def test_config_of_classes(tmp_path):
     (tmp_path / 'config.py').write_text(
         'from albumentations import HorizontalFlip, OneOf\n'
         'from mmkdml.datasets import AlbumentationsTransform\n'
@@ -197,7 +197,7 @@ def test_from_a_config_of_classes(tmp_path):
     assert config.step.transforms[0].transforms[0].p == 1  # building used nothing up
 
 
-def test_a_config_that_was_dumped(tmp_path):
+def test_dumped_config(tmp_path):
     """It names classes by their paths."""
     (tmp_path / 'config.py').write_text(
         'from albumentations import HorizontalFlip\n'
@@ -218,12 +218,12 @@ def test_a_config_that_was_dumped(tmp_path):
         ('HorizontalFlip', TypeError, "the key 'type', got 'HorizontalFlip'"),
     ],
 )
-def test_transforms_that_cannot_be(transform, error, message):
+def test_invalid_transforms_raise(transform, error, message):
     with pytest.raises(error, match=message):
         AlbumentationsTransform([transform])
 
 
-def test_unknown_arguments_are_no_mere_warning():
+def test_unknown_arguments_raise():
     with (
         pytest.warns(UserWarning, match='chance'),
         pytest.raises(ValueError, match="'chance' are not valid for transform HorizontalFlip"),
@@ -231,7 +231,7 @@ def test_unknown_arguments_are_no_mere_warning():
         AlbumentationsTransform([dict(type='HorizontalFlip', chance=1)])
 
 
-def test_a_binary_mask_is_loaded_beside_the_image(tmp_path):
+def test_binary_mask_is_loaded(tmp_path):
     mask = np.pad(np.ones((2, 3), np.uint8), 2)
     Image.fromarray(255 * mask).save(tmp_path / 'm.png')
     load = TRANSFORMS.build(dict(type='LoadBinaryMask'))
@@ -244,7 +244,7 @@ def test_a_binary_mask_is_loaded_beside_the_image(tmp_path):
     assert results['img'] is BGR
 
 
-def test_a_mask_that_is_not_binary_is_not_loaded(tmp_path):
+def test_nonbinary_mask_raises(tmp_path):
     Image.fromarray(np.uint8([[0, 7]])).save(tmp_path / 'm.png')
     with pytest.raises(ValueError, match='m.png: expected a binary mask'):
         LoadBinaryMask()(dict(seg_map_path=str(tmp_path / 'm.png'), seg_fields=[]))

@@ -62,7 +62,7 @@ def test_equals_torchmetrics(bins):
     assert len(set(values.values())) == 3
 
 
-def test_masks_pixel_by_pixel_without_the_ignored():
+def test_masks_without_ignored_pixels():
     rng = torch.Generator().manual_seed(0)
     logits = [torch.randn(3, 6, 7, generator=rng) for _ in range(3)]
     truths = [torch.randint(3, (1, 6, 7), generator=rng) for _ in range(3)]
@@ -79,7 +79,7 @@ def test_masks_pixel_by_pixel_without_the_ignored():
     }
 
 
-def test_the_table_by_hand():
+def test_table_by_hand():
     # Sure to 0.7: right once in four; sure to 1: right.
     samples = [classified([0.3, 0.7]).set_gt_label(label) for label in (1, 0, 0, 0)]
     samples.append(classified([1.0, 0.0]).set_gt_label(0))
@@ -99,7 +99,7 @@ def test_the_table_by_hand():
     pd.testing.assert_frame_equal(metric.table, expected, check_dtype=False)
 
 
-def test_the_confidence_is_that_of_the_answer():
+def test_confidence_of_the_predicted_class():
     # A union may answer with what is not most probable.
     sample = SegDataSample(
         seg_logits=PixelData(data=torch.tensor([[[0.4]]])),
@@ -109,7 +109,7 @@ def test_the_confidence_is_that_of_the_answer():
     assert run(Calibration(), [sample]) == {'model/calibration/ECE': pytest.approx(60)}
 
 
-def test_nothing_to_count():
+def test_no_counted_pixels_give_nan():
     sample = segmented(torch.zeros(3, 2, 2))
     sample.gt_sem_seg = PixelData(data=torch.full((1, 2, 2), 255))
     metric = Calibration()
@@ -118,7 +118,7 @@ def test_nothing_to_count():
     assert Calibration().compute_metrics([]) == {}
 
 
-def test_refusals():
+def test_invalid_inputs_raise():
     with pytest.raises(ValueError, match='bins: expected at least 1, got 0'):
         Calibration(bins=0)
     sample = segmented(torch.zeros(3, 2, 2))

@@ -76,7 +76,7 @@ def test_a_row_for_each_foreground_class():
     assert set(got.member) == {'model'}
 
 
-def test_the_counts_give_the_value_of_the_metric():
+def test_counts_reproduce_the_metric():
     torch.manual_seed(0)
     masks = torch.randint(0, 2, (2, 5, 8, 8)).tolist()
     samples = [
@@ -112,7 +112,7 @@ def test_classes_of_each_member_and_image():
     pd.testing.assert_frame_equal(got, expected, check_dtype=False)
 
 
-def test_samples_that_a_sampler_added_are_dropped():
+def test_padding_samples_are_dropped():
     metric = CaseTable()
     evaluator = Evaluator(metric)
     evaluator.process([classified(name, 0, ensemble=0) for name in '123'])
@@ -128,7 +128,7 @@ def test_samples_are_not_changed():
     assert torch.equal(sample.pred_sem_seg.data, before.pred_sem_seg.data)
 
 
-def test_what_a_case_needs():
+def test_incomplete_samples_raise():
     with pytest.raises(ValueError, match='without id, group. Add them to meta_keys'):
         table([DataSample().set_gt_label(0).set_pred_label(0)])
     with pytest.raises(ValueError, match='expected pred_sem_seg, or pred_label and gt_label'):

@@ -62,7 +62,7 @@ def test_by_hand():
     }
 
 
-def test_equals_the_correlation_of_errors_by_two_libraries():
+def test_error_correlation_equals_numpy_and_torchmetrics():
     truth, answers = drawn(('student_1', 'student_2'))
     values = run(Diversity(), samples_of(truth, **answers))
     errors = [own != truth for own in answers.values()]
@@ -82,7 +82,7 @@ def test_extremes(second, disagreement, correlation):
     assert list(run(Diversity(), samples).values()) == [disagreement, pytest.approx(correlation)]
 
 
-def test_a_student_that_is_always_right_has_no_correlation():
+def test_perfect_student_has_no_correlation():
     values = run(Diversity(), samples_of([0, 0], student_1=[0, 0], student_2=[0, 1]))
     assert values[f'{PREFIX}/disagreement'] == 50
     assert math.isnan(values[f'{PREFIX}/error_correlation'])
@@ -104,7 +104,7 @@ def test_three_students_have_means_and_pairs():
     assert values == pytest.approx(pairs)
 
 
-def test_masks_pixel_by_pixel_without_the_ignored():
+def test_masks_without_ignored_pixels():
     rng = torch.Generator().manual_seed(0)
     truth, first, second = (torch.randint(3, (4, 5), generator=rng) for _ in range(3))
     truth[0] = 255
@@ -135,7 +135,7 @@ def test_fewer_than_two_students_have_no_values():
     assert run(Diversity(), [classified(0)]) == {}  # a network alone; its truth is not asked for
 
 
-def test_refusals():
+def test_invalid_inputs_raise():
     for students in ('student_1', ['student_1']):
         with pytest.raises(ValueError, match='students: expected two or more names, got'):
             Diversity(students=students)

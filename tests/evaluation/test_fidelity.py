@@ -79,7 +79,7 @@ def test_classification_by_hand():
     }
 
 
-def test_masks_are_scored_as_if_the_teachers_were_true():
+def test_masks_are_scored_against_the_teacher():
     samples, logits = drawn_masks()
     values = run(Fidelity(), samples, META)
     for name in (*MEMBERS[1:], 'ensemble'):
@@ -99,7 +99,7 @@ def test_masks_are_scored_as_if_the_teachers_were_true():
     )
 
 
-def test_the_divergence_of_masks_in_numpy():
+def test_divergence_of_masks_equals_numpy():
     samples, logits = drawn_masks()
     values = run(Fidelity(), samples, META)
 
@@ -117,21 +117,21 @@ def test_the_divergence_of_masks_in_numpy():
         assert values[f'{name}/fidelity/KL'] == pytest.approx(expected(name), rel=1e-6)
 
 
-def test_a_copy_of_the_teacher_is_faithful():
+def test_copy_of_the_teacher_has_full_fidelity():
     answers = dict.fromkeys((*MEMBERS, 'ensemble'), [0.2, 0.8])
     values = run(Fidelity(), [classroom(classified, **answers)])
     assert values['student_2/fidelity/accuracy'] == 100
     assert values['student_2/fidelity/KL'] == pytest.approx(0, abs=1e-12)
 
 
-def test_certainty_has_a_finite_divergence():
+def test_certain_predictions_have_finite_divergence():
     answers = dict(teacher=[0.0, 1.0], student_1=[1.0, 0.0], ensemble=[0.0, 1.0])
     values = run(Fidelity(), [classroom(classified, **answers)])
     assert values['student_1/fidelity/KL'] == pytest.approx(math.log(1e7), rel=1e-5)
     assert values['ensemble/fidelity/KL'] == 0
 
 
-def test_another_member_can_be_the_teacher():
+def test_teacher_can_be_named():
     answers = dict(big=[0.2, 0.8], teacher=[0.8, 0.2], small=[0.3, 0.7], ensemble=[0.3, 0.7])
     values = run(
         METRICS.build(dict(type=Fidelity, teacher='big')), [classroom(classified, **answers)]
@@ -143,7 +143,7 @@ def test_another_member_can_be_the_teacher():
     assert not any(key.startswith('big') for key in values)
 
 
-def test_without_a_teacher_there_are_no_values():
+def test_no_values_without_a_teacher():
     answers = dict(student_1=[0.2, 0.8], student_2=[0.2, 0.8], ensemble=[0.2, 0.8])
     assert run(Fidelity(), [classroom(classified, **answers)]) == {}
     assert run(Fidelity(), [classified([0.2, 0.8])]) == {}
@@ -151,7 +151,7 @@ def test_without_a_teacher_there_are_no_values():
         run(Fidelity(teacher='techer'), [classroom(classified, **answers)])
 
 
-def test_answers_that_do_not_fit():
+def test_different_shapes_raise():
     answers = dict(teacher=[0.2, 0.8], student_1=[0.2, 0.7, 0.1], ensemble=[0.2, 0.8])
     with pytest.raises(ValueError, match=r'predictions of student_1 .* got \(M, K\) \(1, 3\) and'):
         run(Fidelity(), [classroom(classified, **answers)])

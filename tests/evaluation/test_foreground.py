@@ -87,7 +87,7 @@ def test_ignored_pixels_are_not_counted():
     assert score([sample('1110', '1190')])['foreground/IoU'] == 100.0
 
 
-def test_another_value_can_be_ignored():
+def test_ignore_index_can_be_set():
     assert score([sample('11', '13')], ignore_index=3)['foreground/IoU'] == 100.0
 
 
@@ -160,7 +160,7 @@ def test_cases_without_foreground(empty, expected):
     assert values['foreground/IoU'] == 50.0  # TP 2, FP 1, FN 1, whatever is done with cases
 
 
-def test_absent_class_is_nan_and_said(warned):
+def test_absent_class_is_nan_and_logged(warned):
     values = score([sample('10', '11')], THREE)
     assert math.isnan(values['foreground/IoU_oedema'])
     assert values['foreground/IoU'] == values['foreground/IoU_tumour'] == 50.0
@@ -168,7 +168,7 @@ def test_absent_class_is_nan_and_said(warned):
     assert "No pixel of ['oedema'] in truth or prediction" in warned[0]
 
 
-def test_no_foreground_at_all_is_nan_not_a_crash(warned):
+def test_no_foreground_is_nan(warned):
     values = score([sample('00', '09', group='a')], per_case='group')
     assert list(values) == [
         'foreground/IoU',
@@ -180,11 +180,11 @@ def test_no_foreground_at_all_is_nan_not_a_crash(warned):
     assert "['tumour']" in warned[0]
 
 
-def test_no_samples_are_nan_too(warned):
+def test_no_samples_are_nan(warned):
     assert all(math.isnan(value) for value in score([], per_case='group').values())
 
 
-def test_everything_ignored_counts_nothing():
+def test_fully_ignored_image_is_not_counted():
     assert score([sample('11', '99'), sample('10', '11')])['foreground/IoU'] == 50.0
 
 
@@ -206,14 +206,14 @@ def test_inputs_are_not_changed():
     torch.testing.assert_close(samples, before, rtol=0, atol=0)
 
 
-def test_built_from_the_registry_under_another_prefix():
+def test_built_from_registry_with_prefix():
     metric = METRICS.build(dict(type='mmkdml.ForegroundIoU', prefix='lesion'))
     metric.dataset_meta = dict(classes=TWO)
     metric.process(None, [sample('1', '1')])
     assert metric.evaluate(1) == {'lesion/IoU': 100.0, 'lesion/F1': 100.0}
 
 
-def test_refuses_an_unknown_treatment():
+def test_unknown_empty_policy_raises():
     with pytest.raises(
         ValueError, match=r"empty: expected one of \('skip', 'perfect'\), got 'zero'"
     ):
@@ -221,7 +221,7 @@ def test_refuses_an_unknown_treatment():
 
 
 @pytest.mark.parametrize('meta', [None, {}, dict(classes=('tumour',))])
-def test_refuses_a_data_set_without_foreground_classes(meta):
+def test_missing_foreground_classes_raise(meta):
     metric = ForegroundIoU()
     metric.dataset_meta = meta
     with pytest.raises(ValueError, match="'classes' .*: expected the background and at least one"):
@@ -250,11 +250,11 @@ def test_refuses_a_data_set_without_foreground_classes(meta):
         ),
     ],
 )
-def test_refuses_samples_it_cannot_count(bad, message):
+def test_invalid_samples_raise(bad, message):
     with pytest.raises(ValueError, match=message):
         score([bad])
 
 
-def test_refuses_a_sample_without_its_case():
+def test_sample_without_case_raises():
     with pytest.raises(ValueError, match=r"per_case 'group': expected a metainfo key.*meta_keys"):
         score([sample('0', '0')], per_case='group')

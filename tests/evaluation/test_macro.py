@@ -65,7 +65,7 @@ def by_hand(truth, predicted, zero):
     return means
 
 
-def test_examples_of_scikit_learn():
+def test_scikit_learn_examples():
     # precision_recall_fscore_support: cat, dog, pig are 0, 1, 2.
     truth, predicted = [0, 1, 2, 0, 1, 2], [0, 2, 1, 0, 0, 1]
     assert evaluate(truth, predicted, 3) == pytest.approx([22.22, 33.33, 26.67], abs=0.01)
@@ -97,13 +97,13 @@ def test_classes_that_do_not_occur(seed, zero):
     assert [*metric.evaluate(9).values()] == pytest.approx(expected, nan_ok=True)
 
 
-def test_where_all_classes_occur_it_is_mmpretrains():
+def test_equals_mmpretrain_if_all_classes_occur():
     truth, predicted = [0, 1, 2, 2, 3, 3, 0], [0, 2, 2, 1, 3, 0, 0]
     expected = evaluate(truth, predicted, 4, SingleLabelMetric)
     assert evaluate(truth, predicted, 4) == pytest.approx(expected)
 
 
-def test_absent_classes_are_named(log):
+def test_absent_classes_are_logged_once(log):
     evaluate([0, 0, 1], [0, 2, 0], 4, names=('a', 'b', 'c', 'd'))
     (warning,) = [one for one in log.records if one.levelno == logging.WARNING]
     assert "classes 'c', 'd'" in warning.message
@@ -118,7 +118,7 @@ def test_absent_classes_are_named(log):
     assert 'is excluded' in log.text
 
 
-def test_members_do_not_repeat_it(log):
+def test_members_log_absent_classes_once(log):
     metric = MemberMetrics(MacroPrecisionRecall())
     metric.dataset_meta = dict(classes=('a', 'b', 'c'))
     batch = [
@@ -139,6 +139,6 @@ def test_members_do_not_repeat_it(log):
         (dict(zero_division=0.5), 'zero_division: expected 0, 1 or nan, got 0.5'),
     ],
 )
-def test_invalid_settings(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         MacroPrecisionRecall(**settings)

@@ -38,7 +38,7 @@ def titles(monkeypatch):
     return drawn
 
 
-def test_titles_tell_the_column_and_its_iou(tmp_path, titles):
+def test_titles_have_column_name_and_iou(tmp_path, titles):
     truth = square(4, 12)  # 64 pixels
     masks = dict(truth=truth, teacher=truth, student_1=square(8, 12), student_2=0 * truth)
     draw_panel(grey(), masks, tmp_path / 'new' / 'panel.png')
@@ -52,7 +52,7 @@ def test_titles_tell_the_column_and_its_iou(tmp_path, titles):
     assert (tmp_path / 'new' / 'panel.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_ignored_truth_is_left_out_and_two_empty_masks_are_said(tmp_path, titles):
+def test_ignored_pixels_and_empty_masks(tmp_path, titles):
     truth = square(4, 12)
     truth[:8] = 255
     masks = dict(truth=truth, model=square(4, 12))
@@ -68,7 +68,7 @@ def test_only_the_first_row_names_the_columns(tmp_path, titles):
     assert titles == ['image', 'truth', 'model\nIoU 25.0', '', '', 'IoU 25.0']
 
 
-def test_masks_are_seen_in_their_colours(tmp_path):
+def test_masks_are_drawn_in_their_colors(tmp_path):
     def colours(**masks):
         draw_panel(grey(), masks, tmp_path / 'panel.png')
         return [
@@ -87,7 +87,7 @@ def test_masks_are_seen_in_their_colours(tmp_path):
     assert magenta > no_magenta + 200
 
 
-def test_truth_is_not_needed(tmp_path, titles):
+def test_truth_is_optional(tmp_path, titles):
     draw_panel(grey(), dict(model=square(4, 12)), tmp_path / 'panel.png')
     assert titles == ['image', 'model']
 
@@ -115,7 +115,7 @@ def test_inputs_are_not_changed(tmp_path):
         ),
     ],
 )
-def test_refuses_what_it_cannot_draw(tmp_path, panels, message):
+def test_invalid_panels_raise(tmp_path, panels, message):
     with pytest.raises(ValueError, match=message):
         draw_sheet(panels, tmp_path / 'sheet.png')
     assert list(tmp_path.iterdir()) == []

@@ -84,7 +84,7 @@ CASES = {
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_equals_evaluating_each_member_alone(case):
+def test_equals_separate_evaluation_of_each_member(case):
     kind, build, meta = CASES[case]
     samples, alone = make_samples(kind)
 
@@ -133,7 +133,7 @@ def test_built_from_the_registry_with_several_metrics():
 
 
 @pytest.mark.parametrize('kind', ['cls', 'seg'])
-def test_samples_are_taken_as_elements_too(kind):
+def test_samples_may_be_data_elements(kind):
     samples, _ = make_samples(kind)
     metric = Accuracy() if kind == 'cls' else ForegroundIoU()
     direct = MemberMetrics(metric)
@@ -142,7 +142,7 @@ def test_samples_are_taken_as_elements_too(kind):
     assert direct.evaluate(len(samples)) == run(MemberMetrics(metric), samples, SEG_META)
 
 
-def test_order_is_teachers_then_natural_order_of_names():
+def test_teachers_first_then_natural_order():
     names = ['student_10', 'teacher_2', 'student_2', 'ta', 'teacher', 'student_1']
     for shuffle in range(5):
         shuffled = np.random.default_rng(shuffle).permutation(names)
@@ -163,21 +163,21 @@ def test_plain_model_is_reported_as_model():
     assert plain == {f'model/{k}': v for k, v in run(Accuracy(), alone['teacher']).items()}
 
 
-def test_a_member_without_a_field_is_not_scored_by_the_ensembles():
+def test_member_is_never_scored_by_the_ensembles_field():
     sample = classified([0.1, 0.9], 1)  # the ensemble is right
     sample.members = BaseDataElement(student_1=DataSample().set_pred_label(0))
     values = run(MemberMetrics(Accuracy()), [sample])
     assert values == {'student_1/accuracy/top1': 0.0, 'ensemble/accuracy/top1': 100.0}
 
 
-def test_include_reports_those_alone():
+def test_include_limits_the_names():
     samples, _ = make_samples('cls')
     everything = run(MemberMetrics(Accuracy()), samples)
     some = run(MemberMetrics(Accuracy(), include=('ensemble', 'teacher')), samples)
     assert some == {k: everything[k] for k in ('teacher/accuracy/top1', 'ensemble/accuracy/top1')}
 
 
-def test_each_epoch_starts_anew():
+def test_evaluate_resets_the_state():
     metric = MemberMetrics(Accuracy())
     run(metric, make_samples('cls', seed=1)[0])
     samples, _ = make_samples('cls', members=('student_1', 'student_2'), seed=2)
@@ -197,7 +197,7 @@ def test_inputs_are_not_changed():
     torch.testing.assert_close(samples, before, rtol=0, atol=0)
 
 
-def test_tables_of_a_metric_are_headed_by_the_name():
+def test_log_output_begins_with_the_name():
     logger, messages = MMLogger.get_current_instance(), []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -230,12 +230,12 @@ def test_no_samples_give_no_values():
         (dict(metric=Accuracy(), include=[]), ValueError, r'include=\[\]'),
     ],
 )
-def test_refuses_what_it_cannot_build(arguments, error, message):
+def test_invalid_arguments_raise(arguments, error, message):
     with pytest.raises(error, match=message):
         MemberMetrics(**arguments)
 
 
-def test_refuses_samples_it_cannot_name():
+def test_invalid_members_raise():
     samples, alone = make_samples('cls')
     with pytest.raises(ValueError, match=r"include: expected some of \['teach.*got \['pupil'\]"):
         MemberMetrics(Accuracy(), include=('pupil', 'ensemble')).process(None, samples)
@@ -246,7 +246,7 @@ def test_refuses_samples_it_cannot_name():
         MemberMetrics(Accuracy()).process(None, samples[:1])
 
 
-def test_compute_metrics_is_not_the_way_in():
+def test_compute_metrics_raises():
     with pytest.raises(NotImplementedError, match=r'call evaluate\(\)'):
         MemberMetrics(Accuracy()).compute_metrics([])
 
@@ -282,7 +282,7 @@ def error_of_unlike_ranks(rank):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_values_of_one(tmp_path):
+def test_two_processes_equal_one(tmp_path):
     # PYTHONHASHSEED differs on purpose: it scrambles the fields of samples differently.
     root = Path(mmkdml.__file__).parents[1]
     workers = [

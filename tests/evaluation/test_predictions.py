@@ -33,7 +33,7 @@ def with_members(sample, **members):
     return sample
 
 
-def test_a_classifiers_scores_are_its_probabilities():
+def test_classification_scores_are_probabilities():
     sample = DataSample().set_pred_score(torch.tensor([0.25, 0.75])).set_pred_label(1)
     for given in (sample, sample.to_dict()):
         (answers,) = predictions_by_name(given).values()
@@ -43,14 +43,14 @@ def test_a_classifiers_scores_are_its_probabilities():
         assert not answers.of_pixels
 
 
-def test_one_logit_stands_for_two_classes():
+def test_one_logit_becomes_two_classes():
     answers = predictions_by_name(mask(torch.tensor([[[0.25, 0.75]]]), [[0, 1]]))['model']
     assert answers.labels.tolist() == [0, 1]
     assert answers.probabilities.tolist() == [[0.75, 0.25], [0.25, 0.75]]
     assert answers.of_pixels
 
 
-def test_a_members_map_is_of_logits_and_the_ensembles_of_probabilities():
+def test_members_have_logits_and_the_ensemble_probabilities():
     ensemble = torch.tensor([[[0.5, 0.6]], [[0.3, 0.6]], [[0.2, 0.8]]])
     before = ensemble.clone()
     sample = with_members(mask(ensemble, [[0, 2]]), student_1=mask(LOGITS, [[1, 0]]))
@@ -66,14 +66,14 @@ def test_a_members_map_is_of_logits_and_the_ensembles_of_probabilities():
     assert torch.equal(sample.seg_logits.data, before)
 
 
-def test_the_truth_of_both_tasks():
+def test_truth_of_both_tasks():
     sample = DataSample().set_pred_score(torch.tensor([0.2, 0.8])).set_pred_label(1).set_gt_label(0)
     assert truth_of(with_members(sample, student_1=DataSample())).tolist() == [0]
     truth = PixelData(data=torch.tensor([[[1, 255]]], dtype=torch.uint8))
     assert truth_of(mask(LOGITS, [[1, 0]], gt_sem_seg=truth)).tolist() == [1, 255]
 
 
-def test_what_is_missing_is_told():
+def test_missing_fields_raise():
     with pytest.raises(ValueError, match=r'expected the truth.*pred_sem_seg.*Load annotations'):
         truth_of(mask(LOGITS, [[1, 0]]))
     sample = with_members(mask(LOGITS, [[1, 0]]), student_1=SegDataSample())
@@ -88,7 +88,7 @@ def test_sums_by_name():
     assert sum_by_name([]) == {}
 
 
-def test_what_a_classroom_predicts_is_taken_by_all_metrics_beside_each_other():
+def test_all_metrics_accept_predictions_of_a_classroom():
     torch.manual_seed(0)
     config = Config.fromfile(CONFIG).model
     config.input_size = (32, 32)

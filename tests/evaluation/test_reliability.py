@@ -20,7 +20,7 @@ def table(*members):
     )
 
 
-def test_a_bar_for_the_accuracy_and_one_for_the_gap(figure, tmp_path):
+def test_bars_show_accuracy_and_gap(figure, tmp_path):
     given = table('teacher', 'student_1', 'student_2', 'student_3', 'ensemble')
     before = given.copy()
     draw_reliability(given, tmp_path / 'a.svg')
@@ -35,6 +35,6 @@ def test_a_bar_for_the_accuracy_and_one_for_the_gap(figure, tmp_path):
     pd.testing.assert_frame_equal(given, before)
 
 
-def test_nothing_to_draw(tmp_path):
+def test_empty_table_raises(tmp_path):
     with pytest.raises(ValueError, match='table: expected at least one row, got none'):
         draw_reliability(pd.DataFrame(), tmp_path / 'a.png')

@@ -10,7 +10,7 @@ from mmkdml.evaluation import csv_text
     'text',
     ['=1+1', '+cmd|" /C calc"!A0', '-2+3', '@SUM(A1)', '\tx', '\r=x', '-', "=HYPERLINK('x')"],
 )
-def test_a_formula_becomes_text(text):
+def test_formulas_are_escaped(text):
     table = pd.DataFrame({'case': [text, 'plain'], text: [1, -2]})
     before = table.copy()
     read = pd.read_csv(io.StringIO(csv_text(table)), dtype=str)
@@ -20,7 +20,7 @@ def test_a_formula_becomes_text(text):
     pd.testing.assert_frame_equal(table, before)
 
 
-def test_everything_else_stays():
+def test_other_values_are_unchanged():
     table = pd.DataFrame(
         {
             'case': ['a=b', "it's", '', None, 'ü,"\n', '-1', '+1.5'],

@@ -56,7 +56,7 @@ def test_class_folders(tiles):
 @pytest.mark.parametrize(
     'regex', [PATIENT, r'/(?P<group>p\d)_', r'(tumour|mucus|Adipose)/(?P<group>p\d)']
 )
-def test_a_regular_expression_names_the_group(tiles, regex):
+def test_group_regex_names_the_group(tiles, regex):
     rows, _ = class_folder_rows(tiles, regex)
     assert all(row.group == row.path.split('/')[1][:2] for row in rows)
 
@@ -77,7 +77,7 @@ def test_mask_pairs(pairs):
     assert rows[3].group == 'p1'
 
 
-def test_images_and_masks_in_one_folder_are_told_by_the_suffix(pairs):
+def test_mask_suffix_separates_masks_in_the_image_folder(pairs):
     apart = pair_rows(pairs)
     for mask in sorted((pairs / 'masks').rglob('*.png')):
         mask.rename(pairs / 'images' / mask.relative_to(pairs / 'masks'))
@@ -87,7 +87,7 @@ def test_images_and_masks_in_one_folder_are_told_by_the_suffix(pairs):
         mask_pair_rows(pairs, 'images', 'images')
 
 
-def test_masks_below_the_images_are_no_images(pairs):
+def test_masks_in_a_subfolder_of_images_are_not_images(pairs):
     (pairs / 'masks').rename(pairs / 'images' / 'masks')
     rows = mask_pair_rows(pairs, 'images', 'images/masks', '_mask')
     assert [row.id for row in rows] == [f'p{i // 2}/view_{i}' for i in range(8)]
@@ -110,7 +110,7 @@ def test_masks_below_the_images_are_no_images(pairs):
         ),
     ],
 )
-def test_tiles_that_cannot_be_used_are_named(tiles, save, damage, message):
+def test_invalid_tiles_raise(tiles, save, damage, message):
     damage(tiles, save)
     with pytest.raises(ValueError, match=message):
         class_folder_rows(tiles)
@@ -145,7 +145,7 @@ def test_tiles_that_cannot_be_used_are_named(tiles, save, damage, message):
         ),
     ],
 )
-def test_pairs_that_cannot_be_used_are_named(pairs, save, damage, message):
+def test_invalid_pairs_raise(pairs, save, damage, message):
     damage(pairs, save)
     with pytest.raises(ValueError, match=message):
         pair_rows(pairs)
@@ -161,12 +161,12 @@ def test_pairs_that_cannot_be_used_are_named(pairs, save, damage, message):
         (r'(x*)', 'finds no group in 24 of 24 images'),
     ],
 )
-def test_regular_expressions_that_do_not_do(tiles, regex, message):
+def test_invalid_group_regex_raises(tiles, regex, message):
     with pytest.raises(ValueError, match=message):
         class_folder_rows(tiles, regex)
 
 
-def test_folders_that_are_none(tmp_path, pairs, save):
+def test_missing_or_empty_folders_raise(tmp_path, pairs, save):
     with pytest.raises(FileNotFoundError, match='x is not a folder; expected .* per class'):
         class_folder_rows(tmp_path / 'x')
     (tmp_path / 'empty' / 'a').mkdir(parents=True)
@@ -186,7 +186,7 @@ def test_folders_that_are_none(tmp_path, pairs, save):
         mask_pair_rows(pairs, 'none', 'masks')
 
 
-def test_splits_have_the_classes_proportions_where_groups_allow_it(tiles, tmp_path):
+def test_splits_preserve_class_proportions_if_groups_allow(tiles, tmp_path):
     convert_folders(tiles, tmp_path / 'plain', ratios=(2, 1, 1))
     for part, share in dict(train=0.5, val=0.25, test=0.25).items():
         labels = [row.label for row in read_split(tmp_path / 'plain' / f'{part}.csv')]
@@ -203,7 +203,7 @@ def test_splits_have_the_classes_proportions_where_groups_allow_it(tiles, tmp_pa
 @pytest.mark.parametrize(
     'given', [dict(images='images'), dict(masks='masks'), dict(mask_suffix='_mask')]
 )
-def test_half_of_a_pair_is_refused(pairs, tmp_path, given):
+def test_incomplete_mask_arguments_raise(pairs, tmp_path, given):
     with pytest.raises(ValueError, match='expected both images and masks, or neither'):
         convert_folders(pairs, tmp_path / 'out', **given)
 
@@ -237,7 +237,7 @@ def test_tool_on_pairs(pairs, tmp_path, run_tool, capsys):
 
 
 @pytest.mark.parametrize('name', ['folders.py', 'ham10000.py', 'lgg.py', 'pcam.py'])
-def test_help(run_tool, capsys, name):
+def test_tools_print_help(run_tool, capsys, name):
     with pytest.raises(SystemExit) as stopped:
         run_tool(name, '--help')
     assert stopped.value.code == 0

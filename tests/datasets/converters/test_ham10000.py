@@ -50,7 +50,7 @@ def first(ham):
     )
 
 
-def test_rows(ham):
+def test_rows_from_published_layout(ham):
     rows = {row.id: row for row in ham10000_rows(ham)}
     assert len(rows) == sum(SIZES.values())
     row = rows['ISIC_0000009']
@@ -62,7 +62,7 @@ def test_rows(ham):
     assert (row.group, row.label) == ('HAM_bcc0', 1)
 
 
-def test_one_folder_of_images_will_do_and_copies_beside_the_parts_are_left_alone(ham):
+def test_images_in_one_folder_or_in_two_parts(ham):
     rows = ham10000_rows(ham)
     copy = ham / 'the same again'
     (ham / 'HAM10000_images_part_1').rename(copy)
@@ -81,7 +81,7 @@ def test_one_folder_of_images_will_do_and_copies_beside_the_parts_are_left_alone
     assert ham10000_rows(ham) == rows
 
 
-def test_palette_masks_and_hidden_files(ham, first, save):
+def test_palette_masks_are_read_and_hidden_files_skipped(ham, first, save):
     image = Image.fromarray((7 * HALF).astype(np.uint8), 'P')
     image.putpalette([255] * 3 + [128] * 18 + [0] * 3)  # index 0 is white, 7 is black
     image.save(first[1])
@@ -129,7 +129,7 @@ def test_palette_masks_and_hidden_files(ham, first, save):
         ),
     ],
 )
-def test_files_that_do_not_fit_are_named(ham, first, save, tmp_path, damage, message):
+def test_invalid_files_raise(ham, first, save, tmp_path, damage, message):
     damage(*first, save)
     with pytest.raises(ValueError, match=message):
         convert_ham10000(ham, tmp_path / 'out', 'seg')
@@ -147,20 +147,20 @@ def test_files_that_do_not_fit_are_named(ham, first, save, tmp_path, damage, mes
         ('HAM_x,ISIC_1,,,,,', "as dx, got ''"),
     ],
 )
-def test_rows_that_do_not_fit_are_named(ham, lines, line, message):
+def test_invalid_metadata_rows_raise(ham, lines, line, message):
     write_metadata(ham, [lines[0], line, *lines[1:]])
     with pytest.raises(ValueError, match=f'HAM10000_metadata.csv, {message}|{message}'):
         ham10000_rows(ham)
 
 
-def test_problems_come_together(ham, lines):
+def test_problems_are_reported_together(ham, lines):
     write_metadata(ham, lines[3:])
     with pytest.raises(ValueError, match='Invalid source folder .*published:') as error:
         ham10000_rows(ham)
     assert str(error.value).count('no row in HAM10000_metadata.csv') == 3
 
 
-def test_metadata_that_is_none(ham, lines):
+def test_invalid_metadata_raises(ham, lines):
     write_metadata(ham, lines, columns='lesion,image_id,dx,a,b,c,d')
     with pytest.raises(ValueError, match="lesion_id,image_id,dx among .*lesion_id is not in 'les"):
         ham10000_rows(ham)
@@ -175,7 +175,7 @@ def test_metadata_that_is_none(ham, lines):
         ham10000_rows(ham)
 
 
-def test_no_source(tmp_path):
+def test_missing_source_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match='x is not a folder; .* HAM10000_metadata.csv'):
         ham10000_rows(tmp_path / 'x')
     write_metadata(tmp_path, [])
@@ -190,7 +190,7 @@ def per_class(rows):
     return counts
 
 
-def test_lesions_stay_together_in_the_diagnoses_proportions(ham, tmp_path):
+def test_lesions_stay_together_with_class_proportions(ham, tmp_path):
     splits = convert_ham10000(ham, tmp_path / 'out', 'seg', ratios=(2, 1, 1))
     groups = [{row.group for row in part} for part in splits.values()]
     assert sum(map(len, groups)) == len(set.union(*groups)) == sum(SIZES.values()) // 2
@@ -204,7 +204,7 @@ def test_lesions_stay_together_in_the_diagnoses_proportions(ham, tmp_path):
     }
 
 
-def test_by_image_lesions_are_divided(ham, tmp_path):
+def test_split_by_image_divides_lesions(ham, tmp_path):
     splits = convert_ham10000(ham, tmp_path, 'seg', split_by='image', ratios=(1, 1, 0))
     assert per_class(splits['train']) == {dx: size // 2 for dx, size in SIZES.items()}
     train, val = ({row.group for row in part} for part in splits.values())
@@ -212,7 +212,7 @@ def test_by_image_lesions_are_divided(ham, tmp_path):
 
 
 @pytest.mark.parametrize(('balance', 'target'), [(None, 5), ('mean', 5), (9, 9), (1, 1)])
-def test_only_training_is_balanced_and_the_files_say_so(ham, tmp_path, balance, target):
+def test_only_training_split_is_balanced(ham, tmp_path, balance, target):
     convert_ham10000(ham, tmp_path, 'cls', balance=balance, ratios=(2, 1, 1))
     train, val, test = (read_split(tmp_path / f'{part}.csv') for part in ('train', 'val', 'test'))
     assert per_class(train) == dict.fromkeys(DIAGNOSES, target)
@@ -226,7 +226,7 @@ def test_only_training_is_balanced_and_the_files_say_so(ham, tmp_path, balance, 
     assert images == {dx: min(size, target) for dx, size in before.items()}
 
 
-def test_without_balance_nothing_is_repeated(ham, tmp_path):
+def test_balance_none_has_no_repeats(ham, tmp_path):
     convert_ham10000(ham, tmp_path / 'cls', 'cls', balance='none')
     convert_ham10000(ham, tmp_path / 'seg', 'seg')
     for task in ('cls', 'seg'):
@@ -243,13 +243,13 @@ def test_without_balance_nothing_is_repeated(ham, tmp_path):
         (dict(balance=0), 'at least 1 sample of each class, got 0'),
     ],
 )
-def test_arguments_that_cannot_be(ham, tmp_path, arguments, message):
+def test_invalid_arguments_raise(ham, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         convert_ham10000(ham, tmp_path / 'out', **{'task': 'cls', **arguments})
     assert not (tmp_path / 'out').exists()
 
 
-def test_tool(ham, tmp_path, run_tool, files_in, monkeypatch, capsys):
+def test_tool_writes_equal_files(ham, tmp_path, run_tool, files_in, monkeypatch, capsys):
     before = files_in(ham)
     for out in ('one', 'two'):
         run_tool('ham10000.py', ham, '--task', 'cls', '--out', tmp_path / out, '--balance', 4)

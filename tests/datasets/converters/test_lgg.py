@@ -39,7 +39,7 @@ def test_lgg_rows(lgg):
     assert [by_id[f'TCGA_XX_A_{i}'].label for i in (1, 2, 3)] == [0, 1, 0]
 
 
-def test_masks_of_0_and_1_will_do(lgg, save):
+def test_masks_of_0_and_1_are_accepted(lgg, save):
     mask = np.zeros((8, 6))
     mask[0, 0] = 1
     save(lgg / 'TCGA_XX_A' / 'TCGA_XX_A_1_mask.tif', mask)
@@ -113,14 +113,14 @@ def stray_slice(folder, save):
         (stray_slice, 'stray.tif: expected <patient>/<slice>.tif'),
     ],
 )
-def test_lgg_refuses_and_names_the_file(lgg, tmp_path, save, damage, message):
+def test_invalid_files_raise(lgg, tmp_path, save, damage, message):
     damage(lgg / 'TCGA_XX_B', save)
     with pytest.raises(ValueError, match=message):
         convert_lgg(lgg, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 
-def test_problems_come_together_up_to_ten(lgg):
+def test_problems_are_reported_together_up_to_ten(lgg):
     for mask in sorted(lgg.rglob('*_mask.tif'))[:2]:
         mask.unlink()
     with pytest.raises(ValueError, match='Invalid source folder .*kaggle_3m:') as error:
@@ -133,14 +133,14 @@ def test_problems_come_together_up_to_ten(lgg):
     assert str(error.value).count('\n  - ') == 10
 
 
-def test_no_source(tmp_path):
+def test_missing_source_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match='x is not a folder; expected the folder'):
         lgg_rows(tmp_path / 'x')
     with pytest.raises(ValueError, match='no <patient>/<slice>.tif in '):
         lgg_rows(tmp_path)
 
 
-def test_lgg_tool_writes_the_same_files_and_leaves_the_source_alone(
+def test_lgg_tool_writes_equal_files_and_keeps_the_source(
     lgg, tmp_path, run_tool, files_in, capsys
 ):
     before = files_in(lgg)
@@ -170,9 +170,7 @@ def test_lgg_tool_by_image(lgg, tmp_path, run_tool):
         convert_lgg(lgg, tmp_path / 'out', split_by='case')
 
 
-def test_at_the_configs_places_the_next_command_is_short(
-    lgg, tmp_path, monkeypatch, run_tool, capsys
-):
+def test_next_command_is_short_for_default_folders(lgg, tmp_path, monkeypatch, run_tool, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'data' / 'lgg').mkdir(parents=True)
     lgg.rename(tmp_path / 'data' / 'lgg' / 'kaggle_3m')
@@ -182,7 +180,7 @@ def test_at_the_configs_places_the_next_command_is_short(
     )
 
 
-def test_other_splits_need_force(lgg, tmp_path, run_tool, files_in):
+def test_other_splits_require_force(lgg, tmp_path, run_tool, files_in):
     args = lgg, '--out', tmp_path / 'out', '--ratios', 1, 1, 1, '--seed'
     run_tool('lgg.py', *args, 0)
     first = files_in(tmp_path / 'out')
@@ -194,7 +192,7 @@ def test_other_splits_need_force(lgg, tmp_path, run_tool, files_in):
 
 
 @pytest.mark.slow
-def test_a_refusal_is_a_message_without_traceback(tmp_path):
+def test_error_is_printed_without_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, TOOLS / 'lgg.py', tmp_path / 'x', '--out', tmp_path],
         capture_output=True,

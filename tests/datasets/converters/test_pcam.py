@@ -27,7 +27,7 @@ def test_pcam_rows(pcam):
     assert rows[3] == SplitRow(id='03', path='train/03.tif', group='03', label=1, mask=None)
 
 
-def test_pcam_subset_is_balanced_and_follows_the_seed(pcam):
+def test_pcam_subset_is_balanced_and_reproducible(pcam):
     chosen = [tuple(row.id for row in pcam_rows(pcam, 6, seed)) for seed in range(10)]
     for ids in chosen:
         assert len(set(ids)) == 6
@@ -45,7 +45,7 @@ def test_pcam_subset_is_balanced_and_follows_the_seed(pcam):
         (-2, 'an even number .* got -2'),
     ],
 )
-def test_pcam_subsets_that_cannot_be(pcam, subset, message):
+def test_invalid_pcam_subsets_raise(pcam, subset, message):
     with pytest.raises(ValueError, match=message):
         pcam_rows(pcam, subset)
 
@@ -64,19 +64,19 @@ def test_pcam_subsets_that_cannot_be(pcam, subset, message):
         ([',1'], "line 2: expected .* got ',1'"),
     ],
 )
-def test_pcam_labels_that_do_not_fit(pcam, lines, message):
+def test_invalid_pcam_labels_raise(pcam, lines, message):
     write_labels(pcam, lines)
     with pytest.raises(ValueError, match=message):
         pcam_rows(pcam)
 
 
-def test_pcam_labels_with_other_columns(pcam):
+def test_pcam_labels_with_other_columns_raise(pcam):
     write_labels(pcam, [], header='image,class')
     with pytest.raises(ValueError, match="train_labels.csv, line 1: .* id,label, got 'image"):
         pcam_rows(pcam)
 
 
-def test_pcam_images_that_cannot_be_used(pcam, save):
+def test_invalid_pcam_images_raise(pcam, save):
     (pcam / 'train' / '04.tif').write_bytes(b'no image')
     save(pcam / 'train' / '05.tif', np.zeros((4, 4)))
     with pytest.raises(ValueError, match=r'train/04.tif: unreadable image (.*\n)*.*train/05.tif'):
@@ -98,7 +98,7 @@ def test_pcam_tool(pcam, tmp_path, run_tool, capsys):
         run_tool('pcam.py', pcam, '--out', tmp_path / 'more')  # 20000 by default
 
 
-def test_no_source(tmp_path):
+def test_missing_source_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match='x is not a folder; expected the folder'):
         pcam_rows(tmp_path / 'x')
     with pytest.raises(FileNotFoundError, match='no train_labels.csv in '):

@@ -17,7 +17,7 @@ def refuse_odd(number):
     return -number
 
 
-def test_each_is_checked_in_order_and_what_is_refused_becomes_a_problem(tmp_path):
+def test_items_are_checked_in_order_and_errors_collected(tmp_path):
     problems = Problems(source_folder('/', 'a folder') / 'source')
     assert list(problems.check_each(range(6), refuse_odd, 'checking')) == [(0, 0), (2, -2), (4, -4)]
     assert problems.found == ['1: odd', '3: odd', '5: odd']
@@ -25,7 +25,7 @@ def test_each_is_checked_in_order_and_what_is_refused_becomes_a_problem(tmp_path
         problems.stop_if_any()
 
 
-def test_the_tenth_problem_stops_the_checking(tmp_path):
+def test_tenth_problem_stops_the_check(tmp_path):
     checked = []
 
     def check(number):
@@ -38,7 +38,7 @@ def test_the_tenth_problem_stops_the_checking(tmp_path):
     assert len(checked) < 1000
 
 
-def test_without_problems_nothing_is_stopped_and_no_thread_is_left(tmp_path):
+def test_check_without_problems_leaves_no_threads(tmp_path):
     before = set(threading.enumerate())  # those of other tests may end meanwhile
     problems = Problems(tmp_path)
     assert len(list(problems.check_each(range(50), abs, 'checking'))) == 50
@@ -48,12 +48,12 @@ def test_without_problems_nothing_is_stopped_and_no_thread_is_left(tmp_path):
         assert not thread.is_alive()
 
 
-def test_errors_that_are_no_refusals_come_through(tmp_path):
+def test_other_errors_are_raised(tmp_path):
     with pytest.raises(ZeroDivisionError):
         list(Problems(tmp_path).check_each([0], lambda number: 1 / number, 'checking'))
 
 
-def test_no_folder(tmp_path):
+def test_source_that_is_no_folder_raises(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(FileNotFoundError, match='file is not a folder; expected some images'):
         source_folder(tmp_path / 'file', 'some images')
@@ -65,7 +65,7 @@ def test_check_choice():
         check_choice('color', 'blue', ('red', 'green'))
 
 
-def test_masks_and_their_images(tmp_path, save):
+def test_mask_has_foreground(tmp_path, save):
     mask = np.zeros((4, 6))
     save(tmp_path / 'image.png', np.zeros((4, 6, 3)))
     save(tmp_path / 'none.png', mask)

@@ -75,7 +75,7 @@ def prepare(folder, before):
     ],
     ids=['nothing', 'no manifest', 'no hashes', 'a unit', 'a unit, fewer parts'],
 )
-def test_killed_between_any_two_steps(tmp_path, before, new):
+def test_process_killed_between_any_two_steps_leaves_consistent_files(tmp_path, before, new):
     old = {} if before == 'nothing' else OLD
     outcomes = []
     for steps in range(100):
@@ -98,7 +98,7 @@ def test_killed_between_any_two_steps(tmp_path, before, new):
     assert outcomes == sorted(outcomes, key=['old', 'refused', 'new'].index)
 
 
-def test_an_interrupted_first_conversion_needs_no_force(tmp_path):
+def test_interrupted_first_conversion_needs_no_force(tmp_path):
     steps = next(
         n
         for n in range(20)
@@ -111,7 +111,7 @@ def test_an_interrupted_first_conversion_needs_no_force(tmp_path):
     assert readable(tmp_path) == NEW
 
 
-def test_the_manifest_has_the_hash_of_each_part(tmp_path):
+def test_manifest_has_the_hash_of_each_part(tmp_path):
     write_splits(tmp_path, NEW, dict(seed=2))
     manifest = json.loads((tmp_path / 'splits.json').read_text())
     assert manifest['sha256'] == {
@@ -122,7 +122,7 @@ def test_the_manifest_has_the_hash_of_each_part(tmp_path):
 
 @pytest.mark.parametrize('read', PARTS)
 @pytest.mark.parametrize('damage', ['other', 'missing', 'mixed'])
-def test_parts_that_do_not_belong_together(tmp_path, read, damage):
+def test_parts_of_different_splits_raise(tmp_path, read, damage):
     write_splits(tmp_path / 'a', NEW, {})
     write_splits(tmp_path / 'b', OLD, {})
     if damage == 'other':
@@ -143,7 +143,7 @@ def test_parts_that_do_not_belong_together(tmp_path, read, damage):
         read_split(tmp_path / 'a' / f'{read}.csv')
 
 
-def test_a_part_that_the_manifest_does_not_know(tmp_path):
+def test_part_missing_in_manifest_raises(tmp_path):
     write_splits(tmp_path, WITHOUT_VAL, {})
     (tmp_path / 'val.csv').write_text('id,path,group,label\nz,z.tif,z,0\n')
     with pytest.raises(ValueError, match=r'val\.csv does not belong'):
@@ -161,7 +161,7 @@ def test_split_files_without_hashes_are_read(tmp_path, manifest):
     assert readable(tmp_path) == NEW
 
 
-def test_a_damaged_manifest(tmp_path):
+def test_damaged_manifest_raises_and_can_be_accepted(tmp_path):
     write_splits(tmp_path, NEW, {})
     (tmp_path / 'splits.json').write_text('{"seed":')
     with pytest.raises(ValueError, match=r'splits\.json is damaged.*accept_splits'):
@@ -171,7 +171,7 @@ def test_a_damaged_manifest(tmp_path):
 
 
 @pytest.mark.parametrize('manifest', ['{"seed": 3}', '[1]', '{'])
-def test_another_manifest_is_replaced_only_by_force(tmp_path, manifest):
+def test_other_manifest_is_replaced_only_with_force(tmp_path, manifest):
     (tmp_path / 'splits.json').write_text(manifest)
     with pytest.raises(FileExistsError, match=r'splits\.json would change'):
         write_splits(tmp_path, NEW, dict(seed=2))
@@ -187,14 +187,14 @@ def test_hashes_are_added_to_equal_split_files(tmp_path):
     assert json.loads((tmp_path / 'splits.json').read_text())['sha256'] == hashes
 
 
-def test_writing_again_changes_no_file(tmp_path):
+def test_writing_equal_splits_changes_no_file(tmp_path):
     files = write_splits(tmp_path, NEW, dict(seed=2))
     before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in files]
     assert write_splits(tmp_path, NEW, dict(seed=2), force=True) == files
     assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in files] == before
 
 
-def test_a_full_disk_leaves_the_old_unit(tmp_path, monkeypatch):
+def test_full_disk_keeps_the_old_files(tmp_path, monkeypatch):
     write_splits(tmp_path, OLD, dict(seed=1))
 
     def full(_):
@@ -221,7 +221,7 @@ def test_edited_files_are_accepted(tmp_path):
         write_splits(tmp_path, NEW, dict(seed=2, classes=['no', 'yes']))
 
 
-def test_what_is_not_accepted(tmp_path):
+def test_invalid_edits_are_not_accepted(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'train\.csv'):
         accept_splits(tmp_path)
     write_splits(tmp_path, NEW, {})
@@ -248,7 +248,7 @@ def test_repeats_are_accepted_for_training_only(tmp_path):
         accept_splits(tmp_path)
 
 
-def test_an_interrupted_conversion_is_not_accepted(tmp_path):
+def test_interrupted_conversion_is_not_accepted(tmp_path):
     write_splits(tmp_path, NEW, {})
     (tmp_path / 'splits.json').write_text('{"unfinished": true}')
     with pytest.raises(ValueError, match='are incomplete.*--force'):

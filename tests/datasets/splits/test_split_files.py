@@ -36,12 +36,12 @@ def row(name, group='g', mask=None):
         (dict(repeats=0), 'repeats of 1 or more, got 0'),
     ],
 )
-def test_a_row_refuses_what_cannot_be(fields, message):
+def test_invalid_row_fields_raise(fields, message):
     with pytest.raises(ValueError, match=message):
         SplitRow(**{**dict(id='x', path='x.tif', group='g', label=0), **fields})
 
 
-def test_an_image_that_comes_twice(tmp_path):
+def test_duplicate_image_raises(tmp_path):
     """It would count twice in a test; two masks of it, as of two annotators, are two samples."""
     masks = [SplitRow(name, 'x.tif', 'g', 0, f'{name}.png') for name in 'ab']
     assert read_split(write_splits(tmp_path / 'masks', {'train': masks}, {})[0]) == masks
@@ -54,14 +54,14 @@ def test_an_image_that_comes_twice(tmp_path):
         read_split(path)
 
 
-def test_an_id_that_comes_twice():
+def test_duplicate_id_raises():
     twice = [row('x', 'a'), row('y', 'b'), SplitRow('x', 'elsewhere.tif', 'c', 0)]
     with pytest.raises(ValueError, match="duplicate id 'x'"):
         write_splits('nowhere', dict(train=twice[:1], val=twice[:1]), {})
 
 
 @pytest.mark.parametrize('mask', [None, 'm, "1".tif'])
-def test_what_is_written_is_read(tmp_path, mask):
+def test_written_rows_are_read_back(tmp_path, mask):
     rows = [row('b', 'g, "1"', mask), row('a', 'ü', mask)]
     files = write_splits(tmp_path, dict(train=rows, test=[row('c', 'h', mask)]), dict(seed=1))
     assert [f.name for f in files] == ['train.csv', 'test.csv', 'splits.json']
@@ -70,7 +70,7 @@ def test_what_is_written_is_read(tmp_path, mask):
 
 
 @pytest.mark.parametrize('mask', [None, 'm.tif'])
-def test_repeats_are_written_where_they_are_used(tmp_path, mask):
+def test_repeats_are_written_only_if_used(tmp_path, mask):
     plain, twice = row('a', mask=mask), replace(row('b', mask=mask), repeats=2)
     write_splits(tmp_path, dict(train=[twice, plain], val=[row('c', 'h', mask)]), {})
     assert read_split(tmp_path / 'train.csv') == [plain, twice]
@@ -83,14 +83,14 @@ def test_repeats_are_written_where_they_are_used(tmp_path, mask):
 
 
 @pytest.mark.parametrize('part', ['val', 'test'])
-def test_nothing_is_repeated_where_it_is_measured(tmp_path, part):
+def test_repeats_in_val_or_test_raise(tmp_path, part):
     twice = replace(row('b'), repeats=2)
     with pytest.raises(ValueError, match=f"{part}: expected no repeats .* got 2 for 'b'"):
         write_splits(tmp_path, {'train': [row('a')], part: [twice]}, {})
     assert not list(tmp_path.iterdir())
 
 
-def test_bytes_are_the_same_and_portable(tmp_path):
+def test_files_are_reproducible_and_portable(tmp_path):
     for name, rows in (('one', ROWS), ('two', ROWS[::-1])):
         write_splits(tmp_path / name, split_rows(rows, seed=2), dict(seed=2))
     one = {p.name: p.read_bytes() for p in (tmp_path / 'one').iterdir()}
@@ -101,7 +101,7 @@ def test_bytes_are_the_same_and_portable(tmp_path):
     )
 
 
-def test_other_splits_are_replaced_only_by_force(tmp_path):
+def test_other_splits_are_replaced_only_with_force(tmp_path):
     write_splits(tmp_path, split_rows(ROWS, seed=1), dict(seed=1))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     write_splits(tmp_path, split_rows(ROWS, seed=1), dict(seed=1))  # the same: nothing to refuse
@@ -125,7 +125,7 @@ def test_other_splits_are_replaced_only_by_force(tmp_path):
         ),
     ],
 )
-def test_splits_that_cannot_be_written(tmp_path, splits, message):
+def test_invalid_splits_raise(tmp_path, splits, message):
     with pytest.raises(ValueError, match=message):
         write_splits(tmp_path, splits, {})
     assert not list(tmp_path.iterdir())
@@ -155,19 +155,19 @@ def test_splits_that_cannot_be_written(tmp_path, splits, message):
         ('id,path,repeats,group,label\n', 'line 1: expected the columns .*id,path,repeats,gr'),
     ],
 )
-def test_a_split_file_that_is_not_valid(tmp_path, text, message):
+def test_invalid_split_file_raises(tmp_path, text, message):
     path = tmp_path / 'broken.csv'
     path.write_text(text)
     with pytest.raises(ValueError, match=f'{re.escape(str(path))}.*{message}'):
         read_split(path)
 
 
-def test_a_split_file_that_is_not_text(tmp_path):
+def test_binary_split_file_raises(tmp_path):
     (tmp_path / 'x.csv').write_bytes(b'id,path,group,label\n\xff\xfe\n')
     with pytest.raises(ValueError, match=r'x.csv, line \d: .*utf-8'):
         read_split(tmp_path / 'x.csv')
 
 
-def test_no_split_file(tmp_path):
+def test_missing_split_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match='No split file .*x.csv.*ann_file'):
         read_split(tmp_path / 'x.csv')

@@ -18,7 +18,7 @@ def row(name, group='g', label=0):
     return SplitRow(name, f'{name}.tif', group, label)
 
 
-def test_no_group_is_ever_in_two_splits_and_no_image_is_lost():
+def test_groups_stay_together_and_no_image_is_lost():
     rng = random.Random(0)
     for _ in range(300):
         rows = [
@@ -35,7 +35,7 @@ def test_no_group_is_ever_in_two_splits_and_no_image_is_lost():
         assert sorted(r.id for part in splits.values() for r in part) == sorted(r.id for r in rows)
 
 
-def test_shares_are_met_to_within_a_group():
+def test_shares_are_met_to_within_one_group():
     rng = random.Random(1)
     sizes = {f'p{i:03}': rng.randint(20, 88) for i in range(110)}
     for seed in range(20):
@@ -45,7 +45,7 @@ def test_shares_are_met_to_within_a_group():
             assert abs(count - share * sum(sizes.values())) <= max(sizes.values())
 
 
-def test_images_of_groups_of_one_meet_the_shares_exactly():
+def test_single_image_groups_meet_the_shares_exactly():
     rows = [row(f'{i:03}', f'{i}') for i in range(200)]
     assert [len(part) for part in split_rows(rows, (75, 10, 15)).values()] == [150, 20, 30]
 
@@ -57,14 +57,14 @@ def test_by_image_divides_groups():
         refuse_shared_groups(splits)
 
 
-def test_the_seed_alone_decides():
+def test_split_depends_on_the_seed_only():
     shuffled = random.Random(3).sample(ROWS, len(ROWS))
     assert split_rows(ROWS, seed=5) == split_rows(shuffled, seed=5)
     assert split_rows(ROWS, (0.75, 0.1, 0.15), 5) == split_rows(ROWS, (75, 10, 15), 5)
     assert len({str(split_rows(ROWS, seed=seed)) for seed in range(10)}) > 5
 
 
-def test_the_split_stays_what_it_was():
+def test_split_of_a_seed_never_changes():
     """Published results name a seed: these are to stay the same for all versions to come."""
     assigned = assign_groups(dict.fromkeys('abcdefgh', 10), (2, 1, 1), seed=0)
     assert assigned == dict(
@@ -80,24 +80,24 @@ def test_few_groups_fill_every_split():
     ]
 
 
-def test_a_share_of_zero_leaves_the_split_out():
+def test_zero_share_omits_the_split():
     assert set(split_rows(ROWS, (80, 0, 20))) == {'train', 'test'}
 
 
 @pytest.mark.parametrize(
     'ratios', [(1, 1), (1, 1, -1), (0, 0, 0), (1, float('nan'), 1), (1, float('inf'), 1)]
 )
-def test_ratios_that_cannot_be(ratios):
+def test_invalid_ratios_raise(ratios):
     with pytest.raises(ValueError, match='three finite ratios of at least 0.*got'):
         split_rows(ROWS, ratios)
 
 
-def test_fewer_groups_than_splits():
+def test_fewer_groups_than_splits_raise():
     with pytest.raises(ValueError, match=r"at least 3 groups.* train, val, test, got 2: \['a'"):
         split_rows([r for r in ROWS if r.group in 'ab'])
 
 
-def test_an_id_that_comes_twice():
+def test_duplicate_id_raises():
     twice = [row('x', 'a'), row('y', 'b'), SplitRow('x', 'elsewhere.tif', 'c', 0)]
     with pytest.raises(ValueError, match="duplicate id 'x': x.tif and elsewhere.tif"):
         split_rows(twice)
@@ -113,7 +113,7 @@ def lesions(sizes, groups_of=2):
 
 
 @pytest.mark.parametrize('by_image', [False, True])
-def test_by_class_every_split_has_the_classes_proportions(by_image):
+def test_by_class_preserves_class_proportions(by_image):
     sizes = (40, 400, 1000)
     for seed in range(5):
         splits = split_rows(lesions(sizes), (75, 10, 15), seed, by_image=by_image, by_class=True)
@@ -122,7 +122,7 @@ def test_by_class_every_split_has_the_classes_proportions(by_image):
             assert [counts[label] for label in range(3)] == [share * size for size in sizes]
 
 
-def test_by_class_no_group_is_divided_and_the_seed_decides():
+def test_by_class_keeps_groups_and_is_reproducible():
     rng = random.Random(2)
     rows = [row(f'{g}_{i}', str(g), g % 3) for g in range(60) for i in range(rng.randint(1, 9))]
     splits = split_rows(rows, seed=1, by_class=True)
@@ -133,7 +133,7 @@ def test_by_class_no_group_is_divided_and_the_seed_decides():
     assert splits != split_rows(rows, seed=1)
 
 
-def test_by_class_refuses_what_cannot_be():
+def test_by_class_with_mixed_or_few_groups_raises():
     mixed = [*lesions((9, 9)), row('z', '0_0', label=1)]
     with pytest.raises(ValueError, match="group '0_0' has images of the classes 0 and 1: .*one"):
         split_rows(mixed, by_class=True)
@@ -143,7 +143,7 @@ def test_by_class_refuses_what_cannot_be():
 
 
 @pytest.mark.parametrize('target', [1, 7, 10, 25, 100])
-def test_balanced_classes_have_the_target_and_images_differ_by_one_at_most(target):
+def test_balanced_classes_have_target_size_and_even_repeats(target):
     sizes = (3, 10, 40)
     rows = lesions(sizes)
     before = list(rows)
@@ -159,7 +159,7 @@ def test_balanced_classes_have_the_target_and_images_differ_by_one_at_most(targe
     assert all((r.path, r.group) == (originals[r.id].path, originals[r.id].group) for r in balanced)
 
 
-def test_balancing_follows_the_seed_alone_and_chooses_every_image_as_often():
+def test_balancing_is_reproducible_and_uniform():
     rows = lesions((4, 20))
     shuffled = random.Random(0).sample(rows, len(rows))
     assert balance_rows(rows, 6, 3) == balance_rows(shuffled, 6, 3)
@@ -169,6 +169,6 @@ def test_balancing_follows_the_seed_alone_and_chooses_every_image_as_often():
     assert all(abs(count - 100) < 45 for count in chosen.values())
 
 
-def test_balancing_to_nothing():
+def test_balancing_to_zero_raises():
     with pytest.raises(ValueError, match='at least 1 sample of each class, got 0'):
         balance_rows(lesions((3, 3)), 0)
