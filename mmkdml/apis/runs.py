@@ -32,7 +32,7 @@ from mmkdml.engine import (
     keep_freed_memory,
 )
 from mmkdml.engine.checks import check_class_order, register_checks
-from mmkdml.engine.distributed import unwrap_model
+from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.files import own_file
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 from mmkdml.names import SPLITS

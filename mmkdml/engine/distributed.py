@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed
 from mmengine.dist import all_gather_object, all_reduce, broadcast, get_backend, get_world_size
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.futures import Future
@@ -44,11 +43,6 @@ def raise_in_all_processes() -> Iterator[None]:
     for rank, failure in enumerate(failures):
         if failure is not None:
             raise RuntimeError(f'Process {rank} failed: {failure}')
-
-
-def unwrap_model(model: Any) -> Any:
-    """Return the network inside a wrapper such as ``DistributedDataParallel``, or the model."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def check_equal_epoch_lengths(loader: DataLoader) -> None:

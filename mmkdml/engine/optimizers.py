@@ -11,7 +11,7 @@ from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 from torch.optim import Optimizer
 
-from mmkdml.engine.distributed import unwrap_model
+from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 

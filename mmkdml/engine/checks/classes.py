@@ -11,7 +11,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmkdml.checkpoint_io import read_checkpoint
-from mmkdml.engine.distributed import raise_in_all_processes, unwrap_model
+from mmkdml.engine.distributed import raise_in_all_processes
+from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.registry import HOOKS
 
 _HEADS = ('head', 'decode_head')

@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, IterableDataset
 
-from mmkdml.engine.distributed import raise_in_all_processes, unwrap_model
+from mmkdml.engine.distributed import raise_in_all_processes
+from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.registry import HOOKS
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
-from torch.optim import Optimizer
 
 from mmkdml.engine.distributed import rebuild_reducers
+from mmkdml.engine.unwrap import unwrap_optimizers
 from mmkdml.registry import HOOKS
 
 
@@ -40,7 +38,7 @@ class ChannelsLastHook(Hook):
             rebuild_reducers(runner.model)
         if mode != 'train':
             return
-        for optimizer in _optimizers(runner.optim_wrapper):
+        for optimizer in unwrap_optimizers(runner.optim_wrapper):
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
                     state[key] = _laid_out_as(parameter, value)
@@ -48,12 +46,6 @@ class ChannelsLastHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Convert a checkpoint to the default memory format."""
         checkpoint.update(_contiguous(checkpoint))
-
-
-def _optimizers(wrapper: Any) -> Iterator[Optimizer]:
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    for one in wrappers:
-        yield from getattr(one.optimizer, 'parts', [one.optimizer])
 
 
 def _laid_out_as(parameter: Tensor, value: Any) -> Any:

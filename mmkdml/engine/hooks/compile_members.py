@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmkdml.engine.distributed import unwrap_model
+from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.registry import HOOKS
 
 

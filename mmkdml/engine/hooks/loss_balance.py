@@ -14,7 +14,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmkdml.engine.distributed import unwrap_model
+from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.registry import HOOKS
 
 #: Norms of a gradient by the places of the parameters it reaches.

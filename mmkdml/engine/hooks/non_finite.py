@@ -14,7 +14,7 @@ from mmengine.dist import all_gather_object, all_reduce, is_distributed, is_main
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkdml.engine.distributed import unwrap_model
+from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.files import own_file, write_atomically
 from mmkdml.registry import HOOKS
 from mmkdml.weight_checks import find_non_finite

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from prettytable import PrettyTable
 from torch.profiler import ProfilerActivity, profile
 
-from mmkdml.engine.distributed import unwrap_model
+from mmkdml.engine.unwrap import unwrap_model, unwrap_optim_wrappers
 from mmkdml.files import own_file
 from mmkdml.profiling import PREFIX, part
 from mmkdml.registry import HOOKS
@@ -85,12 +84,10 @@ class ProfileHook(Hook):
 
     def _start(self, runner: Runner) -> None:
         model = unwrap_model(runner.model)
-        wrapper = runner.optim_wrapper
-        wrappers = [*wrapper.values()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         named: list[tuple[Any, str, str]] = [(model.data_preprocessor, 'forward', 'preprocessing')]
         if not hasattr(model, 'named_members'):  # A classroom names the parts of its forward pass.
             named.append((model, 'forward', 'forward'))
-        for one in wrappers:
+        for one in unwrap_optim_wrappers(runner.optim_wrapper):
             named += [(one, 'backward', 'backward')]
             named += [(one, method, 'optimiser') for method in ('step', 'zero_grad')]
         for owner, method, name in named:

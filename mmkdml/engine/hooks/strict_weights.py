@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
-from mmkdml.engine.distributed import unwrap_model
+from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.registry import HOOKS
 from mmkdml.weight_checks import check_finite, check_weights, select_weights
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import EarlyStoppingHook, Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmkdml.engine.distributed import (
@@ -13,10 +12,10 @@ from mmkdml.engine.distributed import (
     check_equal_epoch_lengths,
     deterministic_allreduce,
     sleep_before_fork,
-    unwrap_model,
 )
 from mmkdml.engine.resume.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
 from mmkdml.engine.resume.signals import shield_workers
+from mmkdml.engine.unwrap import unwrap_model, unwrap_optim_wrappers
 from mmkdml.engine.workers import watch_workers
 from mmkdml.registry import HOOKS
 
@@ -151,5 +150,4 @@ def _stoppers(runner: Runner) -> list[EarlyStoppingHook]:
 
 
 def _has_stepped(wrapper: Any) -> bool:
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return all(one.should_update() for one in wrappers)
+    return all(one.should_update() for one in unwrap_optim_wrappers(wrapper))

@@ -113,7 +113,7 @@ def test_each_shape_has_a_graph_and_a_copy_has_none(backend):
 @pytest.mark.parametrize('wrapped', [False, True])
 def test_the_hook_compiles_once_and_tells(monkeypatch, backend, wrapped):
     net, told = Net(), []
-    monkeypatch.setattr('mmkdml.engine.distributed.is_model_wrapper', lambda _: wrapped)
+    monkeypatch.setattr('mmkdml.engine.unwrap.is_model_wrapper', lambda _: wrapped)
     runner = SimpleNamespace(
         model=SimpleNamespace(module=net) if wrapped else net,
         logger=SimpleNamespace(info=told.append),
