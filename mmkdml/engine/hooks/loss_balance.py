@@ -1,4 +1,4 @@
-"""How hard each transfer pulls at its learner, beside the truth."""
+"""Log the gradient norm of each transfer relative to the supervised losses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.registry import HOOKS
 
-#: Norms of a gradient by the places of the parameters it reaches.
+#: Gradient norms by parameter index; parameters without a gradient are missing.
 Norms = dict[int, float]
 
 NOT_FINITE_ADVICE = (
@@ -28,41 +28,40 @@ NOT_FINITE_ADVICE = (
 
 @HOOKS.register_module()
 class LossBalanceHook(Hook):
-    """Logs the norm of each transfer's gradient in its learner, and warns when it is out of hand.
+    """Log gradient norms of each transfer in its learner, and warn about extreme transfers.
 
-    What the supervised losses L_sup of a learner and the loss L_t of a transfer to it share are the
-    learner's own parameters w that get a gradient of both; a projector's are not the learner's.
-    With all weights of the plan included, it logs in the measured steps
+    Let L_sup be the supervised losses of a learner, L_t the loss of a transfer to it, both
+    weighted, and w the learner's parameters with a gradient from both; projectors are not part of
+    the learner. In the measured steps, the hook logs
 
-    - ``gradient/<learner>.from_<source>.<knowledge>``: ||dL_t/dw||, L2, >= 0;
+    - ``gradient/<learner>.from_<source>.<knowledge>``: L2 norm ||dL_t/dw|| >= 0;
     - ``gradient_ratio/<learner>.from_<source>.<knowledge>``: ||dL_t/dw|| / ||dL_sup/dw||, if the
-      latter is not 0; twice the weight is twice the ratio;
+      latter is not 0. The ratio is proportional to the weight of the transfer;
     - ``gradient/<learner>.supervised``: ||dL_sup/dw|| of all w shared with at least one transfer.
 
-    They are those of the step's batch, in the main process those of its share. The step's own
-    losses are followed back before the step does so: one more way back through a learner for its
-    supervised losses and for each of its transfers. Neither weights nor random numbers come out
-    differently.
+    Norms are computed on the batch of the step, in the main process on its share. This needs an
+    additional backward pass through a learner for its supervised losses and for each of its
+    transfers. It changes neither weights nor random numbers.
 
-    The main process warns, once per term and epoch (in a training by iterations: between two
-    validations), if
+    The main process warns once per loss and epoch (in iteration-based training: once per
+    validation interval), if
 
-    - a loss is not finite, which is looked at in every step, or a gradient is not, in the measured
-      ones. What overflows by loss scaling is a measurement lost and no more, unless none is left;
-    - a transfer dominates or has no effect, by the ratio of its mean norms in the epoch.
+    - a loss in any step, or a gradient in a measured step, is NaN or infinite. Overflows caused
+      only by loss scaling are ignored, unless they affect all measured steps of the epoch;
+    - a transfer dominates or has no effect, according to the ratio of its mean norms in the epoch.
 
-    Networks that learn from no other are left alone.
+    The hook has no effect on networks without transfers.
 
     Args:
-        interval: The steps that are measured are those that a logger of this interval logs: each
-            ``interval``-th of an epoch, or the last one of an epoch that is not longer. Default:
-            as the run's ``LoggerHook``, with which every logged value is a new one.
-        dominance: A transfer dominates if its ratio is above this, > 1.
-        negligible: A transfer has no effect if its ratio is below this, in [0, 1).
+        interval: Measure every ``interval``-th step of an epoch, or the last step of a shorter
+            epoch, like a ``LoggerHook`` with this interval. Default: interval of the run's
+            ``LoggerHook``, so every logged value is new.
+        dominance: A transfer dominates if its ratio is above this value, > 1.
+        negligible: A transfer has no effect if its ratio is below this value, in [0, 1).
 
     Raises:
-        ValueError: If a number is out of its range; before the training, if a network computes
-            parts of its forward anew on the way back (``with_cp``).
+        ValueError: If an argument is out of range; before training, if a learner uses activation
+            checkpointing (``with_cp``).
     """
 
     def __init__(
@@ -70,30 +69,25 @@ class LossBalanceHook(Hook):
     ) -> None:
         if interval is not None and (type(interval) is not int or interval < 1):
             raise ValueError(
-                f'interval must be at least 1, or None for that of the logger; got {interval!r}'
+                'Invalid interval: expected an int of at least 1, or None for the interval of '
+                f'LoggerHook, got {interval!r}'
             )
         if not isinstance(dominance, int | float) or not dominance > 1:
-            raise ValueError(
-                'dominance, how many times the supervised gradient is too much, must be above 1; '
-                f'got {dominance!r}'
-            )
+            raise ValueError(f'Invalid dominance: expected a number above 1, got {dominance!r}')
         if not isinstance(negligible, int | float) or not 0 <= negligible < 1:
-            raise ValueError(
-                'negligible, what part of the supervised gradient is too little, must be at least '
-                f'0 and below 1; got {negligible!r}'
-            )
+            raise ValueError(f'Invalid negligible: expected a number in [0, 1), got {negligible!r}')
         self.interval = interval
         self.dominance = dominance
         self.negligible = negligible
-        self._terms: dict[str, Any] = {}  # by the keys of their losses
+        self._terms: dict[str, Any] = {}  # By the key of their loss.
         self._measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        self._named: set[str] = set()  # what was said to be not finite
+        self._reported: set[str] = set()  # Non-finite losses of this epoch.
 
     def before_train(self, runner: Runner) -> None:
-        """Looks for transfers.
+        """Find the transfers and their learners.
 
         Raises:
-            ValueError: If there are some, and a network has ``with_cp``.
+            ValueError: If a learner uses activation checkpointing.
         """
         self._model = unwrap_model(runner.model)
         self._terms = {term.key: term for term in getattr(self._model, 'transfer_terms', ())}
@@ -103,22 +97,22 @@ class LossBalanceHook(Hook):
         self._every = self.interval or next(iter(loggers), 50)
         if not self._terms:
             runner.logger.info(
-                f'{type(self._model).__name__} has no transfers; LossBalanceHook has nothing to do'
+                f'{type(self._model).__name__} has no transfers; LossBalanceHook has no effect'
             )
         for name, learner in self._learners.items():
             if any(getattr(module, 'with_cp', False) for module in learner.modules()):
                 raise ValueError(
-                    'LossBalanceHook cannot see the gradients of what is computed anew on the way '
-                    f'back: set with_cp=False in {name}, or leave the hook out'
+                    'LossBalanceHook does not support activation checkpointing: expected '
+                    f'with_cp=False in {name}, got True. Change it or remove the hook'
                 )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Has the losses of this step measured, if it is one of those."""
+        """Measure the losses of this step by a forward hook, if it is due."""
         self._iteration = runner.iter + 1
         loader = runner.train_dataloader
         short = len(loader) <= self._every and self.end_of_epoch(loader, batch_idx)
         if self._terms and (short or self.every_n_inner_iters(batch_idx, self._every)):
-            # At the model itself, DistributedDataParallel has not yet prepared for its way back.
+            # Inside DistributedDataParallel, before it prepares the backward pass.
             self._handle = self._model.register_forward_hook(partial(self._measure, runner))
 
     def after_train_iter(
@@ -128,27 +122,20 @@ class LossBalanceHook(Hook):
         data_batch: Any = None,
         outputs: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Warns of losses that are not finite.
-
-        Args:
-            runner: the runner.
-            batch_idx: not used.
-            data_batch: not used.
-            outputs: the logged losses, and their sum ``loss``.
-        """
-        # The message hub has read all of them already, so this waits for no device.
+        """Warn about losses that are not finite."""
+        # The message hub has already read the values, so this adds no synchronization.
         if self._terms and outputs and not math.isfinite(outputs['loss'].item()):
             values = {key: value.item() for key, value in outputs.items() if key != 'loss'}
             bad = [key for key, value in values.items() if not math.isfinite(value)]
             self._warn_not_finite(runner, 'loss', bad)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Judges the balance in the epoch."""
-        self._judge(runner)
+        """Warn about extreme transfers of the epoch."""
+        self._check_balance(runner)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Judges the balance since the last validation, where epochs are not counted."""
-        self._judge(runner)
+        """Warn about extreme transfers since the last validation of iteration-based training."""
+        self._check_balance(runner)
 
     def _measure(
         self, runner: Runner, model: nn.Module, inputs: Any, losses: Mapping[str, Any]
@@ -164,16 +151,16 @@ class LossBalanceHook(Hook):
             shared: set[int] = set()
             for key in [k for k, x in self._terms.items() if x.transfer.learner == name]:
                 norms = norms_of([key])
-                places = norms.keys() & supervised.keys()
-                shared |= places
-                # What shares nothing is compared with all that the supervised losses reach.
-                pair = _total(norms, places), _total(supervised, places or supervised)
+                indices = norms.keys() & supervised.keys()
+                shared |= indices
+                # Without shared parameters, compare with the whole supervised gradient.
+                pair = _total(norms, indices), _total(supervised, indices or supervised)
                 self._measured[key].append(pair)
-                if scale <= 1 and math.isfinite(total):  # else the loss itself is named
+                if scale <= 1 and math.isfinite(total):  # Otherwise the loss itself is reported.
                     named = zip((key, f'{name}.supervised'), pair, strict=True)
                     bad = [term for term, norm in named if not math.isfinite(norm)]
                     self._warn_not_finite(runner, 'gradient', bad)
-                label = key.replace('.loss_from_', '.from_')  # mmengine smooths what says "loss"
+                label = key.replace('.loss_from_', '.from_')  # mmengine smooths keys with "loss".
                 self._log(runner, f'gradient/{label}', pair[0])
                 self._log(runner, f'gradient_ratio/{label}', _ratio(*pair))
             self._log(runner, f'gradient/{name}.supervised', _total(supervised, shared))
@@ -189,41 +176,41 @@ class LossBalanceHook(Hook):
         parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
         if not parameters or not getattr(loss, 'requires_grad', False):
             return {}
-        # Scaled as in the step, lest float16 lose what is small; the way back is not autocast.
+        # Scaled as in the step, so that small float16 gradients do not underflow.
         with torch.autocast(loss.device.type, enabled=False):
             gradients = torch.autograd.grad(
                 scale * loss, parameters, retain_graph=True, allow_unused=True
             )
-        reached = {place: g for place, g in enumerate(gradients) if g is not None}
+        reached = {index: g for index, g in enumerate(gradients) if g is not None}
         if not reached:
             return {}
         norms = torch.stack([torch.linalg.vector_norm(g) for g in reached.values()]).tolist()
-        return {place: norm / scale for place, norm in zip(reached, norms, strict=True)}
+        return {index: norm / scale for index, norm in zip(reached, norms, strict=True)}
 
     def _term_of(self, key: str) -> Any:
-        """The term that logs its loss, or its discriminator's, by this key; None if none does."""
+        """Return the transfer term with this key for its own or its discriminator's loss."""
         return self._terms.get(key) or self._terms.get(key.rpartition('.')[0])
 
-    def _judge(self, runner: Runner) -> None:
+    def _check_balance(self, runner: Runner) -> None:
         for key, pairs in self._measured.items():
             finite = [pair for pair in pairs if math.isfinite(sum(pair))]
             if finite:
                 ratio = _ratio(*(sum(norms) for norms in zip(*finite, strict=True)))
-                self._warn_of_balance(runner, self._terms[key].transfer, ratio)
+                self._warn_extreme(runner, self._terms[key].transfer, ratio)
             else:
                 self._warn_not_finite(runner, 'gradient', [key])
         self._measured.clear()
-        self._named.clear()
+        self._reported.clear()
 
     @master_only
-    def _warn_of_balance(self, runner: Runner, transfer: Any, ratio: float) -> None:
+    def _warn_extreme(self, runner: Runner, transfer: Any, ratio: float) -> None:
         if math.isnan(ratio) or self.negligible <= ratio <= self.dominance:
             return
         verdict = 'dominates' if ratio > self.dominance else 'has no effect'
         advice = (
             f'A weight of {transfer.weight / ratio:.2g} makes them equal'
             if ratio
-            else 'See that its learner_tap comes after something that the learner trains'
+            else 'Set learner_tap to a module after trained parameters of the learner'
         )
         runner.logger.warning(
             f'The transfer {transfer} {verdict}: in {transfer.learner}, its gradient is '
@@ -232,8 +219,8 @@ class LossBalanceHook(Hook):
 
     @master_only
     def _warn_not_finite(self, runner: Runner, what: str, keys: Iterable[str]) -> None:
-        new = [key for key in keys if key not in self._named]
-        self._named.update(new)
+        new = [key for key in keys if key not in self._reported]
+        self._reported.update(new)
         if new:
             terms = {key: self._term_of(key) for key in new}
             named = [f'{key} ({x.transfer})' if x else key for key, x in terms.items()]
@@ -243,8 +230,8 @@ class LossBalanceHook(Hook):
             )
 
 
-def _total(norms: Norms, places: Iterable[int]) -> float:
-    return math.hypot(*(norms[place] for place in places))
+def _total(norms: Norms, indices: Iterable[int]) -> float:
+    return math.hypot(*(norms[index] for index in indices))
 
 
 def _ratio(norm: float, supervised: float) -> float:
