@@ -1,18 +1,24 @@
 """Knowledge distillation with learning styles for MMPretrain and MMSegmentation."""
 
-from mmkdml.compat import (
-    import_torchvision,
-    lay_out_configs_once,
-    load_yaml_safely,
-    quiet_imports,
-    stand_in_for_mmcv_operators,
-)
+import importlib
+from types import ModuleType
+
 from mmkdml.version import __version__
 
-quiet_imports()
-load_yaml_safely()
-lay_out_configs_once()
-import_torchvision()
-stand_in_for_mmcv_operators()
+_SUBPACKAGES = (
+    'analysis', 'apis', 'datasets', 'engine', 'evaluation', 'experiments', 'functional',
+    'inspection', 'models', 'statistics',
+)  # fmt: skip
 
 __all__ = ['__version__']
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a subpackage on first use, as in ``mmkdml.models``."""
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f'{__name__}.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBPACKAGES})

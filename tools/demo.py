@@ -1,6 +1,6 @@
-"""Shows the whole way on made-up data: make it, convert it, train KD+ML v3, test, draw panels.
+"""Demo on synthetic data: generate and convert it, train KD+ML v3, test, draw panels.
 
-The commands are those of the README for LGG, with a smaller config; each is printed as it runs.
+The commands are those of the README for LGG, with a smaller config. Each is printed when it runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CONFIG = TOOLS.parent / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
 def run(*command: object) -> None:
-    """Prints and runs a tool; stops with its exit code if it fails."""
+    """Print and run a tool; exit with its code if it fails."""
     words = [str(word) for word in command]
     print('\n$ python ' + shlex.join(words), flush=True)
     code = subprocess.run([sys.executable, *words], check=False).returncode
@@ -27,7 +27,7 @@ def run(*command: object) -> None:
 
 
 def table(metrics: dict[str, float | None]) -> str:
-    """IoU and F1 of each member and the ensemble, in percent; ``-`` if undefined."""
+    """Format IoU and F1 of each member and the ensemble, in percent; ``-`` if undefined."""
     lines = [f'{"":10}  {"IoU":>6}  {"F1":>6}']
     for name in ('teacher', 'student_1', 'student_2', 'ensemble'):
         iou, f1 = (metrics[f'{name}/foreground/{metric}'] for metric in ('IoU', 'F1'))
@@ -37,21 +37,40 @@ def table(metrics: dict[str, float | None]) -> str:
 
 
 OUT, DATA = Path('work_dirs/demo'), Path('data/demo')
-MARK = '.mmkdml_demo'  # marks folders that the next demo may delete
+MARK = '.mmkdml_demo'  # in folders that the next demo may delete
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--out', type=Path, default=OUT, help='folder of the run')
-    parser.add_argument('--data', type=Path, default=DATA, help='folder of the data')
-    parser.add_argument('--epochs', type=int, help='fewer or more than the config has')
-    parser.add_argument('--patients', type=int, default=24, help='made-up patients')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        metavar='DIR',
+        default=OUT,
+        help='folder of the run (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--data',
+        type=Path,
+        metavar='DIR',
+        default=DATA,
+        help='folder of the data (default: %(default)s)',
+    )
+    parser.add_argument('--epochs', type=int, help='number of epochs (default: as in the config)')
+    parser.add_argument(
+        '--patients',
+        type=int,
+        default=24,
+        help='number of synthetic patients (default: %(default)s)',
+    )
     args = parser.parse_args()
     for folder in (args.out, args.data):
         foreign = folder not in (OUT, DATA) and not (folder / MARK).is_file()
         if foreign and folder.exists() and (folder.is_file() or any(folder.iterdir())):
             parser.error(
-                f'{folder} was not created by this demo and would be deleted. Choose another folder'
+                f'{folder} was not created by this demo and would be deleted: choose another folder'
             )
     source, splits = args.data / 'kaggle_3m', args.data / 'splits'
     options = [
@@ -61,7 +80,7 @@ def main() -> None:
     ]
     if args.epochs is not None:
         options += [f'train_cfg.max_epochs={args.epochs}', f'param_scheduler.T_max={args.epochs}']
-    # Of an earlier run of this demo; a better checkpoint of it would be tested in place of ours.
+    # A better checkpoint of an earlier demo would be tested instead of the new one.
     for folder in (source, splits, args.out):
         shutil.rmtree(folder, ignore_errors=True)
     for folder in (args.out, args.data):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains with several processes on one machine: tools/dist_train.sh CONFIG PROCESSES [OPTIONS]
+# Train with several processes on one machine: tools/dist_train.sh CONFIG PROCESSES [OPTIONS]
 set -euo pipefail
 if [ $# -lt 2 ]; then
     echo "usage: $0 CONFIG PROCESSES [options of tools/train.py]" >&2

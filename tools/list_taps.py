@@ -1,25 +1,30 @@
-"""Lists where features can be taken: python tools/list_taps.py CONFIG"""
+"""List the modules whose features can be tapped: python tools/list_taps.py CONFIG"""
 
-from mmkdml.apis import config_parser, load_config, run_tool
-from mmkdml.inspection import format_suggestion, format_taps, inspect_config
+from mmkdml.apis import config_parser, run_tool
 
 
 def main() -> None:
     parser = config_parser(
-        'List the modules of each member with the shapes of their outputs. Needs no data and no '
+        'List the modules of each member and the shapes of their outputs. Needs neither data nor '
         'weights.'
     )
-    parser.add_argument('--member', help='only this member')
-    parser.add_argument('--depth', type=int, help='only names of at most this many parts')
-    parser.add_argument('--match', metavar='PATTERN', help="only these names, e.g. '*.layer?'")
+    parser.add_argument('--member', metavar='NAME', help='list only this member')
+    parser.add_argument(
+        '--depth', type=int, metavar='N', help='list only names with at most N parts'
+    )
+    parser.add_argument('--match', metavar='PATTERN', help="list only names like '*.layer?'")
     parser.add_argument(
         '--method',
-        help='instead, the taps that this method compares, such as at, for each pair of a '
-        "classroom's members, with the lines for a transfer",
+        help='print instead the taps that a method such as at compares, for each pair of members, '
+        'with the lines of a transfer',
     )
     args = parser.parse_args()
     if args.method and (args.depth is not None or args.match):
-        parser.error('--method chooses the modules; leave out --depth and --match')
+        parser.error('--method selects the modules: omit --depth and --match')
+
+    from mmkdml.apis import load_config
+    from mmkdml.inspection import format_suggestion, format_taps, inspect_config
+
     inspection = inspect_config(load_config(args.config, args.cfg_options))
     if args.method:
         print(format_suggestion(inspection, args.method, args.member))

@@ -1,21 +1,19 @@
-"""Predicts images: python tools/predict.py RUN IN [IN ...] --out DIR"""
+"""Predict images: python tools/predict.py RUN IN [IN ...] --out DIR"""
 
 import argparse
 
-from mmkdml.apis import ReadOptions, load, load_config, predict_files, run_tool, split_run
+from mmkdml.apis import run_tool
 from mmkdml.apis.cli.common import add_cfg_options
-from mmkdml.apis.prediction.inputs import SUFFIXES
-from mmkdml.apis.prediction.volumes import PLANES
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Write what every member and the ensemble say of images.'
+        description='Write the predictions of every member and of the ensemble for images.'
     )
     parser.add_argument(
         'run',
         metavar='RUN',
-        help="a run's folder for its config and best checkpoint, or CONFIG CHECKPOINT",
+        help='folder of a run, for its config and best checkpoint, or CONFIG CHECKPOINT',
     )
     parser.add_argument(
         'images',
@@ -23,36 +21,53 @@ def main() -> None:
         nargs='+',
         help='images, TIFF stacks, NIfTI volumes, DICOM series, or folders of them',
     )
-    parser.add_argument('--out', metavar='DIR', required=True, help='folder to write to')
+    parser.add_argument('--out', metavar='DIR', required=True, help='output folder')
     parser.add_argument(
-        '--members', nargs='+', metavar='NAME', help='whose answers, such as ensemble (all)'
+        '--members',
+        nargs='+',
+        metavar='NAME',
+        help='write only the predictions of these, e.g. ensemble (default: all)',
     )
-    parser.add_argument('--exclude', metavar='PATTERN', help="files to leave out: '*_mask.*'")
-    parser.add_argument('--batch-size', type=int, default=8, help='images at once (8)')
-    parser.add_argument('--device', help='such as cpu or cuda:1 (a GPU if there is one)')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--no-overlays', action='store_true', help='draw none')
-    parser.add_argument('--force', action='store_true', help='predict anew what is done')
     parser.add_argument(
-        '--plane', choices=tuple(PLANES), default='axial', help='how NIfTI is cut (axial)'
+        '--exclude', metavar='PATTERN', help="skip files whose names match, e.g. '*_mask.*'"
+    )
+    parser.add_argument(
+        '--batch-size', type=int, default=8, help='images per batch (default: %(default)s)'
+    )
+    parser.add_argument('--device', help='e.g. cpu or cuda:1 (default: a GPU if there is one)')
+    parser.add_argument('--tta', action='store_true', help='use test-time augmentation')
+    parser.add_argument('--no-overlays', action='store_true', help='do not draw overlays')
+    parser.add_argument('--force', action='store_true', help='predict finished images again')
+    parser.add_argument(
+        '--plane',
+        choices=('axial', 'coronal', 'sagittal'),
+        default='axial',
+        help='slicing plane of NIfTI volumes (default: %(default)s)',
     )
     parser.add_argument(
         '--window',
         nargs=2,
         type=float,
         metavar=('LOW', 'HIGH'),
-        help='intensities of NIfTI and DICOM that become black and white',
+        help='intensities of NIfTI and DICOM that are mapped to black and white',
     )
     parser.add_argument(
-        '--max-megapixels', type=float, default=50, help='refuse larger images (50)'
+        '--max-megapixels',
+        type=float,
+        default=50,
+        help='reject larger images (default: %(default)s)',
     )
     add_cfg_options(parser)
     args = parser.parse_args()
+
+    from mmkdml.apis import ReadOptions, load, load_config, predict_files, split_run
+    from mmkdml.apis.prediction.inputs import SUFFIXES
+
     if args.run.endswith('.py') and args.images[0].lower().endswith(SUFFIXES):
-        parser.error(f'{args.run} is a config: name its checkpoint before {args.images[0]}')
+        parser.error(f'{args.run} is a config: add its checkpoint before {args.images[0]}')
     file, checkpoint, images = split_run([args.run, *args.images])
     if not images:
-        parser.error(f'{args.images[0]} is taken for the checkpoint: name images after it')
+        parser.error(f'{args.images[0]} is used as the checkpoint: add images after it')
     read = ReadOptions(
         args.plane, tuple(args.window) if args.window else None, int(args.max_megapixels * 1e6)
     )

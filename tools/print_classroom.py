@@ -1,15 +1,18 @@
-"""Prints members, transfers and savings: python tools/print_classroom.py CONFIG"""
+"""Print members, transfers and savings: python tools/print_classroom.py CONFIG"""
 
-from mmkdml.apis import config_parser, load_config, run_tool
-from mmkdml.inspection import describe, inspect_config
+from mmkdml.apis import config_parser, run_tool
 
 
 def main() -> None:
     parser = config_parser(
-        'Print who is in the classroom, who teaches whom, and how much smaller the ensemble is. '
-        'Needs no data and no weights.'
+        'Print the members, the transfers between them, and the parameters and FLOPs saved by the '
+        'ensemble. Needs neither data nor weights.'
     )
     args = parser.parse_args()
+
+    from mmkdml.apis import load_config
+    from mmkdml.inspection import describe, inspect_config
+
     print(describe(inspect_config(load_config(args.config, args.cfg_options))))
 
 

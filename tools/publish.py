@@ -1,18 +1,21 @@
-"""Publishes a trained ensemble: python tools/publish.py CONFIG CHECKPOINT --out DIR"""
+"""Publish a trained ensemble: python tools/publish.py CONFIG CHECKPOINT --out DIR"""
 
-from mmkdml.apis import config_parser, load_config, publish, run_tool
+from mmkdml.apis import config_parser, run_tool
 
 
 def main() -> None:
-    parser = config_parser('Write the students alone, a checkpoint and a config to test them with.')
+    parser = config_parser('Write a checkpoint of the students only, and a config to test it with.')
     parser.add_argument(
         'checkpoint',
         metavar='CHECKPOINT',
-        help='checkpoint file, or the folder of a run for its best checkpoint',
+        help='checkpoint file, or folder of a run for its best checkpoint',
     )
-    parser.add_argument('--out', metavar='DIR', required=True, help='folder to write to')
+    parser.add_argument('--out', metavar='DIR', required=True, help='output folder')
     parser.add_argument('--force', action='store_true', help='replace published files')
     args = parser.parse_args()
+
+    from mmkdml.apis import load_config, publish
+
     config, checkpoint = publish(
         load_config(args.config, args.cfg_options), args.checkpoint, args.out, args.force
     )

@@ -1,10 +1,6 @@
-"""Tests a checkpoint: python tools/test.py CONFIG CHECKPOINT"""
+"""Test a checkpoint: python tools/test.py CONFIG CHECKPOINT"""
 
-from mmengine.dist import is_main_process
-
-from mmkdml.apis import config_parser, load_config, load_weights, make_runner, run_tool
-from mmkdml.apis.output_folder import refuse_existing
-from mmkdml.files import json_text, write_atomically
+from mmkdml.apis import config_parser, run_tool
 
 
 def main() -> None:
@@ -14,14 +10,21 @@ def main() -> None:
     parser.add_argument(
         'checkpoint',
         metavar='CHECKPOINT',
-        help='checkpoint file, or the folder of a run for its best checkpoint',
+        help='checkpoint file, or folder of a run for its best checkpoint',
     )
-    parser.add_argument('--work-dir', help='folder for logs and pictures')
+    parser.add_argument('--work-dir', metavar='DIR', help='folder for logs and pictures')
     parser.add_argument(
-        '--out', help='JSON file for the metrics; null where one is undefined (NaN)'
+        '--out', metavar='FILE', help='JSON file for the metrics; null stands for NaN'
     )
-    parser.add_argument('--force', action='store_true', help='replace that file')
+    parser.add_argument('--force', action='store_true', help='replace FILE if it exists')
     args = parser.parse_args()
+
+    from mmengine.dist import is_main_process
+
+    from mmkdml.apis import load_config, load_weights, make_runner
+    from mmkdml.apis.output_folder import refuse_existing
+    from mmkdml.files import json_text, write_atomically
+
     if args.out:
         refuse_existing(args.out, args.force, [args.config, args.checkpoint])
     config = load_config(args.config, args.cfg_options, args.work_dir)

@@ -1,45 +1,52 @@
-"""Trains a config: python tools/train.py configs/kdml/r50_r18x2_v3_lgg.py"""
+"""Train a classroom or a baseline: python tools/train.py configs/kdml/r50_r18x2_v3_lgg.py"""
 
-from mmkdml.apis import config_parser, load_config, make_runner, run_tool, use_amp
-from mmkdml.apis.runs import IMAGE_CACHE, use_deterministic, use_fast, use_image_cache
+from mmkdml.apis import config_parser, run_tool
 
 
 def main() -> None:
     parser = config_parser('Train a classroom or a baseline.', launcher=True)
     parser.add_argument(
-        '--work-dir', help='folder for logs and checkpoints (work_dirs/<folder>/<config>)'
+        '--work-dir',
+        metavar='DIR',
+        help='folder for logs and checkpoints (default: work_dirs/<folder>/<config>)',
     )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='resume from this checkpoint, or from the newest intact one in the work dir',
+        help='resume from CHECKPOINT, or from the latest valid one in the work dir',
     )
     parser.add_argument(
         '--accept-changes',
         action='store_true',
-        help='resume although settings or data differ; the new ones hold from there',
+        help='resume even if settings or data have changed, with the new ones',
     )
     parser.add_argument(
         '--overwrite',
         action='store_true',
-        help='start a new run in a work dir with checkpoints, which are deleted',
+        help='start a new run in a work dir with checkpoints, and delete these',
     )
-    parser.add_argument('--amp', action='store_true', help='mixed precision, on GPU or CPU')
     parser.add_argument(
-        '--fast', action='store_true', help='whatever makes steps faster on this device, --amp too'
+        '--amp', action='store_true', help='use automatic mixed precision, on GPU or CPU'
     )
-    parser.add_argument('--seed', type=int, help='seed of all random numbers')
     parser.add_argument(
-        '--deterministic', action='store_true', help='equal results of equal runs on a GPU, slower'
+        '--fast',
+        action='store_true',
+        help='enable every speed-up that pays on this device (implies --amp)',
+    )
+    parser.add_argument('--seed', type=int, help='random seed')
+    parser.add_argument(
+        '--deterministic',
+        action='store_true',
+        help='bitwise reproducible training on a GPU (slower)',
     )
     parser.add_argument(
         '--cache-images',
         nargs='?',
-        const=IMAGE_CACHE,
+        const='work_dirs/image_cache',
         metavar='DIR',
-        help=f'keep decoded images there ({IMAGE_CACHE}), so that later epochs and runs read these',
+        help='cache decoded images in DIR, for later epochs and runs (default DIR: %(const)s)',
     )
     parser.add_argument(
         '--profile',
@@ -47,13 +54,17 @@ def main() -> None:
         const=10,
         type=int,
         metavar='N',
-        help='tell where the time of N iterations (10) goes and write their trace; the run goes on',
+        help='profile N iterations (default N: %(const)s), write a trace, and continue training',
     )
     args = parser.parse_args()
     if args.overwrite and args.resume is not None:
-        parser.error('--overwrite starts a new run and --resume continues one: give one of them')
+        parser.error('--overwrite starts a new run, --resume continues one: use only one of them')
     if args.accept_changes and args.resume is None:
-        parser.error('--accept-changes needs --resume')
+        parser.error('--accept-changes requires --resume')
+
+    from mmkdml.apis import load_config, make_runner, use_amp, use_deterministic, use_fast
+    from mmkdml.apis.runs import use_image_cache
+
     config = load_config(args.config, args.cfg_options, args.work_dir)
     if args.seed is not None:
         config.randomness = dict(config.get('randomness', {}), seed=args.seed)

@@ -1,44 +1,43 @@
-"""What tools and scripts call."""
+"""Functions and classes for tools and scripts: training, testing, prediction and export."""
 
-from mmkdml.apis.cli.common import config_parser, run_tool
-from mmkdml.apis.cli.converters import run_converter
-from mmkdml.apis.export.publish import publish
-from mmkdml.apis.prediction.inputs import ReadOptions
-from mmkdml.apis.prediction.outputs import predict_files
-from mmkdml.apis.prediction.predictor import Answer, Prediction, Predictor, load
-from mmkdml.apis.prediction.volumes import write_mask
-from mmkdml.apis.run_checkpoints import newest_checkpoint
-from mmkdml.apis.runs import (
-    load_config,
-    load_weights,
-    make_runner,
-    use_amp,
-    use_deterministic,
-    use_fast,
+from typing import TYPE_CHECKING
+
+from mmkdml.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from mmkdml.apis.cli.common import config_parser, run_tool
+    from mmkdml.apis.cli.converters import run_converter
+    from mmkdml.apis.export.publish import publish
+    from mmkdml.apis.prediction.inputs import ReadOptions
+    from mmkdml.apis.prediction.outputs import predict_files
+    from mmkdml.apis.prediction.predictor import Answer, Prediction, Predictor, load
+    from mmkdml.apis.prediction.volumes import write_mask
+    from mmkdml.apis.run_checkpoints import newest_checkpoint
+    from mmkdml.apis.runs import (
+        load_config,
+        load_weights,
+        make_runner,
+        use_amp,
+        use_deterministic,
+        use_fast,
+    )
+    from mmkdml.apis.trained import find_runs, load_trained, run_files, split_run
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        '.cli.common': ['config_parser', 'run_tool'],
+        '.cli.converters': ['run_converter'],
+        '.export.publish': ['publish'],
+        '.prediction.inputs': ['ReadOptions'],
+        '.prediction.outputs': ['predict_files'],
+        '.prediction.predictor': ['Answer', 'Prediction', 'Predictor', 'load'],
+        '.prediction.volumes': ['write_mask'],
+        '.run_checkpoints': ['newest_checkpoint'],
+        '.runs': [
+            *('load_config', 'load_weights', 'make_runner'),
+            *('use_amp', 'use_deterministic', 'use_fast'),
+        ],
+        '.trained': ['find_runs', 'load_trained', 'run_files', 'split_run'],
+    },
 )
-from mmkdml.apis.trained import find_runs, load_trained, run_files, split_run
-
-__all__ = [
-    'Answer',
-    'Prediction',
-    'Predictor',
-    'ReadOptions',
-    'config_parser',
-    'find_runs',
-    'load',
-    'load_config',
-    'load_trained',
-    'load_weights',
-    'make_runner',
-    'newest_checkpoint',
-    'predict_files',
-    'publish',
-    'run_converter',
-    'run_files',
-    'run_tool',
-    'split_run',
-    'use_amp',
-    'use_deterministic',
-    'use_fast',
-    'write_mask',
-]

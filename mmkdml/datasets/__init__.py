@@ -1,5 +1,6 @@
 """Data sets, split files, converters, image loading, augmentation and synthetic demo data."""
 
+import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are imported
 from mmkdml.datasets.base import SplitClassificationDataset, SplitFileMixin, SplitSegDataset
 from mmkdml.datasets.converters import (
     class_folder_rows,

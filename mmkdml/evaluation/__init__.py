@@ -1,5 +1,6 @@
 """Metrics of every member and of the ensemble, and figures of masks and calibration."""
 
+import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are imported
 from mmkdml.evaluation.calibration import Calibration
 from mmkdml.evaluation.case_table import CaseTable
 from mmkdml.evaluation.diversity import Diversity

@@ -1,5 +1,6 @@
 """Networks, losses, projectors and distillers."""
 
+import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are imported
 from mmkdml.models.backbones import PretrainedTIMMBackbone, StemResNet
 from mmkdml.models.distillers import DiversifiedKDMLDistiller, KnowledgeDistiller, TeacherCache
 from mmkdml.models.heads import BinaryLinearClsHead, UNetHead

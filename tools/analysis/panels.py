@@ -1,55 +1,55 @@
-"""Draws hard cases as each member sees them: python tools/analysis/panels.py RUN [RUN ...]"""
+"""Draw hard cases as predicted by each member: python tools/analysis/panels.py RUN [RUN ...]"""
 
 import shutil
 import tempfile
 from pathlib import Path
 
-import pandas as pd
-
-from mmkdml.analysis.case_figure import FOREGROUND_BAR, draw_runs, mask_rows
-from mmkdml.analysis.grad_cam import PREDICTED, cam_bar, cam_rows
-from mmkdml.analysis.hard_cases import (
-    CRITERIA,
-    SMALLEST,
-    WORST,
-    check_comparable,
-    choose_cases,
-    measure_cases,
-    only_cases,
-)
 from mmkdml.apis import run_tool
 from mmkdml.apis.cli.analysis import analysis_parser, named_runs, open_run
-from mmkdml.apis.output_folder import OutputFolder
-from mmkdml.evaluation import csv_text
 
 
 def main() -> None:
     parser = analysis_parser(
-        'Choose hard cases, of all runs together, and write sheets (PNG) of what each member makes '
-        'of them, heat maps of masks or Grad-CAM of classes, and a CSV of their numbers.',
+        'Select hard cases over all runs and write sheets (PNG) with the predictions of each '
+        'member, heat maps of masks or Grad-CAM of classes, and a CSV of the numbers.',
         name='panels',
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         '--by',
-        choices=CRITERIA,
-        default=WORST,
-        help='smallest regions; worst IoU of the ensemble, or probability of the true class; '
-        'largest disagreement of the students (%(default)s)',
+        choices=('smallest', 'worst', 'disagreement'),
+        default='worst',
+        help='smallest regions; worst IoU, or probability of the true class, of the ensemble; '
+        'largest disagreement of the students (default: %(default)s)',
     )
-    which.add_argument('--ids', nargs='+', metavar='ID', help='these cases, and no others')
-    parser.add_argument('--num', type=int, default=6, help='how many cases (%(default)s)')
+    which.add_argument('--ids', nargs='+', metavar='ID', help='draw these cases instead')
+    parser.add_argument('--num', type=int, default=6, help='number of cases (default: %(default)s)')
     parser.add_argument(
-        '--layer', help='classification: the layer that Grad-CAM looks at (the last map)'
+        '--layer', help='classification: layer for Grad-CAM (default: the last feature map)'
     )
     parser.add_argument(
         '--towards',
-        default=PREDICTED,
+        default='predicted',
         metavar='CLASS',
-        help='classification: what Grad-CAM explains: predicted, true, or a name or index '
-        '(%(default)s)',
+        help='classification: class that Grad-CAM explains: predicted, true, or a name or index '
+        '(default: %(default)s)',
     )
     args = parser.parse_args()
+
+    import pandas as pd
+
+    from mmkdml.analysis.case_figure import FOREGROUND_BAR, draw_runs, mask_rows
+    from mmkdml.analysis.grad_cam import cam_bar, cam_rows
+    from mmkdml.analysis.hard_cases import (
+        SMALLEST,
+        check_comparable,
+        choose_cases,
+        measure_cases,
+        only_cases,
+    )
+    from mmkdml.apis.output_folder import OutputFolder
+    from mmkdml.evaluation import csv_text
+
     files = named_runs(parser, args)
     outputs = OutputFolder(args.out)
     outputs.check(['cases.csv', 'panels.png'])
@@ -59,9 +59,11 @@ def main() -> None:
     }
     segmentation = check_comparable(runs) == 'segmentation'
     if args.by == SMALLEST and not segmentation:
-        parser.error('--by smallest looks at masks, but the runs classify: worst or disagreement')
+        parser.error(
+            '--by smallest requires masks, but these are classifiers: use worst or disagreement'
+        )
     if args.num < 1:
-        parser.error(f'--num must be 1 or more, got {args.num}')
+        parser.error(f'invalid --num: expected at least 1, got {args.num}')
     ids = list(dict.fromkeys(args.ids or []))
     tables = {
         title: measure_cases(model, only_cases(loader, ids) if ids else loader, title)
@@ -81,9 +83,9 @@ def main() -> None:
         for name in pictures:
             with outputs.writing(name) as part:
                 shutil.copyfile(Path(folder, name), part)
-    whole = pd.concat({title: table.set_index('id').loc[ids] for title, table in tables.items()})
-    whole = whole.convert_dtypes().rename_axis(['run', 'id']).reset_index()
-    outputs.write_text('cases.csv', csv_text(whole))
+    table = pd.concat({title: cases.set_index('id').loc[ids] for title, cases in tables.items()})
+    table = table.convert_dtypes().rename_axis(['run', 'id']).reset_index()
+    outputs.write_text('cases.csv', csv_text(table))
     print(*(args.out / name for name in (*pictures, 'cases.csv')), sep='\n')
 
 

@@ -1,10 +1,9 @@
-"""Check split files that were written or edited by hand, and record them as they are."""
+"""Check split files that were written or edited by hand, and accept them."""
 
 import argparse
 
 from mmkdml.apis import run_tool
 from mmkdml.apis.cli.converters import summary
-from mmkdml.datasets.splits import accept_splits
 
 
 def main() -> None:
@@ -13,9 +12,12 @@ def main() -> None:
     parser.add_argument(
         '--split-by',
         choices=['image'],
-        help='accept groups (patients, lesions) that have images in several parts',
+        help='allow groups (patients, lesions) with images in several parts',
     )
     args = parser.parse_args()
+
+    from mmkdml.datasets.splits import accept_splits
+
     print(summary(accept_splits(args.folder, args.split_by)))
 
 

@@ -1,16 +1,21 @@
-"""Writes split files for data of your own: class folders, or folders of images and masks."""
+"""Write split files for custom data: class folders, or folders of images and masks."""
 
 import argparse
 
 from mmkdml.apis import run_converter, run_tool
 from mmkdml.apis.cli.converters import add_mask_option
-from mmkdml.datasets.converters import convert_folders
+
+
+def convert(**arguments):
+    from mmkdml.datasets.converters import convert_folders
+
+    return convert_folders(**arguments)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='Without --images and --masks, each folder of SOURCE is a class.',
+        epilog='Without --images and --masks, each subfolder of SOURCE is a class.',
     )
     parser.add_argument('--images', metavar='DIR', help='folder of images in SOURCE')
     parser.add_argument('--masks', metavar='DIR', help='folder of binary masks in SOURCE')
@@ -18,16 +23,17 @@ def main() -> None:
         '--mask-suffix',
         default='',
         metavar='TEXT',
-        help="what a mask's name has after its image's, e.g. _mask",
+        help='suffix of mask names after the name of the image, e.g. _mask',
     )
     parser.add_argument(
         '--group-regex',
         metavar='REGEX',
-        help="finds an image's group (a patient, say) in its path from SOURCE on: the part "
-        'called (?P<group>...), or the first in parentheses. A group stays in one split',
+        help='regular expression for the group of an image (e.g. a patient) in its path below '
+        'SOURCE: the part (?P<group>...), or the first one in parentheses. A group stays in one '
+        'split',
     )
     add_mask_option(parser)
-    run_converter(parser, convert_folders)
+    run_converter(parser, convert)
 
 
 if __name__ == '__main__':

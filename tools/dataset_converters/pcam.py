@@ -1,13 +1,18 @@
-"""Writes split files for PCam (Histopathologic Cancer Detection)."""
+"""Write split files for PCam (Histopathologic Cancer Detection)."""
 
 import argparse
 
 from mmkdml.apis import run_converter, run_tool
-from mmkdml.datasets.converters import convert_pcam
+
+
+def convert(**arguments):
+    from mmkdml.datasets.converters import convert_pcam
+
+    return convert_pcam(**arguments)
 
 
 def number_or_all(text: str) -> int:
-    """'all' is 0."""
+    """Parse a number, or 'all' as 0."""
     return 0 if text == 'all' else int(text)
 
 
@@ -18,11 +23,11 @@ def main() -> None:
         type=number_or_all,
         default=20000,
         metavar='N|all',
-        help='images to choose at random, half of each class (default 20000)',
+        help='number of random images, half of each class (default: %(default)s)',
     )
     run_converter(
         parser,
-        convert_pcam,
+        convert,
         'configs/kdml/r50_r18x2_v3_pcam.py',
         'data/pcam/histopathologic-cancer-detection',
         'data/pcam/splits',

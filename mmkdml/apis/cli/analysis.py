@@ -1,4 +1,4 @@
-"""What the command lines of ``tools/analysis`` share: their runs, and the data to look at."""
+"""Arguments, runs and data shared by ``tools/analysis``."""
 
 from __future__ import annotations
 
@@ -6,43 +6,45 @@ import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from mmengine.dataset import DefaultSampler
-from mmengine.model import BaseModel
-from mmengine.runner import Runner
-from torch.utils.data import DataLoader
+from typing import TYPE_CHECKING, Any
 
 from mmkdml.apis.cli.common import add_cfg_options
-from mmkdml.apis.runs import load_config
-from mmkdml.apis.trained import find_runs, load_trained
-from mmkdml.engine import watch_workers
+
+if TYPE_CHECKING:
+    from mmengine.model import BaseModel
+    from torch.utils.data import DataLoader
 
 
 def analysis_parser(description: str, name: str) -> argparse.ArgumentParser:
-    """A parser with ``RUN``, ``--titles``, ``--out``, ``--part`` and ``--cfg-options``.
+    """Create a parser with ``RUN``, ``--titles``, ``--out``, ``--part`` and ``--cfg-options``.
 
     Args:
         description: First line of the help.
-        name: Of the folder to write to by default, in which a suite's report looks for pictures.
+        name: Name of the default output folder; the report of a suite shows the pictures in it.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         'runs',
         nargs='+',
         metavar='RUN',
-        help="a run's folder for its config and best checkpoint, or CONFIG CHECKPOINT; several "
-        'stand side by side',
+        help='folder of a run, for its config and best checkpoint, or CONFIG CHECKPOINT; several '
+        'runs are compared',
     )
-    parser.add_argument('--titles', nargs='+', help="the runs' names in the picture")
+    parser.add_argument('--titles', nargs='+', metavar='TITLE', help='titles of the runs')
     parser.add_argument(
         '--out',
         type=Path,
-        help=f'folder (analysis/{name} in that of the run, or in what is above all runs)',
+        metavar='DIR',
+        help=f'output folder (default: analysis/{name} in the folder of the run, or in the common '
+        'parent of all runs)',
     )
     parser.set_defaults(name=name)
-    parser.add_argument('--part', choices=('val', 'test'), default='test')
+    parser.add_argument(
+        '--part',
+        choices=('val', 'test'),
+        default='test',
+        help='part of the data set (default: %(default)s)',
+    )
     add_cfg_options(parser)
     return parser
 
@@ -50,21 +52,28 @@ def analysis_parser(description: str, name: str) -> argparse.ArgumentParser:
 def named_runs(
     parser: argparse.ArgumentParser, args: argparse.Namespace
 ) -> dict[str, tuple[Path, Path]]:
-    """Config and checkpoint of each run that was given, by its title; settles ``args.out``.
+    """Find the runs and set the default of ``args.out``.
 
     Args:
-        parser: Of :func:`analysis_parser`.
-        args: What it parsed.
+        parser: A parser from :func:`analysis_parser`.
+        args: Its parsed arguments.
+
+    Returns:
+        Config and checkpoint of each run by title.
 
     Raises:
         FileNotFoundError: See :func:`mmkdml.apis.find_runs`.
-        SystemExit: If there is not one title for each, or two are the same.
+        SystemExit: If the number of titles is not that of the runs, or titles are not unique.
         ValueError: See :func:`mmkdml.apis.find_runs`.
     """
+    from mmkdml.apis.trained import find_runs
+
     runs = find_runs(args.runs)
     titles = args.titles or ['/'.join(path.parent.parts[-2:]) for _, path in runs]
     if len(titles) != len(runs) or len(set(titles)) < len(titles):
-        parser.error(f'give --titles, a different one for each of the {len(runs)} runs: {titles}')
+        parser.error(
+            f'invalid --titles: expected {len(runs)} different titles, one per run, got {titles}'
+        )
     if args.out is None:
         above = os.path.commonpath([path.resolve().parent for _, path in runs])
         args.out = Path(os.path.relpath(above)) / 'analysis' / args.name
@@ -79,20 +88,28 @@ def open_run(
     shuffle: bool = False,
     **changes: Any,
 ) -> tuple[BaseModel, DataLoader]:
-    """The model of a run, on a GPU if there is one, and a loader of its data.
+    """Load the model of a run, on a GPU if there is one, and build a loader of its data.
 
     Args:
         path: The config.
         checkpoint: The weights.
         part: ``'val'`` or ``'test'``.
-        options: Of the config, by dotted key.
-        shuffle: Draw the images in random order, the same one for every run; or as they come.
-        **changes: Of the loader's config, such as ``batch_size``.
+        options: Settings of the config to change, by dotted key.
+        shuffle: Shuffle the images, in the same order for every run.
+        **changes: Settings of the loader to change, such as ``batch_size``.
 
     Raises:
-        FileNotFoundError: If there is no such config, checkpoint or data.
-        ValueError: If the checkpoint does not fit.
+        FileNotFoundError: If the config, the checkpoint or the data do not exist.
+        ValueError: If the checkpoint does not fit the model.
     """
+    import torch
+    from mmengine.dataset import DefaultSampler
+    from mmengine.runner import Runner
+
+    from mmkdml.apis.runs import load_config
+    from mmkdml.apis.trained import load_trained
+    from mmkdml.engine import watch_workers
+
     config = load_config(path, options)
     model = load_trained(config, checkpoint)
     loader = config[f'{part}_dataloader']

@@ -1,4 +1,7 @@
-"""What the command lines of the tools share."""
+"""Arguments and exit codes shared by the tools.
+
+Imports neither PyTorch nor the frameworks, so that tools parse their arguments at once.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,16 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.error import URLError
 
-import torch
-import torch.distributed
-from mmengine.config import DictAction
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-# In which a launcher sees what became of another process, before it hears of this one's end
-LAST_WORDS_SECONDS = 5.0
+# Time in which a launcher notices the failed process before this one exits.
+LAUNCHER_SECONDS = 5.0
 
 
-class _Options(DictAction):
-    """``--cfg-options`` with an error of one line for what is not ``KEY=VALUE``."""
+class _Options(argparse.Action):
+    """``--cfg-options``; rejects words that are not ``KEY=VALUE``."""
 
     def __call__(
         self,
@@ -41,7 +40,9 @@ class _Options(DictAction):
                     f'Invalid {option_string} {word!r}: expected KEY=VALUE, such as '
                     'train_cfg.max_epochs=3, with an equal number of opening and closing brackets'
                 )
-        super().__call__(parser, namespace, values, option_string)
+        from mmengine.config import DictAction
+
+        DictAction([], self.dest)(parser, namespace, values, option_string)
         for word in values:
             key, _, value = word.partition('=')
             if ' ' in value and not set(value) & set('([,'):  # where mmengine drops spaces
@@ -59,23 +60,23 @@ def _is_balanced(value: str) -> bool:
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options``, the same for every tool, to a parser."""
+    """Add ``--cfg-options`` to a parser."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=_Options,
         default={},
         metavar='KEY=VALUE',
-        help='settings of the config to change, e.g. train_cfg.max_epochs=3',
+        help='override settings of the config, e.g. train_cfg.max_epochs=3',
     )
 
 
 def config_parser(description: str, launcher: bool = False) -> argparse.ArgumentParser:
-    """A parser with ``CONFIG`` and ``--cfg-options``.
+    """Create a parser with ``CONFIG`` and ``--cfg-options``.
 
     Args:
         description: First line of the help.
-        launcher: Whether the tool runs in several processes: adds ``--launcher``.
+        launcher: Add ``--launcher``, for tools that run in several processes.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', metavar='CONFIG', help='config file')
@@ -85,90 +86,98 @@ def config_parser(description: str, launcher: bool = False) -> argparse.Argument
             '--launcher',
             choices=('none', 'pytorch', 'slurm', 'mpi'),
             default='none',
-            help='who started the processes',
+            help='launcher that started the processes (default: %(default)s)',
         )
-        # torchrun and older launchers pass it; mmengine reads the environment instead
+        # torchrun and older launchers pass it; mmengine reads the environment instead.
         parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     return parser
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Runs a tool; what its user can mend is told in one line, a bug with its traceback.
+    """Run the main function of a tool; print errors that its user can fix in one line.
 
-    A user can mend what the operating system refuses (``OSError``) and what this package refuses by
-    a ``raise`` of its own (``ValueError``, ``TypeError``). The same kinds of error from elsewhere,
-    or from an operation that failed in this package, are bugs. Of several processes, one that lost
-    another says so; torchrun names the other in its summary, and its error if it had one.
+    These are errors of the operating system (``OSError``), and ``ValueError`` and ``TypeError``
+    from a ``raise`` statement of this package. All others are bugs and keep their traceback. A
+    process that lost the connection to another one reports that.
 
     Raises:
-        SystemExit: With ``<tool>: error: <message>``, which Python writes to stderr; with code 130,
-            as shells have it, after Ctrl-C.
+        SystemExit: With ``<tool>: error: <message>`` for stderr, or with code 130 after Ctrl-C.
     """
     try:
         try:
             main()
         except Exception as error:
-            _tell_of_processes(error)
+            _report_to_launcher(error)
             raise
-        if torch.distributed.is_initialized():
+        if _process_group():
             leave_process_group()
     except KeyboardInterrupt:
         print(f'{_tool_name()}: interrupted', file=sys.stderr)
         sys.exit(130)
     except URLError as error:
         sys.exit(
-            f'{_tool_name()}: error: pretrained weights cannot be downloaded '
-            f"({error.reason}). Without a network, name local files in the networks' init_cfg, or "
-            'None to start untrained'
+            f'{_tool_name()}: error: cannot download pretrained weights ({error.reason}). Without '
+            'a network, set init_cfg of the networks to local files, or to None to train from '
+            'scratch'
         )
     except OSError as error:
-        _stop(error)
+        _exit(error)
     except (ValueError, TypeError) as error:
-        if not _is_refusal(error):
+        if not _is_from_raise_statement(error):
             raise
-        _stop(error)
+        _exit(error)
 
 
 def leave_process_group() -> None:
-    """Ends a process of several, after all of them are done.
+    """End one of several processes after all of them are done.
 
-    gloo's threads sometimes abort a process while the interpreter goes down ("terminate called
-    without an active exception"), or hang it: who gives up the group last, often a
-    DistributedDataParallel, waits for them with Python's lock held, which they need to let go of
-    tensors. So with gloo it ends before that, its exit handlers done.
+    With gloo the process exits at once, after its exit handlers. Otherwise gloo's threads may abort
+    it while the interpreter shuts down ("terminate called without an active exception"), or
+    deadlock: the last owner of the group waits for them and holds the GIL that they need.
     """
-    torch.distributed.barrier()
-    if torch.distributed.get_backend() != 'gloo':
-        torch.distributed.destroy_process_group()
+    import torch.distributed as dist
+
+    dist.barrier()
+    if dist.get_backend() != 'gloo':
+        dist.destroy_process_group()
         return
-    _leave_at_once(0)
+    _exit_at_once(0)
 
 
-def _leave_at_once(code: int) -> None:
+def _process_group() -> ModuleType | None:
+    """Return ``torch.distributed`` if this process belongs to a group."""
+    dist = sys.modules.get('torch.distributed')
+    return dist if dist is not None and dist.is_initialized() else None
+
+
+def _exit_at_once(code: int) -> None:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _tell_of_processes(error: Exception) -> None:
-    """Tells of a process that was lost, and ends; or tells torchrun of this one's own error."""
-    if not torch.distributed.is_initialized():
+def _report_to_launcher(error: Exception) -> None:
+    """Record an error for torchrun; exit if it is a lost connection to another process."""
+    dist = _process_group()
+    if dist is None:
         return
-    if not (isinstance(error, torch.distributed.DistError) or '/gloo/' in str(error)):
-        if torch.distributed.is_torchelastic_launched():
+    if not (isinstance(error, dist.DistError) or '/gloo/' in str(error)):
+        if dist.is_torchelastic_launched():
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
             get_error_handler().record_exception(error)
         return
-    rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
     print(
-        f'{_tool_name()}: error: process {rank} of {processes} (numbered from 0, on '
-        f'{socket.gethostname()}) lost another one, which was killed, failed or hangs; the '
-        f'launcher or its own log tells. --resume goes on from the last checkpoint. {error}',
+        f'{_tool_name()}: error: process {dist.get_rank()} of {dist.get_world_size()} (numbered '
+        f'from 0, on {socket.gethostname()}) lost the connection to another one, which was killed, '
+        'failed or hangs; see its log or that of the launcher. Continue from the last checkpoint '
+        f'with --resume. {error}',
         file=sys.stderr,
         flush=True,
     )
-    time.sleep(LAST_WORDS_SECONDS)
-    _leave_at_once(1)
+    time.sleep(LAUNCHER_SECONDS)
+    _exit_at_once(1)
 
 
 def _tool_name() -> str:
@@ -176,12 +185,12 @@ def _tool_name() -> str:
     return path.parent.name if path.stem == '__main__' else path.name
 
 
-def _stop(error: Exception) -> None:
+def _exit(error: Exception) -> None:
     sys.exit(f'{_tool_name()}: error: {error}')
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Return whether the error comes from a ``raise`` statement in this package or a benchmark."""
+def _is_from_raise_statement(error: Exception) -> bool:
+    """Return whether a ``raise`` statement of this package or of a benchmark raised the error."""
     frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
     package = frame.f_globals.get('__name__', '').partition('.')[0]
     source = linecache.getline(frame.f_code.co_filename, line).lstrip()

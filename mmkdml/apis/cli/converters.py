@@ -1,4 +1,4 @@
-"""What the command lines of the data set converters share."""
+"""Arguments and output shared by ``tools/dataset_converters``."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmkdml.datasets.images import DRAWN_ON
-from mmkdml.datasets.splits import SplitRow, split_counts
-from mmkdml.datasets.splits.manifest import INFO_FILE
+if TYPE_CHECKING:
+    from mmkdml.datasets.splits import SplitRow
 
-Splits = Mapping[str, Sequence[SplitRow]]
+    Splits = Mapping[str, Sequence[SplitRow]]
 
 
 def add_mask_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option of converters for masks of images with an EXIF orientation."""
+    """Add ``--masks-drawn-on``, for images with an EXIF orientation."""
     parser.add_argument(
         '--masks-drawn-on',
-        choices=DRAWN_ON,
-        help='whether masks were drawn on the pixels stored in the image file or on those that '
-        'viewers show; needed if the EXIF orientation turns an image and its size is ambiguous',
+        choices=('stored', 'shown'),
+        help='masks match the pixels as stored in the image file, or as shown by viewers; needed '
+        'only if an EXIF orientation rotates an image and its size does not decide',
     )
 
 
@@ -34,54 +34,62 @@ def run_converter(
     splits_dir: str = '',
     argv: Sequence[str] | None = None,
 ) -> None:
-    """What the converters' command lines share: arguments and the closing table.
+    """Parse the arguments of a converter, run it, and print its splits and the next command.
 
     Args:
-        parser: Has the data set's own arguments.
-        convert: Called with every argument by name.
-        config: The config to train with next; none for data that no config knows. An argument in
-            braces, as ``{task}``, stands for its value, here and in ``splits_dir``.
-        data_root: Where that config looks for the images.
-        splits_dir: Where it looks for the split files.
-        argv: Arguments; those of the process by default.
+        parser: Parser with the arguments specific to the data set.
+        convert: Function that is called with all arguments by name.
+        config: Config to train with next; None if no config uses the data. Here and in
+            ``splits_dir`` an argument in braces, such as ``{task}``, is replaced by its value.
+        data_root: Folder of the images in that config.
+        splits_dir: Folder of the split files in that config.
+        argv: Arguments; by default those of the process.
 
     Raises:
         OSError: If a file cannot be read or written.
-        ValueError: If the source cannot be used.
+        ValueError: If the source is invalid.
     """
     parser.add_argument('source', metavar='SOURCE', help='folder of the published data set')
-    parser.add_argument('--out', metavar='DIR', required=True, help='folder for the split files')
+    parser.add_argument(
+        '--out', metavar='DIR', required=True, help='output folder for the split files'
+    )
     parser.add_argument(
         '--ratios',
         nargs=3,
         type=float,
         default=[75, 10, 15],
         metavar=('TRAIN', 'VAL', 'TEST'),
-        help='shares of images (default 75 10 15)',
+        help='proportions of images (default: 75 10 15)',
     )
-    parser.add_argument('--seed', type=int, default=0, help='same seed, same files (default 0)')
-    parser.add_argument('--force', action='store_true', help='replace other splits in DIR')
-    given = vars(parser.parse_args(argv))
-    splits = convert(**given)
-    out = Path(given['out'])
+    parser.add_argument(
+        '--seed', type=int, default=0, help='seed of the random split (default: %(default)s)'
+    )
+    parser.add_argument('--force', action='store_true', help='replace different splits in DIR')
+    arguments = vars(parser.parse_args(argv))
+    from mmkdml.datasets.splits.manifest import INFO_FILE
+
+    splits = convert(**arguments)
+    out = Path(arguments['out'])
     print(summary(splits, json.loads((out / INFO_FILE).read_text()).get('classes')))
     if config is None:
-        print('\nnext: a config of your own, as in docs/custom_data.md')
+        print('\nnext: write a config for your data, see docs/custom_data.md')
         return
-    command = f'python tools/train.py {config.format(**given)}'
-    if Path(given['source']) != Path(data_root) or out != Path(splits_dir.format(**given)):
-        command += _places(given['source'], out, splits)
+    command = f'python tools/train.py {config.format(**arguments)}'
+    if Path(arguments['source']) != Path(data_root) or out != Path(splits_dir.format(**arguments)):
+        command += _path_options(arguments['source'], out, splits)
     print(f'\nnext:\n{command}')
 
 
 def summary(splits: Splits, classes: Sequence[str] | None = None) -> str:
-    """A table with a line per split: images, groups, and positives or samples of each class.
+    """Format the number of images, groups, and positives or samples per class of each split.
 
     Args:
         splits: Rows of each split.
-        classes: Names of the classes, where the labels stand for more than yes and no. A sample is
-            an image as often as an epoch draws it.
+        classes: Names of the classes; None for binary labels. Repeats of an image count as samples
+            of its class.
     """
+    from mmkdml.datasets.splits import split_counts
+
     lines = [['split', 'images', 'groups', *(classes or ['positives'])]]
     for name, rows in splits.items():
         counts = split_counts(rows)
@@ -100,8 +108,8 @@ def summary(splits: Splits, classes: Sequence[str] | None = None) -> str:
     )
 
 
-def _places(source: str, out: Path, splits: Splits) -> str:
-    """Options that tell a config where the data are."""
+def _path_options(source: str, out: Path, splits: Splits) -> str:
+    """Return the ``--cfg-options`` that set the paths of the data."""
     options = ['']
     for split in splits:
         dataset = f'{split}_dataloader.dataset'
