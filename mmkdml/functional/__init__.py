@@ -1,4 +1,4 @@
-"""The papers' mathematics: tensors in, tensors out, no modules and no frameworks."""
+"""Loss functions of the papers on plain tensors, without modules or frameworks."""
 
 from mmkdml.functional.adversarial import discriminator_error, gradient_penalty, learner_realism
 from mmkdml.functional.attention import attention_difference, attention_map

@@ -1,4 +1,4 @@
-"""Attention transfer (AT): where a network looks, as seen from the size of its activations.
+"""Attention transfer (AT): spatial attention maps computed from activation magnitudes.
 
 Zagoruyko and Komodakis, *Paying More Attention to Attention*, ICLR 2017.
 """
@@ -8,33 +8,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmkdml.functional.divergence import full_precision
+from mmkdml.functional.checks import check_at_least, check_choice
 from mmkdml.functional.shapes import pooled_to_smaller
-from mmkdml.functional.structure import check_reference
-from mmkdml.functional.vectors import directions
+from mmkdml.functional.vectors import directions, full_precision
 
 ATTENTION_REFERENCES = ('simkd', 'paper')
 
-# Where nothing is larger than this a map counts as zero, and looks nowhere.
+# Features whose largest magnitude is not above this count as zero.
 SMALLEST = 1e-8
 
 
 def attention_map(features: Tensor, exponent: float = 2.0) -> Tensor:
-    """The mean over the channels of |f|^exponent, divided by its Euclidean length over the map.
+    """Compute the channel mean of |f|^exponent, scaled to unit Euclidean norm per image.
 
     Args:
         features: (N, C, H, W).
-        exponent: At least 1; 2 in AT and DSD, 4 in EMKD.
+        exponent: At least 1, so that the gradient at 0 is finite; 2 in AT and DSD, 4 in EMKD.
 
     Returns:
-        (N, H, W), not negative, each image's of length 1; all 0 where the features are all 0.
+        (N, H, W), non-negative, unit norm per image; all 0 where the features are all 0.
 
     Raises:
-        ValueError: If the features are no maps, or the exponent is below 1.
+        ValueError: If the features are not maps or the exponent is below 1.
     """
     if features.ndim != 4:
-        raise ValueError(f'Attention needs feature maps (N, C, H, W), got {tuple(features.shape)}')
-    check_exponent(exponent)
+        raise ValueError(
+            'Invalid features for an attention map: expected (N, C, H, W), got '
+            f'{tuple(features.shape)}'
+        )
+    check_at_least('exponent', exponent, 1)
     features = full_precision(features)
     # The map does not depend on the scale, but large powers of large features would overflow.
     scales = features.detach().abs().amax(dim=(1, 2, 3), keepdim=True)
@@ -46,9 +48,9 @@ def attention_map(features: Tensor, exponent: float = 2.0) -> Tensor:
 def attention_difference(
     learner: Tensor, source: Tensor, exponent: float = 2.0, reference: str = 'simkd'
 ) -> Tensor:
-    """Distance between the attention maps of two members (AT).
+    """Compute the distance between two members' attention maps (AT).
 
-    The larger feature map is averaged to the size of the smaller one first.
+    The larger feature map is average-pooled to the size of the smaller one first.
 
     Args:
         learner: Feature map (N, C, H, W).
@@ -63,17 +65,11 @@ def attention_difference(
         Scalar, in [0, 2 / (H * W)] with ``'simkd'`` and in [0, sqrt(2)] with ``'paper'``.
 
     Raises:
-        ValueError: If N differs, or see :func:`attention_map`; if the reference is unknown.
+        ValueError: If N differs, the features are not maps, or an option is invalid.
     """
-    check_reference(reference, ATTENTION_REFERENCES)
+    check_choice('reference', reference, ATTENTION_REFERENCES)
     learner, source = pooled_to_smaller(learner, source)
     difference = attention_map(learner, exponent) - attention_map(source, exponent)
     if reference == 'paper':
         return torch.linalg.vector_norm(difference.flatten(1), dim=1).mean()
     return difference.square().mean()
-
-
-def check_exponent(exponent: float) -> None:
-    """Raises ``ValueError`` for a power whose slope at 0 is not finite."""
-    if not exponent >= 1:
-        raise ValueError(f'exponent must be at least 1, got {exponent}')

@@ -1,15 +1,16 @@
-"""Distances between feature maps."""
+"""Mean squared error between feature maps."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkdml.functional.divergence import check_same_shape, full_precision
+from mmkdml.functional.checks import check_same_shape
+from mmkdml.functional.vectors import full_precision
 
 
 def feature_mse(learner: Tensor, source: Tensor) -> Tensor:
-    """Mean squared error over all elements of two feature maps (paper, section 3.2).
+    """Compute the mean squared error over all elements of two feature maps (paper, section 3.2).
 
     Args:
         learner: Feature map (N, C, H, W), or any shape.
@@ -19,7 +20,7 @@ def feature_mse(learner: Tensor, source: Tensor) -> Tensor:
         Scalar >= 0.
 
     Raises:
-        ValueError: If the shapes differ; PyTorch's own loss would broadcast with a warning.
+        ValueError: If the shapes differ, where ``F.mse_loss`` would broadcast with a warning.
     """
-    check_same_shape(learner, source, 'The mean squared error of features')
+    check_same_shape(learner, source, 'the mean squared error')
     return F.mse_loss(full_precision(learner), full_precision(source))

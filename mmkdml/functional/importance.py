@@ -1,4 +1,4 @@
-"""Where networks look, compared in two ways: DSD's pixel similarity and EMKD's importance maps."""
+"""Losses on attention maps: DSD's pixel similarity and EMKD's importance maps."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkdml.functional.attention import attention_map
-from mmkdml.functional.divergence import full_precision
-from mmkdml.functional.vectors import directions
+from mmkdml.functional.checks import check_feature_maps
+from mmkdml.functional.vectors import directions, full_precision
 
-# Two attention maps that are equal differ by as much in float32.
+# Equal attention maps differ by up to this much in float32.
 ROUNDING = 1e-6
 
 
 def pixel_similarity(learner: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
-    """Difference in how attention moves from map to map of a network (DSD's PSD).
+    """Compare how attention changes between the layers of each network (DSD's PSD).
 
     Feng et al., *Double Similarity Distillation for Semantic Image Segmentation*, TIP 2021;
-    winycg/CIRKD:losses/dsd.py. With a the attention maps of a network (exponent 2), its residuals
-    are the directions of a_m - a_n for all n < m; the loss is the squared difference between the
-    two sides' residuals, averaged over N, H and W and over the pairs. The reference needs maps of
-    one size; here attention is averaged down to the smallest height and width among all maps. Two
-    maps that look at the same places have no residual: 0, and no gradient.
+    winycg/CIRKD:losses/dsd.py. With a_m the attention map of layer m (exponent 2), the residuals of
+    a network are the unit vectors along a_m - a_n for all n < m. The loss is the squared difference
+    between the two sides' residuals, averaged over N, H, W and the pairs. The reference requires
+    maps of one size; here attention is average-pooled to the smallest height and width of all maps.
+    Two maps with equal attention have the residual 0 and receive no gradient.
 
     Args:
         learner: At least two maps (N, C, H, W), in the order of the layers; all but N may differ.
-        source: As many, the same N.
+        source: As many maps with the same N.
 
     Returns:
         Scalar >= 0.
@@ -39,13 +39,14 @@ def pixel_similarity(learner: Sequence[Tensor], source: Sequence[Tensor]) -> Ten
     """
     if len(learner) != len(source) or len(learner) < 2:
         raise ValueError(
-            'The pixel similarity compares two or more maps of the learner with as many of the '
-            f'source, got {len(learner)} and {len(source)}'
+            'Invalid inputs of the pixel similarity: expected two or more maps of the learner and '
+            f'as many of the source, got {len(learner)} and {len(source)}'
         )
     maps = (*learner, *source)
     if len({len(features) for features in maps}) > 1:
         raise ValueError(
-            f'Expected maps of one N, got {[tuple(features.shape) for features in maps]}'
+            'Invalid inputs of the pixel similarity: expected maps with the same N, got '
+            f'{[tuple(features.shape) for features in maps]}'
         )
     attentions = [attention_map(features) for features in maps]
     size = min(a.shape[1] for a in attentions), min(a.shape[2] for a in attentions)
@@ -56,11 +57,11 @@ def pixel_similarity(learner: Sequence[Tensor], source: Sequence[Tensor]) -> Ten
 
 
 def importance_difference(learner: Tensor, source: Tensor, exponent: float = 4.0) -> Tensor:
-    """Squared difference between two attention maps, summed over the pixels (EMKD's IMD).
+    """Compute the squared difference between attention maps, summed over pixels (EMKD's IMD).
 
     Qin et al., *Efficient Medical Image Segmentation Based on Knowledge Distillation*, TMI 2021;
-    EagleMIT/EMKD:utils/loss_functions.py. Averaged over N alone, so that it is H * W times
-    attention transfer at the same exponent.
+    EagleMIT/EMKD:utils/loss_functions.py. It is averaged over N only and thus H * W times the
+    attention transfer loss with the same exponent.
 
     Args:
         learner: Feature map (N, C, H, W), resized bilinearly to the source's size if they differ.
@@ -71,13 +72,9 @@ def importance_difference(learner: Tensor, source: Tensor, exponent: float = 4.0
         Scalar in [0, 2].
 
     Raises:
-        ValueError: If the shapes do not fit, or the exponent is below 1.
+        ValueError: If N differs, the features are not maps, or the exponent is below 1.
     """
-    if learner.ndim != 4 or source.ndim != 4 or len(learner) != len(source):
-        raise ValueError(
-            'The importance maps need two maps (N, C, H, W) of one N, got '
-            f"the learner's {tuple(learner.shape)} and the source's {tuple(source.shape)}"
-        )
+    check_feature_maps(learner, source)
     if learner.shape[2:] != source.shape[2:]:
         learner = F.interpolate(full_precision(learner), size=source.shape[2:], mode='bilinear')
     difference = attention_map(learner, exponent) - attention_map(source, exponent)

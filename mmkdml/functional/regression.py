@@ -1,4 +1,4 @@
-"""What a source's classifier makes of a learner's features (SRRL)."""
+"""Softmax regression representation learning (SRRL)."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mmkdml.functional.divergence import check_same_shape, full_precision
+from mmkdml.functional.checks import check_at_least, check_same_shape
 from mmkdml.functional.feature import feature_mse
+from mmkdml.functional.vectors import full_precision
 
 Classifier = Callable[[Tensor], Tensor]
 
 
 def channel_means(features: Tensor) -> Tensor:
-    """(N, C, ...) -> (N, C), the means over all positions; vectors stay as they are."""
+    """Average maps (N, C, ...) over their positions to (N, C); return vectors unchanged."""
     return features.flatten(2).mean(dim=2) if features.ndim > 2 else features
 
 
 def softmax_regression(
     learner: Tensor, source: Tensor, classifier: Classifier, weight: float = 1.0
 ) -> Tensor:
-    """Differences of features, and of what the source's classifier says of them (SRRL).
+    """Compare features, and the logits that the source's classifier computes from them (SRRL).
 
     Yang et al., *Knowledge Distillation via Softmax Regression Representation Learning*, ICLR
-    2021; DefangChen/SimKD:models/util.py and helper/loops.py, jingyang2017/KD_SRRL. On vectors, to
-    which maps are averaged: MSE(learner, source) + weight * MSE(classifier(learner),
-    classifier(source)). The classifier hands its gradient on to the learner.
+    2021; DefangChen/SimKD:models/util.py and helper/loops.py, jingyang2017/KD_SRRL. Maps are
+    averaged to vectors first: MSE(learner, source) + weight * MSE(classifier(learner),
+    classifier(source)). Gradients reach the learner through the classifier.
 
     Args:
         learner: Features after the connector, (N, C) or (N, C, H, W).
         source: Features (N, C) or (N, C, H', W').
-        classifier: The source's, (N, C) -> (N, K).
-        weight: Of the logits' difference, >= 0.
+        classifier: The source's classifier, (N, C) -> (N, K).
+        weight: Weight of the logits' difference, >= 0.
 
     Returns:
         Scalar >= 0.
@@ -39,14 +40,8 @@ def softmax_regression(
     Raises:
         ValueError: If N or C differs, or the weight is negative.
     """
-    check_weight(weight)
+    check_at_least('weight', weight, 0)
     learner, source = (channel_means(full_precision(side)) for side in (learner, source))
-    check_same_shape(learner, source, 'Softmax regression')
+    check_same_shape(learner, source, 'softmax regression')
     difference = feature_mse(classifier(learner), classifier(source))
     return feature_mse(learner, source) + weight * difference
-
-
-def check_weight(weight: float) -> None:
-    """Raises ``ValueError`` for a weight below 0."""
-    if not weight >= 0:
-        raise ValueError(f'weight must be at least 0, got {weight}')

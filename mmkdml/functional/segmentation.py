@@ -1,4 +1,4 @@
-"""Supervised segmentation losses: the paper's (eq. 8), focal and squared Dice, and EMKD's."""
+"""Supervised segmentation losses: focal plus squared Dice (paper, eq. 8) and EMKD's."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkdml.functional.divergence import full_precision, softened_log_probabilities
-from mmkdml.functional.structure import check_reference
+from mmkdml.functional.checks import check_at_least, check_choice, check_labels
+from mmkdml.functional.divergence import softened_log_probabilities
+from mmkdml.functional.vectors import full_precision
 
-# Only keeps 0/0 away, in a batch without foreground that is predicted perfectly.
+# Avoids 0/0 for a batch without foreground that is predicted perfectly.
 DICE_EPSILON = 1e-8
 FOCAL_REFERENCES = ('emkd', 'origin')
 
 Total = Callable[[Tensor], Tensor]
 
 
-def _of_the_batch(sums: Tensor) -> Tensor:
+def _same(sums: Tensor) -> Tensor:
     return sums
 
 
@@ -28,24 +29,24 @@ def focal_and_dice(
     focusing: float = 2.0,
     ignore_index: int = 255,
     pixel_weights: Tensor | None = None,
-    total: Total = _of_the_batch,
+    total: Total = _same,
 ) -> tuple[Tensor, Tensor]:
-    """The two terms of eq. 8, from one softmax.
+    """Compute the focal and the Dice term of eq. 8 from one softmax.
 
-    Focal: -(1 - p_t)^focusing * log(p_t), p_t being the probability of the pixel's true class,
-    averaged over the pixels that count. Dice: 1 - 2 * sum(p * g) / (sum(p^2) + sum(g^2)) over all
-    pixels of the batch, for the foreground; the mean over the foreground classes if there are more.
-    The sums run over the whole batch because an image without foreground alone has a constant Dice.
+    Focal: -(1 - p_t)^focusing * log(p_t), with p_t the probability of the pixel's true class,
+    averaged over the pixels that are not ignored. Dice: 1 - 2 * sum(p * g) / (sum(p^2) + sum(g^2))
+    for each foreground class, averaged over these classes. Sums run over all pixels of the batch,
+    because the Dice of a single image without foreground is constant.
 
     Args:
-        logits: (N, K, H, W). K = 1 is a binary task with one logit and a sigmoid; with K > 1 there
-            is a softmax, and class 0 is the background.
+        logits: (N, K, H, W). K = 1 is a binary task with one logit and a sigmoid; K > 1 uses a
+            softmax with class 0 as the background.
         labels: (N, H, W), integers in [0, max(K, 2)), or ``ignore_index``.
-        focusing: The paper's tau >= 0, which it does not print.
-        ignore_index: Pixels with this label count in neither term.
-        pixel_weights: (N, H, W), multiplied to each pixel's share in both terms.
-        total: From sums over this batch, of any shape, to those of which both terms are ratios,
-            such as the sums over all of a batch that several processes share. Default: the same.
+        focusing: The exponent tau >= 0; its value is not in the paper.
+        ignore_index: Label of pixels that are excluded from both terms.
+        pixel_weights: (N, H, W), multiplied with each pixel's contribution to both terms.
+        total: Maps sums over this batch (any shape) to the sums that both terms are computed from,
+            e.g. by an all-reduce over processes. Default: identity.
 
     Returns:
         Scalars (focal, dice); focal >= 0, dice in [0, 1].
@@ -70,23 +71,23 @@ def focal_and_smooth_dice(
     ignore_index: int = 255,
     pixel_weights: Tensor | None = None,
     reference: str = 'emkd',
-    total: Total = _of_the_batch,
+    total: Total = _same,
 ) -> tuple[Tensor, Tensor]:
-    """The two terms of EMKD's supervised loss, each of which it weights with one half.
+    """Compute the two terms of EMKD's supervised loss, which weights each by one half.
 
     Qin et al., *Efficient Medical Image Segmentation Based on Knowledge Distillation*, TMI 2021;
     EagleMIT/EMKD:utils/loss_functions.py, where both classes have the focal weight 1. Focal: as in
-    :func:`focal_and_dice`. Dice: 1 - (2 * sum(p * g) + 1) / (sum(p) + sum(g) + 1), without squares,
-    over all pixels of the batch and all foreground classes together.
+    :func:`focal_and_dice`. Dice: 1 - (2 * sum(p * g) + 1) / (sum(p) + sum(g) + 1), not squared,
+    with one sum over all pixels of the batch and all foreground classes.
 
     Args:
-        logits: See :func:`focal_and_dice`, as the next four.
-        labels: (N, H, W).
+        logits: (N, K, H, W), see :func:`focal_and_dice`.
+        labels: (N, H, W), integers in [0, max(K, 2)), or ``ignore_index``.
         focusing: The exponent, >= 0.
-        ignore_index: Pixels with this label count in neither term.
+        ignore_index: Label of pixels that are excluded from both terms.
         pixel_weights: (N, H, W).
-        reference: ``'emkd'``: a pixel's focal weight (1 - p_t)^focusing is a constant to the
-            gradient. ``'origin'``: it is not, as in Lin et al., *Focal Loss for Dense Object
+        reference: ``'emkd'``: the focal weight (1 - p_t)^focusing is a constant in the gradient.
+            ``'origin'``: it is differentiated, as in Lin et al., *Focal Loss for Dense Object
             Detection*, ICCV 2017. The value is the same.
         total: See :func:`focal_and_dice`.
 
@@ -94,9 +95,9 @@ def focal_and_smooth_dice(
         Scalars (focal, dice); focal >= 0, dice in [0, 1).
 
     Raises:
-        ValueError: See :func:`focal_and_dice`; or if the reference is unknown.
+        ValueError: If the shapes do not fit, a label is out of range, or an option is invalid.
     """
-    check_reference(reference, FOCAL_REFERENCES)
+    check_choice('reference', reference, FOCAL_REFERENCES)
     focal, counted, foreground, target, weights = _focal_and_foreground(
         logits, labels, focusing, ignore_index, pixel_weights, fixed=reference == 'emkd'
     )
@@ -109,7 +110,7 @@ def focal_and_smooth_dice(
 def _totals(
     total: Total, focal: Tensor, counted: Tensor, overlap: Tensor, sizes: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The focal term and the sums of the Dice term; one call, for it may ask other processes."""
+    """Compute the focal term and the Dice sums with one call of ``total`` (one all-reduce)."""
     focal, counted, overlap, sizes = total(
         torch.stack([focal.expand_as(overlap), counted.expand_as(overlap), overlap, sizes])
     )
@@ -124,41 +125,35 @@ def _focal_and_foreground(
     pixel_weights: Tensor | None,
     fixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What the focal term and a Dice term are made of.
+    """Compute the parts of the focal and Dice terms.
 
     Returns:
-        Scalars: the sum of the focal terms, whose weights are constants to the gradient if
-        ``fixed``, and the number of pixels that count; probabilities and truth of all classes but
-        the first, (N, K - 1, H, W) each; the pixels' weights (N, 1, H, W), 0 where ignored.
+        The sum of the focal terms (their weights detached if ``fixed``) and the number of pixels
+        that are not ignored, both scalars; probabilities and one-hot labels of the foreground
+        classes, (N, K - 1, H, W) each; the pixel weights (N, 1, H, W), 0 where ignored.
     """
     if logits.ndim != 4 or labels.shape != logits.shape[:1] + logits.shape[2:]:
         raise ValueError(
-            'Expected logits (N, K, H, W) and labels (N, H, W) of one size, got '
-            f'{tuple(logits.shape)} and {tuple(labels.shape)}'
+            'Invalid inputs of a segmentation loss: expected logits (N, K, H, W) and labels '
+            f'(N, H, W) of the same size, got {tuple(logits.shape)} and {tuple(labels.shape)}'
         )
     if pixel_weights is not None and pixel_weights.shape != labels.shape:
         raise ValueError(
-            f"Expected pixel_weights of the labels' size {tuple(labels.shape)}, got "
+            f"Invalid pixel_weights: expected the labels' size {tuple(labels.shape)}, got "
             f'{tuple(pixel_weights.shape)}'
         )
-    if not focusing >= 0:
-        raise ValueError(f'focusing must be at least 0, got {focusing}')
+    check_at_least('focusing', focusing, 0)
     log_probabilities = softened_log_probabilities(logits, temperature=1.0)
     num_classes = log_probabilities.shape[1]
+    check_labels(labels, num_classes, ignore_index)
     counted = labels != ignore_index
     truth = labels.where(counted, 0).long()
-    # On a GPU the check would wait for the device at every step, and gather stops there anyway.
-    if truth.is_cpu and not bool(((truth >= 0) & (truth < num_classes)).all()):
-        raise ValueError(
-            f'Labels must be in [0, {num_classes}) or {ignore_index} (ignored), got '
-            f'{sorted(int(v) for v in labels.unique())}'
-        )
     weights = counted.to(log_probabilities.dtype)
     if pixel_weights is not None:
         weights = weights * full_precision(pixel_weights)
 
     log_true = log_probabilities.gather(1, truth.unsqueeze(1)).squeeze(1)
-    # Where p_t is 1 the slope of a power below 1 is infinite, and infinity times 0 not a number.
+    # At p_t = 1 the derivative of a power below 1 is infinite, and infinity times 0 is NaN.
     missed = (-log_true.expm1()).clamp_min(torch.finfo(log_true.dtype).tiny)
     if fixed:
         missed = missed.detach()

@@ -1,4 +1,4 @@
-"""Maps of different sizes made comparable, and batches that are too small refused."""
+"""Pooling of feature maps to a common size."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdml.functional.checks import check_feature_maps
+
 
 def pooled_to(features: Tensor, size: Sequence[int]) -> Tensor:
-    """Averages a map so that it is not larger than a size; adaptive average pooling.
+    """Shrink a map to at most a given size by adaptive average pooling.
 
     Args:
         features: (N, C, H, W).
         size: (H', W').
 
     Returns:
-        (N, C, min(H, H'), min(W, W')); the map itself where nothing is larger.
+        (N, C, min(H, H'), min(W, W')); the input itself if it is not larger.
 
     Raises:
-        ValueError: If the features are no map.
+        ValueError: If the features are not a map.
     """
     if features.ndim != 4:
-        raise ValueError(f'Only maps (N, C, H, W) can be pooled, got {tuple(features.shape)}')
+        raise ValueError(
+            f'Invalid features to pool: expected a map (N, C, H, W), got {tuple(features.shape)}'
+        )
     height, width = map(min, features.shape[2:], size)
     if features.shape[2:] == (height, width):
         return features
@@ -30,33 +34,20 @@ def pooled_to(features: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def pooled_to_smaller(learner: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    """Averages the larger of two maps so that both have the height and width of the smaller.
+    """Average-pool the larger of two maps to the height and width of the smaller.
 
-    As DefangChen/SimKD and HobbitLong/RepDistiller do in all their losses of maps; they look at the
-    height alone, their maps being square.
+    DefangChen/SimKD and HobbitLong/RepDistiller do this in all their losses on maps. They only
+    compare heights, because their maps are square.
 
     Args:
         learner: (N, C, H, W).
         source: (N, C', H', W').
 
     Returns:
-        (learner, source), both min(H, H') high and min(W, W') wide.
+        (learner, source), both of height min(H, H') and width min(W, W').
 
     Raises:
-        ValueError: If these are no maps, or N differs.
+        ValueError: If the inputs are not maps or N differs.
     """
-    if learner.ndim != 4 or source.ndim != 4 or len(learner) != len(source):
-        raise ValueError(
-            'Expected two feature maps (N, C, H, W) with the same N, got the '
-            f"learner's {tuple(learner.shape)} and the source's {tuple(source.shape)}"
-        )
+    check_feature_maps(learner, source)
     return pooled_to(learner, source.shape[2:]), pooled_to(source, learner.shape[2:])
-
-
-def check_batch_statistics(features: Tensor, training: bool) -> None:
-    """Raises ``ValueError`` where a batch norm would have one value per channel to train on."""
-    if training and features.numel() == features.shape[1]:
-        raise ValueError(
-            f'A batch norm cannot train on one value per channel, {tuple(features.shape)}: use a '
-            'batch_size of at least 2, with drop_last=True if a last batch of 1 remains'
-        )

@@ -1,7 +1,7 @@
-"""Structured knowledge distillation (SKD): of pixels, and of pairs of regions.
+"""Structured knowledge distillation (SKD): pixel-wise and pair-wise losses.
 
 Liu et al., *Structured Knowledge Distillation for Semantic Segmentation*, CVPR 2019, and its
-journal version *... for Dense Prediction*, TPAMI 2020. The third part, holistic, is in
+journal version *... for Dense Prediction*, TPAMI 2020. The third part, the holistic loss, is in
 :mod:`mmkdml.functional.adversarial`.
 """
 
@@ -10,49 +10,34 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkdml.functional.divergence import (
-    check_same_shape,
-    full_precision,
-    prediction_kl,
-    softened_log_probabilities,
-)
-from mmkdml.functional.vectors import directions, lengths, scalar_products
+from mmkdml.functional.checks import check_choice, check_feature_maps, check_maps
+from mmkdml.functional.divergence import prediction_kl, softened_log_probabilities
+from mmkdml.functional.vectors import directions, full_precision, lengths, scalar_products
 
 PIXEL_WISE_REFERENCES = ('cirkd', 'skd', 'ifvd')
 PAIR_WISE_REFERENCES = ('cirkd', 'skd')
 
 
-def check_reference(reference: str, allowed: tuple[str, ...]) -> None:
-    """Raises ``ValueError`` for a variant that there is not."""
-    if reference not in allowed:
-        raise ValueError(f'reference must be one of {", ".join(allowed)}; got {reference!r}')
-
-
 def pixel_wise_divergence(learner: Tensor, source: Tensor, reference: str = 'cirkd') -> Tensor:
-    """How far the learner's class probabilities are from the source's at every pixel, at T = 1.
+    """Compute the divergence between class probabilities at every pixel, at temperature 1.
 
     Args:
         learner: Logits (N, K, H, W); K = 1 is a binary task with one logit.
         source: Logits of the same shape.
         reference: ``'cirkd'``: D(source || learner), averaged over N, H, W
-            (winycg/CIRKD:losses/kd.py). ``'skd'``: cross-entropy -sum(p * log s) / (H * W), a sum
+            (winycg/CIRKD:losses/kd.py). ``'skd'``: cross-entropy -sum(p * log s) / (H * W), summed
             over the batch (irfanICMLL/structure_knowledge_distillation:utils/criterion.py).
-            ``'ifvd'``: D(source || learner), averaged over the classes, too
+            ``'ifvd'``: D(source || learner), also averaged over the classes
             (YukangWang/IFVD:utils/criterion.py).
 
     Returns:
-        Scalar >= 0; with ``'skd'`` it is not below the source's entropy.
+        Scalar >= 0; with ``'skd'`` at least the source's entropy.
 
     Raises:
-        ValueError: If the shapes differ or are no maps, or the reference is unknown.
+        ValueError: If the shapes differ or are not maps, or the reference is unknown.
     """
-    check_reference(reference, PIXEL_WISE_REFERENCES)
-    check_same_shape(learner, source, 'The pixel-wise divergence')
-    if learner.ndim != 4:
-        raise ValueError(
-            f'Expected logits (N, K, H, W), got {tuple(learner.shape)}; for logits (N, K) there is '
-            'PredictionKLLoss'
-        )
+    check_choice('reference', reference, PIXEL_WISE_REFERENCES)
+    check_maps(learner, source, 'the pixel-wise divergence')
     if reference == 'skd':
         source_log = softened_log_probabilities(source, temperature=1.0)
         terms = source_log.exp() * softened_log_probabilities(learner, temperature=1.0)
@@ -64,19 +49,19 @@ def pixel_wise_divergence(learner: Tensor, source: Tensor, reference: str = 'cir
 def pair_wise_difference(
     learner: Tensor, source: Tensor, reference: str = 'cirkd', scale: float = 0.5
 ) -> Tensor:
-    """Mean squared difference between the two sides' cosines of all pairs of regions.
+    """Compute the mean squared difference between the cosines of all pairs of regions.
 
-    A region's vector is the maximum of each channel over the region. There are (H * W / 4)^2 pairs
-    per image in CIRKD, 16 at SKD's scale.
+    The vector of a region is its channel-wise maximum. Each image has (H * W / 4)^2 pairs in CIRKD
+    and 16 at SKD's scale.
 
     Args:
         learner: Feature map (N, C, H, W).
-        source: Feature map (N, C', H, W); C' may be another number.
+        source: Feature map (N, C', H, W); C' may differ from C.
         reference: ``'cirkd'``: regions of 2x2 pixels (winycg/CIRKD:losses/skd.py). ``'skd'``:
-            regions of ``scale`` times the map's size, in float32 even where the maps are not, and
-            the vectors' lengths count as constants in the gradient
+            regions of ``scale`` times the map's size, computed in float32 for all inputs, with the
+            vectors' lengths as constants in the gradient
             (irfanICMLL/structure_knowledge_distillation:utils/utils.py).
-        scale: In (0, 1]; of ``'skd'`` alone.
+        scale: In (0, 1]; only used by ``'skd'``.
 
     Returns:
         Scalar in [0, 4].
@@ -84,9 +69,9 @@ def pair_wise_difference(
     Raises:
         ValueError: If N, H or W differ, the scale is out of range, or the reference is unknown.
     """
-    check_reference(reference, PAIR_WISE_REFERENCES)
+    check_choice('reference', reference, PAIR_WISE_REFERENCES)
     check_scale(scale)
-    check_same_grid(learner, source, 'The pair-wise difference')
+    check_feature_maps(learner, source, same_size=True)
     height, width = source.shape[2:]
     size = (2, 2)
     if reference == 'skd':
@@ -96,23 +81,13 @@ def pair_wise_difference(
 
 
 def check_scale(scale: float) -> None:
-    """Raises ``ValueError`` for a region's size that cannot be."""
+    """Raise ``ValueError`` for a region size outside (0, 1]."""
     if not 0 < scale <= 1:
-        raise ValueError(f'scale must be in (0, 1], got {scale}')
-
-
-def check_same_grid(learner: Tensor, source: Tensor, what: str) -> None:
-    """Raises ``ValueError`` unless both are maps (N, C, H, W) with the same N, H and W."""
-    grids = [(*side.shape[:1], *side.shape[2:]) for side in (learner, source)]
-    if learner.ndim != 4 or grids[0] != grids[1]:
-        raise ValueError(
-            f'{what} needs two maps (N, C, H, W) with the same N, H and W, got the '
-            f"learner's {tuple(learner.shape)} and the source's {tuple(source.shape)}"
-        )
+        raise ValueError(f'Invalid scale: expected a value in (0, 1], got {scale}')
 
 
 def _cosines(features: Tensor, size: tuple[int, int], reference: str) -> Tensor:
-    """(N, C, H, W) -> (N, R, R), R regions."""
+    """(N, C, H, W) -> (N, R, R) for R regions."""
     features = features.float() if reference == 'skd' else full_precision(features)
     regions = F.max_pool2d(features, size, ceil_mode=True).flatten(2)
     if reference == 'skd':

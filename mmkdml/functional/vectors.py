@@ -1,4 +1,4 @@
-"""Lengths, directions and scalar products of vectors that stay sound in the corner cases."""
+"""Numerically safe precision, norms, directions and scalar products."""
 
 from __future__ import annotations
 
@@ -8,35 +8,40 @@ import torch
 from torch import Tensor
 
 
-def lengths(vectors: Tensor, dim: int = 1, shortest: float = 1e-8) -> Tensor:
-    """Euclidean lengths, infinite for vectors that have no direction.
+def full_precision(tensor: Tensor) -> Tensor:
+    """Convert half precision to float32; return other types unchanged."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
-    Divided by it a zero vector stays zero and gets no gradient. Dividing by a tiny number instead,
-    as ``F.normalize`` and ``F.cosine_similarity`` do, gives it a gradient of 1e8 and more; and zero
-    vectors are common among the few channels behind a ReLU.
+
+def lengths(vectors: Tensor, dim: int = 1, shortest: float = 1e-8) -> Tensor:
+    """Compute Euclidean norms, infinite for vectors that count as zero.
+
+    A zero vector divided by its length remains zero and receives no gradient. ``F.normalize`` and
+    ``F.cosine_similarity`` divide by a tiny number instead, which yields gradients of 1e8 and more.
+    Zero vectors are common behind a ReLU with few channels.
 
     Args:
         vectors: Any shape.
-        dim: The dimension along which a vector lies; it is kept, with size 1.
+        dim: The dimension of the vectors; kept with size 1.
         shortest: Vectors that are not longer than this count as zero.
 
     Returns:
-        ``vectors``' shape, with size 1 in ``dim``; > ``shortest``.
+        Shape of ``vectors`` with size 1 in ``dim``; greater than ``shortest``.
     """
     norms = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
     return norms.where(norms > shortest, math.inf)
 
 
 def directions(vectors: Tensor, dim: int = 1, shortest: float = 1e-8) -> Tensor:
-    """Vectors of length 1, or 0 where there is no direction; see :func:`lengths`."""
+    """Scale vectors to unit length; vectors that count as zero become 0. See :func:`lengths`."""
     return vectors / lengths(vectors, dim, shortest)
 
 
 def scalar_products(a: Tensor, b: Tensor) -> Tensor:
-    """(..., I, D) and (..., J, D) -> (..., I, J), computed in the precision of the vectors.
+    """Compute (..., I, D) x (..., J, D) -> (..., I, J) in the precision of the vectors.
 
-    Automatic mixed precision would go to float16, which sums over a whole map overflow and products
-    of probabilities underflow.
+    Autocast would use float16, in which sums over large maps overflow and products of
+    probabilities underflow.
     """
     with torch.autocast(a.device.type, enabled=False):
         return a @ b.mT

@@ -34,7 +34,7 @@ def stacked(*features):
 
 class TestLinearCKA:
     @pytest.mark.parametrize('shapes', [((3, 2, 2), (5,)), ((2,), (2,)), ((40,), (3, 4, 4))])
-    def test_equals_the_definition(self, shapes):
+    def test_matches_the_definition(self, shapes):
         a, b = drawn(9, *shapes[0]), drawn(9, *shapes[1], seed=1)
         value = linear_cka(a, b)
         assert value.shape == ()
@@ -61,40 +61,38 @@ class TestLinearCKA:
         for other in (a * torch.tensor([9.0, 1, 1, 1, 1]), a.roll(1, dims=0)):
             assert abs(linear_cka(other, b).item() - value) > 1e-3
 
-    def test_a_layer_that_is_the_same_for_all_images_has_none(self):
+    def test_constant_features_give_nan(self):
         assert linear_cka(torch.ones(5, 3), drawn(5, 2)).isnan()
-
-    def test_different_numbers_of_images(self):
-        with pytest.raises(ValueError, match='of the same images, got 5 and 4'):
-            linear_cka(drawn(5, 2), drawn(4, 2))
 
 
 class TestUnbiasedHSIC:
     def test_equals_the_u_statistic_of_all_pairs_of_layers(self):
-        ours = stacked(drawn(6, 3), drawn(6, 2, 2, seed=1))
-        theirs = stacked(drawn(6, 4, seed=2), drawn(6, 1, seed=3), drawn(6, 9, seed=4))
-        values = unbiased_hsic(ours, theirs)
+        grams_a = stacked(drawn(6, 3), drawn(6, 2, 2, seed=1))
+        grams_b = stacked(drawn(6, 4, seed=2), drawn(6, 1, seed=3), drawn(6, 9, seed=4))
+        values = unbiased_hsic(grams_a, grams_b)
         assert values.shape == (2, 3)
         for i, j in itertools.product(range(2), range(3)):
-            assert values[i, j].item() == pytest.approx(u_statistic(ours[i], theirs[j]), rel=1e-9)
+            assert values[i, j].item() == pytest.approx(
+                u_statistic(grams_a[i], grams_b[j]), rel=1e-9
+            )
 
     @pytest.mark.parametrize('size', [4, 5])
-    def test_the_mean_of_all_batches_is_that_of_all_images(self, size):
+    def test_mean_over_all_batches_equals_value_on_all_images(self, size):
         a, b = drawn(7, 6), drawn(7, 3, seed=1)
         batches = [
             unbiased_hsic(stacked(a[list(batch)]), stacked(b[list(batch)]))
             for batch in itertools.combinations(range(7), size)
         ]
-        whole = unbiased_hsic(stacked(a), stacked(b))
-        torch.testing.assert_close(torch.stack(batches).mean(dim=0), whole)
+        expected = unbiased_hsic(stacked(a), stacked(b))
+        torch.testing.assert_close(torch.stack(batches).mean(dim=0), expected)
         assert torch.stack(batches).std() > 1e-3  # the batches do differ
 
-    def test_centring_changes_rounding_alone(self):
+    def test_centering_only_changes_rounding(self):
         a, b = drawn(6, 3), drawn(6, 2, seed=1)
         plain = [(side @ side.mT)[None] for side in (a, b)]
         torch.testing.assert_close(unbiased_hsic(*plain), unbiased_hsic(stacked(a), stacked(b)))
 
-    def test_unrelated_representations_come_out_as_such(self):
+    def test_unbiased_for_unrelated_representations(self):
         # 40 images of 500 features: the bias is large.
         pairs = [(drawn(40, 500, seed=seed), drawn(40, 500, seed=seed + 100)) for seed in range(5)]
         biased = np.mean([linear_cka(a, b).item() for a, b in pairs])
@@ -108,14 +106,8 @@ class TestUnbiasedHSIC:
         assert biased > 0.8
         assert abs(unbiased) < 0.1
 
-    def test_what_does_not_fit(self):
-        with pytest.raises(ValueError, match='4 images or more, got 3 and 3: use larger batches'):
-            unbiased_hsic(stacked(drawn(3, 2)), stacked(drawn(3, 2)))
-        with pytest.raises(ValueError, match='got 5 and 6'):
-            unbiased_hsic(stacked(drawn(5, 2)), stacked(drawn(6, 2)))
 
-
-def test_half_precision_is_lifted_and_inputs_are_not_changed():
+def test_half_precision_is_converted_without_changing_inputs():
     features = (drawn(5, 3, 2) * 300).half()
     before = features.clone()
     gram = centred_gram(features)

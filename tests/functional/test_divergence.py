@@ -15,19 +15,19 @@ def pair(shape, seed=0, spread=3.0):
 
 
 def softmax(logits):
-    """Of a list of floats."""
+    """Compute the softmax of a list of floats."""
     powers = [math.exp(logit - max(logits)) for logit in logits]
     return [power / sum(powers) for power in powers]
 
 
 def slow_kl(learner, source, temperature, direction, scale):
-    """sum_k a_k * log(a_k / b_k), one position after the other."""
+    """Sum a_k * log(a_k / b_k) position by position."""
     num_classes = learner.shape[1]
     learner = learner.movedim(1, -1).reshape(-1, num_classes).tolist()
     source = source.movedim(1, -1).reshape(-1, num_classes).tolist()
     total = 0.0
     for logits_s, logits_p in zip(learner, source, strict=True):
-        if num_classes == 1:  # one logit z is the foreground's; the background's is 0
+        if num_classes == 1:  # the background's logit is 0
             logits_s, logits_p = [0.0, *logits_s], [0.0, *logits_p]
         s = softmax([logit / temperature for logit in logits_s])
         p = softmax([logit / temperature for logit in logits_p])
@@ -41,7 +41,7 @@ def slow_kl(learner, source, temperature, direction, scale):
 @pytest.mark.parametrize('scale', SCALES)
 @pytest.mark.parametrize('temperature', [0.5, 1, 2.0, 7.3])
 @pytest.mark.parametrize('shape', SHAPES)
-def test_equals_the_sum_written_out(shape, temperature, scale, direction):
+def test_matches_explicit_sums(shape, temperature, scale, direction):
     learner, source = pair(shape)
     value = prediction_kl(learner, source, temperature, direction, scale)
     assert value.shape == ()
@@ -50,7 +50,7 @@ def test_equals_the_sum_written_out(shape, temperature, scale, direction):
     )
 
 
-def test_defaults_are_as_printed_in_the_paper():
+def test_defaults_follow_the_paper():
     learner, source = pair((4, 3))
     assert prediction_kl(learner, source).item() == pytest.approx(
         slow_kl(learner, source, 2.0, 'learner||source', 'none'), rel=1e-10
@@ -58,7 +58,7 @@ def test_defaults_are_as_printed_in_the_paper():
 
 
 def test_closed_form():
-    # Logits log 3 and 0 are 3/4 and 1/4; equal logits are one half each.
+    # Logits (log 3, 0) have probabilities (3/4, 1/4); equal logits have (1/2, 1/2).
     uneven = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
     even = torch.zeros(1, 2, dtype=torch.float64)
     printed = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
@@ -70,7 +70,7 @@ def test_closed_form():
 
 
 @pytest.mark.parametrize('shape', [(5, 3), (2, 1, 4, 4)])
-def test_the_directions_differ_and_swap_with_the_arguments(shape):
+def test_directions_differ_and_swap_with_the_arguments(shape):
     a, b = pair(shape)
     printed, hinton = (prediction_kl(a, b, direction=direction) for direction in DIRECTIONS)
     assert abs(printed - hinton) > 1e-3
@@ -80,15 +80,15 @@ def test_the_directions_differ_and_swap_with_the_arguments(shape):
 
 @pytest.mark.parametrize('direction', DIRECTIONS)
 @pytest.mark.parametrize('temperature', [1, 2.0, 4])
-def test_the_scale_is_exactly_the_square(temperature, direction):
+def test_scale_is_exactly_temperature_squared(temperature, direction):
     a, b = pair((5, 3))
     plain = prediction_kl(a, b, temperature, direction)
     scaled = prediction_kl(a, b, temperature, direction, 'temperature_squared')
     assert scaled.item() == plain.item() * temperature**2  # powers of two: exact
 
 
-def test_the_scale_keeps_the_gradient_when_the_temperature_grows():
-    # Hinton et al.: for high T the gradient of T^2 * KL tends to (s - p) / K, of centred logits.
+def test_scaled_gradient_converges_for_high_temperatures():
+    # Hinton et al.: for high T the gradient of T^2 * KL tends to (s - p) / K of centered logits.
     learner, source = pair((1, 4))
     learner, source = learner - learner.mean(), source - source.mean()
     learner.requires_grad_()
@@ -98,7 +98,7 @@ def test_the_scale_keeps_the_gradient_when_the_temperature_grows():
 
 @pytest.mark.parametrize('direction', DIRECTIONS)
 @pytest.mark.parametrize('shape', SHAPES)
-def test_never_negative_and_zero_only_where_equal(shape, direction):
+def test_zero_only_for_equal_logits(shape, direction):
     a, b = pair(shape)
     assert prediction_kl(a, a.clone(), direction=direction).item() == 0
     for step in (1e-3, 0.1, 1.0):
@@ -106,7 +106,7 @@ def test_never_negative_and_zero_only_where_equal(shape, direction):
 
 
 @pytest.mark.parametrize('direction', DIRECTIONS)
-def test_a_shift_of_all_logits_of_a_sample_changes_nothing(direction):
+def test_invariant_to_an_offset_per_sample(direction):
     a, b = pair((4, 3))
     shift = torch.tensor([[5.0], [-40.0], [0.1], [300.0]], dtype=torch.float64)
     torch.testing.assert_close(
@@ -117,7 +117,7 @@ def test_a_shift_of_all_logits_of_a_sample_changes_nothing(direction):
 
 @pytest.mark.parametrize('direction', DIRECTIONS)
 @pytest.mark.parametrize('shape', [(6,), (2, 3, 4)])
-def test_one_logit_is_the_softmax_of_zero_and_it(shape, direction):
+def test_one_logit_equals_softmax_with_zero(shape, direction):
     a, b = pair((shape[0], 1, *shape[1:]))
     two = [torch.cat([torch.zeros_like(z), z], dim=1) for z in (a, b)]
     torch.testing.assert_close(
@@ -125,14 +125,14 @@ def test_one_logit_is_the_softmax_of_zero_and_it(shape, direction):
     )
 
 
-def test_one_logit_gives_the_sigmoids_of_both_signs():
+def test_one_logit_gives_two_sigmoids():
     z = torch.tensor([[-1.3], [0.0], [4.0]], dtype=torch.float64)
     log_probabilities = softened_log_probabilities(z, 2.0)
     expected = [[1 / (1 + math.exp(v / 2)), 1 / (1 + math.exp(-v / 2))] for v in (-1.3, 0.0, 4.0)]
     torch.testing.assert_close(log_probabilities.exp(), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_order_of_samples_pixels_and_classes_does_not_matter():
+def test_invariant_to_order_of_samples_pixels_and_classes():
     a, b = pair((3, 4, 2, 5))
     expected = prediction_kl(a, b)
     samples = torch.tensor([2, 0, 1])
@@ -144,85 +144,24 @@ def test_order_of_samples_pixels_and_classes_does_not_matter():
     torch.testing.assert_close(prediction_kl(a.flip(1), b.flip(1)), expected)
 
 
-def test_a_map_is_the_mean_of_its_pixels_not_of_its_batch():
+def test_maps_are_averaged_over_pixels():
     a, b = pair((2, 3))
     wide = [z[..., None, None].expand(-1, -1, 8, 8) for z in (a, b)]
     torch.testing.assert_close(prediction_kl(*wide), prediction_kl(a, b))
 
 
 @pytest.mark.parametrize('direction', DIRECTIONS)
-@pytest.mark.parametrize('scale', SCALES)
-@pytest.mark.parametrize('shape', [(3, 4), (2, 1), (2, 3, 2, 2), (1, 1, 2, 3)])
-def test_gradients_of_both_sides(shape, scale, direction):
-    a, b = (z.clone().requires_grad_() for z in pair(shape, spread=1.0))
-    assert torch.autograd.gradcheck(
-        lambda learner, source: prediction_kl(learner, source, 2.0, direction, scale), (a, b)
-    )
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('shape', [(4, 3), (2, 1, 3, 3)])
-def test_half_precision_is_computed_in_float32(shape, dtype):
-    a, b = (z.to(dtype) for z in pair(shape))
-    value = prediction_kl(a, b)
-    assert value.dtype == torch.float32
-    assert torch.equal(value, prediction_kl(a.float(), b.float()))
-
-
-def test_autocast_changes_nothing():
-    a, b = (z.float() for z in pair((4, 3)))
-    with torch.autocast('cpu', torch.bfloat16):
-        value = prediction_kl(a, b)
-    assert torch.equal(value, prediction_kl(a, b))
-
-
-@pytest.mark.parametrize('direction', DIRECTIONS)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize('num_classes', [1, 2, 3])
-def test_extreme_logits_stay_finite(num_classes, dtype, direction):
+def test_extreme_logits_have_exact_divergence(num_classes, dtype, direction):
     a = torch.tensor([1e4, -1e4, 0.0])[:num_classes].to(dtype).expand(2, -1).clone()
     b = -a
     a.requires_grad_()
     b.requires_grad_()
     value = prediction_kl(a, b, 2.0, direction)
     value.backward()
-    # One side is sure of a class to which the other gives exp(-2 * 1e4 / T), or exp(-1e4 / T)
-    # with one logit.
+    # One side is certain of a class whose log-probability on the other side is -2e4 / T, or
+    # -1e4 / T with one logit.
     assert value.item() == pytest.approx(5e3 if num_classes == 1 else 1e4, rel=1e-3)
     assert a.grad.isfinite().all()
     assert b.grad.isfinite().all()
-
-
-def test_inputs_are_not_changed():
-    a, b = pair((4, 3))
-    before = a.clone(), b.clone()
-    prediction_kl(a, b)
-    assert torch.equal(a, before[0])
-    assert torch.equal(b, before[1])
-
-
-@pytest.mark.parametrize('other', [(4, 2), (1, 3), (4, 3, 1, 1)])
-def test_shapes_must_agree(other):
-    with pytest.raises(
-        ValueError,
-        match=r"KL divergence.*learner's \(4, 3\).*source's \(" + ', '.join(map(str, other)),
-    ):
-        prediction_kl(torch.zeros(4, 3), torch.zeros(other))
-
-
-@pytest.mark.parametrize('temperature', [0, -1.0, math.inf, math.nan])
-def test_temperature_must_be_positive(temperature):
-    with pytest.raises(ValueError, match=f'temperature must be a positive.*, got {temperature}'):
-        prediction_kl(torch.zeros(1, 2), torch.zeros(1, 2), temperature)
-
-
-def test_names_must_be_known():
-    z = torch.zeros(1, 2)
-    with pytest.raises(
-        ValueError,
-        match=r'direction must be one of learner\|\|source, '
-        r"source\|\|learner; got 'forward'",
-    ):
-        prediction_kl(z, z, direction='forward')
-    with pytest.raises(ValueError, match='scale must be one of none, temperature_squared; got 4'):
-        prediction_kl(z, z, scale=4)

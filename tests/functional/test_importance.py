@@ -8,11 +8,6 @@ import torch.nn.functional as F
 from mmkdml.functional import attention_difference, importance_difference, pixel_similarity
 
 
-def gen(shape, a, b, scale=1.0, shift=0.0):
-    index = torch.arange(math.prod(shape), dtype=torch.float64)
-    return (torch.sin(a * index + b) * scale + shift).view(shape)
-
-
 def maps(*shape, seed=0):
     rng = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=rng, dtype=torch.float64)
@@ -24,7 +19,7 @@ def unit(values):
 
 
 def slow_attention(image, exponent, size=None):
-    """(C, H, W) -> a list of H * W, or of the cells of a grid that divides the map."""
+    """Compute the attention of (C, H, W), averaged over the cells of a grid if it has one."""
     channels, height, width = image.shape
     rows, columns = size or (height, width)
     values = []
@@ -69,14 +64,14 @@ def several(shapes, seed):
         ([(1, 3, 8, 2), (1, 5, 2, 8)], (2, 2)),
     ],
 )
-def test_pixel_similarity_equals_the_sums_written_out(shapes, size):
+def test_pixel_similarity_matches_explicit_sums(shapes, size):
     learner, source = several(shapes, seed=0), several(shapes, seed=10)
     value = pixel_similarity(learner, source)
     assert value.shape == ()
     assert value.item() == pytest.approx(slow_pixel_similarity(learner, source, size), rel=1e-9)
 
 
-def test_pixel_similarity_takes_the_smallest_size_of_both_sides():
+def test_pixel_similarity_pools_to_the_smallest_size_of_both_sides():
     learner = several([(2, 3, 8, 12), (2, 5, 4, 6)], seed=0)
     source = several([(2, 4, 4, 12), (2, 6, 8, 3)], seed=10)
     expected = slow_pixel_similarity(learner, source, (4, 3))
@@ -86,7 +81,7 @@ def test_pixel_similarity_takes_the_smallest_size_of_both_sides():
 def test_pixel_similarity_closed_forms_and_identities():
     a, b = maps(2, 3, 4, 6), maps(2, 5, 4, 6, seed=1)
     assert pixel_similarity([a, b], [3 * a, -b]).item() == pytest.approx(0, abs=1e-12)
-    # The other way round, every residual points the other way: |2 r|^2 over 24 pixels.
+    # Swapping the layers negates every residual: |2 r|^2 over 24 pixels.
     assert pixel_similarity([a, b], [b, a]).item() == pytest.approx(4 / 24)
     c, d = maps(2, 2, 4, 6, seed=2), maps(2, 7, 4, 6, seed=3)
     value = pixel_similarity([a, b], [c, d])
@@ -97,7 +92,7 @@ def test_pixel_similarity_closed_forms_and_identities():
     )
 
 
-def test_maps_that_look_at_the_same_places_have_no_residual_and_no_gradient():
+def test_equal_attention_has_no_residual_and_no_gradient():
     a = maps(1, 3, 4, 4).float().requires_grad_()
     other = several([(1, 3, 4, 4), (1, 3, 4, 4)], seed=5)
     value = pixel_similarity([a, 3 * a], [side.float() for side in other])
@@ -108,7 +103,7 @@ def test_maps_that_look_at_the_same_places_have_no_residual_and_no_gradient():
 
 @pytest.mark.parametrize('exponent', [1, 2, 4.0])
 @pytest.mark.parametrize('shape', [(4, 6), (1, 1)])
-def test_importance_equals_the_sums_written_out(shape, exponent):
+def test_importance_matches_explicit_sums(shape, exponent):
     learner, source = maps(2, 3, *shape), maps(2, 5, *shape, seed=1)
     total = 0.0
     for image_s, image_t in zip(learner, source, strict=True):
@@ -117,14 +112,6 @@ def test_importance_equals_the_sums_written_out(shape, exponent):
     value = importance_difference(learner, source, exponent)
     assert value.shape == ()
     assert value.item() == pytest.approx(total / 2, rel=1e-9, abs=1e-15)
-
-
-def test_importance_has_the_reference_implementations_value():
-    learner = gen((2, 6, 6, 8), 0.05, 0.2, 1, 0.3).requires_grad_()
-    value = importance_difference(learner, gen((2, 9, 6, 8), 0.07, 0.9, 1, 0.3))
-    value.backward()
-    assert value.item() == pytest.approx(0.1393744189934168, rel=1e-9)
-    assert learner.grad.norm().item() == pytest.approx(0.15653833438777534, rel=1e-9)
 
 
 def test_importance_closed_form_and_identities():
@@ -145,73 +132,3 @@ def test_importance_resizes_the_learner_to_the_source(size):
     torch.testing.assert_close(
         importance_difference(learner, source), importance_difference(resized, source)
     )
-
-
-def test_gradients():
-    learner, source = maps(2, 3, 4, 4).requires_grad_(), maps(2, 5, 4, 4, seed=1)
-    assert torch.autograd.gradcheck(lambda s: importance_difference(s, source), (learner,))
-    small = maps(2, 3, 2, 2, seed=2).requires_grad_()
-    others = [source, maps(2, 4, 2, 2, seed=3)]
-    assert torch.autograd.gradcheck(
-        lambda *sides: pixel_similarity(sides, others), (learner, small)
-    )
-    assert torch.autograd.gradcheck(lambda s: importance_difference(s, source), (small,))
-
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('kind', ['zeros', 'constant', 'huge', 'one pixel'])
-def test_hard_maps_stay_finite(kind, dtype):
-    learner = torch.zeros(2, 3, 4, 6)
-    if kind == 'constant':
-        learner += 0.5
-    elif kind == 'huge':
-        learner = 1e4 * maps(2, 3, 4, 6).float()
-    elif kind == 'one pixel':
-        learner[:, :, 1, 2] = 1
-    source = maps(2, 3, 4, 6, seed=1).to(dtype)
-    for function, sides in (
-        (importance_difference, lambda side: side),
-        (pixel_similarity, lambda side: [side, side + 1]),
-    ):
-        side = learner.to(dtype).requires_grad_()
-        value = function(sides(side), sides(source))
-        value.backward()
-        assert value.dtype == torch.float32
-        assert value.isfinite()
-        assert side.grad.isfinite().all()
-        assert side.grad.abs().max() < 100
-
-
-def test_half_precision_is_computed_in_float32_and_inputs_are_not_changed():
-    sides = [maps(2, 3, 4, 6, seed=seed).bfloat16() for seed in range(4)]
-    before = [side.clone() for side in sides]
-    exact = [side.float() for side in sides]
-    torch.testing.assert_close(importance_difference(*sides[:2]), importance_difference(*exact[:2]))
-    small = sides[0][..., :3]
-    torch.testing.assert_close(
-        importance_difference(small, sides[1]), importance_difference(small.float(), exact[1])
-    )
-    torch.testing.assert_close(
-        pixel_similarity(sides[:2], sides[2:]), pixel_similarity(exact[:2], exact[2:])
-    )
-    assert all(map(torch.equal, sides, before))
-
-
-@pytest.mark.parametrize(('learner', 'source'), [(0, 0), (1, 1), (2, 3), (3, 2)])
-def test_numbers_of_maps_are_checked(learner, source):
-    with pytest.raises(ValueError, match=f'two or more maps.*got {learner} and {source}'):
-        pixel_similarity([maps(1, 2, 4, 4)] * learner, [maps(1, 2, 4, 4)] * source)
-
-
-def test_shapes_are_checked():
-    a = maps(2, 3, 4, 4)
-    with pytest.raises(ValueError, match=r'maps of one N, got \[\(2, 3, 4, 4\).*\(1, 3, 4, 4\)\]'):
-        pixel_similarity([a, a], [a, a[:1]])
-    with pytest.raises(ValueError, match=r'Attention needs.*\(N, C, H, W\), got \(2, 3\)'):
-        pixel_similarity([a, a[..., 0, 0]], [a, a])
-    for other in (a[:1], a[..., 0], a[..., 0, 0]):
-        for sides in ((a, other), (other, a)):
-            with pytest.raises(ValueError, match=r"of one N, got the learner's .* and the source"):
-                importance_difference(*sides)
-    with pytest.raises(ValueError, match='exponent must be at least 1, got 0.5'):
-        importance_difference(a, a, 0.5)

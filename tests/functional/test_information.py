@@ -21,14 +21,14 @@ def slow(mean, source, log_scale, eps):
 
 @pytest.mark.parametrize('eps', [1e-5, 1e-6, 0.1])
 @pytest.mark.parametrize('shape', [(3, 4), (2, 3, 4, 5), (2, 1, 1, 1)])
-def test_equals_the_sum_written_out(shape, eps):
+def test_matches_explicit_sums(shape, eps):
     arguments = drawn(*shape), drawn(*shape, seed=1), drawn(shape[1], seed=2)
     value = variational_information(*arguments, eps)
     assert value.shape == ()
     assert value.item() == pytest.approx(slow(*arguments, eps), rel=1e-10)
 
 
-def test_it_is_the_likelihood_but_for_its_constant():
+def test_is_the_gaussian_likelihood_without_its_constant():
     mean, source, log_scale = drawn(2, 3, 4, 4), drawn(2, 3, 4, 4, seed=1), drawn(3, seed=2)
     variance = log_scale.exp().log1p() + 1e-5
     density = torch.distributions.Normal(mean, variance.sqrt().view(3, 1, 1))
@@ -36,7 +36,7 @@ def test_it_is_the_likelihood_but_for_its_constant():
     torch.testing.assert_close(variational_information(mean, source, log_scale), expected)
 
 
-def test_it_may_be_negative_and_is_least_at_the_true_variance():
+def test_minimum_is_at_the_true_variance_and_may_be_negative():
     source = drawn(8, 2, 16, 16) * 0.1
     mean = torch.zeros_like(source)
     variance = source.square().mean(dim=(0, 2, 3)) - 1e-5
@@ -49,15 +49,8 @@ def test_it_may_be_negative_and_is_least_at_the_true_variance():
         assert variational_information(mean, source, best + shift) > value
 
 
-def test_gradients_of_all():
-    arguments = drawn(2, 3, 2, 2), drawn(2, 3, 2, 2, seed=1), drawn(3, seed=2)
-    assert torch.autograd.gradcheck(
-        variational_information, [argument.requires_grad_() for argument in arguments]
-    )
-
-
 @pytest.mark.parametrize('log_scale', [-1e4, -30.0, 0.0, 30.0, 1e4])
-def test_extreme_values_stay_finite(log_scale):
+def test_extreme_variances_stay_finite(log_scale):
     mean = torch.full((2, 3, 2, 2), 1e4, requires_grad=True)
     scales = torch.full((3,), log_scale, requires_grad=True)
     value = variational_information(mean, -mean.detach(), scales)
@@ -65,33 +58,3 @@ def test_extreme_values_stay_finite(log_scale):
     assert value.isfinite()
     assert mean.grad.isfinite().all()
     assert scales.grad.isfinite().all()
-
-
-def test_half_precision_is_computed_in_float32():
-    mean, source = drawn(2, 3).bfloat16(), drawn(2, 3, seed=1).bfloat16()
-    scales = drawn(3).float()
-    value = variational_information(mean, source, scales)
-    assert value.dtype == torch.float32
-    assert torch.equal(value, variational_information(mean.float(), source.float(), scales))
-
-
-def test_inputs_are_not_changed():
-    arguments = drawn(2, 3), drawn(2, 3, seed=1), drawn(3)
-    before = [argument.clone() for argument in arguments]
-    variational_information(*arguments)
-    assert all(map(torch.equal, arguments, before))
-
-
-def test_bad_input():
-    good = torch.zeros(2, 3, 4, 4)
-    with pytest.raises(
-        ValueError, match=r"learner's \(2, 3, 4, 4\) and the source's \(2, 1, 4, 4\)"
-    ):
-        variational_information(good, good[:, :1], torch.zeros(3))
-    with pytest.raises(
-        ValueError, match=r'one log_scale per channel of \(2, 3, 4, 4\), got \(4,\)'
-    ):
-        variational_information(good, good, torch.zeros(4))
-    for eps in (0, -1e-5, math.nan):
-        with pytest.raises(ValueError, match=f'eps must be positive, got {eps}'):
-            variational_information(good, good, torch.zeros(3), eps)

@@ -10,11 +10,6 @@ from mmkdml.functional import intra_class_variation, region_affinity
 BOTH = [intra_class_variation, region_affinity]
 
 
-def gen(shape, a, b, scale=1.0, shift=0.0):
-    index = torch.arange(math.prod(shape), dtype=torch.float64)
-    return (torch.sin(a * index + b) * scale + shift).view(shape)
-
-
 def maps(*shape, seed=0):
     rng = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=rng, dtype=torch.float64)
@@ -33,7 +28,7 @@ def cosine(a, b):
 
 
 def pixels(image):
-    """(C, H, W) -> the vectors of all pixels."""
+    """List the vectors of all pixels of (C, H, W)."""
     return image.flatten(1).T.tolist()
 
 
@@ -42,7 +37,7 @@ def mean(vectors):
 
 
 def nearest(truth, size):
-    """One image's labels, (H', W') -> a list of H * W, as legacy nearest-neighbour resizing."""
+    """Resize labels (H', W') to a list of H * W, like legacy nearest-neighbor interpolation."""
     height, width = truth.shape
     return [
         truth[y * height // size[0], x * width // size[1]].item()
@@ -82,7 +77,7 @@ def slow_affinity(learner, source, truth, num_classes=2):
 
 @pytest.mark.parametrize('size', [(3, 4), (6, 8), (7, 9), (1, 1)])
 @pytest.mark.parametrize('num_classes', [2, 4])
-def test_variation_equals_the_sums_written_out(num_classes, size):
+def test_variation_matches_explicit_sums(num_classes, size):
     learner, source = maps(2, 3, 3, 4), maps(2, 5, 3, 4, seed=1)
     truth = labels(num_classes, (2, *size))
     value = intra_class_variation(learner, source, truth, num_classes)
@@ -92,7 +87,7 @@ def test_variation_equals_the_sums_written_out(num_classes, size):
 
 @pytest.mark.parametrize('size', [(3, 4), (6, 8), (2, 6)])
 @pytest.mark.parametrize('num_classes', [2, 4])
-def test_affinity_equals_the_sums_written_out(num_classes, size):
+def test_affinity_matches_explicit_sums(num_classes, size):
     learner, source = maps(2, 3, 3, 4), maps(2, 5, *size, seed=1)
     truth = labels(num_classes, (2, 6, 8))
     value = region_affinity(learner, source, truth, num_classes)
@@ -102,19 +97,9 @@ def test_affinity_equals_the_sums_written_out(num_classes, size):
     assert value.item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_variation_has_the_reference_implementations_value():
-    truth = (7 * torch.arange(2 * 24 * 32) // 11 % 3).view(2, 24, 32)
-    truth[0, :2] = 255
-    learner = gen((2, 6, 6, 8), 0.05, 0.2, 1, 0.3).requires_grad_()
-    value = intra_class_variation(learner, gen((2, 9, 6, 8), 0.07, 0.9, 1, 0.3), truth, 3)
-    value.backward()
-    assert value.item() == pytest.approx(0.04882869715079529, rel=1e-9)
-    assert learner.grad.norm().item() == pytest.approx(0.017327154501469783, rel=1e-9)
-
-
 @pytest.mark.parametrize('smooth', [0, 1])
-def test_affinity_is_the_references_formula_where_that_is_finite(smooth):
-    # There 1 is added to the foreground's size, which does not turn the mean vector.
+def test_affinity_matches_the_reference_where_that_is_finite(smooth):
+    # The reference adds 1 to the foreground's size, which keeps the direction of its mean.
     learner, source = maps(2, 3, 4, 6), maps(2, 5, 4, 6, seed=1)
     truth = labels(2, (2, 4, 6), ignored=0)
     contrasts = []
@@ -129,13 +114,13 @@ def test_affinity_is_the_references_formula_where_that_is_finite(smooth):
 
 
 def test_variation_closed_form():
-    # The mean of a class with two vectors at right angles is 45 degrees from both.
+    # The mean of two orthogonal vectors of a class is at 45 degrees to both.
     learner = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
     source = torch.ones(1, 3, 1, 2)
     truth = torch.zeros(1, 1, 2, dtype=torch.long)
     expected = (math.sqrt(0.5) - 1) ** 2
     assert intra_class_variation(learner, source, truth).item() == pytest.approx(expected)
-    truth[0, 0, 1] = 1  # each its own class
+    truth[0, 0, 1] = 1  # a class per pixel
     assert intra_class_variation(learner, source, truth).item() == pytest.approx(0, abs=1e-12)
 
 
@@ -146,7 +131,7 @@ def test_affinity_closed_form():
 
 
 @pytest.mark.parametrize('function', BOTH)
-def test_identities(function):
+def test_invariances(function):
     learner, source = maps(2, 3, 4, 6), maps(2, 5, 4, 6, seed=1)
     truth = labels(3, (2, 8, 12))
     value = function(learner, source, truth, 3)
@@ -156,7 +141,7 @@ def test_identities(function):
     torch.testing.assert_close(
         function(2 * learner.flip(0), source.flip(0), truth.flip(0), 3), value
     )
-    # The names of the classes do not matter, nor does a class that is nowhere.
+    # Invariant to the order of the classes and to a class without pixels.
     renamed = truth.where(truth == 255, 2 - truth)
     torch.testing.assert_close(function(learner, source, renamed, 3), value)
     with_another = function(learner, source, truth, 4)
@@ -166,7 +151,7 @@ def test_identities(function):
 
 
 @pytest.mark.parametrize('function', BOTH)
-def test_ignored_pixels_say_nothing(function):
+def test_ignored_pixels_have_no_influence(function):
     source, truth = maps(1, 5, 4, 6, seed=1), labels(2, (1, 4, 6))
     learner = maps(1, 3, 4, 6).requires_grad_()
     ignored = (truth == 255).unsqueeze(1)
@@ -178,13 +163,6 @@ def test_ignored_pixels_say_nothing(function):
     torch.testing.assert_close(function(changed, source + 100 * ignored, truth), value)
     renamed = truth.where(truth != 255, -1)
     torch.testing.assert_close(function(changed, source, renamed, ignore_index=-1), value)
-
-
-@pytest.mark.parametrize('function', BOTH)
-def test_gradient(function):
-    source, truth = maps(2, 5, 3, 4, seed=1), labels(3, (2, 3, 4))
-    learner = maps(2, 3, 3, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: function(s, source, truth, 3), (learner,))
 
 
 MASKS = {
@@ -207,7 +185,7 @@ HARD = {
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('kind', HARD)
 @pytest.mark.parametrize('mask', MASKS)
-def test_hard_maps_and_masks_stay_finite(mask, kind, dtype, function):
+def test_extreme_maps_and_masks_have_small_finite_gradients(mask, kind, dtype, function):
     learner = HARD[kind]((2, 3, 4, 6)).to(dtype).requires_grad_()
     value = function(learner, maps(2, 5, 4, 6, seed=1).to(dtype), MASKS[mask])
     value.backward()
@@ -218,53 +196,9 @@ def test_hard_maps_and_masks_stay_finite(mask, kind, dtype, function):
 
 
 @pytest.mark.parametrize('mask', ['empty', 'full', 'ignored', 'lost pixel'])
-def test_one_region_alone_has_no_affinity_and_no_gradient(mask):
+def test_a_missing_region_gives_no_affinity_and_no_gradient(mask):
     learner = maps(2, 3, 4, 6).requires_grad_()
     value = region_affinity(learner, maps(2, 5, 4, 6, seed=1), MASKS[mask])
     value.backward()
     assert value.item() == 0
     assert (learner.grad == 0).all()
-
-
-@pytest.mark.parametrize('function', BOTH)
-def test_half_precision_is_computed_in_float32_and_inputs_are_not_changed(function):
-    inputs = maps(2, 3, 4, 6).bfloat16(), maps(2, 5, 4, 6, seed=1).bfloat16(), labels(2, (2, 8, 12))
-    before = [tensor.clone() for tensor in inputs]
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        value = function(*inputs)
-    torch.testing.assert_close(value, function(inputs[0].float(), inputs[1].float(), inputs[2]))
-    assert all(map(torch.equal, inputs, before))
-
-
-@pytest.mark.parametrize('function', BOTH)
-@pytest.mark.parametrize(('wrong', 'num_classes'), [(2, 2), (-1, 2), (254, 3)])
-def test_labels_are_checked(function, wrong, num_classes):
-    truth = torch.tensor([[[0, 1], [255, wrong]]])
-    with pytest.raises(
-        ValueError,
-        match=rf'in \[0, {num_classes}\) or 255 \(ignored\), got \[.*{wrong}.*set num_classes',
-    ):
-        function(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), truth, num_classes)
-
-
-@pytest.mark.parametrize('function', BOTH)
-def test_there_are_two_classes_at_least(function):
-    truth = torch.zeros(1, 2, 2, dtype=torch.long)
-    with pytest.raises(ValueError, match=r'num_classes must be at least 2 \(a binary.*got 1'):
-        function(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), truth, 1)
-
-
-@pytest.mark.parametrize('function', BOTH)
-@pytest.mark.parametrize(
-    ('learner', 'truth'),
-    [((2, 3, 4, 4), (2, 1, 4, 4)), ((2, 3, 4, 4), (1, 4, 4)), ((2, 3, 4, 4), (2,))],
-)
-def test_shapes_are_checked(function, learner, truth):
-    with pytest.raises(ValueError, match=r"a truth \(N, H', W'\) of one N, got \(2, 3, .*and \("):
-        function(torch.zeros(learner), torch.zeros(learner), torch.zeros(truth, dtype=torch.long))
-
-
-def test_variation_compares_pixel_by_pixel():
-    truth = torch.zeros(2, 4, 4, dtype=torch.long)
-    with pytest.raises(ValueError, match=r'intra-class variation needs.*same N, H and W.*4, 5\)'):
-        intra_class_variation(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 5), truth)

@@ -6,15 +6,6 @@ import torch
 from mmkdml.functional import calibrated_error, sample_similarities, similarity_difference
 
 
-def gen(shape, a, b, scale=1.0, shift=0.0):
-    index = torch.arange(math.prod(shape), dtype=torch.float64)
-    return ((a * index + b).sin() * scale + shift).view(shape)
-
-
-FS = gen((4, 6, 8, 8), 0.011, 0.2, 1, 0.3)
-FT10 = gen((4, 10, 4, 4), 0.023, 0.5, 1, 0.3)
-
-
 def drawn(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -36,26 +27,19 @@ def slow_difference(learner, source):
 class TestSimilarityPreserving:
     @pytest.mark.parametrize('count', [2, 5])
     @pytest.mark.parametrize('shapes', [((3, 2, 2), (4, 3, 1)), ((3,), (5,)), ((2, 3), (4,))])
-    def test_equals_the_sum_written_out(self, shapes, count):
+    def test_matches_explicit_sums(self, shapes, count):
         learner, source = drawn(count, *shapes[0]), drawn(count, *shapes[1], seed=1)
         value = similarity_difference(learner, source)
         assert value.shape == ()
         assert value.item() == pytest.approx(slow_difference(learner, source), rel=1e-10)
 
-    def test_values_of_the_reference_implementation(self):
-        learner = FS.clone().requires_grad_()
-        value = similarity_difference(learner, FT10)
-        value.backward()
-        assert value.item() == pytest.approx(0.1590324129591575, rel=1e-9)
-        assert learner.grad.norm().item() == pytest.approx(0.017328193755024063, rel=1e-9)
-
     def test_closed_form(self):
-        # All samples alike, or none like another: rows (1, 1) / sqrt(2) and (1, 0).
+        # Equal samples have rows (1, 1) / sqrt(2), orthogonal samples (1, 0).
         alike, apart = torch.ones(2, 3), torch.eye(2)
         expected = ((1 - math.sqrt(0.5)) ** 2 + 0.5) / 2
         assert similarity_difference(alike, apart).item() == pytest.approx(expected)
 
-    def test_identities(self):
+    def test_invariances(self):
         learner, source = drawn(5, 3, 2, 2), drawn(5, 4, 3, 3, seed=1)
         value = similarity_difference(learner, source)
         assert value > 1e-3
@@ -68,15 +52,11 @@ class TestSimilarityPreserving:
             similarity_difference(learner.flip(1, 2), source.flip(3)),
         ):
             torch.testing.assert_close(other, value)
-        # Only one side's order is another matter.
+        # Reordering only one side changes the value.
         assert abs(similarity_difference(learner[order], source) - value) > 1e-3
 
-    def test_gradients_of_both_sides(self):
-        sides = drawn(3, 2, 2, 2).requires_grad_(), drawn(3, 4, seed=1).requires_grad_()
-        assert torch.autograd.gradcheck(similarity_difference, sides)
-
     @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-    def test_half_precision_is_computed_in_float32(self, dtype):
+    def test_products_beyond_float16(self, dtype):
         # 300 squared is beyond float16.
         a, b = drawn(3, 5).mul(300).to(dtype), drawn(3, 5, seed=1).mul(300).to(dtype)
         value = similarity_difference(a, b)
@@ -86,7 +66,7 @@ class TestSimilarityPreserving:
             assert torch.equal(similarity_difference(a, b), value)
 
     @pytest.mark.parametrize('number', [0, 1e-5, 1, 1e4])
-    def test_extreme_features_stay_finite(self, number):
+    def test_samples_of_zeros_stay_finite(self, number):
         some_zero = drawn(3, 4, 8, 8).float() * number
         some_zero[1] = 0
         for features in (torch.full((3, 4, 8, 8), float(number)), some_zero):
@@ -95,19 +75,6 @@ class TestSimilarityPreserving:
             value.backward()
             assert value.isfinite()
             assert learner.grad.isfinite().all()
-
-    def test_inputs_are_not_changed(self):
-        sides = drawn(3, 5), drawn(3, 4, seed=1)
-        before = [side.clone() for side in sides]
-        similarity_difference(*sides)
-        assert all(map(torch.equal, sides, before))
-
-    @pytest.mark.parametrize(('own', 'other'), [(1, 1), (3, 2), (1, 2)])
-    def test_batches_that_do_not_fit_are_refused(self, own, other):
-        with pytest.raises(
-            ValueError, match=f'at least 2 of both sides, got {own} and {other}: use a larger batch'
-        ):
-            similarity_difference(torch.zeros(own, 3), torch.zeros(other, 3))
 
 
 def test_similarities_are_scalar_products():
@@ -134,28 +101,22 @@ class TestCalibratedError:
 
     @pytest.mark.parametrize('softness', [0.2, 1, 3.0])
     @pytest.mark.parametrize(('own', 'other'), [(2, 3), (1, 2), (3, 1), (1, 1)])
-    def test_equals_the_sum_written_out(self, own, other, softness):
+    def test_matches_explicit_sums(self, own, other, softness):
         arguments = drawn(4, own, 5), drawn(4, other, 5, seed=1), drawn(4, own, other).square()
         value = calibrated_error(*arguments, softness)
         assert value.shape == ()
         assert value.item() == pytest.approx(self.slow(*arguments, softness), rel=1e-10)
 
-    def test_equal_errors_come_out_however_they_are_attended(self):
+    def test_equal_errors_are_returned_for_any_attention(self):
         value = calibrated_error(drawn(4, 2, 5), drawn(4, 3, 5, seed=1), torch.full((4, 2, 3), 7.0))
         assert value.item() == pytest.approx(7)
 
-    def test_a_hard_attention_takes_the_best_and_a_soft_one_the_mean(self):
+    def test_softness_moves_from_best_match_to_mean(self):
         keys = torch.eye(3)[None]
         errors = torch.tensor([[[1.0, 10.0, 100.0]]])
         query = torch.tensor([[[0.1, 0.9, 0.2]]])
         assert calibrated_error(query, keys, errors, 1e-3).item() == pytest.approx(10)
         assert calibrated_error(query, keys, errors, 1e6).item() == pytest.approx(37, rel=1e-4)
-
-    def test_gradients(self):
-        arguments = drawn(2, 2, 3), drawn(2, 3, 3, seed=1), drawn(2, 2, 3).square()
-        assert torch.autograd.gradcheck(
-            calibrated_error, [argument.requires_grad_() for argument in arguments]
-        )
 
     def test_zero_and_huge_embeddings_stay_finite(self):
         for number in (0.0, 1e10):
@@ -164,14 +125,3 @@ class TestCalibratedError:
             value.backward()
             assert value.item() == pytest.approx(1)
             assert queries.grad.isfinite().all()
-
-    def test_bad_input(self):
-        good = torch.zeros(4, 2, 5), torch.zeros(4, 3, 5), torch.zeros(4, 2, 3)
-        for softness in (0, -1.0, math.nan):
-            with pytest.raises(ValueError, match=f'softness must be positive, got {softness}'):
-                calibrated_error(*good, softness)
-        for index, wrong in ((0, (4, 2, 6)), (1, (3, 3, 5)), (2, (4, 3, 2)), (2, (4, 2, 1))):
-            shapes = [wrong if index == i else tuple(part.shape) for i, part in enumerate(good)]
-            with pytest.raises(ValueError, match=r'queries \(N, S, D\), keys .* got') as caught:
-                calibrated_error(*map(torch.zeros, shapes))
-            assert str(wrong) in str(caught.value)

@@ -19,7 +19,7 @@ def test_lengths_and_directions(dim):
     torch.testing.assert_close(directions(x, dim), x / expected)
 
 
-def test_what_has_no_direction_is_zero_without_a_gradient():
+def test_zero_vectors_stay_zero_without_gradient():
     x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [6e-9, 8e-9]], dtype=torch.float64)
     assert lengths(x).flatten().tolist() == [5, math.inf, math.inf]
     assert lengths(x, shortest=1e-9)[2].item() == pytest.approx(1e-8)
@@ -35,7 +35,7 @@ def test_gradient():
     assert torch.autograd.gradcheck(directions, (vectors(3, 4).requires_grad_(),))
 
 
-def test_products_are_not_computed_in_half_precision():
+def test_scalar_products_ignore_autocast():
     a, b = vectors(2, 3, 5), vectors(2, 4, 5)
     torch.testing.assert_close(scalar_products(a, b), torch.einsum('nid,njd->nij', a, b))
     tiny = torch.full((1, 2), 1e-4)

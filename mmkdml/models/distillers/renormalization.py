@@ -9,7 +9,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmkdml.functional.divergence import full_precision
+from mmkdml.functional.vectors import full_precision
 
 Samples = Sequence[BaseDataElement] | None
 

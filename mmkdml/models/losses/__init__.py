@@ -1,4 +1,4 @@
-"""Registered losses: of transfers, and the paper's supervised one."""
+"""Losses of transfers and supervised segmentation losses, in mmengine's registry."""
 
 from mmkdml.models.losses.attention_transfer import AttentionTransferLoss
 from mmkdml.models.losses.cwd import ChannelWiseLoss

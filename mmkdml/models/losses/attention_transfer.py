@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mmkdml.functional.attention import ATTENTION_REFERENCES, attention_difference, check_exponent
-from mmkdml.functional.structure import check_reference
-from mmkdml.models.losses.pairs import Taps, paired
+from mmkdml.functional.attention import ATTENTION_REFERENCES, attention_difference
+from mmkdml.functional.checks import check_at_least, check_choice
+from mmkdml.models.losses.pairs import Taps, sum_over_pairs
 from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
 class AttentionTransferLoss(TransferLoss):
-    """Sum over pairs of taps of :func:`mmkdml.functional.attention_difference`.
+    """Sum of :func:`mmkdml.functional.attention_difference` over pairs of taps.
 
-    DefangChen/SimKD takes the outputs of all stages with the weight 1000, winycg/CIRKD the map
-    before the last convolution with 10000. There are no parameters, and channels and sizes may
+    DefangChen/SimKD uses the outputs of all stages with weight 1000, winycg/CIRKD the map before
+    the last convolution with weight 10000. The loss has no parameters; channels and sizes may
     differ.
 
     Args:
         exponent: At least 1.
-        reference: ``'simkd'`` (CIRKD's is the same) or ``'paper'``.
+        reference: ``'simkd'`` (the same as CIRKD's) or ``'paper'``.
 
     Raises:
-        ValueError: If an option is not allowed.
+        ValueError: If an option is invalid.
     """
 
     requires_same_shape = False
 
     def __init__(self, exponent: float = 2.0, reference: str = 'simkd') -> None:
         super().__init__()
-        check_exponent(exponent)
-        check_reference(reference, ATTENTION_REFERENCES)
+        check_at_least('exponent', exponent, 1)
+        check_choice('reference', reference, ATTENTION_REFERENCES)
         self.exponent = exponent
         self.reference = reference
 
     def forward(self, learner: Taps, source: Taps) -> Tensor:
-        """One map (N, C, H, W) or a list of them, of both sides -> scalar."""
-        terms = [
-            attention_difference(*pair, self.exponent, self.reference)
-            for pair in paired(learner, source)
-        ]
-        return torch.stack(terms).sum()
+        """Compute the loss from one map (N, C, H, W) per side, or a list of them."""
+        return sum_over_pairs(attention_difference, learner, source, self.exponent, self.reference)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mmkdml.functional.channel import channel_wise_kl, check_temperature
-from mmkdml.functional.structure import check_reference
+from mmkdml.functional.channel import channel_wise_kl
+from mmkdml.functional.checks import check_choice, check_positive
 from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
@@ -14,27 +14,27 @@ CWD_REFERENCES = ('cirkd', 'origin')
 
 @MODELS.register_module()
 class ChannelWiseLoss(TransferLoss):
-    """Compare where each channel is active; see :func:`mmkdml.functional.channel_wise_kl`.
+    """Channel-wise KL divergence; see :func:`mmkdml.functional.channel_wise_kl`.
 
-    It takes logits (weight 3), or the maps before the classifier (weight 50 in CIRKD); CIRKD's runs
-    have both. The references treat feature maps differently:
+    The inputs are logits (weight 3) or the maps before the classifier (weight 50 in CIRKD); CIRKD
+    trains with both. The references treat feature maps differently:
 
-    - ``'cirkd'`` (winycg/CIRKD:losses/cwd.py): where the channels of the two sides differ, a 1x1
-      convolution without bias in the loss maps the learner's to the source's. The sum is divided by
-      N times the learner's channels before that convolution. Equal channels are compared as they
-      are, without any parameter. A projector of the transfer counts as part of the learner.
+    - ``'cirkd'`` (winycg/CIRKD:losses/cwd.py): if the channels of the two sides differ, a 1x1
+      convolution without bias in the loss maps the learner's channels to the source's. The sum is
+      divided by N times the learner's channels before that convolution. Equal channels are compared
+      directly, without parameters. A projector of the transfer counts as part of the learner.
     - ``'origin'`` (irfanICMLL/TorchDistiller): the transfer's projector maps the channels
       (``ConvProjector`` is closest to the reference's convolution, batch norm and ReLU). The sum is
       divided by N times the channels compared.
 
     Args:
         temperature: T > 0.
-        reference: ``'cirkd'`` or ``'origin'``. They are equal for equal channels.
-        learner_channels: C of the learner's map. Default: that of the source's.
-        source_channels: C of the source's map. Default: that of the learner's.
+        reference: ``'cirkd'`` or ``'origin'``, which are the same for equal channels.
+        learner_channels: C of the learner's map. Default: the source's.
+        source_channels: C of the source's map. Default: the learner's.
 
     Raises:
-        ValueError: If T is not positive, or the reference is unknown.
+        ValueError: If T is not positive or the reference is unknown.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class ChannelWiseLoss(TransferLoss):
         source_channels: int | None = None,
     ) -> None:
         super().__init__()
-        check_temperature(temperature)
-        check_reference(reference, CWD_REFERENCES)
+        check_positive('temperature', temperature)
+        check_choice('reference', reference, CWD_REFERENCES)
         self.temperature = temperature
         self.reference = reference
         if (
@@ -59,9 +59,9 @@ class ChannelWiseLoss(TransferLoss):
             self.conv = nn.Conv2d(learner_channels, source_channels, 1, bias=False)
 
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
-        """Logits or feature maps (N, C, H, W) and (N, C', H, W) -> scalar.
+        """Compute the loss from logits or feature maps (N, C, H, W) and (N, C', H, W).
 
-        C' may differ from C only if both were given to the constructor with ``'cirkd'``.
+        C' may differ from C only with ``'cirkd'`` and if the constructor received both.
         """
         channels = learner.shape[1]
         if self.projects_channels:

@@ -1,4 +1,4 @@
-"""A network that scores maps of logits, after SAGAN (Zhang et al., ICML 2019)."""
+"""Discriminator for maps of logits, after SAGAN (Zhang et al., ICML 2019)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from mmkdml.functional.checks import check_at_least
+
 SMALLEST_MAP = 64
 
 
 class SelfAttention(nn.Module):
-    """Adds to each position what all positions say, weighted by likeness; nothing at the start.
+    """Residual self-attention over all positions of a map; the identity at initialization.
 
     Args:
         channels: C, at least 8.
@@ -31,15 +33,15 @@ class SelfAttention(nn.Module):
 
 
 class SelfAttentionDiscriminator(nn.Module):
-    """Scores maps of logits: high for those that look like the source's.
+    """Score maps of logits: high for logits that resemble the source's.
 
-    Batch norm of the logits, four spectrally normalised 4x4 convolutions of stride 2 with self-
-    attention behind the last two, and a 4x4 convolution to one score
-    (irfanICMLL/structure_knowledge_distillation:networks/sagan_models.py). Built for 65x65 logits,
-    of which it gives one score; larger maps give a map of scores.
+    Batch norm of the logits, four spectrally normalized 4x4 convolutions of stride 2 with
+    self-attention after the last two, and a 4x4 convolution to one score
+    (irfanICMLL/structure_knowledge_distillation:networks/sagan_models.py). Designed for 65x65
+    logits, which yield one score; larger maps yield a map of scores.
 
     Args:
-        in_channels: The number of logits K; one of a binary task stays one.
+        in_channels: The number of logits K; a binary task keeps its single logit.
         width: Channels of the first convolution, at least 2; doubled by each of the next three.
 
     Raises:
@@ -48,8 +50,7 @@ class SelfAttentionDiscriminator(nn.Module):
 
     def __init__(self, in_channels: int, width: int = 64) -> None:
         super().__init__()
-        if width < 2:
-            raise ValueError(f'width must be at least 2, got {width}')
+        check_at_least('width', width, 2)
         layers: list[nn.Module] = [nn.BatchNorm2d(in_channels)]
         channels = in_channels
         for depth in range(4):
@@ -61,14 +62,14 @@ class SelfAttentionDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 4))
 
     def forward(self, logits: Tensor) -> Tensor:
-        """(N, K, H, W) -> (N, 1, H', W'), H' = H // 16 - 3.
+        """(N, K, H, W) -> (N, 1, H', W') with H' = H // 16 - 3.
 
         Raises:
             ValueError: If the map is smaller than 64x64.
         """
         if logits.ndim != 4 or min(logits.shape[2:]) < SMALLEST_MAP:
             raise ValueError(
-                f'The discriminator needs logits (N, K, H, W) of at least {SMALLEST_MAP}x'
-                f'{SMALLEST_MAP}, got {tuple(logits.shape)}; use larger images'
+                'Invalid input of the discriminator: expected logits (N, K, H, W) of at least '
+                f'{SMALLEST_MAP}x{SMALLEST_MAP}, got {tuple(logits.shape)}. Use larger images'
             )
         return self.layers(logits)

@@ -1,19 +1,18 @@
 """Efficient medical segmentation distillation (EMKD): importance maps and region affinity.
 
 Its third part, the prediction maps (weight 0.1), is
-:class:`mmkdml.models.losses.PredictionKLLoss` at temperature 4, ``'source||learner'`` and
+:class:`mmkdml.models.losses.PredictionKLLoss` with temperature 4, ``'source||learner'`` and
 ``'temperature_squared'``.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mmkdml.functional.attention import check_exponent
+from mmkdml.functional.checks import check_at_least
 from mmkdml.functional.importance import importance_difference
 from mmkdml.functional.regions import region_affinity
-from mmkdml.models.losses.pairs import Taps, paired
+from mmkdml.models.losses.pairs import Taps, sum_over_pairs
 from mmkdml.models.losses.region_loss import RegionLoss
 from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
@@ -21,9 +20,9 @@ from mmkdml.registry import MODELS
 
 @MODELS.register_module()
 class ImportanceMapLoss(TransferLoss):
-    """EMKD's IMD, summed over taps; see :func:`mmkdml.functional.importance_difference`.
+    """Sum of EMKD's IMD over pairs of taps; see :func:`mmkdml.functional.importance_difference`.
 
-    Weight 0.9, of a low and a high layer: behind the stem (stride 2), and stride 8 of a ResNet or
+    Weight 0.9, on a low and a high layer: after the stem (stride 2), and at stride 8 of a ResNet or
     16 of a U-Net.
 
     Args:
@@ -37,30 +36,24 @@ class ImportanceMapLoss(TransferLoss):
 
     def __init__(self, exponent: float = 4.0) -> None:
         super().__init__()
-        check_exponent(exponent)
+        check_at_least('exponent', exponent, 1)
         self.exponent = exponent
 
     def forward(self, learner: Taps, source: Taps) -> Tensor:
-        """One map (N, C, H, W) or a list of them, of both sides -> scalar."""
-        terms = [importance_difference(*pair, self.exponent) for pair in paired(learner, source)]
-        return torch.stack(terms).sum()
+        """Compute the loss from one map (N, C, H, W) per side, or a list of them."""
+        return sum_over_pairs(importance_difference, learner, source, self.exponent)
 
 
 @MODELS.register_module()
 class RegionAffinityLoss(RegionLoss):
-    """EMKD's RAD, summed over taps; see :func:`mmkdml.functional.region_affinity`.
+    """Sum of EMKD's RAD over pairs of taps; see :func:`mmkdml.functional.region_affinity`.
 
-    Weight 0.9, of the same layers as :class:`ImportanceMapLoss`.
-
-    Args:
-        num_classes: See :class:`RegionLoss`.
-        ignore_index: See there.
+    Weight 0.9, on the same layers as :class:`ImportanceMapLoss`. Arguments: see
+    :class:`RegionLoss`.
     """
 
     def forward(self, learner: Taps, source: Taps, truth: Tensor) -> Tensor:
-        """One map (N, C, H, W) or a list of them, of both sides, classes (N, H', W') -> scalar."""
-        terms = [
-            region_affinity(*pair, truth, self.num_classes, self.ignore_index)
-            for pair in paired(learner, source)
-        ]
-        return torch.stack(terms).sum()
+        """Compute the loss from one map (N, C, H, W) or a list per side, and labels (N, H', W')."""
+        return sum_over_pairs(
+            region_affinity, learner, source, truth, self.num_classes, self.ignore_index
+        )

@@ -1,18 +1,18 @@
-"""EMKD's supervised segmentation loss as a loss of mmseg's decode heads."""
+"""EMKD's supervised segmentation loss for mmseg's decode heads."""
 
 from __future__ import annotations
 
 from functools import partial
 
+from mmkdml.functional.checks import check_choice
 from mmkdml.functional.segmentation import FOCAL_REFERENCES, focal_and_smooth_dice
-from mmkdml.functional.structure import check_reference
 from mmkdml.models.losses.focal_dice_loss import FocalDiceLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
 class FocalSmoothDiceLoss(FocalDiceLoss):
-    """Half focal, half smooth Dice: EMKD's, for ``loss_decode`` of any mmseg head.
+    """EMKD's supervised loss, half focal and half smooth Dice, for ``loss_decode`` of mmseg heads.
 
     Formula and references: :func:`mmkdml.functional.segmentation.focal_and_smooth_dice`.
 
@@ -21,11 +21,11 @@ class FocalSmoothDiceLoss(FocalDiceLoss):
         focal_weight: Weight of the focal term.
         dice_weight: Weight of the Dice term.
         loss_weight: Weight of the sum.
-        loss_name: Its key in the log; must begin with ``loss`` to be optimised.
-        reference: ``'emkd'``, or ``'origin'`` for the gradient of the focal loss as published.
+        loss_name: Key in the log; must start with ``loss`` to be optimized.
+        reference: ``'emkd'``, or ``'origin'`` for the gradient of the published focal loss.
 
     Raises:
-        ValueError: If ``loss_name`` does not begin with ``loss``, or the reference is unknown.
+        ValueError: If ``loss_name`` does not start with ``loss`` or the reference is unknown.
     """
 
     def __init__(
@@ -38,6 +38,6 @@ class FocalSmoothDiceLoss(FocalDiceLoss):
         reference: str = 'emkd',
     ) -> None:
         super().__init__(focusing, focal_weight, dice_weight, loss_weight, loss_name)
-        check_reference(reference, FOCAL_REFERENCES)
+        check_choice('reference', reference, FOCAL_REFERENCES)
         self.reference = reference
         self.terms = partial(focal_and_smooth_dice, reference=reference)

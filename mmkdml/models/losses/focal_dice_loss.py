@@ -1,4 +1,4 @@
-"""The paper's supervised segmentation loss as a loss of mmseg's decode heads."""
+"""The paper's supervised segmentation loss for mmseg's decode heads."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from mmkdml.registry import MODELS
 
 @MODELS.register_module()
 class FocalDiceLoss(nn.Module):
-    """Focal plus squared Dice (paper, eq. 8), for ``loss_decode`` of any mmseg head.
+    """Focal plus squared Dice loss (paper, eq. 8) for ``loss_decode`` of any mmseg head.
 
-    In several processes both terms are of the batches of all of them together, as if one process
-    had them: the mean of each process's Dice is another loss.
+    In distributed training both terms are computed over the batches of all processes, as a single
+    process would; the mean of each process's Dice would be a different loss.
 
     Args:
-        focusing: The focal term's exponent tau; the paper does not print it.
-        focal_weight: Weight of the focal term; 1 as printed.
-        dice_weight: Weight of the Dice term; 1 as printed.
+        focusing: The focal term's exponent tau; its value is not in the paper.
+        focal_weight: Weight of the focal term; 1 in the paper.
+        dice_weight: Weight of the Dice term; 1 in the paper.
         loss_weight: Weight of the sum.
-        loss_name: Its key in the log; must begin with ``loss`` to be optimised.
+        loss_name: Key in the log; must start with ``loss`` to be optimized.
 
     Raises:
-        ValueError: If ``loss_name`` does not begin with ``loss``.
+        ValueError: If ``loss_name`` does not start with ``loss``.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class FocalDiceLoss(nn.Module):
         super().__init__()
         if not loss_name.startswith('loss'):
             raise ValueError(
-                'loss_name must begin with "loss", or mmengine will not optimise it; got '
-                f'{loss_name!r}'
+                'Invalid loss_name: expected a name that starts with "loss", got '
+                f'{loss_name!r}. mmengine does not optimize other keys'
             )
         self.focusing = focusing
         self.focal_weight = focal_weight
@@ -57,7 +57,7 @@ class FocalDiceLoss(nn.Module):
         weight: Tensor | None = None,
         ignore_index: int = 255,
     ) -> Tensor:
-        """Logits (N, K, H, W), labels (N, H, W), pixel weights (N, H, W) -> scalar."""
+        """Compute the loss from logits (N, K, H, W), labels and pixel weights (N, H, W)."""
         focal, dice = self.terms(
             seg_logit, seg_label, self.focusing, ignore_index, weight, total=_over_processes
         )
@@ -65,10 +65,10 @@ class FocalDiceLoss(nn.Module):
 
 
 def _over_processes(sums: Tensor) -> Tensor:
-    """Adds up the sums of all processes.
+    """Sum over all processes.
 
-    The gradient is as many times the own share's as there are processes, for
-    DistributedDataParallel averages gradients over the processes.
+    The gradient of this process's share is multiplied by the number of processes, because
+    DistributedDataParallel averages gradients over them.
     """
     processes = get_world_size()
     if processes == 1:

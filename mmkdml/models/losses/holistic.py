@@ -1,4 +1,4 @@
-"""Structured knowledge distillation (SKD): of whole predictions, by a discriminator."""
+"""Holistic (adversarial) part of structured knowledge distillation (SKD)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from mmkdml.functional.adversarial import (
-    check_adversary,
+    ADVERSARIES,
     discriminator_error,
     gradient_penalty,
     learner_realism,
 )
-from mmkdml.functional.divergence import check_same_shape, full_precision
+from mmkdml.functional.checks import check_at_least, check_choice, check_same_shape
+from mmkdml.functional.vectors import full_precision
 from mmkdml.models.losses.discriminator import SelfAttentionDiscriminator
 from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
@@ -22,28 +23,28 @@ from mmkdml.registry import MODELS
 
 @MODELS.register_module()
 class HolisticLoss(TransferLoss):
-    """SKD's third part: a discriminator must not tell the learner's logits from the source's.
+    """SKD's third part: the learner's logits must look like the source's to a discriminator.
 
-    Called, it gives the learner's side, in which the discriminator is fixed. What the discriminator
-    learns by is :meth:`discriminator_loss`, which the classroom adds to its losses. The references
-    give it an optimiser of its own (Adam, 4e-4, betas (0.9, 0.99) in CIRKD, CWD and IFVD; SGD,
-    4e-4, momentum 0.9 in SKD), stepped after the learner's. The logits are those of before the
-    learner's step, so one sum of all losses does the same; the constructor
-    ``DiscriminatorOptimWrapperConstructor`` makes the optimiser.
+    Calling the module computes the learner's loss with a frozen discriminator. The discriminator's
+    own loss is :meth:`discriminator_loss`, which the distiller adds to its losses. The references
+    train it with an optimizer of its own (Adam, 4e-4, betas (0.9, 0.99) in CIRKD, CWD and IFVD;
+    SGD, 4e-4, momentum 0.9 in SKD) that steps after the learner's. Its logits are those before the
+    learner's step, so one backward pass of the sum of all losses is equivalent.
+    ``DiscriminatorOptimWrapperConstructor`` builds the optimizer.
 
     Weights: 0.001 for the learner and 0.1 for the discriminator in CIRKD, 0.1 for both in SKD.
 
     Args:
         learner_channels: The number of logits K.
-        source_channels: The same.
+        source_channels: The same number.
         kind: ``'hinge'`` (CIRKD) or ``'wgan-gp'`` (SKD, IFVD, CWD).
-        penalty_weight: Of ``'wgan-gp'`` alone, >= 0.
-        discriminator_weight: Of what the discriminator minimises, >= 0; the learner's weight is the
-            transfer's.
+        penalty_weight: Weight of the gradient penalty, >= 0; only used by ``'wgan-gp'``.
+        discriminator_weight: Weight of the discriminator's loss, >= 0; the learner's weight is that
+            of the transfer.
         width: See :class:`SelfAttentionDiscriminator`.
 
     Raises:
-        ValueError: If the sides' channels differ, the kind is unknown, or a weight negative.
+        ValueError: If the sides' channels differ, the kind is unknown, or a weight is negative.
     """
 
     def __init__(
@@ -58,28 +59,26 @@ class HolisticLoss(TransferLoss):
         super().__init__()
         if learner_channels != source_channels:
             raise ValueError(
-                'The discriminator needs logits of the same classes from both sides, got '
+                'Invalid channels for the holistic loss: expected logits of the same classes, got '
                 f'{learner_channels} from the learner and {source_channels} from the source'
             )
-        check_adversary(kind)
-        weights = dict(penalty_weight=penalty_weight, discriminator_weight=discriminator_weight)
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ValueError(f'{name} must be at least 0, got {weight}')
+        check_choice('kind', kind, ADVERSARIES)
+        check_at_least('penalty_weight', penalty_weight, 0)
+        check_at_least('discriminator_weight', discriminator_weight, 0)
         self.kind = kind
         self.penalty_weight = penalty_weight
         self.discriminator_weight = discriminator_weight
         self.discriminator = SelfAttentionDiscriminator(learner_channels, width)
 
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
-        """Logits (N, K, H, W) -> what the learner minimises; the source's are only checked."""
-        check_same_shape(learner, source, 'The holistic loss')
-        with fixed(self.discriminator):
+        """Compute the learner's loss from logits (N, K, H, W); only checks the source's shape."""
+        check_same_shape(learner, source, 'the holistic loss')
+        with frozen(self.discriminator):
             return learner_realism(self.discriminator(full_precision(learner)))
 
     def discriminator_loss(self, learner: Tensor, source: Tensor) -> Tensor:
-        """Logits (N, K, H, W) -> what the discriminator minimises; neither side gets a gradient."""
-        check_same_shape(learner, source, 'The holistic loss')
+        """Compute the discriminator's loss from logits (N, K, H, W), which get no gradient."""
+        check_same_shape(learner, source, 'the holistic loss')
         learner, source = (full_precision(side).detach() for side in (learner, source))
         error = discriminator_error(
             self.discriminator(learner), self.discriminator(source), self.kind
@@ -92,8 +91,8 @@ class HolisticLoss(TransferLoss):
 
 
 @contextmanager
-def fixed(module: nn.Module) -> Iterator[None]:
-    """What is computed meanwhile gives the module's parameters no gradient."""
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Exclude a module's parameters from the gradients of what is computed in the context."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
         for parameter in trained:

@@ -11,16 +11,12 @@ from mmkdml.registry import MODELS
 
 @MODELS.register_module()
 class IntraClassVariationLoss(RegionLoss):
-    """How alike pixels are to their class; see :func:`mmkdml.functional.intra_class_variation`.
+    """Similarity of pixels to their class; see :func:`mmkdml.functional.intra_class_variation`.
 
-    Weights: 20 in CIRKD, on the map before the classifier; 200 in the code of IFVD, 50 in its
-    paper.
-
-    Args:
-        num_classes: See :class:`RegionLoss`.
-        ignore_index: See there.
+    Weights: 20 in CIRKD, on the map before the classifier; 200 in IFVD's code, 50 in its paper.
+    Arguments: see :class:`RegionLoss`.
     """
 
     def forward(self, learner: Tensor, source: Tensor, truth: Tensor) -> Tensor:
-        """Maps (N, C, H, W) and (N, C', H, W), classes (N, H', W') -> scalar."""
+        """Compute the loss from maps (N, C, H, W), (N, C', H, W) and labels (N, H', W')."""
         return intra_class_variation(learner, source, truth, self.num_classes, self.ignore_index)

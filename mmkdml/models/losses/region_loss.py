@@ -1,4 +1,4 @@
-"""What the losses share that compare the regions of classes."""
+"""Base class of losses on class regions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from mmkdml.models.losses.transfer_loss import TransferLoss
 
 
 class RegionLoss(TransferLoss):
-    """Base of losses that take the truth of each pixel; the sides' channels may differ.
+    """Base of losses that use the label of each pixel; channels of the two sides may differ.
 
     Args:
-        num_classes: Background included, 2 for a binary task.
-        ignore_index: The label of pixels that do not count.
+        num_classes: Number of classes with background, 2 for a binary task.
+        ignore_index: Label of ignored pixels.
 
     Raises:
         ValueError: If there are fewer than 2 classes.

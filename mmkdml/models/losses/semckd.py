@@ -9,16 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkdml.functional import calibrated_error, pooled_to_smaller, sample_similarities
-from mmkdml.functional.divergence import check_same_shape, full_precision
-from mmkdml.functional.shapes import check_batch_statistics
-from mmkdml.functional.similarity import check_softness
-from mmkdml.models.losses.pairs import Channels, Taps, check_count, listed
+from mmkdml.functional.checks import check_batch_statistics, check_positive, check_same_shape
+from mmkdml.functional.vectors import full_precision
+from mmkdml.models.losses.pairs import Channels, Taps, as_list, check_count
 from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 def _embedding(batch_size: int, width: int) -> nn.Sequential:
-    """Of a sample's similarities to the samples of its batch."""
+    """Build the embedding of a sample's similarities to its batch."""
     return nn.Sequential(
         nn.Linear(batch_size, 2 * width), nn.ReLU(inplace=True), nn.Linear(2 * width, width)
     )
@@ -39,26 +38,27 @@ def _projection(learner_channels: int, source_channels: int) -> nn.Sequential:
 
 @MODELS.register_module()
 class SemCKDLoss(TransferLoss):
-    """Each of the learner's layers learns from all of the source's that it is like.
+    """Each of the learner's layers learns from all source layers, weighted by attention.
 
-    Formula and references: :func:`mmkdml.functional.calibrated_error`. DefangChen/SimKD takes the
-    outputs of all stages of both sides, with the weight 400 (50 for ImageNet). An error is the mean
-    squared difference of one sample's maps, the learner's being projected and the larger one
-    averaged to the smaller.
+    Formula and references: :func:`mmkdml.functional.calibrated_error`. DefangChen/SimKD uses the
+    outputs of all stages of both sides with weight 400 (50 for ImageNet). The error of a pair is
+    the mean squared difference of one sample's maps, after the larger map is average-pooled to the
+    smaller and the learner's is projected.
 
-    The layers are told apart by the samples' similarities to each other, so the embeddings are as
-    wide as a batch. A smaller batch, as the last of an epoch, counts as one whose other samples are
-    like none; the reference skips it.
+    Queries and keys embed a layer's similarities between the samples of a batch, so their input has
+    the width of a full batch. A smaller batch, e.g. the last of an epoch, is padded with
+    similarities of 0; the reference skips it.
 
     Args:
-        learner_channels: Of each of the learner's taps.
-        source_channels: Of each of the source's taps; the number of taps may differ.
+        learner_channels: Channels of each of the learner's taps.
+        source_channels: Channels of each of the source's taps; the number of taps may differ.
         batch_size: N of a full batch in one process.
-        softness: Of the attention, > 0.
+        softness: Temperature of the attention, > 0.
         factor: The embeddings have ``batch_size // factor`` channels.
 
     Raises:
-        ValueError: If no tap is given, softness is not positive, or the batch is below the factor.
+        ValueError: If a side has no taps, softness is not positive, or the factor is not in
+            [1, batch_size].
     """
 
     requires_same_shape = False
@@ -72,14 +72,17 @@ class SemCKDLoss(TransferLoss):
         factor: int = 4,
     ) -> None:
         super().__init__()
-        check_softness(softness)
-        learners, sources = listed(learner_channels), listed(source_channels)
+        check_positive('softness', softness)
+        learners, sources = as_list(learner_channels), as_list(source_channels)
         if not (learners and sources):
-            raise ValueError('SemCKD needs at least one tap of the learner and one of the source')
+            raise ValueError(
+                'Invalid taps of SemCKD: expected at least one of each side, got '
+                f'{len(learners)} of the learner and {len(sources)} of the source'
+            )
         if not 1 <= factor <= batch_size:
             raise ValueError(
-                f'factor must be in [1, batch_size = {batch_size}], got {factor}: use larger '
-                'batches, or a smaller factor'
+                f'Invalid factor: expected 1 to batch_size={batch_size}, got {factor}. Use larger '
+                'batches or a smaller factor'
             )
         self.batch_size = batch_size
         self.softness = softness
@@ -91,15 +94,15 @@ class SemCKDLoss(TransferLoss):
         )
 
     def forward(self, learner: Taps, source: Taps) -> Tensor:
-        """One map (N, C, H, W) or a list of them, of both sides -> scalar."""
-        learners, sources = listed(learner), listed(source)
+        """Compute the loss from one map (N, C, H, W) per side, or a list of them."""
+        learners, sources = as_list(learner), as_list(source)
         check_count(learners, len(self.queries), 'learner')
         check_count(sources, len(self.keys), 'source')
         errors = [
             self._error(*layers, projection)
             for layers, projection in zip(product(learners, sources), self.projections, strict=True)
         ]
-        # Similarities are beyond float16, to which automatic mixed precision would go.
+        # Similarities can exceed the range of float16, which autocast would use.
         with torch.autocast(errors[0].device.type, enabled=False):
             return calibrated_error(
                 self._embedded(learners, self.queries),
@@ -109,7 +112,7 @@ class SemCKDLoss(TransferLoss):
             )
 
     def _error(self, learner: Tensor, source: Tensor, projection: nn.Module) -> Tensor:
-        """Two maps -> (N,)."""
+        """Compute the mean squared difference of two maps per sample, (N,)."""
         learner, source = pooled_to_smaller(learner, source)
         check_batch_statistics(learner, self.training)
         learner = projection(learner)
@@ -117,14 +120,14 @@ class SemCKDLoss(TransferLoss):
         return (full_precision(learner) - full_precision(source)).square().flatten(1).mean(dim=1)
 
     def _embedded(self, layers: list[Tensor], embeddings: nn.ModuleList) -> Tensor:
-        """L maps of N samples -> (N, L, width)."""
-        absent = self.batch_size - len(layers[0])
-        if absent < 0:
+        """Embed L maps of N samples as (N, L, width)."""
+        missing = self.batch_size - len(layers[0])
+        if missing < 0:
             raise ValueError(
-                f'A batch of {len(layers[0])} came, but batch_size is {self.batch_size}: set it to '
-                'that of the data loader'
+                f'Invalid batch of SemCKD: expected at most batch_size={self.batch_size} samples, '
+                f"got {len(layers[0])}. Set batch_size to the data loader's"
             )
-        similarities = [F.pad(sample_similarities(layer), (0, absent)) for layer in layers]
+        similarities = [F.pad(sample_similarities(layer), (0, missing)) for layer in layers]
         return torch.stack(
             [embed(rows) for embed, rows in zip(embeddings, similarities, strict=True)], dim=1
         )

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mmkdml.functional import similarity_difference
-from mmkdml.models.losses.pairs import Taps, paired
+from mmkdml.models.losses.pairs import Taps, sum_over_pairs
 from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
 class SimilarityPreservingLoss(TransferLoss):
-    """Sum over pairs of taps of :func:`mmkdml.functional.similarity_difference`.
+    """Sum of :func:`mmkdml.functional.similarity_difference` over pairs of taps.
 
-    DefangChen/SimKD takes the last map alone, with the weight 3000. There are no parameters.
+    DefangChen/SimKD uses only the last map, with weight 3000. The loss has no parameters.
     """
 
     requires_same_shape = False
 
     def forward(self, learner: Taps, source: Taps) -> Tensor:
-        """One tensor (N, ...) or a list of them, of both sides, N >= 2 -> scalar."""
-        return torch.stack([similarity_difference(*pair) for pair in paired(learner, source)]).sum()
+        """Compute the loss from one tensor (N, ...) per side, or a list of them; N >= 2."""
+        return sum_over_pairs(similarity_difference, learner, source)

@@ -1,13 +1,13 @@
-"""Structured knowledge distillation (SKD): of pixels, and of pairs of regions."""
+"""Structured knowledge distillation (SKD): pixel-wise and pair-wise losses."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from mmkdml.functional.checks import check_choice
 from mmkdml.functional.structure import (
     PAIR_WISE_REFERENCES,
     PIXEL_WISE_REFERENCES,
-    check_reference,
     check_scale,
     pair_wise_difference,
     pixel_wise_divergence,
@@ -20,22 +20,22 @@ from mmkdml.registry import MODELS
 class PixelWiseLoss(TransferLoss):
     """SKD's first part; see :func:`mmkdml.functional.pixel_wise_divergence`.
 
-    Weights: 1 in CIRKD (to all its methods but DSD), 10 in SKD and IFVD, each with its reference.
+    Weights: 1 in CIRKD (in all its methods but DSD), 10 in SKD and IFVD, each with its reference.
 
     Args:
         reference: ``'cirkd'``, ``'skd'`` or ``'ifvd'``.
 
     Raises:
-        ValueError: If the reference is none of these.
+        ValueError: If the reference is unknown.
     """
 
     def __init__(self, reference: str = 'cirkd') -> None:
         super().__init__()
-        check_reference(reference, PIXEL_WISE_REFERENCES)
+        check_choice('reference', reference, PIXEL_WISE_REFERENCES)
         self.reference = reference
 
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
-        """Logits (N, K, H, W) of both sides -> scalar."""
+        """Compute the loss from logits (N, K, H, W) of both sides."""
         return pixel_wise_divergence(learner, source, self.reference)
 
 
@@ -48,21 +48,21 @@ class PairWiseLoss(TransferLoss):
 
     Args:
         reference: ``'cirkd'`` or ``'skd'``.
-        scale: A region's share of the height and width with ``'skd'``, in (0, 1].
+        scale: Size of a region relative to the map with ``'skd'``, in (0, 1].
 
     Raises:
-        ValueError: If the reference is unknown, or the scale out of range.
+        ValueError: If the reference is unknown or the scale is out of range.
     """
 
     requires_same_shape = False
 
     def __init__(self, reference: str = 'cirkd', scale: float = 0.5) -> None:
         super().__init__()
-        check_reference(reference, PAIR_WISE_REFERENCES)
+        check_choice('reference', reference, PAIR_WISE_REFERENCES)
         check_scale(scale)
         self.reference = reference
         self.scale = scale
 
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
-        """Maps (N, C, H, W) and (N, C', H, W) -> scalar."""
+        """Compute the loss from maps (N, C, H, W) and (N, C', H, W)."""
         return pair_wise_difference(learner, source, self.reference, self.scale)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mmkdml.functional import softmax_regression
-from mmkdml.functional.regression import Classifier, channel_means, check_weight
-from mmkdml.functional.shapes import check_batch_statistics
-from mmkdml.functional.structure import check_reference
+from mmkdml.functional.checks import check_at_least, check_batch_statistics, check_choice
+from mmkdml.functional.regression import Classifier, channel_means
 from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
@@ -16,18 +15,21 @@ SRRL_REFERENCES = ('simkd', 'origin')
 
 @MODELS.register_module()
 class SRRLLoss(TransferLoss):
-    """:func:`mmkdml.functional.softmax_regression` behind a connector: 1x1 conv, batch norm, ReLU.
+    """SRRL with a connector (1x1 conv, batch norm, ReLU) on the learner's features.
+
+    See :func:`mmkdml.functional.softmax_regression`.
 
     Args:
         learner_channels: C of the learner's features.
-        source_channels: C of the source's features, which its classifier takes.
-        reference: ``'simkd'``: the connector takes the pooled features
-            (DefangChen/SimKD:models/util.py). ``'origin'``: it takes the last map, is initialised
-            for its ReLU, and the result is pooled (jingyang2017/KD_SRRL). Both have the weight 1.
-        weight: Of the difference between logits, relative to that between features.
+        source_channels: C of the source's features, the input of its classifier.
+        reference: ``'simkd'``: the connector is applied to the pooled features
+            (DefangChen/SimKD:models/util.py). ``'origin'``: it is applied to the last map, with an
+            initialization for its ReLU, and the result is pooled (jingyang2017/KD_SRRL). Both
+            references use weight 1.
+        weight: Weight of the logits' difference relative to the features', >= 0.
 
     Raises:
-        ValueError: If the reference is unknown, or the weight is negative.
+        ValueError: If the reference is unknown or the weight is negative.
     """
 
     requires_same_shape = False
@@ -41,8 +43,8 @@ class SRRLLoss(TransferLoss):
         weight: float = 1.0,
     ) -> None:
         super().__init__()
-        check_reference(reference, SRRL_REFERENCES)
-        check_weight(weight)
+        check_choice('reference', reference, SRRL_REFERENCES)
+        check_at_least('weight', weight, 0)
         self.reference = reference
         self.weight = weight
         convolution = nn.Conv2d(learner_channels, source_channels, 1, bias=False)
@@ -53,12 +55,12 @@ class SRRLLoss(TransferLoss):
         )
 
     def forward(self, learner: Tensor, source: Tensor, classifier: Classifier) -> Tensor:
-        """Maps (N, C, H, W) or vectors (N, C) of both sides -> scalar.
+        """Compute the loss from maps (N, C, H, W) or vectors (N, C) of both sides.
 
         Args:
             learner: The learner's features.
             source: The source's features.
-            classifier: The source's, (N, C) -> (N, K); its parameters must not train.
+            classifier: The source's classifier, (N, C) -> (N, K), with frozen parameters.
         """
         features = channel_means(learner) if self.reference == 'simkd' else learner
         if features.ndim == 2:

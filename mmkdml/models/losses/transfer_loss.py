@@ -1,4 +1,4 @@
-"""What a classroom asks of the loss of a transfer."""
+"""Base class of transfer losses."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from torch import nn
 
 
 class TransferLoss(nn.Module):
-    """Base of the losses of a transfer; a new one goes into a file of its own beside this.
+    """Base class of losses between a learner and a source; add each new loss in its own file.
 
-    It is called with (learner, source): logits, a map, or a list of maps where the transfer names
-    several taps. The source's side has no gradient. Any module of that kind may be a loss; the
-    attributes below are looked up, and have these values where there are none. Parameters of the
-    constructor called ``learner_channels``, ``source_channels`` or ``num_classes`` are filled in
-    when the classroom is built. Besides, a loss may have a ``discriminator_loss(learner, source)``
-    and a ``discriminator_weight``.
+    Called with (learner, source): logits, a feature map, or a list of maps if the transfer names
+    several taps. The source is detached. Any module with this signature can be a loss; missing
+    attributes default to the values below. The constructor arguments ``learner_channels``,
+    ``source_channels`` and ``num_classes`` are inferred when the distiller is built. A loss may
+    also define ``discriminator_loss(learner, source)`` and ``discriminator_weight``.
     """
 
-    #: Whether both sides must come in one shape, which is checked before the training.
+    #: Both sides must have the same shape, which is checked before training.
     requires_same_shape: ClassVar[bool] = True
-    #: Whether the loss maps the channels of the learner's features to the source's, so that only
-    #: the other dimensions must agree.
+    #: The loss maps the learner's channels to the source's; only other dimensions must agree.
     projects_channels: bool = False
-    #: Whether the truth of the batch is a third argument: classes (N,) or (N, H, W).
+    #: The third argument is the ground truth of the batch: classes (N,) or (N, H, W).
     needs_truth: ClassVar[bool] = False
-    #: Whether the source's classifier is a further argument: (N, C) -> (N, K), fixed.
+    #: The last argument is the source's frozen classifier: (N, C) -> (N, K).
     needs_source_classifier: ClassVar[bool] = False
 
     def extra_repr(self) -> str:
-        """The options, as they are printed with the module."""
+        """Return the options that are printed with the module."""
         names = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
         return ', '.join(f'{name}={getattr(self, name)!r}' for name in names)

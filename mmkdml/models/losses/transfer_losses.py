@@ -1,4 +1,4 @@
-"""Losses of a transfer: ``loss(learner, source)``, both logits or both feature maps."""
+"""Default losses of the paper: KL divergence of predictions and MSE of features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmkdml.registry import MODELS
 class PredictionKLLoss(TransferLoss):
     """KL divergence between softened predictions; see :func:`mmkdml.functional.prediction_kl`.
 
-    The defaults are as printed in the paper (eq. 3 and 5): D(learner || source), no T^2.
+    The defaults follow the paper (eq. 3 and 5): D(learner || source) without T^2.
 
     Args:
         temperature: T > 0.
@@ -22,7 +22,7 @@ class PredictionKLLoss(TransferLoss):
         scale: ``'none'`` or ``'temperature_squared'``.
 
     Raises:
-        ValueError: If T is not positive, or a name is unknown.
+        ValueError: If T is not positive or a name is unknown.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class PredictionKLLoss(TransferLoss):
         self.scale = scale
 
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
-        """Logits (N, K) or (N, K, H, W) of both sides -> scalar."""
+        """Compute the loss from logits (N, K) or (N, K, H, W) of both sides."""
         return prediction_kl(learner, source, self.temperature, self.direction, self.scale)
 
 
@@ -44,5 +44,5 @@ class FeatureMSELoss(TransferLoss):
     """Mean squared error between feature maps; see :func:`mmkdml.functional.feature_mse`."""
 
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
-        """Feature maps of one shape -> scalar."""
+        """Compute the loss from feature maps of the same shape."""
         return feature_mse(learner, source)

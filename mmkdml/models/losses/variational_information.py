@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from mmkdml.functional import pooled_to_smaller, variational_information
-from mmkdml.functional.information import check_eps
+from mmkdml.functional.checks import check_positive
 from mmkdml.models.losses.pairs import Channels, Taps, check_count, paired
 from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
-class _Expectation(nn.Module):
-    """What one tap of the learner lets expect of one of the source."""
+class _GaussianRegressor(nn.Module):
+    """Predict a source tap from a learner tap, with a learned variance per channel."""
 
     def __init__(self, learner_channels: int, source_channels: int, scale: float) -> None:
         super().__init__()
@@ -35,19 +35,19 @@ class _Expectation(nn.Module):
 
 @MODELS.register_module()
 class VariationalInformationLoss(TransferLoss):
-    """Sum over pairs of taps of :func:`mmkdml.functional.variational_information`.
+    """Sum of :func:`mmkdml.functional.variational_information` over pairs of taps.
 
-    DefangChen/SimKD takes the outputs of all stages, with the weight 1. The larger map is averaged
-    to the smaller. Both the regressors and the variances learn.
+    DefangChen/SimKD uses the outputs of all stages with weight 1. The larger map is average-pooled
+    to the smaller. Regressors and variances are trained.
 
     Args:
-        learner_channels: Of each of the learner's taps.
-        source_channels: Of each of the source's taps.
-        initial_variance: Above ``eps``.
+        learner_channels: Channels of each of the learner's taps.
+        source_channels: Channels of each of the source's taps.
+        initial_variance: Greater than ``eps``.
         eps: The smallest variance, > 0.
 
     Raises:
-        ValueError: If the numbers of taps differ, or a variance is out of range.
+        ValueError: If the numbers of taps differ or a variance is out of range.
     """
 
     requires_same_shape = False
@@ -60,17 +60,20 @@ class VariationalInformationLoss(TransferLoss):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        check_eps(eps)
+        check_positive('eps', eps)
         if not initial_variance > eps:
-            raise ValueError(f'initial_variance must be above eps = {eps}, got {initial_variance}')
+            raise ValueError(
+                f'Invalid initial_variance: expected more than eps={eps}, got {initial_variance}'
+            )
         scale = math.log(math.expm1(initial_variance - eps))
         self.expectations = nn.ModuleList(
-            _Expectation(*channels, scale) for channels in paired(learner_channels, source_channels)
+            _GaussianRegressor(*channels, scale)
+            for channels in paired(learner_channels, source_channels)
         )
         self.eps = eps
 
     def forward(self, learner: Taps, source: Taps) -> Tensor:
-        """One map (N, C, H, W) or a list of them, of both sides -> scalar."""
+        """Compute the loss from one map (N, C, H, W) per side, or a list of them."""
         pairs = paired(learner, source)
         check_count(pairs, len(self.expectations), 'learner')
         terms = [

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkdml.functional.shapes import check_batch_statistics
-from mmkdml.functional.structure import check_reference
+from mmkdml.functional.checks import check_batch_statistics, check_choice
 from mmkdml.models.projectors.projectors import Projector
 from mmkdml.registry import MODELS
 
@@ -52,7 +51,7 @@ class ConvReg(Projector):
         side: str = 'learner',
     ) -> None:
         super().__init__(side)
-        check_reference(reference, CONNECTOR_REFERENCES)
+        check_choice('reference', reference, CONNECTOR_REFERENCES)
         axes = list(zip(in_size, out_size, strict=True))
         channels = (in_channels, out_channels)
         self.conv: nn.Module

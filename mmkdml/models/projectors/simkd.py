@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mmkdml.functional.shapes import check_batch_statistics, pooled_to
+from mmkdml.functional.checks import check_batch_statistics
+from mmkdml.functional.shapes import pooled_to
 from mmkdml.models.projectors.projectors import Projector
 from mmkdml.registry import MODELS
 

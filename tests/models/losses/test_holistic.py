@@ -1,9 +1,7 @@
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
 from mmkdml.functional import discriminator_error, gradient_penalty
-from mmkdml.models.losses import HolisticLoss
 from mmkdml.registry import MODELS
 
 
@@ -26,7 +24,7 @@ def example(num_logits=2, **options):
 
 
 @pytest.mark.parametrize('num_logits', [1, 3])
-def test_the_learner_alone_learns_by_calling_it(num_logits):
+def test_forward_only_trains_the_learner(num_logits):
     loss = example(num_logits)
     learner, source = (maps(2, num_logits, 64, 80, seed=seed) for seed in range(2))
     learner.requires_grad_()
@@ -41,7 +39,7 @@ def test_the_learner_alone_learns_by_calling_it(num_logits):
 
 @pytest.mark.parametrize('kind', ['hinge', 'wgan-gp'])
 @pytest.mark.parametrize('num_logits', [1, 3])
-def test_the_discriminator_alone_learns_by_its_own_loss(num_logits, kind):
+def test_discriminator_loss_only_trains_the_discriminator(num_logits, kind):
     loss = example(num_logits, kind=kind)
     sides = [maps(2, num_logits, 64, 64, seed=seed).requires_grad_() for seed in range(2)]
     loss.discriminator_loss(*sides).backward()
@@ -50,7 +48,7 @@ def test_the_discriminator_alone_learns_by_its_own_loss(num_logits, kind):
     assert sum((p.grad != 0).any() for p in loss.parameters()) > 5
 
 
-def test_the_discriminators_loss_is_the_sum_of_its_parts():
+def test_discriminator_loss_is_error_plus_penalty():
     learner, source = maps(2, 2, 64, 64), maps(2, 2, 64, 64, seed=1)
     hinge = example().eval()
     scores = hinge.discriminator(learner), hinge.discriminator(source)
@@ -66,7 +64,7 @@ def test_the_discriminators_loss_is_the_sum_of_its_parts():
     assert penalty > 0
 
 
-def test_one_sum_of_both_losses_gives_each_its_own_gradient():
+def test_backward_of_the_sum_gives_the_separate_gradients():
     gradients = []
     for together in (True, False):
         loss = example()
@@ -82,7 +80,7 @@ def test_one_sum_of_both_losses_gives_each_its_own_gradient():
         torch.testing.assert_close(one, other)
 
 
-def test_the_discriminator_learns_to_tell_the_sides_apart_and_the_learner_to_look_alike():
+def test_optimizer_steps_reduce_both_losses():
     loss = example()
     learner = torch.zeros(2, 2, 64, 64, requires_grad=True)
     source = 3 + maps(2, 2, 64, 64)
@@ -101,30 +99,3 @@ def test_the_discriminator_learns_to_tell_the_sides_apart_and_the_learner_to_loo
     with torch.no_grad():
         learner -= 0.1 * learner.grad / learner.grad.abs().max()
     assert loss(learner, source) < before
-
-
-@pytest.mark.parametrize('kind', ['constant', 'huge'])
-def test_hard_logits_stay_finite(kind):
-    learner = torch.ones(2, 2, 64, 64) if kind == 'constant' else 1e4 * maps(2, 2, 64, 64)
-    for dtype, adversary in ((torch.float32, 'hinge'), (torch.bfloat16, 'wgan-gp')):
-        loss = example(kind=adversary)
-        side = learner.detach().to(dtype, copy=True).requires_grad_()
-        source = maps(2, 2, 64, 64).to(dtype)
-        value = loss(side, source) + loss.discriminator_loss(side, source)
-        value.backward()
-        assert value.isfinite()
-        assert side.grad.isfinite().all()
-        assert all(p.grad.isfinite().all() for p in loss.parameters())
-
-
-def test_bad_input():
-    with pytest.raises(ValueError, match='same classes.*got 2 from the learner and 3 from the sou'):
-        HolisticLoss(2, 3)
-    with pytest.raises(ValueError, match="kind must be one of hinge, wgan-gp; got 'gan'"):
-        HolisticLoss(2, 2, kind='gan')
-    with pytest.raises(ValueError, match='penalty_weight must be at least 0, got -1'):
-        HolisticLoss(2, 2, penalty_weight=-1)
-    loss = example()
-    for function in (loss, loss.discriminator_loss):
-        with pytest.raises(ValueError, match=r"learner's \(2, 2, 64, 64\) and the source's \(1, 2"):
-            function(torch.zeros(2, 2, 64, 64), torch.zeros(1, 2, 64, 64))

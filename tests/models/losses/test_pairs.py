@@ -1,36 +1,42 @@
 import pytest
 import torch
 
-from mmkdml.models.losses.pairs import check_count, listed, paired
+from mmkdml.models.losses.pairs import as_list, check_count, paired, sum_over_pairs
 
 
-def test_one_or_several():
+def test_as_list():
     a, b = torch.zeros(2), torch.ones(2)
-    assert listed(a)[0] is a
-    assert listed((a, b)) == listed([a, b])
-    assert listed(64) == [64]
-    assert listed((64, 128)) == [64, 128]
+    assert as_list(a)[0] is a
+    assert as_list((a, b)) == as_list([a, b])
+    assert as_list(64) == [64]
+    assert as_list((64, 128)) == [64, 128]
 
 
-def test_a_list_of_taps_is_not_changed():
+def test_as_list_returns_a_copy():
     taps = [torch.zeros(2)]
-    listed(taps).append(torch.ones(1))
+    as_list(taps).append(torch.ones(1))
     assert len(taps) == 1
 
 
-def test_pairs_go_together_in_order():
+def test_paired_keeps_the_order():
     assert paired(1, 2) == [(1, 2)]
     assert paired([1, 2], (3, 4)) == [(1, 3), (2, 4)]
     assert paired(1, [2]) == [(1, 2)]
 
 
 @pytest.mark.parametrize(('own', 'other'), [(2, 1), (1, 3), (0, 0), (0, 1)])
-def test_unequal_numbers_of_taps_are_refused(own, other):
+def test_unequal_numbers_of_taps_raise(own, other):
     with pytest.raises(ValueError, match=f'got {own} of the learner and {other} of the source'):
         paired([1] * own, [1] * other)
 
 
-def test_the_number_of_taps_that_a_loss_was_built_for():
+def test_sum_over_pairs():
+    a, b = torch.tensor(2.0), torch.tensor(5.0)
+    value = sum_over_pairs(lambda x, y, factor: factor * (x - y), [a, b], (b, b), 3)
+    assert value.item() == 3 * (2 - 5)
+
+
+def test_count():
     check_count([1, 2], 2, 'learner')
-    with pytest.raises(ValueError, match='Expected 3 taps of the source.*built with; got 2'):
+    with pytest.raises(ValueError, match='source: expected 3.*got 2'):
         check_count([1, 2], 3, 'source')

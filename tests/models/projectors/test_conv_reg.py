@@ -142,7 +142,7 @@ def test_the_input_is_not_changed():
     [
         ((3, 3), (8, 8), 'repdistiller', r"\(3, 3\) to \(8, 8\): .* or reference='simkd'"),
         ((4, 8), (8, 4), 'simkd', r'\(4, 8\) to \(8, 4\): .*shrink, stay or double, or both grow'),
-        ((4, 4), (4, 4), 'cirkd', "reference must be one of simkd, repdistiller; got 'cirkd'"),
+        ((4, 4), (4, 4), 'cirkd', "reference: .*simkd, repdistiller, got 'cirkd'"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(in_size, out_size, reference, message):
@@ -154,6 +154,6 @@ def test_a_batch_of_one_pixel_cannot_train():
     connector = ConvReg(6, 10, (4, 4), (1, 1))
     assert isinstance(connector.conv, nn.Conv2d)
     with pytest.raises(
-        ValueError, match=r'one value per channel, \(1, 10, 1, 1\): use a batch_siz'
+        ValueError, match=r'batch norm.*\(1, 10, 1, 1\).*batch_size'
     ):
         connector(FS[:1, :, :4, :4].float())
