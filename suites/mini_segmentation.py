@@ -1,8 +1,8 @@
-"""All twelve variants on the demo's data, two epochs: to see a suite work, in minutes."""
+"""All twelve variants on the demo data for two epochs, to try a suite in minutes."""
 
 from mmkdml.experiments import variant_runs
 
-title = 'Segmentation of made-up slices, two epochs: no more than a trial'
+title = 'Segmentation of synthetic slices, two epochs: only a trial'
 measures = ['IoU', 'F1']
 seeds = [0, 1]
 options = {'train_cfg.max_epochs': 2, 'param_scheduler.T_max': 2}

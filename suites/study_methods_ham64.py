@@ -1,4 +1,4 @@
-"""The methods compared with in Table 10 on HAM10000 at 64x64, three seeds; see docs/studies/."""
+"""Methods of Table 10 on HAM10000 at 64x64, three seeds; see docs/studies/."""
 
 from mmkdml.experiments import comparison_runs, variant_runs
 

@@ -1,4 +1,4 @@
-"""The methods of Table 10 on HAM10000 (diagnoses), which the paper does not have."""
+"""Methods of Table 10 on HAM10000 (diagnoses), not in the paper."""
 
 from mmkdml.experiments import comparison_runs, variant_runs
 

@@ -52,7 +52,7 @@ def test_numpy_numbers_of_numpy_1_are_read(tmp_path, save):
 
 
 class Crafted:
-    """Pickled as a call, as no NumPy would write it."""
+    """Object that is pickled as a function call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -110,11 +110,8 @@ def test_plain_numbers():
     assert type(next(iter(found['x']))) is int
 
 
-# Sizes
-
-
 def repacked(path, compression=zipfile.ZIP_STORED, extra=0):
-    """A copy of a checkpoint in another compression, with ``extra`` zero bytes."""
+    """Copy a checkpoint with another compression and ``extra`` zero bytes."""
     copy = path.with_name('copy.pth')
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, 'w', compression) as target:
         for name in source.namelist():
@@ -135,7 +132,7 @@ def test_compressed_parts_raise(save, kind):
 
 
 def test_overlapping_parts_raise(save, tmp_path):
-    """Many names of the same bytes: small on disk, large when all are read."""
+    """Parts that share their bytes are small on disk and large in memory."""
     path = save(dict(weight=torch.zeros(5000)))
     with zipfile.ZipFile(path, 'a') as file:
         part = max(file.infolist(), key=lambda one: one.file_size)
@@ -181,7 +178,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 @pytest.mark.slow
 def test_decompression_bombs_use_little_memory(save, tmp_path):
-    """Each file is below 1 MB and stands for at least 200 MB."""
+    """Each file is below 1 MB and expands to at least 200 MB."""
     path = save(dict(weight=torch.zeros(10)))
     deflated = repacked(path, zipfile.ZIP_DEFLATED, extra=200 << 20)
     tensors = tmp_path / 'x.safetensors'
@@ -189,7 +186,7 @@ def test_decompression_bombs_use_little_memory(save, tmp_path):
     legacy = tmp_path / 'legacy.pth'
     torch.save(dict(w=torch.zeros(10)), legacy, _use_new_zipfile_serialization=False)
     content = legacy.read_bytes()
-    place = content.index(b'K\x0a', content.index(b'cpu'))  # the number of values in the storage
+    place = content.index(b'K\x0a', content.index(b'cpu'))  # number of values in the storage
     number = b'J' + struct.pack('<i', 500_000_000)
     legacy.write_bytes(content[:place] + number + content[place + 2 :])
     calls = [Crafted(bytearray, 200 << 20), nested('hex', 24)]
@@ -208,7 +205,7 @@ def test_decompression_bombs_use_little_memory(save, tmp_path):
 
 
 def nested(codec, depth):
-    """Text that is encoded again and again; hex doubles it each time."""
+    """Encode text repeatedly; hex doubles it each time."""
     return Crafted(_codecs.encode, nested(codec, depth - 1) if depth else 'a' * 16, codec)
 
 

@@ -107,7 +107,7 @@ def test_unsupported_json_values_raise():
 
 
 def test_temporary_names_differ_for_equal_process_ids(tmp_path, monkeypatch):
-    """On other machines, or in containers, where every run may be process 1."""
+    """Containers may run every process as 1."""
     monkeypatch.setattr(os, 'getpid', lambda: 1)
     path = tmp_path / 'file'
     with atomic_writer(path) as first, atomic_writer(path) as second:
@@ -121,7 +121,7 @@ def test_own_file_never_follows_links(tmp_path):
     root, elsewhere = tmp_path / 'root', tmp_path / 'elsewhere'
     elsewhere.mkdir()
     (tmp_path / 'real').mkdir()
-    root.symlink_to(tmp_path / 'real')  # the user's: a folder on another disk
+    root.symlink_to(tmp_path / 'real')  # a link of the user's
     assert own_file(root, 'a', 'b', 'file') == root / 'a' / 'b' / 'file'
     assert (root / 'a' / 'b').is_dir()
     for link in ('a/link', 'link'):

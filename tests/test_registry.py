@@ -16,7 +16,7 @@ NAMES = (
     'OPTIM_WRAPPERS',
     'OPTIM_WRAPPER_CONSTRUCTORS',
 )
-# One class of each registry, and the module that it must be found in.
+# A class of each registry and its module.
 FOUND = {
     'MODELS': ('FeatureMSELoss', 'mmkdml.models.losses.transfer_losses'),
     'DATASETS': ('LGGDataset', 'mmkdml.datasets.lgg'),

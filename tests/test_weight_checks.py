@@ -48,7 +48,7 @@ def test_invalid_values_raise(key, value):
     message = rf'in here .*1 tensors.*\({key}: {count[0]} NaN and {count[1]} infinite of {size} v'
     with pytest.raises(ValueError, match=message):
         check_finite(Attention(), changed(key, value), 'here')
-    if key != 'scale' or math.isnan(value):  # without the network, parameters go by their names
+    if key != 'scale' or math.isnan(value):  # parameters recognized by name
         with pytest.raises(ValueError, match=message):
             check_values(changed(key, value), 'here')
 
@@ -120,7 +120,7 @@ def test_record_of_frozen_members_is_not_a_weight():
 
 
 class Renamed(nn.Linear):
-    """Loads weights of an old version, which had another name."""
+    """Layer that loads weights of an old version with another name."""
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         if 'kernel' in state_dict:

@@ -1,4 +1,4 @@
-"""Hooks, logging and environment of every run."""
+"""Hooks, logging and environment shared by all configs."""
 
 from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, ParamSchedulerHook
 
@@ -17,8 +17,8 @@ default_hooks = dict(
     timer=dict(type=IterTimerHook),
     logger=dict(type=StrictJsonLoggerHook, interval=50),
     param_scheduler=dict(type=ParamSchedulerHook),
-    # What is best is said by the data set: the ensemble's metric on the validation part.
-    # Two, so that there is another one should a disk lose the newest.
+    # The configs of the data sets set save_best, a metric on the validation split. Two
+    # checkpoints are kept in case the newest one is damaged.
     checkpoint=dict(type=SafeCheckpointHook, interval=1, max_keep_ckpts=2, rule='greater'),
     sampler_seed=dict(type=DistSamplerSeedHook),
     non_finite=dict(type=NonFiniteLossHook, policy='stop'),
@@ -28,12 +28,12 @@ custom_hooks = [dict(type=MemberTableHook), dict(type=ExactResumeHook), dict(typ
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    # Seconds after which a process that hangs is given up; meanwhile the main one may work alone.
+    # Seconds until a hanging process fails; longer than any work of the main process only.
     dist_cfg=dict(backend='nccl', timeout=600),
 )
 randomness = dict(seed=0)
 log_level = 'INFO'
-# 'warn': train even if the training, validation and test parts share images or patients.
+# 'warn' allows training, validation and test splits that share images or patients.
 split_overlap = 'error'
 load_from = None
 resume = False

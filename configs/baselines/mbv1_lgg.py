@@ -1,4 +1,4 @@
-"""A U-Net on MobileNet alone, on LGG (Table 2)."""
+"""Baseline: U-Net with MobileNet on LGG (Table 2)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""A MobileNet alone, on PCam (Table 2)."""
+"""Baseline: MobileNet on PCam (Table 2)."""
 
 from mmengine.config import read_base
 

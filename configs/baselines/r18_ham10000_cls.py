@@ -1,4 +1,4 @@
-"""A ResNet18 alone, on HAM10000's diagnoses (Table 13)."""
+"""Baseline: ResNet18 on diagnoses of HAM10000 (Table 13)."""
 
 from mmengine.config import read_base
 

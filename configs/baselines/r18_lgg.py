@@ -1,4 +1,4 @@
-"""A U-Net on ResNet18 alone, on LGG (Table 2)."""
+"""Baseline: U-Net with ResNet18 on LGG (Table 2)."""
 
 from mmengine.config import read_base
 

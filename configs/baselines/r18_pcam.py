@@ -1,4 +1,4 @@
-"""A ResNet18 alone, on PCam (Table 2)."""
+"""Baseline: ResNet18 on PCam (Table 2)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""A ResNet50 with the block that MobileNet students need, on PCam (Table 2)."""
+"""Baseline: ResNet50 with the block for MobileNet students, on PCam (Table 2)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""A ResNet50 with the block that ResNet18 students need, on HAM10000's diagnoses (Table 13)."""
+"""Baseline: ResNet50 with the block for ResNet18 students, on diagnoses of HAM10000 (Table 13)."""
 
 from mmengine.config import read_base
 

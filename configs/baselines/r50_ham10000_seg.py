@@ -1,4 +1,4 @@
-"""A U-Net on ResNet50 alone, on HAM10000's lesions (Table 13)."""
+"""Baseline: U-Net with ResNet50 on lesions of HAM10000 (Table 13)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""A U-Net on ResNet50 alone, on LGG (Table 2)."""
+"""Baseline: U-Net with ResNet50 on LGG (Table 2)."""
 
 from mmengine.config import read_base
 

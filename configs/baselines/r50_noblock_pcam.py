@@ -1,4 +1,4 @@
-"""A ResNet50 without the additional block, on PCam (Table 2)."""
+"""Baseline: ResNet50 without the additional block, on PCam (Table 2)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""A ResNet50 with the block that ResNet18 students need, on PCam (Table 2)."""
+"""Baseline: ResNet50 with the block for ResNet18 students, on PCam (Table 2)."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Two methods in mutual learning: one student learns attention, the other channels, on LGG."""
+"""Two methods in mutual learning: AT to one student, CWD to the other, on LGG."""
 
 from mmengine.config import read_base
 

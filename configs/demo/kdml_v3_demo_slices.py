@@ -1,4 +1,4 @@
-"""KD+ML v3 with small classifiers on made-up slices: does a slice show a lesion?"""
+"""KD+ML v3 with small classifiers on synthetic slices with and without lesion."""
 
 from mmengine.config import read_base
 from mmengine.optim import CosineAnnealingLR
@@ -34,7 +34,7 @@ model = dict(
     weights=dict(alpha=(0.4, 0.4), beta=(0.3, 0.3), gamma=(0.3, 0.3)),
 )
 
-# Untrained networks learn faster than ImageNet's may.
+# Higher learning rate than for pretrained networks.
 optim_wrapper['optimizer'].update(lr=2e-3)
 train_cfg.update(max_epochs=24)
 param_scheduler = dict(type=CosineAnnealingLR, T_max=24, eta_min=1e-5)

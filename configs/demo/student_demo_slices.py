@@ -1,4 +1,4 @@
-"""The student of kdml_v3_demo_slices.py alone."""
+"""Baseline: the student of kdml_v3_demo_slices.py."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""The teacher of kdml_v3_demo_slices.py alone."""
+"""Baseline: the teacher of kdml_v3_demo_slices.py."""
 
 from mmengine.config import read_base
 

@@ -10,6 +10,6 @@ with read_base():
 model.update(
     mode='kd_off',
     style='v3',
-    teacher_checkpoint='work_dirs/baselines/r50_ham10000_seg',  # a run's folder or a file
+    teacher_checkpoint='work_dirs/baselines/r50_ham10000_seg',  # run folder or checkpoint file
     weights=dict(alpha=(0.2, 0.2), beta=(0.8, 0.8)),
 )

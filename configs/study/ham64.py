@@ -1,4 +1,4 @@
-"""HAM10000's seven classes at 64x64 with small networks, untrained at first: the small study."""
+"""Small study: seven classes of HAM10000 at 64x64, small networks without pretraining."""
 
 from mmengine.config import read_base
 

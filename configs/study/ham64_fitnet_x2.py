@@ -1,4 +1,4 @@
-"""Two students by FitNet, of all methods the best in validation: an ensemble beside KD+ML's."""
+"""Two students by FitNet, the best method in validation: an ensemble to compare with KD+ML."""
 
 from mmengine.config import read_base
 

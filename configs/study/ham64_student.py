@@ -1,4 +1,4 @@
-"""The student of ham64.py alone."""
+"""Baseline: the student of ham64.py."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""The teacher of ham64.py alone."""
+"""Baseline: the teacher of ham64.py."""
 
 from mmengine.config import read_base
 

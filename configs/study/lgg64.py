@@ -1,4 +1,4 @@
-"""LGG at 64x64 with small U-Nets, untrained at first: the small study of docs/studies/."""
+"""Small study (docs/studies/): LGG at 64x64, small U-Nets without pretraining."""
 
 from mmengine.config import read_base
 
@@ -24,4 +24,4 @@ test_dataloader['dataset'].update(data_root=data_root, ann_file='data/lgg/splits
 train_dataloader.update(batch_size=8)
 val_dataloader.update(batch_size=32)
 test_dataloader.update(batch_size=32)
-custom_hooks.pop()  # no pictures of predictions
+custom_hooks.pop()  # no figures of predictions

@@ -1,4 +1,4 @@
-"""Two students by plain KD, of all methods the best in validation: an ensemble beside KD+ML's."""
+"""Two students by plain KD, the best method in validation, to compare with KD+ML."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""The student of lgg64.py alone."""
+"""Baseline: the student of lgg64.py."""
 
 from mmengine.config import read_base
 

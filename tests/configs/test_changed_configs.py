@@ -1,4 +1,4 @@
-"""Configs as a user changes them: options, dumped files, a config of their own that inherits."""
+"""Changed configs: options, dumped files, custom configs that inherit."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from mmkdml.apis import load_config
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 ALL = sorted(str(path.relative_to(CONFIGS).with_suffix('')) for path in CONFIGS.glob('[!_]*/*.py'))
-# Of every mode, data set, student and base; formatting a dump takes half a second.
+# Covers every mode, data set, student and base; formatting a dump takes half a second.
 SOME = [
     'ml/r50_r18x2_v1_pcam',
     'kd_off/r50_mbv1x2_v2_lgg',
@@ -77,7 +77,7 @@ def test_dumped_config_equals_original(name, tmp_path):
     assert load_config(tmp_path / 'dumped.py').to_dict() == config.to_dict()
 
 
-OWN = """
+CUSTOM = """
 from mmengine.config import read_base
 
 with read_base():
@@ -95,8 +95,8 @@ model['weights'].update(alpha=(0.2, 0.2))
     ('folder', 'base'),
     [
         ('clone/configs/own', '.'),
-        ('own', '..clone.configs'),  # folders as in a package: names without dashes, no __init__
-        ('own', '.base'),  # own/base is a link to the clone's configs, wherever they are
+        ('own', '..clone.configs'),  # folders as in a package, without __init__
+        ('own', '.base'),  # own/base is a link to the clone's configs
     ],
 )
 def test_config_for_custom_data_inherits_any_config(folder, base, tmp_path):
@@ -104,7 +104,7 @@ def test_config_for_custom_data_inherits_any_config(folder, base, tmp_path):
     own = tmp_path / folder / 'lesions.py'
     own.parent.mkdir(exist_ok=True)
     (own.parent / 'base').symlink_to(CONFIGS)
-    own.write_text(OWN.format(base=base))
+    own.write_text(CUSTOM.format(base=base))
     before, after = load('kdml/r50_r18x2_v3_lgg'), load_config(own)
     assert after.work_dir == 'work_dirs/own/lesions'
     assert differences(before.to_dict(), after.to_dict()) == {

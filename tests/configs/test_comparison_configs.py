@@ -1,7 +1,7 @@
-"""Configs of the compared methods: what a name promises against what the config says.
+"""Configs of the compared methods: names, networks, transfers and data.
 
-The weights and layers are those of DefangChen/SimKD for classification, of winycg/CIRKD and
-EagleMIT/EMKD for segmentation, written out again.
+The expected weights and layers are copied from DefangChen/SimKD (classification), winycg/CIRKD and
+EagleMIT/EMKD (segmentation).
 """
 
 import re
@@ -45,7 +45,10 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 P, F = 'predictions', 'features'
 
 STAGES = ['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'backbone.layer4']
-ALL_STAGES = ([*STAGES[:3], 'neck.conv_block'], STAGES)  # the teacher's last is its block's
+ALL_STAGES = (
+    [*STAGES[:3], 'neck.conv_block'],
+    STAGES,
+)  # the last stage of the teacher ends with its block
 FIRST_STAGE = (STAGES[0], STAGES[0])
 BEFORE_CLASSIFIER = ('decode_head.blocks.4',) * 2
 STRIDE_8 = ('decode_head.blocks.1',) * 2
@@ -57,7 +60,7 @@ SOFTENED = dict(temperature=4.0, direction='source||learner', scale='temperature
 KD_CLS = (P, 1, PredictionKLLoss, DEFAULT, None, SOFTENED)
 KD_SEG = (P, 1, PixelWiseLoss, DEFAULT, None, {})
 HOLISTIC = (P, 0.001, HolisticLoss, DEFAULT, None, dict(kind='hinge', discriminator_weight=0.1))
-# (knowledge, weight, loss, taps of teacher and student, projector, options of the loss).
+# Knowledge, weight, loss, taps of teacher and student, projector, options of the loss.
 CLASSIFICATION = {
     'kd': [KD_CLS],
     'fitnet': [KD_CLS, (F, 100, FitNetLoss, FIRST_STAGE, ConvReg, {})],
@@ -113,8 +116,8 @@ def load(name, folder='comparisons'):
     return load_config(CONFIGS / folder / f'{name}.py')
 
 
-def told(transfer):
-    """A transfer as a row of the tables above."""
+def as_row(transfer):
+    """Return a transfer as a row of the tables above."""
     loss = transfer['loss']
     options = {key: loss[key] for key in loss if key != 'type'}
     projector = (transfer.get('projector') or {}).get('type')
@@ -151,9 +154,9 @@ def test_transfers_have_expected_weights_and_taps(name):
     assert list(model['members']) == ['teacher', 'student']
     sides = {(row['source'], row['learner']) for row in model['transfers']}
     assert sides == {('teacher', 'student')}
-    assert [told(row) for row in model['transfers']] == rows
+    assert [as_row(row) for row in model['transfers']] == rows
     assert tuple(model['input_size']) == SIZES.get(dataset, (224, 224))
-    # Cross-entropy has the weight 1 with every method but SimKD.
+    # Cross-entropy has weight 1 except for SimKD.
     assert model.get('supervised_weights') == (dict(student=0.0) if method == 'simkd' else None)
     assert model.get('reused_classifiers') == (
         dict(student='teacher') if method == 'simkd' else None
@@ -178,7 +181,7 @@ def test_networks_and_teacher_checkpoint_match_baselines(name):
         student.pop('neck')
         assert student['head'].to_dict() == teacher['head'].to_dict()
         assert teacher['neck']['type'] is ConvBlockNeck
-    if method == 'emkd':  # which has a supervised loss of its own
+    if method == 'emkd':  # EMKD has its own supervised loss
         assert student['decode_head'].pop('loss_decode')['type'] is FocalSmoothDiceLoss
         assert alone['decode_head'].pop('loss_decode')['type'] is FocalDiceLoss
     assert student.to_dict() == alone.to_dict()
@@ -239,7 +242,7 @@ def test_configs_that_combine_two_methods(name, members, rows):
     model = load(name).model
     assert list(model['members']) == members
     assert 'frozen' not in model
-    found = {(row['source'], row['learner']): told(row) for row in model['transfers']}
+    found = {(row['source'], row['learner']): as_row(row) for row in model['transfers']}
     assert found == rows
     assert len(model['transfers']) == len(rows)
     dataset = re.search(r'(pcam|lgg)$', name)[1]

@@ -1,4 +1,4 @@
-"""Configs as files: what a name promises against what the config says."""
+"""Config files: names, networks, weights, data, optimizer and metrics."""
 
 import csv
 import re
@@ -46,7 +46,7 @@ from mmkdml.models import (
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
 TABLE = ROOT / 'mmkdml' / 'experiments' / 'data' / 'reference_weights.csv'
-REPEATED = ('Table 11', 'Table 12')  # tell more of the networks of Tables 3 and 4
+REPEATED = ('Table 11', 'Table 12')  # other metrics of Tables 3 and 4
 
 MODES, NETWORKS, STYLES = ('ml', 'kd_off', 'kd_on', 'kdml'), ('r18', 'mbv1'), ('v1', 'v2', 'v3')
 HAM10000 = ('ham10000_cls', 'ham10000_seg')
@@ -62,7 +62,7 @@ CLASSROOMS = [
     ),
     SLICES,
 ]
-# Network, and channels of the additional block.
+# Network and channels of the additional block.
 BASELINES = {
     'r50_pcam': ('r50', 512),
     'r50_c1024_pcam': ('r50', 1024),
@@ -80,8 +80,8 @@ BASELINES = {
 DEMO = 'demo/kdml_v3_demo'
 ALL = [*CLASSROOMS, *(f'baselines/{name}' for name in BASELINES)]
 COMPARISONS = sorted(f'comparisons/{path.stem}' for path in (CONFIGS / 'comparisons').glob('*.py'))
-# Folders of configs that are not of the paper's method; test_comparison_configs.py has one.
-OTHERS = ('comparisons', 'demo', 'mini', 'study')
+# Folders without configs of the paper's tables.
+OTHERS = ('comparisons', 'demo', 'study')
 
 DATASETS = {
     'pcam': (PCamDataset, 'data/pcam/histopathologic-cancer-detection', 'data/pcam/splits'),
@@ -144,13 +144,13 @@ def check_pretrained_backbone(backbone, network, resnet):
 
 
 def check_network(member, network, block, dataset):
-    """Table 6 (classifier) or 7 (U-Net) of the paper."""
-    colour = member['data_preprocessor']
-    assert colour['mean'] == [123.675, 116.28, 103.53]
-    assert colour['std'] == [58.395, 57.12, 57.375]
+    """Compare a network with Table 6 (classifiers) or 7 (U-Nets) of the paper."""
+    preprocessor = member['data_preprocessor']
+    assert preprocessor['mean'] == [123.675, 116.28, 103.53]
+    assert preprocessor['std'] == [58.395, 57.12, 57.375]
     if dataset in SEGMENTED:
         assert member['type'] is EncoderDecoder
-        assert colour['bgr_to_rgb'] is True
+        assert preprocessor['bgr_to_rgb'] is True
         check_pretrained_backbone(member['backbone'], network, StemResNet)
         head = member['decode_head']
         assert (head['type'], head['in_channels']) == (UNetHead, MAPS[network])
@@ -158,7 +158,7 @@ def check_network(member, network, block, dataset):
         assert head['loss_decode']['type'] is FocalDiceLoss
         return
     assert member['type'] is ImageClassifier
-    assert colour['to_rgb'] is True
+    assert preprocessor['to_rgb'] is True
     check_pretrained_backbone(member['backbone'], network, ResNet)
     channels = block or LAST_CHANNELS[network]
     head = member['head']
@@ -178,6 +178,7 @@ def check_network(member, network, block, dataset):
 
 def test_config_files_match_expected_names():
     found = {str(path.relative_to(CONFIGS).with_suffix('')) for path in CONFIGS.rglob('*.py')}
+    assert all((CONFIGS / folder).is_dir() for folder in OTHERS)
     assert {name for name in found if not name.startswith(('_base_', *OTHERS))} == set(ALL)
     assert len(ALL) == len(set(ALL)) == 48 + 24 + 1 + 12
 
@@ -191,18 +192,18 @@ def test_config_is_short_and_has_a_docstring(name):
 
 @pytest.mark.parametrize('name', CLASSROOMS)
 def test_classroom_config_matches_its_name(name):
-    told, model = parsed(name), load(name).model
+    expected, model = parsed(name), load(name).model
     assert model['type'] is DiversifiedKDMLDistiller
-    assert (model['mode'], model['style']) == (told['mode'], told['style'])
-    dataset = told['dataset']
-    block = None if dataset in SEGMENTED else LAST_CHANNELS[told['student']]
-    check_network(model['teacher'], told['teacher'], block, dataset)
+    assert (model['mode'], model['style']) == (expected['mode'], expected['style'])
+    dataset = expected['dataset']
+    block = None if dataset in SEGMENTED else LAST_CHANNELS[expected['student']]
+    check_network(model['teacher'], expected['teacher'], block, dataset)
     assert len(model['students']) == 2
     for student in model['students']:
-        check_network(student, told['student'], None, dataset)
+        check_network(student, expected['student'], None, dataset)
     assert model['ensemble'] == ('union' if dataset in SEGMENTED else 'max')
     assert model['temperature'] == 2.0
-    # As printed, eq. 3 and 5; said in the config, though these are the defaults as well.
+    # As in eq. 3 and 5; explicit in the configs, although these are the defaults.
     assert (model['kl_direction'], model['kl_scale']) == ('learner||source', 'none')
     assert tuple(model['input_size']) == SIZES[dataset]
 
@@ -245,9 +246,9 @@ def test_data_optimizer_and_metrics(name):
     assert config.optim_wrapper['type'] is OptimWrapper
     adam = config.optim_wrapper['optimizer']
     assert (adam['type'], adam['lr'], len(adam)) == (Adam, 1e-4, 2)
-    quality, *beside = config.test_evaluator
-    assert quality == config.val_evaluator
-    assert [metric['type'] for metric in beside] == [Fidelity, Diversity, Calibration]
+    main, *auxiliary = config.test_evaluator
+    assert main == config.val_evaluator
+    assert [metric['type'] for metric in auxiliary] == [Fidelity, Diversity, Calibration]
     assert config.val_evaluator['type'] is MemberMetrics
     metric = config.val_evaluator['metric']
     if dataset in SEGMENTED:
@@ -275,7 +276,7 @@ def test_offline_teacher_is_a_baseline(name):
     baseline = load(f'baselines/{Path(config.model.teacher_checkpoint).name}')
     assert config.model.teacher_checkpoint == baseline.work_dir
     assert config.model.teacher.to_dict() == baseline.model.to_dict()
-    # What it was trained on, the students are not tested on.
+    # The test images of the students are not training images of the teacher.
     assert config.train_dataloader.to_dict() == baseline.train_dataloader.to_dict()
 
 

@@ -1,4 +1,4 @@
-"""docs/custom_data.md, followed to the letter on made-up data, up to a step of training."""
+"""docs/custom_data.md, executed with synthetic data up to a training step."""
 
 import re
 import runpy
@@ -37,7 +37,7 @@ def run(command):
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """The configs and the data that the guide speaks of, its converters run."""
+    """Create the configs and data of the guide, and run its converters."""
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', sys.argv)
@@ -73,7 +73,7 @@ def test_commands_name_existing_tools():
 )
 def test_guide_trains_on_custom_data(clone, name, classes):
     config = load_config(f'configs/kdml_v3_{name}.py')
-    # The folder of the run is the one the guide tests.
+    # The guide evaluates this work_dir.
     assert config.work_dir == f'work_dirs/configs/kdml_v3_{name}'
     if name == 'tiles':
         assert f'tools/test.py configs/kdml_v3_tiles.py {config.work_dir}' in COMMANDS
@@ -85,7 +85,7 @@ def test_guide_trains_on_custom_data(clone, name, classes):
         assert tuple(dataset.metainfo['classes']) == classes
         groups.append({dataset.get_data_info(i)['group'] for i in range(len(dataset))})
         assert dataset[0]['inputs'].shape == ((3, 224, 224) if name == 'tiles' else (3, 64, 64))
-    assert sum(map(len, groups)) == len(set.union(*groups)) == 5  # patients, whole
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 5  # patients stay together
     torch.manual_seed(0)
     model = MODELS.build(config.model)
     batch = next(iter(Runner.build_dataloader(config.train_dataloader, seed=0)))

@@ -1,4 +1,4 @@
-"""docs/methods.md: its examples build and step, its tables say what the configs say."""
+"""docs/methods.md: examples train a step, tables match the configs."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ EXAMPLES = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
 
 
 def build(config):
-    """The config's classroom at 64x64, its teacher's file left out."""
+    """Build the classroom of a config at 64x64, with an untrained teacher."""
     settings = without_pretrained(config.model.to_dict())
     settings.update(frozen=dict(teacher=None), input_size=(64, 64))
     return MODELS.build(settings)
@@ -72,10 +72,10 @@ def test_table_matches_weights_and_parameter_counts(task):
     for method, row in named.items():
         model = build(load_config(ROOT / f'configs/comparisons/{method}_r50_r18_{task}.py'))
         extra = sum(p.numel() for p in model.transfer_modules.parameters())
-        if method != 'simkd':  # its projector is a part of its student
+        if method != 'simkd':  # SimKD's projector is part of the student
             assert row[4] == f'{extra:,}', method
         weights = [f'{float(number):g}' for number in re.findall(r'[\d.]+', row[6])]
         if method == 'skd_adversarial':
-            weights.append('10')  # "and ...": it stands in the row above
+            weights.append('10')  # listed in the row above
         own = [f'{t.weight:g}' for t in model.transfers if t.weight != 1 or method == 'kd']
         assert set(own) <= set(weights), method

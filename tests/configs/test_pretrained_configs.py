@@ -1,4 +1,4 @@
-"""ImageNet weights as the configs name them, from stand-ins of the published files."""
+"""Pretrained weights of the configs, loaded from stand-ins of the published files."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
     ],
 )
 def test_pretrained_backbones_are_filled_completely(name, monkeypatch):
-    """A file with the keys of torchvision's or timm's network fills each backbone, all of it."""
+    """Files with the keys of torchvision or timm fill every weight of the backbones."""
     published = {}
 
     def torchvision_file(url, **kwargs):
@@ -46,7 +46,7 @@ def test_pretrained_backbones_are_filled_completely(name, monkeypatch):
     config = load_config(CONFIGS / f'{name}.py')
     config.model.input_size = (64, 64)
     model = MODELS.build(config.model)
-    assert published == {}  # nothing is asked for before the training
+    assert published == {}  # nothing is downloaded before training
     model.init_weights()
     student = 'resnet18' if 'r18' in name else 'mobilenetv1_100'
     assert set(published) == {'resnet50', student}

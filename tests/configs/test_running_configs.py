@@ -1,4 +1,4 @@
-"""Configs at work: every one built and stepped, its data, its measures."""
+"""Configs in use: a training step, data pipelines, metrics."""
 
 import socket
 from pathlib import Path
@@ -31,7 +31,7 @@ FAST = {
     'comparisons/cwd_r50_r18_lgg',
 }
 STUDENTS = ('student_1', 'student_2')
-# Table 5 of the paper: what (student_1, student_2) receive from the teacher, and from each other.
+# Table 5 of the paper: knowledge that (student_1, student_2) receive from teacher and peer.
 PP, FF = ('predictions',) * 2, ('features',) * 2
 PF, FP = ('predictions', 'features'), ('features', 'predictions')
 FROM_TEACHER = {
@@ -40,13 +40,13 @@ FROM_TEACHER = {
     'kdml': dict(v1=PP, v2=FF, v3=FP),
 }
 FROM_PEER = {'ml': dict(v1=PP, v2=FF, v3=PF), 'kdml': dict(v1=PP, v2=FF, v3=PF)}
-COLOUR = (200, 100, 50)  # red, green, blue
+COLOR = (200, 100, 50)  # red, green, blue
 
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
     def refuse(*args, **kwargs):
-        raise AssertionError('the network was asked')
+        raise AssertionError('the network was used')
 
     monkeypatch.setattr(socket.socket, 'connect', refuse)
     torch.manual_seed(0)
@@ -54,7 +54,7 @@ def _no_network(monkeypatch):
 
 
 def make_ham10000(folder):
-    """Three images of each diagnosis, 40x48, with a lesion in every one."""
+    """Write three images of 40x48 per diagnosis, each with a lesion."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(1)
     lines = ['lesion_id,image_id,dx']
@@ -70,7 +70,7 @@ def make_ham10000(folder):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """A working directory with data where the configs look for them, in the published layout."""
+    """Working directory with data in the published layout at the paths of the configs."""
     folder = tmp_path_factory.mktemp('clone')
     for name in ('lgg', 'demo'):
         source = make_demo_data(folder / f'data/{name}/kaggle_3m', patients=6, slices=3, size=48)
@@ -97,7 +97,7 @@ def is_classroom(config):
 
 
 def narrow(teacher):
-    """A quarter of the channels: SemCKD's projections have the square of them, 253 million."""
+    """Use a quarter of the channels: SemCKD has 253 million weights with all of them."""
     teacher.backbone.base_channels = 16
     teacher.neck.update(in_channels=512, out_channels=128)
     teacher.head.in_channels = 128
@@ -105,7 +105,7 @@ def narrow(teacher):
 
 @pytest.fixture
 def small(folder, monkeypatch):
-    """Reads a config and makes it small: 64x64, batches of 2, no teacher's file."""
+    """Function that loads a config for 64x64 images, batches of 2 and an untrained teacher."""
     monkeypatch.chdir(folder)
 
     def load(name):
@@ -160,7 +160,7 @@ def segments(config):
 
 
 def planned_losses(model, supervised):
-    """Of a list of transfers: a repeated key is numbered, and a discriminator has one more."""
+    """Return the log keys of the transfers: repeated keys are numbered, discriminators add one."""
     keys = [
         'loss',
         *(f'{name}.{supervised}' for name in model.members if name not in model.get('frozen', {})),
@@ -208,21 +208,21 @@ def test_config_trains_a_step(name, small):
         assert rows == expected_rows(model.mode, model.style)
         for index, student in enumerate(STUDENTS):
             weights = [row.weight for row in model.transfers if row.learner == student]
-            given = config.model.weights
-            assert weights == [given[key][index] for key in ('beta', 'gamma') if key in given]
-            assert model.supervised_weights[student] == given['alpha'][index]
+            expected = config.model.weights
+            assert weights == [expected[key][index] for key in ('beta', 'gamma') if key in expected]
+            assert model.supervised_weights[student] == expected['alpha'][index]
     held = dict(model.named_parameters())
     trained = {key: value for key, value in held.items() if value.requires_grad}
-    assert len(held) - len(trained) == (2 if 'simkd' in name else 0)  # weight and bias, reused
+    assert len(held) - len(trained) == (2 if 'simkd' in name else 0)  # reused weight and bias
     frozen_names = getattr(model, 'frozen_names', ())
     assert bool(frozen_names) == ('frozen' in config.model or name.startswith('kd_off'))
     teacher = model.named_members()['teacher'] if frozen_names else None
     frozen = copied(teacher) if frozen_names else None
 
     optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    optimised = [p for group in optim_wrapper.optimizer.param_groups for p in group['params']]
-    assert {id(p) for p in optimised} == {id(p) for p in held.values()}
-    assert len(optimised) == len(held)
+    optimized = [p for group in optim_wrapper.optimizer.param_groups for p in group['params']]
+    assert {id(p) for p in optimized} == {id(p) for p in held.values()}
+    assert len(optimized) == len(held)
     gradients = {}
     optim_wrapper.optimizer.register_step_pre_hook(
         lambda *_: gradients.update({key: value.grad for key, value in trained.items()})
@@ -238,7 +238,7 @@ def test_config_trains_a_step(name, small):
     assert [key for key, grad in gradients.items() if not grad.isfinite().all()] == []
     assert len(gradients) == len(trained) > 0
     if frozen is not None:
-        assert not {id(p) for p in teacher.parameters()} & {id(p) for p in optimised}
+        assert not {id(p) for p in teacher.parameters()} & {id(p) for p in optimized}
         assert not any(module.training for module in teacher.modules())
         assert same(frozen, copied(teacher))
 
@@ -266,14 +266,14 @@ def test_pipelines_pack_image_truth_and_metainfo(name, size, small):
             assert Path(sample.img_path).stem == sample.id
             if size is not None:
                 mask = sample.gt_sem_seg.data
-                # Augmented with the image, but scored at the size of the file.
+                # Augmented like the image, but evaluated at the size of the file.
                 assert tuple(mask.shape) == ((1, 64, 64) if part == 'train' else (1, *size))
                 assert set(mask.unique().tolist()) <= {0, 1}
                 truths.add(bool(mask.any()))
             else:
                 assert sample.gt_label.tolist() == [info['gt_label']]
                 truths.add(info['gt_label'])
-        # Every image of HAM10000 shows a lesion.
+        # All images of HAM10000 have a lesion.
         assert len(truths) > 1 or (name.endswith('_ham10000_seg') and truths == {True})
 
 
@@ -285,7 +285,7 @@ def test_colors_are_normalized_like_imagenet(name, small):
     before = path.read_bytes()
     try:
         height, width = np.asarray(Image.open(path)).shape[:2]
-        Image.fromarray(np.full((height, width, 3), COLOUR, np.uint8)).save(path)
+        Image.fromarray(np.full((height, width, 3), COLOR, np.uint8)).save(path)
         packed = dataset[0]
     finally:
         path.write_bytes(before)
@@ -294,7 +294,7 @@ def test_colors_are_normalized_like_imagenet(name, small):
         dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
     )['inputs']
     mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
-    expected = torch.tensor((COLOUR - mean) / std).float()
+    expected = torch.tensor((COLOR - mean) / std).float()
     torch.testing.assert_close(inputs, expected.view(1, 3, 1, 1).expand_as(inputs))
 
 
@@ -328,8 +328,12 @@ def test_evaluator_reports_the_save_best_metric(name, small):
         members = {key: value for key, value in metrics.items() if key.split('/')[0] in who}
         assert {key.split('/')[0] for key in members} == who
         assert all(0 <= value <= 100 for value in members.values())
-        beside = {key.split('/')[1] for key in metrics} & {'calibration', 'diversity', 'fidelity'}
-        assert beside == (
+        auxiliary = {key.split('/')[1] for key in metrics} & {
+            'calibration',
+            'diversity',
+            'fidelity',
+        }
+        assert auxiliary == (
             set()
             if part == 'val'
             else {'calibration'}

@@ -1,4 +1,4 @@
-"""docs/teacher_cache.md: its example is its command line, its figures are those of the configs."""
+"""docs/teacher_cache.md: example config, command line and cache sizes agree."""
 
 import math
 import re

@@ -29,7 +29,7 @@ CLASSIFY = [dict(type=LoadImageFromFile), dict(type=PackInputs)]
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Images and masks under images/, split files under splits/, both relative to here."""
+    """Images and masks in images/, split files in splits/ of the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'images').mkdir()
     rows = []
@@ -108,7 +108,7 @@ def test_links_inside_data_root_are_allowed(data):
     (data / 'c.tif').symlink_to('else.tif')
     (data.parent / 'linked').symlink_to(data)
     assert len(build(LGGDataset, data_root='linked')) == 6
-    (data.parent / 'images_2').mkdir()  # begins as the root does
+    (data.parent / 'images_2').mkdir()  # the root is a prefix of its name
     (data / 'c.tif').unlink()
     (data / 'c.tif').symlink_to('../images_2/c.tif')
     with pytest.raises(ValueError, match="c.tif of 'c' leads out of linked, to .*/images_2/c.tif"):
@@ -148,7 +148,7 @@ def test_broken_file_is_named_in_the_error(data, workers, test_mode, cls, file, 
         'splits/train.csv could not be prepared',
     ) as caught:
         list(loader)
-    traceback.clear_frames(caught.tb)  # or the loader waits 5 s for each worker
+    traceback.clear_frames(caught.tb)  # otherwise the loader waits 5 s for each worker
 
 
 def test_label_without_class_raises(data):
@@ -174,7 +174,7 @@ def test_repeats_yield_several_samples(data, cls):
     write_splits('more', dict(train=rows), {})
     dataset = build(cls, ann_file='more/train.csv')
     assert [dataset.get_data_info(i)['id'] for i in range(len(dataset))] == list('abbbcdeef')
-    # What a pipeline does to one of them does not reach the other.
+    # The samples are independent.
     first, second = (dataset.get_data_info(i) for i in (1, 2))
     first.setdefault('seg_fields', []).append('gt_seg_map')
     assert second.get('seg_fields', []) == []
@@ -199,7 +199,7 @@ def test_metainfo_names_the_classes(data):
 
 
 def test_palette_masks_are_read_by_color(data):
-    """mmseg's LoadAnnotations would take the indices for classes."""
+    """LoadAnnotations of mmseg would use the indices as classes."""
     image = Image.fromarray(np.pad(np.uint8([[0]]), (2, 5), constant_values=1), 'P')
     image.putpalette([255, 255, 255, 0, 0, 0])
     image.save('images/a_mask.png')
@@ -223,18 +223,18 @@ def build_with(loader):
 
 
 @pytest.mark.parametrize('cls', [LGGDataset, PCamDataset])
-@pytest.mark.parametrize('given', [{}, dict(limit=2), dict(dir='cache', size=3)])
-def test_invalid_image_cache_raises(data, cls, given):
-    with pytest.raises(ValueError, match=f'image_cache: expected .*dir.*limit.*, got {given}'):
-        build(cls, image_cache=given)
+@pytest.mark.parametrize('settings', [{}, dict(limit=2), dict(dir='cache', size=3)])
+def test_invalid_image_cache_raises(data, cls, settings):
+    with pytest.raises(ValueError, match=f'image_cache: expected .*dir.*limit.*, got {settings}'):
+        build(cls, image_cache=settings)
 
 
 def test_lazy_data_set_decodes_nothing(data):
     dataset = build(LGGDataset, image_cache=dict(dir='cache'), lazy_init=True)
     assert not (data.parent / 'cache').exists()
     dataset.full_init()
-    made = sorted((data.parent / 'cache').glob('*.pack'))
-    assert len(made) == 1  # mmseg's LoadAnnotations is left alone
+    packs = sorted((data.parent / 'cache').glob('*.pack'))
+    assert len(packs) == 1  # LoadAnnotations is not cached
     dataset.full_init()
     assert type(dataset.pipeline.transforms[0].load) is LoadImageFromFile
 

@@ -9,7 +9,7 @@ from mmkdml.datasets import HAM10000Dataset, HAM10000SegDataset, LoadBinaryMask,
 from mmkdml.registry import DATASETS
 
 META = ('id', 'group')
-# What the codes stand for, in the order of their labels.
+# Codes and beginnings of the class names, in the order of the labels.
 NAMES = dict(
     akiec='actinic keratosis',
     bcc='basal cell carcinoma',
@@ -23,7 +23,7 @@ NAMES = dict(
 
 @pytest.fixture
 def published(tmp_path):
-    """Two images of each diagnosis, of one lesion, with masks."""
+    """Two images and masks per diagnosis, of the same lesion."""
     rng = np.random.default_rng(0)
     lines = ['lesion_id,image_id,dx']
     for label, dx in enumerate(NAMES):
@@ -52,7 +52,7 @@ def test_classes_match_the_codes(published):
     convert_ham10000(published, published / 'splits', 'cls', **arguments)
     dataset = build('HAM10000Dataset', published, [dict(type=PackInputs, meta_keys=META)])
     assert isinstance(dataset, HAM10000Dataset)
-    assert len(dataset) == 3 * 7  # two images, one of them twice
+    assert len(dataset) == 3 * 7  # one of two images is repeated
     assert len(dataset.CLASSES) == 7
     for sample in (packed['data_samples'] for packed in dataset):
         dx = sample.group.removeprefix('HAM_')

@@ -42,7 +42,7 @@ IMAGE, MASK, TABLE = 9 * 7 * 3, 9 * 7, 6 * 9 * 8  # bytes
 
 
 def draw(name, seed):
-    """Files of the same shape have the same size."""
+    """Write an uncompressed image and its mask: equal shapes give equal file sizes."""
     random = np.random.default_rng(seed)
     plain = [cv2.IMWRITE_PNG_COMPRESSION, 0]
     cv2.imwrite(f'images/{name}.png', random.integers(0, 256, (9, 7, 3), np.uint8), plain)
@@ -51,7 +51,7 @@ def draw(name, seed):
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Five images with masks, of which one is drawn twice."""
+    """Five images with masks, one of them repeated."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'images').mkdir()
     for number, name in enumerate(NAMES):
@@ -75,7 +75,7 @@ def build(cls=SplitSegDataset, limit=1.0, pipeline=None, cached=True, **kwargs):
 
 
 def samples(dataset):
-    """All of them, each with random numbers of its own."""
+    """Return all samples, each with its own random seed."""
     taken = []
     for index in range(len(dataset)):
         seed_all(0, SAMPLE, index)
@@ -94,16 +94,16 @@ def assert_equal(some, others):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The files that are decoded from now on."""
+    """List of the files that are decoded."""
     files = []
     keys = {LoadImageFromFile: 'img_path', LoadCheckedImage: 'img_path'}
     for cls, key in {**keys, LoadBinaryMask: 'seg_map_path'}.items():
 
-        def noted(self, results, transform=cls.transform, key=key):
+        def record(self, results, transform=cls.transform, key=key):
             files.append(os.path.basename(results[key]))
             return transform(self, results)
 
-        monkeypatch.setattr(cls, 'transform', noted)
+        monkeypatch.setattr(cls, 'transform', record)
     return files
 
 
@@ -117,7 +117,7 @@ def test_cached_samples_are_equal_and_decoded_once(data, decoded, cls):
     decoded.clear()
     for _ in range(2):
         assert_equal(samples(dataset), plain)
-    assert_equal(samples(build(cls)), plain)  # of another run
+    assert_equal(samples(build(cls)), plain)  # another run
     assert not decoded
     assert 'CachedLoading(' in repr(dataset.pipeline)
 
@@ -142,7 +142,7 @@ def rewrite(name):
 
 
 def replace_with_equal_times(name):
-    """As an archive is unpacked over it."""
+    """Change the content and keep the times, like an unpacked archive."""
     state = os.stat(f'images/{name}.png')
     draw(name, 99)
     os.utime(f'images/{name}.png', ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -151,9 +151,9 @@ def replace_with_equal_times(name):
 @pytest.mark.parametrize('change', [rewrite, replace_with_equal_times])
 @pytest.mark.parametrize('again', [False, True])
 def test_changed_file_is_decoded_again(data, decoded, change, again):
-    """While a data set is in use, or before the next run."""
+    """The file changes while a data set is in use, or before the next run."""
     dataset = build()
-    time.sleep(0.02)  # the file system's clock ticks slowly
+    time.sleep(0.02)  # resolution of file times
     change('c')
     plain = samples(build(cached=False))
     dataset = build() if again else dataset
@@ -186,8 +186,8 @@ def packs(data):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """What is logged."""
+def logged(monkeypatch):
+    """List of log messages."""
     messages = []
     monkeypatch.setattr(image_cache, 'print_log', lambda message, *_: messages.append(message))
     return messages
@@ -205,11 +205,11 @@ def told(monkeypatch):
         ),
     ],
 )
-def test_folder_stays_within_the_limit(data, decoded, told, limit, sizes, missing, read):
+def test_folder_stays_within_the_limit(data, decoded, logged, limit, sizes, missing, read):
     plain = samples(build(cached=False))
     build(limit=limit / 2**30)
     assert packs(data) == sizes
-    parts = [message for message in told if ' of 6 samples are not in cache/' in message]
+    parts = [message for message in logged if ' of 6 samples are not in cache/' in message]
     assert [int(message[0]) for message in parts] == missing
     assert all('set a higher limit' in message for message in parts)
     decoded.clear()
@@ -218,10 +218,10 @@ def test_folder_stays_within_the_limit(data, decoded, told, limit, sizes, missin
     assert sorted(decoded) == sorted([*read.split(), *masks])
 
 
-def test_full_folder_is_not_extended(data, told):
+def test_full_folder_is_not_extended(data, logged):
     dataset = build(limit=1e-8)
     assert not packs(data)
-    assert told == [f'cache has no room for 6 more samples. {image_cache._ADVICE}'] * 2
+    assert logged == [f'cache has no room for 6 more samples. {image_cache._ADVICE}'] * 2
     assert_equal(samples(dataset), samples(build(cached=False)))
 
 
@@ -259,12 +259,12 @@ def test_subclasses_are_not_replaced(data):
 
 
 def test_subsets_get_their_own_images(data):
-    whole = build(SplitClassificationDataset)
+    dataset = build(SplitClassificationDataset)
     plain = samples(build(SplitClassificationDataset, cached=False))
-    for part in (build(SplitClassificationDataset, indices=[5, 0]), whole.get_subset([5, 0])):
+    for part in (build(SplitClassificationDataset, indices=[5, 0]), dataset.get_subset([5, 0])):
         for index, sample in zip((5, 0), (part[0], part[1]), strict=True):
-            shown = sample['inputs'], plain[index]['inputs']
-            assert torch.equal(*shown) or torch.equal(shown[0], shown[1].flip(-1))
+            inputs = sample['inputs'], plain[index]['inputs']
+            assert torch.equal(*inputs) or torch.equal(inputs[0], inputs[1].flip(-1))
 
 
 def damage(path, how):
@@ -295,16 +295,16 @@ def damage(path, how):
 )  # fmt: skip
 def test_damaged_pack_is_written_again(data, how):
     build()
-    whole = {path: path.read_bytes() for path in (data / 'cache').glob('*.pack')}
-    for path in whole:
+    intact = {path: path.read_bytes() for path in (data / 'cache').glob('*.pack')}
+    for path in intact:
         damage(path, how)
-        assert path.read_bytes() != whole[path]
+        assert path.read_bytes() != intact[path]
     build()
-    assert {path: path.read_bytes() for path in (data / 'cache').glob('*.pack')} == whole
+    assert {path: path.read_bytes() for path in (data / 'cache').glob('*.pack')} == intact
 
 
 def pack_of(data, size):
-    """The pack of images (or of masks), by the size of its pixels."""
+    """Return the pack of images or of masks, by the size of its pixels."""
     (path,) = (p for p in (data / 'cache').iterdir() if p.stat().st_size == TABLE + 5 * size)
     return path
 
@@ -328,8 +328,8 @@ def test_flipped_bit_raises(data, size, name, place):
 @pytest.mark.parametrize(
     'row',
     [
-        dict(shape=(7, 9, 3)),  # as many pixels
-        dict(offset=TABLE + IMAGE),  # of another image
+        dict(shape=(7, 9, 3)),  # the same number of pixels
+        dict(offset=TABLE + IMAGE),  # pixels of another image
         dict(checksum=1),
     ],
 )
@@ -348,17 +348,17 @@ def test_damaged_row_raises(data, row):
 
 @pytest.mark.parametrize('left', [TABLE + IMAGE + 5, 100, 0])
 def test_pack_truncated_while_in_use_raises(data, left):
-    """A mapped file would end the process by SIGBUS."""
+    """A memory-mapped file would kill the process with SIGBUS."""
     dataset = build()
     first = dataset[0]['inputs']
     os.truncate(pack_of(data, IMAGE), left)
     for index in range(5, 0, -1):
         with pytest.raises(RuntimeError, match='damaged or truncated data. Delete the file'):
             dataset[index]
-    fresh = pickle.loads(pickle.dumps(dataset))  # of a worker that starts now
+    fresh = pickle.loads(pickle.dumps(dataset))  # as in a new worker
     with pytest.raises(RuntimeError, match='damaged or truncated data. Delete the file'):
         fresh[5]
-    assert first.shape == build()[0]['inputs'].shape  # made again
+    assert first.shape == build()[0]['inputs'].shape  # written again
 
 
 def test_other_reader_version_decodes_again(data, decoded, monkeypatch):
@@ -398,7 +398,7 @@ def test_only_one_process_decodes(data, all_forked):
             image_cache._decode = lambda *args: log.write('.') and decode(*args)
             barrier.wait(300)
             dataset = build()
-            image_cache._decode = None  # not called any more
+            image_cache._decode = None  # must not be called
             samples(dataset)
 
     barrier = multiprocessing.get_context('fork').Barrier(3)

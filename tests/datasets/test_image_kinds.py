@@ -1,4 +1,4 @@
-"""Kinds of image files, each read by the converter, in training, as a mask and in prediction."""
+"""Kinds of image files, read by a converter, in training, as a mask and in prediction."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ from mmkdml.datasets.splits import SplitRow, write_splits
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
-# Blocks of 8x8, which JPEG stores exactly at the best quality
+# Blocks of 8x8, which JPEG of the best quality stores exactly.
 MASK = np.kron(np.array([[0, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0] * 5]), np.full((8, 8), 255))
 MASK = MASK.astype(np.uint8)
 BITS = 'bits per channel'
@@ -37,10 +37,10 @@ def save(pixels, path, kind, **options):
 
 
 def with_alpha(pixels, path, kind, hidden=0):
-    """Opaque but for so many columns."""
+    """Save with an alpha channel in which some columns are transparent."""
     alpha = np.full(pixels.shape[:2], 255, np.uint8)
     alpha[:, :hidden] = 0
-    if kind == 'WEBP' and pixels.ndim == 2:  # which it cannot store as grey
+    if kind == 'WEBP' and pixels.ndim == 2:  # WebP has no grey images
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     save(np.dstack([pixels, alpha]), path, kind, **({'lossless': True} if kind == 'WEBP' else {}))
 
@@ -52,9 +52,9 @@ def palette(pixels, path, kind, **options):
 
 
 def key_color(pixels, path, used):
-    """Transparency of one color."""
+    """Save with a transparent color."""
     color = tuple(map(int, np.atleast_1d(pixels[0, 0])))
-    if not used:  # in the mask, 7 is free; in the image, this color
+    if not used:  # colors that do not occur
         color = (7,) if pixels.ndim == 2 else (*color[:2], (color[2] + 1) % 256)
     save(pixels, path, 'PNG', transparency=color[0] if len(color) == 1 else color)
 
@@ -85,7 +85,7 @@ def several(pixels, path, kind, **options):
 
 
 def white_is_zero(pixels, path):
-    """Grey values stored inverted."""
+    """Save with inverted grey values."""
     save(255 - pixels if pixels.ndim == 2 else 255 - pixels[..., 0], path, 'TIFF')
     content = bytearray(path.read_bytes())
     (start,) = struct.unpack_from('<I', content, 4)
@@ -102,7 +102,7 @@ def turned(pixels, path, kind, orientation):
 
 
 def late_exif(pixels, path):
-    """PNG with its orientation after the pixels."""
+    """Save a PNG with its orientation after the pixels."""
     turned(pixels, path, 'PNG', 6)
     content = path.read_bytes()
     start = content.index(b'eXIf') - 4
@@ -113,7 +113,7 @@ def late_exif(pixels, path):
     )
 
 
-# Name, how it is written, and why it is refused; None if it is supported.
+# Writer and reason for an error, None if supported, by file name.
 KINDS = {
     'rgb.png': (lambda a, p: save(a, p, 'PNG'), None),
     'rgb.tif': (lambda a, p: save(a, p, 'TIFF'), None),
@@ -176,7 +176,7 @@ KINDS = {
 
 
 def result(function):
-    """Return value, or message of the error."""
+    """Return the result of a function, or the message of its error."""
     try:
         return function()
     except (ValueError, RuntimeError) as error:
@@ -217,7 +217,7 @@ def test_all_readers_agree(tmp_path, pipeline, name):
             lambda: LoadBinaryMask()(dict(seg_map_path=str(mask), seg_fields=[]))['gt_seg_map']
         ),
     )
-    if reason == PAGES and name.endswith('.tif'):  # a stack, which can be predicted
+    if reason == PAGES and name.endswith('.tif'):  # stacks are supported in prediction
         first, second = cells.pop('prediction')
         np.testing.assert_array_equal(first, RGB)
         np.testing.assert_array_equal(second, RGB[::-1])
@@ -225,15 +225,15 @@ def test_all_readers_agree(tmp_path, pipeline, name):
         assert not {cell: found for cell, found in cells.items() if reason not in found}
         assert not {cell: found for cell, found in cells.items() if name not in found}
         return
-    # Oracles: OpenCV, as training read images before, and Pillow, as masks were read.
+    # Oracles: OpenCV for images and Pillow for masks.
     by_hand = {'turned_late.png': np.rot90(RGB, -1), 'turned.tif': np.rot90(RGB)}
     seen = by_hand[name] if name in by_hand else cv2.imread(str(path))[..., ::-1]
-    with Image.open(io.BytesIO(mask.read_bytes())) as image:  # of a path, Pillow may misread it
+    with Image.open(io.BytesIO(mask.read_bytes())) as image:  # Pillow may misread a path
         drawn = np.asarray(ImageOps.exif_transpose(image).convert('L'))
     assert len(cells['converter'][0]) == 2
     np.testing.assert_array_equal(cells['training'], seen)
     np.testing.assert_array_equal(cells['prediction'], [seen])
-    if 'webp' in name:  # grey WebP is RGB
+    if 'webp' in name:  # always RGB
         assert 'expected an image of mode L' in cells['mask']
     else:
         np.testing.assert_array_equal(cells['mask'], drawn > 127)

@@ -7,9 +7,9 @@ from mmkdml.datasets.images import read_binary_mask, read_image
 DISC = np.hypot(*np.mgrid[-4:5, -4:5]) < 3
 
 
-def palette_image(colours, pixels):
+def palette_image(colors, pixels):
     image = Image.fromarray(pixels.astype(np.uint8), 'P')
-    image.putpalette(np.repeat(np.asarray(colours, np.uint8), 3).tolist())
+    image.putpalette(np.repeat(np.asarray(colors, np.uint8), 3).tolist())
     return image
 
 
@@ -23,7 +23,7 @@ MASKS = {
     'black and white': black_and_white,
     'palette': lambda: palette_image([0, 255], DISC),
     'palette turned round': lambda: palette_image([255, 0], ~DISC),
-    'palette with colours unused': lambda: palette_image([9, 0, 7, 255, 99], 1 + 2 * DISC),
+    'palette with colors unused': lambda: palette_image([9, 0, 7, 255, 99], 1 + 2 * DISC),
     'palette of 0 and 1': lambda: palette_image([1, 0], ~DISC),
     'palette from grey': lambda: MASKS['0 and 255']().convert('P'),
 }
@@ -50,7 +50,7 @@ def test_masks_of_one_value(tmp_path, value, expected):
         (Image.fromarray((127 * DISC).astype(np.uint8)), '0, 127'),
         (Image.fromarray(np.uint8([[0, 1, 255]])), '0, 1, 255'),
         (Image.fromarray(np.arange(12, dtype=np.uint8)[None]), r'0, 1, 2, 3, 4, 5, 6, 7, \.\.\.'),
-        # Its indices are those of a mask; its colours are not.
+        # The indices are 0 and 1, the colors are not.
         (palette_image([0, 128], DISC), '0, 128'),
     ],
 )

@@ -18,7 +18,7 @@ PACK = dict(type=PackSegInputs, meta_keys=('img_path', 'ori_shape', 'img_shape',
 
 @pytest.fixture
 def slices(tmp_path):
-    """Two slices of 8x6, each pixel of another colour; masks of {0, 255} and of {0, 1}."""
+    """Two slices of 8x6 random pixels, with masks of {0, 255} and of {0, 1}."""
     rgb = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
     mask = np.zeros((8, 6), np.uint8)
     mask[2:5, 1:3] = 1
@@ -47,7 +47,7 @@ def build(folder, pipeline, cls=LGGDataset, **kwargs):
 def test_maps_are_0_and_1_for_any_mask_values(slices, index):
     folder, _, mask = slices
     dataset = build(folder, [*LOAD, PACK])
-    for _ in range(2):  # reading leaves the data set as it was
+    for _ in range(2):  # reading does not change the data set
         sample = dataset[index]['data_samples']
         assert np.array_equal(sample.gt_sem_seg.data.numpy(), mask[None])
     assert (sample.id, sample.group, sample.ori_shape) == ('ab'[index], 'P1', (8, 6))

@@ -1,4 +1,4 @@
-"""Images with an EXIF orientation lie on their masks, from the converter to the prediction."""
+"""EXIF orientation of images and masks, from conversion to prediction."""
 
 import json
 
@@ -18,7 +18,7 @@ WIDE, SQUARE = (24, 40), (32, 32)
 
 
 def draw(root, orientation, drawn_on, shape, number=4, suffix='png', empty=False):
-    """Images with a bright blob, and masks of it."""
+    """Write images with a bright blob, and masks of it."""
     for folder in ('images', 'masks'):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for index in range(number):
@@ -76,7 +76,9 @@ def test_masks_fit_their_images_or_raise(tmp_path, orientation, drawn_on, shape)
         assert 'masks_drawn_on' not in (root / 'splits' / 'splits.json').read_text()
     assert_fits(dataset(root))
     assert_fits(dataset(root, image_cache=dict(dir=str(tmp_path / 'cache'))))
-    resized = dataset(root, [LOAD[0], dict(type=Resize, scale=(8, 8)), LOAD[1]])  # as in testing
+    resized = dataset(
+        root, [LOAD[0], dict(type=Resize, scale=(8, 8)), LOAD[1]]
+    )  # as in test pipelines
     height, width = resized[0]['ori_shape']
     assert resized[0]['gt_seg_map'].shape == (height, width)
     stock = dataset(root, [dict(type=LoadImageFromFile), LOAD[1]])
@@ -110,7 +112,7 @@ def test_each_masks_drawn_on_has_its_own_cache(tmp_path):
 
 
 def test_a_cached_mask_follows_its_image(tmp_path):
-    """The mask's own file stays as it is, but its image is turned by other EXIF."""
+    """The EXIF orientation of the image changes, but not the file of the mask."""
     root = draw(tmp_path / 'data', 6, 'stored', WIDE)
     convert(root)
     cached = [dataset(root, image_cache=dict(dir=str(tmp_path / 'cache'))) for _ in range(2)]
@@ -169,7 +171,7 @@ def test_mask_follows_its_own_exif_orientation(tmp_path):
 def test_prediction_uses_shown_pixels(tmp_path):
     root = draw(tmp_path, 6, 'stored', WIDE)
     (source,) = find_sources(root / 'images' / '0.png')
-    assert read_source(source, ReadOptions()).images == [None]  # which the pipeline loads
+    assert read_source(source, ReadOptions()).images == [None]  # loaded by the pipeline
     assert LoadCheckedImage()(dict(img_path=str(source.files[0])))['ori_shape'] == (40, 24)
 
 

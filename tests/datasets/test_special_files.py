@@ -1,4 +1,4 @@
-"""Named pipes in the place of images: opening one waits forever."""
+"""Named pipes instead of images: opening one blocks forever."""
 
 import os
 

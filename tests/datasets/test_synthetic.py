@@ -57,7 +57,7 @@ def test_equal_seeds_give_equal_files(tmp_path):
     args = dict(patients=2, slices=3, size=32)
     one = files_in(make_demo_data(tmp_path / 'one', **args))
     assert len(one) == 12
-    assert one == files_in(make_demo_data(tmp_path / 'one', **args))  # again, in place
+    assert one == files_in(make_demo_data(tmp_path / 'one', **args))  # written again
     assert one == files_in(make_demo_data(tmp_path / 'two', **args, seed=0))
     assert one != files_in(make_demo_data(tmp_path / 'three', **args, seed=1))
 

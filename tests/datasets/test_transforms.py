@@ -23,7 +23,7 @@ BGR = np.random.default_rng(0).integers(1, 256, (16, 16, 3), dtype=np.uint8)
 
 
 def quarters(size=16):
-    """A map whose four quarters hold 1, 2, 3 and 4."""
+    """Return a map with quarters of 1, 2, 3 and 4."""
     return np.kron(np.array([[1, 2], [3, 4]], np.uint8), np.ones((size // 2,) * 2, np.uint8))
 
 
@@ -36,7 +36,7 @@ def test_augmentation_follows_numpy_seed():
     one, two = AlbumentationsTransform(PAPER), AlbumentationsTransform(PAPER)
     results = [apply(one, seed)['img'] for seed in range(8)]
     for _ in range(3):
-        one(dict(img=BGR))  # what was drawn before does not count
+        one(dict(img=BGR))  # earlier calls do not matter
     for seed, result in enumerate(results):
         assert np.array_equal(apply(one, seed)['img'], result)
         assert np.array_equal(apply(two, seed)['img'], result)
@@ -50,7 +50,7 @@ def test_calls_differ():
 
 
 def test_transforms_draw_independently():
-    """With equal streams, as from a seeded Compose, one flip would never come without the other."""
+    """With equal streams, as in a seeded Compose, both flips would always occur together."""
     transform = AlbumentationsTransform(PAPER[:2])
     outcomes = {
         'none': quarters(),
@@ -66,7 +66,7 @@ def test_transforms_draw_independently():
 
 
 class Augmented(Dataset):
-    """The same image again and again."""
+    """The same image repeatedly."""
 
     def __init__(self):
         self.transform = AlbumentationsTransform(PAPER)
@@ -151,8 +151,8 @@ def test_transforms_receive_rgb():
 @pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'int32', 'float32', 'float64'])
 def test_channel_order_and_dtype_are_restored(dtype):
     transform = AlbumentationsTransform([A.HorizontalFlip(p=1)])
-    given = BGR.astype(dtype)[:, ::-1]  # not contiguous
-    result = apply(transform, 0, given)['img']
+    image = BGR.astype(dtype)[:, ::-1]  # not contiguous
+    result = apply(transform, 0, image)['img']
     assert result.dtype == dtype
     assert np.array_equal(result, BGR)
     assert result.flags.c_contiguous
@@ -194,11 +194,11 @@ def test_config_of_classes(tmp_path):
     transform = ROOT.build(config.step)
     assert np.array_equal(apply(transform, 0)['img'], BGR[:, ::-1])
     assert 'HorizontalFlip' in repr(transform)
-    assert config.step.transforms[0].transforms[0].p == 1  # building used nothing up
+    assert config.step.transforms[0].transforms[0].p == 1  # the config is unchanged
 
 
 def test_dumped_config(tmp_path):
-    """It names classes by their paths."""
+    """Dumped configs name classes by their paths."""
     (tmp_path / 'config.py').write_text(
         'from albumentations import HorizontalFlip\n'
         'from mmkdml.datasets import AlbumentationsTransform\n'
@@ -236,8 +236,8 @@ def test_binary_mask_is_loaded(tmp_path):
     Image.fromarray(255 * mask).save(tmp_path / 'm.png')
     load = TRANSFORMS.build(dict(type='LoadBinaryMask'))
     assert isinstance(load, LoadBinaryMask)
-    given = dict(img=BGR, seg_map_path=str(tmp_path / 'm.png'), seg_fields=[])
-    results = load(given)
+    sample = dict(img=BGR, seg_map_path=str(tmp_path / 'm.png'), seg_fields=[])
+    results = load(sample)
     assert np.array_equal(results['gt_seg_map'], mask)
     assert results['gt_seg_map'].dtype == np.uint8
     assert results['seg_fields'] == ['gt_seg_map']

@@ -80,7 +80,7 @@ def test_masks_without_ignored_pixels():
 
 
 def test_table_by_hand():
-    # Sure to 0.7: right once in four; sure to 1: right.
+    # Confidence 0.7: correct once in four; confidence 1: correct.
     samples = [classified([0.3, 0.7]).set_gt_label(label) for label in (1, 0, 0, 0)]
     samples.append(classified([1.0, 0.0]).set_gt_label(0))
     metric = Calibration(bins=4)
@@ -100,7 +100,7 @@ def test_table_by_hand():
 
 
 def test_confidence_of_the_predicted_class():
-    # A union may answer with what is not most probable.
+    # A union may predict a class that is not the most probable.
     sample = SegDataSample(
         seg_logits=PixelData(data=torch.tensor([[[0.4]]])),
         pred_sem_seg=PixelData(data=torch.tensor([[[1]]])),

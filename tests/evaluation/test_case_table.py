@@ -17,13 +17,13 @@ def segmented(name, truth, **members):
     sample = SegDataSample(
         metainfo=dict(id=name, group=name[0]), gt_sem_seg=PixelData(data=torch.tensor([truth]))
     )
-    answers = {
+    predictions = {
         key: SegDataSample(pred_sem_seg=PixelData(data=torch.tensor([value])))
         for key, value in members.items()
     }
-    sample.pred_sem_seg = answers.pop('ensemble').pred_sem_seg
-    if answers:
-        sample.members = BaseDataElement(**answers)
+    sample.pred_sem_seg = predictions.pop('ensemble').pred_sem_seg
+    if predictions:
+        sample.members = BaseDataElement(**predictions)
     return sample
 
 

@@ -26,13 +26,13 @@ def segmented(labels):
     )
 
 
-def samples_of(truth, **answers):
-    """Classifications: for each member the labels of all samples; the ensemble says 0."""
+def samples_of(truth, **predictions):
+    """Return samples with the predicted labels of each member; the ensemble predicts 0."""
     samples = []
     for index, label in enumerate(truth):
         sample = classified(0).set_gt_label(int(label))
         sample.members = BaseDataElement(
-            **{name: classified(int(own[index])) for name, own in answers.items()}
+            **{name: classified(int(own[index])) for name, own in predictions.items()}
         )
         samples.append(sample)
     return samples
@@ -51,7 +51,7 @@ def drawn(members, count=60, seed=0):
 
 
 def test_by_hand():
-    # Errors: student_1 in the 3rd and 4th, student_2 in the 4th and 5th, both say 2 in the 4th.
+    # Errors: student_1 in the 3rd and 4th, student_2 in the 4th and 5th, both predict 2 in the 4th.
     samples = samples_of(
         [0, 0, 0, 0, 0], teacher=[1] * 5, student_1=[0, 0, 1, 2, 0], student_2=[0, 0, 0, 2, 1]
     )
@@ -63,9 +63,9 @@ def test_by_hand():
 
 
 def test_error_correlation_equals_numpy_and_torchmetrics():
-    truth, answers = drawn(('student_1', 'student_2'))
-    values = run(Diversity(), samples_of(truth, **answers))
-    errors = [own != truth for own in answers.values()]
+    truth, predictions = drawn(('student_1', 'student_2'))
+    values = run(Diversity(), samples_of(truth, **predictions))
+    errors = [own != truth for own in predictions.values()]
     value = values[f'{PREFIX}/error_correlation']
     assert value == pytest.approx(np.corrcoef(errors)[0, 1])
     assert value == pytest.approx(
@@ -90,11 +90,11 @@ def test_perfect_student_has_no_correlation():
 
 def test_three_students_have_means_and_pairs():
     names = ('student_1', 'student_2', 'student_3')
-    truth, answers = drawn(names)
-    values = run(Diversity(), samples_of(truth, **answers))
+    truth, predictions = drawn(names)
+    values = run(Diversity(), samples_of(truth, **predictions))
     pairs = {}
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        two = {names[i]: answers[names[i]] for i in (a, b)}
+        two = {names[i]: predictions[names[i]] for i in (a, b)}
         for key, value in run(Diversity(), samples_of(truth, **two)).items():
             pairs[f'{key}_{names[a]}_{names[b]}'] = value
     for key in ('disagreement', 'error_correlation'):
@@ -122,17 +122,17 @@ def test_masks_without_ignored_pixels():
 
 
 def test_named_students():
-    truth, answers = drawn(('big', 'small', 'tiny'))
-    samples = samples_of(truth, **answers)
+    truth, predictions = drawn(('big', 'small', 'tiny'))
+    samples = samples_of(truth, **predictions)
     chosen = METRICS.build(dict(type=Diversity, students=('small', 'tiny')))
-    only = run(Diversity(), samples_of(truth, small=answers['small'], tiny=answers['tiny']))
+    only = run(Diversity(), samples_of(truth, small=predictions['small'], tiny=predictions['tiny']))
     assert run(chosen, samples) == only
     assert len(run(Diversity(), samples)) == 8
 
 
 def test_fewer_than_two_students_have_no_values():
     assert run(Diversity(), samples_of([0], teacher=[0], student_1=[1])) == {}
-    assert run(Diversity(), [classified(0)]) == {}  # a network alone; its truth is not asked for
+    assert run(Diversity(), [classified(0)]) == {}  # a plain network without ground truth
 
 
 def test_invalid_inputs_raise():

@@ -28,14 +28,14 @@ def segmented(logits):
     )
 
 
-def classroom(make, **answers):
-    sample = make(answers.pop('ensemble'))
-    sample.members = BaseDataElement(**{name: make(own) for name, own in answers.items()})
+def classroom(make, **predictions):
+    sample = make(predictions.pop('ensemble'))
+    sample.members = BaseDataElement(**{name: make(own) for name, own in predictions.items()})
     return sample
 
 
 def drawn_masks(count=3, seed=0):
-    """Samples of 5x6 pixels in 3 classes, and their logits by member."""
+    """Return samples of 5x6 pixels in 3 classes, and their logits by member."""
     rng = torch.Generator().manual_seed(seed)
     logits = [
         {
@@ -63,7 +63,7 @@ def test_classification_by_hand():
         )
         for own in ([0.25, 0.75], [0.75, 0.25], [0.75, 0.25], [0.75, 0.25])
     ]
-    for sample in samples:  # the truth is of no matter
+    for sample in samples:  # the ground truth is ignored
         sample.set_gt_label(0)
     values = run(dict(type=Fidelity), samples)
     swapped = 0.25 * math.log(1 / 3) + 0.75 * math.log(3)
@@ -118,23 +118,23 @@ def test_divergence_of_masks_equals_numpy():
 
 
 def test_copy_of_the_teacher_has_full_fidelity():
-    answers = dict.fromkeys((*MEMBERS, 'ensemble'), [0.2, 0.8])
-    values = run(Fidelity(), [classroom(classified, **answers)])
+    predictions = dict.fromkeys((*MEMBERS, 'ensemble'), [0.2, 0.8])
+    values = run(Fidelity(), [classroom(classified, **predictions)])
     assert values['student_2/fidelity/accuracy'] == 100
     assert values['student_2/fidelity/KL'] == pytest.approx(0, abs=1e-12)
 
 
 def test_certain_predictions_have_finite_divergence():
-    answers = dict(teacher=[0.0, 1.0], student_1=[1.0, 0.0], ensemble=[0.0, 1.0])
-    values = run(Fidelity(), [classroom(classified, **answers)])
+    predictions = dict(teacher=[0.0, 1.0], student_1=[1.0, 0.0], ensemble=[0.0, 1.0])
+    values = run(Fidelity(), [classroom(classified, **predictions)])
     assert values['student_1/fidelity/KL'] == pytest.approx(math.log(1e7), rel=1e-5)
     assert values['ensemble/fidelity/KL'] == 0
 
 
 def test_teacher_can_be_named():
-    answers = dict(big=[0.2, 0.8], teacher=[0.8, 0.2], small=[0.3, 0.7], ensemble=[0.3, 0.7])
+    predictions = dict(big=[0.2, 0.8], teacher=[0.8, 0.2], small=[0.3, 0.7], ensemble=[0.3, 0.7])
     values = run(
-        METRICS.build(dict(type=Fidelity, teacher='big')), [classroom(classified, **answers)]
+        METRICS.build(dict(type=Fidelity, teacher='big')), [classroom(classified, **predictions)]
     )
     assert {name: values[f'{name}/fidelity/accuracy'] for name in ('teacher', 'small')} == {
         'teacher': 0.0,
@@ -144,17 +144,17 @@ def test_teacher_can_be_named():
 
 
 def test_no_values_without_a_teacher():
-    answers = dict(student_1=[0.2, 0.8], student_2=[0.2, 0.8], ensemble=[0.2, 0.8])
-    assert run(Fidelity(), [classroom(classified, **answers)]) == {}
+    predictions = dict(student_1=[0.2, 0.8], student_2=[0.2, 0.8], ensemble=[0.2, 0.8])
+    assert run(Fidelity(), [classroom(classified, **predictions)]) == {}
     assert run(Fidelity(), [classified([0.2, 0.8])]) == {}
     with pytest.raises(ValueError, match=r"teacher 'techer': expected .* got \['student"):
-        run(Fidelity(teacher='techer'), [classroom(classified, **answers)])
+        run(Fidelity(teacher='techer'), [classroom(classified, **predictions)])
 
 
 def test_different_shapes_raise():
-    answers = dict(teacher=[0.2, 0.8], student_1=[0.2, 0.7, 0.1], ensemble=[0.2, 0.8])
+    predictions = dict(teacher=[0.2, 0.8], student_1=[0.2, 0.7, 0.1], ensemble=[0.2, 0.8])
     with pytest.raises(ValueError, match=r'predictions of student_1 .* got \(M, K\) \(1, 3\) and'):
-        run(Fidelity(), [classroom(classified, **answers)])
+        run(Fidelity(), [classroom(classified, **predictions)])
 
 
 def test_samples_are_not_changed():

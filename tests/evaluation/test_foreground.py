@@ -19,7 +19,7 @@ THREE = ('background', 'tumour', 'oedema')
 
 
 def sample(pred, truth, **metainfo):
-    """One sample as the evaluator hands it on; masks as rows of digits, 9 for ignored."""
+    """Return a sample as passed on by the evaluator; masks are rows of digits, 9 is ignored."""
 
     def labels(rows):
         data = torch.tensor([[[int(c) for c in row] for row in rows.split()]])
@@ -59,7 +59,7 @@ def random_samples(classes, count=6, ignored=True):
 
 
 def brute_force(samples, label):
-    """IoU and F1 of one class, counted pixel by pixel."""
+    """Compute IoU and F1 of one class pixel by pixel."""
     tp = fp = fn = 0
     for one in samples:
         pairs = zip(
@@ -76,13 +76,13 @@ def brute_force(samples, label):
 
 
 def test_by_hand():
-    # TP 2, FP 1, FN 1 in all; a mean over the two images would be another number
+    # TP 2, FP 1, FN 1 in total; the mean over both images would differ.
     samples = [sample('110 000', '110 001'), sample('100 000', '000 000')]
     assert score(samples) == pytest.approx({'foreground/IoU': 50.0, 'foreground/F1': 200 / 3})
 
 
 def test_ignored_pixels_are_not_counted():
-    # of the two wrong pixels one is ignored
+    # One of two wrong pixels is ignored.
     assert score([sample('1111', '1190')])['foreground/IoU'] == pytest.approx(200 / 3)
     assert score([sample('1110', '1190')])['foreground/IoU'] == 100.0
 
@@ -141,7 +141,7 @@ def test_cases_pool_their_counts_before_dividing():
 
 def test_classes_are_averaged_over_cases_first():
     samples = [sample('12', '12', group='a'), sample('10', '11', group='b')]
-    # tumour: 100 and 50; oedema: 100 and, in b, nowhere
+    # Tumour: 100 and 50. Oedema: 100, and absent in b.
     assert score(samples, THREE, per_case='group')['foreground/case_IoU'] == (75 + 100) / 2
     perfect = score(samples, THREE, per_case='group', empty='perfect')
     assert perfect['foreground/case_IoU'] == (75 + 100) / 2
@@ -157,7 +157,7 @@ def test_cases_without_foreground(empty, expected):
     ]
     values = score(samples, per_case='group', empty=empty)
     assert values['foreground/case_IoU'] == values['foreground/case_F1'] == pytest.approx(expected)
-    assert values['foreground/IoU'] == 50.0  # TP 2, FP 1, FN 1, whatever is done with cases
+    assert values['foreground/IoU'] == 50.0  # TP 2, FP 1, FN 1
 
 
 def test_absent_class_is_nan_and_logged(warned):
@@ -192,8 +192,8 @@ def test_counts_are_exact_beyond_float32():
     metric = ForegroundIoU()
     metric.dataset_meta = dict(classes=TWO)
     image = torch.ones(1, 2048, 2048, dtype=torch.uint8)
-    whole = dict(pred_sem_seg=dict(data=image), gt_sem_seg=dict(data=image))
-    metric.process(None, [whole] * 4 + [sample('1', '0')])  # TP 2^24, FP 1
+    perfect = dict(pred_sem_seg=dict(data=image), gt_sem_seg=dict(data=image))
+    metric.process(None, [perfect] * 4 + [sample('1', '0')])  # TP 2^24, FP 1
     assert metric.evaluate(5)['foreground/IoU'] == 100 * 2**24 / (2**24 + 1)
 
 

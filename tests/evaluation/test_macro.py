@@ -16,7 +16,7 @@ ALL = ('precision', 'recall', 'f1-score')
 
 @pytest.fixture(autouse=True)
 def log(monkeypatch, caplog):
-    """All that is logged, as if it were the first time."""
+    """Log messages; none was logged before."""
     monkeypatch.setattr(MacroPrecisionRecall, '_logged', set())
     monkeypatch.setattr(
         'mmkdml.evaluation.macro.print_log',
@@ -30,10 +30,10 @@ def samples(truth, predicted, classes):
     return [
         dict(
             gt_label=torch.tensor([true]),
-            pred_label=torch.tensor([said]),
-            pred_score=torch.eye(classes)[said] * 0.9 + 0.01,
+            pred_label=torch.tensor([label]),
+            pred_score=torch.eye(classes)[label] * 0.9 + 0.01,
         )
-        for true, said in zip(truth, predicted, strict=True)
+        for true, label in zip(truth, predicted, strict=True)
     ]
 
 
@@ -46,16 +46,16 @@ def evaluate(truth, predicted, classes, metric=MacroPrecisionRecall, names=None,
 
 
 def by_hand(truth, predicted, zero):
-    """scikit-learn's rules, class by class."""
+    """Compute the means by the rules of scikit-learn, class by class."""
     scores = []
     for label in sorted({*truth, *predicted}):
         right = sum(t == p == label for t, p in zip(truth, predicted, strict=True))
-        support, said = truth.count(label), predicted.count(label)
+        support, assigned = truth.count(label), predicted.count(label)
         scores.append(
             (
-                right / said if said else zero,
+                right / assigned if assigned else zero,
                 right / support if support else zero,
-                2 * right / (support + said),
+                2 * right / (support + assigned),
             )
         )
     means = []
@@ -85,7 +85,7 @@ def test_classes_that_do_not_occur(seed, zero):
     expected = by_hand(truth, predicted, zero)
     found = evaluate(truth, predicted, 7, zero_division=zero)
     assert found == pytest.approx(expected, nan_ok=True)
-    # Without scores, too.
+    # The same without scores.
     metric = MacroPrecisionRecall(items=ALL, zero_division=zero, num_classes=7)
     metric.process(
         None,
@@ -112,7 +112,7 @@ def test_absent_classes_are_logged_once(log):
     assert "class 'b' never predicted" in info.message
     log.clear()
     evaluate([0, 0, 1], [0, 1, 0], 4, names=('a', 'b', 'c', 'd'))
-    assert not log.records  # another member, another epoch
+    assert not log.records  # another member or epoch
     evaluate([0, 1], [0, 1], 3, zero_division=math.nan)
     assert 'class 2' in log.text
     assert 'is excluded' in log.text

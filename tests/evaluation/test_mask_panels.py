@@ -19,15 +19,15 @@ def grey(size=24):
     return np.full((size, size, 3), 90, np.uint8)
 
 
-def amount(path, colour):
-    """Number of pixels of a picture that are near a colour."""
-    target = 255 * np.array(to_rgb(colour))
+def amount(path, color):
+    """Count the pixels of an image file that are close to a color."""
+    target = 255 * np.array(to_rgb(color))
     return (np.abs(mmcv.imread(path, channel_order='rgb') - target).max(-1) < 20).sum()
 
 
 @pytest.fixture
 def titles(monkeypatch):
-    """The titles that are drawn, in order."""
+    """List of the drawn titles."""
     drawn = []
     original = module.Axes.set_title
     monkeypatch.setattr(
@@ -69,20 +69,20 @@ def test_only_the_first_row_names_the_columns(tmp_path, titles):
 
 
 def test_masks_are_drawn_in_their_colors(tmp_path):
-    def colours(**masks):
+    def colors(**masks):
         draw_panel(grey(), masks, tmp_path / 'panel.png')
         return [
-            amount(tmp_path / 'panel.png', colour)
-            for colour in (module.TRUTH_COLOR, module.PREDICTION_COLOR)
+            amount(tmp_path / 'panel.png', color)
+            for color in (module.TRUTH_COLOR, module.PREDICTION_COLOR)
         ]
 
     empty = square(0, 0)
-    no_green, no_magenta = colours(truth=empty, model=empty)  # the legend's
-    green, magenta = colours(truth=square(4, 12), model=empty)
+    no_green, no_magenta = colors(truth=empty, model=empty)  # legend only
+    green, magenta = colors(truth=square(4, 12), model=empty)
     assert green > no_green + 200
     assert magenta == no_magenta
-    assert colours(truth=255 * square(4, 12), model=empty) == [no_green, no_magenta]  # ignored
-    green, magenta = colours(truth=empty, model=square(0, 24))  # all of the image
+    assert colors(truth=255 * square(4, 12), model=empty) == [no_green, no_magenta]  # ignored
+    green, magenta = colors(truth=empty, model=square(0, 24))  # every pixel
     assert green == no_green
     assert magenta > no_magenta + 200
 

@@ -1,4 +1,4 @@
-"""Also a program of its own: ``RANK FOLDER`` makes it one of two processes of an evaluation."""
+"""Run as a script, ``RANK FOLDER``, this file is one of two processes of an evaluation."""
 
 import copy
 import json
@@ -49,21 +49,21 @@ def segmented(mask, truth=None):
 
 
 def make_samples(kind, count=5, members=MEMBERS, seed=0):
-    """Samples with members as the distiller returns them, and each name's own, plain ones."""
+    """Return samples with members, and plain samples of each member by name."""
     rng = torch.Generator().manual_seed(seed)
     samples, alone = [], {name: [] for name in (*members, 'ensemble')}
     for _ in range(count):
         if kind == 'cls':
             truth, make = int(torch.randint(3, (1,), generator=rng)), classified
-            answers = {n: torch.rand(3, generator=rng).tolist() for n in alone}
+            predictions = {n: torch.rand(3, generator=rng).tolist() for n in alone}
         else:
             truth, make = torch.randint(3, (1, 6, 7), generator=rng), segmented
-            answers = {n: torch.randint(3, (1, 6, 7), generator=rng) for n in alone}
-        sample = make(answers['ensemble'], truth)
-        sample.members = BaseDataElement(**{n: make(answers[n]) for n in members})
+            predictions = {n: torch.randint(3, (1, 6, 7), generator=rng) for n in alone}
+        sample = make(predictions['ensemble'], truth)
+        sample.members = BaseDataElement(**{n: make(predictions[n]) for n in members})
         samples.append(sample)
-        for name, answer in answers.items():
-            alone[name].append(make(answer, truth))
+        for name, prediction in predictions.items():
+            alone[name].append(make(prediction, truth))
     return samples, alone
 
 
@@ -97,7 +97,7 @@ def test_equals_separate_evaluation_of_each_member(case):
     }
     assert together == expected
     assert list(together) == list(expected)
-    # The oracle tells members apart, or agreement would mean nothing.
+    # The values of the members differ.
     first = next(iter(expected)).partition('/')[2]
     assert len({expected[f'{name}/{first}'] for name in NAMES}) > 1
 
@@ -252,14 +252,14 @@ def test_compute_metrics_raises():
 
 
 SHARDS = {  # indices of five samples, by rank
-    'padded': ([0, 2, 4], [1, 3, 0]),  # as a sampler deals them out: the sixth repeats the first
+    'padded': ([0, 2, 4], [1, 3, 0]),  # the sampler repeats the first as the sixth
     'empty rank 0': ([], [0, 1, 2, 3, 4]),
     'empty rank 1': ([0, 1, 2, 3, 4], []),
 }
 
 
 def evaluate_shards(rank=None):
-    """The values by kind of shard, from one rank's share, or in one process from all samples."""
+    """Evaluate the shards of a rank, or all samples in one process."""
     values = {}
     for name, ranks in SHARDS.items():
         for kind, metric in (('cls', Accuracy()), ('seg', ForegroundIoU())):
@@ -283,7 +283,7 @@ def error_of_unlike_ranks(rank):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    # PYTHONHASHSEED differs on purpose: it scrambles the fields of samples differently.
+    # Different PYTHONHASHSEEDs give the fields of samples different orders.
     root = Path(mmkdml.__file__).parents[1]
     workers = [
         subprocess.Popen(

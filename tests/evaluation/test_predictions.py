@@ -35,33 +35,34 @@ def with_members(sample, **members):
 
 def test_classification_scores_are_probabilities():
     sample = DataSample().set_pred_score(torch.tensor([0.25, 0.75])).set_pred_label(1)
-    for given in (sample, sample.to_dict()):
-        (answers,) = predictions_by_name(given).values()
-        assert answers.labels.tolist() == [1]
-        assert answers.probabilities.tolist() == [[0.25, 0.75]]
-        assert answers.probabilities.dtype == torch.float64
-        assert not answers.of_pixels
+    for one in (sample, sample.to_dict()):
+        (predictions,) = predictions_by_name(one).values()
+        assert predictions.labels.tolist() == [1]
+        assert predictions.probabilities.tolist() == [[0.25, 0.75]]
+        assert predictions.probabilities.dtype == torch.float64
+        assert not predictions.of_pixels
 
 
 def test_one_logit_becomes_two_classes():
-    answers = predictions_by_name(mask(torch.tensor([[[0.25, 0.75]]]), [[0, 1]]))['model']
-    assert answers.labels.tolist() == [0, 1]
-    assert answers.probabilities.tolist() == [[0.75, 0.25], [0.25, 0.75]]
-    assert answers.of_pixels
+    predictions = predictions_by_name(mask(torch.tensor([[[0.25, 0.75]]]), [[0, 1]]))['model']
+    assert predictions.labels.tolist() == [0, 1]
+    assert predictions.probabilities.tolist() == [[0.75, 0.25], [0.25, 0.75]]
+    assert predictions.of_pixels
 
 
 def test_members_have_logits_and_the_ensemble_probabilities():
     ensemble = torch.tensor([[[0.5, 0.6]], [[0.3, 0.6]], [[0.2, 0.8]]])
     before = ensemble.clone()
     sample = with_members(mask(ensemble, [[0, 2]]), student_1=mask(LOGITS, [[1, 0]]))
-    answers = predictions_by_name(sample)
-    assert list(answers) == ['student_1', 'ensemble']
+    predictions = predictions_by_name(sample)
+    assert list(predictions) == ['student_1', 'ensemble']
     expected = torch.tensor([[0.0, 1.0, 0.5], [2.0, 0.0, 0.0]]).exp()
     expected = expected / torch.stack([expected[0].sum(), expected[1].sum()])[:, None]
-    torch.testing.assert_close(answers['student_1'].probabilities.float(), expected)
+    torch.testing.assert_close(predictions['student_1'].probabilities.float(), expected)
     # 0.6 + 0.6 + 0.8 = 2
     torch.testing.assert_close(
-        answers['ensemble'].probabilities.float(), torch.tensor([[0.5, 0.3, 0.2], [0.3, 0.3, 0.4]])
+        predictions['ensemble'].probabilities.float(),
+        torch.tensor([[0.5, 0.3, 0.2], [0.3, 0.3, 0.4]]),
     )
     assert torch.equal(sample.seg_logits.data, before)
 
@@ -116,9 +117,9 @@ def test_all_metrics_accept_predictions_of_a_classroom():
         *(f'{name}/calibration/ECE' for name in ('teacher', *students)),
     ]
     assert all(math.isfinite(value) for value in values.values())
-    # A union of two masks holds each of them.
-    answers = predictions_by_name(samples[0])
-    union = answers['student_1'].labels | answers['student_2'].labels
-    assert torch.equal(answers['ensemble'].labels, union)
-    for own in answers.values():
+    # The ensemble is the union of both masks.
+    predictions = predictions_by_name(samples[0])
+    union = predictions['student_1'].labels | predictions['student_2'].labels
+    assert torch.equal(predictions['ensemble'].labels, union)
+    for own in predictions.values():
         assert torch.equal(own.probabilities.argmax(dim=1), own.labels)

@@ -21,18 +21,18 @@ def table(*members):
 
 
 def test_bars_show_accuracy_and_gap(figure, tmp_path):
-    given = table('teacher', 'student_1', 'student_2', 'student_3', 'ensemble')
-    before = given.copy()
-    draw_reliability(given, tmp_path / 'a.svg')
+    bins = table('teacher', 'student_1', 'student_2', 'student_3', 'ensemble')
+    before = bins.copy()
+    draw_reliability(bins, tmp_path / 'a.svg')
     assert '<svg' in (tmp_path / 'a.svg').read_text()
     axes = figure[0].axes
-    assert [one.get_title() for one in axes if one.get_title()] == list(given['member'].unique())
+    assert [one.get_title() for one in axes if one.get_title()] == list(bins['member'].unique())
     bars = [bar for bar in axes[0].patches if hasattr(bar, 'get_height')]
     assert [(bar.get_x(), bar.get_y(), bar.get_height()) for bar in bars] == [
         (0.5, 0, 0.75),
         (0.5, 0.75, pytest.approx(0.15)),
     ]
-    pd.testing.assert_frame_equal(given, before)
+    pd.testing.assert_frame_equal(bins, before)
 
 
 def test_empty_table_raises(tmp_path):

@@ -14,9 +14,9 @@ def test_formulas_are_escaped(text):
     table = pd.DataFrame({'case': [text, 'plain'], text: [1, -2]})
     before = table.copy()
     read = pd.read_csv(io.StringIO(csv_text(table)), dtype=str)
-    shown = "'" + text.replace('\r', '\n')
-    assert read['case'].tolist() == [shown, 'plain']
-    assert list(read)[1] == shown
+    escaped = "'" + text.replace('\r', '\n')
+    assert read['case'].tolist() == [escaped, 'plain']
+    assert list(read)[1] == escaped
     pd.testing.assert_frame_equal(table, before)
 
 

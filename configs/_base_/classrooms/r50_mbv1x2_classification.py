@@ -1,4 +1,4 @@
-"""A ResNet50 teaches two MobileNets."""
+"""ResNet50 teacher and two MobileNet students."""
 
 from mmengine.config import read_base
 

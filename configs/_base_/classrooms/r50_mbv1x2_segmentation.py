@@ -1,4 +1,4 @@
-"""A U-Net on ResNet50 teaches two on MobileNet."""
+"""U-Nets with a ResNet50 teacher and two MobileNet students."""
 
 from mmengine.config import read_base
 

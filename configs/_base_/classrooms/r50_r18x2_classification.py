@@ -1,4 +1,4 @@
-"""A ResNet50 teaches two ResNet18."""
+"""ResNet50 teacher and two ResNet18 students."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""A ResNet50 teaches two ResNet18 seven diagnoses."""
+"""ResNet50 teacher and two ResNet18 students for seven diagnoses."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""A U-Net on ResNet50 teaches two on ResNet18, at 224x224."""
+"""U-Nets with a ResNet50 teacher and two ResNet18 students, 224x224."""
 
 from mmengine.config import read_base
 

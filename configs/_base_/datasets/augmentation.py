@@ -1,4 +1,4 @@
-"""The paper's augmentation: flips, transpose, rotation, shift and scale (section 4.2)."""
+"""Augmentation of the paper (section 4.2): flips, transpose, rotation, shift and scale."""
 
 from albumentations import Affine, HorizontalFlip, Transpose, VerticalFlip
 

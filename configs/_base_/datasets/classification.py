@@ -1,4 +1,4 @@
-"""Images and labels of split files, 224x224: the data sets of classes say what differs."""
+"""Base of the classification data sets: images and labels of split files, 224x224."""
 
 from mmcv.transforms import Resize
 from mmengine.config import read_base

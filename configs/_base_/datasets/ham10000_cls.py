@@ -1,4 +1,4 @@
-"""Diagnoses of HAM10000, 224x224; tools/dataset_converters/ham10000.py --task cls splits it."""
+"""Diagnoses of HAM10000, 224x224; split with tools/dataset_converters/ham10000.py --task cls."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Lesions of HAM10000, 224x224; tools/dataset_converters/ham10000.py --task seg splits it."""
+"""Lesions of HAM10000, 224x224; split with tools/dataset_converters/ham10000.py --task seg."""
 
 from mmengine.config import read_base
 

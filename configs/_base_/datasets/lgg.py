@@ -1,4 +1,4 @@
-"""LGG MRI segmentation, 256x256; the split files come from tools/dataset_converters/lgg.py."""
+"""LGG MRI segmentation, 256x256; split with tools/dataset_converters/lgg.py."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""LGG as a classification task: does the slice show a tumour? The split files are LGG's."""
+"""LGG slices with and without tumour, with the split files of LGG."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""PCam, 224x224; the split files come from tools/dataset_converters/pcam.py."""
+"""PCam, 224x224; split with tools/dataset_converters/pcam.py."""
 
 from mmengine.config import read_base
 

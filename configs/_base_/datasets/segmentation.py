@@ -1,4 +1,4 @@
-"""Images and binary masks of split files, 256x256: the data sets of masks say what differs."""
+"""Base of the segmentation data sets: images and binary masks of split files, 256x256."""
 
 from mmcv.transforms import Resize
 from mmengine.config import read_base
@@ -43,7 +43,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type=LoadCheckedImage),
     dict(type=Resize, scale=image_size),
-    dict(type=LoadBinaryMask),  # after the resizing: predictions are scored at the original size
+    dict(type=LoadBinaryMask),  # after Resize: predictions are evaluated at the original size
     pack,
 ]
 

@@ -1,4 +1,4 @@
-"""Attention transfer, SimKD's code: all stages."""
+"""Attention transfer as in the code of SimKD: all stages."""
 
 from mmengine.config import read_base
 

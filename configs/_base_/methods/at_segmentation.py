@@ -1,4 +1,4 @@
-"""Attention transfer, CIRKD's code."""
+"""Attention transfer as in the code of CIRKD."""
 
 from mmengine.config import read_base
 

@@ -1,7 +1,6 @@
-"""A trained ResNet50 teaches one ResNet18 by predictions at T = 4, to which methods add.
+"""Base of the methods: a frozen ResNet50 teaches a ResNet18 by predictions at T = 4.
 
-Cross-entropy and predictions have the weight 1 with every method but SimKD, as in
-DefangChen/SimKD.
+Cross-entropy and predictions have weight 1, as in DefangChen/SimKD, except for the method SimKD.
 """
 
 from mmengine.config import read_base
@@ -24,14 +23,14 @@ predictions = dict(
     ),
 )
 features = dict(source='teacher', learner='student', knowledge='features')
-# For methods that compare the outputs of all stages; the teacher's last one ends with its block.
+# For methods that use all stages; the last stage of the teacher ends with its block.
 teacher_stages = ['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'neck.conv_block']
 student_stages = ['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'backbone.layer4']
 
 model = dict(
     type=KnowledgeDistiller,
     members=dict(teacher=resnet50_for_resnet18, student=resnet18),
-    frozen=dict(teacher='work_dirs/baselines/r50_pcam'),  # a run's folder or a file
+    frozen=dict(teacher='work_dirs/baselines/r50_pcam'),  # run folder or checkpoint file
     transfers=[predictions],
     input_size=(224, 224),
     data_preprocessor=data_preprocessor,

@@ -1,4 +1,4 @@
-"""Channel-wise distillation of maps and logits, CIRKD's code: no projector for equal channels."""
+"""Channel-wise distillation of maps and logits as in the code of CIRKD, without projector."""
 
 from mmengine.config import read_base
 

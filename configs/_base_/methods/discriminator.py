@@ -1,6 +1,6 @@
-"""SKD's third part, as CIRKD adds it to SKD, IFVD and CWD: a discriminator of logits.
+"""Discriminator of logits, the third term of SKD, which CIRKD adds to SKD, IFVD and CWD.
 
-It has an optimiser of its own. Logits must have 64x64 pixels or more.
+It has a separate optimizer. Logits must have at least 64x64 pixels.
 """
 
 from mmengine.config import read_base

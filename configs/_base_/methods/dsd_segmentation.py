@@ -1,4 +1,4 @@
-"""Double similarity distillation, CIRKD's code; a middle map stands for its auxiliary logits."""
+"""Double similarity distillation as in the code of CIRKD, with a middle map as auxiliary logits."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""EMKD with its own supervised loss: predictions, importance maps, region affinity."""
+"""EMKD with its supervised loss: predictions, importance maps, region affinity."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""FitNet, SimKD's code: the first stage, in one step with the rest."""
+"""FitNet as in the code of SimKD: the first stage, without separate hint training."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""FitNet, CIRKD's code."""
+"""FitNet as in the code of CIRKD."""
 
 from mmengine.config import read_base
 

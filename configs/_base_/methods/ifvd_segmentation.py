@@ -1,4 +1,4 @@
-"""Intra-class feature variation, CIRKD's code; discriminator.py adds its discriminator."""
+"""Intra-class feature variation as in the code of CIRKD, without its discriminator."""
 
 from mmengine.config import read_base
 

@@ -1,7 +1,7 @@
-"""A trained U-Net on ResNet50 teaches one on ResNet18 by predictions, to which methods add.
+"""Base of the methods: a frozen U-Net on ResNet50 teaches one on ResNet18 by predictions.
 
-Predictions are compared pixel by pixel at T = 1 with the weight 1 by every method but DSD and EMKD,
-as in winycg/CIRKD.
+Predictions are compared per pixel at T = 1 with weight 1, as in winycg/CIRKD, except for DSD and
+EMKD.
 """
 
 from mmengine.config import read_base
@@ -25,7 +25,7 @@ last_map = dict(features, source_tap='decode_head.blocks.4', learner_tap='decode
 model = dict(
     type=KnowledgeDistiller,
     members=dict(teacher=unet_resnet50, student=unet_resnet18),
-    frozen=dict(teacher='work_dirs/baselines/r50_lgg'),  # a run's folder or a file
+    frozen=dict(teacher='work_dirs/baselines/r50_lgg'),  # run folder or checkpoint file
     transfers=[predictions],
     input_size=(256, 256),
     data_preprocessor=data_preprocessor,

@@ -1,4 +1,4 @@
-"""SemCKD, its own and SimKD's code: all stages with all stages; batches of eight."""
+"""SemCKD as in its code and that of SimKD: all pairs of stages, batches of eight."""
 
 from mmengine.config import read_base
 

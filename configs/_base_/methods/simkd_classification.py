@@ -1,4 +1,4 @@
-"""SimKD: the student answers with the teacher's classifier, and learns nothing but its features."""
+"""SimKD: the student reuses the classifier of the teacher and learns its features only."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Structured distillation, CIRKD's code: pixels, and pairs of regions at a stride of 8."""
+"""Structured distillation as in the code of CIRKD: pixels, and pairs of regions at stride 8."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""SRRL, SimKD's code: the last maps, pooled, through the teacher's classifier."""
+"""SRRL as in the code of SimKD: pooled last maps through the classifier of the teacher."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Variational information distillation, SimKD's code: all stages."""
+"""Variational information distillation as in the code of SimKD: all stages."""
 
 from mmengine.config import read_base
 

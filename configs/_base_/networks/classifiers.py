@@ -1,9 +1,8 @@
-"""The paper's classifiers (Table 6), two classes, ImageNet weights.
+"""Classifiers of the paper (Table 6): two classes, ImageNet weights.
 
-A teacher has one more 1x1 block with as many channels as its students' last map, so that both sides
-of a transfer of features have one shape. All members see the same images, normalised as ImageNet's
-ResNets are; timm trained its MobileNet with mean and standard deviation 0.5, a shift of the input
-that fine-tuning takes up.
+A teacher has an additional 1x1 block with the channels of its students' last map, so that their
+features have the same shape. All members use the normalization of ImageNet ResNets; timm trained
+MobileNet with mean and standard deviation 0.5, which fine-tuning compensates.
 """
 
 from mmpretrain.models import (

@@ -1,4 +1,4 @@
-"""The paper's classifiers for the seven diagnoses of HAM10000."""
+"""Classifiers of the paper for the seven diagnoses of HAM10000."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""The paper's U-Nets (Table 7), one foreground class with one logit, ImageNet weights."""
+"""U-Nets of the paper (Table 7): one foreground class with one logit, ImageNet weights."""
 
 from mmseg.models import EncoderDecoder, SegDataPreProcessor
 

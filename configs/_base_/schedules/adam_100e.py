@@ -1,4 +1,4 @@
-"""Adam with a learning rate of 1e-4, as printed in the paper; it does not print the epochs."""
+"""Adam with learning rate 1e-4 as in the paper, which does not state the number of epochs."""
 
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop

@@ -1,4 +1,4 @@
-"""Made-up sources, and the converters' tools run on them."""
+"""Fixtures that write source files and run the converters' tools."""
 
 import runpy
 import sys
@@ -13,7 +13,7 @@ TOOLS = Path(__file__).parents[3] / 'tools' / 'dataset_converters'
 
 @pytest.fixture(scope='session')
 def save():
-    """Writes pixels as an image; further arguments are those of Pillow."""
+    """Function that saves pixels as an image, with arguments of Pillow."""
 
     def save(path, pixels, **kwargs):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def save():
 
 @pytest.fixture(scope='session')
 def files_in():
-    """Content of every file below a folder."""
+    """Function that returns the content of all files in a folder."""
     return lambda folder: {
         p.relative_to(folder): p.read_bytes() for p in folder.rglob('*') if p.is_file()
     }
@@ -32,7 +32,7 @@ def files_in():
 
 @pytest.fixture
 def run_tool(monkeypatch):
-    """Runs a converter's tool of this name with these arguments in this process."""
+    """Function that runs a converter's tool in this process."""
 
     def run(name, *args):
         monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])

@@ -11,7 +11,7 @@ PATIENT = r'(p\d)_'
 
 @pytest.fixture
 def tiles(tmp_path, save):
-    """Three classes of 4, 8 and 12 tiles, two of each patient, in several formats."""
+    """Three classes with 4, 8 and 12 tiles in several formats, two per patient."""
     source = tmp_path / 'tiles'
     endings = ['.png', '.JPG', '.tif']
     for label, name in enumerate(['mucus', 'Adipose', 'tumour']):
@@ -201,11 +201,11 @@ def test_splits_preserve_class_proportions_if_groups_allow(tiles, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'given', [dict(images='images'), dict(masks='masks'), dict(mask_suffix='_mask')]
+    'arguments', [dict(images='images'), dict(masks='masks'), dict(mask_suffix='_mask')]
 )
-def test_incomplete_mask_arguments_raise(pairs, tmp_path, given):
+def test_incomplete_mask_arguments_raise(pairs, tmp_path, arguments):
     with pytest.raises(ValueError, match='expected both images and masks, or neither'):
-        convert_folders(pairs, tmp_path / 'out', **given)
+        convert_folders(pairs, tmp_path / 'out', **arguments)
 
 
 def test_tool_on_class_folders(tiles, tmp_path, run_tool, files_in, capsys):

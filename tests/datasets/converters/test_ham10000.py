@@ -9,7 +9,7 @@ from mmkdml.datasets.converters.ham10000 import DIAGNOSES
 from mmkdml.datasets.splits import read_split
 
 COLUMNS = 'lesion_id,image_id,dx,dx_type,age,sex,localization'
-# Images of each diagnosis, two of each lesion.
+# Images per diagnosis, two per lesion.
 SIZES = dict(akiec=8, bcc=8, bkl=8, df=6, mel=10, nv=20, vasc=6)
 HALF = np.arange(48).reshape(6, 8) < 24
 
@@ -29,7 +29,7 @@ def lines():
 
 @pytest.fixture
 def ham(tmp_path, save, lines):
-    """The published layout: two folders of images, masks in a third, every other a palette's."""
+    """Published layout: two folders of images and one of masks."""
     source = tmp_path / 'published'
     for number in range(len(lines)):
         name = f'ISIC_{number:07}'
@@ -42,7 +42,7 @@ def ham(tmp_path, save, lines):
 
 @pytest.fixture
 def first(ham):
-    """The first image and its mask."""
+    """Paths of the first image and its mask."""
     name = 'ISIC_0000000'
     return (
         ham / 'HAM10000_images_part_1' / f'{name}.jpg',
@@ -197,7 +197,7 @@ def test_lesions_stay_together_with_class_proportions(ham, tmp_path):
     for name, share in dict(train=0.5, val=0.25, test=0.25).items():
         for dx, count in per_class(splits[name]).items():
             assert abs(count - share * SIZES[dx]) <= 1  # half a lesion
-    # The same images are in the same split, whatever the task.
+    # Both tasks have the same images in each split.
     again = convert_ham10000(ham, tmp_path / 'cls', 'cls', balance='none', ratios=(2, 1, 1))
     assert {n: [r.id for r in p] for n, p in again.items()} == {
         n: [r.id for r in p] for n, p in splits.items()

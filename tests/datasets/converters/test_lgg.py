@@ -15,7 +15,7 @@ TOOLS = Path(__file__).parents[3] / 'tools' / 'dataset_converters'
 
 @pytest.fixture
 def lgg(tmp_path, save):
-    """Four patients, three slices each; the second of each shows tumour."""
+    """Four patients with three slices each, of which the second has a tumour."""
     source = tmp_path / 'kaggle_3m'
     for patient in 'ABCD':
         for index in range(1, 4):

@@ -39,12 +39,12 @@ def test_tenth_problem_stops_the_check(tmp_path):
 
 
 def test_check_without_problems_leaves_no_threads(tmp_path):
-    before = set(threading.enumerate())  # those of other tests may end meanwhile
+    before = set(threading.enumerate())  # threads of other tests may end in between
     problems = Problems(tmp_path)
     assert len(list(problems.check_each(range(50), abs, 'checking'))) == 50
     problems.stop_if_any()
     for thread in set(threading.enumerate()) - before:
-        thread.join(300)  # it was told to end
+        thread.join(300)  # it is about to end
         assert not thread.is_alive()
 
 

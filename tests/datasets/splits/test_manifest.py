@@ -17,7 +17,7 @@ WITHOUT_VAL = split_rows(ROWS, (80, 0, 20), seed=2)
 
 
 def stop_after(steps, function):
-    """Call it in a process that ends without any cleaning up after that many changes of files."""
+    """Call a function in a process that is killed after some changes of files."""
     if not (child := os.fork()):
         left = [steps]
 
@@ -39,8 +39,8 @@ def stop_after(steps, function):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def readable(folder):
-    """The parts in a folder; None if all of them are refused."""
+def read_all(folder):
+    """Read the split files of a folder; None if all of them are refused."""
     found = {}
     for part in PARTS:
         path = folder / f'{part}.csv'
@@ -82,12 +82,12 @@ def test_process_killed_between_any_two_steps_leaves_consistent_files(tmp_path, 
         folder = tmp_path / str(steps)
         prepare(folder, before)
         code = stop_after(steps, lambda f=folder: write_splits(f, new, dict(seed=2), force=True))
-        seen = readable(folder)
+        seen = read_all(folder)
         assert seen in (None, old, new)
         outcomes.append('refused' if seen is None else 'new' if seen == new else 'old')
-        # The same command completes what was interrupted.
+        # The same call completes an interrupted one.
         write_splits(folder, new, dict(seed=2), force=True)
-        assert readable(folder) == new
+        assert read_all(folder) == new
         assert {p.name for p in folder.iterdir()} == {
             'splits.json',
             *(f'{part}.csv' for part in new),
@@ -106,9 +106,9 @@ def test_interrupted_first_conversion_needs_no_force(tmp_path):
         and (tmp_path / 'val.csv').exists()
     )
     assert steps
-    assert readable(tmp_path) is None
+    assert read_all(tmp_path) is None
     write_splits(tmp_path, NEW, {})
-    assert readable(tmp_path) == NEW
+    assert read_all(tmp_path) == NEW
 
 
 def test_manifest_has_the_hash_of_each_part(tmp_path):
@@ -148,7 +148,7 @@ def test_part_missing_in_manifest_raises(tmp_path):
     (tmp_path / 'val.csv').write_text('id,path,group,label\nz,z.tif,z,0\n')
     with pytest.raises(ValueError, match=r'val\.csv does not belong'):
         read_split(tmp_path / 'val.csv')
-    shutil.copy(tmp_path / 'val.csv', tmp_path / 'few.csv')  # a file of the user's own
+    shutil.copy(tmp_path / 'val.csv', tmp_path / 'few.csv')  # not a split of the manifest
     assert len(read_split(tmp_path / 'few.csv')) == 1
 
 
@@ -158,7 +158,7 @@ def test_split_files_without_hashes_are_read(tmp_path, manifest):
     (tmp_path / 'splits.json').unlink()
     if manifest is not None:
         (tmp_path / 'splits.json').write_text(manifest)
-    assert readable(tmp_path) == NEW
+    assert read_all(tmp_path) == NEW
 
 
 def test_damaged_manifest_raises_and_can_be_accepted(tmp_path):
@@ -167,7 +167,7 @@ def test_damaged_manifest_raises_and_can_be_accepted(tmp_path):
     with pytest.raises(ValueError, match=r'splits\.json is damaged.*accept_splits'):
         read_split(tmp_path / 'train.csv')
     assert accept_splits(tmp_path) == NEW
-    assert readable(tmp_path) == NEW
+    assert read_all(tmp_path) == NEW
 
 
 @pytest.mark.parametrize('manifest', ['{"seed": 3}', '[1]', '{'])
@@ -203,7 +203,7 @@ def test_full_disk_keeps_the_old_files(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(OSError, match='No space left'):
         write_splits(tmp_path, NEW, dict(seed=2), force=True)
-    assert readable(tmp_path) == OLD
+    assert read_all(tmp_path) == OLD
     assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -213,7 +213,7 @@ def test_edited_files_are_accepted(tmp_path):
         file.write('z,z.tif,z,1\n')
     expected = {**NEW, 'train': [*NEW['train'], SplitRow('z', 'z.tif', 'z', 1)]}
     assert accept_splits(tmp_path) == expected
-    assert readable(tmp_path) == expected
+    assert read_all(tmp_path) == expected
     manifest = json.loads((tmp_path / 'splits.json').read_text())
     assert (manifest['edited'], manifest['classes']) == (True, ['no', 'yes'])
     assert manifest['counts']['train']['images'] == len(expected['train'])
@@ -234,11 +234,11 @@ def test_invalid_edits_are_not_accepted(tmp_path):
         (tmp_path / 'test.csv').write_text(text + row)
         with pytest.raises(ValueError, match=message):
             accept_splits(tmp_path)
-        assert readable(tmp_path) is None
+        assert read_all(tmp_path) is None
     (tmp_path / 'test.csv').write_text(text + f'z,z.tif,{group},1\n')
     accept_splits(tmp_path, split_by='image')
     assert json.loads((tmp_path / 'splits.json').read_text())['split_by'] == 'image'
-    assert len(readable(tmp_path)['test']) == len(NEW['test']) + 1
+    assert len(read_all(tmp_path)['test']) == len(NEW['test']) + 1
 
 
 def test_repeats_are_accepted_for_training_only(tmp_path):

@@ -20,7 +20,7 @@ def row(name, group='g', mask=None):
         (dict(id=' '), 'id is empty'),
         (dict(group=''), 'group is empty'),
         (dict(id=' x'), "id .* got ' x'"),
-        (dict(group='g '), "group .* got 'g '"),  # one patient would be two
+        (dict(group='g '), "group .* got 'g '"),  # 'g' and 'g ' would be two patients
         (dict(path='/abs/x.tif'), "relative path .* got '/abs/x.tif'"),
         (dict(path='a\\x.tif'), 'forward slashes'),
         (dict(path='../x.tif'), 'stays inside'),
@@ -42,7 +42,7 @@ def test_invalid_row_fields_raise(fields, message):
 
 
 def test_duplicate_image_raises(tmp_path):
-    """It would count twice in a test; two masks of it, as of two annotators, are two samples."""
+    """Two masks of an image, such as by two annotators, are two samples."""
     masks = [SplitRow(name, 'x.tif', 'g', 0, f'{name}.png') for name in 'ab']
     assert read_split(write_splits(tmp_path / 'masks', {'train': masks}, {})[0]) == masks
     twice = {'train': [row('x')], 'test': [SplitRow('y', './x.tif', 'h', 1)]}
@@ -104,7 +104,7 @@ def test_files_are_reproducible_and_portable(tmp_path):
 def test_other_splits_are_replaced_only_with_force(tmp_path):
     write_splits(tmp_path, split_rows(ROWS, seed=1), dict(seed=1))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    write_splits(tmp_path, split_rows(ROWS, seed=1), dict(seed=1))  # the same: nothing to refuse
+    write_splits(tmp_path, split_rows(ROWS, seed=1), dict(seed=1))  # equal splits
     other = split_rows(ROWS, (80, 0, 20), seed=1)
     with pytest.raises(FileExistsError, match='contains other splits .*val.csv.* --force'):
         write_splits(tmp_path, other, dict(seed=1))

@@ -65,7 +65,7 @@ def test_split_depends_on_the_seed_only():
 
 
 def test_split_of_a_seed_never_changes():
-    """Published results name a seed: these are to stay the same for all versions to come."""
+    """Published results name a seed, so that it must give the same split in all versions."""
     assigned = assign_groups(dict.fromkeys('abcdefgh', 10), (2, 1, 1), seed=0)
     assert assigned == dict(
         a='test', b='train', c='val', d='train', e='test', f='train', g='val', h='train'
@@ -104,7 +104,7 @@ def test_duplicate_id_raises():
 
 
 def lesions(sizes, groups_of=2):
-    """Images of several classes, two to a lesion."""
+    """Return rows of several classes, with two images per lesion."""
     return [
         row(f'{label}_{i:04}', f'{label}_{i // groups_of}', label)
         for label, size in enumerate(sizes)
