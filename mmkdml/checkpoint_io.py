@@ -79,13 +79,10 @@ def guard_checkpoints() -> None:
 
 
 def plain_numbers(value: Any) -> Any:
-    """Convert NumPy scalars, and NumPy arrays of strings, to plain Python objects.
-
-    Args:
-        value: Content of a checkpoint: dicts, lists and tuples, nested to any depth.
+    """Convert NumPy scalars and string arrays in nested containers to plain Python objects.
 
     Returns:
-        An equal object, with new containers.
+        An equal object, with new dicts, lists and tuples.
     """
     if isinstance(value, np.longdouble):  # whose item() is a longdouble
         return float(value)

@@ -32,7 +32,7 @@ def atomic_path(path: str | Path, suffix: str = '', sync: bool = True) -> Iterat
     """Yield the path of a temporary file that replaces a file when the block ends.
 
     Readers see the previous content or the new one, also after a power failure. A process that is
-    killed leaves ``.<name>.<process id>.<random>.part``; see :func:`remove_parts`.
+    killed leaves ``.<name>.<process id>.<random>.part``; see :func:`remove_partial_files`.
 
     Args:
         path: File to write, in an existing folder.
@@ -63,7 +63,7 @@ def atomic_path(path: str | Path, suffix: str = '', sync: bool = True) -> Iterat
         _sync(path.parent, os.O_RDONLY)
 
 
-def remove_parts(folder: Path, name: str = '*') -> None:
+def remove_partial_files(folder: Path, name: str = '*') -> None:
     """Delete the temporary files that killed processes left in a folder.
 
     Args:

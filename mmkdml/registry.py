@@ -4,34 +4,22 @@ Any registry finds a class by a string with scope (``mmkdml.DiversifiedKDMLDisti
 of this project use classes instead, so that an editor can follow them.
 """
 
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import METRICS as MMENGINE_METRICS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkdml', locations=['mmkdml.models'])
-DATASETS = Registry(
-    'dataset', parent=MMENGINE_DATASETS, scope='mmkdml', locations=['mmkdml.datasets']
-)
-TRANSFORMS = Registry(
-    'transform', parent=MMENGINE_TRANSFORMS, scope='mmkdml', locations=['mmkdml.datasets']
-)
-METRICS = Registry(
-    'metric', parent=MMENGINE_METRICS, scope='mmkdml', locations=['mmkdml.evaluation']
-)
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkdml', locations=['mmkdml.engine'])
-OPTIM_WRAPPERS = Registry(
-    'optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmkdml', locations=['mmkdml.engine']
-)
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor',
-    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
-    scope='mmkdml',
-    locations=['mmkdml.engine'],
+
+def _child(name: str, parent: Registry, module: str) -> Registry:
+    return Registry(name, parent=parent, scope='mmkdml', locations=[f'mmkdml.{module}'])
+
+
+MODELS = _child('model', mmengine_registry.MODELS, 'models')
+DATASETS = _child('dataset', mmengine_registry.DATASETS, 'datasets')
+TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, 'datasets')
+METRICS = _child('metric', mmengine_registry.METRICS, 'evaluation')
+HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine')
+OPTIM_WRAPPERS = _child('optimizer wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'optimizer wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine'
 )
 
 __all__ = [

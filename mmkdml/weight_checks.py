@@ -20,12 +20,8 @@ _NEVER_INFINITE = re.compile(r'(^|\.)(weight|bias|running_mean|running_var)$')
 def select_weights(checkpoint: Mapping[str, Any], source: Any) -> dict[str, Any]:
     """Return the weights of a checkpoint, without the prefix ``module.`` of a model wrapper.
 
-    Args:
-        checkpoint: Dict with a ``state_dict``, or the weights themselves.
-        source: File, for messages.
-
     Raises:
-        ValueError: If the checkpoint has no weights.
+        ValueError: If the checkpoint has no weights; the message names ``source``.
     """
     weights = checkpoint.get('state_dict', checkpoint)
     if not isinstance(weights, Mapping) or not weights:
@@ -42,15 +38,9 @@ def select_weights(checkpoint: Mapping[str, Any], source: Any) -> dict[str, Any]
 def check_weights(network: nn.Module, weights: Mapping[str, Any], source: Any, name: str) -> None:
     """Check that a network can load weights strictly, and that the weights are finite.
 
-    Args:
-        network: The network; not modified.
-        weights: Tensors by key.
-        source: File, for messages.
-        name: Name of the network in messages.
-
     Raises:
         ValueError: If keys, shapes or types do not fit, or a value is invalid; see
-            :func:`check_finite`.
+            :func:`check_finite`. The message contains ``source`` (the file) and ``name``.
     """
     expected = network.state_dict()
     problems = find_misfits(expected, weights)
@@ -65,15 +55,7 @@ def check_weights(network: nn.Module, weights: Mapping[str, Any], source: Any, n
 
 
 def find_misfits(expected: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
-    """Find keys and shapes of weights that do not fit a network.
-
-    Args:
-        expected: ``state_dict()`` of the network.
-        weights: Tensors by key.
-
-    Returns:
-        One line per problem, naming the key; empty if the weights fit.
-    """
+    """Return a line per missing or unexpected key and per wrong shape in ``weights``."""
     keys = [key for key in expected if key != FROZEN_RECORD]
     problems = [f'missing: {key}' for key in keys if key not in weights]
     problems += [
@@ -87,16 +69,9 @@ def find_misfits(expected: Mapping[str, Any], weights: Mapping[str, Any]) -> lis
 
 
 def find_wrong_types(expected: Mapping[str, Any], weights: Mapping[str, Any]) -> list[str]:
-    """Find weights that are not dense tensors or not of the network's kind of number.
+    """Return a line per weight that is not a dense tensor or not of the expected kind of number.
 
     Precision may differ: float16 fits float32, int64 does not.
-
-    Args:
-        expected: ``state_dict()`` of the network.
-        weights: Tensors by key.
-
-    Returns:
-        One line per problem, naming the key.
     """
     problems = []
     record = weights.get(FROZEN_RECORD)
@@ -141,31 +116,23 @@ def check_finite(network: nn.Module, weights: Mapping[str, Any], source: Any) ->
 
     NaN is invalid everywhere. Infinite values are invalid in parameters and in BatchNorm's running
     statistics; other buffers may contain them, such as attention masks filled with ``-inf``.
-
-    Args:
-        network: The network, for the names of its parameters.
-        weights: Tensors by key.
-        source: Origin of the weights, for the message.
     """
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     _raise_if_any(find_non_finite(weights, parameters), source)
 
 
 def check_values(weights: Any, source: Any) -> None:
-    """Run :func:`check_finite` without a network: parameters are recognized by their names."""
+    """Check values like :func:`check_finite`, recognizing parameters by their usual names."""
     if isinstance(weights, Mapping):
         _raise_if_any(find_non_finite(weights), source)
 
 
 def find_non_finite(weights: Mapping[str, Any], parameters: Collection[str] = ()) -> list[str]:
-    """Find tensors with invalid values; see :func:`check_finite`.
+    """Return a line per tensor with invalid values; see :func:`check_finite`.
 
     Args:
         weights: Tensors by key.
         parameters: Keys of parameters, in addition to those recognized by name.
-
-    Returns:
-        One line per tensor, beginning with its key.
     """
     problems = []
     for key, value in weights.items():

@@ -25,7 +25,7 @@ from mmengine.logging import print_log
 
 from mmkdml.datasets.images import READER_VERSION
 from mmkdml.datasets.transforms import LoadBinaryMask, LoadCheckedImage
-from mmkdml.files import atomic_writer, remove_parts
+from mmkdml.files import atomic_writer, remove_partial_files
 
 GIB = 2**30
 # Keys of the input files and of the pixels of each cached transform.
@@ -206,7 +206,7 @@ def _prepare(
     with FileLock(folder / '.lock'):
         states = np.array([_state(one) for one in files], np.int64)
         if not pack.is_of(states):
-            remove_parts(folder)
+            remove_partial_files(folder)
             others = sum(other.stat().st_size for other in folder.glob('*.pack'))
             others -= pack.path.stat().st_size if pack.path.exists() else 0
             room = limit - others

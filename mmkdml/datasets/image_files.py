@@ -35,13 +35,9 @@ class UnsupportedImageError(ValueError):
 def check_kind(image: Image.Image, path: str | Path, where: str = '') -> None:
     """Refuse an opened image that is not 8-bit grey, RGB or palette.
 
-    Args:
-        image: Image that is not decoded yet.
-        path: Its file.
-        where: Appended to the description of the image, such as the page.
-
     Raises:
-        UnsupportedImageError: If the depth or the channels are not supported.
+        UnsupportedImageError: If the depth or the channels are not supported. The message contains
+            ``where``, such as the page.
     """
     mode = image.mode
     bits = _bits(image)

@@ -133,17 +133,10 @@ def read_image_and_header(
 
 
 def read_pages(path: str | Path, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
-    """Read all pages of a TIFF stack, or the single image of another file.
+    """Read all pages of a TIFF stack, or the single image of another file, like :func:`read_image`.
 
-    All pages are checked before the first one is decoded.
-
-    Args:
-        path: File whose pages have the same size.
-        max_pixels: Maximum number of pixels per page; all pages together may have ten times as
-            many.
-
-    Returns:
-        The pages; see :func:`read_image` with ``order=None``.
+    All pages are checked before the first one is decoded. They must have the same size of at most
+    ``max_pixels`` pixels, and together at most ten times as many.
 
     Raises:
         ValueError: If the file is unreadable, or a page is not supported or has another size.

@@ -67,13 +67,7 @@ class ForegroundIoU(BaseMetric):
         self.ignore_index = ignore_index
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Count the pixels of each sample.
-
-        Args:
-            data_batch: Not used.
-            data_samples: N dicts with ``pred_sem_seg`` and ``gt_sem_seg``, each with class indices
-                ``data`` of shape (1, H, W).
-        """
+        """Count the pixels of N samples; see :func:`foreground_counts`."""
         classes = foreground_classes(self.dataset_meta)
         for sample in data_samples:
             if self.per_case is not None and self.per_case not in sample:
@@ -87,15 +81,7 @@ class ForegroundIoU(BaseMetric):
             self.results.append((case, counts))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics from the counts of all samples.
-
-        Args:
-            results: Case and counts TP, FP, FN, (3, K - 1), of each sample.
-
-        Returns:
-            ``IoU``, ``F1`` and, as configured, ``IoU_<class>``, ``F1_<class>``, ``case_IoU``,
-            ``case_F1``, in [0, 100] or ``nan``.
-        """
+        """Compute the metrics from case and counts, (3, K - 1), of each sample."""
         foreground = foreground_classes(self.dataset_meta)
         # float64, because float32 is exact only up to 2^24 pixels.
         zeros = np.zeros((3, len(foreground)))
@@ -111,7 +97,7 @@ class ForegroundIoU(BaseMetric):
                 logger='current',
                 level=logging.WARNING,
             )
-        metrics = {key: _mean(values) for key, values in scores.items()}
+        metrics = {key: nan_mean(values) for key, values in scores.items()}
         if len(foreground) > 1:
             metrics.update(
                 {
@@ -126,7 +112,9 @@ class ForegroundIoU(BaseMetric):
                 table = np.array([score[key] for score in each]).reshape(-1, len(foreground))
                 if self.empty == 'perfect':
                     table[np.isnan(table)] = 100.0
-                metrics[f'case_{key}'] = _mean(np.array([_mean(column) for column in table.T]))
+                metrics[f'case_{key}'] = nan_mean(
+                    np.array([nan_mean(column) for column in table.T])
+                )
         return metrics
 
 
@@ -147,16 +135,13 @@ def foreground_classes(dataset_meta: dict | None) -> Sequence[str]:
 
 
 def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -> np.ndarray:
-    """Count the pixels of one sample.
+    """Count TP, FP and FN, (3, K - 1), of each foreground class in one sample.
 
     Args:
         sample: Dict with ``pred_sem_seg`` and ``gt_sem_seg``, each with class indices ``data`` of
             shape (1, H, W).
         num_classes: K, including the background.
         ignore_index: Label of pixels that are ignored.
-
-    Returns:
-        TP, FP and FN of each foreground class, (3, K - 1).
 
     Raises:
         ValueError: If truth or prediction is missing, sizes differ, or a label is not a class.
@@ -203,7 +188,7 @@ def _percent(counts: np.ndarray) -> dict[str, np.ndarray]:
         return {'IoU': 100 * tp / (tp + fp + fn), 'F1': 200 * tp / (2 * tp + fp + fn)}
 
 
-def _mean(values: np.ndarray) -> float:
+def nan_mean(values: np.ndarray) -> float:
     """Return the mean of the values that are not ``nan``, or ``nan``, without NumPy's warning."""
     left = values[~np.isnan(values)]
     return float(left.mean()) if left.size else float('nan')

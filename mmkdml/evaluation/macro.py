@@ -12,6 +12,7 @@ import torch
 from mmengine.logging import print_log
 from mmpretrain.evaluation import SingleLabelMetric
 
+from mmkdml.evaluation.foreground import nan_mean
 from mmkdml.registry import METRICS
 
 ITEMS = ('precision', 'recall', 'f1-score')
@@ -54,11 +55,7 @@ class MacroPrecisionRecall(SingleLabelMetric):
         self.zero_division = zero_division
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics of all images.
-
-        Args:
-            results: Truth, and scores or predicted label, of each image.
-        """
+        """Compute the metrics from truth, and scores or predicted label, of each image."""
         truth = torch.cat([one['gt_label'] for one in results]).numpy()
         if 'pred_score' in results[0]:
             scores = torch.stack([one['pred_score'] for one in results])
@@ -76,7 +73,7 @@ class MacroPrecisionRecall(SingleLabelMetric):
             'recall': self._ratio(tp, support),
             'f1-score': self._ratio(2 * tp, assigned + support),
         }
-        return {item: 100 * _mean(values[item][occurring]) for item in self.items}
+        return {item: 100 * nan_mean(values[item][occurring]) for item in self.items}
 
     def _ratio(self, part: np.ndarray, total: np.ndarray) -> np.ndarray:
         return np.where(total > 0, part / np.maximum(total, 1), self.zero_division)
@@ -104,8 +101,3 @@ class MacroPrecisionRecall(SingleLabelMetric):
         names = (self.dataset_meta or {}).get('classes') or ()
         known = [repr(names[x]) if x < len(names) else str(x) for x in labels]
         return f'class{"es" * (len(known) > 1)} {", ".join(known)}'
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else math.nan

@@ -25,12 +25,6 @@ def members_in_order(members: Mapping[str, Any] | BaseDataElement) -> dict[str, 
     """Return the members of a sample sorted by name: teachers first, and ``s_2`` before ``s_10``.
 
     A ``BaseDataElement`` stores its fields in a set, whose order differs between processes.
-
-    Args:
-        members: Field ``members`` of a data sample, or its dict.
-
-    Returns:
-        The same values in the order in which they are reported.
     """
 
     def key(item: tuple[str, Any]) -> tuple[bool, list[tuple[int, str]]]:
@@ -109,12 +103,7 @@ class MemberMetrics(BaseMetric):
             metric.dataset_meta = dataset_meta
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Pass each member's view of the samples to its metrics; samples are not modified.
-
-        Args:
-            data_batch: Batch of the data loader, passed on.
-            data_samples: N data samples, or their dicts, as returned by ``predict``.
-        """
+        """Pass each member's view of N samples, as returned by ``predict``, to its metrics."""
         views = [member_views(sample) for sample in data_samples]
         for view in views:
             self._names = self._names or self._check_names(tuple(view))
@@ -130,9 +119,6 @@ class MemberMetrics(BaseMetric):
 
     def evaluate(self, size: int) -> dict:
         """Gather the results of all processes, compute the metrics and reset.
-
-        Args:
-            size: Number of samples in the data set; samples that a sampler added are dropped.
 
         Returns:
             ``{'<name>/<key of the metric>': value}``, members first, then the ensemble; equal in

@@ -32,9 +32,6 @@ def predictions_by_name(sample: Any) -> dict[str, Predictions]:
 
     The scores of an ensemble, maxima over the students, may sum to more than 1 and are normalized.
 
-    Args:
-        sample: Data sample, or its dict, as returned by ``predict``.
-
     Raises:
         ValueError: If the predictions of a member belong to neither task.
     """
@@ -42,11 +39,7 @@ def predictions_by_name(sample: Any) -> dict[str, Predictions]:
 
 
 def truth_of(sample: Any) -> Tensor:
-    """Return the true classes of a sample, (M,), long.
-
-    Raises:
-        ValueError: If the sample has no ground truth.
-    """
+    """Return the true classes of a sample, (M,), long; raise ValueError without ground truth."""
     # All views share the ground truth.
     view = next(iter(member_views(sample).values()))
     if 'gt_sem_seg' in view:

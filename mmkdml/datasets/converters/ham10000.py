@@ -110,7 +110,7 @@ def convert_ham10000(
             :func:`~mmkdml.datasets.balance_rows`. ``'mean'`` keeps the length of the epoch;
             ``'none'`` disables balancing. Default: ``'mean'`` for ``'cls'``, ``'none'`` for
             ``'seg'``.
-        masks_drawn_on: See :func:`convert_folders`; only for ``task='seg'``.
+        masks_drawn_on: See :func:`convert_folders`.
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.

@@ -22,22 +22,14 @@ _R = TypeVar('_R')
 
 
 class Problems:
-    """Problems of a source folder, to be raised in one error.
-
-    Args:
-        source: The source folder.
-    """
+    """Problems of a source folder, to be raised in one error."""
 
     def __init__(self, source: Path) -> None:
         self.source = source
         self.found: list[str] = []
 
     def add(self, problem: str) -> None:
-        """Add a problem.
-
-        Raises:
-            ValueError: If it is the tenth.
-        """
+        """Add a problem, and raise all of them as ValueError if it is the tenth."""
         self.found.append(problem)
         if len(self.found) == MAX_PROBLEMS:
             self.stop_if_any()
@@ -78,12 +70,7 @@ class Problems:
 
 
 def source_folder(source: str | Path, what: str) -> Path:
-    """Return the source folder as a path.
-
-    Raises:
-        FileNotFoundError: If it is not a folder; the message describes the expected content,
-            ``what``.
-    """
+    """Return a path; raise FileNotFoundError, describing the content, if it is not a folder."""
     source = Path(source)
     if not source.is_dir():
         raise FileNotFoundError(f'{source} is not a folder; expected {what}')
@@ -103,25 +90,16 @@ def mask_has_foreground(
 ) -> bool:
     """Read an image and its mask, and return whether the mask has any foreground.
 
-    Args:
-        image: File of the image.
-        mask: File of its mask.
-        modes: Allowed modes of Pillow for the image; None for all supported ones.
-        drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
-
     Raises:
-        ValueError: If an image is unreadable or not supported, or the mask does not fit.
+        ValueError: If a file is invalid, the image has none of the ``modes`` of Pillow, or the mask
+            does not fit; see :func:`~mmkdml.datasets.images.read_binary_mask`.
     """
     _, header = read_image_and_header(image, None, modes)
     return bool(read_binary_mask(mask, header, drawn_on).any())
 
 
 def masks_info(drawn_on: str | None) -> dict[str, str]:
-    """Return the entry ``masks_drawn_on`` of ``splits.json``, if any.
-
-    Raises:
-        ValueError: If ``drawn_on`` is not ``'stored'``, ``'shown'`` or None.
-    """
+    """Return the entry ``masks_drawn_on`` of ``splits.json``, empty for None."""
     if drawn_on is None:
         return {}
     check_choice('masks_drawn_on', drawn_on, DRAWN_ON)

@@ -10,7 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mmkdml.files import atomic_writer, file_sha256, json_text, remove_parts, write_atomically
+from mmkdml.files import (
+    atomic_writer,
+    file_sha256,
+    json_text,
+    remove_partial_files,
+    write_atomically,
+)
 from mmkdml.names import SPLITS
 
 PART_FILES = tuple(f'{name}.csv' for name in SPLITS)
@@ -24,10 +30,7 @@ _ACCEPT = (
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Read the manifest ``splits.json`` of a folder.
-
-    Returns:
-        Its content; empty if the file does not exist or is not a JSON object.
+    """Return the content of ``splits.json``; empty if the file is missing or not a JSON object.
 
     Raises:
         ValueError: If the file is damaged.
@@ -47,14 +50,11 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 def check_manifest(path: str | Path) -> None:
     """Check that a split file and its siblings are those that were written together.
 
-    Split files without a manifest are accepted, and so are files with other names next to one.
-
-    Args:
-        path: A split file.
+    Folders without a manifest are accepted, and so are files with other names.
 
     Raises:
-        ValueError: If the manifest does not list the file, a listed file is missing or has other
-            content, or writing the files was interrupted.
+        ValueError: If the manifest does not list the file, a listed file is missing or has changed,
+            or writing the files was interrupted.
     """
     path = Path(path)
     folder = path.parent
@@ -124,8 +124,8 @@ def write_parts(
     written = [folder / name for name in (*parts, INFO_FILE)]
     if all(p.is_file() for p in written) and not differing and written[-1].read_bytes() == manifest:
         return written
-    remove_parts(folder, '*.csv')
-    remove_parts(folder, INFO_FILE)
+    remove_partial_files(folder, '*.csv')
+    remove_partial_files(folder, INFO_FILE)
     with ExitStack() as files:
         for name, content in parts.items():
             file = files.enter_context(atomic_writer(folder / name))

@@ -22,13 +22,7 @@ def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
 
 
 def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
-    """Raise ValueError if a file or a folder on its path is a link out of the data folder.
-
-    Args:
-        rows: Rows of a split file.
-        root: Data folder.
-        where: Split file, for messages.
-    """
+    """Raise ValueError if a file or a folder on its path is a link out of ``root``."""
     top = osp.join(osp.realpath(root), '')
     real_folders: dict[str, str] = {}  # resolved once per folder
     for row in rows:

@@ -123,14 +123,11 @@ def write_splits(
             f'expected rows for some of the splits {list(SPLITS)}, got '
             f'{ {name: len(rows) for name, rows in splits.items()} }'
         )
+    _check_splits(splits)
     every_row = [row for rows in splits.values() for row in rows]
-    refuse_duplicates(every_row)
-    masks = {row.mask is not None for row in every_row}
-    if len(masks) > 1:
-        without = next(row.id for row in every_row if row.mask is None)
-        raise ValueError(f'expected a mask for all images or for none, but {without!r} has none')
-    for name in set(splits) - {'train'}:
-        refuse_repeats(splits[name], name)
+    without = [row.id for row in every_row if row.mask is None]
+    if 0 < len(without) < len(every_row):
+        raise ValueError(f'expected a mask for all images or for none, but {without[0]!r} has none')
     content = {f'{name}.csv': _to_csv(rows).encode() for name, rows in splits.items()}
     return write_parts(Path(out_dir), content, {**info, 'counts': _counts(splits)}, force)
 
@@ -161,9 +158,7 @@ def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, 
     splits = {s: _read_rows(p) for s in SPLITS if (p := folder / f'{s}.csv').exists()}
     if not splits:
         raise FileNotFoundError(f'No split files in {folder}: expected {", ".join(PART_FILES)}')
-    refuse_duplicates(row for rows in splits.values() for row in rows)
-    for name in set(splits) - {'train'}:
-        refuse_repeats(splits[name], name)
+    _check_splits(splits)
     if split_by is not None:
         info['split_by'] = split_by
     if info.get('split_by') != 'image':
@@ -194,6 +189,12 @@ def read_split(path: str | Path) -> list[SplitRow]:
         )
     check_manifest(path)
     return _read_rows(path)
+
+
+def _check_splits(splits: Mapping[str, Sequence[SplitRow]]) -> None:
+    refuse_duplicates(row for rows in splits.values() for row in rows)
+    for name in set(splits) - {'train'}:
+        refuse_repeats(splits[name], name)
 
 
 def _read_rows(path: Path) -> list[SplitRow]:
@@ -250,10 +251,9 @@ def _to_csv(rows: Sequence[SplitRow]) -> str:
     repeated = any(row.repeats > 1 for row in rows)
     columns = _columns(['mask'] * masked + ['repeats'] * repeated)
     text = io.StringIO(newline='')
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(columns)
-    for row in sorted(rows, key=lambda row: row.id):
-        writer.writerow([getattr(row, column) for column in columns])
+    writer = csv.DictWriter(text, columns, extrasaction='ignore', lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(vars(row) for row in sorted(rows, key=lambda row: row.id))
     return text.getvalue()
 
 

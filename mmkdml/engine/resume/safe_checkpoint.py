@@ -18,7 +18,7 @@ from mmkdml.engine.resume.checkpoint_files import (
     verify_first_checkpoint,
 )
 from mmkdml.engine.resume.run_lock import holds_lock
-from mmkdml.files import own_file, remove_parts
+from mmkdml.files import own_file, remove_partial_files
 from mmkdml.registry import HOOKS
 
 
@@ -54,7 +54,7 @@ class SafeCheckpointHook(CheckpointHook):
         for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
             self.best_ckpt_path_dict[key] = path and self._in_folder(path)
         if holds_lock(self.out_dir):  # else another process may be writing them
-            remove_parts(Path(self.out_dir), '*.pth')
+            remove_partial_files(Path(self.out_dir), '*.pth')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Convert NumPy scalars, and record whether greater or less is better for each score."""
