@@ -15,6 +15,9 @@ from mmkdml.statistics.records import CHECKPOINTS, DONE, SuiteRecord
 Entry = tuple[str, str]
 """Name of a run and one of its members."""
 
+Variants = dict[str, dict[tuple[str, str], str]]
+"""Run names of a suite by variant, then by mode and style."""
+
 
 @dataclass(frozen=True, eq=False)  # arrays do not compare to one truth value
 class Sample:
@@ -129,7 +132,7 @@ def seed_scores(record: SuiteRecord) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def variants(record: SuiteRecord) -> dict[str, dict[tuple[str, str], str]]:
+def find_variants(record: SuiteRecord) -> Variants:
     """Names of the distilled runs by variant, then by mode and style.
 
     The variant is what stands before the last ``/`` of the name, ``''`` without one. Runs of no
@@ -138,7 +141,7 @@ def variants(record: SuiteRecord) -> dict[str, dict[tuple[str, str], str]]:
     Raises:
         ValueError: If two names of a variant have the same mode and style.
     """
-    found: dict[str, dict[tuple[str, str], str]] = {}
+    found: Variants = {}
     for run in record.runs:
         if run.mode not in MODES or run.style not in STYLES:
             continue

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from mmkdml.statistics.counts import count_cases, seed_scores, variants
+from mmkdml.statistics.counts import count_cases, find_variants, seed_scores
 from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 
@@ -107,7 +107,7 @@ def test_variants_are_what_stands_before_the_last_slash():
         run(n, i, mode=m, style=s)
         for i, (n, m, s) in enumerate(zip(names, modes, styles, strict=True))
     ]
-    assert variants(suite(*runs)) == {
+    assert find_variants(suite(*runs)) == {
         '': {('kdml', 'v3'): 'kdml_v3'},
         'hot': {('kdml', 'v3'): 'hot/kdml_v3', ('ml', 'v1'): 'hot/ml_v1'},
         'hot/x': {('ml', 'v2'): 'hot/x/ml'},
@@ -117,4 +117,4 @@ def test_variants_are_what_stands_before_the_last_slash():
 def test_refuses_two_runs_for_one_cell():
     runs = [run(name, mode='ml', style='v1') for name in ('ml_v1', 'ml_v1_long')]
     with pytest.raises(ValueError, match="'ml_v1' and 'ml_v1_long' are both ml v1.*'a/ml_v1'"):
-        variants(suite(*runs))
+        find_variants(suite(*runs))

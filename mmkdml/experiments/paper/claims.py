@@ -14,16 +14,16 @@ from statsmodels.stats.multitest import multipletests
 from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES
 from mmkdml.names import ENSEMBLE, TEACHER
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, Estimate, estimate
-from mmkdml.statistics.counts import count_cases, variants
+from mmkdml.statistics.counts import Counts, Variants, count_cases, find_variants
 from mmkdml.statistics.records import COMPARISON, SuiteRecord
 
 FAMILIES = {
-    'style': 'v3 against v1 and v2 within a mode',
-    'mode': 'kdml against ml, kd_off and kd_on within a style',
-    'student': 'the ensemble against the better student',
-    'teacher': 'the ensemble against the teacher',
-    'method': 'the ensemble of kdml v3 against each method compared with',
-    'single': 'one student of kdml v3 against each method compared with (not claimed)',
+    'style': 'v3 vs. v1 and v2 within a mode',
+    'mode': 'kdml vs. ml, kd_off and kd_on within a style',
+    'student': 'Ensemble vs. its better student',
+    'teacher': 'Ensemble vs. teacher',
+    'method': 'Ensemble of kdml v3 vs. each compared method',
+    'single': 'One student of kdml v3 vs. each compared method (not claimed by the paper)',
 }
 HOLDS, OPPOSITE, UNDECIDED = 'holds', 'does not hold (opposite)', 'undecided'
 NOT_COMPUTABLE = 'not computable'
@@ -61,30 +61,41 @@ class ClaimResult:
 
 
 def evaluate_claims(
-    record: SuiteRecord, measure: str, checkpoint: str, resamples: int = RESAMPLES, rng: int = 0
+    record: SuiteRecord,
+    measure: str,
+    checkpoint: str,
+    resamples: int = RESAMPLES,
+    rng: int = 0,
+    counts: Counts | None = None,
+    variants: Variants | None = None,
 ) -> list[ClaimResult]:
-    """Asks the runs of a suite for the paper's claims.
+    """Test the paper's claims on the runs of a suite.
 
-    In each variant of the suite (see :func:`~mmkdml.statistics.counts.variants`) and for the
-    modes, styles and methods it has: the families of :data:`FAMILIES`, each corrected over all
-    variants. The last is none of the paper's, which compares two students with methods that have
-    one. Claims that are not computable take no part in the correction.
+    Tests the families of :data:`FAMILIES` for the modes, styles and methods of each variant of the
+    suite. p-values of a family are corrected over all variants. The last family is not a claim of
+    the paper, which compares two students with methods that have one. Claims that are not
+    computable are excluded from the correction.
 
     Args:
         record: The suite.
-        measure: A name among :data:`~mmkdml.statistics.measures.MEASURES`.
+        measure: Name among :data:`~mmkdml.statistics.measures.MEASURES`.
         checkpoint: ``'best'`` or ``'last'``.
         resamples: See :func:`~mmkdml.statistics.bootstrap.estimate`.
-        rng: See there.
+        rng: See :func:`~mmkdml.statistics.bootstrap.estimate`.
+        counts: Result of :func:`~mmkdml.statistics.counts.count_cases` for this checkpoint;
+            computed if None.
+        variants: Result of :func:`~mmkdml.statistics.counts.find_variants`; computed if None.
 
     Raises:
-        ValueError: As :func:`~mmkdml.statistics.counts.count_cases`, ``variants`` beside it, and
+        ValueError: See :func:`~mmkdml.statistics.counts.count_cases`,
+            :func:`~mmkdml.statistics.counts.find_variants` and
             :func:`~mmkdml.statistics.bootstrap.estimate`.
     """
-    claims = sorted(_claims(record), key=lambda claim: list(FAMILIES).index(claim[0]))
+    variants = find_variants(record) if variants is None else variants
+    claims = sorted(_claims(record, variants), key=lambda claim: list(FAMILIES).index(claim[0]))
     contrasts = [contrast for *_, contrast in claims]
     found = estimate(
-        count_cases(record, checkpoint),
+        count_cases(record, checkpoint) if counts is None else counts,
         measure,
         contrasts,
         confidence=1 - ALPHA,
@@ -110,12 +121,12 @@ def evaluate_claims(
     ]
 
 
-def _claims(record: SuiteRecord) -> Iterator[tuple[str, str, Contrast]]:
-    methods: dict[str, dict[str, None]] = {}  # in the order of the suite
+def _claims(record: SuiteRecord, variants: Variants) -> Iterator[tuple[str, str, Contrast]]:
+    methods: dict[str, dict[str, None]] = {}  # ordered as in the suite
     for run in record.runs:
         if run.mode == COMPARISON:
             methods.setdefault(run.name.rpartition('/')[0], {})[run.name] = None
-    for variant, names in variants(record).items():
+    for variant, names in variants.items():
         head = f'{variant}: ' if variant else ''
         for mode in MODES:
             for other in STYLES[:-1]:
@@ -137,8 +148,8 @@ def _claims(record: SuiteRecord) -> Iterator[tuple[str, str, Contrast]]:
             students = tuple((name, student) for student in STUDENTS)
             yield 'student', f'{better} its better student', Contrast((name, ENSEMBLE), students)
             if FROM_TEACHER[mode]:
-                rivals = ((name, TEACHER),)
-                yield 'teacher', f'{better} the teacher', Contrast((name, ENSEMBLE), rivals)
+                teacher = ((name, TEACHER),)
+                yield 'teacher', f'{better} the teacher', Contrast((name, ENSEMBLE), teacher)
         ours = names.get((MODES[-1], STYLES[-1]))
         if ours is None:
             continue
@@ -159,7 +170,7 @@ def _verdict(found: Estimate, p_holm: float) -> str:
         return f'{NOT_COMPUTABLE}: {found.problem}'
     if p_holm >= ALPHA:
         return UNDECIDED
-    # By where the resamples lie: p is from them.
+    # The sign of the resamples, from which p is computed, may differ from that of the estimate.
     return HOLDS if np.median(found.distribution) > 0 else OPPOSITE
 
 
@@ -204,15 +215,15 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
         ValueError: If the format is unknown.
     """
     if form not in _STYLES:
-        raise ValueError(f'expected a form among {", ".join(_STYLES)}, got {form!r}')
+        raise ValueError(f'Invalid form: expected one of {", ".join(_STYLES)}, got {form!r}')
     table = PrettyTable(
-        ['claim', 'measure', 'difference [95 % interval]', 'p', 'p (Holm)', 'drawn', 'verdict'],
+        ['claim', 'measure', 'difference [95 % interval]', 'p', 'p (Holm)', 'resampled', 'verdict'],
         align='l',
     )
     table.set_style(_STYLES[form])
     for one in results:
         found = one.estimate
-        drawn = ', '.join(f'{_number(found, name)} {name}' for name in found.resampled)
+        resampled = ', '.join(f'{_number(found, name)} {name}' for name in found.resampled)
         table.add_row(
             [
                 one.text,
@@ -220,7 +231,7 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
                 f'{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]',
                 f'{found.p:.4f}',
                 f'{one.p_holm:.4f}',
-                drawn or '-',
+                resampled or '-',
                 one.verdict,
             ]
             if not found.problem
@@ -229,7 +240,7 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
     verdicts = [one.verdict for one in results]
     holding, opposite, undecided = map(verdicts.count, (HOLDS, OPPOSITE, UNDECIDED))
     return (
-        f'{holding} of {len(results)} claims hold, of {opposite} the opposite does, '
+        f'{holding} of {len(results)} claims hold, {opposite} are contradicted, '
         f'{undecided} are undecided.\n\n{table.get_string()}\n'
     )
 

@@ -1,4 +1,4 @@
-"""What a table of results is made of."""
+"""Data classes of result tables."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ MEMBERS = {TEACHER: 'T', STUDENTS[0]: 'S1', STUDENTS[1]: 'S2', ENSEMBLE: 'Ensemb
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One figure: a measure of one member over the seeds of a run.
+class TableCell:
+    """A measure of one member over the seeds of a run.
 
     Attributes:
-        run: Name of the run; empty if the suite has none for this place.
+        run: Name of the run; empty if the suite has none for this cell.
         member: ``teacher``, ``student_1``, ``student_2``, ``ensemble`` or ``model``; ``students``
-            for what they have together.
-        measure: The measure.
-        mean: Over the seeds that are done, in the unit of its panel; ``nan`` without any.
-        std: Their sample standard deviation (n - 1); ``nan`` below two.
-        done: Number of seeds that are done and in the mean.
+            for a joint value of all students.
+        measure: Name of the measure.
+        mean: Mean over the finished seeds, in the unit of the panel; ``nan`` without any.
+        std: Sample standard deviation (n - 1); ``nan`` with fewer than two seeds.
+        done: Number of finished seeds, all of them in the mean.
         expected: Number of seeds of the run in the suite.
-        low: Lower end of the mean's 95 % bootstrap interval, see
+        low: Lower end of the 95 % bootstrap interval of the mean, see
             :func:`~mmkdml.statistics.bootstrap.estimate`; ``nan`` if not computable.
         high: Upper end.
-        paper: What the paper has in this place.
-        digits: Shown behind the point.
+        paper: The paper's value for this cell.
+        digits: Number of decimals.
     """
 
     run: str
@@ -47,7 +47,7 @@ class Cell:
 
     @property
     def ours(self) -> str:
-        """``84.12 ± 0.31 (3)``; ``(2 of 3)`` where seeds are missing; ``-`` where all are."""
+        """``84.12 ± 0.31 (3)``; ``(2 of 3)`` if seeds are missing; ``-`` if all are."""
         if not self.done:
             return '-'
         spread = '' if math.isnan(self.std) else f' ± {self.std:.{self.digits}f}'
@@ -56,69 +56,69 @@ class Cell:
 
     @property
     def theirs(self) -> str:
-        """``[80.12 ± 0.597]``, with an asterisk where it is doubtful; empty if there is none."""
+        """``[80.12 ± 0.597]``, with an asterisk if doubtful; empty if the paper has no value."""
         if self.paper is None:
             return ''
         return f'[{self.paper.text}{"*" if self.paper.doubt else ""}]'
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of a panel.
 
     Attributes:
-        block: The mode, or the variant of a run that is in no mode.
-        label: Short name of the member, or of the run.
-        cells: One for each column.
+        block: The mode, or the variant of a run without a mode.
+        label: Short name of the member, or name of the run.
+        cells: A cell for each column.
     """
 
     block: str
     label: str
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
 
 
 @dataclass(frozen=True)
-class Panel:
+class TablePanel:
     """A part of a table with its own columns.
 
     Attributes:
-        title: What it shows.
-        columns: Heads of the columns.
-        rows: The rows, those of a block together.
-        unit: Of all figures; empty where the columns say it, or for pure numbers.
+        title: Title of the panel.
+        columns: Column headers.
+        rows: Rows, ordered by block.
+        unit: Unit of all values; empty if the columns state it, or for numbers without a unit.
     """
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     unit: str = 'percent'
 
     @property
     def heading(self) -> str:
-        """The title, with the unit if it is not percent."""
+        """The title, with the unit unless it is percent."""
         return self.title if self.unit in ('', 'percent') else f'{self.title} ({self.unit})'
 
 
 @dataclass(frozen=True)
 class Table:
-    """The results of a suite with one of its checkpoints.
+    """Results of a suite with one of its checkpoints.
 
     Attributes:
         suite: Name of the suite.
-        title: Heading: the suite, the checkpoint, the part.
+        title: Suite, checkpoint, data split and unit.
         checkpoint: ``'best'`` or ``'last'``.
-        panels: Networks alone, then modes by styles for each measure, then all other runs; then
-            what was measured beside quality.
-        notes: How to read it, what is missing, and what is doubtful of the paper's figures.
+        panels: Single networks, modes by styles for each measure, all other runs, and auxiliary
+            metrics.
+        notes: Explanations, missing runs and doubtful values of the paper.
     """
 
     suite: str
     title: str
     checkpoint: str
-    panels: tuple[Panel, ...]
+    panels: tuple[TablePanel, ...]
     notes: tuple[str, ...]
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[TableCell]:
         """All cells, row by row."""
         return [cell for panel in self.panels for row in panel.rows for cell in row.cells]

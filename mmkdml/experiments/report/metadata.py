@@ -1,4 +1,4 @@
-"""What reports need to know of how a run was made: the form of its facts."""
+"""Schema of the run metadata that reports need."""
 
 from __future__ import annotations
 
@@ -38,21 +38,16 @@ class _Metadata:
     checkpoints: _Epochs
 
 
-_FORM = TypeAdapter(_Metadata)
+_SCHEMA = TypeAdapter(_Metadata)
 
 
 def check_metadata(run: RunRecord) -> None:
-    """Refuses a run whose facts a report could not tell.
-
-    Args:
-        run: One that is done.
+    """Check the metadata of a finished run.
 
     Raises:
-        ValueError: If a fact is missing or of another kind; names it.
+        ValueError: If an entry is missing or invalid; the message names it.
     """
     try:
-        _FORM.validate_python(run.metadata)
+        _SCHEMA.validate_python(run.metadata)
     except ValueError as error:
-        raise ValueError(
-            f'the facts of {run.name}, seed {run.seed}, are not those of a whole result: {error}'
-        ) from error
+        raise ValueError(f'Invalid metadata of {run.name}, seed {run.seed}: {error}') from error

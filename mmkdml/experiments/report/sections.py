@@ -1,4 +1,4 @@
-"""What a report shows of a suite."""
+"""Sections of the HTML report: everything about one suite."""
 
 from __future__ import annotations
 
@@ -27,34 +27,41 @@ from mmkdml.experiments.report.figures import (
     to_data_uri,
     validation_keys,
 )
-from mmkdml.experiments.report.tables import SHOWN, build_table
+from mmkdml.experiments.report.tables import CHECKPOINT_TITLES, build_table
 from mmkdml.names import ENSEMBLE, TEACHER
+from mmkdml.statistics.bootstrap import RESAMPLES
+from mmkdml.statistics.counts import Counts, Variants, count_cases, find_variants
 from mmkdml.statistics.records import CHECKPOINTS, DONE, STATES, RunRecord, SuiteRecord
 
 LOSS = 'loss'
 _CURVES = (
-    ', by epoch: mean over the seeds that are done, in a band from the lowest to the highest of '
-    'them. Each mode has a panel.'
+    ' by epoch: mean over the finished seeds, with a band from their minimum to their maximum. '
+    'One panel per mode.'
 )
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with what it says in words."""
+    """An image with its caption.
+
+    Attributes:
+        uri: The image as a ``data:`` URI.
+        text: Caption, also used as alternative text.
+    """
 
     uri: str
     text: str
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """The claims about one measure, asked of one checkpoint.
+class MeasureClaims:
+    """The claims about one measure with one checkpoint.
 
     Attributes:
         title: Measure and checkpoint.
-        summary: How many hold.
-        families: What each family is about, its summary and its claims.
-        picture: Their forest plot.
+        summary: Number of claims by verdict.
+        families: Title, summary and claims of each family.
+        picture: Forest plot.
     """
 
     title: str
@@ -65,15 +72,15 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Size:
-    """A member, or the students together.
+    """Size of a member, or of all students together.
 
     Attributes:
-        name: Of the member.
-        parameters: Their number.
-        flops: For one image.
-        fewer_parameters: How far that is from the teacher, ``'12.0 % fewer'``; empty for the
-            teacher itself, and where there is none.
-        fewer_flops: The same of the FLOPs.
+        name: Name of the member.
+        parameters: Number of parameters.
+        flops: FLOPs for one image.
+        fewer_parameters: Difference from the teacher, e.g. ``'12.0 % fewer'``; empty for the
+            teacher itself and without one.
+        fewer_flops: The same for the FLOPs.
     """
 
     name: str
@@ -84,22 +91,22 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """What the report shows of one suite.
+class SuiteSection:
+    """The section of one suite.
 
     Attributes:
-        anchor: Where it begins.
+        anchor: HTML id of the section.
         record: The suite.
-        file: The suite's file.
-        states: Number of runs by state, those that occur.
-        by_name: The seeds of each run.
-        tables: The results with each checkpoint.
-        verdicts: The claims about each measure, with each checkpoint.
+        file: Suite file.
+        states: Number of runs by state; states without runs are left out.
+        by_name: Seeds of each run.
+        tables: Results with each checkpoint.
+        claims: Claims about each measure, with each checkpoint.
         curves: Learning curves.
-        pictures: What tests and tools of analysis drew.
-        sizes: Input size and members' sizes, and the runs that have them.
-        splits: Part to counts, and the runs that have them.
-        versions: Package to version, and the runs that have them.
+        pictures: Figures of tests and analysis tools.
+        sizes: Input size with the sizes of the members, and the names of the runs that have them.
+        splits: Counts by data split, and the names of the runs that have them.
+        versions: Package versions, and the names of the runs that have them.
     """
 
     anchor: str
@@ -108,7 +115,7 @@ class Chapter:
     states: Mapping[str, int]
     by_name: Mapping[str, Sequence[RunRecord]]
     tables: Sequence[Table]
-    verdicts: Sequence[Verdicts]
+    claims: Sequence[MeasureClaims]
     curves: Sequence[Picture]
     pictures: Sequence[Picture]
     sizes: Sequence[tuple[tuple[Sequence[int], Sequence[Size]], str]]
@@ -117,52 +124,63 @@ class Chapter:
 
     @property
     def anchors(self) -> dict[str, str]:
-        """Where each run is told of, by its name."""
+        """HTML id of each run, by its name."""
         return {name: f'{self.anchor}-run-{place}' for place, name in enumerate(self.by_name)}
 
 
-def chapter_of(record: SuiteRecord, anchor: str, file: str, resamples: int) -> Chapter:
-    """Everything about one suite.
+def build_section(
+    record: SuiteRecord, anchor: str, file: str, resamples: int = RESAMPLES
+) -> SuiteSection:
+    """Build the section of one suite.
 
     Args:
         record: The suite.
-        anchor: Where the chapter begins.
-        file: The suite's file, for the commands that repeat it.
-        resamples: Of the bootstrap.
+        anchor: HTML id of the section.
+        file: Suite file, for the commands that repeat it.
+        resamples: See :func:`mmkdml.statistics.bootstrap.estimate`.
 
     Raises:
         ValueError: See :func:`~mmkdml.experiments.report.tables.build_table`.
     """
-    count = Counter(run.state for run in record.runs)
+    states = Counter(run.state for run in record.runs)
     by_name: dict[str, list[RunRecord]] = {}
     for run in record.runs:
         by_name.setdefault(run.name, []).append(run)
-    return Chapter(
+    variants = find_variants(record)
+    counts = {checkpoint: count_cases(record, checkpoint) for checkpoint in CHECKPOINTS}
+    return SuiteSection(
         anchor,
         record,
         file,
-        {state: count[state] for state in STATES if count[state]},
+        {state: states[state] for state in STATES if states[state]},
         by_name,
-        [build_table(record, checkpoint, resamples) for checkpoint in CHECKPOINTS],
-        list(_verdicts(record, resamples)),
+        [
+            build_table(record, checkpoint, resamples, counts=one, variants=variants)
+            for checkpoint, one in counts.items()
+        ],
+        list(_claims(record, counts, variants, resamples)),
         list(_curves(record, by_name)),
         list(_pictures(record, by_name)),
         [
             ((size, _sizes(members)), names)
-            for (size, members), names in _alike(record, 'input_size', 'members')
+            for (size, members), names in _group_runs(record, 'input_size', 'members')
         ],
-        [(splits, names) for (splits,), names in _alike(record, 'splits')],
-        [(versions, names) for (versions,), names in _alike(record, 'versions')],
+        [(splits, names) for (splits,), names in _group_runs(record, 'splits')],
+        [(versions, names) for (versions,), names in _group_runs(record, 'versions')],
     )
 
 
-def _verdicts(record: SuiteRecord, resamples: int) -> Iterator[Verdicts]:
-    for checkpoint in CHECKPOINTS:
+def _claims(
+    record: SuiteRecord, counts: Mapping[str, Counts], variants: Variants, resamples: int
+) -> Iterator[MeasureClaims]:
+    for checkpoint, counted in counts.items():
         for measure in record.measures:
-            results = evaluate_claims(record, measure, checkpoint, resamples)
+            results = evaluate_claims(
+                record, measure, checkpoint, resamples, counts=counted, variants=variants
+            )
             if not results:
                 continue
-            title = f'{measure}, {SHOWN[checkpoint]}'
+            title = f'{measure}, {CHECKPOINT_TITLES[checkpoint]}'
             families = []
             for family, about in FAMILIES.items():
                 members = [result for result in results if result.family == family]
@@ -170,15 +188,15 @@ def _verdicts(record: SuiteRecord, resamples: int) -> Iterator[Verdicts]:
                     families.append((about, _summary(members), members))
             summary = _summary(results)
             text = f'{title}: differences with their intervals. {summary}'
-            yield Verdicts(title, summary, families, _picture(draw_claims(results), text))
+            yield MeasureClaims(title, summary, families, _picture(draw_claims(results), text))
 
 
 def _summary(results: Sequence[ClaimResult]) -> str:
-    count = Counter(result.verdict for result in results)
-    rest = len(results) - count[HOLDS] - count[OPPOSITE] - count[UNDECIDED]
+    verdicts = Counter(result.verdict for result in results)
+    rest = len(results) - verdicts[HOLDS] - verdicts[OPPOSITE] - verdicts[UNDECIDED]
     return (
-        f'{count[HOLDS]} of {len(results)} claims hold. Contradicted (the opposite holds): '
-        f'{count[OPPOSITE]}; undecided: {count[UNDECIDED]}; not computable: {rest}.'
+        f'{verdicts[HOLDS]} of {len(results)} claims hold. Contradicted (the opposite holds): '
+        f'{verdicts[OPPOSITE]}; undecided: {verdicts[UNDECIDED]}; not computable: {rest}.'
     )
 
 
@@ -186,27 +204,27 @@ def _curves(record: SuiteRecord, by_name: Mapping[str, Sequence[RunRecord]]) -> 
     for keys in validation_keys(record):
         metric = keys[0].partition('/')[2]
         yield _picture(
-            draw_curves(record, keys, f'{metric} (%)', one_scale=True),
-            f'{metric} on the validation part, in percent{_CURVES}',
+            draw_curves(record, keys, f'{metric} (%)', same_scale=True),
+            f'{metric} on the validation set in percent,{_CURVES}',
         )
     if any((run.curves['key'] == LOSS).any() for run in record.runs):
         yield _picture(
-            draw_curves(record, [LOSS], 'training loss', one_scale=False),
-            f'Training loss, the sum over the members{_CURVES}',
+            draw_curves(record, [LOSS], 'training loss', same_scale=False),
+            f'Training loss, summed over members,{_CURVES}',
         )
     balanced = {name: runs for name, runs in by_name.items() if balance_keys(runs)}
     if balanced:
         yield _picture(
             draw_balance(balanced),
-            "Norm of each transfer's gradient on the learner's shared parameters against that of "
-            'its supervised losses, by epoch: mean over the seeds. Each run has a panel.',
+            "Gradient norm of each transfer on the learner's shared parameters, relative to that "
+            'of its supervised losses, by epoch: mean over the seeds. One panel per run.',
         )
 
 
 def _pictures(record: SuiteRecord, by_name: Mapping[str, Sequence[RunRecord]]) -> Iterator[Picture]:
-    """Of one seed of each run, or the file would hold hundreds."""
+    """Load the pictures of one seed of each run; those of all seeds would make the file huge."""
     for name, path in record.pictures.items():
-        yield Picture(png_data_uri(path), f'Of several runs: {name}')
+        yield Picture(png_data_uri(path), f'Several runs: {name}')
     for runs in by_name.values():
         for run in [run for run in runs if run.pictures][:1]:
             for name, path in run.pictures.items():
@@ -217,20 +235,20 @@ def _picture(figure: Figure, text: str) -> Picture:
     return Picture(to_data_uri(figure), text)
 
 
-def _alike(record: SuiteRecord, *facts: str) -> list[tuple[tuple[Any, ...], str]]:
-    """The values of facts that occur, each with the names of the runs that have them."""
+def _group_runs(record: SuiteRecord, *keys: str) -> list[tuple[tuple[Any, ...], str]]:
+    """Return the distinct values of run metadata, each with the names of its runs."""
     done = [run for run in record.runs if run.state == DONE]
     values: list[tuple[Any, ...]] = []
     names: list[dict[str, None]] = []
     for run in done:
-        value = tuple(run.metadata[fact] for fact in facts)
+        value = tuple(run.metadata[key] for key in keys)
         if value not in values:
             values.append(value)
             names.append({})
         names[values.index(value)][run.name] = None
     return [
-        (value, ', '.join(of) if len(values) > 1 else 'all runs')
-        for value, of in zip(values, names, strict=True)
+        (value, ', '.join(group) if len(values) > 1 else 'all runs')
+        for value, group in zip(values, names, strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from mmkdml.experiments.report.figures import BLUE, GREY
+from mmkdml.experiments.report.figures import BLUE, GRAY
 from mmkdml.models.transfers import LETTERS
 
 _STAR: dict[str, Any] = dict(
@@ -77,7 +77,7 @@ def _triangle(
         zorder=3,
         clip_on=False,
     )
-    axes.scatter(*(pruned[letter] for letter in letters), c=GREY, marker='x', s=30, clip_on=False)
+    axes.scatter(*(pruned[letter] for letter in letters), c=GRAY, marker='x', s=30, clip_on=False)
     axes.scatter(*(star[letter] for letter in letters), **_STAR)
     for name, side, letter in zip(
         'tlr', (axes.taxis, axes.laxis, axes.raxis), LETTERS, strict=True
@@ -94,7 +94,7 @@ def _line(
 ) -> None:
     first, second, value = means.columns
     axes.plot(means[first], means[value], 'o-', color=BLUE)
-    axes.plot(pruned[first], [means[value].min()] * len(pruned), 'x', color=GREY)
+    axes.plot(pruned[first], [means[value].min()] * len(pruned), 'x', color=GRAY)
     axes.scatter(star[first], star[value], **_STAR)
     axes.set_xlim(0, 1)
     axes.set_xlabel(f'{first[:-2]}; {second[:-2]} = 1 - {first[:-2]}')

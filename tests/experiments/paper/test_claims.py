@@ -21,7 +21,7 @@ IMAGES = 60
 
 
 def cases(right, seed):
-    """Members that are right on so many images, in an order that only the seed changes."""
+    """Case tables with ``right`` correct images by member; the seed determines which."""
     order = np.random.default_rng(seed).permutation(IMAGES)
     ids = [f'i{index}' for index in range(IMAGES)]
     return pd.concat(
@@ -53,8 +53,8 @@ def suite(*parts):
     return SuiteRecord('s', 'S', ('accuracy',), (), [run for part in parts for run in part])
 
 
-def whole_grid():
-    """v3 is better in each mode, kdml in no style, the ensemble worse than the teacher."""
+def full_grid():
+    """All variants: v3 is best in each mode, kdml in no style, the ensemble below the teacher."""
     return [
         runs(mode, style, members(50 if style == 'v3' else 40, teacher=59))
         for mode in MODES
@@ -62,17 +62,16 @@ def whole_grid():
     ]
 
 
-def asked(record, **options):
+def evaluate(record, **options):
     return evaluate_claims(record, 'accuracy', 'best', **dict(dict(resamples=999), **options))
 
 
 @pytest.fixture(scope='module')
 def results():
-    """Of the whole grid."""
-    return asked(suite(*whole_grid()))
+    return evaluate(suite(*full_grid()))
 
 
-def test_what_the_paper_claims_of_the_whole_grid(results):
+def test_claims_of_the_full_grid(results):
     texts = {family: [r.text for r in results if r.family == family] for family in FAMILIES}
     assert texts['style'] == [
         f'{mode}: v3 is better than {other}' for mode in MODES for other in ('v1', 'v2')
@@ -107,7 +106,7 @@ def test_what_the_paper_claims_of_the_whole_grid(results):
 
 
 def holm(p_values):
-    """By Holm's own words: the smallest of m times m, the next times m - 1, never falling."""
+    """Holm's method: multiply the smallest of m p-values by m, the next by m - 1, monotonically."""
     corrected, floor = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         floor = max(floor, (len(p_values) - rank) * p_values[index])
@@ -123,7 +122,7 @@ def unlike_grid(prefix='', shift=0):
 
 
 def test_p_values_are_corrected_within_a_family_over_all_variants():
-    results = asked(suite(*unlike_grid('hot/'), *unlike_grid('cold/', shift=2)))
+    results = evaluate(suite(*unlike_grid('hot/'), *unlike_grid('cold/', shift=2)))
     assert results[0].text == 'hot: ml: v3 is better than v1'
     assert 'cold: v2: kdml is better than kd_on' in {result.text for result in results}
     for family, number in dict(style=16, mode=18, student=24, teacher=18).items():
@@ -138,14 +137,14 @@ def test_p_values_are_corrected_within_a_family_over_all_variants():
             assert result.simultaneous[0] <= result.estimate.low
 
 
-def test_methods_are_compared_with_kdml_v3_of_their_variant():
+def test_methods_are_compared_with_kdml_v3_of_the_same_variant():
     def method(name, right):
         of_method = runs('', '', dict(ensemble=right, student=right, teacher=44))
         return [dataclasses.replace(run, name=name, mode='comparison') for run in of_method]
 
     ours = runs('kdml', 'v3', members(55, 44, (20, 55)), 'hot/')
     rivals = [*method('hot/fitnet', 30), *method('hot/at', 31), *method('cold/at', 59)]
-    results = asked(suite(ours, rivals, runs('kdml', 'v1', members(), 'cold/')))
+    results = evaluate(suite(ours, rivals, runs('kdml', 'v1', members(), 'cold/')))
     found = {(r.family, r.text): r for r in results if r.family in ('method', 'single')}
     assert list(found) == [
         ('method', 'hot: the ensemble is better than fitnet'),
@@ -163,12 +162,14 @@ def test_methods_are_compared_with_kdml_v3_of_their_variant():
 
 
 def test_variants_are_not_compared_with_each_other():
-    results = asked(suite(runs('kdml', 'v3', members(), 'a/'), runs('kdml', 'v1', members(), 'b/')))
+    results = evaluate(
+        suite(runs('kdml', 'v3', members(), 'a/'), runs('kdml', 'v1', members(), 'b/'))
+    )
     assert {result.family for result in results} == {'student', 'teacher'}
 
 
-def test_claims_without_runs_are_not_made_and_those_without_results_are_not_computable():
-    results = asked(
+def test_claims_without_runs_are_omitted_and_without_results_not_computable():
+    results = evaluate(
         suite(
             runs('kdml', 'v3', members(50)),
             runs('kdml', 'v1', members(40)),
@@ -188,41 +189,41 @@ def test_claims_without_runs_are_not_made_and_those_without_results_are_not_comp
     assert missing.verdict == 'not computable: no finished run of kdml_v2 tells of ensemble'
     assert math.isnan(missing.p_holm)
     assert np.isnan(missing.simultaneous).all()
-    # What is not computable is not corrected for: one claim is left of the family.
-    there = by_text['kdml: v3 is better than v1']
-    assert there.p_holm == there.estimate.p
+    # The correction excludes it, so one claim of the family is left.
+    computable = by_text['kdml: v3 is better than v1']
+    assert computable.p_holm == computable.estimate.p
 
 
-def test_seeds_that_failed_leave_the_others():
+def test_failed_seeds_are_ignored():
     record = suite(
         runs('ml', 'v3', members(teacher=None), states=('done', 'failed')),
         runs('ml', 'v1', members(teacher=None)),
     )
-    found = asked(record)[0].estimate
+    found = evaluate(record)[0].estimate
     assert (found.seeds, found.resampled, found.problem) == ((0,), ('groups',), '')
 
 
-def test_nothing_done_is_told_and_no_error():
+def test_claims_of_an_unfinished_suite_are_not_computable():
     record = suite(*(runs(m, 'v1', members(), states=('waiting', 'failed')) for m in MODES))
-    results = asked(record)
+    results = evaluate(record)
     assert len(results) == 3 + 4 + 3
     assert all(result.verdict.startswith('not computable: no finished run') for result in results)
     assert render_claims(results, 'text').startswith(
-        '0 of 10 claims hold, of 0 the opposite does, 0 are undecided.\n'
+        '0 of 10 claims hold, 0 are contradicted, 0 are undecided.\n'
     )
     assert evaluate_claims(suite(), 'IoU', 'last') == []
 
 
-def test_resamples_come_from_the_seed():
+def test_rng_seed_determines_the_resamples():
     record = suite(runs('ml', 'v3', members(41)))
-    first, again, other = (claims_frame(asked(record, rng=rng)) for rng in (0, 0, 1))
+    first, again, other = (claims_frame(evaluate(record, rng=rng)) for rng in (0, 0, 1))
     pd.testing.assert_frame_equal(first, again)
     assert (first['low'] != other['low']).any()
 
 
-def test_a_frame_of_numbers():
+def test_claims_frame():
     record = suite(runs('kdml', 'v3', members(50)), runs('kdml', 'v1', members(40)))
-    results = asked(record)
+    results = evaluate(record)
     row = claims_frame(results).loc[0]
     assert row['claim'] == 'kdml: v3 is better than v1'
     assert row['difference'] == pytest.approx(1000 / IMAGES)
@@ -235,10 +236,10 @@ def test_a_frame_of_numbers():
 
 
 @pytest.mark.parametrize('form', ['text', 'markdown'])
-def test_a_table_to_read(results, form):
+def test_render_claims(results, form):
     head, _, *table = render_claims(results, form).splitlines()
     holding = sum(result.verdict == HOLDS for result in results)
-    assert head == f'{holding} of 38 claims hold, of 9 the opposite does, 17 are undecided.'
+    assert head == f'{holding} of 38 claims hold, 9 are contradicted, 17 are undecided.'
     rows = [line.strip('| ').split('|') for line in table if 'better' in line]
     first = [value.strip() for value in rows[0]]
     found = results[0].estimate
@@ -254,9 +255,9 @@ def test_a_table_to_read(results, form):
     assert len(rows) == 38
 
 
-def test_refuses_what_it_does_not_know():
+def test_unknown_form_measure_or_checkpoint_raises():
     record = suite(runs('ml', 'v3', members()))
-    with pytest.raises(ValueError, match="form among text, markdown, got 'latex'"):
+    with pytest.raises(ValueError, match="form: .* text, markdown, got 'latex'"):
         render_claims([], 'latex')
     with pytest.raises(ValueError, match='IoU is a measure of segmentation'):
         evaluate_claims(record, 'IoU', 'best')
@@ -264,4 +265,4 @@ def test_refuses_what_it_does_not_know():
         evaluate_claims(record, 'accuracy', 'first')
     twice = [*record.runs, RunRecord('again', 0, 'ml', 'v3', 'done')]
     with pytest.raises(ValueError, match="'ml_v3' and 'again' are both ml v3"):
-        asked(suite(twice))
+        evaluate(suite(twice))

@@ -3,8 +3,14 @@ import statistics
 import pandas as pd
 import pytest
 
-from mmkdml.experiments.report.auxiliary_metrics import BESIDE, beside_panels
+from mmkdml.experiments.report.auxiliary_metrics import (
+    AUXILIARY_METRICS,
+    auxiliary_panels,
+    auxiliary_values,
+)
+from mmkdml.experiments.report.grid import Grid
 from mmkdml.experiments.report.tables import build_table, render
+from mmkdml.statistics.counts import find_variants
 from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 NO_CASES = pd.DataFrame(columns=['member', 'id', 'group', 'label', 'tp', 'fp', 'fn'])
@@ -34,14 +40,16 @@ def suite(*runs, tables=('Table 4', 'Table 12')):
 
 
 def panels(*runs, checkpoint='best', **options):
-    return {panel.title: panel for panel in beside_panels(suite(*runs, **options), checkpoint)}
+    record = suite(*runs, **options)
+    grid = Grid(record, find_variants(record), auxiliary_values(record, checkpoint), {})
+    return {panel.title: panel for panel in auxiliary_panels(grid)}
 
 
 def rows_of(panel):
     return {(row.block, row.label): row.cells for row in panel.rows}
 
 
-def test_the_form_of_tables_11_and_12():
+def test_panels_have_the_layout_of_tables_11_and_12():
     found = panels(
         *(classroom('kdml_v3', seed, 'kdml', 'v3', seed / 10) for seed in range(3)),
         classroom('ml_v1', 0, 'ml', 'v1'),
@@ -50,7 +58,7 @@ def test_the_form_of_tables_11_and_12():
     assert list(found) == keys
     assert [panel.unit for panel in found.values()] == ['percent', 'nats', '', 'percent']
     fidelity = rows_of(found['fidelity/IoU'])
-    # Without a teacher there is nothing to be faithful to.
+    # Modes without a teacher have no fidelity.
     assert list(fidelity) == [('kdml', 'S1'), ('kdml', 'S2'), ('kdml', 'Ensemble')]
     empty, _, cell = fidelity['kdml', 'S2']
     assert (empty.run, empty.done, empty.ours) == ('', 0, '-')
@@ -71,7 +79,7 @@ def test_the_form_of_tables_11_and_12():
     ]
 
 
-def test_digits_fit_the_value():
+def test_number_of_decimals_depends_on_the_metric():
     found = panels(classroom('kdml_v3', 0, 'kdml', 'v3'))
     last = {title: panel.rows[0].cells[2].ours for title, panel in found.items()}
     assert last == {
@@ -82,13 +90,13 @@ def test_digits_fit_the_value():
     }
 
 
-def test_runs_of_no_mode_and_style_are_rows():
+def test_runs_without_mode_and_style_are_rows():
     found = panels(
         run('r18', 0, {'model/calibration/ECE': 7.0}),
         run('hot/fitnet', 0, {'ensemble/fidelity/IoU': 70.0}, 'comparison'),
         classroom('hot/kdml_v3', 0, 'kdml', 'v3'),
     )
-    panel = found['Beside quality']
+    panel = found['Auxiliary metrics']
     assert panel.columns == ('fidelity/IoU (percent)', 'calibration/ECE (percent)')
     assert {row: [cell.ours for cell in cells] for row, cells in rows_of(panel).items()} == {
         ('', 'r18'): ['-', '7.00 (1)'],
@@ -97,13 +105,13 @@ def test_runs_of_no_mode_and_style_are_rows():
     assert 'hot: fidelity/IoU' in found
 
 
-def test_two_students_of_a_method_differ_too():
+def test_compared_method_with_two_students_has_diversity():
     runs = [run('kd_x2', 0, {'students/diversity/disagreement': 2.0}, 'comparison')]
-    (row,) = panels(*runs)['Beside quality'].rows
+    (row,) = panels(*runs)['Auxiliary metrics'].rows
     assert [cell.ours for cell in row.cells] == ['2.00 (1)']
 
 
-def test_runs_that_measured_nothing_beside_quality_have_no_panels():
+def test_runs_without_auxiliary_metrics_have_no_panels():
     quality = run('kdml_v3', 0, {'ensemble/foreground/IoU': 50.0}, 'kdml', 'v3')
     assert panels(quality) == {}
     other = classroom('kdml_v3', 0, 'kdml', 'v3', checkpoint='last')
@@ -111,21 +119,21 @@ def test_runs_that_measured_nothing_beside_quality_have_no_panels():
     assert panels(other, checkpoint='last')
 
 
-def test_every_key_is_one_of_the_metrics():
+def test_keys_are_those_of_the_evaluator_metrics():
     known = {'fidelity': {'accuracy', 'IoU', 'F1', 'agreement', 'KL'}, 'calibration': {'ECE'}}
     known['diversity'] = {'disagreement', 'error_correlation'}
-    assert {tuple(one.key.split('/')) for one in BESIDE} == {
+    assert {tuple(one.key.split('/')) for one in AUXILIARY_METRICS} == {
         (about, key) for about, keys in known.items() for key in keys
     }
 
 
 @pytest.mark.parametrize('form', ['text', 'markdown', 'latex', 'csv'])
-def test_they_are_in_the_suites_table(form):
+def test_suite_table_contains_auxiliary_metrics(form):
     runs = [classroom('kdml_v3', seed, 'kdml', 'v3') for seed in range(2)]
     text = render(build_table(suite(*runs), 'best'), form)
     if form == 'csv':
         assert 'fidelity/IoU,80.0,0.0' in text
     else:
         assert 'fidelity/KL (nats)' in text
-        assert "Fidelity: the teacher's predictions stand for the truth" in text
+        assert "Fidelity: the teacher's predictions as ground truth" in text
         assert 'Table 12' in text

@@ -1,7 +1,7 @@
 import pytest
 
 from mmkdml.experiments.paper.values import PaperValue
-from mmkdml.experiments.report.cells import Cell, Panel, Row, Table
+from mmkdml.experiments.report.cells import Table, TableCell, TablePanel, TableRow
 
 
 @pytest.mark.parametrize(
@@ -16,24 +16,24 @@ from mmkdml.experiments.report.cells import Cell, Panel, Row, Table
         (dict(done=2, expected=2), 'nan (2)'),
     ],
 )
-def test_ours_in_words(figures, text):
-    assert Cell('run', 'ensemble', 'IoU', **figures).ours == text
+def test_ours_has_mean_std_and_number_of_seeds(figures, text):
+    assert TableCell('run', 'ensemble', 'IoU', **figures).ours == text
 
 
 @pytest.mark.parametrize(('doubt', 'mark'), [('', ''), ('a doubt', '*')])
-def test_theirs_as_printed(doubt, mark):
+def test_theirs_is_the_printed_value(doubt, mark):
     paper = PaperValue('Table 4', 94.1, 0.597, '94.1 ± 0.597', doubt)
-    assert Cell('run', 'ensemble', 'IoU', paper=paper).theirs == f'[94.1 ± 0.597{mark}]'
+    assert TableCell('run', 'ensemble', 'IoU', paper=paper).theirs == f'[94.1 ± 0.597{mark}]'
 
 
-def test_what_the_paper_does_not_have_is_empty():
-    assert Cell('run', 'ensemble', 'IoU').theirs == ''
+def test_theirs_is_empty_without_a_paper_value():
+    assert TableCell('run', 'ensemble', 'IoU').theirs == ''
 
 
-def test_cells_of_a_table_come_row_by_row():
-    a, b, c = (Cell(name, 'model', 'IoU') for name in 'abc')
+def test_cells_of_a_table_are_ordered_by_row():
+    a, b, c = (TableCell(name, 'model', 'IoU') for name in 'abc')
     panels = (
-        Panel('1', ('x', 'y'), (Row('', 'r', (a, b)),)),
-        Panel('2', ('x',), (Row('', 'r', (c,)),)),
+        TablePanel('1', ('x', 'y'), (TableRow('', 'r', (a, b)),)),
+        TablePanel('2', ('x',), (TableRow('', 'r', (c,)),)),
     )
     assert Table('s', 'S', 'best', panels, ()).cells == [a, b, c]

@@ -10,8 +10,8 @@ import pytest
 from mmkdml.experiments.paper.claims import HOLDS, NOT_COMPUTABLE, OPPOSITE, UNDECIDED, ClaimResult
 from mmkdml.experiments.report.figures import (
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     LINES,
     VERMILION,
     balance_keys,
@@ -19,7 +19,7 @@ from mmkdml.experiments.report.figures import (
     draw_claims,
     draw_curves,
     png_data_uri,
-    summarise_curves,
+    summarize_curves,
     to_data_uri,
     validation_keys,
 )
@@ -30,7 +30,7 @@ IOU = ('ensemble/foreground/IoU', 'model/foreground/IoU')
 
 
 def run(name, seed=0, mode='kdml', style='v1', state='done', **curves):
-    """A run with curves by key, a value for each epoch from 1."""
+    """Run with curves by key, one value for each epoch from 1."""
     rows = [
         (epoch, key.replace('__', '/'), value)
         for key, values in curves.items()
@@ -57,25 +57,25 @@ def claim(text, family='style', value=1.0, low=0.5, high=1.5, verdict=HOLDS, mea
 
 
 class TestValidationKeys:
-    def test_takes_what_the_tables_show(self):
+    def test_keys_are_limited_to_the_measures_of_the_suite(self):
         record = suite(
             run('a', loss=[1], lr=[1], ensemble__foreground__IoU=[1], ensemble__foreground__F1=[1]),
             run('b', mode='baseline', model__foreground__IoU=[1], student_1__foreground__IoU=[1]),
         )
         assert validation_keys(record) == [IOU]
 
-    def test_takes_all_where_the_tables_show_none_of_them(self):
+    def test_all_keys_if_no_measure_was_logged(self):
         record = suite(run('a', loss=[1], ensemble__case_IoU=[1], ensemble__mAcc=[1]))
         assert validation_keys(record) == [
             ('ensemble/case_IoU', 'model/case_IoU'),
             ('ensemble/mAcc', 'model/mAcc'),
         ]
 
-    def test_a_suite_without_curves_has_none(self):
+    def test_no_keys_without_curves(self):
         assert validation_keys(suite(run('a', state='waiting'))) == []
 
 
-class TestSummariseCurves:
+class TestSummarizeCurves:
     def test_mean_and_range_over_the_seeds(self):
         runs = [scored('a', 0, (10, 20)), scored('a', 1, (12, 26)), scored('a', 2, (11, 29))]
         before = [one.curves.copy() for one in runs]
@@ -83,34 +83,34 @@ class TestSummariseCurves:
             {'mean': [11.0, 25.0], 'low': [10.0, 20.0], 'high': [12.0, 29.0]},
             index=pd.Index([1, 2], name='epoch'),
         )
-        pd.testing.assert_frame_equal(summarise_curves(runs, IOU), expected)
+        pd.testing.assert_frame_equal(summarize_curves(runs, IOU), expected)
         for one, table in zip(runs, before, strict=True):
             pd.testing.assert_frame_equal(one.curves, table)
 
-    def test_several_values_of_an_epoch_count_once(self):
+    def test_values_of_one_epoch_are_averaged(self):
         once, often = run('a', 0, loss=[4]), run('a', 1, loss=[0, 0, 6], lr=[90])
         often = replace(often, curves=often.curves.assign(epoch=1))
-        table = summarise_curves([once, often], ['loss'])
+        table = summarize_curves([once, often], ['loss'])
         assert table.loc[1].tolist() == [3, 2, 4]  # of 4 and (0 + 0 + 6) / 3
 
     @pytest.mark.parametrize('values', [(12, float('nan'), 14), (12,)])
-    def test_a_seed_that_diverged_or_ended_is_not_averaged_away(self, values):
-        table = summarise_curves([scored('a', 0), scored('a', 1, values)], IOU)
+    def test_diverged_or_shorter_seed_gives_nan(self, values):
+        table = summarize_curves([scored('a', 0), scored('a', 1, values)], IOU)
         assert table.loc[1].tolist() == [11, 10, 12]
         assert table.loc[2].isna().all()
 
-    def test_only_what_is_done_counts(self):
+    def test_only_finished_runs_count(self):
         runs = [scored('a', 0), scored('a', 1, (90, 90, 90), state='running')]
-        assert summarise_curves(runs, IOU)['mean'].tolist() == [10, 20, 30]
-        assert summarise_curves(runs, ['loss']).empty
-        assert summarise_curves([], IOU).empty
+        assert summarize_curves(runs, IOU)['mean'].tolist() == [10, 20, 30]
+        assert summarize_curves(runs, ['loss']).empty
+        assert summarize_curves([], IOU).empty
 
 
 class TestDrawCurves:
-    def axes_of(self, *runs, keys=IOU, one_scale=True):
-        return draw_curves(suite(*runs), keys, 'IoU (%)', one_scale).axes
+    def axes_of(self, *runs, keys=IOU, same_scale=True):
+        return draw_curves(suite(*runs), keys, 'IoU (%)', same_scale).axes
 
-    def test_lines_and_bands_are_the_data(self):
+    def test_lines_and_bands_match_the_data(self):
         (axes,) = self.axes_of(scored('a', 0), scored('a', 1, (14, 20, 40)))
         (line,) = axes.lines
         np.testing.assert_array_equal(line.get_xydata(), [[1, 12], [2, 20], [3, 35]])
@@ -130,30 +130,30 @@ class TestDrawCurves:
         labels = [[line.get_label() for line in one.lines] for one in axes]
         assert labels[:3] == [['r50'], ['ml_v1', 'ml_v2'], ['ml_v1']]
 
-    def test_a_style_keeps_its_colour_where_another_is_missing(self):
+    def test_style_keeps_its_color_if_another_is_missing(self):
         (axes,) = self.axes_of(
             scored('v1'), scored('v2', state='failed'), scored('v3'), scored('v3', seed=1)
         )
         assert [line.get_color() for line in axes.lines] == [BLUE, GREEN]
 
-    def test_missing_seeds_are_said(self):
+    def test_legend_counts_missing_seeds(self):
         (axes,) = self.axes_of(scored('a'), scored('a', seed=1, state='failed'), scored('b'))
         labels = [text.get_text() for text in axes.get_legend().get_texts()]
         assert labels == ['a (1 of 2 seeds)', 'b']
 
-    def test_two_dozen_lines_of_a_panel_differ(self):
+    def test_24_lines_of_a_panel_are_distinct(self):
         (axes,) = self.axes_of(*(scored(f'run_{k}') for k in range(24)))
         assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 24
         assert len(set(LINES)) == len(LINES)
 
-    @pytest.mark.parametrize('one_scale', [True, False])
-    def test_scale(self, one_scale):
+    @pytest.mark.parametrize('same_scale', [True, False])
+    def test_scale(self, same_scale):
         axes = self.axes_of(
-            scored('a'), scored('b', mode='ml', values=(1, 90, 1)), one_scale=one_scale
+            scored('a'), scored('b', mode='ml', values=(1, 90, 1)), same_scale=same_scale
         )
-        assert (axes[0].get_ylim() == axes[1].get_ylim()) == one_scale
+        assert (axes[0].get_ylim() == axes[1].get_ylim()) == same_scale
 
-    def test_one_epoch_is_a_dot_and_nothing_is_said(self):
+    def test_one_epoch_is_a_dot_and_missing_curve_a_note(self):
         dot, nothing = self.axes_of(scored('a', values=(5,)), run('b', mode='ml', loss=[1]))
         assert dot.lines[0].get_marker() == 'o'
         assert [text.get_text() for text in nothing.texts] == ['not logged']
@@ -168,39 +168,39 @@ class TestDrawClaims:
         claim('v3 > v2', 'style', math.nan, math.nan, math.nan, f'{NOT_COMPUTABLE}: no run'),
     )
 
-    def test_claims_stand_under_their_family(self):
+    def test_claims_are_grouped_by_family(self):
         (axes,) = draw_claims(self.RESULTS).axes
         labels = [label.get_text() for label in axes.get_yticklabels()]
         assert labels[1:3] == ['v3 > v1', 'v3 > v2']
         assert labels[4:] == ['kdml > ml', 'kdml > kd_on']
-        assert 'v3 against v1' in labels[0]
-        assert 'kdml against ml' in labels[3]
+        assert 'v3 vs. v1' in labels[0]
+        assert 'kdml vs. ml' in labels[3]
         top, bottom = axes.get_ylim()[::-1]
-        assert top < 0 < len(labels) - 1 < bottom  # the first on top, none cut off
+        assert top < 0 < len(labels) - 1 < bottom  # first on top, none cut off
 
     @pytest.mark.parametrize(
-        ('index', 'place', 'colour'), [(0, 1, BLUE), (1, 4, VERMILION), (2, 5, GREY)]
+        ('index', 'place', 'color'), [(0, 1, BLUE), (1, 4, VERMILION), (2, 5, GRAY)]
     )
-    def test_value_and_intervals_are_the_claims(self, index, place, colour):
+    def test_value_and_intervals_match_the_claim(self, index, place, color):
         (axes,) = draw_claims(self.RESULTS).axes
         result = self.RESULTS[index]
-        together, alone, value = (
+        simultaneous, single, value = (
             line for line in axes.lines if list(line.get_ydata()) in ([place], [place] * 2)
         )
-        assert tuple(together.get_xdata()) == result.simultaneous
-        assert list(alone.get_xdata()) == [result.estimate.low, result.estimate.high]
+        assert tuple(simultaneous.get_xdata()) == result.simultaneous
+        assert list(single.get_xdata()) == [result.estimate.low, result.estimate.high]
         assert list(value.get_xdata()) == [result.estimate.value]
-        assert {line.get_color() for line in (together, alone, value)} == {colour}
-        assert alone.get_linewidth() > together.get_linewidth()
+        assert {line.get_color() for line in (simultaneous, single, value)} == {color}
+        assert single.get_linewidth() > simultaneous.get_linewidth()
 
-    def test_what_cannot_be_computed_has_no_mark(self):
+    def test_not_computable_claim_has_no_marker(self):
         (axes,) = draw_claims(self.RESULTS).axes
         assert not [line for line in axes.lines if 2 in list(line.get_ydata())]
         (text,) = axes.texts
         assert text.get_text().strip() == NOT_COMPUTABLE
         assert text.get_position()[1] == 2
 
-    def test_verdicts_differ_in_shape_too(self):
+    def test_verdicts_differ_in_marker(self):
         figure = draw_claims(self.RESULTS)
         (legend,) = figure.legends
         assert [text.get_text() for text in legend.get_texts()] == [HOLDS, OPPOSITE, UNDECIDED]
@@ -210,16 +210,16 @@ class TestDrawClaims:
     @pytest.mark.parametrize(
         ('results', 'message'),
         [
-            ([], r'claims about one measure, got 0 about \[\]: draw each measure by itself'),
-            ([claim('a'), claim('b', measure='F1')], r"got 2 about \['F1', 'IoU'\]"),
+            ([], r'expected one measure, got \[\]'),
+            ([claim('a'), claim('b', measure='F1')], r"expected one measure, got \['F1', 'IoU'\]"),
         ],
     )
-    def test_refuses_none_and_mixed_measures(self, results, message):
+    def test_no_or_mixed_measures_raise(self, results, message):
         with pytest.raises(ValueError, match=message):
             draw_claims(results)
 
 
-def test_data_uri_is_an_svg_with_its_words_in_it():
+def test_data_uri_is_a_reproducible_svg_with_text():
     figures = [draw_claims([claim('<b>v3 & more')]) for _ in range(2)]
     first, second = map(to_data_uri, figures)
     assert first == second
@@ -236,12 +236,12 @@ class TestBalance:
         'gradient_ratio__student_1.from_student_2.predictions': [0.5, 0.1],
     }
 
-    def test_keys_are_those_of_the_ratios(self):
+    def test_keys_are_gradient_ratios(self):
         runs = [run('a', loss=[1], **{'gradient__student_1.supervised': [1]}, **self.ratio)]
         assert balance_keys(runs) == [key.replace('__', '/') for key in self.ratio]
         assert balance_keys([run('b', loss=[1])]) == []
 
-    def test_each_run_has_a_panel_and_each_transfer_a_line(self):
+    def test_each_run_is_a_panel_and_each_transfer_a_line(self):
         doubled = {key: [3 * value for value in values] for key, values in self.ratio.items()}
         figure = draw_balance(
             {'a': [run('a', 0, **self.ratio), run('a', 1, **doubled)], 'b': [run('b', **doubled)]}
@@ -256,6 +256,6 @@ class TestBalance:
         assert first.get_yscale() == 'log'
 
 
-def test_a_png_is_put_into_an_address(tmp_path):
+def test_png_data_uri(tmp_path):
     (tmp_path / 'a.png').write_bytes(b'abc')
     assert png_data_uri(tmp_path / 'a.png') == 'data:image/png;base64,YWJj'

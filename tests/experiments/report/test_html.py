@@ -10,7 +10,7 @@ import pytest
 
 from mmkdml.experiments.paper.claims import HOLDS, evaluate_claims
 from mmkdml.experiments.report.html import write_report
-from mmkdml.experiments.report.tables import SHOWN
+from mmkdml.experiments.report.tables import CHECKPOINT_TITLES
 from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(1)>'
@@ -25,8 +25,8 @@ RESAMPLES = 500
 VOID = {'meta', 'img', 'br'}
 
 
-def run(name, seed, mode='kdml', style='v1', pixels=70, **facts):
-    """A run that is done; ``pixels`` of 100 are right for each image, and 2 more by seed."""
+def run(name, seed, mode='kdml', style='v1', pixels=70, **metadata):
+    """Finished run with ``pixels + 2 * seed`` true positives of 100 pixels in each image."""
     rows = [
         (member, f'{group}{image}', group, 1, pixels + 2 * seed + image, 5, 30 - 2 * seed - image)
         for member in MEMBERS[mode]
@@ -67,7 +67,7 @@ def run(name, seed, mode='kdml', style='v1', pixels=70, **facts):
             },
             checkpoints=dict(best=1, last=2),
         )
-        | facts,
+        | metadata,
     )
 
 
@@ -85,7 +85,7 @@ def study():
 
 
 class Page(HTMLParser):
-    """Tags, attributes and text of a page; every element must be closed in its turn."""
+    """Tags, attributes and text of a page; checks that elements are properly nested."""
 
     def __init__(self, path):
         super().__init__()
@@ -120,12 +120,12 @@ def page(tmp_path_factory):
     return Page(write_report(study(), path, resamples=RESAMPLES))
 
 
-def written(tmp_path, *records, **kwargs):
+def write_page(tmp_path, *records, **kwargs):
     return Page(write_report(records, tmp_path / 'report.html', resamples=20, **kwargs))
 
 
 def rows_of(page, caption):
-    """The cells' texts of the rows of the table with a caption."""
+    """Return the cell texts of the table with this caption, by row."""
     table = page.raw.partition(f'<caption>{caption}')[2].partition('</table>')[0]
     return [
         [
@@ -136,7 +136,7 @@ def rows_of(page, caption):
     ]
 
 
-def test_every_anchor_leads_somewhere(page):
+def test_every_link_has_a_target(page):
     ids = page.values('id')
     assert len(ids) == len(set(ids))
     links = page.values('href')
@@ -145,11 +145,11 @@ def test_every_anchor_leads_somewhere(page):
     assert {link[1:] for link in links} <= set(ids)
 
 
-def test_nothing_comes_from_elsewhere_and_nothing_runs(page):
+def test_page_has_no_scripts_and_no_external_resources(page):
     assert {'script', 'link', 'iframe', 'object', 'base'}.isdisjoint(name for name, _ in page.tags)
     assert not [key for _, attrs in page.tags for key in attrs if key.startswith('on')]
     sources = page.values('src')
-    assert len(sources) == 4  # claims with either checkpoint, IoU and loss by epoch
+    assert len(sources) == 4  # claims with each checkpoint, IoU and loss by epoch
     assert all(source.startswith('data:image/svg+xml;base64,') for source in sources)
     assert not re.search(r'url\(|@import|https?://', page.raw)
     for source in sources:
@@ -158,7 +158,7 @@ def test_nothing_comes_from_elsewhere_and_nothing_runs(page):
         assert not re.search(r'<script|<image|href="[^#]', svg)
 
 
-def test_is_semantic(page):
+def test_html_is_semantic(page):
     tables = page.all('table')
     assert len(tables) == len(page.all('caption')) > 5
     assert all(attrs.get('scope') in ('row', 'col', 'rowgroup') for attrs in page.all('th'))
@@ -167,13 +167,13 @@ def test_is_semantic(page):
     assert len(page.all('h1')) == len(page.all('nav')) == len(page.all('main')) == 1
 
 
-def test_tables_show_both_checkpoints(page):
+def test_tables_contain_both_checkpoints(page):
     # tp is 75 and 76 with seed 0, 77 and 78 with seed 1, fp is 5, fn 30, 29, 28 and 27.
     seeds = [100 * 3 * 151 / (3 * (151 + 10 + 59)), 100 * 3 * 155 / (3 * (155 + 10 + 55))]
     mean, std = sum(seeds) / 2, (seeds[1] - seeds[0]) / 2**0.5
     (teacher,) = [
         row
-        for row in rows_of(page, 'IoU in percent, best on the validation part')
+        for row in rows_of(page, 'IoU in percent, best on the validation set')
         if row[:2] == ['kdml', 'T']
     ]
     v1, v2, v3 = teacher[2:]
@@ -187,10 +187,10 @@ def test_tables_show_both_checkpoints(page):
         if row[:2] == ['kdml', 'T']
     ]
     assert last[4].startswith(f'{mean - 100 * 40 / 220:.2f} ')
-    assert rows_of(page, 'Networks alone in percent, best on the validation part')[1][1] == 'r50'
+    assert rows_of(page, 'Single networks in percent, best on the validation set')[1][1] == 'r50'
 
 
-def test_a_value_leads_to_its_commands(page):
+def test_values_link_to_their_commands(page):
     (anchor,) = set(re.findall(r'<a href="#([\w-]+)">69\.55 ±', page.raw))  # of the test above
     section = page.raw.partition(f'<section id="{anchor}">')[2].partition('</section>')[0]
     for seed in (0, 1):
@@ -200,10 +200,10 @@ def test_a_value_leads_to_its_commands(page):
 
 
 @pytest.mark.parametrize('checkpoint', ['best', 'last'])
-def test_claims_are_those_of_the_statistics(page, checkpoint):
-    title = SHOWN[checkpoint]
+def test_claims_match_evaluate_claims(page, checkpoint):
+    title = CHECKPOINT_TITLES[checkpoint]
     results = evaluate_claims(study(), 'IoU', checkpoint, RESAMPLES)
-    rows = {row[0]: row[1:] for row in rows_of(page, f'IoU, {title}: the claims')}
+    rows = {row[0]: row[1:] for row in rows_of(page, f'IoU, {title}: claims')}
     for result in results:
         found = result.estimate
         if found.problem:
@@ -223,14 +223,14 @@ def test_claims_are_those_of_the_statistics(page, checkpoint):
     assert not all(result.estimate.problem for result in results)
 
 
-def test_what_is_not_done_is_named_with_its_error(page):
+def test_unfinished_runs_are_listed_with_their_errors(page):
     assert '12 runs: 10 done, 1 failed, 1 waiting.' in page.text
-    assert '16 min 40 s in all' in page.text
+    assert '16 min 40 s in total' in page.text
     assert f'kdml_v2, seed 0: failed Traceback Error: {HOSTILE}' in page.text
     assert 'kdml_v2, seed 1: waiting' in page.text
 
 
-def test_what_is_shown_is_escaped(tmp_path):
+def test_text_is_escaped(tmp_path):
     names = dict.fromkeys(('config', 'config_text', 'command', 'device'), HOSTILE)
     record = suite(
         run(HOSTILE.replace('/', ''), 0, versions={HOSTILE: HOSTILE}, **names),
@@ -238,7 +238,7 @@ def test_what_is_shown_is_escaped(tmp_path):
         name=HOSTILE,
         title=HOSTILE,
     )
-    page = written(tmp_path, record, suite_files=[HOSTILE])
+    page = write_page(tmp_path, record, suite_files=[HOSTILE])
     assert {'script', 'x'}.isdisjoint(name for name, _ in page.tags)
     assert not [attrs for attrs in page.all('img') if attrs['src'] == 'x']
     assert page.text.count(HOSTILE) >= 13
@@ -246,8 +246,8 @@ def test_what_is_shown_is_escaped(tmp_path):
         assert b'<script' not in base64.b64decode(source.partition(',')[2])
 
 
-def test_pictures_of_one_seed_of_each_run(tmp_path, page):
-    assert 'None was drawn' in page.raw
+def test_figures_of_one_seed_per_run(tmp_path, page):
+    assert 'There are no figures' in page.raw
     for name in ('sure.png', 'hard.png', 'cka.png'):
         (tmp_path / name).write_bytes(b'PNG' + name.encode())
     sure = {'calibration/reliability.png': tmp_path / 'sure.png'}
@@ -258,21 +258,21 @@ def test_pictures_of_one_seed_of_each_run(tmp_path, page):
         replace(run('a', 2), pictures=sure),
     ]
     both = replace(suite(*runs), pictures={'analysis/cka.png': tmp_path / 'cka.png'})
-    page = written(tmp_path, both)
+    page = write_page(tmp_path, both)
     drawn = {
         alt: base64.b64decode(source.removeprefix('data:image/png;base64,'))
         for source, alt in zip(page.values('src'), page.values('alt'), strict=True)
         if source.startswith('data:image/png')
     }
     assert drawn == {
-        'Of several runs: analysis/cka.png': b'PNGcka.png',
+        'Several runs: analysis/cka.png': b'PNGcka.png',
         'a, seed 1: calibration/reliability.png': b'PNGsure.png',
         f'a, seed 1: analysis/{HOSTILE}.png': b'PNGhard.png',
     }
     assert 'script' not in {name for name, _ in page.tags}
 
 
-def test_sizes_are_compared_with_the_teacher(page):
+def test_sizes_are_relative_to_the_teacher(page):
     rows = rows_of(page, 'kdml_v1, kdml_v3: for one image of 64 x 96 pixels')
     assert rows[1:] == [
         ['teacher', '40.00', '', '20.00', ''],
@@ -285,8 +285,8 @@ def test_sizes_are_compared_with_the_teacher(page):
 
 
 def test_splits_and_versions(tmp_path, page):
-    assert rows_of(page, 'all runs: sizes of the parts') == [
-        ['Part', 'images', 'groups', 'positives'],
+    assert rows_of(page, 'all runs: data splits') == [
+        ['Split', 'images', 'groups', 'positives'],
         ['train', '1234', '3', '4'],
         ['val', '56', '3', '4'],
         ['test', '6', '3', '4'],
@@ -296,24 +296,24 @@ def test_splits_and_versions(tmp_path, page):
         run('ml_v1', 0, 'ml', splits=dict(train=dict(images=9, repeats=4), test=dict(images=3))),
         run('ml_v3', 0, 'ml', 'v3', versions=dict(torch='2.7')),
     )
-    differing = written(tmp_path, record)
+    differing = write_page(tmp_path, record)
     assert ['torch', '2.13.0'] in rows_of(differing, 'ml_v1: versions')
     assert rows_of(differing, 'ml_v3: versions')[1:] == [['torch', '2.7']]
-    assert rows_of(differing, 'ml_v1: sizes')[1:] == [['train', '9', '4'], ['test', '3', '-']]
+    assert rows_of(differing, 'ml_v1: data splits')[1:] == [['train', '9', '4'], ['test', '3', '-']]
 
 
-def test_says_how_to_repeat_the_suite(tmp_path, page):
+def test_page_has_the_commands_of_the_suite(tmp_path, page):
     for command in ('run', 'table', 'report'):
         assert f'python tools/suite.py {command} suites/mini.py' in page.raw
-    named = written(tmp_path, suite(run('r50', 0, 'baseline', '')), suite_files=['mine/a.yaml'])
+    named = write_page(tmp_path, suite(run('r50', 0, 'baseline', '')), suite_files=['mine/a.yaml'])
     assert 'python tools/suite.py run mine/a.yaml' in named.raw
-    assert 'The paper claims nothing of the runs' in named.text
+    assert 'The paper makes no claims about the runs' in named.text
 
 
-def test_several_suites_have_chapters(tmp_path):
+def test_each_suite_has_a_section(tmp_path):
     first = suite(run('ml_v1', 0, 'ml'), name='one', title='The first')
     second = suite(run('ml_v1', 0, 'ml'), name='two', title='The second')
-    page = written(tmp_path, first, second)
+    page = write_page(tmp_path, first, second)
     ids = page.values('id')
     assert len(ids) == len(set(ids))
     assert {link[1:] for link in page.values('href')} <= set(ids)
@@ -323,22 +323,22 @@ def test_several_suites_have_chapters(tmp_path):
 
 
 @pytest.mark.parametrize('runs', [(), (RunRecord('kdml_v1', 0, 'kdml', 'v1', 'running'),)])
-def test_a_suite_without_results_has_a_report(tmp_path, runs):
-    page = written(tmp_path, suite(*runs))
+def test_suite_without_results_has_a_report(tmp_path, runs):
+    page = write_page(tmp_path, suite(*runs))
     assert f'{len(runs)} runs:' in page.text
-    assert 'No run that is done has any.' in page.text
-    assert 'in all' not in page.text
+    assert 'No finished run has curves.' in page.text
+    assert 'in total' not in page.text
 
 
-def test_an_error_that_is_no_text_is_shown(tmp_path):
+def test_undecodable_error_is_escaped(tmp_path):
     lost = RunRecord('ml_v1', 0, 'ml', 'v1', 'failed', 'bad byte \udcff')
-    assert r'bad byte \udcff' in written(tmp_path, suite(lost)).text
+    assert r'bad byte \udcff' in write_page(tmp_path, suite(lost)).text
 
 
 def test_records_are_not_changed(tmp_path):
     record = suite(run('ml_v1', 0, 'ml'))
     before = copy.deepcopy(record)
-    written(tmp_path, record)
+    write_page(tmp_path, record)
     for name in ('best', 'last'):
         pd.testing.assert_frame_equal(
             record.runs[0].measured[name].cases, before.runs[0].measured[name].cases
@@ -347,7 +347,7 @@ def test_records_are_not_changed(tmp_path):
     assert record.runs[0].metadata == before.runs[0].metadata
 
 
-def test_a_failed_writing_leaves_the_old_report(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
     path = tmp_path / 'report.html'
     path.write_text('the old one')
     monkeypatch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError('No space left')))
@@ -358,21 +358,21 @@ def test_a_failed_writing_leaves_the_old_report(tmp_path, monkeypatch):
     ]
 
 
-def test_refuses_what_it_cannot_write(tmp_path):
-    with pytest.raises(ValueError, match='at least one suite and a file for each, got 0 suites'):
+def test_invalid_suites_or_path_raise(tmp_path):
+    with pytest.raises(ValueError, match='at least one suite and one file for each, got 0 suites'):
         write_report([], tmp_path / 'report.html')
     with pytest.raises(ValueError, match='got 1 suites and 2 files'):
         write_report(suite(), tmp_path / 'report.html', suite_files=['a.py', 'b.py'])
-    with pytest.raises(ValueError, match=f'a file to write the report to, but {tmp_path} is a'):
+    with pytest.raises(ValueError, match=f'Invalid path {tmp_path}: .* got a folder'):
         write_report(suite(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_stays_small(tmp_path):
+def test_file_size_is_limited(tmp_path):
     long = run('x', 0).curves
     long = pd.concat(long.assign(epoch=epoch) for epoch in range(100)).reset_index(drop=True)
-    long['value'] = long.index * 7919 % 101 / 3.0  # no line that could be simplified
+    long['value'] = long.index * 7919 % 101 / 3.0  # lines that cannot be simplified
     text = '\n'.join(f'setting_{number} = {number}' for number in range(400))
     runs = [
         replace(run(f'{mode}_{style}', seed, mode, style, config_text=text), curves=long)

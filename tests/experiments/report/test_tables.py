@@ -13,7 +13,7 @@ STUDENTS = dict(student_1=60, student_2=70, ensemble=80)
 
 
 def cases(tp):
-    """Four images of two patients: members find so many of 100 pixels in each, and no more."""
+    """Case tables of 4 images of 2 patients; ``tp`` has true positives of 100 pixels by member."""
     return pd.concat(
         pd.DataFrame(dict(member=name, id=list('abcd'), group=list('xxyy'), label=1)).assign(
             tp=[found, found + 1, found, found - 1], fp=0, fn=lambda rows: 100 - rows['tp']
@@ -34,7 +34,7 @@ def suite(*runs, measures=('IoU', 'F1'), tables=('Table 4', 'Table 2')):
 
 
 def small():
-    """Two baselines, two modes with gaps, a method beside them."""
+    """Suite with two baselines, two incomplete modes and a compared method."""
     teacher = dict(STUDENTS, teacher=85)
     return suite(
         *(run('r50', seed, dict(model=90 + seed)) for seed in range(3)),
@@ -54,13 +54,13 @@ def rows_of(table, title):
     return {(row.block, row.label): row.cells for row in panel.rows}
 
 
-def test_the_papers_form():
+def test_layout_is_that_of_the_paper():
     table = build_table(small(), 'best')
     assert [panel.title for panel in table.panels] == [
-        'Networks alone',
+        'Single networks',
         'IoU',
         'F1',
-        'Methods compared with',
+        'Compared methods',
     ]
     assert [panel.columns for panel in table.panels] == [
         ('IoU', 'F1'), ('v1', 'v2', 'v3'), ('v1', 'v2', 'v3'), ('IoU', 'F1')
@@ -68,14 +68,14 @@ def test_the_papers_form():
     members = ['S1', 'S2', 'Ensemble']
     rows = [('ml', label) for label in members] + [('kdml', label) for label in ['T', *members]]
     assert list(rows_of(table, 'IoU')) == rows
-    assert list(rows_of(table, 'Networks alone')) == [('', 'r50'), ('', 'r34')]
-    assert list(rows_of(table, 'Methods compared with')) == [('', 'fitnet')]
+    assert list(rows_of(table, 'Single networks')) == [('', 'r50'), ('', 'r34')]
+    assert list(rows_of(table, 'Compared methods')) == [('', 'fitnet')]
     assert table.title == (
-        'lgg_r18: ResNet18 & students (best on the validation part; test part; percent)'
+        'lgg_r18: ResNet18 & students (best on the validation set; test set; percent)'
     )
 
 
-def test_modes_come_in_the_papers_order_whatever_the_suites():
+def test_modes_are_in_the_papers_order():
     runs = [
         run(f'{mode}_v1', 0, STUDENTS, mode, 'v1') for mode in ('kdml', 'kd_on', 'kd_off', 'ml')
     ]
@@ -83,7 +83,7 @@ def test_modes_come_in_the_papers_order_whatever_the_suites():
     assert list(dict.fromkeys(blocks)) == ['ml', 'kd_off', 'kd_on', 'kdml']
 
 
-def test_means_over_seeds_by_hand():
+def test_means_over_seeds_match_manual_computation():
     rows = rows_of(build_table(small(), 'best'), 'IoU')
     cell = rows['kdml', 'Ensemble'][2]
     assert (cell.run, cell.member, cell.measure) == ('kdml_v3', 'ensemble', 'IoU')
@@ -102,29 +102,29 @@ def test_means_over_seeds_by_hand():
     assert (no_run.run, no_run.ours, no_run.expected) == ('', '-', 0)
 
 
-def test_networks_alone_and_other_runs_by_name():
+def test_single_networks_and_other_runs_are_rows():
     table = build_table(small(), 'best')
-    r50, _ = rows_of(table, 'Networks alone')['', 'r50']
+    r50, _ = rows_of(table, 'Single networks')['', 'r50']
     assert (r50.member, r50.mean, r50.std, r50.done) == ('model', 91, pytest.approx(1), 3)
-    fitnet, _ = rows_of(table, 'Methods compared with')['', 'fitnet']
+    fitnet, _ = rows_of(table, 'Compared methods')['', 'fitnet']
     assert (fitnet.member, fitnet.mean) == ('ensemble', 60)
 
 
-def test_the_papers_figures_stand_beside_ours():
+def test_cells_contain_the_papers_values():
     table = build_table(small(), 'best')
     iou, f1 = rows_of(table, 'IoU'), rows_of(table, 'F1')
     assert iou['kdml', 'Ensemble'][2].theirs == '[80.12 ± 0.597]'
     assert f1['kdml', 'Ensemble'][2].theirs == '[89.52 ± 0.556*]'
-    assert iou['ml', 'S1'][2].theirs == '[77.93 ± 0.537]'  # also where we have no run
-    alone = rows_of(table, 'Networks alone')
+    assert iou['ml', 'S1'][2].theirs == '[77.93 ± 0.537]'  # also without a run
+    alone = rows_of(table, 'Single networks')
     assert alone['', 'r50'][0].theirs == '[76.86 ± 0.791]'
     assert alone['', 'r34'][0].paper is None
-    assert rows_of(table, 'Methods compared with')['', 'fitnet'][0].paper is None
+    assert rows_of(table, 'Compared methods')['', 'fitnet'][0].paper is None
     compared = build_table(suite(*small().runs[-1:], tables=['Table 10']), 'best')
-    assert rows_of(compared, 'Methods compared with')['', 'fitnet'][0].theirs == '[75.24 ± 0.261]'
+    assert rows_of(compared, 'Compared methods')['', 'fitnet'][0].theirs == '[75.24 ± 0.261]'
 
 
-def test_notes_name_what_is_missing_and_what_is_doubtful():
+def test_notes_list_missing_runs_and_doubtful_values():
     notes = build_table(small(), 'best').notes
     assert notes[0] == 'Mean ± sample standard deviation over seeds (number of seeds).'
     assert notes[1:4] == (
@@ -132,7 +132,7 @@ def test_notes_name_what_is_missing_and_what_is_doubtful():
         'Missing: ml_v1, seed 1 waiting.',
         'Missing: ml_v2, seed 0 running.',
     )
-    assert notes[4] == 'In brackets: the paper, Table 4, Table 2; * doubtful.'
+    assert notes[4] == 'In brackets: values of the paper, Table 4, Table 2; * doubtful.'
     assert (
         '* Table 4, ml Ensemble v3 F1: the first version of the paper has 87.32 ± 0.919, with the '
         'same IoU.'
@@ -145,7 +145,7 @@ def test_notes_name_what_is_missing_and_what_is_doubtful():
     assert len(plain) == 1
 
 
-def test_the_checkpoint_is_told_and_what_lacks_it_is_missing():
+def test_run_without_the_checkpoint_is_missing():
     table = build_table(suite(run('r50', 4, dict(model=50))), 'last')
     assert 'after the last epoch' in table.title
     assert [cell.ours for cell in table.cells] == ['-', '-']
@@ -153,7 +153,7 @@ def test_the_checkpoint_is_told_and_what_lacks_it_is_missing():
 
 
 @pytest.mark.parametrize('form', FORMS)
-def test_nothing_done_gives_a_table_of_dashes(form):
+def test_unfinished_suite_gives_a_table_of_dashes(form):
     runs = [run(f'{m}_v1', 0, {}, m, 'v1', state='waiting') for m in ('ml', 'kdml')]
     table = build_table(suite(*runs, run('r50', 0, {}, state='failed')), 'best')
     assert len(table.cells) == 2 + 2 * 7 * 3
@@ -162,11 +162,11 @@ def test_nothing_done_gives_a_table_of_dashes(form):
 
 
 @pytest.mark.parametrize('form', FORMS)
-def test_no_runs_at_all(form):
+def test_empty_suite_renders(form):
     assert render(build_table(suite(), 'best'), form)
 
 
-def test_variants_have_tables_of_their_own():
+def test_each_variant_has_its_own_panels():
     runs = [
         run(f'{variant}/{name}', 0, tp, mode, style)
         for name, tp, mode, style in (
@@ -178,27 +178,27 @@ def test_variants_have_tables_of_their_own():
     ]
     table = build_table(suite(*runs, measures=['IoU']), 'best')
     titles = [panel.title for panel in table.panels]
-    assert titles == ['Networks alone', 'hot: IoU', 'cold: IoU']
-    alone = list(rows_of(table, 'Networks alone'))
+    assert titles == ['Single networks', 'hot: IoU', 'cold: IoU']
+    alone = list(rows_of(table, 'Single networks'))
     assert alone == [('hot', 'r50'), ('hot', 'r18'), ('cold', 'r50'), ('cold', 'r18')]
 
 
-def test_two_runs_for_one_cell_are_refused():
+def test_two_runs_for_one_cell_raise():
     runs = [run(name, 0, STUDENTS, 'ml', 'v1') for name in ('ml_v1', 'ml_v1_long')]
     with pytest.raises(ValueError, match="'ml_v1' and 'ml_v1_long' are both ml v1"):
         build_table(suite(*runs), 'best')
 
 
-def test_refuses_what_it_does_not_know():
+def test_unknown_checkpoint_table_or_form_raises():
     with pytest.raises(ValueError, match="checkpoint among .*got 'newest'"):
         build_table(small(), 'newest')
     with pytest.raises(ValueError, match='expected tables among .*, got Table 1'):
         build_table(suite(*small().runs, tables=['Table 1']), 'best')
-    with pytest.raises(ValueError, match="form among text, markdown, latex, csv, got 'html'"):
+    with pytest.raises(ValueError, match="form: .* text, markdown, latex, csv, got 'html'"):
         render(build_table(suite(), 'best'), 'html')
 
 
-def test_text_for_a_terminal():
+def test_text_form():
     text = render(build_table(small(), 'best'), 'text')
     lines = [[value.strip() for value in line.split('|')[1:-1]] for line in text.splitlines()]
     place = lines.index(['', 'Ensemble', '-', '-', '80.50 ± 0.71 (2 of 3)'])
@@ -213,7 +213,7 @@ def cells_of(line):
     return [value.strip() for value in re.split(r'(?<!\\)\|', line)[1:-1]]
 
 
-def test_markdown_rows_are_whole_and_escaped():
+def test_markdown_rows_are_complete_and_escaped():
     text = render(build_table(small(), 'best'), 'markdown')
     rows = [cells_of(line) for line in text.splitlines() if line.startswith('|')]
     assert {len(row) for row in rows} == {4, 5}
@@ -224,7 +224,7 @@ def test_markdown_rows_are_whole_and_escaped():
     assert not re.search(r'(?<![\\*])\*(?!\*)', text)  # a lone asterisk would begin emphasis
 
 
-def test_a_bar_in_a_name_does_not_break_markdown():
+def test_bar_in_a_name_is_escaped_in_markdown():
     table = build_table(suite(run('a|b', 0, dict(model=50))), 'best')
     (row,) = [line for line in render(table, 'markdown').splitlines() if 'a\\|b' in line]
     assert len(cells_of(row)) == 4
@@ -242,7 +242,7 @@ def test_latex_is_balanced_and_escaped():
     assert '_' not in bare
     assert r'ResNet18 \& students' in text
     assert r'seed 2 failed (RuntimeError: 1 \textless{} 2\_b)' in text
-    assert not re.search(r'\\\\\s*[*\[]', text)  # would be taken for an option of the line's end
+    assert not re.search(r'\\\\\s*[*\[]', text)  # LaTeX would read these as arguments of \\
     tables = re.findall(r'\\begin{tabular}{(l+)}(.*?)\\end{tabular}', text, re.DOTALL)
     for columns, body in tables:
         for line in body.splitlines():
@@ -251,7 +251,7 @@ def test_latex_is_balanced_and_escaped():
     assert r'80.50 $\pm$ 0.71 (2 of 3) [80.12 $\pm$ 0.597]' in text
 
 
-def test_csv_has_a_row_for_each_figure():
+def test_csv_has_a_row_for_each_cell():
     table = build_table(small(), 'best')
     frame = pd.read_csv(io.StringIO(render(table, 'csv')))
     assert len(frame) == len(table.cells)
@@ -272,7 +272,7 @@ def test_csv_has_a_row_for_each_figure():
     assert (empty['n'] == 0).all()
 
 
-def test_a_table_is_the_same_each_time():
+def test_table_is_reproducible():
     first, again, other = (
         render(build_table(small(), 'best', resamples=9, rng=rng), 'csv') for rng in (0, 0, 1)
     )

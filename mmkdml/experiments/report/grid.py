@@ -1,0 +1,136 @@
+"""Panels of result tables: a metric by mode and style, or several metrics by run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import pandas as pd
+
+from mmkdml.experiments.paper.values import FIDELITY, SINGLE, paper_value
+from mmkdml.experiments.report.cells import MEMBERS, TableCell, TablePanel, TableRow
+from mmkdml.models.transfers import FROM_TEACHER, MODES, STYLES
+from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
+from mmkdml.statistics.bootstrap import Estimate
+from mmkdml.statistics.counts import Variants
+from mmkdml.statistics.records import BASELINE, RunRecord, SuiteRecord
+
+Key = tuple[str, str, str]
+"""Name of a run, one of its members, and a metric."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the members of a run.
+
+    Attributes:
+        key: Name of the measure, or key of the evaluator without the member.
+        members: The members that have it.
+        unit: Unit of its values; empty for a number without a unit.
+        digits: Number of decimals.
+        quantity: ``'performance'`` or ``'fidelity'`` if the paper's tables may have it, see
+            :func:`~mmkdml.experiments.paper.values.paper_value`.
+    """
+
+    key: str
+    members: tuple[str, ...] = tuple(MEMBERS)
+    unit: str = 'percent'
+    digits: int = 2
+    quantity: str = ''
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Values of a suite, arranged in panels.
+
+    Attributes:
+        record: The suite.
+        variants: Result of :func:`~mmkdml.statistics.counts.find_variants`.
+        values: A value for each finished seed.
+        intervals: Bootstrap intervals of the means; may lack keys.
+    """
+
+    record: SuiteRecord
+    variants: Variants
+    values: Mapping[Key, Sequence[float]]
+    intervals: Mapping[Key, Estimate]
+
+    @property
+    def other_runs(self) -> list[RunRecord]:
+        """One record for each run that is not one of the paper's variants."""
+        known = {name for names in self.variants.values() for name in names.values()}
+        return list({run.name: run for run in self.record.runs if run.name not in known}.values())
+
+    def by_style(self, variant: str, metric: Metric) -> TablePanel:
+        """Build a panel with a block of members for each mode and a column for each style."""
+        names = self.variants[variant]
+        rows = tuple(
+            TableRow(
+                mode,
+                MEMBERS.get(member, member.capitalize()),
+                tuple(
+                    self._cell(names.get((mode, style), ''), member, metric, (mode, style, member))
+                    for style in STYLES
+                ),
+            )
+            for mode in MODES
+            if any(mode == one for one, _ in names)
+            and (FROM_TEACHER[mode] or metric.quantity != FIDELITY)
+            for member in metric.members
+            if FROM_TEACHER[mode] or member != TEACHER
+        )
+        title = f'{variant}: {metric.key}' if variant else metric.key
+        return TablePanel(title, STYLES, rows, metric.unit)
+
+    def by_run(
+        self, title: str, runs: Iterable[RunRecord], metrics: Mapping[str, Metric], unit: str
+    ) -> TablePanel:
+        """Build a panel with a row for each run and a column for each metric, by its header.
+
+        The values are those of the ensemble, or of the model if the run is a single network.
+        """
+        rows: dict[str, list[TableRow]] = {}
+        for run in runs:
+            variant, _, label = run.name.rpartition('/')
+            member = PLAIN if run.mode == BASELINE else ENSEMBLE
+            cells = tuple(
+                self._cell(
+                    run.name,
+                    metric.members[0] if len(metric.members) == 1 else member,
+                    metric,
+                    (run.mode, run.style, SINGLE),
+                    label,
+                )
+                for metric in metrics.values()
+            )
+            rows.setdefault(variant, []).append(TableRow(variant, label, cells))
+        return TablePanel(title, tuple(metrics), tuple(chain(*rows.values())), unit)
+
+    def _cell(
+        self, run: str, member: str, metric: Metric, place: tuple[str, str, str], method: str = ''
+    ) -> TableCell:
+        """Build a cell; ``place`` and ``method`` find it in the paper's tables."""
+        seeds = pd.Series(self.values.get((run, member, metric.key), []), dtype=float)
+        interval = self.intervals.get((run, member, metric.key), Estimate())
+        return TableCell(
+            run,
+            member,
+            metric.key,
+            mean=float(seeds.mean(skipna=False)),
+            std=float(seeds.std(skipna=False)),
+            done=len(seeds),
+            expected=sum(one.name == run for one in self.record.runs),
+            low=interval.low,
+            high=interval.high,
+            paper=paper_value(
+                self.record.paper_tables,
+                *place,
+                metric.key.rpartition('/')[2],
+                method,
+                metric.quantity,
+            )
+            if metric.quantity
+            else None,
+            digits=metric.digits,
+        )
