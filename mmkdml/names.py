@@ -8,3 +8,8 @@ ENSEMBLE = 'ensemble'
 PLAIN = 'model'
 #: Parts of a data set, in order: the names of its split files and of the runner's data loaders.
 SPLITS = ('train', 'val', 'test')
+#: Columns of case tables; see :class:`mmkdml.evaluation.CaseTable`.
+CLASSIFICATION_COLUMNS = ('member', 'id', 'group', 'truth', 'pred')
+SEGMENTATION_COLUMNS = ('member', 'id', 'group', 'label', 'tp', 'fp', 'fn')
+#: Checkpoint of a run that was stopped.
+INTERRUPTED = 'interrupted.pth'

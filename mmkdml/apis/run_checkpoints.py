@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmkdml.engine import INTERRUPTED
 from mmkdml.files import is_regular, kind_of
-from mmkdml.models.checkpoints import load_checkpoint_file
+from mmkdml.names import INTERRUPTED
 
 RESUMABLE = ('epoch_*.pth', 'iter_*.pth', INTERRUPTED)
 BEST = 'best_*.pth'
@@ -58,12 +57,19 @@ class RunCheckpoints:
         ]
         return [path for path in paths if is_regular(path)]
 
+    def newest(self) -> Path | None:
+        """Return the checkpoint to resume from that was written last."""
+        paths = [path for kind in self.kinds for path in kind]
+        return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+
     def read(self) -> tuple[dict[Path, Mapping[str, Any]], dict[Path, str]]:
         """Read the latest readable checkpoint of each kind.
 
         Returns:
             Their ``meta``, and a message for each later one that cannot be read.
         """
+        from mmkdml.models.checkpoints import load_checkpoint_file
+
         metas: dict[Path, Mapping[str, Any]] = {}
         unreadable: dict[Path, str] = {}
         for kind in self.kinds:

@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-from mmengine.config import Config
+from typing import TYPE_CHECKING, Any
 
 from mmkdml.files import file_sha256
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 #: Parts of a config that decide what a training learns and which checkpoint is its best one.
 TRAINING_PARTS = (

@@ -22,10 +22,10 @@ from mmkdml.engine.hooks import (
 from mmkdml.engine.memory import keep_freed_memory
 from mmkdml.engine.optim_wrapper import CPUAmpOptimWrapper, has_fast_bf16
 from mmkdml.engine.optimizers import DiscriminatorOptimWrapperConstructor, SeparateOptimizers
-from mmkdml.engine.resume.checkpoint_files import INTERRUPTED
 from mmkdml.engine.resume.loops import ResumableIterTrainLoop, ResumableLoop, ResumableTrainLoop
 from mmkdml.engine.strict_json import StrictJsonLoggerHook, StrictJsonVisBackend
 from mmkdml.engine.workers import LoaderError, watch_workers
+from mmkdml.names import INTERRUPTED
 
 __all__ = [
     'CPUAmpOptimWrapper',

@@ -10,10 +10,8 @@ from mmengine.evaluator import BaseMetric
 
 from mmkdml.evaluation.foreground import foreground_classes, foreground_counts
 from mmkdml.evaluation.member_metrics import member_views
+from mmkdml.names import CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS
 from mmkdml.registry import METRICS
-
-CLASSIFICATION_COLUMNS = ('member', 'id', 'group', 'truth', 'pred')
-SEGMENTATION_COLUMNS = ('member', 'id', 'group', 'label', 'tp', 'fp', 'fn')
 
 
 @METRICS.register_module()

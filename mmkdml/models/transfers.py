@@ -11,36 +11,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmkdml.modes import (
+    FEATURES,
+    FROM_PEER,
+    FROM_TEACHER,
+    KNOWLEDGE,
+    LETTERS,
+    MODES,
+    PREDICTIONS,
+    STUDENTS,
+    STYLES,
+    letters_of,
+)
 from mmkdml.names import TEACHER
 
 #: Name of a module, or several names. None: the default of the task, or logits.
 Tap = str | Sequence[str] | None
 
-PREDICTIONS = 'predictions'
-FEATURES = 'features'
-KNOWLEDGE = (PREDICTIONS, FEATURES)
 DEFAULT_LOSSES = {PREDICTIONS: 'PredictionKLLoss', FEATURES: 'FeatureMSELoss'}
-
-STUDENTS = ('student_1', 'student_2')
-
-_P, _F = PREDICTIONS, FEATURES
-# Knowledge that (student_1, student_2) receive; Table 5, eq. 6 and 7 of the paper. In KD+ML v3 each
-# student receives both kinds, one from the teacher and the other from its peer.
-FROM_TEACHER = {
-    'ml': {},
-    'kd_off': {'v1': (_P, _P), 'v2': (_F, _F), 'v3': (_P, _F)},
-    'kd_on': {'v1': (_P, _P), 'v2': (_F, _F), 'v3': (_P, _F)},
-    'kdml': {'v1': (_P, _P), 'v2': (_F, _F), 'v3': (_F, _P)},
-}
-FROM_PEER = {
-    'ml': {'v1': (_P, _P), 'v2': (_F, _F), 'v3': (_P, _F)},
-    'kd_off': {},
-    'kd_on': {},
-    'kdml': {'v1': (_P, _P), 'v2': (_F, _F), 'v3': (_P, _F)},
-}
-MODES = tuple(FROM_TEACHER)
-STYLES = ('v1', 'v2', 'v3')
-LETTERS = ('alpha', 'beta', 'gamma')
 
 
 @dataclass(frozen=True)
@@ -165,17 +153,6 @@ def transfers_for(mode: str, style: str, weights: Mapping[str, Sequence[float]])
                     Transfer(source, learner, table[mode][style][index], weights[letter][index])
                 )
     return transfers
-
-
-def letters_of(mode: str) -> tuple[str, ...]:
-    """Return the letters of the weights that a mode uses, e.g. ``('alpha', 'gamma')`` for ``'ml'``.
-
-    Raises:
-        ValueError: If the mode is unknown.
-    """
-    _check_name('mode', mode, MODES)
-    unused = {'beta': not FROM_TEACHER[mode], 'gamma': not FROM_PEER[mode]}
-    return tuple(letter for letter in LETTERS if not unused.get(letter))
 
 
 def checked_weights(

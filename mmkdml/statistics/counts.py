@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mmkdml.models import MODES, STYLES
+from mmkdml.modes import MODES, STYLES
 from mmkdml.statistics.measures import Measure, class_count, count, measure_named, task_of_cases
 from mmkdml.statistics.records import CHECKPOINTS, DONE, SuiteRecord
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mmkdml.evaluation.case_table import CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS
+from mmkdml.names import CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS
 
 CLASSIFICATION, SEGMENTATION = 'classification', 'segmentation'
 _MOST_CLASSES = 1 << 16  # the counts of all must find room

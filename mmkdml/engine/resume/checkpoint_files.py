@@ -14,9 +14,6 @@ from mmkdml.checkpoint_io import read_checkpoint
 from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.files import write_atomically
 
-#: Checkpoint that a run saves when it is stopped.
-INTERRUPTED = 'interrupted.pth'
-
 
 class AtomicFileBackend(LocalBackend):
     """mmengine's local files, written atomically and removed only by :meth:`remove_old`.

@@ -17,9 +17,10 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
 from mmkdml.engine.distributed import average_gradients
-from mmkdml.engine.resume.checkpoint_files import ATOMIC_FILES, INTERRUPTED, verify_first_checkpoint
+from mmkdml.engine.resume.checkpoint_files import ATOMIC_FILES, verify_first_checkpoint
 from mmkdml.engine.resume.seeding import EPOCH, STEP, SeededBatches, seed_all
 from mmkdml.engine.resume.signals import StopRequested, StopSignals
+from mmkdml.names import INTERRUPTED
 
 
 class ResumableLoop(BaseLoop):

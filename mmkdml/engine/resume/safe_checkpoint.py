@@ -13,12 +13,12 @@ from mmkdml.checkpoint_io import plain_numbers
 from mmkdml.engine.distributed import average_gradients
 from mmkdml.engine.resume.checkpoint_files import (
     ATOMIC_FILES,
-    INTERRUPTED,
     AtomicFileBackend,
     verify_first_checkpoint,
 )
 from mmkdml.engine.resume.run_lock import holds_lock
 from mmkdml.files import own_file, remove_partial_files
+from mmkdml.names import INTERRUPTED
 from mmkdml.registry import HOOKS
 
 

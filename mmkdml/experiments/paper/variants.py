@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from mmkdml.models.transfers import LETTERS, MODES, STYLES, letters_of
+from mmkdml.modes import LETTERS, MODES, STYLES, letters_of
 
 _WEIGHTS = Path(__file__).parent / 'data' / 'reference_weights.csv'
 # Table 10, in its order, after plain KD.

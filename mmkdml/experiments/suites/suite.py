@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
-from mmengine.config import Config
-from mmengine.fileio import load
+import yaml  # type: ignore[import-untyped]
 
+from mmkdml.safe_yaml import SafeYamlLoader
 from mmkdml.statistics.measures import MEASURES
 
 _KEYS = {
     'title', 'measures', 'seeds', 'runs', 'variants', 'options', 'amp', 'paper_tables', 'work_dir'
 }  # fmt: skip
 _RUN_KEYS = {'name', 'config', 'teacher', 'options'}
+# Inheritance and predefined variables of mmengine's config files.
+_MMENGINE_SYNTAX = ('_base_', 'read_base', '{{')
 _DATA = ('.yaml', '.yml', '.json')
 # Becomes a folder's name.
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]*')
@@ -128,19 +132,43 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        if path.suffix in _DATA:
-            _refuse_inherited_code(path)
-        # Not the pure-Python configs: here a list may be computed.
-        return Config.fromfile(path, lazy_import=False, import_custom_modules=False).to_dict()
+        text = path.read_text(encoding='utf-8')
+        if any(word in text for word in _MMENGINE_SYNTAX):
+            return _read_with_mmengine(path)
+        if path.suffix == '.py':
+            values: dict[str, Any] = {}
+            exec(compile(text, str(path), 'exec'), values)
+            kinds = FunctionType | ModuleType
+            return {key: value for key, value in values.items() if not isinstance(value, kinds)}
+        return _as_dict(text, path.suffix)
     except Exception as error:  # Python, YAML and JSON each raise their own
         raise ValueError(
             f'{path} cannot be read as a suite file: {type(error).__name__}: {error}'
         ) from error
 
 
+def _as_dict(text: str, suffix: str) -> dict[str, Any]:
+    content = json.loads(text) if suffix == '.json' else yaml.load(text, SafeYamlLoader)
+    if not isinstance(content, dict):
+        raise TypeError(f'expected a dict, got {type(content).__name__}')
+    return content
+
+
+def _read_with_mmengine(path: Path) -> dict[str, Any]:
+    """Read a file that inherits others; mmengine is not imported for those that do not."""
+    from mmengine.config import Config
+
+    import mmkdml.compat  # noqa: F401  # makes mmengine read YAML safely
+
+    if path.suffix in _DATA:
+        _refuse_inherited_code(path)
+    # Not as a pure-Python config: here a list may be computed.
+    return Config.fromfile(path, lazy_import=False, import_custom_modules=False).to_dict()
+
+
 def _refuse_inherited_code(path: Path) -> None:
-    """Of a file that is data, what it inherits must be so, too: Python would be run."""
-    bases = load(path).get('_base_', [])
+    """Allow data files to inherit data files only, because Python files would be executed."""
+    bases = _as_dict(path.read_text(encoding='utf-8'), path.suffix).get('_base_', [])
     for base in [bases] if isinstance(bases, str) else bases:
         if not base.endswith(_DATA) or '{{' in base or '::' in base:
             raise ValueError(
