@@ -28,6 +28,36 @@ ROOT = Path(__file__).parents[1]
 # As a run on a CPU does: a good part of a short step is fetching memory.
 keep_freed_memory()
 
+T, S1, S2, P, F = 'teacher', 'student_1', 'student_2', 'predictions', 'features'
+BOTH_PREDICTIONS = [(T, S1, P, 'beta'), (T, S2, P, 'beta')]
+BOTH_FEATURES = [(T, S1, F, 'beta'), (T, S2, F, 'beta')]
+MIXED = [(T, S1, P, 'beta'), (T, S2, F, 'beta')]
+# Table 5 of the paper: (source, learner, knowledge, letter of the weight) by mode and style.
+PAPER_TRANSFERS = {
+    ('ml', 'v1'): [(S2, S1, P, 'gamma'), (S1, S2, P, 'gamma')],
+    ('ml', 'v2'): [(S2, S1, F, 'gamma'), (S1, S2, F, 'gamma')],
+    ('ml', 'v3'): [(S2, S1, P, 'gamma'), (S1, S2, F, 'gamma')],
+    **{
+        (mode, style): rows
+        for mode in ('kd_off', 'kd_on')
+        for style, rows in dict(v1=BOTH_PREDICTIONS, v2=BOTH_FEATURES, v3=MIXED).items()
+    },
+    ('kdml', 'v1'): [
+        (T, S1, P, 'beta'), (S2, S1, P, 'gamma'), (T, S2, P, 'beta'), (S1, S2, P, 'gamma'),
+    ],
+    ('kdml', 'v2'): [
+        (T, S1, F, 'beta'), (S2, S1, F, 'gamma'), (T, S2, F, 'beta'), (S1, S2, F, 'gamma'),
+    ],
+    ('kdml', 'v3'): [
+        (T, S1, F, 'beta'), (S2, S1, P, 'gamma'), (T, S2, P, 'beta'), (S1, S2, F, 'gamma'),
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope='session')
+def paper_transfers():
+    return PAPER_TRANSFERS
+
 
 def pytest_collection_modifyitems(items):
     """Begins with the tools' tests: one that takes a minute at the end leaves the others idle."""

@@ -31,15 +31,6 @@ FAST = {
     'comparisons/cwd_r50_r18_lgg',
 }
 STUDENTS = ('student_1', 'student_2')
-# Table 5 of the paper: knowledge that (student_1, student_2) receive from teacher and peer.
-PP, FF = ('predictions',) * 2, ('features',) * 2
-PF, FP = ('predictions', 'features'), ('features', 'predictions')
-FROM_TEACHER = {
-    'kd_off': dict(v1=PP, v2=FF, v3=PF),
-    'kd_on': dict(v1=PP, v2=FF, v3=PF),
-    'kdml': dict(v1=PP, v2=FF, v3=FP),
-}
-FROM_PEER = {'ml': dict(v1=PP, v2=FF, v3=PF), 'kdml': dict(v1=PP, v2=FF, v3=PF)}
 COLOR = (200, 100, 50)  # red, green, blue
 
 
@@ -141,18 +132,6 @@ def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
-def expected_rows(mode, style):
-    rows = []
-    for index, learner in enumerate(STUDENTS):
-        sources = (('teacher', FROM_TEACHER), (STUDENTS[1 - index], FROM_PEER))
-        rows += [
-            (source, learner, table[mode][style][index])
-            for source, table in sources
-            if mode in table
-        ]
-    return rows
-
-
 def segments(config):
     model = config.model
     networks = [model, *model.get('students', []), *model.get('members', {}).values()]
@@ -174,7 +153,7 @@ def planned_losses(model, supervised):
     return set(keys)
 
 
-def expected_losses(config):
+def expected_losses(config, paper_transfers):
     supervised = 'loss'
     if segments(config):
         emkd = any(
@@ -192,7 +171,7 @@ def expected_losses(config):
         *(f'{member}.{supervised}' for member in taught),
         *(
             f'{learner}.loss_from_{source}.{kind}'
-            for source, learner, kind in expected_rows(mode, style)
+            for source, learner, kind, _ in paper_transfers[mode, style]
         ),
     }
 
@@ -200,12 +179,12 @@ def expected_losses(config):
 @pytest.mark.parametrize(
     'name', [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in ALL]
 )
-def test_config_trains_a_step(name, small):
+def test_config_trains_a_step(name, small, paper_transfers):
     config = small(name)
     model = MODELS.build(config.model)
     if 'students' in config.model:
         rows = [(row.source, row.learner, row.knowledge) for row in model.transfers]
-        assert rows == expected_rows(model.mode, model.style)
+        assert rows == [row[:3] for row in paper_transfers[model.mode, model.style]]
         for index, student in enumerate(STUDENTS):
             weights = [row.weight for row in model.transfers if row.learner == student]
             expected = config.model.weights
@@ -230,7 +209,7 @@ def test_config_trains_a_step(name, small):
     model.train()
     log = model.train_step(next(iter(batches(config, 'train'))), optim_wrapper)
 
-    assert set(log) == expected_losses(config)
+    assert set(log) == expected_losses(config, paper_transfers)
     assert all(value.isfinite() for value in log.values())
     parts = [value for key, value in log.items() if 'loss' in key and key != 'loss']
     torch.testing.assert_close(log['loss'], torch.stack(parts or [log['loss']]).sum())

@@ -17,7 +17,7 @@ def example(num_students, num_classes, size=(), seed=0):
 
 
 def slow_ensemble(name, students, threshold):
-    """Scores and label of one position; ``students`` is a list of lists of probabilities."""
+    """Scores and label of one position in plain Python; ``students`` is a list of lists."""
     num_classes = len(students[0])
     mean = [sum(column) / len(students) for column in zip(*students, strict=True)]
     if name == 'mean':
@@ -41,7 +41,7 @@ def slow_ensemble(name, students, threshold):
     return scores, scores.index(max(scores))
 
 
-def test_the_four():
+def test_names_of_ensembles():
     assert tuple(ENSEMBLES) == NAMES
 
 
@@ -50,7 +50,7 @@ def test_the_four():
 @pytest.mark.parametrize('num_students', [1, 2, 3])
 @pytest.mark.parametrize('num_classes', [1, 2, 3])
 @pytest.mark.parametrize('name', NAMES)
-def test_equals_each_position_written_out(name, num_classes, num_students, size, threshold):
+def test_ensembles_equal_a_loop_over_positions(name, num_classes, num_students, size, threshold):
     probabilities = example(num_students, num_classes, size)
     scores, labels = ENSEMBLES[name](probabilities, threshold)
     assert scores.shape == (5, num_classes, *size)
@@ -75,7 +75,7 @@ def test_equals_each_position_written_out(name, num_classes, num_students, size,
         ('vote', [2 / 3, 1 / 3, 0], 0),
     ],
 )
-def test_by_hand_three_students_three_classes(name, scores, label):
+def test_three_students_and_classes_by_hand(name, scores, label):
     students = torch.tensor([[[0.6, 0.3, 0.1]], [[0.6, 0.3, 0.1]], [[0.2, 0.7, 0.1]]])
     got, labels = ENSEMBLES[name](students)
     torch.testing.assert_close(got, torch.tensor([scores]))
@@ -91,14 +91,14 @@ def test_by_hand_three_students_three_classes(name, scores, label):
         ('vote', [0.5, 0.0, 0.5], [1, 0, 0]),
     ],
 )
-def test_by_hand_two_students_one_logit(name, scores, labels):
+def test_two_students_with_one_logit_by_hand(name, scores, labels):
     students = torch.tensor([[[0.9], [0.2], [0.0]], [[0.3], [0.4], [0.6]]])
-    got, answer = ENSEMBLES[name](students)
+    got, found = ENSEMBLES[name](students)
     torch.testing.assert_close(got, torch.tensor(scores).unsqueeze(1))
-    assert answer.tolist() == labels
+    assert found.tolist() == labels
 
 
-def test_max_and_union_differ_with_two_classes_where_the_background_is_surer():
+def test_max_and_union_differ_for_two_classes():
     students = torch.tensor([[[0.9, 0.1]], [[0.4, 0.6]]])
     assert ENSEMBLES['max'](students)[1].tolist() == [0]
     scores, labels = ENSEMBLES['union'](students)
@@ -147,7 +147,7 @@ def test_union_of_more_classes_is_the_max():
 
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('num_classes', [1, 2, 3])
-def test_one_student_is_its_own_ensemble(num_classes, name):
+def test_ensemble_of_one_student_is_the_student(num_classes, name):
     probabilities = example(1, num_classes, (3, 4))
     scores, labels = ENSEMBLES[name](probabilities)
     assert torch.equal(labels, decide(probabilities[0], 0.5))
@@ -160,16 +160,26 @@ def test_one_student_is_its_own_ensemble(num_classes, name):
     [
         ([[0.6, 0.4, 0.0], [0.1, 0.8, 0.1]], 1),  # one each; means 0.35 and 0.6
         ([[0.9, 0.1, 0.0], [0.45, 0.55, 0.0]], 0),
-        # Three students, three labels.
         ([[0.4, 0.3, 0.3], [0.1, 0.5, 0.4], [0.1, 0.3, 0.6]], 2),
-        # The highest mean has the fewest votes, and does not take part in the tie.
+        # Class 2 has the highest mean, but is not one of the tied labels.
         ([[0.5, 0.0, 0.49], [0.5, 0.0, 0.49], [0.0, 0.5, 0.49], [0.0, 0.51, 0.49]], 1),
-        # Two votes beat one, however sure that one is.
+        # Scores of independent classes: class 1 leads by 0.6 in the mean, class 0 by a vote.
+        (
+            [
+                [0.9, 0.9, 0.0, 0.0],
+                [0.9, 0.9, 0.0, 0.0],
+                [0.0, 1.0, 0.0, 0.0],
+                [0.0, 0.99, 1.0, 0.0],
+                [0.0, 0.99, 0.0, 1.0],
+            ],
+            0,
+        ),
+        # Two votes beat a certain one.
         ([[0.51, 0.49, 0.0], [0.51, 0.49, 0.0], [0.0, 1.0, 0.0]], 0),
-        ([[0.5, 0.5], [0.5, 0.5]], 0),  # nothing to tell them apart: the first
+        ([[0.5, 0.5], [0.5, 0.5]], 0),  # equal means: the first class
     ],
 )
-def test_ties_of_votes_go_to_the_higher_mean(students, label):
+def test_mean_breaks_ties_of_votes_only(students, label):
     probabilities = torch.tensor(students).unsqueeze(1)
     assert ENSEMBLES['vote'](probabilities)[1].tolist() == [label]
 
@@ -191,7 +201,7 @@ def test_ties_of_votes_with_one_logit(students, threshold, label):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_probability_at_the_threshold_is_not_above_it(name):
+def test_probability_at_the_threshold_is_background(name):
     probabilities = torch.tensor([0.25, 0.75]).view(1, 2, 1)
     assert ENSEMBLES[name](probabilities, 0.75)[1].tolist() == [0, 0]
     assert ENSEMBLES[name](probabilities, 0.5)[1].tolist() == [0, 1]
@@ -200,7 +210,7 @@ def test_a_probability_at_the_threshold_is_not_above_it(name):
 
 @pytest.mark.parametrize('num_classes', [1, 2, 3])
 @pytest.mark.parametrize('name', NAMES)
-def test_the_order_of_students_does_not_matter(name, num_classes):
+def test_order_of_students_does_not_matter(name, num_classes):
     probabilities = example(3, num_classes, (3, 4))
     scores, labels = ENSEMBLES[name](probabilities)
     for order in itertools.permutations(range(3)):
@@ -211,7 +221,7 @@ def test_the_order_of_students_does_not_matter(name, num_classes):
 
 @pytest.mark.parametrize('num_classes', [1, 2, 3])
 @pytest.mark.parametrize('name', NAMES)
-def test_inputs_are_not_changed(name, num_classes):
+def test_inputs_are_not_modified(name, num_classes):
     probabilities = example(2, num_classes)
     before = probabilities.clone()
     scores, _ = ENSEMBLES[name](probabilities)

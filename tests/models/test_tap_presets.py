@@ -30,7 +30,7 @@ NETWORKS = Path(__file__).parents[2] / 'configs' / '_base_' / 'networks'
 CLASSIFIERS = ('resnet50_for_resnet18', 'resnet50_for_mobilenet', 'resnet18', 'mobilenet')
 UNETS = ('unet_resnet50', 'unet_resnet18', 'unet_mobilenet')
 TASKS = {'classification': ClassificationTask(), 'segmentation': SegmentationTask()}
-# Strides of what a method takes; 32 is the shared map's of classifiers.
+# Strides of the taps of each method.
 STRIDES = {
     'classification': {
         **dict.fromkeys(('at', 'vid', 'semckd'), [4, 8, 16, 32]),
@@ -78,7 +78,7 @@ def names_of(suggestion):
 
 
 def recorded(member, names, size=64):
-    """What the taps give in training mode, in which changes in place are seen."""
+    """Record the taps in training mode, in which in-place changes raise."""
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with TapRecorder(member.train(), names) as taps:
         member(images, mode='tensor')
@@ -94,7 +94,7 @@ def recorded(member, names, size=64):
         for method in STRIDES[task]
     ],
 )
-def test_the_papers_networks_run_each_tap_once_at_its_stride(network, name, task, method):
+def test_taps_of_the_papers_networks_have_the_documented_strides(network, name, task, method):
     member = network(name)
     names = names_of(suggested_taps(method, member, TASKS[task]))
     taps = recorded(member, names)
@@ -103,21 +103,21 @@ def test_the_papers_networks_run_each_tap_once_at_its_stride(network, name, task
     assert all(taps[tap].requires_grad for tap in names)
 
 
-def test_every_method_is_tried():
+def test_all_methods_are_tested():
     assert {task: set(methods) for task, methods in METHODS.items()} == {
         task: set(methods) for task, methods in STRIDES.items()
     }
     assert set(ALL_WITH_ALL) <= set(METHODS['classification'])
 
 
-def test_the_named_lists_are_those_of_the_papers_networks(network):
+def test_constants_equal_suggestions_for_the_papers_networks(network):
     def suggested(method, name, task):
         return suggested_taps(method, network(name), TASKS[task])
 
     for method in ('at', 'vid', 'semckd'):
         assert tuple(suggested(method, 'resnet18', 'classification')) == RESNET_STAGES
         assert tuple(suggested(method, 'mobilenet', 'classification')) == MOBILENETV1_STAGES
-    # A teacher's last stage ends with its further block.
+    # The last stage of a teacher ends with its additional block.
     teacher = 'resnet50_for_resnet18', 'classification'
     assert suggested('at', *teacher) == [*RESNET_STAGES[:3], 'neck.conv_block']
     assert suggested('sp', *teacher) == 'neck.conv_block'
@@ -132,29 +132,31 @@ def test_the_named_lists_are_those_of_the_papers_networks(network):
         assert suggested('cwd', name, 'segmentation') == UNET_BLOCKS[-1]
 
 
-def test_the_low_layer_is_behind_the_activation(network):
+def test_low_layer_of_emkd_is_after_the_activation(network):
     for name in UNETS:
         low = names_of(suggested_taps('emkd', network(name), TASKS['segmentation']))[0]
         assert recorded(network(name), [low])[low].min() == 0
 
 
-def test_a_deep_stem_and_the_classifiers_input_of_heads_with_dropout():
+def test_deep_stem_and_head_with_dropout():
     member, task = dilated_fcn(0.5), TASKS['segmentation']
     assert suggested_taps('emkd', member, task) == ['backbone.stem', 'backbone.layer2']
     for method in ('fitnet', 'at', 'skd', 'ifvd', 'cwd'):
         assert suggested_taps(method, member, task) == 'decode_head.dropout'
-    # Without a map in between, dsd compares the map and the logits.
+    # dsd compares only the last map and the logits if there is no earlier map.
     assert suggested_taps('dsd', member, task) == ['decode_head.dropout', 'decode_head.conv_seg']
-    taken = []
-    handle = member.decode_head.conv_seg.register_forward_pre_hook(lambda _, x: taken.append(x[0]))
+    inputs_of_classifier = []
+    handle = member.decode_head.conv_seg.register_forward_pre_hook(
+        lambda _, x: inputs_of_classifier.append(x[0])
+    )
     taps = recorded(member, ['backbone.stem', 'decode_head.dropout'])
     handle.remove()
-    assert taps['decode_head.dropout'] is taken[0]
+    assert taps['decode_head.dropout'] is inputs_of_classifier[0]
     assert taps['backbone.stem'].shape[2:] == (32, 32)
     assert taps['backbone.stem'].min() == 0
 
 
-def test_a_unet_of_another_depth():
+def test_unet_of_another_depth():
     member = EncoderDecoder(
         backbone=dict(type='mmkdml.StemResNet', depth=18, out_indices=(0, 1, 2)),
         decode_head=dict(
@@ -175,7 +177,7 @@ def test_a_unet_of_another_depth():
 
 @pytest.mark.parametrize('name', ['resnet18', 'mobilenetv2_100', 'efficientnet_b0'])
 @pytest.mark.parametrize('options', [{}, dict(features_only=True)])
-def test_networks_of_timm(name, options):
+def test_timm_networks(name, options):
     member = classifier(type='mmkdml.PretrainedTIMMBackbone', model_name=name, **options)
     names = suggested_taps('at', member, TASKS['classification'])
     assert suggested_taps('fitnet', member, TASKS['classification']) == names[0]
@@ -188,32 +190,32 @@ def test_networks_of_timm(name, options):
     'backbone',
     [
         dict(type='mmpretrain.VGG', depth=11, norm_cfg=dict(type='BN')),
-        # Blocks of one stride, which are no stages.
+        # All blocks have the same stride.
         dict(type='mmkdml.PretrainedTIMMBackbone', model_name='vit_tiny_patch16_224'),
     ],
 )
 @pytest.mark.parametrize('method', ['at', 'fitnet'])
-def test_a_backbone_without_known_stages(backbone, method):
+def test_backbone_without_stages_raises(backbone, method):
     member = classifier(**backbone)
     with pytest.raises(
         ValueError,
-        match=f'no list of stages for the backbone {type(member.backbone).__name__};.*ResNets.*'
-        'list_taps.py without --method',
+        match=f'Invalid backbone: .*ResNet.*got {type(member.backbone).__name__}.*list_taps.py '
+        'without --method',
     ):
         suggested_taps(method, member, TASKS['classification'])
     assert suggested_taps('sp', member, TASKS['classification']) == 'backbone'
 
 
 @pytest.mark.parametrize('method', ['at', 'skd', 'dsd'])
-def test_a_head_without_dropout(method):
+def test_head_without_dropout_raises(method):
     with pytest.raises(
-        ValueError, match='No module of the head FCNHead is known.*dropout_ratio > 0.*without --me'
+        ValueError, match='Invalid head: .*dropout_ratio > 0, got FCNHead.*without --method'
     ):
         suggested_taps(method, dilated_fcn(0), TASKS['segmentation'])
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_a_method_of_the_other_task_and_an_unknown_one(task, network):
+def test_method_of_the_other_task_and_unknown_method_raise(task, network):
     member = network('resnet18' if task == 'classification' else 'unet_resnet18')
     other = {'classification': 'segmentation', 'segmentation': 'classification'}[task]
     known = ', '.join(METHODS[task])
@@ -222,10 +224,10 @@ def test_a_method_of_the_other_task_and_an_unknown_one(task, network):
     for method in foreign:
         with pytest.raises(
             ValueError,
-            match=f"'{method}' is a method for {other} alone; those for {task} are {known}. Other",
+            match=f"method must be one of {known} for {task}, got '{method}'.*only for {other}",
         ):
             suggested_taps(method, member, TASKS[task])
     with pytest.raises(
-        ValueError, match=f"'atz' is no method that has taps; those for {task} are {known}. Other"
+        ValueError, match=f"method must be one of {known} for {task}, got 'atz'. For other taps"
     ):
         suggested_taps('atz', member, TASKS[task])

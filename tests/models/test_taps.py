@@ -11,7 +11,7 @@ from mmkdml.models.taps import TapRecorder
 
 
 class Pyramid(nn.Module):
-    """A backbone that gives its maps as a tuple, or as another container."""
+    """Backbone with two outputs in a container."""
 
     def __init__(self, container=tuple):
         super().__init__()
@@ -48,7 +48,7 @@ def hooks_of(module):
     )
 
 
-def test_the_value_is_what_the_module_gave():
+def test_tap_is_the_output_of_the_module():
     net, x = Net(), images()
     with TapRecorder(net, ['backbone.stage1', 'act', 'fc']) as taps:
         output = net(x)
@@ -58,7 +58,7 @@ def test_the_value_is_what_the_module_gave():
     assert taps['fc'] is output
 
 
-def test_recording_changes_nothing():
+def test_recording_does_not_change_the_output():
     net, x = Net(), images()
     plain = net(x)
     with TapRecorder(net, ['backbone', 'act']):
@@ -66,7 +66,7 @@ def test_recording_changes_nothing():
 
 
 @pytest.mark.parametrize('container', [tuple, list])
-def test_of_several_maps_the_last_one(container):
+def test_last_of_several_outputs_is_recorded(container):
     net, x = Net(container), images()
     with TapRecorder(net, ['backbone']) as taps:
         net(x)
@@ -85,7 +85,7 @@ def test_gradients_flow_through_a_tap():
     assert net.fc.weight.grad is None
 
 
-def test_hooks_are_there_only_inside():
+def test_hooks_exist_only_inside_the_context():
     net = Net()
     recorder = TapRecorder(net, ['backbone', 'fc'])
     assert hooks_of(net) == 0
@@ -95,7 +95,7 @@ def test_hooks_are_there_only_inside():
     assert hooks_of(net) == 0
 
 
-def test_hooks_are_gone_after_an_exception():
+def test_hooks_are_removed_after_an_exception():
     net = Net()
     with pytest.raises(RuntimeError), TapRecorder(net, ['backbone', 'fc']):  # noqa: PT012
         assert hooks_of(net) == 2
@@ -103,7 +103,7 @@ def test_hooks_are_gone_after_an_exception():
     assert hooks_of(net) == 0
 
 
-def test_later_forwards_are_not_recorded():
+def test_later_forward_passes_are_not_recorded():
     net = Net()
     with TapRecorder(net, ['fc']) as taps:
         output = net(images())
@@ -111,45 +111,40 @@ def test_later_forwards_are_not_recorded():
     assert taps['fc'] is output
 
 
-def test_a_recorder_starts_anew_each_time():
+def test_recorder_can_be_entered_again():
     net = Net()
-    recorder = TapRecorder(net, ['fc'])
+    recorder = TapRecorder(net, ['fc', 'act'])
     for seed in (0, 1):
         with recorder as taps:
             output = net(images(seed))
         assert taps['fc'] is output
+        assert taps.order == ['act', 'fc']
 
 
 @pytest.mark.parametrize(
     ('name', 'near'),
     [
-        ('backbone.stage3', 'near names: backbone.stage[12], backbone.stage[12]'),
-        ('backbon', 'near names: backbone'),
-        ('backbone.container', 'near names: backbone'),  # an attribute, not a module
-        ('fc.weight', 'near names: '),  # a parameter
-        ('xyzxyz', 'near names: backbone, backbone.stage1, backbone.stage2, unused, act'),
-        ('', 'near names: backbone, backbone.stage1'),
+        ('backbone.stage3', 'backbone.stage[12], backbone.stage[12]'),
+        ('backbon', 'backbone'),
+        ('backbone.container', 'backbone'),  # an attribute, not a module
+        ('fc.weight', ''),  # a parameter
+        ('xyzxyz', 'backbone, backbone.stage1, backbone.stage2, unused, act'),
+        ('', 'backbone, backbone.stage1'),
     ],
 )
-def test_a_wrong_name_lists_near_ones(name, near):
-    with pytest.raises(ValueError, match=f"Net has no module '{name}' to tap; {near}.*list_taps"):
+def test_unknown_name_lists_similar_names(name, near):
+    with pytest.raises(ValueError, match=f"Invalid tap '{name}': Net .* but {near}.*list_taps"):
         TapRecorder(Net(), ['fc', name])
 
 
-def test_a_module_that_never_ran():
-    net = Net()
-    with TapRecorder(net, ['unused']) as taps:
+@pytest.mark.parametrize(
+    ('net', 'name', 'runs'), [(Net(), 'unused', 0), (nn.Sequential(*[nn.ReLU()] * 2), '0', 2)]
+)
+def test_modules_that_do_not_run_once_raise(net, name, runs):
+    with TapRecorder(net, [name]) as taps:
         net(images())
-    with pytest.raises(ValueError, match="'unused' ran 0 times.*a module that runs exactly once"):
-        taps['unused']
-
-
-def test_a_module_that_ran_twice():
-    net = nn.Sequential(*[nn.ReLU()] * 2)
-    with TapRecorder(net, ['0']) as taps:
-        net(images())
-    with pytest.raises(ValueError, match="'0' ran 2 times.*a module that runs exactly once"):
-        taps['0']
+    with pytest.raises(ValueError, match=f"'{name}': .* runs once .* ran {runs} times"):
+        taps[name]
 
 
 @pytest.mark.parametrize(
@@ -161,13 +156,12 @@ def test_a_module_that_ran_twice():
         (lambda maps: None, 'NoneType'),
     ],
 )
-def test_an_output_that_is_no_tensor(container, kind):
+def test_output_that_is_not_a_tensor_raises(container, kind):
     pyramid = Pyramid(container)
     with TapRecorder(nn.Sequential(pyramid), ['0']) as taps:
         pyramid(images())
     with pytest.raises(
-        ValueError,
-        match=f"'0' gives {kind}, not a tensor or a tuple of tensors; choose a module inside it",
+        ValueError, match=f"'0': expected a tensor or a tuple of tensors, got {kind}"
     ):
         taps['0']
 
@@ -184,32 +178,29 @@ class AddsInPlace(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ('net', 'changed', 'whole'),
+    ('net', 'changed', 'valid'),
     [
         (nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True), nn.Flatten()), '0', '1'),
         (nn.Sequential(AddsInPlace()), '0.conv', '0'),
-        # The next block changes a view of the output.
+        # ReLU modifies a view of the output.
         (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.ReLU(inplace=True)), '0', '2'),
     ],
 )
-def test_a_map_that_is_changed_in_place_afterwards_is_refused(net, changed, whole):
-    with TapRecorder(net, [changed, whole]) as taps:
+def test_output_modified_in_place_raises(net, changed, valid):
+    with TapRecorder(net, [changed, valid]) as taps:
         output = net(images())
-    with pytest.raises(
-        ValueError,
-        match=f"'{changed}' was changed in place after it was recorded .*tap the module after it",
-    ):
+    with pytest.raises(ValueError, match=f"'{changed}': .*modified in place .*Tap the next module"):
         taps[changed]
-    torch.testing.assert_close(taps[whole].flatten(), output.flatten())
+    torch.testing.assert_close(taps[valid].flatten(), output.flatten())
 
 
-def test_a_change_after_the_forward_is_refused_too():
+def test_output_modified_after_the_forward_pass_raises():
     net = Net()
     with TapRecorder(net, ['act']) as taps, torch.no_grad():
         net(images())
     assert taps['act'].shape == (2, 5, 4, 4)
     taps['act'].zero_()
-    with pytest.raises(ValueError, match='changed in place'):
+    with pytest.raises(ValueError, match='modified in place'):
         taps['act']
 
 
@@ -221,7 +212,7 @@ def test_inference_mode():
     assert torch.equal(taps['act'], net.backbone(x)[-1].relu())
 
 
-def test_the_member_can_be_copied_and_saved_afterwards():
+def test_network_can_be_copied_and_saved_afterwards():
     net, x = Net(), images()
     keys = list(net.state_dict())
     with TapRecorder(net, ['backbone', 'act']):
@@ -232,9 +223,9 @@ def test_the_member_can_be_copied_and_saved_afterwards():
     assert torch.equal(twin(x), net(x))
 
 
-def test_nothing_is_held_when_the_recorder_is_gone():
+def test_outputs_are_freed_with_the_recorder():
     net = Net()
-    gc.disable()  # reference counts alone must do
+    gc.disable()  # reference counting must be sufficient
     try:
         with TapRecorder(net, ['act', 'backbone']) as taps:
             net(images())

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 from torch import nn
 
-import mmkdml  # noqa: F401
+import mmkdml
 from mmkdml.models.losses import FeatureMSELoss
 from mmkdml.models.transfers import (
     MODES,
@@ -17,49 +17,20 @@ from mmkdml.models.transfers import (
     checked_weights,
     format_tap,
     format_transfers,
+    letters_of,
     transfers_for,
 )
 
 T, S1, S2 = 'teacher', 'student_1', 'student_2'
 P, F = 'predictions', 'features'
 
-# (source, learner, knowledge, letter), in the order they are listed.
-TABLE = {
-    ('ml', 'v1'): [(S2, S1, P, 'gamma'), (S1, S2, P, 'gamma')],
-    ('ml', 'v2'): [(S2, S1, F, 'gamma'), (S1, S2, F, 'gamma')],
-    ('ml', 'v3'): [(S2, S1, P, 'gamma'), (S1, S2, F, 'gamma')],
-    ('kd_off', 'v1'): [(T, S1, P, 'beta'), (T, S2, P, 'beta')],
-    ('kd_off', 'v2'): [(T, S1, F, 'beta'), (T, S2, F, 'beta')],
-    ('kd_off', 'v3'): [(T, S1, P, 'beta'), (T, S2, F, 'beta')],
-    ('kd_on', 'v1'): [(T, S1, P, 'beta'), (T, S2, P, 'beta')],
-    ('kd_on', 'v2'): [(T, S1, F, 'beta'), (T, S2, F, 'beta')],
-    ('kd_on', 'v3'): [(T, S1, P, 'beta'), (T, S2, F, 'beta')],
-    ('kdml', 'v1'): [
-        (T, S1, P, 'beta'),
-        (S2, S1, P, 'gamma'),
-        (T, S2, P, 'beta'),
-        (S1, S2, P, 'gamma'),
-    ],
-    ('kdml', 'v2'): [
-        (T, S1, F, 'beta'),
-        (S2, S1, F, 'gamma'),
-        (T, S2, F, 'beta'),
-        (S1, S2, F, 'gamma'),
-    ],
-    ('kdml', 'v3'): [
-        (T, S1, F, 'beta'),
-        (S2, S1, P, 'gamma'),
-        (T, S2, P, 'beta'),
-        (S1, S2, F, 'gamma'),
-    ],
-}
 USED = {
     'ml': ('alpha', 'gamma'),
     'kd_off': ('alpha', 'beta'),
     'kd_on': ('alpha', 'beta'),
     'kdml': ('alpha', 'beta', 'gamma'),
 }
-# Six different numbers, so that none can stand in for another.
+# Six different numbers, so that none can be confused.
 ALL_WEIGHTS = dict(alpha=(0.11, 0.12), beta=(0.21, 0.22), gamma=(0.31, 0.32))
 
 
@@ -67,25 +38,31 @@ def weights_of(mode, **changes):
     return {letter: ALL_WEIGHTS[letter] for letter in USED[mode]} | changes
 
 
-def test_modes_and_styles():
+def test_modes_and_styles(paper_transfers):
     assert MODES == ('ml', 'kd_off', 'kd_on', 'kdml')
     assert STYLES == ('v1', 'v2', 'v3')
-    assert set(TABLE) == {(mode, style) for mode in MODES for style in STYLES}
+    assert set(paper_transfers) == {(mode, style) for mode in MODES for style in STYLES}
 
 
-@pytest.mark.parametrize(('mode', 'style'), TABLE)
-def test_the_papers_table(mode, style):
+@pytest.mark.parametrize('mode', MODES)
+def test_letters(mode):
+    assert letters_of(mode) == USED[mode]
+
+
+@pytest.mark.parametrize('style', STYLES)
+@pytest.mark.parametrize('mode', MODES)
+def test_transfers_equal_the_papers_table(mode, style, paper_transfers):
+    rows = paper_transfers[mode, style]
     transfers = transfers_for(mode, style, weights_of(mode))
     expected = [
         Transfer(source, learner, knowledge, ALL_WEIGHTS[letter][(S1, S2).index(learner)])
-        for source, learner, knowledge, letter in TABLE[mode, style]
+        for source, learner, knowledge, letter in rows
     ]
     assert transfers == expected
     assert [transfer.key for transfer in transfers] == [
-        f'{learner}.loss_from_{source}.{knowledge}'
-        for source, learner, knowledge, _ in TABLE[mode, style]
+        f'{learner}.loss_from_{source}.{knowledge}' for source, learner, knowledge, _ in rows
     ]
-    for transfer in transfers:  # nothing but the table's four columns is set
+    for transfer in transfers:
         assert (transfer.loss, transfer.projector, transfer.source_tap, transfer.learner_tap) == (
             None,
         ) * 4
@@ -158,7 +135,7 @@ def test_the_papers_table(mode, style):
         ),
     ],
 )
-def test_published_weights_as_the_rows_read(mode, style, weights, rows):
+def test_rows_of_published_weights(mode, style, weights, rows):
     assert [repr(transfer) for transfer in transfers_for(mode, style, weights)] == rows
     for index in range(2):
         assert sum(pair[index] for pair in weights.values()) == pytest.approx(1)
@@ -166,7 +143,7 @@ def test_published_weights_as_the_rows_read(mode, style, weights, rows):
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('left', ['out', None, (0, 0), [0.0, 0.0]])
-def test_a_letter_without_use_may_be_left_out_none_or_zero(mode, left):
+def test_unused_letters_may_be_omitted_none_or_zero(mode, left):
     weights = weights_of(mode)
     for letter in set(ALL_WEIGHTS) - set(weights):
         if left != 'out':
@@ -175,7 +152,7 @@ def test_a_letter_without_use_may_be_left_out_none_or_zero(mode, left):
     assert transfers_for(mode, 'v3', weights) == transfers_for(mode, 'v3', weights_of(mode))
 
 
-def test_weights_come_back_as_pairs_of_floats_and_are_not_changed():
+def test_checked_weights_are_pairs_of_floats():
     weights = OrderedDict(gamma=[1, 0], alpha=[0.5, 2], beta=None)
     checked = checked_weights('ml', weights)
     assert checked == dict(alpha=(0.5, 2.0), gamma=(1.0, 0.0))
@@ -183,18 +160,18 @@ def test_weights_come_back_as_pairs_of_floats_and_are_not_changed():
     assert weights == OrderedDict(gamma=[1, 0], alpha=[0.5, 2], beta=None)
 
 
-def test_zero_weights_keep_their_rows():
+def test_transfers_of_weight_zero_are_returned():
     transfers = transfers_for('kdml', 'v3', dict(alpha=(1, 1), beta=(0, 0), gamma=(0, 0)))
     assert [transfer.weight for transfer in transfers] == [0] * 4
 
 
-def test_weights_need_not_add_up_to_one():
+def test_weights_need_not_sum_to_one():
     transfers = transfers_for('ml', 'v1', dict(alpha=(1, 1), gamma=(3, 100)))
     assert [transfer.weight for transfer in transfers] == [3, 100]
 
 
 @pytest.mark.parametrize('mode', ['KDML', 'kd', '', None, 3])
-def test_unknown_mode(mode):
+def test_unknown_mode_raises(mode):
     message = f'mode must be one of ml, kd_off, kd_on, kdml; got {mode!r}'
     with pytest.raises(ValueError, match=message):
         transfers_for(mode, 'v1', ALL_WEIGHTS)
@@ -203,13 +180,13 @@ def test_unknown_mode(mode):
 
 
 @pytest.mark.parametrize('style', ['v4', 'V1', 3, None])
-def test_unknown_style(style):
+def test_unknown_style_raises(style):
     with pytest.raises(ValueError, match=f'style must be one of v1, v2, v3; got {style!r}'):
         transfers_for('ml', style, ALL_WEIGHTS)
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_unknown_letter(mode):
+def test_unknown_letter_raises(mode):
     with pytest.raises(
         ValueError, match="A key of weights must be one of alpha, beta, gamma; got 'delta'"
     ):
@@ -217,7 +194,7 @@ def test_unknown_letter(mode):
 
 
 @pytest.mark.parametrize('weights', [None, (0.1, 0.2), 0.5, 'alpha'])
-def test_weights_must_be_a_dict(weights):
+def test_weights_that_are_not_a_dict_raise(weights):
     with pytest.raises(ValueError, match='weights must be a dict with alpha, beta, gamma; got '):
         transfers_for('kdml', 'v1', weights)
 
@@ -233,21 +210,21 @@ def test_weights_must_be_a_dict(weights):
         ((True, 0.5), 'must be a number, got True'),
         (('0.5', 0.5), "must be a number, got '0.5'"),
         ((0.5, None), 'must be a number, got None'),
-        ((0.5,), r'needs two weights, one per student.*got \(0.5,\)'),
-        ((0.1, 0.2, 0.3), r'needs two weights, one per student.*got \(0.1, 0.2, 0.3\)'),
-        ((), r'needs two weights, one per student.*got \(\)'),
-        (0.5, 'needs two weights, one per student.*got 0.5'),
-        ('45', "needs two weights, one per student.*got '45'"),
-        ({0.4, 0.5}, 'needs two weights, one per student.*got {0'),
+        ((0.5,), r'must be two weights, one per student.*got \(0.5,\)'),
+        ((0.1, 0.2, 0.3), r'must be two weights, one per student.*got \(0.1, 0.2, 0.3\)'),
+        ((), r'must be two weights, one per student.*got \(\)'),
+        (0.5, 'must be two weights, one per student.*got 0.5'),
+        ('45', "must be two weights, one per student.*got '45'"),
+        ({0.4, 0.5}, 'must be two weights, one per student.*got {0'),
     ],
 )
-def test_weights_that_cannot_be(letter, pair, message):
+def test_invalid_weights_raise(letter, pair, message):
     with pytest.raises(ValueError, match=f'^{letter} .*{message}'):
         transfers_for('kdml', 'v1', weights_of('kdml', **{letter: pair}))
 
 
 @pytest.mark.parametrize('pair', [(-1, 0), (math.nan, 0), (0, math.inf), (False, 0), (0,)])
-def test_weights_that_cannot_be_are_refused_even_without_use(pair):
+def test_invalid_unused_weights_raise(pair):
     with pytest.raises(ValueError, match='^beta '):
         transfers_for('ml', 'v1', weights_of('ml', beta=pair))
 
@@ -261,24 +238,22 @@ def test_weights_that_cannot_be_are_refused_even_without_use(pair):
         ('kd_on', 'gamma', 'transfer between peers', 'alpha, beta'),
     ],
 )
-def test_weights_without_a_meaning(mode, letter, lacks, uses, pair):
+def test_unused_weights_raise(mode, letter, lacks, uses, pair):
     with pytest.raises(
-        ValueError,
-        match=f"Mode '{mode}' has no {lacks}, so {letter}=.* has no "
-        f'meaning; its weights are {uses}. Leave {letter} out',
+        ValueError, match=f"weights of mode '{mode}': expected {uses}, got {letter}=.* no {lacks}"
     ):
         transfers_for(mode, 'v1', weights_of(mode, **{letter: pair}))
 
 
 @pytest.mark.parametrize('how', ['out', 'none'])
 @pytest.mark.parametrize(('mode', 'letter'), [(m, letter) for m in USED for letter in USED[m]])
-def test_missing_letter(mode, letter, how):
+def test_missing_letter_raises(mode, letter, how):
     weights = weights_of(mode, **{letter: None})
     if how == 'out':
         del weights[letter]
     with pytest.raises(
         ValueError,
-        match=f"Mode '{mode}' needs the weights {', '.join(USED[mode])}; missing: {letter}$",
+        match=f"weights of mode '{mode}': expected {', '.join(USED[mode])}, missing: {letter}$",
     ):
         transfers_for(mode, 'v1', weights)
 
@@ -288,7 +263,7 @@ def test_all_missing_letters_are_named():
         transfers_for('kdml', 'v1', {})
 
 
-def test_a_transfer_of_ones_own():
+def test_custom_transfer():
     transfer = Transfer('a', 'b', F, 2, source_tap='layer1', learner_tap='layer2')
     assert (transfer.source, transfer.learner, transfer.knowledge, transfer.weight) == (
         'a',
@@ -302,11 +277,10 @@ def test_a_transfer_of_ones_own():
 
 
 @pytest.mark.parametrize('knowledge', ['logits', 'prediction', '', None])
-def test_unknown_knowledge(knowledge):
+def test_unknown_knowledge_raises(knowledge):
     with pytest.raises(
         ValueError,
-        match=f'knowledge must be one of predictions, features; got '
-        f'{knowledge!r} in the transfer a -> b',
+        match=f'a -> b: knowledge must be one of predictions, features, got {knowledge!r}',
     ):
         Transfer('a', 'b', knowledge, 1)
 
@@ -323,24 +297,23 @@ def test_unknown_knowledge(knowledge):
         (None, 'must be a number, got None'),
     ],
 )
-def test_a_weight_that_cannot_be(weight, message):
+def test_invalid_weight_of_a_transfer_raises(weight, message):
     with pytest.raises(ValueError, match=rf'The weight of a -> b \(features\) {message}'):
         Transfer('a', 'b', F, weight)
 
 
-def test_nobody_teaches_themselves():
-    with pytest.raises(ValueError, match='A member cannot teach itself: a -> a'):
+def test_transfer_to_itself_raises():
+    with pytest.raises(ValueError, match='Invalid transfer a -> a'):
         Transfer('a', 'a', P, 1)
 
 
-@pytest.mark.parametrize('tap', ['source_tap', 'learner_tap'])
-def test_predictions_have_no_taps(tap):
+@pytest.mark.parametrize('tap', ['backbone', ['backbone', 'neck']])
+@pytest.mark.parametrize('side', ['source_tap', 'learner_tap'])
+def test_taps_of_predictions_raise(side, tap):
     with pytest.raises(
-        ValueError,
-        match='Taps name feature maps; predictions are the logits.*'
-        'Remove source_tap and learner_tap from a -> b',
+        ValueError, match='Invalid transfer a -> b: .*Remove source_tap and learner_tap'
     ):
-        Transfer('a', 'b', P, 1, **{tap: 'backbone'})
+        Transfer('a', 'b', P, 1, **{side: tap})
 
 
 @pytest.mark.parametrize(
@@ -365,11 +338,11 @@ def test_predictions_have_no_taps(tap):
         (dict(learner_tap=('a', 'b')), 'FeatureMSELoss taps=default:a+b'),
     ],
 )
-def test_repr_reads_as_a_row(options, text):
+def test_repr_is_a_row_of_the_table(options, text):
     assert repr(Transfer('a', 'b', F, 0.25, **options)) == f'a -> b features 0.25 {text}'
 
 
-def test_several_taps_are_kept_as_a_tuple_of_their_own():
+def test_several_taps_are_copied_to_a_tuple():
     taps = ['a', 'b']
     transfer = Transfer('s', 't', F, 1, source_tap=taps, learner_tap=('c',))
     taps.append('d')
@@ -381,7 +354,7 @@ def test_several_taps_are_kept_as_a_tuple_of_their_own():
 
 @pytest.mark.parametrize('side', ['source_tap', 'learner_tap'])
 @pytest.mark.parametrize('tap', [[], (), 3, ['a', 3], [None], [['a']], {'a': 1}, {'a'}])
-def test_a_tap_that_cannot_be(side, tap):
+def test_invalid_tap_raises(side, tap):
     with pytest.raises(
         ValueError,
         match=f'{side} must be the dotted name of a module, or a list of such names; got',
@@ -389,12 +362,7 @@ def test_a_tap_that_cannot_be(side, tap):
         Transfer('a', 'b', F, 1, **{side: tap})
 
 
-def test_predictions_have_no_list_of_taps_either():
-    with pytest.raises(ValueError, match='Remove source_tap and learner_tap from a -> b'):
-        Transfer('a', 'b', P, 1, source_tap=['backbone', 'neck'])
-
-
-def test_taps_in_words():
+def test_format_of_taps():
     assert format_tap('a.b') == 'a.b'
     assert format_tap(('a', 'b.c')) == 'a+b.c'
     assert format_tap(None) == 'default'
@@ -402,7 +370,7 @@ def test_taps_in_words():
     assert format_tap(('a',), absent='logits') == 'a'
 
 
-def test_the_table_is_aligned():
+def test_formatted_transfers_are_aligned():
     transfers = [
         Transfer(T, S1, F, 0.45, projector=dict(type='ConvProjector')),
         Transfer(S2, S1, P, 1),
@@ -414,16 +382,21 @@ def test_the_table_is_aligned():
     assert format_transfers([]) == ''
 
 
-def test_the_module_needs_no_framework():
+def test_module_imports_no_framework():
     script = """
 import runpy, sys
-sys.modules['plain'] = type(sys)('plain')  # where dataclasses look for names
+sys.modules['plain'] = type(sys)('plain')  # dataclasses look up names there
+sys.modules['mmkdml'] = type(sys)('mmkdml')  # without its imports
+sys.modules['mmkdml'].__path__ = [sys.argv[2]]
 table = runpy.run_path(sys.argv[1], run_name='plain')
 assert len(table['transfers_for']('ml', 'v1', dict(alpha=(1, 1), gamma=(1, 1)))) == 2
-print(sorted({'torch', 'numpy', 'mmengine', 'mmkdml'} & set(sys.modules)))
+print(sorted({'torch', 'numpy', 'mmengine'} & set(sys.modules)))
 """
     path = find_spec('mmkdml.models.transfers').origin
     done = subprocess.run(
-        [sys.executable, '-c', script, path], capture_output=True, text=True, check=False
+        [sys.executable, '-c', script, path, mmkdml.__path__[0]],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.stdout, done.stderr) == ('[]\n', '')

@@ -1,4 +1,4 @@
-"""Follow the advice of error messages as it is written; it must help."""
+"""The advice of error messages works when it is followed."""
 
 import re
 
@@ -20,7 +20,7 @@ F, P = 'features', 'predictions'
 
 
 def settings_in(message):
-    """The settings that a message advises, read as Python."""
+    """Return the settings that a message advises."""
     (text,) = re.findall(r'Set (.*?)(?: in the transfer .*)?$', message)
     return eval(f'dict({text.replace("} and projectors=", "}, projectors=")})', {'dict': dict})
 
@@ -79,7 +79,7 @@ CASES = {
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_a_transfer_with_what_its_error_advises_is_built_and_learns(tiny, case):
+def test_transfer_that_follows_the_advice_trains(tiny, case):
     pair, knowledge, options = CASES[case]
     teacher, student = pair(tiny)
 
@@ -100,8 +100,8 @@ def test_a_transfer_with_what_its_error_advises_is_built_and_learns(tiny, case):
 
 
 @pytest.mark.parametrize('size', [(32, 32), (64, 32), (50, 70)])
-def test_maps_of_any_ratio_are_resized(tiny, size):
-    # A third of the size, other ratios for height and width: no number with six digits fits.
+def test_advised_projector_resizes_maps_of_any_ratio(tiny, size):
+    # A third of the size, and different ratios of height and width.
     row = dict(source='t', learner='s', knowledge=F, weight=1.0, learner_tap='backbone.layer1')
 
     def build(**changes):
@@ -116,7 +116,7 @@ def test_maps_of_any_ratio_are_resized(tiny, size):
 @pytest.mark.parametrize('style', STYLES)
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('pair', [coarse_pair, classifier_pair])
-def test_a_paper_classroom_with_what_its_error_advises_is_built(tiny, mode, style, pair):
+def test_paper_classroom_that_follows_the_advice_is_built(tiny, mode, style, pair):
     weights = dict(alpha=(1, 1), beta=(1, 1), gamma=(1, 1))
     used = {'ml': 'alpha gamma', 'kdml': 'alpha beta gamma'}.get(mode, 'alpha beta').split()
     teacher, student = pair(tiny)
@@ -139,7 +139,7 @@ def test_a_paper_classroom_with_what_its_error_advises_is_built(tiny, mode, styl
         assert (pair, style) == (classifier_pair, 'v1') or (mode, style) == ('ml', 'v2')
 
 
-def test_advised_projectors_keep_those_that_are_there(tiny):
+def test_advice_keeps_existing_projectors(tiny):
     teacher, student = coarse_pair(tiny)
     options = dict(
         mode='kd_on', style='v1', teacher=teacher, students=[student, student],
@@ -154,22 +154,22 @@ def test_advised_projectors_keep_those_that_are_there(tiny):
     DiversifiedKDMLDistiller(**options | advised)
 
 
-def test_one_projector_without_features_is_warned_of(tiny, monkeypatch):
-    said = []
+def test_projector_without_features_warns(tiny, monkeypatch):
+    logged = []
     monkeypatch.setattr(
-        'mmkdml.models.distillers.diversified_kdml.print_log', lambda text, **_: said.append(text)
+        'mmkdml.models.distillers.diversified_kdml.print_log', lambda text, **_: logged.append(text)
     )
     options = dict(
         mode='ml', style='v1', students=[tiny.classifier()] * 2,
         weights=dict(alpha=(1, 1), gamma=(1, 1)), input_size=SIZE,
     )  # fmt: skip
     DiversifiedKDMLDistiller(**options, projectors=dict(type='mmkdml.ConvProjector'))
-    (text,) = said
+    (text,) = logged
     assert re.search('projectors=.*no effect.*v1.*student_2->student_1', text)
 
 
 @pytest.mark.parametrize('kind', ['classifier', 'segmentor'])
-def test_the_same_number_of_logits(tiny, kind):
+def test_different_numbers_of_logits_have_advice_without_projector(tiny, kind):
     def pair(classes):
         if kind == 'classifier':
             return tiny.classifier(num_classes=classes), tiny.classifier()
@@ -190,13 +190,13 @@ def test_the_same_number_of_logits(tiny, kind):
     build(3)
 
 
-def test_code_is_read_as_the_value():
+def test_code_evaluates_to_the_value():
     value = {'a->b': dict(type='x', size=(1, 2), inner=[dict(y=None)]), 'c': None}
     assert eval(as_code(value), {'dict': dict}) == value
     assert as_code(dict(type=FeatureMSELoss)) == 'dict(type=FeatureMSELoss)'
 
 
-# Other places that say what to do: what is refused, what is in the message, and its advice done.
+# Invalid call, part of the message, and call that follows the advice.
 def reg(size, **options):
     return lambda: MODELS.build(
         dict(
@@ -242,7 +242,7 @@ def resized(**options):
 
 
 OTHERS = {
-    'taps that shrink, stay or double': (reg((4, 6)), 'choose taps', reg((4, 2))),
+    'taps that shrink, stay or double': (reg((4, 6)), 'Choose other taps', reg((4, 2))),
     "reference='simkd'": (
         reg((10, 6), reference='repdistiller'),
         "or reference='simkd'",
@@ -253,12 +253,12 @@ OTHERS = {
     'larger batches': (semckd(2), 'use larger batches', semckd(8)),
     'a smaller factor': (semckd(8, 9), 'or a smaller factor', semckd(8, 2)),
     'two images': (projected(1), 'batch_size of at least 2', projected(2)),
-    'a scale factor': (resized(), 'give a scale_factor', resized(scale_factor=2)),
+    'a scale factor': (resized(), 'set scale_factor', resized(scale_factor=2)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize('case', OTHERS)
-def test_other_advice_helps(case):
+def test_other_advice_is_valid(case):
     refused, message, advised = OTHERS[case]
     with pytest.raises(ValueError, match=message):
         refused()
@@ -290,7 +290,7 @@ def one_logit(tiny, **head):
 
 
 def simkd(tiny, neck):
-    """A student that answers with the classifier of a wider teacher."""
+    """A student that reuses the classifier of a wider teacher."""
     teacher = tiny.classifier(width=6)
     head = teacher['head'] if neck == NECK else tiny.classifier()['head']
     return two(
@@ -330,7 +330,7 @@ GAP, NECK = (
     dict(type='mmpretrain.GlobalAveragePooling'),
     dict(type='mmkdml.SimKDNeck', in_channels=32, out_channels=48),
 )
-# Refused; the advice; what it says, done.
+# Invalid classroom, part of the message, and classroom that follows the advice.
 CLASSROOMS = {
     'no taps for predictions': (
         lambda tiny: two(tiny, dict(source_tap='backbone')),
@@ -338,16 +338,17 @@ CLASSROOMS = {
     ),
     'or features': (
         lambda tiny: two(tiny, dict(source_tap='backbone')),
-        'or hand over features', lambda tiny: two(tiny, dict(source_tap='backbone', knowledge=F)),
+        "or set knowledge='features'",
+        lambda tiny: two(tiny, dict(source_tap='backbone', knowledge=F)),
     ),
     'near names': (
         lambda tiny: two(tiny, dict(knowledge=F, source_tap='backbone.layr4')),
-        'near names: backbone.layer4',
+        'but backbone.layer4',
         lambda tiny: two(tiny, dict(knowledge=F, source_tap='backbone.layer4')),
     ),
     'the module after an inplace one': (
         lambda tiny: two(tiny, dict(knowledge=F, source_tap='backbone.layer4.1.norm2')),
-        'changed in place .*the activation or the whole block',
+        'modified in place .*the activation or the block',
         lambda tiny: two(tiny, dict(knowledge=F, source_tap='backbone.layer4.1')),
     ),
     'a frozen teacher for its cache': (
@@ -360,13 +361,13 @@ CLASSROOMS = {
     ),
     'an init_cfg for a teacher that learns': (
         lambda tiny: paper(tiny, teacher_checkpoint='x.pth'),
-        'an init_cfg',
+        'Set init_cfg',
         lambda tiny: paper(
             tiny, teacher=dict(tiny.classifier(), init_cfg=dict(type='Pretrained', checkpoint='x'))
         ),
     ),
     'any number of students': (
-        lambda tiny: paper(tiny, students=[tiny.classifier()]), 'KnowledgeDistiller takes any', two
+        lambda tiny: paper(tiny, students=[tiny.classifier()]), 'Use KnowledgeDistiller', two
     ),
     'without the letter': (
         lambda tiny: paper(tiny, weights=dict(alpha=(1, 1), beta=(1, 1), gamma=(1, 1))),
@@ -380,7 +381,7 @@ CLASSROOMS = {
         lambda tiny: two(tiny, members=dict(teacher=one_logit(tiny), student=one_logit(tiny))),
     ),
     'SimKDNeck': (
-        lambda tiny: simkd(tiny, GAP), 'SimKDNeck gives it the channels',
+        lambda tiny: simkd(tiny, GAP), 'with SimKDNeck',
         lambda tiny: simkd(tiny, NECK),
     ),
     'the same augmentations': (
@@ -398,7 +399,7 @@ CLASSROOMS = {
 
 
 @pytest.mark.parametrize('case', CLASSROOMS)
-def test_a_classroom_with_what_its_error_advises_is_built(tiny, case):
+def test_classroom_that_follows_the_advice_is_built(tiny, case):
     refused, message, advised = CLASSROOMS[case]
     with pytest.raises(ValueError, match=message):
         refused(tiny)()

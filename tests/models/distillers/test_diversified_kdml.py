@@ -11,34 +11,6 @@ from mmkdml.models import MODES, STYLES, DiversifiedKDMLDistiller, FeatureMSELos
 
 VARIANTS = list(itertools.product(MODES, STYLES))
 P, F = 'predictions', 'features'
-# Written out again from the paper's Table 5: (source, learner, kind) -> Greek letter and student.
-EXPECTED = {
-    ('ml', 'v1'): {('student_2', 'student_1', P): 'g1', ('student_1', 'student_2', P): 'g2'},
-    ('ml', 'v2'): {('student_2', 'student_1', F): 'g1', ('student_1', 'student_2', F): 'g2'},
-    ('ml', 'v3'): {('student_2', 'student_1', P): 'g1', ('student_1', 'student_2', F): 'g2'},
-    ('kd_off', 'v1'): {('teacher', 'student_1', P): 'b1', ('teacher', 'student_2', P): 'b2'},
-    ('kd_off', 'v2'): {('teacher', 'student_1', F): 'b1', ('teacher', 'student_2', F): 'b2'},
-    ('kd_off', 'v3'): {('teacher', 'student_1', P): 'b1', ('teacher', 'student_2', F): 'b2'},
-    ('kdml', 'v1'): {
-        ('teacher', 'student_1', P): 'b1',
-        ('teacher', 'student_2', P): 'b2',
-        ('student_2', 'student_1', P): 'g1',
-        ('student_1', 'student_2', P): 'g2',
-    },
-    ('kdml', 'v2'): {
-        ('teacher', 'student_1', F): 'b1',
-        ('teacher', 'student_2', F): 'b2',
-        ('student_2', 'student_1', F): 'g1',
-        ('student_1', 'student_2', F): 'g2',
-    },
-    ('kdml', 'v3'): {
-        ('teacher', 'student_1', F): 'b1',
-        ('teacher', 'student_2', P): 'b2',
-        ('student_2', 'student_1', P): 'g1',
-        ('student_1', 'student_2', F): 'g2',
-    },
-}
-EXPECTED.update({('kd_on', style): EXPECTED['kd_off', style] for style in STYLES})
 GREEK = dict(a1=0.3, a2=0.7, b1=0.11, b2=0.13, g1=0.17, g2=0.19)
 
 
@@ -82,14 +54,14 @@ def kl_by_hand(learner, source, temperature=2.0):
 
 
 def shared_map(member):
-    """The shared map's module, found without the package's taps."""
+    """Return the module of the shared feature map."""
     if hasattr(member, 'decode_head'):
         return member.decode_head.blocks[0]
     return member.neck.conv_block if hasattr(member.neck, 'conv_block') else member.backbone
 
 
-def observe(member, inputs):
-    """Logits and shared map of a plain forward, by a hook of the test's own."""
+def outputs_of(member, inputs):
+    """Compute logits and the shared feature map with an independent hook."""
     maps = []
     handle = shared_map(member).register_forward_hook(lambda *call: maps.append(call[-1]))
     logits = member(inputs, mode='tensor')
@@ -98,9 +70,9 @@ def observe(member, inputs):
 
 
 @pytest.mark.parametrize(('mode', 'style'), VARIANTS)
-def test_loss_keys_and_values_by_hand(task, mode, style):
+def test_loss_keys_and_values_by_hand(task, mode, style, paper_transfers):
     distiller = build(task, mode, style)
-    # In eval mode the forward of the oracle below sees the same batch norms.
+    # In eval mode, so that the forward pass of the oracle sees the same batch norms.
     distiller.double().eval()
     inputs, samples = task.batch()
     inputs = inputs.double()
@@ -112,21 +84,22 @@ def test_loss_keys_and_values_by_hand(task, mode, style):
         if name in members and not (name == 'teacher' and mode == 'kd_off'):
             plain = members[name].loss(inputs, samples)[task.member_loss]
             expected[f'{name}.{task.member_loss}'] = weight * plain.item()
-    shown = {name: observe(member, inputs) for name, member in members.items()}
-    for (source, learner, kind), letter in EXPECTED[mode, style].items():
+    outputs = {name: outputs_of(member, inputs) for name, member in members.items()}
+    for source, learner, kind, letter in paper_transfers[mode, style]:
         if kind == P:
-            value = kl_by_hand(shown[learner][0], shown[source][0])
+            value = kl_by_hand(outputs[learner][0], outputs[source][0])
         else:
-            gap = (shown[learner][1].double() - shown[source][1].double()).flatten().tolist()
+            gap = (outputs[learner][1].double() - outputs[source][1].double()).flatten().tolist()
             value = sum(g * g for g in gap) / len(gap)
-        expected[f'{learner}.loss_from_{source}.{kind}'] = GREEK[letter] * value
+        weight = GREEK[letter[0] + learner[-1]]
+        expected[f'{learner}.loss_from_{source}.{kind}'] = weight * value
 
     found = {key: value.item() for key, value in losses.items() if 'loss' in key}
     assert found == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(('mode', 'style'), VARIANTS)
-def test_no_source_learns_from_its_transfer(task, mode, style):
+def test_transfers_train_only_their_learner(task, mode, style):
     distiller = build(task, mode, style)
     inputs, samples = task.batch()
     for transfer in distiller.transfers:
@@ -141,7 +114,7 @@ def test_no_source_learns_from_its_transfer(task, mode, style):
 
 
 @pytest.mark.parametrize(('mode', 'style'), VARIANTS)
-def test_every_trained_parameter_gets_a_gradient(task, mode, style):
+def test_all_trained_parameters_get_gradients(task, mode, style):
     distiller = build(task, mode, style)
     total(distiller(*task.batch(), mode='loss')).backward()
     without = [name for name, parameter in distiller.named_parameters() if parameter.grad is None]
@@ -232,7 +205,7 @@ def test_taps_losses_and_projectors_reach_the_transfers(tiny):
     assert all(c.weight.grad.abs().sum() > 0 for c in convolutions)
 
 
-def test_one_projector_for_all_features(tiny):
+def test_single_projector_is_used_for_all_features(tiny):
     distiller = DiversifiedKDMLDistiller(
         mode='kd_on',
         style='v3',
@@ -245,7 +218,7 @@ def test_one_projector_for_all_features(tiny):
     assert [t.projector is not None for t in distiller.transfers] == [False, True]
 
 
-def test_non_identical_students_need_a_projector(tiny):
+def test_different_students_need_a_projector(tiny):
     kwargs = dict(
         mode='ml',
         style='v2',
@@ -268,15 +241,15 @@ def test_non_identical_students_need_a_projector(tiny):
         (dict(style='v4'), 'style must be one of v1, v2, v3; got .v4.'),
         (dict(weights=dict(alpha=(1, -1), beta=(1, 1), gamma=(1, 1))), 'alpha must be finite'),
         (dict(weights=dict(alpha=(1, 1), beta=(1, 1))), 'missing: gamma'),
-        (dict(teacher=None), 'needs a teacher'),
+        (dict(teacher=None), 'teacher must be'),
         (dict(students=[{}]), 'a list of 2 configs or modules, got 1'),
         (dict(students=dict(type='x')), 'a list of 2 configs or modules, got 1'),
         (dict(teacher_checkpoint='x.pth'), 'mode kd_off'),
-        (dict(taps=dict(pupil='head')), 'keys of taps must be among teacher, student_1'),
-        (dict(losses=dict(attention={})), 'keys of losses must be among predictions, features'),
+        (dict(taps=dict(pupil='head')), 'keys of taps must be some of teacher, student_1'),
+        (dict(losses=dict(attention={})), 'keys of losses must be some of predictions, features'),
         (
             dict(projectors={'teacher->pupil': {}}),
-            'keys of projectors must be among teacher->student',
+            'keys of projectors must be some of teacher->student',
         ),
         (dict(ensemble='sum'), 'ensemble must be one of max'),
         (dict(temperature=0.0), 'temperature: .* got 0.0'),
@@ -284,6 +257,6 @@ def test_non_identical_students_need_a_projector(tiny):
         (dict(kl_scale='T'), 'scale: expected one of'),
     ],
 )
-def test_what_cannot_be_is_refused(task, change, message):
+def test_invalid_arguments_raise(task, change, message):
     with pytest.raises(ValueError, match=message):
         build(task, **{'mode': 'kdml', 'weights': weights_of('kdml'), **change})

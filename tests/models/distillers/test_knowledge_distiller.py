@@ -220,7 +220,7 @@ def test_an_in_place_change_after_the_tap_is_refused_at_build(tiny):
         )
 
     for frozen in (False, True):
-        with pytest.raises(ValueError, match="'backbone.bn1' was changed in place"):
+        with pytest.raises(ValueError, match="'backbone.bn1'.* modified in place"):
             build('backbone.bn1', frozen)
         build('backbone.maxpool', frozen)
 
@@ -241,7 +241,7 @@ def test_an_in_place_change_only_in_training_is_refused_too(tiny):
         ],
         input_size=tiny.size,
     )
-    with pytest.raises(ValueError, match="'backbone.relu' was changed in place"):
+    with pytest.raises(ValueError, match="'backbone.relu'.* modified in place"):
         distiller.train()(tiny.images(), tiny.class_samples(), mode='loss')
 
 
@@ -406,7 +406,7 @@ def test_an_ensemble_of_ones_own(task, tiny):
         (dict(ensemble='best'), 'ensemble must be one of max'),
         (
             dict(transfers=[Transfer('teacher', 'student', 'features', 1.0, source_tap='backbne')]),
-            "no module 'backbne' to tap; near names: backbone",
+            "Invalid tap 'backbne': .*but backbone",
         ),
     ],
 )

@@ -11,6 +11,7 @@ from mmkdml.models.distillers.transfer_terms import (
     detach_source,
     projector_side,
     tap_names,
+    weight_losses,
 )
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import ClassificationTask, SegmentationTask
@@ -103,6 +104,13 @@ def test_names_of_taps_and_projected_side():
     assert projector_side(MODELS.build(dict(type='mmkdml.IdentityProjector', side='source'))) == (
         'source'
     )
+
+
+@pytest.mark.parametrize('weight', [0.0, 0.5, 1.0, 2.0])
+def test_member_losses_are_weighted_and_prefixed(weight):
+    log = dict(loss=torch.tensor(3.0), loss_aux=[torch.tensor(1.0), torch.tensor(5.0)], acc=7)
+    expected = {'a.loss': 3 * weight, 'a.loss_aux': [weight, 5 * weight], 'a.acc': 7}
+    assert weight_losses('a', log, weight) == expected
 
 
 @pytest.mark.parametrize(('truth', 'classifier'), [(0, 0), (0, 1), (1, 0), (1, 1)])

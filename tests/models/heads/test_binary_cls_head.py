@@ -92,7 +92,7 @@ def test_metrics_of_mmpretrain_take_the_predictions(head):
 
 @pytest.mark.parametrize('label', [-1, 2])
 def test_other_labels_are_refused(head, features, label):
-    with pytest.raises(ValueError, match=rf'needs labels 0 or 1, got \[.*{label}.*\]'):
+    with pytest.raises(ValueError, match=rf'labels must be 0 or 1.*got \[.*{label}.*\]'):
         head.loss(features, samples([0, 1, label, 1]))
 
 
@@ -103,10 +103,10 @@ def test_thresholds_that_are_no_probability_are_refused(threshold):
 
 
 def test_accuracy_in_training_is_refused():
-    with pytest.raises(ValueError, match='cal_acc ranks classes.*leave it out'):
+    with pytest.raises(ValueError, match='cal_acc .*leave it out'):
         BinaryLinearClsHead(in_channels=5, cal_acc=True)
 
 
 def test_another_loss_is_refused():
-    with pytest.raises(ValueError, match='leave loss out, got .*FocalLoss'):
+    with pytest.raises(ValueError, match='loss .*got .*FocalLoss'):
         BinaryLinearClsHead(in_channels=5, loss=dict(type='FocalLoss'))

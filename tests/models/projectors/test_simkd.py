@@ -129,9 +129,7 @@ def test_bad_input():
         ):
             SimKDProjector(6, 10, factor=factor)
     projector = build(out_size=(1, 1))
-    with pytest.raises(
-        ValueError, match=r'batch norm.*\(1, 6, 1, 1\).*batch_size'
-    ):
+    with pytest.raises(ValueError, match=r'batch norm.*\(1, 6, 1, 1\).*batch_size'):
         projector(FS[:1])
     assert projector.eval()(FS[:1]).shape == (1, 10, 1, 1)
     with pytest.raises(ValueError, match=r'Only maps \(N, C, H, W\) can be pooled, got \(4, 6\)'):

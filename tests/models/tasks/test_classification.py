@@ -313,10 +313,7 @@ def test_multi_label_heads_are_refused():
         a=NETWORKS['resnet'](),
         b=classifier(dict(type=MultiLabelLinearClsHead, num_classes=3, in_channels=32)),
     )
-    with pytest.raises(
-        ValueError,
-        match=('b has the multi-label head MultiLabelLinearClsHead; a classroom needs one label'),
-    ):
+    with pytest.raises(ValueError, match='head of b: .*got MultiLabelLinearClsHead'):
         TASK.check_students(students)
 
 
@@ -329,10 +326,7 @@ def test_multi_label_heads_are_refused():
     ],
 )
 def test_mixed_thresholds_are_refused(students, found):
-    with pytest.raises(
-        ValueError,
-        match=re.escape(f'BinaryLinearClsHead with threshold=0.5 in all of them; got {found}'),
-    ):
+    with pytest.raises(ValueError, match=re.escape(f'threshold=0.5 in all of them, got {found}')):
         TASK.check_students(students())
 
 
@@ -354,7 +348,7 @@ def test_the_truth_is_the_labels(samples):
     ],
 )
 def test_a_truth_without_one_label_is_refused(samples, other):
-    with pytest.raises(ValueError, match=r'must have one label \(gt_label\)'):
+    with pytest.raises(ValueError, match=r'one label \(gt_label\)'):
         TASK.truth([*samples[:2], other])
 
 
@@ -433,23 +427,11 @@ def test_the_start_of_a_training_does_not_draw_a_reused_classifier_anew():
         (
             'binary',
             'resnet',
-            r"own is \('BinaryLinearClsHead', 32, 1\), the source's \('LinearClsH",
+            r"\('BinaryLinearClsHead', 32, 1\) of the learner and \('LinearClsHead'",
         ),
-        (
-            'shufflenet_v2',
-            'resnet',
-            "'LinearClsHead', 1024, 3.*'LinearClsHead', 32, 3.*SimKDNeck gi",
-        ),
-        (
-            'mobilenet_v3',
-            'resnet',
-            'SRRL and SimKD use a linear.*the head here is StackedLinearClsH',
-        ),
-        (
-            'resnet',
-            'vision_transformer',
-            'the head here is VisionTransformerClsHead. Give the member',
-        ),
+        ('shufflenet_v2', 'resnet', "'LinearClsHead', 1024, 3.*'LinearClsHead', 32, 3.*SimKDNeck"),
+        ('mobilenet_v3', 'resnet', 'SRRL or SimKD.*got StackedLinearClsHead'),
+        ('resnet', 'vision_transformer', 'got VisionTransformerClsHead'),
     ],
 )
 def test_a_classifier_of_another_form_is_not_reused(learner, source, message):
@@ -459,10 +441,10 @@ def test_a_classifier_of_another_form_is_not_reused(learner, source, message):
 
 def test_another_number_of_classes_is_not_reused():
     learner = classifier(dict(linear(), num_classes=5))
-    with pytest.raises(ValueError, match=r"\('LinearClsHead', 32, 5\), the source's .* 32, 3\)"):
+    with pytest.raises(ValueError, match=r"\('LinearClsHead', 32, 5\) of the learner .* 32, 3\)"):
         TASK.reuse_classifier(learner, NETWORKS['resnet']())
 
 
 def test_without_a_head_there_is_no_classifier():
-    with pytest.raises(ValueError, match='the head here is NoneType. Give the member such a head'):
+    with pytest.raises(ValueError, match='got NoneType'):
         TASK.classifier(ImageClassifier(backbone=RESNET))

@@ -378,7 +378,7 @@ def test_the_truth_is_the_masks(samples):
 
 
 def test_a_truth_without_a_mask_is_refused(samples):
-    with pytest.raises(ValueError, match=r'Each sample must have a mask \(gt_sem_seg\)'):
+    with pytest.raises(ValueError, match=r'a mask \(gt_sem_seg\)'):
         TASK.truth([samples[0], SegDataSample()])
 
 
@@ -389,9 +389,9 @@ def test_the_number_of_classes():
 
 
 def test_a_segmentor_has_no_classifier_of_pooled_features():
-    with pytest.raises(ValueError, match='segmentor does not have; .* FitNet or CWD for instance'):
+    with pytest.raises(ValueError, match='segmentor does not have.* FitNet or CWD'):
         TASK.classifier(unet())
-    with pytest.raises(ValueError, match='SRRL and SimKD use a classifier of pooled features'):
+    with pytest.raises(ValueError, match='SRRL and SimKD .* classification'):
         TASK.reuse_classifier(unet(), unet())
 
 
@@ -413,6 +413,6 @@ def test_students_of_one_kind_are_accepted():
 def test_students_of_two_kinds_are_refused(other, found):
     with pytest.raises(
         ValueError,
-        match=re.escape(f'students with the same out_channels and threshold; got {found}'),
+        match=re.escape(f'students with the same out_channels and threshold, got {found}'),
     ):
         TASK.check_students(dict(a=unet(), b=other()))

@@ -54,7 +54,7 @@ def test_members_of_two_tasks_are_named(make_other):
     with pytest.raises(
         TypeError,
         match=(
-            'must all be of one of ImageClassifier, EncoderDecoder; got '
+            'members must all be instances of one of ImageClassifier, EncoderDecoder; got '
             f'teacher: ImageClassifier, student: {kind}$'
         ),
     ):
