@@ -204,7 +204,4 @@ def _table(rows: tuple[TapRow, ...], default: str) -> str:
 
 def _without_name(error: Exception, name: str) -> str:
     """Return the reason without the tap's name, which the table already has, and without advice."""
-    problem = re.split(r';| \(|, so ', str(error))[0]
-    return problem.replace(f'The output of the tap {name!r}', 'its output').replace(
-        f'The tap {name!r}', 'it'
-    )
+    return re.split(r'\. | \(', str(error).removeprefix(f'Invalid tap {name!r}: '))[0]

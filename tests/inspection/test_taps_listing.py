@@ -45,12 +45,17 @@ def test_rows_in_order_of_execution_with_what_cannot_be_tapped():
     assert tap_rows(Network(), Task(), (8, 6)) == [
         TapRow('early.0', 'Conv2d', (1, 3, 4, 3)),
         TapRow(
-            'early.1', 'BatchNorm2d', None, 'its output was changed in place after it was recorded'
+            'early.1', 'BatchNorm2d', None, 'its output was modified in place after it was recorded'
         ),
         TapRow('early.2', 'ReLU', (1, 3, 4, 3)),
         TapRow('early', 'Sequential', (1, 3, 4, 3)),
-        TapRow('twice', 'Identity', None, 'it ran 2 times in one forward'),
-        TapRow('pair', 'Pair', None, 'it gives dict, not a tensor or a tuple of tensors'),
+        TapRow(
+            'twice',
+            'Identity',
+            None,
+            'expected a module that runs once per forward pass, but it ran 2 times',
+        ),
+        TapRow('pair', 'Pair', None, 'expected a tensor or a tuple of tensors, got dict'),
         TapRow('late', 'Conv2d', (1, 5, 4, 3)),
     ]
 
@@ -190,7 +195,7 @@ def test_sides_with_different_numbers_of_taps():
 def test_refused_suggestions(demo):
     with pytest.raises(ValueError, match="no member 'x'; the config has teacher, student_1, stude"):
         format_suggestion(demo, 'at', 'x')
-    with pytest.raises(ValueError, match="'vid' is a method for classification alone"):
+    with pytest.raises(ValueError, match="got 'vid', which is only for classification"):
         format_suggestion(demo, 'vid')
     alone = inspect_config(Config.fromfile(CONFIGS / 'demo' / 'student_demo.py'))
     with pytest.raises(

@@ -100,7 +100,7 @@ def test_what_a_user_can_mend_is_told_in_one_line(refused, folders, tmp_path):
 @pytest.mark.slow
 def test_runs_that_cannot_be_drawn(refused, folders, tmp_path):
     refused("expected predicted, true, .* got 'cyst'", folders['c'], '--towards', 'cyst')
-    refused("ImageClassifier has no module 'backbone.x'", folders['c'], '--layer', 'backbone.x')
+    refused("Invalid tap 'backbone.x': ImageClassifier", folders['c'], '--layer', 'backbone.x')
     other = tmp_path / 'other'
     shutil.copytree(folders['a'], other)
     config = Config.fromfile(other / 'demo.py')

@@ -36,14 +36,14 @@ def terms(tiny, *transfers, **members):
 
 
 @pytest.mark.parametrize('several', [('source_tap',), ('learner_tap',)])
-def test_a_projector_serves_one_pair_of_taps(tiny, several):
+def test_projector_with_several_taps_raises(tiny, several):
     row = dict(projector=dict(type='ConvProjector'), **dict.fromkeys(several, STAGES))
     with pytest.raises(ValueError, match='t -> s .*projector.* one tap'):
         terms(tiny, Transfer('t', 's', 'features', 1.0, **row))
 
 
 @pytest.mark.parametrize('taps', [STAGES, STAGES[:1]])
-def test_a_loss_that_compares_one_tap_is_not_given_a_list(tiny, taps):
+def test_loss_of_one_tap_with_a_list_of_taps_raises(tiny, taps):
     row = Transfer('t', 's', 'features', 1.0, source_tap=taps, learner_tap=taps)
     with pytest.raises(ValueError, match='t -> s .*FeatureMSELoss compares one tap of each side'):
         terms(tiny, row)
@@ -53,7 +53,8 @@ def features(loss, source_tap=None, learner_tap=None):
     return dict(knowledge='features', loss=loss, source_tap=source_tap, learner_tap=learner_tap)
 
 
-PAIRS = 'the same number .*got 3 of the learner and 2 of the source'
+PAIRS = 'same number .*got 3 of the learner and 2 of the source'
+REGIONS = r'labels \(N, .* got .* and \(2,\).* for segmentation'
 
 
 @pytest.mark.parametrize(
@@ -64,23 +65,14 @@ PAIRS = 'the same number .*got 3 of the learner and 2 of the source'
         (features(dict(type=SimilarityPreservingLoss), STAGES[:2], STAGES), PAIRS),
         (features(dict(type=PixelSimilarityLoss), STAGES[0], STAGES[0]), 'two or more maps'),
         (features(dict(type=AttentionTransferLoss), 'neck', 'neck'), r'two maps \(N, C, H, W\)'),
+        (features(dict(type=SemCKDLoss, batch_size=8), 'neck', 'neck'), r'two maps \(N, C, H, W\)'),
         (
-            features(dict(type=SemCKDLoss, batch_size=8), 'neck', 'neck'),
-            r'two maps \(N, C, H, W\)',
+            features(dict(type=SemCKDLoss, batch_size=2), STAGES, STAGES),
+            'Invalid factor: .*batch_size=2, got 4',
         ),
-        (features(dict(type=SemCKDLoss, batch_size=2), STAGES, STAGES), 'factor: expected 1 to batch_size=2, got 4'),
-        (
-            features(dict(type=IntraClassVariationLoss)),
-            r'\(2, 32, 1, 1\) and \(2,\).* for segmentation',
-        ),
-        (
-            features(dict(type=RegionAffinityLoss)),
-            r'\(2, 32, 1, 1\) and \(2,\).* for segmentation',
-        ),
-        (
-            dict(loss=dict(type=PixelWiseLoss)),
-            r'expected maps.*got \(2, 3\).* PredictionKLLoss',
-        ),
+        (features(dict(type=IntraClassVariationLoss)), REGIONS),
+        (features(dict(type=RegionAffinityLoss)), REGIONS),
+        (dict(loss=dict(type=PixelWiseLoss)), r'\(N, C, H, W\), got \(2, 3\).*PredictionKLLoss'),
         (
             dict(loss=dict(type=CategorySimilarityLoss)),
             r'expected maps \(N, C, H, W\), got \(2, 3\).*PredictionKLLoss',
@@ -88,7 +80,7 @@ PAIRS = 'the same number .*got 3 of the learner and 2 of the source'
         (dict(loss=dict(type=HolisticLoss)), 'discriminator: expected logits .* at least 64x64'),
     ],
 )
-def test_a_method_that_does_not_fit_a_classroom_of_classifiers(tiny, row, message):
+def test_unsupported_method_for_classifiers_raises(tiny, row, message):
     row = {'knowledge': 'predictions', **row}
     with pytest.raises(ValueError, match=message):
         terms(tiny, Transfer('t', 's', weight=1.0, **row))
@@ -110,17 +102,17 @@ def classroom(tiny, row, teacher=None, size=32):
         (features(dict(type=AttentionTransferLoss), 'backbone', STAGES[:2]), 'same number'),
     ],
 )
-def test_a_method_that_does_not_fit_a_classroom_of_segmentors(tiny, row, message):
+def test_unsupported_method_for_segmentors_raises(tiny, row, message):
     with pytest.raises(ValueError, match=f'Invalid transfer teacher -> student .*{message}'):
         classroom(tiny, {'knowledge': 'predictions', **row})
 
 
-def test_sixty_four_pixels_are_enough_for_a_discriminator(tiny):
+def test_discriminator_supports_64_pixels(tiny):
     row = dict(knowledge='predictions', loss=dict(type=HolisticLoss, width=2))
     classroom(tiny, row, size=64)
 
 
-def test_classes_of_the_truth_are_those_of_the_learner(tiny):
+def test_number_of_classes_is_that_of_the_learner(tiny):
     row = features(dict(type=RegionAffinityLoss), 'backbone', 'backbone')
     assert classroom(tiny, row).transfer_terms[0].loss.num_classes == 2  # for one logit
     teacher = tiny.segmentor(out_channels=3)

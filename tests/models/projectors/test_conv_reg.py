@@ -153,7 +153,5 @@ def test_sizes_that_do_not_fit_are_refused(in_size, out_size, reference, message
 def test_a_batch_of_one_pixel_cannot_train():
     connector = ConvReg(6, 10, (4, 4), (1, 1))
     assert isinstance(connector.conv, nn.Conv2d)
-    with pytest.raises(
-        ValueError, match=r'batch norm.*\(1, 10, 1, 1\).*batch_size'
-    ):
+    with pytest.raises(ValueError, match=r'batch norm.*\(1, 10, 1, 1\).*batch_size'):
         connector(FS[:1, :, :4, :4].float())
