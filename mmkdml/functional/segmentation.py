@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mmkdml.functional.checks import check_at_least, check_choice, check_labels
 from mmkdml.functional.divergence import softened_log_probabilities
-from mmkdml.functional.vectors import full_precision
 
 # Avoids 0/0 for a batch without foreground that is predicted perfectly.
 DICE_EPSILON = 1e-8
@@ -150,7 +149,7 @@ def _focal_and_foreground(
     truth = labels.where(counted, 0).long()
     weights = counted.to(log_probabilities.dtype)
     if pixel_weights is not None:
-        weights = weights * full_precision(pixel_weights)
+        weights = weights * pixel_weights
 
     log_true = log_probabilities.gather(1, truth.unsqueeze(1)).squeeze(1)
     # At p_t = 1 the derivative of a power below 1 is infinite, and infinity times 0 is NaN.

@@ -84,6 +84,14 @@ def test_default_temperature_is_4(function, slow):
     assert function(learner, source).item() == pytest.approx(slow(learner, source, 4), rel=1e-9)
 
 
+def test_divisor_replaces_the_number_of_channels():
+    sides = maps(2, 3, 4, 4), maps(2, 3, 4, 4, seed=1)
+    value = channel_wise_kl(*sides)
+    torch.testing.assert_close(channel_wise_kl(*sides, divisor=3), value)
+    torch.testing.assert_close(channel_wise_kl(*sides, divisor=1), 3 * value)
+    torch.testing.assert_close(channel_wise_kl(*sides, divisor=12), value / 4)
+
+
 def test_channel_wise_closed_form():
     # The source has shares 3/4 and 1/4, the learner 1/2 and 1/2.
     source = 4 * torch.tensor([[[[math.log(3), 0.0]], [[0.0, 0.0]]]])

@@ -49,6 +49,7 @@ class TestSimilarityPreserving:
             similarity_difference(learner[order], source[order]),
             similarity_difference(source, learner),
             similarity_difference(-7 * learner, 0.1 * source),
+            similarity_difference(1e-4 * learner, source),
             similarity_difference(learner.flip(1, 2), source.flip(3)),
         ):
             torch.testing.assert_close(other, value)
@@ -106,6 +107,7 @@ class TestCalibratedError:
         value = calibrated_error(*arguments, softness)
         assert value.shape == ()
         assert value.item() == pytest.approx(self.slow(*arguments, softness), rel=1e-10)
+        assert calibrated_error(*arguments) == calibrated_error(*arguments, softness=1.0)
 
     def test_equal_errors_are_returned_for_any_attention(self):
         value = calibrated_error(drawn(4, 2, 5), drawn(4, 3, 5, seed=1), torch.full((4, 2, 3), 7.0))

@@ -106,7 +106,13 @@ def test_pair_wise_matches_explicit_sums(shape):
 
 @pytest.mark.parametrize(
     ('scale', 'shape', 'size'),
-    [(0.5, (4, 6), (2, 3)), (0.5, (5, 7), (2, 3)), (0.3, (8, 10), (2, 3)), (0.5, (1, 1), (1, 1))],
+    [
+        (0.5, (4, 6), (2, 3)),
+        (0.5, (5, 7), (2, 3)),
+        (0.3, (8, 10), (2, 3)),
+        (0.5, (1, 1), (1, 1)),
+        (1, (4, 6), (4, 6)),
+    ],
 )
 def test_pair_wise_of_skd_matches_explicit_sums(scale, shape, size):
     learner, source = maps(2, 3, *shape), maps(2, 5, *shape, seed=1)
