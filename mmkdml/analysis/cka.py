@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmkdml.analysis.hard_cases import member_inputs
-from mmkdml.functional.cka import FEWEST_IMAGES, centred_gram, unbiased_hsic
+from mmkdml.functional.cka import FEWEST_IMAGES, centered_gram, unbiased_hsic
 from mmkdml.inspection.taps_listing import tap_rows
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating
@@ -171,7 +171,7 @@ def _grams(
     """Compute the Gram matrices (I, N, N) of I layers; the feature maps are freed on return."""
     with TapRecorder(member, layers) as taps:
         task.logits(member, inputs)
-    return torch.stack([centred_gram(_pooled(taps[name], pool)) for name in layers])
+    return torch.stack([centered_gram(_pooled(taps[name], pool)) for name in layers])
 
 
 def _pooled(features: Tensor, pool: int | None) -> Tensor:

@@ -19,7 +19,7 @@ ADVERSARIES = ('hinge', 'wgan-gp')
 
 
 def learner_realism(on_learner: Tensor) -> Tensor:
-    """Compute the learner's adversarial loss of both kinds: the negative mean score."""
+    """Compute the learner's loss, the negative mean score; the same for both kinds."""
     return -full_precision(on_learner).mean()
 
 

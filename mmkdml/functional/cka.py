@@ -17,7 +17,7 @@ from mmkdml.functional.vectors import scalar_products
 FEWEST_IMAGES = 4
 
 
-def centred_gram(features: Tensor) -> Tensor:
+def centered_gram(features: Tensor) -> Tensor:
     """Compute the scalar products of all pairs of images, centered on the mean image.
 
     Args:
@@ -54,7 +54,7 @@ def linear_cka(a: Tensor, b: Tensor) -> Tensor:
             f'{len(b)} images'
         )
     # <AA', BB'> equals ||A'B||^2 without a matrix of features by features.
-    gram_a, gram_b = centred_gram(a), centred_gram(b)
+    gram_a, gram_b = centered_gram(a), centered_gram(b)
     return (gram_a * gram_b).sum() / (gram_a.norm() * gram_b.norm())
 
 

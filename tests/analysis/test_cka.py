@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmseg.structures import SegDataSample
 
 from mmkdml.analysis.cka import choose_layers, choose_pairs, measure_cka
-from mmkdml.functional.cka import centred_gram, unbiased_hsic
+from mmkdml.functional.cka import centered_gram, unbiased_hsic
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import task_of
 from mmkdml.registry import MODELS
@@ -58,7 +58,7 @@ def maps(classroom, member, data, layers=LAYERS):
 
 def unbiased(a, b):
     def hsic(x, y):
-        return unbiased_hsic(centred_gram(x)[None], centred_gram(y)[None]).item()
+        return unbiased_hsic(centered_gram(x)[None], centered_gram(y)[None]).item()
 
     return hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b))
 
@@ -84,7 +84,7 @@ def test_terms_are_averaged_over_batches_by_their_images(classroom):
         (a,), (b,) = (maps(classroom, name, data, LAYERS[:1]) for name in ('teacher', 'student_2'))
         terms.append(
             [
-                unbiased_hsic(centred_gram(x)[None], centred_gram(y)[None]).item()
+                unbiased_hsic(centered_gram(x)[None], centered_gram(y)[None]).item()
                 for x, y in ((a, b), (a, a), (b, b))
             ]
         )
@@ -201,12 +201,12 @@ def test_a_member_with_its_own_normalization_is_compared_on_its_own_images():
     student = room.named_members()['student_2'].eval()
     with torch.no_grad(), TapRecorder(student, LAYERS[:1]) as taps:
         student(inputs, mode='tensor')
-    expected = unbiased_hsic(*[centred_gram(taps[LAYERS[0]])[None]] * 2)
+    expected = unbiased_hsic(*[centered_gram(taps[LAYERS[0]])[None]] * 2)
     shared = room.data_preprocessor(batches(8)[0], False)
     torch.testing.assert_close(room.inputs_of('student_2', **shared), inputs, rtol=1e-5, atol=1e-5)
     found = measure_cka(room, [data], [('student_1', 'student_2')], LAYERS[:1])
     maps_of = [taps[LAYERS[0]], maps(room, 'student_1', batches(8)[0], LAYERS[:1])[0]]
-    grams = [centred_gram(one)[None] for one in maps_of]
+    grams = [centered_gram(one)[None] for one in maps_of]
     term = unbiased_hsic(grams[0], grams[1])
     spread = (expected * unbiased_hsic(grams[1], grams[1])).sqrt()
     assert found.cka[0] == pytest.approx((term / spread).item(), rel=1e-4)

@@ -15,10 +15,10 @@ from mmkdml.functional.checks import (
 )
 
 
-def assert_raises(facts, check, *arguments, **options):
+def assert_raises(parts, check, *arguments, **options):
     with pytest.raises(ValueError, match='^Invalid ') as caught:
         check(*arguments, **options)
-    assert [fact for fact in facts if fact not in str(caught.value)] == []
+    assert [part for part in parts if part not in str(caught.value)] == []
 
 
 def test_choice():
@@ -43,8 +43,8 @@ def test_at_least(value):
 @pytest.mark.parametrize('other', [(4, 2), (1, 3), (4, 3, 1, 1)])
 def test_same_shape(other):
     check_same_shape(torch.zeros(4, 3), torch.ones(4, 3), 'the loss')
-    facts = ['the loss', "learner's (4, 3)", f"source's {other}"]
-    assert_raises(facts, check_same_shape, torch.zeros(4, 3), torch.zeros(other), 'the loss')
+    parts = ['the loss', "learner's (4, 3)", f"source's {other}"]
+    assert_raises(parts, check_same_shape, torch.zeros(4, 3), torch.zeros(other), 'the loss')
 
 
 def test_maps():
@@ -76,8 +76,8 @@ def test_feature_maps(first, second, same_batch, same_size):
         if fits:
             check_feature_maps(*sides, same_size=option)
         else:
-            facts = [f"learner's {first}", f"source's {second}", 'N, H and W' if option else 'N']
-            assert_raises(facts, check_feature_maps, *sides, same_size=option)
+            parts = [f"learner's {first}", f"source's {second}", 'N, H and W' if option else 'N']
+            assert_raises(parts, check_feature_maps, *sides, same_size=option)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_feature_maps(first, second, same_batch, same_size):
 )
 def test_labels(wrong, num_classes, ignore_index):
     labels = torch.tensor([[[0, 1], [ignore_index, wrong]]])
-    facts = [f'[0, {num_classes})', f'ignore_index={ignore_index}', str(wrong), 'num_classes']
-    assert_raises(facts, check_labels, labels, num_classes, ignore_index)
+    parts = [f'[0, {num_classes})', f'ignore_index={ignore_index}', str(wrong), 'num_classes']
+    assert_raises(parts, check_labels, labels, num_classes, ignore_index)
     check_labels(labels[:, :1], num_classes, ignore_index)
     check_labels(labels[..., :1], num_classes, ignore_index)
 
@@ -105,5 +105,5 @@ def test_batch_statistics(shape, training, valid):
     if valid:
         check_batch_statistics(torch.zeros(shape), training)
     else:
-        facts = ['batch norm', str(shape), 'batch_size', 'drop_last=True']
-        assert_raises(facts, check_batch_statistics, torch.zeros(shape), training)
+        parts = ['batch norm', str(shape), 'batch_size', 'drop_last=True']
+        assert_raises(parts, check_batch_statistics, torch.zeros(shape), training)

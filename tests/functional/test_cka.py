@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkdml.functional.cka import centred_gram, linear_cka, unbiased_hsic
+from mmkdml.functional.cka import centered_gram, linear_cka, unbiased_hsic
 
 
 def drawn(*shape, seed=0):
@@ -29,7 +29,7 @@ def u_statistic(a, b):
 
 
 def stacked(*features):
-    return torch.stack([centred_gram(one) for one in features])
+    return torch.stack([centered_gram(one) for one in features])
 
 
 class TestLinearCKA:
@@ -110,9 +110,9 @@ class TestUnbiasedHSIC:
 def test_half_precision_is_converted_without_changing_inputs():
     features = (drawn(5, 3, 2) * 300).half()
     before = features.clone()
-    gram = centred_gram(features)
+    gram = centered_gram(features)
     assert gram.dtype == torch.float64
-    torch.testing.assert_close(gram, centred_gram(features.double()))
+    torch.testing.assert_close(gram, centered_gram(features.double()))
     torch.testing.assert_close(
         gram.sum(dim=0), torch.zeros(5, dtype=torch.float64), atol=1e-7, rtol=0
     )

@@ -1,4 +1,4 @@
-"""Invalid inputs and options of every function, and the facts that the errors must name."""
+"""Invalid inputs and options of every function, with parts of the expected errors."""
 
 import math
 from functools import partial
@@ -79,9 +79,9 @@ INVALID = [
         for number in ((0, 0), (1, 1), (2, 3), (3, 2))
     ),
     *(
-        (call, inputs, facts)
+        (call, inputs, parts)
         for function in (channel_wise_kl, category_similarity, pixel_wise_divergence)
-        for call, inputs, facts in (
+        for call, inputs, parts in (
             (function, [MAP, (2, 1, 4, 6)], ['(2, 3, 4, 6)', '(2, 1, 4, 6)']),
             (function, [(4, 2), (4, 2)], ['(N, C, H, W)', '(4, 2)', 'PredictionKLLoss']),
         )
@@ -126,9 +126,9 @@ INVALID = [
     ),
     (partial(calibrated_error, softness=0), [(4, 2, 5), (4, 3, 5), (4, 2, 3)], ['softness', '0']),
     *(
-        (call, inputs, facts)
+        (call, inputs, parts)
         for function in (intra_class_variation, region_affinity)
-        for call, inputs, facts in (
+        for call, inputs, parts in (
             (function, [*SIDES, (2, 1, 4, 6)], ['(2, 3, 4, 6)', '(2, 1, 4, 6)']),
             (function, [*SIDES, (1, 4, 6)], ['(2, 3, 4, 6)', '(1, 4, 6)']),
             (function, [*SIDES, (2,)], ['(2, 3, 4, 6)', '(2,)']),
@@ -160,9 +160,9 @@ INVALID = [
     (pooled_to_smaller, [MAP, (2, 3)], ['(2, 3, 4, 6)', '(2, 3)']),
     (lambda features: pooled_to(features, (1, 1)), [(2, 3)], ['(N, C, H, W)', '(2, 3)']),
     *(
-        (call, inputs, facts)
+        (call, inputs, parts)
         for function in (focal_and_dice, focal_and_smooth_dice)
-        for call, inputs, facts in (
+        for call, inputs, parts in (
             (function, [MAP, (2, 1, 4, 6)], ['(2, 3, 4, 6)', '(2, 1, 4, 6)']),
             (function, [MAP, (2, 4, 5)], ['(2, 3, 4, 6)', '(2, 4, 5)']),
             (function, [MAP, (1, 4, 6)], ['(2, 3, 4, 6)', '(1, 4, 6)']),
@@ -189,9 +189,9 @@ INVALID = [
 ]
 
 
-@pytest.mark.parametrize(('function', 'inputs', 'facts'), INVALID)
-def test_invalid_inputs_raise(function, inputs, facts):
+@pytest.mark.parametrize(('function', 'inputs', 'parts'), INVALID)
+def test_invalid_inputs_raise(function, inputs, parts):
     tensors = [torch.zeros(one) if isinstance(one, tuple) else one for one in inputs]
     with pytest.raises(ValueError, match='^Invalid ') as caught:
         function(*tensors)
-    assert [fact for fact in facts if fact not in str(caught.value)] == []
+    assert [part for part in parts if part not in str(caught.value)] == []

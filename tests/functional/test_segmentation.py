@@ -149,12 +149,12 @@ def test_ignored_pixels_have_no_influence(loss_terms, num_logits):
     logits, labels = example(num_logits, shape=(1, 2, 6), ignored=0)
     cut = loss_terms(logits[..., :4], labels[..., :4])
     labels[..., 4:] = 99
-    whole = logits.clone().requires_grad_()
-    terms = loss_terms(whole, labels, ignore_index=99)
+    full = logits.clone().requires_grad_()
+    terms = loss_terms(full, labels, ignore_index=99)
     torch.testing.assert_close(terms, cut)
     sum(terms).backward()
-    assert (whole.grad[..., 4:] == 0).all()
-    assert (whole.grad[..., :4] != 0).all()
+    assert (full.grad[..., 4:] == 0).all()
+    assert (full.grad[..., :4] != 0).all()
 
 
 def test_ignore_index_may_be_a_class():
@@ -243,12 +243,12 @@ def test_total_of_partial_batches_gives_terms_of_the_full_batch(loss_terms, num_
     # The gradient is that of this part of the batch.
     found = logits[:2].clone().requires_grad_()
     focal, dice = loss_terms(found, labels[:2], total=lambda own: own + sums[1])
-    whole = logits.clone().requires_grad_()
-    expected = loss_terms(whole, labels)
+    full = logits.clone().requires_grad_()
+    expected = loss_terms(full, labels)
     torch.testing.assert_close((focal, dice), expected)
     (focal + 2 * dice).backward()
     (expected[0] + 2 * expected[1]).backward()
-    torch.testing.assert_close(found.grad, whole.grad[:2])
+    torch.testing.assert_close(found.grad, full.grad[:2])
 
 
 @both_losses

@@ -14,8 +14,8 @@ class FitNetLoss(TransferLoss):
     """FitNet's hint loss: mean squared error after pooling the larger map to the smaller.
 
     Romero et al., *FitNets: Hints for Thin Deep Nets*, ICLR 2015; DefangChen/SimKD:distiller_zoo/
-    FitNet.py. Use it with the projector ``ConvReg`` and weight 100 in a single-stage training. The
-    source's map remains the larger one only if ``ConvReg`` falls back to unequal sizes.
+    FitNet.py. Use it with the projector ``ConvReg`` and weight 100, in a single training stage.
+    After ``ConvReg`` only a source map that is larger than the learner's is pooled.
     """
 
     requires_same_shape = False

@@ -28,8 +28,8 @@ class HolisticLoss(TransferLoss):
     Calling the module computes the learner's loss with a frozen discriminator. The discriminator's
     own loss is :meth:`discriminator_loss`, which the distiller adds to its losses. The references
     train it with an optimizer of its own (Adam, 4e-4, betas (0.9, 0.99) in CIRKD, CWD and IFVD;
-    SGD, 4e-4, momentum 0.9 in SKD) that steps after the learner's. Its logits are those before the
-    learner's step, so one backward pass of the sum of all losses is equivalent.
+    SGD, 4e-4, momentum 0.9 in SKD) that steps after the learner's. It sees the logits from before
+    the learner's step, so one backward pass of the sum of all losses is equivalent.
     ``DiscriminatorOptimWrapperConstructor`` builds the optimizer.
 
     Weights: 0.001 for the learner and 0.1 for the discriminator in CIRKD, 0.1 for both in SKD.

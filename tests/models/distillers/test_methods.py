@@ -1,4 +1,4 @@
-"""The compared methods as their configs have them, with tiny networks: each step is sound."""
+"""One training step of every compared method, with its config and tiny networks."""
 
 import copy
 from pathlib import Path
@@ -23,7 +23,7 @@ def trained(distiller):
 
 
 def step(tiny, distiller, inputs, samples, wrapper=None):
-    """One step's losses; the gradients stay."""
+    """Run forward and backward once and return the losses."""
     distiller.train().zero_grad()
     with (wrapper or OptimWrapper(torch.optim.SGD([nn.Parameter()], lr=1.0))).optim_context(
         distiller
@@ -33,20 +33,20 @@ def step(tiny, distiller, inputs, samples, wrapper=None):
     return losses
 
 
-def assert_sound(distiller, losses):
-    """Every loss is finite and every trained parameter has a finite gradient."""
+def assert_finite(distiller, losses):
+    """Assert that all losses are finite and all trained parameters have finite gradients."""
     assert [key for key, value in losses.items() if not value.isfinite().all()] == []
     assert [name for name, p in trained(distiller).items() if p.grad is None] == []
     assert [n for n, p in trained(distiller).items() if not p.grad.isfinite().all()] == []
 
 
-def test_all_bases_are_here():
-    assert len(METHODS) == 7 + 7 + 2  # plain distillation has one for each task
+def test_number_of_base_configs():
+    assert len(METHODS) == 7 + 7 + 2  # including plain distillation of each task
 
 
 @pytest.mark.parametrize('classes', [1, 3], ids=['one_logit', 'three_classes'])
 @pytest.mark.parametrize('method', ALL)
-def test_every_parameter_learns_and_the_teacher_does_not(method, classes, tiny):
+def test_student_is_trained_and_teacher_is_not(method, classes, tiny):
     distiller = tiny.compared(method, classes)
     teacher = distiller.named_members()['teacher']
     before = copy.deepcopy(teacher.state_dict())
@@ -55,38 +55,37 @@ def test_every_parameter_learns_and_the_teacher_does_not(method, classes, tiny):
     images = inputs.clone()
     losses = step(tiny, distiller, inputs, samples)
     assert torch.equal(inputs, images)
-    assert_sound(distiller, losses)
-    # Whatever is given to the optimiser but not trained is the classifier that SimKD keeps.
-    optimised = {id(p) for group in wrapper.param_groups for p in group['params']}
-    assert {id(p) for p in trained(distiller).values()} <= optimised
+    assert_finite(distiller, losses)
+    # Only SimKD's classifier is passed to the optimizer without being trained.
+    optimized = {id(p) for group in wrapper.param_groups for p in group['params']}
+    assert {id(p) for p in trained(distiller).values()} <= optimized
     fixed = [name for name, p in distiller.named_parameters() if not p.requires_grad]
     head = ['members.student.head.fc.weight', 'members.student.head.fc.bias']
     assert fixed == (head if method.startswith('simkd') else [])
     wrapper.step()
-    assert not {id(p) for p in teacher.parameters()} & optimised
+    assert not {id(p) for p in teacher.parameters()} & optimized
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
 @pytest.mark.parametrize('method', ALL)
-def test_every_transfer_moves_the_learner_and_what_it_brings_along(method, tiny):
+def test_every_transfer_trains_student_loss_and_projector(method, tiny):
     distiller = tiny.compared(method)
-    losses = step(tiny, distiller, *tiny.compared_batch(method))
+    losses = distiller.train()(*tiny.compared_batch(method), mode='loss')
     rows = [key for key in losses if 'loss_from' in key and not key.endswith('discriminator')]
     assert len(rows) == len(distiller.transfer_terms)
     for key, term in zip(rows, distiller.transfer_terms, strict=True):
         distiller.zero_grad()
-        torch.manual_seed(0)
-        distiller(*tiny.compared_batch(method), mode='loss')[key].backward()
+        losses[key].backward(retain_graph=True)
         student = distiller.members['student']
         assert any(p.grad is not None and p.grad.any() for p in student.parameters()), key
         own = [*term.loss.parameters(), *(term.projector or nn.Identity()).parameters()]
-        if not key.endswith('predictions_2'):  # the discriminator learns by a loss of its own
+        if not key.endswith('predictions_2'):  # the discriminator has its own loss
             assert all(p.grad is not None for p in own), key
             assert not own or any(p.grad.any() for p in own), key
 
 
-def test_vids_variance_is_learnt(tiny):
+def test_variances_of_vid_are_trained(tiny):
     distiller = tiny.compared('vid_classification')
     (loss,) = (m for m in distiller.modules() if isinstance(m, VariationalInformationLoss))
     scales = {name: p for name, p in loss.named_parameters() if name.endswith('log_scale')}
@@ -99,12 +98,12 @@ def test_vids_variance_is_learnt(tiny):
     assert all((p != before[name]).all() for name, p in scales.items())
 
 
-# ---- extremes --------------------------------------------------------------------------------
+# ---- extreme inputs --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('classes', [1, 3], ids=['one_logit', 'three_classes'])
 @pytest.mark.parametrize('method', SEGMENTATION)
-def test_masks_without_background_or_without_foreground(method, classes, tiny):
+def test_masks_of_a_single_class_stay_finite(method, classes, tiny):
     inputs, _ = tiny.compared_batch(method, 2, classes)
     masks = torch.zeros(3, 64, 64, dtype=torch.long)
     masks[1] = 1
@@ -112,12 +111,12 @@ def test_masks_without_background_or_without_foreground(method, classes, tiny):
     distiller = tiny.compared(method, classes)
     for chosen in ([0, 0], [1, 1], [2, 2], [0, 1]):
         losses = step(tiny, distiller, inputs, tiny.as_samples(masks[chosen]))
-        assert_sound(distiller, losses)
+        assert_finite(distiller, losses)
 
 
 @pytest.mark.parametrize('classes', [1, 3], ids=['one_logit', 'three_classes'])
 @pytest.mark.parametrize('method', ALL)
-def test_huge_logits(method, classes, tiny):
+def test_huge_logits_stay_finite(method, classes, tiny):
     distiller = tiny.compared(method, classes)
     inputs, samples = tiny.compared_batch(method, 2, classes)
     logits = distiller.train()(inputs)
@@ -127,11 +126,11 @@ def test_huge_logits(method, classes, tiny):
             for parameter in last.parameters():
                 parameter.mul_(1e4 / logits[name].abs().max())
     assert all(value.abs().max() > 5e3 for value in distiller(inputs).values())
-    assert_sound(distiller, step(tiny, distiller, inputs, samples))
+    assert_finite(distiller, step(tiny, distiller, inputs, samples))
 
 
 @pytest.mark.parametrize('method', ALL)
-def test_bfloat16(method, tiny):
+def test_bfloat16_stays_finite(method, tiny):
     distiller = tiny.compared(method)
     wrapper = CPUAmpOptimWrapper(torch.optim.Adam(distiller.parameters(), lr=1e-3))
     dtypes = set()
@@ -140,34 +139,34 @@ def test_bfloat16(method, tiny):
     )
     losses = step(tiny, distiller, *tiny.compared_batch(method), wrapper)
     assert dtypes == {torch.bfloat16}
-    assert_sound(distiller, losses)
+    assert_finite(distiller, losses)
     wrapper.step()
     assert all(p.isfinite().all() for p in distiller.parameters())
 
 
-# ---- sizes of batches ------------------------------------------------------------------------
+# ---- batch sizes -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('method', ['semckd_classification', 'sp_classification'])
-def test_a_short_last_batch(method, tiny):
+def test_smaller_last_batch_is_supported(method, tiny):
     distiller = tiny.compared(method)
     for number in (8, 3):
-        assert_sound(distiller, step(tiny, distiller, *tiny.compared_batch(method, number)))
+        assert_finite(distiller, step(tiny, distiller, *tiny.compared_batch(method, number)))
 
 
-def test_a_batch_above_semckds_is_refused(tiny):
+def test_batch_larger_than_batch_size_of_semckd_raises(tiny):
     method = 'semckd_classification'
-    with pytest.raises(ValueError, match='A batch of 9 came, but batch_size is 8: set it to that'):
+    with pytest.raises(ValueError, match='batch_size=8 samples, got 9'):
         step(tiny, tiny.compared(method), *tiny.compared_batch(method, 9))
 
 
-ONE_VALUE = 'batch norm cannot train on one value per channel.*batch_size of at least 2.*drop_last'
+ONE_VALUE = 'batch norm.*one value per channel.*batch_size of at least 2.*drop_last=True'
 
 
 @pytest.mark.parametrize(
     ('method', 'taps', 'message'),
     [
-        ('sp_classification', {}, 'needs at least 2 of both sides, got 1 and 1.*drop_last=True'),
+        ('sp_classification', {}, '2 or more images of both sides, got 1 and 1.*drop_last=True'),
         ('srrl_classification', {}, ONE_VALUE),
         ('semckd_classification', {}, ONE_VALUE),
         (
@@ -177,18 +176,20 @@ ONE_VALUE = 'batch norm cannot train on one value per channel.*batch_size of at 
         ),
     ],
 )
-def test_an_image_alone_is_refused_where_a_batch_is_needed(method, taps, message, tiny):
+def test_single_image_raises_if_the_method_needs_a_batch(method, taps, message, tiny):
     members = tiny.compared_members(method, 3)
-    members['teacher']['backbone'].update(strides=(2, 2, 2, 2))  # its last map has one pixel
+    members['teacher']['backbone'].update(
+        strides=(2, 2, 2, 2)
+    )  # so that its last map has one pixel
     transfers = tiny.method_settings(method)['transfers']
     transfers[-1].update(taps)
     distiller = tiny.compared(method, members=members, transfers=transfers)
-    assert_sound(distiller, step(tiny, distiller, *tiny.compared_batch(method, 2)))
+    assert_finite(distiller, step(tiny, distiller, *tiny.compared_batch(method, 2)))
     with pytest.raises(ValueError, match=message):
         step(tiny, distiller, *tiny.compared_batch(method, 1))
 
 
-def test_an_image_alone_with_simkd(tiny):
+def test_single_image_and_pixel_raise_with_simkd(tiny):
     members = tiny.compared_members('simkd_classification', 3)
     members['student']['neck'].update(out_size=(1, 1))
     distiller = tiny.compared('simkd_classification', members=members)
@@ -197,6 +198,6 @@ def test_an_image_alone_with_simkd(tiny):
 
 
 @pytest.mark.parametrize('method', [m for m in ALL if not m.startswith(('sp_', 'srrl', 'semckd'))])
-def test_an_image_alone_will_do_elsewhere(method, tiny):
+def test_single_image_is_supported_by_other_methods(method, tiny):
     distiller = tiny.compared(method)
-    assert_sound(distiller, step(tiny, distiller, *tiny.compared_batch(method, 1)))
+    assert_finite(distiller, step(tiny, distiller, *tiny.compared_batch(method, 1)))

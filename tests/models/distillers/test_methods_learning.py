@@ -1,4 +1,4 @@
-"""The compared methods over some steps, and in settings that nobody has compared them in."""
+"""Short trainings with the compared methods, and the methods among students."""
 
 import copy
 
@@ -27,11 +27,11 @@ NAMES = {
     'segmentation': ['at', 'cwd', 'dsd', 'emkd', 'fitnet', 'ifvd', 'skd', 'skd_adversarial'],
 }
 METHODS = [*NAMES, *(f'{name}_{task}' for task, names in NAMES.items() for name in names)]
-ROUNDS = 12
+EPOCHS = 12
 
 
-def pictures(task, size, tiny):
-    """Two batches of eight: of a class a colour, or bright squares, in noise."""
+def noisy_batches(task, size, tiny):
+    """Create two batches of eight noisy images with one color per class, or bright squares."""
     generator = torch.Generator().manual_seed(4)
     inputs = 0.3 * torch.randn(16, 3, size, size, generator=generator)
     if task == 'classification':
@@ -47,47 +47,47 @@ def pictures(task, size, tiny):
 
 
 def train(model, batches, tiny):
-    """The mean losses of the first and of the last round over both batches."""
+    """Return the mean losses of the first and of the last epoch."""
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     model.train()
-    rounds = []
-    for _ in range(ROUNDS):
-        rounds.append([])
+    epochs = []
+    for _ in range(EPOCHS):
+        epochs.append([])
         for inputs, samples in batches:
             losses = model(inputs, samples, mode='loss')
             optimizer.zero_grad()
             tiny.optimised(losses).backward()
             optimizer.step()
-            rounds[-1].append({key: value.item() for key, value in losses.items()})
-    return [{key: (a[key] + b[key]) / 2 for key in a} for a, b in (rounds[0], rounds[-1])]
+            epochs[-1].append({key: value.item() for key, value in losses.items()})
+    return [{key: (a[key] + b[key]) / 2 for key in a} for a, b in (epochs[0], epochs[-1])]
 
 
 @pytest.fixture(scope='module')
 def teachers():
-    """A network of each task, trained once on the pictures that its students see."""
+    """Teachers by task and image size, trained once on the images that their students see."""
     return {}
 
 
-def classroom(method, tiny, teachers):
+def distiller_and_batches(method, tiny, teachers):
     task = method.rpartition('_')[2]
-    size = 32 if task == 'segmentation' and 'adversarial' not in method else 64
-    batches, classes = pictures(task, size, tiny), 3 if task == 'classification' else 1
+    size = 64 if 'adversarial' in method else 32
+    batches, classes = noisy_batches(task, size, tiny), 3 if task == 'classification' else 1
     if (task, size) not in teachers:
-        teacher = MODELS.build(tiny.compared_members(task, classes)['teacher'])
-        train(teacher, batches, tiny)
-        teachers[task, size] = teacher
+        teachers[task, size] = MODELS.build(tiny.compared_members(task, classes)['teacher'])
+        train(teachers[task, size], batches, tiny)
+    torch.manual_seed(0)  # The student does not depend on which test trains the teacher.
     members = tiny.compared_members(method, classes)
     members['teacher'] = copy.deepcopy(teachers[task, size])
     transfers = tiny.method_settings(method)['transfers']
     if method.startswith('dsd'):
-        transfers[0]['weight'] = 10.0  # of 1000, by which so few steps go to the maps alone
+        transfers[0]['weight'] = 10.0  # With 1000, these few steps would only fit the maps.
     return tiny.compared(method, members=members, transfers=transfers), batches
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('method', METHODS)
-def test_sixteen_pictures_are_learnt(method, tiny, teachers):
-    distiller, batches = classroom(method, tiny, teachers)
+def test_training_reduces_the_losses(method, tiny, teachers):
+    distiller, batches = distiller_and_batches(method, tiny, teachers)
     first, last = train(distiller, batches, tiny)
     (supervised,) = (key for key in first if 'loss' in key and 'loss_from' not in key)
     assert last[supervised] < 0.6 * first[supervised]
@@ -95,23 +95,23 @@ def test_sixteen_pictures_are_learnt(method, tiny, teachers):
 
 
 @pytest.mark.slow
-def test_simkd_comes_to_say_what_the_teacher_says(tiny, teachers):
-    distiller, batches = classroom('simkd_classification', tiny, teachers)
+def test_simkd_student_predicts_the_teachers_classes(tiny, teachers):
+    distiller, batches = distiller_and_batches('simkd_classification', tiny, teachers)
     first, last = train(distiller, batches, tiny)
     key = 'student.loss_from_teacher.features'
     assert last[key] < 0.6 * first[key]
     distiller.eval()
     for inputs, samples in batches:
-        answers = distiller(inputs, samples, mode='predict')
-        said = {
-            name: [getattr(answer.members, name).pred_label.item() for answer in answers]
+        predictions = distiller(inputs, samples, mode='predict')
+        student, teacher = (
+            [getattr(sample.members, name).pred_label.item() for sample in predictions]
             for name in ('student', 'teacher')
-        }
-        assert len(set(said['teacher'])) == 3
-        assert said['student'] == said['teacher']
+        )
+        assert len(set(teacher)) == 3
+        assert student == teacher
 
 
-# ---- students that teach each other, by methods made for a teacher ---------------------------
+# ---- methods for a teacher used between students ---------------------------------------------
 
 
 def features(source, learner, loss, tap='backbone', **kwargs):
@@ -171,7 +171,7 @@ SETTINGS = {
 }
 
 
-def several(task, setting, tiny, frozen=True):
+def students(task, setting, tiny, frozen=True):
     own = tiny.compared_members(task, 3)
     members = dict(a=own['student'], b=copy.deepcopy(own['student']))
     if setting == 'kdml':
@@ -188,8 +188,8 @@ ROWS = [(task, setting) for task, settings in SETTINGS.items() for setting in se
 
 
 @pytest.mark.parametrize(('task', 'setting'), ROWS)
-def test_two_methods_at_once_among_students(task, setting, tiny):
-    distiller = several(task, setting, tiny)
+def test_two_methods_between_students_train_only_the_learners(task, setting, tiny):
+    distiller = students(task, setting, tiny)
     assert distiller.student_names == ('a', 'b')
     inputs, samples = tiny.compared_batch(task)
     losses = distiller.train()(inputs, samples, mode='loss')
@@ -203,24 +203,23 @@ def test_two_methods_at_once_among_students(task, setting, tiny):
             for name, member in distiller.named_members().items()
             if any(p.grad is not None and p.grad.any() for p in member.parameters())
         }
-        assert moved == {term.transfer.learner}, key  # its source stays as it is
+        assert moved == {term.transfer.learner}, key
     distiller.zero_grad()
     tiny.optimised(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in distiller.parameters())
 
 
 @pytest.mark.parametrize(('task', 'setting'), [row for row in ROWS if row[1] == 'kdml'])
-def test_a_teacher_may_learn_along(task, setting, tiny):
-    distiller = several(task, setting, tiny, frozen=False)
+def test_teacher_may_be_trained_too(task, setting, tiny):
+    distiller = students(task, setting, tiny, frozen=False)
     losses = distiller.train()(*tiny.compared_batch(task), mode='loss')
     assert any(key.startswith('teacher.') for key in losses)
     tiny.optimised(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in distiller.parameters())
 
 
-def test_srrl_among_students_leaves_the_others_classifier_alone(tiny):
-    """It learns from its own truth, and not from what its peer makes of it."""
-    distiller = several('classification', 'ml', tiny).train()
+def test_srrl_between_students_does_not_train_the_peers_classifier(tiny):
+    distiller = students('classification', 'ml', tiny).train()
     losses = distiller(*tiny.compared_batch('classification'), mode='loss')
     losses['a.loss_from_b.features'].backward()
     head = distiller.members['b'].head.fc

@@ -1,4 +1,4 @@
-"""SimKD: a student that answers with its teacher's classifier, with it and after it."""
+"""SimKD: training and publishing a student that reuses its teacher's classifier."""
 
 import copy
 
@@ -18,7 +18,7 @@ HEAD = ('head.fc.weight', 'head.fc.bias')
 
 @pytest.fixture
 def teacher_file(tiny, tmp_path):
-    """A trained teacher's weights, which are not those that a build would draw."""
+    """Save teacher weights that differ from any initialization."""
     teacher = MODELS.build(tiny.compared_members(METHOD, 3)['teacher'])
     torch.manual_seed(5)
     for parameter in teacher.parameters():
@@ -42,7 +42,7 @@ def train(distiller, batch, steps=3, **options):
 
 
 def by_paths(value):
-    """A config as a file holds it: classes by their paths."""
+    """Replace the classes of a config by their import paths."""
     if isinstance(value, dict):
         return {key: by_paths(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -50,7 +50,7 @@ def by_paths(value):
     return f'{value.__module__}.{value.__qualname__}' if isinstance(value, type) else value
 
 
-def test_it_answers_with_the_teachers_classifier_on_the_pooled_projection(distiller, tiny):
+def test_student_predicts_with_the_teachers_classifier(distiller, tiny):
     inputs, samples = tiny.compared_batch(METHOD, 4)
     train(distiller, (inputs, samples)).eval()
     student, teacher = distiller.members['student'], distiller.named_members()['teacher']
@@ -58,15 +58,15 @@ def test_it_answers_with_the_teachers_classifier_on_the_pooled_projection(distil
         maps = student.neck.projector(student.backbone(inputs)[-1])
         expected = teacher.head.fc(maps.mean(dim=(2, 3)))
         logits = student(inputs)
-        answers = distiller(inputs, samples, mode='predict')
+        predictions = distiller(inputs, samples, mode='predict')
     assert maps.shape == (4, 32, 2, 2)
     torch.testing.assert_close(logits, expected, rtol=0, atol=0)
-    scores = torch.stack([answer.pred_score for answer in answers])
+    scores = torch.stack([sample.pred_score for sample in predictions])
     assert torch.equal(scores, expected.softmax(dim=1))
-    assert [answer.pred_label.item() for answer in answers] == expected.argmax(dim=1).tolist()
+    assert [sample.pred_label.item() for sample in predictions] == expected.argmax(dim=1).tolist()
 
 
-def test_the_classifier_comes_from_the_teachers_file_and_stays(distiller, teacher_file, tiny):
+def test_classifier_is_loaded_from_the_teachers_file_and_not_trained(distiller, teacher_file, tiny):
     distiller.init_weights()  # as the runner does before the first step
     before = copy.deepcopy(distiller.members['student'].state_dict())
     train(distiller, tiny.compared_batch(METHOD, 4), weight_decay=0.1)
@@ -78,21 +78,21 @@ def test_the_classifier_comes_from_the_teachers_file_and_stays(distiller, teache
     assert not any(key.startswith('members.teacher') for key in after)
 
 
-def test_the_student_learns_by_its_features_alone(distiller, tiny):
+def test_student_is_trained_only_by_its_features(distiller, tiny):
     inputs, samples = tiny.compared_batch(METHOD, 4)
     losses = distiller.train()(inputs, samples, mode='loss')
     assert set(losses) == {'student.loss', 'student.loss_from_teacher.features'}
     assert losses['student.loss'].item() == 0
     tiny.optimised(losses).backward()
-    found = [p.grad.clone() for p in distiller.parameters() if p.requires_grad]
+    expected = [p.grad.clone() for p in distiller.parameters() if p.requires_grad]
     distiller.zero_grad()
     labels_changed = tiny.compared_batch(METHOD, 4)[1][::-1]
     tiny.optimised(distiller(inputs, labels_changed, mode='loss')).backward()
-    again = [p.grad for p in distiller.parameters() if p.requires_grad]
-    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+    actual = [p.grad for p in distiller.parameters() if p.requires_grad]
+    assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
 
 
-def test_the_loss_is_the_mean_squared_difference_of_the_maps(distiller, tiny):
+def test_loss_is_the_mean_squared_error_of_the_maps(distiller, tiny):
     inputs, samples = tiny.compared_batch(METHOD, 4)
     distiller.eval()
     loss = distiller(inputs, samples, mode='loss')['student.loss_from_teacher.features']
@@ -102,7 +102,7 @@ def test_the_loss_is_the_mean_squared_difference_of_the_maps(distiller, tiny):
     torch.testing.assert_close(loss, (learner - source).square().mean())
 
 
-def test_what_is_published_answers_without_the_teacher(tiny, teacher_file, tmp_path):
+def test_published_student_predicts_without_the_teacher(tiny, teacher_file, tmp_path):
     settings = dict(
         tiny.method_settings(METHOD),
         members=tiny.compared_members(METHOD, 3),
@@ -119,15 +119,17 @@ def test_what_is_published_answers_without_the_teacher(tiny, teacher_file, tmp_p
     teacher_file.unlink()
 
     path, checkpoint = publish(config, tmp_path / 'epoch_3.pth', tmp_path / 'out')
-    alone = MODELS.build(Config.fromfile(path).model).eval()
-    assert type(alone) is KnowledgeDistiller
-    assert alone.member_names == ('student',)
-    alone.load_state_dict(load_checkpoint_file(checkpoint)['state_dict'])
-    answers = alone(inputs, tiny.compared_batch(METHOD, 4)[1], mode='predict')
-    assert torch.equal(torch.stack([s.pred_score for s in answers]), torch.stack(expected))
+    student = MODELS.build(Config.fromfile(path).model).eval()
+    assert type(student) is KnowledgeDistiller
+    assert student.member_names == ('student',)
+    student.load_state_dict(load_checkpoint_file(checkpoint)['state_dict'])
+    actual = [
+        s.pred_score for s in student(inputs, tiny.compared_batch(METHOD, 4)[1], mode='predict')
+    ]
+    assert torch.equal(torch.stack(actual), torch.stack(expected))
 
 
-# ---- classifiers that cannot be reused -------------------------------------------------------
+# ---- invalid classifiers ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -138,12 +140,12 @@ def test_what_is_published_answers_without_the_teacher(tiny, teacher_file, tmp_p
         (dict(reused_classifiers=dict(teacher='student')), 'trained teacher and a frozen student'),
     ],
 )
-def test_roles_that_do_not_fit(changes, message, tiny):
+def test_invalid_members_raise(changes, message, tiny):
     with pytest.raises(ValueError, match=message):
         tiny.compared(METHOD, **changes)
 
 
-def test_a_plain_student_has_no_room_for_the_classifier(tiny):
+def test_student_without_simkd_neck_raises(tiny):
     members = tiny.compared_members('sp_classification', 3)
     members['teacher'] = tiny.classifier(width=6)
     with pytest.raises(
@@ -152,7 +154,7 @@ def test_a_plain_student_has_no_room_for_the_classifier(tiny):
         tiny.compared(METHOD, members=members)
 
 
-def test_segmentors_have_no_such_classifier(tiny):
+def test_segmentors_raise(tiny):
     members = tiny.compared_members('segmentation', 1)
     with pytest.raises(ValueError, match='only for classification'):
         tiny.compared(METHOD, members=members)

@@ -1,4 +1,4 @@
-"""Invalid options and inputs of the losses, and the facts that the errors must name."""
+"""Invalid options and inputs of the losses, with parts of the expected errors."""
 
 import math
 
@@ -14,14 +14,14 @@ SEMCKD = dict(ONE, batch_size=8)
 MAP, SOURCE = (4, 6, 8, 8), (4, 10, 8, 8)
 
 
-def assert_raises(facts, call, *arguments, **options):
+def assert_raises(parts, call, *arguments, **options):
     with pytest.raises(ValueError, match='^Invalid ') as caught:
         call(*arguments, **options)
-    assert [fact for fact in facts if fact not in str(caught.value)] == []
+    assert [part for part in parts if part not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize(
-    ('name', 'options', 'facts'),
+    ('name', 'options', 'parts'),
     [
         ('PredictionKLLoss', dict(temperature=0), ['temperature', '0']),
         ('PredictionKLLoss', dict(temperature=math.nan), ['temperature', 'nan']),
@@ -45,8 +45,8 @@ def assert_raises(facts, call, *arguments, **options):
         ('FocalSmoothDiceLoss', dict(reference='paper'), ['reference', 'emkd, origin', "'paper'"]),
         ('HolisticLoss', dict(learner_channels=2, source_channels=3), ['2 from', '3 from']),
         *(
-            ('HolisticLoss', dict(learner_channels=2, source_channels=2, **options), facts)
-            for options, facts in (
+            ('HolisticLoss', dict(learner_channels=2, source_channels=2, **options), parts)
+            for options, parts in (
                 (dict(kind='gan'), ['kind', 'hinge, wgan-gp', "'gan'"]),
                 (dict(penalty_weight=-1), ['penalty_weight', '0', '-1']),
                 (dict(discriminator_weight=math.nan), ['discriminator_weight', '0', 'nan']),
@@ -83,12 +83,12 @@ def assert_raises(facts, call, *arguments, **options):
         ),
     ],
 )
-def test_invalid_options_raise(name, options, facts):
-    assert_raises(facts, MODELS.get(name), **options)
+def test_invalid_options_raise(name, options, parts):
+    assert_raises(parts, MODELS.get(name), **options)
 
 
 @pytest.mark.parametrize(
-    ('name', 'options', 'learner', 'source', 'facts'),
+    ('name', 'options', 'learner', 'source', 'parts'),
     [
         ('PredictionKLLoss', {}, (2, 3), (2, 1), ["learner's (2, 3)", "source's (2, 1)"]),
         ('FeatureMSELoss', {}, (2, 3), (2, 1), ["learner's (2, 3)", "source's (2, 1)"]),
@@ -111,12 +111,12 @@ def test_invalid_options_raise(name, options, facts):
         ('VariationalInformationLoss', ONE, (4, 6), (4, 10), ['(4, 6)', '(4, 10)']),
     ],
 )
-def test_invalid_inputs_raise(name, options, learner, source, facts):
+def test_invalid_inputs_raise(name, options, learner, source, parts):
     sides = [
         [torch.ones(one) for one in side] if isinstance(side, list) else torch.ones(side)
         for side in (learner, source)
     ]
-    assert_raises(facts, MODELS.build(dict(type=name, **options)), *sides)
+    assert_raises(parts, MODELS.build(dict(type=name, **options)), *sides)
 
 
 def test_srrl_needs_two_values_per_channel_only_in_training():
@@ -137,11 +137,11 @@ def test_holistic_sides_must_have_the_same_shape():
 
 @pytest.mark.parametrize('shape', [(2, 2, 63, 64), (2, 2, 64, 32), (2, 64, 64)])
 def test_discriminator_needs_large_maps(shape):
-    facts = ['at least 64x64', str(shape), 'larger images']
-    assert_raises(facts, SelfAttentionDiscriminator(2, width=4), torch.zeros(shape))
+    parts = ['at least 64x64', str(shape), 'larger images']
+    assert_raises(parts, SelfAttentionDiscriminator(2, width=4), torch.zeros(shape))
 
 
 def test_segmentation_labels_are_checked():
     loss = MODELS.build(dict(type='FocalSmoothDiceLoss'))
-    facts = ['labels', '[0, 2)', '255', '[0, 2]']
-    assert_raises(facts, loss, torch.zeros(1, 1, 1, 2), torch.tensor([[[0, 2]]]))
+    parts = ['labels', '[0, 2)', '255', '[0, 2]']
+    assert_raises(parts, loss, torch.zeros(1, 1, 1, 2), torch.tensor([[[0, 2]]]))
