@@ -75,11 +75,7 @@ def region_affinity(
 
 
 def labels_on(features: Tensor, truth: Tensor) -> Tensor:
-    """Resize labels (N, H', W') to a map (N, C, H, W) by nearest-neighbor interpolation.
-
-    Raises:
-        ValueError: If the shapes are invalid or N differs.
-    """
+    """Resize labels (N, H', W') to a map (N, C, H, W) by nearest-neighbor interpolation."""
     if features.ndim != 4 or truth.ndim != 3 or len(features) != len(truth):
         raise ValueError(
             "Invalid inputs of a region loss: expected features (N, C, H, W) and labels (N, H', W')"
@@ -91,20 +87,7 @@ def labels_on(features: Tensor, truth: Tensor) -> Tensor:
 
 
 def region_means(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Compute the mean vector of each class in each image, 0 for a missing class.
-
-    Args:
-        features: (N, C, H, W).
-        labels: (N, H, W), in [0, num_classes) or ``ignore_index``.
-        num_classes: K >= 2.
-        ignore_index: Label of ignored pixels.
-
-    Returns:
-        (N, K, C).
-
-    Raises:
-        ValueError: If K is below 2 or a label is out of range.
-    """
+    """Compute the mean vector of each class in each image, (N, K, C); 0 for a missing class."""
     check_num_classes(num_classes)
     check_labels(labels, num_classes, ignore_index)
     counted = labels != ignore_index
