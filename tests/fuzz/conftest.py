@@ -5,7 +5,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-from mmkdml.apis.cli.common import _is_refusal
+from mmkdml.apis.cli.common import _is_from_raise_statement
 
 # The same few examples each time; other and more ones with a number in FUZZ_EXAMPLES.
 MANY = os.environ.get('FUZZ_EXAMPLES')
@@ -32,7 +32,7 @@ def answered():
         try:
             return function()
         except (ValueError, TypeError, OSError) as error:
-            if not (_is_refusal(error) or (isinstance(error, OSError) and error.filename)):
+            if not (_is_from_raise_statement(error) or (isinstance(error, OSError) and error.filename)):
                 raise
             refusal = str(error)
         assert not [name for name in names if name not in refusal], refusal
