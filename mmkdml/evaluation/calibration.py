@@ -39,10 +39,8 @@ class Calibration(BaseMetric):
             predictions of another size.
 
     Example:
-        >>> test_evaluator = [
-        ...     dict(type=MemberMetrics, metric=dict(type=Accuracy)),
-        ...     dict(type=Calibration),
-        ... ]
+        >>> metric = dict(type=MemberMetrics, metric=dict(type=Accuracy))
+        >>> test_evaluator = [metric, dict(type=Calibration)]
     """
 
     default_prefix = ''  # keys begin with the member's name

@@ -39,10 +39,8 @@ class Diversity(BaseMetric):
             sample has no ground truth, or sizes differ.
 
     Example:
-        >>> test_evaluator = [
-        ...     dict(type=MemberMetrics, metric=dict(type=Accuracy)),
-        ...     dict(type=Diversity),
-        ... ]
+        >>> metric = dict(type=MemberMetrics, metric=dict(type=Accuracy))
+        >>> test_evaluator = [metric, dict(type=Diversity)]
     """
 
     default_prefix = 'students/diversity'

@@ -55,10 +55,8 @@ class Fidelity(BaseMetric):
             neither task, or teacher and student differ in size or number of classes.
 
     Example:
-        >>> test_evaluator = [
-        ...     dict(type=MemberMetrics, metric=dict(type=ForegroundIoU)),
-        ...     dict(type=Fidelity),
-        ... ]
+        >>> metric = dict(type=MemberMetrics, metric=dict(type=ForegroundIoU))
+        >>> test_evaluator = [metric, dict(type=Fidelity)]
     """
 
     default_prefix = ''  # keys begin with the member's name

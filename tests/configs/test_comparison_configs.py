@@ -173,18 +173,18 @@ def test_networks_and_teacher_checkpoint_match_baselines(name):
     baseline = load(folder, 'baselines')
     assert teacher.to_dict() == baseline.model.to_dict()
     assert config.train_dataloader.to_dict() == baseline.train_dataloader.to_dict()
-    alone = load(f'r18_{dataset}', 'baselines').model
+    baseline = load(f'r18_{dataset}', 'baselines').model
     if method == 'simkd':
         neck = student['neck']
         assert (neck['type'], neck['in_channels'], neck['out_channels']) == (SimKDNeck, 512, 512)
-        assert alone.pop('neck')['type'] is GlobalAveragePooling
+        assert baseline.pop('neck')['type'] is GlobalAveragePooling
         student.pop('neck')
         assert student['head'].to_dict() == teacher['head'].to_dict()
         assert teacher['neck']['type'] is ConvBlockNeck
     if method == 'emkd':  # EMKD has its own supervised loss
         assert student['decode_head'].pop('loss_decode')['type'] is FocalSmoothDiceLoss
-        assert alone['decode_head'].pop('loss_decode')['type'] is FocalDiceLoss
-    assert student.to_dict() == alone.to_dict()
+        assert baseline['decode_head'].pop('loss_decode')['type'] is FocalDiceLoss
+    assert student.to_dict() == baseline.to_dict()
 
 
 @pytest.mark.parametrize('name', TAUGHT)
@@ -246,6 +246,6 @@ def test_configs_that_combine_two_methods(name, members, rows):
     assert found == rows
     assert len(model['transfers']) == len(rows)
     dataset = re.search(r'(pcam|lgg)$', name)[1]
-    alone = load(f'r18_{dataset}', 'baselines').model.to_dict()
+    baseline = load(f'r18_{dataset}', 'baselines').model.to_dict()
     for student in members[-2:]:
-        assert model['members'][student].to_dict() == alone
+        assert model['members'][student].to_dict() == baseline

@@ -45,7 +45,7 @@ from mmkdml.models import (
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
-TABLE = ROOT / 'mmkdml' / 'experiments' / 'data' / 'reference_weights.csv'
+TABLE = ROOT / 'mmkdml' / 'experiments' / 'paper' / 'data' / 'reference_weights.csv'
 REPEATED = ('Table 11', 'Table 12')  # other metrics of Tables 3 and 4
 
 MODES, NETWORKS, STYLES = ('ml', 'kd_off', 'kd_on', 'kdml'), ('r18', 'mbv1'), ('v1', 'v2', 'v3')

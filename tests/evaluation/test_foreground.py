@@ -2,6 +2,7 @@ import copy
 import logging
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -191,10 +192,9 @@ def test_fully_ignored_image_is_not_counted():
 def test_counts_are_exact_beyond_float32():
     metric = ForegroundIoU()
     metric.dataset_meta = dict(classes=TWO)
-    image = torch.ones(1, 2048, 2048, dtype=torch.uint8)
-    perfect = dict(pred_sem_seg=dict(data=image), gt_sem_seg=dict(data=image))
-    metric.process(None, [perfect] * 4 + [sample('1', '0')])  # TP 2^24, FP 1
-    assert metric.evaluate(5)['foreground/IoU'] == 100 * 2**24 / (2**24 + 1)
+    counts = np.float32([[[2**22], [0], [0]]] * 4 + [[[0], [1], [0]]])  # TP 2^24, FP 1
+    values = metric.compute_metrics([(None, one) for one in counts])
+    assert values['IoU'] == 100 * 2**24 / (2**24 + 1)
 
 
 def test_inputs_are_not_changed():

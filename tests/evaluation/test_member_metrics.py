@@ -51,20 +51,20 @@ def segmented(mask, truth=None):
 def make_samples(kind, count=5, members=MEMBERS, seed=0):
     """Return samples with members, and plain samples of each member by name."""
     rng = torch.Generator().manual_seed(seed)
-    samples, alone = [], {name: [] for name in (*members, 'ensemble')}
+    samples, separate = [], {name: [] for name in (*members, 'ensemble')}
     for _ in range(count):
         if kind == 'cls':
             truth, make = int(torch.randint(3, (1,), generator=rng)), classified
-            predictions = {n: torch.rand(3, generator=rng).tolist() for n in alone}
+            predictions = {n: torch.rand(3, generator=rng).tolist() for n in separate}
         else:
             truth, make = torch.randint(3, (1, 6, 7), generator=rng), segmented
-            predictions = {n: torch.randint(3, (1, 6, 7), generator=rng) for n in alone}
+            predictions = {n: torch.randint(3, (1, 6, 7), generator=rng) for n in separate}
         sample = make(predictions['ensemble'], truth)
         sample.members = BaseDataElement(**{n: make(predictions[n]) for n in members})
         samples.append(sample)
         for name, prediction in predictions.items():
-            alone[name].append(make(prediction, truth))
-    return samples, alone
+            separate[name].append(make(prediction, truth))
+    return samples, separate
 
 
 def run(metric, samples, meta=None, batch=2):
@@ -86,14 +86,14 @@ CASES = {
 @pytest.mark.parametrize('case', CASES)
 def test_equals_separate_evaluation_of_each_member(case):
     kind, build, meta = CASES[case]
-    samples, alone = make_samples(kind)
+    samples, separate = make_samples(kind)
 
     together = run(MemberMetrics(build()), samples, meta)
 
     expected = {
         f'{name}/{key}': value
         for name in NAMES
-        for key, value in run(build(), alone[name], meta).items()
+        for key, value in run(build(), separate[name], meta).items()
     }
     assert together == expected
     assert list(together) == list(expected)
@@ -119,14 +119,14 @@ def test_values_by_hand():
 
 
 def test_built_from_the_registry_with_several_metrics():
-    samples, alone = make_samples('cls')
+    samples, separate = make_samples('cls')
     metric = METRICS.build(
         dict(
             type='mmkdml.MemberMetrics', metric=[dict(type=Accuracy), dict(type=SingleLabelMetric)]
         )
     )
     values = run(metric, samples)
-    single = run([Accuracy(), SingleLabelMetric()], alone['student_2'])
+    single = run([Accuracy(), SingleLabelMetric()], separate['student_2'])
     assert {k: v for k, v in values.items() if k.startswith('student_2/')} == {
         f'student_2/{k}': v for k, v in single.items()
     }
@@ -158,9 +158,9 @@ def test_teachers_first_then_natural_order():
 
 
 def test_plain_model_is_reported_as_model():
-    _, alone = make_samples('cls')
-    plain = run(MemberMetrics(Accuracy()), alone['teacher'])
-    assert plain == {f'model/{k}': v for k, v in run(Accuracy(), alone['teacher']).items()}
+    _, separate = make_samples('cls')
+    plain = run(MemberMetrics(Accuracy()), separate['teacher'])
+    assert plain == {f'model/{k}': v for k, v in run(Accuracy(), separate['teacher']).items()}
 
 
 def test_member_is_never_scored_by_the_ensembles_field():
@@ -236,11 +236,11 @@ def test_invalid_arguments_raise(arguments, error, message):
 
 
 def test_invalid_members_raise():
-    samples, alone = make_samples('cls')
+    samples, separate = make_samples('cls')
     with pytest.raises(ValueError, match=r"include: expected some of \['teach.*got \['pupil'\]"):
         MemberMetrics(Accuracy(), include=('pupil', 'ensemble')).process(None, samples)
     with pytest.raises(ValueError, match=r"same members .*'ensemble'\] and \['model'\]"):
-        MemberMetrics(Accuracy()).process(None, [samples[0], alone['teacher'][0]])
+        MemberMetrics(Accuracy()).process(None, [samples[0], separate['teacher'][0]])
     samples[0].members.ensemble = samples[0].members.teacher
     with pytest.raises(ValueError, match="Invalid member name 'ensemble'.*Rename it"):
         MemberMetrics(Accuracy()).process(None, samples[:1])

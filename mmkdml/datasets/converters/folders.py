@@ -34,14 +34,13 @@ def class_folder_rows(
             image is a group.
 
     Returns:
-        A row per image, and the names of the classes in alphabetical order, which are the labels.
+        A row per image, and the names of the classes, sorted; the labels are their indices.
         The id is the path below ``source`` without suffix.
 
     Raises:
         FileNotFoundError: If ``source`` is not a folder.
-        ValueError: If there are fewer than two classes, an image is not in a class folder, two
-            differ only in their suffix, one is unreadable, or ``group_regex`` does not match. Lists
-            up to 10.
+        ValueError: If there are fewer than two classes, or images or ``group_regex`` are invalid;
+            lists up to 10 problems.
     """
     source = source_folder(source, 'the folder with one folder of images per class')
     problems = Problems(source)
@@ -99,9 +98,8 @@ def mask_pair_rows(
 
     Raises:
         FileNotFoundError: If a folder does not exist.
-        ValueError: If a folder is not below ``source``, there are no images, or a file is invalid:
-            an image without mask or mask without image, different sizes, a mask that is not binary,
-            an unreadable file, two that differ only in their suffix, no group. Lists up to 10.
+        ValueError: If a folder is not below ``source``, there are no images, a file is invalid, or
+            images and masks do not match; lists up to 10 problems.
     """
     source = source_folder(source, 'the folder with the folders of images and of masks')
     problems = Problems(source)

@@ -45,9 +45,8 @@ def ham10000_rows(
 
     Raises:
         FileNotFoundError: If ``source`` is not a folder or has no ``HAM10000_metadata.csv``.
-        ValueError: If there are no images, or a file or row is invalid: an image without row, a row
-            without image or mask, a mask without row, a duplicate file, an unknown ``dx``, a lesion
-            with several, an unreadable file. Lists up to 10.
+        ValueError: If there are no images, a file or row is invalid, or files and rows do not
+            match; lists up to 10 problems.
     """
     source = source_folder(source, f'the folder with the images and {METADATA}')
     problems = Problems(source)

@@ -31,9 +31,8 @@ def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:
 
     Raises:
         FileNotFoundError: If ``source`` is not a folder.
-        ValueError: If there are no slices, or a file is invalid: a mask without image or image
-            without mask, different sizes, a mask that is not binary, an unreadable file or one with
-            other channels, a slice in two folders. Lists up to 10.
+        ValueError: If there are no slices, a file is invalid, or images and masks do not match;
+            lists up to 10 problems.
     """
     source = source_folder(source, 'the folder kaggle_3m, with one folder per patient')
     problems = Problems(source)

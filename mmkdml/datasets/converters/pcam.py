@@ -27,7 +27,7 @@ def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitR
     Raises:
         FileNotFoundError: If ``source`` is not a folder or has no ``train_labels.csv``.
         ValueError: If there are no images, ``subset`` is odd, negative or too large, or an image or
-            row is invalid. Lists up to 10.
+            row is invalid; lists up to 10 problems.
     """
     source = source_folder(source, 'the folder with train/ and train_labels.csv')
     if subset < 0 or subset % 2:

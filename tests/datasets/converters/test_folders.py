@@ -21,7 +21,7 @@ def tiles(tmp_path, save):
     save(source / 'mucus' / '.hidden.png', np.zeros((4, 4)))
     save(source / '__MACOSX' / 'mucus' / 'x.png', np.zeros((4, 4)))
     (source / 'splits').mkdir()
-    (source / 'splits' / 'train.csv').write_text('nothing of ours')
+    (source / 'splits' / 'train.csv').write_text('other content')
     (source / 'README.txt').write_text('tiles')
     return source
 
