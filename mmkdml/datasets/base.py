@@ -227,7 +227,7 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
     METAINFO = dict(classes=('background', 'foreground'), palette=[[0, 0, 0], [255, 64, 64]])
 
     def __init__(self, *args: Any, masks_drawn_on: str | None = None, **kwargs: Any) -> None:
-        self.masks_drawn_on = _known_pixels(masks_drawn_on, 'masks_drawn_on')
+        self.masks_drawn_on = _check_drawn_on(masks_drawn_on, 'masks_drawn_on')
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -236,7 +236,7 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
         if self.masks_drawn_on is None:
             folder = osp.dirname(self.ann_file)
             recorded = read_manifest(folder).get('masks_drawn_on')
-            self.masks_drawn_on = _known_pixels(
+            self.masks_drawn_on = _check_drawn_on(
                 recorded, f'masks_drawn_on of the splits in {folder}'
             )
         if self.masks_drawn_on is not None:
@@ -288,7 +288,7 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
         )
 
 
-def _known_pixels(drawn_on: Any, what: str) -> str | None:
+def _check_drawn_on(drawn_on: Any, what: str) -> str | None:
     if drawn_on not in (None, *DRAWN_ON):
         raise ValueError(f'{what}: expected {" or ".join(DRAWN_ON)}, got {drawn_on!r}')
     return drawn_on

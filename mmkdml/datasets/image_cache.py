@@ -165,7 +165,7 @@ class PixelPack:
             'Delete the file; the next run decodes the images again'
         )
 
-    def is_of(self, states: np.ndarray) -> bool:
+    def matches(self, states: np.ndarray) -> bool:
         """Return whether the pack exists, is complete, and contains files in these states."""
         if not self.path.is_file() or not self.path.stat().st_size:
             return False
@@ -205,7 +205,7 @@ def _prepare(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / '.lock'):
         states = np.array([_state(one) for one in files], np.int64)
-        if not pack.is_of(states):
+        if not pack.matches(states):
             remove_partial_files(folder)
             others = sum(other.stat().st_size for other in folder.glob('*.pack'))
             others -= pack.path.stat().st_size if pack.path.exists() else 0

@@ -118,7 +118,7 @@ def exif_orientation(image: Image.Image) -> int:
     return int(value) if value in range(1, 9) else 1
 
 
-def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Apply an EXIF orientation, 1 to 8, to stored pixels (H, W) or (H, W, C)."""
     if orientation == 1:
         return pixels
@@ -164,14 +164,14 @@ def _jpeg2000_bits(image: Image.Image) -> int:
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
+def open_image(path: str | Path) -> Iterator[Image.Image]:
     """Open an image with Pillow, without Pillow's limit on pixels.
 
     Raises:
         ValueError: If the file is not an image of a supported format.
     """
     with _without_pillow_limit(), ExitStack() as stack:
-        with readable(path):
+        with decoder_errors(path):
             if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
                 raise OSError('not a regular file')  # opening a named pipe would wait forever
             # Pass no path: Pillow 13 maps the file and misreads a turned TIFF. Small files are
@@ -185,7 +185,7 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def readable(path: str | Path) -> Iterator[None]:
+def decoder_errors(path: str | Path) -> Iterator[None]:
     """Turn any error of a decoder into a one-line ValueError that names the file."""
     try:
         yield

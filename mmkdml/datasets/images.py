@@ -20,15 +20,15 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mmkdml.datasets.image_files import (
+    apply_orientation,
     check_kind,
     check_opaque,
     check_size,
+    decoder_errors,
     exif_orientation,
     has_more_pages,
-    opened,
-    readable,
+    open_image,
     stored_size,
-    turn,
     unsupported,
 )
 
@@ -80,7 +80,7 @@ def read_header(path: str | Path) -> ImageHeader:
     Raises:
         ValueError: If the file is not an image.
     """
-    with opened(path) as image, readable(path):
+    with open_image(path) as image, decoder_errors(path):
         if image.format == 'PNG' and b'eXIf' in Path(path).read_bytes():
             image.load()  # the chunk may come after the pixels
         return ImageHeader(stored_size(image), exif_orientation(image))
@@ -118,9 +118,9 @@ def read_image_and_header(
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[np.ndarray, ImageHeader]:
     """Read the pixels, see :func:`read_image`, and the header of an image."""
-    with opened(path) as image:
+    with open_image(path) as image:
         _check(image, path, max_pixels)
-        with readable(path):
+        with decoder_errors(path):
             if has_more_pages(image):
                 found = f'several pages or frames ({image.format})'
                 raise unsupported(path, found, 'a single image', 'Save each page as a file')
@@ -141,8 +141,8 @@ def read_pages(path: str | Path, max_pixels: int = MAX_PIXELS) -> list[np.ndarra
     Raises:
         ValueError: If the file is unreadable, or a page is not supported or has another size.
     """
-    with opened(path) as image:
-        with readable(path):
+    with open_image(path) as image:
+        with decoder_errors(path):
             is_stack = isinstance(image, TiffImageFile) and has_more_pages(image)
         if not is_stack:
             return [read_image(path, None, max_pixels=max_pixels)]
@@ -209,7 +209,7 @@ def _fitted(
             f'{path}: the mask is {size[0]}x{size[1]}, its image {width}x{height}. Masks must have '
             'the size of their images'
         )
-    turned = turn(mask, header.orientation)
+    turned = apply_orientation(mask, header.orientation)
     if np.array_equal(turned, mask):
         return mask
     if drawn_on is None and len(fits) > 1:
@@ -228,7 +228,7 @@ def _fitted(
 
 def _check(image: Image.Image, path: str | Path, max_pixels: int, where: str = '') -> None:
     check_size(image.width * image.height, max_pixels, path)
-    with readable(path):
+    with decoder_errors(path):
         check_kind(image, path, where)
 
 
@@ -241,11 +241,11 @@ def _decode(
     is_tiff = isinstance(image, TiffImageFile)
     plain = image.mode in ('RGB', 'L')
     if image.format in ('JPEG', 'MPO') or (is_tiff and plain and orientation == 1 and not is_page):
-        with readable(path):
+        with decoder_errors(path):
             pixels = _decode_by_opencv(image, order or image.mode)
-        return turn(pixels, orientation), ImageHeader(size, orientation)
+        return apply_orientation(pixels, orientation), ImageHeader(size, orientation)
     image.info.pop('xmp', None)  # Pillow would apply its orientation to a TIFF only
-    with readable(path):
+    with decoder_errors(path):
         image.load()
         check_opaque(image, path)
         color = image.mode not in _GREY
@@ -255,7 +255,7 @@ def _decode(
     pixels = pixels.copy() if conversion is None else cv2.cvtColor(pixels, conversion)
     if not is_tiff:  # Pillow has turned a TIFF
         orientation = exif_orientation(image)  # in a PNG, EXIF may come after the pixels
-        pixels = turn(pixels, orientation)
+        pixels = apply_orientation(pixels, orientation)
     return pixels, ImageHeader(size, orientation)
 
 
@@ -283,7 +283,7 @@ def _decode_by_opencv(image: Image.Image, order: str) -> np.ndarray:
 def _seek_each(image: Image.Image, path: str | Path) -> Iterator[int]:
     """Seek the pages of a TIFF in order and yield their numbers, from 1."""
     for number in count():
-        with readable(path):
+        with decoder_errors(path):
             try:
                 image.seek(number)
             except EOFError:
