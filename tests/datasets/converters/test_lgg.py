@@ -47,70 +47,48 @@ def test_masks_of_0_and_1_are_accepted(lgg, save):
     assert [row.label for row in lgg_rows(lgg)[:3]] == [1, 1, 0]
 
 
-def break_mask_size(folder, save):
-    save(folder / 'TCGA_XX_B_1_mask.tif', np.zeros((6, 8)))
+def copy_slice(folder, _):
+    for name in (IMAGE, MASK):
+        (folder.parent / 'TCGA_XX_C' / name).write_bytes((folder / name).read_bytes())
 
 
-def break_mask_values(folder, save):
-    save(folder / 'TCGA_XX_B_1_mask.tif', np.arange(48).reshape(8, 6) // 12 * 50)
-
-
-def break_mask_mixed(folder, save):
-    save(folder / 'TCGA_XX_B_1_mask.tif', np.outer([1] * 7 + [255], [0, 0, 0, 1, 1, 1]))
-
-
-def break_mask_channels(folder, save):
-    save(folder / 'TCGA_XX_B_1_mask.tif', np.zeros((8, 6, 3)))
-
-
-def break_image_channels(folder, save):
-    save(folder / 'TCGA_XX_B_1.tif', np.zeros((8, 6)))
-
-
-def truncate_image(folder, save):
-    path = folder / 'TCGA_XX_B_1.tif'
-    path.write_bytes(path.read_bytes()[:-60])
-
-
-def empty_mask_file(folder, save):
-    (folder / 'TCGA_XX_B_1_mask.tif').write_bytes(b'')
-
-
-def remove_mask(folder, save):
-    (folder / 'TCGA_XX_B_1_mask.tif').unlink()
-
-
-def remove_image(folder, save):
-    (folder / 'TCGA_XX_B_1.tif').unlink()
-
-
-def copy_slice(folder, save):
-    for kind in ('', '_mask'):
-        content = (folder / f'TCGA_XX_B_1{kind}.tif').read_bytes()
-        (folder.parent / 'TCGA_XX_C' / f'TCGA_XX_B_1{kind}.tif').write_bytes(content)
-
-
-def stray_slice(folder, save):
-    (folder / 'TCGA_XX_B_1.tif').rename(folder.parent / 'stray.tif')
+IMAGE, MASK = 'TCGA_XX_B_1.tif', 'TCGA_XX_B_1_mask.tif'
+MIXED = np.outer([1] * 7 + [255], [0, 0, 0, 1, 1, 1])
+BINARY = 'expected a binary mask.* values'
 
 
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [
-        (break_mask_size, 'TCGA_XX_B/TCGA_XX_B_1_mask.tif: the mask is 8x6, its image 6x8'),
         (
-            break_mask_values,
-            r'TCGA_XX_B_1_mask.tif: expected a binary mask.* values 0, 50, 100, 150',
+            lambda f, save: save(f / MASK, np.zeros((6, 8))),
+            f'TCGA_XX_B/{MASK}: the mask is 8x6, its image 6x8',
         ),
-        (break_mask_mixed, r'TCGA_XX_B_1_mask.tif: expected a binary mask.* values 0, 1, 255'),
-        (break_mask_channels, 'TCGA_XX_B_1_mask.tif: expected an image of mode L or .*, got RGB'),
-        (break_image_channels, 'TCGA_XX_B_1.tif: expected an image of mode RGB, got L'),
-        (truncate_image, 'TCGA_XX_B/TCGA_XX_B_1.tif: unreadable image'),
-        (empty_mask_file, 'TCGA_XX_B/TCGA_XX_B_1_mask.tif: unreadable image'),
-        (remove_mask, 'TCGA_XX_B/TCGA_XX_B_1.tif: no mask TCGA_XX_B_1_mask.tif next to it'),
-        (remove_image, 'TCGA_XX_B/TCGA_XX_B_1_mask.tif: mask without image'),
-        (copy_slice, 'TCGA_XX_C/TCGA_XX_B_1.tif: duplicate id, also in TCGA_XX_B'),
-        (stray_slice, 'stray.tif: expected <patient>/<slice>.tif'),
+        (
+            lambda f, save: save(f / MASK, np.arange(48).reshape(8, 6) // 12 * 50),
+            f'{MASK}: {BINARY} 0, 50, 100, 150',
+        ),
+        (lambda f, save: save(f / MASK, MIXED), f'{MASK}: {BINARY} 0, 1, 255'),
+        (
+            lambda f, save: save(f / MASK, np.zeros((8, 6, 3))),
+            f'{MASK}: expected an image of mode L or .*, got RGB',
+        ),
+        (
+            lambda f, save: save(f / IMAGE, np.zeros((8, 6))),
+            f'{IMAGE}: expected an image of mode RGB, got L',
+        ),
+        (
+            lambda f, _: (f / IMAGE).write_bytes((f / IMAGE).read_bytes()[:-60]),
+            f'TCGA_XX_B/{IMAGE}: unreadable image',
+        ),
+        (lambda f, _: (f / MASK).write_bytes(b''), f'TCGA_XX_B/{MASK}: unreadable image'),
+        (lambda f, _: (f / MASK).unlink(), f'TCGA_XX_B/{IMAGE}: no mask {MASK} next to it'),
+        (lambda f, _: (f / IMAGE).unlink(), f'TCGA_XX_B/{MASK}: mask without image'),
+        (copy_slice, f'TCGA_XX_C/{IMAGE}: duplicate id, also in TCGA_XX_B'),
+        (
+            lambda f, _: (f / IMAGE).rename(f.parent / 'stray.tif'),
+            'stray.tif: expected <patient>/<slice>.tif',
+        ),
     ],
 )
 def test_invalid_files_raise(lgg, tmp_path, save, damage, message):
