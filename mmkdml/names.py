@@ -6,7 +6,7 @@ TEACHER = 'teacher'
 ENSEMBLE = 'ensemble'
 #: Prefix of the metrics of a plain network, which has no members.
 PLAIN = 'model'
-#: Parts of a data set, in order: the names of its split files and of the runner's data loaders.
+#: Splits of a data set, in order: names of the split files and of the data loaders.
 SPLITS = ('train', 'val', 'test')
 #: Columns of case tables; see :class:`mmkdml.evaluation.CaseTable`.
 CLASSIFICATION_COLUMNS = ('member', 'id', 'group', 'truth', 'pred')

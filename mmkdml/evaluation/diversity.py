@@ -68,7 +68,7 @@ class Diversity(BaseMetric):
             ]
             missing = [name for name in names if name not in labels]
             if missing:
-                raise ValueError(f'expected the students {missing}, got {list(labels)}')
+                raise ValueError(f'Invalid students {missing}: expected some of {list(labels)}')
             self.results.append(self._counts({name: labels[name] for name in names}, sample))
 
     def compute_metrics(self, results: list) -> dict[str, float]:

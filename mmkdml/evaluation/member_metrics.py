@@ -14,7 +14,7 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 
-from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.registry import METRICS
 
 # Fields that models of the frameworks add; all others are ground truth or metainfo.
@@ -29,7 +29,7 @@ def members_in_order(members: Mapping[str, Any] | BaseDataElement) -> dict[str, 
 
     def key(item: tuple[str, Any]) -> tuple[bool, list[tuple[int, str]]]:
         parts = re.findall(r'\d+|\D+', item[0])
-        return not item[0].startswith('teacher'), [
+        return not item[0].startswith(TEACHER), [
             (int(part), '') if part.isdigit() else (-1, part) for part in parts
         ]
 

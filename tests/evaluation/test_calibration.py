@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from mmengine.evaluator import Evaluator
 from mmengine.structures import BaseDataElement, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
@@ -25,13 +24,6 @@ def segmented(logits):
     )
 
 
-def run(metric, samples, batch=2):
-    evaluator = Evaluator(metric)
-    for start in range(0, len(samples), batch):
-        evaluator.process(samples[start : start + batch], None)
-    return evaluator.evaluate(len(samples))
-
-
 def drawn(count=80, classes=4, seed=0):
     rng = torch.Generator().manual_seed(seed)
     scores = {
@@ -50,7 +42,7 @@ def drawn(count=80, classes=4, seed=0):
 
 
 @pytest.mark.parametrize('bins', [1, 7, 15])
-def test_equals_torchmetrics(bins):
+def test_equals_torchmetrics(run, bins):
     samples, scores, truth = drawn()
     values = run(METRICS.build(dict(type=Calibration, bins=bins)), samples)
     assert values == {
@@ -62,7 +54,7 @@ def test_equals_torchmetrics(bins):
     assert len(set(values.values())) == 3
 
 
-def test_masks_without_ignored_pixels():
+def test_masks_without_ignored_pixels(run):
     rng = torch.Generator().manual_seed(0)
     logits = [torch.randn(3, 6, 7, generator=rng) for _ in range(3)]
     truths = [torch.randint(3, (1, 6, 7), generator=rng) for _ in range(3)]
@@ -79,7 +71,7 @@ def test_masks_without_ignored_pixels():
     }
 
 
-def test_table_by_hand():
+def test_table_by_hand(run):
     # Confidence 0.7: correct once in four; confidence 1: correct.
     samples = [classified([0.3, 0.7]).set_gt_label(label) for label in (1, 0, 0, 0)]
     samples.append(classified([1.0, 0.0]).set_gt_label(0))
@@ -99,7 +91,7 @@ def test_table_by_hand():
     pd.testing.assert_frame_equal(metric.table, expected, check_dtype=False)
 
 
-def test_confidence_of_the_predicted_class():
+def test_confidence_of_the_predicted_class(run):
     # A union may predict a class that is not the most probable.
     sample = SegDataSample(
         seg_logits=PixelData(data=torch.tensor([[[0.4]]])),
@@ -109,7 +101,7 @@ def test_confidence_of_the_predicted_class():
     assert run(Calibration(), [sample]) == {'model/calibration/ECE': pytest.approx(60)}
 
 
-def test_no_counted_pixels_give_nan():
+def test_no_counted_pixels_give_nan(run):
     sample = segmented(torch.zeros(3, 2, 2))
     sample.gt_sem_seg = PixelData(data=torch.full((1, 2, 2), 255))
     metric = Calibration()
@@ -118,7 +110,7 @@ def test_no_counted_pixels_give_nan():
     assert Calibration().compute_metrics([]) == {}
 
 
-def test_invalid_inputs_raise():
+def test_invalid_inputs_raise(run):
     with pytest.raises(ValueError, match='bins: expected at least 1, got 0'):
         Calibration(bins=0)
     sample = segmented(torch.zeros(3, 2, 2))

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from mmengine.evaluator import Evaluator
 from mmengine.structures import BaseDataElement, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
@@ -47,15 +46,7 @@ def drawn_masks(count=3, seed=0):
     return [classroom(segmented, **one) for one in logits], logits
 
 
-def run(metric, samples, meta=None, batch=2):
-    evaluator = Evaluator(metric)
-    evaluator.dataset_meta = meta
-    for start in range(0, len(samples), batch):
-        evaluator.process(samples[start : start + batch], None)
-    return evaluator.evaluate(len(samples))
-
-
-def test_classification_by_hand():
+def test_classification_by_hand(run):
     teacher = [0.25, 0.75]
     samples = [
         classroom(
@@ -79,7 +70,7 @@ def test_classification_by_hand():
     }
 
 
-def test_masks_are_scored_against_the_teacher():
+def test_masks_are_scored_against_the_teacher(run):
     samples, logits = drawn_masks()
     values = run(Fidelity(), samples, META)
     for name in (*MEMBERS[1:], 'ensemble'):
@@ -99,7 +90,7 @@ def test_masks_are_scored_against_the_teacher():
     )
 
 
-def test_divergence_of_masks_equals_numpy():
+def test_divergence_of_masks_equals_numpy(run):
     samples, logits = drawn_masks()
     values = run(Fidelity(), samples, META)
 
@@ -117,21 +108,21 @@ def test_divergence_of_masks_equals_numpy():
         assert values[f'{name}/fidelity/KL'] == pytest.approx(expected(name), rel=1e-6)
 
 
-def test_copy_of_the_teacher_has_full_fidelity():
+def test_copy_of_the_teacher_has_full_fidelity(run):
     predictions = dict.fromkeys((*MEMBERS, 'ensemble'), [0.2, 0.8])
     values = run(Fidelity(), [classroom(classified, **predictions)])
     assert values['student_2/fidelity/accuracy'] == 100
     assert values['student_2/fidelity/KL'] == pytest.approx(0, abs=1e-12)
 
 
-def test_certain_predictions_have_finite_divergence():
+def test_certain_predictions_have_finite_divergence(run):
     predictions = dict(teacher=[0.0, 1.0], student_1=[1.0, 0.0], ensemble=[0.0, 1.0])
     values = run(Fidelity(), [classroom(classified, **predictions)])
     assert values['student_1/fidelity/KL'] == pytest.approx(math.log(1e7), rel=1e-5)
     assert values['ensemble/fidelity/KL'] == 0
 
 
-def test_teacher_can_be_named():
+def test_teacher_can_be_named(run):
     predictions = dict(big=[0.2, 0.8], teacher=[0.8, 0.2], small=[0.3, 0.7], ensemble=[0.3, 0.7])
     values = run(
         METRICS.build(dict(type=Fidelity, teacher='big')), [classroom(classified, **predictions)]
@@ -143,7 +134,7 @@ def test_teacher_can_be_named():
     assert not any(key.startswith('big') for key in values)
 
 
-def test_no_values_without_a_teacher():
+def test_no_values_without_a_teacher(run):
     predictions = dict(student_1=[0.2, 0.8], student_2=[0.2, 0.8], ensemble=[0.2, 0.8])
     assert run(Fidelity(), [classroom(classified, **predictions)]) == {}
     assert run(Fidelity(), [classified([0.2, 0.8])]) == {}
@@ -151,13 +142,13 @@ def test_no_values_without_a_teacher():
         run(Fidelity(teacher='techer'), [classroom(classified, **predictions)])
 
 
-def test_different_shapes_raise():
+def test_different_shapes_raise(run):
     predictions = dict(teacher=[0.2, 0.8], student_1=[0.2, 0.7, 0.1], ensemble=[0.2, 0.8])
     with pytest.raises(ValueError, match=r'predictions of student_1 .* got \(M, K\) \(1, 3\) and'):
         run(Fidelity(), [classroom(classified, **predictions)])
 
 
-def test_samples_are_not_changed():
+def test_samples_are_not_changed(run):
     samples, logits = drawn_masks(count=1)
     run(Fidelity(), samples, META)
     assert torch.equal(samples[0].members.student_1.seg_logits.data, logits[0]['student_1'])

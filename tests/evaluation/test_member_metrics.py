@@ -67,14 +67,6 @@ def make_samples(kind, count=5, members=MEMBERS, seed=0):
     return samples, separate
 
 
-def run(metric, samples, meta=None, batch=2):
-    evaluator = Evaluator(metric)
-    evaluator.dataset_meta = meta
-    for start in range(0, len(samples), batch):
-        evaluator.process(samples[start : start + batch], None)
-    return evaluator.evaluate(len(samples))
-
-
 CASES = {
     'accuracy': ('cls', lambda: Accuracy(topk=(1, 2)), None),
     'single-label': ('cls', lambda: SingleLabelMetric(items=('precision', 'recall')), None),
@@ -84,7 +76,7 @@ CASES = {
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_equals_separate_evaluation_of_each_member(case):
+def test_equals_separate_evaluation_of_each_member(run, case):
     kind, build, meta = CASES[case]
     samples, separate = make_samples(kind)
 
@@ -102,7 +94,7 @@ def test_equals_separate_evaluation_of_each_member(case):
     assert len({expected[f'{name}/{first}'] for name in NAMES}) > 1
 
 
-def test_values_by_hand():
+def test_values_by_hand(run):
     right, wrong = [0.1, 0.9], [0.8, 0.2]
     samples = []
     for student_is_right in (True, False, False, False):
@@ -118,7 +110,7 @@ def test_values_by_hand():
     }
 
 
-def test_built_from_the_registry_with_several_metrics():
+def test_built_from_the_registry_with_several_metrics(run):
     samples, separate = make_samples('cls')
     metric = METRICS.build(
         dict(
@@ -133,7 +125,7 @@ def test_built_from_the_registry_with_several_metrics():
 
 
 @pytest.mark.parametrize('kind', ['cls', 'seg'])
-def test_samples_may_be_data_elements(kind):
+def test_samples_may_be_data_elements(run, kind):
     samples, _ = make_samples(kind)
     metric = Accuracy() if kind == 'cls' else ForegroundIoU()
     direct = MemberMetrics(metric)
@@ -157,27 +149,27 @@ def test_teachers_first_then_natural_order():
         ]
 
 
-def test_plain_model_is_reported_as_model():
+def test_plain_model_is_reported_as_model(run):
     _, separate = make_samples('cls')
     plain = run(MemberMetrics(Accuracy()), separate['teacher'])
     assert plain == {f'model/{k}': v for k, v in run(Accuracy(), separate['teacher']).items()}
 
 
-def test_member_is_never_scored_by_the_ensembles_field():
+def test_member_is_never_scored_by_the_ensembles_field(run):
     sample = classified([0.1, 0.9], 1)  # the ensemble is right
     sample.members = BaseDataElement(student_1=DataSample().set_pred_label(0))
     values = run(MemberMetrics(Accuracy()), [sample])
     assert values == {'student_1/accuracy/top1': 0.0, 'ensemble/accuracy/top1': 100.0}
 
 
-def test_include_limits_the_names():
+def test_include_limits_the_names(run):
     samples, _ = make_samples('cls')
     everything = run(MemberMetrics(Accuracy()), samples)
     some = run(MemberMetrics(Accuracy(), include=('ensemble', 'teacher')), samples)
     assert some == {k: everything[k] for k in ('teacher/accuracy/top1', 'ensemble/accuracy/top1')}
 
 
-def test_evaluate_resets_the_state():
+def test_evaluate_resets_the_state(run):
     metric = MemberMetrics(Accuracy())
     run(metric, make_samples('cls', seed=1)[0])
     samples, _ = make_samples('cls', members=('student_1', 'student_2'), seed=2)
@@ -197,7 +189,7 @@ def test_inputs_are_not_changed():
     torch.testing.assert_close(samples, before, rtol=0, atol=0)
 
 
-def test_log_output_begins_with_the_name():
+def test_log_output_begins_with_the_name(run):
     logger, messages = MMLogger.get_current_instance(), []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())

@@ -19,7 +19,7 @@ from mmkdml.files import (
 )
 from mmkdml.names import SPLITS
 
-PART_FILES = tuple(f'{name}.csv' for name in SPLITS)
+SPLIT_FILES = tuple(f'{name}.csv' for name in SPLITS)
 INFO_FILE = 'splits.json'
 HASHES, UNFINISHED = 'sha256', 'unfinished'
 _ACCEPT = (
@@ -58,7 +58,7 @@ def check_manifest(path: str | Path) -> None:
     """
     path = Path(path)
     folder = path.parent
-    if path.name not in PART_FILES:
+    if path.name not in SPLIT_FILES:
         return
     manifest = read_manifest(folder)
     if manifest.get(UNFINISHED):
@@ -72,7 +72,7 @@ def check_manifest(path: str | Path) -> None:
     for name in (*hashes, path.name):
         part = folder / name
         found = file_sha256(part) if part.is_file() else 'no file'
-        expected = hashes.get(name, 'no such part')
+        expected = hashes.get(name, 'no such file')
         if found != expected:
             raise ValueError(
                 f'{part} does not belong to the other split files: expected the SHA-256 of '
@@ -81,8 +81,8 @@ def check_manifest(path: str | Path) -> None:
             )
 
 
-def write_parts(
-    folder: Path, parts: Mapping[str, bytes], info: Mapping[str, Any], force: bool
+def write_split_files(
+    folder: Path, files: Mapping[str, bytes], info: Mapping[str, Any], force: bool
 ) -> list[Path]:
     """Write split files and their manifest as one unit.
 
@@ -91,7 +91,7 @@ def write_parts(
 
     Args:
         folder: Folder to write to; created if missing.
-        parts: Content of each split file by name. Other split files in the folder are deleted.
+        files: Content of each split file by name. Other split files in the folder are deleted.
         info: Content of the manifest in addition to the hashes.
         force: Replace files that differ.
 
@@ -102,10 +102,10 @@ def write_parts(
         FileExistsError: If the folder contains other split files and ``force`` is not set.
         OSError: If a file cannot be written.
     """
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = (json_text({**info, HASHES: hashes}, indent=2) + '\n').encode()
-    present = [folder / name for name in PART_FILES if (folder / name).exists()]
-    differing = [p for p in present if parts.get(p.name) != p.read_bytes()]
+    present = [folder / name for name in SPLIT_FILES if (folder / name).exists()]
+    differing = [p for p in present if files.get(p.name) != p.read_bytes()]
     try:
         before = read_manifest(folder)
     except ValueError:
@@ -121,14 +121,14 @@ def write_parts(
             'change). Choose another folder, or replace them with --force'
         )
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / name for name in (*parts, INFO_FILE)]
+    written = [folder / name for name in (*files, INFO_FILE)]
     if all(p.is_file() for p in written) and not differing and written[-1].read_bytes() == manifest:
         return written
     remove_partial_files(folder, '*.csv')
     remove_partial_files(folder, INFO_FILE)
-    with ExitStack() as files:
-        for name, content in parts.items():
-            file = files.enter_context(atomic_writer(folder / name))
+    with ExitStack() as stack:
+        for name, content in files.items():
+            file = stack.enter_context(atomic_writer(folder / name))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # detects a full disk before a file is replaced

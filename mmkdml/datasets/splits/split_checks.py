@@ -67,5 +67,5 @@ def refuse_shared_groups(splits: Mapping[str, Iterable[SplitRow]]) -> None:
             if home.setdefault(row.group, name) != name:
                 raise ValueError(
                     f'group {row.group!r} is in {home[row.group]} and in {name}: expected '
-                    'each group in one part. Move its rows to one part, or use --split-by image'
+                    'each group in one split. Move its rows, or use --split-by image'
                 )

@@ -1,4 +1,4 @@
-"""Split files: CSV tables of the images of a training, validation or test part.
+"""Split files: CSV tables of the images of a training, validation or test split.
 
 Columns are ``id,path,group,label``, with ``mask`` after ``path`` for segmentation, and ``repeats``
 last if training images are repeated to balance the classes. Paths are POSIX and relative to the
@@ -19,11 +19,11 @@ from typing import Any
 
 from mmkdml.datasets.splits.manifest import (
     HASHES,
-    PART_FILES,
+    SPLIT_FILES,
     UNFINISHED,
     check_manifest,
     read_manifest,
-    write_parts,
+    write_split_files,
 )
 from mmkdml.datasets.splits.split_checks import (
     image_key,
@@ -129,7 +129,7 @@ def write_splits(
     if 0 < len(without) < len(every_row):
         raise ValueError(f'expected a mask for all images or for none, but {without[0]!r} has none')
     content = {f'{name}.csv': _to_csv(rows).encode() for name, rows in splits.items()}
-    return write_parts(Path(out_dir), content, {**info, 'counts': _counts(splits)}, force)
+    return write_split_files(Path(out_dir), content, {**info, 'counts': _counts(splits)}, force)
 
 
 def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, list[SplitRow]]:
@@ -154,18 +154,20 @@ def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, 
     except ValueError:
         info = {}  # the split files are intact
     if info.get(UNFINISHED):
-        check_manifest(folder / PART_FILES[0])
+        check_manifest(folder / SPLIT_FILES[0])
     splits = {s: _read_rows(p) for s in SPLITS if (p := folder / f'{s}.csv').exists()}
     if not splits:
-        raise FileNotFoundError(f'No split files in {folder}: expected {", ".join(PART_FILES)}')
+        raise FileNotFoundError(f'No split files in {folder}: expected {", ".join(SPLIT_FILES)}')
     _check_splits(splits)
     if split_by is not None:
         info['split_by'] = split_by
     if info.get('split_by') != 'image':
         refuse_shared_groups(splits)
     info = {key: value for key, value in info.items() if key != HASHES}
-    parts = {f'{name}.csv': (folder / f'{name}.csv').read_bytes() for name in splits}
-    write_parts(folder, parts, {**info, 'edited': True, 'counts': _counts(splits)}, force=True)
+    files = {f'{name}.csv': (folder / f'{name}.csv').read_bytes() for name in splits}
+    write_split_files(
+        folder, files, {**info, 'edited': True, 'counts': _counts(splits)}, force=True
+    )
     return splits
 
 

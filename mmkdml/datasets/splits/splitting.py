@@ -41,26 +41,28 @@ def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) 
             f'which one is positive, got {list(ratios)}'
         )
     total = sum(sizes.values())
-    lacking = {
+    remaining = {
         name: total * ratio / sum(ratios)
         for name, ratio in zip(SPLITS, ratios, strict=True)
         if ratio > 0
     }
-    if len(sizes) < len(lacking):
+    if len(sizes) < len(remaining):
         raise ValueError(
-            f'expected at least {len(lacking)} groups, one for each of '
-            f'{", ".join(lacking)}, got {len(sizes)}: {sorted(sizes)}. Set a ratio to '
+            f'expected at least {len(remaining)} groups, one for each of '
+            f'{", ".join(remaining)}, got {len(sizes)}: {sorted(sizes)}. Set a ratio to '
             '0 to omit a split, or split by image'
         )
     # Python guarantees the sequence of random() only, across versions.
     rng = random.Random(seed)
     order = [name for _, name in sorted((rng.random(), name) for name in sorted(sizes))]
-    empty = set(lacking)
+    empty = set(remaining)
     assigned = {}
     for done, group in enumerate(order):
         must_fill = empty and len(order) - done <= len(empty)
-        split = max((s for s in lacking if s in empty or not must_fill), key=lacking.__getitem__)
-        lacking[split] -= sizes[group]
+        split = max(
+            (s for s in remaining if s in empty or not must_fill), key=remaining.__getitem__
+        )
+        remaining[split] -= sizes[group]
         empty.discard(split)
         assigned[group] = split
     return assigned
@@ -79,8 +81,8 @@ def split_rows(
         rows: The images, in any order.
         ratios: Shares of train, val and test; see :func:`assign_groups`.
         seed: Any integer.
-        by_image: Ignore groups. Images of one group are then in several splits, and metrics are too
-            good; only for comparison with results of such splits.
+        by_image: Ignore groups. Images of one group are then in several splits, and metrics are
+            overestimated; only for comparison with results of such splits.
         by_class: Divide the images of each label separately, so that every split has the same class
             proportions (to within one group per class).
 
