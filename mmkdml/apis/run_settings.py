@@ -112,38 +112,6 @@ def only_extends(changes: Mapping[str, tuple[Any, Any]], config: Config) -> bool
     return changes.keys() <= _LENGTH and all(map(_is_free, _all_schedules(schedules)))
 
 
-def difference(before: str, after: str) -> str:
-    """Format what differs between two texts of settings, also of earlier versions.
-
-    Args:
-        before: JSON of :func:`deciding_settings`, after any lines of ``key: <JSON>``.
-        after: The same.
-
-    Returns:
-        One ``key: old -> new`` per line; empty if nothing differs.
-    """
-    try:
-        return settings_difference(changed_settings(_parsed(before), _parsed(after)))
-    except (ValueError, TypeError, RecursionError):
-        return '' if before == after else '  one of them is damaged and cannot be compared'
-
-
-def records_data(settings: str) -> bool:
-    """Return whether a text of settings has the hash of every part of the data."""
-    try:
-        data = _parsed(settings).get(DATA)
-    except (ValueError, TypeError, RecursionError):
-        return False
-    return isinstance(data, Mapping) and None not in data.values()
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    lines, brace, rest = text.partition('{\n')
-    pairs = (line.partition(': ') for line in lines.splitlines())
-    values = {key: json.loads(value) for key, _, value in pairs}
-    return values | json.loads(brace + rest or '{}')
-
-
 def _all_schedules(value: Any) -> Iterator[Mapping[str, Any]]:
     for one in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(one, (list, tuple)):

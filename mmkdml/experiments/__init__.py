@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from mmkdml.experiments.paper.variants import comparison_runs, paper_weights, variant_runs
     from mmkdml.experiments.report.html import write_report
     from mmkdml.experiments.report.tables import FORMS, build_table, render
+    from mmkdml.experiments.run_spec import RunSpec
     from mmkdml.experiments.suites.progress import in_words, progress
-    from mmkdml.experiments.suites.results import read_suite, run_suite
+    from mmkdml.experiments.suites.read import read_suite
+    from mmkdml.experiments.suites.run import run_suite
     from mmkdml.experiments.suites.store import SuiteStore
-    from mmkdml.experiments.suites.suite import RunSpec, Suite, load_suite
+    from mmkdml.experiments.suites.suite import Suite, load_suite
     from mmkdml.statistics.case_scores import case_scores
     from mmkdml.statistics.counts import seed_scores
     from mmkdml.statistics.records import CHECKPOINTS, Measurement, RunRecord, SuiteRecord
@@ -26,10 +28,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.paper.variants': ['comparison_runs', 'paper_weights', 'variant_runs'],
         '.report.html': ['write_report'],
         '.report.tables': ['FORMS', 'build_table', 'render'],
+        '.run_spec': ['RunSpec'],
         '.suites.progress': ['in_words', 'progress'],
-        '.suites.results': ['read_suite', 'run_suite'],
+        '.suites.read': ['read_suite'],
+        '.suites.run': ['run_suite'],
         '.suites.store': ['SuiteStore'],
-        '.suites.suite': ['RunSpec', 'Suite', 'load_suite'],
+        '.suites.suite': ['Suite', 'load_suite'],
         'mmkdml.statistics.case_scores': ['case_scores'],
         'mmkdml.statistics.counts': ['seed_scores'],
         'mmkdml.statistics.records': ['CHECKPOINTS', 'Measurement', 'RunRecord', 'SuiteRecord'],

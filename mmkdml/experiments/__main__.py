@@ -1,4 +1,4 @@
-"""``python -m mmkdml.experiments SPEC.json``: the process of one run."""
+"""``python -m mmkdml.experiments SPEC.json``: the process of one run of a suite."""
 
 from mmkdml.apis import run_tool
 from mmkdml.experiments.suites.execute import main

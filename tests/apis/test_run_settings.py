@@ -12,8 +12,6 @@ from mmkdml.apis.run_settings import (
     TRAINING_PARTS,
     changed_settings,
     deciding_settings,
-    difference,
-    records_data,
     settings_difference,
 )
 
@@ -131,29 +129,3 @@ def test_changes_are_named_by_their_keys():
     ]
     lines = settings_difference({str(key): (0, 1) for key in range(100)}).splitlines()
     assert (len(lines), lines[-1]) == (41, '  ... and 60 more')
-
-
-def test_texts_of_earlier_versions_are_compared():
-    """Without data, with what does not decide, and with a search's lines before them."""
-    old = 'tied: true\n' + json.dumps(
-        dict(
-            model=dict(mode='kdml'),
-            train_dataloader=dict(num_workers=4, batch_size=2),
-            default_hooks=dict(logger=dict(type='mmengine.hooks.LoggerHook', interval=1)),
-        ),
-        indent=1,
-    )
-    new = dict(
-        model=dict(mode='kdml'), train_dataloader=dict(batch_size=2), default_hooks={},
-        sync_bn=None, data=dict(train='aa'),
-    )  # fmt: skip
-    text = 'tied: true\n' + json.dumps(new, indent=1)
-    assert difference(old, text) == ''
-    assert (records_data(old), records_data(text)) == (False, True)
-    assert not records_data(json.dumps(dict(data=dict(train=None))))
-    assert difference(old, text.replace('true', 'false')) == '  tied: True -> False'
-    changed = json.dumps(dict(new, model=dict(mode='kd_off')), indent=1)
-    assert difference(old, changed) == "  model.mode: 'kdml' -> 'kd_off'"
-    for damaged in ('{', '[' * 10**5, '[1]', 'a: {', '7'):
-        assert 'damaged' in difference(damaged, text)
-        assert difference(damaged, damaged) == ''

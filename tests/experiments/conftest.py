@@ -1,32 +1,34 @@
-"""Suites whose runs are over in no time: a script stands in for the training."""
+"""Suites whose runs execute a script instead of a training."""
 
 import textwrap
 import threading
+import time
 
 import pandas as pd
 import pytest
 
-from mmkdml.experiments.suites.serialization import pack_result
+from mmkdml.experiments.run_spec import RunSpec
+from mmkdml.experiments.suites.serialization import serialize_result
 from mmkdml.experiments.suites.store import SuiteStore
-from mmkdml.experiments.suites.suite import RunSpec, Suite
+from mmkdml.experiments.suites.suite import Suite
 from mmkdml.experiments.suites.worker import Worker
 from mmkdml.statistics.records import Measurement
 
-# Behaves as the options of its run say, and leaves a trace of each time it is executed.
+# Behaves as the options of its run specify, and writes a line for each execution.
 SCRIPT = """
     import json, os, shutil, sys, time
     from pathlib import Path
 
     spec = json.loads(Path(sys.argv[1]).read_text())
     folder, options = Path(spec['work_dir']), spec['options']
-    with (folder / 'executed').open('a') as trace:
-        trace.write(f"{os.getpid()} {spec['teacher_dir']}\\n")
+    with (folder / 'executed').open('a') as executed:
+        executed.write(f"{os.getpid()} {spec['teacher_dir']}\\n")
     print('working', flush=True)
-    while (folder / 'hang').exists() or options.get('hang'):
+    while options.get('hang'):
         time.sleep(0.02)
     if options.get('killed'):
         os.kill(os.getpid(), options['killed'])
-    if options.get('fail') and not (folder / 'mended').exists():
+    if options.get('fail') and not (folder / 'fixed').exists():
         raise RuntimeError('the images are upside down')
     if options.get('empty'):
         (folder / 'result.json.gz').write_bytes(b'half')
@@ -45,13 +47,14 @@ def script(tmp_path_factory):
     )
     curves = pd.DataFrame([(1, 'loss', 0.5)], columns=['epoch', 'key', 'value'])
     measured = {name: Measurement({'model/IoU': 80.0}, cases) for name in ('best', 'last')}
-    path.with_name('result.json.gz').write_bytes(pack_result(measured, curves, dict(seconds=1.0)))
+    result = serialize_result(measured, curves, dict(seconds=1.0))
+    path.with_name('result.json.gz').write_bytes(result)
     return path
 
 
 @pytest.fixture
 def make_suite(tmp_path):
-    """A suite of runs given as ``name: (teacher, options)``, with its database."""
+    """Build a suite of ``{name: (teacher, options)}`` and its database."""
 
     def make(runs, seeds=(0,)):
         specs = tuple(
@@ -69,15 +72,28 @@ def make_suite(tmp_path):
 
 @pytest.fixture
 def make_worker(script):
-    """A worker that executes the script; ``said`` has its lines."""
+    """Build a worker that executes the script; ``lines`` has its log."""
 
     def make(suite, store, stop=None):
-        said = []
+        lines = []
         worker = Worker(
-            suite, store, stop or threading.Event(), said.append, command=[script],
+            suite, store, stop or threading.Event(), lines.append, command=[script],
             poll_seconds=0.02,
         )  # fmt: skip
-        worker.said = said
+        worker.lines = lines
         return worker
 
     return make
+
+
+@pytest.fixture
+def wait_for():
+    """Wait until a condition is true, and fail after 300 seconds."""
+
+    def wait(condition):
+        end = time.monotonic() + 300
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    return wait

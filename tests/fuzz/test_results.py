@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmkdml.experiments import RunSpec, Suite, SuiteStore, build_table, read_suite, write_report
 from mmkdml.experiments.report.tables import FORMS, render
-from mmkdml.experiments.suites.serialization import pack_result, unpack_result
+from mmkdml.experiments.suites.serialization import deserialize_result, serialize_result
 from mmkdml.statistics.counts import seed_scores
 from mmkdml.statistics.records import Measurement
 
@@ -30,7 +30,7 @@ FACTS = dict(
 )  # fmt: skip
 METRICS = {'ensemble/fidelity/KL': 0.1, 'ensemble/calibration/ECE': 2.0}
 MEASURED = {name: Measurement(METRICS, CASES) for name in ('best', 'last')}
-RESULT = json.loads(gzip.decompress(pack_result(MEASURED, CURVES, FACTS)))
+RESULT = json.loads(gzip.decompress(serialize_result(MEASURED, CURVES, FACTS)))
 # Reports take their time.
 FEWER = max(1, settings.default.max_examples // 4)
 RUN = RunSpec('kdml_v3', 0, 'c.py')
@@ -106,7 +106,7 @@ def stored(suite, content):
     store = SuiteStore.in_folder(suite.work_dir)
     store.register(suite.runs, {RUN.name: SETTINGS})
     (run,) = store.states()
-    store.take(run, 'w', 0.0)
+    store.claim(run, 'w', 0.0)
     store.finish(run, 'w', content, 3.0)
     return store
 
@@ -200,8 +200,8 @@ TEXTS = st.text(st.characters(exclude_characters='\r\0', exclude_categories=['Cs
 def test_a_valid_result_comes_back_as_it_was(cases, curves, metrics, facts):
     table = pd.DataFrame(cases, columns=CASES.columns)
     curve = pd.DataFrame(curves, columns=CURVES.columns)
-    measured, got, made = unpack_result(
-        pack_result({'best': Measurement(metrics, table)}, curve, facts)
+    measured, got, made = deserialize_result(
+        serialize_result({'best': Measurement(metrics, table)}, curve, facts)
     )
     assert (measured['best'].metrics, made) == (metrics, facts)
     assert measured['best'].cases.to_numpy().tolist() == table.to_numpy().tolist()

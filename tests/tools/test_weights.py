@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 from mmkdml.apis import load, load_config, load_weights, make_runner, publish
 from mmkdml.apis.export.source import load_source
 from mmkdml.experiments import RunSpec
-from mmkdml.experiments.suites.execute import RESULT, execute
-from mmkdml.experiments.suites.serialization import unpack_result
+from mmkdml.experiments.suites.execute import execute
+from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.models.checkpoints import load_checkpoint_file
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def runs(demo, options, tmp_path_factory):
         path.unlink()
     execute(spec, resumed, None, 'none')
     return {
-        folder.name: (folder, unpack_result((folder / RESULT).read_bytes())[0])
+        folder.name: (folder, deserialize_result((folder / RESULT).read_bytes())[0])
         for folder in (whole, resumed)
     }
 

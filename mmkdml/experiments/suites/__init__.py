@@ -1,1 +1,1 @@
-"""Suites of runs: their file, database, workers and results."""
+"""Suites of runs: suite files, database, workers and results."""

@@ -1,7 +1,7 @@
-"""One run of a suite in a process of its own: train or go on, test two checkpoints, say so.
+"""Execution of one run of a suite: train or resume, test two checkpoints, write the result.
 
-``python -m mmkdml.experiments SPEC.json`` is what a worker starts, under torchrun if a run
-has several processes. It ends when its standard input does, that is, with the worker.
+A worker starts ``python -m mmkdml.experiments SPEC.json``, with torchrun if a run has several
+processes. The process exits when its standard input is closed, i.e., when the worker exits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import platform
 import re
 import shlex
 import sys
-import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -26,65 +25,31 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from mmkdml.apis import load_config, load_weights, make_runner, newest_checkpoint, use_amp
+from mmkdml.apis import load_weights, make_runner, newest_checkpoint
 from mmkdml.apis.run_checkpoints import checkpoint_number
-from mmkdml.apis.run_settings import TRAINING_PARTS, deciding_settings, difference
 from mmkdml.datasets import SplitFileMixin, read_split
 from mmkdml.datasets.splits import split_counts
 from mmkdml.evaluation import CaseTable
-from mmkdml.experiments.suites.serialization import pack_result
-from mmkdml.experiments.suites.suite import RunSpec
+from mmkdml.experiments.run_spec import (
+    RunSpec,
+    run_config,
+    set_teacher,
+    settings_changes,
+    settings_text,
+    teacher_option,
+)
+from mmkdml.experiments.suites.processes import exit_when_stdin_closes
+from mmkdml.experiments.suites.serialization import RESULT, serialize_result
 from mmkdml.files import write_atomically
 from mmkdml.inspection import inspect_config, member_complexities
 from mmkdml.models.checkpoints import resolve_checkpoint
-from mmkdml.models.classroom_configs import frozen_checkpoint_option
-from mmkdml.names import TEACHER
 from mmkdml.statistics.records import Measurement
 
-RESULT = 'result.json.gz'
 SETTINGS = 'settings.json'
-# A run of a suite is also tested, and its seed is known.
-_DECIDING = (
-    *(part for part in TRAINING_PARTS if part != 'randomness'),
-    'test_dataloader', 'test_evaluator', 'test_cfg',
-)  # fmt: skip
 _PACKAGES = (
     'mmkdml', 'torch', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmsegmentation',
     'albumentations', 'timm', 'numpy',
 )  # fmt: skip
-
-
-def run_config(spec: RunSpec, work_dir: str | Path, teacher: str | Path | None = None) -> Config:
-    """The config of a run.
-
-    Args:
-        spec: The run.
-        work_dir: Folder of its log and checkpoints.
-        teacher: Folder of its teacher's run.
-    """
-    config = load_config(spec.config, _options(spec, teacher), work_dir)
-    config.randomness = dict(config.get('randomness') or {}, seed=spec.seed)
-    if spec.amp:
-        use_amp(config)
-    return config
-
-
-def _options(spec: RunSpec, teacher: str | Path | None) -> dict[str, Any]:
-    options = dict(spec.options)
-    if teacher is not None:
-        model = load_config(spec.config).model
-        options[frozen_checkpoint_option(model, TEACHER)] = str(teacher)
-    return options
-
-
-def settings_text(spec: RunSpec) -> str:
-    """Settings and data that decide a run's outcome, without its seed, as JSON.
-
-    Compare two of them with :func:`mmkdml.apis.run_settings.difference`. Data that are missing have
-    no hash.
-    """
-    config = run_config(spec, work_dir='', teacher=spec.teacher)
-    return json.dumps(deciding_settings(config, _DECIDING), indent=1, sort_keys=True)
 
 
 def execute(
@@ -94,36 +59,37 @@ def execute(
     launcher: str,
     registered: str | None = None,
 ) -> None:
-    """Trains, or goes on from the newest whole checkpoint, and tests the best and the last one.
+    """Train, or resume from the newest intact checkpoint, and test the best and last checkpoint.
 
     Args:
         spec: The run.
-        work_dir: Folder of its files; ``result.json.gz`` appears there when all is done.
-        teacher: Folder of its teacher's run.
-        launcher: As of :func:`mmkdml.apis.make_runner`.
-        registered: The settings text with which the suite was started.
+        work_dir: Folder of the run; ``result.json.gz`` is written there at the end.
+        teacher: Folder of the teacher's run.
+        launcher: See :func:`mmkdml.apis.make_runner`.
+        registered: Settings text that the suite was started with.
 
     Raises:
-        ValueError: If the folder holds a run of other settings or data, they have changed since the
-            suite was started, or the config cannot be used.
+        ValueError: If the folder has a run with other settings or data, if they have changed since
+            the suite was started, or if the config is invalid.
     """
-    begun = time.time()
-    settings = settings_text(spec)
-    if registered and (changes := difference(registered, settings)):
+    start = time.time()
+    config = run_config(spec, work_dir)
+    settings = settings_text(config)
+    if registered and (changes := settings_changes(registered, settings)):
         raise ValueError(
             f'Settings or data have changed since the suite was started:\n{changes}\nUndo the '
             'change, or start the suite in another --work-dir'
         )
-    _refuse_other_settings(work_dir, settings)
-    config = run_config(spec, work_dir, teacher)
+    _check_settings(work_dir, settings)
+    if teacher is not None:
+        set_teacher(config, teacher)
     config.experiment_name = re.sub(r'\W', '_', f'{spec.key}_{time.time_ns()}')
     config.resume, config.load_from = True, None
-    case_table = CaseTable()
-    evaluators = config.test_evaluator
-    config.test_evaluator = [*(evaluators if isinstance(evaluators, list) else [evaluators])]
     runner = make_runner(config, launcher)
     runner.train()
-    runner.test_loop.evaluator.metrics.append(_with_meta(case_table, runner))
+    case_table = CaseTable()
+    case_table.dataset_meta = getattr(runner.test_dataloader.dataset, 'metainfo', None)
+    runner.test_loop.evaluator.metrics.append(case_table)
 
     measured: dict[str, Measurement] = {}
     epochs: dict[str, int] = {}
@@ -135,22 +101,25 @@ def execute(
         load_weights(runner, checkpoint)
         measured[name] = Measurement(runner.test(), case_table.table)
     if is_main_process():
-        facts = _facts(spec, config, runner, teacher)
-        facts.update(seconds=time.time() - begun, checkpoints=epochs)
-        write_atomically(work_dir / RESULT, pack_result(measured, read_curves(work_dir), facts))
+        metadata = _metadata(spec, config, runner, teacher)
+        metadata.update(seconds=time.time() - start, checkpoints=epochs)
+        write_atomically(
+            work_dir / RESULT, serialize_result(measured, read_curves(work_dir), metadata)
+        )
 
 
 def read_curves(work_dir: Path) -> pd.DataFrame:
-    """What mmengine logged in all attempts of a run, as ``epoch, key, value``.
+    """Read the values that mmengine logged in all attempts of a run.
 
-    Training values are means over the logged steps of an epoch; what was done twice, since the run
-    was stopped in between, counts as it was the last time.
+    Returns:
+        Columns ``epoch, key, value``. Training values are means over the logged steps of an epoch.
+        Of steps that were repeated after an interruption, the last attempt counts.
     """
     rows = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in path.read_text(errors='replace').splitlines():
-            values = _logged(line)
-            # Validations have no epoch of their own: their step is one.
+            values = _logged_values(line)
+            # Validations log their epoch as the step.
             epoch, step = values.get('epoch', values.get('step')), values.get('step')
             rows += [
                 (epoch, step, key, math.nan if value is None else float(value))
@@ -163,24 +132,24 @@ def read_curves(work_dir: Path) -> pd.DataFrame:
     return table.groupby(['epoch', 'key'], as_index=False)['value'].mean()
 
 
-def _logged(line: str) -> dict[str, Any]:
-    """What a line of the log holds; nothing if a killed run or a full disk left it in part."""
+def _logged_values(line: str) -> dict[str, Any]:
+    """Parse a line of a log; empty if the line was cut by a killed process or a full disk."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
         return {}
-    numbered = isinstance(values, dict) and all(
+    is_valid = isinstance(values, dict) and all(
         type(values.get(key, 0)) is int for key in ('epoch', 'step')
     )
-    return values if numbered else {}
+    return values if is_valid else {}
 
 
-def _refuse_other_settings(work_dir: Path, settings: str) -> None:
+def _check_settings(work_dir: Path, settings: str) -> None:
     path = work_dir / SETTINGS
     before = path.read_text() if path.is_file() else ''
-    if before and (changes := difference(before, settings)):
+    if before and (changes := settings_changes(before, settings)):
         raise ValueError(
-            f'{work_dir} holds a run with other settings:\n{changes}\nMove it away, or choose '
+            f'{work_dir} has a run with other settings:\n{changes}\nMove it away, or choose '
             'another folder'
         )
     if before != settings and is_main_process():
@@ -188,29 +157,29 @@ def _refuse_other_settings(work_dir: Path, settings: str) -> None:
         write_atomically(path, settings.encode())
 
 
-def _with_meta(metric: CaseTable, runner: Runner) -> CaseTable:
-    metric.dataset_meta = getattr(runner.test_dataloader.dataset, 'metainfo', None)
-    return metric
-
-
 def _checkpoints(runner: Runner) -> dict[str, Path]:
     last = newest_checkpoint(Path(runner.work_dir))
     if last is None:
         raise ValueError(
-            f'no epoch_*.pth or iter_*.pth in {runner.work_dir}: the config must keep checkpoints '
-            '(default_hooks.checkpoint) for a suite to test and to go on from'
+            f'{runner.work_dir}: expected a checkpoint epoch_*.pth or iter_*.pth, got none. Set '
+            'default_hooks.checkpoint of the config so that checkpoints are kept'
         )
-    # The best one last: what its test draws replaces what the other's drew.
+    # The best one last: the pictures of its test overwrite those of the other.
     return dict(last=last, best=resolve_checkpoint(Path(runner.work_dir)))
 
 
-def _facts(spec: RunSpec, config: Config, runner: Runner, teacher: Path | None) -> dict[str, Any]:
-    inspection = inspect_config(config)
-    options = [f'{key}={value}' for key, value in _options(spec, teacher).items()]
+def _metadata(
+    spec: RunSpec, config: Config, runner: Runner, teacher: Path | None
+) -> dict[str, Any]:
+    options = dict(spec.options)
+    if teacher is not None:
+        options[teacher_option(config)] = teacher
     command = ['python', 'tools/train.py', spec.config, '--seed', str(spec.seed)]
     command += ['--work-dir', str(runner.work_dir)] + ['--amp'] * spec.amp
-    command += ['--cfg-options', *options] if options else []
+    if options:
+        command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    inspection = inspect_config(config)
     return dict(
         config=spec.config,
         config_text=config.dump(),
@@ -237,27 +206,15 @@ def _splits(runner: Runner) -> dict[str, dict[str, int]]:
         images = len(dataset)
         counts[part] = dict(images=images)
         if isinstance(dataset, SplitFileMixin):
-            of_file = split_counts(read_split(dataset.ann_file))
-            if of_file.get('samples', of_file['images']) == images:  # else `indices` chose some
-                counts[part] = of_file
+            in_file = split_counts(read_split(dataset.ann_file))
+            if in_file.get('samples', in_file['images']) == images:  # not a subset by `indices`
+                counts[part] = in_file
     return counts
 
 
-def _end_with_the_worker() -> None:
-    """Ends this process when the worker that holds the other end of its input is gone."""
-
-    def wait() -> None:
-        # Not sys.stdin: a thread that waits in there spoils Python's own end.
-        while os.read(0, 1):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def main() -> None:
-    """Executes the run that a JSON file describes."""
-    _end_with_the_worker()
+    """Execute the run that a JSON file specifies."""
+    exit_when_stdin_closes()
     content = json.loads(Path(sys.argv[1]).read_text())
     teacher = content.pop('teacher_dir')
     work_dir = Path(content.pop('work_dir'))

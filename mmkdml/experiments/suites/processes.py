@@ -1,4 +1,4 @@
-"""Processes that work on a suite: whether they are still there, how they end, and why they did."""
+"""Processes of workers and runs: liveness, termination and failure reasons."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,7 @@ _ERROR_LINES = 12
 
 
 def this_host() -> str:
-    """Name of the machine, with the process namespace where there are such (containers)."""
+    """Return the name of this machine and, on Linux, of the PID namespace (container)."""
     try:
         return f'{socket.gethostname()}/{os.readlink("/proc/self/ns/pid")}'
     except OSError:
@@ -22,10 +23,9 @@ def this_host() -> str:
 
 
 def is_dead(worker: str | None) -> bool:
-    """Whether a worker was a process of this machine that is there no more.
+    """Return whether a worker ran on this machine and its process has exited.
 
-    One that has ended and whose parent has not looked yet (a zombie) is no more, too: in a
-    container the parent may never look.
+    Zombies count as exited, because the parent in a container may never reap them.
     """
     host, _, rest = (worker or '').rpartition('#')
     process = rest.partition('.')[0]
@@ -42,14 +42,26 @@ def is_dead(worker: str | None) -> bool:
     return False
 
 
-def end_run(process: subprocess.Popen, gently: bool) -> None:
-    """Ends a run and all processes it has started.
+def exit_when_stdin_closes() -> None:
+    """Exit this process as soon as the process that holds the other end of its stdin exits."""
+
+    def wait() -> None:
+        # Not sys.stdin: a thread that blocks in it disturbs the shutdown of Python.
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def stop_run(process: subprocess.Popen, gracefully: bool) -> None:
+    """Stop a run and all processes that it has started.
 
     Args:
-        process: The run's.
-        gently: Whether it may first save where it is.
+        process: Process of the run, the leader of its process group.
+        gracefully: Send SIGTERM first and wait, so that the run can save a checkpoint.
     """
-    if gently and process.poll() is None:
+    if gracefully and process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)
@@ -60,30 +72,20 @@ def end_run(process: subprocess.Popen, gently: bool) -> None:
         process.wait()
 
 
-def last_words(log: Path, start: int, code: int) -> str:
-    """Why a run failed: the end of its log, and the signal that ended it, if one did.
+def failure_reason(log: Path, start: int, code: int) -> str:
+    """Return why a run failed: the last lines of its log, and the signal that killed it.
 
     Args:
-        log: The file.
-        start: Where the run's own part of it begins, in bytes.
-        code: The exit code.
+        log: Log file, which earlier attempts may have written to as well.
+        start: Size of the log in bytes when the run was started.
+        code: Exit code; negative for a signal.
     """
-    lines = [*_last_lines(log, start), *_ending(code)]
-    return '\n'.join(lines) or f'it ended with code {code}'
-
-
-def _ending(code: int) -> list[str]:
-    """What ended a run that could not say so itself."""
-    if code >= 0:
-        return []
-    named = {one.value: one.name for one in signal.Signals}
-    why = ', as by a system that is out of memory' if -code == signal.SIGKILL else ''
-    return [f'it was ended by {named.get(-code, f"signal {-code}")}{why}']
-
-
-def _last_lines(path: Path, start: int) -> list[str]:
-    """The end of what a log got since ``start``, in bytes."""
-    with path.open('rb') as log:
-        log.seek(start)
-        lines = log.read().decode(errors='replace').splitlines()
-    return [line for line in lines if line.strip()][-_ERROR_LINES:]
+    with log.open('rb') as file:
+        file.seek(start)
+        lines = file.read().decode(errors='replace').splitlines()
+    lines = [line for line in lines if line.strip()][-_ERROR_LINES:]
+    if code < 0:
+        names = {one.value: one.name for one in signal.Signals}
+        hint = ' (often out of memory)' if -code == signal.SIGKILL else ''
+        lines.append(f'killed by {names.get(-code, f"signal {-code}")}{hint}')
+    return '\n'.join(lines) or f'exit code {code}'

@@ -1,7 +1,8 @@
-"""How far a suite is."""
+"""Progress of a suite."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from mmkdml.experiments.suites.store import RunState
@@ -9,36 +10,34 @@ from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 
 def progress(states: Sequence[RunState], idle: int = 0) -> str:
-    """``12 of 42 done, 2 running, about 40 min left``: from the mean time of what is done.
+    """Format the progress, e.g. ``12 of 42 done, 2 running, about 40 min left``.
 
-    A run's time is the mean of its other seeds' where there are any, else that of all runs.
+    The remaining time is estimated from the mean time of a run's finished seeds, or of all
+    finished runs if it has none.
 
     Args:
         states: All runs.
-        idle: Workers that are about to take a run, beside those that run one.
+        idle: Number of workers that are about to claim a run, in addition to the running ones.
     """
-    count = {state: sum(run.state == state for run in states) for state in (DONE, FAILED, RUNNING)}
-    words = f'{count[DONE]} of {len(states)} done'
-    if count[FAILED]:
-        words += f', {count[FAILED]} failed'
-    if count[RUNNING]:
-        words += f', {count[RUNNING]} running'
+    count = Counter(run.state for run in states)
+    text = f'{count[DONE]} of {len(states)} done'
+    text += ''.join(f', {count[state]} {state}' for state in (FAILED, RUNNING) if count[state])
     times: dict[str, list[float]] = {}
     for run in states:
         if run.state == DONE and run.seconds is not None:
             times.setdefault(run.name, []).append(run.seconds)
     left = [run.name for run in states if run.state in (WAITING, RUNNING)]
     if times and left:
-        known = {name: sum(values) / len(values) for name, values in times.items()}
-        mean = sum(known.values()) / len(known)
+        means = {name: sum(values) / len(values) for name, values in times.items()}
+        mean = sum(means.values()) / len(means)
         workers = min(max(count[RUNNING] + idle, 1), len(left))
-        seconds = sum(known.get(name, mean) for name in left) / workers
-        words += f', about {in_words(seconds)} left'
-    return words
+        seconds = sum(means.get(name, mean) for name in left) / workers
+        text += f', about {in_words(seconds)} left'
+    return text
 
 
 def in_words(seconds: float) -> str:
-    """``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Format a duration: ``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f'{minutes} min {rest} s' if minutes else f'{rest} s'

@@ -1,4 +1,4 @@
-"""A run's outcome as bytes."""
+"""Serialization of the result of a run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from mmkdml.files import json_text
 from mmkdml.statistics.measures import COLUMNS, class_count, task_of_cases
 from mmkdml.statistics.records import Measurement
 
-# Bytes; PCam's whole test part needs some 30 MB. A thousandth of it can unpack to that much.
-_LARGEST_RESULT = 1 << 30
+RESULT = 'result.json.gz'
+# Bytes. PCam's test split needs about 30 MB; compression is up to 1000-fold.
+_MAX_BYTES = 1 << 30
 _TEXTS = ('member', 'id', 'group')
 _DTYPES = {column: str if column in _TEXTS else 'int64' for c in COLUMNS.values() for column in c}
 _CURVES = ['epoch', 'key', 'value']
@@ -36,60 +37,63 @@ class _Measured:
 class _Result:
     measured: dict[str, _Measured]
     curves: str
-    facts: dict[str, Any]
+    facts: dict[str, Any]  # metadata; the key is part of the file format
 
 
-_FORM = TypeAdapter(_Result)
+_RESULT = TypeAdapter(_Result)
 
 
-def pack_result(
-    measured: Mapping[str, Measurement], curves: pd.DataFrame, facts: Mapping[str, Any]
+def serialize_result(
+    measured: Mapping[str, Measurement], curves: pd.DataFrame, metadata: Mapping[str, Any]
 ) -> bytes:
-    """A run's outcome as compressed JSON, for :func:`unpack_result`."""
+    """Serialize the result of a run to compressed JSON, see :func:`deserialize_result`."""
     content = dict(
         measured={
             name: dict(metrics=dict(one.metrics), cases=one.cases.to_csv(index=False))
             for name, one in measured.items()
         },
         curves=curves.to_csv(index=False),
-        facts=dict(facts),
+        facts=dict(metadata),
     )
     return gzip.compress(json_text(content).encode(), mtime=0)
 
 
-def unpack_result(content: bytes) -> tuple[dict[str, Measurement], pd.DataFrame, dict[str, Any]]:
-    """Measurements by checkpoint, curves and facts of a run.
+def deserialize_result(
+    content: bytes,
+) -> tuple[dict[str, Measurement], pd.DataFrame, dict[str, Any]]:
+    """Deserialize the result of a run.
+
+    Returns:
+        Measurements by checkpoint, curves and metadata.
 
     Raises:
-        ValueError: If this is not what :func:`pack_result` made.
+        ValueError: If the content is not a valid result of :func:`serialize_result`.
     """
     try:
-        loaded = _FORM.validate_python(json.loads(_unzipped(content)))
+        loaded = _RESULT.validate_python(json.loads(_decompress(content)))
         measured = {
             name: Measurement(
                 {key: math.nan if x is None else x for key, x in one.metrics.items()},
-                _cases(one.cases),
+                _parse_cases(one.cases),
             )
             for name, one in loaded.measured.items()
         }
-        return measured, _curves(loaded.curves), loaded.facts
-    except Exception as error:  # a made-up file makes zlib, json and pandas raise nearly anything
-        raise ValueError(
-            f'not a whole result of a run ({type(error).__name__}: {error})'
-        ) from error
+        return measured, _parse_curves(loaded.curves), loaded.facts
+    except Exception as error:  # zlib, json and pandas raise many types for invalid content
+        raise ValueError(f'invalid result of a run ({type(error).__name__}: {error})') from error
 
 
-def _cases(text: str) -> pd.DataFrame:
+def _parse_cases(text: str) -> pd.DataFrame:
     cases = pd.read_csv(StringIO(text), dtype=_DTYPES, na_filter=False)
     numbers = [column for column in COLUMNS[task_of_cases(cases)] if column not in _TEXTS]
     if (cases[numbers] < 0).any(axis=None):
-        raise ValueError(f'expected {", ".join(numbers)} of 0 or more in all cases')
-    class_count(cases)  # refuses more than there can be
+        raise ValueError(f'expected no negative values of {", ".join(numbers)}')
+    class_count(cases)  # refuses too many classes
     return cases
 
 
-def _curves(text: str) -> pd.DataFrame:
-    # An empty value is none; a key is a text, whatever it says. Not all pandas read floats exactly.
+def _parse_curves(text: str) -> pd.DataFrame:
+    # A missing value is NaN; a key is always text. Some versions of pandas round floats.
     curves = pd.read_csv(
         StringIO(text),
         dtype={'key': str},
@@ -98,15 +102,17 @@ def _curves(text: str) -> pd.DataFrame:
     )
     numeric = [column for column in curves if is_numeric_dtype(curves[column])]
     if [*curves] != _CURVES or (len(curves) and numeric != ['epoch', 'value']):
-        raise ValueError(f'expected curves of {", ".join(_CURVES)} with numbers, got {[*curves]}')
+        raise ValueError(
+            f'expected curves with columns {_CURVES}, all but key numeric, got {[*curves]}'
+        )
     return curves
 
 
-def _unzipped(content: bytes) -> bytes:
-    stream = zlib.decompressobj(wbits=31)  # with a header of gzip
-    text = stream.decompress(content, _LARGEST_RESULT)
+def _decompress(content: bytes) -> bytes:
+    stream = zlib.decompressobj(wbits=31)  # with a gzip header
+    text = stream.decompress(content, _MAX_BYTES)
     if stream.unconsumed_tail:
-        raise ValueError(f'it holds more than {_LARGEST_RESULT >> 20} MiB')
+        raise ValueError(f'more than {_MAX_BYTES >> 20} MiB after decompression')
     if not stream.eof:
-        raise EOFError('it is cut short')
+        raise EOFError('truncated')
     return text

@@ -1,4 +1,4 @@
-"""Where the state of a suite lives: one row for each run, in any database SQLAlchemy can reach."""
+"""Database of a suite: one row for each run, in any database that SQLAlchemy supports."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from sqlalchemy import (
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from mmkdml.apis.run_settings import difference, records_data
-from mmkdml.experiments.suites.suite import RunSpec, run_key
+from mmkdml.experiments.run_spec import RunSpec, has_data_hashes, run_key, settings_changes
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 DATABASE = 'suite.db'
 LOCK_SECONDS = 60.0
-# Also of a driver that is missing, a URL that is none and values that no suite wrote.
-_REFUSALS = (SQLAlchemyError, ImportError, MemoryError, OverflowError, TypeError, ValueError)
+# Includes missing drivers, invalid URLs and values of other types than the columns'.
+_DATABASE_ERRORS = (
+    SQLAlchemyError, ImportError, MemoryError, OverflowError, TypeError, ValueError
+)  # fmt: skip
 
 
 class _Base(DeclarativeBase):
@@ -46,7 +47,7 @@ class _Row(_Base):
     settings: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(String(10), index=True)
     worker: Mapped[str | None] = mapped_column(String(200))
-    beat: Mapped[int] = mapped_column(default=0)
+    heartbeat: Mapped[int] = mapped_column('beat', default=0)
     started: Mapped[float | None]
     seconds: Mapped[float | None]
     error: Mapped[str | None] = mapped_column(Text)
@@ -55,18 +56,18 @@ class _Row(_Base):
 
 @dataclass(frozen=True)
 class RunState:
-    """What the database says of a run, without its result.
+    """State of a run in the database, without its result.
 
     Attributes:
         name: Name of the run.
-        seed: Its seed.
-        teacher: Name of the run it waits for, if any.
+        seed: Random seed.
+        teacher: Name of the run that must be done first, if any.
         state: ``waiting``, ``running``, ``done`` or ``failed``.
-        worker: Who runs it: ``<host>#<process id>.<number>``.
-        beat: Counts up as long as the worker lives.
-        started: Unix time at which the worker took it, by the worker's clock.
-        seconds: How long it took, if done.
-        error: Why it failed, if it did.
+        worker: Worker that claimed the run, ``<host>#<process id>.<number>``.
+        heartbeat: Counter that the worker increments as long as it is alive.
+        started: Unix time at which the worker claimed the run, by the worker's clock.
+        seconds: Duration of a run that is done.
+        error: Failure reason of a run that failed.
     """
 
     name: str
@@ -74,7 +75,7 @@ class RunState:
     teacher: str | None
     state: str
     worker: str | None
-    beat: int
+    heartbeat: int
     started: FiniteFloat | None
     seconds: FiniteFloat | None
     error: str | None
@@ -92,56 +93,57 @@ class SuiteStore:
     """State and results of a suite's runs. Each change is one transaction.
 
     Args:
-        url: SQLAlchemy's URL of a database; of a file of SQLite's: ``sqlite:///path/suite.db``.
-        lock_seconds: How long to wait for another process's transaction in SQLite.
+        url: SQLAlchemy URL of the database, e.g. ``sqlite:///path/suite.db``.
+        lock_seconds: Time to wait for a lock of SQLite.
 
     Raises:
-        ValueError: Here and in every method, if the database cannot be opened, is locked by
-            another program, is corrupt or cannot be written to.
+        ValueError: By the constructor and all methods, if the database cannot be opened, is locked
+            by another program, is corrupt or cannot be written to.
     """
 
     def __init__(self, url: str, lock_seconds: float = LOCK_SECONDS) -> None:
         self.url = url
         options = {'connect_args': {'timeout': lock_seconds}} if url.startswith('sqlite') else {}
-        with self._told():
+        with self._explain_errors():
             self.engine = create_engine(url, **options)
             try:
                 _Base.metadata.create_all(self.engine)
-            except OperationalError:  # another worker has made them between the look and the act
+            except OperationalError:  # another worker created a table between check and creation
                 _Base.metadata.create_all(self.engine)
 
     @classmethod
     def in_folder(cls, work_dir: str | Path, create: bool = True) -> SuiteStore:
-        """The SQLite database in a suite's folder.
+        """Open the SQLite database in a suite's folder.
 
         Args:
             work_dir: The folder.
-            create: Make it if it is not there.
+            create: Create the database if it does not exist.
 
         Raises:
-            FileNotFoundError: If it is not there and ``create`` is not set.
+            FileNotFoundError: If it does not exist and ``create`` is false.
         """
         path = Path(work_dir) / DATABASE
         if not create and not path.is_file():
             raise FileNotFoundError(
-                f'{work_dir} holds no {DATABASE}: the suite was not started there. Start it with '
-                'tools/suite.py run, or name its folder with --work-dir'
+                f'No {DATABASE} in {work_dir}: the suite has not been started there. Start it with '
+                'tools/suite.py run, or set its folder with --work-dir'
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         return cls(f'sqlite:///{path}')
 
     def register(self, runs: Sequence[RunSpec], settings: Mapping[str, str]) -> int:
-        """Adds the runs that are not there yet.
+        """Add runs that are not in the database yet.
 
         Args:
             runs: All runs of the suite.
-            settings: For each run's name, the text of its settings.
+            settings: Settings text of each run by name.
 
         Returns:
-            How many were added.
+            Number of added runs.
 
         Raises:
-            ValueError: If a run is there with other settings or data; names which differ.
+            ValueError: If a run is in the database with other settings or data; lists the
+                differences.
         """
         with self._session() as session:
             columns = select(_Row.name, _Row.seed, _Row.settings)
@@ -149,30 +151,31 @@ class SuiteStore:
         for run in runs:
             now = settings[run.name]
             before = known.get((run.name, run.seed), now)
-            if changes := difference(before, now):
+            if changes := settings_changes(before, now):
                 raise ValueError(
                     f'{run.key} was started with other settings in {self.url}:\n{changes}\nUndo '
                     'the change, or choose another folder with --work-dir'
                 )
-            if before != now and records_data(now):  # of an earlier version, or without data
+            # Complete a text of an earlier version, or one from before the data existed.
+            if before != now and has_data_hashes(now):
                 row = update(_Row).where(_Row.name == run.name, _Row.seed == run.seed)
-                self._changed(row.values(settings=now))
+                self._execute(row.values(settings=now))
         new = [
             _Row(name=run.name, seed=run.seed, position=position, teacher=run.teacher,
                  settings=settings[run.name], state=WAITING)
             for position, run in enumerate(runs)
             if (run.name, run.seed) not in known
         ]  # fmt: skip
-        added = len(new)
+        count = len(new)
         try:
             with Session(self.engine) as session, session.begin():
                 session.add_all(new)
-        except IntegrityError:  # another worker has added them meanwhile
+        except IntegrityError:  # another worker has added them in the meantime
             return self.register(runs, settings)
-        return added
+        return count
 
     def states(self) -> list[RunState]:
-        """All runs, in the suite's order."""
+        """Return the states of all runs, in the order of the suite."""
         with self._session() as session:
             rows = session.scalars(select(_Row).order_by(_Row.position, _Row.name, _Row.seed))
             fields = RunState.__dataclass_fields__
@@ -180,58 +183,62 @@ class SuiteStore:
         try:
             return [_STATE.validate_python(state) for state in states]
         except ValueError as error:
-            raise ValueError(f'{self.url} holds a row that no suite wrote: {error}') from error
+            raise ValueError(f'Invalid row in {self.url}: {error}') from error
 
     def settings(self) -> dict[str, str]:
-        """The text of the settings of each run, by its name."""
+        """Return the settings text of each run by name."""
         with self._session() as session:
             rows = session.execute(select(_Row.name, _Row.settings).distinct())
             return {str(name): text for name, text in rows}
 
-    def take(self, run: RunState, worker: str, now: float) -> bool:
-        """Gives a run to a worker, if it is still as ``run`` says; two never get the same.
+    def claim(self, run: RunState, worker: str, now: float) -> bool:
+        """Claim a run for a worker.
 
         Args:
-            run: The run, as :meth:`states` told it.
-            worker: Who takes it.
+            run: State of the run, from :meth:`states`.
+            worker: Name of the worker.
             now: Unix time.
+
+        Returns:
+            Whether it was claimed; false if the run has changed since ``run`` was read. Two workers
+            never claim the same run.
         """
         return self._change(
             run,
             (_Row.state == run.state, _Row.worker.is_not_distinct_from(run.worker),
-             _Row.beat == run.beat),
-            state=RUNNING, worker=worker, beat=run.beat + 1, started=now, error=None,
+             _Row.heartbeat == run.heartbeat),
+            state=RUNNING, worker=worker, heartbeat=run.heartbeat + 1, started=now, error=None,
         )  # fmt: skip
 
-    def beat(self, run: RunState, worker: str) -> bool:
-        """Says that the worker lives; False if the run is not its own any more."""
-        return self._change(run, _owned(worker), beat=_Row.beat + 1)
+    def record_heartbeat(self, run: RunState, worker: str) -> bool:
+        """Increment the heartbeat; false if the worker does not own the run any more."""
+        return self._change(run, _owned_by(worker), heartbeat=_Row.heartbeat + 1)
 
     def finish(self, run: RunState, worker: str, result: bytes, seconds: float) -> bool:
-        """Keeps a result; False, and nothing kept, if the run is not the worker's any more."""
+        """Store a result; false, without effect, if the worker does not own the run any more."""
         return self._change(
-            run, _owned(worker), state=DONE, result=result, seconds=seconds, error=None
+            run, _owned_by(worker), state=DONE, result=result, seconds=seconds, error=None
         )
 
     def fail(self, run: RunState, worker: str, error: str) -> bool:
-        """Records an error; False if the run is not the worker's any more."""
-        return self._change(run, _owned(worker), state=FAILED, error=error)
+        """Record a failure; false if the worker does not own the run any more."""
+        return self._change(run, _owned_by(worker), state=FAILED, error=error)
 
-    def give_back(self, run: RunState, worker: str) -> bool:
-        """Lets others take a run that was not finished."""
-        return self._change(run, _owned(worker), state=WAITING, worker=None)
+    def release(self, run: RunState, worker: str) -> bool:
+        """Release an unfinished run, so that others can claim it."""
+        return self._change(run, _owned_by(worker), state=WAITING, worker=None)
 
-    def block(self, run: RunState, error: str) -> bool:
-        """Records that a waiting run cannot be made."""
+    def mark_blocked(self, run: RunState, error: str) -> bool:
+        """Mark a waiting run as failed because it can never start."""
         return self._change(run, (_Row.state == WAITING,), state=FAILED, error=error)
 
     def retry_failed(self) -> int:
-        """Lets failed runs wait again; returns how many."""
+        """Reset failed runs to waiting; returns their number."""
         failed = update(_Row).where(_Row.state == FAILED)
-        return self._changed(failed.values(state=WAITING, worker=None, error=None))
+        return self._execute(failed.values(state=WAITING, worker=None, error=None))
 
     def results(self) -> Iterator[tuple[str, int, bytes]]:
-        """Name, seed and result of each run that is done, one at a time."""
+        """Iterate over name, seed and result of all runs that are done."""
         with self._session() as session:
             keys = session.execute(select(_Row.name, _Row.seed).where(_Row.state == DONE)).all()
         for name, seed in keys:
@@ -242,43 +249,43 @@ class SuiteStore:
             yield name, seed, row or b''
 
     def _change(self, run: RunState, conditions: Iterable[Any], **values: Any) -> bool:
-        its = update(_Row).where(_Row.name == run.name, _Row.seed == run.seed, *conditions)
-        return self._changed(its.values(**values)) == 1
+        row = update(_Row).where(_Row.name == run.name, _Row.seed == run.seed, *conditions)
+        return self._execute(row.values(**values)) == 1
 
-    def _changed(self, statement: Update) -> int:
-        """Executes a change in one transaction; returns the number of rows it met."""
+    def _execute(self, statement: Update) -> int:
+        """Execute an update in one transaction; returns the number of matched rows."""
         with self._session() as session:
             return cast(CursorResult, session.execute(statement)).rowcount
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        with self._told(), Session(self.engine) as session, session.begin():
+        with self._explain_errors(), Session(self.engine) as session, session.begin():
             yield session
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tells what a database refuses in words a user can act on."""
+    def _explain_errors(self) -> Iterator[None]:
+        """Re-raise database errors with advice."""
         try:
             yield
-        except _REFUSALS as error:
+        except _DATABASE_ERRORS as error:
             reason = str(getattr(error, 'orig', None) or error)
             if isinstance(error, OperationalError) and 'locked' in reason:
-                advice = 'another program holds it; close that program and resume'
+                advice = 'Close the other program that has locked it, and resume'
             elif isinstance(error, OperationalError) and 'full' in reason:
-                advice = 'free some space and resume; what was finished before is kept'
+                advice = 'Free some space and resume; finished runs are kept'
             elif isinstance(error, DatabaseError) and self.url.startswith('sqlite'):
                 advice = (
-                    'move the file away and run the suite again: trainings that are complete '
-                    'are found in their folders and only tested anew'
+                    'Move the file away and run the suite again: finished trainings are found in '
+                    'their folders and only tested again'
                 )
-                if 'I/O' in reason:  # so SQLite calls a quota, and a limit on the size of files
-                    advice = f'resume when disk, quota and limits allow more; if they do, {advice}'
+                if 'I/O' in reason:  # SQLite's error for a quota and a limit on file sizes
+                    advice = f'Resume when disk, quota and limits allow it. If they do: {advice}'
             else:
-                advice = 'check the URL, the driver and your rights'
+                advice = 'Check the URL, the driver and your permissions'
             raise ValueError(
-                f'the database {self.url} cannot be used ({reason}): {advice}'
+                f'Cannot access the database {self.url}: {reason}. {advice}'
             ) from error
 
 
-def _owned(worker: str) -> tuple[Any, ...]:
+def _owned_by(worker: str) -> tuple[Any, ...]:
     return (_Row.state == RUNNING, _Row.worker == worker)

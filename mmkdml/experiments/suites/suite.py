@@ -1,11 +1,11 @@
-"""Suite files: which configs are run, with which seeds and changes, and what depends on what."""
+"""Suite files: configs, seeds and options of runs, and their teachers."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from mmkdml.experiments.run_spec import RunSpec
 from mmkdml.safe_yaml import SafeYamlLoader
 from mmkdml.statistics.measures import MEASURES
 
@@ -22,35 +23,8 @@ _KEYS = {
 _RUN_KEYS = {'name', 'config', 'teacher', 'options'}
 # Inheritance and predefined variables of mmengine's config files.
 _MMENGINE_SYNTAX = ('_base_', 'read_base', '{{')
-_DATA = ('.yaml', '.yml', '.json')
-# Becomes a folder's name.
+_DATA_FILES = ('.yaml', '.yml', '.json')
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]*')
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """One run of a suite: a config with a seed and the suite's changes to it.
-
-    Attributes:
-        name: Name shared by all seeds, behind its variant's if there are any (``hot/kdml_v3``).
-        seed: The seed.
-        config: The config file, relative to the working directory.
-        options: Settings to change, by dotted key.
-        teacher: Name of the run whose best checkpoint of the same seed is the frozen teacher.
-        amp: Train in mixed precision.
-    """
-
-    name: str
-    seed: int
-    config: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    teacher: str | None = None
-    amp: bool = False
-
-    @property
-    def key(self) -> str:
-        """Name of the run and folder of its files, ``kdml_v3/seed_0``."""
-        return run_key(self.name, self.seed)
 
 
 @dataclass(frozen=True)
@@ -58,13 +32,13 @@ class Suite:
     """A suite of runs.
 
     Attributes:
-        name: Stem of the suite's file.
-        path: The suite's file, as given.
-        title: One line that says what it is.
-        measures: What its tables show, names of :data:`~.measures.MEASURES`.
-        paper_tables: The paper's tables with the same cells.
-        runs: The runs, teachers before those they teach, all first seeds before all second ones.
-        work_dir: Folder of its files.
+        name: Stem of the suite file.
+        path: Suite file, as passed to :func:`load_suite`.
+        title: One-line description.
+        measures: Measures in its tables, names from :data:`~.measures.MEASURES`.
+        paper_tables: Tables of the paper with the same cells.
+        runs: The runs: first all runs with the first seed, and so on; teachers before students.
+        work_dir: Folder of the runs.
     """
 
     name: str
@@ -76,48 +50,46 @@ class Suite:
     work_dir: Path
 
 
-def run_key(name: str, seed: int) -> str:
-    """``<name>/seed_<seed>``."""
-    return f'{name}/seed_{seed}'
-
-
 def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
-    """Reads a suite file.
+    """Load a suite file.
 
-    A suite file is a Python, YAML or JSON file that mmengine can read (``_base_`` names files to
-    inherit, for YAML and JSON such as are data, too) with
+    A suite file is a Python, YAML or JSON file with the keys
 
-    - ``title``, ``measures`` and, where the paper has the same table, ``paper_tables``;
-    - ``seeds``: integers;
-    - ``runs``: a list of ``dict(config=..., name=..., teacher=..., options=...)``. ``name`` is the
-      config's by default; ``teacher`` names the run whose best checkpoint is the frozen teacher;
-    - ``options``: settings that every run changes, by dotted key;
-    - ``variants``: options by name; every run is made with each of them;
+    - ``title``, ``measures`` and, if the paper has a table with the same cells, ``paper_tables``;
+    - ``seeds``: list of integers;
+    - ``runs``: list of ``dict(config=..., name=..., teacher=..., options=...)``. ``name`` defaults
+      to the name of the config; ``teacher`` is the name of the run whose best checkpoint is the
+      frozen teacher;
+    - ``options``: settings that are changed in every run, by dotted key;
+    - ``variants``: options by name of the variant; each run is repeated with each variant;
     - ``amp``: train in mixed precision;
-    - work_dir: ``work_dirs/suites/<name>`` by default.
+    - ``work_dir``: default ``work_dirs/suites/<name>``.
 
-    Names that begin with an underscore are for the file alone. A run's own options go before its
-    variant's, and those before the suite's.
+    Files in ``_base_`` are inherited; YAML and JSON files can only inherit YAML and JSON files.
+    Variables whose names begin with an underscore are ignored. Options of a run take precedence
+    over those of its variant, and these over those of the suite.
 
     Args:
-        path: The suite file.
-        work_dir: Another folder than the file says.
+        path: Suite file.
+        work_dir: Overrides the ``work_dir`` of the file.
 
     Raises:
         FileNotFoundError: If the suite file or a config does not exist.
-        ValueError: If the file cannot be read, has an unknown or a missing key, a value of a kind
-            that cannot be, no runs or seeds, a name twice, a teacher that is no run, or teachers
-            that teach each other in a circle.
+        ValueError: If the file cannot be parsed, a key is unknown or missing, a value is invalid,
+            there are no runs or seeds, a name occurs twice, or a teacher is not a run of the suite
+            or depends on its own student.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'There is no suite file {path}')
+        raise FileNotFoundError(f'Suite file not found: {path}')
     content = {key: value for key, value in _read(path).items() if str(key)[:1] != '_'}
     _check_keys(str(path), content, _KEYS, ('runs', 'seeds', 'measures'))
     measures = _names(path, 'measures', content['measures'])
     unknown = [name for name in measures if name not in MEASURES]
     if unknown:
-        raise ValueError(f'{path}: measures must be among {", ".join(MEASURES)}; got {unknown}')
+        raise ValueError(
+            f'Invalid measures in {path}: expected {", ".join(MEASURES)}, got {unknown}'
+        )
     default = Path('work_dirs') / 'suites' / path.stem
     return Suite(
         name=path.stem,
@@ -125,8 +97,10 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
         title=str(content.get('title', path.stem)),
         measures=measures,
         paper_tables=_names(path, 'paper_tables', content.get('paper_tables', ())),
-        runs=tuple(_expanded(path, content)),
-        work_dir=Path(work_dir or _text(f'{path}: work_dir', content.get('work_dir')) or default),
+        runs=tuple(_expand(path, content)),
+        work_dir=Path(
+            work_dir or _string(f'work_dir in {path}', content.get('work_dir')) or default
+        ),
     )
 
 
@@ -141,9 +115,9 @@ def _read(path: Path) -> dict[str, Any]:
             kinds = FunctionType | ModuleType
             return {key: value for key, value in values.items() if not isinstance(value, kinds)}
         return _as_dict(text, path.suffix)
-    except Exception as error:  # Python, YAML and JSON each raise their own
+    except Exception as error:  # Python, YAML and JSON raise different types
         raise ValueError(
-            f'{path} cannot be read as a suite file: {type(error).__name__}: {error}'
+            f'Cannot read suite file {path}: {type(error).__name__}: {error}'
         ) from error
 
 
@@ -155,61 +129,64 @@ def _as_dict(text: str, suffix: str) -> dict[str, Any]:
 
 
 def _read_with_mmengine(path: Path) -> dict[str, Any]:
-    """Read a file that inherits others; mmengine is not imported for those that do not."""
+    """Read a file that inherits others; mmengine is only imported for such files."""
     from mmengine.config import Config
 
     import mmkdml.compat  # noqa: F401  # makes mmengine read YAML safely
 
-    if path.suffix in _DATA:
+    if path.suffix in _DATA_FILES:
         _refuse_inherited_code(path)
-    # Not as a pure-Python config: here a list may be computed.
+    # Not as a pure-Python config, in which values cannot be computed.
     return Config.fromfile(path, lazy_import=False, import_custom_modules=False).to_dict()
 
 
 def _refuse_inherited_code(path: Path) -> None:
-    """Allow data files to inherit data files only, because Python files would be executed."""
+    """Raise if a data file inherits a Python file, which would be executed."""
     bases = _as_dict(path.read_text(encoding='utf-8'), path.suffix).get('_base_', [])
     for base in [bases] if isinstance(bases, str) else bases:
-        if not base.endswith(_DATA) or '{{' in base or '::' in base:
+        if not base.endswith(_DATA_FILES) or '{{' in base or '::' in base:
             raise ValueError(
-                f'{path} may inherit {", ".join(_DATA)} files by their paths, got {base!r}'
+                f'Invalid _base_ in {path}: expected paths of {", ".join(_DATA_FILES)} files, '
+                f'got {base!r}'
             )
         _refuse_inherited_code(path.parent / base)
 
 
-def _expanded(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
+def _expand(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
+    """Expand runs, variants and seeds of a suite file."""
     seeds = content['seeds']
     if not _is_list(seeds) or not seeds or not all(map(_is_seed, seeds)):
         raise ValueError(
-            f'{path}: seeds must be a list of integers, got {seeds!r}; each from 0 to 2^32 - 1'
+            f'Invalid seeds in {path}: expected a list of integers from 0 to 2^32 - 1, '
+            f'got {seeds!r}'
         )
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f'{path}: a seed comes twice in {list(seeds)}')
+        raise ValueError(f'Invalid seeds in {path}: expected each seed once, got {list(seeds)}')
     entries = content['runs']
     if not _is_list(entries) or not entries:
-        raise ValueError(f'{path}: runs must be a list of dicts, got {entries!r}')
-    variants = _named(f'{path}: variants', content.get('variants')) or {'': {}}
-    common = _named(f'{path}: options', content.get('options'))
+        raise ValueError(f'Invalid runs in {path}: expected a list of dicts, got {entries!r}')
+    variants = _dict(f'variants in {path}', content.get('variants')) or {'': {}}
+    common = _dict(f'options in {path}', content.get('options'))
     by_name: dict[str, dict[str, Any]] = {}
-    for variant, given in variants.items():
-        changes = _named(f'{path}: the variant {variant!r}', given)
-        prefix = f'{_checked_name(path, variant)}/' if variant else ''
+    for variant, options in variants.items():
+        changes = _dict(f'variant {variant!r} in {path}', options)
+        prefix = f'{_folder_name(path, variant)}/' if variant else ''
         for entry in entries:
-            _check_keys(f'{path}: run {entry!r}', entry, _RUN_KEYS, ('config',))
-            config = _text(f'{path}: config of {entry!r}', entry['config'])
-            name = prefix + _checked_name(path, entry.get('name', Path(config).stem))
+            _check_keys(f'{path}, run {entry!r}', entry, _RUN_KEYS, ('config',))
+            config = _string(f'config of {entry!r} in {path}', entry['config'])
+            name = prefix + _folder_name(path, entry.get('name', Path(config).stem))
             if name in by_name:
                 raise ValueError(
-                    f'{path}: the name {name!r} comes twice, for {by_name[name]["config"]} and '
-                    f'{config}; give one of them another name'
+                    f'Invalid runs in {path}: {by_name[name]["config"]} and {config} have the same '
+                    f'name {name!r}. Set the name of one of them'
                 )
             if not Path(config).is_file():
                 raise FileNotFoundError(
-                    f'{path}: run {name!r} names the config {config}, which does not '
-                    'exist (it is taken relative to the working directory)'
+                    f'Config {config} of run {name!r} in {path} not found. The path is relative to '
+                    'the working directory'
                 )
-            teacher = _text(f'{path}: teacher of {name!r}', entry.get('teacher'))
-            own = _named(f'{path}: options of {name!r}', entry.get('options'))
+            teacher = _string(f'teacher of {name!r} in {path}', entry.get('teacher'))
+            own = _dict(f'options of {name!r} in {path}', entry.get('options'))
             by_name[name] = dict(
                 config=config,
                 teacher=prefix + teacher if teacher else None,
@@ -221,21 +198,21 @@ def _expanded(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
 
 
 def _teachers_first(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Order runs as in the file, except that all teachers are first, so that no worker waits."""
     for name, run in runs.items():
         if run['teacher'] is not None and run['teacher'] not in runs:
             raise ValueError(
-                f'{path}: the teacher of {name!r} is {run["teacher"]!r}, which is no run of the '
-                f'suite; its runs are {", ".join(runs)}'
+                f'Invalid teacher of {name!r} in {path}: expected a run of the suite '
+                f'({", ".join(runs)}), got {run["teacher"]!r}'
             )
     graph = {name: [run['teacher']] if run['teacher'] else [] for name, run in runs.items()}
     try:
         order = list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         raise ValueError(
-            f'{path}: runs wait for each other in a circle: {" -> ".join(error.args[1])}'
+            f'Invalid teachers in {path}: circular dependency {" -> ".join(error.args[1])}'
         ) from error
     teachers = {run['teacher'] for run in runs.values()}
-    # As written, but for teachers: they go first, so that no worker has to wait for one.
     return [name for name in order if name in teachers] + [n for n in runs if n not in teachers]
 
 
@@ -244,46 +221,45 @@ def _check_keys(where: str, content: Any, allowed: set[str], required: Sequence[
         raise ValueError(f'{where}: expected a dict, got {type(content).__name__}')
     unknown = sorted(map(str, set(content) - allowed))
     missing = [key for key in required if key not in content]
-    if unknown or missing:
+    problems = [
+        f'{kind} {", ".join(keys)}' for kind, keys in (('missing', missing), ('unknown', unknown))
+        if keys
+    ]  # fmt: skip
+    if problems:
         raise ValueError(
-            f'{where}: '
-            + '; '.join(
-                ([f'missing: {", ".join(missing)}'] if missing else [])
-                + ([f'unknown: {", ".join(unknown)}'] if unknown else [])
-            )
-            + f'. The keys are {", ".join(sorted(allowed))}'
+            f'{where}: {"; ".join(problems)}. Valid keys: {", ".join(sorted(allowed))}'
         )
 
 
-def _checked_name(path: Path, name: Any) -> str:
+def _folder_name(path: Path, name: Any) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
-            f'{path}: a name may have letters, digits, "_", "-" and ".", got {name!r}; it becomes '
-            'the name of a folder'
+            f'Invalid name in {path}: expected letters, digits, "_", "-" and ".", which can be the '
+            f'name of a folder, got {name!r}'
         )
     return name
 
 
 def _names(path: Path, key: str, names: Any) -> tuple[str, ...]:
     if not _is_list(names) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f'{path}: {key} must be a list of names, got {names!r}')
+        raise ValueError(f'Invalid {key} in {path}: expected a list of names, got {names!r}')
     return tuple(names)
 
 
-def _text(where: str, value: Any) -> str:
+def _string(what: str, value: Any) -> str:
     if not isinstance(value, str | None):
-        raise ValueError(f'{where} must be a text, got {value!r}')
+        raise ValueError(f'Invalid {what}: expected a string, got {value!r}')
     return value or ''
 
 
-def _named(where: str, values: Any) -> Mapping[str, Any]:
+def _dict(what: str, values: Any) -> Mapping[str, Any]:
     if not isinstance(values, Mapping | None) or not all(isinstance(k, str) for k in values or ()):
-        raise ValueError(f'{where} must be a dict with names as keys, got {values!r}')
+        raise ValueError(f'Invalid {what}: expected a dict with names as keys, got {values!r}')
     return values or {}
 
 
 def _is_seed(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 32  # as NumPy takes them
+    return type(value) is int and 0 <= value < 1 << 32  # the range of NumPy's seeds
 
 
 def _is_list(value: Any) -> bool:

@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
-from mmkdml.apis.run_settings import difference
+from mmkdml.experiments.run_spec import settings_changes
 from mmkdml.experiments.suites.store import LOCK_SECONDS
 
 HEARTBEAT_SECONDS = 5
@@ -65,7 +65,7 @@ def open_study(
             load_if_exists=True,
         )
         before = study.user_attrs.get(SETTINGS, settings)
-        if changes := difference(before, settings):
+        if changes := settings_changes(before, settings):
             raise ValueError(
                 f'The study {name} was begun with other settings. Search in another folder '
                 '(--out), in a database of your own under another name, too (--study-name), or go '

@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from mmengine.config import Config
 from optuna import Study, Trial, TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import MedianPruner, NopPruner
 from optuna.samplers import GridSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from mmkdml.apis import load_config
+from mmkdml.apis import load_config, use_amp
+from mmkdml.apis.options import merge_options
 from mmkdml.apis.output_folder import OutputFolder
-from mmkdml.experiments.suites.execute import settings_text
-from mmkdml.experiments.suites.suite import RunSpec
+from mmkdml.experiments.run_spec import settings_text
 from mmkdml.experiments.tuning.results import ERROR, OPTIONS, result_names, write_results
 from mmkdml.experiments.tuning.space import (
     LEARNING_RATE,
@@ -149,7 +150,7 @@ class Tuner:
         self._sampler = TPESampler(seed=seed) if grid is None else GridSampler(self.space.choices())
         self._now: int | None = None
         self._pruner = MedianPruner() if pruner == MEDIAN else NopPruner()
-        self._settings = self._settings_text(pruner, loaded.get('randomness', {}).get('seed'))
+        self._settings = self._settings_text(pruner, loaded)
 
     def search(self) -> list[Path]:
         """Makes trials until there are enough, waits for those of others, and writes the results.
@@ -267,7 +268,7 @@ class Tuner:
     def _folder(self, number: int) -> Path:
         return self.out / f'trial_{number}'
 
-    def _settings_text(self, pruner: str, seed: int | None) -> str:
+    def _settings_text(self, pruner: str, config: Config) -> str:
         """All that decides how good a trial is and which trials are made, as lines of JSON."""
         space = self.space
         search = dict(
@@ -279,13 +280,13 @@ class Tuner:
             lr=space.lr,
             temperature=space.temperature,
             amp=self.amp,
-            seed=seed,
+            seed=config.get('randomness', {}).get('seed'),
         )
-        options = {**self.options, **self.epoch_options}
-        run = RunSpec(self.name, 0, str(self.path), options, amp=self.amp)
-        return '\n'.join(
-            [*(f'{key}: {json.dumps(value)}' for key, value in search.items()), settings_text(run)]
-        )
+        merge_options(config, self.epoch_options)
+        if self.amp:
+            use_amp(config)
+        lines = [f'{key}: {json.dumps(value)}' for key, value in search.items()]
+        return '\n'.join([*lines, settings_text(config)])
 
 
 def _last_error(trials: list[FrozenTrial]) -> str:

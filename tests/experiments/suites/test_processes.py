@@ -1,16 +1,18 @@
 import os
+import signal
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
-from mmkdml.experiments.suites.processes import is_dead, last_words, this_host
+from mmkdml.experiments.suites.processes import failure_reason, is_dead, this_host
 
 
-def test_a_dead_process_of_this_machine_is_known():
+def test_exited_process_of_this_machine_is_dead():
     child = subprocess.Popen([sys.executable, '-c', ''], stdout=subprocess.PIPE)
     assert child.stdout.read() == b''
-    if sys.platform == 'linux':  # a zombie, which counts as gone
+    if sys.platform == 'linux':  # a zombie
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert is_dead(f'{this_host()}#{child.pid}.1')
     child.wait()
@@ -25,15 +27,39 @@ def test_a_dead_process_of_this_machine_is_known():
     ('log', 'code', 'expected'),
     [
         ('one\n\n two\n', 1, 'one\n two'),
-        ('', 3, 'it ended with code 3'),
-        ('', -1, 'it was ended by SIGHUP'),
-        ('one\n', -9, 'one\nit was ended by SIGKILL, as by a system that is out of memory'),
-        ('one\n', -250, 'one\nit was ended by signal 250'),
+        ('', 3, 'exit code 3'),
+        ('', -1, 'killed by SIGHUP'),
+        ('one\n', -9, 'one\nkilled by SIGKILL (often out of memory)'),
+        ('one\n', -250, 'one\nkilled by signal 250'),
         ('x\n' * 50 + 'end', 1, 'x\n' * 11 + 'end'),
         ('\udcff\n', 1, '\ufffd'),
     ],
 )
-def test_why_a_run_failed(tmp_path, log, code, expected):
-    path = tmp_path / 'run.log'
-    path.write_bytes(b'of the attempt before\n' + log.encode(errors='surrogateescape'))
-    assert last_words(path, len(b'of the attempt before\n'), code) == expected
+def test_failure_reason_is_end_of_log_and_signal(tmp_path, log, code, expected):
+    path, earlier = tmp_path / 'run.log', b'an earlier attempt\n'
+    path.write_bytes(earlier + log.encode(errors='surrogateescape'))
+    assert failure_reason(path, len(earlier), code) == expected
+
+
+@pytest.mark.slow
+def test_run_exits_when_its_worker_is_killed():
+    run_code = textwrap.dedent("""
+        import signal
+        from mmkdml.experiments.suites.processes import exit_when_stdin_closes
+        exit_when_stdin_closes()
+        signal.signal(signal.SIGALRM, lambda *_: print('still alive', flush=True))
+        signal.alarm(300)
+        print('ready', flush=True)
+        signal.pause()
+    """)
+    worker_code = textwrap.dedent(f"""
+        import signal, subprocess, sys
+        run = subprocess.Popen([sys.executable, '-c', {run_code!r}], stdin=subprocess.PIPE,
+                               start_new_session=True)
+        signal.pause()
+    """)
+    worker = subprocess.Popen([sys.executable, '-c', worker_code], stdout=subprocess.PIPE)
+    assert worker.stdout.readline() == b'ready\n'
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    assert worker.stdout.read() == b''  # the run, which inherited the pipe, has exited

@@ -10,7 +10,7 @@ def run(name, state, seconds=None, seed=0):
 
 
 @pytest.mark.parametrize(
-    ('seconds', 'words'),
+    ('seconds', 'text'),
     [
         (0.4, '0 s'),
         (59.6, '1 min 0 s'),
@@ -19,11 +19,11 @@ def run(name, state, seconds=None, seed=0):
         (7505, '2 h 5 min'),
     ],
 )
-def test_durations(seconds, words):
-    assert in_words(seconds) == words
+def test_format_of_durations(seconds, text):
+    assert in_words(seconds) == text
 
 
-def test_time_left_is_from_the_same_run_where_it_is_known():
+def test_remaining_time_is_estimated_from_other_seeds_of_the_run():
     states = [
         run('fast', DONE, 10),
         run('slow', DONE, 100),
@@ -36,7 +36,7 @@ def test_time_left_is_from_the_same_run_where_it_is_known():
     assert progress(states, idle=1) == '3 of 6 done, 2 running, about 1 min 5 s left'
 
 
-def test_without_anything_done_nothing_is_promised():
+def test_no_estimate_without_finished_or_remaining_runs():
     assert progress([run('a', WAITING), run('b', FAILED)]) == '0 of 2 done, 1 failed'
     assert progress([run('a', DONE, 3)]) == '1 of 1 done'
     assert progress([]) == '0 of 0 done'

@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -13,8 +12,8 @@ from mmkdml.experiments import read_suite
 from mmkdml.experiments.suites import worker
 from mmkdml.experiments.suites.processes import this_host
 from mmkdml.experiments.suites.store import SuiteStore
-from mmkdml.experiments.suites.worker import LOG, work_together
-from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
+from mmkdml.experiments.suites.worker import LOG
+from mmkdml.statistics.records import DONE, FAILED, WAITING
 
 PLAIN = (None, {})
 
@@ -23,21 +22,14 @@ def states(store):
     return {run.key: run.state for run in store.states()}
 
 
-def executed(suite, key):
-    """Its lines; none before there are any."""
+def executions(suite, key):
+    """Lines that the script has written, one per execution."""
     path = suite.work_dir / key / 'executed'
     return path.read_text().splitlines() if path.exists() else []
 
 
-def wait_for(condition, seconds=300):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, 'nothing happened'
-        time.sleep(0.01)
-
-
-def alive(process):
-    """Whether a process is there and no zombie."""
+def is_alive(process):
+    """Return whether a process exists and is not a zombie."""
     try:
         with open(f'/proc/{process}/stat') as stat:
             return stat.read().rpartition(')')[2].split()[0] != 'Z'
@@ -45,66 +37,81 @@ def alive(process):
         return False
 
 
-def test_all_runs_are_made_once_and_teachers_first(make_suite, make_worker):
+class Steps(threading.Event):
+    """Event that runs the next of some functions each time a worker waits."""
+
+    def __init__(self, *steps):
+        super().__init__()
+        self.steps = list(steps)
+
+    def wait(self, timeout=None):
+        return self.steps.pop(0)() if self.steps else super().wait(timeout)
+
+
+def test_runs_are_executed_once_and_teachers_first(make_suite, make_worker):
     suite, store = make_suite({'student': ('teacher', {}), 'teacher': PLAIN}, seeds=(0, 1))
     one = make_worker(suite, store)
     one.work()
     assert set(states(store).values()) == {DONE}
-    started = [line.split()[0] for line in one.said if line.endswith('started')]
+    started = [line.split()[0] for line in one.lines if line.endswith('started')]
     assert started.index('teacher/seed_0') < started.index('student/seed_0')
     assert len(started) == 4
-    (trace,) = executed(suite, 'student/seed_1')
-    assert trace.split()[1] == str(suite.work_dir / 'teacher' / 'seed_1')
-    assert '4 of 4 done' in one.said[-1]
+    (execution,) = executions(suite, 'student/seed_1')
+    assert execution.split()[1] == str(suite.work_dir / 'teacher' / 'seed_1')
+    assert '4 of 4 done' in one.lines[-1]
     record = read_suite(suite, store)
     assert record.runs[1].measured['best'].cases.fp.tolist() == [1]
     assert record.runs[0].curves.value.tolist() == [0.5]
 
 
-def test_a_failure_is_recorded_and_stops_no_other(make_suite, make_worker):
-    suite, store = make_suite({'bad': (None, {'fail': True}), 'pupil': ('bad', {}), 'good': PLAIN})
+def test_failure_is_recorded_and_other_runs_continue(make_suite, make_worker):
+    suite, store = make_suite(
+        {'bad': (None, {'fail': True}), 'student': ('bad', {}), 'good': PLAIN}
+    )
     one = make_worker(suite, store)
     one.work()
-    assert states(store) == {'bad/seed_0': FAILED, 'pupil/seed_0': FAILED, 'good/seed_0': DONE}
-    bad, pupil, _ = store.states()
+    assert states(store) == {'bad/seed_0': FAILED, 'student/seed_0': FAILED, 'good/seed_0': DONE}
+    bad, student, _ = store.states()
     assert bad.error.splitlines()[-1] == 'RuntimeError: the images are upside down'
     assert 'working' in bad.error
-    assert pupil.error == 'its teacher bad/seed_0 failed'
-    assert any('bad/seed_0 failed: RuntimeError' in line for line in one.said)
-    # Mended and tried again: the log is kept, and its old errors are not told again.
-    (suite.work_dir / 'bad' / 'seed_0' / 'mended').touch()
+    assert 'bad/seed_0' in student.error
+    assert any('bad/seed_0 failed: RuntimeError' in line for line in one.lines)
+    # After a fix and a retry the log is kept, but old errors are not reported again.
+    (suite.work_dir / 'bad' / 'seed_0' / 'fixed').touch()
     store.retry_failed()
     make_worker(suite, store).work()
     assert set(states(store).values()) == {DONE}
-    assert len(executed(suite, 'good/seed_0')) == 1
+    assert len(executions(suite, 'good/seed_0')) == 1
     assert 'upside down' in (suite.work_dir / 'bad' / 'seed_0' / LOG).read_text()
 
 
-def test_a_run_that_is_killed_fails_by_that(make_suite, make_worker):
-    """Nothing in its log tells of it: the last line is one like all others."""
+def test_signal_that_killed_a_run_is_recorded(make_suite, make_worker):
+    """The log of such a run has no error."""
     signals = {'memory': signal.SIGKILL, 'hup': signal.SIGHUP}
     suite, store = make_suite({run: (None, {'killed': one}) for run, one in signals.items()})
     one = make_worker(suite, store)
     one.work()
     errors = [run.error.splitlines() for run in store.states()]
     assert errors == [
-        ['working', 'it was ended by SIGKILL, as by a system that is out of memory'],
-        ['working', 'it was ended by SIGHUP'],
+        ['working', 'killed by SIGKILL (often out of memory)'],
+        ['working', 'killed by SIGHUP'],
     ]
-    assert any('memory/seed_0 failed: it was ended by SIGKILL' in line for line in one.said)
+    assert any('memory/seed_0 failed: killed by SIGKILL' in line for line in one.lines)
 
 
-def test_a_damaged_result_is_a_failure(make_suite, make_worker):
+def test_invalid_result_is_a_failure(make_suite, make_worker):
     suite, store = make_suite({'half': (None, {'empty': True})})
     make_worker(suite, store).work()
-    assert 'result.json.gz: not a whole result of a run' in store.states()[0].error
+    assert states(store) == {'half/seed_0': FAILED}
+    assert 'result.json.gz: invalid result' in store.states()[0].error
 
 
-def test_what_cannot_be_started_is_a_failure(make_suite, make_worker):
+def test_run_that_cannot_start_is_a_failure(make_suite, make_worker):
     suite, store = make_suite({'run': PLAIN})
-    (suite.work_dir / 'run').write_text('in the way of the folder')
+    (suite.work_dir / 'run').write_text('a file in place of the folder')
     make_worker(suite, store).work()
-    assert 'it could not be started' in store.states()[0].error
+    assert states(store) == {'run/seed_0': FAILED}
+    assert 'could not start' in store.states()[0].error
 
 
 def test_two_workers_share_the_runs(make_suite, make_worker):
@@ -116,112 +123,129 @@ def test_two_workers_share_the_runs(make_suite, make_worker):
     for thread in threads:
         thread.join()
     assert set(states(store).values()) == {DONE}
-    assert all(len(executed(suite, run.key)) == 1 for run in suite.runs)
+    assert all(len(executions(suite, run.key)) == 1 for run in suite.runs)
     assert len({run.worker for run in store.states()}) == 2
 
 
-def test_a_worker_waits_for_a_teacher_that_another_one_makes(make_suite, make_worker):
-    suite, store = make_suite({'teacher': PLAIN, 'pupil': ('teacher', {})})
+def test_worker_waits_for_teacher_and_its_files(make_suite, make_worker):
+    suite, store = make_suite({'teacher': PLAIN, 'student': ('teacher', {})})
     teacher = store.states()[0]
-    store.take(teacher, 'elsewhere#1.1', 0.0)
-    one = make_worker(suite, store)
-    thread = threading.Thread(target=one.work)
-    thread.start()
-    wait_for(lambda: 'waiting for runs that others make' in one.said)
-    assert store.finish(teacher, 'elsewhere#1.1', b'', 1.0)
-    time.sleep(0.3)
-    assert states(store)['pupil/seed_0'] == WAITING  # the teacher's files are not here
-    (suite.work_dir / 'teacher' / 'seed_0').mkdir(parents=True)
-    thread.join(300)
-    assert states(store)['pupil/seed_0'] == DONE
+    assert store.claim(teacher, 'elsewhere#1.1', 0.0)
+
+    def finish_teacher():
+        assert store.finish(teacher, 'elsewhere#1.1', b'', 1.0)
+
+    def copy_files():
+        # The worker has checked again since the teacher is done, and has not started the student.
+        assert states(store) == {'teacher/seed_0': DONE, 'student/seed_0': WAITING}
+        assert executions(suite, 'student/seed_0') == []
+        (suite.work_dir / teacher.key).mkdir(parents=True)
+
+    stop = Steps(finish_teacher, copy_files)
+    one = make_worker(suite, store, stop)
+    one.work()
+    assert stop.steps == []
+    assert states(store)['student/seed_0'] == DONE
+    assert one.lines.count('waiting for runs claimed by other workers') == 1
 
 
-def test_what_a_dead_worker_of_this_machine_left_is_taken_at_once(make_suite, make_worker):
+def test_run_of_a_dead_worker_is_claimed_at_once(make_suite, make_worker):
     suite, store = make_suite({'run': PLAIN})
     dead = subprocess.Popen([sys.executable, '-c', ''])
     dead.wait()
-    store.take(store.states()[0], f'{this_host()}#{dead.pid}.1', 0.0)
+    store.claim(store.states()[0], f'{this_host()}#{dead.pid}.1', 0.0)
     make_worker(suite, store).work()
     assert states(store) == {'run/seed_0': DONE}
 
 
-def test_another_machines_run_is_taken_after_a_long_silence(make_suite, make_worker, monkeypatch):
+def test_run_of_another_machine_is_claimed_after_the_grace_period(
+    make_suite, make_worker, monkeypatch
+):
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
     monkeypatch.setattr(worker, 'time', clock)
     suite, store = make_suite({'run': PLAIN})
-    store.take(store.states()[0], 'elsewhere#1.1', 0.0)
+    store.claim(store.states()[0], 'elsewhere#1.1', 0.0)
     one = make_worker(suite, store)
-    for _ in range(4):  # signs of life, over a longer time than it takes to be given up
+    for _ in range(4):  # heartbeats over more than the grace period
         assert not one._is_lost(store.states()[0])
-        now[0] += 0.9 * worker.LOST_SECONDS
-        assert store.beat(store.states()[0], 'elsewhere#1.1')
+        now[0] += 0.9 * worker.GRACE_SECONDS
+        assert store.record_heartbeat(store.states()[0], 'elsewhere#1.1')
     assert not one._is_lost(store.states()[0])
-    now[0] += 0.9 * worker.LOST_SECONDS
+    now[0] += 0.9 * worker.GRACE_SECONDS
     assert not one._is_lost(store.states()[0])
-    now[0] += 0.2 * worker.LOST_SECONDS
+    now[0] += 0.2 * worker.GRACE_SECONDS
     one.work()
     assert states(store) == {'run/seed_0': DONE}
 
 
-def test_a_run_that_was_taken_over_is_let_go(make_suite, make_worker, monkeypatch):
-    monkeypatch.setattr(worker, 'BEAT_SECONDS', 0.05)
+def test_run_claimed_by_another_worker_is_killed(make_suite, make_worker, monkeypatch, wait_for):
+    monkeypatch.setattr(worker, 'HEARTBEAT_SECONDS', 0.05)
     suite, store = make_suite({'run': (None, {'hang': True})})
     one = make_worker(suite, store)
     thread = threading.Thread(target=one.work, daemon=True)
     thread.start()
-    wait_for(lambda: executed(suite, 'run/seed_0'))
-    while not store.take(store.states()[0], 'elsewhere#1.1', 0.0):
+    wait_for(lambda: executions(suite, 'run/seed_0'))
+    while not store.claim(store.states()[0], 'elsewhere#1.1', 0.0):
         pass
-    wait_for(lambda: 'run/seed_0 was taken over by another worker' in one.said)
-    process = int(executed(suite, 'run/seed_0')[0].split()[0])
-    wait_for(lambda: not alive(process))
+    wait_for(lambda: 'run/seed_0 was claimed by another worker' in one.lines)
+    process = int(executions(suite, 'run/seed_0')[0].split()[0])
+    assert not is_alive(process)
     assert store.states()[0].worker == 'elsewhere#1.1'
     one.stop.set()
     thread.join(300)
 
 
-def test_a_stopped_worker_ends_its_run_and_gives_it_back(make_suite, make_worker):
+def test_stopped_worker_stops_and_releases_its_run(make_suite, make_worker, wait_for):
     suite, store = make_suite({'run': (None, {'hang': True})})
     one = make_worker(suite, store)
     thread = threading.Thread(target=one.work)
     thread.start()
-    wait_for(lambda: executed(suite, 'run/seed_0'))
+    wait_for(lambda: executions(suite, 'run/seed_0'))
     one.stop.set()
     thread.join(300)
     assert states(store) == {'run/seed_0': WAITING}
-    assert one.said[-1] == 'run/seed_0 stopped; it can be resumed'
-    assert not alive(int(executed(suite, 'run/seed_0')[0].split()[0]))
+    assert one.lines[-1] == 'run/seed_0 stopped; it can be resumed'
+    assert not is_alive(int(executions(suite, 'run/seed_0')[0].split()[0]))
 
 
-def test_a_stopped_run_may_save_where_it_is(make_suite, make_worker, tmp_path):
+def test_stopped_run_has_time_to_save(make_suite, make_worker, tmp_path, monkeypatch, wait_for):
+    """It saves only after the worker has begun to wait, and exits if its input is closed."""
     saving = """
         import os, signal, sys, threading, time
         from pathlib import Path
 
-        def end_with_the_worker():
+        def exit_when_stdin_closes():
             sys.stdin.buffer.raw.read()
             os._exit(1)
 
         def save(*_):
-            time.sleep(0.3)
+            while not folder.joinpath('waiting').exists():
+                time.sleep(0.01)
             folder.joinpath('saved').touch()
             os._exit(143)
 
         folder = Path(sys.argv[1]).parent
-        threading.Thread(target=end_with_the_worker, daemon=True).start()
+        threading.Thread(target=exit_when_stdin_closes, daemon=True).start()
         signal.signal(signal.SIGTERM, save)
         folder.joinpath('ready').touch()
-        time.sleep(60)
+        signal.pause()
     """
     script = tmp_path / 'saving.py'
     script.write_text(textwrap.dedent(saving))
     suite, store = make_suite({'run': PLAIN})
     one = make_worker(suite, store)
     one.command = (str(script),)
+    folder = suite.work_dir / 'run' / 'seed_0'
+    wait = subprocess.Popen.wait
+
+    def wait_and_note(process, timeout=None):
+        (folder / 'waiting').touch()
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, 'wait', wait_and_note)
     thread = threading.Thread(target=one.work)
     thread.start()
-    folder = suite.work_dir / 'run' / 'seed_0'
     wait_for((folder / 'ready').exists)
     one.stop.set()
     thread.join(300)
@@ -229,33 +253,7 @@ def test_a_stopped_run_may_save_where_it_is(make_suite, make_worker, tmp_path):
     assert states(store) == {'run/seed_0': WAITING}
 
 
-@pytest.mark.parametrize('kill', [signal.SIGINT, signal.SIGTERM])
-def test_signals_stop_all_workers(make_suite, script, monkeypatch, kill):
-    monkeypatch.setattr(worker, 'COMMAND', (script,))
-    suite, store = make_suite({name: (None, {'hang': True}) for name in 'ab'})
-    said = []
-
-    def interrupt():
-        try:
-            wait_for(lambda: list(states(store).values()) == [RUNNING] * 2)
-            wait_for(lambda: len(list(suite.work_dir.glob('*/*/executed'))) == 2)
-        finally:  # else the workers would wait for ever
-            os.kill(os.getpid(), kill)
-
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        work_together(suite, store, workers=2, say=said.append)
-    assert set(states(store).values()) == {WAITING}
-
-
-def test_a_lost_database_ends_the_work(make_suite, monkeypatch):
-    suite, store = make_suite({'run': PLAIN})
-    (suite.work_dir / 'suite.db').write_bytes(b'broken' * 1000)
-    with pytest.raises(ValueError, match='cannot be used'):
-        work_together(suite, store)
-
-
-def test_a_failure_is_told_even_if_the_database_takes_nothing(make_suite, make_worker, monkeypatch):
+def test_failure_is_logged_even_if_the_database_is_full(make_suite, make_worker, monkeypatch):
     suite, store = make_suite({'bad': (None, {'fail': True})})
 
     def full(*_):
@@ -265,45 +263,4 @@ def test_a_failure_is_told_even_if_the_database_takes_nothing(make_suite, make_w
     one = make_worker(suite, store)
     with pytest.raises(ValueError, match='disk is full'):
         one.work()
-    assert 'bad/seed_0 failed: RuntimeError: the images are upside down' in one.said[-1]
-
-
-def test_several_workers_divide_cores_and_gpus(monkeypatch):
-    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
-    monkeypatch.setattr(os, 'cpu_count', lambda: 7)
-    monkeypatch.setattr(worker.torch.cuda, 'device_count', lambda: 2)
-    assert worker._share(0, workers=1, processes=1) == {}
-    assert worker._share(2, 3, 1) == {'OMP_NUM_THREADS': '2', 'CUDA_VISIBLE_DEVICES': '0'}
-    assert worker._share(1, 3, 2) == {'OMP_NUM_THREADS': '2'}
-    monkeypatch.setenv('OMP_NUM_THREADS', '5')
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3')
-    assert worker._share(2, 3, 1) == {}
-
-
-@pytest.mark.slow
-def test_a_run_ends_with_its_worker(tmp_path):
-    """Even a worker that is killed leaves nobody behind who goes on writing to the run's folder."""
-    child = textwrap.dedent("""
-        import time
-        from mmkdml.experiments.suites.execute import _end_with_the_worker
-        _end_with_the_worker()
-        print('ready', flush=True)
-        time.sleep(100)
-    """)
-    parent = textwrap.dedent(f"""
-        import subprocess, sys, time
-        child = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE,
-                                 stdout=subprocess.PIPE, text=True, start_new_session=True)
-        child.stdout.readline()
-        print(child.pid, flush=True)
-        time.sleep(100)
-    """)
-    worker_process = subprocess.Popen(
-        [sys.executable, '-c', parent], stdout=subprocess.PIPE, text=True
-    )
-    run = int(worker_process.stdout.readline())
-    assert alive(run)
-    worker_process.kill()
-    worker_process.wait()
-    wait_for(lambda: not alive(run))
+    assert 'bad/seed_0 failed: RuntimeError: the images are upside down' in one.lines[-1]

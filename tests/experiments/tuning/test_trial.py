@@ -11,7 +11,7 @@ from torch import nn
 
 from mmkdml.experiments.tuning.trial import TrialHook, epoch_options, train_trial, trial_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 

@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-from mmkdml.experiments import RunSpec, Suite, SuiteStore, read_suite, run_suite
-from mmkdml.experiments.suites import results
+from mmkdml.experiments import RunSpec, Suite, SuiteStore, read_suite
 from mmkdml.statistics.records import DONE, FAILED, WAITING
 
 MODELS = {
@@ -27,7 +26,7 @@ def test_records_of_runs_in_every_state(suite_and_store, script):
     states = {(run.name, run.seed): run for run in store.states()}
     result = script.with_name('result.json.gz').read_bytes()
     for key in (('kdml', 1), ('own', 0)):
-        store.take(states[key], 'w', 0.0)
+        store.claim(states[key], 'w', 0.0)
     store.finish(states['kdml', 1], 'w', result, 3.0)
     store.fail(states['own', 0], 'w', 'no')
     record = read_suite(suite, store)
@@ -48,17 +47,17 @@ def test_records_of_runs_in_every_state(suite_and_store, script):
     assert (record.runs[0].state, record.runs[0].curves.empty) == (WAITING, True)
 
 
-def test_pictures_that_tests_and_tools_drew(suite_and_store):
+def test_pictures_of_runs_and_of_the_suite(suite_and_store):
     suite, store = suite_and_store
-    drawn = (
+    pictures = (
         'analysis/cka/cka.png', 'kdml/seed_1/panels/panels.png', 'kdml/seed_1/panels/01_x.png',
         'kdml/seed_1/calibration/reliability.png', 'kdml/seed_1/analysis/hard.png',
     )  # fmt: skip
-    for name in drawn:
+    for name in pictures:
         (suite.work_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (suite.work_dir / name).touch()
     record = read_suite(suite, store)
-    assert record.pictures == {'analysis/cka/cka.png': suite.work_dir / drawn[0]}
+    assert record.pictures == {'analysis/cka/cka.png': suite.work_dir / pictures[0]}
     run = record.runs[2]
     assert list(run.pictures) == [
         'panels/panels.png', 'calibration/reliability.png', 'analysis/hard.png'
@@ -67,41 +66,24 @@ def test_pictures_that_tests_and_tools_drew(suite_and_store):
     assert not record.runs[3].pictures
 
 
-def test_a_smaller_suite_on_the_same_database_shows_its_own_runs(suite_and_store):
+def test_runs_of_other_suites_in_the_database_are_ignored(suite_and_store):
     suite, store = suite_and_store
     small = Suite('s', 's.py', 'T', ('IoU',), (), suite.runs[:1], suite.work_dir)
     assert [run.name for run in read_suite(small, store).runs] == ['alone']
 
 
-def test_a_damaged_result(suite_and_store):
+def test_damaged_result_raises(suite_and_store):
     suite, store = suite_and_store
     run = store.states()[0]
-    store.take(run, 'w', 0.0)
+    store.claim(run, 'w', 0.0)
     store.finish(run, 'w', b'half', 1.0)
-    with pytest.raises(ValueError, match='the result of alone, seed 1, is not a whole result'):
+    with pytest.raises(ValueError, match=r'suite\.db.* alone, seed 1'):
         read_suite(suite, store)
 
 
-def test_failed_runs_are_made_again_only_when_asked(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(results, 'work_together', lambda *_: seen.append(store.states()[0].state))
-    monkeypatch.setattr(results, 'settings_text', lambda run: '{"model": {}}')
+def test_damaged_settings_raise(tmp_path):
     suite = Suite('s', 's.py', 'T', ('IoU',), (), (RunSpec('a', 0, 'c'),), tmp_path)
     store = SuiteStore.in_folder(tmp_path)
-    run_suite(suite, store)
-    store.block(store.states()[0], 'broken')
-    run_suite(suite, store)
-    run_suite(suite, store, retry=True)
-    assert seen == [WAITING, FAILED, WAITING]
-
-
-def test_options_without_effect_are_refused_before_the_first_run(tmp_path):
-    config = tmp_path / 'c.py'
-    config.write_text('train_cfg = dict(by_epoch=True, max_epochs=1)\n')
-    good = RunSpec('good', 0, str(config), {'train_cfg.max_epochs': 2})
-    bad = RunSpec('bad', 0, str(config), {'train_cfg.max_epoch': 2})
-    suite = Suite('s', 's.py', 'Title', ('IoU',), ('Table 4',), (good, bad), tmp_path)
-    store = SuiteStore.in_folder(tmp_path)
-    with pytest.raises(ValueError, match=r'train_cfg\.max_epoch: .*Did you mean max_epochs'):
-        run_suite(suite, store)
-    assert store.states() == []
+    store.register(suite.runs, {'a': '{"model": 3}'})
+    with pytest.raises(ValueError, match=r'suite\.db.*settings of a '):
+        read_suite(suite, store)

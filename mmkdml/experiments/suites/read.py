@@ -1,0 +1,82 @@
+"""Reading a suite's runs from its database for tables, statistics and reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from mmkdml.experiments.suites.serialization import deserialize_result
+from mmkdml.experiments.suites.store import SuiteStore
+from mmkdml.experiments.suites.suite import Suite
+from mmkdml.statistics.records import BASELINE, COMPARISON, RunRecord, SuiteRecord
+
+
+@dataclass(frozen=True)
+class _Model:
+    mode: str = ''
+    style: str = ''
+    members: Any = None
+
+
+@dataclass(frozen=True)
+class _Settings:
+    model: _Model
+
+
+_SETTINGS = TypeAdapter(_Settings)
+_PICTURES = ('panels/panels.png', 'calibration/reliability.png', 'analysis/**/*.png')
+
+
+def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
+    """Read the records of a suite's runs, finished or not.
+
+    Raises:
+        ValueError: If a result or the settings of a run in the database are damaged.
+    """
+    results = {}
+    for name, seed, content in store.results():
+        try:
+            results[name, seed] = deserialize_result(content)
+        except ValueError as error:
+            raise ValueError(f'{store.url}: result of {name}, seed {seed}: {error}') from error
+    settings = store.settings()
+    names = list(dict.fromkeys(run.name for run in suite.runs))
+    keys = {(run.name, run.seed) for run in suite.runs}
+    records = []
+    for state in store.states():
+        if (state.name, state.seed) not in keys:
+            continue
+        measured, curves, metadata = results.get((state.name, state.seed), ({}, None, {}))
+        try:
+            model = _SETTINGS.validate_json(settings[state.name]).model
+        except ValueError as error:
+            raise ValueError(
+                f'{store.url}: the settings of {state.name} are damaged: {error}'
+            ) from error
+        mode = model.mode or (BASELINE if model.members is None else COMPARISON)
+        record = RunRecord(
+            state.name, state.seed, mode, model.style, state.state, state.error, measured,
+            metadata=metadata, pictures=_pictures(suite.work_dir / state.key),
+        )  # fmt: skip
+        records.append(record if curves is None else replace(record, curves=curves))
+    records.sort(key=lambda run: names.index(run.name))  # stable: seeds keep their order
+    return SuiteRecord(
+        suite.name,
+        suite.title,
+        suite.measures,
+        suite.paper_tables,
+        records,
+        _pictures(suite.work_dir),
+    )
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """Find pictures of hooks and analysis tools by relative path; of panels, only the sheet."""
+    return {
+        path.relative_to(folder).as_posix(): path
+        for pattern in _PICTURES
+        for path in sorted(folder.glob(pattern))
+    }

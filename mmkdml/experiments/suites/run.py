@@ -1,0 +1,108 @@
+"""Running a suite with several workers on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+
+import torch
+
+from mmkdml.experiments.run_spec import run_config, settings_text
+from mmkdml.experiments.suites.store import SuiteStore
+from mmkdml.experiments.suites.suite import Suite
+from mmkdml.experiments.suites.worker import Worker
+
+
+def run_suite(
+    suite: Suite, store: SuiteStore, workers: int = 1, processes: int = 1, retry: bool = False
+) -> None:
+    """Execute the waiting runs of a suite; see :func:`run_workers`.
+
+    Args:
+        suite: The suite.
+        store: Its database.
+        workers: Number of concurrent runs.
+        processes: Number of processes of each run.
+        retry: Also execute failed runs again.
+
+    Raises:
+        KeyboardInterrupt: If the workers were stopped by a signal.
+        ValueError: If a config is invalid, the suite was started with other settings, or the
+            database cannot be accessed.
+    """
+    settings: dict[str, str] = {}
+    for run in suite.runs:
+        if run.name not in settings:  # all seeds have the same settings
+            settings[run.name] = settings_text(run_config(run))
+    store.register(suite.runs, settings)
+    if retry:
+        store.retry_failed()
+    run_workers(suite, store, workers, processes)
+
+
+def run_workers(
+    suite: Suite,
+    store: SuiteStore,
+    workers: int = 1,
+    processes: int = 1,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Execute a suite's runs with several workers until they end, or Ctrl-C or SIGTERM stops them.
+
+    CPU cores are divided among the workers unless ``OMP_NUM_THREADS`` is set. Several
+    GPUs are divided if each run has one process, unless ``CUDA_VISIBLE_DEVICES`` is set.
+
+    Args:
+        suite: The suite.
+        store: Its database.
+        workers: Number of concurrent runs.
+        processes: Number of processes of each run.
+        log: Called with a line when a run starts or ends.
+
+    Raises:
+        KeyboardInterrupt: If a signal stopped them. Interrupted runs can be resumed.
+        ValueError: If the database cannot be accessed any more.
+    """
+    stop, errors = threading.Event(), []
+
+    def work(environment: Mapping[str, str]) -> None:
+        try:
+            Worker(suite, store, stop, log, processes, environment).work()
+        except BaseException as error:  # raised by the main thread when all workers have ended
+            errors.append(error)
+            stop.set()
+
+    threads = [
+        threading.Thread(target=work, args=(_environment(index, workers, processes),))
+        for index in range(workers)
+    ]
+    # Not `except KeyboardInterrupt`, which may be raised between any two steps of `join`.
+    handlers = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if errors:
+        raise errors[0]
+    if stop.is_set():
+        raise KeyboardInterrupt
+
+
+def _environment(index: int, workers: int, processes: int) -> dict[str, str]:
+    """Return a worker's share of CPU cores and GPUs as environment variables."""
+    share = {}
+    if workers > 1 and 'OMP_NUM_THREADS' not in os.environ:
+        share['OMP_NUM_THREADS'] = str(max((os.cpu_count() or 1) // workers, 1))
+    gpus = torch.cuda.device_count()
+    if workers > 1 and gpus > 1 and processes == 1 and 'CUDA_VISIBLE_DEVICES' not in os.environ:
+        share['CUDA_VISIBLE_DEVICES'] = str(index % gpus)
+    return share

@@ -1,0 +1,87 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from mmkdml.experiments import RunSpec, Suite, SuiteStore, run_suite
+from mmkdml.experiments.suites import run, worker
+from mmkdml.experiments.suites.run import run_workers
+from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
+
+
+def states(store):
+    return [one.state for one in store.states()]
+
+
+def test_failed_runs_are_repeated_only_with_retry(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(run, 'run_workers', lambda *_: seen.extend(states(store)))
+    (tmp_path / 'c.py').write_text('model = dict()\n')
+    specs = (RunSpec('a', 0, str(tmp_path / 'c.py')),)
+    suite = Suite('s', 's.py', 'T', ('IoU',), (), specs, tmp_path)
+    store = SuiteStore.in_folder(tmp_path)
+    run_suite(suite, store)
+    store.mark_blocked(store.states()[0], 'broken')
+    run_suite(suite, store)
+    run_suite(suite, store, retry=True)
+    assert seen == [WAITING, FAILED, WAITING]
+
+
+def test_options_without_effect_raise_before_the_first_run(tmp_path):
+    config = tmp_path / 'c.py'
+    config.write_text('train_cfg = dict(by_epoch=True, max_epochs=1)\n')
+    good = RunSpec('good', 0, str(config), {'train_cfg.max_epochs': 2})
+    bad = RunSpec('bad', 0, str(config), {'train_cfg.max_epoch': 2})
+    suite = Suite('s', 's.py', 'Title', ('IoU',), ('Table 4',), (good, bad), tmp_path)
+    store = SuiteStore.in_folder(tmp_path)
+    with pytest.raises(ValueError, match=r'train_cfg\.max_epoch: .*max_epochs'):
+        run_suite(suite, store)
+    assert store.states() == []
+
+
+def test_workers_execute_all_runs(make_suite, script, monkeypatch):
+    monkeypatch.setattr(worker, 'COMMAND', (script,))
+    suite, store = make_suite({name: (None, {}) for name in 'abc'})
+    lines = []
+    run_workers(suite, store, workers=2, log=lines.append)
+    assert states(store) == [DONE] * 3
+    assert sum(line.endswith('started') for line in lines) == 3
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_all_workers(make_suite, script, monkeypatch, wait_for, number):
+    monkeypatch.setattr(worker, 'COMMAND', (script,))
+    suite, store = make_suite({name: (None, {'hang': True}) for name in 'ab'})
+
+    def interrupt():
+        try:
+            wait_for(lambda: states(store) == [RUNNING] * 2)
+            wait_for(lambda: len(list(suite.work_dir.glob('*/*/executed'))) == 2)
+        finally:  # otherwise the workers never end
+            os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_workers(suite, store, workers=2)
+    assert states(store) == [WAITING] * 2
+
+
+def test_corrupt_database_raises(make_suite):
+    suite, store = make_suite({'run': (None, {})})
+    (suite.work_dir / 'suite.db').write_bytes(b'broken' * 1000)
+    with pytest.raises(ValueError, match=r'suite\.db'):
+        run_workers(suite, store)
+
+
+def test_workers_divide_cores_and_gpus(monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 7)
+    monkeypatch.setattr(run.torch.cuda, 'device_count', lambda: 2)
+    assert run._environment(0, workers=1, processes=1) == {}
+    assert run._environment(2, 3, 1) == {'OMP_NUM_THREADS': '2', 'CUDA_VISIBLE_DEVICES': '0'}
+    assert run._environment(1, 3, 2) == {'OMP_NUM_THREADS': '2'}
+    monkeypatch.setenv('OMP_NUM_THREADS', '5')
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3')
+    assert run._environment(2, 3, 1) == {}
