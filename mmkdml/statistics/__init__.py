@@ -1,1 +1,1 @@
-"""Records of runs, measures, counts per image group and bootstrap statistics."""
+"""Run records, measures, counts by group of cases, and bootstrap statistics."""

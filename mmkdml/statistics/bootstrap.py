@@ -1,4 +1,4 @@
-"""Bootstrap intervals and p-values that are paired by seed and by case."""
+"""Bootstrap confidence intervals and p-values, paired by seed and by case."""
 
 from __future__ import annotations
 
@@ -15,42 +15,41 @@ from mmkdml.statistics.counts import Counts, Entry
 from mmkdml.statistics.measures import Measure
 
 RESAMPLES = 9999
-_DRAWN_AT_ONCE = 2**21  # indices of groups, 8 bytes each
+_BATCH_INDICES = 2**21  # indices of groups that are drawn at once, 8 bytes each
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """What is estimated: a member's mean over seeds, or how far it is above that of others.
+    """A member's mean over seeds, or its difference from the best of several competitors.
 
-    Of several rivals the best one counts, and which one is best is asked anew in each resample.
-    Had it been chosen once, from the same test part, its luck there would pass for quality, and
-    the interval would tell nothing of the choice.
+    The best competitor is re-selected in every resample. If it were selected once, on the same test
+    cases, the interval would not include the uncertainty of the selection.
 
     Attributes:
         entry: Run and member.
-        rivals: What it is compared with; none for the mean itself.
+        competitors: Runs and members to compare with; empty for the mean itself.
     """
 
     entry: Entry
-    rivals: tuple[Entry, ...] = ()
+    competitors: tuple[Entry, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)  # arrays do not compare to one truth value
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Estimate:
-    """A mean or a difference of means over the seeds that all sides share, in percent (points).
+    """A mean, or a difference of means, over the seeds that all entries share, in percent (points).
 
     Attributes:
-        value: From the runs as they are.
+        value: Value for the original seeds and cases.
         low: Lower end of the percentile interval.
-        high: Upper end.
-        p: Two-sided p-value of a difference of 0, (k + 1) / (n + 1) on either side; ``nan`` for a
-            mean.
-        distribution: The n bootstrap values; empty if not computable.
-        seeds: The seeds it is from.
-        groups: Number of groups of cases (patients, lesions) in the test part.
-        resampled: What was drawn: ``'seeds'``, ``'groups'`` or both. What there is only one of
-            cannot be drawn, and its variation is not in the interval.
-        problem: Why there is no interval; empty if there is one.
+        high: Upper end of the percentile interval.
+        p: Two-sided p-value of a difference of 0, twice the smaller of both tails
+            (k + 1) / (n + 1); NaN for a mean.
+        distribution: The n bootstrap values; empty if the interval is undefined.
+        seeds: The shared seeds.
+        groups: Number of groups of test cases (patients, lesions).
+        resampled: ``'seeds'``, ``'groups'`` or both. A single seed or group is not resampled, and
+            the interval does not include its variation.
+        problem: Reason why the interval is undefined; empty if it is defined.
     """
 
     value: float = float('nan')
@@ -72,63 +71,71 @@ def estimate(
     resamples: int = RESAMPLES,
     rng: int = 0,
 ) -> list[Estimate]:
-    """Bootstrap intervals, from :func:`scipy.stats.bootstrap`.
+    """Compute bootstrap intervals with :func:`scipy.stats.bootstrap`.
 
-    Seeds and groups of cases are drawn with replacement, each for itself (crossed). All sides of a
-    contrast, and all seeds, get the same groups, and all sides the same seeds: differences are
-    paired by seed and by case. Whole groups are drawn since the images of one are alike.
+    Seeds and groups of cases are drawn with replacement, independently of each other (crossed). In
+    a resample, all entries of a contrast have the same seeds, and all entries and seeds the same
+    groups: differences are paired by seed and by case. Groups are drawn because the images of a
+    group (patient, lesion) are not independent.
 
-    Few seeds understate their variation: the variance of the drawn means is (S - 1) / S of what it
-    should be, two thirds for three seeds.
+    The interval is too narrow for few seeds: the variance of the resampled means is (S - 1) / S of
+    the unbiased one, two thirds for three seeds.
 
     Args:
         counts: Counts of a suite, see :func:`~mmkdml.statistics.counts.count_cases`.
-        measure: A name among :data:`~mmkdml.statistics.measures.MEASURES`.
-        contrasts: What to estimate. The answer to one does not depend on the others.
-        confidence: Level of the intervals, in (0, 1).
-        resamples: Number of bootstrap values, 1 or more.
-        rng: Seed; the same one gives the same answer.
+        measure: Name of one of :data:`~mmkdml.statistics.measures.MEASURES`.
+        contrasts: Means and differences to estimate, each independent of the others.
+        confidence: Confidence level, in (0, 1).
+        resamples: Number of bootstrap values, at least 1.
+        rng: Random seed.
 
     Returns:
-        One for each contrast. Where a side has no run, no seed is shared, the cases differ, there
-        is one seed and one group only, or the measure is undefined in a resample, ``problem`` says
-        so.
+        One estimate for each contrast. Its ``problem`` is set if a run is missing, no seed is
+        shared, the cases differ, there is only one seed and one group, or the measure is undefined
+        in a resample.
 
     Raises:
-        ValueError: If there is no such measure, or it is one of another task; if ``confidence`` or
+        ValueError: If the measure is unknown or belongs to another task, or if ``confidence`` or
             ``resamples`` is out of range.
     """
-    of = counts.checked(measure)
+    checked_measure = counts.check_measure(measure)
     if not 0 < confidence < 1 or resamples < 1:
         raise ValueError(
-            'expected a confidence between 0 and 1 and at least 1 resample, got '
-            f'{confidence} and {resamples}'
+            'Invalid bootstrap: expected confidence in (0, 1) and resamples >= 1, got '
+            f'confidence={confidence} and resamples={resamples}'
         )
-    answers = [Estimate()] * len(contrasts)
-    alike: dict[tuple[tuple[int, ...], frozenset], list[int]] = {}
+    estimates = [Estimate()] * len(contrasts)
+    # Contrasts with the same seeds and cases share their resamples.
+    shared: dict[tuple[tuple[int, ...], frozenset], list[int]] = {}
     for index, contrast in enumerate(contrasts):
-        entries = (contrast.entry, *contrast.rivals)
+        entries = (contrast.entry, *contrast.competitors)
         seeds, problem = _shared_seeds(counts, entries)
         if problem:
-            answers[index] = Estimate(seeds=seeds, problem=problem)
+            estimates[index] = Estimate(seeds=seeds, problem=problem)
         else:
             cases = counts.samples[contrast.entry][seeds[0]].cases
-            alike.setdefault((seeds, cases), []).append(index)
-    for (seeds, _), indices in alike.items():
+            shared.setdefault((seeds, cases), []).append(index)
+    for (seeds, _), indices in shared.items():
         chosen = [contrasts[index] for index in indices]
         found = _estimate_together(
-            counts, of, chosen, seeds, confidence=confidence, resamples=resamples, rng=rng
+            counts,
+            checked_measure,
+            chosen,
+            seeds,
+            confidence=confidence,
+            resamples=resamples,
+            rng=rng,
         )
-        for index, answer in zip(indices, found, strict=True):
-            answers[index] = answer
-    return answers
+        for index, one in zip(indices, found, strict=True):
+            estimates[index] = one
+    return estimates
 
 
 def _shared_seeds(counts: Counts, entries: Sequence[Entry]) -> tuple[tuple[int, ...], str]:
-    """Seeds that all entries have, and what speaks against comparing them, if anything does."""
+    """Return the seeds that all entries have, and a reason if they cannot be compared."""
     for name, member in entries:
         if (name, member) not in counts.samples:
-            return (), f'no finished run of {name} tells of {member}'
+            return (), f'no finished run of {name} has a member {member}'
     seeds = {entry: set(counts.samples[entry]) for entry in entries}
     shared = tuple(sorted(set.intersection(*seeds.values())))
     if not shared:
@@ -141,7 +148,7 @@ def _shared_seeds(counts: Counts, entries: Sequence[Entry]) -> tuple[tuple[int, 
             if differing:
                 return shared, (
                     f'{entries[0][0]} (seed {shared[0]}) and {name} (seed {seed}) were tested on '
-                    f'different cases: {differing} are in one of them only'
+                    f'different cases: {differing} are in only one of them'
                 )
     return shared, ''
 
@@ -155,46 +162,46 @@ def _estimate_together(
     resamples: int,
     rng: int,
 ) -> list[Estimate]:
-    """Estimates of contrasts with the same seeds and cases: each resample is drawn once for all."""
-    entries = list(dict.fromkeys(e for one in contrasts for e in (one.entry, *one.rivals)))
+    """Estimate contrasts with the same seeds and cases from the same resamples."""
+    entries = list(dict.fromkeys(e for one in contrasts for e in (one.entry, *one.competitors)))
     # (G, entries, seeds, 3, K)
     stacked = np.stack(
         [np.stack([counts.samples[entry][s].counts for s in seeds], 1) for entry in entries], 1
     )
     sizes = {'seeds': len(seeds), 'groups': len(stacked)}
     drawn = tuple(name for name, size in sizes.items() if size > 1)
-    of = partial(_contrasted, measure, stacked, entries, contrasts, drawn)
-    as_they_are = of(*(np.arange(sizes[name])[None] for name in drawn))[:, 0]
+    statistic = partial(_contrasted, measure, stacked, entries, contrasts, drawn)
+    original = statistic(*(np.arange(sizes[name])[None] for name in drawn))[:, 0]
     common: dict[str, Any] = dict(seeds=seeds, groups=sizes['groups'], resampled=drawn)
     if not drawn:
-        problem = f'one seed and {sizes["groups"]} group of cases leave nothing to draw from'
-        return [Estimate(float(value), problem=problem, **common) for value in as_they_are]
+        problem = 'one seed and one group of cases cannot be resampled'
+        return [Estimate(float(value), problem=problem, **common) for value in original]
     with warnings.catch_warnings():
-        # Of undefined values, which are told of below.
+        # Undefined values are reported below.
         warnings.simplefilter('ignore', DegenerateDataWarning)
         result = bootstrap(
             [np.arange(sizes[name]) for name in drawn],
-            of,
+            statistic,
             n_resamples=resamples,
-            # By the number of groups alone: it decides in what order random numbers are used.
-            batch=max(1, min(1000, _DRAWN_AT_ONCE // sizes['groups'])),
+            # Independent of the contrasts, because it decides the order of random numbers.
+            batch=max(1, min(1000, _BATCH_INDICES // sizes['groups'])),
             vectorized=True,
             confidence_level=confidence,
             method='percentile',
             rng=rng,
         )
-    answers = []
+    estimates = []
     for index, contrast in enumerate(contrasts):
         values = result.bootstrap_distribution[index]
         undefined = np.isnan(values).sum()
         if undefined:
             problem = f'{measure.name} is undefined in {undefined} of {resamples} resamples'
-            answers.append(Estimate(float(as_they_are[index]), problem=problem, **common))
+            estimates.append(Estimate(float(original[index]), problem=problem, **common))
             continue
         low, high = (float(end[index]) for end in result.confidence_interval)
-        p = _p_value(values) if contrast.rivals else float('nan')
-        answers.append(Estimate(float(as_they_are[index]), low, high, p, values, **common))
-    return answers
+        p = _p_value(values) if contrast.competitors else float('nan')
+        estimates.append(Estimate(float(original[index]), low, high, p, values, **common))
+    return estimates
 
 
 def _contrasted(
@@ -206,31 +213,43 @@ def _contrasted(
     *indices: np.ndarray,
     axis: int = -1,
 ) -> np.ndarray:
-    """Values of the contrasts, (C, B), for B resamples given by their indices, each (B, size)."""
+    """Compute the contrasts, (C, B), of B resamples.
+
+    Args:
+        measure: The measure.
+        stacked: Counts, (groups, entries, seeds, 3, K).
+        entries: Runs and members in ``stacked``.
+        contrasts: The C contrasts.
+        drawn: Names of the resampled axes, ``'seeds'``, ``'groups'`` or both.
+        indices: Drawn indices of each resampled axis, (B, size).
+        axis: Passed by SciPy; always the last one.
+    """
     groups, _, seeds, _, classes = stacked.shape
-    size = {'seeds': seeds, 'groups': groups}
-    times = {name: np.ones((1, size[name])) for name in size}
-    times.update({n: _times(i, size[n]) for n, i in zip(drawn, indices, strict=True)})
+    sizes = {'seeds': seeds, 'groups': groups}
+    times = {name: np.ones((1, size)) for name, size in sizes.items()}
+    times.update({n: _times_drawn(i, sizes[n]) for n, i in zip(drawn, indices, strict=True)})
     summed = times['groups'] @ stacked.reshape(groups, -1)
     values = measure.value(summed.reshape(-1, len(entries), seeds, 3, classes))
     means = (values * times['seeds'][:, None]).sum(-1).T / seeds
     row = {entry: means[index] for index, entry in enumerate(entries)}
     return np.stack(
         [
-            row[one.entry] - (np.max([row[r] for r in one.rivals], 0) if one.rivals else 0)
+            row[one.entry] - np.max([row[entry] for entry in one.competitors], 0)
+            if one.competitors
+            else row[one.entry]
             for one in contrasts
         ]
     )
 
 
-def _times(indices: np.ndarray, size: int) -> np.ndarray:
-    """How often each of ``size`` things was drawn, (B, size), from the indices drawn, (B, size)."""
+def _times_drawn(indices: np.ndarray, size: int) -> np.ndarray:
+    """Count how often each index below ``size`` was drawn, (B, size), in each row of indices."""
     rows = len(indices)
     flat = (indices + size * np.arange(rows)[:, None]).ravel()
     return np.bincount(flat, minlength=rows * size).reshape(rows, size).astype(float)
 
 
 def _p_value(values: np.ndarray) -> float:
-    exact = values.round(9)  # sums in another order are off by less: ties are ties
+    exact = values.round(9)  # removes rounding errors, so that ties are recognized
     tail = min((exact <= 0).sum(), (exact >= 0).sum())
     return float(min(1, 2 * (tail + 1) / (len(values) + 1)))

@@ -1,4 +1,4 @@
-"""Scores of case tables with intervals, outside of a suite."""
+"""Scores of case tables with confidence intervals, without a suite."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from mmkdml.statistics.measures import MEASURES, class_count, count, task_of_cas
 def case_scores(
     cases: pd.DataFrame, reference: str | None = None, resamples: int = RESAMPLES
 ) -> pd.DataFrame:
-    """Every measure of the task for each member, with bootstrap intervals over groups of cases.
+    """Compute all measures of the task for each member, with 95 % intervals over groups of cases.
 
     Args:
-        cases: As :class:`mmkdml.evaluation.CaseTable` makes it, of any number of members.
-        reference: A member that each other one is also compared with, paired by case.
+        cases: Case table of one or more members, see :class:`mmkdml.evaluation.CaseTable`.
+        reference: Member that the others are compared with, paired by case.
         resamples: Number of bootstrap values.
 
     Returns:
-        Columns ``member, measure, value, low, high, groups`` in percent, the interval being of
-        95 %; with a reference also ``difference, difference_low, difference_high`` in points,
-        ``nan`` for itself. Where there is no interval, with one group for instance, it is ``nan``.
+        Columns ``member, measure, value, low, high, groups`` in percent; with a reference also
+        ``difference, difference_low, difference_high`` in points, NaN for the reference. Undefined
+        intervals, e.g. with one group, are NaN.
 
     Raises:
-        ValueError: If the table is of no task, or has no such member.
+        ValueError: If the table belongs to no task or lacks the reference.
     """
     task, members = task_of_cases(cases), list(dict.fromkeys(cases['member']))
     if reference not in (None, *members):
-        raise ValueError(f'expected a reference among {", ".join(members)}, got {reference!r}')
+        raise ValueError(
+            f'Invalid reference: expected one of {", ".join(members)}, got {reference!r}'
+        )
     classes = class_count(cases)
     samples = {}
     for name, rows in cases.groupby('member', sort=False):
@@ -39,27 +41,28 @@ def case_scores(
     counts = Counts(task, samples)
     found = []
     for measure in (name for name, one in MEASURES.items() if one.task == task):
-        alone = [Contrast(('', name)) for name in members]
-        paired = [
+        means = [Contrast(('', name)) for name in members]
+        differences = [
             Contrast(('', name), (('', str(reference)),)) for name in members if name != reference
         ]
-        answers = estimate(counts, measure, alone + paired * bool(reference), resamples=resamples)
-        differences = {
+        contrasts = means + differences * bool(reference)
+        estimates = estimate(counts, measure, contrasts, resamples=resamples)
+        compared = {
             contrast.entry[1]: dict(
-                difference=answer.value, difference_low=answer.low, difference_high=answer.high
+                difference=one.value, difference_low=one.low, difference_high=one.high
             )
-            for contrast, answer in zip(paired, answers[len(alone) :], strict=bool(reference))
+            for contrast, one in zip(differences, estimates[len(means) :], strict=bool(reference))
         }
         found += [
             dict(
                 member=name,
                 measure=measure,
-                value=answer.value,
-                low=answer.low,
-                high=answer.high,
-                groups=answer.groups,
-                **differences.get(name, {}),
+                value=one.value,
+                low=one.low,
+                high=one.high,
+                groups=one.groups,
+                **compared.get(name, {}),
             )
-            for name, answer in zip(members, answers, strict=False)  # the paired ones come after
+            for name, one in zip(members, estimates, strict=False)  # the means come first
         ]
     return pd.DataFrame(found)

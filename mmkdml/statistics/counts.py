@@ -1,4 +1,4 @@
-"""Counts of what the runs of a suite answered on the test part, and their scores by seed."""
+"""Counts of correct and wrong predictions of a suite's runs, and their scores by seed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Variants = dict[str, dict[tuple[str, str], str]]
 """Run names of a suite by variant, then by mode and style."""
 
 
-@dataclass(frozen=True, eq=False)  # arrays do not compare to one truth value
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Sample:
-    """What one member of one run answered on the test part.
+    """Counts of one member of one run on the test split.
 
     Attributes:
-        cases: The ``(id, group)`` pairs it was tested on.
-        counts: TP, FP and FN by group, in the order of the groups' names, (G, 3, K).
+        cases: The tested ``(id, group)`` pairs.
+        counts: TP, FP and FN by group, (G, 3, K), in alphabetical order of the groups.
     """
 
     cases: frozenset[tuple[str, str]]
@@ -34,57 +34,62 @@ class Sample:
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of all runs of a suite that are done.
+    """Counts of the finished runs of a suite.
 
     Attributes:
-        task: Of the case tables; empty without any.
-        samples: By run and member, then by seed.
+        task: Task of the case tables; empty if there are none.
+        samples: Counts by run and member, then by seed.
     """
 
     task: str
     samples: Mapping[Entry, Mapping[int, Sample]]
 
     def scores(self, measure: str) -> dict[Entry, dict[int, float]]:
-        """The measure over the whole test part, in percent, by run and member, then by seed.
+        """Compute a measure on the complete test split.
+
+        Returns:
+            Percent by run and member, then by seed.
 
         Raises:
-            ValueError: If there is no such measure, or it is one of another task.
+            ValueError: If the measure is unknown or belongs to another task.
         """
-        of = self.checked(measure)
+        checked_measure = self.check_measure(measure)
         return {
-            entry: {seed: float(of.value(one.counts.sum(0))) for seed, one in by_seed.items()}
+            entry: {
+                seed: float(checked_measure.value(one.counts.sum(0)))
+                for seed, one in by_seed.items()
+            }
             for entry, by_seed in self.samples.items()
         }
 
-    def checked(self, measure: str) -> Measure:
-        """The measure of that name.
+    def check_measure(self, measure: str) -> Measure:
+        """Return a measure of the task by name.
 
         Raises:
-            ValueError: As :meth:`scores`.
+            ValueError: If the measure is unknown or belongs to another task.
         """
         found = measure_named(measure)
         if self.task not in ('', found.task):
             raise ValueError(
-                f'{measure} is a measure of {found.task}, but the runs were tested on '
-                f'{self.task}: choose other measures for the suite'
+                f'Invalid measure {measure}: expected a measure of {self.task}, got one of '
+                f'{found.task}. Change the measures of the suite'
             )
         return found
 
 
 def count_cases(record: SuiteRecord, checkpoint: str) -> Counts:
-    """Counts what the members of all runs that are done answered.
+    """Count correct and wrong predictions of all finished runs by group of cases.
 
     Args:
-        record: The suite. Runs that are not done, or were not tested with the checkpoint, are left
-            out.
+        record: The suite. Runs that are not finished or not tested with the checkpoint are skipped.
         checkpoint: ``'best'`` or ``'last'``.
 
     Raises:
-        ValueError: If there is no such checkpoint, a case table is not valid (see
-            :func:`~mmkdml.statistics.measures.count`), or the tables are of two tasks.
+        ValueError: If the checkpoint is unknown, a case table is invalid (see
+            :func:`~mmkdml.statistics.measures.count`), or the runs have different tasks.
     """
     if checkpoint not in CHECKPOINTS:
-        raise ValueError(f'expected a checkpoint among {CHECKPOINTS}, got {checkpoint!r}')
+        raise ValueError(f'Invalid checkpoint: expected one of {CHECKPOINTS}, got {checkpoint!r}')
     tables = {
         (run.name, run.seed): run.measured[checkpoint].cases
         for run in record.runs
@@ -92,10 +97,12 @@ def count_cases(record: SuiteRecord, checkpoint: str) -> Counts:
     }
     tasks = {task_of_cases(cases) for cases in tables.values()}
     if len(tasks) > 1:
-        raise ValueError(f'expected runs of one task in {record.name}, got {sorted(tasks)}')
+        raise ValueError(
+            f'Invalid suite {record.name}: expected runs of one task, got {sorted(tasks)}'
+        )
     classes = max(map(class_count, tables.values()), default=0)
     samples: dict[Entry, dict[int, Sample]] = {}
-    # One object for equal sets: they are compared often, and the same object is equal at once.
+    # Equal sets share one object, which makes the many comparisons fast.
     known: dict[frozenset, frozenset] = {}
     for (name, seed), table in tables.items():
         for member, cases in table.groupby('member', sort=False):
@@ -110,14 +117,13 @@ def count_cases(record: SuiteRecord, checkpoint: str) -> Counts:
 
 
 def seed_scores(record: SuiteRecord) -> pd.DataFrame:
-    """Every figure that means and differences are made of.
+    """Compute all measures of a suite for each finished run, seed, checkpoint and member.
 
     Returns:
-        A row for each run that is done, seed, checkpoint, member and measure of the suite:
-        ``run, mode, style, seed, checkpoint, member, measure, value``, in percent.
+        Columns ``run, mode, style, seed, checkpoint, member, measure, value``, in percent.
 
     Raises:
-        ValueError: As :func:`count_cases` and :meth:`Counts.scores`.
+        ValueError: See :func:`count_cases` and :meth:`Counts.scores`.
     """
     kinds = {run.name: (run.mode, run.style) for run in record.runs}
     rows = [
@@ -133,13 +139,13 @@ def seed_scores(record: SuiteRecord) -> pd.DataFrame:
 
 
 def find_variants(record: SuiteRecord) -> Variants:
-    """Names of the distilled runs by variant, then by mode and style.
+    """Find the names of the distilled runs by variant, then by mode and style.
 
-    The variant is what stands before the last ``/`` of the name, ``''`` without one. Runs of no
-    known mode and style are left out.
+    The variant is the part of the name before the last ``/``, or ``''``. Baselines and comparisons
+    are skipped.
 
     Raises:
-        ValueError: If two names of a variant have the same mode and style.
+        ValueError: If two runs of a variant have the same mode and style.
     """
     found: Variants = {}
     for run in record.runs:
@@ -149,8 +155,8 @@ def find_variants(record: SuiteRecord) -> Variants:
         name = found.setdefault(variant, {}).setdefault((run.mode, run.style), run.name)
         if name != run.name:
             raise ValueError(
-                f'{name!r} and {run.name!r} are both {run.mode} {run.style}, and a table has one '
-                f'cell for it: make them variants, such as {"a/" + name!r} and '
-                f'{"b/" + run.name!r}, in the suite file'
+                f'{name!r} and {run.name!r} are both {run.mode} {run.style}, for which a table has '
+                f'one cell. Make them variants in the suite file, e.g. {"a/" + name!r} and '
+                f'{"b/" + run.name!r}'
             )
     return found

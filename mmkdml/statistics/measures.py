@@ -1,4 +1,4 @@
-"""Measures from counts that can be added, so that groups of cases can be drawn again and again."""
+"""Measures computed from counts, which can be summed over any resample of groups of cases."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pandas as pd
 from mmkdml.names import CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS
 
 CLASSIFICATION, SEGMENTATION = 'classification', 'segmentation'
-_MOST_CLASSES = 1 << 16  # the counts of all must find room
+_MAX_CLASSES = 1 << 16  # keeps the arrays of counts small
 COLUMNS = {CLASSIFICATION: CLASSIFICATION_COLUMNS, SEGMENTATION: SEGMENTATION_COLUMNS}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of the quality of predictions, in percent; more is better.
+    """A measure of the quality of predictions, in percent; higher is better.
 
     Attributes:
-        name: As in the heads of tables.
-        task: The task whose case tables it is made from.
-        score: Fraction from TP, FP and FN, each of shape (..., K).
+        name: Name in tables.
+        task: ``'classification'`` or ``'segmentation'``.
+        score: Computes a fraction, (...), from TP, FP and FN, each (..., K).
     """
 
     name: str
@@ -30,18 +30,17 @@ class Measure:
     score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
     def value(self, counts: np.ndarray) -> np.ndarray:
-        """The measure of counts that were summed over groups.
+        """Compute the measure from counts that were summed over groups.
 
         Args:
             counts: TP, FP and FN of each class, (..., 3, K).
 
         Returns:
-            Percent, (...). Where nothing can be said (0 / 0) it is what the metrics of the
-            configs make of it. ``IoU`` and ``F1``, as :class:`mmkdml.evaluation.ForegroundIoU`:
-            classes without a pixel in truth and prediction are left out; ``nan`` if none is left.
-            ``precision`` and ``recall``, as :class:`mmkdml.evaluation.MacroPrecisionRecall` and
-            scikit-learn: a class that is never predicted has precision 0, one that is predicted
-            without an image recall 0; one without both is left out. ``nan`` if none is left.
+            Percent, (...). Classes that occur neither in the ground truth nor in the predictions
+            are ignored; NaN if no class is left. A class that is never predicted has precision 0,
+            and one that does not occur in the ground truth has recall 0. This is consistent with
+            :class:`mmkdml.evaluation.ForegroundIoU`, with
+            :class:`mmkdml.evaluation.MacroPrecisionRecall` and with scikit-learn.
         """
         tp, fp, fn = np.moveaxis(np.asarray(counts, float), -2, 0)
         return 100 * self.score(tp, fp, fn)
@@ -67,13 +66,13 @@ def _recall(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
     return _mean_of_occurring(tp, tp + fn, tp + fp + fn)
 
 
-def _mean_of_occurring(part: np.ndarray, whole: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
-    ratios = part / np.maximum(whole, 1)  # 0 where the class does not occur: adds nothing
+def _mean_of_occurring(part: np.ndarray, total: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
+    ratios = part / np.maximum(total, 1)  # 0 if the class does not occur
     return _ratio(ratios.sum(-1), (occurrences > 0).sum(-1))
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    return np.where(total > 0, part / np.maximum(total, 1), np.nan)
 
 
 MEASURES = {
@@ -89,42 +88,39 @@ MEASURES = {
 
 
 def measure_named(name: str) -> Measure:
-    """The measure of that name.
+    """Return a measure by name.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it is unknown.
     """
     if name not in MEASURES:
-        raise ValueError(f'expected a measure among {", ".join(MEASURES)}, got {name!r}')
+        raise ValueError(f'Invalid measure: expected one of {", ".join(MEASURES)}, got {name!r}')
     return MEASURES[name]
 
 
 def task_of_cases(cases: pd.DataFrame) -> str:
-    """The task a case table is of.
-
-    Args:
-        cases: Columns as in :class:`mmkdml.evaluation.CaseTable`.
+    """Return the task of a case table, see :class:`mmkdml.evaluation.CaseTable`.
 
     Raises:
-        ValueError: If the columns are those of no task.
+        ValueError: If it has the columns of no task.
     """
     for task, columns in COLUMNS.items():
         if set(columns) <= set(cases.columns):
             return task
     raise ValueError(
-        f'expected a case table with the columns {" or ".join(map(str, COLUMNS.values()))}, '
-        f'got {list(cases.columns)}: test the run again'
+        f'Invalid case table: expected columns {" or ".join(map(str, COLUMNS.values()))}, got '
+        f'{list(cases.columns)}. Test the run again'
     )
 
 
 def class_count(cases: pd.DataFrame) -> int:
-    """Number of classes, the background of a segmentation not among them, that a table tells of.
+    """Return the number of classes in a case table, without the background of a segmentation.
 
-    A class above all that occur in truth and predictions is not known of. Count over all tables
-    that are compared, so that each mean is over the same classes.
+    It is the largest label in ground truth and predictions, so tables of the same data set may
+    differ. Use the maximum of all compared tables.
 
     Raises:
-        ValueError: If there are more than any data set has.
+        ValueError: If there are more classes than in any data set.
     """
     if cases.empty:
         return 0
@@ -132,41 +128,41 @@ def class_count(cases: pd.DataFrame) -> int:
         classes = int(cases['label'].max())
     else:
         classes = int(cases[['truth', 'pred']].to_numpy().max()) + 1
-    if classes > _MOST_CLASSES:
+    if classes > _MAX_CLASSES:
         raise ValueError(
-            f'expected labels of at most {_MOST_CLASSES} classes, got one of {classes}: the case '
-            'table is damaged, test the run again'
+            f'Invalid case table: expected at most {_MAX_CLASSES} classes, got {classes}. Test the '
+            'run again'
         )
     return classes
 
 
 def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarray:
-    """Counts the answers of one member by group.
+    """Count correct and wrong predictions of one member by group.
 
     Args:
-        cases: Case table of one member: each image once, or once for each foreground class.
-        groups: The G groups in the order wanted, each once.
-        classes: K, at least :func:`class_count`.
+        cases: Case table of one member: a row for each image, or each image and foreground class.
+        groups: Names of the G groups in the order of the result.
+        classes: Number of classes K, at least :func:`class_count`.
 
     Returns:
-        TP, FP and FN, in images or in pixels, (G, 3, K).
+        TP, FP and FN, in images or pixels, (G, 3, K).
 
     Raises:
-        ValueError: If the columns are those of no task, a case comes twice, a group is not among
-            ``groups`` or a label is no class.
+        ValueError: If the columns belong to no task, a case occurs twice, a group is missing in
+            ``groups``, or a label is out of range.
     """
     task = task_of_cases(cases)
     key = ['id', 'label'] if task == SEGMENTATION else ['id']
-    twice = cases.loc[cases.duplicated(key), 'id']
-    if len(twice):
+    repeated = cases.loc[cases.duplicated(key), 'id']
+    if len(repeated):
         raise ValueError(
-            f'expected each case of a member once, got {twice.iloc[0]!r} twice '
-            f'({len(twice)} such rows): test the run again, on one process'
+            f'Invalid case table: expected each case of a member once, got {repeated.iloc[0]!r} '
+            f'twice ({len(repeated)} repeated rows). Test the run again, in one process'
         )
     rows = pd.Index(groups).get_indexer(cases['group'])
     if (rows < 0).any():
-        strange = sorted(set(cases['group'][rows < 0]))
-        raise ValueError(f'expected groups among the {len(groups)} given, got {strange[:3]} too')
+        unknown = sorted(set(cases['group'][rows < 0]))
+        raise ValueError(f'Invalid groups: expected {list(groups)[:3]} ..., got {unknown[:3]} too')
     labels = (
         [cases['label'].to_numpy() - 1]
         if task == SEGMENTATION
@@ -174,15 +170,17 @@ def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarra
     )
     for label in labels:
         if ((label < 0) | (label >= classes)).any():
-            raise ValueError(f'expected labels of {classes} classes, got {sorted(set(label))}')
+            raise ValueError(
+                f'Invalid labels: expected {classes} classes, got {sorted(set(label))}'
+            )
     counts = np.zeros((len(groups), 3, classes))
     if task == SEGMENTATION:
         for kind, column in enumerate(('tp', 'fp', 'fn')):
             np.add.at(counts, (rows, kind, labels[0]), cases[column].to_numpy())
         return counts
     truth, pred = labels
-    right = truth == pred
-    np.add.at(counts, (rows[right], 0, truth[right]), 1)
-    np.add.at(counts, (rows[~right], 1, pred[~right]), 1)
-    np.add.at(counts, (rows[~right], 2, truth[~right]), 1)
+    correct = truth == pred
+    np.add.at(counts, (rows[correct], 0, truth[correct]), 1)
+    np.add.at(counts, (rows[~correct], 1, pred[~correct]), 1)
+    np.add.at(counts, (rows[~correct], 2, truth[~correct]), 1)
     return counts

@@ -1,4 +1,4 @@
-"""What is known of the runs of a suite: the form in which tables, statistics and reports get it."""
+"""Records of a suite's runs, from which tables, statistics and reports are made."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ BASELINE, COMPARISON = 'baseline', 'comparison'
 
 @dataclass(frozen=True)
 class Measurement:
-    """One checkpoint of a run on the test part.
+    """Test results of one checkpoint.
 
     Attributes:
-        metrics: Values of the config's own evaluator by ``'<member>/<metric>'``.
-        cases: What each member said of each image, see :class:`mmkdml.evaluation.CaseTable`.
+        metrics: Values of the config's evaluator by ``'<member>/<metric>'``.
+        cases: Predictions of each member for each image, see :class:`mmkdml.evaluation.CaseTable`.
             Classification: ``member, id, group, truth, pred``; segmentation: ``member, id, group,
-            label, tp, fp, fn``, a row for each foreground class, in pixels.
+            label, tp, fp, fn`` in pixels, a row for each foreground class.
     """
 
     metrics: Mapping[str, float]
@@ -31,28 +31,27 @@ class Measurement:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: one config with one seed.
+    """One run: a config with a seed.
 
     Attributes:
-        name: Name of the run in its suite, shared by all its seeds (``kdml_v3``).
-        seed: The seed.
-        mode: ``ml``, ``kd_off``, ``kd_on`` or ``kdml``; ``baseline`` for a network alone;
-            ``comparison`` for a classroom that is none of the paper's twelve.
-        style: ``v1``, ``v2`` or ``v3``; empty for a baseline.
+        name: Name of the run in its suite, the same for all seeds (``kdml_v3``).
+        seed: Random seed.
+        mode: ``ml``, ``kd_off``, ``kd_on`` or ``kdml``; ``baseline`` for a single network;
+            ``comparison`` for any other classroom.
+        style: ``v1``, ``v2`` or ``v3``; empty for a baseline or comparison.
         state: One of :data:`STATES`.
-        error: Why it failed, the last lines of its log; None if it did not.
-        measured: For a run that is done: its measurement by checkpoint, ``best`` (on the validation
-            part) and ``last``.
-        curves: Long table ``epoch, key, value`` of what was logged: training losses (``loss``,
-            ``student_1.loss_from_teacher.features``...), learning rate ``lr`` and the metrics of
-            the validations (``ensemble/foreground/IoU``...). Empty if not done.
-        metadata: How it was made: ``config`` (file), ``config_text``, ``command`` (repeats it by
-            hand), ``seconds`` (of training and testing), ``device``, ``versions`` (package to
-            version), ``splits`` (part to ``images``, ``groups``, ``positives``), ``input_size``
-            (H, W), ``members`` (member to ``parameters``, ``flops``), ``checkpoints`` (``best``,
-            ``last`` to the epoch, or iteration, of each). Empty if not done.
-        pictures: PNG files that a test or a tool of analysis left in its folder, by their names
-            within it.
+        error: Failure reason, the last lines of the log; None if the run has not failed.
+        measured: Measurements of a finished run by checkpoint, ``best`` (on the validation split)
+            and ``last``.
+        curves: Logged values of a finished run, columns ``epoch, key, value``: training losses
+            (``loss``, ``student_1.loss_from_teacher.features``...), learning rate ``lr`` and
+            validation metrics (``ensemble/foreground/IoU``...).
+        metadata: Metadata of a finished run: ``config`` (file), ``config_text``, ``command`` (to
+            repeat it by hand), ``seconds`` (of training and testing), ``device``, ``versions``
+            (by package), ``splits`` (``images``, ``groups``, ``positives`` by split),
+            ``input_size`` (H, W), ``members`` (``parameters``, ``flops`` by member), and
+            ``checkpoints`` (epoch or iteration of ``best`` and ``last``).
+        pictures: PNG files of hooks and analysis tools by path relative to the run's folder.
     """
 
     name: str
@@ -71,16 +70,15 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class SuiteRecord:
-    """All runs of a suite, done or not.
+    """All runs of a suite, finished or not.
 
     Attributes:
         name: Name of the suite.
-        title: One line that says what it is.
-        measures: What its tables show, names from :data:`mmkdml.statistics.measures.MEASURES`.
-        paper_tables: The paper's tables with the same cells (``('Table 4', 'Table 2')``); may be
-            empty.
-        runs: Runs in the order of the suite, all seeds of one name together.
-        pictures: As of a run, those of several runs together.
+        title: One-line description.
+        measures: Measures in its tables, names from :data:`mmkdml.statistics.measures.MEASURES`.
+        paper_tables: Tables of the paper with the same cells (``('Table 4', 'Table 2')``).
+        runs: Runs in the order of the suite, all seeds of a name together.
+        pictures: PNG files about several runs by path relative to the suite's folder.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Whatever comes in, it is worked with, or the package says what is wrong with which file."""
+"""Invalid input of any kind is processed, or rejected with a message that names it."""
 
 import os
 
@@ -7,35 +7,36 @@ from hypothesis import HealthCheck, settings
 
 from mmkdml.apis.cli.common import _is_from_raise_statement
 
-# The same few examples each time; other and more ones with a number in FUZZ_EXAMPLES.
-MANY = os.environ.get('FUZZ_EXAMPLES')
+# The same few examples in each test run; FUZZ_EXAMPLES sets a number of random ones.
+EXAMPLES = os.environ.get('FUZZ_EXAMPLES')
 settings.register_profile(
     'mmkdml',
-    max_examples=int(MANY or 12),
-    derandomize=not MANY,
+    max_examples=int(EXAMPLES or 12),
+    derandomize=not EXAMPLES,
     deadline=None,
     database=None,
-    print_blob=bool(MANY),
+    print_blob=bool(EXAMPLES),
     suppress_health_check=list(HealthCheck),
 )
 settings.load_profile('mmkdml')
 
 
 @pytest.fixture(scope='session')
-def answered():
-    """Calls a function: its result, or None if the package refuses in words that name names.
+def attempt():
+    """Call a function; return its result, or None if it raises an error that its user can fix.
 
-    A command line that ends with a refusal, or because its arguments are wrong, is one of those.
+    The message of the error must contain all names. Other errors are bugs and are raised.
     """
 
-    def answer(function, *names):
+    def attempt(function, *names):
         try:
             return function()
         except (ValueError, TypeError, OSError) as error:
-            if not (_is_from_raise_statement(error) or (isinstance(error, OSError) and error.filename)):
+            is_file_error = isinstance(error, OSError) and error.filename
+            if not (_is_from_raise_statement(error) or is_file_error):
                 raise
-            refusal = str(error)
-        assert not [name for name in names if name not in refusal], refusal
+            message = str(error)
+        assert not [name for name in names if name not in message], message
         return None
 
-    return answer
+    return attempt

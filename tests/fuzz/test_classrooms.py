@@ -65,8 +65,8 @@ OWN_CHANGES = st.dictionaries(
 )  # fmt: skip
 
 
-def built(answered, kind, settings, changes):
-    answered(lambda: kind(**copy.deepcopy({**settings, **changes})))
+def built(attempt, kind, settings, changes):
+    attempt(lambda: kind(**copy.deepcopy({**settings, **changes})))
 
 
 @given(changes=CHANGES)
@@ -90,8 +90,8 @@ def built(answered, kind, settings, changes):
 @example(changes=dict(input_size=('a', 'b')))
 @example(changes=dict(data_preprocessor=3))
 @example(changes=dict(mode='kd_off', teacher_checkpoint=3))
-def test_the_papers_classroom(answered, changes):
-    built(answered, DiversifiedKDMLDistiller, PAPERS, changes)
+def test_the_papers_classroom(attempt, changes):
+    built(attempt, DiversifiedKDMLDistiller, PAPERS, changes)
 
 
 @given(changes=OWN_CHANGES)
@@ -111,5 +111,5 @@ def test_the_papers_classroom(answered, changes):
 @example(changes=dict(students=3))
 @example(changes=dict(students=[[]]))
 @example(changes=dict(reused_classifiers=3))
-def test_classrooms_of_ones_own(answered, changes):
-    built(answered, KnowledgeDistiller, OWN, changes)
+def test_classrooms_of_ones_own(attempt, changes):
+    built(attempt, KnowledgeDistiller, OWN, changes)

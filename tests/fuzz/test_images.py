@@ -102,7 +102,7 @@ def folder(tmp_path_factory):
     values=st.sampled_from([(0, 255), (0, 1), (7,), (0, 1, 255), (0, 128)]),
     edits=st.just([]) | EDITS,
 )
-def test_masks_of_every_kind(folder, answered, shape, mode, kind, values, edits):
+def test_masks_of_every_kind(folder, attempt, shape, mode, kind, values, edits):
     pixels = np.resize(np.array(values, np.uint8), shape)
     image = Image.fromarray(pixels).convert('L')
     path = folder / 'mask'
@@ -112,11 +112,11 @@ def test_masks_of_every_kind(folder, answered, shape, mode, kind, values, edits)
     except (OSError, ValueError, KeyError):  # which Pillow cannot make
         return
     path.write_bytes(edited(path.read_bytes(), edits))
-    mask = answered(lambda: read_binary_mask(path), str(path))
-    results = answered(
+    mask = attempt(lambda: read_binary_mask(path), str(path))
+    results = attempt(
         lambda: LoadBinaryMask().transform(dict(seg_map_path=str(path), seg_fields=[])), str(path)
     )
-    answered(lambda: mask_has_foreground(path, path, None), str(path))
+    attempt(lambda: mask_has_foreground(path, path, None), str(path))
     assert (mask is None) == (results is None)
     if mask is not None:
         assert (mask.ndim, mask.dtype, set(np.unique(mask)) <= {0, 1}) == (2, np.uint8, True)
@@ -127,10 +127,10 @@ def test_masks_of_every_kind(folder, answered, shape, mode, kind, values, edits)
 
 @settings(max_examples=4 * settings.default.max_examples)
 @given(name=st.sampled_from(sorted(FILES)), edits=EDITS, options=OPTIONS)
-def test_images_to_predict(folder, answered, name, edits, options):
+def test_images_to_predict(folder, attempt, name, edits, options):
     path = folder / name
     path.write_bytes(edited(FILES[name], edits))
-    case = answered(lambda: read_source(*find_sources(path), options), name.partition('.')[0])
+    case = attempt(lambda: read_source(*find_sources(path), options), name.partition('.')[0])
     if case is not None and case.volume is not None:
         assert case.volume.slices.dtype == np.uint8
         assert np.isfinite(case.volume.affine).all()
@@ -159,7 +159,7 @@ def test_images_to_predict(folder, answered, name, edits, options):
 @example(values=dict(WindowCenter=1e17), second=False)
 @example(values=dict(WindowWidth=float('inf')), second=False)
 @example(values=dict(WindowWidth=3.403e38), second=False)
-def test_headers_of_dicom(folder, answered, values, second):
+def test_headers_of_dicom(folder, attempt, values, second):
     pydicom = pytest.importorskip('pydicom')
     place = folder / 'series'
     place.mkdir(exist_ok=True)
@@ -174,7 +174,7 @@ def test_headers_of_dicom(folder, answered, values, second):
             return
     files = [place / f'{number}.dcm' for number in range(1 + second)]
     (source,) = find_sources(files)
-    answered(lambda: read_source(source, ReadOptions()), 'series')
+    attempt(lambda: read_source(source, ReadOptions()), 'series')
 
 
 @given(
@@ -189,7 +189,7 @@ def test_headers_of_dicom(folder, answered, values, second):
     ),
     plane=st.sampled_from(['axial', 'sagittal']),
 )  # fmt: skip
-def test_headers_of_nifti(folder, answered, header, plane):
+def test_headers_of_nifti(folder, attempt, header, plane):
     nibabel = pytest.importorskip('nibabel')
     content = bytearray(FILES['a.nii'])
     fields = nibabel.Nifti1Header.template_dtype.fields
@@ -203,7 +203,7 @@ def test_headers_of_nifti(folder, answered, header, plane):
         content[offset : offset + len(new)] = new
     path = folder / 'volume.nii'
     path.write_bytes(content)
-    answered(lambda: read_source(*find_sources(path), ReadOptions(plane)), str(path))
+    attempt(lambda: read_source(*find_sources(path), ReadOptions(plane)), str(path))
 
 
 # No folder but one of ours: they are searched.
@@ -219,9 +219,9 @@ NAMES = st.text(st.characters(exclude_characters='/.'), min_size=1, max_size=3)
 )  # fmt: skip
 @example(array='a\0', exclude=None)
 @example(array='x' * 5000, exclude=None)
-def test_what_is_given_to_predict(folder, answered, array, exclude):
-    sources = answered(lambda: find_sources(array, exclude)) or ()
-    answered(lambda: [read_source(source, ReadOptions()) for source in sources])
+def test_what_is_given_to_predict(folder, attempt, array, exclude):
+    sources = attempt(lambda: find_sources(array, exclude)) or ()
+    attempt(lambda: [read_source(source, ReadOptions()) for source in sources])
 
 
 VALUES = st.none() | st.integers(-2, 300) | st.floats() | st.text(max_size=4) | st.booleans()
@@ -243,8 +243,8 @@ VALUES = st.none() | st.integers(-2, 300) | st.floats() | st.text(max_size=4) | 
 @example(transforms=[dict(type='HorizontalFlip', q=1)])
 @example(transforms=[dict(type='__name__')])
 @example(transforms=3)
-def test_augmentation(answered, transforms):
-    transform = answered(lambda: AlbumentationsTransform(transforms))
+def test_augmentation(attempt, transforms):
+    transform = attempt(lambda: AlbumentationsTransform(transforms))
     if transform is not None:
         results = dict(img=COLOUR, gt=np.zeros((8, 8), np.uint8), seg_fields=['gt'])
         assert transform.transform(results)['img'].dtype == np.uint8
@@ -259,9 +259,9 @@ def predictor():
 
 @settings(max_examples=max(1, settings.default.max_examples // 4))
 @given(name=st.sampled_from(['a.png', 'a.jpg', 'a.tif', 'a.bmp']), edits=EDITS)
-def test_predictions_of_damaged_images(folder, predictor, answered, name, edits):
+def test_predictions_of_damaged_images(folder, predictor, attempt, name, edits):
     path = folder / name
     path.write_bytes(edited(FILES[name], edits))
-    answers = answered(lambda: predictor.predict(path), str(path))
+    answers = attempt(lambda: predictor.predict(path), str(path))
     for one in answers or ():
         assert all(np.isfinite(answer.probabilities).all() for answer in one.answers.values())

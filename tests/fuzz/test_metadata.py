@@ -43,9 +43,9 @@ def source(tmp_path_factory):
 @example(content=b'lesion_id,image_id,dx\nl\n', balance='none')
 @example(content=b'lesion_id,image_id,dx\n"a\rb",a,nv\nd,b,nv\ne,c,nv', balance='none')
 @example(content=b'\xff\xfe', balance='none')
-def test_metadata_of_ham10000(source, answered, content, balance):
+def test_metadata_of_ham10000(source, attempt, content, balance):
     (source / METADATA).write_bytes(content)
-    splits = answered(
+    splits = attempt(
         lambda: convert_ham10000(source, source / 'out', 'cls', balance=balance, force=True)
     )
     for name, rows in (splits or {}).items():
@@ -55,16 +55,16 @@ def test_metadata_of_ham10000(source, answered, content, balance):
 @given(content=tables('id,label'), subset=st.integers(-1, 4))
 @example(content=b'id,label\na,0\nb,\xff', subset=0)
 @example(content=b'id,label\na,0\n' + b'x' * 140_000, subset=0)
-def test_labels_of_pcam(source, answered, content, subset):
+def test_labels_of_pcam(source, attempt, content, subset):
     path = source / 'train_labels.csv'
     path.write_bytes(content)
-    answered(lambda: convert_pcam(source, source / 'out', subset, force=True))
+    attempt(lambda: convert_pcam(source, source / 'out', subset, force=True))
 
 
 @given(ratios=RATIOS, seed=st.integers())
-def test_shares_of_the_parts(source, answered, ratios, seed):
+def test_shares_of_the_parts(source, attempt, ratios, seed):
     (source / 'train_labels.csv').write_text('id,label\na,0\nb,1\nc,1\n')
-    splits = answered(lambda: convert_pcam(source, source / 'out', 0, ratios, seed, force=True))
+    splits = attempt(lambda: convert_pcam(source, source / 'out', 0, ratios, seed, force=True))
     if splits is not None:
         assert sum(map(len, splits.values())) == 3
         assert list(splits) == [
@@ -75,9 +75,9 @@ def test_shares_of_the_parts(source, answered, ratios, seed):
 @given(regex=st.text(max_size=8) | st.from_regex(r'[(a-c.)?*+{}0-9\\]{1,8}'))
 @example(regex='(a{99999999999})')
 @example(regex='(' * 5000 + ')' * 5000)
-def test_regular_expressions_of_groups(source, answered, regex):
-    answered(lambda: convert_folders(source, source / 'out', 'train', 'train', '', regex))
-    answered(lambda: convert_folders(source, source / 'out', '', 'train', 'a', regex))
+def test_regular_expressions_of_groups(source, attempt, regex):
+    attempt(lambda: convert_folders(source, source / 'out', 'train', 'train', '', regex))
+    attempt(lambda: convert_folders(source, source / 'out', '', 'train', 'a', regex))
 
 
 @given(
@@ -87,6 +87,6 @@ def test_regular_expressions_of_groups(source, answered, regex):
 )
 @example(names=['a\0', 'train', ''])
 @example(names=['x' * 5000, 'train', ''])
-def test_names_of_folders(source, answered, names):
+def test_names_of_folders(source, attempt, names):
     images, masks, suffix = names
-    answered(lambda: convert_folders(source, source / 'out', images, masks, suffix, force=True))
+    attempt(lambda: convert_folders(source, source / 'out', images, masks, suffix, force=True))

@@ -111,15 +111,15 @@ def stored(suite, content):
     return store
 
 
-def reported(answered, suite, store, *names):
-    record = answered(lambda: read_suite(suite, store), *names)
+def reported(attempt, suite, store, *names):
+    record = attempt(lambda: read_suite(suite, store), *names)
     if record is None:
         return
-    answered(lambda: seed_scores(record))
-    table = answered(lambda: build_table(record, 'best', 5))
+    attempt(lambda: seed_scores(record))
+    table = attempt(lambda: build_table(record, 'best', 5))
     if table is not None:
         assert all(render(table, form) for form in FORMS)
-    answered(lambda: write_report(record, suite.work_dir / 'report.html', resamples=5))
+    attempt(lambda: write_report(record, suite.work_dir / 'report.html', resamples=5))
 
 
 @settings(max_examples=FEWER)
@@ -134,8 +134,8 @@ def reported(answered, suite, store, *names):
 @example(content=changed([(('measured', 'best', 'cases'), f'{HEADS[0]}\na,1,g,x,1,1,1\n')]))
 @example(content=changed([(('curves',), 'epoch,key,value\nx,loss,1\n')]))
 @example(content=changed([(('curves',), 'a,b\n1,2\n')]))
-def test_results_of_any_content(suite, answered, content):
-    reported(answered, suite, stored(suite, content), RUN.name)
+def test_results_of_any_content(suite, attempt, content):
+    reported(attempt, suite, stored(suite, content), RUN.name)
 
 
 COLUMNS = ('name', 'seed', 'position', 'teacher', 'settings', 'state', 'worker', 'beat', 'started',
@@ -157,7 +157,7 @@ CONTENTS = st.one_of(
 @example(values=dict(seconds='long'))
 @example(values=dict(error=b'x'))
 @example(values=dict(state='lost'))
-def test_databases_of_any_content(suite, answered, values):
+def test_databases_of_any_content(suite, attempt, values):
     store = stored(suite, changed([]))
     with sqlite3.connect(suite.work_dir / 'suite.db') as database:
         try:
@@ -167,20 +167,20 @@ def test_databases_of_any_content(suite, answered, values):
         except (sqlite3.IntegrityError, UnicodeError):
             return
     database.close()
-    reported(answered, suite, store)
+    reported(attempt, suite, store)
 
 
 @settings(max_examples=FEWER)
 @given(content=st.binary(max_size=40), place=st.integers(0, 9000))
-def test_damaged_databases(suite, answered, content, place):
+def test_damaged_databases(suite, attempt, content, place):
     store = stored(suite, changed([]))
     store.engine.dispose()
     path = suite.work_dir / 'suite.db'
     whole = path.read_bytes()
     path.write_bytes(whole[:place] + content + whole[place + len(content) :])
-    opened = answered(lambda: SuiteStore.in_folder(suite.work_dir), 'suite.db')
+    opened = attempt(lambda: SuiteStore.in_folder(suite.work_dir), 'suite.db')
     if opened is not None:
-        reported(answered, suite, opened)
+        reported(attempt, suite, opened)
         opened.engine.dispose()
 
 

@@ -29,25 +29,25 @@ STEPS = st.floats() | st.sampled_from(
 @example(interval=None, dominance='x', negligible=0.0)
 @example(interval=None, dominance=10.0, negligible=None)
 @example(interval=1.5, dominance=10.0, negligible=0.0)
-def test_settings_of_the_balance_hook(answered, interval, dominance, negligible):
-    answered(lambda: LossBalanceHook(interval, dominance, negligible))
+def test_settings_of_the_balance_hook(attempt, interval, dominance, negligible):
+    attempt(lambda: LossBalanceHook(interval, dominance, negligible))
 
 
 @given(num=VALUES, out_dir=VALUES)
 @example(num='x', out_dir='panels')
 @example(num=1.5, out_dir='panels')
 @example(num=1, out_dir=3)
-def test_settings_of_the_drawing_hooks(answered, num, out_dir):
-    answered(lambda: PanelHook(out_dir, num))
-    answered(lambda: ReliabilityHook(out_dir))
+def test_settings_of_the_drawing_hooks(attempt, num, out_dir):
+    attempt(lambda: PanelHook(out_dir, num))
+    attempt(lambda: ReliabilityHook(out_dir))
 
 
 @given(letters=st.sampled_from(['ml', 'kdml']).map(letters_of), step=STEPS)
 @example(letters=('alpha', 'gamma'), step=1e-320)
 @example(letters=('alpha', 'gamma'), step=1e-9)
 @example(letters=('alpha', 'gamma'), step='x')
-def test_steps_of_the_grid(answered, letters, step):
-    grid = answered(lambda: lattice(letters, step))
+def test_steps_of_the_grid(attempt, letters, step):
+    grid = attempt(lambda: lattice(letters, step))
     if grid is not None:
         assert len(set(grid)) == len(grid) > 0
         assert all(abs(sum(point) - 1) < 1e-9 and min(point) > 0 for point in grid)
@@ -62,11 +62,11 @@ RANGES = VALUES | st.lists(VALUES, max_size=3)
 @example(mode='kdml', lr=(1,), temperature=None, tied=False, grid=False)
 @example(mode='kdml', lr=3, temperature=None, tied=False, grid=False)
 @example(mode='kdml', lr=(1, 10**400), temperature=None, tied=False, grid=False)
-def test_spaces_to_search(answered, mode, lr, temperature, tied, grid):
-    letters = answered(lambda: letters_of(mode))
+def test_spaces_to_search(attempt, mode, lr, temperature, tied, grid):
+    letters = attempt(lambda: letters_of(mode))
     if letters is not None:
         points = paper_grid(letters) if grid else None
-        answered(lambda: SearchSpace(letters, points, tied, lr, temperature))
+        attempt(lambda: SearchSpace(letters, points, tied, lr, temperature))
 
 
 @given(quantiles=st.lists(st.floats(0, 1), min_size=1, max_size=2))
@@ -98,9 +98,9 @@ SETTINGS = st.dictionaries(
 @example(optimizer=dict(type='Nope'), discriminator=dict(type='SGD', lr=0.1))
 @example(optimizer=dict(type='SGD', lr='x'), discriminator=dict(type='SGD', lr=0.1))
 @example(optimizer=dict(type='SGD', lr=-1), discriminator=dict(type='SGD', lr=0.1))
-def test_settings_of_two_optimisers(answered, optimizer, discriminator):
+def test_settings_of_two_optimisers(attempt, optimizer, discriminator):
     settings = dict(type=OptimWrapper, optimizer=optimizer, discriminator_optimizer=discriminator)
-    answered(lambda: DiscriminatorOptimWrapperConstructor(settings)(Network()))
+    attempt(lambda: DiscriminatorOptimWrapperConstructor(settings)(Network()))
 
 
 @given(
@@ -128,8 +128,8 @@ def test_settings_of_two_optimisers(answered, optimizer, discriminator):
 @example(kind=SplitSegDataset, changes=dict(ann_file='a\0'))
 @example(kind=SplitSegDataset, changes=dict(data_root=3))
 @example(kind=SplitSegDataset, changes=dict(indices=0))
-def test_settings_of_data_sets(answered, tmp_path, kind, changes):
+def test_settings_of_data_sets(attempt, tmp_path, kind, changes):
     (tmp_path / 'a.png').touch()
     (tmp_path / 'split.csv').write_text('id,path,mask,group,label\na,a.png,a.png,g,0\n')
     settings = dict(ann_file=str(tmp_path / 'split.csv'), data_root=str(tmp_path)) | changes
-    answered(lambda: kind(**settings))
+    attempt(lambda: kind(**settings))

@@ -51,10 +51,10 @@ def root(tmp_path_factory):
 @example(content=b'id,path,group,label\n"a')
 @example(content=b'id,path,group,label\na,b,c,' + b'9' * 5000)
 @example(content=b'id,path,group,label\na,b,c,0\n' + b'x' * 140_000)
-def test_what_is_no_split_file_is_told(root, answered, content):
+def test_what_is_no_split_file_is_told(root, attempt, content):
     path = root / 'split.csv'
     path.write_bytes(content)
-    rows = answered(lambda: read_split(path), str(path))
+    rows = attempt(lambda: read_split(path), str(path))
     assert rows is None or all(isinstance(row, SplitRow) for row in rows)
 
 
@@ -66,12 +66,12 @@ def test_what_is_no_split_file_is_told(root, answered, content):
     kind=st.sampled_from([SplitClassificationDataset, SplitSegDataset]),
 )
 @example(mask=None, label=0, repeats=10**12, test_mode=False, kind=SplitClassificationDataset)
-def test_data_sets_of_any_split_file(root, answered, kind, mask, label, repeats, test_mode):
+def test_data_sets_of_any_split_file(root, attempt, kind, mask, label, repeats, test_mode):
     path = root / 'split.csv'
     header = 'id,path,group,label,repeats' if mask is None else HEADERS[-1]
     fields = ['a', 'a.png', *([] if mask is None else [mask]), 'g', str(label), str(repeats)]
     path.write_text(f'{header}\n{",".join(fields)}\n')
-    dataset = answered(
+    dataset = attempt(
         lambda: kind(
             ann_file=str(path),
             data_root=str(root),
@@ -96,11 +96,11 @@ def test_data_sets_of_any_split_file(root, answered, kind, mask, label, repeats,
 @example(rows=[('a\rb', 'a.png', 'g', 0, None, 1)])
 @example(rows=[('\udcff', 'a.png', 'g', 0, None, 1)])
 @example(rows=[('a', 'a.png', 'g\0', 0, None, 1)])
-def test_what_is_written_is_read_again(root, answered, rows):
-    made = answered(lambda: [SplitRow(*row) for row in rows])
+def test_what_is_written_is_read_again(root, attempt, rows):
+    made = attempt(lambda: [SplitRow(*row) for row in rows])
     assume(made is not None)
     out = root / 'written'
-    files = answered(lambda: write_splits(out, {'train': made}, {}, force=True))
+    files = attempt(lambda: write_splits(out, {'train': made}, {}, force=True))
     if files is not None:
         assert read_split(files[0]) == sorted(made, key=lambda row: row.id)
         again = [Path(path).read_bytes() for path in files]

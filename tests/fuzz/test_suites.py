@@ -47,10 +47,10 @@ def _beside_a_config(folder, monkeypatch):
     (folder / 'c.py').write_text('')
 
 
-def told(answered, path, content):
+def told(attempt, path, content):
     """The suite, of which every fact can be used as it is described."""
     path.write_bytes(content)
-    suite = answered(lambda: load_suite(path), path.name)
+    suite = attempt(lambda: load_suite(path), path.name)
     if suite is not None:
         assert all(run.key and isinstance(run.options, dict) for run in suite.runs)
         assert all(isinstance(key, str) for run in suite.runs for key in run.options)
@@ -70,12 +70,12 @@ def told(answered, path, content):
 @example(content=VALID | {3: 4}, kind='yaml')
 @example(content=VALID | dict(seeds=[10**30]), kind='yaml')
 @example(content=VALID | dict(seeds=[-1]), kind='yaml')
-def test_suites_of_any_values(folder, answered, content, kind):
+def test_suites_of_any_values(folder, attempt, content, kind):
     try:
         text = (yaml.dump if kind == 'yaml' else json.dumps)(content)
     except (TypeError, UnicodeError, yaml.YAMLError):  # keys that JSON does not have
         return
-    told(answered, folder / f'suite.{kind}', text.encode(errors='surrogatepass'))
+    told(attempt, folder / f'suite.{kind}', text.encode(errors='surrogatepass'))
 
 
 TOKENS = st.sampled_from(
@@ -100,10 +100,10 @@ BOMB = b'a0: &a0 [x, x]\n' + b''.join(
 @example(content=b'&a [*a]', kind='yaml')
 @example(content=BOMB, kind='yaml')
 @example(content=b'runs: &a\n- *a\nseeds: [0]\nmeasures: [IoU]', kind='yaml')
-def test_suites_of_any_text(folder, answered, content, kind):
+def test_suites_of_any_text(folder, attempt, content, kind):
     if kind in ('py', 'txt'):
         content = repr(content).encode()  # as code, whatever it says must not be run here
-    told(answered, folder / f'suite.{kind}', content)
+    told(attempt, folder / f'suite.{kind}', content)
 
 
 NAMES = st.sampled_from('abcdef')
@@ -114,14 +114,14 @@ NAMES = st.sampled_from('abcdef')
     seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3, unique=True),
     options=st.dictionaries(st.sampled_from(['model.mode', 'x.y']), st.integers()),
 )
-def test_a_valid_suite_is_read_as_it_was_written(folder, answered, runs, seeds, options):
+def test_a_valid_suite_is_read_as_it_was_written(folder, attempt, runs, seeds, options):
     content = dict(
         runs=[dict(name=name, config='c.py', teacher=of) for name, of in runs.items()],
         seeds=seeds,
         measures=['IoU'],
         options=options,
     )
-    suite = told(answered, folder / 'valid.yaml', yaml.dump(content).encode())
+    suite = told(attempt, folder / 'valid.yaml', yaml.dump(content).encode())
     if suite is not None:
         read = {run.name: run.teacher for run in suite.runs}
         assert read == runs

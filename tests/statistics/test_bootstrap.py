@@ -14,17 +14,17 @@ from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 ENSEMBLE = ('a', 'ensemble')
 
 
-def right_or_wrong(right, member='ensemble', groups=None):
-    """Answers of one member about images of class 1; each image a group unless told."""
-    right = np.asarray(right, int)
-    ids = [f'i{index}' for index in range(len(right))]
+def classified(correct, member='ensemble', groups=None):
+    """Case table of one member for images of class 1; each image is a group by default."""
+    correct = np.asarray(correct, int)
+    ids = [f'i{index}' for index in range(len(correct))]
     return pd.DataFrame(
-        dict(member=member, id=ids, group=ids if groups is None else groups, truth=1, pred=right)
+        dict(member=member, id=ids, group=ids if groups is None else groups, truth=1, pred=correct)
     )
 
 
 def counts_of(tables):
-    """Counts of ``{(name, seed): case table or tables}``."""
+    """Count ``{(name, seed): case tables}``."""
     runs = [
         RunRecord(
             name, seed, 'ml', 'v1', 'done', measured={'best': Measurement({}, pd.concat(cases))}
@@ -34,17 +34,17 @@ def counts_of(tables):
     return count_cases(SuiteRecord('s', 'S', ('accuracy',), (), runs), 'best')
 
 
-def answers(seeds=3, images=30, names=('a', 'b'), accuracy=0.7):
+def random_tables(seeds=3, images=30, names=('a', 'b'), accuracy=0.7):
     rng = np.random.default_rng(7)
     return {
-        (name, seed): [right_or_wrong(rng.random(images) < accuracy)]
+        (name, seed): [classified(rng.random(images) < accuracy)]
         for name in names
         for seed in range(seeds)
     }
 
 
 def segmented(seeds=3):
-    """IoU does not come from means over groups, so its resamples must add pixels."""
+    """Case tables whose IoU is not a mean over groups: resamples must sum pixels."""
     rng = np.random.default_rng(1)
     tables = {}
     for name, member in (('a', 'ensemble'), ('a', 'student_1'), ('a', 'student_2')):
@@ -59,8 +59,8 @@ def segmented(seeds=3):
     return tables
 
 
-def test_one_seed_of_single_images_is_scipys_bootstrap_of_the_mean():
-    cases = right_or_wrong(np.random.default_rng(0).random(40) < 0.7)
+def test_accuracy_of_one_seed_equals_scipy_bootstrap_of_the_mean():
+    cases = classified(np.random.default_rng(0).random(40) < 0.7)
     (found,) = estimate(counts_of({('a', 5): [cases]}), 'accuracy', [Contrast(ENSEMBLE)])
     by_name = cases.sort_values('group')['pred'].to_numpy()
     expected = bootstrap((100.0 * by_name,), np.mean, batch=1000, method='percentile', rng=0)
@@ -72,8 +72,8 @@ def test_one_seed_of_single_images_is_scipys_bootstrap_of_the_mean():
     assert found.problem == ''
 
 
-def drawn_again(tables, member, seeds, groups):
-    """Mean IoU over drawn seeds, from case tables in which drawn groups are there as often."""
+def resampled_iou(tables, member, seeds, groups):
+    """Mean IoU over drawn seeds, from case tables with each group repeated as drawn."""
     scores = []
     for seed in seeds:
         cases = pd.concat(one for one in tables['a', seed] if one['member'].iloc[0] == member)
@@ -83,11 +83,14 @@ def drawn_again(tables, member, seeds, groups):
     return np.mean(scores)
 
 
-def test_seeds_and_groups_are_drawn_crossed_and_the_best_rival_each_time():
+def test_seeds_and_groups_are_crossed_and_the_best_competitor_is_reselected():
     tables = segmented()
-    rivals = (('a', 'student_1'), ('a', 'student_2'))
+    competitors = (('a', 'student_1'), ('a', 'student_2'))
     found = estimate(
-        counts_of(tables), 'IoU', [Contrast(ENSEMBLE), Contrast(ENSEMBLE, rivals)], resamples=40
+        counts_of(tables),
+        'IoU',
+        [Contrast(ENSEMBLE), Contrast(ENSEMBLE, competitors)],
+        resamples=40,
     )
     rng = np.random.default_rng(0)
     seeds, groups = rng.integers(0, 3, (40, 3)), rng.integers(0, 3, (40, 3))
@@ -95,15 +98,15 @@ def test_seeds_and_groups_are_drawn_crossed_and_the_best_rival_each_time():
     best = []
     for index, (drawn_seeds, drawn) in enumerate(zip(seeds, names[groups], strict=True)):
         ensemble, one, two = (
-            drawn_again(tables, member, drawn_seeds, drawn)
+            resampled_iou(tables, member, drawn_seeds, drawn)
             for member in ('ensemble', 'student_1', 'student_2')
         )
         assert found[0].distribution[index] == pytest.approx(ensemble)
         assert found[1].distribution[index] == pytest.approx(ensemble - max(one, two))
         best.append(one > two)
-    assert 0 < sum(best) < 40  # else the maximum would not be put to the test
+    assert 0 < sum(best) < 40  # otherwise the maximum is not tested
     ensemble, one, two = (
-        drawn_again(tables, member, range(3), names)
+        resampled_iou(tables, member, range(3), names)
         for member in ('ensemble', 'student_1', 'student_2')
     )
     assert found[1].value == pytest.approx(ensemble - max(one, two))
@@ -112,31 +115,31 @@ def test_seeds_and_groups_are_drawn_crossed_and_the_best_rival_each_time():
     assert (found[1].low, found[1].high) == pytest.approx((low, high))
 
 
-def test_what_both_sides_share_leaves_no_trace_in_a_difference():
-    # Each seed of b is wrong where a is, and on one image more in every group.
+def test_shared_variation_cancels_in_a_difference():
+    # Each seed of b has the errors of a and one more in every group.
     rng = np.random.default_rng(2)
     groups = np.repeat([f'g{index}' for index in range(12)], 10)
     tables = {}
     for seed in range(3):
-        right = (rng.random(120) < rng.uniform(0.4, 0.9)) | (np.arange(120) % 10 == 0)
-        worse = right & (np.arange(120) % 10 > 0)
-        tables['a', seed] = [right_or_wrong(right, groups=groups)]
-        tables['b', seed] = [right_or_wrong(worse, groups=groups)]
-    alone, difference = estimate(
+        correct = (rng.random(120) < rng.uniform(0.4, 0.9)) | (np.arange(120) % 10 == 0)
+        worse = correct & (np.arange(120) % 10 > 0)
+        tables['a', seed] = [classified(correct, groups=groups)]
+        tables['b', seed] = [classified(worse, groups=groups)]
+    mean, difference = estimate(
         counts_of(tables),
         'accuracy',
         [Contrast(ENSEMBLE), Contrast(ENSEMBLE, (('b', 'ensemble'),))],
     )
-    assert alone.high - alone.low > 5
+    assert mean.high - mean.low > 5
     assert difference.distribution == pytest.approx(np.full(9999, 10))
     assert (difference.value, difference.low, difference.high) == pytest.approx((10, 10, 10))
     assert difference.p == pytest.approx(2 / 10000)
 
 
-def test_seeds_alone_vary_as_their_mean_should():
-    tables = {('a', seed): [right_or_wrong([1] * seed + [0] * (8 - seed))] for seed in (2, 3, 7)}
+def test_variance_of_resampled_seeds():
+    tables = {('a', seed): [classified([1] * seed + [0] * (8 - seed))] for seed in (2, 3, 7)}
     for (cases,) in tables.values():
-        cases['group'] = 'only'
+        cases['group'] = 'single'
     (found,) = estimate(counts_of(tables), 'accuracy', [Contrast(ENSEMBLE)])
     assert found.resampled == ('seeds',)
     scores = np.array([2, 3, 7]) / 8 * 100
@@ -148,40 +151,40 @@ def test_seeds_alone_vary_as_their_mean_should():
 
 
 @pytest.mark.parametrize(('sign', 'expected'), [(1, 2 / 1000), (-1, 2 / 1000), (0, 1.0)])
-def test_p_values_at_the_ends(sign, expected):
+def test_extreme_p_values(sign, expected):
     sides = {0: ([1, 0, 1], [1, 0, 1]), 1: ([1, 1, 1], [0, 0, 0]), -1: ([0, 0, 0], [1, 1, 1])}
-    better, other = sides[sign]
-    both = counts_of({('a', 0): [right_or_wrong(better)], ('b', 0): [right_or_wrong(other)]})
+    first, second = sides[sign]
+    both = counts_of({('a', 0): [classified(first)], ('b', 0): [classified(second)]})
     contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
     (found,) = estimate(both, 'accuracy', [contrast], resamples=999)
     assert found.p == pytest.approx(expected)
 
 
-def test_p_value_counts_the_smaller_tail_twice():
+def test_p_value_is_twice_the_smaller_tail():
     contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
-    (found,) = estimate(counts_of(answers()), 'accuracy', [contrast], resamples=499)
+    (found,) = estimate(counts_of(random_tables()), 'accuracy', [contrast], resamples=499)
     values = found.distribution.round(6)
     below, above = (values <= 0).sum(), (values >= 0).sum()
     assert 0 < min(below, above) < 249
     assert found.p == pytest.approx(2 * (min(below, above) + 1) / 500)
 
 
-def test_an_answer_depends_on_the_random_seed_alone():
-    both = counts_of(answers(names=('a', 'b', 'c')))
+def test_estimate_depends_on_the_random_seed_and_not_on_other_contrasts():
+    both = counts_of(random_tables(names=('a', 'b', 'c')))
     contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
     others = [Contrast((name, 'ensemble')) for name in 'cba']
-    (alone,) = estimate(both, 'accuracy', [contrast])
+    (single,) = estimate(both, 'accuracy', [contrast])
     among = estimate(both, 'accuracy', [*others, contrast])[-1]
-    np.testing.assert_array_equal(alone.distribution, among.distribution)
+    np.testing.assert_array_equal(single.distribution, among.distribution)
     (other,) = estimate(both, 'accuracy', [contrast], rng=1)
-    assert (alone.distribution != other.distribution).any()
-    assert (alone.low, alone.high) == pytest.approx(
+    assert (single.distribution != other.distribution).any()
+    assert (single.low, single.high) == pytest.approx(
         (other.low, other.high), abs=1.2
     )  # a step is 1.1
 
 
-def test_only_shared_seeds_count():
-    tables = answers()
+def test_difference_uses_only_shared_seeds():
+    tables = random_tables()
     without = {key: cases for key, cases in tables.items() if key != ('b', 1)}
     contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
     (found,) = estimate(counts_of(without), 'accuracy', [contrast])
@@ -193,8 +196,8 @@ def test_only_shared_seeds_count():
     assert found.value == pytest.approx(np.mean(difference))
 
 
-def test_a_wider_confidence_gives_a_wider_interval():
-    both = counts_of(answers())
+def test_higher_confidence_widens_the_interval():
+    both = counts_of(random_tables())
     (narrow,), (wide,) = (
         estimate(both, 'accuracy', [Contrast(ENSEMBLE)], confidence=level) for level in (0.5, 0.99)
     )
@@ -204,28 +207,30 @@ def test_a_wider_confidence_gives_a_wider_interval():
 def test_memory_is_bounded_by_the_batch(monkeypatch):
     rows = []
 
-    def spying(self, counts):
+    def spy(self, counts):
         rows.append(len(counts))
         return value(self, counts)
 
     value = measures.Measure.value
-    monkeypatch.setattr(measures.Measure, 'value', spying)
-    estimate(counts_of(answers(1, images=30000)), 'accuracy', [Contrast(ENSEMBLE)], resamples=150)
+    monkeypatch.setattr(measures.Measure, 'value', spy)
+    estimate(
+        counts_of(random_tables(1, images=30000)), 'accuracy', [Contrast(ENSEMBLE)], resamples=150
+    )
     assert max(rows) * 30000 <= 2**21
-    assert sum(rows) == 150 + 1  # and the value itself
+    assert sum(rows) == 150 + 1  # and the original value
 
 
 @pytest.mark.parametrize(
     ('changes', 'problem'),
     [
-        ({('b', 0): None, ('b', 1): None}, r'no finished run of b tells of ensemble'),
+        ({('b', 0): None, ('b', 1): None}, r'no finished run of b has a member ensemble'),
         ({('b', 0): None, ('a', 1): None}, r'no seed is shared: a has \[0\], b has \[1\]'),
-        ({('b', 1): 29}, r'a \(seed 0\) and b \(seed 1\) were tested on different cases: 1 are in'),
-        ({('a', 1): 28}, r'a \(seed 0\) and a \(seed 1\) were tested on different cases: 2 are in'),
+        ({('b', 1): 29}, r'a \(seed 0\) and b \(seed 1\) were tested on different cases: 1 '),
+        ({('a', 1): 28}, r'a \(seed 0\) and a \(seed 1\) were tested on different cases: 2 '),
     ],
 )
-def test_says_why_a_difference_is_not_computable(changes, problem):
-    tables = answers(seeds=2)
+def test_problem_of_undefined_difference(changes, problem):
+    tables = random_tables(seeds=2)
     for key, images in changes.items():
         cases = tables.pop(key)
         if images is not None:
@@ -241,20 +246,20 @@ def test_says_why_a_difference_is_not_computable(changes, problem):
     assert re.match(problem, found.problem)
     assert np.isnan([found.value, found.low, found.high, found.p]).all()
     assert not found.distribution.size
-    # What can be computed beside it still is.
+    # Other contrasts are not affected.
     assert (same.problem == '') == (('a', 1) not in changes or changes['a', 1] is None)
 
 
-def test_one_seed_and_one_group_have_a_value_and_no_interval():
-    one = right_or_wrong([1, 0, 1, 1]).assign(group='patient')
+def test_one_seed_and_one_group_have_no_interval():
+    one = classified([1, 0, 1, 1]).assign(group='patient')
     (found,) = estimate(counts_of({('a', 0): [one]}), 'accuracy', [Contrast(ENSEMBLE)])
     assert found.value == 75
     assert np.isnan([found.low, found.high]).all()
-    assert found.problem == 'one seed and 1 group of cases leave nothing to draw from'
+    assert found.problem == 'one seed and one group of cases cannot be resampled'
 
 
-def test_an_undefined_resample_is_told_of():
-    # In x there is nothing and nothing is said: IoU is 0 / 0 if x alone is drawn.
+def test_undefined_resamples_are_counted():
+    # Group x has no foreground: IoU is 0 / 0 if only x is drawn.
     cases = pd.DataFrame(
         dict(member='ensemble', id=['i', 'j'], group=['x', 'y'], label=1, tp=[0, 5], fp=0, fn=0)
     )
@@ -266,17 +271,17 @@ def test_an_undefined_resample_is_told_of():
     assert undefined == pytest.approx(100, abs=35)  # a quarter: both draws are x
 
 
-def test_refuses_what_makes_no_interval():
-    both = counts_of(answers())
+def test_invalid_arguments_raise():
+    both = counts_of(random_tables())
     for wrong in (dict(confidence=1), dict(confidence=0), dict(resamples=0)):
-        with pytest.raises(ValueError, match='confidence between 0 and 1 and at least 1 resample'):
+        with pytest.raises(ValueError, match=f'{[*wrong][0]}={[*wrong.values()][0]}'):
             estimate(both, 'accuracy', [Contrast(ENSEMBLE)], **wrong)
-    with pytest.raises(ValueError, match='IoU is a measure of segmentation'):
+    with pytest.raises(ValueError, match='IoU: .* of classification'):
         estimate(both, 'IoU', [Contrast(ENSEMBLE)])
 
 
-def test_tables_and_counts_are_not_changed():
-    tables = answers()
+def test_arguments_are_not_modified():
+    tables = random_tables()
     both = counts_of(tables)
     before = {
         entry: {seed: dataclasses.replace(s, counts=s.counts.copy()) for seed, s in by_seed.items()}
@@ -286,35 +291,52 @@ def test_tables_and_counts_are_not_changed():
     for entry, by_seed in before.items():
         for seed, sample in by_seed.items():
             np.testing.assert_array_equal(both.samples[entry][seed].counts, sample.counts)
-    for cases, again in zip(tables.values(), answers().values(), strict=True):
+    for cases, again in zip(tables.values(), random_tables().values(), strict=True):
         pd.testing.assert_frame_equal(cases[0], again[0])
 
 
-def test_a_large_test_part_takes_no_minutes():
-    """3000 groups and 7 classes; drawing them one after the other would take minutes."""
+def test_large_test_split_is_resampled_at_once():
+    """3000 groups and 7 classes, which would take minutes one resample after the other."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 7, 3000)
     pred = np.where(rng.random(3000) < 0.8, truth, rng.permutation(truth))
-    cases = right_or_wrong(truth).assign(truth=truth, pred=pred)
+    cases = classified(truth).assign(truth=truth, pred=pred)
     (found,) = estimate(counts_of({('a', 0): [cases]}), 'recall', [Contrast(ENSEMBLE)])
-    right = cases['truth'] == cases['pred']
-    assert found.value == pytest.approx(100 * right.groupby(cases['truth']).mean().mean())
-    # Of independent images, near 4 standard errors of a share of 3000.
-    error = 100 * np.sqrt(right.mean() * (1 - right.mean()) / 3000)
+    correct = cases['truth'] == cases['pred']
+    assert found.value == pytest.approx(100 * correct.groupby(cases['truth']).mean().mean())
+    # About 4 standard errors of a share of 3000 independent images.
+    error = 100 * np.sqrt(correct.mean() * (1 - correct.mean()) / 3000)
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
 
 
-def test_ties_count_on_both_sides_whatever_the_rounding():
-    # The sides have the same scores in another order of seeds: drawn once each, they are equal.
-    right = {'a': (1, 2, 4), 'b': (4, 1, 2)}
+def test_ties_count_in_both_tails_despite_rounding_errors():
+    # Both have the same scores in another order of seeds: equal if each seed is drawn once.
+    correct = {'a': (1, 2, 4), 'b': (4, 1, 2)}
     tables = {
-        (name, seed): [right_or_wrong([1] * many + [0] * (7 - many)).assign(group='only')]
-        for name, by_seed in right.items()
+        (name, seed): [classified([1] * many + [0] * (7 - many)).assign(group='only')]
+        for name, by_seed in correct.items()
         for seed, many in enumerate(by_seed)
     }
     contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
     (found,) = estimate(counts_of(tables), 'accuracy', [contrast], resamples=999)
     draws = np.random.default_rng(0).integers(0, 3, (999, 3))
-    exact = (np.array(right['a']) - np.array(right['b']))[draws].sum(1)
+    exact = (np.array(correct['a']) - np.array(correct['b']))[draws].sum(1)
     tail = min((exact <= 0).sum(), (exact >= 0).sum())
     assert found.p == pytest.approx(min(1, 2 * (tail + 1) / 1000))
+
+
+def test_resamples_are_drawn_in_batches_of_1000():
+    """The size of a batch decides the random numbers, so published intervals depend on it."""
+    tables = {
+        (name, seed): [classified(correct, groups=['x', 'y'])]
+        for name, seed, correct in (('a', 0, [1, 0]), ('a', 1, [1, 1]))
+    }
+    (found,) = estimate(counts_of(tables), 'accuracy', [Contrast(ENSEMBLE)], resamples=1004)
+    rng, scores = np.random.default_rng(0), 100 * np.array([[1, 0], [1, 1]])  # seeds, groups
+    draws = [[rng.integers(0, 2, (size, 2)) for _ in range(2)] for size in (1000, 4)]
+    expected = [
+        scores[seeds][:, groups].mean()
+        for batch in draws
+        for seeds, groups in zip(*batch, strict=True)
+    ]
+    assert found.distribution == pytest.approx(np.array(expected))

@@ -5,8 +5,8 @@ import pytest
 from mmkdml.statistics.case_scores import case_scores
 
 
-def masks(member, tp):
-    groups = [f'g{index // 2}' for index in range(len(tp))]
+def masks(member, tp, images=2):
+    groups = [f'g{index // images}' for index in range(len(tp))]
     return pd.DataFrame(
         dict(
             member=member, id=[str(i) for i in range(len(tp))], group=groups, label=1, tp=tp, fp=2,
@@ -15,7 +15,7 @@ def masks(member, tp):
     )  # fmt: skip
 
 
-def test_values_by_hand_and_paired_differences():
+def test_values_intervals_and_paired_differences():
     first, second = masks('onnx', [10, 20, 30, 40]), masks('int8', [9, 19, 29, 39])
     cases = pd.concat([first, second])
     before = cases.copy()
@@ -29,14 +29,14 @@ def test_values_by_hand_and_paired_differences():
         assert row['groups'] == 2
     row = found.loc['int8', 'IoU']
     assert row['difference'] == pytest.approx(iou['int8'] - iou['onnx'])
-    # Two groups: each resample is one of them twice or both.
-    pure = [100 * (s / (s + 10) - f / (f + 10)) for s, f in ((28, 30), (68, 70))]
-    assert row['difference_low'] == pytest.approx(min(pure))
-    assert row['difference_high'] == pytest.approx(max(pure))
+    # Each resample has one of the two groups twice, or both.
+    twice = [100 * (s / (s + 10) - f / (f + 10)) for s, f in ((28, 30), (68, 70))]
+    assert row['difference_low'] == pytest.approx(min(twice))
+    assert row['difference_high'] == pytest.approx(max(twice))
     assert np.isnan(found.loc['onnx', 'IoU']['difference'])
 
 
-def test_one_group_has_no_interval_and_classification_has_its_measures():
+def test_measures_of_classification_and_no_interval_for_one_group():
     cases = pd.DataFrame(
         dict(member='m', id=['a', 'b', 'c'], group='g', truth=[0, 1, 1], pred=[0, 1, 0])
     )
@@ -49,9 +49,19 @@ def test_one_group_has_no_interval_and_classification_has_its_measures():
     assert 'difference' not in found
 
 
-def test_refusals():
+def test_intervals_do_not_depend_on_the_order_of_rows():
+    cases = masks('m', list(range(20)), images=1)
+    found = case_scores(cases, resamples=50).iloc[0]
+    groups = np.argsort([f'g{index}' for index in range(20)])
+    draws = groups[np.random.default_rng(0).integers(0, 20, (50, 20))].sum(1)
+    low, high = np.percentile(100 * draws / (draws + 20 * 5), [2.5, 97.5])
+    assert (found['low'], found['high']) == pytest.approx((low, high))
+    pd.testing.assert_series_equal(case_scores(cases[::-1], resamples=50).iloc[0], found)
+
+
+def test_invalid_arguments_raise():
     cases = masks('onnx', [1, 2])
-    with pytest.raises(ValueError, match="expected a reference among onnx, got 'int8'"):
+    with pytest.raises(ValueError, match="reference.* onnx, got 'int8'"):
         case_scores(cases, 'int8')
-    with pytest.raises(ValueError, match='expected a case table with the columns'):
+    with pytest.raises(ValueError, match=r"case table: expected columns .* got \['member'\]"):
         case_scores(pd.DataFrame(dict(member=['a'])))

@@ -20,7 +20,7 @@ def suite(*runs):
     return SuiteRecord('mini', 'A suite', ('accuracy',), (), runs)
 
 
-def test_scores_by_run_and_member_then_by_seed():
+def test_scores_by_run_member_and_seed():
     both = pd.concat([classified([0, 1, 2, 1], member='teacher'), classified([0, 1, 1, 1])])
     counts = count_cases(
         suite(run(cases=classified([0, 1, 2, 0])), run(seed=1, cases=both)), 'best'
@@ -30,10 +30,12 @@ def test_scores_by_run_and_member_then_by_seed():
         ('r18', 'model'): {0: 100, 1: 50},
         ('r18', 'teacher'): {1: 75},
     }
-    assert counts.samples['r18', 'model'][0].cases == {*zip('abcd', 'xxyy', strict=True)}
+    samples = counts.samples['r18', 'model']
+    assert samples[0].cases == {*zip('abcd', 'xxyy', strict=True)}
+    assert samples[0].cases is samples[1].cases  # fast to compare
 
 
-def test_only_what_is_done_and_tested_counts():
+def test_unfinished_and_untested_runs_are_skipped():
     cases = classified([0, 1, 2, 0])
     counts = count_cases(
         suite(
@@ -48,8 +50,8 @@ def test_only_what_is_done_and_tested_counts():
     assert list(counts.samples) == [('best', 'model')]
 
 
-def test_a_class_without_images_counts_where_it_is_predicted():
-    """As in scikit-learn: class 2 occurs nowhere but in the predictions of the second run."""
+def test_class_without_images_counts_if_it_is_predicted():
+    """As in scikit-learn; class 2 occurs only in the predictions of the second run."""
     truth = (0, 1, 1, 0)
     runs = [
         run('a', cases=classified(truth, truth)),
@@ -60,7 +62,7 @@ def test_a_class_without_images_counts_where_it_is_predicted():
     assert scores['b', 'model'][0] == pytest.approx(200 / 3)
 
 
-def test_every_figure_by_seed_and_checkpoint():
+def test_seed_scores_of_all_seeds_and_checkpoints():
     runs = [
         run('v', 0, classified([0, 1, 2, 0]), mode='ml', style='v1'),
         run('v', 1, classified([1, 1, 2, 0]), mode='ml', style='v1', checkpoint='last'),
@@ -75,31 +77,31 @@ def test_every_figure_by_seed_and_checkpoint():
     ]  # fmt: skip
 
 
-def test_nothing_done_is_no_error():
+def test_suite_without_finished_runs_has_no_scores():
     counts = count_cases(suite(run()), 'last')
     assert counts.scores('IoU') == counts.scores('recall') == {}
 
 
-def test_refuses_what_it_does_not_know():
+def test_invalid_arguments_raise():
     segmented = pd.DataFrame(dict(member='m', id=['a'], group='x', label=1, tp=1, fp=0, fn=0))
     record = suite(run('a', cases=segmented), run('b', cases=classified([0, 0, 0, 0])))
-    with pytest.raises(ValueError, match=r"among \('best', 'last'\), got 'first'"):
+    with pytest.raises(ValueError, match=r"\('best', 'last'\), got 'first'"):
         count_cases(record, 'first')
-    with pytest.raises(ValueError, match=r"of one task in mini, got \['classification', 'segm"):
+    with pytest.raises(ValueError, match=r"mini: .* got \['classification', 'segmentation'\]"):
         count_cases(record, 'best')
-    with pytest.raises(ValueError, match='recall is a measure of classification, but .* on segm'):
+    with pytest.raises(ValueError, match='recall: .* segmentation, got .* classification'):
         count_cases(suite(run(cases=segmented)), 'best').scores('recall')
-    with pytest.raises(ValueError, match="expected a measure among .*, got 'AUC'"):
+    with pytest.raises(ValueError, match="IoU, .*, got 'AUC'"):
         count_cases(suite(), 'best').scores('AUC')
 
 
-def test_tables_are_not_changed():
+def test_case_tables_are_not_modified():
     cases = classified([0, 1, 2, 1])
     count_cases(suite(run(cases=cases)), 'best')
     pd.testing.assert_frame_equal(cases, classified([0, 1, 2, 1]))
 
 
-def test_variants_are_what_stands_before_the_last_slash():
+def test_variant_is_the_name_before_the_last_slash():
     names = ['kdml_v3', 'hot/kdml_v3', 'hot/x/ml', 'hot/ml_v1', 'kdml_v3', 'r50', 'fitnet', 'odd']
     modes = ['kdml', 'kdml', 'ml', 'ml', 'kdml', 'baseline', 'comparison', 'kdml']
     styles = ['v3', 'v3', 'v2', 'v1', 'v3', '', '', 'v9']
@@ -114,7 +116,7 @@ def test_variants_are_what_stands_before_the_last_slash():
     }
 
 
-def test_refuses_two_runs_for_one_cell():
+def test_two_runs_of_one_mode_and_style_raise():
     runs = [run(name, mode='ml', style='v1') for name in ('ml_v1', 'ml_v1_long')]
     with pytest.raises(ValueError, match="'ml_v1' and 'ml_v1_long' are both ml v1.*'a/ml_v1'"):
         find_variants(suite(*runs))

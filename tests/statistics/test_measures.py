@@ -14,7 +14,7 @@ from mmkdml.statistics.measures import MEASURES, class_count, count, measure_nam
 
 
 def masks(classes, images=6, never=None):
-    """Random truth and prediction, in which one class never occurs, in two groups."""
+    """Random ground truth and predictions in two groups, optionally without one class."""
     rng = torch.Generator().manual_seed(classes)
     samples = []
     for index in range(images):
@@ -50,7 +50,7 @@ def value(name, cases, classes):
 
 
 @pytest.mark.parametrize(('classes', 'never'), [(2, None), (4, None), (4, 2)])
-def test_segmentation_is_what_our_metric_says(classes, never):
+def test_segmentation_equals_foreground_iou(classes, never):
     samples = masks(classes, never=never)
     expected = by_metric(ForegroundIoU(), samples, classes)
     cases = case_table(samples, classes)
@@ -58,7 +58,7 @@ def test_segmentation_is_what_our_metric_says(classes, never):
     assert value('F1', cases, classes - 1) == pytest.approx(expected['foreground/F1'])
 
 
-def test_nothing_in_the_foreground_is_nan():
+def test_no_foreground_is_nan():
     cases = case_table(masks(2, never=1), 2)
     assert np.isnan(value('IoU', cases, 1))
     assert np.isnan(value('F1', cases, 1))
@@ -71,10 +71,10 @@ def labelled(truth, pred, classes):
             id=str(index),
             group=f'g{index % 2}',
             gt_label=torch.tensor([true]),
-            pred_label=torch.tensor([said]),
+            pred_label=torch.tensor([predicted]),
             pred_score=torch.tensor(score),
         )
-        for index, (true, said, score) in enumerate(zip(truth, pred, scores, strict=True))
+        for index, (true, predicted, score) in enumerate(zip(truth, pred, scores, strict=True))
     ]
 
 
@@ -83,11 +83,11 @@ def labelled(truth, pred, classes):
     [
         ([0, 0, 1, 1, 1, 0], [0, 1, 1, 0, 1, 0], 2),
         ([0, 1, 2, 2, 3, 3, 0], [0, 2, 2, 1, 3, 0, 0], 4),
-        ([0, 1, 3, 3], [0, 0, 3, 0], 4),  # 1 is never predicted, 2 never there
-        ([0, 1, 1], [0, 1, 2], 3),  # 2 is never right
+        ([0, 1, 3, 3], [0, 0, 3, 0], 4),  # 1 is never predicted, 2 never occurs
+        ([0, 1, 1], [0, 1, 2], 3),  # 2 occurs only in predictions
     ],
 )
-def test_classification_is_what_the_metrics_of_the_configs_say(truth, pred, classes):
+def test_classification_equals_the_metrics_of_the_configs(truth, pred, classes):
     samples = labelled(truth, pred, classes)
     expected = by_metric(MacroPrecisionRecall(), samples)
     cases = case_table(samples)
@@ -98,7 +98,7 @@ def test_classification_is_what_the_metrics_of_the_configs_say(truth, pred, clas
         assert value(name, cases, classes) == pytest.approx(expected[f'single-label/{name}'])
 
 
-def test_a_class_that_no_table_tells_of_does_not_count():
+def test_class_without_cases_is_ignored():
     samples = labelled([0, 1], [0, 1], 3)
     assert class_count(case_table(samples)) == 2
     assert value('recall', case_table(samples), 2) == 100
@@ -106,16 +106,12 @@ def test_a_class_that_no_table_tells_of_does_not_count():
     assert by_metric(MacroPrecisionRecall(), samples)['single-label/recall'] == 100
 
 
-@pytest.mark.parametrize('name', ['precision', 'recall'])
-def test_nothing_has_no_macro_mean(name):
+@pytest.mark.parametrize('name', MEASURES)
+def test_no_images_are_nan(name):
     assert np.isnan(MEASURES[name].value(np.zeros((3, 2))))
 
 
-def test_no_images_have_no_accuracy():
-    assert np.isnan(MEASURES['accuracy'].value(np.zeros((3, 2))))
-
-
-def test_counts_by_hand():
+def test_counts_of_four_images():
     cases = pd.DataFrame(
         dict(member='model', id=list('abcd'), group=['y', 'x', 'y', 'y'], truth=[0, 1, 1, 0])
     ).assign(pred=[0, 0, 1, 1])
@@ -125,26 +121,26 @@ def test_counts_by_hand():
     assert counts[2].tolist() == [[0, 0], [1, 0], [0, 1]]
 
 
-def test_groups_add_up_to_the_whole_set():
+def test_counts_of_groups_sum_to_those_of_the_data_set():
     cases = case_table(masks(4), 4)
     parts = count(cases, ['g0', 'g1'], 3)
-    whole = count(cases.assign(group='all'), ['all'], 3)
+    total = count(cases.assign(group='all'), ['all'], 3)
     assert parts.all(axis=None)
-    assert (parts.sum(0) == whole[0]).all()
+    assert (parts.sum(0) == total[0]).all()
 
 
 @pytest.mark.parametrize('name', MEASURES)
-def test_many_counts_at_once_are_each_by_itself(name):
+def test_leading_dimensions_are_independent(name):
     counts = np.random.default_rng(0).integers(0, 3, (5, 4, 3, 2))
-    together = MEASURES[name].value(counts)
-    assert together.shape == (5, 4)
+    values = MEASURES[name].value(counts)
+    assert values.shape == (5, 4)
     for index in np.ndindex(5, 4):
-        np.testing.assert_equal(together[index], MEASURES[name].value(counts[index]))
+        np.testing.assert_equal(values[index], MEASURES[name].value(counts[index]))
 
 
-def test_names_stand_for_themselves():
+def test_measure_by_name():
     assert all(measure_named(name).name == name for name in MEASURES)
-    with pytest.raises(ValueError, match="measure among IoU, F1, accuracy, .*, got 'mIoU'"):
+    with pytest.raises(ValueError, match="IoU, F1, accuracy, .*, got 'mIoU'"):
         measure_named('mIoU')
 
 
@@ -154,32 +150,35 @@ SEGMENTED = pd.DataFrame(
 CLASSIFIED = pd.DataFrame(dict(member='model', id=['a', 'b'], group='x', truth=[0, 1], pred=[1, 2]))
 
 
-def test_tasks_and_classes():
+def test_task_and_number_of_classes():
     assert (task_of_cases(SEGMENTED), class_count(SEGMENTED)) == ('segmentation', 2)
     assert (task_of_cases(CLASSIFIED), class_count(CLASSIFIED)) == ('classification', 3)
     assert class_count(CLASSIFIED.iloc[:0]) == 0
+    assert class_count(SEGMENTED.assign(label=1 << 16)) == 1 << 16
+    with pytest.raises(ValueError, match='65536 classes, got 65537'):
+        class_count(SEGMENTED.assign(label=(1 << 16) + 1))
 
 
 @pytest.mark.parametrize(
     ('cases', 'message'),
     [
-        (SEGMENTED.drop(columns='fn'), r"the columns .*got \['member', 'id', .*test the run again"),
-        (pd.concat([SEGMENTED, SEGMENTED[1:]]), "each case of a member once, got 'b' twice"),
-        (CLASSIFIED.assign(id='a'), "each case of a member once, got 'a' twice"),
-        (SEGMENTED.assign(group=['x', 'w']), r"groups among the 2 given, got \['w'\] too"),
-        (SEGMENTED.assign(label=[1, 3]), 'labels of 2 classes, got'),
-        (SEGMENTED.assign(label=[1, 0]), 'labels of 2 classes, got'),
-        (CLASSIFIED, 'labels of 2 classes, got'),
-        (CLASSIFIED.assign(truth=[0, -1], pred=0), 'labels of 2 classes, got'),
+        (SEGMENTED.drop(columns='fn'), r"columns .*got \['member', 'id', "),
+        (pd.concat([SEGMENTED, SEGMENTED[1:]]), "got 'b' twice"),
+        (CLASSIFIED.assign(id='a'), "got 'a' twice"),
+        (SEGMENTED.assign(group=['x', 'w']), r"groups: expected \['x', 'y'\] .* got \['w'\]"),
+        (SEGMENTED.assign(label=[1, 3]), 'labels: expected 2 classes, got'),
+        (SEGMENTED.assign(label=[1, 0]), 'labels: expected 2 classes, got'),
+        (CLASSIFIED, 'labels: expected 2 classes, got'),
+        (CLASSIFIED.assign(truth=[0, -1], pred=0), 'labels: expected 2 classes, got'),
     ],
 )
-def test_refuses_tables_it_cannot_count(cases, message):
+def test_invalid_case_table_raises(cases, message):
     with pytest.raises(ValueError, match=message):
         count(cases, ['x', 'y'], 2)
 
 
 @pytest.mark.parametrize('cases', [SEGMENTED, CLASSIFIED])
-def test_tables_are_not_changed(cases):
+def test_case_tables_are_not_modified(cases):
     before = cases.copy()
     count(cases, ['x', 'y'], 3)
     pd.testing.assert_frame_equal(cases, before)

@@ -100,7 +100,7 @@ def test_claims_of_the_full_grid(results):
     difference = by_text['kdml: v3 is better than v1'].estimate
     assert difference.value == pytest.approx(100 * 10 / IMAGES)
     assert difference.seeds == SEEDS
-    assert by_text['v3: kdml is better than ml'].contrast.rivals == (('ml_v3', 'ensemble'),)
+    assert by_text['v3: kdml is better than ml'].contrast.competitors == (('ml_v3', 'ensemble'),)
     better = by_text['kd_on v3: the ensemble is better than its better student']
     assert better.estimate.value == pytest.approx(100 * (50 - 38) / IMAGES)
 
@@ -186,7 +186,7 @@ def test_claims_without_runs_are_omitted_and_without_results_not_computable():
     ]
     assert not any(result.family == 'mode' for result in results)
     missing = by_text['kdml: v3 is better than v2']
-    assert missing.verdict == 'not computable: no finished run of kdml_v2 tells of ensemble'
+    assert missing.verdict == 'not computable: no finished run of kdml_v2 has a member ensemble'
     assert math.isnan(missing.p_holm)
     assert np.isnan(missing.simultaneous).all()
     # The correction excludes it, so one claim of the family is left.
@@ -259,7 +259,7 @@ def test_unknown_form_measure_or_checkpoint_raises():
     record = suite(runs('ml', 'v3', members()))
     with pytest.raises(ValueError, match="form: .* text, markdown, got 'latex'"):
         render_claims([], 'latex')
-    with pytest.raises(ValueError, match='IoU is a measure of segmentation'):
+    with pytest.raises(ValueError, match='IoU: .* classification, got .* segmentation'):
         evaluate_claims(record, 'IoU', 'best')
     with pytest.raises(ValueError, match="checkpoint among .*got 'first'"):
         evaluate_claims(record, 'accuracy', 'first')
