@@ -25,17 +25,17 @@ from mmkdml.evaluation.predictions import predictions_by_name, truth_of
 from mmkdml.names import ENSEMBLE
 
 IMAGE, DIFFERENCE = 'image', 'difference'
-#: Columns that say the same in all runs.
+#: Columns that are identical in all runs.
 SHARED = (IMAGE, TRUTH)
 FOREGROUND_BAR = 'probability of the foreground'
-HEAT_COLOURS = 'magma'
-# Okabe and Ito's orange and sky blue on grey, told apart with every kind of colour vision.
+HEAT_COLORS = 'magma'
+# Okabe and Ito's color-blind safe orange and sky blue.
 HIT, FALSE_ALARM, MISS = 'true positive', 'false positive', 'false negative'
-DIFFERENCE_COLOURS = {HIT: '#ffffff', FALSE_ALARM: '#E69F00', MISS: '#56B4E9'}
+DIFFERENCE_COLORS = {HIT: '#ffffff', FALSE_ALARM: '#E69F00', MISS: '#56B4E9'}
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class SheetCell:
     """One image of a sheet.
 
     Attributes:
@@ -55,11 +55,11 @@ class Cell:
     legend: Mapping[str, str] = field(default_factory=dict)
 
 
-#: The cells of one case by column, in order.
-Row = Mapping[str, Cell]
+#: Cells of one case by column, in order.
+SheetRow = Mapping[str, SheetCell]
 
 
-def mask_rows(model: BaseModel, loader: DataLoader) -> list[Row]:
+def mask_rows(model: BaseModel, loader: DataLoader) -> list[SheetRow]:
     """Build the sheet rows of a segmentation run, one for each case.
 
     Columns: the image, captioned with the size of its region; the true mask; for each member,
@@ -79,7 +79,7 @@ def mask_rows(model: BaseModel, loader: DataLoader) -> list[Row]:
 
 
 def draw_runs(
-    runs: Mapping[str, Sequence[Row]], titles: Sequence[str], out: Path, bar: str
+    runs: Mapping[str, Sequence[SheetRow]], titles: Sequence[str], out: Path, bar: str
 ) -> list[Path]:
     """Write the sheets of one or several runs, with a row for each case.
 
@@ -97,7 +97,7 @@ def draw_runs(
     Returns:
         The written files.
     """
-    sheets: dict[str, tuple[str, Sequence[Row]]] = {}
+    sheets: dict[str, tuple[str, Sequence[SheetRow]]] = {}
     for column in dict.fromkeys(name for rows in runs.values() for name in rows[0]):
         own = {run: rows for run, rows in runs.items() if column in rows[0]}
         if column not in SHARED and len(own) > 1:
@@ -113,7 +113,7 @@ def draw_runs(
 
 
 def draw_cells(
-    rows: Sequence[Row], titles: Sequence[str], path: Path, bar: str = '', heading: str = ''
+    rows: Sequence[SheetRow], titles: Sequence[str], path: Path, bar: str = '', heading: str = ''
 ) -> None:
     """Draw a sheet with a row for each case and a column for each key of the rows.
 
@@ -121,7 +121,7 @@ def draw_cells(
 
     Args:
         rows: Rows with identical columns.
-        titles: Row titles, drawn at the left.
+        titles: SheetRow titles, drawn at the left.
         path: File to write.
         bar: Label of the color bar.
         heading: Title of the sheet.
@@ -131,14 +131,14 @@ def draw_cells(
     """
     if not rows or len(rows) != len(titles) or any(list(row) != list(rows[0]) for row in rows):
         raise ValueError(
-            'a sheet needs at least one case, a title for each and the same columns in all, got '
-            f'{len(titles)} titles and the columns {[list(row) for row in rows]}'
+            'Invalid rows: expected at least one case, one title for each and identical columns, '
+            f'got {len(titles)} titles and columns {[list(row) for row in rows]}'
         )
     columns, cells = list(rows[0]), [cell for row in rows for cell in row.values()]
     height, width = cells[0].image.shape[:2]
     lines = max(cell.caption.count('\n') for cell in cells) + 1
     with_bar = any(cell.heat is not None for cell in cells)
-    legend = {name: colour for cell in cells for name, colour in cell.legend.items()}
+    legend = {name: color for cell in cells for name, color in cell.legend.items()}
     figure = Figure(
         figsize=(
             1.65 * len(columns) + 0.3 + 0.8 * with_bar,
@@ -156,13 +156,13 @@ def draw_cells(
         axes.set_title(column, fontsize=10, parse_math=False)
     figure.suptitle(heading, fontsize=12, parse_math=False)
     if with_bar:
-        heat = ScalarMappable(cmap=HEAT_COLOURS)
-        colours = figure.colorbar(heat, ax=grid, shrink=max(0.25, 0.8 / len(rows)), pad=0.01)
-        colours.set_label(bar, fontsize=8)
+        heat = ScalarMappable(cmap=HEAT_COLORS)
+        color_bar = figure.colorbar(heat, ax=grid, shrink=max(0.25, 0.8 / len(rows)), pad=0.01)
+        color_bar.set_label(bar, fontsize=8)
     if legend:
         patches = [
-            Patch(facecolor=colour, edgecolor='black', linewidth=0.5, label=name)
-            for name, colour in legend.items()
+            Patch(facecolor=color, edgecolor='black', linewidth=0.5, label=name)
+            for name, color in legend.items()
         ]
         figure.legend(
             handles=patches,
@@ -174,33 +174,33 @@ def draw_cells(
     figure.savefig(path)
 
 
-def _side_by_side(runs: Mapping[str, Sequence[Row]], column: str) -> list[Row]:
+def _side_by_side(runs: Mapping[str, Sequence[SheetRow]], column: str) -> list[SheetRow]:
     """Build rows with the shared columns of the first run and one column of every run."""
     return [
         {
-            **{name: cell for name, cell in of_all[0].items() if name in SHARED},
-            **{run: row[column] for run, row in zip(runs, of_all, strict=True)},
+            **{name: cell for name, cell in case[0].items() if name in SHARED},
+            **{run: row[column] for run, row in zip(runs, case, strict=True)},
         }
-        for of_all in zip(*runs.values(), strict=True)
+        for case in zip(*runs.values(), strict=True)
     ]
 
 
-def _draw(axes: Axes, cell: Cell) -> None:
+def _draw(axes: Axes, cell: SheetCell) -> None:
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.imshow(cell.image)
     if cell.heat is not None:
-        axes.imshow(cell.heat, vmin=0, vmax=1, cmap=HEAT_COLOURS, alpha=cell.opacity)
-    if cell.outline is not None and cell.outline.any():  # matplotlib warns of nothing to outline
+        axes.imshow(cell.heat, vmin=0, vmax=1, cmap=HEAT_COLORS, alpha=cell.opacity)
+    if cell.outline is not None and cell.outline.any():  # matplotlib warns if it is empty
         axes.contour(cell.outline, levels=[0.5], colors=TRUTH_COLOR, linewidths=0.8)
     axes.set_xlabel(cell.caption, fontsize=7)
 
 
-def _mask_row(sample: Any) -> Row:
+def _mask_row(sample: Any) -> SheetRow:
     if 'img_path' not in sample:
         raise ValueError(
-            'expected img_path among the metainfo of each sample, got '
-            f"{sorted(sample.all_keys())}: add it to meta_keys of the pipeline's Pack transform"
+            f'Invalid sample: expected img_path in its metainfo, got {sorted(sample.all_keys())}. '
+            "Add img_path to meta_keys of the pipeline's Pack transform"
         )
     truth = truth_of(sample).cpu().numpy()
     shape = sample.gt_sem_seg.shape
@@ -208,29 +208,29 @@ def _mask_row(sample: Any) -> Row:
     region = (truth > 0) & counted
     image = mmcv.imresize(read_image(sample.img_path), (shape[1], shape[0]))
     row = {
-        IMAGE: Cell(image, caption=f'region of {region.sum():,} pixels'),
-        TRUTH: Cell(_black_and_white(region.reshape(shape))),
+        IMAGE: SheetCell(image, caption=f'region: {region.sum():,} pixels'),
+        TRUTH: SheetCell(_black_and_white(region.reshape(shape))),
     }
     for name, own in predictions_by_name(sample).items():
         mask = (own.labels > 0).cpu().numpy()
         iou, dice = overlap(mask & counted, region)
         caption = 'both empty' if np.isnan(iou) else f'IoU {iou:.1f}   Dice {dice:.1f}'
         heat = 1 - own.probabilities[:, 0].cpu().numpy().reshape(shape)
-        row[name] = Cell(
+        row[name] = SheetCell(
             image,
             heat,
             outline=region.reshape(shape),
             caption=caption,
-            legend={'outline of the truth': TRUTH_COLOR},
+            legend={'true outline': TRUTH_COLOR},
         )
-    # The last one is the answer of the run.
+    # The last prediction is that of the run: of the ensemble, or of a single model.
     if name == ENSEMBLE:
-        row[name] = Cell(_black_and_white(mask.reshape(shape)), caption=caption)
+        row[name] = SheetCell(_black_and_white(mask.reshape(shape)), caption=caption)
     different = {HIT: mask & region, FALSE_ALARM: mask & ~region & counted, MISS: region & ~mask}
-    row[DIFFERENCE] = Cell(
-        _coloured(image, {kind: part.reshape(shape) for kind, part in different.items()}),
+    row[DIFFERENCE] = SheetCell(
+        _color_parts(image, {kind: part.reshape(shape) for kind, part in different.items()}),
         caption=caption,
-        legend=DIFFERENCE_COLOURS,
+        legend=DIFFERENCE_COLORS,
     )
     return row
 
@@ -239,9 +239,9 @@ def _black_and_white(mask: np.ndarray) -> np.ndarray:
     return np.repeat(255 * mask[..., None].astype(np.uint8), 3, axis=2)
 
 
-def _coloured(image: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+def _color_parts(image: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
     """Darken the image to gray and color each part."""
-    coloured = np.repeat(image.mean(axis=2, keepdims=True) * 0.45, 3, axis=2)
+    colored = np.repeat(image.mean(axis=2, keepdims=True) * 0.45, 3, axis=2)
     for kind, part in parts.items():
-        coloured[part] = 255 * np.array(to_rgb(DIFFERENCE_COLOURS[kind]))
-    return coloured.astype(np.uint8)
+        colored[part] = 255 * np.array(to_rgb(DIFFERENCE_COLORS[kind]))
+    return colored.astype(np.uint8)

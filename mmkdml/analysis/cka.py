@@ -33,7 +33,7 @@ from mmkdml.models.tasks import Task, task_of
 from mmkdml.names import PLAIN
 
 Pair = tuple[str, str]
-#: Stem, stages, decoder blocks and logits of the networks that the configs have.
+#: Stem, stages, decoder blocks and logits of the networks in the configs.
 STAGES = {
     *RESNET_LOW_AND_HIGH,
     *RESNET_STAGES,
@@ -68,13 +68,13 @@ def choose_layers(
     tappable = [row.name for row in tap_rows(member, task, input_size) if row.shape is not None]
     wanted = patterns or [*STAGES, task.default_tap(member)]
     layers = [name for name in tappable if any(fnmatchcase(name, one) for one in wanted)]
-    if not patterns:  # a whole backbone gives what its last stage does
+    if not patterns:  # the output of a backbone is that of its last stage
         layers = [one for one in layers if not any(name.startswith(f'{one}.') for name in layers)]
     if not layers:
         raise ValueError(
-            f'expected layers of {type(member).__name__} that fit '
+            f'Invalid layers of {type(member).__name__}: expected '
             f'{", ".join(patterns) if patterns else "stages of a ResNet, MobileNet v1 or U-Net"}, '
-            f'got none; choose patterns among its modules, such as {", ".join(tappable[:5])} '
+            f'got none. Choose patterns of its modules, e.g. {", ".join(tappable[:5])} '
             '(tools/list_taps.py lists all)'
         )
     return layers
@@ -126,7 +126,7 @@ def measure_cka(
             images.
     """
     if pool is not None and pool < 1:
-        raise ValueError(f'pool must be at least 1, got {pool}')
+        raise ValueError(f'Invalid pool: expected at least 1, got {pool}')
     if isinstance(model, KnowledgeDistiller):
         members, task, size = model.named_members(), model.task, model.input_size
     else:
@@ -137,7 +137,9 @@ def measure_cka(
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     unknown = [name for name in names if name not in members]
     if unknown:
-        raise ValueError(f'expected members among {", ".join(members)}, got {", ".join(unknown)}')
+        raise ValueError(
+            f'Invalid pairs: expected members among {", ".join(members)}, got {", ".join(unknown)}'
+        )
     layers = {name: choose_layers(members[name], task, size, patterns) for name in names}
     sums: dict[Pair, Tensor] = {}
     images = 0
@@ -160,7 +162,8 @@ def measure_cka(
                 sums[a, b] = sums[a, b] + term if (a, b) in sums else term
     if not images:
         raise ValueError(
-            f'CKA needs batches of at least {FEWEST_IMAGES} images, got none: use larger batches'
+            f'Invalid batches: expected at least {FEWEST_IMAGES} images, got fewer in all batches. '
+            'Increase the batch size'
         )
     return pd.concat([_table(pair, layers, sums, images) for pair in pairs], ignore_index=True)
 
@@ -186,7 +189,7 @@ def _table(
 ) -> pd.DataFrame:
     a, b = pair
     own, other = (sums[name, name].diagonal() for name in pair)
-    # Without variance the term is 0 but for rounding, of either sign.
+    # Without variance the term is a rounding error of either sign.
     spread = torch.outer(own, other).clamp(min=0).sqrt()
     values = (sums[pair] / spread).where(spread > 0, torch.nan).tolist()
     rows: list[list[Any]] = [

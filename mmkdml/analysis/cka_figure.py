@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-#: With more layers than these on a side the cells are too small for numbers.
-NUMBERED = 12
+MAX_NUMBERED = 12  # layers per side; with more of them, cells are too small for numbers
 COLUMNS = 4
 
 
@@ -33,16 +32,16 @@ def draw_cka(tables: Mapping[str, pd.DataFrame], paths: Sequence[str | os.PathLi
     """
     maps = {
         (run, pair): table
-        for run, whole in tables.items()
-        for pair, table in whole.groupby(['row', 'column'], sort=False)
+        for run, pairs in tables.items()
+        for pair, table in pairs.groupby(['row', 'column'], sort=False)
     }
     if not maps:
-        raise ValueError('heat maps need CKA of at least one pair of members, got none')
-    pairs = list(dict.fromkeys(pair for _, pair in maps))
-    if len(pairs) < len(maps):
-        places = [(run, pair) for pair in pairs for run in tables]
-        shape = len(pairs), len(tables)
-    else:  # nothing to compare side by side
+        raise ValueError('Invalid tables: expected at least one pair of members, got none')
+    rows = list(dict.fromkeys(pair for _, pair in maps))
+    if len(rows) < len(maps):
+        places = [(run, pair) for pair in rows for run in tables]
+        shape = len(rows), len(tables)
+    else:  # no two runs share a pair
         places = list(maps)
         shape = math.ceil(len(maps) / COLUMNS), min(len(maps), COLUMNS)
     side = max(3.0, 0.42 * max(table['row_layer'].nunique() for table in maps.values()) + 1.2)
@@ -53,7 +52,7 @@ def draw_cka(tables: Mapping[str, pd.DataFrame], paths: Sequence[str | os.PathLi
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, place in zip(grid.flat, places, strict=False):
-        if place in maps:  # mutual learning has no teacher
+        if place in maps:  # a run may lack a pair: mutual learning has no teacher
             image = _draw(axes, maps[place])
             axes.set_title(place[0], fontsize=10)
     figure.colorbar(image, ax=grid, label='CKA', shrink=0.8 / shape[0], extend='min')
@@ -71,7 +70,7 @@ def _draw(axes: Axes, table: pd.DataFrame) -> AxesImage:
     axes.set_yticks(range(len(rows)), map(_short, rows), fontsize=7)
     axes.set_xlabel(table['column'].iloc[0])
     axes.set_ylabel(table['row'].iloc[0])
-    if max(values.shape) <= NUMBERED:
+    if max(values.shape) <= MAX_NUMBERED:
         for (row, column), value in np.ndenumerate(values):
             axes.text(
                 column,

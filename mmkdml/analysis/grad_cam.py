@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmkdml.analysis.case_figure import IMAGE, Cell, Row
+from mmkdml.analysis.case_figure import IMAGE, SheetCell, SheetRow
 from mmkdml.analysis.hard_cases import member_inputs, predict_batch
 from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
@@ -26,8 +26,7 @@ from mmkdml.names import PLAIN
 PREDICTED, TRUE = 'predicted', 'true'
 RIGHT, WRONG = '\N{CHECK MARK}', '\N{BALLOT X}'
 _CAPTION_WIDTH = 32
-#: Of the heat over the image.
-OPACITY = 0.6
+OPACITY = 0.6  # of the heat map over the image
 
 
 def grad_cam(
@@ -57,14 +56,16 @@ def grad_cam(
     layer = layer or task.default_tap(member)
     number = task.num_classes(member)
     if not bool(((classes >= 0) & (classes < number)).all()):
-        raise ValueError(f'expected classes 0 to {number - 1}, got {classes.unique().tolist()}')
+        raise ValueError(
+            f'Invalid classes: expected 0 to {number - 1}, got {classes.unique().tolist()}'
+        )
     tried = probe_member(member, task, [layer], inputs.shape[2:])
     if tried.logits is None:
-        raise ValueError(f'Grad-CAM needs logits, but {type(member.head).__name__} gives none')
+        raise ValueError(f'Grad-CAM requires logits, which {type(member.head).__name__} lacks')
     if tried.taps[layer].ndim != 4:
         raise ValueError(
-            f'Grad-CAM needs a layer that gives maps (N, C, h, w), but {layer} gives '
-            f'{tuple(tried.taps[layer].shape)}; choose one before pooling'
+            f'Invalid layer {layer}: expected an output of shape (N, C, h, w), got '
+            f'{tuple(tried.taps[layer].shape)}. Choose a layer before pooling'
         )
 
     def scores(images: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ def grad_cam(
         return torch.cat([-logits, logits], dim=1) if logits.shape[1] == 1 else logits
 
     with evaluating(member):
-        # A frozen member has a graph only if it begins at the images.
+        # A frozen member builds a graph only if the images require gradients.
         maps = LayerGradCam(scores, member.get_submodule(layer)).attribute(
             inputs.detach().requires_grad_(), classes, relu_attributions=True
         )
@@ -91,14 +92,14 @@ def class_index(target: str, classes: Sequence[str]) -> int:
     if target.isdecimal() and int(target) < len(classes):
         return int(target)
     raise ValueError(
-        f'expected {PREDICTED}, {TRUE}, or a class, 0 to {len(classes) - 1} or one of '
-        f'{", ".join(classes)}; got {target!r}'
+        f'Invalid target {target!r}: expected {PREDICTED}, {TRUE}, an index from 0 to '
+        f'{len(classes) - 1}, or a class among {", ".join(classes)}'
     )
 
 
 def cam_rows(
     model: BaseModel, loader: DataLoader, target: str = PREDICTED, layer: str | None = None
-) -> list[Row]:
+) -> list[SheetRow]:
     """Build the sheet rows of a classification run, one for each case.
 
     Columns: the network input with its true class; then the Grad-CAM of each member, teachers
@@ -124,7 +125,7 @@ def cam_rows(
     number = task.num_classes(next(iter(members.values())))
     classes = dataset.metainfo.get('classes') or [str(index) for index in range(number)]
     fixed = None if target in (PREDICTED, TRUE) else class_index(target, classes)
-    rows: list[Row] = []
+    rows: list[SheetRow] = []
     for data in loader:
         inputs, samples = predict_batch(model, data)
         answers = [predictions_by_name(sample) for sample in samples]
@@ -146,35 +147,35 @@ def cam_rows(
 
 def cam_bar(target: str = PREDICTED) -> str:
     """Return the label of the color bar for :func:`cam_rows`."""
-    what = f'the {target} class' if target in (PREDICTED, TRUE) else f'class {target}'
-    return f"Grad-CAM of {what}\n(1: each map's highest)"
+    explained = f'the {target} class' if target in (PREDICTED, TRUE) else f'class {target}'
+    return f'Grad-CAM for {explained}\n(relative to the maximum of each map)'
 
 
 def _classification(members: Mapping[str, nn.Module]) -> Task:
     task = task_of(members)
     if task.name != 'classification':
-        raise TypeError(f'Grad-CAM is for classification, but the members are for {task.name}')
+        raise TypeError(f'Grad-CAM requires members for classification, got {task.name}')
     return task
 
 
-def _image_cell(inputs: Tensor, true: str) -> dict[str, Cell]:
+def _image_cell(inputs: Tensor, true: str) -> dict[str, SheetCell]:
     """Build the cell of an image (3, H, W) BGR, or (1, H, W) gray, as the pipeline packed it."""
     image = inputs.clamp(0, 255).byte().flip(0).permute(1, 2, 0).cpu().numpy()
     image = np.broadcast_to(image, (*image.shape[:2], 3))
-    return {IMAGE: Cell(image, caption=textwrap.fill(f'true: {true}', _CAPTION_WIDTH))}
+    return {IMAGE: SheetCell(image, caption=textwrap.fill(f'true: {true}', _CAPTION_WIDTH))}
 
 
 def _cam_cell(
     image: np.ndarray, cam: Tensor, answer: Predictions, true: int, classes: Sequence[str]
-) -> Cell:
+) -> SheetCell:
     label = int(answer.labels)
     sign = RIGHT if label == true else WRONG
-    said = f'{sign} {classes[label]} {answer.probabilities[0, label]:.2f}'
-    caption = textwrap.fill(said, _CAPTION_WIDTH)
+    predicted = f'{sign} {classes[label]} {answer.probabilities[0, label]:.2f}'
+    caption = textwrap.fill(predicted, _CAPTION_WIDTH)
     if not cam.any():
-        caption += '\nGrad-CAM: 0 everywhere'
+        caption += '\nGrad-CAM is zero'
     cam = cam / cam.max().clamp(min=torch.finfo(cam.dtype).tiny)
     heat = F.interpolate(cam[None, None], image.shape[:2], mode='bilinear')[0, 0].cpu().numpy()
-    # In colour it could not be told from the heat.
-    grey = image.mean(axis=2, keepdims=True).astype(np.uint8)
-    return Cell(np.broadcast_to(grey, image.shape), heat, OPACITY, caption=caption)
+    # Image colors would interfere with the colors of the heat map.
+    gray = image.mean(axis=2, keepdims=True).astype(np.uint8)
+    return SheetCell(np.broadcast_to(gray, image.shape), heat, OPACITY, caption=caption)

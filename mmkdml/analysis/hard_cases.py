@@ -22,17 +22,17 @@ from mmkdml.models.distillers.members import evaluating
 from mmkdml.models.tasks import task_of
 from mmkdml.names import ENSEMBLE, PLAIN
 
-#: A model with its weights, on its device, and a loader of the images to look at.
+#: A model with its weights, on its device, and a loader of the images to analyze.
 Run = tuple[BaseModel, DataLoader]
 SMALLEST, WORST, DISAGREEMENT = CRITERIA = ('smallest', 'worst', 'disagreement')
-#: What cases are sorted by, and whether the lowest value comes first.
+#: Columns that cases are sorted by, and whether in ascending order.
 _ORDERS = {
     SMALLEST: dict(region=True, quality=True),
     WORST: dict(quality=True, region=False),
     DISAGREEMENT: dict(disagreement=False, quality=True),
 }
 _CASE = ['id', 'group']
-_NAMED = 3  # ids in a message
+_MAX_IDS = 3  # in a message
 
 
 def list_cases(dataset: Any) -> pd.DataFrame:
@@ -48,8 +48,8 @@ def list_cases(dataset: Any) -> pd.DataFrame:
     for info in infos:
         if not {'id', 'group'} <= info.keys():
             raise ValueError(
-                f'expected id and group of each image of {type(dataset).__name__}, got '
-                f'{sorted(info)}; the data sets of mmkdml read them from a split file'
+                f'Invalid data set {type(dataset).__name__}: expected id and group of each image, '
+                f'got {sorted(info)}. Use a data set of mmkdml, which reads them from split files'
             )
     return pd.DataFrame([(str(one['id']), str(one['group'])) for one in infos], columns=_CASE)
 
@@ -71,17 +71,16 @@ def check_comparable(runs: Mapping[str, Run]) -> str:
         sets[title] = set(list_cases(loader.dataset)['id'])
     if len(set(tasks.values())) > 1:
         raise ValueError(
-            'expected runs of one task, got '
+            'Invalid runs: expected one task, got '
             + ', '.join(f'{title}: {task}' for title, task in tasks.items())
         )
     first = next(iter(runs))
     for title, ids in sets.items():
         if ids != sets[first]:
             raise ValueError(
-                f'expected the same images in all runs, but {first} has {len(sets[first])}, '
-                f'{title} has {len(ids)}, and only one of them has {_some(ids ^ sets[first])}; '
-                'give all the same split file, such as by --cfg-options '
-                'test_dataloader.dataset.ann_file=...'
+                f'Invalid runs: expected the same images, got {len(sets[first])} for {first} and '
+                f'{len(ids)} for {title}; {_format_ids(ids ^ sets[first])} differ. Set the same '
+                'split file with --cfg-options test_dataloader.dataset.ann_file=...'
             )
     return tasks[first]
 
@@ -100,8 +99,8 @@ def only_cases(loader: DataLoader, ids: Sequence[str]) -> DataLoader:
     unknown = [one for one in ids if one not in known]
     if unknown:
         raise ValueError(
-            f'expected ids among the {len(known)} of the data set, such as {_some(known)}; got '
-            f'{_some(unknown)}'
+            f'Invalid ids: expected some of the {len(known)} in the data set, e.g. '
+            f'{_format_ids(known)}, got {_format_ids(unknown)}'
         )
     dataset: Any = loader.dataset
     subset = dataset.get_subset([known[one] for one in ids])
@@ -190,7 +189,8 @@ def choose_cases(tables: Mapping[str, pd.DataFrame], by: str = WORST, num: int =
     """
     if by not in CRITERIA or num < 1:
         raise ValueError(
-            f'expected by among {", ".join(CRITERIA)} and num of 1 or more, got {by!r} and {num}'
+            f'Invalid by or num: expected one of {", ".join(CRITERIA)} and a number >= 1, got '
+            f'{by!r} and {num}'
         )
     cases = pd.concat([_hardness(table) for table in tables.values()]).groupby('id').mean()
     if by == SMALLEST:
@@ -200,11 +200,11 @@ def choose_cases(tables: Mapping[str, pd.DataFrame], by: str = WORST, num: int =
     if cases.empty:
         raise ValueError(
             {
-                SMALLEST: 'expected regions to choose the smallest of, but no image has one (as '
-                'always in classification); choose by worst or disagreement',
-                DISAGREEMENT: 'expected a run with two students or more, whose disagreement can be '
-                'seen; choose by worst',
-            }.get(by, 'expected images to choose from, got none')
+                SMALLEST: 'Invalid by=smallest: expected images with regions, got none (as always '
+                'in classification). Use worst or disagreement',
+                DISAGREEMENT: 'Invalid by=disagreement: expected a run with at least two students. '
+                'Use worst',
+            }.get(by, 'Invalid tables: expected at least one image, got none')
         )
     ordered = cases.sort_values(list(order), ascending=list(order.values()), kind='stable')
     return ordered.index[:num].tolist()
@@ -218,9 +218,9 @@ def overlap(mask: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return float(100 * both / (total - both)), float(200 * both / total)
 
 
-def _some(ids: Iterable[str]) -> str:
+def _format_ids(ids: Iterable[str]) -> str:
     names = sorted(ids)
-    return ', '.join(names[:_NAMED]) + (', ...' if len(names) > _NAMED else '')
+    return ', '.join(names[:_MAX_IDS]) + (', ...' if len(names) > _MAX_IDS else '')
 
 
 def _numbers(sample: Any, students: Sequence[str]) -> dict[str, Any]:
@@ -232,8 +232,8 @@ def _numbers(sample: Any, students: Sequence[str]) -> dict[str, Any]:
     for name, own in answers.items():
         if len(own.labels) != len(truth):
             raise ValueError(
-                f'expected an answer for each of the {len(truth)} pixels of the truth, got '
-                f'{len(own.labels)} of {name}: Resize must come before the mask is loaded'
+                f'Invalid prediction of {name}: expected {len(truth)} pixels as in the true mask, '
+                f'got {len(own.labels)}. Move Resize before the mask is loaded'
             )
     apart = [_apart(answers[a], answers[b]) for a, b in combinations(students, 2)]
     if next(iter(answers.values())).of_pixels:

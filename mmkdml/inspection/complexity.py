@@ -74,7 +74,7 @@ def describe(inspection: Inspection) -> str:
     height, width = inspection.input_size
     parts = [
         f'Members, for an image of {height}x{width}. GMACs: 10^9 multiply-adds of convolutions and '
-        f'matrix products; FLOPs are twice as many.\n{_member_table(sizes)}'
+        f'matrix products (1 multiply-add = 2 FLOPs)\n{_member_table(sizes)}'
     ]
     distiller = inspection.distiller
     if distiller is None:
@@ -82,13 +82,13 @@ def describe(inspection: Inspection) -> str:
     for name in distiller.frozen_names:
         path = inspection.checkpoints.get(name)
         where = (
-            'no checkpoint, so it keeps the weights it was built with'
+            'no checkpoint; keeps its initial weights'
             if path is None
             else (path + ('' if Path(path).exists() else ' (MISSING: train it first)'))
         )
         parts.append(f'Frozen {name}: {where}')
     parts.append(
-        f'Transfers, with the shapes for one image\n{_transfer_table(distiller)}'
+        f'Transfers, with output shapes for one image\n{_transfer_table(distiller)}'
         if distiller.transfers
         else 'Transfers: none'
     )
@@ -123,7 +123,7 @@ def _type_and_size(part: Any) -> str:
 
 
 def _member_table(sizes: Iterable[MemberComplexity]) -> str:
-    table = PrettyTable(['member', 'network', 'parameters (M)', 'GMACs', 'in this run'], align='l')
+    table = PrettyTable(['member', 'network', 'parameters (M)', 'GMACs', 'weights'], align='l')
     table.align['parameters (M)'] = table.align['GMACs'] = 'r'
     for size in sizes:
         table.add_row(
@@ -140,17 +140,14 @@ def _member_table(sizes: Iterable[MemberComplexity]) -> str:
 
 def _transfer_table(distiller: KnowledgeDistiller) -> str:
     table = PrettyTable(
-        ['transfer', 'knowledge', 'weight', 'loss', 'source gives', 'learner gives', 'projector'],
+        ['transfer', 'knowledge', 'weight', 'loss', 'source output', 'learner output', 'projector'],
         align='l',
     )
     terms = iter(distiller.transfer_terms)
     for transfer in distiller.transfers:
-        row = [
-            f'{transfer.source} -> {transfer.learner}',
-            transfer.knowledge,
-            f'{transfer.weight:g}',
-        ]
-        if transfer.weight == 0:  # there is no term for it
+        pair = f'{transfer.source} -> {transfer.learner}'
+        row = [pair, transfer.knowledge, f'{transfer.weight:g}']
+        if transfer.weight == 0:  # has no term
             table.add_row([*row, 'not computed', '-', '-', '-'])
             continue
         term = next(terms)
@@ -158,15 +155,15 @@ def _transfer_table(distiller: KnowledgeDistiller) -> str:
             [
                 *row,
                 type(term.loss).__name__,
-                _gives(term.source_tap, term.source_shape),
-                _gives(term.learner_tap, term.learner_shape),
+                _outputs(term.source_tap, term.source_shape),
+                _outputs(term.learner_tap, term.learner_shape),
                 _projector(term),
             ]
         )
     return table.get_string()
 
 
-def _gives(tap: Tap, shape: Shape | list[Shape]) -> str:
+def _outputs(tap: Tap, shape: Shape | list[Shape]) -> str:
     shapes = shape if isinstance(shape, list) else [shape]
     return '\n'.join(
         f'{name} {"x".join(map(str, shape[1:]))}'
@@ -185,20 +182,22 @@ def _projector(term: TransferTerm) -> str:
 
 def _ensemble_lines(distiller: KnowledgeDistiller, sizes: dict[str, MemberComplexity]) -> str:
     names = {function: name for name, function in ENSEMBLES.items()}
-    kind = names.get(distiller.ensemble, getattr(distiller.ensemble, '__name__', 'own function'))
+    ensemble = names.get(
+        distiller.ensemble, getattr(distiller.ensemble, '__name__', 'custom function')
+    )
     students = [sizes[name] for name in distiller.student_names]
     parameters = sum(student.parameters for student in students)
-    work = sum(student.multiply_adds for student in students)
+    multiply_adds = sum(student.multiply_adds for student in students)
     lines = [
-        f'Ensemble: {kind} of {", ".join(distiller.student_names)}; {parameters / 1e6:.2f} M '
-        f'parameters, {work / 1e9:.3f} GMACs'
+        f'Ensemble: {ensemble} of {", ".join(distiller.student_names)}; {parameters / 1e6:.2f} M '
+        f'parameters, {multiply_adds / 1e9:.3f} GMACs'
     ]
     teachers = [size for name, size in sizes.items() if name not in distiller.student_names]
     for teacher in teachers:
         saved = compression(students, teacher)
         lines.append(
-            f'Against {teacher.name}: {abs(saved):.1%} '
+            f'Compared with {teacher.name}: {abs(saved):.1%} '
             f'{"fewer" if saved >= 0 else "MORE"} parameters, '
-            f'{work / teacher.multiply_adds:.1%} of its multiply-adds'
+            f'{multiply_adds / teacher.multiply_adds:.1%} of its multiply-adds'
         )
-    return '\n'.join(lines if teachers else [*lines, 'There is no teacher to compare with'])
+    return '\n'.join(lines if teachers else [*lines, 'No teacher to compare with'])

@@ -57,19 +57,21 @@ def inspect_config(config: Config) -> Inspection:
     """
     use_default_scope(config)
     if not isinstance(config.get('model'), Mapping):
-        has = ', '.join(config) or 'nothing'
-        raise ValueError(f'the config must have a model, a dict with a type; it has {has}')
+        raise ValueError(
+            f'Invalid config: expected a model, a dict with a type, got {", ".join(config) or "no"}'
+            ' keys'
+        )
     settings = without_pretrained(config.model)
-    if config.get('data_preprocessor') is not None:  # as mmengine's runner does
+    if config.get('data_preprocessor') is not None:  # as in mmengine's Runner
         settings.setdefault('data_preprocessor', config.data_preprocessor)
     checkpoints = frozen_checkpoints(settings)
     replace_frozen_checkpoints(settings, lambda path: None)
-    with only_errors():  # not that a frozen member has no weights, nor timm's table
+    with only_errors():  # hide warnings about frozen members without weights, and timm's table
         try:
             model = MODELS.build(settings)
-        except (KeyError, TypeError) as error:  # of mmengine, of a type or an argument
+        except (KeyError, TypeError) as error:  # from mmengine: an unknown type or argument
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f'the model of the config cannot be built: {error}') from error
+            raise kind(f'Invalid model of the config: {error}') from error
     distiller = model if isinstance(model, KnowledgeDistiller) else None
     members = distiller.named_members() if distiller else {PLAIN: model}
     task = distiller.task if distiller else task_of(members)
@@ -100,7 +102,7 @@ def classroom_settings(
     }
     given = model.get('data_preprocessor') or settings.get('data_preprocessor')
     shared = shared_settings(given, stated, distiller.frozen_names)
-    if shared is not None and 'type' not in shared:  # a classifier's has a default
+    if shared is not None and 'type' not in shared:  # classifiers have a default type
         kind = type(distiller.data_preprocessor)
         shared = dict(shared, type=f'{kind.__module__}.{kind.__qualname__}')
     return members, shared
@@ -134,7 +136,7 @@ def without_pretrained(config: Any) -> Any:
 
 def _is_pretrained(init_cfg: Any) -> bool:
     kind = init_cfg.get('type') if isinstance(init_cfg, Mapping) else None
-    name = getattr(kind, '__name__', str(kind))  # a class, its path, or its name in the registry
+    name = getattr(kind, '__name__', str(kind))  # a class, its path, or its registered name
     return name.rpartition('.')[2] in ('Pretrained', 'PretrainedInit')
 
 

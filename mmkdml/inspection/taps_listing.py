@@ -77,7 +77,7 @@ def format_taps(
     """
     _check_member(inspection, member)
     if depth is not None and depth < 1:
-        raise ValueError(f'depth must be at least 1, got {depth}')
+        raise ValueError(f'Invalid depth: expected at least 1, got {depth}')
     listings: dict[tuple[str, tuple[TapRow, ...]], list[str]] = {}
     for name in [member] if member else inspection.members:
         network = inspection.members[name]
@@ -90,12 +90,11 @@ def format_taps(
         key = inspection.task.default_tap(network), tuple(rows)
         listings.setdefault(key, []).append(name)
     if not any(rows for _, rows in listings):
-        raise ValueError(f'No module fits match={match!r} and depth={depth}')
+        raise ValueError(f'No module matches match={match!r} and depth={depth}')
     height, width = inspection.input_size
     return '\n\n'.join(
         [
-            f'Outputs for one image of {height}x{width}; of a module that gives several, the last. '
-            '*: the default tap',
+            f'Outputs for one image of {height}x{width} (the last one of several). *: default tap',
             *(
                 f'{", ".join(names)}\n{_table(rows, default)}'
                 for (default, rows), names in listings.items()
@@ -121,8 +120,8 @@ def format_suggestion(inspection: Inspection, method: str, member: str | None = 
     pairs = [pair for pair in _pairs(inspection) if member is None or member in pair]
     if not pairs:
         raise ValueError(
-            'A method compares two members; the config must be a classroom of at least two, and '
-            f'one of them must learn. It has {", ".join(inspection.members)}'
+            'Invalid config: expected a classroom with at least two members, one of them trained, '
+            f'got {", ".join(inspection.members)}'
         )
     names = dict.fromkeys(name for pair in pairs for name in pair)
     sides = {name: _side(inspection, method, name) for name in names}
@@ -133,8 +132,8 @@ def format_suggestion(inspection: Inspection, method: str, member: str | None = 
     height, width = inspection.input_size
     return '\n\n'.join(
         [
-            f'Suggested taps for {method}, outputs for one image of {height}x{width}. The lines '
-            'below a table go into the transfer',
+            f'Suggested taps for {method}, outputs for one image of {height}x{width}. Copy the '
+            'lines below a table into the transfer',
             *(f'{", ".join(titles)}\n{text}' for text, titles in groups.items()),
         ]
     )
@@ -167,9 +166,8 @@ def _pair_text(
     (source_tap, source_shapes), (learner_tap, learner_shapes) = source, learner
     if len(source_shapes) != len(learner_shapes) and method not in ALL_WITH_ALL:
         raise ValueError(
-            f'{method} compares taps in pairs, but of these networks the source has '
-            f'{source_tap} and the learner {learner_tap}; choose for both sides, from '
-            'tools/list_taps.py without --method'
+            f'Invalid taps for {method}: expected the same number for source and learner, got '
+            f'{source_tap} and {learner_tap}. Choose taps with tools/list_taps.py without --method'
         )
     columns = (tap_names(source_tap), source_shapes, tap_names(learner_tap), learner_shapes)
     table = PrettyTable(['source tap', 'output', 'learner tap', 'output '], align='l')
@@ -180,7 +178,7 @@ def _pair_text(
 def _check_member(inspection: Inspection, member: str | None) -> None:
     if member is not None and member not in inspection.members:
         raise ValueError(
-            f'There is no member {member!r}; the config has {", ".join(inspection.members)}'
+            f'Invalid member {member!r}: expected one of {", ".join(inspection.members)}'
         )
 
 

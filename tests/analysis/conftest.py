@@ -1,4 +1,4 @@
-"""Runs as tools open them: demo configs with drawn weights, and 16 made-up slices of 64x64."""
+"""Demo runs with random weights and 16 synthetic slices of 64x64."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ MASKS, CLASSES = 'kdml_v3_demo', 'kdml_v3_demo_slices'
 
 @pytest.fixture(scope='session')
 def opened(slices):
-    """(model, loader) of a demo config, whose networks see 32x32 pixels."""
+    """Function that returns model and loader of a demo config with inputs of 32x32 pixels."""
 
     def run(name, seed=0):
         config = Config.fromfile(DEMO / f'{name}.py')
@@ -28,7 +28,7 @@ def opened(slices):
         torch.manual_seed(seed)
         model = MODELS.build(config.model)
         for member in model.named_members().values():
-            # Drawn weights say almost the same of all; these are sure of it.
+            # Large weights in the last layer, because predictions of random ones hardly differ.
             last = member.decode_head.conv_seg if name == MASKS else member.head.fc
             last.weight.data.normal_(std=20 if name == MASKS else 1)
         return model.eval(), Runner.build_dataloader(loader)

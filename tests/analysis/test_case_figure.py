@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
 from mmkdml.analysis.case_figure import (
-    DIFFERENCE_COLOURS,
+    DIFFERENCE_COLORS,
     TRUTH_COLOR,
-    Cell,
+    SheetCell,
     draw_cells,
     draw_runs,
     mask_rows,
@@ -25,32 +25,32 @@ COLUMNS = ['image', 'truth', 'teacher', 'student_1', 'student_2', 'ensemble', 'd
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that are written, to be looked into, by the names of their files."""
-    drawn = {}
+    """Saved figures by file name."""
+    saved = {}
     save = Figure.savefig
     monkeypatch.setattr(
         Figure,
         'savefig',
-        lambda self, path: (drawn.update({Path(path).stem: self}), save(self, path)),
+        lambda self, path: (saved.update({Path(path).stem: self}), save(self, path)),
     )
-    return drawn
+    return saved
 
 
-def grey(size=(24, 24), value=90):
+def gray(size=(24, 24), value=90):
     return np.full((*size, 3), value, np.uint8)
 
 
 def cells(*names, caption='', **changes):
-    return {name: Cell(grey(), caption=caption or name, **changes) for name in names}
+    return {name: SheetCell(gray(), caption=caption or name, **changes) for name in names}
 
 
 def axes_of(figure, columns):
-    """The pictures row by row, without the colour bar."""
+    """Return the axes of the sheet by row, without the color bar."""
     pictures = [axes for axes in figure.axes if axes.get_label() != '<colorbar>']
     return [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
 
 
-def test_what_is_drawn_of_masks(masks):
+def test_mask_rows(masks):
     model, loader = masks
     rows = mask_rows(model, loader)
     table = measure_cases(model, loader)
@@ -59,7 +59,7 @@ def test_what_is_drawn_of_masks(masks):
     for row, sample, (_, numbers) in zip(rows, samples, table.iterrows(), strict=True):
         assert list(row) == COLUMNS
         truth = sample.gt_sem_seg.data[0].numpy() == 1
-        assert row['image'].caption == f'region of {truth.sum():,} pixels'
+        assert row['image'].caption == f'region: {truth.sum():,} pixels'
         picture = mmcv.imread(sample.img_path, channel_order='rgb')
         assert (row['image'].image == picture).all()
         assert (row['truth'].image == 255 * truth[..., None]).all()
@@ -67,33 +67,32 @@ def test_what_is_drawn_of_masks(masks):
             heat = sample.members.get(name).seg_logits.data[0].numpy()
             assert row[name].heat == pytest.approx(heat, abs=1e-6)
             assert (row[name].outline == truth).all()
-            assert row[name].legend == {'outline of the truth': TRUTH_COLOR}
+            assert row[name].legend == {'true outline': TRUTH_COLOR}
         mask = sample.pred_sem_seg.data[0].numpy() == 1
         assert row['ensemble'].heat is None
         assert (row['ensemble'].image == 255 * mask[..., None]).all()
         for name in COLUMNS[2:6]:
-            assert row[name].caption == said(numbers[f'{name}_IoU'])
+            assert row[name].caption == caption_of(numbers[f'{name}_IoU'])
         difference = row['difference']
         assert difference.caption == row['ensemble'].caption
-        assert difference.legend == DIFFERENCE_COLOURS
-        for colour, part in zip(
-            DIFFERENCE_COLOURS.values(), (mask & truth, mask & ~truth, ~mask & truth), strict=True
+        assert difference.legend == DIFFERENCE_COLORS
+        for color, part in zip(
+            DIFFERENCE_COLORS.values(), (mask & truth, mask & ~truth, ~mask & truth), strict=True
         ):
-            painted = (difference.image == (255 * np.array(to_rgb(colour))).astype(int)).all(-1)
+            painted = (difference.image == (255 * np.array(to_rgb(color))).astype(int)).all(-1)
             assert (painted == part).all()
         rest = difference.image[~mask & ~truth].astype(int)
-        assert (rest == rest[:, :1]).all()  # grey
+        assert (rest == rest[:, :1]).all()  # gray
         assert rest.max() <= 0.45 * 255
 
 
-def said(iou):
-    """Dice is 2 IoU / (1 + IoU)."""
+def caption_of(iou):
     if np.isnan(iou):
         return 'both empty'
     return f'IoU {iou:.1f}   Dice {200 * iou / (100 + iou):.1f}'
 
 
-def test_ignored_pixels_are_no_difference(masks):
+def test_ignored_pixels_are_excluded_from_the_difference(masks):
     model, loader = masks
     dataset = copy.deepcopy(loader.dataset)
 
@@ -103,30 +102,28 @@ def test_ignored_pixels_are_no_difference(masks):
 
     dataset.pipeline.transforms.append(ignoring)
     for row in mask_rows(model, DataLoader(dataset, 8, collate_fn=loader.collate_fn)):
-        assert row['image'].caption == 'region of 0 pixels'
+        assert row['image'].caption == 'region: 0 pixels'
         assert row['ensemble'].image.any()
         assert row['ensemble'].caption == 'both empty'
         assert row['difference'].image.max() <= 0.45 * 255
 
 
-def test_a_network_alone_has_a_heat_map_and_its_difference(masks):
+def test_mask_rows_of_a_single_network(masks):
     model, loader = masks
     network = copy.deepcopy(model.members['student_1'])
     network.data_preprocessor = model.data_preprocessor
-    rows, whole = mask_rows(network, loader), mask_rows(model, loader)
+    rows, expected = mask_rows(network, loader), mask_rows(model, loader)
     assert list(rows[0]) == ['image', 'truth', 'model', 'difference']
-    for row, both in zip(rows, whole, strict=True):
+    for row, both in zip(rows, expected, strict=True):
         assert (row['model'].heat == both['student_1'].heat).all()
         assert row['difference'].caption == row['model'].caption == both['student_1'].caption
 
 
-def test_a_sample_must_say_where_its_image_is(masks):
+def test_sample_without_img_path_raises(masks):
     model, loader = masks
     dataset = copy.deepcopy(loader.dataset)
     dataset.pipeline.transforms[-1].meta_keys = ('id', 'ori_shape', 'img_shape', 'pad_shape')
-    with pytest.raises(
-        ValueError, match='expected img_path among .*add it to meta_keys of the pip'
-    ):
+    with pytest.raises(ValueError, match='expected img_path in its metainfo'):
         mask_rows(model, DataLoader(dataset, 8, collate_fn=loader.collate_fn))
 
 
@@ -143,7 +140,7 @@ def test_one_run_is_one_sheet(figures, tmp_path):
     assert [axes.get_xlabel() for axes in grid[2]] == list(rows[0])
 
 
-def test_several_runs_side_by_side(figures, tmp_path):
+def test_several_runs_are_drawn_side_by_side(figures, tmp_path):
     runs = {
         'KD+ML v3': [cells('image', 'truth', 'teacher', 'student_1', caption=c) for c in 'ab'],
         'ML/v1': [cells('image', 'truth', 'student_1', caption=c) for c in 'cd'],
@@ -151,7 +148,7 @@ def test_several_runs_side_by_side(figures, tmp_path):
     }
     before = copy.deepcopy({run: [list(row) for row in rows] for run, rows in runs.items()})
     paths = draw_runs(runs, ['x', 'y'], tmp_path, 'heat')
-    # `student` is in one run alone: nothing to compare.
+    # Only one run has `student`, so it is not compared.
     names = ['teacher', 'student_1', 'run_1_KD+ML_v3', 'run_2_ML_v1', 'run_3_KD']
     assert paths == [tmp_path / f'{name}.png' for name in names]
     assert sorted(tmp_path.iterdir()) == sorted(paths)
@@ -168,16 +165,16 @@ def test_several_runs_side_by_side(figures, tmp_path):
     assert {run: [list(row) for row in rows] for run, rows in runs.items()} == before
 
 
-def test_heat_has_one_scale_and_a_bar(figures, tmp_path):
+def test_heat_maps_share_a_scale_and_a_color_bar(figures, tmp_path):
     heat, outline = np.linspace(0, 0.4, 576).reshape(24, 24), np.zeros((24, 24), bool)
     outline[4:9, 6:10] = True
     legend = dict(one='#ff0000', two='#0000ff')
     row = {
-        'image': Cell(grey()),
-        'heat': Cell(grey(), heat, outline=outline),
-        'over': Cell(grey(), heat, opacity=0.6, outline=outline & False, legend=legend),
+        'image': SheetCell(gray()),
+        'heat': SheetCell(gray(), heat, outline=outline),
+        'over': SheetCell(gray(), heat, opacity=0.6, outline=outline & False, legend=legend),
     }
-    draw_cells([row], ['a'], tmp_path / 'a.png', 'what it is')
+    draw_cells([row], ['a'], tmp_path / 'a.png', 'label')
     figure = figures['a']
     ((plain, opaque, over),) = axes_of(figure, 3)
     assert [len(axes.images) for axes in (plain, opaque, over)] == [1, 2, 2]
@@ -188,17 +185,17 @@ def test_heat_has_one_scale_and_a_bar(figures, tmp_path):
     assert len(opaque.collections) == 1
     assert not over.collections  # nothing to outline
     (bar,) = (axes for axes in figure.axes if axes.get_label() == '<colorbar>')
-    assert bar.get_ylabel() == 'what it is'
+    assert bar.get_ylabel() == 'label'
     assert bar.get_ylim() == (0, 1)
     (known,) = figure.legends
     assert [text.get_text() for text in known.texts] == ['one', 'two']
-    # The drawn colours are those of the bar.
+    # The file contains the color of the highest value.
     pixels = mmcv.imread(tmp_path / 'a.png', channel_order='rgb').reshape(-1, 3)
     top = 255 * np.array(mpl.colormaps['magma'](0.4)[:3])
     assert (np.abs(pixels - top).max(axis=1) < 4).any()
 
 
-def test_without_heat_there_is_no_bar_and_without_colours_no_legend(figures, tmp_path):
+def test_sheet_without_heat_has_no_color_bar_and_no_legend(figures, tmp_path):
     draw_cells([cells('image', 'truth')], ['a'], tmp_path / 'a.png')
     assert len(figures['a'].axes) == 2
     assert not figures['a'].legends
@@ -208,7 +205,7 @@ def test_without_heat_there_is_no_bar_and_without_colours_no_legend(figures, tmp
     ('rows', 'titles'),
     [([], []), ([cells('image')], ['a', 'b']), ([cells('image'), cells('truth')], ['a', 'b'])],
 )
-def test_refusals(rows, titles, tmp_path):
-    with pytest.raises(ValueError, match=f'at least one case, .* got {len(titles)} titles and the'):
+def test_inconsistent_rows_raise(rows, titles, tmp_path):
+    with pytest.raises(ValueError, match=f'at least one case, .* got {len(titles)} titles'):
         draw_cells(rows, titles, tmp_path / 'a.png')
     assert not list(tmp_path.iterdir())

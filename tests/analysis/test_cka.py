@@ -18,7 +18,7 @@ LAYERS = ['backbone.layer1', 'decode_head.blocks.4', 'decode_head.conv_seg']
 
 @pytest.fixture(scope='module')
 def classroom():
-    """The demo's small U-Nets with weights as they are drawn, in training mode."""
+    """Small U-Nets of the demo with random weights, in training mode."""
     torch.manual_seed(0)
     model = Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo.py').model
     model.input_size = (32, 32)
@@ -47,7 +47,7 @@ def batches(*sizes):
 
 
 def maps(classroom, member, data, layers=LAYERS):
-    """What the layers give, in eval mode."""
+    """Return the outputs of the layers in eval mode."""
     network = classroom.named_members()[member]
     network.eval()
     with torch.no_grad(), TapRecorder(network, layers) as taps:
@@ -63,7 +63,7 @@ def unbiased(a, b):
     return hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b))
 
 
-def test_one_batch_of_all_images(classroom):
+def test_cka_of_one_batch(classroom):
     (data,) = loader = batches(7)
     table = measure_cka(classroom, loader, [('teacher', 'student_1')], LAYERS)
     ours, theirs = maps(classroom, 'teacher', data), maps(classroom, 'student_1', data)
@@ -76,7 +76,7 @@ def test_one_batch_of_all_images(classroom):
     assert table['cka'].nunique() == 9
 
 
-def test_terms_are_averaged_over_batches_by_their_images(classroom):
+def test_terms_are_averaged_over_batches_weighted_by_images(classroom):
     loader = batches(6, 4, 3)  # 3 are too few
     table = measure_cka(classroom, loader, [('teacher', 'student_2')], LAYERS[:1])
     terms = []
@@ -93,7 +93,7 @@ def test_terms_are_averaged_over_batches_by_their_images(classroom):
     assert table['images'].item() == 10
 
 
-def test_a_member_with_itself(classroom):
+def test_member_compared_with_itself(classroom):
     table = measure_cka(classroom, batches(5, 6), [('student_1', 'student_1')], LAYERS)
     values = table['cka'].to_numpy().reshape(3, 3)
     assert values.diagonal() == pytest.approx(1)
@@ -111,14 +111,14 @@ def test_pooled_maps(classroom):
     assert table['cka'].tolist() == pytest.approx(
         [unbiased(a, b) for a in ours for b in theirs], rel=1e-5
     )
-    whole = measure_cka(classroom, loader, [('teacher', 'student_1')], LAYERS)
-    assert abs(table['cka'] - whole['cka']).max() > 1e-3
-    # Larger than the maps: nothing to pool.
+    full = measure_cka(classroom, loader, [('teacher', 'student_1')], LAYERS)
+    assert abs(table['cka'] - full['cka']).max() > 1e-3
+    # A size above that of the maps does not pool.
     large = measure_cka(classroom, loader, [('teacher', 'student_1')], LAYERS, pool=99)
-    assert large['cka'].tolist() == whole['cka'].tolist()
+    assert large['cka'].tolist() == full['cka'].tolist()
 
 
-def test_by_default_all_stages_of_all_pairs(classroom):
+def test_defaults_are_all_stages_of_all_pairs(classroom):
     table = measure_cka(classroom, batches(4))
     pairs = list(dict.fromkeys(zip(table['row'], table['column'], strict=True)))
     assert pairs == choose_pairs(classroom)
@@ -128,7 +128,7 @@ def test_by_default_all_stages_of_all_pairs(classroom):
     assert list(dict.fromkeys(table['row_layer'])) == [*stages, *decoder, 'decode_head.conv_seg']
 
 
-def test_nothing_of_the_model_changes(classroom):
+def test_cka_does_not_change_the_model(classroom):
     before = {key: value.clone() for key, value in classroom.state_dict().items()}
     loader = batches(4)
     images = [image.clone() for image in loader[0]['inputs']]
@@ -139,13 +139,13 @@ def test_nothing_of_the_model_changes(classroom):
     assert all(map(torch.equal, images, loader[0]['inputs']))
 
 
-def test_a_network_alone(network):
+def test_single_network_is_compared_with_itself(network):
     table = measure_cka(network, batches(5), patterns=['backbone.layer?'])
     assert set(table['row']) == set(table['column']) == {'model'}
     assert len(table) == 16
 
 
-def test_a_dead_layer_has_no_value(classroom):
+def test_constant_layer_gives_nan(classroom):
     head = classroom.members['student_2'].decode_head.conv_seg
     weight = head.weight.data.clone()
     head.weight.data.zero_()
@@ -156,7 +156,7 @@ def test_a_dead_layer_has_no_value(classroom):
     assert table.loc[~dead, 'cka'].notna().all()
 
 
-def test_a_whole_whose_parts_are_compared_is_not_compared_again():
+def test_parent_of_chosen_layers_is_left_out_by_default():
     config = Config.fromfile(CONFIGS / '_base_' / 'networks' / 'classifiers.py')
     member = MODELS.build(config.resnet18)
     task = task_of({'member': member})
@@ -169,27 +169,25 @@ def test_a_whole_whose_parts_are_compared_is_not_compared_again():
     ]
 
 
-def test_layers_by_patterns(classroom, network):
+def test_patterns_select_layers(classroom, network):
     assert choose_layers(network, classroom.task, (32, 32), ['*.layer2', '*blocks.0']) == [
         'backbone.layer2',
         'decode_head.blocks.0',
     ]
-    with pytest.raises(
-        ValueError, match=r'that fit nothing\*, got none; choose patterns among its'
-    ):
+    with pytest.raises(ValueError, match=r'layers of EncoderDecoder: expected nothing\*, got none'):
         choose_layers(network, classroom.task, (32, 32), ['nothing*'])
 
 
-def test_refusals(classroom):
-    with pytest.raises(ValueError, match='pool must be at least 1, got 0'):
+def test_invalid_arguments_raise(classroom):
+    with pytest.raises(ValueError, match='pool: expected at least 1, got 0'):
         measure_cka(classroom, batches(4), pool=0)
     with pytest.raises(ValueError, match='among teacher, student_1, student_2, got student_3'):
         measure_cka(classroom, batches(4), [('teacher', 'student_3')])
-    with pytest.raises(ValueError, match='batches of at least 4 images, got none'):
+    with pytest.raises(ValueError, match='expected at least 4 images'):
         measure_cka(classroom, batches(3, 2), patterns=LAYERS)
 
 
-def test_a_member_with_its_own_normalization_is_compared_on_its_own_images():
+def test_member_with_own_normalization_gets_its_own_inputs():
     model = Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo.py').model
     own = dict(model.data_preprocessor, mean=[1.0, 2.0, 3.0])
     model.students[1].data_preprocessor = own

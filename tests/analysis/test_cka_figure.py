@@ -25,7 +25,7 @@ def table(pair, rows, columns, start=0.0):
 TEACHER, PEERS = ('teacher', 'student_1'), ('student_1', 'student_2')
 
 
-def test_rows_of_pairs_and_columns_of_runs_on_one_scale(figure, tmp_path):
+def test_pairs_are_rows_and_runs_are_columns(figure, tmp_path):
     tables = {
         'KD+ML v3': pd.concat([table(TEACHER, 2, 3), table(PEERS, 3, 3)]),
         'ML v3': table(PEERS, 3, 3, start=0.5),
@@ -43,7 +43,7 @@ def test_rows_of_pairs_and_columns_of_runs_on_one_scale(figure, tmp_path):
     assert not none.images  # mutual learning has no teacher
     for axes in (first, second, third):
         assert axes.images[0].get_clim() == (0, 1)
-    # The first layers at the lower left, rows upwards.
+    # The first layers are at the lower left.
     assert first.images[0].origin == 'lower'
     assert first.images[0].get_array().tolist() == [
         pytest.approx([0, 0.2, 0.4]),
@@ -60,7 +60,7 @@ def test_rows_of_pairs_and_columns_of_runs_on_one_scale(figure, tmp_path):
         pd.testing.assert_frame_equal(one, before[run])
 
 
-def test_layers_keep_their_order_and_many_have_no_numbers(figure, tmp_path):
+def test_large_maps_have_no_numbers(figure, tmp_path):
     draw_cka({'run': table(TEACHER, 13, 1)}, [tmp_path / 'a.png'])
     axes = figure[0].axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == [
@@ -69,19 +69,19 @@ def test_layers_keep_their_order_and_many_have_no_numbers(figure, tmp_path):
     assert not axes.texts
 
 
-def test_nothing_to_draw():
+def test_no_pairs_raise():
     with pytest.raises(ValueError, match='at least one pair of members, got none'):
         draw_cka({}, [])
 
 
-def test_the_pairs_of_one_run_stand_side_by_side(figure, tmp_path):
+def test_pairs_of_one_run_are_drawn_side_by_side(figure, tmp_path):
     draw_cka({'run': pd.concat([table(TEACHER, 2, 2), table(PEERS, 2, 2)])}, [tmp_path / 'a.png'])
     left, right, _ = (axes.get_position() for axes in figure[0].axes)
     assert left.x1 < right.x0
     assert left.y0 == pytest.approx(right.y0)
 
 
-def test_runs_without_a_common_pair_leave_no_holes(figure, tmp_path):
+def test_runs_without_common_pair_are_drawn_side_by_side(figure, tmp_path):
     tables = {'KD+ML v3': table(PEERS, 2, 2), 'KD': table(TEACHER, 2, 2)}
     draw_cka(tables, [tmp_path / 'a.png'])
     left, right, _ = figure[0].axes

@@ -59,8 +59,8 @@ def last_map(network, images):
     )
 
 
-def test_the_last_map_in_closed_form(network, images):
-    # logit_k = sum_c W_kc mean(map_c), so that its gradient at each of h * w places is W_kc / hw.
+def test_default_layer_matches_closed_form(network, images):
+    # logit_k = sum_c W_kc mean(map_c), so its gradient at each of the hw positions is W_kc / hw.
     features = last_map(network, images)
     weight = network.head.fc.weight.detach()
     classes = torch.tensor([0, 1, 1, 0])
@@ -72,7 +72,7 @@ def test_the_last_map_in_closed_form(network, images):
     assert 0.1 < (cam > 0).float().mean() < 0.9  # both sides of ReLU
 
 
-def test_a_layer_inside_by_its_gradients(resnet, images):
+def test_inner_layer_matches_autograd(resnet, images):
     backbone = resnet.backbone
     with torch.no_grad():
         features = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(images))))
@@ -87,7 +87,7 @@ def test_a_layer_inside_by_its_gradients(resnet, images):
     assert cam.any()
 
 
-def test_the_two_classes_of_one_logit_are_opposed(images):
+def test_classes_of_one_logit_are_opposed(images):
     network = classifier(*NETWORKS['one logit'])
     against, towards = (grad_cam(network, images, torch.full((4,), k)) for k in (0, 1))
     assert not ((against > 0) & (towards > 0)).any()
@@ -95,7 +95,7 @@ def test_the_two_classes_of_one_logit_are_opposed(images):
     assert towards.any()
 
 
-def test_frozen_members_and_those_in_inference_look_the_same(resnet, images):
+def test_frozen_member_without_grad_gives_the_same_maps(resnet, images):
     expected = grad_cam(resnet, images, torch.tensor([0, 1, 2, 0]))
     frozen = copy.deepcopy(resnet).requires_grad_(False)
     with torch.no_grad():
@@ -103,14 +103,14 @@ def test_frozen_members_and_those_in_inference_look_the_same(resnet, images):
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
-def test_nothing_is_left_behind(resnet, images):
+def test_grad_cam_does_not_change_the_member(resnet, images):
     network = copy.deepcopy(resnet).train()
     network.backbone.layer1.eval()
     modes = [part.training for part in network.modules()]
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = copy.deepcopy(network.state_dict())
-    shown = images.clone()
+    copied = images.clone()
     cam = grad_cam(network, images, torch.tensor([0, 1, 2, 0]))
     torch.testing.assert_close(cam, grad_cam(resnet, images, torch.tensor([0, 1, 2, 0])))
     assert not cam.requires_grad
@@ -121,56 +121,56 @@ def test_nothing_is_left_behind(resnet, images):
         assert not part._forward_hooks
         assert not part._backward_hooks
         assert not part._forward_pre_hooks
-    assert torch.equal(images, shown)
+    assert torch.equal(images, copied)
     assert not images.requires_grad
     assert torch.is_grad_enabled()
 
 
-def test_what_cannot_be_explained(resnet, images, masks):
+def test_invalid_member_layer_or_class_raises(resnet, images, masks):
     one = torch.zeros(4, dtype=torch.long)
     with pytest.raises(ValueError, match="Invalid tap 'backbone.layer5': .*layer4"):
         grad_cam(resnet, images, one, 'backbone.layer5')
-    with pytest.raises(ValueError, match=r'but neck gives \(1, 32\); choose one before pooling'):
+    with pytest.raises(ValueError, match=r'layer neck: .* got \(1, 32\)'):
         grad_cam(resnet, images, one, 'neck')
-    with pytest.raises(ValueError, match=r'expected classes 0 to 2, got \[0, 3\]'):
+    with pytest.raises(ValueError, match=r'classes: expected 0 to 2, got \[0, 3\]'):
         grad_cam(resnet, images, torch.tensor([0, 0, 3, 0]))
-    with pytest.raises(ValueError, match=r'expected classes 0 to 2, got \[-1\]'):
+    with pytest.raises(ValueError, match=r'classes: expected 0 to 2, got \[-1\]'):
         grad_cam(resnet, images, one - 1)
     for look in (
         lambda: grad_cam(masks[0].members['teacher'], images, one),
         lambda: cam_rows(*masks),
     ):
-        with pytest.raises(TypeError, match='for classification, but the members are for segmenta'):
+        with pytest.raises(TypeError, match='members for classification, got segmentation'):
             look()
     headless = copy.deepcopy(resnet)
     headless.head.forward = lambda feats: dict(features=feats)
-    with pytest.raises(ValueError, match='needs logits, but LinearClsHead gives none'):
+    with pytest.raises(ValueError, match='logits, which LinearClsHead lacks'):
         grad_cam(headless, images, one)
 
 
-def test_of_several_maps_the_last_one_counts(resnet, images):
+def test_last_of_several_maps_is_used(resnet, images):
     stages = classifier(dict(RESNET, out_indices=(2, 3)), 32)
     classes = torch.tensor([0, 1, 2, 0])
     torch.testing.assert_close(grad_cam(stages, images, classes), grad_cam(resnet, images, classes))
 
 
-def test_classes_by_name_and_index():
+def test_class_index():
     assert class_index('tumour', CLASSES) == class_index('1', CLASSES) == 1
-    assert class_index('1', ('1', 'x')) == 0  # a name comes first
+    assert class_index('1', ('1', 'x')) == 0  # names take precedence
     for wrong in ('2', '-1', 'cyst'):
         with pytest.raises(
             ValueError,
-            match=f"predicted, true, or a class, 0 to 1 or one of no .*, tumour; got '{wrong}'",
+            match=f"target '{wrong}': expected predicted, true, .* 0 to 1, .* no .*, tumour",
         ):
             class_index(wrong, CLASSES)
 
 
 @pytest.mark.parametrize('target', ['predicted', 'true', 'tumour'])
-def test_rows_of_cases(classes, target):
+def test_cam_rows(classes, target):
     model, loader = classes
     loader = only_cases(loader, list_cases(loader.dataset)['id'][::2].tolist())
     rows = cam_rows(model, loader, target)
-    shown = [
+    inputs = [
         model.data_preprocessor(dict(inputs=[one['inputs']]), False)['inputs']
         for one in loader.dataset
     ]
@@ -179,7 +179,7 @@ def test_rows_of_cases(classes, target):
     for index, (row, sample) in enumerate(zip(rows, samples, strict=True)):
         assert list(row) == ['image', 'teacher', 'student_1', 'student_2']
         truth = int(sample.gt_label)
-        # The image as the networks see it: 32x32, in the order of colours of the screen.
+        # The resized network input in RGB.
         picture = LoadImageFromFile()(dict(img_path=sample.img_path))['img'][..., ::-1]
         assert row['image'].image.shape == (32, 32, 3)
         means = [one.reshape(-1, 3).mean(axis=0) for one in (row['image'].image, picture)]
@@ -189,27 +189,27 @@ def test_rows_of_cases(classes, target):
             cell, own = row[name], sample.members.get(name)
             label = int(own.pred_label)
             sign = '✓' if label == truth else '✗'
-            said = f'{sign} {CLASSES[label]} {own.pred_score[label]:.2f}'
-            assert cell.caption.split('\n')[0] == said
+            caption = f'{sign} {CLASSES[label]} {own.pred_score[label]:.2f}'
+            assert cell.caption.split('\n')[0] == caption
             wanted = dict(predicted=label, true=truth, tumour=1)[target]
-            cam = grad_cam(model.named_members()[name], shown[index], torch.tensor([wanted]))
+            cam = grad_cam(model.named_members()[name], inputs[index], torch.tensor([wanted]))
             stretched = F.interpolate(cam[None], (32, 32), mode='bilinear')[0, 0]
             if cam.any():
                 assert cell.heat == pytest.approx((stretched / cam.max()).numpy(), abs=1e-4)
-            assert ('0 everywhere' in cell.caption) == (not cam.any()) == (not cell.heat.any())
+            assert ('is zero' in cell.caption) == (not cam.any()) == (not cell.heat.any())
             assert (cell.image == cell.image[..., :1]).all()
-    said = '\n'.join(row[name].caption for row in rows for name in ('teacher', 'student_1'))
-    assert '✓' in said
-    assert '✗' in said
+    captions = '\n'.join(row[name].caption for row in rows for name in ('teacher', 'student_1'))
+    assert '✓' in captions
+    assert '✗' in captions
 
 
-def test_a_network_alone(classes):
+def test_cam_rows_of_a_single_network(classes):
     model, loader = classes
     network = copy.deepcopy(model.members['student_1'])
     network.data_preprocessor = model.data_preprocessor
-    rows, whole = cam_rows(network, loader), cam_rows(model, loader)
+    rows, expected = cam_rows(network, loader), cam_rows(model, loader)
     assert list(rows[0]) == ['image', 'model']
-    for row, both in zip(rows, whole, strict=True):
+    for row, both in zip(rows, expected, strict=True):
         np.testing.assert_allclose(row['model'].heat, both['student_1'].heat, atol=1e-6)
         assert row['model'].caption == both['student_1'].caption
 
@@ -226,13 +226,13 @@ def test_classes_without_names(classes):
         assert row['image'].caption in ('true: 0', 'true: 1')
 
 
-def test_what_the_colours_are():
-    assert cam_bar() == "Grad-CAM of the predicted class\n(1: each map's highest)"
-    assert cam_bar('true').startswith('Grad-CAM of the true class')
-    assert cam_bar('tumour').startswith('Grad-CAM of class tumour')
+def test_cam_bar():
+    assert cam_bar().startswith('Grad-CAM for the predicted class')
+    assert cam_bar('true').startswith('Grad-CAM for the true class')
+    assert cam_bar('tumour').startswith('Grad-CAM for class tumour')
 
 
-def test_a_member_with_its_own_normalization_is_explained_on_its_own_images(classes):
+def test_member_with_own_normalization_gets_its_own_inputs(classes):
     model, loader = classes
     loader = only_cases(loader, list_cases(loader.dataset)['id'][:1].tolist())
     (data,) = loader

@@ -20,8 +20,8 @@ from mmkdml.datasets.splits import read_split
 MEMBERS = ('teacher', 'student_1', 'student_2', 'ensemble')
 
 
-def answers(model, loader):
-    """For each sample in order: the sample, and that of each member."""
+def predictions(model, loader):
+    """Yield each predicted sample, and the samples of its members by name."""
     with torch.no_grad():
         for data in loader:
             for sample in model.test_step(data):
@@ -39,13 +39,13 @@ def jaccard(mask, truth):
     return 100 * len(ours & theirs) / len(ours | theirs) if ours | theirs else np.nan
 
 
-def test_what_members_make_of_masks(masks, slices):
+def test_measure_cases_segmentation(masks, slices):
     model, loader = masks
     table = measure_cases(model, loader)
     rows = read_split(slices[1])
     assert table['id'].tolist() == [row.id for row in rows]
     assert table['group'].tolist() == [row.group for row in rows]
-    for (_, row), (sample, own) in zip(table.iterrows(), answers(model, loader), strict=True):
+    for (_, row), (sample, own) in zip(table.iterrows(), predictions(model, loader), strict=True):
         truth = sample.gt_sem_seg.data[0].numpy()
         assert row['region'] == truth.sum()
         labels = {name: one.pred_sem_seg.data[0].numpy() for name, one in own.items()}
@@ -54,17 +54,17 @@ def test_what_members_make_of_masks(masks, slices):
             assert row[f'{name}_IoU'] == pytest.approx(expected, nan_ok=True)
         differ = (labels['student_1'] != labels['student_2']).mean()
         assert row['disagreement'] == pytest.approx(100 * differ)
-    # The comparisons mean something.
+    # The values are not trivial.
     assert table['region'].nunique() > 5
     assert (table['region'] == 0).any()
     assert table['teacher_IoU'].between(1, 99).any()
     assert table['disagreement'].between(1, 99).all()
 
 
-def test_what_members_make_of_classes(classes):
+def test_measure_cases_classification(classes):
     model, loader = classes
     table = measure_cases(model, loader)
-    for (_, row), (sample, own) in zip(table.iterrows(), answers(model, loader), strict=True):
+    for (_, row), (sample, own) in zip(table.iterrows(), predictions(model, loader), strict=True):
         truth = int(sample.gt_label)
         assert row['truth'] == truth
         for name in MEMBERS:
@@ -87,7 +87,7 @@ def test_ignored_pixels_are_not_counted(masks):
     dataset = copy.deepcopy(loader.dataset)
     dataset.pipeline.transforms.append(ignoring)
     table = measure_cases(model, DataLoader(dataset, 5, collate_fn=loader.collate_fn))
-    for (_, row), (sample, own) in zip(table.iterrows(), answers(model, loader), strict=True):
+    for (_, row), (sample, own) in zip(table.iterrows(), predictions(model, loader), strict=True):
         truth = sample.gt_sem_seg.data[0, 32:].numpy()
         labels = {name: one.pred_sem_seg.data[0, 32:].numpy() for name, one in own.items()}
         assert row['region'] == truth.sum()
@@ -98,22 +98,22 @@ def test_ignored_pixels_are_not_counted(masks):
     assert (table['region'] > 0).any()
 
 
-def test_a_network_alone_has_no_disagreement(masks):
+def test_single_network_has_no_disagreement(masks):
     model, loader = masks
     network = copy.deepcopy(model.members['student_1'])
     network.data_preprocessor = model.data_preprocessor
     table = measure_cases(network, loader)
     assert table.columns.tolist() == ['id', 'group', 'region', 'model_IoU', 'disagreement']
     assert table['disagreement'].isna().all()
-    whole = measure_cases(model, loader)
-    pd.testing.assert_series_equal(table['model_IoU'], whole['student_1_IoU'], check_names=False)
-    worst = whole.rename(columns=dict(student_1_IoU='ensemble_IoU', ensemble_IoU='other'))
+    full = measure_cases(model, loader)
+    pd.testing.assert_series_equal(table['model_IoU'], full['student_1_IoU'], check_names=False)
+    worst = full.rename(columns=dict(student_1_IoU='ensemble_IoU', ensemble_IoU='other'))
     assert choose_cases(dict(a=table)) == choose_cases(dict(a=worst))
-    with pytest.raises(ValueError, match='expected a run with two students or more, whose dis'):
+    with pytest.raises(ValueError, match='by=disagreement: .* at least two students'):
         choose_cases(dict(a=table), 'disagreement')
 
 
-def test_measuring_changes_nothing(masks):
+def test_measure_cases_does_not_change_the_model(masks):
     model, loader = masks
     before = copy.deepcopy(model.state_dict())
     model.train()
@@ -123,15 +123,15 @@ def test_measuring_changes_nothing(masks):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def made_up(seed, of_pixels=True, final='ensemble'):
-    """A table of 30 cases with many equal values, in an order of its own."""
+def random_table(seed, of_pixels=True, final='ensemble'):
+    """Table of 30 cases in random order, with many ties."""
     rng = np.random.default_rng(seed)
     quality = rng.choice([0, 0, 10, 20, np.nan], 30)
     table = pd.DataFrame(
         {
             'id': [f'case_{index:02d}' for index in range(30)],
             'group': 'g',
-            'region': np.random.default_rng(9).choice([0, 5, 5, 8], 30),  # the same in all runs
+            'region': np.random.default_rng(9).choice([0, 5, 5, 8], 30),  # independent of the seed
             f'{final}_IoU': quality,
             'student_1_IoU': rng.random(30),
             'disagreement': rng.choice([0, 1, 2.5], 30),
@@ -143,26 +143,26 @@ def made_up(seed, of_pixels=True, final='ensemble'):
     return table.sample(frac=1, random_state=seed)
 
 
-def sorted_by_hand(tables, by):
-    """Plain Python over all cases of all runs."""
+def sort_cases(tables, by):
+    """Sort all cases of all runs in plain Python."""
     cases = []
     for one in tables[0].to_dict('records'):
-        of_all = [next(r for r in t.to_dict('records') if r['id'] == one['id']) for t in tables]
+        rows = [next(r for r in t.to_dict('records') if r['id'] == one['id']) for t in tables]
         final = [
             r.get(f'{name}_{key}')
-            for r in of_all
+            for r in rows
             for name, key in itertools.product(('ensemble', 'model'), ('IoU', 'probability'))
         ]
         final = [value for value in final if value is not None]
         quality = sum(100 if np.isnan(value) else value for value in final) / len(tables)
-        apart = [r['disagreement'] for r in of_all if not np.isnan(r['disagreement'])]
+        differing = [r['disagreement'] for r in rows if not np.isnan(r['disagreement'])]
         region = one.get('region', 0)
         if by == 'smallest' and region == 0:
             continue
         key = {
             'smallest': (region, quality),
             'worst': (quality, -region),
-            'disagreement': (-sum(apart) / len(apart), quality),
+            'disagreement': (-sum(differing) / len(differing), quality),
         }[by]
         cases.append((*key, one['id']))
     return [case[-1] for case in sorted(cases)]
@@ -170,39 +170,43 @@ def sorted_by_hand(tables, by):
 
 @pytest.mark.parametrize('by', ['smallest', 'worst', 'disagreement'])
 @pytest.mark.parametrize('num', [1, 7, 99])
-def test_choices_are_those_of_sorting_by_hand(by, num):
-    alone = made_up(1, final='model')
-    alone['disagreement'] = np.nan  # one student
-    for tables in ([made_up(0)], [made_up(0), alone], [made_up(0), made_up(2)]):
+def test_choose_cases_matches_plain_sorting(by, num):
+    single = random_table(1, final='model')
+    single['disagreement'] = np.nan
+    for tables in (
+        [random_table(0)],
+        [random_table(0), single],
+        [random_table(0), random_table(2)],
+    ):
         before = copy.deepcopy(tables)
         chosen = choose_cases(dict(zip('ab', tables, strict=False)), by, num)
-        assert chosen == sorted_by_hand(tables, by)[:num]
+        assert chosen == sort_cases(tables, by)[:num]
         assert len(set(chosen)) == len(chosen)
         for table, old in zip(tables, before, strict=True):
             pd.testing.assert_frame_equal(table, old)
 
 
 @pytest.mark.parametrize('by', ['worst', 'disagreement'])
-def test_choices_among_classified_images(by):
-    tables = [made_up(3, of_pixels=False), made_up(4, of_pixels=False)]
-    assert choose_cases(dict(a=tables[0], b=tables[1]), by, 9) == sorted_by_hand(tables, by)[:9]
+def test_choose_cases_classification(by):
+    tables = [random_table(3, of_pixels=False), random_table(4, of_pixels=False)]
+    assert choose_cases(dict(a=tables[0], b=tables[1]), by, 9) == sort_cases(tables, by)[:9]
 
 
-def test_what_cannot_be_chosen_by():
-    table = made_up(0)
-    with pytest.raises(ValueError, match='expected regions .*as always in classification'):
-        choose_cases(dict(a=made_up(0, of_pixels=False)), 'smallest')
-    with pytest.raises(ValueError, match='but no image has one'):
+def test_invalid_choice_raises():
+    table = random_table(0)
+    with pytest.raises(ValueError, match='by=smallest: expected images with regions'):
+        choose_cases(dict(a=random_table(0, of_pixels=False)), 'smallest')
+    with pytest.raises(ValueError, match='by=smallest: expected images with regions'):
         choose_cases(dict(a=table.assign(region=0)), 'smallest')
-    with pytest.raises(ValueError, match='expected images to choose from, got none'):
+    with pytest.raises(ValueError, match='expected at least one image, got none'):
         choose_cases(dict(a=table[:0]))
-    with pytest.raises(ValueError, match="among smallest, worst, disagreement .* got 'best' and 6"):
+    with pytest.raises(ValueError, match="of smallest, worst, disagreement .* got 'best' and 6"):
         choose_cases(dict(a=table), 'best')
-    with pytest.raises(ValueError, match="num of 1 or more, got 'worst' and 0"):
+    with pytest.raises(ValueError, match="a number >= 1, got 'worst' and 0"):
         choose_cases(dict(a=table), num=0)
 
 
-def test_overlap_by_hand():
+def test_overlap():
     truth, mask = np.zeros((2, 4), bool), np.zeros((2, 4), bool)
     assert np.isnan(overlap(mask, truth)).all()
     truth[0] = True
@@ -212,37 +216,35 @@ def test_overlap_by_hand():
     assert overlap(truth, truth) == (100, 100)
 
 
-def test_cases_by_name_come_in_the_order_asked_for(masks):
+def test_only_cases_keeps_the_order_of_ids(masks):
     model, loader = masks
     ids = list_cases(loader.dataset)['id']
     wanted = [ids[9], ids[2], ids[11]]
     few = only_cases(loader, wanted)
-    assert [sample.id for sample, _ in answers(model, few)] == wanted
+    assert [sample.id for sample, _ in predictions(model, few)] == wanted
     every = measure_cases(model, loader).set_index('id')
     pd.testing.assert_frame_equal(measure_cases(model, few).set_index('id'), every.loc[wanted])
     first = ', '.join(sorted(ids)[:3])
-    with pytest.raises(
-        ValueError, match=f'among the 16 of the data set, such as {first}, ...; got x, y$'
-    ):
+    with pytest.raises(ValueError, match=f'ids: .* the 16 .* {first}, ..., got x, y$'):
         only_cases(loader, [ids[0], 'y', 'x'])
 
 
-def test_runs_that_cannot_stand_side_by_side(masks, classes):
+def test_incomparable_runs_raise(masks, classes):
     assert check_comparable(dict(a=masks, b=masks)) == 'segmentation'
     assert check_comparable(dict(a=classes)) == 'classification'
     network = masks[0].members['student_1']
     assert check_comparable(dict(a=masks, b=(network, masks[1]))) == 'segmentation'
-    with pytest.raises(ValueError, match='of one task, got a: segmentation, b: classification'):
+    with pytest.raises(ValueError, match='one task, got a: segmentation, b: classification'):
         check_comparable(dict(a=masks, b=classes))
     model, loader = masks
     ids = list_cases(loader.dataset)['id'].tolist()
     with pytest.raises(
-        ValueError, match=f'a has 16, b has 14, and only one of them has {ids[0]}, {ids[1]}; give'
+        ValueError, match=f'same images, got 16 for a and 14 for b; {ids[0]}, {ids[1]} differ'
     ):
         check_comparable(dict(a=masks, b=(model, only_cases(loader, ids[2:]))))
 
 
-def test_what_a_data_set_must_say(masks):
+def test_invalid_data_set_raises(masks):
     class Nameless:
         def __len__(self):
             return 1
@@ -250,9 +252,7 @@ def test_what_a_data_set_must_say(masks):
         def get_data_info(self, index):
             return dict(img_path='a.png', id='a')
 
-    with pytest.raises(
-        ValueError, match=r"id and group of each image of Nameless, got \['id', 'im"
-    ):
+    with pytest.raises(ValueError, match=r"Nameless: expected id and group .* got \['id', 'img_p"):
         list_cases(Nameless())
     model, loader = masks
     dataset = copy.deepcopy(loader.dataset)
@@ -262,5 +262,5 @@ def test_what_a_data_set_must_say(masks):
     dataset = copy.deepcopy(loader.dataset)
     first, second, third, *rest = dataset.pipeline.transforms
     dataset.pipeline.transforms = [first, third, second, *rest]  # the mask resized as well
-    with pytest.raises(ValueError, match='each of the 1024 pixels of the truth, got 4096 of teach'):
+    with pytest.raises(ValueError, match='prediction of teacher: expected 1024 .* got 4096'):
         measure_cases(model, DataLoader(dataset, 2, collate_fn=loader.collate_fn))

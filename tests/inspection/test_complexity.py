@@ -20,7 +20,7 @@ def size(parameters, name='student'):
 
 @pytest.fixture(scope='module')
 def paper():
-    """Two ResNet18 and a ResNet50 as classifiers; the teacher's file is not there."""
+    """Two ResNet18 and a frozen ResNet50 whose checkpoint is missing."""
     return inspect_config(Config.fromfile(CONFIGS / 'kd_off' / 'r50_r18x2_v3_pcam.py'))
 
 
@@ -28,15 +28,15 @@ def lines_with(text, *words):
     return [line for line in text.splitlines() if all(word in line for word in words)]
 
 
-def test_compression_by_hand():
+def test_compression():
     assert compression([size(30), size(20)], size(200)) == 0.75
     assert compression([size(150), size(150)], size(200)) == -0.5
 
 
-def test_sizes_are_those_that_are_known(paper):
+def test_sizes_match_published_ones(paper):
     teacher, student, _ = member_complexities(paper)
-    # torchvision prints 4.09 and 1.81 GFLOPS (multiply-adds) with 1000 classes; the block's 1x1
-    # convolution adds 2048 * 512 * 7 * 7, and two classes in place of 1000 leave out less.
+    # torchvision lists 4.09 and 1.81 GFLOPS (multiply-adds) with 1000 classes. The 1x1 convolution
+    # of the block adds 2048 * 512 * 7 * 7; two classes instead of 1000 hardly matter.
     block = 2048 * 512 * 49
     assert teacher.multiply_adds == pytest.approx(4.09e9 + block, rel=0.005)
     assert student.multiply_adds == pytest.approx(1.81e9, rel=0.005)
@@ -46,17 +46,17 @@ def test_sizes_are_those_that_are_known(paper):
     assert teacher.network == 'ResNet(50) + ConvBlockNeck + LinearClsHead'
 
 
-def test_multiply_adds_are_those_of_mmengine_without_its_norms_and_pooling(paper):
+def test_multiply_adds_match_mmengine_up_to_norms_and_pooling(paper):
     student = paper.members['student_1']
     counted = get_model_complexity_info(student, (3, 224, 224), show_table=False, show_arch=False)
     assert member_complexities(paper)[1].multiply_adds == pytest.approx(counted['flops'], rel=0.01)
-    # One convolution, exactly: what a multiply-add counts for.
+    # mmengine counts a multiply-add as one, too.
     conv = nn.Conv2d(3, 4, 3, bias=False)
     counted = get_model_complexity_info(conv, (3, 8, 8), show_table=False, show_arch=False)
     assert counted['flops'] == 3 * 4 * 9 * 6 * 6
 
 
-def test_counting_leaves_the_members_as_they_were(paper):
+def test_counting_does_not_change_the_members(paper):
     student = paper.members['student_1'].train()
     before = {key: value.clone() for key, value in student.state_dict().items()}
     member_complexities(paper)
@@ -64,7 +64,7 @@ def test_counting_leaves_the_members_as_they_were(paper):
     assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
 
 
-def test_the_description_of_offline_distillation(paper):
+def test_describe_offline_distillation(paper):
     text = describe(paper)
     assert 'Frozen teacher: work_dirs/baselines/r50_pcam (MISSING: train it first)' in text
     (row,) = lines_with(text, '| teacher -> student_2', 'features')
@@ -75,18 +75,18 @@ def test_the_description_of_offline_distillation(paper):
     assert 'PredictionKLLoss' in row
     assert 'Ensemble: max of student_1, student_2' in text
     teacher, student, _ = (count_parameters(member) for member in paper.members.values())
-    assert f'Against teacher: {1 - 2 * student / teacher:.1%} fewer parameters' in text
+    assert f'Compared with teacher: {1 - 2 * student / teacher:.1%} fewer parameters' in text
     assert lines_with(text, '| teacher', 'frozen')
     assert 'student_1 0.2, student_2 0.2' in text.split('supervised losses:')[1].splitlines()[0]
 
 
-def test_a_teacher_file_that_is_there_is_not_called_missing(tmp_path):
+def test_existing_checkpoint_is_not_missing(tmp_path):
     config = Config.fromfile(CONFIGS / 'kd_off' / 'r50_r18x2_v3_pcam.py')
     config.model.teacher_checkpoint = str(tmp_path)
     assert f'Frozen teacher: {tmp_path}\n' in describe(inspect_config(config))
 
 
-def test_a_baseline_is_one_row(paper):
+def test_describe_baseline(paper):
     config = Config(
         dict(
             model=dict(
@@ -104,10 +104,10 @@ def test_a_baseline_is_one_row(paper):
     assert 'Ensemble' not in text
 
 
-def test_projectors_zero_weights_and_students_larger_than_a_teacher(classroom):
+def test_describe_projector_zero_weight_and_larger_student(classroom):
     text = describe(classroom)
     (row,) = lines_with(text, '| small -> large', 'features')
-    # 1x1 convolution from 32 to 16 channels, batch norm of 16.
+    # A 1x1 convolution from 32 to 16 channels and a batch norm of 16 channels.
     assert f'ConvProjector of the learner, {(32 * 16 + 2 * 16) / 1e6:.3f} M parameters' in row
     assert 'backbone 16x' in row  # before the projector
     assert 'backbone 32x' in row
@@ -116,17 +116,17 @@ def test_projectors_zero_weights_and_students_larger_than_a_teacher(classroom):
     assert 'MORE parameters' in text
 
 
-def test_without_a_teacher_there_is_nothing_to_compare(classroom):
+def test_describe_classroom_without_teacher(classroom):
     classroom.distiller.student_names = ('small', 'large')
     try:
-        assert describe(classroom).endswith('There is no teacher to compare with')
+        assert describe(classroom).endswith('No teacher to compare with')
     finally:
         classroom.distiller.student_names = ('large',)
 
 
 @pytest.fixture(scope='module')
 def classroom():
-    """A small network teaches a larger one."""
+    """Classroom in which a small network teaches a larger one."""
 
     def network(channels):
         return dict(

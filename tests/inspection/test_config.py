@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 @pytest.mark.parametrize('name', ['kdml/r50_mbv1x2_v3_lgg', 'baselines/mbv1_pcam'])
-def test_the_papers_configs_need_no_network(name, monkeypatch):
+def test_inspection_does_not_use_the_network(name, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError('the network was used')
 
@@ -30,7 +30,7 @@ def test_the_papers_configs_need_no_network(name, monkeypatch):
         assert inspection.input_size == (256, 256)
 
 
-def test_a_teacher_without_its_file_is_told_and_nothing_is_printed(capfd):
+def test_missing_teacher_checkpoint_is_recorded_silently(capfd):
     config = Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo.py')
     config.model.update(
         mode='kd_off', weights=dict(beta=(0.3, 0.3), gamma=None), teacher_checkpoint='nowhere.pth'
@@ -41,7 +41,7 @@ def test_a_teacher_without_its_file_is_told_and_nothing_is_printed(capfd):
     assert inspection.distiller.frozen_names == ('teacher',)
     assert config.model.to_dict() == before
     assert capfd.readouterr() == ('', '')
-    # Later warnings come through again.
+    # Later warnings are logged again.
     record = MMLogger.get_current_instance().makeRecord('', 30, '', 0, 'still here', (), None)
     assert MMLogger.get_current_instance().filter(record)
 
@@ -61,12 +61,12 @@ def test_frozen_members_of_any_classroom():
     assert inspection.distiller.frozen_names == ('b', 'c')
 
 
-def test_other_models_are_refused():
+def test_other_models_raise():
     with pytest.raises(TypeError, match='one of ImageClassifier, EncoderDecoder'):
         inspect_config(Config(dict(model=dict(type='mmpretrain.ResNet', depth=18))))
 
 
-def test_without_pretrained_removes_every_start_weight_and_nothing_else():
+def test_without_pretrained_removes_only_pretrained_weights():
     pretrained = dict(type='Pretrained', checkpoint='x')
     kaiming = dict(type='Kaiming', layer='Conv')
     config = dict(

@@ -13,14 +13,14 @@ from mmkdml.models.taps import TapRecorder
 
 
 class Task:
-    """A forward is all that listing needs of a task."""
+    """Stub of a task with the only method that listing uses."""
 
     def logits(self, member, inputs):
         return member(inputs)
 
 
 class Network(nn.Module):
-    """A module that runs twice, one changed in place, one that gives a dict, one left out."""
+    """A module that runs twice, one changed in place, one with a dict output, one unused."""
 
     def __init__(self):
         super().__init__()
@@ -41,7 +41,7 @@ class Pair(nn.Module):
         return {'map': x}
 
 
-def test_rows_in_order_of_execution_with_what_cannot_be_tapped():
+def test_rows_are_in_order_of_execution_with_untappable_modules():
     assert tap_rows(Network(), Task(), (8, 6)) == [
         TapRow('early.0', 'Conv2d', (1, 3, 4, 3)),
         TapRow(
@@ -69,7 +69,7 @@ def demo():
 
 
 def classroom(members, transfers=(), frozen=(), **options):
-    """A config of small classifiers: for each name its backbone's options."""
+    """Inspect a classroom of small classifiers; ``members`` has backbone options by name."""
     config = Config.fromfile(CONFIGS / '_base_' / 'networks' / 'classifiers.py')
     model = dict(
         type='mmkdml.KnowledgeDistiller',
@@ -88,7 +88,7 @@ def classroom(members, transfers=(), frozen=(), **options):
     return inspect_config(Config(dict(model=model)))
 
 
-def test_what_is_listed_can_be_tapped(demo):
+def test_listed_modules_can_be_tapped(demo):
     member = demo.members['student_1'].eval()
     rows = [row for row in tap_rows(member, demo.task, (64, 64)) if row.shape is not None]
     with TapRecorder(member, [row.name for row in rows]) as taps, torch.no_grad():
@@ -98,7 +98,7 @@ def test_what_is_listed_can_be_tapped(demo):
     }
 
 
-def test_members_that_are_alike_share_a_table_and_the_default_is_marked(demo):
+def test_identical_members_share_a_table_and_default_is_marked(demo):
     text = format_taps(demo, depth=3)
     assert text.count('\nteacher\n') == 1
     assert text.count('\nstudent_1, student_2\n') == 1
@@ -108,24 +108,24 @@ def test_members_that_are_alike_share_a_table_and_the_default_is_marked(demo):
     assert 'backbone.layer1.0.conv1' not in text
 
 
-def test_one_member_and_a_pattern(demo):
+def test_member_and_pattern_select_rows(demo):
     text = format_taps(demo, member='teacher', match='*.layer?')
     names = [line.split('|')[2].strip() for line in text.splitlines() if line.startswith('| ')]
     assert names == ['tap', *(f'backbone.layer{stage}' for stage in (1, 2, 3, 4))]
     assert 'student' not in text
 
 
-def test_refusals(demo):
-    with pytest.raises(ValueError, match="no member 'x'; the config has teacher, student_1, stude"):
+def test_invalid_selection_raises(demo):
+    with pytest.raises(ValueError, match="member 'x': .* teacher, student_1, student_2"):
         format_taps(demo, member='x')
-    with pytest.raises(ValueError, match='depth must be at least 1, got 0'):
+    with pytest.raises(ValueError, match='depth: expected at least 1, got 0'):
         format_taps(demo, depth=0)
-    with pytest.raises(ValueError, match=r"No module fits match='nothing\*' and depth=2"):
+    with pytest.raises(ValueError, match=r"match='nothing\*' and depth=2"):
         format_taps(demo, depth=2, match='nothing*')
 
 
 def parts_of(text):
-    """(title, cells of the rows, pasted lines as a dict) of each table."""
+    """Yield title, cells of the rows and config lines (as a dict) of each table."""
     for part in text.split('\n\n')[1:]:
         title, *lines = part.splitlines()
         rows = [[cell.strip() for cell in line.split('|')[1:5]] for line in lines if '|' in line]
@@ -133,9 +133,9 @@ def parts_of(text):
         yield title, rows[1:], {key: literal_eval(value) for key, value in pasted.items()}
 
 
-def test_suggested_pairs_of_the_plan_and_what_to_paste(demo):
+def test_suggestion_has_pairs_and_config_lines(demo):
     text = format_suggestion(demo, 'emkd')
-    assert text.startswith('Suggested taps for emkd, outputs for one image of 64x64. The lines')
+    assert text.startswith('Suggested taps for emkd, outputs for one image of 64x64.')
     from_teacher, from_peers = parts_of(text)
     names = ['backbone.relu', 'backbone.layer2']
     assert from_teacher == (
@@ -151,7 +151,7 @@ def test_suggested_pairs_of_the_plan_and_what_to_paste(demo):
     Transfer('teacher', 'student_1', 'features', 1.0, **from_teacher[2])
 
 
-def test_one_tap_is_pasted_as_a_name_not_as_a_list(demo):
+def test_single_tap_is_a_name_not_a_list(demo):
     name = 'decode_head.blocks.4'
     (_, rows, pasted), _ = parts_of(format_suggestion(demo, 'cwd'))
     assert rows == [[name, '1x16x64x64', name, '1x8x64x64']]
@@ -165,7 +165,7 @@ def test_suggestions_for_one_member(demo):
     assert title == 'teacher -> student_1, teacher -> student_2'
 
 
-def test_pairs_without_a_plan_have_no_frozen_learner():
+def test_pairs_without_transfers_have_no_frozen_learner():
     inspection = classroom(dict(a={}, b={}, c={}), frozen=['b'])
     ((title, rows, _),) = parts_of(format_suggestion(inspection, 'fitnet'))
     assert title == 'a -> c, b -> a, b -> c, c -> a'
@@ -180,8 +180,7 @@ def test_sides_with_different_numbers_of_taps():
     inspection = classroom(members, transfers=[('a', 'b')])
     with pytest.raises(
         ValueError,
-        match=r"at compares taps in pairs.*the source has \['backbone.layer1'.*layer4'\] and the "
-        r"learner \['backbone.layer1'.*layer3'\]; choose.*without --method",
+        match=r"taps for at: .* \['backbone.layer1'.*layer4'\] and \['backbone.layer1'.*layer3'\]",
     ):
         format_suggestion(inspection, 'at')
     ((_, rows, pasted),) = parts_of(format_suggestion(inspection, 'semckd'))
@@ -192,13 +191,11 @@ def test_sides_with_different_numbers_of_taps():
     assert [len(taps) for taps in pasted.values()] == [4, 3]
 
 
-def test_refused_suggestions(demo):
-    with pytest.raises(ValueError, match="no member 'x'; the config has teacher, student_1, stude"):
+def test_invalid_suggestion_raises(demo):
+    with pytest.raises(ValueError, match="member 'x': .* teacher, student_1, student_2"):
         format_suggestion(demo, 'at', 'x')
     with pytest.raises(ValueError, match="got 'vid', which is only for classification"):
         format_suggestion(demo, 'vid')
-    alone = inspect_config(Config.fromfile(CONFIGS / 'demo' / 'student_demo.py'))
-    with pytest.raises(
-        ValueError, match='compares two members; .*one of them must learn. It has m'
-    ):
-        format_suggestion(alone, 'at')
+    baseline = inspect_config(Config.fromfile(CONFIGS / 'demo' / 'student_demo.py'))
+    with pytest.raises(ValueError, match='expected a classroom with at least two members'):
+        format_suggestion(baseline, 'at')

@@ -20,13 +20,13 @@ def test_a_classroom(tool, capsys):
         '0.125',
         'PredictionKLLoss',
     ]
-    assert 'Against teacher: ' in text
+    assert 'Compared with teacher: ' in text
 
 
 @pytest.mark.parametrize(
     ('path', 'words'),
     [
-        ('ml/r50_r18x2_v3_lgg.py', 'There is no teacher to compare with'),
+        ('ml/r50_r18x2_v3_lgg.py', 'No teacher to compare with'),
         ('kd_off/r50_r18x2_v3_lgg.py', 'work_dirs/baselines/r50_lgg (MISSING: train it first)'),
     ],
 )
