@@ -390,7 +390,7 @@ sys.modules['mmkdml'] = type(sys)('mmkdml')  # without its imports
 sys.modules['mmkdml'].__path__ = [sys.argv[2]]
 table = runpy.run_path(sys.argv[1], run_name='plain')
 assert len(table['transfers_for']('ml', 'v1', dict(alpha=(1, 1), gamma=(1, 1)))) == 2
-print(sorted({'torch', 'numpy', 'mmengine'} & set(sys.modules)))
+print(sorted({'torch', 'numpy', 'mmengine', 'mmpretrain', 'mmseg'} & set(sys.modules)))
 """
     path = find_spec('mmkdml.models.transfers').origin
     done = subprocess.run(
