@@ -19,6 +19,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from torch import nn
 
 from mmkdml.apis.options import merge_options
+from mmkdml.apis.run_config import RunConfig
 from mmkdml.apis.run_identity import start_run, unlock_run
 from mmkdml.apis.run_numbers import check_numbers
 from mmkdml.apis.trained import load_for_evaluation
@@ -188,7 +189,7 @@ def make_runner(
         weights = None if config.get('resume') else config.get('load_from')
         if weights and Path(weights).is_file():
             load_checkpoint_file(weights)  # before the networks are built
-        runner = _Runner.from_cfg(config)
+        runner = _Runner.from_cfg(RunConfig(config))
     except BaseException as error:
         if start is not None:
             unlock_run(config)

@@ -1,0 +1,32 @@
+import copy
+
+from mmengine.config import Config
+from yapf.yapflib import yapf_api
+
+from mmkdml.apis.run_config import RunConfig
+
+
+def test_text_is_formatted_once_until_the_config_changes(monkeypatch, tmp_path):
+    path = tmp_path / 'x.py'
+    path.write_text("number = 0\nnested = dict(names=['a', 'b'])\n")
+    config = Config.fromfile(path)
+    expected = config.pretty_text
+    formatted, format_code = [], yapf_api.FormatCode
+    monkeypatch.setattr(
+        yapf_api,
+        'FormatCode',
+        lambda text, **settings: formatted.append(text) or format_code(text, **settings),
+    )
+    run_config = RunConfig(config)
+    assert run_config.pretty_text == expected
+    for same in (copy.deepcopy(run_config), copy.copy(run_config)):
+        assert same.pretty_text == same.dump() == expected
+    run_config.dump(path)
+    assert path.read_text() == expected
+    assert len(formatted) == 1
+
+    run_config.nested.names.append('c')
+    assert run_config.pretty_text == expected.replace("'b'", "'b',\n    'c'")
+    assert config.pretty_text == expected
+    assert run_config.filename == str(path)
+    assert run_config.to_dict() == dict(number=0, nested=dict(names=['a', 'b', 'c']))
