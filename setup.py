@@ -1,4 +1,4 @@
-"""What mmkdml needs to be installed. Tool settings live in ``pyproject.toml``."""
+"""Package metadata and dependencies; ``pyproject.toml`` has the settings of tools."""
 
 import re
 from pathlib import Path
@@ -6,102 +6,113 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-# Read, not imported: importing mmkdml needs torch, which is not there yet.
+# Not imported, so that the build needs no other package.
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'mmkdml/version.py').read_text()).group(1)
 
-# Lower bounds: the versions tested, or older where a package is known to keep its word. Upper
-# bounds: the next version that may break us.
+# Lower bounds: the tested versions, or older ones of packages with stable interfaces. Upper bounds:
+# the next version that may break mmkdml.
 INSTALL_REQUIRES = [
-    # 2.7 can be told what a safe checkpoint may hold; tested with 2.13.
+    # 2.7 can restrict the classes that a checkpoint may contain; tested with 2.13.
     'torch>=2.7,<3',
-    # mmpretrain imports it and does not say so; 0.22 belongs to torch 2.7.
+    # Imported by mmpretrain, which does not declare it; 0.22 belongs to torch 2.7.
     'torchvision>=0.22,<1',
     # Runner, registries, configs, hooks.
     'onedl-mmengine>=0.10.12,<0.11',
-    # Transforms and image reading. mmpretrain and mmseg name it in extras alone.
+    # Transforms and image reading; mmpretrain and mmseg declare it only in extras.
     'onedl-mmcv>=2.3.6,<3',
     # Classifiers.
     'onedl-mmpretrain>=1.3.6,<2',
     # Segmentors.
     'onedl-mmsegmentation>=1.4.2,<2',
-    # MobileNet v1 and every other backbone of timm, through mmpretrain's TIMMBackbone.
+    # Backbones, through mmpretrain's TIMMBackbone.
     'timm>=1.0.9,<2',
-    # Weights in files that can hold nothing else.
+    # Weights, in files that cannot contain code.
     'safetensors>=0.4,<1',
-    # YAML that is data alone; mmengine reads it, too.
+    # Safe loader for YAML configs.
     'pyyaml>=6,<7',
-    # Lays out configs for mmengine, which is kept: it takes long.
-    'yapf>=0.40,<1',
-    # One of several processes writes the decoded images; torch needs it, too.
+    # Lets one of several processes write the image cache; torch requires it, too.
     'filelock>=3.12,<5',
-    # Augmentation of image and mask together.
+    # Joint augmentation of images and masks.
     'albumentations>=2.0.8,<3',
-    # Arrays; mmseg needs 2.
+    # mmseg requires NumPy 2.
     'numpy>=2,<3',
-    # Image files; the same distribution as mmcv asks for.
+    # Image files; the same distribution as mmcv requires.
     'opencv-python>=4.10,<6',
-    # Reads what the converters check.
+    # Image files.
     'pillow>=10.1,<14',
-    # Panels of predictions.
+    # Panels of predictions, reliability diagrams.
     'matplotlib>=3.9,<4',
-    # Triangles of the weights that were searched.
-    'mpltern>=1,<2',
     # Tables of members.
     'prettytable>=3.8,<4',
-    # Progress of the converters.
+    # Progress bars.
     'rich>=13,<16',
-    # State and results of suites, in SQLite or any other database.
-    'sqlalchemy>=2.0.30,<3',
-    # The search for weights: samplers, pruning, shared storage.
-    'optuna>=5,<6',
-    # Tables of cases and results.
+    # Tables of cases and metrics.
     'pandas>=2.2,<4',
-    # Checks what others may have written: results of runs, rows of databases.
+    # KL divergence and confusion matrices of the Fidelity metric.
+    'torchmetrics>=1.9,<2',
+]
+
+# Suites, their statistics and reports, and tuning.
+EXPERIMENTS = [
+    # State and results of suites, in SQLite or another database.
+    'sqlalchemy>=2.0.30,<3',
+    # Samplers, pruning and shared storage of tuning.
+    'optuna>=5,<6',
+    # Ternary plots of tuned weights.
+    'mpltern>=1,<2',
+    # Validation of stored results and database rows.
     'pydantic>=2.9,<3',
     # Bootstrap.
     'scipy>=1.13,<2',
-    # Grad-CAM.
-    'captum>=0.8,<1',
-    # Divergence and confusion of students' answers with their teacher's.
-    'torchmetrics>=1.9,<2',
-    # Correction for many claims.
+    # Correction for multiple claims.
     'statsmodels>=0.14.4,<1',
     # Reports, and LaTeX tables by pandas.
     'jinja2>=3.1,<4',
 ]
 
-# Deployment, by tools/export.py.
+# Grad-CAM.
+ANALYSIS = ['captum>=0.8,<1']
+
+# tools/export.py.
 EXPORT = [
-    # The format, and its checks.
+    # The format and its checker.
     'onnx>=1.18,<2',
-    # Runs exported models, and quantises them.
+    # Runs and quantizes exported models.
     'onnxruntime>=1.22,<2',
-    # Writes ONNX from torch.export's graphs.
+    # Conversion of graphs of torch.export to ONNX.
     'onnxscript>=0.5,<1',
+    # Model cards.
+    'jinja2>=3.1,<4',
+    # Confidence intervals of model cards.
+    'scipy>=1.13,<2',
 ]
 
 # Volumes, for tools/predict.py.
 MEDICAL = [
-    # NIfTI: volumes in, masks out.
+    # NIfTI: volumes, and masks for DICOM as well.
     'nibabel>=5.3,<6',
     # DICOM series.
     'pydicom>=3,<4',
 ]
 
+ALL = sorted({*EXPERIMENTS, *ANALYSIS, *EXPORT, *MEDICAL})
+
 EXTRAS_REQUIRE = {
+    'experiments': EXPERIMENTS,
+    'analysis': ANALYSIS,
     'export': EXPORT,
     'medical': MEDICAL,
+    'all': ALL,
     'test': [
-        *EXPORT,
-        *MEDICAL,
+        *ALL,
         'pytest>=9,<10',
-        # On two cores, two processes of one thread finish sooner than one of two threads.
+        # On two cores, two processes with one thread finish sooner than one with two threads.
         'pytest-xdist>=3.8,<4',
-        # Makes up what files and settings may hold.
+        # Generates files and settings.
         'hypothesis>=6.100,<7',
-        # Reads what runs log for it.
+        # Reads the logs that runs write for it.
         'tensorboard>=2.18,<3',
-        # The independent oracle of the U-Net.
+        # Independent oracle for the U-Net.
         'segmentation-models-pytorch>=0.6,<0.7',
     ],
     'docs': ['sphinx>=8,<10', 'myst-parser>=4,<6', 'furo>=2025,<2027'],
@@ -111,7 +122,7 @@ EXTRAS_REQUIRE = {
         'ruff>=0.17,<0.18',
         'mypy>=2.4,<3',
         'import-linter>=2.16,<3',
-        # For its search for duplicated code alone.
+        # Only to find duplicated code.
         'pylint>=4.1,<5',
         'pre-commit>=4.7,<5',
     ],

@@ -1,8 +1,9 @@
-"""Imports of packages that only the extras install."""
+"""Packages that only extras install."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 
@@ -20,7 +21,27 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f'Missing package for {purpose}: {error.name} is not installed. '
-            f"Run: pip install 'mmkdml[{extra}]'"
-        ) from error
+        raise _missing(error.name, extra, purpose) from error
+
+
+def check_extra(*modules: str, extra: str, purpose: str) -> None:
+    """Check that the modules of an extra are installed, without importing them.
+
+    Args:
+        *modules: Names of top-level modules.
+        extra: See :func:`require`.
+        purpose: See :func:`require`.
+
+    Raises:
+        ValueError: If one is not installed.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise _missing(module, extra, purpose)
+
+
+def _missing(module: str | None, extra: str, purpose: str) -> ValueError:
+    return ValueError(
+        f'Missing package for {purpose}: {module} is not installed. '
+        f"Run: pip install 'mmkdml[{extra}]'"
+    )

@@ -9,7 +9,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from captum.attr import LayerGradCam
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -22,6 +21,9 @@ from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating, probe_member
 from mmkdml.models.tasks import Task, task_of
 from mmkdml.names import PLAIN
+from mmkdml.optional import require
+
+attr = require('captum.attr', extra='analysis', purpose='Grad-CAM')
 
 PREDICTED, TRUE = 'predicted', 'true'
 RIGHT, WRONG = '\N{CHECK MARK}', '\N{BALLOT X}'
@@ -74,7 +76,7 @@ def grad_cam(
 
     with evaluating(member):
         # A frozen member builds a graph only if the images require gradients.
-        maps = LayerGradCam(scores, member.get_submodule(layer)).attribute(
+        maps = attr.LayerGradCam(scores, member.get_submodule(layer)).attribute(
             inputs.detach().requires_grad_(), classes, relu_attributions=True
         )
     last = maps[-1] if isinstance(maps, tuple) else maps

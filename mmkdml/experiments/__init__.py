@@ -3,6 +3,13 @@
 from typing import TYPE_CHECKING
 
 from mmkdml.lazy import lazy_exports
+from mmkdml.optional import check_extra
+
+check_extra(
+    *('jinja2', 'mpltern', 'optuna', 'pydantic', 'scipy', 'sqlalchemy', 'statsmodels'),
+    extra='experiments',
+    purpose='suites, reports and tuning',
+)
 
 if TYPE_CHECKING:
     from mmkdml.experiments.paper.claims import evaluate_claims, render_claims

@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, bootstrap
 
+from mmkdml.optional import require
 from mmkdml.statistics.counts import Counts, Entry
 from mmkdml.statistics.measures import Measure
+
+stats = require('scipy.stats', extra='experiments', purpose='confidence intervals')
 
 RESAMPLES = 9999
 _BATCH_INDICES = 2**21  # indices of groups that are drawn at once, 8 bytes each
@@ -178,8 +180,8 @@ def _estimate_together(
         return [Estimate(float(value), problem=problem, **common) for value in original]
     with warnings.catch_warnings():
         # Undefined values are reported below.
-        warnings.simplefilter('ignore', DegenerateDataWarning)
-        result = bootstrap(
+        warnings.simplefilter('ignore', stats.DegenerateDataWarning)
+        result = stats.bootstrap(
             [np.arange(sizes[name]) for name in drawn],
             statistic,
             n_resamples=resamples,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from mmkdml.analysis.case_figure import Cell, draw_cells
+from mmkdml.analysis.case_figure import SheetCell, draw_cells
 from mmkdml.apis import load_config, predict_files
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.apis.prediction.predictor import Predictor
@@ -81,7 +81,7 @@ def test_pictures_show_names_as_they_are(tmp_path):
     mask = np.eye(8, dtype=np.uint8)
     panels = [Panel(grey, dict(truth=mask), name) for name in NAMES]
     draw_sheet(panels, tmp_path / 'sheet.png')
-    cells = {name: Cell(grey) for name in NAMES[:3]}
+    cells = {name: SheetCell(grey) for name in NAMES[:3]}
     draw_cells([cells], [NAMES[2]], tmp_path / 'cells.png', heading=NAMES[2])
     assert (tmp_path / 'cells.png').is_file()
 

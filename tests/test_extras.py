@@ -1,0 +1,94 @@
+"""The core without the packages of the extras: it trains and tests, the rest names its extra."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmkdml.apis import load_config
+
+ROOT = Path(__file__).parents[1]
+# Without pydantic and scipy, which albumentations requires.
+BLOCKED = {
+    'experiments': ('jinja2', 'mpltern', 'optuna', 'sqlalchemy', 'statsmodels'),
+    'analysis': ('captum',),
+    'export': ('jinja2', 'onnx', 'onnxruntime', 'onnxscript'),
+    'medical': ('nibabel', 'pydicom'),
+}
+BLOCK = f"""
+import sys
+
+class Finder:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] not in {tuple(sum(BLOCKED.values(), ()))}:
+            return self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path = [Finder(finder) for finder in sys.meta_path]
+"""
+TRAIN_AND_TEST = """
+from mmkdml.apis import load_config, load_weights, make_runner, newest_checkpoint
+path, work_dir = sys.argv[1:]
+make_runner(load_config(path, work_dir=work_dir)).train()
+runner = make_runner(load_config(path, work_dir=work_dir), train=False)
+load_weights(runner, newest_checkpoint(work_dir))
+print(sorted(runner.test()))
+import mmkdml.apis.prediction, mmkdml.apis.export, mmkdml.engine, mmkdml.inspection
+"""
+IMPORTS = {
+    'import mmkdml.experiments': 'experiments',
+    'from mmkdml.experiments.suites.store import SuiteStore': 'experiments',
+    'import mmkdml.experiments.tuning.tuner': 'experiments',
+    'import mmkdml.analysis': 'analysis',
+    'import mmkdml.apis.export.card': 'export',
+    'from mmkdml.apis.prediction import volumes as v; v.read_nifti("x.nii")': 'medical',
+}
+
+
+def run(script, *args):
+    return subprocess.run(
+        [sys.executable, '-c', BLOCK + script, *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
+    )
+
+
+def test_core_trains_and_tests_without_extras(slices, tmp_path):
+    source, split = slices
+    options = {'train_cfg.max_epochs': 1, 'train_dataloader.dataset.indices': 8}
+    options['split_overlap'] = 'warn'
+    for part in ('train', 'val', 'test'):
+        options[f'{part}_dataloader.dataset.data_root'] = str(source)
+        options[f'{part}_dataloader.dataset.ann_file'] = str(split)
+    config = load_config(ROOT / 'configs/demo/kdml_v3_demo.py', options)
+    config.train_dataloader.batch_size = 8  # one step
+    config.dump(tmp_path / 'tiny.py')
+    assert Config.fromfile(tmp_path / 'tiny.py').train_cfg.max_epochs == 1
+    done = run(TRAIN_AND_TEST, tmp_path / 'tiny.py', tmp_path / 'run')
+    assert done.returncode == 0, done.stderr
+    assert 'student_1/foreground/IoU' in done.stdout.splitlines()[-1]
+
+
+def test_missing_extra_is_one_line_with_the_pip_command():
+    script = f"""
+from mmkdml.apis import run_tool
+for statement in {list(IMPORTS)}:
+    try:
+        run_tool(lambda: exec(statement))
+    except SystemExit as stopped:
+        print(stopped.code)
+"""
+    done = run(script)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(IMPORTS), done.stderr
+    for line, extra in zip(lines, IMPORTS.values(), strict=True):
+        assert re.search(rf': ({"|".join(BLOCKED[extra])}) is not installed', line)
+        assert f"pip install 'mmkdml[{extra}]'" in line
