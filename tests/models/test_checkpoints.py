@@ -72,9 +72,6 @@ def save(tmp_path):
     return save
 
 
-# Loading one member
-
-
 @pytest.mark.parametrize(
     'wrap',
     [
@@ -92,7 +89,7 @@ def test_load_member(save, wrap, as_text):
     assert same(source.state_dict(), member)
 
 
-def test_each_member_of_a_classroom_gets_its_own(save):
+def test_members_load_their_weights_of_a_classroom(save):
     students = dict(student_1=network(seed=1), student_10=network(seed=2))
     path = save(classroom(**students))
     for name, student in students.items():
@@ -101,7 +98,7 @@ def test_each_member_of_a_classroom_gets_its_own(save):
         assert same(student.state_dict(), member)
 
 
-def test_a_member_that_is_not_in_the_classroom_is_named(save):
+def test_missing_member_raises(save):
     path = save(classroom(student_1=network(), student_2=network()))
     with pytest.raises(
         ValueError,
@@ -112,7 +109,7 @@ def test_a_member_that_is_not_in_the_classroom_is_named(save):
         load_member(network(), 'teacher', path)
 
 
-def test_member_weights_leaves_its_input():
+def test_member_weights_does_not_modify_its_input():
     checkpoint = classroom(teacher=network())
     keys = list(checkpoint['state_dict'])
     member_weights(checkpoint, 'teacher', 'file')
@@ -146,7 +143,7 @@ def with_(**entries):
         ),
     ],
 )
-def test_weights_that_do_not_fit_are_named_and_none_is_loaded(save, change, message):
+def test_misfits_raise_and_nothing_is_loaded(save, change, message):
     path = save(change(network(seed=1).state_dict()))
     member = network(seed=2)
     with pytest.raises(
@@ -157,10 +154,7 @@ def test_weights_that_do_not_fit_are_named_and_none_is_loaded(save, change, mess
     assert same(network(seed=2).state_dict(), member)
 
 
-# Reading files
-
-
-def test_a_run_of_mmengine_can_teach(tmp_path):
+def test_checkpoint_of_an_mmengine_run_is_loaded(tmp_path):
     model = dict(
         type=ImageClassifier,
         data_preprocessor=dict(type=ClsDataPreprocessor),
@@ -203,7 +197,7 @@ def test_a_run_of_mmengine_can_teach(tmp_path):
     assert same(runner.model.state_dict(), member)
 
 
-def test_a_log_with_scalars_of_numpy_is_read(save):
+def test_numpy_scalars_in_the_log_are_read(save):
     log = dict(loss=HistoryBuffer([0.5, 0.25], [1, 1]), best=np.float64(0.75), step=np.int64(3))
     checkpoint = load_checkpoint_file(save(dict(state_dict={}, message_hub=log)))
     assert checkpoint['message_hub']['loss'].data[0].tolist() == [0.5, 0.25]
@@ -212,7 +206,7 @@ def test_a_log_with_scalars_of_numpy_is_read(save):
 
 
 class Reduced:
-    """Pickled as a call of a function."""
+    """Object that is pickled as a function call."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -231,7 +225,7 @@ def test_code_in_a_file_does_not_run(save, tmp_path, function):
     assert not trace.exists()
 
 
-def test_attributes_cannot_be_looked_up_by_a_file(save):
+def test_getattr_in_a_file_raises(save):
     for owner, name in ((HistoryBuffer, 'register_statistics'), (np.ndarray, 'max')):
         path = save(dict(meta=Reduced(getattr, owner, name)))
         with pytest.raises(ValueError, match=rf'a valid checkpoint: it calls .*getattr.*{name}'):
@@ -239,8 +233,8 @@ def test_attributes_cannot_be_looked_up_by_a_file(save):
 
 
 @pytest.mark.parametrize(('function', 'name'), [(os.system, 'system'), (eval, 'eval')])
-def test_nobody_is_told_to_let_the_code_run(save, function, name):
-    """torch's own message does, around its reason."""
+def test_messages_do_not_recommend_unsafe_loading(save, function, name):
+    """PyTorch's message recommends it."""
     path = save(dict(meta=Reduced(function, '1')))
     message = rf'valid checkpoint: [^.]*GLOBAL [\w.]*{name}[^.]*\. It may be .* than weights$'
     with pytest.raises(ValueError, match=message) as raised:
@@ -248,21 +242,21 @@ def test_nobody_is_told_to_let_the_code_run(save, function, name):
     assert 'weights_only' not in str(raised.value)
 
 
-def test_other_loaders_keep_their_rules(save):
+def test_other_loaders_are_unchanged(save):
     before = set(torch.serialization.get_safe_globals())
     load_checkpoint_file(save(dict(a=torch.zeros(1))))
     assert set(torch.serialization.get_safe_globals()) == before
 
 
 @pytest.mark.parametrize('content', [b'id,label\n1,0\n', b'', b'PK\x03\x04'])
-def test_a_file_of_another_kind_is_named(tmp_path, content):
+def test_file_of_another_kind_raises(tmp_path, content):
     path = tmp_path / 'labels.csv'
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r'labels\.csv is not a valid checkpoint'):
         load_checkpoint_file(path)
 
 
-def test_a_truncated_file_is_named(save):
+def test_truncated_file_raises(save):
     path = save(network().state_dict())
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(
@@ -271,7 +265,7 @@ def test_a_truncated_file_is_named(save):
         load_checkpoint_file(path)
 
 
-def test_a_file_cut_short_anywhere_is_named(save):
+def test_file_truncated_anywhere_raises(save):
     path = save(network().state_dict())
     whole = path.read_bytes()
     for size in np.random.default_rng(0).integers(len(whole), size=20):
@@ -280,7 +274,7 @@ def test_a_file_cut_short_anywhere_is_named(save):
             load_checkpoint_file(path)
 
 
-def test_no_flipped_bit_is_taken_for_a_weight(save):
+def test_flipped_bit_raises(save):
     weights = network().state_dict()
     path = save(weights)
     whole, refused = path.read_bytes(), 0
@@ -294,7 +288,7 @@ def test_no_flipped_bit_is_taken_for_a_weight(save):
         except ValueError:
             refused += 1
             continue
-        # It was in what fills up gaps of the file.
+        # The bit was in the padding of the file.
         assert loaded.keys() == weights.keys()
         assert all(torch.equal(loaded[key], value) for key, value in weights.items())
     assert refused > 50
@@ -306,7 +300,7 @@ def test_no_flipped_bit_is_taken_for_a_weight(save):
 
 
 @pytest.mark.parametrize(('content', 'kind'), [([torch.zeros(1)], 'list'), (3, 'int')])
-def test_a_file_without_keys_is_named(save, content, kind):
+def test_content_without_keys_raises(save, content, kind):
     with pytest.raises(ValueError, match=rf'weights\.pth is not a valid checkpoint: .*got {kind}'):
         load_checkpoint_file(save(content))
 
@@ -336,9 +330,6 @@ def test_sha256(tmp_path):
     assert file_sha256(tmp_path / 'file') == hashlib.sha256(content).hexdigest()
 
 
-# Finding files
-
-
 def touch(path, time=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b'')
@@ -346,13 +337,13 @@ def touch(path, time=0):
     return path
 
 
-def test_a_file_is_itself(tmp_path):
+def test_path_of_a_file_is_returned(tmp_path):
     file = touch(tmp_path / 'iter_1.pth')
     assert resolve_checkpoint(str(file)) == file
 
 
 def save_best(folder, metric, epoch, time, scores, rules):
-    """A best checkpoint of ``metric``, with the scores of all metrics at that time."""
+    """Save the best checkpoint of ``metric`` with the scores of all metrics."""
     several = len(scores) > 1
     info = {}
     for name, (score, its_epoch) in scores.items():
@@ -371,7 +362,7 @@ def save_best(folder, metric, epoch, time, scores, rules):
 
 @pytest.mark.parametrize('rule', ['greater', 'less'])
 @pytest.mark.parametrize('newest', [2, 10])
-def test_the_best_checkpoint_is_that_of_the_best_recorded_score(tmp_path, rule, newest):
+def test_best_checkpoint_has_the_best_recorded_score(tmp_path, rule, newest):
     paths = {
         epoch: save_best(
             tmp_path, 'a/IoU', epoch, 100 + (epoch == newest), {'a/IoU': (score, epoch)},
@@ -388,7 +379,7 @@ def test_the_best_checkpoint_is_that_of_the_best_recorded_score(tmp_path, rule, 
     ('metric', 'best'),
     [('mIoU', 2), ('val_loss', 10), ('ECE', 10)],  # ECE: unknown to mmengine, so the later one
 )
-def test_a_stock_run_has_no_recorded_rule(tmp_path, metric, best):
+def test_rule_is_inferred_for_runs_of_mmengine(tmp_path, metric, best):
     paths = {
         epoch: save_best(tmp_path, metric, epoch, -epoch, {metric: (score, epoch)}, None)
         for epoch, score in ((2, 80.5), (10, 70.25))
@@ -398,7 +389,7 @@ def test_a_stock_run_has_no_recorded_rule(tmp_path, metric, best):
 
 @pytest.mark.parametrize('with_rules', [False, True])
 @pytest.mark.parametrize('newest', ['mIoU', 'loss'])
-def test_of_several_metrics_the_first_one_counts(tmp_path, with_rules, newest):
+def test_first_of_several_metrics_counts(tmp_path, with_rules, newest):
     rules = dict(mIoU='greater', loss='less') if with_rules else None
     at = {metric: 100 + (metric == newest) for metric in ('mIoU', 'loss')}
     best = save_best(tmp_path, 'mIoU', 3, at['mIoU'], dict(mIoU=(0.8, 3), loss=(0.5, 2)), rules)
@@ -407,39 +398,39 @@ def test_of_several_metrics_the_first_one_counts(tmp_path, with_rules, newest):
 
 
 @pytest.mark.parametrize('odd', [None, 'text', float('nan'), torch.zeros(1)])
-def test_several_best_checkpoints_without_a_score_are_refused(tmp_path, odd):
+def test_several_best_checkpoints_without_a_score_raise(tmp_path, odd):
     save_best(tmp_path, 'mIoU', 2, 0, dict(mIoU=(0.5, 2)), None)
     save_best(tmp_path, 'mIoU', 3, 0, dict(mIoU=(odd, 3)), None)
     with pytest.raises(ValueError, match=r'several best_.*best_mIoU_epoch_3\.pth has no recorded'):
         resolve_checkpoint(tmp_path)
 
 
-def test_the_only_best_checkpoint_needs_no_score(tmp_path):
+def test_only_best_checkpoint_needs_no_score(tmp_path):
     best = touch(tmp_path / 'best_x.pth')
     (tmp_path / 'best_folder.pth').mkdir()
     assert resolve_checkpoint(tmp_path) == best
 
 
-def test_the_last_of_a_run_without_a_best(tmp_path):
+def test_last_checkpoint_of_a_run_without_a_best_one(tmp_path):
     last = touch(tmp_path / 'elsewhere' / 'epoch_12.pth')
     (tmp_path / 'last_checkpoint').write_text(f'{last}\n')
     assert resolve_checkpoint(tmp_path) == last
 
 
-def test_the_last_of_a_run_that_was_moved(tmp_path):
+def test_last_checkpoint_of_a_moved_run(tmp_path):
     last = touch(tmp_path / 'epoch_12.pth')
     (tmp_path / 'last_checkpoint').write_text('/of/old/epoch_12.pth')
     assert resolve_checkpoint(tmp_path) == last
 
 
-def test_the_last_of_a_run_that_was_copied(tmp_path):
+def test_last_checkpoint_of_a_copied_run(tmp_path):
     other, last = (touch(tmp_path / run / 'epoch_12.pth') for run in ('other', 'copy'))
     (tmp_path / 'copy' / 'last_checkpoint').write_text(str(other))
     assert resolve_checkpoint(tmp_path / 'copy') == last
 
 
 @pytest.mark.parametrize('record', [None, '', '/of/old/epoch_12.pth'])
-def test_a_folder_without_a_checkpoint_is_named(tmp_path, record):
+def test_folder_without_a_checkpoint_raises(tmp_path, record):
     run = tmp_path / 'run'
     run.mkdir()
     if record is not None:
@@ -451,6 +442,6 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path, record):
         resolve_checkpoint(run)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'no checkpoint at .*gone\.pth'):
         load_member(network(), 'teacher', tmp_path / 'gone.pth')

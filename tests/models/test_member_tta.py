@@ -1,5 +1,3 @@
-"""Averages over views against the members' own answers to each view."""
-
 import copy
 from pathlib import Path
 
@@ -39,7 +37,7 @@ def with_two_logits():
 
 
 def views(sample_type, number=2):
-    """As TestTimeAug and mmengine's collation give them, and each view as a batch of its own."""
+    """Return a batch of TestTimeAug after collation, and each view as a separate batch."""
     torch.manual_seed(1)
     images = [torch.randint(256, (3, 64, 64), dtype=torch.uint8) for _ in range(number)]
     turned = [images, [one.flip(2) for one in images], [one.flip(1) for one in images]]
@@ -59,7 +57,7 @@ def merged(model, sample_type):
 
 
 @pytest.mark.parametrize('build', [lambda: classroom('kdml_v3_demo'), with_two_logits])
-def test_masks(build):
+def test_mean_probabilities_of_masks(build):
     samples, each = merged(build(), SegDataSample)
 
     def probabilities(sample):
@@ -87,10 +85,10 @@ def test_masks(build):
             sample.seg_logits.data[-1], torch.maximum(students[0][-1], students[1][-1])
         )
         one_view = each[0][index].pred_sem_seg.data
-        assert not one_view.equal(sample.pred_sem_seg.data)  # the views do say different things
+        assert not one_view.equal(sample.pred_sem_seg.data)  # the views differ
 
 
-def test_classes():
+def test_mean_probabilities_of_classes():
     samples, each = merged(classroom('kdml_v3_demo_slices'), DataSample)
     for index, sample in enumerate(samples):
         expected = {}
@@ -113,7 +111,7 @@ def test_classes():
         ('kdml_v3_demo_slices', DataSample, 'pred_score'),
     ],
 )
-def test_a_plain_network_answers_as_the_member_it_is(name, sample_type, field):
+def test_plain_network_predicts_like_a_member(name, sample_type, field):
     model = classroom(name)
     alone = model.members['student_1']
     alone.data_preprocessor = model.data_preprocessor
@@ -130,7 +128,7 @@ def test_a_plain_network_answers_as_the_member_it_is(name, sample_type, field):
             assert one.seg_logits.data.equal(member.seg_logits.data)
 
 
-def test_another_ensemble_and_the_truth_are_kept():
+def test_ensemble_and_labels_are_kept():
     model = classroom('kdml_v3_demo_slices', ensemble='mean')
     batches = views(DataSample)
     for batch in batches:
@@ -147,14 +145,14 @@ def test_another_ensemble_and_the_truth_are_kept():
         torch.testing.assert_close(sample.pred_score, mean)
 
 
-def test_a_config_can_name_it():
+def test_registered_name():
     config = Config.fromfile(DEMO / 'student_demo.py').model
     model = MMENGINE_MODELS.build(dict(type='mmkdml.MemberTTA', module=config))
     assert type(model) is MemberTTA
 
 
 class Highest(MemberTTA):
-    """Of a user's own."""
+    """Custom class of a user."""
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,7 @@ class Highest(MemberTTA):
         (dict(type=Highest), Highest),
     ],
 )
-def test_a_config_may_have_one_of_its_own_but_the_frameworks_know_no_members(settings, kind):
+def test_custom_class_is_kept_and_framework_classes_are_replaced(settings, kind):
     model = classroom('kdml_v3_demo')
     before = copy.deepcopy(settings)
     chosen = MemberTTA.of(model, settings)

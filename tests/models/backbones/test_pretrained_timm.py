@@ -13,7 +13,7 @@ import torch
 from mmkdml.models import PretrainedTIMMBackbone
 from mmkdml.models.backbones import pretrained_timm
 
-TINY = 'test_efficientnet'  # timm's own network for tests, with a head that maps do not need
+TINY = 'test_efficientnet'  # timm's network for tests; feature maps do not need its head
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def _no_network(monkeypatch):
 
 @pytest.fixture
 def loads(monkeypatch):
-    """Counts calls of timm's loader."""
+    """Count calls of timm's loader."""
     calls = []
     monkeypatch.setattr(
         pretrained_timm,
@@ -42,7 +42,7 @@ def loads(monkeypatch):
 
 @pytest.fixture
 def source():
-    """A whole classifier of timm, as its files of weights hold it."""
+    """Classifier of timm with its head, like in files of weights."""
     return timm.create_model(TINY, pretrained=False).eval()
 
 
@@ -59,7 +59,7 @@ def backbone(file=None, **kwargs):
 
 
 @pytest.mark.parametrize('features_only', [False, True])
-def test_asks_no_network_when_built_and_run(features_only):
+def test_build_and_forward_need_no_internet(features_only):
     network = PretrainedTIMMBackbone(
         'mobilenetv1_100', pretrained=True, features_only=features_only
     )
@@ -69,7 +69,7 @@ def test_asks_no_network_when_built_and_run(features_only):
     assert not network.is_init
 
 
-def test_init_weights_would_ask_the_hub():
+def test_init_weights_downloads_from_the_hub():
     with pytest.raises(AssertionError, match='the network was asked'):
         backbone().init_weights()
 
@@ -83,14 +83,14 @@ def test_without_pretrained_nothing_is_loaded(loads):
 
 
 @pytest.mark.parametrize('wrap', [lambda w: w, lambda w: dict(state_dict=w)])
-def test_local_file_gives_the_features_of_its_network(tmp_path, source, wrap):
+def test_local_file_sets_the_weights(tmp_path, source, wrap):
     network = backbone(saved(wrap(source.state_dict()), tmp_path / 'weights.pth'))
     network.init_weights()
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(network(images)[-1], source.forward_features(images))
 
 
-def test_local_file_gives_the_maps_of_its_network(tmp_path, source):
+def test_local_file_sets_the_weights_with_features_only(tmp_path, source):
     network = backbone(
         saved(source.state_dict(), tmp_path / 'weights.pth'),
         features_only=True,
@@ -115,7 +115,7 @@ def test_weights_are_loaded_once(tmp_path, source, loads):
     assert torch.equal(network.timm_model.conv_stem.weight, trained)
 
 
-def test_first_convolution_adapts_to_grey_images(tmp_path, source):
+def test_first_convolution_is_adapted_to_gray_images(tmp_path, source):
     network = backbone(saved(source.state_dict(), tmp_path / 'weights.pth'), in_channels=1)
     network.init_weights()
     torch.testing.assert_close(
@@ -123,7 +123,7 @@ def test_first_convolution_adapts_to_grey_images(tmp_path, source):
     )
 
 
-def test_old_files_need_not_count_batches(tmp_path, source):
+def test_files_without_num_batches_tracked_are_loaded(tmp_path, source):
     weights = {
         key: value
         for key, value in source.state_dict().items()
@@ -155,7 +155,7 @@ def reshaped(weights):
     ],
 )
 @pytest.mark.parametrize('features_only', [False, True])
-def test_a_file_that_does_not_fit_is_refused(tmp_path, source, change, message, features_only):
+def test_file_that_does_not_fit_raises(tmp_path, source, change, message, features_only):
     file = saved(change(source.state_dict()), tmp_path / 'weights.pth')
     network = backbone(file, features_only=features_only)
     with pytest.raises(ValueError, match='weights of test_efficientnet at .*weights.pth') as error:
@@ -164,12 +164,12 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, source, change, message, 
     assert not network.is_init
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match='no file of pretrained weights at .*gone.pth'):
         backbone(str(tmp_path / 'gone.pth')).init_weights()
 
 
-def test_a_network_without_published_weights_is_named():
+def test_network_without_published_weights_raises():
     network = PretrainedTIMMBackbone(
         TINY, pretrained=True, pretrained_cfg_overlay=dict(hf_hub_id=None, url=None)
     )
@@ -194,6 +194,6 @@ def test_code_in_a_file_does_not_run(tmp_path, source):
     assert not trace.exists()
 
 
-def test_a_path_in_the_place_of_the_switch_is_refused():
+def test_path_as_pretrained_raises():
     with pytest.raises(TypeError, match=r'True or False, got \'weights.pth\'.*pretrained_cfg_over'):
         PretrainedTIMMBackbone(TINY, pretrained='weights.pth')

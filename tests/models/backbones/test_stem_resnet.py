@@ -19,12 +19,12 @@ def _seed():
 
 def stem_resnet(depth, **kwargs):
     network = StemResNet(depth, **kwargs)
-    network.eval()  # mmpretrain's backbones return nothing here
+    network.eval()  # returns None in mmpretrain
     return network
 
 
 def pair(depth, **kwargs):
-    """A StemResNet and mmpretrain's ResNet with the same weights, in eval mode."""
+    """StemResNet and mmpretrain's ResNet with equal weights, in eval mode."""
     ours = stem_resnet(depth, **kwargs)
     theirs = ResNet(depth, out_indices=(0, 1, 2, 3), **kwargs)
     theirs.eval()
@@ -42,7 +42,7 @@ def test_state_dicts_load_both_ways(depth, deep_stem):
 
 
 @pytest.mark.parametrize('deep_stem', [False, True])
-def test_stem_comes_before_the_maps_of_resnet(deep_stem):
+def test_stem_precedes_the_maps_of_resnet(deep_stem):
     ours, theirs = pair(18, deep_stem=deep_stem, **TINY)
     images = torch.randn(2, 3, 64, 96)
     stem, *maps = ours(images)
@@ -54,7 +54,7 @@ def test_stem_comes_before_the_maps_of_resnet(deep_stem):
     assert torch.equal(stem, first)
 
 
-def test_the_gradient_reaches_the_image_through_the_stem_map():
+def test_gradient_flows_through_the_stem_map():
     network = stem_resnet(18, **TINY)
     images = torch.randn(1, 3, 32, 32, requires_grad=True)
     network(images)[0].sum().backward()
@@ -62,7 +62,7 @@ def test_the_gradient_reaches_the_image_through_the_stem_map():
     assert network.layer1[0].conv1.weight.grad is None
 
 
-def test_out_indices_choose_among_the_stages_only():
+def test_out_indices_select_stages_only():
     images = torch.randn(1, 3, 64, 64)
     maps = stem_resnet(18, out_indices=(1, 3), **TINY)(images)
     assert [tuple(m.shape) for m in maps] == [(1, 8, 32, 32), (1, 16, 8, 8), (1, 64, 2, 2)]
@@ -79,7 +79,7 @@ def torchvision_maps(network, images):
 
 
 @pytest.mark.parametrize('depth', [18, 50])
-def test_gives_the_maps_of_torchvision_with_its_weights(depth):
+def test_maps_equal_torchvisions_with_its_weights(depth):
     theirs = getattr(torchvision.models, f'resnet{depth}')(weights=None).eval()
     ours = stem_resnet(depth)
     weights = {
@@ -93,7 +93,7 @@ def test_gives_the_maps_of_torchvision_with_its_weights(depth):
             torch.testing.assert_close(ours_map, theirs_map)
 
 
-def test_init_cfg_loads_a_local_file_of_torchvision(tmp_path):
+def test_init_cfg_loads_a_torchvision_file(tmp_path):
     theirs = torchvision.models.resnet18(weights=None).eval()
     file = tmp_path / 'resnet18.pth'
     torch.save(theirs.state_dict(), file)

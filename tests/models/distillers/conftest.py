@@ -33,18 +33,18 @@ from mmkdml.models import (
 from mmkdml.registry import MODELS
 
 SIZE = 32
-METHODS_SIZE = 64  # the discriminator takes no smaller logits
+METHODS_SIZE = 64  # smallest logits of the discriminator
 METHODS = Path(__file__).parents[3] / 'configs' / '_base_' / 'methods'
 CLASSIFICATION, SEGMENTATION = (
     tuple(sorted(path.stem for path in METHODS.glob(f'*{task}.py')))
     for task in ('classification', 'segmentation')
 )
-ADVERSARIAL = 'skd_adversarial_segmentation'  # which a config puts together from two bases
+ADVERSARIAL = 'skd_adversarial_segmentation'  # a config combines it from two bases
 SEGMENTATION += (ADVERSARIAL,)
 
 
 def classifier(width=4, num_classes=3, block=None, **head):
-    """ResNet18 of a few channels; its last map has 8 * width of them."""
+    """ResNet18 with few channels, 8 * width in the last map."""
     channels = 8 * width
     neck = dict(type=GlobalAveragePooling)
     if block is not None:
@@ -64,7 +64,7 @@ def classifier(width=4, num_classes=3, block=None, **head):
 
 
 def segmentor(width=4, out_channels=1, first=16, **head):
-    """U-Net of a few channels; its shared map has ``first`` of them."""
+    """U-Net with few channels, ``first`` in the shared map."""
     return dict(
         type=EncoderDecoder,
         backbone=dict(type=StemResNet, depth=18, base_channels=width, stem_channels=width),
@@ -82,7 +82,7 @@ def segmentor(width=4, out_channels=1, first=16, **head):
 
 
 def mmseg_pair():
-    """mmseg's own networks: dilated ResNet with PSP head teaches one with FCN heads."""
+    """Networks of mmseg: teacher with PSP head and student with FCN heads."""
     loss = dict(type=SegCrossEntropy)
     backbone = dict(
         type=ResNetV1c,
@@ -126,7 +126,7 @@ def mask_samples(number=4, num_classes=2, seed=1):
 
 
 def compared_members(method, classes):
-    """A tiny teacher and student for a method; one class stands for one logit."""
+    """Tiny teacher and student for a method; ``classes=1`` means one logit."""
     if method in SEGMENTATION:
         return dict(
             teacher=segmentor(width=6, out_channels=classes),
@@ -147,17 +147,17 @@ def compared_members(method, classes):
 
 
 def method_settings(method):
-    """What a method's config says of its classroom."""
+    """Return the classroom settings in the config of a method."""
     model = Config.fromfile(METHODS / f'{method.replace("_adversarial", "")}.py').model
     if method == ADVERSARIAL:
         holistic = Config.fromfile(METHODS / 'discriminator.py').holistic
-        holistic['loss']['width'] = 8  # of 64, for it is by far the largest network here
+        holistic['loss']['width'] = 8  # instead of 64, to save time
         model['transfers'].append(holistic)
     return dict(model)
 
 
 def compared(method, classes=3, **changes):
-    """A classroom after a method's config, of which all but the networks is kept."""
+    """Classroom with the config of a method, but tiny networks."""
     own = dict(
         members=compared_members(method, classes),
         frozen=dict(teacher=None),
@@ -177,7 +177,7 @@ def compared_batch(method, number=2, classes=3, seed=0):
 
 
 def as_samples(masks):
-    """Masks (N, H, W) -> samples."""
+    """Convert masks (N, H, W) to samples."""
     size = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), tuple(masks.shape[1:]))
     return [
         SegDataSample(gt_sem_seg=PixelData(data=mask.unsqueeze(0)), metainfo=size) for mask in masks
@@ -185,12 +185,12 @@ def as_samples(masks):
 
 
 def optimised(losses):
-    """What mmengine minimises: the sum of all whose keys say so."""
+    """Return the sum that mmengine minimizes."""
     return sum(value for key, value in losses.items() if 'loss' in key)
 
 
 def pair(task, transfers, **kwargs):
-    """A teacher and a student with the given rows (kind, weight)."""
+    """Teacher and student with transfers (knowledge, weight)."""
     return KnowledgeDistiller(
         members=dict(teacher=task.teacher(), student=task.student()),
         transfers=[Transfer('teacher', 'student', kind, weight) for kind, weight in transfers],
@@ -237,7 +237,7 @@ def tiny():
 
 @pytest.fixture(params=['classification', 'segmentation'])
 def task(request):
-    """A teacher, a student and a batch of either task."""
+    """Teacher, student and batch of each task."""
     if request.param == 'classification':
         return SimpleNamespace(
             name=request.param,

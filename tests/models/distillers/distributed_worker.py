@@ -25,7 +25,7 @@ STEPS = 20
 
 
 def build(task, mode, style):
-    """A variant. Batch norm in eval mode, for its statistics are of the local batch."""
+    """Build a variant with batch norm in eval mode, as its statistics are of the local batch."""
     if task == 'classification':
         teacher, student = conftest.classifier(width=6, block=32), conftest.classifier()
     else:
@@ -51,7 +51,7 @@ def build(task, mode, style):
 
 
 def batch(task, part=slice(None), seed=0):
-    """A batch of 8 images, of which neither half has the other's share of labels."""
+    """Batch of 8 images, whose halves have different shares of labels."""
     if task == 'classification':
         samples = conftest.class_samples(8)
     else:
@@ -73,7 +73,7 @@ def largest_gap(found, expected):
 
 
 def trained(model, network, task, part=slice(None)):
-    """The weights after some steps; Adam would make steps of gradients that are rounding alone."""
+    """Return the weights after some steps of SGD; Adam would amplify rounding errors."""
     wrapper = OptimWrapper(torch.optim.SGD(network.parameters(), lr=5e-4, momentum=0.9))
     for step in range(STEPS):
         with wrapper.optim_context(model):
@@ -86,12 +86,12 @@ VARIANTS = [*itertools.product(('classification', 'segmentation'), MODES, STYLES
 
 
 def learns_long(task, _, style):
-    """Each variant in one of the tasks, for the time it takes."""
+    """Alternate between the tasks to save time."""
     return task == ('segmentation' if style == 'v3' else 'classification')
 
 
 def alone(which):
-    """What one process finds: gradients in float64, and the weights before and after."""
+    """Return gradients in float64, and weights before and after some steps."""
     double, single = (build(*which) for _ in range(2))
     before = [parameter.detach().clone() for parameter in single.parameters()]
     found = gradients(double.double(), *batch(which[0]))
@@ -121,7 +121,7 @@ def variant(which, rank, expected):
 
 
 def variants(rank, expected):
-    """Each gap as the process tells it that knows it; the other's is 0."""
+    """Gather the gaps of both processes; unknown ones are 0."""
     own = {' '.join(which): variant(which, rank, expected.get(which)) for which in VARIANTS}
     both = [None, None]
     dist.all_gather_object(both, own)
@@ -142,14 +142,14 @@ def methods(rank):
 
 
 def method_gaps(method, rank):
-    """How far the processes' gradients are apart, without and with the average over them."""
+    """Return the differences of both processes' gradients, without and with averaging."""
     part = slice(2 * rank, 2 * rank + 2)
     inputs, samples = conftest.compared_batch(method, 4)
     torch.manual_seed(0)
     distiller = conftest.compared(method).train()
     gaps = []
     for network in (distiller, MMDistributedDataParallel(distiller, device_ids=None)):
-        # An unused parameter would stop the second step: find_unused_parameters is off.
+        # The second step raises if a parameter is unused, as find_unused_parameters is off.
         for _ in range(2):
             network.zero_grad()
             conftest.optimised(network(inputs[part], samples[part], mode='loss')).backward()
@@ -165,7 +165,7 @@ def method_gaps(method, rank):
 if __name__ == '__main__':
     rank, store, out, what = int(sys.argv[1]), *sys.argv[2:]
     torch.set_num_threads(1)
-    # Half of them each, before there are two: sums are over all processes that there are.
+    # Computed before the process group exists, as sums are over all processes.
     expected = {which: alone(which) for which in VARIANTS[rank::2]} if what == 'variants' else {}
     dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
     found = variants(rank, expected) if what == 'variants' else methods(rank)

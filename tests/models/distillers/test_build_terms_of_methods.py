@@ -1,4 +1,4 @@
-"""Several taps, and the losses of the compared methods, which are tried at build."""
+"""Transfer terms with several taps and with the losses of the compared methods."""
 
 import copy
 
@@ -129,7 +129,7 @@ def test_srrl_needs_a_linear_classifier_of_its_source(tiny):
     terms(tiny, row, t=tiny.classifier(), s=stacked)  # the learner may have any
 
 
-def test_the_trial_changes_nothing(tiny):
+def test_validation_does_not_change_losses(tiny):
     members = {name: MODELS.build(tiny.classifier()).train() for name in 'ts'}
     loss = SemCKDLoss([4, 8, 16], [4, 8, 16], batch_size=8).train()
     row = Transfer('t', 's', 'features', 1.0, loss=loss, source_tap=STAGES, learner_tap=STAGES)

@@ -9,7 +9,7 @@ WORKER = Path(__file__).with_name('distributed_worker.py')
 
 
 def run_two(what, tmp_path):
-    """What two processes agree on."""
+    """Run the worker in two processes and return their results."""
     out = tmp_path / 'found.json'
     workers = [
         subprocess.Popen(
@@ -27,7 +27,7 @@ def run_two(what, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    """All 12 variants: the gradients in both tasks, the weights after 20 steps in one, float32."""
+    """Compare gradients of all 12 variants, and weights after 20 steps of one task, in float32."""
     found = run_two('variants', tmp_path)
     assert len(found) == 24
     assert {name: gap for name, gap in found.items() if gap['gradients'] > 1e-9} == {}
@@ -35,15 +35,15 @@ def test_two_processes_equal_one(tmp_path):
     assert len(long) == 12
     assert {name: gap for name, gap in long.items() if gap['weights'] > 1e-5} == {}
     assert {name: gap for name, gap in long.items() if gap['processes'] != 0} == {}
-    # Without which all weights would be alike.
+    # Otherwise all weights would be equal.
     assert {name: gap for name, gap in long.items() if gap['learnt'] < 1e-3} == {}
 
 
 @pytest.mark.slow
-def test_both_processes_take_the_same_step_of_every_method(tmp_path):
-    """The compared methods, each with all of its parameters in use."""
+def test_processes_take_equal_steps_of_every_method(tmp_path):
+    """Compare the gradients of all methods, whose parameters are all used."""
     gaps = run_two('methods', tmp_path)
-    assert len(gaps) == 8 + 9  # of each task the plain distillation, too, and a discriminator
-    # Their halves of the batch differ, and so did the gradients before they were averaged.
+    assert len(gaps) == 8 + 9  # with plain distillation of each task and a discriminator
+    # Before averaging, the gradients of both halves of the batch differ.
     assert {name: gap for name, gap in gaps.items() if gap[0] == 0} == {}
     assert {name: gap for name, gap in gaps.items() if gap[1] != 0} == {}

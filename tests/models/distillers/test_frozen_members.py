@@ -1,5 +1,3 @@
-"""Frozen members of a KnowledgeDistiller."""
-
 import copy
 
 import pytest
@@ -16,7 +14,7 @@ from mmkdml.models import KnowledgeDistiller, Transfer
 
 @pytest.fixture
 def frozen_pair(task, tmp_path):
-    """A student with a frozen teacher that has dropout, loaded from a file."""
+    """Student with a frozen teacher that has dropout and was loaded from a file."""
     config = task.teacher()
     if task.name == 'segmentation':
         config['decode_head']['dropout_ratio'] = 0.5
@@ -40,7 +38,7 @@ def frozen_pair(task, tmp_path):
     )
 
 
-def test_the_frozen_teacher_stays_bit_identical(frozen_pair, task, tiny):
+def test_frozen_teacher_stays_bit_identical(frozen_pair, task, tiny):
     distiller, teacher, _ = frozen_pair
     assert all(
         torch.equal(value, teacher.state_dict()[key])
@@ -60,7 +58,7 @@ def test_the_frozen_teacher_stays_bit_identical(frozen_pair, task, tiny):
     )
 
 
-def test_the_frozen_teacher_is_outside_optimiser_checkpoint_and_initialisation(frozen_pair):
+def test_frozen_teacher_is_not_optimized_saved_or_initialized(frozen_pair):
     distiller, teacher, _ = frozen_pair
     ids = {id(p) for p in distiller.parameters()}
     frozen = distiller.named_members()['teacher']
@@ -73,7 +71,7 @@ def test_the_frozen_teacher_is_outside_optimiser_checkpoint_and_initialisation(f
     )
 
 
-def test_frozen_members_follow_to_another_dtype_and_a_copy(frozen_pair, task):
+def test_frozen_members_are_cast_and_copied(frozen_pair, task):
     distiller, _, _ = frozen_pair
     distiller.double()
     assert {p.dtype for p in distiller.named_members()['teacher'].parameters()} == {torch.float64}
@@ -84,7 +82,7 @@ def test_frozen_members_follow_to_another_dtype_and_a_copy(frozen_pair, task):
     assert {k: v.item() for k, v in first.items()} == {k: v.item() for k, v in second.items()}
 
 
-def test_the_checkpoint_knows_its_teacher(frozen_pair, tmp_path):
+def test_resuming_with_another_teacher_raises(frozen_pair, tmp_path):
     distiller, teacher, path = frozen_pair
     state = distiller.state_dict()
     record = bytes(state['frozen_members'].tolist()).decode()
@@ -105,7 +103,7 @@ def test_the_checkpoint_knows_its_teacher(frozen_pair, tmp_path):
         other.load_state_dict(state)
 
 
-def test_a_frozen_member_cannot_learn_or_be_weighted(task, tiny):
+def test_frozen_learner_or_weight_raises(task, tiny):
     with pytest.raises(ValueError, match='supervised_weights .* frozen teacher'):
         tiny.pair(task, [], frozen=dict(teacher=None), supervised_weights=dict(teacher=1.0))
     with pytest.raises(ValueError, match='teacher -> student.*frozen student'):
@@ -113,7 +111,7 @@ def test_a_frozen_member_cannot_learn_or_be_weighted(task, tiny):
 
 
 @pytest.mark.parametrize('how', ['missing', 'classes', 'keys'])
-def test_a_teacher_that_does_not_fit_is_named(tiny, tmp_path, how):
+def test_invalid_teacher_checkpoint_raises(tiny, tmp_path, how):
     path = tmp_path / 'teacher.pth'
     other = MODELS.build(tiny.classifier(num_classes=7))
     state = other.state_dict()
@@ -135,7 +133,7 @@ def test_a_teacher_that_does_not_fit_is_named(tiny, tmp_path, how):
         )
 
 
-def test_a_copy_has_the_same_frozen_members_until_one_is_cast(frozen_pair):
+def test_copies_share_frozen_members_until_one_is_cast(frozen_pair):
     distiller, teacher, _ = frozen_pair
     twin = copy.deepcopy(distiller)
     frozen = distiller.named_members()['teacher']
@@ -152,17 +150,17 @@ def test_a_copy_has_the_same_frozen_members_until_one_is_cast(frozen_pair):
 
 
 class _Whole(nn.Module):
-    """Stands for DistributedDataParallel, which takes networks with SyncBatchNorm on GPUs alone."""
+    """Stub of DistributedDataParallel, which supports SyncBatchNorm only on GPUs."""
 
     def __init__(self, module):
         super().__init__()
         self.module = module
 
 
-def test_batch_norm_is_synchronised_in_all_that_learns_but_not_in_the_frozen_teacher(
+def test_batch_norm_is_synchronized_except_in_the_frozen_teacher(
     tiny, tmp_path, monkeypatch, all_forked
 ):
-    """With ``sync_bn='torch'``; also in what the losses bring along."""
+    """With ``sync_bn='torch'``, which includes the batch norms of losses."""
 
     def check():
         monkeypatch.setenv('LOCAL_RANK', '0')

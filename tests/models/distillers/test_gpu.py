@@ -1,4 +1,4 @@
-"""What only a GPU shows."""
+"""Tests that need a GPU."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a C
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_a_step_in_mixed_precision_with_a_frozen_teacher(task, dtype):
+def test_mixed_precision_step_with_a_frozen_teacher(task, dtype):
     distiller = KnowledgeDistiller(
         members=dict(teacher=task.teacher(), student=task.student()),
         transfers=[
@@ -31,7 +31,7 @@ def test_a_step_in_mixed_precision_with_a_frozen_teacher(task, dtype):
     assert all(torch.isfinite(value).all() for value in losses.values())
 
 
-def test_the_losses_are_those_of_the_cpu(task):
+def test_losses_equal_those_on_a_cpu(task):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     distiller = KnowledgeDistiller(
         members=dict(teacher=task.teacher(), student=task.student()),

@@ -29,9 +29,6 @@ def count_forwards(module, counts, name):
     module.forward = counted
 
 
-# ---- any members, any list of transfers ------------------------------------------------------
-
-
 def test_three_students_two_teachers_and_a_chain(task):
     distiller = KnowledgeDistiller(
         members=dict(
@@ -85,7 +82,7 @@ def test_two_taps_between_the_same_members_are_two_losses(tiny):
     assert {'s.loss_from_t.features', 's.loss_from_t.features_2'} <= set(losses)
 
 
-def test_what_a_step_observes_is_told(task, tiny):
+def test_observed_modules_of_a_step(task, tiny):
     own, teachers, students = dict(
         classification=({'head'}, {'neck.conv_block'}, {'backbone'}),
         segmentation=(set(), {'decode_head.blocks.0'}, {'decode_head.blocks.0'}),
@@ -96,7 +93,7 @@ def test_what_a_step_observes_is_told(task, tiny):
     assert predictions.observed_modules == dict(teacher=own, student=own)
 
 
-def test_a_pair_of_classifiers_that_is_not_in_the_papers(tiny):
+def test_other_pair_of_classifiers(tiny):
     timm_teacher = dict(
         tiny.classifier(),
         neck=None,
@@ -121,7 +118,7 @@ def test_a_pair_of_classifiers_that_is_not_in_the_papers(tiny):
     assert [n for n, p in distiller.named_parameters() if p.grad is None] == []
 
 
-def test_a_pair_of_segmentors_that_is_not_in_the_papers(tiny):
+def test_other_pair_of_segmentors(tiny):
     teacher, student = tiny.mmseg_pair()
     distiller = KnowledgeDistiller(
         members=dict(teacher=teacher, student=student),
@@ -161,12 +158,9 @@ def test_one_logit_classification(tiny):
     assert torch.equal(answer.pred_score, scores.amax(0))
 
 
-# ---- plain training, bit for bit -------------------------------------------------------------
-
-
 @pytest.mark.parametrize('weight', [0.0, None], ids=['zero weights', 'no transfers'])
-def test_without_transfers_it_is_the_frameworks_own_training(task, weight, tiny):
-    """Also with dropout, whose random numbers must not be disturbed."""
+def test_training_without_transfers_equals_plain_training(task, weight, tiny):
+    """Dropout shows that random numbers are equal, too."""
     config = task.student()
     if task.name == 'segmentation':
         config['decode_head']['dropout_ratio'] = 0.5
@@ -193,7 +187,7 @@ def test_without_transfers_it_is_the_frameworks_own_training(task, weight, tiny)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_supervised_weights_scale_losses_and_not_measures(tiny):
+def test_supervised_weights_scale_losses_only(tiny):
     distiller = KnowledgeDistiller(
         members=dict(a=tiny.segmentor(out_channels=3), b=tiny.segmentor(out_channels=3)),
         transfers=[],
@@ -207,10 +201,7 @@ def test_supervised_weights_scale_losses_and_not_measures(tiny):
     assert torch.equal(losses['a.decode.acc_seg'], losses['b.decode.acc_seg'])
 
 
-# ---- what is tapped --------------------------------------------------------------------------
-
-
-def test_an_in_place_change_after_the_tap_is_refused_at_build(tiny):
+def test_tap_modified_in_place_raises_at_build(tiny):
     def build(tap, frozen):
         return KnowledgeDistiller(
             members=dict(t=tiny.classifier(), s=tiny.classifier()),
@@ -225,7 +216,7 @@ def test_an_in_place_change_after_the_tap_is_refused_at_build(tiny):
         build('backbone.maxpool', frozen)
 
 
-def test_an_in_place_change_only_in_training_is_refused_too(tiny):
+def test_tap_modified_in_place_in_training_raises(tiny):
     class SpoilsInTraining(nn.Module):
         def forward(self, x):
             return x.mul_(2) if self.training else x
@@ -245,7 +236,7 @@ def test_an_in_place_change_only_in_training_is_refused_too(tiny):
         distiller.train()(tiny.images(), tiny.class_samples(), mode='loss')
 
 
-def test_nothing_is_held_after_the_step(task, tiny):
+def test_outputs_are_freed_after_the_step(task, tiny):
     distiller = tiny.pair(task, [('predictions', 1.0), ('features', 1.0)])
     inputs, samples = task.batch()
     losses = distiller(inputs, samples, mode='loss')
@@ -259,7 +250,7 @@ def test_nothing_is_held_after_the_step(task, tiny):
     )
 
 
-def test_the_trial_at_build_leaves_no_trace(task):
+def test_validation_at_build_changes_nothing(task):
     members = dict(teacher=MODELS.build(task.teacher()), student=MODELS.build(task.student()))
     members['student'].backbone.layer1.eval()
     before = {name: copy.deepcopy(member.state_dict()) for name, member in members.items()}
@@ -280,10 +271,7 @@ def test_the_trial_at_build_leaves_no_trace(task):
     assert student.backbone.layer2.training
 
 
-# ---- predictions -----------------------------------------------------------------------------
-
-
-def test_predictions_are_each_members_own_and_the_ensemble_beside_them(task):
+def test_predictions_of_members_and_ensemble(task):
     distiller = KnowledgeDistiller(
         members=dict(teacher=task.teacher(), a=task.student(), b=task.student()),
         transfers=[
@@ -332,7 +320,7 @@ def test_prediction_without_samples_and_tensor_mode(task, tiny):
         distiller(inputs, mode='train')
 
 
-def test_the_frameworks_visualisers_draw_the_answer(task, tmp_path):
+def test_visualizers_of_the_frameworks_draw_predictions(task, tmp_path):
     distiller = tiny_ensemble(task)
     inputs, samples = task.batch(2)
     answer = distiller(inputs, samples, mode='predict')[0]
@@ -349,7 +337,7 @@ def test_the_frameworks_visualisers_draw_the_answer(task, tmp_path):
         visualizer.add_datasample('x', image, answer, draw_gt=False, with_labels=False)
         drawn = visualizer.get_image()
         mask = answer.pred_sem_seg.data[0].bool().numpy()
-        # Matplotlib 3.10 draws images this small a pixel beside.
+        # Matplotlib 3.10 shifts images this small by a pixel.
         sure = maximum_filter(mask, 3) == minimum_filter(mask, 3)
         assert sure.sum() > 9
         assert np.array_equal(drawn[..., 0][sure] == 255, mask[sure])
@@ -377,7 +365,7 @@ def test_images_of_different_original_sizes(tiny):
     ]
 
 
-def test_an_ensemble_of_ones_own(task, tiny):
+def test_custom_ensemble(task, tiny):
     distiller = tiny.pair(
         task,
         [('predictions', 1.0)],
@@ -386,9 +374,6 @@ def test_an_ensemble_of_ones_own(task, tiny):
     answer = distiller.eval()(*task.batch(), mode='predict')[0]
     label = answer.pred_label if task.name == 'classification' else answer.pred_sem_seg.data
     assert not label.any()
-
-
-# ---- refusals --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -410,7 +395,7 @@ def test_an_ensemble_of_ones_own(task, tiny):
         ),
     ],
 )
-def test_what_cannot_be_is_refused(task, change, message):
+def test_invalid_arguments_raise(task, change, message):
     kwargs = dict(
         members=dict(teacher=task.teacher(), student=task.student()),
         transfers=[],
@@ -420,23 +405,20 @@ def test_what_cannot_be_is_refused(task, change, message):
         KnowledgeDistiller(**{**kwargs, **change})
 
 
-def test_union_is_for_masks(tiny):
+def test_union_of_classifiers_raises(tiny):
     with pytest.raises(ValueError, match='ensemble must be one of max, mean, vote for classif'):
         KnowledgeDistiller(members=dict(a=tiny.classifier()), transfers=[], ensemble='union')
 
 
-def test_one_module_cannot_be_two_members(tiny):
+def test_module_as_two_members_raises(tiny):
     member = MODELS.build(tiny.classifier())
     with pytest.raises(ValueError, match='one and the same module'):
         KnowledgeDistiller(members=dict(a=member, b=member), transfers=[])
 
 
-def test_members_of_two_tasks_are_refused(tiny):
+def test_members_of_two_tasks_raise(tiny):
     with pytest.raises(TypeError, match='ImageClassifier, EncoderDecoder; got a: Image.*b: Enc'):
         KnowledgeDistiller(members=dict(a=tiny.classifier(), b=tiny.segmentor()), transfers=[])
-
-
-# ---- precision -------------------------------------------------------------------------------
 
 
 def test_bfloat16_on_a_cpu(task, tiny):

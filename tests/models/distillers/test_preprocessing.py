@@ -1,4 +1,4 @@
-"""Members that state their own preprocessing, against each member evaluated alone."""
+"""Members with their own preprocessing, compared with each member evaluated separately."""
 
 import copy
 
@@ -33,7 +33,7 @@ def seg_settings(numbers=None, **options):
 
 @pytest.fixture
 def member(tiny):
-    """A network with preprocessing of its own."""
+    """Network with its own preprocessing."""
 
     def make(preprocessor=None, soft=False, **options):
         if preprocessor is not None and preprocessor['type'] is SegDataPreProcessor:
@@ -61,7 +61,7 @@ def pixels(*sizes, seed=0):
 
 
 def batch_of(kind, *sizes):
-    """A batch as a loader gives it, new at each call, for preprocessors write into samples."""
+    """New batch of a data loader at each call, because preprocessors modify samples."""
     if kind is ClsDataPreprocessor:
         samples = [DataSample().set_gt_label(index % 3) for index in range(len(sizes))]
     else:
@@ -87,9 +87,9 @@ DIFFERENT = {
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('case', DIFFERENT)
 @pytest.mark.parametrize('order', [1, -1])
-def test_each_member_sees_what_it_sees_alone(member, case, order, training):
+def test_inputs_equal_those_of_separate_members(member, case, order, training):
     first, second = DIFFERENT[case][:2][::order]
-    # An image that is padded, too, for what is in the padding depends on the normalization.
+    # One image is padded, because the value of padding depends on the normalization.
     sizes = [(32, 32)] * 2 if case.startswith('cls') else [(20, 28)] * 2
     for frozen in (None, dict(b=None)):
         classroom = room(dict(a=member(first), b=member(second)), frozen=frozen, students=['a'])
@@ -102,7 +102,7 @@ def test_each_member_sees_what_it_sees_alone(member, case, order, training):
 
 
 @pytest.mark.parametrize('case', ['cls', 'seg'])
-def test_losses_and_predictions_are_those_of_the_members_alone(member, case):
+def test_losses_and_predictions_equal_those_of_separate_members(member, case):
     first, second = DIFFERENT[case][:2]
     size = (32, 32) if case == 'cls' else (20, 28)
     classroom = room(
@@ -125,7 +125,7 @@ def test_losses_and_predictions_are_those_of_the_members_alone(member, case):
                     torch.testing.assert_close(losses[f'a.{key}'].detach(), value.detach())
     transfer = MODELS.build(dict(type='PredictionKLLoss'))(alone['a'], alone['b'])
     torch.testing.assert_close(losses['a.loss_from_b.predictions'].detach(), transfer)
-    # Predictions, by each framework's own way.
+    # Predictions of the frameworks.
     samples = classroom.test_step(batch_of(first['type'], size, size))
     for name, settings in (('a', first), ('b', second)):
         network = classroom.named_members()[name]
@@ -141,7 +141,7 @@ def test_losses_and_predictions_are_those_of_the_members_alone(member, case):
                 torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)
 
 
-def test_a_sliding_window_slides_over_the_members_own_images(member):
+def test_sliding_window_uses_the_members_normalization(member):
     slide = ConfigDict(mode='slide', crop_size=(32, 32), stride=(16, 16))
     first, second = seg_settings(IMAGENET, bgr_to_rgb=True), seg_settings(PLAIN)
     classroom = room(dict(a=member(first), b=member(second, test_cfg=slide))).eval()
@@ -153,7 +153,7 @@ def test_a_sliding_window_slides_over_the_members_own_images(member):
     torch.testing.assert_close(found, alone.seg_logits.data, rtol=1e-4, atol=1e-5)
 
 
-def test_averaged_views_are_the_members_own(member):
+def test_test_time_augmentation_uses_the_members_normalization(member):
     first, second = cls_settings(IMAGENET, to_rgb=True), cls_settings(PLAIN)
     classroom = room(dict(a=member(first), b=member(second))).eval()
     views = [batch_of(ClsDataPreprocessor, (32, 32)), batch_of(ClsDataPreprocessor, (32, 32))]
@@ -170,7 +170,7 @@ def test_averaged_views_are_the_members_own(member):
 
 
 @pytest.mark.parametrize('kind', [cls_settings, seg_settings])
-def test_equal_members_take_the_shared_batch_itself(member, kind):
+def test_equal_preprocessors_share_the_batch(member, kind):
     settings = kind(IMAGENET)
     torch.manual_seed(0)
     stated = room(dict(a=member(settings), b=member(settings)), [('a', 'b')])
@@ -190,13 +190,13 @@ def test_equal_members_take_the_shared_batch_itself(member, kind):
         assert torch.equal(*map(torch.as_tensor, (value, losses[1][key]))), key
 
 
-def test_a_first_member_without_preprocessing_does_not_hide_the_others(member):
+def test_first_member_without_preprocessor_is_skipped(member):
     classroom = room(dict(a=member(), b=member(cls_settings(IMAGENET)), c=member()))
     assert classroom.data_preprocessor.mean.flatten().tolist() == pytest.approx(IMAGENET['mean'])
     assert not classroom.renormalizations
 
 
-def test_built_members_state_theirs_too(member):
+def test_preprocessors_of_modules_are_used(member):
     built = {
         name: MODELS.build(member(copy.deepcopy(settings)))
         for name, settings in (
@@ -209,7 +209,7 @@ def test_built_members_state_theirs_too(member):
 
 
 @pytest.mark.parametrize('given', [None, cls_settings(IMAGENET)])
-def test_the_members_augmentations_are_the_classrooms(member, given):
+def test_augmentations_of_members_are_used(member, given):
     students = dict(a=member(soft=True, train_cfg=MIXUP), b=member(soft=True, train_cfg=MIXUP))
     before = copy.deepcopy((students, given))
     classroom = room(students, data_preprocessor=given)
@@ -226,7 +226,7 @@ def test_the_members_augmentations_are_the_classrooms(member, given):
         classroom.task.truth(batch['data_samples'])
 
 
-def test_a_mixed_batch_is_normalized_again(member):
+def test_mixed_batch_is_renormalized(member):
     first, second = cls_settings(IMAGENET, to_rgb=True), cls_settings(PLAIN)
     students = dict(
         a=member(first, soft=True, train_cfg=MIXUP), b=member(second, soft=True, train_cfg=MIXUP)
@@ -245,7 +245,7 @@ def test_a_mixed_batch_is_normalized_again(member):
 
 
 def test_one_config_may_build_two_members(member):
-    # mmpretrain appends to the list of probabilities while it builds.
+    # mmpretrain appends to the list of probabilities when it builds.
     augments = dict(augments=[dict(type='mmpretrain.CutMix', alpha=1.0)], probs=[0.5])
     student = member(cls_settings(IMAGENET), soft=True, train_cfg=augments)
     classroom = room(dict(a=student, b=student))
@@ -253,7 +253,7 @@ def test_one_config_may_build_two_members(member):
     assert augments['probs'] == [0.5]
 
 
-def test_augmentations_of_a_frozen_teacher_are_not_its_students(member):
+def test_augmentations_of_a_frozen_teacher_are_not_used(member):
     teacher = member(cls_settings(IMAGENET), train_cfg=MIXUP)
     classroom = room(dict(t=teacher, s=member()), [('t', 's')], frozen=dict(t=None), students=['s'])
     assert classroom.data_preprocessor.batch_augments is None
@@ -298,7 +298,7 @@ def test_augmentations_of_a_frozen_teacher_are_not_its_students(member):
         ),
     ],
 )  # fmt: skip
-def test_what_members_of_one_batch_cannot_have_is_refused(member, members, given, message):
+def test_preprocessors_that_cannot_share_a_batch_raise(member, members, given, message):
     members = {
         name: member(soft='train_cfg' in options, **options)
         for name, options in zip('ab', members, strict=True)
@@ -308,20 +308,20 @@ def test_what_members_of_one_batch_cannot_have_is_refused(member, members, given
 
 
 class Sharpen:
-    """A batch augmentation that may not commute with a normalization."""
+    """Batch augmentation that may not commute with normalization."""
 
     def __call__(self, inputs, scores):
         return inputs.sign(), scores
 
 
-def test_augmentations_that_are_not_affine_need_one_normalization(member):
+def test_other_augmentations_need_a_shared_normalization(member):
     given = cls_settings(IMAGENET, batch_augments=dict(augments=[Sharpen()]), num_classes=3)
     room(dict(a=member(), b=member(cls_settings(IMAGENET))), data_preprocessor=given)
     with pytest.raises(ValueError, match='normalization of b.*Mixup, CutMix, ResizeMix.*Sharpen'):
         room(dict(a=member(), b=member(cls_settings(PLAIN))), data_preprocessor=given)
 
 
-def test_padding_that_was_mixed_with_pixels_is_refused(member):
+def test_padding_mixed_with_pixels_raises(member):
     classroom = room(
         dict(
             a=member(cls_settings(IMAGENET), soft=True, train_cfg=MIXUP),
@@ -333,7 +333,7 @@ def test_padding_that_was_mixed_with_pixels_is_refused(member):
         classroom(**batch, mode='loss')
 
 
-def test_a_frozen_teachers_cache_keeps_what_it_says_of_its_own_images(member, tmp_path):
+def test_cache_uses_the_normalization_of_the_frozen_teacher(member, tmp_path):
     cache = dict(path=tmp_path / 'cache.sqlite', limit=1)
     members = dict(t=member(cls_settings(PLAIN)), s=member(cls_settings(IMAGENET, to_rgb=True)))
     classroom = room(
@@ -349,7 +349,7 @@ def test_a_frozen_teachers_cache_keeps_what_it_says_of_its_own_images(member, tm
         torch.testing.assert_close(shown.logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_precision(member):
+def test_renormalization_keeps_the_dtype(member):
     first, second = cls_settings(IMAGENET, to_rgb=True), cls_settings(PLAIN)
     classroom = room(dict(a=member(first), b=member(second)))
     batch = classroom.data_preprocessor(batch_of(ClsDataPreprocessor, (32, 32)), False)
@@ -362,7 +362,7 @@ def test_precision(member):
         torch.testing.assert_close(own.float(), expected, rtol=1e-2, atol=1e-2)
 
 
-def test_nothing_of_it_is_in_checkpoints_and_copies_have_it(member):
+def test_renormalization_is_copied_but_not_saved(member):
     members = dict(a=member(cls_settings(IMAGENET)), b=member(cls_settings(PLAIN)))
     classroom = room(members)
     assert not [key for key in classroom.state_dict() if 'renormal' in key or 'scale' in key]
@@ -372,7 +372,7 @@ def test_nothing_of_it_is_in_checkpoints_and_copies_have_it(member):
     assert not torch.equal(twin.inputs_of('b', inputs), inputs)
 
 
-def test_each_member_runs_once_in_a_step(member):
+def test_members_run_once_per_step(member):
     classroom = room(
         dict(a=member(cls_settings(IMAGENET)), b=member(cls_settings(PLAIN))), [('a', 'b')]
     )
@@ -385,7 +385,7 @@ def test_each_member_runs_once_in_a_step(member):
 
 
 @pytest.mark.parametrize('bare', [True, False])
-def test_a_normalization_that_nobody_uses_is_warned_of(member, bare, monkeypatch):
+def test_unused_normalization_warns(member, bare, monkeypatch):
     said = []
     monkeypatch.setattr(
         'mmkdml.models.distillers.preprocessing.print_log',

@@ -1,4 +1,4 @@
-"""Frozen members that name their pretrained weights in their configs."""
+"""Frozen members with pretrained weights in their configs."""
 
 import json
 
@@ -13,7 +13,7 @@ from mmkdml.models import KnowledgeDistiller, Transfer
 
 @pytest.fixture
 def teacher(tiny, tmp_path):
-    """(network, its file), all parameters other than a new network's."""
+    """Return a network and its file; all parameters differ from those of a new network."""
     network = MODELS.build(tiny.classifier())
     with torch.no_grad():
         for parameter in network.parameters():
@@ -43,7 +43,7 @@ def in_parts(tiny, path, head=None):
 
 
 def with_head(tiny, path, **backbone):
-    """A network whose head has weights, and whose backbone takes those of a file."""
+    """Network with weights for the head, and a file for the backbone."""
     config = in_parts(tiny, path, pretrained(path.with_name('intact.pth'), prefix='head'))
     config['backbone'].update(init_cfg=pretrained(path), **backbone)
     return config
@@ -56,14 +56,14 @@ def assert_same(network, expected):
 
 
 @pytest.mark.parametrize('how', ['whole', 'parts'])
-def test_it_is_loaded_when_the_classroom_is_built(tiny, teacher, how):
+def test_pretrained_weights_are_loaded_at_build(tiny, teacher, how):
     network, path = teacher
     config = dict(tiny.classifier(), init_cfg=pretrained(path))
     if how == 'parts':
         config = in_parts(tiny, path, pretrained(path, prefix='head'))
     distiller = classroom(tiny, config)
     assert_same(distiller.named_members()['teacher'], network)
-    distiller.init_weights()  # as the runner does before the first step
+    distiller.init_weights()  # like the runner before training
     assert_same(distiller.named_members()['teacher'], network)
     assert not any(p.requires_grad for p in distiller.named_members()['teacher'].parameters())
     record = json.loads(bytes(distiller.state_dict()['frozen_members'].tolist()))
@@ -71,7 +71,7 @@ def test_it_is_loaded_when_the_classroom_is_built(tiny, teacher, how):
     assert record == {name: dict(path=str(path), sha256=file_sha256(path)) for name in names}
 
 
-def test_the_checkpoint_of_the_whole_member_wins(tiny, teacher, tmp_path):
+def test_checkpoint_of_the_member_overrides_pretrained_weights(tiny, teacher, tmp_path):
     network, path = teacher
     config = dict(tiny.classifier(), init_cfg=pretrained(tmp_path / 'absent.pth'))
     distiller = classroom(tiny, config, frozen=dict(teacher=str(path)))
@@ -79,7 +79,7 @@ def test_the_checkpoint_of_the_whole_member_wins(tiny, teacher, tmp_path):
 
 
 @pytest.mark.parametrize('where', ['whole', 'backbone'])
-def test_a_file_that_is_not_there(tiny, teacher, where):
+def test_missing_file_raises(tiny, teacher, where):
     absent = teacher[1].with_name('absent.pth')
     config = dict(tiny.classifier(), init_cfg=pretrained(absent))
     if where == 'backbone':
@@ -98,7 +98,7 @@ def test_a_file_that_is_not_there(tiny, teacher, where):
         ('head.fc.bias', torch.full((3,), torch.nan), '{}: 3 NaN'),
     ],
 )
-def test_a_file_that_does_not_fit(tiny, teacher, key, value, message):
+def test_file_that_does_not_fit_raises(tiny, teacher, key, value, message):
     network, path = teacher
     weights = {**network.state_dict(), key: value}
     torch.save({k: one for k, one in weights.items() if one is not None}, path)
@@ -106,7 +106,7 @@ def test_a_file_that_does_not_fit(tiny, teacher, key, value, message):
         classroom(tiny, dict(tiny.classifier(), init_cfg=pretrained(path)))
 
 
-def test_a_backbone_takes_its_part_of_a_larger_file(tiny, teacher):
+def test_backbone_is_loaded_from_a_larger_file(tiny, teacher):
     network, path = teacher
     torch.save({**network.backbone.state_dict(), 'fc.weight': torch.zeros(1)}, path)
     config = with_head(tiny, path)
@@ -121,31 +121,31 @@ def test_a_backbone_takes_its_part_of_a_larger_file(tiny, teacher):
 
 @MODELS.register_module()
 class RenamingResNet(ResNet):
-    """Reads files in which the names of weights differ, as Swin of MMSegmentation does."""
+    """Backbone that converts the names of weights, like Swin of MMSegmentation."""
 
     def init_weights(self):
         weights = torch.load(self.init_cfg['checkpoint'])
         self.load_state_dict({key.removeprefix('their.'): one for key, one in weights.items()})
 
 
-def test_a_backbone_may_convert_its_file(tiny, teacher):
+def test_backbone_may_convert_names_of_weights(tiny, teacher):
     network, path = teacher
     theirs = {f'their.{key}': one for key, one in network.backbone.state_dict().items()}
     torch.save(theirs, path)
     config = with_head(tiny, path, type=RenamingResNet)
     distiller = classroom(tiny, config)
     assert_same(distiller.named_members()['teacher'].backbone, network.backbone)
-    config['backbone'].update(type=ResNet)  # which loads none of them
+    config['backbone'].update(type=ResNet)  # loads none of them
     with pytest.raises(ValueError, match=r'teacher \(backbone\)(?s:.*)missing: conv1\.weight'):
         classroom(tiny, config)
 
 
 @pytest.mark.parametrize(('part', 'where'), [('none', 'backbone, head'), ('backbone', 'head')])
-def test_a_random_frozen_member_is_built_and_does_not_teach(tiny, teacher, part, where):
+def test_frozen_member_with_random_weights_raises_in_training(tiny, teacher, part, where):
     config = tiny.classifier()
     if part == 'backbone':  # not downloaded, because the head would stay random
         config['backbone']['init_cfg'] = pretrained('https://localhost/absent.pth')
-    distiller = classroom(tiny, config)  # to look at it
+    distiller = classroom(tiny, config)  # can be inspected
     distiller.load_state_dict(distiller.state_dict())
     with pytest.raises(
         ValueError, match=rf'frozen teacher has no weights for {where}: .*frozen\.t'
@@ -155,7 +155,7 @@ def test_a_random_frozen_member_is_built_and_does_not_teach(tiny, teacher, part,
         distiller.check_frozen_weights()
 
 
-def test_a_module_keeps_its_weights(tiny, teacher, caplog):
+def test_module_without_checkpoint_keeps_its_weights(tiny, teacher, caplog):
     network, _ = teacher
     before = MODELS.build(tiny.classifier())
     before.load_state_dict(network.state_dict())

@@ -1,4 +1,4 @@
-"""Steps that are put together, averaged or skipped, against plain ones."""
+"""Gradient accumulation, weight averaging and skipped steps, compared with plain steps."""
 
 import copy
 from functools import partial
@@ -18,10 +18,10 @@ MOMENTUM = 0.25
 
 
 def classroom(task, mode='kdml', **settings):
-    """Style v3, batch norm in eval mode."""
+    """Build style v3 with batch norm in eval mode."""
     teacher, student = task.teacher(), task.student()
     if task.name == 'segmentation':
-        for member in (teacher, student):  # Dice is of the batch as a whole
+        for member in (teacher, student):  # Dice is computed over the batch
             member['decode_head']['loss_decode'] = dict(type=FocalDiceLoss, dice_weight=0)
     weights = dict(alpha=(0.2, 0.4), beta=(0.4, 0.3))
     if mode == 'kdml':
@@ -51,8 +51,8 @@ def step(model, wrapper, inputs, samples):
     wrapper.update_params(model.parse_losses(losses)[0])
 
 
-def test_accumulated_batches_are_one_large_batch(task):
-    """Also the last ones, of which there are fewer."""
+def test_accumulated_batches_equal_one_large_batch(task):
+    """The last accumulation has fewer batches."""
     model = classroom(task)
     twin = copy.deepcopy(model)
     optimise = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
@@ -70,7 +70,7 @@ def test_accumulated_batches_are_one_large_batch(task):
     assert max((before[name] - w).abs().max() for name, w in weights_of(model).items()) > 1e-3
 
 
-def test_the_students_are_averaged_and_the_frozen_teacher_is_shared(task, tmp_path):
+def test_students_are_averaged_and_the_frozen_teacher_is_shared(task, tmp_path):
     teacher = classroom(task, 'kd_off').teacher
     torch.save(teacher.state_dict(), tmp_path / 'teacher.pth')
     torch.manual_seed(1)
@@ -89,7 +89,7 @@ def test_the_students_are_averaged_and_the_frozen_teacher_is_shared(task, tmp_pa
         step(model, wrapper, *task.batch())
         hook.after_train_iter(runner, 0)
         trajectory.append(weights_of(model))
-    # Unrolled; the average begins with the weights after the first step.
+    # The average starts with the weights after the first step.
     shares = ((1 - MOMENTUM) ** 2, MOMENTUM * (1 - MOMENTUM), MOMENTUM)
     for name, weight in weights_of(average).items():
         expected = sum(
@@ -117,7 +117,7 @@ def test_the_students_are_averaged_and_the_frozen_teacher_is_shared(task, tmp_pa
 
 
 def two_optimizers(model, **settings):
-    """The learners' and the discriminator's."""
+    """Return the parameters of the learners and of the discriminator."""
     settings = dict(
         optimizer=dict(type='SGD', lr=0.1, momentum=0.9),
         discriminator_optimizer=dict(type='Adam', lr=1e-3),
@@ -127,8 +127,8 @@ def two_optimizers(model, **settings):
 
 
 @pytest.mark.parametrize('overflow', ['members.student.', '.discriminator.'])
-def test_an_overflow_anywhere_skips_the_step_of_all(monkeypatch, tiny, overflow):
-    """The steps and the scale of mmengine's wrapper, on a CPU with its autocast, bfloat16."""
+def test_overflow_skips_the_step_of_all_members(monkeypatch, tiny, overflow):
+    """mmengine's AmpOptimWrapper on a CPU, with autocast to bfloat16."""
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     scaler = partial(torch.amp.GradScaler, device='cpu')
     monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
@@ -147,7 +147,7 @@ def test_an_overflow_anywhere_skips_the_step_of_all(monkeypatch, tiny, overflow)
     assert wrapper.loss_scaler.get_scale() == 2.0**9
 
     step(model, wrapper, *second)
-    # Of the twin the first batch moves nothing but what a forward moves.
+    # In the twin the first batch changes only what a forward pass changes.
     plain = two_optimizers(twin, type=CPUAmpOptimWrapper)
     with plain.optim_context(twin):
         twin(*first, mode='loss')

@@ -25,14 +25,14 @@ def head():
 @pytest.fixture
 def features(head):
     features = torch.randn(4, 5)
-    return (torch.cat([features[:2], -features[:2]]),)  # so that both answers occur
+    return (torch.cat([features[:2], -features[:2]]),)  # so that both labels occur
 
 
 def samples(labels=LABELS):
     return [DataSample().set_gt_label(label) for label in labels]
 
 
-def test_loss_is_cross_entropy_of_two_classes_one_with_logit_0(head, features):
+def test_loss_equals_cross_entropy_of_two_classes(head, features):
     logits = head(features)
     assert logits.shape == (4, 1)
     two_classes = torch.cat([torch.zeros_like(logits), logits], dim=1)
@@ -51,7 +51,7 @@ def test_mixed_labels_are_shares_of_both_classes(head, features):
     )
 
 
-def test_predictions_hold_the_probabilities_of_both_classes(head, features):
+def test_predictions_have_probabilities_of_both_classes(head, features):
     logits = head(features).squeeze(1)
     predictions = head.predict(features)
     for logit, prediction in zip(logits, predictions, strict=True):
@@ -62,14 +62,14 @@ def test_predictions_hold_the_probabilities_of_both_classes(head, features):
     assert {p.pred_label.item() for p in predictions} == {0, 1}
 
 
-def test_predictions_are_written_into_given_samples(head, features):
+def test_predictions_are_set_in_the_samples(head, features):
     given = samples()
     predictions = head.predict(features, given)
     assert all(a is b for a, b in zip(predictions, given, strict=True))
     assert [sample.gt_label.item() for sample in predictions] == LABELS
 
 
-def test_class_1_is_above_the_threshold(head):
+def test_threshold_of_class_1(head):
     strict = BinaryLinearClsHead(in_channels=5, threshold=0.8)
     logits = torch.tensor([0.79, 0.8001, 0.2]).logit()[:, None]
     assert [s.pred_label.item() for s in strict._get_predictions(logits, None)] == [0, 1, 0]
@@ -77,7 +77,7 @@ def test_class_1_is_above_the_threshold(head):
     assert head._get_predictions(torch.zeros(1, 1), None)[0].pred_label.item() == 0
 
 
-def test_metrics_of_mmpretrain_take_the_predictions(head):
+def test_metrics_of_mmpretrain_evaluate_the_predictions(head):
     logits = torch.tensor([[-1.0], [2.0], [-0.5], [3.0]])  # predicts 0, 1, 0, 1
     batch = [sample.to_dict() for sample in head._get_predictions(logits, samples())]
     accuracy = Accuracy()
@@ -91,22 +91,22 @@ def test_metrics_of_mmpretrain_take_the_predictions(head):
 
 
 @pytest.mark.parametrize('label', [-1, 2])
-def test_other_labels_are_refused(head, features, label):
+def test_other_labels_raise(head, features, label):
     with pytest.raises(ValueError, match=rf'labels must be 0 or 1.*got \[.*{label}.*\]'):
         head.loss(features, samples([0, 1, label, 1]))
 
 
 @pytest.mark.parametrize('threshold', [0, 1, -0.5, 7])
-def test_thresholds_that_are_no_probability_are_refused(threshold):
+def test_invalid_thresholds_raise(threshold):
     with pytest.raises(ValueError, match=f'threshold must be between 0 and 1, got {threshold}'):
         BinaryLinearClsHead(in_channels=5, threshold=threshold)
 
 
-def test_accuracy_in_training_is_refused():
+def test_accuracy_in_training_raises():
     with pytest.raises(ValueError, match='cal_acc .*leave it out'):
         BinaryLinearClsHead(in_channels=5, cal_acc=True)
 
 
-def test_another_loss_is_refused():
+def test_other_losses_raise():
     with pytest.raises(ValueError, match='loss .*got .*FocalLoss'):
         BinaryLinearClsHead(in_channels=5, loss=dict(type='FocalLoss'))

@@ -27,7 +27,7 @@ TINY = dict(RESNET18, base_channels=8, stem_channels=8)
 TINY_CHANNELS = (8, 8, 16, 32, 64)
 TINY_WIDTHS = (16, 8, 8, 4, 4)
 
-# Their name, our backbone, its channels, the millions of parameters of the paper.
+# Name in segmentation_models_pytorch, backbone, channels, and millions of parameters in the paper.
 NETWORKS = {
     'resnet18': (RESNET18, (64, 64, 128, 256, 512), 14),
     'resnet50': (RESNET50, (64, 256, 512, 1024, 2048), 33),
@@ -55,7 +55,7 @@ def tiny_unet(**kwargs):
 
 
 def our_key(key):
-    """The name that a weight of segmentation_models_pytorch's U-Net has here."""
+    """Convert the name of a weight of segmentation_models_pytorch's U-Net."""
     for theirs, ours in (
         (r'^encoder\.model\.', 'backbone.timm_model.'),
         (r'^encoder\.', 'backbone.'),
@@ -81,7 +81,7 @@ def samples(labels):
 
 
 def scrambled(network):
-    """Weights and statistics of a network that are not those of the start."""
+    """Set weights and statistics to other values than the initial ones."""
     for value in network.state_dict().values():
         if value.dtype.is_floating_point and value.ndim == 1:
             value.uniform_(0.5, 1.5)
@@ -114,9 +114,9 @@ def test_equals_segmentation_models_pytorch(name, size):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_size_of_the_network_and_of_the_shared_map(name):
+def test_sizes_of_network_and_shared_map(name):
     backbone, channels, millions = NETWORKS[name]
-    ours = unet(backbone, channels).eval().to('meta')  # shapes without numbers
+    ours = unet(backbone, channels).eval().to('meta')  # shapes only
     theirs = smp.Unet(name, encoder_weights=None, classes=1)
     parameters = sum(p.numel() for p in ours.parameters())
     assert parameters == sum(p.numel() for p in theirs.parameters())
@@ -134,12 +134,12 @@ def test_size_of_the_network_and_of_the_shared_map(name):
         ((64, 64), (64, 64)),
         ((50, 70), (50, 70)),
         ((2, 6), (2, 6)),
-        # An odd side is one longer: the stem halves it upwards, and mmseg resizes to the image.
+        # The stem rounds half of an odd side up, and mmseg resizes to the image.
         ((51, 71), (52, 72)),
         ((1, 33), (2, 34)),
     ],
 )
-def test_any_size_of_image(size, out):
+def test_images_of_any_size(size, out):
     network = tiny_unet().eval()
     images = torch.randn(2, 3, *size)
     assert network(images).shape == (2, 1, *out)
@@ -162,12 +162,12 @@ def test_one_logit_with_focal_and_dice():
     )
 
 
-def test_one_logit_is_foreground_above_one_half():
+def test_one_logit_has_threshold_one_half():
     network = tiny_unet().eval()
     assert network.decode_head.threshold == 0.5
     images = torch.randn(2, 3, 32, 32)
     logits = network(images)
-    network.decode_head.conv_seg.bias.data -= logits.median()  # so that both answers occur
+    network.decode_head.conv_seg.bias.data -= logits.median()  # so that both labels occur
     logits = logits - logits.median()
     for logit, sample in zip(logits, network.predict(images), strict=True):
         torch.testing.assert_close(sample.seg_logits.data, logit.sigmoid())
@@ -175,7 +175,7 @@ def test_one_logit_is_foreground_above_one_half():
     assert {0, 1} == set(sample.pred_sem_seg.data.unique().tolist())
 
 
-def test_threshold_can_be_given_and_has_no_default_for_more_logits():
+def test_threshold_of_one_and_more_logits():
     assert tiny_unet(threshold=0.3).decode_head.threshold == 0.3
     assert tiny_unet(num_classes=4, out_channels=4).decode_head.threshold is None
 
@@ -191,7 +191,7 @@ def test_more_classes():
     )
 
 
-def test_auxiliary_head_beside_it():
+def test_auxiliary_head():
     network = tiny_unet(
         num_classes=3,
         out_channels=3,
@@ -206,7 +206,7 @@ def test_auxiliary_head_beside_it():
     assert network.backbone.layer4[0].conv1.weight.grad is None
 
 
-def test_no_dropout_unless_given():
+def test_dropout_is_off_by_default():
     maps = [
         torch.randn(2, channels, 32 // 2**i, 32 // 2**i) for i, channels in enumerate(TINY_CHANNELS)
     ]
@@ -232,7 +232,7 @@ def test_fewer_maps_and_another_norm():
 
 
 @pytest.mark.parametrize('widths', [(256, 128, 64, 32), (8, 8, 8, 8, 8, 8), ()])
-def test_as_many_widths_as_maps(widths):
+def test_other_number_of_widths_raises(widths):
     with pytest.raises(
         ValueError,
         match=re.escape(f'got 5 in_channels {TINY_CHANNELS} and {len(widths)} widths {widths}'),

@@ -16,7 +16,7 @@ def neck():
     return ConvBlockNeck(in_channels=6, out_channels=4)
 
 
-def test_is_convolution_norm_relu_and_mean(neck):
+def test_neck_is_convolution_norm_relu_and_mean(neck):
     block = neck.conv_block
     assert isinstance(block.conv, nn.Conv2d)
     assert block.conv.weight.shape == (4, 6, 1, 1)
@@ -31,13 +31,13 @@ def test_is_convolution_norm_relu_and_mean(neck):
     torch.testing.assert_close(pooled, by_hand.mean((2, 3)))
 
 
-def test_pooled_is_the_mean_of_the_shared_map(neck):
+def test_output_is_the_mean_of_the_shared_map(neck):
     maps = torch.randn(2, 6, 3, 5)
     neck.eval()
     torch.testing.assert_close(neck((maps,))[0], neck.conv_block(maps).mean((2, 3)))
 
 
-def test_takes_the_last_of_several_maps_and_leaves_them(neck):
+def test_last_of_several_maps_is_used(neck):
     maps = (torch.randn(2, 3, 8, 8), torch.randn(2, 6, 4, 4))
     copies = [m.clone() for m in maps]
     neck.eval()
@@ -45,7 +45,7 @@ def test_takes_the_last_of_several_maps_and_leaves_them(neck):
     assert all(torch.equal(a, b) for a, b in zip(maps, copies, strict=True))
 
 
-def test_adds_its_own_parameters_only_to_the_teacher():
+def test_number_of_additional_parameters():
     backbone = dict(type=ResNet, depth=18, base_channels=8, stem_channels=8)
     plain = ImageClassifier(
         backbone=backbone,

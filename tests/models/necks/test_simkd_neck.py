@@ -18,7 +18,7 @@ def neck():
     return SimKDNeck(in_channels=6, out_channels=4)
 
 
-def test_is_the_projector_and_the_mean_of_its_map(neck):
+def test_neck_is_projector_and_mean(neck):
     assert isinstance(neck.projector, SimKDProjector)
     maps = torch.randn(3, 6, 5, 7)
     neck.eval()
@@ -27,7 +27,7 @@ def test_is_the_projector_and_the_mean_of_its_map(neck):
     torch.testing.assert_close(vectors, neck.projector(maps).mean(dim=(2, 3)))
 
 
-def test_takes_the_last_of_several_maps_and_leaves_them(neck):
+def test_last_of_several_maps_is_used(neck):
     maps = (torch.randn(2, 3, 8, 8), torch.randn(2, 6, 4, 4))
     copies = [one.clone() for one in maps]
     neck.eval()
@@ -47,13 +47,13 @@ def test_options_reach_the_projector(factor, width):
         SimKDNeck(in_channels=6, out_channels=4, factor=5)
 
 
-def test_a_batch_norm_cannot_train_on_one_value(neck):
+def test_training_on_one_value_raises(neck):
     with pytest.raises(ValueError, match='batch norm.*one value per channel.*at least 2'):
         neck((torch.randn(1, 6, 1, 1),))
     neck((torch.randn(2, 6, 1, 1),))
 
 
-def test_in_a_classifier_its_map_is_the_one_that_is_compared():
+def test_default_tap_in_a_classifier():
     torch.manual_seed(0)
     member = ImageClassifier(
         backbone=dict(type=ResNet, depth=18, base_channels=4, stem_channels=4),

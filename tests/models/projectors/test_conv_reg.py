@@ -35,7 +35,7 @@ def slow_norm_relu(maps):
 
 
 def slow_convolution(maps, weight, bias, stride, padding):
-    """Position by position."""
+    """Loop over positions."""
     kernel = weight.shape[2:]
     height, width = maps.shape[2:]
     padded = torch.zeros(*maps.shape[:2], height + 2 * padding, width + 2 * padding).double()
@@ -51,7 +51,7 @@ def slow_convolution(maps, weight, bias, stride, padding):
 
 
 def slow_transposed(maps, weight, bias):
-    """Each pixel spreads a 4x4 patch, two apart; one row and column are cut off all around."""
+    """Add a 4x4 patch per pixel with stride 2, and crop one row and column on each side."""
     height, width = maps.shape[2:]
     out = torch.zeros(len(maps), weight.shape[1], 2 * height + 2, 2 * width + 2).double()
     for y in range(height):
@@ -61,7 +61,7 @@ def slow_transposed(maps, weight, bias):
     return out[..., 1:-1, 1:-1] + bias[:, None, None]
 
 
-def test_values_of_the_reference_implementation():
+def test_equals_the_reference_implementation():
     connector = filled(ConvReg(6, 10, (8, 8), (8, 8)))
     learner = FS.clone().requires_grad_()
     value = feature_mse(connector(learner), FT10S)
@@ -81,7 +81,7 @@ def test_values_of_the_reference_implementation():
         ((8, 4), (4, 4), 1, 0, (5, 1)),
     ],
 )
-def test_convolutions_to_the_sources_size(in_size, out_size, stride, padding, kernel, reference):
+def test_kernels_by_size(in_size, out_size, stride, padding, kernel, reference):
     connector = filled(ConvReg(6, 10, in_size, out_size, reference=reference))
     weight, bias = connector.conv.parameters()
     assert weight.shape[2:] == kernel
@@ -92,7 +92,7 @@ def test_convolutions_to_the_sources_size(in_size, out_size, stride, padding, ke
 
 
 @pytest.mark.parametrize('reference', ['simkd', 'repdistiller'])
-def test_a_map_of_half_the_size_is_doubled(reference):
+def test_map_of_half_the_size_is_doubled(reference):
     connector = filled(ConvReg(6, 10, (4, 3), (8, 6), reference=reference))
     weight, bias = (parameter.detach() for parameter in connector.conv.parameters())
     x = FS[..., :4, :3]
@@ -102,7 +102,7 @@ def test_a_map_of_half_the_size_is_doubled(reference):
 
 
 @pytest.mark.parametrize('out_size', [(8, 8), (5, 5), (3, 8)])
-def test_the_last_resort_keeps_the_size(out_size):
+def test_smaller_maps_keep_their_size(out_size):
     connector = filled(ConvReg(6, 10, (3, 3), out_size))
     weight, bias = (parameter.detach() for parameter in connector.conv.parameters())
     x = FS[..., :3, :3]
@@ -111,7 +111,7 @@ def test_the_last_resort_keeps_the_size(out_size):
     torch.testing.assert_close(connector(x), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_all_parameters_learn_and_the_registry_knows_it():
+def test_all_parameters_get_gradients_and_the_class_is_registered():
     connector = MODELS.build(
         dict(type='ConvReg', in_channels=6, out_channels=10, in_size=(8, 8), out_size=(4, 4))
     )
@@ -119,19 +119,19 @@ def test_all_parameters_learn_and_the_registry_knows_it():
     assert connector.side == 'learner'
     assert ConvReg(6, 10, (8, 8), (4, 4), side='source').side == 'source'
     feature_mse(connector(FS.float()), FT10.float()).backward()
-    # A bias before a batch norm gets no more than the error of rounding.
+    # The gradient of a bias before batch norm is 0 up to rounding.
     names = [name for name, _ in connector.named_parameters()]
     assert names == ['conv.weight', 'conv.bias', 'norm.weight', 'norm.bias']
     assert all(parameter.grad is not None for parameter in connector.parameters())
 
 
-def test_in_eval_mode_the_running_figures_count():
+def test_eval_mode_uses_running_statistics():
     connector = filled(ConvReg(6, 10, (8, 8), (8, 8))).eval()
     expected = connector.conv(FS).clamp_min(0) / math.sqrt(1 + 1e-5)
     torch.testing.assert_close(connector(FS), expected)
 
 
-def test_the_input_is_not_changed():
+def test_input_is_not_modified():
     x = FS.clone()
     ConvReg(6, 10, (8, 8), (4, 4)).double()(x)
     assert torch.equal(x, FS)
@@ -145,12 +145,12 @@ def test_the_input_is_not_changed():
         ((4, 4), (4, 4), 'cirkd', "reference: .*simkd, repdistiller, got 'cirkd'"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(in_size, out_size, reference, message):
+def test_invalid_sizes_raise(in_size, out_size, reference, message):
     with pytest.raises(ValueError, match=message):
         ConvReg(6, 10, in_size, out_size, reference=reference)
 
 
-def test_a_batch_of_one_pixel_cannot_train():
+def test_training_on_one_pixel_raises():
     connector = ConvReg(6, 10, (4, 4), (1, 1))
     assert isinstance(connector.conv, nn.Conv2d)
     with pytest.raises(ValueError, match=r'batch norm.*\(1, 10, 1, 1\).*batch_size'):

@@ -52,7 +52,7 @@ def test_shapes_and_gradients(name, shape, out):
 
 
 @pytest.mark.parametrize('name', ARGUMENTS)
-def test_the_side(name):
+def test_side(name):
     kind, arguments = MODELS.get(name), ARGUMENTS[name]
     assert issubclass(kind, Projector)
     assert kind(**arguments).side == 'learner'
@@ -63,19 +63,19 @@ def test_the_side(name):
             kind(**arguments, side=wrong)
 
 
-def test_identity_hands_on_the_map_itself():
+def test_identity_returns_its_input():
     x = maps(2, 3, 4, 4)
     assert IdentityProjector()(x) is x
     assert not list(IdentityProjector().parameters())
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_conv_block_is_convolution_batch_norm_relu(training):
+def test_conv_projector_is_convolution_batch_norm_relu(training):
     projector = ConvProjector(3, 5)
     x = maps(4, 3, 2, 6)
     state = {}
     for index, (key, value) in enumerate(projector.state_dict().items()):
-        # Weights and running figures that are far from their initial ones.
+        # Weights and running statistics that differ from the initial ones.
         state[key] = (
             value
             if value.dtype == torch.long
@@ -87,7 +87,7 @@ def test_conv_block_is_convolution_batch_norm_relu(training):
     assert weight.shape == (5, 3, 1, 1)
     norm = copy.deepcopy(next(m for m in projector.modules() if isinstance(m, nn.BatchNorm2d)))
     with torch.no_grad():
-        y = torch.einsum('oc,nchw->nohw', weight[:, :, 0, 0], x)  # no bias beside a batch norm
+        y = torch.einsum('oc,nchw->nohw', weight[:, :, 0, 0], x)  # no bias before batch norm
         if training:
             mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3), unbiased=False)
         else:
@@ -101,7 +101,7 @@ def test_conv_block_is_convolution_batch_norm_relu(training):
 
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('shape', [(4, 3), (2, 3, 4, 6)])
-def test_linear_is_a_matrix_product_over_the_channels(shape, bias):
+def test_linear_projector_is_a_matrix_product(shape, bias):
     projector, x = LinearProjector(3, 5, bias=bias), maps(*shape)
     weight = projector.linear.weight
     y = torch.einsum('oc,nc...->no...', weight, x)
@@ -113,7 +113,7 @@ def test_linear_is_a_matrix_product_over_the_channels(shape, bias):
         torch.testing.assert_close(projector(x), y)
 
 
-def test_linear_of_vectors_is_nn_linear():
+def test_linear_projector_of_vectors_is_nn_linear():
     projector, x = LinearProjector(3, 5), maps(4, 3)
     assert torch.equal(projector(x), projector.linear(x))
 
@@ -133,12 +133,12 @@ def test_interpolation_by_hand():
 
 
 @pytest.mark.parametrize('factor', [0, -2, math.nan])
-def test_the_factor_must_be_positive(factor):
+def test_scale_factor_that_is_not_positive_raises(factor):
     with pytest.raises(ValueError, match=f'scale_factor must be positive, got {factor}'):
         InterpolateProjector(factor)
 
 
-def test_without_a_bias_it_is_fitnets_of_segmentation():
+def test_linear_projector_without_bias_is_the_1x1_convolution_of_fitnet():
     def wave(shape, a, b, scale, shift=0.0):
         index = torch.arange(math.prod(shape), dtype=torch.float64)
         return ((a * index + b).sin() * scale + shift).view(shape)

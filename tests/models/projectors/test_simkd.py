@@ -30,7 +30,7 @@ def build(**options):
 
 
 def slow_layer(maps, weight):
-    """A convolution as a sum of shifted maps, then batch norm and ReLU."""
+    """Convolution as a sum of shifted maps, batch norm and ReLU."""
     size, (height, width) = weight.shape[2], maps.shape[2:]
     margin = size // 2
     padded = torch.zeros(*maps.shape[:2], height + 2 * margin, width + 2 * margin).double()
@@ -55,14 +55,14 @@ def slow(maps, projector):
 
 
 @pytest.mark.parametrize(('factor', 'width'), [(1, 10), (2, 5), (4, 2), (10, 1)])
-def test_three_layers_written_out(factor, width):
+def test_three_layers_by_hand(factor, width):
     projector = build(factor=factor)
     shapes = [tuple(p.shape) for p in projector.parameters() if p.ndim == 4]
     assert shapes == [(width, 6, 1, 1), (width, width, 3, 3), (10, width, 1, 1)]
     torch.testing.assert_close(projector(FS), slow(FS, projector), rtol=1e-9, atol=1e-9)
 
 
-def test_the_loss_with_a_larger_learner():
+def test_loss_with_a_larger_learner():
     projector = build(out_size=(4, 4))
     learner = FS.clone().requires_grad_()
     value = SimKDLoss()(projector(learner), FT10)
@@ -74,7 +74,7 @@ def test_the_loss_with_a_larger_learner():
     assert all((parameter.grad != 0).any() for parameter in projector.parameters())
 
 
-def test_the_loss_with_a_larger_source():
+def test_loss_with_a_larger_source():
     learner, source = FS[..., :2, :2], FT10
     projector = build(out_size=(4, 4))
     value = SimKDLoss()(projector(learner), source)
@@ -87,11 +87,11 @@ def test_the_loss_with_a_larger_source():
     ('out_size', 'expected'),
     [(None, (8, 8)), ((4, 4), (4, 4)), ((8, 8), (8, 8)), ((16, 16), (8, 8)), ((4, 9), (4, 8))],
 )
-def test_the_size(out_size, expected):
+def test_output_size(out_size, expected):
     assert build(out_size=out_size)(FS).shape == (4, 10, *expected)
 
 
-def test_sides():
+def test_side():
     assert issubclass(SimKDProjector, Projector)
     assert build().side == 'learner'
     assert build(side='source').side == 'source'
@@ -116,13 +116,13 @@ def test_half_precision_constant_and_huge_maps_stay_finite():
         assert all(parameter.grad.isfinite().all() for parameter in projector.parameters())
 
 
-def test_the_input_is_not_changed():
+def test_input_is_not_modified():
     x = FS.clone()
     build()(x)
     assert torch.equal(x, FS)
 
 
-def test_bad_input():
+def test_invalid_arguments_raise():
     for factor in (0, 11):
         with pytest.raises(
             ValueError, match=rf'factor must be in \[1, out_channels = 10\], got {factor}'

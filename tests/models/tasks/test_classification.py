@@ -30,7 +30,9 @@ from mmkdml.models.tasks import ClassificationTask
 
 TASK = ClassificationTask()
 POOL = dict(type=GlobalAveragePooling)
-RESNET = dict(type=ResNet, depth=18, base_channels=4, stem_channels=4)  # 32 channels at its end
+RESNET = dict(
+    type=ResNet, depth=18, base_channels=4, stem_channels=4
+)  # 32 channels in the last map
 
 
 def classifier(head, backbone=RESNET, neck=POOL):
@@ -117,10 +119,7 @@ def count_forwards(module):
     return calls
 
 
-# One forward
-
-
-def test_training_step_is_the_frameworks(member, inputs, samples):
+def test_training_step_equals_the_frameworks(member, inputs, samples):
     member.train()
     twin = copy.deepcopy(member)
     torch.manual_seed(7)
@@ -140,24 +139,24 @@ def test_training_step_is_the_frameworks(member, inputs, samples):
     assert logits.shape == (4, 1 if isinstance(member.head, BinaryLinearClsHead) else 3)
 
 
-def test_dropout_acts_in_the_training_step(inputs, samples):
+def test_training_step_applies_dropout(inputs, samples):
     member = NETWORKS['vision_transformer']().train()
     first, second = (TASK.training_step(member, inputs, samples)[1] for _ in range(2))
     assert not torch.equal(first, second)
 
 
-def test_logits_carry_the_gradient(member, inputs, samples):
+def test_logits_have_a_gradient(member, inputs, samples):
     _, logits = TASK.training_step(member, inputs, samples)
     logits.square().sum().backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in member.backbone.parameters())
 
 
-def test_logits_without_losses(member, inputs):
+def test_logits_equal_the_frameworks(member, inputs):
     member.eval()
     assert torch.equal(TASK.logits(member, inputs), member(inputs))
 
 
-def test_one_forward_each(member, inputs, samples):
+def test_members_run_forward_once(member, inputs, samples):
     calls = count_forwards(member.backbone)
     TASK.training_step(member, inputs, samples)
     assert len(calls) == 1
@@ -167,13 +166,13 @@ def test_one_forward_each(member, inputs, samples):
     assert len(calls) == 3
 
 
-def test_no_hook_stays(member, inputs, samples):
+def test_hooks_are_removed(member, inputs, samples):
     TASK.training_step(member, inputs, samples)
     TASK.logits(member, inputs)
     assert not any(module._forward_hooks for module in member.modules())
 
 
-def test_margins_are_in_the_logits_of_the_training_step(inputs, samples):
+def test_logits_of_the_training_step_include_margins(inputs, samples):
     member = classifier(dict(type=ArcFaceClsHead, num_classes=3, in_channels=32)).eval()
     losses, with_margin = TASK.training_step(member, inputs, samples)
     assert same(losses, member.loss(inputs, samples))
@@ -184,7 +183,7 @@ def test_margins_are_in_the_logits_of_the_training_step(inputs, samples):
     assert torch.equal(lowered, torch.nn.functional.one_hot(labels, 3).bool())
 
 
-def test_heads_of_two_branches_give_no_logits(inputs, samples):
+def test_heads_with_two_branches_have_no_logits(inputs, samples):
     head = dict(type=ConformerHead, num_classes=3, in_channels=[32, 32])
 
     class Twice(torch.nn.Module):
@@ -199,7 +198,7 @@ def test_heads_of_two_branches_give_no_logits(inputs, samples):
     assert TASK.logits(member, inputs) is None
 
 
-def test_heads_of_several_tasks_give_no_logits(inputs):
+def test_multi_task_heads_have_no_logits(inputs):
     member = classifier(
         dict(
             type=MultiTaskHead,
@@ -216,18 +215,12 @@ def test_heads_of_several_tasks_give_no_logits(inputs):
     assert TASK.logits(member, inputs) is None
 
 
-# Taps
-
-
 def test_default_taps():
     assert TASK.default_tap(NETWORKS['resnet']()) == 'backbone'
     assert TASK.default_tap(NETWORKS['teacher']()) == 'neck.conv_block'
 
 
-# Predictions
-
-
-def test_predict_is_the_frameworks_without_the_truth(member, inputs, samples):
+def test_predictions_equal_the_frameworks_without_labels(member, inputs, samples):
     member.eval()
     before = content(samples)
     predictions = TASK.predict(member, inputs, samples)
@@ -244,9 +237,6 @@ def test_predict_is_the_frameworks_without_the_truth(member, inputs, samples):
 def test_predict_without_samples(member, inputs):
     predictions = TASK.predict(member.eval(), inputs, None)
     assert [set(p.keys()) for p in predictions] == [{'pred_score', 'pred_label'}] * 4
-
-
-# The ensemble
 
 
 def predicted(scores):
@@ -266,7 +256,7 @@ SCORES = ([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], [[0.1, 0.6, 0.3], [0.8, 0.1, 0.1]]
     [
         ('max', [[0.5, 0.6, 0.3], [0.8, 0.2, 0.7]], [1, 0]),
         ('mean', [[0.3, 0.45, 0.25], [0.45, 0.15, 0.4]], [1, 0]),
-        # One vote each: the higher mean decides.
+        # The higher mean breaks the tie.
         ('vote', [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], [1, 0]),
     ],
 )
@@ -288,7 +278,7 @@ def test_combine_by_hand(ensemble, scores, labels):
     assert 'gt_label' not in fresh[0]
 
 
-def test_combine_of_one_student_is_its_answer(member, inputs):
+def test_ensemble_of_one_student_is_its_prediction(member, inputs):
     predictions = TASK.predict(member.eval(), inputs, None)
     combined = TASK.combine([member], [predictions], ENSEMBLES['max'], None)
     for ours, theirs in zip(combined, predictions, strict=True):
@@ -296,19 +286,16 @@ def test_combine_of_one_student_is_its_answer(member, inputs):
         assert torch.equal(ours.pred_label, theirs.pred_label)
 
 
-# Students that cannot be
-
-
 def binary(threshold=0.5):
     return classifier(dict(type=BinaryLinearClsHead, in_channels=32, threshold=threshold))
 
 
-def test_students_of_one_kind_are_accepted():
+def test_students_of_one_kind_are_valid():
     TASK.check_students(dict(a=NETWORKS['resnet'](), b=NETWORKS['mobilenet_v3']()))
     TASK.check_students(dict(a=binary(), b=binary()))
 
 
-def test_multi_label_heads_are_refused():
+def test_multi_label_heads_raise():
     students = dict(
         a=NETWORKS['resnet'](),
         b=classifier(dict(type=MultiLabelLinearClsHead, num_classes=3, in_channels=32)),
@@ -325,15 +312,12 @@ def test_multi_label_heads_are_refused():
         (lambda: dict(a=binary(0.7), b=binary(0.7)), "{'a': 0.7, 'b': 0.7}"),
     ],
 )
-def test_mixed_thresholds_are_refused(students, found):
+def test_different_thresholds_raise(students, found):
     with pytest.raises(ValueError, match=re.escape(f'threshold=0.5 in all of them, got {found}')):
         TASK.check_students(students())
 
 
-# The truth, and classifiers that are shared
-
-
-def test_the_truth_is_the_labels(samples):
+def test_labels(samples):
     truth = TASK.truth(samples)
     assert truth.tolist() == [0, 1, 1, 0]
     assert truth.dtype == torch.long
@@ -347,12 +331,12 @@ def test_the_truth_is_the_labels(samples):
         DataSample().set_gt_label([0, 1]),
     ],
 )
-def test_a_truth_without_one_label_is_refused(samples, other):
+def test_samples_without_one_label_raise(samples, other):
     with pytest.raises(ValueError, match=r'one label \(gt_label\)'):
         TASK.truth([*samples[:2], other])
 
 
-def test_a_truth_that_was_mixed_is_refused():
+def test_mixed_labels_raise():
     def scored(first):
         return [
             DataSample().set_gt_label(label).set_gt_score(torch.tensor(score))
@@ -364,15 +348,15 @@ def test_a_truth_that_was_mixed_is_refused():
         TASK.truth(scored([0.7, 0.3]))
 
 
-def test_the_number_of_classes():
+def test_number_of_classes():
     assert TASK.num_classes(NETWORKS['resnet']()) == 3
-    assert TASK.num_classes(NETWORKS['binary']()) == 2  # of one logit
+    assert TASK.num_classes(NETWORKS['binary']()) == 2  # one logit
     assert TASK.num_classes(ImageClassifier(backbone=RESNET)) == 2
 
 
 @pytest.mark.parametrize('network', ['resnet', 'binary', 'teacher'])
 @pytest.mark.parametrize('frozen', [False, True])
-def test_a_classifier_hands_on_gradients_and_takes_none(network, frozen):
+def test_gradients_flow_through_but_not_into_a_classifier(network, frozen):
     member = NETWORKS[network]().requires_grad_(not frozen)
     features = torch.randn(4, 32, requires_grad=True)
     expected = member.head.fc(features)
@@ -386,7 +370,7 @@ def test_a_classifier_hands_on_gradients_and_takes_none(network, frozen):
     assert found.any()
 
 
-def test_a_classifier_is_that_of_this_moment():
+def test_classifier_has_the_current_weights():
     member = NETWORKS['resnet']()
     features = torch.randn(2, 32)
     before = TASK.classifier(member)(features)
@@ -397,7 +381,7 @@ def test_a_classifier_is_that_of_this_moment():
     assert torch.equal(after, member.head.fc(features))
 
 
-def test_a_reused_classifier_is_a_fixed_copy():
+def test_reused_classifier_is_a_fixed_copy():
     source, learner = NETWORKS['teacher'](), NETWORKS['resnet']()
     before = copy.deepcopy(source.state_dict())
     assert not torch.equal(learner.head.fc.weight, source.head.fc.weight)
@@ -407,11 +391,11 @@ def test_a_reused_classifier_is_a_fixed_copy():
     assert not any(p.requires_grad for p in learner.head.parameters())
     assert all(p.requires_grad for p in source.parameters())
     with torch.no_grad():
-        source.head.fc.weight.add_(1)  # the copy is the learner's own
+        source.head.fc.weight.add_(1)  # does not change the copy
     assert torch.equal(learner.head.fc.weight, before['head.fc.weight'])
 
 
-def test_the_start_of_a_training_does_not_draw_a_reused_classifier_anew():
+def test_init_weights_keeps_a_reused_classifier():
     source, learner, other = (classifier(linear()) for _ in range(3))
     TASK.reuse_classifier(learner, source)
     for member in (learner, other):
@@ -434,17 +418,17 @@ def test_the_start_of_a_training_does_not_draw_a_reused_classifier_anew():
         ('resnet', 'vision_transformer', 'got VisionTransformerClsHead'),
     ],
 )
-def test_a_classifier_of_another_form_is_not_reused(learner, source, message):
+def test_reusing_a_different_classifier_raises(learner, source, message):
     with pytest.raises(ValueError, match=message):
         TASK.reuse_classifier(NETWORKS[learner](), NETWORKS[source]())
 
 
-def test_another_number_of_classes_is_not_reused():
+def test_reusing_another_number_of_classes_raises():
     learner = classifier(dict(linear(), num_classes=5))
     with pytest.raises(ValueError, match=r"\('LinearClsHead', 32, 5\) of the learner .* 32, 3\)"):
         TASK.reuse_classifier(learner, NETWORKS['resnet']())
 
 
-def test_without_a_head_there_is_no_classifier():
+def test_classifier_of_a_network_without_head_raises():
     with pytest.raises(ValueError, match='got NoneType'):
         TASK.classifier(ImageClassifier(backbone=RESNET))

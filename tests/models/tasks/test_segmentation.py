@@ -46,7 +46,7 @@ def auxiliary(index):
 
 
 class OwnLossHead(FCNHead):
-    """A head with a loss of its own, as those of mask classification have."""
+    """Head with its own loss, like those of mask classification."""
 
     def loss(self, inputs, batch_data_samples, train_cfg):
         return dict(loss_own=self.forward(inputs).square().mean())
@@ -105,7 +105,7 @@ NETWORKS = {
     ),
 }
 
-# Members whose logits are not to be had, but which can share features.
+# Members without logits, whose features can be transferred.
 OWN_LOSSES = {
     'head': lambda: segmentor(dict(FCN, type=OwnLossHead)),
     'segmentor': lambda: segmentor(kind=OwnLossSegmentor),
@@ -167,11 +167,8 @@ def content(batch):
     ]
 
 
-# One forward
-
-
 def assert_step_is_the_frameworks(member, inputs, samples, left_out=()):
-    """Losses, gradients and statistics; returns the logits and those of a plain forward."""
+    """Compare losses, gradients and statistics; return the logits and those of a forward pass."""
     member.train()
     twin, other = copy.deepcopy(member), copy.deepcopy(member)
     torch.manual_seed(7)
@@ -187,7 +184,7 @@ def assert_step_is_the_frameworks(member, inputs, samples, left_out=()):
     return logits, other(inputs)
 
 
-def test_training_step_is_the_frameworks(member, inputs, samples):
+def test_training_step_equals_the_frameworks(member, inputs, samples):
     left_out = ['decode.acc_seg'] if member.out_channels == 1 else []
     logits, expected = assert_step_is_the_frameworks(member, inputs, samples, left_out)
     assert torch.equal(logits, expected)
@@ -195,20 +192,20 @@ def test_training_step_is_the_frameworks(member, inputs, samples):
 
 
 @pytest.mark.parametrize('kind', OWN_LOSSES)
-def test_own_losses_are_kept_and_give_no_logits(kind, inputs, samples):
+def test_custom_losses_are_used_without_logits(kind, inputs, samples):
     member = OWN_LOSSES[kind]()
     logits, _ = assert_step_is_the_frameworks(member, inputs, samples)
     assert logits is None
     assert TASK.logits(member.eval(), inputs) is None
 
 
-def test_dropout_acts_in_the_training_step(inputs, samples):
+def test_training_step_applies_dropout(inputs, samples):
     member = segmentor().train()
     first, second = (TASK.training_step(member, inputs, samples)[1] for _ in range(2))
     assert not torch.equal(first, second)
 
 
-def test_the_argmax_of_one_logit_is_not_logged_as_accuracy(inputs, samples):
+def test_accuracy_of_one_logit_is_not_logged(inputs, samples):
     member = segmentor(
         dict(
             FCN, num_classes=2, out_channels=1, threshold=0.5, loss_decode=dict(type=FocalDiceLoss)
@@ -226,18 +223,18 @@ def test_the_argmax_of_one_logit_is_not_logged_as_accuracy(inputs, samples):
     assert set(losses) == {'decode.loss_focal_dice', 'aux.loss_focal_dice'}
 
 
-def test_logits_carry_the_gradient(member, inputs, samples):
+def test_logits_have_a_gradient(member, inputs, samples):
     _, logits = TASK.training_step(member, inputs, samples)
     logits.square().sum().backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in member.backbone.parameters())
 
 
-def test_logits_without_losses(member, inputs):
+def test_logits_equal_the_frameworks(member, inputs):
     member.eval()
     assert torch.equal(TASK.logits(member, inputs), member(inputs))
 
 
-def test_one_forward_each(member, inputs, samples):
+def test_members_run_forward_once(member, inputs, samples):
     calls = []
     for part in (member.backbone, member.decode_head.conv_seg):
         part.register_forward_hook(lambda module, *args: calls.append(module))
@@ -251,18 +248,12 @@ def test_one_forward_each(member, inputs, samples):
         assert calls == [member.backbone, member.decode_head.conv_seg]
 
 
-# Taps
-
-
 def test_default_taps():
     assert TASK.default_tap(segmentor()) == 'backbone'
     assert TASK.default_tap(unet()) == 'decode_head.blocks.0'
 
 
-# Predictions
-
-
-def test_predict_is_the_frameworks_without_the_truth(member, inputs, samples):
+def test_predictions_equal_the_frameworks_without_labels(member, inputs, samples):
     member.eval()
     before = content(samples)
     predictions = TASK.predict(member, inputs, samples)
@@ -283,11 +274,8 @@ def test_predict_without_samples(member, inputs):
     assert [set(p.keys()) for p in predictions] == [{'seg_logits', 'pred_sem_seg'}] * 2
 
 
-# The ensemble
-
-
 def predicted(logits):
-    """A student's predictions, as mmseg writes them, for images of different sizes."""
+    """Predictions of a student in mmseg's format for images of different sizes."""
     return [SegDataSample(seg_logits=PixelData(data=torch.tensor(logit))) for logit in logits]
 
 
@@ -346,7 +334,7 @@ def test_union_of_two_classes_is_the_union_of_the_masks():
     assert combined[0].pred_sem_seg.data.tolist() == [[[1, 1, 0]]]
 
 
-def test_combine_writes_into_the_samples_and_keeps_the_truth(member, inputs, samples):
+def test_combine_keeps_the_labels_of_samples(member, inputs, samples):
     truth = [sample.gt_sem_seg.data.clone() for sample in samples]
     predictions = TASK.predict(member.eval(), inputs, samples)
     combined = combine(member, [predictions], 'max', samples)
@@ -364,10 +352,7 @@ def test_cascades_can_be_students(inputs, samples):
     assert combined[0].pred_sem_seg.data.shape == (1, 32, 64)
 
 
-# The truth, and the classifier that there is not
-
-
-def test_the_truth_is_the_masks(samples):
+def test_labels_are_masks(samples):
     samples[0].gt_sem_seg.data = samples[0].gt_sem_seg.data.to(torch.uint8)
     truth = TASK.truth(samples)
     assert truth.shape == (2, 32, 64)
@@ -377,28 +362,25 @@ def test_the_truth_is_the_masks(samples):
     )
 
 
-def test_a_truth_without_a_mask_is_refused(samples):
+def test_samples_without_mask_raise(samples):
     with pytest.raises(ValueError, match=r'a mask \(gt_sem_seg\)'):
         TASK.truth([samples[0], SegDataSample()])
 
 
-def test_the_number_of_classes():
+def test_number_of_classes():
     assert [
         TASK.num_classes(member) for member in (unet(), unet(3, 3), segmentor(), cascade())
     ] == [2, 3, 3, 3]
 
 
-def test_a_segmentor_has_no_classifier_of_pooled_features():
+def test_classifier_of_a_segmentor_raises():
     with pytest.raises(ValueError, match='segmentor does not have.* FitNet or CWD'):
         TASK.classifier(unet())
     with pytest.raises(ValueError, match='SRRL and SimKD .* classification'):
         TASK.reuse_classifier(unet(), unet())
 
 
-# Students that cannot be
-
-
-def test_students_of_one_kind_are_accepted():
+def test_students_of_one_kind_are_valid():
     TASK.check_students(dict(a=unet(), b=unet()))
     TASK.check_students(dict(a=segmentor(), b=unet(3, 3)))
 
@@ -410,7 +392,7 @@ def test_students_of_one_kind_are_accepted():
         (lambda: unet(2, 2), 'a 1, 0.5, b 2, None'),
     ],
 )
-def test_students_of_two_kinds_are_refused(other, found):
+def test_students_of_two_kinds_raise(other, found):
     with pytest.raises(
         ValueError,
         match=re.escape(f'students with the same out_channels and threshold, got {found}'),

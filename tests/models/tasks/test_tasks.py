@@ -48,7 +48,7 @@ def test_task_of_segmentors():
 
 
 @pytest.mark.parametrize('make_other', [segmentor, lambda: nn.Conv2d(3, 2, 1)])
-def test_members_of_two_tasks_are_named(make_other):
+def test_members_of_two_tasks_raise(make_other):
     members = dict(teacher=classifier(), student=make_other())
     kind = type(members['student']).__name__
     with pytest.raises(
@@ -61,7 +61,7 @@ def test_members_of_two_tasks_are_named(make_other):
         task_of(members)
 
 
-def test_an_unknown_framework_is_named():
+def test_unknown_framework_raises():
     with pytest.raises(TypeError, match=re.escape('got only: Linear')):
         task_of(dict(only=nn.Linear(1, 1)))
 
