@@ -131,11 +131,6 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
 def member_weights(checkpoint: Mapping[str, Any], name: str, path: str | Path) -> dict[str, Tensor]:
     """Select the weights of a member from the checkpoint of a plain network or a classroom.
 
-    Args:
-        checkpoint: Return value of :func:`load_checkpoint_file`.
-        name: Name of the member.
-        path: Path of the file, for messages.
-
     Raises:
         ValueError: If there are no weights, or a classroom's checkpoint lacks this member.
     """

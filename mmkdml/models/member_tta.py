@@ -50,11 +50,7 @@ class MemberTTA(BaseTTAModel):
     def merge_preds(
         self, data_samples_list: Sequence[Sequence[BaseDataElement]]
     ) -> list[BaseDataElement]:
-        """Return one sample per image, with the fields of the module's own predictions.
-
-        Args:
-            data_samples_list: Predicted samples of each image, one per view.
-        """
+        """Return one sample per image, with the fields of the module's own predictions."""
         return [self._merge(views) for views in data_samples_list]
 
     def _merge(self, views: Sequence[BaseDataElement]) -> BaseDataElement:

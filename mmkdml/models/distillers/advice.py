@@ -20,13 +20,7 @@ TappableModules = Callable[[str], Iterable[tuple[str, Shape]]]
 
 
 class ShapeMismatchError(ValueError):
-    """Error for outputs of different shapes in a loss that requires the same shape.
-
-    Args:
-        term: The transfer term.
-        source: Outputs of the source, after the projector.
-        learner: Outputs of the learner, after the projector.
-    """
+    """Error for outputs of different shapes in a loss that requires the same shape."""
 
     def __init__(self, term: TransferTerm, source: Outputs, learner: Outputs) -> None:
         self.term = term
@@ -76,20 +70,13 @@ def with_advice(
     tappable: TappableModules,
     advise: Advise,
 ) -> str:
-    """Return the messages of all mismatches with advice that was tried.
-
-    Args:
-        mismatches: One error per invalid transfer.
-        attempt: Builds a changed transfer.
-        tappable: Lists the modules of a member that can be tapped.
-        advise: Words the advice.
-    """
+    """Return the messages of all mismatches with advice that was tried."""
     sentences = [str(error) for error in mismatches]
     fixes = []
     for error in mismatches:
         if _differ_in_logits(error.term):
             sentences.append(
-                'Give the heads of both members the same number of logits (num_classes; for a '
+                'Use the same number of logits in the heads of both members (num_classes; for a '
                 'segmentor out_channels, too)'
             )
         change = _fix(error, attempt, tappable)

@@ -83,8 +83,8 @@ class FrozenMembers(dict[str, nn.Module]):
             raise ValueError(
                 f'The frozen {name} has no weights for {", ".join(parts)}: expected a trained '
                 f'network, got random parameters. Set model.frozen.{name} (mode kd_off: '
-                "model.teacher_checkpoint) to its checkpoint or its run's folder, or give the "
-                "member init_cfg=dict(type='Pretrained', checkpoint=FILE)"
+                "model.teacher_checkpoint) to its checkpoint or its run's folder, or set "
+                "init_cfg=dict(type='Pretrained', checkpoint=FILE) of the member"
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenMembers:
@@ -101,9 +101,6 @@ class FrozenMembers(dict[str, nn.Module]):
 
     def check_record(self, record: Tensor | None) -> None:
         """Check that a checkpoint was trained with the same frozen members.
-
-        Args:
-            record: Return value of :meth:`record` when the checkpoint was saved.
 
         Raises:
             ValueError: If a file differs, or the record is invalid.

@@ -67,11 +67,7 @@ class KnowledgeStore:
             return {key: _deserialize(*row) for key, *row in self._file.execute(query, keys)}
 
     def add(self, tensors: Mapping[bytes, Tensor]) -> None:
-        """Add all tensors with new keys; if that fails, add none, warn and set :attr:`full`.
-
-        Args:
-            tensors: Contiguous tensors on the CPU by key.
-        """
+        """Add all contiguous CPU tensors with new keys; on failure add none, warn, set ``full``."""
         if self.full:
             return
         serialized = ((key, save({'': tensor})) for key, tensor in tensors.items())

@@ -19,9 +19,6 @@ from mmkdml.registry import MODELS
 def build_members(members: Mapping[str, Any]) -> dict[str, nn.Module]:
     """Build members from their configs; modules are used as they are.
 
-    Args:
-        members: Config or module by name.
-
     Raises:
         ValueError: If a config is invalid, or two members are the same module.
     """
@@ -70,13 +67,6 @@ def probe_member(
     name: str = 'the network',
 ) -> MemberOutputs:
     """Compute a member's outputs for a blank image (1, 3, H, W) in eval mode.
-
-    Args:
-        member: The network.
-        task: Its task.
-        taps: Names of the modules to record.
-        input_size: (H, W) of the image.
-        name: Name of the member, for error messages.
 
     Raises:
         ValueError: If a tap does not exist, or the forward pass fails.

@@ -27,14 +27,7 @@ _LABELS = ('to_onehot', 'num_classes', 'seg_pad_val')
 def shared_settings(
     own: Any, by_member: Mapping[str, Any], frozen: Collection[str], default: Any = None
 ) -> Any:
-    """Choose the preprocessor of a classroom: its own, a trained member's, or a frozen member's.
-
-    Args:
-        own: Preprocessor of the classroom; None if it has none.
-        by_member: Preprocessors of members by name.
-        frozen: Names of the frozen members.
-        default: Return value if there is none.
-    """
+    """Choose the preprocessor of a classroom: its own, a trained member's, or a frozen member's."""
     if own:
         return own
     in_order = sorted(by_member, key=lambda name: name in frozen)
@@ -44,13 +37,7 @@ def shared_settings(
 def default_preprocessor(
     configs: Mapping[str, Any], members: Mapping[str, Any], frozen: Collection[str]
 ) -> nn.Module:
-    """Copy the data preprocessor of a member for a classroom that has none.
-
-    Args:
-        configs: Config or module of each member, by name.
-        members: The built members, by name.
-        frozen: Names of the frozen members.
-    """
+    """Copy the data preprocessor of a member for a classroom that has none."""
     by_member = {
         name: member.data_preprocessor
         for name, member in members.items()
@@ -126,7 +113,7 @@ def share_preprocessing(
             raise ValueError(
                 f'Invalid normalization of {name}: it differs from the shared one, which is '
                 f'supported with {", ".join(AFFINE_AUGMENTS)}, got {", ".join(sorted(unknown))}. '
-                'Give all members the same data_preprocessor'
+                'Use the same data_preprocessor for all members'
             )
         own[name] = Renormalization(shared, preprocessor)
         if own[name].refills_padding and record_sizes not in shared._forward_hooks.values():
@@ -179,7 +166,7 @@ def _check_common(
     if type(own) is not type(shared):
         raise ValueError(
             f'Invalid data_preprocessor of {name}: expected {type(shared).__name__}, the type that '
-            f'the classroom uses, got {type(own).__name__}. Members share one batch; give all the '
+            f'the classroom uses, got {type(own).__name__}. Members share one batch; use the '
             'same type'
         )
     free = {*_NORMALIZATION, *PAD_VALUES, 'batch_augments'}
@@ -195,7 +182,7 @@ def _check_common(
             raise ValueError(
                 f'Invalid data_preprocessor of {name}: expected {key}={value!r}, which the '
                 f'classroom uses, got {ends[1].get(key)!r}. Members share one batch and its '
-                f'labels; give all the same {key} (mean, std, channel order and padding value '
+                f'labels; use the same {key} (mean, std, channel order and padding value '
                 'may differ)'
             )
 

@@ -31,10 +31,6 @@ def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[
     weights. If some parameters are in no file, nothing is loaded, because the network then needs a
     checkpoint.
 
-    Args:
-        member: The network.
-        name: Name of the network, for messages.
-
     Returns:
         The local files by name of the module that was loaded, such as ``teacher.backbone``; and the
         names of submodules with parameters that no file has.

@@ -114,12 +114,7 @@ def _pad_value(preprocessor: nn.Module) -> float:
 
 
 def normalization(preprocessor: nn.Module, channels: int | None = None) -> dict[str, Any]:
-    """Return the settings of a data preprocessor that change pixel values.
-
-    Args:
-        preprocessor: The data preprocessor.
-        channels: Length of the lists. Default: length of the mean.
-    """
+    """Return the settings of a data preprocessor that change pixel values."""
     mean, std = mean_and_std(preprocessor)
     channels = channels or len(mean)
     return dict(

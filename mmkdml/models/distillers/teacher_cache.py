@@ -81,13 +81,6 @@ class TeacherCache:
     ) -> tuple[MemberOutputs, dict[str, Tensor]]:
         """Return the outputs of a member, which runs on the images that are not cached.
 
-        Args:
-            name: Name of the member.
-            member: The network.
-            terms: All transfer terms; taps of terms with this source are cached.
-            run: Forward pass of the member.
-            inputs: Preprocessed images (N, 3, H, W).
-
         Returns:
             The outputs, and scalars to log: the share of cached images in [0, 1], and the size of
             the file in GiB.

@@ -91,13 +91,7 @@ class TransferTerm:
     def __call__(
         self, source: Outputs, learner: Outputs, *extra_loss_inputs: Any
     ) -> dict[str, Tensor]:
-        """Compute the weighted losses by key.
-
-        Args:
-            source: Outputs of the source, detached.
-            learner: Outputs of the learner.
-            *extra_loss_inputs: See :meth:`extra_loss_inputs`.
-        """
+        """Compute the weighted losses by key for detached outputs of the source."""
         source, learner = project(self.projector, source, learner)
         losses = {self.key: self.transfer.weight * self.loss(learner, source, *extra_loss_inputs)}
         discriminator_loss = getattr(self.loss, 'discriminator_loss', None)

@@ -16,11 +16,7 @@ from mmkdml.names import ENSEMBLE
 
 @contextmanager
 def reraise_as_value_error(message: str) -> Iterator[None]:
-    """Convert any error in the block, such as those of the frameworks, to a ``ValueError``.
-
-    Args:
-        message: Beginning of the new message; type and message of the original error follow.
-    """
+    """Convert any error in the block, such as those of the frameworks, to a ``ValueError``."""
     try:
         yield
     except Exception as error:
@@ -28,13 +24,7 @@ def reraise_as_value_error(message: str) -> Iterator[None]:
 
 
 def check_kind(kind: type, name: str, **arguments: Any) -> None:
-    """Raise ``ValueError`` unless all arguments are None or instances of a type.
-
-    Args:
-        kind: The type, such as ``Mapping``; strings are never accepted.
-        name: Name of the type for users, such as ``'a list'``.
-        **arguments: Values by name.
-    """
+    """Raise ``ValueError`` unless all arguments are None or of a type that is not a string."""
     for argument, value in arguments.items():
         if isinstance(value, str) or not isinstance(value, kind | None):
             raise ValueError(f'{argument} must be {name}, got {value!r}')
@@ -71,14 +61,7 @@ def check_classroom(
     students: Any,
     reused_classifiers: Any,
 ) -> list[Transfer]:
-    """Check the arguments of a classroom before its members are built.
-
-    Returns:
-        The transfers.
-
-    Raises:
-        ValueError: If a type, name, role or weight is invalid.
-    """
+    """Check the arguments of a classroom before its members are built."""
     by_name = dict(members=members, supervised_weights=supervised_weights, frozen=frozen)
     check_kind(Mapping, 'a dict by name', reused_classifiers=reused_classifiers, **by_name)
     check_kind(Sequence, 'a list', transfers=transfers, students=students)
@@ -152,11 +135,7 @@ def check_roles(
 
 
 def choose_ensemble(ensemble: str | Ensemble | None, task: Task) -> Ensemble:
-    """Return the ensemble by its name, or the task's default for None.
-
-    Raises:
-        ValueError: If the task does not support the ensemble.
-    """
+    """Return the ensemble by its name, or the task's default for None."""
     ensemble = ensemble or task.default_ensemble
     if callable(ensemble):
         return ensemble
@@ -174,11 +153,7 @@ def choose_students(
     transfers: Iterable[Transfer],
     task: Task,
 ) -> tuple[str, ...]:
-    """Return the students' names: as passed, or all learners, or all members without transfers.
-
-    Raises:
-        ValueError: If the task does not support an ensemble of the students.
-    """
+    """Return the students' names: as passed, or all learners, or all members without transfers."""
     if students is None:
         learners = {transfer.learner for transfer in transfers}
         students = [name for name in members if name in learners]

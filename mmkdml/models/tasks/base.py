@@ -39,11 +39,6 @@ class Task(ABC):
     ) -> tuple[Losses, Tensor | None]:
         """Compute the supervised losses and logits in one forward pass.
 
-        Args:
-            member: The network.
-            inputs: Preprocessed images (N, 3, H, W).
-            samples: Samples with labels.
-
         Returns:
             The framework's log of losses, and logits (N, K) or (N, K, h, w); None for heads without
             logits of these shapes.
@@ -98,14 +93,7 @@ class Task(ABC):
         ensemble: Ensemble,
         samples: Samples | None,
     ) -> Samples:
-        """Set the predictions of an ensemble in samples and return them.
-
-        Args:
-            students: The students.
-            predictions: Return values of :meth:`predict`, one per student.
-            ensemble: See :mod:`mmkdml.models.ensembles`.
-            samples: Samples of the batch; None to create new ones.
-        """
+        """Set the predictions of an ensemble in samples and return them."""
 
     @abstractmethod
     def dummy_samples(self, number: int, input_size: Sequence[int]) -> Samples:

@@ -392,7 +392,7 @@ CLASSROOMS = {
         lambda tiny: mixed(tiny, 0, 1), 'or leave them out', lambda tiny: mixed(tiny, None, None)
     ),
     'the same padding': (
-        lambda tiny: padded(tiny, 8, 16), 'give all the same pad_size_divisor',
+        lambda tiny: padded(tiny, 8, 16), 'use the same pad_size_divisor',
         lambda tiny: padded(tiny, 16, 16),
     ),
 }  # fmt: skip
