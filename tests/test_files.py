@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mmkdml.files import atomic_writer, json_text, own_file, write_atomically
+from mmkdml.files import (
+    atomic_path,
+    atomic_writer,
+    json_text,
+    own_file,
+    remove_partial_files,
+    write_atomically,
+)
 
 
 def test_file_is_replaced(tmp_path):
@@ -67,6 +74,29 @@ def test_file_appears_when_the_block_ends(tmp_path):
         file.write('no bytes')
     assert path.read_bytes() == b'abcdef'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_errors_about_other_files_name_them(tmp_path):
+    with pytest.raises(FileNotFoundError) as found, atomic_path(tmp_path / 'file'):
+        (tmp_path / 'other').read_bytes()
+    assert found.value.filename == str(tmp_path / 'other')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name', ['x' * 255, 'ä' * 127])
+def test_longest_file_names(tmp_path, name):
+    write_atomically(tmp_path / name, b'new')
+    assert (tmp_path / name).read_bytes() == b'new'
+
+
+def test_partial_files_are_removed(tmp_path):
+    names = ['.a.pth.1.f0.part', '.b.csv.1.f0.part', 'c.part']
+    for name in names:
+        (tmp_path / name).touch()
+    remove_partial_files(tmp_path, '*.pth')
+    assert {path.name for path in tmp_path.iterdir()} == set(names[1:])
+    remove_partial_files(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == names[2:]
 
 
 def strict(text):

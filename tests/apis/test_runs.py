@@ -124,7 +124,7 @@ def test_images_are_kept_of_all_parts_that_there_are():
 def test_images_of_other_data_sets_are_not_kept(named):
     config = load_config(DEMO)
     config.val_dataloader.dataset = dict(type=named)
-    with pytest.raises(TypeError, match='split files alone, such as .*, not of .*CustomDataset'):
+    with pytest.raises(TypeError, match='image cache: expected .* got .*CustomDataset'):
         use_image_cache(config, 'cache')
 
 
