@@ -186,7 +186,7 @@ def _check_pickle(pickle: bytes | BinaryIO) -> None:
             continue
         value = memo.get(arg) if 'GET' in opcode.name else arg if 'UNICODE' in opcode.name else None
         if opcode.name == 'GLOBAL' and str(arg).endswith(' bytearray'):
-            raise ValueError('it creates a bytearray, unlike any checkpoint')
+            raise ValueError('it creates a bytearray, which checkpoints do not contain')
         if opcode.name == 'GLOBAL' and arg == '_codecs encode':
             value = _ENCODE
         allowed = dict(text=isinstance(value, str), codec=value == 'latin1')

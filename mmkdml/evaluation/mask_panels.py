@@ -121,7 +121,7 @@ def _draw(axis: Axes, panel: Panel, name: str, with_name: bool) -> None:
     axis.set_title('\n'.join(lines), fontsize=10)
 
 
-def _outline(axis: Axes, mask: np.ndarray, colour: str, width: float) -> None:
+def _outline(axis: Axes, mask: np.ndarray, color: str, width: float) -> None:
     if not mask.any():
         return  # matplotlib warns about empty contours
     height, breadth = mask.shape
@@ -131,7 +131,7 @@ def _outline(axis: Axes, mask: np.ndarray, colour: str, width: float) -> None:
         np.arange(-1, height + 1),
         np.pad(mask, 1),
         levels=[0.5],
-        colors=colour,
+        colors=color,
         linewidths=width,
     )
     axis.set(xlim=(-0.5, breadth - 0.5), ylim=(height - 0.5, -0.5))

@@ -201,7 +201,7 @@ def _check_splits(splits: Mapping[str, Sequence[SplitRow]]) -> None:
 
 def _read_rows(path: Path) -> list[SplitRow]:
     rows: list[SplitRow] = []
-    lines: dict[Any, int] = {}  # of each id and each image
+    lines: dict[Any, int] = {}  # first line of each id and image
     with path.open(encoding='utf-8-sig', newline='') as file:
         reader = csv.reader(file, strict=True)
         try:

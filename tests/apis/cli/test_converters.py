@@ -76,9 +76,7 @@ def test_elsewhere_the_next_command_says_where(tmp_path, monkeypatch, capsys, so
 
 def test_data_that_no_config_knows(tmp_path, capsys):
     run(['data', '--out', str(tmp_path)])
-    assert capsys.readouterr().out.endswith(
-        'next: a config of your own, as in docs/custom_data.md\n'
-    )
+    assert capsys.readouterr().out.endswith('docs/custom_data.md\n')
 
 
 def test_out_is_asked_for(capsys):
