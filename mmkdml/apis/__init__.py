@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from mmkdml.apis.cli.converters import run_converter
     from mmkdml.apis.export.publish import publish
     from mmkdml.apis.prediction.inputs import ReadOptions
+    from mmkdml.apis.prediction.nifti import write_mask
     from mmkdml.apis.prediction.outputs import predict_files
     from mmkdml.apis.prediction.predictor import Answer, Prediction, Predictor, load
-    from mmkdml.apis.prediction.volumes import write_mask
     from mmkdml.apis.run_checkpoints import newest_checkpoint
     from mmkdml.apis.runs import (
         load_config,
@@ -32,7 +32,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.prediction.inputs': ['ReadOptions'],
         '.prediction.outputs': ['predict_files'],
         '.prediction.predictor': ['Answer', 'Prediction', 'Predictor', 'load'],
-        '.prediction.volumes': ['write_mask'],
+        '.prediction.nifti': ['write_mask'],
         '.run_checkpoints': ['newest_checkpoint'],
         '.runs': [
             *('load_config', 'load_weights', 'make_runner'),

@@ -133,7 +133,7 @@ def test_bad_files_end_in_an_exit_code_and_the_good_are_done(predict, run, folde
     with pytest.raises(SystemExit) as stopped:
         predict(run, folder, '--out', out, '--no-overlays', '--max-megapixels', 0.1)
     message = stopped.value.code  # a text, so that the exit code is 1
-    assert message.startswith('predict.py: error: 10 of 13 cases could not be predicted')
+    assert message.startswith('predict.py: error: 10 of 13 cases failed')
     lines = message.splitlines()[1:]
     assert len(lines) == 10
     for expected in (
@@ -165,15 +165,15 @@ def test_nothing_to_predict_with(predict, run, checkpoint, folder, tmp_path, pay
     out = tmp_path / 'out'
     weights = 'is not a valid checkpoint'
     for words, message in {
-        (run, tmp_path / 'empty'): 'empty holds no image: expected files with',
-        (run, 'nowhere'): 'There is no image or folder nowhere',
-        (run, folder, '--exclude', '*'): r'images holds no image: .*, other than \*',
-        (run, folder, '--members', 'tutor'): 'members must be some of teacher, student_1',
-        (run, folder, '--batch-size', '0'): 'batch_size must be a whole number of 1 or more, got 0',
-        (run, folder, '--window', '3', '1'): 'from a lower to a higher intensity, got 3.0 to 1.0',
-        (run, folder, '--device', 'cuda:99'): "device must be one that torch has here.*'cuda:99'",
-        (run, folder, '--out', folder / 'a.png'): 'a.png is a file; name a folder to write to',
-        (run, folder, '--out', folder / 'out'): 'its masks would be the next images',
+        (run, tmp_path / 'empty'): 'No images in .*empty: expected DICOM',
+        (run, 'nowhere'): 'No such image or folder: nowhere',
+        (run, folder, '--exclude', '*'): r'No images in .*images: .*, except \*',
+        (run, folder, '--members', 'tutor'): 'members: expected some of teacher, student_1',
+        (run, folder, '--batch-size', '0'): 'batch_size: expected an integer .*, got 0',
+        (run, folder, '--window', '3', '1'): 'window: .* got 3.0 and 1.0',
+        (run, folder, '--device', 'cuda:99'): "device: .*'cuda:99'",
+        (run, folder, '--out', folder / 'a.png'): 'a.png: expected a folder, got a file',
+        (run, folder, '--out', folder / 'out'): 'is inside of the input folder',
         (SEGMENT, 'nowhere', folder): 'There is no checkpoint at nowhere',
         (SEGMENT, folder, folder): 'There is no checkpoint at .*images: expected a file, or',
         ('nowhere', folder): 'There is no folder nowhere: expected that of a run, or a config',

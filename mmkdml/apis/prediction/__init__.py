@@ -1,9 +1,9 @@
 """Prediction for image files, volumes and arrays."""
 
 from mmkdml.apis.prediction.inputs import ReadOptions
+from mmkdml.apis.prediction.nifti import write_mask
 from mmkdml.apis.prediction.outputs import predict_files
 from mmkdml.apis.prediction.predictor import Answer, Prediction, Predictor, load
-from mmkdml.apis.prediction.volumes import write_mask
 
 __all__ = [
     'Answer',

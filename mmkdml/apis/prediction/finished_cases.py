@@ -1,4 +1,4 @@
-"""Records of the predicted cases in a folder, with which a stopped prediction is continued."""
+"""Records of the finished cases in a folder, to continue an interrupted prediction."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mmkdml.apis.run_settings import NOT_SET, settings_difference
 from mmkdml.files import file_sha256, json_text
 
 SETTINGS = 'settings.json'
-_LONGEST_NAME = 255  # bytes, in all file systems that are common
+_LONGEST_NAME = 255  # bytes, in all common file systems
 
-# All of a config that answers depend on.
+# Parts of a config that predictions depend on.
 _DECISIVE = (
     'default_scope',
     'model',
@@ -33,28 +33,28 @@ _DECISIVE = (
 
 
 class Records:
-    """The finished cases in a folder: ``settings.json``, and ``cases/<case>.json`` for each.
+    """Finished cases in a folder: ``settings.json``, and ``cases/<case>.json`` for each.
 
     Args:
         outputs: The folder; it need not exist yet.
-        settings: Everything but the files that predictions depend on, as JSON values.
+        settings: JSON values of everything that predictions depend on, except the files.
     """
 
     def __init__(self, outputs: OutputFolder, settings: dict[str, Any]) -> None:
         self.outputs = outputs
         self.out = outputs.path
         self.settings = settings
-        self._seen: dict[str, Any] = {}  # by case: state of its files before they are read
+        self._seen: dict[str, Any] = {}  # by case: status of its files before they are read
 
     def claim(self, force: bool = False) -> None:
         """Create the folder and write the settings.
 
         Args:
-            force: Replace other settings.
+            force: Replace settings that differ.
 
         Raises:
-            FileExistsError: If there is a settings file that no tool wrote.
-            ValueError: If there are predictions made with other settings.
+            FileExistsError: If a settings file exists that no tool wrote.
+            ValueError: If the folder holds predictions with other settings.
         """
         path = self.out / SETTINGS
         self.outputs.check([path])
@@ -74,20 +74,20 @@ class Records:
         self.outputs.write_text(path, json.dumps(self.settings, indent=1))
 
     def find(self, source: Source, force: bool = False) -> list[dict[str, Any]] | None:
-        """The rows of a finished case.
+        """Return the table rows of a finished case.
 
         Args:
             source: The case.
             force: Return None, so that the case is predicted again.
 
         Returns:
-            None if it has none, or if its files or its outputs have changed since.
+            The rows; None if the case is not finished, or its files or outputs have changed.
 
         Raises:
-            OSError: If its name is too long for a file.
+            OSError: If the name of the case is too long for a file.
         """
         path = self.path_of(source)
-        if len(os.fsencode(path.name)) > _LONGEST_NAME:  # otherwise found only in existing folders
+        if len(os.fsencode(path.name)) > _LONGEST_NAME:  # is_file() hides it
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
         self._seen[source.name] = _state(source)
         record = _read(path) if source.files else None
@@ -104,11 +104,11 @@ class Records:
 
         Args:
             source: The case; :meth:`find` must have been called with it.
-            rows: What the table tells of it.
-            written: Files in the folder that belong to it.
+            rows: Its table rows.
+            written: Its output files.
 
         Returns:
-            Whether its files are unchanged since; if not, nothing is recorded.
+            False if its input files have changed; then nothing is recorded.
         """
         record: dict[str, Any] = dict(
             stamp=self._stamp(source),
@@ -138,7 +138,7 @@ class Records:
                 self.outputs.remove(path)
 
     def _stamp(self, source: Source) -> dict[str, Any]:
-        """What must not have changed for an answer to stand."""
+        """Return everything that a finished case depends on."""
         return dict(
             settings=self.settings,
             files=[str(path) for path in source.files],
@@ -147,20 +147,20 @@ class Records:
 
 
 def _state(source: Source) -> list[Any]:
-    """Return numbers that change with the files; cheaper than hashes."""
+    """Return numbers that change with the files, which are cheaper than hashes."""
     states = [path.stat() for path in source.files if path.exists()]
     return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in states]
 
 
 def decisive_sha256(config: Config) -> str:
-    """SHA-256 of all of a config that answers depend on: its model and its test pipelines."""
-    whole = config.to_dict()
-    content = json.dumps({key: whole.get(key) for key in _DECISIVE}, sort_keys=True, default=str)
+    """Return the SHA-256 of the parts of a config that predictions depend on."""
+    settings = config.to_dict()
+    content = json.dumps({key: settings.get(key) for key in _DECISIVE}, sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file; None if there is none, or it is of another kind."""
+    """Return the JSON object in a file; None if it is missing or something else."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""A config's test pipeline for images that have no truth."""
+"""A config's test pipeline for images without annotations."""
 
 from __future__ import annotations
 
@@ -15,61 +15,62 @@ from mmkdml.datasets import LoadBinaryMask
 from mmkdml.inspection.config import use_default_scope
 from mmkdml.registry import TRANSFORMS
 
-_TRUTH = (LoadAnnotations, LoadBinaryMask)  # mmseg's is one of mmcv's
+_ANNOTATIONS = (LoadAnnotations, LoadBinaryMask)  # mmseg's is a subclass of mmcv's
 _FLIPS = ('flip', 'flip_direction')
 
 
 class ImagePipeline:
-    """The test pipeline of a config without what loads the truth.
+    """The test pipeline of a config without the transforms that load annotations.
 
     Args:
-        config: Its ``test_dataloader.dataset.pipeline`` is used, or else its ``test_pipeline``.
-        augment: Take the config's ``tta_pipeline`` in its place, or, without one, show the network
-            the image as it is and flipped each way.
+        config: Config with ``test_dataloader.dataset.pipeline`` or ``test_pipeline``.
+        augment: Use the config's ``tta_pipeline`` instead. Without one, the views are the image,
+            its horizontal and its vertical flip.
 
     Raises:
-        ValueError: If there is no such pipeline, it does not begin with ``LoadCheckedImage`` or
-            mmcv's ``LoadImageFromFile``, does not end with a transform that packs, or has no
-            ``TestTimeAug`` for views.
+        ValueError: If the config has no such pipeline, or it does not begin with
+            ``LoadCheckedImage`` or mmcv's ``LoadImageFromFile``; with ``augment``, if it does not
+            end with a packing transform or has no ``TestTimeAug``.
     """
 
     def __init__(self, config: Config, augment: bool = False) -> None:
         use_default_scope(config)
-        own_views = config.get('tta_pipeline') if augment else None
-        settings = copy.deepcopy(own_views or _test_pipeline(config))  # TestTimeAug builds in it
+        tta_pipeline = config.get('tta_pipeline') if augment else None
+        # A copy, because TestTimeAug builds its transforms in place.
+        settings = copy.deepcopy(tta_pipeline or _test_pipeline(config))
         steps = [step if callable(step) else TRANSFORMS.build(step) for step in settings]
         if not steps or not isinstance(steps[0], LoadImageFromFile):
             raise ValueError(
-                "the config's test pipeline must begin with LoadImageFromFile or LoadCheckedImage "
-                f'to predict images, but it is {[type(step).__name__ for step in steps]}'
+                'Invalid test pipeline: expected LoadImageFromFile or LoadCheckedImage first, got '
+                f'{[type(step).__name__ for step in steps]}'
             )
         self.load, *rest = steps
-        self._rest = [step for step in rest if not isinstance(step, _TRUTH)]
-        if augment and not own_views:
+        self._rest = [step for step in rest if not isinstance(step, _ANNOTATIONS)]
+        if augment and not tta_pipeline:
             self._rest = _with_flips(self._rest)
         views = [one for step in self._rest for one in getattr(step, 'subroutines', [])]
         if augment and not views:
             raise ValueError(
-                "the config's tta_pipeline must have TestTimeAug, which makes the views, but it is "
+                'Invalid tta_pipeline: expected TestTimeAug, which creates the views, got '
                 f'{[type(step).__name__ for step in steps]}'
             )
         for view in views:
-            view.transforms = [one for one in view.transforms if not isinstance(one, _TRUTH)]
+            view.transforms = [one for one in view.transforms if not isinstance(one, _ANNOTATIONS)]
             for step in view.transforms:
-                if hasattr(step, 'meta_keys'):  # or nobody would know what to turn back
+                if hasattr(step, 'meta_keys'):  # needed to flip the predictions back
                     step.meta_keys = tuple(dict.fromkeys((*step.meta_keys, *_FLIPS)))
 
     def __call__(
         self, path: str | Path | None = None, pixels: np.ndarray | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Prepares one image, of a file or in memory.
+        """Prepare one image from a file or from memory.
 
         Args:
-            path: The file; or a name for the pixels.
-            pixels: (H, W) grey or (H, W, 3) RGB, uint8. Not changed.
+            path: The file, or a name for the pixels.
+            pixels: (H, W) gray or (H, W, 3) RGB, uint8; not modified.
 
         Returns:
-            The image as it was loaded, (H, W, 3) uint8 RGB, and what the pipeline packed.
+            The loaded image, (H, W, 3) uint8 RGB, and the packed output of the pipeline.
         """
         results: dict[str, Any] = dict(img_path=str(path), seg_fields=[])
         if pixels is None:
@@ -77,17 +78,17 @@ class ImagePipeline:
         else:
             image = self._as_loaded(pixels)
             results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
-        shown = _as_shown(results['img'])
+        loaded = _as_rgb(results['img'])
         for step in self._rest:
             results = step(results)
-        return shown, results
+        return loaded, results
 
     def _as_loaded(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels in the form in which the pipeline's loader gives those of a file."""
+        """Convert pixels to the format in which the pipeline's loader returns those of a file."""
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[..., None], 3, axis=2)
-        grey = self.load.color_type == 'grayscale'
-        image = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR)
+        gray = self.load.color_type == 'grayscale'
+        image = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY if gray else cv2.COLOR_RGB2BGR)
         return image.astype(np.float32) if self.load.to_float32 else image
 
 
@@ -96,19 +97,18 @@ def _test_pipeline(config: Config) -> list[Any]:
     pipeline = dataset.get('pipeline') or config.get('test_pipeline')
     if not pipeline:
         raise ValueError(
-            'the config must have test_dataloader.dataset.pipeline or test_pipeline, which says '
-            f'how images are loaded and resized; it has {", ".join(sorted(config))}'
+            'Invalid config: expected test_dataloader.dataset.pipeline or test_pipeline, got '
+            f'{", ".join(sorted(config))}'
         )
     return list(pipeline)
 
 
 def _with_flips(steps: list[Any]) -> list[Any]:
-    """Views of the image as it is, and flipped each way; mmseg turns their answers back."""
+    """Add unflipped, horizontally and vertically flipped views."""
     if not steps or not hasattr(steps[-1], 'meta_keys'):
         raise ValueError(
-            'the test pipeline must end with PackInputs or PackSegInputs to be shown flipped '
-            f'images, but it ends with {type(steps[-1]).__name__ if steps else "nothing"}; give '
-            'the config a tta_pipeline'
+            'Invalid test pipeline for flipped views: expected PackInputs or PackSegInputs last, '
+            f'got {type(steps[-1]).__name__ if steps else "nothing"}. Define a tta_pipeline'
         )
     *before, pack = steps
     flips = [
@@ -119,6 +119,6 @@ def _with_flips(steps: list[Any]) -> list[Any]:
     return [*before, TestTimeAug([flips, [pack]])]
 
 
-def _as_shown(image: np.ndarray) -> np.ndarray:
+def _as_rgb(image: np.ndarray) -> np.ndarray:
     image = image.astype(np.uint8)
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)

@@ -1,4 +1,4 @@
-"""Predictions as files: masks, overlays and tables, case by case, so that a stop costs little."""
+"""Writing predictions as masks, overlays and tables, case by case."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from PIL import Image
 from mmkdml.apis.output_folder import MANIFEST, OutputFolder
 from mmkdml.apis.prediction.finished_cases import SETTINGS, Records, decisive_sha256
 from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources
+from mmkdml.apis.prediction.nifti import write_mask
 from mmkdml.apis.prediction.overlays import draw_overlay
 from mmkdml.apis.prediction.predictor import Prediction, Predictor
-from mmkdml.apis.prediction.volumes import write_mask
 from mmkdml.evaluation.mask_panels import Panel
 from mmkdml.evaluation.spreadsheets import csv_text
 from mmkdml.files import file_sha256, json_text
 
-# Of a stack or volume, as many images as a screen has room for.
-_ROWS_OF_AN_OVERLAY = 4
+_OVERLAY_ROWS = 4  # images of a stack or volume
 PREDICTIONS_CSV, PREDICTIONS_JSON = 'predictions.csv', 'predictions.json'
-# Errors of a case whose name is invalid for a file, or is that of a folder.
-_OF_ITS_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+# Errors caused by a case's name: too long, or the name of an existing file or folder.
+_NAME_ERRORS = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 _MASK_SUFFIXES = ('.png', '.tif', '.nii.gz')
 
 
@@ -43,48 +42,48 @@ def predict_files(
     read: ReadOptions | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Predict files, and write the predictions of the members and the ensemble.
+    """Predict files and write the predictions of the members and the ensemble to a folder.
 
-    In ``out`` there are then
+    The folder then contains:
 
-    - ``predictions.csv``: a row for each image and member, with the class and each class's score,
-      or with the number of pixels of each foreground class; ``predictions.json``: the same by case,
-      with the case's file or folder, the settings and what failed;
-    - for segmentation ``masks/<member>/<case>``: PNG, TIFF for a stack, NIfTI on the volume's own
-      grid for NIfTI and DICOM. The foreground of two classes is 255 in PNG and TIFF; otherwise
-      the values are the classes' indices;
-    - for segmentation ``overlays/<case>.png``; of several images those with the most foreground.
+    - ``predictions.csv``: a row for each image and member with the class and the score of each
+      class, or the number of pixels of each foreground class.
+    - ``predictions.json``: the same by case, with the input file or folder, the settings and the
+      failed cases.
+    - ``masks/<member>/<case>`` (segmentation): PNG, TIFF for a stack, and NIfTI on the volume's own
+      grid for NIfTI and DICOM. Values are class indices, except that PNG and TIFF masks of two
+      classes have 255 as foreground.
+    - ``overlays/<case>.png`` (segmentation): the images with the most foreground.
+    - ``.mmkdml_outputs``: the list of all written files. No other file is ever replaced.
 
-    Cases that cannot be read or written are skipped and named at the end. Cases that an earlier
-    call with the same settings has finished are skipped while the content of their files, and of
-    what was written of them, is unchanged. ``.mmkdml_outputs`` lists the files that were
-    written; no other file is replaced.
+    Cases that cannot be read or written are skipped and reported at the end. Cases that an earlier
+    call with the same settings has finished are skipped if their input and output files are
+    unchanged.
 
     Args:
-        predictor: As :func:`~mmkdml.apis.prediction.predictor.load` gives it.
+        predictor: Return value of :func:`~mmkdml.apis.prediction.predictor.load`.
         images: Files and folders; see :func:`~mmkdml.apis.prediction.inputs.find_sources`.
-        out: Folder to write to; made if missing.
-        exclude: Leaves out files whose names match.
-        overlays: Draw them.
-        force: Predict all cases again, and replace predictions made with other settings.
-        members: As of :meth:`Predictor.stream`, like ``augment``, ``read`` and ``options``.
-        augment: See there.
-        read: See there.
-        **options: See there (``batch_size``, ``progress``).
+        out: Output folder; created if missing.
+        exclude: Pattern of file names to skip.
+        overlays: Draw overlays.
+        force: Predict all cases again, and replace predictions with other settings.
+        members: Names of the members to return. Default: all.
+        augment: Average over test-time augmentation.
+        read: Options for reading images and volumes.
+        **options: Further arguments of :meth:`Predictor.stream` (``batch_size``, ``progress``).
 
     Returns:
         The rows of ``predictions.csv``.
 
     Raises:
-        FileExistsError: If ``out`` holds a file to write that no earlier call wrote, or that is an
-            input.
-        FileNotFoundError: If there is no such file or folder.
-        ValueError: If ``out`` is a file, lies in a folder of images or holds predictions made
-            with other settings, an argument is out of range, two cases would be written to the same
-            files, or, at the end, if a case could not be read or written.
+        FileExistsError: If an output file exists that no earlier call wrote, or that is an input.
+        FileNotFoundError: If an input does not exist.
+        ValueError: If ``out`` is a file, is inside of a folder of images or holds predictions with
+            other settings; if an argument is invalid or two cases have the same output files; or,
+            after all other cases are written, if a case failed.
     """
     out, read = Path(out), read or ReadOptions()
-    _check_place(out, images)
+    _check_folder(out, images)
     sources = find_sources(images, exclude, number=False)
     outputs = OutputFolder(out, inputs=[path for source in sources for path in source.files])
     wanted = [name for name in predictor.members if name in (members or predictor.members)]
@@ -104,71 +103,70 @@ def predict_files(
     for source in sources:
         try:
             done[source.name] = records.find(source, force)
-            outputs.check([records.path_of(source), *_places(source, wanted)])
+            outputs.check([records.path_of(source), *_output_paths(source, wanted)])
         except OSError as error:
-            if error.errno not in _OF_ITS_NAME:
+            if error.errno not in _NAME_ERRORS:
                 raise
-            failed[source.name] = f'{_place(source)}: {error}'
+            failed[source.name] = f'{_input_path(source)}: {error}'
     outputs.check([PREDICTIONS_CSV, PREDICTIONS_JSON, SETTINGS])
     todo = [source for source in sources if done.get(source.name, ()) is None]
 
-    def tell(source: Source, error: ValueError) -> None:
+    def add_failed(source: Source, error: ValueError) -> None:
         failed[source.name] = str(error)
 
     stream = predictor.stream(
-        todo, members=members, augment=augment, read=read, on_error=tell, **options
+        todo, members=members, augment=augment, read=read, on_error=add_failed, **options
     )
     records.claim(force)
-    _refuse_equal_names(sources, out)
+    _check_case_insensitive_names(sources, out)
     for case, predictions in groupby(stream, key=lambda prediction: prediction.case):
         try:
             rows, written = _write_case(case, predictions, predictor, outputs, overlays)
             if records.keep(case.source, rows, written):
                 done[case.source.name] = rows
             else:
-                failed[case.source.name] = f'{_place(case.source)}: changed while it was predicted'
+                failed[case.source.name] = (
+                    f'{_input_path(case.source)}: changed while it was predicted'
+                )
         except OSError as error:
-            if error.errno not in _OF_ITS_NAME:
+            if error.errno not in _NAME_ERRORS:
                 raise
-            failed[case.source.name] = f'{_place(case.source)}: {error}'
+            failed[case.source.name] = f'{_input_path(case.source)}: {error}'
     for source in todo:
         if source.name in failed:
             records.forget(source)
-    whole = [source for source in sources if source.name not in failed]
+    succeeded = [source for source in sources if source.name not in failed]
     table = pd.DataFrame(
-        [dict(case=source.name, **row) for source in whole for row in done[source.name] or ()]
+        [dict(case=source.name, **row) for source in succeeded for row in done[source.name] or ()]
     )
-    cases = {source.name: dict(path=_place(source), rows=done[source.name]) for source in whole}
+    cases = {
+        source.name: dict(path=_input_path(source), rows=done[source.name]) for source in succeeded
+    }
     outputs.write_text(PREDICTIONS_CSV, csv_text(table))
     summary = dict(settings=settings, cases=cases, failed=failed)
     outputs.write_text(PREDICTIONS_JSON, json_text(summary, indent=1))
     if failed:
         reasons = '\n  '.join(failed.values())
         raise ValueError(
-            f'{len(failed)} of {len(sources)} cases could not be predicted, the others are in '
-            f'{out}:\n  {reasons}'
+            f'{len(failed)} of {len(sources)} cases failed, the others are in {out}:\n  {reasons}'
         )
     return table
 
 
-def _check_place(out: Path, images: Any) -> None:
-    """Refuses a file, and a folder of images as the place for masks."""
+def _check_folder(out: Path, images: Any) -> None:
+    """Raise ValueError if the output folder is a file or inside of a folder of images."""
     if out.exists() and not out.is_dir():
-        raise ValueError(f'{out} is a file; name a folder to write to')
+        raise ValueError(f'Invalid output folder {out}: expected a folder, got a file')
     for item in images if isinstance(images, (list, tuple)) else [images]:
         if isinstance(item, (str, Path)) and out.resolve().is_relative_to(Path(item).resolve()):
             raise ValueError(
-                f'{out} lies in {item}, and its masks would be the next images; choose a folder '
-                'outside of it'
+                f'Invalid output folder {out}: it is inside of the input folder {item}, so that '
+                'its masks would be predicted next. Choose a folder outside'
             )
 
 
-def _refuse_equal_names(sources: Sequence[Source], out: Path) -> None:
-    """Refuse cases whose file names differ only in upper and lower case, where that is ignored.
-
-    Raises:
-        ValueError: If there are any, and the folder is in such a file system.
-    """
+def _check_case_insensitive_names(sources: Sequence[Source], out: Path) -> None:
+    """Raise ValueError if names are equal in a file system that ignores upper and lower case."""
     if not is_case_insensitive(out):
         return
     taken: dict[str, Source] = {}
@@ -176,26 +174,26 @@ def _refuse_equal_names(sources: Sequence[Source], out: Path) -> None:
         other = taken.setdefault(unicodedata.normalize('NFC', source.name).casefold(), source)
         if other is not source:
             raise ValueError(
-                f'{_place(other)} and {_place(source)} would both be written as {other.name}, '
-                f'because the file system of {out} ignores upper and lower case. Predict them into '
-                'two folders'
+                f'{_input_path(other)} and {_input_path(source)} would both be written as '
+                f'{other.name}: the file system of {out} is case-insensitive. Predict them into '
+                'different folders'
             )
 
 
 def is_case_insensitive(folder: Path) -> bool:
-    """Return whether the file system of a folder ignores case."""
+    """Return whether the file system of a folder ignores upper and lower case."""
     return (folder / MANIFEST.upper()).exists()
 
 
-def _places(source: Source, members: Sequence[str]) -> list[Path]:
-    """Return the paths of all possible masks and overlays of a case, relative to the folder."""
-    places = [Path('masks', name) for name in members]
-    masks = [place / f'{source.name}{one}' for place in places for one in _MASK_SUFFIXES]
+def _output_paths(source: Source, members: Sequence[str]) -> list[Path]:
+    """Return the relative paths of all possible masks and overlays of a case."""
+    folders = [Path('masks', name) for name in members]
+    masks = [folder / f'{source.name}{suffix}' for folder in folders for suffix in _MASK_SUFFIXES]
     return [*masks, Path('overlays', f'{source.name}.png')]
 
 
-def _place(source: Source) -> str | None:
-    """The file, or the folder of a series."""
+def _input_path(source: Source) -> str | None:
+    """Return the file, or the folder of a series; None for an array."""
     if not source.files:
         return None
     return str(source.files[0] if len(source.files) == 1 else source.files[0].parent)
@@ -208,7 +206,7 @@ def _write_case(
     outputs: OutputFolder,
     overlays: bool,
 ) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Writes the case's masks and overlay, and returns its rows of the table and the files."""
+    """Write the masks and the overlay of a case; return its table rows and the files."""
     rows, panels = [], []
     written: list[Path] = []
     segments = predictor.task == 'segmentation'
@@ -233,15 +231,15 @@ def _write_case(
             written.append(_write_masks(case, stack, len(classes), outputs, name))
         if overlays:
             most = sorted(panels, key=lambda panel: -np.count_nonzero([*panel.masks.values()][-1]))
-            shown = {id(panel) for panel in most[:_ROWS_OF_AN_OVERLAY]}
+            drawn = {id(panel) for panel in most[:_OVERLAY_ROWS]}
             written.append(outputs.path / 'overlays' / f'{case.source.name}.png')
             with outputs.writing(written[-1]) as part:
-                draw_overlay([panel for panel in panels if id(panel) in shown], classes, part)
+                draw_overlay([panel for panel in panels if id(panel) in drawn], classes, part)
     return rows, written
 
 
 def _class_names(predictor: Predictor, scores: int) -> tuple[str, ...]:
-    """As many as there are classes, two for one foreground probability."""
+    """Return the names of the classes, or their indices; one score stands for two classes."""
     number = max(scores, 2)
     known = predictor.classes or ()
     return known if len(known) == number else tuple(map(str, range(number)))

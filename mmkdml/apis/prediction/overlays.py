@@ -1,4 +1,4 @@
-"""Pictures of predicted masks: an image, and beside it what each member says of it."""
+"""Overlays of predicted masks: an image next to the masks of each member."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mmkdml.evaluation.mask_panels import PREDICTION_COLOR, Panel
 
-# Pixels: the longer side of an image, what is between two, the height of a line of text.
+# In pixels: the longer side of an image, the gap between images, the height of a text line.
 _SIDE, _GAP, _LINE = 384, 8, 24
 _OPACITY = 0.3
 _FONT = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
 
 
 def draw_overlay(panels: Sequence[Panel], classes: Sequence[str], path: str | Path) -> None:
-    """Draws a row for each image: the image with its title, then a column for each member.
+    """Draw one row per image: the image, then a column for the mask of each member.
 
-    A column is headed by the member's name and by the number of its foreground pixels. A region is
-    tinted and outlined in the colour of its class, and shows even where it is a single pixel.
+    Columns are titled with the member's name and its number of foreground pixels. Regions are
+    tinted and outlined in the color of their class; a single pixel remains visible.
 
     Args:
-        panels: The rows; the masks hold indices of classes, 0 for the background.
-        classes: Names of the classes; more than one foreground class gets a legend.
-        path: The PNG to write; folders are made.
+        panels: The rows, with masks of class indices; 0 is the background.
+        classes: Names of the classes. Several foreground classes get a legend.
+        path: PNG file to write; missing folders are created.
     """
     font = ImageFont.truetype(str(_FONT), 14)
-    colours = _colours(len(classes) - 1)
-    rows = [_row(panel, colours, font) for panel in panels]
-    if len(colours) > 1:
-        rows.append(_legend(classes[1:], colours, font))
+    colors = _colors(len(classes) - 1)
+    rows = [_row(panel, colors, font) for panel in panels]
+    if len(colors) > 1:
+        rows.append(_legend(classes[1:], colors, font))
     width = max(row.width for row in rows)
     sheet = Image.new('RGB', (width + _GAP, sum(row.height + _GAP for row in rows)), 'white')
     top = 0
@@ -45,20 +45,20 @@ def draw_overlay(panels: Sequence[Panel], classes: Sequence[str], path: str | Pa
     sheet.save(path, 'PNG')
 
 
-def _colours(number: int) -> list[tuple[int, ...]]:
-    """One for each foreground class, RGB of 8 bits."""
+def _colors(number: int) -> list[tuple[int, ...]]:
+    """Return an 8-bit RGB color for each foreground class."""
     more = matplotlib.color_sequences['tab20']
     chosen = [PREDICTION_COLOR, *(more[index % len(more)] for index in range(number - 1))]
-    return [tuple(round(255 * part) for part in to_rgb(colour)) for colour in chosen]
+    return [tuple(round(255 * part) for part in to_rgb(color)) for color in chosen]
 
 
 def _row(
-    panel: Panel, colours: Sequence[tuple[int, ...]], font: ImageFont.FreeTypeFont
+    panel: Panel, colors: Sequence[tuple[int, ...]], font: ImageFont.FreeTypeFont
 ) -> Image.Image:
-    tiles = [(_printable(panel.title), _tile(panel.image, None, colours))]
+    tiles = [(_printable(panel.title), _tile(panel.image, None, colors))]
     for name, mask in panel.masks.items():
         heading = f'{_printable(name)}: {np.count_nonzero(mask)} px'
-        tiles.append((heading, _tile(panel.image, mask, colours)))
+        tiles.append((heading, _tile(panel.image, mask, colors)))
     height, width = tiles[0][1].shape[:2]
     row = Image.new('RGB', ((width + _GAP) * len(tiles), _LINE + height), 'white')
     draw = ImageDraw.Draw(row)
@@ -70,53 +70,53 @@ def _row(
 
 
 def _tile(
-    image: np.ndarray, mask: np.ndarray | None, colours: Sequence[tuple[int, ...]]
+    image: np.ndarray, mask: np.ndarray | None, colors: Sequence[tuple[int, ...]]
 ) -> np.ndarray:
-    """The image with the mask over it, enlarged or reduced."""
+    """Return the scaled image with the mask drawn on it."""
     scale = _SIDE / max(image.shape[:2])
     size = [max(1, round(scale * side)) for side in image.shape[1::-1]]
-    shown = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    tile = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     if mask is None:
-        return shown
+        return tile
     if scale > 1:
         mask, scale = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), 1
-    tinted = shown.copy()
+    tinted = tile.copy()
     outlines = []
-    for index, colour in enumerate(colours, start=1):
-        # Of the mask as it is: reduced, it would lose small regions.
+    for index, color in enumerate(colors, start=1):
+        # Found in the unscaled mask, because scaling down would lose small regions.
         found, _ = cv2.findContours(
             (mask == index).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
         )
         outlines.append([np.round((one + 0.5) * scale - 0.5).astype(np.int32) for one in found])
-        cv2.drawContours(tinted, outlines[-1], -1, colour, cv2.FILLED)
-    shown = cv2.addWeighted(tinted, _OPACITY, shown, 1 - _OPACITY, 0)
-    for lines, colour in zip(outlines, colours, strict=True):
-        cv2.drawContours(shown, lines, -1, colour, 2, cv2.LINE_AA)
-    return shown
+        cv2.drawContours(tinted, outlines[-1], -1, color, cv2.FILLED)
+    tile = cv2.addWeighted(tinted, _OPACITY, tile, 1 - _OPACITY, 0)
+    for lines, color in zip(outlines, colors, strict=True):
+        cv2.drawContours(tile, lines, -1, color, 2, cv2.LINE_AA)
+    return tile
 
 
 def _legend(
-    names: Sequence[str], colours: Sequence[tuple[int, ...]], font: ImageFont.FreeTypeFont
+    names: Sequence[str], colors: Sequence[tuple[int, ...]], font: ImageFont.FreeTypeFont
 ) -> Image.Image:
     names = list(map(_printable, names))
     lengths = [_LINE + int(font.getlength(name)) + 2 * _GAP for name in names]
     legend = Image.new('RGB', (sum(lengths), _LINE), 'white')
     draw = ImageDraw.Draw(legend)
     left = 0
-    for name, colour, length in zip(names, colours, lengths, strict=True):
-        draw.rectangle((left, 4, left + 16, 18), colour)
+    for name, color, length in zip(names, colors, lengths, strict=True):
+        draw.rectangle((left, 4, left + 16, 18), color)
         draw.text((left + _LINE, 4), name, 'black', font)
         left += length
     return legend
 
 
 def _printable(text: object) -> str:
-    """In one line and direction; fonts fail on some of what names of files may hold."""
+    """Replace line breaks, control and direction characters, which file names may hold."""
     return ''.join(one if one.isprintable() else '\N{REPLACEMENT CHARACTER}' for one in str(text))
 
 
 def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """The text, its middle left out if it is too long for one line."""
+    """Cut out the middle of a text that is too long for one line."""
     short, kept = text, len(text)
     while font.getlength(short) > width and kept > 2:
         kept -= 1

@@ -1,4 +1,4 @@
-"""From a run and an image to answers: of each member and of the ensemble."""
+"""Prediction of images with a trained run: each member and the ensemble."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from mmkdml.models.member_tta import MemberTTA
 from mmkdml.models.tasks import task_of
 from mmkdml.names import ENSEMBLE, PLAIN
 
-#: Told of a case that cannot be predicted, and why.
+#: Called with a case that cannot be predicted, and the reason.
 OnError = Callable[[Source, ValueError], None]
-# An image's case, its index in it, its pixels, and what the pipeline packed.
+# Case, index of the image in the case, image, packed output of the pipeline.
 Item = tuple[Case, int, np.ndarray, dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What one member, or the ensemble, says of one image.
+    """Prediction of one member, or of the ensemble, for one image.
 
     Attributes:
-        label: The class of the image, an int, or of each pixel, (H, W) uint8.
-        probabilities: (K,), or (K, H, W), float32; K = 1 is the foreground's. An ensemble by the
-            highest probability or by union gives scores that need not add up to 1.
+        label: Class index of the image, an int, or of each pixel, (H, W) uint8.
+        probabilities: (K,) or (K, H, W), float32; K = 1 for a single foreground probability. Scores
+            of a maximum or union ensemble need not sum to 1.
     """
 
     label: Any
@@ -50,14 +50,14 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answers to one image.
+    """Predictions of all members for one image.
 
     Attributes:
-        case: The file, stack, volume or array it is from.
-        index: Which of the case's images it is, from 0.
-        image: (H, W, 3) uint8 RGB, as it was loaded and before it was resized.
-        answers: By member, teachers first and ``'ensemble'`` last; a plain network is ``'model'``.
-            Masks have the image's size.
+        case: The file, stack, volume or array that holds the image.
+        index: Index of the image in the case, from 0.
+        image: (H, W, 3) uint8 RGB, as loaded, before it is resized.
+        answers: Predictions by member, teachers first and ``'ensemble'`` last; a plain network is
+            named ``'model'``. Masks have the size of the image.
     """
 
     case: Case
@@ -67,16 +67,16 @@ class Prediction:
 
 
 class Predictor:
-    """A trained classroom or plain network, ready to predict; :func:`load` makes it.
+    """A trained classroom or plain network, as :func:`load` returns it.
 
     Args:
-        model: In evaluation mode, on its device.
-        config: Whose test pipeline loads and resizes.
-        classes: Names of the classes, None where they are not known.
-        checkpoint: File that the weights are from.
+        model: The model in eval mode, on its device.
+        config: Config whose test pipeline loads and resizes images.
+        classes: Names of the classes; None if unknown.
+        checkpoint: File of the weights.
 
     Attributes:
-        members: Names of those who answer.
+        members: Names of the members that predict, including the ensemble.
         task: ``'classification'`` or ``'segmentation'``.
     """
 
@@ -99,7 +99,7 @@ class Predictor:
             self.task = task_of({PLAIN: model}).name
 
     def predict(self, images: Any, **options: Any) -> list[Prediction]:
-        """All answers at once; see :meth:`stream`, which takes less memory."""
+        """Return all predictions as a list; :meth:`stream` takes less memory."""
         return list(self.stream(images, **options))
 
     def stream(
@@ -112,42 +112,42 @@ class Predictor:
         read: ReadOptions | None = None,
         on_error: OnError | None = None,
     ) -> Iterator[Prediction]:
-        """Answers image by image, in order, the images of a case one after the other.
+        """Predict image by image, in the order of the cases and of the images in each case.
 
         Args:
-            images: A file, folder, TIFF stack, NIfTI volume, folder of a DICOM series, array
-                (H, W) grey or (H, W, 3) RGB of uint8, a sequence of these, or the sources that
-                :func:`~mmkdml.apis.prediction.inputs.find_sources` found in them.
-            members: Names of those whose answers are wanted. Default: all.
-            batch_size: Images in a forward; smaller takes less memory.
+            images: File, folder, TIFF stack, NIfTI volume, folder of a DICOM series, array (H, W)
+                gray or (H, W, 3) RGB of uint8, a sequence of these, or a list from
+                :func:`~mmkdml.apis.prediction.inputs.find_sources`.
+            members: Names of the members to return. Default: all.
+            batch_size: Number of images per forward pass.
             augment: Average over test-time augmentation; see
                 :class:`~mmkdml.apis.prediction.image_pipeline.ImagePipeline`.
-            progress: Show a bar.
-            read: How cases are read.
-            on_error: Called for a case that cannot be read, which is then left out. Default: the
-                error is raised.
+            progress: Show a progress bar.
+            read: Options for reading images and volumes.
+            on_error: Called with each case that cannot be read, which is skipped. Default: raise
+                the error.
 
         Raises:
-            FileNotFoundError: If there is no such file or folder.
-            TypeError: If ``images`` are none of these.
-            ValueError: If a case cannot be read, or an argument is out of range.
+            FileNotFoundError: If a file or folder does not exist.
+            TypeError: If ``images`` has another type.
+            ValueError: If a case cannot be read, or an argument is invalid.
         """
         wanted = self._known(self.members if members is None else members)
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f'batch_size must be a whole number of 1 or more, got {batch_size!r}')
+            raise ValueError(f'batch_size: expected an integer of at least 1, got {batch_size!r}')
         known = isinstance(images, list) and all(isinstance(one, Source) for one in images)
         sources = images if known else find_sources(images)
         pipeline = ImagePipeline(self.config, augment)
         module = MemberTTA.of(self.model, self.config.get('tta_model')) if augment else self.model
         cases = _cases(sources, pipeline, read or ReadOptions(), on_error, progress)
-        # Not a generator itself, so that wrong arguments show at once.
+        # Not a generator itself, so that invalid arguments raise at once.
         return _predictions(module, cases, wanted, batch_size)
 
     def _known(self, members: Sequence[str]) -> tuple[str, ...]:
         unknown = [name for name in members if name not in self.members]
         if unknown or not members:
             raise ValueError(
-                f'members must be some of {", ".join(self.members)}; got {list(members)}'
+                f'members: expected some of {", ".join(self.members)}, got {list(members)}'
             )
         return tuple(name for name in self.members if name in members)
 
@@ -157,23 +157,24 @@ def load(
     checkpoint: str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> Predictor:
-    """Loads what a run trained, or what was published; no code that the checkpoint may hold runs.
+    """Load a trained or published model, without executing code from the checkpoint.
 
     Args:
-        run_or_config: Folder of a run, in which its config is; or a config or its file, of a
-            classroom, a classifier of mmpretrain or a segmentor of mmseg.
-        checkpoint: File, or folder of a run for its best one. Default: that of the run.
-        device: Such as ``'cpu'`` or ``'cuda:1'``. Default: a GPU if there is one.
+        run_or_config: Folder of a run or of a published model; or a config or config file of a
+            classroom, an mmpretrain classifier or an mmseg segmentor.
+        checkpoint: Checkpoint file, or folder of a run for its best one. Default: the best one of
+            the run.
+        device: Device, such as ``'cpu'`` or ``'cuda:1'``. Default: a GPU if available.
 
     Raises:
-        FileNotFoundError: If there is no such config or checkpoint.
-        TypeError: If the model is none of these.
-        ValueError: If a folder does not hold one config, a config comes without checkpoint, the
-            checkpoint does not fit or holds more than weights, or there is no such device.
+        FileNotFoundError: If the config or checkpoint does not exist.
+        TypeError: If the model is of another kind.
+        ValueError: If the folder does not hold exactly one config, the checkpoint is missing,
+            unsafe or does not fit the model, or the device is not available.
     """
     if isinstance(run_or_config, Config):
         if checkpoint is None:
-            raise ValueError('a config needs a checkpoint beside it; give its file or its run')
+            raise ValueError('checkpoint: expected a file or the folder of a run, got None')
         config, path = run_or_config, resolve_checkpoint(checkpoint)
     else:
         file, path = run_files(run_or_config, checkpoint)
@@ -188,12 +189,12 @@ def _device(device: str | torch.device | None) -> torch.device:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         probe = torch.zeros(1, device=device)
-        probe.cpu()  # which 'meta' cannot
+        probe.cpu()  # fails on 'meta'
         return probe.device
     except (AssertionError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"device must be one that torch has here, such as 'cpu'; got {device!r} ({reason})"
+            f"device: expected an available device such as 'cpu', got {device!r} ({reason})"
         ) from error
 
 
@@ -204,14 +205,14 @@ def _cases(
     on_error: OnError | None,
     progress: bool,
 ) -> Iterator[Iterable[Item]]:
-    """Prepare the images of one case after the other."""
+    """Yield the prepared images of one case after the other."""
     for source in track(sources, 'Predicting', disable=not progress):
         try:
             case = read_source(source, options)
             prepared: Iterable[Item] = _prepared(case, pipeline)
             if len(case.images) == 1:
                 prepared = list(prepared)
-            else:  # all are tried before the first one is predicted, but would not fit into memory
+            else:  # check all before the first is predicted, without keeping them in memory
                 deque(prepared, maxlen=0)
                 prepared = _prepared(case, pipeline)
         except ValueError as error:
@@ -223,18 +224,14 @@ def _cases(
 
 
 def _prepared(case: Case, pipeline: ImagePipeline) -> Iterator[Item]:
-    """Yield the case's images, each unchanged and preprocessed for the network.
-
-    Raises:
-        ValueError: If the pipeline fails; names the case.
-    """
+    """Yield each image of a case, as loaded and as packed by the pipeline."""
     path = case.source.files[0] if case.source.files else case.source.name
     for index, pixels in enumerate(case.images):
         try:
             item = (case, index, *pipeline(path, pixels))
-        except Exception as error:  # of the config's own transforms
+        except Exception as error:  # the config's transforms may raise anything
             raise ValueError(
-                f"{path}: the config's test pipeline fails on it ({type(error).__name__}: {error})"
+                f'{path}: the test pipeline failed ({type(error).__name__}: {error})'
             ) from error
         yield item
 
@@ -242,31 +239,31 @@ def _prepared(case: Case, pipeline: ImagePipeline) -> Iterator[Item]:
 def _predictions(
     module: Any, cases: Iterator[Iterable[Item]], members: Sequence[str], batch_size: int
 ) -> Iterator[Prediction]:
-    """Answers in batches, which go over the ends of cases but hold images of one size alone."""
+    """Predict in batches of equally sized images, across the boundaries of cases."""
     batch: list[Item] = []
     for item in chain.from_iterable(cases):
         if batch and (len(batch) == batch_size or _shape(item) != _shape(batch[0])):
-            yield from _answered(module, batch, members)
+            yield from _predict_batch(module, batch, members)
             batch = []
         batch.append(item)
     if batch:
-        yield from _answered(module, batch, members)
+        yield from _predict_batch(module, batch, members)
 
 
 def _shape(item: Item) -> Any:
-    """Of the network's input; a list for the views of test-time augmentation."""
+    """Return the input shape of an item, or those of its augmented views."""
     inputs = item[3]['inputs']
     return [view.shape for view in inputs] if isinstance(inputs, list) else inputs.shape
 
 
 @torch.no_grad()
-def _answered(module: Any, batch: list[Item], members: Sequence[str]) -> list[Prediction]:
+def _predict_batch(module: Any, batch: list[Item], members: Sequence[str]) -> list[Prediction]:
     try:
         samples = module.test_step(pseudo_collate([packed for *_, packed in batch]))
     except torch.OutOfMemoryError as error:
         raise ValueError(
-            f'out of memory with {len(batch)} images of {batch[0][2].shape[:2]} at once, from '
-            f'{batch[0][0].source.name} on; give a smaller batch_size (--batch-size)'
+            f'Out of memory with a batch of {len(batch)} images of {batch[0][2].shape[:2]}, '
+            f'starting at {batch[0][0].source.name}. Choose a smaller batch_size (--batch-size)'
         ) from error
     return [
         Prediction(case, index, image, {name: _answer(sample, name) for name in members})
@@ -279,11 +276,11 @@ def _answer(sample: BaseDataElement, name: str) -> Answer:
     if 'pred_score' in own:
         if own.pred_label.numel() != 1:
             raise ValueError(
-                f'{name} must give one label for each image, but gives {own.pred_label.numel()}; '
-                'multi-label networks cannot predict here'
+                f'{name}: expected one label per image, got {own.pred_label.numel()}. Multi-label '
+                'networks are not supported'
             )
         return Answer(int(own.pred_label), own.pred_score.float().cpu().numpy())
     scores = own.seg_logits.data.float()
-    if name != ENSEMBLE and len(scores) > 1:  # of one class, mmseg gives the probability itself
+    if name != ENSEMBLE and len(scores) > 1:  # for one class, mmseg returns probabilities
         scores = scores.softmax(dim=0)
     return Answer(own.pred_sem_seg.data[0].byte().cpu().numpy(), scores.cpu().numpy())

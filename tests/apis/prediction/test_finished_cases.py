@@ -30,7 +30,7 @@ def out(tmp_path):
     return tmp_path / 'out'
 
 
-def test_a_finished_case_is_found_again(source, out):
+def test_finished_case_is_found(source, out):
     rows = [dict(image=0, member='teacher', score=0.1)]
     records = open_records(out, SETTINGS)
     assert records.find(source) is None
@@ -38,16 +38,16 @@ def test_a_finished_case_is_found_again(source, out):
     assert records.find(source) == rows
     assert open_records(out, dict(SETTINGS)).find(source) == rows
     assert records.find(Source('sub/other', source.files)) is None
-    assert records.find(Source('sub/case')) is None  # an array may hold anything
+    assert records.find(Source('sub/case')) is None  # arrays are never skipped
 
 
 @pytest.mark.parametrize(
     'change', ['content', 'size', 'settings', 'gone', 'mask', 'damaged', 'record']
 )
-def test_what_changed_is_not_finished(source, out, change):
+def test_changed_case_is_not_found(source, out, change):
     settings = dict(SETTINGS)
     open_records(out, settings).keep(source, [], [out / 'mask.png'])
-    if change in ('content', 'size'):  # at the same time, as a copy of a file may have
+    if change in ('content', 'size'):  # with the old modification time, as after a copy
         times = source.files[0].stat()
         source.files[0].write_bytes(b'1243' if change == 'size' else b'124')
         os.utime(source.files[0], ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -64,11 +64,11 @@ def test_what_changed_is_not_finished(source, out, change):
     assert open_records(out, settings).find(source) is None
 
 
-def test_other_settings_are_refused_where_there_are_answers(source, out):
+def test_other_settings_raise_if_there_are_finished_cases(source, out):
     different = dict(SETTINGS, window=[0, 1])
     open_records(out, SETTINGS).claim()
     assert json.loads((out / 'settings.json').read_text()) == SETTINGS
-    open_records(out, different).claim()  # there are no answers yet
+    open_records(out, different).claim()  # no finished cases yet
     open_records(out, different).keep(source, [], [])
     with pytest.raises(ValueError, match=r'other settings [^\0]*window: \[0, 1\] -> None\n'):
         open_records(out, SETTINGS).claim()
@@ -76,14 +76,14 @@ def test_other_settings_are_refused_where_there_are_answers(source, out):
     open_records(out, SETTINGS).claim(force=True)
     with pytest.raises(ValueError, match=r'window: None -> \[0, 1\]\nChoose another folder'):
         open_records(out, different).claim()
-    (out / 'settings.json').write_text('[]')  # of somebody else
+    (out / 'settings.json').write_text('[]')  # not ours
     with pytest.raises(
         ValueError, match=r'members: \(not set\) -> (?s:.*)or replace them with --force'
     ):
         open_records(out, different).claim()
 
 
-def test_only_what_decides_counts():
+def test_decisive_sha256_ignores_incidental_settings():
     config = Config(dict(model=dict(type='a'), work_dir='x', test_pipeline=[dict(type='b')]))
     digest = decisive_sha256(config)
     assert len(digest) == 64
@@ -93,13 +93,13 @@ def test_only_what_decides_counts():
     assert decisive_sha256(config) != digest
 
 
-def test_another_time_alone_changes_nothing(source, out):
+def test_new_modification_time_changes_nothing(source, out):
     open_records(out, SETTINGS).keep(source, [], [out / 'mask.png'])
     os.utime(source.files[1], (10, 10_000_000_000))
     assert open_records(out, SETTINGS).find(source) == []
 
 
-def test_a_file_that_changes_while_it_is_predicted_is_not_noted(source, out):
+def test_file_that_changes_during_prediction_is_not_recorded(source, out):
     records = open_records(out, SETTINGS)
     records.find(source)
     source.files[1].write_bytes(b'other')
@@ -107,7 +107,7 @@ def test_a_file_that_changes_while_it_is_predicted_is_not_noted(source, out):
     assert open_records(out, SETTINGS).find(source) is None
 
 
-def test_what_is_no_longer_true_of_a_case_is_removed(source, out):
+def test_outdated_outputs_of_a_case_are_removed(source, out):
     outputs = OutputFolder(out)
     for name in ('old.png', 'new.png'):
         outputs.write_text(name, name)

@@ -1,4 +1,4 @@
-"""Peak memory of reading and preparing image files, in a process of its own."""
+"""Peak memory of reading and preparing image files, measured in a separate process."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ uses = dict(
     header=read_header,
     prediction=predict,
 )
-for use in uses.values():  # what libraries allocate when they are first used
+for use in uses.values():  # warm up, because libraries allocate memory on first use
     try:
         use(small)
     except ValueError:
@@ -50,7 +50,7 @@ for name, use in uses.items():
 
 
 def write_stack(path, pages, side=64):
-    """A grey TIFF whose pages share the same pixels."""
+    """Write a gray TIFF whose pages share the same pixels."""
     area = side * side
     tags = {256: side, 257: side, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: side, 279: area}
     entry = np.dtype([('tag', '<u2'), ('type', '<u2'), ('count', '<u4'), ('value', '<u4')])
@@ -64,8 +64,8 @@ def write_stack(path, pages, side=64):
 
 
 @pytest.mark.slow
-def test_pages_of_a_small_file_do_not_fill_the_memory(tmp_path):
-    """100,000 pages are refused; 600, prepared at 256x256 all at once, would take 113 MiB."""
+def test_many_pages_in_a_small_file_use_little_memory(tmp_path):
+    """100,000 pages raise; 600 prepared pages would take 113 MiB at once."""
     files = {'small': 2, 'many': 100_000, 'stack': 600}
     for name, pages in files.items():
         write_stack(tmp_path / f'{name}.tif', pages)

@@ -21,12 +21,12 @@ def picture(tmp_path):
 
 
 @pytest.mark.parametrize('config', [SEGMENT, CLASSIFY])
-def test_a_file_and_its_pixels_are_one_and_the_same(picture, config):
+def test_file_and_array_give_equal_inputs(picture, config):
     path, pixels = picture
     before = pixels.copy()
     pipeline = ImagePipeline(load_config(config))
-    (shown, of_file), (again, of_pixels) = pipeline(path), pipeline('name', pixels)
-    np.testing.assert_array_equal(shown, pixels)
+    (image, of_file), (again, of_pixels) = pipeline(path), pipeline('name', pixels)
+    np.testing.assert_array_equal(image, pixels)
     np.testing.assert_array_equal(again, pixels)
     assert of_file['inputs'].shape == (3, 64, 64)
     assert of_file['inputs'].equal(of_pixels['inputs'])
@@ -37,14 +37,14 @@ def test_a_file_and_its_pixels_are_one_and_the_same(picture, config):
     np.testing.assert_array_equal(pixels, before)
 
 
-def test_grey_pixels_fill_three_channels():
-    grey = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
-    shown, packed = ImagePipeline(load_config(SEGMENT))('x', grey)
-    np.testing.assert_array_equal(shown, np.stack([grey] * 3, axis=2))
-    np.testing.assert_array_equal(packed['inputs'].numpy(), np.stack([grey] * 3))
+def test_gray_pixels_are_repeated_in_three_channels():
+    gray = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    image, packed = ImagePipeline(load_config(SEGMENT))('x', gray)
+    np.testing.assert_array_equal(image, np.stack([gray] * 3, axis=2))
+    np.testing.assert_array_equal(packed['inputs'].numpy(), np.stack([gray] * 3))
 
 
-def test_a_loader_of_its_own_kind(picture):
+def test_gray_and_float_loaders(picture):
     path, pixels = picture
     for load in (
         dict(color_type='grayscale'),
@@ -54,15 +54,15 @@ def test_a_loader_of_its_own_kind(picture):
         config = load_config(SEGMENT)
         config.test_dataloader.dataset.pipeline[0].update(load)
         pipeline = ImagePipeline(config)
-        (shown, of_file), (again, of_pixels) = pipeline(path), pipeline('x', pixels)
+        (image, of_file), (again, of_pixels) = pipeline(path), pipeline('x', pixels)
         assert of_file['inputs'].dtype == of_pixels['inputs'].dtype
-        np.testing.assert_allclose(of_file['inputs'], of_pixels['inputs'], atol=2)  # of luminance
-        np.testing.assert_allclose(shown, again, atol=2)
-        assert shown.shape == pixels.shape
-        assert shown.dtype == np.uint8
+        np.testing.assert_allclose(of_file['inputs'], of_pixels['inputs'], atol=2)  # rounded gray
+        np.testing.assert_allclose(image, again, atol=2)
+        assert image.shape == pixels.shape
+        assert image.dtype == np.uint8
 
 
-def test_views_are_flipped_each_way(picture):
+def test_default_views_are_flips(picture):
     path, _ = picture
     _, plain = ImagePipeline(load_config(SEGMENT))(path)
     _, views = ImagePipeline(load_config(SEGMENT), augment=True)(path)
@@ -73,7 +73,7 @@ def test_views_are_flipped_each_way(picture):
     assert views['data_samples'][0].ori_shape == (30, 50)
 
 
-def test_a_config_may_have_views_of_its_own(picture):
+def test_views_of_a_tta_pipeline(picture):
     path, _ = picture
     text = """
 from mmcv.transforms import LoadImageFromFile, RandomFlip, Resize, TestTimeAug
@@ -87,14 +87,14 @@ tta_pipeline = [
 """
     (path.parent / 'own.py').write_text(text)
     config = Config.fromfile(path.parent / 'own.py')
-    for _ in range(2):  # the config stays as it is
+    for _ in range(2):  # the config is not modified
         _, views = ImagePipeline(config, augment=True)(path)
         assert [tuple(one.shape) for one in views['inputs']] == [(3, 32, 32), (3, 48, 48)]
     assert ImagePipeline(config)(path)[1]['inputs'].shape == (3, 30, 50)
 
 
-def test_views_of_a_config_say_how_they_were_flipped(picture):
-    """Whatever its packing keeps; nobody could turn their answers back otherwise."""
+def test_views_keep_their_flip_direction(picture):
+    """Even if the config's packing transform does not list it."""
     path, _ = picture
     config = load_config(SEGMENT)
     pack = config.test_dataloader.dataset.pipeline[-1]
@@ -114,20 +114,20 @@ def test_views_of_a_config_say_how_they_were_flipped(picture):
     assert config.tta_pipeline[1].transforms[1][0].meta_keys == ('ori_shape', 'img_shape')
 
 
-def test_refusals():
-    with pytest.raises(ValueError, match='must have test_dataloader.dataset.pipeline or test_pip'):
+def test_invalid_pipelines_raise():
+    with pytest.raises(ValueError, match='expected test_dataloader.dataset.pipeline or test_pip'):
         ImagePipeline(Config(dict(model=1)))
-    with pytest.raises(ValueError, match=r"must begin with LoadImageFromFile .* \['Resize'\]"):
+    with pytest.raises(ValueError, match=r"expected LoadImageFromFile .* first, got \['Resize'\]"):
         ImagePipeline(Config(dict(test_pipeline=[dict(type='mmcv.Resize', scale=(4, 4))])))
     loads = Config(dict(test_pipeline=[dict(type='mmcv.LoadImageFromFile')]))
-    with pytest.raises(ValueError, match='must end with PackInputs .* it ends with nothing'):
+    with pytest.raises(ValueError, match='expected PackInputs .* last, got nothing'):
         ImagePipeline(loads, augment=True)
     loads.test_pipeline.append(dict(type='mmcv.Resize', scale=(4, 4)))
-    with pytest.raises(ValueError, match='it ends with Resize; give the config a tta_pipeline'):
+    with pytest.raises(ValueError, match='got Resize. Define a tta_pipeline'):
         ImagePipeline(loads, augment=True)
     loads.tta_pipeline = [
         dict(type='mmcv.LoadImageFromFile'),
         dict(type='mmcv.RandomFlip', prob=1.0),
     ]
-    with pytest.raises(ValueError, match=r"must have TestTimeAug, .*'RandomFlip'\]"):
+    with pytest.raises(ValueError, match=r"expected TestTimeAug, .*'RandomFlip'\]"):
         ImagePipeline(loads, augment=True)

@@ -1,17 +1,18 @@
-"""Small files that claim or unpack to gigabytes: refused, or read in little memory."""
+"""Small files that declare or decompress to gigabytes raise, or are read in little memory."""
 
 import gzip
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mmkdml.apis.prediction import windowing
-from mmkdml.apis.prediction.dicom_series import read_dicom
-from mmkdml.apis.prediction.volumes import read_nifti
+from mmkdml.apis.prediction.dicom import read_dicom
+from mmkdml.apis.prediction.nifti import read_nifti
 
 nibabel = pytest.importorskip('nibabel')
 pydicom = pytest.importorskip('pydicom')
@@ -21,9 +22,9 @@ UID = pydicom.uid
 
 
 def in_child(call):
-    """Result or error of a call, as text, and the peak memory in MiB of a process of its own.
+    """Return the result or error of a call as text, and the peak memory in MiB of its process.
 
-    A forked process: one that is executed again inherits its parent's peak.
+    It is forked, because a process that calls exec inherits its parent's peak.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -43,13 +44,13 @@ def in_child(call):
 
 
 def grown(call):
-    """Result or error of a call, and its peak memory in MiB."""
+    """Return the result or error of a call, and the growth of the peak memory in MiB."""
     text, peak = in_child(call)
     return text, peak - in_child(lambda: None)[1]
 
 
 def packed_zeros(number, bits, wrap=False):
-    """A deflated stream of so many MiB of zeros, made of one block that is repeated."""
+    """Deflate ``number`` MiB of zeros by repeating one compressed block."""
     packer = zlib.compressobj(9, zlib.DEFLATED, bits)
     block = packer.compress(b'\0' * MIB) + packer.flush(zlib.Z_FULL_FLUSH)
     again = packer.compress(b'\0' * MIB) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -85,7 +86,7 @@ def dicom(path, syntax=UID.ExplicitVRLittleEndian, pixels=b'\0' * 512, **changes
     return path
 
 
-def test_a_deflated_slice_is_read_as_a_plain_one(tmp_path):
+def test_deflated_slice_equals_the_uncompressed_one(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 4000, 256).astype('<u2').tobytes()
     plain = dicom(tmp_path / 'plain.dcm', pixels=pixels)
     packed = dicom(tmp_path / 'packed.dcm', UID.DeflatedExplicitVRLittleEndian, pixels)
@@ -95,13 +96,13 @@ def test_a_deflated_slice_is_read_as_a_plain_one(tmp_path):
 
 
 @pytest.mark.parametrize('tag', ['pixels', 'before them'])
-def test_a_deflated_slice_that_unpacks_to_a_gigabyte(tmp_path, tag):
+def test_deflated_slice_of_a_gigabyte_raises(tmp_path, tag):
     path = dicom(tmp_path / 'x.dcm', UID.DeflatedExplicitVRLittleEndian)
-    whole = path.read_bytes()
-    start = whole.index(b'1.2.840.10008.1.2.1.99')
-    meta = 144 + struct.unpack('<I', whole[140:144])[0]
+    valid = path.read_bytes()
+    start = valid.index(b'1.2.840.10008.1.2.1.99')
+    meta = 144 + struct.unpack('<I', valid[140:144])[0]
     assert start < meta
-    header = zlib.decompress(whole[meta:], -15)
+    header = zlib.decompress(valid[meta:], -15)
     header = header[: header.index(b'\xe0\x7f\x10\x00')]
     if tag == 'pixels':
         header += b'\xe0\x7f\x10\x00OW\0\0'
@@ -110,15 +111,15 @@ def test_a_deflated_slice_that_unpacks_to_a_gigabyte(tmp_path, tag):
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = packer.compress(header + struct.pack('<I', 1024 * MIB))
     packed += packer.flush(zlib.Z_FULL_FLUSH) + packed_zeros(1024, -15)
-    path.write_bytes(whole[:meta] + packed)
+    path.write_bytes(valid[:meta] + packed)
     assert path.stat().st_size < 2 * MIB
     text, size = grown(lambda: read_dicom([path], max_voxels=5 * 10**8))
     assert text.startswith(f'ValueError: {path}: ')
     assert size < 100
 
 
-def test_run_lengths_of_more_than_an_image(tmp_path):
-    segment = b'\x81\x00' * (3 * MIB // 2)  # each two bytes stand for 128
+def test_oversized_run_lengths_raise(tmp_path):
+    segment = b'\x81\x00' * (3 * MIB // 2)  # two bytes encode 128
     frame = struct.pack('<16I', 2, 64, 64 + len(segment), *[0] * 13) + segment * 2
     data = pydicom.encaps.encapsulate([frame])
     path = dicom(tmp_path / 'x.dcm', UID.RLELossless, data)
@@ -127,7 +128,7 @@ def test_run_lengths_of_more_than_an_image(tmp_path):
     assert size < 100
 
 
-def test_a_compressed_image_that_is_larger_than_the_header_says(tmp_path):
+def test_compressed_image_larger_than_its_header_raises(tmp_path):
     Image.new('L', (9000, 9000)).save(tmp_path / 'x.jpg')
     data = pydicom.encaps.encapsulate([(tmp_path / 'x.jpg').read_bytes()])
     path = dicom(
@@ -138,8 +139,18 @@ def test_a_compressed_image_that_is_larger_than_the_header_says(tmp_path):
     assert size < 50
 
 
+def test_jpeg_ls_image_larger_than_its_header_raises(tmp_path):
+    path = pydicom.data.get_testdata_file('MR_small_jpeg_ls_lossless.dcm', download=False)
+    content = Path(path).read_bytes()
+    start = content.index(b'\xff\xd8\xff\xf7') + 7
+    large = content[:start] + struct.pack('>HH', 60000, 50000) + content[start + 4 :]
+    (tmp_path / 'x.dcm').write_bytes(large)
+    with pytest.raises(ValueError, match=r'of \(64, 64\) pixels, got \(60000, 50000\)'):
+        read_dicom([tmp_path / 'x.dcm'])
+
+
 @pytest.mark.parametrize('change', ['element', 'rows', 'frames'])
-def test_a_slice_that_claims_gigabytes(tmp_path, change):
+def test_slice_that_declares_gigabytes_raises(tmp_path, change):
     changes = dict(rows=dict(Rows=65535, Columns=65535), frames=dict(NumberOfFrames=10**9))
     path = dicom(tmp_path / 'x.dcm', **changes.get(change, {}))
     if change == 'element':
@@ -168,7 +179,7 @@ def header():
 
 @pytest.mark.parametrize('window', [None, (0, 10)])
 @pytest.mark.parametrize('shape', [(256, 512, 192), (4096, 6144, 1)])
-def test_a_large_volume_of_a_small_file_is_read_in_chunks(
+def test_large_volume_in_a_small_file_is_read_in_chunks(
     tmp_path, monkeypatch, header, shape, window
 ):
     monkeypatch.setattr(windowing, '_KEPT', MIB)
@@ -186,13 +197,13 @@ def test_a_large_volume_of_a_small_file_is_read_in_chunks(
     zero = round(255 * min(1, (4 - low) / (high - low or 1)))
     expected = sum(round(255 * value) for value in values) if window else 0
     assert int(text) == expected + zero * (24 * MIB - 8)
-    assert size < 24 * 3 + 150  # MiB; all at once would be 16 bytes for each voxel
+    assert size < 24 * 3 + 150  # MiB; without chunks it would be 16 bytes per voxel
 
 
 @pytest.mark.parametrize('kind', ['Nifti1Header', 'Nifti2Header'])
 @pytest.mark.parametrize('offset', [2**30, 2**12])
 @pytest.mark.parametrize('order', ['<', '>'])
-def test_header_extensions_that_claim_gigabytes(tmp_path, header, kind, offset, order):
+def test_header_extensions_that_declare_gigabytes_raise(tmp_path, header, kind, offset, order):
     content = header(getattr(nibabel, kind), (2, 3, 4))
     content['vox_offset'] = offset
     content = content.as_byteswapped(order)
@@ -210,12 +221,12 @@ def test_header_extensions_are_read(tmp_path):
     image = nibabel.Nifti1Image(voxels, np.eye(4))
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension(6, b'a comment' * 99))
     nibabel.save(image, tmp_path / 'x.nii.gz')
-    shown = read_nifti(tmp_path / 'x.nii.gz', window=(0, 255)).slices
-    assert sorted(shown.ravel().tolist()) == list(range(60))
+    slices = read_nifti(tmp_path / 'x.nii.gz', window=(0, 255)).slices
+    assert sorted(slices.ravel().tolist()) == list(range(60))
 
 
 @pytest.mark.parametrize('shape', [(512, 512, 300, 900), (30000, 30000, 1), (9000, 9000, 2)])
-def test_volumes_that_are_too_large_are_not_read(tmp_path, header, shape):
+def test_too_large_volumes_are_not_read(tmp_path, header, shape):
     path = tmp_path / 'x.nii'
     path.write_bytes(header(nibabel.Nifti2Header, shape, np.float64).binaryblock + b'\0' * 4)
     text, size = grown(lambda: read_nifti(path, max_voxels=5 * 10**8, max_pixels=5 * 10**7))

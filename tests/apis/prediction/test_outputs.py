@@ -12,9 +12,9 @@ from PIL import Image
 from mmkdml.apis import load_config
 from mmkdml.apis.prediction import outputs
 from mmkdml.apis.prediction.inputs import ReadOptions
+from mmkdml.apis.prediction.nifti import PLANES
 from mmkdml.apis.prediction.outputs import predict_files
 from mmkdml.apis.prediction.predictor import Predictor, load
-from mmkdml.apis.prediction.volumes import PLANES
 from mmkdml.datasets.images import read_binary_mask
 from mmkdml.registry import MODELS
 
@@ -22,8 +22,8 @@ DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
 MEMBERS = ['teacher', 'student_1', 'student_2', 'ensemble']
 
 
-def comparing():
-    """mmseg's own way from an image to its mask, with a network that finds what is bright."""
+def thresholding_predictor():
+    """Build a predictor of mmseg's pipeline with a network that thresholds the intensity."""
     config = load_config(DEMO / 'student_demo.py')
     steps = config.test_dataloader.dataset.pipeline
     config.test_dataloader.dataset.pipeline = [steps[0], steps[-1]]
@@ -37,7 +37,7 @@ def read_table(out):
     return pd.read_csv(out / 'predictions.csv')
 
 
-def test_masks_overlays_and_tables(segmentor, pictures, tmp_path):
+def test_written_masks_overlays_and_tables(segmentor, pictures, tmp_path):
     out = tmp_path / 'out'
     table = predict_files(segmentor, pictures, out)
     pd.testing.assert_frame_equal(read_table(out), table)
@@ -61,7 +61,7 @@ def test_masks_overlays_and_tables(segmentor, pictures, tmp_path):
     for case in ('one', 'stack', 'sub/two'):
         with Image.open(out / 'overlays' / f'{case}.png') as overlay:
             heights[case] = overlay.height
-    assert heights['stack'] > 2 * heights['one']  # a row for each image
+    assert heights['stack'] > 2 * heights['one']  # one row per image
     content = json.loads((out / 'predictions.json').read_text())
     paths = {name: case['path'] for name, case in content['cases'].items()}
     assert paths == {
@@ -75,7 +75,7 @@ def test_masks_overlays_and_tables(segmentor, pictures, tmp_path):
     assert len(content['settings']['checkpoint']) == 64
 
 
-def test_classes_and_scores(predictors, pictures, tmp_path):
+def test_table_of_classification(predictors, pictures, tmp_path):
     predictor = predictors['kdml_v3_demo_slices']
     predict_files(predictor, pictures, tmp_path / 'out', members=['student_2', 'ensemble'])
     table = read_table(tmp_path / 'out')
@@ -95,7 +95,7 @@ def test_classes_and_scores(predictors, pictures, tmp_path):
 
 
 @pytest.mark.parametrize('plane', ['axial', 'sagittal'])
-def test_masks_of_a_volume_lie_on_its_grid(segmentor, tmp_path, plane):
+def test_mask_of_a_volume_is_on_its_grid(segmentor, tmp_path, plane):
     nibabel = pytest.importorskip('nibabel')
     affine = np.array([[0, -2.0, 0, 9], [1, 0, 0, 8], [0, 0, 3, 7], [0, 0, 0, 1]])
     voxels = np.random.default_rng(0).normal(size=(7, 5, 6)).astype(np.float32)
@@ -109,7 +109,7 @@ def test_masks_of_a_volume_lie_on_its_grid(segmentor, tmp_path, plane):
     content = np.asarray(mask.dataobj)
     assert table[table.member == 'ensemble'].pixels_ill.sum() == content.sum() > 0
     assert set(np.unique(content)) == {0, 1}
-    # The first axis is the patient's front, the second the left, the third the head.
+    # The axes go to the patient's front, left and head.
     by_hand = {
         'axial': content[::-1].transpose(2, 0, 1),
         'sagittal': content[::-1, :, ::-1].transpose(1, 2, 0),
@@ -121,10 +121,10 @@ def test_masks_of_a_volume_lie_on_its_grid(segmentor, tmp_path, plane):
 
 
 @pytest.mark.parametrize('plane', PLANES)
-def test_a_network_that_compares_gives_back_the_volume_compared(tmp_path, plane):
-    """In the file's own order of voxels, whichever of the 48 ways it lies; on its own grid."""
+def test_thresholding_network_returns_the_thresholded_volume(tmp_path, plane):
+    """In the voxel order and on the grid of the file, for all 48 orientations."""
     nibabel = pytest.importorskip('nibabel')
-    predictor = comparing()
+    predictor = thresholding_predictor()
     voxels = np.random.default_rng(0).integers(0, 256, (3, 4, 5)).astype(np.uint8)
     for number, (order, signs) in enumerate(
         product(permutations(range(3)), product((1, -1), repeat=3))
@@ -146,8 +146,8 @@ def test_a_network_that_compares_gives_back_the_volume_compared(tmp_path, plane)
         np.testing.assert_array_equal(mask.affine, source.affine)
 
 
-def test_a_mask_of_dicom_is_nifti_on_the_grid_of_the_series(segmentor, tmp_path):
-    """A slice of a real CT that pydicom has with it."""
+def test_mask_of_dicom_is_nifti_on_the_grid_of_the_series(segmentor, tmp_path):
+    """With a slice of a real CT that comes with pydicom."""
     nibabel = pytest.importorskip('nibabel')
     pydicom = pytest.importorskip('pydicom')
     (tmp_path / 'ct').mkdir()
@@ -167,11 +167,11 @@ def test_a_mask_of_dicom_is_nifti_on_the_grid_of_the_series(segmentor, tmp_path)
     np.testing.assert_allclose(mask.header.get_zooms(), spacing, rtol=1e-5)
 
 
-def test_good_files_are_done_and_bad_ones_told_of(segmentor, pictures, tmp_path):
+def test_unreadable_files_are_reported_after_the_others_are_written(segmentor, pictures, tmp_path):
     (pictures / 'bad.png').write_text('no image')
     (pictures / 'cut.jpg').write_bytes((pictures / 'sub' / 'two.jpg').read_bytes()[:300])
     out = tmp_path / 'out'
-    with pytest.raises(ValueError, match='2 of 5 cases could not be predicted, the others are in'):
+    with pytest.raises(ValueError, match='2 of 5 cases failed, the others are in'):
         predict_files(segmentor, pictures, out)
     assert read_table(out).case.nunique() == 3
     failed = json.loads((out / 'predictions.json').read_text())['failed']
@@ -182,8 +182,8 @@ def test_good_files_are_done_and_bad_ones_told_of(segmentor, pictures, tmp_path)
         predict_files(segmentor, pictures / 'bad.png', tmp_path / 'none')
 
 
-def test_names_of_all_kinds(segmentor, tmp_path):
-    """No formula, no format, no text at all: they name masks and overlays, and stand in tables."""
+def test_unusual_file_names(segmentor, tmp_path):
+    """TeX, format strings, other scripts and invalid UTF-8 in files and tables."""
     source = tmp_path / 'in'
     source.mkdir()
     names = ['$x_{1}$', 'ö 画像 {0} %s', 'a..b', os.fsdecode(b'\xe4'), 'x' * 200]
@@ -201,15 +201,15 @@ def test_names_of_all_kinds(segmentor, tmp_path):
     assert predict_files(segmentor, source, out).case.nunique() == 6
 
 
-def test_the_folder_of_images_is_no_place_for_masks(segmentor, pictures):
+def test_output_folder_inside_of_the_images_raises(segmentor, pictures):
     for images in (pictures, [str(pictures / 'sub'), pictures]):
-        with pytest.raises(ValueError, match='its masks would be the next images'):
+        with pytest.raises(ValueError, match='out: it is inside of the input folder'):
             predict_files(segmentor, images, pictures / 'out')
     assert not (pictures / 'out').exists()
 
 
-def test_more_than_two_classes(pictures, tmp_path):
-    """Indices in the masks, and a number of pixels for each; the union is outlined."""
+def test_several_foreground_classes(pictures, tmp_path):
+    """Masks hold class indices, and the table has a pixel count for each class."""
     config = load_config(DEMO / 'kdml_v3_demo.py')
     for member in (config.model.teacher, *config.model.students):
         member.decode_head.update(out_channels=3, num_classes=3)
@@ -235,7 +235,7 @@ def test_more_than_two_classes(pictures, tmp_path):
     ],
 )
 @pytest.mark.parametrize('force', [True, False])
-def test_files_of_a_user_are_not_overwritten(segmentor, pictures, tmp_path, name, force):
+def test_existing_files_are_not_overwritten(segmentor, pictures, tmp_path, name, force):
     out = tmp_path / 'out'
     path = out / name
     path.parent.mkdir(parents=True)
@@ -244,29 +244,29 @@ def test_files_of_a_user_are_not_overwritten(segmentor, pictures, tmp_path, name
         predict_files(segmentor, pictures, out, force=force)
     assert [one for one in out.rglob('*') if one.is_file()] == [path]
     assert path.read_text() == 'a user wrote it'
-    (out / 'README.txt').write_text('also of the user, but not in the way')
+    (out / 'README.txt').write_text('another file of the user')
     path.unlink()
     predict_files(segmentor, pictures, out, overlays=False)
 
 
 @pytest.mark.parametrize('link', [None, 'symlink_to', 'hardlink_to'])
-def test_an_input_among_the_outputs_is_not_overwritten(segmentor, pictures, tmp_path, link):
-    """A mask that an earlier call wrote, or an image where a mask is to be."""
+def test_input_in_the_output_folder_is_not_overwritten(segmentor, pictures, tmp_path, link):
+    """The mask of an earlier call, or a link to it."""
     out = tmp_path / 'out'
     predict_files(segmentor, pictures / 'one.png', out, overlays=False)
-    given = out / 'masks' / 'teacher' / 'one.png'
-    content = given.read_bytes()
+    mask = out / 'masks' / 'teacher' / 'one.png'
+    content = mask.read_bytes()
     if link:
         (tmp_path / 'linked').mkdir()
         other = tmp_path / 'linked' / 'one.png'
-        getattr(other, link)(given)
-        given = other
+        getattr(other, link)(mask)
+        mask = other
     with pytest.raises(FileExistsError, match=r'teacher/one\.png: expected .* got inputs'):
-        predict_files(segmentor, given, out, overlays=False, force=True)
+        predict_files(segmentor, mask, out, overlays=False, force=True)
     assert (out / 'masks' / 'teacher' / 'one.png').read_bytes() == content
 
 
-def test_cases_of_one_name_are_not_merged(segmentor, pictures, tmp_path):
+def test_cases_with_equal_names_raise(segmentor, pictures, tmp_path):
     out = tmp_path / 'out'
     Image.new('RGB', (9, 8)).save(pictures / 'sub' / 'one.png')
     both = [pictures / 'one.png', pictures / 'sub' / 'one.png']
@@ -278,7 +278,7 @@ def test_cases_of_one_name_are_not_merged(segmentor, pictures, tmp_path):
     assert table.case.unique().tolist() == ['one', 'stack', 'sub/one', 'sub/two']
 
 
-def test_names_that_one_file_system_cannot_tell_apart(segmentor, tmp_path, monkeypatch):
+def test_names_that_differ_only_in_case_raise_if_case_is_ignored(segmentor, tmp_path, monkeypatch):
     (tmp_path / 'in').mkdir()
     for name in ('Ä', 'ä', 'b'):
         Image.new('RGB', (50, 40)).save(tmp_path / 'in' / f'{name}.png')
@@ -290,7 +290,7 @@ def test_names_that_one_file_system_cannot_tell_apart(segmentor, tmp_path, monke
 
 
 @pytest.mark.parametrize('length', [248, 251])
-def test_a_long_name_costs_its_case_alone(segmentor, pictures, tmp_path, length):
+def test_too_long_name_fails_only_its_case(segmentor, pictures, tmp_path, length):
     out = tmp_path / 'out'
     pixels = Image.new('RGB', (50, 40))
     pixels.save(pictures / f'{"x" * length}.png')
@@ -304,7 +304,7 @@ def test_a_long_name_costs_its_case_alone(segmentor, pictures, tmp_path, length)
     assert not list(out.rglob('*xxx*'))
 
 
-def test_a_folder_in_the_place_of_a_mask_costs_its_case_alone(segmentor, pictures, tmp_path):
+def test_folder_with_the_name_of_a_mask_fails_only_its_case(segmentor, pictures, tmp_path):
     (pictures / 'x.png').mkdir()
     for path in (pictures / 'x.png' / 'y.jpg', pictures / 'x.jpg'):
         Image.new('RGB', (50, 40)).save(path)
@@ -313,7 +313,7 @@ def test_a_folder_in_the_place_of_a_mask_costs_its_case_alone(segmentor, picture
     assert read_table(tmp_path / 'out').case.nunique() == 4
 
 
-def test_a_case_that_can_no_longer_be_read_loses_its_old_mask(segmentor, pictures, tmp_path):
+def test_old_mask_of_an_unreadable_case_is_removed(segmentor, pictures, tmp_path):
     out = tmp_path / 'out'
     predict_files(segmentor, pictures, out)
     (pictures / 'one.png').write_text('no image')

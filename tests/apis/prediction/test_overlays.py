@@ -1,4 +1,4 @@
-"""Overlays by the colours and places of what is drawn."""
+"""Overlays by the colors and positions of the drawn pixels."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from mmkdml.apis.prediction import overlays
 from mmkdml.apis.prediction.overlays import draw_overlay
 from mmkdml.evaluation.mask_panels import PREDICTION_COLOR, Panel
 
-COLOUR = np.round(255 * np.array(to_rgb(PREDICTION_COLOR)))
+COLOR = np.round(255 * np.array(to_rgb(PREDICTION_COLOR)))
 SIDE, GAP, LINE = 384, 8, 24
 CLASSES = ('healthy', 'ill')
 
@@ -39,12 +39,12 @@ def tiles(sheet, rows, columns, height, width):
 
 
 def box(where):
-    """First and last row and column."""
+    """Return the first and last row and column."""
     return [(int(places.min()), int(places.max())) for places in np.nonzero(where)]
 
 
-@pytest.mark.parametrize('factor', [1, 4, 16])  # enlarged, as it is, reduced
-def test_a_region_is_tinted_and_outlined_in_its_place(tmp_path, factor):
+@pytest.mark.parametrize('factor', [1, 4, 16])  # enlarged, unscaled, reduced
+def test_region_is_tinted_and_outlined(tmp_path, factor):
     height, width = 96 * factor, 64 * factor
     mask = np.zeros((height, width), np.uint8)
     mask[height // 4 : height // 2, width // 2 :] = 1
@@ -63,27 +63,27 @@ def test_a_region_is_tinted_and_outlined_in_its_place(tmp_path, factor):
     assert right == 255
     inside = drawn[SIDE // 4 + 10 : SIDE // 3 - 10, 140:240]
     np.testing.assert_allclose(
-        inside, np.broadcast_to(0.7 * 90 + 0.3 * COLOUR, inside.shape), atol=1
+        inside, np.broadcast_to(0.7 * 90 + 0.3 * COLOR, inside.shape), atol=1
     )
     assert (drawn[SIDE // 3 + 8 : SIDE * 5 // 12 - 8, 192 + 8 : 224 - 8] == 90).all()
-    assert (np.abs(drawn - COLOUR).max(axis=2) < 20).sum() > 200  # the outline
+    assert (np.abs(drawn - COLOR).max(axis=2) < 20).sum() > 200  # the outline
     np.testing.assert_array_equal(mask, before)
 
 
 @pytest.mark.parametrize('size', [64, 4096])
-def test_a_single_pixel_is_seen(tmp_path, size):
-    """Of 4096 rows the sheet has every tenth; this is none of them."""
+def test_single_pixel_remains_visible(tmp_path, size):
+    """Reducing 4096 rows keeps about every tenth, but not this one."""
     mask = np.zeros((size, size), np.uint8)
     row, column = size // 2 + 5, size // 4 + 5
     mask[row, column] = 1
     ((_, drawn),) = tiles(draw(tmp_path, [panel([mask], size, size)]), 1, 2, SIDE, SIDE)
-    (top, bottom), (left, right) = box(np.abs(drawn - COLOUR).max(axis=2) < 60)
+    (top, bottom), (left, right) = box(np.abs(drawn - COLOR).max(axis=2) < 60)
     assert top - 6 <= row * SIDE / size <= bottom + 6
     assert left - 6 <= column * SIDE / size <= right + 6
     assert bottom - top >= 1
 
 
-def test_each_class_has_its_colour_and_a_legend(tmp_path):
+def test_each_class_has_its_color_and_a_legend(tmp_path):
     mask = np.zeros((96, 96), np.uint8)
     mask[:40], mask[60:] = 1, 2
     sheet = draw(tmp_path, [panel([mask], 96, 96)] * 2, ('none', 'one', 'two'))
@@ -91,13 +91,13 @@ def test_each_class_has_its_colour_and_a_legend(tmp_path):
     ((_, drawn), _) = tiles(sheet, 2, 2, SIDE, SIDE)
     legend = sheet[2 * (LINE + SIDE + GAP) :]
     assert (drawn[50, 50] != drawn[350, 50]).any()
-    for shade in (drawn[50, 50], drawn[350, 50]):  # the tint of a colour that the legend has
-        colour = (shade - 0.7 * 90) / 0.3
-        assert (np.abs(legend - colour).max(axis=2) < 5).sum() > 100
+    for shade in (drawn[50, 50], drawn[350, 50]):  # both colors are in the legend
+        color = (shade - 0.7 * 90) / 0.3
+        assert (np.abs(legend - color).max(axis=2) < 5).sum() > 100
     assert (drawn[200, 50] == 90).all()
 
 
-def test_headings_tell_the_members_and_their_pixels(tmp_path, monkeypatch):
+def test_columns_are_titled_with_member_and_pixel_count(tmp_path, monkeypatch):
     texts = []
     monkeypatch.setattr(
         overlays.ImageDraw.ImageDraw, 'text', lambda self, place, text, *args: texts.append(text)

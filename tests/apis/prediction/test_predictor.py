@@ -20,7 +20,7 @@ MEMBERS = ['teacher', 'student_1', 'student_2', 'ensemble']
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
-    """Five images of which one has another size; a stack of the other four; the files by name."""
+    """Write five images, the last of another size, and a stack of the first four."""
     folder = tmp_path_factory.mktemp('images')
     sizes = [(70, 90)] * 4 + [(40, 50)]
     pixels = [
@@ -44,8 +44,8 @@ def same(one, other):
 
 
 @pytest.mark.parametrize('config', [SEGMENT, CLASSIFY])
-def test_answers_are_those_of_a_test_run(checkpoints, config, tmp_path):
-    """The config's own data set and model say the same of the same files."""
+def test_predictions_equal_those_of_a_test_run(checkpoints, config, tmp_path):
+    """With the config's own data set and model on the same files."""
     source = make_demo_data(tmp_path / 'kaggle_3m', patients=1, slices=2, size=80)
     files = sorted(path for path in source.rglob('*.tif') if 'mask' not in path.name)
     rows = [
@@ -78,7 +78,7 @@ def test_answers_are_those_of_a_test_run(checkpoints, config, tmp_path):
 
 
 @pytest.mark.parametrize('config', [SEGMENT, CLASSIFY])
-def test_files_folders_stacks_and_arrays_get_the_same_answers(checkpoints, images, config):
+def test_files_folders_stacks_and_arrays_give_equal_predictions(checkpoints, images, config):
     folder, pixels = images
     predictor = load(config, checkpoints[config], 'cpu')
     one_by_one = [predictor.predict(folder / f'{number}.png')[0] for number in range(5)]
@@ -98,8 +98,7 @@ def test_files_folders_stacks_and_arrays_get_the_same_answers(checkpoints, image
     same(predictor.predict(sources)[0], one_by_one[4])
 
 
-def test_images_that_are_not_resized_to_one_size(checkpoints, images):
-    """Batches are cut where the size changes."""
+def test_images_of_different_sizes_are_batched_separately(checkpoints, images):
     config = load_config(SEGMENT)
     del config.test_dataloader.dataset.pipeline[1]
     predictor = load(config, checkpoints[SEGMENT], 'cpu')
@@ -112,25 +111,25 @@ def test_images_that_are_not_resized_to_one_size(checkpoints, images):
         same(prediction, predictor.predict(one)[0])
 
 
-def test_chosen_members(checkpoints, images):
+def test_selected_members(checkpoints, images):
     predictor = load(SEGMENT, checkpoints[SEGMENT], 'cpu')
     _, pixels = images
     (whole,) = predictor.predict(pixels[0])
     (some,) = predictor.predict(pixels[0], members=['ensemble', 'teacher'])
     assert list(some.answers) == ['teacher', 'ensemble']
     np.testing.assert_array_equal(some.answers['teacher'].label, whole.answers['teacher'].label)
-    # At once, not when the first answer is asked for.
-    with pytest.raises(ValueError, match=r"some of teacher, .*, ensemble; got \['tutor'\]"):
+    # At once, not with the first prediction.
+    with pytest.raises(ValueError, match=r"members: .* teacher, .*, ensemble, got \['tutor'\]"):
         predictor.stream(pixels[0], members=['tutor'])
     for size in (0, 1.5):
-        with pytest.raises(ValueError, match=f'batch_size must be a whole .* got {size}'):
+        with pytest.raises(ValueError, match=f'batch_size: .* got {size}'):
             predictor.stream(pixels[0], batch_size=size)
-    with pytest.raises(FileNotFoundError, match='There is no image or folder nowhere'):
+    with pytest.raises(FileNotFoundError, match='No such image or folder: nowhere'):
         predictor.stream('nowhere')
 
 
-def test_files_are_read_as_answers_are_asked_for(checkpoints, images, tmp_path, monkeypatch):
-    """So that the number of files does not matter to the memory."""
+def test_files_are_read_lazily(checkpoints, images, tmp_path, monkeypatch):
+    """So that memory does not grow with the number of files."""
     for number in range(20):
         Image.fromarray(images[1][4]).save(tmp_path / f'{number:02}.png')
     read = []
@@ -149,19 +148,19 @@ def test_files_are_read_as_answers_are_asked_for(checkpoints, images, tmp_path, 
     assert len(list(stream)) == 18
 
 
-def test_too_large_a_batch_is_told_of(checkpoints, images, monkeypatch):
+def test_out_of_memory_error_names_the_batch(checkpoints, images, monkeypatch):
     predictor = load(CLASSIFY, checkpoints[CLASSIFY], 'cpu')
 
     def full(data):
         raise torch.OutOfMemoryError('CUDA out of memory')
 
     monkeypatch.setattr(predictor.model, 'test_step', full)
-    message = r'out of memory with 3 images of \(70, 90\) at once, from array_0 on; give a smaller'
+    message = r'a batch of 3 images of \(70, 90\), starting at array_0. .*batch_size'
     with pytest.raises(ValueError, match=message):
         predictor.predict(images[1][:3])
 
 
-def test_bad_files_stop_or_are_left_out(checkpoints, images, tmp_path):
+def test_unreadable_files_raise_or_are_passed_to_on_error(checkpoints, images, tmp_path):
     predictor = load(CLASSIFY, checkpoints[CLASSIFY], 'cpu')
     folder, pixels = images
     for name in ('a', 'b', 'c'):
@@ -177,12 +176,12 @@ def test_bad_files_stop_or_are_left_out(checkpoints, images, tmp_path):
     with pytest.raises(ValueError, match='megapixels are more than'):
         predictor.predict(folder, read=ReadOptions(max_pixels=100))
     predictor.config.test_dataloader.dataset.pipeline[1].scale = (-3, 3)
-    with pytest.raises(ValueError, match=r"0.png: the config's test pipeline fails on it \("):
+    with pytest.raises(ValueError, match=r'0.png: the test pipeline failed \('):
         predictor.predict(folder / '0.png')
 
 
 @pytest.mark.slow
-def test_a_run_what_was_published_and_a_plain_network(checkpoints, images, tmp_path):
+def test_load_run_published_model_and_plain_network(checkpoints, images, tmp_path):
     _, pixels = images
     (whole,) = load(SEGMENT, checkpoints[SEGMENT]).predict(pixels[0])
     run = tmp_path / 'run'
@@ -208,7 +207,7 @@ def test_a_run_what_was_published_and_a_plain_network(checkpoints, images, tmp_p
     assert answer.answers['model'].probabilities.shape == (1, 70, 90)
 
 
-def test_a_checkpoint_is_read_once(checkpoints, monkeypatch):
+def test_checkpoint_is_read_once(checkpoints, monkeypatch):
     read = []
     original = torch.load
     monkeypatch.setattr(
@@ -218,7 +217,7 @@ def test_a_checkpoint_is_read_once(checkpoints, monkeypatch):
     assert read == [checkpoints[SEGMENT]]
 
 
-def test_a_frozen_teacher_answers_with_the_weights_of_its_own_file(checkpoints, images, tmp_path):
+def test_frozen_teacher_predicts_with_its_own_weights(checkpoints, images, tmp_path):
     config = load_config(SEGMENT)
     config.model.update(mode='kd_off', teacher_checkpoint=str(checkpoints[SEGMENT]))
     config.model.weights = dict(alpha=(0.5, 0.5), beta=(0.5, 0.5))
@@ -232,7 +231,7 @@ def test_a_frozen_teacher_answers_with_the_weights_of_its_own_file(checkpoints, 
 
 
 def test_softmax_of_several_logits(images, tmp_path):
-    """mmseg hands on logits there; the ensemble has probabilities already."""
+    """mmseg returns logits for several classes; the ensemble returns probabilities."""
     config = load_config(SEGMENT)
     for member in (config.model.teacher, *config.model.students):
         member.decode_head.out_channels = 2
@@ -248,8 +247,8 @@ def test_softmax_of_several_logits(images, tmp_path):
     )
 
 
-def test_refusals_of_load(checkpoints, tmp_path, payload):
-    with pytest.raises(ValueError, match='a config needs a checkpoint beside it'):
+def test_invalid_arguments_of_load_raise(checkpoints, tmp_path, payload):
+    with pytest.raises(ValueError, match='checkpoint: .* got None'):
         load(load_config(SEGMENT))
     with pytest.raises(FileNotFoundError, match='There is no config file nowhere.py'):
         load('nowhere.py', checkpoints[SEGMENT])
@@ -260,7 +259,7 @@ def test_refusals_of_load(checkpoints, tmp_path, payload):
     with pytest.raises(ValueError, match='no weights of .*student_1, student_2, teacher'):
         load(DEMO / 'student_demo.py', checkpoints[SEGMENT])
     for device in ('gpu', 'meta', 'cuda:99', 1.5):
-        with pytest.raises(ValueError, match=f"device must be one that torch has.* got '?{device}"):
+        with pytest.raises(ValueError, match=f"device: .* got '?{device}"):
             load(SEGMENT, checkpoints[SEGMENT], device)
     cut = tmp_path / 'cut.pth'
     cut.write_bytes(checkpoints[SEGMENT].read_bytes()[:5000])

@@ -1,4 +1,4 @@
-"""Calls that stop, go on, or are of another kind than the one before."""
+"""Interrupted, continued and repeated predictions."""
 
 import copy
 import errno
@@ -17,7 +17,7 @@ def read_table(out):
     return pd.read_csv(out / 'predictions.csv')
 
 
-def test_what_is_done_is_not_done_again(segmentor, pictures, tmp_path, monkeypatch):
+def test_finished_cases_are_skipped(segmentor, pictures, tmp_path, monkeypatch):
     out = tmp_path / 'out'
     predicted = []
     stream = segmentor.stream
@@ -43,7 +43,7 @@ def test_what_is_done_is_not_done_again(segmentor, pictures, tmp_path, monkeypat
     one = Image.open(pictures / 'one.png')
     one.putpixel((3, 4), (0, 0, 0))
     one.save(pictures / 'one.png', compress_level=0)
-    os.utime(pictures / 'sub' / 'two.jpg', (1, 1))  # its content is the same
+    os.utime(pictures / 'sub' / 'two.jpg', (1, 1))  # its content is unchanged
     assert run() == ['new', 'one']
     (out / 'masks' / 'teacher' / 'one.png').write_bytes(content[:20])
     assert run() == ['one']
@@ -53,7 +53,7 @@ def test_what_is_done_is_not_done_again(segmentor, pictures, tmp_path, monkeypat
     assert run(force=True) == ['new', 'one', 'stack', 'sub/two']
 
 
-def test_a_stop_loses_the_case_at_hand_alone(segmentor, pictures, tmp_path, monkeypatch):
+def test_interruption_loses_only_the_current_case(segmentor, pictures, tmp_path, monkeypatch):
     out = tmp_path / 'out'
     write = Image.Image.save
 
@@ -70,13 +70,13 @@ def test_a_stop_loses_the_case_at_hand_alone(segmentor, pictures, tmp_path, monk
     before = (out / 'cases' / 'one.json').stat().st_mtime_ns
     resumed = predict_files(segmentor, pictures, out, overlays=False)
     assert (out / 'cases' / 'one.json').stat().st_mtime_ns == before
-    anew = predict_files(segmentor, pictures, tmp_path / 'anew', overlays=False)
-    pd.testing.assert_frame_equal(resumed, anew)
-    for path in (tmp_path / 'anew' / 'masks').rglob('*.*'):
-        assert (out / path.relative_to(tmp_path / 'anew')).read_bytes() == path.read_bytes()
+    fresh = predict_files(segmentor, pictures, tmp_path / 'fresh', overlays=False)
+    pd.testing.assert_frame_equal(resumed, fresh)
+    for path in (tmp_path / 'fresh' / 'masks').rglob('*.*'):
+        assert (out / path.relative_to(tmp_path / 'fresh')).read_bytes() == path.read_bytes()
 
 
-def test_a_full_disk_stops_and_the_same_call_goes_on(segmentor, pictures, tmp_path, monkeypatch):
+def test_prediction_continues_after_a_full_disk(segmentor, pictures, tmp_path, monkeypatch):
     out = tmp_path / 'out'
 
     def full(*args, **options):
@@ -94,25 +94,25 @@ def test_a_full_disk_stops_and_the_same_call_goes_on(segmentor, pictures, tmp_pa
     assert predict_files(segmentor, pictures, out).case.nunique() == 3
 
 
-def test_a_wrong_call_leaves_nothing_behind(segmentor, pictures, tmp_path):
-    """Or the right one would be refused for its other settings."""
+def test_invalid_call_leaves_no_files(segmentor, pictures, tmp_path):
+    """Otherwise the corrected call would be refused because its settings differ."""
     out = tmp_path / 'out'
-    with pytest.raises(ValueError, match='members must be some of'):
+    with pytest.raises(ValueError, match='members: expected some of'):
         predict_files(segmentor, pictures, out, members=['tutor'])
-    with pytest.raises(ValueError, match='batch_size must be a whole number'):
+    with pytest.raises(ValueError, match='batch_size: expected an integer'):
         predict_files(segmentor, pictures, out, batch_size=0)
-    with pytest.raises(FileNotFoundError, match='There is no image or folder'):
+    with pytest.raises(FileNotFoundError, match='No such image or folder'):
         predict_files(segmentor, tmp_path / 'nowhere', out)
     assert not out.exists()
-    with pytest.raises(ValueError, match='one.png is a file; name a folder to write to'):
+    with pytest.raises(ValueError, match='one.png: expected a folder, got a file'):
         predict_files(segmentor, pictures / 'sub', pictures / 'one.png')
     (pictures / 'bad.png').write_text('no image')
-    with pytest.raises(ValueError, match='1 of 1 cases could not be predicted'):
+    with pytest.raises(ValueError, match='1 of 1 cases failed'):
         predict_files(segmentor, pictures / 'bad.png', out)
     assert predict_files(segmentor, pictures / 'one.png', out, augment=True).shape == (4, 4)
 
 
-def test_other_settings_need_another_folder(segmentor, predictors, pictures, tmp_path):
+def test_other_settings_raise_without_force(segmentor, predictors, pictures, tmp_path):
     out = tmp_path / 'out'
     one = pictures / 'one.png'
     predict_files(segmentor, one, out, overlays=False)

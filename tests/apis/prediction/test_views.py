@@ -1,4 +1,4 @@
-"""Test-time augmentation from the image to the answer, against averages by hand."""
+"""Test-time augmentation against averages computed by hand."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ SEGMENT, CLASSIFY = DEMO / 'kdml_v3_demo.py', DEMO / 'kdml_v3_demo_slices.py'
 PIXELS = np.random.default_rng(0).integers(0, 256, (70, 90, 3)).astype(np.uint8)
 
 
-def turned_back(answer, flip):
-    """A mask's probabilities as the image lay before it was flipped; a class lies nowhere."""
+def flipped_back(answer, flip):
+    """Return probabilities of the unflipped image; those of a classifier have no direction."""
     return answer.probabilities if answer.probabilities.ndim == 1 else flip(answer.probabilities)
 
 
 @pytest.mark.parametrize('config', [SEGMENT, CLASSIFY])
 @pytest.mark.parametrize('network', ['classroom', 'plain'])
-def test_views_are_averaged_member_by_member(checkpoints, tmp_path, config, network):
-    """By hand: the image and its flips, each predicted alone, turned back and averaged."""
+def test_default_views_are_averaged_per_member(checkpoints, tmp_path, config, network):
+    """The expected values come from separate predictions of the image and its flips."""
     settings, checkpoint = load_config(config), checkpoints[config]
     if network == 'plain':
         shared = settings.model.data_preprocessor
@@ -34,13 +34,13 @@ def test_views_are_averaged_member_by_member(checkpoints, tmp_path, config, netw
     predictor = load(settings, checkpoint, 'cpu')
     flips = [lambda x: x, lambda x: x[..., ::-1], lambda x: x[..., ::-1, :]]
     of_image = [PIXELS, PIXELS[:, ::-1], PIXELS[::-1]]
-    alone = [predictor.predict(np.ascontiguousarray(one))[0].answers for one in of_image]
+    separate = [predictor.predict(np.ascontiguousarray(one))[0].answers for one in of_image]
     (views,) = predictor.predict(PIXELS, augment=True)
     means = {}
     for name in views.answers:
-        each = [turned_back(one[name], flip) for one, flip in zip(alone, flips, strict=True)]
+        each = [flipped_back(one[name], flip) for one, flip in zip(separate, flips, strict=True)]
         means[name] = np.mean(each, axis=0)
-        assert not np.allclose(each[0], means[name])  # the views do say different things
+        assert not np.allclose(each[0], means[name])  # the views differ
     if network == 'classroom':
         means['ensemble'] = np.maximum(means['student_1'], means['student_2'])
     for name, answer in views.answers.items():
@@ -49,8 +49,8 @@ def test_views_are_averaged_member_by_member(checkpoints, tmp_path, config, netw
         np.testing.assert_array_equal(answer.label, label)
 
 
-def test_views_of_a_config(checkpoints, tmp_path):
-    """Two scales, each as it is and flipped, as mmseg's configs have them."""
+def test_views_of_a_tta_pipeline_are_averaged(checkpoints, tmp_path):
+    """Two scales, unflipped and flipped, as in mmseg's configs."""
     config = load_config(SEGMENT)
     pack = config.test_dataloader.dataset.pipeline[-1]
     resizes = [dict(type='mmcv.Resize', scale=(side, side)) for side in (64, 96)]

@@ -1,10 +1,10 @@
-"""Windows in chunks against NumPy on all voxels at once."""
+"""Chunked windowing against NumPy on all voxels at once."""
 
 import numpy as np
 import pytest
 
 from mmkdml.apis.prediction import windowing
-from mmkdml.apis.prediction.windowing import percentiles, windowed
+from mmkdml.apis.prediction.windowing import apply_window, percentiles
 
 
 def draws(kind, number, seed):
@@ -21,7 +21,7 @@ def draws(kind, number, seed):
 
 @pytest.mark.parametrize('kind', ['normal', 'ties', 'constant', 'far apart', 'scaled'])
 @pytest.mark.parametrize('number', [1, 2, 3, 10, 101, 1001, 20000])
-def test_percentiles_are_those_of_numpy_bit_for_bit(kind, number):
+def test_percentiles_equal_numpys_bit_for_bit(kind, number):
     for seed in range(3):
         voxels = draws(kind, number, seed)
         wanted = (0.5, 30, 99.5, 100)
@@ -31,7 +31,7 @@ def test_percentiles_are_those_of_numpy_bit_for_bit(kind, number):
 
 @pytest.mark.parametrize('window', [None, (-300.5, 410.25)])
 @pytest.mark.parametrize('kept', [2**26, 10])
-def test_chunks_are_scaled_as_the_whole(monkeypatch, window, kept):
+def test_chunked_scaling_equals_numpys(monkeypatch, window, kept):
     monkeypatch.setattr(windowing, '_KEPT', kept)
     voxels, passes = draws('scaled', 5000, 0), []
 
@@ -41,6 +41,6 @@ def test_chunks_are_scaled_as_the_whole(monkeypatch, window, kept):
 
     low, high = np.percentile(voxels, (0.5, 99.5)).tolist() if window is None else window
     scaled = ((voxels.clip(low, high) - low) / (high - low)).clip(0, 1)
-    shown = windowed(chunks, len(voxels), window, 'x')
-    np.testing.assert_array_equal(shown, np.round(255 * scaled).astype(np.uint8))
+    slices = apply_window(chunks, len(voxels), window, 'x')
+    np.testing.assert_array_equal(slices, np.round(255 * scaled).astype(np.uint8))
     assert len(passes) == (1 if kept > 5000 or window else 3)

@@ -1,4 +1,4 @@
-"""Volumes against nibabel's view of space, and masks against the volume's own grid."""
+"""Volumes and masks against the orientations and grids of nibabel."""
 
 import gzip
 import sys
@@ -7,15 +7,16 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from mmkdml.apis.prediction.volumes import PLANES, Volume, read_nifti, write_mask
+from mmkdml.apis.prediction.nifti import PLANES, read_nifti, write_mask
+from mmkdml.apis.prediction.volume import Volume
 
 nibabel = pytest.importorskip('nibabel')
 
-# Voxel i goes to the patient's front, j down to the feet, k to the right: nothing as displayed.
+# i goes to the patient's front, j to the feet, k to the right: no axis is as displayed.
 AFFINE = np.array([[0, 0, -2.0, 30], [1.5, 0, 0, -20], [0, -3.0, 0, 10], [0, 0, 0, 1]])
 LPS = np.diag([-1, -1, 1, 1])
 SPACING = np.array([1.5, 2.0, 3.0])
-# Every way in which a file's axes can lie along the patient's, forwards or backwards.
+# All 48 orientations of a file's axes along the patient's axes.
 ORIENTATIONS = [
     np.eye(3)[list(order)] * signs
     for order in permutations(range(3))
@@ -41,19 +42,19 @@ def placed(turn):
 
 
 def masked(path, plane, out):
-    """The whole way, with a network that finds what is brighter than the middle."""
+    """Read a volume, threshold it as a network would, and write the mask."""
     volume = read_nifti(path, plane, window=(0, 255))
     write_mask((volume.slices > 127).astype(np.uint8), volume, out)
     return nibabel.load(out)
 
 
 @pytest.mark.parametrize('plane', PLANES)
-def test_slices_are_shown_as_radiologists_see_them(tmp_path, plane):
-    """Each voxel's value is its own place in space, so that the slices say where they lie."""
+def test_slices_follow_the_radiological_convention(tmp_path, plane):
+    """Each voxel stores its own position in space."""
     for turn in (AFFINE[:3, :3], *(placed(turn)[:3, :3] for turn in ORIENTATIONS)):
         affine = np.eye(4)
         affine[:3, :3] = turn
-        for axis, name in enumerate('LPS'):  # how far to the left, the back, the head
+        for axis, name in enumerate('LPS'):  # distance to the left, posterior, superior
             places = np.moveaxis(np.indices((3, 4, 5)), 0, -1) @ (LPS @ affine)[:3, :3].T
             path = write_nifti(tmp_path / 'x.nii', places[..., axis].astype(np.float32), affine)
             slices = read_nifti(path, plane, window=(-20, 20)).slices.astype(int)
@@ -69,7 +70,7 @@ def test_slices_are_shown_as_radiologists_see_them(tmp_path, plane):
 
 
 @pytest.mark.parametrize('plane', PLANES)
-def test_a_mask_lies_where_its_voxels_lay_however_the_file_lies(tmp_path, plane):
+def test_mask_matches_the_volume_in_all_orientations(tmp_path, plane):
     assert len({turn.tobytes() for turn in ORIENTATIONS}) == 48
     voxels = noise()
     for turn in (*ORIENTATIONS, OBLIQUE, OBLIQUE @ ORIENTATIONS[13]):
@@ -84,8 +85,8 @@ def test_a_mask_lies_where_its_voxels_lay_however_the_file_lies(tmp_path, plane)
 @pytest.mark.parametrize(
     ('qform', 'sform'), [(0, 0), (1, 0), (0, 2), (1, 1), (2, 4)], ids=lambda code: str(code)
 )
-def test_the_header_keeps_all_that_says_where_voxels_are(tmp_path, kind, qform, sform):
-    """Two different forms, units, scaled intensities; and nothing that would hide the mask."""
+def test_mask_header_keeps_the_spatial_fields(tmp_path, kind, qform, sform):
+    """With different qform and sform, units and scaled intensities; the display range is reset."""
     voxels = noise()
     image = kind(voxels, None)
     image.header.set_zooms(SPACING)
@@ -114,59 +115,59 @@ def test_the_header_keeps_all_that_says_where_voxels_are(tmp_path, kind, qform, 
     assert (mask.header['cal_min'], mask.header['cal_max']) == (0, 0)
     assert mask.header.get_intent()[0] == 'label'
     assert image.header['cal_max'] == 4000
-    assert volume.header['cal_max'] == 4000  # the volume's own stays
+    assert volume.header['cal_max'] == 4000  # the volume's header is unchanged
 
 
-def test_further_dimensions_of_one(tmp_path):
+def test_trailing_dimensions_of_size_one(tmp_path):
     voxels = noise()
     path = write_nifti(tmp_path / 'x.nii', voxels[..., None])
     written = masked(path, 'coronal', tmp_path / 'mask.nii')
     np.testing.assert_array_equal(np.asarray(written.dataobj), voxels > 127)
 
 
-def test_the_window_of_a_nifti_volume(tmp_path):
+def test_window(tmp_path):
     voxels = np.arange(1001, dtype=np.float32).reshape(7, 11, 13)
     path = write_nifti(tmp_path / 'x.nii', voxels, np.eye(4))
-    shown = read_nifti(path, window=(100, 355)).slices
-    assert np.array_equal(np.unique(shown), np.arange(256))
+    slices = read_nifti(path, window=(100, 355)).slices
+    assert np.array_equal(np.unique(slices), np.arange(256))
     low, high = read_nifti(path).slices.min(), read_nifti(path).slices.max()
     assert (low, high) == (0, 255)
-    assert (read_nifti(path).slices == 0).sum() == 7  # 0.5 % of 1001 and what rounds to black
+    assert (read_nifti(path).slices == 0).sum() == 7  # 0.5 % of 1001, and values that round to 0
     assert (read_nifti(write_nifti(tmp_path / 'flat.nii', voxels * 0 + 5)).slices == 0).all()
-    with pytest.raises(ValueError, match='from a lower to a higher intensity, got 5 to 5'):
+    with pytest.raises(ValueError, match='window: .* got 5 and 5'):
         read_nifti(path, window=(5, 5))
 
 
 @pytest.mark.parametrize(
     ('voxels', 'message'),
     [
-        (np.zeros((3, 4, 5, 2)), r'a volume of three dimensions, got the shape \(3, 4, 5, 2\)'),
-        (np.zeros((3, 4)), r'a volume of three dimensions, got the shape \(3, 4\)'),
+        (np.zeros((3, 4, 5, 2)), r'three dimensions, got shape \(3, 4, 5, 2\)'),
+        (np.zeros((3, 4)), r'three dimensions, got shape \(3, 4\)'),
         (np.full((3, 4, 5), np.nan), 'expected finite intensities'),
         (np.full((3, 4, 5), 1e300), 'expected finite intensities'),
-        (np.zeros((3, 4, 5), np.complex64), 'one real number for each voxel, got complex64'),
-        (np.zeros((3, 4, 5), [(k, 'u1') for k in 'RGB']), 'one real number for each voxel, got '),
+        (np.zeros((3, 4, 5), np.complex64), 'one real number per voxel, got complex64'),
+        (np.zeros((3, 4, 5), [(k, 'u1') for k in 'RGB']), 'one real number per voxel, got '),
     ],
 )
-def test_voxels_that_are_none_of_a_volume(tmp_path, voxels, message):
+def test_unsupported_voxels_raise(tmp_path, voxels, message):
     with pytest.raises(ValueError, match=f'x.nii: .*{message}'):
         read_nifti(write_nifti(tmp_path / 'x.nii', voxels))
 
 
 @pytest.mark.parametrize('affine', [np.diag([0, 1, 1, 1.0]), np.full((4, 4), np.nan)])
-def test_a_place_that_is_none(tmp_path, affine):
+def test_invalid_affine_raises(tmp_path, affine):
     image = nibabel.Nifti1Image(noise(), np.eye(4))
     for row, values in zip('xyz', affine, strict=False):
         image.header[f'srow_{row}'] = values
     path = tmp_path / 'x.nii'
-    with path.open('wb') as file:  # nibabel would not write it
+    with path.open('wb') as file:  # nibabel refuses to write it
         image.header.write_to(file)
         file.write(b'\0' * (4 + 2 * 60))
-    with pytest.raises(ValueError, match=r'x.nii: its affine must give each voxel a place'):
+    with pytest.raises(ValueError, match='x.nii: expected .*affine, got'):
         read_nifti(path)
 
 
-def test_bad_nifti(tmp_path):
+def test_unreadable_files_and_invalid_arguments_raise(tmp_path):
     path = write_nifti(tmp_path / 'good.nii', noise((30, 40, 50)))
     content = path.read_bytes()
     packed = gzip.compress(content)
@@ -183,20 +184,20 @@ def test_bad_nifti(tmp_path):
         with pytest.raises(ValueError, match=f'{name}: unreadable NIfTI') as refused:
             read_nifti(tmp_path / name)
         assert '\n' not in str(refused.value)
-    with pytest.raises(ValueError, match='plane must be one of axial, coronal, sagittal; got .x.'):
+    with pytest.raises(ValueError, match='plane: .*axial, coronal, sagittal, got .x.'):
         read_nifti(path, 'x')
     volume = read_nifti(path)
-    with pytest.raises(ValueError, match=r'shape of the slices \(40, 30, 50\), got \(30, 50\)'):
+    with pytest.raises(ValueError, match=r'masks: .*\(40, 30, 50\), .*got \(30, 50\)'):
         write_mask(volume.slices[0], volume, tmp_path / 'mask.nii')
 
 
 @pytest.mark.parametrize('suffix', ['.nii', '.nii.gz'])
-def test_a_header_that_claims_a_huge_volume(tmp_path, suffix):
+def test_header_of_a_huge_volume_raises(tmp_path, suffix):
     header = nibabel.Nifti1Header()
     header.set_data_shape((3000, 3000, 3000))
     with (gzip.open if suffix == '.nii.gz' else open)(tmp_path / f'x{suffix}', 'wb') as file:
         header.write_to(file)
-    with pytest.raises(ValueError, match='27000 megavoxels .* are more than 500; cut it into'):
+    with pytest.raises(ValueError, match='27000 megavoxels .* are more than 500'):
         read_nifti(tmp_path / f'x{suffix}', max_voxels=500_000_000)
     small = write_nifti(tmp_path / 'small.nii', noise())
     assert read_nifti(small, max_voxels=60).slices.size == 60
@@ -204,9 +205,9 @@ def test_a_header_that_claims_a_huge_volume(tmp_path, suffix):
         read_nifti(small, max_voxels=59)
 
 
-def test_a_missing_package_is_named(tmp_path, monkeypatch):
+def test_missing_package_raises(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'nibabel', None)
-    message = r'nibabel, which is not installed: pip install mmkdml\[medical'
+    message = r"nibabel is not installed.* pip install 'mmkdml\[medical"
     with pytest.raises(ValueError, match=message):
         read_nifti('x.nii')
     volume = Volume(np.zeros((1, 2, 3), np.uint8), np.eye(4), np.eye(3)[:, :2])

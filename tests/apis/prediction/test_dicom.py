@@ -1,19 +1,19 @@
-"""Series against the standard's equation, pydicom's pixels and nibabel's own DICOM reader."""
+"""DICOM series against the standard's equation, pydicom, nibabel and highdicom."""
 
 import sys
 
 import numpy as np
 import pytest
 
-from mmkdml.apis.prediction.dicom_series import read_dicom
-from mmkdml.apis.prediction.volumes import write_mask
+from mmkdml.apis.prediction.dicom import read_dicom
+from mmkdml.apis.prediction.nifti import write_mask
 
 nibabel = pytest.importorskip('nibabel')
 pydicom = pytest.importorskip('pydicom')
 nicom = pytest.importorskip('nibabel.nicom.dicomwrappers')
 
 LPS = np.array([-1, -1, 1])
-# Directions along a row and along a column: the three planes, and two that lie across them.
+# Directions along a row and along a column: the three planes, a rotation and two oblique ones.
 TURNED = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
 DIRECTIONS = {
     'axial': [1, 0, 0, 0, 1, 0],
@@ -26,7 +26,7 @@ DIRECTIONS = {
 
 
 def write_slice(path, pixels, position, **changes):
-    """A CT slice that lies on its side: rows go to the feet, columns to the patient's back."""
+    """Write a sagittal CT slice: rows go to the back, columns to the feet."""
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
@@ -61,7 +61,7 @@ def write_slice(path, pixels, position, **changes):
 
 @pytest.fixture
 def series(tmp_path):
-    """Four slices, 4 mm apart, whose names are not in the order of their places."""
+    """Write four slices, 4 mm apart, whose names are not in spatial order."""
 
     def make(**changes):
         pixels = np.random.default_rng(1).integers(-50, 200, (4, 5, 6))
@@ -75,7 +75,7 @@ def series(tmp_path):
 
 
 def positions(directions, tilt=0.0, start=(10, 7, 20), number=4, distance=2.5):
-    """Corners of slices along their normal, sheared along the columns if the gantry is tilted."""
+    """Return positions of slices along their normal, sheared along the columns by ``tilt``."""
     rows, columns = np.reshape(np.array(directions, dtype=float), (2, 3))
     step = distance * np.cross(rows, columns) + tilt * columns
     return [np.array(start) + index * step for index in range(number)]
@@ -83,14 +83,14 @@ def positions(directions, tilt=0.0, start=(10, 7, 20), number=4, distance=2.5):
 
 @pytest.mark.parametrize('tilt', [0.0, 0.7])
 @pytest.mark.parametrize('name', DIRECTIONS)
-def test_voxels_lie_where_the_standard_says(tmp_path, name, tilt):
-    """Each pixel holds its own place: by the equation of PS3.3 C.7.6.2.1.1, and by the affine."""
+def test_voxel_positions_follow_the_standard(tmp_path, name, tilt):
+    """Each pixel stores its own position by PS3.3 C.7.6.2.1.1; the affine must reproduce it."""
     directions = DIRECTIONS[name]
     rows, columns = np.reshape(np.array(directions, dtype=float), (2, 3))
     row, column = np.indices((5, 6))
     for axis in range(3):
         for number, corner in enumerate(positions(directions, tilt)):
-            # PixelSpacing is that of the rows, from one to the next, and then of the columns.
+            # PixelSpacing is the spacing between rows, then between columns.
             place = corner + column[..., None] * 2 * rows + row[..., None] * 3 * columns
             write_slice(
                 tmp_path / f'{axis}{(7 * number + 2) % 4}',
@@ -105,8 +105,8 @@ def test_voxels_lie_where_the_standard_says(tmp_path, name, tilt):
         volume = read_dicom(files, window=(-10000, 10000))
         slices, down, across = np.indices(volume.slices.shape)
         ras = np.stack([across, down, slices, np.ones_like(slices)], axis=-1) @ volume.affine.T
-        shown = volume.slices / 255 * 200 - 100  # millimetres, to a step of grey
-        np.testing.assert_allclose(shown, (ras[..., :3] * LPS)[..., axis], atol=0.5)
+        stored = volume.slices / 255 * 200 - 100  # millimeters, quantized to 8 bits
+        np.testing.assert_allclose(stored, (ras[..., :3] * LPS)[..., axis], atol=0.5)
         mask = (volume.slices > 127).astype(np.uint8)
         write_mask(mask, volume, tmp_path / 'mask.nii.gz')
         written = nibabel.load(tmp_path / 'mask.nii.gz')
@@ -116,36 +116,51 @@ def test_voxels_lie_where_the_standard_says(tmp_path, name, tilt):
         assert written.header.get_xyzt_units()[0] == 'mm'
 
 
-def of_nibabel(path):
-    """Its affine is from (row, column, slice), against our normal, to LPS+."""
+def nibabel_affine(path):
+    """Convert nibabel's affine from (row, column, reversed slice) to LPS+ to our convention."""
     affine = nicom.wrapper_from_file(path).affine[:, [1, 0, 2, 3]]
     return np.diag([*LPS, 1]) @ affine @ np.diag([1, 1, -1, 1])
 
 
 @pytest.mark.parametrize('name', DIRECTIONS)
-def test_the_affine_is_that_of_nibabels_reader(tmp_path, name):
-    """Of a slice alone, which is as thick as it says."""
+def test_affine_of_a_single_slice_equals_nibabels(tmp_path, name):
     path = write_slice(
         tmp_path / 'x', np.zeros((5, 6)), (10, 7, 20), ImageOrientationPatient=DIRECTIONS[name]
     )
     affine = read_dicom([path]).affine
-    np.testing.assert_allclose(affine, of_nibabel(path), atol=1e-6)
+    np.testing.assert_allclose(affine, nibabel_affine(path), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), [2, 3, 5])
 
 
+@pytest.mark.parametrize('name', DIRECTIONS)
+def test_series_equals_highdicoms_volume(tmp_path, name):
+    """highdicom sorts along the opposite normal and does not support tilted gantries."""
+    highdicom = pytest.importorskip('highdicom')
+    pixels = np.random.default_rng(1).integers(0, 200, (4, 5, 6))
+    geometry = dict(ImageOrientationPatient=DIRECTIONS[name], FrameOfReferenceUID='1.2.9')
+    files = [
+        write_slice(tmp_path / f'{7 * number % 4}', pixels[number], position, **geometry)
+        for number, position in enumerate(positions(DIRECTIONS[name]))
+    ]
+    ours = read_dicom(files[::-1], window=(-100, 155))
+    datasets = [pydicom.dcmread(path) for path in files]
+    theirs = highdicom.get_volume_from_series(datasets).flip_spatial(0)
+    np.testing.assert_allclose(ours.affine, theirs.get_affine('RAS')[:, [2, 1, 0, 3]], atol=1e-5)
+    np.testing.assert_array_equal(ours.slices, (theirs.array + 100).clip(0, 255))
+
+
 @pytest.mark.parametrize('name', ['CT_small', 'MR_small', 'MR_small_RLE', 'MR_small_bigendian'])
-def test_slices_of_real_scanners(name):
-    """Whatever way their pixels are packed."""
+def test_slices_of_real_scanners_in_several_encodings(name):
     path = pydicom.data.get_testdata_file(f'{name}.dcm', download=False)
     volume = read_dicom([path], window=(0, 2000))
-    np.testing.assert_allclose(volume.affine, of_nibabel(path), atol=1e-5)
+    np.testing.assert_allclose(volume.affine, nibabel_affine(path), atol=1e-5)
     one = pydicom.dcmread(path)
     values = one.pixel_array * float(one.get('RescaleSlope', 1))
     values = values + float(one.get('RescaleIntercept', 0))
     np.testing.assert_allclose(volume.slices[0], (values / 2000).clip(0, 1) * 255, atol=0.51)
 
 
-def test_a_series_is_in_the_order_of_its_places(series):
+def test_slices_are_sorted_by_position(series):
     """The normal points to the patient's right (-x in LPS), as the slices' numbers here do."""
     pixels, files = series()
     volume = read_dicom(files, window=(-200, 310))
@@ -155,7 +170,7 @@ def test_a_series_is_in_the_order_of_its_places(series):
         np.testing.assert_array_equal(read_dicom(order, window=(-200, 310)).slices, volume.slices)
 
 
-def test_each_slice_may_have_a_scale_of_its_own(tmp_path):
+def test_slices_with_different_rescale_slopes(tmp_path):
     """As in PET."""
     files = [
         write_slice(tmp_path / str(slope), np.full((5, 6), 20), (-slope, 0, 0), RescaleSlope=slope)
@@ -165,20 +180,20 @@ def test_each_slice_may_have_a_scale_of_its_own(tmp_path):
     assert slices[:, 0, 0].tolist() == [20, 40, 60]
 
 
-def test_the_window_of_a_series(series):
-    """As pydicom shows it, if the slices agree; inverted where the lowest value is white."""
+def test_window_of_a_series_equals_pydicoms(series):
+    """It is used if all slices agree, and inverted for MONOCHROME1."""
     window = dict(WindowCenter=[60, 1], WindowWidth=[180, 2])
     pixels, files = series(**window)
-    shown = read_dicom(files).slices
+    windowed = read_dicom(files).slices
     of_pydicom = [
         pydicom.pixels.apply_voi_lut(2.0 * pixels[index] - 100, pydicom.dcmread(file))
         for index, file in zip((2, 0, 3, 1), files, strict=True)
     ]
     for index, values in zip((2, 0, 3, 1), of_pydicom, strict=True):
-        whole = (values - values.min()) / (values.max() - values.min())
-        np.testing.assert_allclose(shown[index], 255 * whole, atol=0.51)
+        scaled = (values - values.min()) / (values.max() - values.min())
+        np.testing.assert_allclose(windowed[index], 255 * scaled, atol=0.51)
     _, files = series(**window, PhotometricInterpretation='MONOCHROME1')
-    np.testing.assert_array_equal(read_dicom(files).slices, 255 - shown)
+    np.testing.assert_array_equal(read_dicom(files).slices, 255 - windowed)
     without = read_dicom(series()[1]).slices
     write_slice(files[0], pixels[2], (2, 7, 20), WindowCenter=0, WindowWidth=9)
     for index, name in zip((0, 3, 1), files[1:], strict=True):
@@ -189,26 +204,26 @@ def test_the_window_of_a_series(series):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(SeriesInstanceUID='1.2.4'), 'c is of another series than .*a; put each'),
-        (dict(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]), 'c: ImageOrientationPatient differs'),
-        (dict(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), 'c: .* at right angles, got'),
-        (dict(ImageOrientationPatient=[0] * 6), 'c: .* two directions of length 1'),
-        (dict(ImageOrientationPatient=[1, 0]), r'c: .*must be 6 numbers, .*got .*1.*0'),
-        (dict(PixelSpacing=[3, 2.5]), 'c: PixelSpacing differs from that of .*a'),
-        (dict(PixelSpacing=[0, 2]), 'c: PixelSpacing must be above 0'),
-        (dict(PixelSpacing=''), 'c: PixelSpacing must be 2 numbers, which say where'),
-        (dict(ImagePositionPatient=None), 'c: ImagePositionPatient must be 3 numbers, .* None'),
-        (dict(PhotometricInterpretation='PALETTE COLOR'), 'c: expected one grey slice .*PALETTE'),
-        (dict(PhotometricInterpretation='MONOCHROME1'), 'c: PhotometricInterp.*but MONOCHROME2 in'),
-        (dict(NumberOfFrames=2), r'c: expected one grey slice .* in 2 frame\(s\)'),
-        (dict(Rows=None), 'c: expected one grey slice .* of None x 6 pixels'),
-        (dict(Rows=4), 'c: Rows is 4, but 5 in .*a; put each kind'),
-        (dict(ImagePositionPatient=[-9, 7, 20]), 'evenly spaced, but are 4 to 11 mm apart'),
-        (dict(ImagePositionPatient=[2, 7, 20]), 'evenly spaced, but are 0 to 4 mm apart'),
+        (dict(SeriesInstanceUID='1.2.4'), 'c: SeriesInstanceUID: .*1.2.3, as in .*a, got 1.2.4'),
+        (dict(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]), 'c: ImageOrientationP.* as in .*a'),
+        (dict(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), 'c: ImageOrientationP.*orthogonal'),
+        (dict(ImageOrientationPatient=[0] * 6), 'c: ImageOrientationPatient: .*unit'),
+        (dict(ImageOrientationPatient=[1, 0]), r'c: .*expected 6 .*got .*1.*0'),
+        (dict(PixelSpacing=[3, 2.5]), r'c: PixelSpacing: expected \[3. 2.\], as in .*a, got'),
+        (dict(PixelSpacing=[0, 2]), 'c: PixelSpacing: expected positive .* got .0. 2'),
+        (dict(PixelSpacing=''), 'c: PixelSpacing: expected 2 .* got None'),
+        (dict(ImagePositionPatient=None), 'c: ImagePositionPatient: expected 3 .* got None'),
+        (dict(PhotometricInterpretation='PALETTE COLOR'), 'c: expected one gray slice .*PALETTE'),
+        (dict(PhotometricInterpretation='MONOCHROME1'), 'c: Photom.* expected MONOCHROME2, as'),
+        (dict(NumberOfFrames=2), 'c: expected one gray slice .* 2 frame'),
+        (dict(Rows=None), 'c: expected one gray slice .* None x 6 pixels'),
+        (dict(Rows=4), 'c: Rows: expected 5, as in .*a, got 4'),
+        (dict(ImagePositionPatient=[-9, 7, 20]), 'evenly spaced .* of 4 to 11 mm'),
+        (dict(ImagePositionPatient=[2, 7, 20]), 'evenly spaced .* of 0 to 4 mm'),
         (dict(PixelData=b'12'), 'c: unreadable DICOM'),
     ],
 )
-def test_bad_series(series, changes, message):
+def test_inconsistent_series_raise(series, changes, message):
     pixels, files = series()
     write_slice(files[2], pixels[3], **{'position': (-2, 7, 20), **changes})
     with pytest.raises(ValueError, match=message) as refused:
@@ -216,27 +231,26 @@ def test_bad_series(series, changes, message):
     assert '\n' not in str(refused.value)
 
 
-def test_slices_on_one_plane_are_no_volume(tmp_path):
+def test_slices_in_one_plane_raise(tmp_path):
     files = [write_slice(tmp_path / str(y), np.zeros((5, 6)), (0, y, 0)) for y in range(3)]
-    with pytest.raises(ValueError, match='evenly spaced, but are 0 to 0 mm apart'):
+    with pytest.raises(ValueError, match='evenly spaced .* of 0 to 0 mm'):
         read_dicom(files)
 
 
-def test_bad_files(series, tmp_path):
+def test_unreadable_and_unsupported_files_raise(series, tmp_path):
     _, files = series()
-    whole = files[2].read_bytes()
-    for content in (b'', b'no', whole[:-30], whole[:200]):
+    valid = files[2].read_bytes()
+    for content in (b'', b'no', valid[:-30], valid[:200]):
         files[2].write_bytes(content)
-        with pytest.raises(ValueError, match=': (unreadable DICOM|expected one grey slice)'):
+        with pytest.raises(ValueError, match=': (unreadable DICOM|expected one gray slice)'):
             read_dicom(files)
     with pytest.raises(ValueError, match='at least one file'):
         read_dicom([])
     for name, message in {
-        'test-SR': r'expected one grey slice \(MONOCHROME1 or 2\), got None',
+        'test-SR': 'expected one gray slice .* got None',
         'MR_truncated': 'unreadable DICOM',
-        'MR_small_jpeg_ls_lossless': 'unreadable DICOM .*missing dependencies: .*pylibjpeg',
-        'rtdose': 'expected one grey slice .* in 15 frame',
-        'examples_rgb_color': 'expected one grey slice .* got RGB',
+        'rtdose': 'expected one gray slice .* 15 frame',
+        'examples_rgb_color': 'expected one gray slice .* got RGB',
     }.items():
         path = pydicom.data.get_testdata_file(f'{name}.dcm', download=False)
         with pytest.raises(ValueError, match=f'{name}.dcm: {message}') as refused:
@@ -244,7 +258,18 @@ def test_bad_files(series, tmp_path):
         assert '\n' not in str(refused.value)
 
 
-def test_a_series_that_is_too_large_is_not_decoded(series, monkeypatch):
+def test_images_without_a_decoder_raise(tmp_path):
+    path = pydicom.data.get_testdata_file('JPEG-lossy.dcm', download=False)
+    one = pydicom.dcmread(path)
+    one.ImagePositionPatient, one.PixelSpacing = [0, 0, 0], [1, 1]
+    one.ImageOrientationPatient = DIRECTIONS['axial']
+    one.save_as(tmp_path / 'x.dcm')
+    with pytest.raises(ValueError, match='x.dcm: unreadable DICOM .*Unable to decode') as refused:
+        read_dicom([tmp_path / 'x.dcm'])
+    assert '\n' not in str(refused.value)
+
+
+def test_too_large_series_is_not_decoded(series, monkeypatch):
     _, files = series()
     assert read_dicom(files, max_voxels=120).slices.size == 120
     monkeypatch.setattr(
@@ -255,9 +280,9 @@ def test_a_series_that_is_too_large_is_not_decoded(series, monkeypatch):
 
 
 @pytest.mark.parametrize('package', ['nibabel', 'pydicom'])
-def test_a_missing_package_is_named(package, monkeypatch):
-    """Before a long prediction, which without nibabel could not be written."""
+def test_missing_package_raises_before_prediction(package, monkeypatch):
+    """nibabel is only needed to write the masks."""
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf'{package}, which is not .* pip install mmkdml\[medical'
+    message = rf"{package} is not installed.* pip install 'mmkdml\[medical"
     with pytest.raises(ValueError, match=message):
         read_dicom(['x'])

@@ -1,0 +1,64 @@
+"""Volumes as slices, and the checks that all volume formats share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from mmkdml.optional import require
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A volume as the slices that a network receives, with its position in space.
+
+    Attributes:
+        slices: (N, H, W), uint8; 0 and 255 are the ends of the window.
+        affine: (4, 4), maps the file's voxel indices (i, j, k) to millimeters, RAS+ as in NIfTI.
+        to_file: (3, 2), nibabel's orientation transform from (column, row, slice) to (i, j, k).
+        header: Header of the NIfTI file; None for DICOM.
+    """
+
+    slices: np.ndarray
+    affine: np.ndarray
+    to_file: np.ndarray
+    header: Any = None
+
+
+def require_medical(module: str) -> ModuleType:
+    """Import nibabel or pydicom; see :func:`mmkdml.optional.require`."""
+    return require(module, extra='medical', purpose='NIfTI and DICOM files')
+
+
+@contextmanager
+def reading(path: str | Path, kind: str) -> Iterator[None]:
+    """Convert any error of a block that reads a file to one line with the file's name.
+
+    Raises:
+        ValueError: In place of any other error.
+    """
+    try:
+        with warnings.catch_warnings():  # about broken tags and large images, which raise below
+            warnings.simplefilter('ignore')
+            yield
+    except Exception as error:  # libraries raise nearly anything for a broken file
+        reason = ' '.join(str(error).split())
+        raise ValueError(f'{path}: unreadable {kind} ({type(error).__name__}: {reason})') from error
+
+
+def check_voxels(shape: Sequence[int], limit: int | None, source: str | Path) -> None:
+    """Raise ValueError if a volume or slice has more than ``limit`` voxels."""
+    number = int(np.prod(shape, dtype=float))
+    if limit is not None and number > limit:
+        raise ValueError(
+            f'{source}: {number / 1e6:.0f} megavoxels {tuple(shape)} are more than '
+            f'{limit / 1e6:g}. Cut it into parts, or raise the limit (max_pixels, '
+            '--max-megapixels); a volume may have ten times as many voxels'
+        )
