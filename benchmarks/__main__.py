@@ -1,216 +1,229 @@
-"""Command line of the benchmarks: ``python -m benchmarks {step,methods,...} ...``."""
+"""Command line of the benchmarks: ``python -m benchmarks BENCHMARK ...``."""
+
+from __future__ import annotations
 
 import argparse
 import dataclasses
 import runpy
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import (
-    format_costs,
-    format_loading,
-    format_method_costs,
-    format_offline_cost,
-    format_peer_costs,
-    format_precisions,
-    format_runs,
-    format_students,
-    measure_loading,
-    measure_methods,
-    measure_offline,
-    measure_peers,
-    measure_precisions,
-    measure_runs,
-    measure_steps,
-    measure_students,
-)
-from mmkdml.apis import config_parser, load_config, run_tool
-from mmkdml.files import json_text
+import benchmarks
+from mmkdml.apis import run_tool
+from mmkdml.apis.cli.common import add_cfg_options
 
 PEERS = Path(__file__).parent / 'peer_scripts'
 
 
-def step(arguments: list[str]) -> None:
-    parser = _parser(
-        'step',
-        "Compare a training step of the classroom with the sum of its members' own plain steps, "
-        'in time and peak memory, on a made-up batch on the CPU.',
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog='python -m benchmarks',
+        description='Measure training steps, data loading and start-up. Everything that is '
+        'compared is interleaved; times are medians over rounds.',
     )
-    args = parser.parse_args(arguments)
-    config = load_config(args.config, args.cfg_options)
-    costs = measure_steps(config, args.batch_size, args.rounds)
-    _tell(costs, format_costs(costs), args.json)
-
-
-def methods(arguments: list[str]) -> None:
-    parser = _parser(
-        'methods',
-        'Compare training steps of several classrooms with that of the first, in time, peak memory '
-        'and parameters, on made-up batches on the CPU. The steps take turns.',
+    commands = parser.add_subparsers(metavar='BENCHMARK', required=True)
+    _add(
+        commands,
+        step,
+        'compare a training step of a classroom with the sum of the separate steps of its members, '
+        'in time and peak memory, on a dummy batch on the CPU',
     )
-    parser.add_argument(
-        'others', metavar='OTHER', nargs='+', help='config files to compare it with'
+    command = _add(
+        commands,
+        methods,
+        'compare training steps of several classrooms with the first one, in time, peak memory and '
+        'parameters, on dummy batches on the CPU',
     )
-    args = parser.parse_args(arguments)
-    paths = [args.config, *args.others]
-    if len(set(paths)) < len(paths):
-        parser.error('a config is named twice; name each once')
-    configs = {path: load_config(path, args.cfg_options) for path in paths}
-    costs = measure_methods(configs, args.batch_size, args.rounds)
-    _tell(costs, format_method_costs(costs), args.json)
-
-
-def students(arguments: list[str]) -> None:
-    parser = _parser(
-        'students',
-        'Measure how the training step of a classroom grows with the number of its students, '
-        'copies of the first one, on a made-up batch on the CPU. The steps take turns.',
+    command.add_argument('others', metavar='OTHER', nargs='+', help='configs to compare with it')
+    command = _add(
+        commands,
+        students,
+        'compare training steps of a classroom with 1, 2, ... copies of its first student, on a '
+        'dummy batch on the CPU',
     )
-    parser.add_argument('--most', type=int, default=4, help='largest number of students (4)')
-    args = parser.parse_args(arguments)
-    config = load_config(args.config, args.cfg_options)
-    costs = measure_students(config, args.batch_size, args.rounds, args.most)
-    _tell(costs, format_students(costs), args.json)
-
-
-def precision(arguments: list[str]) -> None:
-    parser = _parser(
-        'precision',
-        'Compare training steps of one config in float32 and bfloat16, with channels last, with a '
-        'fused optimiser, and compiled, on a made-up batch on the CPU. The steps take turns.',
+    command.add_argument(
+        '--most', type=int, default=4, help='largest number of students (default: %(default)s)'
     )
-    parser.add_argument('--compile', action='store_true', help='also by torch.compile: minutes')
-    args = parser.parse_args(arguments)
-    config = load_config(args.config, args.cfg_options)
-    costs = measure_precisions(config, args.batch_size, args.rounds, args.compile)
-    _tell(costs, format_precisions(costs), args.json)
-
-
-def offline(arguments: list[str]) -> None:
-    parser = _parser(
-        'offline',
-        'Compare training steps in which frozen members run with those in which what they say is '
-        'kept, and is found, on made-up batches on the CPU. The steps take turns.',
+    command = _add(
+        commands,
+        precision,
+        'compare training steps in float32 and bfloat16, with channels last, a fused optimizer and '
+        'torch.compile, on a dummy batch on the CPU',
     )
-    parser.add_argument('--dtype', choices=('float16', 'bfloat16'), help='round what is kept')
-    args = parser.parse_args(arguments)
-    config = load_config(args.config, args.cfg_options)
-    cost = measure_offline(config, args.batch_size, args.rounds, args.dtype)
-    _tell({args.config: cost}, format_offline_cost(cost), args.json)
-
-
-def data(arguments: list[str]) -> None:
-    parser = _parser(
-        'data',
-        "Measure the training's data loader, in images a second, from image files and from a cache "
-        'of decoded images. The loaders take turns.',
+    command.add_argument('--compile', action='store_true', help='add torch.compile (minutes)')
+    command = _add(
+        commands,
+        offline,
+        'compare training steps that run frozen members with steps that cache their outputs or '
+        'read them from the cache, on dummy batches on the CPU',
+    )
+    command.add_argument(
+        '--dtype', choices=('float16', 'bfloat16'), help='precision of cached outputs'
+    )
+    command = _add(
+        commands,
+        data,
+        'measure images per second of the training data loader, from image files and from a cache '
+        'of decoded images',
         batch_size=False,
     )
-    parser.add_argument(
-        '--workers', type=int, nargs='+', default=[0, 2, 4], help='numbers of workers (0 2 4)'
+    command.add_argument(
+        '--workers',
+        type=int,
+        nargs='+',
+        default=[0, 2, 4],
+        help='numbers of workers (default: 0 2 4)',
     )
-    parser.add_argument('--batches', type=int, default=50, help='batches in a round (50)')
-    parser.add_argument(
-        '--step-seconds',
-        type=float,
-        metavar='S',
-        help='of a training step: who is too slow for it?',
+    command.add_argument(
+        '--batches', type=int, default=50, help='batches per round (default: %(default)s)'
     )
-    args = parser.parse_args(arguments)
-    config = load_config(args.config, args.cfg_options)
-    speeds = measure_loading(config, args.workers, args.batches, args.rounds)
-    _tell(speeds, format_loading(speeds, args.step_seconds), args.json)
-
-
-def end_to_end(arguments: list[str]) -> None:
-    parser = _parser(
-        'end-to-end',
-        "Compare the classroom's training, with data loading, with the sum of its members' own, in "
-        'runs of mmengine that take turns.',
+    command.add_argument(
+        '--step-seconds', type=float, metavar='S', help='mark loaders too slow for such a step'
+    )
+    command = _add(
+        commands,
+        end_to_end,
+        'compare training runs, with data loading, of a classroom and of its members',
         batch_size=False,
     )
-    parser.add_argument('--iterations', type=int, default=30, help='measured in each run (30)')
-    args = parser.parse_args(arguments)
-    config = load_config(args.config, args.cfg_options)
-    speeds = measure_runs(config, args.iterations, args.rounds)
-    _tell(speeds, format_runs(speeds), args.json)
-
-
-def peers(arguments: list[str]) -> None:
-    parser = _parser(
-        'peers',
-        "Compare a training step of offline distillation with other packages', with the same "
-        'weights and batch, on the CPU. The steps take turns.',
+    command.add_argument(
+        '--iterations',
+        type=int,
+        default=30,
+        help='measured iterations per run (default: %(default)s)',
+    )
+    command = _add(
+        commands,
+        peers,
+        'compare a training step of offline distillation with other packages, with the same '
+        'weights and batch, on the CPU',
         config=False,
     )
-    parser.add_argument('method', choices=('kd', 'fitnet'))
+    command.add_argument('method', choices=('kd', 'fitnet'))
     for package in ('torchdistill', 'mmrazor'):
-        parser.add_argument(f'--{package}', metavar='PYTHON', help='of an environment with it')
-    args = parser.parse_args(arguments)
+        command.add_argument(
+            f'--{package}', metavar='PYTHON', help=f'Python of an environment with {package}'
+        )
+    _add(
+        commands,
+        startup,
+        'measure the CPU time of imports, of --help of every tool and of suite.py status',
+        config=False,
+        batch_size=False,
+    )
+    args = parser.parse_args()
+    args.func(args)
+
+
+def step(args: argparse.Namespace) -> None:
+    costs = benchmarks.measure_steps(_config(args), args.batch_size, args.rounds)
+    _report(costs, benchmarks.format_costs(costs), args.json)
+
+
+def methods(args: argparse.Namespace) -> None:
+    paths = [args.config, *args.others]
+    if len(set(paths)) < len(paths):
+        args.error('duplicate config: name each one once')
+    configs = {path: _config(args, path) for path in paths}
+    costs = benchmarks.measure_methods(configs, args.batch_size, args.rounds)
+    _report(costs, benchmarks.format_method_costs(costs), args.json)
+
+
+def students(args: argparse.Namespace) -> None:
+    costs = benchmarks.measure_students(_config(args), args.batch_size, args.rounds, args.most)
+    _report(costs, benchmarks.format_students(costs), args.json)
+
+
+def precision(args: argparse.Namespace) -> None:
+    costs = benchmarks.measure_precisions(_config(args), args.batch_size, args.rounds, args.compile)
+    _report(costs, benchmarks.format_precisions(costs), args.json)
+
+
+def offline(args: argparse.Namespace) -> None:
+    cost = benchmarks.measure_offline(_config(args), args.batch_size, args.rounds, args.dtype)
+    _report({args.config: cost}, benchmarks.format_offline_cost(cost), args.json)
+
+
+def data(args: argparse.Namespace) -> None:
+    speeds = benchmarks.measure_loading(_config(args), args.workers, args.batches, args.rounds)
+    _report(speeds, benchmarks.format_loading(speeds, args.step_seconds), args.json)
+
+
+def end_to_end(args: argparse.Namespace) -> None:
+    speeds = benchmarks.measure_runs(_config(args), args.iterations, args.rounds)
+    _report(speeds, benchmarks.format_runs(speeds), args.json)
+
+
+def peers(args: argparse.Namespace) -> None:
     pythons = dict(mmkdml=sys.executable, torchdistill=args.torchdistill, mmrazor=args.mmrazor)
     with tempfile.TemporaryDirectory() as folder:
         problem = f'{folder}/problem.pth'
         runpy.run_path(str(PEERS / 'problem.py'))['write_problem'](problem, args.batch_size)
         commands = {
-            package + note: [python, str(PEERS / f'{package}_peer.py'), problem, args.method, *kept]
-            for note, kept in ((', freed memory kept', ['--keep-freed-memory']), ('', []))
+            package + note: [python, str(PEERS / f'{package}_peer.py'), problem, args.method, *keep]
+            for note, keep in ((', freed memory kept', ['--keep-freed-memory']), ('', []))
             for package, python in pythons.items()
             if python is not None
         }
-        costs = measure_peers(commands, args.rounds)
-    _tell(costs, format_peer_costs(costs), args.json)
+        costs = benchmarks.measure_peers(commands, args.rounds)
+    _report(costs, benchmarks.format_peer_costs(costs), args.json)
 
 
-def _parser(
-    command: str, description: str, batch_size: bool = True, config: bool = True
+def startup(args: argparse.Namespace) -> None:
+    costs = benchmarks.measure_startup(args.rounds)
+    _report(costs, benchmarks.format_startup(costs), args.json)
+
+
+def _add(
+    commands: Any,
+    func: Callable[[argparse.Namespace], None],
+    text: str,
+    config: bool = True,
+    batch_size: bool = True,
 ) -> argparse.ArgumentParser:
-    parser = (
-        config_parser(description) if config else argparse.ArgumentParser(description=description)
+    command: argparse.ArgumentParser = commands.add_parser(
+        func.__name__.replace('_', '-'), help=text, description=f'{text[0].upper()}{text[1:]}.'
     )
-    parser.prog = f'python -m benchmarks {command}'
+    if config:
+        command.add_argument('config', metavar='CONFIG', help='config file')
+        add_cfg_options(command)
     if batch_size:
-        parser.add_argument('--batch-size', type=int, default=8, help='images in the batch (8)')
-    parser.add_argument('--rounds', type=int, default=5, help='measured steps of each kind (5)')
-    parser.add_argument(
-        '--json', type=_new_file, metavar='FILE', help='also write them to this file'
+        command.add_argument(
+            '--batch-size', type=int, default=8, help='images per batch (default: %(default)s)'
+        )
+    command.add_argument(
+        '--rounds', type=int, default=5, help='measurements of each kind (default: %(default)s)'
     )
-    return parser
+    command.add_argument(
+        '--json', type=_new_file, metavar='FILE', help='also write the values to this new file'
+    )
+    command.set_defaults(func=func, error=command.error)
+    return command
+
+
+def _config(args: argparse.Namespace, path: str = '') -> Any:
+    from mmkdml.apis import load_config
+
+    return load_config(path or args.config, args.cfg_options)
 
 
 def _new_file(path: str) -> Path:
     if Path(path).exists():
-        raise argparse.ArgumentTypeError(f'{path} exists already. Choose another file')
+        raise argparse.ArgumentTypeError(f'{path} exists. Choose another file')
     return Path(path)
 
 
-def _tell(costs: Mapping[Any, Any], table: str, path: Path | None) -> None:
-    """Prints the table and writes what it is made of: for each name a dataclass."""
+def _report(costs: Mapping[Any, Any], table: str, path: Path | None) -> None:
+    """Print the table, and write the dataclasses it is made of as JSON."""
+    from mmkdml.files import json_text
+
     print(table)
     if path is not None:
-        figures = {name: dataclasses.asdict(cost) for name, cost in costs.items()}
-        path.write_text(json_text(figures, indent=2) + '\n')
-
-
-COMMANDS = {
-    'step': step,
-    'methods': methods,
-    'students': students,
-    'precision': precision,
-    'offline': offline,
-    'data': data,
-    'end-to-end': end_to_end,
-    'peers': peers,
-}
-
-
-def main() -> None:
-    name = sys.argv[1] if len(sys.argv) > 1 else ''
-    if name not in COMMANDS:
-        sys.exit(f'usage: python -m benchmarks {{{",".join(COMMANDS)}}} ... [--help]')
-    COMMANDS[name](sys.argv[2:])
+        values = {name: dataclasses.asdict(cost) for name, cost in costs.items()}
+        path.write_text(json_text(values, indent=2) + '\n')
 
 
 if __name__ == '__main__':

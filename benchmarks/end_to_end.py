@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
-import statistics
 import tempfile
 import time
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +24,9 @@ from benchmarks.steps import CLASSROOM
 from mmkdml.engine import keep_freed_memory
 from mmkdml.inspection.config import inspect_config
 from mmkdml.models.tasks import Task
+from mmkdml.profiling import interleaved_medians
 
-SKIPPED = 5  # iterations that start workers and allocate
+SKIPPED = 5  # warm-up iterations, which start workers and allocate memory
 
 
 @dataclass(frozen=True)
@@ -61,42 +62,46 @@ def measure_runs(config: Config, iterations: int, rounds: int) -> dict[str, RunS
         ValueError: If the model cannot be built, or a number is below 1.
     """
     if min(iterations, rounds) < 1:
-        raise ValueError(f'iterations and rounds must be at least 1, got {iterations} and {rounds}')
+        raise ValueError(
+            f'Invalid iterations or rounds: expected at least 1, got {iterations} and {rounds}'
+        )
     inspection = inspect_config(config)
     if inspection.distiller is None:
         raise TypeError(
-            "A classroom's training is compared with its members', but this config is of one "
-            "network alone; give a classroom's config"
+            'Invalid config: expected a classroom, whose members are measured, too, got a single '
+            'network'
         )
-    keep_freed_memory()  # as a training run on a CPU does
-    times: dict[str, list[float]] = {name: [] for name in (CLASSROOM, *inspection.members)}
-    for _ in range(rounds):
-        for name, measured in times.items():
-            measured.append(_run(config, name, iterations) / iterations)
+    keep_freed_memory()  # as in a training run on a CPU
+    measures = {
+        name: partial(_run, config, name, iterations) for name in (CLASSROOM, *inspection.members)
+    }
+    seconds = interleaved_medians(measures, rounds, warmup=False)
     size = config.train_dataloader.batch_size
-    medians = {name: statistics.median(measured) for name, measured in times.items()}
-    return {name: RunSpeed(seconds, size / seconds) for name, seconds in medians.items()}
+    return {
+        name: RunSpeed(value / iterations, size * iterations / value)
+        for name, value in seconds.items()
+    }
 
 
 def format_runs(speeds: dict[str, RunSpeed]) -> str:
     """Format the speeds as a table with the ratio of the classroom to the sum of its members."""
-    table = PrettyTable(['run', 'ms a batch', 'images/s'], align='r')
+    table = PrettyTable(['run', 'ms/batch', 'images/s'], align='r')
     table.align['run'] = 'l'
-    whole = speeds[CLASSROOM].batch_seconds
+    classroom = speeds[CLASSROOM].batch_seconds
     members = {name: speed for name, speed in speeds.items() if name != CLASSROOM}
     total = sum(speed.batch_seconds for speed in members.values())
-    images = whole * speeds[CLASSROOM].images / total
+    images = classroom * speeds[CLASSROOM].images / total
     for name, speed in {
         **members,
         'sum of the members': RunSpeed(total, images),
         CLASSROOM: speeds[CLASSROOM],
     }.items():
         table.add_row([name, f'{1000 * speed.batch_seconds:.1f}', f'{speed.images:.1f}'])
-    table.add_row(['ratio', f'{whole / total:.3f}', f'{total / whole:.3f}'])
+    table.add_row(['ratio', f'{classroom / total:.3f}', f'{total / classroom:.3f}'])
     return table.get_string()
 
 
-class _Watched(BaseModel):
+class _FrozenModel(BaseModel):
     """Frozen member whose training step is a forward pass."""
 
     def __init__(self, task: Task, member: nn.Module) -> None:
@@ -104,7 +109,7 @@ class _Watched(BaseModel):
         self.task = task
         self.member = member
 
-    def train(self, mode: bool = True) -> _Watched:
+    def train(self, mode: bool = True) -> _FrozenModel:
         return super().train(False)
 
     def forward(self, inputs: Tensor) -> Tensor | None:
@@ -147,7 +152,7 @@ def _run(config: Config, name: str, iterations: int) -> float:
     if name == CLASSROOM:
         hooks = [*config.get('custom_hooks', ()), clock]
         default_hooks = dict(config.get('default_hooks', {}), checkpoint=None)
-    else:  # a discriminator belongs to the classroom
+    else:  # only the classroom has a discriminator
         for key in ('constructor', 'discriminator_optimizer'):
             own.pop(key, None)
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +174,7 @@ def _run(config: Config, name: str, iterations: int) -> float:
         )
         runner.train()
         loop: Any = runner.train_loop
-        loop.dataloader_iterator = loop.dataloader._iterator = None  # ends the workers at once
+        loop.dataloader_iterator = loop.dataloader._iterator = None  # stops the workers
     del runner, loop
     gc.collect()
     return clock.seconds
@@ -179,8 +184,8 @@ def _model(config: Config, name: str) -> BaseModel:
     inspection = inspect_config(config)
     distiller: Any = inspection.distiller
     if name == CLASSROOM:
-        distiller.check_frozen_weights = lambda: None  # random ones take the same time
+        distiller.check_frozen_weights = lambda: None  # random weights take the same time
         return distiller
     member: Any = inspection.members[name]
     member.data_preprocessor = distiller.preprocessor_of(name)
-    return _Watched(inspection.task, member) if name in distiller.frozen_names else member
+    return _FrozenModel(inspection.task, member) if name in distiller.frozen_names else member

@@ -62,21 +62,21 @@ def measure_loading(
     """
     if min(workers, default=-1) < 0 or batches < 1:
         raise ValueError(
-            'Expected numbers of workers of at least 0 and 1 batch or more, got workers '
-            f'{list(workers)} and batches {batches}'
+            'Invalid workers or batches: expected at least 0 workers and 1 batch, got '
+            f'{list(workers)} and {batches}'
         )
     use_default_scope(config)
     set_multi_processing(**config.get('env_cfg', {}).get('mp_cfg', {}))
     settings = copy.deepcopy(config.train_dataloader)
     settings.dataset.pop('image_cache', None)
     images = batches * settings.batch_size
-    everything = len(DATASETS.build(settings.dataset))
-    if images > everything:
+    available = len(DATASETS.build(settings.dataset))
+    if images > available:
         raise ValueError(
-            f'{batches} batches of {settings.batch_size} are more than the {everything} images of '
-            'train_dataloader.dataset; ask for fewer batches'
+            f'Invalid batches: expected at most {available // settings.batch_size} batches of '
+            f'{settings.batch_size} for {available} training images, got {batches}'
         )
-    chosen = np.random.default_rng(0).choice(everything, images, replace=False)
+    chosen = np.random.default_rng(0).choice(available, images, replace=False)
     settings.dataset.indices = chosen.tolist()
     with tempfile.TemporaryDirectory() as folder:
         set_image_cache(settings.dataset, folder)
@@ -107,13 +107,13 @@ def format_loading(speeds: dict[str, LoadingSpeed], step_seconds: float | None =
         speeds: Result of :func:`measure_loading`.
         step_seconds: Duration of a training step, to mark the loaders that are too slow for it.
     """
-    asked = [f'limits steps of {step_seconds:g} s'] if step_seconds is not None else []
-    table = PrettyTable(['workers', 'images from', 'images/s', 'ms a batch', *asked], align='r')
+    extra = [] if step_seconds is None else [f'limits steps of {step_seconds:g} s']
+    table = PrettyTable(['workers', 'images from', 'images/s', 'ms/batch', *extra], align='r')
     for speed in speeds.values():
-        limits = ['yes' if speed.batch_seconds > (step_seconds or 0) else 'no'] * len(asked)
+        limits = ['yes' if speed.batch_seconds > (step_seconds or 0) else 'no'] * len(extra)
         source = 'cache' if speed.cached else 'files'
-        shown = [f'{speed.images:.0f}', f'{1000 * speed.batch_seconds:.1f}']
-        table.add_row([speed.workers, source, *shown, *limits])
+        values = [f'{speed.images:.0f}', f'{1000 * speed.batch_seconds:.1f}']
+        table.add_row([speed.workers, source, *values, *limits])
     return table.get_string()
 
 

@@ -57,13 +57,13 @@ def measure_offline(
         ValueError: If the model cannot be built or trained, or a number is below 1.
     """
     if batch_size < 1:
-        raise ValueError(f'batch_size must be at least 1, got {batch_size}')
+        raise ValueError(f'Invalid batch_size: expected at least 1, got {batch_size}')
     inspection = inspect_config(config)
     distiller = inspection.distiller
     if distiller is None or not distiller.frozen_names:
         raise TypeError(
-            'What frozen members say can be kept, and this config has none; give that of a '
-            'classroom with a frozen teacher, such as one of configs/kd_off'
+            'Invalid config: expected a classroom with frozen members to cache, '
+            'such as one of configs/kd_off'
         )
     images = torch.randn(batch_size, 3, *inspection.input_size)
     others = images.clone()
@@ -114,11 +114,11 @@ def format_offline_cost(cost: OfflineCost) -> str:
     table.align['frozen members'] = 'l'
     for name, seconds in (
         ('run', cost.run),
-        ('run and are kept', cost.kept),
-        ('are found', cost.found),
+        ('run and write the cache', cost.kept),
+        ('read from the cache', cost.found),
     ):
         table.add_row([name, f'{seconds:.3f}', f'{seconds / cost.run:.3f}'])
     return (
-        f'{table}\n{cost.kib_per_image:.2f} KiB on disk for each image\n'
-        f'losses differ by {cost.difference:.1e} of themselves at most'
+        f'{table}\n{cost.kib_per_image:.2f} KiB on disk per image\n'
+        f'largest relative difference of the losses: {cost.difference:.1e}'
     )

@@ -16,8 +16,8 @@ from prettytable import PrettyTable
 
 from benchmarks.timing import cost_cells, median_seconds, named_errors
 
-# The second loss comes after a backward and a step of the optimiser. Later ones drift apart: Adam
-# makes whole steps of what rounding leaves of the smallest gradients.
+# The second loss follows a backward pass and an optimizer step. Later ones drift apart, because
+# Adam turns rounding errors of tiny gradients into full steps.
 COMPARED_LOSSES = 2
 TOLERANCE = 1e-4
 
@@ -55,12 +55,12 @@ class Peer:
     def __init__(self, command: Sequence[str]) -> None:
         if shutil.which(command[0]) is None:
             raise FileNotFoundError(
-                f'There is no program {command[0]}; name the Python of an environment made as '
-                'docs/other_packages.md tells'
+                f'Program {command[0]} not found. Create its environment as described in '
+                'docs/other_packages.md'
             )
         self.losses: list[float] = []
         self.memory = 0.0
-        self._chatter: deque[str] = deque(maxlen=20)
+        self._other_lines: deque[str] = deque(maxlen=20)
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -83,7 +83,7 @@ class Peer:
         Raises:
             ValueError: If it ends or writes something else.
         """
-        self._answer('ready')
+        self._read_reply('ready')
 
     def step(self) -> None:
         """Run a training step and record its loss and memory.
@@ -91,28 +91,28 @@ class Peer:
         Raises:
             ValueError: If the process ends or writes something else.
         """
-        with suppress(BrokenPipeError):  # there will be no answer
+        with suppress(BrokenPipeError):  # reported when the reply is read
             print('step', file=self._process.stdin, flush=True)
-        answer = self._answer('loss', 'memory')
-        self.losses.append(answer['loss'])
-        self.memory = answer['memory']
+        reply = self._read_reply('loss', 'memory')
+        self.losses.append(reply['loss'])
+        self.memory = reply['memory']
 
-    def _answer(self, *keys: str) -> dict[str, Any]:
+    def _read_reply(self, *keys: str) -> dict[str, Any]:
         for line in self._process.stdout or ():
             if not line.startswith('{'):
-                self._chatter.append(line)
+                self._other_lines.append(line)
                 continue
             with suppress(json.JSONDecodeError):
-                answer = json.loads(line)
-                if set(answer) == set(keys):
-                    return answer
+                reply = json.loads(line)
+                if set(reply) == set(keys):
+                    return reply
             raise ValueError(
-                f'Expected an answer with {" and ".join(keys)} alone, got {line.strip()}; see '
-                'docs/other_packages.md for what a program has to say'
+                f'Invalid reply: expected only {" and ".join(keys)}, got {line.strip()}. See the '
+                'protocol in docs/other_packages.md'
             )
         raise ValueError(
-            f'It ended with exit code {self._process.wait()} where an answer was expected. Mend '
-            f'what it said:\n{"".join(self._chatter)}'
+            f'Process ended with exit code {self._process.wait()} before its reply. Last output:\n'
+            f'{"".join(self._other_lines)}'
         )
 
 
@@ -169,8 +169,8 @@ def _checked_step(peer: Peer, first_name: str, first: Peer) -> Callable[[], None
         own, other = peer.losses[place], first.losses[place]
         if place < COMPARED_LOSSES and not math.isclose(own, other, rel_tol=TOLERANCE):
             raise ValueError(
-                f'The loss of step {place + 1} is {own}, but that of {first_name} is {other}, so '
-                'not the same thing is measured; give both the same weights, batch and factors'
+                f'Invalid loss in step {place + 1}: expected {other} as for {first_name}, got '
+                f'{own}. Use the same weights, batch and loss weights for both'
             )
 
     return step

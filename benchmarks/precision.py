@@ -18,19 +18,19 @@ from mmkdml.inspection.config import inspect_config
 
 FLOAT32 = 'float32'
 BFLOAT16 = 'bfloat16'
-#: What is compared: the settings of :func:`_prepared_step` by name, the plain step first.
+#: Arguments of :func:`_prepared_step` for each form, the plain step first.
 FORMS: dict[str, dict[str, bool]] = {
     FLOAT32: {},
     f'{FLOAT32}, channels last': dict(channels_last=True),
     BFLOAT16: dict(bfloat16=True),
     f'{BFLOAT16}, channels last': dict(bfloat16=True, channels_last=True),
-    f'{BFLOAT16}, channels last, fused optimiser': dict(
+    f'{BFLOAT16}, channels last, fused optimizer': dict(
         bfloat16=True, channels_last=True, fused=True
     ),
 }
 COMPILED = {
     f'{FLOAT32}, compiled': dict(compiled=True),
-    f'{BFLOAT16}, channels last, fused optimiser, compiled': dict(
+    f'{BFLOAT16}, channels last, fused optimizer, compiled': dict(
         bfloat16=True, channels_last=True, fused=True, compiled=True
     ),
 }

@@ -104,9 +104,9 @@ def measure_methods(
     kinds = {name: (room.task.name, room.input_size) for name, room in classrooms.items()}
     if len(set(kinds.values())) > 1:
         raise ValueError(
-            'Steps can be compared if their task and input size are the same, got '
+            'Invalid configs: expected one task and input size, got '
             + ', '.join(f'{name}: {task} {size}' for name, (task, size) in kinds.items())
-            + '; measure these apart, or set model.input_size'
+            + '. Measure them separately, or set model.input_size'
         )
     steps = {
         name: step_of(inspections[name], config, CLASSROOM, batch_size)
@@ -124,16 +124,19 @@ def measure_methods(
 
 def format_costs(costs: dict[str, StepCost]) -> str:
     """Format the costs as a table with the ratio of the classroom to the sum of its members."""
-    rows = [(name, cost.seconds, cost.memory) for name, cost in costs.items()]
-    seconds, memory = (sum(column) for column in list(zip(*rows[1:], strict=True))[1:])
-    lines = [f'{"step":<22}{"seconds":>9}{"peak MiB":>10}']
-    lines += [f'{name:<22}{s:>9.3f}{m:>10.0f}' for name, s, m in rows[1:]]
-    lines += [
-        f'{"sum of the members":<22}{seconds:>9.3f}{memory:>10.0f}',
-        f'{rows[0][0]:<22}{rows[0][1]:>9.3f}{rows[0][2]:>10.0f}',
-        f'{"ratio":<22}{rows[0][1] / seconds:>9.3f}{rows[0][2] / memory:>10.3f}',
-    ]
-    return '\n'.join(lines)
+    classroom = costs[CLASSROOM]
+    members = {name: cost for name, cost in costs.items() if name != CLASSROOM}
+    total = StepCost(
+        sum(cost.seconds for cost in members.values()),
+        sum(cost.memory for cost in members.values()),
+    )
+    table = PrettyTable(['step', 'seconds', 'peak MiB'], align='r')
+    table.align['step'] = 'l'
+    for name, cost in {**members, 'sum of the members': total, CLASSROOM: classroom}.items():
+        table.add_row([name, f'{cost.seconds:.3f}', f'{cost.memory:.0f}'])
+    ratios = (classroom.seconds / total.seconds, classroom.memory / total.memory)
+    table.add_row(['ratio', *(f'{ratio:.3f}' for ratio in ratios)])
+    return table.get_string()
 
 
 def format_method_costs(costs: dict[str, MethodCost]) -> str:
@@ -157,10 +160,7 @@ def classroom_of(inspection: Inspection, what: str) -> KnowledgeDistiller:
         TypeError: If the inspected config, named by ``what``, is a baseline.
     """
     if inspection.distiller is None:
-        raise TypeError(
-            f'The steps of classrooms are measured, but {what} is of one network alone; give a '
-            "classroom's config"
-        )
+        raise TypeError(f'Invalid config: expected a classroom, got a single network in {what}')
     return inspection.distiller
 
 
@@ -184,13 +184,13 @@ def step_of(inspection: Inspection, config: Config, name: str, batch_size: int) 
         model = distiller if name == CLASSROOM else inspection.members[name]
         return training_step(inspection, model, config.optim_wrapper, batch_size)
     member = inspection.members[name]
-    inputs, _ = _made_up_batch(inspection, batch_size)
+    inputs, _ = _dummy_batch(inspection, batch_size)
 
-    def look() -> None:
+    def forward() -> None:
         with torch.inference_mode():
             inspection.task.logits(member, inputs)
 
-    return look
+    return forward
 
 
 def training_step(
@@ -207,7 +207,7 @@ def training_step(
     Raises:
         ValueError: If ``batch_size`` is below 1.
     """
-    inputs, samples = _made_up_batch(inspection, batch_size)
+    inputs, samples = _dummy_batch(inspection, batch_size)
     wrapper = build_optim_wrapper(model.train(), optim_wrapper)
 
     def train() -> float:
@@ -220,9 +220,9 @@ def training_step(
     return train
 
 
-def _made_up_batch(inspection: Inspection, batch_size: int) -> tuple[Tensor, Samples]:
+def _dummy_batch(inspection: Inspection, batch_size: int) -> tuple[Tensor, Samples]:
     if batch_size < 1:
-        raise ValueError(f'batch_size must be at least 1, got {batch_size}')
+        raise ValueError(f'Invalid batch_size: expected at least 1, got {batch_size}')
     inputs = torch.randn(batch_size, 3, *inspection.input_size)
     return inputs, inspection.task.dummy_samples(batch_size, inspection.input_size)
 
@@ -230,7 +230,7 @@ def _made_up_batch(inspection: Inspection, batch_size: int) -> tuple[Tensor, Sam
 def _step_twice(config: Config, name: str, batch_size: int) -> None:
     """Take two steps, because the first one allocates the optimizer's state."""
     inspection = inspect_config(config)
-    if name != CLASSROOM:  # the others would be in the way
+    if name != CLASSROOM:  # free the memory of the other members
         for other in inspection.members.keys() - {name}:
             inspection.members[other].to_empty(device='meta')
     step = step_of(inspection, config, name, batch_size)

@@ -57,7 +57,7 @@ def measure_students(
         ValueError: If the model cannot be built or trained, or a number is below 1.
     """
     if most < 1:
-        raise ValueError(f'The largest number of students must be at least 1, got {most}')
+        raise ValueError(f'Invalid most: expected at least 1 student, got {most}')
     inspection = inspect_config(config)
     rooms = {number: _with_students(inspection, number) for number in range(1, most + 1)}
     steps = {name: step_of(rooms[1], config, name, batch_size) for name in rooms[1].members}
@@ -76,7 +76,7 @@ def measure_students(
 
 def format_students(costs: Mapping[int, StudentCost]) -> str:
     """Format the costs as a table with their ratios to both references."""
-    names = ['students', 'seconds', 'members alone', 'ratio', 'as the first', 'ratio ']
+    names = ['students', 'seconds', 'sum of members', 'ratio', 'linear', 'ratio ']
     table = PrettyTable(names, align='r')
     for number, cost in costs.items():
         ratios = (cost.seconds / floor for floor in (cost.members, cost.linear))
@@ -93,7 +93,7 @@ def _with_students(inspection: Inspection, number: int) -> Inspection:
     students = [_STUDENT.format(place) for place in range(1, number + 1)]
     members = {name: x for name, x in inspection.members.items() if name not in room.student_names}
     copies = {name: copy.deepcopy(inspection.members[first]) for name in students}
-    with only_errors():  # not that a frozen member has no weights
+    with only_errors():  # hide warnings about frozen members without weights
         distiller = KnowledgeDistiller(
             {**members, **copies},
             _multiplied(room.transfers, first, set(room.student_names), students),

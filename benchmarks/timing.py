@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from mmkdml.engine import keep_freed_memory
 from mmkdml.engine.memory import peak_memory_mib
+from mmkdml.profiling import elapsed_seconds, interleaved_medians
 
 Step = Callable[[], object]
 
@@ -45,17 +45,15 @@ def median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
         ValueError: If ``rounds`` is below 1, or a step raises one; the message has its name.
     """
     if rounds < 1:
-        raise ValueError(f'rounds must be at least 1, got {rounds}')
+        raise ValueError(f'Invalid rounds: expected at least 1, got {rounds}')
     keep_freed_memory()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            with named_errors(name):
-                step()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(measured) for name, measured in times.items()}
+
+    def seconds(name: str, step: Step) -> float:
+        with named_errors(name):
+            return elapsed_seconds(step)
+
+    measures = {name: partial(seconds, name, step) for name, step in steps.items()}
+    return interleaved_medians(measures, rounds)
 
 
 def peak_memory(function: Callable[..., None], *args: Any) -> float:

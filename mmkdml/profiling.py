@@ -1,8 +1,10 @@
-"""Named ranges of a training step for PyTorch's profiler."""
+"""Named ranges for PyTorch's profiler, and interleaved timing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -31,3 +33,32 @@ def _recorded(name: str) -> Iterator[None]:
         yield
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
+
+
+def interleaved_medians(
+    measures: Mapping[str, Callable[[], float]], rounds: int, warmup: bool = True
+) -> dict[str, float]:
+    """Call measuring functions in turn, so that a machine that slows down slows all of them.
+
+    Args:
+        measures: Functions by name; each returns a value, e.g. seconds.
+        rounds: Recorded calls of each, >= 1.
+        warmup: Add a first call of each that is not recorded.
+
+    Returns:
+        Median value by name.
+    """
+    values: dict[str, list[float]] = {name: [] for name in measures}
+    for turn in range(rounds + warmup):
+        for name, measure in measures.items():
+            value = measure()
+            if turn >= warmup:
+                values[name].append(value)
+    return {name: statistics.median(measured) for name, measured in values.items()}
+
+
+def elapsed_seconds(function: Callable[[], object]) -> float:
+    """Call a function and return the wall-clock seconds it took."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start

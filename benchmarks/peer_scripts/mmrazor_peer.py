@@ -9,7 +9,7 @@ import_torchvision()
 
 import mmcv  # noqa: E402
 
-# mmrazor wants an mmcv that cannot be installed any more, and quantisation that torch left behind.
+# mmrazor requires an outdated mmcv that no longer installs, and quantization that torch removed.
 mmcv.__version__ = '2.1.0'
 sys.modules['mmrazor.structures.quantization'] = types.SimpleNamespace(
     BackendConfigs=None, QConfigHandler=None

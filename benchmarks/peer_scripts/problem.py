@@ -49,7 +49,7 @@ def settle_batch_norms(member, inputs):
         norm: norm.momentum for norm in member.modules() if isinstance(norm, torch.nn.BatchNorm2d)
     }
     for norm in norms:
-        norm.momentum = None  # the mean of all batches, of which there is one
+        norm.momentum = None  # average of all batches, here one
     with torch.no_grad():
         member.train()(inputs)
     for norm, momentum in norms.items():

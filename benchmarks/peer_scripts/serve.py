@@ -33,21 +33,21 @@ def serve(build):
     function that takes a training step and returns its loss.
     """
     parser = argparse.ArgumentParser(description='Take a training step for each line of input.')
-    parser.add_argument('problem', help='what problem.py wrote')
+    parser.add_argument('problem', help='file written by problem.py')
     parser.add_argument('method', choices=('kd', 'fitnet'))
     parser.add_argument(
-        '--keep-freed-memory', action='store_true', help='as a training run of mmkdml does'
+        '--keep-freed-memory', action='store_true', help='as in a training run of mmkdml'
     )
     args = parser.parse_args()
     if args.keep_freed_memory and not MEMORY['keep_freed_memory']():
-        sys.exit('The C library here cannot be told to keep freed memory; leave the option out')
+        sys.exit('--keep-freed-memory is not supported by this C library')
     before = MEMORY['peak_memory_mib']()
     step = build(torch.load(args.problem, weights_only=True), args.method)
-    _answer(ready=True)
+    _reply(ready=True)
     for _ in sys.stdin:
         loss = step()
-        _answer(loss=loss, memory=MEMORY['peak_memory_mib']() - before)
+        _reply(loss=loss, memory=MEMORY['peak_memory_mib']() - before)
 
 
-def _answer(**fields):
+def _reply(**fields):
     print(json.dumps(fields), flush=True)

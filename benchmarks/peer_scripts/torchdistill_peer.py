@@ -77,7 +77,7 @@ def training_config(problem, method):
             teacher_module_path='.',
             teacher_module_io='output',
             temperature=problem['temperature'],
-            alpha=1.0,  # of the cross-entropy
+            alpha=1.0,  # weight of the cross-entropy
             beta=1.0,
         ),
     )

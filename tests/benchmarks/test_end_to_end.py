@@ -23,27 +23,27 @@ def config(slices):
 def test_classroom_and_members_train_on_the_same_batches(config, monkeypatch):
     config.model.update(mode='kd_off', teacher_checkpoint='gone.pth')
     config.model.weights.gamma = None
-    # Augmentation is seeded by the classroom's hooks alone.
+    # Only the hooks of the classroom seed the augmentation.
     del config.train_dataloader.dataset.pipeline[3]
     runs = []
     train = Runner.train
 
-    def noted(runner):
+    def recorded(runner):
         seen, start = [], {}
 
-        def look(_, __, out):
+        def record(_, __, out):
             if not seen:
                 start.update(copy.deepcopy(runner.model.state_dict()))
             seen.append(out['inputs'].sum().item())
 
-        runner.model.data_preprocessor.register_forward_hook(look)
+        runner.model.data_preprocessor.register_forward_hook(record)
         train(runner)
         end = runner.model.state_dict()
         changed = [name for name, value in end.items() if not torch.equal(value, start[name])]
         hooks = {type(hook).__name__ for hook in runner.hooks}
         runs.append((seen, {name.split('.')[1] for name in changed}, hooks))
 
-    monkeypatch.setattr(Runner, 'train', noted)
+    monkeypatch.setattr(Runner, 'train', recorded)
     monkeypatch.setattr(end_to_end, 'SKIPPED', 1)
     settings = config.to_dict()
     speeds = measure_runs(config, iterations=2, rounds=1)
@@ -55,14 +55,14 @@ def test_classroom_and_members_train_on_the_same_batches(config, monkeypatch):
     assert len(images[0]) == 3
     assert images == (pytest.approx(images[0]),) * 4
     assert changed[0] == {'student_1', 'student_2'}
-    assert changed[1] == set()  # a frozen teacher does not learn, its statistics neither
+    assert changed[1] == set()  # neither weights nor statistics of a frozen teacher change
     assert all(changed[2:])
     assert 'ExactResumeHook' in hooks[0]
     assert 'ExactResumeHook' not in set().union(*hooks[1:])
     assert not any('SafeCheckpointHook' in one for one in hooks)
 
 
-def test_the_median_of_runs_that_take_turns(config, monkeypatch):
+def test_runs_are_interleaved(config, monkeypatch):
     seconds = dict(classroom=[6.0, 8.0, 7.0], teacher=[3.0, 3.0, 9.0])
     seconds |= dict(student_1=[1.0] * 3, student_2=[2.0] * 3)
     turns = []
@@ -80,7 +80,7 @@ def test_the_median_of_runs_that_take_turns(config, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_discriminator_belongs_to_the_classroom_and_workers_end(config, monkeypatch):
+def test_member_run_has_no_discriminator_and_stops_its_workers(config, monkeypatch):
     config.optim_wrapper = dict(
         constructor='DiscriminatorOptimWrapperConstructor',
         optimizer=dict(type='Adam', lr=1e-3),
@@ -92,16 +92,16 @@ def test_a_discriminator_belongs_to_the_classroom_and_workers_end(config, monkey
     assert not torch.multiprocessing.active_children()
 
 
-def test_what_cannot_be_measured(config):
+def test_invalid_numbers_or_baseline_raise(config):
     for numbers in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match=f'at least 1, got {numbers[0]} and {numbers[1]}'):
             measure_runs(config, *numbers)
     baseline = Config.fromfile(CONFIGS / 'study' / 'lgg64_student.py')
-    with pytest.raises(TypeError, match="this config is of one network alone; give a classroom's"):
+    with pytest.raises(TypeError, match='expected a classroom, .* got a single network'):
         measure_runs(baseline, 1, 1)
 
 
-def test_the_table_by_hand():
+def test_format_runs():
     speeds = dict(
         classroom=RunSpeed(0.33, 8 / 0.33), teacher=RunSpeed(0.2, 40.0), student=RunSpeed(0.1, 80.0)
     )

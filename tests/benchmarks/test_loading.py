@@ -34,17 +34,17 @@ def config(slices):
     )
 
 
-def test_every_loader_is_measured_on_the_same_images(config, monkeypatch):
+def test_loaders_are_measured_on_the_same_images(config, monkeypatch):
     seen = []
     prepare = LGGDataset.prepare_data
 
-    def noted(self, index):
+    def recorded(self, index):
         cached = isinstance(self.pipeline.transforms[0], CachedLoading)
         seen.append((cached, self.get_data_info(index)['id']))
         time.sleep(0.01)
         return prepare(self, index)
 
-    monkeypatch.setattr(LGGDataset, 'prepare_data', noted)
+    monkeypatch.setattr(LGGDataset, 'prepare_data', recorded)
     settings = config.to_dict()
     speeds = measure_loading(config, workers=[0, 1], batches=3, rounds=1)
     assert config.to_dict() == settings
@@ -56,30 +56,30 @@ def test_every_loader_is_measured_on_the_same_images(config, monkeypatch):
         (workers, cached) for workers in (0, 1) for cached in (False, True)
     ]
     for speed in speeds.values():
-        assert 0 < speed.images < 100  # each image takes a hundredth of a second
+        assert 0 < speed.images < 100  # each image takes at least 0.01 s
         assert speed.batch_seconds == pytest.approx(2 / speed.images)
     images = [{name for cached, name in seen if cached is kind} for kind in (False, True)]
     assert images[0] == images[1]
-    assert len(images[0]) == 6  # drawn without repeats
-    assert len(seen) == 2 * 2 * 6  # of this process: two kinds, a first round and a measured one
+    assert len(images[0]) == 6  # without repetition
+    assert len(seen) == 2 * 2 * 6  # in this process: two sources, a warm-up and a measured round
 
 
 @pytest.mark.parametrize(
     ('numbers', 'message'),
     [
-        (dict(workers=[]), r'got workers \[\] and batches 1'),
-        (dict(workers=[0, -1]), r'got workers \[0, -1\] and batches 1'),
-        (dict(batches=0), r'got workers \[0\] and batches 0'),
-        (dict(batches=9), '9 batches of 2 are more than the 16 images of .*fewer batches'),
-        (dict(rounds=0), 'rounds must be at least 1, got 0'),
+        (dict(workers=[]), r'got \[\] and 1'),
+        (dict(workers=[0, -1]), r'got \[0, -1\] and 1'),
+        (dict(batches=0), r'got \[0\] and 0'),
+        (dict(batches=9), 'at most 8 batches of 2 for 16 training images, got 9'),
+        (dict(rounds=0), 'rounds: expected at least 1, got 0'),
     ],
 )
-def test_numbers_that_cannot_be(config, numbers, message):
+def test_invalid_numbers_raise(config, numbers, message):
     with pytest.raises(ValueError, match=message):
         measure_loading(config, **{'workers': [0], 'batches': 1, 'rounds': 1, **numbers})
 
 
-def test_another_data_set_is_refused(config, tmp_path):
+def test_other_data_set_raises(config, tmp_path):
     (tmp_path / 'a').mkdir()
     for name in 'xy':
         (tmp_path / 'a' / f'{name}.jpg').touch()
@@ -88,7 +88,7 @@ def test_another_data_set_is_refused(config, tmp_path):
         measure_loading(config, workers=[0], batches=1, rounds=1)
 
 
-def test_the_table_by_hand():
+def test_format_loading():
     speeds = dict(a=LoadingSpeed(0, False, 100.0, 0.08), b=LoadingSpeed(2, True, 1600.4, 0.005))
     rows = {
         step: [
@@ -99,7 +99,7 @@ def test_the_table_by_hand():
         for step in (None, 0.02)
     }
     assert rows[None] == [
-        ['workers', 'images from', 'images/s', 'ms a batch'],
+        ['workers', 'images from', 'images/s', 'ms/batch'],
         ['0', 'files', '100', '80.0'],
         ['2', 'cache', '1600', '5.0'],
     ]

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 import benchmarks
-from benchmarks import MethodCost, OfflineCost, PeerCost, PrecisionCost, StepCost, StudentCost
+from benchmarks import (
+    MethodCost,
+    OfflineCost,
+    PeerCost,
+    PrecisionCost,
+    StartupCost,
+    StepCost,
+    StudentCost,
+    format_startup,
+)
 from benchmarks.end_to_end import RunSpeed
 from benchmarks.loading import LoadingSpeed
 
@@ -15,11 +24,11 @@ STUDY = Path(__file__).parents[2] / 'configs' / 'study'
 PLAIN, METHOD = STUDY / 'ham64_kd.py', STUDY / 'ham64_at.py'
 
 
-def test_methods_are_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
-    asked = {}
+def test_methods(tool, capsys, monkeypatch, tmp_path):
+    calls = {}
 
     def measure(configs, batch_size, rounds):
-        asked.update(configs=configs, numbers=(batch_size, rounds))
+        calls.update(configs=configs, numbers=(batch_size, rounds))
         return {
             name: MethodCost(StepCost(1.0 + place / 4, 100.0), 1000 * place)
             for place, name in enumerate(configs)
@@ -29,9 +38,9 @@ def test_methods_are_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
     options = ['model.input_size=[32,96]']
     numbers = ['--batch-size', '3', '--rounds', '2', '--json', tmp_path / 'costs.json']
     tool('benchmark', 'methods', PLAIN, METHOD, *numbers, options=options, experiment=False)
-    assert list(asked['configs']) == [str(PLAIN), str(METHOD)]
-    assert [config.model.input_size for config in asked['configs'].values()] == [[32, 96]] * 2
-    assert asked['numbers'] == (3, 2)
+    assert list(calls['configs']) == [str(PLAIN), str(METHOD)]
+    assert [config.model.input_size for config in calls['configs'].values()] == [[32, 96]] * 2
+    assert calls['numbers'] == (3, 2)
     row = next(line for line in capsys.readouterr().out.splitlines() if str(METHOD) in line)
     assert row.split()[3:-1:2] == ['1.250', '1.25', '100', '1.00', '1,000']
     assert json.loads((tmp_path / 'costs.json').read_text())[str(METHOD)] == dict(
@@ -54,16 +63,16 @@ def test_methods_are_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
         ('precision', 'measure_precisions', [], False, dict(a=PrecisionCost(1.5, 2.0, 0))),
     ],
 )
-def test_one_config_is_measured_as_asked(
+def test_students_and_precision(
     tool, capsys, monkeypatch, tmp_path, command, measure, flags, wanted, cost
 ):
-    asked = []
-    monkeypatch.setattr(benchmarks, measure, lambda *args: (asked.extend(args), cost)[1])
+    calls = []
+    monkeypatch.setattr(benchmarks, measure, lambda *args: (calls.extend(args), cost)[1])
     numbers = ['--batch-size', '3', '--rounds', '2', '--json', tmp_path / 'costs.json']
     options = ['model.input_size=[32,96]']
     tool('benchmark', command, PLAIN, *flags, *numbers, options=options, experiment=False)
-    assert asked[0].model.input_size == [32, 96]
-    assert asked[1:] == [3, 2, wanted]
+    assert calls[0].model.input_size == [32, 96]
+    assert calls[1:] == [3, 2, wanted]
     assert '1.500' in capsys.readouterr().out
     (written,) = json.loads((tmp_path / 'costs.json').read_text()).values()
     assert written == dataclasses.asdict(next(iter(cost.values())))
@@ -71,24 +80,21 @@ def test_one_config_is_measured_as_asked(
 
 @pytest.mark.parametrize(
     ('configs', 'message'),
-    [
-        ((PLAIN,), 'arguments are required: OTHER'),
-        ((PLAIN, METHOD, PLAIN), 'a config is named twice; name each once'),
-    ],
+    [((PLAIN,), 'arguments are required: OTHER'), ((PLAIN, METHOD, PLAIN), 'duplicate config')],
 )
-def test_what_cannot_be_compared_is_told_with_the_usage(tool, capsys, configs, message):
+def test_invalid_methods_print_the_usage(tool, capsys, configs, message):
     with pytest.raises(SystemExit, match='2'):
         tool('benchmark', 'methods', *configs, experiment=False)
-    told = capsys.readouterr().err
-    assert told.startswith('usage: python -m benchmarks methods')
-    assert message in told
+    error = capsys.readouterr().err
+    assert error.startswith('usage: python -m benchmarks methods')
+    assert message in error
 
 
-def test_peers_are_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
-    asked = {}
+def test_peers(tool, capsys, monkeypatch, tmp_path):
+    calls = {}
 
     def measure(commands, rounds):
-        asked.update(commands=commands, rounds=rounds)
+        calls.update(commands=commands, rounds=rounds)
         for command in commands.values():
             assert Path(command[1]).is_file()
             assert torch.load(command[2], weights_only=True)['inputs'].shape == (2, 3, 224, 224)
@@ -97,55 +103,68 @@ def test_peers_are_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmarks, 'measure_peers', measure)
     arguments = ['--torchdistill', 'its-python', '--batch-size', 2, '--rounds', 4]
     tool('benchmark', 'peers', 'fitnet', *arguments, experiment=False)
-    assert asked['rounds'] == 4
-    its_own = dict(mmkdml=sys.executable, torchdistill='its-python')
+    assert calls['rounds'] == 4
+    pythons = dict(mmkdml=sys.executable, torchdistill='its-python')
     assert {
         name: [command[0], Path(command[1]).name, *command[3:]]
-        for name, command in asked['commands'].items()
+        for name, command in calls['commands'].items()
     } == {
-        package + note: [python, f'{package}_peer.py', 'fitnet', *kept]
-        for package, python in its_own.items()
-        for note, kept in (('', []), (', freed memory kept', ['--keep-freed-memory']))
+        package + note: [python, f'{package}_peer.py', 'fitnet', *keep]
+        for package, python in pythons.items()
+        for note, keep in (('', []), (', freed memory kept', ['--keep-freed-memory']))
     }
     assert 'torchdistill, freed memory kept |   1.500' in capsys.readouterr().out
 
 
-def test_what_is_refused_is_told_in_one_line(tool):
+def test_errors_are_one_line(tool):
     baseline = STUDY / 'ham64_student.py'
-    with pytest.raises(SystemExit, match='benchmarks: error: .* this config is of one network'):
+    with pytest.raises(SystemExit, match='benchmarks: error: .* a single network in this config'):
         tool('benchmark', 'step', baseline, experiment=False)
     with pytest.raises(SystemExit, match='benchmarks: error: There is no config file gone.py'):
         tool('benchmark', 'methods', PLAIN, 'gone.py', experiment=False)
 
 
-def test_what_is_kept_is_measured_as_asked(tool, tmp_path, capsys, monkeypatch):
-    asked = []
+def test_offline(tool, tmp_path, capsys, monkeypatch):
+    calls = []
 
     def measure(config, *numbers):
-        asked.extend((config.model.type.__name__, *numbers))
+        calls.extend((config.model.type.__name__, *numbers))
         return OfflineCost(2.0, 2.5, 1.0, kib_per_image=16.0, difference=1e-7)
 
     monkeypatch.setattr(benchmarks, 'measure_offline', measure)
     numbers = ['--batch-size', '3', '--rounds', '2', '--dtype', 'float16']
     path = tmp_path / 'cost.json'
     tool('benchmark', 'offline', PLAIN, *numbers, '--json', path, experiment=False)
-    assert asked == ['KnowledgeDistiller', 3, 2, 'float16']
+    assert calls == ['KnowledgeDistiller', 3, 2, 'float16']
     assert '16.00 KiB on disk' in capsys.readouterr().out
     figures = dict(run=2.0, kept=2.5, found=1.0, kib_per_image=16.0, difference=1e-7)
     assert json.loads(path.read_text()) == {str(PLAIN): figures}
 
 
-def test_the_commands_are_told(tool):
-    commands = 'step,methods,students,precision,offline,data,end-to-end,peers'
-    with pytest.raises(SystemExit, match=rf'usage: python -m benchmarks \{{{commands}\}} \.\.\.'):
+def test_unknown_benchmark_lists_all(tool, capsys):
+    with pytest.raises(SystemExit, match='2'):
         tool('benchmark', 'measure', experiment=False)
+    error = capsys.readouterr().err
+    names = 'step methods students precision offline data end-to-end peers startup'
+    assert all(name in error for name in names.split())
 
 
-def test_loading_is_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
-    asked = {}
+def test_startup(tool, capsys, monkeypatch, tmp_path):
+    costs = {'import torch': StartupCost(1.5), 'import mmkdml': StartupCost(1.75, 0.25)}
+    rounds = []
+    monkeypatch.setattr(benchmarks, 'measure_startup', lambda n: (rounds.append(n), costs)[1])
+    path = tmp_path / 'costs.json'
+    tool('benchmark', 'startup', '--rounds', 3, '--json', path, experiment=False)
+    assert rounds == [3]
+    assert capsys.readouterr().out == format_startup(costs) + '\n'
+    assert json.loads(path.read_text())['import mmkdml'] == dict(seconds=1.75, added=0.25)
+
+
+def test_loading(tool, capsys, monkeypatch, tmp_path):
+    calls = {}
 
     def measure(config, workers, batches, rounds):
-        asked.update(size=config.train_dataloader.batch_size, numbers=(workers, batches, rounds))
+        calls.update(size=config.train_dataloader.batch_size, numbers=(workers, batches, rounds))
         return dict(some=LoadingSpeed(3, True, 400.0, 0.02))
 
     monkeypatch.setattr(benchmarks, 'measure_loading', measure)
@@ -153,24 +172,24 @@ def test_loading_is_measured_as_asked(tool, capsys, monkeypatch, tmp_path):
     options, file = ['train_dataloader.batch_size=5'], tmp_path / 'figures.json'
     command = ['data', PLAIN, *numbers, '--json', file]
     tool('benchmark', *command, options=options, experiment=False)
-    assert asked == dict(size=5, numbers=([0, 3], 7, 2))
+    assert calls == dict(size=5, numbers=([0, 3], 7, 2))
     row = capsys.readouterr().out.splitlines()[3]
     assert [cell.strip() for cell in row.split('|')[1:-1]] == ['3', 'cache', '400', '20.0', 'yes']
     figures = dict(workers=3, cached=True, images=400.0, batch_seconds=0.02)
     assert json.loads(file.read_text()) == dict(some=figures)
 
 
-def test_runs_are_measured_as_asked(tool, capsys, monkeypatch):
-    asked = []
+def test_end_to_end(tool, capsys, monkeypatch):
+    calls = []
 
     def measure(config, iterations, rounds):
-        asked.append((config.model.input_size, iterations, rounds))
+        calls.append((config.model.input_size, iterations, rounds))
         return dict(classroom=RunSpeed(0.2, 40.0), one=RunSpeed(0.25, 32.0))
 
     monkeypatch.setattr(benchmarks, 'measure_runs', measure)
     options = ['model.input_size=[32,96]']
     numbers = ['--iterations', '4', '--rounds', '2']
     tool('benchmark', 'end-to-end', PLAIN, *numbers, options=options, experiment=False)
-    assert asked == [([32, 96], 4, 2)]
+    assert calls == [([32, 96], 4, 2)]
     row = capsys.readouterr().out.splitlines()[-2]
     assert [cell.strip() for cell in row.split('|')[1:-1]] == ['ratio', '0.800', '1.250']

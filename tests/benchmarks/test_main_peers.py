@@ -1,4 +1,4 @@
-"""What the peers start from, and this package's own step from there."""
+"""Problem and protocol of the peers, and the step of this package."""
 
 import io
 import json
@@ -17,7 +17,7 @@ PEERS = Path(__file__).parents[2] / 'benchmarks' / 'peer_scripts'
 
 @pytest.fixture
 def peers(monkeypatch):
-    """What a peer's script has in it."""
+    """Function that runs a peer script and returns its globals."""
     monkeypatch.syspath_prepend(PEERS)
     yield lambda name: runpy.run_path(str(PEERS / f'{name}.py'))
     for name in ('problem', 'serve'):
@@ -26,14 +26,14 @@ def peers(monkeypatch):
 
 @pytest.fixture(scope='module')
 def problem(tmp_path_factory):
-    """The path of one with two images, and what is in it."""
+    """Path and content of a problem with two images."""
     path = tmp_path_factory.mktemp('problem') / 'problem.pth'
     runpy.run_path(str(PEERS / 'problem.py'))['write_problem'](path, 2)
     return path, torch.load(path, weights_only=True)
 
 
 @pytest.mark.parametrize('method', ['kd', 'fitnet'])
-def test_the_first_loss_by_hand(peers, problem, method):
+def test_first_loss_matches_manual_computation(peers, problem, method):
     path, parts = problem
     networks = MODELS.build(peers('problem')['classroom_config']('fitnet').model).named_members()
     maps, logits = {}, {}
@@ -59,19 +59,19 @@ def test_the_first_loss_by_hand(peers, problem, method):
     assert step() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_peer_answers_each_line_until_there_are_no_more(peers, problem, monkeypatch, capsys):
+def test_peer_replies_to_each_line(peers, problem, monkeypatch, capsys):
     path, parts = problem
     built = []
 
-    def build(given, method):
-        built.append((given['inputs'].equal(parts['inputs']), method))
+    def build(loaded, method):
+        built.append((loaded['inputs'].equal(parts['inputs']), method))
         return iter([0.5, 0.25]).__next__
 
     monkeypatch.setattr(sys, 'argv', ['x_peer.py', str(path), 'kd'])
     monkeypatch.setattr(sys, 'stdin', io.StringIO('step\nstep\n'))
     peers('serve')['serve'](build)
-    ready, *answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    ready, *replies = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert built == [(True, 'kd')]
     assert ready == dict(ready=True)
-    assert [answer['loss'] for answer in answers] == [0.5, 0.25]
-    assert all(0 <= answer['memory'] < 10_000 for answer in answers)
+    assert [reply['loss'] for reply in replies] == [0.5, 0.25]
+    assert all(0 <= reply['memory'] < 10_000 for reply in replies)

@@ -1,4 +1,4 @@
-"""The driver, with small programs of this Python for the packages."""
+"""Driver of the peers, with small Python programs instead of other packages."""
 
 import sys
 
@@ -7,7 +7,7 @@ import pytest
 from benchmarks import PeerCost, format_peer_costs, measure_peers
 from benchmarks.peers import Peer
 
-# Tells its loss of the first step and what comes of it in each step; talks as libraries do.
+# The loss is multiplied by a factor after each step. Other output is as that of libraries.
 PEER = """
 import json, sys
 loss, factor = float(sys.argv[1]), float(sys.argv[2])
@@ -25,7 +25,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def peer(tmp_path):
-    """The command of a peer of this source, with arguments."""
+    """Function that returns the command of a peer with this source and arguments."""
 
     def command(source, *arguments):
         path = tmp_path / f'{len(list(tmp_path.iterdir()))}.py'
@@ -35,7 +35,7 @@ def peer(tmp_path):
     return command
 
 
-def test_all_take_one_step_that_does_not_count_and_the_rounds(peer):
+def test_peers_take_a_warm_up_step_and_the_rounds(peer):
     commands = dict(here=peer(PEER, 8, 0.5), there=peer(PEER, 8.0004, 0.5))
     costs = measure_peers(commands, rounds=3)
     assert list(costs) == ['here', 'there']
@@ -48,17 +48,17 @@ def test_all_take_one_step_that_does_not_count_and_the_rounds(peer):
 @pytest.mark.parametrize(
     ('loss', 'factor', 'message'),
     [
-        (8.002, 0.5, '^there: The loss of step 1 is 8.002, but that of here is 8.0, so not the'),
-        (8, 0.51, '^there: The loss of step 2 is 4.08, but that of here is 4.0, so not the same'),
-        ('nan', 0.5, '^there: The loss of step 1 is nan, but that of here is 8.0'),
+        (8.002, 0.5, '^there: .* step 1: expected 8.0 as for here, got 8.002'),
+        (8, 0.51, '^there: .* step 2: expected 4.0 as for here, got 4.08'),
+        ('nan', 0.5, '^there: .* step 1: expected 8.0 as for here, got nan'),
     ],
 )
-def test_peers_that_do_something_else_are_named(peer, loss, factor, message):
+def test_different_losses_raise(peer, loss, factor, message):
     with pytest.raises(ValueError, match=message):
         measure_peers(dict(here=peer(PEER, 8, 0.5), there=peer(PEER, loss, factor)), rounds=1)
 
 
-def test_a_loss_that_drifts_later_is_left_alone(peer):
+def test_later_losses_may_drift(peer):
     drifting = PEER.replace('loss *= factor', 'loss *= factor if memory < 10 else 0.9')
     costs = measure_peers(dict(here=peer(PEER, 8, 0.5), there=peer(drifting, 8, 0.5)), rounds=2)
     assert [cost.losses[2] for cost in costs.values()] == [2, 3.6]
@@ -77,32 +77,31 @@ def test_a_loss_that_drifts_later_is_left_alone(peer):
         ('import os, signal; os.kill(os.getpid(), signal.SIGKILL)', -9, ''),
     ],
 )
-def test_one_that_ends_is_named_with_what_it_said(peer, source, code, words):
-    message = f'^there: It ended with exit code {code} where an answer was expected[^$]*{words}'
+def test_ended_process_raises_with_its_output(peer, source, code, words):
+    message = f'^there: Process ended with exit code {code} [^$]*{words}'
     with pytest.raises(ValueError, match=message):
         measure_peers(dict(here=peer(PEER, 8, 0.5), there=peer(source)), rounds=1)
 
 
-@pytest.mark.parametrize('answer', ['{"loss": 1.0}', '{"loss": 1.0, "memo', '{"ready": true}'])
-def test_an_answer_of_another_kind_is_told(peer, answer):
-    source = f"print('{{\"ready\": true}}', flush=True); input(); print('{answer}', flush=True)"
-    with pytest.raises(ValueError, match=f'with loss and memory alone, got {answer}; see docs/'):
+@pytest.mark.parametrize('reply', ['{"loss": 1.0}', '{"loss": 1.0, "memo', '{"ready": true}'])
+def test_invalid_reply_raises(peer, reply):
+    source = f"print('{{\"ready\": true}}', flush=True); input(); print('{reply}', flush=True)"
+    with pytest.raises(ValueError, match=f'expected only loss and memory, got {reply}'):
         measure_peers(dict(here=peer(source)), rounds=1)
 
 
-def test_no_such_interpreter(peer):
-    message = 'There is no program /no/python; name the Python of an environment made as docs/peers'
-    with pytest.raises(FileNotFoundError, match=message):
+def test_missing_interpreter_raises(peer):
+    with pytest.raises(FileNotFoundError, match='/no/python not found'):
         measure_peers(dict(here=peer(PEER, 8, 0.5), there=['/no/python', 'peer.py']), rounds=1)
 
 
-def test_no_process_is_left(peer):
+def test_process_is_killed_on_exit(peer):
     with Peer(peer(PEER, 8, 0.5)) as one:
         one.wait()
     assert one._process.poll() == -9
 
 
-def test_the_table_by_hand():
+def test_format_peer_costs():
     costs = dict(
         here=PeerCost(2.0, 200.0, [0.69314718, 0.5, 0.25]),
         there=PeerCost(2.5, 210.0, [0.69314718, 0.50000001]),

@@ -22,7 +22,7 @@ def config(name='ham64_student'):
 
 @pytest.fixture
 def built(monkeypatch):
-    """(model, settings of its optimiser) of each step that is prepared; none is compiled."""
+    """Model and optimizer settings of each prepared step."""
     seen = []
     prepare = precision.training_step
 
@@ -35,7 +35,7 @@ def built(monkeypatch):
 
 
 @pytest.mark.parametrize('name', ['ham64_student', 'ham64_kd'])
-def test_all_forms_take_the_same_step(built, name):
+def test_forms_take_the_same_step(built, name):
     before = torch.get_rng_state()
     settings = config(name)
     costs = measure_precisions(settings, batch_size=2, rounds=1)
@@ -66,13 +66,13 @@ def test_compiled_forms_are_compiled(monkeypatch, built):
     assert all('compiled' in form for form in COMPILED)
 
 
-def test_the_table_by_hand():
+def test_format_precisions():
     table = format_precisions(dict(a=PrecisionCost(1.5, 1.0, 0.0), b=PrecisionCost(0.5, 3.0, 2e-3)))
     rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in table.splitlines()[3:-1]]
     assert rows == [['a', '1.500', '1.00', '0.0e+00'], ['b', '0.500', '3.00', '2.0e-03']]
 
 
 @pytest.mark.parametrize('number', ['batch_size', 'rounds'])
-def test_numbers_below_one_are_refused(number):
-    with pytest.raises(ValueError, match=f'{number} must be at least 1, got 0'):
+def test_numbers_below_one_raise(number):
+    with pytest.raises(ValueError, match=f'{number}: expected at least 1, got 0'):
         measure_precisions(config(), **{'batch_size': 2, 'rounds': 1, number: 0})

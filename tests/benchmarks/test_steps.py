@@ -20,31 +20,37 @@ def study(*names):
     return {name: Config.fromfile(CONFIGS / 'study' / f'{name}.py') for name in names}
 
 
-def test_the_table_by_hand():
+def test_format_costs():
     costs = dict(
         classroom=StepCost(3.3, 240.0), teacher=StepCost(2.0, 100.0), student_1=StepCost(1.0, 100.0)
     )
-    rows = {line[:22].strip(): line[22:].split() for line in format_costs(costs).splitlines()}
-    assert rows['sum of the members'] == ['3.000', '200']
-    assert rows['classroom'] == ['3.300', '240']
-    assert rows['ratio'] == ['1.100', '1.200']
+    rows = [line.split('|')[1:-1] for line in format_costs(costs).splitlines()[3:-1]]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ['teacher', '2.000', '100'],
+        ['student_1', '1.000', '100'],
+        ['sum of the members', '3.000', '200'],
+        ['classroom', '3.300', '240'],
+        ['ratio', '1.100', '1.200'],
+    ]
 
 
-def test_a_baseline_is_refused():
+def test_baseline_raises():
     config = Config.fromfile(CONFIGS / 'baselines' / 'r18_lgg.py')
-    with pytest.raises(TypeError, match='one network alone'):
+    with pytest.raises(
+        TypeError, match='expected a classroom, got a single network in this config'
+    ):
         measure_steps(config, batch_size=2, rounds=1)
 
 
 @pytest.mark.slow
-def test_frozen_and_trained_members_and_the_classroom_are_measured():
+def test_classroom_and_all_members_are_measured():
     (config,) = study('ham64_kd').values()
     costs = measure_steps(config, batch_size=2, rounds=1)
     assert list(costs) == ['classroom', 'teacher', 'student']
     assert all(cost.seconds > 0 and cost.memory > 0 for cost in costs.values())
 
 
-def test_the_table_of_methods_by_hand():
+def test_format_method_costs():
     costs = dict(
         kd=MethodCost(StepCost(2.0, 200.0), 1_000_000),
         at=MethodCost(StepCost(2.5, 210.0), 1_000_000),
@@ -58,9 +64,9 @@ def test_the_table_of_methods_by_hand():
     ]
 
 
-def test_methods_are_measured_with_what_they_add(monkeypatch):
+def test_method_costs_include_added_parameters(monkeypatch):
     configs = study('ham64_kd', 'ham64_fitnet', 'ham64_simkd')
-    monkeypatch.setattr(steps, 'peak_memory', lambda _, *asked: asked)  # saves three processes
+    monkeypatch.setattr(steps, 'peak_memory', lambda _, *args: args)  # saves three processes
     costs = measure_methods(configs, batch_size=2, rounds=1)
     assert list(costs) == list(configs)
     for name, cost in costs.items():
@@ -68,26 +74,26 @@ def test_methods_are_measured_with_what_they_add(monkeypatch):
         assert cost.step.memory == (configs[name], 'classroom', 2)
     plain, fitnet, simkd = (cost.parameters for cost in costs.values())
     assert fitnet - plain == 12 * 24 + 24 + 2 * 24  # 1x1 convolution, its bias, batch norm
-    # 96 channels to 48 by 1x1, 48 by 3x3, 96 by 1x1, no biases, a batch norm behind each.
+    # 1x1, 3x3 and 1x1 convolutions to 48, 48 and 96 channels without biases, with batch norms.
     assert simkd - plain == 96 * 48 + 9 * 48**2 + 48 * 96 + 2 * (48 + 48 + 96)
 
 
-def test_a_baseline_among_methods_is_named():
-    with pytest.raises(TypeError, match='but ham64_student is of one network alone'):
+def test_baseline_among_methods_raises():
+    with pytest.raises(TypeError, match='got a single network in ham64_student'):
         measure_methods(study('ham64_kd', 'ham64_student'), batch_size=2, rounds=1)
 
 
-def test_methods_of_two_tasks_or_sizes_are_refused():
-    message = r'same, got ham64_kd: classification \(64, 64\), lgg64_kd: segmentation \(64, 64\)'
+def test_different_tasks_or_input_sizes_raise():
+    message = r'got ham64_kd: classification \(64, 64\), lgg64_kd: segmentation \(64, 64\)'
     with pytest.raises(ValueError, match=message):
         measure_methods(study('ham64_kd', 'lgg64_kd'), batch_size=2, rounds=1)
     configs = study('ham64_kd', 'ham64_at')
     configs['ham64_at'].model.input_size = (96, 64)
-    with pytest.raises(ValueError, match=r'ham64_at: classification \(96, 64\); measure these apa'):
+    with pytest.raises(ValueError, match=r'ham64_at: classification \(96, 64\)'):
         measure_methods(configs, batch_size=2, rounds=1)
 
 
-def test_the_config_that_cannot_be_built_or_stepped_is_named():
+def test_errors_name_the_config():
     configs = study('ham64_kd', 'ham64_at', 'ham64_semckd')
     with pytest.raises(ValueError, match='ham64_semckd: A batch of .* but batch_size is '):
         measure_methods(configs, configs['ham64_semckd'].train_dataloader.batch_size + 1, rounds=1)
@@ -99,7 +105,7 @@ def test_the_config_that_cannot_be_built_or_stepped_is_named():
 
 
 @pytest.mark.parametrize('number', ['batch_size', 'rounds'])
-def test_numbers_below_one_are_refused(number):
+def test_numbers_below_one_raise(number):
     config = study('ham64_kd')['ham64_kd']
-    with pytest.raises(ValueError, match=f'{number} must be at least 1, got 0'):
+    with pytest.raises(ValueError, match=f'{number}: expected at least 1, got 0'):
         measure_steps(config, **{'batch_size': 2, 'rounds': 1, number: 0})

@@ -18,17 +18,17 @@ def demo(mode='kdml'):
     return config
 
 
-def test_costs_are_compared_with_the_members_and_with_the_first_student(monkeypatch):
+def test_costs_have_both_references(monkeypatch):
     seconds = {'teacher': 5.0, 'copy_1': 2.0, '1': 7.5, '2': 9.0, '3': 12.0}
-    asked = {}
+    calls = {}
 
     def median(steps, rounds):
-        asked.update(steps=list(steps), rounds=rounds)
+        calls.update(steps=list(steps), rounds=rounds)
         return seconds
 
     monkeypatch.setattr(students, 'median_seconds', median)
     costs = measure_students(demo(), batch_size=2, rounds=4, most=3)
-    assert asked == dict(steps=list(seconds), rounds=4)
+    assert calls == dict(steps=list(seconds), rounds=4)
     assert costs == {
         1: StudentCost(7.5, 7.0, 7.5),
         2: StudentCost(9.0, 9.0, 10.0),
@@ -36,7 +36,7 @@ def test_costs_are_compared_with_the_members_and_with_the_first_student(monkeypa
     }
 
 
-def test_the_table_by_hand():
+def test_format_students():
     table = format_students({1: StudentCost(3.0, 2.0, 3.0), 2: StudentCost(4.0, 5.0, 3.2)})
     rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in table.splitlines()[3:-1]]
     assert rows == [
@@ -48,7 +48,7 @@ def test_the_table_by_hand():
 @pytest.mark.parametrize(
     ('mode', 'taught', 'peers'), [('kdml', 'features', True), ('kd_off', 'predictions', False)]
 )
-def test_every_student_learns_what_the_first_one_does(mode, taught, peers):
+def test_students_have_the_transfers_of_the_first_one(mode, taught, peers):
     inspection = inspect_config(demo(mode))
     room = students._with_students(inspection, 3)
     copies = ['copy_1', 'copy_2', 'copy_3']
@@ -76,18 +76,18 @@ def test_every_student_learns_what_the_first_one_does(mode, taught, peers):
     assert sizes == {sum(p.numel() for p in inspection.members['student_1'].parameters())}
 
 
-def test_a_frozen_teacher_is_stepped_beside_its_student():
+def test_frozen_teacher_is_measured():
     costs = measure_students(demo('kd_off'), batch_size=2, rounds=1, most=1)
     (cost,) = costs.values()
     assert min(cost.seconds, cost.members) > 0
     assert cost.linear == pytest.approx(cost.seconds)
 
 
-def test_a_baseline_and_numbers_below_one_are_refused():
-    with pytest.raises(ValueError, match='number of students must be at least 1, got 0'):
+def test_baseline_and_numbers_below_one_raise():
+    with pytest.raises(ValueError, match='most: expected at least 1 student, got 0'):
         measure_students(demo(), batch_size=2, rounds=1, most=0)
-    with pytest.raises(ValueError, match='batch_size must be at least 1, got 0'):
+    with pytest.raises(ValueError, match='batch_size: expected at least 1, got 0'):
         measure_students(demo(), batch_size=0, rounds=1)
     baseline = Config.fromfile(CONFIGS / 'study' / 'ham64_student.py')
-    with pytest.raises(TypeError, match='this config is of one network alone'):
+    with pytest.raises(TypeError, match='got a single network in this config'):
         measure_students(baseline, batch_size=2, rounds=1)

@@ -1,14 +1,15 @@
+import time
+
 import pytest
 import torch
 
-from benchmarks import timing
 from benchmarks.timing import median_seconds, named_errors, peak_memory
 
 
-def test_steps_take_turns_and_the_first_turn_does_not_count(monkeypatch):
+def test_steps_are_interleaved_after_a_warm_up(monkeypatch):
     seconds = dict(a=[100.0, 1.0, 5.0, 2.0], b=[100.0, 7.0, 7.0, 4.0])
     clock, turns = [0.0], []
-    monkeypatch.setattr(timing.time, 'perf_counter', lambda: clock[0])
+    monkeypatch.setattr(time, 'perf_counter', lambda: clock[0])
 
     def step(name):
         clock[0] += seconds[name][turns.count(name)]
@@ -19,12 +20,12 @@ def test_steps_take_turns_and_the_first_turn_does_not_count(monkeypatch):
     assert turns == ['a', 'b'] * 4
 
 
-def test_rounds_below_one_are_refused():
-    with pytest.raises(ValueError, match='rounds must be at least 1, got 0'):
+def test_rounds_below_one_raise():
+    with pytest.raises(ValueError, match='rounds: expected at least 1, got 0'):
         median_seconds({}, rounds=0)
 
 
-def test_an_error_carries_the_name_of_its_step():
+def test_errors_have_the_name_of_the_step():
     def fail():
         raise ValueError('no batch')
 
@@ -34,5 +35,5 @@ def test_an_error_carries_the_name_of_its_step():
         raise TypeError('not of this kind')
 
 
-def test_what_a_process_of_its_own_fills_is_counted():
+def test_peak_memory_of_a_new_process():
     assert peak_memory(torch.ones, 64, 1024, 1024) == pytest.approx(256, rel=0.1)

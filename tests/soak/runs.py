@@ -1,6 +1,6 @@
-"""What tests/soak/soak.py disturbs: a training and a suite, in processes of their own.
+"""Targets of soak.py: a training run and a suite, each in its own process.
 
-``python tests/soak/runs.py INDEX RUN.json`` is the process of a suite's run with an image of NaN.
+``python tests/soak/runs.py INDEX RUN.json`` is the process of a suite run with a NaN image.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ PROCESSES = multiprocessing.get_context('forkserver')
 
 
 def tool(log: Path, words: list[str], limit: int | None, poisoned: int | None) -> None:
-    """Runs a tool; all it says goes to a file.
+    """Run a tool and write its output to a file.
 
     Args:
         log: The file.
-        words: Path of the tool, and its arguments.
-        limit: Bytes that a file may have, as on a disk that is full.
-        poisoned: Index of a training sample whose image is NaN.
+        words: Path of the tool, followed by its arguments.
+        limit: Maximum file size in bytes, to simulate a full disk.
+        poisoned: Index of a training sample whose image is set to NaN.
     """
     os.setsid()
     for stream in (1, 2):
@@ -49,6 +49,7 @@ def tool(log: Path, words: list[str], limit: int | None, poisoned: int | None) -
 
 
 def poison(index: int) -> None:
+    """Set the image of a training sample to NaN."""
     from mmkdml.datasets import SplitSegDataset
 
     prepare = SplitSegDataset.prepare_data
@@ -63,14 +64,14 @@ def poison(index: int) -> None:
 
 
 def poison_runs(index: int) -> None:
-    """The same in the processes of a suite's runs."""
+    """Set the image to NaN in the processes of suite runs."""
     from mmkdml.experiments.suites import worker
 
     worker.COMMAND = (__file__, str(index))
 
 
 def make_data(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """``--cfg-options`` for 16 made-up slices to train with, and their paths."""
+    """Write 16 synthetic training slices. Return ``--cfg-options`` for them, and their paths."""
     from mmkdml.datasets import convert_lgg, make_demo_data, read_split
 
     source = make_demo_data(folder / 'kaggle_3m', patients=6, slices=4, size=64)
@@ -84,7 +85,7 @@ def make_data(folder: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of all weights of each checkpoint in a folder."""
+    """Return the SHA-256 of the weights of each checkpoint in a folder."""
     from mmkdml.models.checkpoints import load_checkpoint_file
 
     found = {}
@@ -98,7 +99,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def scores(suite: Path, folder: Path) -> str:
-    """All scores of a suite, as CSV."""
+    """Return all scores of a suite as CSV."""
     from mmkdml.experiments import SuiteStore, load_suite, read_suite, seed_scores
 
     loaded = load_suite(suite, folder)
@@ -106,16 +107,16 @@ def scores(suite: Path, folder: Path) -> str:
 
 
 class Training:
-    """A training that is disturbed.
+    """A training run to disturb.
 
     Attributes:
-        seconds: How long it takes if it is left alone.
-        reference: What comes out then.
-        depth: How many processes are above the one that trains.
+        seconds: Duration without faults.
+        reference: Outcome without faults.
+        depth: Number of processes above the one that trains.
     """
 
     name, depth = 'training', 0
-    # How it may end after a signal: also before, and after, it listens for one
+    # Exit codes after a signal, which may arrive while no handler is installed
     codes = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}}
     seconds = 0.0
     reference: Any = None
@@ -137,19 +138,19 @@ class Training:
         return in_process(digests, folder)
 
     def errors(self, folder: Path) -> list[str]:
-        """Where an error must be told, beside what it says: texts."""
+        """Return texts, apart from the output, that must contain the error."""
         return []
 
 
 class Suite(Training):
-    """A suite that is disturbed: a teacher, and one that learns from it."""
+    """A suite to disturb: a teacher, and a classroom that learns from it."""
 
     name, depth = 'suite', 1
     codes = {signal.SIGKILL: {-9}, signal.SIGTERM: {1, -15}}
 
     def __init__(self, folder: Path, options: dict[str, str], epochs: int) -> None:
         super().__init__(folder, options, epochs)
-        self.options['train_dataloader.num_workers'] = 2  # a suite's settings are to stay
+        self.options['train_dataloader.num_workers'] = 2  # the settings of a suite are fixed
         self.path = folder / 'small.py'
         self.path.write_text(
             'from mmkdml.experiments import variant_runs\n'
@@ -180,12 +181,12 @@ def in_process(function: Any, *args: Any) -> Any:
 
 
 class Attempt:
-    """A tool at work.
+    """A running tool.
 
     Args:
-        log: What it says.
-        words, limit, poisoned: As of :func:`tool`.
-        depth: How many processes are above the one that trains.
+        log: File for its output.
+        words, limit, poisoned: See :func:`tool`.
+        depth: See :class:`Training`.
     """
 
     def __init__(
@@ -196,23 +197,23 @@ class Attempt:
         self.process.start()
 
     def wait(self, seconds: float) -> int | None:
-        """Its exit code; None if it has none in time."""
+        """Wait for the process to exit. Return its exit code, or None after ``seconds``."""
         self.process.join(seconds)
         return self.process.exitcode
 
     def send(self, number: int, group: bool = False) -> None:
-        """Signals the process, or its group: its workers, too."""
+        """Send a signal to the process, or to its process group including workers."""
         if self.process.exitcode is None:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(self.process.pid, number)
 
     def kill(self, number: int, worker: bool, rng: random.Random, seconds: float) -> None:
-        """Waits for the process that trains, or a worker of its data loader, and signals it."""
+        """Wait for the training process, or a worker of its data loader, and send it a signal."""
         end = time.monotonic() + seconds
         before: list[int] = []
         while self.wait(0.05) is None and time.monotonic() < end:
             now = self._training(worker)
-            # A program that is being started looks like a fork at first.
+            # A program that is being started first looks like a fork.
             if found := [pid for pid in now if pid in before or not worker]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(rng.choice(found), number)
@@ -226,16 +227,16 @@ class Attempt:
             found = [pid for pid, (parent, _) in table.items() if parent in found]
         if not worker:
             return found
-        # They are forks of it; programs it calls, such as a compiler for its version, are not.
+        # Workers are forks; programs it calls, such as a compiler for its version, are not.
         words = {pid: table[pid][1] for pid in found if pid in table}
         return [pid for pid, (parent, its) in table.items() if words.get(parent) == its]
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(errors='replace') if self.log.exists() else ''
 
 
 def processes() -> dict[int, tuple[int, str]]:
-    """Parent and command line of all processes, by their numbers."""
+    """Return parent and command line of all processes by process id."""
     listed = subprocess.run(
         ['ps', '-A', '-ww', '-o', 'pid=,ppid=,args='], capture_output=True, text=True, check=False
     ).stdout

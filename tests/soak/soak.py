@@ -1,10 +1,9 @@
-"""Disturb a training and a suite at random: python tests/soak/soak.py
+"""Disturb a training run and a suite at random: python tests/soak/soak.py
 
-Each must end as undisturbed.
-Runs are killed (SIGKILL, SIGTERM), their newest checkpoints damaged, workers of their data loaders
-killed; disks are full, images unreadable, batches hold NaN. What is disturbed must end in time, as
-it should, and say why: a suite in its database, too. After a few faults it goes on to its end, and
-must have the same weights, bit for bit, or the same scores, as one that was left alone.
+Faults: SIGKILL and SIGTERM, damage of the newest checkpoint, killed data loader workers, full
+disks, unreadable images and NaN images. Each disturbed run must stop in time with an error that
+names the cause; a suite must record it in its database, too. After a few faults the run resumes
+and must reach the weights (bit for bit) or scores of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -31,48 +30,47 @@ from mmkdml.files import json_text
 OTHER_FAULTS = ('worker', 'disk', 'image', 'nan')
 SUITE_FAULTS = (*OTHER_FAULTS, 'run')
 PER_LIFE = 5
-# Modification time of a damaged file, in ns.
-DAMAGED = 1
-EXPECTED, LATE = 'as expected', 'came too late'
+DAMAGED = 1  # modification time of a damaged file in ns
+EXPECTED, LATE = 'as expected', 'too late'
 
 
 class Soak:
-    """Disturbs runs, and keeps a record.
+    """Disturb runs and record the results.
 
     Args:
-        out: Folder of everything.
-        seed: Of faults and moments.
-        limit: Seconds that an attempt may take to end.
+        out: Output folder.
+        seed: Seed of faults and times.
+        limit: Maximum seconds until an attempt must end.
         images: Paths of the training images.
-        say: Gets a line of each attempt.
+        report: Called with a line for each attempt.
     """
 
     def __init__(
-        self, out: Path, seed: int, limit: float, images: list[str], say: Callable[[str], None]
+        self, out: Path, seed: int, limit: float, images: list[str], report: Callable[[str], None]
     ) -> None:
-        self.out, self.seed, self.limit, self.images, self.say = out, seed, limit, images, say
+        self.out, self.seed, self.limit, self.images, self.report = out, seed, limit, images, report
         self.attempts: list[dict[str, Any]] = []
         self.running: Attempt | None = None
 
     def undisturbed(self, target: Training) -> None:
-        """Measures how long a run takes, and what comes out."""
+        """Measure duration and outcome of a run without faults."""
         attempt = self.try_once(target, self.out / target.name / 'undisturbed', 'none')
         if attempt['ending'] != 0:
-            sys.exit(f'soak.py: error: without any fault: {attempt["verdict"]}')
+            sys.exit(f'soak.py: error: run without faults failed: {attempt["verdict"]}')
         target.seconds = attempt['seconds']
         target.reference = target.outcome(self.out / target.name / 'undisturbed')
 
     def live(self, target: Training, faults: list[str]) -> None:
-        """Disturbs a new run by the next few faults, lets it end, and compares.
+        """Disturb a new run with the next few faults, let it finish, and compare the outcome.
 
-        What came too late, since the run was over, is left for the next one.
+        Faults that came too late, because the run had ended, are left for the next run.
         """
         folder = self.out / target.name / f'life_{len(self.attempts)}'
         attempt = dict(verdict=EXPECTED, ending=None)
         for number, fault in enumerate([*faults[:PER_LIFE], 'none']):
             attempt = self.try_once(target, folder, fault)
             if attempt['verdict'] == LATE and number == 0:
-                target.seconds = attempt['seconds']  # on a machine that is less busy than before
+                target.seconds = attempt['seconds']  # the machine is less busy than before
             if attempt['verdict'] != LATE and fault != 'none':
                 faults.pop(0)
             if attempt['ending'] == 0 or attempt['verdict'] not in (EXPECTED, LATE):
@@ -82,15 +80,15 @@ class Soak:
             if attempt['equal'] and not list(folder.rglob('*.part')):
                 shutil.rmtree(folder)
             else:
-                attempt['verdict'] = f'VIOLATION: not what the undisturbed one left: {folder}'
-                self.say(attempt['verdict'])
+                attempt['verdict'] = f'VIOLATION: outcome differs from undisturbed run: {folder}'
+                self.report(attempt['verdict'])
 
     def try_once(self, target: Training, folder: Path, fault: str) -> dict[str, Any]:
-        """Starts a run, or goes on with it, with a fault; how it ended."""
+        """Start or resume a run with a fault, and return a record of how it ended."""
         folder.mkdir(parents=True, exist_ok=True)
         number = len(self.attempts)
         rng = random.Random(f'{self.seed} {number}')
-        # What has to be met by a later epoch should not come in the last one.
+        # Faults that only a later epoch meets must not come in the last one.
         longest = target.seconds * (0.5 if fault in ('image', 'worker', 'run') else 1)
         moment, begun = rng.uniform(0, longest), time.monotonic()
         image = rng.randrange(len(self.images))
@@ -125,24 +123,24 @@ class Soak:
                 Path(self.images[image]).write_bytes(content[: rng.randrange(len(content))])
                 clue = self.images[image]
             elif fault == 'nan':
-                clue = 'is not finite; the images and losses of the batch are in'
+                clue = 'is not finite'
             ending = attempt.wait(self.limit)
         finally:
-            attempt.send(signal.SIGTERM)  # a suite ends its runs
+            attempt.send(signal.SIGTERM)  # a suite stops its runs
             attempt.wait(min(self.limit, 30))
             attempt.send(signal.SIGKILL, group=True)
             Path(self.images[image]).write_bytes(content)
         verdict = EXPECTED if fault == 'none' or ending != 0 else LATE
-        told = [attempt.said(), *(target.errors(folder) if clue else [])]
+        texts = [attempt.output(), *(target.errors(folder) if clue else [])]
         if ending is None:
-            verdict = f'VIOLATION: no end after {self.limit:.0f} s'
+            verdict = f'VIOLATION: still running after {self.limit:.0f} s'
         elif ending != 0 and not (
-            fault != 'none' and ending in codes and all(clue in text for text in told)
+            fault != 'none' and ending in codes and all(clue in text for text in texts)
         ):
-            last = ' | '.join(text.strip().rpartition('\n')[2] for text in told)
-            verdict = f'VIOLATION: ended with {ending}, {last!r}; expected {codes} and {clue!r}'
+            last = [text.strip().rpartition('\n')[2] for text in texts]
+            verdict = f'VIOLATION: expected {codes} and {clue!r}, got {ending} and {last}'
         elif fault == 'nan' and ending and self.images[image] not in poisoned_images(folder):
-            verdict = f'VIOLATION: {self.images[image]} is not named in {folder}/non_finite'
+            verdict = f'VIOLATION: {self.images[image]} is missing in {folder}/non_finite'
         elif fault == 'kill' and ending and rng.random() < 0.5:
             what += damage_newest(folder, rng)
         self.attempts.append(
@@ -152,14 +150,14 @@ class Soak:
                 verdict=verdict, log=str(attempt.log), equal=None,
             )
         )  # fmt: skip
-        self.say(f'{number:3} {target.name:8} {fault:6} {what:32} {ending!s:>4}  {verdict}')
+        self.report(f'{number:3} {target.name:8} {fault:6} {what:32} {ending!s:>4}  {verdict}')
         return self.attempts[-1]
 
 
 def damage_newest(folder: Path, rng: random.Random) -> str:
-    """Cut off the newest checkpoint that a run would resume from, or flip a bit of it.
+    """Truncate the newest checkpoint that a run would resume from, or flip a bit of it.
 
-    Another intact one must be left: a run without any is refused.
+    Another intact checkpoint must exist, because a run without one cannot resume.
     """
     found = [
         path
@@ -182,7 +180,7 @@ def damage_newest(folder: Path, rng: random.Random) -> str:
 
 
 def poisoned_images(folder: Path) -> set[str]:
-    """The images that a run told to hold NaN."""
+    """Return the images that a run reported to contain NaN."""
     return {
         sample['img_path']
         for path in folder.rglob('non_finite/*.json')
@@ -193,7 +191,7 @@ def poisoned_images(folder: Path) -> set[str]:
 
 
 def summary(attempts: list[dict[str, Any]]) -> str:
-    columns = ['target', 'fault', 'attempts', EXPECTED, LATE, 'violations', 'ends', 'ends equal']
+    columns = ['target', 'fault', 'attempts', EXPECTED, LATE, 'violations', 'finished', 'equal']
     table = PrettyTable(columns, align='r')
     for target, fault in dict.fromkeys((one['target'], one['fault']) for one in attempts):
         rows = [one for one in attempts if (one['target'], one['fault']) == (target, fault)]
@@ -207,19 +205,23 @@ def summary(attempts: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(':')[0])
-    parser.add_argument('--kills', type=int, default=30, help='of both together (default 30)')
-    parser.add_argument('--suite-kills', type=int, default=6, help='those of the suite (default 6)')
+    for name, default, text in (
+        ('--kills', 30, 'signals to training and suite'),
+        ('--suite-kills', 6, 'how many of these signals go to the suite'),
+        ('--others', 2, 'faults of each other kind for the training'),
+        ('--suite-others', 1, 'faults of each other kind for the suite'),
+        ('--epochs', 4, 'epochs of the training'),
+        ('--seed', 0, 'seed of faults and times'),
+        ('--limit', 300.0, 'seconds until an attempt must end'),
+    ):
+        parser.add_argument(
+            name, type=type(default), default=default, help=f'{text} (default: %(default)s)'
+        )
     parser.add_argument(
-        '--others', type=int, default=2, help='faults of each other kind, training (default 2)'
-    )
-    parser.add_argument('--suite-others', type=int, default=1, help='the same, suite (default 1)')
-    parser.add_argument('--epochs', type=int, default=4, help='of the training (default 4)')
-    parser.add_argument('--seed', type=int, default=0, help='of faults and moments (default 0)')
-    parser.add_argument(
-        '--limit', type=float, default=300, help='seconds that an attempt may take (default 300)'
-    )
-    parser.add_argument(
-        '--out', type=Path, default=Path('work_dirs/soak'), help='folder, which is emptied'
+        '--out',
+        type=Path,
+        default=Path('work_dirs/soak'),
+        help='output folder, emptied at the start (default: %(default)s)',
     )
     args = parser.parse_args()
     out = args.out.resolve()
@@ -228,7 +230,7 @@ def main() -> None:
     os.chdir(ROOT)
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # Else each would import it, which takes longer than these trainings.
+    # Importing these in each process would take longer than the training.
     PROCESSES.set_forkserver_preload(['mmkdml.apis', 'mmkdml.datasets', 'mmkdml.experiments'])
     options, images = in_process(make_data, out / 'data')
     plan = {
@@ -241,11 +243,11 @@ def main() -> None:
     with Progress(console=Console(stderr=True)) as progress, (out / 'soak.log').open('w') as log:
         bar = progress.add_task('Faults', total=total)
 
-        def say(line: str) -> None:
+        def report(line: str) -> None:
             print(line, file=log, flush=True)
             progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-        soak = Soak(out, args.seed, args.limit, images, say)
+        soak = Soak(out, args.seed, args.limit, images, report)
         try:
             for target, faults in plan.items():
                 random.Random(args.seed).shuffle(faults)
@@ -257,14 +259,14 @@ def main() -> None:
         finally:
             if soak.running is not None:
                 soak.running.send(signal.SIGKILL, group=True)
-            report = summary(soak.attempts)
-            (out / 'summary.txt').write_text(report + '\n')
+            table = summary(soak.attempts)
+            (out / 'summary.txt').write_text(table + '\n')
             record = dict(seed=args.seed, attempts=soak.attempts)
             (out / 'summary.json').write_text(json_text(record, indent=1) + '\n')
-    print(report)
+    print(table)
     violations = [one for one in soak.attempts if one['verdict'].startswith('VIOLATION')]
     if violations:
-        sys.exit(f'{len(violations)} violations; see {out}/soak.log')
+        sys.exit(f'soak.py: error: {len(violations)} violations, see {out}/soak.log')
 
 
 if __name__ == '__main__':

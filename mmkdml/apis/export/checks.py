@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.evaluation import CaseTable
 from mmkdml.inspection.config import use_default_scope
 from mmkdml.models.ensembles import decide, vote_ensemble
+from mmkdml.profiling import elapsed_seconds, interleaved_medians
 from mmkdml.registry import DATASETS
 
 TOLERANCE = 1e-4
@@ -194,14 +194,11 @@ def latencies(
     They take turns, so that a machine that slows down slows all of them.
     """
     image = np.random.default_rng(0).integers(256, size=(1, 3, *size), dtype=np.uint8)
-    seconds: dict[str, list[float]] = {name: [] for name in answers}
-    for turn in range(rounds + 1):
-        for name, answer in answers.items():
-            begun = time.perf_counter()
-            answer(image)
-            if turn:  # the first one warms up
-                seconds[name].append(time.perf_counter() - begun)
-    return {name: 1000 * statistics.median(measured) for name, measured in seconds.items()}
+    measures = {
+        name: partial(elapsed_seconds, partial(answer, image)) for name, answer in answers.items()
+    }
+    seconds = interleaved_medians(measures, rounds)
+    return {name: 1000 * value for name, value in seconds.items()}
 
 
 def _share(counts: list[tuple[int, int]]) -> float:

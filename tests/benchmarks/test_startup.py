@@ -1,0 +1,59 @@
+import sys
+
+import pytest
+
+from benchmarks import startup
+from benchmarks.startup import ROOT, StartupCost, cpu_seconds, format_startup, measure_startup
+
+
+def test_all_processes_are_measured_in_turn(monkeypatch):
+    calls = []
+
+    def seconds(arguments):
+        calls.append(tuple(arguments))
+        return 2.0 if arguments[0] != '-c' else 1.0 + ('mmkdml' in arguments[1]) / 4
+
+    monkeypatch.setattr(startup, 'cpu_seconds', seconds)
+    costs = measure_startup(rounds=2)
+    assert calls == calls[: len(costs)] * 3  # a warm-up and two rounds
+    assert costs['import torch'] == StartupCost(1.0)
+    assert costs['import mmkdml'] == costs['import mmkdml.models'] == StartupCost(1.25, 0.25)
+    tools = {path.relative_to(ROOT / 'tools').as_posix() for path in ROOT.glob('tools/**/*.py')}
+    assert {f'{tool} --help' for tool in tools} < costs.keys()
+    assert 'dataset_converters/lgg.py --help' in costs
+    assert costs['suite.py status'] == costs['train.py --help'] == StartupCost(2.0)
+    assert calls[len(costs) - 1][:2] == (str(ROOT / 'tools' / 'suite.py'), 'status')
+
+
+def test_format_startup():
+    costs = {
+        'import torch': StartupCost(1.5),
+        'import mmkdml': StartupCost(1.754, 0.254),
+        'suite.py status': StartupCost(2.0),
+    }
+    lines = format_startup(costs).splitlines()
+    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in lines if '|' in line]
+    assert rows == [
+        ['process', 'CPU seconds', 'beyond import torch'],
+        ['import torch', '1.50', ''],
+        ['import mmkdml', '1.75', '0.25'],
+        ['suite.py status', '2.00', ''],
+    ]
+
+
+def test_cpu_seconds_include_child_processes():
+    work = 'sum(range(10**7))'
+    child = f'import subprocess; subprocess.run([{sys.executable!r}, "-c", {work!r}])'
+    assert cpu_seconds(['-c', child]) > cpu_seconds(['-c', 'pass'])
+
+
+def test_failed_process_raises():
+    with pytest.raises(ValueError, match='exit code 3:\n.*'):
+        cpu_seconds(['-c', 'import sys; print("broken", file=sys.stderr); sys.exit(3)'])
+    with pytest.raises(ValueError, match='broken'):
+        cpu_seconds(['-c', 'raise RuntimeError("broken")'])
+
+
+def test_rounds_below_one_raise():
+    with pytest.raises(ValueError, match='rounds: expected at least 1, got 0'):
+        measure_startup(0)
