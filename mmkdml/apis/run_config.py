@@ -19,12 +19,12 @@ class RunConfig(Config):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        vars(self).update(copy.deepcopy(vars(config)))
+        self.__dict__.update(copy.deepcopy(vars(config)))
 
     @property
     def pretty_text(self) -> str:
         """The config as formatted Python code."""
         content = repr(self)
-        if vars(self).get('formatted', ('', ''))[0] != content:
-            vars(self)['formatted'] = content, super().pretty_text
-        return vars(self)['formatted'][1]
+        if self.__dict__.get('formatted', ('', ''))[0] != content:
+            self.__dict__['formatted'] = content, super().pretty_text
+        return self.__dict__['formatted'][1]
