@@ -61,8 +61,10 @@ def check_labels(labels: Tensor, num_classes: int, ignore_index: int) -> None:
     Labels on a GPU are not checked, because that would synchronize the device in every step; a
     later indexing operation fails there anyway.
     """
+    if not labels.is_cpu:
+        return
     valid = (labels >= 0) & (labels < num_classes) | (labels == ignore_index)
-    if labels.is_cpu and not bool(valid.all()):
+    if not valid.all():
         raise ValueError(
             f'Invalid labels: expected [0, {num_classes}) or ignore_index={ignore_index}, got '
             f'{labels.unique().tolist()}. Set num_classes to the number of classes'
