@@ -140,7 +140,7 @@ FUNCTIONS = {
 }
 # These do not compute a loss; their own tests cover their gradients and precision.
 NO_LOSSES = {'gradient_penalty', 'linear_cka', 'pooled_to_smaller', 'unbiased_hsic'}
-# Their gradient is, as in the references, not that of their value; their precision is float32.
+# As in the references, parts of these are constants in the gradient; SKD's is always float32.
 NOT_DIFFERENTIATED = {
     name
     for name in FUNCTIONS

@@ -13,14 +13,14 @@ def drawn(*shape, seed=0):
 
 
 def kornblith(a, b):
-    """The definition with matrices of features by features, in numpy."""
+    """Compute the definition from matrices of features by features in NumPy."""
     a, b = (side.flatten(1).numpy() for side in (a, b))
     a, b = (side - side.mean(axis=0) for side in (a, b))
     return np.linalg.norm(a.T @ b) ** 2 / np.linalg.norm(a.T @ a) / np.linalg.norm(b.T @ b)
 
 
 def u_statistic(a, b):
-    """E[k_ij l_ij] + E[k_ij l_qr] - 2 E[k_ij l_iq] over all four different images."""
+    """Compute E[k_ij l_ij] + E[k_ij l_qr] - 2 E[k_ij l_iq] over all four different images."""
     terms = [
         a[i, j] * (b[i, j] + b[q, r] - 2 * b[i, q])
         for i, j, q, r in itertools.permutations(range(len(a)), 4)
@@ -57,7 +57,7 @@ class TestLinearCKA:
         for same in (a @ rotation, -3 * a, a + drawn(5, seed=3), a[:, torch.randperm(5)]):
             assert linear_cka(same, b).item() == pytest.approx(value, rel=1e-12)
             assert linear_cka(a, same).item() == pytest.approx(1, rel=1e-12)
-        # What it is not invariant to: one feature's scale, the order of one side's images.
+        # Not invariant to the scale of one feature or the order of one side's images.
         for other in (a * torch.tensor([9.0, 1, 1, 1, 1]), a.roll(1, dims=0)):
             assert abs(linear_cka(other, b).item() - value) > 1e-3
 
@@ -66,7 +66,7 @@ class TestLinearCKA:
 
 
 class TestUnbiasedHSIC:
-    def test_equals_the_u_statistic_of_all_pairs_of_layers(self):
+    def test_matches_the_u_statistic_of_all_pairs_of_layers(self):
         grams_a = stacked(drawn(6, 3), drawn(6, 2, 2, seed=1))
         grams_b = stacked(drawn(6, 4, seed=2), drawn(6, 1, seed=3), drawn(6, 9, seed=4))
         values = unbiased_hsic(grams_a, grams_b)
@@ -85,7 +85,7 @@ class TestUnbiasedHSIC:
         ]
         expected = unbiased_hsic(stacked(a), stacked(b))
         torch.testing.assert_close(torch.stack(batches).mean(dim=0), expected)
-        assert torch.stack(batches).std() > 1e-3  # the batches do differ
+        assert torch.stack(batches).std() > 1e-3  # the batches differ
 
     def test_centering_only_changes_rounding(self):
         a, b = drawn(6, 3), drawn(6, 2, seed=1)

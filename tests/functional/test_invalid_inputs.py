@@ -54,7 +54,7 @@ def layers(a, b, c, d):
 SIDES = [MAP, MAP]
 LABELS = torch.zeros(2, 4, 6, dtype=torch.long)
 WRONG = LABELS + 3
-# The call, its inputs (zeros of a shape, or a tensor) and what the error must name.
+# The call, its inputs (zeros of a shape, or a tensor) and parts of the error.
 INVALID = [
     (prediction_kl, [(4, 3), (4, 2)], ['KL divergence', '(4, 3)', '(4, 2)']),
     (partial(prediction_kl, temperature=0), SIDES, ['temperature', '0']),

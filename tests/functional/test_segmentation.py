@@ -293,7 +293,7 @@ def test_byte_labels_are_supported(loss_terms):
 def test_smooth_dice_matches_smp(num_logits):
     logits, labels = example(num_logits, ignored=0)
     z = logits if num_logits == 1 else logits[:, 1:] - logits[:, :1]
-    # smp divides by half the sizes, and adds to that.
+    # smp computes (overlap + smooth) / (sizes / 2 + smooth).
     reference = smp.losses.DiceLoss('binary', smooth=0.5)(z, labels.unsqueeze(1))
     torch.testing.assert_close(focal_and_smooth_dice(logits, labels)[1], reference)
 
