@@ -267,9 +267,9 @@ def test_truncated_file_raises(save):
 
 def test_file_truncated_anywhere_raises(save):
     path = save(network().state_dict())
-    whole = path.read_bytes()
-    for size in np.random.default_rng(0).integers(len(whole), size=20):
-        path.write_bytes(whole[:size])
+    file_bytes = path.read_bytes()
+    for size in np.random.default_rng(0).integers(len(file_bytes), size=20):
+        path.write_bytes(file_bytes[:size])
         with pytest.raises(ValueError, match=r'weights\.pth is not a valid checkpoint'):
             load_checkpoint_file(path)
 
@@ -277,12 +277,14 @@ def test_file_truncated_anywhere_raises(save):
 def test_flipped_bit_raises(save):
     weights = network().state_dict()
     path = save(weights)
-    whole, refused = path.read_bytes(), 0
-    inside = whole.find(next(iter(weights.values())).numpy().tobytes())
+    file_bytes, refused = path.read_bytes(), 0
+    inside = file_bytes.find(next(iter(weights.values())).numpy().tobytes())
     assert inside > 0
-    places = np.random.default_rng(0).integers(len(whole), size=100).tolist()
+    places = np.random.default_rng(0).integers(len(file_bytes), size=100).tolist()
     for place in places:
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        path.write_bytes(
+            file_bytes[:place] + bytes([file_bytes[place] ^ 4]) + file_bytes[place + 1 :]
+        )
         try:
             loaded = load_checkpoint_file(path)
         except ValueError:
@@ -292,7 +294,9 @@ def test_flipped_bit_raises(save):
         assert loaded.keys() == weights.keys()
         assert all(torch.equal(loaded[key], value) for key, value in weights.items())
     assert refused > 50
-    path.write_bytes(whole[:inside] + bytes([whole[inside] ^ 4]) + whole[inside + 1 :])
+    path.write_bytes(
+        file_bytes[:inside] + bytes([file_bytes[inside] ^ 4]) + file_bytes[inside + 1 :]
+    )
     with pytest.raises(
         ValueError, match=r'weights\.pth is not a valid checkpoint: wrong checksum of part \S+\.'
     ):

@@ -113,11 +113,11 @@ def test_mean_probabilities_of_classes():
 )
 def test_plain_network_predicts_like_a_member(name, sample_type, field):
     model = classroom(name)
-    alone = model.members['student_1']
-    alone.data_preprocessor = model.data_preprocessor
-    plain, _ = merged(alone, sample_type)
-    whole, _ = merged(model, sample_type)
-    for one, other in zip(plain, whole, strict=True):
+    student = model.members['student_1']
+    student.data_preprocessor = model.data_preprocessor
+    plain, _ = merged(student, sample_type)
+    combined, _ = merged(model, sample_type)
+    for one, other in zip(plain, combined, strict=True):
         member = other.members.student_1
         assert 'members' not in one
         if field == 'pred_score':

@@ -99,14 +99,14 @@ def share_preprocessing(
         _check_common(name, shared, preprocessor, name in frozen, wanted is not None)
         channels = max(len(mean_and_std(one)[0]) for one in (shared, preprocessor))
         try:
-            ends = [normalization(one, channels) for one in (shared, preprocessor)]
+            settings = [normalization(one, channels) for one in (shared, preprocessor)]
         except RuntimeError as error:
             raise ValueError(
                 f'Invalid data_preprocessor of {name}: expected a mean of '
                 f'{len(mean_and_std(shared)[0])} channels like the shared one, got '
                 f'{len(mean_and_std(preprocessor)[0])}'
             ) from error
-        if ends[0] == ends[1]:
+        if settings[0] == settings[1]:
             continue
         unknown = {type(one).__name__ for one in used_augments(shared)} - {*AFFINE_AUGMENTS}
         if unknown:
@@ -119,7 +119,7 @@ def share_preprocessing(
         if own[name].refills_padding and record_sizes not in shared._forward_hooks.values():
             shared.register_forward_hook(record_sizes)
         print_log(
-            f'{name} gets its own normalization of the shared batch: {ends[1]}; shared: {ends[0]}',
+            f'{name} has its own normalization: {settings[1]}; shared: {settings[0]}',
             logger='current',
         )
     if is_own and len(own) == len(members):
@@ -176,12 +176,12 @@ def _check_common(
         free.update(('to_onehot', 'num_classes'))
     if hasattr(shared, 'size_divisor'):  # mmseg derives pad_size_divisor from it
         free.add('pad_size_divisor')
-    ends = [_settings(preprocessor, free) for preprocessor in (shared, own)]
-    for key, value in ends[0].items():
-        if ends[1].get(key) != value:
+    expected, found = (_settings(preprocessor, free) for preprocessor in (shared, own))
+    for key, value in expected.items():
+        if found.get(key) != value:
             raise ValueError(
                 f'Invalid data_preprocessor of {name}: expected {key}={value!r}, which the '
-                f'classroom uses, got {ends[1].get(key)!r}. Members share one batch and its '
+                f'classroom uses, got {found.get(key)!r}. Members share one batch and its '
                 f'labels; use the same {key} (mean, std, channel order and padding value '
                 'may differ)'
             )

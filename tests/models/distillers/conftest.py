@@ -184,7 +184,7 @@ def as_samples(masks):
     ]
 
 
-def optimised(losses):
+def optimized(losses):
     """Return the sum that mmengine minimizes."""
     return sum(value for key, value in losses.items() if 'loss' in key)
 
@@ -231,7 +231,7 @@ def tiny():
         compared_members=compared_members,
         compared_batch=compared_batch,
         as_samples=as_samples,
-        optimised=optimised,
+        optimized=optimized,
     )
 
 

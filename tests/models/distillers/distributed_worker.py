@@ -64,7 +64,7 @@ def batch(task, part=slice(None), seed=0):
 
 def gradients(model, inputs, samples):
     model.zero_grad()
-    conftest.optimised(model(inputs.double(), samples, mode='loss')).backward()
+    conftest.optimized(model(inputs.double(), samples, mode='loss')).backward()
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
@@ -90,7 +90,7 @@ def learns_long(task, _, style):
     return task == ('segmentation' if style == 'v3' else 'classification')
 
 
-def alone(which):
+def single_process(which):
     """Return gradients in float64, and weights before and after some steps."""
     double, single = (build(*which) for _ in range(2))
     before = [parameter.detach().clone() for parameter in single.parameters()]
@@ -152,7 +152,7 @@ def method_gaps(method, rank):
         # The second step raises if a parameter is unused, as find_unused_parameters is off.
         for _ in range(2):
             network.zero_grad()
-            conftest.optimised(network(inputs[part], samples[part], mode='loss')).backward()
+            conftest.optimized(network(inputs[part], samples[part], mode='loss')).backward()
         trained = [p.grad for p in distiller.parameters() if p.requires_grad]
         flat = torch.cat([gradient.flatten() for gradient in trained])
         other = flat.clone()
@@ -166,7 +166,9 @@ if __name__ == '__main__':
     rank, store, out, what = int(sys.argv[1]), *sys.argv[2:]
     torch.set_num_threads(1)
     # Computed before the process group exists, as sums are over all processes.
-    expected = {which: alone(which) for which in VARIANTS[rank::2]} if what == 'variants' else {}
+    expected = (
+        {which: single_process(which) for which in VARIANTS[rank::2]} if what == 'variants' else {}
+    )
     dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
     found = variants(rank, expected) if what == 'variants' else methods(rank)
     if rank == 0:

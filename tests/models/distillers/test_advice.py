@@ -56,15 +56,15 @@ CASES = {
     ),
     'channels and size of masks': (segmentor_pair, F, dict(source_tap='decode_head.blocks.3')),
     'strides of predictions': (coarse_pair, P, {}),
-    'a projector that is not needed': (
+    'an unnecessary projector': (
         lambda tiny: (tiny.classifier(), tiny.classifier()), P,
         dict(projector=dict(type='mmkdml.LinearProjector', out_channels=7)),
     ),
-    'a projector of channels alone': (
+    'a projector of channels only': (
         classifier_pair, F,
         dict(source_tap='backbone.layer2', projector=dict(type='mmkdml.ConvProjector')),
     ),
-    'a projector of sizes alone': (
+    'a projector of sizes only': (
         classifier_pair, F,
         dict(
             source_tap='backbone.layer2',

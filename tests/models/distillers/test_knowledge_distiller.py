@@ -65,8 +65,8 @@ def test_three_students_two_teachers_and_a_chain(task):
     assert not any(key.startswith('second.') for key in losses)
     total(losses).backward()
     assert all(p.grad is not None for p in distiller.parameters())
-    answer = distiller.eval()(inputs, samples, mode='predict')[0]
-    assert set(answer.members.keys()) == {'first', 'second', 'a', 'b', 'c'}
+    prediction = distiller.eval()(inputs, samples, mode='predict')[0]
+    assert set(prediction.members.keys()) == {'first', 'second', 'a', 'b', 'c'}
 
 
 def test_two_taps_between_the_same_members_are_two_losses(tiny):
@@ -152,10 +152,10 @@ def test_one_logit_classification(tiny):
     )
     inputs, samples = tiny.images(), tiny.class_samples(num_classes=2)
     assert torch.isfinite(total(distiller(inputs, samples, mode='loss')))
-    answer = distiller.eval()(inputs, samples, mode='predict')[0]
-    assert answer.pred_score.shape == (2,)
-    scores = torch.stack([answer.members.a.pred_score, answer.members.b.pred_score])
-    assert torch.equal(answer.pred_score, scores.amax(0))
+    prediction = distiller.eval()(inputs, samples, mode='predict')[0]
+    assert prediction.pred_score.shape == (2,)
+    scores = torch.stack([prediction.members.a.pred_score, prediction.members.b.pred_score])
+    assert torch.equal(prediction.pred_score, scores.amax(0))
 
 
 @pytest.mark.parametrize('weight', [0.0, None], ids=['zero weights', 'no transfers'])
@@ -282,16 +282,16 @@ def test_predictions_of_members_and_ensemble(task):
     ).eval()
     inputs, samples = task.batch()
     truth = copy.deepcopy(samples)
-    answers = distiller(inputs, samples, mode='predict')
-    for index, answer in enumerate(answers):
-        assert type(answer) is type(truth[0])
-        assert isinstance(answer.members, BaseDataElement)
-        alone = {
+    predicted = distiller(inputs, samples, mode='predict')
+    for index, prediction in enumerate(predicted):
+        assert type(prediction) is type(truth[0])
+        assert isinstance(prediction.members, BaseDataElement)
+        separate = {
             name: member.predict(inputs)[index]
             for name, member in distiller.named_members().items()
         }
-        for name, expected in alone.items():
-            found = getattr(answer.members, name)
+        for name, expected in separate.items():
+            found = getattr(prediction.members, name)
             assert 'gt_label' not in found
             assert 'gt_sem_seg' not in found
             if task.name == 'classification':
@@ -299,14 +299,14 @@ def test_predictions_of_members_and_ensemble(task):
             else:
                 assert torch.equal(found.pred_sem_seg.data, expected.pred_sem_seg.data)
         if task.name == 'classification':
-            best = torch.maximum(alone['a'].pred_score, alone['b'].pred_score)
-            assert torch.equal(answer.pred_score, best)
-            assert answer.pred_label.item() == best.argmax().item()
-            assert torch.equal(answer.gt_label, truth[index].gt_label)
+            best = torch.maximum(separate['a'].pred_score, separate['b'].pred_score)
+            assert torch.equal(prediction.pred_score, best)
+            assert prediction.pred_label.item() == best.argmax().item()
+            assert torch.equal(prediction.gt_label, truth[index].gt_label)
         else:
-            union = alone['a'].pred_sem_seg.data.bool() | alone['b'].pred_sem_seg.data.bool()
-            assert torch.equal(answer.pred_sem_seg.data.bool(), union)
-            assert torch.equal(answer.gt_sem_seg.data, truth[index].gt_sem_seg.data)
+            union = separate['a'].pred_sem_seg.data.bool() | separate['b'].pred_sem_seg.data.bool()
+            assert torch.equal(prediction.pred_sem_seg.data.bool(), union)
+            assert torch.equal(prediction.gt_sem_seg.data, truth[index].gt_sem_seg.data)
 
 
 def test_prediction_without_samples_and_tensor_mode(task, tiny):
@@ -323,20 +323,20 @@ def test_prediction_without_samples_and_tensor_mode(task, tiny):
 def test_visualizers_of_the_frameworks_draw_predictions(task, tmp_path):
     distiller = tiny_ensemble(task)
     inputs, samples = task.batch(2)
-    answer = distiller(inputs, samples, mode='predict')[0]
+    prediction = distiller(inputs, samples, mode='predict')[0]
     image = np.zeros((32, 32, 3), np.uint8)
     if task.name == 'classification':
         drawn = UniversalVisualizer(name=str(tmp_path)).visualize_cls(
-            image, answer, classes=['a', 'b', 'c']
+            image, prediction, classes=['a', 'b', 'c']
         )
     else:
         visualizer = SegLocalVisualizer(name=str(tmp_path), alpha=1.0)
         visualizer.dataset_meta = dict(
             classes=('background', 'tumour'), palette=[[0, 0, 0], [255, 0, 0]]
         )
-        visualizer.add_datasample('x', image, answer, draw_gt=False, with_labels=False)
+        visualizer.add_datasample('x', image, prediction, draw_gt=False, with_labels=False)
         drawn = visualizer.get_image()
-        mask = answer.pred_sem_seg.data[0].bool().numpy()
+        mask = prediction.pred_sem_seg.data[0].bool().numpy()
         # Matplotlib 3.10 shifts images this small by a pixel.
         sure = maximum_filter(mask, 3) == minimum_filter(mask, 3)
         assert sure.sum() > 9
@@ -358,8 +358,8 @@ def test_images_of_different_original_sizes(tiny):
     samples = tiny.mask_samples(2)
     samples[1].set_metainfo(dict(ori_shape=(50, 40)))
     samples[1].gt_sem_seg = PixelData(data=torch.zeros(1, 50, 40))
-    answers = distiller.eval()(tiny.images(2), samples, mode='predict')
-    assert [tuple(answer.pred_sem_seg.data.shape) for answer in answers] == [
+    predicted = distiller.eval()(tiny.images(2), samples, mode='predict')
+    assert [tuple(prediction.pred_sem_seg.data.shape) for prediction in predicted] == [
         (1, 32, 32),
         (1, 50, 40),
     ]
@@ -371,8 +371,8 @@ def test_custom_ensemble(task, tiny):
         [('predictions', 1.0)],
         ensemble=lambda p, threshold: (p[0], torch.zeros(p[0, :, 0].shape).long()),
     )
-    answer = distiller.eval()(*task.batch(), mode='predict')[0]
-    label = answer.pred_label if task.name == 'classification' else answer.pred_sem_seg.data
+    prediction = distiller.eval()(*task.batch(), mode='predict')[0]
+    label = prediction.pred_label if task.name == 'classification' else prediction.pred_sem_seg.data
     assert not label.any()
 
 

@@ -29,7 +29,7 @@ def step(tiny, distiller, inputs, samples, wrapper=None):
         distiller
     ):
         losses = distiller(inputs, samples, mode='loss')
-    tiny.optimised(losses).backward()
+    tiny.optimized(losses).backward()
     return losses
 
 

@@ -56,7 +56,7 @@ def train(model, batches, tiny):
         for inputs, samples in batches:
             losses = model(inputs, samples, mode='loss')
             optimizer.zero_grad()
-            tiny.optimised(losses).backward()
+            tiny.optimized(losses).backward()
             optimizer.step()
             epochs[-1].append({key: value.item() for key, value in losses.items()})
     return [{key: (a[key] + b[key]) / 2 for key in a} for a, b in (epochs[0], epochs[-1])]
@@ -91,7 +91,7 @@ def test_training_reduces_the_losses(method, tiny, teachers):
     first, last = train(distiller, batches, tiny)
     (supervised,) = (key for key in first if 'loss' in key and 'loss_from' not in key)
     assert last[supervised] < 0.6 * first[supervised]
-    assert tiny.optimised(last) < 0.8 * tiny.optimised(first)
+    assert tiny.optimized(last) < 0.8 * tiny.optimized(first)
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_two_methods_between_students_train_only_the_learners(task, setting, tin
         }
         assert moved == {term.transfer.learner}, key
     distiller.zero_grad()
-    tiny.optimised(losses).backward()
+    tiny.optimized(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in distiller.parameters())
 
 
@@ -214,7 +214,7 @@ def test_teacher_may_be_trained_too(task, setting, tiny):
     distiller = students(task, setting, tiny, frozen=False)
     losses = distiller.train()(*tiny.compared_batch(task), mode='loss')
     assert any(key.startswith('teacher.') for key in losses)
-    tiny.optimised(losses).backward()
+    tiny.optimized(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in distiller.parameters())
 
 

@@ -83,11 +83,11 @@ def test_student_is_trained_only_by_its_features(distiller, tiny):
     losses = distiller.train()(inputs, samples, mode='loss')
     assert set(losses) == {'student.loss', 'student.loss_from_teacher.features'}
     assert losses['student.loss'].item() == 0
-    tiny.optimised(losses).backward()
+    tiny.optimized(losses).backward()
     expected = [p.grad.clone() for p in distiller.parameters() if p.requires_grad]
     distiller.zero_grad()
     labels_changed = tiny.compared_batch(METHOD, 4)[1][::-1]
-    tiny.optimised(distiller(inputs, labels_changed, mode='loss')).backward()
+    tiny.optimized(distiller(inputs, labels_changed, mode='loss')).backward()
     actual = [p.grad for p in distiller.parameters() if p.requires_grad]
     assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
 

@@ -95,9 +95,9 @@ def test_inputs_equal_those_of_separate_members(member, case, order, training):
         classroom = room(dict(a=member(first), b=member(second)), frozen=frozen, students=['a'])
         batch = classroom.data_preprocessor(batch_of(first['type'], *sizes), training)
         for name, settings in (('a', first), ('b', second)):
-            alone = MODELS.build(settings)(batch_of(first['type'], *sizes), training)['inputs']
+            separate = MODELS.build(settings)(batch_of(first['type'], *sizes), training)['inputs']
             own = classroom.inputs_of(name, **batch)
-            torch.testing.assert_close(own, alone, rtol=1e-5, atol=2e-5)
+            torch.testing.assert_close(own, separate, rtol=1e-5, atol=2e-5)
     assert len(classroom.renormalizations) == 1
 
 
@@ -111,19 +111,19 @@ def test_losses_and_predictions_equal_those_of_separate_members(member, case):
     batch = classroom.data_preprocessor(batch_of(first['type'], size, size), case == 'seg')
     logits = classroom(**batch, mode='tensor')
     losses = classroom(**batch, mode='loss')
-    alone = {}
+    separate = {}
     for name, settings in (('a', first), ('b', second)):
         network = classroom.named_members()[name]
         data = MODELS.build(settings)(batch_of(first['type'], size, size), case == 'seg')
         with torch.no_grad():
-            alone[name] = network(data['inputs'], mode='tensor')
+            separate[name] = network(data['inputs'], mode='tensor')
             supervised = network(**data, mode='loss')
-        torch.testing.assert_close(logits[name], alone[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits[name], separate[name], rtol=1e-4, atol=1e-5)
         if name == 'a':
             for key, value in supervised.items():
                 if 'loss' in key:
                     torch.testing.assert_close(losses[f'a.{key}'].detach(), value.detach())
-    transfer = MODELS.build(dict(type='PredictionKLLoss'))(alone['a'], alone['b'])
+    transfer = MODELS.build(dict(type='PredictionKLLoss'))(separate['a'], separate['b'])
     torch.testing.assert_close(losses['a.loss_from_b.predictions'].detach(), transfer)
     # Predictions of the frameworks.
     samples = classroom.test_step(batch_of(first['type'], size, size))
@@ -148,9 +148,9 @@ def test_sliding_window_uses_the_members_normalization(member):
     (sample,) = classroom.test_step(batch_of(SegDataPreProcessor, (40, 60)))
     data = MODELS.build(second)(batch_of(SegDataPreProcessor, (40, 60)), False)
     with torch.no_grad():
-        (alone,) = classroom.named_members()['b'](**data, mode='predict')
+        (separate,) = classroom.named_members()['b'](**data, mode='predict')
     found = sample.members.b.seg_logits.data
-    torch.testing.assert_close(found, alone.seg_logits.data, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, separate.seg_logits.data, rtol=1e-4, atol=1e-5)
 
 
 def test_test_time_augmentation_uses_the_members_normalization(member):
@@ -208,12 +208,12 @@ def test_preprocessors_of_modules_are_used(member):
     assert list(room(built).renormalizations) == ['b']
 
 
-@pytest.mark.parametrize('given', [None, cls_settings(IMAGENET)])
-def test_augmentations_of_members_are_used(member, given):
+@pytest.mark.parametrize('classroom_settings', [None, cls_settings(IMAGENET)])
+def test_augmentations_of_members_are_used(member, classroom_settings):
     students = dict(a=member(soft=True, train_cfg=MIXUP), b=member(soft=True, train_cfg=MIXUP))
-    before = copy.deepcopy((students, given))
-    classroom = room(students, data_preprocessor=given)
-    assert (students, given) == before
+    before = copy.deepcopy((students, classroom_settings))
+    classroom = room(students, data_preprocessor=classroom_settings)
+    assert (students, classroom_settings) == before
     np.random.seed(0)
     torch.manual_seed(0)
     data = batch_of(ClsDataPreprocessor, *[(32, 32)] * 6)
@@ -263,7 +263,7 @@ def test_augmentations_of_a_frozen_teacher_are_not_used(member):
 
 
 @pytest.mark.parametrize(
-    ('members', 'given', 'message'),
+    ('members', 'classroom_settings', 'message'),
     [
         (
             [dict(train_cfg=MIXUP), dict(train_cfg=CUTMIX)],
@@ -298,13 +298,15 @@ def test_augmentations_of_a_frozen_teacher_are_not_used(member):
         ),
     ],
 )  # fmt: skip
-def test_preprocessors_that_cannot_share_a_batch_raise(member, members, given, message):
+def test_preprocessors_that_cannot_share_a_batch_raise(
+    member, members, classroom_settings, message
+):
     members = {
         name: member(soft='train_cfg' in options, **options)
         for name, options in zip('ab', members, strict=True)
     }
     with pytest.raises(ValueError, match=message):
-        room(members, data_preprocessor=given)
+        room(members, data_preprocessor=classroom_settings)
 
 
 class Sharpen:
@@ -315,10 +317,12 @@ class Sharpen:
 
 
 def test_other_augmentations_need_a_shared_normalization(member):
-    given = cls_settings(IMAGENET, batch_augments=dict(augments=[Sharpen()]), num_classes=3)
-    room(dict(a=member(), b=member(cls_settings(IMAGENET))), data_preprocessor=given)
+    classroom_settings = cls_settings(
+        IMAGENET, batch_augments=dict(augments=[Sharpen()]), num_classes=3
+    )
+    room(dict(a=member(), b=member(cls_settings(IMAGENET))), data_preprocessor=classroom_settings)
     with pytest.raises(ValueError, match='normalization of b.*Mixup, CutMix, ResizeMix.*Sharpen'):
-        room(dict(a=member(), b=member(cls_settings(PLAIN))), data_preprocessor=given)
+        room(dict(a=member(), b=member(cls_settings(PLAIN))), data_preprocessor=classroom_settings)
 
 
 def test_padding_mixed_with_pixels_raises(member):
@@ -340,13 +344,13 @@ def test_cache_uses_the_normalization_of_the_frozen_teacher(member, tmp_path):
         members, [('t', 's')], frozen=dict(t=None), students=['s'], teacher_cache=cache
     ).eval()
     batch = classroom.data_preprocessor(batch_of(ClsDataPreprocessor, (32, 32)), False)
-    alone = MODELS.build(cls_settings(PLAIN))(batch_of(ClsDataPreprocessor, (32, 32)))['inputs']
+    separate = MODELS.build(cls_settings(PLAIN))(batch_of(ClsDataPreprocessor, (32, 32)))['inputs']
     with torch.no_grad():
-        expected = classroom.named_members()['t'](alone, mode='tensor')
+        expected = classroom.named_members()['t'](separate, mode='tensor')
     for found in (0, 1):
-        shown, measures = classroom.forward_frozen('t', **batch)
+        outputs, measures = classroom.forward_frozen('t', **batch)
         assert measures['t.cached'] == found
-        torch.testing.assert_close(shown.logits, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(outputs.logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_renormalization_keeps_the_dtype(member):
@@ -386,16 +390,16 @@ def test_members_run_once_per_step(member):
 
 @pytest.mark.parametrize('bare', [True, False])
 def test_unused_normalization_warns(member, bare, monkeypatch):
-    said = []
+    logged = []
     monkeypatch.setattr(
         'mmkdml.models.distillers.preprocessing.print_log',
-        lambda text, level=0, **_: said.append(text) if level else None,
+        lambda text, level=0, **_: logged.append(text) if level else None,
     )
     members = dict(a=member(cls_settings(PLAIN)), b=member(None if bare else cls_settings(PLAIN)))
     classroom = room(members, data_preprocessor=cls_settings(IMAGENET))
     assert list(classroom.renormalizations) == (['a'] if bare else ['a', 'b'])
-    assert len(said) == (0 if bare else 1)
-    assert bare or 'no effect: a, b' in said[0]
+    assert len(logged) == (0 if bare else 1)
+    assert bare or 'no effect: a, b' in logged[0]
 
 
 def test_other_settings_of_members_are_kept(tiny):

@@ -55,7 +55,7 @@ def assert_same(network, expected):
     assert all(torch.equal(one, weights[key]) for key, one in expected.state_dict().items())
 
 
-@pytest.mark.parametrize('how', ['whole', 'parts'])
+@pytest.mark.parametrize('how', ['network', 'parts'])
 def test_pretrained_weights_are_loaded_at_build(tiny, teacher, how):
     network, path = teacher
     config = dict(tiny.classifier(), init_cfg=pretrained(path))
@@ -67,7 +67,7 @@ def test_pretrained_weights_are_loaded_at_build(tiny, teacher, how):
     assert_same(distiller.named_members()['teacher'], network)
     assert not any(p.requires_grad for p in distiller.named_members()['teacher'].parameters())
     record = json.loads(bytes(distiller.state_dict()['frozen_members'].tolist()))
-    names = ['teacher'] if how == 'whole' else ['teacher.backbone', 'teacher.head']
+    names = ['teacher'] if how == 'network' else ['teacher.backbone', 'teacher.head']
     assert record == {name: dict(path=str(path), sha256=file_sha256(path)) for name in names}
 
 
@@ -78,7 +78,7 @@ def test_checkpoint_of_the_member_overrides_pretrained_weights(tiny, teacher, tm
     assert_same(distiller.named_members()['teacher'], network)
 
 
-@pytest.mark.parametrize('where', ['whole', 'backbone'])
+@pytest.mark.parametrize('where', ['network', 'backbone'])
 def test_missing_file_raises(tiny, teacher, where):
     absent = teacher[1].with_name('absent.pth')
     config = dict(tiny.classifier(), init_cfg=pretrained(absent))

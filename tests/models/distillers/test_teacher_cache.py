@@ -57,7 +57,7 @@ def test_cached_outputs_give_equal_losses_and_gradients(task, tiny, path):
     gradients = []
     for distiller in (plain, cached):
         seen = seen_by(distiller.named_members()['teacher'])
-        tiny.optimised(distiller(inputs, samples, mode='loss')).backward()
+        tiny.optimized(distiller(inputs, samples, mode='loss')).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in distiller.members.parameters()]))
     assert len(seen) == 1  # computed again for comparison
     assert torch.allclose(*gradients, rtol=1e-5, atol=1e-6 * gradients[0].abs().max().item())
@@ -178,12 +178,14 @@ def test_half_precision_halves_size_and_rounds_as_documented(tiny, path, dtype, 
     exact = pair_of(tiny, teacher, ['features', 'predictions'], path.with_name('exact'))
     half = pair_of(tiny, teacher, ['features', 'predictions'], path, dtype=dtype)
     inputs = tiny.images()
-    shown, kept, found = (x.forward_frozen('teacher', inputs)[0] for x in (exact, half, half))
+    expected_outputs, kept, found = (
+        x.forward_frozen('teacher', inputs)[0] for x in (exact, half, half)
+    )
     for at in (None, 'backbone'):
-        whole, rounded = shown.select(at), kept.select(at)
+        exact_values, rounded = expected_outputs.select(at), kept.select(at)
         assert rounded.dtype == torch.float32
-        assert torch.equal(rounded, whole.to(getattr(torch, dtype)).float())
-        assert torch.all((rounded - whole).abs() <= whole.abs() / parts + 1e-7)
+        assert torch.equal(rounded, exact_values.to(getattr(torch, dtype)).float())
+        assert torch.all((rounded - exact_values).abs() <= exact_values.abs() / parts + 1e-7)
         # Computed and cached outputs are equal, so a resumed run is exact.
         assert torch.equal(rounded, found.select(at))
     pairs = [x.teacher_cache.bytes_per_image['teacher'] for x in (exact, half)]

@@ -62,9 +62,9 @@ def test_accumulated_batches_equal_one_large_batch(task):
     before = weights_of(model)
     for start in range(0, 10, 2):
         step(model, wrapper, inputs[start : start + 2], samples[start : start + 2])
-    whole = OptimWrapper(optimise(twin.parameters()))
+    twin_wrapper = OptimWrapper(optimise(twin.parameters()))
     for part in (slice(6), slice(6, 10)):
-        step(twin, whole, inputs[part], samples[part])
+        step(twin, twin_wrapper, inputs[part], samples[part])
     for name, weight in weights_of(model).items():
         torch.testing.assert_close(weight, twin.get_parameter(name).data, atol=1e-6, rtol=0)
     assert max((before[name] - w).abs().max() for name, w in weights_of(model).items()) > 1e-3

@@ -117,15 +117,15 @@ def test_member_losses_are_weighted_and_prefixed(weight):
 def test_extra_loss_inputs_are_labels_then_classifier(truth, classifier, tiny):
     member = MODELS.build(tiny.classifier())
     samples = tiny.class_samples(4)
-    given = term(RecordingLoss(truth, classifier)).extra_loss_inputs(
+    extra = term(RecordingLoss(truth, classifier)).extra_loss_inputs(
         ClassificationTask(), member, samples
     )
-    assert len(given) == truth + classifier
+    assert len(extra) == truth + classifier
     if truth:
-        assert given[0].tolist() == [0, 1, 2, 0]
+        assert extra[0].tolist() == [0, 1, 2, 0]
     if classifier:
         features = torch.randn(2, 32)
-        assert torch.equal(given[-1](features), member.head.fc(features))
+        assert torch.equal(extra[-1](features), member.head.fc(features))
 
 
 def test_labels_are_not_read_if_the_loss_does_not_need_them():

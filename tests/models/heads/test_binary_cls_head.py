@@ -63,9 +63,9 @@ def test_predictions_have_probabilities_of_both_classes(head, features):
 
 
 def test_predictions_are_set_in_the_samples(head, features):
-    given = samples()
-    predictions = head.predict(features, given)
-    assert all(a is b for a, b in zip(predictions, given, strict=True))
+    own_samples = samples()
+    predictions = head.predict(features, own_samples)
+    assert all(a is b for a, b in zip(predictions, own_samples, strict=True))
     assert [sample.gt_label.item() for sample in predictions] == LABELS
 
 

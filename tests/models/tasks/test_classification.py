@@ -263,9 +263,9 @@ SCORES = ([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], [[0.1, 0.6, 0.3], [0.8, 0.1, 0.1]]
 def test_combine_by_hand(ensemble, scores, labels):
     students = [NETWORKS['resnet']()] * 2
     predictions = [predicted(batch) for batch in SCORES]
-    given = [DataSample(metainfo=dict(sample_idx=5)).set_gt_label(2) for _ in range(2)]
-    combined = TASK.combine(students, predictions, ENSEMBLES[ensemble], given)
-    assert all(a is b for a, b in zip(combined, given, strict=True))
+    own_samples = [DataSample(metainfo=dict(sample_idx=5)).set_gt_label(2) for _ in range(2)]
+    combined = TASK.combine(students, predictions, ENSEMBLES[ensemble], own_samples)
+    assert all(a is b for a, b in zip(combined, own_samples, strict=True))
     for sample, score, label in zip(combined, scores, labels, strict=True):
         torch.testing.assert_close(sample.pred_score, torch.tensor(score))
         assert sample.pred_label.tolist() == [label]

@@ -338,8 +338,8 @@ def test_combine_keeps_the_labels_of_samples(member, inputs, samples):
     truth = [sample.gt_sem_seg.data.clone() for sample in samples]
     predictions = TASK.predict(member.eval(), inputs, samples)
     combined = combine(member, [predictions], 'max', samples)
-    for ours, given, theirs, mask in zip(combined, samples, predictions, truth, strict=True):
-        assert ours is given
+    for ours, own_sample, theirs, mask in zip(combined, samples, predictions, truth, strict=True):
+        assert ours is own_sample
         assert torch.equal(ours.gt_sem_seg.data, mask)
         assert torch.equal(ours.pred_sem_seg.data, theirs.pred_sem_seg.data.long())
 
