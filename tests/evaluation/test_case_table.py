@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
+import mmkdml.compat  # noqa: F401
 
 # isort: split
 from mmengine.evaluator import Evaluator

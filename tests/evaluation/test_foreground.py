@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
+import mmkdml.compat  # noqa: F401
 
 # isort: split
 from mmengine.logging import MMLogger

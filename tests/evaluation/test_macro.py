@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
+import mmkdml.compat  # noqa: F401
 
 # isort: split
 from mmpretrain.evaluation import SingleLabelMetric

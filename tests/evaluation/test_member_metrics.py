@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import mmkdml
+import mmkdml.compat
 
 # isort: split
 from mmengine.evaluator import Evaluator
