@@ -60,6 +60,7 @@ def test_named_configs_exist():
             assert (ROOT / 'configs' / 'comparisons' / f'{first}{choice}{last}').is_file()
 
 
+@pytest.mark.usefixtures('uninitialized')
 @pytest.mark.parametrize('task', ['pcam', 'lgg'])
 def test_table_matches_weights_and_parameter_counts(task):
     title = dict(pcam='### Classification', lgg='### Segmentation')[task]

@@ -335,6 +335,7 @@ def test_offline_teacher_is_loaded_from_the_baseline_run(name, small, folder):
     assert same(copied(MODELS.build(config.model).teacher), copied(trained))
 
 
+@pytest.mark.usefixtures('uninitialized')
 def test_dumped_config_builds_the_same_classroom(small, tmp_path):
     config = small('kdml/r50_r18x2_v3_lgg')
     config.dump(tmp_path / 'dumped.py')

@@ -33,6 +33,7 @@ def test_example_config_equals_command_line(tmp_path):
     assert same.train_cfg == mine.train_cfg
 
 
+@pytest.mark.usefixtures('uninitialized')
 @pytest.mark.parametrize('config', ['v3_lgg', 'v2_pcam'])
 def test_cache_sizes_match_the_guide(config):
     row = re.search(rf'\| `kd_off/\*_{config}`, \S+ \| (\d+) KiB: .* \| (\d+) MiB \|', GUIDE)
