@@ -57,12 +57,13 @@ def check_equal_epoch_lengths(loader: DataLoader) -> None:
         ValueError: If the numbers differ between processes.
     """
     sampler: Any = loader.sampler
-    for what, number in (('images', len(sampler)), ('batches', len(loader))):
+    for unit, number in (('images', len(sampler)), ('batches', len(loader))):
         of_all = all_gather_object(number)
         if len({*of_all}) > 1:
             raise ValueError(
-                f'All processes need the same number of {what} in an epoch, but they have '
-                f'{", ".join(map(str, of_all))}. Give the sampler of train_dataloader round_up=True'
+                f'Unequal epochs: expected the same number of {unit} in all processes, got '
+                f'{", ".join(map(str, of_all))}. Set round_up=True in the sampler of '
+                'train_dataloader'
             )
 
 
@@ -103,12 +104,12 @@ def deterministic_allreduce(model: nn.Module) -> None:
 def _mean_in_order(bucket: torch.distributed.GradBucket) -> Future[torch.Tensor]:
     own, processes = bucket.buffer(), get_world_size()
     shares = nn.functional.pad(own, (0, -len(own) % processes)).view(processes, -1)
-    of_all, whole = torch.empty_like(shares), torch.empty_like(shares)
+    of_all, means = torch.empty_like(shares), torch.empty_like(shares)
     torch.distributed.all_to_all_single(of_all, shares)
-    torch.distributed.all_gather([*whole], reduce(torch.add, of_all) / processes)
-    mean: Future[torch.Tensor] = Future()
-    mean.set_result(whole.flatten()[: len(own)])
-    return mean
+    torch.distributed.all_gather([*means], reduce(torch.add, of_all) / processes)
+    future: Future[torch.Tensor] = Future()
+    future.set_result(means.flatten()[: len(own)])
+    return future
 
 
 @cache

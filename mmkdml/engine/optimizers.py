@@ -30,10 +30,10 @@ class SeparateOptimizers(Optimizer):
 
     def __init__(self, *parts: Optimizer) -> None:
         self.parts = parts
-        super().__init__(self._groups_of_parts(), {})
+        super().__init__(self._part_groups(), {})
         self.defaults = parts[0].defaults
 
-    def _groups_of_parts(self) -> list[dict[str, Any]]:
+    def _part_groups(self) -> list[dict[str, Any]]:
         return [group for part in self.parts for group in part.param_groups]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -46,10 +46,10 @@ class SeparateOptimizers(Optimizer):
         Raises:
             ValueError: If no part has this group; it would never be stepped.
         """
-        if not any(param_group is group for group in self._groups_of_parts()):
+        if not any(param_group is group for group in self._part_groups()):
             raise ValueError(
-                'SeparateOptimizers takes only the groups of its parts; give the new group to the '
-                'part that shall step it, before the parts are put together'
+                'Invalid parameter group of SeparateOptimizers: expected a group of one of its '
+                'parts. Add it to a part before building SeparateOptimizers'
             )
         super().add_param_group(param_group)
 
@@ -76,13 +76,13 @@ class SeparateOptimizers(Optimizer):
         states = state_dict.get('parts', [])
         if len(states) != len(self.parts):
             raise ValueError(
-                f'Expected the state of {len(self.parts)} separate optimisers, got one of '
-                f'{len(states) or "a single optimiser"}; resume with the optim_wrapper the '
-                'checkpoint was written with, or load its weights only (load_from without resume)'
+                f'Invalid state: expected {len(self.parts)} separate optimizers, got '
+                f'{len(states) or "a single optimizer"}. Resume with the optim_wrapper that saved '
+                'the checkpoint, or load its weights only (load_from without resume)'
             )
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)
-        self.param_groups = self._groups_of_parts()
+        self.param_groups = self._part_groups()
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -120,8 +120,8 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             settings = optim_wrapper_cfg.get(key)
             if not isinstance(settings, dict) or 'type' not in settings:
                 raise ValueError(
-                    f'optim_wrapper.{key} must be a dict with the type of an optimiser, such as '
-                    f"dict(type='Adam', lr=4e-4, betas=(0.9, 0.99)); got {settings!r}"
+                    f'Invalid optim_wrapper.{key}: expected a dict with the type of an optimizer, '
+                    f"such as dict(type='Adam', lr=4e-4, betas=(0.9, 0.99)), got {settings!r}"
                 )
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         self.discriminator_optimizer_cfg = self.optim_wrapper_cfg.pop('discriminator_optimizer')
@@ -140,9 +140,9 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         )
         if not self.discriminators:
             raise ValueError(
-                f'{type(network).__name__} has no module with a discriminator and its '
-                'discriminator_loss; give it one, such as a HolisticLoss, or leave out '
-                f'optim_wrapper.constructor ({type(self).__name__}) and discriminator_optimizer'
+                f'Invalid model for {type(self).__name__}: expected a module with a discriminator '
+                f'and a discriminator_loss, such as HolisticLoss, got {type(network).__name__} '
+                'without one. Remove optim_wrapper.constructor and discriminator_optimizer'
             )
         adversaries = list(self.discriminators.parameters())
         learners: list[Any] = []
@@ -159,10 +159,10 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             self.optim_wrapper_cfg, default_args=dict(type=OptimWrapper, optimizer=optimizer)
         )
 
-    def add_params(self, params: list[dict[str, Any]], module: nn.Module, **place: Any) -> None:
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module, **kwargs: Any) -> None:
         """Add the parameter groups of a module and its submodules, except for discriminators."""
         if module not in self.discriminators:
-            super().add_params(params, module, **place)
+            super().add_params(params, module, **kwargs)
 
 
 def _optimizer(key: str, settings: dict[str, Any], params: list[Any]) -> Optimizer:
@@ -170,5 +170,5 @@ def _optimizer(key: str, settings: dict[str, Any], params: list[Any]) -> Optimiz
         return OPTIMIZERS.build({**settings, 'params': params})
     except Exception as error:  # Optimizers raise any type for invalid settings.
         raise ValueError(
-            f'optim_wrapper.{key} cannot be built of {settings} ({type(error).__name__}: {error})'
+            f'Invalid optim_wrapper.{key}: {settings} ({type(error).__name__}: {error})'
         ) from error

@@ -119,7 +119,7 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
             super().__init__(loader)
         except OSError as error:
             raise LoaderError(
-                f'{self._num_workers} DataLoader workers cannot be started: {error}. '
+                f'Starting {self._num_workers} DataLoader workers failed: {error}. '
                 f'{describe_resources()}. {_ADVICE}'
             ) from error
         disable_sigchld_handler()

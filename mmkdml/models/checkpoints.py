@@ -20,6 +20,7 @@ __all__ = [
     'load_member',
     'load_network',
     'member_weights',
+    'recorded_classes',
     'resolve_checkpoint',
 ]
 
@@ -126,6 +127,11 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
         ValueError: See :func:`mmkdml.checkpoint_io.read_checkpoint`.
     """
     return read_checkpoint(resolve_checkpoint(path))
+
+
+def recorded_classes(checkpoint: Mapping[str, Any]) -> Any:
+    """Return the class names that mmengine has recorded in a checkpoint, None if there are none."""
+    return _dict(_dict(checkpoint.get('meta')).get('dataset_meta')).get('classes')
 
 
 def member_weights(checkpoint: Mapping[str, Any], name: str, path: str | Path) -> dict[str, Tensor]:

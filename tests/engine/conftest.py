@@ -1,10 +1,9 @@
-"""A small training in which everything is random, stopped wherever a test wants it."""
+"""A small training with random numbers everywhere that a test can stop at any iteration."""
 
 import itertools
 import os
 import random
 import signal
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +15,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from mmkdml.engine import (
     CPUAmpOptimWrapper,
@@ -28,20 +27,20 @@ from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.registry import METRICS
 
 EPOCHS, SAMPLES, BATCH = 3, 7, 2
-LENGTH = 4  # the last batch of an epoch has one sample
+LENGTH = 4  # Batches of an epoch; the last one has one sample.
 NAMES = itertools.count()
 
 
 class CrashError(Exception):
-    """A process that ends without a word."""
+    """Ends a run as if its process were killed."""
 
 
 class Noise(Dataset):
-    """Every sample is drawn from all three sources of random numbers."""
+    """Samples of all three random number generators."""
 
     def __init__(self):
         self.loaded = []
-        self.stalled = None  # or the run's process: it is asked to stop, and nothing is loaded
+        self.stalled = None  # Process to send SIGTERM to once, instead of loading samples.
 
     def __len__(self):
         return SAMPLES
@@ -49,9 +48,10 @@ class Noise(Dataset):
     def __getitem__(self, index):
         self.loaded.append(index)
         if self.stalled is not None:
-            os.kill(self.stalled, signal.SIGTERM)
-            time.sleep(60)
-            raise TimeoutError('nobody stopped waiting')
+            worker = get_worker_info()
+            if worker is None or worker.id == 0:  # A second signal could come after the run.
+                os.kill(self.stalled, signal.SIGTERM)
+            signal.pause()
         drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]
         return dict(inputs=torch.tensor([index, *drawn]))
 
@@ -109,21 +109,21 @@ class Convolutions(nn.Sequential):
 class ConvolutionalNet(Net):
     def __init__(self):
         super().__init__()
-        self.layer, self.norm = Convolutions(), nn.Identity()  # two samples' norm is all noise
+        self.layer, self.norm = Convolutions(), nn.Identity()  # Two samples are too few for a norm.
         generator = torch.Generator().manual_seed(0)
         for parameter in self.layer.parameters():
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
 
 
 class SteadyNet(ConvolutionalNet):
-    """Without random numbers, which are others in each process."""
+    """Without random numbers, which differ between processes."""
 
     noise = 0.0
 
 
 @METRICS.register_module()
 class SineOfWeights:
-    """A score that depends on the weights alone, with several maxima."""
+    """A score that depends only on the weights, with several maxima."""
 
     dataset_meta = None
 
@@ -213,7 +213,7 @@ def start(
         resume=resume,
         log_level='ERROR',
     )
-    torch.rand(random.Random().randint(1, 9))  # what a process did before must not matter
+    torch.rand(random.Random().randint(1, 9))  # Earlier random numbers must not matter.
     try:
         runner.train()
     finally:
@@ -222,7 +222,7 @@ def start(
 
 
 def _end_workers(runner):
-    """At once; the garbage collector would wait five seconds for each."""
+    """End workers immediately; the garbage collector would wait five seconds for each."""
     loop = runner.train_loop
     for loader in (runner.train_dataloader, runner.val_dataloader):
         loader._iterator = None
@@ -233,12 +233,11 @@ def _end_workers(runner):
 
 
 def _plain(value):
-    """Without what is of the clock or of one process."""
-    # The version contains the commit of the working directory, which may change meanwhile.
-    other = {'time', 'experiment_name', 'cfg', 'train/time', 'train/data_time', 'val/time'}
-    other |= {'val/data_time', 'eta', 'last_ckpt', 'best_ckpt', 'mmengine_version'}
+    """Remove entries that depend on time, process or the version of the working directory."""
+    ignored = {'time', 'experiment_name', 'cfg', 'train/time', 'train/data_time', 'val/time'}
+    ignored |= {'val/data_time', 'eta', 'last_ckpt', 'best_ckpt', 'mmengine_version'}
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items() if key not in other}
+        return {key: _plain(one) for key, one in value.items() if key not in ignored}
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     if isinstance(value, torch.Tensor):
@@ -247,7 +246,7 @@ def _plain(value):
 
 
 def content(path):
-    """What of a checkpoint must be equal, to the last bit."""
+    """Content of a checkpoint that must be bitwise equal."""
     loaded = load_checkpoint_file(path)
     hub = loaded.pop('message_hub')
     losses = {
@@ -255,19 +254,19 @@ def content(path):
         for key, value in hub['log_scalars'].items()
         if key.startswith('train/') and not key.endswith('time')
     }
-    # Also in meta; here the numbers of the iteration or of the epoch in work.
+    # iter and epoch are in meta, too; here they are those of the current iteration.
     info = {key: x for key, x in hub['runtime_info'].items() if key not in ('iter', 'epoch')}
     return _plain({**loaded, 'info': info, 'losses': losses})
 
 
 def left(folder):
-    """All checkpoints of a folder, by name."""
+    """Content of all checkpoints in a folder, by name."""
     return {path.name: content(path) for path in folder.glob('*.pth')}
 
 
 @pytest.fixture(scope='session')
 def training():
-    """``start`` a run, what it has ``left``, and names of this file."""
+    """Functions and networks of this file."""
     return SimpleNamespace(
         start=start,
         left=left,
@@ -280,7 +279,7 @@ def training():
 
 @pytest.fixture(scope='session')
 def undisturbed(tmp_path_factory):
-    """(runner, what it left) of a run that is not stopped, by its settings."""
+    """Get (runner, content of its checkpoints) of an uninterrupted run with these settings."""
     known = {}
 
     def get(**settings):

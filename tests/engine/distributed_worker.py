@@ -1,4 +1,4 @@
-"""One process of ``test_distributed.py``: python distributed_worker.py RANK FOLDER"""
+"""One process of ``test_distributed.py``: python distributed_worker.py RANK FOLDER."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from mmkdml.apis.cli.common import leave_process_group
 from mmkdml.engine import ChannelsLastHook
 
-# As --fast. By a small eps, Adam makes steps of the noise in gradients that are almost zero.
+# As with --fast. A large eps, because Adam amplifies the noise of gradients near zero.
 FAST = dict(
     net=conftest.SteadyNet,
     by_epoch=False,
@@ -38,7 +38,7 @@ THREE = dict(net=conftest.ConvolutionalNet, by_epoch=False, hooks=[ChannelsLastH
 
 
 class Statistics(Hook):
-    """What of batch norm the validations use, in each process."""
+    """Records the running mean that each process uses in validations."""
 
     def __init__(self):
         self.seen = []
@@ -47,9 +47,8 @@ class Statistics(Hook):
         self.seen.append(runner.model.module.norm.running_mean.tolist())
 
 
-def went_on(folder, rank, stopped_at, **settings):
-    """Stopped by a signal to one process, and resumed."""
-    # Of the hooks that are called at the end of an iteration, the one that stops is the last.
+def stop_and_resume(folder, rank, stopped_at, **settings):
+    """Train until a signal to one process, then resume; return the exit code."""
     stop = ('train', stopped_at, signal.SIGTERM) if rank == 1 else None
     try:
         conftest.start(folder, stop, parallel=True, **settings)
@@ -62,7 +61,7 @@ def went_on(folder, rank, stopped_at, **settings):
 
 
 def forked(work, *args):
-    """A process that does this, in place of one that is started; before there are threads."""
+    """Start a process by forking, before this one has threads."""
     if not (process := os.fork()):
         try:
             signal.alarm(200)
@@ -76,16 +75,16 @@ def forked(work, *args):
 
 
 def killed(folder, rank):
-    """Trains until both processes are killed, in the third epoch."""
+    """Train until both processes are killed in the second epoch."""
     join(folder / 'store', rank)
     conftest.start(folder, ('train', 5, signal.SIGKILL), parallel=True, **RUNS[KILLED])
 
 
 def of_three(folder, rank):
-    """Trains in three processes, undisturbed, and stopped and resumed."""
+    """Train in three processes: uninterrupted, and stopped and resumed."""
     join(folder / 'store', rank, 3)
     conftest.start(folder / 'undisturbed', parallel=True, **THREE)
-    went_on(folder / 'resumed', rank, 3, **THREE)
+    stop_and_resume(folder / 'resumed', rank, 3, **THREE)
 
 
 def outcome(rank, folder):
@@ -99,7 +98,8 @@ def outcome(rank, folder):
         for name, settings in RUNS.items()
     }
     codes = [
-        went_on(folder / name / 'resumed', rank, 3, **settings) for name, settings in RUNS.items()
+        stop_and_resume(folder / name / 'resumed', rank, 3, **settings)
+        for name, settings in RUNS.items()
     ]
     conftest.start(
         folder / 'killed',
@@ -111,13 +111,13 @@ def outcome(rank, folder):
     try:
         conftest.start(folder / 'unequal', parallel=True, round_up=False)
     except ValueError as error:
-        refused = str(error)
+        unequal = str(error)
     network = runners['epochs'].model.module
     return dict(
         statistics=statistics.seen,
         seen=[batch.tolist() for batch in network.seen],
         codes=codes,
-        refused=refused,
+        unequal=unequal,
     )
 
 

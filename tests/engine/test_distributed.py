@@ -1,4 +1,4 @@
-"""Two processes, of which ``distributed_worker.py`` is one, train, stop and go on."""
+"""Two processes of ``distributed_worker.py`` train, stop and resume."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ WORKER = Path(__file__).with_name('distributed_worker.py')
 
 @pytest.fixture(scope='module')
 def found(tmp_path_factory):
-    """(folder, what each process found)."""
+    """(folder, results of each process)."""
     folder = tmp_path_factory.mktemp('processes')
     for others in ('killed', 'three'):
         (folder / others).mkdir()
@@ -45,8 +45,8 @@ EXACT = ['epochs', 'iterations', 'different seeds', 'workers', 'persistent worke
 
 @pytest.mark.slow
 @pytest.mark.parametrize('run', [*EXACT, 'fast', 'fast, bfloat16'])
-def test_a_run_stopped_by_a_signal_to_one_process_ends_as_if_it_had_not_been(found, training, run):
-    """In the middle of an epoch, with batch norm's statistics that differ between processes."""
+def test_run_stopped_by_a_signal_to_one_process_ends_identically(found, training, run):
+    """In the middle of an epoch; batch norm statistics differ between processes."""
     folder, both = found
     assert [one['codes'] for one in both] == [[143] * 8] * 2
     undisturbed, resumed = (training.left(folder / run / how) for how in ('undisturbed', 'resumed'))
@@ -55,8 +55,8 @@ def test_a_run_stopped_by_a_signal_to_one_process_ends_as_if_it_had_not_been(fou
 
 
 @pytest.mark.slow
-def test_a_run_whose_processes_were_killed_ends_as_if_they_had_not_been(found, training):
-    """Goes on from a checkpoint; data loaders have workers, and weights are averaged."""
+def test_killed_run_ends_identically(found, training):
+    """Resumes from the checkpoint of an epoch, with workers and EMA."""
     folder, both = found
     assert [one['forked'][0] for one in both] == [-signal.SIGKILL] * 2
     undisturbed, resumed = (
@@ -67,8 +67,8 @@ def test_a_run_whose_processes_were_killed_ends_as_if_they_had_not_been(found, t
 
 
 @pytest.mark.slow
-def test_three_processes_go_on_as_if_they_had_not_been_stopped(found, training):
-    """Where a + b + c is rounded otherwise than c + b + a, which gloo is free to add up."""
+def test_run_of_three_processes_ends_identically(found, training):
+    """With three processes, rounding depends on the order in which gloo sums gradients."""
     folder, both = found
     assert [one['forked'][1:] for one in both] == [[0, 0], [0]]
     undisturbed, resumed = (
@@ -79,10 +79,7 @@ def test_three_processes_go_on_as_if_they_had_not_been_stopped(found, training):
 
 
 @pytest.mark.slow
-def test_channels_last_and_a_fused_optimiser_learn_as_one_process_without_them(
-    found, training, tmp_path
-):
-    """In 24 steps."""
+def test_channels_last_and_fused_optimizer_match_one_plain_process(found, training, tmp_path):
     folder, _ = found
     alone = training.start(
         tmp_path, net=training.SteadyNet, by_epoch=False, epochs=6, batch=4, adam=dict(eps=1.0)
@@ -97,8 +94,8 @@ def test_channels_last_and_a_fused_optimiser_learn_as_one_process_without_them(
 
 
 @pytest.mark.slow
-def test_gradients_that_wait_for_their_step_are_those_of_all_processes(found):
-    """Up to rounding, for they are averaged sooner."""
+def test_accumulated_gradients_of_all_processes_are_resumed(found):
+    """Up to rounding, because they are averaged earlier."""
     folder, _ = found
     undisturbed, resumed = (
         load_checkpoint_file(folder / 'accumulated' / how / 'epoch_3.pth')['state_dict']
@@ -108,7 +105,7 @@ def test_gradients_that_wait_for_their_step_are_those_of_all_processes(found):
 
 
 @pytest.mark.slow
-def test_all_processes_validate_what_is_saved(found):
+def test_all_processes_validate_the_saved_buffers(found):
     folder, (first, second) = found
     assert first['statistics'] == second['statistics']
     saved = load_checkpoint_file(folder / 'epochs' / 'undisturbed' / 'epoch_3.pth')['state_dict']
@@ -116,8 +113,8 @@ def test_all_processes_validate_what_is_saved(found):
 
 
 @pytest.mark.slow
-def test_images_that_are_no_multiple_of_the_processes(found, training, tmp_path):
-    """All 7 in each epoch and the first once more, drawn as by one process with large batches."""
+def test_samples_of_uneven_epochs(found, training, tmp_path):
+    """All 7 samples per epoch, the first twice, as in one process with batches twice as large."""
     _, (first, second) = found
     batches = [[*a, *b] for a, b in zip(first['seen'], second['seen'], strict=True)]
     assert {len(batch) for batch in batches} == {4}
@@ -131,15 +128,15 @@ def test_images_that_are_no_multiple_of_the_processes(found, training, tmp_path)
 
 
 @pytest.mark.slow
-def test_unequal_shares_are_refused_by_all(found):
+def test_unequal_epochs_raise_in_all_processes(found):
     for one in found[1]:
-        assert one['refused'] == (
-            'All processes need the same number of images in an epoch, but they have 4, 3. Give '
-            'the sampler of train_dataloader round_up=True'
+        assert (
+            'same number of images in all processes, got 4, 3. Set round_up=True'
+            in (one['unequal'])
         )
 
 
-def test_an_error_in_one_process_is_raised_in_all(monkeypatch):
+def test_error_of_one_process_is_raised_in_all(monkeypatch):
     with distributed.raise_in_all_processes():
         pass
     monkeypatch.setattr(distributed, 'all_gather_object', lambda own: [own, 'OSError: full', None])
@@ -149,21 +146,19 @@ def test_an_error_in_one_process_is_raised_in_all(monkeypatch):
         raise KeyError('mine')
 
 
-def test_unequal_batches_are_refused(monkeypatch):
+def test_unequal_numbers_of_batches_raise(monkeypatch):
     monkeypatch.setattr(distributed, 'all_gather_object', lambda own: [own, max(own, 2)])
     images = torch.zeros(3)
     distributed.check_equal_epoch_lengths(DataLoader(images, batch_size=2))
-    with pytest.raises(ValueError, match='number of batches in an epoch, but they have 1, 2'):
+    with pytest.raises(ValueError, match='same number of batches in all processes, got 1, 2'):
         distributed.check_equal_epoch_lengths(DataLoader(images, batch_size=3))
 
 
 @pytest.mark.parametrize(
-    ('backend', 'version', 'rests'),
+    ('backend', 'version', 'sleeps'),
     [('gloo', (3, 11), 1), ('gloo', (3, 12), 0), ('nccl', (3, 11), 0), (None, (3, 11), 0)],
 )
-def test_a_process_rests_before_it_forks_where_a_worker_could_hang(
-    monkeypatch, backend, version, rests
-):
+def test_sleep_before_fork_only_with_gloo_before_python_3_12(monkeypatch, backend, version, sleeps):
     handlers = []
     monkeypatch.setattr(distributed, 'get_backend', lambda: backend)
     monkeypatch.setattr(distributed.sys, 'version_info', version)
@@ -172,4 +167,4 @@ def test_a_process_rests_before_it_forks_where_a_worker_could_hang(
     for _ in range(2):
         distributed.sleep_before_fork()
     distributed.sleep_before_fork.cache_clear()
-    assert len(handlers) == rests
+    assert len(handlers) == sleeps

@@ -11,7 +11,7 @@ import resource, sys, torch
 from mmkdml.engine.memory import keep_freed_memory
 if sys.argv[1] == 'keep':
     assert keep_freed_memory()
-for _ in range(5):  # until the heap has found its size
+for _ in range(5):  # Until the heap has reached its size.
     torch.ones(1 << 24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(8):
@@ -22,7 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='needs glibc')
-def test_freed_memory_is_not_fetched_again():
+def test_freed_memory_is_kept():
     faults = {
         how: int(
             subprocess.run(
@@ -36,7 +36,7 @@ def test_freed_memory_is_not_fetched_again():
 
 
 @pytest.mark.parametrize('error', [AttributeError, OSError, TypeError])
-def test_another_c_library_is_left_alone(monkeypatch, error):
+def test_other_c_libraries_return_false(monkeypatch, error):
     def no_library(name):
         raise error
 
@@ -45,9 +45,9 @@ def test_another_c_library_is_left_alone(monkeypatch, error):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='compares with /proc')
-def test_systems_without_proc(monkeypatch):
+def test_peak_memory_without_proc(monkeypatch):
     known = memory.peak_memory_mib()
     monkeypatch.setattr(memory.Path, 'exists', lambda path: False)
     assert memory.peak_memory_mib() == pytest.approx(known, rel=0.01)
-    monkeypatch.setattr(memory.sys, 'platform', 'darwin')  # counts bytes, not KiB
+    monkeypatch.setattr(memory.sys, 'platform', 'darwin')  # Counts bytes instead of KiB.
     assert memory.peak_memory_mib() == pytest.approx(known / 1024, rel=0.01)

@@ -19,7 +19,7 @@ def step(model, wrapper, inputs):
     return output
 
 
-def test_the_forward_is_bfloat16_and_the_weights_stay_float32():
+def test_forward_is_bfloat16_and_weights_stay_float32():
     model = network()
     before = copy.deepcopy(model.state_dict())
     wrapper = CPUAmpOptimWrapper(torch.optim.Adam(model.parameters(), lr=1e-2))
@@ -31,7 +31,7 @@ def test_the_forward_is_bfloat16_and_the_weights_stay_float32():
     )
 
 
-def test_its_steps_are_those_of_float32_up_to_bfloat16():
+def test_steps_match_float32_up_to_bfloat16_precision():
     inputs = torch.randn(2, 3, 8, 8)
     gradients = []
     for autocast in (True, False):
@@ -49,7 +49,7 @@ def test_its_steps_are_those_of_float32_up_to_bfloat16():
     assert torch.nn.functional.cosine_similarity(taken, gradients[1], dim=0) > 0.99
 
 
-def test_gradients_accumulate_over_several_forwards():
+def test_gradients_accumulate():
     model = network()
     wrapper = CPUAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=2)
     wrapper.initialize_count_status(model, 0, 4)
@@ -69,11 +69,11 @@ def test_gradients_accumulate_over_several_forwards():
         (dict(architecture='aarch64', bf16=True), False),
     ],
 )
-def test_bfloat16_is_fast_where_the_cpu_multiplies_it(monkeypatch, capabilities, fast):
+def test_bfloat16_is_fast_with_hardware_support(monkeypatch, capabilities, fast):
     monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities, raising=False)
     assert has_fast_bf16() is fast
 
 
-def test_where_torch_cannot_tell_bfloat16_is_not_fast(monkeypatch):
+def test_bfloat16_is_not_fast_with_unknown_capabilities(monkeypatch):
     monkeypatch.delattr(torch.cpu, 'get_capabilities', raising=False)
     assert has_fast_bf16() is False

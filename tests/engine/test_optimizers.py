@@ -33,11 +33,11 @@ MAINS = {
     'adamw': dict(type=AdamW, lr=1e-2),
 }
 OWN = dict(type=Adam, lr=4e-4, betas=(0.9, 0.99))
-SHARES = (0.1, 0.5)  # of the learner's and the discriminator's adversarial losses
+SHARES = (0.1, 0.5)  # Weights of the learner's and the discriminator's adversarial losses.
 
 
 class Classroom(BaseModel):
-    """A learner of two classes, and a discriminator that compares it with given logits."""
+    """A learner of two classes, and a discriminator that compares it with source logits."""
 
     def __init__(self, kind='hinge'):
         super().__init__()
@@ -50,7 +50,7 @@ class Classroom(BaseModel):
         return self.head(self.learner(inputs)).float()
 
     def terms(self, inputs):
-        """What the learner minimises and what the discriminator minimises, as functions."""
+        """Losses of the learner and of the discriminator, as functions."""
         logits, source = self.logits(inputs), inputs.roll(1, dims=1)
         return (
             lambda: logits.square().mean() + SHARES[0] * self.holistic(logits, source),
@@ -89,7 +89,7 @@ def train(model, wrapper, batches):
 
 
 def train_by_hand(model, optimizers, batches, every=1):
-    """As the references do: the learner's step, then the discriminator's on the logits before."""
+    """As in the references: the learner's step, then the discriminator's on the earlier logits."""
     for optimizer in optimizers:
         optimizer.zero_grad()
     for step, batch in enumerate(batches):
@@ -116,14 +116,14 @@ def assert_same_weights(one, other):
 
 def assert_all_moved(model, before):
     kernels = {name: value for name, value in model.named_parameters() if value.ndim > 1}
-    assert len(kernels) == 2 + 4 + 2 * 3 + 1  # of biases, some cancel out of the losses
+    assert len(kernels) == 2 + 4 + 2 * 3 + 1  # Some biases have no effect on the losses.
     for name, value in kernels.items():
         assert not torch.equal(value, before.get_parameter(name)), name
 
 
 @pytest.mark.parametrize('main', MAINS)
 @pytest.mark.parametrize('kind', ['hinge', 'wgan-gp'])
-def test_steps_are_those_of_two_optimisers_taken_in_turn(main, kind):
+def test_steps_match_two_alternating_optimizers(main, kind):
     model, expected = Classroom(kind), Classroom(kind)
     train(model, build_optim_wrapper(model, settings(main)), images(4))
     train_by_hand(expected, optimizers_by_hand(expected, main), images(4))
@@ -131,14 +131,14 @@ def test_steps_are_those_of_two_optimisers_taken_in_turn(main, kind):
     assert_all_moved(model, Classroom(kind))
 
 
-def test_gradients_accumulate_for_both():
+def test_gradients_accumulate_for_both_optimizers():
     model, expected = Classroom(), Classroom()
     train(model, build_optim_wrapper(model, settings(accumulative_counts=2)), images(4))
     train_by_hand(expected, optimizers_by_hand(expected), images(4), every=2)
     assert_same_weights(model, expected)
 
 
-def test_without_the_constructor_the_discriminator_learns_with_the_learners_settings():
+def test_discriminator_uses_the_learner_settings_without_the_constructor():
     model, expected = Classroom(), Classroom()
     train(model, build_optim_wrapper(model, dict(optimizer=MAINS['sgd'])), images(3))
     optimizers = [SGD(part, 0.2, 0.9, weight_decay=1e-3) for part in expected.parts()]
@@ -176,7 +176,7 @@ from mmkdml.engine import CPUAmpOptimWrapper, DiscriminatorOptimWrapperConstruct
 
 
 @pytest.mark.parametrize('text', [NAMED, IMPORTED], ids=['named', 'imported'])
-def test_a_config_file_is_built_and_left_alone(text, tmp_path):
+def test_config_file_is_built_and_not_changed(text, tmp_path):
     (tmp_path / 'config.py').write_text(text)
     config = Config.fromfile(tmp_path / 'config.py').optim_wrapper
     before = copy.deepcopy(config)
@@ -186,11 +186,11 @@ def test_a_config_file_is_built_and_left_alone(text, tmp_path):
     assert [type(part) for part in wrapper.optimizer.parts] == [SGD, Adam]
     groups = wrapper.optimizer.param_groups
     assert {group['lr'] for group in groups} == {0.2, 0.4, 4e-4}
-    assert all(type(group) is dict for group in groups)  # which a checkpoint can hold
+    assert all(type(group) is dict for group in groups)  # Can be saved in a checkpoint.
 
 
 def groups_of(parameters, model):
-    """name -> learning rate and decay, group by group, in order."""
+    """(parameter names, learning rate, weight decay) of each group."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return [
         ([names[parameter] for parameter in group['params']], group['lr'], group['weight_decay'])
@@ -202,7 +202,7 @@ def groups_of(parameters, model):
     'paramwise',
     [None, dict(norm_decay_mult=0.0, bias_lr_mult=2.0), dict(custom_keys={'head': {'lr_mult': 5}})],
 )
-def test_the_learners_groups_are_mmengines_of_a_model_without_discriminator(paramwise):
+def test_learner_groups_match_mmengine_without_a_discriminator(paramwise):
     model, bare = Classroom(), Classroom()
     del bare.holistic
     wrapper = build_optim_wrapper(model, settings(paramwise_cfg=paramwise))
@@ -214,11 +214,11 @@ def test_the_learners_groups_are_mmengines_of_a_model_without_discriminator(para
     own = [f'holistic.{name}' for name, _ in model.holistic.named_parameters()]
     assert groups_of(discriminators.param_groups, model) == [(own, 4e-4, 0)]
     assert wrapper.optimizer.param_groups == learners.param_groups + discriminators.param_groups
-    alone = Adam([nn.Parameter(torch.zeros(1))])  # no setting of the learners' has come in
-    assert discriminators.param_groups[0].keys() == alone.param_groups[0].keys()
+    plain = Adam([nn.Parameter(torch.zeros(1))])  # Without settings of the learners.
+    assert discriminators.param_groups[0].keys() == plain.param_groups[0].keys()
 
 
-def test_all_discriminators_go_to_one_optimiser_each_parameter_once():
+def test_all_discriminators_share_one_optimizer():
     model = nn.ModuleList([Classroom(), Classroom(), nn.Linear(2, 2)])
     model.append(HolisticLoss(2, 2, width=2))
     model[3].discriminator = model[0].holistic.discriminator
@@ -230,11 +230,11 @@ def test_all_discriminators_go_to_one_optimiser_each_parameter_once():
     assert all(one is other for one, other in zip(discriminators, own, strict=True))
 
 
-def test_a_wrapped_model_gives_the_same_groups():
+def test_wrapped_model_has_the_same_groups():
     model = Classroom()
     chosen = settings(paramwise_cfg=dict(custom_keys={'module': dict(lr_mult=5)}))
     plain = build_optim_wrapper(model, chosen)
-    wrapped = build_optim_wrapper(nn.DataParallel(model), chosen)  # whose one child is 'module'
+    wrapped = build_optim_wrapper(nn.DataParallel(model), chosen)  # Its only child is 'module'.
     assert groups_of(wrapped.optimizer.param_groups, model) == groups_of(
         plain.optimizer.param_groups, model
     )
@@ -248,11 +248,11 @@ def test_a_wrapped_model_gives_the_same_groups():
         (functools.partial(PolyLR, power=0.9, end=9), lambda t: (1 - t) ** 0.9),
     ],
 )
-def test_schedulers_reach_both(scheduler, share, resumed):
+def test_schedulers_change_both_learning_rates(scheduler, share, resumed):
     model = Classroom()
     wrapper = build_optim_wrapper(model, settings())
     schedule = scheduler(wrapper)
-    if resumed:  # loading puts new groups in place
+    if resumed:  # Loading replaces the groups.
         wrapper.load_state_dict(wrapper.state_dict())
     for step, batch in enumerate(images(3), 1):
         train(model, wrapper, [batch])
@@ -264,12 +264,12 @@ def test_schedulers_reach_both(scheduler, share, resumed):
 
 
 @pytest.mark.parametrize('main', MAINS)
-def test_training_goes_on_from_a_saved_state(main, tmp_path):
-    whole = Classroom()
-    wrapper = build_optim_wrapper(whole, settings(main))
-    train(whole, wrapper, images(2))
-    torch.save(dict(model=whole.state_dict(), optimizer=wrapper.state_dict()), tmp_path / 'a.pth')
-    train(whole, wrapper, images(2))
+def test_training_continues_from_a_saved_state(main, tmp_path):
+    model = Classroom()
+    wrapper = build_optim_wrapper(model, settings(main))
+    train(model, wrapper, images(2))
+    torch.save(dict(model=model.state_dict(), optimizer=wrapper.state_dict()), tmp_path / 'a.pth')
+    train(model, wrapper, images(2))
 
     resumed = Classroom()
     wrapper = build_optim_wrapper(resumed, settings(main))
@@ -277,10 +277,10 @@ def test_training_goes_on_from_a_saved_state(main, tmp_path):
     resumed.load_state_dict(saved['model'])
     wrapper.load_state_dict(saved['optimizer'])
     train(resumed, wrapper, images(2))
-    assert_same_weights(resumed, whole)
+    assert_same_weights(resumed, model)
 
 
-def test_a_copy_trains_alike_and_apart():
+def test_copy_trains_identically_and_independently():
     model = Classroom()
     wrapper = build_optim_wrapper(model, settings())
     train(model, wrapper, images(1))
@@ -292,7 +292,7 @@ def test_a_copy_trains_alike_and_apart():
     assert_same_weights(model, copied)
 
 
-def test_bfloat16_on_a_cpu_trains_both_in_float32():
+def test_cpu_amp_keeps_float32_weights():
     model = Classroom()
     train(model, build_optim_wrapper(model, settings(type=CPUAmpOptimWrapper)), images(2))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -302,7 +302,7 @@ def test_bfloat16_on_a_cpu_trains_both_in_float32():
 
 @pytest.fixture
 def amp_on_a_cpu(monkeypatch):
-    """mmengine's wrapper asks for a GPU, but all that it does goes on a CPU, too."""
+    """Make mmengine's wrapper, which requires a GPU, run on a CPU."""
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     scaler = functools.partial(torch.amp.GradScaler, device='cpu')
     monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
@@ -310,21 +310,21 @@ def amp_on_a_cpu(monkeypatch):
 
 
 @pytest.mark.parametrize('clip', [None, dict(max_norm=1e9)])
-def test_loss_scaling_takes_the_scale_out_of_both(amp_on_a_cpu, clip):
+def test_loss_scaling_unscales_both_optimizers(amp_on_a_cpu, clip):
     scaled, plain = Classroom(), Classroom()
     wrapper = build_optim_wrapper(
         scaled, settings(type=AmpOptimWrapper, dtype='bfloat16', loss_scale=1024.0, clip_grad=clip)
     )
     train(scaled, wrapper, images(3))
     train(plain, build_optim_wrapper(plain, settings(type=CPUAmpOptimWrapper)), images(3))
-    assert_same_weights(scaled, plain)  # 1024 is a power of two
+    assert_same_weights(scaled, plain)  # Scaling by a power of two is exact.
 
     resumed = build_optim_wrapper(scaled, settings(type=AmpOptimWrapper, loss_scale=8.0))
     resumed.load_state_dict(wrapper.state_dict())
     assert resumed.loss_scaler.get_scale() == 1024
 
 
-def test_an_overflow_of_one_skips_the_step_of_both(amp_on_a_cpu):
+def test_overflow_of_one_skips_both_steps(amp_on_a_cpu):
     model = Classroom()
     wrapper = build_optim_wrapper(model, settings(type=AmpOptimWrapper, dtype='bfloat16'))
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -361,12 +361,12 @@ def run(folder, resume=False):
 
 
 @pytest.mark.parametrize('weights_only', ['', '1'])
-def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path, monkeypatch, weights_only):
+def test_resumed_run_ends_identically(tmp_path, monkeypatch, weights_only):
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', weights_only)
-    whole, half = tmp_path / f'whole{weights_only}', tmp_path / f'half{weights_only}'
-    expected = run(whole)
+    full, half = tmp_path / f'full{weights_only}', tmp_path / f'half{weights_only}'
+    expected = run(full)
     half.mkdir()
-    shutil.copy(whole / 'epoch_2.pth', half)
+    shutil.copy(full / 'epoch_2.pth', half)
     (half / 'last_checkpoint').write_text(str(half / 'epoch_2.pth'))
     resumed = run(half, resume=True)
     assert_same_weights(resumed.model, expected.model)
@@ -375,7 +375,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path, monkeypatch, weig
     assert not (half / 'epoch_1.pth').exists()
 
 
-def test_a_closure_is_called_once():
+def test_closure_is_called_once():
     weights = [nn.Parameter(torch.tensor([value])) for value in (3.0, 5.0)]
     optimizer = SeparateOptimizers(SGD(weights[:1], lr=0.5), SGD(weights[1:], lr=0.25))
     calls = []
@@ -393,42 +393,42 @@ def test_a_closure_is_called_once():
 
 @pytest.mark.parametrize('key', ['optimizer', 'discriminator_optimizer'])
 @pytest.mark.parametrize('wrong', [None, dict(lr=0.1), 'Adam'])
-def test_both_optimisers_must_be_given(key, wrong):
-    with pytest.raises(ValueError, match=rf'optim_wrapper\.{key} must be a dict with the type'):
+def test_missing_optimizer_raises(key, wrong):
+    with pytest.raises(ValueError, match=rf'optim_wrapper\.{key}: expected a dict with the type'):
         build_optim_wrapper(Classroom(), {**settings(), key: wrong})
 
 
-def test_a_model_without_a_discriminator_is_refused():
-    with pytest.raises(ValueError, match='Linear has no module with a discriminator .* leave out'):
+def test_model_without_discriminator_raises():
+    with pytest.raises(ValueError, match='expected .* discriminator_loss.* got Linear'):
         build_optim_wrapper(nn.Linear(2, 2), settings())
 
 
-def test_a_parameter_of_two_parts_is_refused():
+def test_parameter_of_two_parts_raises():
     weight = nn.Parameter(torch.zeros(2))
     with pytest.raises(ValueError, match='more than one parameter group'):
         SeparateOptimizers(SGD([weight], lr=0.1), Adam([weight]))
 
 
-def test_no_parts_are_refused():
+def test_no_parts_raise():
     with pytest.raises(ValueError, match='empty parameter list'):
         SeparateOptimizers()
 
 
-def test_a_group_that_no_part_would_step_is_refused():
+def test_group_of_no_part_raises():
     first, second, third = (nn.Parameter(torch.zeros(2)) for _ in range(3))
     optimizer = SeparateOptimizers(SGD([first], lr=0.1), Adam([second]))
-    with pytest.raises(ValueError, match='only the groups of its parts; give the new group'):
+    with pytest.raises(ValueError, match='expected a group of one of its parts'):
         optimizer.add_param_group(dict(params=[third]))
 
 
 @pytest.mark.parametrize('main', MAINS)
-def test_the_state_of_another_number_of_optimisers_is_refused(main):
+def test_state_with_another_number_of_optimizers_raises(main):
     model = Classroom()
     wrapper = build_optim_wrapper(model, settings(main))
     plain = build_optim_wrapper(model, dict(optimizer=MAINS[main]))
-    with pytest.raises(ValueError, match='state of 2 separate .* one of a single .*load_from'):
+    with pytest.raises(ValueError, match='expected 2 separate .* got a single .*load_from'):
         wrapper.load_state_dict(plain.state_dict())
     first, second = wrapper.optimizer.parts
     third = SeparateOptimizers(first, second, SGD([nn.Parameter(torch.zeros(1))], lr=0.1))
-    with pytest.raises(ValueError, match='state of 2 separate optimisers, got one of 3;'):
+    with pytest.raises(ValueError, match='expected 2 separate optimizers, got 3'):
         wrapper.load_state_dict(third.state_dict())

@@ -38,7 +38,7 @@ def test_finite_scalars_are_written_as_by_mmengine(tmp_path):
 @pytest.mark.parametrize(
     ('value', 'expected'), [(math.nan, None), (1.5, 1.5), ([1, math.inf], [1, None])]
 )
-def test_metrics_of_a_test(value, expected):
+def test_test_metrics(value, expected):
     tags = {'model/IoU': value, 'table': torch.ones(2)}
     assert StrictJsonLoggerHook._process_tags(tags) == {'model/IoU': expected, 'table': [1.0, 1.0]}
     assert LoggerHook._process_tags(tags)['model/IoU'] is value or value == [1, math.inf]

@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +19,7 @@ FULL = 'unable to allocate shared memory(shm) for file </torch_1>: No space left
 
 
 class Tensors(Dataset):
-    """Twelve samples; ``act`` is called in the worker for each."""
+    """Twelve samples; ``act`` is called in the worker for each of them."""
 
     def __init__(self, act=None, tensors=1, size=1):
         self.act, self.tensors, self.size = act, tensors, size
@@ -46,12 +45,12 @@ def load(loader):
         return [batch[0] for batch in loader]
     except Exception:
         for worker in multiprocessing.active_children():
-            worker.kill()  # at once; PyTorch waits five seconds for each
+            worker.kill()  # PyTorch would wait five seconds for each.
         raise
 
 
 @pytest.mark.parametrize('persistent', [False, True])
-def test_intact_workers_load_the_same_batches(persistent):
+def test_working_workers_load_the_same_batches(persistent):
     plain = load(DataLoader(Tensors(), batch_size=2))
     loader = watched(collate=default_collate, persistent_workers=persistent)
     for _ in range(2):
@@ -81,13 +80,13 @@ def have_little_shared_memory():
         or libc.mount(b'none', b'/', None, recursive | private, None)
         or libc.mount(b'tmpfs', b'/dev/shm', b'tmpfs', 0, b'size=1m')
     ):
-        return  # only root may do so
+        return  # Needs root.
     with pytest.raises(LoaderError, match=r'No space left on device .* of 1\.0 MiB free'):
         load(watched(None, 1, 400_000))
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='no namespaces of mounts')
-def test_a_small_shared_memory_is_reported(all_forked):
+def test_small_shared_memory_is_reported(all_forked):
     all_forked((have_little_shared_memory,))
 
 
@@ -101,33 +100,33 @@ def test_missing_file_handles_are_reported(all_forked):
     all_forked((lack_handles,))
 
 
-def test_workers_that_cannot_be_started_are_reported(monkeypatch):
-    def refuse(*_, **__):
-        raise FileNotFoundError(2, 'No such file or directory')  # no /dev/shm
+def test_failed_start_of_workers_is_reported(monkeypatch):
+    def fail(*_, **__):
+        raise FileNotFoundError(2, 'No such file or directory')  # Without /dev/shm.
 
-    monkeypatch.setattr(multiprocessing.synchronize.SemLock, '__init__', refuse)
-    with pytest.raises(LoaderError, match='2 DataLoader workers cannot be started: .*No such file'):
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, '__init__', fail)
+    with pytest.raises(LoaderError, match='Starting 2 DataLoader workers failed: .*No such file'):
         load(watched())
 
 
 @pytest.mark.parametrize(
     ('number', 'cause'), [('SIGBUS', 'shared memory in /dev/shm is full'), ('SIGKILL', 'memory')]
 )
-def test_a_worker_that_is_killed_is_reported(number, cause):
+def test_killed_worker_is_reported(number, cause):
     kill = signal.Signals[number]
     with pytest.raises(LoaderError, match=f'was killed by {number}: .*{cause}') as failed:
         load(watched(lambda: os.kill(os.getpid(), kill)))
     assert ('--shm-size' in str(failed.value)) == (number == 'SIGBUS')
 
 
-def test_a_batch_that_cannot_be_sent_is_reported():
+def test_unpicklable_batch_is_reported():
     with pytest.raises(LoaderError, match='pickle') as failed:
         load(watched(lambda: lambda: None))
     assert '--shm-size' not in str(failed.value)
 
 
 @pytest.mark.parametrize('error', [ConnectionResetError, EOFError])
-def test_a_worker_that_ends_amid_a_batch_is_reported(monkeypatch, error):
+def test_worker_lost_while_sending_is_reported(monkeypatch, error):
     def broken(*_):
         raise error
 
@@ -137,7 +136,7 @@ def test_a_worker_that_ends_amid_a_batch_is_reported(monkeypatch, error):
 
 
 @pytest.mark.parametrize('kind', [RuntimeError, ConnectionError, FileNotFoundError])
-def test_errors_of_the_data_set_are_left_alone(kind):
+def test_data_set_errors_are_not_changed(kind):
     def fail():
         raise kind('image_7.png is broken')
 
@@ -146,24 +145,24 @@ def test_errors_of_the_data_set_are_left_alone(kind):
     assert type(failed.value) is kind
 
 
-def test_workers_that_hang_end_the_wait(monkeypatch):
+def test_hanging_workers_raise_after_the_timeout(monkeypatch):
     logged = []
-    monkeypatch.setattr(workers, 'WARN_SECONDS', 0.1)
+    monkeypatch.setattr(workers, 'WARN_SECONDS', 0.01)
     monkeypatch.setattr(workers, 'print_log', lambda text, *_, **__: logged.append(text))
-    loader = watched(lambda: time.sleep(100), timeout=1)
+    loader = watched(signal.pause, timeout=0.1)
     batches = iter(loader)
     processes = batches._workers
     with pytest.raises(
-        LoaderError, match=r'worker 0 \(pid \d+\), 1 .* within 1 s.*increase timeout'
+        LoaderError, match=r'worker 0 \(pid \d+\), 1 .* within 0\.1 s.*increase timeout'
     ):
         next(batches)
-    assert 'giving up after 1 s' in logged[0]
+    assert 'giving up after 0.1 s' in logged[0]
     for process in processes:
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
 
 
-def test_only_the_wait_for_each_batch_is_limited(monkeypatch):
+def test_timeout_applies_to_each_batch(monkeypatch):
     clock, late = itertools.count(step=2.0), itertools.cycle([True, False])
     monkeypatch.setattr(workers, 'time', SimpleNamespace(monotonic=lambda: next(clock)))
     get = workers._WatchedIterator._try_get_data
@@ -176,18 +175,18 @@ def test_only_the_wait_for_each_batch_is_limited(monkeypatch):
     assert next(clock) > 6 * 3
 
 
-def test_by_default_a_wait_has_an_end(monkeypatch):
-    assert workers.DEFAULT_TIMEOUT >= 600  # a cold network drive may need minutes for a batch
-    monkeypatch.setattr(workers, 'DEFAULT_TIMEOUT', 0.5)
-    with pytest.raises(LoaderError, match=r'within 0\.5 s'):
-        load(watched(lambda: time.sleep(100)))
+def test_default_timeout(monkeypatch):
+    assert workers.DEFAULT_TIMEOUT >= 600  # Loading from network drives can take minutes.
+    monkeypatch.setattr(workers, 'DEFAULT_TIMEOUT', 0.1)
+    with pytest.raises(LoaderError, match=r'within 0\.1 s'):
+        load(watched(signal.pause))
 
 
-def test_a_timeout_without_workers_is_harmless():
+def test_timeout_without_workers_is_ignored():
     assert len(load(watched(number=0, timeout=5))) == 6
 
 
-def test_other_loaders_are_left_alone():
+def test_subclasses_of_dataloader_are_not_changed():
     class Own(DataLoader):
         pass
 
@@ -197,12 +196,12 @@ def test_other_loaders_are_left_alone():
     assert loader.worker_init_fn is None
 
 
-def test_watching_twice_is_watching_once():
+def test_watching_twice_has_no_effect():
     loader = watched()
     start = loader.worker_init_fn
     assert watch_workers(loader).worker_init_fn is start
 
 
-def test_resources_name_numbers():
+def test_resources_contain_limits():
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert f'of at most {limit} files open' in describe_resources()

@@ -10,9 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmkdml.checkpoint_io import read_checkpoint
 from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.engine.unwrap import unwrap_model
+from mmkdml.models.checkpoints import recorded_classes
 from mmkdml.registry import HOOKS
 
 _HEADS = ('head', 'decode_head')
@@ -32,11 +32,10 @@ class ClassesHook(Hook):
     @raise_in_all_processes()
     def before_train(self, runner: Runner) -> None:
         """Check heads and frozen members against the training data."""
-        dataset, model = runner.train_dataloader.dataset, unwrap_model(runner.model)
-        _check_heads(model, _classes(dataset))
-        for name, path in getattr(model, 'frozen_files', {}).items():
-            if '.' not in name:  # A frozen submodule, such as a backbone, has no classes.
-                check_class_order(dataset, read_checkpoint(path), f'the frozen {name} in {path}')
+        classes, model = _classes(runner.train_dataloader.dataset), unwrap_model(runner.model)
+        _check_heads(model, classes)
+        for name, trained in getattr(model, 'frozen_classes', {}).items():
+            _check_order(classes, trained, f'the frozen {name} in {model.frozen_files[name]}')
 
     @raise_in_all_processes()
     def before_test(self, runner: Runner) -> None:
@@ -57,9 +56,10 @@ def check_class_order(dataset: Any, checkpoint: Mapping[str, Any], where: str) -
     Raises:
         ValueError: If the index of a class differs.
     """
-    classes, meta = _classes(dataset), checkpoint.get('meta')
-    recorded = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    trained = recorded.get('classes') if isinstance(recorded, dict) else None
+    _check_order(_classes(dataset), recorded_classes(checkpoint), where)
+
+
+def _check_order(classes: Any, trained: Any, where: str) -> None:
     if not (_are_names(classes) and _are_names(trained)):
         return
     moved = [
@@ -69,9 +69,9 @@ def check_class_order(dataset: Any, checkpoint: Mapping[str, Any], where: str) -
     ]
     if moved:
         raise ValueError(
-            f'Order of the classes: expected {tuple(trained)}, with which {where} was trained, got '
-            f'{tuple(classes)} from the data set, so that its predictions would stand for other '
-            f'classes ({", ".join(moved)}). Use the same metainfo and the split files made with it'
+            f'Invalid class order of the data set: expected {tuple(trained)}, as in the training '
+            f'of {where}, got {tuple(classes)}, which changes the index of {", ".join(moved)}. Use '
+            'the same metainfo and the split files made with it'
         )
     if {*trained} != {*classes}:
         print_log(
@@ -90,11 +90,11 @@ def _check_heads(model: Any, classes: Sequence[str] | None) -> None:
         outputs = getattr(module, 'num_classes', None)
         if name.rpartition('.')[2] not in _HEADS or not isinstance(outputs, int):
             continue
-        text = f'{name}.num_classes: expected {number}, as the data set has, got {outputs}'
+        text = f'{name}.num_classes: expected {number} as in the data set, got {outputs}'
         if outputs < number:
             raise ValueError(f'{text}. Set num_classes of the head, or metainfo of the data set')
         if outputs > number:
-            print_log(f'{text}: the others are never trained', 'current', logging.WARNING)
+            print_log(f'{text}. The extra outputs are not trained', 'current', logging.WARNING)
 
 
 def _are_names(classes: Any) -> TypeGuard[Sequence[str]]:

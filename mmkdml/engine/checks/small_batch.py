@@ -71,9 +71,7 @@ class SmallBatchHook(Hook):
             one = f'The last batch of an epoch ({len(loader.sampler)} images per process, '
             one += f'batch_size {size})'
             advice = 'Set train_dataloader.drop_last=True or another batch_size'
-        raise ValueError(
-            f'{one} has one image, on which the model cannot be trained: {reason}. {advice}'
-        )
+        raise ValueError(f'{one} has one image, and training on it fails: {reason}. {advice}')
 
 
 def smallest_batch(loader: DataLoader) -> int:

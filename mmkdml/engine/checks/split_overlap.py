@@ -79,7 +79,7 @@ class SplitOverlapHook(Hook):
                 datasets[part] = _build(settings[part]['dataset'])
             except Exception as error:  # Data sets raise any type.
                 runner.logger.warning(
-                    f'The {part} part cannot be read, so it is not compared with the others '
+                    f'The {part} part is not compared with the others because reading it failed '
                     f'({type(error).__name__}: {error})'
                 )
         parts = {part: _keys(datasets[part]) for part in SPLITS if part in datasets}

@@ -5,9 +5,9 @@ from mmkdml.engine.hooks.compile_members import CompileMembersHook, compile_memb
 from mmkdml.engine.hooks.loss_balance import LossBalanceHook
 from mmkdml.engine.hooks.member_table import MemberTableHook, member_table
 from mmkdml.engine.hooks.non_finite import NonFiniteLossHook
-from mmkdml.engine.hooks.panels import PanelHook
+from mmkdml.engine.hooks.panel_hook import PanelHook
 from mmkdml.engine.hooks.profile import ProfileHook
-from mmkdml.engine.hooks.reliability import ReliabilityHook
+from mmkdml.engine.hooks.reliability_hook import ReliabilityHook
 from mmkdml.engine.hooks.strict_weights import StrictWeightsHook
 from mmkdml.engine.hooks.watch_loaders import WatchLoadersHook
 from mmkdml.engine.resume.exact_resume import ExactResumeHook

@@ -35,7 +35,7 @@ class CompileMembersHook(Hook):
             return
         network = unwrap_model(runner.model)
         parts = compile_members(network, **self.settings)
-        runner.logger.info(f'Compiled, which makes first steps slow: {", ".join(parts)}')
+        runner.logger.info(f'Compiling {", ".join(parts)}; the first steps are slow')
         self._compiled = True
 
 

@@ -22,8 +22,8 @@ from mmkdml.weight_checks import find_non_finite
 STOP, SKIP = POLICIES = ('stop', 'skip')
 FOLDER = 'non_finite'
 _ADVICE = (
-    'Mend the data, lower the learning rate, clip gradients (optim_wrapper.clip_grad), or train '
-    'without mixed precision; --resume goes on from the checkpoint before'
+    'Fix the data, lower the learning rate, clip gradients (optim_wrapper.clip_grad), or train '
+    'without mixed precision; --resume continues from the last checkpoint'
 )
 # Keys of the message hub, which is saved, so that a resumed run continues counting.
 _SKIPPED, _IN_A_ROW = 'skipped_batches', 'skipped_in_a_row'
@@ -63,9 +63,11 @@ class NonFiniteLossHook(Hook):
 
     def __init__(self, policy: str = STOP, max_skips: int = 10) -> None:
         if policy not in POLICIES:
-            raise ValueError(f'policy must be one of {", ".join(POLICIES)}; got {policy!r}')
+            raise ValueError(
+                f'Invalid policy: expected one of {", ".join(POLICIES)}, got {policy!r}'
+            )
         if max_skips < 0:
-            raise ValueError(f'max_skips must be at least 0, got {max_skips}')
+            raise ValueError(f'Invalid max_skips: expected at least 0, got {max_skips}')
         self.policy = policy
         self.max_skips = max_skips
 
@@ -75,7 +77,7 @@ class NonFiniteLossHook(Hook):
         if self.policy == SKIP:
             self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         # Inside DistributedDataParallel, before it prepares the backward pass.
-        self._handle = model.register_forward_hook(partial(self._look, runner, data_batch))
+        self._handle = model.register_forward_hook(partial(self._check, runner, data_batch))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Raise an error instead of saving weights that are NaN or infinite.
@@ -84,16 +86,16 @@ class NonFiniteLossHook(Hook):
             ValueError: If a tensor is not finite; see :func:`mmkdml.weight_checks.check_finite`.
         """
         parameters = {name for name, _ in unwrap_model(runner.model).named_parameters()}
-        spoilt = find_non_finite(checkpoint['state_dict'], parameters)
-        spoilt += find_non_finite(checkpoint.get('ema_state_dict', {}))
-        if spoilt:
+        invalid = find_non_finite(checkpoint['state_dict'], parameters)
+        invalid += find_non_finite(checkpoint.get('ema_state_dict', {}))
+        if invalid:
             raise ValueError(
                 f'The weights are not finite after iteration {checkpoint["meta"]["iter"]} '
-                f'({spoilt[0]}, and {len(spoilt) - 1} other tensors), so they are not saved; the '
-                f'checkpoints before are as they were. {_ADVICE}'
+                f'({invalid[0]}, and {len(invalid) - 1} other tensors), so they are not saved; '
+                f'earlier checkpoints are intact. {_ADVICE}'
             )
 
-    def _look(
+    def _check(
         self, runner: Runner, batch: Any, model: Any, _: Any, losses: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         self._handle.remove()
@@ -110,13 +112,13 @@ class NonFiniteLossHook(Hook):
         text = f'The loss of iteration {runner.iter + 1} is not finite; the images and losses of '
         text += f'the batch are in {_report(runner, batch, values)}'
         if self.policy == STOP or in_a_row == self.max_skips:
-            skipped = f', after {in_a_row} such batches that were skipped' if in_a_row else ''
-            raise ValueError(f'{text}. Its step was not made{skipped}. {_ADVICE}')
+            skipped = f' after {in_a_row} skipped batches' if in_a_row else ''
+            raise ValueError(f'{text}. Training stops before the step{skipped}. {_ADVICE}')
         count = hub.get_info(_SKIPPED, 0) + 1
         hub.update_info(_SKIPPED, count)
         hub.update_info(_IN_A_ROW, in_a_row + 1)
         hub.update_scalar(f'train/{_SKIPPED}', count)
-        runner.logger.warning(f'{text}. It is skipped')
+        runner.logger.warning(f'{text}. The batch is skipped')
         for buffer, before in self._buffers:
             buffer.data.copy_(before)  # Autograd must not see the change: a scaler still runs it.
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
@@ -144,8 +146,8 @@ def _report(runner: Runner, batch: Any, values: Mapping[str, torch.Tensor]) -> P
     ]
     losses = {key: value.item() for key, value in values.items()}
     # JSON has no NaN and infinity.
-    told = {key: x if math.isfinite(x) else str(x) for key, x in losses.items()}
-    batches = all_gather_object(dict(losses=told, samples=samples))
+    plain = {key: x if math.isfinite(x) else str(x) for key, x in losses.items()}
+    batches = all_gather_object(dict(losses=plain, samples=samples))
     path = Path(runner.work_dir) / FOLDER / f'iter_{runner.iter + 1}.json'
     if is_main_process():
         own_file(runner.work_dir, FOLDER, path.name)

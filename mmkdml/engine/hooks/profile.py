@@ -52,8 +52,8 @@ class ProfileHook(Hook):
     def __init__(self, iterations: int = 10, skip: int = 5) -> None:
         if iterations < 1 or skip < 1:
             raise ValueError(
-                'iterations to record and to skip before must be at least 1, got iterations='
-                f'{iterations} and skip={skip}'
+                'Invalid iterations or skip: expected at least 1, got '
+                f'iterations={iterations} and skip={skip}'
             )
         self.iterations = iterations
         self.skip = skip
@@ -76,8 +76,8 @@ class ProfileHook(Hook):
         if self._done <= self.skip:
             self._recording.close()
             runner.logger.warning(
-                f'Nothing was recorded: the run ended with iteration {self._done}, and the first '
-                f'{self.skip} are skipped'
+                f'No iteration was profiled: the run ended after iteration {self._done}, and the '
+                f'first {self.skip} are skipped'
             )
         elif self._profiler is not None:
             self._stop(runner)
@@ -89,7 +89,7 @@ class ProfileHook(Hook):
             named.append((model, 'forward', 'forward'))
         for one in unwrap_optim_wrappers(runner.optim_wrapper):
             named += [(one, 'backward', 'backward')]
-            named += [(one, method, 'optimiser') for method in ('step', 'zero_grad')]
+            named += [(one, method, 'optimizer') for method in ('step', 'zero_grad')]
         for owner, method, name in named:
             self._recording.enter_context(_named_calls(owner, method, name))
         activities = [ProfilerActivity.CPU]
@@ -103,9 +103,7 @@ class ProfileHook(Hook):
         path = own_file(runner.work_dir, TRACE)
         self._profiler.export_chrome_trace(str(path))
         table = part_table(_part_seconds(self._profiler.events()), seconds, recorded)
-        runner.logger.info(
-            f'Where the time went in {recorded} iterations; the trace is {path}\n{table}'
-        )
+        runner.logger.info(f'Time of each part in {recorded} iterations (trace: {path})\n{table}')
         self._profiler = None
 
 
@@ -117,7 +115,7 @@ def part_table(parts: dict[str, float], seconds: float, iterations: int) -> str:
         seconds: Total seconds of the iterations; the remainder is the row ``other``.
         iterations: Number of iterations.
     """
-    table = PrettyTable(['part', 'ms an iteration', 'share'], align='r')
+    table = PrettyTable(['part', 'ms per iteration', 'share'], align='r')
     table.align['part'] = 'l'
     for name, taken in {**parts, OTHER: seconds - sum(parts.values())}.items():
         table.add_row([name, f'{1000 * taken / iterations:.1f}', f'{taken / seconds:.1%}'])

@@ -38,8 +38,8 @@ class StrictWeightsHook(Hook):
         if not runner._resume:
             if not weights.keys() & model.state_dict().keys():
                 raise ValueError(
-                    f'{path} has nothing for {type(model).__name__}: expected some of its '
-                    f'keys, got {", ".join([*weights][:3])}. Give a checkpoint of this network'
+                    f'{path} has no weights for {type(model).__name__}: expected some of its '
+                    f'keys, got {", ".join([*weights][:3])}. Use a checkpoint of this network'
                 )
             check_finite(model, weights, path)
             return
@@ -53,7 +53,7 @@ class StrictWeightsHook(Hook):
         check_weights(model, trained, path, 'resumed model (ema_state_dict)')
         if not any(isinstance(hook, EMAHook) for hook in runner.hooks):
             runner.logger.warning(
-                f'{path} was saved with EMAHook, which this run does not have: it goes on with the '
-                'trained weights, not with their average'
+                f'{path} was saved with EMAHook, which this run does not use: it continues with '
+                'the trained weights instead of their average'
             )
             checkpoint['state_dict'] = trained

@@ -66,8 +66,8 @@ def verify_first_checkpoint(runner: Any, path: str | Path) -> None:
                 read_checkpoint(path)
             except ValueError as error:
                 raise ValueError(
-                    f'The first checkpoint of this run was saved, but cannot be loaded: {error}. '
-                    'Find the hook or metric that adds such an object, and make it a number or text'
+                    f'Loading the first checkpoint of this run failed: {error}. Find the hook or '
+                    'metric that adds such an object, and convert it to a number or a string'
                 ) from error
     _READ_BACK.add(runner)
 

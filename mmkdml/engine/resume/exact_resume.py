@@ -20,7 +20,7 @@ from mmkdml.engine.workers import watch_workers
 from mmkdml.registry import HOOKS
 
 # Keys in a checkpoint or its meta.
-PLACE = 'place'
+PROGRESS = 'place'
 GRADIENTS = 'gradients'
 PATIENCE = 'patience'
 _LOOPS = {
@@ -77,7 +77,7 @@ class ExactResumeHook(Hook):
         if runner._resume:
             meta = checkpoint.get('meta', {})
             self._resumed = dict(
-                meta.get(PLACE, {}),
+                meta.get(PROGRESS, {}),
                 gradients=checkpoint.get(GRADIENTS, {}),
                 patience=meta.get(PATIENCE, []),
             )
@@ -93,7 +93,7 @@ class ExactResumeHook(Hook):
             return
         # After an epoch, mmengine saves before it increments the epoch.
         done = meta['iter'] - loop.first_iter if meta['epoch'] == loop.epoch else 0
-        meta[PLACE] = dict(
+        meta[PROGRESS] = dict(
             done=done,
             batches=len(loop.dataloader),
             validated=loop.validated or runner.message_hub.get_info('loop_stage') == 'val',
@@ -120,9 +120,9 @@ class ExactResumeHook(Hook):
         done, batches = self._resumed.get('done', 0), self._resumed.get('batches')
         if done and batches != len(loop.dataloader):
             runner.logger.warning(
-                f'The epoch that was interrupted had {batches} batches, now it has '
-                f'{len(loop.dataloader)}: it is begun anew. Resume with the batch size, data and '
-                'number of processes of before to go on exactly'
+                f'The interrupted epoch restarts: expected {batches} batches as before, got '
+                f'{len(loop.dataloader)}. Use the same batch size, data and number of processes '
+                'for an exact resume'
             )
             done = 0
         loop.first_iter = loop.iter - done

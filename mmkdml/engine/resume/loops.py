@@ -63,8 +63,8 @@ class ResumableLoop(BaseLoop):
     ) -> None:
         if augmentations_per_image is not None and augmentations_per_image < 1:
             raise ValueError(
-                'augmentations_per_image must be at least 1, or None for a new one each time; got '
-                f'{augmentations_per_image}'
+                'Invalid augmentations_per_image: expected at least 1, or None for a new '
+                f'augmentation every time, got {augmentations_per_image}'
             )
         super().__init__(runner, dataloader, **settings)
         self._augmentations = augmentations_per_image
@@ -75,12 +75,12 @@ class ResumableLoop(BaseLoop):
         Raises:
             SystemExit: If a signal requested a stop.
         """
-        with StopSignals() as self._signals:
+        with StopSignals() as self._stop_signals:
             try:
                 model = super().run()
             except StopRequested:
                 self._stop_waiting()
-            if number := self._signals.asked():
+            if number := self._stop_signals.requested():
                 raise SystemExit(128 + number)
         return model
 
@@ -96,7 +96,7 @@ class ResumableLoop(BaseLoop):
     def _progress(self) -> tuple[int, int]:
         """Return progress and end of the training, in epochs or iterations as ``val_interval``."""
 
-    def _rest(self) -> Iterator[Any]:
+    def _remaining_batches(self) -> Iterator[Any]:
         """Yield the remaining batches of the epoch; save a checkpoint if one cannot be loaded."""
         seed_all(self.runner.seed, EPOCH, self._epoch)  # A sampler may draw its own seed.
         # Not built earlier, because resuming changes the runner's seed.
@@ -116,18 +116,18 @@ class ResumableLoop(BaseLoop):
             if not is_distributed():  # Other processes would be in the middle of a step.
                 self._save()
                 self.runner.logger.error(
-                    f'The batch of iteration {self._iter + 1} could not be loaded; --resume goes '
-                    f'on from {INTERRUPTED}'
+                    f'Loading the batch of iteration {self._iter + 1} failed; --resume continues '
+                    f'from {INTERRUPTED}'
                 )
             raise
 
     def _interruptible(self) -> Any:
         # Several processes stop together after a step, unless a batch never arrives.
-        return nullcontext() if is_distributed() else self._signals.interruptible()
+        return nullcontext() if is_distributed() else self._stop_signals.interruptible()
 
     def _stop_waiting(self) -> NoReturn:
         """Save and exit while the run waits for a batch of the training or a validation."""
-        number, saved = self._signals.number, 'the last checkpoint'
+        number, saved = self._stop_signals.number, 'the last checkpoint'
         if not is_distributed():  # Other processes would be in the middle of a step.
             hub = self.runner.message_hub
             if hub.get_info('loop_stage') == 'val':
@@ -139,22 +139,22 @@ class ResumableLoop(BaseLoop):
             saved = INTERRUPTED
         self.runner.logger.info(
             f'Stopped by {signal.Signals(number).name} while waiting for a batch, after iteration '
-            f'{self._iter}; --resume goes on from {saved}'
+            f'{self._iter}; --resume continues from {saved}'
         )
         raise SystemExit(128 + number)
 
     def _seed_step(self) -> None:
         seed_all(self.runner.seed, STEP, self._iter, get_rank())
 
-    def _stop_if_asked(self) -> None:
-        number = self._signals.asked()
+    def _stop_if_requested(self) -> None:
+        number = self._stop_signals.requested()
         if not number:
             return
         average_gradients(self.runner)
         self._save()
         self.runner.logger.info(
-            f'Stopped by {signal.Signals(number).name} after iteration {self._iter}; --resume goes '
-            f'on from {INTERRUPTED}'
+            f'Stopped by {signal.Signals(number).name} after iteration {self._iter}; --resume '
+            f'continues from {INTERRUPTED}'
         )
         barrier()  # A launcher kills the other processes when the first one exits.
         raise SystemExit(128 + number)
@@ -182,10 +182,10 @@ class ResumableTrainLoop(ResumableLoop, EpochBasedTrainLoop):
     def run_epoch(self) -> None:
         """Train on the remaining batches of an epoch."""
         self.validated = True
-        self._stop_if_asked()
+        self._stop_if_requested()
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        for index, batch in enumerate(self._rest(), self._iter - self.first_iter):
+        for index, batch in enumerate(self._remaining_batches(), self._iter - self.first_iter):
             self.run_iter(index, batch)
         self.validated = False
         self.runner.call_hook('after_train_epoch')
@@ -201,7 +201,7 @@ class ResumableTrainLoop(ResumableLoop, EpochBasedTrainLoop):
         """
         self._seed_step()
         super().run_iter(idx, data_batch)
-        self._stop_if_asked()
+        self._stop_if_requested()
 
     def _progress(self) -> tuple[int, int]:
         return self._epoch, self._max_epochs
@@ -226,7 +226,7 @@ class ResumableIterTrainLoop(ResumableLoop, IterBasedTrainLoop):
         self.validated = False
         self._seed_step()
         super().run_iter(data_batch)
-        self._stop_if_asked()
+        self._stop_if_requested()
 
     def _progress(self) -> tuple[int, int]:
         return self._iter, self._max_iters
@@ -237,18 +237,18 @@ class _Endless:
 
     def __init__(self, loop: ResumableIterTrainLoop) -> None:
         self.loop = loop
-        self._rest: Iterator[Any] = iter(())
+        self._batches: Iterator[Any] = iter(())
 
     def skip_iter(self, _: int) -> None:
         """Do nothing: the loop tracks its position itself."""
 
     def __next__(self) -> Any:
-        for batch in self._rest:
+        for batch in self._batches:
             return batch
         loop, sampler = self.loop, self.loop.dataloader.sampler
         if not isinstance(sampler, InfiniteSampler):
             length = len(loop.dataloader)
             loop.first_iter = loop.iter // length * length
             sampler.set_epoch(loop.iter // length)
-        self._rest = loop._rest()
-        return next(self._rest)
+        self._batches = loop._remaining_batches()
+        return next(self._batches)

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmkdml.engine.distributed import raise_in_all_processes
+from mmkdml.engine.resume.exact_resume import PROGRESS
 from mmkdml.engine.resume.schedules import advance
 from mmkdml.files import write_atomically
 from mmkdml.registry import HOOKS
@@ -110,17 +111,17 @@ def _apply_schedule(runner: Runner, checkpoint: dict[str, Any]) -> None:
     meta, schedulers = checkpoint['meta'], runner.param_schedulers
     if schedulers is not None:
         by_name = schedulers if isinstance(schedulers, dict) else {'': schedulers}
-        done = meta.get('place', {}).get('done', 0)
+        done = meta.get(PROGRESS, {}).get('done', 0)
         advance(by_name.values(), meta['epoch'], meta['iter'], done)
         if any(getattr(one, 'need_val_args', False) for its in by_name.values() for one in its):
-            runner.logger.warning('ReduceOnPlateau schedules start again: they depend on scores')
+            runner.logger.warning('ReduceOnPlateau schedules restart: they depend on scores')
         states = {name: [one.state_dict() for one in its] for name, its in by_name.items()}
         checkpoint['param_schedulers'] = states if isinstance(schedulers, dict) else states['']
     state, kept = _with_moments(runner.optim_wrapper.state_dict(), checkpoint['optimizer'])
     if not kept:
         runner.logger.warning(
-            'The state of the optimizer (moments) is not resumed: the optimizer or its parameter '
-            'groups are different'
+            'The moments of the optimizer are not resumed: the optimizer or its parameter groups '
+            'changed'
         )
     checkpoint['optimizer'] = state
 

@@ -63,12 +63,12 @@ def lock_folder(folder: str | Path) -> None:
     except OSError as error:
         if error.errno in _HELD_BY_ANOTHER:
             raise ValueError(
-                f'{folder} is in use: {_holder(handle)} trains there. Wait until it has ended, '
-                'stop it, or choose another --work-dir'
+                f'{folder} is in use by {_holder(handle)}. Wait until it ends, stop it, or choose '
+                'another --work-dir'
             ) from error
         warnings.warn(
-            f'{folder} is not locked, its file system refuses locks ({error.strerror}). Do not '
-            'start two trainings in it',
+            f'{folder} is not locked: its file system does not support locks ({error.strerror}). '
+            'Do not start two trainings in it',
             stacklevel=2,
         )
     finally:

@@ -19,14 +19,14 @@ from mmkdml.engine.workers import watch_workers
 EPOCH, STEP, SAMPLE = range(3)
 
 
-def seed_all(seed: int, *place: int) -> None:
+def seed_all(seed: int, *spawn_key: int) -> None:
     """Seed the generators of Python, NumPy and PyTorch on all devices in use.
 
     Args:
         seed: Seed of the run, at least 0.
-        *place: Spawn key, integers of at least 0. Different keys give independent streams.
+        *spawn_key: Integers, at least 0. Different keys give independent random streams.
     """
-    state = np.random.SeedSequence(seed, spawn_key=place).generate_state(4)
+    state = np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(4)
     random.seed(state.tobytes())
     np.random.seed(state)
     number = int.from_bytes(state[:2].tobytes(), 'little')
@@ -62,14 +62,14 @@ class SeededBatches:
         )
         shield_workers(watch_workers(self._loader))
 
-    def start(self, iteration: int, done: int) -> Iterator[Any]:
+    def start(self, first_iteration: int, skip: int) -> Iterator[Any]:
         """Iterate over the remaining batches of an epoch.
 
         Args:
-            iteration: Iteration of the epoch's first batch.
-            done: Number of batches to skip.
+            first_iteration: Iteration of the epoch's first batch.
+            skip: Number of batches to skip.
         """
-        self._batches.iteration, self._batches.done = iteration, done
+        self._batches.first_iteration, self._batches.skip = first_iteration, skip
         batches = iter(self._loader)
         disable_sigchld_handler()
         return batches
@@ -79,15 +79,15 @@ class _NumberedBatches:
     def __init__(self, batches: Any, augmentations: int | None) -> None:
         self.batches: Any = batches
         self.augmentations = augmentations
-        self.iteration = self.done = 0
+        self.first_iteration = self.skip = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        numbered = enumerate(self.batches, self.iteration)
-        for iteration, batch in itertools.islice(numbered, self.done, None):
-            number = iteration
+        numbered = enumerate(self.batches, self.first_iteration)
+        for iteration, batch in itertools.islice(numbered, self.skip, None):
+            key = iteration
             if self.augmentations is not None:
-                number = iteration // len(self.batches) % self.augmentations
-            yield [(number, index) for index in batch]
+                key = iteration // len(self.batches) % self.augmentations
+            yield [(key, index) for index in batch]
 
 
 class _SeededDataset:
@@ -95,6 +95,6 @@ class _SeededDataset:
         self.dataset = dataset
         self.seed = seed
 
-    def __getitem__(self, place: tuple[int, int]) -> Any:
-        seed_all(self.seed, SAMPLE, *place)
-        return self.dataset[place[1]]
+    def __getitem__(self, key_and_index: tuple[int, int]) -> Any:
+        seed_all(self.seed, SAMPLE, *key_and_index)
+        return self.dataset[key_and_index[1]]

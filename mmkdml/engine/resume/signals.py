@@ -40,13 +40,13 @@ class StopSignals:
     def __init__(self) -> None:
         self.number = 0
         self._since = 0.0
-        self._waiting = False
-        self._before: dict[int, Any] = {}
+        self._interruptible = False
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {
-                number: signal.signal(number, self._note)
+            self._handlers = {
+                number: signal.signal(number, self._record)
                 for number in (signal.SIGINT, signal.SIGTERM)
                 if signal.getsignal(number) is not signal.SIG_IGN
             }
@@ -55,10 +55,10 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         StopSignals.current = None
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def asked(self) -> int:
+    def requested(self) -> int:
         """Return the number of the signal that any of the run's processes received, 0 if none.
 
         The result is the same in all processes; they must call this method at the same step.
@@ -76,23 +76,23 @@ class StopSignals:
         Raises:
             StopRequested: If a stop is requested in the block or was requested before.
         """
-        self._waiting = True
+        self._interruptible = True
         try:
             if self.number:
                 raise StopRequested
             yield
         finally:
-            self._waiting = False
+            self._interruptible = False
 
     def overdue(self) -> bool:
         """Return True if the first signal arrived more than :data:`PATIENCE_SECONDS` ago."""
         return bool(self.number) and time.monotonic() - self._since > PATIENCE_SECONDS
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
         if not self.number:
             self.number, self._since = number, now
-            if self._waiting:
+            if self._interruptible:
                 raise StopRequested
         elif now - self._since > ECHO_SECONDS:
             self.__exit__()

@@ -14,7 +14,12 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmkdml.files import file_sha256
-from mmkdml.models.checkpoints import load_member, resolve_checkpoint
+from mmkdml.models.checkpoints import (
+    load_checkpoint_file,
+    load_network,
+    recorded_classes,
+    resolve_checkpoint,
+)
 from mmkdml.models.distillers.pretrained_parts import load_pretrained_parts
 
 
@@ -33,6 +38,7 @@ class FrozenMembers(dict[str, nn.Module]):
 
     Attributes:
         shared: Whether another classroom uses the same modules.
+        classes: Class names recorded in the checkpoint, by member.
         untrained: Names of the submodules whose parameters no file has, by member.
 
     Raises:
@@ -48,6 +54,7 @@ class FrozenMembers(dict[str, nn.Module]):
     ) -> None:
         super().__init__()
         self.shared = False
+        self.classes: dict[str, Any] = {}
         self.untrained: dict[str, list[str]] = {}
         self._files: dict[str, dict[str, str]] = {}
         for name, path in paths.items():
@@ -55,7 +62,9 @@ class FrozenMembers(dict[str, nn.Module]):
             files: dict[str, str] = {}
             if path is not None:
                 files[name] = str(resolve_checkpoint(path))
-                load_member(member, name, files[name])
+                checkpoint = load_checkpoint_file(files[name])
+                load_network(member, files[name], name, checkpoint)
+                self.classes[name] = recorded_classes(checkpoint)
             elif isinstance(configs[name], nn.Module):
                 print_log(
                     f'The frozen member {name} has no checkpoint and keeps the weights of the '
@@ -66,6 +75,8 @@ class FrozenMembers(dict[str, nn.Module]):
             else:
                 found, missing = load_pretrained_parts(member, name)
                 files.update(found)
+                if name in found:
+                    self.classes[name] = recorded_classes(load_checkpoint_file(found[name]))
                 if missing:
                     self.untrained[name] = missing
             for key, file in files.items():

@@ -174,6 +174,11 @@ class KnowledgeDistiller(BaseModel):
         """Checkpoint files by name of a frozen member or of a part of one."""
         return self._frozen.files
 
+    @property
+    def frozen_classes(self) -> dict[str, Any]:
+        """Class names recorded in the checkpoints of frozen members."""
+        return self._frozen.classes
+
     def forward(
         self,
         inputs: Tensor,

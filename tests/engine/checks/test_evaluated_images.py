@@ -16,7 +16,7 @@ def check(part='test', **settings):
     )
 
 
-def test_the_validation_loader_is_checked_before_training():
+def test_validation_loader_is_checked_before_training():
     loader = DataLoader(IMAGES, batch_size=4, drop_last=True)
     EvaluatedImagesHook().before_train(SimpleNamespace(val_loop=None))
     with pytest.raises(ValueError, match=r'val_dataloader\.drop_last'):
@@ -24,13 +24,13 @@ def test_the_validation_loader_is_checked_before_training():
 
 
 @pytest.mark.parametrize('part', ['val', 'test'])
-def test_images_that_are_left_out_are_refused(part):
+def test_drop_last_that_skips_images_raises(part):
     check(part)
     with pytest.raises(ValueError, match=rf'{part}_dataloader\.drop_last.*2 of 10 images'):
         check(part, drop_last=True)
 
 
-def test_a_last_batch_of_full_size_may_be_dropped():
+def test_drop_last_without_a_partial_batch_passes():
     check(batch_size=5, drop_last=True)
 
 
@@ -48,13 +48,13 @@ def test_any_order_of_all_images_passes():
         (WeightedRandomSampler([1.0] * 10, 25), 'each of 10 images once, got 25'),
     ],
 )
-def test_samplers_that_do_not_yield_each_image_once_are_refused(sampler, fact):
+def test_sampler_that_skips_or_repeats_images_raises(sampler, fact):
     with pytest.raises(ValueError, match=rf'test_dataloader\.sampler: expected {fact}'):
         check(sampler=sampler)
 
 
 @pytest.mark.parametrize('shares', [(3, 4), (4, 4)])
-def test_processes_share_the_images(monkeypatch, shares):
+def test_each_process_may_have_its_share_of_the_images(monkeypatch, shares):
     monkeypatch.setattr(evaluated_images, 'get_world_size', lambda: 3)
     for share in shares:
         check(sampler=SubsetRandomSampler(range(share)))

@@ -14,7 +14,7 @@ GOOD, TYPO = 'ensemble/foreground/IoU', 'ensemble/foreground/IuO'
 def check(*hooks, schedulers=(), metrics=METRICS):
     runner = SimpleNamespace(hooks=hooks, param_schedulers=schedulers)
     hook = MonitoredMetricsHook()
-    hook.after_val_epoch(runner, metrics)  # a validation alone decides nothing
+    hook.after_val_epoch(runner, metrics)  # Nothing is monitored without training.
     hook.before_train(runner)
     hook.after_val_epoch(runner, metrics)
 
@@ -28,7 +28,7 @@ def checkpoint(save_best, rule='greater'):
     return CheckpointHook(save_best=save_best, rule=rule)
 
 
-def test_metrics_that_exist_pass():
+def test_existing_metrics_pass():
     check(checkpoint(GOOD), EarlyStoppingHook(GOOD, rule='greater'), schedulers=plateau(GOOD))
     check(checkpoint([*METRICS]), checkpoint('auto'), checkpoint(None))
     check(schedulers=dict(student=plateau(GOOD)))
@@ -45,11 +45,10 @@ def test_metrics_that_exist_pass():
         ([], dict(student=plateau(TYPO)), 'monitor of ReduceOnPlateauLR'),
     ],
 )
-def test_a_misspelled_metric_is_refused(hooks, schedulers, setting):
-    with pytest.raises(ValueError, match=f"{setting}: .*got '{TYPO}'") as refused:
+def test_misspelled_metric_raises(hooks, schedulers, setting):
+    with pytest.raises(ValueError, match=f"{setting}: .*got '{TYPO}'.*{', '.join(METRICS)}"):
         check(*hooks, schedulers=schedulers)
-    assert ', '.join(METRICS) in str(refused.value)
-    check(*hooks, schedulers=schedulers, metrics={})  # nothing was validated
+    check(*hooks, schedulers=schedulers, metrics={})
 
 
 ECE = 'ensemble/calibration/ECE'
@@ -65,7 +64,7 @@ ECE = 'ensemble/calibration/ECE'
         (plateau, 'monitor of ReduceOnPlateauLR', 'loss', 'less'),
     ],
 )
-def test_a_rule_that_prefers_the_worst_value_is_refused(hook, setting, key, right):
+def test_wrong_rule_for_a_known_metric_raises(hook, setting, key, right):
     def train(rule):
         made = hook(key, rule=rule)
         lists = dict(hooks=[], param_schedulers=made) if hook is plateau else dict(
@@ -79,7 +78,7 @@ def test_a_rule_that_prefers_the_worst_value_is_refused(hook, setting, key, righ
         train(wrong)
 
 
-def test_of_other_metrics_any_rule_is_accepted():
+def test_unknown_metrics_accept_both_rules():
     for rule in ('less', 'greater'):
         MonitoredMetricsHook().before_train(
             SimpleNamespace(hooks=[checkpoint('own/measure', rule)], param_schedulers=None)

@@ -36,7 +36,7 @@ def loader(count=5, batch_size=2, size=32, **settings):
 
 
 class Net(BaseModel):
-    """Pools to 1x1 before or after a normalization."""
+    """Pooling to 1x1 before or after a normalization."""
 
     def __init__(self, norm=nn.BatchNorm2d, pooled=True, least=1):
         super().__init__()
@@ -63,7 +63,7 @@ def state(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def test_a_norm_of_one_value(tmp_path):
+def test_batch_norm_of_one_value_raises(tmp_path):
     with pytest.raises(
         ValueError, match=rf'{LAST}.*BatchNorm2d layers.1.0 gets \(1, 4, 1, 1\).*drop'
     ):
@@ -72,7 +72,7 @@ def test_a_norm_of_one_value(tmp_path):
         check(Net(), loader(batch_size=1))
 
 
-def test_it_is_what_torch_would_say_at_that_batch():
+def test_pytorch_raises_at_the_same_batch():
     batches = list(loader())
     net = Net()
     net(**net.data_preprocessor(batches[0]), mode='loss')
@@ -83,12 +83,12 @@ def test_it_is_what_torch_would_say_at_that_batch():
 @pytest.mark.parametrize(
     'model', [Net(pooled=False), Net(nn.Identity), Net(nn.InstanceNorm2d, pooled=False)]
 )
-def test_models_that_can_be_trained_on_one_image(model):
+def test_models_trainable_on_one_image_pass(model):
     check(model)
     assert model.batches == [1]
 
 
-def test_frozen_norms_may_have_one_value():
+def test_frozen_batch_norm_of_one_value_passes():
     class Frozen(Net):
         def train(self, mode=True):
             super().train(mode)
@@ -108,7 +108,7 @@ def test_frozen_norms_may_have_one_value():
         DataLoader(Images(5), batch_sampler=BatchSampler(range(5), 2, drop_last=True)),
     ],
 )
-def test_no_batch_of_one_image(data):
+def test_model_is_not_run_without_a_batch_of_one_image(data):
     model = Net()
     check(model, data)
     assert model.batches == []
@@ -130,14 +130,14 @@ def test_no_batch_of_one_image(data):
         (DataLoader(Images(5), batch_size=None), 0),
     ],
 )
-def test_smallest_batches(data, smallest):
+def test_smallest_batch(data, smallest):
     assert smallest_batch(data) == smallest
 
 
 @pytest.mark.parametrize(('rank', 'count', 'smallest'), [(0, 5, 1), (1, 5, 1), (0, 8, 2)])
-def test_several_processes_share_an_epoch(monkeypatch, rank, count, smallest):
+def test_smallest_batch_with_several_processes(monkeypatch, rank, count, smallest):
     monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda: (rank, 2))
-    assert smallest_batch(loader(count, 2)) == smallest  # 3 images each, of which one is repeated
+    assert smallest_batch(loader(count, 2)) == smallest  # Of 5 images, one is repeated.
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def test_several_processes_share_an_epoch(monkeypatch, rank, count, smallest):
         (loader(0, 8), '0 images per process, batch_size 8, drop_last False'),
     ],
 )
-def test_an_epoch_without_a_batch(data, message):
+def test_epoch_without_batches_raises(data, message):
     with pytest.raises(ValueError, match=f'An epoch has no batch: {message}'):
         check(Net(), data)
 
 
-def test_a_cache_of_teachers_gets_no_image():
+def test_teacher_cache_is_disabled_during_the_check():
     class Cached(Net):
         def forward(self, *args, **kwargs):
             assert self.teacher_cache is None
@@ -165,23 +165,23 @@ def test_a_cache_of_teachers_gets_no_image():
     assert model.teacher_cache is cache
 
 
-def test_losses_that_compare_images():
+def test_loss_that_compares_images_raises():
     with pytest.raises(ValueError, match=f'{LAST}.*at least 2 images are compared.*drop_last'):
         check(Net(nn.Identity, least=2))
 
 
-def test_another_error_is_left_to_the_first_step():
+def test_error_unrelated_to_batch_size_is_ignored():
     model = Net(nn.Identity, least=3)
     check(model)
     assert model.batches == [1, 2]
 
 
 @pytest.mark.parametrize('model', [Net(), Net(pooled=False), Net(least=2), Net(least=3)])
-def test_nothing_changes(model):
+def test_weights_modes_and_random_states_are_restored(model):
     model.eval()
     model.layers[0].train()
     modes = [module.training for module in model.modules()]
-    before, data = state(model), loader()  # whose sampler draws a seed
+    before, data = state(model), loader()  # Its sampler draws a seed.
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
     expected = torch.rand(()), random.random(), np.random.rand()
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
@@ -194,7 +194,7 @@ def test_nothing_changes(model):
     torch.testing.assert_close(state(model), before, rtol=0, atol=0)
 
 
-def test_a_training_is_the_same_to_the_last_bit(training, undisturbed, tmp_path):
+def test_training_is_bitwise_identical_with_the_check(training, undisturbed, tmp_path):
     _, expected = undisturbed(epochs=1)
     training.start(tmp_path, hooks=(dict(type=SmallBatchHook),), epochs=1)
     assert training.left(tmp_path) == expected

@@ -34,14 +34,14 @@ def settings(images, part, **changes):
         data_root=str(images),
         ann_file=str(images.parent / 'splits' / f'{part}.csv'),
         pipeline=[],
-        serialize_data=False,  # which takes a second of garbage collection
+        serialize_data=False,  # Serializing takes a second of garbage collection.
         **changes,
     )
 
 
 @pytest.fixture
 def run(images, caplog):
-    """Makes a training or a test of these parts check them; returns what is logged."""
+    """Check these parts before training or testing; return the log."""
 
     def check(train='abc', val='de', test='fgh', tested=False, wanted=PARTS, info=None, **config):
         parts = dict(train=train, val=val, test=test)
@@ -77,12 +77,12 @@ def run(images, caplog):
 
 @pytest.fixture(autouse=True)
 def ids_differ(monkeypatch):
-    """Parts that are written in one go cannot share an id; these tests want them to."""
+    """Allow parts with shared ids to be written."""
     monkeypatch.setattr('mmkdml.datasets.splits.split_files.refuse_duplicates', lambda rows: None)
 
 
 @pytest.mark.parametrize('tested', [False, True])
-def test_parts_of_their_own(run, tested):
+def test_disjoint_parts_pass(run, tested):
     assert run(tested=tested) == ''
 
 
@@ -97,13 +97,13 @@ def test_parts_of_their_own(run, tested):
         (dict(train='abcdi', test='abcdg', val='e'), "share ids: 'a', 'b', 'c' and 1 more"),
     ],
 )
-def test_ids(run, parts, shared, tested):
+def test_shared_ids_raise(run, parts, shared, tested):
     with pytest.raises(ValueError, match=f"{shared}.*split_overlap='warn'"):
         run(**parts, tested=tested)
 
 
 @pytest.mark.parametrize('way', ['same', 'dots', 'symbolic link', 'hard link'])
-def test_one_file_under_two_ids(run, images, way):
+def test_shared_file_under_different_ids_raises(run, images, way):
     path = 'a.png'
     if way == 'dots':
         path = './a.png'
@@ -115,7 +115,7 @@ def test_one_file_under_two_ids(run, images, way):
         run(test=[SplitRow('z', path, 'patient z', 0)])
 
 
-def test_groups(run):
+def test_shared_groups_raise_unless_split_by_image(run):
     shared = [SplitRow('i', 'i.png', 'patient a', 0)]
     with pytest.raises(ValueError, match="train and test parts share groups: 'patient a'"):
         run(test=shared)
@@ -123,11 +123,11 @@ def test_groups(run):
     assert 'share groups' in run(test=shared, info=dict(split_by='image'))
     with pytest.raises(ValueError, match='share groups'):
         run(test=shared, info=dict(split_by='patient'))
-    with pytest.raises(ValueError, match='share ids'):  # only groups are shared on purpose
+    with pytest.raises(ValueError, match='share ids'):  # Only groups may be shared.
         run(test='ai', info=dict(split_by='image'))
 
 
-def test_all_overlaps_are_warnings_if_asked_for(run):
+def test_policy_warn_logs_all_overlaps(run):
     text = run(val='ad', test='ab', split_overlap='warn')
     for parts in ('train and val', 'train and test', 'val and test'):
         for kind in ('ids', 'image files', 'groups'):
@@ -135,12 +135,12 @@ def test_all_overlaps_are_warnings_if_asked_for(run):
             assert kind in text
 
 
-def test_an_unknown_policy(run):
+def test_unknown_policy_raises(run):
     with pytest.raises(ValueError, match="split_overlap: expected one of error, warn, got 'no'"):
         run(split_overlap='no')
 
 
-def test_chosen_images_only(run, images):
+def test_only_selected_indices_are_compared(run, images):
     first = settings(images, 'train', indices=2)
     last = dict(settings(images, 'train', indices=[2]), test_mode=True)
     write_splits(images.parent / 'splits', dict(train=rows('abc')), {})
@@ -155,11 +155,11 @@ def test_chosen_images_only(run, images):
         run(train=everything, val=last, test='fg')
 
 
-def test_repeated_images_count_once(run):
+def test_repeats_within_a_part_pass(run):
     assert run(train=rows('abc', repeats=3)) == ''
 
 
-def test_wrapped_data_sets(run, images):
+def test_wrapped_data_sets_are_compared(run, images):
     def wrapped(part):
         inner = dict(type='RepeatDataset', times=2, dataset=settings(images, part))
         return dict(type='ConcatDataset', datasets=[inner])
@@ -176,15 +176,16 @@ def test_wrapped_data_sets(run, images):
         run(train=train, test='af')
 
 
-def test_a_test_part_that_is_the_validation_part(run, images):
+def test_test_part_equal_to_validation_part_warns(run, images):
     same = settings(images, 'val')
     assert 'val and test parts share ids' in run(val='de', test=same)
 
 
-def test_a_part_that_a_run_does_not_need(run, images):
+def test_unreadable_unused_part_warns(run, images):
     missing = dict(settings(images, 'test'), ann_file='nowhere.csv')
-    assert 'The test part cannot be read' in run(test=missing)
-    assert 'nowhere.csv' in run(test=missing)
+    text = run(test=missing)
+    assert 'The test part is not compared' in text
+    assert 'nowhere.csv' in text
     assert run(wanted=('train',)) == ''
 
 
@@ -204,9 +205,9 @@ def folders(root, names):
     return dict(type='mmpretrain.CustomDataset', data_root=str(root), pipeline=[])
 
 
-def test_data_sets_of_mmpretrain(run, tmp_path):
+def test_mmpretrain_data_sets_are_compared_by_file(run, tmp_path):
     train = folders(tmp_path / 'train', ['cat/1.png', 'dog/2.png'])
-    val = folders(tmp_path / 'val', ['cat/1.png', 'dog/2.png'])  # equal names, other files
+    val = folders(tmp_path / 'val', ['cat/1.png', 'dog/2.png'])  # Same names, different files.
     test = folders(tmp_path / 'test', ['cat/9.png', 'dog/2.png'])
     assert run(train=train, val=val, test=test) == ''
     (tmp_path / 'test' / 'cat' / '8.png').symlink_to(tmp_path / 'train' / 'cat' / '1.png')
@@ -214,7 +215,7 @@ def test_data_sets_of_mmpretrain(run, tmp_path):
         run(train=train, val=val, test=test)
 
 
-def test_data_sets_of_mmseg(run, tmp_path):
+def test_mmseg_data_sets_are_compared_by_file(run, tmp_path):
     def part(name, files):
         folders(tmp_path / name, files)
         return dict(
@@ -232,7 +233,7 @@ def test_data_sets_of_mmseg(run, tmp_path):
         run(train=train, val=train, wanted=('train', 'val'))
 
 
-def test_numbers_of_samples_are_no_ids(run):
+def test_ids_of_other_data_sets_are_ignored(run):
     @DATASETS.register_module(name='Numbered', force=True)
     class Numbered:
         def __len__(self):
@@ -244,7 +245,7 @@ def test_numbers_of_samples_are_no_ids(run):
     assert run(train=dict(type='Numbered'), val=dict(type='Numbered')) == ''
 
 
-def test_data_sets_that_tell_nothing(run):
+def test_data_sets_without_sample_info_pass(run):
     @DATASETS.register_module(name='Numbers', force=True)
     class Numbers:
         def __len__(self):

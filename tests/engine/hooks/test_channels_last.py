@@ -11,7 +11,7 @@ LAYOUT = dict(memory_format=torch.channels_last)
 
 
 class Watch(Hook):
-    """What lies in memory how while a run goes on."""
+    """Records the memory format of tensors during a run."""
 
     def __init__(self):
         self.seen = []
@@ -32,9 +32,9 @@ class Watch(Hook):
 
 @pytest.fixture(scope='module')
 def run(training, tmp_path_factory):
-    """Trains with convolutions; (what the last checkpoint holds, what was seen, folder)."""
+    """Train with convolutions; return (last checkpoint, recorded formats, folder)."""
 
-    # By a small eps, Adam makes steps of the noise in gradients that are almost zero.
+    # A large eps, because Adam amplifies the noise of gradients near zero.
     def start(hooked, *args, folder=None, fused=True, **settings):
         folder = folder or tmp_path_factory.mktemp('run')
         watch = Watch()
@@ -81,7 +81,7 @@ def same(ours, theirs, tolerance=0.0):
 
 
 @pytest.mark.parametrize('fused', [None, True])
-def test_numbers_stay_and_files_are_as_ever(run, fused):
+def test_values_and_checkpoint_format_do_not_change(run, fused):
     ours, seen, _ = run(True, fused=fused, ema=True)
     theirs, others, _ = run(False, fused=None, ema=True)
     assert all(seen)
@@ -95,22 +95,22 @@ def test_numbers_stay_and_files_are_as_ever(run, fused):
 
 
 @pytest.mark.parametrize('accumulate', [1, 3])
-def test_a_resumed_run_ends_as_the_undisturbed_one(run, accumulate):
+def test_resumed_run_ends_identically(run, accumulate):
     settings = dict(ema=True, accumulate=accumulate)
-    whole, *_ = run(True, **settings)
+    uninterrupted, *_ = run(True, **settings)
     left, _, folder = run(True, ('train', 7, signal.SIGTERM), **settings)
     assert ('gradients' in left) is (accumulate > 1)
     assert all(one.is_contiguous() for one in all_tensors(left))
     resumed, seen, _ = run(True, None, folder / INTERRUPTED, True, folder=folder, **settings)
     assert all(seen)
-    assert same(resumed, whole)
+    assert same(resumed, uninterrupted)
 
 
 @pytest.mark.parametrize('before', [False, True])
-def test_a_run_may_go_on_in_the_other_layout(run, before):
+def test_run_can_be_resumed_in_the_other_format(run, before):
     settings = dict(accumulate=2)
-    whole, *_ = run(False, **settings)
+    uninterrupted, *_ = run(False, **settings)
     _, _, folder = run(before, ('train', 7, signal.SIGTERM), **settings)
     resumed, seen, _ = run(not before, None, folder / INTERRUPTED, True, folder=folder, **settings)
     assert set(seen) == {not before}
-    assert same(resumed, whole, 1e-4)
+    assert same(resumed, uninterrupted, 1e-4)

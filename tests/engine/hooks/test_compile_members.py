@@ -51,7 +51,7 @@ class Net(nn.Module):
 
 
 class Backend:
-    """Runs graphs as they are, and counts how often."""
+    """Runs graphs unchanged and counts graphs and runs."""
 
     def __init__(self):
         self.graphs = self.runs = 0
@@ -82,7 +82,7 @@ def backend():
         (('bod',), ['body', 'heads.0.0']),
     ],
 )
-def test_the_largest_parts_without_a_tap(backend, observed, parts):
+def test_largest_modules_without_taps_are_compiled(backend, observed, parts):
     classroom = SimpleNamespace(
         named_members=lambda: dict(a=net), observed_modules=dict(a=set(observed))
     )
@@ -100,7 +100,7 @@ def test_the_largest_parts_without_a_tap(backend, observed, parts):
     assert list(net.state_dict()) == keys
 
 
-def test_each_shape_has_a_graph_and_a_copy_has_none(backend):
+def test_each_shape_has_its_graph_and_copies_are_not_compiled(backend):
     net = Net()
     assert compile_members(net, backend=backend) == ['body', 'heads.0.0']
     for number in (5, 3, 5):
@@ -111,24 +111,24 @@ def test_each_shape_has_a_graph_and_a_copy_has_none(backend):
 
 
 @pytest.mark.parametrize('wrapped', [False, True])
-def test_the_hook_compiles_once_and_tells(monkeypatch, backend, wrapped):
-    net, told = Net(), []
+def test_hook_compiles_once_and_logs(monkeypatch, backend, wrapped):
+    net, logged = Net(), []
     monkeypatch.setattr('mmkdml.engine.unwrap.is_model_wrapper', lambda _: wrapped)
     runner = SimpleNamespace(
         model=SimpleNamespace(module=net) if wrapped else net,
-        logger=SimpleNamespace(info=told.append),
+        logger=SimpleNamespace(info=logged.append),
     )
     hook = CompileMembersHook(backend=backend)
     for _ in range(2):
         hook.before_train_epoch(runner)
-    assert told == ['Compiled, which makes first steps slow: body, heads.0.0']
+    assert logged == ['Compiling body, heads.0.0; the first steps are slow']
     net(torch.randn(5, 3))
     assert backend.runs == 2
 
 
 @pytest.mark.slow
-def test_a_classroom_computes_what_it_did(backend):
-    """With a frozen member; nothing in a network breaks a graph."""
+def test_compiled_classroom_computes_the_same(backend):
+    """With a frozen member; no network breaks a graph."""
     config = Config.fromfile(DEMO).model
     classroom = KnowledgeDistiller(
         members=dict(zip('ab', config.students, strict=True)),

@@ -40,19 +40,19 @@ TAGS = {
 
 
 class Student(nn.Module):
-    """Two shared parts, one that the truth alone trains, one that a transfer alone trains."""
+    """Two shared parts, one with only supervised losses, and one with only a transfer."""
 
     def __init__(self):
         super().__init__()
         self.encoder = nn.Parameter(torch.tensor([0.5, 0.25, -1.0]))
         self.head = nn.Parameter(torch.tensor([2.0, -0.5]))
-        self.of_truth = nn.Parameter(torch.tensor([7.0]))
+        self.of_labels = nn.Parameter(torch.tensor([7.0]))
         self.of_transfer = nn.Parameter(torch.tensor([-3.0]))
         self.fixed = nn.Parameter(torch.tensor([1.0]), requires_grad=False)
 
 
 class Classroom(BaseModel):
-    """Its losses are written down here; so are their gradients, in ``gradients``."""
+    """Hand-written losses with hand-derived ``gradients``."""
 
     def __init__(self, features=0.5, predictions=0.25):
         super().__init__()
@@ -73,8 +73,8 @@ class Classroom(BaseModel):
         features, predictions = self.transfer_terms
         return {
             'teacher.loss': self.members['teacher'](inputs).square().mean(),
-            'student.decode.loss_ce': [(student.encoder @ x).square() / 2, student.of_truth.sum()],
-            'student.aux.loss': student.head.square() / 2 * 2,  # the mean of two
+            'student.decode.loss_ce': [(student.encoder @ x).square() / 2, student.of_labels.sum()],
+            'student.aux.loss': student.head.square() / 2 * 2,  # Becomes the mean of two.
             'student.accuracy': torch.tensor(50.0),
             features.key: features.transfer.weight
             * (
@@ -89,15 +89,15 @@ class Classroom(BaseModel):
         }
 
     def gradients(self):
-        """Norms: (supervised on all shared, and on the encoder), features, predictions."""
+        """Norms: (supervised on all shared parameters, on the encoder), features, predictions."""
         encoder, head = (
             getattr(self.members['student'], part).detach().double() for part in ('encoder', 'head')
         )
-        truth = (encoder @ X.double()) * X.double()
-        both = torch.cat([truth, head])
+        supervised = (encoder @ X.double()) * X.double()
+        both = torch.cat([supervised, head])
         p = self.projector.item()
         return (
-            (both.norm().item(), truth.norm().item()),
+            (both.norm().item(), supervised.norm().item()),
             (self.transfer_terms[0].transfer.weight * p * (p * encoder - 1)).norm().item(),
             (self.transfer_terms[1].transfer.weight * torch.cat([encoder, head])).norm().item(),
         )
@@ -148,7 +148,7 @@ def run(
     lr=0.0,
     **settings,
 ):
-    """What a run logged as scalars, its warnings and its other lines."""
+    """Return logged scalars, warnings and other lines of a run."""
     runner = Runner(
         model=model,
         work_dir=str(folder),
@@ -184,10 +184,10 @@ def measured(run):
     }
 
 
-# ---- what is measured ------------------------------------------------------------------------
+# ---- Measurements ----------------------------------------------------------------------------
 
 
-def test_norms_are_those_of_the_formulas(tmp_path):
+def test_norms_match_hand_derived_gradients(tmp_path):
     model = Classroom().double()
     (both, encoder), features, predictions = model.gradients()
     row = run(tmp_path, model).rows[0]
@@ -204,8 +204,8 @@ def test_norms_are_those_of_the_formulas(tmp_path):
     )
 
 
-def test_the_logger_shows_each_steps_own_values_and_the_curves_their_means(tmp_path):
-    """mmengine smooths over ten values what is called a loss."""
+def test_logged_values_are_not_smoothed_and_curves_are_epoch_means(tmp_path):
+    """mmengine smooths values with "loss" in their name over ten steps."""
     seen = []
 
     class Watched(Classroom):
@@ -223,23 +223,21 @@ def test_the_logger_shows_each_steps_own_values_and_the_curves_their_means(tmp_p
     assert values.to_dict() == pytest.approx(
         {1: np.mean(seen[:2]), 2: np.mean(seen[2:])}, rel=1e-12
     )
-    assert curves['key'].str.contains('loss_from').sum() == 2 * 3  # as before: no loss twice
+    assert curves['key'].str.contains('loss_from').sum() == 2 * 3  # No loss is logged twice.
 
 
 @pytest.mark.parametrize(
     ('interval', 'logger', 'steps', 'expected'),
     [(None, 2, 5, 2), (3, 2, 7, 2), (None, 50, 4, 1), (4, 1, 4, 1), (1, 50, 3, 3)],
 )
-def test_it_measures_when_a_logger_of_its_interval_logs(
-    tmp_path, interval, logger, steps, expected
-):
+def test_measured_steps_follow_the_interval(tmp_path, interval, logger, steps, expected):
     hook = LossBalanceHook(interval=interval)
     values = measured(run(tmp_path, Classroom(), hook, steps=steps, epochs=2, logger=logger))
     assert {key.removeprefix('train/') for key in values} == TAGS
     assert {len(column) for column in values.values()} == {2 * expected}
 
 
-def test_several_learners_each_have_their_own(tmp_path):
+def test_each_learner_is_measured_separately(tmp_path):
     class Peers(BaseModel):
         def __init__(self):
             super().__init__()
@@ -273,7 +271,7 @@ def test_several_learners_each_have_their_own(tmp_path):
     }
 
 
-def test_nothing_is_held_after_the_step(tmp_path):
+def test_no_tensor_or_hook_is_kept_after_the_step(tmp_path):
     terms = []
 
     class Remembered(Classroom):
@@ -290,7 +288,7 @@ def test_nothing_is_held_after_the_step(tmp_path):
     assert not any(isinstance(value, torch.Tensor) for value in vars(hook).values())
 
 
-def test_a_network_that_learns_from_no_other_is_left_alone(tmp_path):
+def test_network_without_transfers_is_not_measured(tmp_path):
     class Plain(BaseModel):
         def __init__(self):
             super().__init__()
@@ -300,17 +298,16 @@ def test_a_network_that_learns_from_no_other_is_left_alone(tmp_path):
             return dict(loss=self.layer(inputs).sum() / 0)
 
     result = run(tmp_path, Plain(), steps=2, epochs=2)
-    told = [line for line in result.lines if 'LossBalanceHook has nothing to do' in line]
-    assert told == ['Plain has no transfers; LossBalanceHook has nothing to do']
+    assert 'Plain has no transfers; LossBalanceHook has no effect' in result.lines
     assert measured(result) == {}
     assert result.warnings == []
 
 
-# ---- mixed precision -------------------------------------------------------------------------
+# ---- Mixed precision -------------------------------------------------------------------------
 
 
 class Matrices(Classroom):
-    """As above, with products that autocast computes in fewer bits."""
+    """With matrix products, which autocast computes in lower precision."""
 
     small, large = 1.0, 1.0
 
@@ -324,7 +321,7 @@ class Matrices(Classroom):
 
 def test_bfloat16_on_a_cpu(tmp_path):
     model = Matrices()
-    model.members['student'].encoder.data.mul_(1.23)  # not what bfloat16 has a number for
+    model.members['student'].encoder.data.mul_(1.23)  # Not representable in bfloat16.
     expected = measured(run(tmp_path / 'a', model))
     found = measured(run(tmp_path / 'b', model, wrapper=CPUAmpOptimWrapper))
     assert found.keys() == expected.keys()
@@ -334,7 +331,7 @@ def test_bfloat16_on_a_cpu(tmp_path):
 
 
 class HalfWrapper(OptimWrapper):
-    """What ``AmpOptimWrapper`` does with float16 on a GPU, on a CPU."""
+    """``AmpOptimWrapper`` with float16, on a CPU."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -354,7 +351,7 @@ class HalfWrapper(OptimWrapper):
             yield
 
 
-def test_what_float16_is_too_coarse_for_is_measured_as_scaled(tmp_path):
+def test_gradients_that_underflow_in_float16_are_measured_scaled(tmp_path):
     model = Matrices()
     model.small = 2.0**-26
     assert torch.tensor(model.small).half() == 0
@@ -363,13 +360,13 @@ def test_what_float16_is_too_coarse_for_is_measured_as_scaled(tmp_path):
     assert found['train/gradient/student.from_teacher.features'] == pytest.approx([expected], 1e-3)
 
 
-def test_an_overflow_by_scaling_is_a_measurement_lost(tmp_path):
+def test_overflow_of_loss_scaling_skips_the_measurement(tmp_path):
     class Overflows(Matrices):
-        large = 16.0  # 2^18 when scaled, above float16's largest number, 65504
+        large = 16.0  # 2^18 when scaled, above the largest float16, 65504.
 
     result = run(tmp_path / 'a', Overflows(), wrapper=HalfWrapper, steps=6)
     values = measured(result)
-    # The scaler halves its factor with each overflow: 2^18, 2^17 and 2^16 are too large.
+    # The scaler halves its factor after each overflow: 2^18, 2^17 and 2^16 are too large.
     assert len(values['train/gradient/student.from_teacher.predictions']) == 3
     assert len(values['train/gradient/student.from_teacher.features']) == 6
     assert result.warnings == []
@@ -380,10 +377,10 @@ def test_an_overflow_by_scaling_is_a_measurement_lost(tmp_path):
     )
 
 
-# ---- warnings --------------------------------------------------------------------------------
+# ---- Warnings --------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_is_named_in_its_step_once_in_an_epoch(tmp_path):
+def test_non_finite_loss_is_reported_once_per_epoch(tmp_path):
     def spoil(model, losses):
         losses[FEATURES.key] = losses[FEATURES.key] * math.nan
         losses[f'{FEATURES.key}.discriminator'] = losses[FEATURES.key]
@@ -398,15 +395,14 @@ def test_a_loss_that_is_not_finite_is_named_in_its_step_once_in_an_epoch(tmp_pat
         '(teacher -> student features 0.5 FeatureMSELoss)'
     ]
     assert advice in result.warnings[0]
-    # Then the weights are not finite either, and with them all that is left.
-    told = [text for text in result.warnings if 'at iteration 3' in text]
-    assert len(told) == 1
-    assert 'student.decode.loss_ce, ' in told[0]
-    assert FEATURES.key not in told[0]
+    # Afterwards the weights are not finite, and neither are the other losses.
+    (text,) = [text for text in result.warnings if 'at iteration 3' in text]
+    assert 'student.decode.loss_ce, ' in text
+    assert FEATURES.key not in text
     assert re.findall(r'iteration (\d+)', ' '.join(result.warnings)) == ['2', '3', '5']
 
 
-def test_an_infinite_gradient_of_a_finite_loss_is_named(tmp_path):
+def test_infinite_gradient_of_a_finite_loss_is_reported(tmp_path):
     def spoil(model, losses):
         zero = (model.members['student'].encoder * 0).sum()
         losses[FEATURES.key] = zero.sqrt()
@@ -417,11 +413,11 @@ def test_an_infinite_gradient_of_a_finite_loss_is_named(tmp_path):
         '(teacher -> student features 0.5 FeatureMSELoss). '
     )
     values = measured(result)
-    assert len(values['train/gradient/student.from_teacher.features']) == 1  # of two steps
+    assert len(values['train/gradient/student.from_teacher.features']) == 1
     assert len(values['train/gradient/student.from_teacher.predictions']) == 2
 
 
-def test_the_supervised_losses_are_named_if_it_is_them(tmp_path):
+def test_infinite_gradient_of_supervised_losses_is_reported(tmp_path):
     def spoil(model, losses):
         losses['student.aux.loss'] = (model.members['student'].encoder * 0).sum().sqrt()
 
@@ -438,27 +434,27 @@ def ratio_in(text):
 @pytest.mark.parametrize(
     ('weight', 'verdict'), [(100.0, 'dominates'), (1e-5, 'has no effect')], ids=['high', 'low']
 )
-def test_a_transfer_out_of_balance_is_named_and_the_weight_that_is_proposed_mends_it(
+def test_extreme_transfer_is_reported_and_the_suggested_weight_balances_it(
     tmp_path, weight, verdict
 ):
     model = Classroom(features=weight)
     (_, encoder), features, _ = model.gradients()
     result = run(tmp_path / 'a', model, steps=3, epochs=2)
-    assert len(result.warnings) == 2  # of two epochs
+    assert len(result.warnings) == 2  # One per epoch.
     text = result.warnings[0]
     assert text.startswith(
         f'The transfer teacher -> student features {weight:g} FeatureMSELoss {verdict}: in student,'
     )
     assert ratio_in(text) == pytest.approx(features / encoder, rel=1e-2)
     proposed = float(re.search(r'A weight of (\S+) makes them equal$', text)[1])
-    mended = run(tmp_path / 'b', Classroom(features=proposed), steps=3)
-    assert mended.warnings == []
-    found = measured(mended)['train/gradient_ratio/student.from_teacher.features']
+    balanced = run(tmp_path / 'b', Classroom(features=proposed), steps=3)
+    assert balanced.warnings == []
+    found = measured(balanced)['train/gradient_ratio/student.from_teacher.features']
     assert found == pytest.approx([1.0] * 3, rel=0.05)
 
 
-def test_the_ratio_is_that_of_the_means_of_an_epoch(tmp_path):
-    """One wild step of many is no warning, but of two it is; and the bounds are those given."""
+def test_ratio_uses_mean_norms_of_the_epoch(tmp_path):
+    """One extreme step of 20 gives no warning, one of 2 does; at the chosen dominance."""
 
     def spoil(model, losses):
         if model.steps == 2:
@@ -475,22 +471,22 @@ def test_the_ratio_is_that_of_the_means_of_an_epoch(tmp_path):
                 assert ratio_in(result.warnings[0]) == pytest.approx(mean, rel=1e-2)
 
 
-def test_a_transfer_that_reaches_nothing_the_learner_trains_is_named(tmp_path):
+def test_transfer_without_gradient_in_the_learner_is_reported(tmp_path):
     def spoil(model, losses):
         losses[FEATURES.key] = losses[FEATURES.key].detach() * model.projector
 
     model = Breaks(spoil)
-    model.steps = 1  # from the first step on
+    model.steps = 1  # Spoils the first step, too.
     result = run(tmp_path, model)
     assert result.warnings == [
         'The transfer teacher -> student features 0.5 FeatureMSELoss has no effect: in student, '
-        'its gradient is 0 times that of the supervised losses. See that its learner_tap comes '
-        'after something that the learner trains'
+        'its gradient is 0 times that of the supervised losses. Set learner_tap to a module after '
+        'trained parameters of the learner'
     ]
 
 
-def test_without_supervised_losses_there_is_no_ratio_and_no_verdict(tmp_path):
-    """As of SimKD, whose student learns from its teacher alone."""
+def test_no_ratio_and_no_warning_without_supervised_losses(tmp_path):
+    """As in SimKD, whose student learns only from its teacher."""
 
     def spoil(model, losses):
         for key in ('student.decode.loss_ce', 'student.aux.loss'):
@@ -505,7 +501,7 @@ def test_without_supervised_losses_there_is_no_ratio_and_no_verdict(tmp_path):
     }
 
 
-def test_where_epochs_are_not_counted_it_judges_at_each_validation(tmp_path):
+def test_iteration_based_training_warns_before_each_validation(tmp_path):
     result = run(
         tmp_path,
         Classroom(features=100.0),
@@ -522,22 +518,22 @@ def test_where_epochs_are_not_counted_it_judges_at_each_validation(tmp_path):
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (dict(interval=0), 'interval must be at least 1, or None for that of the logger; got 0'),
-        (dict(dominance=1), 'dominance, .* must be above 1; got 1'),
-        (dict(dominance=math.nan), 'must be above 1; got nan'),
-        (dict(negligible=1), 'negligible, .* at least 0 and below 1; got 1'),
-        (dict(negligible=-0.1), 'below 1; got -0.1'),
+        (dict(interval=0), 'interval: expected an int of at least 1, .* got 0'),
+        (dict(dominance=1), 'dominance: .* above 1, got 1'),
+        (dict(dominance=math.nan), 'dominance: .* above 1, got nan'),
+        (dict(negligible=1), r'negligible: .* in \[0, 1\), got 1'),
+        (dict(negligible=-0.1), r'negligible: .* in \[0, 1\), got -0\.1'),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         LossBalanceHook(**settings)
 
 
-def test_what_is_computed_anew_on_the_way_back_is_refused(tmp_path):
+def test_activation_checkpointing_raises(tmp_path):
     model = Classroom()
-    model.members['teacher'].with_cp = True  # learns from none
+    model.members['teacher'].with_cp = True  # Has no transfer to it.
     run(tmp_path / 'a', model)
     model.members['student'].with_cp = True
-    with pytest.raises(ValueError, match='set with_cp=False in student, or leave the hook out'):
+    with pytest.raises(ValueError, match='with_cp=False in student, got True'):
         run(tmp_path / 'b', model)

@@ -1,4 +1,4 @@
-"""The hook in real trainings: it changes nothing, and its values arrive where they are shown."""
+"""LossBalanceHook in real trainings: it changes no weights, and its values are logged."""
 
 import json
 import random
@@ -40,7 +40,7 @@ def data(tmp_path_factory):
 
 
 def train(data, folder, hooks=(), **settings):
-    """The demo's U-Nets, with dropout; (weights, states of the random numbers)."""
+    """Train the U-Nets of the demo with dropout; return (weights, random states)."""
     config = load_config(str(DEMO), [], folder)
     for part in ('train', 'val', 'test'):
         config[f'{part}_dataloader'].dataset.update(
@@ -71,7 +71,7 @@ def assert_equal(found, expected):
 
 @pytest.fixture(scope='module')
 def watched(tmp_path_factory, data):
-    """(folder, outcome) of a training with the hook, shown in TensorBoard."""
+    """(folder, weights and random states) of a training with the hook and TensorBoard."""
     folder = tmp_path_factory.mktemp('watched')
     visualizer = dict(
         type=Visualizer,
@@ -81,12 +81,12 @@ def watched(tmp_path_factory, data):
     return folder, train(data, folder, [dict(type=LossBalanceHook)], visualizer=visualizer)
 
 
-def test_training_is_bit_for_bit_as_without_it(tmp_path, data, watched):
+def test_training_is_bitwise_identical_with_the_hook(tmp_path, data, watched):
     assert_equal(watched[1], train(data, tmp_path))
 
 
 @pytest.mark.slow
-def test_so_it_is_in_mixed_precision_with_accumulated_gradients(tmp_path, data):
+def test_training_is_bitwise_identical_with_amp_and_accumulation(tmp_path, data):
     wrapper = dict(type=CPUAmpOptimWrapper, accumulative_counts=3)
     hook = dict(type=LossBalanceHook, interval=1)
     assert_equal(
@@ -95,7 +95,7 @@ def test_so_it_is_in_mixed_precision_with_accumulated_gradients(tmp_path, data):
     )
 
 
-def test_tensorboard_and_the_curves_have_what_was_measured(watched):
+def test_values_are_in_tensorboard_and_curves(watched):
     folder, _ = watched
     (events,) = folder.rglob('events.out.tfevents*')
     board = EventAccumulator(str(events)).Reload()
@@ -124,23 +124,23 @@ def test_tensorboard_and_the_curves_have_what_was_measured(watched):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
-def test_two_processes_stay_in_step_and_one_of_them_speaks(tmp_path, all_forked):
+def test_two_processes_stay_synchronized_and_the_main_one_warns(tmp_path, all_forked):
     all_forked(*((train_in_one_of_two_processes, rank, tmp_path) for rank in (0, 1)))
     first, second = (json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1))
     for kind, with_hook, without in first['weights']:
         assert with_hook == without, kind
     assert first['weights'] == second['weights']
-    # Each of its own share of the batch, on which only the supervised losses depend.
-    (predictions, truth), (other_predictions, other_truth) = first['last'], second['last']
+    # Only the supervised losses depend on the process's share of the batch.
+    (predictions, supervised), (other_predictions, other_supervised) = first['last'], second['last']
     assert predictions == other_predictions
-    assert truth != other_truth
-    assert len(first['warnings']) == 2  # of two trainings
+    assert supervised != other_supervised
+    assert len(first['warnings']) == 2  # One per training.
     assert 'student predictions 0.01 PredictionKLLoss has no effect' in first['warnings'][0]
     assert second['warnings'] == []
 
 
 class Pair(BaseModel):
-    """Its supervised losses depend on the batch, its transfer on the weights alone."""
+    """Supervised losses depend on the batch, the transfer only on the weights."""
 
     def __init__(self):
         super().__init__()
@@ -157,7 +157,7 @@ class Pair(BaseModel):
 
 
 def train_in_one_of_two_processes(rank, folder):
-    """The same training with the hook and without, in DistributedDataParallel."""
+    """Train with DistributedDataParallel with and without the hook."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         'gloo',

@@ -25,7 +25,7 @@ def cells(table):
     ]
 
 
-def test_rows_are_members_and_columns_metrics():
+def test_rows_are_members_and_columns_are_metrics():
     table = member_table(
         {
             'teacher/foreground/IoU': 71.234,
@@ -44,14 +44,14 @@ def test_rows_are_members_and_columns_metrics():
     ]
 
 
-def test_columns_are_grouped_where_the_last_part_is_not_enough():
+def test_ambiguous_columns_are_grouped():
     table = member_table(
         {'ensemble/image/IoU': 1.0, 'ensemble/case/IoU': 2.0, 'ensemble/mIoU': 3.0}
     )
     assert cells(table)[:2] == [['', 'image', 'case', ''], ['member', 'IoU', 'IoU', 'mIoU']]
 
 
-def test_fidelity_and_calibration_are_not_taken_for_quality():
+def test_auxiliary_metrics_have_a_group_heading():
     keys = ('accuracy/top1', 'fidelity/accuracy', 'fidelity/KL', 'calibration/ECE')
     table = member_table(
         {f'{name}/{key}': 1.0 for name in ('student_1', 'ensemble') for key in keys}
@@ -64,7 +64,7 @@ def test_fidelity_and_calibration_are_not_taken_for_quality():
     assert [row[0] for row in cells(table)[2:]] == ['student_1', 'ensemble']
 
 
-def test_small_values_have_more_decimals():
+def test_small_values_have_four_decimals():
     small = {'a/KL': 0.00401, 'b/KL': 0.1, 'a/ECE': 0.5, 'b/ECE': 1.0, 'ensemble/KL': float('nan')}
     table = member_table(small)
     assert cells(table)[1:] == [
@@ -72,7 +72,7 @@ def test_small_values_have_more_decimals():
     ]  # fmt: skip
 
 
-def test_what_is_not_of_members_is_left_out():
+def test_other_metrics_are_left_out():
     table = member_table(
         {
             'student_1/accuracy/top1': 50.0,
@@ -91,17 +91,17 @@ def test_what_is_not_of_members_is_left_out():
     ]
 
 
-def test_a_plain_model_has_its_row():
+def test_plain_model_has_a_row():
     assert cells(member_table({'model/accuracy/top1': 12.345}))[1] == ['model', '12.35']
 
 
 @pytest.mark.parametrize('metrics', [{}, {'mIoU': 1.0}, {'accuracy/top1': 1.0}])
-def test_nothing_to_show_is_no_table(metrics):
+def test_table_without_rows_is_empty(metrics):
     assert member_table(metrics) == ''
 
 
 class Pupils(BaseModel):
-    """Its ensemble finds half of the tumour in the first validation and all in later ones."""
+    """Its ensemble finds half of the tumor in the first validation and all of it later."""
 
     def __init__(self):
         super().__init__()
@@ -135,7 +135,7 @@ class Slices(torch.utils.data.Dataset):
         return dict(inputs=torch.zeros(1))
 
 
-def test_in_a_run_it_logs_the_table_and_the_best_checkpoint_goes_by_the_ensemble(tmp_path):
+def test_runner_logs_the_table_and_saves_the_best_ensemble(tmp_path):
     loader = dict(
         dataset=Slices(),
         batch_size=1,
@@ -176,7 +176,7 @@ def test_in_a_run_it_logs_the_table_and_the_best_checkpoint_goes_by_the_ensemble
 
     best = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('best*.pth')]
     assert len(best) == 1
-    assert re.search('ensemble.foreground.IoU_epoch_2', best[0])  # found all at epoch 2 first
+    assert re.search('ensemble.foreground.IoU_epoch_2', best[0])
     tables = [message for message in messages if '| ensemble' in message]
     assert [table.partition('\n')[0] for table in tables] == [
         *(f'Members, validation after iteration {i}' for i in (1, 2, 3)),

@@ -1,4 +1,4 @@
-"""The oracle of a skipped batch is the same training without it."""
+"""The oracle for a skipped batch is the same training without it."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ NAN = math.nan
 
 
 class Net(BaseModel):
-    """Loss and buffers are of the batch; a list of losses, and a log that is none."""
+    """Loss and buffers depend on the batch; has a list of losses, and a value that is no loss."""
 
     def __init__(self):
         super().__init__(data_preprocessor=BaseDataPreprocessor())
@@ -51,7 +51,7 @@ def batch(seed, bad=None):
 
 @pytest.fixture
 def train(tmp_path, caplog):
-    """Trains on batches with a hook; the runner, with what was logged of each step."""
+    """Train on batches with a hook; return the runner with the logs of each step."""
 
     def run(batches, hook=None, wrapper=OptimWrapper, model=None, **settings):
         model = model or Net()
@@ -88,7 +88,7 @@ def assert_equal(ours, theirs):
 
 @pytest.mark.parametrize('policy', ['stop', 'skip'])
 @pytest.mark.parametrize('wrapper', [OptimWrapper, CPUAmpOptimWrapper])
-def test_finite_losses_are_left_alone(train, tmp_path, policy, wrapper):
+def test_finite_losses_change_nothing(train, tmp_path, policy, wrapper):
     batches = [batch(seed) for seed in range(3)]
     ours = train(batches, NonFiniteLossHook(policy), wrapper)
     assert_equal(ours, train(batches, None, wrapper))
@@ -99,25 +99,25 @@ def test_finite_losses_are_left_alone(train, tmp_path, policy, wrapper):
 
 
 @pytest.mark.parametrize('bad', [NAN, math.inf])
-def test_a_training_stops_before_the_step(train, tmp_path, bad):
+def test_policy_stop_raises_before_the_step(train, tmp_path, bad):
     model = Net()
     before = copy.deepcopy([*model.parameters()])
     with pytest.raises(
         ValueError,
         match=r'The loss of iteration 1 is not finite; the images and losses of the batch are in '
-        r'.*iter_1\.json\. Its step was not made\. Mend the data, lower the learning rate',
+        r'.*iter_1\.json\. Training stops before the step\. Fix the data, lower the learning rate',
     ):
         train([batch(0, bad)], NonFiniteLossHook(), model=model)
     assert all(torch.equal(x, y) for x, y in zip(before, model.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_what_is_told_of_a_batch(train, tmp_path):
+def test_report_contains_losses_and_images_of_the_batch(train, tmp_path):
     with pytest.raises(ValueError, match='The loss of iteration 2'):
         train([batch(0), batch(1, NAN)], NonFiniteLossHook())
-    told = json.loads((tmp_path / 'non_finite' / 'iter_2.json').read_text())
-    assert (told['epoch'], told['iteration']) == (1, 2)
-    (one,) = told['batches']
+    report = json.loads((tmp_path / 'non_finite' / 'iter_2.json').read_text())
+    assert (report['epoch'], report['iteration']) == (1, 2)
+    (one,) = report['batches']
     assert one['losses'] == dict(loss='nan', loss_parts='nan', acc='nan')
     assert one['samples'] == [
         dict(id=0, img_path='1_0.png', finite=True),
@@ -127,7 +127,7 @@ def test_what_is_told_of_a_batch(train, tmp_path):
 
 
 @pytest.mark.parametrize('wrapper', [OptimWrapper, CPUAmpOptimWrapper])
-def test_a_skipped_batch_is_as_if_it_had_not_been(train, caplog, wrapper):
+def test_skipped_batch_has_no_effect(train, caplog, wrapper):
     good = [batch(seed) for seed in range(4)]
     bad = [batch(9, NAN), batch(10, math.inf)]
     ours = train([*good[:2], *bad, *good[2:]], NonFiniteLossHook('skip'), wrapper)
@@ -140,10 +140,10 @@ def test_a_skipped_batch_is_as_if_it_had_not_been(train, caplog, wrapper):
     assert finite == [True, True, False, False, True, True]
 
 
-def test_of_accumulated_batches_the_others_count(train):
-    """The skipped one's loss is zero: of three, each counts a third."""
+def test_other_accumulated_batches_contribute(train):
+    """As if the loss of the skipped batch were zero: each of three counts a third."""
 
-    class Deaf(Net):
+    class OneLoss(Net):
         def forward(self, inputs, data_samples=None, mode='tensor'):
             losses = super().forward(inputs, data_samples, mode)
             return {key: value for key, value in losses.items() if key != 'loss_parts'}
@@ -152,10 +152,10 @@ def test_of_accumulated_batches_the_others_count(train):
     ours = train(
         [good[0], batch(9, NAN), good[1], *good[2:5]],
         NonFiniteLossHook('skip'),
-        model=Deaf(),
+        model=OneLoss(),
         accumulative_counts=3,
     )
-    reference = Deaf()
+    reference = OneLoss()
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.05, weight_decay=0.1)
     for step in (good[:2], good[2:5]):
         for one in step:
@@ -166,7 +166,7 @@ def test_of_accumulated_batches_the_others_count(train):
 
 
 @pytest.mark.parametrize('enabled', [True, False])
-def test_with_loss_scaling_the_scaler_skips(train, monkeypatch, enabled):
+def test_loss_scaler_skips_the_step(train, monkeypatch, enabled):
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     monkeypatch.setattr(
         amp_optimizer_wrapper, 'GradScaler', lambda **s: torch.amp.GradScaler('cpu', **s)
@@ -181,7 +181,7 @@ def test_with_loss_scaling_the_scaler_skips(train, monkeypatch, enabled):
     assert ours.optim_wrapper.loss_scaler.get_scale() == (8.0 if enabled else 1.0)
 
 
-def test_an_overflow_of_scaled_gradients_is_the_scalers(train, monkeypatch, tmp_path):
+def test_overflow_of_scaled_gradients_is_left_to_the_scaler(train, monkeypatch, tmp_path):
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     monkeypatch.setattr(
         amp_optimizer_wrapper, 'GradScaler', lambda **s: torch.amp.GradScaler('cpu', **s)
@@ -200,16 +200,18 @@ def test_an_overflow_of_scaled_gradients_is_the_scalers(train, monkeypatch, tmp_
 
 
 @pytest.mark.parametrize(('limit', 'stops'), [(0, 2), (2, 4), (3, None)])
-def test_too_many_in_a_row_stop_it(train, limit, stops):
-    # Two that are not in a row with the three after them.
+def test_too_many_skips_in_a_row_raise(train, limit, stops):
+    # Three in a row, then a finite one, then another.
     values = [0.0, NAN, NAN, NAN, 0.0, NAN][: 6 if limit else 3]
     batches = [batch(i, x if math.isnan(x) else None) for i, x in enumerate(values)]
     hook = NonFiniteLossHook('skip', max_skips=limit)
     if stops is None:
         assert train(batches, hook).message_hub.get_info('skipped_batches') == 4
         return
-    said = rf', after {limit} such batches that were skipped\.' if limit else r'was not made\. Mend'
-    with pytest.raises(ValueError, match=rf'iteration {stops} is not finite.*{said}'):
+    skipped = rf' after {limit} skipped batches' if limit else ''
+    with pytest.raises(
+        ValueError, match=rf'iteration {stops} is not finite.*before the step{skipped}\. Fix'
+    ):
         train(batches, hook)
 
 
@@ -218,7 +220,7 @@ class Backbone(nn.Conv2d):
         return (super().forward(inputs),)
 
 
-def test_a_baseline_of_a_framework(train, tmp_path):
+def test_mmpretrain_classifier(train, tmp_path):
     model = ImageClassifier(
         backbone=Backbone(3, 4, 3),
         neck=dict(type=GlobalAveragePooling),
@@ -230,8 +232,8 @@ def test_a_baseline_of_a_framework(train, tmp_path):
     one['inputs'][2, 0, 1, 1] = NAN
     with pytest.raises(ValueError, match='The loss of iteration 1'):
         train([one], NonFiniteLossHook(), model=model)
-    told = json.loads((tmp_path / 'non_finite' / 'iter_1.json').read_text())['batches'][0]
-    assert [sample['finite'] for sample in told['samples']] == [True, True, False]
+    report = json.loads((tmp_path / 'non_finite' / 'iter_1.json').read_text())['batches'][0]
+    assert [sample['finite'] for sample in report['samples']] == [True, True, False]
     before = copy.deepcopy(model.state_dict())
     train([one], NonFiniteLossHook('skip'), model=model)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
@@ -241,7 +243,7 @@ def test_a_baseline_of_a_framework(train, tmp_path):
     ('where', 'bad'),
     [('layer.weight', math.inf), ('norm.running_var', NAN), ('norm.running_var', math.inf)],
 )
-def test_spoilt_weights_are_not_saved(train, where, bad):
+def test_non_finite_weights_are_not_saved(train, where, bad):
     hook, runner = NonFiniteLossHook(), train([])
     checkpoint = dict(meta=dict(iter=5), state_dict=runner.model.state_dict())
     hook.before_save_checkpoint(runner, checkpoint)
@@ -250,23 +252,23 @@ def test_spoilt_weights_are_not_saved(train, where, bad):
         hook.before_save_checkpoint(runner, checkpoint)
 
 
-def test_a_resumed_run_counts_on(training, tmp_path):
+def test_resumed_run_continues_counting_skips(training, tmp_path):
     class Poison(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             if runner.iter in (4, 5, 6, 9):
                 data_batch['inputs'][0] = NAN
 
     hooks = [dict(type=Poison), dict(type=NonFiniteLossHook, policy='skip')]
-    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-    runner = training.start(whole, hooks=hooks)
+    uninterrupted, resumed = tmp_path / 'uninterrupted', tmp_path / 'resumed'
+    runner = training.start(uninterrupted, hooks=hooks)
     assert runner.message_hub.get_info('skipped_batches') == 4
     assert all(value.isfinite().all() for value in runner.model.state_dict().values())
     with pytest.raises(training.Crash):
-        training.start(parts, ('train', 9, training.Crash), hooks=hooks)
-    training.start(parts, None, parts / 'epoch_2.pth', resume=True, hooks=hooks)
-    assert training.left(parts).keys() == training.left(whole).keys()
-    for name in training.left(whole):
-        ours, theirs = (training.content(folder / name) for folder in (parts, whole))
+        training.start(resumed, ('train', 9, training.Crash), hooks=hooks)
+    training.start(resumed, None, resumed / 'epoch_2.pth', resume=True, hooks=hooks)
+    assert training.left(resumed).keys() == training.left(uninterrupted).keys()
+    for name in training.left(uninterrupted):
+        ours, theirs = (training.content(folder / name) for folder in (resumed, uninterrupted))
         torch.testing.assert_close(ours['state_dict'], theirs['state_dict'], rtol=0, atol=0)
         assert ours['info'] == theirs['info']
 
@@ -274,17 +276,17 @@ def test_a_resumed_run_counts_on(training, tmp_path):
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (dict(policy='ignore'), "policy must be one of stop, skip; got 'ignore'"),
-        (dict(max_skips=-1), 'max_skips must be at least 0, got -1'),
+        (dict(policy='ignore'), "policy: expected one of stop, skip, got 'ignore'"),
+        (dict(max_skips=-1), 'max_skips: expected at least 0, got -1'),
     ],
 )
-def test_what_it_refuses(settings, message):
+def test_invalid_arguments_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         NonFiniteLossHook(**settings)
 
 
 def process(rank, folder):
-    """Only the second process has a bad batch, its second one."""
+    """Train; only the second batch of the second process is not finite."""
     torch.distributed.init_process_group(
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2,
         timeout=timedelta(seconds=300),
@@ -310,7 +312,7 @@ def process(rank, folder):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
-def test_all_processes_decide_alike(tmp_path, all_forked):
+def test_all_processes_take_the_same_decision(tmp_path, all_forked):
     all_forked((process, 0, tmp_path), (process, 1, tmp_path))
     skip, stop = (
         [torch.load(tmp_path / f'{policy}_{rank}.pt') for rank in (0, 1)]
@@ -321,6 +323,6 @@ def test_all_processes_decide_alike(tmp_path, all_forked):
     assert all(weight.isfinite().all() for weight in skip[0]['weights'])
     assert [one['iter'] for one in (*skip, *stop)] == [2, 2, 1, 1]
     assert all('The loss of iteration 2 is not finite' in one['error'] for one in stop)
-    told = json.loads((tmp_path / 'non_finite' / 'iter_2.json').read_text())['batches']
-    finite = [[sample['finite'] for sample in one['samples']] for one in told]
+    batches = json.loads((tmp_path / 'non_finite' / 'iter_2.json').read_text())['batches']
+    finite = [[sample['finite'] for sample in one['samples']] for one in batches]
     assert finite == [[True, True, True], [True, False, True]]

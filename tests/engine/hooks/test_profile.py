@@ -15,7 +15,7 @@ from mmkdml.engine.hooks.profile import part_table
 from mmkdml.profiling import part
 from mmkdml.registry import HOOKS
 
-PARTS = ['loader', 'preprocessing', 'forward', 'backward', 'optimiser', 'other']
+PARTS = ['loader', 'preprocessing', 'forward', 'backward', 'optimizer', 'other']
 
 
 class Net(BaseModel):
@@ -39,7 +39,7 @@ class Classroom(Net):
 
 
 class Steps(Hook):
-    """Notes the iteration in which the profiler is on."""
+    """Records the iterations in which the profiler is on."""
 
     def __init__(self):
         self.recorded = []
@@ -73,8 +73,8 @@ def run(folder, model, samples=12, wrapper=None, **settings):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """What is logged."""
+def logged(monkeypatch):
+    """(level, message) of all log lines."""
     messages = []
     for level in ('info', 'warning'):
         monkeypatch.setattr(
@@ -83,8 +83,8 @@ def told(monkeypatch):
     return messages
 
 
-def parts_told(told):
-    (message,) = [text for _, text in told if text.startswith('Where the time went')]
+def logged_parts(logged):
+    (message,) = [text for _, text in logged if text.startswith('Time of each part')]
     rows = [line.split('|')[1:-1] for line in message.splitlines()[4:-1]]
     return message, {row[0].strip(): [float(x.strip(' %')) for x in row[1:]] for row in rows}
 
@@ -93,24 +93,22 @@ def parts_told(told):
     ('model', 'names'),
     [(Net, PARTS), (Classroom, [*PARTS[:2], 'forward one', 'transfers', *PARTS[3:]])],
 )
-def test_the_parts_of_the_asked_iterations_are_told(tmp_path, told, model, names):
+def test_parts_of_the_chosen_iterations_are_logged(tmp_path, logged, model, names):
     runner, recorded = run(tmp_path, model(), iterations=3, skip=4)
-    assert recorded == [5, 6, 7]  # across the end of the first epoch
-    message, parts = parts_told(told)
-    assert message.startswith(
-        f'Where the time went in 3 iterations; the trace is {tmp_path}/trace.json'
-    )
+    assert recorded == [5, 6, 7]  # Across the end of the first epoch.
+    message, parts = logged_parts(logged)
+    assert f'in 3 iterations (trace: {tmp_path}/trace.json)' in message
     assert list(parts) == names
     assert sum(share for _, share in parts.values()) == pytest.approx(100, abs=0.4)
     assert all(share > 0 for _, share in parts.values())
-    assert runner.iter == 12  # the run went on
+    assert runner.iter == 12
     events = json.loads((tmp_path / 'trace.json').read_text())['traceEvents']
     counts = [sum(event.get('name') == f'part: {name}' for event in events) for name in names]
-    # The optimiser's step and its zero_grad are two; what is beside the parts has no name.
+    # step and zero_grad of the optimizer are two events; the rest has no events.
     assert counts[1:-1] == [3] * (len(names) - 3) + [6]
 
 
-def test_the_run_ends_as_without_it(tmp_path):
+def test_weights_are_the_same_as_without_profiling(tmp_path):
     weights = []
     for number in (1, 100):
         torch.manual_seed(0)
@@ -120,10 +118,10 @@ def test_the_run_ends_as_without_it(tmp_path):
     assert torch.equal(*weights)
 
 
-def test_nothing_of_it_stays(tmp_path):
+def test_methods_are_restored_after_profiling(tmp_path):
     model = Net()
     compiled = model.forward
-    model.forward = compiled  # of the object itself, as mmengine's compile leaves it
+    model.forward = compiled  # Set on the instance, as mmengine's compile does.
     runner, _ = run(tmp_path, model, iterations=2, skip=2)
     assert vars(model)['forward'] is compiled
     assert 'forward' not in vars(model.data_preprocessor)
@@ -131,7 +129,7 @@ def test_nothing_of_it_stays(tmp_path):
     assert not torch.autograd._profiler_enabled()
 
 
-def test_several_optimisers_are_one_part(tmp_path, told):
+def test_several_optimizers_are_one_part(tmp_path, logged):
     class Two(Net):
         def train_step(self, data, optim_wrapper):
             loss = self(self.data_preprocessor(data)['inputs'], 'loss')['loss']
@@ -141,26 +139,24 @@ def test_several_optimisers_are_one_part(tmp_path, told):
     model = Two()
     wrapper = OptimWrapperDict(layer=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
     run(tmp_path, model, wrapper=wrapper, iterations=1, skip=1)
-    assert list(parts_told(told)[1]) == PARTS
+    assert list(logged_parts(logged)[1]) == PARTS
 
 
-def test_a_shorter_run_tells_what_there_is(tmp_path, told):
+def test_shorter_run_logs_the_profiled_iterations(tmp_path, logged):
     _, recorded = run(tmp_path, Net(), samples=4, iterations=9, skip=2)
     assert recorded == [3, 4]
-    assert 'in 2 iterations' in parts_told(told)[0]
+    assert 'in 2 iterations' in logged_parts(logged)[0]
 
 
-def test_a_run_that_is_too_short_is_told(tmp_path, told):
+def test_run_without_profiled_iterations_warns(tmp_path, logged):
     run(tmp_path, Net(), samples=2, skip=2)
-    level, message = told[-1]
+    level, message = logged[-1]
     assert level == 'warning'
-    assert message == (
-        'Nothing was recorded: the run ended with iteration 2, and the first 2 are skipped'
-    )
+    assert 'the run ended after iteration 2, and the first 2 are skipped' in message
     assert not (tmp_path / 'trace.json').exists()
 
 
-def test_the_main_process_alone_is_recorded(tmp_path, monkeypatch, told):
+def test_only_the_main_process_is_profiled(tmp_path, monkeypatch, logged):
     monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda *_: 1)
     _, recorded = run(tmp_path, Net(), iterations=2, skip=1)
     assert recorded == []
@@ -168,13 +164,13 @@ def test_the_main_process_alone_is_recorded(tmp_path, monkeypatch, told):
 
 
 @pytest.mark.parametrize('settings', [dict(iterations=0), dict(skip=0)])
-def test_numbers_below_one_are_refused(settings):
+def test_arguments_below_one_raise(settings):
     expected = re.escape(', '.join(f'{k}={v}' for k, v in settings.items()))
-    with pytest.raises(ValueError, match=f'must be at least 1, got .*{expected}'):
+    with pytest.raises(ValueError, match=f'at least 1, got .*{expected}'):
         HOOKS.build(dict(type='ProfileHook', **settings))
 
 
-def test_the_table_by_hand():
+def test_part_table():
     rows = part_table(dict(loader=0.5, backward=1.0), seconds=2.0, iterations=4).splitlines()[3:-1]
     assert [[cell.strip() for cell in row.split('|')[1:-1]] for row in rows] == [
         ['loader', '125.0', '25.0%'],

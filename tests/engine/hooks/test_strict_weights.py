@@ -1,4 +1,4 @@
-"""Resuming takes all weights or none, also in EMAHook's average."""
+"""Resuming needs all weights, including those of EMAHook."""
 
 from types import SimpleNamespace
 
@@ -50,11 +50,11 @@ def stopped(request, training, tmp_path):
         (poison, r'finite.*[(; ](module.)?layer.weight: 4 NaN'),
     ],
 )
-def test_resuming_is_strict(training, stopped, change, message):
+def test_resume_with_misfitting_weights_raises(training, stopped, change, message):
     path, ema = stopped
     edit(path, change)
     for part in ('state_dict', 'ema_state_dict')[: 1 + ema]:
-        if part == 'ema_state_dict':  # then the weights themselves are intact
+        if part == 'ema_state_dict':  # With intact weights in state_dict.
             training.start(path.parent, ema=True, epochs=1)
             edit(path, change, part, 'module.')
         with pytest.raises(ValueError, match=rf'epoch_1.pth.*{message}'):
@@ -62,7 +62,7 @@ def test_resuming_is_strict(training, stopped, change, message):
         assert not (path.parent / 'epoch_2.pth').exists()
 
 
-def test_resuming_with_the_average_is_still_exact(training, undisturbed, tmp_path):
+def test_resume_with_ema_keeps_weights_and_average(training, undisturbed, tmp_path):
     settings = dict(ema=True, hooks=[])
     training.start(tmp_path, epochs=1, **settings)
     runner = training.start(tmp_path, None, tmp_path / 'epoch_1.pth', True, ema=True, hooks=[HOOK])
@@ -74,7 +74,7 @@ def test_resuming_with_the_average_is_still_exact(training, undisturbed, tmp_pat
 
 
 def loaded(checkpoint, resume, hooks=()):
-    """Checkpoint of a linear layer after the hook, and its warnings."""
+    """Return the weights of a checkpoint after the hook, and warnings."""
     warnings = []
     runner = SimpleNamespace(
         model=torch.nn.Linear(2, 1),
@@ -87,7 +87,7 @@ def loaded(checkpoint, resume, hooks=()):
     return checkpoint['state_dict'], warnings
 
 
-def test_without_ema_hook_the_trained_weights_go_on():
+def test_resume_without_ema_hook_uses_the_trained_weights():
     average, trained = torch.nn.Linear(2, 1).state_dict(), torch.nn.Linear(2, 1).state_dict()
     ema = {'steps': torch.tensor(3), **{f'module.{key}': one for key, one in trained.items()}}
     checkpoint = dict(state_dict=average, ema_state_dict=ema)
@@ -97,13 +97,13 @@ def test_without_ema_hook_the_trained_weights_go_on():
     assert without.keys() == trained.keys()
     assert all(without[key] is trained[key] for key in trained)
     assert 'x.pth was saved with EMAHook' in warnings[0]
-    assert loaded(dict(checkpoint), False) == (average, [])  # load_from starts from the average
+    assert loaded(dict(checkpoint), False) == (average, [])  # load_from uses the average.
 
 
-def test_what_a_training_starts_from_may_be_a_part():
+def test_load_from_accepts_partial_weights():
     weight = dict(weight=torch.zeros(1, 2))
     assert loaded(dict(state_dict=weight), False)[0] == weight
-    with pytest.raises(ValueError, match=r'x\.pth has nothing for Linear: .* got head\.a, head\.b'):
+    with pytest.raises(ValueError, match=r'x\.pth .* Linear: .* got head\.a, head\.b'):
         loaded(dict(state_dict={'head.a': weight, 'head.b': weight}), False)
     with pytest.raises(ValueError, match=r'x\.pth.*\(weight: 0 NaN and 2 infinite of 2'):
         loaded(dict(state_dict=dict(weight=torch.full((1, 2), torch.inf))), False)

@@ -5,7 +5,7 @@ from mmkdml.engine import WatchLoadersHook, workers
 
 
 @pytest.mark.parametrize('part', ['train', 'val', 'test'])
-def test_each_loop_has_a_watched_loader(part):
+def test_loader_of_each_loop_is_watched(part):
     class Runner:
         pass
 

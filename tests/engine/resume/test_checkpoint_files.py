@@ -5,7 +5,7 @@ from mmengine.fileio import get_file_backend
 from mmkdml.engine.resume.checkpoint_files import ATOMIC_FILES
 
 
-def test_files_go_when_asked_and_not_if_written_again(tmp_path):
+def test_old_files_are_removed_unless_kept_or_rewritten(tmp_path):
     backend = get_file_backend(tmp_path, backend_args=ATOMIC_FILES)
     old, again = tmp_path / 'sub' / 'old.pth', tmp_path / 'again.pth'
     backend.put(b'old', old)

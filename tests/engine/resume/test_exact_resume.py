@@ -1,4 +1,4 @@
-"""That resumed runs end as others is tested in test_loops.py, with this hook."""
+"""Identical results of resumed runs are tested in test_loops.py."""
 
 import signal
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ def stopped(training, folder, stop, **settings):
         training.start(folder, stop, **settings)
 
 
-def test_a_checkpoint_tells_where_it_was_saved(training, tmp_path):
+def test_checkpoint_records_the_position_in_the_epoch(training, tmp_path):
     stopped(training, tmp_path, ('train', 6, signal.SIGTERM))
     place = load_checkpoint_file(tmp_path / INTERRUPTED)['meta']['place']
     assert place == dict(done=2, batches=4, validated=True)
@@ -29,18 +29,18 @@ def test_a_checkpoint_tells_where_it_was_saved(training, tmp_path):
     assert place == dict(done=0, batches=4, validated=True)
 
 
-@pytest.mark.parametrize(('iteration', 'waits'), [(6, False), (7, True)])
-def test_gradients_that_wait_are_saved(training, tmp_path, iteration, waits):
+@pytest.mark.parametrize(('iteration', 'accumulated'), [(6, False), (7, True)])
+def test_accumulated_gradients_are_saved(training, tmp_path, iteration, accumulated):
     stopped(training, tmp_path, ('train', iteration, signal.SIGTERM), accumulate=3)
     checkpoint = load_checkpoint_file(tmp_path / INTERRUPTED)
-    assert ('gradients' in checkpoint) is waits
-    if waits:
+    assert ('gradients' in checkpoint) is accumulated
+    if accumulated:
         buffers = {'norm.running_mean', 'norm.running_var', 'norm.num_batches_tracked'}
         assert checkpoint['gradients'].keys() == checkpoint['state_dict'].keys() - buffers
         assert any(value.any() for value in checkpoint['gradients'].values())
 
 
-def test_a_checkpoint_of_mmengine_alone_begins_an_epoch(training, undisturbed, tmp_path):
+def test_checkpoint_without_position_resumes_at_the_epoch(training, undisturbed, tmp_path):
     stopped(training, tmp_path, ('val', 8, training.Crash))
     path = tmp_path / 'epoch_2.pth'
     checkpoint = torch.load(path, weights_only=False)
@@ -63,7 +63,7 @@ class OwnLoop(EpochBasedTrainLoop):
         (OwnLoop, OwnLoop, 'max_epochs'),
     ],
 )
-def test_the_loop_is_changed_with_its_settings(undisturbed, kind, becomes, end):
+def test_loop_is_replaced_with_its_settings(undisturbed, kind, becomes, end):
     loader = undisturbed()[0].train_dataloader
     inner = SimpleNamespace(visualizer=SimpleNamespace())
     loop = kind(inner, loader, val_begin=2, val_interval=3, dynamic_intervals=[(5, 1)], **{end: 7})
@@ -77,14 +77,14 @@ def test_the_loop_is_changed_with_its_settings(undisturbed, kind, becomes, end):
     assert changed.dataloader is loader
 
 
-def test_a_run_that_does_not_train_builds_no_loop():
+def test_run_without_training_builds_no_loop():
     settings = dict(type='EpochBasedTrainLoop', max_epochs=1)
     runner = SimpleNamespace(_train_loop=settings, seed=1)
     ExactResumeHook().before_run(runner)
     assert runner._train_loop is settings
 
 
-def test_a_hook_that_stops_a_run_early_goes_on_counting(tmp_path, training):
+def test_early_stopping_hook_continues_counting(tmp_path, training):
     """The first validation is the best one."""
     counts = []
     for folder, stop in (('undisturbed', None), ('resumed', ('train', 10, signal.SIGTERM))):

@@ -26,7 +26,7 @@ STOPS = [
 
 
 def stop_and_go(training, folder, stops, **settings):
-    """A run that is stopped again and again, each time with the checkpoints it has by then."""
+    """Stop a run at each of the stops, resuming from the newest checkpoint; then finish it."""
     for stop in stops:
         ending = SystemExit if isinstance(stop[2], int) else training.Crash
         newest = newest_checkpoint(folder)
@@ -38,16 +38,16 @@ def stop_and_go(training, folder, stops, **settings):
     return training.start(folder, None, newest, resume=newest is not None, **settings)
 
 
-def differences(ours, theirs, place=''):
-    """Where two nested contents differ."""
+def differences(ours, theirs, path=''):
+    """Differences of two nested contents."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         keys = ours.keys() | theirs.keys()
         return [
             found
             for key in keys
-            for found in differences(ours.get(key), theirs.get(key), f'{place}/{key}')
+            for found in differences(ours.get(key), theirs.get(key), f'{path}/{key}')
         ]
-    return [] if ours == theirs else [f'{place}: {ours} != {theirs}']
+    return [] if ours == theirs else [f'{path}: {ours} != {theirs}']
 
 
 def assert_same(training, undisturbed, folder, runner, **settings):
@@ -59,11 +59,11 @@ def assert_same(training, undisturbed, folder, runner, **settings):
 
 
 @pytest.mark.parametrize(('stage', 'iteration'), STOPS)
-@pytest.mark.parametrize('how', ['asked', 'killed'])
-def test_stopped_anywhere_a_run_ends_as_the_undisturbed_one(
+@pytest.mark.parametrize('how', ['signal', 'killed'])
+def test_run_stopped_anywhere_ends_identically(
     training, undisturbed, tmp_path, stage, iteration, how
 ):
-    how = signal.SIGTERM if how == 'asked' else training.Crash
+    how = signal.SIGTERM if how == 'signal' else training.Crash
     resumed = stop_and_go(training, tmp_path, [(stage, iteration, how)])
     assert_same(training, undisturbed, tmp_path, resumed)
 
@@ -81,7 +81,7 @@ def test_stopped_anywhere_a_run_ends_as_the_undisturbed_one(
     ],
     ids=str,
 )
-def test_stopped_often_too(training, undisturbed, tmp_path, settings):
+def test_run_stopped_often_ends_identically(training, undisturbed, tmp_path, settings):
     stops = [
         ('train', 2, signal.SIGTERM),
         ('train', 3, signal.SIGINT),
@@ -93,40 +93,41 @@ def test_stopped_often_too(training, undisturbed, tmp_path, settings):
     assert_same(training, undisturbed, tmp_path, resumed, **settings)
 
 
-def test_workers_and_their_number_do_not_matter(undisturbed):
-    alone, others = undisturbed()[1], undisturbed(workers=2)[1]
-    assert alone == others
+def test_number_of_workers_does_not_change_the_result(undisturbed):
+    assert undisturbed()[1] == undisturbed(workers=2)[1]
 
 
-def test_samples_differ_between_passes_and_places(undisturbed):
+def test_samples_differ_between_epochs_and_indices(undisturbed):
     drawn = torch.cat(undisturbed()[0].model.seen)
     assert len(drawn) == 3 * 7
     assert len(drawn[:, 1:].unique()) == 3 * 3 * 7
 
 
-def test_the_seed_decides(training, undisturbed, tmp_path):
+def test_result_depends_on_the_seed(training, undisturbed, tmp_path):
     same, other = (training.start(tmp_path / str(seed), seed=seed) for seed in (3, 4))
     expected = undisturbed()[0].model.layer.weight
     assert torch.equal(same.model.layer.weight, expected)
     assert not torch.equal(other.model.layer.weight, expected)
 
 
-def test_a_resumed_run_keeps_its_seed(training, undisturbed, tmp_path):
+def test_resumed_run_keeps_the_seed_of_the_checkpoint(training, undisturbed, tmp_path):
     with pytest.raises(SystemExit):
         training.start(tmp_path, ('train', 6, signal.SIGTERM))
     training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True, seed=99)
     assert training.left(tmp_path) == undisturbed()[1]
 
 
-def test_what_was_done_is_not_loaded_again(training, tmp_path):
+def test_finished_batches_are_not_loaded_again(training, tmp_path):
     with pytest.raises(SystemExit):
         training.start(tmp_path, ('train', 6, signal.SIGTERM))
     resumed = training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True)
-    assert len(resumed.train_dataloader.dataset.loaded) == 3 + 7  # of 7 in the second epoch, 4 were
+    assert (
+        len(resumed.train_dataloader.dataset.loaded) == 3 + 7
+    )  # 4 of the second epoch's 7 before.
     assert not (tmp_path / INTERRUPTED).exists()
 
 
-def test_weights_alone_are_no_place_to_go_on_from(training, tmp_path):
+def test_load_from_starts_at_the_first_iteration(training, tmp_path):
     with pytest.raises(SystemExit):
         training.start(tmp_path, ('train', 6, signal.SIGTERM))
     runner = training.start(tmp_path / 'new', None, tmp_path / INTERRUPTED, resume=False)
@@ -134,17 +135,17 @@ def test_weights_alone_are_no_place_to_go_on_from(training, tmp_path):
     assert len(runner.model.seen) == LAST
 
 
-def test_other_batches_are_said_and_begin_the_epoch_anew(training, tmp_path, monkeypatch):
+def test_changed_number_of_batches_warns_and_restarts_the_epoch(training, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         training.start(tmp_path, ('train', 6, signal.SIGTERM))
     path = tmp_path / INTERRUPTED
     checkpoint = torch.load(path, weights_only=False)
     checkpoint['meta']['place']['batches'] = 5
     torch.save(checkpoint, path)
-    said = []
-    monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda _, text: said.append(text))
+    logged = []
+    monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda _, text: logged.append(text))
     runner = training.start(tmp_path, None, path, resume=True)
-    assert any('had 5 batches, now it has 4: it is begun anew' in text for text in said)
+    assert any('expected 5 batches as before, got 4' in text for text in logged)
     assert runner.iter == 6 + 4 + 4
 
 
@@ -160,9 +161,7 @@ def test_other_batches_are_said_and_begin_the_epoch_anew(training, tmp_path, mon
         (2, 1, 2, 1),
     ],
 )
-def test_a_validation_is_made_up_for_if_it_was_due(
-    training, undisturbed, epoch, interval, begin, due
-):
+def test_due_validation_runs_once_on_resume(training, undisturbed, epoch, interval, begin, due):
     runner = undisturbed()[0]
     calls = []
     loop = ResumableTrainLoop(
@@ -180,14 +179,14 @@ def test_a_validation_is_made_up_for_if_it_was_due(
     assert len(calls) == due
 
 
-def test_a_signal_in_the_last_validation_is_followed_at_the_end(training, undisturbed, tmp_path):
+def test_signal_in_the_last_validation_exits_after_it(training, undisturbed, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         training.start(tmp_path, ('val', LAST, signal.SIGTERM))
     assert stopped.value.code == 143
     assert differences(training.left(tmp_path), undisturbed()[1]) == []
 
 
-def test_an_endless_epoch_over_a_sampler_that_ends(training, tmp_path):
+def test_iteration_loop_resumes_with_a_finite_sampler(training, tmp_path):
     def sampled(folder, stop=None, newest=None):
         return training.start(
             folder,
@@ -198,14 +197,15 @@ def test_an_endless_epoch_over_a_sampler_that_ends(training, tmp_path):
             sampler='DefaultSampler',
         )
 
-    sampled(tmp_path / 'whole')
+    uninterrupted, resumed = tmp_path / 'uninterrupted', tmp_path / 'resumed'
+    sampled(uninterrupted)
     with pytest.raises(SystemExit):
-        sampled(tmp_path / 'parts', ('train', 6, signal.SIGTERM))
-    sampled(tmp_path / 'parts', None, tmp_path / 'parts' / INTERRUPTED)
-    assert training.left(tmp_path / 'parts') == training.left(tmp_path / 'whole')
+        sampled(resumed, ('train', 6, signal.SIGTERM))
+    sampled(resumed, None, resumed / INTERRUPTED)
+    assert training.left(resumed) == training.left(uninterrupted)
 
 
-def test_without_the_hook_a_run_does_not_resume_exactly(training, tmp_path):
+def test_run_without_the_hook_does_not_resume_exactly(training, tmp_path):
     training.start(tmp_path, hook=False)
     expected = training.left(tmp_path)['epoch_3.pth']
     other = tmp_path / 'other'
@@ -216,18 +216,16 @@ def test_without_the_hook_a_run_does_not_resume_exactly(training, tmp_path):
 
 
 class BreakSample(Hook):
-    """A file that becomes unreadable."""
+    """Makes the samples unreadable before the seventh iteration, in the second epoch."""
 
     def after_train_iter(self, runner, *_, **__):
-        if runner.iter == 5:  # before the seventh iteration, which is of the second epoch
+        if runner.iter == 5:
             runner.train_dataloader.dataset.loaded = None
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_a_batch_that_cannot_be_loaded_costs_nothing_that_is_done(
-    training, undisturbed, tmp_path, by_epoch
-):
-    with pytest.raises(AttributeError):  # the data set's own error
+def test_failed_batch_saves_a_checkpoint_before(training, undisturbed, tmp_path, by_epoch):
+    with pytest.raises(AttributeError):  # Error of the data set.
         training.start(tmp_path, hooks=[dict(type=BreakSample)], by_epoch=by_epoch)
     checkpoint = load_checkpoint_file(tmp_path / INTERRUPTED)
     assert checkpoint['meta']['iter'] == 6
@@ -235,7 +233,7 @@ def test_a_batch_that_cannot_be_loaded_costs_nothing_that_is_done(
     assert_same(training, undisturbed, tmp_path, resumed, by_epoch=by_epoch)
 
 
-def test_of_several_processes_none_saves_alone(training, tmp_path, monkeypatch):
+def test_failed_batch_of_several_processes_saves_no_checkpoint(training, tmp_path, monkeypatch):
     monkeypatch.setattr('mmkdml.engine.resume.loops.is_distributed', lambda: True)
     with pytest.raises(AttributeError):
         training.start(tmp_path, hooks=[dict(type=BreakSample)])
@@ -244,11 +242,11 @@ def test_of_several_processes_none_saves_alone(training, tmp_path, monkeypatch):
 
 class KillWorker(Hook):
     def after_train_iter(self, runner, *_, **__):
-        if runner.iter == 4:  # the first of its epoch, in which there is more to load
+        if runner.iter == 4:  # First of the epoch: later batches still need the worker.
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
 
-def test_a_killed_worker_is_told_between_steps(training, undisturbed, tmp_path):
+def test_killed_worker_raises_between_steps(training, undisturbed, tmp_path):
     with pytest.raises(
         RuntimeError, match=r'DataLoader worker (\(pid.*\) exited unexpectedly|was lost)'
     ):
@@ -259,26 +257,17 @@ def test_a_killed_worker_is_told_between_steps(training, undisturbed, tmp_path):
 
 
 class StallSamples(Hook):
-    """From the second epoch on, nothing can be loaded; and the run is asked to stop."""
+    """From the second epoch on, loading requests a stop and hangs."""
 
     def __init__(self, part):
         self.part = part
 
     def after_train_iter(self, runner, *_, **__):
-        if runner.iter == 3:  # before workers start for the next epoch
+        if runner.iter == 3:  # Before workers start for the next epoch.
             loader = getattr(runner, f'{self.part}_dataloader')
             loader.dataset.stalled = os.getpid()
 
 
-@pytest.fixture
-def _late_signals():
-    """Each of several workers sends a signal, of which the last may come after the run's end."""
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.usefixtures('_late_signals')
 @pytest.mark.parametrize(
     'settings',
     [
@@ -289,12 +278,12 @@ def _late_signals():
     ],
     ids=str,
 )
-def test_a_run_that_waits_for_a_batch_stops_at_the_first_signal(
+def test_run_waiting_for_a_batch_stops_at_a_signal(
     training, undisturbed, tmp_path, settings, monkeypatch
 ):
     monkeypatch.setattr(workers, '_STUCK_SECONDS', 0.0)
     monkeypatch.setattr(signals, 'PATIENCE_SECONDS', 0.0)
-    # Workers that persist have their own copy of the training data: it must stall elsewhere.
+    # Persistent workers have their own copy of the training data.
     part = 'val' if settings.get('persistent') else 'train'
     with pytest.raises(SystemExit) as stopped:
         training.start(tmp_path, hooks=[dict(type=StallSamples, part=part)], **settings)
@@ -304,10 +293,7 @@ def test_a_run_that_waits_for_a_batch_stops_at_the_first_signal(
     assert_same(training, undisturbed, tmp_path, resumed, **settings)
 
 
-@pytest.mark.usefixtures('_late_signals')
-def test_a_validation_that_waits_for_a_batch_is_made_up_for(
-    training, undisturbed, tmp_path, monkeypatch
-):
+def test_interrupted_validation_is_repeated_on_resume(training, undisturbed, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, '_STUCK_SECONDS', 0.0)
     monkeypatch.setattr(signals, 'PATIENCE_SECONDS', 0.0)
     settings = dict(workers=2, ema=True)
@@ -321,7 +307,6 @@ def test_a_validation_that_waits_for_a_batch_is_made_up_for(
 
 
 @pytest.mark.parametrize('loop', [ResumableTrainLoop, ResumableIterTrainLoop])
-def test_no_look_at_all_is_refused(loop):
-    message = 'augmentations_per_image must be at least 1, or None for a new one each time; got 0'
-    with pytest.raises(ValueError, match=message):
+def test_zero_augmentations_raise(loop):
+    with pytest.raises(ValueError, match='augmentations_per_image: expected at least 1.*got 0'):
         loop(None, None, augmentations_per_image=0)

@@ -3,7 +3,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import time
 
 import pytest
 
@@ -11,38 +10,39 @@ from mmkdml.engine.resume import run_lock
 from mmkdml.engine.resume.run_lock import LOCK, holds_lock, lock_folder, unlock_folder
 
 
-def hold(folder, ready):
-    """Like a training with a data loader worker, which is forked and outlives it for a while."""
+def hold(folder, ready, end, other_end):
+    """Lock like a training whose forked data loader worker outlives it."""
+    os.close(other_end)
     lock_folder(folder)
     if os.fork() == 0:
-        handle, _ = run_lock._held[folder.resolve()]
-        os.closerange(0, handle)  # else the test would wait for it
-        os.closerange(handle + 1, 1024)
-        time.sleep(10)
+        os.read(end, 1)  # Until the test closes the other end.
         os._exit(0)
     ready.set()
-    time.sleep(600)
+    signal.pause()
 
 
 @pytest.fixture
 def holder(forked, tmp_path):
     ready = multiprocessing.get_context('fork').Event()
-    (process,) = forked((hold, tmp_path, ready))
+    end, other_end = os.pipe()
+    (process,) = forked((hold, tmp_path, ready, end, other_end))
     assert ready.wait(300)
     yield process
     process.kill()
+    os.close(other_end)
+    os.close(end)
 
 
-def test_two_processes_do_not_train_in_one_folder(holder, tmp_path):
-    with pytest.raises(ValueError, match=f'{tmp_path} is in use') as refused:
+def test_folder_locked_by_another_process_raises(holder, tmp_path):
+    name = f'process {holder.pid} on {socket.gethostname()}'
+    with pytest.raises(ValueError, match=f'{tmp_path} is in use by {name}'):
         lock_folder(tmp_path)
-    assert f'process {holder.pid} on {socket.gethostname()}' in str(refused.value)
     assert not holds_lock(tmp_path)
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
-def test_the_lock_ends_with_its_process(holder, tmp_path, number):
-    """Also while forked workers of it live, and the file still names it."""
+def test_lock_ends_with_its_process(holder, tmp_path, number):
+    """Even while its forked workers are alive and the file still names it."""
     os.kill(holder.pid, number)
     holder.join(300)
     assert json.loads((tmp_path / LOCK).read_text())['process'] == holder.pid
@@ -51,7 +51,7 @@ def test_the_lock_ends_with_its_process(holder, tmp_path, number):
     unlock_folder(tmp_path)
 
 
-def test_an_outdated_name_is_not_told(holder, tmp_path, monkeypatch):
+def test_outdated_or_invalid_holder_is_not_named(holder, tmp_path, monkeypatch):
     monkeypatch.setattr(run_lock, '_READ_SECONDS', 0)
     content = json.loads((tmp_path / LOCK).read_text())
     ended = multiprocessing.get_context('fork').Process(target=int)
@@ -59,12 +59,12 @@ def test_an_outdated_name_is_not_told(holder, tmp_path, monkeypatch):
     ended.join()
     for text in (json.dumps(dict(content, process=ended.pid)), '', '[]', '{"host": 1}'):
         (tmp_path / LOCK).write_text(text)
-        with pytest.raises(ValueError, match='another process trains there'):
+        with pytest.raises(ValueError, match='in use by another process'):
             lock_folder(tmp_path)
 
 
-def test_a_folder_is_locked_until_it_is_unlocked(tmp_path, all_forked):
-    def refused():
+def test_folder_is_locked_until_unlocked(tmp_path, all_forked):
+    def locked():
         with pytest.raises(ValueError, match=f'process {os.getppid()} '):
             lock_folder(tmp_path)
         assert not holds_lock(tmp_path)
@@ -75,14 +75,14 @@ def test_a_folder_is_locked_until_it_is_unlocked(tmp_path, all_forked):
     link = tmp_path.parent / 'link'
     link.symlink_to(tmp_path)
     lock_folder(tmp_path)
-    lock_folder(link)  # once more, under another name
-    all_forked((refused,))
+    lock_folder(link)  # The same folder again.
+    all_forked((locked,))
     unlock_folder(tmp_path)
     unlock_folder(tmp_path)
     all_forked((free,))
 
 
-def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+def test_file_system_without_locks_warns(tmp_path, monkeypatch):
     def lockf(*_):
         raise OSError(37, 'No locks available')
 
@@ -93,7 +93,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('kind', ['fifo', 'link', 'folder'])
-def test_a_lock_is_a_regular_file(tmp_path, kind):
+def test_irregular_lock_file_raises(tmp_path, kind):
     path, elsewhere = tmp_path / LOCK, tmp_path / 'mine'
     elsewhere.write_text('mine')
     dict(

@@ -16,7 +16,7 @@ from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
 
 @pytest.fixture
 def written(monkeypatch):
-    """(name of a file, the checkpoints beside it) at each time that one takes its place."""
+    """(name of a file, other checkpoints in its folder) whenever a file is moved into place."""
     found = []
     replace = os.replace
 
@@ -29,7 +29,7 @@ def written(monkeypatch):
     return found
 
 
-def test_the_old_one_goes_after_the_new_one_is_there(training, tmp_path, written):
+def test_old_checkpoint_is_removed_after_the_new_one_is_written(training, tmp_path, written):
     training.start(tmp_path, max_keep_ckpts=1, save_best=None)
     assert written == [
         ('epoch_1.pth', set()),
@@ -39,20 +39,20 @@ def test_the_old_one_goes_after_the_new_one_is_there(training, tmp_path, written
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
 
 
-def test_the_best_one_too(training, tmp_path, written):
+def test_old_best_checkpoint_is_removed_after_the_new_one_is_written(training, tmp_path, written):
     training.start(tmp_path, max_keep_ckpts=1)
-    for name, beside in written:
+    for name, others in written:
         if name.startswith('best') and name != 'best_score_epoch_1.pth':
-            assert any(other.startswith('best') for other in beside)
+            assert any(other.startswith('best') for other in others)
     assert sum(name.startswith('best') for name, _ in written) > 1
     assert len([*tmp_path.glob('best_*')]) == 1
 
 
-# An epoch's checkpoint, the best one and the epoch's again, each synced with its folder.
+# Calls for an epoch's checkpoint, the best one, and the epoch's again; each also syncs its folder.
 @pytest.mark.parametrize(
     ('call', 'first'), [('fsync', 3), ('fsync', 7), ('replace', 2), ('replace', 4)]
 )
-def test_a_full_disk_leaves_the_one_before(
+def test_full_disk_keeps_the_previous_checkpoint(
     training, undisturbed, tmp_path, monkeypatch, call, first
 ):
     count = iter(range(1, 100))
@@ -77,8 +77,8 @@ def test_a_full_disk_leaves_the_one_before(
 
 
 @pytest.mark.parametrize('locked', [True, False])
-def test_what_a_killed_process_left_half_written_is_cleared_away(training, tmp_path, locked):
-    """Only in a folder that is locked, where no other process can be writing it."""
+def test_partial_files_are_removed_in_a_locked_folder(training, tmp_path, locked):
+    """Only if the folder is locked, because another process may be writing them otherwise."""
     (tmp_path / '.epoch_2.pth.123.part').write_bytes(b'half')
     (tmp_path / '.mine').write_bytes(b'')
     if locked:
@@ -89,7 +89,7 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(training, tmp_p
     assert (tmp_path / '.mine').exists()
 
 
-def test_a_link_is_not_followed(training, tmp_path):
+def test_links_are_replaced_and_not_followed(training, tmp_path):
     mine = tmp_path / 'mine'
     mine.write_text('mine')
     for name in ('last_checkpoint', 'epoch_1.pth', 'interrupted.pth'):
@@ -101,14 +101,14 @@ def test_a_link_is_not_followed(training, tmp_path):
     assert not (tmp_path / 'epoch_1.pth').is_symlink()
 
 
-def test_a_folder_in_the_place_of_an_interrupted_checkpoint_is_left(training, tmp_path):
+def test_folder_named_interrupted_pth_is_kept(training, tmp_path):
     (tmp_path / 'interrupted.pth').mkdir()
     training.start(tmp_path)
     assert (tmp_path / 'interrupted.pth').is_dir()
 
 
 @pytest.mark.parametrize('save_best', ['score', ['score', 'other']])
-def test_a_copy_leaves_the_original_alone(training, tmp_path, save_best, monkeypatch):
+def test_run_in_a_copied_folder_keeps_the_original_best(training, tmp_path, save_best, monkeypatch):
     monkeypatch.setattr(
         'mmengine.evaluator.Evaluator.evaluate',
         lambda self, size: dict(score=next(scores), other=next(scores)),
@@ -147,7 +147,7 @@ class AddToCheckpoint(Hook):
         checkpoint['mine'] = self.value
 
 
-def test_numpy_numbers_become_plain_ones(training, tmp_path, monkeypatch):
+def test_numpy_scalars_are_converted(training, tmp_path, monkeypatch):
     monkeypatch.setattr(
         'mmengine.evaluator.Evaluator.evaluate', lambda self, size: NumPyScore().evaluate(size)
     )
@@ -162,7 +162,7 @@ def test_numpy_numbers_become_plain_ones(training, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('how', ['epoch', 'interrupted'])
-def test_a_checkpoint_that_cannot_be_read_ends_the_run_at_once(training, tmp_path, how):
+def test_unreadable_first_checkpoint_raises(training, tmp_path, how):
     hooks = [dict(type=AddToCheckpoint, value=Path('a'))]
     stop = ('train', 2, signal.SIGTERM) if how == 'interrupted' else None
     with pytest.raises(ValueError, match=rf'{how}\S*\.pth is not a valid checkpoint: .*PosixPath'):
@@ -171,7 +171,7 @@ def test_a_checkpoint_that_cannot_be_read_ends_the_run_at_once(training, tmp_pat
     assert names == ['epoch_1.pth' if how == 'epoch' else INTERRUPTED]
 
 
-def test_only_the_first_one_of_a_run_is_read_back(training, tmp_path, monkeypatch):
+def test_only_the_first_checkpoint_of_a_run_is_verified(training, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr('mmkdml.engine.resume.checkpoint_files.read_checkpoint', read.append)
     training.start(tmp_path / 'a')
@@ -182,10 +182,8 @@ def test_only_the_first_one_of_a_run_is_read_back(training, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize('rule', ['greater', 'less'])
-def test_the_folder_of_a_run_is_its_best_checkpoint_whatever_the_times(
-    training, tmp_path, monkeypatch, rule
-):
-    """Both best checkpoints are there if a run is killed between writing and removing."""
+def test_best_checkpoint_is_chosen_by_score_not_by_time(training, tmp_path, monkeypatch, rule):
+    """There are two best checkpoints if a run is killed between writing and removing."""
     scores = iter([0.5, 0.4, 0.6] if rule == 'greater' else [0.5, 0.6, 0.4])
     monkeypatch.setattr(
         'mmengine.evaluator.Evaluator.evaluate', lambda self, size: dict(score=next(scores))

@@ -1,4 +1,4 @@
-"""What a checkpoint of numbers and texts orders mmengine to do, and what is left of it."""
+"""mmengine executes code and deletes files named in a checkpoint; the hook prevents it."""
 
 import uuid
 from collections import OrderedDict
@@ -31,7 +31,7 @@ class Net(BaseModel):
 
 @METRICS.register_module()
 class RisingScore(BaseMetric):
-    """Each validation is the best so far."""
+    """A score that is higher in each validation."""
 
     def process(self, data_batch, data_samples):
         self.results.append(0)
@@ -72,7 +72,7 @@ def train(folder, epochs, hook=False, resume=False):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """(run, folder that code would make, folder that would be deleted)."""
+    """(run, folder that code would create, folder that would be deleted)."""
     run, made, precious = (tmp_path / name for name in ('run', 'made', 'precious'))
     train(run, 1)
     precious.mkdir()
@@ -80,18 +80,18 @@ def hostile(tmp_path):
     checkpoint['meta']['config'] = f'import os\nos.mkdir({str(made)!r})\n'
     checkpoint['message_hub']['runtime_info']['best_ckpt'] = str(precious)
     torch.save(checkpoint, run / 'epoch_1.pth')
-    load_checkpoint_file(run / 'epoch_1.pth')  # weights, numbers and texts alone
+    load_checkpoint_file(run / 'epoch_1.pth')  # Has no pickled code.
     return run, made, precious
 
 
-def test_mmengine_does_as_it_is_told(hostile):
+def test_mmengine_alone_executes_and_deletes(hostile):
     run, made, precious = hostile
     train(run, 2, resume=True)
     assert made.exists()
     assert not precious.exists()
 
 
-def test_and_with_the_hook_it_does_not(hostile):
+def test_hook_prevents_execution_and_deletion(hostile):
     run, made, precious = hostile
     train(run, 2, hook=True, resume=True)
     assert not made.exists()
@@ -102,7 +102,7 @@ def test_and_with_the_hook_it_does_not(hostile):
     ]  # fmt: skip
 
 
-def test_the_run_s_own_best_is_still_replaced(tmp_path):
+def test_best_checkpoint_of_the_run_is_still_replaced(tmp_path):
     train(tmp_path / 'run', 1)
     train(tmp_path / 'run', 2, hook=True, resume=True)
     assert [path.name for path in (tmp_path / 'run').glob('best_*')] == ['best_score_epoch_2.pth']
@@ -128,7 +128,7 @@ def edited(checkpoint, work_dir):
         (3, False),
     ],
 )
-def test_which_best_may_be_replaced(tmp_path, monkeypatch, path, is_kept):
+def test_only_best_checkpoints_in_the_run_folder_are_kept(tmp_path, monkeypatch, path, is_kept):
     monkeypatch.chdir(tmp_path)
     info = {'best_ckpt': path, 'best_ckpt_IoU': path, 'best_score': 7.0, 'iter': 3}
     hub = dict(log_scalars={}, runtime_info=info)
@@ -137,19 +137,19 @@ def test_which_best_may_be_replaced(tmp_path, monkeypatch, path, is_kept):
     assert left['runtime_info'] == (info if is_kept else {'best_score': 7.0, 'iter': 3})
 
 
-def test_methods_of_its_own_change_nothing():
+def test_overridden_methods_are_ignored():
     meta = OrderedDict(config='raise SystemExit', epoch=3)
-    meta.pop = slice  # as a pickle may say, and weights_only allows
+    meta.pop = slice  # weights_only allows a pickle to do this.
     meta.keys = meta.items = OrderedDict
     assert edited(dict(meta=meta), '.') == dict(meta=dict(epoch=3))
 
 
 @pytest.mark.parametrize('odd', [None, 'config', ['config'], torch.zeros(2)])
-def test_other_kinds_of_meta_are_none(odd):
+def test_invalid_meta_becomes_empty(odd):
     assert edited(dict(meta=odd, weight=1), '.') == dict(meta={}, weight=1)
     assert edited(dict(message_hub=odd), '.') == dict(message_hub=dict(runtime_info={}))
 
 
-def test_weights_alone_stay_as_they_are():
+def test_plain_weights_are_not_changed():
     weights = dict(weight=torch.zeros(2))
     assert edited(dict(weights), '.') == weights

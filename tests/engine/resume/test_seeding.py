@@ -9,22 +9,22 @@ from torch.utils.data import DataLoader
 from mmkdml.engine.resume.seeding import SeededBatches, seed_all
 
 
-def drawn(*place):
-    seed_all(*place)
+def drawn(*seed_and_key):
+    seed_all(*seed_and_key)
     return random.random(), np.random.rand(), torch.rand(()).item()
 
 
-def test_a_place_has_its_own_stream():
-    # Zeros behind are places of their own, and so is the order.
-    places = [(0,), (0, 0), (0, 1), (1, 0), (1,), (0, 1, 0), (0, 0, 1), (0, 2**40, 1), (5, 0, 1)]
-    streams = [drawn(*place) for place in places]
-    assert [drawn(*place) for place in places] == streams
+def test_spawn_keys_give_independent_streams():
+    # Trailing zeros and the order matter.
+    keys = [(0,), (0, 0), (0, 1), (1, 0), (1,), (0, 1, 0), (0, 0, 1), (0, 2**40, 1), (5, 0, 1)]
+    streams = [drawn(*key) for key in keys]
+    assert [drawn(*key) for key in keys] == streams
     for one, other in itertools.combinations(streams, 2):
         assert not {*one} & {*other}
-    assert len({*itertools.chain(*streams)}) == 3 * len(places)
+    assert len({*itertools.chain(*streams)}) == 3 * len(keys)
 
 
-def test_a_negative_seed_is_refused():
+def test_negative_seed_raises():
     with pytest.raises(ValueError, match='non-negative'):
         seed_all(-1, 0)
 
@@ -37,7 +37,7 @@ class Rolls:
         return torch.tensor([index, random.randrange(2**30), np.random.randint(2**30)])
 
 
-def test_batches_depend_on_their_iteration_and_index_alone():
+def test_samples_depend_only_on_iteration_and_index():
     loader = DataLoader(Rolls(), batch_size=2)
     dataset, batch_sampler = loader.dataset, loader.batch_sampler
     batches = SeededBatches(loader, 7)
@@ -49,26 +49,25 @@ def test_batches_depend_on_their_iteration_and_index_alone():
     later, other = [*batches.start(13, 0)], [*SeededBatches(loader, 8).start(10, 0)]
     rolls = torch.cat([*first, *later, *other])[:, 1:].flatten().tolist()
     assert len({*rolls}) == len(rolls)
-    # One sample more in a batch: the others stay as they are.
+    # Another batch size does not change the samples of an iteration.
     wide = [*SeededBatches(DataLoader(Rolls(), batch_size=3), 7).start(10, 0)]
     assert torch.equal(wide[0][:2], first[0])
-    # The loader is as it was.
     assert (loader.dataset, loader.batch_sampler) == (dataset, batch_sampler)
     assert loader.worker_init_fn is None
 
 
-def test_a_few_looks_come_in_turn():
+def test_augmentations_alternate_between_epochs():
     loader = DataLoader(Rolls(), batch_size=2, shuffle=True)
     batches = SeededBatches(loader, 7, augmentations_per_image=2)
 
-    def looks(iteration, done=0):
-        rows = torch.cat([*batches.start(iteration, done)]).tolist()
+    def augmented(iteration, skip=0):
+        rows = torch.cat([*batches.start(iteration, skip)]).tolist()
         return {index: tuple(rolls) for index, *rolls in rows}
 
-    first, second, third = looks(0), looks(3), looks(6)  # epochs of 3 batches, each in its order
+    first, second, third = (augmented(epoch * 3) for epoch in range(3))  # Each in its own order.
     assert first == third
     assert not {*first.values()} & {*second.values()}
-    rest = looks(3, done=2)
+    rest = augmented(3, skip=2)
     assert len(rest) == 1
     assert rest.items() <= second.items()
     one = SeededBatches(loader, 7, augmentations_per_image=1)

@@ -14,17 +14,17 @@ from mmkdml.engine.resume.signals import (
 )
 
 
-def test_the_first_signal_is_noted(monkeypatch):
+def test_first_signal_is_recorded(monkeypatch):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopSignals() as signals:
-        assert signals.asked() == 0
+        assert signals.requested() == 0
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)  # its echo
-        assert signals.asked() == signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)  # Its echo.
+        assert signals.requested() == signal.SIGTERM
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_a_second_one_is_followed_at_once(monkeypatch):
+def test_second_signal_takes_effect_immediately(monkeypatch):
     monkeypatch.setattr(signals, 'ECHO_SECONDS', -1.0)
     with StopSignals():
         signal.raise_signal(signal.SIGINT)
@@ -32,21 +32,21 @@ def test_a_second_one_is_followed_at_once(monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_what_is_ignored_stays_ignored():
+def test_ignored_signal_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with StopSignals() as signals:
         signal.raise_signal(signal.SIGINT)
-        assert signals.asked() == 0
+        assert signals.requested() == 0
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_in_another_thread_there_is_nothing_to_hear():
+def test_other_threads_record_no_signals():
     before, found = signal.getsignal(signal.SIGTERM), []
 
     def work():
         with StopSignals() as signals:
-            found.append((signals.asked(), signal.getsignal(signal.SIGTERM)))
+            found.append((signals.requested(), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -54,23 +54,23 @@ def test_in_another_thread_there_is_nothing_to_hear():
     assert found == [(0, before)]
 
 
-def test_what_one_process_got_all_follow(monkeypatch):
-    def others_say(tensor, how):
+def test_signal_of_one_process_is_returned_in_all(monkeypatch):
+    def reduce(tensor, how):
         assert how == 'max'
         tensor.fill_(max(int(tensor), signal.SIGTERM))
 
     monkeypatch.setattr(signals, 'is_distributed', lambda: True)
-    monkeypatch.setattr(signals, 'all_reduce', others_say)
-    assert StopSignals().asked() == signal.SIGTERM
+    monkeypatch.setattr(signals, 'all_reduce', reduce)
+    assert StopSignals().requested() == signal.SIGTERM
 
 
-def ask(process, number):
-    """Sends a signal from a process that is not the receiver's parent."""
+def send(number, process):
+    """Send a signal from a process that is not the receiver's parent."""
     subprocess.run(['kill', f'-{number}', str(process)], check=True)
 
 
-@pytest.mark.skipif(not hasattr(signal, 'sigwaitinfo'), reason='no sender can be told here')
-def test_workers_outlive_all_but_their_parent():
+@pytest.mark.skipif(not hasattr(signal, 'sigwaitinfo'), reason='needs sigwaitinfo')
+def test_workers_end_only_at_signals_of_their_parent():
     started = []
     loader = DataLoader(range(40), num_workers=1, worker_init_fn=started.append)
     shield_workers(loader)
@@ -78,7 +78,7 @@ def test_workers_outlive_all_but_their_parent():
     next(batches)
     (worker,) = batches._workers
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-        ask(worker.pid, number)
+        send(number, worker.pid)
     assert [batch.item() for batch in batches] == [*range(1, 40)]
     batches = iter(loader)
     next(batches)
@@ -90,15 +90,15 @@ def test_workers_outlive_all_but_their_parent():
 
 @pytest.fixture
 def on_child():
-    """What is done when a process that this one started ends."""
+    """Get the current handler of SIGCHLD; restore it after the test."""
     before = signal.getsignal(signal.SIGCHLD)
     yield lambda: signal.getsignal(signal.SIGCHLD)
     signal.signal(signal.SIGCHLD, before)
 
 
-def test_a_dead_worker_disturbs_no_step(on_child):
+def test_only_pytorchs_sigchld_handler_is_disabled(on_child):
     def own(*_):
-        """Of a program that uses this package."""
+        """Handler of a program that uses this package."""
 
     def pytorchs(*_):
         raise RuntimeError('DataLoader worker is killed')
@@ -110,7 +110,7 @@ def test_a_dead_worker_disturbs_no_step(on_child):
         assert on_child() == left
 
 
-def test_in_another_thread_it_is_left(on_child):
+def test_sigchld_handler_is_kept_in_other_threads(on_child):
     signal.signal(signal.SIGCHLD, handler := lambda *_: None)
     handler.__module__ = 'torch.x'
     thread = threading.Thread(target=disable_sigchld_handler)
@@ -119,21 +119,21 @@ def test_in_another_thread_it_is_left(on_child):
     assert on_child() is handler
 
 
-def test_a_signal_interrupts_what_waits_for_a_batch():
+def test_signal_raises_in_interruptible_blocks():
     with StopSignals() as signals:
         with signals.interruptible():
             pass
-        signal.raise_signal(signal.SIGTERM)  # between batches: only noted
+        signal.raise_signal(signal.SIGTERM)  # Outside of a block, it is only recorded.
         with pytest.raises(StopRequested), signals.interruptible():
             raise AssertionError('the next batch must not be waited for')
     with StopSignals() as signals:
         with pytest.raises(StopRequested), signals.interruptible():
             signal.raise_signal(signal.SIGINT)
-        assert signals.asked() == signal.SIGINT
+        assert signals.requested() == signal.SIGINT
 
 
-def test_a_wait_is_overdue_some_time_after_the_signal(monkeypatch):
-    signals.raise_if_overdue()  # nobody listens for signals
+def test_wait_is_overdue_some_time_after_the_signal(monkeypatch):
+    signals.raise_if_overdue()  # Without StopSignals.
     with StopSignals():
         monkeypatch.setattr(signals, 'PATIENCE_SECONDS', -1.0)
         signals.raise_if_overdue()

@@ -26,7 +26,7 @@ def runner(tmp_path):
     )
 
 
-def test_the_diagrams_of_a_test_are_written_and_drawn(runner, tmp_path):
+def test_table_and_diagrams_are_written(runner, tmp_path):
     sample = DataSample().set_pred_score(torch.tensor([0.3, 0.7])).set_pred_label(1)
     runner.test_evaluator.process([sample.set_gt_label(0)])
     runner.test_evaluator.evaluate(1)
@@ -38,7 +38,7 @@ def test_the_diagrams_of_a_test_are_written_and_drawn(runner, tmp_path):
 
 
 @pytest.mark.parametrize('metrics', [[Diversity()], [Calibration()]])
-def test_nothing_is_written_without_the_metric_or_its_samples(runner, tmp_path, metrics):
+def test_no_files_without_the_metric_or_samples(runner, tmp_path, metrics):
     runner.test_evaluator = Evaluator(metrics)
     ReliabilityHook().after_test_epoch(runner)
     assert not (tmp_path / 'run').exists()

@@ -43,9 +43,9 @@ class PanelHook(Hook):
 
     def __init__(self, out_dir: str = 'panels', num: int = 8) -> None:
         if type(num) is not int or num < 1:
-            raise ValueError(f'num must be at least 1, but got {num!r}; expected a whole number')
+            raise ValueError(f'Invalid num: expected an int of at least 1, got {num!r}')
         if not isinstance(out_dir, str | Path):
-            raise ValueError(f'out_dir must be the name of a folder, but got {out_dir!r}')
+            raise ValueError(f'Invalid out_dir: expected the path of a folder, got {out_dir!r}')
         self.out_dir = out_dir
         self.num = num
         self._reset()
@@ -73,9 +73,9 @@ class PanelHook(Hook):
                 continue
             if 'img_path' not in sample:
                 raise ValueError(
-                    "PanelHook reads the image from the metainfo 'img_path', but the sample has "
-                    f"{sorted(sample.metainfo_keys())}: add it to meta_keys of the pipeline's "
-                    'Pack transform'
+                    "Invalid data sample for PanelHook: expected the metainfo 'img_path', got "
+                    f"{sorted(sample.metainfo_keys())}. Add it to meta_keys of the pipeline's Pack "
+                    'transform'
                 )
             # The number of samples is unknown: keep every stride-th, and half of them when full.
             if self._seen % self._stride == 0:
@@ -101,7 +101,7 @@ class PanelHook(Hook):
             panels.append(Panel(image, masks, name))
         sheet = own_file(runner.work_dir, self.out_dir, 'panels.png')
         draw_sheet(panels, sheet)
-        runner.logger.info(f'{len(panels)} panels drawn in {sheet.parent}')
+        runner.logger.info(f'Saved {len(panels)} panels in {sheet.parent}')
         self._reset()
 
 

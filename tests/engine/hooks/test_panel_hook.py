@@ -14,7 +14,7 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
 from mmkdml.engine import PanelHook
-from mmkdml.engine.hooks import panels as module
+from mmkdml.engine.hooks import panel_hook as module
 from mmkdml.registry import HOOKS
 
 
@@ -25,7 +25,7 @@ def runner(tmp_path):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The rows of the contact sheet, drawn as ever."""
+    """Rows of each drawn contact sheet."""
     sheets = []
     original = module.draw_sheet
     monkeypatch.setattr(
@@ -49,7 +49,7 @@ def sample(path, foreground=True, members=('student_2', 'teacher', 'student_1'))
 
 
 def images(folder, count):
-    """Images of 16x12, whose red channel is their number; masks are 8x8."""
+    """Write images of 16x12 with their number as red channel; masks are 8x8."""
     paths = [folder / f'slice_{index:02d}.png' for index in range(count)]
     for index, path in enumerate(paths):
         mmcv.imwrite(np.full((12, 16, 3), (200, 100, index), np.uint8), str(path))  # BGR
@@ -63,7 +63,7 @@ def run(hook, runner, samples, batch=3):
     hook.after_test_epoch(runner, {})
 
 
-def test_draws_the_samples_with_foreground(tmp_path, runner, drawn):
+def test_samples_with_foreground_are_drawn(tmp_path, runner, drawn):
     paths = images(tmp_path, 4)
     samples = [sample(path, foreground=index != 1) for index, path in enumerate(paths)]
     ignored = sample(paths[1], foreground=False)
@@ -81,26 +81,26 @@ def test_draws_the_samples_with_foreground(tmp_path, runner, drawn):
     assert list(rows[0].masks) == ['truth', 'teacher', 'student_1', 'student_2', 'ensemble']
     np.testing.assert_array_equal(rows[0].masks['truth'], samples[0].gt_sem_seg.data[0])
     np.testing.assert_array_equal(rows[0].masks['ensemble'], samples[0].pred_sem_seg.data[0])
-    # the image at the masks' size, in RGB
+    # The image is resized to the masks and RGB.
     assert rows[2].image.shape == (8, 8, 3)
     assert rows[2].image[0, 0].tolist() == [3, 100, 200]
 
 
 @pytest.mark.parametrize(('count', 'num'), [(3, 8), (8, 8), (17, 4), (40, 5), (9, 1)])
 def test_samples_are_spread_evenly(tmp_path, runner, drawn, monkeypatch, count, num):
-    monkeypatch.setattr(module, 'draw_panel', lambda *args: None)  # the sheet is enough
+    monkeypatch.setattr(module, 'draw_panel', lambda *args: None)
     samples = [sample(path) for path in images(tmp_path, count)]
     hook = PanelHook(num=num)
     run(hook, runner, samples)
     chosen = [int(row.title[-2:]) for row in drawn[0]]
     assert len(chosen) == min(count, num)
     assert chosen[0] == 0
-    gaps = np.diff([*chosen, count])  # the last gap is to the end of the set
+    gaps = np.diff([*chosen, count])  # The last gap is to the end of the set.
     assert gaps.min() >= 1
     assert gaps.max() <= 2 * count / num + 1
 
 
-def test_a_plain_segmentor_is_drawn_and_an_absolute_folder_is_kept(tmp_path, runner, drawn):
+def test_plain_segmentor_is_drawn_in_an_absolute_folder(tmp_path, runner, drawn):
     (path,) = images(tmp_path, 1)
     run(PanelHook(out_dir=str(tmp_path / 'there')), runner, [sample(path, members=())])
     assert list(drawn[0][0].masks) == ['truth', 'model']
@@ -117,15 +117,15 @@ def test_a_plain_segmentor_is_drawn_and_an_absolute_folder_is_kept(tmp_path, run
     ],
     ids=['classification', 'no truth', 'no foreground', 'nothing'],
 )
-def test_writes_nothing_where_there_is_nothing_to_draw(tmp_path, runner, samples):
+def test_no_files_without_samples_to_draw(tmp_path, runner, samples):
     run(PanelHook(), runner, samples)
     assert not (tmp_path / 'run').exists()
 
 
-def test_each_test_starts_anew(tmp_path, runner, drawn):
+def test_each_test_starts_without_samples(tmp_path, runner, drawn):
     first, second = images(tmp_path, 2)
     hook = PanelHook()
-    hook.after_test_iter(runner, 0, None, [sample(first)])  # a test that was broken off
+    hook.after_test_iter(runner, 0, None, [sample(first)])  # An interrupted test.
     run(hook, runner, [sample(second)])
     assert [row.title for row in drawn[0]] == ['slice_01']
 
@@ -143,12 +143,12 @@ def test_only_the_main_process_draws(tmp_path, runner, monkeypatch):
     assert not (tmp_path / 'run').exists()
 
 
-def test_refuses_what_it_cannot_use(tmp_path, runner):
-    with pytest.raises(ValueError, match='num must be at least 1, but got 0'):
+def test_invalid_arguments_and_samples_raise(tmp_path, runner):
+    with pytest.raises(ValueError, match='num: expected an int of at least 1, got 0'):
         PanelHook(num=0)
     nameless = sample('x')
     del nameless.img_path
-    with pytest.raises(ValueError, match="metainfo 'img_path', but the sample has .*meta_keys"):
+    with pytest.raises(ValueError, match=r"metainfo 'img_path', got \[\].*meta_keys"):
         run(PanelHook(), runner, [nameless])
     with pytest.raises(ValueError, match=r'gone\.png'):
         run(PanelHook(), runner, [sample(tmp_path / 'gone.png')])

@@ -32,7 +32,7 @@ class ReliabilityHook(Hook):
 
     def __init__(self, out_dir: str = 'calibration') -> None:
         if not isinstance(out_dir, str | Path):
-            raise ValueError(f'out_dir must be the name of a folder, but got {out_dir!r}')
+            raise ValueError(f'Invalid out_dir: expected the path of a folder, got {out_dir!r}')
         self.out_dir = out_dir
 
     @master_only
@@ -46,4 +46,4 @@ class ReliabilityHook(Hook):
                 )
                 metric.table.to_csv(table, index=False)
                 draw_reliability(metric.table, figure)
-                runner.logger.info(f'Reliability diagrams drawn in {figure.parent}')
+                runner.logger.info(f'Saved reliability diagrams in {figure.parent}')
