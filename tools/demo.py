@@ -28,12 +28,16 @@ def run(*command: object) -> None:
 
 def table(metrics: dict[str, float | None]) -> str:
     """Format IoU and F1 of each member and the ensemble, in percent; ``-`` if undefined."""
-    lines = [f'{"":10}  {"IoU":>6}  {"F1":>6}']
+    from prettytable import PrettyTable
+
+    rows = PrettyTable(
+        ['member', 'IoU', 'F1'], align='r', border=False, padding_width=0, right_padding_width=2
+    )
+    rows.align['member'] = 'l'
     for name in ('teacher', 'student_1', 'student_2', 'ensemble'):
-        iou, f1 = (metrics[f'{name}/foreground/{metric}'] for metric in ('IoU', 'F1'))
-        cells = ('-' if value is None else f'{value:.2f}' for value in (iou, f1))
-        lines.append(f'{name:10}' + ''.join(f'{cell:>8}' for cell in cells))
-    return '\n'.join(lines)
+        values = (metrics[f'{name}/foreground/{metric}'] for metric in ('IoU', 'F1'))
+        rows.add_row([name, *('-' if value is None else f'{value:.2f}' for value in values)])
+    return rows.get_string()
 
 
 OUT, DATA = Path('work_dirs/demo'), Path('data/demo')

@@ -9,7 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
+
+from prettytable import PrettyTable
 
 from mmkdml.modes import (
     FEATURES,
@@ -115,14 +118,11 @@ def format_tap(tap: Tap, absent: str = 'default') -> str:
 def format_transfers(transfers: Sequence[Transfer]) -> str:
     """Format transfers as an aligned table, one row each."""
     rows = [transfer.columns() for transfer in transfers]
-    widths = [
-        max(len(row[i]) for row in rows if i < len(row))
-        for i in range(max(map(len, rows), default=0))
-    ]
-    return '\n'.join(
-        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
-        for row in rows
+    table = PrettyTable(
+        header=False, border=False, align='l', padding_width=0, right_padding_width=2
     )
+    table.add_rows([list(row) for row in zip(*zip_longest(*rows, fillvalue=''), strict=True)])
+    return '\n'.join(line.rstrip() for line in table.get_string().splitlines())
 
 
 def transfers_for(mode: str, style: str, weights: Mapping[str, Sequence[float]]) -> list[Transfer]:

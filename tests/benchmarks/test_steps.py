@@ -95,12 +95,10 @@ def test_different_tasks_or_input_sizes_raise():
 
 def test_errors_name_the_config():
     configs = study('ham64_kd', 'ham64_at', 'ham64_semckd')
-    with pytest.raises(ValueError, match='ham64_semckd: A batch of .* but batch_size is '):
+    with pytest.raises(ValueError, match='ham64_semckd: .* batch_size=16 samples, got 17'):
         measure_methods(configs, configs['ham64_semckd'].train_dataloader.batch_size + 1, rounds=1)
     configs['ham64_at'].model.transfers[1].weight = -1.0
-    with pytest.raises(
-        ValueError, match='ham64_at: The weight of .* must be finite and at least 0'
-    ):
+    with pytest.raises(ValueError, match=r'ham64_at: .*weight.* -1\.0'):
         measure_methods(configs, batch_size=2, rounds=1)
 
 

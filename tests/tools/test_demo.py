@@ -30,7 +30,7 @@ def test_the_whole_way(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     table = done.stdout.split('best checkpoint, percent:\n')[1].splitlines()
-    assert table[0].split() == ['IoU', 'F1']
+    assert table[0].split() == ['member', 'IoU', 'F1']
     assert [line.split()[0] for line in table[1:5]] == [
         'teacher',
         'student_1',

@@ -88,9 +88,13 @@ def summary(splits: Splits, classes: Sequence[str] | None = None) -> str:
         classes: Names of the classes; None for binary labels. Repeats of an image count as samples
             of its class.
     """
+    from prettytable import PrettyTable
+
     from mmkdml.datasets.splits import split_counts
 
-    lines = [['split', 'images', 'groups', *(classes or ['positives'])]]
+    titles = ['split', 'images', 'groups', *(classes or ['positives'])]
+    table = PrettyTable(titles, align='r', border=False, padding_width=0, right_padding_width=2)
+    table.align['split'] = 'l'
     for name, rows in splits.items():
         counts = split_counts(rows)
         numbers = [counts['images'], counts['groups'], counts['positives']]
@@ -99,13 +103,8 @@ def summary(splits: Splits, classes: Sequence[str] | None = None) -> str:
             for row in rows:
                 samples[row.label] += row.repeats
             numbers[2:] = [samples[label] for label in range(len(classes))]
-        lines.append([name, *map(str, numbers)])
-    widths = [max(8, len(title) + 2) for title in lines[0][1:]]
-    return '\n'.join(
-        f'{name:<6}'
-        + ''.join(f'{cell:>{width}}' for cell, width in zip(cells, widths, strict=True))
-        for name, *cells in lines
-    )
+        table.add_row([name, *numbers])
+    return table.get_string()
 
 
 def _path_options(source: str, out: Path, splits: Splits) -> str:

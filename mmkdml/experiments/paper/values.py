@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 
 NETWORKS = {'r50': 'resnet50', 'r18': 'resnet18', 'mbv1': 'mobilenet'}
-"""The paper's networks by the names that runs of a network alone have."""
+"""The paper's networks by the names of their baseline runs."""
 
 SINGLE = 'single'
-"""The member of a network alone."""
+"""Member of a single network."""
 
 PERFORMANCE, FIDELITY = 'performance', 'fidelity'
 _CELL = ('mode', 'style', 'method', 'member', 'metric')
@@ -70,24 +70,24 @@ def paper_value(
     Raises:
         ValueError: If the paper has no such table, or two tables have the cell.
     """
-    figures, doubts = _figures(), _doubts()
-    known = list(dict.fromkeys(table for table, *_ in figures))
+    values, doubts = _printed_values(), _doubts()
+    known = list(dict.fromkeys(table for table, *_ in values))
     unknown = [table for table in tables if table not in known]
     if unknown:
         raise ValueError(
-            f'expected tables among {", ".join(known)}, got {", ".join(map(str, unknown))}'
+            f'Invalid tables: expected {", ".join(known)}, got {", ".join(map(str, unknown))}'
         )
     cell = (mode, style, NETWORKS.get(method, method), member, measure.lower())
-    found = [table for table in tables if (table, quantity, *cell) in figures]
+    found = [table for table in tables if (table, quantity, *cell) in values]
     if len(found) > 1:
         raise ValueError(
-            f'expected {" ".join(filter(None, cell))} in one table, but {" and ".join(found)} '
-            'have it: name one of them'
+            f'Invalid tables: expected one with {" ".join(filter(None, cell))}, got '
+            f'{" and ".join(found)}. Choose one of them'
         )
     if not found:
         return None
     (table,) = found
-    mean, std = figures[(table, quantity, *cell)]
+    mean, std = values[(table, quantity, *cell)]
     doubt = '; '.join(doubts.get((table, *cell), []))
     return PaperValue(table, float(mean), float(std), f'{mean} ± {std}', doubt)
 
@@ -98,7 +98,7 @@ def table_notes(table: str) -> list[str]:
 
 
 @cache
-def _figures() -> dict[tuple[str, ...], tuple[str, str]]:
+def _printed_values() -> dict[tuple[str, ...], tuple[str, str]]:
     """Load mean and std, as printed in the journal version, by table, quantity and cell."""
     return {
         (row['table'], row['quantity'], *(row[key] for key in _CELL)): (row['mean'], row['std'])

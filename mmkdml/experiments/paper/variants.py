@@ -9,7 +9,7 @@ from typing import Any
 from mmkdml.modes import LETTERS, MODES, STYLES, letters_of
 
 _WEIGHTS = Path(__file__).parent / 'data' / 'reference_weights.csv'
-# Table 10, in its order, after plain KD.
+# Plain KD, then the methods of Table 10 in the paper's order.
 COMPARED = {
     'classification': ('kd', 'fitnet', 'srrl', 'at', 'sp', 'vid', 'simkd', 'semckd'),
     'segmentation': ('kd', 'fitnet', 'at', 'skd', 'ifvd', 'cwd', 'dsd', 'emkd'),
@@ -29,7 +29,7 @@ def comparison_runs(config: str, task: str, teacher: str) -> list[dict[str, Any]
         ValueError: If the task is neither.
     """
     if task not in COMPARED:
-        raise ValueError(f'task must be one of {", ".join(COMPARED)}; got {task!r}')
+        raise ValueError(f'Invalid task: expected one of {", ".join(COMPARED)}, got {task!r}')
     return [
         dict(name=method, config=config.format(method=method), teacher=teacher)
         for method in COMPARED[task]
@@ -99,5 +99,5 @@ def paper_weights(table: str, mode: str, style: str) -> dict[str, tuple[float, f
             }
     tables = ', '.join(dict.fromkeys(row['table'] for row in rows))
     raise ValueError(
-        f'the paper prints no weights of {mode} {style} in {table!r}; it does in {tables}'
+        f'Invalid table for the weights of {mode} {style}: expected one of {tables}, got {table!r}'
     )

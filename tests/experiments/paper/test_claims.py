@@ -261,7 +261,7 @@ def test_unknown_form_measure_or_checkpoint_raises():
         render_claims([], 'latex')
     with pytest.raises(ValueError, match='IoU: .* classification, got .* segmentation'):
         evaluate_claims(record, 'IoU', 'best')
-    with pytest.raises(ValueError, match="checkpoint among .*got 'first'"):
+    with pytest.raises(ValueError, match="checkpoint: .*got 'first'"):
         evaluate_claims(record, 'accuracy', 'first')
     twice = [*record.runs, RunRecord('again', 0, 'ml', 'v3', 'done')]
     with pytest.raises(ValueError, match="'ml_v3' and 'again' are both ml v3"):

@@ -30,13 +30,13 @@ DOUBTS = read('reference_doubts.csv')
         ('Table 15', ('kdml', 'v2', 'student_1', 'F1'), '', '93.41 ± 0.622'),
     ],
 )
-def test_figures_as_printed(table, cell, method, text):
+def test_paper_value(table, cell, method, text):
     found = paper_value((table,), *cell, method=method)
     mean, std = map(float, text.split(' ± '))
     assert (found.table, found.mean, found.std, found.text) == (table, mean, std, text)
 
 
-def test_every_figure_is_found_in_its_table():
+def test_every_printed_value_is_found():
     assert len(PRINTED) == 604
     for row in PRINTED.to_dict('records'):
         cell = [row[key] for key in ('mode', 'style', 'member', 'metric', 'method', 'quantity')]
@@ -44,7 +44,7 @@ def test_every_figure_is_found_in_its_table():
         assert found.text == f'{row["mean"]} ± {row["std"]}'
 
 
-def test_of_several_tables_the_one_that_has_it():
+def test_table_with_the_cell_is_found_among_several():
     tables = ('Table 4', 'Table 2')
     assert paper_value(tables, 'kdml', 'v1', 'teacher', 'IoU').table == 'Table 4'
     assert paper_value(tables, 'baseline', '', 'single', 'F1', 'r18').table == 'Table 2'
@@ -59,40 +59,38 @@ def test_of_several_tables_the_one_that_has_it():
         (('Table 2',), ('baseline', '', 'single', 'IoU', 'r34')),
         (('Table 2',), ('baseline', '', 'single', 'IoU')),
         (('Table 12',), ('kdml', 'v1', 'ensemble', 'IoU')),  # fidelity is another quantity
-        (('Table 12',), ('kd_off', 'v1', 'student_2', 'IoU', '', FIDELITY)),  # left out
+        (('Table 12',), ('kd_off', 'v1', 'student_2', 'IoU', '', FIDELITY)),  # missing there
     ],
 )
-def test_what_the_tables_do_not_have(tables, cell):
+def test_missing_cell_gives_none(tables, cell):
     assert paper_value(tables, *cell) is None
 
 
-def test_fidelity_if_asked_for():
+def test_fidelity_is_another_quantity():
     found = paper_value(('Table 12',), 'kdml', 'v1', 'ensemble', 'IoU', quantity=FIDELITY)
     assert found == PaperValue('Table 12', 79.97, 2.19, '79.97 ± 2.19', '')
 
 
-def test_networks_of_the_baselines():
+def test_networks_are_those_of_the_baselines():
     baselines = PRINTED[PRINTED['mode'] == 'baseline']
     assert set(NETWORKS.values()) == set(baselines['method'])
 
 
-def test_refuses_unknown_and_ambiguous_tables():
-    with pytest.raises(ValueError, match='among Table 2, Table 3, .*Table 15, got Table 16'):
+def test_unknown_or_ambiguous_tables_raise():
+    with pytest.raises(ValueError, match='expected Table 2, Table 3, .*Table 15, got Table 16'):
         paper_value(('Table 4', 'Table 16'), 'ml', 'v1', 'ensemble', 'IoU')
-    with pytest.raises(
-        ValueError, match='ml v1 ensemble iou in one table, but Table 9 and Table 4 have'
-    ):
+    with pytest.raises(ValueError, match='ml v1 ensemble iou, got Table 9 and Table 4'):
         paper_value(('Table 9', 'Table 4'), 'ml', 'v1', 'ensemble', 'IoU')
 
 
-def test_doubts_come_with_the_figure():
+def test_value_has_its_doubt():
     found = paper_value(('Table 9',), 'kd_off', 'v1', 'teacher', 'IoU')
     assert (found.text, found.doubt[:30]) == ('76.86 ± 0.691', 'the standard deviation is prob')
     assert paper_value(('Table 9',), 'kd_off', 'v3', 'teacher', 'IoU').doubt == ''
     assert paper_value(('Table 9',), 'kd_off', 'v1', 'teacher', 'F1').doubt == ''
 
 
-def test_doubts_of_whole_tables():
+def test_table_notes():
     assert [note[:10] for note in table_notes('Table 12')] == ['many stand', '15 of 54 c']
     assert table_notes('Table 13') == []
 
@@ -101,7 +99,7 @@ KEYS = ['table', 'mode', 'style', 'method', 'member', 'metric']
 CELLS = DOUBTS[DOUBTS['mode'] != '']
 
 
-def test_every_doubt_is_of_a_figure_or_of_one_left_out():
+def test_doubts_belong_to_printed_or_omitted_values():
     merged = CELLS.merge(PRINTED, on=KEYS, how='left')
     assert not CELLS.duplicated(KEYS).any()
     left_out = merged['mean'].isna()
@@ -110,8 +108,8 @@ def test_every_doubt_is_of_a_figure_or_of_one_left_out():
     assert set(merged[left_out]['table']) == {'Table 12'}
 
 
-def implied(row):
-    """How far F1 is above what its IoU implies; both of the same cell."""
+def excess(row):
+    """Return F1 minus the F1 implied by the IoU of the same cell."""
     cell = (PRINTED[[key for key in KEYS if key != 'metric']] == row[KEYS[:-1]]).all(axis=1)
     iou, f1 = (
         float(PRINTED[cell & (PRINTED['metric'] == m)]['mean'].item()) for m in ('iou', 'f1')
@@ -125,12 +123,12 @@ def test_doubts_about_f1_can_be_recomputed():
     for _, row in CELLS.iterrows():
         if match := pattern.search(row['note']):
             size = float(match[1]) * {'below': -1, 'above': 1}[match[2]]
-            assert implied(row) == pytest.approx(size, abs=0.0051)
+            assert excess(row) == pytest.approx(size, abs=0.0051)
             checked += 1
     assert checked == 22
 
 
-def test_no_f1_more_than_a_point_off_goes_unmarked():
+def test_inconsistent_f1_values_have_doubts():
     keys = [key for key in KEYS if key != 'metric']
     pairs = PRINTED.pivot(index=keys, columns='metric', values='mean').astype(float)
     off = (pairs['f1'] - 200 * pairs['iou'] / (100 + pairs['iou'])).abs() > 1
@@ -147,6 +145,6 @@ def test_weights_of_each_student_add_up_to_one():
         assert values.filter(regex=f'_{student}$').sum(axis=1).tolist() == pytest.approx([1] * 90)
 
 
-def test_answers_are_the_callers_own():
+def test_table_notes_returns_a_copy():
     table_notes('Table 12').clear()
     assert len(table_notes('Table 12')) == 2

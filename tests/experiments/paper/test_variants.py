@@ -4,7 +4,7 @@ from mmkdml.experiments import comparison_runs, paper_value, paper_weights, vari
 from mmkdml.models.transfers import MODES, STYLES, transfers_for
 
 
-def test_one_file_for_each():
+def test_one_config_for_each_variant():
     runs = variant_runs('configs/{mode}/r50_r18x2_{style}_lgg.py', teacher='r50')
     assert [run['name'] for run in runs] == [f'{m}_{s}' for m in MODES for s in STYLES]
     assert runs[4] == dict(
@@ -13,7 +13,7 @@ def test_one_file_for_each():
     assert {run['teacher'] for run in runs if not run['name'].startswith('kd_off')} == {None}
 
 
-def test_one_file_for_all():
+def test_one_config_for_all_variants():
     (run,) = variant_runs('one.py', 'big', weights_of='Table 14', modes=('ml',))[2:]
     assert run['config'] == 'one.py'
     assert run['options'] == {
@@ -25,7 +25,7 @@ def test_one_file_for_all():
     }
 
 
-def test_the_styles_wanted():
+def test_modes_and_styles_select_variants():
     runs = variant_runs('one.py', 'big', modes=('ml', 'kd_off'), styles=('v3',))
     assert [run['name'] for run in runs] == ['ml_v3', 'kd_off_v3']
 
@@ -33,7 +33,7 @@ def test_the_styles_wanted():
 @pytest.mark.parametrize(
     ('task', 'measure'), [('classification', 'accuracy'), ('segmentation', 'F1')]
 )
-def test_the_methods_compared_with_are_those_of_table_10_and_plain_kd(task, measure):
+def test_comparison_runs_are_plain_kd_and_methods_of_table_10(task, measure):
     runs = comparison_runs('{method}.py', task, teacher='big')
     assert runs[0] == dict(name='kd', config='kd.py', teacher='big')
     for run in runs[1:]:
@@ -42,13 +42,13 @@ def test_the_methods_compared_with_are_those_of_table_10_and_plain_kd(task, meas
     assert len(runs) == 8
 
 
-def test_another_task_has_no_methods():
-    with pytest.raises(ValueError, match="one of classification, segmentation; got 'detection'"):
+def test_unknown_task_raises():
+    with pytest.raises(ValueError, match="one of classification, segmentation, got 'detection'"):
         comparison_runs('{method}.py', 'detection', teacher='big')
 
 
 @pytest.mark.parametrize('table', [f'Table {number}' for number in (3, 4, 8, 9, 14, 15)])
-def test_printed_weights_add_up_and_make_a_classroom(table):
+def test_printed_weights_add_up_and_are_valid(table):
     for mode in MODES:
         for style in STYLES:
             weights = paper_weights(table, mode, style)
@@ -57,6 +57,6 @@ def test_printed_weights_add_up_and_make_a_classroom(table):
             assert transfers_for(mode, style, weights)
 
 
-def test_weights_that_are_not_printed():
-    with pytest.raises(ValueError, match=r"no weights of ml v1 in 'Table 2'; it does in Table 3, "):
+def test_table_without_weights_raises():
+    with pytest.raises(ValueError, match=r"weights of ml v1: .* Table 3, .* got 'Table 2'"):
         paper_weights('Table 2', 'ml', 'v1')

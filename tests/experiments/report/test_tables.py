@@ -190,9 +190,9 @@ def test_two_runs_for_one_cell_raise():
 
 
 def test_unknown_checkpoint_table_or_form_raises():
-    with pytest.raises(ValueError, match="checkpoint among .*got 'newest'"):
+    with pytest.raises(ValueError, match="checkpoint: .*got 'newest'"):
         build_table(small(), 'newest')
-    with pytest.raises(ValueError, match='expected tables among .*, got Table 1'):
+    with pytest.raises(ValueError, match='tables: expected .*, got Table 1'):
         build_table(suite(*small().runs, tables=['Table 1']), 'best')
     with pytest.raises(ValueError, match="form: .* text, markdown, latex, csv, got 'html'"):
         render(build_table(suite(), 'best'), 'html')
