@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook
 from torch import Tensor, nn
 
-from mmkdml.checkpoint_io import guard_checkpoints, plain_numbers, read_checkpoint
+from mmkdml.checkpoint_io import guard_checkpoints, plain_numbers, read_checkpoint, recorded_classes
 from mmkdml.weight_checks import check_weights, select_weights
 
 __all__ = [
@@ -127,11 +127,6 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
         ValueError: See :func:`mmkdml.checkpoint_io.read_checkpoint`.
     """
     return read_checkpoint(resolve_checkpoint(path))
-
-
-def recorded_classes(checkpoint: Mapping[str, Any]) -> Any:
-    """Return the class names that mmengine has recorded in a checkpoint, None if there are none."""
-    return _dict(_dict(checkpoint.get('meta')).get('dataset_meta')).get('classes')
 
 
 def member_weights(checkpoint: Mapping[str, Any], name: str, path: str | Path) -> dict[str, Tensor]:

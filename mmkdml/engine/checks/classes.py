@@ -10,9 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from mmkdml.checkpoint_io import recorded_classes
 from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.engine.unwrap import unwrap_model
-from mmkdml.models.checkpoints import recorded_classes
 from mmkdml.registry import HOOKS
 
 _HEADS = ('head', 'decode_head')
