@@ -124,7 +124,7 @@ def test_subpackages_are_imported_on_first_use():
         ('tune', '--pruner', 'mmkdml.experiments.tuning.tuner.PRUNERS'),
         ('suite', '--checkpoint', 'mmkdml.experiments.CHECKPOINTS'),
         ('suite', '--format', 'mmkdml.experiments.FORMS'),
-        ('predict', '--plane', 'mmkdml.apis.prediction.volumes.PLANES'),
+        ('predict', '--plane', 'mmkdml.apis.prediction.nifti.PLANES'),
         ('export', '--format', 'mmkdml.apis.export.formats.FORMATS'),
         ('analysis/panels', '--by', 'mmkdml.analysis.hard_cases.CRITERIA'),
         ('dataset_converters/lgg', '--masks-drawn-on', 'mmkdml.datasets.images.DRAWN_ON'),

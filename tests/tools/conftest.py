@@ -1,4 +1,4 @@
-"""Made-up data, and the tools run on it: in this process, which saves the start, or in one each."""
+"""Synthetic data, and tools that run on it in this process, which is faster, or in a new one."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def subprocess_tool(*command, **environment):
 
 @pytest.fixture(scope='session')
 def data_options(tmp_path_factory):
-    """``--cfg-options`` for 24 made-up slices of 6 patients: 16 to train, 4 and 4 to evaluate."""
+    """``--cfg-options`` for 24 synthetic slices: 16 to train, 4 to validate, 4 to test."""
     root = tmp_path_factory.mktemp('data')
     source = make_demo_data(root / 'kaggle_3m', patients=6, slices=4, size=64)
     convert_lgg(source, root / 'splits')
@@ -42,7 +42,7 @@ def data_options(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def short(data_options):
-    """``--cfg-options`` for two epochs of two steps, each kept."""
+    """``--cfg-options`` for two epochs of two steps, both with a checkpoint."""
     return [
         *data_options,
         'train_cfg.max_epochs=2',
@@ -54,7 +54,7 @@ def short(data_options):
 
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory, short):
-    """(folder, process) of a run of the real command line."""
+    """Folder and process of a training started from the command line."""
     folder = tmp_path_factory.mktemp('trained')
     done = subprocess_tool(
         ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', folder, '--cfg-options', *short
@@ -65,7 +65,7 @@ def trained(tmp_path_factory, short):
 
 @pytest.fixture(scope='session')
 def checkpoint(tmp_path_factory):
-    """The demo's classroom of masks with drawn weights."""
+    """Checkpoint of the demo's segmentation classroom with random weights."""
     path = tmp_path_factory.mktemp('checkpoint') / 'x.pth'
     torch.manual_seed(0)
     torch.save(MODELS.build(load_config(CONFIG).model).state_dict(), path)
@@ -73,7 +73,7 @@ def checkpoint(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    """What needs the trained run is slow, by the time that the run takes."""
+    """Mark tests that need the trained run as slow."""
     for item in items:
         if 'trained' in getattr(item, 'fixturenames', ()):
             item.add_marker(pytest.mark.slow)

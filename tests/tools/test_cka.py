@@ -13,7 +13,7 @@ LAYERS = ('--layers', 'backbone.layer?')
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """A run with drawn weights."""
+    """Folder of a run with random weights."""
     folder = tmp_path_factory.mktemp('run')
     config = Config.fromfile(CONFIG)
     torch.manual_seed(0)
@@ -27,7 +27,7 @@ def run(tool, options, *args):
 
 
 @pytest.mark.slow
-def test_two_runs_side_by_side_in_the_same_batches(tool, data_options, folder, tmp_path, capsys):
+def test_two_runs_use_the_same_batches(tool, data_options, folder, tmp_path, capsys):
     (train,) = (option for option in data_options if option.endswith('train.csv'))
     options = [*data_options, train.replace('train_dataloader', 'test_dataloader')]
     args = ('--titles', 'one', 'two', '--batch-size', 5, '--out', tmp_path / 'out', *LAYERS)
@@ -53,7 +53,7 @@ def test_one_pair(tool, data_options, folder, tmp_path):
     assert set(table['images']) == {4}
 
 
-def test_what_a_user_can_mend_is_told_in_one_line(tool, data_options, folder, tmp_path, capsys):
+def test_user_error_is_one_line(tool, data_options, folder, tmp_path, capsys):
     with pytest.raises(SystemExit, match=r'cka.py: error: There is no folder .*nowhere'):
         run(tool, data_options, tmp_path / 'nowhere')
     with pytest.raises(

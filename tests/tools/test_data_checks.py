@@ -1,4 +1,4 @@
-"""Errors of the tools for split files that overlap or were changed, and a batch of one image."""
+"""Errors of tools for overlapping or changed split files and for a batch of one image."""
 
 import shutil
 from pathlib import Path
@@ -10,13 +10,13 @@ CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
 def overlapping(data_options, part):
-    """The options, with the training images in another part."""
+    """Return the options with the training images in another part as well."""
     (train,) = [one for one in data_options if one.startswith('train_dataloader.dataset.ann_file')]
     return [*data_options, f'{part}{train.removeprefix("train")}']
 
 
 @pytest.mark.parametrize('part', ['val', 'test'])
-def test_parts_that_overlap_are_refused_before_the_first_step(tool, data_options, tmp_path, part):
+def test_overlapping_parts_raise_before_training(tool, data_options, tmp_path, part):
     with pytest.raises(SystemExit) as stopped:
         tool('train', CONFIG, '--work-dir', tmp_path, options=overlapping(data_options, part))
     assert f'The train and {part} parts share ids: ' in str(stopped.value)
@@ -25,7 +25,7 @@ def test_parts_that_overlap_are_refused_before_the_first_step(tool, data_options
 
 
 @pytest.mark.slow
-def test_tests_refuse_parts_that_overlap_too(tool, checkpoint, data_options, tmp_path):
+def test_overlapping_parts_raise_before_testing(tool, checkpoint, data_options, tmp_path):
     options = overlapping(data_options, 'test')
     arguments = ['test', CONFIG, checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'x.json']
     with pytest.raises(SystemExit, match='The train and test parts share ids: '):
@@ -37,7 +37,7 @@ def test_tests_refuse_parts_that_overlap_too(tool, checkpoint, data_options, tmp
 
 @pytest.fixture
 def splits(data_options, tmp_path):
-    """A copy of the split files, and options that name it."""
+    """Copy of the split files, and options with its paths."""
     options = dict(one.split('=') for one in data_options)
     folder = tmp_path / 'splits'
     shutil.copytree(Path(options['train_dataloader.dataset.ann_file']).parent, folder)
@@ -47,7 +47,7 @@ def splits(data_options, tmp_path):
 
 
 @pytest.mark.slow
-def test_changed_split_files_are_refused_until_they_are_accepted(tool, checkpoint, splits, capsys):
+def test_changed_split_files_raise_until_accepted(tool, checkpoint, splits, capsys):
     folder, options = splits
     text = (folder / 'test.csv').read_text().splitlines(keepends=True)
     (folder / 'test.csv').write_text(''.join(text[:-1]))
@@ -63,8 +63,8 @@ def test_changed_split_files_are_refused_until_they_are_accepted(tool, checkpoin
     tool('test', CONFIG, checkpoint, '--work-dir', run, **arguments)
 
 
-def test_a_last_batch_of_one_image(tool, data_options, tmp_path):
-    """Images of 32 x 32 become maps of 1 x 1 in the demo's networks."""
+def test_last_batch_of_one_image_raises(tool, data_options, tmp_path):
+    """The networks of the demo reduce images of 32 x 32 to maps of 1 x 1."""
     options = [
         *data_options,
         'train_dataloader.batch_size=5',  # of 16 images

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_the_whole_way(tmp_path):
+def test_demo(tmp_path):
     done = subprocess.run(
         [
             sys.executable,
@@ -42,7 +42,7 @@ def test_the_whole_way(tmp_path):
 
 
 @pytest.mark.parametrize('option', ['--out', '--data'])
-def test_folders_of_a_user_are_not_deleted(tmp_path, monkeypatch, capsys, option):
+def test_other_folders_are_not_deleted(tmp_path, monkeypatch, capsys, option):
     precious = tmp_path / 'mine' / 'kaggle_3m' / 'precious.txt'
     precious.parent.mkdir(parents=True)
     precious.write_text('a user wrote it')

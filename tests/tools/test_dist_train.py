@@ -17,7 +17,7 @@ SCRIPT = ROOT / 'tools' / 'dist_train.sh'
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
 def test_two_processes(short, tmp_path, tool):
-    """They evaluate three slices, one of them twice, which counts once."""
+    """Of three slices one is evaluated by both processes, and counts once."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
@@ -42,7 +42,7 @@ def test_two_processes(short, tmp_path, tool):
         env={**os.environ, 'PYTHON': sys.executable, 'MASTER_PORT': port, 'OMP_NUM_THREADS': '1'},
     )
     assert done.returncode == 0, done.stderr
-    # 16 slices by two processes of four each: two steps.
+    # 16 slices, two processes with batches of four: two steps.
     checkpoint = load_checkpoint_file(tmp_path / 'epoch_1.pth')
     assert (checkpoint['meta']['epoch'], checkpoint['meta']['iter']) == (1, 2)
     assert not any(key.startswith('module.') for key in checkpoint['state_dict'])
@@ -63,7 +63,7 @@ def test_two_processes(short, tmp_path, tool):
             *short,
             patients.replace('val', 'test', 1),
             'test_dataloader.dataset.indices=3',
-            'split_overlap=warn',  # validation and test, on purpose
+            'split_overlap=warn',  # of validation and test
         ],
     )
     alone = json.loads((tmp_path / 'alone.json').read_text())

@@ -5,7 +5,7 @@ import pytest
 CONFIG = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
-def test_taps_at_another_input_size(tool, capsys):
+def test_taps_at_given_input_size(tool, capsys):
     tool(
         'list_taps',
         CONFIG,
@@ -30,12 +30,12 @@ def test_taps_at_another_input_size(tool, capsys):
     ]
 
 
-def test_an_unknown_member_is_told_in_one_line(tool):
+def test_unknown_member_is_one_line(tool):
     with pytest.raises(SystemExit, match="list_taps.py: error: There is no member 'student_3'"):
         tool('list_taps', CONFIG, '--member', 'student_3', experiment=False)
 
 
-def test_suggestions_for_a_method(tool, capsys):
+def test_suggested_taps_of_method(tool, capsys):
     tool('list_taps', CONFIG, '--method', 'dsd', '--member', 'teacher', experiment=False)
     text = capsys.readouterr().out
     assert 'Suggested taps for dsd' in text
@@ -44,7 +44,7 @@ def test_suggestions_for_a_method(tool, capsys):
     assert text.splitlines()[-2:] == [f'source_tap={taps},', f'learner_tap={taps},']
 
 
-def test_a_method_for_another_task_is_told_in_one_line(tool):
+def test_method_for_another_task_is_one_line(tool):
     with pytest.raises(
         SystemExit, match="list_taps.py: error: .*'simkd', which is only for classif"
     ):
@@ -52,7 +52,7 @@ def test_a_method_for_another_task_is_told_in_one_line(tool):
 
 
 @pytest.mark.parametrize('option', [('--depth', '1'), ('--match', '*')])
-def test_a_method_chooses_the_modules(tool, capsys, option):
+def test_method_excludes_other_filters(tool, capsys, option):
     with pytest.raises(SystemExit):
         tool('list_taps', CONFIG, '--method', 'at', *option, experiment=False)
-    assert '--method chooses the modules; leave out --depth and --match' in capsys.readouterr().err
+    assert 'omit --depth and --match' in capsys.readouterr().err

@@ -13,7 +13,7 @@ DEMO = 'configs/demo/'
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
-    """Two runs that find masks and one that classifies, with drawn weights."""
+    """Folders of two segmentation runs and a classification run with random weights."""
     folders = {}
     for name, config in (
         ('a', 'kdml_v3_demo'),
@@ -33,7 +33,7 @@ def run(tool, options, *args):
     tool('analysis/panels', *args, options=options, experiment=False)
 
 
-def test_one_run_with_masks(tool, data_options, folders, tmp_path, capsys):
+def test_masks_of_one_run(tool, data_options, folders, tmp_path, capsys):
     args = ('--num', 2, '--out', tmp_path, '--part', 'val')
     run(tool, data_options, folders['a'], *args)
     files = [tmp_path / 'panels.png', tmp_path / 'cases.csv']
@@ -47,12 +47,12 @@ def test_one_run_with_masks(tool, data_options, folders, tmp_path, capsys):
         'disagreement',
     ]
     assert len(table) == 2
-    # The worst comes first.
+    # Worst first.
     assert table['ensemble_IoU'].is_monotonic_increasing
 
 
 @pytest.mark.slow
-def test_two_runs_show_the_same_cases(tool, data_options, folders, tmp_path, capsys):
+def test_two_runs_with_the_same_cases(tool, data_options, folders, tmp_path, capsys):
     args = ('--by', 'smallest', '--num', 3, '--titles', 'A', 'B', '--out', tmp_path)
     run(tool, data_options, folders['a'], folders['b'], *args)
     names = ['teacher', 'student_1', 'student_2', 'ensemble', 'difference', 'run_1_A', 'run_2_B']
@@ -67,7 +67,7 @@ def test_two_runs_show_the_same_cases(tool, data_options, folders, tmp_path, cap
     assert one['teacher_IoU'].tolist() != two['teacher_IoU'].tolist()
 
 
-def test_cases_by_name_and_grad_cam(tool, data_options, folders, tmp_path, capsys):
+def test_grad_cam_of_named_cases(tool, data_options, folders, tmp_path, capsys):
     (split,) = (x.split('=')[1] for x in data_options if x.startswith('test') and 'csv' in x)
     ids = pd.read_csv(split)['id'].tolist()
     args = ('--layer', 'backbone.layer3', '--towards', 'tumour', '--out', tmp_path)
@@ -89,7 +89,7 @@ def refused(tool, data_options, tmp_path):
     return refused
 
 
-def test_what_a_user_can_mend_is_told_in_one_line(refused, folders, tmp_path):
+def test_user_error_is_one_line(refused, folders, tmp_path):
     refused('There is no folder .*nowhere', tmp_path / 'nowhere')
     refused('expected ids among the 4 of the data set, .* got x$', folders['c'], '--ids', 'x')
     refused(
@@ -98,7 +98,7 @@ def test_what_a_user_can_mend_is_told_in_one_line(refused, folders, tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_that_cannot_be_drawn(refused, folders, tmp_path):
+def test_incomparable_runs_raise(refused, folders, tmp_path):
     refused("expected predicted, true, .* got 'cyst'", folders['c'], '--towards', 'cyst')
     refused("Invalid tap 'backbone.x': ImageClassifier", folders['c'], '--layer', 'backbone.x')
     other = tmp_path / 'other'
@@ -113,7 +113,7 @@ def test_runs_that_cannot_be_drawn(refused, folders, tmp_path):
     refused('expected the truth, gt_label or gt_sem_seg, in each sample', other)
 
 
-def test_arguments_that_do_not_go_together(tool, data_options, folders, capsys):
+def test_conflicting_arguments(tool, data_options, folders, capsys):
     classes = folders['c']
     for match, args in (
         ('--by smallest looks at masks, but the runs classify', (classes, '--by', 'smallest')),

@@ -1,4 +1,4 @@
-"""The command line: exit codes, messages of one line, and no code of a checkpoint run."""
+"""Command line of predict: exit codes, one-line errors, and no execution of checkpoint code."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ SEGMENT, CLASSIFY = (
 
 @pytest.fixture(scope='module')
 def run(checkpoint):
-    """A folder as a run leaves it."""
+    """Folder of a run."""
     folder = checkpoint.parent / 'run'
     folder.mkdir()
     load_config(SEGMENT).dump(folder / 'mine.py')
@@ -52,7 +52,7 @@ def predict(tool):
     return run
 
 
-def test_a_folder(predict, run, folder, tmp_path, capsys):
+def test_folder_of_images(predict, run, folder, tmp_path, capsys):
     out = tmp_path / 'out'
     command = (run, folder, '--out', out, '--exclude', '*_mask.*')
     predict(*command, '--members', 'ensemble', '--tta', '--device', 'cpu', '--batch-size', 1)
@@ -72,7 +72,7 @@ def test_a_folder(predict, run, folder, tmp_path, capsys):
     assert (out / 'masks' / 'teacher' / 'a.png').is_file()
 
 
-def test_all_ways_to_name_a_run(predict, run, checkpoint, folder, tmp_path):
+def test_all_forms_of_run(predict, run, checkpoint, folder, tmp_path):
     image = folder / 'a.png'
     ways = [(run,), (SEGMENT, run), (SEGMENT, checkpoint), (run, run / 'epoch_3.pth')]
     tables = []
@@ -93,7 +93,7 @@ def test_all_ways_to_name_a_run(predict, run, checkpoint, folder, tmp_path):
         (['RUN'], 'the following arguments are required: IN'),
     ],
 )
-def test_words_that_are_missing(predict, run, checkpoint, words, message, tmp_path, capsys):
+def test_missing_arguments(predict, run, checkpoint, words, message, tmp_path, capsys):
     known = {'RUN': run, 'x.pth': checkpoint}
     with pytest.raises(SystemExit, match='^2$'):
         predict(*(known.get(word, word) for word in words), '--out', tmp_path / 'out')
@@ -101,7 +101,7 @@ def test_words_that_are_missing(predict, run, checkpoint, words, message, tmp_pa
     assert not (tmp_path / 'out').exists()
 
 
-def test_settings_of_the_config(predict, run, folder, tmp_path):
+def test_cfg_options(predict, run, folder, tmp_path):
     resize = 'test_dataloader.dataset.pipeline.1.scale'
     tables = {}
     for scale in ('(64,64)', '(32,32)', '(64, 64)'):
@@ -118,7 +118,7 @@ def test_settings_of_the_config(predict, run, folder, tmp_path):
         )
 
 
-def test_bad_files_end_in_an_exit_code_and_the_good_are_done(predict, run, folder, tmp_path):
+def test_invalid_files_are_reported_after_valid_ones_are_predicted(predict, run, folder, tmp_path):
     Image.new('RGBA', (4, 4)).save(folder / 'four.png')
     Image.new('I;16', (4, 4)).save(folder / 'deep.png')
     Image.new('CMYK', (4, 4)).save(folder / 'ink.jpg')
@@ -155,7 +155,7 @@ def test_bad_files_end_in_an_exit_code_and_the_good_are_done(predict, run, folde
     assert pd.read_csv(out / 'predictions.csv').case.nunique() == 3
 
 
-def test_nothing_to_predict_with(predict, run, checkpoint, folder, tmp_path, payload):
+def test_invalid_run_is_one_line(predict, run, checkpoint, folder, tmp_path, payload):
     (tmp_path / 'empty').mkdir()
     malicious = tmp_path / 'malicious.pth'
     torch.save(dict(state_dict={}, meta=payload(tmp_path / 'made')), malicious)
@@ -190,7 +190,7 @@ def test_nothing_to_predict_with(predict, run, checkpoint, folder, tmp_path, pay
     assert not out.exists()
 
 
-def test_a_full_disk(predict, run, folder, tmp_path):
+def test_full_disk_is_one_line(predict, run, folder, tmp_path):
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / '.mmkdml_outputs').symlink_to('/dev/full')
     with pytest.raises(SystemExit, match='predict.py: error: .*No space left on device'):
@@ -198,7 +198,9 @@ def test_a_full_disk(predict, run, folder, tmp_path):
 
 
 @pytest.mark.parametrize('package', ['nibabel', 'pydicom'])
-def test_without_the_optional_packages(predict, run, folder, tmp_path, monkeypatch, package):
+def test_missing_optional_packages_are_one_line(
+    predict, run, folder, tmp_path, monkeypatch, package
+):
     monkeypatch.setitem(sys.modules, package, None)
     name = dict(nibabel='x.nii', pydicom='x.dcm')[package]
     (folder / name).write_bytes(b'x')
@@ -210,7 +212,7 @@ def test_without_the_optional_packages(predict, run, folder, tmp_path, monkeypat
     assert len(list((tmp_path / 'out' / 'masks' / 'ensemble').iterdir())) == 3
 
 
-def test_a_volume_by_plane_and_window(predict, run, tmp_path):
+def test_volume_with_plane_and_window(predict, run, tmp_path):
     nibabel = pytest.importorskip('nibabel')
     voxels = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / 'v.nii')
@@ -224,9 +226,7 @@ def test_a_volume_by_plane_and_window(predict, run, tmp_path):
         assert overlay.height > overlay.width  # four rows of two columns
 
 
-def test_a_key_that_stops_it_and_the_same_command_again(
-    predict, run, folder, tmp_path, monkeypatch
-):
+def test_interrupted_command_continues(predict, run, folder, tmp_path, monkeypatch):
     for number in range(20):
         picture(folder / f'{number:02}.png', number)
     out = tmp_path / 'out'

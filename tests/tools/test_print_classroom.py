@@ -5,7 +5,7 @@ import pytest
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
-def test_a_classroom(tool, capsys):
+def test_classroom_of_demo(tool, capsys):
     tool(
         'print_classroom',
         CONFIGS / 'demo' / 'kdml_v3_demo.py',
@@ -30,7 +30,7 @@ def test_a_classroom(tool, capsys):
         ('kd_off/r50_r18x2_v3_lgg.py', 'work_dirs/baselines/r50_lgg (MISSING: train it first)'),
     ],
 )
-def test_configs_of_the_paper(tool, capsys, monkeypatch, tmp_path, path, words):
+def test_configs_of_paper(tool, capsys, monkeypatch, tmp_path, path, words):
     monkeypatch.chdir(tmp_path)
     tool('print_classroom', CONFIGS / path, experiment=False)
     out, err = capsys.readouterr()
@@ -39,7 +39,7 @@ def test_configs_of_the_paper(tool, capsys, monkeypatch, tmp_path, path, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_impossible_plan_is_told_in_one_line(tool):
+def test_invalid_transfer_is_one_line(tool):
     with pytest.raises(SystemExit, match='print_classroom.py: error: alpha must be finite and at'):
         tool(
             'print_classroom',

@@ -13,9 +13,9 @@ CONFIG = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
 @pytest.mark.slow
-def test_the_published_ensemble_measures_the_same(tool, short, tmp_path, capsys):
+def test_published_ensemble_has_the_same_metrics(tool, short, tmp_path, capsys):
     torch.manual_seed(0)
-    run = tmp_path / 'run.pth'  # untrained students differ, and find something by chance
+    run = tmp_path / 'run.pth'  # random students differ and predict some foreground
     model = MODELS.build(Config.fromfile(CONFIG).model)
     torch.save(dict(state_dict=model.state_dict(), meta=dict(epoch=7)), run)
     tool('publish', CONFIG, run, '--out', tmp_path / 'out', options=short, experiment=False)
@@ -33,7 +33,7 @@ def test_the_published_ensemble_measures_the_same(tool, short, tmp_path, capsys)
         metrics.append(json.loads((tmp_path / name).read_text()))
     whole, alone = metrics
     assert any(key.startswith('teacher/') for key in whole)
-    # What compares with the teacher goes with it.
+    # Metrics that compare with the teacher are removed with it.
     assert alone == {
         key: value
         for key, value in whole.items()

@@ -6,7 +6,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / 'tools' / 'slurm_suite.sh'
 
 
-def test_what_is_handed_to_sbatch(tmp_path):
+def test_arguments_of_sbatch(tmp_path):
     sbatch = tmp_path / 'sbatch'
     sbatch.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     sbatch.chmod(0o755)
@@ -27,7 +27,7 @@ def test_what_is_handed_to_sbatch(tmp_path):
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()
     assert {'--array=1-4', '--gres=gpu:2', '--requeue', '--quiet', '--mem=1G'} < {*words}
-    # The suite's name has a space, and comes through the job's shell in one piece.
+    # The name of the suite, which has a space, is one argument in the shell of the job.
     assert shlex.split(words[-1].removeprefix('--wrap=')) == [
         'exec',
         'py',

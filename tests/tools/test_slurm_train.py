@@ -5,7 +5,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / 'tools' / 'slurm_train.sh'
 
 
-def test_what_is_handed_to_srun(tmp_path):
+def test_arguments_of_srun(tmp_path):
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     srun.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The whole way through a suite, undisturbed and killed, with real trainings."""
+"""Commands of suite.py with real trainings, with and without a killed worker."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ SUITES = sorted((ROOT / 'suites').glob('*.py'))
 
 @pytest.fixture(scope='module')
 def small(data_options, tmp_path_factory):
-    """A suite of a teacher and those it teaches, on a few made-up slices."""
+    """Suite file of a teacher and an offline variant on a few synthetic slices."""
     options = dict(option.split('=', 1) for option in data_options)
     options |= {'train_cfg.max_epochs': 3, 'param_scheduler.T_max': 3}
     path = tmp_path_factory.mktemp('suite') / 'small.py'
@@ -44,8 +44,8 @@ def start(folder, suite):
 
 
 @pytest.fixture
-def says(tool, capsys, monkeypatch):
-    """What a command says, in this process."""
+def output_of(tool, capsys, monkeypatch):
+    """Return a function that runs a command in this process and returns its output."""
     monkeypatch.chdir(ROOT)
 
     def run(command, *args):
@@ -59,13 +59,15 @@ def says(tool, capsys, monkeypatch):
 def undisturbed(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp('undisturbed')
     process = start(folder, small)
-    said = process.communicate()[0]
+    output = process.communicate()[0]
     assert process.returncode == 0
-    return folder, said
+    return folder, output
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_suite_of_which_one_is_killed(small, undisturbed, says, tmp_path):
+def test_suite_with_a_killed_worker_equals_an_undisturbed_one(
+    small, undisturbed, output_of, tmp_path
+):
     both = [start(tmp_path, small) for _ in range(2)]
     end = time.monotonic() + 600
     while not (tmp_path / 'kd_off_v3/seed_0/epoch_1.pth').exists():
@@ -76,15 +78,15 @@ def test_two_processes_share_a_suite_of_which_one_is_killed(small, undisturbed, 
     assert (teacher.state, student.state) == ('done', 'running')
     killed = next(process for process in both if f'#{process.pid}.' in student.worker)
     killed.kill()
-    said = [process.communicate()[0] for process in both]
+    output = [process.communicate()[0] for process in both]
     assert sorted(process.returncode for process in both) == [-signal.SIGKILL, 0]
-    started = [line for text in said for line in text.splitlines() if line.endswith('started')]
+    started = [line for text in output for line in text.splitlines() if line.endswith('started')]
     assert sorted(started) == [*['kd_off_v3/seed_0 started'] * 2, 'teacher/seed_0 started']
-    assert '2 of 2 done' in [text.splitlines()[-1] for text in said]
+    assert '2 of 2 done' in [text.splitlines()[-1] for text in output]
     for checkpoint in ('best', 'last'):
         form = ('--format', 'csv', '--checkpoint', checkpoint)
         ours, theirs = (
-            says('table', small, '--work-dir', folder, *form)
+            output_of('table', small, '--work-dir', folder, *form)
             for folder in (tmp_path, undisturbed[0])
         )
         assert ours == theirs
@@ -92,22 +94,22 @@ def test_two_processes_share_a_suite_of_which_one_is_killed(small, undisturbed, 
 
 
 @pytest.mark.slow
-def test_what_the_commands_say(small, undisturbed, says, tmp_path):
-    folder, said = undisturbed
-    assert said.splitlines()[0] == 'teacher/seed_0 started'
-    assert said.splitlines()[-1] == '2 of 2 done'
+def test_output_of_commands(small, undisturbed, output_of, tmp_path):
+    folder, output = undisturbed
+    assert output.splitlines()[0] == 'teacher/seed_0 started'
+    assert output.splitlines()[-1] == '2 of 2 done'
     place = (small, '--work-dir', folder)
     for command in ('run', 'resume'):
-        assert says(command, *place) == '2 of 2 done\n'  # nothing is done twice
-    status = says('status', *place)
+        assert output_of(command, *place) == '2 of 2 done\n'  # no run is repeated
+    status = output_of('status', *place)
     assert [line.split()[1] for line in status.splitlines() if '| done' in line] == [
         'teacher',
         'kd_off_v3',
     ]
     for form in ('text', 'markdown', 'latex'):
-        assert 'Small' in says('table', *place, '--format', form)
+        assert 'Small' in output_of('table', *place, '--format', form)
     report = tmp_path / 'report.html'
-    assert str(report) in says('report', *place, '--out', report)
+    assert str(report) in output_of('report', *place, '--out', report)
     assert '<html' in report.read_text()
 
 
@@ -118,20 +120,20 @@ def test_what_the_commands_say(small, undisturbed, says, tmp_path):
         ('resume', 'suites/mini_segmentation.py', 'was not started there'),
     ],
 )
-def test_what_a_user_can_mend(says, tmp_path, command, suite, message):
+def test_user_error_is_one_line(output_of, tmp_path, command, suite, message):
     with pytest.raises(SystemExit) as stopped:
-        says(command, suite, '--work-dir', tmp_path)
+        output_of(command, suite, '--work-dir', tmp_path)
     assert str(stopped.value).startswith('suite.py: error: ')
     assert message in str(stopped.value)
 
 
 @pytest.mark.parametrize('path', SUITES, ids=lambda path: path.stem)
-def test_the_projects_suites(path, monkeypatch):
+def test_suites_of_the_repository(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     suite = load_suite(path)
     first = [run for run in suite.runs if run.seed == 0]
-    # Two baselines, and the twelve, or KD+ML v3 beside the methods compared with (in the studies
-    # also two students of the best one) and plain KD.
+    # Two baselines and the twelve variants; or KD+ML v3, plain KD and the compared methods, in the
+    # studies also with two students of the best one.
     compared = {'table_10': 11, 'study_methods': 12}
     assert len(first) == next((compared[key] for key in compared if key in path.stem), 14)
     for run in first:
@@ -148,12 +150,12 @@ def test_the_projects_suites(path, monkeypatch):
             assert config.default_hooks.checkpoint.save_best.startswith('model/')
 
 
-def test_each_table_of_the_paper_has_its_suite():
+def test_each_table_of_the_paper_has_a_suite():
     tables = {table for path in SUITES for table in load_suite(path).paper_tables}
     assert {f'Table {number}' for number in (2, 3, 4, 8, 9, 10, 13, 14, 15)} <= tables
 
 
-def test_a_database_by_its_url(tmp_path, says, small):
+def test_storage_is_a_database_url(tmp_path, output_of, small):
     url = f'sqlite:///{tmp_path / "elsewhere.db"}'
     SuiteStore(url)
-    assert says('status', small, '--storage', url).splitlines()[-1] == '0 of 0 done'
+    assert output_of('status', small, '--storage', url).splitlines()[-1] == '0 of 0 done'

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
-def test_a_folder_stands_for_its_best_checkpoint(trained, tool, short, tmp_path):
+def test_folder_is_its_best_checkpoint(trained, tool, short, tmp_path):
     folder, _ = trained
     (best,) = folder.glob('best_*.pth')
     for name, checkpoint in (('folder', folder), ('best', best)):
@@ -37,7 +37,7 @@ def test_a_folder_stands_for_its_best_checkpoint(trained, tool, short, tmp_path)
     assert (tmp_path / 'panels' / 'panels.png').is_file()
 
 
-def test_undefined_metrics_are_valid_json(checkpoint, tool, short, tmp_path, monkeypatch):
+def test_undefined_metrics_are_null(checkpoint, tool, short, tmp_path, monkeypatch):
     def refuse(word):
         raise ValueError(word)
 
@@ -52,7 +52,7 @@ def test_undefined_metrics_are_valid_json(checkpoint, tool, short, tmp_path, mon
         assert content['teacher/foreground/IoU'] is content['teacher/foreground/F1'] is None
 
 
-def test_a_truncated_checkpoint_ends_in_one_line_and_an_exit_code(trained, short, tmp_path):
+def test_truncated_checkpoint_is_one_line(trained, short, tmp_path):
     truncated = tmp_path / 'truncated.pth'
     truncated.write_bytes((trained[0] / 'epoch_1.pth').read_bytes()[:5000])
     done = subprocess.run(
@@ -77,7 +77,7 @@ def test_a_truncated_checkpoint_ends_in_one_line_and_an_exit_code(trained, short
 
 
 @pytest.mark.parametrize('nested', [False, True])
-def test_no_code_of_a_checkpoint_is_run(
+def test_code_in_checkpoint_is_not_executed(
     trained, tool, short, tmp_path, monkeypatch, nested, payload
 ):
     made, checkpoint = tmp_path / 'made', tmp_path / 'malicious.pth'
@@ -90,10 +90,10 @@ def test_no_code_of_a_checkpoint_is_run(
     assert not made.exists()
     monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD')
     torch.load(checkpoint, weights_only=False)['meta' if nested else 'state_dict'].close()
-    assert made.exists()  # it was live
+    assert made.exists()  # unpickling does execute it
 
 
-def test_a_checkpoint_of_something_else_is_refused(trained, tool, short, tmp_path):
+def test_checkpoint_of_another_network_is_one_line(trained, tool, short, tmp_path):
     checkpoint = tmp_path / 'other.pth'
     weights = load_checkpoint_file(trained[0] / 'epoch_1.pth')['state_dict']
     torch.save({key: value for key, value in weights.items() if 'student_2' not in key}, checkpoint)
@@ -103,6 +103,6 @@ def test_a_checkpoint_of_something_else_is_refused(trained, tool, short, tmp_pat
     assert 'missing: members.student_2.backbone.conv1.weight;' in str(stopped.value)
 
 
-def test_no_checkpoint(tool, short, tmp_path):
+def test_missing_checkpoint_is_one_line(tool, short, tmp_path):
     with pytest.raises(SystemExit, match='test.py: error: There is no checkpoint at nowhere'):
         tool('test', CONFIG, 'nowhere', '--work-dir', tmp_path, options=short)

@@ -1,4 +1,4 @@
-"""Text configs of stock networks and data sets, by default scope or by prefix, with every tool."""
+"""Text configs of stock networks and data sets, with default scope or prefix, in every tool."""
 
 import json
 
@@ -66,7 +66,7 @@ CLASSROOM = """dict(
 
 @pytest.fixture(params=['default scope', 'prefix'])
 def write(request, tmp_path):
-    """A function that writes a config, the folder of its run and four images with masks."""
+    """Return a function that writes a config, the folder of its run and four images with masks."""
     for folder in ('images', 'masks'):
         (tmp_path / folder).mkdir()
     rng = np.random.default_rng(0)
@@ -99,7 +99,7 @@ def write(request, tmp_path):
     return make
 
 
-def test_a_stock_network(write, tool, tmp_path, capsys):
+def test_stock_network(write, tool, tmp_path, capsys):
     path, run = write('network')
     tool('print_classroom', path, experiment=False)
     tool('list_taps', path, '--match', 'backbone.layer?', experiment=False)
@@ -117,7 +117,7 @@ def test_a_stock_network(write, tool, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('form', ['checkpoint', 'torch-export'])
-def test_a_stock_network_is_exported_without_cases(write, tool, tmp_path, capsys, form):
+def test_export_of_stock_network_without_cases(write, tool, tmp_path, capsys, form):
     _, run = write('network')
     args = ('export', run, '--what', 'model', '--format', form)
     tool(*args, '--out', tmp_path / 'out', experiment=False)
@@ -136,7 +136,7 @@ def test_a_stock_network_is_exported_without_cases(write, tool, tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_a_classroom(write, tool, tmp_path, capsys):
+def test_classroom(write, tool, tmp_path, capsys):
     path, run = write(CLASSROOM)
     tool('print_classroom', path, experiment=False)
     tool('publish', path, run, '--out', tmp_path / 'public', experiment=False)

@@ -42,13 +42,13 @@ def same(first, second):
 
 
 def scalars(folder):
-    """The lines of the log that are of training steps."""
+    """Return the logged scalars of training steps."""
     (path,) = folder.glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [line for line in lines if 'loss' in line]
 
 
-def test_a_run_leaves_checkpoints_log_and_table(trained):
+def test_run_writes_checkpoints_log_and_table(trained):
     folder, done = trained
     names = {path.name for path in folder.iterdir()}
     assert {'epoch_1.pth', 'epoch_2.pth', 'last_checkpoint', 'kdml_v3_demo.py'} <= names
@@ -59,17 +59,17 @@ def test_a_run_leaves_checkpoints_log_and_table(trained):
         rows = [line.split()[1] for line in table[3:7]]
         assert rows == ['teacher', 'student_1', 'student_2', 'ensemble']
     steps = scalars(folder)
-    assert len(steps) == 4  # 16 slices in batches of 8, two epochs: --cfg-options were heeded
+    assert len(steps) == 4  # 16 slices in batches of 8, two epochs
     for step in steps:
         assert all(math.isfinite(step[key]) for key in LOSSES)
-        # What is logged adds up to what is optimised.
+        # The logged losses add up to the optimized one.
         assert step['loss'] == pytest.approx(sum(step[key] for key in LOSSES), rel=1e-5)
     assert Config.fromfile(folder / 'kdml_v3_demo.py').train_cfg.max_epochs == 2
 
 
 @pytest.mark.slow
-def test_looks_that_come_again_are_found(tool, short, tmp_path, checkpoint):
-    """With augmentation as users have it, and options as the guide has them."""
+def test_teacher_cache_with_augmentation(tool, short, tmp_path, checkpoint):
+    """Uses the options of the guide. Augmented images that recur are found in the cache."""
     guide = (ROOT / 'docs' / 'teacher_cache.md').read_text().replace('\\\n', ' ')
     line = re.search(r'tools/train.py configs/kd_off/.* --cfg-options (.*)\n', guide)[1]
     options = line.replace('work_dirs', str(tmp_path)).replace('image=4', 'image=1').split()
@@ -84,7 +84,7 @@ def test_looks_that_come_again_are_found(tool, short, tmp_path, checkpoint):
     assert 16 * images * 4 < size < 1.2 * 16 * images * 4 + 5 * 16384
 
 
-def test_a_resumed_run_ends_as_one_that_was_never_stopped(trained, tool, short, tmp_path):
+def test_resumed_run_equals_uninterrupted_run(trained, tool, short, tmp_path):
     folder, _ = trained
     shutil.copy(folder / 'epoch_1.pth', tmp_path)
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
@@ -94,13 +94,12 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(trained, tool, short, 
     assert (ours['meta']['epoch'], ours['meta']['iter']) == (2, 4)
     assert same(ours['state_dict'], undisturbed['state_dict'])
     assert not same(ours['state_dict'], weights(folder))
-    # Adam's state, too.
     for key, state in undisturbed['optimizer']['state'].items():
         assert same(state, ours['optimizer']['state'][key])
 
 
-def test_a_run_told_to_stop_goes_on_later(trained, tool, short, tmp_path):
-    """With workers, which get the signal like the run; the other run had none."""
+def test_run_stopped_by_signal_is_resumed(trained, tool, short, tmp_path):
+    """The workers receive the signal as well; the uninterrupted run has no workers."""
     options = [
         *short,
         'train_dataloader.num_workers=2',
@@ -123,7 +122,7 @@ def test_a_run_told_to_stop_goes_on_later(trained, tool, short, tmp_path):
         if 'Epoch(train) [1][1/2]' in line:
             os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM, ''.join(seen)
-    # The signal may find the run in any later iteration.
+    # The signal may arrive in any later iteration.
     assert re.search(r'Stopped by SIGTERM .*after iteration \d', ''.join(seen))
     tool('train', CONFIG, '--work-dir', tmp_path, '--resume', options=short)
     ours, undisturbed = (
@@ -136,12 +135,14 @@ def test_a_run_told_to_stop_goes_on_later(trained, tool, short, tmp_path):
 
 
 @pytest.mark.slow
-def test_images_are_kept_and_time_is_told(trained, tool, short, tmp_path, capsys):
+def test_image_cache_and_profile_leave_the_weights_unchanged(
+    trained, tool, short, tmp_path, capsys
+):
     cache, run = tmp_path / 'cache', tmp_path / 'run'
     tool('train', CONFIG, '--work-dir', run, '--cache-images', cache, '--profile', 1, options=short)
     assert len(list(cache.glob('*.pack'))) == 4  # images and masks to train, and to validate
     assert 'the first 5 are skipped' in capsys.readouterr().out
-    for name in ('epoch_1.pth', 'epoch_2.pth'):  # with decoded images the run is the same
+    for name in ('epoch_1.pth', 'epoch_2.pth'):
         assert same(weights(run, name), weights(trained[0], name))
     left = Config.fromfile(run / 'kdml_v3_demo.py')
     assert left.train_dataloader.dataset.image_cache == dict(dir=str(cache))
@@ -151,17 +152,17 @@ def test_images_are_kept_and_time_is_told(trained, tool, short, tmp_path, capsys
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['--overwrite', '--resume'], 'give one of them'),
-        (['--accept-changes'], '--accept-changes needs --resume'),
+        (['--overwrite', '--resume'], 'use only one of them'),
+        (['--accept-changes'], '--accept-changes requires --resume'),
     ],
 )
-def test_options_that_contradict_each_other(tool, capsys, args, message):
+def test_conflicting_options(tool, capsys, args, message):
     with pytest.raises(SystemExit):
         tool('train', CONFIG, *args)
     assert message in capsys.readouterr().err
 
 
-def test_the_defaults_of_cache_and_profile(tool, monkeypatch):
+def test_defaults_of_cache_and_profile(tool, monkeypatch):
     configs = []
     monkeypatch.setattr(
         apis, 'make_runner', lambda config, *_, **__: configs.append(config) or Mock()
@@ -175,11 +176,11 @@ def test_the_defaults_of_cache_and_profile(tool, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_in_one_line(tool, short, tmp_path, monkeypatch):
+def test_full_disk_is_one_line(tool, short, tmp_path, monkeypatch):
     fsync = os.fsync
 
     def full(handle):
-        if '.pth.' in os.readlink(f'/proc/self/fd/{handle}'):  # the small files before fit
+        if '.pth.' in os.readlink(f'/proc/self/fd/{handle}'):  # smaller files before it fit
             raise OSError(28, 'No space left on device')
         fsync(handle)
 
@@ -193,21 +194,21 @@ def test_a_full_disk_is_told_in_one_line(tool, short, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_fast_run_is_resumed_exactly_in_files_as_ever(tool, short, tmp_path):
-    for name in ('whole', 'resumed'):
+def test_fast_run_is_resumed_exactly(tool, short, tmp_path):
+    for name in ('uninterrupted', 'resumed'):
         tool('train', CONFIG, '--fast', '--work-dir', tmp_path / name, options=short)
-    whole = load_checkpoint_file(tmp_path / 'whole' / 'epoch_2.pth')
+    uninterrupted = load_checkpoint_file(tmp_path / 'uninterrupted' / 'epoch_2.pth')
     (tmp_path / 'resumed' / 'epoch_2.pth').unlink()
     command = ['--fast', '--resume', '--work-dir', tmp_path / 'resumed']
     tool('train', CONFIG, *command, options=short)
     resumed = load_checkpoint_file(tmp_path / 'resumed' / 'epoch_2.pth')
-    assert same(resumed['state_dict'], whole['state_dict'])
-    assert all(value.is_contiguous() for value in whole['state_dict'].values())
-    states = whole['optimizer']['state']
+    assert same(resumed['state_dict'], uninterrupted['state_dict'])
+    assert all(value.is_contiguous() for value in uninterrupted['state_dict'].values())
+    states = uninterrupted['optimizer']['state']
     for key, state in resumed['optimizer']['state'].items():
         assert same(state, states[key])
         assert all(value.is_contiguous() for value in state.values())
-    assert whole['optimizer']['param_groups'][0]['fused'] is True
+    assert uninterrupted['optimizer']['param_groups'][0]['fused'] is True
 
 
 @pytest.fixture
@@ -219,8 +220,7 @@ def not_deterministic_after():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('not_deterministic_after')
-def test_a_seed_decides_the_weights(tool, data_options, tmp_path):
-    # With random augmentation.
+def test_seed_determines_the_weights(tool, data_options, tmp_path):
     options = [*data_options, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=2']
     for name, seed in (('a', 3), ('b', 3), ('c', 4)):
         chosen = ['--seed', seed, '--deterministic'] if name == 'b' else ['--seed', seed]
@@ -237,14 +237,14 @@ def test_mixed_precision_on_a_cpu(trained, tool, short, tmp_path):
     mixed, full = scalars(tmp_path)[0], scalars(trained[0])[0]
     for key in LOSSES:
         assert math.isfinite(mixed[key])
-        # The first step has the same weights and images: near, but in bfloat16 not the same.
+        # Same weights and images in the first step, but bfloat16.
         assert mixed[key] == pytest.approx(full[key], rel=0.1, abs=1e-3)
     assert mixed['loss'] != full['loss']
 
 
 @pytest.fixture
 def configs(tmp_path):
-    """A copy of the configs, with the demo's teacher alone and with offline distillation."""
+    """Copy of the configs, with one of the demo's teacher and one of offline distillation."""
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     demo = tmp_path / 'configs' / 'demo'
     head = (
@@ -265,8 +265,8 @@ def configs(tmp_path):
 
 @pytest.mark.slow
 def test_offline_distillation_from_a_baseline(configs, tool, short, tmp_path):
-    # At first a network learns to say "background"; this one stays nearer to its random start,
-    # where it finds something by chance, so that there is something to compare.
+    # At first a network learns to predict background only. Near its initial weights it predicts
+    # some foreground, which can be compared.
     tool(
         'train',
         configs / 'teacher.py',
@@ -276,7 +276,7 @@ def test_offline_distillation_from_a_baseline(configs, tool, short, tmp_path):
     )
     tool('train', configs / 'kd_off.py', '--work-dir', tmp_path / 'kd_off', options=short)
 
-    # The teacher's weights are not in the checkpoint; where they came from is.
+    # The checkpoint contains the source of the teacher's weights instead of the weights.
     (best,) = (tmp_path / 'teacher').glob('best_*.pth')
     saved = weights(tmp_path / 'kd_off', 'epoch_2.pth')
     record = json.loads(bytes(saved.pop(FROZEN_RECORD).tolist()))
@@ -284,7 +284,7 @@ def test_offline_distillation_from_a_baseline(configs, tool, short, tmp_path):
     assert {key.split('.')[1] for key in saved} == {'student_1', 'student_2'}
     assert not any('teacher' in key for key in saved)
 
-    # The teacher in the classroom is the one that was trained.
+    # The teacher in the classroom has the metrics of the trained one.
     for name, key in (('teacher', 'model'), ('kd_off', 'teacher')):
         tool(
             'test',
@@ -307,7 +307,7 @@ def test_offline_distillation_from_a_baseline(configs, tool, short, tmp_path):
     assert taught == alone
     assert taught['teacher/foreground/IoU'] > 0
 
-    # The run goes on with its teacher, and with no other.
+    # The run resumes with its teacher only.
     again = [*short, 'train_cfg.max_epochs=3']
     tool(
         'train', configs / 'kd_off.py', '--work-dir', tmp_path / 'kd_off', '--resume', options=again
@@ -345,7 +345,7 @@ def test_offline_distillation_from_a_baseline(configs, tool, short, tmp_path):
         (CONFIG, ['train_dataloader.dataset.ann_file=nowhere.csv'], 'nowhere.csv'),
     ],
 )
-def test_what_a_user_can_mend_is_told_in_one_line(tool, tmp_path, config, options, message):
+def test_user_error_is_one_line(tool, tmp_path, config, options, message):
     with pytest.raises(SystemExit) as stopped:
         tool('train', config, '--work-dir', tmp_path, options=options)
     assert str(stopped.value).startswith('train.py: error: ')

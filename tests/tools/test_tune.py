@@ -21,18 +21,18 @@ METRIC = 'ensemble/foreground/IoU'
 
 
 def logged(folder):
-    """All validations of a trial, as mmengine logged them."""
+    """Return the metric of all validations of a trial from its log."""
     (path,) = folder.glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [line[METRIC] for line in lines if METRIC in line]
 
 
 @pytest.mark.slow
-def test_a_search(tool, data_options, tmp_path, capsys):
+def test_search(tool, data_options, tmp_path, capsys):
     options = [
         *data_options,
-        'test_dataloader.dataset.ann_file=nowhere.csv',  # the test part is not even looked at
-        'optim_wrapper.optimizer.lr=1e-6',  # stays near its random start, which finds something
+        'test_dataloader.dataset.ann_file=nowhere.csv',  # the test part is not read
+        'optim_wrapper.optimizer.lr=1e-6',  # keeps some foreground
     ]
     arguments = ['--sampler', 'tpe', '--temperature', 1, 8, '--epochs', 2, '--out', tmp_path]
     tool('tune', CONFIG, '--trials', 2, *arguments, options=options, experiment=False)
@@ -49,7 +49,7 @@ def test_a_search(tool, data_options, tmp_path, capsys):
         assert len(measured) == 2
         assert value == pytest.approx(max(measured), rel=1e-6)
 
-    # The best config is the one that its trial trained, but for the number of epochs.
+    # The best config is that of its trial, except for the number of epochs.
     best = table['value'].idxmax()
     (kept,) = {path.parent.name for path in tmp_path.glob('trial_*/*.pth')}
     assert kept == f'trial_{best}'
@@ -67,7 +67,7 @@ def test_a_search(tool, data_options, tmp_path, capsys):
     original = load_config(CONFIG).to_dict()
     assert tuned['val_evaluator'] == original['val_evaluator']
 
-    # Nothing is left to do, until one more is asked for.
+    # No trial is left.
     tool('tune', CONFIG, '--trials', 2, *arguments, options=options, experiment=False)
     assert len(pd.read_csv(tmp_path / 'trials.csv')) == 2
     with pytest.raises(SystemExit) as stopped:
@@ -77,7 +77,7 @@ def test_a_search(tool, data_options, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on(tool, data_options, tmp_path, monkeypatch):
+def test_killed_search_continues(tool, data_options, tmp_path, monkeypatch):
     arguments = [CONFIG, '--tied', '--trials', 2, '--epochs', 2, '--out', tmp_path]
     command = [sys.executable, ROOT / 'tools' / 'tune.py', *arguments, '--cfg-options']
     process = subprocess.Popen(
@@ -114,19 +114,19 @@ def test_a_killed_search_goes_on(tool, data_options, tmp_path, monkeypatch):
         (CONFIG.with_name('student_demo.py'), [], 'has no mode (ml, kd_off, kd_on, kdml)'),
     ],
 )
-def test_what_a_user_can_mend_is_told_in_one_line(tool, tmp_path, config, arguments, message):
+def test_user_error_is_one_line(tool, tmp_path, config, arguments, message):
     with pytest.raises(SystemExit) as stopped:
         tool('tune', config, '--out', tmp_path, *arguments, experiment=False)
     assert str(stopped.value).startswith('tune.py: error: ')
     assert message in str(stopped.value)
 
 
-def test_stopping_it_is_no_error_of_its_own(tool, tmp_path, monkeypatch):
+def test_ctrl_c_exits_with_a_message(tool, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tuning, 'train_trial', stop)
-    with pytest.raises(SystemExit, match='stopped; the same command goes on'):
+    with pytest.raises(SystemExit, match='stopped'):
         tool('tune', CONFIG, '--out', tmp_path, experiment=False)
 
 

@@ -1,4 +1,4 @@
-"""Tools that write files end before any work is done where a user's file is in the way."""
+"""Tools do not overwrite files that they did not write, and say so before any work."""
 
 import pytest
 
@@ -34,21 +34,21 @@ def run(checkpoint, tmp_path_factory):
         (('benchmark', 'step', CONFIG, '--json', 'FILE'), 'costs.json'),
     ],
 )
-def test_files_of_a_user_are_not_overwritten(tool, run, tmp_path, words, name, capsys):
+def test_other_files_are_not_overwritten(tool, run, tmp_path, words, name, capsys):
     out = tmp_path / 'out'
     out.mkdir()
     (out / name).write_text('a user wrote it')
     places = dict(RUN=run, OUT=out, FILE=out / name, IMAGES=CONFIG.parents[2] / 'docs' / 'demo.png')
     with pytest.raises(SystemExit) as stopped:
         tool(*(places.get(word, word) for word in words), experiment=False)
-    told = f'{stopped.value.code}{capsys.readouterr().err}'
-    assert (out.name if words[0] == 'export' else name) in told
-    assert 'Traceback' not in told
+    error = f'{stopped.value.code}{capsys.readouterr().err}'
+    assert (out.name if words[0] == 'export' else name) in error
+    assert 'Traceback' not in error
     assert (out / name).read_text() == 'a user wrote it'
     assert [path.name for path in out.iterdir()] == [name]
 
 
-def test_an_input_is_not_overwritten_by_metrics(tool, run, tmp_path):
+def test_input_is_not_overwritten(tool, run, tmp_path):
     before = (run / 'mine.py').read_bytes()
     with pytest.raises(SystemExit, match=r'mine\.py is an input'):
         tool('test', run / 'mine.py', run, '--out', run / 'mine.py', '--force', experiment=False)

@@ -1,4 +1,4 @@
-"""Which weights are evaluated, by all that evaluates: after EMAHook, and after stock trainings."""
+"""Weights that the tools evaluate after trainings with EMAHook and after stock trainings."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ custom_hooks = []
 
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory):
-    """A copy of the configs, with one that averages weights and one without mmkdml's hooks."""
+    """Copy of the configs, with one that averages weights and one without hooks of mmkdml."""
     folder = tmp_path_factory.mktemp('copied')
     shutil.copytree(ROOT / 'configs', folder / 'configs')
     demo = folder / 'configs' / 'demo'
@@ -62,7 +62,7 @@ def options(short):
 
 @pytest.fixture(scope='module')
 def runs(demo, options, tmp_path_factory):
-    """(folder, tested scores) of a suite's run in one go, and of one after an interruption."""
+    """Folder and test metrics of an uninterrupted run of a suite and of an interrupted one."""
     top = tmp_path_factory.mktemp('runs')
     spec = RunSpec('run', 0, str(demo / 'averaged.py'), options)
     whole, resumed = top / 'whole', top / 'resumed'
@@ -78,7 +78,7 @@ def runs(demo, options, tmp_path_factory):
 
 
 def average(folder):
-    """The average in a checkpoint, which differs from the weights that were trained."""
+    """Return the averaged weights in a checkpoint, which differ from the trained ones."""
     content = load_checkpoint_file(folder / 'epoch_2.pth')
     key = 'members.student_1.decode_head.conv_seg.weight'
     assert not torch.equal(content['state_dict'][key], content['ema_state_dict'][f'module.{key}'])
@@ -98,7 +98,7 @@ class Spy(Hook):
         self.seen = {key: one.clone() for key, one in runner.model.state_dict().items()}
 
 
-def test_an_interruption_changes_no_weight_and_no_score(runs):
+def test_interruption_changes_neither_weights_nor_metrics(runs):
     whole, resumed = runs['whole'], runs['resumed']
     assert equal(average(whole[0]), average(resumed[0]))
     for name in ('last', 'best'):
@@ -106,7 +106,7 @@ def test_an_interruption_changes_no_weight_and_no_score(runs):
 
 
 @pytest.mark.parametrize('run', ['whole', 'resumed'])
-def test_all_evaluate_the_average(runs, run, demo, options, tool, short, tmp_path):
+def test_all_tools_evaluate_the_average(runs, run, demo, options, tool, short, tmp_path):
     folder, measured = runs[run]
     file, expected = folder / 'epoch_2.pth', average(folder)
     path = demo / 'averaged.py'
@@ -135,15 +135,15 @@ def test_all_evaluate_the_average(runs, run, demo, options, tool, short, tmp_pat
         assert equal({f'{prefix}{key}': one for key, one in exported.items()}, mine)
 
 
-def test_numpy_scores_of_a_framework_s_metric_are_plain_numbers(runs):
+def test_numpy_scores_of_metrics_become_plain_numbers(runs):
     for folder, _ in runs.values():
         info = load_checkpoint_file(folder)['message_hub']['runtime_info']
         assert type(info['best_score']) is float
         assert info['best_rules'] == {'ensemble/mIoU': 'greater'}
 
 
-def test_a_stock_teacher_with_a_numpy_score(demo, options, short, tool, tmp_path):
-    """Trained by mmengine's own runner and hooks, whose best score is a float32 of NumPy."""
+def test_stock_teacher_with_numpy_score(demo, options, short, tool, tmp_path):
+    """The teacher is trained by the runner and hooks of mmengine, its best score is np.float32."""
     folder, path = tmp_path / 'stock', demo / 'stock.py'
     Runner.from_cfg(load_config(path, {**options, 'experiment_name': 'stock'}, folder)).train()
     (best,) = folder.glob('best_mIoU_*.pth')
@@ -163,7 +163,7 @@ def test_a_stock_teacher_with_a_numpy_score(demo, options, short, tool, tmp_path
     assert equal(runner.model.named_members()['teacher'].state_dict(), weights)
 
 
-def test_a_random_teacher_neither_teaches_nor_is_tested(short, tool, tmp_path, checkpoint):
+def test_random_teacher_raises_in_training_and_testing(short, tool, tmp_path, checkpoint):
     off = [*short, 'model.mode=kd_off', 'model.weights.gamma=None']
     message = r'teacher has no weights for backbone, decode_head: .* model\.teacher_checkpoint'
     with pytest.raises(SystemExit, match=message):

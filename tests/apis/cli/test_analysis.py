@@ -15,7 +15,7 @@ CONFIG = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """A run with drawn weights, of 16 slices to test on."""
+    """Run with random weights and 16 slices to test on."""
     root = tmp_path_factory.mktemp('run')
     source = make_demo_data(root / 'kaggle_3m', patients=6, slices=4, size=64)
     convert_lgg(source, root / 'splits')
@@ -35,7 +35,7 @@ def ids(loader):
     return [sample.id for data in loader for sample in data['data_samples']]
 
 
-def test_what_is_asked_for():
+def test_arguments():
     parser = analysis_parser('Look at runs.', name='pictures')
     args = parser.parse_args(['a', 'b', '--cfg-options', 'x.y=3'])
     assert args == argparse.Namespace(
@@ -47,7 +47,7 @@ def test_what_is_asked_for():
         parser.parse_args(['a', '--part', 'train'])
 
 
-def test_runs_have_names(folder, capsys):
+def test_titles_of_runs(folder, capsys):
     parser = analysis_parser('Look at runs.', name='pictures')
     files = folder / 'demo.py', folder / 'best_x_epoch_1.pth'
     assert named_runs(parser, parser.parse_args([str(folder)])) == {'kd/seed_0': files}
@@ -57,10 +57,10 @@ def test_runs_have_names(folder, capsys):
     for titles in ([], ['--titles', 'a'], ['--titles', 'a', 'a']):
         with pytest.raises(SystemExit, match='2'):
             named_runs(parser, parser.parse_args([*twice, *titles]))
-        assert 'give --titles, a different one for each of the 2 runs' in capsys.readouterr().err
+        assert 'invalid --titles: expected 2' in capsys.readouterr().err
 
 
-def test_pictures_go_where_a_report_looks_for_them(folder, monkeypatch, tmp_path):
+def test_default_output_is_the_folder_that_reports_read(folder, monkeypatch, tmp_path):
     other = folder.parents[1] / 'ml' / 'seed_0'
     shutil.copytree(folder, other)
     parser = analysis_parser('Look at runs.', name='cka')
@@ -78,7 +78,7 @@ def test_pictures_go_where_a_report_looks_for_them(folder, monkeypatch, tmp_path
     assert place('seed_0') == Path('seed_0/analysis/cka')
 
 
-def test_model_and_loader_of_a_run(folder):
+def test_open_run_loads_weights_and_data(folder):
     files = folder / 'demo.py', folder / 'best_x_epoch_1.pth'
     model, loader = open_run(*files, 'test', {})
     saved = torch.load(files[1], weights_only=True)

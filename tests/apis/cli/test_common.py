@@ -14,10 +14,10 @@ from mmkdml.apis import config_parser, run_tool
 
 @pytest.fixture
 def package_module(tmp_path):
-    """A function that makes a module of the package out of source code."""
+    """Return a function that creates a module of the package from source code."""
 
-    def make(source, name='mmkdml.made_up'):
-        path = tmp_path / 'made_up.py'
+    def make(source, name='mmkdml.generated'):
+        path = tmp_path / 'generated.py'
         path.write_text(source)
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
@@ -28,7 +28,7 @@ def package_module(tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['ValueError', 'TypeError', 'FileNotFoundError'])
-def test_what_the_package_refuses_is_told_in_one_line(package_module, monkeypatch, kind):
+def test_error_raised_by_the_package_is_one_line(package_module, monkeypatch, kind):
     monkeypatch.setattr(sys, 'argv', ['/some/where/tool.py'])
     main = package_module(f'def main():\n    raise {kind}(\n        "no such thing")\n').main
     with pytest.raises(SystemExit) as stopped:
@@ -36,7 +36,7 @@ def test_what_the_package_refuses_is_told_in_one_line(package_module, monkeypatc
     assert stopped.value.code == 'tool.py: error: no such thing'
 
 
-def test_a_refusal_with_a_cause_is_told_in_its_own_words(package_module):
+def test_error_with_cause_prints_its_own_message(package_module):
     main = package_module(
         'def main():\n'
         '    try:\n'
@@ -58,24 +58,24 @@ def test_a_refusal_with_a_cause_is_told_in_its_own_words(package_module):
         ('raise RuntimeError("x")', RuntimeError, 'x'),
     ],
 )
-def test_bugs_keep_their_traceback(package_module, line, kind, message):
+def test_other_errors_keep_their_traceback(package_module, line, kind, message):
     with pytest.raises(kind, match=message):
         run_tool(package_module(f'def main():\n    {line}\n').main)
 
 
-def test_refusals_of_other_packages_are_bugs_of_ours(package_module):
-    main = package_module('def main():\n    raise ValueError("theirs")\n', 'mmkdml_other').main
-    with pytest.raises(ValueError, match='theirs'):
+def test_errors_raised_by_other_packages_keep_their_traceback(package_module):
+    main = package_module('def main():\n    raise ValueError("foreign")\n', 'mmkdml_other').main
+    with pytest.raises(ValueError, match='foreign'):
         run_tool(main)
 
 
-def test_what_the_system_refuses_is_told_in_one_line(tmp_path):
+def test_error_of_the_operating_system_is_one_line(tmp_path):
     with pytest.raises(SystemExit, match=re.escape(f"No such file or directory: '{tmp_path}/x'")):
         run_tool(lambda: (tmp_path / 'x').read_text())
 
 
-def test_the_arguments_of_every_tool():
-    parser = config_parser('What it does.')
+def test_arguments_of_config_parser():
+    parser = config_parser('Train.')
     args = parser.parse_args(['c.py', '--cfg-options', 'a.b=3', 'c=[1,x]'])
     assert vars(args) == dict(config='c.py', cfg_options={'a.b': 3, 'c': [1, 'x']})
     args = config_parser('', launcher=True).parse_args(
@@ -84,15 +84,15 @@ def test_the_arguments_of_every_tool():
     assert (args.launcher, args.local_rank, args.cfg_options) == ('slurm', 1, {})
 
 
-def test_a_missing_network_is_told_with_a_way_out():
+def test_failed_download_names_init_cfg():
     def main():
         raise URLError('Name or service not known')
 
-    with pytest.raises(SystemExit, match='weights cannot be downloaded .*init_cfg'):
+    with pytest.raises(SystemExit, match='download pretrained weights .*init_cfg'):
         run_tool(main)
 
 
-def test_a_stop_by_hand_is_told_in_one_line(monkeypatch, capsys):
+def test_ctrl_c_is_one_line_with_code_130(monkeypatch, capsys):
     def stopped():
         raise KeyboardInterrupt
 
@@ -118,12 +118,14 @@ def main():
 run_tool(main)
 """
 KILLED = 'os.kill(os.getpid(), signal.SIGKILL)'
-LOST = r'error: process 0 of 2 \(numbered from 0, on .+\) lost another one.+--resume goes on'
+LOST = (
+    r'error: process 0 of 2 \(numbered from 0, on .+\) lost the connection to another one.+--resume'
+)
 
 
 @pytest.fixture
 def two_processes(tmp_path):
-    """A function that starts two processes of which the second one ends."""
+    """Return a function that starts two processes, of which the second one ends."""
 
     def start(end, *launcher, **environment):
         script = tmp_path / 'tool.py'
@@ -147,7 +149,7 @@ def port():
 
 
 @pytest.mark.slow
-def test_a_process_says_that_it_lost_another_one(two_processes, port):
+def test_lost_process_is_reported(two_processes, port):
     group = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE='2')
     both = [two_processes(KILLED, RANK=str(rank), **group) for rank in range(2)]
     texts = [process.communicate(timeout=500)[0] for process in both]
@@ -157,7 +159,7 @@ def test_a_process_says_that_it_lost_another_one(two_processes, port):
 
 
 @pytest.mark.slow
-def test_torchrun_names_the_process_that_failed_and_why(two_processes, port):
+def test_torchrun_reports_the_failed_process_and_its_error(two_processes, port):
     torchrun = ('-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_addr=127.0.0.1')
     launcher = two_processes(
         'raise ValueError("an image is broken")', *torchrun, f'--master_port={port}'

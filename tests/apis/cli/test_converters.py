@@ -20,7 +20,7 @@ def cells(table):
     return [line.split() for line in table.splitlines()]
 
 
-def test_summary_of_yes_and_no():
+def test_summary_of_binary_labels():
     assert cells(summary(SPLITS)) == [
         ['split', 'images', 'groups', 'positives'],
         ['train', '3', '2', '2'],
@@ -28,7 +28,7 @@ def test_summary_of_yes_and_no():
     ]
 
 
-def test_summary_counts_the_samples_of_each_class():
+def test_summary_of_classes():
     table = summary(SPLITS, ['fat', 'mucus of the colon', 'tumour'])
     assert cells(table.replace('mucus of the colon', 'mucus')) == [
         ['split', 'images', 'groups', 'fat', 'mucus', 'tumour'],
@@ -52,18 +52,18 @@ def run(argv, **places):
 PLACES = dict(config='configs/{kind}.py', data_root='data', splits_dir='splits_{kind}')
 
 
-def test_where_the_config_looks_the_next_command_is_short(tmp_path, monkeypatch, capsys):
+def test_next_command_with_default_paths(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run(['data', '--out', 'splits_seg/', '--kind', 'seg'], **PLACES)
     assert capsys.readouterr().out.endswith('\n\nnext:\npython tools/train.py configs/seg.py\n')
 
 
 @pytest.mark.parametrize(('source', 'out'), [('data', 'my splits'), ('my data', 'splits_x')])
-def test_elsewhere_the_next_command_says_where(tmp_path, monkeypatch, capsys, source, out):
+def test_next_command_with_other_paths(tmp_path, monkeypatch, capsys, source, out):
     monkeypatch.chdir(tmp_path)
     run([source, '--out', out], **PLACES)
     command = capsys.readouterr().out.partition('next:\n')[2]
-    assert command.count(' \\\n    ') == 4  # one option in a line
+    assert command.count(' \\\n    ') == 4  # one option per line
     command = shlex.split(command.replace('\\\n', ''))
     assert command == [
         *('python', 'tools/train.py', 'configs/x.py', '--cfg-options'),
@@ -74,12 +74,12 @@ def test_elsewhere_the_next_command_says_where(tmp_path, monkeypatch, capsys, so
     ]
 
 
-def test_data_that_no_config_knows(tmp_path, capsys):
+def test_next_step_without_config(tmp_path, capsys):
     run(['data', '--out', str(tmp_path)])
-    assert capsys.readouterr().out.endswith('docs/custom_data.md\n')
+    assert capsys.readouterr().out.splitlines()[-1].endswith('see docs/custom_data.md')
 
 
-def test_out_is_asked_for(capsys):
+def test_out_is_required(capsys):
     with pytest.raises(SystemExit):
         run(['data'], **PLACES)
     assert '--out' in capsys.readouterr().err
