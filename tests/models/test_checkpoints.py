@@ -6,11 +6,6 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-
-# Makes torchvision importable; must come first.
-import mmkdml  # noqa: F401
-
-# isort: split
 from mmengine.dataset import DefaultSampler
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner

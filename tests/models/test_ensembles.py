@@ -3,7 +3,6 @@ import itertools
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
 from mmkdml.models.ensembles import ENSEMBLES, decide
 
 NAMES = ('max', 'union', 'mean', 'vote')

@@ -2,10 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-import mmkdml  # noqa: F401
-
-# isort: split
 from mmengine.config import Config
 from mmpretrain.models import ImageClassifier
 from mmseg.models import EncoderDecoder

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-import mmkdml  # noqa: F401
 from mmkdml.models.taps import TapRecorder
 
 

@@ -1,10 +1,6 @@
 import os
 import socket
 
-# Makes torchvision importable; must come first.
-import mmkdml  # noqa: F401
-
-# isort: split
 import pytest
 import timm
 import timm.models._builder as timm_builder

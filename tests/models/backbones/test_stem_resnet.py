@@ -1,7 +1,3 @@
-# Makes torchvision importable; must come first.
-import mmkdml  # noqa: F401
-
-# isort: split
 import pytest
 import torch
 import torchvision

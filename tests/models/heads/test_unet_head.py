@@ -1,9 +1,5 @@
 import re
 
-# Makes torchvision importable; must come first.
-import mmkdml  # noqa: F401
-
-# isort: split
 import pytest
 import segmentation_models_pytorch as smp
 import torch

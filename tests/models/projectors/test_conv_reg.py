@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-import mmkdml  # noqa: F401
 from mmkdml.functional import feature_mse
 from mmkdml.models.projectors import ConvReg, Projector
 from mmkdml.registry import MODELS

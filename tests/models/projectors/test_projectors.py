@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import mmkdml  # noqa: F401
 from mmkdml.models.losses import FeatureMSELoss
 from mmkdml.models.projectors import (
     ConvProjector,

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
 from mmkdml.models.losses import SimKDLoss
 from mmkdml.models.projectors import Projector, SimKDProjector
 from mmkdml.registry import MODELS

@@ -3,11 +3,6 @@ import re
 
 import pytest
 import torch
-
-# Makes torchvision importable; must come first.
-import mmkdml  # noqa: F401
-
-# isort: split
 from mmengine import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.models import (

@@ -1,11 +1,6 @@
 import re
 
 import pytest
-
-# Makes torchvision importable; must come first.
-import mmkdml  # noqa: F401
-
-# isort: split
 from mmengine import ConfigDict
 from mmpretrain.models import ImageClassifier, ResNet
 from mmseg.models import EncoderDecoder
