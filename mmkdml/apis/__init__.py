@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mmkdml.apis.cli.common import config_parser, run_tool
     from mmkdml.apis.cli.converters import run_converter
     from mmkdml.apis.export.publish import publish
+    from mmkdml.apis.export.run import ExportResult, export_run
     from mmkdml.apis.prediction.inputs import ReadOptions
     from mmkdml.apis.prediction.nifti import write_mask
     from mmkdml.apis.prediction.outputs import predict_files
@@ -29,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.cli.common': ['config_parser', 'run_tool'],
         '.cli.converters': ['run_converter'],
         '.export.publish': ['publish'],
+        '.export.run': ['ExportResult', 'export_run'],
         '.prediction.inputs': ['ReadOptions'],
         '.prediction.outputs': ['predict_files'],
         '.prediction.predictor': ['Answer', 'Prediction', 'Predictor', 'load'],

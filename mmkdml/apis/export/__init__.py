@@ -10,12 +10,15 @@ from mmkdml.apis.export.formats import (
     speed_ups,
 )
 from mmkdml.apis.export.publish import publish
+from mmkdml.apis.export.run import ExportResult, export_run
 
 __all__ = [
     'CHECKPOINT',
     'FORMATS',
+    'ExportResult',
     'Exported',
     'export',
+    'export_run',
     'measure_latencies',
     'new_folder',
     'publish',

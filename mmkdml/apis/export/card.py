@@ -1,4 +1,4 @@
-"""The model card of an export, for people (Markdown) and programs (JSON)."""
+"""Model card of an export, as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from mmkdml.apis.export.formats import CHECKPOINT, Exported, speed_ups
 from mmkdml.apis.export.graph import sizes_in_words
-from mmkdml.apis.export.source import Source
+from mmkdml.apis.export.source import ExportSource
 from mmkdml.datasets.splits import read_split, split_counts
 from mmkdml.files import file_sha256
 from mmkdml.inspection.complexity import member_complexities
@@ -29,23 +29,23 @@ from mmkdml.version import __version__
 jinja2 = require('jinja2', extra='export', purpose='model cards')
 
 INTENDED_USE = (
-    'Research on images like those of its training data. It is no medical device, and nobody has '
-    'shown that it is safe or useful in the care of patients.'
+    'Research on images like those of its training data. It is not a medical device and has not '
+    'been shown to be safe or useful in patient care.'
 )
 LICENCE = (
-    'Not stated. Weights can be bound by the terms of the images and pretrained weights that they '
-    'come from; the code of mmkdml is under Apache-2.0.'
+    'Not specified. Weights may be subject to the terms of their training images and pretrained '
+    'weights; the code of mmkdml is licensed under Apache-2.0.'
 )
 
 _TEMPLATE = """\
 # {{ name | text }}
 
 {{ task | capitalize }} by {{ networks | map(attribute='network') | join(' and ') | text }}
-{%- if ensemble %}, joined by the ensemble rule `{{ ensemble }}`{% endif %}. Format: {{ format }}.
+{%- if ensemble %}, combined by the ensemble rule `{{ ensemble }}`{% endif %}. Format: {{ format }}.
 
 Classes: {{ classes | join(', ') | text or 'not named' }}. Input: {{ input }}
 {% if needs %}
-The checkpoint needs {{ needs | join(' and ') | text }} installed, besides its framework.
+In addition to its framework, the checkpoint requires {{ needs | join(' and ') | text }}.
 {% endif %}
 ## Intended use
 
@@ -57,19 +57,19 @@ The checkpoint needs {{ needs | join(' and ') | text }} installed, besides its f
 
 ## Data
 
-| part | split file | images | groups |
+| data set | split file | images | groups |
 | --- | --- | --- | --- |
 {% for part, one in data.items() -%}
 | {{ part }} | {{ (one.split_file or '?') | text }} | {{ one.images or '?' }} | \
 {{ one.groups or '?' }} |
 {% endfor %}
-Groups are what looks alike, a patient or a lesion.
+A group is a set of similar images, such as those of a patient or lesion.
 
-## Quality on the test part
+## Quality on the test set
 {% if scores %}
 In percent, with 95 % bootstrap intervals over groups.
 
-| what | measure | value | interval | against the first |
+| predictor | measure | value | interval | difference from the first |
 | --- | --- | --- | --- | --- |
 {% for one in scores -%}
 | {{ one.member | text }} | {{ one.measure | text }} | {{ number(one.value) }} | \
@@ -80,9 +80,9 @@ In percent, with 95 % bootstrap intervals over groups.
 {% endfor %}{% else %}
 Not measured.
 {% endif %}
-On {{ agreement.images }} images its scores differ from PyTorch's by at most \
+On {{ agreement.images }} images, scores differ from PyTorch's by at most \
 {{ '%.2g' % agreement.max_difference }}, and {{ '%.2g' % (100 * agreement.other_labels) }} % of \
-the labels.
+the labels differ.
 
 ## Size and speed
 
@@ -97,7 +97,7 @@ the labels.
 {% for one in files -%}
 | {{ one.name | text }} | {{ one.bytes }} | `{{ one.sha256 }}` |
 {% endfor %}
-| one image, {{ machine | text }} | ms | times as fast as the teacher |
+| on {{ machine | text }} | ms per image | speed-up over the teacher |
 | --- | --- | --- |
 {% for what, time in latency_ms.items() -%}
 | {{ what | text }} | {{ '%.2f' % time }} | {{ '%.2f' % speed_ups[what] if what in speed_ups }} |
@@ -108,7 +108,7 @@ Weights: {{ checkpoint.file | text }}, SHA-256 `{{ checkpoint.sha256 }}`.
 
 
 def make_card(
-    source: Source,
+    source: ExportSource,
     form: str,
     folder: Path,
     exported: Exported,
@@ -117,17 +117,17 @@ def make_card(
     intended_use: str = INTENDED_USE,
     licence: str = LICENCE,
 ) -> dict[str, Any]:
-    """All that is known of an export, as JSON can hold it.
+    """Collect the content of a model card as JSON values.
 
     Args:
-        source: What was exported.
+        source: The exported networks.
         form: The format.
-        folder: With the exported files, all of which are described.
-        exported: What :func:`mmkdml.apis.export.formats.export` says of them.
-        latencies: Milliseconds for one image, by what answers.
-        scores: Of ``mmkdml.statistics.case_scores``, None if not measured.
-        intended_use: What the model is for.
-        licence: Under which it may be used.
+        folder: Folder of the exported files, all of which are listed.
+        exported: Return value of :func:`mmkdml.apis.export.formats.export`.
+        latencies: Milliseconds per image by predictor.
+        scores: Scores of ``mmkdml.statistics.case_scores``; None if not measured.
+        intended_use: Intended use of the model.
+        licence: Licence of the model.
     """
     rules = {function: name for name, function in ENSEMBLES.items()}
     several = len(source.members) > 1
@@ -174,7 +174,7 @@ def make_card(
 
 
 def write_card(card: Mapping[str, Any], folder: Path) -> None:
-    """Writes ``<name>.md`` and ``<name>.json``."""
+    """Write ``<name>.md`` and ``<name>.json``."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     environment.filters['text'] = _as_text
     template = environment.from_string(_TEMPLATE)
@@ -188,29 +188,29 @@ def _number(value: float | None, sign: str = '') -> str:
 
 
 def _as_text(value: Any) -> str:
-    """One line in which nothing is markup or ends a cell of a table."""
+    """Escape text for one table cell in Markdown."""
     return re.sub(r'([\\`*<>|\[\]])', r'\\\1', ' '.join(str(value).split()))
 
 
 def _processor() -> str:
-    """Its model where Linux tells, or else its kind."""
+    """Return the model of the processor on Linux, or its architecture."""
     cpuinfo = Path('/proc/cpuinfo')
     found = cpuinfo.is_file() and re.search(r'model name\s*: (.+)', cpuinfo.read_text())
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def _input(source: Source, form: str) -> str:
+def _input(source: ExportSource, form: str) -> str:
     if form == CHECKPOINT:
         return 'see the test pipeline of the config.'
     scores = 'shares of votes' if source.ensemble is vote_ensemble else 'probabilities'
     return (
-        'images (N, 3, H, W), RGB, 0 to 255, uint8; preprocessing is in the graph. H and W: '
+        'images (N, 3, H, W), RGB, uint8; preprocessing is part of the graph. H and W: '
         f'{sizes_in_words(source)}. Outputs: scores ({scores}) and labels.'
     )
 
 
-def _data(source: Source) -> dict[str, dict[str, Any]]:
-    """What the config says of each part, with counts where its split file is at hand."""
+def _data(source: ExportSource) -> dict[str, dict[str, Any]]:
+    """Describe the data sets of the config, with counts if their split files exist."""
     parts = {}
     for part in SPLITS:
         dataset = source.config.get(f'{part}_dataloader', {}).get('dataset', {})

@@ -1,4 +1,4 @@
-"""One network as MMPretrain or MMSegmentation knows it: a config and weights, without mmkdml."""
+"""Export of one network as a config and weights for MMPretrain or MMSegmentation."""
 
 from __future__ import annotations
 
@@ -14,49 +14,50 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from safetensors.torch import save_file
 
-from mmkdml.apis.export.checks import framework_answers
-from mmkdml.apis.export.graph import Answers
-from mmkdml.apis.export.source import Source
+from mmkdml.apis.export.checks import framework_predictor
+from mmkdml.apis.export.graph import PredictFn
+from mmkdml.apis.export.source import ExportSource
 from mmkdml.inspection.config import classroom_settings, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.names import ENSEMBLE
 from mmkdml.registry import MODELS, TRANSFORMS
 
-# Losses are for training; a stock one takes the place of ours.
+# Left out, so that inference uses the default losses instead of ours.
 _LOSSES = ('loss', 'loss_decode')
-# Ours load pretrained weights differently or refuse more files; the outputs are equal.
+# Replacements for our classes with equal outputs: (class, dropped arguments).
 _STOCK = {
     'PretrainedTIMMBackbone': ('mmpretrain.TIMMBackbone', ('pretrained_cfg_overlay',)),
     'LoadCheckedImage': ('mmcv.LoadImageFromFile', ()),
 }
 _FRAMEWORKS = ('mmpretrain', 'mmseg')
 _STOCK_PACKAGES = (*_FRAMEWORKS, 'mmcv', 'mmengine', 'torch')
-# Not there when an image is to be predicted.
+# Transforms that load annotations.
 _ANNOTATIONS = re.compile('Load(?!Image|CheckedImage)')
 
 
-def write_checkpoint(source: Source, folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """Writes ``<name>.py``, ``<name>.pth`` and ``<name>.safetensors``.
+def write_checkpoint(source: ExportSource, folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Write ``<name>.py``, ``<name>.pth`` and ``<name>.safetensors``.
 
-    The config names the parts as MMPretrain or MMSegmentation registers them, with preprocessing
-    and the test pipeline without annotations, so that their own inferencers work with it. The
-    checkpoint holds weights and the names of classes alone, and loads with ``weights_only=True``.
+    The config uses the names in the registries of MMPretrain or MMSegmentation and contains the
+    preprocessing and the test pipeline without annotations, so that their inferencers work with it.
+    The checkpoint contains only weights and class names, and loads with ``weights_only=True``.
 
     Args:
         source: One network.
-        folder: To write to; must exist.
+        folder: Existing folder to write to.
 
     Returns:
-        The config, and the parts that neither framework has: paths of classes. Without any, the
-        files do without mmkdml.
+        The config file, and the classes of other packages that the config needs. If there are none,
+        the files do not require mmkdml.
 
     Raises:
-        ValueError: If the source is an ensemble, which neither framework has.
+        ValueError: If the source is an ensemble, which the frameworks do not support.
     """
     if source.what == ENSEMBLE:
         raise ValueError(
-            'MMPretrain and MMSegmentation have no ensembles: export each student for them, the '
-            'ensemble as onnx or torch-export, or publish it (tools/publish.py) for use with mmkdml'
+            'Ensembles are not supported by MMPretrain and MMSegmentation. Export each student, '
+            'export the ensemble as onnx or torch-export, or publish it for use with mmkdml '
+            '(tools/publish.py)'
         )
     (member,) = source.members.values()
     weights = {name: value.contiguous() for name, value in member.state_dict().items()}
@@ -70,21 +71,21 @@ def write_checkpoint(source: Source, folder: Path) -> tuple[Path, tuple[str, ...
     return path, needs
 
 
-def checkpoint_answers(path: Path, source: Source) -> Answers:
-    """Answers of a written config with its weights, which are loaded with ``strict=True``."""
+def checkpoint_predictor(path: Path, source: ExportSource) -> PredictFn:
+    """Load a written config with its weights, with ``strict=True``."""
     config = Config.fromfile(path)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         network = MODELS.build(config.model)
     network.load_state_dict(load_checkpoint_file(path.with_suffix('.pth'))['state_dict'])
-    return framework_answers(
+    return framework_predictor(
         dataclasses.replace(
             source, members={source.what: network.eval()}, preprocessor=network.data_preprocessor
         )
     )
 
 
-def plain_config(source: Source) -> tuple[Config, tuple[str, ...]]:
-    """The config of one network in the words of its framework, and what of it that lacks."""
+def plain_config(source: ExportSource) -> tuple[Config, tuple[str, ...]]:
+    """Build the config of one network for its framework, and list the classes that it lacks."""
     scope = 'mmseg' if source.segments else 'mmpretrain'
     settings = source.config.to_dict()  # classes by their paths
     names = _Names(scope)
@@ -113,7 +114,7 @@ def plain_config(source: Source) -> tuple[Config, tuple[str, ...]]:
 
 
 class _Names:
-    """Class paths -> the names in the registries of a scope; notes what it came upon."""
+    """Replaces class paths by registry names of a scope; collects imports and other classes."""
 
     def __init__(self, scope: str) -> None:
         self.scope = scope
@@ -140,7 +141,7 @@ class _Names:
             self.imports.add(kind.__module__)
             return dict(content, type=f'{kind.__module__}.{kind.__name__}')
         else:
-            # mmcv's layers have short names ('BN'), which stand in the config already.
+            # mmcv's layers are registered under short names ('BN'), which the config uses.
             name = kind.__name__ if '.' in value['type'] else value['type']
         if package in _FRAMEWORKS and package != self.scope:
             self.imports.add(f'{package}.models')
@@ -148,8 +149,8 @@ class _Names:
         return dict(content, type=name)
 
 
-def _member_settings(settings: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """The config of the one network, with the preprocessing it was trained with."""
+def _member_settings(settings: Mapping[str, Any], source: ExportSource) -> dict[str, Any]:
+    """Return the config of the network, with the data preprocessor of its training."""
     model, distiller = settings['model'], source.inspection.distiller
     if distiller is None:
         return {'data_preprocessor': settings.get('data_preprocessor'), **model}

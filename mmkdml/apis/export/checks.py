@@ -1,4 +1,4 @@
-"""Whether an export answers as the framework does, how well and how fast."""
+"""Agreement of an export with the framework, its quality and its speed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.structures import PixelData
 
-from mmkdml.apis.export.graph import Answers
-from mmkdml.apis.export.source import Source
+from mmkdml.apis.export.graph import PredictFn
+from mmkdml.apis.export.source import ExportSource
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.evaluation import CaseTable
@@ -27,19 +27,19 @@ from mmkdml.profiling import elapsed_seconds, interleaved_medians
 from mmkdml.registry import DATASETS
 
 TOLERANCE = 1e-4
-#: Labels that may differ, for a probability can lie at the threshold but for rounding.
+#: Share of labels that may differ, because rounding decides probabilities at the threshold.
 SHARE_OF_TIES = 1e-4
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far an export is from the framework's own predictions.
+    """Difference between the predictions of an export and of the framework.
 
     Attributes:
-        images: Number of images compared.
-        max_difference: Largest difference of a score.
-        other_labels: Share of labels that differ, in [0, 1].
+        images: Number of compared images.
+        max_difference: Largest absolute difference of a score.
+        other_labels: Share of different labels, in [0, 1].
     """
 
     images: int
@@ -47,16 +47,16 @@ class Agreement:
     other_labels: float
 
 
-def framework_answers(source: Source) -> Answers:
-    """The answers of the framework's own ``predict``, preprocessing and ensemble."""
+def framework_predictor(source: ExportSource) -> PredictFn:
+    """Predict with the preprocessing, networks and ensemble of the framework."""
     task = source.inspection.task
 
-    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         networks = list(source.members.values())
         predictions = []
         for name, network in source.members.items():
             batch = dict(
-                inputs=list(torch.from_numpy(images).flip(1)),  # BGR, as mmcv reads them
+                inputs=list(torch.from_numpy(images).flip(1)),  # BGR, as mmcv reads images
                 data_samples=task.dummy_samples(len(images), images.shape[2:]),
             )
             data = source.preprocessor_of(name)(batch, False)
@@ -72,84 +72,85 @@ def framework_answers(source: Source) -> Answers:
             labels = [sample.pred_label for sample in samples]
         return torch.stack(scores).numpy(), torch.cat(labels).numpy()
 
-    return answer
+    return predict
 
 
-def compare(answers: Answers, source: Source, images: Iterable[np.ndarray]) -> Agreement:
-    """Holds an export against the framework.
+def compare(predict: PredictFn, source: ExportSource, images: Iterable[np.ndarray]) -> Agreement:
+    """Compare the predictions of an export with those of the framework.
 
     Args:
-        answers: Of the exported file.
-        source: What it was made from.
-        images: RGB, each (3, H, W), uint8.
+        predict: Predictor of the exported file.
+        source: The exported networks.
+        images: RGB images, each (3, H, W), uint8.
 
     Raises:
         ValueError: If there is no image, a score differs by more than 1e-4, or more than one label
-            in 10,000 differs. Votes are counted like labels: they jump at a threshold, too.
+            in 10,000 differs. Shares of votes are compared like labels, as they are thresholded.
     """
-    reference = framework_answers(source)
+    reference = framework_predictor(source)
     number, largest, off, other = 0, 0.0, [], []
     for batch in _batches(images):
         number += len(batch)
-        (scores, labels), (expected, truth) = answers(batch), reference(batch)
-        if scores.shape != expected.shape or labels.shape != truth.shape:
+        (scores, labels), (expected, expected_labels) = predict(batch), reference(batch)
+        if scores.shape != expected.shape or labels.shape != expected_labels.shape:
             raise ValueError(
-                f'{source.name}: expected scores {expected.shape} and labels {truth.shape} for '
-                f'images {batch.shape}, the export gives {scores.shape} and {labels.shape}'
+                f'{source.name}: expected scores {expected.shape} and labels '
+                f'{expected_labels.shape} for images {batch.shape}, got {scores.shape} and '
+                f'{labels.shape}'
             )
         difference = np.abs(scores - expected)
-        largest = float(np.maximum(largest, difference.max()))  # nan stays
+        largest = float(np.maximum(largest, difference.max()))  # keeps NaN
         off.append((int((~(difference <= TOLERANCE)).sum()), difference.size))
-        other.append((int((labels != truth).sum()), labels.size))
+        other.append((int((labels != expected_labels).sum()), labels.size))
     if not number:
-        raise ValueError(f'{source.name} needs at least one image to be checked with')
+        raise ValueError(f'{source.name}: expected at least one image to check, got none')
     agreement = Agreement(number, largest, _share(other))
     allowed = SHARE_OF_TIES if source.ensemble is vote_ensemble else 0
     if _share(off) > allowed or agreement.other_labels > SHARE_OF_TIES:
         raise ValueError(
-            f'the export of {source.name} differs from PyTorch on {number} images: scores by up to '
-            f'{largest:.2g} (allowed {TOLERANCE:g}), {agreement.other_labels:.2%} of the labels. '
-            'Nothing was written'
+            f'{source.name} differs from PyTorch on {number} images: scores by up to {largest:.2g} '
+            f'(allowed {TOLERANCE:g}), {agreement.other_labels:.2%} of the labels. No files were '
+            'written'
         )
     return agreement
 
 
 def dataset_of(config: Config, part: str) -> Any:
-    """The data set ``'train'``, ``'val'`` or ``'test'`` of a config.
+    """Build the ``'train'``, ``'val'`` or ``'test'`` data set of a config.
 
     Raises:
-        ValueError: If the config has none.
-        FileNotFoundError: If its files are not there.
+        ValueError: If the config has no such data set.
+        FileNotFoundError: If its files do not exist.
     """
     loader = config.get(f'{part}_dataloader')
     if loader is None:
-        raise ValueError(f'{config.filename} has no {part}_dataloader: give a folder of images')
+        raise ValueError(f'No {part}_dataloader in {config.filename}. Pass a folder of images')
     use_default_scope(config)
     return DATASETS.build(loader['dataset'])
 
 
-def lacks_of_cases(dataset: Any) -> tuple[str, ...]:
-    """Return which of ``id`` and ``group`` samples lack; cases are compared by them."""
+def missing_case_keys(dataset: Any) -> tuple[str, ...]:
+    """Return which of ``id`` and ``group``, which identify a case, are missing in samples."""
     sample = dataset[0]['data_samples']
     return tuple(key for key in ('id', 'group') if key not in sample)
 
 
 def dataset_images(dataset: Any, number: int) -> Iterator[np.ndarray]:
-    """Up to that many images, evenly spread, as its pipeline makes them: RGB, (3, H, W), uint8.
+    """Yield up to ``number`` evenly spaced images of a data set: RGB, (3, H, W), uint8.
 
     Raises:
-        ValueError: If the pipeline makes others.
+        ValueError: If the pipeline returns another type or shape.
     """
     places = np.linspace(0, len(dataset) - 1, min(number, len(dataset))).astype(int)
     return (_pixels(dataset[int(place)]) for place in places)
 
 
 def folder_images(config: Config, folder: str | Path, number: int) -> Iterator[np.ndarray]:
-    """The first images of a folder, as the test pipeline makes them: RGB, (3, H, W), uint8.
+    """Yield the first images of a folder after the test pipeline: RGB, (3, H, W), uint8.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If it holds no image, or one that cannot be read or is not as said.
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If it has no images, or one is unreadable or of another type or shape.
     """
     pipeline = ImagePipeline(config)
     cases = (read_source(source, ReadOptions()) for source in find_sources(folder))
@@ -157,23 +158,23 @@ def folder_images(config: Config, folder: str | Path, number: int) -> Iterator[n
     return (_pixels(packed) for _, packed in islice(images, number))
 
 
-def case_table(answers: Answers, source: Source, dataset: Any, name: str) -> pd.DataFrame:
-    """What an export says of each image of a data set, see :class:`mmkdml.evaluation.CaseTable`.
+def case_table(predict: PredictFn, source: ExportSource, dataset: Any, name: str) -> pd.DataFrame:
+    """Evaluate an export on each image of a data set; see :class:`mmkdml.evaluation.CaseTable`.
 
-    Masks are compared at the size that they have in the file; scores are brought to it bilinearly.
+    Masks are compared at their original size, to which scores are interpolated bilinearly.
 
     Args:
-        answers: Of the exported file.
-        source: What it was made from.
-        dataset: Of :func:`dataset_of`.
-        name: For the column ``member``.
+        predict: Predictor of the exported file.
+        source: The exported networks.
+        dataset: Data set of :func:`dataset_of`.
+        name: Value of the column ``member``.
     """
     metric = CaseTable()
     metric.dataset_meta = dataset.metainfo
     items = (dataset[index] for index in range(len(dataset)))
     for _, alike in groupby(items, key=lambda item: item['inputs'].shape):
         while batch := list(islice(alike, _BATCH)):
-            scores, labels = answers(np.stack([_pixels(item) for item in batch]))
+            scores, labels = predict(np.stack([_pixels(item) for item in batch]))
             samples = [item['data_samples'] for item in batch]
             for sample, score, label in zip(samples, scores, labels, strict=True):
                 if source.segments:
@@ -187,15 +188,16 @@ def case_table(answers: Answers, source: Source, dataset: Any, name: str) -> pd.
 
 
 def latencies(
-    answers: Mapping[str, Answers], size: Sequence[int], rounds: int = 15
+    predictors: Mapping[str, PredictFn], size: Sequence[int], rounds: int = 15
 ) -> dict[str, float]:
-    """Median milliseconds for one image (H, W), of each by its name.
+    """Measure the median milliseconds of each predictor for one image (H, W).
 
-    They take turns, so that a machine that slows down slows all of them.
+    The predictors are interleaved, so that a slower machine affects all of them.
     """
     image = np.random.default_rng(0).integers(256, size=(1, 3, *size), dtype=np.uint8)
     measures = {
-        name: partial(elapsed_seconds, partial(answer, image)) for name, answer in answers.items()
+        name: partial(elapsed_seconds, partial(predict, image))
+        for name, predict in predictors.items()
     }
     seconds = interleaved_medians(measures, rounds)
     return {name: 1000 * value for name, value in seconds.items()}
@@ -216,8 +218,8 @@ def _pixels(item: dict[str, Any]) -> np.ndarray:
     pixels = item['inputs']
     if pixels.dtype != torch.uint8 or len(pixels) != 3:
         raise ValueError(
-            'the test pipeline must give images (3, H, W) of uint8 for an export, got '
-            f'{tuple(pixels.shape)} of {pixels.dtype}'
+            'Invalid test pipeline for export: expected images (3, H, W), uint8, got '
+            f'{tuple(pixels.shape)}, {pixels.dtype}'
         )
     return pixels.flip(0).numpy()
 

@@ -1,4 +1,4 @@
-"""Trained networks as they are deployed: a plain checkpoint, ONNX or ``torch.export``."""
+"""Export formats: a plain checkpoint, ONNX and ``torch.export``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmkdml.apis.export.checkpoint import checkpoint_answers, write_checkpoint
+from mmkdml.apis.export.checkpoint import checkpoint_predictor, write_checkpoint
 from mmkdml.apis.export.checks import Agreement, compare, latencies
 from mmkdml.apis.export.graph import (
-    Answers,
     ExportedNetwork,
+    PredictFn,
     check_sizes,
     export_program,
-    file_answers,
-    network_answers,
-    quantise,
+    file_predictor,
+    network_predictor,
+    quantize,
     write_onnx,
 )
-from mmkdml.apis.export.source import Source
+from mmkdml.apis.export.source import ExportSource
 from mmkdml.names import TEACHER
 
 CHECKPOINT, ONNX, TORCH_EXPORT = FORMATS = ('checkpoint', 'onnx', 'torch-export')
@@ -35,47 +35,47 @@ IN_PYTORCH, TEACHER_IN_PYTORCH = 'in PyTorch', 'teacher in PyTorch'
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Exported files.
 
     Attributes:
-        answers: How each exported form answers, by its name; the first is the format itself.
-        agreement: Of the format with what it was made from.
-        needs: Parts of a checkpoint that neither framework has, by package and class.
+        predictors: Predictors of the written files; the first is that of the format itself.
+        agreement: Agreement of the format with PyTorch.
+        needs: Classes of other packages that a checkpoint needs, as ``package.Class``.
     """
 
-    answers: dict[str, Answers]
+    predictors: dict[str, PredictFn]
     agreement: Agreement
     needs: tuple[str, ...] = ()
 
 
 def export(
-    source: Source,
+    source: ExportSource,
     folder: Path,
     form: str,
     images: Sequence[np.ndarray],
     calibration: Iterable[np.ndarray] | None = None,
 ) -> Exported:
-    """Writes a source into a folder, reads it again and holds it against PyTorch.
+    """Write networks to a folder, load them again and compare them with PyTorch.
 
     Args:
-        source: What to export.
-        folder: To write to; must exist. See :func:`new_folder`.
+        source: Networks to export.
+        folder: Existing folder to write to; see :func:`new_folder`.
         form: ``'checkpoint'``, ``'onnx'`` or ``'torch-export'``.
-        images: To compare on: RGB, each (3, H, W), uint8.
-        calibration: Images to scale an int8 model by, which is written beside the ONNX.
+        images: Images to compare on: RGB, each (3, H, W), uint8.
+        calibration: Calibration images of an int8 model, which is also written. Only for ONNX.
 
     Raises:
-        ValueError: If the format is another, cannot hold the source or the images, needs what is
-            not installed, or if the written answers otherwise.
+        ValueError: If the format is unknown or does not support the networks or images, a package
+            is missing, or the predictions differ.
     """
     if form not in FORMATS:
-        raise ValueError(f'expected a format among {", ".join(FORMATS)}, got {form!r}')
+        raise ValueError(f'Invalid format: expected one of {", ".join(FORMATS)}, got {form!r}')
     if calibration is not None and form != ONNX:
-        raise ValueError(f'int8 is made of the format {ONNX}, got {form}')
+        raise ValueError(f'int8: expected the format {ONNX}, got {form}')
     if form == CHECKPOINT:
         path, needs = write_checkpoint(source, folder)
-        answers = checkpoint_answers(path, source)
-        return Exported({form: answers}, compare(answers, source, images), needs)
+        predict = checkpoint_predictor(path, source)
+        return Exported({form: predict}, compare(predict, source, images), needs)
     check_sizes(source, images)
     program = export_program(ExportedNetwork(source), source)
     path = folder / f'{source.name}{".onnx" if form == ONNX else ".pt2"}'
@@ -83,19 +83,19 @@ def export(
         write_onnx(program, path)
     else:
         torch.export.save(program, path)
-    exported = {form: file_answers(path)}
+    exported = {form: file_predictor(path)}
     agreement = compare(exported[form], source, images)
     if calibration is not None:
-        quantised = path.with_name(f'{source.name}-{INT8}.onnx')
-        quantise(path, quantised, calibration)
-        exported[INT8] = file_answers(quantised)
+        quantized = path.with_name(f'{source.name}-{INT8}.onnx')
+        quantize(path, quantized, calibration)
+        exported[INT8] = file_predictor(quantized)
     return Exported(exported, agreement)
 
 
-def measure_latencies(exported: Exported, source: Source) -> dict[str, float]:
-    """Milliseconds for one image on this machine: as exported, in PyTorch, and of the teacher.
+def measure_latencies(exported: Exported, source: ExportSource) -> dict[str, float]:
+    """Measure milliseconds per image of the exported files, of PyTorch and of the teacher.
 
-    A teacher whose head has several outputs is not timed.
+    A teacher whose head has several outputs is skipped.
     """
     size = source.inspection.input_size
     networks = {IN_PYTORCH: source}
@@ -103,15 +103,15 @@ def measure_latencies(exported: Exported, source: Source) -> dict[str, float]:
     if teacher is not None and source.what != TEACHER:
         with torch.inference_mode():
             logits = source.inspection.task.logits(teacher.eval(), torch.zeros(1, 3, *size))
-        if logits is not None:  # whatever its weights: they do not change the time
+        if logits is not None:  # its weights are not loaded, but do not affect the time
             networks[TEACHER_IN_PYTORCH] = dataclasses.replace(source, members={TEACHER: teacher})
-    timed = {} if CHECKPOINT in exported.answers else dict(exported.answers)
-    timed.update({name: network_answers(ExportedNetwork(one)) for name, one in networks.items()})
+    timed = {} if CHECKPOINT in exported.predictors else dict(exported.predictors)
+    timed.update({name: network_predictor(ExportedNetwork(one)) for name, one in networks.items()})
     return latencies(timed, size)
 
 
 def speed_ups(times: Mapping[str, float]) -> dict[str, float]:
-    """How many times as fast as the teacher in PyTorch, by name; empty if it was not timed."""
+    """Return the speed-ups over the teacher in PyTorch by name; empty if it was not timed."""
     teacher = times.get(TEACHER_IN_PYTORCH)
     if teacher is None:
         return {}
@@ -120,20 +120,20 @@ def speed_ups(times: Mapping[str, float]) -> dict[str, float]:
 
 @contextmanager
 def new_folder(out: str | Path, force: bool = False) -> Iterator[Path]:
-    """A folder to write to, whose files come to ``out`` only if nothing went wrong.
+    """Yield a temporary folder whose files are moved to ``out`` if the block succeeds.
 
     Args:
-        out: Folder; made if missing.
+        out: Output folder; created if missing.
         force: Replace files of the same name.
 
     Raises:
-        FileExistsError: If there is something in it already, without ``force``, or it is a file.
+        FileExistsError: If ``out`` is a file, or is not empty, without ``force``.
     """
     out = Path(out).resolve()
     if out.is_file() or (not force and out.is_dir() and any(out.iterdir())):
         raise FileExistsError(
-            f'{out} exists already: expected a new or empty folder, or --force to replace files of '
-            'the same name in one'
+            f'{out} already exists: expected a new or empty folder. Use --force to replace '
+            'files of the same name'
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}.') as part:

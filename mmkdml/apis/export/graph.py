@@ -1,12 +1,12 @@
-"""One graph from pixels to answer, for ONNX and ``torch.export``."""
+"""Networks, preprocessing and ensemble as one graph, for ONNX and ``torch.export``."""
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,42 +14,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkdml.apis.export.source import Source
+from mmkdml.apis.export.source import ExportSource
+from mmkdml.optional import require
 
-Answers = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""RGB images (N, 3, H, W), uint8 -> scores (N, K, ...) in [0, 1] and labels (N, ...)."""
+PredictFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Maps RGB images (N, 3, H, W), uint8, to scores (N, K, ...) in [0, 1] and labels (N, ...)."""
 
-#: No backbone of MMSegmentation reduces maps by more; torch.export cannot trace any size at all.
+#: Size divisor without padding: the largest stride of the backbones in MMSegmentation.
 STRIDE = 32
 INPUT, OUTPUTS = 'images', ('scores', 'labels')
 
 
-def require(module: str) -> Any:
-    """A module of the extra ``export``.
-
-    Raises:
-        ValueError: If it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"this export needs {error.name}: pip install 'mmkdml[export]', or choose another "
-            'format'
-        ) from error
+def _require(module: str) -> ModuleType:
+    return require(module, extra='export', purpose='ONNX files')
 
 
 class ExportedNetwork(nn.Module):
-    """Preprocessing, the networks, softmax or sigmoid, the ensemble's rule and the threshold.
+    """Preprocessing, networks, softmax or sigmoid, ensemble rule and threshold in one module.
 
-    Images are RGB with values 0 to 255, (N, 3, H, W), uint8, at the size that the test pipeline
-    gives them. Scores are probabilities per class (N, K) or (N, K, H, W), one for the foreground if
-    the networks have one logit per pixel; labels are class indices (N,) or (N, H, W), int64. With
-    an ensemble by votes the scores are shares of votes. The source's networks take no gradients any
-    more.
+    It maps images (N, 3, H, W), RGB, uint8, sized by the test pipeline, to scores and labels.
+    Scores are class probabilities, (N, K) or (N, K, H, W), with K = 1 for networks with a single
+    foreground logit; a voting ensemble returns shares of votes. Labels are class indices, (N,) or
+    (N, H, W), int64. Gradients of the source's networks are disabled.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ExportSource) -> None:
         super().__init__()
         self.members = nn.ModuleList(source.members.values())
         self.ensemble, self.threshold = source.ensemble, source.threshold
@@ -61,7 +50,7 @@ class ExportedNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W), uint8 -> scores and labels."""
+        """Compute scores and labels of images (N, 3, H, W), uint8."""
         inputs = [normalize(images) for normalize in self.normalizations]
         if len(inputs) < len(self.members):
             inputs *= len(self.members)
@@ -70,14 +59,14 @@ class ExportedNetwork(nn.Module):
 
 
 class _Normalization(nn.Module):
-    """A data preprocessor's channel order and normalization, of RGB images."""
+    """Channel order and normalization of a data preprocessor, applied to RGB images."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, preprocessor: Any) -> None:
         super().__init__()
-        # The frameworks read images as BGR, and the preprocessor may turn them to RGB.
+        # The frameworks read images as BGR, and the preprocessor may convert them to RGB.
         self.as_bgr = not (
             getattr(preprocessor, 'to_rgb', False)
             or getattr(preprocessor, '_channel_conversion', False)
@@ -91,14 +80,14 @@ class _Normalization(nn.Module):
         return (inputs.float() - self.mean) / self.std
 
 
-def export_program(network: ExportedNetwork, source: Source) -> torch.export.ExportedProgram:
-    """Traces the network with any batch size and, for segmentation, any size of image.
+def export_program(network: ExportedNetwork, source: ExportSource) -> torch.export.ExportedProgram:
+    """Trace the network with a dynamic batch size and, for segmentation, dynamic image sizes.
 
-    Height and width are multiples of what the preprocessor pads to (32 for the U-Nets) from twice
-    that on: torch.export takes a map of one pixel for a case of its own.
+    Heights and widths must be multiples of :func:`size_divisor`, at least twice as large, because
+    torch.export specializes feature maps of one pixel.
 
     Raises:
-        ValueError: If a network cannot be traced.
+        ValueError: If tracing fails.
     """
     height, width = source.inspection.input_size
     sizes: dict[int, Any] = {0: torch.export.Dim('batch', min=1)}
@@ -107,40 +96,36 @@ def export_program(network: ExportedNetwork, source: Source) -> torch.export.Exp
         sizes[2], sizes[3] = (
             divisor * torch.export.Dim(name, min=2) for name in ('rows', 'columns')
         )
-        # Two sizes, for one might be taken for the other where they are equal.
+        # Equal height and width would be traced as the same dimension.
         height, width = (divisor * max(-(-side // divisor), 2) for side in (height, width))
         width += divisor
     images = torch.zeros(2, 3, height, width, dtype=torch.uint8)
     try:
         with torch.inference_mode(False), torch.no_grad():
             return torch.export.export(network, (images,), dynamic_shapes=(sizes,))
-    except Exception as error:  # torch raises its own kinds, and whatever the network does
-        raise ValueError(f'torch.export cannot trace {source.name}: {_reason(error)}') from error
+    except Exception as error:  # tracing and the network may raise anything
+        raise ValueError(f'torch.export failed for {source.name}: {_reason(error)}') from error
 
 
-def size_divisor(source: Source) -> int:
-    """Return the number that height and width of a segmentor's images must be multiples of.
+def size_divisor(source: ExportSource) -> int:
+    """Return the preprocessor's size divisor, or :data:`STRIDE` if it does not pad.
 
-    That is what the preprocessor pads them to, or :data:`STRIDE` where it does not pad.
+    The height and width of a segmentor's images must be multiples of it.
     """
     test_cfg = getattr(source.preprocessor, 'test_cfg', None) or {}
     return int(test_cfg.get('size_divisor') or STRIDE)
 
 
-def sizes_in_words(source: Source) -> str:
-    """Which heights and widths the graph takes."""
+def sizes_in_words(source: ExportSource) -> str:
+    """Describe the heights and widths that the graph accepts."""
     if source.segments:
         divisor = size_divisor(source)
-        return f'multiples of {divisor} from {2 * divisor} on'
+        return f'multiples of {divisor}, at least {2 * divisor}'
     return '{}x{}'.format(*source.inspection.input_size)
 
 
-def check_sizes(source: Source, images: Iterable[np.ndarray]) -> None:
-    """Whether the graph takes these images, each (3, H, W).
-
-    Raises:
-        ValueError: If one has another size.
-    """
+def check_sizes(source: ExportSource, images: Iterable[np.ndarray]) -> None:
+    """Raise ValueError if the graph does not accept the size of an image (3, H, W)."""
     divisor = size_divisor(source)
     for height, width in {image.shape[1:] for image in images}:
         fits = (
@@ -150,16 +135,16 @@ def check_sizes(source: Source, images: Iterable[np.ndarray]) -> None:
         )
         if not fits:
             raise ValueError(
-                f'the test pipeline gives an image of {height}x{width}, but the graph of '
-                f'{source.name} takes {sizes_in_words(source)}: let the pipeline resize to that'
+                f'Invalid image size for {source.name}: expected {sizes_in_words(source)}, got '
+                f'{height}x{width} from the test pipeline. Resize the images in the pipeline'
             )
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Writes an ONNX model with the input ``images`` and the outputs ``scores`` and ``labels``."""
+    """Write an ONNX model with the input ``images`` and the outputs ``scores`` and ``labels``."""
     for module in ('onnx', 'onnxscript', 'onnxruntime'):
-        require(module)
-    with _onnx_errors(path), warnings.catch_warnings():  # of what torch itself calls
+        _require(module)
+    with _onnx_errors(path), warnings.catch_warnings():  # from torch's own code
         warnings.simplefilter('ignore', FutureWarning)
         torch.onnx.export(
             program,
@@ -175,17 +160,13 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
 
 @contextmanager
 def _onnx_errors(path: Path) -> Iterator[None]:
-    """Convert errors of torch and onnxruntime to one line.
-
-    Raises:
-        ValueError: In place of any other error.
-    """
+    """Convert errors of torch and onnxruntime to a ValueError of one line."""
     try:
         yield
-    except Exception as error:  # of many types, with graphs of many lines
+    except Exception as error:  # of many types, with long graphs in the message
         raise ValueError(
             f'{path.stem} is not supported as ONNX ({_reason(error)}). Choose --format '
-            'torch-export, which has all operators of PyTorch'
+            'torch-export, which supports all operators'
         ) from error
 
 
@@ -197,20 +178,20 @@ def _reason(error: BaseException) -> str:
     return f'{type(error).__name__}: {line[:200]}'
 
 
-def quantise(path: Path, out: Path, images: Iterable[np.ndarray]) -> None:
-    """Writes an ONNX model whose convolutions and matrix products are in int8.
+def quantize(path: Path, out: Path, images: Iterable[np.ndarray]) -> None:
+    """Quantize the convolutions and matrix products of an ONNX model statically to int8.
 
-    Weights are scaled by channel, activations as they are on the calibration images.
+    Weights are scaled per channel.
 
     Args:
-        path: Of :func:`write_onnx`.
+        path: File of :func:`write_onnx`.
         out: File to write.
-        images: For calibration, each (3, H, W), uint8; not those it is measured on.
+        images: Calibration images, each (3, H, W), uint8, from outside of the test set.
     """
-    quantization = require('onnxruntime.quantization')
+    quantization = _require('onnxruntime.quantization')
     prepared = out.with_suffix('.prepared.onnx')
     try:
-        require('onnxruntime.quantization.shape_inference').quant_pre_process(
+        _require('onnxruntime.quantization.shape_inference').quant_pre_process(
             str(path), str(prepared), skip_symbolic_shape=True
         )
         quantization.quantize_static(
@@ -226,53 +207,53 @@ def quantise(path: Path, out: Path, images: Iterable[np.ndarray]) -> None:
 
 
 class _Calibration:
-    """Hands images to onnxruntime one by one."""
+    """Calibration data reader of onnxruntime."""
 
     def __init__(self, images: Iterable[np.ndarray]) -> None:
         self._images = iter(images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next input, None after the last one."""
+        """Return the next input; None after the last one."""
         image = next(self._images, None)
         return None if image is None else {INPUT: image[None]}
 
 
-def network_answers(network: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Answers:
-    """Answers of a network in PyTorch."""
+def network_predictor(network: Callable[[Tensor], tuple[Tensor, Tensor]]) -> PredictFn:
+    """Wrap a PyTorch network."""
 
-    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
             scores, labels = network(torch.from_numpy(images))
         return scores.numpy(), labels.numpy()
 
-    return answer
+    return predict
 
 
-def file_answers(path: Path) -> Answers:
-    """Answers of an exported file, ``.onnx`` by onnxruntime on the CPU or ``.pt2`` by PyTorch."""
+def file_predictor(path: Path) -> PredictFn:
+    """Load an exported file: ``.onnx`` with onnxruntime on the CPU, or ``.pt2`` with PyTorch."""
     if path.suffix != '.onnx':
-        return network_answers(torch.export.load(path).module())
-    options = require('onnxruntime').SessionOptions()
+        return network_predictor(torch.export.load(path).module())
+    runtime = _require('onnxruntime')
+    options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Or its threads would go on spinning after an answer, and slow down who is timed next.
+    # Threads that keep spinning after a call would slow down the next measurement.
     options.add_session_config_entry('session.force_spinning_stop', '1')
-    runtime = require('onnxruntime')
     with _onnx_errors(path):
         session = runtime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
-    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with _onnx_errors(path):
             return tuple(session.run(list(OUTPUTS), {INPUT: images}))
 
-    return answer
+    return predict
 
 
 def _probabilities(member: Any, inputs: Tensor) -> Tensor:
     logits = member(inputs, mode='tensor')
     if not isinstance(logits, Tensor) or logits.ndim not in (2, 4):
         raise ValueError(
-            f'expected logits (N, K) or (N, K, H, W) of {type(member).__name__}, got '
-            f'{type(logits).__name__}: a head with another output cannot be exported'
+            f'Unsupported head of {type(member).__name__}: expected logits (N, K) or '
+            f'(N, K, H, W), got {type(logits).__name__}'
         )
     if logits.ndim == 4:
         logits = F.interpolate(

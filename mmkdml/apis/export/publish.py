@@ -1,4 +1,4 @@
-"""A trained ensemble as it is given to others: the students' weights and a config, no more."""
+"""Publishing a trained ensemble: the students' weights and a config."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from mmkdml.weight_checks import select_weights
 def publish(
     config: Config, checkpoint: str | Path, out: str | Path, force: bool = False
 ) -> tuple[Path, Path]:
-    """Writes ``<config>.py`` and ``<config>-<8 digits of its SHA-256>.pth``.
+    """Write ``<config>.py`` and ``<config>-<8 digits of its SHA-256>.pth``.
 
-    The checkpoint holds the students' weights: no teacher, projector, optimiser or log. The config
-    is complete, and describes a classroom of the students alone that starts from no other weights;
-    ``tools/test.py`` evaluates it to the same numbers. The config is
-    written last.
+    The checkpoint contains only the weights of the students: no teacher, projector, optimizer or
+    log. The config is complete and describes a classroom of the students without pretrained
+    weights; ``tools/test.py`` evaluates it to the same numbers. Files are written atomically, the
+    config last.
 
     Args:
-        config: Of the run, as read from a file, whose name it passes on.
-        checkpoint: File, or folder of the run for its best checkpoint.
-        out: Folder to write to; made if missing.
+        config: Config of the run, as read from a file, whose name is kept.
+        checkpoint: Checkpoint file, or folder of the run for its best one.
+        out: Output folder; created if missing.
         force: Replace published files of the same name.
 
     Returns:
-        The paths of config and checkpoint.
+        Paths of the config and the checkpoint.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        FileExistsError: If a file is there already.
-        TypeError: If the config is not a classroom's.
-        ValueError: If the checkpoint is not a classroom's, or does not fit the config.
+        FileNotFoundError: If the checkpoint does not exist.
+        FileExistsError: If an output file already exists, without ``force``.
+        TypeError: If the config does not describe a classroom.
+        ValueError: If the checkpoint is not one of a classroom, or does not fit the config.
     """
     path = resolve_checkpoint(checkpoint)
     out, name = Path(out), Path(config.filename).stem
@@ -53,8 +53,8 @@ def publish(
     if inspection.distiller is None:
         (network,) = inspection.members.values()
         raise TypeError(
-            f'{config.filename} describes {type(network).__name__}, not a classroom; a '
-            "plain network's checkpoint needs no publishing"
+            f'{config.filename}: expected a classroom, got {type(network).__name__}. The '
+            'checkpoint of a plain network can be used as it is'
         )
     content = _published(inspection.distiller, path)
     buffer = io.BytesIO()
@@ -69,12 +69,13 @@ def publish(
 
 
 def _published(distiller: KnowledgeDistiller, path: Path) -> dict[str, Any]:
-    """The content of the checkpoint: every key and shape is held against the config's students."""
+    """Return the content of the published checkpoint; its weights must fit the students."""
     checkpoint = load_checkpoint_file(path)
     weights = select_weights(checkpoint, path)
     if not any(key.startswith('members.') for key in weights):
         raise ValueError(
-            f'{path} is not a classroom\'s checkpoint: no key of it begins with "members."'
+            f'Invalid checkpoint {path}: expected one of a classroom, with keys that begin with '
+            '"members."'
         )
     state_dict = {}
     for name in distiller.student_names:
@@ -94,7 +95,7 @@ def _published(distiller: KnowledgeDistiller, path: Path) -> dict[str, Any]:
 
 
 def _published_config(config: Config, distiller: KnowledgeDistiller) -> Config:
-    settings = config.to_dict()  # classes by their paths, as a file can hold them
+    settings = config.to_dict()  # with class paths instead of classes
     model = without_pretrained(settings['model'])
     members, preprocessor = classroom_settings({**settings, 'model': model}, distiller)
     settings.update(
@@ -104,9 +105,7 @@ def _published_config(config: Config, distiller: KnowledgeDistiller) -> Config:
             type='mmkdml.models.KnowledgeDistiller',
             members={name: members[name] for name in distiller.student_names},
             transfers=[],
-            students=list(
-                distiller.student_names
-            ),  # in order, which a file does not keep for a dict
+            students=list(distiller.student_names),  # because a file does not keep dict order
             ensemble=model.get('ensemble'),
             input_size=distiller.input_size,
             data_preprocessor=preprocessor,

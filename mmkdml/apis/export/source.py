@@ -1,4 +1,4 @@
-"""What is exported: trained networks of a run, and how their logits become an answer."""
+"""Trained networks of a run to export, with preprocessing, ensemble and threshold."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mmkdml.names import ENSEMBLE
 
 
 @dataclass(frozen=True)
-class Source:
-    """Networks with their weights, in eval mode and on the CPU.
+class ExportSource:
+    """Networks to export, with their weights, in eval mode and on the CPU.
 
     Attributes:
         name: ``<config>-<what>``, the stem of all exported files.
-        what: A member's name, or ``'ensemble'``.
-        config: Of the run.
-        checkpoint: File that the weights are from.
-        meta: What it says of the data set: ``classes`` and ``palette``, where they are known.
-        inspection: What the config describes, at the size of the images.
-        members: The network, or the students in the ensemble's order.
-        ensemble: See :mod:`mmkdml.models.ensembles`; for one network its own answer.
-        threshold: Above it one foreground probability is foreground, in (0, 1).
-        preprocessor: The framework's data preprocessor that they share.
+        what: Name of a member, or ``'ensemble'``.
+        config: Config of the run.
+        checkpoint: File of the weights.
+        meta: ``classes`` and ``palette`` from the checkpoint, if known.
+        inspection: Inspected config, with the size of the images as input size.
+        members: The network, or the students in the order of the ensemble.
+        ensemble: Rule from :mod:`mmkdml.models.ensembles`; the identity for one network.
+        threshold: Foreground probability above which a pixel is foreground, in (0, 1).
+        preprocessor: The shared data preprocessor.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Source:
 
     @property
     def segments(self) -> bool:
-        """Whether the answers are masks."""
+        """Whether the networks predict masks."""
         return self.inspection.task.name == 'segmentation'
 
     def preprocessor_of(self, name: str) -> Any:
@@ -62,23 +62,23 @@ class Source:
 
 def load_source(
     config: Config, checkpoint: str | Path, what: str, image_size: Sequence[int] | None = None
-) -> Source:
-    """Builds the networks and loads their weights; every key and shape must fit.
+) -> ExportSource:
+    """Build the networks and load their weights strictly.
 
     Args:
-        config: Of the run, as read from a file.
-        checkpoint: File, or folder of the run for its best checkpoint. A frozen teacher's weights
-            come from the file that the config names.
-        what: ``'ensemble'``, ``'teacher'``, ``'student_1'`` or any other member; ``'model'`` for
-            the network of a config without a classroom.
-        image_size: (H, W) of the images as the test pipeline gives them. Default: the size that the
-            config's classroom has for its checks, or the task's.
+        config: Config of the run, as read from a file.
+        checkpoint: Checkpoint file, or folder of the run for its best one. The weights of a frozen
+            member come from the file in the config.
+        what: ``'ensemble'``, or the name of a member such as ``'teacher'`` or ``'student_1'``;
+            ``'model'`` for a config without a classroom.
+        image_size: (H, W) of the images after the test pipeline. Default: the classroom's
+            ``input_size``, or the default of the task.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If there is no such member, a frozen one has no file, the weights do not fit, or
-            the networks answer in a way that an export cannot.
-        TypeError: If the config's model is of no known kind.
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If the member is unknown, a frozen member has no file, the weights do not fit,
+            or the head or test mode of a network is not supported.
+        TypeError: If the config's model is of another kind.
     """
     inspection = inspect_config(config)
     if image_size is not None:
@@ -89,7 +89,7 @@ def load_source(
         choices[ENSEMBLE] = distiller.student_names
     if what not in choices:
         raise ValueError(
-            f'{config.filename} has {", ".join(choices)} to export, got {what!r}. '
+            f'Nothing named {what!r} in {config.filename}: expected {", ".join(choices)}. '
             'Choose one with --what'
         )
     path = resolve_checkpoint(checkpoint)
@@ -104,11 +104,11 @@ def load_source(
                 f'{frozen_checkpoint_option(config.model, name)}=FILE'
             )
         load_member(member.eval(), name, file)
-        if _segments(member):  # mmseg asks for its settings by attribute
+        if _segments(member):  # mmseg reads its settings as attributes
             member.test_cfg = ConfigDict(member.test_cfg)
     threshold = {_threshold(name, member) for name, member in members.items()}.pop()
     owner = distiller or next(iter(members.values()))
-    return Source(
+    return ExportSource(
         name=f'{Path(config.filename).stem}-{what}',
         what=what,
         config=config,
@@ -129,20 +129,20 @@ def _dataset_meta(path: Path) -> dict[str, Any]:
 
 
 def _threshold(name: str, member: Any) -> float:
-    """Of a network that is known to answer by its logits alone."""
+    """Return the threshold of a network whose logits alone determine its predictions."""
     if _segments(member) and member.test_cfg.get('mode', 'whole') != 'whole':
         raise ValueError(
-            f'{name} looks at images through a sliding window, and an exported graph at whole '
-            "ones: set test_cfg=dict(mode='whole')"
+            f'{name}: sliding-window inference is not supported in an exported graph. Set '
+            "test_cfg=dict(mode='whole')"
         )
     head = member.decode_head if _segments(member) else member.head
     if isinstance(head, nn.ModuleList):
-        raise ValueError(f'{name} has a cascade of heads, which cannot be exported')
+        raise ValueError(f'{name}: exporting a cascade of heads is not supported')
     threshold = getattr(head, 'threshold', None)
     if isinstance(head, BinaryLinearClsHead) and threshold != 0.5:
         raise ValueError(
-            f'an exported classifier chooses the more probable class, but the head of {name} has '
-            f'threshold={threshold}: export it with 0.5, and apply yours to the scores'
+            f'{name}: expected threshold=0.5 for export, got {threshold}. Export with 0.5, and '
+            'apply your threshold to the scores'
         )
     return 0.5 if threshold is None else float(threshold)
 

@@ -45,7 +45,7 @@ SCORES = pd.DataFrame(
 )  # fmt: skip
 
 
-def test_the_card_says_what_is_known(source, tmp_path, monkeypatch):
+def test_content_of_the_card(source, tmp_path, monkeypatch):
     (tmp_path / 'x.onnx').write_bytes(b'graph')
     exported = Exported({}, Agreement(images=50, max_difference=3e-7, other_labels=0.0))
     times = {'onnx': 1.5, 'teacher in PyTorch': 6.0}
@@ -81,8 +81,8 @@ def test_the_card_says_what_is_known(source, tmp_path, monkeypatch):
     for line in (
         '| onnx | IoU | 61.23 | 50.00 to 70.00 |  |',
         '| int8 | IoU | 60.00 | ? to ? | -1.23 (-2.00 to +0.50) |',
-        'joined by the ensemble rule `union`',
-        'On 50 images its scores differ from PyTorch',
+        'combined by the ensemble rule `union`',
+        'On 50 images, scores differ from PyTorch',
         'at most 3e-07, and 0 % of',
         '## Licence\n\nCC BY\n',
         r'Classes: background, tumour \| \*core\*. Input: images (N, 3, H, W)',
@@ -95,7 +95,7 @@ def test_the_card_says_what_is_known(source, tmp_path, monkeypatch):
         assert line in text
 
 
-def test_what_was_not_measured_is_not_there(source, tmp_path):
+def test_card_without_scores_and_latencies(source, tmp_path):
     exported = Exported({}, Agreement(3, 0.0, 0.0), ('mmkdml.StemResNet', 'mmkdml.UNetHead'))
     card = make_card(source, 'checkpoint', tmp_path, exported, {})
     write_card(card, tmp_path)
@@ -103,10 +103,10 @@ def test_what_was_not_measured_is_not_there(source, tmp_path):
     assert (card['scores'], card['speed_ups']) == ([], {})
     assert 'Not measured.' in text
     assert 'Input: see the test pipeline of the config.' in text
-    assert 'needs mmkdml.StemResNet and mmkdml.UNetHead installed' in text
+    assert 'requires mmkdml.StemResNet and mmkdml.UNetHead' in text
 
 
-def test_names_are_no_markup(source, tmp_path):
+def test_markup_in_names_is_escaped(source, tmp_path):
     hostile = '<img src=x onerror=alert(1)> | **b** [a](javascript:b) `c`\n# d'
     exported = Exported({}, Agreement(3, 0.0, 0.0), (hostile,))
     scores = pd.DataFrame([dict(member=hostile, measure=hostile, value=1.0, low=0.0, high=2.0)])
@@ -121,12 +121,12 @@ def test_names_are_no_markup(source, tmp_path):
     assert not re.search(r'(?<!\\)(<img|\*\*b|\[a|`c)|^# d|alert\(1\)>', text, re.MULTILINE)
 
 
-def test_json_that_others_cannot_read_is_not_written(source, tmp_path):
+def test_nan_raises_instead_of_invalid_json(source, tmp_path):
     exported = Exported({}, Agreement(3, float('nan'), 0.0))
     card = make_card(source, 'onnx', tmp_path, exported, {})
     with pytest.raises(ValueError, match='JSON'):
         write_card(card, tmp_path)
 
 
-def test_the_processor_has_a_name():
+def test_processor_has_a_name():
     assert export_card._processor().strip()

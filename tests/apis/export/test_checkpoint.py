@@ -15,8 +15,8 @@ from mmseg.apis import MMSegInferencer
 from safetensors import safe_open
 
 from mmkdml.apis import load_config
-from mmkdml.apis.export.checkpoint import checkpoint_answers, plain_config, write_checkpoint
-from mmkdml.apis.export.checks import compare, framework_answers
+from mmkdml.apis.export.checkpoint import checkpoint_predictor, plain_config, write_checkpoint
+from mmkdml.apis.export.checks import compare, framework_predictor
 from mmkdml.apis.export.source import load_source
 from mmkdml.apis.prediction.predictor import load
 from mmkdml.inspection import inspect_config
@@ -138,7 +138,7 @@ def image(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-    """Source, path of the config and needs of each export."""
+    """Return the source, config file and needs of each export."""
     written = {}
     for name, export in EXPORTS.items():
         run = tmp_path_factory.mktemp('run')
@@ -151,7 +151,7 @@ def written(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def without_mmkdml(written, image):
-    """The configs' errors; scores of those without errors are in their folders."""
+    """Run the exports without mmkdml, which writes their scores; return errors by config."""
     folders = [path.parent for _, path, _ in written.values()]
     done = subprocess.run(
         [sys.executable, '-c', WITHOUT_MMKDML, image, *folders],
@@ -166,19 +166,19 @@ def without_mmkdml(written, image):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [name for name in EXPORTS if name != 'unet'])
-def test_stock_parts_do_without_mmkdml(name, written, without_mmkdml):
+def test_stock_networks_do_not_need_mmkdml(name, written, without_mmkdml):
     source, path, needs = written[name]
     assert needs == ()
     assert 'mmkdml' not in path.read_text()
     assert name not in without_mmkdml
-    expected = framework_answers(source)(np.moveaxis(IMAGE, 2, 0)[None].copy())[0][0]
+    expected = framework_predictor(source)(np.moveaxis(IMAGE, 2, 0)[None].copy())[0][0]
     found = torch.load(path.with_name('scores.pt'), weights_only=True)
     assert found.numpy().shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_a_unet_says_what_it_needs(written, without_mmkdml):
+def test_unet_names_the_classes_it_needs(written, without_mmkdml):
     _, path, needs = written['unet']
     assert needs == ('mmkdml.StemResNet', 'mmkdml.UNetHead')
     assert without_mmkdml.keys() == {'unet'}
@@ -189,7 +189,7 @@ def test_a_unet_says_what_it_needs(written, without_mmkdml):
     assert not path.with_name('scores.pt').exists()
 
 
-def test_mmpretrains_inferencer_answers_as_predict_does(written, image):
+def test_mmpretrains_inferencer_equals_predict(written, image):
     source, path, _ = written['resnet']
     predictor = load(source.config, source.checkpoint, device='cpu')
     (expected,) = predictor.predict(image, members=['student_2'])
@@ -201,9 +201,9 @@ def test_mmpretrains_inferencer_answers_as_predict_does(written, image):
     assert found['pred_label'] == answer.label
 
 
-def test_mmsegs_inferencer_answers_as_predict_does(written, tmp_path):
+def test_mmsegs_inferencer_equals_predict(written, tmp_path):
     source, path, _ = written['unet']
-    image = tmp_path / 'large.png'  # so that it is resized, and the mask is resized back
+    image = tmp_path / 'large.png'  # the image is resized, and its mask resized back
     cv2.imwrite(str(image), cv2.resize(IMAGE, (90, 80)))
     predictor = load(source.config, source.checkpoint, device='cpu')
     (expected,) = predictor.predict(image, members=['student_1'])
@@ -216,16 +216,16 @@ def test_mmsegs_inferencer_answers_as_predict_does(written, tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_predict_reads_what_was_written(written, image, suffix):
+def test_exported_checkpoint_can_be_loaded_for_prediction(written, image, suffix):
     source, path, _ = written['resnet']
     predictor = load(path, path.with_suffix(suffix), device='cpu')
     assert predictor.classes == META['classes']
     (found,) = predictor.predict(image)
-    expected = framework_answers(source)(np.moveaxis(IMAGE, 2, 0)[None].copy())[0][0]
+    expected = framework_predictor(source)(np.moveaxis(IMAGE, 2, 0)[None].copy())[0][0]
     np.testing.assert_allclose(found.answers['model'].probabilities, expected, atol=1e-6)
 
 
-def test_the_files_hold_the_weights_and_nothing_else(written):
+def test_files_contain_only_weights(written):
     source, path, _ = written['unet']
     assert sorted(one.suffix for one in path.parent.glob('kdml*')) == [
         '.pth',
@@ -249,7 +249,7 @@ def test_the_files_hold_the_weights_and_nothing_else(written):
         assert word not in text
 
 
-def test_the_teacher_names_its_block(tmp_path):
+def test_config_of_the_teacher_names_its_block(tmp_path):
     source = source_of(tmp_path, 'demo/kdml_v3_demo_slices', {}, 'teacher')
     path, needs = write_checkpoint(source, tmp_path)
     assert needs == ('mmkdml.ConvBlockNeck',)
@@ -258,34 +258,34 @@ def test_the_teacher_names_its_block(tmp_path):
     assert written.model.data_preprocessor.to_rgb is True
 
 
-def test_what_is_written_is_read_again(written, tmp_path):
-    """With its own preprocessing and weights, strictly."""
+def test_written_weights_are_loaded_strictly(written, tmp_path):
+    """With the preprocessing of the config."""
     source, path, _ = written['unet']
     path = Path(shutil.copytree(path.parent, tmp_path / 'copy')) / path.name
     images = [np.moveaxis(IMAGE, 2, 0).copy()]
-    assert compare(checkpoint_answers(path, source), source, images).max_difference == 0
+    assert compare(checkpoint_predictor(path, source), source, images).max_difference == 0
     content = torch.load(path.with_suffix('.pth'), weights_only=True)
     del content['state_dict']['decode_head.conv_seg.bias']
     torch.save(content, path.with_suffix('.pth'))
     with pytest.raises(RuntimeError, match='Missing key.*decode_head.conv_seg.bias'):
-        checkpoint_answers(path, source)
+        checkpoint_predictor(path, source)
 
 
-def test_parts_of_other_packages_are_named_too(tmp_path):
+def test_classes_of_other_packages_are_named(tmp_path):
     source = source_of(tmp_path, 'demo/student_demo_slices', {}, 'model')
     source.config.model.neck = dict(type='torchvision.ops.Permute', dims=[0, 1, 2, 3])
     _, needs = plain_config(source)
     assert needs == ('torchvision.Permute',)
 
 
-def test_an_ensemble_is_no_network_of_the_frameworks(tmp_path):
+def test_ensemble_raises(tmp_path):
     source = source_of(tmp_path, 'demo/kdml_v3_demo', {}, 'ensemble')
-    with pytest.raises(ValueError, match='MMPretrain and MMSegmentation have no ensembles: export'):
+    with pytest.raises(ValueError, match='Ensembles are not supported by MMPretrain'):
         write_checkpoint(source, tmp_path)
 
 
 @pytest.mark.parametrize('top_level', [False, True])
-def test_a_member_is_written_with_its_own_preprocessing(tmp_path, top_level):
+def test_member_is_written_with_its_own_preprocessing(tmp_path, top_level):
     config = load_config(CONFIGS / 'demo' / 'kdml_v3_demo.py')
     shared = dict(config.model.data_preprocessor)
     for member in (config.model.teacher, *config.model.students):
@@ -301,5 +301,5 @@ def test_a_member_is_written_with_its_own_preprocessing(tmp_path, top_level):
         source = load_source(config, tmp_path / 'x.pth', name, (64, 64))
         path, _ = write_checkpoint(source, tmp_path)
         assert list(Config.fromfile(path).model.data_preprocessor.mean) == mean
-        ends = checkpoint_answers(path, source)(images), framework_answers(source)(images)
+        ends = checkpoint_predictor(path, source)(images), framework_predictor(source)(images)
         np.testing.assert_allclose(ends[0][0], ends[1][0], atol=1e-5)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmkdml.apis import load_config
 from mmkdml.apis.export import checks
-from mmkdml.apis.export.graph import ExportedNetwork, network_answers
+from mmkdml.apis.export.graph import ExportedNetwork, network_predictor
 from mmkdml.apis.export.source import load_source
 from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.evaluation import CaseTable
@@ -40,10 +40,10 @@ def source(request, data, tmp_path_factory):
 
 
 def ours(source):
-    return network_answers(ExportedNetwork(source))
+    return network_predictor(ExportedNetwork(source))
 
 
-def test_the_graph_answers_as_the_framework(source):
+def test_graph_agrees_with_the_framework(source):
     dataset = checks.dataset_of(source.config, 'test')
     images = list(checks.dataset_images(dataset, 50))
     assert len(images) == len(dataset) == 3
@@ -53,7 +53,7 @@ def test_the_graph_answers_as_the_framework(source):
     assert agreement.other_labels == 0
 
 
-def test_a_graph_that_differs_is_refused(source):
+def test_different_graph_raises(source):
     def scores_off(images):
         scores, labels = ours(source)(images)
         return scores + np.float32(2e-4), labels
@@ -70,14 +70,14 @@ def test_a_graph_that_differs_is_refused(source):
     for wrong in (scores_off, labels_off, undefined):
         with pytest.raises(ValueError, match='differs from PyTorch on 1 images: scores by up to'):
             checks.compare(wrong, source, image)
-    with pytest.raises(ValueError, match=r'expected scores .* the export gives'):
+    with pytest.raises(ValueError, match=r'expected scores .* for images .* got'):
         checks.compare(lambda images: (images, images), source, image)
-    with pytest.raises(ValueError, match='needs at least one image to be checked with'):
+    with pytest.raises(ValueError, match='expected at least one image to check, got none'):
         checks.compare(ours(source), source, [])
 
 
-def test_the_case_table_is_that_of_a_test_run(source):
-    """mmengine's own loop over the classroom gives the same counts for the ensemble."""
+def test_case_table_equals_that_of_a_test_run(source):
+    """mmengine's test loop over the classroom gives equal counts for the ensemble."""
     dataset = checks.dataset_of(source.config, 'test')
     table = checks.case_table(ours(source), source, dataset, 'graph')
     assert set(table['member']) == {'graph'}
@@ -97,7 +97,7 @@ def test_the_case_table_is_that_of_a_test_run(source):
     assert found.reset_index(drop=True).equals(expected.reset_index(drop=True))
 
 
-def test_masks_are_compared_at_the_size_of_their_file():
+def test_masks_are_compared_at_their_original_size():
     scores = np.zeros((1, 2, 2), np.float32)
     scores[0, 0] = 0.9
     labels = (scores[0] > 0.5).astype(np.int64)
@@ -109,12 +109,11 @@ def test_masks_are_compared_at_the_size_of_their_file():
     assert checks._at_size(scores, labels, (4, 4), 0.7)[0, :, 0].tolist() == [1, 0, 0, 0]
 
 
-def test_images_of_a_folder(tmp_path):
-    """They come from the config's pipeline, as those of its data set do."""
+def test_images_of_a_folder_pass_the_test_pipeline(tmp_path):
     config = load_config(DEMO / 'kdml_v3_demo.py')
-    with pytest.raises(FileNotFoundError, match='There is no image or folder .*nowhere'):
+    with pytest.raises(FileNotFoundError, match='No such image or folder: .*nowhere'):
         checks.folder_images(config, tmp_path / 'nowhere', 5)
-    with pytest.raises(ValueError, match='holds no image: expected files with'):
+    with pytest.raises(ValueError, match='No images in '):
         checks.folder_images(config, tmp_path, 5)
     red = np.zeros((64, 64, 3), np.uint8)
     red[:32, :, 0] = 200
@@ -131,7 +130,7 @@ def test_images_of_a_folder(tmp_path):
         list(checks.folder_images(config, tmp_path, 5))
 
 
-def test_images_of_a_data_set_are_spread_and_rgb():
+def test_images_of_a_data_set_are_evenly_spaced_rgb():
     bgr = [torch.full((3, 2, 2), i, dtype=torch.uint8) for i in range(10)]
     for one in bgr:
         one[0] = 99
@@ -139,17 +138,17 @@ def test_images_of_a_data_set_are_spread_and_rgb():
     assert [int(one[0, 0, 0]) for one in found] == [0, 3, 6, 9]
     assert all((one[2] == 99).all() for one in found)
     for wrong in (torch.zeros(3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.uint8)):
-        with pytest.raises(ValueError, match=r'must give images \(3, H, W\) of uint8 .* got \('):
+        with pytest.raises(ValueError, match=r'expected images \(3, H, W\), uint8, got \('):
             list(checks.dataset_images([dict(inputs=wrong)], 1))
 
 
-def test_a_config_without_data():
+def test_missing_data_set_raises():
     config = Config(dict(test_dataloader=None))
-    with pytest.raises(ValueError, match='has no val_dataloader: give a folder of images'):
+    with pytest.raises(ValueError, match='No val_dataloader in .* Pass a folder of images'):
         checks.dataset_of(config, 'val')
 
 
-def test_latencies_are_medians_of_turns(monkeypatch):
+def test_latencies_are_interleaved_medians(monkeypatch):
     # After a warm-up, a takes 1, 9 and 2 seconds, b takes 2, 10 and 3.
     clock, called = iter([0, 7, 0, 7, 0, 1, 10, 12, 20, 29, 30, 40, 40, 42, 50, 53]), []
     monkeypatch.setattr(time, 'perf_counter', lambda: next(clock))

@@ -27,17 +27,17 @@ def source(tmp_path_factory):
     return load_source(config, path, 'student_1', (64, 64))
 
 
-def test_a_checkpoint_is_written_and_answers(source, tmp_path):
+def test_checkpoint_is_written_and_compared(source, tmp_path):
     exported = exports.export(source, tmp_path, 'checkpoint', IMAGES)
     assert {path.suffix for path in tmp_path.iterdir()} == {'.py', '.pth', '.safetensors'}
     assert exported.agreement == Agreement(images=1, max_difference=0, other_labels=0)
     assert exported.needs == ()
-    scores, _ = exported.answers['checkpoint'](IMAGES[0][None])
+    scores, _ = exported.predictors['checkpoint'](IMAGES[0][None])
     assert scores.sum() == pytest.approx(1)
 
 
 @pytest.mark.slow
-def test_a_graph_is_compared_and_timed(source, tmp_path):
+def test_graph_is_compared_and_timed(source, tmp_path):
     exported = exports.export(source, tmp_path, 'torch-export', IMAGES)
     assert [path.name for path in tmp_path.iterdir()] == ['kdml_v3_demo_slices-student_1.pt2']
     assert exported.agreement.images == 1
@@ -46,7 +46,7 @@ def test_a_graph_is_compared_and_timed(source, tmp_path):
     assert all(time > 0 for time in times.values())
 
 
-def test_a_teacher_is_timed_if_it_can_be(source, monkeypatch):
+def test_teacher_is_timed_unless_its_head_has_several_outputs(source, monkeypatch):
     exported = exports.Exported({'checkpoint': None}, Agreement(1, 0.0, 0.0))
     monkeypatch.setattr(exports, 'latencies', lambda answers, size: dict.fromkeys(answers, size))
     names = ['in PyTorch', 'teacher in PyTorch']
@@ -57,12 +57,12 @@ def test_a_teacher_is_timed_if_it_can_be(source, monkeypatch):
     assert list(exports.measure_latencies(exported, teacher)) == ['in PyTorch']
 
 
-def test_speed_ups_are_ratios_to_the_teacher():
+def test_speed_ups_are_relative_to_the_teacher():
     assert exports.speed_ups({'onnx': 2.0, 'teacher in PyTorch': 5.0}) == dict(onnx=2.5)
     assert exports.speed_ups({'onnx': 2.0}) == {}
 
 
-def test_a_checkpoint_that_answers_otherwise_does_not_stay(source, tmp_path, monkeypatch):
+def test_different_checkpoint_is_not_kept(source, tmp_path, monkeypatch):
     def without_std(source):
         config, needs = plain_config(source)
         config.model.data_preprocessor.std = [1.0, 1.0, 1.0]
@@ -70,54 +70,58 @@ def test_a_checkpoint_that_answers_otherwise_does_not_stay(source, tmp_path, mon
 
     monkeypatch.setattr(export_checkpoint, 'plain_config', without_std)
     with (
-        pytest.raises(ValueError, match='student_1 differs from PyTorch on 1 images.*Nothing was'),
+        pytest.raises(
+            ValueError, match='student_1 differs from PyTorch on 1 images.*No files were'
+        ),
         exports.new_folder(tmp_path / 'out') as folder,
     ):
         exports.export(source, folder, 'checkpoint', IMAGES)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_that_differs_does_not_stay(source, tmp_path, monkeypatch):
+def test_different_graph_is_not_kept(source, tmp_path, monkeypatch):
     def wrong(path):
         return lambda images: (np.full((len(images), 2), 2, np.float32), np.zeros(len(images)))
 
     monkeypatch.setattr(exports, 'export_program', lambda network, source: None)
     monkeypatch.setattr(exports, 'write_onnx', lambda program, path: path.write_bytes(b'x'))
-    monkeypatch.setattr(exports, 'file_answers', wrong)
+    monkeypatch.setattr(exports, 'file_predictor', wrong)
     with (
-        pytest.raises(ValueError, match='student_1 differs from PyTorch on 1 images.*Nothing was'),
+        pytest.raises(
+            ValueError, match='student_1 differs from PyTorch on 1 images.*No files were'
+        ),
         exports.new_folder(tmp_path / 'out') as folder,
     ):
         exports.export(source, folder, 'onnx', IMAGES)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_refusals(source, tmp_path):
-    with pytest.raises(ValueError, match="expected a format among checkpoint, onnx, .* got 'tf'"):
+def test_invalid_formats_and_images_raise(source, tmp_path):
+    with pytest.raises(ValueError, match="format: .*checkpoint, onnx, .* got 'tf'"):
         exports.export(source, tmp_path, 'tf', IMAGES)
-    with pytest.raises(ValueError, match='int8 is made of the format onnx, got torch-export'):
+    with pytest.raises(ValueError, match='int8: expected the format onnx, got torch-export'):
         exports.export(source, tmp_path, 'torch-export', IMAGES, IMAGES)
-    with pytest.raises(ValueError, match='image of 64x96, but the graph of .* takes 64x64'):
+    with pytest.raises(ValueError, match='expected 64x64, got 64x96'):
         exports.export(source, tmp_path, 'onnx', [np.zeros((3, 64, 96), np.uint8)])
     ensemble = dataclasses.replace(source, what='ensemble')
-    with pytest.raises(ValueError, match='have no ensembles'):
+    with pytest.raises(ValueError, match='Ensembles are not supported'):
         exports.export(ensemble, tmp_path, 'checkpoint', IMAGES)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_filled_at_once_and_replaced_on_demand_only(tmp_path):
+def test_new_folder_is_filled_at_once_and_replaced_only_with_force(tmp_path):
     out = tmp_path / 'a' / 'out'
     with exports.new_folder(out) as folder:
         (folder / 'x.json').write_text(json.dumps(1))
         assert not out.exists()
     assert (out / 'x.json').read_text() == '1'
     with (
-        pytest.raises(FileExistsError, match='out exists already: expected a new or empty folder'),
+        pytest.raises(FileExistsError, match='out already exists: expected a new or empty folder'),
         exports.new_folder(out),
     ):
         pass
     with (
-        pytest.raises(FileExistsError, match='x.json exists already: expected a new or empty'),
+        pytest.raises(FileExistsError, match='x.json already exists: expected a new or empty'),
         exports.new_folder(out / 'x.json', force=True),
     ):
         pass

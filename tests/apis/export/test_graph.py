@@ -14,7 +14,7 @@ from torch import nn
 
 from mmkdml.apis import load_config
 from mmkdml.apis.export import graph
-from mmkdml.apis.export.checks import framework_answers
+from mmkdml.apis.export.checks import framework_predictor
 from mmkdml.apis.export.source import load_source
 from mmkdml.inspection import inspect_config
 from mmkdml.models import BinaryLinearClsHead, StemResNet, UNetHead
@@ -27,14 +27,14 @@ MEAN, STD = (
 
 
 class OneConvolution(nn.Conv2d):
-    """A backbone that is exported in no time."""
+    """Small backbone that is exported quickly."""
 
     def forward(self, inputs):
         return (super().forward(inputs).relu(),)
 
 
 class ShortResNet(StemResNet):
-    """Each stage is one block, which halves the time to export."""
+    """ResNet with one block per stage, which halves the export time."""
 
     arch_settings = {18: (BasicBlock, (1, 1, 1, 1))}
 
@@ -53,7 +53,7 @@ def classroom(tmp_path_factory):
 
 
 def of(source, ensemble, *networks):
-    """A source with these networks in place of its students."""
+    """Replace the students of a source by other networks."""
     torch.manual_seed(0)
     members = {f'student_{place}': network().eval() for place, network in enumerate(networks, 1)}
     return dataclasses.replace(source, members=members, ensemble=ENSEMBLES[ensemble])
@@ -105,11 +105,11 @@ def pixels(*shape):
 
 
 @pytest.mark.parametrize('name', ENSEMBLES)
-def test_pixels_to_answer_step_by_step(unets, name):
+def test_segmentation_equals_its_separate_steps(unets, name):
     network = graph.ExportedNetwork(unets)
     network.ensemble = ENSEMBLES[name]
     images = pixels(2, 3, 64, 96)
-    scores, labels = graph.network_answers(network)(images)
+    scores, labels = graph.network_predictor(network)(images)
     inputs = torch.from_numpy((images - MEAN) / STD).float()
     with torch.inference_mode():
         one, two = (
@@ -129,7 +129,7 @@ def test_pixels_to_answer_step_by_step(unets, name):
     assert (labels != mask[:, 0]).mean() < 1e-3
 
 
-def test_networks_of_bgr_images_get_them(tmp_path):
+def test_networks_for_bgr_images_receive_bgr(tmp_path):
     sources = [
         random_source(
             tmp_path, 'student_demo_slices', 'model', {'model.data_preprocessor.to_rgb': to_rgb}
@@ -137,8 +137,8 @@ def test_networks_of_bgr_images_get_them(tmp_path):
         for to_rgb in (True, False)
     ]
     images = pixels(2, 3, 64, 64)
-    rgb, bgr = (graph.network_answers(graph.ExportedNetwork(source)) for source in sources)
-    # The same weights, mean and deviation: the order of channels alone differs.
+    rgb, bgr = (graph.network_predictor(graph.ExportedNetwork(source)) for source in sources)
+    # Equal weights, mean and deviation: only the channel order differs.
     np.testing.assert_array_equal(rgb(images)[0], bgr(images[:, ::-1].copy())[0])
     assert not np.allclose(rgb(images)[0], bgr(images)[0])
 
@@ -150,23 +150,23 @@ def logits_of(source, images):
 
 
 @pytest.mark.parametrize('name', ['max', 'mean', 'vote'])
-def test_classes_step_by_step(classroom, name):
+def test_classification_equals_its_separate_steps(classroom, name):
     source = of(classroom, name, seven, seven)
-    images = np.tile(pixels(40, 3, 1, 1), (64, 64))  # each of one colour
-    scores, labels = graph.network_answers(graph.ExportedNetwork(source))(images)
+    images = np.tile(pixels(40, 3, 1, 1), (64, 64))  # each of one color
+    scores, labels = graph.network_predictor(graph.ExportedNetwork(source))(images)
     one, two = softmax(logits_of(source, images), axis=2)
     votes = (one.argmax(1)[:, None] == range(7)) * 0.5 + (two.argmax(1)[:, None] == range(7)) * 0.5
     expected = dict(max=np.maximum(one, two), mean=(one + two) / 2, vote=votes)[name]
     np.testing.assert_allclose(scores, expected, atol=1e-5)
-    winner = expected + (one + two) * (name == 'vote') / 100  # which decides between equal votes
+    winner = expected + (one + two) * (name == 'vote') / 100  # breaks ties of votes
     np.testing.assert_array_equal(labels, winner.argmax(1))
     assert len(set(labels.tolist())) > 1
 
 
-def test_one_logit_is_two_classes(classroom):
+def test_single_logit_gives_two_classes(classroom):
     source = of(classroom, 'mean', binary, binary)
     images = np.tile(pixels(40, 3, 1, 1), (64, 64))
-    scores, labels = graph.network_answers(graph.ExportedNetwork(source))(images)
+    scores, labels = graph.network_predictor(graph.ExportedNetwork(source))(images)
     positive = expit(logits_of(source, images)).mean(axis=0)
     np.testing.assert_allclose(scores, np.hstack([1 - positive, positive]), atol=1e-5)
     np.testing.assert_array_equal(labels, positive[:, 0] > 0.5)
@@ -183,13 +183,13 @@ def test_one_logit_is_two_classes(classroom):
         ((unet, unet), 'union', (1, 64, 64)),
     ],
 )
-def test_a_classroom_in_one_file(networks, ensemble, shape, classroom, unets, tmp_path):
+def test_exported_file_equals_the_network(networks, ensemble, shape, classroom, unets, tmp_path):
     source = of(unets if unet in networks else classroom, ensemble, *networks)
     program = graph.export_program(graph.ExportedNetwork(source), source)
     graph.write_onnx(program, tmp_path / 'x.onnx')
     torch.export.save(program, tmp_path / 'x.pt2')
-    framework = framework_answers(source)
-    for answers in [graph.file_answers(tmp_path / name) for name in ('x.onnx', 'x.pt2')]:
+    framework = framework_predictor(source)
+    for answers in [graph.file_predictor(tmp_path / name) for name in ('x.onnx', 'x.pt2')]:
         for number in (1, 3):
             images = pixels(number, 3, 64, 64)
             scores, labels = framework(images)
@@ -203,7 +203,7 @@ def test_a_classroom_in_one_file(networks, ensemble, shape, classroom, unets, tm
 
 
 @pytest.mark.slow
-def test_a_unet_takes_any_batch_and_any_multiple_of_32(tmp_path):
+def test_unet_accepts_any_batch_size_and_multiple_of_32(tmp_path):
     options = {'model.backbone.type': ShortResNet}
     source = random_source(tmp_path, 'student_demo', 'model', options)
     assert graph.sizes_in_words(source) == 'multiples of 32 from 64 on'
@@ -215,8 +215,8 @@ def test_a_unet_takes_any_batch_and_any_multiple_of_32(tmp_path):
     (given,) = session.get_inputs()
     assert (given.name, given.type) == ('images', 'tensor(uint8)')
     assert [one.name for one in session.get_outputs()] == ['scores', 'labels']
-    exported = [graph.file_answers(tmp_path / name) for name in ('x.onnx', 'x.pt2')]
-    framework = framework_answers(source)
+    exported = [graph.file_predictor(tmp_path / name) for name in ('x.onnx', 'x.pt2')]
+    framework = framework_predictor(source)
     for shape in ((1, 3, 64, 64), (3, 3, 128, 64), (2, 3, 96, 160)):
         images = pixels(*shape)
         graph.check_sizes(source, images)
@@ -228,55 +228,57 @@ def test_a_unet_takes_any_batch_and_any_multiple_of_32(tmp_path):
             assert (ours[1] != labels).mean() < 1e-3
 
 
-def test_images_that_a_graph_does_not_take(unets, classroom):
+def test_invalid_image_sizes_raise(unets, classroom):
     for height, width in ((64, 48), (32, 64), (0, 64)):
         with pytest.raises(
-            ValueError, match=f'image of {height}x{width}, but .* takes multiples of 32 from 64 on'
+            ValueError, match=f'expected multiples of 32, at least 64, got {height}x{width}'
         ):
             graph.check_sizes(unets, pixels(1, 3, height, width))
     assert classroom.inspection.input_size == (64, 64)
     graph.check_sizes(classroom, pixels(1, 3, 64, 64))
-    with pytest.raises(ValueError, match='image of 64x96, but .* takes 64x64: let the pipeline'):
+    with pytest.raises(ValueError, match='expected 64x64, got 64x96'):
         graph.check_sizes(classroom, pixels(1, 3, 64, 96))
 
 
-def test_int8_is_smaller_and_nearly_the_same(classroom, tmp_path):
+def test_int8_is_smaller_and_nearly_equal(classroom, tmp_path):
     source = of(classroom, 'mean', lambda: classifier(seven_classes, width=2048))
     path, quantised = tmp_path / 'x.onnx', tmp_path / 'x-int8.onnx'
     graph.write_onnx(graph.export_program(graph.ExportedNetwork(source), source), path)
     images = np.tile(pixels(9, 3, 1, 1), (64, 64))
     before = images.copy()
-    graph.quantise(path, quantised, iter(images))
+    graph.quantize(path, quantised, iter(images))
     np.testing.assert_array_equal(images, before)
     assert not list(tmp_path.glob('*prepared*'))
     assert quantised.stat().st_size < path.stat().st_size / 2
-    scores, rounded = (graph.file_answers(one)(images)[0] for one in (path, quantised))
+    scores, rounded = (graph.file_predictor(one)(images)[0] for one in (path, quantised))
     assert scores.std() > 0.1
     assert 0 < np.abs(rounded - scores).max() < 0.2
 
 
-def test_heads_with_other_outputs_are_refused(unets, monkeypatch):
+def test_unsupported_heads_raise(unets, monkeypatch):
     class TwoBranches(nn.Module):
         def forward(self, inputs, mode):
             return [inputs, inputs]
 
     network = graph.ExportedNetwork(unets)
     network.members = nn.ModuleList([TwoBranches()])
-    message = r'expected logits \(N, K\) or \(N, K, H, W\) of TwoBranches, got list'
+    message = r'head of TwoBranches: expected logits \(N, K\) or \(N, K, H, W\), got list'
     with pytest.raises(ValueError, match=message):
         network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(
-        ValueError, match=rf'cannot trace kdml_v3_demo-ensemble: ValueError: {message}'
+        ValueError, match=rf'failed for kdml_v3_demo-ensemble: ValueError: Unsupported {message}'
     ):
         graph.export_program(network, unets)
 
 
-def test_a_missing_package_is_named():
-    with pytest.raises(ValueError, match=r"needs not_there: pip install 'mmkdml\[export\]'"):
-        graph.require('not_there')
+def test_missing_package_raises():
+    with pytest.raises(
+        ValueError, match=r"not_there is not installed.* pip install 'mmkdml\[export\]'"
+    ):
+        graph._require('not_there')
 
 
-def test_each_member_is_normalized_as_it_was_trained(tmp_path):
+def test_each_member_uses_its_own_normalization(tmp_path):
     own = dict(mean=[1.0, 20.0, 60.0], std=[90.0, 50.0, 70.0])
     config = load_config(CONFIGS / 'kdml_v3_demo.py')
     config.model.students[1].data_preprocessor = dict(
@@ -302,17 +304,17 @@ def test_each_member_is_normalized_as_it_was_trained(tmp_path):
             logits = member.decode_head(member.backbone(torch.from_numpy(inputs).float()))
         expected.append(logits.sigmoid().numpy())
     network.ensemble = ENSEMBLES['mean']
-    scores, _ = graph.network_answers(network)(images)
+    scores, _ = graph.network_predictor(network)(images)
     np.testing.assert_allclose(scores, (expected[0] + expected[1]) / 2, atol=1e-5)
-    # The framework, too, and the traced graph.
+    # Also compare the framework and the traced graph.
     source = dataclasses.replace(source, ensemble=ENSEMBLES['mean'])
-    np.testing.assert_allclose(framework_answers(source)(images)[0], scores, atol=1e-5)
-    traced = graph.network_answers(graph.export_program(network, source).module())
+    np.testing.assert_allclose(framework_predictor(source)(images)[0], scores, atol=1e-5)
+    traced = graph.network_predictor(graph.export_program(network, source).module())
     np.testing.assert_allclose(traced(images)[0], scores, atol=1e-5)
 
 
-def test_what_onnx_cannot_do_is_told_in_one_line(monkeypatch, tmp_path):
-    """torch's own error is the whole graph."""
+def test_unsupported_operator_raises_in_one_line(monkeypatch, tmp_path):
+    """torch's own error message contains the whole graph."""
 
     def fail(*args, **options):
         cause = RuntimeError('adaptive_avg_pool2d: output size is not constant\n%1 = graph\n' * 50)
@@ -329,8 +331,8 @@ def test_what_onnx_cannot_do_is_told_in_one_line(monkeypatch, tmp_path):
     assert '\n' not in text
 
 
-def test_what_onnxruntime_cannot_load_is_told_in_one_line(tmp_path):
+def test_unloadable_file_raises_in_one_line(tmp_path):
     (tmp_path / 'x.onnx').write_bytes(b'no model')
     with pytest.raises(ValueError, match='x is not supported as ONNX .*torch-export') as refused:
-        graph.file_answers(tmp_path / 'x.onnx')
+        graph.file_predictor(tmp_path / 'x.onnx')
     assert '\n' not in str(refused.value)

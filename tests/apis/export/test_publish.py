@@ -25,7 +25,7 @@ def model():
 
 @pytest.fixture
 def checkpoint(model, tmp_path):
-    """As a run leaves it, with a projector."""
+    """Write a checkpoint as a run does, with a projector."""
     path = tmp_path / 'epoch_3.pth'
     weights = {**model.state_dict(), 'transfer_modules.0.weight': torch.zeros(2)}
     meta = dict(epoch=3, iter=30, dataset_meta=dict(classes=('a', 'b')), cfg='secret', seed=1)
@@ -33,7 +33,7 @@ def checkpoint(model, tmp_path):
     return path
 
 
-def test_the_checkpoint_holds_the_students_and_nothing_else(model, checkpoint, tmp_path):
+def test_checkpoint_contains_only_the_students(model, checkpoint, tmp_path):
     config, published = publish(load_config(DEMO), checkpoint, tmp_path / 'out')
     assert {path.name for path in (tmp_path / 'out').iterdir()} == {config.name, published.name}
     assert config.name == 'kdml_v3_demo.py'
@@ -53,7 +53,7 @@ def test_the_checkpoint_holds_the_students_and_nothing_else(model, checkpoint, t
     assert all(torch.equal(value, expected[key]) for key, value in content['state_dict'].items())
 
 
-def test_the_config_builds_the_same_ensemble(model, checkpoint, tmp_path):
+def test_config_builds_an_equal_ensemble(model, checkpoint, tmp_path):
     path, published = publish(load_config(DEMO), checkpoint, tmp_path / 'out')
     alone = MODELS.build(Config.fromfile(path).model)
     assert type(alone) is KnowledgeDistiller
@@ -62,7 +62,7 @@ def test_the_config_builds_the_same_ensemble(model, checkpoint, tmp_path):
     alone.load_state_dict(load_checkpoint_file(published)['state_dict'])
     torch.manual_seed(1)
     images = torch.rand(2, 3, 64, 64)
-    # Both classrooms bring their own preprocessing.
+    # With the preprocessing of each classroom.
     ours, whole = (
         network.eval().test_step(dict(inputs=[*images], data_samples=samples))
         for network, samples in ((alone, _samples()), (model, _samples()))
@@ -78,7 +78,7 @@ def _samples():
     return [SegDataSample(metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64))) for _ in range(2)]
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(checkpoint, tmp_path):
+def test_publishing_twice_gives_equal_bytes(checkpoint, tmp_path):
     first, second = (publish(load_config(DEMO), checkpoint, tmp_path / name) for name in 'ab')
     for one, other in zip(first, second, strict=True):
         assert one.name == other.name
@@ -86,8 +86,8 @@ def test_the_same_checkpoint_gives_the_same_bytes(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['kd_off/r50_mbv1x2_v3_lgg', 'kdml/r50_r18x2_v3_pcam'])
-def test_configs_of_the_paper_survive_the_writing(name, tmp_path, monkeypatch):
-    """A dumped config is read as it was, but for the model; that starts from no other weights."""
+def test_configs_of_the_paper_are_published(name, tmp_path, monkeypatch):
+    """A dumped config is equal except for the model, which has no pretrained weights."""
 
     config = load_config(CONFIGS / f'{name}.py')
     before = copy.deepcopy(config.to_dict())
@@ -108,7 +108,7 @@ def test_configs_of_the_paper_survive_the_writing(name, tmp_path, monkeypatch):
     assert written['model']['transfers'] == []
 
 
-def test_other_classrooms_and_the_preprocessing_of_a_first_teacher(tmp_path):
+def test_preprocessing_of_the_first_teacher_is_published(tmp_path):
     demo = load_config(DEMO).to_dict()['model']
     preprocessor = demo['data_preprocessor']
     model = dict(
@@ -131,7 +131,7 @@ def test_other_classrooms_and_the_preprocessing_of_a_first_teacher(tmp_path):
     assert written.data_preprocessor.to_dict() == preprocessor
 
 
-def test_published_files_are_replaced_on_demand_only(checkpoint, tmp_path):
+def test_published_files_are_replaced_only_with_force(checkpoint, tmp_path):
     paths = publish(load_config(DEMO), checkpoint, tmp_path)
     before = [path.read_bytes() for path in paths]
     with pytest.raises(FileExistsError, match='kdml_v3_demo.py exists already. Replace it'):
@@ -145,12 +145,14 @@ def test_published_files_are_replaced_on_demand_only(checkpoint, tmp_path):
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_refusals(model, checkpoint, tmp_path):
+def test_invalid_checkpoints_and_configs_raise(model, checkpoint, tmp_path):
     out = tmp_path / 'out'
     with pytest.raises(FileNotFoundError, match='There is no checkpoint at nowhere'):
         publish(load_config(DEMO), 'nowhere', out)
     torch.save(model.members['student_1'].state_dict(), tmp_path / 'plain.pth')
-    with pytest.raises(ValueError, match="plain.pth is not a classroom's checkpoint: no key"):
+    with pytest.raises(
+        ValueError, match='Invalid checkpoint .*plain.pth: expected one of a classroom'
+    ):
         publish(load_config(DEMO), tmp_path / 'plain.pth', out)
     torch.save(
         {
@@ -169,12 +171,12 @@ def test_refusals(model, checkpoint, tmp_path):
     with pytest.raises(ValueError, match="no weights of 'student_1': .*student_2, teacher"):
         publish(load_config(DEMO), tmp_path / 'none.pth', out)
     baseline = load_config(CONFIGS / 'baselines' / 'r18_lgg.py')
-    with pytest.raises(TypeError, match='r18_lgg.py describes EncoderDecoder, not a classroom'):
+    with pytest.raises(TypeError, match='r18_lgg.py: expected a classroom, got EncoderDecoder'):
         publish(baseline, checkpoint, out)
     assert not out.exists()
 
 
-def test_published_students_keep_normalizations_of_their_own(tmp_path):
+def test_students_keep_their_own_normalization(tmp_path):
     demo = load_config(DEMO)
     own = dict(demo.model.data_preprocessor, type='mmseg.SegDataPreProcessor', mean=[1.0, 2.0, 3.0])
     demo.model.students[1].data_preprocessor = own
@@ -191,7 +193,7 @@ def test_published_students_keep_normalizations_of_their_own(tmp_path):
         assert torch.equal(ends[0][name], ends[1][name])
 
 
-def test_preprocessing_of_the_run_is_published(tmp_path):
+def test_data_preprocessor_of_the_run_is_published(tmp_path):
     demo = load_config(DEMO)
     for member in (demo.model.teacher, *demo.model.students):
         member.pop('data_preprocessor', None)
@@ -204,7 +206,7 @@ def test_preprocessing_of_the_run_is_published(tmp_path):
     assert mean.flatten().tolist() == pytest.approx(demo.data_preprocessor.mean)
 
 
-def test_the_config_that_is_published_is_not_overwritten(checkpoint, tmp_path):
+def test_input_config_is_not_overwritten(checkpoint, tmp_path):
     own = tmp_path / 'own.py'
     load_config(DEMO).dump(own)
     before = own.read_bytes()

@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).parents[3] / 'configs'
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    """The demo's config and a checkpoint of random weights of it."""
+    """Return the demo config and a checkpoint of random weights."""
     torch.manual_seed(0)
     config = load_config(CONFIGS / 'demo' / 'kdml_v3_demo.py')
     state = inspect_config(config).distiller.state_dict()
@@ -22,7 +22,7 @@ def run(tmp_path_factory):
     return config, path, state
 
 
-def test_the_ensemble_and_each_member_have_the_weights_of_the_file(run):
+def test_ensemble_and_members_have_the_weights_of_the_checkpoint(run):
     config, path, state = run
     for what, names in (
         ('ensemble', ['student_1', 'student_2']),
@@ -42,7 +42,7 @@ def test_the_ensemble_and_each_member_have_the_weights_of_the_file(run):
                 assert torch.equal(value, state[f'members.{name}.{key}'])
 
 
-def test_size_and_classes(run, tmp_path):
+def test_input_size_and_classes(run, tmp_path):
     config, path, state = run
     plain = load_source(config, path, 'student_1')
     assert (plain.inspection.input_size, plain.meta) == ((64, 64), {})
@@ -58,7 +58,7 @@ def test_size_and_classes(run, tmp_path):
         assert (source.inspection.input_size, source.meta) == ((32, 96), expected)
 
 
-def test_a_frozen_teacher_comes_from_its_own_file(run, tmp_path):
+def test_frozen_teacher_is_loaded_from_its_own_file(run, tmp_path):
     _, path, state = run
     prefix = 'members.teacher.'
     own = {k.removeprefix(prefix): v + 1 for k, v in state.items() if k.startswith(prefix)}
@@ -76,15 +76,17 @@ def test_a_frozen_teacher_comes_from_its_own_file(run, tmp_path):
         load_source(load_config(demo, options), path, 'teacher')
 
 
-def test_what_cannot_be_exported(run, tmp_path):
+def test_unsupported_exports_raise(run, tmp_path):
     config, path, state = run
-    with pytest.raises(ValueError, match="has teacher, student_1, .*ensemble to export, got 'x'"):
+    with pytest.raises(
+        ValueError, match="Nothing named 'x' .*: expected teacher, student_1, .*ensemble"
+    ):
         load_source(config, path, 'x')
     with pytest.raises(FileNotFoundError, match='There is no checkpoint at nowhere'):
         load_source(config, 'nowhere', 'ensemble')
     sliding = dict(mode='slide', crop_size=(32, 32), stride=(16, 16))
     changed = load_config(CONFIGS / 'demo' / 'kdml_v3_demo.py', {'model.teacher.test_cfg': sliding})
-    with pytest.raises(ValueError, match='teacher looks at images through a sliding window'):
+    with pytest.raises(ValueError, match='teacher: sliding-window inference is not supported'):
         load_source(changed, path, 'teacher')
     binary = load_config(
         CONFIGS / 'demo' / 'student_demo_slices.py',
@@ -98,5 +100,5 @@ def test_what_cannot_be_exported(run, tmp_path):
         },
     )
     torch.save(inspect_config(binary).members['model'].state_dict(), tmp_path / 'x.pth')
-    with pytest.raises(ValueError, match='head of model has threshold=0.3: export it with 0.5'):
+    with pytest.raises(ValueError, match='model: expected threshold=0.5 for export, got 0.3'):
         load_source(binary, tmp_path / 'x.pth', 'model')
