@@ -116,8 +116,8 @@ def test_output_of_commands(small, undisturbed, output_of, tmp_path):
 @pytest.mark.parametrize(
     ('command', 'suite', 'message'),
     [
-        ('run', 'nowhere.py', 'There is no suite file nowhere.py'),
-        ('resume', 'suites/mini_segmentation.py', 'was not started there'),
+        ('run', 'nowhere.py', 'nowhere.py'),
+        ('resume', 'suites/mini_segmentation.py', 'has not been started there'),
     ],
 )
 def test_user_error_is_one_line(output_of, tmp_path, command, suite, message):

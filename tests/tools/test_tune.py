@@ -31,8 +31,8 @@ def logged(folder):
 def test_search(tool, data_options, tmp_path, capsys):
     options = [
         *data_options,
-        'test_dataloader.dataset.ann_file=nowhere.csv',  # the test part is not read
-        'optim_wrapper.optimizer.lr=1e-6',  # keeps some foreground
+        'test_dataloader.dataset.ann_file=nowhere.csv',  # the test split is not used
+        'optim_wrapper.optimizer.lr=1e-6',  # stays near its random initialization
     ]
     arguments = ['--sampler', 'tpe', '--temperature', 1, 8, '--epochs', 2, '--out', tmp_path]
     tool('tune', CONFIG, '--trials', 2, *arguments, options=options, experiment=False)
@@ -72,7 +72,7 @@ def test_search(tool, data_options, tmp_path, capsys):
     assert len(pd.read_csv(tmp_path / 'trials.csv')) == 2
     with pytest.raises(SystemExit) as stopped:
         tool('tune', CONFIG, '--tied', *arguments, options=options, experiment=False)
-    assert str(stopped.value).startswith('tune.py: error: The study demo_kdml_v3_demo was begun')
+    assert str(stopped.value).startswith('tune.py: error: Study demo_kdml_v3_demo was')
     assert 'tied: False -> True' in str(stopped.value)
 
 
@@ -93,7 +93,7 @@ def test_killed_search_continues(tool, data_options, tmp_path, monkeypatch):
     assert states == [TrialState.COMPLETE, TrialState.RUNNING]
 
     monkeypatch.setattr(tuning, 'POLL_SECONDS', 0.1)
-    monkeypatch.setattr(tuning_study, 'LOST_SECONDS', 3)
+    monkeypatch.setattr(tuning_study, 'GRACE_SECONDS', 3)
     tool('tune', *arguments, options=data_options, experiment=False)
     trials = optuna.load_study(study_name=None, storage=url).trials
     table = pd.read_csv(tmp_path / 'trials.csv')
@@ -107,11 +107,11 @@ def test_killed_search_continues(tool, data_options, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('config', 'arguments', 'message'),
     [
-        ('nowhere.py', [], 'There is no config file nowhere.py'),
-        (CONFIG, ['--lr', 1, 2], 'to search the learning rate, use the sampler tpe'),
-        (CONFIG, ['--grid-step', 0.3], 'The step of the grid must be 1 divided by a whole number'),
-        (CONFIG, ['--storage', 'nonsense'], 'The database nonsense cannot be used'),
-        (CONFIG.with_name('student_demo.py'), [], 'has no mode (ml, kd_off, kd_on, kdml)'),
+        ('nowhere.py', [], 'nowhere.py'),
+        (CONFIG, ['--lr', 1, 2], 'Invalid range of the learning rate'),
+        (CONFIG, ['--grid-step', 0.3], 'Invalid grid step'),
+        (CONFIG, ['--storage', 'nonsense'], 'the database nonsense'),
+        (CONFIG.with_name('student_demo.py'), [], 'student_demo.py: expected a model with a mode'),
     ],
 )
 def test_user_error_is_one_line(tool, tmp_path, config, arguments, message):

@@ -1,1 +1,1 @@
-"""Search for the weights of the losses with Optuna."""
+"""Search for loss weights with Optuna."""

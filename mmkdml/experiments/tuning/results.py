@@ -1,11 +1,10 @@
-"""What a search leaves behind: a table of all trials, the best config, a picture."""
+"""Results of a search: table of trials, best config and picture."""
 
 from __future__ import annotations
 
 import math
 import os
 import pprint
-import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -13,37 +12,33 @@ from typing import Any
 
 import pandas as pd
 from optuna import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from mmkdml.apis import load_config
 from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.evaluation import csv_text
-from mmkdml.experiments.tuning.space import LEARNING_RATE, TEMPERATURE, flat
+from mmkdml.experiments.tuning.space import SearchSpace, flat
 from mmkdml.experiments.tuning.ternary import draw_landscape
 
 TABLE = 'trials.csv'
 PICTURE = 'landscape.png'
-# User attributes of trials.
-OPTIONS, ERROR = 'options', 'error'
-_SEARCHED = re.compile(
-    rf'model\.weights\.[a-z]+|{re.escape(LEARNING_RATE)}|{re.escape(TEMPERATURE)}'
-)
+ERROR = 'error'  # user attribute of a trial
 
 
-def trial_table(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
-    """All trials, one row each.
+def trial_table(trials: Sequence[FrozenTrial], space: SearchSpace) -> pd.DataFrame:
+    """Build a table with one row for each trial.
 
     Returns:
-        ``trial, state, value``, the weights ``alpha_1, alpha_2, ...``, ``lr`` and ``temperature``
-        if they were searched, ``validations``, ``seconds`` and ``error``. ``value`` is the metric
-        of the best validation, of a pruned trial that of the last one.
+        Columns ``trial, state, value``, the weights ``alpha_1, alpha_2, ...``, ``lr`` and
+        ``temperature`` if they are searched, ``validations``, ``seconds`` and ``error``. ``value``
+        is the metric of the best validation; of a pruned trial, of the last one.
     """
     rows = [
         dict(
             trial=trial.number,
             state=trial.state.name.lower(),
             value=trial.value,
-            **flat(tried_options(trial)),
+            **flat(tried_options(trial, space)),
             validations=len(trial.intermediate_values),
             seconds=None if trial.duration is None else trial.duration.total_seconds(),
             error=trial.user_attrs.get(ERROR) if trial.state == TrialState.FAIL else None,
@@ -55,110 +50,104 @@ def trial_table(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
     return table[[*table.columns.drop(last), *last]]
 
 
-def tried_options(trial: FrozenTrial) -> dict[str, Any]:
-    """What a trial tried, as settings by dotted key; empty if it ended before it knew.
+def tried_options(trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
+    """Return the settings that a trial tried, by dotted key.
+
+    They are empty for a trial that ended before all its parameters were suggested. Because they are
+    computed from the parameters, a manipulated database cannot put code into the best config.
 
     Raises:
-        ValueError: If it holds anything but numbers for what is searched: it becomes a config, and
-            configs are code.
+        ValueError: If the parameters of a complete trial are not from this space.
     """
-    options = trial.user_attrs.get(OPTIONS, {})  # from JSON, which has no tuples
-    for key, value in options.items():
-        numbers = value if isinstance(value, list) else [value]
-        if not _SEARCHED.fullmatch(key) or not all(type(one) in (int, float) for one in numbers):
-            raise ValueError(
-                f'trial {trial.number} in the database tried {key}={value!r}, which no search '
-                'does: somebody else has written there, so search in another folder or database'
-            )
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+    try:
+        return space.options(FixedTrial(trial.params))
+    except (ValueError, TypeError) as error:
+        if trial.state != TrialState.COMPLETE:
+            return {}
+        raise ValueError(
+            f'Invalid trial {trial.number} in the database: expected parameters of this search, '
+            f'got {trial.params}. Search in another folder or database'
+        ) from error
 
 
 def write_results(
     study: Study,
     trials: Sequence[FrozenTrial],
+    space: SearchSpace,
     metric: str,
     path: Path,
     options: Mapping[str, Any],
     out: Path,
 ) -> list[Path]:
-    """Writes the table, the best config and the landscape.
+    """Write the table, the best config and the picture.
 
     Args:
-        study: The study; at least one trial is complete.
-        trials: Those of its trials that count.
+        study: The study, with at least one complete trial.
+        trials: Trials in the table.
+        space: The search space.
         metric: Key of the validation metric.
-        path: The config file that was searched.
+        path: Config file that was searched.
         options: The user's changes to it, by dotted key.
-        out: A folder.
+        out: Folder of the results.
 
     Returns:
-        The files.
+        The written files.
     """
     best = study.best_trial
-    table = trial_table(trials)
+    table = trial_table(trials, space)
     picture = BytesIO()
     draw_landscape(table, metric, best.number).savefig(picture, format='png', dpi=150)
-    done = sum(trial.state == TrialState.COMPLETE for trial in trials)
+    complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
     title = (
-        f'{path.name}, best of {done} complete trials: {metric} {best.value:.4g} in trial '
+        f'{path.name}, best of {complete} complete trials: {metric} {best.value:.4g} in trial '
         f'{best.number}, validation.'
     )
-    config = derived_config(path, {**options, **tried_options(best)}, out, title)
-    written = (csv_text(table).encode(), config.encode(), picture.getvalue())
-    contents = dict(zip(result_names(path), written, strict=True))
+    config = derived_config(path, {**options, **tried_options(best, space)}, out, title)
+    contents = (csv_text(table).encode(), config.encode(), picture.getvalue())
     outputs = OutputFolder(out)
-    for name, content in contents.items():
+    names = result_names(path)
+    for name, content in zip(names, contents, strict=True):
         with outputs.writing(name) as part:
             part.write_bytes(content)
-    return [out / name for name in contents]
+    return [out / name for name in names]
 
 
 def result_names(path: Path) -> tuple[str, ...]:
-    """Names of the files that :func:`write_results` writes for a config."""
+    """Return the names of the files that :func:`write_results` writes for a config."""
     return TABLE, f'{path.stem}_tuned.py', PICTURE
 
 
 def derived_config(path: Path, options: Mapping[str, Any], folder: Path, title: str) -> str:
-    """Return the text of a config file with all settings of another one and some changes.
+    """Return the text of a config file with all settings of another config and some changes.
 
-    It inherits and imports nothing, so it can be moved to any folder and any machine. The order of
-    settings is kept, because members of a classroom are built in it.
+    It inherits and imports nothing, so it can be moved to any folder and machine. Unlike
+    ``Config.dump``, it keeps the order of settings, because members of a classroom are built in
+    this order.
 
     Args:
-        path: The config file to start from, of any kind.
-        options: Settings to change, by dotted key.
-        folder: Where the file will be; a comment names ``path`` relative to it.
-        title: Its docstring.
+        path: Config file to start from, of any format.
+        options: Changed settings by dotted key.
+        folder: Folder of the new file; a comment has ``path`` relative to it.
+        title: Docstring of the new file.
     """
-    config = load_config(path, options).to_dict()  # classes by their paths, as a file can hold them
-    config.pop('work_dir', None)  # load_config's own; without it the file's name decides
+    config = load_config(path, options).to_dict()  # with names instead of classes
+    config.pop('work_dir', None)  # set by load_config; a new run uses the name of the new file
+    printer = _ConfigPrinter(width=100, sort_dicts=False)
     lines = [
         repr(title),
         '',
-        f'# All settings of {os.path.relpath(path.resolve(), folder.resolve())!r}; changed are',
+        f'# All settings of {os.path.relpath(path.resolve(), folder.resolve())!r}. Changes:',
         *(f'#   {key!r}: {value!r}' for key, value in options.items()),
         '',
-        *(f'{key} = {_literal(value)}' for key, value in config.items()),
+        *(f'{key} = {printer.pformat(value)}' for key, value in config.items()),
     ]
     return '\n'.join(lines) + '\n'
 
 
-class _NonFinite(float):
-    """NaN or infinity whose ``repr`` is a Python expression."""
+class _ConfigPrinter(pprint.PrettyPrinter):
+    """Formats NaN and infinity as Python expressions."""
 
-    def __repr__(self) -> str:
-        return '(1e999 - 1e999)' if math.isnan(self) else '1e999' if self > 0 else '-1e999'
-
-
-def _literal(value: Any) -> str:
-    return pprint.pformat(_writable(value), width=100, sort_dicts=False)
-
-
-def _writable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _writable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_writable(one) for one in value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return _NonFinite(value)
-    return value
+    def format(self, value: Any, *args: Any) -> tuple[str, bool, bool]:
+        if isinstance(value, float) and not math.isfinite(value):
+            return f'float({str(value)!r})', True, False
+        return super().format(value, *args)

@@ -1,9 +1,9 @@
-"""What a search for weights may try: alpha + beta + gamma = 1 for each student.
+"""Search space of the loss weights: alpha + beta + gamma = 1 for each student.
 
-The sum and the separate weights of both students are the paper's (section 3.2; a habit of its grid
-search, not a rule). It prints no grid. Every one of its rows has alpha in {0.1, 0.2, 0.4}, and
-shares the rest equally where two transfers are weighed: (0.2, 0.8), (0.2, 0.4, 0.4). The coarsest
-regular grid with all of them is alpha = 0.1, 0.2, ... 0.9 and equal shares, :func:`paper_grid`.
+The paper uses this sum and separate weights for both students (section 3.2), but does not specify
+its grid. All its rows have alpha in {0.1, 0.2, 0.4} and divide the rest equally between two
+transfers: (0.2, 0.8), (0.2, 0.4, 0.4). The coarsest regular grid that contains all of them is alpha
+= 0.1, 0.2, ... 0.9 with equal shares, :func:`paper_grid`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
 
-from optuna import Trial
+from optuna.trial import BaseTrial
 
 from mmkdml.models.transfers import (
     PREDICTIONS,
@@ -27,25 +27,26 @@ from mmkdml.models.transfers import (
 LEARNING_RATE = 'optim_wrapper.optimizer.lr'
 TEMPERATURE = 'model.temperature'
 _DIGITS = 4
-_FINEST = 0.01
-_MOST_TRIALS = 1_000_000
+_MIN_STEP = 0.01
+_MAX_TRIALS = 1_000_000
 Point = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The weights of a mode, and what else is searched.
+    """Loss weights of a mode and other searched settings.
 
     Attributes:
-        letters: The weights that the mode uses, alpha first.
-        grid: The points to try for each student, or None to try the whole simplex.
-        tied: Whether both students have the same weights.
-        lr: Lowest and highest learning rate, None to leave the config's; on a log scale.
-        temperature: The same for the temperature of the predictions, on a linear scale.
+        letters: Weights of the mode, alpha first.
+        grid: Points of each student; None for the complete simplex.
+        tied: Use the same weights for both students.
+        lr: Lowest and highest learning rate, searched on a log scale; None for the config's.
+        temperature: Lowest and highest temperature of the predictions, searched on a linear scale;
+            None for the config's.
 
     Raises:
-        ValueError: If a range is empty or not positive, or goes with a grid, or if the grid has
-            more trials than memory has room for.
+        ValueError: If a range is empty, not positive or combined with a grid, or if the grid has
+            too many trials for the memory.
     """
 
     letters: tuple[str, ...]
@@ -58,30 +59,30 @@ class SearchSpace:
         for name, ends in (('learning rate', self.lr), ('temperature', self.temperature)):
             if ends is not None and not _is_range(ends):
                 raise ValueError(
-                    f'The range of the {name} must be two positive numbers, the lower one first; '
-                    f'got {ends}'
+                    f'Invalid range of the {name}: expected two positive numbers in ascending '
+                    f'order, got {ends}'
                 )
             if ends is not None and self.grid is not None:
                 raise ValueError(
-                    f'A grid is of weights alone; to search the {name}, use the sampler tpe'
+                    f'Invalid range of the {name}: a grid has only weights. Use the sampler tpe'
                 )
 
-        if (size := self.size() or 0) > _MOST_TRIALS:
+        if (size := self.size() or 0) > _MAX_TRIALS:
             raise ValueError(
-                f'The grid has {size} trials, more than {_MOST_TRIALS}; take a larger step, or the '
-                'same weights for both students'
+                f'Invalid grid: expected at most {_MAX_TRIALS} trials, got {size}. Use a larger '
+                'step, or the same weights for both students'
             )
 
     def choices(self) -> dict[str, list[str]]:
-        """The grid by Optuna's parameters, for its ``GridSampler``; empty without a grid."""
+        """Return the search space of Optuna's ``GridSampler``."""
         return {name: [_text(point) for point in self.grid or ()] for name in self._names()}
 
     def size(self) -> int | None:
-        """How many trials the grid has, None without one."""
+        """Return the number of trials of the grid; None without a grid."""
         return None if self.grid is None else len(self.grid) ** len(self._names())
 
-    def options(self, trial: Trial) -> dict[str, Any]:
-        """What a trial is to try, as settings of a config by dotted key."""
+    def options(self, trial: BaseTrial) -> dict[str, Any]:
+        """Suggest the parameters of a trial; return settings of a config by dotted key."""
         points = [self._point(trial, name) for name in self._names()]
         if self.tied:
             points *= len(STUDENTS)
@@ -99,7 +100,7 @@ class SearchSpace:
     def _names(self) -> tuple[str, ...]:
         return ('students',) if self.tied else STUDENTS
 
-    def _point(self, trial: Trial, name: str) -> Point:
+    def _point(self, trial: BaseTrial, name: str) -> Point:
         if self.grid is not None:
             texts = [_text(point) for point in self.grid]
             return self.grid[texts.index(trial.suggest_categorical(name, texts))]
@@ -110,14 +111,14 @@ class SearchSpace:
 
 
 def temperature_matters(mode: str, style: str) -> bool:
-    """Whether any student of a variant receives predictions, which alone have a temperature."""
+    """Return whether a student of a variant receives predictions, which have a temperature."""
     weights = dict.fromkeys(letters_of(mode), (1.0, 1.0))
     transfers = transfers_for(mode, style, checked_weights(mode, weights))
     return any(transfer.knowledge == PREDICTIONS for transfer in transfers)
 
 
 def paper_grid(letters: Sequence[str]) -> tuple[Point, ...]:
-    """Nine points: alpha = 0.1, 0.2, ... 0.9, the rest shared equally by the other weights."""
+    """Return nine points: alpha = 0.1, 0.2, ... 0.9 and equal shares of the other weights."""
     others = len(letters) - 1
     return tuple(
         (tenths / 10, *[round((10 - tenths) / 10 / others, _DIGITS)] * others)
@@ -126,22 +127,21 @@ def paper_grid(letters: Sequence[str]) -> tuple[Point, ...]:
 
 
 def lattice(letters: Sequence[str], step: float) -> tuple[Point, ...]:
-    """All points whose weights are positive multiples of a step and sum to 1.
+    """Return all points whose weights are positive multiples of a step and sum to 1.
 
     Args:
-        letters: The weights, two or three.
-        step: Such that 1 is a multiple of it; 0.05 has all the values that the paper prints. At
-            least 0.01.
+        letters: Two or three weights.
+        step: 1 / n for an integer n, from 0.01 to 1 / ``len(letters)``. A step of 0.05 contains all
+            values in the paper.
 
     Raises:
-        ValueError: If 1 is no multiple of the step, too small a one for a single point or so large
-            a one that there are more points than can be tried.
+        ValueError: If the step is invalid.
     """
-    parts = round(1 / step) if _is_number(step) and step >= _FINEST else 0
+    parts = round(1 / step) if _is_number(step) and step >= _MIN_STEP else 0
     if parts < len(letters) or abs(parts * step - 1) > 1e-6:
         raise ValueError(
-            f'The step of the grid must be 1 divided by a whole number, at least {_FINEST} and at '
-            f'most 1/{len(letters)} for {", ".join(letters)}; got {step}'
+            f'Invalid grid step: expected 1/n for an integer n, at least {_MIN_STEP} and at most '
+            f'1/{len(letters)} for {", ".join(letters)}, got {step}'
         )
     return tuple(
         tuple((end - begin) / parts for begin, end in pairwise((0, *cuts, parts)))
@@ -150,26 +150,26 @@ def lattice(letters: Sequence[str], step: float) -> tuple[Point, ...]:
 
 
 def simplex_point(quantiles: Sequence[float]) -> Point:
-    """Breaks a stick of length 1: k-1 numbers in [0, 1] to k weights >= 0 that sum to 1.
+    """Map k - 1 numbers in [0, 1] to k weights >= 0 that sum to 1, by stick breaking.
 
-    The i-th number is the quantile of the i-th piece in what is left of the stick, Beta(1, k-i) for
-    i = 1 ... k-1. Uniform numbers give points spread evenly over the simplex (Dirichlet with all
-    parameters 1; Devroye, Non-Uniform Random Variate Generation, 1986, chapter XI.4), each point
-    from one place only, so that a sampler that learns in the unit cube learns on the simplex.
+    The i-th number is a quantile of Beta(1, k - i), the distribution of the i-th weight relative to
+    the remaining stick. Uniform numbers result in a uniform distribution on the simplex (Dirichlet
+    with all parameters 1; Devroye, Non-Uniform Random Variate Generation, 1986, chapter XI.4). The
+    map is one-to-one, so a sampler that learns in the unit cube learns on the simplex.
 
     Returns:
-        The weights, of four decimals.
+        The weights, rounded to four decimals.
     """
-    weights, left = [], 1.0
+    weights, rest = [], 1.0
     for index, quantile in enumerate(quantiles):
-        piece = left * (1 - (1 - quantile) ** (1 / (len(quantiles) - index)))
-        weights.append(round(piece, _DIGITS))
-        left = round(left - weights[-1], _DIGITS)
-    return (*weights, left)
+        weight = rest * (1 - (1 - quantile) ** (1 / (len(quantiles) - index)))
+        weights.append(round(weight, _DIGITS))
+        rest = round(rest - weights[-1], _DIGITS)
+    return (*weights, rest)
 
 
 def flat(options: Mapping[str, Any]) -> dict[str, float]:
-    """``alpha_1, alpha_2, ...``, ``lr`` and ``temperature`` from what :class:`SearchSpace` gave."""
+    """Convert options to columns ``alpha_1, alpha_2, ...``, ``lr`` and ``temperature``."""
     values: dict[str, float] = {}
     for key, value in options.items():
         name = key.rpartition('.')[2]

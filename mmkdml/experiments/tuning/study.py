@@ -1,4 +1,4 @@
-"""The database of a search, and which of the trials in it count."""
+"""Optuna study of a search and the trials that count."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from mmkdml.experiments.run_spec import settings_changes
 from mmkdml.experiments.suites.store import LOCK_SECONDS
 
 HEARTBEAT_SECONDS = 5
-LOST_SECONDS = 60
+GRACE_SECONDS = 60
 RETRIES = 3
 _ATTEMPTS = 5
-# User attributes: of the study; of trials.
+# User attributes of the study and of trials.
 SETTINGS = 'settings'
 STARTED, SURPLUS = 'started', 'surplus'
 
@@ -38,24 +38,24 @@ def open_study(
     sampler: BaseSampler,
     pruner: BasePruner,
 ) -> Study:
-    """Opens a study, and makes it if it is not there.
+    """Open a study; create it if it does not exist.
 
-    Its trials give signs of life; one that has given none for :data:`LOST_SECONDS` has lost its
-    process, is failed and queued again, :data:`RETRIES` times.
+    A trial without a heartbeat for :data:`GRACE_SECONDS` has lost its process. It is marked as
+    failed and queued again, at most :data:`RETRIES` times.
 
     Args:
-        url: SQLAlchemy's URL of a database.
+        url: SQLAlchemy URL of the database.
         name: Name of the study.
         direction: ``'maximize'`` or ``'minimize'``.
-        settings: The text of all that decides what comes out.
+        settings: Text of all settings that decide the results.
         sampler: The sampler.
         pruner: The pruner.
 
     Raises:
-        ValueError: If the study is there with other settings; says which differ. If the database
-            cannot be used.
+        ValueError: If the study was started with other settings (lists the differences), or if the
+            database cannot be accessed.
     """
-    with told(url):
+    with explain_database_errors(url):
         study = optuna.create_study(
             storage=_storage(url),
             study_name=name,
@@ -67,58 +67,55 @@ def open_study(
         before = study.user_attrs.get(SETTINGS, settings)
         if changes := settings_changes(before, settings):
             raise ValueError(
-                f'The study {name} was begun with other settings. Search in another folder '
-                '(--out), in a database of your own under another name, too (--study-name), or go '
-                'back to these settings:\n'
-                f'{changes}'
+                f'Study {name} was started with other settings:\n{changes}\nUndo the change, or '
+                'search in another folder (--out); in your own database, also under another name '
+                '(--study-name)'
             )
         study.set_user_attr(SETTINGS, settings)
     return study
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
-    """Tells what a database refuses in words a user can act on.
+def explain_database_errors(url: str) -> Iterator[None]:
+    """Re-raise database errors with advice.
 
     Raises:
-        ValueError: In the place of the database's error.
+        ValueError: Instead of the database's error.
     """
     try:
         yield
     except (SQLAlchemyError, StorageInternalError, ImportError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(
-            f'The database {url} cannot be used ({reason}): check the URL, its driver, your '
-            'rights, the free space, and that no other program holds or has damaged it'
+            f'Cannot access the database {url}: {reason}. Check the URL, the driver, your '
+            'permissions, the free space, and whether another program has locked or damaged it'
         ) from error
 
 
 def fail_lost_trials(study: Study) -> None:
-    """Fails the trials whose process is gone, and queues them again."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ExperimentalWarning)
+    """Mark trials that have lost their process as failed, and queue them again."""
+    with _no_experimental_warnings():
         optuna.storages.fail_stale_trials(study)
 
 
-def queue_again(study: Study, trial: FrozenTrial) -> None:
-    """Queues a trial that did not come to its end, with what it had to try."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ExperimentalWarning)
+def requeue(study: Study, trial: FrozenTrial) -> None:
+    """Queue an unfinished trial again, with the same parameters."""
+    with _no_experimental_warnings():
         RetryHeartbeatStaleTrialCallback()(study, trial)
 
 
-def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that count: each point once.
+def counted_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials that count for the total number of trials.
 
-    Left out are those that were queued again under another number, those that one worker began
-    when another one had just begun the last, and those whose process was gone before they began.
+    Trials that were queued again under another number, surplus trials that two workers started at
+    the same time, and trials that lost their process before they started are excluded.
     """
-    again = {number for trial in trials for number in trial.system_attrs.get('retry_history', [])}
-    recent = datetime.now() - timedelta(seconds=LOST_SECONDS)
+    retried = {n for trial in trials for n in trial.system_attrs.get('retry_history', [])}
+    recent = datetime.now() - timedelta(seconds=GRACE_SECONDS)
     return [
         trial
         for trial in trials
-        if trial.number not in again
+        if trial.number not in retried
         and SURPLUS not in trial.user_attrs
         and (
             trial.state == TrialState.WAITING
@@ -132,21 +129,27 @@ def _storage(url: str) -> RDBStorage:
     options: dict[str, Any] = {}
     if url.startswith('sqlite'):
         options = {'connect_args': {'timeout': LOCK_SECONDS}}
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ExperimentalWarning)
-        make = partial(
+    with _no_experimental_warnings():
+        create = partial(
             RDBStorage,
             url,
             engine_kwargs=options,
             heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=LOST_SECONDS,
+            grace_period=GRACE_SECONDS,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(RETRIES),
         )
         for _ in range(_ATTEMPTS):
             try:
-                return make()
+                return create()
             except (OperationalError, IntegrityError) as error:
-                # Another worker may make a table, or a row, between the look and the act.
+                # Another worker may create a table or row between check and creation.
                 if 'locked' in str(error):
                     raise
-        return make()
+        return create()
+
+
+@contextmanager
+def _no_experimental_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', ExperimentalWarning)
+        yield

@@ -1,10 +1,10 @@
-"""A picture of a search: how good each choice of weights was, for each student."""
+"""Picture of a search: the metric as a function of the weights of each student."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import mpltern  # noqa: F401  # its import makes the projection 'ternary' known
+import mpltern  # noqa: F401  # registers the projection 'ternary'
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
@@ -20,17 +20,17 @@ _STAR: dict[str, Any] = dict(
 
 
 def draw_landscape(table: pd.DataFrame, metric: str, best: int) -> Figure:
-    """Draws the complete trials of a search over the weights, a panel for each student.
+    """Draw the complete trials of a search, with a panel for each student.
 
-    Three weights are the corners of a triangle, in which colour is the metric; of two weights the
-    first one is the abscissa. Trials with the same weights of a student are shown by their mean.
-    Pruned trials are grey crosses: their last value is no measure of how good they would have been.
-    If all complete trials have the same weights for both students, one panel stands for both.
+    Three weights are drawn in a triangle, with the metric as color; two weights as a line over the
+    first weight. Trials with the same weights of a student are averaged. Pruned trials are gray
+    crosses, because their last value is not comparable. If both students have the same weights in
+    all complete trials, there is one panel.
 
     Args:
-        table: As :func:`~.tuning_results.trial_table` gives it, one complete trial at least.
+        table: Result of :func:`~mmkdml.experiments.tuning.results.trial_table`.
         metric: Name of the metric, for labels.
-        best: Number of the best trial, marked with a star.
+        best: Number of the best trial, which is marked with a star.
 
     Raises:
         ValueError: If the table has no complete trial, or not two or three weights.
@@ -38,7 +38,7 @@ def draw_landscape(table: pd.DataFrame, metric: str, best: int) -> Figure:
     letters = [letter for letter in LETTERS if f'{letter}_1' in table]
     if len(letters) < 2 or 'complete' not in set(table['state']):
         raise ValueError(
-            'The landscape needs a complete trial and two or three weights; got '
+            'Invalid trials: expected a complete trial and two or three weights, got '
             f'{len(letters)} weights and the states {sorted(set(table["state"]))}'
         )
     done, pruned = (table[table['state'] == state] for state in ('complete', 'pruned'))
@@ -47,7 +47,7 @@ def draw_landscape(table: pd.DataFrame, metric: str, best: int) -> Figure:
     ternary = len(letters) == 3
     draw, projection = (_triangle, 'ternary') if ternary else (_line, None)
     figure = Figure(figsize=(5 * len(students) + ternary, 4.6))
-    # A layout engine, and titles placed automatically, take seconds with mpltern.
+    # Layout engines and automatic placement of titles take seconds with mpltern.
     figure.subplots_adjust(left=0.08, right=0.97, bottom=0.12, top=0.84, wspace=0.3)
     for index, number in enumerate(students, 1):
         columns = [f'{letter}_{number}' for letter in letters]

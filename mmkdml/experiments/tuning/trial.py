@@ -1,4 +1,4 @@
-"""One trial of a search: trains a config and says how good its best validation was."""
+"""One trial of a search: trains a config and returns its best validation score."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from mmkdml.apis import load_config, make_runner, use_amp
 
 
 class TrialHook(Hook):
-    """Reports each validation to Optuna, and ends the run where Optuna expects no good of it.
+    """Reports validation scores to Optuna, and stops the run if Optuna prunes the trial.
 
     Args:
         trial: The trial.
         metric: Key of the validation metric.
 
     Attributes:
-        values: What was measured so far.
+        values: Reported scores.
     """
 
-    # After the logger, and before the checkpoint hook, which stumbles over a missing metric.
+    # After the logger, and before the checkpoint hook, which fails if the metric is missing.
     priority = 'LOW'
 
     def __init__(self, trial: Trial, metric: str) -> None:
@@ -38,26 +38,26 @@ class TrialHook(Hook):
         self.values: list[float] = []
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Reports a validation.
+        """Report a validation score.
 
         Args:
             runner: The runner.
-            metrics: What the evaluator returned.
+            metrics: Result of the evaluator.
 
         Raises:
-            ValueError: If the metric is missing or not finite.
-            TrialPruned: If the trial is to be stopped.
+            ValueError: If the metric is missing, NaN or infinite.
+            TrialPruned: If the trial is pruned.
         """
         value = (metrics or {}).get(self.metric)
         if value is None:
             raise ValueError(
-                f'The search is by {self.metric} (save_best of the config), but a validation '
-                f'gives {", ".join(metrics or {}) or "nothing"}'
+                f'Invalid save_best: expected a validation metric '
+                f'({", ".join(metrics or {}) or "none"}), got {self.metric}'
             )
         if not math.isfinite(value):
             raise ValueError(
                 f'{self.metric} is {value} after epoch {runner.epoch}: the training has diverged, '
-                'or the validation part has nothing to score'
+                'or the validation split has nothing to score'
             )
         self.values.append(float(value))
         self.trial.report(float(value), step=runner.epoch)
@@ -68,17 +68,17 @@ class TrialHook(Hook):
 def trial_config(
     path: str | Path, options: Mapping[str, Any], work_dir: str | Path, amp: bool = False
 ) -> Config:
-    """The config of a trial; it knows no test part.
+    """Load the config of a trial, without its test split.
 
     Args:
-        path: The config file that is searched.
-        options: Its settings in this trial, by dotted key.
+        path: Config file that is searched.
+        options: Settings of the trial by dotted key.
         work_dir: Folder of the trial.
         amp: Train in mixed precision.
     """
     config = load_config(path, options, work_dir)
     config.test_dataloader = config.test_evaluator = config.test_cfg = None
-    # Runs of one name in one process share their log, their history and their visualizer.
+    # Runs with the same name share logger, message hub and visualizer within a process.
     config.experiment_name = f'{Path(work_dir).name}_{time.time_ns()}'
     if config.get('visualizer'):
         config.visualizer.name = config.experiment_name
@@ -88,56 +88,55 @@ def trial_config(
 
 
 def train_trial(trial: Trial, config: Config, metric: str, direction: str) -> float:
-    """Trains in an empty folder.
+    """Train a trial from scratch.
 
     Args:
         trial: The trial.
-        config: As :func:`trial_config` gives it.
+        config: Result of :func:`trial_config`.
         metric: Key of the validation metric.
         direction: ``'maximize'`` or ``'minimize'``.
 
     Returns:
-        The metric of the best validation, which is that of the best checkpoint.
+        The best validation score, which is that of the best checkpoint.
 
     Raises:
-        ValueError: If nothing was validated, or as of :class:`TrialHook`.
-        TrialPruned: If the trial was stopped.
+        ValueError: If there was no validation, or its metric is missing or not finite.
+        TrialPruned: If the trial is pruned.
     """
     shutil.rmtree(config.work_dir, ignore_errors=True)
-    gc.collect()  # the runner of the trial before refers to itself, and holds memory of the device
+    gc.collect()  # frees the device memory of the previous runner, which has reference cycles
     runner = make_runner(config)
     hook = TrialHook(trial, metric)
     runner.register_hook(hook)
     runner.train()
     if not hook.values:
         raise ValueError(
-            'The run ended without a validation; set train_cfg.val_begin and val_interval so that '
-            'there is one'
+            'The run ended without a validation. Change train_cfg.val_begin and val_interval'
         )
     return max(hook.values) if direction == 'maximize' else min(hook.values)
 
 
 def epoch_options(config: Config, epochs: int) -> dict[str, Any]:
-    """Settings for another number of epochs; schedules that end with the run still do.
+    """Return settings for another number of epochs, also of schedules that end with the run.
 
     Args:
         config: The config.
-        epochs: At least 1.
+        epochs: Number of epochs, at least 1.
 
     Raises:
-        ValueError: If the run is not counted in epochs, or the number is below 1.
+        ValueError: If the config has no number of epochs, or ``epochs`` is below 1.
     """
     before = config.train_cfg.get('max_epochs')
     if before is None or epochs < 1:
         raise ValueError(
-            f'epochs must be at least 1, of a config with train_cfg.max_epochs; got {epochs} and '
-            f'max_epochs={before}'
+            'Invalid epochs: expected at least 1, for a config with train_cfg.max_epochs; got '
+            f'{epochs} and max_epochs={before}'
         )
     options: dict[str, Any] = {'train_cfg.max_epochs': epochs}
     schedulers = config.get('param_scheduler') or []
-    several = isinstance(schedulers, (list, tuple))
-    for index, scheduler in enumerate(schedulers if several else [schedulers]):
-        prefix = f'param_scheduler.{index}' if several else 'param_scheduler'
+    is_list = isinstance(schedulers, (list, tuple))
+    for index, scheduler in enumerate(schedulers if is_list else [schedulers]):
+        prefix = f'param_scheduler.{index}' if is_list else 'param_scheduler'
         options |= {
             f'{prefix}.{key}': epochs for key in ('T_max', 'end') if scheduler.get(key) == before
         }

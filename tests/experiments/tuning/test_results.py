@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from mmkdml.apis import load_config, make_runner
@@ -17,20 +18,25 @@ from mmkdml.experiments.tuning.results import (
     tried_options,
     write_results,
 )
+from mmkdml.experiments.tuning.space import SearchSpace
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
 CONFIG = CONFIGS / 'kdml' / 'r50_r18x2_v3_lgg.py'
-TRIED = {
-    'model.weights.alpha': [0.1, 0.2],
-    'model.weights.beta': [0.5, 0.4],
-    'model.weights.gamma': [0.4, 0.4],
-    'optim_wrapper.optimizer.lr': 0.003,
-    'model.temperature': 4.5,
-}
+SPACE = SearchSpace(('alpha', 'beta', 'gamma'), lr=(1e-4, 1e-2), temperature=(1, 8))
+QUANTILES = {
+    f'student_{number}.{letter}_quantile': quantile
+    for number, letter, quantile in (
+        (1, 'alpha', 0.75), (1, 'beta', 0.2), (2, 'alpha', 0.0), (2, 'beta', 0.5)
+    )
+}  # fmt: skip
+PARAMS = QUANTILES | dict(lr=0.003, temperature=4.5)
+DISTRIBUTIONS = dict.fromkeys(QUANTILES, FloatDistribution(0, 1)) | dict(
+    lr=FloatDistribution(1e-4, 1e-2, log=True), temperature=FloatDistribution(1, 8)
+)
 
 
 def settings(path, options):
-    """Settings of a run of a config, without its folder."""
+    """Settings of a config without the folder of the run."""
     config = load_config(path, options).to_dict()
     del config['work_dir']
     return config
@@ -39,69 +45,74 @@ def settings(path, options):
 @pytest.fixture
 def study():
     study = optuna.create_study(direction='maximize')
-    for value, state, attrs in [
-        (70.0, TrialState.COMPLETE, dict(options=TRIED | {'model.temperature': 1.0})),
-        (80.0, TrialState.COMPLETE, dict(options=TRIED, error='of an earlier attempt')),
-        (None, TrialState.FAIL, dict(error='ValueError: nan')),
-        (None, TrialState.PRUNED, dict(options=TRIED)),
+    for value, state, params, error in [
+        (70.0, TrialState.COMPLETE, PARAMS | dict(temperature=1.0), {}),
+        (80.0, TrialState.COMPLETE, PARAMS, dict(error='of an earlier attempt')),
+        (None, TrialState.FAIL, {}, dict(error='ValueError: nan')),
+        (None, TrialState.PRUNED, PARAMS, {}),
+        (None, TrialState.FAIL, dict(lr=0.003), {}),  # killed before all were suggested
     ]:
         values = {1: 10.0, 2: 20.0} if state != TrialState.FAIL else {}
         study.add_trial(
-            create_trial(state=state, value=value, user_attrs=attrs, intermediate_values=values)
+            create_trial(
+                state=state,
+                value=value,
+                params=params,
+                distributions={key: DISTRIBUTIONS[key] for key in params},
+                user_attrs=error,
+                intermediate_values=values,
+            )
         )
     return study
 
 
-def test_table(study):
-    table = trial_table(study.trials)
+def test_table_of_trials(study):
+    table = trial_table(study.trials, SPACE)
     assert table.columns.tolist() == [
         'trial', 'state', 'value', 'alpha_1', 'alpha_2', 'beta_1', 'beta_2', 'gamma_1', 'gamma_2',
         'lr', 'temperature', 'validations', 'seconds', 'error',
     ]  # fmt: skip
-    assert table['state'].tolist() == ['complete', 'complete', 'fail', 'pruned']
+    assert table['state'].tolist() == ['complete', 'complete', 'fail', 'pruned', 'fail']
     assert table['error'].dropna().to_dict() == {2: 'ValueError: nan'}
-    assert table['validations'].tolist() == [2, 2, 0, 2]
-    assert table.loc[1, ['value', 'beta_1', 'lr', 'temperature']].tolist() == [80, 0.5, 0.003, 4.5]
-    assert table.loc[2, ['value', 'alpha_1']].isna().all()
+    assert table['validations'].tolist() == [2, 2, 0, 2, 0]
+    assert table.loc[1, ['value', 'beta_1', 'lr', 'temperature']].tolist() == [80, 0.1, 0.003, 4.5]
+    assert table.loc[[2, 4], ['value', 'alpha_1', 'lr']].isna().all(axis=None)
 
 
 @pytest.mark.parametrize(
-    'options',
-    [
-        {'exec("import os")#': 1},
-        {'model.type': 'os.system'},
-        {'model.weights.alpha': ['x', 0.2]},
-        {'model.weights.alpha': [[0.1], 0.2]},
-        {'model.weights.alpha': True},
-        {'model.weights.alpha.beta': 0.1},
-        {'optim_wrapper.optimizer.lr\n': 0.1},
-        {'optim_wrapperXoptimizer.lr': 0.1},
-        {'': 0.1},
-    ],
+    ('name', 'value'),
+    [('student_1.alpha_quantile', 'os.system'), ('lr', 'x'), ('temperature', '1'), ('lr', None)],
 )
-def test_a_database_puts_nothing_but_numbers_into_a_config(options, tmp_path):
-    trial = create_trial(state=TrialState.COMPLETE, value=1.0, user_attrs=dict(options=options))
+def test_manipulated_database_puts_only_numbers_into_a_config(name, value, tmp_path):
     study = optuna.create_study(direction='maximize')
-    study.add_trial(trial)
-    with pytest.raises(ValueError, match='(?s)trial 0 in the database tried .*, which no se'):
-        write_results(study, study.trials, 'metric', CONFIG, {}, tmp_path)
+    study.add_trial(
+        create_trial(
+            value=1.0,
+            params=PARAMS | {name: value},
+            distributions=DISTRIBUTIONS | {name: CategoricalDistribution([value])},
+        )
+    )
+    with pytest.raises(ValueError, match=f'(?s)trial 0 .*{value}'):
+        write_results(study, study.trials, SPACE, 'metric', CONFIG, {}, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_results(study, tmp_path):
+def test_written_files(study, tmp_path):
     options = {'model.kl_scale': 'temperature_squared'}
-    files = write_results(study, study.trials, 'ensemble/IoU', CONFIG, options, tmp_path)
+    files = write_results(study, study.trials, SPACE, 'ensemble/IoU', CONFIG, options, tmp_path)
     table, config, picture = files
-    pd.testing.assert_frame_equal(pd.read_csv(table), trial_table(study.trials), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(table), trial_table(study.trials, SPACE), check_dtype=False
+    )
     assert picture.read_bytes()[:4] == b'\x89PNG'
     title = config.read_text().splitlines()[0]
     assert 'best of 2 complete trials: ensemble/IoU 80 in trial 1, validation' in title
 
-    # It is what the trial trained, and the original but for what was searched.
+    # The settings of the trial, which differ from the original only in what was searched.
     tuned = Config.fromfile(config).to_dict()
-    assert tuned == settings(CONFIG, options | tried_options(study.trials[1]))
+    assert tuned == settings(CONFIG, options | tried_options(study.trials[1], SPACE))
     original = Config.fromfile(CONFIG).to_dict()
-    assert tuned['model']['weights'] == dict(alpha=(0.1, 0.2), beta=(0.5, 0.4), gamma=(0.4, 0.4))
+    assert tuned['model']['weights'] == dict(alpha=(0.5, 0.0), beta=(0.1, 0.5), gamma=(0.4, 0.5))
     for key in ('weights', 'temperature', 'kl_scale'):
         original['model'][key] = tuned['model'][key]
     assert original['optim_wrapper']['optimizer']['lr'] == 1e-4
@@ -119,7 +130,7 @@ def test_results(study, tmp_path):
         {'model.mode': 'ml', 'model.weights.beta': None},
     ],
 )
-def test_any_option_can_be_changed(options, tmp_path):
+def test_derived_config_has_the_options(options, tmp_path):
     (tmp_path / 'derived.py').write_text(derived_config(CONFIG, options, tmp_path, 'Title.'))
     derived = Config.fromfile(tmp_path / 'derived.py').to_dict()
     assert derived == settings(CONFIG, options)
@@ -130,8 +141,8 @@ NAMES = ['plain', 'my-configs', '2nd', 'try', 'mmkdml-1.0', 'with space', 'Gr√∂√
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_no_place_matters(tmp_path, name):
-    """Neither that of the base, nor that of the results, nor that they stay there."""
+def test_derived_config_is_independent_of_folders(tmp_path, name):
+    """Also after the base is removed and the results are moved."""
     base = tmp_path / name / 'mmkdml-main' / 'configs'
     shutil.copytree(CONFIGS / '_base_', base / '_base_')
     shutil.copytree(CONFIGS / 'demo', base / 'demo')
@@ -144,11 +155,11 @@ def test_no_place_matters(tmp_path, name):
     (tmp_path / 'results').rename(tmp_path / 'moved')
     best = tmp_path / 'moved' / name / 'best-1.py'
     assert Config.fromfile(best).to_dict() == expected
-    # It is what a test or another search starts from, too.
+    # A test or another search can start from it.
     assert settings(best, {'model.temperature': 5.0})['model']['temperature'] == 5.0
 
 
-def test_a_run_can_be_made_of_it(tmp_path):
+def test_runner_is_built_from_derived_config(tmp_path):
     options = {'model.temperature': 4.0}
     base = CONFIGS / 'demo' / 'kdml_v3_demo.py'
     (tmp_path / 'best.py').write_text(derived_config(base, options, tmp_path, 'Title.'))
@@ -166,7 +177,7 @@ def test_a_run_can_be_made_of_it(tmp_path):
         "_base_ = ['best.py']\ntrain_cfg = dict(max_epochs=3)\n",
     ],
 )
-def test_it_can_be_derived_from(tmp_path, text):
+def test_derived_config_can_be_inherited(tmp_path, text):
     options = {'model.temperature': 4.0}
     (tmp_path / 'best.py').write_text(derived_config(CONFIG, options, tmp_path, 'Title.'))
     (tmp_path / 'own.py').write_text(text)
@@ -174,7 +185,7 @@ def test_it_can_be_derived_from(tmp_path, text):
     assert (own.model.temperature, own.train_cfg.max_epochs) == (4.0, 3)
 
 
-def test_it_says_what_differs_from_which_config(tmp_path):
+def test_comment_lists_base_and_changes(tmp_path):
     (tmp_path / 'a.py').write_text('value = dict(a=1)\n')
     (tmp_path / 'out').mkdir()
     text = derived_config(tmp_path / 'a.py', {'value.a': 2}, tmp_path / 'out', 'Title.')
@@ -184,7 +195,7 @@ def test_it_says_what_differs_from_which_config(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['a.py', 'a.json', 'a.yaml'])
-def test_configs_of_other_kinds(tmp_path, name):
+def test_base_of_every_format(tmp_path, name):
     (tmp_path / 'b.py').write_text('other = 1\n')
     (tmp_path / name).write_text(
         {
@@ -199,7 +210,7 @@ def test_configs_of_other_kinds(tmp_path, name):
     assert (best.value, best.other) == (dict(a=2), 1)
 
 
-def test_members_keep_their_order_and_numbers_their_values(tmp_path):
+def test_order_of_settings_and_values_of_numbers_are_kept(tmp_path):
     (tmp_path / 'a.py').write_text(
         "model = dict(zebra=(1,), ape=[], none=None, huge=float('inf'), low=-float('inf'),\n"
         "             unknown=float('nan'), tiny=1e-300, third=1 / 3)\n"
@@ -213,8 +224,8 @@ def test_members_keep_their_order_and_numbers_their_values(tmp_path):
     )
 
 
-def test_a_name_that_is_no_text(tmp_path):
-    """File names may be bytes that are not text; the best config is UTF-8 all the same."""
+def test_undecodable_file_name(tmp_path):
+    """The derived config is UTF-8 even if the name of its base is not."""
     path = tmp_path / os.fsdecode(b'a\xff.py')
     path.write_text('value = dict(a=1)\n')
     text = derived_config(path, {'value.a': 2}, tmp_path, f'{path.name}, best.')

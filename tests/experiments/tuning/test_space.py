@@ -21,7 +21,7 @@ ALL = ('alpha', 'beta', 'gamma')
 
 
 def published():
-    """Each student's weights in each row of the paper's tables: mode and point."""
+    """Mode and weights of each student in each row of the paper's tables."""
     with variants._WEIGHTS.open(newline='') as file:
         for row in csv.DictReader(file):
             for number in '12':
@@ -31,14 +31,14 @@ def published():
 
 
 @pytest.mark.parametrize('grid', [paper_grid, lambda letters: lattice(letters, 0.05)])
-def test_grids_hold_every_published_value(grid):
+def test_grids_contain_all_published_weights(grid):
     rows = set(published())
     assert len(rows) == 10  # 3 of ml and kdml, 2 of each kd
     missing = [(mode, point) for mode, point in rows if point not in grid(letters_of(mode))]
     assert missing == []
 
 
-def test_papers_grid_shares_the_rest_equally():
+def test_paper_grid_has_equal_shares():
     assert paper_grid(('alpha', 'gamma'))[:2] == ((0.1, 0.9), (0.2, 0.8))
     grid = paper_grid(ALL)
     assert len(grid) == 9
@@ -48,7 +48,7 @@ def test_papers_grid_shares_the_rest_equally():
 
 
 @pytest.mark.parametrize(('letters', 'step'), [(ALL, 0.25), (ALL, 0.1), (ALL[:2], 0.2)])
-def test_lattice_against_a_search_through_all_triples(letters, step):
+def test_lattice_equals_exhaustive_search(letters, step):
     parts = round(1 / step)
     every = np.array(np.meshgrid(*[range(1, parts)] * len(letters))).reshape(len(letters), -1).T
     expected = {tuple(row / parts) for row in every if row.sum() == parts}
@@ -58,13 +58,13 @@ def test_lattice_against_a_search_through_all_triples(letters, step):
 
 
 @pytest.mark.parametrize('step', [0.3, 0.5, 1, 0, -0.1])
-def test_a_step_that_does_not_fit_is_refused(step):
-    with pytest.raises(ValueError, match=f'at most 1/3 for alpha, beta, gamma; got {step:g}'):
+def test_invalid_step_raises(step):
+    with pytest.raises(ValueError, match=f'1/3 for alpha, beta, gamma, got {step:g}'):
         lattice(ALL, step)
 
 
 @pytest.mark.parametrize('size', [2, 3])
-def test_uniform_quantiles_are_spread_evenly_over_the_simplex(size):
+def test_uniform_quantiles_are_uniform_on_the_simplex(size):
     quantiles = np.random.default_rng(0).random((4000, size - 1))
     points = np.array([simplex_point(row) for row in quantiles])
     assert (points >= 0).all()
@@ -86,11 +86,11 @@ def test_corners_of_the_simplex():
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_letters_are_those_that_the_mode_takes(mode):
+def test_letters_are_the_weights_of_the_mode(mode):
     letters = letters_of(mode)
     weights = dict.fromkeys(letters, (0.5, 0.5))
-    assert transfers_for(mode, 'v1', weights)  # no more than it takes, and ...
-    for letter in letters:  # no less
+    assert transfers_for(mode, 'v1', weights)  # accepts them
+    for letter in letters:  # and requires each
         with pytest.raises(ValueError, match=f'missing: {letter}'):
             transfers_for(mode, 'v1', {key: weights[key] for key in letters if key != letter})
 
@@ -100,7 +100,7 @@ def test_unknown_mode():
         letters_of('kd')
 
 
-def test_temperature_is_of_predictions():
+def test_temperature_matters_only_for_predictions():
     for mode in MODES:
         assert [temperature_matters(mode, style) for style in STYLES] == [True, False, True]
 
@@ -153,13 +153,13 @@ def test_options_of_the_simplex():
 
 
 @pytest.mark.parametrize('ends', [(0, 1), (2, 1), (1, 1), (-1, 1), (1, float('nan'))])
-def test_ranges_that_cannot_be(ends):
-    with pytest.raises(ValueError, match='The range of the temperature must be two positive'):
+def test_invalid_ranges_raise(ends):
+    with pytest.raises(ValueError, match='temperature: .* got'):
         SearchSpace(ALL, temperature=ends)
-    with pytest.raises(ValueError, match=r'learning rate.*the lower one first; got'):
+    with pytest.raises(ValueError, match='learning rate: .* got'):
         SearchSpace(ALL, lr=ends)
 
 
-def test_a_grid_is_of_weights_alone():
-    with pytest.raises(ValueError, match='to search the learning rate, use the sampler tpe'):
+def test_grid_with_learning_rate_raises():
+    with pytest.raises(ValueError, match='learning rate: .* sampler tpe'):
         SearchSpace(ALL, paper_grid(ALL), lr=(1e-4, 1e-3))

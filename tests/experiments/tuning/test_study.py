@@ -14,11 +14,11 @@ from mmkdml.experiments.tuning.study import (
     RETRIES,
     STARTED,
     SURPLUS,
-    counted,
+    counted_trials,
+    explain_database_errors,
     fail_lost_trials,
     open_study,
-    queue_again,
-    told,
+    requeue,
 )
 
 
@@ -27,7 +27,7 @@ def opened(folder, settings='a: 1\nb: 2', name='study'):
     return open_study(url, name, 'minimize', settings, RandomSampler(0), NopPruner())
 
 
-def test_a_study_is_found_again(tmp_path):
+def test_study_is_opened_again(tmp_path):
     study = opened(tmp_path)
     assert study.direction.name == 'MINIMIZE'
     study.optimize(lambda trial: trial.suggest_float('x', 0, 1), n_trials=2)
@@ -36,14 +36,14 @@ def test_a_study_is_found_again(tmp_path):
     assert opened(tmp_path, 'c: 3', name='another').trials == []
 
 
-def test_other_settings_are_refused_with_the_difference(tmp_path):
+def test_other_settings_raise_with_the_difference(tmp_path):
     opened(tmp_path)
-    with pytest.raises(ValueError, match=r'(?s)study study was begun .*--study-name.*b: 2 -> 3'):
+    with pytest.raises(ValueError, match=r'(?s)[Ss]tudy study .*b: 2 -> 3.*--study-name'):
         opened(tmp_path, 'a: 1\nb: 3')
     assert opened(tmp_path).user_attrs['settings'] == 'a: 1\nb: 2'
 
 
-def test_many_open_a_new_database_at_once(tmp_path):
+def test_concurrent_workers_create_the_database(tmp_path):
     errors, start = [], threading.Barrier(6)
 
     def work():
@@ -61,18 +61,18 @@ def test_many_open_a_new_database_at_once(tmp_path):
     assert errors == []
 
 
-def test_a_database_that_cannot_be_used(tmp_path):
-    (tmp_path / 'tune.db').write_text('this is no database, but a text of some length ' * 99)
-    with pytest.raises(ValueError, match=r'tune.db cannot be used \(.*not a database.*\): check'):
+def test_invalid_database_raises(tmp_path):
+    (tmp_path / 'tune.db').write_text('not a database, but a long text ' * 99)
+    with pytest.raises(ValueError, match=r'tune\.db: .*not a database'):
         opened(tmp_path)
     for url, reason in (('nonsense', 'parse'), ('postgresql+nodriver://h/d', 'nodriver')):
-        with pytest.raises(ValueError, match=rf'{url.split("+")[0]}.* cannot be used .*{reason}'):
+        with pytest.raises(ValueError, match=rf'{url.split("+")[0]}.*: .*{reason}'):
             open_study(url, 'study', 'minimize', '', RandomSampler(), NopPruner())
 
 
-def test_other_errors_are_let_through():
-    with pytest.raises(KeyError, match='mine'), told('sqlite://'):
-        raise KeyError('mine')
+def test_other_errors_are_not_changed():
+    with pytest.raises(KeyError, match='other'), explain_database_errors('sqlite://'):
+        raise KeyError('other')
 
 
 def trial(number, state, **attrs):
@@ -87,38 +87,40 @@ def trial(number, state, **attrs):
     return made
 
 
-def test_what_counts():
-    begun = {STARTED: 0}
+def test_counted_trials():
+    first = {STARTED: 0}
     old = trial(5, TrialState.RUNNING)
     old.datetime_start = datetime.now() - timedelta(days=1)
-    counting = [
-        trial(1, TrialState.COMPLETE, **begun | {STARTED: 1}),
+    expected = [
+        trial(1, TrialState.COMPLETE, **first | {STARTED: 1}),
         trial(2, TrialState.PRUNED, **{STARTED: 2}),
         trial(3, TrialState.FAIL, **{STARTED: 3}),
         trial(4, TrialState.RUNNING, **{STARTED: 4}),
         trial(6, TrialState.WAITING, system_attrs=dict(retry_history=[0])),
-        trial(8, TrialState.RUNNING),  # has just begun
+        trial(8, TrialState.RUNNING),  # has just started
     ]
     others = [
-        trial(0, TrialState.FAIL, **begun),  # queued again, as number 6
-        old,  # its process went before it had begun
+        trial(0, TrialState.FAIL, **first),  # queued again, as number 6
+        old,  # lost its process before it started
         trial(7, TrialState.PRUNED, **{STARTED: 7, SURPLUS: True}),
-        trial(9, TrialState.FAIL, **begun),  # the attribute is that of another, which it repeats
+        trial(
+            9, TrialState.FAIL, **first
+        ),  # repeats trial 0; lost before it started
     ]
-    assert counted(sorted([*counting, *others], key=lambda one: one.number)) == counting
-    assert counted([]) == []
+    assert counted_trials(sorted([*expected, *others], key=lambda one: one.number)) == expected
+    assert counted_trials([]) == []
 
 
-def test_a_trial_without_a_process_is_queued_again(tmp_path):
+def test_trial_without_heartbeat_is_queued_again(tmp_path):
     study = opened(tmp_path)
 
     def objective(trial):
-        """The first one asks for a second one, which dies without a word."""
+        """The first trial starts a second one, whose process is lost."""
         if trial.number == 0:
             lost = study.ask()
             lost.suggest_float('x', 0, 1)
             study._storage.record_heartbeat(lost._trial_id)
-            ago = f'-{tuning_study.LOST_SECONDS + 2} seconds'
+            ago = f'-{tuning_study.GRACE_SECONDS + 2} seconds'
             with sqlite3.connect(tmp_path / 'tune.db', timeout=300) as database:
                 database.execute(
                     "UPDATE trial_heartbeats SET heartbeat = datetime('now', ?) WHERE trial_id = ?",
@@ -136,7 +138,7 @@ def test_a_trial_without_a_process_is_queued_again(tmp_path):
     assert study.trials[2].value == lost.params['x']
 
 
-def test_a_trial_is_queued_again_with_what_it_had_to_try():
+def test_requeued_trial_has_the_same_parameters():
     study = optuna.create_study()
     study.add_trial(
         create_trial(
@@ -146,12 +148,12 @@ def test_a_trial_is_queued_again_with_what_it_had_to_try():
         )
     )
     for _ in range(RETRIES + 2):
-        queue_again(study, study.trials[-1])
+        requeue(study, study.trials[-1])
     assert all(trial.params == dict(x=0.25) for trial in study.trials)
     waiting = study.trials[-1]
     assert waiting.state == TrialState.WAITING
     assert waiting.system_attrs['retry_history'] == list(range(RETRIES + 2))
-    # One that kills its process each time is not queued for ever by those who find it.
-    of_the_lost = tuning_study._storage('sqlite://').get_heartbeat_stale_trial_callback()
-    of_the_lost(study, waiting)
+    # A trial that kills its process each time is not retried forever.
+    retry_lost = tuning_study._storage('sqlite://').get_heartbeat_stale_trial_callback()
+    retry_lost(study, waiting)
     assert len(study.trials) == RETRIES + 3

@@ -7,7 +7,7 @@ from mmkdml.experiments.tuning.ternary import draw_landscape
 
 
 def table(rows, letters=('alpha', 'beta', 'gamma')):
-    """Rows of (state, value, weights of student 1, weights of student 2)."""
+    """Build a table from rows of (state, value, weights of student 1, weights of student 2)."""
     columns = [f'{letter}_{number}' for number in '12' for letter in letters]
     return pd.DataFrame(
         [
@@ -18,14 +18,14 @@ def table(rows, letters=('alpha', 'beta', 'gamma')):
     )
 
 
-def places(collection):
+def positions(collection):
     return np.asarray(collection.get_offsets())
 
 
 A, B, C = (0.2, 0.4, 0.4), (0.1, 0.6, 0.3), (0.6, 0.1, 0.3)
 
 
-def test_a_triangle_for_each_student():
+def test_three_weights_are_a_triangle_for_each_student():
     trials = table(
         [
             ('complete', 10.0, A, B),
@@ -46,27 +46,27 @@ def test_a_triangle_for_each_student():
     assert (one.get_tlabel(), one.get_llabel(), one.get_rlabel()) == ('alpha', 'beta', 'gamma')
 
     points, crosses, star = one.collections
-    # In order of the weights: B, then A twice, (10 + 30) / 2.
+    # Sorted by weights: B, and the mean of A, (10 + 30) / 2.
     assert points.get_array().tolist() == [80, 20]
     for axes in (one, two):
-        assert axes.collections[0].get_clim() == (10, 80)  # one scale for both
-    # In a triangle of height 1 alpha is the height over the base.
+        assert axes.collections[0].get_clim() == (10, 80)  # the same scale
+    # In a triangle of height 1, alpha is the height above the base.
     expected = [[(gamma - beta) / 3**0.5, alpha] for alpha, beta, gamma in (B, A)]
-    assert places(points) == pytest.approx(np.array(expected))
+    assert positions(points) == pytest.approx(np.array(expected))
     assert len(crosses.get_offsets()) == 1
-    assert places(star)[0] == pytest.approx(places(points)[0])
+    assert positions(star)[0] == pytest.approx(positions(points)[0])
     assert two.collections[0].get_array().tolist() == [10, 55]
 
 
-def test_one_panel_if_the_students_are_tied():
-    nothing = (float('nan'),) * 3  # of a trial that failed before it knew what to try
-    trials = [('complete', 1.0, A, A), ('complete', 2.0, B, B), ('fail', None, nothing, nothing)]
+def test_tied_students_have_one_panel():
+    none = (float('nan'),) * 3  # of a trial that failed early
+    trials = [('complete', 1.0, A, A), ('complete', 2.0, B, B), ('fail', None, none, none)]
     figure = draw_landscape(table(trials), 'IoU', 1)
     axes, _ = figure.axes
     assert axes.get_title() == 'both students'
 
 
-def test_two_weights_are_a_line():
+def test_two_weights_are_a_line_for_each_student():
     rows = [
         ('complete', 50.0, (0.8, 0.2), (0.1, 0.9)),
         ('complete', 70.0, (0.2, 0.8), (0.1, 0.9)),
@@ -84,7 +84,7 @@ def test_two_weights_are_a_line():
     assert one.get_ylabel() == 'accuracy'
 
 
-def test_it_can_be_drawn(tmp_path):
+def test_picture_is_saved(tmp_path):
     draw_landscape(table([('complete', 1.0, A, B)]), 'IoU', 0).savefig(tmp_path / 'one.png')
     assert (tmp_path / 'one.png').stat().st_size > 10_000
 
@@ -96,6 +96,6 @@ def test_it_can_be_drawn(tmp_path):
         (table([('complete', 1.0, (1,), (1,))], ('alpha',)), 'got 1 weights'),
     ],
 )
-def test_nothing_to_draw(trials, message):
+def test_invalid_table_raises(trials, message):
     with pytest.raises(ValueError, match=message):
         draw_landscape(trials, 'IoU', 0)

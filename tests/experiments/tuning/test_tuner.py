@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from mmkdml.experiments.tuning import study as tuning_study
 from mmkdml.experiments.tuning import tuner as tuning
 from mmkdml.experiments.tuning.space import paper_grid
-from mmkdml.experiments.tuning.tuner import FAILURES_IN_A_ROW, Tuner
+from mmkdml.experiments.tuning.tuner import MAX_CONSECUTIVE_FAILURES, Tuner
 
 DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
 ML = {'model.mode': 'ml', 'model.weights.beta': None}
@@ -28,7 +28,7 @@ randomness = dict(seed=0)
 
 @pytest.fixture
 def config(tmp_path):
-    """A file that has what a search reads of a config."""
+    """Config file with the settings that a search reads."""
     path = tmp_path / 'small' / 'classroom.py'
     path.parent.mkdir()
     path.write_text(TEXT)
@@ -37,7 +37,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def search(config, tmp_path):
-    """Makes a search in the folder ``out``."""
+    """Create a tuner for the folder ``out``."""
     return lambda **arguments: Tuner(**dict(config=config, out=tmp_path / 'out') | arguments)
 
 
@@ -46,8 +46,8 @@ def out(tmp_path):
     return tmp_path / 'out'
 
 
-def distance(config):
-    """How good weights are, in place of a training: best at 0.3 and 0.7, in closed form."""
+def score(config):
+    """Score of weights in closed form, with the optimum at 0.3 and 0.7."""
     return -sum(
         (a - best) ** 2 for a, best in zip(config.model.weights.alpha, (0.3, 0.7), strict=True)
     )
@@ -55,7 +55,7 @@ def distance(config):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The configs of the trials, which are rated by :func:`distance` instead of trained."""
+    """Configs of the trials, which are scored by :func:`score` instead of trained."""
     configs = []
 
     def train(trial, config, metric, direction):
@@ -63,7 +63,7 @@ def trained(monkeypatch):
         folder = Path(config.work_dir)
         folder.mkdir(parents=True)
         (folder / 'epoch_1.pth').touch()
-        return distance(config)
+        return score(config)
 
     monkeypatch.setattr(tuning, 'train_trial', train)
     monkeypatch.setattr(tuning, 'POLL_SECONDS', 0.05)
@@ -74,19 +74,19 @@ def table_of(folder):
     return pd.read_csv(folder / 'trials.csv')
 
 
-def failing(monkeypatch, fails):
-    """Lets the trials fail of which ``fails(number)`` is true."""
+def fail_trials(monkeypatch, fails):
+    """Let trials fail for which ``fails(number)`` is true."""
     train = tuning.train_trial
 
     def train_or_fail(trial, config, *args):
         if fails(trial.number):
-            raise RuntimeError(f'no luck in {trial.number}')
+            raise RuntimeError(f'failure of {trial.number}')
         return train(trial, config, *args)
 
     monkeypatch.setattr(tuning, 'train_trial', train_or_fail)
 
 
-def test_a_grid(trained, search, out):
+def test_grid_search(trained, search, out):
     options = {'train_dataloader.batch_size': 4}
     files = search(options=options, epochs=3, grid_step=0.25).search()
     assert [file.name for file in files] == ['trials.csv', 'classroom_tuned.py', 'landscape.png']
@@ -105,17 +105,17 @@ def test_a_grid(trained, search, out):
 
     best = Config.fromfile(out / 'classroom_tuned.py')
     assert best.model.weights.alpha == (0.25, 0.5)
-    assert best.train_dataloader.batch_size == 4  # a change of the user's
-    assert best.train_cfg.max_epochs == 24  # fewer epochs are the trials' own
+    assert best.train_dataloader.batch_size == 4  # an option of the user
+    assert best.train_cfg.max_epochs == 24  # epochs only apply to trials
     assert [config.train_cfg.max_epochs for config in trained] == [3] * 9
     assert all(config.test_dataloader is None for config in trained)
 
-    # Of the checkpoints, only those of the best are left.
+    # Only the checkpoints of the best trial are kept.
     (kept,) = out.glob('trial_*/*.pth')
     assert kept.parent.name == f'trial_{table["value"].idxmax()}'
 
 
-def test_two_weights_tied(trained, search, out):
+def test_tied_search_of_two_weights(trained, search, out):
     search(options=ML, tied=True, keep_checkpoints=True).search()
     table = table_of(out)
     assert sorted(table['alpha_1']) == pytest.approx([tenths / 10 for tenths in range(1, 10)])
@@ -127,29 +127,29 @@ def test_two_weights_tied(trained, search, out):
     assert len(list(out.glob('trial_*/*.pth'))) == 9
 
 
-def test_tpe_learns_where_the_best_weights_are(trained, search, out):
+def test_tpe_finds_the_best_weights(trained, search, out):
     search(sampler='tpe', trials=24, seed=0, lr=(1e-5, 1e-2)).search()
     table = table_of(out)
     assert len(table) == 24
-    # Ten random points, then learned ones.
+    # The first ten points are random.
     assert table['value'][16:].mean() > table['value'][:10].mean()
     best = Config.fromfile(out / 'classroom_tuned.py')
-    assert distance(best) == pytest.approx(table['value'].max())
-    assert distance(best) > -0.02
+    assert score(best) == pytest.approx(table['value'].max())
+    assert score(best) > -0.02
     lr = best.optim_wrapper.optimizer.lr
     assert lr == table['lr'][table['value'].idxmax()]
     assert 1e-5 <= lr <= 1e-2
     assert {config.optim_wrapper.optimizer.lr for config in trained} == {*table['lr']}
 
 
-def test_less_may_be_better(trained, search, out):
+def test_minimized_metric(trained, search, out):
     search(options={'default_hooks.checkpoint.rule': 'less'}, tied=True).search()
     table = table_of(out)
     best = Config.fromfile(out / 'classroom_tuned.py')
     assert best.model.weights.alpha[0] == table['alpha_1'][table['value'].idxmin()] in (0.1, 0.9)
 
 
-def test_the_number_of_trials_is_a_total(trained, search, out):
+def test_number_of_trials_is_the_total_of_all_searches(trained, search, out):
     for trials, made in ((4, 4), (4, 4), (6, 6), (2, 6)):
         search(sampler='tpe', trials=trials).search()
         assert len(table_of(out)) == len(trained) == made
@@ -164,17 +164,17 @@ def test_workers_share_the_trials(trained, search, out, all_forked, arguments):
     assert len(table[['alpha_1', 'alpha_2']].drop_duplicates()) == 9
 
 
-def test_a_failed_trial_does_not_stop_the_others(trained, search, out, monkeypatch):
-    failing(monkeypatch, lambda number: number in (0, 3, 4))
+def test_failed_trials_are_retried_by_the_next_search(trained, search, out, monkeypatch):
+    fail_trials(monkeypatch, lambda number: number in (0, 3, 4))
     search(tied=True).search()
     table = table_of(out).set_index('trial')
     assert table.index[table['state'] == 'fail'].tolist() == [0, 3, 4]
     assert table['error'].dropna().to_dict() == {
-        number: f'RuntimeError: no luck in {number}' for number in (0, 3, 4)
+        number: f'RuntimeError: failure of {number}' for number in (0, 3, 4)
     }
     assert (table['state'] == 'complete').sum() == 6
 
-    # Started again, those are tried again, with the same weights.
+    # They are retried with the same weights.
     before = table['alpha_1']
     search(tied=True).search()
     table = table_of(out).set_index('trial')
@@ -184,20 +184,18 @@ def test_a_failed_trial_does_not_stop_the_others(trained, search, out, monkeypat
     assert len(trained) == 9
 
 
-def test_failures_in_a_row_stop_the_search(trained, search, out, monkeypatch):
-    failing(monkeypatch, lambda number: number > 1)
-    message = (
-        f'{FAILURES_IN_A_ROW} trials in a row have failed. Trial 4: RuntimeError: no luck in 4'
-    )
+def test_consecutive_failures_stop_the_search(trained, search, out, monkeypatch):
+    fail_trials(monkeypatch, lambda number: number > 1)
+    message = f'{MAX_CONSECUTIVE_FAILURES} .* Trial 4: RuntimeError: failure of 4'
     with pytest.raises(ValueError, match=message):
         search().search()
     assert not (out / 'trials.csv').exists()
 
 
-def test_no_good_trial_at_all(trained, search, out, monkeypatch):
-    failing(monkeypatch, lambda number: True)
+def test_search_without_complete_trial_raises(trained, search, out, monkeypatch):
+    fail_trials(monkeypatch, lambda number: True)
     with pytest.raises(
-        ValueError, match=r'None of 2 trials .* Trial 1: RuntimeError: no luck in 1'
+        ValueError, match=r'None of 2 trials .* Trial 1: RuntimeError: failure of 1'
     ):
         search(trials=2).search()
 
@@ -205,11 +203,11 @@ def test_no_good_trial_at_all(trained, search, out, monkeypatch):
         raise TrialPruned
 
     monkeypatch.setattr(tuning, 'train_trial', prune)
-    with pytest.raises(ValueError, match='came to a good end, .* All were pruned'):
+    with pytest.raises(ValueError, match='None of 2 trials .* All were pruned'):
         search(trials=2, study_name='pruned').search()
 
 
-def test_a_stopped_trial_is_made_again(trained, search, out, monkeypatch):
+def test_interrupted_trial_is_repeated(trained, search, out, monkeypatch):
     train, alphas = tuning.train_trial, []
 
     def stop_the_third(trial, config, *args):
@@ -228,30 +226,30 @@ def test_a_stopped_trial_is_made_again(trained, search, out, monkeypatch):
     assert (table['state'] == 'complete').all()
 
 
-def test_a_worker_that_was_given_up_goes_on_with_another_trial(trained, search, out, monkeypatch):
-    train, said = tuning.train_trial, []
+def test_worker_continues_after_its_trial_was_marked_as_failed(trained, search, out, monkeypatch):
+    train, lines = tuning.train_trial, []
 
     def lose_the_first(trial, config, *args):
         if trial.number == 0:
             trial.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            tuning_study.queue_again(trial.study, trial.study.trials[0])
+            tuning_study.requeue(trial.study, trial.study.trials[0])
             with pytest.raises(UpdateFinishedTrialError):
                 trial.report(1.0, 1)
         return train(trial, config, *args)
 
     monkeypatch.setattr(tuning, 'train_trial', lose_the_first)
-    search(sampler='tpe', trials=3, say=said.append).search()
+    search(sampler='tpe', trials=3, log=lines.append).search()
     assert table_of(out)['trial'].tolist() == [1, 2, 3]
-    assert 'no sign of life for too long' in said[0]
+    assert 'trial 0 had no heartbeat' in lines[0]
 
 
-def test_it_waits_for_the_trials_of_others(trained, search, out, monkeypatch):
-    """A worker's last trial is lost; another one waits, and makes it in the end."""
+def test_worker_waits_for_trials_of_others(trained, search, out, monkeypatch):
+    """The last trial of another worker is lost, and repeated after the grace period."""
     monkeypatch.setattr(tuning_study, 'HEARTBEAT_SECONDS', 1)
-    monkeypatch.setattr(tuning_study, 'LOST_SECONDS', 2)
+    monkeypatch.setattr(tuning_study, 'GRACE_SECONDS', 2)
     out.mkdir()
-    said = []
-    tuner = search(sampler='tpe', trials=2, say=said.append)
+    lines = []
+    tuner = search(sampler='tpe', trials=2, log=lines.append)
     study = tuning.open_study(
         tuner.url, tuner.name, tuner.direction, tuner._settings, tuner._sampler, tuner._pruner
     )
@@ -259,12 +257,12 @@ def test_it_waits_for_the_trials_of_others(trained, search, out, monkeypatch):
     lost.set_user_attr('started', lost.number)
     study._storage.record_heartbeat(lost._trial_id)
     tuner.search()
-    assert said == ['waiting for trials that others make, or have left: [0]']
+    assert lines == ['waiting for trials of other workers: [0]']
     assert table_of(out)['trial'].tolist() == [1, 2]
 
 
-def test_one_trial_too_many_ends_before_it_trains(trained, search, out):
-    """Two workers have seen the last place free; the one that was later gives way."""
+def test_surplus_trial_is_not_trained(trained, search, out):
+    """Two workers start the last trial at the same time; the later one is pruned."""
     out.mkdir()
     tuner = search(sampler='tpe', trials=1)
     study = tuning.open_study(
@@ -273,14 +271,14 @@ def test_one_trial_too_many_ends_before_it_trains(trained, search, out):
     study.ask().set_user_attr('started', 0)
     study.optimize(tuner._train, n_trials=1)
     assert study.trials[1].state == TrialState.PRUNED
-    assert [trial.number for trial in tuning_study.counted(study.trials)] == [0]
+    assert [trial.number for trial in tuning_study.counted_trials(study.trials)] == [0]
     assert trained == []
 
 
 @pytest.mark.parametrize(('pruner', 'pruned'), [('median', True), ('none', False)])
-def test_trials_that_fall_behind_are_stopped(trained, search, out, monkeypatch, pruner, pruned):
+def test_trials_below_the_median_are_pruned(trained, search, out, monkeypatch, pruner, pruned):
     def train(trial, config, metric, direction):
-        # In the grid's order no trial after the fifth is as good as the median of those before.
+        # Each trial is worse than all before.
         for step in (1, 2):
             trial.report(-trial.number, step)
             if trial.should_prune():
@@ -295,7 +293,7 @@ def test_trials_that_fall_behind_are_stopped(trained, search, out, monkeypatch, 
     assert table['validations'].tolist() == [2] * 5 + [1 if pruned else 2] * 4
 
 
-def test_a_changed_search_is_refused(trained, search, out):
+def test_search_with_other_settings_raises(trained, search, out):
     search(trials=1).search()
     for changed, difference in (
         (dict(tied=True), 'tied: False -> True'),
@@ -305,7 +303,7 @@ def test_a_changed_search_is_refused(trained, search, out):
         (dict(options={'randomness.seed': 7}), 'seed: 0 -> 7'),
         (dict(pruner='none'), "pruner: 'median' -> 'none'"),
     ):
-        with pytest.raises(ValueError, match=f'(?s)begun with other settings.*{difference}'):
+        with pytest.raises(ValueError, match=f'(?s)Study small_classroom .*{difference}'):
             search(trials=1, **changed).search()
     search(trials=2, keep_checkpoints=True).search()
     assert len(table_of(out)) == 2
@@ -314,42 +312,39 @@ def test_a_changed_search_is_refused(trained, search, out):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(sampler='random'), "sampler must be one of grid, tpe; got 'random'"),
-        (dict(pruner='hyper'), "pruner must be one of median, none; got 'hyper'"),
-        (dict(trials=0), 'number of trials must be at least 1, got 0'),
-        (dict(sampler='tpe', grid_step=0.1), 'A grid step needs the sampler grid; got tpe'),
-        (dict(lr=(1e-4, 1e-2)), 'to search the learning rate, use the sampler tpe'),
+        (dict(sampler='random'), "sampler: .* grid, tpe, got 'random'"),
+        (dict(pruner='hyper'), "pruner: .* median, none, got 'hyper'"),
+        (dict(trials=0), 'trials: expected at least 1, got 0'),
+        (dict(sampler='tpe', grid_step=0.1), 'grid step: .* got tpe'),
+        (dict(lr=(1e-4, 1e-2)), 'learning rate: .* sampler tpe'),
         (
             dict(sampler='tpe', temperature=(1, 4), options={'model.style': 'v2'}),
-            'No student of kdml v2 receives predictions',
+            'temperature: .* kdml v2 ',
         ),
         (
             dict(sampler='tpe', lr=(1e-4, 1e-2), options={'optim_wrapper.optimizer': None}),
-            'has no optim_wrapper.optimizer.lr; set it',
+            'learning rate: .* optim_wrapper.optimizer.lr',
         ),
         (dict(options={'model.mode': 'kd'}), "mode must be one of .*; got 'kd'"),
         (dict(options={'default_hooks.checkpoint.save_best': 'auto'}), "got 'auto'"),
-        (
-            dict(options={'default_hooks.checkpoint.save_best': None}),
-            'must name the one .* got None',
-        ),
-        (dict(epochs=0), 'epochs must be at least 1'),
-        (dict(config=DEMO / 'student_demo.py'), r'student_demo.py has no mode \(ml, kd_'),
+        (dict(options={'default_hooks.checkpoint.save_best': None}), 'save_best .* got None'),
+        (dict(epochs=0), 'epochs: expected at least 1'),
+        (dict(config=DEMO / 'student_demo.py'), r'student_demo\.py: .* mode'),
     ],
 )
-def test_what_cannot_be_searched(search, out, arguments, message):
+def test_invalid_arguments_raise(search, out, arguments, message):
     with pytest.raises(ValueError, match=message):
         search(**arguments)
     assert not out.exists()
 
 
-def test_no_config():
-    with pytest.raises(FileNotFoundError, match='There is no config file nowhere.py'):
+def test_missing_config_raises():
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.py'):
         Tuner('nowhere.py')
 
 
 @pytest.mark.parametrize('name', ['my-configs', 'try'])
-def test_folders_need_no_names_that_python_can_import(search, tmp_path, name):
+def test_folder_names_that_are_no_module_names(search, tmp_path, name):
     config = tmp_path / name / 'a.py'
     config.parent.mkdir()
     config.write_text(TEXT)
@@ -366,7 +361,7 @@ def test_defaults():
     assert tuner.space.grid == paper_grid(('alpha', 'beta', 'gamma'))
 
 
-def test_how_many_trials(search):
+def test_number_of_trials(search):
     assert search(trials=200).trials == 81
     assert search(trials=80).trials == 80
     assert search(sampler='tpe').trials == 50
