@@ -1,4 +1,4 @@
-"""mmkdml comes first: importing it makes torchvision importable beside a CPU build of torch."""
+"""Fixtures and hooks of all tests."""
 
 import ctypes
 import gc
@@ -19,13 +19,12 @@ import torch.distributed
 from matplotlib.figure import Figure
 from mmengine.registry import DefaultScope
 
-import mmkdml  # noqa: F401
 from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.engine import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 
-# As a run on a CPU does: a good part of a short step is fetching memory.
+# As runs on a CPU do: short steps spend much of their time on allocating memory.
 keep_freed_memory()
 
 T, S1, S2, P, F = 'teacher', 'student_1', 'student_2', 'predictions', 'features'
@@ -60,23 +59,23 @@ def paper_transfers():
 
 
 def pytest_collection_modifyitems(items):
-    """Begins with the tools' tests: one that takes a minute at the end leaves the others idle."""
+    """Start with the tests of the tools; a long test at the end would leave processes idle."""
     items.sort(key=lambda item: item.path.parent.name != 'tools')
 
 
 def pytest_collection_finish():
-    """Has the garbage collector pass over what is there: mmengine calls it for each data set."""
+    """Exclude existing objects from garbage collection, which mmengine runs for each data set."""
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Ends the processes of a test that waits for them in vain, so that it fails and says where.
+    """Kill the processes of a test that hangs, so that it fails with a traceback.
 
-    One that hangs without any is ended by ``faulthandler_timeout``, some minutes later.
+    If it hangs without processes, ``faulthandler_timeout`` ends it some minutes later.
     """
     seconds = float(item.config.getini('faulthandler_timeout')) * 2 / 3
-    timer = threading.Timer(seconds, end_processes, [os.getpid()])
+    timer = threading.Timer(seconds, kill_descendants, [os.getpid()])
     if seconds:
         timer.start()
     try:
@@ -85,37 +84,33 @@ def pytest_runtest_protocol(item):
         timer.cancel()
 
 
-def end_processes(parent):
-    """Of a process, those that it started and all of theirs."""
+def kill_descendants(parent):
+    """Kill all descendants of a process."""
     found = subprocess.run(['pgrep', '-P', str(parent)], stdout=subprocess.PIPE, check=False)
     for child in map(int, found.stdout.split()):
-        end_processes(child)
+        kill_descendants(child)
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(monkeypatch):
-    """What a run sets for its whole process ends with its test, so that no later one depends on it.
-
-    A default scope is where names are looked up, and the variable makes ``torch.load`` refuse all
-    but weights.
-    """
+def process_state(monkeypatch):
+    """Reset the state that a run sets for its process: default scope and mode of ``torch.load``."""
     monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '')  # noted, to be put back
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '')  # restored after the test
     monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD')
 
 
 @pytest.fixture(autouse=True)
-def keys_are_heard():
-    """Ctrl-C works as in a terminal, also where the tests themselves run in the background."""
+def default_sigint_handler():
+    """Handle SIGINT as in a terminal, even if the tests run in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def _end_with_the_tests(function, *args):
-    if sys.platform == 'linux':  # also if they are killed, or end because a test hangs
+def _run_until_tests_end(function, *args):
+    if sys.platform == 'linux':  # even if the tests are killed
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     function(*args)
@@ -126,15 +121,15 @@ def _end_with_the_tests(function, *args):
 
 @pytest.fixture
 def forked():
-    """Calls functions, each given with its arguments, in processes of their own, which it gives.
+    """Return a function that starts ``(function, *arguments)`` in new processes.
 
-    It does not wait for them; they end with the test.
+    It returns the processes, which end with the test.
     """
     processes = []
 
     def start(*calls):
         fork = multiprocessing.get_context('fork')
-        started = [fork.Process(target=_end_with_the_tests, args=call) for call in calls]
+        started = [fork.Process(target=_run_until_tests_end, args=call) for call in calls]
         for process in started:
             process.start()
         processes.extend(started)
@@ -148,7 +143,7 @@ def forked():
 
 @pytest.fixture
 def all_forked(forked):
-    """Calls functions, each given with its arguments, in processes of their own, and waits."""
+    """Return a function that runs ``(function, *arguments)`` in new processes and waits."""
 
     def run(*calls):
         processes = forked(*calls)
@@ -161,7 +156,7 @@ def all_forked(forked):
 
 @pytest.fixture
 def figure(monkeypatch):
-    """The figures that are written, to be looked into."""
+    """Figures that the test saves."""
     figures = []
     save = Figure.savefig
     monkeypatch.setattr(
@@ -180,17 +175,17 @@ class Payload:
 
 @pytest.fixture
 def payload():
-    """Of a path: an object that makes this file when it is unpickled."""
+    """Class of objects that create the file ``path`` when they are unpickled."""
     return Payload
 
 
 @pytest.fixture
 def tool(monkeypatch):
-    """Runs a tool, or ``benchmark``, with these arguments in this process."""
+    """Return a function that runs a tool, or ``benchmark``, in this process."""
 
     def run(name, *args, options=(), experiment=True):
         path = str(ROOT / ('benchmarks/__main__.py' if name == 'benchmark' else f'tools/{name}.py'))
-        # Two runs in one process and second would share their log and their history.
+        # Two runs in the same process and second would share log and message hub.
         unique = uuid.uuid4().hex
         options = [
             *options,
@@ -205,7 +200,7 @@ def tool(monkeypatch):
 
 @pytest.fixture(scope='session')
 def slices(tmp_path_factory):
-    """Folder of 16 synthetic images, and their split file."""
+    """Folder of synthetic images, and a split file of 16 of them."""
     root = tmp_path_factory.mktemp('slices')
     source = make_demo_data(root / 'kaggle_3m', patients=6, slices=4, size=64)
     convert_lgg(source, root / 'splits')

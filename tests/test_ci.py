@@ -1,4 +1,4 @@
-"""``.ci/run`` with a ``make`` that only writes down how it is called."""
+"""``.ci/run`` with a fake ``make`` that prints its arguments."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(shutil.which('git') is None, reason='there is no git')
+pytestmark = pytest.mark.skipif(shutil.which('git') is None, reason='git is not installed')
 SCRIPT = Path(__file__).parents[1] / '.ci' / 'run'
 MAKE = """\
 #!/bin/sh
@@ -47,14 +47,14 @@ def run(tmp_path):
                 'FAILING': failing,
             },
         )
-        assert not list((tmp_path / 'tmp').iterdir())  # it cleans up
+        assert not list((tmp_path / 'tmp').iterdir())  # cleaned up
         return done
 
     call.checkout = tmp_path / 'checkout'
     return call
 
 
-def test_it_tests_a_clone_below_folders_that_python_cannot_import(run):
+def test_clone_is_tested_in_folders_that_python_cannot_import(run):
     done = run()
     assert done.returncode == 0
     lines = done.stdout.splitlines()
@@ -64,14 +64,14 @@ def test_it_tests_a_clone_below_folders_that_python_cannot_import(run):
 
 
 @pytest.mark.parametrize(('failing', 'calls'), [('test', 1), ('check', 2)])
-def test_a_failure_is_one(run, failing, calls):
+def test_failure_of_make_fails(run, failing, calls):
     done = run(failing)
     assert done.returncode != 0
     assert len(done.stdout.splitlines()) == calls
 
 
-def test_changes_that_are_not_committed_are_named(run):
+def test_uncommitted_changes_are_reported_and_not_tested(run):
     (run.checkout / 'file').write_text('changed')
     done = run()
-    assert 'not committed' in done.stderr
+    assert 'not tested' in done.stderr
     assert 'changed' not in done.stdout

@@ -1,4 +1,4 @@
-"""Packaging: one version, bounded dependencies, and a Makefile that keeps what is there."""
+"""Packaging: one version, bounded and complete dependencies, and the Makefile."""
 
 import ast
 import os
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def setup_arguments(monkeypatch):
-    """What setup.py hands to setuptools."""
+    """Arguments that setup.py passes to setuptools."""
     arguments = {}
     monkeypatch.setattr(setuptools, 'setup', arguments.update)
     monkeypatch.chdir(ROOT)
@@ -38,7 +38,7 @@ def test_one_version(setup_arguments):
 
 
 def test_every_directory_with_code_is_a_package(setup_arguments):
-    """A forgotten ``__init__.py`` works from a clone and is missing once installed."""
+    """Without ``__init__.py`` a directory would be missing in the installed package."""
     folders = {path.parent.relative_to(ROOT) for path in ROOT.glob('mmkdml/**/*.py')}
     assert set(setup_arguments['packages']) == {'.'.join(folder.parts) for folder in folders}
 
@@ -50,35 +50,59 @@ def test_dependencies_are_bounded_on_both_sides(setup_arguments):
         assert operators == {'>=', '<'}, line
 
 
+# Folders that may import the packages of an extra. Other code imports them with `require`.
+EXTRAS_OF = {'mmkdml/experiments': ['experiments'], 'benchmarks': ['all'], 'tools': ['all']}
+
+
+def imported_modules(path):
+    """Yield line and top-level name of the modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module]
+        for name in names:
+            yield node.lineno, name.partition('.')[0]
+
+
 @pytest.mark.skipif(
-    sys.version_info < (3, 11), reason='Python 3.10 does not know whose modules are'
+    sys.version_info < (3, 11), reason='Python 3.10 does not map modules to distributions'
 )
 def test_every_import_is_declared(setup_arguments):
-    """What mmkdml and its tools import comes with ``pip install mmkdml``, not by luck."""
-    declared = {
-        canonicalize_name(Requirement(line).name) for line in setup_arguments['install_requires']
-    }
     own = {path.stem for path in ROOT.glob('tools/**/*.py')}
     own |= {'benchmarks', 'configs', 'mmkdml', 'tools', 'problem', 'serve'}
-    # Run in environments of their own.
+    # Scripts for other environments.
     own |= {
         path.stem.removesuffix('_peer') for path in ROOT.glob('benchmarks/peer_scripts/*_peer.py')
     }
     distributions = packages_distributions()
     for path in chain.from_iterable(
-        ROOT.glob(f'{f}/**/*.py') for f in ('mmkdml', 'benchmarks', 'tools')
+        ROOT.glob(f'{folder}/**/*.py') for folder in ('mmkdml', 'benchmarks', 'tools')
     ):
-        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-            if isinstance(node, ast.Import):
-                modules = {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                modules = {node.module}
-            else:
-                continue
-            for module in {name.partition('.')[0] for name in modules} - own:
-                if module not in sys.stdlib_module_names:
-                    owners = {canonicalize_name(name) for name in distributions.get(module, [])}
-                    assert owners & declared, f'{path}:{node.lineno} imports {module}'
+        lines = list(setup_arguments['install_requires'])
+        for folder, extras in EXTRAS_OF.items():
+            if path.is_relative_to(ROOT / folder):
+                lines += chain(*(setup_arguments['extras_require'][extra] for extra in extras))
+        declared = {canonicalize_name(Requirement(line).name) for line in lines}
+        for line, module in imported_modules(path):
+            if module not in own | sys.stdlib_module_names:
+                owners = {canonicalize_name(name) for name in distributions.get(module, [])}
+                assert owners & declared, f'{path}:{line} imports {module}'
+
+
+def test_extra_all_and_tests_include_the_other_extras(setup_arguments):
+    extras = setup_arguments['extras_require']
+    for name in ('experiments', 'analysis', 'export', 'medical'):
+        assert set(extras[name]) <= set(extras['all']) <= set(extras['test'])
+        assert not set(extras[name]) & set(setup_arguments['install_requires'])
+
+
+def test_extras_in_messages_exist(setup_arguments):
+    """``require`` and ``check_extra`` name an extra that installs the module."""
+    for path in ROOT.glob('mmkdml/**/*.py'):
+        for extra in re.findall(r"extra='(\w+)'", path.read_text(encoding='utf-8')):
+            assert extra in setup_arguments['extras_require'], path
 
 
 def test_hooks_use_the_declared_ruff(setup_arguments):
@@ -92,7 +116,7 @@ def test_readme_is_short():
 
 
 FAKE_PYTHON = """#!/bin/sh
-# Notes what it is asked for; has the modules {modules} and torch 2.9.1 of CUDA 12.8.
+# Logs its arguments; has the modules {modules} and torch 2.9.1 of CUDA 12.8.
 echo "$*" >> {log}
 case "$*" in
     *'version("torch")'*) echo torch==2.9.1+cu128;;
@@ -105,9 +129,9 @@ esac
 
 @pytest.fixture
 def make(tmp_path):
-    """Runs make on an environment whose Python is a fake; returns what pip was asked for."""
+    """Return a function that runs make with a fake Python and returns the calls of pip."""
     if shutil.which('make') is None:
-        pytest.skip('needs make')
+        pytest.skip('make is not installed')
     log, environment = tmp_path / 'log', tmp_path / 'venv'
 
     def run(*arguments, modules):
@@ -117,7 +141,7 @@ def make(tmp_path):
             python.write_text(FAKE_PYTHON.format(modules=modules, log=log))
             python.chmod(0o755)
         log.write_text('')
-        # Without our environment: it may hold TORCH, or MAKEFLAGS of a make that runs the tests.
+        # The environment may contain TORCH, or MAKEFLAGS of a make that runs the tests.
         subprocess.run(
             ['make', *arguments, f'VENV={environment}'],
             cwd=ROOT,
@@ -131,7 +155,7 @@ def make(tmp_path):
     return run
 
 
-def test_make_installs_torch_first_and_the_torchvision_made_for_it(make):
+def test_make_installs_torch_and_the_matching_torchvision_first(make):
     torch, torchvision, project = make('install', modules='none')
     assert torch.endswith(' install torch==2.13.0')
     assert torchvision.endswith(f'-c {make.constraints} torchvision==0.24.*')
@@ -139,19 +163,19 @@ def test_make_installs_torch_first_and_the_torchvision_made_for_it(make):
     assert make.constraints.read_text() == 'torch==2.9.1+cu128\n'
 
 
-def test_make_keeps_a_torch_that_is_there(make):
+def test_make_keeps_an_installed_torch(make):
     torchvision, project = make('install', modules='torch')
     assert 'torchvision==0.24.*' in torchvision
     assert project.endswith(f'-c {make.constraints} -e .[test]')
     assert make.constraints.read_text() == 'torch==2.9.1+cu128\n'
 
 
-def test_make_keeps_a_torchvision_that_is_there_and_installs_once(make):
+def test_make_keeps_an_installed_torchvision_and_installs_once(make):
     assert len(make('install', modules='torch torchvision')) == 1
     assert make('install', modules='torch torchvision') == []
 
 
-def test_make_takes_the_torch_asked_for(make):
+def test_make_installs_the_given_torch(make):
     torch, torchvision, _ = make('install', 'TORCH=torch==2.9.1', 'TORCHVISION=tv', modules='none')
     assert torch.endswith(' install torch==2.9.1')
     assert torchvision.endswith(' tv')
