@@ -1,8 +1,6 @@
 import io
 from pathlib import Path
 
-import mmkdml  # noqa: F401
-
 # isort: split
 import numpy as np
 import pytest

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 # Makes torchvision importable; must come first.
-import mmkdml  # noqa: F401
 
 # isort: split
 import numpy as np

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 # Makes torchvision importable; must come first.
-import mmkdml  # noqa: F401
 
 # isort: split
 import pytest

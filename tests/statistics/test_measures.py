@@ -3,8 +3,6 @@ import pandas as pd
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
-
 # isort: split
 from mmpretrain.evaluation import Accuracy
 

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
-
 # isort: split
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import LoggerHook

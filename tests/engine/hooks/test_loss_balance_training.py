@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
-
 # isort: split
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub

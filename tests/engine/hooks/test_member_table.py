@@ -4,8 +4,6 @@ import re
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
-
 # isort: split
 from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseModel

@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
-
 # isort: split
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement, PixelData

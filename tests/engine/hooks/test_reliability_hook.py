@@ -5,8 +5,6 @@ import pandas as pd
 import pytest
 import torch
 
-import mmkdml  # noqa: F401
-
 # isort: split
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
