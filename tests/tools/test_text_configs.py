@@ -122,9 +122,7 @@ def test_export_of_stock_network_without_cases(write, tool, tmp_path, capsys, fo
     args = ('export', run, '--what', 'model', '--format', form)
     tool(*args, '--out', tmp_path / 'out', experiment=False)
     told = capsys.readouterr()
-    assert 'quality is not measured: samples of the test set have no id and group' in (
-        told.err
-    )
+    assert 'quality is not measured: samples of the test set have no id and group' in (told.err)
     assert 'Largest difference from PyTorch on 4 images: ' in told.out
     card = json.loads((tmp_path / 'out' / 'text-model.json').read_text())
     assert card['scores'] == []

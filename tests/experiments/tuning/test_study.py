@@ -103,9 +103,7 @@ def test_counted_trials():
         trial(0, TrialState.FAIL, **first),  # queued again, as number 6
         old,  # lost its process before it started
         trial(7, TrialState.PRUNED, **{STARTED: 7, SURPLUS: True}),
-        trial(
-            9, TrialState.FAIL, **first
-        ),  # repeats trial 0; lost before it started
+        trial(9, TrialState.FAIL, **first),  # repeats trial 0; lost before it started
     ]
     assert counted_trials(sorted([*expected, *others], key=lambda one: one.number)) == expected
     assert counted_trials([]) == []
