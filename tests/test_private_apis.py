@@ -1,6 +1,6 @@
 """Private APIs of other libraries that mmkdml uses: each exists, and no other one is used.
 
-When an upgrade breaks one of them, the name of the failing test says which one and what uses it.
+The error of a missing one names the code that uses it.
 """
 
 import ast

@@ -13,9 +13,7 @@ def main() -> None:
         help='checkpoint file, or folder of a run for its best checkpoint',
     )
     parser.add_argument('--work-dir', metavar='DIR', help='folder for logs and pictures')
-    parser.add_argument(
-        '--out', metavar='FILE', help='JSON file for the metrics; null stands for NaN'
-    )
+    parser.add_argument('--out', metavar='FILE', help='JSON file for the metrics; NaN becomes null')
     parser.add_argument('--force', action='store_true', help='replace FILE if it exists')
     args = parser.parse_args()
 

@@ -17,7 +17,7 @@ SCRIPT = ROOT / 'tools' / 'dist_train.sh'
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
 def test_two_processes(short, tmp_path, tool):
-    """Of three slices one is evaluated by both processes, and counts once."""
+    """One of three slices is evaluated by both processes and counts once."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
@@ -56,9 +56,9 @@ def test_two_processes(short, tmp_path, tool):
         ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py',
         tmp_path / 'epoch_1.pth',
         '--work-dir',
-        tmp_path / 'alone',
+        tmp_path / 'single',
         '--out',
-        tmp_path / 'alone.json',
+        tmp_path / 'single.json',
         options=[
             *short,
             patients.replace('val', 'test', 1),
@@ -66,10 +66,10 @@ def test_two_processes(short, tmp_path, tool):
             'split_overlap=warn',  # of validation and test
         ],
     )
-    alone = json.loads((tmp_path / 'alone.json').read_text())
+    single = json.loads((tmp_path / 'single.json').read_text())
     found = {key: value for key, value in validated.items() if 'foreground' in key}
     assert len(found) > 4
-    assert found == pytest.approx({key: alone[key] for key in found}, abs=1e-9)
+    assert found == pytest.approx({key: single[key] for key in found}, abs=1e-9)
 
 
 def test_usage():

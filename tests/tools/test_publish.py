@@ -26,22 +26,22 @@ def test_published_ensemble_has_the_same_metrics(tool, short, tmp_path, capsys):
 
     metrics = []
     for name, args, options in (
-        ('whole', (CONFIG, run), short),
-        ('alone', (config, checkpoint), ()),
+        ('classroom', (CONFIG, run), short),
+        ('published', (config, checkpoint), ()),
     ):
         tool('test', *args, '--work-dir', tmp_path, '--out', tmp_path / name, options=options)
         metrics.append(json.loads((tmp_path / name).read_text()))
-    whole, alone = metrics
-    assert any(key.startswith('teacher/') for key in whole)
+    classroom, published = metrics
+    assert any(key.startswith('teacher/') for key in classroom)
     # Metrics that compare with the teacher are removed with it.
-    assert alone == {
+    assert published == {
         key: value
-        for key, value in whole.items()
+        for key, value in classroom.items()
         if not key.startswith('teacher/') and '/fidelity/' not in key
     }
-    assert 'students/diversity/disagreement' in alone
-    assert alone['student_1/foreground/IoU'] != alone['student_2/foreground/IoU']
-    assert alone['ensemble/foreground/IoU'] > 0
+    assert 'students/diversity/disagreement' in published
+    assert published['student_1/foreground/IoU'] != published['student_2/foreground/IoU']
+    assert published['ensemble/foreground/IoU'] > 0
 
     with pytest.raises(SystemExit, match='publish.py: error: .*exists already. Replace it'):
         tool('publish', CONFIG, run, '--out', tmp_path / 'out', experiment=False)

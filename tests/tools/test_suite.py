@@ -85,12 +85,12 @@ def test_suite_with_a_killed_worker_equals_an_undisturbed_one(
     assert '2 of 2 done' in [text.splitlines()[-1] for text in output]
     for checkpoint in ('best', 'last'):
         form = ('--format', 'csv', '--checkpoint', checkpoint)
-        ours, theirs = (
+        killed_once, undisturbed_table = (
             output_of('table', small, '--work-dir', folder, *form)
             for folder in (tmp_path, undisturbed[0])
         )
-        assert ours == theirs
-        assert 'kd_off' in ours
+        assert killed_once == undisturbed_table
+        assert 'kd_off' in killed_once
 
 
 @pytest.mark.slow

@@ -121,9 +121,9 @@ def test_export_of_stock_network_without_cases(write, tool, tmp_path, capsys, fo
     _, run = write('network')
     args = ('export', run, '--what', 'model', '--format', form)
     tool(*args, '--out', tmp_path / 'out', experiment=False)
-    told = capsys.readouterr()
-    assert 'quality is not measured: samples of the test set have no id and group' in (told.err)
-    assert 'Largest difference from PyTorch on 4 images: ' in told.out
+    captured = capsys.readouterr()
+    assert 'quality is not measured: samples of the test set have no id and group' in (captured.err)
+    assert 'Largest difference from PyTorch on 4 images: ' in captured.out
     card = json.loads((tmp_path / 'out' / 'text-model.json').read_text())
     assert card['scores'] == []
     with pytest.raises(SystemExit, match='2'):

@@ -301,10 +301,10 @@ def test_offline_distillation_from_a_baseline(configs, tool, short, tmp_path):
             metric: value for metric, value in metrics.items() if metric.startswith(f'{key}/')
         }
         if name == 'teacher':
-            alone = {
+            baseline = {
                 metric.replace('model/', 'teacher/'): value for metric, value in taught.items()
             }
-    assert taught == alone
+    assert taught == baseline
     assert taught['teacher/foreground/IoU'] > 0
 
     # The run resumes with its teacher only.

@@ -65,15 +65,15 @@ def runs(demo, options, tmp_path_factory):
     """Folder and test metrics of an uninterrupted run of a suite and of an interrupted one."""
     top = tmp_path_factory.mktemp('runs')
     spec = RunSpec('run', 0, str(demo / 'averaged.py'), options)
-    whole, resumed = top / 'whole', top / 'resumed'
-    execute(spec, whole, None, 'none')
-    shutil.copytree(whole, resumed)
+    uninterrupted, resumed = top / 'uninterrupted', top / 'resumed'
+    execute(spec, uninterrupted, None, 'none')
+    shutil.copytree(uninterrupted, resumed)
     for path in [*resumed.glob('best_*'), resumed / 'epoch_2.pth', resumed / RESULT]:
         path.unlink()
     execute(spec, resumed, None, 'none')
     return {
         folder.name: (folder, deserialize_result((folder / RESULT).read_bytes())[0])
-        for folder in (whole, resumed)
+        for folder in (uninterrupted, resumed)
     }
 
 
@@ -99,13 +99,13 @@ class Spy(Hook):
 
 
 def test_interruption_changes_neither_weights_nor_metrics(runs):
-    whole, resumed = runs['whole'], runs['resumed']
-    assert equal(average(whole[0]), average(resumed[0]))
+    uninterrupted, resumed = runs['uninterrupted'], runs['resumed']
+    assert equal(average(uninterrupted[0]), average(resumed[0]))
     for name in ('last', 'best'):
-        assert whole[1][name].metrics == resumed[1][name].metrics
+        assert uninterrupted[1][name].metrics == resumed[1][name].metrics
 
 
-@pytest.mark.parametrize('run', ['whole', 'resumed'])
+@pytest.mark.parametrize('run', ['uninterrupted', 'resumed'])
 def test_all_tools_evaluate_the_average(runs, run, demo, options, tool, short, tmp_path):
     folder, measured = runs[run]
     file, expected = folder / 'epoch_2.pth', average(folder)
@@ -128,9 +128,11 @@ def test_all_tools_evaluate_the_average(runs, run, demo, options, tool, short, t
     published = load_checkpoint_file(publish(config, file, tmp_path / 'published')[1])
     for member in ('student_1', 'student_2'):
         prefix = f'members.{member}.'
-        theirs = {k: one for k, one in published['state_dict'].items() if k.startswith(prefix)}
+        published_member = {
+            k: one for k, one in published['state_dict'].items() if k.startswith(prefix)
+        }
         mine = {key: one for key, one in expected.items() if key.startswith(prefix)}
-        assert equal(theirs, mine)
+        assert equal(published_member, mine)
         exported = load_source(config, file, member).members[member].state_dict()
         assert equal({f'{prefix}{key}': one for key, one in exported.items()}, mine)
 
