@@ -38,7 +38,10 @@ def main() -> None:
 
     def add(function, text, *parents, nargs=None):
         command = commands.add_parser(
-            function.__name__, help=text, description=text.capitalize() + '.', parents=parents
+            function.__name__,
+            help=text,
+            description=f'{text[0].upper()}{text[1:]}.',
+            parents=parents,
         )
         command.set_defaults(function=function)
         command.add_argument(
