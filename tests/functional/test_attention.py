@@ -96,4 +96,8 @@ def test_invariances(exponent, reference):
 @pytest.mark.parametrize('number', [1e-5, 1.0, 1e10])
 def test_map_is_scale_invariant_even_if_powers_overflow(number):
     features = maps(2, 3, 4, 4).float()
-    torch.testing.assert_close(attention_map(features * number, 4), attention_map(features, 4))
+    scaled = (features * number).requires_grad_()
+    attention = attention_map(scaled, 4)
+    torch.testing.assert_close(attention, attention_map(features, 4))
+    attention[0, 0, 0].backward()
+    assert scaled.grad.isfinite().all()
