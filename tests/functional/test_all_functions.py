@@ -67,7 +67,7 @@ FUNCTIONS = {
         )
         for direction in DIRECTIONS
         for scale in SCALES
-        for shape in ((3, 4), (2, 1), (2, 3, 2, 2), (1, 1, 2, 3))
+        for shape in ((3, 4), (2, 1, 2, 2))
     },
     'feature_mse': (feature_mse, [SMALL, SMALL]),
     'attention_map': (lambda features: attention_map(features).square().mean(), [SMALL]),
@@ -77,7 +77,7 @@ FUNCTIONS = {
             [SMALL, (2, 2, 2, 3)],
         )
         for reference in ATTENTION_REFERENCES
-        for exponent in (1, 1.5, 2, 4)
+        for exponent in (1, 1.5, 4)
     },
     'importance_difference': (importance_difference, [SMALL, (2, 5, 2, 3)]),
     'importance_difference resized': (importance_difference, [SMALL, (2, 5, 4, 3)]),
@@ -123,7 +123,7 @@ FUNCTIONS = {
             partial(focal, focusing=focusing),
             [(2, classes, 2, 2)],
         )
-        for focusing in (0, 0.5, 1, 2.0)
+        for focusing in (0.5, 2.0)
         for classes in (1, 3)
     },
     **{
@@ -134,8 +134,7 @@ FUNCTIONS = {
             [(2, classes, 2, 2)],
         )
         for reference in FOCAL_REFERENCES
-        for focusing in (0, 0.5, 2.0)
-        for classes in (1, 3)
+        for focusing, classes in ((0, 3), (0.5, 1), (2.0, 3))
     },
 }
 # These do not compute a loss; their own tests cover their gradients and precision.
@@ -205,13 +204,12 @@ EXTREMES = {
 }
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('name', FUNCTIONS)
-def test_extreme_inputs_give_finite_values_and_gradients(name, dtype):
+def test_extreme_inputs_give_finite_values_and_gradients(name):
     function, shapes = FUNCTIONS[name]
-    others = draw(shapes, dtype)[1:]
+    others = draw(shapes, torch.float32)[1:]
     for kind, extreme in EXTREMES.items():
-        learner = extreme(shapes[0]).to(dtype)
+        learner = extreme(shapes[0])
         opposite = [-learner, *others[1:]] if shapes[:1] == shapes[1:2] else others
         for rest in (opposite, [torch.zeros_like(side) for side in others]):
             learner = learner.detach().requires_grad_()

@@ -182,17 +182,16 @@ HARD = {
 
 
 @pytest.mark.parametrize('function', BOTH)
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('kind', HARD)
-@pytest.mark.parametrize('mask', MASKS)
-def test_extreme_maps_and_masks_have_small_finite_gradients(mask, kind, dtype, function):
-    learner = HARD[kind]((2, 3, 4, 6)).to(dtype).requires_grad_()
-    value = function(learner, maps(2, 5, 4, 6, seed=1).to(dtype), MASKS[mask])
-    value.backward()
-    assert value.dtype == torch.float32
-    assert 0 <= value <= 4
-    assert learner.grad.isfinite().all()
-    assert learner.grad.abs().max() < 100
+def test_extreme_maps_and_masks_have_small_finite_gradients(kind, function):
+    source = maps(2, 5, 4, 6, seed=1).float()
+    for mask in MASKS.values():
+        learner = HARD[kind]((2, 3, 4, 6)).float().requires_grad_()
+        value = function(learner, source, mask)
+        value.backward()
+        assert 0 <= value <= 4
+        assert learner.grad.isfinite().all()
+        assert learner.grad.abs().max() < 100
 
 
 @pytest.mark.parametrize('mask', ['empty', 'full', 'ignored', 'lost pixel'])

@@ -134,7 +134,7 @@ def test_mixed_precision_gives_float32_close_to_float32(name, dtype, inputs):
     assert all(side.grad.isfinite().all() for side in learners)
 
 
-@pytest.mark.parametrize('factor', [0, 1, 1e4])
+@pytest.mark.parametrize('factor', [0, 1e4])
 @pytest.mark.parametrize('name', LOSSES)
 def test_extreme_inputs_stay_finite_and_unchanged(name, factor):
     loss, arguments, learners, sources = inputs_of(name, torch.bfloat16, factor)
