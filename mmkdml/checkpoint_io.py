@@ -67,6 +67,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
+def recorded_classes(checkpoint: Mapping[str, Any]) -> Any:
+    """Return the class names that mmengine has recorded in a checkpoint, None if there are none."""
+    value: Any = checkpoint
+    for key in ('meta', 'dataset_meta', 'classes'):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
 def guard_checkpoints() -> None:
     """Make mmengine read checkpoints with :func:`read_checkpoint`, in the whole process.
 

@@ -20,7 +20,6 @@ __all__ = [
     'load_member',
     'load_network',
     'member_weights',
-    'recorded_classes',
     'resolve_checkpoint',
 ]
 

@@ -2,8 +2,8 @@ import multiprocessing
 import os
 import pickle
 import signal
-import time
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -137,6 +137,15 @@ def test_sample_can_be_modified(data):
     assert np.array_equal(load(dataset.get_data_info(0))['img'], kept)
 
 
+def wait_for_new_file_time():
+    """Wait until a changed file has a later time than those just written."""
+    probe = Path('probe')
+    probe.touch()
+    before = probe.stat().st_ctime_ns
+    while probe.stat().st_ctime_ns == before:
+        probe.touch()
+
+
 def rewrite(name):
     draw(name, 99)
 
@@ -153,7 +162,7 @@ def replace_with_equal_times(name):
 def test_changed_file_is_decoded_again(data, decoded, change, again):
     """The file changes while a data set is in use, or before the next run."""
     dataset = build()
-    time.sleep(0.02)  # resolution of file times
+    wait_for_new_file_time()
     change('c')
     plain = samples(build(cached=False))
     dataset = build() if again else dataset
@@ -407,18 +416,18 @@ def test_only_one_process_decodes(data, all_forked):
 
 
 def test_killed_process_leaves_a_valid_cache(data, forked):
+    begun = multiprocessing.get_context('fork').Event()
+
     def hang(*_):
-        (data / 'begun').touch()
-        time.sleep(600)
+        begun.set()
+        signal.pause()
 
     def start():
         image_cache._decode = hang
         build()
 
     (process,) = forked((start,))
-    while not (data / 'begun').exists():
-        assert process.is_alive()
-        time.sleep(0.01)
+    assert begun.wait(300)
     os.kill(process.pid, signal.SIGKILL)
     process.join(300)
     assert len(list((data / 'cache').glob('.*.part'))) == 1

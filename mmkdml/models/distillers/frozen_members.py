@@ -13,13 +13,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmkdml.checkpoint_io import recorded_classes
 from mmkdml.files import file_sha256
-from mmkdml.models.checkpoints import (
-    load_checkpoint_file,
-    load_network,
-    recorded_classes,
-    resolve_checkpoint,
-)
+from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.distillers.pretrained_parts import load_pretrained_parts
 
 
