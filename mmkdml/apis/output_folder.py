@@ -128,7 +128,7 @@ def refuse_existing(
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of a file, the same for all its names and links; None if it is missing."""
+    """Return device and inode of a file, equal for all its links; None if it is missing."""
     for look in (path.stat, path.lstat):  # the second one for a broken link
         try:
             found = look()

@@ -115,6 +115,6 @@ def skipped(unreadable: Mapping[Path, str]) -> list[str]:
 
 
 def checkpoint_number(path: Path) -> int:
-    """Number of the epoch or iteration in a checkpoint's name; 0 if there is none."""
+    """Return the epoch or iteration in a checkpoint's name; 0 if there is none."""
     number = re.search(r'(?:epoch|iter)_(\d+)\.pth$', path.name)
     return int(number[1]) if number else 0

@@ -1,4 +1,4 @@
-"""Identity of the run in a folder, and whether a training may start, resume or overwrite it."""
+"""Identity of the run in a folder, and the decision to start, resume or overwrite it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mmkdml.apis.run_settings import (
     changed_settings,
     deciding_settings,
     only_extends,
+    other_settings_error,
     settings_difference,
 )
 from mmkdml.engine.resume.run_identity import IDENTITY_FILE, RUN
@@ -277,10 +278,11 @@ def _take_identity(
 def _check_changes(start: RunStart, config: Config, folder: Path, accept_changes: bool) -> None:
     if not start.changes:
         return
-    difference = settings_difference(start.changes)
     if not (accept_changes or only_extends(start.changes, config)):
-        raise ValueError(
-            f'The settings differ from those of the run in {folder} (old -> new):\n{difference}\n'
-            'Resume with the settings of the run, or continue with the new ones: --accept-changes'
+        raise other_settings_error(
+            f'{folder} has a run',
+            start.changes,
+            'Resume with the settings of the run, or continue with the new ones: --accept-changes',
         )
+    difference = settings_difference(start.changes)
     start.warn(f'Resumed with changed settings (old -> new):\n{difference}')

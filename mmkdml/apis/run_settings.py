@@ -104,6 +104,20 @@ def settings_difference(changes: Mapping[str, tuple[Any, Any]]) -> str:
     return '\n'.join(lines)
 
 
+def other_settings_error(
+    subject: str, changes: str | Mapping[str, tuple[Any, Any]], fix: str
+) -> ValueError:
+    """Build the error for a folder, run or study that was created with other settings.
+
+    Args:
+        subject: Beginning of the message, such as "DIR has a run".
+        changes: Changed settings, or their :func:`settings_difference`.
+        fix: Sentence that says how to fix it.
+    """
+    lines = changes if isinstance(changes, str) else settings_difference(changes)
+    return ValueError(f'{subject} with other settings (old -> new):\n{lines}\n{fix}')
+
+
 def only_extends(changes: Mapping[str, tuple[Any, Any]], config: Config) -> bool:
     """Return whether only the length changes, and no learning rate so far depends on it."""
     schedules = config.get('param_scheduler') or []

@@ -1,4 +1,4 @@
-"""From a config file and a user's options to a runner. What the tools have in common."""
+"""Loading configs, applying options and building runners."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ _PARTS = ('model', 'default_hooks', 'optim_wrapper', 'randomness', 'train_cfg')
 def load_config(
     path: str | Path, options: Mapping[str, Any] | None = None, work_dir: str | Path | None = None
 ) -> Config:
-    """Reads a config, applies a user's options and names the folder of the run.
+    """Read a config, apply options and set the folder of the run.
 
     Args:
         path: The config file.
-        options: Values by dotted key, as ``--cfg-options`` gives them.
+        options: Values by dotted key, as from ``--cfg-options``.
         work_dir: Folder of the run. Default: ``work_dirs/<folder of the config>/<its name>``.
 
     Raises:
-        FileNotFoundError: If there is no such config.
-        ValueError: If it cannot be read, a part that must have settings has none, or an option is
+        FileNotFoundError: If the config does not exist.
+        ValueError: If it is unreadable, a section such as ``model`` is not a dict, or an option is
             invalid; see :func:`mmkdml.apis.options.merge_options`.
     """
     path = Path(path)
@@ -64,13 +64,11 @@ def load_config(
     try:
         config = Config.fromfile(path)
     except Exception as error:  # configs are code
-        raise ValueError(
-            f'{path} cannot be read as a config: {type(error).__name__}: {error}'
-        ) from error
+        raise ValueError(f'Invalid config {path}: {type(error).__name__}: {error}') from error
     merge_options(config, options or {})
     for part in _PARTS:
         if not isinstance(config.get(part), Mapping | None):
-            raise ValueError(f'{path}: {part} must be a dict of settings, got {config[part]!r}')
+            raise ValueError(f'{path}: {part}: expected a dict, got {config[part]!r}')
     if work_dir is not None:
         config.work_dir = str(work_dir)
     elif config.get('work_dir') is None:
@@ -79,18 +77,18 @@ def load_config(
 
 
 def use_amp(config: Config) -> None:
-    """Sets mixed precision: bfloat16 on a CPU and on GPUs that have it, float16 elsewhere.
+    """Enable mixed precision: bfloat16 on CPUs and on GPUs that support it, otherwise float16.
 
     Raises:
-        ValueError: If the config has an optimiser wrapper of its own kind.
+        ValueError: If the config has another optimizer wrapper than ``OptimWrapper``.
     """
     wrapper = config.optim_wrapper
     if not _has_plain_wrapper(config):
         raise ValueError(
-            f'--amp replaces OptimWrapper, but the config has {wrapper["type"]}; set its precision '
+            f'--amp requires OptimWrapper, but the config has {wrapper["type"]}. Set the precision '
             'in the config'
         )
-    # By name: a class that is put in later would be dumped in a form that cannot be read.
+    # By name, because a class that is set here would be dumped in an unreadable form.
     if torch.cuda.is_available():
         dtype = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
         wrapper.update(type='AmpOptimWrapper', dtype=dtype)
@@ -99,11 +97,11 @@ def use_amp(config: Config) -> None:
 
 
 def use_fast(config: Config) -> None:
-    """Sets what makes training steps faster on this device: see ``docs/training_speed.md``.
+    """Enable the speed-ups that pay on this device; see ``docs/training_speed.md``.
 
-    That is :func:`use_amp` on a GPU and where :func:`mmkdml.engine.has_fast_bf16`, unless the
-    config has an optimiser wrapper of its own kind; a :class:`mmkdml.engine.ChannelsLastHook`; and
-    the fused form of Adam, AdamW and SGD.
+    These are :func:`use_amp` on GPUs and on CPUs with :func:`mmkdml.engine.has_fast_bf16`, unless
+    the config has another optimizer wrapper; :class:`mmkdml.engine.ChannelsLastHook`; and the fused
+    versions of Adam, AdamW and SGD.
     """
     if (torch.cuda.is_available() or has_fast_bf16()) and _has_plain_wrapper(config):
         use_amp(config)
@@ -119,23 +117,23 @@ def _has_plain_wrapper(config: Config) -> bool:
 
 
 def use_deterministic(config: Config) -> None:
-    """Has equal runs give equal numbers on a GPU, too; what cannot do so stops the run.
+    """Make training bitwise reproducible on a GPU; nondeterministic operators raise an error.
 
-    Call it before CUDA is used: cuBLAS reads its variable once.
+    Call it before CUDA is used, because cuBLAS reads its environment variable once.
     """
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     config.randomness = dict(config.get('randomness') or {}, deterministic=True)
 
 
 def use_image_cache(config: Config, folder: str | Path) -> None:
-    """Has the data sets of training, validation and test keep decoded images in a folder.
+    """Cache the decoded images of the training, validation and test sets in a folder.
 
     Args:
-        config: Whose data sets are of mmkdml.
-        folder: Made if missing; see :func:`mmkdml.datasets.cached_pipeline`.
+        config: Config whose data sets are from mmkdml.
+        folder: The folder, created if missing; see :func:`mmkdml.datasets.cached_pipeline`.
 
     Raises:
-        TypeError: If a data set is of another kind.
+        TypeError: If a data set is not from mmkdml.
     """
     for part in SPLITS:
         loader = config.get(f'{part}_dataloader')
@@ -150,26 +148,25 @@ def make_runner(
     overwrite: bool = False,
     accept_changes: bool = False,
 ) -> Runner:
-    """Build the runner of a config, in which checkpoints are loaded as weights only.
+    """Build the runner of a config, which loads checkpoints without executing code.
 
-    To train, its folder is locked until ``runner.train()`` returns, and belongs to one run: see
+    For training, its folder is locked until ``runner.train()`` returns, and belongs to one run: see
     :func:`mmkdml.apis.run_identity.start_run`. With ``resume`` and no ``load_from`` it resumes from
     the run's :func:`~mmkdml.apis.newest_checkpoint`.
 
     Args:
         config: As :func:`load_config` returns it.
-        launcher: ``'none'``, or who started the processes: ``'pytorch'`` (torchrun), ``'slurm'``,
-            ``'mpi'``. Without a GPU, processes started by torchrun talk over gloo.
-        train: Whether the runner is to train. Otherwise the folder is neither locked nor checked,
-            and the config of the run in it is not overwritten.
+        launcher: Launcher of the processes: ``'none'``, ``'pytorch'`` (torchrun), ``'slurm'`` or
+            ``'mpi'``. Without a GPU, processes of torchrun communicate over gloo.
+        train: Build a runner for training. If False, the folder is neither locked nor checked, and
+            the config in it is not overwritten.
         overwrite: Remove the checkpoints of an older run in the folder when training starts.
-        accept_changes: Resume although settings or data differ; the config's hold.
+        accept_changes: Resume with the settings and data of the config although they differ.
 
     Raises:
-        TypeError: If a setting is none that its class has.
-        ValueError: If the file to load or to resume from is no checkpoint of weights, or the config
-            lacks a setting or names a class that is not known; as of
-            :func:`mmkdml.apis.run_identity.start_run` and
+        TypeError: If a class does not accept a setting.
+        ValueError: If a checkpoint to load or resume is invalid, a setting is missing, or a class
+            is unknown; see also :func:`mmkdml.apis.run_identity.start_run` and
             :func:`mmkdml.apis.run_numbers.check_numbers`.
     """
     check_numbers(config)
@@ -195,9 +192,9 @@ def make_runner(
             unlock_run(config)
         if not isinstance(error, KeyError | TypeError):
             raise
-        # mmengine's, of a setting that is missing or unknown
+        # from mmengine, for a missing or unknown setting
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f'no run can be made of the config: {error}') from error
+        raise kind(f'Invalid config: {error}') from error
     runner.register_hook(SafeResumeHook())
     runner.register_hook(StrictWeightsHook())
     runner.register_hook(WatchLoadersHook())
@@ -230,12 +227,12 @@ class _Runner(Runner):
 
 
 def _share_among_processes(config: Config) -> None:
-    """Sets how processes work together, as far as the config does not."""
+    """Add the settings of distributed training that the config does not have."""
     config.setdefault(
         'model_wrapper_cfg',
         dict(
             type='MMDistributedDataParallel',  # by name, see use_amp
-            broadcast_buffers=True,  # those that are saved, or what is resumed would not be exact
+            broadcast_buffers=True,  # buffers are saved, and must be equal to resume exactly
             find_unused_parameters=config.get('find_unused_parameters', False),
         ),
     )
@@ -244,7 +241,7 @@ def _share_among_processes(config: Config) -> None:
         seconds = env.get('dist_cfg', {}).get('timeout')
         torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
         config.model_wrapper_cfg['device_ids'] = None
-    elif not is_distributed():  # the processes agree on how a run starts
+    elif not is_distributed():  # needed to agree on how the run starts
         set_multi_processing(**env.get('mp_cfg', {}), distributed=True)
         init_dist(config.launcher, **env.get('dist_cfg', {}))
 
@@ -256,10 +253,10 @@ def load_weights(runner: Runner, checkpoint: str | Path) -> None:
 
     Args:
         runner: The runner.
-        checkpoint: File, or folder of a run for its best checkpoint.
+        checkpoint: Checkpoint file, or folder of a run for its best one.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
+        FileNotFoundError: If the checkpoint does not exist.
         ValueError: If it is invalid, does not fit the model, or holds NaN or infinite weights.
     """
     model = unwrap_model(runner.model)

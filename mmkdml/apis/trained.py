@@ -1,4 +1,4 @@
-"""Trained models as tools take them: a run's folder, or a config and a checkpoint."""
+"""Loading trained models from the folder of a run, or a config and a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from mmkdml.registry import MODELS
 
 
 def run_files(run: str | Path, checkpoint: str | Path | None = None) -> tuple[Path, Path]:
-    """Config and checkpoint of a run.
+    """Find the config and checkpoint of a run.
 
     Args:
-        run: Folder of a run or of what was published, which holds its config; or a config file.
-        checkpoint: File, or folder of a run for its best checkpoint. Default: the folder's own,
-            which is its only ``*.pth`` or its best.
+        run: Folder of a run or of a published model, which contains its config; or a config file.
+        checkpoint: Checkpoint file, or folder of a run for its best one. Default: the only
+            ``*.pth`` of the folder, or its best one.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no checkpoint.
-        ValueError: If the folder holds no config or several, or a config comes without checkpoint.
+        FileNotFoundError: If the folder or checkpoint does not exist.
+        ValueError: If the folder does not contain exactly one config, or a config is passed without
+            a checkpoint.
     """
     run = Path(run)
     if run.suffix == '.py':
         if checkpoint is None:
             raise ValueError(
-                f'{run} is not the folder of a run: name a checkpoint after the config'
+                f'{run}: a config requires a checkpoint. Add one after the config, or pass the '
+                'folder of a run'
             )
         return run, resolve_checkpoint(checkpoint)
     if not run.is_dir():
@@ -45,8 +47,8 @@ def run_files(run: str | Path, checkpoint: str | Path | None = None) -> tuple[Pa
     if len(configs) != 1:
         found = ', '.join(path.name for path in configs) or 'none'
         raise ValueError(
-            f'expected one config (*.py) in the folder {run}, got {found}: name a config and then '
-            'the folder'
+            f'expected one config (*.py) in the folder {run}, got {found}. Pass a config and '
+            'then the folder'
         )
     if checkpoint is None:
         only = list(run.glob('*.pth'))
@@ -55,15 +57,17 @@ def run_files(run: str | Path, checkpoint: str | Path | None = None) -> tuple[Pa
 
 
 def split_run(words: Sequence[str]) -> tuple[Path, Path, list[str]]:
-    """Config and checkpoint of the run that a command line begins with, and the words after it.
+    """Split the run at the beginning of a command line from the remaining arguments.
 
     Args:
-        words: First the folder of a run, which a checkpoint file of it may follow; or a
-            config, ``*.py``, that its checkpoint or folder follows.
+        words: Folder of a run and, optionally, a checkpoint file; or a config file (``*.py``) and
+            its checkpoint or folder. Further arguments may follow.
+
+    Returns:
+        Config, checkpoint and remaining arguments.
 
     Raises:
-        FileNotFoundError: See :func:`run_files`.
-        ValueError: See there.
+        FileNotFoundError, ValueError: As of :func:`run_files`.
     """
     run, *rest = words
     follows = rest and (run.endswith('.py') or rest[0].endswith(('.pth', '.safetensors')))
@@ -71,14 +75,13 @@ def split_run(words: Sequence[str]) -> tuple[Path, Path, list[str]]:
 
 
 def find_runs(words: Iterable[str]) -> list[tuple[Path, Path]]:
-    """Config and checkpoint of each run named on a command line.
+    """Return the config and checkpoint of each run on a command line.
 
     Args:
-        words: One run after the other, each as in :func:`split_run`.
+        words: Runs, each as in :func:`split_run`.
 
     Raises:
-        FileNotFoundError: See :func:`run_files`.
-        ValueError: See there.
+        FileNotFoundError, ValueError: As of :func:`run_files`.
     """
     rest = list(words)
     runs = []
@@ -89,19 +92,21 @@ def find_runs(words: Iterable[str]) -> list[tuple[Path, Path]]:
 
 
 def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
-    """A config's model with its weights; nothing else is loaded but a frozen member's.
+    """Build the model of a config and load its weights.
+
+    Pretrained weights are loaded only for frozen members, which checkpoints do not contain.
 
     Args:
-        config: Of a classroom, a classifier of mmpretrain or a segmentor of mmseg.
-        checkpoint: File, or folder of the run for its best checkpoint.
+        config: Config of a classroom, an mmpretrain classifier or an mmseg segmentor.
+        checkpoint: Checkpoint file, or folder of the run for its best one.
 
     Returns:
         The model, on the CPU and in eval mode.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        TypeError: If the model is none of these.
-        ValueError: If the checkpoint is none, or does not fit the model.
+        FileNotFoundError: If the checkpoint does not exist.
+        TypeError: If the model is of another kind.
+        ValueError: If the checkpoint is invalid or does not fit the model.
     """
     return load_with_meta(config, checkpoint)[0]
 
@@ -109,10 +114,10 @@ def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
 def load_with_meta(
     config: Config, checkpoint: str | Path
 ) -> tuple[nn.Module, Mapping[str, Any] | None]:
-    """As :func:`load_trained`, and what the checkpoint says of the data set it was trained on.
+    """Load a model as :func:`load_trained`, and the metainfo of its training data.
 
     Returns:
-        The model, and the data set's metainfo, such as ``classes``; None if there is none.
+        The model, and the metainfo in the checkpoint, such as ``classes``; None if missing.
     """
     path = resolve_checkpoint(checkpoint)
     content = load_checkpoint_file(path)  # before the networks are built
@@ -131,18 +136,18 @@ def load_with_meta(
 def load_for_evaluation(
     model: nn.Module, checkpoint: str | Path, content: Mapping[str, Any] | None = None
 ) -> None:
-    """Load the weights with which a classroom or a plain network is evaluated.
+    """Load the weights of a classroom or plain network to evaluate it.
 
-    These are the weights in the checkpoint's ``state_dict``, which after a training with mmengine's
-    ``EMAHook`` are the average. All keys and shapes must match, and all values be finite.
+    They come from the checkpoint's ``state_dict``, which contains the averaged weights after a
+    training with mmengine's ``EMAHook``. All keys and shapes must match; values must be finite.
 
     Args:
         model: The model; changed in place.
-        checkpoint: File, or folder of the run for its best checkpoint.
-        content: Content of the file, if it was read before.
+        checkpoint: Checkpoint file, or folder of the run for its best one.
+        content: Content of the file, if it was already read.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
+        FileNotFoundError: If the checkpoint does not exist.
         ValueError: If it does not fit the model, or a frozen member has no weights.
     """
     if isinstance(model, KnowledgeDistiller):
@@ -153,9 +158,9 @@ def load_for_evaluation(
 
 
 def _without_replaced(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's config without pretrained weights that those of a checkpoint replace.
+    """Remove the pretrained weights that a checkpoint replaces from a model's config.
 
-    A frozen member's weights are not in the checkpoint, so its ``init_cfg`` stays.
+    Those of frozen members stay, because the checkpoint does not contain them.
     """
     settings = without_pretrained(model)
     originals = member_configs(model)

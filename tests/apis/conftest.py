@@ -1,4 +1,4 @@
-"""The demo's networks, and pictures to predict."""
+"""Networks of the demo, and images to predict."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
 
 @pytest.fixture(scope='session')
 def checkpoints(tmp_path_factory):
-    """By config, of networks as they are built: their answers vary enough."""
+    """Write a checkpoint of random weights for each config."""
     folder = tmp_path_factory.mktemp('checkpoints')
     files = {}
     for config in (DEMO / 'kdml_v3_demo.py', DEMO / 'kdml_v3_demo_slices.py'):
@@ -39,12 +39,12 @@ def segmentor(predictors):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """``one.png``, ``sub/two.jpg`` and a stack of three, 40 x 50."""
+    """Write ``one.png``, ``sub/two.jpg`` and a stack of three images, 40 x 50."""
     path = tmp_path / 'images'
     (path / 'sub').mkdir(parents=True)
     rng = np.random.default_rng(0)
     pages = [Image.fromarray(rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)) for _ in range(3)]
     pages[0].save(path / 'one.png')
-    pages[1].copy().save(path / 'sub' / 'two.jpg')  # which leaves its mark on the image
+    pages[1].copy().save(path / 'sub' / 'two.jpg')  # saving as JPEG changes the image
     pages[0].save(path / 'stack.tif', save_all=True, append_images=pages[1:])
     return path

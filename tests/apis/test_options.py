@@ -25,7 +25,7 @@ env_cfg = dict(cudnn_benchmark=True)
 
 @pytest.fixture(params=['mmseg', None])
 def text_config(request, tmp_path):
-    """A config of strings, with a default scope or with its scope in front of the type."""
+    """Write a text config, with a default scope or with scopes in its types."""
     path = tmp_path / 'text.py'
     prefix = '' if request.param else "'mmseg.' "
     path.write_text(TEXT.format(scope=request.param, prefix=prefix))
@@ -33,7 +33,7 @@ def text_config(request, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('options', 'facts'),
+    ('options', 'message'),
     [
         ({'train_dataloder.batch_size': 4}, ['train_dataloder', 'Did you mean train_dataloader']),
         ({'train_cfg.max_epoch': 1}, ['train_cfg.max_epoch', 'Did you mean max_epochs']),
@@ -63,10 +63,10 @@ def text_config(request, tmp_path):
         ({'train_cfg.max_epochs': 1, 'train_cfg': 1}, ['train_cfg', 'only one']),
     ],
 )
-def test_options_without_effect_are_refused(text_config, options, facts):
+def test_options_without_effect_raise(text_config, options, message):
     with pytest.raises(ValueError, match='option') as refused:
         load_config(text_config, options)
-    assert all(fact in str(refused.value) for fact in facts), refused.value
+    assert all(fact in str(refused.value) for fact in message), refused.value
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_options_with_an_effect_are_applied(text_config, options, capsys):
     assert capsys.readouterr().err == ''
 
 
-def test_variables_of_a_config_file_are_changed_with_a_warning(text_config, capsys):
+def test_changing_a_variable_of_a_config_file_warns(text_config, capsys):
     assert load_config(text_config, {'own_variable': 4}).own_variable == 4
     assert 'own_variable is a variable of the config file' in capsys.readouterr().err
 
 
-def test_nothing_is_merged_into_a_config_that_refuses():
+def test_invalid_options_leave_the_config_unchanged():
     config = Config(dict(train_cfg=dict(max_epochs=1)))
     with pytest.raises(ValueError, match='train_cfgs'):
         merge_options(config, {'train_cfg.max_epochs': 3, 'train_cfgs.x': 1})

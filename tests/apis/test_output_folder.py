@@ -10,7 +10,7 @@ def out(tmp_path):
     return tmp_path / 'out'
 
 
-def test_own_files_are_replaced_and_others_are_not(out):
+def test_only_own_files_are_replaced(out):
     OutputFolder(out).write_text('a/b.txt', 'first')
     (out / 'a' / 'c.txt').write_text('a user wrote it')
     again = OutputFolder(out)
@@ -28,7 +28,7 @@ def test_own_files_are_replaced_and_others_are_not(out):
     assert (out / MANIFEST).read_text() == '"a/b.txt"\n'
 
 
-def test_all_foreign_files_are_named_up_to_five(out):
+def test_error_names_up_to_five_foreign_files(out):
     out.mkdir()
     for number in range(7):
         (out / f'{number}.txt').touch()
@@ -36,7 +36,7 @@ def test_all_foreign_files_are_named_up_to_five(out):
         OutputFolder(out).check(f'{number}.txt' for number in range(9))
 
 
-def test_a_folder_may_have_the_name_of_a_subfolder(tmp_path, monkeypatch):
+def test_folder_and_subfolder_with_equal_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     OutputFolder('masks').write_text('masks/x.txt', 'x')
     assert (tmp_path / 'masks' / 'masks' / 'x.txt').is_file()
@@ -44,7 +44,7 @@ def test_a_folder_may_have_the_name_of_a_subfolder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('link', ['itself', 'symbolic', 'hard', 'folder'])
 def test_inputs_are_never_replaced(tmp_path, out, link):
-    """Even if one of our tools wrote them."""
+    """Even if a tool wrote them."""
     OutputFolder(out).write_text('x.txt', 'input')
     given, target = out / 'x.txt', 'x.txt'
     if link == 'symbolic':
@@ -65,7 +65,7 @@ def test_inputs_are_never_replaced(tmp_path, out, link):
         refuse_existing(out / 'x.txt', force=True, inputs=[given])
 
 
-def test_what_fails_leaves_what_was_there(out):
+def test_failed_write_keeps_the_previous_file(out):
     outputs = OutputFolder(out)
     outputs.write_text('x.nii.gz', 'old')
     names = []
@@ -83,7 +83,7 @@ def test_what_fails_leaves_what_was_there(out):
     assert sorted(path.name for path in out.iterdir()) == [MANIFEST, 'x.nii.gz']
 
 
-def test_a_stop_between_list_and_file_is_no_foreign_file(out, monkeypatch):
+def test_file_listed_before_an_interruption_can_be_replaced(out, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -104,7 +104,7 @@ def test_links_of_a_user_are_not_replaced(tmp_path, out):
     assert (tmp_path / 'precious.txt').read_text() == 'precious'
 
 
-def test_names_of_nearly_255_bytes(out):
+def test_file_names_of_almost_255_bytes(out):
     name = 'ä' * 125 + '.png'
     OutputFolder(out).write_text(name, 'x')
     assert (out / name).is_file()
@@ -112,7 +112,7 @@ def test_names_of_nearly_255_bytes(out):
         OutputFolder(out).write_text('x' * 256, 'x')
 
 
-def test_a_file_that_a_user_names_is_replaced_only_if_asked(tmp_path):
+def test_named_file_is_replaced_only_with_force(tmp_path):
     path = tmp_path / 'x.json'
     refuse_existing(path)
     path.touch()

@@ -10,7 +10,7 @@ def save(path, epoch=0, iteration=0):
     torch.save(dict(state_dict={}, meta=dict(epoch=epoch, iter=iteration)), path)
 
 
-def test_what_is_farthest_on_is_the_newest(tmp_path):
+def test_newest_checkpoint_has_the_most_iterations(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     save(tmp_path / 'epoch_2.pth', 2, 8)
     save(tmp_path / 'best_x_epoch_3.pth', 3, 12)
@@ -30,7 +30,7 @@ def test_what_is_farthest_on_is_the_newest(tmp_path):
 @pytest.mark.parametrize('kind', ['fifo', 'folder', 'link', 'dangling', 'device'])
 @pytest.mark.parametrize('name', ['epoch_3.pth', 'iter_30.pth', 'interrupted.pth'])
 def test_only_regular_files_are_opened(tmp_path, capsys, kind, name):
-    """A FIFO would hang whoever opens it."""
+    """Opening a FIFO would block."""
     save(tmp_path / 'epoch_2.pth', 2, 8)
     save(tmp_path / 'elsewhere', 9, 90)
     path = tmp_path / name

@@ -1,4 +1,4 @@
-"""Trainings of one parameter, in folders with what earlier ones left."""
+"""Training of one parameter in folders with files of earlier runs."""
 
 import json
 import math
@@ -60,7 +60,7 @@ class RunScore:
 
 @HOOKS.register_module()
 class RunRates(Hook):
-    """Learning rate and momentum of each step, and a stop."""
+    """Record learning rate and momentum of each step, and stop at an iteration."""
 
     seen: list = []
     stop = None
@@ -81,7 +81,7 @@ def no_stop():
 
 @pytest.fixture
 def settings(tmp_path):
-    """Settings of a run: 3 epochs of 4 steps."""
+    """Return the settings of a run of 3 epochs with 4 steps."""
     splits = tmp_path / 'splits'
     splits.mkdir()
     for part in ('train', 'val'):
@@ -149,7 +149,7 @@ def stop_at(iteration, config, **options):
 
 
 def files(folder):
-    """Content of all files of a run but its logs and its lock."""
+    """Return the content of all files of a run except logs and lock."""
     return {
         path.name: path.read_bytes()
         for path in Path(folder).iterdir()
@@ -165,7 +165,7 @@ def identity(folder):
     return json.loads((Path(folder) / 'identity.json').read_text())
 
 
-def test_forgetting_resume_keeps_the_earlier_run(settings):
+def test_starting_without_resume_keeps_the_earlier_run(settings):
     train(settings())
     before = files(settings().work_dir)
     with pytest.raises(ValueError, match=r'epoch_3\.pth, .*best_.*--resume .*--overwrite'):
@@ -173,7 +173,7 @@ def test_forgetting_resume_keeps_the_earlier_run(settings):
     assert files(settings().work_dir) == before
 
 
-def test_forgetting_the_first_options_keeps_the_runs_config(settings):
+def test_starting_with_other_options_keeps_the_config_of_the_run(settings):
     first = {'optim_wrapper.optimizer.lr': 0.02, 'model.mode': 'v1'}
     stop_at(6, settings(**first))
     before = files(settings().work_dir)
@@ -188,8 +188,8 @@ def test_forgetting_the_first_options_keeps_the_runs_config(settings):
     assert weight(settings().work_dir) == weight(settings('undisturbed').work_dir)
 
 
-def test_a_resumed_runs_config_starts_a_new_run(settings, tmp_path):
-    """It says what the run was started with, not from which file it was resumed."""
+def test_config_of_a_resumed_run_starts_a_new_run(settings, tmp_path):
+    """It contains the settings at the start, not the file that was resumed."""
     train(settings('earlier'))
     weights = str(next((tmp_path / 'earlier').glob('epoch_*.pth')))
     stop_at(6, settings(load_from=weights))
@@ -199,7 +199,7 @@ def test_a_resumed_runs_config_starts_a_new_run(settings, tmp_path):
         assert (config.resume, config.load_from) == (False, weights)
 
 
-def test_overwriting_what_the_config_resumes_is_refused(settings):
+def test_overwrite_with_resume_raises(settings):
     train(settings())
     before = files(settings().work_dir)
     with pytest.raises(ValueError, match='resume=True.*resume=False load_from=None'):
@@ -208,7 +208,7 @@ def test_overwriting_what_the_config_resumes_is_refused(settings):
     train(settings(resume=False, load_from=None), overwrite=True)
 
 
-def test_a_run_keeps_its_id_and_the_next_one_gets_another(settings):
+def test_resumed_run_keeps_its_id_and_a_new_run_gets_another(settings):
     folder = settings().work_dir
     stop_at(6, settings())
     first = identity(folder)
@@ -252,7 +252,7 @@ def test_overwriting_removes_nothing_before_training_starts(settings, change, er
         ({'default_hooks.checkpoint.rule': 'less'}, r"checkpoint\.rule: 'greater' -> 'less'"),
     ],
 )
-def test_changed_settings_are_refused(settings, change, key):
+def test_changed_settings_raise(settings, change, key):
     stop_at(6, settings())
     before = files(settings().work_dir)
     with pytest.raises(ValueError, match=rf'(?s){key}.*--accept-changes'):
@@ -260,7 +260,7 @@ def test_changed_settings_are_refused(settings, change, key):
     assert files(settings().work_dir) == before
 
 
-def test_what_does_not_decide_the_result_may_change(settings):
+def test_incidental_settings_may_change(settings):
     stop_at(6, settings())
     changes = {
         'train_dataloader.num_workers': 1,
@@ -273,7 +273,7 @@ def test_what_does_not_decide_the_result_may_change(settings):
     assert weight(settings().work_dir) == weight(settings('undisturbed').work_dir)
 
 
-def test_other_data_of_the_same_length_are_refused(settings, tmp_path):
+def test_changed_data_of_equal_length_raise(settings, tmp_path):
     stop_at(6, settings())
     before = identity(settings().work_dir)['settings']['data']['train']
     (tmp_path / 'splits' / 'train.csv').write_text('8 7 6 5 4 3 2 9\n')
@@ -285,7 +285,7 @@ def test_other_data_of_the_same_length_are_refused(settings, tmp_path):
 
 @pytest.mark.parametrize('stop', [2, 4, 6, 8, 9])
 def test_accepted_changes_follow_the_new_schedule(settings, stop):
-    """As a run with these settings from the start, and the closed form of the cosine."""
+    """Compared with a new run with these settings, and the closed form of the cosine."""
     changes = {
         'optim_wrapper.optimizer': dict(lr=0.02, momentum=0.5),
         'param_scheduler.1.T_max': 6,
@@ -302,7 +302,7 @@ def test_accepted_changes_follow_the_new_schedule(settings, stop):
     train(settings(resume=True, **changes))
 
 
-def test_moments_are_kept_unless_the_optimizer_is_another_one(settings):
+def test_optimizer_state_is_kept_unless_its_type_changes(settings):
     stop_at(6, settings())
     changes = {'optim_wrapper.optimizer.lr': 0.0}
     stop_at(7, settings(resume=True, **changes), accept_changes=True)
@@ -314,7 +314,7 @@ def test_moments_are_kept_unless_the_optimizer_is_another_one(settings):
         train(settings(resume=True, **adam), accept_changes=True)
 
 
-def test_a_changed_seed_holds(settings):
+def test_changed_seed_is_used(settings):
     stop_at(6, settings())
     train(settings(resume=True, **{'randomness.seed': 4}), accept_changes=True)
     assert load_checkpoint_file(Path(settings().work_dir) / 'epoch_3.pth')['meta']['seed'] == 4
@@ -332,7 +332,7 @@ def test_a_changed_seed_holds(settings):
         ([dict(type='ReduceOnPlateauLR', monitor='score')], True),
     ],
 )
-def test_a_run_may_be_extended_where_its_schedule_allows(settings, schedule, refused):
+def test_run_is_extended_if_its_schedule_allows(settings, schedule, refused):
     schedule = dict(param_scheduler=schedule)
     longer = {**schedule, 'train_cfg.max_epochs': 5}
     train(settings(**schedule))
@@ -346,7 +346,7 @@ def test_a_run_may_be_extended_where_its_schedule_allows(settings, schedule, ref
         assert weight(names[0], 'epoch_5.pth') == weight(names[1], 'epoch_5.pth')
 
 
-def test_checkpoints_of_another_run_are_not_resumed(settings):
+def test_checkpoint_of_another_run_raises(settings):
     train(settings('other', **{'randomness.seed': 7, 'train_cfg.max_epochs': 4}))
     stop_at(6, settings())
     folder = Path(settings().work_dir)
@@ -359,7 +359,7 @@ def test_checkpoints_of_another_run_are_not_resumed(settings):
     assert files(folder) == before
 
 
-def test_a_named_checkpoint_of_the_run_is_resumed(settings, tmp_path):
+def test_named_checkpoint_is_resumed(settings, tmp_path):
     train(settings())
     folder = Path(settings().work_dir)
     expected = weight(folder)
@@ -385,7 +385,7 @@ def test_a_named_checkpoint_of_the_run_is_resumed(settings, tmp_path):
             train(settings('new', resume=True, load_from=str(tmp_path / name)))
 
 
-def test_a_run_of_an_earlier_version_is_adopted(settings):
+def test_run_of_an_earlier_version_is_adopted(settings):
     folder = Path(settings().work_dir)
     stop_at(10, settings())
     (folder / 'identity.json').unlink()
@@ -406,7 +406,7 @@ def test_a_run_of_an_earlier_version_is_adopted(settings):
         train(settings(resume=True, **{'randomness.seed': 4}))
 
 
-def test_a_folder_without_its_identity_takes_that_of_its_checkpoints(settings):
+def test_missing_identity_is_taken_from_the_checkpoints(settings):
     folder = Path(settings().work_dir)
     stop_at(6, settings())
     before = identity(folder)
@@ -418,7 +418,7 @@ def test_a_folder_without_its_identity_takes_that_of_its_checkpoints(settings):
         train(settings(resume=True))
 
 
-def test_settings_count_before_the_first_checkpoint_too(settings):
+def test_settings_are_compared_before_the_first_checkpoint(settings):
     stop_at(1, settings())
     (Path(settings().work_dir) / 'interrupted.pth').unlink()
     with pytest.raises(ValueError, match=r'randomness\.seed: 3 -> 4'):
@@ -426,7 +426,7 @@ def test_settings_count_before_the_first_checkpoint_too(settings):
     train(settings(resume=True))
 
 
-def test_another_number_of_processes_is_told(settings):
+def test_other_number_of_processes_warns(settings):
     stop_at(6, settings())
     path = Path(settings().work_dir) / 'interrupted.pth'
     checkpoint = load_checkpoint_file(path)
@@ -437,7 +437,7 @@ def test_another_number_of_processes_is_told(settings):
     assert any('had 4 processes, now it has 1' in note for _, note in start.notes)
 
 
-def test_checkpoints_in_a_folder_of_their_own_count(settings, tmp_path):
+def test_checkpoints_in_out_dir_are_found(settings, tmp_path):
     out = {'default_hooks.checkpoint.out_dir': str(tmp_path / 'out')}
     train(settings(**out))
     with pytest.raises(ValueError, match=r'epoch_3\.pth'):
@@ -448,7 +448,7 @@ def test_checkpoints_in_a_folder_of_their_own_count(settings, tmp_path):
         train(settings(resume=True, **out))
 
 
-def test_a_test_leaves_the_runs_config_alone(settings):
+def test_testing_does_not_change_the_config_of_the_run(settings):
     train(settings())
     before = files(settings().work_dir)
     make_runner(settings(experiment_name='test', **{'model.mode': 'v1'}), train=False)
@@ -496,7 +496,7 @@ def _refused(config, message, rank=0, port=None):
         make_runner(config, 'none' if port is None else 'pytorch')
 
 
-def test_a_second_training_in_a_folder_is_refused(settings, all_forked):
+def test_second_training_in_a_folder_raises(settings, all_forked):
     make_runner(settings(experiment_name='first'))
     try:
         all_forked(
@@ -506,8 +506,8 @@ def test_a_second_training_in_a_folder_is_refused(settings, all_forked):
         unlock_run(settings())
 
 
-def test_a_run_that_cannot_be_built_or_fails_releases_its_folder(settings, all_forked):
-    with pytest.raises(ValueError, match='no run can be made'):
+def test_failed_run_releases_its_folder(settings, all_forked):
+    with pytest.raises(ValueError, match='Invalid config'):
         make_runner(settings(**{'model.type': 'NoSuchModel'}))
     assert not holds_lock(settings().work_dir)
     stop_at(2, settings())
@@ -516,8 +516,8 @@ def test_a_run_that_cannot_be_built_or_fails_releases_its_folder(settings, all_f
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
 @pytest.mark.parametrize('locked', [True, False])
-def test_all_processes_are_refused_together(settings, all_forked, locked):
-    """Only the main one holds the lock and looks into the folder."""
+def test_all_processes_raise_together(settings, all_forked, locked):
+    """Only the main process holds the lock and checks the folder."""
     train(settings())
     if locked:
         lock_folder(settings().work_dir)

@@ -30,7 +30,7 @@ def config(key, value):
         ('val_dataloader', [None, dict(persistent_workers=True, num_workers=1)], []),
     ],
 )
-def test_numbers_are_checked(key, good, bad):
+def test_invalid_numbers_raise(key, good, bad):
     for value in good:
         check_numbers(config(key, value))
     for value in bad:
@@ -39,13 +39,13 @@ def test_numbers_are_checked(key, good, bad):
 
 
 @pytest.mark.parametrize('workers', [{}, dict(num_workers=0)])
-def test_no_worker_can_persist(workers):
+def test_persistent_workers_without_workers_raise(workers):
     loader = dict(persistent_workers=True, **workers)
     with pytest.raises(ValueError, match=r'^val_dataloader\.persistent_workers: .*num_workers='):
         check_numbers(config('val_dataloader', loader))
 
 
-def test_a_run_is_checked_before_it_is_built(tmp_path):
+def test_numbers_are_checked_before_the_runner_is_built(tmp_path):
     with pytest.raises(ValueError, match=r'randomness\.seed: .*got -1'):
         make_runner(Config(dict(work_dir=str(tmp_path / 'run'), randomness=dict(seed=-1))))
     assert not (tmp_path / 'run').exists()

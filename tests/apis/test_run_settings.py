@@ -26,7 +26,7 @@ def data(**dataset):
     return deciding_settings(Config(loader(**dataset)))['data']
 
 
-def test_a_config_and_the_one_a_run_leaves_are_equal(tmp_path):
+def test_config_equals_the_one_dumped_by_its_run(tmp_path):
     config = load_config(DEMO)
     config.dump(tmp_path / 'left.py')
     settings = deciding_settings(config)
@@ -55,7 +55,7 @@ def test_a_config_and_the_one_a_run_leaves_are_equal(tmp_path):
         ({'launcher': 'slurm', 'log_level': 'ERROR', 'work_dir': 'x', 'resume': True}, False),
     ],
 )
-def test_what_decides_a_result(options, decides):
+def test_only_deciding_settings_change(options, decides):
     changes = changed_settings(
         deciding_settings(load_config(DEMO)), deciding_settings(load_config(DEMO, options))
     )
@@ -64,7 +64,7 @@ def test_what_decides_a_result(options, decides):
     assert bool(changes) is decides
 
 
-def test_data_are_known_by_the_content_of_the_split_file(tmp_path):
+def test_data_are_identified_by_their_split_file(tmp_path):
     for name, content in (('a', b'1\n'), ('b', b'2\n'), ('c', b'1\n')):
         (tmp_path / f'{name}.csv').write_bytes(content)
     digests = [data(ann_file=str(tmp_path / f'{name}.csv')) for name in 'abc']
@@ -76,7 +76,7 @@ def test_data_are_known_by_the_content_of_the_split_file(tmp_path):
     assert data(ann_file=str(tmp_path / 'nowhere.csv')) == {'train': None}
 
 
-def test_data_without_split_files_are_known_by_their_names(tmp_path):
+def test_data_without_split_files_are_identified_by_file_names(tmp_path):
     for name in ('img/b/2.png', 'img/a/1.png', 'mask/1.png'):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def test_data_without_split_files_are_known_by_their_names(tmp_path):
     assert data() == {}
 
 
-def test_data_sets_in_data_sets_are_found(tmp_path):
+def test_nested_data_sets_are_found(tmp_path):
     for name in 'ab':
         (tmp_path / name).write_text(name)
     parts = [dict(type='Any', ann_file=str(tmp_path / name)) for name in 'ab']
@@ -102,7 +102,7 @@ def test_data_sets_in_data_sets_are_found(tmp_path):
     }
 
 
-def test_objects_and_classes_are_named():
+def test_objects_and_classes_are_stored_by_name():
     settings = deciding_settings(
         Config(dict(model=dict(type=OptimWrapper, path=Path('a/b'), other=object())))
     )
@@ -111,7 +111,7 @@ def test_objects_and_classes_are_named():
     )
 
 
-def test_changes_are_named_by_their_keys():
+def test_changes_are_listed_by_key():
     before = dict(model=dict(a=1, b=[1, 2], c={}), data=dict(train='x', val=None), old=1)
     after = dict(model=dict(a=1.0, b=[1, 3, 4], d=None), data=dict(train=None, val='y'), new=2)
     changes = changed_settings(before, after)

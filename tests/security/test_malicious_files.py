@@ -1,4 +1,4 @@
-"""Each way into each pickle: it works on a plain loader, and on nothing that this package reads."""
+"""Attacks by pickles: each one works with a plain loader, and with none of this package's."""
 
 import json
 import os
@@ -64,7 +64,7 @@ class Linear(BaseModule):
 
 @pytest.fixture(autouse=True)
 def _unguarded(monkeypatch):
-    """The process as it starts; what a test changes is undone."""
+    """Remove the guards that earlier tests installed, and restore them afterwards."""
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
     monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes)
     monkeypatch.setattr(mmengine_checkpoint, 'get_torch_safe_globals', lambda: [getattr])
@@ -73,7 +73,7 @@ def _unguarded(monkeypatch):
 
 @pytest.fixture
 def started(monkeypatch):
-    """What make_runner starts from ends where the first network would be built."""
+    """Stop make_runner where the first network would be built."""
 
     def refuse(config):
         raise AssertionError('a runner was built')
@@ -81,7 +81,7 @@ def started(monkeypatch):
     monkeypatch.setattr(Runner, 'from_cfg', refuse)
 
 
-def test_the_corpus_bites(tmp_path):
+def test_corpus_executes_code_in_a_plain_loader(tmp_path):
     folder = tmp_path / 'files'
     subprocess.run(
         [sys.executable, '-c', PLAIN, Path(__file__).parent, folder, 'zip_in_zip']
@@ -153,7 +153,7 @@ NAMES = ['file', 'member', 'trained', 'predict', 'load_from', 'resume', 'mmengin
 
 
 @pytest.mark.parametrize('entry', ENTRIES, ids=[*NAMES, 'home', 'download', 'timm'])
-def test_no_file_runs_code(malicious, entry, started, monkeypatch):
+def test_no_file_executes_code(malicious, entry, started, monkeypatch):
     monkeypatch.setenv('HOME', os.environ['HOME'])
     for name, path in malicious.items():
         with pytest.raises(ValueError, match=REFUSED):
@@ -161,7 +161,7 @@ def test_no_file_runs_code(malicious, entry, started, monkeypatch):
         assert not list(path.parent.glob('*.canary')), name
 
 
-def test_the_newest_checkpoint_is_not_such_a_file(malicious, tmp_path, capsys):
+def test_newest_checkpoint_skips_malicious_files(malicious, tmp_path, capsys):
     for number, path in enumerate(malicious.values()):
         (tmp_path / f'epoch_{number}.pth').write_bytes(path.read_bytes())
     assert newest_checkpoint(tmp_path) is None
@@ -170,12 +170,12 @@ def test_the_newest_checkpoint_is_not_such_a_file(malicious, tmp_path, capsys):
 
 @pytest.fixture(scope='module')
 def teacher_config():
-    """A classroom whose frozen teacher is still to come."""
+    """Return a classroom config without the checkpoint of its frozen teacher."""
     return load_config(CONFIG, {'model.mode': 'kd_off', 'model.weights.gamma': None})
 
 
 @pytest.mark.parametrize('route', ['reduce', 'mmengines_getattr', 'legacy_content', 'torchscript'])
-def test_what_needs_a_whole_config(malicious, route, teacher_config, tmp_path):
+def test_loading_by_config_executes_no_code(malicious, route, teacher_config, tmp_path):
     path = malicious[route]
     config = Config(teacher_config.to_dict(), filename=str(CONFIG))
     with pytest.raises(ValueError, match=REFUSED):
@@ -222,8 +222,8 @@ def test_tools_end_with_one_line(malicious, tmp_path, monkeypatch, tool, words):
     assert not (tmp_path / 'out').exists()
 
 
-def test_a_published_config_names_what_is_loaded(malicious):
-    """The metadata of safetensors is JSON, and nothing of it is run."""
+def test_published_config_names_the_loaded_file(malicious):
+    """The metadata of safetensors is JSON and is not executed."""
     path = malicious['reduce'].parent / 'x.safetensors'
     classes = json.dumps(['__import__("os").mkdir("x")'])
     save_file({'weight': torch.zeros(1)}, path, {'classes': classes, 'config': 'raise SystemExit'})

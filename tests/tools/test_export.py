@@ -83,7 +83,7 @@ def test_invalid_arguments_exit_with_one_line(export, checkpoint, short, tmp_pat
         (SEGMENT, checkpoint, '--images', empty): 'No images in .*empty',
         (empty,): r'expected one config \(\*.py\) in the folder .*empty, got none',
         ('nowhere',): 'There is no folder nowhere',
-        (SEGMENT,): 'name a checkpoint after the config',
+        (SEGMENT,): 'a config requires a checkpoint',
     }.items():
         with pytest.raises(SystemExit, match=f'export.py: error: .*{message}') as stopped:
             export(*args, '--out', tmp_path / 'out', options=short)

@@ -65,7 +65,7 @@ def test_folder_of_images(predict, run, folder, tmp_path, capsys):
     settings = json.loads((out / 'settings.json').read_text())
     assert (settings['augment'], settings['members']) == (True, ['ensemble'])
     with pytest.raises(
-        SystemExit, match='predict.py: error: .*holds predictions made with other settings'
+        SystemExit, match='predict.py: error: .*has predictions with other settings'
     ):
         predict(*command, '--no-overlays')
     predict(*command, '--no-overlays', '--force')
@@ -110,7 +110,7 @@ def test_cfg_options(predict, run, folder, tmp_path):
         tables[scale] = (out / 'predictions.csv').read_text()
     assert tables['(64,64)'] == tables['(64, 64)'] != tables['(32,32)']
     with pytest.raises(
-        SystemExit, match=r'holds predictions made with other settings [^\0]*config_sha256: '
+        SystemExit, match=r'has predictions with other settings [^\0]*config_sha256: '
     ):
         predict(
             *(run, folder, '--out', tmp_path / '(32,32)', '--no-overlays'),

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.apis.prediction.inputs import Source
-from mmkdml.apis.run_settings import NOT_SET, settings_difference
+from mmkdml.apis.run_settings import NOT_SET, other_settings_error
 from mmkdml.files import file_sha256, json_text
 
 SETTINGS = 'settings.json'
@@ -66,10 +66,10 @@ class Records:
                 if before.get(key, NOT_SET) != value
             }
             if changes:
-                raise ValueError(
-                    f'{self.out} holds predictions made with other settings (old -> new):\n'
-                    f'{settings_difference(changes)}\nChoose another folder, or replace them with '
-                    '--force'
+                raise other_settings_error(
+                    f'{self.out} has predictions',
+                    changes,
+                    'Choose another folder, or replace them with --force',
                 )
         self.outputs.write_text(path, json.dumps(self.settings, indent=1))
 

@@ -27,6 +27,7 @@ from mmengine.runner import Runner
 
 from mmkdml.apis import load_weights, make_runner, newest_checkpoint
 from mmkdml.apis.run_checkpoints import checkpoint_number
+from mmkdml.apis.run_settings import other_settings_error
 from mmkdml.datasets import SplitFileMixin, read_split
 from mmkdml.datasets.splits import split_counts
 from mmkdml.evaluation import CaseTable
@@ -148,9 +149,8 @@ def _check_settings(work_dir: Path, settings: str) -> None:
     path = work_dir / SETTINGS
     before = path.read_text() if path.is_file() else ''
     if before and (changes := settings_changes(before, settings)):
-        raise ValueError(
-            f'{work_dir} has a run with other settings:\n{changes}\nMove it away, or choose '
-            'another folder'
+        raise other_settings_error(
+            f'{work_dir} has a run', changes, 'Move it away, or choose another folder'
         )
     if before != settings and is_main_process():
         work_dir.mkdir(parents=True, exist_ok=True)

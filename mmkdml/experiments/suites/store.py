@@ -22,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from mmkdml.apis.run_settings import other_settings_error
 from mmkdml.experiments.run_spec import RunSpec, has_data_hashes, run_key, settings_changes
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
@@ -152,9 +153,10 @@ class SuiteStore:
             now = settings[run.name]
             before = known.get((run.name, run.seed), now)
             if changes := settings_changes(before, now):
-                raise ValueError(
-                    f'{run.key} was started with other settings in {self.url}:\n{changes}\nUndo '
-                    'the change, or choose another folder with --work-dir'
+                raise other_settings_error(
+                    f'{run.key} was started in {self.url}',
+                    changes,
+                    'Undo the change, or choose another folder with --work-dir',
                 )
             # Complete a text of an earlier version, or one from before the data existed.
             if before != now and has_data_hashes(now):

@@ -18,6 +18,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
+from mmkdml.apis.run_settings import other_settings_error
 from mmkdml.experiments.run_spec import settings_changes
 from mmkdml.experiments.suites.store import LOCK_SECONDS
 
@@ -66,10 +67,11 @@ def open_study(
         )
         before = study.user_attrs.get(SETTINGS, settings)
         if changes := settings_changes(before, settings):
-            raise ValueError(
-                f'Study {name} was started with other settings:\n{changes}\nUndo the change, or '
-                'search in another folder (--out); in your own database, also under another name '
-                '(--study-name)'
+            raise other_settings_error(
+                f'Study {name} was started',
+                changes,
+                'Undo the change, or search in another folder (--out); in your own database, also '
+                'under another name (--study-name)',
             )
         study.set_user_attr(SETTINGS, settings)
     return study

@@ -14,7 +14,7 @@ CONFIG = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo_slices.p
     [
         (dict(check=0), 'check: expected at least 1 image, got 0'),
         (dict(int8=True, images='x'), 'int8: expected no folder of images'),
-        (dict(checkpoint=None), 'CONFIG.*checkpoint'),
+        (dict(checkpoint=None), 'CONFIG: a config requires a checkpoint'),
     ],
 )
 def test_invalid_arguments_raise(checkpoints, tmp_path, arguments, message):
