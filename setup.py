@@ -114,6 +114,8 @@ EXTRAS_REQUIRE = {
         'tensorboard>=2.18,<3',
         # Independent oracle for the U-Net.
         'segmentation-models-pytorch>=0.6,<0.7',
+        # Independent oracle for DICOM series.
+        'highdicom>=0.28,<0.29',
     ],
     'docs': ['sphinx>=8,<10', 'myst-parser>=4,<6', 'furo>=2025,<2027'],
     'dev': [
