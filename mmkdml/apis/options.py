@@ -99,9 +99,9 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
             )
         node = tree
         for number, part in enumerate(parts[:-1], start=1):
-            if (whole := '.'.join(parts[:number])) in options:
+            if (parent := '.'.join(parts[:number])) in options:
                 raise ValueError(
-                    f'Invalid options {whole} and {dotted}: the first one includes the second. '
+                    f'Invalid options {parent} and {dotted}: the first one includes the second. '
                     'Give only one of them'
                 )
             node = node.setdefault(part, {})
@@ -156,7 +156,7 @@ def _check_new_key(
 def _readers(settings: Mapping[str, Any], path: str, scope: str | None) -> tuple[Any, ...]:
     """Return the callables and keys that read a dict; empty if they are unknown."""
     if path == 'optim_wrapper' and settings.get('constructor') is not None:
-        return ()  # it may read keys of its own
+        return ()  # it may read other keys
     if not path or 'type' not in settings:
         return _READERS.get(path, ())
     if path.endswith('_cfg') and path not in _READERS:

@@ -60,7 +60,7 @@ class OutputFolder:
 
         Raises:
             FileExistsError: See :meth:`check`.
-            OSError: If it cannot be written; the file before is intact.
+            OSError: If writing fails; the previous file remains intact.
         """
         path = self.path / path
         self.check([path])

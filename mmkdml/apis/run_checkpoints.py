@@ -66,7 +66,7 @@ class RunCheckpoints:
         """Read the latest readable checkpoint of each kind.
 
         Returns:
-            Their ``meta``, and a message for each later one that cannot be read.
+            Their ``meta``, and a message for each later one that is unreadable.
         """
         from mmkdml.models.checkpoints import load_checkpoint_file
 
@@ -87,7 +87,7 @@ class RunCheckpoints:
 def newest_checkpoint(work_dir: str | Path) -> Path | None:
     """Find the readable checkpoint of a run with the most iterations.
 
-    Later ones that cannot be read are skipped with a message on stderr, as are links, FIFOs,
+    Unreadable later ones are skipped with a message on stderr, as are links, FIFOs,
     devices and folders with the name of a checkpoint.
 
     Args:
@@ -110,7 +110,7 @@ def farthest(metas: Mapping[Path, Mapping[str, Any]]) -> Path | None:
 
 
 def skipped(unreadable: Mapping[Path, str]) -> list[str]:
-    """Return a message for each checkpoint that is skipped because it cannot be read."""
+    """Return a message for each checkpoint that is skipped because it is unreadable."""
     return [f'{reason}\n{path.name} is skipped' for path, reason in unreadable.items()]
 
 

@@ -64,9 +64,9 @@ def start_run(config: Config, overwrite: bool = False, accept_changes: bool = Fa
 
     Raises:
         ValueError: If another process trains in the folder; if a new training would mix with an
-            older run's checkpoints; if nothing that is there can be resumed, it belongs to another
+            older run's checkpoints; if no checkpoint can be resumed, it belongs to another
             run, or settings or data have changed.
-        OSError: If the folder cannot be used.
+        OSError: If the folder is not accessible.
     """
     outcome: list[Any] = [None]
     if is_main_process():

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from mmkdml.names import SPLITS
 
-# Lowest and highest value of whole numbers, by dotted key.
+# Lowest and highest value of integers, by dotted key.
 _WHOLE = {
     'randomness.seed': (0, 2**32 - 1),
     'train_cfg.max_epochs': (1, math.inf),
@@ -41,10 +41,10 @@ def check_numbers(config: Config) -> None:
     """
     for key, (low, high) in _WHOLE.items():
         value = _get(config, key)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (whole and low <= value <= high):
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (is_int and low <= value <= high):
             limit = f'of {low} or more' if high == math.inf else f'from {low} to {high}'
-            raise ValueError(f'{key}: expected a whole number {limit}, got {value!r}')
+            raise ValueError(f'{key}: expected an integer {limit}, got {value!r}')
     for key, lowest in _REAL.items():
         value = _get(config, key)
         real = isinstance(value, int | float) and not isinstance(value, bool)

@@ -42,6 +42,6 @@ def test_only_regular_files_are_opened(tmp_path, capsys, kind, name):
         targets = dict(link=tmp_path / 'elsewhere', dangling='nowhere', device='/dev/zero')
         path.symlink_to(targets[kind])
     assert newest_checkpoint(tmp_path) == tmp_path / 'epoch_2.pth'
-    said = capsys.readouterr().err
-    assert f'{path} is skipped: expected a regular file, got a ' in said
-    assert dict(fifo='special file', folder='folder').get(kind, 'link to') in said
+    printed = capsys.readouterr().err
+    assert f'{path} is skipped: expected a regular file, got a ' in printed
+    assert dict(fifo='special file', folder='folder').get(kind, 'link to') in printed

@@ -201,9 +201,9 @@ def test_resume_finds_the_newest_valid_checkpoint(built, tmp_path):
     (tmp_path / 'epoch_10.pth').write_bytes(b'')
     *_, hook = make_runner(Config(config)).hooks
     assert built[-1].load_from == str(tmp_path / 'epoch_9.pth')
-    said = '\n'.join(note for _, note in hook.notes)
-    assert 'epoch_10.pth is not a valid checkpoint' in said
-    assert 'epoch_10.pth is skipped' in said
+    notes = '\n'.join(note for _, note in hook.notes)
+    assert 'epoch_10.pth is not a valid checkpoint' in notes
+    assert 'epoch_10.pth is skipped' in notes
     for path in tmp_path.glob('epoch_*.pth'):
         path.write_bytes(b'broken')
     (tmp_path / 'best_x_epoch_2.pth').write_bytes(b'intact or not')

@@ -49,7 +49,7 @@ class ExportSource:
 
     @property
     def segments(self) -> bool:
-        """Whether the networks predict masks."""
+        """True if the networks predict masks."""
         return self.inspection.task.name == 'segmentation'
 
     def preprocessor_of(self, name: str) -> Any:

@@ -56,7 +56,7 @@ def predict_files(
     - ``overlays/<case>.png`` (segmentation): the images with the most foreground.
     - ``.mmkdml_outputs``: the list of all written files. No other file is ever replaced.
 
-    Cases that cannot be read or written are skipped and reported at the end. Cases that an earlier
+    Cases that fail are skipped and reported at the end. Cases that an earlier
     call with the same settings has finished are skipped if their input and output files are
     unchanged.
 
@@ -239,7 +239,7 @@ def _write_case(
 
 
 def _class_names(predictor: Predictor, scores: int) -> tuple[str, ...]:
-    """Return the names of the classes, or their indices; one score stands for two classes."""
+    """Return the names of the classes, or their indices; one score means two classes."""
     number = max(scores, 2)
     known = predictor.classes or ()
     return known if len(known) == number else tuple(map(str, range(number)))

@@ -28,7 +28,7 @@ from mmkdml.models.member_tta import MemberTTA
 from mmkdml.models.tasks import task_of
 from mmkdml.names import ENSEMBLE, PLAIN
 
-#: Called with a case that cannot be predicted, and the reason.
+#: Called with a case that failed, and the error.
 OnError = Callable[[Source, ValueError], None]
 # Case, index of the image in the case, image, packed output of the pipeline.
 Item = tuple[Case, int, np.ndarray, dict[str, Any]]
@@ -124,13 +124,13 @@ class Predictor:
                 :class:`~mmkdml.apis.prediction.image_pipeline.ImagePipeline`.
             progress: Show a progress bar.
             read: Options for reading images and volumes.
-            on_error: Called with each case that cannot be read, which is skipped. Default: raise
+            on_error: Called with each unreadable case, which is skipped. Default: raise
                 the error.
 
         Raises:
             FileNotFoundError: If a file or folder does not exist.
             TypeError: If ``images`` has another type.
-            ValueError: If a case cannot be read, or an argument is invalid.
+            ValueError: If a case is unreadable, or an argument is invalid.
         """
         wanted = self._known(self.members if members is None else members)
         if not isinstance(batch_size, int) or batch_size < 1:

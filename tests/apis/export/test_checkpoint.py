@@ -74,8 +74,8 @@ EXPORTS = dict(
     unet=('demo/kdml_v3_demo', {}, 'student_1'),
 )
 
-# A fresh environment knows nothing of mmkdml, nor does what it does for a torchvision of CUDA
-# beside a torch of the CPU.
+# Runs without mmkdml and without its workaround for a CUDA build of torchvision
+# with a CPU build of torch.
 WITHOUT_MMKDML = """
 import importlib.abc, json, pathlib, sys, torch
 class Blocker(importlib.abc.MetaPathFinder):

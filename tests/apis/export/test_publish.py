@@ -55,17 +55,19 @@ def test_checkpoint_contains_only_the_students(model, checkpoint, tmp_path):
 
 def test_config_builds_an_equal_ensemble(model, checkpoint, tmp_path):
     path, published = publish(load_config(DEMO), checkpoint, tmp_path / 'out')
-    alone = MODELS.build(Config.fromfile(path).model)
-    assert type(alone) is KnowledgeDistiller
-    assert alone.student_names == alone.member_names == ('student_1', 'student_2')
-    assert alone.input_size == (64, 64)
-    alone.load_state_dict(load_checkpoint_file(published)['state_dict'])
+    published_model = MODELS.build(Config.fromfile(path).model)
+    assert type(published_model) is KnowledgeDistiller
+    assert (
+        published_model.student_names == published_model.member_names == ('student_1', 'student_2')
+    )
+    assert published_model.input_size == (64, 64)
+    published_model.load_state_dict(load_checkpoint_file(published)['state_dict'])
     torch.manual_seed(1)
     images = torch.rand(2, 3, 64, 64)
     # With the preprocessing of each classroom.
     ours, whole = (
         network.eval().test_step(dict(inputs=[*images], data_samples=samples))
-        for network, samples in ((alone, _samples()), (model, _samples()))
+        for network, samples in ((published_model, _samples()), (model, _samples()))
     )
     for one, other in zip(ours, whole, strict=True):
         assert torch.equal(one.seg_logits.data, other.seg_logits.data)
