@@ -20,12 +20,12 @@ NETWORK = dict(
     head=dict(type=LinearClsHead, num_classes=3, in_channels=16, loss=dict(type=CrossEntropyLoss)),
 )
 WEIGHTS = dict(alpha=(0.2, 0.2), beta=(0.4, 0.4), gamma=(0.4, 0.4))
-PAPERS = dict(
+PAPER = dict(
     mode='kdml', style='v3', teacher=NETWORK, students=[NETWORK, NETWORK], weights=WEIGHTS,
     input_size=(32, 32),
 )  # fmt: skip
 TRANSFER = dict(source='a', learner='b', knowledge='features', weight=1.0)
-OWN = dict(members=dict(a=NETWORK, b=NETWORK), transfers=[TRANSFER], input_size=(32, 32))
+CUSTOM = dict(members=dict(a=NETWORK, b=NETWORK), transfers=[TRANSFER], input_size=(32, 32))
 
 LEAVES = st.one_of(
     st.none(),
@@ -52,20 +52,20 @@ VALUES = st.recursive(
 )
 CHANGES = st.dictionaries(
     st.sampled_from(
-        [*PAPERS, 'teacher_checkpoint', 'temperature', 'kl_direction', 'kl_scale', 'losses', 'taps',
+        [*PAPER, 'teacher_checkpoint', 'temperature', 'kl_direction', 'kl_scale', 'losses', 'taps',
          'projectors', 'ensemble', 'data_preprocessor', 'init_cfg']
     ),
     VALUES, min_size=1, max_size=2,
 )  # fmt: skip
-OWN_CHANGES = st.dictionaries(
+CUSTOM_CHANGES = st.dictionaries(
     st.sampled_from(
-        [*OWN, 'supervised_weights', 'frozen', 'students', 'reused_classifiers', 'ensemble']
+        [*CUSTOM, 'supervised_weights', 'frozen', 'students', 'reused_classifiers', 'ensemble']
     ),
     VALUES, min_size=1, max_size=2,
 )  # fmt: skip
 
 
-def built(attempt, kind, settings, changes):
+def build(attempt, kind, settings, changes):
     attempt(lambda: kind(**copy.deepcopy({**settings, **changes})))
 
 
@@ -90,11 +90,11 @@ def built(attempt, kind, settings, changes):
 @example(changes=dict(input_size=('a', 'b')))
 @example(changes=dict(data_preprocessor=3))
 @example(changes=dict(mode='kd_off', teacher_checkpoint=3))
-def test_the_papers_classroom(attempt, changes):
-    built(attempt, DiversifiedKDMLDistiller, PAPERS, changes)
+def test_paper_classroom_with_any_settings(attempt, changes):
+    build(attempt, DiversifiedKDMLDistiller, PAPER, changes)
 
 
-@given(changes=OWN_CHANGES)
+@given(changes=CUSTOM_CHANGES)
 @example(changes=dict(members=3))
 @example(changes=dict(members=dict(a=3)))
 @example(changes=dict(transfers=3))
@@ -111,5 +111,5 @@ def test_the_papers_classroom(attempt, changes):
 @example(changes=dict(students=3))
 @example(changes=dict(students=[[]]))
 @example(changes=dict(reused_classifiers=3))
-def test_classrooms_of_ones_own(attempt, changes):
-    built(attempt, KnowledgeDistiller, OWN, changes)
+def test_custom_classroom_with_any_settings(attempt, changes):
+    build(attempt, KnowledgeDistiller, CUSTOM, changes)

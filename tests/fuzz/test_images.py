@@ -19,7 +19,7 @@ from mmkdml.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
 
-# Where bytes are taken out of a file, how many, and what is put there.
+# Offset, number of removed bytes, and inserted bytes.
 EDITS = st.lists(
     st.tuples(st.integers(0, 2000), st.integers(0, 8), st.binary(max_size=8)), max_size=4
 )
@@ -33,9 +33,9 @@ OPTIONS = st.builds(
 
 
 def edited(content, edits):
-    for place, length, new in edits:
-        place %= len(content) + 1
-        content = content[:place] + new + content[place + length :]
+    for offset, length, new in edits:
+        offset %= len(content) + 1
+        content = content[:offset] + new + content[offset + length :]
     return content
 
 
@@ -71,18 +71,14 @@ def dicom():
     return file.getvalue()
 
 
-COLOUR = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+COLOR = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
 FILES = {
-    'a.png': encoded(COLOUR, 'PNG'),
-    'a.jpg': encoded(COLOUR, 'JPEG'),
+    'a.png': encoded(COLOR, 'PNG'),
+    'a.jpg': encoded(COLOR, 'JPEG'),
     'a.tif': encoded(
-        COLOUR,
-        'TIFF',
-        save_all=True,
-        append_images=[Image.fromarray(COLOUR)],
-        compression='tiff_lzw',
+        COLOR, 'TIFF', save_all=True, append_images=[Image.fromarray(COLOR)], compression='tiff_lzw'
     ),
-    'a.bmp': encoded(COLOUR, 'BMP'),
+    'a.bmp': encoded(COLOR, 'BMP'),
     'a.nii': nifti(),
     'a.dcm': dicom(),
 }
@@ -100,14 +96,14 @@ def folder(tmp_path_factory):
     values=st.sampled_from([(0, 255), (0, 1), (7,), (0, 1, 255), (0, 128)]),
     edits=st.just([]) | EDITS,
 )
-def test_masks_of_every_kind(folder, attempt, shape, mode, kind, values, edits):
+def test_masks_of_every_mode_and_format(folder, attempt, shape, mode, kind, values, edits):
     pixels = np.resize(np.array(values, np.uint8), shape)
     image = Image.fromarray(pixels).convert('L')
     path = folder / 'mask'
     try:
         image = image.convert(mode) if mode != 'P' else image.quantize(4)
         image.save(path, kind)
-    except (OSError, ValueError, KeyError):  # which Pillow cannot make
+    except (OSError, ValueError, KeyError):  # not supported by Pillow
         return
     path.write_bytes(edited(path.read_bytes(), edits))
     mask = attempt(lambda: read_binary_mask(path), str(path))
@@ -125,7 +121,7 @@ def test_masks_of_every_kind(folder, attempt, shape, mode, kind, values, edits):
 
 @settings(max_examples=4 * settings.default.max_examples)
 @given(name=st.sampled_from(sorted(FILES)), edits=EDITS, options=OPTIONS)
-def test_images_to_predict(folder, attempt, name, edits, options):
+def test_damaged_images_and_volumes(folder, attempt, name, edits, options):
     path = folder / name
     path.write_bytes(edited(FILES[name], edits))
     case = attempt(lambda: read_source(*find_sources(path), options), name.partition('.')[0])
@@ -157,20 +153,20 @@ def test_images_to_predict(folder, attempt, name, edits, options):
 @example(values=dict(WindowCenter=1e17), second=False)
 @example(values=dict(WindowWidth=float('inf')), second=False)
 @example(values=dict(WindowWidth=3.403e38), second=False)
-def test_headers_of_dicom(folder, attempt, values, second):
+def test_dicom_headers(folder, attempt, values, second):
     pydicom = pytest.importorskip('pydicom')
-    place = folder / 'series'
-    place.mkdir(exist_ok=True)
+    series = folder / 'series'
+    series.mkdir(exist_ok=True)
     for number in range(1 + second):
         one = pydicom.dcmread(io.BytesIO(FILES['a.dcm']))
         one.ImagePositionPatient = [0, 0, number]
         try:
             for key, value in values.items():
                 setattr(one, key, value)
-            one.save_as(place / f'{number}.dcm')
-        except Exception:  # which pydicom does not write
+            one.save_as(series / f'{number}.dcm')
+        except Exception:  # not supported by pydicom
             return
-    files = [place / f'{number}.dcm' for number in range(1 + second)]
+    files = [series / f'{number}.dcm' for number in range(1 + second)]
     (source,) = find_sources(files)
     attempt(lambda: read_source(source, ReadOptions()), 'series')
 
@@ -187,7 +183,7 @@ def test_headers_of_dicom(folder, attempt, values, second):
     ),
     plane=st.sampled_from(['axial', 'sagittal']),
 )  # fmt: skip
-def test_headers_of_nifti(folder, attempt, header, plane):
+def test_nifti_headers(folder, attempt, header, plane):
     nibabel = pytest.importorskip('nibabel')
     content = bytearray(FILES['a.nii'])
     fields = nibabel.Nifti1Header.template_dtype.fields
@@ -204,7 +200,7 @@ def test_headers_of_nifti(folder, attempt, header, plane):
     attempt(lambda: read_source(*find_sources(path), ReadOptions(plane)), str(path))
 
 
-# No folder but one of ours: they are searched.
+# Not the name of an existing folder, which would be searched.
 NAMES = st.text(st.characters(exclude_characters='/.'), min_size=1, max_size=3)
 
 
@@ -217,7 +213,7 @@ NAMES = st.text(st.characters(exclude_characters='/.'), min_size=1, max_size=3)
 )  # fmt: skip
 @example(array='a\0', exclude=None)
 @example(array='x' * 5000, exclude=None)
-def test_what_is_given_to_predict(folder, attempt, array, exclude):
+def test_sources_of_any_type(folder, attempt, array, exclude):
     sources = attempt(lambda: find_sources(array, exclude)) or ()
     attempt(lambda: [read_source(source, ReadOptions()) for source in sources])
 
@@ -241,10 +237,10 @@ VALUES = st.none() | st.integers(-2, 300) | st.floats() | st.text(max_size=4) | 
 @example(transforms=[dict(type='HorizontalFlip', q=1)])
 @example(transforms=[dict(type='__name__')])
 @example(transforms=3)
-def test_augmentation(attempt, transforms):
+def test_albumentations(attempt, transforms):
     transform = attempt(lambda: AlbumentationsTransform(transforms))
     if transform is not None:
-        results = dict(img=COLOUR, gt=np.zeros((8, 8), np.uint8), seg_fields=['gt'])
+        results = dict(img=COLOR, gt=np.zeros((8, 8), np.uint8), seg_fields=['gt'])
         assert transform.transform(results)['img'].dtype == np.uint8
 
 
@@ -260,6 +256,6 @@ def predictor():
 def test_predictions_of_damaged_images(folder, predictor, attempt, name, edits):
     path = folder / name
     path.write_bytes(edited(FILES[name], edits))
-    answers = attempt(lambda: predictor.predict(path), str(path))
-    for one in answers or ():
+    predictions = attempt(lambda: predictor.predict(path), str(path))
+    for one in predictions or ():
         assert all(np.isfinite(answer.probabilities).all() for answer in one.answers.values())

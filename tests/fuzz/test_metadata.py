@@ -16,7 +16,7 @@ CELLS = st.sampled_from(['a', 'b', 'c', 'l', '0', '1', 'nv', 'mel', 'NA', '', '"
 
 
 def tables(*headers):
-    """CSV files with one of these headers, or nearly, and any cells."""
+    """CSV files with one of the headers, or another one, and any cells."""
     return st.builds(
         lambda header, rows: '\n'.join([header, *map(','.join, rows)]).encode(),
         st.sampled_from(headers) | st.text(max_size=20),
@@ -26,7 +26,7 @@ def tables(*headers):
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    """Three images, where each of the published data sets has its own."""
+    """Three images in the folders of the published data sets."""
     folder = tmp_path_factory.mktemp('source')
     image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
     (folder / 'train').mkdir()
@@ -43,7 +43,7 @@ def source(tmp_path_factory):
 @example(content=b'lesion_id,image_id,dx\nl\n', balance='none')
 @example(content=b'lesion_id,image_id,dx\n"a\rb",a,nv\nd,b,nv\ne,c,nv', balance='none')
 @example(content=b'\xff\xfe', balance='none')
-def test_metadata_of_ham10000(source, attempt, content, balance):
+def test_ham10000_with_any_metadata(source, attempt, content, balance):
     (source / METADATA).write_bytes(content)
     splits = attempt(
         lambda: convert_ham10000(source, source / 'out', 'cls', balance=balance, force=True)
@@ -55,14 +55,14 @@ def test_metadata_of_ham10000(source, attempt, content, balance):
 @given(content=tables('id,label'), subset=st.integers(-1, 4))
 @example(content=b'id,label\na,0\nb,\xff', subset=0)
 @example(content=b'id,label\na,0\n' + b'x' * 140_000, subset=0)
-def test_labels_of_pcam(source, attempt, content, subset):
+def test_pcam_with_any_labels(source, attempt, content, subset):
     path = source / 'train_labels.csv'
     path.write_bytes(content)
     attempt(lambda: convert_pcam(source, source / 'out', subset, force=True))
 
 
 @given(ratios=RATIOS, seed=st.integers())
-def test_shares_of_the_parts(source, attempt, ratios, seed):
+def test_split_ratios(source, attempt, ratios, seed):
     (source / 'train_labels.csv').write_text('id,label\na,0\nb,1\nc,1\n')
     splits = attempt(lambda: convert_pcam(source, source / 'out', 0, ratios, seed, force=True))
     if splits is not None:
@@ -75,7 +75,7 @@ def test_shares_of_the_parts(source, attempt, ratios, seed):
 @given(regex=st.text(max_size=8) | st.from_regex(r'[(a-c.)?*+{}0-9\\]{1,8}'))
 @example(regex='(a{99999999999})')
 @example(regex='(' * 5000 + ')' * 5000)
-def test_regular_expressions_of_groups(source, attempt, regex):
+def test_group_regex(source, attempt, regex):
     attempt(lambda: convert_folders(source, source / 'out', 'train', 'train', '', regex))
     attempt(lambda: convert_folders(source, source / 'out', '', 'train', 'a', regex))
 
@@ -87,6 +87,6 @@ def test_regular_expressions_of_groups(source, attempt, regex):
 )
 @example(names=['a\0', 'train', ''])
 @example(names=['x' * 5000, 'train', ''])
-def test_names_of_folders(source, attempt, names):
+def test_folder_names(source, attempt, names):
     images, masks, suffix = names
     attempt(lambda: convert_folders(source, source / 'out', images, masks, suffix, force=True))

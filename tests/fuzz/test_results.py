@@ -22,7 +22,7 @@ CURVES = pd.DataFrame(
     [(1, 'loss', 0.5), (2, 'loss', 0.25), (1, 'ensemble/foreground/IoU', 70.0)],
     columns=['epoch', 'key', 'value'],
 )
-FACTS = dict(
+METADATA = dict(
     config='c.py', config_text='lr = 1', command='python c.py', seconds=3.0, device='CPU',
     versions=dict(torch='2'), splits=dict(train=dict(images=3)), input_size=[8, 8],
     members=dict(teacher=dict(parameters=9, flops=8), student_1=dict(parameters=4, flops=3)),
@@ -30,24 +30,24 @@ FACTS = dict(
 )  # fmt: skip
 METRICS = {'ensemble/fidelity/KL': 0.1, 'ensemble/calibration/ECE': 2.0}
 MEASURED = {name: Measurement(METRICS, CASES) for name in ('best', 'last')}
-RESULT = json.loads(gzip.decompress(serialize_result(MEASURED, CURVES, FACTS)))
-# Reports take their time.
+RESULT = json.loads(gzip.decompress(serialize_result(MEASURED, CURVES, METADATA)))
+# Reports are slow.
 FEWER = max(1, settings.default.max_examples // 4)
 RUN = RunSpec('kdml_v3', 0, 'c.py')
 SETTINGS = json.dumps(dict(model=dict(mode='kdml', style='v3')))
 
 
-def places(tree, at=()):
-    """Where there is anything in nested dicts."""
+def paths(tree, parent=()):
+    """Iterate over the paths of all values in nested dicts."""
     for key, value in tree.items():
-        yield (*at, key)
+        yield (*parent, key)
         if isinstance(value, dict):
-            yield from places(value, (*at, key))
+            yield from paths(value, (*parent, key))
 
 
-GONE = object()
+REMOVED = object()
 VALUES = st.one_of(
-    st.just(GONE),
+    st.just(REMOVED),
     st.none(),
     st.integers(-1, 9),
     st.sampled_from(
@@ -68,7 +68,7 @@ TABLES = st.builds(
     st.lists(st.lists(CELLS, min_size=3, max_size=7), max_size=3),
 )
 CHANGES = st.lists(
-    st.tuples(st.sampled_from([*places(RESULT)]), VALUES)
+    st.tuples(st.sampled_from([*paths(RESULT)]), VALUES)
     | st.tuples(
         st.sampled_from(
             [('measured', 'best', 'cases'), ('measured', 'last', 'cases'), ('curves',)]
@@ -81,16 +81,16 @@ CHANGES = st.lists(
 
 def changed(changes):
     result = copy.deepcopy(RESULT)
-    for place, value in changes:
+    for path, value in changes:
         holder = result
-        for key in place[:-1]:
+        for key in path[:-1]:
             holder = holder.get(key) if isinstance(holder, dict) else None
         if not isinstance(holder, dict):
             continue
-        if value is GONE:
-            holder.pop(place[-1], None)
+        if value is REMOVED:
+            holder.pop(path[-1], None)
         else:
-            holder[place[-1]] = value
+            holder[path[-1]] = value
     return gzip.compress(json.dumps(result).encode(), 1)
 
 
@@ -101,7 +101,7 @@ def suite(tmp_path_factory):
 
 
 def stored(suite, content):
-    """The suite's database anew, with a run that is done."""
+    """Create the suite's database with a finished run."""
     (suite.work_dir / 'suite.db').unlink(missing_ok=True)
     store = SuiteStore.in_folder(suite.work_dir)
     store.register(suite.runs, {RUN.name: SETTINGS})
@@ -134,7 +134,7 @@ def reported(attempt, suite, store, *names):
 @example(content=changed([(('measured', 'best', 'cases'), f'{HEADS[0]}\na,1,g,x,1,1,1\n')]))
 @example(content=changed([(('curves',), 'epoch,key,value\nx,loss,1\n')]))
 @example(content=changed([(('curves',), 'a,b\n1,2\n')]))
-def test_results_of_any_content(suite, attempt, content):
+def test_results_with_any_content(suite, attempt, content):
     reported(attempt, suite, stored(suite, content), RUN.name)
 
 
@@ -157,7 +157,7 @@ CONTENTS = st.one_of(
 @example(values=dict(seconds='long'))
 @example(values=dict(error=b'x'))
 @example(values=dict(state='lost'))
-def test_databases_of_any_content(suite, attempt, values):
+def test_databases_with_any_content(suite, attempt, values):
     store = stored(suite, changed([]))
     with sqlite3.connect(suite.work_dir / 'suite.db') as database:
         try:
@@ -171,13 +171,13 @@ def test_databases_of_any_content(suite, attempt, values):
 
 
 @settings(max_examples=FEWER)
-@given(content=st.binary(max_size=40), place=st.integers(0, 9000))
-def test_damaged_databases(suite, attempt, content, place):
+@given(content=st.binary(max_size=40), offset=st.integers(0, 9000))
+def test_damaged_databases(suite, attempt, content, offset):
     store = stored(suite, changed([]))
     store.engine.dispose()
     path = suite.work_dir / 'suite.db'
-    whole = path.read_bytes()
-    path.write_bytes(whole[:place] + content + whole[place + len(content) :])
+    valid = path.read_bytes()
+    path.write_bytes(valid[:offset] + content + valid[offset + len(content) :])
     opened = attempt(lambda: SuiteStore.in_folder(suite.work_dir), 'suite.db')
     if opened is not None:
         reported(attempt, suite, opened)
@@ -194,15 +194,15 @@ TEXTS = st.text(st.characters(exclude_characters='\r\0', exclude_categories=['Cs
     ),
     curves=st.lists(st.tuples(st.integers(0, 9), TEXTS, NUMBERS), max_size=4),
     metrics=st.dictionaries(TEXTS, NUMBERS, max_size=3),
-    facts=st.dictionaries(TEXTS, NUMBERS | TEXTS, max_size=3),
+    metadata=st.dictionaries(TEXTS, NUMBERS | TEXTS, max_size=3),
 )
-@example(cases=[], curves=[(0, '', 5.5048478363725224e16)], metrics={}, facts={})
-def test_a_valid_result_comes_back_as_it_was(cases, curves, metrics, facts):
+@example(cases=[], curves=[(0, '', 5.5048478363725224e16)], metrics={}, metadata={})
+def test_round_trip_of_valid_results(cases, curves, metrics, metadata):
     table = pd.DataFrame(cases, columns=CASES.columns)
     curve = pd.DataFrame(curves, columns=CURVES.columns)
     measured, got, made = deserialize_result(
-        serialize_result({'best': Measurement(metrics, table)}, curve, facts)
+        serialize_result({'best': Measurement(metrics, table)}, curve, metadata)
     )
-    assert (measured['best'].metrics, made) == (metrics, facts)
+    assert (measured['best'].metrics, made) == (metrics, metadata)
     assert measured['best'].cases.to_numpy().tolist() == table.to_numpy().tolist()
     assert got.to_numpy().tolist() == curve.to_numpy().tolist()

@@ -29,7 +29,7 @@ STEPS = st.floats() | st.sampled_from(
 @example(interval=None, dominance='x', negligible=0.0)
 @example(interval=None, dominance=10.0, negligible=None)
 @example(interval=1.5, dominance=10.0, negligible=0.0)
-def test_settings_of_the_balance_hook(attempt, interval, dominance, negligible):
+def test_loss_balance_hook(attempt, interval, dominance, negligible):
     attempt(lambda: LossBalanceHook(interval, dominance, negligible))
 
 
@@ -37,7 +37,7 @@ def test_settings_of_the_balance_hook(attempt, interval, dominance, negligible):
 @example(num='x', out_dir='panels')
 @example(num=1.5, out_dir='panels')
 @example(num=1, out_dir=3)
-def test_settings_of_the_drawing_hooks(attempt, num, out_dir):
+def test_panel_and_reliability_hooks(attempt, num, out_dir):
     attempt(lambda: PanelHook(out_dir, num))
     attempt(lambda: ReliabilityHook(out_dir))
 
@@ -46,7 +46,7 @@ def test_settings_of_the_drawing_hooks(attempt, num, out_dir):
 @example(letters=('alpha', 'gamma'), step=1e-320)
 @example(letters=('alpha', 'gamma'), step=1e-9)
 @example(letters=('alpha', 'gamma'), step='x')
-def test_steps_of_the_grid(attempt, letters, step):
+def test_grid_steps(attempt, letters, step):
     grid = attempt(lambda: lattice(letters, step))
     if grid is not None:
         assert len(set(grid)) == len(grid) > 0
@@ -62,7 +62,7 @@ RANGES = VALUES | st.lists(VALUES, max_size=3)
 @example(mode='kdml', lr=(1,), temperature=None, tied=False, grid=False)
 @example(mode='kdml', lr=3, temperature=None, tied=False, grid=False)
 @example(mode='kdml', lr=(1, 10**400), temperature=None, tied=False, grid=False)
-def test_spaces_to_search(attempt, mode, lr, temperature, tied, grid):
+def test_search_spaces(attempt, mode, lr, temperature, tied, grid):
     letters = attempt(lambda: letters_of(mode))
     if letters is not None:
         points = paper_grid(letters) if grid else None
@@ -70,7 +70,7 @@ def test_spaces_to_search(attempt, mode, lr, temperature, tied, grid):
 
 
 @given(quantiles=st.lists(st.floats(0, 1), min_size=1, max_size=2))
-def test_points_of_the_simplex(quantiles):
+def test_simplex_points(quantiles):
     point = simplex_point(quantiles)
     assert len(point) == len(quantiles) + 1
     assert min(point) >= 0
@@ -78,7 +78,7 @@ def test_points_of_the_simplex(quantiles):
 
 
 class Network(nn.Module):
-    """A learner with a discriminator, as SKD has it."""
+    """Learner with a discriminator, as in SKD."""
 
     def __init__(self):
         super().__init__()
@@ -98,7 +98,7 @@ SETTINGS = st.dictionaries(
 @example(optimizer=dict(type='Nope'), discriminator=dict(type='SGD', lr=0.1))
 @example(optimizer=dict(type='SGD', lr='x'), discriminator=dict(type='SGD', lr=0.1))
 @example(optimizer=dict(type='SGD', lr=-1), discriminator=dict(type='SGD', lr=0.1))
-def test_settings_of_two_optimisers(attempt, optimizer, discriminator):
+def test_discriminator_optimizer(attempt, optimizer, discriminator):
     settings = dict(type=OptimWrapper, optimizer=optimizer, discriminator_optimizer=discriminator)
     attempt(lambda: DiscriminatorOptimWrapperConstructor(settings)(Network()))
 
@@ -128,7 +128,7 @@ def test_settings_of_two_optimisers(attempt, optimizer, discriminator):
 @example(kind=SplitSegDataset, changes=dict(ann_file='a\0'))
 @example(kind=SplitSegDataset, changes=dict(data_root=3))
 @example(kind=SplitSegDataset, changes=dict(indices=0))
-def test_settings_of_data_sets(attempt, tmp_path, kind, changes):
+def test_split_datasets(attempt, tmp_path, kind, changes):
     (tmp_path / 'a.png').touch()
     (tmp_path / 'split.csv').write_text('id,path,mask,group,label\na,a.png,a.png,g,0\n')
     settings = dict(ann_file=str(tmp_path / 'split.csv'), data_root=str(tmp_path)) | changes

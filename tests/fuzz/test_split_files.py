@@ -40,7 +40,7 @@ NAMES = st.text(st.characters(exclude_categories=[]), max_size=6)
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
-    """A data set of one image and its mask."""
+    """Data set of one image and its mask."""
     folder = tmp_path_factory.mktemp('data')
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / 'a.png')
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / 'm.png')
@@ -51,7 +51,7 @@ def root(tmp_path_factory):
 @example(content=b'id,path,group,label\n"a')
 @example(content=b'id,path,group,label\na,b,c,' + b'9' * 5000)
 @example(content=b'id,path,group,label\na,b,c,0\n' + b'x' * 140_000)
-def test_what_is_no_split_file_is_told(root, attempt, content):
+def test_split_files_with_any_content(root, attempt, content):
     path = root / 'split.csv'
     path.write_bytes(content)
     rows = attempt(lambda: read_split(path), str(path))
@@ -66,7 +66,7 @@ def test_what_is_no_split_file_is_told(root, attempt, content):
     kind=st.sampled_from([SplitClassificationDataset, SplitSegDataset]),
 )
 @example(mask=None, label=0, repeats=10**12, test_mode=False, kind=SplitClassificationDataset)
-def test_data_sets_of_any_split_file(root, attempt, kind, mask, label, repeats, test_mode):
+def test_data_sets_of_valid_split_files(root, attempt, kind, mask, label, repeats, test_mode):
     path = root / 'split.csv'
     header = 'id,path,group,label,repeats' if mask is None else HEADERS[-1]
     fields = ['a', 'a.png', *([] if mask is None else [mask]), 'g', str(label), str(repeats)]
@@ -96,7 +96,7 @@ def test_data_sets_of_any_split_file(root, attempt, kind, mask, label, repeats, 
 @example(rows=[('a\rb', 'a.png', 'g', 0, None, 1)])
 @example(rows=[('\udcff', 'a.png', 'g', 0, None, 1)])
 @example(rows=[('a', 'a.png', 'g\0', 0, None, 1)])
-def test_what_is_written_is_read_again(root, attempt, rows):
+def test_round_trip_of_split_files(root, attempt, rows):
     made = attempt(lambda: [SplitRow(*row) for row in rows])
     assume(made is not None)
     out = root / 'written'

@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -6,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mmkdml.experiments.suites.suite import load_suite
+from mmkdml.statistics.measures import MEASURES
 
 KEYS = ['title', 'measures', 'seeds', 'runs', 'variants', 'options', 'amp', 'paper_tables',
         'work_dir', '_base_', '_own', 'name', 'config', 'teacher']  # fmt: skip
@@ -33,6 +36,7 @@ SUITES = st.fixed_dictionaries(
     dict(runs=RUNS, seeds=st.lists(st.integers(0, 3), max_size=2), measures=st.just(['IoU'])),
     optional=dict(variants=VALUES, options=VALUES, title=VALUES, work_dir=VALUES, amp=VALUES),
 )
+PATH = re.compile(r'([a-zA-Z0-9][\w.-]*/)?[a-zA-Z0-9][\w.-]*', re.ASCII)  # of the folder of a run
 VALID = dict(runs=[dict(config='c.py')], seeds=[0], measures=['IoU'])
 
 
@@ -42,20 +46,28 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _beside_a_config(folder, monkeypatch):
+def config_in_working_directory(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / 'c.py').write_text('')
 
 
-def told(attempt, path, content):
-    """The suite, of which every fact can be used as it is described."""
+def loaded(attempt, path, content):
+    """Load a suite; check its invariants, or that the error names the file."""
     path.write_bytes(content)
     suite = attempt(lambda: load_suite(path), path.name)
     if suite is not None:
-        assert all(run.key and isinstance(run.options, dict) for run in suite.runs)
+        names = [run.name for run in suite.runs]
+        assert len({run.key for run in suite.runs}) == len(names) > 0
+        assert all(PATH.fullmatch(name) for name in names)
+        assert all(Path(run.config).is_file() for run in suite.runs)
+        assert all(isinstance(run.options, dict) for run in suite.runs)
         assert all(isinstance(key, str) for run in suite.runs for key in run.options)
-        assert {run.teacher for run in suite.runs} <= {None, *(run.name for run in suite.runs)}
-        assert suite.work_dir.name is not None
+        assert all(type(run.seed) is int and 0 <= run.seed < 2**32 for run in suite.runs)
+        assert {*suite.measures} <= {*MEASURES}
+        done = {None}
+        for run in suite.runs[: len({*names})]:  # runs of the first seed, teachers first
+            assert run.teacher in done
+            done.add(run.name)
     return suite
 
 
@@ -70,12 +82,12 @@ def told(attempt, path, content):
 @example(content=VALID | {3: 4}, kind='yaml')
 @example(content=VALID | dict(seeds=[10**30]), kind='yaml')
 @example(content=VALID | dict(seeds=[-1]), kind='yaml')
-def test_suites_of_any_values(folder, attempt, content, kind):
+def test_suite_files_with_any_values(folder, attempt, content, kind):
     try:
         text = (yaml.dump if kind == 'yaml' else json.dumps)(content)
-    except (TypeError, UnicodeError, yaml.YAMLError):  # keys that JSON does not have
+    except (TypeError, UnicodeError, yaml.YAMLError):  # not supported by the format
         return
-    told(attempt, folder / f'suite.{kind}', text.encode(errors='surrogatepass'))
+    loaded(attempt, folder / f'suite.{kind}', text.encode(errors='surrogatepass'))
 
 
 TOKENS = st.sampled_from(
@@ -100,10 +112,10 @@ BOMB = b'a0: &a0 [x, x]\n' + b''.join(
 @example(content=b'&a [*a]', kind='yaml')
 @example(content=BOMB, kind='yaml')
 @example(content=b'runs: &a\n- *a\nseeds: [0]\nmeasures: [IoU]', kind='yaml')
-def test_suites_of_any_text(folder, attempt, content, kind):
+def test_suite_files_with_any_text(folder, attempt, content, kind):
     if kind in ('py', 'txt'):
-        content = repr(content).encode()  # as code, whatever it says must not be run here
-    told(attempt, folder / f'suite.{kind}', content)
+        content = repr(content).encode()  # a string literal, because a Python file is executed
+    loaded(attempt, folder / f'suite.{kind}', content)
 
 
 NAMES = st.sampled_from('abcdef')
@@ -114,22 +126,20 @@ NAMES = st.sampled_from('abcdef')
     seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3, unique=True),
     options=st.dictionaries(st.sampled_from(['model.mode', 'x.y']), st.integers()),
 )
-def test_a_valid_suite_is_read_as_it_was_written(folder, attempt, runs, seeds, options):
+def test_valid_suite_is_loaded_as_written(folder, attempt, runs, seeds, options):
     content = dict(
-        runs=[dict(name=name, config='c.py', teacher=of) for name, of in runs.items()],
+        runs=[dict(name=name, config='c.py', teacher=teacher) for name, teacher in runs.items()],
         seeds=seeds,
         measures=['IoU'],
         options=options,
     )
-    suite = told(attempt, folder / 'valid.yaml', yaml.dump(content).encode())
+    suite = loaded(attempt, folder / 'valid.yaml', yaml.dump(content).encode())
     if suite is not None:
         read = {run.name: run.teacher for run in suite.runs}
         assert read == runs
         assert sorted({run.seed for run in suite.runs}) == sorted(seeds)
         assert all(run.options == options for run in suite.runs)
-        order = [run.name for run in suite.runs[: len(runs)]]
-        assert all(of is None or order.index(of) < order.index(run) for run, of in runs.items())
-    else:  # a teacher that is no run, or teachers in a circle
+    else:  # an unknown teacher, or a circular dependency
 
         def ends(name):
             seen = set()

@@ -61,7 +61,7 @@ STARTS = st.sampled_from(
 @example(start=('test',), words=['none.pth'], file='x.py', content=b'model = dict(type="No")')
 @example(start=('suite', 'report'), words=[], file='x.json', content=b'{')
 @example(start=('suite', 'run'), words=[], file='x.py', content=b'raise KeyError(1)')
-def test_a_command_line_ends_in_one_line(
+def test_command_line_exits_with_one_line(
     tmp_path, monkeypatch, capsys, start, words, file, content
 ):
     for name in ('x.py', 'x.yaml', 'x.json', 'x.pth', 'x.db'):
@@ -75,7 +75,7 @@ def test_a_command_line_ends_in_one_line(
         code = stop.code
     else:
         code = 0
-    told = capsys.readouterr().err
-    # Of argparse 2, with its reason on stderr; the others are messages.
+    stderr = capsys.readouterr().err
+    # argparse exits with 2 after writing to stderr; tools exit with a message.
     assert code in (0, 2, None) or str(code).startswith((f'{tool}.py: error: ', 'usage: '))
-    assert code != 2 or 'error: ' in told
+    assert code != 2 or 'error: ' in stderr
