@@ -112,7 +112,7 @@ def settings_changes(before: str, after: str) -> str:
     try:
         return settings_difference(changed_settings(_parsed(before), _parsed(after)))
     except (ValueError, TypeError, RecursionError):
-        return '' if before == after else '  one of them is damaged and cannot be compared'
+        return '' if before == after else '  one of them is damaged'
 
 
 def has_data_hashes(settings: str) -> bool:

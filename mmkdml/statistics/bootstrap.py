@@ -134,7 +134,7 @@ def estimate(
 
 
 def _shared_seeds(counts: Counts, entries: Sequence[Entry]) -> tuple[tuple[int, ...], str]:
-    """Return the seeds that all entries have, and a reason if they cannot be compared."""
+    """Return the seeds that all entries have, and a reason if they are not comparable."""
     for name, member in entries:
         if (name, member) not in counts.samples:
             return (), f'no finished run of {name} has a member {member}'
@@ -166,7 +166,7 @@ def _estimate_together(
 ) -> list[Estimate]:
     """Estimate contrasts with the same seeds and cases from the same resamples."""
     entries = list(dict.fromkeys(e for one in contrasts for e in (one.entry, *one.competitors)))
-    # (G, entries, seeds, 3, K)
+    # (groups, entries, seeds, 3, K)
     stacked = np.stack(
         [np.stack([counts.samples[entry][s].counts for s in seeds], 1) for entry in entries], 1
     )
@@ -215,17 +215,7 @@ def _contrasted(
     *indices: np.ndarray,
     axis: int = -1,
 ) -> np.ndarray:
-    """Compute the contrasts, (C, B), of B resamples.
-
-    Args:
-        measure: The measure.
-        stacked: Counts, (groups, entries, seeds, 3, K).
-        entries: Runs and members in ``stacked``.
-        contrasts: The C contrasts.
-        drawn: Names of the resampled axes, ``'seeds'``, ``'groups'`` or both.
-        indices: Drawn indices of each resampled axis, (B, size).
-        axis: Passed by SciPy; always the last one.
-    """
+    """Compute the C contrasts of B resamples, (C, B), from the drawn indices, (B, size) each."""
     groups, _, seeds, _, classes = stacked.shape
     sizes = {'seeds': seeds, 'groups': groups}
     times = {name: np.ones((1, size)) for name, size in sizes.items()}

@@ -30,7 +30,7 @@ def run_suite(
     Raises:
         KeyboardInterrupt: If the workers were stopped by a signal.
         ValueError: If a config is invalid, the suite was started with other settings, or the
-            database cannot be accessed.
+            database is not accessible.
     """
     settings: dict[str, str] = {}
     for run in suite.runs:
@@ -63,7 +63,7 @@ def run_workers(
 
     Raises:
         KeyboardInterrupt: If a signal stopped them. Interrupted runs can be resumed.
-        ValueError: If the database cannot be accessed any more.
+        ValueError: If the database is no longer accessible.
     """
     stop, errors = threading.Event(), []
 

@@ -98,8 +98,8 @@ class SuiteStore:
         lock_seconds: Time to wait for a lock of SQLite.
 
     Raises:
-        ValueError: By the constructor and all methods, if the database cannot be opened, is locked
-            by another program, is corrupt or cannot be written to.
+        ValueError: By the constructor and all methods, if the database is not accessible, locked by
+            another program, corrupt or read-only.
     """
 
     def __init__(self, url: str, lock_seconds: float = LOCK_SECONDS) -> None:

@@ -75,7 +75,7 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
 
     Raises:
         FileNotFoundError: If the suite file or a config does not exist.
-        ValueError: If the file cannot be parsed, a key is unknown or missing, a value is invalid,
+        ValueError: If the file has a syntax error, a key is unknown or missing, a value is invalid,
             there are no runs or seeds, a name occurs twice, or a teacher is not a run of the suite
             or depends on its own student.
     """
@@ -90,7 +90,7 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
         raise ValueError(
             f'Invalid measures in {path}: expected {", ".join(MEASURES)}, got {unknown}'
         )
-    default = Path('work_dirs') / 'suites' / path.stem
+    own_dir = _string(f'work_dir in {path}', content.get('work_dir'))
     return Suite(
         name=path.stem,
         path=str(path),
@@ -98,9 +98,7 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
         measures=measures,
         paper_tables=_names(path, 'paper_tables', content.get('paper_tables', ())),
         runs=tuple(_expand(path, content)),
-        work_dir=Path(
-            work_dir or _string(f'work_dir in {path}', content.get('work_dir')) or default
-        ),
+        work_dir=Path(work_dir or own_dir or Path('work_dirs') / 'suites' / path.stem),
     )
 
 
@@ -136,7 +134,7 @@ def _read_with_mmengine(path: Path) -> dict[str, Any]:
 
     if path.suffix in _DATA_FILES:
         _refuse_inherited_code(path)
-    # Not as a pure-Python config, in which values cannot be computed.
+    # Not as a pure-Python config, which does not support computed values.
     return Config.fromfile(path, lazy_import=False, import_custom_modules=False).to_dict()
 
 

@@ -54,7 +54,7 @@ def open_study(
 
     Raises:
         ValueError: If the study was started with other settings (lists the differences), or if the
-            database cannot be accessed.
+            database is not accessible.
     """
     with explain_database_errors(url):
         study = optuna.create_study(

@@ -104,9 +104,8 @@ class Tuner:
     ) -> None:
         for name, value, allowed in (('sampler', sampler, SAMPLERS), ('pruner', pruner, PRUNERS)):
             if value not in allowed:
-                raise ValueError(
-                    f'Invalid {name}: expected one of {", ".join(allowed)}, got {value!r}'
-                )
+                choices = ', '.join(allowed)
+                raise ValueError(f'Invalid {name}: expected one of {choices}, got {value!r}')
         if trials is not None and trials < 1:
             raise ValueError(f'Invalid number of trials: expected at least 1, got {trials}')
         self.path = Path(config)
@@ -126,7 +125,7 @@ class Tuner:
             raise ValueError(f'Invalid grid step: expected the sampler grid, got {sampler}')
         if temperature is not None and not temperature_matters(model.mode, model.get('style')):
             raise ValueError(
-                f'Invalid range of the temperature: it has no effect, because no student of '
+                'Invalid range of the temperature: it has no effect, because no student of '
                 f'{model.mode} {model.style} receives predictions'
             )
         if lr is not None and 'lr' not in (loaded.optim_wrapper.get('optimizer') or {}):
@@ -156,7 +155,7 @@ class Tuner:
 
         Raises:
             ValueError: If too many consecutive trials fail, no trial is complete in the end, the
-                study was started with other settings, or its database cannot be accessed.
+                study was started with other settings, or its database is not accessible.
             FileExistsError: If a result would overwrite a file that is not from a search.
             KeyboardInterrupt: After Ctrl-C; the running trial is queued again.
         """
@@ -254,9 +253,8 @@ class Tuner:
         finished = {trial.number for trial in trials if trial.state.is_finished()}
         if any(trial.state == TrialState.COMPLETE for trial in trials):
             finished.discard(study.best_trial.number)
-        for number in finished:
-            for checkpoint in self._folder(number).glob('*.pth'):
-                checkpoint.unlink(missing_ok=True)
+        for checkpoint in (c for n in finished for c in self._folder(n).glob('*.pth')):
+            checkpoint.unlink(missing_ok=True)
 
     def _folder(self, number: int) -> Path:
         return self.out / f'trial_{number}'

@@ -6,7 +6,7 @@ from mmkdml.experiments import RunSpec, Suite, SuiteStore, read_suite
 from mmkdml.statistics.records import DONE, FAILED, WAITING
 
 MODELS = {
-    'alone': dict(type='EncoderDecoder'),
+    'plain': dict(type='EncoderDecoder'),
     'kdml': dict(type='DiversifiedKDMLDistiller', mode='kdml', style='v3'),
     'own': dict(type='KnowledgeDistiller', members={}),
 }
@@ -33,8 +33,8 @@ def test_records_of_runs_in_every_state(suite_and_store, script):
     assert (record.name, record.title, record.paper_tables) == ('s', 'Title', ('Table 4',))
     kinds = [(run.name, run.seed, run.mode, run.style) for run in record.runs]
     assert kinds == [
-        ('alone', 1, 'baseline', ''),
-        ('alone', 0, 'baseline', ''),
+        ('plain', 1, 'baseline', ''),
+        ('plain', 0, 'baseline', ''),
         ('kdml', 1, 'kdml', 'v3'),
         ('kdml', 0, 'kdml', 'v3'),
         ('own', 1, 'comparison', ''),
@@ -69,7 +69,7 @@ def test_pictures_of_runs_and_of_the_suite(suite_and_store):
 def test_runs_of_other_suites_in_the_database_are_ignored(suite_and_store):
     suite, store = suite_and_store
     small = Suite('s', 's.py', 'T', ('IoU',), (), suite.runs[:1], suite.work_dir)
-    assert [run.name for run in read_suite(small, store).runs] == ['alone']
+    assert [run.name for run in read_suite(small, store).runs] == ['plain']
 
 
 def test_damaged_result_raises(suite_and_store):
@@ -77,7 +77,7 @@ def test_damaged_result_raises(suite_and_store):
     run = store.states()[0]
     store.claim(run, 'w', 0.0)
     store.finish(run, 'w', b'half', 1.0)
-    with pytest.raises(ValueError, match=r'suite\.db.* alone, seed 1'):
+    with pytest.raises(ValueError, match=r'suite\.db.* plain, seed 1'):
         read_suite(suite, store)
 
 
