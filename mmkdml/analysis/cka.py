@@ -102,7 +102,7 @@ def measure_cka(
     The three terms of CKA are estimated without bias in each batch and averaged over batches,
     weighted by their number of images (see :mod:`mmkdml.functional.cka`), so memory does not grow
     with the data set. Shuffle the batches: slices of one patient that share a batch look more
-    similar than images of the whole set.
+    similar than images of the full data set.
 
     Args:
         model: Classroom, classifier or segmentor with its weights, on its device.

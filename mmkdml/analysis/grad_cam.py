@@ -130,19 +130,19 @@ def cam_rows(
     rows: list[SheetRow] = []
     for data in loader:
         inputs, samples = predict_batch(model, data)
-        answers = [predictions_by_name(sample) for sample in samples]
+        predictions = [predictions_by_name(sample) for sample in samples]
         truth = torch.cat([truth_of(sample) for sample in samples])
         batch = [
             _image_cell(data['inputs'][index], classes[one]) for index, one in enumerate(truth)
         ]
         for name, member in members.items():
-            labels = torch.cat([answer[name].labels for answer in answers])
+            labels = torch.cat([one[name].labels for one in predictions])
             wanted = labels if target == PREDICTED else truth
             wanted = wanted if fixed is None else torch.full_like(truth, fixed)
-            own = member_inputs(model, name, dict(inputs=inputs, data_samples=samples))
-            maps = grad_cam(member, own, wanted, layer)
-            for row, cam, answer, true in zip(batch, maps, answers, truth, strict=True):
-                row[name] = _cam_cell(row[IMAGE].image, cam, answer[name], int(true), classes)
+            images = member_inputs(model, name, dict(inputs=inputs, data_samples=samples))
+            maps = grad_cam(member, images, wanted, layer)
+            for row, cam, own, true in zip(batch, maps, predictions, truth, strict=True):
+                row[name] = _cam_cell(row[IMAGE].image, cam, own[name], int(true), classes)
         rows += batch
     return rows
 
@@ -168,11 +168,11 @@ def _image_cell(inputs: Tensor, true: str) -> dict[str, SheetCell]:
 
 
 def _cam_cell(
-    image: np.ndarray, cam: Tensor, answer: Predictions, true: int, classes: Sequence[str]
+    image: np.ndarray, cam: Tensor, prediction: Predictions, true: int, classes: Sequence[str]
 ) -> SheetCell:
-    label = int(answer.labels)
+    label = int(prediction.labels)
     sign = RIGHT if label == true else WRONG
-    predicted = f'{sign} {classes[label]} {answer.probabilities[0, label]:.2f}'
+    predicted = f'{sign} {classes[label]} {prediction.probabilities[0, label]:.2f}'
     caption = textwrap.fill(predicted, _CAPTION_WIDTH)
     if not cam.any():
         caption += '\nGrad-CAM is zero'

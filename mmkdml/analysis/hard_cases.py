@@ -158,7 +158,7 @@ def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') ->
     cases = list_cases(loader.dataset)
     console = Console(stderr=True)
     rows = [
-        _numbers(sample, students)
+        _measure(sample, students)
         for data in track(loader, title, console=console, transient=True)
         for sample in predict_batch(model, data)[1]
     ]
@@ -223,36 +223,38 @@ def _format_ids(ids: Iterable[str]) -> str:
     return ', '.join(names[:_MAX_IDS]) + (', ...' if len(names) > _MAX_IDS else '')
 
 
-def _numbers(sample: Any, students: Sequence[str]) -> dict[str, Any]:
-    answers, truth = predictions_by_name(sample), truth_of(sample).cpu()
-    answers = {
+def _measure(sample: Any, students: Sequence[str]) -> dict[str, Any]:
+    truth = truth_of(sample).cpu()
+    predictions = {
         name: own._replace(labels=own.labels.cpu(), probabilities=own.probabilities.cpu())
-        for name, own in answers.items()
+        for name, own in predictions_by_name(sample).items()
     }
-    for name, own in answers.items():
+    for name, own in predictions.items():
         if len(own.labels) != len(truth):
             raise ValueError(
                 f'Invalid prediction of {name}: expected {len(truth)} pixels as in the true mask, '
                 f'got {len(own.labels)}. Move Resize before the mask is loaded'
             )
-    apart = [_apart(answers[a], answers[b]) for a, b in combinations(students, 2)]
-    if next(iter(answers.values())).of_pixels:
+    differences = [
+        _difference(predictions[a], predictions[b]) for a, b in combinations(students, 2)
+    ]
+    if next(iter(predictions.values())).of_pixels:
         counted = truth != IGNORED
         region = ((truth > 0) & counted).numpy()
         numbers: dict[str, Any] = dict(region=int(region.sum()))
-        for name, own in answers.items():
+        for name, own in predictions.items():
             numbers[f'{name}_IoU'] = overlap(((own.labels > 0) & counted).numpy(), region)[0]
-        apart = [one[counted] for one in apart]
+        differences = [one[counted] for one in differences]
     else:
         numbers = dict(truth=int(truth))
-        for name, own in answers.items():
+        for name, own in predictions.items():
             numbers[f'{name}_label'] = int(own.labels)
             numbers[f'{name}_probability'] = float(own.probabilities[0, truth])
-    share = torch.cat(apart).double().mean() if apart else torch.nan
+    share = torch.cat(differences).double().mean() if differences else torch.nan
     return dict(numbers, disagreement=100 * float(share))
 
 
-def _apart(a: Predictions, b: Predictions) -> Tensor:
+def _difference(a: Predictions, b: Predictions) -> Tensor:
     if a.of_pixels:
         return a.labels != b.labels
     return (a.probabilities - b.probabilities).abs().sum(dim=1) / 2

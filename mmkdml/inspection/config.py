@@ -95,13 +95,13 @@ def classroom_settings(
     """
     model = settings['model']
     members = member_configs(model)
-    stated = {
+    own = {
         name: members[name]['data_preprocessor']
         for name in distiller.member_names
         if members[name].get('data_preprocessor')
     }
-    given = model.get('data_preprocessor') or settings.get('data_preprocessor')
-    shared = shared_settings(given, stated, distiller.frozen_names)
+    base = model.get('data_preprocessor') or settings.get('data_preprocessor')
+    shared = shared_settings(base, own, distiller.frozen_names)
     if shared is not None and 'type' not in shared:  # classifiers have a default type
         kind = type(distiller.data_preprocessor)
         shared = dict(shared, type=f'{kind.__module__}.{kind.__qualname__}')

@@ -102,10 +102,10 @@ CELLS = DOUBTS[DOUBTS['mode'] != '']
 def test_doubts_belong_to_printed_or_omitted_values():
     merged = CELLS.merge(PRINTED, on=KEYS, how='left')
     assert not CELLS.duplicated(KEYS).any()
-    left_out = merged['mean'].isna()
-    assert left_out.sum() == 15
-    assert (merged['note'].str.startswith('left out') == left_out).all()
-    assert set(merged[left_out]['table']) == {'Table 12'}
+    omitted = merged['mean'].isna()
+    assert omitted.sum() == 15
+    assert (merged['note'].str.startswith('omitted') == omitted).all()
+    assert set(merged[omitted]['table']) == {'Table 12'}
 
 
 def excess(row):
@@ -118,7 +118,7 @@ def excess(row):
 
 
 def test_doubts_about_f1_can_be_recomputed():
-    pattern = re.compile(r'(\d\.\d\d) (below|above) what the IoU implies')
+    pattern = re.compile(r'(\d\.\d\d) (below|above) the value implied by the IoU')
     checked = 0
     for _, row in CELLS.iterrows():
         if match := pattern.search(row['note']):

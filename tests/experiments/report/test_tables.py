@@ -116,9 +116,9 @@ def test_cells_contain_the_papers_values():
     assert iou['kdml', 'Ensemble'][2].theirs == '[80.12 ± 0.597]'
     assert f1['kdml', 'Ensemble'][2].theirs == '[89.52 ± 0.556*]'
     assert iou['ml', 'S1'][2].theirs == '[77.93 ± 0.537]'  # also without a run
-    alone = rows_of(table, 'Single networks')
-    assert alone['', 'r50'][0].theirs == '[76.86 ± 0.791]'
-    assert alone['', 'r34'][0].paper is None
+    networks = rows_of(table, 'Single networks')
+    assert networks['', 'r50'][0].theirs == '[76.86 ± 0.791]'
+    assert networks['', 'r34'][0].paper is None
     assert rows_of(table, 'Compared methods')['', 'fitnet'][0].paper is None
     compared = build_table(suite(*small().runs[-1:], tables=['Table 10']), 'best')
     assert rows_of(compared, 'Compared methods')['', 'fitnet'][0].theirs == '[75.24 ± 0.261]'
@@ -138,8 +138,8 @@ def test_notes_list_missing_runs_and_doubtful_values():
         'same IoU.'
     ) in notes
     assert notes[-1] == (
-        'Table 4, Table 2: many standard deviations have the form that two runs give, although '
-        'three are stated.'
+        'Table 4, Table 2: many standard deviations can only result from two runs, although three '
+        'are stated.'
     )
     plain = build_table(suite(run('net', 0, dict(model=50)), tables=()), 'best').notes
     assert len(plain) == 1
@@ -179,8 +179,8 @@ def test_each_variant_has_its_own_panels():
     table = build_table(suite(*runs, measures=['IoU']), 'best')
     titles = [panel.title for panel in table.panels]
     assert titles == ['Single networks', 'hot: IoU', 'cold: IoU']
-    alone = list(rows_of(table, 'Single networks'))
-    assert alone == [('hot', 'r50'), ('hot', 'r18'), ('cold', 'r50'), ('cold', 'r18')]
+    networks = list(rows_of(table, 'Single networks'))
+    assert networks == [('hot', 'r50'), ('hot', 'r18'), ('cold', 'r50'), ('cold', 'r18')]
 
 
 def test_two_runs_for_one_cell_raise():
