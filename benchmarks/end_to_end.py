@@ -59,7 +59,7 @@ def measure_runs(config: Config, iterations: int, rounds: int) -> dict[str, RunS
 
     Raises:
         TypeError: If the config is a baseline.
-        ValueError: If the model cannot be built, or a number is below 1.
+        ValueError: If the model is invalid, or a number is below 1.
     """
     if min(iterations, rounds) < 1:
         raise ValueError(

@@ -54,7 +54,7 @@ def measure_offline(
 
     Raises:
         TypeError: If the config is a baseline or has no frozen member.
-        ValueError: If the model cannot be built or trained, or a number is below 1.
+        ValueError: If the model is invalid, or a number is below 1.
     """
     if batch_size < 1:
         raise ValueError(f'Invalid batch_size: expected at least 1, got {batch_size}')

@@ -70,7 +70,7 @@ def measure_precisions(
 
     Raises:
         TypeError: If the model is neither a classroom nor a network of a supported task.
-        ValueError: If the model cannot be built or trained, or a number is below 1.
+        ValueError: If the model is invalid, or a number is below 1.
     """
     losses: dict[str, list[float]] = {}
     steps: dict[str, Step] = {}

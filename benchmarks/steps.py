@@ -64,7 +64,7 @@ def measure_steps(config: Config, batch_size: int, rounds: int) -> dict[str, Ste
 
     Raises:
         TypeError: If the config is a baseline.
-        ValueError: If the model cannot be built or trained, or a number is below 1.
+        ValueError: If the model is invalid, or a number is below 1.
     """
     inspection = inspect_config(config)
     classroom_of(inspection, 'this config')
@@ -93,7 +93,7 @@ def measure_methods(
 
     Raises:
         TypeError: If a config is a baseline.
-        ValueError: If a model cannot be built or trained, task or input size differ, or a number is
+        ValueError: If a model is invalid, task or input size differ, or a number is
             below 1.
     """
     inspections = {}

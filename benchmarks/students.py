@@ -54,7 +54,7 @@ def measure_students(
 
     Raises:
         TypeError: If the config is a baseline.
-        ValueError: If the model cannot be built or trained, or a number is below 1.
+        ValueError: If the model is invalid, or a number is below 1.
     """
     if most < 1:
         raise ValueError(f'Invalid most: expected at least 1 student, got {most}')

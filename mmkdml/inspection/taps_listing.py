@@ -24,8 +24,8 @@ class TapRow:
     Attributes:
         name: Dotted name within the member.
         module: Class name of the module.
-        shape: Shape of its (last) output, or None if the module cannot be tapped.
-        problem: Why it cannot be tapped; empty if it can.
+        shape: Shape of its (last) output, or None if it has no tappable output.
+        problem: Why the output is not tappable; empty if it is.
     """
 
     name: str

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import pandas as pd
 from prettytable import PrettyTable, TableStyle
 from statsmodels.stats.multitest import multipletests
 
@@ -172,36 +171,6 @@ def _verdict(found: Estimate, p_holm: float) -> str:
         return UNDECIDED
     # The sign of the resamples, from which p is computed, may differ from that of the estimate.
     return HOLDS if np.median(found.distribution) > 0 else OPPOSITE
-
-
-def claims_frame(results: Sequence[ClaimResult]) -> pd.DataFrame:
-    """Convert claims to a data frame with a row for each claim.
-
-    Returns:
-        Columns ``family, claim, measure, checkpoint, difference, low, high, simultaneous_low,
-        simultaneous_high, p, p_holm, seeds, groups, resampled, verdict``; ``seeds`` and ``groups``
-        are counts.
-    """
-    return pd.DataFrame(
-        dict(
-            family=one.family,
-            claim=one.text,
-            measure=one.measure,
-            checkpoint=one.checkpoint,
-            difference=one.estimate.value,
-            low=one.estimate.low,
-            high=one.estimate.high,
-            simultaneous_low=one.simultaneous[0],
-            simultaneous_high=one.simultaneous[1],
-            p=one.estimate.p,
-            p_holm=one.p_holm,
-            seeds=len(one.estimate.seeds),
-            groups=one.estimate.groups,
-            resampled=' and '.join(one.estimate.resampled),
-            verdict=one.verdict,
-        )
-        for one in results
-    )
 
 
 def render_claims(results: Sequence[ClaimResult], form: str) -> str:

@@ -10,7 +10,6 @@ from mmkdml.experiments.paper.claims import (
     HOLDS,
     OPPOSITE,
     UNDECIDED,
-    claims_frame,
     evaluate_claims,
     render_claims,
 )
@@ -216,23 +215,24 @@ def test_claims_of_an_unfinished_suite_are_not_computable():
 
 def test_rng_seed_determines_the_resamples():
     record = suite(runs('ml', 'v3', members(41)))
-    first, again, other = (claims_frame(evaluate(record, rng=rng)) for rng in (0, 0, 1))
-    pd.testing.assert_frame_equal(first, again)
-    assert (first['low'] != other['low']).any()
+    first, again, other = (
+        [result.estimate.low for result in evaluate(record, rng=rng)] for rng in (0, 0, 1)
+    )
+    assert first == again != other
 
 
-def test_claims_frame():
+def test_result_has_difference_and_intervals():
     record = suite(runs('kdml', 'v3', members(50)), runs('kdml', 'v1', members(40)))
     results = evaluate(record)
-    row = claims_frame(results).loc[0]
-    assert row['claim'] == 'kdml: v3 is better than v1'
-    assert row['difference'] == pytest.approx(1000 / IMAGES)
-    assert row['low'] < row['difference'] < row['high']
-    assert row['simultaneous_low'] <= row['low']
-    assert (row['seeds'], row['groups'], row['resampled']) == (2, IMAGES, 'seeds and groups')
-    assert (row['family'], row['measure'], row['checkpoint']) == ('style', 'accuracy', 'best')
-    assert row['verdict'] == results[0].verdict == HOLDS
-    assert len(claims_frame(results)) == len(results) == 5
+    first, found = results[0], results[0].estimate
+    assert first.text == 'kdml: v3 is better than v1'
+    assert found.value == pytest.approx(1000 / IMAGES)
+    assert found.low < found.value < found.high
+    assert first.simultaneous[0] <= found.low
+    assert (found.seeds, found.groups, found.resampled) == (SEEDS, IMAGES, ('seeds', 'groups'))
+    assert (first.family, first.measure, first.checkpoint) == ('style', 'accuracy', 'best')
+    assert first.verdict == HOLDS
+    assert len(results) == 5
 
 
 @pytest.mark.parametrize('form', ['text', 'markdown'])
