@@ -143,12 +143,14 @@ def table(args: argparse.Namespace) -> None:
 
 def claims(args: argparse.Namespace) -> None:
     from mmkdml.experiments import evaluate_claims, read_suite, render_claims
+    from mmkdml.statistics.counts import count_cases
 
     record = read_suite(*open_suite(args, args.suite))
+    counts = count_cases(record, args.checkpoint)
     results = [
         result
         for measure in record.measures
-        for result in evaluate_claims(record, measure, args.checkpoint)
+        for result in evaluate_claims(record, measure, args.checkpoint, counts=counts)
     ]
     write(render_claims(results, args.format), args.out)
 
