@@ -105,13 +105,6 @@ def plain_numbers(value: Any) -> Any:
     return value
 
 
-def recorded_classes(checkpoint: Mapping[str, Any]) -> Any:
-    """Return the class names that mmengine has recorded in a checkpoint, None if there are none."""
-    meta = checkpoint.get('meta')
-    dataset_meta = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
-    return dataset_meta.get('classes') if isinstance(dataset_meta, Mapping) else None
-
-
 def _load_local(path: str, map_location: Any = None) -> dict[str, Any]:
     """Load a local file for mmengine, which moves the weights to the network's device."""
     checkpoint = read_checkpoint(Path(path).expanduser())

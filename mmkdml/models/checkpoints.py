@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook
 from torch import Tensor, nn
 
-from mmkdml.checkpoint_io import guard_checkpoints, plain_numbers, read_checkpoint, recorded_classes
+from mmkdml.checkpoint_io import guard_checkpoints, plain_numbers, read_checkpoint
 from mmkdml.weight_checks import check_weights, select_weights
 
 __all__ = [
