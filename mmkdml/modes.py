@@ -35,6 +35,6 @@ def letters_of(mode: str) -> tuple[str, ...]:
         ValueError: If the mode is unknown.
     """
     if mode not in MODES:
-        raise ValueError(f'Invalid mode {mode!r}: expected one of {", ".join(MODES)}')
+        raise ValueError(f'mode must be one of {", ".join(MODES)}; got {mode!r}')
     unused = {'beta': not FROM_TEACHER[mode], 'gamma': not FROM_PEER[mode]}
     return tuple(letter for letter in LETTERS if not unused.get(letter))
