@@ -1,4 +1,6 @@
+import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -244,9 +246,7 @@ def test_worker_continues_after_its_trial_was_marked_as_failed(trained, search, 
 
 
 def test_worker_waits_for_trials_of_others(trained, search, out, monkeypatch):
-    """The last trial of another worker is lost, and repeated after the grace period."""
-    monkeypatch.setattr(tuning_study, 'HEARTBEAT_SECONDS', 1)
-    monkeypatch.setattr(tuning_study, 'GRACE_SECONDS', 2)
+    """The last trial of another worker is lost while this one waits, and repeated."""
     out.mkdir()
     lines = []
     tuner = search(sampler='tpe', trials=2, log=lines.append)
@@ -256,6 +256,17 @@ def test_worker_waits_for_trials_of_others(trained, search, out, monkeypatch):
     lost = study.ask()
     lost.set_user_attr('started', lost.number)
     study._storage.record_heartbeat(lost._trial_id)
+
+    def age_heartbeat(_):
+        with sqlite3.connect(out / 'tune.db', timeout=300) as database:
+            database.execute(
+                "UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 day') "
+                'WHERE trial_id = ?',
+                [lost._trial_id],
+            )
+
+    monkeypatch.setattr(tuning_study, 'GRACE_SECONDS', 3600)
+    monkeypatch.setattr(tuning, 'time', SimpleNamespace(sleep=age_heartbeat))
     tuner.search()
     assert lines == ['waiting for trials of other workers: [0]']
     assert table_of(out)['trial'].tolist() == [1, 2]
