@@ -39,7 +39,8 @@ make_runner(load_config(path, work_dir=work_dir)).train()
 runner = make_runner(load_config(path, work_dir=work_dir), train=False)
 load_weights(runner, newest_checkpoint(work_dir))
 print(sorted(runner.test()))
-import mmkdml.apis.prediction, mmkdml.apis.export, mmkdml.engine, mmkdml.inspection
+import mmkdml.inspection
+from mmkdml.apis import predict_files, publish
 """
 IMPORTS = {
     'import mmkdml.experiments': 'experiments',

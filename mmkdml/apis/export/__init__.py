@@ -1,26 +1,33 @@
-"""Export of trained networks and ensembles: plain checkpoints, ONNX and torch.export."""
+"""Export of trained networks and ensembles: plain checkpoints, ONNX and torch.export.
 
-from mmkdml.apis.export.formats import (
-    CHECKPOINT,
-    FORMATS,
-    Exported,
-    export,
-    measure_latencies,
-    new_folder,
-    speed_ups,
+Publishing and plain checkpoints work without the packages of the extra ``export``.
+"""
+
+from typing import TYPE_CHECKING
+
+from mmkdml.apis.export.publish import publish  # Not lazy: the module has the same name.
+from mmkdml.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from mmkdml.apis.export.formats import (
+        CHECKPOINT,
+        FORMATS,
+        Exported,
+        export,
+        measure_latencies,
+        new_folder,
+        speed_ups,
+    )
+    from mmkdml.apis.export.run import ExportResult, export_run
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        '.formats': [
+            *('CHECKPOINT', 'FORMATS', 'Exported', 'export'),
+            *('measure_latencies', 'new_folder', 'speed_ups'),
+        ],
+        '.publish': ['publish'],
+        '.run': ['ExportResult', 'export_run'],
+    },
 )
-from mmkdml.apis.export.publish import publish
-from mmkdml.apis.export.run import ExportResult, export_run
-
-__all__ = [
-    'CHECKPOINT',
-    'FORMATS',
-    'ExportResult',
-    'Exported',
-    'export',
-    'export_run',
-    'measure_latencies',
-    'new_folder',
-    'publish',
-    'speed_ups',
-]
