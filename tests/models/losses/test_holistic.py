@@ -99,3 +99,10 @@ def test_optimizer_steps_reduce_both_losses():
     with torch.no_grad():
         learner -= 0.1 * learner.grad / learner.grad.abs().max()
     assert loss(learner, source) < before
+
+
+def test_half_precision_without_autocast_is_computed_in_float32():
+    loss = example()
+    learner, source = maps(2, 2, 64, 64).bfloat16(), maps(2, 2, 64, 64, seed=1).bfloat16()
+    assert loss(learner, source).dtype == torch.float32
+    assert loss.discriminator_loss(learner, source).dtype == torch.float32
