@@ -500,7 +500,7 @@ def test_second_training_in_a_folder_raises(settings, all_forked):
     make_runner(settings(experiment_name='first'))
     try:
         all_forked(
-            (_refused, settings(), f'in use: process {os.getpid()} on {socket.gethostname()}')
+            (_refused, settings(), f'in use by process {os.getpid()} on {socket.gethostname()}')
         )
     finally:
         unlock_run(settings())
@@ -524,6 +524,6 @@ def test_all_processes_raise_together(settings, all_forked, locked):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    message = f'in use: process {os.getpid()}' if locked else r'epoch_3\.pth.*--resume'
+    message = f'in use by process {os.getpid()}' if locked else r'epoch_3\.pth.*--resume'
     all_forked(*((_refused, settings(), message, rank, port) for rank in range(2)))
     unlock_run(settings())
