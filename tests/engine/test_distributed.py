@@ -81,13 +81,13 @@ def test_run_of_three_processes_ends_identically(found, training):
 @pytest.mark.slow
 def test_channels_last_and_fused_optimizer_match_one_plain_process(found, training, tmp_path):
     folder, _ = found
-    alone = training.start(
+    single = training.start(
         tmp_path, net=training.SteadyNet, by_epoch=False, epochs=6, batch=4, adam=dict(eps=1.0)
     )
-    assert alone.iter == 24
+    assert single.iter == 24
     both = load_checkpoint_file(folder / 'fast' / 'undisturbed' / 'iter_24.pth')['state_dict']
     before = training.SteadyNet().state_dict()
-    for name, weight in alone.model.state_dict().items():
+    for name, weight in single.model.state_dict().items():
         torch.testing.assert_close(both[name], weight, atol=1e-5, rtol=0)
         if name.startswith('layer'):
             assert not torch.allclose(weight, before[name], atol=1e-3, rtol=0)
@@ -118,13 +118,13 @@ def test_samples_of_uneven_epochs(found, training, tmp_path):
     _, (first, second) = found
     batches = [[*a, *b] for a, b in zip(first['seen'], second['seen'], strict=True)]
     assert {len(batch) for batch in batches} == {4}
-    alone = [batch.tolist() for batch in training.start(tmp_path, batch=4).model.seen]
-    for whole, rest, alone_whole, alone_rest in zip(
-        batches[::2], batches[1::2], alone[::2], alone[1::2], strict=True
+    single = [batch.tolist() for batch in training.start(tmp_path, batch=4).model.seen]
+    for full, rest, single_full, single_rest in zip(
+        batches[::2], batches[1::2], single[::2], single[1::2], strict=True
     ):
-        assert sorted(whole) == sorted(alone_whole)
-        assert sorted(index for index, *_ in whole + rest) == sorted([*range(7), whole[0][0]])
-        assert all(row in rest for row in alone_rest)
+        assert sorted(full) == sorted(single_full)
+        assert sorted(index for index, *_ in full + rest) == sorted([*range(7), full[0][0]])
+        assert all(row in rest for row in single_rest)
 
 
 @pytest.mark.slow

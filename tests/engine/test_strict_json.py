@@ -9,12 +9,12 @@ from mmengine.visualization import LocalVisBackend
 from mmkdml.engine import StrictJsonLoggerHook, StrictJsonVisBackend
 
 
-def refuse(word):
+def fail(word):
     raise ValueError(word)
 
 
 def lines(path):
-    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+    return [json.loads(line, parse_constant=fail) for line in path.read_text().splitlines()]
 
 
 def test_scalars(tmp_path):

@@ -96,7 +96,7 @@ def _compute_losses(model: Any, loader: DataLoader, images: int) -> None:
         ]
         handles = []
         for name, module in norms:
-            handles.append(module.register_forward_pre_hook(partial(_refuse_one_value, name)))
+            handles.append(module.register_forward_pre_hook(partial(_raise_for_one_value, name)))
             module.eval()  # Keeps the running statistics, and SyncBatchNorm local.
         try:
             batch = model.data_preprocessor(loader.collate_fn(samples), True)
@@ -106,7 +106,7 @@ def _compute_losses(model: Any, loader: DataLoader, images: int) -> None:
                 handle.remove()
 
 
-def _refuse_one_value(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+def _raise_for_one_value(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
     features = args[0]
     together = isinstance(module, nn.SyncBatchNorm) and torch.distributed.is_initialized()
     if features.numel() == features.shape[1] and not (

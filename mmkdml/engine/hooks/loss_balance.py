@@ -153,7 +153,7 @@ class LossBalanceHook(Hook):
                 norms = norms_of([key])
                 indices = norms.keys() & supervised.keys()
                 shared |= indices
-                # Without shared parameters, compare with the whole supervised gradient.
+                # Without shared parameters, compare with the full supervised gradient.
                 pair = _total(norms, indices), _total(supervised, indices or supervised)
                 self._measured[key].append(pair)
                 if scale <= 1 and math.isfinite(total):  # Otherwise the loss itself is reported.

@@ -56,7 +56,7 @@ def verify_first_checkpoint(runner: Any, path: str | Path) -> None:
         path: Checkpoint just written. Remote storage is not checked.
 
     Raises:
-        ValueError: If a hook or a metric has added an object that cannot be loaded.
+        ValueError: If a hook or a metric has added an unsupported object.
     """
     if runner in _READ_BACK:
         return

@@ -30,7 +30,7 @@ class ResumableLoop(BaseLoop):
     their indices, so no generator state needs to be saved. On SIGTERM and Ctrl-C, the current
     iteration or validation is completed, the checkpoint ``interrupted.pth`` is saved, and the
     process exits with 128 + the signal's number (143, 130). A run that waits for a batch stops
-    immediately. A run in a single process also saves the checkpoint if a batch cannot be loaded,
+    immediately. A run in a single process also saves the checkpoint if loading a batch fails,
     for example because an image is unreadable or a worker was killed.
 
     :class:`~mmkdml.engine.ExactResumeHook` saves and restores the attributes.
@@ -97,7 +97,7 @@ class ResumableLoop(BaseLoop):
         """Return progress and end of the training, in epochs or iterations as ``val_interval``."""
 
     def _remaining_batches(self) -> Iterator[Any]:
-        """Yield the remaining batches of the epoch; save a checkpoint if one cannot be loaded."""
+        """Yield the remaining batches of the epoch; save a checkpoint if loading one fails."""
         seed_all(self.runner.seed, EPOCH, self._epoch)  # A sampler may draw its own seed.
         # Not built earlier, because resuming changes the runner's seed.
         self._batches = self._batches or SeededBatches(

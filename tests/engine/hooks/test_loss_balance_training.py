@@ -114,10 +114,10 @@ def test_values_are_in_tensorboard_and_curves(watched):
     rows = [json.loads(line) for line in scalars.read_text().splitlines()]
     rows = [row for row in rows if 'loss' in row]
     for tag in tags:
-        shown = {event.step: event.value for event in board.Scalars(tag)}
-        assert list(shown) == [2, 4]
-        assert shown == pytest.approx({row['step']: row[tag] for row in rows}, rel=1e-6)
-        assert all(value > 0 for value in shown.values())
+        logged = {event.step: event.value for event in board.Scalars(tag)}
+        assert list(logged) == [2, 4]
+        assert logged == pytest.approx({row['step']: row[tag] for row in rows}, rel=1e-6)
+        assert all(value > 0 for value in logged.values())
     assert expected < set(read_curves(folder)['key'])
 
 
