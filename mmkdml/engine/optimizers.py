@@ -130,7 +130,7 @@ class DiscriminatorOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Build the wrapper of a model's two optimizers, that of the learners first.
 
         Raises:
-            ValueError: If the model has no discriminator, or the settings of an optimizer are invalid.
+            ValueError: If the model has no discriminator, or optimizer settings are invalid.
         """
         network = unwrap_model(model)
         self.discriminators = nn.ModuleList(
