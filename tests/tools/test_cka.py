@@ -62,4 +62,4 @@ def test_user_error_is_one_line(tool, data_options, folder, tmp_path, capsys):
         run(tool, data_options, folder, '--pair', 'teacher', 'x', '--out', tmp_path)
     with pytest.raises(SystemExit):
         run(tool, data_options, folder, folder)
-    assert 'give --titles, a different one for each of the 2 runs' in capsys.readouterr().err
+    assert 'invalid --titles: expected 2' in capsys.readouterr().err

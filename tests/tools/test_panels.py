@@ -116,10 +116,10 @@ def test_incomparable_runs_raise(refused, folders, tmp_path):
 def test_conflicting_arguments(tool, data_options, folders, capsys):
     classes = folders['c']
     for match, args in (
-        ('--by smallest looks at masks, but the runs classify', (classes, '--by', 'smallest')),
-        ('--num must be 1 or more, got 0', (classes, '--num', '0')),
+        ('--by smallest requires masks', (classes, '--by', 'smallest')),
+        ('invalid --num: expected at least 1, got 0', (classes, '--num', '0')),
         ('not allowed with argument --by', (classes, '--by', 'smallest', '--ids', 'x')),
-        ('give --titles, a different one for each of the 2 runs', (classes, classes)),
+        ('invalid --titles: expected 2', (classes, classes)),
     ):
         with pytest.raises(SystemExit, match='2'):
             run(tool, data_options, *args)

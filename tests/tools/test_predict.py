@@ -86,10 +86,10 @@ def test_all_forms_of_run(predict, run, checkpoint, folder, tmp_path):
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        ([SEGMENT, 'a.png'], 'kdml_v3_demo.py is a config: name its checkpoint before a.png'),
-        ([SEGMENT, 'a.nii.gz', 'b.png'], 'is a config: name its checkpoint before a.nii.gz'),
-        ([SEGMENT, 'x.pth'], 'x.pth is taken for the checkpoint: name images after it'),
-        (['RUN', 'x.pth'], 'x.pth is taken for the checkpoint: name images after it'),
+        ([SEGMENT, 'a.png'], 'kdml_v3_demo.py is a config: add its checkpoint before a.png'),
+        ([SEGMENT, 'a.nii.gz', 'b.png'], 'is a config: add its checkpoint before a.nii.gz'),
+        ([SEGMENT, 'x.pth'], 'x.pth is used as the checkpoint: add images after it'),
+        (['RUN', 'x.pth'], 'x.pth is used as the checkpoint: add images after it'),
         (['RUN'], 'the following arguments are required: IN'),
     ],
 )
