@@ -57,7 +57,7 @@ def test_user_error_is_one_line(tool, data_options, folder, tmp_path, capsys):
     with pytest.raises(SystemExit, match=r'cka.py: error: There is no folder .*nowhere'):
         run(tool, data_options, tmp_path / 'nowhere')
     with pytest.raises(
-        SystemExit, match=r'cka.py: error: expected members among teacher, .* got x'
+        SystemExit, match=r'cka.py: error: .*expected members among teacher, .* got x'
     ):
         run(tool, data_options, folder, '--pair', 'teacher', 'x', '--out', tmp_path)
     with pytest.raises(SystemExit):
