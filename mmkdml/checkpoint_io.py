@@ -52,7 +52,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         _check_archive(path)
         with torch.serialization.safe_globals(_safe_globals()):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises many types for other file formats
+    except Exception as error:  # torch raises many types for invalid files
         # torch wraps its reason in advice to disable the check.
         reason = str(error.__context__ if isinstance(error, UnpicklingError) else error)
         reason = reason.partition('. ')[0].rstrip('.')
@@ -81,17 +81,13 @@ def guard_checkpoints() -> None:
     mmengine reads pretrained weights (``init_cfg``), ``load_from`` and resumed checkpoints with its
     own loader, which falls back to unpickling a file that ``weights_only`` refuses.
     """
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # downloads, direct calls of torch.load
-    mmengine_checkpoint.get_torch_safe_globals = _safe_globals  # files that are not local
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # for downloads and direct torch.load
+    mmengine_checkpoint.get_torch_safe_globals = _safe_globals  # for files that are not local
     CheckpointLoader.register_scheme('', _load_local, force=True)
 
 
 def plain_numbers(value: Any) -> Any:
-    """Convert NumPy scalars and string arrays in nested containers to plain Python objects.
-
-    Returns:
-        An equal object, with new dicts, lists and tuples.
-    """
+    """Return a copy of nested containers with NumPy scalars and string arrays as Python objects."""
     if isinstance(value, np.longdouble):  # whose item() is a longdouble
         return float(value)
     if isinstance(value, np.generic):
@@ -126,7 +122,7 @@ def _safe_globals() -> list[Any]:
 
 
 def _numeric_dtype(name: Any, *args: Any) -> np.dtype[Any]:
-    """Restricted ``np.dtype`` for checkpoints: only plain numbers and bool."""
+    """Build a dtype like ``np.dtype``, but only of numbers and bool."""
     dtype = np.dtype(name, *args)
     if dtype.type not in _NUMERIC:
         raise ValueError(f'expected NumPy data of a numeric dtype, got {dtype}')
@@ -134,7 +130,7 @@ def _numeric_dtype(name: Any, *args: Any) -> np.dtype[Any]:
 
 
 def _log_method(owner: Any, name: str) -> Any:
-    """Restricted ``getattr`` for checkpoints, with which mmengine's log names its statistics."""
+    """Restrict ``getattr`` to the statistics methods that the pickles of mmengine's log name."""
     if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
         return getattr(HistoryBuffer, name)
     raise ValueError(f'it calls getattr({owner!r}, {name!r})')
@@ -152,8 +148,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """Check compression, size and checksum of every part, which torch does not."""
-    if not zipfile.is_zipfile(path):  # from PyTorch < 1.6, or not a checkpoint
+    """Check compression, size and checksum of every part, because torch does not."""
+    if not zipfile.is_zipfile(path):  # written by PyTorch < 1.6, or not a checkpoint
         with path.open('rb') as pickles:
             if pickles.read(4) == b'PK\x03\x04':
                 raise ValueError('the archive is truncated')
@@ -182,7 +178,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_pickle(pickle: bytes | BinaryIO) -> None:
-    """Refuse calls that fill the memory: torch allows ``bytearray(size)`` and any codec.
+    """Refuse calls that could exhaust the memory: torch allows ``bytearray(size)`` and any codec.
 
     Bytes are pickled as ``_codecs.encode(text, 'latin1')``, whose result cannot be encoded again.
     """

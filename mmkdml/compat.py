@@ -28,14 +28,14 @@ _declared: torch.library.Library | None = None
 def import_torchvision() -> None:
     """Import torchvision, declaring its missing operators if it fails without them.
 
-    torchvision built for CUDA fails on import with a CPU build of PyTorch, because the operators
-    ``nms`` and ``qnms`` do not exist. Their schemas suffice; calling them still raises an error.
+    With a CPU build of PyTorch, importing a torchvision built for CUDA fails because the operators
+    ``nms`` and ``qnms`` do not exist. Declaring them suffices; calling them still raises an error.
     """
     global _declared
     try:
         importlib.import_module('torchvision')
     except ModuleNotFoundError:
-        return  # mmpretrain reports what it misses
+        return  # importing mmpretrain reports the missing package
     except RuntimeError as error:
         if 'torchvision::nms does not exist' not in str(error):
             raise
@@ -46,7 +46,7 @@ def import_torchvision() -> None:
 
 
 class MissingOperators(ModuleType):
-    """Placeholder for mmcv's compiled operators: any name is found, but no call succeeds."""
+    """Placeholder for mmcv's compiled operators: every name exists, but calls raise an error."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('__'):
@@ -59,7 +59,7 @@ class MissingOperators(ModuleType):
 
 
 def replace_missing_mmcv_operators() -> None:
-    """Make mmseg 1.2 importable with mmcv-lite; it imports operators that it rarely calls."""
+    """Make mmseg 1.2, which imports compiled operators of mmcv, importable with mmcv-lite."""
     try:
         importlib.metadata.distribution('mmcv-lite')
     except importlib.metadata.PackageNotFoundError:
@@ -70,7 +70,7 @@ def replace_missing_mmcv_operators() -> None:
 
 
 def load_yaml_safely() -> None:
-    """Make mmengine read YAML files as data; its own loader calls the functions that tags name."""
+    """Make mmengine read YAML files as data; its loader would call functions named by tags."""
 
     @register_handler(['yaml', 'yml'])
     class SafeYamlHandler(YamlHandler):

@@ -1,4 +1,4 @@
-"""Atomic writing of files, strict JSON, hashes and kinds of files."""
+"""Atomic writing, strict JSON, hashes and types of files."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def atomic_path(path: str | Path, suffix: str = '', sync: bool = True) -> Iterat
     Args:
         path: File to write, in an existing folder.
         suffix: Last part of the temporary name, for libraries that derive a format from it.
-        sync: Write the file to the disk before it is renamed, which a power failure requires.
+        sync: Flush the file to the disk before it is renamed, so that it survives a power failure.
 
     Raises:
-        OSError: If the file cannot be written, such as on a full disk. After any error the previous
-            content is unchanged.
+        OSError: If the file cannot be written, such as on a full disk. The previous content is
+            unchanged, as after any error.
     """
     path = Path(path)
-    name = os.fsencode(path.name)[:200].decode(errors='ignore')  # file names end at 255 bytes
+    name = os.fsencode(path.name)[:200].decode(errors='ignore')  # limit of file names: 255 bytes
     # Process ids repeat on other machines and in containers.
     part = path.with_name(f'.{name}.{os.getpid()}.{secrets.token_hex(4)}.part{suffix}')
     try:
@@ -55,7 +55,7 @@ def atomic_path(path: str | Path, suffix: str = '', sync: bool = True) -> Iterat
     except OSError as error:
         if error.filename not in (None, str(part)):
             raise
-        message = f'{error.strerror or error} (the file before is unchanged)'
+        message = f'{error.strerror or error} (the previous file is unchanged)'
         raise OSError(error.errno, message, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
@@ -67,8 +67,8 @@ def remove_partial_files(folder: Path, name: str = '*') -> None:
     """Delete the temporary files that killed processes left in a folder.
 
     Args:
-        folder: The folder, to which no other process writes.
-        name: Pattern of the names of the files to be written, as of :meth:`Path.glob`.
+        folder: Folder that no other process is writing to.
+        name: Glob pattern of the names of the final files.
     """
     for part in folder.glob(f'.{name}.*.part'):
         part.unlink(missing_ok=True)
@@ -102,11 +102,11 @@ def json_values(value: Any) -> Any:
 
 
 def own_file(root: str | Path, *parts: str | Path) -> Path:
-    """Return a path below a folder that can be written without changing files elsewhere.
+    """Return the path of a file below a folder, such that writing it changes no file elsewhere.
 
-    Links below the folder (not their targets) are removed with a warning, and so are FIFOs and
-    devices. Missing folders are created. A path outside ``root``, such as an absolute one, was
-    chosen by the user and is returned unchanged.
+    Symbolic links below the folder (not their targets), FIFOs and devices on the path are removed
+    with a warning. Missing folders are created. A path outside ``root``, such as an absolute one,
+    was chosen by the user and is returned unchanged.
 
     Args:
         root: The folder, or a link to it.
@@ -137,7 +137,7 @@ def is_regular(path: Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """Describe a path that is not a regular file."""
+    """Describe the type of a path that is not a regular file."""
     if path.is_symlink():
         return f'a link to {path.readlink()}'
     return 'a folder' if path.is_dir() else 'a special file'

@@ -1,4 +1,4 @@
-"""Exports of packages that are imported on first use (PEP 562).
+"""Lazy exports of a package: modules are imported when a name is first used (PEP 562).
 
 ``import mmkdml.apis`` then costs nothing, so that tools print their help without importing PyTorch.
 """
@@ -18,7 +18,7 @@ def lazy_exports(
 
     Args:
         package: Name of the package.
-        exports: Exported names by module, such as ``'.runs'``, that defines them.
+        exports: Exported names by the module that defines them, such as ``'.runs'``.
     """
     modules = {name: module for module, names in exports.items() for name in names}
 

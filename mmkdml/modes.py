@@ -1,4 +1,4 @@
-"""Modes and styles of the paper, as plain data without dependencies."""
+"""Modes and styles of the paper as plain data."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def letters_of(mode: str) -> tuple[str, ...]:
     """
     if mode not in MODES:
         raise ValueError(f'mode must be one of {", ".join(MODES)}; got {mode!r}')
-    unused = {'beta': not FROM_TEACHER[mode], 'gamma': not FROM_PEER[mode]}
-    return tuple(letter for letter in LETTERS if not unused.get(letter))
+    used = {'alpha': True, 'beta': FROM_TEACHER[mode], 'gamma': FROM_PEER[mode]}
+    return tuple(letter for letter in LETTERS if used[letter])

@@ -1,4 +1,4 @@
-"""Packages that only extras install."""
+"""Imports of optional packages, which extras of ``setup.py`` install."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     Args:
         module: Dotted name of the module.
         extra: Extra in ``setup.py`` that installs it, such as ``'medical'``.
-        purpose: The feature that needs it, as in "reading NIfTI", for the error message.
+        purpose: Feature that needs it, such as ``'reading NIfTI'``, for the error message.
 
     Raises:
         ValueError: If the module, or a module that it imports, is not installed.

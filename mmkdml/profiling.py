@@ -16,8 +16,8 @@ PREFIX = 'part: '
 def part(name: str) -> AbstractContextManager[None]:
     """Return a context manager that names a range if PyTorch's profiler is active.
 
-    CUDA kernels run asynchronously: the range ends with a synchronization, so that it covers the
-    time of its own kernels only.
+    The range ends with a CUDA synchronization, so that it covers exactly the kernels launched in
+    it, which run asynchronously.
 
     Args:
         name: Name of the range in the trace, after :data:`PREFIX`.
@@ -38,12 +38,12 @@ def _recorded(name: str) -> Iterator[None]:
 def interleaved_medians(
     measures: Mapping[str, Callable[[], float]], rounds: int, warmup: bool = True
 ) -> dict[str, float]:
-    """Call measuring functions in turn, so that a machine that slows down slows all of them.
+    """Call measuring functions in turn, so that drifts in machine speed affect all of them.
 
     Args:
         measures: Functions by name; each returns a value, e.g. seconds.
-        rounds: Recorded calls of each, >= 1.
-        warmup: Add a first call of each that is not recorded.
+        rounds: Number of recorded calls per function, >= 1.
+        warmup: Call each function once before, without recording the value.
 
     Returns:
         Median value by name.

@@ -1,7 +1,7 @@
 """Registries of mmkdml, children of mmengine's registries.
 
-Any registry finds a class by a string with scope (``mmkdml.DiversifiedKDMLDistiller``). The configs
-of this project use classes instead, so that an editor can follow them.
+Text configs name classes with scope, e.g. ``type='mmkdml.DiversifiedKDMLDistiller'``. The configs
+of this project contain the classes themselves, so that an editor can follow them.
 """
 
 from mmengine import registry as mmengine_registry

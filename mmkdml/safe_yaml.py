@@ -1,4 +1,4 @@
-"""YAML that contains only data, and no more of it than its size suggests."""
+"""Safe loading of YAML: plain data only, with a limit on the expansion of aliases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MAX_VALUES = 1_000_000
 
 
 class SafeYamlLoader(yaml.SafeLoader):
-    """Safe loader that also reads the tuples that mmengine writes.
+    """Safe loader that accepts the tuples that mmengine writes.
 
     Raises:
         yaml.YAMLError: If a tag names a Python object, or if aliases of aliases expand a few lines
@@ -22,7 +22,7 @@ class SafeYamlLoader(yaml.SafeLoader):
         """Return the root node of the document; None if it is empty."""
         node = super().get_single_node()
         if _count_values(node, {}) > _MAX_VALUES:
-            raise yaml.YAMLError(f'its aliases stand for more than {_MAX_VALUES:,} values')
+            raise yaml.YAMLError(f'its aliases expand to more than {_MAX_VALUES:,} values')
         return node
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: Key in a classroom's weights under which it records the files of its frozen members.
+#: Key of a classroom's weights that records the checkpoint files of its frozen members.
 FROZEN_RECORD = 'frozen_members'
-_SHOWN = 6
+_LISTED = 6
 # Usual names of parameters and BatchNorm statistics.
 _NEVER_INFINITE = re.compile(r'(^|\.)(weight|bias|running_mean|running_var)$')
 
@@ -81,7 +81,7 @@ def find_wrong_types(expected: Mapping[str, Any], weights: Mapping[str, Any]) ->
         if not isinstance(loaded, Tensor):
             problems.append(f'{key}: expected a tensor, got {type(loaded).__name__}')
         elif loaded.is_meta or loaded.is_quantized or loaded.layout != torch.strided:
-            kind = 'one without values (meta)' if loaded.is_meta else f'{loaded.layout}'
+            kind = 'a meta tensor' if loaded.is_meta else f'{loaded.layout}'
             problems.append(f'{key}: expected a dense tensor, got {kind}, {loaded.dtype}')
         elif _kind(own) != _kind(loaded):
             problems.append(f'{key}: expected {own.dtype}, got {loaded.dtype}')
@@ -101,7 +101,7 @@ def _kind(value: Tensor) -> tuple[bool, bool]:
 
 
 def _converts(network: nn.Module, weights: Mapping[str, Any]) -> bool:
-    """Return whether the network's own hooks convert these weights, as for older versions."""
+    """Return whether hooks of the network convert these weights, e.g. of an older version."""
     if not all(isinstance(value, Tensor) for value in weights.values()):
         return False
     try:
@@ -162,5 +162,5 @@ def _raise_if_any(problems: list[str], source: Any) -> None:
 
 def listed(problems: list[str]) -> str:
     """Format the first problems and the number of the remaining ones, in parentheses."""
-    more = [f'... and {len(problems) - _SHOWN} more'] if len(problems) > _SHOWN else []
-    return f' ({"; ".join((*problems[:_SHOWN], *more))})'
+    more = [f'... and {len(problems) - _LISTED} more'] if len(problems) > _LISTED else []
+    return f' ({"; ".join((*problems[:_LISTED], *more))})'

@@ -81,10 +81,7 @@ def test_other_precision_fits(dtype):
             r'expected torch\.float32, got torch\.complex64',
         ),
         (torch.zeros(1, 2).to_sparse(), r'weight: .*dense tensor, got torch\.sparse_coo'),
-        (
-            torch.zeros(1, 2, device='meta'),
-            r'weight: .*dense tensor, got one without values \(meta',
-        ),
+        (torch.zeros(1, 2, device='meta'), r'weight: .*dense tensor, got a meta tensor'),
         (torch.quantize_per_tensor(torch.zeros(1, 2), 1, 0, torch.qint8), r'dense .* torch\.qint8'),
         ([[0.0, 0.0]], r'weight: expected a tensor, got list'),
         (None, r'weight: expected a tensor, got NoneType'),

@@ -188,7 +188,7 @@ def test_full_disk_is_one_line(tool, short, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         tool('train', CONFIG, '--work-dir', tmp_path, options=short)
     assert str(stopped.value) == (
-        'train.py: error: [Errno 28] No space left on device (the file before is unchanged): '
+        'train.py: error: [Errno 28] No space left on device (the previous file is unchanged): '
         f"'{tmp_path / 'epoch_1.pth'}'"
     )
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os.path as osp
 import posixpath
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mmkdml.datasets.splits.split_files import SplitRow
+from mmkdml.datasets.splits.split_row import SplitRow
 
 
 def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mmkdml.datasets.splits.split_checks import refuse_duplicates, refuse_shared_groups
-from mmkdml.datasets.splits.split_files import SplitRow
+from mmkdml.datasets.splits.split_row import SplitRow
 from mmkdml.names import SPLITS
 
 
