@@ -38,7 +38,7 @@ class Contrast:
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Estimate:
-    """A mean, or a difference of means, over the seeds that all entries share, in percent (points).
+    """A mean in percent, or a difference of means in points, over the seeds all entries share.
 
     Attributes:
         value: Value for the original seeds and cases.
@@ -51,7 +51,7 @@ class Estimate:
         groups: Number of groups of test cases (patients, lesions).
         resampled: ``'seeds'``, ``'groups'`` or both. A single seed or group is not resampled, and
             the interval does not include its variation.
-        problem: Reason why the interval is undefined; empty if it is defined.
+        undefined_reason: Reason why the interval, and possibly the value, is NaN; empty otherwise.
     """
 
     value: float = float('nan')
@@ -62,7 +62,7 @@ class Estimate:
     seeds: tuple[int, ...] = ()
     groups: int = 0
     resampled: tuple[str, ...] = ()
-    problem: str = ''
+    undefined_reason: str = ''
 
 
 def estimate(
@@ -75,10 +75,9 @@ def estimate(
 ) -> list[Estimate]:
     """Compute bootstrap intervals with :func:`scipy.stats.bootstrap`.
 
-    Seeds and groups of cases are drawn with replacement, independently of each other (crossed). In
-    a resample, all entries of a contrast have the same seeds, and all entries and seeds the same
-    groups: differences are paired by seed and by case. Groups are drawn because the images of a
-    group (patient, lesion) are not independent.
+    Seeds and groups of cases are drawn with replacement, independently of each other. All entries
+    of a contrast use the same resample, so differences are paired by seed and by case. Groups are
+    drawn instead of images, because the images of a patient or lesion are not independent.
 
     The interval is too narrow for few seeds: the variance of the resampled means is (S - 1) / S of
     the unbiased one, two thirds for three seeds.
@@ -92,7 +91,7 @@ def estimate(
         rng: Random seed.
 
     Returns:
-        One estimate for each contrast. Its ``problem`` is set if a run is missing, no seed is
+        One estimate for each contrast. The interval is undefined if a run is missing, no seed is
         shared, the cases differ, there is only one seed and one group, or the measure is undefined
         in a resample.
 
@@ -111,22 +110,16 @@ def estimate(
     shared: dict[tuple[tuple[int, ...], frozenset], list[int]] = {}
     for index, contrast in enumerate(contrasts):
         entries = (contrast.entry, *contrast.competitors)
-        seeds, problem = _shared_seeds(counts, entries)
-        if problem:
-            estimates[index] = Estimate(seeds=seeds, problem=problem)
+        seeds, reason = _shared_seeds(counts, entries)
+        if reason:
+            estimates[index] = Estimate(seeds=seeds, undefined_reason=reason)
         else:
-            cases = counts.samples[contrast.entry][seeds[0]].cases
+            cases = counts.by_entry[contrast.entry][seeds[0]].cases
             shared.setdefault((seeds, cases), []).append(index)
     for (seeds, _), indices in shared.items():
         chosen = [contrasts[index] for index in indices]
         found = _estimate_together(
-            counts,
-            checked_measure,
-            chosen,
-            seeds,
-            confidence=confidence,
-            resamples=resamples,
-            rng=rng,
+            counts, checked_measure, chosen, seeds, confidence, resamples, rng
         )
         for index, one in zip(indices, found, strict=True):
             estimates[index] = one
@@ -134,19 +127,19 @@ def estimate(
 
 
 def _shared_seeds(counts: Counts, entries: Sequence[Entry]) -> tuple[tuple[int, ...], str]:
-    """Return the seeds that all entries have, and a reason if they are not comparable."""
+    """Return the seeds that all entries have, and why entries are not comparable, if so."""
     for name, member in entries:
-        if (name, member) not in counts.samples:
+        if (name, member) not in counts.by_entry:
             return (), f'no finished run of {name} has a member {member}'
-    seeds = {entry: set(counts.samples[entry]) for entry in entries}
+    seeds = {entry: set(counts.by_entry[entry]) for entry in entries}
     shared = tuple(sorted(set.intersection(*seeds.values())))
     if not shared:
         each = ', '.join(f'{name} has {sorted(seeds[name, member])}' for name, member in entries)
         return (), f'no seed is shared: {each}'
-    first = counts.samples[entries[0]][shared[0]].cases
+    first = counts.by_entry[entries[0]][shared[0]].cases
     for name, member in entries:
         for seed in shared:
-            differing = len(counts.samples[name, member][seed].cases ^ first)
+            differing = len(counts.by_entry[name, member][seed].cases ^ first)
             if differing:
                 return shared, (
                     f'{entries[0][0]} (seed {shared[0]}) and {name} (seed {seed}) were tested on '
@@ -168,7 +161,7 @@ def _estimate_together(
     entries = list(dict.fromkeys(e for one in contrasts for e in (one.entry, *one.competitors)))
     # (groups, entries, seeds, 3, K)
     stacked = np.stack(
-        [np.stack([counts.samples[entry][s].counts for s in seeds], 1) for entry in entries], 1
+        [np.stack([counts.by_entry[entry][s].counts for s in seeds], 1) for entry in entries], 1
     )
     sizes = {'seeds': len(seeds), 'groups': len(stacked)}
     drawn = tuple(name for name, size in sizes.items() if size > 1)
@@ -176,8 +169,8 @@ def _estimate_together(
     original = statistic(*(np.arange(sizes[name])[None] for name in drawn))[:, 0]
     common: dict[str, Any] = dict(seeds=seeds, groups=sizes['groups'], resampled=drawn)
     if not drawn:
-        problem = 'one seed and one group of cases cannot be resampled'
-        return [Estimate(float(value), problem=problem, **common) for value in original]
+        reason = 'one seed and one group of cases cannot be resampled'
+        return [Estimate(float(value), undefined_reason=reason, **common) for value in original]
     with warnings.catch_warnings():
         # Undefined values are reported below.
         warnings.simplefilter('ignore', stats.DegenerateDataWarning)
@@ -195,10 +188,9 @@ def _estimate_together(
     estimates = []
     for index, contrast in enumerate(contrasts):
         values = result.bootstrap_distribution[index]
-        undefined = np.isnan(values).sum()
-        if undefined:
-            problem = f'{measure.name} is undefined in {undefined} of {resamples} resamples'
-            estimates.append(Estimate(float(original[index]), problem=problem, **common))
+        if undefined := np.isnan(values).sum():
+            reason = f'{measure.name} is undefined in {undefined} of {resamples} resamples'
+            estimates.append(Estimate(float(original[index]), undefined_reason=reason, **common))
             continue
         low, high = (float(end[index]) for end in result.confidence_interval)
         p = _p_value(values) if contrast.competitors else float('nan')
@@ -215,7 +207,7 @@ def _contrasted(
     *indices: np.ndarray,
     axis: int = -1,
 ) -> np.ndarray:
-    """Compute the C contrasts of B resamples, (C, B), from the drawn indices, (B, size) each."""
+    """Compute the contrasts of B resamples, (contrasts, B), from drawn indices, (B, size) each."""
     groups, _, seeds, _, classes = stacked.shape
     sizes = {'seeds': seeds, 'groups': groups}
     times = {name: np.ones((1, size)) for name, size in sizes.items()}
@@ -223,12 +215,10 @@ def _contrasted(
     summed = times['groups'] @ stacked.reshape(groups, -1)
     values = measure.value(summed.reshape(-1, len(entries), seeds, 3, classes))
     means = (values * times['seeds'][:, None]).sum(-1).T / seeds
-    row = {entry: means[index] for index, entry in enumerate(entries)}
+    by_entry = dict(zip(entries, means, strict=True))
     return np.stack(
         [
-            row[one.entry] - np.max([row[entry] for entry in one.competitors], 0)
-            if one.competitors
-            else row[one.entry]
+            by_entry[one.entry] - np.max([by_entry[e] for e in one.competitors] or [0], 0)
             for one in contrasts
         ]
     )

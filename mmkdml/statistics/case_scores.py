@@ -1,12 +1,14 @@
-"""Scores of case tables with confidence intervals, without a suite."""
+"""Scores with confidence intervals of a case table that is not part of a suite."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pandas as pd
 
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, estimate
-from mmkdml.statistics.counts import Counts, Sample
-from mmkdml.statistics.measures import MEASURES, class_count, count, task_of_cases
+from mmkdml.statistics.counts import Counts, count_members
+from mmkdml.statistics.measures import MEASURES, class_count, task_of_cases
 
 
 def case_scores(
@@ -32,37 +34,20 @@ def case_scores(
         raise ValueError(
             f'Invalid reference: expected one of {", ".join(members)}, got {reference!r}'
         )
-    classes = class_count(cases)
-    samples = {}
-    for name, rows in cases.groupby('member', sort=False):
-        pairs = frozenset(zip(rows['id'], rows['group'], strict=True))
-        by_group = count(rows, sorted(set(rows['group'])), classes)
-        samples['', str(name)] = {0: Sample(pairs, by_group)}
-    counts = Counts(task, samples)
-    found = []
+    by_member = count_members(cases, class_count(cases))
+    counts = Counts(task, {('', name): {0: one} for name, one in by_member.items()})
+    contrasts = [Contrast(('', name)) for name in members]
+    if reference is not None:
+        rivals = (('', reference),)
+        contrasts += [Contrast(('', name), rivals) for name in members if name != reference]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for measure in (name for name, one in MEASURES.items() if one.task == task):
-        means = [Contrast(('', name)) for name in members]
-        differences = [
-            Contrast(('', name), (('', str(reference)),)) for name in members if name != reference
-        ]
-        contrasts = means + differences * bool(reference)
         estimates = estimate(counts, measure, contrasts, resamples=resamples)
-        compared = {
-            contrast.entry[1]: dict(
-                difference=one.value, difference_low=one.low, difference_high=one.high
-            )
-            for contrast, one in zip(differences, estimates[len(means) :], strict=bool(reference))
-        }
-        found += [
-            dict(
-                member=name,
-                measure=measure,
-                value=one.value,
-                low=one.low,
-                high=one.high,
-                groups=one.groups,
-                **compared.get(name, {}),
-            )
-            for name, one in zip(members, estimates, strict=False)  # the means come first
-        ]
-    return pd.DataFrame(found)
+        for contrast, one in zip(contrasts, estimates, strict=True):
+            name = contrast.entry[1]
+            row = rows.setdefault((measure, name), dict(member=name, measure=measure))
+            if contrast.competitors:
+                row |= dict(difference=one.value, difference_low=one.low, difference_high=one.high)
+            else:
+                row |= dict(value=one.value, low=one.low, high=one.high, groups=one.groups)
+    return pd.DataFrame(list(rows.values()))

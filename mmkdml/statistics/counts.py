@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from mmkdml.modes import MODES, STYLES
-from mmkdml.statistics.measures import Measure, class_count, count, measure_named, task_of_cases
+from mmkdml.statistics.measures import MEASURES, Measure, class_count, count, task_of_cases
 from mmkdml.statistics.records import CHECKPOINTS, DONE, SuiteRecord
 
 Entry = tuple[str, str]
@@ -20,12 +20,13 @@ Variants = dict[str, dict[tuple[str, str], str]]
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
-class Sample:
-    """Counts of one member of one run on the test split.
+class CaseCounts:
+    """True and false predictions of one member of one run, counted on the test split.
 
     Attributes:
-        cases: The tested ``(id, group)`` pairs.
-        counts: TP, FP and FN by group, (G, 3, K), in alphabetical order of the groups.
+        cases: The tested cases, pairs ``(id, group)``.
+        counts: TP, FP and FN of each class by group, (G, 3, K), in images or pixels; groups in
+            alphabetical order.
     """
 
     cases: frozenset[tuple[str, str]]
@@ -37,12 +38,12 @@ class Counts:
     """Counts of the finished runs of a suite.
 
     Attributes:
-        task: Task of the case tables; empty if there are none.
-        samples: Counts by run and member, then by seed.
+        task: ``'classification'`` or ``'segmentation'``; empty if no run is finished.
+        by_entry: Counts by run and member, then by seed.
     """
 
     task: str
-    samples: Mapping[Entry, Mapping[int, Sample]]
+    by_entry: Mapping[Entry, Mapping[int, CaseCounts]]
 
     def scores(self, measure: str) -> dict[Entry, dict[int, float]]:
         """Compute a measure on the complete test split.
@@ -53,13 +54,10 @@ class Counts:
         Raises:
             ValueError: If the measure is unknown or belongs to another task.
         """
-        checked_measure = self.check_measure(measure)
+        value = self.check_measure(measure).value
         return {
-            entry: {
-                seed: float(checked_measure.value(one.counts.sum(0)))
-                for seed, one in by_seed.items()
-            }
-            for entry, by_seed in self.samples.items()
+            entry: {seed: float(value(one.counts.sum(0))) for seed, one in by_seed.items()}
+            for entry, by_seed in self.by_entry.items()
         }
 
     def check_measure(self, measure: str) -> Measure:
@@ -68,17 +66,20 @@ class Counts:
         Raises:
             ValueError: If the measure is unknown or belongs to another task.
         """
-        found = measure_named(measure)
-        if self.task not in ('', found.task):
+        if measure not in MEASURES:
             raise ValueError(
-                f'Invalid measure {measure}: expected a measure of {self.task}, got one of '
-                f'{found.task}. Change the measures of the suite'
+                f'Invalid measure: expected one of {", ".join(MEASURES)}, got {measure!r}'
             )
-        return found
+        if self.task not in ('', task := MEASURES[measure].task):
+            raise ValueError(
+                f'Invalid measure {measure}: expected a measure of {self.task}, got one of {task}. '
+                'Change the measures of the suite'
+            )
+        return MEASURES[measure]
 
 
 def count_cases(record: SuiteRecord, checkpoint: str) -> Counts:
-    """Count correct and wrong predictions of all finished runs by group of cases.
+    """Count correct and wrong predictions of all finished runs.
 
     Args:
         record: The suite. Runs that are not finished or not tested with the checkpoint are skipped.
@@ -101,19 +102,36 @@ def count_cases(record: SuiteRecord, checkpoint: str) -> Counts:
             f'Invalid suite {record.name}: expected runs of one task, got {sorted(tasks)}'
         )
     classes = max(map(class_count, tables.values()), default=0)
-    samples: dict[Entry, dict[int, Sample]] = {}
+    by_entry: dict[Entry, dict[int, CaseCounts]] = {}
     # Equal sets share one object, which makes the many comparisons fast.
     known: dict[frozenset, frozenset] = {}
     for (name, seed), table in tables.items():
-        for member, cases in table.groupby('member', sort=False):
-            pairs = frozenset(zip(cases['id'], cases['group'], strict=True))
-            try:
-                counts = count(cases, sorted(set(cases['group'])), classes)
-            except ValueError as error:
-                raise ValueError(f'{name}, seed {seed}, {member}: {error}') from error
-            sample = Sample(known.setdefault(pairs, pairs), counts)
-            samples.setdefault((name, str(member)), {})[seed] = sample
-    return Counts(next(iter(tasks), ''), samples)
+        for member, one in count_members(table, classes, f'{name}, seed {seed}, ').items():
+            shared = replace(one, cases=known.setdefault(one.cases, one.cases))
+            by_entry.setdefault((name, member), {})[seed] = shared
+    return Counts(next(iter(tasks), ''), by_entry)
+
+
+def count_members(cases: pd.DataFrame, classes: int, where: str = '') -> dict[str, CaseCounts]:
+    """Count correct and wrong predictions of each member of a case table.
+
+    Args:
+        cases: Case table, see :class:`mmkdml.evaluation.CaseTable`.
+        classes: Number of classes.
+        where: Beginning of error messages, before the name of the member.
+
+    Raises:
+        ValueError: See :func:`~mmkdml.statistics.measures.count`.
+    """
+    found = {}
+    for member, rows in cases.groupby('member', sort=False):
+        pairs = frozenset(zip(rows['id'], rows['group'], strict=True))
+        try:
+            counts = count(rows, sorted(set(rows['group'])), classes)
+        except ValueError as error:
+            raise ValueError(f'{where}{member}: {error}') from error
+        found[str(member)] = CaseCounts(pairs, counts)
+    return found
 
 
 def seed_scores(record: SuiteRecord) -> pd.DataFrame:
@@ -139,7 +157,7 @@ def seed_scores(record: SuiteRecord) -> pd.DataFrame:
 
 
 def find_variants(record: SuiteRecord) -> Variants:
-    """Find the names of the distilled runs by variant, then by mode and style.
+    """Return the names of the distilled runs by variant, then by mode and style.
 
     The variant is the part of the name before the last ``/``, or ``''``. Baselines and comparisons
     are skipped.
@@ -155,8 +173,8 @@ def find_variants(record: SuiteRecord) -> Variants:
         name = found.setdefault(variant, {}).setdefault((run.mode, run.style), run.name)
         if name != run.name:
             raise ValueError(
-                f'{name!r} and {run.name!r} are both {run.mode} {run.style}, for which a table has '
-                f'one cell. Make them variants in the suite file, e.g. {"a/" + name!r} and '
-                f'{"b/" + run.name!r}'
+                f'Invalid suite {record.name}: expected one run of {run.mode} {run.style} in each '
+                f'variant, got {name!r} and {run.name!r}. Make them variants in the suite file, '
+                f'e.g. {"a/" + name!r} and {"b/" + run.name!r}'
             )
     return found

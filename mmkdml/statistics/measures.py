@@ -13,6 +13,7 @@ from mmkdml.names import CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS
 CLASSIFICATION, SEGMENTATION = 'classification', 'segmentation'
 _MAX_CLASSES = 1 << 16  # keeps the arrays of counts small
 COLUMNS = {CLASSIFICATION: CLASSIFICATION_COLUMNS, SEGMENTATION: SEGMENTATION_COLUMNS}
+_LABELS = {CLASSIFICATION: ['truth', 'pred'], SEGMENTATION: ['label']}
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Measure:
     score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
     def value(self, counts: np.ndarray) -> np.ndarray:
-        """Compute the measure from counts that were summed over groups.
+        """Compute the measure from counts, summed over the groups of a test split or resample.
 
         Args:
             counts: TP, FP and FN of each class, (..., 3, K).
@@ -38,9 +39,9 @@ class Measure:
         Returns:
             Percent, (...). Classes that occur neither in the ground truth nor in the predictions
             are ignored; NaN if no class is left. A class that is never predicted has precision 0,
-            and one that does not occur in the ground truth has recall 0. This is consistent with
-            :class:`mmkdml.evaluation.ForegroundIoU`, with
-            :class:`mmkdml.evaluation.MacroPrecisionRecall` and with scikit-learn.
+            and one that does not occur in the ground truth has recall 0, as in
+            :class:`~mmkdml.evaluation.ForegroundIoU`,
+            :class:`~mmkdml.evaluation.MacroPrecisionRecall` and scikit-learn.
         """
         tp, fp, fn = np.moveaxis(np.asarray(counts, float), -2, 0)
         return 100 * self.score(tp, fp, fn)
@@ -87,17 +88,6 @@ MEASURES = {
 }
 
 
-def measure_named(name: str) -> Measure:
-    """Return a measure by name.
-
-    Raises:
-        ValueError: If it is unknown.
-    """
-    if name not in MEASURES:
-        raise ValueError(f'Invalid measure: expected one of {", ".join(MEASURES)}, got {name!r}')
-    return MEASURES[name]
-
-
 def task_of_cases(cases: pd.DataFrame) -> str:
     """Return the task of a case table, see :class:`mmkdml.evaluation.CaseTable`.
 
@@ -116,18 +106,16 @@ def task_of_cases(cases: pd.DataFrame) -> str:
 def class_count(cases: pd.DataFrame) -> int:
     """Return the number of classes in a case table, without the background of a segmentation.
 
-    It is the largest label in ground truth and predictions, so tables of the same data set may
-    differ. Use the maximum of all compared tables.
+    It is derived from the largest label in ground truth and predictions, so tables of the same data
+    set may differ. Use the maximum of all compared tables.
 
     Raises:
-        ValueError: If there are more classes than in any data set.
+        ValueError: If the table belongs to no task, or there are more than 65536 classes.
     """
     if cases.empty:
         return 0
-    if task_of_cases(cases) == SEGMENTATION:
-        classes = int(cases['label'].max())
-    else:
-        classes = int(cases[['truth', 'pred']].to_numpy().max()) + 1
+    task = task_of_cases(cases)
+    classes = int(cases[_LABELS[task]].to_numpy().max()) + (task == CLASSIFICATION)
     if classes > _MAX_CLASSES:
         raise ValueError(
             f'Invalid case table: expected at most {_MAX_CLASSES} classes, got {classes}. Test the '
@@ -140,7 +128,7 @@ def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarra
     """Count correct and wrong predictions of one member by group.
 
     Args:
-        cases: Case table of one member: a row for each image, or each image and foreground class.
+        cases: Case table of one member: one row per image, or per image and foreground class.
         groups: Names of the G groups in the order of the result.
         classes: Number of classes K, at least :func:`class_count`.
 
@@ -163,16 +151,9 @@ def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarra
     if (rows < 0).any():
         unknown = sorted(set(cases['group'][rows < 0]))
         raise ValueError(f'Invalid groups: expected {list(groups)[:3]} ..., got {unknown[:3]} too')
-    labels = (
-        [cases['label'].to_numpy() - 1]
-        if task == SEGMENTATION
-        else [cases['truth'].to_numpy(), cases['pred'].to_numpy()]
-    )
-    for label in labels:
-        if ((label < 0) | (label >= classes)).any():
-            raise ValueError(
-                f'Invalid labels: expected {classes} classes, got {sorted(set(label))}'
-            )
+    labels = cases[_LABELS[task]].to_numpy().T - (task == SEGMENTATION)
+    if ((labels < 0) | (labels >= classes)).any():
+        raise ValueError(f'Invalid labels: expected {classes} classes, got {np.unique(labels)}')
     counts = np.zeros((len(groups), 3, classes))
     if task == SEGMENTATION:
         for kind, column in enumerate(('tp', 'fp', 'fn')):

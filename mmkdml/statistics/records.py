@@ -1,4 +1,4 @@
-"""Records of a suite's runs, from which tables, statistics and reports are made."""
+"""Results of a suite's runs, the input of tables, statistics and reports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 CHECKPOINTS = ('best', 'last')
 DONE, FAILED, RUNNING, WAITING = STATES = ('done', 'failed', 'running', 'waiting')
 BASELINE, COMPARISON = 'baseline', 'comparison'
+NO_CURVES = pd.DataFrame(columns=['epoch', 'key', 'value'])
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,10 @@ class Measurement:
     """Test results of one checkpoint.
 
     Attributes:
-        metrics: Values of the config's evaluator by ``'<member>/<metric>'``.
+        metrics: Results of the config's evaluator, keys ``'<member>/<metric>'``.
         cases: Predictions of each member for each image, see :class:`mmkdml.evaluation.CaseTable`.
-            Classification: ``member, id, group, truth, pred``; segmentation: ``member, id, group,
-            label, tp, fp, fn`` in pixels, a row for each foreground class.
+            Columns for classification: ``member, id, group, truth, pred``; for segmentation:
+            ``member, id, group, label, tp, fp, fn`` in pixels, one row per foreground class.
     """
 
     metrics: Mapping[str, float]
@@ -46,11 +47,11 @@ class RunRecord:
         curves: Logged values of a finished run, columns ``epoch, key, value``: training losses
             (``loss``, ``student_1.loss_from_teacher.features``...), learning rate ``lr`` and
             validation metrics (``ensemble/foreground/IoU``...).
-        metadata: Metadata of a finished run: ``config`` (file), ``config_text``, ``command`` (to
-            repeat it by hand), ``seconds`` (of training and testing), ``device``, ``versions``
-            (by package), ``splits`` (``images``, ``groups``, ``positives`` by split),
-            ``input_size`` (H, W), ``members`` (``parameters``, ``flops`` by member), and
-            ``checkpoints`` (epoch or iteration of ``best`` and ``last``).
+        metadata: Metadata of a finished run: ``config`` (file), ``config_text``, ``command`` (that
+            repeats the run), ``seconds`` (of training and testing), ``device``, ``versions`` (by
+            package), ``splits`` (``images``, ``groups``, ``positives`` by split), ``input_size``
+            (H, W), ``members`` (``parameters``, ``flops`` by member), and ``checkpoints`` (epoch or
+            iteration of ``best`` and ``last``).
         pictures: PNG files of hooks and analysis tools by path relative to the run's folder.
     """
 
@@ -61,9 +62,7 @@ class RunRecord:
     state: str
     error: str | None = None
     measured: Mapping[str, Measurement] = field(default_factory=dict)
-    curves: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame(columns=['epoch', 'key', 'value'])
-    )
+    curves: pd.DataFrame = field(default_factory=lambda: NO_CURVES)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Path] = field(default_factory=dict)
 
@@ -76,9 +75,9 @@ class SuiteRecord:
         name: Name of the suite.
         title: One-line description.
         measures: Measures in its tables, names from :data:`mmkdml.statistics.measures.MEASURES`.
-        paper_tables: Tables of the paper with the same cells (``('Table 4', 'Table 2')``).
+        paper_tables: Tables of the paper with the same rows and columns, e.g. ``'Table 4'``.
         runs: Runs in the order of the suite, all seeds of a name together.
-        pictures: PNG files about several runs by path relative to the suite's folder.
+        pictures: PNG files that compare runs, by path relative to the suite's folder.
     """
 
     name: str

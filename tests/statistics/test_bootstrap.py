@@ -69,7 +69,7 @@ def test_accuracy_of_one_seed_equals_scipy_bootstrap_of_the_mean():
     assert found.value == pytest.approx(100 * by_name.mean())
     assert (found.seeds, found.groups, found.resampled) == ((5,), 40, ('groups',))
     assert np.isnan(found.p)
-    assert found.problem == ''
+    assert found.undefined_reason == ''
 
 
 def resampled_iou(tables, member, seeds, groups):
@@ -221,7 +221,7 @@ def test_memory_is_bounded_by_the_batch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('changes', 'problem'),
+    ('changes', 'reason'),
     [
         ({('b', 0): None, ('b', 1): None}, r'no finished run of b has a member ensemble'),
         ({('b', 0): None, ('a', 1): None}, r'no seed is shared: a has \[0\], b has \[1\]'),
@@ -229,7 +229,7 @@ def test_memory_is_bounded_by_the_batch(monkeypatch):
         ({('a', 1): 28}, r'a \(seed 0\) and a \(seed 1\) were tested on different cases: 2 '),
     ],
 )
-def test_problem_of_undefined_difference(changes, problem):
+def test_reason_of_undefined_difference(changes, reason):
     tables = random_tables(seeds=2)
     for key, images in changes.items():
         cases = tables.pop(key)
@@ -243,11 +243,11 @@ def test_problem_of_undefined_difference(changes, problem):
             Contrast(('a', 'ensemble'), (('a', 'ensemble'),)),
         ],
     )
-    assert re.match(problem, found.problem)
+    assert re.match(reason, found.undefined_reason)
     assert np.isnan([found.value, found.low, found.high, found.p]).all()
     assert not found.distribution.size
     # Other contrasts are not affected.
-    assert (same.problem == '') == (('a', 1) not in changes or changes['a', 1] is None)
+    assert (same.undefined_reason == '') == (('a', 1) not in changes or changes['a', 1] is None)
 
 
 def test_one_seed_and_one_group_have_no_interval():
@@ -255,7 +255,7 @@ def test_one_seed_and_one_group_have_no_interval():
     (found,) = estimate(counts_of({('a', 0): [one]}), 'accuracy', [Contrast(ENSEMBLE)])
     assert found.value == 75
     assert np.isnan([found.low, found.high]).all()
-    assert found.problem == 'one seed and one group of cases cannot be resampled'
+    assert found.undefined_reason == 'one seed and one group of cases cannot be resampled'
 
 
 def test_undefined_resamples_are_counted():
@@ -266,8 +266,8 @@ def test_undefined_resamples_are_counted():
     (found,) = estimate(counts_of({('a', 0): [cases]}), 'IoU', [Contrast(ENSEMBLE)], resamples=400)
     assert found.value == 100
     assert np.isnan([found.low, found.high]).all()
-    undefined = int(found.problem.removeprefix('IoU is undefined in ').split()[0])
-    assert found.problem.endswith(' of 400 resamples')
+    undefined = int(found.undefined_reason.removeprefix('IoU is undefined in ').split()[0])
+    assert found.undefined_reason.endswith(' of 400 resamples')
     assert undefined == pytest.approx(100, abs=35)  # a quarter: both draws are x
 
 
@@ -285,12 +285,12 @@ def test_arguments_are_not_modified():
     both = counts_of(tables)
     before = {
         entry: {seed: dataclasses.replace(s, counts=s.counts.copy()) for seed, s in by_seed.items()}
-        for entry, by_seed in both.samples.items()
+        for entry, by_seed in both.by_entry.items()
     }
     estimate(both, 'accuracy', [Contrast(ENSEMBLE)])
     for entry, by_seed in before.items():
         for seed, sample in by_seed.items():
-            np.testing.assert_array_equal(both.samples[entry][seed].counts, sample.counts)
+            np.testing.assert_array_equal(both.by_entry[entry][seed].counts, sample.counts)
     for cases, again in zip(tables.values(), random_tables().values(), strict=True):
         pd.testing.assert_frame_equal(cases[0], again[0])
 

@@ -30,9 +30,9 @@ def test_scores_by_run_member_and_seed():
         ('r18', 'model'): {0: 100, 1: 50},
         ('r18', 'teacher'): {1: 75},
     }
-    samples = counts.samples['r18', 'model']
-    assert samples[0].cases == {*zip('abcd', 'xxyy', strict=True)}
-    assert samples[0].cases is samples[1].cases  # fast to compare
+    by_seed = counts.by_entry['r18', 'model']
+    assert by_seed[0].cases == {*zip('abcd', 'xxyy', strict=True)}
+    assert by_seed[0].cases is by_seed[1].cases  # fast to compare
 
 
 def test_unfinished_and_untested_runs_are_skipped():
@@ -47,7 +47,7 @@ def test_unfinished_and_untested_runs_are_skipped():
         ),
         'best',
     )
-    assert list(counts.samples) == [('best', 'model')]
+    assert list(counts.by_entry) == [('best', 'model')]
 
 
 def test_class_without_images_counts_if_it_is_predicted():
@@ -118,5 +118,5 @@ def test_variant_is_the_name_before_the_last_slash():
 
 def test_two_runs_of_one_mode_and_style_raise():
     runs = [run(name, mode='ml', style='v1') for name in ('ml_v1', 'ml_v1_long')]
-    with pytest.raises(ValueError, match="'ml_v1' and 'ml_v1_long' are both ml v1.*'a/ml_v1'"):
+    with pytest.raises(ValueError, match="mini: .* ml v1 .* 'ml_v1' and 'ml_v1_long'.* 'a/ml_v1'"):
         find_variants(suite(*runs))

@@ -8,7 +8,7 @@ from mmpretrain.evaluation import Accuracy
 
 from mmkdml.evaluation import ForegroundIoU, MacroPrecisionRecall
 from mmkdml.evaluation.case_table import CaseTable
-from mmkdml.statistics.measures import MEASURES, class_count, count, measure_named, task_of_cases
+from mmkdml.statistics.measures import MEASURES, class_count, count, task_of_cases
 
 
 def masks(classes, images=6, never=None):
@@ -134,12 +134,6 @@ def test_leading_dimensions_are_independent(name):
     assert values.shape == (5, 4)
     for index in np.ndindex(5, 4):
         np.testing.assert_equal(values[index], MEASURES[name].value(counts[index]))
-
-
-def test_measure_by_name():
-    assert all(measure_named(name).name == name for name in MEASURES)
-    with pytest.raises(ValueError, match="IoU, F1, accuracy, .*, got 'mIoU'"):
-        measure_named('mIoU')
 
 
 SEGMENTED = pd.DataFrame(

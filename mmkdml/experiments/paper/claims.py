@@ -104,7 +104,9 @@ def evaluate_claims(
     p_holm = [float('nan')] * len(claims)
     simultaneous = [(float('nan'), float('nan'))] * len(claims)
     for family in FAMILIES:
-        chosen = [i for i, one in enumerate(found) if claims[i][0] == family and not one.problem]
+        chosen = [
+            i for i, one in enumerate(found) if claims[i][0] == family and not one.undefined_reason
+        ]
         if not chosen:
             continue
         corrected = multipletests([found[i].p for i in chosen], method='holm')[1]
@@ -165,8 +167,8 @@ def _of_ensembles(better: str, other: str) -> Contrast:
 
 
 def _verdict(found: Estimate, p_holm: float) -> str:
-    if found.problem:
-        return f'{NOT_COMPUTABLE}: {found.problem}'
+    if found.undefined_reason:
+        return f'{NOT_COMPUTABLE}: {found.undefined_reason}'
     if p_holm >= ALPHA:
         return UNDECIDED
     # The sign of the resamples, from which p is computed, may differ from that of the estimate.
@@ -203,7 +205,7 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
                 resampled or '-',
                 one.verdict,
             ]
-            if not found.problem
+            if not found.undefined_reason
             else [one.text, one.measure, '-', '-', '-', '-', one.verdict]
         )
     verdicts = [one.verdict for one in results]

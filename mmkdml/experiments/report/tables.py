@@ -56,7 +56,7 @@ def build_table(
             :func:`~mmkdml.experiments.paper.values.paper_value`.
     """
     counts = count_cases(record, checkpoint) if counts is None else counts
-    entries = list(counts.samples)
+    entries = list(counts.by_entry)
     means = list(map(Contrast, entries))
     values: dict[Key, Sequence[float]] = {**auxiliary_values(record, checkpoint)}
     intervals: dict[Key, Estimate] = {}

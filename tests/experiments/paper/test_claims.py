@@ -199,7 +199,7 @@ def test_failed_seeds_are_ignored():
         runs('ml', 'v1', members(teacher=None)),
     )
     found = evaluate(record)[0].estimate
-    assert (found.seeds, found.resampled, found.problem) == ((0,), ('groups',), '')
+    assert (found.seeds, found.resampled, found.undefined_reason) == ((0,), ('groups',), '')
 
 
 def test_claims_of_an_unfinished_suite_are_not_computable():

@@ -206,7 +206,7 @@ def test_claims_match_evaluate_claims(page, checkpoint):
     rows = {row[0]: row[1:] for row in rows_of(page, f'IoU, {title}: claims')}
     for result in results:
         found = result.estimate
-        if found.problem:
+        if found.undefined_reason:
             assert rows[result.text] == [result.verdict]
             continue
         assert rows[result.text] == [
@@ -219,8 +219,8 @@ def test_claims_match_evaluate_claims(page, checkpoint):
         ]
     holding = sum(result.verdict == HOLDS for result in results)
     assert f'{holding} of {len(results)} claims hold.' in page.text
-    assert any(result.estimate.problem for result in results)
-    assert not all(result.estimate.problem for result in results)
+    assert any(result.estimate.undefined_reason for result in results)
+    assert not all(result.estimate.undefined_reason for result in results)
 
 
 def test_unfinished_runs_are_listed_with_their_errors(page):
