@@ -1,4 +1,4 @@
-"""Specification of a run, its config, and the settings that decide its result."""
+"""Specification of a run, its config, and the settings that determine its result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmkdml.names import TEACHER
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-# A run is also tested. The seed is part of its specification.
+# Unlike a training, a run is also tested, and its seed is recorded separately.
 _DECIDING_PARTS = (
     *(part for part in TRAINING_PARTS if part != 'randomness'),
     'test_dataloader', 'test_evaluator', 'test_cfg',
@@ -32,13 +32,13 @@ class RunSpec:
     """Specification of a run: a config with a seed and changed settings.
 
     Attributes:
-        name: Name of the run, the same for all seeds; starts with the variant if the suite has
+        name: Name of the run, the same for all seeds; with the variant as prefix if the suite has
             variants (``hot/kdml_v3``).
         seed: Random seed.
         config: Config file, relative to the working directory.
         options: Changed settings by dotted key.
-        teacher: Name of the run that trains the frozen teacher. Its best checkpoint with the same
-            seed is used.
+        teacher: Name of the run that trains the frozen teacher; the best checkpoint of the same
+            seed is loaded. None if the run has no teacher in the suite.
         amp: Train in mixed precision.
     """
 
@@ -51,7 +51,7 @@ class RunSpec:
 
     @property
     def key(self) -> str:
-        """Unique name of the run and its folder, e.g. ``kdml_v3/seed_0``."""
+        """Unique key of the run and relative path of its folder, e.g. ``kdml_v3/seed_0``."""
         return run_key(self.name, self.seed)
 
 
@@ -63,10 +63,10 @@ def run_key(name: str, seed: int) -> str:
 def run_config(spec: RunSpec, work_dir: str | Path = '') -> Config:
     """Load the config of a run and apply its options, seed and precision.
 
-    The name of the teacher's run is a placeholder for its folder, see :func:`set_teacher`: it
-    decides the result, the folder does not.
+    The teacher's checkpoint is set to the name of its run, because the folder, which
+    :func:`set_teacher` sets later, does not affect the result.
     """
-    from mmkdml.apis import load_config, use_amp  # not needed to read a suite and its database
+    from mmkdml.apis import load_config, use_amp  # imported late: slow, and often not needed
 
     config = load_config(spec.config, spec.options, work_dir)
     config.randomness = dict(config.get('randomness') or {}, seed=spec.seed)
@@ -78,21 +78,21 @@ def run_config(spec: RunSpec, work_dir: str | Path = '') -> Config:
 
 
 def set_teacher(config: Config, teacher: str | Path) -> None:
-    """Set the checkpoint, or the folder of the run, that the frozen teacher is loaded from."""
+    """Set the checkpoint, or the run's folder, from which the frozen teacher is loaded."""
     from mmkdml.apis.options import merge_options
 
     merge_options(config, {teacher_option(config): str(teacher)})
 
 
 def teacher_option(config: Config) -> str:
-    """Return the dotted key of the setting that has the teacher's checkpoint."""
+    """Return the dotted key of the teacher's checkpoint in a config."""
     from mmkdml.models.classroom_configs import frozen_checkpoint_option
 
     return frozen_checkpoint_option(config.model, TEACHER)
 
 
 def settings_text(config: Config) -> str:
-    """Return the settings and hashes of data that decide a run's result, except its seed, as JSON.
+    """Return the settings and data hashes that determine a run's result, without the seed, as JSON.
 
     The hash of missing data is null. Use :func:`settings_changes` to compare two texts.
     """
@@ -100,23 +100,24 @@ def settings_text(config: Config) -> str:
 
 
 def settings_changes(before: str, after: str) -> str:
-    """Format the differences between two settings texts, also of earlier versions.
+    """Format the differences between two settings texts, also of earlier versions of mmkdml.
 
     Args:
-        before: Result of :func:`settings_text`, optionally preceded by lines of ``key: <JSON>``.
-        after: The same.
+        before: Old settings: result of :func:`settings_text`, optionally preceded by lines of the
+            form ``key: <JSON>``.
+        after: New settings.
 
     Returns:
-        One ``key: old -> new`` per line; empty if the texts do not differ.
+        One ``key: old -> new`` per line; empty if nothing differs.
     """
     try:
         return settings_difference(changed_settings(_parsed(before), _parsed(after)))
     except (ValueError, TypeError, RecursionError):
-        return '' if before == after else '  one of them is damaged'
+        return '' if before == after else '  the recorded settings are damaged'
 
 
 def has_data_hashes(settings: str) -> bool:
-    """Return whether a settings text has the hash of every part of the data."""
+    """Return whether a settings text has the hashes of all data sets."""
     try:
         data = _parsed(settings).get(DATA)
     except (ValueError, TypeError, RecursionError):

@@ -1,7 +1,7 @@
 """Execution of one run of a suite: train or resume, test two checkpoints, write the result.
 
-A worker starts ``python -m mmkdml.experiments SPEC.json``, with torchrun if a run has several
-processes. The process exits when its standard input is closed, i.e., when the worker exits.
+Workers start it as ``python -m mmkdml.experiments SPEC.json``, with torchrun if the run has several
+processes. It exits when its standard input is closed, i.e., when the worker exits.
 """
 
 from __future__ import annotations
@@ -60,27 +60,25 @@ def execute(
     launcher: str,
     registered: str | None = None,
 ) -> None:
-    """Train, or resume from the newest intact checkpoint, and test the best and last checkpoint.
+    """Train or resume a run, and test its best and last checkpoints.
 
     Args:
         spec: The run.
-        work_dir: Folder of the run; ``result.json.gz`` is written there at the end.
+        work_dir: Folder of the run, for checkpoints, logs and, at the end, ``result.json.gz``.
         teacher: Folder of the teacher's run.
         launcher: See :func:`mmkdml.apis.make_runner`.
-        registered: Settings text that the suite was started with.
+        registered: Settings text with which the suite was started.
 
     Raises:
-        ValueError: If the folder has a run with other settings or data, if they have changed since
-            the suite was started, or if the config is invalid.
+        ValueError: If settings or data differ from those of an earlier run in the folder or from
+            ``registered``, or if the config is invalid.
     """
     start = time.time()
     config = run_config(spec, work_dir)
     settings = settings_text(config)
     if registered and (changes := settings_changes(registered, settings)):
-        raise ValueError(
-            f'Settings or data have changed since the suite was started:\n{changes}\nUndo the '
-            'change, or start the suite in another --work-dir'
-        )
+        fix = 'Undo the change, or start the suite in another --work-dir'
+        raise other_settings_error('The suite was started', changes, fix)
     _check_settings(work_dir, settings)
     if teacher is not None:
         set_teacher(config, teacher)
@@ -110,11 +108,11 @@ def execute(
 
 
 def read_curves(work_dir: Path) -> pd.DataFrame:
-    """Read the values that mmengine logged in all attempts of a run.
+    """Read the values that mmengine logged during a run, including interrupted attempts.
 
     Returns:
         Columns ``epoch, key, value``. Training values are means over the logged steps of an epoch.
-        Of steps that were repeated after an interruption, the last attempt counts.
+        If a step was repeated after an interruption, only its last values are used.
     """
     rows = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
@@ -134,7 +132,7 @@ def read_curves(work_dir: Path) -> pd.DataFrame:
 
 
 def _logged_values(line: str) -> dict[str, Any]:
-    """Parse a line of a log; empty if the line was cut by a killed process or a full disk."""
+    """Parse a line of a log; empty if the line is truncated (process killed, disk full)."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -161,10 +159,10 @@ def _checkpoints(runner: Runner) -> dict[str, Path]:
     last = newest_checkpoint(Path(runner.work_dir))
     if last is None:
         raise ValueError(
-            f'{runner.work_dir}: expected a checkpoint epoch_*.pth or iter_*.pth, got none. Set '
-            'default_hooks.checkpoint of the config so that checkpoints are kept'
+            f'No checkpoint epoch_*.pth or iter_*.pth in {runner.work_dir}. Configure '
+            'default_hooks.checkpoint so that checkpoints are kept'
         )
-    # The best one last: the pictures of its test overwrite those of the other.
+    # The best checkpoint is tested last, so that pictures of its test are kept.
     return dict(last=last, best=resolve_checkpoint(Path(runner.work_dir)))
 
 

@@ -1,4 +1,4 @@
-"""Processes of workers and runs: liveness, termination and failure reasons."""
+"""Processes of workers and runs: liveness checks, termination and failure reasons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def this_host() -> str:
 def is_dead(worker: str | None) -> bool:
     """Return whether a worker ran on this machine and its process has exited.
 
-    Zombies count as exited, because the parent in a container may never reap them.
+    Zombies count as exited, because their parent may never reap them in a container.
     """
     host, _, rest = (worker or '').rpartition('#')
     process = rest.partition('.')[0]
@@ -43,10 +43,10 @@ def is_dead(worker: str | None) -> bool:
 
 
 def exit_when_stdin_closes() -> None:
-    """Exit this process as soon as the process that holds the other end of its stdin exits."""
+    """Exit this process as soon as its stdin is closed, i.e., when its parent exits."""
 
     def wait() -> None:
-        # Not sys.stdin: a thread that blocks in it disturbs the shutdown of Python.
+        # A thread that blocks in sys.stdin would disturb the shutdown of Python.
         while os.read(0, 1):
             pass
         os._exit(1)
@@ -55,7 +55,7 @@ def exit_when_stdin_closes() -> None:
 
 
 def stop_run(process: subprocess.Popen, gracefully: bool) -> None:
-    """Stop a run and all processes that it has started.
+    """Stop a run and all its subprocesses.
 
     Args:
         process: Process of the run, the leader of its process group.
@@ -76,8 +76,8 @@ def failure_reason(log: Path, start: int, code: int) -> str:
     """Return why a run failed: the last lines of its log, and the signal that killed it.
 
     Args:
-        log: Log file, which earlier attempts may have written to as well.
-        start: Size of the log in bytes when the run was started.
+        log: Log file; earlier attempts may have written to it, too.
+        start: Size of the log in bytes when this attempt started.
         code: Exit code; negative for a signal.
     """
     with log.open('rb') as file:

@@ -1,9 +1,10 @@
-"""Progress of a suite."""
+"""Progress of a suite and formatting of durations."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
 from mmkdml.experiments.suites.store import RunState
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
@@ -12,8 +13,8 @@ from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 def progress(states: Sequence[RunState], idle: int = 0) -> str:
     """Format the progress, e.g. ``12 of 42 done, 2 running, about 40 min left``.
 
-    The remaining time is estimated from the mean time of a run's finished seeds, or of all
-    finished runs if it has none.
+    The remaining time of a run is estimated from its finished seeds, or from all finished runs if
+    it has none.
 
     Args:
         states: All runs.
@@ -28,8 +29,8 @@ def progress(states: Sequence[RunState], idle: int = 0) -> str:
             times.setdefault(run.name, []).append(run.seconds)
     left = [run.name for run in states if run.state in (WAITING, RUNNING)]
     if times and left:
-        means = {name: sum(values) / len(values) for name, values in times.items()}
-        mean = sum(means.values()) / len(means)
+        means = {name: fmean(values) for name, values in times.items()}
+        mean = fmean(means.values())
         workers = min(max(count[RUNNING] + idle, 1), len(left))
         seconds = sum(means.get(name, mean) for name in left) / workers
         text += f', about {in_words(seconds)} left'

@@ -1,8 +1,8 @@
-"""Reading a suite's runs from its database for tables, statistics and reports."""
+"""Loading of a suite's results from its database for tables, statistics and reports."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,17 @@ from pydantic import TypeAdapter
 from mmkdml.experiments.suites.serialization import deserialize_result
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
-from mmkdml.statistics.records import BASELINE, COMPARISON, RunRecord, SuiteRecord
+from mmkdml.statistics.records import BASELINE, COMPARISON, NO_CURVES, RunRecord, SuiteRecord
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Model:
     mode: str = ''
     style: str = ''
     members: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Settings:
     model: _Model
 
@@ -31,7 +31,7 @@ _PICTURES = ('panels/panels.png', 'calibration/reliability.png', 'analysis/**/*.
 
 
 def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
-    """Read the records of a suite's runs, finished or not.
+    """Read the records of all runs of a suite, finished or not.
 
     Raises:
         ValueError: If a result or the settings of a run in the database are damaged.
@@ -49,7 +49,7 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
     for state in store.states():
         if (state.name, state.seed) not in keys:
             continue
-        measured, curves, metadata = results.get((state.name, state.seed), ({}, None, {}))
+        measured, curves, metadata = results.get((state.name, state.seed), ({}, NO_CURVES, {}))
         try:
             model = _SETTINGS.validate_json(settings[state.name]).model
         except ValueError as error:
@@ -57,24 +57,22 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
                 f'{store.url}: the settings of {state.name} are damaged: {error}'
             ) from error
         mode = model.mode or (BASELINE if model.members is None else COMPARISON)
-        record = RunRecord(
-            state.name, state.seed, mode, model.style, state.state, state.error, measured,
-            metadata=metadata, pictures=_pictures(suite.work_dir / state.key),
+        pictures = _pictures(suite.work_dir / state.key)
+        records.append(
+            RunRecord(
+                state.name, state.seed, mode, model.style, state.state, state.error,
+                measured, curves, metadata, pictures,
+            )
         )  # fmt: skip
-        records.append(record if curves is None else replace(record, curves=curves))
     records.sort(key=lambda run: names.index(run.name))  # stable: seeds keep their order
+    pictures = _pictures(suite.work_dir)
     return SuiteRecord(
-        suite.name,
-        suite.title,
-        suite.measures,
-        suite.paper_tables,
-        records,
-        _pictures(suite.work_dir),
+        suite.name, suite.title, suite.measures, suite.paper_tables, records, pictures
     )
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    """Find pictures of hooks and analysis tools by relative path; of panels, only the sheet."""
+    """Find pictures of hooks and analysis tools by relative path; of panels, only the overview."""
     return {
         path.relative_to(folder).as_posix(): path
         for pattern in _PICTURES

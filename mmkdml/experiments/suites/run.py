@@ -1,4 +1,4 @@
-"""Running a suite with several workers on this machine."""
+"""Execution of a suite with one or more workers on this machine."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def run_workers(
 ) -> None:
     """Execute a suite's runs with several workers until they end, or Ctrl-C or SIGTERM stops them.
 
-    CPU cores are divided among the workers unless ``OMP_NUM_THREADS`` is set. Several
-    GPUs are divided if each run has one process, unless ``CUDA_VISIBLE_DEVICES`` is set.
+    The workers share the CPU cores equally unless ``OMP_NUM_THREADS`` is set, and take turns on the
+    GPUs if each run has one process, unless ``CUDA_VISIBLE_DEVICES`` is set.
 
     Args:
         suite: The suite.
@@ -70,7 +70,7 @@ def run_workers(
     def work(environment: Mapping[str, str]) -> None:
         try:
             Worker(suite, store, stop, log, processes, environment).work()
-        except BaseException as error:  # raised by the main thread when all workers have ended
+        except BaseException as error:  # re-raised below, when all workers have ended
             errors.append(error)
             stop.set()
 
@@ -78,7 +78,7 @@ def run_workers(
         threading.Thread(target=work, args=(_environment(index, workers, processes),))
         for index in range(workers)
     ]
-    # Not `except KeyboardInterrupt`, which may be raised between any two steps of `join`.
+    # A KeyboardInterrupt could be raised at any point of `join`, so it is not used.
     handlers = {
         number: signal.signal(number, lambda *_: stop.set())
         for number in (signal.SIGINT, signal.SIGTERM)

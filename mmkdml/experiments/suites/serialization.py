@@ -46,7 +46,7 @@ _RESULT = TypeAdapter(_Result)
 def serialize_result(
     measured: Mapping[str, Measurement], curves: pd.DataFrame, metadata: Mapping[str, Any]
 ) -> bytes:
-    """Serialize the result of a run to compressed JSON, see :func:`deserialize_result`."""
+    """Serialize the result of a run as compressed JSON."""
     content = dict(
         measured={
             name: dict(metrics=dict(one.metrics), cases=one.cases.to_csv(index=False))
@@ -88,12 +88,12 @@ def _parse_cases(text: str) -> pd.DataFrame:
     numbers = [column for column in COLUMNS[task_of_cases(cases)] if column not in _TEXTS]
     if (cases[numbers] < 0).any(axis=None):
         raise ValueError(f'expected no negative values of {", ".join(numbers)}')
-    class_count(cases)  # refuses too many classes
+    class_count(cases)  # raises if there are too many classes
     return cases
 
 
 def _parse_curves(text: str) -> pd.DataFrame:
-    # A missing value is NaN; a key is always text. Some versions of pandas round floats.
+    # Missing values are NaN, keys are text. float() is exact, unlike the parser of some pandas.
     curves = pd.read_csv(
         StringIO(text),
         dtype={'key': str},

@@ -1,4 +1,4 @@
-"""Database of a suite: one row for each run, in any database that SQLAlchemy supports."""
+"""Database of a suite: one row per run, in any database that SQLAlchemy supports."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import sqlalchemy as sa
 from pydantic import FiniteFloat, TypeAdapter
-from sqlalchemy import (
-    CursorResult,
-    LargeBinary,
-    String,
-    Text,
-    Update,
-    create_engine,
-    select,
-    update,
-)
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -28,7 +19,7 @@ from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 DATABASE = 'suite.db'
 LOCK_SECONDS = 60.0
-# Includes missing drivers, invalid URLs and values of other types than the columns'.
+# Includes missing drivers, invalid URLs and values whose type differs from their column's.
 _DATABASE_ERRORS = (
     SQLAlchemyError, ImportError, MemoryError, OverflowError, TypeError, ValueError
 )  # fmt: skip
@@ -41,18 +32,18 @@ class _Base(DeclarativeBase):
 class _Row(_Base):
     __tablename__ = 'runs'
 
-    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
     seed: Mapped[int] = mapped_column(primary_key=True)
     position: Mapped[int]
-    teacher: Mapped[str | None] = mapped_column(String(200))
-    settings: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(String(10), index=True)
-    worker: Mapped[str | None] = mapped_column(String(200))
+    teacher: Mapped[str | None] = mapped_column(sa.String(200))
+    settings: Mapped[str] = mapped_column(sa.Text)
+    state: Mapped[str] = mapped_column(sa.String(10), index=True)
+    worker: Mapped[str | None] = mapped_column(sa.String(200))
     heartbeat: Mapped[int] = mapped_column('beat', default=0)
     started: Mapped[float | None]
     seconds: Mapped[float | None]
-    error: Mapped[str | None] = mapped_column(Text)
-    result: Mapped[bytes | None] = mapped_column(LargeBinary(1 << 30), deferred=True)
+    error: Mapped[str | None] = mapped_column(sa.Text)
+    result: Mapped[bytes | None] = mapped_column(sa.LargeBinary(1 << 30), deferred=True)
 
 
 @dataclass(frozen=True)
@@ -65,10 +56,10 @@ class RunState:
         teacher: Name of the run that must be done first, if any.
         state: ``waiting``, ``running``, ``done`` or ``failed``.
         worker: Worker that claimed the run, ``<host>#<process id>.<number>``.
-        heartbeat: Counter that the worker increments as long as it is alive.
-        started: Unix time at which the worker claimed the run, by the worker's clock.
-        seconds: Duration of a run that is done.
-        error: Failure reason of a run that failed.
+        heartbeat: Counter that the worker increments while the run is being executed.
+        started: Unix time at which the worker claimed the run, by its own clock.
+        seconds: Duration of a finished run.
+        error: Failure reason of a failed run.
     """
 
     name: str
@@ -98,15 +89,15 @@ class SuiteStore:
         lock_seconds: Time to wait for a lock of SQLite.
 
     Raises:
-        ValueError: By the constructor and all methods, if the database is not accessible, locked by
-            another program, corrupt or read-only.
+        ValueError: From the constructor and all methods, if the database is not accessible, locked
+            by another program, corrupt or read-only.
     """
 
     def __init__(self, url: str, lock_seconds: float = LOCK_SECONDS) -> None:
         self.url = url
         options = {'connect_args': {'timeout': lock_seconds}} if url.startswith('sqlite') else {}
         with self._explain_errors():
-            self.engine = create_engine(url, **options)
+            self.engine = sa.create_engine(url, **options)
             try:
                 _Base.metadata.create_all(self.engine)
             except OperationalError:  # another worker created a table between check and creation
@@ -147,7 +138,7 @@ class SuiteStore:
                 differences.
         """
         with self._session() as session:
-            columns = select(_Row.name, _Row.seed, _Row.settings)
+            columns = sa.select(_Row.name, _Row.seed, _Row.settings)
             known = {(name, seed): text for name, seed, text in session.execute(columns)}
         for run in runs:
             now = settings[run.name]
@@ -158,9 +149,9 @@ class SuiteStore:
                     changes,
                     'Undo the change, or choose another folder with --work-dir',
                 )
-            # Complete a text of an earlier version, or one from before the data existed.
+            # Replace a text of an earlier version, or one from before the data existed.
             if before != now and has_data_hashes(now):
-                row = update(_Row).where(_Row.name == run.name, _Row.seed == run.seed)
+                row = sa.update(_Row).where(_Row.name == run.name, _Row.seed == run.seed)
                 self._execute(row.values(settings=now))
         new = [
             _Row(name=run.name, seed=run.seed, position=position, teacher=run.teacher,
@@ -168,18 +159,17 @@ class SuiteStore:
             for position, run in enumerate(runs)
             if (run.name, run.seed) not in known
         ]  # fmt: skip
-        count = len(new)
         try:
             with Session(self.engine) as session, session.begin():
                 session.add_all(new)
         except IntegrityError:  # another worker has added them in the meantime
             return self.register(runs, settings)
-        return count
+        return len(new)
 
     def states(self) -> list[RunState]:
         """Return the states of all runs, in the order of the suite."""
         with self._session() as session:
-            rows = session.scalars(select(_Row).order_by(_Row.position, _Row.name, _Row.seed))
+            rows = session.scalars(sa.select(_Row).order_by(_Row.position, _Row.name, _Row.seed))
             fields = RunState.__dataclass_fields__
             states = [{name: getattr(row, name) for name in fields} for row in rows]
         try:
@@ -190,7 +180,7 @@ class SuiteStore:
     def settings(self) -> dict[str, str]:
         """Return the settings text of each run by name."""
         with self._session() as session:
-            rows = session.execute(select(_Row.name, _Row.settings).distinct())
+            rows = session.execute(sa.select(_Row.name, _Row.settings).distinct())
             return {str(name): text for name, text in rows}
 
     def claim(self, run: RunState, worker: str, now: float) -> bool:
@@ -231,33 +221,33 @@ class SuiteStore:
         return self._change(run, _owned_by(worker), state=WAITING, worker=None)
 
     def mark_blocked(self, run: RunState, error: str) -> bool:
-        """Mark a waiting run as failed because it can never start."""
+        """Mark a waiting run as failed because its teacher failed."""
         return self._change(run, (_Row.state == WAITING,), state=FAILED, error=error)
 
     def retry_failed(self) -> int:
         """Reset failed runs to waiting; returns their number."""
-        failed = update(_Row).where(_Row.state == FAILED)
+        failed = sa.update(_Row).where(_Row.state == FAILED)
         return self._execute(failed.values(state=WAITING, worker=None, error=None))
 
     def results(self) -> Iterator[tuple[str, int, bytes]]:
         """Iterate over name, seed and result of all runs that are done."""
         with self._session() as session:
-            keys = session.execute(select(_Row.name, _Row.seed).where(_Row.state == DONE)).all()
+            keys = session.execute(sa.select(_Row.name, _Row.seed).where(_Row.state == DONE)).all()
         for name, seed in keys:
             with self._session() as session:
                 row = session.execute(
-                    select(_Row.result).where(_Row.name == name, _Row.seed == seed)
+                    sa.select(_Row.result).where(_Row.name == name, _Row.seed == seed)
                 ).scalar_one()
             yield name, seed, row or b''
 
     def _change(self, run: RunState, conditions: Iterable[Any], **values: Any) -> bool:
-        row = update(_Row).where(_Row.name == run.name, _Row.seed == run.seed, *conditions)
+        row = sa.update(_Row).where(_Row.name == run.name, _Row.seed == run.seed, *conditions)
         return self._execute(row.values(**values)) == 1
 
-    def _execute(self, statement: Update) -> int:
+    def _execute(self, statement: sa.Update) -> int:
         """Execute an update in one transaction; returns the number of matched rows."""
         with self._session() as session:
-            return cast(CursorResult, session.execute(statement)).rowcount
+            return cast(sa.CursorResult, session.execute(statement)).rowcount
 
     @contextmanager
     def _session(self) -> Iterator[Session]:

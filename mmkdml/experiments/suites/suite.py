@@ -36,8 +36,8 @@ class Suite:
         path: Suite file, as passed to :func:`load_suite`.
         title: One-line description.
         measures: Measures in its tables, names from :data:`~.measures.MEASURES`.
-        paper_tables: Tables of the paper with the same cells.
-        runs: The runs: first all runs with the first seed, and so on; teachers before students.
+        paper_tables: Tables of the paper with the same rows and columns, e.g. ``'Table 4'``.
+        runs: All runs of the first seed, then of the next; of each seed, teachers first.
         work_dir: Folder of the runs.
     """
 
@@ -55,19 +55,20 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
 
     A suite file is a Python, YAML or JSON file with the keys
 
-    - ``title``, ``measures`` and, if the paper has a table with the same cells, ``paper_tables``;
+    - ``measures``: names from :data:`~.measures.MEASURES`;
+    - ``title`` and ``paper_tables``: see :class:`Suite`; both optional;
     - ``seeds``: list of integers;
     - ``runs``: list of ``dict(config=..., name=..., teacher=..., options=...)``. ``name`` defaults
       to the name of the config; ``teacher`` is the name of the run whose best checkpoint is the
       frozen teacher;
     - ``options``: settings that are changed in every run, by dotted key;
-    - ``variants``: options by name of the variant; each run is repeated with each variant;
+    - ``variants``: changed settings by name of the variant; every run is executed in each variant;
     - ``amp``: train in mixed precision;
-    - ``work_dir``: default ``work_dirs/suites/<name>``.
+    - ``work_dir``: default ``work_dirs/suites/<name of the file>``.
 
-    Files in ``_base_`` are inherited; YAML and JSON files can only inherit YAML and JSON files.
+    ``_base_`` lists files to inherit; YAML and JSON files can only inherit YAML and JSON files.
     Variables whose names begin with an underscore are ignored. Options of a run take precedence
-    over those of its variant, and these over those of the suite.
+    over those of its variant, which take precedence over those of the suite.
 
     Args:
         path: Suite file.
@@ -84,19 +85,17 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
         raise FileNotFoundError(f'Suite file not found: {path}')
     content = {key: value for key, value in _read(path).items() if str(key)[:1] != '_'}
     _check_keys(str(path), content, _KEYS, ('runs', 'seeds', 'measures'))
-    measures = _names(path, 'measures', content['measures'])
+    measures = _names('measures', path, content['measures'])
     unknown = [name for name in measures if name not in MEASURES]
     if unknown:
-        raise ValueError(
-            f'Invalid measures in {path}: expected {", ".join(MEASURES)}, got {unknown}'
-        )
-    own_dir = _string(f'work_dir in {path}', content.get('work_dir'))
+        raise _invalid('measures', path, f'names among {", ".join(MEASURES)}', unknown)
+    own_dir = _string('work_dir', path, content.get('work_dir'))
     return Suite(
         name=path.stem,
         path=str(path),
         title=str(content.get('title', path.stem)),
         measures=measures,
-        paper_tables=_names(path, 'paper_tables', content.get('paper_tables', ())),
+        paper_tables=_names('paper_tables', path, content.get('paper_tables', ())),
         runs=tuple(_expand(path, content)),
         work_dir=Path(work_dir or own_dir or Path('work_dirs') / 'suites' / path.stem),
     )
@@ -143,10 +142,7 @@ def _refuse_inherited_code(path: Path) -> None:
     bases = _as_dict(path.read_text(encoding='utf-8'), path.suffix).get('_base_', [])
     for base in [bases] if isinstance(bases, str) else bases:
         if not base.endswith(_DATA_FILES) or '{{' in base or '::' in base:
-            raise ValueError(
-                f'Invalid _base_ in {path}: expected paths of {", ".join(_DATA_FILES)} files, '
-                f'got {base!r}'
-            )
+            raise _invalid('_base_', path, f'paths of {", ".join(_DATA_FILES)} files', base)
         _refuse_inherited_code(path.parent / base)
 
 
@@ -154,37 +150,34 @@ def _expand(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
     """Expand runs, variants and seeds of a suite file."""
     seeds = content['seeds']
     if not _is_list(seeds) or not seeds or not all(map(_is_seed, seeds)):
-        raise ValueError(
-            f'Invalid seeds in {path}: expected a list of integers from 0 to 2^32 - 1, '
-            f'got {seeds!r}'
-        )
+        raise _invalid('seeds', path, 'a list of integers from 0 to 2^32 - 1', seeds)
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f'Invalid seeds in {path}: expected each seed once, got {list(seeds)}')
+        raise _invalid('seeds', path, 'each seed once', list(seeds))
     entries = content['runs']
     if not _is_list(entries) or not entries:
-        raise ValueError(f'Invalid runs in {path}: expected a list of dicts, got {entries!r}')
-    variants = _dict(f'variants in {path}', content.get('variants')) or {'': {}}
-    common = _dict(f'options in {path}', content.get('options'))
+        raise _invalid('runs', path, 'a list of dicts', entries)
+    variants = _dict('variants', path, content.get('variants')) or {'': {}}
+    common = _dict('options', path, content.get('options'))
     by_name: dict[str, dict[str, Any]] = {}
     for variant, options in variants.items():
-        changes = _dict(f'variant {variant!r} in {path}', options)
+        changes = _dict(f'variant {variant!r}', path, options)
         prefix = f'{_folder_name(path, variant)}/' if variant else ''
         for entry in entries:
             _check_keys(f'{path}, run {entry!r}', entry, _RUN_KEYS, ('config',))
-            config = _string(f'config of {entry!r} in {path}', entry['config'])
+            config = _string(f'config of {entry!r}', path, entry['config'])
             name = prefix + _folder_name(path, entry.get('name', Path(config).stem))
             if name in by_name:
                 raise ValueError(
-                    f'Invalid runs in {path}: {by_name[name]["config"]} and {config} have the same '
-                    f'name {name!r}. Set the name of one of them'
+                    f'Invalid runs in {path}: expected different names, got {name!r} for '
+                    f'{by_name[name]["config"]} and {config}. Set the name of one of them'
                 )
             if not Path(config).is_file():
                 raise FileNotFoundError(
                     f'Config {config} of run {name!r} in {path} not found. The path is relative to '
                     'the working directory'
                 )
-            teacher = _string(f'teacher of {name!r} in {path}', entry.get('teacher'))
-            own = _dict(f'options of {name!r} in {path}', entry.get('options'))
+            teacher = _string(f'teacher of {name!r}', path, entry.get('teacher'))
+            own = _dict(f'options of {name!r}', path, entry.get('options'))
             by_name[name] = dict(
                 config=config,
                 teacher=prefix + teacher if teacher else None,
@@ -196,20 +189,17 @@ def _expand(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
 
 
 def _teachers_first(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Order runs as in the file, except that all teachers are first, so that no worker waits."""
+    """Order runs as in the file, but all teachers first, so that workers rarely wait for them."""
     for name, run in runs.items():
         if run['teacher'] is not None and run['teacher'] not in runs:
-            raise ValueError(
-                f'Invalid teacher of {name!r} in {path}: expected a run of the suite '
-                f'({", ".join(runs)}), got {run["teacher"]!r}'
-            )
+            expected = f'a run of the suite ({", ".join(runs)})'
+            raise _invalid(f'teacher of {name!r}', path, expected, run['teacher'])
     graph = {name: [run['teacher']] if run['teacher'] else [] for name, run in runs.items()}
     try:
         order = list(TopologicalSorter(graph).static_order())
     except CycleError as error:
-        raise ValueError(
-            f'Invalid teachers in {path}: circular dependency {" -> ".join(error.args[1])}'
-        ) from error
+        cycle = ' -> '.join(error.args[1])
+        raise _invalid('teachers', path, 'no circular dependency', cycle) from error
     teachers = {run['teacher'] for run in runs.values()}
     return [name for name in order if name in teachers] + [n for n in runs if n not in teachers]
 
@@ -231,29 +221,30 @@ def _check_keys(where: str, content: Any, allowed: set[str], required: Sequence[
 
 def _folder_name(path: Path, name: Any) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(
-            f'Invalid name in {path}: expected letters, digits, "_", "-" and ".", which can be the '
-            f'name of a folder, got {name!r}'
-        )
+        raise _invalid('name', path, 'letters, digits, "_", "-" and ".", as in a folder name', name)
     return name
 
 
-def _names(path: Path, key: str, names: Any) -> tuple[str, ...]:
+def _names(what: str, path: Path, names: Any) -> tuple[str, ...]:
     if not _is_list(names) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f'Invalid {key} in {path}: expected a list of names, got {names!r}')
+        raise _invalid(what, path, 'a list of names', names)
     return tuple(names)
 
 
-def _string(what: str, value: Any) -> str:
+def _string(what: str, path: Path, value: Any) -> str:
     if not isinstance(value, str | None):
-        raise ValueError(f'Invalid {what}: expected a string, got {value!r}')
+        raise _invalid(what, path, 'a string', value)
     return value or ''
 
 
-def _dict(what: str, values: Any) -> Mapping[str, Any]:
+def _dict(what: str, path: Path, values: Any) -> Mapping[str, Any]:
     if not isinstance(values, Mapping | None) or not all(isinstance(k, str) for k in values or ()):
-        raise ValueError(f'Invalid {what}: expected a dict with names as keys, got {values!r}')
+        raise _invalid(what, path, 'a dict with names as keys', values)
     return values or {}
+
+
+def _invalid(what: str, path: Path, expected: str, value: Any) -> ValueError:
+    return ValueError(f'Invalid {what} in {path}: expected {expected}, got {value!r}')
 
 
 def _is_seed(value: Any) -> bool:

@@ -31,19 +31,19 @@ _numbers = itertools.count(1)
 
 
 class Worker:
-    """Executes runs of a suite until none is left. Workers on several machines can share a suite.
+    """Executes runs of a suite until none is left; several machines can share one suite.
 
-    A run whose worker is lost is claimed again: at once if the worker was a process of this machine
-    that has exited, otherwise after :data:`GRACE_SECONDS` without a heartbeat.
+    A run whose worker is lost is claimed again: at once if the worker ran on this machine and its
+    process has exited, otherwise after :data:`GRACE_SECONDS` without a heartbeat.
 
     Args:
         suite: The suite.
         store: Its database.
         stop: When set, the worker interrupts and releases its run, and ends.
         log: Called with a line when a run starts or ends.
-        processes: Number of processes of each run; more than one are started by torchrun.
+        processes: Number of processes of each run, started by torchrun if more than one.
         environment: Additional environment variables of the runs.
-        command: Arguments of Python to which the path of the run's specification is appended.
+        command: Arguments for Python, to which the path of the run's specification is appended.
             Default: :data:`COMMAND`.
         poll_seconds: Interval at which the run and the database are checked.
     """
@@ -112,13 +112,13 @@ class Worker:
         return None
 
     def _is_ready(self, teacher: RunState) -> bool:
-        # Machines may share only the database, not the folder of checkpoints.
+        # Machines may share only the database, without the folder of checkpoints.
         return teacher.state == DONE and (self.suite.work_dir / teacher.key).is_dir()
 
     def _is_lost(self, run: RunState) -> bool:
         """Return whether the worker of a running run is gone.
 
-        Only this machine's clock is used, because clocks of other machines may be wrong.
+        Uses only the clock of this machine, because clocks of other machines may differ.
         """
         if run.state != RUNNING:
             return False
@@ -178,7 +178,7 @@ class Worker:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.environment},
-                start_new_session=True,  # Ctrl-C reaches only the worker, which stops the run
+                start_new_session=True,  # so that Ctrl-C reaches only the worker
             )
         return process, start
 
@@ -206,7 +206,7 @@ class Worker:
         else:
             error = failure_reason(folder / LOG, log_start, code)
         if error is not None:
-            # Before it is stored: a disk that is full for a run may be full for the database.
+            # Log first: if the disk is full, storing the error may fail, too.
             self.log(f'{run.key} failed: {error.splitlines()[-1]} (log: {folder / LOG})')
             self.store.fail(run, self.name, error)
         elif self.store.finish(run, self.name, content, seconds):

@@ -93,7 +93,7 @@ def test_data_files_inherit_only_data_files_and_execute_no_code(write, tmp_path)
         ('[3, 5]', '[3, 3]', r'seeds .* got \[3, 3\]'),
         ("['IoU']", "['Dice']", r"measures .* IoU, .* got \['Dice'\]"),
         ("['IoU']", "'IoU'", r"measures .* got 'IoU'"),
-        ("name='small'", "name='big'", r"student.py and teacher.py .* name 'big'"),
+        ("name='small'", "name='big'", r"names, got 'big' .*student.py and teacher.py"),
         ("name='small'", "name='../up'", r"name .* got '\.\./up'"),
         ("name='small'", "nmae='small'", r'run .* unknown nmae\. .* config, name'),
         ("teacher='big'", "teacher='bog'", r"teacher of 'small' .*\bbig\b.* got 'bog'"),
