@@ -31,7 +31,7 @@ def trial_table(trials: Sequence[FrozenTrial], space: SearchSpace) -> pd.DataFra
     Returns:
         Columns ``trial, state, value``, the weights ``alpha_1, alpha_2, ...``, ``lr`` and
         ``temperature`` if they are searched, ``validations``, ``seconds`` and ``error``. ``value``
-        is the metric of the best validation; of a pruned trial, of the last one.
+        is the best validation score of a complete trial, and the last one of a pruned trial.
     """
     rows = [
         dict(
@@ -53,8 +53,8 @@ def trial_table(trials: Sequence[FrozenTrial], space: SearchSpace) -> pd.DataFra
 def tried_options(trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
     """Return the settings that a trial tried, by dotted key.
 
-    They are empty for a trial that ended before all its parameters were suggested. Because they are
-    computed from the parameters, a manipulated database cannot put code into the best config.
+    Empty if the trial ended before all its parameters were suggested. The settings are computed
+    from the parameters, so a manipulated database cannot put code into the best config.
 
     Raises:
         ValueError: If the parameters of a complete trial are not from this space.
@@ -86,8 +86,8 @@ def write_results(
         trials: Trials in the table.
         space: The search space.
         metric: Key of the validation metric.
-        path: Config file that was searched.
-        options: The user's changes to it, by dotted key.
+        path: Searched config file.
+        options: Changes of the user to it, by dotted key.
         out: Folder of the results.
 
     Returns:
@@ -118,16 +118,16 @@ def result_names(path: Path) -> tuple[str, ...]:
 
 
 def derived_config(path: Path, options: Mapping[str, Any], folder: Path, title: str) -> str:
-    """Return the text of a config file with all settings of another config and some changes.
+    """Return the text of a config file with all settings of another config, and some changed.
 
-    It inherits and imports nothing, so it can be moved to any folder and machine. Unlike
-    ``Config.dump``, it keeps the order of settings, because members of a classroom are built in
-    this order.
+    The file inherits and imports nothing, so it can be moved to any folder or machine. Unlike
+    ``Config.dump``, the order of settings is kept, because it is the order in which members of a
+    classroom are built.
 
     Args:
         path: Config file to start from, of any format.
         options: Changed settings by dotted key.
-        folder: Folder of the new file; a comment has ``path`` relative to it.
+        folder: Folder of the new file; ``path`` is relative to it in a comment.
         title: Docstring of the new file.
     """
     config = load_config(path, options).to_dict()  # with names instead of classes

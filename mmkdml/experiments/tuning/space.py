@@ -1,9 +1,9 @@
 """Search space of the loss weights: alpha + beta + gamma = 1 for each student.
 
 The paper uses this sum and separate weights for both students (section 3.2), but does not specify
-its grid. All its rows have alpha in {0.1, 0.2, 0.4} and divide the rest equally between two
-transfers: (0.2, 0.8), (0.2, 0.4, 0.4). The coarsest regular grid that contains all of them is alpha
-= 0.1, 0.2, ... 0.9 with equal shares, :func:`paper_grid`.
+its grid. All published weights have alpha in {0.1, 0.2, 0.4} and divide the rest equally among the
+other terms: (0.2, 0.8), (0.2, 0.4, 0.4). The coarsest regular grid that contains all of them is
+alpha = 0.1, 0.2, ... 0.9 with equal shares, :func:`paper_grid`.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class SearchSpace:
     """Loss weights of a mode and other searched settings.
 
     Attributes:
-        letters: Weights of the mode, alpha first.
-        grid: Points of each student; None for the complete simplex.
+        letters: Names of the mode's weights, ``'alpha'`` first.
+        grid: Weights to try for each student; None for the complete simplex.
         tied: Use the same weights for both students.
-        lr: Lowest and highest learning rate, searched on a log scale; None for the config's.
+        lr: Lowest and highest learning rate, searched on a log scale; None to keep the config's.
         temperature: Lowest and highest temperature of the predictions, searched on a linear scale;
-            None for the config's.
+            None to keep the config's.
 
     Raises:
         ValueError: If a range is empty, not positive or combined with a grid, or if the grid has
-            too many trials for the memory.
+            more than a million trials.
     """
 
     letters: tuple[str, ...]
@@ -82,7 +82,7 @@ class SearchSpace:
         return None if self.grid is None else len(self.grid) ** len(self._names())
 
     def options(self, trial: BaseTrial) -> dict[str, Any]:
-        """Suggest the parameters of a trial; return settings of a config by dotted key."""
+        """Suggest the parameters of a trial, and return them as config settings by dotted key."""
         points = [self._point(trial, name) for name in self._names()]
         if self.tied:
             points *= len(STUDENTS)
@@ -111,7 +111,7 @@ class SearchSpace:
 
 
 def temperature_matters(mode: str, style: str) -> bool:
-    """Return whether a student of a variant receives predictions, which have a temperature."""
+    """Return whether a student of a mode and style learns from predictions."""
     weights = dict.fromkeys(letters_of(mode), (1.0, 1.0))
     transfers = transfers_for(mode, style, checked_weights(mode, weights))
     return any(transfer.knowledge == PREDICTIONS for transfer in transfers)
@@ -130,9 +130,9 @@ def lattice(letters: Sequence[str], step: float) -> tuple[Point, ...]:
     """Return all points whose weights are positive multiples of a step and sum to 1.
 
     Args:
-        letters: Two or three weights.
-        step: 1 / n for an integer n, from 0.01 to 1 / ``len(letters)``. A step of 0.05 contains all
-            values in the paper.
+        letters: Names of two or three weights.
+        step: 1 / n for an integer n, from 0.01 to 1 / ``len(letters)``. The published weights are
+            multiples of 0.05.
 
     Raises:
         ValueError: If the step is invalid.
@@ -153,9 +153,9 @@ def simplex_point(quantiles: Sequence[float]) -> Point:
     """Map k - 1 numbers in [0, 1] to k weights >= 0 that sum to 1, by stick breaking.
 
     The i-th number is a quantile of Beta(1, k - i), the distribution of the i-th weight relative to
-    the remaining stick. Uniform numbers result in a uniform distribution on the simplex (Dirichlet
-    with all parameters 1; Devroye, Non-Uniform Random Variate Generation, 1986, chapter XI.4). The
-    map is one-to-one, so a sampler that learns in the unit cube learns on the simplex.
+    the remaining stick. Uniform numbers result in uniform weights on the simplex (Dirichlet with
+    all parameters 1; Devroye, Non-Uniform Random Variate Generation, 1986, chapter XI.4). The map
+    is one-to-one, so a sampler of the unit cube can learn which regions of the simplex are good.
 
     Returns:
         The weights, rounded to four decimals.
@@ -169,7 +169,7 @@ def simplex_point(quantiles: Sequence[float]) -> Point:
 
 
 def flat(options: Mapping[str, Any]) -> dict[str, float]:
-    """Convert options to columns ``alpha_1, alpha_2, ...``, ``lr`` and ``temperature``."""
+    """Flatten searched settings to ``alpha_1, alpha_2, ...``, ``lr`` and ``temperature``."""
     values: dict[str, float] = {}
     for key, value in options.items():
         name = key.rpartition('.')[2]

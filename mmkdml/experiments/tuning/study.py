@@ -1,4 +1,4 @@
-"""Optuna study of a search and the trials that count."""
+"""Optuna study of a search: storage, retries and counting of trials."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def open_study(
 ) -> Study:
     """Open a study; create it if it does not exist.
 
-    A trial without a heartbeat for :data:`GRACE_SECONDS` has lost its process. It is marked as
-    failed and queued again, at most :data:`RETRIES` times.
+    A trial is lost if its process has exited, i.e., without a heartbeat for :data:`GRACE_SECONDS`.
+    Lost trials are marked as failed and queued again, at most :data:`RETRIES` times.
 
     Args:
         url: SQLAlchemy URL of the database.
         name: Name of the study.
         direction: ``'maximize'`` or ``'minimize'``.
         settings: Text of all settings that decide the results.
-        sampler: The sampler.
-        pruner: The pruner.
+        sampler: Optuna's sampler.
+        pruner: Optuna's pruner.
 
     Raises:
         ValueError: If the study was started with other settings (lists the differences), or if the
@@ -79,11 +79,7 @@ def open_study(
 
 @contextmanager
 def explain_database_errors(url: str) -> Iterator[None]:
-    """Re-raise database errors with advice.
-
-    Raises:
-        ValueError: Instead of the database's error.
-    """
+    """Re-raise database errors as ValueError with advice."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError, ImportError) as error:
@@ -95,7 +91,7 @@ def explain_database_errors(url: str) -> Iterator[None]:
 
 
 def fail_lost_trials(study: Study) -> None:
-    """Mark trials that have lost their process as failed, and queue them again."""
+    """Mark lost trials as failed, and queue them again."""
     with _no_experimental_warnings():
         optuna.storages.fail_stale_trials(study)
 
@@ -107,10 +103,10 @@ def requeue(study: Study, trial: FrozenTrial) -> None:
 
 
 def counted_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that count for the total number of trials.
+    """Return the trials that count towards the total.
 
-    Trials that were queued again under another number, surplus trials that two workers started at
-    the same time, and trials that lost their process before they started are excluded.
+    Excluded are trials that were queued again under another number, surplus trials that two workers
+    started at the same time, and trials that were lost before their training started.
     """
     retried = {n for trial in trials for n in trial.system_attrs.get('retry_history', [])}
     recent = datetime.now() - timedelta(seconds=GRACE_SECONDS)
@@ -128,14 +124,12 @@ def counted_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def _storage(url: str) -> RDBStorage:
-    options: dict[str, Any] = {}
-    if url.startswith('sqlite'):
-        options = {'connect_args': {'timeout': LOCK_SECONDS}}
+    options: dict[str, Any] = {'timeout': LOCK_SECONDS} if url.startswith('sqlite') else {}
     with _no_experimental_warnings():
         create = partial(
             RDBStorage,
             url,
-            engine_kwargs=options,
+            engine_kwargs={'connect_args': options},
             heartbeat_interval=HEARTBEAT_SECONDS,
             grace_period=GRACE_SECONDS,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(RETRIES),

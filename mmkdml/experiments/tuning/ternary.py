@@ -1,4 +1,4 @@
-"""Picture of a search: the metric as a function of the weights of each student."""
+"""Figure of a search: the metric as a function of each student's weights."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _STAR: dict[str, Any] = dict(
 
 
 def draw_landscape(table: pd.DataFrame, metric: str, best: int) -> Figure:
-    """Draw the complete trials of a search, with a panel for each student.
+    """Draw the metric of all complete trials over the weights, with one panel per student.
 
-    Three weights are drawn in a triangle, with the metric as color; two weights as a line over the
-    first weight. Trials with the same weights of a student are averaged. Pruned trials are gray
-    crosses, because their last value is not comparable. If both students have the same weights in
+    Three weights are drawn as a ternary plot with the metric as color, two as a line plot over the
+    first weight. Trials in which a student has the same weights are averaged. Pruned trials are
+    gray crosses, because their values are not comparable. If both students have the same weights in
     all complete trials, there is one panel.
 
     Args:
@@ -47,7 +47,7 @@ def draw_landscape(table: pd.DataFrame, metric: str, best: int) -> Figure:
     ternary = len(letters) == 3
     draw, projection = (_triangle, 'ternary') if ternary else (_line, None)
     figure = Figure(figsize=(5 * len(students) + ternary, 4.6))
-    # Layout engines and automatic placement of titles take seconds with mpltern.
+    # Layout engines and automatically placed titles take seconds with mpltern.
     figure.subplots_adjust(left=0.08, right=0.97, bottom=0.12, top=0.84, wspace=0.3)
     for index, number in enumerate(students, 1):
         columns = [f'{letter}_{number}' for letter in letters]

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -29,7 +29,7 @@ class TrialHook(Hook):
         values: Reported scores.
     """
 
-    # After the logger, and before the checkpoint hook, which fails if the metric is missing.
+    # Runs after the logger, and before the checkpoint hook, which fails if the metric is missing.
     priority = 'LOW'
 
     def __init__(self, trial: Trial, metric: str) -> None:
@@ -39,10 +39,6 @@ class TrialHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Report a validation score.
-
-        Args:
-            runner: The runner.
-            metrics: Result of the evaluator.
 
         Raises:
             ValueError: If the metric is missing, NaN or infinite.
@@ -78,7 +74,7 @@ def trial_config(
     """
     config = load_config(path, options, work_dir)
     config.test_dataloader = config.test_evaluator = config.test_cfg = None
-    # Runs with the same name share logger, message hub and visualizer within a process.
+    # In one process, runs with the same name would share logger, message hub and visualizer.
     config.experiment_name = f'{Path(work_dir).name}_{time.time_ns()}'
     if config.get('visualizer'):
         config.visualizer.name = config.experiment_name
@@ -97,7 +93,7 @@ def train_trial(trial: Trial, config: Config, metric: str, direction: str) -> fl
         direction: ``'maximize'`` or ``'minimize'``.
 
     Returns:
-        The best validation score, which is that of the best checkpoint.
+        The best validation score, i.e., that of the best checkpoint.
 
     Raises:
         ValueError: If there was no validation, or its metric is missing or not finite.
@@ -116,12 +112,28 @@ def train_trial(trial: Trial, config: Config, metric: str, direction: str) -> fl
     return max(hook.values) if direction == 'maximize' else min(hook.values)
 
 
+def objective(config: Config, path: Path) -> tuple[str, Literal['maximize', 'minimize']]:
+    """Return the metric that selects the config's best checkpoint, and its direction.
+
+    Raises:
+        ValueError: If ``save_best`` is not the name of a metric.
+    """
+    checkpoint = config.get('default_hooks', {}).get('checkpoint', {})
+    metric = checkpoint.get('save_best')
+    if not isinstance(metric, str) or metric == 'auto':
+        raise ValueError(
+            f'Invalid default_hooks.checkpoint.save_best in {path}: expected a validation metric, '
+            f"e.g. 'ensemble/foreground/IoU', got {metric!r}"
+        )
+    return metric, 'minimize' if checkpoint.get('rule') == 'less' else 'maximize'
+
+
 def epoch_options(config: Config, epochs: int) -> dict[str, Any]:
-    """Return settings for another number of epochs, also of schedules that end with the run.
+    """Return the settings that change the number of epochs, also of schedules that end with it.
 
     Args:
         config: The config.
-        epochs: Number of epochs, at least 1.
+        epochs: New number of epochs, at least 1.
 
     Raises:
         ValueError: If the config has no number of epochs, or ``epochs`` is below 1.

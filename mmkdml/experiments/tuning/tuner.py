@@ -1,4 +1,4 @@
-"""Search for the loss weights of a classroom with Optuna, resumable and shared by workers."""
+"""Search for the loss weights of a classroom with Optuna; resumable, with any number of workers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mmengine.config import Config
 from optuna import Study, Trial, TrialPruned
@@ -38,7 +39,7 @@ from mmkdml.experiments.tuning.study import (
     open_study,
     requeue,
 )
-from mmkdml.experiments.tuning.trial import epoch_options, train_trial, trial_config
+from mmkdml.experiments.tuning.trial import epoch_options, objective, train_trial, trial_config
 
 GRID, TPE = SAMPLERS = ('grid', 'tpe')
 MEDIAN, NO_PRUNER = PRUNERS = ('median', 'none')
@@ -52,20 +53,21 @@ POLL_SECONDS = 2.0
 class Tuner:
     """Searches alpha, beta and gamma of both students and, optionally, other settings.
 
-    A trial trains the config with other weights. Its score is the best validation score by the
-    config's ``save_best``; the test split is never used. The best config has all settings of the
-    searched one and the user's options, except ``epochs`` and ``amp``, which only apply to trials.
+    A trial trains the config with other weights. Its score is the best value of the validation
+    metric that ``save_best`` of the config selects; the test split is never used. The best config
+    contains all settings of the searched config and ``options``; ``epochs`` and ``amp`` only apply
+    to trials.
 
     Args:
         config: Config file of a classroom.
         options: Changes to it, by dotted key.
         sampler: ``'grid'`` or ``'tpe'``.
-        trials: Total number of trials of all workers and resumed searches. Default: all points of
-            the grid, or 50.
+        trials: Total number of trials of all workers, including earlier ones of a resumed search.
+            Default: all points of the grid, or 50.
         tied: Use the same weights for both students.
-        grid_step: Use all weights that are multiples of it, instead of the paper's grid.
-        lr: Lowest and highest learning rate; default: the config's. Only with TPE.
-        temperature: Lowest and highest temperature; default: the config's. Only with TPE.
+        grid_step: Replace the paper's grid by all weights that are multiples of this step.
+        lr: Lowest and highest learning rate, only with TPE. Default: not searched.
+        temperature: Lowest and highest temperature, only with TPE. Default: not searched.
         epochs: Number of epochs of a trial. Default: the config's.
         amp: Train in mixed precision.
         pruner: ``'median'`` prunes trials whose best score is worse than the median of the others
@@ -73,7 +75,7 @@ class Tuner:
         seed: Random seed of TPE; must differ between workers.
         out: Folder of all files. Default: ``work_dirs/tune/<study_name>``.
         storage: SQLAlchemy URL of the database. Default: ``tune.db`` in the folder.
-        study_name: Default: folder and name of the config.
+        study_name: Name of the study. Default: folder and name of the config.
         keep_checkpoints: Keep the checkpoints of all trials, not only of the best one.
         log: Called with each line of the log.
 
@@ -104,8 +106,9 @@ class Tuner:
     ) -> None:
         for name, value, allowed in (('sampler', sampler, SAMPLERS), ('pruner', pruner, PRUNERS)):
             if value not in allowed:
-                choices = ', '.join(allowed)
-                raise ValueError(f'Invalid {name}: expected one of {choices}, got {value!r}')
+                raise ValueError(
+                    f'Invalid {name}: expected one of {", ".join(allowed)}, got {value!r}'
+                )
         if trials is not None and trials < 1:
             raise ValueError(f'Invalid number of trials: expected at least 1, got {trials}')
         self.path = Path(config)
@@ -115,9 +118,9 @@ class Tuner:
         if 'mode' not in model:
             raise ValueError(
                 f'Invalid config {config}: expected a model with a mode, such as '
-                'DiversifiedKDMLDistiller, got one without'
+                f'DiversifiedKDMLDistiller, got {model.get("type")}'
             )
-        self.metric, self.direction = _objective(loaded, self.path)
+        self.metric, self.direction = objective(loaded, self.path)
         letters, grid = letters_of(model.mode), None
         if sampler == GRID:
             grid = paper_grid(letters) if grid_step is None else lattice(letters, grid_step)
@@ -125,7 +128,7 @@ class Tuner:
             raise ValueError(f'Invalid grid step: expected the sampler grid, got {sampler}')
         if temperature is not None and not temperature_matters(model.mode, model.get('style')):
             raise ValueError(
-                'Invalid range of the temperature: it has no effect, because no student of '
+                'Invalid range of the temperature: no effect, because no student of '
                 f'{model.mode} {model.style} receives predictions'
             )
         if lr is not None and 'lr' not in (loaded.optim_wrapper.get('optimizer') or {}):
@@ -148,14 +151,15 @@ class Tuner:
     def search(self) -> list[Path]:
         """Run trials until the total is reached, wait for other workers, and write the results.
 
-        Trials that failed in an earlier search are repeated.
+        Trials that failed earlier are repeated.
 
         Returns:
             The written files: table, best config, picture.
 
         Raises:
-            ValueError: If too many consecutive trials fail, no trial is complete in the end, the
-                study was started with other settings, or its database is not accessible.
+            ValueError: If :data:`MAX_CONSECUTIVE_FAILURES` trials fail in a row, no trial is
+                complete in the end, the study was started with other settings, or its database is
+                not accessible.
             FileExistsError: If a result would overwrite a file that is not from a search.
             KeyboardInterrupt: After Ctrl-C; the running trial is queued again.
         """
@@ -214,7 +218,7 @@ class Tuner:
             # Optuna raises these if another worker has marked the trial as failed.
             if self._current is None or study.get_trials()[self._current].state != TrialState.FAIL:
                 raise
-            self.log(f'trial {self._current} had no heartbeat for too long and is repeated')
+            self.log(f'trial {self._current} is repeated: it had no heartbeat for too long')
             return False
         if not self.keep_checkpoints:
             self._delete_checkpoints(study)
@@ -240,7 +244,7 @@ class Tuner:
             raise
 
     def _prune_surplus(self, trial: Trial) -> None:
-        """Prune a trial if another worker has started the same or the last one at the same time."""
+        """Prune a trial if other workers have started the same one, or reached the total."""
         trials = trial.study.get_trials(deepcopy=False)
         earlier = [other for other in counted_trials(trials) if other.number < trial.number]
         is_repeated = self.space.grid and any(other.params == trial.params for other in earlier)
@@ -253,23 +257,19 @@ class Tuner:
         finished = {trial.number for trial in trials if trial.state.is_finished()}
         if any(trial.state == TrialState.COMPLETE for trial in trials):
             finished.discard(study.best_trial.number)
-        for checkpoint in (c for n in finished for c in self._folder(n).glob('*.pth')):
-            checkpoint.unlink(missing_ok=True)
+        for number in finished:
+            for checkpoint in self._folder(number).glob('*.pth'):
+                checkpoint.unlink(missing_ok=True)
 
     def _folder(self, number: int) -> Path:
         return self.out / f'trial_{number}'
 
     def _settings_text(self, pruner: str, config: Config) -> str:
         """Return all settings that decide trials and their scores; changes the config."""
-        space = self.space
-        search = dict(
+        search = asdict(self.space) | dict(
             metric=self.metric,
             direction=self.direction,
             pruner=pruner,
-            grid=space.grid and [list(point) for point in space.grid],
-            tied=space.tied,
-            lr=space.lr,
-            temperature=space.temperature,
             amp=self.amp,
             seed=config.get('randomness', {}).get('seed'),
         )
@@ -278,18 +278,6 @@ class Tuner:
             use_amp(config)
         lines = [f'{key}: {json.dumps(value)}' for key, value in search.items()]
         return '\n'.join([*lines, settings_text(config)])
-
-
-def _objective(config: Config, path: Path) -> tuple[str, Literal['maximize', 'minimize']]:
-    """Return metric and direction of the config's best checkpoint."""
-    checkpoint = config.get('default_hooks', {}).get('checkpoint', {})
-    metric = checkpoint.get('save_best')
-    if not isinstance(metric, str) or metric == 'auto':
-        raise ValueError(
-            f'Invalid default_hooks.checkpoint.save_best in {path}: expected a validation metric, '
-            f"e.g. 'ensemble/foreground/IoU', got {metric!r}"
-        )
-    return metric, 'minimize' if checkpoint.get('rule') == 'less' else 'maximize'
 
 
 def _last_error(trials: list[FrozenTrial]) -> str:
