@@ -1,4 +1,4 @@
-"""Figures with the predictions of each member for selected cases, of one run or several."""
+"""Figures with the predictions of each member for selected cases of one or several runs."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class SheetCell:
 
     Attributes:
         image: (H, W, 3), uint8, RGB.
-        heat: Heat map (H, W) in [0, 1], drawn over the image; None to draw only the image.
+        heat: Heat map (H, W) in [0, 1] to draw over the image.
         opacity: Opacity of the heat map, in (0, 1].
-        outline: Mask (H, W), bool, whose border is drawn; None to draw none.
+        outline: Mask (H, W), bool, whose outline to draw.
         caption: Text below the image.
-        legend: Color by label, for the legend of the sheet.
+        legend: Colors by label for the legend of the sheet.
     """
 
     image: np.ndarray
@@ -62,10 +62,10 @@ SheetRow = Mapping[str, SheetCell]
 def mask_rows(model: BaseModel, loader: DataLoader) -> list[SheetRow]:
     """Build the sheet rows of a segmentation run, one for each case.
 
-    Columns: the image, captioned with the size of its region; the true mask; for each member,
-    teachers first, its foreground probability with IoU, Dice and the outline of the true mask; the
-    mask of the ensemble (or of the model); the difference of that mask from the truth. All
-    foreground classes count as one; pixels that the truth ignores are excluded from comparisons.
+    Columns: the image, with the size of its true region; the true mask; for each member, teachers
+    first, the foreground probability with IoU, Dice and the outline of the true mask; the mask of
+    the ensemble; the difference of that mask (or of the single model's) from the truth. All
+    foreground classes count as one; ignored pixels are excluded from comparisons.
 
     Args:
         model: Model with its weights, on its device.
@@ -81,12 +81,12 @@ def mask_rows(model: BaseModel, loader: DataLoader) -> list[SheetRow]:
 def draw_runs(
     runs: Mapping[str, Sequence[SheetRow]], titles: Sequence[str], out: Path, bar: str
 ) -> list[Path]:
-    """Write the sheets of one or several runs, with a row for each case.
+    """Write sheets of one or several runs, with a row for each case.
 
-    - One run: ``panels.png`` with all its columns.
-    - Several runs: for each column that two or more runs have (a member, the ensemble, ...) a sheet
-      ``<column>.png`` with these runs side by side, as in the paper's Figures 4, 5, 7 and 9; and a
-      sheet for each run, ``run_1_<title>.png`` and so on.
+    - One run: ``panels.png`` with all columns.
+    - Several runs: a sheet for each run, ``run_1_<title>.png`` and so on; and for each column that
+      two or more runs have (a member, the ensemble, ...) a sheet ``<column>.png`` with these runs
+      side by side, as in the paper's Figures 4, 5, 7 and 9.
 
     Args:
         runs: Rows of each run by its title, all for the same cases.
@@ -99,9 +99,9 @@ def draw_runs(
     """
     sheets: dict[str, tuple[str, Sequence[SheetRow]]] = {}
     for column in dict.fromkeys(name for rows in runs.values() for name in rows[0]):
-        own = {run: rows for run, rows in runs.items() if column in rows[0]}
-        if column not in SHARED and len(own) > 1:
-            sheets[column] = column, _side_by_side(own, column)
+        having = {run: rows for run, rows in runs.items() if column in rows[0]}
+        if column not in SHARED and len(having) > 1:
+            sheets[column] = column, _side_by_side(having, column)
     for number, (run, rows) in enumerate(runs.items(), 1):
         name = f'run_{number}_{re.sub("[^A-Za-z0-9.+-]+", "_", run)}' if len(runs) > 1 else 'panels'
         sheets[name] = run, rows
@@ -121,7 +121,7 @@ def draw_cells(
 
     Args:
         rows: Rows with identical columns.
-        titles: SheetRow titles, drawn at the left.
+        titles: Titles of the rows, drawn at the left.
         path: File to write.
         bar: Label of the color bar.
         heading: Title of the sheet.
@@ -175,7 +175,7 @@ def draw_cells(
 
 
 def _side_by_side(runs: Mapping[str, Sequence[SheetRow]], column: str) -> list[SheetRow]:
-    """Build rows with the shared columns of the first run and one column of every run."""
+    """Build rows from the shared columns of the first run and one column of every run."""
     return [
         {
             **{name: cell for name, cell in case[0].items() if name in SHARED},
@@ -191,7 +191,7 @@ def _draw(axes: Axes, cell: SheetCell) -> None:
     axes.imshow(cell.image)
     if cell.heat is not None:
         axes.imshow(cell.heat, vmin=0, vmax=1, cmap=HEAT_COLORS, alpha=cell.opacity)
-    if cell.outline is not None and cell.outline.any():  # matplotlib warns if it is empty
+    if cell.outline is not None and cell.outline.any():  # an empty one makes matplotlib warn
         axes.contour(cell.outline, levels=[0.5], colors=TRUTH_COLOR, linewidths=0.8)
     axes.set_xlabel(cell.caption, fontsize=7)
 
@@ -211,11 +211,11 @@ def _mask_row(sample: Any) -> SheetRow:
         IMAGE: SheetCell(image, caption=f'region: {region.sum():,} pixels'),
         TRUTH: SheetCell(_black_and_white(region.reshape(shape))),
     }
-    for name, own in predictions_by_name(sample).items():
-        mask = (own.labels > 0).cpu().numpy()
+    for name, prediction in predictions_by_name(sample).items():
+        mask = (prediction.labels > 0).cpu().numpy()
         iou, dice = overlap(mask & counted, region)
         caption = 'both empty' if np.isnan(iou) else f'IoU {iou:.1f}   Dice {dice:.1f}'
-        heat = 1 - own.probabilities[:, 0].cpu().numpy().reshape(shape)
+        heat = 1 - prediction.probabilities[:, 0].cpu().numpy().reshape(shape)
         row[name] = SheetCell(
             image,
             heat,
@@ -223,15 +223,12 @@ def _mask_row(sample: Any) -> SheetRow:
             caption=caption,
             legend={'true outline': TRUTH_COLOR},
         )
-    # The last prediction is that of the run: of the ensemble, or of a single model.
+    # The last prediction is that of the ensemble or of a single model.
     if name == ENSEMBLE:
         row[name] = SheetCell(_black_and_white(mask.reshape(shape)), caption=caption)
-    different = {HIT: mask & region, FALSE_ALARM: mask & ~region & counted, MISS: region & ~mask}
-    row[DIFFERENCE] = SheetCell(
-        _color_parts(image, {kind: part.reshape(shape) for kind, part in different.items()}),
-        caption=caption,
-        legend=DIFFERENCE_COLORS,
-    )
+    parts = {HIT: mask & region, FALSE_ALARM: mask & ~region & counted, MISS: region & ~mask}
+    difference = _color_parts(image, parts)
+    row[DIFFERENCE] = SheetCell(difference, caption=caption, legend=DIFFERENCE_COLORS)
     return row
 
 
@@ -240,8 +237,8 @@ def _black_and_white(mask: np.ndarray) -> np.ndarray:
 
 
 def _color_parts(image: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Darken the image to gray and color each part."""
+    """Convert an image to dark gray and color each part, a mask of H * W pixels."""
     colored = np.repeat(image.mean(axis=2, keepdims=True) * 0.45, 3, axis=2)
     for kind, part in parts.items():
-        colored[part] = 255 * np.array(to_rgb(DIFFERENCE_COLORS[kind]))
+        colored[part.reshape(image.shape[:2])] = 255 * np.array(to_rgb(DIFFERENCE_COLORS[kind]))
     return colored.astype(np.uint8)

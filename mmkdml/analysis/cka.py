@@ -1,4 +1,4 @@
-"""Similarity of layers: linear CKA over a data set, computed batch by batch."""
+"""Linear CKA between the layers of members, computed batch by batch over a data set."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmkdml.analysis.hard_cases import member_inputs
 from mmkdml.functional.cka import FEWEST_IMAGES, centered_gram, unbiased_hsic
+from mmkdml.inspection.config import inspect_model
 from mmkdml.inspection.taps_listing import tap_rows
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating
@@ -29,7 +30,7 @@ from mmkdml.models.tap_presets import (
     UNET_DSD,
 )
 from mmkdml.models.taps import TapRecorder
-from mmkdml.models.tasks import Task, task_of
+from mmkdml.models.tasks import Task
 from mmkdml.names import PLAIN
 
 Pair = tuple[str, str]
@@ -52,23 +53,23 @@ def choose_layers(
     input_size: tuple[int, ...],
     patterns: Sequence[str] | None = None,
 ) -> list[str]:
-    """Choose the layers of a member to compare, in the order of their outputs.
+    """Return the layers of a member to compare, in the order in which they run.
 
     Args:
         member: The network.
         task: Task of the network.
-        input_size: (H, W) of the dummy image that the network is run on.
+        input_size: (H, W) of the dummy image.
         patterns: Shell patterns of dotted names, e.g. ``'backbone.layer?.*'``; ``*`` also matches
-            dots. By default the stem, stages, decoder blocks, default tap and logits, as far as the
-            network has them.
+            dots. Default: those of stem, stages, decoder blocks, default tap and logits that the
+            network has.
 
     Raises:
-        ValueError: If no layer that can be tapped matches.
+        ValueError: If no layer with a tappable output matches.
     """
     tappable = [row.name for row in tap_rows(member, task, input_size) if row.shape is not None]
     wanted = patterns or [*STAGES, task.default_tap(member)]
     layers = [name for name in tappable if any(fnmatchcase(name, one) for one in wanted)]
-    if not patterns:  # the output of a backbone is that of its last stage
+    if not patterns:  # a backbone has the output of its last stage: keep only the stage
         layers = [one for one in layers if not any(name.startswith(f'{one}.') for name in layers)]
     if not layers:
         raise ValueError(
@@ -81,7 +82,7 @@ def choose_layers(
 
 
 def choose_pairs(model: nn.Module) -> list[Pair]:
-    """Pair each teacher with each student, then the students; a single network with itself."""
+    """Pair all teachers with all students, then the students; or a single network with itself."""
     if not isinstance(model, KnowledgeDistiller):
         return [(PLAIN, PLAIN)]
     students = model.student_names
@@ -102,18 +103,18 @@ def measure_cka(
     The three terms of CKA are estimated without bias in each batch and averaged over batches,
     weighted by their number of images (see :mod:`mmkdml.functional.cka`), so memory does not grow
     with the data set. Shuffle the batches: slices of one patient that share a batch look more
-    similar than images of the full data set.
+    similar than images drawn from all patients.
 
     Args:
         model: Classroom, classifier or segmentor with its weights, on its device.
-        loader: Batches for the model's data preprocessor. Batches of fewer than 4 images, such as
-            an incomplete last batch, are skipped.
+        loader: Loader of batches for the model's data preprocessor. Batches of fewer than 4 images,
+            such as an incomplete last batch, are skipped.
         pairs: Pairs of member names, rows first; see :func:`choose_pairs` for the default. A member
             can be paired with itself.
         patterns: See :func:`choose_layers`.
         pool: Average-pool each map to at most ``pool`` x ``pool``. By default full maps are
-            compared, as in the papers. Pooling is faster, but layers then count as similar although
-            they respond at different positions.
+            compared, as in the papers. Pooling is faster, but then layers that respond at different
+            positions may count as similar.
 
     Returns:
         A row for each pair of layers: ``row, row_layer, column, column_layer, cka, images``. CKA is
@@ -127,12 +128,8 @@ def measure_cka(
     """
     if pool is not None and pool < 1:
         raise ValueError(f'Invalid pool: expected at least 1, got {pool}')
-    if isinstance(model, KnowledgeDistiller):
-        members, task, size = model.named_members(), model.task, model.input_size
-    else:
-        members = {PLAIN: model}
-        task = task_of(members)
-        size = task.default_input_size
+    inspection = inspect_model(model)
+    members, task = inspection.members, inspection.task
     pairs = [(a, b) for a, b in pairs or choose_pairs(model)]
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     unknown = [name for name in names if name not in members]
@@ -140,7 +137,9 @@ def measure_cka(
         raise ValueError(
             f'Invalid pairs: expected members among {", ".join(members)}, got {", ".join(unknown)}'
         )
-    layers = {name: choose_layers(members[name], task, size, patterns) for name in names}
+    layers = {
+        name: choose_layers(members[name], task, inspection.input_size, patterns) for name in names
+    }
     sums: dict[Pair, Tensor] = {}
     images = 0
     console = Console(stderr=True)
@@ -159,7 +158,7 @@ def measure_cka(
             }
             for a, b in {*pairs, *zip(names, names, strict=True)}:
                 term = len(inputs) * unbiased_hsic(grams[a], grams[b])
-                sums[a, b] = sums[a, b] + term if (a, b) in sums else term
+                sums[a, b] = sums.get((a, b), torch.zeros_like(term)) + term
     if not images:
         raise ValueError(
             f'Invalid batches: expected at least {FEWEST_IMAGES} images, got fewer in all batches. '
@@ -189,7 +188,7 @@ def _table(
 ) -> pd.DataFrame:
     a, b = pair
     own, other = (sums[name, name].diagonal() for name in pair)
-    # Without variance the term is a rounding error of either sign.
+    # For a constant layer, the term is a rounding error of either sign.
     spread = torch.outer(own, other).clamp(min=0).sqrt()
     values = (sums[pair] / spread).where(spread > 0, torch.nan).tolist()
     rows: list[list[Any]] = [

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-MAX_NUMBERED = 12  # layers per side; with more of them, cells are too small for numbers
+MAX_NUMBERED = 12  # layers per side; cells of more layers are too small for numbers
 COLUMNS = 4
 
 
@@ -20,8 +20,8 @@ def draw_cka(tables: Mapping[str, pd.DataFrame], paths: Sequence[str | os.PathLi
     """Draw a heat map for each pair of members (rows) and run (columns).
 
     If no two runs share a pair, all maps are drawn side by side. The first layers are at the lower
-    left. All maps use one color scale from 0 to 1, so figures are comparable; values outside the
-    range are noise and get the color of the nearest end.
+    left. All maps use one color scale from 0 to 1, so figures are comparable; values outside this
+    range are noise and get the nearest color.
 
     Args:
         tables: Results of :func:`mmkdml.analysis.cka.measure_cka` by run.
@@ -41,7 +41,7 @@ def draw_cka(tables: Mapping[str, pd.DataFrame], paths: Sequence[str | os.PathLi
     if len(rows) < len(maps):
         places = [(run, pair) for pair in rows for run in tables]
         shape = len(rows), len(tables)
-    else:  # no two runs share a pair
+    else:
         places = list(maps)
         shape = math.ceil(len(maps) / COLUMNS), min(len(maps), COLUMNS)
     side = max(3.0, 0.42 * max(table['row_layer'].nunique() for table in maps.values()) + 1.2)

@@ -17,7 +17,7 @@ from mmkdml.analysis.case_figure import IMAGE, SheetCell, SheetRow
 from mmkdml.analysis.hard_cases import member_inputs, predict_batch
 from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
-from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.inspection.config import inspect_model
 from mmkdml.models.distillers.members import evaluating, probe_member
 from mmkdml.models.tasks import Task, task_of
 from mmkdml.names import PLAIN
@@ -36,7 +36,7 @@ def grad_cam(
 ) -> Tensor:
     """Compute Grad-CAM: ``ReLU(sum_c mean(dlogit / dmap_c) * map_c)``.
 
-    Mode, gradients and hooks of the member are left unchanged.
+    The member's mode, gradients and hooks stay unchanged.
 
     Args:
         member: Classifier of mmpretrain; it may be frozen. If it has one logit, class 1 is
@@ -44,30 +44,30 @@ def grad_cam(
         inputs: Preprocessed images (N, 3, H, W).
         classes: Class index of each image, (N,), long.
         layer: Dotted name of a module whose output is a map (N, C, h, w). Defaults to the last map
-            before pooling, which is also the default tap: the output of the backbone or its neck.
+            before pooling, which is also the default tap: the output of the backbone or the neck.
 
     Returns:
         Maps (N, h, w), non-negative, in the unit of the logits.
 
     Raises:
         TypeError: If the member is not a classifier.
-        ValueError: If the module or a class does not exist, the output of the module is not a map,
-            or the head has no logits.
+        ValueError: If the layer or a class does not exist, the output of the layer is not a map, or
+            the head has no logits.
     """
-    task = _classification({PLAIN: member})
+    task = _classification_task({PLAIN: member})
     layer = layer or task.default_tap(member)
     number = task.num_classes(member)
     if not bool(((classes >= 0) & (classes < number)).all()):
         raise ValueError(
             f'Invalid classes: expected 0 to {number - 1}, got {classes.unique().tolist()}'
         )
-    tried = probe_member(member, task, [layer], inputs.shape[2:])
-    if tried.logits is None:
+    probed = probe_member(member, task, [layer], inputs.shape[2:])
+    if probed.logits is None:
         raise ValueError(f'Grad-CAM requires logits, which {type(member.head).__name__} lacks')
-    if tried.taps[layer].ndim != 4:
+    if probed.taps[layer].ndim != 4:
         raise ValueError(
             f'Invalid layer {layer}: expected an output of shape (N, C, h, w), got '
-            f'{tuple(tried.taps[layer].shape)}. Choose a layer before pooling'
+            f'{tuple(probed.taps[layer].shape)}. Choose a layer before pooling'
         )
 
     def scores(images: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def cam_rows(
 ) -> list[SheetRow]:
     """Build the sheet rows of a classification run, one for each case.
 
-    Columns: the network input with its true class; then the Grad-CAM of each member, teachers
+    Columns: the network's input with the true class; then the Grad-CAM of each member, teachers
     first, with its predicted class and probability. Each map is divided by its maximum.
 
     Args:
@@ -118,12 +118,8 @@ def cam_rows(
         TypeError: If the members are not classifiers.
         ValueError: See :func:`grad_cam` and :func:`class_index`; if a sample has no true class.
     """
-    members = (
-        members_in_order(model.named_members())
-        if isinstance(model, KnowledgeDistiller)
-        else {PLAIN: model}
-    )
-    task, dataset = _classification(members), cast(Any, loader.dataset)
+    members = members_in_order(inspect_model(model).members)
+    task, dataset = _classification_task(members), cast(Any, loader.dataset)
     number = task.num_classes(next(iter(members.values())))
     classes = dataset.metainfo.get('classes') or [str(index) for index in range(number)]
     fixed = None if target in (PREDICTED, TRUE) else class_index(target, classes)
@@ -153,7 +149,7 @@ def cam_bar(target: str = PREDICTED) -> str:
     return f'Grad-CAM for {explained}\n(relative to the maximum of each map)'
 
 
-def _classification(members: Mapping[str, nn.Module]) -> Task:
+def _classification_task(members: Mapping[str, nn.Module]) -> Task:
     task = task_of(members)
     if task.name != 'classification':
         raise TypeError(f'Grad-CAM requires members for classification, got {task.name}')

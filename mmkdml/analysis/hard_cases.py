@@ -1,4 +1,4 @@
-"""Selection of hard cases of a data set, for one run or several together."""
+"""Selection of the hard cases of a data set, for one run or several runs together."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from torch.utils.data import DataLoader
 
 from mmkdml.evaluation.mask_panels import IGNORED
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
+from mmkdml.inspection.config import inspect_model
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating
-from mmkdml.models.tasks import task_of
 from mmkdml.names import ENSEMBLE, PLAIN
 
-#: A model with its weights, on its device, and a loader of the images to analyze.
+#: A model with its weights, on its device, and a loader of the images.
 Run = tuple[BaseModel, DataLoader]
 SMALLEST, WORST, DISAGREEMENT = CRITERIA = ('smallest', 'worst', 'disagreement')
-#: Columns that cases are sorted by, and whether in ascending order.
+#: Columns to sort the cases by, with True for ascending order.
 _ORDERS = {
     SMALLEST: dict(region=True, quality=True),
     WORST: dict(quality=True, region=False),
     DISAGREEMENT: dict(disagreement=False, quality=True),
 }
 _CASE = ['id', 'group']
-_MAX_IDS = 3  # in a message
+_MAX_IDS = 3  # per message
 
 
 def list_cases(dataset: Any) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def list_cases(dataset: Any) -> pd.DataFrame:
 
 
 def check_comparable(runs: Mapping[str, Run]) -> str:
-    """Check that runs can be compared side by side, and return their common task.
+    """Check that all runs have the same task and images, and return the name of the task.
 
     Args:
         runs: Model and loader of each run by its title.
@@ -64,11 +64,8 @@ def check_comparable(runs: Mapping[str, Run]) -> str:
         TypeError: If a model is neither a classifier nor a segmentor.
         ValueError: If the runs have different tasks or images.
     """
-    tasks, sets = {}, {}
-    for title, (model, loader) in runs.items():
-        known = isinstance(model, KnowledgeDistiller)
-        tasks[title] = (model.task if known else task_of({PLAIN: model})).name
-        sets[title] = set(list_cases(loader.dataset)['id'])
+    tasks = {title: inspect_model(model).task.name for title, (model, _) in runs.items()}
+    sets = {title: set(list_cases(loader.dataset)['id']) for title, (_, loader) in runs.items()}
     if len(set(tasks.values())) > 1:
         raise ValueError(
             'Invalid runs: expected one task, got '
@@ -118,9 +115,9 @@ def member_inputs(model: BaseModel, name: str, batch: Mapping[str, Any]) -> Tens
     """Return the images of a preprocessed batch in the normalization of one member.
 
     Args:
-        model: A classroom, or a network, which uses the batch unchanged.
-        name: The member's name.
-        batch: ``inputs`` (N, 3, H, W) and their ``data_samples``.
+        model: A classroom, or a single network, whose batch is returned unchanged.
+        name: Name of the member.
+        batch: Preprocessed ``inputs`` (N, 3, H, W) and their ``data_samples``.
     """
     if isinstance(model, KnowledgeDistiller):
         return model.inputs_of(name, batch['inputs'], batch.get('data_samples'))
@@ -128,9 +125,9 @@ def member_inputs(model: BaseModel, name: str, batch: Mapping[str, Any]) -> Tens
 
 
 def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') -> pd.DataFrame:
-    """Compute the metrics of each image for every member. Only these numbers are kept in memory.
+    """Compute the metrics of each image for every member.
 
-    All foreground classes count as one.
+    Only these numbers are kept in memory. All foreground classes count as one.
 
     Args:
         model: Classroom, classifier or segmentor with its weights, on its device.
@@ -145,14 +142,14 @@ def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') ->
           the number of true foreground pixels; ``disagreement``, the share of pixels that students
           label differently, in percent, see :class:`~mmkdml.evaluation.diversity.Diversity`;
         - classification: ``<name>_probability`` of the true class and ``<name>_label``; ``truth``;
-          ``disagreement``, half the L1 distance of the students' probabilities, in percent, because
-          differing labels alone would hardly rank images.
+          ``disagreement``, half the L1 distance of the students' probabilities, in percent, which
+          ranks images more finely than whether their labels differ.
 
         Disagreement is a mean over pairs of students; ``nan`` with fewer than two students.
 
     Raises:
-        ValueError: If images have no id or group, a sample has no ground truth, or a prediction has
-            another size.
+        ValueError: If images have no id or group, a sample has no ground truth, or a prediction
+            differs from it in size.
     """
     students = model.student_names if isinstance(model, KnowledgeDistiller) else ()
     cases = list_cases(loader.dataset)
@@ -178,7 +175,7 @@ def choose_cases(tables: Mapping[str, pd.DataFrame], by: str = WORST, num: int =
 
     Args:
         tables: Results of :func:`measure_cases` by run, all for the same images.
-        by: One of the three criteria.
+        by: One of these criteria.
         num: Maximum number of cases, >= 1.
 
     Returns:

@@ -25,10 +25,10 @@ class MemberComplexity:
 
     Attributes:
         name: Name of the member.
-        network: Its parts, e.g. ``'StemResNet(50) + UNetHead'``.
+        network: Names of its parts, e.g. ``'StemResNet(50) + UNetHead'``.
         parameters: Number of parameters.
         multiply_adds: Multiply-adds of its convolutions and matrix products for one image.
-        trained: Whether the run trains it.
+        trained: False for frozen members.
     """
 
     name: str
@@ -39,7 +39,7 @@ class MemberComplexity:
 
 
 def member_complexities(inspection: Inspection) -> list[MemberComplexity]:
-    """Compute the size of each member at its input size, in the classroom's order."""
+    """Compute the size of each member, in the classroom's order."""
     frozen = inspection.distiller.frozen_names if inspection.distiller else ()
     return [
         MemberComplexity(
@@ -54,11 +54,9 @@ def member_complexities(inspection: Inspection) -> list[MemberComplexity]:
 
 
 def compression(students: Iterable[MemberComplexity], teacher: MemberComplexity) -> float:
-    """Compute how much smaller the students together are than the teacher (paper, section 4.2).
+    """Compute 1 - (parameters of all students) / (teacher's parameters) (paper, section 4.2).
 
-    Returns:
-        1 - (students' parameters) / (teacher's parameters): 0.15 if 15 % smaller, negative if
-        larger.
+    For example, 0.15 if the students together are 15 % smaller; negative if they are larger.
     """
     return 1 - sum(student.parameters for student in students) / teacher.parameters
 
@@ -69,7 +67,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def describe(inspection: Inspection) -> str:
-    """Describe the networks, transfers and ensemble of a config in readable tables."""
+    """Describe the networks, transfers and ensemble of a config in tables and short lines."""
     sizes = member_complexities(inspection)
     height, width = inspection.input_size
     parts = [
@@ -147,7 +145,7 @@ def _transfer_table(distiller: KnowledgeDistiller) -> str:
     for transfer in distiller.transfers:
         pair = f'{transfer.source} -> {transfer.learner}'
         row = [pair, transfer.knowledge, f'{transfer.weight:g}']
-        if transfer.weight == 0:  # has no term
+        if transfer.weight == 0:  # no term was built
             table.add_row([*row, 'not computed', '-', '-', '-'])
             continue
         term = next(terms)

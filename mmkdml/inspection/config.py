@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmengine.config import Config
@@ -27,10 +27,10 @@ from mmkdml.registry import MODELS
 
 @dataclass
 class Inspection:
-    """Networks that a config describes.
+    """Networks of a config or model.
 
     Attributes:
-        members: The networks by name. The only network of a baseline is called ``model``.
+        members: Networks by name. The only network of a baseline is called ``model``.
         task: Task of the members.
         input_size: (H, W) of the dummy images that the networks are run on.
         distiller: The classroom, or None for a baseline.
@@ -40,12 +40,12 @@ class Inspection:
     members: dict[str, nn.Module]
     task: Task
     input_size: tuple[int, ...]
-    distiller: KnowledgeDistiller | None
-    checkpoints: dict[str, str]
+    distiller: KnowledgeDistiller | None = None
+    checkpoints: dict[str, str] = field(default_factory=dict)
 
 
 def inspect_config(config: Config) -> Inspection:
-    """Build the model of a config without its initial weights.
+    """Build and inspect the model of a config without loading its weights.
 
     Args:
         config: Config whose ``model`` is a classroom, an mmpretrain classifier or an mmseg
@@ -72,25 +72,29 @@ def inspect_config(config: Config) -> Inspection:
         except (KeyError, TypeError) as error:  # from mmengine: an unknown type or argument
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f'Invalid model of the config: {error}') from error
-    distiller = model if isinstance(model, KnowledgeDistiller) else None
-    members = distiller.named_members() if distiller else {PLAIN: model}
-    task = distiller.task if distiller else task_of(members)
-    return Inspection(
-        members,
-        task,
-        distiller.input_size if distiller else task.default_input_size,
-        distiller,
-        {name: str(path) for name, path in checkpoints.items() if path is not None},
-    )
+    paths = {name: str(path) for name, path in checkpoints.items() if path is not None}
+    return replace(inspect_model(model), checkpoints=paths)
+
+
+def inspect_model(model: nn.Module) -> Inspection:
+    """Inspect a classroom, an mmpretrain classifier or an mmseg segmentor.
+
+    Raises:
+        TypeError: If the model is none of these.
+    """
+    if isinstance(model, KnowledgeDistiller):
+        return Inspection(model.named_members(), model.task, model.input_size, model)
+    task = task_of({PLAIN: model})
+    return Inspection({PLAIN: model}, task, task.default_input_size)
 
 
 def classroom_settings(
     settings: Mapping[str, Any], distiller: KnowledgeDistiller
 ) -> tuple[dict[str, Any], Any]:
-    """Return the member configs of a classroom by name, and the shared preprocessor's config.
+    """Return the configs of a classroom's members by name, and of its shared preprocessor.
 
     Args:
-        settings: Config of the run, as a dict.
+        settings: Config of the run as a dict.
         distiller: Classroom built from it.
     """
     model = settings['model']
@@ -109,7 +113,7 @@ def classroom_settings(
 
 
 def use_default_scope(config: Config) -> None:
-    """Initialize the default scope of a config. Call it before building any of its classes."""
+    """Initialize the default scope of a config; call it before building its classes."""
     if config.get('default_scope'):
         init_default_scope(config.default_scope)
 

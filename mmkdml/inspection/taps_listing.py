@@ -1,4 +1,4 @@
-"""List the modules of a network that can be tapped, with their output shapes."""
+"""Listing of the modules of a network that can be tapped, with their output shapes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class TapRow:
 
 
 def tap_rows(member: nn.Module, task: Task, input_size: tuple[int, ...]) -> list[TapRow]:
-    """List the modules of a member in the order of their outputs, children before parents.
+    """List the modules of a member in the order in which their outputs appear, children first.
 
-    Modules that do not run when logits are computed (losses, auxiliary heads) are left out, because
-    a classroom cannot tap them.
+    Modules that are not needed for the logits (losses, auxiliary heads) cannot be tapped and are
+    left out.
 
     Args:
         member: The network.
@@ -52,7 +52,7 @@ def tap_rows(member: nn.Module, task: Task, input_size: tuple[int, ...]) -> list
         try:
             shape, problem = tuple(taps[name].shape), ''
         except ValueError as error:
-            shape, problem = None, _without_name(error, name)
+            shape, problem = None, _reason(error, name)
         rows.append(TapRow(name, type(modules[name]).__name__, shape, problem))
     return rows
 
@@ -63,13 +63,13 @@ def format_taps(
     depth: int | None = None,
     match: str | None = None,
 ) -> str:
-    """Format the taps of each member as a table. Identical members share a table.
+    """Format the taps of each member as a table; identical members share one.
 
     Args:
         inspection: The networks.
         member: List only this member.
-        depth: List only names of at most this many parts; ``backbone.layer1`` has two.
-        match: List only names that match this shell pattern, e.g. ``'*.layer?'``. ``*`` also
+        depth: List only names with at most this many parts; ``backbone.layer1`` has two.
+        match: List only names that match this shell pattern, e.g. ``'*.layer?'``; ``*`` also
             matches dots.
 
     Raises:
@@ -90,7 +90,10 @@ def format_taps(
         key = inspection.task.default_tap(network), tuple(rows)
         listings.setdefault(key, []).append(name)
     if not any(rows for _, rows in listings):
-        raise ValueError(f'No module matches match={match!r} and depth={depth}')
+        raise ValueError(
+            f'Invalid match={match!r} and depth={depth}: expected at least one matching module, '
+            'got none'
+        )
     height, width = inspection.input_size
     return '\n\n'.join(
         [
@@ -104,17 +107,19 @@ def format_taps(
 
 
 def format_suggestion(inspection: Inspection, method: str, member: str | None = None) -> str:
-    """Format the taps that a method compares for each pair of members, with config lines.
+    """Format the taps that a method compares for each pair of members, and lines for a config.
+
+    Identical pairs share a table.
 
     Args:
         inspection: Networks of a classroom. The pairs are those of its transfers or, if it has
-            none, all pairs whose learner is not frozen. Identical pairs share a table.
+            none, all pairs whose learner is not frozen.
         method: See :func:`mmkdml.models.tap_presets.suggested_taps`.
-        member: Only pairs with this member.
+        member: Format only pairs with this member.
 
     Raises:
-        ValueError: If there is no such member or method, there are no pairs, a network has no such
-            taps, or the two sides have different numbers of taps.
+        ValueError: If there is no such member or method, there are no pairs, a network lacks the
+            taps of the method, or the two sides have different numbers of taps.
     """
     _check_member(inspection, member)
     pairs = [pair for pair in _pairs(inspection) if member is None or member in pair]
@@ -140,7 +145,6 @@ def format_suggestion(inspection: Inspection, method: str, member: str | None = 
 
 
 def _pairs(inspection: Inspection) -> list[tuple[str, str]]:
-    """Return the distinct (source, learner) pairs."""
     distiller = inspection.distiller
     if distiller is None:
         return []
@@ -157,7 +161,7 @@ def _side(inspection: Inspection, method: str, name: str) -> tuple[Suggestion, l
     member, task = inspection.members[name], inspection.task
     tap = suggested_taps(method, member, task)
     taps = probe_member(member, task, tap_names(tap), inspection.input_size, name).taps
-    return tap, [_by(taps[tap_name].shape) for tap_name in tap_names(tap)]
+    return tap, [_shape_text(taps[tap_name].shape) for tap_name in tap_names(tap)]
 
 
 def _pair_text(
@@ -182,7 +186,7 @@ def _check_member(inspection: Inspection, member: str | None) -> None:
         )
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return 'x'.join(map(str, shape))
 
 
@@ -194,12 +198,12 @@ def _table(rows: tuple[TapRow, ...], default: str) -> str:
                 '*' if row.name == default else '',
                 row.name,
                 row.module,
-                f'no tap: {row.problem}' if row.shape is None else _by(row.shape),
+                f'no tap: {row.problem}' if row.shape is None else _shape_text(row.shape),
             ]
         )
     return table.get_string()
 
 
-def _without_name(error: Exception, name: str) -> str:
-    """Return the reason without the tap's name, which the table already has, and without advice."""
+def _reason(error: Exception, name: str) -> str:
+    """Shorten an error to its reason, without the tap's name and without advice."""
     return re.split(r'\. | \(', str(error).removeprefix(f'Invalid tap {name!r}: '))[0]
