@@ -113,16 +113,7 @@ def count_cases(record: SuiteRecord, checkpoint: str) -> Counts:
 
 
 def count_members(cases: pd.DataFrame, classes: int, where: str = '') -> dict[str, CaseCounts]:
-    """Count correct and wrong predictions of each member of a case table.
-
-    Args:
-        cases: Case table, see :class:`mmkdml.evaluation.CaseTable`.
-        classes: Number of classes.
-        where: Beginning of error messages, before the name of the member.
-
-    Raises:
-        ValueError: See :func:`~mmkdml.statistics.measures.count`.
-    """
+    """Count predictions of each member of a case table; ``where`` is a prefix of error messages."""
     found = {}
     for member, rows in cases.groupby('member', sort=False):
         pairs = frozenset(zip(rows['id'], rows['group'], strict=True))

@@ -194,18 +194,14 @@ def _metadata(
 
 
 def _splits(runner: Runner) -> dict[str, dict[str, int]]:
-    datasets: dict[str, Any] = dict(
-        train=runner.train_dataloader.dataset,
-        val=runner.val_dataloader.dataset,
-        test=runner.test_dataloader.dataset,
-    )
     counts = {}
-    for part, dataset in datasets.items():
-        images = len(dataset)
-        counts[part] = dict(images=images)
+    for part in ('train', 'val', 'test'):
+        dataset: Any = getattr(runner, f'{part}_dataloader').dataset
+        counts[part] = dict(images=len(dataset))
         if isinstance(dataset, SplitFileMixin):
             in_file = split_counts(read_split(dataset.ann_file))
-            if in_file.get('samples', in_file['images']) == images:  # not a subset by `indices`
+            # Otherwise, the dataset is a subset by `indices`.
+            if in_file.get('samples', in_file['images']) == len(dataset):
                 counts[part] = in_file
     return counts
 
