@@ -1,4 +1,4 @@
-"""Apply a user's options to a config, and reject those that cannot have an effect."""
+"""Apply a user's options to a config, and reject those without effect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -38,7 +38,7 @@ _TOP_LEVEL: tuple[Any, ...] = (
     *('find_unused_parameters', 'model_wrapper_cfg', 'sync_bn'),
     *('test_pipeline', 'tta_model', 'tta_pipeline', 'visualizer'),
 )
-# Readers of the dicts that need no ``type``: callables with their parameters, and further keys.
+# Readers of dicts without a ``type``: callables, whose parameters are the keys, and further keys.
 _READERS: dict[str, tuple[Any, ...]] = {
     '': _TOP_LEVEL,
     'auto_scale_lr': ('enable', 'base_batch_size'),
@@ -52,7 +52,7 @@ _READERS: dict[str, tuple[Any, ...]] = {
     'test_cfg': (TestLoop,),
     **{f'{part}_dataloader': (DataLoader, 'num_batch_per_epoch') for part in SPLITS},
 }
-# Keys that are read from a dict with a ``type`` before its class is built.
+# Keys that are removed from a dict with a ``type`` before its class is built.
 _TAKEN_OUT = {
     'custom_hooks': ('priority',),
     'default_hooks': ('priority',),
@@ -71,9 +71,9 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
             index of a list item.
 
     Raises:
-        ValueError: If a key is malformed, leads through a value that is not a dict or list, is
-            outside of a list, contradicts another one, or is unknown where only known keys have an
-            effect: at the top level, or in a dict whose ``type`` has no such parameter.
+        ValueError: If a key is malformed, leads through a value that is not a dict or list, has an
+            index out of range, contradicts another key, or is unknown where only known keys have
+            an effect: at the top level, or in a dict whose ``type`` has no such parameter.
     """
     changes = _nested(options)
     _check(changes, dict(config.items()), '', config.get('default_scope'))
@@ -102,7 +102,7 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
             if (parent := '.'.join(parts[:number])) in options:
                 raise ValueError(
                     f'Invalid options {parent} and {dotted}: the first one includes the second. '
-                    'Give only one of them'
+                    'Pass only one of them'
                 )
             node = node.setdefault(part, {})
         node[parts[-1]] = value
@@ -156,11 +156,11 @@ def _check_new_key(
 def _readers(settings: Mapping[str, Any], path: str, scope: str | None) -> tuple[Any, ...]:
     """Return the callables and keys that read a dict; empty if they are unknown."""
     if path == 'optim_wrapper' and settings.get('constructor') is not None:
-        return ()  # it may read other keys
+        return ()  # a custom constructor may read any key
     if not path or 'type' not in settings:
         return _READERS.get(path, ())
     if path.endswith('_cfg') and path not in _READERS:
-        return ()  # builders of layers and initializers take keys out of them
+        return ()  # builders of layers and initializers remove keys before
     kind = settings['type']
     kinds = _registered(kind, scope) if isinstance(kind, str) else [kind]
     place = re.sub(r'(?<=^default_hooks)\.\w+$|\.\d+$', '', path)  # without name or index
@@ -177,7 +177,7 @@ def _parameters(readers: tuple[Any, ...]) -> set[str] | None:
             continue
         try:
             parameters = inspect.signature(reader).parameters.values()
-        except (TypeError, ValueError):  # of C code
+        except (TypeError, ValueError):  # a C function
             return None
         if any(one.kind is one.VAR_KEYWORD for one in parameters):
             return None
@@ -191,7 +191,7 @@ def _registered(name: str, scope: str | None) -> list[Callable[..., Any]]:
     found: list[Callable[..., Any]] = []
     with warnings.catch_warnings(), only_errors():
         warnings.simplefilter('ignore')
-        for registry in _registries():
+        for registry in [one for one in vars(root).values() if isinstance(one, Registry)]:
             for one in names:
                 try:
                     kind = registry.get(one)
@@ -200,7 +200,3 @@ def _registered(name: str, scope: str | None) -> list[Callable[..., Any]]:
                 if kind is not None and kind not in found:
                     found.append(kind)
     return found
-
-
-def _registries() -> Iterator[Registry]:
-    return (one for one in vars(root).values() if isinstance(one, Registry))

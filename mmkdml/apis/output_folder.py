@@ -1,4 +1,4 @@
-"""Output files of the tools: written atomically, without replacing a user's files."""
+"""Output files of the tools, which never replace a user's files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmkdml.files import atomic_path
 
-#: Name of the list of files in a folder that our tools wrote, one JSON string on a line.
+#: File in an output folder that lists the files our tools wrote, one JSON string per line.
 MANIFEST = '.mmkdml_outputs'
 _SHOWN = 5
 
@@ -18,8 +18,8 @@ _SHOWN = 5
 class OutputFolder:
     """Output folder in which only files that a tool wrote are replaced.
 
-    Each file is listed in :data:`MANIFEST` before it is written, so that a tool that was stopped
-    recognizes its files later. It is written to a temporary file, which is then renamed.
+    A file is listed in :data:`MANIFEST` before it is written, so that it is recognized even after
+    an interruption. Files are written atomically.
 
     Args:
         path: The folder; created with the first file.
@@ -46,9 +46,8 @@ class OutputFolder:
             more = f' and {len(found) - _SHOWN} more' if len(found) > _SHOWN else ''
             raise FileExistsError(
                 f'Invalid outputs {", ".join(map(str, found[:_SHOWN]))}{more}: expected new files '
-                f'or those of an earlier call, got inputs or files that are not in {MANIFEST}, its '
-                'list of files that our tools wrote. Choose another folder (--out) or move them '
-                'away'
+                f'or those of an earlier call, got inputs or files that are not in {MANIFEST}. '
+                'Choose another folder (--out), or move the files away'
             )
 
     @contextmanager
@@ -106,25 +105,23 @@ class OutputFolder:
 def refuse_existing(
     path: str | Path, force: bool = False, inputs: Iterable[str | Path] = ()
 ) -> None:
-    """Refuse to replace a file that a user named.
+    """Raise an error if an existing file would be overwritten.
 
     Args:
         path: The file to write.
-        force: Whether the user asked for it to be replaced.
-        inputs: Files that are never replaced.
+        force: Allow overwriting files that are not inputs.
+        inputs: Files that are never overwritten.
 
     Raises:
-        FileExistsError: If it is an input; or if it exists, without ``force``.
+        FileExistsError: If the file is an input; or if it exists, without ``force``.
     """
     identity = _identity(Path(path))
     if identity is None:
         return
     if identity in {_identity(Path(one)) for one in inputs}:
-        raise FileExistsError(f'{path} is an input and would be overwritten. Choose another place')
+        raise FileExistsError(f'{path} is an input and would be overwritten. Choose another path')
     if not force:
-        raise FileExistsError(
-            f'{path} exists already. Replace it with --force, or choose another place'
-        )
+        raise FileExistsError(f'{path} already exists. Use --force to replace it')
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -17,15 +17,12 @@ BEST = 'best_*.pth'
 
 
 class RunCheckpoints:
-    """Regular files with the names of checkpoints in folders; nothing is opened.
-
-    Args:
-        folders: The folders.
+    """Checkpoints in folders: regular files, found by name without being opened.
 
     Attributes:
-        kinds: Checkpoints to resume from, by pattern of their names, latest first.
-        best: Best checkpoints, which hold weights only.
-        special: A message for each link, FIFO, device or folder with such a name.
+        kinds: Checkpoints to resume from: a list for each pattern of names, latest first.
+        best: Best checkpoints, which contain only weights.
+        special: A message for each link, FIFO, device or folder with the name of a checkpoint.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
@@ -66,7 +63,7 @@ class RunCheckpoints:
         """Read the latest readable checkpoint of each kind.
 
         Returns:
-            Their ``meta``, and a message for each later one that is unreadable.
+            Their ``meta`` by path, and a message by path for each later one that is unreadable.
         """
         from mmkdml.models.checkpoints import load_checkpoint_file
 
@@ -87,11 +84,14 @@ class RunCheckpoints:
 def newest_checkpoint(work_dir: str | Path) -> Path | None:
     """Find the readable checkpoint of a run with the most iterations.
 
-    Unreadable later ones are skipped with a message on stderr, as are links, FIFOs,
-    devices and folders with the name of a checkpoint.
+    Unreadable later ones are skipped with a message on stderr, as are links, FIFOs, devices and
+    folders with the name of a checkpoint.
 
     Args:
         work_dir: Folder of the run.
+
+    Returns:
+        The checkpoint; None if there is none.
     """
     checkpoints = RunCheckpoints([Path(work_dir)])
     metas, unreadable = checkpoints.read()

@@ -1,4 +1,4 @@
-"""Config of a run whose text is formatted once."""
+"""Config that formats its text only once."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class RunStart:
 def start_run(config: Config, overwrite: bool = False, accept_changes: bool = False) -> RunStart:
     """Lock a run's folder and decide how its training starts.
 
-    Of several processes, the main one decides; all return or raise the same.
+    With several processes, the main one decides, and all return or raise the same.
 
     Args:
         config: The config, with ``work_dir``, ``resume`` and ``load_from``.
@@ -100,9 +100,9 @@ def checkpoint_folders(config: Config) -> list[Path]:
 
 
 def _decide(config: Config, folders: list[Path], overwrite: bool, accept_changes: bool) -> RunStart:
-    start = RunStart(dict(id=uuid.uuid4().hex, processes=get_world_size(), adopted=False))
-    start.identity['settings'] = settings = _settings(config)
-    start.identity['load_from'] = None
+    settings = _settings(config)
+    identity = dict(id=uuid.uuid4().hex, settings=settings, processes=get_world_size())
+    start = RunStart({**identity, 'load_from': None, 'adopted': False})
     found = RunCheckpoints(folders)
     start.warn(*found.special)
     if not config.get('resume'):
@@ -175,8 +175,8 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
         identity = None
     if identity is None:
         raise ValueError(
-            f'{path}: expected the id and settings of a run, got something else. Remove it to '
-            'resume without a comparison of settings'
+            f'{path}: expected the id and settings of a run, got other content. Remove it to '
+            'resume without comparing settings'
         )
     return identity
 
@@ -191,11 +191,11 @@ def _valid(identity: Any) -> dict[str, Any] | None:
 def _resume_file(
     start: RunStart, found: RunCheckpoints, folders: list[Path]
 ) -> dict[str, Any] | None:
-    """Check a checkpoint that was named by the user; returns the identity in it."""
+    """Check the checkpoint that the user chose, and return the identity in it."""
     path: Any = start.checkpoint
     if os.path.lexists(path) and not is_regular(path):
         raise ValueError(
-            f'--resume {path}: expected a regular file, got {kind_of(path)}. Name the file itself'
+            f'--resume {path}: expected a regular file, got {kind_of(path)}. Pass the file itself'
         )
     checkpoint = load_checkpoint_file(path)
     if 'optimizer' not in checkpoint:
@@ -220,12 +220,12 @@ def _resume_file(
 def _resume_folder(
     start: RunStart, found: RunCheckpoints, folder: Path, recorded: dict[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Find the newest checkpoint of the folder's run; returns the identity in it."""
+    """Find the newest checkpoint of the folder's run, and return the identity in it."""
     metas, unreadable = found.read()
     start.warn(*skipped(unreadable))
     start.checkpoint = farthest(metas)
     if start.checkpoint is None and found.all:
-        reasons = [*unreadable.values(), *(f'{path} holds weights only' for path in found.best)]
+        reasons = [*unreadable.values(), *(f'{path} contains only weights' for path in found.best)]
         raise ValueError(
             f'No checkpoint in {folder} can be resumed:\n  '
             + '\n  '.join(reasons)
@@ -255,19 +255,16 @@ def _resume_folder(
 def _take_identity(
     start: RunStart, run: dict[str, Any] | None, recorded: dict[str, Any] | None, folder: Path
 ) -> None:
-    """Keep the id of the run that is continued.
-
-    A run of an earlier version, which has none, gets one; its older checkpoints stay without.
-    """
+    """Keep the id of the resumed run; a run of an earlier version has none and gets one."""
+    source = recorded or run
     if start.checkpoint is not None and recorded is not None:
-        other = run['id'] != recorded['id'] if run else not recorded.get('adopted')
-        if other:
+        differs = run['id'] != recorded['id'] if run else not recorded.get('adopted')
+        if differs:
             raise ValueError(
                 f'--resume {start.checkpoint}: expected a checkpoint of run {recorded["id"][:8]}, '
                 f'which {folder} belongs to, got one of run {run["id"][:8] if run else "none"}. '
                 'Choose another --work-dir'
             )
-    source = recorded or run
     if source is not None:
         start.identity.update(id=source['id'], adopted=source.get('adopted') is True)
         start.identity['load_from'] = source.get('load_from')

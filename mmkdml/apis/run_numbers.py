@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmkdml.names import SPLITS
 
 # Lowest and highest value of integers, by dotted key.
-_WHOLE = {
+_INTEGERS = {
     'randomness.seed': (0, 2**32 - 1),
     'train_cfg.max_epochs': (1, math.inf),
     'train_cfg.max_iters': (1, math.inf),
@@ -21,12 +21,11 @@ _WHOLE = {
     **{f'{part}_dataloader.batch_size': (1, math.inf) for part in SPLITS},
     **{f'{part}_dataloader.num_workers': (0, math.inf) for part in SPLITS},
 }
-# Lowest value of other numbers.
-_REAL = {
-    'optim_wrapper.optimizer.lr': 0.0,
-    'optim_wrapper.optimizer.weight_decay': 0.0,
-    **{f'{part}_dataloader.timeout': 0.0 for part in SPLITS},
-}
+# Other numbers, which must be finite and not negative.
+_NUMBERS = (
+    *('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'),
+    *(f'{part}_dataloader.timeout' for part in SPLITS),
+)
 
 
 def check_numbers(config: Config) -> None:
@@ -36,20 +35,20 @@ def check_numbers(config: Config) -> None:
         config: The config of a run; absent settings are not checked.
 
     Raises:
-        ValueError: If a number is out of range or of another type, no validation would ever take
-            place, or workers are to persist where there are none.
+        ValueError: If a number is out of range or of another type, the first validation would come
+            after the end of the training, or ``persistent_workers`` is set without workers.
     """
-    for key, (low, high) in _WHOLE.items():
+    for key, (low, high) in _INTEGERS.items():
         value = _get(config, key)
         is_int = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (is_int and low <= value <= high):
             limit = f'of {low} or more' if high == math.inf else f'from {low} to {high}'
             raise ValueError(f'{key}: expected an integer {limit}, got {value!r}')
-    for key, lowest in _REAL.items():
+    for key in _NUMBERS:
         value = _get(config, key)
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (real and lowest <= value < math.inf):
-            raise ValueError(f'{key}: expected a number of {lowest:g} or more, got {value!r}')
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and 0 <= value < math.inf):
+            raise ValueError(f'{key}: expected a number of 0 or more, got {value!r}')
     for part in SPLITS:
         loader = config.get(f'{part}_dataloader')
         if _get(loader, 'persistent_workers') and not _get(loader, 'num_workers'):

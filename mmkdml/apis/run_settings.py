@@ -1,4 +1,4 @@
-"""Settings and data that decide the result of a run, and how two runs differ in them."""
+"""Settings and data that determine the result of a run, and differences between runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmkdml.files import file_sha256
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-#: Parts of a config that decide what a training learns and which checkpoint is its best one.
+#: Parts of a config that determine the trained weights and the choice of the best checkpoint.
 TRAINING_PARTS = (
     'model', 'data_preprocessor', 'train_dataloader', 'val_dataloader', 'val_evaluator',
     'train_cfg', 'val_cfg', 'optim_wrapper', 'param_scheduler', 'default_hooks', 'custom_hooks',
@@ -23,7 +23,7 @@ TRAINING_PARTS = (
 )  # fmt: skip
 DATA = 'data'
 _DATA_KEYS = ('ann_file', 'data_root', 'data_prefix')
-# They change how fast a sample is loaded, not the sample.
+# Settings that change how fast samples are loaded, not the samples.
 _LOADING = {
     'num_workers', 'persistent_workers', 'pin_memory', 'pin_memory_device', 'prefetch_factor',
     'timeout', 'multiprocessing_context', 'image_cache', 'lazy_init', 'serialize_data',
@@ -42,17 +42,17 @@ _MOST_LINES = 40
 
 
 def deciding_settings(config: Config, parts: tuple[str, ...] = TRAINING_PARTS) -> dict[str, Any]:
-    """Return the settings that decide the result of a run, and hashes of its data (``'data'``).
+    """Return the settings that determine the result of a run, and hashes of its data (``'data'``).
 
-    Settings that only change speed, logs or the files that are kept are left out: workers of data
+    Settings that affect only speed, logs or the choice of saved files are left out: workers of data
     loaders, caches, hooks that only watch, intervals of checkpoints.
 
     Args:
         config: The config, as :func:`mmkdml.apis.load_config` returns it.
-        parts: Keys of the config that count.
+        parts: Keys of the config to include.
 
     Returns:
-        Plain values, as JSON reads them. Parts that the config lacks are None.
+        JSON values. Parts that the config lacks are None.
     """
     plain = config.to_dict()
     loaders = [part for part in parts if part.endswith('_dataloader')]
@@ -70,7 +70,7 @@ def changed_settings(
 ) -> dict[str, tuple[Any, Any]]:
     """Compare two results of :func:`deciding_settings`, also of earlier versions.
 
-    Parts that one of them did not record are not compared, nor are data that were missing then.
+    Parts that are missing in one of them are not compared, nor are data without files.
 
     Args:
         before: The old settings.
@@ -84,15 +84,14 @@ def changed_settings(
         dict(_flat(_without_incidental({part: settings[part] for part in sorted(common)})))
         for settings in (before, after)
     )
-    changes = {
+    pairs = {
         key: (old.get(key, NOT_SET), new.get(key, NOT_SET))
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, NOT_SET) != new.get(key, NOT_SET)
     }
     return {
         key: values
-        for key, values in changes.items()
-        if not (key.startswith(f'{DATA}.') and None in values)
+        for key, values in pairs.items()
+        if values[0] != values[1] and not (key.startswith(f'{DATA}.') and None in values)
     }
 
 
@@ -112,14 +111,14 @@ def other_settings_error(
     Args:
         subject: Beginning of the message, such as "DIR has a run".
         changes: Changed settings, or their :func:`settings_difference`.
-        fix: Sentence that says how to fix it.
+        fix: End of the message: how to fix the cause.
     """
     lines = changes if isinstance(changes, str) else settings_difference(changes)
     return ValueError(f'{subject} with other settings (old -> new):\n{lines}\n{fix}')
 
 
 def only_extends(changes: Mapping[str, tuple[Any, Any]], config: Config) -> bool:
-    """Return whether only the length changes, and no learning rate so far depends on it."""
+    """Return whether only the length changed, and no learning rate so far depends on it."""
     schedules = config.get('param_scheduler') or []
     if isinstance(schedules, Mapping) and 'type' not in schedules:  # by optimizer
         schedules = list(schedules.values())
@@ -157,18 +156,18 @@ NOT_SET = _NotSet()
 
 
 def _without_incidental(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove settings that do not decide a result."""
+    """Remove settings that do not affect the result."""
     kept = dict(settings)
     for part in kept:
         if part.endswith('_dataloader'):
             kept[part] = _without(kept[part], _LOADING)
     hooks = kept.get('default_hooks')
     if isinstance(hooks, Mapping):
-        kept['default_hooks'] = {name: hook for name, hook in hooks.items() if _decides(hook)}
-        if isinstance(checkpoint := hooks.get('checkpoint'), Mapping):
-            kept['default_hooks']['checkpoint'] = {
-                key: value for key, value in checkpoint.items() if key not in _SAVING
-            }
+        kept['default_hooks'] = {
+            name: _without(hook, _SAVING) if name == 'checkpoint' else hook
+            for name, hook in hooks.items()
+            if _decides(hook)
+        }
     if isinstance(hooks := kept.get('custom_hooks'), list):
         kept['custom_hooks'] = [hook for hook in hooks if _decides(hook)]
     return kept
@@ -206,7 +205,7 @@ def _name(value: Any) -> str:
 
 
 def _data_digests(value: Any, place: str = '') -> Iterator[tuple[str, str | None]]:
-    """Place and hash of the data of every data set in a data loader's settings."""
+    """Yield the place and the hash of each data set in a data loader's settings."""
     if isinstance(value, (list, tuple)):
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):
@@ -219,10 +218,7 @@ def _data_digests(value: Any, place: str = '') -> Iterator[tuple[str, str | None
 
 
 def _data_digest(dataset: Mapping[str, Any]) -> str | None:
-    """Hash of a data set's split file or, without one, of the names of its files.
-
-    None if they are missing.
-    """
+    """Hash a data set's split file or, without one, its file names; None if they are missing."""
     root = Path(dataset.get('data_root') or '')
     if dataset.get('ann_file'):
         # mmkdml uses the path unchanged, the frameworks relative to data_root.

@@ -38,7 +38,7 @@ from mmkdml.files import own_file
 from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
 from mmkdml.names import SPLITS
 
-#: Where decoded images are kept unless another folder is named.
+#: Default folder of the cache of decoded images.
 IMAGE_CACHE = Path('work_dirs/image_cache')
 _PARTS = ('model', 'default_hooks', 'optim_wrapper', 'randomness', 'train_cfg')
 
@@ -175,7 +175,7 @@ def make_runner(
         keep_freed_memory()
     config.launcher = launcher
     if launcher != 'none':
-        _share_among_processes(config)
+        _set_up_distributed(config)
     start = None
     if train and config.get('work_dir'):
         start = start_run(config, overwrite, accept_changes)
@@ -212,22 +212,22 @@ class _Runner(Runner):
         """Do nothing: ``RunIdentityHook`` writes the config, so that a test does not replace it."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """Build the logger, in a folder whose files are not links to elsewhere."""
+        """Build the logger after replacing links in its folder; see :func:`own_file`."""
         log = own_file(self.work_dir, self.timestamp, f'{self.timestamp}.log')
         for path in log.parent.rglob('*'):
             own_file(self.work_dir, path.relative_to(self.work_dir))
         return super().build_logger(*args, **kwargs)
 
     def train(self) -> nn.Module:
-        """Train, and release the folder however the training ends."""
+        """Train, and unlock the folder even if training fails."""
         try:
             return super().train()
         finally:
             unlock_run(self.cfg)
 
 
-def _share_among_processes(config: Config) -> None:
-    """Add the settings of distributed training that the config does not have."""
+def _set_up_distributed(config: Config) -> None:
+    """Set defaults for distributed training, and initialize the process group where needed."""
     config.setdefault(
         'model_wrapper_cfg',
         dict(

@@ -1,4 +1,4 @@
-"""Loading trained models from the folder of a run, or a config and a checkpoint."""
+"""Loading trained models from the folder of a run, or from a config and a checkpoint."""
 
 from __future__ import annotations
 
@@ -158,9 +158,9 @@ def load_for_evaluation(
 
 
 def _without_replaced(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the pretrained weights that a checkpoint replaces from a model's config.
+    """Remove pretrained weights from a model's config, except those of frozen members.
 
-    Those of frozen members stay, because the checkpoint does not contain them.
+    Checkpoints contain the weights of all other members.
     """
     settings = without_pretrained(model)
     originals = member_configs(model)

@@ -116,6 +116,6 @@ def test_named_file_is_replaced_only_with_force(tmp_path):
     path = tmp_path / 'x.json'
     refuse_existing(path)
     path.touch()
-    with pytest.raises(FileExistsError, match=r'x\.json exists already.*--force'):
+    with pytest.raises(FileExistsError, match=r'x\.json already exists.*--force'):
         refuse_existing(path)
     refuse_existing(path, force=True)

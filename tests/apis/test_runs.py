@@ -211,7 +211,7 @@ def test_resume_finds_the_newest_valid_checkpoint(built, tmp_path):
         make_runner(Config(config))
     for name in ('epoch_2', 'epoch_9', 'epoch_10'):
         assert f'{name}.pth is not a valid checkpoint' in str(refused.value)
-    assert 'best_x_epoch_2.pth holds weights only' in str(refused.value)
+    assert 'best_x_epoch_2.pth contains only weights' in str(refused.value)
     assert len(built) == 2
 
 

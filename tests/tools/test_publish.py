@@ -43,5 +43,5 @@ def test_published_ensemble_has_the_same_metrics(tool, short, tmp_path, capsys):
     assert published['student_1/foreground/IoU'] != published['student_2/foreground/IoU']
     assert published['ensemble/foreground/IoU'] > 0
 
-    with pytest.raises(SystemExit, match='publish.py: error: .*exists already. Replace it'):
+    with pytest.raises(SystemExit, match='publish.py: error: .*already exists.*--force'):
         tool('publish', CONFIG, run, '--out', tmp_path / 'out', experiment=False)

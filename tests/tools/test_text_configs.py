@@ -111,7 +111,7 @@ def test_stock_network(write, tool, tmp_path, capsys):
         'test', path, run / 'best_x.pth', '--work-dir', tmp_path / 'w', '--out', tmp_path / 'x.json'
     )
     assert json.loads((tmp_path / 'x.json').read_text())['mIoU'] >= 0
-    with pytest.raises(SystemExit, match=r'x\.json exists already'):
+    with pytest.raises(SystemExit, match=r'x\.json already exists'):
         tool('test', path, run / 'best_x.pth', '--out', tmp_path / 'x.json')
 
 

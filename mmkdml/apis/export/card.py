@@ -125,7 +125,7 @@ def make_card(
         folder: Folder of the exported files, all of which are listed.
         exported: Return value of :func:`mmkdml.apis.export.formats.export`.
         latencies: Milliseconds per image by predictor.
-        scores: Scores of ``mmkdml.statistics.case_scores``; None if not measured.
+        scores: Scores of :func:`mmkdml.statistics.case_scores.case_scores`; None if not measured.
         intended_use: Intended use of the model.
         licence: Licence of the model.
     """

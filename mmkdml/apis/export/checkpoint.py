@@ -22,7 +22,7 @@ from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.names import ENSEMBLE
 from mmkdml.registry import MODELS, TRANSFORMS
 
-# Left out, so that inference uses the default losses instead of ours.
+# Left out, so that the frameworks build their default losses instead of ours.
 _LOSSES = ('loss', 'loss_decode')
 # Replacements for our classes with equal outputs: (class, dropped arguments).
 _STOCK = {
@@ -114,7 +114,7 @@ def plain_config(source: ExportSource) -> tuple[Config, tuple[str, ...]]:
 
 
 class _Names:
-    """Replaces class paths by registry names of a scope; collects imports and other classes."""
+    """Replace class paths by registry names; collect imports and classes of other packages."""
 
     def __init__(self, scope: str) -> None:
         self.scope = scope

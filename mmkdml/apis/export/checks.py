@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
@@ -89,7 +89,7 @@ def compare(predict: PredictFn, source: ExportSource, images: Iterable[np.ndarra
     """
     reference = framework_predictor(source)
     number, largest, off, other = 0, 0.0, [], []
-    for batch in _batches(images):
+    for batch in map(np.stack, _batches(images, np.shape)):
         number += len(batch)
         (scores, labels), (expected, expected_labels) = predict(batch), reference(batch)
         if scores.shape != expected.shape or labels.shape != expected_labels.shape:
@@ -130,7 +130,7 @@ def dataset_of(config: Config, part: str) -> Any:
 
 
 def missing_case_keys(dataset: Any) -> tuple[str, ...]:
-    """Return which of ``id`` and ``group``, which identify a case, are missing in samples."""
+    """Return the keys of ``id`` and ``group``, which identify a case, that samples lack."""
     sample = dataset[0]['data_samples']
     return tuple(key for key in ('id', 'group') if key not in sample)
 
@@ -172,17 +172,16 @@ def case_table(predict: PredictFn, source: ExportSource, dataset: Any, name: str
     metric = CaseTable()
     metric.dataset_meta = dataset.metainfo
     items = (dataset[index] for index in range(len(dataset)))
-    for _, alike in groupby(items, key=lambda item: item['inputs'].shape):
-        while batch := list(islice(alike, _BATCH)):
-            scores, labels = predict(np.stack([_pixels(item) for item in batch]))
-            samples = [item['data_samples'] for item in batch]
-            for sample, score, label in zip(samples, scores, labels, strict=True):
-                if source.segments:
-                    mask = _at_size(score, label, sample.ori_shape, source.threshold)
-                    sample.pred_sem_seg = PixelData(data=mask)
-                else:
-                    sample.set_pred_label(int(label))
-            metric.process(None, [sample.to_dict() for sample in samples])
+    for batch in _batches(items, lambda item: item['inputs'].shape):
+        scores, labels = predict(np.stack([_pixels(item) for item in batch]))
+        samples = [item['data_samples'] for item in batch]
+        for sample, score, label in zip(samples, scores, labels, strict=True):
+            if source.segments:
+                mask = _at_size(score, label, sample.ori_shape, source.threshold)
+                sample.pred_sem_seg = PixelData(data=mask)
+            else:
+                sample.set_pred_label(int(label))
+        metric.process(None, [sample.to_dict() for sample in samples])
     metric.evaluate(len(dataset))
     return metric.table.assign(member=name)
 
@@ -192,7 +191,7 @@ def latencies(
 ) -> dict[str, float]:
     """Measure the median milliseconds of each predictor for one image (H, W).
 
-    The predictors are interleaved, so that a slower machine affects all of them.
+    The predictors take turns, so that a temporary slowdown affects all of them.
     """
     image = np.random.default_rng(0).integers(256, size=(1, 3, *size), dtype=np.uint8)
     measures = {
@@ -208,10 +207,11 @@ def _share(counts: list[tuple[int, int]]) -> float:
     return found / total
 
 
-def _batches(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    for _, alike in groupby(images, key=np.shape):
+def _batches(items: Iterable[Any], shape_of: Callable[[Any], Any]) -> Iterator[list[Any]]:
+    """Yield batches of consecutive items of equal shape."""
+    for _, alike in groupby(items, key=shape_of):
         while batch := list(islice(alike, _BATCH)):
-            yield np.stack(batch)
+            yield batch
 
 
 def _pixels(item: dict[str, Any]) -> np.ndarray:

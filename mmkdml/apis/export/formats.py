@@ -112,10 +112,9 @@ def measure_latencies(exported: Exported, source: ExportSource) -> dict[str, flo
 
 def speed_ups(times: Mapping[str, float]) -> dict[str, float]:
     """Return the speed-ups over the teacher in PyTorch by name; empty if it was not timed."""
-    teacher = times.get(TEACHER_IN_PYTORCH)
-    if teacher is None:
-        return {}
-    return {name: teacher / one for name, one in times.items() if name != TEACHER_IN_PYTORCH}
+    others = dict(times)
+    teacher = others.pop(TEACHER_IN_PYTORCH, None)
+    return {} if teacher is None else {name: teacher / time for name, time in others.items()}
 
 
 @contextmanager

@@ -25,9 +25,9 @@ def publish(
     """Write ``<config>.py`` and ``<config>-<8 digits of its SHA-256>.pth``.
 
     The checkpoint contains only the weights of the students: no teacher, projector, optimizer or
-    log. The config is complete and describes a classroom of the students without pretrained
-    weights; ``tools/test.py`` evaluates it to the same numbers. Files are written atomically, the
-    config last.
+    log. The config describes a classroom of the students and needs no pretrained weights;
+    ``tools/test.py`` computes the same scores with it. Files are written atomically, the config
+    last.
 
     Args:
         config: Config of the run, as read from a file, whose name is kept.

@@ -32,8 +32,8 @@ class ExportResult:
     """Result of :func:`export_run`.
 
     Attributes:
-        exported: Predictors of the written files, their agreement with PyTorch, and the packages
-            that a checkpoint needs.
+        exported: Predictors of the written files, their agreement with PyTorch, and the classes of
+            other packages that a checkpoint needs.
         scores: Quality on the test set, as of :func:`mmkdml.statistics.case_scores.case_scores`;
             None if it was not measured.
         latency_ms: Milliseconds per image by predictor.

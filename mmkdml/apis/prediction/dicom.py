@@ -20,7 +20,7 @@ from mmkdml.apis.prediction.windowing import CHUNK, apply_window
 
 # Attributes that must be equal in all slices.
 _SHARED = ('SeriesInstanceUID', 'PhotometricInterpretation', 'Rows', 'Columns')
-# Attributes that give a slice's position in space, and how many numbers they have.
+# Attributes of a slice's position in space, and their lengths.
 _GEOMETRY = {'ImagePositionPatient': 3, 'ImageOrientationPatient': 6, 'PixelSpacing': 2}
 _LARGEST_HEADER = 2**24  # bytes of a deflated file other than pixels
 _JPEG_LS = b'\xff\xd8\xff\xf7'  # start of image and of frame
@@ -88,7 +88,7 @@ def _chunks(files: Sequence[str | Path], size: tuple[int, int]) -> Iterator[np.n
 
 
 def _open(path: str | Path, size: tuple[int, int] | None = None) -> Any:
-    """Read a file after a check of its decompressed size.
+    """Read a file, with a limit on its decompressed size.
 
     Args:
         path: The file.
@@ -144,7 +144,7 @@ def _check_frame(one: Any, size: tuple[int, int]) -> None:
         if len(frame) > limit:
             raise ValueError(f'expected at most {limit} bytes of run lengths, got {len(frame)}')
         return
-    if frame.startswith(_JPEG_LS):  # of the header: length (2 bytes), precision (1), rows, columns
+    if frame.startswith(_JPEG_LS):  # header: length (2 bytes), precision (1), rows, columns
         decoded = struct.unpack_from('>HH', frame, len(_JPEG_LS) + 3)
     else:
         try:
@@ -243,7 +243,7 @@ def _sort(
 
 
 def _own_window(slices: Sequence[Any]) -> tuple[float, float] | None:
-    """Return black and white by DICOM PS3.3 C.11.2.1.2.1 if all slices agree."""
+    """Return the limits of the window (DICOM PS3.3 C.11.2.1.2.1); None unless all slices agree."""
     windows = set()
     for one in slices:
         values = [one.get(key) or 0 for key in ('WindowCenter', 'WindowWidth')]

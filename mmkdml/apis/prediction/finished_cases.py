@@ -22,13 +22,8 @@ _LONGEST_NAME = 255  # bytes, in all common file systems
 
 # Parts of a config that predictions depend on.
 _DECISIVE = (
-    'default_scope',
-    'model',
-    'data_preprocessor',
-    'test_dataloader',
-    'test_pipeline',
-    'tta_model',
-    'tta_pipeline',
+    *('default_scope', 'model', 'data_preprocessor'),
+    *('test_dataloader', 'test_pipeline', 'tta_model', 'tta_pipeline'),
 )
 
 
@@ -44,7 +39,7 @@ class Records:
         self.outputs = outputs
         self.out = outputs.path
         self.settings = settings
-        self._seen: dict[str, Any] = {}  # by case: status of its files before they are read
+        self._seen: dict[str, Any] = {}  # by case: state of its files before they are read
 
     def claim(self, force: bool = False) -> None:
         """Create the folder and write the settings.
@@ -87,7 +82,7 @@ class Records:
             OSError: If the name of the case is too long for a file.
         """
         path = self.path_of(source)
-        if len(os.fsencode(path.name)) > _LONGEST_NAME:  # is_file() hides it
+        if len(os.fsencode(path.name)) > _LONGEST_NAME:  # is_file() would return False
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
         self._seen[source.name] = _state(source)
         record = _read(path) if source.files else None
@@ -147,7 +142,7 @@ class Records:
 
 
 def _state(source: Source) -> list[Any]:
-    """Return numbers that change with the files, which are cheaper than hashes."""
+    """Return numbers that change with the files and are cheaper than hashes."""
     states = [path.stat() for path in source.files if path.exists()]
     return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in states]
 

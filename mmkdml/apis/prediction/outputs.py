@@ -56,9 +56,8 @@ def predict_files(
     - ``overlays/<case>.png`` (segmentation): the images with the most foreground.
     - ``.mmkdml_outputs``: the list of all written files. No other file is ever replaced.
 
-    Cases that fail are skipped and reported at the end. Cases that an earlier
-    call with the same settings has finished are skipped if their input and output files are
-    unchanged.
+    Cases that fail are skipped and reported at the end. Cases that an earlier call with the same
+    settings has finished are skipped if their input and output files are unchanged.
 
     Args:
         predictor: Return value of :func:`~mmkdml.apis.prediction.predictor.load`.
@@ -78,9 +77,9 @@ def predict_files(
     Raises:
         FileExistsError: If an output file exists that no earlier call wrote, or that is an input.
         FileNotFoundError: If an input does not exist.
-        ValueError: If ``out`` is a file, is inside of a folder of images or holds predictions with
-            other settings; if an argument is invalid or two cases have the same output files; or,
-            after all other cases are written, if a case failed.
+        ValueError: If ``out`` is a file, is inside of a folder of images or contains predictions
+            with other settings; if an argument is invalid or two cases have the same output files;
+            or, after all other cases are written, if a case failed.
     """
     out, read = Path(out), read or ReadOptions()
     _check_folder(out, images)
@@ -100,19 +99,22 @@ def predict_files(
     records = Records(outputs, settings)
     done: dict[str, Any] = {}
     failed: dict[str, str] = {}
+
+    def add_failed(source: Source, error: Exception) -> None:
+        if isinstance(error, OSError):
+            if error.errno not in _NAME_ERRORS:
+                raise error
+            error = ValueError(f'{_input_path(source)}: {error}')
+        failed[source.name] = str(error)
+
     for source in sources:
         try:
             done[source.name] = records.find(source, force)
             outputs.check([records.path_of(source), *_output_paths(source, wanted)])
         except OSError as error:
-            if error.errno not in _NAME_ERRORS:
-                raise
-            failed[source.name] = f'{_input_path(source)}: {error}'
+            add_failed(source, error)
     outputs.check([PREDICTIONS_CSV, PREDICTIONS_JSON, SETTINGS])
     todo = [source for source in sources if done.get(source.name, ()) is None]
-
-    def add_failed(source: Source, error: ValueError) -> None:
-        failed[source.name] = str(error)
 
     stream = predictor.stream(
         todo, members=members, augment=augment, read=read, on_error=add_failed, **options
@@ -125,13 +127,10 @@ def predict_files(
             if records.keep(case.source, rows, written):
                 done[case.source.name] = rows
             else:
-                failed[case.source.name] = (
-                    f'{_input_path(case.source)}: changed while it was predicted'
-                )
+                path = _input_path(case.source)
+                failed[case.source.name] = f'{path}: changed while it was predicted'
         except OSError as error:
-            if error.errno not in _NAME_ERRORS:
-                raise
-            failed[case.source.name] = f'{_input_path(case.source)}: {error}'
+            add_failed(case.source, error)
     for source in todo:
         if source.name in failed:
             records.forget(source)

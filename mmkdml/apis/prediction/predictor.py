@@ -124,8 +124,7 @@ class Predictor:
                 :class:`~mmkdml.apis.prediction.image_pipeline.ImagePipeline`.
             progress: Show a progress bar.
             read: Options for reading images and volumes.
-            on_error: Called with each unreadable case, which is skipped. Default: raise
-                the error.
+            on_error: Called with each unreadable case, which is skipped. Default: raise the error.
 
         Raises:
             FileNotFoundError: If a file or folder does not exist.
