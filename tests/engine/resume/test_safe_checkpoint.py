@@ -65,7 +65,9 @@ def test_full_disk_keeps_the_previous_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
-        with pytest.raises(OSError, match=r'No space left on device \(.* file is unchanged\): .*\.pth'):
+        with pytest.raises(
+            OSError, match=r'No space left on device \(.* file is unchanged\): .*\.pth'
+        ):
             training.start(tmp_path)
     newest = newest_checkpoint(tmp_path)
     assert newest is not None
