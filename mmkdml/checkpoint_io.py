@@ -76,7 +76,7 @@ def recorded_classes(checkpoint: Mapping[str, Any]) -> Any:
 
 
 def guard_checkpoints() -> None:
-    """Make mmengine read checkpoints with :func:`read_checkpoint`, in the whole process.
+    """Make mmengine read checkpoints with :func:`read_checkpoint`, everywhere in the process.
 
     mmengine reads pretrained weights (``init_cfg``), ``load_from`` and resumed checkpoints with its
     own loader, which falls back to unpickling a file that ``weights_only`` refuses.

@@ -40,8 +40,8 @@ def atomic_path(path: str | Path, suffix: str = '', sync: bool = True) -> Iterat
         sync: Flush the file to the disk before it is renamed, so that it survives a power failure.
 
     Raises:
-        OSError: If the file cannot be written, such as on a full disk. The previous content is
-            unchanged, as after any error.
+        OSError: If writing fails, such as on a full disk. The previous content is unchanged, as
+            after any error.
     """
     path = Path(path)
     name = os.fsencode(path.name)[:200].decode(errors='ignore')  # limit of file names: 255 bytes

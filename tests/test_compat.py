@@ -13,7 +13,7 @@ from mmkdml import compat
 
 @pytest.fixture
 def stack(monkeypatch):
-    """Fake torchvision with given outcomes of its imports, and fake torch that records calls."""
+    """Fake torchvision with preset outcomes of its imports, and fake torch that records calls."""
     calls = SimpleNamespace(imports=[], declared=[], outcomes=[])
 
     def import_module(name):

@@ -1,4 +1,4 @@
-"""The examples of the guides work as they stand."""
+"""The examples of the guides run as written."""
 
 import re
 from pathlib import Path

@@ -28,7 +28,7 @@ custom_hooks = [dict(type=MemberTableHook), dict(type=ExactResumeHook), dict(typ
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    # Seconds until a hanging process fails; longer than any work of the main process only.
+    # Seconds until a collective call fails; longer than any work that only the main process does.
     dist_cfg=dict(backend='nccl', timeout=600),
 )
 randomness = dict(seed=0)

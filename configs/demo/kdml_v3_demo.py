@@ -43,7 +43,7 @@ model = dict(
     weights=dict(alpha=(0.4, 0.4), beta=(0.3, 0.3), gamma=(0.3, 0.3)),
 )
 
-# Higher learning rate than for pretrained networks.
+# Networks without pretrained weights need a higher learning rate.
 optim_wrapper['optimizer'].update(lr=2e-3)
 train_cfg.update(max_epochs=24)
 param_scheduler = dict(type=CosineAnnealingLR, T_max=24, eta_min=1e-5)

@@ -1,4 +1,4 @@
-"""KD+ML, v3 (predictions and features), on slices of LGG: tumour or not? Weights: Table 3."""
+"""KD+ML, v3 (predictions and features), on LGG slices (tumour or not); weights: Table 3."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Two students by plain KD, the best method in validation, to compare with KD+ML."""
+"""Two students trained by plain KD, the best method in validation, to compare with KD+ML."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Base classes of the data sets: they read split files and name the file in errors."""
+"""Base classes of the data sets, which read split files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from mmkdml.datasets.splits import SplitRow, read_split
 from mmkdml.datasets.splits.manifest import read_manifest
 from mmkdml.datasets.splits.split_checks import refuse_outside, refuse_repeats
 from mmkdml.datasets.transforms import header_of
+from mmkdml.functional.checks import check_choice
 from mmkdml.registry import DATASETS
 
-# Limit of the samples of an epoch that repeats images.
+# Limit of the samples per epoch of a split file with repeats.
 _MAX_SAMPLES = 10_000_000
 
 
@@ -30,12 +31,12 @@ class SplitFileMixin(ABC):
     """Mixin that makes a data set of mmpretrain or mmseg read a split file; list it first.
 
     ``ann_file`` is the split file, relative to the working directory; the paths in it are relative
-    to ``data_root``. A sample that cannot be prepared raises an error that names it, also in a
-    worker of the data loader.
+    to ``data_root``. If a sample fails to load, the error names its files, also in a worker of the
+    data loader.
 
     Args:
         *args: Passed to the framework's data set.
-        allow_outside: Allow links in ``data_root`` that lead out of it.
+        allow_outside: Allow symbolic links in ``data_root`` that lead out of it.
         image_cache: Arguments of :func:`~mmkdml.datasets.cached_pipeline`: ``dir``, the folder of
             the cache, and ``limit``, its size in GiB. Samples stay bit-identical. Default: no
             cache.
@@ -99,13 +100,13 @@ class SplitFileMixin(ABC):
         self.ann_file = ann_file
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Return a dict per sample: ``id``, ``group``, ``img_path`` and those of :meth:`row_info`.
+        """Return a dict per sample: ``id``, ``group``, ``img_path`` and keys of :meth:`row_info`.
 
         A training image with ``repeats`` n yields n consecutive samples.
 
         Raises:
             FileNotFoundError: If the split file or its first image does not exist.
-            ValueError: If the split file is invalid, repeats images in test mode or too often, or a
+            ValueError: If the split file is invalid, repeats images too often or in test mode, or a
                 link leads out of ``data_root`` and ``allow_outside`` is not set.
         """
         root = self.data_root or ''
@@ -135,7 +136,7 @@ class SplitFileMixin(ABC):
 
     @abstractmethod
     def row_info(self, row: SplitRow) -> dict[str, Any]:
-        """Return the keys of a sample that the framework needs in addition to its path."""
+        """Return the keys of a sample that the framework needs in addition to the image path."""
 
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline on a sample.
@@ -214,9 +215,8 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
     Args:
         ann_file: Split file with masks, relative to the working directory.
         data_root: Folder that the paths in it are relative to.
-        masks_drawn_on: ``'stored'`` or ``'shown'``: the pixels that masks of images with EXIF
-            orientation refer to, if the sizes are ambiguous. Default: the value in ``splits.json``
-            next to ``ann_file``; without one, such masks are an error.
+        masks_drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`. Default: the value in
+            ``splits.json`` next to ``ann_file``; without one, ambiguous masks are an error.
         **kwargs: ``allow_outside`` and ``image_cache`` (see :class:`SplitFileMixin`), and arguments
             of mmseg's ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...).
 
@@ -227,31 +227,31 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
     METAINFO = dict(classes=('background', 'foreground'), palette=[[0, 0, 0], [255, 64, 64]])
 
     def __init__(self, *args: Any, masks_drawn_on: str | None = None, **kwargs: Any) -> None:
-        self.masks_drawn_on = _check_drawn_on(masks_drawn_on, 'masks_drawn_on')
+        if masks_drawn_on is not None:
+            check_choice('masks_drawn_on', masks_drawn_on, DRAWN_ON)
+        self.masks_drawn_on = masks_drawn_on
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Extend the base class; add ``masks_drawn_on`` if it is known."""
+        """Extend the base class: add ``masks_drawn_on`` to each sample if it is known."""
         samples = super().load_data_list()
         if self.masks_drawn_on is None:
             folder = osp.dirname(self.ann_file)
-            recorded = read_manifest(folder).get('masks_drawn_on')
-            self.masks_drawn_on = _check_drawn_on(
-                recorded, f'masks_drawn_on of the splits in {folder}'
-            )
+            self.masks_drawn_on = read_manifest(folder).get('masks_drawn_on')
         if self.masks_drawn_on is not None:
+            check_choice(f'masks_drawn_on of {self.ann_file}', self.masks_drawn_on, DRAWN_ON)
             for sample in samples:
                 sample['masks_drawn_on'] = self.masks_drawn_on
         return samples
 
     def prepare_data(self, idx: int) -> Any:
-        """Extend the base class; refuse masks that ``LoadAnnotations`` would not turn."""
+        """Extend the base class: refuse masks that ``LoadAnnotations`` would not rotate."""
         if any(isinstance(step, LoadAnnotations) for step in self.pipeline.transforms):
             header = header_of(info := self.get_data_info(idx))
             if header is not None and header.orientation != 1:
                 raise RuntimeError(
-                    f'{info["img_path"]}: EXIF orientation {header.orientation} turns the image, '
-                    'but not the mask loaded by LoadAnnotations. Use LoadBinaryMask'
+                    f'{info["img_path"]}: EXIF orientation {header.orientation} rotates the '
+                    'image, but not the mask loaded by LoadAnnotations. Use LoadBinaryMask'
                 )
         return super().prepare_data(idx)
 
@@ -286,9 +286,3 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
             reduce_zero_label=self.reduce_zero_label,
             seg_fields=[],
         )
-
-
-def _check_drawn_on(drawn_on: Any, what: str) -> str | None:
-    if drawn_on not in (None, *DRAWN_ON):
-        raise ValueError(f'{what}: expected {" or ".join(DRAWN_ON)}, got {drawn_on!r}')
-    return drawn_on

@@ -1,8 +1,8 @@
 """Cache of decoded images in files that all workers, processes and runs share.
 
-A pack is one file: a table with a row per sample, followed by pixels. A row contains the state of
-the image file when it was decoded, so that a changed file is decoded again, and a checksum of the
-pixels. A pack is written atomically under a lock, and contains only numbers.
+A pack is one file: a table with a row per sample, followed by pixels. A row contains the checksum
+of the pixels and the state (size, times) of the image file when it was decoded, so that a changed
+file is decoded again. A pack is written atomically under a lock, and contains only numbers.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from mmkdml.datasets.transforms import LoadBinaryMask, LoadCheckedImage
 from mmkdml.files import atomic_writer, remove_partial_files
 
 GIB = 2**30
-# Keys of the input files and of the pixels of each cached transform.
+# Sample keys of each cached transform: those of its input files, and that of the pixels.
 _LOADERS: dict[type, tuple[tuple[str, ...], str]] = {
     LoadImageFromFile: (('img_path',), 'img'),
     LoadCheckedImage: (('img_path',), 'img'),
     LoadBinaryMask: (('seg_map_path', 'img_path'), 'gt_seg_map'),
 }
-_DRAWN_ON = 'masks_drawn_on'  # changes the pixels of masks
+_DRAWN_ON = 'masks_drawn_on'  # sample key that affects the pixels of masks
 # Columns of the table, int64: the state of the files, the offset, (H, W, C) and the checksum of the
 # pixels. C is 0 for (H, W); H is 0 if the image is not in the pack.
 _STATE, _OFFSET, _SHAPE, _CHECKSUM, _COLUMNS = slice(0, 4), 4, slice(5, 8), 8, 9
@@ -47,12 +47,12 @@ def cached_pipeline(
 ) -> list[Any]:
     """Replace the loading transforms of a pipeline by cached ones, and fill the cache.
 
-    Files that are new or have changed are decoded now; other processes wait for it. Images that
-    exceed the limit, or that are not decoded to 8 bits, are read from their files each time.
+    New and changed files are decoded immediately; other processes wait. Images that exceed the
+    limit, or are not decoded to 8 bits, are read from their files each time.
 
     Args:
-        transforms: The pipeline. Only ``LoadCheckedImage``, ``LoadBinaryMask`` and mmcv's
-            ``LoadImageFromFile`` are replaced, not their subclasses.
+        transforms: The pipeline. ``LoadCheckedImage``, ``LoadBinaryMask`` and mmcv's
+            ``LoadImageFromFile`` are replaced, but not their subclasses.
         samples: Data infos of all samples, in the order of their ``sample_idx``.
         dir: Folder of the packs, created if missing. Data sets and runs may share it.
         limit: Maximum size of all packs in the folder, in GiB, > 0.
@@ -62,7 +62,7 @@ def cached_pipeline(
 
     Raises:
         ValueError: If the limit is not positive.
-        OSError: If a pack cannot be written, such as on a full disk.
+        OSError: If writing a pack fails, such as on a full disk.
     """
     if not limit > 0:
         raise ValueError(f'Invalid limit of the image cache: expected GiB > 0, got {limit}')
@@ -79,8 +79,8 @@ def cached_pipeline(
 class CachedLoading(BaseTransform):
     """Load an image or a mask from a pack, or with the wrapped transform.
 
-    Required keys: ``sample_idx``, and those of the wrapped transform. Added keys: those of the
-    wrapped transform.
+    Required keys: ``sample_idx`` and those of the wrapped transform.
+    Added keys: those of the wrapped transform.
 
     Args:
         load: One of the transforms that :func:`cached_pipeline` replaces.
@@ -93,7 +93,7 @@ class CachedLoading(BaseTransform):
         self.sources, self.field = _LOADERS[type(load)]
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Add the pixels, in an array of their own.
+        """Add a copy of the pixels.
 
         Raises:
             ValueError: If the pack is damaged.
@@ -116,8 +116,8 @@ class CachedLoading(BaseTransform):
 class PixelPack:
     """Decoded images of the samples of a data set.
 
-    It is pickled as a path; each process opens the file itself. The file is read instead of mapped
-    into memory, because truncating a mapped file would kill the process.
+    The open file is not pickled; each process opens it itself. It is not mapped into memory,
+    because truncating a mapped file would kill the process.
 
     Args:
         path: The file.
@@ -135,25 +135,21 @@ class PixelPack:
 
     @property
     def table(self) -> np.ndarray:
-        """Rows of the samples; fewer if the file is truncated."""
+        """Table (samples, 9), int64; with fewer rows if the file is truncated."""
         if self._table is None:
             head = self._read(0, self.count * _ROW_BYTES)
             rows = head[: len(head) // _ROW_BYTES * _ROW_BYTES]
             self._table = rows.view(np.int64).reshape(-1, _COLUMNS)
         return self._table
 
-    def read(self, place: int, files: Sequence[str]) -> np.ndarray | None:
-        """Return the pixels of a sample; None if they are missing or its files have changed.
-
-        Args:
-            place: Index of the sample.
-            files: Files of the sample.
+    def read(self, index: int, files: Sequence[str]) -> np.ndarray | None:
+        """Return the pixels of a sample; None if they are not cached or its files have changed.
 
         Raises:
             ValueError: If the pixels are damaged.
         """
-        if place < len(self.table):
-            row = self.table[place]
+        if index < len(self.table):
+            row = self.table[index]
             shape = _shape(row)
             if not shape or tuple(row[_STATE].tolist()) != _state(files):
                 return None
@@ -166,7 +162,7 @@ class PixelPack:
         )
 
     def matches(self, states: np.ndarray) -> bool:
-        """Return whether the pack exists, is complete, and contains files in these states."""
+        """Return whether the pack exists, is complete, and the files still have these states."""
         if not self.path.is_file() or not self.path.stat().st_size:
             return False
         table = self.table
@@ -178,7 +174,7 @@ class PixelPack:
         return bool((table[:, _OFFSET:] >= 0).all() and (ends <= size).all())
 
     def _read(self, offset: int, count: int) -> np.ndarray:
-        """Read bytes of the file, uint8; fewer at its end."""
+        """Read up to ``count`` bytes as uint8."""
         if self._file is None:
             self._file = self.path.open('rb', buffering=0)
         content = np.empty(count, np.uint8)
@@ -193,11 +189,11 @@ class PixelPack:
 def _prepare(
     folder: Path, samples: Sequence[Mapping[str, Any]], load: Any, limit: int
 ) -> PixelPack | None:
-    """Find or write the pack of the samples as decoded by ``load``; None if there is no room."""
+    """Find or write the pack of the samples as decoded by ``load``; None if the folder is full."""
     sources, field = _LOADERS[type(load)]
     files = [[osp.abspath(sample[key]) for key in sources if key in sample] for sample in samples]
     hints = [sample.get(_DRAWN_ON) if field != 'img' else None for sample in samples]
-    # Other versions may decode to other pixels.
+    # Other versions of these libraries may decode to other pixels.
     versions = cv2.__version__, PIL.__version__, mmcv.__version__, READER_VERSION, _COLUMNS
     how = [type(load).__name__, sorted(vars(load).items()), *versions]
     name = hashlib.sha256('\0'.join(map(str, [how, *zip(files, hints, strict=True)])).encode())
@@ -236,7 +232,7 @@ def _prepare(
 def _write(
     path: Path, inputs: Sequence[dict[str, Any]], states: np.ndarray, load: Any, room: int
 ) -> None:
-    """Decode the input files of ``load`` and write a pack."""
+    """Decode each input once with ``load`` and write a pack of at most ``room`` bytes."""
     _, field = _LOADERS[type(load)]
     table = np.zeros((len(inputs), _COLUMNS), np.int64)
     table[:, _STATE] = states
@@ -244,26 +240,26 @@ def _write(
     first: dict[tuple[Any, ...], int] = {}
     with atomic_writer(path) as out:
         out.seek(end)
-        for place, results in enumerate(inputs):
+        for index, results in enumerate(inputs):
             key = tuple(results.values())
-            if first.setdefault(key, place) < place:
-                table[place] = table[first[key]]
+            if first.setdefault(key, index) < index:
+                table[index] = table[first[key]]
                 continue
             pixels = _decode(load, {**results, 'seg_fields': []}, field)
             if pixels is None:
                 continue
             if end + pixels.nbytes > room:
                 break
-            table[place, _OFFSET] = end
-            table[place, _SHAPE] = (*pixels.shape, 0)[:3]
-            table[place, _CHECKSUM] = _checksum(pixels, pixels.shape)
+            table[index, _OFFSET] = end
+            table[index, _SHAPE] = (*pixels.shape, 0)[:3]
+            table[index, _CHECKSUM] = _checksum(pixels, pixels.shape)
             end += out.write(pixels.tobytes())
         out.seek(0)
         out.write(table.tobytes())
 
 
 def _decode(load: Any, results: dict[str, Any], field: str) -> np.ndarray | None:
-    """Return the pixels of an image if a pack can store them."""
+    """Return the pixels of an image; None if a pack cannot store them."""
     try:
         pixels = load(results)[field]
     except Exception:  # raised again when the sample is loaded
@@ -284,7 +280,7 @@ def _checksum(pixels: np.ndarray, shape: Sequence[int]) -> int:
 
 
 def _state(files: Sequence[str]) -> tuple[int, ...]:
-    """Return four numbers that change when one of the files changes."""
+    """Return four integers that change when one of the files changes."""
     states = [_state_of(file) for file in files]
     return states[0] if len(states) == 1 else tuple(map(hash, zip(*states, strict=True)))
 

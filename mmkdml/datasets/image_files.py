@@ -1,4 +1,4 @@
-"""Image files before decoding: opening, supported formats and kinds, EXIF orientation."""
+"""Opening of image files and checks before decoding: format, depth, channels, orientation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-#: Supported formats, recognized by content instead of suffix. EPS is excluded because Pillow runs
+#: Supported formats, recognized by content, not by suffix. EPS is excluded because Pillow executes
 #: such files with Ghostscript.
 FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
-# Modes of Pillow; images with an alpha channel must be opaque.
+# Supported modes of Pillow; images with an alpha channel must be opaque.
 _MODES = ('RGB', 'L', 'P', '1', 'RGBA', 'LA', 'PA')
 _WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 258, 274, 277, 339
-# Start of a JPEG 2000 codestream, and the bytes of a file that are searched for it.
+# Marker at the start of a JPEG 2000 codestream, and the number of bytes searched for it.
 _CODESTREAM, _SEARCHED_BYTES = b'\xff\x4f\xff\x51', 2**20
 _BUFFERED_BYTES = 2**22
 _TO_RGB = 'Convert it to 8-bit RGB'
@@ -36,8 +36,8 @@ def check_kind(image: Image.Image, path: str | Path, where: str = '') -> None:
     """Refuse an opened image that is not 8-bit grey, RGB or palette.
 
     Raises:
-        UnsupportedImageError: If the depth or the channels are not supported. The message contains
-            ``where``, such as the page.
+        UnsupportedImageError: If depth or channels are not supported. ``where``, such as
+            ``' on page 2'``, is part of the message.
     """
     mode = image.mode
     bits = _bits(image)
@@ -82,10 +82,9 @@ def check_opaque(image: Image.Image, path: str | Path) -> None:
 
 
 def has_more_pages(image: Image.Image) -> bool:
-    """Return whether a file has several images, without reading all of them.
+    """Return whether a file has several pages or frames, without reading all of them.
 
-    The additional images of a multi-picture JPEG (MPO) are previews and depth maps; they do not
-    count.
+    The additional images of a multi-picture JPEG (MPO), previews and depth maps, do not count.
     """
     if not isinstance(image, TiffImageFile):
         return image.format != 'MPO' and bool(getattr(image, 'is_animated', False))
@@ -99,13 +98,13 @@ def has_more_pages(image: Image.Image) -> bool:
 
 def stored_size(image: Image.Image) -> tuple[int, int]:
     """Return width and height of the stored pixels, before any EXIF rotation."""
-    if isinstance(image, TiffImageFile):  # some versions of Pillow turn its size
+    if isinstance(image, TiffImageFile):  # some versions of Pillow swap width and height
         return image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
     return image.size
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, read so far; 1 if there is none."""
+    """Return the EXIF orientation, 1 to 8, as far as the file is read; 1 if there is none."""
     if isinstance(image, TiffImageFile):
         value: Any = image.tag_v2.get(_ORIENTATION)
     else:
@@ -174,7 +173,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         with decoder_errors(path):
             if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
                 raise OSError('not a regular file')  # opening a named pipe would wait forever
-            # Pass no path: Pillow 13 maps the file and misreads a turned TIFF. Small files are
+            # Given a path, Pillow 13 maps the file and misreads a rotated TIFF. Small files are
             # buffered because TIFF tags are read in many pieces.
             file: Any = stack.enter_context(open(path, 'rb'))
             if os.fstat(file.fileno()).st_size <= _BUFFERED_BYTES:
@@ -186,12 +185,12 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def decoder_errors(path: str | Path) -> Iterator[None]:
-    """Turn any error of a decoder into a one-line ValueError that names the file."""
+    """Reraise any error of a decoder as a one-line ValueError that names the file."""
     try:
         yield
     except UnsupportedImageError:
         raise
-    except Exception as error:  # a broken file can raise nearly anything
+    except Exception as error:  # broken files raise errors of many types
         reason = ' '.join(str(error).split())
         raise ValueError(f'{path}: unreadable image ({type(error).__name__}: {reason})') from error
 

@@ -1,7 +1,8 @@
-"""Reader of images and binary masks, from a file to checked pixels.
+"""Reading of images and binary masks.
 
-Converters, loading transforms, image caches, figures and prediction all use it, so that they get
-the same pixels or the same error. :mod:`~mmkdml.datasets.image_files` opens and checks the files.
+Converters, loading transforms, image caches, figures and prediction all use these functions, so
+that they get the same pixels or the same error. :mod:`~mmkdml.datasets.image_files` opens and
+checks the files.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ from mmkdml.datasets.image_files import (
 MAX_PIXELS = 178_956_970
 #: Limit of the number of pages of a TIFF stack.
 MAX_PAGES = 5000
-#: Limit of the pixels of all pages of a stack, in images of the maximum size.
+#: Limit of the pixels of all pages of a stack, as a multiple of the limit of an image.
 PAGES_PER_IMAGE = 10
 #: Part of the key of image caches. Increase it whenever a file may be decoded to other pixels.
 READER_VERSION = 1
-#: Pixels that the mask of an image with EXIF orientation may refer to.
+#: Pixels of an image with EXIF orientation that a mask may refer to: before or after rotation.
 DRAWN_ON = ('stored', 'shown')
 
 _GREY = ('1', 'L', 'LA')
 _MASKS = ('L', '1', 'P', 'LA', 'PA')
-# Conversions from RGB (True) or grey (False) to an order.
+# Conversions to a channel order, from RGB (True) or grey (False).
 _CONVERSIONS: dict[tuple[str | None, bool], int] = {
     ('BGR', True): cv2.COLOR_RGB2BGR,
     ('L', True): cv2.COLOR_RGB2GRAY,
@@ -70,19 +71,19 @@ class ImageHeader:
 
     @property
     def shown_size(self) -> tuple[int, int]:
-        """Width and height of the image in a viewer."""
+        """Width and height after EXIF rotation, as in a viewer."""
         return self.size[::-1] if self.orientation > 4 else self.size
 
 
 def read_header(path: str | Path) -> ImageHeader:
-    """Read size and orientation of an image without checking or decoding its pixels.
+    """Read size and orientation of an image, without checking or decoding the pixels.
 
     Raises:
         ValueError: If the file is not an image.
     """
     with open_image(path) as image, decoder_errors(path):
         if image.format == 'PNG' and b'eXIf' in Path(path).read_bytes():
-            image.load()  # the chunk may come after the pixels
+            image.load()  # EXIF may come after the pixels
         return ImageHeader(stored_size(image), exif_orientation(image))
 
 
@@ -92,14 +93,14 @@ def read_image(
     modes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """Read the pixels of an image, turned by its EXIF orientation as in a viewer.
+    """Read the pixels of an image, rotated by its EXIF orientation as in a viewer.
 
     Args:
         path: File with one image: 8 bits per channel, grey, RGB or palette, without transparent
             pixels. An opaque alpha channel is dropped.
         order: ``'RGB'`` or ``'BGR'`` for (H, W, 3), ``'L'`` for grey values (H, W), None for (H, W)
             of a grey file and (H, W, 3) RGB otherwise.
-        modes: Allowed modes of Pillow, such as ``'RGB'``. Default: all supported ones.
+        modes: Allowed modes of Pillow, such as ``('RGB',)``. Default: all supported ones.
         max_pixels: Maximum number of pixels, checked before decoding.
 
     Returns:
@@ -117,7 +118,7 @@ def read_image_and_header(
     modes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[np.ndarray, ImageHeader]:
-    """Read the pixels, see :func:`read_image`, and the header of an image."""
+    """Read the pixels and the header of an image; see :func:`read_image`."""
     with open_image(path) as image:
         _check(image, path, max_pixels)
         with decoder_errors(path):
@@ -172,9 +173,10 @@ def read_binary_mask(
 
     Args:
         path: The mask.
-        header: Header of its image. The mask is returned for the shown pixels of that image.
-        drawn_on: ``'stored'`` or ``'shown'``: the pixels of the image that the mask refers to.
-            Required only if the sizes are ambiguous.
+        header: Header of its image. The mask is checked for size, and rotated to match the image
+            after EXIF rotation.
+        drawn_on: ``'stored'`` if the mask refers to the pixels of its image before EXIF rotation,
+            ``'shown'`` if after it. Required only if the size of the mask fits both.
 
     Raises:
         ValueError: If the file is unreadable, not grey, palette or black-and-white, has other
@@ -196,7 +198,7 @@ def read_binary_mask(
 def _fitted(
     mask: np.ndarray, header: ImageHeader, drawn_on: str | None, path: str | Path
 ) -> np.ndarray:
-    """Return the mask for the shown pixels of its image."""
+    """Check the size of a mask, and rotate it to match its image as displayed."""
     size = mask.shape[1], mask.shape[0]
     fits = [
         name
@@ -235,26 +237,26 @@ def _check(image: Image.Image, path: str | Path, max_pixels: int, where: str = '
 def _decode(
     image: Image.Image, path: str | Path, order: str | None, is_page: bool = False
 ) -> tuple[np.ndarray, ImageHeader]:
-    """Return the shown pixels and the header of a checked image, or of a page of a stack."""
+    """Decode a checked image, or a page of a stack, and rotate it by its EXIF orientation."""
     size, orientation = stored_size(image), exif_orientation(image)
-    # OpenCV decodes the most common kinds faster, to the same pixels.
+    # OpenCV decodes the most common formats faster, to the same pixels.
     is_tiff = isinstance(image, TiffImageFile)
     plain = image.mode in ('RGB', 'L')
     if image.format in ('JPEG', 'MPO') or (is_tiff and plain and orientation == 1 and not is_page):
         with decoder_errors(path):
             pixels = _decode_by_opencv(image, order or image.mode)
         return apply_orientation(pixels, orientation), ImageHeader(size, orientation)
-    image.info.pop('xmp', None)  # Pillow would apply its orientation to a TIFF only
+    image.info.pop('xmp', None)  # Pillow would apply its orientation, but only to TIFF
     with decoder_errors(path):
         image.load()
         check_opaque(image, path)
         color = image.mode not in _GREY
         pixels = np.asarray(image if plain else image.convert('RGB' if color else 'L'))
     conversion = _CONVERSIONS.get((order, color))
-    # Copied to be writable.
+    # A copy, because arrays of Pillow are read-only.
     pixels = pixels.copy() if conversion is None else cv2.cvtColor(pixels, conversion)
-    if not is_tiff:  # Pillow has turned a TIFF
-        orientation = exif_orientation(image)  # in a PNG, EXIF may come after the pixels
+    if not is_tiff:  # Pillow has already rotated a TIFF
+        orientation = exif_orientation(image)  # again: in a PNG, EXIF may come after the pixels
         pixels = apply_orientation(pixels, orientation)
     return pixels, ImageHeader(size, orientation)
 
@@ -268,7 +270,7 @@ def _decode_by_opencv(image: Image.Image, order: str) -> np.ndarray:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         content = file.read(min(limit, size))
-    # OpenCV 4 fills the missing rows of a JPEG.
+    # OpenCV 4 silently fills the missing rows of a truncated JPEG.
     is_jpeg = content.startswith(b'\xff\xd8')
     if is_jpeg and content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda'):
         raise OSError('the image is truncated')
@@ -281,7 +283,7 @@ def _decode_by_opencv(image: Image.Image, order: str) -> np.ndarray:
 
 
 def _seek_each(image: Image.Image, path: str | Path) -> Iterator[int]:
-    """Seek the pages of a TIFF in order and yield their numbers, from 1."""
+    """Seek each page of a TIFF in order and yield its number, from 1."""
     for number in count():
         with decoder_errors(path):
             try:

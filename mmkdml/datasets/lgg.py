@@ -15,6 +15,6 @@ class LGGDataset(SplitSegDataset):
 
 @DATASETS.register_module()
 class LGGSliceDataset(SplitClassificationDataset):
-    """MRI slices with and without tumour, for mmpretrain; split files of :class:`LGGDataset`."""
+    """MRI slices with and without tumour, for mmpretrain, from the same split files."""
 
     METAINFO = dict(classes=('no tumour', 'tumour'))

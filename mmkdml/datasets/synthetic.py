@@ -1,8 +1,8 @@
 """Synthetic brain-like slices in the layout of the LGG data set, for demos and tests.
 
-They resemble MRI enough for segmentation, without medical meaning. The channels are those of the
-real data: pre-contrast T1, FLAIR, post-contrast T1. The lesion is bright in FLAIR, and so are fat
-around the skull, small spots and rims of the ventricles: no threshold separates it.
+They have no medical meaning. The channels are those of the real data: pre-contrast T1, FLAIR and
+post-contrast T1. The lesion is bright in FLAIR, and so are fat around the skull, small spots and
+rims of the ventricles, so that no threshold separates it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-_MIN_LESION = 0.002  # fraction of the slice; a smaller one would be lost among the spots
-# Brightness of the tissues in pre-contrast, FLAIR, post-contrast
+_MIN_LESION = 0.002  # fraction of the slice; a smaller one would look like a spot
+# Brightness of the tissues in pre-contrast, FLAIR and post-contrast.
 _FAT = (0.80, 0.62, 0.80)
 _BONE = (0.06, 0.05, 0.06)
 _WHITE = (0.42, 0.34, 0.40)
@@ -24,7 +24,7 @@ _FLUID = (0.14, 0.08, 0.13)
 
 @dataclass(frozen=True)
 class _Patient:
-    """Random properties of a patient's slices. Lengths are in half widths of the slice."""
+    """Random properties of a patient's slices; lengths relative to half the width of a slice."""
 
     axes: tuple[float, float]
     tilt: float
@@ -50,7 +50,7 @@ def make_demo_data(
     depend on the number of patients.
 
     Args:
-        out: Folder to write to: missing, empty, or written by the same call.
+        out: Folder to write to: missing, empty, or with the files of the same call.
         patients: Number of patients.
         slices: Slices per patient, from the base of the brain to its top.
         size: Height and width in pixels, >= 32.
@@ -97,7 +97,7 @@ def make_demo_data(
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, width: float) -> np.ndarray:
-    """Return noise of standard deviation 1 with blobs of relative size ``width``."""
+    """Return noise of standard deviation 1 with blobs of size ``width``, relative to ``size``."""
     noise = rng.standard_normal((size, size)).astype(np.float32)
     noise = cv2.GaussianBlur(noise, (0, 0), width * size, borderType=cv2.BORDER_REFLECT)
     return (noise - noise.mean()) / noise.std()
@@ -198,7 +198,7 @@ def _draw_slice(
                         0.19 * opening * head + 0.01,
                     ),
                 )
-        ventricles = np.minimum(ventricles, -lesion)  # a lesion pushes them aside
+        ventricles = np.minimum(ventricles, -lesion)  # a lesion displaces them
         image[..., 1] += 0.16 * inside(ventricles + 0.04) * inside(brain)  # rim, in FLAIR only
         paint(_FLUID, inside(ventricles))
 

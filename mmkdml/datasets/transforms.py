@@ -17,14 +17,14 @@ from mmkdml.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class LoadCheckedImage(LoadImageFromFile):
-    """Load an image with ``images.read_image``, as converters and prediction do.
+    """Load an image with the checks of converters and prediction.
 
     Replaces mmcv's ``LoadImageFromFile``, which darkens images of 16 bits per channel, drops
-    transparency and all pages but the first, and decodes CMYK. Pixels of 8-bit grey and RGB files
-    are the same.
+    transparency and all pages but the first, and converts CMYK. The pixels of 8-bit grey and RGB
+    files are the same.
 
     Required key: ``img_path``.
-    Added keys: ``img`` (H, W, 3) uint8 BGR, turned by its EXIF orientation; ``img_shape``,
+    Added keys: ``img`` (H, W, 3) uint8 BGR, rotated by its EXIF orientation; ``img_shape``,
     ``ori_shape``; ``image_header``, used by :class:`LoadBinaryMask`.
 
     Args:
@@ -55,8 +55,8 @@ class LoadBinaryMask(BaseTransform):
     """Load a mask as 0 (background) and 1 (foreground); see ``images.read_binary_mask``.
 
     Replaces mmseg's ``LoadAnnotations``, which uses the indices of a palette image as classes and
-    accepts any value. A mask drawn on the stored pixels of an image with EXIF orientation is turned
-    with the image.
+    accepts any value. A mask drawn on the stored pixels of an image with EXIF orientation is
+    rotated with the image.
 
     Required keys: ``seg_map_path``, ``seg_fields``.
     Optional keys: ``img_path``, the image that the mask must fit; ``image_header``, read from the
@@ -82,7 +82,7 @@ def header_of(results: Mapping[str, Any]) -> ImageHeader | None:
         return results.get('image_header')
     try:
         return read_header(results['img_path'])
-    except ValueError:  # a format of another loader, without EXIF orientation
+    except ValueError:  # a format that only another loader reads, without EXIF orientation
         return None
 
 
@@ -90,20 +90,20 @@ def header_of(results: Mapping[str, Any]) -> ImageHeader | None:
 class AlbumentationsTransform(BaseTransform):
     """Apply albumentations transforms to ``img`` and to every map named in ``seg_fields``.
 
-    Augmentation is reproducible: each call seeds one random stream, shared by all transforms, from
-    NumPy's global state, which mmengine seeds in each worker (about 20 us per call). albumentations
-    2 uses its own random state, which is independent of NumPy's seed, and a ``Compose`` with a seed
-    gives all of its transforms equal streams. In training, :class:`~mmkdml.engine.ExactResumeHook`
-    seeds NumPy for each sample; without that hook set ``persistent_workers=True``, or every epoch
-    repeats the augmentation of the first.
+    Augmentation is reproducible: each call seeds one random stream for all transforms from NumPy's
+    global state, which mmengine seeds in each worker (about 20 us per call). By default,
+    albumentations 2 ignores NumPy's seed, and a ``Compose`` with a seed gives all of its transforms
+    equal streams. In training, :class:`~mmkdml.engine.ExactResumeHook` seeds NumPy for each sample;
+    without that hook set ``persistent_workers=True``, or every epoch repeats the augmentation of
+    the first.
 
-    Maps are resampled with nearest neighbours. Pixels from outside of the image are 0 in image and
-    maps unless a transform sets another value. Images with 3 channels are converted to RGB for the
-    transforms, and back to mmcv's BGR.
+    Maps are resampled with nearest neighbours. Pixels outside of the original image are 0 in image
+    and maps unless a transform sets another value. Images with 3 channels are converted to RGB for
+    the transforms, and back to mmcv's BGR.
 
     Args:
         transforms: Transforms of albumentations, or dicts with a class or its name as ``type`` and
-            its arguments. Compositions such as ``OneOf`` have ``transforms`` of their own.
+            its arguments. Compositions such as ``OneOf`` contain further ``transforms``.
 
     Required keys: ``img`` (H, W, C) or (H, W), the maps named in ``seg_fields`` (H, W).
     Modified keys: the same, and ``img_shape``.

@@ -21,13 +21,15 @@ class Calibration(BaseMetric):
     The confidence of a prediction is the probability of the predicted class; for masks each pixel
     is a prediction. ``<name>/calibration/ECE`` is the expected calibration error of Guo et al.
     (2017), in percent: the mean of |accuracy - confidence| over bins of equal width, weighted by
-    their predictions. After the evaluation :attr:`table` contains the reliability diagrams, in the
-    main process: columns ``member, low, high, answers, confidence, accuracy`` with a row per bin,
-    where ``answers`` is the number of predictions, and the others are in [0, 1] and ``nan`` in
-    empty bins. :class:`mmkdml.engine.ReliabilityHook` saves and draws it.
+    their numbers of predictions.
 
-    Unlike the calibration error of torchmetrics, which stores every prediction (gigabytes for
-    pixels), this metric stores three numbers per bin.
+    After the evaluation :attr:`table` contains the reliability diagrams, in the main process: a row
+    per bin with the columns ``member, low, high, answers, confidence, accuracy``. ``answers`` is
+    the number of predictions; the other numbers are in [0, 1], or ``nan`` in empty bins.
+    :class:`mmkdml.engine.ReliabilityHook` saves and draws it.
+
+    Stores three numbers per bin, whereas the calibration error of torchmetrics stores every
+    prediction (gigabytes for pixels).
 
     Args:
         bins: Number of bins in [0, 1].
@@ -36,7 +38,7 @@ class Calibration(BaseMetric):
 
     Raises:
         ValueError: If ``bins`` is less than 1; in ``process`` if a sample has no ground truth, or
-            predictions of another size.
+            sizes differ.
 
     Example:
         >>> metric = dict(type=MemberMetrics, metric=dict(type=Accuracy))
@@ -67,7 +69,7 @@ class Calibration(BaseMetric):
             )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the errors from the counts of all samples, and set :attr:`table`."""
+        """Compute the calibration errors from the counts of all samples, and set :attr:`table`."""
         edges = np.linspace(0, 1, self.bins + 1)
         tables, values = [], {}
         for name, (number, confidence, right) in sum_by_name(results).items():

@@ -16,16 +16,16 @@ from mmkdml.registry import METRICS
 
 @METRICS.register_module()
 class CaseTable(BaseMetric):
-    """Collect a row per image and member, in addition to other metrics; adds no values of its own.
+    """Collect a row per image and member; reports no values.
 
-    After the evaluation :attr:`table` contains, in the main process, for
+    After the evaluation :attr:`table` contains, in the main process, the columns
 
-    - classification the columns ``member, id, group, truth, pred`` (class indices);
-    - segmentation ``member, id, group, label, tp, fp, fn``: pixel counts, with a row per foreground
-      class ``label`` (1 to K - 1).
+    - ``member, id, group, truth, pred`` (class indices) for classification;
+    - ``member, id, group, label, tp, fp, fn`` (pixel counts) for segmentation, with a row per
+      foreground class ``label``, 1 to K - 1.
 
-    Members are named as in :class:`MemberMetrics`. Any metric based on counts can be computed from
-    the table, for any subset of images.
+    Members are named as in :class:`MemberMetrics`. Metrics based on counts can be computed from the
+    table for any subset of images.
 
     Args:
         ignore_index: Label of pixels that are ignored.
@@ -33,7 +33,7 @@ class CaseTable(BaseMetric):
 
     Raises:
         ValueError: In ``process``, if a sample has no ``id`` or ``group`` in its metainfo, or is
-            not a labelled sample of either task.
+            neither a classification nor a segmentation sample with ground truth.
     """
 
     default_prefix = 'cases'  # unused, but mmengine warns without one

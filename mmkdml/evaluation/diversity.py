@@ -1,4 +1,4 @@
-"""Diversity of the students: how much an ensemble can gain from them."""
+"""Diversity of the students, from which their ensemble gains."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Diversity(BaseMetric):
 
 
 def _values(counts: np.ndarray) -> dict[str, float]:
-    """Compute the values from the counts of predictions, differences, and errors (a, b, both)."""
+    """Compute the values from the counts of predictions, differences and errors (a, b, both)."""
     with np.errstate(invalid='ignore'):
         differ, wrong_a, wrong_b, wrong_both = counts[1:] / counts[0]
         spread = np.sqrt(wrong_a * (1 - wrong_a) * wrong_b * (1 - wrong_b))

@@ -20,7 +20,7 @@ LEAST_PROBABILITY = 1e-7
 
 @dataclass(frozen=True, eq=False)
 class _Comparison:
-    """Counts (K, K) by class of the teacher and of the member, and the summed divergence."""
+    """Confusion matrix (K, K) of the teacher (rows) and a member, and the summed divergence."""
 
     confusion: np.ndarray
     divergence: float
@@ -36,7 +36,7 @@ class _Comparison:
 class Fidelity(BaseMetric):
     """Agreement of students and ensemble with the teacher (Tables 11 and 12 of the paper).
 
-    The predictions of the teacher replace the ground truth. The keys are ``<name>/fidelity/<key>``:
+    The predictions of the teacher replace the ground truth. Keys are ``<name>/fidelity/<key>``:
 
     - classification: ``accuracy``, the fraction of images with the label of the teacher (agreement
       in Stanton et al., 2021), in percent;
@@ -97,7 +97,7 @@ class Fidelity(BaseMetric):
         return values
 
     def _overlap(self, confusion: np.ndarray) -> dict[str, float]:
-        """Compute IoU and F1 from (K, K) counts of the teacher's (rows) and a student's classes."""
+        """Compute IoU and F1 from a confusion matrix."""
         hits = confusion.diagonal()
         counts = np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])[:, 1:]
         metric = ForegroundIoU()
@@ -112,7 +112,7 @@ def _compare(own: Predictions, teacher: Predictions, name: str) -> _Comparison:
             f'expected predictions of {name} for the same pixels and classes as the teacher, got '
             f'(M, K) {shapes[0]} and {shapes[1]}'
         )
-    # Imported here because it takes as long as torch.
+    # Imported here because it takes as long as importing torch.
     from torchmetrics.functional import kl_divergence
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 

@@ -1,4 +1,4 @@
-"""IoU and F1 of the foreground, from counts over the whole data set and per case."""
+"""IoU and F1 of the foreground, pooled over the data set and per case."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.evaluation import IoUMetric
 
+from mmkdml.functional.checks import check_choice
 from mmkdml.registry import METRICS
-
-EMPTY = ('skip', 'perfect')
 
 
 @METRICS.register_module()
 class ForegroundIoU(BaseMetric):
     """IoU and F1 of the foreground in percent (eq. 12 and 13 of the paper).
 
-    Pixels are counted over the whole data set before the division:
+    Pixels are counted over the entire data set before the division:
     ``IoU = TP / (TP + FP + FN)`` and ``F1 = 2 TP / (2 TP + FP + FN)``. Class 0 is the background.
-    With more than one foreground class, ``IoU`` and ``F1`` are means over the foreground classes
-    that occur, and ``IoU_<class>``, ``F1_<class>`` are reported, too.
+    With several foreground classes, ``IoU`` and ``F1`` are means over those that occur, and
+    ``IoU_<class>`` and ``F1_<class>`` are reported as well.
 
     With ``per_case`` the counts are also pooled per case (such as a patient). ``case_IoU`` and
-    ``case_F1`` are means over the cases for each class, averaged over the foreground classes.
+    ``case_F1`` are means over the cases, then over the foreground classes.
 
     **Missing foreground.** An image without foreground adds only its false positives to the counts.
-    A case with foreground in either truth or prediction scores 0. A case with foreground in neither
-    is undefined (0 / 0) and skipped with ``empty='skip'``, or scores 100 with ``empty='perfect'``.
-    A class that does not occur in any truth or prediction is ``nan``, with a warning, and excluded
-    from means.
+    A case with foreground in only one of truth and prediction scores 0. A case with foreground in
+    neither is undefined (0 / 0): it is skipped, or scores 100 with ``empty='perfect'``. A class
+    that does not occur in any truth or prediction is ``nan``, with a warning, and excluded from
+    means.
 
     Args:
         per_case: Metainfo key of the case, such as ``'group'``, or ``'img_path'`` for single
-            images. None disables the ``case_`` values.
-        empty: ``'skip'`` or ``'perfect'``, see above.
+            images. Default: no ``case_`` values.
+        empty: ``'skip'`` or ``'perfect'``: treatment of cases without foreground.
         ignore_index: Label of pixels that are ignored.
         collect_device: See mmengine's ``BaseMetric``.
         prefix: See mmengine's ``BaseMetric``. Default: ``'foreground'``.
@@ -60,8 +59,7 @@ class ForegroundIoU(BaseMetric):
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        if empty not in EMPTY:
-            raise ValueError(f'Invalid empty: expected one of {EMPTY}, got {empty!r}')
+        check_choice('empty', empty, ('skip', 'perfect'))
         self.per_case = per_case
         self.empty = empty
         self.ignore_index = ignore_index
@@ -119,7 +117,7 @@ class ForegroundIoU(BaseMetric):
 
 
 def foreground_classes(dataset_meta: dict | None) -> Sequence[str]:
-    """Return the names of all classes but the background, class 0.
+    """Return the names of all classes except the background, class 0.
 
     Raises:
         ValueError: If the data set has fewer than two classes.
@@ -127,9 +125,8 @@ def foreground_classes(dataset_meta: dict | None) -> Sequence[str]:
     classes = (dataset_meta or {}).get('classes') or ()
     if len(classes) < 2:
         raise ValueError(
-            "Invalid 'classes' in the metainfo of the data set: expected the background and at "
-            'least '
-            f'one foreground class, got {classes!r}'
+            "Invalid 'classes' in the metainfo of the data set: expected the background and one or "
+            f'more foreground classes, got {classes!r}'
         )
     return classes[1:]
 

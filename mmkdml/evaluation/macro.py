@@ -22,13 +22,11 @@ ITEMS = ('precision', 'recall', 'f1-score')
 class MacroPrecisionRecall(SingleLabelMetric):
     """Precision, recall and F1 of the top-1 class, averaged over classes, in percent.
 
-    Equal to ``sklearn.metrics.precision_recall_fscore_support(truth, predicted, average='macro',
+    Equals ``sklearn.metrics.precision_recall_fscore_support(truth, predicted, average='macro',
     zero_division=0)``: the mean over the classes that occur in truth or predictions. The precision
     of a class that is never predicted and the recall of a class without images are
-    ``zero_division``. mmpretrain's ``SingleLabelMetric`` averages over all classes of the data set
-    instead, and counts 0 for those that do not occur.
-
-    Classes without images and classes that are never predicted are logged.
+    ``zero_division``; such classes are logged. mmpretrain's ``SingleLabelMetric`` averages over all
+    classes of the data set instead, with 0 for those that do not occur.
 
     Args:
         items: Some of ``'precision'``, ``'recall'`` and ``'f1-score'``.
@@ -55,7 +53,7 @@ class MacroPrecisionRecall(SingleLabelMetric):
         self.zero_division = zero_division
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics from truth, and scores or predicted label, of each image."""
+        """Compute the metrics from the truth and the scores or predicted label of each image."""
         truth = torch.cat([one['gt_label'] for one in results]).numpy()
         if 'pred_score' in results[0]:
             scores = torch.stack([one['pred_score'] for one in results])

@@ -26,8 +26,8 @@ class Panel(NamedTuple):
 
     Attributes:
         image: (H, W, 3), uint8, RGB.
-        masks: Masks (H, W) by name of the column, in order; non-zero is foreground. ``'truth'`` is
-            outlined in every column, with 255 ignored, and the other columns show their IoU with
+        masks: Masks (H, W) by name of the column, in order; non-zero is foreground. ``'truth'``, in
+            which 255 is ignored, is outlined in every column, and the titles contain the IoU with
             it.
         title: Text to the left of the row.
     """

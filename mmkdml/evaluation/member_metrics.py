@@ -42,9 +42,9 @@ class MemberMetrics(BaseMetric):
 
     The name of the member is prepended to the metric's keys: ``teacher/accuracy/top1``,
     ``student_1/accuracy/top1``, ``ensemble/accuracy/top1``. A model without members is reported as
-    ``model``. Each name has its own copy of the metrics, so that the values equal those of
-    evaluating each member separately, also with several processes. Log output of a metric (such as
-    mmseg's table of classes) begins with the name.
+    ``model``. Each name has a separate copy of the metrics, so that the values equal those of
+    evaluating each member separately, also with several processes. The log output of a metric (such
+    as mmseg's table of classes) begins with the name.
 
     Args:
         metric: Metric of any framework, built or as a config, or a list of them.
@@ -86,7 +86,7 @@ class MemberMetrics(BaseMetric):
                 f'metric={metric!r}, include={include!r}'
             )
         self.include = None if include is None else tuple(include)
-        # Built here to find mistakes before training; copied for each name.
+        # Built here to raise errors before training; copied for each name.
         self._metrics = [METRICS.build(one) if isinstance(one, dict) else one for one in metrics]
         self._names: tuple[str, ...] = ()
         self._evaluators: dict[str, Evaluator] = {}
@@ -106,7 +106,13 @@ class MemberMetrics(BaseMetric):
         """Pass each member's view of N samples, as returned by ``predict``, to its metrics."""
         views = [member_views(sample) for sample in data_samples]
         for view in views:
-            self._names = self._names or self._check_names(tuple(view))
+            if not self._names:
+                unknown = sorted(set(self.include or ()) - set(view))
+                if unknown:
+                    raise ValueError(
+                        f'Invalid include: expected some of {list(view)}, got {unknown}'
+                    )
+                self._names = tuple(view)
             if tuple(view) != self._names:
                 raise ValueError(
                     'expected the same members in all samples of an evaluation, got '
@@ -140,7 +146,7 @@ class MemberMetrics(BaseMetric):
         return metrics
 
     def compute_metrics(self, results: list) -> dict:
-        """Not used: ``evaluate`` calls the metrics of each member."""
+        """Raise NotImplementedError, because ``evaluate`` calls the metrics of each member."""
         raise NotImplementedError('MemberMetrics has no results: call evaluate()')
 
     def _new_evaluator(self) -> Evaluator:
@@ -149,19 +155,13 @@ class MemberMetrics(BaseMetric):
     def _reported(self) -> list[str]:
         return [name for name in self._names if self.include is None or name in self.include]
 
-    def _check_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = sorted(set(self.include or ()) - set(names))
-        if unknown:
-            raise ValueError(f'Invalid include: expected some of {list(names)}, got {unknown}')
-        return names
-
 
 def _as_dict(sample: Any) -> Any:
     return sample.to_dict() if isinstance(sample, BaseDataElement) else sample
 
 
 def member_views(sample: Any) -> dict[str, dict]:
-    """Return a sample per name: shared truth and metainfo with the predictions of that name."""
+    """Return a dict per member: shared truth and metainfo, and the predictions of the member."""
     fields = dict(_as_dict(sample))
     members = fields.pop('members', None)
     if members is None:
@@ -172,7 +172,7 @@ def member_views(sample: Any) -> dict[str, dict]:
             f'Invalid member name {ENSEMBLE!r}: it is reserved for the ensemble of the students, '
             f'got the members {list(members)}. Rename it'
         )
-    # A member without some field must not be scored by the ensemble's.
+    # A member that lacks a field must not be evaluated with the ensemble's.
     shared = {k: v for k, v in fields.items() if not k.startswith(_PREDICTION_FIELDS)}
     views = {name: {**shared, **_as_dict(own)} for name, own in members.items()}
     return {**views, ENSEMBLE: fields}
@@ -180,7 +180,7 @@ def member_views(sample: Any) -> dict[str, dict]:
 
 @contextmanager
 def _named_log(name: str) -> Iterator[None]:
-    """Prepend ``[name]`` to log messages, because the table of a metric has no name."""
+    """Prepend ``[name]`` to log messages, because the tables of metrics do not name the member."""
 
     def head(record: LogRecord) -> bool:
         record.msg = f'[{name}] {record.msg}'

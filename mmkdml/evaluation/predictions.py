@@ -1,4 +1,4 @@
-"""Predictions of each member in one form for classification and segmentation."""
+"""Predictions of each member, in a common form for classification and segmentation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmkdml.names import ENSEMBLE
 
 
 class Predictions(NamedTuple):
-    """Predictions of a member for one image: M = 1 for classification, M pixels for segmentation.
+    """Predictions of a member for one image: M is 1, or the number of pixels in segmentation.
 
     Attributes:
         labels: Predicted classes, (M,), long.
@@ -30,7 +30,8 @@ class Predictions(NamedTuple):
 def predictions_by_name(sample: Any) -> dict[str, Predictions]:
     """Return the predictions of each member and the ensemble, or of ``model`` for a plain network.
 
-    The scores of an ensemble, maxima over the students, may sum to more than 1 and are normalized.
+    Scores are normalized, because those of an ensemble (maxima over the students) may sum to more
+    than 1.
 
     Raises:
         ValueError: If the predictions of a member belong to neither task.
@@ -53,7 +54,7 @@ def truth_of(sample: Any) -> Tensor:
 
 
 def sum_by_name(results: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum the values of all samples by name, in the order in which names occur."""
+    """Sum the values of all samples by name, in order of occurrence."""
     sums: dict[str, Any] = {}
     for sample in results:
         for name, counts in sample.items():
@@ -67,7 +68,7 @@ def _predictions(view: dict, name: str) -> Predictions:
         scores = view['seg_logits']['data'].detach().double().flatten(1).mT
         if scores.shape[1] == 1:  # mmseg applied the sigmoid
             scores = torch.cat([1 - scores, scores], dim=1)
-        elif name != ENSEMBLE:  # ensembles have probabilities
+        elif name != ENSEMBLE:  # the scores of an ensemble are probabilities
             scores = scores.softmax(dim=1)
     elif {'pred_label', 'pred_score'} <= set(view):
         labels, scores = view['pred_label'].flatten(), view['pred_score'].detach().double()[None]

@@ -18,12 +18,12 @@ ACCURACY_COLOR, GAP_COLOR = '#0072B2', '#D55E00'
 def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
     """Draw a reliability diagram for each member.
 
-    Bars show the accuracy by confidence, hatched up or down to the mean confidence. The line is the
+    Bars are the accuracy by confidence; the gap to the mean confidence is hatched. The line is the
     fraction of predictions in each bin.
 
     Args:
-        table: See :class:`Calibration`.
-        path: File to write: PNG, SVG or PDF, by its suffix.
+        table: Attribute ``table`` of :class:`Calibration`.
+        path: File to write: PNG, SVG or PDF, according to its suffix.
 
     Raises:
         ValueError: If the table is empty.

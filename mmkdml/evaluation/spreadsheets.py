@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-# Numbers with a sign are excluded.
+# Matches text that spreadsheets execute, but not numbers with a sign.
 _FORMULA = re.compile(r'(?![-+][\d.]+$)[=+\-@\t\n]')
 
 
@@ -15,7 +15,7 @@ def csv_text(table: pd.DataFrame) -> str:
     """Format a table as CSV without its index, escaping formulas.
 
     Spreadsheets execute text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a newline, and
-    names of files and classes may come from untrusted sources. Such text, in cells and headers, is
+    names of files and classes may come from untrusted sources. In cells and headers, such text is
     prefixed with an apostrophe.
     """
     texts = table.select_dtypes(exclude='number')
@@ -26,5 +26,5 @@ def csv_text(table: pd.DataFrame) -> str:
 def _escape(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    value = value.replace('\r', '\n')  # '\r' is not quoted and would end the row
+    value = value.replace('\r', '\n')  # a carriage return is not quoted and would end the row
     return f"'{value}" if _FORMULA.match(value) else value

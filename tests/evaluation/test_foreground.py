@@ -214,9 +214,7 @@ def test_built_from_registry_with_prefix():
 
 
 def test_unknown_empty_policy_raises():
-    with pytest.raises(
-        ValueError, match=r"empty: expected one of \('skip', 'perfect'\), got 'zero'"
-    ):
+    with pytest.raises(ValueError, match="empty: expected one of skip, perfect, got 'zero'"):
         ForegroundIoU(empty='zero')
 
 
@@ -224,7 +222,7 @@ def test_unknown_empty_policy_raises():
 def test_missing_foreground_classes_raise(meta):
     metric = ForegroundIoU()
     metric.dataset_meta = meta
-    with pytest.raises(ValueError, match="'classes' .*: expected the background and at least one"):
+    with pytest.raises(ValueError, match="'classes' .* background .* foreground class"):
         metric.process(None, [sample('1', '1')])
 
 

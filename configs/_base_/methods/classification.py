@@ -1,4 +1,4 @@
-"""Base of the methods: a frozen ResNet50 teaches a ResNet18 by predictions at T = 4.
+"""Base of the compared methods: a frozen ResNet50 teaches a ResNet18 by predictions at T = 4.
 
 Cross-entropy and predictions have weight 1, as in DefangChen/SimKD, except for the method SimKD.
 """
@@ -23,7 +23,7 @@ predictions = dict(
     ),
 )
 features = dict(source='teacher', learner='student', knowledge='features')
-# For methods that use all stages; the last stage of the teacher ends with its block.
+# For methods that use all stages; the last stage of the teacher ends with its 1x1 block.
 teacher_stages = ['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'neck.conv_block']
 student_stages = ['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'backbone.layer4']
 

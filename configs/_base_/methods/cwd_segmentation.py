@@ -1,4 +1,4 @@
-"""Channel-wise distillation of maps and logits as in the code of CIRKD, without projector."""
+"""Channel-wise distillation of feature maps and logits as in the code of CIRKD, no projector."""
 
 from mmengine.config import read_base
 

@@ -1,6 +1,6 @@
-"""Base of the methods: a frozen U-Net on ResNet50 teaches one on ResNet18 by predictions.
+"""Base of the compared methods: a frozen U-Net with ResNet50 teaches one with ResNet18.
 
-Predictions are compared per pixel at T = 1 with weight 1, as in winycg/CIRKD, except for DSD and
+Predictions are compared per pixel at T = 1 with weight 1, as in winycg/CIRKD, except in DSD and
 EMKD.
 """
 
@@ -19,7 +19,7 @@ predictions = dict(
     loss=dict(type=PixelWiseLoss),
 )
 features = dict(source='teacher', learner='student', knowledge='features')
-# The map before the last convolution, as in CIRKD.
+# The feature map before the last convolution, as in CIRKD.
 last_map = dict(features, source_tap='decode_head.blocks.4', learner_tap='decode_head.blocks.4')
 
 model = dict(

@@ -1,4 +1,4 @@
-"""SemCKD as in its code and that of SimKD: all pairs of stages, batches of eight."""
+"""SemCKD as in the code of SemCKD and SimKD: all pairs of stages, batches of eight."""
 
 from mmengine.config import read_base
 

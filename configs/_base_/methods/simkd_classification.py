@@ -7,7 +7,7 @@ from mmkdml.models import SimKDLoss, SimKDNeck
 with read_base():
     from .classification import features, model, resnet18
 
-# The teacher pools maps of 512 channels, and has a classifier of the student's form.
+# The teacher pools feature maps of 512 channels; its classifier has the student's shape.
 student = dict(resnet18, neck=dict(type=SimKDNeck, in_channels=512, out_channels=512))
 model['members'].update(student=student)
 model.update(

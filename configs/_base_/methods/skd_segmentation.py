@@ -1,4 +1,4 @@
-"""Structured distillation as in the code of CIRKD: pixels, and pairs of regions at stride 8."""
+"""SKD (structured distillation) as in the code of CIRKD: pixels, and region pairs at stride 8."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation as in the code of SimKD: last maps."""
+"""Similarity-preserving distillation as in the code of SimKD: last feature maps."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""SRRL as in the code of SimKD: pooled last maps through the classifier of the teacher."""
+"""SRRL as in the code of SimKD: pooled last feature maps, classified by the teacher."""
 
 from mmengine.config import read_base
 

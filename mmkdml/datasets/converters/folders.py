@@ -34,13 +34,13 @@ def class_folder_rows(
             image is a group.
 
     Returns:
-        A row per image, and the names of the classes, sorted; the labels are their indices.
-        The id is the path below ``source`` without suffix.
+        A row per image, and the sorted names of the classes. The label is the index of the class,
+        the id the path below ``source`` without suffix.
 
     Raises:
         FileNotFoundError: If ``source`` is not a folder.
-        ValueError: If there are fewer than two classes, or images or ``group_regex`` are invalid;
-            lists up to 10 problems.
+        ValueError: If there are fewer than two classes, or images or ``group_regex`` are invalid.
+            The message lists up to 10 problems.
     """
     source = source_folder(source, 'the folder with one folder of images per class')
     problems = Problems(source)
@@ -51,8 +51,7 @@ def class_folder_rows(
     classes = sorted({image_id.partition('/')[0] for image_id in images})
     if len(classes) < 2:
         raise ValueError(
-            f'expected a folder of images for each of two classes or more in {source}, '
-            f'got {classes}'
+            f'expected folders of images of two classes or more in {source}, got {classes}'
         )
     groups = _groups(images.values(), group_regex)
 
@@ -66,9 +65,8 @@ def class_folder_rows(
             group=groups[images[image_id]],
             label=classes.index(image_id.partition('/')[0]),
         )
-        for image_id, _ in problems.check_each(sorted(images), check, 'checking images')
+        for image_id, _ in problems.check_each(sorted(images), check)
     ]
-    problems.stop_if_any()
     return rows, tuple(classes)
 
 
@@ -89,17 +87,16 @@ def mask_pair_rows(
             there is a ``mask_suffix``. See :func:`~mmkdml.datasets.images.read_binary_mask`.
         mask_suffix: Suffix of the masks' names: ``'_mask'`` pairs ``a.jpg`` with ``a_mask.png``.
         group_regex: See :func:`class_folder_rows`.
-        drawn_on: ``'stored'`` or ``'shown'``: the pixels that masks of images with EXIF orientation
-            refer to, if the sizes are ambiguous.
+        drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
 
     Returns:
-        A row per image: id is its path below ``images`` without suffix; label 1 if the mask has any
-        foreground.
+        A row per image: the id is its path below ``images`` without suffix, the label 1 if the mask
+        has any foreground.
 
     Raises:
         FileNotFoundError: If a folder does not exist.
         ValueError: If a folder is not below ``source``, there are no images, a file is invalid, or
-            images and masks do not match; lists up to 10 problems.
+            images and masks do not match. The message lists up to 10 problems.
     """
     source = source_folder(source, 'the folder with the folders of images and of masks')
     problems = Problems(source)
@@ -109,14 +106,12 @@ def mask_pair_rows(
     )
     if image_folder == mask_folder and not mask_suffix:
         raise ValueError(
-            'Invalid mask_suffix: expected a suffix, because images and masks share a folder, got '
-            'none'
+            'Invalid mask_suffix: expected a suffix if images and masks share a folder, got none'
         )
     mask_files = [
         name for name in _images(mask_folder, source) if Path(name).stem.endswith(mask_suffix)
     ]
-    apart = set(mask_files)
-    image_files = [name for name in _images(image_folder, source) if name not in apart]
+    image_files = sorted({*_images(image_folder, source)} - {*mask_files})
     if not image_files:
         raise ValueError(f'no images ({", ".join(SUFFIXES)}) in {image_folder}')
     image_paths = _by_id(image_files, problems, images)
@@ -140,9 +135,8 @@ def mask_pair_rows(
             label=int(foreground),
             mask=mask_paths[image_id],
         )
-        for image_id, foreground in problems.check_each(paired, check, 'checking images')
+        for image_id, foreground in problems.check_each(paired, check)
     ]
-    problems.stop_if_any()
     return rows
 
 
@@ -170,8 +164,8 @@ def convert_folders(
         masks: Folder of masks below ``source``.
         mask_suffix: Suffix of the masks' names.
         group_regex: Regular expression that finds the group in an image's path below ``source``.
-        masks_drawn_on: See ``drawn_on`` of :func:`mask_pair_rows`; recorded in ``splits.json``,
-            where the data set finds it.
+        masks_drawn_on: ``drawn_on`` of :func:`~mmkdml.datasets.images.read_binary_mask`, recorded
+            in ``splits.json`` for the data set.
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
@@ -208,7 +202,7 @@ def _inside(source: Path, name: str, what: str) -> Path:
 
 
 def _images(folder: Path, source: Path) -> list[str]:
-    """Return the paths of the images in a folder, relative to the source; links are followed."""
+    """Return the sorted paths of the images in a folder, relative to ``source``."""
     files = (
         Path(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)
@@ -225,7 +219,7 @@ def _images(folder: Path, source: Path) -> list[str]:
 def _by_id(
     paths: Iterable[str], problems: Problems, folder: str = '.', suffix: str = ''
 ) -> dict[str, str]:
-    """Return paths by id: the path without folder, file suffix and mask suffix."""
+    """Return paths by image id: the path without folder, file suffix and mask suffix."""
     by_id: dict[str, str] = {}
     for path in paths:
         image_id = Path(path).relative_to(folder).with_suffix('').as_posix().removesuffix(suffix)
@@ -235,7 +229,6 @@ def _by_id(
 
 
 def _groups(paths: Collection[str], regex: str | None) -> dict[str, str]:
-    """Return the group of each image."""
     if regex is None:
         return {path: path for path in paths}
     try:

@@ -1,4 +1,4 @@
-"""Converter of HAM10000: images, ``HAM10000_metadata.csv`` and lesion masks."""
+"""Converter for HAM10000: images, ``HAM10000_metadata.csv`` and lesion masks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pandas as pd
 from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
-    check_choice,
     mask_has_foreground,
     masks_info,
     source_folder,
 )
 from mmkdml.datasets.images import read_image
 from mmkdml.datasets.splits import SplitRow, balance_rows, split_rows, write_splits
+from mmkdml.functional.checks import check_choice
 
 DIAGNOSES = ('akiec', 'bcc', 'bkl', 'df', 'mel', 'nv', 'vasc')
 METADATA = 'HAM10000_metadata.csv'
@@ -40,13 +40,13 @@ def ham10000_rows(
         drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
 
     Returns:
-        A row per image: its lesion is the group, the index of its ``dx`` in :data:`DIAGNOSES` the
-        label.
+        A row per image: the group is its lesion, the label the index of its ``dx`` in
+        :data:`DIAGNOSES`.
 
     Raises:
         FileNotFoundError: If ``source`` is not a folder or has no ``HAM10000_metadata.csv``.
         ValueError: If there are no images, a file or row is invalid, or files and rows do not
-            match; lists up to 10 problems.
+            match. The message lists up to 10 problems.
     """
     source = source_folder(source, f'the folder with the images and {METADATA}')
     problems = Problems(source)
@@ -74,13 +74,12 @@ def ham10000_rows(
             read_image(images[name], modes=('RGB',))
 
     rows = []
-    for name, _ in problems.check_each(sorted(metadata), check, 'checking images'):
+    for name, _ in problems.check_each(sorted(metadata), check):
         lesion, label = metadata[name]
         paths = {
             kind: by_name[name].relative_to(source).as_posix() for kind, by_name in files.items()
         }
         rows.append(SplitRow(name, paths['image'], lesion, label, paths.get('mask')))
-    problems.stop_if_any()
     return rows
 
 
@@ -103,13 +102,13 @@ def convert_ham10000(
         source: Folder with the images and ``HAM10000_metadata.csv``.
         out: Folder for the split files.
         task: ``'cls'``, or ``'seg'`` with masks. Both have the same images in each split.
-        split_by: ``'lesion'`` keeps the images of a lesion together; ``'image'`` does not, and
-            leaks.
+        split_by: ``'lesion'`` keeps the images of a lesion in one split; ``'image'`` does not, so
+            that metrics are overestimated.
         balance: Samples per diagnosis in a training epoch, see
             :func:`~mmkdml.datasets.balance_rows`. ``'mean'`` keeps the length of the epoch;
             ``'none'`` disables balancing. Default: ``'mean'`` for ``'cls'``, ``'none'`` for
             ``'seg'``.
-        masks_drawn_on: See :func:`convert_folders`.
+        masks_drawn_on: See :func:`convert_folders`; only for ``'seg'``.
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
@@ -186,7 +185,7 @@ def _read_metadata(path: Path, problems: Problems) -> dict[str, tuple[str, int]]
 
 
 def _by_name(files: Iterable[Path], problems: Problems, suffix: str = '') -> dict[str, Path]:
-    """Return files by their stem without the suffix; hidden files of archives are skipped."""
+    """Return files by stem without the suffix; hidden files, as archives contain, are skipped."""
     by_name: dict[str, Path] = {}
     for path in sorted(files):
         name = path.stem.removesuffix(suffix)

@@ -1,4 +1,4 @@
-"""Converter of LGG MRI segmentation (``kaggle_3m``)."""
+"""Converter for LGG MRI segmentation (``kaggle_3m``)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
-    check_choice,
     mask_has_foreground,
     masks_info,
     source_folder,
 )
 from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
+from mmkdml.functional.checks import check_choice
 
 
 def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:
@@ -26,13 +26,13 @@ def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:
         drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
 
     Returns:
-        A row per slice: id is the stem of the file, group the folder of the patient, label 1 if the
-        mask has any foreground.
+        A row per slice: the id is the stem of the file, the group the folder of the patient, the
+        label 1 if the mask has any foreground.
 
     Raises:
         FileNotFoundError: If ``source`` is not a folder.
-        ValueError: If there are no slices, a file is invalid, or images and masks do not match;
-            lists up to 10 problems.
+        ValueError: If there are no slices, a file is invalid, or images and masks do not match.
+            The message lists up to 10 problems.
     """
     source = source_folder(source, 'the folder kaggle_3m, with one folder per patient')
     problems = Problems(source)
@@ -69,10 +69,9 @@ def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:
             mask=mask.relative_to(source).as_posix(),
         )
         for (image, mask), tumour in problems.check_each(
-            pairs, lambda pair: mask_has_foreground(*pair, drawn_on=drawn_on), 'checking slices'
+            pairs, lambda pair: mask_has_foreground(*pair, drawn_on=drawn_on)
         )
     ]
-    problems.stop_if_any()
     return rows
 
 
@@ -90,8 +89,8 @@ def convert_lgg(
     Args:
         source: The folder ``kaggle_3m``.
         out: Folder for the split files.
-        split_by: ``'patient'`` keeps the slices of a patient together; ``'image'`` does not, and
-            leaks.
+        split_by: ``'patient'`` keeps the slices of a patient in one split; ``'image'`` does not, so
+            that metrics are overestimated.
         masks_drawn_on: See :func:`convert_folders`.
         ratios: Shares of train, val and test.
         seed: Any integer.

@@ -1,4 +1,4 @@
-"""Converter of PCam in the layout of the Histopathologic Cancer Detection challenge."""
+"""Converter for PCam in the layout of the Histopathologic Cancer Detection challenge."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitR
     Raises:
         FileNotFoundError: If ``source`` is not a folder or has no ``train_labels.csv``.
         ValueError: If there are no images, ``subset`` is odd, negative or too large, or an image or
-            row is invalid; lists up to 10 problems.
+            row is invalid. The message lists up to 10 problems.
     """
     source = source_folder(source, 'the folder with train/ and train_labels.csv')
     if subset < 0 or subset % 2:
         raise ValueError(
-            'expected an even number of images to choose, half of each class, or 0 '
-            f'for all, got {subset}'
+            'Invalid subset: expected an even number of images, half of each class, or 0 for all, '
+            f'got {subset}'
         )
     problems = Problems(source)
     labels = _read_pcam_labels(source / 'train_labels.csv', problems)
@@ -51,8 +51,8 @@ def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitR
         classes = [[name for name in chosen if labels[name] == label] for label in (0, 1)]
         if min(map(len, classes)) < subset // 2:
             raise ValueError(
-                f'a subset of {subset} needs {subset // 2} images of each class; '
-                f'there are {len(classes[0])} normal and {len(classes[1])} metastasis'
+                f'Invalid subset {subset}: expected {subset // 2} images of each class, '
+                f'got {len(classes[0])} normal and {len(classes[1])} metastasis'
             )
         # A separate stream, so that the subset is independent of the split.
         rng = random.Random(f'subset {seed}')
@@ -66,9 +66,8 @@ def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitR
 
     rows = [
         SplitRow(name, f'train/{name}.tif', name, labels[name])
-        for name, _ in problems.check_each(chosen, check, 'checking images')
+        for name, _ in problems.check_each(chosen, check)
     ]
-    problems.stop_if_any()
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Checks of source folders, shared by the converters: all problems are reported in one error."""
+"""Checks of source folders, shared by the converters, which report all problems in one error."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.progress import track
 
 from mmkdml.datasets.images import DRAWN_ON, read_binary_mask, read_image_and_header
 from mmkdml.datasets.splits import SplitRow
+from mmkdml.functional.checks import check_choice
 
 Splits = dict[str, list[SplitRow]]
 MAX_PROBLEMS = 10
@@ -22,14 +23,14 @@ _R = TypeVar('_R')
 
 
 class Problems:
-    """Problems of a source folder, to be raised in one error."""
+    """Problems of a source folder, raised in one error."""
 
     def __init__(self, source: Path) -> None:
         self.source = source
         self.found: list[str] = []
 
     def add(self, problem: str) -> None:
-        """Add a problem, and raise all of them as ValueError if it is the tenth."""
+        """Add a problem; if it is the tenth, raise ValueError with all of them."""
         self.found.append(problem)
         if len(self.found) == MAX_PROBLEMS:
             self.stop_if_any()
@@ -41,25 +42,23 @@ class Problems:
             lines = ''.join(f'\n  - {problem}' for problem in self.found)
             raise ValueError(f'Invalid source folder {self.source}{more}:{lines}')
 
-    def check_each(
-        self, items: Sequence[_T], check: Callable[[_T], _R], description: str
-    ) -> Iterator[tuple[_T, _R]]:
-        """Yield each item with the result of ``check``; its ValueErrors become problems.
+    def check_each(self, items: Sequence[_T], check: Callable[[_T], _R]) -> Iterator[tuple[_T, _R]]:
+        """Yield each valid item with the result of ``check``, then raise the problems, if any.
 
-        Items are checked in threads, because Pillow releases the GIL while it decodes.
+        A ValueError of ``check`` is a problem. Items are checked in threads, because the decoders
+        release the GIL.
         """
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            # Batches stop soon after the tenth problem, and bound the memory.
+            # Batches limit the memory and the work after the tenth problem.
             batches = (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
             submitted = (
                 pair
                 for batch in batches
                 for pair in [(item, pool.submit(check, item)) for item in batch]
             )
-            # Progress on stderr; stdout is for the table.
-            console = Console(stderr=True)
+            console = Console(stderr=True)  # stdout is for the table
             for item, future in track(
-                submitted, description, total=len(items), console=console, transient=True
+                submitted, 'checking images', total=len(items), console=console, transient=True
             ):
                 try:
                     result = future.result()
@@ -67,22 +66,15 @@ class Problems:
                     self.add(str(error).removeprefix(f'{self.source}/'))
                 else:
                     yield item, result
+        self.stop_if_any()
 
 
 def source_folder(source: str | Path, what: str) -> Path:
-    """Return a path; raise FileNotFoundError, describing the content, if it is not a folder."""
+    """Convert ``source`` to a path; raise FileNotFoundError if it is not a folder."""
     source = Path(source)
     if not source.is_dir():
         raise FileNotFoundError(f'{source} is not a folder; expected {what}')
     return source
-
-
-def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError if the value of an argument is not allowed."""
-    if value not in allowed:
-        raise ValueError(
-            f'Invalid {name}: expected {" or ".join(map(repr, allowed))}, got {value!r}'
-        )
 
 
 def mask_has_foreground(
@@ -99,7 +91,7 @@ def mask_has_foreground(
 
 
 def masks_info(drawn_on: str | None) -> dict[str, str]:
-    """Return the entry ``masks_drawn_on`` of ``splits.json``, empty for None."""
+    """Return the entry ``masks_drawn_on`` of ``splits.json``; empty for None."""
     if drawn_on is None:
         return {}
     check_choice('masks_drawn_on', drawn_on, DRAWN_ON)

@@ -1,4 +1,4 @@
-"""Manifest of split files: a hash per file, so that files of different splits are never mixed."""
+"""Manifest of split files: a hash per file, which detects files that do not belong together."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def check_manifest(path: str | Path) -> None:
-    """Check that a split file and its siblings are those that were written together.
+    """Check that a split file and those written with it are unchanged.
 
-    Folders without a manifest are accepted, and so are files with other names.
+    Folders without a manifest and files with other names are not checked.
 
     Raises:
         ValueError: If the manifest does not list the file, a listed file is missing or has changed,
-            or writing the files was interrupted.
+            or writing was interrupted.
     """
     path = Path(path)
     folder = path.parent
@@ -86,8 +86,8 @@ def write_split_files(
 ) -> list[Path]:
     """Write split files and their manifest as one unit.
 
-    If the process is killed, a reader gets all previous files, all new files or an error: while
-    files are replaced, the manifest contains only ``unfinished``.
+    If the process is killed, readers get the previous files, the new files or an error: while files
+    are replaced, the manifest contains only ``unfinished``.
 
     Args:
         folder: Folder to write to; created if missing.
@@ -100,7 +100,7 @@ def write_split_files(
 
     Raises:
         FileExistsError: If the folder contains other split files and ``force`` is not set.
-        OSError: If a file cannot be written.
+        OSError: If writing a file fails.
     """
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = (json_text({**info, HASHES: hashes}, indent=2) + '\n').encode()

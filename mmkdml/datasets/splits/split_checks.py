@@ -1,4 +1,4 @@
-"""Checks of split rows: repeats, duplicates, shared groups, links out of the data folder."""
+"""Checks of split rows: repeats, duplicates, shared groups, links that leave the data folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
 def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
     """Raise ValueError if a file or a folder on its path is a link out of ``root``."""
     top = osp.join(osp.realpath(root), '')
-    real_folders: dict[str, str] = {}  # resolved once per folder
+    real_folders: dict[str, str] = {}  # cached, because resolving is slow
     for row in rows:
         for path in filter(None, (row.path, row.mask)):
             folder, name = osp.split(osp.join(root, path))

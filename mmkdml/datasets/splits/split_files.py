@@ -2,7 +2,7 @@
 
 Columns are ``id,path,group,label``, with ``mask`` after ``path`` for segmentation, and ``repeats``
 last if training images are repeated to balance the classes. Paths are POSIX and relative to the
-data folder, so that both can be moved. Images of one group (a patient, a lesion) look alike, and a
+data folder, so that the data can be moved. Images of one group (a patient, a lesion) look alike; a
 group belongs to one split unless requested otherwise.
 """
 
@@ -44,8 +44,8 @@ def write_splits(
 ) -> list[Path]:
     """Write ``<split>.csv`` for each split, and the manifest ``splits.json``.
 
-    Equal arguments give equal bytes on every machine. The files are one unit: a process that is
-    killed leaves the previous files, the new files, or files that :func:`read_split` refuses.
+    Equal arguments give equal bytes on every machine. A process that is killed leaves the previous
+    files, the new files, or files that :func:`read_split` refuses.
 
     Args:
         out_dir: Folder to write to; created if missing.
@@ -54,7 +54,7 @@ def write_splits(
         force: Replace split files that differ.
 
     Returns:
-        Paths of the written files.
+        Paths of the split files and of the manifest.
 
     Raises:
         ValueError: If a split is unknown or empty, has a duplicate id or image, masks are missing
@@ -77,7 +77,7 @@ def write_splits(
 
 
 def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, list[SplitRow]]:
-    """Record the present content of split files that were written or edited by hand.
+    """Record the current content of split files that were written or edited by hand.
 
     Args:
         folder: Folder with at least one of ``train.csv``, ``val.csv`` and ``test.csv``.
@@ -90,7 +90,7 @@ def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, 
     Raises:
         FileNotFoundError: If there is no split file.
         ValueError: If a file is invalid, an id or (unless split by image) a group is in two splits,
-            images of validation or test are repeated, or writing the files was interrupted.
+            images of validation or test are repeated, or writing was interrupted.
     """
     folder = Path(folder)
     try:
@@ -121,9 +121,8 @@ def read_split(path: str | Path) -> list[SplitRow]:
     Raises:
         FileNotFoundError: If the file does not exist.
         TypeError: If ``path`` is not a path.
-        ValueError: If columns or a row are invalid, an id or image is duplicate or there are no
-            rows (the message names file and line), or if the file or one that was written with it
-            has changed (see :func:`accept_splits`).
+        ValueError: If the columns or a row are invalid, an id or image is duplicate, there are no
+            rows, or the file or one written with it has changed (see :func:`accept_splits`).
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f'Invalid ann_file: expected the path of a split file, got {path!r}')

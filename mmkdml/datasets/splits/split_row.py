@@ -1,4 +1,4 @@
-"""Row of a split file: one image."""
+"""Rows of split files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _UNWRITABLE = re.compile('[\r\0\ud800-\udfff]')
 
 @dataclass(frozen=True)
 class SplitRow:
-    """Image of a data set.
+    """Image of a data set, a row of a split file.
 
     Attributes:
         id: Name of the image, unique in the data set.
         path: File of the image, POSIX, relative to the data folder.
-        group: Name that the image shares with similar images (patient, lesion).
+        group: Name shared by similar images, such as those of a patient or lesion.
         label: Class index, >= 0.
         mask: File of the mask, like ``path``; None if the data set has no masks.
         repeats: Number of times that a training epoch uses the image, >= 1.

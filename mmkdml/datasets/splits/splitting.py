@@ -1,4 +1,4 @@
-"""Division of images into splits by whole groups, and class balancing of the training split."""
+"""Division of images into splits by group, and class balancing of the training split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmkdml.names import SPLITS
 def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) -> dict[str, str]:
     """Assign every group to one of the splits ``train``, ``val`` and ``test``.
 
-    Groups are visited in a random order; each goes to the split that is furthest below its share.
+    In random order, each group is assigned to the split that is furthest below its share.
     The result depends on names, sizes, ratios and seed, but not on the order of ``sizes``.
 
     Args:
@@ -52,7 +52,7 @@ def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) 
             f'{", ".join(remaining)}, got {len(sizes)}: {sorted(sizes)}. Set a ratio to '
             '0 to omit a split, or split by image'
         )
-    # Python guarantees the sequence of random() only, across versions.
+    # random() is the only method with the same sequence in all versions of Python.
     rng = random.Random(seed)
     order = [name for _, name in sorted((rng.random(), name) for name in sorted(sizes))]
     empty = set(remaining)
@@ -75,14 +75,14 @@ def split_rows(
     by_image: bool = False,
     by_class: bool = False,
 ) -> dict[str, list[SplitRow]]:
-    """Divide images into splits by whole groups.
+    """Divide images into splits, without dividing groups.
 
     Args:
         rows: The images, in any order.
         ratios: Shares of train, val and test; see :func:`assign_groups`.
         seed: Any integer.
-        by_image: Ignore groups. Images of one group are then in several splits, and metrics are
-            overestimated; only for comparison with results of such splits.
+        by_image: Ignore groups. Similar images are then in several splits, so that metrics are
+            overestimated; only to compare with results of such splits.
         by_class: Divide the images of each label separately, so that every split has the same class
             proportions (to within one group per class).
 
@@ -90,7 +90,7 @@ def split_rows(
         Rows of each split with a positive share, sorted by id.
 
     Raises:
-        ValueError: If the arguments of :func:`assign_groups` are invalid, for each class with
+        ValueError: If the arguments of :func:`assign_groups` are invalid, for any class with
             ``by_class``; if an id is duplicate; or if a group has several classes with
             ``by_class``.
     """
@@ -126,7 +126,7 @@ def balance_rows(rows: Iterable[SplitRow], target: int, seed: int = 0) -> list[S
     """Under- or oversample every class to the same number of samples.
 
     A larger class keeps a random subset. In a smaller class all images are repeated equally often,
-    and a random subset once more.
+    and a random subset is repeated once more.
 
     Args:
         rows: Images of a training split without repeats, in any order.

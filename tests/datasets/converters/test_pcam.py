@@ -40,7 +40,7 @@ def test_pcam_subset_is_balanced_and_reproducible(pcam):
 @pytest.mark.parametrize(
     ('subset', 'message'),
     [
-        (10, 'a subset of 10 needs 5 images of each class; there are 8 normal and 4 metastasis'),
+        (10, 'subset 10: expected 5 images of each class, got 8 normal and 4 metastasis'),
         (3, 'an even number .* got 3'),
         (-2, 'an even number .* got -2'),
     ],
@@ -94,7 +94,7 @@ def test_pcam_tool(pcam, tmp_path, run_tool, capsys):
         ]
         assert len(set(ids)) == len(ids) == number
     assert 'configs/kdml/r50_r18x2_v3_pcam.py' in capsys.readouterr().out
-    with pytest.raises(SystemExit, match='there are 8 normal and 4 metastasis'):
+    with pytest.raises(SystemExit, match='got 8 normal and 4 metastasis'):
         run_tool('pcam.py', pcam, '--out', tmp_path / 'more')  # 20000 by default
 
 

@@ -3,12 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from mmkdml.datasets.converters.source_checks import (
-    Problems,
-    check_choice,
-    mask_has_foreground,
-    source_folder,
-)
+from mmkdml.datasets.converters.source_checks import Problems, mask_has_foreground, source_folder
 
 
 def refuse_odd(number):
@@ -19,10 +14,11 @@ def refuse_odd(number):
 
 def test_items_are_checked_in_order_and_errors_collected(tmp_path):
     problems = Problems(source_folder('/', 'a folder') / 'source')
-    assert list(problems.check_each(range(6), refuse_odd, 'checking')) == [(0, 0), (2, -2), (4, -4)]
-    assert problems.found == ['1: odd', '3: odd', '5: odd']
+    valid = []
     with pytest.raises(ValueError, match='Invalid source folder /source:\n  - 1: odd\n  - 3: o'):
-        problems.stop_if_any()
+        valid.extend(problems.check_each(range(6), refuse_odd))
+    assert valid == [(0, 0), (2, -2), (4, -4)]
+    assert problems.found == ['1: odd', '3: odd', '5: odd']
 
 
 def test_tenth_problem_stops_the_check(tmp_path):
@@ -33,16 +29,14 @@ def test_tenth_problem_stops_the_check(tmp_path):
         raise ValueError(f'{number}')
 
     with pytest.raises(ValueError, match='stopped after 10') as error:
-        list(Problems(tmp_path).check_each(range(10_000), check, 'checking'))
+        list(Problems(tmp_path).check_each(range(10_000), check))
     assert str(error.value).count('\n  - ') == 10
     assert len(checked) < 1000
 
 
 def test_check_without_problems_leaves_no_threads(tmp_path):
     before = set(threading.enumerate())  # threads of other tests may end in between
-    problems = Problems(tmp_path)
-    assert len(list(problems.check_each(range(50), abs, 'checking'))) == 50
-    problems.stop_if_any()
+    assert len(list(Problems(tmp_path).check_each(range(50), abs))) == 50
     for thread in set(threading.enumerate()) - before:
         thread.join(300)  # it is about to end
         assert not thread.is_alive()
@@ -50,19 +44,13 @@ def test_check_without_problems_leaves_no_threads(tmp_path):
 
 def test_other_errors_are_raised(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        list(Problems(tmp_path).check_each([0], lambda number: 1 / number, 'checking'))
+        list(Problems(tmp_path).check_each([0], lambda number: 1 / number))
 
 
-def test_source_that_is_no_folder_raises(tmp_path):
+def test_source_that_is_not_a_folder_raises(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(FileNotFoundError, match='file is not a folder; expected some images'):
         source_folder(tmp_path / 'file', 'some images')
-
-
-def test_check_choice():
-    check_choice('color', 'red', ('red', 'green'))
-    with pytest.raises(ValueError, match="color: expected 'red' or 'green', got 'blue'"):
-        check_choice('color', 'blue', ('red', 'green'))
 
 
 def test_mask_has_foreground(tmp_path, save):
