@@ -118,13 +118,17 @@ def check_finite(network: nn.Module, weights: Mapping[str, Any], source: Any) ->
     statistics; other buffers may contain them, such as attention masks filled with ``-inf``.
     """
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
-    _raise_if_any(find_non_finite(weights, parameters), source)
+    check_values(weights, source, parameters)
 
 
-def check_values(weights: Any, source: Any) -> None:
-    """Check values like :func:`check_finite`, recognizing parameters by their usual names."""
-    if isinstance(weights, Mapping):
-        _raise_if_any(find_non_finite(weights), source)
+def check_values(weights: Any, source: Any, parameters: Collection[str] = ()) -> None:
+    """Check values like :func:`check_finite`, recognizing parameters by their usual names, too."""
+    problems = find_non_finite(weights, parameters) if isinstance(weights, Mapping) else []
+    if problems:
+        raise ValueError(
+            f'The weights in {source} are invalid: expected finite numbers, got NaN or infinite '
+            f'values in {len(problems)} tensors. Use an earlier checkpoint{listed(problems)}'
+        )
 
 
 def find_non_finite(weights: Mapping[str, Any], parameters: Collection[str] = ()) -> list[str]:
@@ -150,14 +154,6 @@ def _can_be_nan(value: Any) -> bool:
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
         return False
     return not value.is_meta and (value.is_floating_point() or value.is_complex())
-
-
-def _raise_if_any(problems: list[str], source: Any) -> None:
-    if problems:
-        raise ValueError(
-            f'The weights in {source} are invalid: expected finite numbers, got NaN or infinite '
-            f'values in {len(problems)} tensors. Use an earlier checkpoint{listed(problems)}'
-        )
 
 
 def listed(problems: list[str]) -> str:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import mmkdml.compat  # noqa: F401
-
 ROOT = Path(__file__).parents[1]
 # By owner: a class (its methods, and the attributes that its instances set) or a module.
 PRIVATE_APIS = {

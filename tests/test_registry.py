@@ -4,6 +4,7 @@ import sys
 
 import mmengine.registry
 import pytest
+from mmengine.registry import Registry
 
 from mmkdml import registry
 
@@ -24,8 +25,8 @@ FOUND = {
 NAMES = tuple(FOUND)
 
 
-def test_all_registries_are_exported():
-    assert sorted(registry.__all__) == sorted(NAMES)
+def test_all_registries_are_known():
+    assert {key for key, one in vars(registry).items() if isinstance(one, Registry)} == set(NAMES)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -2,8 +2,6 @@ import pytest
 import yaml
 from mmengine.fileio import load
 
-import mmkdml.compat  # noqa: F401
-
 BOMBS = {
     'lists': ('[x, x]', '[*{0}, *{0}]'),
     'dicts': ('{k: x, l: x}', '{k: *{0}, l: *{0}}'),

@@ -211,8 +211,8 @@ def _fitted(
             f'{path}: the mask is {size[0]}x{size[1]}, its image {width}x{height}. Masks must have '
             'the size of their images'
         )
-    turned = apply_orientation(mask, header.orientation)
-    if np.array_equal(turned, mask):
+    rotated = apply_orientation(mask, header.orientation)
+    if np.array_equal(rotated, mask):
         return mask
     if drawn_on is None and len(fits) > 1:
         raise ValueError(
@@ -225,7 +225,7 @@ def _fitted(
             f'{path}: the mask is {size[0]}x{size[1]} and was drawn on the {fits[0]} pixels of its '
             f'image with EXIF orientation {header.orientation}, but masks_drawn_on is {drawn_on!r}'
         )
-    return turned if (drawn_on or fits[0]) == 'stored' else mask
+    return rotated if (drawn_on or fits[0]) == 'stored' else mask
 
 
 def _check(image: Image.Image, path: str | Path, max_pixels: int, where: str = '') -> None:

@@ -7,8 +7,8 @@ rims of the ventricles, so that no threshold separates it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -20,25 +20,6 @@ _BONE = (0.06, 0.05, 0.06)
 _WHITE = (0.42, 0.34, 0.40)
 _GREY = (0.33, 0.43, 0.34)
 _FLUID = (0.14, 0.08, 0.13)
-
-
-@dataclass(frozen=True)
-class _Patient:
-    """Random properties of a patient's slices; lengths relative to half the width of a slice."""
-
-    axes: tuple[float, float]
-    tilt: float
-    gain: np.ndarray
-    gyri: np.ndarray
-    ragged: np.ndarray
-    bias: np.ndarray
-    ventricle: float
-    lesion_at: tuple[float, float]
-    lesion_size: tuple[float, float]
-    lesion_height: float
-    lesion_depth: float
-    lesion_gain: np.ndarray
-    spots: np.ndarray
 
 
 def make_demo_data(
@@ -103,10 +84,11 @@ def _smooth_noise(rng: np.random.Generator, size: int, width: float) -> np.ndarr
     return (noise - noise.mean()) / noise.std()
 
 
-def _draw_patient(rng: np.random.Generator, size: int) -> _Patient:
+def _draw_patient(rng: np.random.Generator, size: int) -> SimpleNamespace:
+    """Draw the properties of a patient's slices; lengths are relative to half the width."""
     angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 0.55)
     lesion = rng.uniform(0.14, 0.34)
-    return _Patient(
+    return SimpleNamespace(
         axes=(rng.uniform(0.64, 0.74), rng.uniform(0.80, 0.90)),
         tilt=rng.uniform(-0.15, 0.15),
         gain=rng.uniform(0.8, 1.15) * rng.uniform(0.9, 1.1, 3),
@@ -132,7 +114,7 @@ def _draw_patient(rng: np.random.Generator, size: int) -> _Patient:
 
 
 def _draw_slice(
-    patient: _Patient, height: float, size: int, rng: np.random.Generator
+    patient: SimpleNamespace, height: float, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a slice at a height from 0 (base) to 1 (top): RGB (S, S, 3) and mask (S, S), uint8."""
     line = np.linspace(-1, 1, size, dtype=np.float32)

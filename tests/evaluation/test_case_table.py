@@ -1,10 +1,6 @@
 import pandas as pd
 import pytest
 import torch
-
-import mmkdml.compat  # noqa: F401
-
-# isort: split
 from mmengine.evaluator import Evaluator
 from mmengine.structures import BaseDataElement, PixelData
 from mmpretrain.structures import DataSample

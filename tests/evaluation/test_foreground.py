@@ -5,10 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-
-import mmkdml.compat  # noqa: F401
-
-# isort: split
 from mmengine.logging import MMLogger
 from mmseg.evaluation import IoUMetric
 

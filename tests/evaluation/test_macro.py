@@ -3,10 +3,6 @@ import math
 
 import pytest
 import torch
-
-import mmkdml.compat  # noqa: F401
-
-# isort: split
 from mmpretrain.evaluation import SingleLabelMetric
 
 from mmkdml.evaluation import MacroPrecisionRecall, MemberMetrics

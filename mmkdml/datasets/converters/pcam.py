@@ -80,13 +80,9 @@ def convert_pcam(
     force: bool = False,
 ) -> Splits:
     """Write the split files of PCam; see :func:`pcam_rows` and :func:`convert_lgg`."""
+    info = dict(dataset='pcam', subset=subset, seed=seed, ratios=[float(r) for r in ratios])
     splits = split_rows(pcam_rows(source, subset, seed), ratios, seed)
-    write_splits(
-        out,
-        splits,
-        dict(dataset='pcam', subset=subset, seed=seed, ratios=[float(r) for r in ratios]),
-        force,
-    )
+    write_splits(out, splits, info, force)
     return splits
 
 
