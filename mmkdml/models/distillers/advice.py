@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmkdml.models.distillers.transfer_terms import Outputs, Shape, TransferTerm
-from mmkdml.models.transfers import FEATURES, Transfer
+from mmkdml.models.transfers import Transfer
+from mmkdml.modes import FEATURES
 
-#: Arguments of a transfer to change.
+#: New values of a transfer's arguments, by name.
 Change = dict[str, Any]
 #: Words advice for transfers and their changes.
 Advise = Callable[[Sequence[tuple[Transfer, Change]]], str]
 #: Builds a changed transfer; raises ``ValueError`` if it is invalid.
 Attempt = Callable[[Transfer], None]
-#: Yields name and output shape of the modules of a member that can be tapped, the last one first.
+#: Yields name and output shape of a member's modules that can be tapped, the last one first.
 TappableModules = Callable[[str], Iterable[tuple[str, Shape]]]
 
 
@@ -70,23 +71,35 @@ def with_advice(
     tappable: TappableModules,
     advise: Advise,
 ) -> str:
-    """Return the messages of all mismatches with advice that was tried."""
+    """Return the messages of all mismatches and the changes with which the transfers are valid.
+
+    Args:
+        mismatches: Errors of the transfers.
+        attempt: Builds a changed transfer, to try a change.
+        tappable: Lists the modules of a member that can be tapped.
+        advise: Words the changes.
+    """
     sentences = [str(error) for error in mismatches]
     fixes = []
-    for error in mismatches:
-        if _differ_in_logits(error.term):
+    for term in (error.term for error in mismatches):
+        change: Change | None
+        if _differ_in_logits(term):
             sentences.append(
                 'Use the same number of logits in the heads of both members (num_classes; for a '
                 'segmentor out_channels, too)'
             )
-        change = _fix(error, attempt, tappable)
+            # Not tried, because the heads must be changed first.
+            projector = _projector_for(term)
+            change = projector and dict(projector=projector)
+        else:
+            change = _find_change(term, attempt, tappable)
+            if change is None:
+                sentences.append(
+                    'Choose taps with outputs of the same kind; tools/list_taps.py lists all taps '
+                    'with their shapes'
+                )
         if change is not None:
-            fixes.append((error.term.transfer, change))
-        elif not _differ_in_logits(error.term):
-            sentences.append(
-                'Choose taps with outputs of the same kind; tools/list_taps.py lists all taps with '
-                'their shapes'
-            )
+            fixes.append((term.transfer, change))
     return '. '.join([*dict.fromkeys(sentences), *([advise(fixes)] if fixes else [])])
 
 
@@ -108,35 +121,30 @@ def as_code(value: Any) -> str:
     return value.__name__ if isinstance(value, type) else repr(value)
 
 
-def _fix(error: ShapeMismatchError, attempt: Attempt, tappable: TappableModules) -> Change | None:
-    """Find the first change with which the transfer is valid."""
-    term = error.term
-    if _differ_in_logits(term):
-        change = _projector_change(term)
-        return change if len(term.source_shape) == 4 and change['projector'] else None
-    for change in _changes(term, tappable):
-        changed = dataclasses.replace(term.transfer, **change)
-        try:
-            attempt(changed)
-        except ShapeMismatchError as again:  # a projector may fit the new tap
-            if 'projector' in change or len({*map(len, _shapes(again.term))}) > 1:
-                continue
-            more = _projector_change(again.term)
-            try:
-                attempt(dataclasses.replace(changed, **more))
-            except ValueError:
-                continue
-            return {**change, **more}
-        except ValueError:
-            continue
-        return change
-    return None
+def _find_change(term: TransferTerm, attempt: Attempt, tappable: TappableModules) -> Change | None:
+    """Return the first change with which the transfer is valid."""
+    completed = (_complete(term, change, attempt) for change in _changes(term, tappable))
+    return next((change for change in completed if change is not None), None)
+
+
+def _complete(term: TransferTerm, change: Change, attempt: Attempt) -> Change | None:
+    """Add the projector that a change of taps may need; return None if it remains invalid."""
+    try:
+        attempt(dataclasses.replace(term.transfer, **change))
+    except ShapeMismatchError as mismatch:
+        changed = mismatch.term
+        if 'projector' in change or len(changed.source_shape) != len(changed.learner_shape):
+            return None
+        return _complete(term, {**change, 'projector': _projector_for(changed)}, attempt)
+    except ValueError:
+        return None
+    return change
 
 
 def _changes(term: TransferTerm, tappable: TappableModules) -> Iterator[Change]:
-    source, learner = _shapes(term)
+    source, learner = term.source_shape, term.learner_shape
     if len(source) == len(learner):
-        yield _projector_change(term)
+        yield dict(projector=_projector_for(term))
         return
     # Prefer feature maps to vectors, because maps keep positions.
     sides = [('source', learner), ('learner', source)]
@@ -148,24 +156,15 @@ def _changes(term: TransferTerm, tappable: TappableModules) -> Iterator[Change]:
             yield {f'{side}_tap': name}
 
 
-def _projector_change(term: TransferTerm) -> Change:
-    """Choose a projector for two shapes of the same number of dimensions."""
-    source, learner = _shapes(term)
+def _projector_for(term: TransferTerm) -> dict[str, Any] | None:
+    """Choose a projector for two shapes of the same number of dimensions, None if they match."""
+    source, learner = term.source_shape, term.learner_shape
     resize = source[2:] != learner[2:]
-    channels = source[1] != learner[1] and not _projects_channels(term)
-    predictions = term.transfer.knowledge != FEATURES  # classes are not projected
-    projector: dict[str, Any] | None = None
-    if resize and (predictions or not channels):
-        projector = dict(type='mmkdml.InterpolateProjector')
-    elif channels and not predictions:
+    features = term.transfer.knowledge == FEATURES  # logits are never projected to other channels
+    if features and source[1] != learner[1] and not _projects_channels(term):
         kind = 'Conv' if len(source) == 4 else 'Linear'
-        projector = dict(type=f'mmkdml.{kind}Projector', **(dict(resize=True) if resize else {}))
-    return dict(projector=projector)
-
-
-def _shapes(term: TransferTerm) -> tuple[Any, Any]:
-    """Return the shapes of source and learner before the projector."""
-    return term.source_shape, term.learner_shape
+        return dict(type=f'mmkdml.{kind}Projector', **(dict(resize=True) if resize else {}))
+    return dict(type='mmkdml.InterpolateProjector') if resize else None
 
 
 def _projects_channels(term: TransferTerm) -> bool:
@@ -174,5 +173,4 @@ def _projects_channels(term: TransferTerm) -> bool:
 
 
 def _differ_in_logits(term: TransferTerm) -> bool:
-    source, learner = _shapes(term)
-    return term.transfer.knowledge != FEATURES and source[1] != learner[1]
+    return term.transfer.knowledge != FEATURES and term.source_shape[1] != term.learner_shape[1]

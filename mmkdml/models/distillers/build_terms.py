@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,12 +34,10 @@ from mmkdml.models.distillers.transfer_terms import (
     tap_names,
 )
 from mmkdml.models.distillers.validation import reraise_as_value_error
-from mmkdml.models.losses import FeatureMSELoss, PredictionKLLoss
 from mmkdml.models.tasks import Task
-from mmkdml.models.transfers import FEATURES, PREDICTIONS, Tap, Transfer
+from mmkdml.models.transfers import DEFAULT_LOSSES, Tap, Transfer
+from mmkdml.modes import PREDICTIONS
 from mmkdml.registry import MODELS
-
-LOSS_TYPES: dict[str, type[nn.Module]] = {PREDICTIONS: PredictionKLLoss, FEATURES: FeatureMSELoss}
 
 
 def build_transfer_terms(
@@ -56,11 +54,11 @@ def build_transfer_terms(
         transfers: Transfers in the order of the losses.
         task: Task of the members.
         input_size: (H, W) of the blank image.
-        advise: Function that words the settings with which invalid transfers become valid.
+        advise: Words the changes with which invalid transfers are valid, for the error message.
 
     Raises:
-        ValueError: If a tap does not exist, a loss or projector is invalid, or shapes do not
-            match. The message has both members, taps and shapes, and settings that are valid.
+        ValueError: If a tap does not exist, a loss or projector is invalid, or shapes do not match;
+            the message then has both members, taps and shapes, and how to fix them.
     """
     terms, mismatches = _Builder(members, task, input_size).build(transfers)
     if not mismatches:
@@ -71,7 +69,11 @@ def build_transfer_terms(
             raise error
 
     def tappable(name: str) -> Iterator[tuple[str, Shape]]:
-        yield from _tappable_modules(members[name], task, input_size)
+        names = [module for module, _ in members[name].named_modules() if module]
+        recorder = probe_member(members[name], task, names, input_size).taps
+        for module in reversed(recorder.order):
+            with suppress(ValueError):
+                yield module, tuple(recorder[module].shape)
 
     raise ValueError(with_advice(mismatches, attempt, tappable, advise))
 
@@ -94,19 +96,19 @@ class _Builder:
             seen[transfer.key] += 1
             number = f'_{seen[transfer.key]}' if seen[transfer.key] > 1 else ''
             try:
-                with _name_in_errors(transfer):
-                    terms.append(self._build_term(transfer, transfer.key + number))
+                terms.append(self._build_term(transfer, transfer.key + number))
             except ShapeMismatchError as error:
                 mismatches.append(error)
+            except Exception as error:
+                raise ValueError(f'Invalid transfer {transfer}: {error}') from error
         return terms, mismatches
 
     def _probe_members(self, transfers: Sequence[Transfer]) -> None:
         taps: dict[str, set[str]] = {}
         for transfer in transfers:
-            for name, tap in zip(
-                (transfer.source, transfer.learner), self._taps(transfer), strict=True
-            ):
-                taps.setdefault(name, set()).update(tap_names(tap))
+            source_tap, learner_tap = self._taps(transfer)
+            taps.setdefault(transfer.source, set()).update(tap_names(source_tap))
+            taps.setdefault(transfer.learner, set()).update(tap_names(learner_tap))
         for name, member in self.members.items():
             if name in taps:
                 self.outputs[name] = probe_member(
@@ -131,7 +133,7 @@ class _Builder:
             source, learner = project(projector, source, learner)
         loss = _build(
             'loss',
-            transfer.loss or dict(type=LOSS_TYPES[transfer.knowledge]),
+            transfer.loss or dict(type=f'mmkdml.{DEFAULT_LOSSES[transfer.knowledge]}'),
             learner_channels=_channels(learner),
             source_channels=_channels(source),
             num_classes=self.task.num_classes(self.members[transfer.learner]),
@@ -149,27 +151,6 @@ class _Builder:
             samples = [x.to(device) for x in self.task.dummy_samples(2, self.input_size)]
             extra = term.extra_loss_inputs(self.task, member, samples)
             term.loss(_repeat(learner), _repeat(source), *extra)
-
-
-def _tappable_modules(
-    member: nn.Module, task: Task, input_size: Sequence[int]
-) -> Iterator[tuple[str, Shape]]:
-    """Yield name and output shape of all modules that can be tapped, in reverse forward order."""
-    names = [name for name, _ in member.named_modules() if name]
-    recorder = probe_member(member, task, names, input_size).taps
-    for name in reversed(recorder.order):
-        with suppress(ValueError):
-            yield name, tuple(recorder[name].shape)
-
-
-@contextmanager
-def _name_in_errors(transfer: Transfer) -> Iterator[None]:
-    try:
-        yield
-    except ShapeMismatchError:
-        raise
-    except Exception as error:
-        raise ValueError(f'Invalid transfer {transfer}: {error}') from error
 
 
 def _build(part: str, config_or_module: Any, **inferred: Any) -> nn.Module:

@@ -16,15 +16,8 @@ from mmkdml.models.distillers.teacher_cache import TeacherCache
 from mmkdml.models.distillers.validation import check_kind
 from mmkdml.models.ensembles import Ensemble
 from mmkdml.models.losses import PredictionKLLoss
-from mmkdml.models.transfers import (
-    FEATURES,
-    KNOWLEDGE,
-    PREDICTIONS,
-    STUDENTS,
-    Transfer,
-    checked_weights,
-    transfers_for,
-)
+from mmkdml.models.transfers import Transfer, checked_weights, transfers_for
+from mmkdml.modes import FEATURES, KNOWLEDGE, PREDICTIONS, STUDENTS
 from mmkdml.names import TEACHER
 from mmkdml.registry import MODELS
 
@@ -154,9 +147,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
                     taps[getattr(row, side)] = change[f'{side}_tap']
         settings = dict(taps=taps, projectors=projectors)
         return 'Set ' + ' and '.join(
-            f'{key}={{{", ".join(f"{name!r}: {as_code(one)}" for name, one in value.items())}}}'
-            for key, value in settings.items()
-            if value
+            f'{key}={as_code(value)}' for key, value in settings.items() if value
         )
 
     @property
@@ -174,19 +165,17 @@ def _complete(
     row: Transfer, losses: Mapping[str, Any], taps: Mapping[str, str], projectors: Mapping[str, Any]
 ) -> Transfer:
     """Return a transfer with its loss, projector and taps."""
-    loss = losses.get(row.knowledge)
-    if row.knowledge != FEATURES:
-        # A single config is for features, whose channels may be projected.
-        projector = None if 'type' in projectors else projectors.get(_route(row))
-        return dataclasses.replace(row, loss=loss, projector=projector or None)
-    source_tap, learner_tap = (
-        taps.get(name, taps.get('students') if name in STUDENTS else None)
-        for name in (row.source, row.learner)
-    )
-    projector = projectors if 'type' in projectors else projectors.get(_route(row))
-    return dataclasses.replace(
-        row, loss=loss, projector=projector or None, source_tap=source_tap, learner_tap=learner_tap
-    )
+    features = row.knowledge == FEATURES
+    if 'type' in projectors:  # one config, only for features, whose channels may be projected
+        projector = projectors if features else None
+    else:
+        projector = projectors.get(_route(row)) or None
+    changes: dict[str, Any] = dict(loss=losses.get(row.knowledge), projector=projector)
+    if features:
+        for side, name in (('source_tap', row.source), ('learner_tap', row.learner)):
+            default = taps.get('students') if name in STUDENTS else None
+            changes[side] = taps.get(name, default)
+    return dataclasses.replace(row, **changes)
 
 
 def _route(row: Transfer) -> str:

@@ -22,7 +22,7 @@ F, P = 'features', 'predictions'
 def settings_in(message):
     """Return the settings that a message advises."""
     (text,) = re.findall(r'Set (.*?)(?: in the transfer .*)?$', message)
-    return eval(f'dict({text.replace("} and projectors=", "}, projectors=")})', {'dict': dict})
+    return eval(f'dict({text.replace(" and projectors=", ", projectors=")})', {'dict': dict})
 
 
 def classifier_pair(tiny):
