@@ -15,8 +15,9 @@ from mmkdml.models.distillers.build_terms import build_transfer_terms
 from mmkdml.models.distillers.frozen_members import FrozenMembers
 from mmkdml.models.distillers.members import build_members
 from mmkdml.models.distillers.preprocessing import (
+    build_renormalizations,
     default_preprocessor,
-    share_preprocessing,
+    share_augments,
     used_augments,
 )
 from mmkdml.models.distillers.teacher_cache import TeacherCache, make_cache
@@ -43,8 +44,8 @@ class KnowledgeDistiller(BaseModel):
 
     Each member runs forward once per step. Its framework computes its supervised losses, and each
     transfer compares the learner's outputs with the source's, which are detached here and nowhere
-    else. Frozen members run in inference and eval mode. They are not submodules, so neither an
-    optimizer nor a checkpoint holds them, and a copy of the classroom shares them.
+    else. Frozen members run in inference and eval mode. They are not submodules: optimizers and
+    checkpoints do not contain them, and copies of the classroom share them.
 
     Args:
         members: Config or built module by member name, all from mmpretrain or all from mmseg.
@@ -59,14 +60,13 @@ class KnowledgeDistiller(BaseModel):
         ensemble: ``'max'``, ``'union'`` (segmentation), ``'mean'``, ``'vote'``, or a function of
             probabilities and threshold as in :mod:`mmkdml.models.ensembles`. Default by task.
         input_size: (H, W) of the blank image with which transfers are validated. Default by task.
-        data_preprocessor: Config or module of the preprocessor that makes the shared batch.
-            Default: that of the first trained member with one. A member with its own
-            ``data_preprocessor`` may have another mean, standard deviation and channel order; it
-            gets the batch normalized accordingly. Batch augmentations come from here or from
-            ``train_cfg`` of the trained members.
+        data_preprocessor: Config or module of the preprocessor of the shared batch. Default: that
+            of the first trained member that sets one. Members whose own has another mean, standard
+            deviation, channel order or padding value get the batch normalized again. Batch
+            augmentations are set here or in ``train_cfg`` of the trained members.
         init_cfg: See mmengine's ``BaseModule``.
-        teacher_cache: :class:`TeacherCache`, or its arguments, that stores the outputs of frozen
-            members, so that they run once for each image. Default: no cache.
+        teacher_cache: :class:`TeacherCache` of the frozen members' outputs, or its arguments.
+            Default: no cache.
 
     Raises:
         TypeError: If the members are not all of one task.
@@ -93,27 +93,25 @@ class KnowledgeDistiller(BaseModel):
         )
         frozen = frozen or {}
         built = build_members(members)
+        trained = {name: member for name, member in built.items() if name not in frozen}
         task = task_of(built)
-        has_preprocessor = data_preprocessor is not None
-        if not has_preprocessor:
+        if data_preprocessor is None:
             data_preprocessor = default_preprocessor(members, built, frozen)
         with reraise_as_value_error('Invalid data_preprocessor'):
             super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        preprocessor, renormalizations = share_preprocessing(
-            self.data_preprocessor, has_preprocessor, members, built, frozen, task.num_classes
-        )
-        self.data_preprocessor: Any = preprocessor
+        shared: Any = share_augments(self.data_preprocessor, trained, task.num_classes)
+        self.data_preprocessor: Any = shared
+        renormalizations = build_renormalizations(shared, members, built, frozen)
         self.renormalizations = nn.ModuleDict(renormalizations)
         self.task = task
         self.member_names = tuple(built)
         self.transfers = rows
-        trained = [name for name in built if name not in frozen]
         weights = supervised_weights or {}
         self.supervised_weights = {name: float(weights.get(name, 1.0)) for name in trained}
         self._frozen = FrozenMembers(built, frozen, members)
         for name, source in (reused_classifiers or {}).items():
-            task.reuse_classifier(built[name], self._frozen[source])
-        self.members = ModuleDict({name: built[name] for name in trained})
+            task.reuse_classifier(trained[name], self._frozen[source])
+        self.members = ModuleDict(trained)
         self.student_names = choose_students(students, built, self.transfers, task)
         self.ensemble = choose_ensemble(ensemble, task)
         self.input_size = check_input_size(input_size, task.default_input_size)
@@ -132,7 +130,7 @@ class KnowledgeDistiller(BaseModel):
             self.transfer_modules.extend(x for x in (term.loss, term.projector) if x is not None)
 
     def init_weights(self) -> None:
-        """Initialize the trained members; raise ``ValueError`` if a frozen one has no weights."""
+        """Initialize the trained members after :meth:`check_frozen_weights`."""
         self.check_frozen_weights()
         super().init_weights()
 
@@ -142,10 +140,8 @@ class KnowledgeDistiller(BaseModel):
 
     def named_members(self) -> dict[str, nn.Module]:
         """Return all members by name, including the frozen ones."""
-        return {
-            name: self._frozen[name] if name in self._frozen else self.members[name]
-            for name in self.member_names
-        }
+        members = {**self.members, **self._frozen}
+        return {name: members[name] for name in self.member_names}
 
     def inputs_of(self, name: str, inputs: Tensor, data_samples: Any = None) -> Tensor:
         """Return a shared batch of images (N, 3, H, W) with the normalization of a member."""
@@ -286,7 +282,7 @@ class KnowledgeDistiller(BaseModel):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
-        """Move the frozen members to another device or dtype, too."""
+        """Also apply the function to the frozen members, e.g. to move them to another device."""
         self._frozen.apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 
@@ -295,8 +291,7 @@ class KnowledgeDistiller(BaseModel):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        record = self._frozen.record()
-        if record is not None:
+        if (record := self._frozen.record()) is not None:
             destination[prefix + FROZEN_RECORD] = record
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:

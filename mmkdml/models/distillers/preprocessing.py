@@ -37,46 +37,34 @@ def shared_settings(
 def default_preprocessor(
     configs: Mapping[str, Any], members: Mapping[str, Any], frozen: Collection[str]
 ) -> nn.Module:
-    """Copy the data preprocessor of a member for a classroom that has none."""
+    """Copy the data preprocessor of a member, without its batch augmentations."""
     by_member = {
         name: member.data_preprocessor
         for name, member in members.items()
-        if _has_preprocessor(configs[name], member)
+        if _sets_preprocessor(configs[name], member)
     }
     first = next(iter(members.values())).data_preprocessor
-    return copy.deepcopy(shared_settings(None, by_member, frozen, default=first))
+    shared = copy.deepcopy(shared_settings(None, by_member, frozen, default=first))
+    if _augments(shared) is not None:
+        _set_augments(shared, None)
+    return shared
 
 
-def share_preprocessing(
-    shared: Any,
-    is_own: bool,
-    configs: Mapping[str, Any],
-    members: Mapping[str, Any],
-    frozen: Collection[str],
-    num_classes: Callable[[nn.Module], int],
-) -> tuple[nn.Module, dict[str, Renormalization]]:
-    """Check the preprocessing of members against the shared one.
+def share_augments(
+    shared: Any, trained: Mapping[str, Any], num_classes: Callable[[nn.Module], int]
+) -> nn.Module:
+    """Return a preprocessor with the batch augmentations of the classroom or its trained members.
 
     Args:
         shared: Data preprocessor of the classroom.
-        is_own: True if it is the classroom's own, False if it is a copy of a member's.
-        configs: Config or module of each member, by name.
-        members: The built members, by name.
-        frozen: Names of the frozen members.
-        num_classes: Number of classes of a member, for one-hot labels.
-
-    Returns:
-        The shared preprocessor with the batch augmentations of the trained members, and the
-        renormalization of the shared batch by name of each member that needs one.
+        trained: Trained members by name.
+        num_classes: Returns the number of classes of a member, for one-hot labels.
 
     Raises:
-        ValueError: If batch augmentations contradict each other, or a member's preprocessing
-            differs in settings that must be equal within a batch.
+        ValueError: If the members' augmentations differ, or the preprocessor supports none.
     """
-    trained = {name: member for name, member in members.items() if name not in frozen}
     augments = {name: _augments(member.data_preprocessor) for name, member in trained.items()}
-    if is_own:
-        augments['the classroom'] = _augments(shared)
+    augments['the classroom'] = _augments(shared)
     augments = {name: one for name, one in augments.items() if one is not None}
     if len({repr(_comparable(one)) for one in augments.values()}) > 1:
         found = '; '.join(f'{name}: {_describe(one)}' for name, one in augments.items())
@@ -86,27 +74,46 @@ def share_preprocessing(
         )
     wanted = next(iter(augments.values()), None)
     if _comparable(wanted) != _comparable(_augments(shared)):
-        shared = _with_augments(shared, wanted)
+        if not hasattr(shared, 'batch_augments'):
+            raise ValueError(
+                f'Invalid data_preprocessor {type(shared).__name__}: expected support of batch '
+                f'augmentations, which members have: {_describe(wanted)}. Use '
+                'ClsDataPreprocessor, or leave them out'
+            )
+        shared = copy.deepcopy(shared)
+        _set_augments(shared, copy.deepcopy(wanted))
     classes = {num_classes(one) for one in trained.values()}
     if wanted is not None and getattr(shared, 'num_classes', 0) is None and len(classes) == 1:
         shared = copy.deepcopy(shared)
         shared.num_classes = classes.pop()  # mixing needs one-hot labels
-    own: dict[str, Renormalization] = {}
+    return shared
+
+
+def build_renormalizations(
+    shared: Any, configs: Mapping[str, Any], members: Mapping[str, Any], frozen: Collection[str]
+) -> dict[str, Renormalization]:
+    """Build the conversion of the shared batch for each member with another normalization.
+
+    If padding must be refilled, ``shared`` gets a hook that records the sizes of the images.
+
+    Args:
+        shared: Data preprocessor of the classroom, with its batch augmentations.
+        configs: Config or module of each member, by name.
+        members: The built members, by name.
+        frozen: Names of the frozen members.
+
+    Raises:
+        ValueError: If a member's preprocessing differs in settings that must be equal within a
+            batch, or batch augmentations do not commute with normalization.
+    """
+    renormalizations: dict[str, Renormalization] = {}
     for name, member in members.items():
-        if not _has_preprocessor(configs[name], member):
+        if not _sets_preprocessor(configs[name], member):
             continue
-        preprocessor = member.data_preprocessor
-        _check_common(name, shared, preprocessor, name in frozen, wanted is not None)
-        channels = max(len(mean_and_std(one)[0]) for one in (shared, preprocessor))
-        try:
-            settings = [normalization(one, channels) for one in (shared, preprocessor)]
-        except RuntimeError as error:
-            raise ValueError(
-                f'Invalid data_preprocessor of {name}: expected a mean of '
-                f'{len(mean_and_std(shared)[0])} channels like the shared one, got '
-                f'{len(mean_and_std(preprocessor)[0])}'
-            ) from error
-        if settings[0] == settings[1]:
+        own = member.data_preprocessor
+        _check_shared_settings(name, shared, own, name in frozen)
+        expected, found = _normalizations(name, shared, own)
+        if expected == found:
             continue
         unknown = {type(one).__name__ for one in used_augments(shared)} - {*AFFINE_AUGMENTS}
         if unknown:
@@ -115,53 +122,58 @@ def share_preprocessing(
                 f'supported with {", ".join(AFFINE_AUGMENTS)}, got {", ".join(sorted(unknown))}. '
                 'Use the same data_preprocessor for all members'
             )
-        own[name] = Renormalization(shared, preprocessor)
-        if own[name].refills_padding and record_sizes not in shared._forward_hooks.values():
-            shared.register_forward_hook(record_sizes)
+        renormalizations[name] = Renormalization(shared, own)
         print_log(
-            f'{name} has its own normalization: {settings[1]}; shared: {settings[0]}',
-            logger='current',
+            f'{name} has its own normalization: {found}; shared: {expected}', logger='current'
         )
-    if is_own and len(own) == len(members):
+    refills = any(one.refills_padding for one in renormalizations.values())
+    if refills and record_sizes not in shared._forward_hooks.values():
+        shared.register_forward_hook(record_sizes)
+    if len(renormalizations) == len(members):
         print_log(
-            f'The normalization of the classroom has no effect: {", ".join(own)} have their own. '
-            'Change it in the members, or remove it there',
+            'The normalization of the classroom has no effect: '
+            f'{", ".join(renormalizations)} have their own. Change it in the members, or remove it '
+            'there',
             logger='current',
             level=logging.WARNING,
         )
-    return shared, own
+    return renormalizations
 
 
 def used_augments(preprocessor: nn.Module) -> list[Any]:
     """Return the batch augmentations of a data preprocessor that are not None."""
-    augments = _augments(preprocessor)
-    augments = getattr(augments, 'augments', augments)
-    listed = augments if isinstance(augments, (list, tuple)) else [augments]
-    return [one for one in listed if one is not None]
+    return _listed(_augments(preprocessor))
 
 
 def _augments(preprocessor: nn.Module) -> Any:
     return getattr(preprocessor, 'batch_augments', None)
 
 
-def _with_augments(shared: Any, augments: Any) -> nn.Module:
-    """Copy a preprocessor with other batch augmentations and the one-hot labels they need."""
-    if not hasattr(shared, 'batch_augments'):
+def _set_augments(preprocessor: Any, augments: Any) -> None:
+    preprocessor.batch_augments = augments
+    if hasattr(preprocessor, 'to_onehot'):
+        preprocessor.to_onehot = augments is not None
+
+
+def _listed(augments: Any) -> list[Any]:
+    augments = getattr(augments, 'augments', augments)
+    listed = augments if isinstance(augments, (list, tuple)) else [augments]
+    return [one for one in listed if one is not None]
+
+
+def _normalizations(name: str, *preprocessors: nn.Module) -> list[dict[str, Any]]:
+    """Return the normalization of the shared and of a member's preprocessor."""
+    channels = [len(mean_and_std(one)[0]) for one in preprocessors]
+    try:
+        return [normalization(one, max(channels)) for one in preprocessors]
+    except RuntimeError as error:
         raise ValueError(
-            f'Invalid data_preprocessor {type(shared).__name__}: expected support of batch '
-            f'augmentations, which members have: {_describe(augments)}. Use ClsDataPreprocessor, '
-            'or leave them out'
-        )
-    shared = copy.deepcopy(shared)
-    shared.batch_augments = copy.deepcopy(augments)
-    if hasattr(shared, 'to_onehot'):
-        shared.to_onehot = augments is not None
-    return shared
+            f'Invalid data_preprocessor of {name}: expected a mean of {channels[0]} channels like '
+            f'the shared one, got {channels[1]}'
+        ) from error
 
 
-def _check_common(
-    name: str, shared: nn.Module, own: nn.Module, frozen: bool, augmented: bool
-) -> None:
+def _check_shared_settings(name: str, shared: nn.Module, own: nn.Module, frozen: bool) -> None:
     """Check settings that members of one batch must share: size, padding and labels."""
     if type(own) is not type(shared):
         raise ValueError(
@@ -169,37 +181,30 @@ def _check_common(
             f'the classroom uses, got {type(own).__name__}. Members share one batch; use the '
             'same type'
         )
-    free = {*_NORMALIZATION, *PAD_VALUES, 'batch_augments'}
+    may_differ = {*_NORMALIZATION, *PAD_VALUES, 'batch_augments', 'training'}
     if frozen:  # its labels are not used
-        free.update(_LABELS)
-    elif augmented or not (getattr(own, 'to_onehot', True) or getattr(shared, 'to_onehot', True)):
-        free.update(('to_onehot', 'num_classes'))
+        may_differ.update(_LABELS)
+    elif _augments(shared) is not None or not (
+        getattr(own, 'to_onehot', True) or getattr(shared, 'to_onehot', True)
+    ):
+        may_differ.update(('to_onehot', 'num_classes'))
     if hasattr(shared, 'size_divisor'):  # mmseg derives pad_size_divisor from it
-        free.add('pad_size_divisor')
-    expected, found = (_settings(preprocessor, free) for preprocessor in (shared, own))
-    for key, value in expected.items():
-        if found.get(key) != value:
+        may_differ.add('pad_size_divisor')
+    for key in vars(shared):
+        if key.startswith('_') or key in may_differ:
+            continue
+        expected, found = (_comparable(vars(one).get(key)) for one in (shared, own))
+        if expected != found:
             raise ValueError(
-                f'Invalid data_preprocessor of {name}: expected {key}={value!r}, which the '
-                f'classroom uses, got {found.get(key)!r}. Members share one batch and its '
-                f'labels; use the same {key} (mean, std, channel order and padding value '
-                'may differ)'
+                f'Invalid data_preprocessor of {name}: expected {key}={expected!r}, which the '
+                f'classroom uses, got {found!r}. Members share one batch and its labels; use the '
+                f'same {key} (mean, std, channel order and padding value may differ)'
             )
 
 
-def _settings(preprocessor: nn.Module, left_out: Collection[str]) -> dict[str, Any]:
-    return {
-        key: _comparable(value)
-        for key, value in vars(preprocessor).items()
-        if not key.startswith('_') and key not in (*left_out, 'training')
-    }
-
-
 def _describe(augments: Any) -> str:
-    listed = getattr(augments, 'augments', augments)
     probs = getattr(augments, 'probs', None)
-    listed = listed if isinstance(listed, (list, tuple)) else [listed]
-    text = ', '.join(f'{type(one).__name__}({_comparable(one)[1]})' for one in listed if one)
+    text = ', '.join(f'{type(one).__name__}({_comparable(one)[1]})' for one in _listed(augments))
     return text + (f' with probs={probs}' if probs else '')
 
 
@@ -214,23 +219,22 @@ def _comparable(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str, type)):
         return value
     if isinstance(value, nn.Module):
-        own = {**vars(value), **dict(value.named_buffers())}
         return type(value).__name__, {
             key: _comparable(one)
-            for key, one in own.items()
-            if not key.startswith('_') and key != 'training'
-        } | {key: own[key] for key in ('_channel_conversion',) if key in own}
+            for key, one in {**vars(value), **dict(value.named_buffers())}.items()
+            if key == '_channel_conversion' or not (key.startswith('_') or key == 'training')
+        }
     return type(value).__name__, {
         key: _comparable(one) for key, one in getattr(value, '__dict__', {}).items()
     }
 
 
-def _has_preprocessor(config_or_module: Any, member: Any) -> bool:
+def _sets_preprocessor(config_or_module: Any, member: Any) -> bool:
     """Return whether a member has another preprocessor than its framework's default."""
-    if isinstance(config_or_module, nn.Module):
-        own = member.data_preprocessor
-        try:
-            return _comparable(own) != _comparable(type(own)())
-        except TypeError:  # has required arguments, so it is not a default
-            return True
-    return bool(config_or_module.get('data_preprocessor'))
+    if not isinstance(config_or_module, nn.Module):
+        return bool(config_or_module.get('data_preprocessor'))
+    own = member.data_preprocessor
+    try:
+        return _comparable(own) != _comparable(type(own)())
+    except TypeError:  # has required arguments, so it is not a default
+        return True

@@ -68,13 +68,14 @@ class Renormalization(nn.Module):
             images = images.flip(1)
         images = images * self.scale.to(images.dtype) + self.shift.to(images.dtype)
         if self.refills_padding:
-            self._refill(images, _unpadded_sizes(samples, inputs), augments)
+            self._refill(images, samples, augments)
         return images.to(inputs.dtype)
 
-    def _refill(
-        self, images: Tensor, sizes: Sequence[tuple[int, int]], augments: Sequence[Any]
-    ) -> None:
+    def _refill(self, images: Tensor, samples: Samples, augments: Sequence[Any]) -> None:
+        """Set the padding, which is at the bottom and on the right, to the member's value."""
         padded = tuple(images.shape[2:])
+        listed = samples or [None] * len(images)
+        sizes = [padded if one is None else one.get(_UNPADDED, padded) for one in listed]
         if all(size == padded for size in sizes):
             return
         mixes = [type(augment).__name__ for augment in augments]
@@ -123,12 +124,3 @@ def normalization(preprocessor: nn.Module, channels: int | None = None) -> dict[
         reverses_channels=_converts_channels(preprocessor),
         pad_value=_pad_value(preprocessor),
     )
-
-
-def _unpadded_sizes(samples: Samples, inputs: Tensor) -> list[tuple[int, int]]:
-    """Return (H, W) of each image without padding at the bottom and on the right."""
-    padded = (inputs.shape[2], inputs.shape[3])
-    return [
-        padded if sample is None else sample.get(_UNPADDED, padded)
-        for sample in samples or [None] * len(inputs)
-    ]
