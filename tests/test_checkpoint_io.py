@@ -12,7 +12,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mmkdml.checkpoint_io import plain_numbers, read_checkpoint
-from mmkdml.models.checkpoints import load_member
+from mmkdml.models.checkpoints import load_network
 
 NUMERIC = (
     'bool', 'int8', 'int16', 'int32', 'int64', 'uint8', 'uint16', 'uint32', 'uint64', 'float16',
@@ -230,4 +230,4 @@ def test_nan_weights_of_a_member_raise(save):
     weights = member.state_dict()
     weights = {f'members.student_1.{key}': value * float('nan') for key, value in weights.items()}
     with pytest.raises(ValueError, match=r'x\.pth.* student_1.*\(weight: 2 NaN'):
-        load_member(member, 'student_1', save(dict(state_dict=weights)))
+        load_network(member, save(dict(state_dict=weights)), 'student_1')

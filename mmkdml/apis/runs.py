@@ -23,6 +23,7 @@ from mmkdml.apis.run_config import RunConfig
 from mmkdml.apis.run_identity import start_run, unlock_run
 from mmkdml.apis.run_numbers import check_numbers
 from mmkdml.apis.trained import load_for_evaluation
+from mmkdml.checkpoint_io import guard_checkpoints
 from mmkdml.datasets.base import set_image_cache
 from mmkdml.engine import (
     RunIdentityHook,
@@ -35,7 +36,7 @@ from mmkdml.engine import (
 from mmkdml.engine.checks import check_class_order, register_checks
 from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.files import own_file
-from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, resolve_checkpoint
+from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
 from mmkdml.names import SPLITS
 
 #: Default folder of the cache of decoded images.

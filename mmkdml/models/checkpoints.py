@@ -11,17 +11,8 @@ from typing import Any
 from mmengine.hooks import CheckpointHook
 from torch import Tensor, nn
 
-from mmkdml.checkpoint_io import guard_checkpoints, plain_numbers, read_checkpoint
+from mmkdml.checkpoint_io import plain_numbers, read_checkpoint
 from mmkdml.weight_checks import check_weights, select_weights
-
-__all__ = [
-    'guard_checkpoints',
-    'load_checkpoint_file',
-    'load_member',
-    'load_network',
-    'member_weights',
-    'resolve_checkpoint',
-]
 
 _HUB = ('message_hub', 'meta')
 
@@ -147,11 +138,6 @@ def member_weights(checkpoint: Mapping[str, Any], name: str, path: str | Path) -
     return {
         key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
     }
-
-
-def load_member(member: nn.Module, name: str, path: str | Path) -> None:
-    """Load the weights of a member from a file; see :func:`load_network`."""
-    load_network(member, path, name)
 
 
 def load_network(

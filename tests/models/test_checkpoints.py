@@ -23,7 +23,7 @@ from torch import nn
 from mmkdml.files import file_sha256
 from mmkdml.models.checkpoints import (
     load_checkpoint_file,
-    load_member,
+    load_network,
     member_weights,
     resolve_checkpoint,
 )
@@ -77,10 +77,10 @@ def save(tmp_path):
     ids=['plain', 'framework', 'classroom'],
 )
 @pytest.mark.parametrize('as_text', [False, True])
-def test_load_member(save, wrap, as_text):
+def test_load_network(save, wrap, as_text):
     source, member = network(seed=1), network(seed=2)
     path = save(wrap(source))
-    load_member(member, 'teacher', str(path) if as_text else path)
+    load_network(member, str(path) if as_text else path, 'teacher')
     assert same(source.state_dict(), member)
 
 
@@ -89,7 +89,7 @@ def test_members_load_their_weights_of_a_classroom(save):
     path = save(classroom(**students))
     for name, student in students.items():
         member = network(seed=3)
-        load_member(member, name, path)
+        load_network(member, path, name)
         assert same(student.state_dict(), member)
 
 
@@ -101,7 +101,7 @@ def test_missing_member_raises(save):
             r"weights\.pth has no weights of 'teacher': .* student_1, student_2 \(frozen members"
         ),
     ):
-        load_member(network(), 'teacher', path)
+        load_network(network(), path, 'teacher')
 
 
 def test_member_weights_does_not_modify_its_input():
@@ -144,7 +144,7 @@ def test_misfits_raise_and_nothing_is_loaded(save, change, message):
     with pytest.raises(
         ValueError, match=(r'weights\.pth does not fit the teacher \(Sequential\)')
     ) as error:
-        load_member(member, 'teacher', path)
+        load_network(member, path, 'teacher')
     assert error.match(message)
     assert same(network(seed=2).state_dict(), member)
 
@@ -188,7 +188,7 @@ def test_checkpoint_of_an_mmengine_run_is_loaded(tmp_path):
     assert {'optimizer', 'message_hub', 'param_schedulers'} <= checkpoint.keys()
     assert isinstance(checkpoint['message_hub']['log_scalars']['train/loss'], HistoryBuffer)
     member = ImageClassifier(**{key: value for key, value in model.items() if key != 'type'})
-    load_member(member, 'teacher', tmp_path)
+    load_network(member, tmp_path, 'teacher')
     assert same(runner.model.state_dict(), member)
 
 
@@ -216,7 +216,7 @@ def test_code_in_a_file_does_not_run(save, tmp_path, function):
     argument = str(trace) if function is os.mkdir else f'__import__("os").mkdir({str(trace)!r})'
     path = save(dict(state_dict=network().state_dict(), meta=Reduced(function, argument)))
     with pytest.raises(ValueError, match=r'weights\.pth is not a valid checkpoint'):
-        load_member(network(), 'teacher', path)
+        load_network(network(), path, 'teacher')
     assert not trace.exists()
 
 
@@ -311,7 +311,7 @@ def test_safetensors(tmp_path):
     assert same(checkpoint['state_dict'], source)
     assert checkpoint['meta'] == dict(dataset_meta=dict(classes=['a', 'b']))
     target = network(seed=2)
-    load_member(target, 'model', path)
+    load_network(target, path, 'model')
     assert same(target.state_dict(), source)
     save_file(source.state_dict(), path)
     assert load_checkpoint_file(path)['meta'] == dict(dataset_meta={})
@@ -443,4 +443,4 @@ def test_folder_without_a_checkpoint_raises(tmp_path, record):
 
 def test_missing_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'no checkpoint at .*gone\.pth'):
-        load_member(network(), 'teacher', tmp_path / 'gone.pth')
+        load_network(network(), tmp_path / 'gone.pth', 'teacher')

@@ -24,8 +24,9 @@ from safetensors.torch import save_file
 from mmkdml.apis import load_config, load_trained, make_runner, newest_checkpoint, publish
 from mmkdml.apis.export.source import load_source
 from mmkdml.apis.prediction.predictor import load
+from mmkdml.checkpoint_io import guard_checkpoints
 from mmkdml.models import PretrainedTIMMBackbone
-from mmkdml.models.checkpoints import guard_checkpoints, load_checkpoint_file, load_member
+from mmkdml.models.checkpoints import load_checkpoint_file, load_network
 from mmkdml.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -138,7 +139,7 @@ def resumed(path):
 
 ENTRIES = [
     load_checkpoint_file,
-    lambda path: load_member(torch.nn.Linear(2, 1), 'teacher', path),
+    lambda path: load_network(torch.nn.Linear(2, 1), path, 'teacher'),
     lambda path: load_trained(Config(dict(model=dict())), path),
     lambda path: load(Config(dict(model=dict())), path),
     started_from,

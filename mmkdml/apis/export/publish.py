@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmkdml.apis.output_folder import refuse_existing
 from mmkdml.files import write_atomically
 from mmkdml.inspection.config import classroom_settings, inspect_config, without_pretrained
-from mmkdml.models.checkpoints import load_checkpoint_file, load_member, resolve_checkpoint
+from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.version import __version__
 from mmkdml.weight_checks import select_weights
@@ -80,7 +80,7 @@ def _published(distiller: KnowledgeDistiller, path: Path) -> dict[str, Any]:
     state_dict = {}
     for name in distiller.student_names:
         student = distiller.named_members()[name]
-        load_member(student, name, path)
+        load_network(student, path, name)
         state_dict.update(
             {f'members.{name}.{key}': value for key, value in student.state_dict().items()}
         )

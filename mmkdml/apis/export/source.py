@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from mmkdml.inspection.config import Inspection, inspect_config
-from mmkdml.models.checkpoints import load_checkpoint_file, load_member, resolve_checkpoint
+from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.classroom_configs import frozen_checkpoint_option
 from mmkdml.models.ensembles import Ensemble, max_ensemble
 from mmkdml.models.heads import BinaryLinearClsHead
@@ -103,7 +103,7 @@ def load_source(
                 f'{config.filename} has no checkpoint of the frozen {name}. Add --cfg-options '
                 f'{frozen_checkpoint_option(config.model, name)}=FILE'
             )
-        load_member(member.eval(), name, file)
+        load_network(member.eval(), file, name)
         if _segments(member):  # mmseg reads its settings as attributes
             member.test_cfg = ConfigDict(member.test_cfg)
     threshold = {_threshold(name, member) for name, member in members.items()}.pop()

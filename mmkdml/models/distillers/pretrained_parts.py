@@ -12,8 +12,8 @@ from mmengine.model.weight_init import PretrainedInit
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from mmkdml.checkpoint_io import guard_checkpoints
 from mmkdml.models.backbones import PretrainedTIMMBackbone
-from mmkdml.models.checkpoints import guard_checkpoints
 from mmkdml.weight_checks import (
     check_finite,
     find_misfits,
@@ -39,18 +39,15 @@ def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[
         FileNotFoundError: If a file does not exist.
         ValueError: If a file is not a checkpoint or does not fit, or weights are NaN or infinite.
     """
-    timm = [
-        prefix
-        for prefix, part in member.named_modules()
-        if isinstance(part, PretrainedTIMMBackbone) and part.pretrained
-    ]
-    # Other backbones of timm and Hugging Face load their weights when they are built.
-    loaded = [prefix for prefix, part in member.named_modules() if getattr(part, 'is_init', False)]
-    sources = {
-        prefix: source
-        for prefix, part in member.named_modules()
-        if (source := _pretrained(part)) is not None
-    }
+    sources: dict[str, Mapping[str, Any]] = {}
+    timm, loaded = [], []
+    for prefix, part in member.named_modules():
+        if (source := _pretrained(part)) is not None:
+            sources[prefix] = source
+        if isinstance(part, PretrainedTIMMBackbone) and part.pretrained:
+            timm.append(prefix)
+        if getattr(part, 'is_init', False):  # timm and Hugging Face backbones load when built
+            loaded.append(prefix)
     loaded += [*sources, *timm]
     missing = [
         key
