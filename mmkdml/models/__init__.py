@@ -1,89 +1,21 @@
 """Networks, losses, projectors and distillers."""
 
 import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are imported
-from mmkdml.models.backbones import PretrainedTIMMBackbone, StemResNet
-from mmkdml.models.distillers import DiversifiedKDMLDistiller, KnowledgeDistiller, TeacherCache
-from mmkdml.models.heads import BinaryLinearClsHead, UNetHead
-from mmkdml.models.losses import (
-    AttentionTransferLoss,
-    CategorySimilarityLoss,
-    ChannelWiseLoss,
-    FeatureMSELoss,
-    FitNetLoss,
-    FocalDiceLoss,
-    FocalSmoothDiceLoss,
-    HolisticLoss,
-    ImportanceMapLoss,
-    IntraClassVariationLoss,
-    PairWiseLoss,
-    PixelSimilarityLoss,
-    PixelWiseLoss,
-    PredictionKLLoss,
-    RegionAffinityLoss,
-    SelfAttentionDiscriminator,
-    SemCKDLoss,
-    SimilarityPreservingLoss,
-    SimKDLoss,
-    SRRLLoss,
-    TransferLoss,
-    VariationalInformationLoss,
-)
-from mmkdml.models.necks import ConvBlockNeck, SimKDNeck
-from mmkdml.models.projectors import (
-    ConvProjector,
-    ConvReg,
-    IdentityProjector,
-    InterpolateProjector,
-    LinearProjector,
-    Projector,
-    SimKDProjector,
-)
+from mmkdml.models import backbones, distillers, heads, losses, necks, projectors
+from mmkdml.models.backbones import *
+from mmkdml.models.distillers import *
+from mmkdml.models.heads import *
+from mmkdml.models.losses import *
+from mmkdml.models.necks import *
+from mmkdml.models.projectors import *
 from mmkdml.models.tap_presets import suggested_taps
-from mmkdml.models.transfers import MODES, STYLES, Transfer, format_transfers, transfers_for
+from mmkdml.models.transfers import Transfer, format_transfers, transfers_for
+from mmkdml.modes import MODES, STYLES
 
-__all__ = [
-    'AttentionTransferLoss',
-    'BinaryLinearClsHead',
-    'CategorySimilarityLoss',
-    'ChannelWiseLoss',
-    'ConvBlockNeck',
-    'ConvProjector',
-    'ConvReg',
-    'DiversifiedKDMLDistiller',
-    'FeatureMSELoss',
-    'FitNetLoss',
-    'FocalDiceLoss',
-    'FocalSmoothDiceLoss',
-    'HolisticLoss',
-    'IdentityProjector',
-    'ImportanceMapLoss',
-    'InterpolateProjector',
-    'IntraClassVariationLoss',
-    'KnowledgeDistiller',
-    'LinearProjector',
-    'MODES',
-    'PairWiseLoss',
-    'PixelSimilarityLoss',
-    'PixelWiseLoss',
-    'PredictionKLLoss',
-    'PretrainedTIMMBackbone',
-    'Projector',
-    'RegionAffinityLoss',
-    'SRRLLoss',
-    'STYLES',
-    'SelfAttentionDiscriminator',
-    'SemCKDLoss',
-    'SimKDLoss',
-    'SimKDNeck',
-    'SimKDProjector',
-    'SimilarityPreservingLoss',
-    'StemResNet',
-    'TeacherCache',
-    'Transfer',
-    'TransferLoss',
-    'UNetHead',
-    'VariationalInformationLoss',
-    'format_transfers',
-    'suggested_taps',
-    'transfers_for',
-]
+__all__ = ['MODES', 'STYLES', 'Transfer', 'format_transfers', 'suggested_taps', 'transfers_for']
+__all__ += backbones.__all__
+__all__ += distillers.__all__
+__all__ += heads.__all__
+__all__ += losses.__all__
+__all__ += necks.__all__
+__all__ += projectors.__all__

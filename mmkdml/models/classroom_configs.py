@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
-from mmkdml.models.transfers import STUDENTS, TEACHER
+from mmkdml.modes import STUDENTS
+from mmkdml.names import TEACHER
 
 
 def member_configs(model: Mapping[str, Any]) -> dict[str, Any]:

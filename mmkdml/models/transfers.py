@@ -20,7 +20,6 @@ from mmkdml.modes import (
     FROM_TEACHER,
     KNOWLEDGE,
     LETTERS,
-    MODES,
     PREDICTIONS,
     STUDENTS,
     STYLES,
@@ -66,23 +65,19 @@ class Transfer:
     def __post_init__(self) -> None:
         for side in ('source_tap', 'learner_tap'):
             object.__setattr__(self, side, _checked_tap(side, getattr(self, side)))
+        route = f'{self.source} -> {self.learner}'
         if self.knowledge not in KNOWLEDGE:
             raise ValueError(
-                f'Invalid transfer {self.source} -> {self.learner}: knowledge must be one of '
-                f'{", ".join(KNOWLEDGE)}, got {self.knowledge!r}'
+                f'Invalid transfer {route}: knowledge must be one of {", ".join(KNOWLEDGE)}, got '
+                f'{self.knowledge!r}'
             )
         if self.source == self.learner:
-            raise ValueError(
-                f'Invalid transfer {self.source} -> {self.learner}: expected two different members'
-            )
-        check_weight(
-            f'The weight of {self.source} -> {self.learner} ({self.knowledge})', self.weight
-        )
+            raise ValueError(f'Invalid transfer {route}: expected two different members')
+        check_weight(f'The weight of {route} ({self.knowledge})', self.weight)
         if self.knowledge == PREDICTIONS and (self.source_tap or self.learner_tap):
             raise ValueError(
-                f'Invalid transfer {self.source} -> {self.learner}: taps name feature maps, but '
-                'predictions compare logits. Remove source_tap and learner_tap, or set '
-                "knowledge='features'"
+                f'Invalid transfer {route}: taps name feature maps, but predictions compare '
+                "logits. Remove source_tap and learner_tap, or set knowledge='features'"
             )
 
     @property
@@ -110,9 +105,9 @@ class Transfer:
         return tuple(columns)
 
 
-def format_tap(tap: Tap, absent: str = 'default') -> str:
-    """Return the name of a tap, several joined by ``+``, or ``absent`` for None."""
-    return (tap if isinstance(tap, str) else '+'.join(tap or ())) or absent
+def format_tap(tap: Tap) -> str:
+    """Return the name of a tap, several joined by ``+``, or ``default`` for None."""
+    return tap if isinstance(tap, str) else '+'.join(tap or ('default',))
 
 
 def format_transfers(transfers: Sequence[Transfer]) -> str:
@@ -141,9 +136,8 @@ def transfers_for(mode: str, style: str, weights: Mapping[str, Sequence[float]])
     Raises:
         ValueError: If mode, style or weights are invalid.
     """
-    _check_name('mode', mode, MODES)
-    _check_name('style', style, STYLES)
     weights = checked_weights(mode, weights)
+    _check_name('style', style, STYLES)
     transfers = []
     for index, learner in enumerate(STUDENTS):
         peer = STUDENTS[1 - index]

@@ -11,15 +11,13 @@ from torch import nn
 import mmkdml
 from mmkdml.models.losses import FeatureMSELoss
 from mmkdml.models.transfers import (
-    MODES,
-    STYLES,
     Transfer,
     checked_weights,
     format_tap,
     format_transfers,
-    letters_of,
     transfers_for,
 )
+from mmkdml.modes import MODES, STYLES, letters_of
 
 T, S1, S2 = 'teacher', 'student_1', 'student_2'
 P, F = 'predictions', 'features'
@@ -366,8 +364,7 @@ def test_format_of_taps():
     assert format_tap('a.b') == 'a.b'
     assert format_tap(('a', 'b.c')) == 'a+b.c'
     assert format_tap(None) == 'default'
-    assert format_tap(None, absent='logits') == 'logits'
-    assert format_tap(('a',), absent='logits') == 'a'
+    assert format_tap(('a',)) == 'a'
 
 
 def test_formatted_transfers_are_aligned():

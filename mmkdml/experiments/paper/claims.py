@@ -10,7 +10,7 @@ import numpy as np
 from prettytable import PrettyTable, TableStyle
 from statsmodels.stats.multitest import multipletests
 
-from mmkdml.models.transfers import FROM_TEACHER, MODES, STUDENTS, STYLES
+from mmkdml.modes import FROM_TEACHER, MODES, STUDENTS, STYLES
 from mmkdml.names import ENSEMBLE, TEACHER
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, Estimate, estimate
 from mmkdml.statistics.counts import Counts, Variants, count_cases, find_variants

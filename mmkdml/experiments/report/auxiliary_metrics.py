@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from mmkdml.experiments.paper.values import FIDELITY
 from mmkdml.experiments.report.cells import TablePanel
 from mmkdml.experiments.report.grid import Grid, Key, Metric
-from mmkdml.models.transfers import STUDENTS
+from mmkdml.modes import STUDENTS
 from mmkdml.names import ENSEMBLE, TEACHER
 from mmkdml.statistics.records import DONE, SuiteRecord
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mmkdml.experiments.paper.values import PaperValue
-from mmkdml.models.transfers import STUDENTS
+from mmkdml.modes import STUDENTS
 from mmkdml.names import ENSEMBLE, TEACHER
 
 #: Short names of the members of a classroom, in the order of the paper's rows.

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mmkdml.experiments.paper.values import FIDELITY, SINGLE, paper_value
 from mmkdml.experiments.report.cells import MEMBERS, TableCell, TablePanel, TableRow
-from mmkdml.models.transfers import FROM_TEACHER, MODES, STYLES
+from mmkdml.modes import FROM_TEACHER, MODES, STYLES
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.bootstrap import Estimate
 from mmkdml.statistics.counts import Variants

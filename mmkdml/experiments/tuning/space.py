@@ -16,13 +16,8 @@ from typing import Any
 
 from optuna.trial import BaseTrial
 
-from mmkdml.models.transfers import (
-    PREDICTIONS,
-    STUDENTS,
-    checked_weights,
-    letters_of,
-    transfers_for,
-)
+from mmkdml.models.transfers import checked_weights, transfers_for
+from mmkdml.modes import PREDICTIONS, STUDENTS, letters_of
 
 LEARNING_RATE = 'optim_wrapper.optimizer.lr'
 TEMPERATURE = 'model.temperature'

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from mmkdml.experiments.report.figures import BLUE, GRAY
-from mmkdml.models.transfers import LETTERS
+from mmkdml.modes import LETTERS
 
 _STAR: dict[str, Any] = dict(
     marker='*', s=220, facecolor='none', edgecolor='black', linewidth=1.2, zorder=4, clip_on=False

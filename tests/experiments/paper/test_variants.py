@@ -1,7 +1,8 @@
 import pytest
 
 from mmkdml.experiments import comparison_runs, paper_value, paper_weights, variant_runs
-from mmkdml.models.transfers import MODES, STYLES, transfers_for
+from mmkdml.models.transfers import transfers_for
+from mmkdml.modes import MODES, STYLES
 
 
 def test_one_config_for_each_variant():

@@ -15,7 +15,8 @@ from mmkdml.experiments.tuning.space import (
     simplex_point,
     temperature_matters,
 )
-from mmkdml.models.transfers import MODES, STYLES, transfers_for
+from mmkdml.models.transfers import transfers_for
+from mmkdml.modes import MODES, STYLES
 
 ALL = ('alpha', 'beta', 'gamma')
 
