@@ -20,7 +20,7 @@ def check_positive(name: str, value: float) -> None:
 
 
 def check_at_least(name: str, value: float, minimum: float) -> None:
-    """Raise unless an option is at least ``minimum``; NaN is not."""
+    """Raise unless an option is at least ``minimum``; NaN is invalid."""
     if not value >= minimum:
         raise ValueError(f'Invalid {name}: expected at least {minimum}, got {value}')
 
@@ -45,7 +45,7 @@ def check_maps(learner: Tensor, source: Tensor, loss: str) -> None:
 
 
 def check_feature_maps(learner: Tensor, source: Tensor, same_size: bool = False) -> None:
-    """Raise unless both are maps (N, C, H, W) that agree in N and, if asked for, in H and W."""
+    """Raise unless both are maps (N, C, H, W) with the same N, and H and W if ``same_size``."""
     compared = [side.shape[:1] + side.shape[2:] * same_size for side in (learner, source)]
     if learner.ndim != 4 or source.ndim != 4 or compared[0] != compared[1]:
         raise ValueError(

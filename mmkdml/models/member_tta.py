@@ -32,9 +32,6 @@ class MemberTTA(BaseTTAModel):
         TypeError: While predicting, if the module is none of these.
     """
 
-    def __init__(self, module: Any, data_preprocessor: Any = None) -> None:
-        super().__init__(module, data_preprocessor)
-
     @staticmethod
     def of(model: nn.Module, settings: Mapping[str, Any] | None = None) -> BaseTTAModel:
         """Build the test-time augmentation of a model.

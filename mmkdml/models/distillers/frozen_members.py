@@ -54,30 +54,32 @@ class FrozenMembers(dict[str, nn.Module]):
         self.untrained: dict[str, list[str]] = {}
         self._files: dict[str, dict[str, str]] = {}
         for name, path in paths.items():
-            member = members[name]
-            files: dict[str, str] = {}
-            if path is not None:
-                files[name] = str(resolve_checkpoint(path))
-                checkpoint = load_checkpoint_file(files[name])
-                load_network(member, files[name], name, checkpoint)
-                self.classes[name] = recorded_classes(checkpoint)
-            elif isinstance(configs[name], nn.Module):
-                print_log(
-                    f'The frozen member {name} has no checkpoint and keeps the weights of the '
-                    'module that was passed',
-                    logger='current',
-                    level=logging.WARNING,
-                )
-            else:
-                found, missing = load_pretrained_parts(member, name)
-                files.update(found)
-                if name in found:
-                    self.classes[name] = recorded_classes(load_checkpoint_file(found[name]))
-                if missing:
-                    self.untrained[name] = missing
-            for key, file in files.items():
+            for key, file in self._load(name, members[name], path, configs[name]).items():
                 self._files[key] = dict(path=file, sha256=file_sha256(file))
-            self[name] = member.requires_grad_(False).eval()
+            self[name] = members[name].requires_grad_(False).eval()
+
+    def _load(self, name: str, member: nn.Module, path: str | None, config: Any) -> dict[str, str]:
+        """Load the weights of a member; return the files by name of the member or its part."""
+        if path is not None:
+            file = str(resolve_checkpoint(path))
+            checkpoint = load_checkpoint_file(file)
+            load_network(member, file, name, checkpoint)
+            self.classes[name] = recorded_classes(checkpoint)
+            return {name: file}
+        if isinstance(config, nn.Module):
+            print_log(
+                f'The frozen member {name} has no checkpoint and keeps the weights of the module '
+                'that was passed',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return {}
+        files, missing = load_pretrained_parts(member, name)
+        if name in files:
+            self.classes[name] = recorded_classes(load_checkpoint_file(files[name]))
+        if missing:
+            self.untrained[name] = missing
+        return files
 
     @property
     def files(self) -> dict[str, str]:

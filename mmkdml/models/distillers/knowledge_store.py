@@ -24,9 +24,9 @@ _SCHEMA = 'CREATE TABLE knowledge (key BLOB PRIMARY KEY, checksum INTEGER, tenso
 class KnowledgeStore:
     """Store of tensors by key in an SQLite file of limited size.
 
-    Each call of :meth:`add` is one transaction, also if the process is killed. Several processes of
-    one machine may read and add at the same time. Entries are never replaced or removed. Tensors
-    are serialized as safetensors with a checksum, so an untrusted file runs no code.
+    Several processes of one machine may read and add at the same time. Entries are never replaced
+    or removed. Tensors are serialized as safetensors with a checksum, so an untrusted file runs no
+    code.
 
     Args:
         path: Path of the file on a local disk; it is created if it does not exist.
@@ -67,7 +67,10 @@ class KnowledgeStore:
             return {key: _deserialize(*row) for key, *row in self._file.execute(query, keys)}
 
     def add(self, tensors: Mapping[bytes, Tensor]) -> None:
-        """Add all contiguous CPU tensors with new keys; on failure add none, warn, set ``full``."""
+        """Add contiguous CPU tensors, all or none; keys that exist keep their tensors.
+
+        If writing fails, log a warning and set ``full``.
+        """
         if self.full:
             return
         serialized = ((key, save({'': tensor})) for key, tensor in tensors.items())

@@ -47,7 +47,7 @@ def _copy(value: Any) -> Any:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Run a block with modules in eval mode, without gradients and with its own random numbers."""
+    """Run a block in eval mode and without gradients; restore modes and random state after it."""
     states = [(part, part.training) for module in modules for part in module.modules()]
     try:
         for module in modules:

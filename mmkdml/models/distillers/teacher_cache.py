@@ -30,8 +30,8 @@ class TeacherCache:
     size and precision of the input, so an entry never belongs to another image, crop, teacher or
     precision. Runs and styles share entries; missing ones are computed and added.
 
-    The first entry that a process reads is computed again and compared, because the key does not
-    cover library versions and the code of layers.
+    The first entry of a member that a process reads is computed again and compared, because the key
+    does not cover library versions and the code of layers.
 
     Args:
         path: Path of the file on a local disk; see :class:`KnowledgeStore`. It is created on use.
@@ -69,7 +69,7 @@ class TeacherCache:
         return KnowledgeStore(self.path, self.limit)
 
     def __deepcopy__(self, memo: Any) -> TeacherCache:
-        return self  # copies of a classroom share their teachers
+        return self  # copies of a classroom share the cache
 
     def outputs_of(
         self,

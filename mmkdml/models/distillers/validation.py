@@ -23,11 +23,11 @@ def reraise_as_value_error(message: str) -> Iterator[None]:
         raise ValueError(f'{message} ({type(error).__name__}: {error})') from error
 
 
-def check_kind(kind: type, name: str, **arguments: Any) -> None:
-    """Raise ``ValueError`` unless all arguments are None or of a type that is not a string."""
+def check_kind(kind: type, expected: str, **arguments: Any) -> None:
+    """Raise ``ValueError`` unless all arguments are None or of a type; strings are invalid."""
     for argument, value in arguments.items():
         if isinstance(value, str) or not isinstance(value, kind | None):
-            raise ValueError(f'{argument} must be {name}, got {value!r}')
+            raise ValueError(f'{argument} must be {expected}, got {value!r}')
 
 
 def check_input_size(size: Any, default: tuple[int, int]) -> tuple[int, int]:
@@ -61,9 +61,15 @@ def check_classroom(
     students: Any,
     reused_classifiers: Any,
 ) -> list[Transfer]:
-    """Check the arguments of a classroom before its members are built."""
-    by_name = dict(members=members, supervised_weights=supervised_weights, frozen=frozen)
-    check_kind(Mapping, 'a dict by name', reused_classifiers=reused_classifiers, **by_name)
+    """Check the arguments of a classroom before its members are built; return its transfers."""
+    check_kind(
+        Mapping,
+        'a dict by name',
+        members=members,
+        supervised_weights=supervised_weights,
+        frozen=frozen,
+        reused_classifiers=reused_classifiers,
+    )
     check_kind(Sequence, 'a list', transfers=transfers, students=students)
     check_names(members or {})
     rows = [as_transfer(row) for row in transfers or ()]
@@ -153,7 +159,7 @@ def choose_students(
     transfers: Iterable[Transfer],
     task: Task,
 ) -> tuple[str, ...]:
-    """Return the students' names: as passed, or all learners, or all members without transfers."""
+    """Return the students' names. Default: all learners, or all members without transfers."""
     if students is None:
         learners = {transfer.learner for transfer in transfers}
         students = [name for name in members if name in learners]

@@ -36,7 +36,7 @@ class BinaryLinearClsHead(LinearClsHead):
             raise ValueError(f'threshold must be between 0 and 1, got {threshold}')
         if kwargs.get('cal_acc'):
             raise ValueError(
-                'cal_acc is not supported with one logit, which ranks no classes; leave it out'
+                'cal_acc is not supported, because one logit does not rank classes; leave it out'
             )
         if 'loss' in kwargs:
             raise ValueError(

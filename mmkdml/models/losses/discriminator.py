@@ -26,14 +26,14 @@ class SelfAttention(nn.Module):
         self.share = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
+        """Return a map of the same shape (N, C, H, W)."""
         query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
         attention = (query.mT @ key).softmax(dim=2)
         return self.share * (value @ attention.mT).view_as(x) + x
 
 
 class SelfAttentionDiscriminator(nn.Module):
-    """Score maps of logits: high for logits that resemble the source's.
+    """Discriminator that scores maps of logits, high if they resemble the source's.
 
     Batch norm of the logits, four spectrally normalized 4x4 convolutions of stride 2 with
     self-attention after the last two, and a 4x4 convolution to one score
@@ -62,7 +62,7 @@ class SelfAttentionDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 4))
 
     def forward(self, logits: Tensor) -> Tensor:
-        """(N, K, H, W) -> (N, 1, H', W') with H' = H // 16 - 3.
+        """Compute scores (N, 1, H', W') of logits (N, K, H, W), with H' = H // 16 - 3.
 
         Raises:
             ValueError: If the map is smaller than 64x64.

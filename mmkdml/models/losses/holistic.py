@@ -23,7 +23,7 @@ from mmkdml.registry import MODELS
 
 @MODELS.register_module()
 class HolisticLoss(TransferLoss):
-    """SKD's third part: the learner's logits must look like the source's to a discriminator.
+    """SKD's third part: adversarial loss with a discriminator between the two sides' logits.
 
     Calling the module computes the learner's loss with a frozen discriminator. The discriminator's
     own loss is :meth:`discriminator_loss`, which the distiller adds to its losses. The references
@@ -92,7 +92,7 @@ class HolisticLoss(TransferLoss):
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Exclude a module's parameters from the gradients of what is computed in the context."""
+    """Set ``requires_grad`` of a module's parameters to False in the context."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
         for parameter in trained:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
+from mmkdml.functional.checks import check_choice
 from mmkdml.registry import MODELS
 
 SIDES = ('learner', 'source')
@@ -29,8 +30,7 @@ class Projector(nn.Module):
 
     def __init__(self, side: str = 'learner') -> None:
         super().__init__()
-        if side not in SIDES:
-            raise ValueError(f'side must be one of {", ".join(SIDES)}; got {side!r}')
+        check_choice('side', side, SIDES)
         self.side = side
 
 
@@ -132,14 +132,15 @@ class InterpolateProjector(Projector):
         super().__init__(side)
         if scale_factor is not None and not scale_factor > 0:
             raise ValueError(f'scale_factor must be positive, got {scale_factor}')
-        self.scale_factor = None if scale_factor is None else float(scale_factor)
-        self.resize = _Resize(in_size, out_size) if scale_factor is None else None
+        self.resize = (
+            _Resize(in_size, out_size)
+            if scale_factor is None
+            else nn.Upsample(scale_factor=scale_factor, mode='bilinear')
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Resize (N, C, H, W) to (N, C, H * factor, W * factor), rounded down."""
-        if self.resize is not None:
-            return self.resize(x)
-        return F.interpolate(x, scale_factor=self.scale_factor, mode='bilinear')
+        return self.resize(x)
 
 
 class _Resize(nn.Module):

@@ -58,7 +58,9 @@ def test_side(name):
     for side in ('learner', 'source'):
         assert kind(**arguments, side=side).side == side
     for wrong in ('teacher', '', None):
-        with pytest.raises(ValueError, match=f'side must be one of learner, source; got {wrong!r}'):
+        with pytest.raises(
+            ValueError, match=f'side: expected one of learner, source, got {wrong!r}'
+        ):
             kind(**arguments, side=wrong)
 
 
