@@ -136,8 +136,8 @@ def transfers_for(mode: str, style: str, weights: Mapping[str, Sequence[float]])
     Raises:
         ValueError: If mode, style or weights are invalid.
     """
-    weights = checked_weights(mode, weights)
     _check_name('style', style, STYLES)
+    weights = checked_weights(mode, weights)
     transfers = []
     for index, learner in enumerate(STUDENTS):
         peer = STUDENTS[1 - index]

@@ -82,24 +82,19 @@ def with_advice(
     sentences = [str(error) for error in mismatches]
     fixes = []
     for term in (error.term for error in mismatches):
-        change: Change | None
+        change = _find_change(term, attempt, tappable)
+        if change is not None:
+            fixes.append((term.transfer, change))
         if _differ_in_logits(term):
             sentences.append(
                 'Use the same number of logits in the heads of both members (num_classes; for a '
                 'segmentor out_channels, too)'
             )
-            # Not tried, because the heads must be changed first.
-            projector = _projector_for(term)
-            change = projector and dict(projector=projector)
-        else:
-            change = _find_change(term, attempt, tappable)
-            if change is None:
-                sentences.append(
-                    'Choose taps with outputs of the same kind; tools/list_taps.py lists all taps '
-                    'with their shapes'
-                )
-        if change is not None:
-            fixes.append((term.transfer, change))
+        elif change is None:
+            sentences.append(
+                'Choose taps with outputs of the same kind; tools/list_taps.py lists all taps with '
+                'their shapes'
+            )
     return '. '.join([*dict.fromkeys(sentences), *([advise(fixes)] if fixes else [])])
 
 
@@ -123,6 +118,9 @@ def as_code(value: Any) -> str:
 
 def _find_change(term: TransferTerm, attempt: Attempt, tappable: TappableModules) -> Change | None:
     """Return the first change with which the transfer is valid."""
+    if _differ_in_logits(term):  # not tried, because the heads must be changed first
+        projector = _projector_for(term)
+        return projector and dict(projector=projector)
     completed = (_complete(term, change, attempt) for change in _changes(term, tappable))
     return next((change for change in completed if change is not None), None)
 

@@ -88,6 +88,7 @@ class _Builder:
     def build(
         self, transfers: Sequence[Transfer]
     ) -> tuple[list[TransferTerm], list[ShapeMismatchError]]:
+        """Return the valid terms, and the errors of transfers whose outputs differ in shape."""
         transfers = [transfer for transfer in transfers if transfer.weight > 0]
         self._probe_members(transfers)
         terms, mismatches = [], []

@@ -37,7 +37,7 @@ def shared_settings(
 def default_preprocessor(
     configs: Mapping[str, Any], members: Mapping[str, Any], frozen: Collection[str]
 ) -> nn.Module:
-    """Copy the data preprocessor of a member, without its batch augmentations."""
+    """Copy the preprocessor of the first trained member that sets one, without augmentations."""
     by_member = {
         name: member.data_preprocessor
         for name, member in members.items()
@@ -156,6 +156,7 @@ def _set_augments(preprocessor: Any, augments: Any) -> None:
 
 
 def _listed(augments: Any) -> list[Any]:
+    """Return augmentations as a list, unpacked from mmpretrain's ``RandomBatchAugment``."""
     augments = getattr(augments, 'augments', augments)
     listed = augments if isinstance(augments, (list, tuple)) else [augments]
     return [one for one in listed if one is not None]

@@ -76,7 +76,7 @@ def _load(member: BaseModule, name: str, sources: Mapping[str, Mapping[str, Any]
         part, loaded = member.get_submodule(prefix), weights[prefix]
         problems = [*_misfits(part, loaded, exactly=not prefix or 'prefix' in sources[prefix])]
         keys = [f'{prefix}.{key}'.lstrip('.') for key, _ in part.named_parameters()]
-        # A backbone that converts the names of its weights changes all of its parameters.
+        # Backbones that convert names while loading (Swin) are valid if every parameter changed.
         converted = prefix and not any(torch.equal(before[key], after[key]) for key in keys)
         if problems and not (converted and _loads_weights_itself(part)):
             raise ValueError(
