@@ -64,6 +64,12 @@ class Estimate:
     resampled: tuple[str, ...] = ()
     undefined_reason: str = ''
 
+    @property
+    def resampled_counts(self) -> str:
+        """Numbers of resampled seeds and groups, e.g. ``'3 seeds, 40 groups'``."""
+        counts = {'seeds': len(self.seeds), 'groups': self.groups}
+        return ', '.join(f'{counts[name]} {name}' for name in self.resampled)
+
 
 def estimate(
     counts: Counts,

@@ -1,7 +1,8 @@
-"""Claims of the paper, tested on the runs of a suite."""
+"""Statistical tests of the paper's claims on the runs of a suite."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -39,11 +40,11 @@ class ClaimResult:
         text: The claim.
         measure: Name of the measure.
         checkpoint: ``'best'`` or ``'last'``.
-        contrast: The run and member claimed to be better, and its competitors.
+        contrast: The run and member that is claimed to be better, and its competitors.
         estimate: Difference in percentage points; positive values support the claim.
-        p_holm: p-value with Holm's correction; ``nan`` if not computable.
-        simultaneous: Interval with Bonferroni's correction: all intervals of the family contain
-            their true values simultaneously at the confidence level.
+        p_holm: p-value with Holm's correction; NaN if not computable.
+        simultaneous: Interval with Bonferroni's correction: with the probability of the confidence
+            level, all intervals of the family contain their true values.
         verdict: ``'holds'`` or ``'does not hold (opposite)'`` if the corrected p-value is below
             0.05, otherwise ``'undecided'``; or ``'not computable: <reason>'``.
     """
@@ -70,10 +71,10 @@ def evaluate_claims(
 ) -> list[ClaimResult]:
     """Test the paper's claims on the runs of a suite.
 
-    Tests the families of :data:`FAMILIES` for the modes, styles and methods of each variant of the
-    suite. p-values of a family are corrected over all variants. The last family is not a claim of
-    the paper, which compares two students with methods that have one. Claims that are not
-    computable are excluded from the correction.
+    Each claim of :data:`FAMILIES` is tested for all modes, styles and methods of each variant of
+    the suite. The p-values of a family are corrected together, over all variants and without claims
+    that are not computable. The last family, which compares single students with methods that have
+    only one student, is not claimed by the paper.
 
     Args:
         record: The suite.
@@ -171,12 +172,12 @@ def _verdict(found: Estimate, p_holm: float) -> str:
         return f'{NOT_COMPUTABLE}: {found.undefined_reason}'
     if p_holm >= ALPHA:
         return UNDECIDED
-    # The sign of the resamples, from which p is computed, may differ from that of the estimate.
+    # p is computed from the resamples, whose sign may differ from that of the estimate.
     return HOLDS if np.median(found.distribution) > 0 else OPPOSITE
 
 
 def render_claims(results: Sequence[ClaimResult], form: str) -> str:
-    """Render claims as a readable table, headed by the number of claims that hold.
+    """Render claims as a table below a summary of the verdicts.
 
     Args:
         results: Results of :func:`evaluate_claims`, also of several measures.
@@ -194,27 +195,19 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
     table.set_style(_STYLES[form])
     for one in results:
         found = one.estimate
-        resampled = ', '.join(f'{_number(found, name)} {name}' for name in found.resampled)
-        table.add_row(
-            [
-                one.text,
-                one.measure,
-                f'{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]',
-                f'{found.p:.4f}',
-                f'{one.p_holm:.4f}',
-                resampled or '-',
-                one.verdict,
-            ]
-            if not found.undefined_reason
-            else [one.text, one.measure, '-', '-', '-', '-', one.verdict]
-        )
-    verdicts = [one.verdict for one in results]
-    holding, opposite, undecided = map(verdicts.count, (HOLDS, OPPOSITE, UNDECIDED))
+        values = ['-'] * 4
+        if not found.undefined_reason:
+            difference = f'{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]'
+            values = [difference, f'{found.p:.4f}', f'{one.p_holm:.4f}', found.resampled_counts]
+        table.add_row([one.text, one.measure, *values, one.verdict])
+    return f'{summarize_claims(results)}\n\n{table.get_string()}\n'
+
+
+def summarize_claims(results: Sequence[ClaimResult]) -> str:
+    """Count claims by verdict, in a sentence."""
+    verdicts = Counter(one.verdict for one in results)
+    rest = len(results) - verdicts[HOLDS] - verdicts[OPPOSITE] - verdicts[UNDECIDED]
     return (
-        f'{holding} of {len(results)} claims hold, {opposite} are contradicted, '
-        f'{undecided} are undecided.\n\n{table.get_string()}\n'
+        f'{verdicts[HOLDS]} of {len(results)} claims hold. Contradicted (the opposite holds): '
+        f'{verdicts[OPPOSITE]}; undecided: {verdicts[UNDECIDED]}; not computable: {rest}.'
     )
-
-
-def _number(found: Estimate, name: str) -> int:
-    return len(found.seeds) if name == 'seeds' else found.groups

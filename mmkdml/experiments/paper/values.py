@@ -1,6 +1,6 @@
-"""Values printed in the paper, with notes on doubtful ones.
+"""Values published in the paper, with notes on doubtful ones.
 
-``data/reference_results.csv`` holds every value of the paper's tables,
+``data/reference_results.csv`` contains all values of the paper's tables,
 ``data/reference_weights.csv`` the loss weights of each variant, and ``data/reference_doubts.csv``
 notes on values that are inconsistent or hard to read. A note without a cell applies to the table.
 """
@@ -30,9 +30,9 @@ class PaperValue:
     Attributes:
         table: Table, e.g. ``'Table 4'``.
         mean: Mean in percent.
-        std: Standard deviation over (according to the paper, 3) runs, in percentage points.
+        std: Standard deviation over runs (three, according to the paper), in percentage points.
         text: Value as printed, e.g. ``'80.12 ± 0.597'``.
-        doubt: Why the value is doubtful; empty if it is not.
+        doubt: Reason why the value is doubtful; empty if it is not.
     """
 
     table: str
@@ -68,7 +68,7 @@ def paper_value(
         The value, or None if the tables have no such cell.
 
     Raises:
-        ValueError: If the paper has no such table, or two tables have the cell.
+        ValueError: If the paper has no such table, or several of the tables have the cell.
     """
     values, doubts = _printed_values(), _doubts()
     known = list(dict.fromkeys(table for table, *_ in values))
@@ -93,7 +93,7 @@ def paper_value(
 
 
 def table_notes(table: str) -> list[str]:
-    """Return the notes on a table as a whole."""
+    """Return the notes on an entire table, not on one of its cells."""
     return list(_doubts().get((table, *[''] * len(_CELL)), []))
 
 
@@ -102,7 +102,7 @@ def _printed_values() -> dict[tuple[str, ...], tuple[str, str]]:
     """Load mean and std, as printed in the journal version, by table, quantity and cell."""
     return {
         (row['table'], row['quantity'], *(row[key] for key in _CELL)): (row['mean'], row['std'])
-        for row in _read('reference_results.csv')
+        for row in read_data('reference_results.csv')
         if row['version'] == 'v2'
     }
 
@@ -111,11 +111,12 @@ def _printed_values() -> dict[tuple[str, ...], tuple[str, str]]:
 def _doubts() -> dict[tuple[str, ...], list[str]]:
     """Load the notes by table and cell; the cell is empty for a note on the table."""
     notes: dict[tuple[str, ...], list[str]] = {}
-    for row in _read('reference_doubts.csv'):
+    for row in read_data('reference_doubts.csv'):
         notes.setdefault((row['table'], *(row[key] for key in _CELL)), []).append(row['note'])
     return notes
 
 
-def _read(name: str) -> list[dict[str, str]]:
+def read_data(name: str) -> list[dict[str, str]]:
+    """Read the rows of a CSV file in ``data``."""
     with (Path(__file__).parent / 'data' / name).open(encoding='utf-8', newline='') as file:
         return list(csv.DictReader(file))

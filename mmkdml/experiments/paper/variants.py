@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
 from typing import Any
 
+from mmkdml.experiments.paper.values import read_data
 from mmkdml.modes import LETTERS, MODES, STYLES, letters_of
 
-_WEIGHTS = Path(__file__).parent / 'data' / 'reference_weights.csv'
 # Plain KD, then the methods of Table 10 in the paper's order.
 COMPARED = {
     'classification': ('kd', 'fitnet', 'srrl', 'at', 'sp', 'vid', 'simkd', 'semckd'),
@@ -17,7 +15,7 @@ COMPARED = {
 
 
 def comparison_runs(config: str, task: str, teacher: str) -> list[dict[str, Any]]:
-    """Build the runs of plain KD and the methods compared in the paper's Table 10, named by method.
+    """Build the runs of plain KD and of the methods in the paper's Table 10, named by method.
 
     Args:
         config: Config file with the placeholder ``{method}``, e.g.
@@ -46,16 +44,16 @@ def variant_runs(
     """Build runs named ``<mode>_<style>``, ordered by mode, then style.
 
     Args:
-        config: Config file. Use the placeholders ``{mode}`` and ``{style}`` if each variant has its
-            own file, e.g. ``'configs/{mode}/r50_r18x2_{style}_lgg.py'``.
+        config: Config file, with the placeholders ``{mode}`` and ``{style}`` if each variant has
+            its own file, e.g. ``'configs/{mode}/r50_r18x2_{style}_lgg.py'``.
         teacher: Name of the run that trains the teacher of the offline variants.
-        weights_of: Table of the paper (``'Table 4'``) if all variants share one config; the runs
-            then set mode, style and the weights of that table.
+        weights_of: Table of the paper, e.g. ``'Table 4'``, if all variants share one config. Each
+            run then sets its mode, its style and the weights of this table.
         modes: Modes to include.
         styles: Styles to include.
 
     Raises:
-        ValueError: If the paper has no weights for that table.
+        ValueError: If the table has no weights.
     """
     return [
         dict(
@@ -79,18 +77,17 @@ def paper_weights(table: str, mode: str, style: str) -> dict[str, tuple[float, f
     """Return the loss weights of both students that the paper prints for a variant.
 
     Args:
-        table: ``'Table 3'``, ``4``, ``8``, ``9``, ``14`` or ``15``.
+        table: ``'Table <n>'``, n = 3, 4, 8, 9, 14 or 15.
         mode: ``ml``, ``kd_off``, ``kd_on`` or ``kdml``.
         style: ``v1``, ``v2`` or ``v3``.
 
     Returns:
-        Weights by the letters that the mode uses: ``alpha``, ``beta``, ``gamma``.
+        Weights of both students by name (``alpha``, ``beta``, ``gamma``), if the mode has them.
 
     Raises:
-        ValueError: If the paper prints none.
+        ValueError: If the table has no weights for the variant.
     """
-    with _WEIGHTS.open(newline='') as file:
-        rows = list(csv.DictReader(file))
+    rows = read_data('reference_weights.csv')
     for row in rows:
         if (row['table'], row['mode'], row['style']) == (table, mode, style):
             return {

@@ -1,4 +1,4 @@
-"""Sections of the HTML report: everything about one suite."""
+"""Contents of the HTML report: one section per suite."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mmkdml.experiments.paper.claims import (
-    FAMILIES,
-    HOLDS,
-    OPPOSITE,
-    UNDECIDED,
-    ClaimResult,
-    evaluate_claims,
-)
+from mmkdml.experiments.paper.claims import FAMILIES, ClaimResult, evaluate_claims, summarize_claims
 from mmkdml.experiments.report.cells import Table
 from mmkdml.experiments.report.figures import (
     balance_keys,
@@ -55,7 +48,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class MeasureClaims:
-    """The claims about one measure with one checkpoint.
+    """Test results of the claims about one measure, with one checkpoint.
 
     Attributes:
         title: Measure and checkpoint.
@@ -79,8 +72,8 @@ class Size:
         parameters: Number of parameters.
         flops: FLOPs for one image.
         fewer_parameters: Difference from the teacher, e.g. ``'12.0 % fewer'``; empty for the
-            teacher itself and without one.
-        fewer_flops: The same for the FLOPs.
+            teacher itself and if there is no teacher.
+        fewer_flops: Difference of the FLOPs from the teacher's.
     """
 
     name: str
@@ -92,21 +85,21 @@ class Size:
 
 @dataclass(frozen=True)
 class SuiteSection:
-    """The section of one suite.
+    """Contents of the section about one suite.
 
     Attributes:
         anchor: HTML id of the section.
         record: The suite.
         file: Suite file.
-        states: Number of runs by state; states without runs are left out.
+        states: Number of runs by state, without states that have no runs.
         by_name: Seeds of each run.
-        tables: Results with each checkpoint.
-        claims: Claims about each measure, with each checkpoint.
+        tables: Results, one table per checkpoint.
+        claims: Claims about each measure, for each checkpoint.
         curves: Learning curves.
-        pictures: Figures of tests and analysis tools.
-        sizes: Input size with the sizes of the members, and the names of the runs that have them.
-        splits: Counts by data split, and the names of the runs that have them.
-        versions: Package versions, and the names of the runs that have them.
+        pictures: Pictures of tests and analysis tools.
+        sizes: Input size and sizes of the members, with the names of the runs they apply to.
+        splits: Counts by data split, with the names of the runs they apply to.
+        versions: Package versions, with the names of the runs they apply to.
     """
 
     anchor: str
@@ -124,7 +117,7 @@ class SuiteSection:
 
     @property
     def anchors(self) -> dict[str, str]:
-        """HTML id of each run, by its name."""
+        """HTML id of each run by name."""
         return {name: f'{self.anchor}-run-{place}' for place, name in enumerate(self.by_name)}
 
 
@@ -136,7 +129,7 @@ def build_section(
     Args:
         record: The suite.
         anchor: HTML id of the section.
-        file: Suite file, for the commands that repeat it.
+        file: Suite file, as written in the commands that repeat the suite.
         resamples: See :func:`mmkdml.statistics.bootstrap.estimate`.
 
     Raises:
@@ -185,19 +178,10 @@ def _claims(
             for family, about in FAMILIES.items():
                 members = [result for result in results if result.family == family]
                 if members:
-                    families.append((about, _summary(members), members))
-            summary = _summary(results)
+                    families.append((about, summarize_claims(members), members))
+            summary = summarize_claims(results)
             text = f'{title}: differences with their intervals. {summary}'
             yield MeasureClaims(title, summary, families, _picture(draw_claims(results), text))
-
-
-def _summary(results: Sequence[ClaimResult]) -> str:
-    verdicts = Counter(result.verdict for result in results)
-    rest = len(results) - verdicts[HOLDS] - verdicts[OPPOSITE] - verdicts[UNDECIDED]
-    return (
-        f'{verdicts[HOLDS]} of {len(results)} claims hold. Contradicted (the opposite holds): '
-        f'{verdicts[OPPOSITE]}; undecided: {verdicts[UNDECIDED]}; not computable: {rest}.'
-    )
 
 
 def _curves(record: SuiteRecord, by_name: Mapping[str, Sequence[RunRecord]]) -> Iterator[Picture]:
@@ -222,7 +206,7 @@ def _curves(record: SuiteRecord, by_name: Mapping[str, Sequence[RunRecord]]) -> 
 
 
 def _pictures(record: SuiteRecord, by_name: Mapping[str, Sequence[RunRecord]]) -> Iterator[Picture]:
-    """Load the pictures of one seed of each run; those of all seeds would make the file huge."""
+    """Load the pictures of one seed per run; all seeds would make the file huge."""
     for name, path in record.pictures.items():
         yield Picture(png_data_uri(path), f'Several runs: {name}')
     for runs in by_name.values():
