@@ -1,4 +1,4 @@
-"""Auxiliary metrics in tables: fidelity, diversity and calibration."""
+"""Panels of auxiliary metrics: fidelity, diversity and calibration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOTES = {
 
 
 def auxiliary_values(record: SuiteRecord, checkpoint: str) -> dict[Key, list[float]]:
-    """Collect the auxiliary metrics of all finished seeds."""
+    """Collect the auxiliary metrics of all finished seeds by run, member and metric."""
     values: dict[Key, list[float]] = defaultdict(list)
     keys = {metric.key for metric in AUXILIARY_METRICS}
     for run in record.runs:
@@ -47,9 +47,9 @@ def auxiliary_values(record: SuiteRecord, checkpoint: str) -> dict[Key, list[flo
 
 
 def auxiliary_panels(grid: Grid) -> Iterator[TablePanel]:
-    """Build a panel for each metric that a variant has, as in the paper's Tables 11 and 12.
+    """Build a panel for each variant and metric, as in the paper's Tables 11 and 12.
 
-    Other runs share one panel with a row for each run.
+    All other runs share one panel with a row for each run.
     """
     measured = {(run, key) for run, _, key in grid.values}
     for variant, names in grid.variants.items():

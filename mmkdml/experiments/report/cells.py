@@ -1,4 +1,4 @@
-"""Data classes of result tables."""
+"""Data classes of result tables: table, panel, row and cell."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class TableCell:
         member: ``teacher``, ``student_1``, ``student_2``, ``ensemble`` or ``model``; ``students``
             for a joint value of all students.
         measure: Name of the measure.
-        mean: Mean over the finished seeds, in the unit of the panel; ``nan`` without any.
-        std: Sample standard deviation (n - 1); ``nan`` with fewer than two seeds.
-        done: Number of finished seeds, all of them in the mean.
+        mean: Mean over the finished seeds, in the unit of the panel; NaN if there are none.
+        std: Sample standard deviation (n - 1); NaN with fewer than two seeds.
+        done: Number of finished seeds.
         expected: Number of seeds of the run in the suite.
         low: Lower end of the 95 % bootstrap interval of the mean, see
-            :func:`~mmkdml.statistics.bootstrap.estimate`; ``nan`` if not computable.
-        high: Upper end.
-        paper: The paper's value for this cell.
+            :func:`~mmkdml.statistics.bootstrap.estimate`; NaN if not computable.
+        high: Upper end of the interval.
+        paper: The paper's value for this cell, if any.
         digits: Number of decimals.
     """
 
@@ -47,16 +47,16 @@ class TableCell:
 
     @property
     def ours(self) -> str:
-        """``84.12 ± 0.31 (3)``; ``(2 of 3)`` if seeds are missing; ``-`` if all are."""
+        """Our value and number of seeds, e.g. ``84.12 ± 0.31 (2 of 3)``; ``-`` without seeds."""
         if not self.done:
             return '-'
         spread = '' if math.isnan(self.std) else f' ± {self.std:.{self.digits}f}'
-        of = '' if self.done == self.expected else f' of {self.expected}'
-        return f'{self.mean:.{self.digits}f}{spread} ({self.done}{of})'
+        missing = '' if self.done == self.expected else f' of {self.expected}'
+        return f'{self.mean:.{self.digits}f}{spread} ({self.done}{missing})'
 
     @property
     def theirs(self) -> str:
-        """``[80.12 ± 0.597]``, with an asterisk if doubtful; empty if the paper has no value."""
+        """The paper's value, e.g. ``[80.12 ± 0.597]``; with ``*`` if doubtful, empty if none."""
         if self.paper is None:
             return ''
         return f'[{self.paper.text}{"*" if self.paper.doubt else ""}]'
@@ -67,9 +67,9 @@ class TableRow:
     """A row of a panel.
 
     Attributes:
-        block: The mode, or the variant of a run without a mode.
+        block: Mode, or variant of a run without a mode. Rows of a block are grouped.
         label: Short name of the member, or name of the run.
-        cells: A cell for each column.
+        cells: One cell per column.
     """
 
     block: str
@@ -79,13 +79,13 @@ class TableRow:
 
 @dataclass(frozen=True)
 class TablePanel:
-    """A part of a table with its own columns.
+    """Part of a table with columns of its own.
 
     Attributes:
         title: Title of the panel.
         columns: Column headers.
         rows: Rows, ordered by block.
-        unit: Unit of all values; empty if the columns state it, or for numbers without a unit.
+        unit: Unit of all values; empty if they have none or the columns state it.
     """
 
     title: str
@@ -101,14 +101,13 @@ class TablePanel:
 
 @dataclass(frozen=True)
 class Table:
-    """Results of a suite with one of its checkpoints.
+    """Results of a suite for one checkpoint.
 
     Attributes:
         suite: Name of the suite.
         title: Suite, checkpoint, data split and unit.
         checkpoint: ``'best'`` or ``'last'``.
-        panels: Single networks, modes by styles for each measure, all other runs, and auxiliary
-            metrics.
+        panels: Single networks, modes and styles for each measure, other runs, auxiliary metrics.
         notes: Explanations, missing runs and doubtful values of the paper.
     """
 

@@ -33,7 +33,6 @@ BLUE, VERMILION, GREEN, *_ = COLORS = (
 )  # fmt: skip
 GRAY = '#767676'
 LINES = [(color, dashes) for dashes, color in product(('-', '--', ':', '-.'), COLORS)]
-# Verdicts differ in color and marker.
 VERDICTS = {HOLDS: (BLUE, 'o'), OPPOSITE: (VERMILION, 'X'), UNDECIDED: (GRAY, 's')}
 BALANCE = 'gradient_ratio/'
 WIDTH = 9.6  # inches
@@ -41,12 +40,12 @@ COLUMNS = 3
 
 
 def validation_keys(record: SuiteRecord) -> list[tuple[str, ...]]:
-    """Return the curve keys of the metrics that validations logged.
+    """Return the keys of the logged validation metrics.
 
     Returns:
-        For each metric the keys of the ensemble and of a single network, e.g.
-        ``[('ensemble/foreground/IoU', 'model/foreground/IoU')]``. Metrics are limited to measures
-        in the tables of the suite if any of these were logged.
+        For each metric, the keys of the ensemble and of a single network, e.g.
+        ``[('ensemble/foreground/IoU', 'model/foreground/IoU')]``. If measures of the suite's tables
+        were logged, only these.
     """
     logged = dict.fromkeys(key for run in record.runs for key in run.curves['key'].unique())
     metrics = dict.fromkeys(
@@ -65,8 +64,8 @@ def summarize_curves(runs: Sequence[RunRecord], keys: Sequence[str]) -> pd.DataF
 
     Returns:
         Columns ``mean``, ``low`` and ``high``, in the unit of the curve, indexed by epoch. Multiple
-        values of one epoch are averaged first. NaN if any seed has no value or NaN, so that
-        diverged seeds are not averaged away.
+        values of one epoch are averaged first. NaN if the value of any seed is missing or NaN, so
+        that diverged seeds are not hidden.
     """
     curves = {
         run.seed: run.curves[run.curves['key'].isin(keys)]
@@ -88,13 +87,13 @@ def summarize_curves(runs: Sequence[RunRecord], keys: Sequence[str]) -> pd.DataF
 def draw_curves(record: SuiteRecord, keys: Sequence[str], label: str, same_scale: bool) -> Figure:
     """Draw a curve for each run: mean over its seeds, with a band from minimum to maximum.
 
-    Each mode of each variant has its own panel, so that a dozen runs stay readable.
+    Each mode of each variant has its own panel, so that a figure of a dozen runs is readable.
 
     Args:
         record: The suite.
         keys: Keys of the curve, see :func:`summarize_curves`.
         label: Label of the vertical axis, with its unit.
-        same_scale: All panels share the vertical axis.
+        same_scale: Whether all panels share the scale of the vertical axis.
     """
     panels: dict[str, dict[str, list[RunRecord]]] = {}
     for run in record.runs:
@@ -108,7 +107,7 @@ def draw_curves(record: SuiteRecord, keys: Sequence[str], label: str, same_scale
 
 
 def _panel_grid(titles: Sequence[str], label: str, same_scale: bool) -> tuple[Figure, list[Axes]]:
-    """Create a figure with a panel of curves by epoch for each title."""
+    """Create a figure with one panel per title, with epochs on the horizontal axis."""
     columns = max(1, min(COLUMNS, len(titles)))
     rows = max(1, math.ceil(len(titles) / columns))
     figure = Figure(figsize=(WIDTH, 2.6 * rows), layout='constrained')
@@ -132,7 +131,7 @@ def _draw_panel(axes: Axes, panel: dict[str, list[RunRecord]], keys: Sequence[st
         done = sum(run.state == DONE for run in runs)
         if curve.empty:
             continue
-        # Index over all runs, finished or not, so that a style has one color in every panel.
+        # Unfinished runs count, too, so that a style has the same color in all panels.
         color, dashes = LINES[index % len(LINES)]
         label = name if done == len(runs) else f'{name} ({done} of {len(runs)} seeds)'
         _plot_mean(axes, curve, color, dashes, label)
@@ -147,14 +146,9 @@ def _draw_panel(axes: Axes, panel: dict[str, list[RunRecord]], keys: Sequence[st
 
 
 def _plot_mean(axes: Axes, curve: pd.DataFrame, color: str, dashes: str, label: str) -> None:
+    marker = 'o' if len(curve) == 1 else None
     axes.plot(
-        curve.index,
-        curve['mean'],
-        color=color,
-        linestyle=dashes,
-        linewidth=1.4,
-        marker='o' if len(curve) == 1 else None,
-        label=label,
+        curve.index, curve['mean'], dashes, color=color, linewidth=1.4, marker=marker, label=label
     )
 
 
@@ -182,13 +176,13 @@ def draw_balance(by_name: Mapping[str, Sequence[RunRecord]]) -> Figure:
 
 
 def draw_claims(results: Sequence[ClaimResult]) -> Figure:
-    """Draw a forest plot of claims: the difference with its intervals, grouped by family.
+    """Draw a forest plot of claims: differences with their intervals, grouped by family.
 
     Args:
         results: Claims about one measure, see :func:`mmkdml.experiments.evaluate_claims`.
 
     Raises:
-        ValueError: If there are none, or several measures.
+        ValueError: If the claims are about several measures or there are none.
     """
     measures = {result.measure for result in results}
     if len(measures) != 1:

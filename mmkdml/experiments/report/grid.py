@@ -1,4 +1,4 @@
-"""Panels of result tables: a metric by mode and style, or several metrics by run."""
+"""Building of panels: one metric by mode and style, or several metrics by run."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of the members of a run.
+    """A measure or auxiliary metric in tables.
 
     Attributes:
         key: Name of the measure, or key of the evaluator without the member.
-        members: The members that have it.
-        unit: Unit of its values; empty for a number without a unit.
+        members: Members that have it.
+        unit: Unit of its values; empty if it has none.
         digits: Number of decimals.
-        quantity: ``'performance'`` or ``'fidelity'`` if the paper's tables may have it, see
-            :func:`~mmkdml.experiments.paper.values.paper_value`.
+        quantity: ``'performance'`` or ``'fidelity'``, to look up the paper's values (see
+            :func:`~mmkdml.experiments.paper.values.paper_value`); empty if the paper has none.
     """
 
     key: str
@@ -42,13 +42,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class Grid:
-    """Values of a suite, arranged in panels.
+    """Values of a suite, from which panels are built.
 
     Attributes:
         record: The suite.
         variants: Result of :func:`~mmkdml.statistics.counts.find_variants`.
-        values: A value for each finished seed.
-        intervals: Bootstrap intervals of the means; may lack keys.
+        values: Values of all finished seeds.
+        intervals: Bootstrap intervals of means; not all values need one.
     """
 
     record: SuiteRecord
@@ -58,12 +58,12 @@ class Grid:
 
     @property
     def other_runs(self) -> list[RunRecord]:
-        """One record for each run that is not one of the paper's variants."""
+        """One record (of any seed) for each run that is not one of the paper's variants."""
         known = {name for names in self.variants.values() for name in names.values()}
         return list({run.name: run for run in self.record.runs if run.name not in known}.values())
 
     def by_style(self, variant: str, metric: Metric) -> TablePanel:
-        """Build a panel with a block of members for each mode and a column for each style."""
+        """Build a panel with a block of rows (members) per mode and a column per style."""
         names = self.variants[variant]
         rows = tuple(
             TableRow(
@@ -86,9 +86,9 @@ class Grid:
     def by_run(
         self, title: str, runs: Iterable[RunRecord], metrics: Mapping[str, Metric], unit: str
     ) -> TablePanel:
-        """Build a panel with a row for each run and a column for each metric, by its header.
+        """Build a panel with a row per run and a column per metric; ``metrics`` has the headers.
 
-        The values are those of the ensemble, or of the model if the run is a single network.
+        Cells have the value of the ensemble, or of the model if the run is a single network.
         """
         rows: dict[str, list[TableRow]] = {}
         for run in runs:
@@ -110,9 +110,13 @@ class Grid:
     def _cell(
         self, run: str, member: str, metric: Metric, place: tuple[str, str, str], method: str = ''
     ) -> TableCell:
-        """Build a cell; ``place`` and ``method`` find it in the paper's tables."""
+        """Build a cell; ``place`` (mode, style, member) and ``method`` find the paper's value."""
         seeds = pd.Series(self.values.get((run, member, metric.key), []), dtype=float)
         interval = self.intervals.get((run, member, metric.key), Estimate())
+        paper = None
+        if metric.quantity:
+            tables, measure = self.record.paper_tables, metric.key.rpartition('/')[2]
+            paper = paper_value(tables, *place, measure, method, metric.quantity)
         return TableCell(
             run,
             member,
@@ -123,14 +127,6 @@ class Grid:
             expected=sum(one.name == run for one in self.record.runs),
             low=interval.low,
             high=interval.high,
-            paper=paper_value(
-                self.record.paper_tables,
-                *place,
-                metric.key.rpartition('/')[2],
-                method,
-                metric.quantity,
-            )
-            if metric.quantity
-            else None,
+            paper=paper,
             digits=metric.digits,
         )

@@ -1,4 +1,4 @@
-"""HTML report of suites: one self-contained file."""
+"""HTML report of suites, in one self-contained file."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def write_report(
 ) -> Path:
     """Write tables, claims, curves, sizes, settings and commands of suites to one HTML file.
 
-    Pictures are embedded and there are no scripts. The file is written atomically.
+    Pictures are embedded, and the file has no scripts. It is written atomically.
 
     Args:
         records: One or several suites, finished or not.
         path: File to write; missing folders are created.
-        suite_files: File of each suite, for the commands that repeat it. Defaults to
+        suite_files: File of each suite, as written in the commands that repeat the suite. Default:
             ``suites/<name>.py``.
         resamples: See :func:`mmkdml.statistics.bootstrap.estimate`.
 
@@ -40,7 +40,7 @@ def write_report(
 
     Raises:
         ValueError: If there are no suites, the number of suite files differs, ``path`` is a
-            folder, the metadata of a run is invalid, or a suite is inconsistent (see
+            folder, the metadata of a run is invalid, or a suite is invalid (see
             :func:`~mmkdml.experiments.report.tables.build_table`).
     """
     suites = [records] if isinstance(records, SuiteRecord) else list(records)
@@ -75,6 +75,6 @@ def write_report(
         version=__version__,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A log may contain bytes that are not text.
+    # Logs in it may contain bytes that are not valid text.
     write_atomically(path, html.encode(errors='backslashreplace'))
     return path

@@ -37,11 +37,11 @@ def build_table(
 ) -> Table:
     """Arrange the results of a suite in the form of the paper's tables.
 
-    For each variant of the suite: single networks; for each measure a block of rows for each mode
-    (teacher, students, ensemble) with a column for each style; other runs by name.
+    There is a panel of single networks; for each variant and measure, a panel with a block of rows
+    per mode (teacher, students, ensemble) and a column per style; and a panel of other runs.
 
     Args:
-        record: The suite. Only finished runs count; others are named in the notes.
+        record: The suite. Unfinished runs have no values and are listed in the notes.
         checkpoint: ``'best'`` or ``'last'``.
         resamples: See :func:`~mmkdml.statistics.bootstrap.estimate`.
         rng: See :func:`~mmkdml.statistics.bootstrap.estimate`.
@@ -134,7 +134,7 @@ def render(table: Table, form: str) -> str:
     Args:
         table: Result of :func:`build_table`.
         form: ``'text'`` for a terminal, ``'markdown'``, ``'latex'`` (with ``booktabs``), or
-            ``'csv'`` with a row for each cell and without notes.
+            ``'csv'`` with one row per cell and without notes.
 
     Raises:
         ValueError: If the format is unknown.
@@ -180,7 +180,7 @@ def _latex(table: Table) -> str:
         )
         caption = _escape_latex(f'{panel.heading}. {table.title}')
         parts.append(frame.to_latex(caption=caption, escape=False, multirow=False))
-    # Paragraphs instead of double backslashes: after those, the asterisk of a note is an argument.
+    # Not separated by double backslashes, which would take the asterisk of a note as argument.
     notes = '\n'.join(f'\\par\\noindent {_escape_latex(note)}' for note in table.notes)
     return '\n'.join([*parts, f'{{\\footnotesize\n{notes}\n\\par}}\n'])
 
@@ -216,7 +216,7 @@ def _csv(table: Table) -> str:
 
 
 def _with_block_ends(panel: TablePanel) -> Iterator[tuple[TableRow, bool, bool]]:
-    """Yield each row, and whether it is the first and the last row of its block."""
+    """Yield each row, and whether it is the first and whether it is the last row of its block."""
     blocks = [None, *(row.block for row in panel.rows), None]
     for index, row in enumerate(panel.rows, start=1):
         yield row, blocks[index - 1] != row.block, blocks[index + 1] != row.block
