@@ -175,7 +175,7 @@ def _estimate_together(
     original = statistic(*(np.arange(sizes[name])[None] for name in drawn))[:, 0]
     common: dict[str, Any] = dict(seeds=seeds, groups=sizes['groups'], resampled=drawn)
     if not drawn:
-        reason = 'one seed and one group of cases cannot be resampled'
+        reason = 'only one seed and one group of cases to resample'
         return [Estimate(float(value), undefined_reason=reason, **common) for value in original]
     with warnings.catch_warnings():
         # Undefined values are reported below.

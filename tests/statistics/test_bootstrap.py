@@ -255,7 +255,7 @@ def test_one_seed_and_one_group_have_no_interval():
     (found,) = estimate(counts_of({('a', 0): [one]}), 'accuracy', [Contrast(ENSEMBLE)])
     assert found.value == 75
     assert np.isnan([found.low, found.high]).all()
-    assert found.undefined_reason == 'one seed and one group of cases cannot be resampled'
+    assert found.undefined_reason == 'only one seed and one group of cases to resample'
 
 
 def test_undefined_resamples_are_counted():

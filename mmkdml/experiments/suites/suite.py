@@ -78,7 +78,7 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
         FileNotFoundError: If the suite file or a config does not exist.
         ValueError: If the file has a syntax error, a key is unknown or missing, a value is invalid,
             there are no runs or seeds, a name occurs twice, or a teacher is not a run of the suite
-            or depends on its own student.
+            or depends on its student.
     """
     path = Path(path)
     if not path.is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
@@ -11,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mmkdml.experiments.run_spec import RunSpec, run_key
@@ -30,6 +30,7 @@ COMMAND = ('-m', 'mmkdml.experiments')
 _numbers = itertools.count(1)
 
 
+@dataclass(eq=False)
 class Worker:
     """Executes runs of a suite until none is left; several machines can share one suite.
 
@@ -44,31 +45,21 @@ class Worker:
         processes: Number of processes of each run, started by torchrun if more than one.
         environment: Additional environment variables of the runs.
         command: Arguments for Python, to which the path of the run's specification is appended.
-            Default: :data:`COMMAND`.
         poll_seconds: Interval at which the run and the database are checked.
     """
 
-    def __init__(
-        self,
-        suite: Suite,
-        store: SuiteStore,
-        stop: threading.Event,
-        log: Callable[[str], None] = print,
-        processes: int = 1,
-        environment: Mapping[str, str] | None = None,
-        command: Sequence[str | Path] | None = None,
-        poll_seconds: float = 0.5,
-    ) -> None:
-        self.suite = suite
-        self.store = store
-        self.stop = stop
-        self.log = log
-        self.processes = processes
-        self.environment = dict(environment or {})
-        self.command = tuple(map(str, command or COMMAND))
-        self.poll_seconds = poll_seconds
+    suite: Suite
+    store: SuiteStore
+    stop: threading.Event
+    log: Callable[[str], None] = print
+    processes: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+    command: Sequence[str | Path] = field(default_factory=lambda: COMMAND)
+    poll_seconds: float = 0.5
+
+    def __post_init__(self) -> None:
         self.name = f'{this_host()}#{os.getpid()}.{next(_numbers)}'
-        self._specs = {(run.name, run.seed): run for run in suite.runs}
+        self._specs = {(run.name, run.seed): run for run in self.suite.runs}
         # Worker, heartbeat and time of its last change, by run.
         self._heartbeats: dict[str, tuple[str | None, int, float]] = {}
         self._is_waiting = False
@@ -158,7 +149,7 @@ class Worker:
     def _start(self, spec: RunSpec, folder: Path) -> tuple[subprocess.Popen, int]:
         folder.mkdir(parents=True, exist_ok=True)
         teacher = self.suite.work_dir / run_key(spec.teacher, spec.seed) if spec.teacher else None
-        content = dataclasses.asdict(spec) | dict(
+        content = asdict(spec) | dict(
             work_dir=str(folder),
             teacher_dir=teacher and str(teacher),
             registered=self.store.settings().get(spec.name),
@@ -169,7 +160,7 @@ class Worker:
         if self.processes > 1:
             count = f'--nproc_per_node={self.processes}'
             command += ['-m', 'torch.distributed.run', '--standalone', count]
-        command += [*self.command, str(folder / SPEC)]
+        command += [*map(str, self.command), str(folder / SPEC)]
         with own_file(folder, LOG).open('ab') as log:
             start = log.tell()
             process = subprocess.Popen(

@@ -141,7 +141,7 @@ def epoch_options(config: Config, epochs: int) -> dict[str, Any]:
     before = config.train_cfg.get('max_epochs')
     if before is None or epochs < 1:
         raise ValueError(
-            'Invalid epochs: expected at least 1, for a config with train_cfg.max_epochs; got '
+            'Invalid epochs: expected at least 1 and a config with train_cfg.max_epochs, got '
             f'{epochs} and max_epochs={before}'
         )
     options: dict[str, Any] = {'train_cfg.max_epochs': epochs}

@@ -218,7 +218,7 @@ class Tuner:
             # Optuna raises these if another worker has marked the trial as failed.
             if self._current is None or study.get_trials()[self._current].state != TrialState.FAIL:
                 raise
-            self.log(f'trial {self._current} is repeated: it had no heartbeat for too long')
+            self.log(f'trial {self._current} had no heartbeat for too long and is repeated')
             return False
         if not self.keep_checkpoints:
             self._delete_checkpoints(study)
