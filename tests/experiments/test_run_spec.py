@@ -90,7 +90,7 @@ def test_settings_text_has_hashes_of_data(tmp_path):
 
 
 def test_settings_texts_of_earlier_versions_are_compared():
-    """They lack data hashes, have settings that do not decide, and a search's lines on top."""
+    """They lack data hashes, have settings without effect, or begin with the lines of a search."""
     old = 'tied: true\n' + json.dumps(
         dict(
             model=dict(mode='kdml'),

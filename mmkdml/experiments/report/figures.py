@@ -161,8 +161,7 @@ def balance_keys(runs: Sequence[RunRecord]) -> list[str]:
 def draw_balance(by_name: Mapping[str, Sequence[RunRecord]]) -> Figure:
     """Draw the gradient norm of each transfer relative to the supervised losses, a panel per run.
 
-    Args:
-        by_name: Seeds of each run that has :func:`balance_keys`.
+    All runs must have :func:`balance_keys`.
     """
     figure, grid = _panel_grid(list(by_name), 'gradient norm / supervised', same_scale=True)
     for axes, runs in zip(grid, by_name.values(), strict=True):

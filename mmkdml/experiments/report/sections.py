@@ -90,7 +90,7 @@ class SuiteSection:
     Attributes:
         anchor: HTML id of the section.
         record: The suite.
-        file: Suite file.
+        file: Suite file, as written in the commands that repeat the suite.
         states: Number of runs by state, without states that have no runs.
         by_name: Seeds of each run.
         tables: Results, one table per checkpoint.
@@ -124,13 +124,7 @@ class SuiteSection:
 def build_section(
     record: SuiteRecord, anchor: str, file: str, resamples: int = RESAMPLES
 ) -> SuiteSection:
-    """Build the section of one suite.
-
-    Args:
-        record: The suite.
-        anchor: HTML id of the section.
-        file: Suite file, as written in the commands that repeat the suite.
-        resamples: See :func:`mmkdml.statistics.bootstrap.estimate`.
+    """Build the section of one suite, see :class:`SuiteSection` for the arguments.
 
     Raises:
         ValueError: See :func:`~mmkdml.experiments.report.tables.build_table`.

@@ -18,7 +18,10 @@ from mmkdml.experiments.suites.worker import Worker
 def run_suite(
     suite: Suite, store: SuiteStore, workers: int = 1, processes: int = 1, retry: bool = False
 ) -> None:
-    """Execute the waiting runs of a suite; see :func:`run_workers`.
+    """Execute the waiting runs of a suite until all are done or failed.
+
+    The workers share the CPU cores equally unless ``OMP_NUM_THREADS`` is set, and take turns on the
+    GPUs if each run has one process, unless ``CUDA_VISIBLE_DEVICES`` is set.
 
     Args:
         suite: The suite.
@@ -28,7 +31,8 @@ def run_suite(
         retry: Also execute failed runs again.
 
     Raises:
-        KeyboardInterrupt: If the workers were stopped by a signal.
+        KeyboardInterrupt: If SIGINT (Ctrl-C) or SIGTERM stopped the workers. Interrupted runs can
+            be resumed.
         ValueError: If a config is invalid, the suite was started with other settings, or the
             database is not accessible.
     """
@@ -49,21 +53,11 @@ def run_workers(
     processes: int = 1,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Execute a suite's runs with several workers until they end, or Ctrl-C or SIGTERM stops them.
-
-    The workers share the CPU cores equally unless ``OMP_NUM_THREADS`` is set, and take turns on the
-    GPUs if each run has one process, unless ``CUDA_VISIBLE_DEVICES`` is set.
-
-    Args:
-        suite: The suite.
-        store: Its database.
-        workers: Number of concurrent runs.
-        processes: Number of processes of each run.
-        log: Called with a line when a run starts or ends.
+    """Execute the registered runs of a suite, see :func:`run_suite`; ``log`` is called with lines.
 
     Raises:
-        KeyboardInterrupt: If a signal stopped them. Interrupted runs can be resumed.
-        ValueError: If the database is no longer accessible.
+        KeyboardInterrupt: If a signal stopped the workers.
+        ValueError: If the database is not accessible.
     """
     stop, errors = threading.Event(), []
 

@@ -1,4 +1,4 @@
-"""Results of a search: table of trials, best config and picture."""
+"""Results of a search: table of trials, best config and figure."""
 
 from __future__ import annotations
 
@@ -79,16 +79,9 @@ def write_results(
     options: Mapping[str, Any],
     out: Path,
 ) -> list[Path]:
-    """Write the table, the best config and the picture.
+    """Write the table of trials, the best config and the figure to the folder ``out``.
 
-    Args:
-        study: The study, with at least one complete trial.
-        trials: Trials in the table.
-        space: The search space.
-        metric: Key of the validation metric.
-        path: Searched config file.
-        options: Changes of the user to it, by dotted key.
-        out: Folder of the results.
+    ``study`` has a complete trial; ``options`` are the user's changes to the config file ``path``.
 
     Returns:
         The written files.

@@ -44,17 +44,9 @@ def open_study(
     A trial is lost if its process has exited, i.e., without a heartbeat for :data:`GRACE_SECONDS`.
     Lost trials are marked as failed and queued again, at most :data:`RETRIES` times.
 
-    Args:
-        url: SQLAlchemy URL of the database.
-        name: Name of the study.
-        direction: ``'maximize'`` or ``'minimize'``.
-        settings: Text of all settings that decide the results.
-        sampler: Optuna's sampler.
-        pruner: Optuna's pruner.
-
     Raises:
-        ValueError: If the study was started with other settings (lists the differences), or if the
-            database is not accessible.
+        ValueError: If the study was started with other ``settings`` (lists the differences), or if
+            the database is not accessible.
     """
     with explain_database_errors(url):
         study = optuna.create_study(

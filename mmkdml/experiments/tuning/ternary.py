@@ -27,10 +27,7 @@ def draw_landscape(table: pd.DataFrame, metric: str, best: int) -> Figure:
     gray crosses, because their values are not comparable. If both students have the same weights in
     all complete trials, there is one panel.
 
-    Args:
-        table: Result of :func:`~mmkdml.experiments.tuning.results.trial_table`.
-        metric: Name of the metric, for labels.
-        best: Number of the best trial, which is marked with a star.
+    The trial with the number ``best`` is marked with a star.
 
     Raises:
         ValueError: If the table has no complete trial, or not two or three weights.

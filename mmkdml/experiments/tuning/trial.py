@@ -21,10 +21,6 @@ from mmkdml.apis import load_config, make_runner, use_amp
 class TrialHook(Hook):
     """Reports validation scores to Optuna, and stops the run if Optuna prunes the trial.
 
-    Args:
-        trial: The trial.
-        metric: Key of the validation metric.
-
     Attributes:
         values: Reported scores.
     """
@@ -64,14 +60,7 @@ class TrialHook(Hook):
 def trial_config(
     path: str | Path, options: Mapping[str, Any], work_dir: str | Path, amp: bool = False
 ) -> Config:
-    """Load the config of a trial, without its test split.
-
-    Args:
-        path: Config file that is searched.
-        options: Settings of the trial by dotted key.
-        work_dir: Folder of the trial.
-        amp: Train in mixed precision.
-    """
+    """Load the searched config with the options of a trial and without its test split."""
     config = load_config(path, options, work_dir)
     config.test_dataloader = config.test_evaluator = config.test_cfg = None
     # In one process, runs with the same name would share logger, message hub and visualizer.
@@ -85,12 +74,6 @@ def trial_config(
 
 def train_trial(trial: Trial, config: Config, metric: str, direction: str) -> float:
     """Train a trial from scratch.
-
-    Args:
-        trial: The trial.
-        config: Result of :func:`trial_config`.
-        metric: Key of the validation metric.
-        direction: ``'maximize'`` or ``'minimize'``.
 
     Returns:
         The best validation score, i.e., that of the best checkpoint.
@@ -130,10 +113,6 @@ def objective(config: Config, path: Path) -> tuple[str, Literal['maximize', 'min
 
 def epoch_options(config: Config, epochs: int) -> dict[str, Any]:
     """Return the settings that change the number of epochs, also of schedules that end with it.
-
-    Args:
-        config: The config.
-        epochs: New number of epochs, at least 1.
 
     Raises:
         ValueError: If the config has no number of epochs, or ``epochs`` is below 1.

@@ -62,7 +62,7 @@ def test_table_with_the_cell_is_found_among_several():
         (('Table 12',), ('kd_off', 'v1', 'student_2', 'IoU', '', FIDELITY)),  # missing there
     ],
 )
-def test_missing_cell_gives_none(tables, cell):
+def test_missing_cell_is_none(tables, cell):
     assert paper_value(tables, *cell) is None
 
 

@@ -153,7 +153,7 @@ def test_run_without_the_checkpoint_is_missing():
 
 
 @pytest.mark.parametrize('form', FORMS)
-def test_unfinished_suite_gives_a_table_of_dashes(form):
+def test_values_of_an_unfinished_suite_are_dashes(form):
     runs = [run(f'{m}_v1', 0, {}, m, 'v1', state='waiting') for m in ('ml', 'kdml')]
     table = build_table(suite(*runs, run('r50', 0, {}, state='failed')), 'best')
     assert len(table.cells) == 2 + 2 * 7 * 3

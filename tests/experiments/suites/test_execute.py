@@ -71,7 +71,7 @@ def test_config_is_loaded_once_and_has_the_folder_of_the_teacher(
     assert load.call_count == 1
     (config, launcher), _ = make_runner.call_args
     assert (config.model.teacher_checkpoint, launcher) == (str(tmp_path / 'big'), 'none')
-    # The folder does not decide the result.
+    # The folder does not affect the result.
     settings = json.loads((tmp_path / SETTINGS).read_text())
     assert settings['model']['teacher_checkpoint'] == 'big'
 

@@ -48,7 +48,7 @@ def test_each_variant_has_all_runs_and_their_teachers(write):
     runs = {run.name: run for run in load_suite(write(text)).runs}
     assert list(runs) == ['cold/big', 'hot/big', 'cold/small', 'hot/small']
     assert runs['cold/small'].teacher == 'cold/big'
-    # Options of the run override those of the variant, and these those of the suite.
+    # Options of the run override those of the variant, which override those of the suite.
     assert runs['cold/small'].options == {'a.b': 1, 'c': 3, 'd': 2}
     assert runs['hot/big'].options == {'a.b': 1, 'c': 1, 'd': 1}
 

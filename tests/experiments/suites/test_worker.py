@@ -38,7 +38,7 @@ def is_alive(process):
 
 
 class Steps(threading.Event):
-    """Event that runs the next of some functions each time a worker waits."""
+    """Event that calls one of its functions, in order, each time a worker waits."""
 
     def __init__(self, *steps):
         super().__init__()
@@ -86,7 +86,7 @@ def test_failure_is_recorded_and_other_runs_continue(make_suite, make_worker):
 
 
 def test_signal_that_killed_a_run_is_recorded(make_suite, make_worker):
-    """The log of such a run has no error."""
+    """A killed run has no error in its log."""
     signals = {'memory': signal.SIGKILL, 'hup': signal.SIGHUP}
     suite, store = make_suite({run: (None, {'killed': one}) for run, one in signals.items()})
     one = make_worker(suite, store)
@@ -210,7 +210,7 @@ def test_stopped_worker_stops_and_releases_its_run(make_suite, make_worker, wait
 
 
 def test_stopped_run_has_time_to_save(make_suite, make_worker, tmp_path, monkeypatch, wait_for):
-    """It saves only after the worker has begun to wait, and exits if its input is closed."""
+    """The run saves only after the worker has begun to wait, and exits if its stdin is closed."""
     saving = """
         import os, signal, sys, threading, time
         from pathlib import Path
