@@ -44,8 +44,8 @@ class Estimate:
         value: Value for the original seeds and cases.
         low: Lower end of the percentile interval.
         high: Upper end of the percentile interval.
-        p: Two-sided p-value of a difference of 0, twice the smaller of both tails
-            (k + 1) / (n + 1); NaN for a mean.
+        p: Two-sided p-value for a difference of 0: 2 (k + 1) / (n + 1), where k is the smaller
+            number of bootstrap values on one side of 0; at most 1, NaN for a mean.
         distribution: The n bootstrap values; empty if the interval is undefined.
         seeds: The shared seeds.
         groups: Number of groups of test cases (patients, lesions).
@@ -86,12 +86,12 @@ def estimate(
     drawn instead of images, because the images of a patient or lesion are not independent.
 
     The interval is too narrow for few seeds: the variance of the resampled means is (S - 1) / S of
-    the unbiased one, two thirds for three seeds.
+    the unbiased estimate for S seeds, i.e., two thirds for three seeds.
 
     Args:
         counts: Counts of a suite, see :func:`~mmkdml.statistics.counts.count_cases`.
         measure: Name of one of :data:`~mmkdml.statistics.measures.MEASURES`.
-        contrasts: Means and differences to estimate, each independent of the others.
+        contrasts: Means and differences to estimate. Their results do not affect each other.
         confidence: Confidence level, in (0, 1).
         resamples: Number of bootstrap values, at least 1.
         rng: Random seed.

@@ -16,7 +16,7 @@ Entry = tuple[str, str]
 """Name of a run and one of its members."""
 
 Variants = dict[str, dict[tuple[str, str], str]]
-"""Run names of a suite by variant, then by mode and style."""
+"""Run names by variant of the suite, then by mode and style."""
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
@@ -148,10 +148,9 @@ def seed_scores(record: SuiteRecord) -> pd.DataFrame:
 
 
 def find_variants(record: SuiteRecord) -> Variants:
-    """Return the names of the distilled runs by variant, then by mode and style.
+    """Return the names of runs with a mode and style by variant of the suite, then by these.
 
-    The variant is the part of the name before the last ``/``, or ``''``. Baselines and comparisons
-    are skipped.
+    The variant is the part of a run's name before the last ``/``, or ``''``.
 
     Raises:
         ValueError: If two runs of a variant have the same mode and style.

@@ -1,1 +1,1 @@
-"""Published values, variants and claims of the paper."""
+"""Published values, runs and claims of the paper."""

@@ -1,4 +1,4 @@
-"""Suite runs of the paper's twelve variants and of the methods it compares with."""
+"""Suite runs of the paper: all modes and styles, and the methods that it compares with."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def variant_runs(
     """Build runs named ``<mode>_<style>``, ordered by mode, then style.
 
     Args:
-        config: Config file, with the placeholders ``{mode}`` and ``{style}`` if each variant has
-            its own file, e.g. ``'configs/{mode}/r50_r18x2_{style}_lgg.py'``.
-        teacher: Name of the run that trains the teacher of the offline variants.
-        weights_of: Table of the paper, e.g. ``'Table 4'``, if all variants share one config. Each
-            run then sets its mode, its style and the weights of this table.
+        config: Config file, with the placeholders ``{mode}`` and ``{style}`` if there is one file
+            for each, e.g. ``'configs/{mode}/r50_r18x2_{style}_lgg.py'``.
+        teacher: Name of the run that trains the teacher of the offline mode ``kd_off``.
+        weights_of: Table of the paper, e.g. ``'Table 4'``, if all runs share one config. Each run
+            then sets its mode, its style and the weights of this table.
         modes: Modes to include.
         styles: Styles to include.
 
@@ -74,7 +74,7 @@ def _options(table: str, mode: str, style: str) -> dict[str, Any]:
 
 
 def paper_weights(table: str, mode: str, style: str) -> dict[str, tuple[float, float]]:
-    """Return the loss weights of both students that the paper prints for a variant.
+    """Return the loss weights of both students that the paper prints for a mode and style.
 
     Args:
         table: ``'Table <n>'``, n = 3, 4, 8, 9, 14 or 15.
@@ -85,7 +85,7 @@ def paper_weights(table: str, mode: str, style: str) -> dict[str, tuple[float, f
         Weights of both students by name (``alpha``, ``beta``, ``gamma``), if the mode has them.
 
     Raises:
-        ValueError: If the table has no weights for the variant.
+        ValueError: If the table has no weights for them.
     """
     rows = read_data('reference_weights.csv')
     for row in rows:

@@ -58,7 +58,7 @@ class Grid:
 
     @property
     def other_runs(self) -> list[RunRecord]:
-        """One record (of any seed) for each run that is not one of the paper's variants."""
+        """One record (of any seed) for each run without a mode and style."""
         known = {name for names in self.variants.values() for name in names.values()}
         return list({run.name: run for run in self.record.runs if run.name not in known}.values())
 
