@@ -1,8 +1,9 @@
 """Values published in the paper, with notes on doubtful ones.
 
 ``data/reference_results.csv`` contains all values of the paper's tables,
-``data/reference_weights.csv`` the loss weights of each mode and style, and ``data/reference_doubts.csv``
-notes on values that are inconsistent or hard to read. A note without a cell applies to the table.
+``data/reference_weights.csv`` the loss weights of each mode and style, and
+``data/reference_doubts.csv`` notes on values that are inconsistent or hard to read. A note without
+a cell applies to the table.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ def open_study(
 ) -> Study:
     """Open a study; create it if it does not exist.
 
-    A trial is lost if its process has exited, i.e., without a heartbeat for :data:`GRACE_SECONDS`.
-    Lost trials are marked as failed and queued again, at most :data:`RETRIES` times.
+    A trial without a heartbeat for :data:`GRACE_SECONDS` is lost, because its process has exited.
+    It is marked as failed and queued again, at most :data:`RETRIES` times.
 
     Raises:
         ValueError: If the study was started with other ``settings`` (lists the differences), or if
