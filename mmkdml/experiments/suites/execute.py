@@ -196,12 +196,12 @@ def _metadata(
 def _splits(runner: Runner) -> dict[str, dict[str, int]]:
     counts = {}
     for part in ('train', 'val', 'test'):
-        dataset: Any = getattr(runner, f'{part}_dataloader').dataset
-        counts[part] = dict(images=len(dataset))
+        dataset = getattr(runner, f'{part}_dataloader').dataset
+        images = len(dataset)
+        counts[part] = dict(images=images)
         if isinstance(dataset, SplitFileMixin):
             in_file = split_counts(read_split(dataset.ann_file))
-            # Otherwise, the dataset is a subset by `indices`.
-            if in_file.get('samples', in_file['images']) == len(dataset):
+            if in_file.get('samples', in_file['images']) == images:  # not a subset by `indices`
                 counts[part] = in_file
     return counts
 
