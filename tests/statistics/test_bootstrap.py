@@ -12,6 +12,7 @@ from mmkdml.statistics.counts import count_cases
 from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 ENSEMBLE = ('a', 'ensemble')
+MEAN, DIFFERENCE = Contrast(ENSEMBLE), Contrast(ENSEMBLE, (('b', 'ensemble'),))
 
 
 def classified(correct, member='ensemble', groups=None):
@@ -61,7 +62,7 @@ def segmented(seeds=3):
 
 def test_accuracy_of_one_seed_equals_scipy_bootstrap_of_the_mean():
     cases = classified(np.random.default_rng(0).random(40) < 0.7)
-    (found,) = estimate(counts_of({('a', 5): [cases]}), 'accuracy', [Contrast(ENSEMBLE)])
+    (found,) = estimate(counts_of({('a', 5): [cases]}), 'accuracy', [MEAN])
     by_name = cases.sort_values('group')['pred'].to_numpy()
     expected = bootstrap((100.0 * by_name,), np.mean, batch=1000, method='percentile', rng=0)
     np.testing.assert_allclose(found.distribution, expected.bootstrap_distribution)
@@ -87,10 +88,7 @@ def test_seeds_and_groups_are_crossed_and_the_best_competitor_is_reselected():
     tables = segmented()
     competitors = (('a', 'student_1'), ('a', 'student_2'))
     found = estimate(
-        counts_of(tables),
-        'IoU',
-        [Contrast(ENSEMBLE), Contrast(ENSEMBLE, competitors)],
-        resamples=40,
+        counts_of(tables), 'IoU', [MEAN, Contrast(ENSEMBLE, competitors)], resamples=40
     )
     rng = np.random.default_rng(0)
     seeds, groups = rng.integers(0, 3, (40, 3)), rng.integers(0, 3, (40, 3))
@@ -125,11 +123,7 @@ def test_shared_variation_cancels_in_a_difference():
         worse = correct & (np.arange(120) % 10 > 0)
         tables['a', seed] = [classified(correct, groups=groups)]
         tables['b', seed] = [classified(worse, groups=groups)]
-    mean, difference = estimate(
-        counts_of(tables),
-        'accuracy',
-        [Contrast(ENSEMBLE), Contrast(ENSEMBLE, (('b', 'ensemble'),))],
-    )
+    mean, difference = estimate(counts_of(tables), 'accuracy', [MEAN, DIFFERENCE])
     assert mean.high - mean.low > 5
     assert difference.distribution == pytest.approx(np.full(9999, 10))
     assert (difference.value, difference.low, difference.high) == pytest.approx((10, 10, 10))
@@ -140,7 +134,7 @@ def test_variance_of_resampled_seeds():
     tables = {('a', seed): [classified([1] * seed + [0] * (8 - seed))] for seed in (2, 3, 7)}
     for (cases,) in tables.values():
         cases['group'] = 'single'
-    (found,) = estimate(counts_of(tables), 'accuracy', [Contrast(ENSEMBLE)])
+    (found,) = estimate(counts_of(tables), 'accuracy', [MEAN])
     assert found.resampled == ('seeds',)
     scores = np.array([2, 3, 7]) / 8 * 100
     assert found.distribution.var() == pytest.approx(scores.var() / 3, rel=0.05)
@@ -155,14 +149,12 @@ def test_extreme_p_values(sign, expected):
     sides = {0: ([1, 0, 1], [1, 0, 1]), 1: ([1, 1, 1], [0, 0, 0]), -1: ([0, 0, 0], [1, 1, 1])}
     first, second = sides[sign]
     both = counts_of({('a', 0): [classified(first)], ('b', 0): [classified(second)]})
-    contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
-    (found,) = estimate(both, 'accuracy', [contrast], resamples=999)
+    (found,) = estimate(both, 'accuracy', [DIFFERENCE], resamples=999)
     assert found.p == pytest.approx(expected)
 
 
 def test_p_value_is_twice_the_smaller_tail():
-    contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
-    (found,) = estimate(counts_of(random_tables()), 'accuracy', [contrast], resamples=499)
+    (found,) = estimate(counts_of(random_tables()), 'accuracy', [DIFFERENCE], resamples=499)
     values = found.distribution.round(6)
     below, above = (values <= 0).sum(), (values >= 0).sum()
     assert 0 < min(below, above) < 249
@@ -171,12 +163,11 @@ def test_p_value_is_twice_the_smaller_tail():
 
 def test_estimate_depends_on_the_random_seed_and_not_on_other_contrasts():
     both = counts_of(random_tables(names=('a', 'b', 'c')))
-    contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
     others = [Contrast((name, 'ensemble')) for name in 'cba']
-    (single,) = estimate(both, 'accuracy', [contrast])
-    among = estimate(both, 'accuracy', [*others, contrast])[-1]
+    (single,) = estimate(both, 'accuracy', [DIFFERENCE])
+    among = estimate(both, 'accuracy', [*others, DIFFERENCE])[-1]
     np.testing.assert_array_equal(single.distribution, among.distribution)
-    (other,) = estimate(both, 'accuracy', [contrast], rng=1)
+    (other,) = estimate(both, 'accuracy', [DIFFERENCE], rng=1)
     assert (single.distribution != other.distribution).any()
     assert (single.low, single.high) == pytest.approx(
         (other.low, other.high), abs=1.2
@@ -186,8 +177,7 @@ def test_estimate_depends_on_the_random_seed_and_not_on_other_contrasts():
 def test_difference_uses_only_shared_seeds():
     tables = random_tables()
     without = {key: cases for key, cases in tables.items() if key != ('b', 1)}
-    contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
-    (found,) = estimate(counts_of(without), 'accuracy', [contrast])
+    (found,) = estimate(counts_of(without), 'accuracy', [DIFFERENCE])
     difference = [
         100 * (tables['a', seed][0]['pred'].mean() - tables['b', seed][0]['pred'].mean())
         for seed in (0, 2)
@@ -199,7 +189,7 @@ def test_difference_uses_only_shared_seeds():
 def test_higher_confidence_widens_the_interval():
     both = counts_of(random_tables())
     (narrow,), (wide,) = (
-        estimate(both, 'accuracy', [Contrast(ENSEMBLE)], confidence=level) for level in (0.5, 0.99)
+        estimate(both, 'accuracy', [MEAN], confidence=level) for level in (0.5, 0.99)
     )
     assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
 
@@ -213,9 +203,7 @@ def test_memory_is_bounded_by_the_batch(monkeypatch):
 
     value = measures.Measure.value
     monkeypatch.setattr(measures.Measure, 'value', spy)
-    estimate(
-        counts_of(random_tables(1, images=30000)), 'accuracy', [Contrast(ENSEMBLE)], resamples=150
-    )
+    estimate(counts_of(random_tables(1, images=30000)), 'accuracy', [MEAN], resamples=150)
     assert max(rows) * 30000 <= 2**21
     assert sum(rows) == 150 + 1  # and the original value
 
@@ -236,12 +224,7 @@ def test_reason_of_undefined_difference(changes, reason):
         if images is not None:
             tables[key] = [cases[0][:images]]
     found, same = estimate(
-        counts_of(tables),
-        'accuracy',
-        [
-            Contrast(ENSEMBLE, (('b', 'ensemble'),)),
-            Contrast(('a', 'ensemble'), (('a', 'ensemble'),)),
-        ],
+        counts_of(tables), 'accuracy', [DIFFERENCE, Contrast(ENSEMBLE, (ENSEMBLE,))]
     )
     assert re.match(reason, found.undefined_reason)
     assert np.isnan([found.value, found.low, found.high, found.p]).all()
@@ -252,7 +235,7 @@ def test_reason_of_undefined_difference(changes, reason):
 
 def test_one_seed_and_one_group_have_no_interval():
     one = classified([1, 0, 1, 1]).assign(group='patient')
-    (found,) = estimate(counts_of({('a', 0): [one]}), 'accuracy', [Contrast(ENSEMBLE)])
+    (found,) = estimate(counts_of({('a', 0): [one]}), 'accuracy', [MEAN])
     assert found.value == 75
     assert np.isnan([found.low, found.high]).all()
     assert found.undefined_reason == 'only one seed and one group of cases to resample'
@@ -263,7 +246,7 @@ def test_undefined_resamples_are_counted():
     cases = pd.DataFrame(
         dict(member='ensemble', id=['i', 'j'], group=['x', 'y'], label=1, tp=[0, 5], fp=0, fn=0)
     )
-    (found,) = estimate(counts_of({('a', 0): [cases]}), 'IoU', [Contrast(ENSEMBLE)], resamples=400)
+    (found,) = estimate(counts_of({('a', 0): [cases]}), 'IoU', [MEAN], resamples=400)
     assert found.value == 100
     assert np.isnan([found.low, found.high]).all()
     undefined = int(found.undefined_reason.removeprefix('IoU is undefined in ').split()[0])
@@ -275,9 +258,9 @@ def test_invalid_arguments_raise():
     both = counts_of(random_tables())
     for wrong in (dict(confidence=1), dict(confidence=0), dict(resamples=0)):
         with pytest.raises(ValueError, match=f'{[*wrong][0]}={[*wrong.values()][0]}'):
-            estimate(both, 'accuracy', [Contrast(ENSEMBLE)], **wrong)
+            estimate(both, 'accuracy', [MEAN], **wrong)
     with pytest.raises(ValueError, match='IoU: .* of classification'):
-        estimate(both, 'IoU', [Contrast(ENSEMBLE)])
+        estimate(both, 'IoU', [MEAN])
 
 
 def test_arguments_are_not_modified():
@@ -287,7 +270,7 @@ def test_arguments_are_not_modified():
         entry: {seed: dataclasses.replace(s, counts=s.counts.copy()) for seed, s in by_seed.items()}
         for entry, by_seed in both.by_entry.items()
     }
-    estimate(both, 'accuracy', [Contrast(ENSEMBLE)])
+    estimate(both, 'accuracy', [MEAN])
     for entry, by_seed in before.items():
         for seed, sample in by_seed.items():
             np.testing.assert_array_equal(both.by_entry[entry][seed].counts, sample.counts)
@@ -301,7 +284,7 @@ def test_large_test_split_is_resampled_at_once():
     truth = rng.integers(0, 7, 3000)
     pred = np.where(rng.random(3000) < 0.8, truth, rng.permutation(truth))
     cases = classified(truth).assign(truth=truth, pred=pred)
-    (found,) = estimate(counts_of({('a', 0): [cases]}), 'recall', [Contrast(ENSEMBLE)])
+    (found,) = estimate(counts_of({('a', 0): [cases]}), 'recall', [MEAN])
     correct = cases['truth'] == cases['pred']
     assert found.value == pytest.approx(100 * correct.groupby(cases['truth']).mean().mean())
     # About 4 standard errors of a share of 3000 independent images.
@@ -317,8 +300,7 @@ def test_ties_count_in_both_tails_despite_rounding_errors():
         for name, by_seed in correct.items()
         for seed, many in enumerate(by_seed)
     }
-    contrast = Contrast(ENSEMBLE, (('b', 'ensemble'),))
-    (found,) = estimate(counts_of(tables), 'accuracy', [contrast], resamples=999)
+    (found,) = estimate(counts_of(tables), 'accuracy', [DIFFERENCE], resamples=999)
     draws = np.random.default_rng(0).integers(0, 3, (999, 3))
     exact = (np.array(correct['a']) - np.array(correct['b']))[draws].sum(1)
     tail = min((exact <= 0).sum(), (exact >= 0).sum())
@@ -331,7 +313,7 @@ def test_resamples_are_drawn_in_batches_of_1000():
         (name, seed): [classified(correct, groups=['x', 'y'])]
         for name, seed, correct in (('a', 0, [1, 0]), ('a', 1, [1, 1]))
     }
-    (found,) = estimate(counts_of(tables), 'accuracy', [Contrast(ENSEMBLE)], resamples=1004)
+    (found,) = estimate(counts_of(tables), 'accuracy', [MEAN], resamples=1004)
     rng, scores = np.random.default_rng(0), 100 * np.array([[1, 0], [1, 1]])  # seeds, groups
     draws = [[rng.integers(0, 2, (size, 2)) for _ in range(2)] for size in (1000, 4)]
     expected = [
