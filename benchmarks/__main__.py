@@ -21,44 +21,42 @@ PEERS = Path(__file__).parent / 'peer_scripts'
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog='python -m benchmarks',
-        description='Measure training steps, data loading and start-up. Everything that is '
-        'compared is interleaved; times are medians over rounds.',
+        description='Measure training steps, data loading and start-up. The compared '
+        'measurements are interleaved; times are medians over rounds.',
     )
     commands = parser.add_subparsers(metavar='BENCHMARK', required=True)
     _add(
         commands,
         step,
         'compare a training step of a classroom with the sum of the separate steps of its members, '
-        'in time and peak memory, on a dummy batch on the CPU',
+        'in time and peak memory, on random images on the CPU',
     )
     command = _add(
         commands,
         methods,
         'compare training steps of several classrooms with the first one, in time, peak memory and '
-        'parameters, on dummy batches on the CPU',
+        'parameters, on random images on the CPU',
     )
-    command.add_argument('others', metavar='OTHER', nargs='+', help='configs to compare with it')
+    command.add_argument('others', metavar='OTHER', nargs='+', help='configs of the others')
     command = _add(
         commands,
         students,
-        'compare training steps of a classroom with 1, 2, ... copies of its first student, on a '
-        'dummy batch on the CPU',
+        'compare training steps of a classroom with 1, 2, ... copies of its first student, on '
+        'random images on the CPU',
     )
-    command.add_argument(
-        '--most', type=int, default=4, help='largest number of students (default: %(default)s)'
-    )
+    _add_number(command, '--most', 4, 'largest number of students')
     command = _add(
         commands,
         precision,
         'compare training steps in float32 and bfloat16, with channels last, a fused optimizer and '
-        'torch.compile, on a dummy batch on the CPU',
+        'torch.compile, on random images on the CPU',
     )
-    command.add_argument('--compile', action='store_true', help='add torch.compile (minutes)')
+    command.add_argument('--compile', action='store_true', help='add torch.compile (takes minutes)')
     command = _add(
         commands,
         offline,
         'compare training steps that run frozen members with steps that cache their outputs or '
-        'read them from the cache, on dummy batches on the CPU',
+        'read them from the cache, on random images on the CPU',
     )
     command.add_argument(
         '--dtype', choices=('float16', 'bfloat16'), help='precision of cached outputs'
@@ -77,11 +75,12 @@ def main() -> None:
         default=[0, 2, 4],
         help='numbers of workers (default: 0 2 4)',
     )
+    _add_number(command, '--batches', 50, 'batches per round')
     command.add_argument(
-        '--batches', type=int, default=50, help='batches per round (default: %(default)s)'
-    )
-    command.add_argument(
-        '--step-seconds', type=float, metavar='S', help='mark loaders too slow for such a step'
+        '--step-seconds',
+        type=float,
+        metavar='S',
+        help='mark loaders that are too slow for steps of S seconds',
     )
     command = _add(
         commands,
@@ -89,17 +88,12 @@ def main() -> None:
         'compare training runs, with data loading, of a classroom and of its members',
         batch_size=False,
     )
-    command.add_argument(
-        '--iterations',
-        type=int,
-        default=30,
-        help='measured iterations per run (default: %(default)s)',
-    )
+    _add_number(command, '--iterations', 30, 'measured iterations per run')
     command = _add(
         commands,
         peers,
-        'compare a training step of offline distillation with other packages, with the same '
-        'weights and batch, on the CPU',
+        'compare a training step of offline distillation with the same step in other packages, '
+        'with the same weights and batch, on the CPU',
         config=False,
     )
     command.add_argument('method', choices=('kd', 'fitnet'))
@@ -110,7 +104,7 @@ def main() -> None:
     _add(
         commands,
         startup,
-        'measure the CPU time of imports, of --help of every tool and of suite.py status',
+        'measure the CPU time of imports, of every tool with --help, and of suite.py status',
         config=False,
         batch_size=False,
     )
@@ -191,17 +185,17 @@ def _add(
         command.add_argument('config', metavar='CONFIG', help='config file')
         add_cfg_options(command)
     if batch_size:
-        command.add_argument(
-            '--batch-size', type=int, default=8, help='images per batch (default: %(default)s)'
-        )
-    command.add_argument(
-        '--rounds', type=int, default=5, help='measurements of each kind (default: %(default)s)'
-    )
+        _add_number(command, '--batch-size', 8, 'images per batch')
+    _add_number(command, '--rounds', 5, 'measurements of each kind')
     command.add_argument(
         '--json', type=_new_file, metavar='FILE', help='also write the values to this new file'
     )
     command.set_defaults(func=func, error=command.error)
     return command
+
+
+def _add_number(command: argparse.ArgumentParser, name: str, default: int, text: str) -> None:
+    command.add_argument(name, type=int, default=default, help=f'{text} (default: %(default)s)')
 
 
 def _config(args: argparse.Namespace, path: str = '') -> Any:
@@ -217,7 +211,7 @@ def _new_file(path: str) -> Path:
 
 
 def _report(costs: Mapping[Any, Any], table: str, path: Path | None) -> None:
-    """Print the table, and write the dataclasses it is made of as JSON."""
+    """Print the table, and write the values to a JSON file if there is a path."""
     from mmkdml.files import json_text
 
     print(table)

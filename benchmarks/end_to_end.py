@@ -1,4 +1,4 @@
-"""Speed of training runs with data loading: a classroom compared with its members."""
+"""Speed of training runs with data loading, of a classroom and of its members."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from prettytable import PrettyTable
 from torch import Tensor, nn
 
-from benchmarks.steps import CLASSROOM
+from benchmarks.steps import CLASSROOM, classroom_of
 from mmkdml.engine import keep_freed_memory
 from mmkdml.inspection.config import inspect_config
 from mmkdml.models.tasks import Task
 from mmkdml.profiling import interleaved_medians
 
-SKIPPED = 5  # warm-up iterations, which start workers and allocate memory
+WARM_UP = 5  # iterations that start the workers and allocate memory
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RunSpeed:
     """Speed of a training run.
 
     Attributes:
-        batch_seconds: Seconds per iteration with data loading, median over the rounds.
+        batch_seconds: Seconds per iteration, median over the rounds.
         images: Images per second.
     """
 
@@ -43,16 +43,16 @@ class RunSpeed:
 
 
 def measure_runs(config: Config, iterations: int, rounds: int) -> dict[str, RunSpeed]:
-    """Measure training runs of the classroom and of each member on the same data loader.
+    """Measure interleaved training runs of the classroom and of each member on the same data.
 
-    Every run is a complete mmengine run: the classroom's with the hooks of its config, a member's
-    with mmengine's default hooks; a frozen member only runs forward in inference mode. There is no
-    validation, no checkpoint and no pretrained weight. The runs are interleaved.
+    Runs use mmengine's Runner without validation, checkpoints and pretrained weights. The classroom
+    has the hooks of its config, a member mmengine's default hooks. A frozen member only runs
+    forward in inference mode.
 
     Args:
         config: Config of a classroom.
         iterations: Measured iterations of each run after a warm-up, >= 1.
-        rounds: Runs of each, >= 1.
+        rounds: Runs of the classroom and of each member, >= 1.
 
     Returns:
         Speeds by name, ``'classroom'`` first.
@@ -66,11 +66,7 @@ def measure_runs(config: Config, iterations: int, rounds: int) -> dict[str, RunS
             f'Invalid iterations or rounds: expected at least 1, got {iterations} and {rounds}'
         )
     inspection = inspect_config(config)
-    if inspection.distiller is None:
-        raise TypeError(
-            'Invalid config: expected a classroom, whose members are measured, too, got a single '
-            'network'
-        )
+    classroom_of(inspection, 'this config')
     keep_freed_memory()  # as in a training run on a CPU
     measures = {
         name: partial(_run, config, name, iterations) for name in (CLASSROOM, *inspection.members)
@@ -102,7 +98,7 @@ def format_runs(speeds: dict[str, RunSpeed]) -> str:
 
 
 class _FrozenModel(BaseModel):
-    """Frozen member whose training step is a forward pass."""
+    """Frozen member whose training step is only a forward pass."""
 
     def __init__(self, task: Task, member: nn.Module) -> None:
         super().__init__(member.data_preprocessor)
@@ -122,16 +118,13 @@ class _FrozenModel(BaseModel):
 
 
 class _ClockHook(Hook):
+    """Measure the seconds of all iterations after the warm-up."""
+
     priority = 'LOWEST'
+    seconds = 0.0
 
-    def __init__(self, start: int) -> None:
-        self.start = start
-        self.seconds = 0.0
-        self._done = 0
-
-    def after_train_iter(self, *_: Any, **__: Any) -> None:
-        self._done += 1
-        if self._done == self.start:
+    def after_train_iter(self, runner: Runner, batch_idx: int, *_: Any, **__: Any) -> None:
+        if batch_idx + 1 == WARM_UP:
             self.seconds = -_now()
 
     def after_train(self, _: Runner) -> None:
@@ -145,16 +138,16 @@ def _now() -> float:
 
 
 def _run(config: Config, name: str, iterations: int) -> float:
-    """Return the seconds of the measured iterations of one run."""
-    clock = _ClockHook(SKIPPED)
-    own, hooks = dict(config.optim_wrapper), [clock]
+    """Train once, and return the seconds of the measured iterations."""
+    clock = _ClockHook()
+    optim_wrapper, hooks = dict(config.optim_wrapper), [clock]
     default_hooks = dict(checkpoint=None)
     if name == CLASSROOM:
         hooks = [*config.get('custom_hooks', ()), clock]
         default_hooks = dict(config.get('default_hooks', {}), checkpoint=None)
     else:  # only the classroom has a discriminator
         for key in ('constructor', 'discriminator_optimizer'):
-            own.pop(key, None)
+            optim_wrapper.pop(key, None)
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(
             model=_model(config, name),
@@ -162,8 +155,8 @@ def _run(config: Config, name: str, iterations: int) -> float:
             train_dataloader=dict(
                 copy.deepcopy(config.train_dataloader), sampler=dict(type=InfiniteSampler)
             ),
-            train_cfg=dict(type=IterBasedTrainLoop, max_iters=SKIPPED + iterations),
-            optim_wrapper=own,
+            train_cfg=dict(type=IterBasedTrainLoop, max_iters=WARM_UP + iterations),
+            optim_wrapper=optim_wrapper,
             default_hooks=default_hooks,
             custom_hooks=hooks,
             env_cfg=copy.deepcopy(config.get('env_cfg', dict(dist_cfg=dict(backend='nccl')))),
@@ -174,7 +167,7 @@ def _run(config: Config, name: str, iterations: int) -> float:
         )
         runner.train()
         loop: Any = runner.train_loop
-        loop.dataloader_iterator = loop.dataloader._iterator = None  # stops the workers
+        loop.dataloader_iterator = loop.dataloader._iterator = None  # stop the workers
     del runner, loop
     gc.collect()
     return clock.seconds
@@ -184,7 +177,7 @@ def _model(config: Config, name: str) -> BaseModel:
     inspection = inspect_config(config)
     distiller: Any = inspection.distiller
     if name == CLASSROOM:
-        distiller.check_frozen_weights = lambda: None  # random weights take the same time
+        distiller.check_frozen_weights = lambda: None  # weights do not affect the speed
         return distiller
     member: Any = inspection.members[name]
     member.data_preprocessor = distiller.preprocessor_of(name)

@@ -42,13 +42,13 @@ class LoadingSpeed:
 def measure_loading(
     config: Config, workers: Sequence[int], batches: int, rounds: int
 ) -> dict[str, LoadingSpeed]:
-    """Measure the training data loader, reading image files and reading decoded images.
+    """Measure the training data loader from image files and from a cache of decoded images.
 
     Every epoch has the same random images, augmented as in training. The loaders are interleaved;
     an unmeasured first epoch starts the workers and fills the file cache of the operating system.
 
     Args:
-        config: Config whose ``train_dataloader`` has a data set of mmkdml.
+        config: Config with a data set of mmkdml in its ``train_dataloader``.
         workers: Numbers of workers to measure, each >= 0.
         batches: Batches per epoch, >= 1.
         rounds: Measured epochs of each loader, >= 1.
@@ -105,21 +105,24 @@ def format_loading(speeds: dict[str, LoadingSpeed], step_seconds: float | None =
 
     Args:
         speeds: Result of :func:`measure_loading`.
-        step_seconds: Duration of a training step, to mark the loaders that are too slow for it.
+        step_seconds: Duration of a training step. If set, loaders that slow it down are marked.
     """
-    extra = [] if step_seconds is None else [f'limits steps of {step_seconds:g} s']
-    table = PrettyTable(['workers', 'images from', 'images/s', 'ms/batch', *extra], align='r')
+    table = PrettyTable(['workers', 'images from', 'images/s', 'ms/batch'], align='r')
     for speed in speeds.values():
-        limits = ['yes' if speed.batch_seconds > (step_seconds or 0) else 'no'] * len(extra)
         source = 'cache' if speed.cached else 'files'
         values = [f'{speed.images:.0f}', f'{1000 * speed.batch_seconds:.1f}']
-        table.add_row([speed.workers, source, *values, *limits])
+        table.add_row([speed.workers, source, *values])
+    if step_seconds is not None:
+        limits = [speed.batch_seconds > step_seconds for speed in speeds.values()]
+        table.add_column(
+            f'limits steps of {step_seconds:g} s', ['yes' if x else 'no' for x in limits], 'r'
+        )
     return table.get_string()
 
 
 def _loader(settings: Any, dataset: Any, workers: int) -> SeededBatches:
-    own = dict(dataset=dataset, num_workers=workers, persistent_workers=workers > 0)
-    return SeededBatches(Runner.build_dataloader({**settings, **own}, seed=0), seed=0)
+    changes = dict(dataset=dataset, num_workers=workers, persistent_workers=workers > 0)
+    return SeededBatches(Runner.build_dataloader({**settings, **changes}, seed=0), seed=0)
 
 
 def _epoch(loader: SeededBatches) -> None:

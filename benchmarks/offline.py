@@ -14,6 +14,7 @@ from mmengine.optim import build_optim_wrapper
 from prettytable import PrettyTable
 from torch import Tensor
 
+from benchmarks.steps import dummy_batch
 from benchmarks.timing import median_seconds
 from mmkdml.inspection.config import inspect_config
 from mmkdml.models.distillers import TeacherCache
@@ -21,15 +22,15 @@ from mmkdml.models.distillers import TeacherCache
 
 @dataclass(frozen=True)
 class OfflineCost:
-    """Training step of a classroom without and with :class:`~mmkdml.models.TeacherCache`.
+    """Cost of a classroom's training step without and with :class:`~mmkdml.models.TeacherCache`.
 
     Attributes:
         run: Seconds if the frozen members run without a cache; median over the rounds.
         kept: Seconds if they run and their outputs are cached, as in the first epoch.
         found: Seconds if all outputs are read from the cache, as in later epochs.
         kib_per_image: Size of the cache file per image in KiB, without its index.
-        difference: Largest relative difference of the losses of one batch with and without the
-            cache, whose outputs were computed one image at a time.
+        difference: Largest relative difference between the losses of one batch with and without
+            the cache, which was filled one image at a time.
     """
 
     run: float
@@ -44,7 +45,7 @@ def measure_offline(
 ) -> OfflineCost:
     """Measure interleaved training steps on dummy batches on the CPU.
 
-    The cache is written to the system's temporary folder.
+    The cache is a file in the system's temporary folder.
 
     Args:
         config: Config of a classroom with frozen members; their checkpoints are not loaded.
@@ -56,8 +57,6 @@ def measure_offline(
         TypeError: If the config is a baseline or has no frozen member.
         ValueError: If the model is invalid, or a number is below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f'Invalid batch_size: expected at least 1, got {batch_size}')
     inspection = inspect_config(config)
     distiller = inspection.distiller
     if distiller is None or not distiller.frozen_names:
@@ -65,9 +64,8 @@ def measure_offline(
             'Invalid config: expected a classroom with frozen members to cache, '
             'such as one of configs/kd_off'
         )
-    images = torch.randn(batch_size, 3, *inspection.input_size)
+    images, samples = dummy_batch(inspection, batch_size)
     others = images.clone()
-    samples = inspection.task.dummy_samples(batch_size, inspection.input_size)
     wrapper = build_optim_wrapper(distiller, config.optim_wrapper)
 
     def losses(cache: TeacherCache | None, batch: Tensor) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def measure_offline(
 
 
 def format_offline_cost(cost: OfflineCost) -> str:
-    """Format the cost as a table and two lines."""
+    """Format the cost as a table, followed by the size of the cache and the difference."""
     table = PrettyTable(['frozen members', 'seconds', 'ratio'], align='r')
     table.align['frozen members'] = 'l'
     for name, seconds in (

@@ -1,4 +1,4 @@
-"""Training steps of this package compared with other packages, each in its own environment."""
+"""Training steps of this and other packages, each in its own Python environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prettytable import PrettyTable
 
 from benchmarks.timing import cost_cells, median_seconds, named_errors
 
-# The second loss follows a backward pass and an optimizer step. Later ones drift apart, because
+# The second loss depends on a backward pass and an optimizer step. Later ones drift apart, because
 # Adam turns rounding errors of tiny gradients into full steps.
 COMPARED_LOSSES = 2
 TOLERANCE = 1e-4
@@ -27,10 +27,9 @@ class PeerCost:
     """Cost of the training step of a peer.
 
     Attributes:
-        seconds: Median over the rounds.
-        memory: Peak resident memory of its process in MiB, above that before the networks were
-            built.
-        losses: Losses of all steps. The first step is not timed.
+        seconds: Seconds per step, median over the rounds.
+        memory: Peak resident memory in MiB that building the networks and all steps add.
+        losses: Losses of all steps, including the warm-up step.
     """
 
     seconds: float
@@ -42,8 +41,8 @@ class Peer:
     """A subprocess that takes a training step for each line it reads.
 
     It writes JSON objects to its standard output, one per line: ``{"ready": true}``, then for each
-    step ``{"loss": ..., "memory": ...}`` with the memory in MiB. Lines that do not begin with a
-    brace are ignored, but printed if the process ends. It is killed when the context exits.
+    step ``{"loss": ..., "memory": ...}`` with the memory in MiB. Other lines are ignored unless the
+    process ends early; then they are part of the error. Leaving the context kills the process.
 
     Args:
         command: Program and arguments.
@@ -81,7 +80,7 @@ class Peer:
         """Wait until the process is ready.
 
         Raises:
-            ValueError: If it ends or writes something else.
+            ValueError: If it ends or sends an invalid reply.
         """
         self._read_reply('ready')
 
@@ -89,7 +88,7 @@ class Peer:
         """Run a training step and record its loss and memory.
 
         Raises:
-            ValueError: If the process ends or writes something else.
+            ValueError: If the process ends or sends an invalid reply.
         """
         with suppress(BrokenPipeError):  # reported when the reply is read
             print('step', file=self._process.stdin, flush=True)
@@ -129,7 +128,7 @@ def measure_peers(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[st
     Raises:
         FileNotFoundError: If a program does not exist.
         ValueError: If a program fails, the losses of the first two steps differ by more than a
-            relative 1e-4, so that the programs compute different things, or ``rounds`` is below 1.
+            relative 1e-4, or ``rounds`` is below 1.
     """
     with ExitStack() as stack:
         peers = {name: stack.enter_context(Peer(command)) for name, command in commands.items()}
@@ -145,7 +144,7 @@ def measure_peers(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[st
 
 
 def format_peer_costs(costs: Mapping[str, PeerCost]) -> str:
-    """Format the costs as a table, relative to the first one."""
+    """Format the costs as a table with ratios to the first one."""
     table = PrettyTable(
         ['package', 'seconds', 'ratio', 'peak MiB', 'ratio of memory', 'losses'], align='r'
     )

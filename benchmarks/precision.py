@@ -18,7 +18,7 @@ from mmkdml.inspection.config import inspect_config
 
 FLOAT32 = 'float32'
 BFLOAT16 = 'bfloat16'
-#: Arguments of :func:`_prepared_step` for each form, the plain step first.
+#: Arguments of :func:`_prepared_step` for each form.
 FORMS: dict[str, dict[str, bool]] = {
     FLOAT32: {},
     f'{FLOAT32}, channels last': dict(channels_last=True),
@@ -42,8 +42,8 @@ class PrecisionCost:
 
     Attributes:
         seconds: Median over the rounds.
-        gain: Speed-up over the plain step.
-        difference: Relative difference of the first loss from that of the plain step.
+        gain: Speed-up over the float32 step.
+        difference: Relative difference of the first loss from that of the float32 step.
     """
 
     seconds: float
@@ -54,10 +54,9 @@ class PrecisionCost:
 def measure_precisions(
     config: Config, batch_size: int, rounds: int, compiled: bool = False
 ) -> dict[str, PrecisionCost]:
-    """Measure the training step of a config in several forms on one dummy batch on the CPU.
+    """Measure interleaved forms of a config's training step on one dummy batch on the CPU.
 
-    All forms start from the same random weights. The steps are interleaved, so that a machine that
-    slows down slows all of them.
+    All forms start from the same random weights.
 
     Args:
         config: Config of a classroom or baseline.
@@ -66,7 +65,7 @@ def measure_precisions(
         compiled: Add forms compiled with ``torch.compile``, which needs a C++ compiler.
 
     Returns:
-        Costs by name, the plain step first.
+        Costs by name, ``'float32'`` first.
 
     Raises:
         TypeError: If the model is neither a classroom nor a network of a supported task.

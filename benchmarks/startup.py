@@ -1,4 +1,4 @@
-"""CPU time of imports, of ``--help`` of every tool, and of ``suite.py status``."""
+"""CPU time of imports, of every tool with ``--help``, and of ``suite.py status``."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ IMPORTS = (TORCH, 'import mmkdml', 'import mmkdml.models')
 
 @dataclass(frozen=True)
 class StartupCost:
-    """CPU time of a fresh process.
+    """CPU time of a new process.
 
     Attributes:
         seconds: User and system CPU seconds, median over the rounds.
-        added: For imports: seconds beyond those of importing PyTorch only.
+        added: For imports: seconds beyond those of ``import torch``.
     """
 
     seconds: float
@@ -35,10 +35,10 @@ class StartupCost:
 
 
 def measure_startup(rounds: int) -> dict[str, StartupCost]:
-    """Measure fresh processes in turn: imports, ``--help`` of every tool, ``suite.py status``.
+    """Measure interleaved processes: imports, every tool with ``--help``, ``suite.py status``.
 
     Args:
-        rounds: Measured processes of each kind, after one that fills the file cache, >= 1.
+        rounds: Measured processes of each kind, >= 1, after one that fills the file cache.
 
     Returns:
         Costs by name, ``'import torch'`` first.
@@ -76,7 +76,7 @@ def format_startup(costs: Mapping[str, StartupCost]) -> str:
 
 
 def cpu_seconds(arguments: Sequence[str]) -> float:
-    """Run Python and return its user and system CPU seconds, those of its children included.
+    """Run Python and return its user and system CPU seconds, including those of its children.
 
     Raises:
         ValueError: If it fails.
@@ -101,7 +101,7 @@ def cpu_seconds(arguments: Sequence[str]) -> float:
 
 
 def _register(folder: str) -> None:
-    """Create the database of a suite whose runs wait."""
+    """Create the database of a suite with pending runs."""
     from mmkdml.experiments import SuiteStore, load_suite
 
     runs = load_suite(SUITE, folder).runs

@@ -1,4 +1,4 @@
-"""Training steps of a classroom compared with its members', and with other classrooms'."""
+"""Training step of a classroom compared with the steps of its members or of other classrooms."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class StepCost:
     """Cost of one kind of step.
 
     Attributes:
-        seconds: Median over the rounds.
-        memory: Peak resident memory in MiB of a process that only takes this step, above that
-            before the networks were built.
+        seconds: Seconds per step, median over the rounds.
+        memory: Peak resident memory in MiB that building the networks and taking this step add to a
+            new process.
     """
 
     seconds: float
@@ -37,11 +37,11 @@ class StepCost:
 
 @dataclass(frozen=True)
 class MethodCost:
-    """Cost of the training step of one of several classrooms.
+    """Cost of one of several classrooms.
 
     Attributes:
-        step: Cost of the classroom's step.
-        parameters: Number of parameters of all members, losses and projectors.
+        step: Cost of its training step.
+        parameters: Number of parameters of its members, losses and projectors.
     """
 
     step: StepCost
@@ -49,10 +49,9 @@ class MethodCost:
 
 
 def measure_steps(config: Config, batch_size: int, rounds: int) -> dict[str, StepCost]:
-    """Measure the step of a classroom and the separate step of each member on one dummy batch.
+    """Measure the step of a classroom and the separate step of each member on dummy batches.
 
-    The steps are interleaved, so that a machine that slows down slows all of them. The step of a
-    frozen member is a forward pass in inference mode. Memory is measured in a new process for each.
+    The steps are interleaved. The step of a frozen member is a forward pass in inference mode.
 
     Args:
         config: Config of a classroom.
@@ -82,19 +81,19 @@ def measure_methods(
 ) -> dict[str, MethodCost]:
     """Measure the steps of several classrooms as :func:`measure_steps` measures those of one.
 
+    All classrooms are in memory at the same time.
+
     Args:
         configs: Configs by name, with the same task and input size.
         batch_size: Images per batch.
-        rounds: Measured steps of each, after one warm-up step. All classrooms are in memory at the
-            same time.
+        rounds: Measured steps of each, after one warm-up step.
 
     Returns:
         Costs by name, in the same order.
 
     Raises:
         TypeError: If a config is a baseline.
-        ValueError: If a model is invalid, task or input size differ, or a number is
-            below 1.
+        ValueError: If a model is invalid, task or input size differ, or a number is below 1.
     """
     inspections = {}
     for name, config in configs.items():
@@ -154,24 +153,18 @@ def format_method_costs(costs: dict[str, MethodCost]) -> str:
 
 
 def classroom_of(inspection: Inspection, what: str) -> KnowledgeDistiller:
-    """Return the inspected classroom.
-
-    Raises:
-        TypeError: If the inspected config, named by ``what``, is a baseline.
-    """
+    """Return the classroom; raise TypeError with the name ``what`` if there is none."""
     if inspection.distiller is None:
         raise TypeError(f'Invalid config: expected a classroom, got a single network in {what}')
     return inspection.distiller
 
 
 def step_of(inspection: Inspection, config: Config, name: str, batch_size: int) -> Step:
-    """Build a training step of a classroom, or the separate step of a member, on a dummy batch.
-
-    The step of a frozen member is a forward pass in inference mode.
+    """Build the training step of a classroom, or the separate step of a member, on a dummy batch.
 
     Args:
-        inspection: The classroom.
-        config: Config with its ``optim_wrapper``.
+        inspection: Inspection of the classroom.
+        config: Its config, with an ``optim_wrapper``.
         name: Name of a member, or :data:`CLASSROOM`.
         batch_size: Images per batch.
 
@@ -184,7 +177,7 @@ def step_of(inspection: Inspection, config: Config, name: str, batch_size: int) 
         model = distiller if name == CLASSROOM else inspection.members[name]
         return training_step(inspection, model, config.optim_wrapper, batch_size)
     member = inspection.members[name]
-    inputs, _ = _dummy_batch(inspection, batch_size)
+    inputs, _ = dummy_batch(inspection, batch_size)
 
     def forward() -> None:
         with torch.inference_mode():
@@ -201,13 +194,13 @@ def training_step(
     Args:
         inspection: Inspection with the model's task and input size.
         model: A classroom or a member.
-        optim_wrapper: Settings of its optimizer.
+        optim_wrapper: Config of its optimizer wrapper.
         batch_size: Images per batch.
 
     Raises:
         ValueError: If ``batch_size`` is below 1.
     """
-    inputs, samples = _dummy_batch(inspection, batch_size)
+    inputs, samples = dummy_batch(inspection, batch_size)
     wrapper = build_optim_wrapper(model.train(), optim_wrapper)
 
     def train() -> float:
@@ -220,7 +213,12 @@ def training_step(
     return train
 
 
-def _dummy_batch(inspection: Inspection, batch_size: int) -> tuple[Tensor, Samples]:
+def dummy_batch(inspection: Inspection, batch_size: int) -> tuple[Tensor, Samples]:
+    """Build random images (N, 3, H, W) and their samples.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1.
+    """
     if batch_size < 1:
         raise ValueError(f'Invalid batch_size: expected at least 1, got {batch_size}')
     inputs = torch.randn(batch_size, 3, *inspection.input_size)

@@ -24,9 +24,9 @@ class StudentCost:
     """Cost of the step of a classroom with some number of identical students.
 
     Attributes:
-        seconds: Median over the rounds.
-        members: Sum of the separate steps of its members.
-        linear: Seconds if each student cost as much as the first one.
+        seconds: Seconds per step, median over the rounds.
+        members: Sum of the seconds of the separate steps of its members.
+        linear: Seconds if each student added as much as the first one.
     """
 
     seconds: float
@@ -37,11 +37,10 @@ class StudentCost:
 def measure_students(
     config: Config, batch_size: int, rounds: int, most: int = 4
 ) -> dict[int, StudentCost]:
-    """Measure classrooms of 1, 2, ... identical students, each on one dummy batch on the CPU.
+    """Measure interleaved steps of classrooms with 1, 2, ... identical students on the CPU.
 
-    The students are copies of the first student of the config. Each keeps its transfers from other
-    members, and learns from every other student as the first one does from its peers. All steps are
-    interleaved, so that a machine that slows down slows all of them.
+    The students are copies of the first student of the config, with its transfers: those from a
+    peer become transfers from every other copy.
 
     Args:
         config: Config of a classroom.
@@ -75,19 +74,19 @@ def measure_students(
 
 
 def format_students(costs: Mapping[int, StudentCost]) -> str:
-    """Format the costs as a table with their ratios to both references."""
+    """Format the costs as a table with ratios to the sum of the members and to linear growth."""
     names = ['students', 'seconds', 'sum of members', 'ratio', 'linear', 'ratio ']
     table = PrettyTable(names, align='r')
     for number, cost in costs.items():
-        ratios = (cost.seconds / floor for floor in (cost.members, cost.linear))
-        pairs = zip((cost.members, cost.linear), ratios, strict=True)
-        cells = [f'{cell:.3f}' for pair in pairs for cell in pair]
-        table.add_row([number, f'{cost.seconds:.3f}', *cells])
+        cells = [cost.seconds]
+        for reference in (cost.members, cost.linear):
+            cells += [reference, cost.seconds / reference]
+        table.add_row([number, *(f'{cell:.3f}' for cell in cells)])
     return table.get_string()
 
 
 def _with_students(inspection: Inspection, number: int) -> Inspection:
-    """Build the classroom with ``number`` copies of its first student; other members are shared."""
+    """Replace all students by copies of the first one; the other members are shared."""
     room = classroom_of(inspection, 'this config')
     first = room.student_names[0]
     students = [_STUDENT.format(place) for place in range(1, number + 1)]
@@ -96,7 +95,7 @@ def _with_students(inspection: Inspection, number: int) -> Inspection:
     with only_errors():  # hide warnings about frozen members without weights
         distiller = KnowledgeDistiller(
             {**members, **copies},
-            _multiplied(room.transfers, first, set(room.student_names), students),
+            _copy_transfers(room.transfers, first, set(room.student_names), students),
             supervised_weights={
                 name: room.supervised_weights[first if name in copies else name]
                 for name in (*members, *copies)
@@ -110,16 +109,16 @@ def _with_students(inspection: Inspection, number: int) -> Inspection:
     return dataclasses.replace(inspection, members=distiller.named_members(), distiller=distiller)
 
 
-def _multiplied(
+def _copy_transfers(
     transfers: Iterable[Transfer], first: str, peers: Collection[str], students: Sequence[str]
 ) -> list[Transfer]:
-    """Copy the transfers of the first student to every student."""
+    """Give every copy the transfers of the first student."""
     rows = [row for row in transfers if not {row.source, row.learner} & set(peers)]
     for row in transfers:
         if row.learner != first:
             continue
+        sources = students if row.source in peers else [row.source]
         for learner in students:
-            sources = [row.source] if row.source not in peers else students
             rows += [
                 dataclasses.replace(copy.deepcopy(row), source=source, learner=learner)
                 for source in sources

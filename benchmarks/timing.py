@@ -26,13 +26,13 @@ class Cost(Protocol):
 
     @property
     def memory(self) -> float:
-        """Peak memory in MiB of a process that only takes this step."""
+        """Peak memory of the step in MiB."""
 
 
 def median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
-    """Time interleaved steps, so that a machine that slows down slows all of them.
+    """Time interleaved steps, so that changes in the machine's speed affect all of them.
 
-    From then on this process keeps freed memory, as a training run on a CPU does.
+    Afterwards, this process keeps freed memory, as a training run on a CPU does.
 
     Args:
         steps: Steps by name.
@@ -42,7 +42,7 @@ def median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
         Median seconds by name.
 
     Raises:
-        ValueError: If ``rounds`` is below 1, or a step raises one; the message has its name.
+        ValueError: If ``rounds`` is below 1. A step's own ValueError is prefixed with its name.
     """
     if rounds < 1:
         raise ValueError(f'Invalid rounds: expected at least 1, got {rounds}')
@@ -57,9 +57,9 @@ def median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
 
 
 def peak_memory(function: Callable[..., None], *args: Any) -> float:
-    """Return the peak resident memory of a function in MiB, above that before the call.
+    """Return how much a call raises the peak resident memory of a new process, in MiB.
 
-    It is called in a new process, because the operating system never resets the peak of a process.
+    A new process is needed because the operating system never resets the peak.
 
     Args:
         function: Importable function.
@@ -70,12 +70,7 @@ def peak_memory(function: Callable[..., None], *args: Any) -> float:
 
 
 def cost_cells(cost: Cost, first: Cost) -> list[str]:
-    """Return the table cells of a cost: seconds and MiB, each followed by its ratio to the first.
-
-    Args:
-        cost: Cost to format.
-        first: Cost to compare with.
-    """
+    """Return table cells: seconds and MiB of a cost, each followed by its ratio to ``first``."""
     return [
         f'{cost.seconds:.3f}',
         f'{cost.seconds / first.seconds:.2f}',
@@ -86,7 +81,7 @@ def cost_cells(cost: Cost, first: Cost) -> list[str]:
 
 @contextmanager
 def named_errors(name: str) -> Iterator[None]:
-    """Prefix errors with the name of a step or config."""
+    """Prefix a ValueError with the name of a step or config."""
     try:
         yield
     except ValueError as error:

@@ -1,9 +1,8 @@
 """Peer that trains with this package; see serve.py."""
 
 from mmengine.optim import build_optim_wrapper
-from mmpretrain.structures import DataSample
 from problem import classroom_config
-from serve import serve
+from serve import mmengine_step, serve
 
 from mmkdml.registry import MODELS
 
@@ -17,16 +16,7 @@ def build(problem, method):
         if connector.state_dict():
             connector.load_state_dict(problem['connector'])
     wrapper = build_optim_wrapper(classroom, config.optim_wrapper)
-    samples = [DataSample().set_gt_label(label) for label in problem['labels']]
-
-    def step():
-        with wrapper.optim_context(classroom):
-            losses = classroom(problem['inputs'], samples, mode='loss')
-        total = classroom.parse_losses(losses)[0]
-        wrapper.update_params(total)
-        return total.item()
-
-    return step
+    return mmengine_step(classroom, wrapper, problem)
 
 
 if __name__ == '__main__':

@@ -3,13 +3,14 @@
 import sys
 import types
 
-from serve import import_torchvision, serve
+from serve import import_torchvision, mmengine_step, serve
 
 import_torchvision()
 
 import mmcv  # noqa: E402
 
-# mmrazor requires an outdated mmcv that no longer installs, and quantization that torch removed.
+# mmrazor requires an outdated mmcv that no longer installs, and quantization code that PyTorch
+# removed.
 mmcv.__version__ = '2.1.0'
 sys.modules['mmrazor.structures.quantization'] = types.SimpleNamespace(
     BackendConfigs=None, QConfigHandler=None
@@ -18,7 +19,6 @@ sys.modules['mmrazor.structures.quantization'] = types.SimpleNamespace(
 import mmpretrain.models  # noqa: E402, F401
 import mmrazor.models  # noqa: E402, F401
 from mmengine.optim import build_optim_wrapper  # noqa: E402
-from mmpretrain.structures import DataSample  # noqa: E402
 from mmrazor.registry import MODELS  # noqa: E402
 
 
@@ -42,16 +42,7 @@ def build(problem, method):
         algorithm,
         dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=problem['learning_rate'])),
     )
-    samples = [DataSample().set_gt_label(label) for label in problem['labels']]
-
-    def step():
-        with wrapper.optim_context(algorithm):
-            losses = algorithm(problem['inputs'], samples, mode='loss')
-        total = algorithm.parse_losses(losses)[0]
-        wrapper.update_params(total)
-        return total.item()
-
-    return step
+    return mmengine_step(algorithm, wrapper, problem)
 
 
 def classifier(depth, channels):

@@ -1,4 +1,4 @@
-"""Problem that all peers solve: networks that every package has, their weights, and a batch."""
+"""Problem for all peers: networks that every package has, their initial weights, and a batch."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs' / 'comparisons'
 
 
 def classroom_config(method):
-    """Load the PCam config with a plain ResNet50 as teacher and without any weights."""
+    """Load the PCam config, with a plain ResNet50 as teacher and without pretrained weights."""
     config = load_config(str(CONFIGS / f'{method}_r50_r18_pcam.py'), {})
     teacher, student = config.model.members.teacher, config.model.members.student
     teacher.neck = student.neck
@@ -44,7 +44,7 @@ def write_problem(path, batch_size):
 
 
 def settle_batch_norms(member, inputs):
-    """Set the running statistics to those of these images; deep features explode without them."""
+    """Set the running statistics to those of these images, so that deep features do not explode."""
     norms = {
         norm: norm.momentum for norm in member.modules() if isinstance(norm, torch.nn.BatchNorm2d)
     }

@@ -1,7 +1,7 @@
-"""Protocol of the peers of ``python -m benchmarks peers``; needs torch and the standard library.
+"""Protocol of the peers of ``python -m benchmarks peers``; requires only PyTorch.
 
-A peer reads a line for each training step and writes JSON objects, one per line: the first when
-everything is built, then one with the loss of each step. Other lines are ignored.
+For each line of input a peer runs a training step. It writes JSON objects, one per line: the first
+when everything is built, then one with the loss and memory of each step. Other lines are ignored.
 """
 
 import argparse
@@ -26,21 +26,37 @@ def import_torchvision():
         torch._mmkdml_keeps = library
 
 
-def serve(build):
-    """Take a training step for each line of input until the input ends.
+def mmengine_step(model, optim_wrapper, problem):
+    """Build the training step of a classifier or distiller with mmengine's interface."""
+    from mmpretrain.structures import DataSample
 
-    `build(problem, method)` receives the output of `problem.py` and `kd` or `fitnet`, and returns a
-    function that takes a training step and returns its loss.
+    samples = [DataSample().set_gt_label(label) for label in problem['labels']]
+
+    def step():
+        with optim_wrapper.optim_context(model):
+            losses = model(problem['inputs'], samples, mode='loss')
+        total = model.parse_losses(losses)[0]
+        optim_wrapper.update_params(total)
+        return total.item()
+
+    return step
+
+
+def serve(build):
+    """Run a training step for each line of input until the input ends.
+
+    `build(problem, method)` is called with the content of `problem.py`'s file and `kd` or `fitnet`,
+    and returns a function that runs a training step and returns its loss.
     """
-    parser = argparse.ArgumentParser(description='Take a training step for each line of input.')
+    parser = argparse.ArgumentParser(description='Run a training step for each line of input.')
     parser.add_argument('problem', help='file written by problem.py')
     parser.add_argument('method', choices=('kd', 'fitnet'))
     parser.add_argument(
-        '--keep-freed-memory', action='store_true', help='as in a training run of mmkdml'
+        '--keep-freed-memory', action='store_true', help='keep freed memory, as mmkdml does'
     )
     args = parser.parse_args()
     if args.keep_freed_memory and not MEMORY['keep_freed_memory']():
-        sys.exit('--keep-freed-memory is not supported by this C library')
+        sys.exit('Invalid --keep-freed-memory: this C library does not support it')
     before = MEMORY['peak_memory_mib']()
     step = build(torch.load(args.problem, weights_only=True), args.method)
     _reply(ready=True)

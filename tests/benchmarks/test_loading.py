@@ -48,10 +48,7 @@ def test_loaders_are_measured_on_the_same_images(config, monkeypatch):
     settings = config.to_dict()
     speeds = measure_loading(config, workers=[0, 1], batches=3, rounds=1)
     assert config.to_dict() == settings
-    assert list(speeds) == ['0 workers, files', '0 workers, cache'] + [
-        '1 workers, files',
-        '1 workers, cache',
-    ]
+    assert list(speeds) == [f'{n} workers, {kind}' for n in (0, 1) for kind in ('files', 'cache')]
     assert [(s.workers, s.cached) for s in speeds.values()] == [
         (workers, cached) for workers in (0, 1) for cached in (False, True)
     ]
@@ -88,19 +85,12 @@ def test_other_data_set_raises(config, tmp_path):
         measure_loading(config, workers=[0], batches=1, rounds=1)
 
 
-def test_format_loading():
+def test_format_loading(cells_of):
     speeds = dict(a=LoadingSpeed(0, False, 100.0, 0.08), b=LoadingSpeed(2, True, 1600.4, 0.005))
-    rows = {
-        step: [
-            [cell.strip() for cell in line.split('|')[1:-1]]
-            for line in format_loading(speeds, step).splitlines()
-            if line.startswith('|')
-        ]
-        for step in (None, 0.02)
-    }
-    assert rows[None] == [
+    assert cells_of(format_loading(speeds)) == [
         ['workers', 'images from', 'images/s', 'ms/batch'],
         ['0', 'files', '100', '80.0'],
         ['2', 'cache', '1600', '5.0'],
     ]
-    assert [row[4] for row in rows[0.02]] == ['limits steps of 0.02 s', 'yes', 'no']
+    limits = [row[4] for row in cells_of(format_loading(speeds, 0.02))]
+    assert limits == ['limits steps of 0.02 s', 'yes', 'no']

@@ -160,7 +160,7 @@ def test_startup(tool, capsys, monkeypatch, tmp_path):
     assert json.loads(path.read_text())['import mmkdml'] == dict(seconds=1.75, added=0.25)
 
 
-def test_loading(tool, capsys, monkeypatch, tmp_path):
+def test_loading(tool, capsys, monkeypatch, tmp_path, cells_of):
     calls = {}
 
     def measure(config, workers, batches, rounds):
@@ -173,13 +173,12 @@ def test_loading(tool, capsys, monkeypatch, tmp_path):
     command = ['data', PLAIN, *numbers, '--json', file]
     tool('benchmark', *command, options=options, experiment=False)
     assert calls == dict(size=5, numbers=([0, 3], 7, 2))
-    row = capsys.readouterr().out.splitlines()[3]
-    assert [cell.strip() for cell in row.split('|')[1:-1]] == ['3', 'cache', '400', '20.0', 'yes']
+    assert cells_of(capsys.readouterr().out)[1] == ['3', 'cache', '400', '20.0', 'yes']
     figures = dict(workers=3, cached=True, images=400.0, batch_seconds=0.02)
     assert json.loads(file.read_text()) == dict(some=figures)
 
 
-def test_end_to_end(tool, capsys, monkeypatch):
+def test_end_to_end(tool, capsys, monkeypatch, cells_of):
     calls = []
 
     def measure(config, iterations, rounds):
@@ -191,5 +190,4 @@ def test_end_to_end(tool, capsys, monkeypatch):
     numbers = ['--iterations', '4', '--rounds', '2']
     tool('benchmark', 'end-to-end', PLAIN, *numbers, options=options, experiment=False)
     assert calls == [([32, 96], 4, 2)]
-    row = capsys.readouterr().out.splitlines()[-2]
-    assert [cell.strip() for cell in row.split('|')[1:-1]] == ['ratio', '0.800', '1.250']
+    assert cells_of(capsys.readouterr().out)[-1] == ['ratio', '0.800', '1.250']

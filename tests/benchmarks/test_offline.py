@@ -12,10 +12,9 @@ def config(name):
     return Config.fromfile(STUDY / f'{name}.py')
 
 
-def test_format_offline_cost():
+def test_format_offline_cost(cells_of):
     text = format_offline_cost(OfflineCost(2.0, 2.5, 1.0, kib_per_image=256.25, difference=3.21e-8))
-    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines()]
-    assert rows[3:6] == [
+    assert cells_of(text)[1:] == [
         ['run', '2.000', '1.000'],
         ['run and write the cache', '2.500', '1.250'],
         ['read from the cache', '1.000', '0.500'],

@@ -101,13 +101,12 @@ def test_process_is_killed_on_exit(peer):
     assert one._process.poll() == -9
 
 
-def test_format_peer_costs():
+def test_format_peer_costs(cells_of):
     costs = dict(
         here=PeerCost(2.0, 200.0, [0.69314718, 0.5, 0.25]),
         there=PeerCost(2.5, 210.0, [0.69314718, 0.50000001]),
     )
-    rows = [line.split('|')[1:-1] for line in format_peer_costs(costs).splitlines()[3:-1]]
-    assert [[cell.strip() for cell in row] for row in rows] == [
+    assert cells_of(format_peer_costs(costs))[1:] == [
         ['here', '2.000', '1.00', '200', '1.00', '0.693147 0.5'],
         ['there', '2.500', '1.25', '210', '1.05', '0.693147 0.5'],
     ]

@@ -66,10 +66,12 @@ def test_compiled_forms_are_compiled(monkeypatch, built):
     assert all('compiled' in form for form in COMPILED)
 
 
-def test_format_precisions():
+def test_format_precisions(cells_of):
     table = format_precisions(dict(a=PrecisionCost(1.5, 1.0, 0.0), b=PrecisionCost(0.5, 3.0, 2e-3)))
-    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in table.splitlines()[3:-1]]
-    assert rows == [['a', '1.500', '1.00', '0.0e+00'], ['b', '0.500', '3.00', '2.0e-03']]
+    assert cells_of(table)[1:] == [
+        ['a', '1.500', '1.00', '0.0e+00'],
+        ['b', '0.500', '3.00', '2.0e-03'],
+    ]
 
 
 @pytest.mark.parametrize('number', ['batch_size', 'rounds'])

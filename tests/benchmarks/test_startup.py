@@ -25,15 +25,13 @@ def test_all_processes_are_measured_in_turn(monkeypatch):
     assert calls[len(costs) - 1][:2] == (str(ROOT / 'tools' / 'suite.py'), 'status')
 
 
-def test_format_startup():
+def test_format_startup(cells_of):
     costs = {
         'import torch': StartupCost(1.5),
         'import mmkdml': StartupCost(1.754, 0.254),
         'suite.py status': StartupCost(2.0),
     }
-    lines = format_startup(costs).splitlines()
-    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in lines if '|' in line]
-    assert rows == [
+    assert cells_of(format_startup(costs)) == [
         ['process', 'CPU seconds', 'beyond import torch'],
         ['import torch', '1.50', ''],
         ['import mmkdml', '1.75', '0.25'],

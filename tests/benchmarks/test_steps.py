@@ -20,12 +20,11 @@ def study(*names):
     return {name: Config.fromfile(CONFIGS / 'study' / f'{name}.py') for name in names}
 
 
-def test_format_costs():
+def test_format_costs(cells_of):
     costs = dict(
         classroom=StepCost(3.3, 240.0), teacher=StepCost(2.0, 100.0), student_1=StepCost(1.0, 100.0)
     )
-    rows = [line.split('|')[1:-1] for line in format_costs(costs).splitlines()[3:-1]]
-    assert [[cell.strip() for cell in row] for row in rows] == [
+    assert cells_of(format_costs(costs))[1:] == [
         ['teacher', '2.000', '100'],
         ['student_1', '1.000', '100'],
         ['sum of the members', '3.000', '200'],
@@ -50,14 +49,13 @@ def test_classroom_and_all_members_are_measured():
     assert all(cost.seconds > 0 and cost.memory > 0 for cost in costs.values())
 
 
-def test_format_method_costs():
+def test_format_method_costs(cells_of):
     costs = dict(
         kd=MethodCost(StepCost(2.0, 200.0), 1_000_000),
         at=MethodCost(StepCost(2.5, 210.0), 1_000_000),
         vid=MethodCost(StepCost(3.0, 300.0), 3_500_000),
     )
-    rows = [line.split('|')[1:-1] for line in format_method_costs(costs).splitlines()[3:-1]]
-    assert [[cell.strip() for cell in row] for row in rows] == [
+    assert cells_of(format_method_costs(costs))[1:] == [
         ['kd', '2.000', '1.00', '200', '1.00', '0'],
         ['at', '2.500', '1.25', '210', '1.05', '0'],
         ['vid', '3.000', '1.50', '300', '1.50', '2,500,000'],

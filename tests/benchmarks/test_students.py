@@ -36,10 +36,9 @@ def test_costs_have_both_references(monkeypatch):
     }
 
 
-def test_format_students():
+def test_format_students(cells_of):
     table = format_students({1: StudentCost(3.0, 2.0, 3.0), 2: StudentCost(4.0, 5.0, 3.2)})
-    rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in table.splitlines()[3:-1]]
-    assert rows == [
+    assert cells_of(table)[1:] == [
         ['1', '3.000', '2.000', '1.500', '3.000', '1.000'],
         ['2', '4.000', '5.000', '0.800', '3.200', '1.250'],
     ]

@@ -1,6 +1,6 @@
-"""Targets of soak.py: a training run and a suite, each in its own process.
+"""A training run and a suite for soak.py, each in its own process.
 
-``python tests/soak/runs.py INDEX RUN.json`` is the process of a suite run with a NaN image.
+``python tests/soak/runs.py INDEX RUN.json`` executes a run of a suite with a NaN image.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
 PROCESSES = multiprocessing.get_context('forkserver')
 
 
-def tool(log: Path, words: list[str], limit: int | None, poisoned: int | None) -> None:
-    """Run a tool and write its output to a file.
+def run_tool(log: Path, command: list[str], limit: int | None, nan_index: int | None) -> None:
+    """Run a tool and append its output to a file.
 
     Args:
         log: The file.
-        words: Path of the tool, followed by its arguments.
+        command: Path of the tool, followed by its arguments.
         limit: Maximum file size in bytes, to simulate a full disk.
-        poisoned: Index of a training sample whose image is set to NaN.
+        nan_index: Index of a training sample whose image is set to NaN.
     """
     os.setsid()
     for stream in (1, 2):
@@ -41,37 +41,32 @@ def tool(log: Path, words: list[str], limit: int | None, poisoned: int | None) -
     sys.stdout.reconfigure(line_buffering=True)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    if poisoned is not None:
-        poison(poisoned)
-        poison_runs(poisoned)
-    sys.argv = words
-    runpy.run_path(words[0], run_name='__main__')
+    if nan_index is not None:
+        from mmkdml.experiments.suites import worker
+
+        set_to_nan(nan_index)
+        worker.COMMAND = (__file__, str(nan_index))  # for the processes of suite runs
+    sys.argv = command
+    runpy.run_path(command[0], run_name='__main__')
 
 
-def poison(index: int) -> None:
+def set_to_nan(index: int) -> None:
     """Set the image of a training sample to NaN."""
     from mmkdml.datasets import SplitSegDataset
 
     prepare = SplitSegDataset.prepare_data
 
-    def prepare_poisoned(self, idx):
+    def prepare_with_nan(self, idx):
         sample = prepare(self, idx)
         if idx == index and not self.test_mode:
             sample['inputs'] = sample['inputs'] * math.nan
         return sample
 
-    SplitSegDataset.prepare_data = prepare_poisoned
-
-
-def poison_runs(index: int) -> None:
-    """Set the image to NaN in the processes of suite runs."""
-    from mmkdml.experiments.suites import worker
-
-    worker.COMMAND = (__file__, str(index))
+    SplitSegDataset.prepare_data = prepare_with_nan
 
 
 def make_data(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """Write 16 synthetic training slices. Return ``--cfg-options`` for them, and their paths."""
+    """Write 16 synthetic training slices, and return ``--cfg-options`` for them and their paths."""
     from mmkdml.datasets import convert_lgg, make_demo_data, read_split
 
     source = make_demo_data(folder / 'kaggle_3m', patients=6, slices=4, size=64)
@@ -107,16 +102,16 @@ def scores(suite: Path, folder: Path) -> str:
 
 
 class Training:
-    """A training run to disturb.
+    """A training run to inject faults into.
 
     Attributes:
+        depth: Number of parents of the process that trains.
+        codes: Exit codes after a signal, which may arrive while no handler is installed.
         seconds: Duration without faults.
         reference: Outcome without faults.
-        depth: Number of processes above the one that trains.
     """
 
     name, depth = 'training', 0
-    # Exit codes after a signal, which may arrive while no handler is installed
     codes = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}}
     seconds = 0.0
     reference: Any = None
@@ -128,22 +123,22 @@ class Training:
             'default_hooks.logger.interval': 1,
         }
 
-    def words(self, folder: Path, workers: int) -> list[str]:
+    def command(self, folder: Path, workers: int) -> list[str]:
         options = self.options | {'train_dataloader.num_workers': workers}
         settings = [f'{key}={value}' for key, value in options.items()]
-        place = ('--work-dir', folder, '--resume', '--cfg-options')
-        return [str(word) for word in (ROOT / 'tools/train.py', CONFIG, *place, *settings)]
+        flags = ('--work-dir', folder, '--resume', '--cfg-options')
+        return [str(word) for word in (ROOT / 'tools/train.py', CONFIG, *flags, *settings)]
 
     def outcome(self, folder: Path) -> Any:
         return in_process(digests, folder)
 
     def errors(self, folder: Path) -> list[str]:
-        """Return texts, apart from the output, that must contain the error."""
+        """Return texts other than the output that must contain the cause of a failure."""
         return []
 
 
 class Suite(Training):
-    """A suite to disturb: a teacher, and a classroom that learns from it."""
+    """A suite to inject faults into: a teacher, and a classroom that learns from it."""
 
     name, depth = 'suite', 1
     codes = {signal.SIGKILL: {-9}, signal.SIGTERM: {1, -15}}
@@ -159,9 +154,9 @@ class Suite(Training):
             '        variant_runs("configs/demo/kdml_v3_demo.py", "teacher", "Table 4")[5]]\n'
         )
 
-    def words(self, folder: Path, workers: int) -> list[str]:
-        command = 'resume' if (folder / 'suite.db').exists() else 'run'
-        words = (ROOT / 'tools/suite.py', command, self.path, '--work-dir', folder)
+    def command(self, folder: Path, workers: int) -> list[str]:
+        action = 'resume' if (folder / 'suite.db').exists() else 'run'
+        words = (ROOT / 'tools/suite.py', action, self.path, '--work-dir', folder)
         return [str(word) for word in words]
 
     def outcome(self, folder: Path) -> Any:
@@ -184,16 +179,15 @@ class Attempt:
     """A running tool.
 
     Args:
-        log: File for its output.
-        words, limit, poisoned: See :func:`tool`.
+        log, command, limit, nan_index: See :func:`run_tool`.
         depth: See :class:`Training`.
     """
 
     def __init__(
-        self, log: Path, words: list[str], limit: int | None, poisoned: int | None, depth: int
+        self, log: Path, command: list[str], limit: int | None, nan_index: int | None, depth: int
     ) -> None:
         self.log, self.depth = log, depth
-        self.process = PROCESSES.Process(target=tool, args=(log, words, limit, poisoned))
+        self.process = PROCESSES.Process(target=run_tool, args=(log, command, limit, nan_index))
         self.process.start()
 
     def wait(self, seconds: float) -> int | None:
@@ -202,18 +196,18 @@ class Attempt:
         return self.process.exitcode
 
     def send(self, number: int, group: bool = False) -> None:
-        """Send a signal to the process, or to its process group including workers."""
+        """Send a signal to the process, or to its process group, which includes workers."""
         if self.process.exitcode is None:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(self.process.pid, number)
 
     def kill(self, number: int, worker: bool, rng: random.Random, seconds: float) -> None:
-        """Wait for the training process, or a worker of its data loader, and send it a signal."""
+        """Wait until the training process or a data loader worker exists, and send it a signal."""
         end = time.monotonic() + seconds
         before: list[int] = []
         while self.wait(0.05) is None and time.monotonic() < end:
             now = self._training(worker)
-            # A program that is being started first looks like a fork.
+            # A program that is just starting still has the command line of its parent.
             if found := [pid for pid in now if pid in before or not worker]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(rng.choice(found), number)
@@ -227,16 +221,16 @@ class Attempt:
             found = [pid for pid, (parent, _) in table.items() if parent in found]
         if not worker:
             return found
-        # Workers are forks; programs it calls, such as a compiler for its version, are not.
-        words = {pid: table[pid][1] for pid in found if pid in table}
-        return [pid for pid, (parent, its) in table.items() if words.get(parent) == its]
+        # Workers are forks and have the command line of their parent, unlike programs it calls.
+        commands = {pid: table[pid][1] for pid in found if pid in table}
+        return [pid for pid, (parent, line) in table.items() if commands.get(parent) == line]
 
     def output(self) -> str:
         return self.log.read_text(errors='replace') if self.log.exists() else ''
 
 
 def processes() -> dict[int, tuple[int, str]]:
-    """Return parent and command line of all processes by process id."""
+    """Return the parent and command line of every process by process id."""
     listed = subprocess.run(
         ['ps', '-A', '-ww', '-o', 'pid=,ppid=,args='], capture_output=True, text=True, check=False
     ).stdout
@@ -245,8 +239,8 @@ def processes() -> dict[int, tuple[int, str]]:
 
 
 if __name__ == '__main__':
-    from mmkdml.apis import run_tool
+    from mmkdml import apis
     from mmkdml.experiments.suites import execute
 
-    poison(int(sys.argv.pop(1)))
-    run_tool(execute.main)
+    set_to_nan(int(sys.argv.pop(1)))
+    apis.run_tool(execute.main)

@@ -1,9 +1,9 @@
-"""Disturb a training run and a suite at random: python tests/soak/soak.py
+"""Inject random faults into a training run and a suite: python tests/soak/soak.py
 
-Faults: SIGKILL and SIGTERM, damage of the newest checkpoint, killed data loader workers, full
-disks, unreadable images and NaN images. Each disturbed run must stop in time with an error that
-names the cause; a suite must record it in its database, too. After a few faults the run resumes
-and must reach the weights (bit for bit) or scores of an undisturbed run.
+Faults: SIGKILL and SIGTERM, a damaged newest checkpoint, killed data loader workers, full disks,
+unreadable images and NaN images. After each fault the process must exit in time with an error that
+names the cause, which a suite must also record in its database. After a few faults the resumed run
+must finish with the weights (bit for bit) or scores of a run without faults.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from mmkdml.files import json_text
 
 OTHER_FAULTS = ('worker', 'disk', 'image', 'nan')
 SUITE_FAULTS = (*OTHER_FAULTS, 'run')
-PER_LIFE = 5
-DAMAGED = 1  # modification time of a damaged file in ns
+FAULTS_PER_RUN = 5
+DAMAGED = 1  # modification time in ns that marks a damaged file
 EXPECTED, LATE = 'as expected', 'too late'
 
 
 class Soak:
-    """Disturb runs and record the results.
+    """Runs with faults, and a record of how each attempt ended.
 
     Args:
         out: Output folder.
         seed: Seed of faults and times.
-        limit: Maximum seconds until an attempt must end.
+        limit: Seconds within which an attempt must end.
         images: Paths of the training images.
         report: Called with a line for each attempt.
     """
@@ -52,112 +52,120 @@ class Soak:
         self.attempts: list[dict[str, Any]] = []
         self.running: Attempt | None = None
 
-    def undisturbed(self, target: Training) -> None:
-        """Measure duration and outcome of a run without faults."""
-        attempt = self.try_once(target, self.out / target.name / 'undisturbed', 'none')
-        if attempt['ending'] != 0:
+    def run_without_faults(self, target: Training) -> None:
+        """Measure the duration and outcome of a run without faults."""
+        folder = self.out / target.name / 'without_faults'
+        attempt = self.try_once(target, folder, 'none')
+        if attempt['exit_code'] != 0:
             sys.exit(f'soak.py: error: run without faults failed: {attempt["verdict"]}')
         target.seconds = attempt['seconds']
-        target.reference = target.outcome(self.out / target.name / 'undisturbed')
+        target.reference = target.outcome(folder)
 
-    def live(self, target: Training, faults: list[str]) -> None:
-        """Disturb a new run with the next few faults, let it finish, and compare the outcome.
+    def run_with_faults(self, target: Training, faults: list[str]) -> None:
+        """Inject the next few faults into a new run, let it finish, and compare the outcome.
 
-        Faults that came too late, because the run had ended, are left for the next run.
+        Removes the injected faults from the list. Faults that came too late, after the run had
+        finished, remain for the next run.
         """
-        folder = self.out / target.name / f'life_{len(self.attempts)}'
-        attempt = dict(verdict=EXPECTED, ending=None)
-        for number, fault in enumerate([*faults[:PER_LIFE], 'none']):
+        folder = self.out / target.name / f'run_{len(self.attempts)}'
+        attempt = dict(verdict=EXPECTED, exit_code=None)
+        for number, fault in enumerate([*faults[:FAULTS_PER_RUN], 'none']):
             attempt = self.try_once(target, folder, fault)
             if attempt['verdict'] == LATE and number == 0:
                 target.seconds = attempt['seconds']  # the machine is less busy than before
             if attempt['verdict'] != LATE and fault != 'none':
                 faults.pop(0)
-            if attempt['ending'] == 0 or attempt['verdict'] not in (EXPECTED, LATE):
+            if attempt['exit_code'] == 0 or attempt['verdict'] not in (EXPECTED, LATE):
                 break
-        if attempt['ending'] == 0:
+        if attempt['exit_code'] == 0:
             attempt['equal'] = target.outcome(folder) == target.reference
             if attempt['equal'] and not list(folder.rglob('*.part')):
                 shutil.rmtree(folder)
             else:
-                attempt['verdict'] = f'VIOLATION: outcome differs from undisturbed run: {folder}'
+                attempt['verdict'] = (
+                    f'VIOLATION: {folder} has another outcome than the run without faults, or '
+                    'partial files'
+                )
                 self.report(attempt['verdict'])
 
     def try_once(self, target: Training, folder: Path, fault: str) -> dict[str, Any]:
-        """Start or resume a run with a fault, and return a record of how it ended."""
+        """Start or resume a run, inject a fault, and return a record of how the run ended."""
         folder.mkdir(parents=True, exist_ok=True)
         number = len(self.attempts)
         rng = random.Random(f'{self.seed} {number}')
-        # Faults that only a later epoch meets must not come in the last one.
+        # Some faults take effect only in the next epoch, so they must come before the last one.
         longest = target.seconds * (0.5 if fault in ('image', 'worker', 'run') else 1)
-        moment, begun = rng.uniform(0, longest), time.monotonic()
+        moment, start = rng.uniform(0, longest), time.monotonic()
         image = rng.randrange(len(self.images))
         attempt = self.running = Attempt(
             self.out / f'attempt_{number}.log',
-            target.words(folder, 2 if fault == 'worker' else rng.choice((0, 2))),
+            target.command(folder, 2 if fault == 'worker' else rng.choice((0, 2))),
             limit=rng.randrange(2**18, 2**20) if fault == 'disk' else None,
-            poisoned=image if fault == 'nan' else None,
+            nan_index=image if fault == 'nan' else None,
             depth=target.depth,
         )
-        codes, clue, what = {1}, '', ''
+        codes, cause, detail = {1}, '', ''
         content = Path(self.images[image]).read_bytes()
         try:
             if fault == 'kill':
                 attempt.wait(moment)
                 signalled = rng.choice((signal.SIGKILL, signal.SIGTERM))
                 attempt.send(signalled, group=rng.random() < 0.5)
-                codes, what = target.codes[signalled], signalled.name
+                codes, detail = target.codes[signalled], signalled.name
             elif fault == 'worker':
                 attempt.wait(moment)
                 attempt.kill(signal.SIGKILL, True, rng, self.limit)
-                clue = 'DataLoader worker'
+                cause = 'DataLoader worker'
             elif fault == 'run':
                 attempt.wait(moment)
                 signalled = rng.choice((signal.SIGKILL, signal.SIGTERM))
                 attempt.kill(signalled, False, rng, self.limit)
-                clue = what = signalled.name
+                cause = detail = signalled.name
             elif fault == 'disk':
-                clue = 'File too large'
+                cause = 'File too large'
             elif fault == 'image':
                 attempt.wait(moment)
                 Path(self.images[image]).write_bytes(content[: rng.randrange(len(content))])
-                clue = self.images[image]
+                cause = self.images[image]
             elif fault == 'nan':
-                clue = 'is not finite'
-            ending = attempt.wait(self.limit)
+                cause = 'is not finite'
+            exit_code = attempt.wait(self.limit)
         finally:
             attempt.send(signal.SIGTERM)  # a suite stops its runs
             attempt.wait(min(self.limit, 30))
             attempt.send(signal.SIGKILL, group=True)
             Path(self.images[image]).write_bytes(content)
-        verdict = EXPECTED if fault == 'none' or ending != 0 else LATE
-        texts = [attempt.output(), *(target.errors(folder) if clue else [])]
-        if ending is None:
+        verdict = EXPECTED if fault == 'none' or exit_code != 0 else LATE
+        texts = [attempt.output(), *(target.errors(folder) if cause else [])]
+        if exit_code is None:
             verdict = f'VIOLATION: still running after {self.limit:.0f} s'
-        elif ending != 0 and not (
-            fault != 'none' and ending in codes and all(clue in text for text in texts)
+        elif exit_code != 0 and not (
+            fault != 'none' and exit_code in codes and all(cause in text for text in texts)
         ):
             last = [text.strip().rpartition('\n')[2] for text in texts]
-            verdict = f'VIOLATION: expected {codes} and {clue!r}, got {ending} and {last}'
-        elif fault == 'nan' and ending and self.images[image] not in poisoned_images(folder):
+            verdict = (
+                f'VIOLATION: expected exit code {codes} and {cause!r}, got {exit_code} and {last}'
+            )
+        elif fault == 'nan' and exit_code and self.images[image] not in nan_images(folder):
             verdict = f'VIOLATION: {self.images[image]} is missing in {folder}/non_finite'
-        elif fault == 'kill' and ending and rng.random() < 0.5:
-            what += damage_newest(folder, rng)
+        elif fault == 'kill' and exit_code and rng.random() < 0.5:
+            detail += damage_newest(folder, rng)
         self.attempts.append(
             dict(
-                target=target.name, folder=str(folder), fault=fault, what=what, ending=ending,
-                moment=round(moment, 2), seconds=round(time.monotonic() - begun, 2),
+                target=target.name, folder=str(folder), fault=fault, detail=detail,
+                exit_code=exit_code, moment=round(moment, 2),
+                seconds=round(time.monotonic() - start, 2),
                 verdict=verdict, log=str(attempt.log), equal=None,
             )
         )  # fmt: skip
-        self.report(f'{number:3} {target.name:8} {fault:6} {what:32} {ending!s:>4}  {verdict}')
+        self.report(f'{number:3} {target.name:8} {fault:6} {detail:32} {exit_code!s:>4}  {verdict}')
         return self.attempts[-1]
 
 
 def damage_newest(folder: Path, rng: random.Random) -> str:
-    """Truncate the newest checkpoint that a run would resume from, or flip a bit of it.
+    """Truncate the newest checkpoint or flip a bit of it, and return a description.
 
-    Another intact checkpoint must exist, because a run without one cannot resume.
+    Return an empty string if no other intact checkpoint exists to resume from.
     """
     found = [
         path
@@ -170,17 +178,17 @@ def damage_newest(folder: Path, rng: random.Random) -> str:
         return ''
     content = bytearray(path.read_bytes())
     place = rng.randrange(len(content))
-    if cut := rng.random() < 0.5:
+    if truncated := rng.random() < 0.5:
         del content[place:]
     else:
         content[place] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
     os.utime(path, ns=(DAMAGED, DAMAGED))
-    return f', {path.name} {"cut short" if cut else "one bit flipped"}'
+    return f', {path.name} {"truncated" if truncated else "one bit flipped"}'
 
 
-def poisoned_images(folder: Path) -> set[str]:
-    """Return the images that a run reported to contain NaN."""
+def nan_images(folder: Path) -> set[str]:
+    """Return the images that a run reported as NaN or infinite."""
     return {
         sample['img_path']
         for path in folder.rglob('non_finite/*.json')
@@ -204,15 +212,15 @@ def summary(attempts: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition(':')[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition(':')[0] + '.')
     for name, default, text in (
         ('--kills', 30, 'signals to training and suite'),
-        ('--suite-kills', 6, 'how many of these signals go to the suite'),
-        ('--others', 2, 'faults of each other kind for the training'),
-        ('--suite-others', 1, 'faults of each other kind for the suite'),
+        ('--suite-kills', 6, 'number of these signals that are sent to the suite'),
+        ('--others', 2, 'faults of each other kind in the training'),
+        ('--suite-others', 1, 'faults of each other kind in the suite'),
         ('--epochs', 4, 'epochs of the training'),
         ('--seed', 0, 'seed of faults and times'),
-        ('--limit', 300.0, 'seconds until an attempt must end'),
+        ('--limit', 300.0, 'seconds within which an attempt must end'),
     ):
         parser.add_argument(
             name, type=type(default), default=default, help=f'{text} (default: %(default)s)'
@@ -252,9 +260,9 @@ def main() -> None:
             for target, faults in plan.items():
                 random.Random(args.seed).shuffle(faults)
                 if faults:
-                    soak.undisturbed(target)
+                    soak.run_without_faults(target)
                 while faults:
-                    soak.live(target, faults)
+                    soak.run_with_faults(target, faults)
                     progress.update(bar, completed=total - sum(map(len, plan.values())))
         finally:
             if soak.running is not None:
@@ -266,7 +274,7 @@ def main() -> None:
     print(table)
     violations = [one for one in soak.attempts if one['verdict'].startswith('VIOLATION')]
     if violations:
-        sys.exit(f'soak.py: error: {len(violations)} violations, see {out}/soak.log')
+        sys.exit(f'soak.py: error: {len(violations)} violations; see {out}/soak.log')
 
 
 if __name__ == '__main__':
