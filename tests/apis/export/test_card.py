@@ -1,39 +1,28 @@
 import hashlib
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from mmkdml.apis import load_config
 from mmkdml.apis.export import card as export_card
 from mmkdml.apis.export.card import make_card, write_card
 from mmkdml.apis.export.checks import Agreement
 from mmkdml.apis.export.formats import Exported
-from mmkdml.apis.export.source import load_source
 from mmkdml.datasets import convert_lgg, make_demo_data
-from mmkdml.inspection import inspect_config
-
-DEMO = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
 @pytest.fixture(scope='module')
-def source(tmp_path_factory):
-    torch.manual_seed(0)
+def source(random_source, tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
     convert_lgg(make_demo_data(root / 'mri', patients=6, slices=3, size=64), root / 'splits')
     options = {
         f'{part}_dataloader.dataset.ann_file': str(root / 'splits' / f'{part}.csv')
         for part in ('train', 'test')
     } | {'val_dataloader.dataset.ann_file': 'nowhere.csv'}
-    config = load_config(DEMO, options)
-    state = inspect_config(config).distiller.state_dict()
-    meta = dict(dataset_meta=dict(classes=('background', 'tumour | *core*')))
-    torch.save(dict(state_dict=state, meta=meta), root / 'x.pth')
-    return load_source(config, root / 'x.pth', 'ensemble', (64, 64))
+    meta = dict(classes=('background', 'tumour | *core*'))
+    return random_source('kdml_v3_demo', 'ensemble', options, meta)
 
 
 SCORES = pd.DataFrame(

@@ -17,11 +17,9 @@ from safetensors import safe_open
 from mmkdml.apis import load_config
 from mmkdml.apis.export.checkpoint import checkpoint_predictor, plain_config, write_checkpoint
 from mmkdml.apis.export.checks import compare, framework_predictor
-from mmkdml.apis.export.source import load_source
 from mmkdml.apis.prediction.predictor import load
-from mmkdml.inspection import inspect_config
 
-CONFIGS = Path(__file__).parents[3] / 'configs'
+DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
 META = dict(classes=('without', 'with'), palette=[[0, 0, 0], [255, 0, 0]])
 IMAGE = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
 MOBILENET = dict(
@@ -52,26 +50,26 @@ def stock_head(in_channels):
 
 # Config, its options and what is exported; all but the last are made of parts of the frameworks.
 EXPORTS = dict(
-    resnet=('demo/kdml_v3_demo_slices', {}, 'student_2'),
+    resnet=('kdml_v3_demo_slices', {}, 'student_2'),
     mobilenet=(
-        'demo/student_demo_slices',
+        'student_demo_slices',
         {'model.backbone': MOBILENET, 'model.head.in_channels': 1024},
         'model',
     ),
     resnet_segmentor=(
-        'demo/student_demo',
+        'student_demo',
         {'model.backbone': RESNET, 'model.decode_head': stock_head(64)},
         'model',
     ),
     mobilenet_segmentor=(
-        'demo/student_demo',
+        'student_demo',
         {
             'model.backbone': dict(MOBILENET, features_only=True),
             'model.decode_head': stock_head(1024),
         },
         'model',
     ),
-    unet=('demo/kdml_v3_demo', {}, 'student_1'),
+    unet=('kdml_v3_demo', {}, 'student_1'),
 )
 
 # Runs without mmkdml and without its workaround for a CUDA build of torchvision
@@ -119,16 +117,6 @@ print(json.dumps(errors))
 """
 
 
-def source_of(folder, config, options, what):
-    torch.manual_seed(0)
-    config = load_config(CONFIGS / f'{config}.py', options)
-    inspection = inspect_config(config)
-    state = (inspection.distiller or inspection.members['model']).state_dict()
-    run = dict(state_dict=state, optimizer=dict(state={}), meta=dict(dataset_meta=META, cfg='x'))
-    torch.save(run, folder / 'run.pth')
-    return load_source(config, folder / 'run.pth', what, (64, 64))
-
-
 @pytest.fixture(scope='module')
 def image(tmp_path_factory):
     path = tmp_path_factory.mktemp('image') / 'image.png'
@@ -137,15 +125,13 @@ def image(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def written(tmp_path_factory):
+def written(random_source, tmp_path_factory):
     """Return the source, config file and needs of each export."""
-    written = {}
-    for name, export in EXPORTS.items():
-        run = tmp_path_factory.mktemp('run')
-        folder = run / name
-        folder.mkdir()
-        source = source_of(run, *export)
-        written[name] = (source, *write_checkpoint(source, folder))
+    written, root = {}, tmp_path_factory.mktemp('exports')
+    for name, (config, options, what) in EXPORTS.items():
+        (root / name).mkdir()
+        source = random_source(config, what, options, META)
+        written[name] = (source, *write_checkpoint(source, root / name))
     return written
 
 
@@ -249,8 +235,8 @@ def test_files_contain_only_weights(written):
         assert word not in text
 
 
-def test_config_of_the_teacher_names_its_block(tmp_path):
-    source = source_of(tmp_path, 'demo/kdml_v3_demo_slices', {}, 'teacher')
+def test_config_of_the_teacher_names_its_block(random_source, tmp_path):
+    source = random_source('kdml_v3_demo_slices', 'teacher')
     path, needs = write_checkpoint(source, tmp_path)
     assert needs == ('mmkdml.ConvBlockNeck',)
     written = Config.fromfile(path)
@@ -271,22 +257,21 @@ def test_written_weights_are_loaded_strictly(written, tmp_path):
         checkpoint_predictor(path, source)
 
 
-def test_classes_of_other_packages_are_named(tmp_path):
-    source = source_of(tmp_path, 'demo/student_demo_slices', {}, 'model')
+def test_classes_of_other_packages_are_named(random_source):
+    source = random_source('student_demo_slices', 'model')
     source.config.model.neck = dict(type='torchvision.ops.Permute', dims=[0, 1, 2, 3])
     _, needs = plain_config(source)
     assert needs == ('torchvision.Permute',)
 
 
-def test_ensemble_raises(tmp_path):
-    source = source_of(tmp_path, 'demo/kdml_v3_demo', {}, 'ensemble')
+def test_ensemble_raises(random_source, tmp_path):
     with pytest.raises(ValueError, match='Ensembles are not supported by MMPretrain'):
-        write_checkpoint(source, tmp_path)
+        write_checkpoint(random_source('kdml_v3_demo', 'ensemble'), tmp_path)
 
 
 @pytest.mark.parametrize('top_level', [False, True])
-def test_member_is_written_with_its_own_preprocessing(tmp_path, top_level):
-    config = load_config(CONFIGS / 'demo' / 'kdml_v3_demo.py')
+def test_member_is_written_with_its_own_preprocessing(random_source, tmp_path, top_level):
+    config = load_config(DEMO / 'kdml_v3_demo.py')
     shared = dict(config.model.data_preprocessor)
     for member in (config.model.teacher, *config.model.students):
         member.pop('data_preprocessor', None)
@@ -295,10 +280,9 @@ def test_member_is_written_with_its_own_preprocessing(tmp_path, top_level):
     )
     if top_level:
         config.data_preprocessor = config.model.pop('data_preprocessor')
-    torch.save(inspect_config(config).distiller.state_dict(), tmp_path / 'x.pth')
     images = np.random.default_rng(0).integers(256, size=(1, 3, 64, 64), dtype=np.uint8)
     for name, mean in (('student_1', shared['mean']), ('student_2', [1.0, 2.0, 3.0])):
-        source = load_source(config, tmp_path / 'x.pth', name, (64, 64))
+        source = random_source(config, name)
         path, _ = write_checkpoint(source, tmp_path)
         assert list(Config.fromfile(path).model.data_preprocessor.mean) == mean
         ends = checkpoint_predictor(path, source)(images), framework_predictor(source)(images)

@@ -10,10 +10,8 @@ from PIL import Image
 from mmkdml.apis import load_config
 from mmkdml.apis.export import checks
 from mmkdml.apis.export.graph import ExportedNetwork, network_predictor
-from mmkdml.apis.export.source import load_source
 from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.evaluation import CaseTable
-from mmkdml.inspection import inspect_config
 from mmkdml.registry import MODELS
 
 DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
@@ -31,12 +29,8 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope='module', params=['kdml_v3_demo', 'kdml_v3_demo_slices'])
-def source(request, data, tmp_path_factory):
-    torch.manual_seed(0)
-    config = load_config(DEMO / f'{request.param}.py', data)
-    path = tmp_path_factory.mktemp('run') / 'x.pth'
-    torch.save(inspect_config(config).distiller.state_dict(), path)
-    return load_source(config, path, 'ensemble')
+def source(request, data, random_source):
+    return random_source(request.param, 'ensemble', data, size=None)
 
 
 def ours(source):
@@ -84,7 +78,7 @@ def test_case_table_equals_that_of_a_test_run(source):
     metric = CaseTable()
     metric.dataset_meta = dataset.metainfo
     classroom = MODELS.build(source.config.model).eval()
-    classroom.load_state_dict(torch.load(source.checkpoint))
+    classroom.load_state_dict(torch.load(source.checkpoint)['state_dict'])
     for index in range(len(dataset)):
         item = dataset[index]
         samples = classroom.test_step(

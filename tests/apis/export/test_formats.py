@@ -1,30 +1,20 @@
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from mmkdml.apis import load_config
 from mmkdml.apis.export import checkpoint as export_checkpoint
 from mmkdml.apis.export import formats as exports
 from mmkdml.apis.export.checkpoint import plain_config
 from mmkdml.apis.export.checks import Agreement
-from mmkdml.apis.export.source import load_source
-from mmkdml.inspection import inspect_config
 
-DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
 IMAGES = [np.random.default_rng(0).integers(256, size=(3, 64, 64), dtype=np.uint8)]
 
 
 @pytest.fixture(scope='module')
-def source(tmp_path_factory):
-    torch.manual_seed(0)
-    config = load_config(DEMO / 'kdml_v3_demo_slices.py')
-    path = tmp_path_factory.mktemp('run') / 'x.pth'
-    torch.save(inspect_config(config).distiller.state_dict(), path)
-    return load_source(config, path, 'student_1', (64, 64))
+def source(random_source):
+    return random_source('kdml_v3_demo_slices', 'student_1')
 
 
 def test_checkpoint_is_written_and_compared(source, tmp_path):
@@ -62,37 +52,23 @@ def test_speed_ups_are_relative_to_the_teacher():
     assert exports.speed_ups({'onnx': 2.0}) == {}
 
 
-def test_different_checkpoint_is_not_kept(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize('form', ['checkpoint', 'onnx'])
+def test_different_export_is_not_kept(source, tmp_path, monkeypatch, form):
     def without_std(source):
         config, needs = plain_config(source)
         config.model.data_preprocessor.std = [1.0, 1.0, 1.0]
         return config, needs
 
-    monkeypatch.setattr(export_checkpoint, 'plain_config', without_std)
-    with (
-        pytest.raises(
-            ValueError, match='student_1 differs from PyTorch on 1 images.*No files were'
-        ),
-        exports.new_folder(tmp_path / 'out') as folder,
-    ):
-        exports.export(source, folder, 'checkpoint', IMAGES)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_different_graph_is_not_kept(source, tmp_path, monkeypatch):
     def wrong(path):
         return lambda images: (np.full((len(images), 2), 2, np.float32), np.zeros(len(images)))
 
+    monkeypatch.setattr(export_checkpoint, 'plain_config', without_std)
     monkeypatch.setattr(exports, 'export_program', lambda network, source: None)
     monkeypatch.setattr(exports, 'write_onnx', lambda program, path: path.write_bytes(b'x'))
     monkeypatch.setattr(exports, 'file_predictor', wrong)
-    with (
-        pytest.raises(
-            ValueError, match='student_1 differs from PyTorch on 1 images.*No files were'
-        ),
-        exports.new_folder(tmp_path / 'out') as folder,
-    ):
-        exports.export(source, folder, 'onnx', IMAGES)
+    message = 'student_1 differs from PyTorch on 1 images.*No files were'
+    with pytest.raises(ValueError, match=message), exports.new_folder(tmp_path / 'out') as folder:
+        exports.export(source, folder, form, IMAGES)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,16 +91,12 @@ def test_new_folder_is_filled_at_once_and_replaced_only_with_force(tmp_path):
         (folder / 'x.json').write_text(json.dumps(1))
         assert not out.exists()
     assert (out / 'x.json').read_text() == '1'
-    with (
-        pytest.raises(FileExistsError, match='out already exists: expected a new or empty folder'),
-        exports.new_folder(out),
-    ):
-        pass
-    with (
-        pytest.raises(FileExistsError, match='x.json already exists: expected a new or empty'),
-        exports.new_folder(out / 'x.json', force=True),
-    ):
-        pass
+    for path, force in ((out, False), (out / 'x.json', True)):
+        with (
+            pytest.raises(FileExistsError, match=f'{path.name} already exists: expected a new or'),
+            exports.new_folder(path, force),
+        ):
+            pass
     (out / 'mine').write_text('kept')
     with exports.new_folder(out, force=True) as folder:
         (folder / 'x.json').write_text('2')

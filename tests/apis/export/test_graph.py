@@ -15,8 +15,6 @@ from torch import nn
 from mmkdml.apis import load_config
 from mmkdml.apis.export import graph
 from mmkdml.apis.export.checks import framework_predictor
-from mmkdml.apis.export.source import load_source
-from mmkdml.inspection import inspect_config
 from mmkdml.models import BinaryLinearClsHead, StemResNet, UNetHead
 from mmkdml.models.ensembles import ENSEMBLES
 
@@ -39,17 +37,9 @@ class ShortResNet(StemResNet):
     arch_settings = {18: (BasicBlock, (1, 1, 1, 1))}
 
 
-def random_source(folder, config, what, options=None):
-    torch.manual_seed(0)
-    config = load_config(CONFIGS / f'{config}.py', options)
-    inspection = inspect_config(config)
-    torch.save((inspection.distiller or inspection.members['model']).state_dict(), folder / 'x.pth')
-    return load_source(config, folder / 'x.pth', what, (64, 64))
-
-
 @pytest.fixture(scope='module')
-def classroom(tmp_path_factory):
-    return random_source(tmp_path_factory.mktemp('classifiers'), 'kdml_v3_demo_slices', 'ensemble')
+def classroom(random_source):
+    return random_source('kdml_v3_demo_slices', 'ensemble')
 
 
 def of(source, ensemble, *networks):
@@ -96,8 +86,8 @@ def unet():
 
 
 @pytest.fixture(scope='module')
-def unets(tmp_path_factory):
-    return random_source(tmp_path_factory.mktemp('unets'), 'kdml_v3_demo', 'ensemble')
+def unets(random_source):
+    return random_source('kdml_v3_demo', 'ensemble')
 
 
 def pixels(*shape):
@@ -129,11 +119,9 @@ def test_segmentation_equals_its_separate_steps(unets, name):
     assert (labels != mask[:, 0]).mean() < 1e-3
 
 
-def test_networks_for_bgr_images_receive_bgr(tmp_path):
+def test_networks_for_bgr_images_receive_bgr(random_source):
     sources = [
-        random_source(
-            tmp_path, 'student_demo_slices', 'model', {'model.data_preprocessor.to_rgb': to_rgb}
-        )
+        random_source('student_demo_slices', 'model', {'model.data_preprocessor.to_rgb': to_rgb})
         for to_rgb in (True, False)
     ]
     images = pixels(2, 3, 64, 64)
@@ -203,14 +191,13 @@ def test_exported_file_equals_the_network(networks, ensemble, shape, classroom, 
 
 
 @pytest.mark.slow
-def test_unet_accepts_any_batch_size_and_multiple_of_32(tmp_path):
-    options = {'model.backbone.type': ShortResNet}
-    source = random_source(tmp_path, 'student_demo', 'model', options)
+def test_unet_accepts_any_batch_size_and_multiple_of_32(random_source, tmp_path):
+    source = random_source('student_demo', 'model', {'model.backbone.type': ShortResNet})
     assert graph.sizes_in_words(source) == 'multiples of 32, at least 64'
     program = graph.export_program(graph.ExportedNetwork(source), source)
     graph.write_onnx(program, tmp_path / 'x.onnx')
     torch.export.save(program, tmp_path / 'x.pt2')
-    assert {path.name for path in tmp_path.iterdir()} == {'x.pth', 'x.onnx', 'x.pt2'}
+    assert {path.name for path in tmp_path.iterdir()} == {'x.onnx', 'x.pt2'}
     session = onnxruntime.InferenceSession(tmp_path / 'x.onnx')
     (given,) = session.get_inputs()
     assert (given.name, given.type) == ('images', 'tensor(uint8)')
@@ -278,36 +265,25 @@ def test_missing_package_raises():
         graph._require('not_there')
 
 
-def test_each_member_uses_its_own_normalization(tmp_path):
+def test_each_member_uses_its_own_normalization(random_source):
     own = dict(mean=[1.0, 20.0, 60.0], std=[90.0, 50.0, 70.0])
     config = load_config(CONFIGS / 'kdml_v3_demo.py')
     config.model.students[1].data_preprocessor = dict(
         config.model.data_preprocessor, **own, bgr_to_rgb=False
     )
-    torch.manual_seed(0)
-    torch.save(inspect_config(config).distiller.state_dict(), tmp_path / 'x.pth')
-    source = load_source(config, tmp_path / 'x.pth', 'ensemble', (64, 64))
+    source = dataclasses.replace(random_source(config, 'ensemble'), ensemble=ENSEMBLES['mean'])
     images = pixels(2, 3, 64, 64)
     network = graph.ExportedNetwork(source)
+    mean, std = (np.reshape(own[key], (3, 1, 1)) for key in ('mean', 'std'))
+    inputs = ((images - MEAN) / STD, (images[:, ::-1] - mean) / std)
     expected = []
-    bgr = images[:, ::-1]
-    shape = (3, 1, 1)
-    for member, inputs in zip(
-        source.members.values(),
-        (
-            (images - MEAN) / STD,
-            (bgr - np.reshape(own['mean'], shape)) / np.reshape(own['std'], shape),
-        ),
-        strict=True,
-    ):
+    for member, normalized in zip(source.members.values(), inputs, strict=True):
         with torch.inference_mode():
-            logits = member.decode_head(member.backbone(torch.from_numpy(inputs).float()))
+            logits = member.decode_head(member.backbone(torch.from_numpy(normalized).float()))
         expected.append(logits.sigmoid().numpy())
-    network.ensemble = ENSEMBLES['mean']
     scores, _ = graph.network_predictor(network)(images)
     np.testing.assert_allclose(scores, (expected[0] + expected[1]) / 2, atol=1e-5)
     # Also compare the framework and the traced graph.
-    source = dataclasses.replace(source, ensemble=ENSEMBLES['mean'])
     np.testing.assert_allclose(framework_predictor(source)(images)[0], scores, atol=1e-5)
     traced = graph.network_predictor(graph.export_program(network, source).module())
     np.testing.assert_allclose(traced(images)[0], scores, atol=1e-5)

@@ -25,42 +25,8 @@ DIRECTIONS = {
 }
 
 
-def write_slice(path, pixels, position, **changes):
-    """Write a sagittal CT slice: rows go to the back, columns to the feet."""
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    one = pydicom.dataset.FileDataset(path, {}, file_meta=meta, preamble=b'\0' * 128)
-    values = dict(
-        SOPClassUID=meta.MediaStorageSOPClassUID,
-        SOPInstanceUID=meta.MediaStorageSOPInstanceUID,
-        SeriesInstanceUID='1.2.3',
-        ImagePositionPatient=list(position),
-        ImageOrientationPatient=DIRECTIONS['sagittal'],
-        PixelSpacing=[3, 2],
-        SliceThickness=5,
-        Rows=pixels.shape[0],
-        Columns=pixels.shape[1],
-        SamplesPerPixel=1,
-        PhotometricInterpretation='MONOCHROME2',
-        BitsAllocated=16,
-        BitsStored=16,
-        HighBit=15,
-        PixelRepresentation=1,
-        RescaleSlope=2,
-        RescaleIntercept=-100,
-        PixelData=np.asarray(pixels).astype('<i2').tobytes(),
-    )
-    for key, value in {**values, **changes}.items():
-        if value is not None:
-            setattr(one, key, value)
-    one.save_as(path, enforce_file_format=True)
-    return path
-
-
 @pytest.fixture
-def series(tmp_path):
+def series(write_slice, tmp_path):
     """Write four slices, 4 mm apart, whose names are not in spatial order."""
 
     def make(**changes):
@@ -83,7 +49,7 @@ def positions(directions, tilt=0.0, start=(10, 7, 20), number=4, distance=2.5):
 
 @pytest.mark.parametrize('tilt', [0.0, 0.7])
 @pytest.mark.parametrize('name', DIRECTIONS)
-def test_voxel_positions_follow_the_standard(tmp_path, name, tilt):
+def test_voxel_positions_follow_the_standard(write_slice, tmp_path, name, tilt):
     """Each pixel stores its own position by PS3.3 C.7.6.2.1.1; the affine must reproduce it."""
     directions = DIRECTIONS[name]
     rows, columns = np.reshape(np.array(directions, dtype=float), (2, 3))
@@ -123,7 +89,7 @@ def nibabel_affine(path):
 
 
 @pytest.mark.parametrize('name', DIRECTIONS)
-def test_affine_of_a_single_slice_equals_nibabels(tmp_path, name):
+def test_affine_of_a_single_slice_equals_nibabels(write_slice, tmp_path, name):
     path = write_slice(
         tmp_path / 'x', np.zeros((5, 6)), (10, 7, 20), ImageOrientationPatient=DIRECTIONS[name]
     )
@@ -133,7 +99,7 @@ def test_affine_of_a_single_slice_equals_nibabels(tmp_path, name):
 
 
 @pytest.mark.parametrize('name', DIRECTIONS)
-def test_series_equals_highdicoms_volume(tmp_path, name):
+def test_series_equals_highdicoms_volume(write_slice, tmp_path, name):
     """highdicom sorts along the opposite normal and does not support tilted gantries."""
     highdicom = pytest.importorskip('highdicom')
     pixels = np.random.default_rng(1).integers(0, 200, (4, 5, 6))
@@ -170,7 +136,7 @@ def test_slices_are_sorted_by_position(series):
         np.testing.assert_array_equal(read_dicom(order, window=(-200, 310)).slices, volume.slices)
 
 
-def test_slices_with_different_rescale_slopes(tmp_path):
+def test_slices_with_different_rescale_slopes(write_slice, tmp_path):
     """As in PET."""
     files = [
         write_slice(tmp_path / str(slope), np.full((5, 6), 20), (-slope, 0, 0), RescaleSlope=slope)
@@ -180,7 +146,7 @@ def test_slices_with_different_rescale_slopes(tmp_path):
     assert slices[:, 0, 0].tolist() == [20, 40, 60]
 
 
-def test_window_of_a_series_equals_pydicoms(series):
+def test_window_of_a_series_equals_pydicoms(write_slice, series):
     """It is used if all slices agree, and inverted for MONOCHROME1."""
     window = dict(WindowCenter=[60, 1], WindowWidth=[180, 2])
     pixels, files = series(**window)
@@ -223,7 +189,7 @@ def test_window_of_a_series_equals_pydicoms(series):
         (dict(PixelData=b'12'), 'c: unreadable DICOM'),
     ],
 )
-def test_inconsistent_series_raise(series, changes, message):
+def test_inconsistent_series_raise(write_slice, series, changes, message):
     pixels, files = series()
     write_slice(files[2], pixels[3], **{'position': (-2, 7, 20), **changes})
     with pytest.raises(ValueError, match=message) as refused:
@@ -231,7 +197,7 @@ def test_inconsistent_series_raise(series, changes, message):
     assert '\n' not in str(refused.value)
 
 
-def test_slices_in_one_plane_raise(tmp_path):
+def test_slices_in_one_plane_raise(write_slice, tmp_path):
     files = [write_slice(tmp_path / str(y), np.zeros((5, 6)), (0, y, 0)) for y in range(3)]
     with pytest.raises(ValueError, match='evenly spaced .* of 0 to 0 mm'):
         read_dicom(files)

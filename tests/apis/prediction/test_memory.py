@@ -19,6 +19,7 @@ pydicom = pytest.importorskip('pydicom')
 
 MIB = 2**20
 UID = pydicom.uid
+ZEROS = np.zeros((16, 16))
 
 
 def in_child(call):
@@ -57,47 +58,19 @@ def packed_zeros(number, bits, wrap=False):
     return block + again * (number - 1) + (packer.flush() if wrap else b'')
 
 
-def dicom(path, syntax=UID.ExplicitVRLittleEndian, pixels=b'\0' * 512, **changes):
-    one = pydicom.Dataset()
-    one.file_meta = pydicom.dataset.FileMetaDataset()
-    one.file_meta.TransferSyntaxUID = syntax
-    one.SOPClassUID, one.SOPInstanceUID = UID.CTImageStorage, '1.2.3.4'
-    values = dict(
-        SeriesInstanceUID='1.2.3',
-        ImagePositionPatient=[0, 0, 0],
-        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
-        PixelSpacing=[1, 1],
-        Rows=16,
-        Columns=16,
-        SamplesPerPixel=1,
-        PhotometricInterpretation='MONOCHROME2',
-        BitsAllocated=16,
-        BitsStored=16,
-        HighBit=15,
-        PixelRepresentation=0,
-        RescaleSlope=2,
-        RescaleIntercept=-100,
-    )
-    for key, value in {**values, **changes}.items():
-        setattr(one, key, value)
-    one.PixelData = pixels
-    one['PixelData'].VR = 'OB' if syntax.is_encapsulated else 'OW'
-    one.save_as(path, enforce_file_format=True)
-    return path
-
-
-def test_deflated_slice_equals_the_uncompressed_one(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 4000, 256).astype('<u2').tobytes()
-    plain = dicom(tmp_path / 'plain.dcm', pixels=pixels)
-    packed = dicom(tmp_path / 'packed.dcm', UID.DeflatedExplicitVRLittleEndian, pixels)
-    volumes = [read_dicom([path]) for path in (plain, packed)]
+def test_deflated_slice_equals_the_uncompressed_one(write_slice, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 4000, (16, 16))
+    volumes = [
+        read_dicom([write_slice(tmp_path / syntax, pixels, syntax=syntax)])
+        for syntax in (UID.ExplicitVRLittleEndian, UID.DeflatedExplicitVRLittleEndian)
+    ]
     np.testing.assert_array_equal(volumes[0].slices, volumes[1].slices)
     assert len(np.unique(volumes[0].slices)) > 100
 
 
 @pytest.mark.parametrize('tag', ['pixels', 'before them'])
-def test_deflated_slice_of_a_gigabyte_raises(tmp_path, tag):
-    path = dicom(tmp_path / 'x.dcm', UID.DeflatedExplicitVRLittleEndian)
+def test_deflated_slice_of_a_gigabyte_raises(write_slice, tmp_path, tag):
+    path = write_slice(tmp_path / 'x.dcm', ZEROS, syntax=UID.DeflatedExplicitVRLittleEndian)
     valid = path.read_bytes()
     start = valid.index(b'1.2.840.10008.1.2.1.99')
     meta = 144 + struct.unpack('<I', valid[140:144])[0]
@@ -118,22 +91,21 @@ def test_deflated_slice_of_a_gigabyte_raises(tmp_path, tag):
     assert size < 100
 
 
-def test_oversized_run_lengths_raise(tmp_path):
+def test_oversized_run_lengths_raise(write_slice, tmp_path):
     segment = b'\x81\x00' * (3 * MIB // 2)  # two bytes encode 128
     frame = struct.pack('<16I', 2, 64, 64 + len(segment), *[0] * 13) + segment * 2
     data = pydicom.encaps.encapsulate([frame])
-    path = dicom(tmp_path / 'x.dcm', UID.RLELossless, data)
+    path = write_slice(tmp_path / 'x.dcm', ZEROS, syntax=UID.RLELossless, PixelData=data)
     text, size = grown(lambda: read_dicom([path]))
     assert 'expected at most 67584 bytes of run lengths, got 6291520' in text
     assert size < 100
 
 
-def test_compressed_image_larger_than_its_header_raises(tmp_path):
+def test_compressed_image_larger_than_its_header_raises(write_slice, tmp_path):
     Image.new('L', (9000, 9000)).save(tmp_path / 'x.jpg')
     data = pydicom.encaps.encapsulate([(tmp_path / 'x.jpg').read_bytes()])
-    path = dicom(
-        tmp_path / 'x.dcm', UID.JPEGBaseline8Bit, data, BitsAllocated=8, BitsStored=8, HighBit=7
-    )
+    changes = dict(PixelData=data, BitsAllocated=8, BitsStored=8, HighBit=7)
+    path = write_slice(tmp_path / 'x.dcm', ZEROS, syntax=UID.JPEGBaseline8Bit, **changes)
     text, size = grown(lambda: read_dicom([path]))
     assert 'expected a compressed image of (16, 16) pixels, got (9000, 9000)' in text
     assert size < 50
@@ -150,9 +122,9 @@ def test_jpeg_ls_image_larger_than_its_header_raises(tmp_path):
 
 
 @pytest.mark.parametrize('change', ['element', 'rows', 'frames'])
-def test_slice_that_declares_gigabytes_raises(tmp_path, change):
+def test_slice_that_declares_gigabytes_raises(write_slice, tmp_path, change):
     changes = dict(rows=dict(Rows=65535, Columns=65535), frames=dict(NumberOfFrames=10**9))
-    path = dicom(tmp_path / 'x.dcm', **changes.get(change, {}))
+    path = write_slice(tmp_path / 'x.dcm', ZEROS, **changes.get(change, {}))
     if change == 'element':
         content = path.read_bytes()
         place = content.index(b'\x28\x00')

@@ -44,7 +44,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize('config', [SEGMENT, CLASSIFY])
-def test_predictions_equal_those_of_a_test_run(checkpoints, config, tmp_path):
+def test_predictions_equal_those_of_a_test_run(predictors, config, tmp_path):
     """With the config's own data set and model on the same files."""
     source = make_demo_data(tmp_path / 'kaggle_3m', patients=1, slices=2, size=80)
     files = sorted(path for path in source.rglob('*.tif') if 'mask' not in path.name)
@@ -58,7 +58,7 @@ def test_predictions_equal_those_of_a_test_run(checkpoints, config, tmp_path):
     dataset = settings.test_dataloader.dataset
     dataset.update(data_root=str(source), ann_file=str(tmp_path / 'test.csv'))
     data = DATASETS.build(dataset)
-    predictor = load(config, checkpoints[config], 'cpu')
+    predictor = predictors[config.stem]
     with torch.no_grad():
         samples = predictor.model.test_step(pseudo_collate([data[index] for index in range(2)]))
     for prediction, sample in zip(predictor.predict(files), samples, strict=True):
@@ -78,9 +78,9 @@ def test_predictions_equal_those_of_a_test_run(checkpoints, config, tmp_path):
 
 
 @pytest.mark.parametrize('config', [SEGMENT, CLASSIFY])
-def test_files_folders_stacks_and_arrays_give_equal_predictions(checkpoints, images, config):
+def test_files_folders_stacks_and_arrays_give_equal_predictions(predictors, images, config):
     folder, pixels = images
-    predictor = load(config, checkpoints[config], 'cpu')
+    predictor = predictors[config.stem]
     one_by_one = [predictor.predict(folder / f'{number}.png')[0] for number in range(5)]
     assert len({answer.answers['ensemble'].probabilities.tobytes() for answer in one_by_one}) == 5
     of_folder = predictor.predict(str(folder), batch_size=3)
@@ -111,24 +111,23 @@ def test_images_of_different_sizes_are_batched_separately(checkpoints, images):
         same(prediction, predictor.predict(one)[0])
 
 
-def test_selected_members(checkpoints, images):
-    predictor = load(SEGMENT, checkpoints[SEGMENT], 'cpu')
+def test_selected_members(segmentor, images):
     _, pixels = images
-    (whole,) = predictor.predict(pixels[0])
-    (some,) = predictor.predict(pixels[0], members=['ensemble', 'teacher'])
+    (every,) = segmentor.predict(pixels[0])
+    (some,) = segmentor.predict(pixels[0], members=['ensemble', 'teacher'])
     assert list(some.answers) == ['teacher', 'ensemble']
-    np.testing.assert_array_equal(some.answers['teacher'].label, whole.answers['teacher'].label)
+    np.testing.assert_array_equal(some.answers['teacher'].label, every.answers['teacher'].label)
     # At once, not with the first prediction.
     with pytest.raises(ValueError, match=r"members: .* teacher, .*, ensemble, got \['tutor'\]"):
-        predictor.stream(pixels[0], members=['tutor'])
+        segmentor.stream(pixels[0], members=['tutor'])
     for size in (0, 1.5):
         with pytest.raises(ValueError, match=f'batch_size: .* got {size}'):
-            predictor.stream(pixels[0], batch_size=size)
+            segmentor.stream(pixels[0], batch_size=size)
     with pytest.raises(FileNotFoundError, match='No such image or folder: nowhere'):
-        predictor.stream('nowhere')
+        segmentor.stream('nowhere')
 
 
-def test_files_are_read_lazily(checkpoints, images, tmp_path, monkeypatch):
+def test_files_are_read_lazily(predictors, images, tmp_path, monkeypatch):
     """So that memory does not grow with the number of files."""
     for number in range(20):
         Image.fromarray(images[1][4]).save(tmp_path / f'{number:02}.png')
@@ -139,7 +138,7 @@ def test_files_are_read_lazily(checkpoints, images, tmp_path, monkeypatch):
         'read_source',
         lambda source, options: read.append(source.name) or original(source, options),
     )
-    stream = load(CLASSIFY, checkpoints[CLASSIFY], 'cpu').stream(tmp_path, batch_size=4)
+    stream = predictors[CLASSIFY.stem].stream(tmp_path, batch_size=4)
     assert read == []
     next(stream)
     assert len(read) == 5
@@ -148,8 +147,8 @@ def test_files_are_read_lazily(checkpoints, images, tmp_path, monkeypatch):
     assert len(list(stream)) == 18
 
 
-def test_out_of_memory_error_names_the_batch(checkpoints, images, monkeypatch):
-    predictor = load(CLASSIFY, checkpoints[CLASSIFY], 'cpu')
+def test_out_of_memory_error_names_the_batch(predictors, images, monkeypatch):
+    predictor = predictors[CLASSIFY.stem]
 
     def full(data):
         raise torch.OutOfMemoryError('CUDA out of memory')
@@ -181,20 +180,20 @@ def test_unreadable_files_raise_or_are_passed_to_on_error(checkpoints, images, t
 
 
 @pytest.mark.slow
-def test_load_run_published_model_and_plain_network(checkpoints, images, tmp_path):
+def test_load_run_published_model_and_plain_network(checkpoints, segmentor, images, tmp_path):
     _, pixels = images
-    (whole,) = load(SEGMENT, checkpoints[SEGMENT]).predict(pixels[0])
+    (expected,) = segmentor.predict(pixels[0])
     run = tmp_path / 'run'
     run.mkdir()
     load_config(SEGMENT).dump(run / 'mine.py')
     (run / 'best_x.pth').write_bytes(checkpoints[SEGMENT].read_bytes())
-    same(load(run).predict(pixels[0])[0], whole)
+    same(load(run).predict(pixels[0])[0], expected)
     config, checkpoint = publish(load_config(SEGMENT), checkpoints[SEGMENT], tmp_path / 'out')
     assert load(tmp_path / 'out').checkpoint == checkpoint
     (published,) = load(config, checkpoint).predict(pixels[0])
     assert list(published.answers) == MEMBERS[1:]
     np.testing.assert_array_equal(
-        published.answers['ensemble'].label, whole.answers['ensemble'].label
+        published.answers['ensemble'].label, expected.answers['ensemble'].label
     )
     torch.manual_seed(0)
     plain = MODELS.build(load_config(DEMO / 'student_demo.py').model)
@@ -217,14 +216,14 @@ def test_checkpoint_is_read_once(checkpoints, monkeypatch):
     assert read == [checkpoints[SEGMENT]]
 
 
-def test_frozen_teacher_predicts_with_its_own_weights(checkpoints, images, tmp_path):
+def test_frozen_teacher_predicts_with_its_own_weights(checkpoints, segmentor, images, tmp_path):
     config = load_config(SEGMENT)
     config.model.update(mode='kd_off', teacher_checkpoint=str(checkpoints[SEGMENT]))
     config.model.weights = dict(alpha=(0.5, 0.5), beta=(0.5, 0.5))
     torch.manual_seed(1)
     torch.save(MODELS.build(config.model).state_dict(), tmp_path / 'students.pth')
     (offline,) = load(config, tmp_path / 'students.pth', 'cpu').predict(images[1][0])
-    (online,) = load(SEGMENT, checkpoints[SEGMENT], 'cpu').predict(images[1][0])
+    (online,) = segmentor.predict(images[1][0])
     for name, equal in (('teacher', True), ('student_1', False)):
         one, other = (each.answers[name].probabilities for each in (offline, online))
         assert np.array_equal(one, other) == equal
