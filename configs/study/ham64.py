@@ -26,6 +26,12 @@ model.update(
     students=[small_student, small_student],
     weights=dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3)),
 )
+# Setting of a classroom with one student, for the compared methods.
+small_pair = dict(
+    members=dict(teacher=small_teacher, student=small_student),
+    input_size=(64, 64),
+    data_preprocessor=data_preprocessor,
+)
 
 train_cfg.update(max_epochs=6)
 param_scheduler.update(T_max=6)

@@ -6,9 +6,4 @@ with read_base():
     from .._base_.methods.classification import model as method
     from .ham64 import *
 
-model = dict(
-    method,
-    members=dict(teacher=small_teacher, student=small_student),
-    input_size=(64, 64),
-    data_preprocessor=data_preprocessor,
-)
+model = dict(method, **small_pair)

@@ -7,9 +7,4 @@ with read_base():
     from .ham64 import *
 
 method['transfers'][1]['loss'].update(batch_size=16)
-model = dict(
-    method,
-    members=dict(teacher=small_teacher, student=small_student),
-    input_size=(64, 64),
-    data_preprocessor=data_preprocessor,
-)
+model = dict(method, **small_pair)

@@ -7,13 +7,7 @@ from mmkdml.datasets import HAM10000Dataset
 with read_base():
     from .classification import *
 
-data_root = 'data/ham10000/published'
-train_dataloader['dataset'].update(
-    type=HAM10000Dataset, data_root=data_root, ann_file='data/ham10000/splits_cls/train.csv'
-)
-val_dataloader['dataset'].update(
-    type=HAM10000Dataset, data_root=data_root, ann_file='data/ham10000/splits_cls/val.csv'
-)
-test_dataloader['dataset'].update(
-    type=HAM10000Dataset, data_root=data_root, ann_file='data/ham10000/splits_cls/test.csv'
-)
+ham10000 = dict(type=HAM10000Dataset, data_root='data/ham10000/published')
+train_dataloader['dataset'].update(ham10000, ann_file='data/ham10000/splits_cls/train.csv')
+val_dataloader['dataset'].update(ham10000, ann_file='data/ham10000/splits_cls/val.csv')
+test_dataloader['dataset'].update(ham10000, ann_file='data/ham10000/splits_cls/test.csv')

@@ -7,16 +7,10 @@ from mmkdml.datasets import HAM10000SegDataset
 with read_base():
     from .segmentation import *
 
-data_root = 'data/ham10000/published'
-train_dataloader['dataset'].update(
-    type=HAM10000SegDataset, data_root=data_root, ann_file='data/ham10000/splits_seg/train.csv'
-)
-val_dataloader['dataset'].update(
-    type=HAM10000SegDataset, data_root=data_root, ann_file='data/ham10000/splits_seg/val.csv'
-)
-test_dataloader['dataset'].update(
-    type=HAM10000SegDataset, data_root=data_root, ann_file='data/ham10000/splits_seg/test.csv'
-)
+ham10000 = dict(type=HAM10000SegDataset, data_root='data/ham10000/published')
+train_dataloader['dataset'].update(ham10000, ann_file='data/ham10000/splits_seg/train.csv')
+val_dataloader['dataset'].update(ham10000, ann_file='data/ham10000/splits_seg/val.csv')
+test_dataloader['dataset'].update(ham10000, ann_file='data/ham10000/splits_seg/test.csv')
 
 image_size = (224, 224)
 train_pipeline[2].update(scale=image_size)

@@ -7,13 +7,7 @@ from mmkdml.datasets import LGGDataset
 with read_base():
     from .segmentation import *
 
-data_root = 'data/lgg/kaggle_3m'
-train_dataloader['dataset'].update(
-    type=LGGDataset, data_root=data_root, ann_file='data/lgg/splits/train.csv'
-)
-val_dataloader['dataset'].update(
-    type=LGGDataset, data_root=data_root, ann_file='data/lgg/splits/val.csv'
-)
-test_dataloader['dataset'].update(
-    type=LGGDataset, data_root=data_root, ann_file='data/lgg/splits/test.csv'
-)
+lgg = dict(type=LGGDataset, data_root='data/lgg/kaggle_3m')
+train_dataloader['dataset'].update(lgg, ann_file='data/lgg/splits/train.csv')
+val_dataloader['dataset'].update(lgg, ann_file='data/lgg/splits/val.csv')
+test_dataloader['dataset'].update(lgg, ann_file='data/lgg/splits/test.csv')

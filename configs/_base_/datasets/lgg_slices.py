@@ -7,13 +7,7 @@ from mmkdml.datasets import LGGSliceDataset
 with read_base():
     from .classification import *
 
-data_root = 'data/lgg/kaggle_3m'
-train_dataloader['dataset'].update(
-    type=LGGSliceDataset, data_root=data_root, ann_file='data/lgg/splits/train.csv'
-)
-val_dataloader['dataset'].update(
-    type=LGGSliceDataset, data_root=data_root, ann_file='data/lgg/splits/val.csv'
-)
-test_dataloader['dataset'].update(
-    type=LGGSliceDataset, data_root=data_root, ann_file='data/lgg/splits/test.csv'
-)
+slices = dict(type=LGGSliceDataset, data_root='data/lgg/kaggle_3m')
+train_dataloader['dataset'].update(slices, ann_file='data/lgg/splits/train.csv')
+val_dataloader['dataset'].update(slices, ann_file='data/lgg/splits/val.csv')
+test_dataloader['dataset'].update(slices, ann_file='data/lgg/splits/test.csv')

@@ -7,13 +7,7 @@ from mmkdml.datasets import PCamDataset
 with read_base():
     from .classification import *
 
-data_root = 'data/pcam/histopathologic-cancer-detection'
-train_dataloader['dataset'].update(
-    type=PCamDataset, data_root=data_root, ann_file='data/pcam/splits/train.csv'
-)
-val_dataloader['dataset'].update(
-    type=PCamDataset, data_root=data_root, ann_file='data/pcam/splits/val.csv'
-)
-test_dataloader['dataset'].update(
-    type=PCamDataset, data_root=data_root, ann_file='data/pcam/splits/test.csv'
-)
+pcam = dict(type=PCamDataset, data_root='data/pcam/histopathologic-cancer-detection')
+train_dataloader['dataset'].update(pcam, ann_file='data/pcam/splits/train.csv')
+val_dataloader['dataset'].update(pcam, ann_file='data/pcam/splits/val.csv')
+test_dataloader['dataset'].update(pcam, ann_file='data/pcam/splits/test.csv')
