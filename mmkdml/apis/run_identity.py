@@ -7,6 +7,7 @@ import logging
 import os
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,16 +170,13 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
     path = folder / IDENTITY_FILE
     if not is_regular(path):
         return None
-    try:
-        identity = _valid(json.loads(path.read_text()))
-    except ValueError:
-        identity = None
-    if identity is None:
-        raise ValueError(
-            f'{path}: expected the id and settings of a run, got other content. Remove it to '
-            'resume without comparing settings'
-        )
-    return identity
+    with suppress(ValueError):
+        if identity := _valid(json.loads(path.read_text())):
+            return identity
+    raise ValueError(
+        f'{path}: expected the id and settings of a run, got other content. Remove it to resume '
+        'without comparing settings'
+    )
 
 
 def _valid(identity: Any) -> dict[str, Any] | None:

@@ -119,18 +119,17 @@ def other_settings_error(
 
 def only_extends(changes: Mapping[str, tuple[Any, Any]], config: Config) -> bool:
     """Return whether only the length changed, and no learning rate so far depends on it."""
-    schedules = config.get('param_scheduler') or []
-    if isinstance(schedules, Mapping) and 'type' not in schedules:  # by optimizer
-        schedules = list(schedules.values())
-    return changes.keys() <= _LENGTH and all(map(_is_free, _all_schedules(schedules)))
+    schedules = _all_schedules(config.get('param_scheduler') or [])
+    return changes.keys() <= _LENGTH and all(map(_is_free, schedules))
 
 
 def _all_schedules(value: Any) -> Iterator[Mapping[str, Any]]:
-    for one in value if isinstance(value, (list, tuple)) else [value]:
-        if isinstance(one, (list, tuple)):
+    """Yield the schedules of a config, a list, or a dict by optimizer."""
+    if isinstance(value, Mapping) and 'type' in value:
+        yield value
+    else:
+        for one in value.values() if isinstance(value, Mapping) else value:
             yield from _all_schedules(one)
-        else:
-            yield one
 
 
 def _is_free(schedule: Mapping[str, Any]) -> bool:
@@ -223,7 +222,8 @@ def _data_digest(dataset: Mapping[str, Any]) -> str | None:
     if dataset.get('ann_file'):
         # mmkdml uses the path unchanged, the frameworks relative to data_root.
         paths = dict.fromkeys((Path(dataset['ann_file']), root / dataset['ann_file']))
-        digests = [_file_digest(str(path), *_state(path)) for path in paths if path.is_file()]
+        states = [(path, path.stat()) for path in paths if path.is_file()]
+        digests = [_file_digest(path, one.st_size, one.st_mtime_ns) for path, one in states]
         return ' '.join(digests) or None
     prefixes = dataset.get('data_prefix') or ''
     prefixes = [prefixes] if isinstance(prefixes, str) else sorted(map(str, prefixes.values()))
@@ -239,11 +239,6 @@ def _data_digest(dataset: Mapping[str, Any]) -> str | None:
     return digest.hexdigest() if found else None
 
 
-def _state(path: Path) -> tuple[int, int]:
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns
-
-
 @lru_cache(maxsize=256)
-def _file_digest(path: str, _size: int, _modified: int) -> str:
+def _file_digest(path: Path, _size: int, _modified: int) -> str:
     return file_sha256(path)

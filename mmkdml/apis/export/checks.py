@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mmkdml.apis.export.graph import PredictFn
 from mmkdml.apis.export.source import ExportSource
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
+from mmkdml.apis.prediction.predictor import equal_batches
 from mmkdml.evaluation import CaseTable
 from mmkdml.inspection.config import use_default_scope
 from mmkdml.models.ensembles import decide, vote_ensemble
@@ -89,7 +90,7 @@ def compare(predict: PredictFn, source: ExportSource, images: Iterable[np.ndarra
     """
     reference = framework_predictor(source)
     number, largest, off, other = 0, 0.0, [], []
-    for batch in map(np.stack, _batches(images, np.shape)):
+    for batch in map(np.stack, equal_batches(images, _BATCH, np.shape)):
         number += len(batch)
         (scores, labels), (expected, expected_labels) = predict(batch), reference(batch)
         if scores.shape != expected.shape or labels.shape != expected_labels.shape:
@@ -172,7 +173,7 @@ def case_table(predict: PredictFn, source: ExportSource, dataset: Any, name: str
     metric = CaseTable()
     metric.dataset_meta = dataset.metainfo
     items = (dataset[index] for index in range(len(dataset)))
-    for batch in _batches(items, lambda item: item['inputs'].shape):
+    for batch in equal_batches(items, _BATCH, lambda item: item['inputs'].shape):
         scores, labels = predict(np.stack([_pixels(item) for item in batch]))
         samples = [item['data_samples'] for item in batch]
         for sample, score, label in zip(samples, scores, labels, strict=True):
@@ -205,13 +206,6 @@ def latencies(
 def _share(counts: list[tuple[int, int]]) -> float:
     found, total = map(sum, zip(*counts, strict=True))
     return found / total
-
-
-def _batches(items: Iterable[Any], shape_of: Callable[[Any], Any]) -> Iterator[list[Any]]:
-    """Yield batches of consecutive items of equal shape."""
-    for _, alike in groupby(items, key=shape_of):
-        while batch := list(islice(alike, _BATCH)):
-            yield batch
 
 
 def _pixels(item: dict[str, Any]) -> np.ndarray:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from mmkdml.names import ENSEMBLE, PLAIN
 OnError = Callable[[Source, ValueError], None]
 # Case, index of the image in the case, image, packed output of the pipeline.
 Item = tuple[Case, int, np.ndarray, dict[str, Any]]
+T = TypeVar('T')
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +141,8 @@ class Predictor:
         module = MemberTTA.of(self.model, self.config.get('tta_model')) if augment else self.model
         cases = _cases(sources, pipeline, read or ReadOptions(), on_error, progress)
         # Not a generator itself, so that invalid arguments raise at once.
-        return _predictions(module, cases, wanted, batch_size)
+        batches = equal_batches(chain.from_iterable(cases), batch_size, _shape)
+        return chain.from_iterable(_predict_batch(module, batch, wanted) for batch in batches)
 
     def _known(self, members: Sequence[str]) -> tuple[str, ...]:
         unknown = [name for name in members if name not in self.members]
@@ -235,18 +237,11 @@ def _prepared(case: Case, pipeline: ImagePipeline) -> Iterator[Item]:
         yield item
 
 
-def _predictions(
-    module: Any, cases: Iterator[Iterable[Item]], members: Sequence[str], batch_size: int
-) -> Iterator[Prediction]:
-    """Predict in batches of equally sized images, across the boundaries of cases."""
-    batch: list[Item] = []
-    for item in chain.from_iterable(cases):
-        if batch and (len(batch) == batch_size or _shape(item) != _shape(batch[0])):
-            yield from _predict_batch(module, batch, members)
-            batch = []
-        batch.append(item)
-    if batch:
-        yield from _predict_batch(module, batch, members)
+def equal_batches(items: Iterable[T], size: int, shape_of: Callable[[T], Any]) -> Iterator[list[T]]:
+    """Yield batches of up to ``size`` consecutive items of equal shape."""
+    for _, alike in groupby(items, key=shape_of):
+        while batch := list(islice(alike, size)):
+            yield batch
 
 
 def _shape(item: Item) -> Any:
