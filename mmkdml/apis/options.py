@@ -66,7 +66,7 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
     """Change settings of a config in place.
 
     Args:
-        config: The config.
+        config: Config to change.
         options: Values by dotted key, such as ``train_cfg.max_epochs``. A number in a key is the
             index of a list item.
 

@@ -38,8 +38,7 @@ class OutputFolder:
             paths: Relative to the folder, or absolute ones below it.
 
         Raises:
-            FileExistsError: If a file exists that no tool wrote, or that is an input; the
-                message names it.
+            FileExistsError: If a file exists that no tool wrote, or that is an input.
         """
         found = [path for path in map(self.path.joinpath, paths) if self._is_foreign(path)]
         if found:

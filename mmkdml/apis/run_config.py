@@ -12,9 +12,6 @@ class RunConfig(Config):
 
     mmengine requests the text several times when a run starts and again for each checkpoint, and
     formatting takes about 0.2 s.
-
-    Args:
-        config: Config to copy.
     """
 
     def __init__(self, config: Config) -> None:

@@ -29,10 +29,7 @@ _NUMBERS = (
 
 
 def check_numbers(config: Config) -> None:
-    """Check seed, lengths and batch sizes, which the frameworks check late or never.
-
-    Args:
-        config: The config of a run; absent settings are not checked.
+    """Check seed, lengths and batch sizes of a run, which the frameworks check late or never.
 
     Raises:
         ValueError: If a number is out of range or of another type, the first validation would come

@@ -72,10 +72,6 @@ def changed_settings(
 
     Parts that are missing in one of them are not compared, nor are data without files.
 
-    Args:
-        before: The old settings.
-        after: The new settings.
-
     Returns:
         Old and new value by dotted key; :data:`NOT_SET` where there is none.
     """

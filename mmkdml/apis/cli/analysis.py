@@ -20,7 +20,7 @@ def analysis_parser(description: str, name: str) -> argparse.ArgumentParser:
 
     Args:
         description: First line of the help.
-        name: Name of the default output folder; the report of a suite shows the pictures in it.
+        name: Name of the default output folder. The report of a suite displays its pictures.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
@@ -63,7 +63,7 @@ def named_runs(
 
     Raises:
         FileNotFoundError: See :func:`mmkdml.apis.find_runs`.
-        SystemExit: If the number of titles is not that of the runs, or titles are not unique.
+        SystemExit: If the number of titles differs from that of the runs, or titles are not unique.
         ValueError: See :func:`mmkdml.apis.find_runs`.
     """
     from mmkdml.apis.trained import find_runs
@@ -88,11 +88,11 @@ def open_run(
     shuffle: bool = False,
     **changes: Any,
 ) -> tuple[BaseModel, DataLoader]:
-    """Load the model of a run, on a GPU if there is one, and build a loader of its data.
+    """Load the model of a run, on a GPU if available, and build a loader of its data.
 
     Args:
-        path: The config.
-        checkpoint: The weights.
+        path: Config of the run.
+        checkpoint: File of the weights.
         part: ``'val'`` or ``'test'``.
         options: Settings of the config to change, by dotted key.
         shuffle: Shuffle the images, in the same order for every run.

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 from urllib.error import URLError
 
-# Time in which a launcher notices the failed process before this one exits.
+# Delay before exiting, so that the launcher notices the process that failed first.
 LAUNCHER_SECONDS = 5.0
 
 

@@ -43,7 +43,7 @@ def run_converter(
             ``splits_dir`` an argument in braces, such as ``{task}``, is replaced by its value.
         data_root: Folder of the images in that config.
         splits_dir: Folder of the split files in that config.
-        argv: Arguments; by default those of the process.
+        argv: Command line. Default: that of the process.
 
     Raises:
         OSError: If a file cannot be read or written.

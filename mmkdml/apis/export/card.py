@@ -120,14 +120,14 @@ def make_card(
     """Collect the content of a model card as JSON values.
 
     Args:
-        source: The exported networks.
-        form: The format.
+        source: The networks that were exported.
+        form: One of :data:`~mmkdml.apis.export.formats.FORMATS`.
         folder: Folder of the exported files, all of which are listed.
         exported: Return value of :func:`mmkdml.apis.export.formats.export`.
         latencies: Milliseconds per image by predictor.
         scores: Scores of :func:`mmkdml.statistics.case_scores.case_scores`; None if not measured.
-        intended_use: Intended use of the model.
-        licence: Licence of the model.
+        intended_use: Text of this section.
+        licence: Text of this section.
     """
     rules = {function: name for name, function in ENSEMBLES.items()}
     several = len(source.members) > 1

@@ -81,7 +81,7 @@ def compare(predict: PredictFn, source: ExportSource, images: Iterable[np.ndarra
 
     Args:
         predict: Predictor of the exported file.
-        source: The exported networks.
+        source: The networks that were exported.
         images: RGB images, each (3, H, W), uint8.
 
     Raises:
@@ -166,8 +166,8 @@ def case_table(predict: PredictFn, source: ExportSource, dataset: Any, name: str
 
     Args:
         predict: Predictor of the exported file.
-        source: The exported networks.
-        dataset: Data set of :func:`dataset_of`.
+        source: The networks that were exported.
+        dataset: Return value of :func:`dataset_of`.
         name: Value of the column ``member``.
     """
     metric = CaseTable()

@@ -42,10 +42,7 @@ class Records:
         self._seen: dict[str, Any] = {}  # by case: state of its files before they are read
 
     def claim(self, force: bool = False) -> None:
-        """Create the folder and write the settings.
-
-        Args:
-            force: Replace settings that differ.
+        """Create the folder and write the settings; ``force`` replaces different ones.
 
         Raises:
             FileExistsError: If a settings file exists that no tool wrote.
@@ -71,12 +68,9 @@ class Records:
     def find(self, source: Source, force: bool = False) -> list[dict[str, Any]] | None:
         """Return the table rows of a finished case.
 
-        Args:
-            source: The case.
-            force: Return None, so that the case is predicted again.
-
         Returns:
-            The rows; None if the case is not finished, or its files or outputs have changed.
+            The rows; None if the case is not finished, or its files or outputs have changed, or
+            with ``force``.
 
         Raises:
             OSError: If the name of the case is too long for a file.
@@ -97,13 +91,8 @@ class Records:
     def keep(self, source: Source, rows: list[dict[str, Any]], written: Sequence[Path]) -> bool:
         """Record a case as finished, and remove its earlier outputs.
 
-        Args:
-            source: The case; :meth:`find` must have been called with it.
-            rows: Its table rows.
-            written: Its output files.
-
         Returns:
-            False if its input files have changed; then nothing is recorded.
+            False if its input files have changed since :meth:`find`; then nothing is recorded.
         """
         record: dict[str, Any] = dict(
             stamp=self._stamp(source),
