@@ -61,11 +61,9 @@ class Calibration(BaseMetric):
         """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
             truth = truth_of(sample)
+            predictions = predictions_by_name(sample)
             self.results.append(
-                {
-                    name: self._binned(predictions, truth, name)
-                    for name, predictions in predictions_by_name(sample).items()
-                }
+                {name: self._binned(own, truth, name) for name, own in predictions.items()}
             )
 
     def compute_metrics(self, results: list) -> dict[str, float]:

@@ -46,12 +46,9 @@ class CaseTable(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Collect the rows of N samples, as returned by ``predict``."""
         for sample in data_samples:
+            views = member_views(sample).items()
             self.results.append(
-                [
-                    dict(member=name, **row)
-                    for name, view in member_views(sample).items()
-                    for row in self._rows(view)
-                ]
+                [dict(member=name, **row) for name, view in views for row in self._rows(view)]
             )
 
     def compute_metrics(self, results: list) -> dict[str, float]:

@@ -97,22 +97,19 @@ class ForegroundIoU(BaseMetric):
             )
         metrics = {key: nan_mean(values) for key, values in scores.items()}
         if len(foreground) > 1:
-            metrics.update(
-                {
-                    f'{key}_{name}': float(value)
-                    for key, values in scores.items()
-                    for name, value in zip(foreground, values, strict=True)
-                }
-            )
+            metrics |= {
+                f'{key}_{name}': float(value)
+                for key, values in scores.items()
+                for name, value in zip(foreground, values, strict=True)
+            }
         if self.per_case is not None:
             each = [_percent(counts) for counts in cases.values()]
             for key in scores:
                 table = np.array([score[key] for score in each]).reshape(-1, len(foreground))
                 if self.empty == 'perfect':
                     table[np.isnan(table)] = 100.0
-                metrics[f'case_{key}'] = nan_mean(
-                    np.array([nan_mean(column) for column in table.T])
-                )
+                means = np.array([nan_mean(column) for column in table.T])
+                metrics[f'case_{key}'] = nan_mean(means)
         return metrics
 
 
