@@ -160,10 +160,12 @@ class SuiteStore:
             if (run.name, run.seed) not in known
         ]  # fmt: skip
         try:
-            with Session(self.engine) as session, session.begin():
+            with self._session() as session:
                 session.add_all(new)
-        except IntegrityError:  # another worker has added them in the meantime
-            return self.register(runs, settings)
+        except ValueError as error:
+            if isinstance(error.__cause__, IntegrityError):  # another worker has just added them
+                return self.register(runs, settings)
+            raise
         return len(new)
 
     def states(self) -> list[RunState]:

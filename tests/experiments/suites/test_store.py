@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from mmkdml.experiments import SuiteStore
 from mmkdml.experiments.run_spec import RunSpec
@@ -42,6 +43,17 @@ def test_registering_again_adds_only_new_runs(store):
     assert store.register(RUNS, SETTINGS) == 0
     assert store.register([*RUNS, RunSpec('new', 0, 'c')], {**SETTINGS, 'new': ''}) == 1
     assert len(store.states()) == 4
+
+
+def test_runs_that_two_workers_register_at_the_same_time_are_added_once(tmp_path):
+    store, other = (SuiteStore.in_folder(tmp_path) for _ in range(2))
+    added = []
+    event.listen(
+        Session, 'before_flush', lambda *_: added.append(other.register(RUNS, SETTINGS)), once=True
+    )
+    assert store.register(RUNS, SETTINGS) == 0
+    assert added == [3]
+    assert len(store.states()) == 3
 
 
 def test_other_settings_raise_with_the_difference(store):
@@ -156,6 +168,14 @@ def test_locked_database_raises(store, tmp_path):
         other.execute('BEGIN EXCLUSIVE')
         with pytest.raises(ValueError, match=r'suite\.db: .*locked'):
             SuiteStore(f'sqlite:///{tmp_path / DATABASE}', lock_seconds=0.1).states()
+
+
+def test_database_locked_for_writing_raises(store, tmp_path):
+    with sqlite3.connect(tmp_path / DATABASE) as other:
+        other.execute('BEGIN IMMEDIATE')
+        reader = SuiteStore(f'sqlite:///{tmp_path / DATABASE}', lock_seconds=0.1)
+        with pytest.raises(ValueError, match=r'suite\.db: .*locked'):
+            reader.register([RunSpec('new', 0, 'c')], {'new': ''})
 
 
 def test_full_disk_leaves_the_run_unfinished(store):
