@@ -94,14 +94,8 @@ def evaluate_claims(
     variants = find_variants(record) if variants is None else variants
     claims = sorted(_claims(record, variants), key=lambda claim: list(FAMILIES).index(claim[0]))
     contrasts = [contrast for *_, contrast in claims]
-    found = estimate(
-        count_cases(record, checkpoint) if counts is None else counts,
-        measure,
-        contrasts,
-        confidence=1 - ALPHA,
-        resamples=resamples,
-        rng=rng,
-    )
+    counts = count_cases(record, checkpoint) if counts is None else counts
+    found = estimate(counts, measure, contrasts, 1 - ALPHA, resamples, rng)
     p_holm = [float('nan')] * len(claims)
     simultaneous = [(float('nan'), float('nan'))] * len(claims)
     for family in FAMILIES:

@@ -199,11 +199,8 @@ def draw_claims(results: Sequence[ClaimResult]) -> Figure:
         if isinstance(row, ClaimResult):
             _draw_claim(axes, place, row)
     axes.axvline(0, color='black', linewidth=0.8, zorder=0)
-    axes.set_yticks(
-        range(len(rows)),
-        [row.text if isinstance(row, ClaimResult) else row for row in rows],
-        fontsize=8,
-    )
+    labels = [row.text if isinstance(row, ClaimResult) else row for row in rows]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
     for text, row in zip(axes.get_yticklabels(), rows, strict=True):
         text.set_fontweight('normal' if isinstance(row, ClaimResult) else 'bold')
     axes.set_ylim(len(rows) - 0.4, -0.6)

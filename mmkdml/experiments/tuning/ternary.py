@@ -66,20 +66,14 @@ def _triangle(
     axes: Any, means: pd.DataFrame, pruned: pd.DataFrame, star: pd.DataFrame, metric: str
 ) -> PathCollection:
     *letters, value = means.columns
-    points = axes.scatter(
-        *(means[letter] for letter in letters),
-        c=means[value],
-        s=60,
-        edgecolor='white',
-        zorder=3,
-        clip_on=False,
-    )
-    axes.scatter(*(pruned[letter] for letter in letters), c=GRAY, marker='x', s=30, clip_on=False)
-    axes.scatter(*(star[letter] for letter in letters), **_STAR)
-    for name, side, letter in zip(
-        'tlr', (axes.taxis, axes.laxis, axes.raxis), LETTERS, strict=True
-    ):
+    places = [[rows[letter] for letter in letters] for rows in (means, pruned, star)]
+    color = dict(c=means[value], edgecolor='white')
+    points = axes.scatter(*places[0], **color, s=60, zorder=3, clip_on=False)
+    axes.scatter(*places[1], c=GRAY, marker='x', s=30, clip_on=False)
+    axes.scatter(*places[2], **_STAR)
+    for name, letter in zip('tlr', LETTERS, strict=True):
         getattr(axes, f'set_{name}label')(letter)
+        side = getattr(axes, f'{name}axis')
         side.set_major_locator(MultipleLocator(0.2))
         side.set_label_position('tick1')
     axes.grid(color='#DDDDDD')
