@@ -12,9 +12,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.precision': ['PrecisionCost', 'format_precisions', 'measure_precisions'],
         '.startup': ['StartupCost', 'format_startup', 'measure_startup'],
         '.steps': [
-            *('MethodCost', 'StepCost', 'format_costs', 'format_method_costs'),
+            *('MethodCost', 'format_costs', 'format_method_costs'),
             *('measure_methods', 'measure_steps'),
         ],
         '.students': ['StudentCost', 'format_students', 'measure_students'],
+        '.timing': ['StepCost'],
     },
 )

@@ -49,8 +49,7 @@ def measure_offline(
 
     Args:
         config: Config of a classroom with frozen members; their checkpoints are not loaded.
-        batch_size: Images per batch.
-        rounds: Measured steps of each kind, after one warm-up step.
+        batch_size, rounds: See :func:`benchmarks.steps.measure_steps`.
         dtype: See :class:`~mmkdml.models.TeacherCache`.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Any
 
 from prettytable import PrettyTable
 
-from benchmarks.timing import cost_cells, median_seconds, named_errors
+from benchmarks.timing import StepCost, cost_cells, median_seconds, named_errors
 
 # The second loss depends on a backward pass and an optimizer step. Later ones drift apart, because
 # Adam turns rounding errors of tiny gradients into full steps.
@@ -23,17 +23,13 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class PeerCost:
+class PeerCost(StepCost):
     """Cost of the training step of a peer.
 
     Attributes:
-        seconds: Seconds per step, median over the rounds.
-        memory: Peak resident memory in MiB that building the networks and all steps add.
         losses: Losses of all steps, including the warm-up step.
     """
 
-    seconds: float
-    memory: float
     losses: list[float]
 
 

@@ -60,8 +60,7 @@ def measure_precisions(
 
     Args:
         config: Config of a classroom or baseline.
-        batch_size: Images per batch.
-        rounds: Measured steps of each form, after one warm-up step.
+        batch_size, rounds: See :func:`benchmarks.steps.measure_steps`.
         compiled: Add forms compiled with ``torch.compile``, which needs a C++ compiler.
 
     Returns:

@@ -12,27 +12,13 @@ from mmengine.optim import build_optim_wrapper
 from prettytable import PrettyTable
 from torch import Tensor
 
-from benchmarks.timing import Step, cost_cells, median_seconds, named_errors, peak_memory
+from benchmarks.timing import Step, StepCost, cost_cells, median_seconds, named_errors, peak_memory
 from mmkdml.inspection.complexity import count_parameters
 from mmkdml.inspection.config import Inspection, inspect_config
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.tasks.base import Samples
 
 CLASSROOM = 'classroom'
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """Cost of one kind of step.
-
-    Attributes:
-        seconds: Seconds per step, median over the rounds.
-        memory: Peak resident memory in MiB that building the networks and taking this step add to a
-            new process.
-    """
-
-    seconds: float
-    memory: float
 
 
 @dataclass(frozen=True)
@@ -81,25 +67,17 @@ def measure_methods(
 ) -> dict[str, MethodCost]:
     """Measure the steps of several classrooms as :func:`measure_steps` measures those of one.
 
-    All classrooms are in memory at the same time.
-
-    Args:
-        configs: Configs by name, with the same task and input size.
-        batch_size: Images per batch.
-        rounds: Measured steps of each, after one warm-up step.
-
-    Returns:
-        Costs by name, in the same order.
+    All classrooms are in memory at the same time. Returns the costs by name, in the same order.
 
     Raises:
         TypeError: If a config is a baseline.
         ValueError: If a model is invalid, task or input size differ, or a number is below 1.
     """
-    inspections = {}
+    inspections, classrooms = {}, {}
     for name, config in configs.items():
         with named_errors(name):
             inspections[name] = inspect_config(config)
-    classrooms = {name: classroom_of(inspection, name) for name, inspection in inspections.items()}
+        classrooms[name] = classroom_of(inspections[name], name)
     kinds = {name: (room.task.name, room.input_size) for name, room in classrooms.items()}
     if len(set(kinds.values())) > 1:
         raise ValueError(
@@ -160,13 +138,7 @@ def classroom_of(inspection: Inspection, what: str) -> KnowledgeDistiller:
 
 
 def step_of(inspection: Inspection, config: Config, name: str, batch_size: int) -> Step:
-    """Build the training step of a classroom, or the separate step of a member, on a dummy batch.
-
-    Args:
-        inspection: Inspection of the classroom.
-        config: Its config, with an ``optim_wrapper``.
-        name: Name of a member, or :data:`CLASSROOM`.
-        batch_size: Images per batch.
+    """Build the step of a member, or of all together (:data:`CLASSROOM`), on a dummy batch.
 
     Raises:
         TypeError: If the inspected config is a baseline.
@@ -189,13 +161,7 @@ def step_of(inspection: Inspection, config: Config, name: str, batch_size: int) 
 def training_step(
     inspection: Inspection, model: Any, optim_wrapper: Mapping[str, Any], batch_size: int
 ) -> Callable[[], float]:
-    """Build a training step on a dummy batch; it returns the total loss.
-
-    Args:
-        inspection: Inspection with the model's task and input size.
-        model: A classroom or a member.
-        optim_wrapper: Config of its optimizer wrapper.
-        batch_size: Images per batch.
+    """Build a training step of a classroom or member on a dummy batch; it returns the total loss.
 
     Raises:
         ValueError: If ``batch_size`` is below 1.

@@ -43,17 +43,11 @@ def measure_students(
     peer become transfers from every other copy.
 
     Args:
-        config: Config of a classroom.
-        batch_size: Images per batch.
-        rounds: Measured steps of each kind, after one warm-up step.
-        most: Largest number of students.
+        config, batch_size, rounds: See :func:`benchmarks.steps.measure_steps`, also for errors.
+        most: Largest number of students, >= 1.
 
     Returns:
         Costs by number of students.
-
-    Raises:
-        TypeError: If the config is a baseline.
-        ValueError: If the model is invalid, or a number is below 1.
     """
     if most < 1:
         raise ValueError(f'Invalid most: expected at least 1 student, got {most}')

@@ -1,12 +1,13 @@
-"""Interleaved timing, peak memory and table cells shared by the benchmarks."""
+"""Interleaved timing, peak memory and costs shared by the benchmarks."""
 
 from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -17,16 +18,18 @@ from mmkdml.profiling import elapsed_seconds, interleaved_medians
 Step = Callable[[], object]
 
 
-class Cost(Protocol):
-    """Cost of a step."""
+@dataclass(frozen=True)
+class StepCost:
+    """Cost of one kind of step.
 
-    @property
-    def seconds(self) -> float:
-        """Seconds per step."""
+    Attributes:
+        seconds: Seconds per step, median over the rounds.
+        memory: Peak resident memory in MiB that building the networks and taking this step add to a
+            new process.
+    """
 
-    @property
-    def memory(self) -> float:
-        """Peak memory of the step in MiB."""
+    seconds: float
+    memory: float
 
 
 def median_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
@@ -69,7 +72,7 @@ def peak_memory(function: Callable[..., None], *args: Any) -> float:
         return pool.apply(_peak_memory, (torch.get_num_threads(), function, *args))
 
 
-def cost_cells(cost: Cost, first: Cost) -> list[str]:
+def cost_cells(cost: StepCost, first: StepCost) -> list[str]:
     """Return table cells: seconds and MiB of a cost, each followed by its ratio to ``first``."""
     return [
         f'{cost.seconds:.3f}',

@@ -48,34 +48,49 @@ def test_methods(tool, capsys, monkeypatch, tmp_path):
     )
 
 
+STEPS = '--batch-size 3 --rounds 2'
+STUDENTS = {1: StudentCost(1.5, 1.25, 1.0)}, ['1', '1.500', '1.250', '1.200', '1.000', '1.500']
+PRECISION = dict(a=PrecisionCost(1.5, 2.0, 0)), ['a', '1.500', '2.00', '0.0e+00']
+OFFLINE = OfflineCost(2.0, 2.5, 1.0, 16.0, 1e-7), ['read from the cache', '1.000', '0.500']
+LOADING = dict(a=LoadingSpeed(3, True, 400.0, 0.02)), ['3', 'cache', '400', '20.0', 'yes']
+RUNS = (dict(classroom=RunSpeed(0.2, 40.0), one=RunSpeed(0.25, 32.0)), ['ratio', '0.800', '1.250'])
+
+
 @pytest.mark.parametrize(
-    ('command', 'measure', 'flags', 'wanted', 'cost'),
+    ('command', 'measure', 'flags', 'arguments', 'costs', 'last_row'),
     [
-        ('students', 'measure_students', ['--most', '2'], 2, {1: StudentCost(1.5, 1.25, 1.0)}),
-        ('students', 'measure_students', [], 4, {1: StudentCost(1.5, 1.25, 1.0)}),
+        ('students', 'measure_students', f'{STEPS} --most 2', [3, 2, 2], *STUDENTS),
+        ('students', 'measure_students', STEPS, [3, 2, 4], *STUDENTS),
+        ('precision', 'measure_precisions', f'{STEPS} --compile', [3, 2, True], *PRECISION),
+        ('precision', 'measure_precisions', STEPS, [3, 2, False], *PRECISION),
+        ('offline', 'measure_offline', f'{STEPS} --dtype float16', [3, 2, 'float16'], *OFFLINE),
         (
-            'precision',
-            'measure_precisions',
-            ['--compile'],
-            True,
-            dict(a=PrecisionCost(1.5, 2.0, 0)),
+            'data',
+            'measure_loading',
+            '--workers 0 3 --batches 7 --rounds 2 --step-seconds 0.01',
+            [[0, 3], 7, 2],
+            *LOADING,
         ),
-        ('precision', 'measure_precisions', [], False, dict(a=PrecisionCost(1.5, 2.0, 0))),
+        ('end-to-end', 'measure_runs', '--iterations 4 --rounds 2', [4, 2], *RUNS),
     ],
 )
-def test_students_and_precision(
-    tool, capsys, monkeypatch, tmp_path, command, measure, flags, wanted, cost
-):
+def test_benchmarks_of_one_config(
+    tool, capsys, monkeypatch, tmp_path, cells_of, command, measure, flags, arguments, costs,
+    last_row,
+):  # fmt: skip
     calls = []
-    monkeypatch.setattr(benchmarks, measure, lambda *args: (calls.extend(args), cost)[1])
-    numbers = ['--batch-size', '3', '--rounds', '2', '--json', tmp_path / 'costs.json']
+    monkeypatch.setattr(benchmarks, measure, lambda *args: (calls.extend(args), costs)[1])
+    flags = [*flags.split(), '--json', tmp_path / 'costs.json']
     options = ['model.input_size=[32,96]']
-    tool('benchmark', command, PLAIN, *flags, *numbers, options=options, experiment=False)
+    tool('benchmark', command, PLAIN, *flags, options=options, experiment=False)
     assert calls[0].model.input_size == [32, 96]
-    assert calls[1:] == [3, 2, wanted]
-    assert '1.500' in capsys.readouterr().out
-    (written,) = json.loads((tmp_path / 'costs.json').read_text()).values()
-    assert written == dataclasses.asdict(next(iter(cost.values())))
+    assert calls[1:] == arguments
+    assert cells_of(capsys.readouterr().out)[-1] == last_row
+    if command == 'offline':
+        costs = {PLAIN: costs}
+    assert json.loads((tmp_path / 'costs.json').read_text()) == {
+        str(name): dataclasses.asdict(cost) for name, cost in costs.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -124,23 +139,6 @@ def test_errors_are_one_line(tool):
         tool('benchmark', 'methods', PLAIN, 'gone.py', experiment=False)
 
 
-def test_offline(tool, tmp_path, capsys, monkeypatch):
-    calls = []
-
-    def measure(config, *numbers):
-        calls.extend((config.model.type.__name__, *numbers))
-        return OfflineCost(2.0, 2.5, 1.0, kib_per_image=16.0, difference=1e-7)
-
-    monkeypatch.setattr(benchmarks, 'measure_offline', measure)
-    numbers = ['--batch-size', '3', '--rounds', '2', '--dtype', 'float16']
-    path = tmp_path / 'cost.json'
-    tool('benchmark', 'offline', PLAIN, *numbers, '--json', path, experiment=False)
-    assert calls == ['KnowledgeDistiller', 3, 2, 'float16']
-    assert '16.00 KiB on disk' in capsys.readouterr().out
-    figures = dict(run=2.0, kept=2.5, found=1.0, kib_per_image=16.0, difference=1e-7)
-    assert json.loads(path.read_text()) == {str(PLAIN): figures}
-
-
 def test_unknown_benchmark_lists_all(tool, capsys):
     with pytest.raises(SystemExit, match='2'):
         tool('benchmark', 'measure', experiment=False)
@@ -158,36 +156,3 @@ def test_startup(tool, capsys, monkeypatch, tmp_path):
     assert rounds == [3]
     assert capsys.readouterr().out == format_startup(costs) + '\n'
     assert json.loads(path.read_text())['import mmkdml'] == dict(seconds=1.75, added=0.25)
-
-
-def test_loading(tool, capsys, monkeypatch, tmp_path, cells_of):
-    calls = {}
-
-    def measure(config, workers, batches, rounds):
-        calls.update(size=config.train_dataloader.batch_size, numbers=(workers, batches, rounds))
-        return dict(some=LoadingSpeed(3, True, 400.0, 0.02))
-
-    monkeypatch.setattr(benchmarks, 'measure_loading', measure)
-    numbers = ['--workers', '0', '3', '--batches', '7', '--rounds', '2', '--step-seconds', '0.01']
-    options, file = ['train_dataloader.batch_size=5'], tmp_path / 'figures.json'
-    command = ['data', PLAIN, *numbers, '--json', file]
-    tool('benchmark', *command, options=options, experiment=False)
-    assert calls == dict(size=5, numbers=([0, 3], 7, 2))
-    assert cells_of(capsys.readouterr().out)[1] == ['3', 'cache', '400', '20.0', 'yes']
-    figures = dict(workers=3, cached=True, images=400.0, batch_seconds=0.02)
-    assert json.loads(file.read_text()) == dict(some=figures)
-
-
-def test_end_to_end(tool, capsys, monkeypatch, cells_of):
-    calls = []
-
-    def measure(config, iterations, rounds):
-        calls.append((config.model.input_size, iterations, rounds))
-        return dict(classroom=RunSpeed(0.2, 40.0), one=RunSpeed(0.25, 32.0))
-
-    monkeypatch.setattr(benchmarks, 'measure_runs', measure)
-    options = ['model.input_size=[32,96]']
-    numbers = ['--iterations', '4', '--rounds', '2']
-    tool('benchmark', 'end-to-end', PLAIN, *numbers, options=options, experiment=False)
-    assert calls == [([32, 96], 4, 2)]
-    assert cells_of(capsys.readouterr().out)[-1] == ['ratio', '0.800', '1.250']
