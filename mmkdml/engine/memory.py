@@ -14,9 +14,9 @@ _NEVER, _LARGEST = -1, 2**31 - 1
 def keep_freed_memory() -> bool:
     """Make the C library keep freed memory for the tensors of the next step.
 
-    By default, glibc returns large blocks to the system immediately, and the system zeroes them
-    when they are allocated again: several gigabytes per training step. The process then holds the
-    peak memory of a step between steps, too.
+    By default, glibc returns large blocks to the system immediately, which zeroes them when they
+    are allocated again: several gigabytes per training step. Afterwards, the process holds the peak
+    memory of a step also between steps.
 
     Returns:
         True if the C library supports it (glibc), False otherwise (macOS, musl, Windows).

@@ -1,4 +1,4 @@
-"""Data loaders that report hanging and dead workers."""
+"""Data loaders that raise errors when workers hang or die."""
 
 from __future__ import annotations
 
@@ -125,16 +125,16 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
         disable_sigchld_handler()
 
     def _get_data(self) -> Any:
-        begun, limit = time.monotonic(), self._timeout or DEFAULT_TIMEOUT
+        start, limit = time.monotonic(), self._timeout or DEFAULT_TIMEOUT
         try:
-            return self._wait(begun, limit)
+            return self._wait(start, limit)
         except BaseException:
-            if time.monotonic() - begun > min(_STUCK_SECONDS, limit):
+            if time.monotonic() - start > min(_STUCK_SECONDS, limit):
                 for worker in self._workers:
                     worker.kill()
             raise
 
-    def _wait(self, begun: float, limit: float) -> Any:
+    def _wait(self, start: float, limit: float) -> Any:
         warn_after = WARN_SECONDS
         while True:
             try:
@@ -146,7 +146,7 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
             raise_if_overdue()
             if self._pin_memory and not self._pin_memory_thread.is_alive():
                 raise LoaderError(f'The pin memory thread ended. {describe_resources()}')
-            waited = time.monotonic() - begun
+            waited = time.monotonic() - start
             busy = sorted({info[0] for info in self._task_info.values() if len(info) == 1})
             slow = ', '.join(f'{one} (pid {self._workers[one].pid})' for one in busy)
             if waited > warn_after:
@@ -170,10 +170,10 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
         for worker in self._workers:
             worker.join(0.1)  # A worker that closed its connection is about to exit.
         codes = {worker.pid: worker.exitcode for worker in self._workers if worker.exitcode}
-        how = '; '.join(f'pid {pid} {_ending(code)}' for pid, code in codes.items())
+        ended = '; '.join(f'pid {pid} {_ending(code)}' for pid, code in codes.items())
         text = (self._report[:] if self._report else b'').rstrip(b'\0').decode(errors='replace')
-        lost = f'({how}) exited unexpectedly' if how else 'was lost while it sent a batch'
-        exhausted = _EXHAUSTED.search(f'{text} {error} {how}')
+        lost = f'({ended}) exited unexpectedly' if ended else 'was lost while it sent a batch'
+        exhausted = _EXHAUSTED.search(f'{text} {error} {ended}')
         advice = f'. {_ADVICE}' if exhausted else ''
         raise LoaderError(
             f'DataLoader worker {lost}: {text or error}. {describe_resources()}{advice}'
@@ -192,14 +192,14 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
 
 
 def _ending(code: int) -> str:
-    why = {
+    causes = {
         -signal.SIGKILL: 'often out of memory',
         -getattr(signal, 'SIGBUS', 0): 'the shared memory in /dev/shm is full',
     }
     if code >= 0:
         return f'ended with code {code}'
     name = signal.Signals(-code).name if -code in {*signal.Signals} else f'signal {-code}'
-    return f'was killed by {name}' + (f': {why[code]}' if code in why else '')
+    return f'was killed by {name}' + (f': {causes[code]}' if code in causes else '')
 
 
 def _start_reporting(

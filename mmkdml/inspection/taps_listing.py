@@ -37,8 +37,8 @@ class TapRow:
 def tap_rows(member: nn.Module, task: Task, input_size: tuple[int, ...]) -> list[TapRow]:
     """List the modules of a member in the order in which their outputs appear, children first.
 
-    Modules that are not needed for the logits (losses, auxiliary heads) cannot be tapped and are
-    left out.
+    Modules that do not run for the logits (losses, auxiliary heads) are left out, because a
+    classroom does not support them as taps.
 
     Args:
         member: The network.

@@ -1,4 +1,4 @@
-"""A small training with random numbers everywhere that a test can stop at any iteration."""
+"""Small training that uses random numbers everywhere and can be stopped at any iteration."""
 
 import itertools
 import os
@@ -36,7 +36,7 @@ class CrashError(Exception):
 
 
 class Noise(Dataset):
-    """Samples of all three random number generators."""
+    """Samples from Python's, NumPy's and PyTorch's random number generators."""
 
     def __init__(self):
         self.loaded = []
@@ -116,14 +116,14 @@ class ConvolutionalNet(Net):
 
 
 class SteadyNet(ConvolutionalNet):
-    """Without random numbers, which differ between processes."""
+    """Network without random numbers, which differ between processes."""
 
     noise = 0.0
 
 
 @METRICS.register_module()
 class SineOfWeights:
-    """A score that depends only on the weights, with several maxima."""
+    """Metric whose score depends only on the weights and has several maxima."""
 
     dataset_meta = None
 
@@ -246,7 +246,7 @@ def _plain(value):
 
 
 def content(path):
-    """Content of a checkpoint that must be bitwise equal."""
+    """Return the content of a checkpoint that must be bitwise equal."""
     loaded = load_checkpoint_file(path)
     hub = loaded.pop('message_hub')
     losses = {
@@ -259,8 +259,8 @@ def content(path):
     return _plain({**loaded, 'info': info, 'losses': losses})
 
 
-def left(folder):
-    """Content of all checkpoints in a folder, by name."""
+def checkpoints(folder):
+    """Return the content of all checkpoints in a folder by name."""
     return {path.name: content(path) for path in folder.glob('*.pth')}
 
 
@@ -269,7 +269,7 @@ def training():
     """Functions and networks of this file."""
     return SimpleNamespace(
         start=start,
-        left=left,
+        checkpoints=checkpoints,
         content=content,
         Crash=CrashError,
         ConvolutionalNet=ConvolutionalNet,
@@ -279,14 +279,14 @@ def training():
 
 @pytest.fixture(scope='session')
 def undisturbed(tmp_path_factory):
-    """Get (runner, content of its checkpoints) of an uninterrupted run with these settings."""
+    """Function that returns runner and checkpoints of an uninterrupted run with some settings."""
     known = {}
 
     def get(**settings):
         key = tuple(settings.items())
         if key not in known:
             folder = tmp_path_factory.mktemp('undisturbed')
-            known[key] = start(folder, **settings), left(folder)
+            known[key] = start(folder, **settings), checkpoints(folder)
         return known[key]
 
     return get

@@ -18,7 +18,7 @@ WORKER = Path(__file__).with_name('distributed_worker.py')
 
 @pytest.fixture(scope='module')
 def found(tmp_path_factory):
-    """(folder, results of each process)."""
+    """Folder of the trainings, and the results of each process."""
     folder = tmp_path_factory.mktemp('processes')
     for others in ('killed', 'three'):
         (folder / others).mkdir()
@@ -46,10 +46,12 @@ EXACT = ['epochs', 'iterations', 'different seeds', 'workers', 'persistent worke
 @pytest.mark.slow
 @pytest.mark.parametrize('run', [*EXACT, 'fast', 'fast, bfloat16'])
 def test_run_stopped_by_a_signal_to_one_process_ends_identically(found, training, run):
-    """In the middle of an epoch; batch norm statistics differ between processes."""
+    """The signal arrives within an epoch; batch norm statistics differ between processes."""
     folder, both = found
     assert [one['codes'] for one in both] == [[143] * 8] * 2
-    undisturbed, resumed = (training.left(folder / run / how) for how in ('undisturbed', 'resumed'))
+    undisturbed, resumed = (
+        training.checkpoints(folder / run / how) for how in ('undisturbed', 'resumed')
+    )
     assert len(undisturbed) == 3
     assert resumed == undisturbed
 
@@ -60,7 +62,7 @@ def test_killed_run_ends_identically(found, training):
     folder, both = found
     assert [one['forked'][0] for one in both] == [-signal.SIGKILL] * 2
     undisturbed, resumed = (
-        training.left(folder / run) for run in ('workers/undisturbed', 'killed')
+        training.checkpoints(folder / run) for run in ('workers/undisturbed', 'killed')
     )
     assert 'ema_state_dict' in undisturbed['epoch_3.pth']
     assert resumed == undisturbed
@@ -68,11 +70,11 @@ def test_killed_run_ends_identically(found, training):
 
 @pytest.mark.slow
 def test_run_of_three_processes_ends_identically(found, training):
-    """With three processes, rounding depends on the order in which gloo sums gradients."""
+    """From three processes on, rounding depends on the order in which gloo sums gradients."""
     folder, both = found
     assert [one['forked'][1:] for one in both] == [[0, 0], [0]]
     undisturbed, resumed = (
-        training.left(folder / 'three' / how) for how in ('undisturbed', 'resumed')
+        training.checkpoints(folder / 'three' / how) for how in ('undisturbed', 'resumed')
     )
     assert len(undisturbed) == 3
     assert resumed == undisturbed
@@ -95,7 +97,7 @@ def test_channels_last_and_fused_optimizer_match_one_plain_process(found, traini
 
 @pytest.mark.slow
 def test_accumulated_gradients_of_all_processes_are_resumed(found):
-    """Up to rounding, because they are averaged earlier."""
+    """Results differ by rounding, because gradients are averaged earlier."""
     folder, _ = found
     undisturbed, resumed = (
         load_checkpoint_file(folder / 'accumulated' / how / 'epoch_3.pth')['state_dict']
@@ -114,7 +116,7 @@ def test_all_processes_validate_the_saved_buffers(found):
 
 @pytest.mark.slow
 def test_samples_of_uneven_epochs(found, training, tmp_path):
-    """All 7 samples per epoch, the first twice, as in one process with batches twice as large."""
+    """An epoch has all 7 samples, the first twice, as in one process with double batches."""
     _, (first, second) = found
     batches = [[*a, *b] for a, b in zip(first['seen'], second['seen'], strict=True)]
     assert {len(batch) for batch in batches} == {4}

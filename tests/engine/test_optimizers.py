@@ -37,7 +37,7 @@ SHARES = (0.1, 0.5)  # Weights of the learner's and the discriminator's adversar
 
 
 class Classroom(BaseModel):
-    """A learner of two classes, and a discriminator that compares it with source logits."""
+    """Learner of two classes, and a discriminator that compares its logits with the source's."""
 
     def __init__(self, kind='hinge'):
         super().__init__()
@@ -89,7 +89,7 @@ def train(model, wrapper, batches):
 
 
 def train_by_hand(model, optimizers, batches, every=1):
-    """As in the references: the learner's step, then the discriminator's on the earlier logits."""
+    """Step the learner, then the discriminator on the earlier logits, as the references do."""
     for optimizer in optimizers:
         optimizer.zero_grad()
     for step, batch in enumerate(batches):
@@ -190,7 +190,7 @@ def test_config_file_is_built_and_not_changed(text, tmp_path):
 
 
 def groups_of(parameters, model):
-    """(parameter names, learning rate, weight decay) of each group."""
+    """Return parameter names, learning rate and weight decay of each group."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return [
         ([names[parameter] for parameter in group['params']], group['lr'], group['weight_decay'])

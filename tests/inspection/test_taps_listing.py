@@ -20,7 +20,7 @@ class Task:
 
 
 class Network(nn.Module):
-    """A module that runs twice, one changed in place, one with a dict output, one unused."""
+    """Modules that run twice, are modified in place, return a dict, or do not run."""
 
     def __init__(self):
         super().__init__()

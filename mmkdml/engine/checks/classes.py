@@ -22,11 +22,12 @@ _HEADS = ('head', 'decode_head')
 class ClassesHook(Hook):
     """Check before training or testing that networks and data have the same classes.
 
-    A head needs an output for each class of the data set; extra outputs give a warning. A frozen
-    member that was trained with another class order would teach wrong labels.
+    A head needs an output for each class of the data set; extra outputs only give a warning. A
+    frozen member that was trained with another class order would teach wrong labels.
 
     Raises:
-        ValueError: If a head has too few classes, or a frozen member has them in another order.
+        ValueError: If a head has too few classes, or a frozen member was trained with another class
+            order.
     """
 
     @raise_in_all_processes()

@@ -1,4 +1,4 @@
-"""Check that an epoch has batches, none of them too small to train on."""
+"""Check that an epoch has batches and that none is too small to train on."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ class SmallBatchHook(Hook):
     PSPNet and DeepLab, and with losses that compare images. It is often the last batch of an epoch,
     so the training would stop after hours.
 
-    If an epoch has such a batch, the losses of one image are computed. Buffers, modes and random
-    states are restored afterwards.
+    If an epoch has such a batch, the hook computes the losses of one image, and then restores
+    buffers, modes and random states.
 
     Raises:
-        ValueError: If an epoch has no batch, or a batch of one image fails and one of two does not.
+        ValueError: If an epoch has no batch, or if a batch of one image fails but one of two does
+            not.
     """
 
     @raise_in_all_processes()
@@ -66,12 +67,12 @@ class SmallBatchHook(Hook):
                 return  # Not caused by the batch size; the first step raises it again.
             reason = f'{type(error).__name__}: {error}'
         size: Any = loader.batch_sampler.batch_size
-        one, advice = 'Every batch', 'Use a batch_size of at least 2'
+        batch, advice = 'Every batch', 'Use a batch_size of at least 2'
         if size > 1:
-            one = f'The last batch of an epoch ({len(loader.sampler)} images per process, '
-            one += f'batch_size {size})'
+            images = len(loader.sampler)
+            batch = f'The last batch of an epoch ({images} images per process, batch_size {size})'
             advice = 'Set train_dataloader.drop_last=True or another batch_size'
-        raise ValueError(f'{one} has one image, and training on it fails: {reason}. {advice}')
+        raise ValueError(f'{batch} has one image, and training on it fails: {reason}. {advice}')
 
 
 def smallest_batch(loader: DataLoader) -> int:

@@ -22,16 +22,17 @@ from mmkdml.registry import HOOKS
 ERROR, WARN = POLICIES = ('error', 'warn')
 #: Config key of the policy.
 SETTING = 'split_overlap'
-_SHOWN = 3
+_MAX_NAMES = 3  # per message
+_KINDS = dict(id='ids', file='image files', group='groups')
 
 
 @HOOKS.register_module()
 class SplitOverlapHook(Hook):
     """Check before training or testing that no two parts share an id, an image file or a group.
 
-    All three parts of the config are compared, also those that the run does not use. Symbolic and
+    All three parts of the config are compared, even those that the run does not use. Symbolic and
     hard links to a file count as the same file; copies are not detected. Data sets of other
-    libraries are compared by the ``img_path`` of their samples, if any.
+    libraries are compared only by the ``img_path`` of their samples, if they have one.
 
     An overlap is an error, but only a warning
 
@@ -89,10 +90,10 @@ class SplitOverlapHook(Hook):
             shared = {kind: parts[one][kind].keys() & parts[other][kind].keys() for kind in _KINDS}
             for kind in [kind for kind in _KINDS if shared[kind]]:
                 names = sorted({parts[other][kind][key] for key in shared[kind]})
-                more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
+                more = f' and {len(names) - _MAX_NAMES} more' if len(names) > _MAX_NAMES else ''
                 message = (
                     f'The {one} and {other} parts share {_KINDS[kind]}: '
-                    f'{", ".join(map(repr, names[:_SHOWN]))}{more}.'
+                    f'{", ".join(map(repr, names[:_MAX_NAMES]))}{more}.'
                 )
                 if policy == WARN or same or (kind == 'group' and by_image):
                     runner.logger.warning(f'{message} Scores of {other} may be too good')
@@ -105,15 +106,9 @@ class SplitOverlapHook(Hook):
         self._checked = True
 
 
-_KINDS = dict(id='ids', file='image files', group='groups')
-
-
 def _same_dataset(one: Any, other: Any) -> bool:
-    return (
-        isinstance(one, Mapping)
-        and isinstance(other, Mapping)
-        and (one.get('dataset') == other.get('dataset'))
-    )
+    loaders = [x for x in (one, other) if isinstance(x, Mapping)]
+    return len(loaders) == 2 and loaders[0].get('dataset') == loaders[1].get('dataset')
 
 
 def _build(settings: Any) -> Any:
@@ -136,7 +131,7 @@ def _without_pipelines(settings: Any) -> Any:
 
 
 def _keys(dataset: Any) -> dict[str, dict[Any, str]]:
-    """Return the keys of ids, files and groups of a data set, each with its name for messages."""
+    """Return keys of the ids, files and groups of a data set, each with a name for messages."""
     found: dict[str, dict[Any, str]] = defaultdict(dict)
     # In other data sets these keys may just number the samples.
     own = ('id', 'group') if all(isinstance(x, SplitFileMixin) for x in _leaves(dataset)) else ()

@@ -20,8 +20,8 @@ class ChannelsLastHook(Hook):
     """Keep weights and feature maps in the channels-last memory format.
 
     Convolutions use this format internally and convert inputs and outputs that have another one.
-    Feature maps inherit the format of the weights. Shapes and names do not change, and values only
-    by the order of additions.
+    Feature maps inherit the format of the weights. Shapes and names do not change, and values
+    change only by the rounding of another order of additions.
 
     Checkpoints are saved in the default format, so a run can be resumed with or without the hook.
     The optimizer's state gets the strides of its parameters, because PyTorch's fused optimizers

@@ -1,4 +1,4 @@
-"""Log the gradient norm of each transfer relative to the supervised losses."""
+"""Hook that logs the gradient norm of each transfer relative to the supervised losses."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class LossBalanceHook(Hook):
 
     Args:
         interval: Measure every ``interval``-th step of an epoch, or the last step of a shorter
-            epoch, like a ``LoggerHook`` with this interval. Default: interval of the run's
-            ``LoggerHook``, so every logged value is new.
+            epoch, like a ``LoggerHook`` with this interval. Default: the interval of the run's
+            ``LoggerHook``, so that every logged value is new.
         dominance: A transfer dominates if its ratio is above this value, > 1.
         negligible: A transfer has no effect if its ratio is below this value, in [0, 1).
 
@@ -218,14 +218,14 @@ class LossBalanceHook(Hook):
         )
 
     @master_only
-    def _warn_not_finite(self, runner: Runner, what: str, keys: Iterable[str]) -> None:
+    def _warn_not_finite(self, runner: Runner, quantity: str, keys: Iterable[str]) -> None:
         new = [key for key in keys if key not in self._reported]
         self._reported.update(new)
         if new:
             terms = {key: self._term_of(key) for key in new}
             named = [f'{key} ({x.transfer})' if x else key for key, x in terms.items()]
             runner.logger.warning(
-                f'Not finite at iteration {self._iteration}: the {what} of {", ".join(named)}. '
+                f'Not finite at iteration {self._iteration}: the {quantity} of {", ".join(named)}. '
                 f'{NOT_FINITE_ADVICE}'
             )
 

@@ -16,7 +16,7 @@ from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.registry import HOOKS
 
 # Groups of auxiliary metrics, which do not measure the quality of predictions.
-_BESIDE = {'fidelity', 'calibration'}
+_AUXILIARY = {'fidelity', 'calibration'}
 
 
 def member_table(metrics: Mapping[str, Any]) -> str:
@@ -29,10 +29,10 @@ def member_table(metrics: Mapping[str, Any]) -> str:
 
     Returns:
         The table, with a row per name and a column per metric in their original order; an empty
-        string if there are no rows. Columns are headed by the last part of the metric (``IoU`` for
-        ``foreground/IoU``). If that is ambiguous or there are auxiliary metrics (fidelity,
+        string if there are no rows. Headings are the last part of the metric (``IoU`` for
+        ``foreground/IoU``). If these are ambiguous or there are auxiliary metrics (fidelity,
         calibration), the first column of each group also has the group's name. Values have two
-        decimals, or four if a column is below 1; missing values are ``-``.
+        decimals, or four if all values of the column are below 1; missing values are ``-``.
     """
     rows: dict[str, dict[str, float]] = defaultdict(dict)
     for key, value in metrics.items():
@@ -61,7 +61,7 @@ def member_table(metrics: Mapping[str, Any]) -> str:
 
 def _headings(columns: Sequence[str]) -> list[str]:
     groups, _, short = zip(*(metric.rpartition('/') for metric in columns), strict=True)
-    if len(set(short)) == len(short) and not _BESIDE & set(groups):
+    if len(set(short)) == len(short) and not _AUXILIARY & set(groups):
         return ['member', *short]
     firsts = [group if group not in groups[:place] else '' for place, group in enumerate(groups)]
     return ['\nmember', *map('\n'.join, zip(firsts, short, strict=True))]
@@ -69,7 +69,7 @@ def _headings(columns: Sequence[str]) -> list[str]:
 
 @HOOKS.register_module()
 class MemberTableHook(Hook):
-    """Log the table of members after each validation and test, in the main process."""
+    """Log the metrics of members and ensemble as a table after each validation and test."""
 
     priority = 'LOW'  # After the line of LoggerHook.
 

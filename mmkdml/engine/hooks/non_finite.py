@@ -25,7 +25,7 @@ _ADVICE = (
     'Fix the data, lower the learning rate, clip gradients (optim_wrapper.clip_grad), or train '
     'without mixed precision; --resume continues from the last checkpoint'
 )
-# Keys of the message hub, which is saved, so that a resumed run continues counting.
+# Keys of the message hub, which checkpoints contain, so that a resumed run continues counting.
 _SKIPPED, _IN_A_ROW = 'skipped_batches', 'skipped_in_a_row'
 
 
@@ -91,8 +91,8 @@ class NonFiniteLossHook(Hook):
         if invalid:
             raise ValueError(
                 f'The weights are not finite after iteration {checkpoint["meta"]["iter"]} '
-                f'({invalid[0]}, and {len(invalid) - 1} other tensors), so they are not saved; '
-                f'earlier checkpoints are intact. {_ADVICE}'
+                f'({invalid[0]}, and {len(invalid) - 1} other tensors) and are not saved; earlier '
+                f'checkpoints are intact. {_ADVICE}'
             )
 
     def _check(
@@ -120,7 +120,7 @@ class NonFiniteLossHook(Hook):
         hub.update_scalar(f'train/{_SKIPPED}', count)
         runner.logger.warning(f'{text}. The batch is skipped')
         for buffer, before in self._buffers:
-            buffer.data.copy_(before)  # Autograd must not see the change: a scaler still runs it.
+            buffer.data.copy_(before)  # Hidden from autograd: a scaler needs the backward pass.
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         if scaler is not None and scaler.is_enabled():
             return None  # The scaler needs gradients to skip the step.

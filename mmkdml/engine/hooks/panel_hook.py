@@ -1,4 +1,4 @@
-"""Draw panels of a segmentation test set."""
+"""Hook that draws panels of a segmentation test set."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class PanelHook(Hook):
 
     Samples are spread evenly over those with foreground in the ground truth. Each is drawn in
     ``<out_dir>/<number>_<file>.png``, and all of them in ``<out_dir>/panels.png``. Samples without
-    masks (classification) are skipped; without any sample, no file is written. With several
-    processes, the main process draws samples of its own share.
+    masks (classification) are skipped; if none is left, no file is written. With several processes,
+    the main process draws samples of its own share.
 
     Args:
         out_dir: Output folder; relative paths are inside the runner's ``work_dir``.

@@ -1,4 +1,4 @@
-"""Profile the parts of training iterations."""
+"""Hook that profiles the parts of training iterations."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ProfileHook(Hook):
     Parts are waiting for the data loader, preprocessing, the forward pass of each member with its
     supervised loss (or of a single network), transfers, the backward pass and the optimizer;
     ``other`` is everything else, such as logging, other hooks and validation. Profiling slows down
-    iterations, in particular small operations. On a GPU each part is synchronized, so parts do not
-    overlap as they normally would.
+    iterations, especially small operations. On a GPU each part ends with a synchronization, so
+    parts do not overlap as they normally would.
 
     The trace is written to ``trace.json`` in the run's folder, for https://ui.perfetto.dev or
     ``chrome://tracing``, and training continues without the profiler. With several processes, only
@@ -76,8 +76,8 @@ class ProfileHook(Hook):
         if self._done <= self.skip:
             self._recording.close()
             runner.logger.warning(
-                f'No iteration was profiled: the run ended after iteration {self._done}, and the '
-                f'first {self.skip} are skipped'
+                f'No iteration was profiled: expected more than skip={self.skip} iterations, got '
+                f'{self._done}'
             )
         elif self._profiler is not None:
             self._stop(runner)
@@ -85,7 +85,7 @@ class ProfileHook(Hook):
     def _start(self, runner: Runner) -> None:
         model = unwrap_model(runner.model)
         named: list[tuple[Any, str, str]] = [(model.data_preprocessor, 'forward', 'preprocessing')]
-        if not hasattr(model, 'named_members'):  # A classroom names the parts of its forward pass.
+        if not hasattr(model, 'named_members'):  # A classroom names its parts itself.
             named.append((model, 'forward', 'forward'))
         for one in unwrap_optim_wrappers(runner.optim_wrapper):
             named += [(one, 'backward', 'backward')]
@@ -135,7 +135,7 @@ def _part_seconds(events: Sequence[Any]) -> dict[str, float]:
 @contextmanager
 def _named_calls(owner: Any, method: str, name: str) -> Iterator[None]:
     """Record each call of an object's method as a part."""
-    own = vars(owner).get(method)  # Set on the instance, for example by compiling.
+    own = vars(owner).get(method)  # Of the instance, for example after compiling.
     call = getattr(owner, method)
 
     def named(*args: Any, **kwargs: Any) -> Any:

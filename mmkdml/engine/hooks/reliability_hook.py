@@ -1,4 +1,4 @@
-"""Draw reliability diagrams of a test."""
+"""Hook that draws reliability diagrams of a test."""
 
 from __future__ import annotations
 

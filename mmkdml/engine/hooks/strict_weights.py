@@ -1,4 +1,4 @@
-"""Check the weights from which a training starts or resumes."""
+"""Hook that checks the weights from which a training starts or resumes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mmkdml.weight_checks import check_finite, check_weights, select_weights
 class StrictWeightsHook(Hook):
     """Raise an error for weights that do not fit the model or are not finite, before loading them.
 
-    mmengine only logs missing weights, and continues with random ones. With this hook, resuming
+    mmengine only logs missing weights and continues with random ones. With this hook, resuming
     requires all weights, including the average of ``EMAHook``. With ``load_from``, the model may
-    have additional layers, but must have at least one of the weights.
+    have additional layers, but the checkpoint must contain at least one of its weights.
     """
 
     priority = 'VERY_HIGH'  # Before EMAHook swaps the weights.

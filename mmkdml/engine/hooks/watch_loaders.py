@@ -1,4 +1,4 @@
-"""Watch the data loader workers of every loop."""
+"""Hook that watches the data loader workers of every loop."""
 
 from __future__ import annotations
 

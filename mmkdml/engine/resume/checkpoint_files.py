@@ -39,26 +39,26 @@ class AtomicFileBackend(LocalBackend):
         self._old.append(Path(filepath))
 
     def remove_old(self, *kept: str | Path | None) -> None:
-        """Remove the files marked as old, except for ``kept``."""
+        """Remove the files that are marked as old, except for ``kept``."""
         for path in set(self._old) - {Path(one) for one in kept if one}:
             path.unlink(missing_ok=True)
         self._old.clear()
 
 
-_READ_BACK: WeakSet[Any] = WeakSet()
+_VERIFIED: WeakSet[Any] = WeakSet()  # Runners.
 
 
 def verify_first_checkpoint(runner: Any, path: str | Path) -> None:
-    """Check that the first checkpoint that a runner has written can be loaded.
+    """Check that the first checkpoint of a runner can be loaded; ignore later ones.
 
     Args:
         runner: The runner.
-        path: Checkpoint just written. Remote storage is not checked.
+        path: Checkpoint that was just written. Remote files are not checked.
 
     Raises:
-        ValueError: If a hook or a metric has added an unsupported object.
+        ValueError: If a hook or metric has added an object that is not loaded safely.
     """
-    if runner in _READ_BACK:
+    if runner in _VERIFIED:
         return
     with raise_in_all_processes():
         if is_main_process() and Path(path).is_file():
@@ -69,9 +69,8 @@ def verify_first_checkpoint(runner: Any, path: str | Path) -> None:
                     f'Loading the first checkpoint of this run failed: {error}. Find the hook or '
                     'metric that adds such an object, and convert it to a number or a string'
                 ) from error
-    _READ_BACK.add(runner)
+    _VERIFIED.add(runner)
 
 
-_NAME = 'mmkdml.whole_files'
-register_backend(_NAME, AtomicFileBackend, force=True)
-ATOMIC_FILES = dict(backend=_NAME)
+ATOMIC_FILES = dict(backend='mmkdml.atomic_files')
+register_backend(ATOMIC_FILES['backend'], AtomicFileBackend, force=True)

@@ -33,8 +33,8 @@ _LOOPS = {
 class ExactResumeHook(Hook):
     """Make runs stop and resume at any iteration, on a CPU with bitwise identical final weights.
 
-    mmengine's checkpoints contain no random state, resume only at epoch boundaries, drop
-    accumulated gradients, and may be saved before the validation of their epoch. With this hook
+    mmengine's checkpoints contain neither random states nor accumulated gradients, resume only at
+    epoch boundaries, and may be saved before the validation of their epoch. With this hook
 
     - :class:`~mmkdml.engine.ResumableTrainLoop` or :class:`~mmkdml.engine.ResumableIterTrainLoop`
       replaces mmengine's loop. They need no saved random state and handle signals between
@@ -44,21 +44,21 @@ class ExactResumeHook(Hook):
     - accumulated gradients are saved;
     - a checkpoint records whether its epoch was validated. If not, a resumed run validates first,
       so it finds the same best checkpoint;
-    - mmengine's ``EarlyStoppingHook`` continues counting;
+    - mmengine's ``EarlyStoppingHook`` keeps its count and best score;
     - all processes validate with the main process's buffers, which are the saved ones, and sum
       gradients in a fixed order. Epochs of different length raise an error.
 
     Other loops and data loaders without a batch sampler are not changed.
     """
 
-    priority = 'LOWEST'  # The checkpoint hook must be ready for a validation.
+    priority = 'LOWEST'  # After the hooks that a validation in before_train uses.
 
     def __init__(self) -> None:
         self._resumed: dict[str, Any] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Replace the training loop."""
-        loop = runner._train_loop  # The property would build a loop, which a test does not need.
+        loop = runner._train_loop  # Unlike the property, this builds no loop for a test.
         resumable, end = _LOOPS.get(type(loop), (None, ''))
         if resumable is not None and loop.dataloader.batch_sampler is not None:
             changes = [*zip(loop.dynamic_milestones, loop.dynamic_intervals, strict=True)]
@@ -102,7 +102,7 @@ class ExactResumeHook(Hook):
         if 'optimizer' in checkpoint and not _has_stepped(runner.optim_wrapper):
             checkpoint[GRADIENTS] = {
                 name: parameter.grad.cpu()
-                for name, parameter in _parameters(runner)
+                for name, parameter in unwrap_model(runner.model).named_parameters()
                 if parameter.grad is not None
             }
 
@@ -128,7 +128,7 @@ class ExactResumeHook(Hook):
         loop.first_iter = loop.iter - done
         loop.validated = self._resumed.get('validated', False)
         gradients = self._resumed.pop('gradients', {})
-        for name, parameter in _parameters(runner):
+        for name, parameter in unwrap_model(runner.model).named_parameters():
             if name in gradients:
                 parameter.grad = gradients[name].to(parameter)
         sampler: Any = loop.dataloader.sampler
@@ -138,11 +138,6 @@ class ExactResumeHook(Hook):
             if runner.val_dataloader.num_workers:
                 shield_workers(watch_workers(runner.val_dataloader))
             loop.validate_resumed()
-
-
-def _parameters(runner: Runner) -> Any:
-    model = unwrap_model(runner.model)
-    return model.named_parameters()
 
 
 def _stoppers(runner: Runner) -> list[EarlyStoppingHook]:

@@ -70,11 +70,7 @@ class ResumableLoop(BaseLoop):
         self._augmentations = augmentations_per_image
 
     def run(self) -> nn.Module:
-        """Train.
-
-        Raises:
-            SystemExit: If a signal requested a stop.
-        """
+        """Train; raise SystemExit if a signal requests a stop."""
         with StopSignals() as self._stop_signals:
             try:
                 model = super().run()
@@ -94,7 +90,7 @@ class ResumableLoop(BaseLoop):
 
     @abstractmethod
     def _progress(self) -> tuple[int, int]:
-        """Return progress and end of the training, in epochs or iterations as ``val_interval``."""
+        """Return progress and end of the training in the unit of ``val_interval``."""
 
     def _remaining_batches(self) -> Iterator[Any]:
         """Yield the remaining batches of the epoch; save a checkpoint if loading one fails."""
@@ -137,10 +133,7 @@ class ResumableLoop(BaseLoop):
                         hook.after_val_epoch(self.runner)  # Restores the trained weights.
             self._save()
             saved = INTERRUPTED
-        self.runner.logger.info(
-            f'Stopped by {signal.Signals(number).name} while waiting for a batch, after iteration '
-            f'{self._iter}; --resume continues from {saved}'
-        )
+        self._log_stop(number, ' while waiting for a batch,', saved)
         raise SystemExit(128 + number)
 
     def _seed_step(self) -> None:
@@ -152,12 +145,15 @@ class ResumableLoop(BaseLoop):
             return
         average_gradients(self.runner)
         self._save()
-        self.runner.logger.info(
-            f'Stopped by {signal.Signals(number).name} after iteration {self._iter}; --resume '
-            f'continues from {INTERRUPTED}'
-        )
+        self._log_stop(number)
         barrier()  # A launcher kills the other processes when the first one exits.
         raise SystemExit(128 + number)
+
+    def _log_stop(self, number: int, when: str = '', saved: str = INTERRUPTED) -> None:
+        self.runner.logger.info(
+            f'Stopped by {signal.Signals(number).name}{when} after iteration {self._iter}; '
+            f'--resume continues from {saved}'
+        )
 
     def _save(self) -> None:
         self.runner.save_checkpoint(
@@ -193,12 +189,7 @@ class ResumableTrainLoop(ResumableLoop, EpochBasedTrainLoop):
         self.first_iter = self._iter
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        """Train on a batch.
-
-        Args:
-            idx: Index of the batch in the epoch.
-            data_batch: The batch.
-        """
+        """Train on the batch with index ``idx`` in the epoch."""
         self._seed_step()
         super().run_iter(idx, data_batch)
         self._stop_if_requested()
@@ -240,7 +231,7 @@ class _Endless:
         self._batches: Iterator[Any] = iter(())
 
     def skip_iter(self, _: int) -> None:
-        """Do nothing: the loop tracks its position itself."""
+        """Do nothing, because the loop tracks its position itself."""
 
     def __next__(self) -> Any:
         for batch in self._batches:

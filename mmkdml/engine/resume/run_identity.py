@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,16 @@ _SCORED = ('data.val', 'default_hooks.checkpoint', 'val_')
 class RunIdentityHook(Hook):
     """Write a run's identity and config to its folder, and its identity to its checkpoints.
 
-    When settings changed on resume, the seed, the hyperparameters and the schedules of the config
-    are used, with schedules advanced to the step of the checkpoint. Weights, optimizer moments and
-    loss scale come from the checkpoint. A best score that was measured with other settings is
-    discarded; its checkpoint is kept.
+    If settings changed on resume, the config determines the seed, the hyperparameters and the
+    schedules, which are advanced to the step of the checkpoint. Weights, optimizer moments and loss
+    scale come from the checkpoint. A best score that was measured with other settings is discarded;
+    its checkpoint is kept.
 
     Args:
-        identity: Dict with ``id``, ``settings`` and more, built by :mod:`mmkdml.apis.run_identity`.
+        identity: Identity with ``id`` and ``settings``, built by :mod:`mmkdml.apis.run_identity`.
         changed: Dotted keys of the settings that differ from the checkpoint's.
         outdated: Files of a run that is overwritten; removed when training starts.
-        notes: Log levels and lines to log.
+        notes: Lines to log, each with its log level.
     """
 
     priority = 'VERY_HIGH'
@@ -114,43 +115,38 @@ def _apply_schedule(runner: Runner, checkpoint: dict[str, Any]) -> None:
         done = meta.get(PROGRESS, {}).get('done', 0)
         advance(by_name.values(), meta['epoch'], meta['iter'], done)
         if any(getattr(one, 'need_val_args', False) for its in by_name.values() for one in its):
-            runner.logger.warning('ReduceOnPlateau schedules restart: they depend on scores')
+            runner.logger.warning(
+                'ReduceOnPlateau schedules restart, because they depend on earlier scores'
+            )
         states = {name: [one.state_dict() for one in its] for name, its in by_name.items()}
         checkpoint['param_schedulers'] = states if isinstance(schedulers, dict) else states['']
-    state, kept = _with_moments(runner.optim_wrapper.state_dict(), checkpoint['optimizer'])
-    if not kept:
+    fits: list[bool] = []
+    state = _with_moments(runner.optim_wrapper.state_dict(), checkpoint['optimizer'], fits)
+    if not all(fits):
         runner.logger.warning(
-            'The moments of the optimizer are not resumed: the optimizer or its parameter groups '
-            'changed'
+            'The optimizer starts without its saved moments, because the optimizer or its '
+            'parameter groups changed'
         )
     checkpoint['optimizer'] = state
 
 
-def _with_moments(fresh: Any, saved: Any) -> tuple[Any, bool]:
-    """Return a fresh optimizer's state with saved moments, and whether they fit."""
+def _with_moments(fresh: Any, saved: Any, fits: list[bool]) -> Any:
+    """Return the state of new optimizers with saved moments; add to ``fits`` for each optimizer."""
     if isinstance(fresh, Mapping) and 'param_groups' in fresh:
-        if not isinstance(saved, Mapping) or _kind(fresh) != _kind(saved):
-            return fresh, False
-        moved = {key: saved[key] for key in ('state', 'loss_scaler') if key in saved}
-        return {**fresh, **{key: moved[key] for key in moved if key in fresh}}, True
+        fits.append(isinstance(saved, Mapping) and _kind(fresh) == _kind(saved))
+        kept = fresh.keys() & saved.keys() & {'state', 'loss_scaler'} if fits[-1] else ()
+        return {**fresh, **{key: saved[key] for key in kept}}
     if isinstance(fresh, Mapping):
         saved = saved if isinstance(saved, Mapping) else {}
-        pairs = {key: _with_moments(value, saved.get(key)) for key, value in fresh.items()}
-        return {key: value for key, (value, _) in pairs.items()}, all(
-            ok for _, ok in pairs.values()
-        )
-    if isinstance(fresh, list) and fresh and isinstance(fresh[0], Mapping):
-        saved = saved if isinstance(saved, list) else []
-        parts = [
-            _with_moments(value, saved[place] if place < len(saved) else None)
-            for place, value in enumerate(fresh)
-        ]
-        return [value for value, _ in parts], all(ok for _, ok in parts)
-    return fresh, True
+        return {key: _with_moments(value, saved.get(key), fits) for key, value in fresh.items()}
+    if isinstance(fresh, list):
+        saved = saved[: len(fresh)] if isinstance(saved, list) else []
+        return [_with_moments(*pair, fits) for pair in zip_longest(fresh, saved)]
+    return fresh
 
 
 def _kind(state: Mapping[str, Any]) -> Any:
-    """Return hyperparameter names and parameter counts; equal for states that are compatible."""
+    """Return hyperparameter names and parameter counts, which are equal for compatible states."""
     changing = {'params', 'param_names', 'initial_lr'}
     return [
         (sorted({*group} - changing), len(group['params']))

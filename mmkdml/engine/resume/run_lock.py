@@ -1,4 +1,4 @@
-"""Lock that prevents two trainings in one folder."""
+"""Lock against two trainings in one folder."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def unlock_folder(folder: str | Path) -> None:
 
 
 def holds_lock(folder: str | Path) -> bool:
-    """Return whether this process has locked a folder."""
+    """Return True if this process has locked a folder."""
     return _held.get(Path(folder).resolve(), (0, 0))[1] == os.getpid()
 
 
@@ -99,7 +99,7 @@ def _not_regular(path: Path) -> str:
 
 
 def _holder(handle: int) -> str:
-    """Return the name of the process that holds the lock, ignoring that of a killed process."""
+    """Describe the process that holds the lock, unless the file still names a killed process."""
     for _ in range(_READ_ATTEMPTS):
         try:
             holder = json.loads(os.pread(handle, 1000, 0))

@@ -46,7 +46,7 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Restore the state of a resumed run, and remove partial files of killed processes."""
         super().before_train(runner)
-        # Without it, the next best score would be missing in the checkpoint of its epoch.
+        # Without it, a new best score would be missing in the checkpoint of its epoch.
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')
         # The folder may be a copy; keep the best checkpoint of the original.
         best = getattr(self, 'best_ckpt_path', None)

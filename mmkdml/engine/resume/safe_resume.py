@@ -1,4 +1,4 @@
-"""Strip code and file paths from a checkpoint before resuming."""
+"""Hook that strips code and file paths from a checkpoint before resuming."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmkdml.registry import HOOKS
 
 @HOOKS.register_module()
 class SafeResumeHook(Hook):
-    """Remove entries of a checkpoint by which mmengine would execute code or delete files.
+    """Remove entries of a checkpoint that would make mmengine execute code or delete files.
 
     Even a checkpoint without pickled code can do harm: mmengine's ``resume`` executes
     ``meta['config']`` as Python, and ``CheckpointHook`` deletes the file or folder named by

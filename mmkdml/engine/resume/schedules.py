@@ -9,7 +9,7 @@ from mmengine.optim import _ParamScheduler
 
 
 def advance(
-    schedulers: Iterable[list[_ParamScheduler]], epochs: int, iterations: int, begun: int = 0
+    schedulers: Iterable[list[_ParamScheduler]], epochs: int, iterations: int, unfinished: int = 0
 ) -> None:
     """Advance new schedulers and their optimizers as if they had been used from the start.
 
@@ -21,10 +21,10 @@ def advance(
         schedulers: Schedulers of each optimizer, at step 0.
         epochs: Number of finished epochs.
         iterations: Number of finished iterations.
-        begun: Number of finished iterations in the current, unfinished epoch.
+        unfinished: Number of these iterations in the current, unfinished epoch.
     """
     every = [scheduler for its in schedulers for scheduler in its]
-    ends = [round((iterations - begun) * epoch / epochs) for epoch in range(1, epochs + 1)]
+    ends = [round((iterations - unfinished) * epoch / epochs) for epoch in range(1, epochs + 1)]
     ended = 0
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # The optimizer takes no steps here.

@@ -32,8 +32,10 @@ def logged(monkeypatch):
     [(('dog', 'cat', 'owl'), 'dog, cat'), (['emu', 'cat', 'owl'], 'cat'), (('owl',), 'owl')],
 )
 def test_different_class_order_raises(recorded, moved):
-    facts = rf'{re.escape(str(tuple(recorded)))}.*best\.pth.*{re.escape(str(NAMES))}.*of {moved}\.'
-    with pytest.raises(ValueError, match=facts):
+    message = (
+        rf'{re.escape(str(tuple(recorded)))}.*best\.pth.*{re.escape(str(NAMES))}.*of {moved}\.'
+    )
+    with pytest.raises(ValueError, match=message):
         check_class_order(dataset(NAMES), trained(recorded), 'best.pth')
 
 

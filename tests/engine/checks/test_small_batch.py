@@ -197,7 +197,7 @@ def test_weights_modes_and_random_states_are_restored(model):
 def test_training_is_bitwise_identical_with_the_check(training, undisturbed, tmp_path):
     _, expected = undisturbed(epochs=1)
     training.start(tmp_path, hooks=(dict(type=SmallBatchHook),), epochs=1)
-    assert training.left(tmp_path) == expected
+    assert training.checkpoints(tmp_path) == expected
 
 
 def classifier(width):

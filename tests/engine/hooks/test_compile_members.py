@@ -128,7 +128,7 @@ def test_hook_compiles_once_and_logs(monkeypatch, backend, wrapped):
 
 @pytest.mark.slow
 def test_compiled_classroom_computes_the_same(backend):
-    """With a frozen member; no network breaks a graph."""
+    """One member is frozen, and no network has a graph break."""
     config = Config.fromfile(DEMO).model
     classroom = KnowledgeDistiller(
         members=dict(zip('ab', config.students, strict=True)),

@@ -87,7 +87,7 @@ class Classroom(BaseModel):
         }
 
     def gradients(self):
-        """Norms: (supervised on all shared parameters, on the encoder), features, predictions."""
+        """Return gradient norms: supervised (shared parameters, encoder), features, predictions."""
         encoder, head = (
             getattr(self.members['student'], part).detach().double() for part in ('encoder', 'head')
         )
@@ -102,7 +102,7 @@ class Classroom(BaseModel):
 
 
 class Breaks(Classroom):
-    """From its second step on, ``spoil`` changes the losses."""
+    """Network whose losses ``spoil`` changes from the second step on."""
 
     def __init__(self, spoil, **weights):
         super().__init__(**weights)
@@ -305,7 +305,7 @@ def test_network_without_transfers_is_not_measured(tmp_path):
 
 
 class Matrices(Classroom):
-    """With matrix products, which autocast computes in lower precision."""
+    """Network with matrix products, which autocast computes in lower precision."""
 
     small, large = 1.0, 1.0
 
@@ -452,7 +452,7 @@ def test_extreme_transfer_is_reported_and_the_suggested_weight_balances_it(
 
 
 def test_ratio_uses_mean_norms_of_the_epoch(tmp_path):
-    """One extreme step of 20 gives no warning, one of 2 does; at the chosen dominance."""
+    """One step with a hundredfold gradient is averaged with the other steps."""
 
     def spoil(model, losses):
         if model.steps == 2:
@@ -484,7 +484,7 @@ def test_transfer_without_gradient_in_the_learner_is_reported(tmp_path):
 
 
 def test_no_ratio_and_no_warning_without_supervised_losses(tmp_path):
-    """As in SimKD, whose student learns only from its teacher."""
+    """For example in SimKD, whose student learns only from its teacher."""
 
     def spoil(model, losses):
         for key in ('student.decode.loss_ce', 'student.aux.loss'):

@@ -69,7 +69,7 @@ def assert_equal(found, expected):
 
 @pytest.fixture(scope='module')
 def watched(tmp_path_factory, data):
-    """(folder, weights and random states) of a training with the hook and TensorBoard."""
+    """Folder, weights and random states of a training with the hook and TensorBoard."""
     folder = tmp_path_factory.mktemp('watched')
     visualizer = dict(
         type=Visualizer,

@@ -99,7 +99,7 @@ def test_table_without_rows_is_empty(metrics):
 
 
 class Pupils(BaseModel):
-    """Its ensemble finds half of the tumor in the first validation and all of it later."""
+    """Segmentor whose ensemble finds half of the tumor in the first validation, later all of it."""
 
     def __init__(self):
         super().__init__()

@@ -139,7 +139,7 @@ def test_skipped_batch_has_no_effect(train, caplog, wrapper):
 
 
 def test_other_accumulated_batches_contribute(train):
-    """As if the loss of the skipped batch were zero: each of three counts a third."""
+    """The step equals one in which the loss of the skipped batch is zero."""
 
     class OneLoss(Net):
         def forward(self, inputs, data_samples=None, mode='tensor'):
@@ -264,8 +264,8 @@ def test_resumed_run_continues_counting_skips(training, tmp_path):
     with pytest.raises(training.Crash):
         training.start(resumed, ('train', 9, training.Crash), hooks=hooks)
     training.start(resumed, None, resumed / 'epoch_2.pth', resume=True, hooks=hooks)
-    assert training.left(resumed).keys() == training.left(uninterrupted).keys()
-    for name in training.left(uninterrupted):
+    assert training.checkpoints(resumed).keys() == training.checkpoints(uninterrupted).keys()
+    for name in training.checkpoints(uninterrupted):
         ours, theirs = (training.content(folder / name) for folder in (resumed, uninterrupted))
         torch.testing.assert_close(ours['state_dict'], theirs['state_dict'], rtol=0, atol=0)
         assert ours['info'] == theirs['info']

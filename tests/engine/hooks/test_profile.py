@@ -75,7 +75,7 @@ def run(folder, model, samples=12, wrapper=None, **settings):
 
 @pytest.fixture
 def logged(monkeypatch):
-    """(level, message) of all log lines."""
+    """Level and message of all log lines."""
     messages = []
     for level in ('info', 'warning'):
         monkeypatch.setattr(
@@ -158,7 +158,7 @@ def test_run_without_profiled_iterations_warns(tmp_path, logged):
     run(tmp_path, Net(), samples=2, skip=2)
     level, message = logged[-1]
     assert level == 'warning'
-    assert 'the run ended after iteration 2, and the first 2 are skipped' in message
+    assert 'more than skip=2 iterations, got 2' in message
     assert not (tmp_path / 'trace.json').exists()
 
 

@@ -48,7 +48,7 @@ def test_checkpoint_without_position_resumes_at_the_epoch(training, undisturbed,
     torch.save(checkpoint, path)
     resumed = training.start(tmp_path, None, path, resume=True)
     assert torch.equal(resumed.model.layer.weight, undisturbed()[0].model.layer.weight)
-    assert training.left(tmp_path) == undisturbed()[1]
+    assert training.checkpoints(tmp_path) == undisturbed()[1]
 
 
 class OwnLoop(EpochBasedTrainLoop):

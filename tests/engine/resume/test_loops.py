@@ -39,7 +39,7 @@ def stop_and_go(training, folder, stops, **settings):
 
 
 def differences(ours, theirs, path=''):
-    """Differences of two nested contents."""
+    """List the differences between two nested contents."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         keys = ours.keys() | theirs.keys()
         return [
@@ -52,7 +52,7 @@ def differences(ours, theirs, path=''):
 
 def assert_same(training, undisturbed, folder, runner, **settings):
     expected, files = undisturbed(**settings)
-    assert differences(training.left(folder), files) == []
+    assert differences(training.checkpoints(folder), files) == []
     assert any(name.startswith('best_score') for name in files)
     for ours, theirs in zip(runner.model.seen[::-1], expected.model.seen[::-1], strict=False):
         assert torch.equal(ours, theirs)
@@ -114,7 +114,7 @@ def test_resumed_run_keeps_the_seed_of_the_checkpoint(training, undisturbed, tmp
     with pytest.raises(SystemExit):
         training.start(tmp_path, ('train', 6, signal.SIGTERM))
     training.start(tmp_path, None, tmp_path / INTERRUPTED, resume=True, seed=99)
-    assert training.left(tmp_path) == undisturbed()[1]
+    assert training.checkpoints(tmp_path) == undisturbed()[1]
 
 
 def test_finished_batches_are_not_loaded_again(training, tmp_path):
@@ -183,7 +183,7 @@ def test_signal_in_the_last_validation_exits_after_it(training, undisturbed, tmp
     with pytest.raises(SystemExit) as stopped:
         training.start(tmp_path, ('val', LAST, signal.SIGTERM))
     assert stopped.value.code == 143
-    assert differences(training.left(tmp_path), undisturbed()[1]) == []
+    assert differences(training.checkpoints(tmp_path), undisturbed()[1]) == []
 
 
 def test_iteration_loop_resumes_with_a_finite_sampler(training, tmp_path):
@@ -202,21 +202,21 @@ def test_iteration_loop_resumes_with_a_finite_sampler(training, tmp_path):
     with pytest.raises(SystemExit):
         sampled(resumed, ('train', 6, signal.SIGTERM))
     sampled(resumed, None, resumed / INTERRUPTED)
-    assert training.left(resumed) == training.left(uninterrupted)
+    assert training.checkpoints(resumed) == training.checkpoints(uninterrupted)
 
 
 def test_run_without_the_hook_does_not_resume_exactly(training, tmp_path):
     training.start(tmp_path, hook=False)
-    expected = training.left(tmp_path)['epoch_3.pth']
+    expected = training.checkpoints(tmp_path)['epoch_3.pth']
     other = tmp_path / 'other'
     other.mkdir()
     shutil.copy(tmp_path / 'epoch_2.pth', other)
     training.start(other, None, other / 'epoch_2.pth', resume=True, hook=False)
-    assert training.left(other)['epoch_3.pth']['state_dict'] != expected['state_dict']
+    assert training.checkpoints(other)['epoch_3.pth']['state_dict'] != expected['state_dict']
 
 
 class BreakSample(Hook):
-    """Makes the samples unreadable before the seventh iteration, in the second epoch."""
+    """Make the samples unreadable before the seventh iteration, in the second epoch."""
 
     def after_train_iter(self, runner, *_, **__):
         if runner.iter == 5:

@@ -42,7 +42,7 @@ def test_folder_locked_by_another_process_raises(holder, tmp_path):
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
 def test_lock_ends_with_its_process(holder, tmp_path, number):
-    """Even while its forked workers are alive and the file still names it."""
+    """Neither its forked workers nor its name in the file keep the lock."""
     os.kill(holder.pid, number)
     holder.join()  # With a timeout, it would wait for the forked worker, too.
     assert json.loads((tmp_path / LOCK).read_text())['process'] == holder.pid

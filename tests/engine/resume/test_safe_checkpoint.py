@@ -16,7 +16,7 @@ from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
 
 @pytest.fixture
 def written(monkeypatch):
-    """(name of a file, other checkpoints in its folder) whenever a file is moved into place."""
+    """Name of each written file, and the other checkpoints in its folder at that moment."""
     found = []
     replace = os.replace
 
@@ -75,12 +75,12 @@ def test_full_disk_keeps_the_previous_checkpoint(
         load_checkpoint_file(path)
     assert not [*tmp_path.glob('.*.part')]
     training.start(tmp_path, None, newest, resume=True)
-    assert training.left(tmp_path) == undisturbed()[1]
+    assert training.checkpoints(tmp_path) == undisturbed()[1]
 
 
 @pytest.mark.parametrize('locked', [True, False])
 def test_partial_files_are_removed_in_a_locked_folder(training, tmp_path, locked):
-    """Only if the folder is locked, because another process may be writing them otherwise."""
+    """In an unlocked folder they are kept, because another process may be writing them."""
     (tmp_path / '.epoch_2.pth.123.part').write_bytes(b'half')
     (tmp_path / '.mine').write_bytes(b'')
     if locked:
@@ -130,7 +130,7 @@ def test_run_in_a_copied_folder_keeps_the_original_best(training, tmp_path, save
 
 
 class NumPyScore:
-    """A score as MMSegmentation's IoUMetric returns it."""
+    """Metric with a NumPy scalar as its score, like MMSegmentation's IoUMetric."""
 
     dataset_meta = None
 

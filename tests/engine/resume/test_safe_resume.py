@@ -31,7 +31,7 @@ class Net(BaseModel):
 
 @METRICS.register_module()
 class RisingScore(BaseMetric):
-    """A score that is higher in each validation."""
+    """Metric whose score increases with each validation."""
 
     def process(self, data_batch, data_samples):
         self.results.append(0)
@@ -72,7 +72,7 @@ def train(folder, epochs, hook=False, resume=False):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """(run, folder that code would create, folder that would be deleted)."""
+    """Run, folder that the code would create, and folder that would be deleted."""
     run, made, precious = (tmp_path / name for name in ('run', 'made', 'precious'))
     train(run, 1)
     precious.mkdir()
@@ -84,7 +84,7 @@ def hostile(tmp_path):
     return run, made, precious
 
 
-def test_mmengine_alone_executes_and_deletes(hostile):
+def test_mmengine_without_the_hook_executes_and_deletes(hostile):
     run, made, precious = hostile
     train(run, 2, resume=True)
     assert made.exists()
