@@ -41,15 +41,15 @@ def test_any_order_of_all_images_passes():
 
 
 @pytest.mark.parametrize(
-    ('sampler', 'fact'),
+    ('sampler', 'message'),
     [
         (InfiniteSampler(IMAGES), 'a sampler that ends, got InfiniteSampler'),
         (SubsetRandomSampler(range(7)), 'each of 10 images once, got 7'),
         (WeightedRandomSampler([1.0] * 10, 25), 'each of 10 images once, got 25'),
     ],
 )
-def test_sampler_that_skips_or_repeats_images_raises(sampler, fact):
-    with pytest.raises(ValueError, match=rf'test_dataloader\.sampler: expected {fact}'):
+def test_sampler_that_skips_or_repeats_images_raises(sampler, message):
+    with pytest.raises(ValueError, match=rf'test_dataloader\.sampler: expected {message}'):
         check(sampler=sampler)
 
 

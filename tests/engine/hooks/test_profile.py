@@ -185,6 +185,6 @@ def test_part_table():
     ]
 
 
-def test_defaults():
+def test_default_iterations_and_skip():
     hook = ProfileHook()
     assert (hook.iterations, hook.skip) == (10, 5)

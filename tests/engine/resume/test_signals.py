@@ -14,7 +14,7 @@ from mmkdml.engine.resume.signals import (
 )
 
 
-def test_first_signal_is_recorded(monkeypatch):
+def test_first_signal_is_recorded():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopSignals() as signals:
         assert signals.requested() == 0
@@ -125,7 +125,7 @@ def test_signal_raises_in_interruptible_blocks():
             pass
         signal.raise_signal(signal.SIGTERM)  # Outside of a block, it is only recorded.
         with pytest.raises(StopRequested), signals.interruptible():
-            raise AssertionError('the next batch must not be waited for')
+            raise AssertionError('the next batch should not be waited for')
     with StopSignals() as signals:
         with pytest.raises(StopRequested), signals.interruptible():
             signal.raise_signal(signal.SIGINT)
