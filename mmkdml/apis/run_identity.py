@@ -32,7 +32,7 @@ from mmkdml.models.classroom_configs import replace_frozen_checkpoints
 
 @dataclass
 class RunStart:
-    """How a training starts.
+    """Decision on the start of a training.
 
     Attributes:
         identity: ``id``, ``settings``, ``processes`` and ``load_from`` of the run.

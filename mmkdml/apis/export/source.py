@@ -129,7 +129,7 @@ def _dataset_meta(path: Path) -> dict[str, Any]:
 
 
 def _threshold(name: str, member: Any) -> float:
-    """Return the threshold of a network whose logits alone determine its predictions."""
+    """Return the threshold of a network, whose predictions must depend only on its logits."""
     if _segments(member) and member.test_cfg.get('mode', 'whole') != 'whole':
         raise ValueError(
             f'{name}: sliding-window inference is not supported in an exported graph. Set '

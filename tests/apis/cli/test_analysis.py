@@ -7,24 +7,21 @@ import torch
 from mmengine.config import Config
 
 from mmkdml.apis.cli.analysis import analysis_parser, named_runs, open_run
-from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.registry import MODELS
 
 CONFIG = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
+def folder(slices, tmp_path_factory):
     """Run with random weights and 16 slices to test on."""
-    root = tmp_path_factory.mktemp('run')
-    source = make_demo_data(root / 'kaggle_3m', patients=6, slices=4, size=64)
-    convert_lgg(source, root / 'splits')
+    source, train = slices
     config = Config.fromfile(CONFIG)
     config.model.input_size = (32, 32)
-    for part, split in (('test', 'train'), ('val', 'val')):
-        files = dict(data_root=str(source), ann_file=str(root / 'splits' / f'{split}.csv'))
+    for part, split in (('test', train), ('val', train.with_name('val.csv'))):
+        files = dict(data_root=str(source), ann_file=str(split))
         config[f'{part}_dataloader'].dataset.update(files)
-    folder = root / 'kd' / 'seed_0'
+    folder = tmp_path_factory.mktemp('run') / 'kd' / 'seed_0'
     folder.mkdir(parents=True)
     torch.save(MODELS.build(config.model).state_dict(), folder / 'best_x_epoch_1.pth')
     config.dump(folder / 'demo.py')

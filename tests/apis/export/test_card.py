@@ -10,17 +10,12 @@ from mmkdml.apis.export import card as export_card
 from mmkdml.apis.export.card import make_card, write_card
 from mmkdml.apis.export.checks import Agreement
 from mmkdml.apis.export.formats import Exported
-from mmkdml.datasets import convert_lgg, make_demo_data
 
 
 @pytest.fixture(scope='module')
-def source(random_source, tmp_path_factory):
-    root = tmp_path_factory.mktemp('data')
-    convert_lgg(make_demo_data(root / 'mri', patients=6, slices=3, size=64), root / 'splits')
-    options = {
-        f'{part}_dataloader.dataset.ann_file': str(root / 'splits' / f'{part}.csv')
-        for part in ('train', 'test')
-    } | {'val_dataloader.dataset.ann_file': 'nowhere.csv'}
+def source(random_source, slices):
+    files = dict(train=slices[1], val='nowhere.csv', test=slices[1].with_name('test.csv'))
+    options = {f'{part}_dataloader.dataset.ann_file': str(file) for part, file in files.items()}
     meta = dict(classes=('background', 'tumour | *core*'))
     return random_source('kdml_v3_demo', 'ensemble', options, meta)
 
@@ -57,7 +52,7 @@ def test_content_of_the_card(source, tmp_path, monkeypatch):
     assert card['data']['train'] == dict(
         dataset='LGGDataset',
         split_file=source.config.train_dataloader.dataset.ann_file,
-        images=12,
+        images=16,
         groups=4,
     )
     assert card['data']['val']['images'] is None

@@ -10,26 +10,17 @@ from PIL import Image
 from mmkdml.apis import load_config
 from mmkdml.apis.export import checks
 from mmkdml.apis.export.graph import ExportedNetwork, network_predictor
-from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.evaluation import CaseTable
 from mmkdml.registry import MODELS
 
 DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp('data')
-    folder = make_demo_data(root / 'kaggle_3m', patients=6, slices=3, size=64)
-    convert_lgg(folder, root / 'splits')
-    return {
-        f'test_dataloader.dataset.{key}': str(value)
-        for key, value in (('data_root', folder), ('ann_file', root / 'splits' / 'test.csv'))
-    }
-
-
 @pytest.fixture(scope='module', params=['kdml_v3_demo', 'kdml_v3_demo_slices'])
-def source(request, data, random_source):
+def source(request, slices, random_source):
+    folder, train = slices
+    files = dict(data_root=str(folder), ann_file=str(train.with_name('test.csv')))
+    data = {f'test_dataloader.dataset.{key}': path for key, path in files.items()}
     return random_source(request.param, 'ensemble', data, size=None)
 
 
@@ -40,9 +31,9 @@ def ours(source):
 def test_graph_agrees_with_the_framework(source):
     dataset = checks.dataset_of(source.config, 'test')
     images = list(checks.dataset_images(dataset, 50))
-    assert len(images) == len(dataset) == 3
+    assert len(images) == len(dataset) == 4
     agreement = checks.compare(ours(source), source, images)
-    assert agreement.images == 3
+    assert agreement.images == 4
     assert agreement.max_difference < 1e-6
     assert agreement.other_labels == 0
 

@@ -268,6 +268,8 @@ def test_missing_package_raises():
 def test_each_member_uses_its_own_normalization(random_source):
     own = dict(mean=[1.0, 20.0, 60.0], std=[90.0, 50.0, 70.0])
     config = load_config(CONFIGS / 'kdml_v3_demo.py')
+    for student in config.model.students:
+        student.backbone.type = ShortResNet
     config.model.students[1].data_preprocessor = dict(
         config.model.data_preprocessor, **own, bgr_to_rgb=False
     )
