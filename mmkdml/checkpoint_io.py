@@ -69,10 +69,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def recorded_classes(checkpoint: Mapping[str, Any]) -> Any:
     """Return the class names that mmengine has recorded in a checkpoint, None if there are none."""
-    value: Any = checkpoint
-    for key in ('meta', 'dataset_meta', 'classes'):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+    known = recorded_meta(checkpoint).get('dataset_meta')
+    return known.get('classes') if isinstance(known, Mapping) else None
+
+
+def recorded_meta(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the ``meta`` that mmengine has recorded in a checkpoint, empty if there is none."""
+    meta = checkpoint.get('meta')
+    return meta if isinstance(meta, Mapping) else {}
 
 
 def guard_checkpoints() -> None:

@@ -65,6 +65,7 @@ class RunCheckpoints:
         Returns:
             Their ``meta`` by path, and a message by path for each later one that is unreadable.
         """
+        from mmkdml.checkpoint_io import recorded_meta
         from mmkdml.models.checkpoints import load_checkpoint_file
 
         metas: dict[Path, Mapping[str, Any]] = {}
@@ -72,12 +73,10 @@ class RunCheckpoints:
         for kind in self.kinds:
             for path in kind:
                 try:
-                    meta = load_checkpoint_file(path).get('meta')
+                    metas[path] = recorded_meta(load_checkpoint_file(path))
+                    break
                 except ValueError as error:
                     unreadable[path] = str(error)
-                    continue
-                metas[path] = meta if isinstance(meta, Mapping) else {}
-                break
         return metas, unreadable
 
 

@@ -23,6 +23,7 @@ from mmkdml.apis.run_settings import (
     other_settings_error,
     settings_difference,
 )
+from mmkdml.checkpoint_io import recorded_meta
 from mmkdml.engine.resume.run_identity import IDENTITY_FILE, RUN
 from mmkdml.engine.resume.run_lock import lock_folder, unlock_folder
 from mmkdml.files import is_regular, kind_of
@@ -201,7 +202,6 @@ def _resume_file(
             f'--resume {path}: expected a checkpoint with the state of the optimizer, got weights '
             'only. Start a new run from them with --cfg-options load_from=...'
         )
-    meta = checkpoint.get('meta')
     in_folder = path.resolve().parent in [folder.resolve() for folder in folders]
     if found.all and not in_folder:
         raise ValueError(
@@ -212,7 +212,7 @@ def _resume_file(
     later = [other.name for other in found.all if checkpoint_number(other) > number > 0]
     if later:
         start.warn(f'{", ".join(later)} are later than {path.name} and will be overwritten')
-    return _valid(meta.get(RUN)) if isinstance(meta, Mapping) else None
+    return _valid(recorded_meta(checkpoint).get(RUN))
 
 
 def _resume_folder(

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
+from mmkdml.checkpoint_io import recorded_meta
 from mmkdml.inspection.config import use_default_scope, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.classroom_configs import frozen_checkpoints, member_configs, set_member_config
@@ -129,8 +130,7 @@ def load_with_meta(
     if not isinstance(model, KnowledgeDistiller):
         task_of({PLAIN: model})
     load_for_evaluation(model, path, content)
-    meta = content.get('meta')
-    return model.eval(), meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    return model.eval(), recorded_meta(content).get('dataset_meta')
 
 
 def load_for_evaluation(

@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 
 from mmkdml.apis.output_folder import refuse_existing
+from mmkdml.checkpoint_io import recorded_meta
 from mmkdml.files import write_atomically
 from mmkdml.inspection.config import classroom_settings, inspect_config, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
@@ -84,7 +85,7 @@ def _published(distiller: KnowledgeDistiller, path: Path) -> dict[str, Any]:
         state_dict.update(
             {f'members.{name}.{key}': value for key, value in student.state_dict().items()}
         )
-    meta = checkpoint.get('meta', {})
+    meta = recorded_meta(checkpoint)
     return dict(
         state_dict=state_dict,
         meta=dict(

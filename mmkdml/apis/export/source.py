@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
+from mmkdml.checkpoint_io import recorded_meta
 from mmkdml.inspection.config import Inspection, inspect_config
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.classroom_configs import frozen_checkpoint_option
@@ -123,8 +124,7 @@ def load_source(
 
 
 def _dataset_meta(path: Path) -> dict[str, Any]:
-    meta = load_checkpoint_file(path).get('meta')
-    known = (meta.get('dataset_meta') if isinstance(meta, Mapping) else None) or {}
+    known = recorded_meta(load_checkpoint_file(path)).get('dataset_meta') or {}
     return {key: known[key] for key in ('classes', 'palette') if known.get(key) is not None}
 
 

@@ -200,7 +200,8 @@ def test_data_preprocessor_of_the_run_is_published(tmp_path):
     for member in (demo.model.teacher, *demo.model.students):
         member.pop('data_preprocessor', None)
     demo.data_preprocessor = demo.model.pop('data_preprocessor')
-    torch.save(inspect_config(demo).distiller.state_dict(), tmp_path / 'x.pth')
+    state = inspect_config(demo).distiller.state_dict()
+    torch.save(dict(state_dict=state, meta=3), tmp_path / 'x.pth')  # invalid meta is ignored
     path, _ = publish(demo, tmp_path / 'x.pth', tmp_path / 'out')
     written = Config.fromfile(path)
     assert written.model.data_preprocessor == written.data_preprocessor
