@@ -40,7 +40,7 @@ class OutputFolder:
         Raises:
             FileExistsError: If a file exists that no tool wrote, or that is an input.
         """
-        found = [path for path in map(self.path.joinpath, paths) if self._is_foreign(path)]
+        found = [path for path in map(self.path.joinpath, paths) if self._is_protected(path)]
         if found:
             more = f' and {len(found) - _SHOWN} more' if len(found) > _SHOWN else ''
             raise FileExistsError(
@@ -83,7 +83,7 @@ class OutputFolder:
         if self._line(path) in self._own and _identity(path) not in self._inputs:
             path.unlink(missing_ok=True)
 
-    def _is_foreign(self, path: Path) -> bool:
+    def _is_protected(self, path: Path) -> bool:
         identity = _identity(path)
         if identity is None:
             return False

@@ -28,7 +28,7 @@ def test_only_own_files_are_replaced(out):
     assert (out / MANIFEST).read_text() == '"a/b.txt"\n'
 
 
-def test_error_names_up_to_five_foreign_files(out):
+def test_error_names_up_to_five_files(out):
     out.mkdir()
     for number in range(7):
         (out / f'{number}.txt').touch()
@@ -44,25 +44,25 @@ def test_folder_and_subfolder_with_equal_names(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('link', ['itself', 'symbolic', 'hard', 'folder'])
 def test_inputs_are_never_replaced(tmp_path, out, link):
-    """Even if a tool wrote them."""
+    """Inputs that a tool wrote, and links to them, are protected, too."""
     OutputFolder(out).write_text('x.txt', 'input')
-    given, target = out / 'x.txt', 'x.txt'
+    source, target = out / 'x.txt', 'x.txt'
     if link == 'symbolic':
-        (tmp_path / 'link.txt').symlink_to(given)
-        given = tmp_path / 'link.txt'
+        (tmp_path / 'link.txt').symlink_to(source)
+        source = tmp_path / 'link.txt'
     elif link == 'hard':
-        given = tmp_path / 'link.txt'
-        given.hardlink_to(out / 'x.txt')
+        source = tmp_path / 'link.txt'
+        source.hardlink_to(out / 'x.txt')
     elif link == 'folder':
         (tmp_path / 'other').symlink_to(out, target_is_directory=True)
-        given = tmp_path / 'other' / 'x.txt'
-    outputs = OutputFolder(out, inputs=[given, tmp_path / 'missing'])
+        source = tmp_path / 'other' / 'x.txt'
+    outputs = OutputFolder(out, inputs=[source, tmp_path / 'missing'])
     with pytest.raises(FileExistsError, match=r'x\.txt: expected .* got inputs'):
         outputs.write_text(target, 'other')
     outputs.remove(target)
-    assert given.read_text() == 'input\n'
+    assert source.read_text() == 'input\n'
     with pytest.raises(FileExistsError, match=r'x\.txt is an input'):
-        refuse_existing(out / 'x.txt', force=True, inputs=[given])
+        refuse_existing(out / 'x.txt', force=True, inputs=[source])
 
 
 def test_failed_write_keeps_the_previous_file(out):

@@ -55,7 +55,7 @@ def test_split_run_returns_the_remaining_arguments(run, tmp_path):
 
 
 def test_the_only_checkpoint_of_a_folder_is_found(tmp_path):
-    """As in the folder of a published model."""
+    """Folders of published models have no best checkpoint."""
     (tmp_path / 'mine.py').write_text('')
     only = tmp_path / 'mine-students.pth'
     only.write_bytes(b'')

@@ -245,7 +245,7 @@ def test_config_of_the_teacher_names_its_block(random_source, tmp_path):
 
 
 def test_written_weights_are_loaded_strictly(written, tmp_path):
-    """With the preprocessing of the config."""
+    """The preprocessing of the written config is used, too."""
     source, path, _ = written['unet']
     path = Path(shutil.copytree(path.parent, tmp_path / 'copy')) / path.name
     images = [np.moveaxis(IMAGE, 2, 0).copy()]

@@ -24,7 +24,7 @@ def source(request, slices, random_source):
     return random_source(request.param, 'ensemble', data, size=None)
 
 
-def ours(source):
+def exported(source):
     return network_predictor(ExportedNetwork(source))
 
 
@@ -32,7 +32,7 @@ def test_graph_agrees_with_the_framework(source):
     dataset = checks.dataset_of(source.config, 'test')
     images = list(checks.dataset_images(dataset, 50))
     assert len(images) == len(dataset) == 4
-    agreement = checks.compare(ours(source), source, images)
+    agreement = checks.compare(exported(source), source, images)
     assert agreement.images == 4
     assert agreement.max_difference < 1e-6
     assert agreement.other_labels == 0
@@ -40,15 +40,15 @@ def test_graph_agrees_with_the_framework(source):
 
 def test_different_graph_raises(source):
     def scores_off(images):
-        scores, labels = ours(source)(images)
+        scores, labels = exported(source)(images)
         return scores + np.float32(2e-4), labels
 
     def labels_off(images):
-        scores, labels = ours(source)(images)
+        scores, labels = exported(source)(images)
         return scores, 1 - labels
 
     def undefined(images):
-        scores, labels = ours(source)(images)
+        scores, labels = exported(source)(images)
         return scores * np.nan, labels
 
     image = [np.zeros((3, 64, 64), np.uint8)]
@@ -58,13 +58,13 @@ def test_different_graph_raises(source):
     with pytest.raises(ValueError, match=r'expected scores .* for images .* got'):
         checks.compare(lambda images: (images, images), source, image)
     with pytest.raises(ValueError, match='expected at least one image to check, got none'):
-        checks.compare(ours(source), source, [])
+        checks.compare(exported(source), source, [])
 
 
 def test_case_table_equals_that_of_a_test_run(source):
     """mmengine's test loop over the classroom gives equal counts for the ensemble."""
     dataset = checks.dataset_of(source.config, 'test')
-    table = checks.case_table(ours(source), source, dataset, 'graph')
+    table = checks.case_table(exported(source), source, dataset, 'graph')
     assert set(table['member']) == {'graph'}
     metric = CaseTable()
     metric.dataset_meta = dataset.metainfo

@@ -181,11 +181,11 @@ def test_exported_file_equals_the_network(networks, ensemble, shape, classroom, 
         for number in (1, 3):
             images = pixels(number, 3, 64, 64)
             scores, labels = framework(images)
-            ours = answers(images)
-            assert ours[0].shape == (number, *shape)
-            assert ours[0].std() > 0.01
-            np.testing.assert_allclose(ours[0], scores, atol=1e-5)
-            assert (ours[1] != labels).mean() < 1e-3
+            found = answers(images)
+            assert found[0].shape == (number, *shape)
+            assert found[0].std() > 0.01
+            np.testing.assert_allclose(found[0], scores, atol=1e-5)
+            assert (found[1] != labels).mean() < 1e-3
     scores, _ = torch.export.load(tmp_path / 'x.pt2').module()(torch.from_numpy(images))
     assert not scores.requires_grad
 
@@ -199,8 +199,8 @@ def test_unet_accepts_any_batch_size_and_multiple_of_32(random_source, tmp_path)
     torch.export.save(program, tmp_path / 'x.pt2')
     assert {path.name for path in tmp_path.iterdir()} == {'x.onnx', 'x.pt2'}
     session = onnxruntime.InferenceSession(tmp_path / 'x.onnx')
-    (given,) = session.get_inputs()
-    assert (given.name, given.type) == ('images', 'tensor(uint8)')
+    (only,) = session.get_inputs()
+    assert (only.name, only.type) == ('images', 'tensor(uint8)')
     assert [one.name for one in session.get_outputs()] == ['scores', 'labels']
     exported = [graph.file_predictor(tmp_path / name) for name in ('x.onnx', 'x.pt2')]
     framework = framework_predictor(source)
@@ -210,9 +210,9 @@ def test_unet_accepts_any_batch_size_and_multiple_of_32(random_source, tmp_path)
         scores, labels = framework(images)
         assert scores.shape == (shape[0], 1, *shape[2:])
         for answers in exported:
-            ours = answers(images)
-            np.testing.assert_allclose(ours[0], scores, atol=1e-4)
-            assert (ours[1] != labels).mean() < 1e-3
+            found = answers(images)
+            np.testing.assert_allclose(found[0], scores, atol=1e-4)
+            assert (found[1] != labels).mean() < 1e-3
 
 
 def test_invalid_image_sizes_raise(unets, classroom):

@@ -65,11 +65,11 @@ def test_config_builds_an_equal_ensemble(model, checkpoint, tmp_path):
     torch.manual_seed(1)
     images = torch.rand(2, 3, 64, 64)
     # With the preprocessing of each classroom.
-    ours, original = (
+    published_samples, samples = (
         network.eval().test_step(dict(inputs=[*images], data_samples=samples))
         for network, samples in ((published_model, _samples()), (model, _samples()))
     )
-    for one, other in zip(ours, original, strict=True):
+    for one, other in zip(published_samples, samples, strict=True):
         assert torch.equal(one.seg_logits.data, other.seg_logits.data)
         assert torch.equal(one.pred_sem_seg.data, other.pred_sem_seg.data)
 

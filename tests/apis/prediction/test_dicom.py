@@ -108,11 +108,13 @@ def test_series_equals_highdicoms_volume(write_slice, tmp_path, name):
         write_slice(tmp_path / f'{7 * number % 4}', pixels[number], position, **geometry)
         for number, position in enumerate(positions(DIRECTIONS[name]))
     ]
-    ours = read_dicom(files[::-1], window=(-100, 155))
+    volume = read_dicom(files[::-1], window=(-100, 155))
     datasets = [pydicom.dcmread(path) for path in files]
-    theirs = highdicom.get_volume_from_series(datasets).flip_spatial(0)
-    np.testing.assert_allclose(ours.affine, theirs.get_affine('RAS')[:, [2, 1, 0, 3]], atol=1e-5)
-    np.testing.assert_array_equal(ours.slices, (theirs.array + 100).clip(0, 255))
+    expected = highdicom.get_volume_from_series(datasets).flip_spatial(0)
+    np.testing.assert_allclose(
+        volume.affine, expected.get_affine('RAS')[:, [2, 1, 0, 3]], atol=1e-5
+    )
+    np.testing.assert_array_equal(volume.slices, (expected.array + 100).clip(0, 255))
 
 
 @pytest.mark.parametrize('name', ['CT_small', 'MR_small', 'MR_small_RLE', 'MR_small_bigendian'])
@@ -137,7 +139,7 @@ def test_slices_are_sorted_by_position(series):
 
 
 def test_slices_with_different_rescale_slopes(write_slice, tmp_path):
-    """As in PET."""
+    """PET series have a slope for each slice."""
     files = [
         write_slice(tmp_path / str(slope), np.full((5, 6), 20), (-slope, 0, 0), RescaleSlope=slope)
         for slope in (1, 2, 3)

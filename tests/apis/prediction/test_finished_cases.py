@@ -76,7 +76,7 @@ def test_other_settings_raise_if_there_are_finished_cases(source, out):
     open_records(out, SETTINGS).claim(force=True)
     with pytest.raises(ValueError, match=r'window: None -> \[0, 1\]\nChoose another folder'):
         open_records(out, different).claim()
-    (out / 'settings.json').write_text('[]')  # not ours
+    (out / 'settings.json').write_text('[]')  # not settings
     with pytest.raises(
         ValueError, match=r'members: \(not set\) -> (?s:.*)or replace them with --force'
     ):
@@ -111,12 +111,12 @@ def test_outdated_outputs_of_a_case_are_removed(source, out):
     outputs = OutputFolder(out)
     for name in ('old.png', 'new.png'):
         outputs.write_text(name, name)
-    (out / 'foreign.png').write_text('a user wrote it')
+    (out / 'user.png').write_text('a user wrote it')
     records = open_records(out, SETTINGS)
-    records.keep(source, [], [out / name for name in ('old.png', 'new.png', 'foreign.png')])
+    records.keep(source, [], [out / name for name in ('old.png', 'new.png', 'user.png')])
     records.keep(source, [], [out / 'new.png'])
     left = {path.name for path in out.glob('*.png')}
-    assert left == {'mask.png', 'new.png', 'foreign.png'}
+    assert left == {'mask.png', 'new.png', 'user.png'}
     records.forget(source)
-    assert {path.name for path in out.glob('*.png')} == {'mask.png', 'foreign.png'}
+    assert {path.name for path in out.glob('*.png')} == {'mask.png', 'user.png'}
     assert records.find(source) is None

@@ -94,7 +94,7 @@ tta_pipeline = [
 
 
 def test_views_keep_their_flip_direction(picture):
-    """Even if the config's packing transform does not list it."""
+    """It is added to the ``meta_keys`` of the config's packing transform."""
     path, _ = picture
     config = load_config(SEGMENT)
     pack = config.test_dataloader.dataset.pipeline[-1]

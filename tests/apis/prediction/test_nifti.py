@@ -86,7 +86,7 @@ def test_mask_matches_the_volume_in_all_orientations(tmp_path, plane):
     ('qform', 'sform'), [(0, 0), (1, 0), (0, 2), (1, 1), (2, 4)], ids=lambda code: str(code)
 )
 def test_mask_header_keeps_the_spatial_fields(tmp_path, kind, qform, sform):
-    """With different qform and sform, units and scaled intensities; the display range is reset."""
+    """qform, sform, units and scaled intensities differ from the defaults; cal_max is reset."""
     voxels = noise()
     image = kind(voxels, None)
     image.header.set_zooms(SPACING)

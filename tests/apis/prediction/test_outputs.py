@@ -122,7 +122,7 @@ def test_mask_of_a_volume_is_on_its_grid(segmentor, tmp_path, plane):
 
 @pytest.mark.parametrize('plane', PLANES)
 def test_thresholding_network_returns_the_thresholded_volume(tmp_path, plane):
-    """In the voxel order and on the grid of the file, for all 48 orientations."""
+    """Masks have the voxel order and grid of the file in all 48 orientations."""
     nibabel = pytest.importorskip('nibabel')
     predictor = thresholding_predictor()
     voxels = np.random.default_rng(0).integers(0, 256, (3, 4, 5)).astype(np.uint8)
@@ -147,7 +147,7 @@ def test_thresholding_network_returns_the_thresholded_volume(tmp_path, plane):
 
 
 def test_mask_of_dicom_is_nifti_on_the_grid_of_the_series(segmentor, tmp_path):
-    """With a slice of a real CT that comes with pydicom."""
+    """The slice of a real CT is from pydicom's test data."""
     nibabel = pytest.importorskip('nibabel')
     pydicom = pytest.importorskip('pydicom')
     (tmp_path / 'ct').mkdir()

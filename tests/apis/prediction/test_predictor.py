@@ -45,7 +45,7 @@ def same(one, other):
 
 @pytest.mark.parametrize('config', [SEGMENT, CLASSIFY])
 def test_predictions_equal_those_of_a_test_run(predictors, config, tmp_path):
-    """With the config's own data set and model on the same files."""
+    """A test run uses the config's data set and model on the same files."""
     source = make_demo_data(tmp_path / 'kaggle_3m', patients=1, slices=2, size=80)
     files = sorted(path for path in source.rglob('*.tif') if 'mask' not in path.name)
     rows = [
@@ -128,7 +128,7 @@ def test_selected_members(segmentor, images):
 
 
 def test_files_are_read_lazily(predictors, images, tmp_path, monkeypatch):
-    """So that memory does not grow with the number of files."""
+    """Memory does not grow with the number of files."""
     for number in range(20):
         Image.fromarray(images[1][4]).save(tmp_path / f'{number:02}.png')
     read, done = [], []
