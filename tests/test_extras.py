@@ -48,7 +48,7 @@ IMPORTS = {
     'import mmkdml.experiments.tuning.tuner': 'experiments',
     'import mmkdml.analysis': 'analysis',
     'import mmkdml.apis.export.card': 'export',
-    'from mmkdml.apis.prediction import volumes as v; v.read_nifti("x.nii")': 'medical',
+    'from mmkdml.apis.prediction import nifti; nifti.read_nifti("x.nii")': 'medical',
 }
 
 
