@@ -46,7 +46,7 @@ def run_converter(
         argv: Command line. Default: that of the process.
 
     Raises:
-        OSError: If a file cannot be read or written.
+        OSError: If reading or writing a file fails.
         ValueError: If the source is invalid.
     """
     parser.add_argument('source', metavar='SOURCE', help='folder of the published data set')
