@@ -92,7 +92,11 @@ def refused(tool, data_options, tmp_path):
 def test_user_error_is_one_line(refused, folders, tmp_path):
     refused('There is no folder .*nowhere', tmp_path / 'nowhere')
     refused('.*expected some of the 4 in the data set, .* got x$', folders['c'], '--ids', 'x')
-    refused('Invalid runs: expected one task, got .*: segmentation, .*: classif', folders['a'], folders['c'])
+    refused(
+        'Invalid runs: expected one task, got .*: segmentation, .*: classif',
+        folders['a'],
+        folders['c'],
+    )
 
 
 @pytest.mark.slow
