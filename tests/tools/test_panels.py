@@ -101,7 +101,7 @@ def test_user_error_is_one_line(refused, folders, tmp_path):
 
 @pytest.mark.slow
 def test_incomparable_runs_raise(refused, folders, tmp_path):
-    refused("expected predicted, true, .* got 'cyst'", folders['c'], '--towards', 'cyst')
+    refused("Invalid target 'cyst': .*predicted, true", folders['c'], '--towards', 'cyst')
     refused("Invalid tap 'backbone.x': ImageClassifier", folders['c'], '--layer', 'backbone.x')
     other = tmp_path / 'other'
     shutil.copytree(folders['a'], other)
@@ -109,7 +109,7 @@ def test_incomparable_runs_raise(refused, folders, tmp_path):
     dataset = config.test_dataloader.dataset
     dataset.indices = 3
     config.dump(other / 'demo.py')
-    refused('expected the same images in all runs, but .* has 4, .* has 3', folders['a'], other)
+    refused('Invalid runs: expected the same images, got 4 for .* and 3 for ', folders['a'], other)
     dataset.pipeline = [one for one in dataset.pipeline if 'Mask' not in one['type']]
     config.dump(other / 'demo.py')
     refused('expected the truth, gt_label or gt_sem_seg, in each sample', other)

@@ -157,7 +157,7 @@ def test_stock_teacher_with_numpy_score(demo, options, short, tool, tmp_path):
     assert equal(load(folder, device='cpu').model.state_dict(), weights)
     config = load_config(path, options)
     assert equal(load_source(config, folder, 'model').members['model'].state_dict(), weights)
-    with pytest.raises(TypeError, match='needs no publishing'):
+    with pytest.raises(TypeError, match='expected a classroom, got EncoderDecoder'):
         publish(config, folder, tmp_path / 'published')
     off = {'model.mode': 'kd_off', 'model.weights': dict(gamma=None)}
     off |= {'model.teacher_checkpoint': str(folder), 'experiment_name': 'taught'}

@@ -144,7 +144,7 @@ def test_lgg_tool_writes_equal_files_and_keeps_the_source(
 def test_lgg_tool_by_image(lgg, tmp_path, run_tool):
     run_tool('lgg.py', lgg, '--out', tmp_path / 'out', '--split-by', 'image')
     assert len(read_split(tmp_path / 'out' / 'train.csv')) == 9
-    with pytest.raises(ValueError, match="'patient' or 'image', got 'case'"):
+    with pytest.raises(ValueError, match="one of patient, image, got 'case'"):
         convert_lgg(lgg, tmp_path / 'out', split_by='case')
 
 
