@@ -69,8 +69,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def recorded_classes(checkpoint: Mapping[str, Any]) -> Any:
     """Return the class names that mmengine has recorded in a checkpoint, None if there are none."""
-    known = recorded_meta(checkpoint).get('dataset_meta')
-    return known.get('classes') if isinstance(known, Mapping) else None
+    return recorded_dataset_meta(checkpoint).get('classes')
+
+
+def recorded_dataset_meta(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the metainfo of the training data in a checkpoint, empty if there is none."""
+    dataset_meta = recorded_meta(checkpoint).get('dataset_meta')
+    return dataset_meta if isinstance(dataset_meta, Mapping) else {}
 
 
 def recorded_meta(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:

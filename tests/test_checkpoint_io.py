@@ -11,7 +11,12 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmkdml.checkpoint_io import plain_numbers, read_checkpoint
+from mmkdml.checkpoint_io import (
+    plain_numbers,
+    read_checkpoint,
+    recorded_classes,
+    recorded_dataset_meta,
+)
 from mmkdml.models.checkpoints import load_network
 
 NUMERIC = (
@@ -231,3 +236,17 @@ def test_nan_weights_of_a_member_raise(save):
     weights = {f'members.student_1.{key}': value * float('nan') for key, value in weights.items()}
     with pytest.raises(ValueError, match=r'x\.pth.* student_1.*\(weight: 2 NaN'):
         load_network(member, save(dict(state_dict=weights)), 'student_1')
+
+
+@pytest.mark.parametrize('dataset_meta', [None, 3, 'x', ['a']])
+def test_recorded_dataset_meta_that_is_not_a_dict_is_ignored(dataset_meta):
+    checkpoint = dict(meta=dict(dataset_meta=dataset_meta))
+    assert recorded_dataset_meta(checkpoint) == {}
+    assert recorded_classes(checkpoint) is None
+
+
+def test_recorded_dataset_meta_is_returned():
+    known = dict(classes=('a', 'b'))
+    checkpoint = dict(meta=dict(dataset_meta=known))
+    assert recorded_dataset_meta(checkpoint) == known
+    assert recorded_classes(checkpoint) == ('a', 'b')

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from mmkdml.checkpoint_io import recorded_meta
+from mmkdml.checkpoint_io import recorded_dataset_meta
 from mmkdml.inspection.config import use_default_scope, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.classroom_configs import frozen_checkpoints, member_configs, set_member_config
@@ -112,13 +112,11 @@ def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
     return load_with_meta(config, checkpoint)[0]
 
 
-def load_with_meta(
-    config: Config, checkpoint: str | Path
-) -> tuple[nn.Module, Mapping[str, Any] | None]:
+def load_with_meta(config: Config, checkpoint: str | Path) -> tuple[nn.Module, Mapping[str, Any]]:
     """Load a model as :func:`load_trained`, and the metainfo of its training data.
 
     Returns:
-        The model, and the metainfo in the checkpoint, such as ``classes``; None if missing.
+        The model, and the metainfo in the checkpoint, such as ``classes``; empty if missing.
     """
     path = resolve_checkpoint(checkpoint)
     content = load_checkpoint_file(path)  # before the networks are built
@@ -130,7 +128,7 @@ def load_with_meta(
     if not isinstance(model, KnowledgeDistiller):
         task_of({PLAIN: model})
     load_for_evaluation(model, path, content)
-    return model.eval(), recorded_meta(content).get('dataset_meta')
+    return model.eval(), recorded_dataset_meta(content)
 
 
 def load_for_evaluation(

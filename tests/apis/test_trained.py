@@ -114,7 +114,7 @@ def test_weights_of_another_model_raise(config, run, tmp_path):
 def test_metainfo_of_a_checkpoint(config, run, tmp_path, meta):
     saved = torch.load(run / 'best_x_epoch_1.pth', weights_only=True)['state_dict']
     torch.save(dict(state_dict=saved, meta=meta), tmp_path / 'x.pth')
-    assert load_with_meta(config, tmp_path / 'x.pth')[1] is None
+    assert load_with_meta(config, tmp_path / 'x.pth')[1] == {}
     known = dict(classes=('a', 'b'))
     torch.save(dict(state_dict=saved, meta=dict(dataset_meta=known)), tmp_path / 'x.pth')
     assert load_with_meta(config, tmp_path / 'x.pth')[1] == known

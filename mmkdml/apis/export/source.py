@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from mmkdml.checkpoint_io import recorded_meta
+from mmkdml.checkpoint_io import recorded_dataset_meta
 from mmkdml.inspection.config import Inspection, inspect_config
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.classroom_configs import frozen_checkpoint_option
@@ -124,7 +124,7 @@ def load_source(
 
 
 def _dataset_meta(path: Path) -> dict[str, Any]:
-    known = recorded_meta(load_checkpoint_file(path)).get('dataset_meta') or {}
+    known = recorded_dataset_meta(load_checkpoint_file(path))
     return {key: known[key] for key in ('classes', 'palette') if known.get(key) is not None}
 
 

@@ -182,7 +182,7 @@ def load(
         config = load_config(file)
     where = _device(device)
     model, meta = load_with_meta(config, path)
-    return Predictor(model.to(where), config, (meta or {}).get('classes'), path)
+    return Predictor(model.to(where), config, meta.get('classes'), path)
 
 
 def _device(device: str | torch.device | None) -> torch.device:
