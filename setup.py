@@ -46,6 +46,8 @@ INSTALL_REQUIRES = [
     'prettytable>=3.8,<4',
     # Progress bars.
     'rich>=13,<16',
+    # HTML pages; torch requires it, too.
+    'jinja2>=3.1,<4',
     # Tables of cases and metrics.
     'pandas>=2.2,<4',
     # KL divergence and confusion matrices of the Fidelity metric.
@@ -66,8 +68,6 @@ EXPERIMENTS = [
     'scipy>=1.13,<2',
     # Correction for multiple claims.
     'statsmodels>=0.14.4,<1',
-    # Reports, and LaTeX tables by pandas.
-    'jinja2>=3.1,<4',
 ]
 
 # Grad-CAM.
@@ -81,8 +81,6 @@ EXPORT = [
     'onnxruntime>=1.22,<2',
     # Conversion of graphs of torch.export to ONNX.
     'onnxscript>=0.5,<1',
-    # Model cards.
-    'jinja2>=3.1,<4',
     # Confidence intervals of model cards.
     'scipy>=1.13,<2',
 ]
@@ -140,7 +138,10 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmkdml', 'mmkdml.*']),
-    package_data={'mmkdml.experiments': ['paper/data/*.csv', 'report/templates/*.j2']},
+    package_data={
+        'mmkdml.experiments': ['paper/data/*.csv', 'report/templates/*.j2'],
+        'mmkdml.html': ['assets/*'],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

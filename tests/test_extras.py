@@ -13,9 +13,9 @@ from mmkdml.apis import load_config
 ROOT = Path(__file__).parents[1]
 # Without pydantic and scipy, which albumentations requires.
 BLOCKED = {
-    'experiments': ('jinja2', 'mpltern', 'optuna', 'sqlalchemy', 'statsmodels'),
+    'experiments': ('mpltern', 'optuna', 'sqlalchemy', 'statsmodels'),
     'analysis': ('captum',),
-    'export': ('jinja2', 'onnx', 'onnxruntime', 'onnxscript'),
+    'export': ('onnx', 'onnxruntime', 'onnxscript'),
     'medical': ('nibabel', 'pydicom'),
 }
 BLOCK = f"""
@@ -47,7 +47,7 @@ IMPORTS = {
     'from mmkdml.experiments.suites.store import SuiteStore': 'experiments',
     'import mmkdml.experiments.tuning.tuner': 'experiments',
     'import mmkdml.analysis': 'analysis',
-    'import mmkdml.apis.export.card': 'export',
+    'from mmkdml.apis.export.graph import _require; _require("onnx")': 'export',
     'from mmkdml.apis.prediction import nifti; nifti.read_nifti("x.nii")': 'medical',
 }
 

@@ -6,7 +6,7 @@ from mmkdml.lazy import lazy_exports
 from mmkdml.optional import check_extra
 
 check_extra(
-    *('jinja2', 'mpltern', 'optuna', 'pydantic', 'scipy', 'sqlalchemy', 'statsmodels'),
+    *('mpltern', 'optuna', 'pydantic', 'scipy', 'sqlalchemy', 'statsmodels'),
     extra='experiments',
     purpose='suites, reports and tuning',
 )

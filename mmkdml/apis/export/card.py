@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 import torch
 
@@ -22,11 +23,8 @@ from mmkdml.inspection.complexity import member_complexities
 from mmkdml.models.distillers.renormalization import normalization
 from mmkdml.models.ensembles import ENSEMBLES, vote_ensemble
 from mmkdml.names import SPLITS
-from mmkdml.optional import require
 from mmkdml.registry import DATASETS
 from mmkdml.version import __version__
-
-jinja2 = require('jinja2', extra='export', purpose='model cards')
 
 INTENDED_USE = (
     'Research on images like those of its training data. It is not a medical device and has not '

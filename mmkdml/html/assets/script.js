@@ -1,0 +1,179 @@
+'use strict';
+// Controls of the page. Everything that they show or hide is readable without them.
+(() => {
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const byId = (id) => document.getElementById(id);
+  const announce = (text) => { byId('status').textContent = text; };
+  all('[hidden].control').forEach((control) => { control.hidden = false; });
+
+  // Theme: as the system, light or dark.
+  const themes = ['system', 'light', 'dark'];
+  const button = byId('theme');
+  button.hidden = false;
+  button.addEventListener('click', () => {
+    const root = document.documentElement;
+    const next = themes[(themes.indexOf(root.dataset.theme || 'system') + 1) % themes.length];
+    if (next === 'system') delete root.dataset.theme; else root.dataset.theme = next;
+    button.textContent = `Theme: ${next}`;
+    announce(`Theme: ${next}`);
+  });
+
+  // Sorting: numbers before text, missing values last.
+  const key = (row, column) => {
+    const cell = row.cells[column];
+    const text = (cell.dataset.value ?? cell.textContent).trim();
+    const value = text === '' ? NaN : Number(text);
+    return { text, value, missing: text === '' || text === '–' };
+  };
+  const sort = (table, column, descending) => {
+    for (const body of table.tBodies) {
+      const rows = [...body.rows].filter((row) => !row.classList.contains('group'));
+      const keys = new Map(rows.map((row) => [row, key(row, column)]));
+      rows.sort((one, other) => {
+        const [a, b] = [keys.get(one), keys.get(other)];
+        if (a.missing || b.missing) return a.missing - b.missing;
+        const numbers = !Number.isNaN(a.value) && !Number.isNaN(b.value);
+        const order = numbers ? a.value - b.value
+          : a.text.localeCompare(b.text, undefined, { numeric: true });
+        return descending ? -order : order;
+      });
+      body.append(...rows);
+    }
+  };
+  for (const header of all('th[data-sort]')) {
+    const control = document.createElement('button');
+    control.type = 'button';
+    control.append(...header.childNodes);
+    header.append(control);
+    control.addEventListener('click', () => {
+      const table = header.closest('table');
+      const before = header.getAttribute('aria-sort');
+      const first = header.dataset.sort === 'descending' ? 'descending' : 'ascending';
+      const other = first === 'ascending' ? 'descending' : 'ascending';
+      const order = before === first ? other : first;
+      all('th[aria-sort]', table).forEach((one) => one.removeAttribute('aria-sort'));
+      header.setAttribute('aria-sort', order);
+      sort(table, Number(header.dataset.column ?? header.cellIndex), order === 'descending');
+      announce(`Sorted by ${header.dataset.label ?? control.textContent.trim()}, ${order}`);
+    });
+  }
+  // Headers of two rows stay in place together.
+  const measureHeads = () => all('thead').forEach((head) => {
+    head.style.setProperty('--head', `${head.rows[0]?.offsetHeight ?? 0}px`);
+  });
+  addEventListener('resize', measureHeads);
+
+  // Filters: items are rows or figures of the target; all its filters must match.
+  const items = (target) => all('tbody tr:not(.group), figure', target);
+  const filter = (id) => {
+    const target = byId(id);
+    const filters = all(`[data-filter="${CSS.escape(id)}"]`);
+    for (const item of items(target)) {
+      item.hidden = !filters.every((one) => {
+        const wanted = one.value.trim().toLowerCase();
+        if (!wanted) return true;
+        if (one.dataset.key) return item.dataset[one.dataset.key] === one.value;
+        return wanted.split(/\s+/).every((word) => item.textContent.toLowerCase().includes(word));
+      });
+    }
+    for (const body of all('tbody', target)) {
+      const rows = [...body.rows];
+      const used = rows.some((row) => !row.classList.contains('group') && !row.hidden);
+      rows.filter((row) => row.classList.contains('group')).forEach((row) => { row.hidden = !used; });
+    }
+    return count(id);
+  };
+  const count = (id) => {
+    const visible = items(byId(id)).filter((item) => !item.closest('[data-off]'));
+    const shown = visible.filter((item) => !item.hidden).length;
+    const text = `${shown} of ${visible.length} shown`;
+    all(`[data-shown="${CSS.escape(id)}"]`).forEach((output) => { output.textContent = text; });
+    return text;
+  };
+  all('[data-filter]').forEach((control) => control.addEventListener('input', () => {
+    announce(filter(control.dataset.filter));
+  }));
+
+  // Switches: of the elements with a key, only those with the chosen values are shown.
+  const choose = (id) => {
+    const chosen = {};
+    for (const control of all(`[data-switch="${CSS.escape(id)}"]`)) {
+      if (control.type !== 'radio' || control.checked) chosen[control.dataset.key] = control.value;
+    }
+    for (const item of all('[data-state]', byId(id))) {
+      const on = Object.entries(chosen).every(([name, value]) => (
+        !(name in item.dataset) || item.dataset[name].split(' ').includes(value)));
+      item.hidden = !on;
+      item.toggleAttribute('data-off', !on);
+    }
+    measureHeads();
+    if (document.querySelector(`[data-shown="${CSS.escape(id)}"]`)) count(id);
+    return Object.values(chosen).join(', ');
+  };
+  const switched = new Set(all('[data-switch]').map((control) => control.dataset.switch));
+  switched.forEach(choose);
+  all('[data-switch]').forEach((control) => control.addEventListener('change', () => {
+    choose(control.dataset.switch);
+    const text = control.selectedOptions?.[0] ?? control.parentElement;
+    announce(`Showing ${text.textContent.trim()}`);
+  }));
+  new Set(all('[data-shown]').map((output) => output.dataset.shown)).forEach(count);
+  measureHeads();
+
+  // Lightbox: a button over each picture opens it; arrows step through the visible ones.
+  const box = byId('lightbox');
+  const stage = box.querySelector('.lightbox-stage');
+  const pictures = () => all('[data-enlarge]').filter((frame) => frame.checkVisibility());
+  let current = null;
+  const show = (frame) => {
+    current = frame;
+    stage.replaceChildren(frame.querySelector('img, svg').cloneNode(true));
+    byId('lightbox-caption').textContent = frame.parentElement.querySelector('figcaption').textContent;
+  };
+  const step = (by) => {
+    const frames = pictures();
+    show(frames[(frames.indexOf(current) + by + frames.length) % frames.length]);
+  };
+  for (const frame of all('[data-enlarge]')) {
+    const open = document.createElement('button');
+    open.type = 'button';
+    open.className = 'enlarge';
+    const caption = frame.parentElement.querySelector('figcaption').textContent.trim();
+    open.setAttribute('aria-label', `Enlarge: ${caption}`);
+    open.addEventListener('click', () => { show(frame); box.showModal(); });
+    frame.append(open);
+  }
+  box.addEventListener('click', (event) => {
+    if (event.target === box || event.target.closest('[data-close]')) box.close();
+    else if (event.target.dataset.step) step(Number(event.target.dataset.step));
+  });
+  box.addEventListener('keydown', (event) => {
+    if (event.key === 'ArrowRight') step(1);
+    else if (event.key === 'ArrowLeft') step(-1);
+  });
+
+  // Copying of commands and settings
+  for (const block of navigator.clipboard ? all('.code') : []) {
+    const copy = document.createElement('button');
+    copy.type = 'button';
+    copy.className = 'copy';
+    copy.textContent = 'Copy';
+    copy.setAttribute('aria-label', `Copy: ${block.firstElementChild.getAttribute('aria-label')}`);
+    copy.addEventListener('click', () => {
+      const done = navigator.clipboard.writeText(block.querySelector('code').textContent);
+      done.then(() => announce('Copied'), () => announce('Copying failed'));
+    });
+    block.append(copy);
+  }
+
+  // Contents: mark the section that is read.
+  const links = new Map(all('.contents a').map((link) => [link.hash.slice(1), link]));
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      links.forEach((link) => link.removeAttribute('aria-current'));
+      links.get(entry.target.id).setAttribute('aria-current', 'true');
+    }
+  }, { rootMargin: '0px 0px -75% 0px' });
+  links.forEach((_, id) => { if (byId(id)) seen.observe(byId(id)); });
+})();
