@@ -48,6 +48,8 @@ INSTALL_REQUIRES = [
     'rich>=13,<16',
     # HTML pages; torch requires it, too.
     'jinja2>=3.1,<4',
+    # Text that is HTML already; jinja2 requires it, too.
+    'markupsafe>=2,<4',
     # Tables of cases and metrics.
     'pandas>=2.2,<4',
     # KL divergence and confusion matrices of the Fidelity metric.
