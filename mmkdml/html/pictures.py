@@ -22,12 +22,12 @@ _COLOR = re.compile('#([0-9a-f]{6})\\b', re.IGNORECASE)
 
 
 def image_uri(path: str | Path, max_size: int = 1200, quality: int = 72) -> str:
-    """Return an image file as a WebP ``data:`` URI.
+    """Return an image file as a WebP ``data:`` URI, without loss if that is smaller.
 
     Args:
         path: Image file.
         max_size: Largest width and height in pixels; larger images are reduced.
-        quality: Quality of the compression, 0 to 100.
+        quality: Quality of the compression with loss, 0 to 100.
 
     Raises:
         ValueError: If the file is not an image.
@@ -38,9 +38,12 @@ def image_uri(path: str | Path, max_size: int = 1200, quality: int = 72) -> str:
     except (OSError, SyntaxError) as error:
         raise ValueError(f'Invalid image {path}: {error}') from error
     picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, 'WEBP', quality=quality, method=6)
-    return f'data:image/webp;base64,{b64encode(file.getvalue()).decode()}'
+    contents = []
+    for options in (dict(quality=quality), dict(lossless=True)):
+        file = io.BytesIO()
+        picture.save(file, 'WEBP', method=4, **options)
+        contents.append(file.getvalue())
+    return f'data:image/webp;base64,{b64encode(min(contents, key=len)).decode()}'
 
 
 def inline_svg(svg: str, prefix: str, label: str) -> Markup:

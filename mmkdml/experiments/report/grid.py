@@ -70,7 +70,7 @@ class Grid:
                 mode,
                 MEMBERS.get(member, member.capitalize()),
                 tuple(
-                    self._cell(names.get((mode, style), ''), member, metric, (mode, style, member))
+                    self.cell(names.get((mode, style), ''), member, metric, (mode, style, member))
                     for style in STYLES
                 ),
             )
@@ -95,7 +95,7 @@ class Grid:
             variant, _, label = run.name.rpartition('/')
             member = PLAIN if run.mode == BASELINE else ENSEMBLE
             cells = tuple(
-                self._cell(
+                self.cell(
                     run.name,
                     metric.members[0] if len(metric.members) == 1 else member,
                     metric,
@@ -107,7 +107,7 @@ class Grid:
             rows.setdefault(variant, []).append(TableRow(variant, label, cells))
         return TablePanel(title, tuple(metrics), tuple(chain(*rows.values())), unit)
 
-    def _cell(
+    def cell(
         self, run: str, member: str, metric: Metric, place: tuple[str, str, str], method: str = ''
     ) -> TableCell:
         """Build a cell; ``place`` (mode, style, member) and ``method`` find the paper's value."""

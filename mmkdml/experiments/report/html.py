@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from mmkdml.experiments.paper.claims import ALPHA, UNDECIDED
+from mmkdml.experiments.paper.claims import ALPHA
+from mmkdml.experiments.report import labels
+from mmkdml.experiments.report.answer import VERDICTS, verdict_of
 from mmkdml.experiments.report.metadata import check_metadata
 from mmkdml.experiments.report.sections import build_section
 from mmkdml.experiments.report.tables import CHECKPOINT_TITLES
 from mmkdml.experiments.suites.progress import in_words
 from mmkdml.files import write_atomically
+from mmkdml.html import Link, render_page
 from mmkdml.statistics.bootstrap import RESAMPLES
 from mmkdml.statistics.records import DONE, SuiteRecord
-from mmkdml.version import __version__
+
+#: Parts of a section: end of the HTML id, and title.
+PARTS = {
+    'answer': 'Summary',
+    'results': 'Results',
+    'claims': 'Claims',
+    'curves': 'Learning curves',
+    'cases': 'Cases',
+    'costs': 'Costs',
+    'data': 'Data',
+    'reproduce': 'Reproducibility',
+}
 
 
 def write_report(
@@ -24,9 +36,9 @@ def write_report(
     suite_files: Sequence[str | Path] | None = None,
     resamples: int = RESAMPLES,
 ) -> Path:
-    """Write tables, claims, curves, sizes, settings and commands of suites to one HTML file.
+    """Write summary, tables, claims, curves, cases, costs and commands of suites to one HTML file.
 
-    Pictures are embedded, and the file has no scripts. It is written atomically.
+    The file works offline and without scripts. It is written atomically.
 
     Args:
         records: One or several suites, finished or not.
@@ -55,24 +67,31 @@ def write_report(
     path = Path(path)
     if path.is_dir():
         raise ValueError(f'Invalid path {path}: expected a file for the report, got a folder')
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / 'templates'),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters['in_words'] = in_words
-    html = environment.get_template('report.html.j2').render(
-        sections=[
-            build_section(suite, f'suite-{place}', str(file), resamples)
-            for place, (suite, file) in enumerate(zip(suites, files, strict=True), start=1)
-        ],
+    sections = [
+        build_section(suite, f'suite-{place}', str(file), resamples)
+        for place, (suite, file) in enumerate(zip(suites, files, strict=True), start=1)
+    ]
+    contents = [
+        Link(
+            section.anchor,
+            section.record.name,
+            [Link(f'{section.anchor}-{part}', title) for part, title in PARTS.items()],
+        )
+        for section in sections
+    ]
+    html = render_page(
+        Path(__file__).parent / 'templates/report.html.j2',
+        '; '.join(suite.title for suite in suites),
+        contents if len(contents) > 1 else contents[0].parts,
+        sections=sections,
+        parts=PARTS,
         confidence=1 - ALPHA,
         resamples=resamples,
         checkpoint_titles=CHECKPOINT_TITLES,
-        undecided=UNDECIDED,
-        version=__version__,
+        labels=labels,
+        in_words=in_words,
+        verdict_of=verdict_of,
+        verdict_kinds=VERDICTS,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     # Logs in it may contain bytes that are not valid text.

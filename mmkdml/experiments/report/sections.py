@@ -2,65 +2,89 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from statistics import fmean
 from typing import Any
 
+from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from mmkdml.experiments.paper.claims import FAMILIES, ClaimResult, evaluate_claims, summarize_claims
-from mmkdml.experiments.report.cells import Table
+from mmkdml.experiments.paper.claims import FAMILIES, ClaimResult
+from mmkdml.experiments.report.answer import Answer, axis_of, build_answer, count_verdicts
+from mmkdml.experiments.report.cases import HardCases, Thumbnail, build_thumbnails, find_hard_cases
 from mmkdml.experiments.report.figures import (
     balance_keys,
     draw_balance,
-    draw_claims,
     draw_curves,
-    png_data_uri,
-    to_data_uri,
     validation_keys,
 )
-from mmkdml.experiments.report.tables import CHECKPOINT_TITLES, build_table
+from mmkdml.experiments.report.labels import metric_label
+from mmkdml.experiments.report.results import Evaluation, ResultTable, build_results
+from mmkdml.experiments.report.settings import Settings, collect_settings
+from mmkdml.experiments.report.tables import build_panels, explain
+from mmkdml.html import IntervalAxis, inline_svg
 from mmkdml.names import ENSEMBLE, TEACHER
 from mmkdml.statistics.bootstrap import RESAMPLES
-from mmkdml.statistics.counts import Counts, Variants, count_cases, find_variants
+from mmkdml.statistics.counts import Counts, find_variants
 from mmkdml.statistics.records import CHECKPOINTS, DONE, STATES, RunRecord, SuiteRecord
 
 LOSS = 'loss'
-_CURVES = (
-    ' by epoch: mean over the finished seeds, with a band from their minimum to their maximum. '
-    'One panel per mode.'
-)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image with its caption.
+class Curve:
+    """Learning curves of all runs.
 
     Attributes:
-        uri: The image as a ``data:`` URI.
-        text: Caption, also used as alternative text.
-    """
-
-    uri: str
-    text: str
-
-
-@dataclass(frozen=True)
-class MeasureClaims:
-    """Test results of the claims about one measure, with one checkpoint.
-
-    Attributes:
-        title: Measure and checkpoint.
-        summary: Number of claims by verdict.
-        families: Title, summary and claims of each family.
-        picture: Forest plot.
+        title: What is drawn.
+        svg: The plot.
+        text: Explanation.
     """
 
     title: str
-    summary: str
+    svg: Markup
+    text: str
+
+    @property
+    def option(self) -> tuple[str, str]:
+        """Value and text of the switch between curves."""
+        return self.title, self.title
+
+
+@dataclass(frozen=True)
+class ClaimTable:
+    """Test results of all claims about one measure with one checkpoint.
+
+    Attributes:
+        measure: The measure.
+        checkpoint: ``'best'`` or ``'last'``.
+        verdicts: Verdict, kind and number of claims.
+        families: Key and title of each family, with its claims.
+        axis: Axis of all intervals.
+        counts: Counts of the checkpoint.
+    """
+
+    measure: str
+    checkpoint: str
+    verdicts: Sequence[tuple[str, str, int]]
     families: Sequence[tuple[str, str, Sequence[ClaimResult]]]
-    picture: Picture
+    axis: IntervalAxis
+    counts: Counts
+
+    @property
+    def title(self) -> str:
+        """Name of the measure."""
+        return metric_label(self.measure)
+
+    def images(self, result: ClaimResult) -> int:
+        """Return the number of images in which a claim was tested."""
+        by_seed = self.counts.by_entry.get(result.contrast.entry, {})
+        return max((len(one.cases) for one in by_seed.values()), default=0)
 
 
 @dataclass(frozen=True)
@@ -93,13 +117,18 @@ class SuiteSection:
         file: Suite file, as written in the commands that repeat the suite.
         states: Number of runs by state, without states that have no runs.
         by_name: Seeds of each run.
-        tables: Results, one table per checkpoint.
-        claims: Claims about each measure, for each checkpoint.
+        answers: Summary of each measure that has results.
+        results: Results of each metric with each checkpoint.
+        notes: Explanations of the results.
+        claims: Claims about each measure with each checkpoint.
         curves: Learning curves.
-        pictures: Pictures of tests and analysis tools.
+        thumbnails: Figures of tests and analysis tools.
+        left_out: Number of figures that are too large for the report.
+        hard_cases: Groups of images that are hard for all runs.
         sizes: Input size and sizes of the members, with the names of the runs they apply to.
         splits: Counts by data split, with the names of the runs they apply to.
         versions: Package versions, with the names of the runs they apply to.
+        settings: Settings of all runs.
     """
 
     anchor: str
@@ -107,18 +136,32 @@ class SuiteSection:
     file: str
     states: Mapping[str, int]
     by_name: Mapping[str, Sequence[RunRecord]]
-    tables: Sequence[Table]
-    claims: Sequence[MeasureClaims]
-    curves: Sequence[Picture]
-    pictures: Sequence[Picture]
+    answers: Sequence[Answer]
+    results: Sequence[ResultTable]
+    notes: Sequence[str]
+    claims: Sequence[ClaimTable]
+    curves: Sequence[Curve]
+    thumbnails: Sequence[Thumbnail]
+    left_out: int
+    hard_cases: HardCases | None
     sizes: Sequence[tuple[tuple[Sequence[int], Sequence[Size]], str]]
     splits: Sequence[tuple[Mapping[str, Mapping[str, int]], str]]
     versions: Sequence[tuple[Mapping[str, str], str]]
+    settings: Settings | None
 
     @property
     def anchors(self) -> dict[str, str]:
         """HTML id of each run by name."""
         return {name: f'{self.anchor}-run-{place}' for place, name in enumerate(self.by_name)}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Mean time of training and testing by name of finished runs."""
+        return {
+            name: fmean(run.metadata['seconds'] for run in done)
+            for name, runs in self.by_name.items()
+            if (done := [run for run in runs if run.state == DONE])
+        }
 
 
 def build_section(
@@ -134,83 +177,94 @@ def build_section(
     for run in record.runs:
         by_name.setdefault(run.name, []).append(run)
     variants = find_variants(record)
-    counts = {checkpoint: count_cases(record, checkpoint) for checkpoint in CHECKPOINTS}
+    evaluations = [Evaluation.of(record, one, variants, resamples) for one in CHECKPOINTS]
+    results = [table for one in evaluations for table in build_results(one)]
+    first = evaluations[0]
+    answers = (
+        build_answer(table, first.claims[table.metric.key])
+        for table in results
+        if table.checkpoint == first.checkpoint and table.metric.key in first.claims
+    )
+    thumbnails, left_out = build_thumbnails(record, by_name)
     return SuiteSection(
         anchor,
         record,
         file,
         {state: states[state] for state in STATES if states[state]},
         by_name,
-        [
-            build_table(record, checkpoint, resamples, counts=one, variants=variants)
-            for checkpoint, one in counts.items()
-        ],
-        list(_claims(record, counts, variants, resamples)),
-        list(_curves(record, by_name)),
-        list(_pictures(record, by_name)),
+        [answer for answer in answers if answer],
+        results,
+        list(dict.fromkeys(chain.from_iterable(_notes(one) for one in evaluations))),
+        [table for one in evaluations for table in _claim_tables(one)],
+        list(_curves(record, by_name, anchor)),
+        thumbnails,
+        left_out,
+        find_hard_cases(first),
         [
             ((size, _sizes(members)), names)
             for (size, members), names in _group_runs(record, 'input_size', 'members')
         ],
         [(splits, names) for (splits,), names in _group_runs(record, 'splits')],
         [(versions, names) for (versions,), names in _group_runs(record, 'versions')],
+        collect_settings(record.runs),
     )
 
 
-def _claims(
-    record: SuiteRecord, counts: Mapping[str, Counts], variants: Variants, resamples: int
-) -> Iterator[MeasureClaims]:
-    for checkpoint, counted in counts.items():
-        for measure in record.measures:
-            results = evaluate_claims(
-                record, measure, checkpoint, resamples, counts=counted, variants=variants
+def _notes(evaluation: Evaluation) -> Iterator[str]:
+    grid = evaluation.grid
+    yield from explain(grid.record, evaluation.checkpoint, build_panels(grid))
+
+
+def _claim_tables(evaluation: Evaluation) -> Iterator[ClaimTable]:
+    for measure, results in evaluation.claims.items():
+        families = [
+            (family, title, members)
+            for family, title in FAMILIES.items()
+            if (members := [result for result in results if result.family == family])
+        ]
+        if families:
+            verdicts = count_verdicts(results)
+            yield ClaimTable(
+                measure,
+                evaluation.checkpoint,
+                verdicts,
+                families,
+                axis_of(results),
+                evaluation.counts,
             )
-            if not results:
-                continue
-            title = f'{measure}, {CHECKPOINT_TITLES[checkpoint]}'
-            families = []
-            for family, about in FAMILIES.items():
-                members = [result for result in results if result.family == family]
-                if members:
-                    families.append((about, summarize_claims(members), members))
-            summary = summarize_claims(results)
-            text = f'{title}: differences with their intervals. {summary}'
-            yield MeasureClaims(title, summary, families, _picture(draw_claims(results), text))
 
 
-def _curves(record: SuiteRecord, by_name: Mapping[str, Sequence[RunRecord]]) -> Iterator[Picture]:
+def _curves(
+    record: SuiteRecord, by_name: Mapping[str, Sequence[RunRecord]], anchor: str
+) -> Iterator[Curve]:
+    over_seeds = (
+        'mean over the finished seeds, with a band from their minimum to their maximum. '
+        'One panel per mode.'
+    )
+    drawn = []
     for keys in validation_keys(record):
-        metric = keys[0].partition('/')[2]
-        yield _picture(
-            draw_curves(record, keys, f'{metric} (%)', same_scale=True),
-            f'{metric} on the validation set in percent,{_CURVES}',
-        )
+        name = metric_label(keys[0].partition('/')[2].removeprefix('foreground/'))
+        figure = draw_curves(record, keys, f'{name} (%)', same_scale=True)
+        drawn.append((f'{name} (validation)', figure, f'In percent by epoch: {over_seeds}'))
     if any((run.curves['key'] == LOSS).any() for run in record.runs):
-        yield _picture(
-            draw_curves(record, [LOSS], 'training loss', same_scale=False),
-            f'Training loss, summed over members,{_CURVES}',
-        )
+        figure = draw_curves(record, [LOSS], 'training loss', same_scale=False)
+        drawn.append(('Training loss', figure, f'Sum over members by epoch: {over_seeds}'))
     balanced = {name: runs for name, runs in by_name.items() if balance_keys(runs)}
     if balanced:
-        yield _picture(
-            draw_balance(balanced),
+        text = (
             "Gradient norm of each transfer on the learner's shared parameters, relative to that "
-            'of its supervised losses, by epoch: mean over the seeds. One panel per run.',
+            'of its supervised losses, by epoch: mean over the seeds. One panel per run.'
         )
+        drawn.append(('Gradient balance', draw_balance(balanced), text))
+    for place, (title, figure, text) in enumerate(drawn):
+        yield Curve(title, _svg(figure, f'{anchor}-curve-{place}', title), text)
 
 
-def _pictures(record: SuiteRecord, by_name: Mapping[str, Sequence[RunRecord]]) -> Iterator[Picture]:
-    """Load the pictures of one seed per run; all seeds would make the file huge."""
-    for name, path in record.pictures.items():
-        yield Picture(png_data_uri(path), f'Several runs: {name}')
-    for runs in by_name.values():
-        for run in [run for run in runs if run.pictures][:1]:
-            for name, path in run.pictures.items():
-                yield Picture(png_data_uri(path), f'{run.name}, seed {run.seed}: {name}')
-
-
-def _picture(figure: Figure, text: str) -> Picture:
-    return Picture(to_data_uri(figure), text)
+def _svg(figure: Figure, prefix: str, label: str) -> Markup:
+    file = io.StringIO()
+    with rc_context({'svg.hashsalt': 'mmkdml', 'svg.fonttype': 'none'}):
+        figure.savefig(file, format='svg', metadata={'Date': None})
+    return inline_svg(file.getvalue(), prefix, label)
 
 
 def _group_runs(record: SuiteRecord, *keys: str) -> list[tuple[tuple[Any, ...], str]]:

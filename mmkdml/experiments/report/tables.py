@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 import pandas as pd
 from prettytable import PrettyTable, TableStyle
@@ -55,6 +54,25 @@ def build_table(
             :func:`~mmkdml.statistics.bootstrap.estimate` and
             :func:`~mmkdml.experiments.paper.values.paper_value`.
     """
+    grid = build_grid(record, checkpoint, resamples, rng, counts, variants)
+    panels = build_panels(grid)
+    title = f'{record.name}: {record.title} ({CHECKPOINT_TITLES[checkpoint]}; test set; percent)'
+    notes = ['Mean ± sample standard deviation over seeds (number of seeds).']
+    if used := _paper_tables(record, panels):
+        notes.append(f'In brackets: values of the paper, {", ".join(used)}; * doubtful.')
+    notes += explain(record, checkpoint, panels)
+    return Table(record.name, title, checkpoint, panels, tuple(notes))
+
+
+def build_grid(
+    record: SuiteRecord,
+    checkpoint: str,
+    resamples: int = RESAMPLES,
+    rng: int = 0,
+    counts: Counts | None = None,
+    variants: Variants | None = None,
+) -> Grid:
+    """Compute all values of a suite for one checkpoint; see :func:`build_table`."""
     counts = count_cases(record, checkpoint) if counts is None else counts
     entries = list(counts.by_entry)
     means = list(map(Contrast, entries))
@@ -66,10 +84,12 @@ def build_table(
         found = estimate(counts, measure, means, resamples=resamples, rng=rng)
         intervals |= {(*entry, measure): one for entry, one in zip(entries, found, strict=True)}
     variants = find_variants(record) if variants is None else variants
-    grid = Grid(record, variants, values, intervals)
-    panels = (*_quality_panels(grid), *auxiliary_panels(grid))
-    title = f'{record.name}: {record.title} ({CHECKPOINT_TITLES[checkpoint]}; test set; percent)'
-    return Table(record.name, title, checkpoint, panels, tuple(_notes(record, checkpoint, panels)))
+    return Grid(record, variants, values, intervals)
+
+
+def build_panels(grid: Grid) -> tuple[TablePanel, ...]:
+    """Build the panels of quality, then those of auxiliary metrics."""
+    return (*_quality_panels(grid), *auxiliary_panels(grid))
 
 
 def _quality_panels(grid: Grid) -> Iterator[TablePanel]:
@@ -85,10 +105,9 @@ def _quality_panels(grid: Grid) -> Iterator[TablePanel]:
         yield grid.by_run('Compared methods', others, metrics, 'percent')
 
 
-def _notes(record: SuiteRecord, checkpoint: str, panels: Sequence[TablePanel]) -> Iterator[str]:
-    yield 'Mean ± sample standard deviation over seeds (number of seeds).'
-    cells = chain.from_iterable(row.cells for panel in panels for row in panel.rows)
-    measured = {cell.measure.partition('/')[0] for cell in cells}
+def explain(record: SuiteRecord, checkpoint: str, panels: Sequence[TablePanel]) -> Iterator[str]:
+    """Explain metrics, missing runs and doubtful values of the paper."""
+    measured = {cell.measure.partition('/')[0] for cell in _cells(panels)}
     yield from (note for about, note in NOTES.items() if about in measured)
     missing: dict[str, list[str]] = {}
     for run in record.runs:
@@ -97,28 +116,30 @@ def _notes(record: SuiteRecord, checkpoint: str, panels: Sequence[TablePanel]) -
     for name, states in missing.items():
         yield f'Missing: {name}, {"; ".join(states)}.'
     doubts: dict[tuple[str, str], list[str]] = {}
-    tables = set()
     for panel in panels:
         for row in panel.rows:
             for column, cell in zip(panel.columns, row.cells, strict=True):
-                if cell.paper is None:
-                    continue
-                tables.add(cell.paper.table)
-                if cell.paper.doubt:
+                if cell.paper and cell.paper.doubt:
                     place = dict.fromkeys((row.block, row.label, column, cell.measure))
                     places = doubts.setdefault((cell.paper.table, cell.paper.doubt), [])
                     places.append(' '.join(filter(None, place)))
-    used = [table for table in record.paper_tables if table in tables]
-    if used:
-        yield f'In brackets: values of the paper, {", ".join(used)}; * doubtful.'
     for (table, doubt), places in doubts.items():
         yield f'* {table}, {", ".join(places)}: {doubt}.'
     general: dict[str, list[str]] = {}
-    for table in used:
+    for table in _paper_tables(record, panels):
         for note in table_notes(table):
             general.setdefault(note, []).append(table)
     for note, about in general.items():
         yield f'{", ".join(about)}: {note}.'
+
+
+def _paper_tables(record: SuiteRecord, panels: Sequence[TablePanel]) -> list[str]:
+    used = {cell.paper.table for cell in _cells(panels) if cell.paper}
+    return [table for table in record.paper_tables if table in used]
+
+
+def _cells(panels: Sequence[TablePanel]) -> list[TableCell]:
+    return [cell for panel in panels for row in panel.rows for cell in row.cells]
 
 
 def _state(run: RunRecord, checkpoint: str) -> str:

@@ -40,6 +40,7 @@
       body.append(...rows);
     }
   };
+  const label = (header) => header.dataset.label ?? header.textContent.trim();
   for (const header of all('th[data-sort]')) {
     const control = document.createElement('button');
     control.type = 'button';
@@ -51,10 +52,16 @@
       const first = header.dataset.sort === 'descending' ? 'descending' : 'ascending';
       const other = first === 'ascending' ? 'descending' : 'ascending';
       const order = before === first ? other : first;
-      all('th[aria-sort]', table).forEach((one) => one.removeAttribute('aria-sort'));
-      header.setAttribute('aria-sort', order);
-      sort(table, Number(header.dataset.column ?? header.cellIndex), order === 'descending');
-      announce(`Sorted by ${header.dataset.label ?? control.textContent.trim()}, ${order}`);
+      // Tables of one switch are sorted together.
+      const together = header.closest('[data-sort-together]');
+      for (const one of together ? all('table', together) : [table]) {
+        const same = all('th[data-sort]', one).find((column) => label(column) === label(header));
+        if (!same) continue;
+        all('th[aria-sort]', one).forEach((sorted) => sorted.removeAttribute('aria-sort'));
+        same.setAttribute('aria-sort', order);
+        sort(one, same.cellIndex, order === 'descending');
+      }
+      announce(`Sorted by ${label(header)}, ${order}`);
     });
   }
   // Headers of two rows stay in place together.

@@ -1,0 +1,125 @@
+"""First screen of a report: the best variant, and the ensembles against teachers and students."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmkdml.experiments.paper.claims import HOLDS, NOT_COMPUTABLE, OPPOSITE, UNDECIDED, ClaimResult
+from mmkdml.experiments.report.cells import TableCell
+from mmkdml.experiments.report.labels import metric_label
+from mmkdml.experiments.report.results import ResultRow, ResultTable
+from mmkdml.html import IntervalAxis
+from mmkdml.names import ENSEMBLE, PLAIN
+
+#: Verdicts in the order of reports, with their kind (color and marker).
+VERDICTS = {HOLDS: 'good', OPPOSITE: 'bad', UNDECIDED: 'neutral', NOT_COMPUTABLE: 'neutral'}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Summary of one measure with the best checkpoints.
+
+    Attributes:
+        table: Results of the measure.
+        member: Member that is compared: the ensemble, or the network in suites without ensembles.
+        ranked: Rows with this member, best first.
+        verdicts: Number of claims by verdict.
+        axis: Axis of the differences.
+    """
+
+    table: ResultTable
+    member: str
+    ranked: Sequence[ResultRow]
+    verdicts: Sequence[tuple[str, str, int]]
+    axis: IntervalAxis
+
+    @property
+    def best(self) -> ResultRow:
+        """Row with the highest value."""
+        return self.ranked[0]
+
+    @property
+    def cell(self) -> TableCell:
+        """Highest value."""
+        return self.best.cells[self.member]
+
+    @property
+    def option(self) -> tuple[str, str]:
+        """Value and text of the switch between measures."""
+        key = self.table.metric.key
+        return key, metric_label(key)
+
+    @property
+    def held(self) -> int:
+        """Number of claims that hold."""
+        return sum(count for verdict, _, count in self.verdicts if verdict == HOLDS)
+
+    @staticmethod
+    def kind(result: ClaimResult) -> str:
+        """Return the kind of a claim's verdict."""
+        return VERDICTS.get(verdict_of(result), 'neutral')
+
+    @property
+    def overlapping(self) -> int:
+        """Number of other rows whose intervals overlap with that of the best row."""
+        others = (row.cells[self.member] for row in self.ranked[1:])
+        return sum(not cell.high < self.cell.low for cell in others)
+
+    @property
+    def has_one_seed(self) -> bool:
+        """Whether a run has only one finished seed, so that nothing is known of other seeds."""
+        return any(row.cells[self.member].done == 1 for row in self.ranked)
+
+
+def build_answer(table: ResultTable, claims: Sequence[ClaimResult]) -> Answer | None:
+    """Summarize a measure; None if no run has a value.
+
+    Args:
+        table: Results of the measure.
+        claims: All claims about it.
+    """
+    for member in (ENSEMBLE, PLAIN):
+        rows = [
+            row
+            for row in table.rows
+            if member in row.cells and not math.isnan(row.cells[member].mean)
+        ]
+        if rows:
+            break
+    else:
+        return None
+    shown = [result for row in rows for result in row.differences.values()]
+    return Answer(
+        table,
+        member,
+        sorted(rows, key=lambda row: -row.cells[member].mean),
+        count_verdicts(claims),
+        axis_of(shown),
+    )
+
+
+def verdict_of(result: ClaimResult) -> str:
+    """Return the verdict of a claim without its reason."""
+    return NOT_COMPUTABLE if result.verdict.startswith(NOT_COMPUTABLE) else result.verdict
+
+
+def count_verdicts(claims: Sequence[ClaimResult]) -> list[tuple[str, str, int]]:
+    """Return verdict, kind and number of claims for each verdict that occurs."""
+    counts = Counter(map(verdict_of, claims))
+    return [
+        (verdict, VERDICTS.get(verdict, 'neutral'), counts[verdict])
+        for verdict in dict.fromkeys((*VERDICTS, *counts))
+        if counts[verdict]
+    ]
+
+
+def axis_of(claims: Sequence[ClaimResult]) -> IntervalAxis:
+    """Build the axis that shows all claims with their intervals."""
+    return IntervalAxis.of(
+        value
+        for one in claims
+        for value in (one.estimate.value, one.estimate.low, one.estimate.high, *one.simultaneous)
+    )

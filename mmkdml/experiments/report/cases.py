@@ -1,0 +1,144 @@
+"""Cases of a suite: thumbnails of figures, and the groups of images that are hard for all runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from mmkdml.experiments.report.results import Evaluation
+from mmkdml.html import image_uri
+from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.statistics.records import RunRecord, SuiteRecord
+
+SEVERAL = 'several runs'
+_PANELS, _SHEET = 'panels', 'panels.png'
+# Size in pixels and quality of thumbnails; the first that fits in the budget is used.
+_SIZES = ((1200, 75), (900, 65), (640, 50))
+_BUDGET = 1_000_000  # bytes of all thumbnails of a suite
+_HARD_CASES = 20
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """Reduced figure of a run.
+
+    Attributes:
+        path: The figure.
+        run: Name of the run, or :data:`SEVERAL`.
+        kind: Kind of the figure, e.g. ``'Reliability'``.
+        case: Id of the image; empty if the figure is about several.
+        group: Group of the image (patient, lesion).
+        seed: Seed of the run, if it is about one.
+        uri: The thumbnail as a ``data:`` URI.
+    """
+
+    path: Path
+    run: str
+    kind: str
+    case: str = ''
+    group: str = ''
+    seed: int | None = None
+    uri: str = ''
+
+    @property
+    def caption(self) -> str:
+        """Kind, run, seed and case."""
+        seed = '' if self.seed is None else f', seed {self.seed}'
+        return f'{self.kind}: {self.run}{seed}' + (f', {self.case}' if self.case else '')
+
+
+@dataclass(frozen=True)
+class HardCases:
+    """Groups of images with the lowest values, averaged over runs.
+
+    Attributes:
+        runs: Names of the runs, in columns.
+        rows: Group, mean over runs, and value of each run; NaN where the measure is undefined.
+        total: Number of all groups.
+    """
+
+    runs: Sequence[str]
+    rows: Sequence[tuple[str, float, Sequence[float]]]
+    total: int
+
+
+def build_thumbnails(
+    record: SuiteRecord, by_name: Mapping[str, Sequence[RunRecord]], budget: int = _BUDGET
+) -> tuple[list[Thumbnail], int]:
+    """Load the figures of one seed per run, reduced so that all of them fit in a budget.
+
+    Args:
+        record: The suite.
+        by_name: Seeds of each run.
+        budget: Maximum number of bytes.
+
+    Returns:
+        The thumbnails, and the number of figures that did not fit.
+    """
+    found = [
+        *_figures(record.pictures, SEVERAL, {}),
+        *(figure for runs in by_name.values() for figure in _figures_of_run(runs)),
+    ]
+    uris: list[str] = []
+    for max_size, quality in _SIZES:
+        uris = [image_uri(one.path, max_size, quality) for one in found]
+        if sum(map(len, uris)) <= budget:
+            break
+    fits = np.cumsum([len(uri) for uri in uris]) <= budget
+    thumbnails = [
+        Thumbnail(one.path, one.run, one.kind, one.case, one.group, one.seed, uri)
+        for one, uri, is_small in zip(found, uris, fits, strict=True)
+        if is_small
+    ]
+    return thumbnails, len(found) - len(thumbnails)
+
+
+def _figures_of_run(runs: Sequence[RunRecord]) -> Iterator[Thumbnail]:
+    for run in [run for run in runs if run.pictures][:1]:
+        cases = [one.cases for one in run.measured.values()][:1]
+        groups = {} if not cases else dict(zip(cases[0]['id'], cases[0]['group'], strict=True))
+        yield from _figures(run.pictures, run.name, groups, run.seed)
+
+
+def _figures(
+    pictures: Mapping[str, Path], run: str, groups: Mapping[str, str], seed: int | None = None
+) -> Iterator[Thumbnail]:
+    panels = [name for name in pictures if PurePosixPath(name).parent.name == _PANELS]
+    for name, path in pictures.items():
+        if name not in panels:
+            kind = path.stem.replace('_', ' ').capitalize()
+            yield Thumbnail(path, run, kind, seed=seed)
+        elif path.name == _SHEET:
+            if len(panels) == 1:  # without the single cases
+                yield Thumbnail(path, run, 'Predictions', seed=seed)
+        else:
+            case = path.stem.partition('_')[2]
+            yield Thumbnail(path, run, 'Predictions', case, groups.get(case, case), seed)
+
+
+def find_hard_cases(evaluation: Evaluation, limit: int = _HARD_CASES) -> HardCases | None:
+    """Return the groups with the lowest mean of the first measure; None without results."""
+    counts = evaluation.counts
+    if not counts.by_entry:
+        return None
+    measure = counts.check_measure(evaluation.grid.record.measures[0])
+    columns: dict[str, pd.Series] = {}
+    for (run, member), by_seed in counts.by_entry.items():
+        if member not in (ENSEMBLE, PLAIN):
+            continue
+        seeds = [
+            pd.Series(measure.value(one.counts), sorted({group for _, group in one.cases}))
+            for one in by_seed.values()
+        ]
+        columns[run] = pd.concat(seeds, axis=1).mean(axis=1)
+    table = pd.DataFrame(columns).dropna(how='all')
+    table = table.loc[table.mean(axis=1).sort_values(kind='stable').index]
+    rows = [
+        (str(group), float(values.mean()), [float(value) for value in values])
+        for group, values in table.head(limit).iterrows()
+    ]
+    return HardCases(list(columns), rows, len(table))

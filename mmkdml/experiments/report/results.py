@@ -1,0 +1,173 @@
+"""Results of all runs side by side: a table per metric and checkpoint, with the same columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mmkdml.experiments.paper.claims import ClaimResult, evaluate_claims
+from mmkdml.experiments.paper.values import PERFORMANCE, SINGLE
+from mmkdml.experiments.report.auxiliary_metrics import AUXILIARY_METRICS
+from mmkdml.experiments.report.cells import MEMBERS, TableCell
+from mmkdml.experiments.report.grid import Grid, Metric
+from mmkdml.experiments.report.labels import member_label, metric_label, unit_label
+from mmkdml.experiments.report.tables import build_grid
+from mmkdml.modes import MODES
+from mmkdml.names import PLAIN
+from mmkdml.statistics.counts import Counts, Variants, count_cases
+from mmkdml.statistics.records import RunRecord, SuiteRecord
+
+_COLUMNS = (PLAIN, *MEMBERS, 'students')
+#: Families of claims that have a column, with its title.
+DIFFERENCES = {'teacher': 'Ensemble − teacher', 'student': 'Ensemble − better student'}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that is computed for one checkpoint.
+
+    Attributes:
+        checkpoint: ``'best'`` or ``'last'``.
+        counts: Counts of all runs.
+        grid: Values of all runs.
+        claims: Results of all claims by measure.
+    """
+
+    checkpoint: str
+    counts: Counts
+    grid: Grid
+    claims: Mapping[str, Sequence[ClaimResult]]
+
+    @classmethod
+    def of(
+        cls, record: SuiteRecord, checkpoint: str, variants: Variants, resamples: int
+    ) -> Evaluation:
+        """Evaluate a suite; see :func:`~mmkdml.experiments.report.tables.build_table`."""
+        counts = count_cases(record, checkpoint)
+        grid = build_grid(record, checkpoint, resamples, counts=counts, variants=variants)
+        claims = {
+            measure: evaluate_claims(
+                record, measure, checkpoint, resamples, counts=counts, variants=variants
+            )
+            for measure in record.measures
+        }
+        return cls(checkpoint, counts, grid, claims)
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One run in a result table.
+
+    Attributes:
+        run: Record of any seed.
+        images: Number of tested images.
+        groups: Number of groups of images (patients, lesions).
+        cells: Values by member; members without values are left out.
+        differences: Test results by family of :data:`DIFFERENCES`.
+    """
+
+    run: RunRecord
+    images: int
+    groups: int
+    cells: Mapping[str, TableCell]
+    differences: Mapping[str, ClaimResult]
+
+    @property
+    def any_cell(self) -> TableCell:
+        """A cell, for the number of seeds."""
+        return next(iter(self.cells.values()))
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Values of all runs for one metric and checkpoint.
+
+    Attributes:
+        metric: The metric.
+        checkpoint: ``'best'`` or ``'last'``.
+        rows: Runs with values.
+    """
+
+    metric: Metric
+    checkpoint: str
+    rows: Sequence[ResultRow]
+
+    @property
+    def title(self) -> str:
+        """Name of the metric with its unit."""
+        unit = unit_label(self.metric.unit)
+        return metric_label(self.metric.key) + (f' in {unit}' if unit else '')
+
+    @property
+    def columns(self) -> list[tuple[str, str, bool]]:
+        """Name and title of each member with values, and whether the paper has some."""
+        return [
+            (name, member_label(name), any(row.cells[name].paper for row in self._with(name)))
+            for name in _COLUMNS
+            if self._with(name)
+        ]
+
+    @property
+    def differences(self) -> dict[str, str]:
+        """Titles of the columns with differences by family of claims."""
+        return {
+            family: title
+            for family, title in DIFFERENCES.items()
+            if any(family in row.differences for row in self.rows)
+        }
+
+    @property
+    def has_cases(self) -> bool:
+        """Whether the numbers of images are known."""
+        return any(row.images for row in self.rows)
+
+    def is_highest(self, row: ResultRow, member: str) -> bool:
+        """Return whether a member has its highest value in this row, and higher is better."""
+        means = [one.cells[member].mean for one in self._with(member)]
+        known = [mean for mean in means if not math.isnan(mean)]
+        is_quality = self.metric.quantity == PERFORMANCE
+        return is_quality and len(known) > 1 and row.cells[member].mean == max(known)
+
+    def _with(self, member: str) -> list[ResultRow]:
+        return [row for row in self.rows if member in row.cells]
+
+
+def build_results(evaluation: Evaluation) -> Iterator[ResultTable]:
+    """Build the tables of all metrics that were measured with one checkpoint."""
+    measures = evaluation.grid.record.measures
+    for metric in (*(Metric(name, quantity=PERFORMANCE) for name in measures), *AUXILIARY_METRICS):
+        rows = list(_rows(evaluation, metric))
+        if rows:
+            yield ResultTable(metric, evaluation.checkpoint, rows)
+
+
+def _rows(evaluation: Evaluation, metric: Metric) -> Iterator[ResultRow]:
+    grid, claims = evaluation.grid, evaluation.claims.get(metric.key, ())
+    for run in {run.name: run for run in grid.record.runs}.values():
+        label = run.name.rpartition('/')[2]
+        cells = {}
+        for member in _COLUMNS:
+            if (run.name, member, metric.key) in grid.values:
+                is_variant = run.mode in MODES
+                place = (run.mode, run.style, member if is_variant else SINGLE)
+                cells[member] = grid.cell(
+                    run.name, member, metric, place, '' if is_variant else label
+                )
+        if not cells:
+            continue
+        counted = [
+            by_seed for (name, _), by_seed in evaluation.counts.by_entry.items() if name == run.name
+        ]
+        cases = next(iter(counted[0].values())).cases if counted else frozenset()
+        yield ResultRow(
+            run,
+            len(cases),
+            len({group for _, group in cases}),
+            cells,
+            {
+                claim.family: claim
+                for claim in claims
+                if claim.family in DIFFERENCES and claim.contrast.entry[0] == run.name
+            },
+        )
