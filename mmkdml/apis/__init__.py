@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmkdml.apis.prediction.outputs import predict_files
     from mmkdml.apis.prediction.predictor import Answer, Prediction, Predictor, load
     from mmkdml.apis.run_checkpoints import newest_checkpoint
+    from mmkdml.apis.run_results import load_results
     from mmkdml.apis.runs import (
         load_config,
         load_weights,
@@ -36,6 +37,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.prediction.predictor': ['Answer', 'Prediction', 'Predictor', 'load'],
         '.prediction.nifti': ['write_mask'],
         '.run_checkpoints': ['newest_checkpoint'],
+        '.run_results': ['load_results'],
         '.runs': [
             *('load_config', 'load_weights', 'make_runner'),
             *('use_amp', 'use_deterministic', 'use_fast'),

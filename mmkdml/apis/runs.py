@@ -22,8 +22,9 @@ from mmkdml.apis.options import merge_options
 from mmkdml.apis.run_config import RunConfig
 from mmkdml.apis.run_identity import start_run, unlock_run
 from mmkdml.apis.run_numbers import check_numbers
+from mmkdml.apis.run_results import ResultsHook
 from mmkdml.apis.trained import load_for_evaluation
-from mmkdml.checkpoint_io import guard_checkpoints
+from mmkdml.checkpoint_io import guard_checkpoints, recorded_meta
 from mmkdml.datasets.base import set_image_cache
 from mmkdml.engine import (
     RunIdentityHook,
@@ -199,6 +200,7 @@ def make_runner(
     runner.register_hook(SafeResumeHook())
     runner.register_hook(StrictWeightsHook())
     runner.register_hook(WatchLoadersHook())
+    runner.register_hook(ResultsHook())
     register_checks(runner)
     if start is not None:
         hook = RunIdentityHook(start.identity, start.changes, start.outdated, start.notes)
@@ -266,5 +268,6 @@ def load_weights(runner: Runner, checkpoint: str | Path) -> None:
     load_for_evaluation(model, path, content)
     if runner.test_loop is not None:
         check_class_order(runner.test_dataloader.dataset, content, str(path))
+    runner.tested_checkpoint = path, recorded_meta(content)  # for ResultsHook
     runner._has_loaded = True  # else load_from and resume in the config would replace it
     runner.logger.info(f'Loaded the weights of {path}')

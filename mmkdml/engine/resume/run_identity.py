@@ -71,6 +71,8 @@ class RunIdentityHook(Hook):
     @raise_in_all_processes()
     def before_train(self, runner: Runner) -> None:
         """Remove outdated files, then write identity and config."""
+        name = os.path.basename(runner.cfg.filename or f'{runner.timestamp}.py')
+        self.identity['config'] = name
         if not is_main_process():
             return
         folder = Path(runner.work_dir)
@@ -78,7 +80,6 @@ class RunIdentityHook(Hook):
             Path(path).unlink(missing_ok=True)
         text = json.dumps(self.identity, indent=1, sort_keys=True)
         write_atomically(folder / IDENTITY_FILE, text.encode())
-        name = os.path.basename(runner.cfg.filename or f'{runner.timestamp}.py')
         config = copy.copy(runner.cfg)  # It describes this process, not the run.
         config.update(resume=False, load_from=self.identity.get('load_from'))
         write_atomically(folder / name, config.dump().encode())
