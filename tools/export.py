@@ -7,14 +7,7 @@ from mmkdml.apis import config_parser, run_tool
 
 def main() -> None:
     parser = config_parser(
-        'Write a plain checkpoint, ONNX or torch.export file with a model card. CONFIG may be the '
-        'folder of a run, which contains its config and checkpoint.'
-    )
-    parser.add_argument(
-        'checkpoint',
-        nargs='?',
-        metavar='CHECKPOINT',
-        help='checkpoint file, or the folder of a run for its best checkpoint',
+        'Write a plain checkpoint, ONNX or torch.export file with a model card.', checkpoint=True
     )
     parser.add_argument(
         '--what', default='ensemble', help='name of a member, or ensemble (default: %(default)s)'
@@ -42,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument('--intended-use', help='text for the model card')
     parser.add_argument('--licence', help='text for the model card')
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.int8 and args.images:
         parser.error('--int8 is measured on the test set: remove --images')
     if args.check < 1:
@@ -62,6 +55,7 @@ def main() -> None:
         check=args.check,
         options=args.cfg_options,
         force=args.force,
+        use_config=args.use_config,
         **{name: text for name, text in texts.items() if text is not None},
     )
     agreement = result.exported.agreement

@@ -3,7 +3,7 @@
 import argparse
 
 from mmkdml.apis import run_tool
-from mmkdml.apis.cli.common import add_cfg_options
+from mmkdml.apis.cli.common import add_cfg_options, add_use_config
 
 
 def main() -> None:
@@ -57,21 +57,26 @@ def main() -> None:
         default=50,
         help='reject larger images (default: %(default)s)',
     )
+    add_use_config(parser)
     add_cfg_options(parser)
     args = parser.parse_args()
 
-    from mmkdml.apis import ReadOptions, load, load_config, predict_files, split_run
+    from mmkdml.apis import ReadOptions, load, load_run, predict_files
     from mmkdml.apis.prediction.inputs import SUFFIXES
+    from mmkdml.apis.trained import split_words
 
     if args.run.endswith('.py') and args.images[0].lower().endswith(SUFFIXES):
         parser.error(f'{args.run} is a config: add its checkpoint before {args.images[0]}')
-    file, checkpoint, images = split_run([args.run, *args.images])
+    run, checkpoint, images = split_words([args.run, *args.images])
+    config, weights = load_run(
+        run, checkpoint, args.cfg_options, use_config=args.use_config, only_prediction=True
+    )
     if not images:
         parser.error(f'{args.images[0]} is used as the checkpoint: add images after it')
     read = ReadOptions(
         args.plane, tuple(args.window) if args.window else None, int(args.max_megapixels * 1e6)
     )
-    predictor = load(load_config(file, args.cfg_options), checkpoint, args.device)
+    predictor = load(config, weights, args.device)
     table = predict_files(
         predictor,
         images,

@@ -1,24 +1,20 @@
-"""Publish a trained ensemble: python tools/publish.py CONFIG CHECKPOINT --out DIR"""
+"""Publish a trained ensemble: python tools/publish.py RUN --out DIR"""
 
 from mmkdml.apis import config_parser, run_tool
 
 
 def main() -> None:
-    parser = config_parser('Write a checkpoint of the students only, and a config to test it with.')
-    parser.add_argument(
-        'checkpoint',
-        metavar='CHECKPOINT',
-        help='checkpoint file, or folder of a run for its best checkpoint',
+    parser = config_parser(
+        'Write a checkpoint of the students only, and a config to test it with.', checkpoint=True
     )
     parser.add_argument('--out', metavar='DIR', required=True, help='output folder')
     parser.add_argument('--force', action='store_true', help='replace published files')
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
 
-    from mmkdml.apis import load_config, publish
+    from mmkdml.apis import load_run, publish
 
-    config, checkpoint = publish(
-        load_config(args.config, args.cfg_options), args.checkpoint, args.out, args.force
-    )
+    run = load_run(args.config, args.checkpoint, args.cfg_options, use_config=args.use_config)
+    config, checkpoint = publish(*run, args.out, args.force)
     print(f'Published. To test it:\npython tools/test.py {config} {checkpoint}')
 
 

@@ -34,6 +34,29 @@ def recorded_config(folder: str | Path) -> Path | None:
     return next(iter(named_one or (configs if len(configs) == 1 else ())), None)
 
 
+def own_config_file(folder: str | Path) -> Path:
+    """Find the config in the folder of a run or of a published model.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If it has no config, or several and none is known to be the run's.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f'There is no folder {folder}: expected that of a run, or a config (*.py) and a '
+            'checkpoint'
+        )
+    path = recorded_config(folder)
+    if path is None:
+        found = ', '.join(sorted(path.name for path in folder.glob('*.py'))) or 'none'
+        raise ValueError(
+            f'expected one config (*.py) in the folder {folder}, got {found}. Pass a config and '
+            'then the folder'
+        )
+    return path
+
+
 def recorded_identity(folder: str | Path) -> Mapping[str, Any]:
     """Return the identity in a run's folder, empty if there is none."""
     path = Path(folder, IDENTITY_FILE)
@@ -59,7 +82,7 @@ def evaluation_changes(own: Config, config: Config, only_prediction: bool = Fals
 
 
 def check_own_config(
-    config: Config, folder: Path, use_config: bool = False, only_prediction: bool = False
+    config: Config, folder: str | Path, use_config: bool = False, only_prediction: bool = False
 ) -> None:
     """Refuse a config that differs from that of the run whose weights it would be used with.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import nn
 
-from mmkdml.apis.options import merge_options
+from mmkdml.apis.run_comparison import check_own_config
 from mmkdml.apis.run_config import RunConfig
 from mmkdml.apis.run_identity import start_run, unlock_run
 from mmkdml.apis.run_numbers import check_numbers
@@ -42,40 +41,6 @@ from mmkdml.names import SPLITS
 
 #: Default folder of the cache of decoded images.
 IMAGE_CACHE = Path('work_dirs/image_cache')
-_PARTS = ('model', 'default_hooks', 'optim_wrapper', 'randomness', 'train_cfg')
-
-
-def load_config(
-    path: str | Path, options: Mapping[str, Any] | None = None, work_dir: str | Path | None = None
-) -> Config:
-    """Read a config, apply options and set the folder of the run.
-
-    Args:
-        path: The config file.
-        options: Values by dotted key, as from ``--cfg-options``.
-        work_dir: Folder of the run. Default: ``work_dirs/<folder of the config>/<its name>``.
-
-    Raises:
-        FileNotFoundError: If the config does not exist.
-        ValueError: If it is unreadable, a section such as ``model`` is not a dict, or an option is
-            invalid; see :func:`mmkdml.apis.options.merge_options`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'There is no config file {path}')
-    try:
-        config = Config.fromfile(path)
-    except Exception as error:  # configs are code
-        raise ValueError(f'Invalid config {path}: {type(error).__name__}: {error}') from error
-    merge_options(config, options or {})
-    for part in _PARTS:
-        if not isinstance(config.get(part), Mapping | None):
-            raise ValueError(f'{path}: {part}: expected a dict, got {config[part]!r}')
-    if work_dir is not None:
-        config.work_dir = str(work_dir)
-    elif config.get('work_dir') is None:
-        config.work_dir = str(Path('work_dirs') / path.resolve().parent.name / path.stem)
-    return config
 
 
 def use_amp(config: Config) -> None:
@@ -249,7 +214,7 @@ def _set_up_distributed(config: Config) -> None:
         init_dist(config.launcher, **env.get('dist_cfg', {}))
 
 
-def load_weights(runner: Runner, checkpoint: str | Path) -> None:
+def load_weights(runner: Runner, checkpoint: str | Path, use_config: bool = False) -> None:
     """Load a checkpoint into the runner's model to evaluate it; see :func:`load_for_evaluation`.
 
     Hooks are not called: those that change a checkpoint, such as ``EMAHook``, do so for training.
@@ -257,13 +222,17 @@ def load_weights(runner: Runner, checkpoint: str | Path) -> None:
     Args:
         runner: The runner.
         checkpoint: Checkpoint file, or folder of a run for its best one.
+        use_config: Allow a runner with other settings than the run of the folder.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
-        ValueError: If it is invalid, does not fit the model, or holds NaN or infinite weights.
+        ValueError: If it is invalid, does not fit the model, or holds NaN or infinite weights; see
+            also :func:`mmkdml.apis.run_comparison.check_own_config`.
     """
     model = unwrap_model(runner.model)
     path = resolve_checkpoint(checkpoint)
+    if Path(checkpoint).is_dir():
+        check_own_config(runner.cfg, checkpoint, use_config)
     content = load_checkpoint_file(path)
     load_for_evaluation(model, path, content)
     if runner.test_loop is not None:

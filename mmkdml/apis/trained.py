@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
+from mmkdml.apis.run_comparison import check_own_config, own_config_file
 from mmkdml.checkpoint_io import recorded_dataset_meta
 from mmkdml.inspection.config import use_default_scope, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
@@ -29,8 +30,8 @@ def run_files(run: str | Path, checkpoint: str | Path | None = None) -> tuple[Pa
 
     Raises:
         FileNotFoundError: If the folder or checkpoint does not exist.
-        ValueError: If the folder does not contain exactly one config, or a config is passed without
-            a checkpoint.
+        ValueError: If the folder does not contain exactly one config, unless its ``identity.json``
+            names the config of the run; or a config is passed without a checkpoint.
     """
     run = Path(run)
     if run.suffix == '.py':
@@ -40,24 +41,14 @@ def run_files(run: str | Path, checkpoint: str | Path | None = None) -> tuple[Pa
                 'folder of a run'
             )
         return run, resolve_checkpoint(checkpoint)
-    if not run.is_dir():
-        raise FileNotFoundError(
-            f'There is no folder {run}: expected that of a run, or a config (*.py) and a checkpoint'
-        )
-    configs = sorted(run.glob('*.py'))
-    if len(configs) != 1:
-        found = ', '.join(path.name for path in configs) or 'none'
-        raise ValueError(
-            f'expected one config (*.py) in the folder {run}, got {found}. Pass a config and '
-            'then the folder'
-        )
+    config = own_config_file(run)
     if checkpoint is None:
         only = list(run.glob('*.pth'))
         checkpoint = only[0] if len(only) == 1 else run
-    return configs[0], resolve_checkpoint(checkpoint)
+    return config, resolve_checkpoint(checkpoint)
 
 
-def split_run(words: Sequence[str]) -> tuple[Path, Path, list[str]]:
+def split_words(words: Sequence[str]) -> tuple[str, str | None, list[str]]:
     """Split the run at the beginning of a command line from the remaining arguments.
 
     Args:
@@ -65,34 +56,49 @@ def split_run(words: Sequence[str]) -> tuple[Path, Path, list[str]]:
             its checkpoint or folder. Further arguments may follow.
 
     Returns:
+        Folder or config, checkpoint or None, and remaining arguments.
+    """
+    run, *rest = words
+    follows = rest and (run.endswith('.py') or rest[0].endswith(('.pth', '.safetensors')))
+    return run, rest.pop(0) if follows else None, rest
+
+
+def split_run(words: Sequence[str]) -> tuple[Path, Path, list[str]]:
+    """Split a command line as :func:`split_words`, and find the files of the run.
+
+    Returns:
         Config, checkpoint and remaining arguments.
 
     Raises:
         FileNotFoundError, ValueError: As of :func:`run_files`.
     """
-    run, *rest = words
-    follows = rest and (run.endswith('.py') or rest[0].endswith(('.pth', '.safetensors')))
-    return (*run_files(run, rest.pop(0) if follows else None), rest)
+    run, checkpoint, rest = split_words(words)
+    return (*run_files(run, checkpoint), rest)
 
 
 def find_runs(words: Iterable[str]) -> list[tuple[Path, Path]]:
     """Return the config and checkpoint of each run on a command line.
 
     Args:
-        words: Runs, each as in :func:`split_run`.
+        words: Runs, each as in :func:`split_words`.
 
     Raises:
         FileNotFoundError, ValueError: As of :func:`run_files`.
     """
+    return [run_files(*run) for run in split_runs(words)]
+
+
+def split_runs(words: Iterable[str]) -> list[tuple[str, str | None]]:
+    """Return folder or config, and checkpoint or None, of each run on a command line."""
     rest = list(words)
     runs = []
     while rest:
-        config, checkpoint, rest = split_run(rest)
-        runs.append((config, checkpoint))
+        run, checkpoint, rest = split_words(rest)
+        runs.append((run, checkpoint))
     return runs
 
 
-def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
+def load_trained(config: Config, checkpoint: str | Path, use_config: bool = False) -> nn.Module:
     """Build the model of a config and load its weights.
 
     Pretrained weights are loaded only for frozen members, which checkpoints do not contain.
@@ -100,6 +106,7 @@ def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
     Args:
         config: Config of a classroom, an mmpretrain classifier or an mmseg segmentor.
         checkpoint: Checkpoint file, or folder of the run for its best one.
+        use_config: Allow a config with other settings than the run of the folder.
 
     Returns:
         The model, on the CPU and in eval mode.
@@ -107,18 +114,23 @@ def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
         TypeError: If the model is of another kind.
-        ValueError: If the checkpoint is invalid or does not fit the model.
+        ValueError: If the checkpoint is invalid or does not fit the model, or the config differs
+            from that of the run; see :func:`mmkdml.apis.run_comparison.check_own_config`.
     """
-    return load_with_meta(config, checkpoint)[0]
+    return load_with_meta(config, checkpoint, use_config)[0]
 
 
-def load_with_meta(config: Config, checkpoint: str | Path) -> tuple[nn.Module, Mapping[str, Any]]:
+def load_with_meta(
+    config: Config, checkpoint: str | Path, use_config: bool = False
+) -> tuple[nn.Module, Mapping[str, Any]]:
     """Load a model as :func:`load_trained`, and the metainfo of its training data.
 
     Returns:
         The model, and the metainfo in the checkpoint, such as ``classes``; empty if missing.
     """
     path = resolve_checkpoint(checkpoint)
+    if Path(checkpoint).is_dir():
+        check_own_config(config, checkpoint, use_config, only_prediction=True)
     content = load_checkpoint_file(path)  # before the networks are built
     use_default_scope(config)
     settings = ConfigDict(_without_replaced(config.model))

@@ -245,7 +245,9 @@ def test_resume_without_checkpoints_starts_a_new_run(built, tmp_path):
 
 def stub_runner(model):
     logger = logging.getLogger('stub')
-    return SimpleNamespace(model=model, logger=logger, _has_loaded=False, test_loop=None)
+    return SimpleNamespace(
+        cfg=Config(), model=model, logger=logger, _has_loaded=False, test_loop=None
+    )
 
 
 def test_weights_with_another_class_order_raise(tmp_path):

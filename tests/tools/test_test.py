@@ -1,13 +1,12 @@
 import json
 import math
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from mmkdml.apis import load_results
 from mmkdml.evaluation import ForegroundIoU
 from mmkdml.models.checkpoints import load_checkpoint_file
 
@@ -15,26 +14,48 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
-def test_folder_is_its_best_checkpoint(trained, tool, short, tmp_path):
+def test_run_is_tested_with_its_own_config(trained, tool, short, tmp_path):
     folder, _ = trained
-    (best,) = folder.glob('best_*.pth')
-    for name, checkpoint in (('folder', folder), ('best', best)):
-        tool(
-            'test',
-            CONFIG,
-            checkpoint,
-            '--work-dir',
-            tmp_path,
-            '--out',
-            tmp_path / f'{name}.json',
-            options=short,
-        )
-    metrics = json.loads((tmp_path / 'folder.json').read_text())
+    run = tmp_path / 'run'
+    shutil.copytree(folder, run)
+    (best,) = run.glob('best_*.pth')
+    written = {path: path.read_bytes() for path in run.rglob('*') if path.is_file()}
+    tool('test', run, '--out', tmp_path / 'run.json')
+    tool(
+        'test',
+        CONFIG,
+        '--work-dir',
+        tmp_path / 'elsewhere',
+        '--out',
+        tmp_path / 'best.json',
+        best,
+        options=short,
+    )
+    metrics = json.loads((tmp_path / 'run.json').read_text())
     assert metrics == json.loads((tmp_path / 'best.json').read_text())
     for member in ('teacher', 'student_1', 'student_2', 'ensemble'):
         for metric in ('IoU', 'F1', 'case_IoU', 'case_F1'):
             assert 0 <= metrics[f'{member}/foreground/{metric}'] <= 100
-    assert (tmp_path / 'panels' / 'panels.png').is_file()
+    for name in ('run', 'elsewhere'):
+        assert (tmp_path / name / 'panels' / 'panels.png').is_file()
+
+    results = {path.name: path for path in written if path.name.startswith('results.')}
+    assert len(results) == 2
+    for path, content in written.items():
+        assert path in results.values() or path.read_bytes() == content, path
+    table = load_results(run).table
+    assert table[table.split == 'val'].groupby('epoch').member.nunique().to_dict() == {1: 4, 2: 4}
+    tested = table[table.split == 'test']
+    assert {*tested.kind, *tested.checkpoint, *tested.cases, *tested.changes} == {
+        'best', best.name, 4, '',
+    }  # fmt: skip
+    names = tested.member + '/' + tested.measure
+    assert dict(zip(names, tested.value, strict=True)) == pytest.approx(
+        {key: math.nan if value is None else value for key, value in metrics.items()}, nan_ok=True
+    )
+    elsewhere = load_results(tmp_path / 'elsewhere')
+    assert elsewhere.run['id'] is None
+    assert [one['run'] for one in elsewhere.evaluations] == [load_results(run).run['id']]
 
 
 def test_undefined_metrics_are_null(checkpoint, tool, short, tmp_path, monkeypatch):
@@ -46,34 +67,20 @@ def test_undefined_metrics_are_null(checkpoint, tool, short, tmp_path, monkeypat
     out = tmp_path / 'metrics.json'
     tool('test', CONFIG, checkpoint, '--work-dir', tmp_path, '--out', out, options=short)
     files = list(tmp_path.rglob('*.json'))
-    assert len(files) == 2
+    assert len(files) == 3
     for path in files:
         content = json.loads(path.read_text(), parse_constant=refuse)
+        if path.name == 'results.json':
+            continue
         assert content['teacher/foreground/IoU'] is content['teacher/foreground/F1'] is None
 
 
-def test_truncated_checkpoint_is_one_line(trained, short, tmp_path):
+def test_truncated_checkpoint_is_one_line(trained, tool, short, tmp_path):
     truncated = tmp_path / 'truncated.pth'
     truncated.write_bytes((trained[0] / 'epoch_1.pth').read_bytes()[:5000])
-    done = subprocess.run(
-        [
-            sys.executable,
-            ROOT / 'tools' / 'test.py',
-            CONFIG,
-            truncated,
-            '--work-dir',
-            tmp_path,
-            '--cfg-options',
-            *short,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
-    assert done.returncode == 1
-    assert 'Traceback' not in done.stderr
-    assert f'test.py: error: {truncated} is not a valid checkpoint' in done.stderr
+    with pytest.raises(SystemExit) as stopped:
+        tool('test', CONFIG, truncated, '--work-dir', tmp_path, options=short)
+    assert str(stopped.value).startswith(f'test.py: error: {truncated} is not a valid checkpoint')
 
 
 @pytest.mark.parametrize('nested', [False, True])

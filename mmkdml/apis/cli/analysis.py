@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkdml.apis.cli.common import add_cfg_options
+from mmkdml.apis.cli.common import add_cfg_options, add_use_config
 
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
@@ -45,6 +45,7 @@ def analysis_parser(description: str, name: str) -> argparse.ArgumentParser:
         default='test',
         help='part of the data set (default: %(default)s)',
     )
+    add_use_config(parser)
     add_cfg_options(parser)
     return parser
 
@@ -62,13 +63,18 @@ def named_runs(
         Config and checkpoint of each run by title.
 
     Raises:
-        FileNotFoundError: See :func:`mmkdml.apis.find_runs`.
+        FileNotFoundError: See :func:`mmkdml.apis.load_run`.
         SystemExit: If the number of titles differs from that of the runs, or titles are not unique.
-        ValueError: See :func:`mmkdml.apis.find_runs`.
+        ValueError: See :func:`mmkdml.apis.load_run`.
     """
-    from mmkdml.apis.trained import find_runs
+    from mmkdml.apis import load_run, run_files
+    from mmkdml.apis.trained import split_runs
 
-    runs = find_runs(args.runs)
+    words = split_runs(args.runs)
+    runs = [run_files(*one) for one in words]
+    for run, checkpoint in words:
+        if checkpoint is not None and run.endswith('.py'):
+            load_run(run, checkpoint, args.cfg_options, use_config=args.use_config)
     titles = args.titles or ['/'.join(path.parent.parts[-2:]) for _, path in runs]
     if len(titles) != len(runs) or len(set(titles)) < len(titles):
         parser.error(
@@ -106,7 +112,7 @@ def open_run(
     from mmengine.dataset import DefaultSampler
     from mmengine.runner import Runner
 
-    from mmkdml.apis.runs import load_config
+    from mmkdml.apis.run_config import load_config
     from mmkdml.apis.trained import load_trained
     from mmkdml.engine import watch_workers
 

@@ -71,15 +71,42 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def config_parser(description: str, launcher: bool = False) -> argparse.ArgumentParser:
+def add_use_config(parser: argparse.ArgumentParser) -> None:
+    """Add ``--use-config`` to a parser."""
+    parser.add_argument(
+        '--use-config',
+        action='store_true',
+        help='with CONFIG and the folder of a run: use CONFIG although the run has other settings',
+    )
+
+
+def config_parser(
+    description: str, launcher: bool = False, checkpoint: bool = False
+) -> argparse.ArgumentParser:
     """Create a parser with ``CONFIG`` and ``--cfg-options``.
 
     Args:
         description: First line of the help.
         launcher: Add ``--launcher``, for tools that run in several processes.
+        checkpoint: Add ``CHECKPOINT`` and ``--use-config``, for tools that use trained weights. Use
+            ``parse_intermixed_args``, so that options may precede ``CHECKPOINT``.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', metavar='CONFIG', help='config file')
+    if checkpoint:
+        parser.add_argument(
+            'config',
+            metavar='RUN',
+            help='folder of a run, for its config and best checkpoint; or CONFIG CHECKPOINT',
+        )
+        parser.add_argument(
+            'checkpoint',
+            nargs='?',
+            metavar='CHECKPOINT',
+            help='checkpoint file; after a config also the folder of a run',
+        )
+        add_use_config(parser)
+    else:
+        parser.add_argument('config', metavar='CONFIG', help='config file, or folder of a run')
     add_cfg_options(parser)
     if launcher:
         parser.add_argument(

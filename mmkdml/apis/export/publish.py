@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 
 from mmkdml.apis.output_folder import refuse_existing
+from mmkdml.apis.run_comparison import check_own_config
 from mmkdml.checkpoint_io import recorded_meta
 from mmkdml.files import write_atomically
 from mmkdml.inspection.config import classroom_settings, inspect_config, without_pretrained
@@ -21,7 +22,11 @@ from mmkdml.weight_checks import select_weights
 
 
 def publish(
-    config: Config, checkpoint: str | Path, out: str | Path, force: bool = False
+    config: Config,
+    checkpoint: str | Path,
+    out: str | Path,
+    force: bool = False,
+    use_config: bool = False,
 ) -> tuple[Path, Path]:
     """Write ``<config>.py`` and ``<config>-<8 digits of its SHA-256>.pth``.
 
@@ -35,6 +40,7 @@ def publish(
         checkpoint: Checkpoint file, or folder of the run for its best one.
         out: Output folder; created if missing.
         force: Replace published files of the same name.
+        use_config: Allow a config with other settings than the run of the folder.
 
     Returns:
         Paths of the config and the checkpoint.
@@ -46,6 +52,8 @@ def publish(
         ValueError: If the checkpoint is not one of a classroom, or does not fit the config.
     """
     path = resolve_checkpoint(checkpoint)
+    if Path(checkpoint).is_dir():
+        check_own_config(config, checkpoint, use_config)
     out, name = Path(out), Path(config.filename).stem
     new_config = out / f'{name}.py'
     inputs = (config.filename, path)

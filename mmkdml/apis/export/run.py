@@ -20,8 +20,7 @@ from mmkdml.apis.export.checks import (
 )
 from mmkdml.apis.export.formats import ONNX, Exported, export, measure_latencies, new_folder
 from mmkdml.apis.export.source import load_source
-from mmkdml.apis.runs import load_config
-from mmkdml.apis.trained import run_files
+from mmkdml.apis.run_config import load_run
 from mmkdml.statistics.case_scores import case_scores
 
 _CALIBRATION_IMAGES = 100
@@ -60,6 +59,7 @@ def export_run(
     force: bool = False,
     intended_use: str = INTENDED_USE,
     licence: str = LICENCE,
+    use_config: bool = False,
 ) -> ExportResult:
     """Export a trained network or ensemble with a model card.
 
@@ -81,6 +81,7 @@ def export_run(
         force: Replace files of the same name in ``out``.
         intended_use: Text for the model card.
         licence: Text for the model card.
+        use_config: Allow a config file with other settings than the run of the folder.
 
     Raises:
         FileExistsError: If ``out`` is not empty, without ``force``.
@@ -95,8 +96,7 @@ def export_run(
         )
     if check < 1:
         raise ValueError(f'check: expected at least 1 image, got {check}')
-    file, checkpoint = run_files(run, checkpoint)
-    config = load_config(file, options)
+    config, checkpoint = load_run(run, checkpoint, options, use_config=use_config)
     with new_folder(out, force) as folder:
         test = None if images is not None else dataset_of(config, 'test')
         missing = () if test is None else missing_case_keys(test)

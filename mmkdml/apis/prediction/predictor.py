@@ -19,8 +19,8 @@ from torch import nn
 
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources, read_source
-from mmkdml.apis.runs import load_config
-from mmkdml.apis.trained import load_with_meta, run_files
+from mmkdml.apis.run_config import load_run
+from mmkdml.apis.trained import load_with_meta
 from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
@@ -157,6 +157,7 @@ def load(
     run_or_config: str | Path | Config,
     checkpoint: str | Path | None = None,
     device: str | torch.device | None = None,
+    use_config: bool = False,
 ) -> Predictor:
     """Load a trained or published model, without executing code from the checkpoint.
 
@@ -166,22 +167,26 @@ def load(
         checkpoint: Checkpoint file, or folder of a run for its best one. Default: the best one of
             the run.
         device: Device, such as ``'cpu'`` or ``'cuda:1'``. Default: a GPU if available.
+        use_config: Allow a config with other settings than the run of the folder.
 
     Raises:
         FileNotFoundError: If the config or checkpoint does not exist.
         TypeError: If the model is of another kind.
         ValueError: If the folder does not hold exactly one config, the checkpoint is missing,
-            unsafe or does not fit the model, or the device is not available.
+            unsafe or does not fit the model, the config differs from that of the run, or the device
+            is not available.
     """
     if isinstance(run_or_config, Config):
         if checkpoint is None:
             raise ValueError('checkpoint: expected a file or the folder of a run, got None')
-        config, path = run_or_config, resolve_checkpoint(checkpoint)
+        config, path = run_or_config, Path(checkpoint)
     else:
-        file, path = run_files(run_or_config, checkpoint)
-        config = load_config(file)
+        config, path = load_run(
+            run_or_config, checkpoint, use_config=use_config, only_prediction=True
+        )
     where = _device(device)
-    model, meta = load_with_meta(config, path)
+    model, meta = load_with_meta(config, path, use_config)
+    path = resolve_checkpoint(path)
     return Predictor(model.to(where), config, meta.get('classes'), path)
 
 
