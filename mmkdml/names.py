@@ -1,5 +1,7 @@
 """Names that several layers share."""
 
+from collections.abc import Sequence
+
 #: Member whose predictions the students are compared with by default.
 TEACHER = 'teacher'
 #: Prefix of the ensemble's metrics.
@@ -13,3 +15,8 @@ CLASSIFICATION_COLUMNS = ('member', 'id', 'group', 'truth', 'pred')
 SEGMENTATION_COLUMNS = ('member', 'id', 'group', 'label', 'tp', 'fp', 'fn')
 #: Checkpoint of a run that was stopped.
 INTERRUPTED = 'interrupted.pth'
+
+
+def named_class(index: int, classes: Sequence[str] | None) -> str:
+    """Format a class for messages: ``'vasc (6)'``, or its index if it has no name."""
+    return f'{classes[index]} ({index})' if classes and 0 <= index < len(classes) else str(index)

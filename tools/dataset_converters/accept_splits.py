@@ -3,7 +3,7 @@
 import argparse
 
 from mmkdml.apis import run_tool
-from mmkdml.apis.cli.converters import summary
+from mmkdml.apis.cli.converters import print_warnings, summary
 
 
 def main() -> None:
@@ -18,7 +18,9 @@ def main() -> None:
 
     from mmkdml.datasets.splits import accept_splits
 
-    print(summary(accept_splits(args.folder, args.split_by)))
+    with print_warnings():
+        splits = accept_splits(args.folder, args.split_by)
+    print(summary(splits))
 
 
 if __name__ == '__main__':

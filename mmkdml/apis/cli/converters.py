@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
+import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,16 +72,27 @@ def run_converter(
     parser.add_argument('--force', action='store_true', help='replace different splits in DIR')
     arguments = vars(parser.parse_args(argv))
     from mmkdml.datasets.splits.manifest import INFO_FILE
+    from mmkdml.datasets.splits.split_checks import links_outside
 
-    splits = convert(**arguments)
+    with print_warnings():
+        splits = convert(**arguments)
+        outside = list(links_outside(chain(*splits.values()), arguments['source']))
+        if outside:
+            _, path, real = outside[0]
+            warnings.warn(
+                f'{len(outside)} files are outside of {arguments["source"]} because of links, such '
+                f'as {path} in {os.path.dirname(real)}: the data sets need allow_outside=True',
+                stacklevel=2,
+            )
     out = Path(arguments['out'])
     print(summary(splits, json.loads((out / INFO_FILE).read_text()).get('classes')))
     if config is None:
         print('\nnext: write a config for your data, see docs/custom_data.md')
         return
     command = f'python tools/train.py {config.format(**arguments)}'
-    if Path(arguments['source']) != Path(data_root) or out != Path(splits_dir.format(**arguments)):
-        command += _path_options(arguments['source'], out, splits)
+    moved = Path(arguments['source']) != Path(data_root)
+    if moved or outside or out != Path(splits_dir.format(**arguments)):
+        command += _path_options(arguments['source'], out, splits, bool(outside))
     print(f'\nnext:\n{command}')
 
 
@@ -107,7 +123,19 @@ def summary(splits: Splits, classes: Sequence[str] | None = None) -> str:
     return table.get_string()
 
 
-def _path_options(source: str, out: Path, splits: Splits) -> str:
+@contextmanager
+def print_warnings() -> Iterator[None]:
+    """Print warnings as one line each on stderr, without the place in the code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always', UserWarning)
+        try:
+            yield
+        finally:
+            for message in dict.fromkeys(str(one.message) for one in caught):
+                print(f'{Path(sys.argv[0]).name}: warning: {message}', file=sys.stderr)
+
+
+def _path_options(source: str, out: Path, splits: Splits, outside: bool) -> str:
     """Return the ``--cfg-options`` that set the paths of the data."""
     options = ['']
     for split in splits:
@@ -115,5 +143,6 @@ def _path_options(source: str, out: Path, splits: Splits) -> str:
         options += [
             f'{dataset}.data_root={shlex.quote(source)}',
             f'{dataset}.ann_file={shlex.quote(str(out / split))}.csv',
+            *[f'{dataset}.allow_outside=True'] * outside,
         ]
     return ' --cfg-options' + ' \\\n    '.join(options)

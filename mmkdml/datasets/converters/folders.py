@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
-    mask_has_foreground,
+    foreground_share,
     masks_info,
     source_folder,
+    warn_of_full_masks,
 )
+from mmkdml.datasets.converters.source_files import SUFFIXES, find_files
 from mmkdml.datasets.images import read_image
 from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
-
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 def class_folder_rows(
@@ -27,8 +26,8 @@ def class_folder_rows(
     """Read and check images in class folders, the layout of the MSI-vs-MSS tiles.
 
     Args:
-        source: Folder with ``<class>/**/<image>`` (8 bit; PNG, JPEG, TIFF, BMP or WebP). Folders
-            without images and hidden files and folders are ignored.
+        source: Folder with ``<class>/**/<image>`` (8 bit; PNG, JPEG, TIFF, BMP, GIF or WebP).
+            Folders without images and hidden files and folders are ignored.
         group_regex: Regular expression that is searched in each image's path below ``source``. Its
             named group ``group``, or else its first group, is the image's group. Default: each
             image is a group.
@@ -44,7 +43,7 @@ def class_folder_rows(
     """
     source = source_folder(source, 'the folder with one folder of images per class')
     problems = Problems(source)
-    found = _images(source, source)
+    found = find_files(source, source)
     for name in (name for name in found if '/' not in name):
         problems.add(f'{name}: not in a class folder')
     images = _by_id((name for name in found if '/' in name), problems)
@@ -109,9 +108,9 @@ def mask_pair_rows(
             'Invalid mask_suffix: expected a suffix if images and masks share a folder, got none'
         )
     mask_files = [
-        name for name in _images(mask_folder, source) if Path(name).stem.endswith(mask_suffix)
+        name for name in find_files(mask_folder, source) if Path(name).stem.endswith(mask_suffix)
     ]
-    image_files = sorted({*_images(image_folder, source)} - {*mask_files})
+    image_files = sorted({*find_files(image_folder, source)} - {*mask_files})
     if not image_files:
         raise ValueError(f'no images ({", ".join(SUFFIXES)}) in {image_folder}')
     image_paths = _by_id(image_files, problems, images)
@@ -122,22 +121,23 @@ def mask_pair_rows(
         problems.add(f'{mask_paths[image_id]}: no image {image_id} in {images}')
     groups = _groups(image_paths.values(), group_regex)
 
-    def check(image_id: str) -> bool:
+    def check(image_id: str) -> float:
         paths = source / image_paths[image_id], source / mask_paths[image_id]
-        return mask_has_foreground(*paths, None, drawn_on)
+        return foreground_share(*paths, None, drawn_on)
 
     paired = sorted(image_paths.keys() & mask_paths.keys())
-    rows = [
+    shares = dict(problems.check_each(paired, check))
+    warn_of_full_masks({mask_paths[image_id]: share for image_id, share in shares.items()})
+    return [
         SplitRow(
             id=image_id,
             path=image_paths[image_id],
             group=groups[image_paths[image_id]],
-            label=int(foreground),
+            label=int(share > 0),
             mask=mask_paths[image_id],
         )
-        for image_id, foreground in problems.check_each(paired, check)
+        for image_id, share in shares.items()
     ]
-    return rows
 
 
 def convert_folders(
@@ -178,7 +178,7 @@ def convert_folders(
     if images is not None and masks is not None:
         info |= masks_info(masks_drawn_on)
         rows = mask_pair_rows(source, images, masks, mask_suffix, group_regex, masks_drawn_on)
-        by_class = False
+        by_class, classes = False, None
         info |= dict(images=images, masks=masks, mask_suffix=mask_suffix)
     elif images is None and masks is None and not mask_suffix and masks_drawn_on is None:
         rows, classes = class_folder_rows(source, group_regex)
@@ -190,7 +190,7 @@ def convert_folders(
             f'images {images!r}, masks {masks!r}, mask_suffix {mask_suffix!r}, masks_drawn_on '
             f'{masks_drawn_on!r}'
         )
-    splits = split_rows(rows, ratios, seed, by_class=by_class)
+    splits = split_rows(rows, ratios, seed, by_class=by_class, classes=classes)
     write_splits(out, splits, info | dict(ratios=[float(r) for r in ratios]), force)
     return splits
 
@@ -199,21 +199,6 @@ def _inside(source: Path, name: str, what: str) -> Path:
     if Path(name).is_absolute() or '..' in Path(name).parts:
         raise ValueError(f'expected {what}, got {name!r}')
     return source_folder(source / name, what)
-
-
-def _images(folder: Path, source: Path) -> list[str]:
-    """Return the sorted paths of the images in a folder, relative to ``source``."""
-    files = (
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-    )
-    paths = (file.relative_to(source).as_posix() for file in files)
-    return sorted(
-        path
-        for path in paths
-        if path.lower().endswith(SUFFIXES) and not re.search(r'(^|/)(\.|__MACOSX/)', path)
-    )
 
 
 def _by_id(

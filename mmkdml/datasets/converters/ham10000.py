@@ -7,21 +7,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
-    mask_has_foreground,
+    foreground_share,
     masks_info,
     source_folder,
+    warn_of_full_masks,
 )
+from mmkdml.datasets.converters.source_files import find_files, read_table
 from mmkdml.datasets.images import read_image
 from mmkdml.datasets.splits import SplitRow, balance_rows, split_rows, write_splits
+from mmkdml.datasets.splits.split_checks import warn_of_shared_groups
 from mmkdml.functional.checks import check_choice
 
 DIAGNOSES = ('akiec', 'bcc', 'bkl', 'df', 'mel', 'nv', 'vasc')
 METADATA = 'HAM10000_metadata.csv'
+_JPEG = ('.jpg', '.jpeg')
 PARTS = ('HAM10000_images_part_1', 'HAM10000_images_part_2')
 MASK_SUFFIX = '_segmentation'
 
@@ -32,9 +34,9 @@ def ham10000_rows(
     """Read and check HAM10000 (Tschandl et al. 2018, doi 10.7910/DVN/DBW86T).
 
     Args:
-        source: Folder with ``HAM10000_metadata.csv`` (columns lesion_id, image_id, dx and others)
-            and ``<image_id>.jpg`` (8-bit RGB) in ``HAM10000_images_part_1`` and ``_part_2`` or, if
-            neither exists, in any subfolder.
+        source: Folder with ``HAM10000_metadata.csv`` (columns lesion_id, image_id, dx and others;
+            Dataverse's ``.tab``, too) and ``<image_id>.jpg`` (8-bit RGB) in
+            ``HAM10000_images_part_1`` and ``_part_2`` or, if neither exists, in any subfolder.
         masks: Also read ``<image_id>_segmentation.png`` in any subfolder; see
             :func:`~mmkdml.datasets.images.read_binary_mask`.
         drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
@@ -50,37 +52,36 @@ def ham10000_rows(
     """
     source = source_folder(source, f'the folder with the images and {METADATA}')
     problems = Problems(source)
-    metadata = _read_metadata(source / METADATA, problems)
+    table, metadata = _read_metadata(source, problems)
     folders = [source / part for part in PARTS if (source / part).is_dir()] or [source]
-    images = _by_name((p for f in folders for p in f.rglob('*.jpg')), problems)
+    images = _by_name([p for f in folders for p in find_files(f, source, _JPEG)], problems)
     if not images:
         raise ValueError(f'no <image_id>.jpg in {" or ".join(map(str, folders))}')
     files = dict(image=images)
     if masks:
-        found = source.rglob(f'*{MASK_SUFFIX}.png')
+        found = find_files(source, source, [f'{MASK_SUFFIX}.png'])
         files['mask'] = _by_name(found, problems, MASK_SUFFIX)
     for kind, by_name in files.items():
         for name in sorted(metadata.keys() - by_name.keys()):
-            problems.add(f'{METADATA}: no {kind} of {name}')
+            problems.add(f'{table}: no {kind} of {name}')
         for name in sorted(by_name.keys() - metadata.keys()):
-            where = by_name[name].relative_to(source).as_posix()
-            problems.add(f'{where}: no row in {METADATA}')
+            problems.add(f'{by_name[name]}: no row in {table}')
     problems.stop_if_any()
 
-    def check(name: str) -> None:
+    def check(name: str) -> float:
         if masks:
-            mask_has_foreground(images[name], files['mask'][name], drawn_on=drawn_on)
-        else:
-            read_image(images[name], modes=('RGB',))
+            paths = source / images[name], source / files['mask'][name]
+            return foreground_share(*paths, drawn_on=drawn_on)
+        read_image(source / images[name], modes=('RGB',))
+        return 0.0
 
-    rows = []
-    for name, _ in problems.check_each(sorted(metadata), check):
-        lesion, label = metadata[name]
-        paths = {
-            kind: by_name[name].relative_to(source).as_posix() for kind, by_name in files.items()
-        }
-        rows.append(SplitRow(name, paths['image'], lesion, label, paths.get('mask')))
-    return rows
+    shares = dict(problems.check_each(sorted(metadata), check))
+    if masks:
+        warn_of_full_masks({files['mask'][name]: share for name, share in shares.items()})
+    return [
+        SplitRow(name, images[name], *metadata[name], files['mask'][name] if masks else None)
+        for name in shares
+    ]
 
 
 def convert_ham10000(
@@ -126,7 +127,11 @@ def convert_ham10000(
     if task == 'cls' and drawn_on:
         raise ValueError(f"masks_drawn_on: expected None for task 'cls', got {masks_drawn_on!r}")
     rows = ham10000_rows(source, task == 'seg', masks_drawn_on)
-    splits = split_rows(rows, ratios, seed, by_image=split_by == 'image', by_class=True)
+    splits = split_rows(
+        rows, ratios, seed, by_image=split_by == 'image', by_class=True, classes=DIAGNOSES
+    )
+    if split_by == 'image':
+        warn_of_shared_groups(splits, 'lesions')
     info: dict[str, Any] = dict(
         dataset='ham10000',
         task=task,
@@ -152,24 +157,13 @@ def _per_class(rows: Iterable[SplitRow]) -> dict[str, int]:
     return {dx: counts[dx] for dx in DIAGNOSES}
 
 
-def _read_metadata(path: Path, problems: Problems) -> dict[str, tuple[str, int]]:
-    """Return lesion and label of each image."""
-    if not path.is_file():
-        raise FileNotFoundError(f'no {path.name} in {path.parent}')
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
-    except ValueError as error:  # from the parser or the decoder
-        raise ValueError(f'{path}: invalid CSV ({error})') from error
-    columns = ['lesion_id', 'image_id', 'dx']
-    if missing := [column for column in columns if column not in table]:
-        raise ValueError(
-            f'{path}: expected the columns {",".join(columns)} among others; '
-            f'{",".join(missing)} is not in {",".join(map(str, table.columns))!r}'
-        )
+def _read_metadata(source: Path, problems: Problems) -> tuple[str, dict[str, tuple[str, int]]]:
+    """Return the name of the table, and lesion and label of each image."""
+    table, rows = read_table(source, METADATA, ['lesion_id', 'image_id', 'dx'])
     images: dict[str, tuple[str, int]] = {}
     diagnoses: dict[str, str] = {}
-    for line, (lesion, image, dx) in enumerate(table[columns].itertuples(index=False), start=2):
-        where = f'{path.name}, line {line}'
+    for line, (lesion, image, dx) in rows:
+        where = f'{table}, line {line}'
         if not lesion.strip() or not image.strip():
             problems.add(f'{where}: lesion_id or image_id is empty')
         elif dx not in DIAGNOSES:
@@ -181,17 +175,15 @@ def _read_metadata(path: Path, problems: Problems) -> dict[str, tuple[str, int]]
         else:
             images[image] = (lesion, DIAGNOSES.index(dx))
     problems.stop_if_any()
-    return images
+    return table, images
 
 
-def _by_name(files: Iterable[Path], problems: Problems, suffix: str = '') -> dict[str, Path]:
-    """Return files by stem without the suffix; hidden files, as archives contain, are skipped."""
-    by_name: dict[str, Path] = {}
-    for path in sorted(files):
-        name = path.stem.removesuffix(suffix)
-        if path.name.startswith('.'):
-            continue
+def _by_name(files: Iterable[str], problems: Problems, suffix: str = '') -> dict[str, str]:
+    """Return paths by the stem of the file without the suffix."""
+    by_name: dict[str, str] = {}
+    for path in files:
+        stem = Path(path).stem
+        name = stem[: len(stem) - len(suffix)]
         if by_name.setdefault(name, path) != path:
-            where = path.relative_to(problems.source).as_posix()
-            problems.add(f'{where}: also in {by_name[name].parent.name}')
+            problems.add(f'{path}: also in {Path(by_name[name]).parent.name} ({by_name[name]})')
     return by_name

@@ -8,11 +8,14 @@ from pathlib import Path
 from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
-    mask_has_foreground,
+    foreground_share,
     masks_info,
     source_folder,
+    warn_of_full_masks,
 )
+from mmkdml.datasets.converters.source_files import find_files
 from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
+from mmkdml.datasets.splits.split_checks import warn_of_shared_groups
 from mmkdml.functional.checks import check_choice
 
 
@@ -21,8 +24,8 @@ def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:
 
     Args:
         source: Folder with a folder per patient, containing ``<slice>.tif`` (3 channels, 8 bit) and
-            ``<slice>_mask.tif`` ({0, 255} or {0, 1}). Other files (``data.csv``, ``README.md``) are
-            ignored.
+            ``<slice>_mask.tif`` ({0, 255} or {0, 1}); or ``.TIF``, ``.tiff``. Other files
+            (``data.csv``, ``README.md``) are ignored.
         drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
 
     Returns:
@@ -36,20 +39,23 @@ def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:
     """
     source = source_folder(source, 'the folder kaggle_3m, with one folder per patient')
     problems = Problems(source)
-    tiffs = sorted(source.rglob('*.tif'))
-    images = [p for p in tiffs if not p.stem.endswith('_mask')]
-    masks = {
-        p.with_name(p.name.replace('_mask.tif', '.tif')): p
-        for p in tiffs
-        if p.stem.endswith('_mask')
-    }
+    images: list[Path] = []
+    masks: dict[Path, Path] = {}
+    for name in find_files(source, source, ('.tif', '.tiff')):
+        path = source / name
+        if path.stem.lower().endswith('_mask'):
+            first = masks.setdefault(path.with_name(path.stem[: -len('_mask')]), path)
+            if first != path:
+                problems.add(f'{name}: second mask of an image, after {first.name}')
+        else:
+            images.append(path)
     if not images:
         raise ValueError(f'no <patient>/<slice>.tif in {source}')
     seen: dict[str, Path] = {}
     pairs = []
     for image in images:
         name = image.relative_to(source).as_posix()
-        mask = masks.pop(image, None)
+        mask = masks.pop(image.with_suffix(''), None)
         if image.parent.parent != source:
             problems.add(f'{name}: expected <patient>/<slice>.tif')
         elif seen.setdefault(image.stem, image) != image:
@@ -60,19 +66,23 @@ def lgg_rows(source: str | Path, drawn_on: str | None = None) -> list[SplitRow]:
             pairs.append((image, mask))
     for mask in masks.values():
         problems.add(f'{mask.relative_to(source).as_posix()}: mask without image')
-    rows = [
+    checked = [
+        (image, mask.relative_to(source).as_posix(), share)
+        for (image, mask), share in problems.check_each(
+            pairs, lambda pair: foreground_share(*pair, drawn_on=drawn_on)
+        )
+    ]
+    warn_of_full_masks({mask: share for _, mask, share in checked})
+    return [
         SplitRow(
             id=image.stem,
             path=image.relative_to(source).as_posix(),
             group=image.parent.name,
-            label=int(tumour),
-            mask=mask.relative_to(source).as_posix(),
+            label=int(share > 0),
+            mask=mask,
         )
-        for (image, mask), tumour in problems.check_each(
-            pairs, lambda pair: mask_has_foreground(*pair, drawn_on=drawn_on)
-        )
+        for image, mask, share in checked
     ]
-    return rows
 
 
 def convert_lgg(
@@ -104,5 +114,7 @@ def convert_lgg(
     info |= masks_info(masks_drawn_on)
     rows = lgg_rows(source, masks_drawn_on)
     splits = split_rows(rows, ratios, seed, by_image=split_by == 'image')
+    if split_by == 'image':
+        warn_of_shared_groups(splits, 'patients')
     write_splits(out, splits, info, force)
     return splits

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmkdml.datasets.converters.source_checks import Problems, Splits, source_folder
+from mmkdml.datasets.converters.source_files import find_files, read_table
 from mmkdml.datasets.images import read_image
 from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
 
@@ -36,14 +36,17 @@ def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitR
             f'got {subset}'
         )
     problems = Problems(source)
-    labels = _read_pcam_labels(source / 'train_labels.csv', problems)
-    images = {p.stem: p for p in (source / 'train').glob('*.tif')}
+    table, labels = _read_pcam_labels(source, problems)
+    images: dict[str, str] = {}
+    for path in find_files(source / 'train', source, ('.tif', '.tiff')):
+        if (first := images.setdefault(Path(path).stem, path)) != path:
+            problems.add(f'{path}: duplicate id, also {first}')
     if not images:
         raise ValueError(f'no train/<id>.tif in {source}')
     for name in sorted(labels.keys() - images.keys()):
-        problems.add(f'train_labels.csv: no image train/{name}.tif')
+        problems.add(f'{table}: no image train/{name}.tif')
     for name in sorted(images.keys() - labels.keys()):
-        problems.add(f'train/{name}.tif: no row in train_labels.csv')
+        problems.add(f'{images[name]}: no row in {table}')
     problems.stop_if_any()
 
     chosen = sorted(labels)
@@ -62,10 +65,10 @@ def pcam_rows(source: str | Path, subset: int = 0, seed: int = 0) -> list[SplitR
         )
 
     def check(name: str) -> None:
-        read_image(images[name], modes=('RGB',))
+        read_image(source / images[name], modes=('RGB',))
 
     rows = [
-        SplitRow(name, f'train/{name}.tif', name, labels[name])
+        SplitRow(name, images[name], name, labels[name])
         for name, _ in problems.check_each(chosen, check)
     ]
     return rows
@@ -86,24 +89,15 @@ def convert_pcam(
     return splits
 
 
-def _read_pcam_labels(path: Path, problems: Problems) -> dict[str, int]:
-    if not path.is_file():
-        raise FileNotFoundError(f'no {path.name} in {path.parent}')
+def _read_pcam_labels(source: Path, problems: Problems) -> tuple[str, dict[str, int]]:
+    table, rows = read_table(source, 'train_labels.csv', ['id', 'label'])
     labels: dict[str, int] = {}
-    with path.open(encoding='utf-8-sig', newline='') as file:
-        reader = csv.reader(file)
-        try:
-            if (header := next(reader, [])) != ['id', 'label']:
-                raise ValueError(f'expected the columns id,label, got {",".join(header)!r}')
-            rows = [(reader.line_num, row) for row in reader]
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f'{path}, line {max(reader.line_num, 1)}: {error}') from error
     for line, row in rows:
-        where = f'{path.name}, line {line}'
-        if len(row) != 2 or not row[0] or row[1] not in ('0', '1'):
+        where = f'{table}, line {line}'
+        if not row[0] or row[1] not in ('0', '1'):
             problems.add(f'{where}: expected an id and the label 0 or 1, got {",".join(row)!r}')
         elif row[0] in labels:
             problems.add(f'{where}: duplicate id {row[0]}')
         else:
             labels[row[0]] = int(row[1])
-    return labels
+    return table, labels

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from mmkdml.functional.checks import check_choice
 
 Splits = dict[str, list[SplitRow]]
 MAX_PROBLEMS = 10
+_MAX_NAMES = 5
 _BATCH = 256
 _T = TypeVar('_T')
 _R = TypeVar('_R')
@@ -77,17 +79,32 @@ def source_folder(source: str | Path, what: str) -> Path:
     return source
 
 
-def mask_has_foreground(
+def foreground_share(
     image: Path, mask: Path, modes: Sequence[str] | None = ('RGB',), drawn_on: str | None = None
-) -> bool:
-    """Read an image and its mask, and return whether the mask has any foreground.
+) -> float:
+    """Read an image and its mask, and return the share of the foreground, in [0, 1].
 
     Raises:
         ValueError: If a file is invalid, the image has none of the ``modes`` of Pillow, or the mask
             does not fit; see :func:`~mmkdml.datasets.images.read_binary_mask`.
     """
     _, header = read_image_and_header(image, None, modes)
-    return bool(read_binary_mask(mask, header, drawn_on).any())
+    return float(read_binary_mask(mask, header, drawn_on).mean())
+
+
+def warn_of_full_masks(shares: Mapping[str, float]) -> None:
+    """Warn of masks that are entirely foreground, which may be correct or a wrong export.
+
+    Args:
+        shares: Share of the foreground by path of the mask.
+    """
+    if full := [path for path, share in shares.items() if share == 1]:
+        names = ', '.join(full[:_MAX_NAMES]) + (', ...' if len(full) > _MAX_NAMES else '')
+        warnings.warn(
+            f'{len(full)} of {len(shares)} masks are entirely foreground: {names}. They are kept; '
+            'check that they were not exported wrongly',
+            stacklevel=3,
+        )
 
 
 def masks_info(drawn_on: str | None) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os.path as osp
 import posixpath
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 
 from mmkdml.datasets.splits.split_row import SplitRow
 
@@ -21,6 +22,15 @@ def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
 
 def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
     """Raise ValueError if a file or a folder on its path is a link out of ``root``."""
+    for row, path, real in links_outside(rows, root):
+        raise ValueError(
+            f'{where}: {path} of {row.id!r} leads out of {root or "."}, to {real}. If this is '
+            'intended, set allow_outside=True in the data set'
+        )
+
+
+def links_outside(rows: Iterable[SplitRow], root: str) -> Iterator[tuple[SplitRow, str, str]]:
+    """Yield row, path and real path of each file that is outside of ``root`` because of a link."""
     top = osp.join(osp.realpath(root), '')
     real_folders: dict[str, str] = {}  # cached, because resolving is slow
     for row in rows:
@@ -31,10 +41,7 @@ def refuse_outside(rows: Iterable[SplitRow], root: str, where: str) -> None:
             real = osp.join(real_folders[folder], name)
             real = osp.realpath(real) if osp.islink(real) else real
             if not real.startswith(top):
-                raise ValueError(
-                    f'{where}: {path} of {row.id!r} leads out of {root or "."}, to {real}. If this '
-                    'is intended, set allow_outside=True in the data set'
-                )
+                yield row, path, real
 
 
 def refuse_duplicates(rows: Iterable[SplitRow]) -> None:
@@ -67,3 +74,26 @@ def refuse_shared_groups(splits: Mapping[str, Iterable[SplitRow]]) -> None:
                     f'group {row.group!r} is in {home[row.group]} and in {name}: expected '
                     'each group in one split. Move its rows, or use --split-by image'
                 )
+
+
+def warn_of_shared_groups(splits: Mapping[str, Iterable[SplitRow]], groups: str = 'groups') -> None:
+    """Warn of groups with images in several splits, which make metrics too good.
+
+    Args:
+        splits: Rows of each split.
+        groups: Word for the groups.
+    """
+    earlier: dict[str, set[str]] = {}
+    leaks = []
+    for name, rows in splits.items():
+        own = {row.group for row in rows}
+        if earlier and (shared := own & set().union(*earlier.values())):
+            leaks.append(f'{len(shared)} of {len(own)} {groups} in {name}')
+        earlier[name] = own
+    if leaks:
+        warnings.warn(
+            f'Split by image: {" and ".join(leaks)} also have images in {next(iter(earlier))}'
+            f'{" or other parts" * (len(earlier) > 2)}. Metrics will be too good; compare them '
+            'only with results of such splits',
+            stacklevel=3,
+        )

@@ -28,6 +28,7 @@ from mmkdml.datasets.splits.split_checks import (
     refuse_duplicates,
     refuse_repeats,
     refuse_shared_groups,
+    warn_of_shared_groups,
 )
 from mmkdml.datasets.splits.split_row import SplitRow
 from mmkdml.names import SPLITS
@@ -107,6 +108,8 @@ def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, 
         info['split_by'] = split_by
     if info.get('split_by') != 'image':
         refuse_shared_groups(splits)
+    elif split_by is not None:
+        warn_of_shared_groups(splits)
     info = {key: value for key, value in info.items() if key != HASHES}
     files = {f'{name}.csv': (folder / f'{name}.csv').read_bytes() for name in splits}
     write_split_files(

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from mmkdml.datasets.splits.split_checks import refuse_duplicates, refuse_shared_groups
 from mmkdml.datasets.splits.split_row import SplitRow
-from mmkdml.names import SPLITS
+from mmkdml.names import SPLITS, named_class
 
 
 def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) -> dict[str, str]:
@@ -74,6 +74,7 @@ def split_rows(
     seed: int = 0,
     by_image: bool = False,
     by_class: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, list[SplitRow]]:
     """Divide images into splits, without dividing groups.
 
@@ -85,6 +86,7 @@ def split_rows(
             overestimated; only to compare with results of such splits.
         by_class: Divide the images of each label separately, so that every split has the same class
             proportions (to within one group per class).
+        classes: Names of the classes for messages.
 
     Returns:
         Rows of each split with a positive share, sorted by id.
@@ -103,8 +105,9 @@ def split_rows(
         label = row.label if by_class else 0
         if home.setdefault(unit, label) != label:
             raise ValueError(
-                f'group {unit!r} has images of the classes {home[unit]} and {label}: expected one '
-                'class per group to preserve class proportions'
+                f'group {unit!r} has images of the classes {named_class(home[unit], classes)} '
+                f'and {named_class(label, classes)}: expected one class per group to preserve '
+                'class proportions'
             )
         of_class = sizes.setdefault(label, {})
         of_class[unit] = of_class.get(unit, 0) + 1
@@ -113,7 +116,8 @@ def split_rows(
         try:
             assigned |= assign_groups(sizes[label], ratios, seed)
         except ValueError as error:
-            raise ValueError(f'class {label}: {error}' if by_class else str(error)) from error
+            where = f'class {named_class(label, classes)}: ' if by_class else ''
+            raise ValueError(f'{where}{error}') from error
     splits: dict[str, list[SplitRow]] = {s: [] for s in SPLITS if s in assigned.values()}
     for row, unit in zip(rows, units, strict=True):
         splits[assigned[unit]].append(row)

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmkdml.checkpoint_io import recorded_classes
 from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.engine.unwrap import unwrap_model
+from mmkdml.names import named_class
 from mmkdml.registry import HOOKS
 
 _HEADS = ('head', 'decode_head')
@@ -93,7 +94,11 @@ def _check_heads(model: Any, classes: Sequence[str] | None) -> None:
             continue
         text = f'{name}.num_classes: expected {number} as in the data set, got {outputs}'
         if outputs < number:
-            raise ValueError(f'{text}. Set num_classes of the head, or metainfo of the data set')
+            missing = ', '.join(named_class(index, classes) for index in range(outputs, number))
+            raise ValueError(
+                f'{text}, without an output for {missing}. Set num_classes of the head, or '
+                'metainfo of the data set'
+            )
         if outputs > number:
             print_log(f'{text}. The extra outputs are not trained', 'current', logging.WARNING)
 

@@ -242,3 +242,10 @@ def test_tools_print_help(run_tool, capsys, name):
         run_tool(name, '--help')
     assert stopped.value.code == 0
     assert capsys.readouterr().out.startswith(f'usage: {name}')
+
+
+def test_entirely_foreground_masks_are_named(pairs, save):
+    save(pairs / 'masks' / 'p1' / 'view_2_mask.png', np.ones((6, 4)))
+    with pytest.warns(UserWarning, match='1 of 8 masks are entirely foreground: masks/p1/view_2_m'):
+        rows = pair_rows(pairs)
+    assert rows[2].label == 1

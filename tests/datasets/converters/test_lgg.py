@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmkdml.datasets.converters import convert_lgg, lgg_rows
+from mmkdml.datasets.lgg import LGGDataset
 from mmkdml.datasets.splits import read_split
 
 TOOLS = Path(__file__).parents[3] / 'tools' / 'dataset_converters'
@@ -43,7 +44,6 @@ def test_masks_of_0_and_1_are_accepted(lgg, save):
     mask = np.zeros((8, 6))
     mask[0, 0] = 1
     save(lgg / 'TCGA_XX_A' / 'TCGA_XX_A_1_mask.tif', mask)
-    save(lgg / 'TCGA_XX_A' / 'TCGA_XX_A_2_mask.tif', np.full((8, 6), 255))
     assert [row.label for row in lgg_rows(lgg)[:3]] == [1, 1, 0]
 
 
@@ -182,3 +182,48 @@ def test_error_is_printed_without_traceback(tmp_path):
     assert done.returncode == 1
     assert f'lgg.py: error: {tmp_path}/x is not a folder' in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def test_capital_suffixes_links_and_system_files(lgg, tmp_path):
+    rows = lgg_rows(lgg)
+    for path in sorted((lgg / 'TCGA_XX_A').iterdir()):
+        path.rename(path.with_suffix('.TIF'))
+    (lgg / 'TCGA_XX_B' / MASK).rename(lgg / 'TCGA_XX_B' / MASK.replace('.tif', '.TIFF'))
+    (lgg / 'TCGA_XX_C').rename(tmp_path / 'C')
+    (lgg / 'TCGA_XX_C').symlink_to(tmp_path / 'C')
+    (lgg / 'TCGA_XX_D' / '._TCGA_XX_D_1.tif').write_bytes(b'resource fork')
+    found = lgg_rows(lgg)
+    assert [(r.id, r.group, r.label) for r in found] == [(r.id, r.group, r.label) for r in rows]
+    assert found[0].mask == 'TCGA_XX_A/TCGA_XX_A_1_mask.TIF'
+
+
+def test_second_mask_of_an_image_raises(lgg):
+    folder = lgg / 'TCGA_XX_B'
+    (folder / MASK.replace('.tif', '.TIF')).write_bytes((folder / MASK).read_bytes())
+    with pytest.raises(ValueError, match=f'TCGA_XX_B/{MASK}: second mask'):
+        lgg_rows(lgg)
+
+
+def test_entirely_foreground_masks_are_named(lgg, save):
+    for patient in 'AB':
+        save(lgg / f'TCGA_XX_{patient}' / f'TCGA_XX_{patient}_1_mask.tif', np.full((8, 6), 255))
+    with pytest.warns(UserWarning, match=r'2 of 12 masks are entirely .*A_1_mask.tif, .*B_1_mask'):
+        rows = lgg_rows(lgg)
+    assert [row.id for row in rows if row.label][:2] == ['TCGA_XX_A_1', 'TCGA_XX_A_2']
+
+
+def test_tool_warns_of_leaks_and_links(lgg, tmp_path, run_tool, capsys):
+    (lgg / 'TCGA_XX_C').rename(tmp_path / 'C')
+    (lgg / 'TCGA_XX_C').symlink_to(tmp_path / 'C')
+    out = tmp_path / 'out'
+    run_tool('lgg.py', lgg, '--out', out, '--split-by', 'image', '--ratios', 2, 1, 1)
+    captured = capsys.readouterr()
+    leak, links = [x for x in captured.err.splitlines() if 'warning: ' in x]
+    assert 'patients in val' in leak
+    assert f'6 files are outside of {lgg}' in links
+    assert captured.out.count('.dataset.allow_outside=True') == 3
+    run_tool('accept_splits.py', out, '--split-by', 'image')
+    assert 'accept_splits.py: warning: Split by image: ' in capsys.readouterr().err
+    with pytest.raises(ValueError, match='allow_outside'):
+        LGGDataset(ann_file=str(out / 'train.csv'), data_root=str(lgg))
+    LGGDataset(ann_file=str(out / 'train.csv'), data_root=str(lgg), allow_outside=True)

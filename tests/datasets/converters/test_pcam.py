@@ -60,7 +60,7 @@ def test_invalid_pcam_subsets_raise(pcam, subset, message):
             [f'{i:02},{i}' for i in range(3)],
             "line 4: expected an id and the label 0 or 1, got '02,2'",
         ),
-        (['00,0,1'], "line 2: expected .* got '00,0,1'"),
+        (['00,0,1'], 'line 2: expected 2 values, got 3'),
         ([',1'], "line 2: expected .* got ',1'"),
     ],
 )
@@ -104,5 +104,20 @@ def test_missing_source_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match='no train_labels.csv in '):
         pcam_rows(tmp_path)
     write_labels(tmp_path, [])
+    with pytest.raises(FileNotFoundError, match='train'):
+        pcam_rows(tmp_path)
+    (tmp_path / 'train').mkdir()
     with pytest.raises(ValueError, match='no train/<id>.tif in '):
         pcam_rows(tmp_path)
+
+
+def test_capital_suffixes_and_tabs(pcam, tmp_path):
+    labels = pcam / 'train_labels.csv'
+    (pcam / 'train_labels.tab').write_text(labels.read_text().replace(',', '\t'))
+    labels.unlink()
+    (pcam / 'train' / '03.tif').rename(pcam / 'train' / '03.TIF')
+    (pcam / 'train').rename(tmp_path / 'tiles')
+    (pcam / 'train').symlink_to(tmp_path / 'tiles')
+    rows = pcam_rows(pcam)
+    assert [row.label for row in rows] == [1, 0, 0] * 4
+    assert rows[3].path == 'train/03.TIF'

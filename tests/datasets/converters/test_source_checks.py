@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from mmkdml.datasets.converters.source_checks import Problems, mask_has_foreground, source_folder
+from mmkdml.datasets.converters.source_checks import Problems, foreground_share, source_folder
 
 
 def refuse_odd(number):
@@ -53,7 +53,7 @@ def test_source_that_is_not_a_folder_raises(tmp_path):
         source_folder(tmp_path / 'file', 'some images')
 
 
-def test_mask_has_foreground(tmp_path, save):
+def test_foreground_share(tmp_path, save):
     mask = np.zeros((4, 6))
     save(tmp_path / 'image.png', np.zeros((4, 6, 3)))
     save(tmp_path / 'none.png', mask)
@@ -61,9 +61,9 @@ def test_mask_has_foreground(tmp_path, save):
     save(tmp_path / 'some.png', mask)
     save(tmp_path / 'turned.png', mask.T)
     image = tmp_path / 'image.png'
-    assert mask_has_foreground(image, tmp_path / 'some.png') is True
-    assert mask_has_foreground(image, tmp_path / 'none.png') is False
+    assert foreground_share(image, tmp_path / 'some.png') == 1 / 24
+    assert foreground_share(image, tmp_path / 'none.png') == 0
     with pytest.raises(ValueError, match='turned.png: the mask is 4x6, its image 6x4'):
-        mask_has_foreground(image, tmp_path / 'turned.png')
+        foreground_share(image, tmp_path / 'turned.png')
     with pytest.raises(ValueError, match='image.png: expected an image of mode L, got RGB'):
-        mask_has_foreground(image, tmp_path / 'some.png', ('L',))
+        foreground_share(image, tmp_path / 'some.png', ('L',))

@@ -140,6 +140,8 @@ def test_by_class_with_mixed_or_few_groups_raises():
     assert split_rows(mixed, by_image=True, by_class=True)
     with pytest.raises(ValueError, match='class 1: expected at least 3 groups.* got 2'):
         split_rows(lesions((9, 4)), by_class=True)
+    with pytest.raises(ValueError, match=r'classes nv \(0\) and vasc \(1\)'):
+        split_rows(mixed, by_class=True, classes=('nv', 'vasc'))
 
 
 @pytest.mark.parametrize('target', [1, 7, 10, 25, 100])

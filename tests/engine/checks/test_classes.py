@@ -78,7 +78,9 @@ def test_head_with_too_few_classes_raises_and_with_extra_ones_warns(logged, when
     check(runner(5))
     assert 'members.student.head.num_classes: expected 3' in logged[0]
     assert 'got 5' in logged[0]
-    with pytest.raises(ValueError, match=r'members\.student\.head\.num_classes: expected 3.*got 2'):
+    with pytest.raises(
+        ValueError, match=r'student\.head\.num_classes: expected 3.*got 2.*owl \(2\)'
+    ):
         check(runner(2))
 
 
