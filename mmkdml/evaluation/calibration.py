@@ -8,10 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.predictions import Predictions, predictions_by_name, sum_by_name, truth_of
+from mmkdml.evaluation.predictions import (
+    Predictions,
+    mask_of,
+    predictions_by_name,
+    sum_by_name,
+    truth_of,
+)
 from mmkdml.registry import METRICS
+
+#: Values of the column ``region``.
+ALL, NEAR_FOREGROUND = 'all', 'near foreground'
+_KEYS = {ALL: 'calibration/ECE', NEAR_FOREGROUND: 'calibration/ECE_near_foreground'}
 
 
 @METRICS.register_module()
@@ -20,25 +31,34 @@ class Calibration(BaseMetric):
 
     The confidence of a prediction is the probability of the predicted class; for masks each pixel
     is a prediction. ``<name>/calibration/ECE`` is the expected calibration error of Guo et al.
-    (2017), in percent: the mean of |accuracy - confidence| over bins of equal width, weighted by
-    their numbers of predictions.
+    (2017), a fraction in [0, 1]: the mean of |accuracy - confidence| over bins of equal width,
+    weighted by their numbers of predictions.
+
+    Most pixels of a medical image are easy background, and hide the calibration at the lesion.
+    Masks therefore also have ``<name>/calibration/ECE_near_foreground``: the same error over the
+    pixels that are at most ``margin`` rows and columns away from a foreground pixel of the truth.
+    The region does not depend on predictions, so that it is the same for all members and runs.
+    Images without true foreground and distant false positives count only in ``ECE``. The value is
+    ``nan`` if there is no true foreground. Class 0 is the background.
 
     After the evaluation :attr:`table` contains the reliability diagrams, in the main process: a row
-    per bin with the columns ``member, low, high, answers, confidence, accuracy``. ``answers`` is
-    the number of predictions; the other numbers are in [0, 1], or ``nan`` in empty bins.
+    per bin with the columns ``region, member, low, high, count, confidence, accuracy``. ``region``
+    is ``'all'``, or for masks also ``'near foreground'``; ``count`` is the number of predictions;
+    the other numbers are in [0, 1], or ``nan`` in empty bins.
     :class:`mmkdml.engine.ReliabilityHook` saves and draws it.
 
-    Stores three numbers per bin, whereas the calibration error of torchmetrics stores every
-    prediction (gigabytes for pixels).
+    Stores three numbers per bin and region, whereas the calibration error of torchmetrics stores
+    every prediction (gigabytes for pixels).
 
     Args:
         bins: Number of bins in [0, 1].
+        margin: Size of the neighborhood of the foreground, in pixels of the original image.
         ignore_index: Label of pixels that are ignored.
         collect_device: See mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: If ``bins`` is less than 1; in ``process`` if a sample has no ground truth, or
-            sizes differ.
+        ValueError: If ``bins`` is less than 1 or ``margin`` is negative; in ``process`` if a sample
+            has no ground truth, or sizes differ.
 
     Example:
         >>> metric = dict(type=MemberMetrics, metric=dict(type=Accuracy))
@@ -48,39 +68,48 @@ class Calibration(BaseMetric):
     default_prefix = ''  # keys begin with the member's name
 
     def __init__(
-        self, bins: int = 15, ignore_index: int = 255, collect_device: str = 'cpu'
+        self, bins: int = 15, margin: int = 10, ignore_index: int = 255, collect_device: str = 'cpu'
     ) -> None:
         super().__init__(collect_device=collect_device)
         if bins < 1:
             raise ValueError(f'Invalid bins: expected at least 1, got {bins}')
+        if margin < 0:
+            raise ValueError(f'Invalid margin: expected at least 0 pixels, got {margin}')
         self.bins = bins
+        self.margin = margin
         self.ignore_index = ignore_index
         self.table = pd.DataFrame()
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
-            truth = truth_of(sample)
-            predictions = predictions_by_name(sample)
-            self.results.append(
-                {name: self._binned(own, truth, name) for name, own in predictions.items()}
-            )
+            truth, mask = truth_of(sample), mask_of(sample)
+            regions = {ALL: truth != self.ignore_index}
+            if mask is not None:
+                near = near_foreground(mask, self.margin, self.ignore_index).flatten()
+                regions[NEAR_FOREGROUND] = near & regions[ALL]
+            counts = {}
+            for name, own in predictions_by_name(sample).items():
+                binned = self._binned(own, truth, regions, name)
+                counts.update({(region, name): one for region, one in binned.items()})
+            self.results.append(counts)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the calibration errors from the counts of all samples, and set :attr:`table`."""
         edges = np.linspace(0, 1, self.bins + 1)
         tables, values = [], {}
-        for name, (number, confidence, right) in sum_by_name(results).items():
+        for (region, name), (number, confidence, right) in sum_by_name(results).items():
             error = np.abs(right - confidence).sum() / number.sum() if number.sum() else np.nan
-            values[f'{name}/calibration/ECE'] = float(100 * error)
+            values[f'{name}/{_KEYS[region]}'] = float(error)
             number_or_nan = np.where(number > 0, number, np.nan)
             tables.append(
                 pd.DataFrame(
                     dict(
+                        region=region,
                         member=name,
                         low=edges[:-1],
                         high=edges[1:],
-                        answers=number.astype(int),
+                        count=number.astype(int),
                         confidence=confidence / number_or_nan,
                         accuracy=right / number_or_nan,
                     )
@@ -88,26 +117,56 @@ class Calibration(BaseMetric):
             )
         if not tables:
             return {}
+        tables.sort(key=lambda table: table['region'][0] != ALL)
         self.table = pd.concat(tables, ignore_index=True)
         return values
 
-    def _binned(self, predictions: Predictions, truth: torch.Tensor, name: str) -> np.ndarray:
-        """Return (3, bins): number of predictions, sum of confidences, number of correct ones."""
+    def _binned(
+        self,
+        predictions: Predictions,
+        truth: torch.Tensor,
+        regions: dict[str, torch.Tensor],
+        name: str,
+    ) -> dict[str, np.ndarray]:
+        """Return number of predictions, sum of confidences and number of correct ones by region.
+
+        Each array is (3, bins).
+        """
         if len(truth) != len(predictions.labels):
             raise ValueError(
                 f'expected predictions of the size of the truth, {len(truth)}, got '
                 f'{len(predictions.labels)} of {name}'
             )
-        counted = truth != self.ignore_index
-        labels = predictions.labels[counted]
-        confidence = predictions.probabilities[counted].gather(1, labels[:, None]).squeeze(1)
+        labels = predictions.labels
+        confidence = predictions.probabilities.gather(1, labels[:, None]).squeeze(1)
         edges = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64, device=labels.device)
         # Bins are [low, high), as in torchmetrics; the last one includes 1.
         places = torch.bucketize(confidence, edges[1:-1], right=True)
-        right = (labels == truth[counted]).double()
-        return np.stack(
-            [
-                torch.bincount(places, weights=weights, minlength=self.bins).cpu().numpy()
-                for weights in (torch.ones_like(right), confidence, right)
-            ]
-        )
+        right = (labels == truth).double()
+        weights = torch.stack([torch.ones_like(right), confidence, right])
+        return {
+            region: np.stack(
+                [
+                    torch.bincount(places[chosen], one[chosen], self.bins).cpu().numpy()
+                    for one in weights
+                ]
+            )
+            for region, chosen in regions.items()
+        }
+
+
+def near_foreground(truth: torch.Tensor, margin: int, ignore_index: int = 255) -> torch.Tensor:
+    """Return whether each pixel is at most ``margin`` rows and columns away from the foreground.
+
+    Args:
+        truth: Class indices, (H, W); 0 is the background.
+        margin: Distance in pixels; 0 for the foreground itself.
+        ignore_index: Label of pixels that are not foreground.
+
+    Returns:
+        (H, W), bool.
+    """
+    near = ((truth != 0) & (truth != ignore_index)).float()[None, None]
+    for kernel, padding in (((2 * margin + 1, 1), (margin, 0)), ((1, 2 * margin + 1), (0, margin))):
+        near = F.max_pool2d(near, kernel, stride=1, padding=padding)
+    return near[0, 0] > 0

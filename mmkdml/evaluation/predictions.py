@@ -53,9 +53,15 @@ def truth_of(sample: Any) -> Tensor:
     )
 
 
-def sum_by_name(results: list[Mapping[str, Any]]) -> dict[str, Any]:
+def mask_of(sample: Any) -> Tensor | None:
+    """Return the true mask of a sample, (H, W), or None for classification."""
+    view = next(iter(member_views(sample).values()))
+    return view['gt_sem_seg']['data'].squeeze(0) if 'gt_sem_seg' in view else None
+
+
+def sum_by_name(results: list[Mapping[Any, Any]]) -> dict[Any, Any]:
     """Sum the values of all samples by name, in order of occurrence."""
-    sums: dict[str, Any] = {}
+    sums: dict[Any, Any] = {}
     for sample in results:
         for name, counts in sample.items():
             sums[name] = sums[name] + counts if name in sums else counts

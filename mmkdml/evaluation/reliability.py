@@ -16,7 +16,7 @@ ACCURACY_COLOR, GAP_COLOR = '#0072B2', '#D55E00'
 
 
 def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Draw a reliability diagram for each member.
+    """Draw a reliability diagram for each region and member.
 
     Bars are the accuracy by confidence; the gap to the mean confidence is hatched. The line is the
     fraction of predictions in each bin.
@@ -30,15 +30,21 @@ def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
     """
     if table.empty:
         raise ValueError('Invalid table: expected at least one row, got none')
-    members = list(table['member'].unique())
-    columns = min(COLUMNS, len(members))
-    rows = math.ceil(len(members) / columns)
+    # Without predictions in a region (no foreground) there is nothing to draw.
+    panels = {
+        key: bins
+        for key, bins in table.groupby(['region', 'member'], sort=False)
+        if bins['count'].sum()
+    }
+    columns = max(1, min(COLUMNS, table['member'].nunique()))
+    rows = max(1, math.ceil(len(panels) / columns))
     figure = Figure(figsize=(2.6 * columns + 0.4, 2.8 * rows + 0.6), dpi=120, layout='constrained')
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes, member in zip(grid.flat, members, strict=False):
-        _draw(axes, table[table['member'] == member])
-        axes.set_title(member, fontsize=10)
-    for axes in grid.flat[len(members) :]:
+    for axes, ((region, member), bins) in zip(grid.flat, panels.items(), strict=False):
+        _draw(axes, bins)
+        title = member if table['region'].nunique() == 1 else f'{member}, {region}'
+        axes.set_title(title, fontsize=10)
+    for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes in grid[-1]:
         axes.set_xlabel('confidence')
@@ -52,7 +58,7 @@ def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
 
 
 def _draw(axes: Axes, bins: pd.DataFrame) -> None:
-    known = bins[bins['answers'] > 0]
+    known = bins[bins['count'] > 0]
     place = dict(x=known['low'], width=known['high'] - known['low'], align='edge')
     axes.bar(height=known['accuracy'], color=ACCURACY_COLOR, label='accuracy', **place)
     axes.bar(
@@ -66,7 +72,7 @@ def _draw(axes: Axes, bins: pd.DataFrame) -> None:
         **place,
     )
     axes.plot([0, 1], [0, 1], color='black', linewidth=0.8, linestyle='--')
-    share = bins['answers'] / bins['answers'].sum()
+    share = bins['count'] / bins['count'].sum()
     axes.stairs(
         share, np.append(bins['low'], 1), color='black', linewidth=1, label='share of predictions'
     )

@@ -9,7 +9,7 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from mmkdml.evaluation.calibration import Calibration
+from mmkdml.evaluation.calibration import Calibration, near_foreground
 from mmkdml.registry import METRICS
 
 
@@ -47,7 +47,7 @@ def test_equals_torchmetrics(run, bins):
     values = run(METRICS.build(dict(type=Calibration, bins=bins)), samples)
     assert values == {
         f'{name}/calibration/ECE': pytest.approx(
-            100 * multiclass_calibration_error(own, truth, own.shape[1], bins).item(), rel=1e-5
+            multiclass_calibration_error(own, truth, own.shape[1], bins).item(), rel=1e-5
         )
         for name, own in scores.items()
     }
@@ -66,8 +66,56 @@ def test_masks_without_ignored_pixels(run):
     expected = multiclass_calibration_error(
         flat, torch.cat([truth.flatten() for truth in truths]), 3, 15, ignore_index=255
     )
-    assert run(Calibration(), samples) == {
-        'model/calibration/ECE': pytest.approx(100 * expected.item(), rel=1e-5)
+    values = run(Calibration(), samples)
+    assert values['model/calibration/ECE'] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def neighborhood_by_hand(truth, margin):
+    """Each pixel is compared with each foreground pixel."""
+    rows, columns = np.indices(truth.shape)
+    near = np.zeros(truth.shape, bool)
+    for row, column in np.argwhere((truth != 0) & (truth != 255)):
+        near |= np.maximum(abs(rows - row), abs(columns - column)) <= margin
+    return near
+
+
+@pytest.mark.parametrize('margin', [0, 1, 3])
+def test_neighborhood_of_the_foreground(margin):
+    truth = torch.zeros(9, 12, dtype=torch.long)
+    truth[0, 0], truth[5, 7:9], truth[8, 2] = 2, 1, 255
+    near = near_foreground(truth, margin)
+    np.testing.assert_array_equal(near.numpy(), neighborhood_by_hand(truth.numpy(), margin))
+
+
+def test_region_near_the_foreground_equals_torchmetrics(run):
+    rng = torch.Generator().manual_seed(0)
+    names = ('teacher', 'student_1', 'ensemble')
+    truths = torch.zeros(3, 1, 16, 17, dtype=torch.long)  # the last image has no foreground
+    truths[0, 0, 3:5, 2:4], truths[1, 0, 12:, 16], truths[0, 0, 4, 5] = 1, 2, 255
+    logits = {name: torch.randn(3, 3, 16, 17, generator=rng).mul(2) for name in names}
+    logits['ensemble'] = logits['ensemble'].softmax(1)  # scores of an ensemble are probabilities
+    samples = []
+    for index, truth in enumerate(truths):
+        sample = segmented(logits['ensemble'][index])
+        sample.gt_sem_seg = PixelData(data=truth)
+        sample.members = BaseDataElement(**{n: segmented(logits[n][index]) for n in names[:-1]})
+        samples.append(sample)
+    near = np.stack([neighborhood_by_hand(truth[0].numpy(), 2) for truth in truths])
+    metric = Calibration(margin=2)
+    values = run(metric, samples)
+    for name in names:
+        scores = logits[name] if name == 'ensemble' else logits[name].softmax(1)
+        expected = multiclass_calibration_error(
+            scores.movedim(1, -1)[near], truths[:, 0][near], 3, 15, ignore_index=255
+        )
+        assert values[f'{name}/calibration/ECE_near_foreground'] == pytest.approx(
+            expected.item(), rel=1e-5
+        )
+    counts = metric.table.groupby(['region', 'member'], sort=False)['count'].sum()
+    assert counts.to_dict() == {
+        (region, name): number
+        for region, number in (('all', truths.numel() - 1), ('near foreground', near.sum() - 1))
+        for name in names
     }
 
 
@@ -77,13 +125,14 @@ def test_table_by_hand(run):
     samples.append(classified([1.0, 0.0]).set_gt_label(0))
     metric = Calibration(bins=4)
     values = run(metric, samples)
-    assert values == {'model/calibration/ECE': pytest.approx(100 * 4 / 5 * 0.45)}
+    assert values == {'model/calibration/ECE': pytest.approx(4 / 5 * 0.45)}
     expected = pd.DataFrame(
         dict(
+            region='all',
             member='model',
             low=[0, 0.25, 0.5, 0.75],
             high=[0.25, 0.5, 0.75, 1],
-            answers=[0, 0, 4, 1],
+            count=[0, 0, 4, 1],
             confidence=[np.nan, np.nan, 0.7, 1],
             accuracy=[np.nan, np.nan, 0.25, 1],
         )
@@ -98,21 +147,26 @@ def test_confidence_of_the_predicted_class(run):
         pred_sem_seg=PixelData(data=torch.tensor([[[1]]])),
         gt_sem_seg=PixelData(data=torch.tensor([[[1]]])),
     )
-    assert run(Calibration(), [sample]) == {'model/calibration/ECE': pytest.approx(60)}
+    assert run(Calibration(), [sample]) == {
+        'model/calibration/ECE': pytest.approx(0.6),
+        'model/calibration/ECE_near_foreground': pytest.approx(0.6),
+    }
 
 
 def test_no_counted_pixels_give_nan(run):
     sample = segmented(torch.zeros(3, 2, 2))
     sample.gt_sem_seg = PixelData(data=torch.full((1, 2, 2), 255))
     metric = Calibration()
-    assert math.isnan(run(metric, [sample])['model/calibration/ECE'])
-    assert metric.table['answers'].tolist() == [0] * 15
+    assert all(map(math.isnan, run(metric, [sample]).values()))
+    assert metric.table['count'].tolist() == [0] * 30
     assert Calibration().compute_metrics([]) == {}
 
 
 def test_invalid_inputs_raise(run):
     with pytest.raises(ValueError, match='bins: expected at least 1, got 0'):
         Calibration(bins=0)
+    with pytest.raises(ValueError, match='margin: expected at least 0 pixels, got -1'):
+        Calibration(margin=-1)
     sample = segmented(torch.zeros(3, 2, 2))
     with pytest.raises(ValueError, match='expected the truth'):
         run(Calibration(), [sample])

@@ -114,7 +114,11 @@ def test_all_metrics_accept_predictions_of_a_classroom():
         ),
         'students/diversity/disagreement',
         'students/diversity/error_correlation',
-        *(f'{name}/calibration/ECE' for name in ('teacher', *students)),
+        *(
+            f'{name}/calibration/{key}'
+            for name in ('teacher', *students)
+            for key in ('ECE', 'ECE_near_foreground')
+        ),
     ]
     assert all(math.isfinite(value) for value in values.values())
     # The ensemble is the union of both masks.

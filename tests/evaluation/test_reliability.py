@@ -8,10 +8,11 @@ def table(*members):
     return pd.concat(
         pd.DataFrame(
             dict(
+                region='all',
                 member=member,
                 low=[0, 0.5],
                 high=[0.5, 1],
-                answers=[0, 4],
+                count=[0, 4],
                 confidence=[float('nan'), 0.9],
                 accuracy=[float('nan'), 0.75],
             )

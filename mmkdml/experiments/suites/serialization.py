@@ -20,6 +20,8 @@ from mmkdml.statistics.measures import COLUMNS, class_count, task_of_cases
 from mmkdml.statistics.records import Measurement
 
 RESULT = 'result.json.gz'
+# 1: calibration errors in percent, and no version in the file. 2: calibration errors as fractions.
+VERSION = 2
 # Bytes. PCam's test split needs about 30 MB; compression is up to 1000-fold.
 _MAX_BYTES = 1 << 30
 _TEXTS = ('member', 'id', 'group')
@@ -38,6 +40,7 @@ class _Result:
     measured: dict[str, _Measured]
     curves: str
     facts: dict[str, Any]  # metadata; the key is part of the file format
+    version: int = 1
 
 
 _RESULT = TypeAdapter(_Result)
@@ -54,6 +57,7 @@ def serialize_result(
         },
         curves=curves.to_csv(index=False),
         facts=dict(metadata),
+        version=VERSION,
     )
     return gzip.compress(json_text(content).encode(), mtime=0)
 
@@ -61,26 +65,42 @@ def serialize_result(
 def deserialize_result(
     content: bytes,
 ) -> tuple[dict[str, Measurement], pd.DataFrame, dict[str, Any]]:
-    """Deserialize the result of a run.
+    """Deserialize the result of a run, also of an older version.
 
     Returns:
         Measurements by checkpoint, curves and metadata.
 
     Raises:
-        ValueError: If the content is not a valid result of :func:`serialize_result`.
+        ValueError: If the content is not a valid result of :func:`serialize_result`, or is one of a
+            newer version.
     """
     try:
         loaded = _RESULT.validate_python(json.loads(_decompress(content)))
+        if not 1 <= loaded.version <= VERSION:
+            raise ValueError(
+                f'expected version 1 to {VERSION}, got {loaded.version}. Update mmkdml'
+            )
         measured = {
             name: Measurement(
-                {key: math.nan if x is None else x for key, x in one.metrics.items()},
+                {
+                    key: math.nan if x is None else x / _divisor(key, loaded.version)
+                    for key, x in one.metrics.items()
+                },
                 _parse_cases(one.cases),
             )
             for name, one in loaded.measured.items()
         }
-        return measured, _parse_curves(loaded.curves), loaded.facts
+        curves = _parse_curves(loaded.curves)
+        if len(curves):
+            curves['value'] /= [_divisor(key, loaded.version) for key in curves['key']]
+        return measured, curves, loaded.facts
     except Exception as error:  # zlib, json and pandas raise many types for invalid content
         raise ValueError(f'invalid result of a run ({type(error).__name__}: {error})') from error
+
+
+def _divisor(key: str, version: int) -> int:
+    """Return the number by which a metric of an older version is divided."""
+    return 100 if version == 1 and key.endswith('calibration/ECE') else 1
 
 
 def _parse_cases(text: str) -> pd.DataFrame:

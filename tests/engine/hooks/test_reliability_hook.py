@@ -31,7 +31,7 @@ def test_table_and_diagrams_are_written(runner, tmp_path):
     HOOKS.build(dict(type='ReliabilityHook', out_dir='sure')).after_test_epoch(runner)
     table = pd.read_csv(tmp_path / 'run' / 'sure' / 'reliability.csv')
     pd.testing.assert_frame_equal(table, runner.test_evaluator.metrics[1].table, check_dtype=False)
-    assert table['answers'].tolist() == [0, 0, 1, 0]
+    assert table['count'].tolist() == [0, 0, 1, 0]
     assert matplotlib.image.imread(tmp_path / 'run' / 'sure' / 'reliability.png').std() > 0
 
 

@@ -45,6 +45,28 @@ def zipped(**content):
     return gzip.compress(json.dumps(content).encode())
 
 
+def test_percent_of_the_first_version_become_fractions():
+    metrics = {'ensemble/calibration/ECE': 2.5, 'ensemble/accuracy/top1': 90.0}
+    curves = pd.DataFrame(
+        [(1, 'ensemble/calibration/ECE', 4.0), (1, 'loss', 2.0)], columns=CURVES.columns
+    )
+    content = json.loads(
+        gzip.decompress(serialize_result({'best': Measurement(metrics, CASES)}, curves, {}))
+    )
+    for version, divisor in ((content.pop('version'), 1), (None, 100)):
+        named = {} if version is None else dict(version=version)
+        got, read, _ = deserialize_result(zipped(**content, **named))
+        assert got['best'].metrics == {**metrics, 'ensemble/calibration/ECE': 2.5 / divisor}
+        assert read['value'].tolist() == [4.0 / divisor, 2.0]
+
+
+def test_result_of_a_newer_version_raises():
+    content = json.loads(gzip.decompress(VALID))
+    newer = content['version'] + 1
+    with pytest.raises(ValueError, match=f'version 1 to {newer - 1}, got {newer}'):
+        deserialize_result(zipped(**{**content, 'version': newer}))
+
+
 @pytest.mark.parametrize(
     'content',
     [
