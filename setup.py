@@ -142,6 +142,7 @@ setup(
     packages=find_packages(include=['mmkdml', 'mmkdml.*']),
     package_data={
         'mmkdml.experiments': ['paper/data/*.csv', 'report/templates/*.j2'],
+        'mmkdml.figures': ['*.mplstyle'],
         'mmkdml.html': ['assets/*'],
     },
     install_requires=INSTALL_REQUIRES,

@@ -1,0 +1,114 @@
+"""Style, sizes, colors and files shared by all figures."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from matplotlib import rc_context, rc_params_from_file
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.patches import Patch
+
+from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
+
+#: Widths of figures in inches: a column and both columns of a journal, and a screen.
+ONE_COLUMN, TWO_COLUMNS, SCREEN = 3.5, 7.2, 9.6
+#: Okabe and Ito's palette, distinct with every kind of color vision; without yellow, which is too
+#: light for lines on white.
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK = PALETTE = (
+    '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000'
+)  # fmt: skip
+GRAY = '#767676'
+#: On images: light green and magenta are distinct with every kind of color vision, and bright
+#: enough for outlines on false-color MRI and stained tissue.
+TRUTH_COLOR, PREDICTION_COLOR = '#00E08A', '#FF3FD8'
+#: Bright colors of foreground classes on images.
+CLASS_COLORS = (PREDICTION_COLOR, '#56B4E9', '#F0E442', '#E69F00', '#FFFFFF', '#8C7CFF', '#FF6B5E')
+_MEMBER_COLORS = {TEACHER: BLACK, ENSEMBLE: VERMILION, PLAIN: BLUE}
+_STUDENT_COLORS = (BLUE, GREEN, PURPLE, ORANGE, SKY)
+_STYLE = Path(__file__).with_name('mmkdml.mplstyle')
+
+
+def member_color(name: str, members: tuple[str, ...] | list[str] = ()) -> str:
+    """Return the color of a member, equal in all figures.
+
+    Args:
+        name: Name of the member, or ``'ensemble'``.
+        members: All members, in order, for those whose names have no number.
+    """
+    if name in _MEMBER_COLORS:
+        return _MEMBER_COLORS[name]
+    number = name.rpartition('_')[2]
+    others = [one for one in members if one not in _MEMBER_COLORS]
+    if number.isdigit():
+        place = int(number) - 1
+    else:
+        place = others.index(name) if name in others else 0
+    return _STUDENT_COLORS[place % len(_STUDENT_COLORS)]
+
+
+def class_color(index: int) -> str:
+    """Return the color of a foreground class on images; the first one has index 0."""
+    return CLASS_COLORS[index % len(CLASS_COLORS)]
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Apply the style sheet while a figure is built; global settings of matplotlib are unchanged."""
+    with rc_context(rc_params_from_file(_STYLE, use_default_template=False)):
+        yield
+
+
+def save_figure(figure: Figure, *paths: str | os.PathLike) -> None:
+    """Save a figure: PNG for screens, SVG or PDF for papers, by suffix.
+
+    The file holds no date, so that equal figures are equal files. Missing folders are created.
+    """
+    with figure_style():
+        for path in map(Path, paths):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, metadata=_metadata(path.suffix))
+
+
+def svg_text(figure: Figure) -> str:
+    """Return a figure as the text of an SVG file."""
+    file = io.StringIO()
+    with figure_style():
+        figure.savefig(file, format='svg', metadata=_metadata('.svg'))
+    return file.getvalue()
+
+
+def _metadata(suffix: str) -> dict[str, None]:
+    return {'.svg': {'Date': None}, '.pdf': {'CreationDate': None}}.get(suffix, {})
+
+
+def legend_below(figure: Figure, patches: list[Patch] | None = None) -> Legend | None:
+    """Add a legend below the axes, in as many rows as its width requires.
+
+    Args:
+        figure: Figure with a constrained or compressed layout.
+        patches: Entries. Default: those of the first axes that have any.
+    """
+    handles: list = list(patches or ())
+    if patches is None:
+        handles = next((found for axes in figure.axes if (found := _handles(axes))), [])
+    if not handles:
+        return None
+    widths = [0.09 * len(str(handle.get_label())) + 0.5 for handle in handles]  # inches
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / max(widths))))
+    return figure.legend(handles=handles, loc='outside lower center', ncols=columns)
+
+
+def _handles(axes) -> list:
+    return axes.get_legend_handles_labels()[0]
+
+
+def shorten(text: str, length: int) -> str:
+    """Cut out the middle of a text that has more than ``length`` characters."""
+    if len(text) <= length:
+        return text
+    return f'{text[: length // 2]}…{text[len(text) - (length - length // 2 - 1) :]}'
