@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib import rc_context, rc_params_from_file
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.patches import Patch
@@ -44,10 +45,7 @@ def member_color(name: str, members: tuple[str, ...] | list[str] = ()) -> str:
         return _MEMBER_COLORS[name]
     number = name.rpartition('_')[2]
     others = [one for one in members if one not in _MEMBER_COLORS]
-    if number.isdigit():
-        place = int(number) - 1
-    else:
-        place = others.index(name) if name in others else 0
+    place = others.index(name) if name in others else int(number) - 1 if number.isdigit() else 0
     return _STUDENT_COLORS[place % len(_STUDENT_COLORS)]
 
 
@@ -58,7 +56,7 @@ def class_color(index: int) -> str:
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Apply the style sheet while a figure is built; global settings of matplotlib are unchanged."""
+    """Apply the style sheet while a figure is built, and restore matplotlib's settings."""
     with rc_context(rc_params_from_file(_STYLE, use_default_template=False)):
         yield
 
@@ -103,7 +101,7 @@ def legend_below(figure: Figure, patches: list[Patch] | None = None) -> Legend |
     return figure.legend(handles=handles, loc='outside lower center', ncols=columns)
 
 
-def _handles(axes) -> list:
+def _handles(axes: Axes) -> list:
     return axes.get_legend_handles_labels()[0]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mmkdml.figures.style import shorten
 
@@ -43,8 +45,10 @@ def new_tiles(
     wrapped = [wrap(name, side, 2) for name in columns]
     above = _LINE * (1 + max(name.count('\n') for name in wrapped))
     gaps = (_LINE * caption_lines + 0.05) * len(shapes)
-    figure = Figure(figsize=(width, sum(heights) + gaps + above + 0.6), layout='compressed')
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    layout = ConstrainedLayoutEngine(
+        w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01, compress=True
+    )
+    figure = Figure(figsize=(width, sum(heights) + gaps + above + 0.6), layout=layout)
     grid = figure.subplots(len(shapes), len(columns), squeeze=False, height_ratios=heights)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
@@ -58,7 +62,7 @@ def new_tiles(
     return figure, grid
 
 
-def show_tile(axes: Axes, image: np.ndarray, caption: str = '', **options) -> None:
+def show_tile(axes: Axes, image: np.ndarray, caption: str = '', **options: Any) -> None:
     """Show an image (H, W, 3) or a map (H, W) with a caption below it."""
     axes.imshow(image, **options)
     if caption:
@@ -71,7 +75,7 @@ def add_color_bar(
     label: str,
     limits: tuple[float, float] = (0, 1),
     cmap: str = 'viridis',
-    **options,
+    **options: Any,
 ) -> None:
     """Add a color bar at the right whose label fits next to it.
 
@@ -102,9 +106,15 @@ def add_scale_bar(axes: Axes, spacing: float, unit: str = 'mm') -> None:
     power = 10 ** np.floor(np.log10(longest))
     length = power * max(step for step in (1, 2, 5) if step * power <= longest * (1 + 1e-9))
     share = length / spacing / (right - left)
-    outline = dict(color='black', transform=axes.transAxes, solid_capstyle='butt')
-    axes.plot([0.96 - share, 0.96], [0.05, 0.05], **{**outline, 'linewidth': 3.6})
-    axes.plot([0.96 - share, 0.96], [0.05, 0.05], **{**outline, 'color': 'white', 'linewidth': 2})
+    for color, thickness in (('black', 3.6), ('white', 2.0)):
+        axes.plot(
+            [0.96 - share, 0.96],
+            [0.05, 0.05],
+            color=color,
+            linewidth=thickness,
+            solid_capstyle='butt',
+            transform=axes.transAxes,
+        )
     text = axes.text(
         0.96, 0.08, f'{length:g} {unit}', ha='right', va='bottom', fontsize=7,
         color='white', transform=axes.transAxes,
@@ -113,7 +123,7 @@ def add_scale_bar(axes: Axes, spacing: float, unit: str = 'mm') -> None:
 
 
 def outline(axes: Axes, mask: np.ndarray, color: str, width: float = 1.2) -> None:
-    """Draw the outline of a mask (H, W); closed at the edge of the image, nothing if it is empty."""
+    """Draw the outline of a mask (H, W), closed at the edge of the image."""
     if not mask.any():
         return  # matplotlib warns about empty contours
     height, breadth = mask.shape
@@ -131,7 +141,5 @@ def outline(axes: Axes, mask: np.ndarray, color: str, width: float = 1.2) -> Non
 def wrap(text: str, inches: float, lines: int) -> str:
     """Break a text into at most ``lines`` lines of a length; what is longer loses its middle."""
     length = max(4, int(_CHARACTERS * inches))
-    words = shorten(text, lines * length - lines).replace('_', '_\N{ZERO WIDTH SPACE}')
-    return (
-        fill(words.replace('\N{ZERO WIDTH SPACE}', ' '), length).replace('_ ', '_') if text else ''
-    )
+    words = shorten(text, lines * length - lines).replace('_', '_ ')
+    return fill(words, length).replace('_ ', '_')

@@ -12,7 +12,7 @@ from PIL import Image
 from mmkdml.apis import Predictor, load_config
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.datasets import AlbumentationsTransform, LoadBinaryMask
-from mmkdml.datasets.converters.source_checks import mask_has_foreground
+from mmkdml.datasets.converters.source_checks import foreground_share
 from mmkdml.datasets.image_files import FORMATS
 from mmkdml.datasets.images import read_binary_mask
 from mmkdml.registry import MODELS
@@ -110,7 +110,7 @@ def test_masks_of_every_mode_and_format(folder, attempt, shape, mode, kind, valu
     results = attempt(
         lambda: LoadBinaryMask().transform(dict(seg_map_path=str(path), seg_fields=[])), str(path)
     )
-    attempt(lambda: mask_has_foreground(path, path, None), str(path))
+    attempt(lambda: foreground_share(path, path, None), str(path))
     assert (mask is None) == (results is None)
     if mask is not None:
         assert (mask.ndim, mask.dtype, set(np.unique(mask)) <= {0, 1}) == (2, np.uint8, True)
