@@ -35,6 +35,9 @@ def main() -> None:
         action='store_true',
         help='enable every speed-up that pays on this device (implies --amp)',
     )
+    parser.add_argument(
+        '--quiet', action='store_true', help='print validations only if they are the best so far'
+    )
     parser.add_argument('--seed', type=int, help='random seed')
     parser.add_argument(
         '--deterministic',
@@ -83,7 +86,12 @@ def main() -> None:
         config.resume = True
         config.load_from = None if args.resume == 'auto' else args.resume
     make_runner(
-        config, args.launcher, overwrite=args.overwrite, accept_changes=args.accept_changes
+        config,
+        args.launcher,
+        overwrite=args.overwrite,
+        accept_changes=args.accept_changes,
+        verbose=args.verbose,
+        validations=not args.quiet,
     ).train()
 
 

@@ -5,27 +5,27 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
-from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
-from torch import nn
 
 from mmkdml.apis.run_comparison import check_own_config
 from mmkdml.apis.run_config import RunConfig
 from mmkdml.apis.run_identity import start_run, unlock_run
 from mmkdml.apis.run_numbers import check_numbers
+from mmkdml.apis.run_output import HeaderHook
 from mmkdml.apis.run_results import ResultsHook
+from mmkdml.apis.runner import QuietRunner, RunRunner
 from mmkdml.apis.trained import load_for_evaluation
 from mmkdml.checkpoint_io import guard_checkpoints, recorded_meta
 from mmkdml.datasets.base import set_image_cache
 from mmkdml.engine import (
+    ProgressHook,
     RunIdentityHook,
     SafeResumeHook,
     StrictWeightsHook,
@@ -35,7 +35,6 @@ from mmkdml.engine import (
 )
 from mmkdml.engine.checks import check_class_order, register_checks
 from mmkdml.engine.unwrap import unwrap_model
-from mmkdml.files import own_file
 from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
 from mmkdml.names import SPLITS
 
@@ -114,6 +113,8 @@ def make_runner(
     train: bool = True,
     overwrite: bool = False,
     accept_changes: bool = False,
+    verbose: bool = True,
+    validations: bool = True,
 ) -> Runner:
     """Build the runner of a config, which loads checkpoints without executing code.
 
@@ -129,6 +130,9 @@ def make_runner(
             the config in it is not overwritten.
         overwrite: Remove the checkpoints of an older run in the folder when training starts.
         accept_changes: Resume with the settings and data of the config although they differ.
+        verbose: Print mmengine's whole log. If False, print a header, warnings and progress
+            (:class:`~mmkdml.engine.ProgressHook`); the log is in its file in both cases.
+        validations: Without ``verbose``, print the table of each validation.
 
     Raises:
         TypeError: If a class does not accept a setting.
@@ -153,7 +157,7 @@ def make_runner(
         weights = None if config.get('resume') else config.get('load_from')
         if weights and Path(weights).is_file():
             load_checkpoint_file(weights)  # before the networks are built
-        runner = _Runner.from_cfg(RunConfig(config))
+        runner = (RunRunner if verbose else QuietRunner).from_cfg(RunConfig(config))
     except BaseException as error:
         if start is not None:
             unlock_run(config)
@@ -166,32 +170,14 @@ def make_runner(
     runner.register_hook(StrictWeightsHook())
     runner.register_hook(WatchLoadersHook())
     runner.register_hook(ResultsHook())
+    if not verbose:
+        runner.register_hook(HeaderHook())
+        runner.register_hook(ProgressHook(validations))
     register_checks(runner)
     if start is not None:
         hook = RunIdentityHook(start.identity, start.changes, start.outdated, start.notes)
         runner.register_hook(hook)
     return runner
-
-
-class _Runner(Runner):
-    """Runner that leaves its folder unchanged until it trains."""
-
-    def dump_config(self) -> None:
-        """Do nothing: ``RunIdentityHook`` writes the config, so that a test does not replace it."""
-
-    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """Build the logger after replacing links in its folder; see :func:`own_file`."""
-        log = own_file(self.work_dir, self.timestamp, f'{self.timestamp}.log')
-        for path in log.parent.rglob('*'):
-            own_file(self.work_dir, path.relative_to(self.work_dir))
-        return super().build_logger(*args, **kwargs)
-
-    def train(self) -> nn.Module:
-        """Train, and unlock the folder even if training fails."""
-        try:
-            return super().train()
-        finally:
-            unlock_run(self.cfg)
 
 
 def _set_up_distributed(config: Config) -> None:

@@ -87,7 +87,7 @@ def config_parser(
 
     Args:
         description: First line of the help.
-        launcher: Add ``--launcher``, for tools that run in several processes.
+        launcher: Add ``--launcher`` and ``--verbose``, for tools that run in several processes.
         checkpoint: Add ``CHECKPOINT`` and ``--use-config``, for tools that use trained weights. Use
             ``parse_intermixed_args``, so that options may precede ``CHECKPOINT``.
     """
@@ -114,6 +114,11 @@ def config_parser(
             choices=('none', 'pytorch', 'slurm', 'mpi'),
             default='none',
             help='launcher that started the processes (default: %(default)s)',
+        )
+        parser.add_argument(
+            '--verbose',
+            action='store_true',
+            help='print the whole log, which is always in its file',
         )
         # torchrun and older launchers pass it; mmengine reads the environment instead.
         parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)

@@ -7,6 +7,7 @@ from mmkdml.engine.hooks.member_table import MemberTableHook, member_table
 from mmkdml.engine.hooks.non_finite import NonFiniteLossHook
 from mmkdml.engine.hooks.panel_hook import PanelHook
 from mmkdml.engine.hooks.profile import ProfileHook
+from mmkdml.engine.hooks.progress import ProgressHook
 from mmkdml.engine.hooks.reliability_hook import ReliabilityHook
 from mmkdml.engine.hooks.strict_weights import StrictWeightsHook
 from mmkdml.engine.hooks.watch_loaders import WatchLoadersHook
@@ -24,6 +25,7 @@ __all__ = [
     'NonFiniteLossHook',
     'PanelHook',
     'ProfileHook',
+    'ProgressHook',
     'ReliabilityHook',
     'RunIdentityHook',
     'SafeCheckpointHook',

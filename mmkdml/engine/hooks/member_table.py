@@ -59,6 +59,34 @@ def member_table(metrics: Mapping[str, Any]) -> str:
     return table.get_string()
 
 
+def measures_by_member(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Select the measures of quality of members and ensemble, for a narrow table.
+
+    Args:
+        metrics: As of :func:`member_table`.
+
+    Returns:
+        Values by the last part of the measure (``IoU``), by name. Auxiliary metrics and those of
+        single classes (in a deeper group) are left out.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for key, value in metrics.items():
+        name, *groups, measure = key.split('/')
+        if groups_are_main(groups) and name != key and isinstance(value, Real):
+            rows.setdefault(name, {}).setdefault(measure, float(value))
+    several = len(rows) > 1 and any(
+        set(values) & set(rows.get(ENSEMBLE, ()))
+        for name, values in rows.items()
+        if name != ENSEMBLE
+    )
+    return rows if several or PLAIN in rows else {}
+
+
+def groups_are_main(groups: Sequence[str]) -> bool:
+    """Return whether a metric in these groups measures the quality of all classes together."""
+    return len(groups) <= 1 and not _AUXILIARY & set(groups)
+
+
 def _headings(columns: Sequence[str]) -> list[str]:
     groups, _, short = zip(*(metric.rpartition('/') for metric in columns), strict=True)
     if len(set(short)) == len(short) and not _AUXILIARY & set(groups):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,21 @@ from mmkdml.engine.resume.run_lock import holds_lock
 from mmkdml.files import own_file, remove_partial_files
 from mmkdml.names import INTERRUPTED
 from mmkdml.registry import HOOKS
+
+# Deprecations inside of mmengine's own CheckpointHook.
+_HIDDEN = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+
+
+@contextmanager
+def _hidden_warnings(logger: logging.Logger) -> Iterator[None]:
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_HIDDEN)
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 @HOOKS.register_module()
@@ -45,7 +63,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Restore the state of a resumed run, and remove partial files of killed processes."""
-        super().before_train(runner)
+        with _hidden_warnings(runner.logger):
+            super().before_train(runner)
         # Without it, a new best score would be missing in the checkpoint of its epoch.
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')
         # The folder may be a copy; keep the best checkpoint of the original.

@@ -1,0 +1,93 @@
+"""Runner of the tools: leaves its folder unchanged until it trains, and prints little."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from typing import Any
+
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmkdml.apis.run_identity import unlock_run
+from mmkdml.apis.run_output import only_warnings
+from mmkdml.engine import ProgressHook
+from mmkdml.files import own_file
+
+
+class RunRunner(Runner):
+    """mmengine's ``Runner`` with a safe folder, and without warnings that nobody can act on."""
+
+    quiet = False
+
+    def dump_config(self) -> None:
+        """Do nothing: ``RunIdentityHook`` writes the config, so that a test does not replace it."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger after replacing links in its folder; see :func:`own_file`."""
+        log = own_file(self.work_dir, self.timestamp, f'{self.timestamp}.log')
+        for path in log.parent.rglob('*'):
+            own_file(self.work_dir, path.relative_to(self.work_dir))
+        logger = super().build_logger(*args, **kwargs)
+        if self.quiet:
+            only_warnings(logger)
+        return logger
+
+    def build_model(self, model: Any) -> nn.Module:
+        """Build the model; mmseg's note about the default of ``avg_non_ignore`` is hidden."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
+            return super().build_model(model)
+
+    @staticmethod
+    def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
+        """Build a data loader with at most one worker per available core.
+
+        More would be slower, and PyTorch warns of them. Results do not depend on their number.
+        """
+        if isinstance(dataloader, dict) and dataloader.get('num_workers'):
+            dataloader = copy.deepcopy(dataloader)
+            dataloader['num_workers'] = min(dataloader['num_workers'], _cores())
+        return Runner.build_dataloader(dataloader, *args, **kwargs)
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint, with schedulers if the run has any."""
+        kwargs['save_param_scheduler'] = (
+            kwargs.get('save_param_scheduler', True) and self.param_schedulers is not None
+        )
+        super().save_checkpoint(*args, **kwargs)
+
+    def train(self) -> nn.Module:
+        """Train; unlock the folder and end the live progress even if training fails."""
+        try:
+            return super().train()
+        finally:
+            self._end_progress()
+            unlock_run(self.cfg)
+
+    def test(self) -> dict[str, float]:
+        """Test, and end the live progress even if testing fails."""
+        try:
+            return super().test()
+        finally:
+            self._end_progress()
+
+    def _end_progress(self) -> None:
+        for hook in self.hooks:
+            if isinstance(hook, ProgressHook):
+                hook.close()
+
+
+class QuietRunner(RunRunner):
+    """Runner that prints only warnings and errors; the whole log is in its file."""
+
+    quiet = True
+
+
+def _cores() -> int:
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
