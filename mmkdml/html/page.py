@@ -73,7 +73,10 @@ def number(value: float, digits: int = 2, sign: bool = False) -> str:
     """Format a number; NaN is a dash, and minus signs are those of typography."""
     if math.isnan(value):
         return '–'
-    return f'{value:{"+" if sign else ""},.{digits}f}'.replace('-', '\N{MINUS SIGN}')
+    text = f'{value:{"+" if sign else ""},.{digits}f}'
+    if not float(text.replace(',', '')):
+        return text.lstrip('+-')  # zero has no sign
+    return text.replace('-', '\N{MINUS SIGN}')
 
 
 @cache

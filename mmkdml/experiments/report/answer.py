@@ -12,7 +12,7 @@ from mmkdml.experiments.report.cells import TableCell
 from mmkdml.experiments.report.labels import metric_label
 from mmkdml.experiments.report.results import ResultRow, ResultTable
 from mmkdml.html import IntervalAxis
-from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.names import ENSEMBLE
 
 #: Verdicts in the order of reports, with their kind (color and marker).
 VERDICTS = {HOLDS: 'good', OPPOSITE: 'bad', UNDECIDED: 'neutral', NOT_COMPUTABLE: 'neutral'}
@@ -24,14 +24,12 @@ class Answer:
 
     Attributes:
         table: Results of the measure.
-        member: Member that is compared: the ensemble, or the network in suites without ensembles.
-        ranked: Rows with this member, best first.
+        ranked: Rows with ensembles, or with single networks if there are none; best first.
         verdicts: Number of claims by verdict.
         axis: Axis of the differences.
     """
 
     table: ResultTable
-    member: str
     ranked: Sequence[ResultRow]
     verdicts: Sequence[tuple[str, str, int]]
     axis: IntervalAxis
@@ -44,7 +42,7 @@ class Answer:
     @property
     def cell(self) -> TableCell:
         """Highest value."""
-        return self.best.cells[self.member]
+        return self.best.cells[ENSEMBLE]
 
     @property
     def option(self) -> tuple[str, str]:
@@ -62,16 +60,27 @@ class Answer:
         """Return the kind of a claim's verdict."""
         return VERDICTS.get(verdict_of(result), 'neutral')
 
+    def all_of(self, family: str) -> str:
+        """Count the verdicts of all variants in a family of :data:`~.results.DIFFERENCES`."""
+        results = [row.differences[family] for row in self.ranked if family in row.differences]
+        counts = ', '.join(f'{number} {verdict}' for verdict, _, number in count_verdicts(results))
+        return f'All {len(results)} variants: {counts}.' if results else ''
+
     @property
     def overlapping(self) -> int:
         """Number of other rows whose intervals overlap with that of the best row."""
-        others = (row.cells[self.member] for row in self.ranked[1:])
+        others = (row.cells[ENSEMBLE] for row in self.ranked[1:])
         return sum(not cell.high < self.cell.low for cell in others)
+
+    @property
+    def zeros(self) -> int:
+        """Number of rows in which nothing was found."""
+        return sum(row.cells[ENSEMBLE].mean == 0 for row in self.ranked)
 
     @property
     def has_one_seed(self) -> bool:
         """Whether a run has only one finished seed, so that nothing is known of other seeds."""
-        return any(row.cells[self.member].done == 1 for row in self.ranked)
+        return any(row.cells[ENSEMBLE].done == 1 for row in self.ranked)
 
 
 def build_answer(table: ResultTable, claims: Sequence[ClaimResult]) -> Answer | None:
@@ -81,21 +90,18 @@ def build_answer(table: ResultTable, claims: Sequence[ClaimResult]) -> Answer | 
         table: Results of the measure.
         claims: All claims about it.
     """
-    for member in (ENSEMBLE, PLAIN):
-        rows = [
-            row
-            for row in table.rows
-            if member in row.cells and not math.isnan(row.cells[member].mean)
-        ]
-        if rows:
-            break
-    else:
+    valued = [
+        row
+        for row in table.rows
+        if ENSEMBLE in row.cells and not math.isnan(row.cells[ENSEMBLE].mean)
+    ]
+    rows = [row for row in valued if row.cells[ENSEMBLE].member == ENSEMBLE] or valued
+    if not rows:
         return None
     shown = [result for row in rows for result in row.differences.values()]
     return Answer(
         table,
-        member,
-        sorted(rows, key=lambda row: -row.cells[member].mean),
+        sorted(rows, key=lambda row: -row.cells[ENSEMBLE].mean),
         count_verdicts(claims),
         axis_of(shown),
     )
@@ -110,9 +116,7 @@ def count_verdicts(claims: Sequence[ClaimResult]) -> list[tuple[str, str, int]]:
     """Return verdict, kind and number of claims for each verdict that occurs."""
     counts = Counter(map(verdict_of, claims))
     return [
-        (verdict, VERDICTS.get(verdict, 'neutral'), counts[verdict])
-        for verdict in dict.fromkeys((*VERDICTS, *counts))
-        if counts[verdict]
+        (verdict, kind, counts[verdict]) for verdict, kind in VERDICTS.items() if counts[verdict]
     ]
 
 

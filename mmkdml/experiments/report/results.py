@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from mmkdml.experiments.paper.claims import ClaimResult, evaluate_claims
 from mmkdml.experiments.paper.values import PERFORMANCE, SINGLE
 from mmkdml.experiments.report.auxiliary_metrics import AUXILIARY_METRICS
-from mmkdml.experiments.report.cells import MEMBERS, TableCell
+from mmkdml.experiments.report.cells import TableCell
 from mmkdml.experiments.report.grid import Grid, Metric
 from mmkdml.experiments.report.labels import member_label, metric_label, unit_label
 from mmkdml.experiments.report.tables import build_grid
-from mmkdml.modes import MODES
-from mmkdml.names import PLAIN
+from mmkdml.modes import MODES, STUDENTS
+from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.counts import Counts, Variants, count_cases
 from mmkdml.statistics.records import RunRecord, SuiteRecord
 
-_COLUMNS = (PLAIN, *MEMBERS, 'students')
+# A single network is in the column of the ensembles, to be compared with them.
+_COLUMNS = (ENSEMBLE, TEACHER, *STUDENTS, 'students')
 #: Families of claims that have a column, with its title.
 DIFFERENCES = {'teacher': 'Ensemble − teacher', 'student': 'Ensemble − better student'}
 
@@ -63,7 +64,8 @@ class ResultRow:
         run: Record of any seed.
         images: Number of tested images.
         groups: Number of groups of images (patients, lesions).
-        cells: Values by member; members without values are left out.
+        cells: Values by member; members without values are left out. The value of a single network
+            is that of the ensemble.
         differences: Test results by family of :data:`DIFFERENCES`.
     """
 
@@ -102,8 +104,11 @@ class ResultTable:
     @property
     def columns(self) -> list[tuple[str, str, bool]]:
         """Name and title of each member with values, and whether the paper has some."""
+        titles = {name: member_label(name) for name in _COLUMNS}
+        if any(row.cells[ENSEMBLE].member == PLAIN for row in self._with(ENSEMBLE)):
+            titles[ENSEMBLE] = 'Ensemble or single network'
         return [
-            (name, member_label(name), any(row.cells[name].paper for row in self._with(name)))
+            (name, titles[name], any(row.cells[name].paper for row in self._with(name)))
             for name in _COLUMNS
             if self._with(name)
         ]
@@ -127,7 +132,9 @@ class ResultTable:
         means = [one.cells[member].mean for one in self._with(member)]
         known = [mean for mean in means if not math.isnan(mean)]
         is_quality = self.metric.quantity == PERFORMANCE
-        return is_quality and len(known) > 1 and row.cells[member].mean == max(known)
+        if not is_quality or not known or max(known) == min(known):
+            return False
+        return row.cells[member].mean == max(known)
 
     def _with(self, member: str) -> list[ResultRow]:
         return [row for row in self.rows if member in row.cells]
@@ -147,11 +154,11 @@ def _rows(evaluation: Evaluation, metric: Metric) -> Iterator[ResultRow]:
     for run in {run.name: run for run in grid.record.runs}.values():
         label = run.name.rpartition('/')[2]
         cells = {}
-        for member in _COLUMNS:
+        for member in (*_COLUMNS, PLAIN):
             if (run.name, member, metric.key) in grid.values:
                 is_variant = run.mode in MODES
                 place = (run.mode, run.style, member if is_variant else SINGLE)
-                cells[member] = grid.cell(
+                cells[ENSEMBLE if member == PLAIN else member] = grid.cell(
                     run.name, member, metric, place, '' if is_variant else label
                 )
         if not cells:

@@ -109,7 +109,7 @@
     }
     for (const item of all('[data-state]', byId(id))) {
       const on = Object.entries(chosen).every(([name, value]) => (
-        !(name in item.dataset) || item.dataset[name].split(' ').includes(value)));
+        !(name in item.dataset) || item.dataset[name] === value));
       item.hidden = !on;
       item.toggleAttribute('data-off', !on);
     }
