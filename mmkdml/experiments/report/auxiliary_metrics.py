@@ -22,14 +22,20 @@ AUXILIARY_METRICS = (
     Metric('fidelity/KL', _LEARNERS, 'nats', 4, FIDELITY),
     Metric('diversity/disagreement', _TOGETHER),
     Metric('diversity/error_correlation', _TOGETHER, '', 3),
-    Metric('calibration/ECE', (TEACHER, *_LEARNERS)),
+    *(
+        Metric(f'calibration/{key}', (TEACHER, *_LEARNERS), 'fraction', 4)
+        for key in ('ECE', 'ECE_near_foreground')
+    ),
 )
 NOTES = {
     'fidelity': "Fidelity: the teacher's predictions as ground truth; KL(teacher || student).",
     'diversity': (
         'Diversity: share of predictions in which two students differ; correlation of their errors.'
     ),
-    'calibration': 'Calibration: expected calibration error.',
+    'calibration': (
+        'Calibration: expected calibration error (ECE) of all predictions, and of the pixels near '
+        'the foreground.'
+    ),
 }
 
 

@@ -107,17 +107,17 @@ def _figures_of_run(runs: Sequence[RunRecord]) -> Iterator[Thumbnail]:
 def _figures(
     pictures: Mapping[str, Path], run: str, groups: Mapping[str, str], seed: int | None = None
 ) -> Iterator[Thumbnail]:
-    panels = [name for name in pictures if PurePosixPath(name).parent.name == _PANELS]
-    for name, path in pictures.items():
+    names = {PurePosixPath(name): path for name, path in pictures.items()}
+    panels = [name for name in names if name.parent.name == _PANELS]
+    for name, path in names.items():
+        case = name.stem.partition('_')[2]
         if name not in panels:
-            kind = path.stem.replace('_', ' ').capitalize()
+            kind = name.stem.replace('_', ' ').capitalize()
             yield Thumbnail(path, run, kind, seed=seed)
-        elif path.name == _SHEET:
-            if len(panels) == 1:  # without the single cases
-                yield Thumbnail(path, run, 'Predictions', seed=seed)
-        else:
-            case = path.stem.partition('_')[2]
+        elif name.name != _SHEET:
             yield Thumbnail(path, run, 'Predictions', case, groups.get(case, case), seed)
+        elif len(panels) == 1:  # without the single cases
+            yield Thumbnail(path, run, 'Predictions', seed=seed)
 
 
 def find_hard_cases(evaluation: Evaluation, limit: int = _HARD_CASES) -> HardCases | None:

@@ -33,6 +33,7 @@ _METRICS = {
     'diversity/disagreement': 'Disagreement of students',
     'diversity/error_correlation': 'Error correlation of students',
     'calibration/ECE': 'Calibration error (ECE)',
+    'calibration/ECE_near_foreground': 'Calibration error near the foreground (ECE)',
 }
 _UNITS = {'percent': '%', '': ''}
 

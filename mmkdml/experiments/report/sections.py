@@ -212,7 +212,7 @@ def build_section(
 
 def _notes(evaluation: Evaluation) -> Iterator[str]:
     grid = evaluation.grid
-    yield from explain(grid.record, evaluation.checkpoint, build_panels(grid))
+    yield from explain(grid.record, evaluation.checkpoint, build_panels(grid), 'Paper')
 
 
 def _claim_tables(evaluation: Evaluation) -> Iterator[ClaimTable]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import pandas as pd
 from prettytable import PrettyTable, TableStyle
@@ -57,11 +58,9 @@ def build_table(
     grid = build_grid(record, checkpoint, resamples, rng, counts, variants)
     panels = build_panels(grid)
     title = f'{record.name}: {record.title} ({CHECKPOINT_TITLES[checkpoint]}; test set; percent)'
-    notes = ['Mean ± sample standard deviation over seeds (number of seeds).']
-    if used := _paper_tables(record, panels):
-        notes.append(f'In brackets: values of the paper, {", ".join(used)}; * doubtful.')
-    notes += explain(record, checkpoint, panels)
-    return Table(record.name, title, checkpoint, panels, tuple(notes))
+    legend = 'Mean ± sample standard deviation over seeds (number of seeds).'
+    notes = (legend, *explain(record, checkpoint, panels, 'In brackets'))
+    return Table(record.name, title, checkpoint, panels, notes)
 
 
 def build_grid(
@@ -105,9 +104,19 @@ def _quality_panels(grid: Grid) -> Iterator[TablePanel]:
         yield grid.by_run('Compared methods', others, metrics, 'percent')
 
 
-def explain(record: SuiteRecord, checkpoint: str, panels: Sequence[TablePanel]) -> Iterator[str]:
-    """Explain metrics, missing runs and doubtful values of the paper."""
-    measured = {cell.measure.partition('/')[0] for cell in _cells(panels)}
+def explain(
+    record: SuiteRecord, checkpoint: str, panels: Sequence[TablePanel], where_paper: str
+) -> Iterator[str]:
+    """Explain metrics, missing runs and values of the paper.
+
+    Args:
+        record: The suite.
+        checkpoint: ``'best'`` or ``'last'``.
+        panels: Result of :func:`build_panels`.
+        where_paper: Where the values of the paper are printed.
+    """
+    cells = chain.from_iterable(row.cells for panel in panels for row in panel.rows)
+    measured = {cell.measure.partition('/')[0] for cell in cells}
     yield from (note for about, note in NOTES.items() if about in measured)
     missing: dict[str, list[str]] = {}
     for run in record.runs:
@@ -116,30 +125,28 @@ def explain(record: SuiteRecord, checkpoint: str, panels: Sequence[TablePanel]) 
     for name, states in missing.items():
         yield f'Missing: {name}, {"; ".join(states)}.'
     doubts: dict[tuple[str, str], list[str]] = {}
+    tables = set()
     for panel in panels:
         for row in panel.rows:
             for column, cell in zip(panel.columns, row.cells, strict=True):
-                if cell.paper and cell.paper.doubt:
+                if cell.paper is None:
+                    continue
+                tables.add(cell.paper.table)
+                if cell.paper.doubt:
                     place = dict.fromkeys((row.block, row.label, column, cell.measure))
                     places = doubts.setdefault((cell.paper.table, cell.paper.doubt), [])
                     places.append(' '.join(filter(None, place)))
+    used = [table for table in record.paper_tables if table in tables]
+    if used:
+        yield f'{where_paper}: values of the paper, {", ".join(used)}; * doubtful.'
     for (table, doubt), places in doubts.items():
         yield f'* {table}, {", ".join(places)}: {doubt}.'
     general: dict[str, list[str]] = {}
-    for table in _paper_tables(record, panels):
+    for table in used:
         for note in table_notes(table):
             general.setdefault(note, []).append(table)
     for note, about in general.items():
         yield f'{", ".join(about)}: {note}.'
-
-
-def _paper_tables(record: SuiteRecord, panels: Sequence[TablePanel]) -> list[str]:
-    used = {cell.paper.table for cell in _cells(panels) if cell.paper}
-    return [table for table in record.paper_tables if table in used]
-
-
-def _cells(panels: Sequence[TablePanel]) -> list[TableCell]:
-    return [cell for panel in panels for row in panel.rows for cell in row.cells]
 
 
 def _state(run: RunRecord, checkpoint: str) -> str:

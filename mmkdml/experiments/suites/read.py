@@ -27,7 +27,7 @@ class _Settings:
 
 
 _SETTINGS = TypeAdapter(_Settings)
-_PICTURES = ('panels/panels.png', 'calibration/reliability.png', 'analysis/**/*.png')
+_PICTURES = ('panels/*.png', 'calibration/reliability.png', 'analysis/**/*.png')
 
 
 def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
@@ -72,7 +72,7 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    """Find pictures of hooks and analysis tools by relative path; of panels, only the overview."""
+    """Find pictures of hooks and analysis tools by relative path."""
     return {
         path.relative_to(folder).as_posix(): path
         for pattern in _PICTURES

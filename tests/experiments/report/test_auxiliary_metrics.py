@@ -56,7 +56,7 @@ def test_panels_have_the_layout_of_tables_11_and_12():
     )
     keys = ['fidelity/IoU', 'fidelity/KL', 'diversity/error_correlation', 'calibration/ECE']
     assert list(found) == keys
-    assert [panel.unit for panel in found.values()] == ['percent', 'nats', '', 'percent']
+    assert [panel.unit for panel in found.values()] == ['percent', 'nats', '', 'fraction']
     fidelity = rows_of(found['fidelity/IoU'])
     # Modes without a teacher have no fidelity.
     assert list(fidelity) == [('kdml', 'S1'), ('kdml', 'S2'), ('kdml', 'Ensemble')]
@@ -86,7 +86,7 @@ def test_number_of_decimals_depends_on_the_metric():
         'fidelity/IoU': '80.00 (1)',
         'fidelity/KL': '0.0123 (1)',
         'diversity/error_correlation': '0.512 (1)',
-        'calibration/ECE': '3.00 (1)',
+        'calibration/ECE': '3.0000 (1)',
     }
 
 
@@ -97,9 +97,9 @@ def test_runs_without_mode_and_style_are_rows():
         classroom('hot/kdml_v3', 0, 'kdml', 'v3'),
     )
     panel = found['Auxiliary metrics']
-    assert panel.columns == ('fidelity/IoU (percent)', 'calibration/ECE (percent)')
+    assert panel.columns == ('fidelity/IoU (percent)', 'calibration/ECE (fraction)')
     assert {row: [cell.ours for cell in cells] for row, cells in rows_of(panel).items()} == {
-        ('', 'r18'): ['-', '7.00 (1)'],
+        ('', 'r18'): ['-', '7.0000 (1)'],
         ('hot', 'fitnet'): ['70.00 (1)', '-'],
     }
     assert 'hot: fidelity/IoU' in found
@@ -120,7 +120,10 @@ def test_runs_without_auxiliary_metrics_have_no_panels():
 
 
 def test_keys_are_those_of_the_evaluator_metrics():
-    known = {'fidelity': {'accuracy', 'IoU', 'F1', 'agreement', 'KL'}, 'calibration': {'ECE'}}
+    known = {
+        'fidelity': {'accuracy', 'IoU', 'F1', 'agreement', 'KL'},
+        'calibration': {'ECE', 'ECE_near_foreground'},
+    }
     known['diversity'] = {'disagreement', 'error_correlation'}
     assert {tuple(one.key.split('/')) for one in AUXILIARY_METRICS} == {
         (about, key) for about, keys in known.items() for key in keys

@@ -1,11 +1,10 @@
-import base64
 from collections import Counter
 
 import pandas as pd
 import pytest
 
 from mmkdml.experiments.paper import claims
-from mmkdml.experiments.report import sections, tables
+from mmkdml.experiments.report import results, sections, tables
 from mmkdml.experiments.report.sections import build_section
 from mmkdml.statistics.counts import count_cases, find_variants
 from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
@@ -22,6 +21,7 @@ def run(name, seed=0, state='done', curves=(), **parts):
         student_2=dict(parameters=20, flops=800),
     )
     metadata = dict(input_size=[8, 8], members=members, splits={}, versions={})
+    metadata |= dict(config_text='a = 1', seconds=2.0)
     return RunRecord(
         name,
         seed,
@@ -50,8 +50,8 @@ def calls(monkeypatch):
             calls[function.__name__] += 1
             return function(*args)
 
-        for module in (sections, tables, claims):
-            monkeypatch.setattr(module, function.__name__, counted)
+        for module in (results, sections, tables, claims):
+            monkeypatch.setattr(module, function.__name__, counted, raising=False)
 
     spy(count_cases)
     spy(find_variants)
@@ -67,7 +67,11 @@ def test_runs_are_grouped_by_name_and_counted_by_state():
     found = section(run('a'), run('a', 1, 'failed'), run('hot/b'))
     assert found.states == dict(done=2, failed=1)
     assert found.anchors == {'a': 'here-run-0', 'hot/b': 'here-run-1'}
-    assert [table.checkpoint for table in found.tables] == ['best', 'last']
+    assert [(table.metric.key, table.checkpoint) for table in found.results] == [
+        ('IoU', 'best'),
+        ('IoU', 'last'),
+    ]
+    assert found.seconds == {'a': 2.0, 'hot/b': 2.0}
 
 
 def test_ensemble_size_is_the_sum_of_the_students():
@@ -78,28 +82,21 @@ def test_ensemble_size_is_the_sum_of_the_students():
     assert (together.fewer_parameters, together.fewer_flops) == ('50.0 % fewer', '20.0 % more')
 
 
-def test_pictures_of_one_seed_per_run(tmp_path):
-    for name in ('0', '1', '2'):
-        (tmp_path / name).write_bytes(name.encode())
-    found = section(
-        run('a', 0),
-        run('a', 1, pictures={'panels/panels.png': tmp_path / '1'}),
-        run('a', 2, pictures={'panels/panels.png': tmp_path / '2'}),
-        pictures={'analysis/cka.png': tmp_path / '0'},
-    )
-    pictures = {
-        picture.text: base64.b64decode(picture.uri.partition(',')[2]) for picture in found.pictures
-    }
-    assert pictures == {
-        'Several runs: analysis/cka.png': b'0',
-        'a, seed 1: panels/panels.png': b'1',
-    }
-
-
 def test_gradient_ratios_are_drawn_if_logged():
     rows = [(1, 'loss', 1.0), (1, 'ensemble/IoU', 50.0)]
     balance = [(1, 'gradient_ratio/student_1.from_teacher.features', 2.0)]
-    titles = [picture.text.split()[0] for picture in section(run('a', curves=rows)).curves]
-    assert titles == ['IoU', 'Training']
-    titles = [picture.text for picture in section(run('a', curves=rows + balance)).curves]
-    assert [title.split()[0] for title in titles] == ['IoU', 'Training', 'Gradient']
+    titles = [curve.title for curve in section(run('a', curves=rows)).curves]
+    assert titles == ['IoU (validation)', 'Training loss']
+    curves = section(run('a', curves=rows + balance)).curves
+    assert [curve.title for curve in curves] == [*titles, 'Gradient balance']
+    assert all(curve.svg.startswith('<svg') for curve in curves)
+
+
+def test_claims_have_the_number_of_images_and_the_axis_of_all_intervals():
+    first, _ = section(run('a')).claims
+    (teacher,) = (results for family, _, results in first.families if family == 'teacher')
+    # There is no case table of the teacher.
+    assert 'no finished run of a has a member teacher' in teacher[0].verdict
+    assert first.images(teacher[0]) == 2
+    assert first.verdicts == [('not computable', 'neutral', 2)]
+    assert (first.axis.low, first.axis.high) == (-1, 1)

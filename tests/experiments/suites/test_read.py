@@ -60,7 +60,7 @@ def test_pictures_of_runs_and_of_the_suite(suite_and_store):
     assert record.pictures == {'analysis/cka/cka.png': suite.work_dir / pictures[0]}
     run = record.runs[2]
     assert list(run.pictures) == [
-        'panels/panels.png', 'calibration/reliability.png', 'analysis/hard.png'
+        'panels/01_x.png', 'panels/panels.png', 'calibration/reliability.png', 'analysis/hard.png'
     ]  # fmt: skip
     assert all(path.is_file() for path in run.pictures.values())
     assert not record.runs[3].pictures
