@@ -112,6 +112,8 @@ EXTRAS_REQUIRE = {
         'hypothesis>=6.100,<7',
         # Reads the logs that runs write for it.
         'tensorboard>=2.18,<3',
+        # Opens reports in an installed Chromium.
+        'playwright>=1.50,<2',
         # Independent oracle for the U-Net.
         'segmentation-models-pytorch>=0.6,<0.7',
         # Independent oracle for DICOM series.

@@ -61,7 +61,7 @@ def test_only_the_script_of_the_page_may_run_and_nothing_is_loaded(render):
 
 def test_controls_are_hidden_without_scripts(render):
     page = render(TEMPLATE, text='x')
-    controls = re.findall('<(?:label|fieldset|output) class="control[^>]*>', page)
+    controls = re.findall('<(?:span|fieldset) class="control[^>]*>', page)
     assert len(controls) == 5
     assert all(control.endswith(' hidden>') for control in controls)
 
