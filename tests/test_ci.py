@@ -16,6 +16,15 @@ echo "make $*: $PWD, VENV=${VENV-none}, $(cat file)"
 """
 
 
+APT = """\
+#!/bin/sh
+echo "apt-get $*" >&2
+[ "$1" != install ] || ln -s /bin/true "${0%/*}/chromium"
+"""
+# The only programs in PATH.
+PROGRAMS = ('bash', 'sh', 'env', 'git', 'dirname', 'mktemp', 'rm', 'cat', 'id', 'timeout', 'ln')
+
+
 @pytest.fixture
 def run(tmp_path):
     def git(*words):
@@ -31,6 +40,9 @@ def run(tmp_path):
     git('commit', '--quiet', '--message', 'x')
     (tmp_path / 'bin' / 'make').write_text(MAKE)
     (tmp_path / 'bin' / 'make').chmod(0o755)
+    for name in PROGRAMS:
+        (tmp_path / 'bin' / name).symlink_to(shutil.which(name))
+    (tmp_path / 'bin' / 'chromium').symlink_to(shutil.which('true'))
 
     def call(failing=''):
         done = subprocess.run(
@@ -41,7 +53,7 @@ def run(tmp_path):
             cwd=tmp_path,
             env={
                 **os.environ,
-                'PATH': f'{tmp_path / "bin"}:{os.environ["PATH"]}',
+                'PATH': str(tmp_path / 'bin'),
                 'TMPDIR': str(tmp_path / 'tmp'),
                 'VENV': '/somebodys/environment',
                 'FAILING': failing,
@@ -50,7 +62,7 @@ def run(tmp_path):
         assert not list((tmp_path / 'tmp').iterdir())  # cleaned up
         return done
 
-    call.checkout = tmp_path / 'checkout'
+    call.checkout, call.programs = tmp_path / 'checkout', tmp_path / 'bin'
     return call
 
 
@@ -75,3 +87,18 @@ def test_uncommitted_changes_are_reported_and_not_tested(run):
     done = run()
     assert 'not tested' in done.stderr
     assert 'changed' not in done.stdout
+
+
+@pytest.mark.parametrize('can_install', [True, False])
+def test_missing_browser_is_installed_by_root_or_reported(run, can_install):
+    (run.programs / 'chromium').unlink()
+    (run.programs / 'id').unlink()
+    (run.programs / 'id').write_text(f'#!/bin/sh\necho {0 if can_install else 1000}')
+    (run.programs / 'apt-get').write_text(APT)
+    for name in ('id', 'apt-get'):
+        (run.programs / name).chmod(0o755)
+    done = run()
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 2
+    assert ('apt-get install --yes chromium' in done.stderr) == can_install
+    assert ('no chromium' in done.stderr) == (not can_install)
