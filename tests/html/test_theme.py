@@ -1,5 +1,6 @@
 import pytest
 
+from mmkdml.figures import PALETTE
 from mmkdml.html.theme import COLORS, SERIES, color_css
 
 
@@ -28,6 +29,10 @@ def test_text_is_readable_on_every_background(theme):
         assert contrast(COLORS[text][theme], COLORS[background][theme]) >= 4.5
     assert contrast(COLORS['link'][theme], COLORS['accent-bg'][theme]) >= 4.5
     assert contrast(COLORS['focus'][theme], COLORS['bg'][theme]) >= 3
+
+
+def test_colors_are_those_of_figures():
+    assert (*SERIES, '#000000') == PALETTE  # black is the color of the text
 
 
 def test_dark_colors_are_only_for_screens():

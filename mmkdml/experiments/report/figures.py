@@ -1,41 +1,23 @@
-"""Figures of a suite: learning curves, gradient ratios, and claims with their intervals."""
+"""Figures of a suite: learning curves and gradient ratios."""
 
 from __future__ import annotations
 
-import io
 import math
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from itertools import cycle, product
-from pathlib import Path
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mmkdml.experiments.paper.claims import (
-    FAMILIES,
-    HOLDS,
-    NOT_COMPUTABLE,
-    OPPOSITE,
-    UNDECIDED,
-    ClaimResult,
-)
+from mmkdml.experiments.report.labels import mode_label
+from mmkdml.figures import PALETTE, SCREEN, figure_style
 from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.statistics.records import DONE, RunRecord, SuiteRecord
 
-# Okabe and Ito's color-blind safe palette without yellow, which is too light for lines on white.
-BLUE, VERMILION, GREEN, *_ = COLORS = (
-    '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000'
-)  # fmt: skip
-GRAY = '#767676'
-LINES = [(color, dashes) for dashes, color in product(('-', '--', ':', '-.'), COLORS)]
-VERDICTS = {HOLDS: (BLUE, 'o'), OPPOSITE: (VERMILION, 'X'), UNDECIDED: (GRAY, 's')}
+LINES = [(color, dashes) for dashes, color in product(('-', '--', ':', '-.'), PALETTE)]
 BALANCE = 'gradient_ratio/'
-WIDTH = 9.6  # inches
 COLUMNS = 3
 
 
@@ -84,6 +66,7 @@ def summarize_curves(runs: Sequence[RunRecord], keys: Sequence[str]) -> pd.DataF
     ).sort_index()
 
 
+@figure_style()
 def draw_curves(record: SuiteRecord, keys: Sequence[str], label: str, same_scale: bool) -> Figure:
     """Draw a curve for each run: mean over its seeds, with a band from minimum to maximum.
 
@@ -98,7 +81,8 @@ def draw_curves(record: SuiteRecord, keys: Sequence[str], label: str, same_scale
     panels: dict[str, dict[str, list[RunRecord]]] = {}
     for run in record.runs:
         variant, _, name = run.name.rpartition('/')
-        panel = panels.setdefault(f'{variant}: {run.mode}' if variant else run.mode, {})
+        mode = mode_label(run.mode)
+        panel = panels.setdefault(f'{variant}: {mode}' if variant else mode, {})
         panel.setdefault(name, []).append(run)
     figure, grid = _panel_grid(list(panels), label, same_scale)
     for axes, runs in zip(grid, panels.values(), strict=True):
@@ -110,10 +94,10 @@ def _panel_grid(titles: Sequence[str], label: str, same_scale: bool) -> tuple[Fi
     """Create a figure with one panel per title, with epochs on the horizontal axis."""
     columns = max(1, min(COLUMNS, len(titles)))
     rows = max(1, math.ceil(len(titles) / columns))
-    figure = Figure(figsize=(WIDTH, 2.6 * rows), layout='constrained')
+    figure = Figure(figsize=(SCREEN, 2.6 * rows))
     grid = figure.subplots(rows, columns, squeeze=False, sharey=same_scale)
     for axes, title in zip(grid.flat, titles, strict=False):
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title)
         axes.set_xlabel('epoch')
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if same_scale:
@@ -138,18 +122,16 @@ def _draw_panel(axes: Axes, panel: dict[str, list[RunRecord]], keys: Sequence[st
         axes.fill_between(
             curve.index, curve['low'], curve['high'], color=color, alpha=0.18, linewidth=0
         )
-    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.grid()
     if axes.lines:
-        axes.legend(fontsize=7, framealpha=0.8)
+        axes.legend()
     else:
         axes.text(0.5, 0.5, 'not logged', ha='center', va='center', transform=axes.transAxes)
 
 
 def _plot_mean(axes: Axes, curve: pd.DataFrame, color: str, dashes: str, label: str) -> None:
     marker = 'o' if len(curve) == 1 else None
-    axes.plot(
-        curve.index, curve['mean'], dashes, color=color, linewidth=1.4, marker=marker, label=label
-    )
+    axes.plot(curve.index, curve['mean'], dashes, color=color, marker=marker, label=label)
 
 
 def balance_keys(runs: Sequence[RunRecord]) -> list[str]:
@@ -158,6 +140,7 @@ def balance_keys(runs: Sequence[RunRecord]) -> list[str]:
     return [key for key in logged if key.startswith(BALANCE)]
 
 
+@figure_style()
 def draw_balance(by_name: Mapping[str, Sequence[RunRecord]]) -> Figure:
     """Draw the gradient norm of each transfer relative to the supervised losses, a panel per run.
 
@@ -169,75 +152,6 @@ def draw_balance(by_name: Mapping[str, Sequence[RunRecord]]) -> Figure:
             label = key.removeprefix(BALANCE)
             _plot_mean(axes, summarize_curves(runs, [key]), color, dashes, label)
         axes.set_yscale('log')
-        axes.axhline(1, color=GRAY, linewidth=0.8)
-        axes.legend(fontsize=6, framealpha=0.8)
+        axes.axhline(1, color='gray', linewidth=0.8)
+        axes.legend(fontsize=6)
     return figure
-
-
-def draw_claims(results: Sequence[ClaimResult]) -> Figure:
-    """Draw a forest plot of claims: differences with their intervals, grouped by family.
-
-    Args:
-        results: Claims about one measure, see :func:`mmkdml.experiments.evaluate_claims`.
-
-    Raises:
-        ValueError: If the claims are about several measures or there are none.
-    """
-    measures = {result.measure for result in results}
-    if len(measures) != 1:
-        raise ValueError(
-            f'Invalid claims: expected one measure, got {sorted(measures)}. Draw each measure '
-            'separately'
-        )
-    rows: list[str | ClaimResult] = []
-    for family, title in FAMILIES.items():
-        members = [result for result in results if result.family == family]
-        rows += [title, *members] if members else []
-    figure = Figure(figsize=(WIDTH, 0.21 * len(rows) + 1.1), layout='constrained')
-    axes = figure.subplots()
-    for place, row in enumerate(rows):
-        if isinstance(row, ClaimResult):
-            _draw_claim(axes, place, row)
-    axes.axvline(0, color='black', linewidth=0.8, zorder=0)
-    labels = [row.text if isinstance(row, ClaimResult) else row for row in rows]
-    axes.set_yticks(range(len(rows)), labels, fontsize=8)
-    for text, row in zip(axes.get_yticklabels(), rows, strict=True):
-        text.set_fontweight('normal' if isinstance(row, ClaimResult) else 'bold')
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.tick_params(axis='y', length=0)
-    axes.grid(axis='x', alpha=0.3, linewidth=0.5)
-    axes.set_xlabel(f'difference in {measures.pop()} (percentage points; > 0 supports the claim)')
-    handles = [
-        Line2D([], [], color=color, marker=marker, label=verdict)
-        for verdict, (color, marker) in VERDICTS.items()
-    ]
-    figure.legend(handles=handles, loc='outside upper right', ncols=3, fontsize=8, frameon=False)
-    return figure
-
-
-def _draw_claim(axes: Axes, place: int, result: ClaimResult) -> None:
-    found = result.estimate
-    if result.verdict not in VERDICTS:
-        axes.text(0, place, f' {NOT_COMPUTABLE}', va='center', fontsize=7, color=GRAY)
-        return
-    color, marker = VERDICTS[result.verdict]
-    axes.plot(result.simultaneous, [place, place], color=color, linewidth=0.8)
-    axes.plot([found.low, found.high], [place, place], color=color, linewidth=2.4)
-    axes.plot([found.value], [place], color=color, marker=marker, markersize=5)
-
-
-def to_data_uri(figure: Figure) -> str:
-    """Convert a figure to a reproducible SVG ``data:`` URI."""
-    file = io.BytesIO()
-    with rc_context({'svg.hashsalt': 'mmkdml', 'svg.fonttype': 'none'}):
-        figure.savefig(file, format='svg', metadata={'Date': None})
-    return _data_uri('svg+xml', file.getvalue())
-
-
-def png_data_uri(path: Path) -> str:
-    """Convert a PNG file to a ``data:`` URI."""
-    return _data_uri('png', path.read_bytes())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f'data:image/{kind};base64,{b64encode(content).decode()}'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +10,6 @@ from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from mmkdml.experiments.paper.claims import FAMILIES, ClaimResult
 from mmkdml.experiments.report.answer import Answer, axis_of, build_answer, count_verdicts
@@ -27,6 +24,7 @@ from mmkdml.experiments.report.labels import metric_label
 from mmkdml.experiments.report.results import Evaluation, ResultTable, build_results
 from mmkdml.experiments.report.settings import Settings, collect_settings
 from mmkdml.experiments.report.tables import build_panels, explain
+from mmkdml.figures import svg_text
 from mmkdml.html import IntervalAxis, inline_svg
 from mmkdml.names import ENSEMBLE, TEACHER
 from mmkdml.statistics.bootstrap import RESAMPLES
@@ -257,14 +255,8 @@ def _curves(
         )
         drawn.append(('Gradient balance', draw_balance(balanced), text))
     for place, (title, figure, text) in enumerate(drawn):
-        yield Curve(title, _svg(figure, f'{anchor}-curve-{place}', title), text)
-
-
-def _svg(figure: Figure, prefix: str, label: str) -> Markup:
-    file = io.StringIO()
-    with rc_context({'svg.hashsalt': 'mmkdml', 'svg.fonttype': 'none'}):
-        figure.savefig(file, format='svg', metadata={'Date': None})
-    return inline_svg(file.getvalue(), prefix, label)
+        svg = inline_svg(svg_text(figure), f'{anchor}-curve-{place}', title)
+        yield Curve(title, svg, text)
 
 
 def _group_runs(record: SuiteRecord, *keys: str) -> list[tuple[tuple[Any, ...], str]]:

@@ -1,29 +1,18 @@
-import base64
-import math
-import re
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mmkdml.experiments.paper.claims import HOLDS, NOT_COMPUTABLE, OPPOSITE, UNDECIDED, ClaimResult
 from mmkdml.experiments.report.figures import (
-    BLUE,
-    GRAY,
-    GREEN,
     LINES,
-    VERMILION,
     balance_keys,
     draw_balance,
-    draw_claims,
     draw_curves,
-    png_data_uri,
     summarize_curves,
-    to_data_uri,
     validation_keys,
 )
-from mmkdml.statistics.bootstrap import Contrast, Estimate
+from mmkdml.figures import PALETTE
 from mmkdml.statistics.records import RunRecord, SuiteRecord
 
 IOU = ('ensemble/foreground/IoU', 'model/foreground/IoU')
@@ -46,14 +35,6 @@ def scored(name, seed=0, values=(10, 20, 30), **kwargs):
 
 def suite(*runs, measures=('IoU',)):
     return SuiteRecord('mini', 'A small one', measures, (), runs)
-
-
-def claim(text, family='style', value=1.0, low=0.5, high=1.5, verdict=HOLDS, measure='IoU'):
-    ends = (low - 1, high + 1)
-    found = Estimate(value, low, high)
-    return ClaimResult(
-        family, text, measure, 'best', Contrast(('a', 'ensemble')), found, 0.01, ends, verdict
-    )
 
 
 class TestValidationKeys:
@@ -126,7 +107,7 @@ class TestDrawCurves:
             scored('cold/ml_v1', mode='ml'),
         )
         titles = [one.get_title() for one in axes if one.axison]
-        assert titles == ['baseline', 'hot: ml', 'cold: ml']
+        assert titles == ['Single network', 'hot: Mutual learning', 'cold: Mutual learning']
         labels = [[line.get_label() for line in one.lines] for one in axes]
         assert labels[:3] == [['r50'], ['ml_v1', 'ml_v2'], ['ml_v1']]
 
@@ -134,7 +115,7 @@ class TestDrawCurves:
         (axes,) = self.axes_of(
             scored('v1'), scored('v2', state='failed'), scored('v3'), scored('v3', seed=1)
         )
-        assert [line.get_color() for line in axes.lines] == [BLUE, GREEN]
+        assert [line.get_color() for line in axes.lines] == [PALETTE[0], PALETTE[2]]
 
     def test_legend_counts_missing_seeds(self):
         (axes,) = self.axes_of(scored('a'), scored('a', seed=1, state='failed'), scored('b'))
@@ -158,76 +139,6 @@ class TestDrawCurves:
         assert dot.lines[0].get_marker() == 'o'
         assert [text.get_text() for text in nothing.texts] == ['not logged']
         assert nothing.get_legend() is None
-
-
-class TestDrawClaims:
-    RESULTS = (
-        claim('v3 > v1', value=1.2, low=0.4, high=2.5),
-        claim('kdml > ml', 'mode', -1.5, -2.5, -0.2, OPPOSITE),
-        claim('kdml > kd_on', 'mode', 0.1, -0.7, 0.9, UNDECIDED),
-        claim('v3 > v2', 'style', math.nan, math.nan, math.nan, f'{NOT_COMPUTABLE}: no run'),
-    )
-
-    def test_claims_are_grouped_by_family(self):
-        (axes,) = draw_claims(self.RESULTS).axes
-        labels = [label.get_text() for label in axes.get_yticklabels()]
-        assert labels[1:3] == ['v3 > v1', 'v3 > v2']
-        assert labels[4:] == ['kdml > ml', 'kdml > kd_on']
-        assert 'v3 vs. v1' in labels[0]
-        assert 'kdml vs. ml' in labels[3]
-        top, bottom = axes.get_ylim()[::-1]
-        assert top < 0 < len(labels) - 1 < bottom  # first on top, none cut off
-
-    @pytest.mark.parametrize(
-        ('index', 'place', 'color'), [(0, 1, BLUE), (1, 4, VERMILION), (2, 5, GRAY)]
-    )
-    def test_value_and_intervals_match_the_claim(self, index, place, color):
-        (axes,) = draw_claims(self.RESULTS).axes
-        result = self.RESULTS[index]
-        simultaneous, single, value = (
-            line for line in axes.lines if list(line.get_ydata()) in ([place], [place] * 2)
-        )
-        assert tuple(simultaneous.get_xdata()) == result.simultaneous
-        assert list(single.get_xdata()) == [result.estimate.low, result.estimate.high]
-        assert list(value.get_xdata()) == [result.estimate.value]
-        assert {line.get_color() for line in (simultaneous, single, value)} == {color}
-        assert single.get_linewidth() > simultaneous.get_linewidth()
-
-    def test_not_computable_claim_has_no_marker(self):
-        (axes,) = draw_claims(self.RESULTS).axes
-        assert not [line for line in axes.lines if 2 in list(line.get_ydata())]
-        (text,) = axes.texts
-        assert text.get_text().strip() == NOT_COMPUTABLE
-        assert text.get_position()[1] == 2
-
-    def test_verdicts_differ_in_marker(self):
-        figure = draw_claims(self.RESULTS)
-        (legend,) = figure.legends
-        assert [text.get_text() for text in legend.get_texts()] == [HOLDS, OPPOSITE, UNDECIDED]
-        assert len({handle.get_marker() for handle in legend.legend_handles}) == 3
-        assert 'difference in IoU (percentage points' in figure.axes[0].get_xlabel()
-
-    @pytest.mark.parametrize(
-        ('results', 'message'),
-        [
-            ([], r'expected one measure, got \[\]'),
-            ([claim('a'), claim('b', measure='F1')], r"expected one measure, got \['F1', 'IoU'\]"),
-        ],
-    )
-    def test_no_or_mixed_measures_raise(self, results, message):
-        with pytest.raises(ValueError, match=message):
-            draw_claims(results)
-
-
-def test_data_uri_is_a_reproducible_svg_with_text():
-    figures = [draw_claims([claim('<b>v3 & more')]) for _ in range(2)]
-    first, second = map(to_data_uri, figures)
-    assert first == second
-    head, _, content = first.partition(',')
-    assert head == 'data:image/svg+xml;base64'
-    svg = base64.b64decode(content, validate=True).decode()
-    assert '&lt;b&gt;v3 &amp; more' in svg
-    assert not re.search(r'<script|<dc:date', svg)
 
 
 class TestBalance:
@@ -254,8 +165,3 @@ class TestBalance:
             'student_1.from_student_2.predictions': pytest.approx([1, 0.2]),
         }
         assert first.get_yscale() == 'log'
-
-
-def test_png_data_uri(tmp_path):
-    (tmp_path / 'a.png').write_bytes(b'abc')
-    assert png_data_uri(tmp_path / 'a.png') == 'data:image/png;base64,YWJj'
