@@ -1,5 +1,7 @@
 """Train a classroom or a baseline: python tools/train.py configs/kdml/r50_r18x2_v3_lgg.py"""
 
+import os
+
 from mmkdml.apis import config_parser, run_tool
 
 
@@ -15,7 +17,8 @@ def main() -> None:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='resume from CHECKPOINT, or from the latest valid one in the work dir',
+        help='resume from CHECKPOINT, or from the latest valid one in the work dir; the options of '
+        'the first start are used again',
     )
     parser.add_argument(
         '--accept-changes',
@@ -65,26 +68,23 @@ def main() -> None:
     if args.accept_changes and args.resume is None:
         parser.error('--accept-changes requires --resume')
 
-    from mmkdml.apis import load_config, make_runner, use_amp, use_deterministic, use_fast
-    from mmkdml.apis.runs import use_image_cache
+    from mmkdml.apis import make_runner
+    from mmkdml.apis.run_options import StartOptions, finished_note, training_config
 
-    config = load_config(args.config, args.cfg_options, args.work_dir)
-    if args.seed is not None:
-        config.randomness = dict(config.get('randomness', {}), seed=args.seed)
-    if args.deterministic:
-        use_deterministic(config)
-    if args.amp:
-        use_amp(config)
-    if args.fast:
-        use_fast(config)
-    if args.cache_images:
-        use_image_cache(config, args.cache_images)
+    given = StartOptions(
+        args.cfg_options, args.seed, args.deterministic, args.amp, args.fast, args.cache_images
+    )
+    config, start = training_config(args.config, given, args.work_dir, args.resume)
+    is_main = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
+    if args.resume is not None and (note := finished_note(config)):
+        if is_main:
+            print(note)
+        return
+    if is_main and start != given:
+        print(f'Resuming with the options of the first start: {start}')
     if args.profile is not None:
         hook = dict(type='mmkdml.ProfileHook', iterations=args.profile)
         config.custom_hooks = [*config.get('custom_hooks', ()), hook]
-    if args.resume is not None:
-        config.resume = True
-        config.load_from = None if args.resume == 'auto' else args.resume
     make_runner(
         config,
         args.launcher,
@@ -92,6 +92,7 @@ def main() -> None:
         accept_changes=args.accept_changes,
         verbose=args.verbose,
         validations=not args.quiet,
+        start_options=start.record(),
     ).train()
 
 

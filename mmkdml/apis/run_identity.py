@@ -102,7 +102,7 @@ def checkpoint_folders(config: Config) -> list[Path]:
 
 
 def _decide(config: Config, folders: list[Path], overwrite: bool, accept_changes: bool) -> RunStart:
-    settings = _settings(config)
+    settings = identity_settings(config)
     identity = dict(id=uuid.uuid4().hex, settings=settings, processes=get_world_size())
     start = RunStart({**identity, 'load_from': None, 'adopted': False})
     found = RunCheckpoints(folders)
@@ -154,7 +154,7 @@ def _start_new(start: RunStart, found: RunCheckpoints, folder: Path, overwrite: 
     start.warn(f'The checkpoints of an older run are deleted: {names}')
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def identity_settings(config: Config) -> dict[str, Any]:
     """Return the deciding settings; for frozen members, only whether they have a file.
 
     A checkpoint records the hash of each file, so the path of the file does not matter.
@@ -277,7 +277,8 @@ def _check_changes(start: RunStart, config: Config, folder: Path, accept_changes
         raise other_settings_error(
             f'{folder} has a run',
             start.changes,
-            'Resume with the settings of the run, or continue with the new ones: --accept-changes',
+            f'Resume with the settings of the run: python tools/train.py {folder} --resume. Or '
+            'continue with the new ones: --accept-changes',
         )
     difference = settings_difference(start.changes)
     start.warn(f'Resumed with changed settings (old -> new):\n{difference}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -72,14 +73,18 @@ def use_fast(config: Config) -> None:
     if (torch.cuda.is_available() or has_fast_bf16()) and _has_plain_wrapper(config):
         use_amp(config)
     optimizer = config.optim_wrapper.get('optimizer') or {}
-    kind = optimizer.get('type')
-    if getattr(kind, '__name__', kind) in ('Adam', 'AdamW', 'SGD'):
+    if _short_name(optimizer.get('type')) in ('Adam', 'AdamW', 'SGD'):
         optimizer.setdefault('fused', True)
     config.custom_hooks = [*config.get('custom_hooks', []), dict(type='mmkdml.ChannelsLastHook')]
 
 
 def _has_plain_wrapper(config: Config) -> bool:
-    return config.optim_wrapper.get('type', OptimWrapper) in (OptimWrapper, 'OptimWrapper')
+    return _short_name(config.optim_wrapper.get('type', OptimWrapper)) == 'OptimWrapper'
+
+
+def _short_name(kind: Any) -> str:
+    """Name a class, or a string with or without its module, as in the config of a run."""
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def use_deterministic(config: Config) -> None:
@@ -115,6 +120,7 @@ def make_runner(
     accept_changes: bool = False,
     verbose: bool = True,
     validations: bool = True,
+    start_options: Mapping[str, Any] | None = None,
 ) -> Runner:
     """Build the runner of a config, which loads checkpoints without executing code.
 
@@ -133,6 +139,7 @@ def make_runner(
         verbose: Print mmengine's whole log. If False, print a header, warnings and progress
             (:class:`~mmkdml.engine.ProgressHook`); the log is in its file in both cases.
         validations: Without ``verbose``, print the table of each validation.
+        start_options: Options to record, see :class:`mmkdml.apis.run_options.StartOptions`.
 
     Raises:
         TypeError: If a class does not accept a setting.
@@ -150,6 +157,8 @@ def make_runner(
     start = None
     if train and config.get('work_dir'):
         start = start_run(config, overwrite, accept_changes)
+        if start_options is not None:
+            start.identity['start'] = dict(start_options)
         if config.get('resume'):
             config.resume = start.checkpoint is not None
             config.load_from = start.checkpoint and str(start.checkpoint)

@@ -162,7 +162,9 @@ def weight(folder, name='epoch_3.pth'):
 
 
 def identity(folder):
-    return json.loads((Path(folder) / 'identity.json').read_text())
+    content = json.loads((Path(folder) / 'identity.json').read_text())
+    content.pop('finished', None)
+    return content
 
 
 def test_starting_without_resume_keeps_the_earlier_run(settings):
@@ -206,6 +208,16 @@ def test_overwrite_with_resume_raises(settings):
         train(settings(resume=True), overwrite=True)
     assert files(settings().work_dir) == before
     train(settings(resume=False, load_from=None), overwrite=True)
+
+
+def test_end_of_a_run_is_recorded(settings):
+    file = Path(settings().work_dir, 'identity.json')
+    stop_at(6, settings())
+    assert 'finished' not in json.loads(file.read_text())
+    train(settings(resume=True))
+    assert json.loads(file.read_text())['finished'] == dict(epoch=3, iter=12)
+    stop_at(14, settings(resume=True, **{'train_cfg.max_epochs': 4}))
+    assert 'finished' not in json.loads(file.read_text())
 
 
 def test_resumed_run_keeps_its_id_and_a_new_run_gets_another(settings):

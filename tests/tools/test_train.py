@@ -84,11 +84,17 @@ def test_teacher_cache_with_augmentation(tool, short, tmp_path, checkpoint):
     assert 16 * images * 4 < size < 1.2 * 16 * images * 4 + 5 * 16384
 
 
-def test_resumed_run_equals_uninterrupted_run(trained, tool, short, tmp_path):
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_resumed_run_equals_uninterrupted_run(trained, tool, tmp_path, capsys):
+    """It is resumed with the options of its first start, until it is finished."""
     folder, _ = trained
     shutil.copy(folder / 'epoch_1.pth', tmp_path)
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
-    tool('train', CONFIG, '--work-dir', tmp_path, '--resume', options=short)
+    tool('train', CONFIG, '--work-dir', tmp_path, '--resume')
+    assert 'train_cfg.max_epochs=2 param_scheduler.T_max=2' in capsys.readouterr().out
     assert [step['epoch'] for step in scalars(tmp_path)] == [2, 2]
     ours, undisturbed = (load_checkpoint_file(path / 'epoch_2.pth') for path in (tmp_path, folder))
     assert (ours['meta']['epoch'], ours['meta']['iter']) == (2, 4)
@@ -96,6 +102,13 @@ def test_resumed_run_equals_uninterrupted_run(trained, tool, short, tmp_path):
     assert not same(ours['state_dict'], weights(folder))
     for key, state in undisturbed['optimizer']['state'].items():
         assert same(state, ours['optimizer']['state'][key])
+    before = files(tmp_path)
+    for command in ([CONFIG, '--work-dir', tmp_path], [tmp_path]):
+        tool('train', *command, '--resume', experiment=False)
+        note = capsys.readouterr().out
+        assert 'is finished after 2 epochs' in note
+        assert 'train_cfg.max_epochs=<more than 2>' in note
+    assert files(tmp_path) == before
 
 
 def test_run_stopped_by_signal_is_resumed(trained, tool, short, tmp_path):

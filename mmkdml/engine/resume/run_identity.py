@@ -24,6 +24,8 @@ from mmkdml.registry import HOOKS
 IDENTITY_FILE = 'identity.json'
 #: Key of the identity in a checkpoint's ``meta``.
 RUN = 'run'
+#: Key of the epoch and iteration at which a run ended, in its identity.
+FINISHED = 'finished'
 # Prefixes of settings that determine the optimizer's hyperparameters, and the best score.
 _SCHEDULED = (
     'auto_scale_lr', 'data.train', 'optim_wrapper', 'param_scheduler', 'train_cfg',
@@ -78,11 +80,19 @@ class RunIdentityHook(Hook):
         folder = Path(runner.work_dir)
         for path in self.outdated:
             Path(path).unlink(missing_ok=True)
-        text = json.dumps(self.identity, indent=1, sort_keys=True)
-        write_atomically(folder / IDENTITY_FILE, text.encode())
+        self._write_identity(runner)
         config = copy.copy(runner.cfg)  # It describes this process, not the run.
         config.update(resume=False, load_from=self.identity.get('load_from'))
         write_atomically(folder / name, config.dump().encode())
+
+    def after_train(self, runner: Runner) -> None:
+        """Record that the run is finished."""
+        if is_main_process():
+            self._write_identity(runner, {FINISHED: dict(epoch=runner.epoch, iter=runner.iter)})
+
+    def _write_identity(self, runner: Runner, more: Mapping[str, Any] | None = None) -> None:
+        text = json.dumps({**self.identity, **(more or {})}, indent=1, sort_keys=True)
+        write_atomically(Path(runner.work_dir, IDENTITY_FILE), text.encode())
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the identity to a checkpoint's ``meta``."""
