@@ -95,6 +95,16 @@ MEDICAL = [
     'pydicom>=3,<4',
 ]
 
+# Services of tools/train.py --log; not part of `all`, because they bring many packages.
+LOGGING = [
+    # Also reads the logs that runs write for it.
+    TENSORBOARD := 'tensorboard>=2.18,<3',
+    'wandb>=0.19,<1',
+    'mlflow-skinny>=3,<4',
+    # Local store of mlflow.
+    'sqlalchemy>=2.0.30,<3',
+]
+
 ALL = sorted({*EXPERIMENTS, *ANALYSIS, *EXPORT, *MEDICAL})
 
 EXTRAS_REQUIRE = {
@@ -102,6 +112,7 @@ EXTRAS_REQUIRE = {
     'analysis': ANALYSIS,
     'export': EXPORT,
     'medical': MEDICAL,
+    'logging': LOGGING,
     'all': ALL,
     'test': [
         *ALL,
@@ -110,10 +121,9 @@ EXTRAS_REQUIRE = {
         'pytest-xdist>=3.8,<4',
         # Generates files and settings.
         'hypothesis>=6.100,<7',
-        # Reads the logs that runs write for it.
-        'tensorboard>=2.18,<3',
         # Opens reports in an installed Chromium.
         'playwright>=1.50,<2',
+        TENSORBOARD,
         # Independent oracle for the U-Net.
         'segmentation-models-pytorch>=0.6,<0.7',
         # Independent oracle for DICOM series.

@@ -62,6 +62,12 @@ def main() -> None:
         metavar='N',
         help='profile N iterations (default N: %(const)s), write a trace, and continue training',
     )
+    parser.add_argument(
+        '--log',
+        nargs='+',
+        choices=('tensorboard', 'wandb', 'mlflow'),
+        help='also log to these services, by default to files in the folder of the run',
+    )
     args = parser.parse_args()
     if args.overwrite and args.resume is not None:
         parser.error('--overwrite starts a new run, --resume continues one: use only one of them')
@@ -72,7 +78,13 @@ def main() -> None:
     from mmkdml.apis.run_options import StartOptions, finished_note, training_config
 
     given = StartOptions(
-        args.cfg_options, args.seed, args.deterministic, args.amp, args.fast, args.cache_images
+        args.cfg_options,
+        args.seed,
+        args.deterministic,
+        args.amp,
+        args.fast,
+        args.cache_images,
+        args.log,
     )
     config, start = training_config(args.config, given, args.work_dir, args.resume)
     is_main = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -19,7 +19,7 @@ from mmkdml.apis.run_comparison import recorded_identity
 from mmkdml.apis.run_config import load_config
 from mmkdml.apis.run_identity import checkpoint_folders, identity_settings
 from mmkdml.apis.run_settings import changed_settings, only_extends
-from mmkdml.apis.runs import use_amp, use_deterministic, use_fast, use_image_cache
+from mmkdml.apis.runs import use_amp, use_deterministic, use_fast, use_image_cache, use_logs
 from mmkdml.checkpoint_io import recorded_meta
 from mmkdml.engine.resume.run_identity import FINISHED, RUN
 from mmkdml.files import is_regular
@@ -42,6 +42,7 @@ class StartOptions:
         amp: See :func:`mmkdml.apis.use_amp`.
         fast: See :func:`mmkdml.apis.use_fast`.
         cache_images: Folder of the image cache.
+        log: See :func:`mmkdml.apis.runs.use_logs`.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class StartOptions:
     amp: bool = False
     fast: bool = False
     cache_images: str | None = None
+    log: Sequence[str] | None = None
 
     def updated(self, later: StartOptions) -> StartOptions:
         """Return these options, replaced by those of a later start."""
@@ -69,7 +71,7 @@ class StartOptions:
         """Return these options without the flags that a config already contains."""
         flags = {
             name: None if (value := getattr(self, name)) == getattr(applied, name) else value
-            for name in ('seed', 'deterministic', 'amp', 'fast', 'cache_images')
+            for name in ('seed', 'deterministic', 'amp', 'fast', 'cache_images', 'log')
         }
         return StartOptions(self.options, **flags)  # type: ignore[arg-type]
 
@@ -86,6 +88,8 @@ class StartOptions:
             use_fast(config)
         if self.cache_images:
             use_image_cache(config, self.cache_images)
+        if self.log:
+            use_logs(config, self.log)
 
     def record(self) -> dict[str, Any]:
         """Return JSON values for ``identity.json``, with the command line of this process."""
@@ -99,7 +103,8 @@ class StartOptions:
         for one in fields(self):
             value, option = getattr(self, one.name), f'--{one.name.replace("_", "-")}'
             if one.name != 'options' and _is_set(value):
-                words += [option] if value is True else [option, str(value)]
+                values = value if isinstance(value, list | tuple) else [value]
+                words += [option] if value is True else [option, *map(str, values)]
         if self.options:
             words += ['--cfg-options', *(f'{key}={value}' for key, value in self.options.items())]
         return shlex.join(words)

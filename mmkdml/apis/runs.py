@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed
@@ -35,9 +36,11 @@ from mmkdml.engine import (
     keep_freed_memory,
 )
 from mmkdml.engine.checks import check_class_order, register_checks
+from mmkdml.engine.log_backends import LOGS
 from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
 from mmkdml.names import SPLITS
+from mmkdml.optional import check_extra
 
 #: Default folder of the cache of decoded images.
 IMAGE_CACHE = Path('work_dirs/image_cache')
@@ -110,6 +113,29 @@ def use_image_cache(config: Config, folder: str | Path) -> None:
         loader = config.get(f'{part}_dataloader')
         if loader is not None:
             set_image_cache(loader.dataset, folder)
+
+
+def use_logs(config: Config, names: Sequence[str]) -> None:
+    """Log a training to further services; see :mod:`mmkdml.engine.log_backends`.
+
+    Args:
+        config: Config of the training.
+        names: Some of ``'tensorboard'``, ``'wandb'`` and ``'mlflow'``.
+
+    Raises:
+        ValueError: If a name is unknown, or a package is not installed.
+    """
+    unknown = sorted({*names} - {*LOGS})
+    if unknown:
+        raise ValueError(f'--log: expected some of {", ".join(LOGS)}, got {", ".join(unknown)}')
+    for name in names:
+        check_extra(name, extra='logging', purpose=f'--log {name}')
+    config.setdefault('visualizer', dict(type='Visualizer'))
+    visualizer = config.visualizer
+    backends = visualizer.get('vis_backends') or [dict(type='mmkdml.StrictJsonVisBackend')]
+    # By name, as in the dumped config of a run.
+    new = [dict(type=f'mmkdml.engine.log_backends.{LOGS[name]}') for name in dict.fromkeys(names)]
+    visualizer.vis_backends = [*backends, *(one for one in new if one not in backends)]
 
 
 def make_runner(

@@ -95,10 +95,11 @@ _UNITS = {
         (
             *('IoU', 'F1', 'accuracy', 'precision', 'recall', 'f1-score', 'top1', 'top5'),
             *('agreement', 'disagreement', 'mIoU', 'mAcc', 'aAcc', 'mDice', 'mFscore'),
-            *('mPrecision', 'mRecall', 'ECE'),
+            *('mPrecision', 'mRecall'),
         ),
         PERCENT,
     ),
+    'ECE': FRACTION,
     'KL': NATS,
     'error_correlation': CORRELATION,
 }

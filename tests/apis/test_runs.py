@@ -9,19 +9,22 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.registry import HOOKS, OPTIM_WRAPPERS
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS, VISBACKENDS
 from mmengine.runner import Runner
 from mmpretrain.datasets import CustomDataset
 
+from mmkdml import optional
 from mmkdml.apis import load_config, load_weights, make_runner, runs, use_amp
-from mmkdml.apis.runs import IMAGE_CACHE, use_deterministic, use_fast, use_image_cache
+from mmkdml.apis.runs import IMAGE_CACHE, use_deterministic, use_fast, use_image_cache, use_logs
 from mmkdml.engine import (
     ChannelsLastHook,
     CPUAmpOptimWrapper,
     SafeResumeHook,
+    StrictJsonVisBackend,
     StrictWeightsHook,
     WatchLoadersHook,
 )
+from mmkdml.engine.log_backends import TensorboardLog, WandbLog
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
@@ -133,6 +136,24 @@ def test_data_sets_may_be_named(tmp_path):
     config.train_dataloader.dataset.type = 'mmkdml.LGGDataset'
     use_image_cache(config, tmp_path)
     assert config.train_dataloader.dataset.image_cache == dict(dir=str(tmp_path))
+
+
+def test_logs_are_added_once_to_those_of_the_config(monkeypatch):
+    monkeypatch.setattr(optional.importlib.util, 'find_spec', lambda name: name != 'mlflow')
+    for config in (load_config(DEMO), Config({})):
+        for _ in range(2):
+            use_logs(config, ['tensorboard', 'wandb', 'wandb'])
+        first, *added = [VISBACKENDS.get(str(one.type)) or one.type for one in backends(config)]
+        assert first is StrictJsonVisBackend
+        assert added == [TensorboardLog, WandbLog]
+    with pytest.raises(ValueError, match=r"--log mlflow: mlflow .*pip install 'mmkdml\[logging\]'"):
+        use_logs(config, ['mlflow'])
+    with pytest.raises(ValueError, match='expected some of tensorboard.* got x'):
+        use_logs(config, ['x'])
+
+
+def backends(config):
+    return config.visualizer.vis_backends
 
 
 @pytest.fixture

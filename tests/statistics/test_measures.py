@@ -184,6 +184,8 @@ def test_case_tables_are_not_modified(cases):
         ('foreground/IoU_large_tumour', 'percent'),
         ('accuracy/top1', 'percent'),
         ('diversity/error_correlation', 'correlation'),
+        ('calibration/ECE', 'fraction'),
+        ('calibration/ECE_near_foreground', 'fraction'),
         ('fidelity/KL', 'nats'),
         ('my_loss', ''),
     ],

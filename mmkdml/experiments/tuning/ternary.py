@@ -11,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from mmkdml.experiments.report.figures import BLUE, GRAY
+from mmkdml.figures.style import BLUE, GRAY
 from mmkdml.modes import LETTERS
 
 _STAR: dict[str, Any] = dict(
