@@ -132,7 +132,7 @@ def use_logs(config: Config, names: Sequence[str]) -> None:
         check_extra(name, extra='logging', purpose=f'--log {name}')
     config.setdefault('visualizer', dict(type='Visualizer'))
     visualizer = config.visualizer
-    backends = visualizer.get('vis_backends') or [dict(type='mmkdml.StrictJsonVisBackend')]
+    backends = visualizer.get('vis_backends') or [dict(type='mmkdml.engine.StrictJsonVisBackend')]
     # By name, as in the dumped config of a run.
     new = [dict(type=f'mmkdml.engine.log_backends.{LOGS[name]}') for name in dict.fromkeys(names)]
     visualizer.vis_backends = [*backends, *(one for one in new if one not in backends)]
