@@ -155,6 +155,7 @@ setup(
     package_data={
         'mmkdml.experiments': ['paper/data/*.csv', 'report/templates/*.j2'],
         'mmkdml.figures': ['*.mplstyle'],
+        'mmkdml.apis': ['summary/*.j2'],
         'mmkdml.html': ['assets/*'],
     },
     install_requires=INSTALL_REQUIRES,

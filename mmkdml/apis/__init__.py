@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mmkdml.apis.run_config import load_config, load_run
     from mmkdml.apis.run_results import load_results
     from mmkdml.apis.runs import load_weights, make_runner, use_amp, use_deterministic, use_fast
+    from mmkdml.apis.summary.page import write_summary
     from mmkdml.apis.trained import find_runs, load_trained, run_files, split_run
 
 __getattr__, __dir__, __all__ = lazy_exports(
@@ -34,6 +35,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.run_config': ['load_config', 'load_run'],
         '.run_results': ['load_results'],
         '.runs': [*('load_weights', 'make_runner'), *('use_amp', 'use_deterministic', 'use_fast')],
+        '.summary.page': ['write_summary'],
         '.trained': ['find_runs', 'load_trained', 'run_files', 'split_run'],
     },
 )

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from mmkdml.apis.run_identity import unlock_run
 from mmkdml.apis.run_output import only_warnings
+from mmkdml.apis.summary.record import TEST, TRAIN, recorded
 from mmkdml.engine import ProgressHook
 from mmkdml.files import own_file
 
@@ -63,7 +64,8 @@ class RunRunner(Runner):
     def train(self) -> nn.Module:
         """Train; unlock the folder and end the live progress even if training fails."""
         try:
-            return super().train()
+            with recorded(self, TRAIN):
+                return super().train()
         finally:
             self._end_progress()
             unlock_run(self.cfg)
@@ -71,7 +73,8 @@ class RunRunner(Runner):
     def test(self) -> dict[str, float]:
         """Test, and end the live progress even if testing fails."""
         try:
-            return super().test()
+            with recorded(self, TEST):
+                return super().test()
         finally:
             self._end_progress()
 

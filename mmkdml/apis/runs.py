@@ -23,6 +23,7 @@ from mmkdml.apis.run_numbers import check_numbers
 from mmkdml.apis.run_output import HeaderHook
 from mmkdml.apis.run_results import ResultsHook
 from mmkdml.apis.runner import QuietRunner, RunRunner
+from mmkdml.apis.summary.record import RecordHook
 from mmkdml.apis.trained import load_for_evaluation
 from mmkdml.checkpoint_io import guard_checkpoints, recorded_meta
 from mmkdml.datasets.base import set_image_cache
@@ -208,6 +209,7 @@ def make_runner(
     if not verbose:
         runner.register_hook(HeaderHook())
         runner.register_hook(ProgressHook(validations))
+    runner.register_hook(RecordHook())
     register_checks(runner)
     if start is not None:
         hook = RunIdentityHook(start.identity, start.changes, start.outdated, start.notes)

@@ -187,6 +187,7 @@ def test_case_tables_are_not_modified(cases):
         ('calibration/ECE', 'fraction'),
         ('calibration/ECE_near_foreground', 'fraction'),
         ('fidelity/KL', 'nats'),
+        ('calibration/ECE_near_foreground', 'fraction'),
         ('my_loss', ''),
     ],
 )

@@ -67,6 +67,19 @@ def test_run_writes_checkpoints_log_and_table(trained):
     assert Config.fromfile(folder / 'kdml_v3_demo.py').train_cfg.max_epochs == 2
 
 
+def test_run_writes_a_summary(trained):
+    folder, _ = trained
+    (path,) = folder.glob('*/call_train.json')
+    record = json.loads(path.read_text())
+    assert (record['status'], record['epoch'], record['max_epochs']) == ('finished', 2, 2)
+    assert [one['name'] for one in record['members']] == ['teacher', 'student_1', 'student_2']
+    assert [one['key'] for one in record['transfers']] == [key for key in LOSSES if '_from_' in key]
+    assert record['command'].startswith('python ')
+    page = (folder / 'summary.html').read_text()
+    assert all(fact in page for fact in ('2 of 2 epochs', 'Losses of student_2', 'FeatureMSELoss'))
+    assert len(page) < 500_000
+
+
 @pytest.mark.slow
 def test_teacher_cache_with_augmentation(tool, short, tmp_path, checkpoint):
     """Uses the options of the guide. Augmented images that recur are found in the cache."""

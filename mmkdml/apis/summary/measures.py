@@ -1,0 +1,105 @@
+"""Measures of a run: their titles and groups, the main one, and the evaluation that counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from mmkdml.apis.summary.history import Evaluation, History
+from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.statistics.measures import unit_of
+
+#: Groups of measures that do not compare predictions with the truth, with their titles.
+AUXILIARY = {
+    'calibration': 'Calibration',
+    'fidelity': 'Agreement with the teacher',
+    'diversity': 'Diversity of the students',
+}
+_TITLES = {
+    'top1': 'Accuracy', 'top5': 'Top-5 accuracy', 'precision': 'Precision', 'recall': 'Recall',
+    'sensitivity': 'Sensitivity', 'specificity': 'Specificity', 'f1-score': 'F1',
+    'agreement': 'Agreement', 'disagreement': 'Disagreement',
+    'error_correlation': 'Correlation of errors',
+}  # fmt: skip
+_LESS = ('ece', 'kl', 'loss', 'brier', 'nll')
+_UNITS = {'percent': '%', 'fraction': '', 'nats': 'nats'}
+
+
+def title_of(measure: str) -> str:
+    """Return the title of a measure with its unit: ``'IoU per case (%)'``."""
+    unit = symbol(measure)
+    name = measure.rpartition('/')[2]
+    text = name.removeprefix('case_')
+    text = _TITLES.get(text, text) + (' per case' if text != name else '')
+    return f'{text} ({unit})' if unit else text
+
+
+def symbol(measure: str) -> str:
+    """Return the symbol of a measure's unit."""
+    return _UNITS.get(unit_of(measure), '')
+
+
+def group_of(measure: str) -> str:
+    """Return the group of a measure, one of :data:`AUXILIARY` or an empty string."""
+    first = measure.partition('/')[0]
+    return first if first in AUXILIARY else ''
+
+
+def is_less_better(measure: str) -> bool:
+    """Return whether lower values of a measure are better."""
+    return any(one in measure.rpartition('/')[2].lower() for one in _LESS)
+
+
+def class_of(measure: str, measures: Iterable[str]) -> tuple[str, str] | None:
+    """Split a measure of one class, ``foreground/IoU_tumour``, into that of all and the class."""
+    for one in measures:
+        if measure.startswith(f'{one}_'):
+            return one, measure.removeprefix(f'{one}_')
+    return None
+
+
+def main_measure(history: History) -> str | None:
+    """Return the measure that selects the best checkpoint, otherwise the first one."""
+    measures = measures_of(history.evaluations)
+    settings = history.identity.get('settings')
+    for key in ('default_hooks', 'checkpoint', 'save_best'):
+        settings = settings.get(key) if isinstance(settings, Mapping) else None
+    keys = settings if isinstance(settings, list) else [settings]
+    for key in filter(lambda one: isinstance(one, str), keys):
+        for measure in measures:
+            if key == measure or key.endswith(f'/{measure}'):
+                return measure
+    return next((one for one in measures if not group_of(one)), None)
+
+
+def measures_of(evaluations: Iterable[Evaluation]) -> list[str]:
+    """Return the measures of evaluations in order."""
+    return list(
+        dict.fromkeys(
+            measure for one in evaluations for values in one.values.values() for measure in values
+        )
+    )
+
+
+def best_value(points: Sequence[tuple[float, float]], measure: str) -> tuple[float, float] | None:
+    """Return the point with the best value; the first of equal ones."""
+    known = [point for point in points if math.isfinite(point[1])]
+    sign = -1 if is_less_better(measure) else 1
+    return max(known, key=lambda point: sign * point[1], default=None)
+
+
+def value_of(evaluation: Evaluation, member: str, measure: str | None) -> float:
+    """Return a value; NaN if it is missing."""
+    return evaluation.values.get(member, {}).get(measure or '', math.nan)
+
+
+def best_validation(history: History, measure: str | None) -> Evaluation | None:
+    """Return the validation with the best value of the ensemble or the only network."""
+    validations = [one for one in history.evaluations if one.split == 'val']
+    sign = -1 if measure and is_less_better(measure) else 1
+
+    def score(one: Evaluation) -> float:
+        value = value_of(one, ENSEMBLE if ENSEMBLE in one.values else PLAIN, measure)
+        return sign * value if math.isfinite(value) else -math.inf
+
+    return max(validations, key=score, default=None)
