@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mmkdml.metric_info import METRIC_INFOS, MetricInfo
 from mmkdml.names import CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS
 
 CLASSIFICATION, SEGMENTATION = 'classification', 'segmentation'
@@ -18,10 +19,10 @@ _LABELS = {CLASSIFICATION: ['truth', 'pred'], SEGMENTATION: ['label']}
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of the quality of predictions, in percent; higher is better.
+    """A measure of the quality of predictions.
 
     Attributes:
-        name: Name in tables.
+        name: Name in tables; see :func:`mmkdml.metric_info.metric_info` for title and unit.
         task: ``'classification'`` or ``'segmentation'``.
         score: Computes a fraction, (...), from TP, FP and FN, each (..., K).
     """
@@ -29,6 +30,11 @@ class Measure:
     name: str
     task: str
     score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+    @property
+    def info(self) -> MetricInfo:
+        """Title, unit and better direction."""
+        return METRIC_INFOS[self.name]
 
     def value(self, counts: np.ndarray) -> np.ndarray:
         """Compute the measure from counts, summed over the groups of a test split or resample.

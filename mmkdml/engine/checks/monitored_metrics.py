@@ -8,16 +8,15 @@ from typing import Any
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import Runner
 
+from mmkdml.metric_info import METRIC_INFOS
 from mmkdml.registry import HOOKS
 
 # Better direction by the last part of a metric's name, in lower case.
 _RULES = {
-    **dict.fromkeys(('ece', 'loss'), 'less'),
-    **dict.fromkeys(
-        ('iou', 'miou', 'f1', 'f1-score', 'dice', 'mdice', 'top1', 'top5', 'accuracy', 'aacc',
-         'macc', 'precision', 'recall'), 'greater'
-    ),
-}  # fmt: skip
+    name.rpartition('/')[2].lower(): 'greater' if info.higher_is_better else 'less'
+    for name, info in METRIC_INFOS.items()
+    if info.higher_is_better is not None
+}
 
 
 @HOOKS.register_module()

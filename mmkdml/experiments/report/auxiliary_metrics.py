@@ -17,15 +17,12 @@ _TOGETHER = ('students',)
 AUXILIARY_METRICS = (
     *(
         Metric(f'fidelity/{key}', _LEARNERS, quantity=FIDELITY)
-        for key in ('accuracy', 'IoU', 'F1', 'agreement')
+        for key in ('accuracy', 'IoU', 'F1', 'agreement', 'KL')
     ),
-    Metric('fidelity/KL', _LEARNERS, 'nats', 4, FIDELITY),
     Metric('diversity/disagreement', _TOGETHER),
-    Metric('diversity/error_correlation', _TOGETHER, '', 3),
-    *(
-        Metric(f'calibration/{key}', (TEACHER, *_LEARNERS), 'fraction', 4)
-        for key in ('ECE', 'ECE_near_foreground')
-    ),
+    Metric('diversity/error_correlation', _TOGETHER),
+    Metric('calibration/ECE', (TEACHER, *_LEARNERS)),
+    Metric('calibration/ECE_near_foreground', (TEACHER, *_LEARNERS)),
 )
 NOTES = {
     'fidelity': "Fidelity: the teacher's predictions as ground truth; KL(teacher || student).",
@@ -34,7 +31,7 @@ NOTES = {
     ),
     'calibration': (
         'Calibration: expected calibration error (ECE) of all predictions, and of the pixels near '
-        'the foreground.'
+        'the true foreground.'
     ),
 }
 
@@ -64,7 +61,7 @@ def auxiliary_panels(grid: Grid) -> Iterator[TablePanel]:
                 yield grid.by_style(variant, metric)
     others = grid.other_runs
     metrics = {
-        f'{metric.key} ({metric.unit})' if metric.unit else metric.key: metric
+        f'{metric.key} ({metric.info.unit})' if metric.info.unit else metric.key: metric
         for metric in AUXILIARY_METRICS
         if any((run.name, metric.key) in measured for run in others)
     }

@@ -10,6 +10,7 @@ import pandas as pd
 
 from mmkdml.experiments.paper.values import FIDELITY, SINGLE, paper_value
 from mmkdml.experiments.report.cells import MEMBERS, TableCell, TablePanel, TableRow
+from mmkdml.metric_info import METRIC_INFOS, MetricInfo
 from mmkdml.modes import FROM_TEACHER, MODES, STYLES
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.bootstrap import Estimate
@@ -27,17 +28,18 @@ class Metric:
     Attributes:
         key: Name of the measure, or key of the evaluator without the member.
         members: Members that have it.
-        unit: Unit of its values; empty if it has none.
-        digits: Number of decimals.
         quantity: ``'performance'`` or ``'fidelity'``, to look up the paper's values (see
             :func:`~mmkdml.experiments.paper.values.paper_value`); empty if the paper has none.
     """
 
     key: str
     members: tuple[str, ...] = tuple(MEMBERS)
-    unit: str = 'percent'
-    digits: int = 2
     quantity: str = ''
+
+    @property
+    def info(self) -> MetricInfo:
+        """Title, unit, better direction and number of decimals."""
+        return METRIC_INFOS[self.key]
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Grid:
             if FROM_TEACHER[mode] or member != TEACHER
         )
         title = f'{variant}: {metric.key}' if variant else metric.key
-        return TablePanel(title, STYLES, rows, metric.unit)
+        return TablePanel(title, STYLES, rows, metric.info.unit)
 
     def by_run(
         self, title: str, runs: Iterable[RunRecord], metrics: Mapping[str, Metric], unit: str
@@ -128,5 +130,5 @@ class Grid:
             low=interval.low,
             high=interval.high,
             paper=paper,
-            digits=metric.digits,
+            digits=metric.info.digits,
         )

@@ -23,12 +23,12 @@ def run(name, seed, metrics, mode='baseline', style='', checkpoint='best', **par
 
 def classroom(name, seed, mode, style, offset=0.0, **parts):
     metrics = {
-        'teacher/calibration/ECE': 3.0,
+        'teacher/calibration/ECE': 0.03,
         'ensemble/foreground/IoU': 50.0,
         'students/diversity/error_correlation': 0.51239 + offset,
     }
     for place, member in enumerate(('student_1', 'student_2', 'ensemble')):
-        metrics[f'{member}/calibration/ECE'] = 4.0 + place + offset
+        metrics[f'{member}/calibration/ECE'] = 0.04 + place / 100 + offset
         if mode != 'ml':
             metrics[f'{member}/fidelity/IoU'] = 80.0 + place + offset
             metrics[f'{member}/fidelity/KL'] = 0.01234 + offset
@@ -86,20 +86,20 @@ def test_number_of_decimals_depends_on_the_metric():
         'fidelity/IoU': '80.00 (1)',
         'fidelity/KL': '0.0123 (1)',
         'diversity/error_correlation': '0.512 (1)',
-        'calibration/ECE': '3.0000 (1)',
+        'calibration/ECE': '0.0300 (1)',
     }
 
 
 def test_runs_without_mode_and_style_are_rows():
     found = panels(
-        run('r18', 0, {'model/calibration/ECE': 7.0}),
+        run('r18', 0, {'model/calibration/ECE': 0.07}),
         run('hot/fitnet', 0, {'ensemble/fidelity/IoU': 70.0}, 'comparison'),
         classroom('hot/kdml_v3', 0, 'kdml', 'v3'),
     )
     panel = found['Auxiliary metrics']
     assert panel.columns == ('fidelity/IoU (percent)', 'calibration/ECE (fraction)')
     assert {row: [cell.ours for cell in cells] for row, cells in rows_of(panel).items()} == {
-        ('', 'r18'): ['-', '7.0000 (1)'],
+        ('', 'r18'): ['-', '0.0700 (1)'],
         ('hot', 'fitnet'): ['70.00 (1)', '-'],
     }
     assert 'hot: fidelity/IoU' in found
@@ -120,10 +120,8 @@ def test_runs_without_auxiliary_metrics_have_no_panels():
 
 
 def test_keys_are_those_of_the_evaluator_metrics():
-    known = {
-        'fidelity': {'accuracy', 'IoU', 'F1', 'agreement', 'KL'},
-        'calibration': {'ECE', 'ECE_near_foreground'},
-    }
+    known = {'fidelity': {'accuracy', 'IoU', 'F1', 'agreement', 'KL'}}
+    known['calibration'] = {'ECE', 'ECE_near_foreground'}
     known['diversity'] = {'disagreement', 'error_correlation'}
     assert {tuple(one.key.split('/')) for one in AUXILIARY_METRICS} == {
         (about, key) for about, keys in known.items() for key in keys

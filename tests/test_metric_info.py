@@ -1,0 +1,36 @@
+import pytest
+
+from mmkdml.metric_info import METRIC_INFOS, metric_info
+from mmkdml.statistics.measures import MEASURES
+
+
+@pytest.mark.parametrize(
+    ('key', 'label', 'digits', 'higher_is_better'),
+    [
+        ('student_1/calibration/ECE', 'expected calibration error (fraction)', 4, False),
+        ('calibration/ECE', 'expected calibration error (fraction)', 4, False),
+        ('ensemble/foreground/IoU', 'IoU (%)', 2, True),
+        ('ensemble/foreground/IoU_tumor', 'IoU of tumor (%)', 2, True),
+        ('ensemble/fidelity/IoU', "IoU with the teacher's masks (%)", 2, True),
+        ('student_1/fidelity/KL', 'KL divergence from the teacher (nats)', 4, False),
+        ('model/accuracy/top1', 'accuracy (%)', 2, True),
+        ('model/single-label/recall', 'recall, mean over classes (%)', 2, True),
+        ('students/diversity/error_correlation', 'correlation of errors', 3, None),
+        ('students/diversity/disagreement_a_b', 'disagreement of the students: a_b (%)', 2, None),
+        ('IoU', 'IoU (%)', 2, True),
+    ],
+)
+def test_title_unit_and_direction(key, label, digits, higher_is_better):
+    info = metric_info(key)
+    assert (info.label, info.digits, info.higher_is_better) == (label, digits, higher_is_better)
+
+
+@pytest.mark.parametrize('key', ['my/metric', 'ECE_x', 'IoU_', '', 'calibration/x'])
+def test_unknown_metrics(key):
+    assert metric_info(key) is None
+
+
+def test_measures_of_suites_are_percent():
+    for name, measure in MEASURES.items():
+        assert measure.info is METRIC_INFOS[name]
+        assert (measure.info.unit, measure.info.higher_is_better) == ('percent', True)
