@@ -13,6 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mmkdml.inspection.image_size import data_image_size
 from mmkdml.models.classroom_configs import (
     frozen_checkpoints,
     member_configs,
@@ -32,7 +33,8 @@ class Inspection:
     Attributes:
         members: Networks by name. The only network of a baseline is called ``model``.
         task: Task of the members.
-        input_size: (H, W) of the dummy images that the networks are run on.
+        input_size: (H, W) of the dummy images that the networks are run on: ``input_size`` of a
+            classroom, otherwise the size of the config's data, otherwise the task's default.
         distiller: The classroom, or None for a baseline.
         checkpoints: Checkpoint file or folder of each frozen member that has one; not loaded.
     """
@@ -73,7 +75,9 @@ def inspect_config(config: Config) -> Inspection:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f'Invalid model of the config: {error}') from error
     paths = {name: str(path) for name, path in checkpoints.items() if path is not None}
-    return replace(inspect_model(model), checkpoints=paths)
+    inspection = replace(inspect_model(model), checkpoints=paths)
+    size = None if settings.get('input_size') else data_image_size(config)
+    return replace(inspection, input_size=size or inspection.input_size)
 
 
 def inspect_model(model: nn.Module) -> Inspection:

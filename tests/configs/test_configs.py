@@ -34,6 +34,7 @@ from mmkdml.evaluation import (
     MacroPrecisionRecall,
     MemberMetrics,
 )
+from mmkdml.inspection.image_size import data_image_size
 from mmkdml.models import (
     ConvBlockNeck,
     DiversifiedKDMLDistiller,
@@ -243,6 +244,9 @@ def test_data_optimizer_and_metrics(name):
         augmented = [s for s in source['pipeline'] if s['type'] is AlbumentationsTransform]
         expected = [HorizontalFlip, VerticalFlip, Transpose, Affine] if part == 'train' else []
         assert [t['type'] for s in augmented for t in s['transforms']] == expected
+    # FLOPs of a baseline and of the same network in a classroom are for images of this size.
+    assert data_image_size(config) == SIZES[dataset]
+    assert config.model.get('input_size', SIZES[dataset]) == SIZES[dataset]
     assert config.optim_wrapper['type'] is OptimWrapper
     adam = config.optim_wrapper['optimizer']
     assert (adam['type'], adam['lr'], len(adam)) == (Adam, 1e-4, 2)

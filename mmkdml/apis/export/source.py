@@ -73,7 +73,7 @@ def load_source(
         what: ``'ensemble'``, or the name of a member such as ``'teacher'`` or ``'student_1'``;
             ``'model'`` for a config without a classroom.
         image_size: (H, W) of the images after the test pipeline. Default: the classroom's
-            ``input_size``, or the default of the task.
+            ``input_size``, or the size of the config's data, or the default of the task.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
