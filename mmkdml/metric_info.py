@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-PERCENT, FRACTION, NATS = 'percent', 'fraction', 'nats'
+PERCENT, FRACTION, NATS, CORRELATION = 'percent', 'fraction', 'nats', 'correlation'
 _DIGITS = {PERCENT: 2, FRACTION: 4, NATS: 4}
-_SIGNS = {PERCENT: '%'}
+_SIGNS = {PERCENT: '%', CORRELATION: ''}
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class MetricInfo:
 
     Attributes:
         name: Key without the member and the class, e.g. ``'calibration/ECE'`` or ``'IoU'``.
-        title: Readable name, e.g. ``'expected calibration error'``.
-        unit: ``'percent'``, ``'fraction'``, ``'nats'``, or empty if the metric has no unit.
+        title: Readable name, e.g. ``'Expected calibration error'``.
+        unit: ``'percent'``, ``'fraction'``, ``'nats'`` or ``'correlation'``; empty if unknown.
         higher_is_better: None if neither direction is better.
     """
 
@@ -27,9 +27,14 @@ class MetricInfo:
     higher_is_better: bool | None = True
 
     @property
+    def sign(self) -> str:
+        """Symbol of the unit, e.g. ``'%'``; empty for correlations."""
+        return _SIGNS.get(self.unit, self.unit)
+
+    @property
     def label(self) -> str:
         """Title with the unit, for the heading of a column or axis, e.g. ``'IoU (%)'``."""
-        return f'{self.title} ({_SIGNS.get(self.unit, self.unit)})' if self.unit else self.title
+        return f'{self.title} ({self.sign})' if self.sign else self.title
 
     @property
     def digits(self) -> int:
@@ -43,39 +48,41 @@ METRIC_INFOS = {
     for info in (
         MetricInfo('IoU', 'IoU'),
         MetricInfo('F1', 'F1'),
-        MetricInfo('case_IoU', 'IoU, mean over cases'),
-        MetricInfo('case_F1', 'F1, mean over cases'),
-        MetricInfo('mIoU', 'IoU, mean over classes'),
-        MetricInfo('mDice', 'Dice, mean over classes'),
-        MetricInfo('mFscore', 'F1, mean over classes'),
-        MetricInfo('mPrecision', 'precision, mean over classes'),
-        MetricInfo('mRecall', 'recall, mean over classes'),
-        MetricInfo('aAcc', 'pixel accuracy'),
-        MetricInfo('mAcc', 'pixel accuracy, mean over classes'),
+        MetricInfo('case_IoU', 'IoU, mean of cases'),
+        MetricInfo('case_F1', 'F1, mean of cases'),
+        MetricInfo('mIoU', 'IoU, mean of classes'),
+        MetricInfo('mDice', 'Dice, mean of classes'),
+        MetricInfo('mFscore', 'F1, mean of classes'),
+        MetricInfo('mPrecision', 'Precision, mean of classes'),
+        MetricInfo('mRecall', 'Sensitivity, mean of classes'),
+        MetricInfo('aAcc', 'Pixel accuracy'),
+        MetricInfo('mAcc', 'Pixel accuracy, mean of classes'),
         MetricInfo('Dice', 'Dice'),
-        MetricInfo('top1', 'accuracy'),
-        MetricInfo('top5', 'accuracy of the top 5'),
-        MetricInfo('accuracy', 'accuracy'),
-        MetricInfo('precision', 'precision, mean over classes'),
-        MetricInfo('recall', 'recall, mean over classes'),
-        MetricInfo('f1-score', 'F1, mean over classes'),
-        MetricInfo('sensitivity', 'sensitivity'),
-        MetricInfo('specificity', 'specificity'),
-        MetricInfo('fidelity/accuracy', 'agreement with the teacher'),
-        MetricInfo('fidelity/agreement', 'pixel agreement with the teacher'),
+        MetricInfo('top1', 'Accuracy'),
+        MetricInfo('top5', 'Accuracy of the top 5'),
+        MetricInfo('accuracy', 'Accuracy'),
+        MetricInfo('precision', 'Precision, mean of classes'),
+        MetricInfo('recall', 'Sensitivity, mean of classes'),
+        MetricInfo('f1-score', 'F1, mean of classes'),
+        MetricInfo('sensitivity', 'Sensitivity'),
+        MetricInfo('specificity', 'Specificity'),
+        MetricInfo('fidelity/accuracy', 'Agreement with the teacher'),
+        MetricInfo('fidelity/agreement', 'Agreement with the teacher, pixels'),
         MetricInfo('fidelity/IoU', "IoU with the teacher's masks"),
         MetricInfo('fidelity/F1', "F1 with the teacher's masks"),
         MetricInfo('fidelity/KL', 'KL divergence from the teacher', NATS, False),
-        MetricInfo('diversity/disagreement', 'disagreement of the students', PERCENT, None),
-        MetricInfo('diversity/error_correlation', 'correlation of errors', '', None),
-        MetricInfo('calibration/ECE', 'expected calibration error', FRACTION, False),
+        MetricInfo('diversity/disagreement', 'Disagreement of the students', PERCENT, None),
+        MetricInfo(
+            'diversity/error_correlation', 'Error correlation of the students', CORRELATION, None
+        ),
+        MetricInfo('calibration/ECE', 'Expected calibration error', FRACTION, False),
         MetricInfo(
             'calibration/ECE_near_foreground',
-            'expected calibration error near the foreground',
+            'Expected calibration error near the foreground',
             FRACTION,
             False,
         ),
-        MetricInfo('loss', 'loss', '', False),
+        MetricInfo('loss', 'Loss', '', False),
     )
 }
 # Names in other groups are unique without the group.
@@ -98,8 +105,18 @@ def metric_info(key: str) -> MetricInfo | None:
         return METRIC_INFOS[name]
     if found := _WITH_CLASS.fullmatch(name):
         info = METRIC_INFOS[found[1]]
-        return replace(info, title=f'{found[1]} of {found[2]}')
+        return replace(info, title=f'{_capitalized(found[1])} of {found[2]}')
     if found := _WITH_PAIR.fullmatch(name):
         info = METRIC_INFOS[found[1]]
         return replace(info, title=f'{info.title}: {found[2]}')
     return None
+
+
+def unit_of(key: str) -> str:
+    """Return the unit of a metric, see :class:`MetricInfo`; empty if the metric is unknown."""
+    info = metric_info(key)
+    return info.unit if info else ''
+
+
+def _capitalized(name: str) -> str:
+    return name[:1].upper() + name[1:]

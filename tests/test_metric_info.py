@@ -1,22 +1,22 @@
 import pytest
 
-from mmkdml.metric_info import METRIC_INFOS, metric_info
+from mmkdml.metric_info import METRIC_INFOS, metric_info, unit_of
 from mmkdml.statistics.measures import MEASURES
 
 
 @pytest.mark.parametrize(
     ('key', 'label', 'digits', 'higher_is_better'),
     [
-        ('student_1/calibration/ECE', 'expected calibration error (fraction)', 4, False),
-        ('calibration/ECE', 'expected calibration error (fraction)', 4, False),
+        ('student_1/calibration/ECE', 'Expected calibration error (fraction)', 4, False),
+        ('calibration/ECE', 'Expected calibration error (fraction)', 4, False),
         ('ensemble/foreground/IoU', 'IoU (%)', 2, True),
         ('ensemble/foreground/IoU_tumor', 'IoU of tumor (%)', 2, True),
         ('ensemble/fidelity/IoU', "IoU with the teacher's masks (%)", 2, True),
         ('student_1/fidelity/KL', 'KL divergence from the teacher (nats)', 4, False),
-        ('model/accuracy/top1', 'accuracy (%)', 2, True),
-        ('model/single-label/recall', 'recall, mean over classes (%)', 2, True),
-        ('students/diversity/error_correlation', 'correlation of errors', 3, None),
-        ('students/diversity/disagreement_a_b', 'disagreement of the students: a_b (%)', 2, None),
+        ('model/accuracy/top1', 'Accuracy (%)', 2, True),
+        ('model/single-label/recall', 'Sensitivity, mean of classes (%)', 2, True),
+        ('students/diversity/error_correlation', 'Error correlation of the students', 3, None),
+        ('students/diversity/disagreement_a_b', 'Disagreement of the students: a_b (%)', 2, None),
         ('IoU', 'IoU (%)', 2, True),
     ],
 )
@@ -28,6 +28,20 @@ def test_title_unit_and_direction(key, label, digits, higher_is_better):
 @pytest.mark.parametrize('key', ['my/metric', 'ECE_x', 'IoU_', '', 'calibration/x'])
 def test_unknown_metrics(key):
     assert metric_info(key) is None
+    assert unit_of(key) == ''
+
+
+@pytest.mark.parametrize(
+    ('key', 'unit'),
+    [
+        ('foreground/case_F1', 'percent'),
+        ('foreground/IoU_large_tumour', 'percent'),
+        ('diversity/error_correlation', 'correlation'),
+        ('calibration/ECE', 'fraction'),
+    ],
+)
+def test_units(key, unit):
+    assert unit_of(key) == unit
 
 
 def test_measures_of_suites_are_percent():

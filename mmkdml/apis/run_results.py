@@ -30,9 +30,9 @@ from mmkdml.apis.run_settings import DATA, deciding_settings, settings_differenc
 from mmkdml.engine.resume.run_identity import RUN
 from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.files import file_sha256, is_regular, json_text, json_values, own_file, write_atomically
+from mmkdml.metric_info import unit_of
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.names import ENSEMBLE, PLAIN
-from mmkdml.statistics.measures import unit_of
 from mmkdml.version import __version__
 
 RESULTS_JSON, RESULTS_CSV = 'results.json', 'results.csv'

@@ -49,6 +49,7 @@ class Estimate:
         distribution: The n bootstrap values; empty if the interval is undefined.
         seeds: The shared seeds.
         groups: Number of groups of test cases (patients, lesions).
+        cases: Number of test cases (images).
         resampled: ``'seeds'``, ``'groups'`` or both. A single seed or group is not resampled, and
             the interval does not include its variation.
         undefined_reason: Reason why the interval, and possibly the value, is NaN; empty otherwise.
@@ -61,14 +62,26 @@ class Estimate:
     distribution: np.ndarray = field(default_factory=lambda: np.empty(0))
     seeds: tuple[int, ...] = ()
     groups: int = 0
+    cases: int = 0
     resampled: tuple[str, ...] = ()
     undefined_reason: str = ''
 
     @property
-    def resampled_counts(self) -> str:
-        """Numbers of resampled seeds and groups, e.g. ``'3 seeds, 40 groups'``."""
-        counts = {'seeds': len(self.seeds), 'groups': self.groups}
-        return ', '.join(f'{counts[name]} {name}' for name in self.resampled)
+    def counted(self) -> str:
+        """Numbers of seeds, cases and groups, e.g. ``'3 seeds, 120 cases in 40 groups'``."""
+        parts = (
+            f'{number} {name}{"s" * (number != 1)}'
+            for number, name in (
+                (len(self.seeds), 'seed'), (self.cases, 'case'), (self.groups, 'group')
+            )
+        )  # fmt: skip
+        return '{}, {} in {}'.format(*parts)
+
+    @property
+    def not_repeated(self) -> str:
+        """What there is only one of, so that no difference can be decided, e.g. ``'1 seed'``."""
+        numbers = {'seed': len(self.seeds), 'group': self.groups}
+        return ' and '.join(f'1 {name}' for name, number in numbers.items() if number == 1)
 
 
 def estimate(
@@ -173,7 +186,8 @@ def _estimate_together(
     drawn = tuple(name for name, size in sizes.items() if size > 1)
     statistic = partial(_contrasted, measure, stacked, entries, contrasts, drawn)
     original = statistic(*(np.arange(sizes[name])[None] for name in drawn))[:, 0]
-    common: dict[str, Any] = dict(seeds=seeds, groups=sizes['groups'], resampled=drawn)
+    cases = len(counts.by_entry[entries[0]][seeds[0]].cases)
+    common: dict[str, Any] = dict(seeds=seeds, groups=sizes['groups'], cases=cases, resampled=drawn)
     if not drawn:
         reason = 'only one seed and one group of cases to resample'
         return [Estimate(float(value), undefined_reason=reason, **common) for value in original]

@@ -94,36 +94,6 @@ MEASURES = {
 }
 
 
-PERCENT, FRACTION, NATS, CORRELATION = 'percent', 'fraction', 'nats', 'correlation'
-# Unit of a metric by the last part of its name, without "case_" and the name of a class.
-_UNITS = {
-    **dict.fromkeys(
-        (
-            *('IoU', 'F1', 'accuracy', 'precision', 'recall', 'f1-score', 'top1', 'top5'),
-            *('agreement', 'disagreement', 'mIoU', 'mAcc', 'aAcc', 'mDice', 'mFscore'),
-            *('mPrecision', 'mRecall'),
-        ),
-        PERCENT,
-    ),
-    'ECE': FRACTION,
-    'KL': NATS,
-    'error_correlation': CORRELATION,
-}
-
-
-def unit_of(metric: str) -> str:
-    """Return the unit of a metric: ``percent``, ``fraction``, ``nats`` or ``correlation``.
-
-    Args:
-        metric: Name of the metric, with or without its groups: ``foreground/IoU``.
-
-    Returns:
-        The unit; an empty string if the metric is unknown.
-    """
-    name = metric.rpartition('/')[2].removeprefix('case_')
-    return _UNITS.get(name) or _UNITS.get(name.partition('_')[0], '')
-
-
 def task_of_cases(cases: pd.DataFrame) -> str:
     """Return the task of a case table, see :class:`mmkdml.evaluation.CaseTable`.
 

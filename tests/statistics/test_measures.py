@@ -8,7 +8,7 @@ from mmpretrain.evaluation import Accuracy
 
 from mmkdml.evaluation import ForegroundIoU, MacroPrecisionRecall
 from mmkdml.evaluation.case_table import CaseTable
-from mmkdml.statistics.measures import MEASURES, class_count, count, task_of_cases, unit_of
+from mmkdml.statistics.measures import MEASURES, class_count, count, task_of_cases
 
 
 def masks(classes, images=6, never=None):
@@ -174,22 +174,3 @@ def test_case_tables_are_not_modified(cases):
     before = cases.copy()
     count(cases, ['x', 'y'], 3)
     pd.testing.assert_frame_equal(cases, before)
-
-
-@pytest.mark.parametrize(
-    ('metric', 'unit'),
-    [
-        ('foreground/IoU', 'percent'),
-        ('foreground/case_F1', 'percent'),
-        ('foreground/IoU_large_tumour', 'percent'),
-        ('accuracy/top1', 'percent'),
-        ('diversity/error_correlation', 'correlation'),
-        ('calibration/ECE', 'fraction'),
-        ('calibration/ECE_near_foreground', 'fraction'),
-        ('fidelity/KL', 'nats'),
-        ('calibration/ECE_near_foreground', 'fraction'),
-        ('my_loss', ''),
-    ],
-)
-def test_unit_of_a_metric(metric, unit):
-    assert unit_of(metric) == unit

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mmkdml.apis.summary.history import Evaluation, History
 from mmkdml.names import ENSEMBLE, PLAIN
-from mmkdml.statistics.measures import unit_of
+from mmkdml.metric_info import unit_of
 
 #: Groups of measures that do not compare predictions with the truth, with their titles.
 AUXILIARY = {

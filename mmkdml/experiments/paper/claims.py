@@ -46,7 +46,8 @@ class ClaimResult:
         simultaneous: Interval with Bonferroni's correction: with the probability of the confidence
             level, all intervals of the family contain their true values.
         verdict: ``'holds'`` or ``'does not hold (opposite)'`` if the corrected p-value is below
-            0.05, otherwise ``'undecided'``; or ``'not computable: <reason>'``.
+            0.05, otherwise ``'undecided'``; always ``'undecided (1 seed)'`` with a single seed, and
+            likewise with a single group; or ``'not computable: <reason>'``.
     """
 
     family: str
@@ -58,6 +59,15 @@ class ClaimResult:
     p_holm: float
     simultaneous: tuple[float, float]
     verdict: str
+
+    @property
+    def outcome(self) -> str:
+        """The verdict without its reason."""
+        return next(
+            one
+            for one in (HOLDS, OPPOSITE, UNDECIDED, NOT_COMPUTABLE)
+            if self.verdict.startswith(one)
+        )
 
 
 def evaluate_claims(
@@ -164,6 +174,8 @@ def _of_ensembles(better: str, other: str) -> Contrast:
 def _verdict(found: Estimate, p_holm: float) -> str:
     if found.undefined_reason:
         return f'{NOT_COMPUTABLE}: {found.undefined_reason}'
+    if found.not_repeated:
+        return f'{UNDECIDED} ({found.not_repeated})'
     if p_holm >= ALPHA:
         return UNDECIDED
     # p is computed from the resamples, whose sign may differ from that of the estimate.
@@ -183,25 +195,36 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
     if form not in _STYLES:
         raise ValueError(f'Invalid form: expected one of {", ".join(_STYLES)}, got {form!r}')
     table = PrettyTable(
-        ['claim', 'measure', 'difference [95 % interval]', 'p', 'p (Holm)', 'resampled', 'verdict'],
+        [
+            'claim',
+            'measure',
+            'difference in points [95 % interval]',
+            'p',
+            'p (Holm)',
+            'verdict',
+            'based on',
+        ],
         align='l',
     )
     table.set_style(_STYLES[form])
     for one in results:
         found = one.estimate
-        values = ['-'] * 4
+        values = ['-'] * 3
         if not found.undefined_reason:
             difference = f'{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]'
-            values = [difference, f'{found.p:.4f}', f'{one.p_holm:.4f}', found.resampled_counts]
-        table.add_row([one.text, one.measure, *values, one.verdict])
+            values = [difference, f'{found.p:.4f}', f'{one.p_holm:.4f}']
+        based_on = found.counted if found.groups else '-'
+        table.add_row([one.text, one.measure, *values, one.verdict, based_on])
     return f'{summarize_claims(results)}\n\n{table.get_string()}\n'
 
 
 def summarize_claims(results: Sequence[ClaimResult]) -> str:
     """Count claims by verdict, in a sentence."""
-    verdicts = Counter(one.verdict for one in results)
-    rest = len(results) - verdicts[HOLDS] - verdicts[OPPOSITE] - verdicts[UNDECIDED]
+    outcomes = Counter(one.outcome for one in results)
+    alone = sum(one.outcome == UNDECIDED and bool(one.estimate.not_repeated) for one in results)
+    reason = f' ({alone} because of a single seed or group)' if alone else ''
     return (
-        f'{verdicts[HOLDS]} of {len(results)} claims hold. Contradicted (the opposite holds): '
-        f'{verdicts[OPPOSITE]}; undecided: {verdicts[UNDECIDED]}; not computable: {rest}.'
+        f'{outcomes[HOLDS]} of {len(results)} claims hold. Contradicted (the opposite holds): '
+        f'{outcomes[OPPOSITE]}; undecided: {outcomes[UNDECIDED]}{reason}; not computable: '
+        f'{outcomes[NOT_COMPUTABLE]}.'
     )

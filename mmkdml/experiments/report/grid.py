@@ -83,7 +83,8 @@ class Grid:
             if FROM_TEACHER[mode] or member != TEACHER
         )
         title = f'{variant}: {metric.key}' if variant else metric.key
-        return TablePanel(title, STYLES, rows, metric.info.unit)
+        unit = metric.info.unit if metric.info.sign else ''
+        return TablePanel(title, STYLES, rows, unit)
 
     def by_run(
         self, title: str, runs: Iterable[RunRecord], metrics: Mapping[str, Metric], unit: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmkdml.metric_info import metric_info
 from mmkdml.modes import STUDENTS
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.records import BASELINE, COMPARISON
@@ -21,21 +22,6 @@ _MEMBERS = {
     ENSEMBLE: 'Ensemble',
     PLAIN: 'Network',
 }
-_METRICS = {
-    'accuracy': 'Accuracy',
-    'precision': 'Precision (mean of classes)',
-    'recall': 'Sensitivity (mean of classes)',
-    'fidelity/accuracy': 'Agreement with teacher (accuracy)',
-    'fidelity/IoU': 'Agreement with teacher (IoU)',
-    'fidelity/F1': 'Agreement with teacher (F1)',
-    'fidelity/agreement': 'Agreement with teacher (pixels)',
-    'fidelity/KL': 'Divergence from teacher (KL)',
-    'diversity/disagreement': 'Disagreement of students',
-    'diversity/error_correlation': 'Error correlation of students',
-    'calibration/ECE': 'Calibration error (ECE)',
-    'calibration/ECE_near_foreground': 'Calibration error near the foreground (ECE)',
-}
-_UNITS = {'percent': '%', '': ''}
 
 
 def mode_label(mode: str) -> str:
@@ -50,9 +36,5 @@ def member_label(member: str) -> str:
 
 def metric_label(key: str) -> str:
     """Return the name of a measure or auxiliary metric; other keys are made readable."""
-    return _METRICS.get(key) or key.replace('/', ': ').replace('_', ' ')
-
-
-def unit_label(unit: str) -> str:
-    """Return the symbol of a unit, e.g. ``'%'``."""
-    return _UNITS.get(unit, unit)
+    info = metric_info(key)
+    return info.title if info else key.replace('/', ': ').replace('_', ' ')

@@ -11,7 +11,7 @@ from mmkdml.experiments.paper.values import PERFORMANCE, SINGLE
 from mmkdml.experiments.report.auxiliary_metrics import AUXILIARY_METRICS
 from mmkdml.experiments.report.cells import TableCell
 from mmkdml.experiments.report.grid import Grid, Metric
-from mmkdml.experiments.report.labels import member_label, metric_label, unit_label
+from mmkdml.experiments.report.labels import member_label
 from mmkdml.experiments.report.tables import build_grid
 from mmkdml.modes import MODES, STUDENTS
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
@@ -98,8 +98,7 @@ class ResultTable:
     @property
     def title(self) -> str:
         """Name of the metric with its unit."""
-        unit = unit_label(self.metric.unit)
-        return metric_label(self.metric.key) + (f' in {unit}' if unit else '')
+        return self.metric.info.label
 
     @property
     def columns(self) -> list[tuple[str, str, bool]]:

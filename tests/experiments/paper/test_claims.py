@@ -202,6 +202,26 @@ def test_failed_seeds_are_ignored():
     assert (found.seeds, found.resampled, found.undefined_reason) == ((0,), ('groups',), '')
 
 
+@pytest.mark.parametrize(('seeds', 'groups', 'reason'), [(1, IMAGES, '1 seed'), (2, 1, '1 group')])
+def test_nothing_is_decided_with_a_single_seed_or_group(seeds, groups, reason):
+    def clear(style, right):
+        found = runs('ml', style, dict(student_1=30, student_2=30, ensemble=right))[:seeds]
+        for run in found:
+            table = run.measured['best'].cases
+            table['group'] = table['group'] if groups > 1 else 'all'
+        return found
+
+    results = evaluate(suite(clear('v3', 59), clear('v1', 1)))
+    first = results[0]
+    assert first.estimate.low > 50  # would hold otherwise
+    assert (first.verdict, first.outcome) == (f'undecided ({reason})', UNDECIDED)
+    (row,) = [line for line in render_claims(results, 'text').splitlines() if first.text in line]
+    assert f'| {reason}' in row or f'in {reason}' in row
+    assert f'{IMAGES} cases' in row
+    assert '0 of 3 claims hold.' in render_claims(results, 'text')
+    assert 'because of a single seed or group' in render_claims(results, 'text')
+
+
 def test_claims_of_an_unfinished_suite_are_not_computable():
     record = suite(*(runs(m, 'v1', members(), states=('waiting', 'failed')) for m in MODES))
     results = evaluate(record)
@@ -251,8 +271,8 @@ def test_render_claims(results, form):
         f'+16.67 [{found.low:+.2f}, {found.high:+.2f}]',
         '0.0020',
         '0.0160',
-        '2 seeds, 60 groups',
         'holds',
+        '2 seeds, 60 cases in 60 groups',
     ]
     assert len(rows) == 38
 
