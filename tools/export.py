@@ -67,8 +67,10 @@ def main() -> None:
         print(result.scores.to_string(index=False, float_format='%.2f', na_rep=''))
     for name, time in result.latency_ms.items():
         speed_up = result.card['speed_ups'].get(name)
-        ratio = f', {speed_up:.2f} times as fast as the teacher' if speed_up else ''
+        ratio = f', {speed_up:.2f} times as fast as the teacher in PyTorch' if speed_up else ''
         print(f'{name}: {time:.2f} ms per image{ratio}')
+    if result.card['int8_speed']:
+        print(result.card['int8_speed'])
     if args.format == 'checkpoint':
         packages = ' and '.join(result.exported.needs)
         print(f'Requires {packages}' if packages else 'Does not require mmkdml')

@@ -14,7 +14,7 @@ import jinja2
 import pandas as pd
 import torch
 
-from mmkdml.apis.export.formats import CHECKPOINT, Exported, speed_ups
+from mmkdml.apis.export.formats import CHECKPOINT, Exported, compare_int8, speed_ups
 from mmkdml.apis.export.graph import sizes_in_words
 from mmkdml.apis.export.source import ExportSource
 from mmkdml.datasets.splits import read_split, split_counts
@@ -84,7 +84,7 @@ the labels differ.
 
 ## Size and speed
 
-| network | parameters (M) | GFLOPs for {{ input_size | join('x') }} |
+| network | parameters (M) | GFLOPs (2 per multiply-add), {{ input_size | join('x') }} |
 | --- | --- | --- |
 {% for one in networks -%}
 | {{ one.name | text }}: {{ one.network | text }} | {{ '%.2f' % (one.parameters / 1e6) }} | \
@@ -99,7 +99,9 @@ the labels differ.
 | --- | --- | --- |
 {% for what, time in latency_ms.items() -%}
 | {{ what | text }} | {{ '%.2f' % time }} | {{ '%.2f' % speed_ups[what] if what in speed_ups }} |
-{% endfor %}
+{% endfor %}{% if int8_speed %}
+{{ int8_speed }}
+{% endif %}
 Weights: {{ checkpoint.file | text }}, SHA-256 `{{ checkpoint.sha256 }}`.
 {{ versions.items() | map('join', ' ') | join(', ') }}.
 """
@@ -163,6 +165,7 @@ def make_card(
         ],
         latency_ms=dict(latencies),
         speed_ups=speed_ups(latencies),
+        int8_speed=compare_int8(latencies),
         machine=f'{_processor()}, {torch.get_num_threads()} threads',
         checkpoint=dict(file=source.checkpoint.name, sha256=file_sha256(source.checkpoint)),
         versions=dict(

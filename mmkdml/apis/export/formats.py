@@ -117,6 +117,24 @@ def speed_ups(times: Mapping[str, float]) -> dict[str, float]:
     return {} if teacher is None else {name: teacher / time for name, time in others.items()}
 
 
+def compare_int8(times: Mapping[str, float]) -> str:
+    """Compare the speed of int8 with that of the float file, with a warning if it is slower.
+
+    Returns:
+        A sentence; empty if one of the two was not timed.
+    """
+    if not {ONNX, INT8} <= set(times):
+        return ''
+    ratio = times[ONNX] / times[INT8]
+    text = f'{INT8} is {ratio:.2f} times as fast as the float file ({ONNX}).'
+    if ratio >= 1:
+        return text
+    return (
+        f'Warning: {text} It is slower on this machine, whose onnxruntime may lack fast int8 '
+        f'kernels. Use the float file unless the target device is faster with int8.'
+    )
+
+
 @contextmanager
 def new_folder(out: str | Path, force: bool = False) -> Iterator[Path]:
     """Yield a temporary folder whose files are moved to ``out`` if the block succeeds.

@@ -32,7 +32,7 @@ SCORES = pd.DataFrame(
 def test_content_of_the_card(source, tmp_path, monkeypatch):
     (tmp_path / 'x.onnx').write_bytes(b'graph')
     exported = Exported({}, Agreement(images=50, max_difference=3e-7, other_labels=0.0))
-    times = {'onnx': 1.5, 'teacher in PyTorch': 6.0}
+    times = {'onnx': 1.5, 'int8': 3.0, 'teacher in PyTorch': 6.0}
     before = SCORES.copy()
     monkeypatch.setattr(export_card, '_processor', lambda: 'Chip<R> 9 | 2')
     card = make_card(source, 'onnx', tmp_path, exported, times, SCORES, licence='CC BY')
@@ -44,7 +44,7 @@ def test_content_of_the_card(source, tmp_path, monkeypatch):
     assert card['ensemble'] == 'union'
     assert card['classes'] == ['background', 'tumour | *core*']
     assert card['agreement'] == dict(images=50, max_difference=3e-7, other_labels=0.0)
-    assert card['speed_ups'] == dict(onnx=4)
+    assert card['speed_ups'] == dict(onnx=4, int8=2)
     assert card['scores'][1]['low'] is None
     assert card['files'] == [
         dict(name='x.onnx', bytes=5, sha256=hashlib.sha256(b'graph').hexdigest())
@@ -72,7 +72,8 @@ def test_content_of_the_card(source, tmp_path, monkeypatch):
         r'Classes: background, tumour \| \*core\*. Input: images (N, 3, H, W)',
         'H and W: multiples of 32, at least 64. Outputs: scores (probabilities)',
         r'| on Chip\<R\> 9 \| 2, 1 threads | ms per image | speed-up over the teacher |',
-        '| onnx | 1.50 | 4.00 |\n| teacher in PyTorch | 6.00 |  |',
+        '| onnx | 1.50 | 4.00 |\n| int8 | 3.00 | 2.00 |\n| teacher in PyTorch | 6.00 |  |',
+        '\n\nWarning: int8 is 0.50 times as fast as the float file (onnx).',
         '| val | nowhere.csv | ? | ? |',
         'Research on images like those of its training data.',
     ):

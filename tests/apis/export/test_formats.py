@@ -52,6 +52,14 @@ def test_speed_ups_are_relative_to_the_teacher():
     assert exports.speed_ups({'onnx': 2.0}) == {}
 
 
+def test_int8_is_compared_with_the_float_file():
+    assert exports.compare_int8({'onnx': 2.0}) == ''
+    faster = exports.compare_int8({'onnx': 2.0, 'int8': 1.0, 'teacher in PyTorch': 9.0})
+    assert '2.00 times as fast' in faster
+    slower = exports.compare_int8({'onnx': 1.0, 'int8': 10.0, 'teacher in PyTorch': 18.3})
+    assert slower.startswith('Warning: int8 is 0.10 times as fast')
+
+
 @pytest.mark.parametrize('form', ['checkpoint', 'onnx'])
 def test_different_export_is_not_kept(source, tmp_path, monkeypatch, form):
     def without_std(source):
