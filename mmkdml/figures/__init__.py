@@ -1,5 +1,6 @@
 """Figures in one style: sizes, colors, image tiles and files. Data are passed in as arrays."""
 
+from mmkdml.figures.sheets import ColorBar, tile_sheet
 from mmkdml.figures.style import (
     ONE_COLUMN,
     PALETTE,
@@ -16,6 +17,7 @@ from mmkdml.figures.style import (
 from mmkdml.figures.tiles import add_color_bar, add_scale_bar, new_tiles, outline, show_tile, wrap
 
 __all__ = [
+    'ColorBar',
     'ONE_COLUMN',
     'PALETTE',
     'SCREEN',
@@ -32,5 +34,6 @@ __all__ = [
     'shorten',
     'show_tile',
     'svg_text',
+    'tile_sheet',
     'wrap',
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from matplotlib import rc_context, rc_params_from_file
+from matplotlib import rc_context, rc_params_from_file, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -61,15 +61,22 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def save_figure(figure: Figure, *paths: str | os.PathLike) -> None:
+def save_figure(figure: Figure, *paths: str | os.PathLike, dpi: int | None = None) -> None:
     """Save a figure: PNG for screens, SVG or PDF for papers, by suffix.
 
     The file holds no date, so that equal figures are equal files. Missing folders are created.
+
+    Args:
+        figure: The figure.
+        *paths: Files to write.
+        dpi: Resolution, also of images in SVG and PDF. Default: that of the style sheet.
     """
     with figure_style():
         for path in map(Path, paths):
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, metadata=_metadata(path.suffix))
+            figure.savefig(
+                path, dpi=dpi or rcParams['savefig.dpi'], metadata=_metadata(path.suffix)
+            )
 
 
 def svg_text(figure: Figure) -> str:
