@@ -160,7 +160,8 @@ def figure(monkeypatch):
     figures = []
     save = Figure.savefig
     monkeypatch.setattr(
-        Figure, 'savefig', lambda self, path: (figures.append(self), save(self, path))
+        Figure, 'savefig',
+        lambda self, path, **options: (figures.append(self), save(self, path, **options)),
     )
     return figures
 

@@ -1,10 +1,11 @@
 """Interpretability of trained members: CKA, Grad-CAM and hard cases."""
 
-from mmkdml.analysis.case_figure import draw_cells, draw_runs, mask_rows
+from mmkdml.analysis.case_figure import draw_cells, draw_runs
 from mmkdml.analysis.cka import measure_cka
 from mmkdml.analysis.cka_figure import draw_cka
 from mmkdml.analysis.grad_cam import cam_rows, grad_cam
 from mmkdml.analysis.hard_cases import choose_cases, measure_cases
+from mmkdml.analysis.segmentation_rows import mask_rows
 from mmkdml.inspection.complexity import (
     MemberComplexity,
     compression,

@@ -18,33 +18,20 @@ from torch import Tensor, nn
 from mmkdml.analysis.hard_cases import member_inputs
 from mmkdml.functional.cka import FEWEST_IMAGES, centered_gram, unbiased_hsic
 from mmkdml.inspection.config import inspect_model
+from mmkdml.inspection.stage_names import outputs_of_stages, stage_labels
 from mmkdml.inspection.taps_listing import tap_rows
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating
-from mmkdml.models.tap_presets import (
-    MOBILENETV1_LOW_AND_HIGH,
-    MOBILENETV1_STAGES,
-    RESNET_LOW_AND_HIGH,
-    RESNET_STAGES,
-    UNET_BLOCKS,
-    UNET_DSD,
-)
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import Task
 from mmkdml.names import PLAIN
 
 Pair = tuple[str, str]
-#: Stem, stages, decoder blocks and logits of the networks in the configs.
-STAGES = {
-    *RESNET_LOW_AND_HIGH,
-    *RESNET_STAGES,
-    *MOBILENETV1_LOW_AND_HIGH,
-    *MOBILENETV1_STAGES,
-    *UNET_BLOCKS,
-    *UNET_DSD,
-    'head.fc',
-}
-COLUMNS = ['row', 'row_layer', 'column', 'column_layer', 'cka', 'images']
+COLUMNS = [
+    *('row', 'row_layer', 'row_stage'),
+    *('column', 'column_layer', 'column_stage'),
+    *('cka', 'images'),
+]
 
 
 def choose_layers(
@@ -52,33 +39,37 @@ def choose_layers(
     task: Task,
     input_size: tuple[int, ...],
     patterns: Sequence[str] | None = None,
-) -> list[str]:
-    """Return the layers of a member to compare, in the order in which they run.
+) -> dict[str, str]:
+    """Choose the layers of a member to compare.
 
     Args:
         member: The network.
         task: Task of the network.
         input_size: (H, W) of the dummy image.
         patterns: Shell patterns of dotted names, e.g. ``'backbone.layer?.*'``; ``*`` also matches
-            dots. Default: those of stem, stages, decoder blocks, default tap and logits that the
-            network has.
+            dots. Default: the outputs of stem, stages, decoder blocks and logits, see
+            :func:`~mmkdml.inspection.stage_names.stage_of_layers`, and the default tap.
+
+    Returns:
+        Label of each layer by its name, in the order in which the layers run; see
+        :func:`~mmkdml.inspection.stage_names.stage_labels`.
 
     Raises:
         ValueError: If no layer with a tappable output matches.
     """
-    tappable = [row.name for row in tap_rows(member, task, input_size) if row.shape is not None]
-    wanted = patterns or [*STAGES, task.default_tap(member)]
+    rows = [row for row in tap_rows(member, task, input_size) if row.shape is not None]
+    tappable = [row.name for row in rows]
+    wanted = patterns or [*outputs_of_stages(rows, input_size), task.default_tap(member)]
     layers = [name for name in tappable if any(fnmatchcase(name, one) for one in wanted)]
     if not patterns:  # a backbone has the output of its last stage: keep only the stage
         layers = [one for one in layers if not any(name.startswith(f'{one}.') for name in layers)]
     if not layers:
         raise ValueError(
             f'Invalid layers of {type(member).__name__}: expected '
-            f'{", ".join(patterns) if patterns else "stages of a ResNet, MobileNet v1 or U-Net"}, '
-            f'got none. Choose patterns of its modules, e.g. {", ".join(tappable[:5])} '
-            '(tools/list_taps.py lists all)'
+            f'{", ".join(patterns or ("at least one stage",))}, got none. Choose patterns of its '
+            f'modules, e.g. {", ".join(tappable[:5])} (tools/list_taps.py lists all)'
         )
-    return layers
+    return stage_labels(rows, layers, input_size)
 
 
 def choose_pairs(model: nn.Module) -> list[Pair]:
@@ -117,9 +108,10 @@ def measure_cka(
             positions may count as similar.
 
     Returns:
-        A row for each pair of layers: ``row, row_layer, column, column_layer, cka, images``. CKA is
-        at most 1 up to noise and can be slightly negative; ``nan`` where the output of a layer is
-        the same for all images.
+        A row for each pair of layers: the members ``row`` and ``column``; the modules ``row_layer``
+        and ``column_layer``; their readable names ``row_stage`` and ``column_stage``; ``cka`` and
+        the number of ``images``. CKA is at most 1 up to noise and can be slightly negative; ``nan``
+        where the output of a layer is the same for all images.
 
     Raises:
         TypeError: If the model is none of these.
@@ -152,7 +144,7 @@ def measure_cka(
             images += len(inputs)
             grams = {
                 name: _grams(
-                    members[name], task, member_inputs(model, name, batch), layers[name], pool
+                    members[name], task, member_inputs(model, name, batch), list(layers[name]), pool
                 )
                 for name in names
             }
@@ -184,7 +176,7 @@ def _pooled(features: Tensor, pool: int | None) -> Tensor:
 
 
 def _table(
-    pair: Pair, layers: Mapping[str, list[str]], sums: Mapping[Pair, Tensor], images: int
+    pair: Pair, layers: Mapping[str, dict[str, str]], sums: Mapping[Pair, Tensor], images: int
 ) -> pd.DataFrame:
     a, b = pair
     own, other = (sums[name, name].diagonal() for name in pair)
@@ -192,8 +184,8 @@ def _table(
     spread = torch.outer(own, other).clamp(min=0).sqrt()
     values = (sums[pair] / spread).where(spread > 0, torch.nan).tolist()
     rows: list[list[Any]] = [
-        [a, row, b, column, value, images]
-        for row, line in zip(layers[a], values, strict=True)
-        for column, value in zip(layers[b], line, strict=True)
+        [a, *row, b, *column, value, images]
+        for row, line in zip(layers[a].items(), values, strict=True)
+        for column, value in zip(layers[b].items(), line, strict=True)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)

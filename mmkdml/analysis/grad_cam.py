@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import mmcv
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,20 +15,24 @@ from torch.utils.data import DataLoader
 
 from mmkdml.analysis.case_figure import IMAGE, SheetCell, SheetRow
 from mmkdml.analysis.hard_cases import member_inputs, predict_batch
+from mmkdml.datasets.images import read_image
 from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
 from mmkdml.inspection.config import inspect_model
+from mmkdml.inspection.stage_names import outputs_of_stages, stage_labels
+from mmkdml.inspection.taps_listing import tap_rows
+from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating, probe_member
 from mmkdml.models.tasks import Task, task_of
-from mmkdml.names import PLAIN
+from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.optional import require
 
 attr = require('captum.attr', extra='analysis', purpose='Grad-CAM')
 
 PREDICTED, TRUE = 'predicted', 'true'
 RIGHT, WRONG = '\N{CHECK MARK}', '\N{BALLOT X}'
-_CAPTION_WIDTH = 32
-OPACITY = 0.6  # of the heat map over the image
+_MAX_SIDE = 512  # pixels of a drawn image
+MIN_SIDE = 7  # pixels of a useful map: that of a network of stride 32 for images of 224x224
 
 
 def grad_cam(
@@ -43,8 +47,8 @@ def grad_cam(
             explained by the logit and class 0 by its negative.
         inputs: Preprocessed images (N, 3, H, W).
         classes: Class index of each image, (N,), long.
-        layer: Dotted name of a module whose output is a map (N, C, h, w). Defaults to the last map
-            before pooling, which is also the default tap: the output of the backbone or the neck.
+        layer: Dotted name of a module whose output is a map (N, C, h, w). Default: see
+            :func:`choose_layer`.
 
     Returns:
         Maps (N, h, w), non-negative, in the unit of the logits.
@@ -55,7 +59,7 @@ def grad_cam(
             the head has no logits.
     """
     task = _classification_task({PLAIN: member})
-    layer = layer or task.default_tap(member)
+    layer = layer or choose_layer(member, task, inputs.shape[2:])
     number = task.num_classes(member)
     if not bool(((classes >= 0) & (classes < number)).all()):
         raise ValueError(
@@ -83,6 +87,29 @@ def grad_cam(
     return last.squeeze(1).detach()
 
 
+def choose_layer(member: nn.Module, task: Task, input_size: Sequence[int]) -> str:
+    """Choose the deepest layer with a map of useful resolution, at least 7x7 pixels.
+
+    This is the last map before pooling (the default tap) for images of 224x224, and an earlier
+    stage for smaller images, for which the last map has only a few pixels. If no stage has such a
+    map, the last map is chosen.
+
+    Args:
+        member: The network.
+        task: Task of the network.
+        input_size: (H, W) of the images.
+    """
+    size = tuple(input_size)
+    rows = tap_rows(member, task, size)
+    shapes = {row.name: row.shape or () for row in rows}
+    default = task.default_tap(member)
+    deepest_last = [*outputs_of_stages(rows, size), default]
+    for layer in reversed(deepest_last):
+        if len(shapes[layer]) == 4 and min(shapes[layer][2:]) >= MIN_SIDE:
+            return layer
+    return default
+
+
 def class_index(target: str, classes: Sequence[str]) -> int:
     """Return the index of a class from its name or index.
 
@@ -104,8 +131,10 @@ def cam_rows(
 ) -> list[SheetRow]:
     """Build the sheet rows of a classification run, one for each case.
 
-    Columns: the network's input with the true class; then the Grad-CAM of each member, teachers
-    first, with its predicted class and probability. Each map is divided by its maximum.
+    Columns: the image with its true class; the Grad-CAM of each member, teachers first, with its
+    predicted class and probability; then for the ensemble the mean of its students' maps for its
+    class. Each map is divided by its maximum. The image is the original one, or the network's
+    input if the pipeline crops or pads images.
 
     Args:
         model: Model with its weights, on its device.
@@ -123,23 +152,52 @@ def cam_rows(
     number = task.num_classes(next(iter(members.values())))
     classes = dataset.metainfo.get('classes') or [str(index) for index in range(number)]
     fixed = None if target in (PREDICTED, TRUE) else class_index(target, classes)
+    students = model.student_names if isinstance(model, KnowledgeDistiller) else ()
+    layers: dict[str, tuple[str, str]] = {}
     rows: list[SheetRow] = []
     for data in loader:
         inputs, samples = predict_batch(model, data)
         predictions = [predictions_by_name(sample) for sample in samples]
         truth = torch.cat([truth_of(sample) for sample in samples])
-        batch = [
-            _image_cell(data['inputs'][index], classes[one]) for index, one in enumerate(truth)
-        ]
-        for name, member in members.items():
-            labels = torch.cat([one[name].labels for one in predictions])
-            wanted = labels if target == PREDICTED else truth
-            wanted = wanted if fixed is None else torch.full_like(truth, fixed)
-            images = member_inputs(model, name, dict(inputs=inputs, data_samples=samples))
-            maps = grad_cam(member, images, wanted, layer)
-            for row, cam, own, true in zip(batch, maps, predictions, truth, strict=True):
-                row[name] = _cam_cell(row[IMAGE].image, cam, own[name], int(true), classes)
-        rows += batch
+        # The classes to explain, by member and for the ensemble.
+        wanted = {
+            name: torch.cat([one[name].labels for one in predictions])
+            if target == PREDICTED
+            else truth
+            if fixed is None
+            else torch.full_like(truth, fixed)
+            for name in predictions[0]
+        }
+        images = {
+            name: member_inputs(model, name, dict(inputs=inputs, data_samples=samples))
+            for name in members
+        }
+        for name in members.keys() - layers.keys():
+            layers[name] = _layer(members[name], task, images[name].shape[2:], layer)
+        maps = {
+            name: _relative(grad_cam(member, images[name], wanted[name], layers[name][0]))
+            for name, member in members.items()
+        }
+        if ENSEMBLE in wanted:
+            maps[ENSEMBLE] = _mean_map(
+                [
+                    maps[name]
+                    if torch.equal(wanted[name], wanted[ENSEMBLE])
+                    else _relative(
+                        grad_cam(members[name], images[name], wanted[ENSEMBLE], layers[name][0])
+                    )
+                    for name in students
+                ]
+            )
+        cropped = _crops(dataset)
+        for index, (sample, own) in enumerate(zip(samples, predictions, strict=True)):
+            true = int(truth[index])
+            row = _image_cell(data['inputs'][index], {} if cropped else sample, classes[true])
+            for name, cams in maps.items():
+                note = layers[name][1] if name in layers else 'mean of the students'
+                image = row[IMAGE].image
+                row[name] = _cam_cell(image, cams[index], own[name], true, classes, note)
+            rows.append(row)
     return rows
 
 
@@ -156,24 +214,62 @@ def _classification_task(members: Mapping[str, nn.Module]) -> Task:
     return task
 
 
-def _image_cell(inputs: Tensor, true: str) -> dict[str, SheetCell]:
-    """Build the cell of an image (3, H, W) BGR, or (1, H, W) gray, as the pipeline packed it."""
-    image = inputs.clamp(0, 255).byte().flip(0).permute(1, 2, 0).cpu().numpy()
-    image = np.broadcast_to(image, (*image.shape[:2], 3))
-    return {IMAGE: SheetCell(image, caption=textwrap.fill(f'true: {true}', _CAPTION_WIDTH))}
+def _layer(
+    member: nn.Module, task: Task, input_size: Sequence[int], layer: str | None
+) -> tuple[str, str]:
+    """Return the layer for Grad-CAM and its readable name."""
+    size = tuple(input_size)
+    layer = layer or choose_layer(member, task, size)
+    rows = [row for row in tap_rows(member, task, size) if row.shape is not None]
+    known = {row.name for row in rows}
+    return layer, stage_labels(rows, [layer], size)[layer] if layer in known else layer
+
+
+def _relative(maps: Tensor) -> Tensor:
+    """Divide each map of (N, h, w) by its maximum."""
+    return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+def _mean_map(maps: Sequence[Tensor]) -> Tensor:
+    """Return the relative mean of maps (N, h, w), in the size of the largest one."""
+    size = max((one.shape[1:] for one in maps), key=lambda shape: shape.numel())
+    resized = [F.interpolate(one[:, None], size, mode='bilinear')[:, 0] for one in maps]
+    return _relative(torch.stack(resized).mean(dim=0))
+
+
+def _crops(dataset: Any) -> bool:
+    """Return whether a pipeline changes which part of the image the network sees."""
+    transforms = getattr(dataset.pipeline, 'transforms', ())
+    return any(
+        word in type(one).__name__ for one in transforms for word in ('Crop', 'Pad', 'Flip', 'Rot')
+    )
+
+
+def _image_cell(inputs: Tensor, sample: Any, true: str) -> dict[str, SheetCell]:
+    """Build the cell of the original image; or of the input (3, H, W) BGR, or (1, H, W) gray."""
+    if 'img_path' in sample:
+        image = read_image(sample.img_path)
+        scale = min(1, _MAX_SIDE / max(image.shape[:2]))
+        if scale < 1:
+            image = mmcv.imrescale(image, scale, interpolation='area')
+    else:
+        image = inputs.clamp(0, 255).byte().flip(0).permute(1, 2, 0).cpu().numpy()
+        image = np.broadcast_to(image, (*image.shape[:2], 3))
+    return {IMAGE: SheetCell(image, caption=f'true: {true}')}
 
 
 def _cam_cell(
-    image: np.ndarray, cam: Tensor, prediction: Predictions, true: int, classes: Sequence[str]
+    image: np.ndarray,
+    cam: Tensor,
+    prediction: Predictions,
+    true: int,
+    classes: Sequence[str],
+    subtitle: str,
 ) -> SheetCell:
     label = int(prediction.labels)
     sign = RIGHT if label == true else WRONG
-    predicted = f'{sign} {classes[label]} {prediction.probabilities[0, label]:.2f}'
-    caption = textwrap.fill(predicted, _CAPTION_WIDTH)
+    caption = f'{sign} {classes[label]} {100 * float(prediction.probabilities[0, label]):.0f} %'
     if not cam.any():
         caption += '\nGrad-CAM is zero'
-    cam = cam / cam.max().clamp(min=torch.finfo(cam.dtype).tiny)
     heat = F.interpolate(cam[None, None], image.shape[:2], mode='bilinear')[0, 0].cpu().numpy()
-    # Image colors would interfere with the colors of the heat map.
-    gray = image.mean(axis=2, keepdims=True).astype(np.uint8)
-    return SheetCell(np.broadcast_to(gray, image.shape), heat, OPACITY, caption=caption)
+    return SheetCell(image, heat, caption=caption, subtitle=subtitle)

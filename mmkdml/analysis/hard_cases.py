@@ -25,6 +25,12 @@ from mmkdml.names import ENSEMBLE, PLAIN
 #: A model with its weights, on its device, and a loader of the images.
 Run = tuple[BaseModel, DataLoader]
 SMALLEST, WORST, DISAGREEMENT = CRITERIA = ('smallest', 'worst', 'disagreement')
+#: Descriptions of the chosen cases.
+SELECTIONS = {
+    SMALLEST: 'smallest regions',
+    WORST: 'worst predictions',
+    DISAGREEMENT: 'largest disagreement of the students',
+}
 #: Columns to sort the cases by, with True for ascending order.
 _ORDERS = {
     SMALLEST: dict(region=True, quality=True),
@@ -38,20 +44,24 @@ _MAX_IDS = 3  # per message
 def list_cases(dataset: Any) -> pd.DataFrame:
     """List ``id`` and ``group`` of each image in the order of the data set, without loading images.
 
+    An image without a group is a group of its own.
+
     Args:
         dataset: Data set with mmengine's interface.
 
     Raises:
-        ValueError: If images have no id or group.
+        ValueError: If images have no id.
     """
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     for info in infos:
-        if not {'id', 'group'} <= info.keys():
+        if 'id' not in info:
             raise ValueError(
-                f'Invalid data set {type(dataset).__name__}: expected id and group of each image, '
-                f'got {sorted(info)}. Use a data set of mmkdml, which reads them from split files'
+                f'Invalid data set {type(dataset).__name__}: expected the id of each image, got '
+                f'{sorted(info)}. Use a data set of mmkdml, which reads it from the split file'
             )
-    return pd.DataFrame([(str(one['id']), str(one['group'])) for one in infos], columns=_CASE)
+    return pd.DataFrame(
+        [(str(one['id']), str(one.get('group') or one['id'])) for one in infos], columns=_CASE
+    )
 
 
 def check_comparable(runs: Mapping[str, Run]) -> str:
@@ -138,32 +148,39 @@ def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') ->
         A row for each image: ``id``, ``group`` and, for each member and the ensemble (or only for
         ``model``),
 
-        - segmentation: ``<name>_IoU`` in percent, ``nan`` where both masks are empty; ``region``,
-          the number of true foreground pixels; ``disagreement``, the share of pixels that students
-          label differently, in percent, see :class:`~mmkdml.evaluation.diversity.Diversity`;
-        - classification: ``<name>_probability`` of the true class and ``<name>_label``; ``truth``;
-          ``disagreement``, half the L1 distance of the students' probabilities, in percent, which
-          ranks images more finely than whether their labels differ.
+        - segmentation: ``region_px``, the number of true foreground pixels; ``<name>_IoU_percent``,
+          ``nan`` where both masks are empty; ``disagreement_percent``, the share of pixels that
+          students label differently, see :class:`~mmkdml.evaluation.diversity.Diversity`;
+        - classification: the classes ``truth`` and ``<name>_label``, by name if the data set knows
+          their names; ``<name>_probability_percent`` of the true class; ``disagreement_percent``,
+          half the L1 distance of the students' probabilities, which ranks images more finely than
+          whether their labels differ.
 
         Disagreement is a mean over pairs of students; ``nan`` with fewer than two students.
 
     Raises:
-        ValueError: If images have no id or group, a sample has no ground truth, or a prediction
+        ValueError: If images have no id, a sample has no ground truth, or a prediction
             differs from it in size.
     """
     students = model.student_names if isinstance(model, KnowledgeDistiller) else ()
     cases = list_cases(loader.dataset)
+    classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
     console = Console(stderr=True)
     rows = [
-        _measure(sample, students)
+        _measure(sample, students, classes)
         for data in track(loader, title, console=console, transient=True)
         for sample in predict_batch(model, data)[1]
     ]
     return pd.concat([cases, pd.DataFrame(rows)], axis=1)
 
 
-def choose_cases(tables: Mapping[str, pd.DataFrame], by: str = WORST, num: int = 6) -> list[str]:
+def choose_cases(
+    tables: Mapping[str, pd.DataFrame], by: str = WORST, num: int = 6, repeat_groups: bool = False
+) -> list[str]:
     """Choose the hardest cases over all runs together, so that no run is singled out.
+
+    Each group (patient, lesion) contributes its hardest case; further ones are chosen only if there
+    are fewer than ``num`` groups.
 
     - ``'smallest'``: the smallest non-empty regions;
     - ``'worst'``: the lowest IoU of the ensemble (or of the model), where an empty mask for an
@@ -177,6 +194,7 @@ def choose_cases(tables: Mapping[str, pd.DataFrame], by: str = WORST, num: int =
         tables: Results of :func:`measure_cases` by run, all for the same images.
         by: One of these criteria.
         num: Maximum number of cases, >= 1.
+        repeat_groups: Choose the hardest cases regardless of their groups.
 
     Returns:
         Ids, the hardest first.
@@ -189,7 +207,8 @@ def choose_cases(tables: Mapping[str, pd.DataFrame], by: str = WORST, num: int =
             f'Invalid by or num: expected one of {", ".join(CRITERIA)} and a number >= 1, got '
             f'{by!r} and {num}'
         )
-    cases = pd.concat([_hardness(table) for table in tables.values()]).groupby('id').mean()
+    cases = pd.concat([_hardness(table) for table in tables.values()])
+    cases = cases.groupby(_CASE).mean().reset_index('group')
     if by == SMALLEST:
         cases = cases[cases['region'] > 0]
     order = _ORDERS[by]
@@ -204,7 +223,11 @@ def choose_cases(tables: Mapping[str, pd.DataFrame], by: str = WORST, num: int =
             }.get(by, 'Invalid tables: expected at least one image, got none')
         )
     ordered = cases.sort_values(list(order), ascending=list(order.values()), kind='stable')
-    return ordered.index[:num].tolist()
+    if repeat_groups:
+        return ordered.index[:num].tolist()
+    repeats = ordered.groupby('group').cumcount().to_numpy()
+    chosen = np.sort(np.argsort(repeats, kind='stable')[:num])
+    return ordered.index[chosen].tolist()
 
 
 def overlap(mask: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -220,7 +243,9 @@ def _format_ids(ids: Iterable[str]) -> str:
     return ', '.join(names[:_MAX_IDS]) + (', ...' if len(names) > _MAX_IDS else '')
 
 
-def _measure(sample: Any, students: Sequence[str]) -> dict[str, Any]:
+def _measure(
+    sample: Any, students: Sequence[str], classes: Sequence[str] | None = None
+) -> dict[str, Any]:
     truth = truth_of(sample).cpu()
     predictions = {
         name: own._replace(labels=own.labels.cpu(), probabilities=own.probabilities.cpu())
@@ -238,17 +263,22 @@ def _measure(sample: Any, students: Sequence[str]) -> dict[str, Any]:
     if next(iter(predictions.values())).of_pixels:
         counted = truth != IGNORED
         region = ((truth > 0) & counted).numpy()
-        numbers: dict[str, Any] = dict(region=int(region.sum()))
+        numbers: dict[str, Any] = dict(region_px=int(region.sum()))
         for name, own in predictions.items():
-            numbers[f'{name}_IoU'] = overlap(((own.labels > 0) & counted).numpy(), region)[0]
+            mask = ((own.labels > 0) & counted).numpy()
+            numbers[f'{name}_IoU_percent'] = overlap(mask, region)[0]
         differences = [one[counted] for one in differences]
     else:
-        numbers = dict(truth=int(truth))
+        numbers = dict(truth=_class_name(truth, classes))
         for name, own in predictions.items():
-            numbers[f'{name}_label'] = int(own.labels)
-            numbers[f'{name}_probability'] = float(own.probabilities[0, truth])
+            numbers[f'{name}_label'] = _class_name(own.labels, classes)
+            numbers[f'{name}_probability_percent'] = 100 * float(own.probabilities[0, truth])
     share = torch.cat(differences).double().mean() if differences else torch.nan
-    return dict(numbers, disagreement=100 * float(share))
+    return dict(numbers, disagreement_percent=100 * float(share))
+
+
+def _class_name(label: Tensor, classes: Sequence[str] | None) -> str | int:
+    return classes[int(label)] if classes else int(label)
 
 
 def _difference(a: Predictions, b: Predictions) -> Tensor:
@@ -260,13 +290,14 @@ def _difference(a: Predictions, b: Predictions) -> Tensor:
 def _hardness(table: pd.DataFrame) -> pd.DataFrame:
     """Return the columns to sort cases by, in one form for both tasks."""
     name = next(name for name in (ENSEMBLE, PLAIN) if any(c.startswith(name) for c in table))
-    of_pixels = 'region' in table
-    quality = table[f'{name}_IoU'].fillna(100) if of_pixels else table[f'{name}_probability']
+    of_pixels = 'region_px' in table
+    quality = table[f'{name}_{"IoU" if of_pixels else "probability"}_percent']
     return pd.DataFrame(
         dict(
             id=table['id'],
-            region=table['region'] if of_pixels else 0,
-            quality=quality,
-            disagreement=table['disagreement'],
+            group=table['group'],
+            region=table['region_px'] if of_pixels else 0,
+            quality=quality.fillna(100) if of_pixels else quality,
+            disagreement=table['disagreement_percent'],
         )
     )

@@ -1,26 +1,13 @@
 import copy
+from collections import Counter
 from pathlib import Path
 
-import matplotlib as mpl
 import mmcv
 import numpy as np
 import pytest
-import torch
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from torch.utils.data import DataLoader
 
-from mmkdml.analysis.case_figure import (
-    DIFFERENCE_COLORS,
-    TRUTH_COLOR,
-    SheetCell,
-    draw_cells,
-    draw_runs,
-    mask_rows,
-)
-from mmkdml.analysis.hard_cases import measure_cases
-
-COLUMNS = ['image', 'truth', 'teacher', 'student_1', 'student_2', 'ensemble', 'difference']
+from mmkdml.analysis.case_figure import HEAT_COLORS, SheetCell, draw_cells, draw_runs
 
 
 @pytest.fixture
@@ -31,7 +18,10 @@ def figures(monkeypatch):
     monkeypatch.setattr(
         Figure,
         'savefig',
-        lambda self, path: (saved.update({Path(path).stem: self}), save(self, path)),
+        lambda self, path, **options: (
+            saved.update({Path(path).stem: self}),
+            save(self, path, **options),
+        ),
     )
     return saved
 
@@ -44,87 +34,13 @@ def cells(*names, caption='', **changes):
     return {name: SheetCell(gray(), caption=caption or name, **changes) for name in names}
 
 
-def axes_of(figure, columns):
-    """Return the axes of the sheet by row, without the color bar."""
-    pictures = [axes for axes in figure.axes if axes.get_label() != '<colorbar>']
-    return [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+def tiles_of(figure):
+    """Return the axes of the sheet without the color bar, from top to bottom and left to right."""
+    return [axes for axes in figure.axes if axes.get_label() != '<colorbar>']
 
 
-def test_mask_rows(masks):
-    model, loader = masks
-    rows = mask_rows(model, loader)
-    table = measure_cases(model, loader)
-    with torch.no_grad():
-        samples = [one for data in loader for one in model.test_step(data)]
-    for row, sample, (_, numbers) in zip(rows, samples, table.iterrows(), strict=True):
-        assert list(row) == COLUMNS
-        truth = sample.gt_sem_seg.data[0].numpy() == 1
-        assert row['image'].caption == f'region: {truth.sum():,} pixels'
-        picture = mmcv.imread(sample.img_path, channel_order='rgb')
-        assert (row['image'].image == picture).all()
-        assert (row['truth'].image == 255 * truth[..., None]).all()
-        for name in COLUMNS[2:5]:
-            heat = sample.members.get(name).seg_logits.data[0].numpy()
-            assert row[name].heat == pytest.approx(heat, abs=1e-6)
-            assert (row[name].outline == truth).all()
-            assert row[name].legend == {'true outline': TRUTH_COLOR}
-        mask = sample.pred_sem_seg.data[0].numpy() == 1
-        assert row['ensemble'].heat is None
-        assert (row['ensemble'].image == 255 * mask[..., None]).all()
-        for name in COLUMNS[2:6]:
-            assert row[name].caption == caption_of(numbers[f'{name}_IoU'])
-        difference = row['difference']
-        assert difference.caption == row['ensemble'].caption
-        assert difference.legend == DIFFERENCE_COLORS
-        for color, part in zip(
-            DIFFERENCE_COLORS.values(), (mask & truth, mask & ~truth, ~mask & truth), strict=True
-        ):
-            painted = (difference.image == (255 * np.array(to_rgb(color))).astype(int)).all(-1)
-            assert (painted == part).all()
-        rest = difference.image[~mask & ~truth].astype(int)
-        assert (rest == rest[:, :1]).all()  # gray
-        assert rest.max() <= 0.45 * 255
-
-
-def caption_of(iou):
-    if np.isnan(iou):
-        return 'both empty'
-    return f'IoU {iou:.1f}   Dice {200 * iou / (100 + iou):.1f}'
-
-
-def test_ignored_pixels_are_excluded_from_the_difference(masks):
-    model, loader = masks
-    dataset = copy.deepcopy(loader.dataset)
-
-    def ignoring(packed):
-        packed['data_samples'].gt_sem_seg.data[:] = 255
-        return packed
-
-    dataset.pipeline.transforms.append(ignoring)
-    for row in mask_rows(model, DataLoader(dataset, 8, collate_fn=loader.collate_fn)):
-        assert row['image'].caption == 'region: 0 pixels'
-        assert row['ensemble'].image.any()
-        assert row['ensemble'].caption == 'both empty'
-        assert row['difference'].image.max() <= 0.45 * 255
-
-
-def test_mask_rows_of_a_single_network(masks):
-    model, loader = masks
-    network = copy.deepcopy(model.members['student_1'])
-    network.data_preprocessor = model.data_preprocessor
-    rows, expected = mask_rows(network, loader), mask_rows(model, loader)
-    assert list(rows[0]) == ['image', 'truth', 'model', 'difference']
-    for row, both in zip(rows, expected, strict=True):
-        assert (row['model'].heat == both['student_1'].heat).all()
-        assert row['difference'].caption == row['model'].caption == both['student_1'].caption
-
-
-def test_sample_without_img_path_raises(masks):
-    model, loader = masks
-    dataset = copy.deepcopy(loader.dataset)
-    dataset.pipeline.transforms[-1].meta_keys = ('id', 'ori_shape', 'img_shape', 'pad_shape')
-    with pytest.raises(ValueError, match='expected img_path in its metainfo'):
-        mask_rows(model, DataLoader(dataset, 8, collate_fn=loader.collate_fn))
+def texts_of(figure):
+    return [text.get_text() for text in figure.texts]
 
 
 def test_one_run_is_one_sheet(figures, tmp_path):
@@ -132,12 +48,10 @@ def test_one_run_is_one_sheet(figures, tmp_path):
     paths = draw_runs({'my run': rows}, ['a', 'b', 'c'], tmp_path / 'new', 'heat')
     assert paths == [tmp_path / 'new' / 'panels.png']
     assert mmcv.imread(paths[0]).shape[0] > 300
-    grid = axes_of(figures['panels'], 4)
-    assert figures['panels'].get_suptitle() == 'my run'
-    assert [axes.get_title() for axes in grid[0]] == list(rows[0])
-    assert [line[0].get_ylabel() for line in grid] == ['a', 'b', 'c']
-    assert all(axes.get_title() == '' for axes in grid[1])
-    assert [axes.get_xlabel() for axes in grid[2]] == list(rows[0])
+    assert len(tiles_of(figures['panels'])) == 12
+    assert Counter(texts_of(figures['panels'])) == Counter(
+        ['my run', 'a', 'b', 'c', *list(rows[0]) * 4]  # titles, and captions of three rows
+    )
 
 
 def test_several_runs_are_drawn_side_by_side(figures, tmp_path):
@@ -147,21 +61,20 @@ def test_several_runs_are_drawn_side_by_side(figures, tmp_path):
         'KD': [cells('image', 'truth', 'teacher', 'student', caption=c) for c in 'ef'],
     }
     before = copy.deepcopy({run: [list(row) for row in rows] for run, rows in runs.items()})
-    paths = draw_runs(runs, ['x', 'y'], tmp_path, 'heat')
+    paths = draw_runs(runs, ['x', 'y'], tmp_path, 'heat', 'worst', 'the worst')
     # Only one run has `student`, so it is not compared.
-    names = ['teacher', 'student_1', 'run_1_KD+ML_v3', 'run_2_ML_v1', 'run_3_KD']
+    names = ['worst_teacher', 'worst_student_1']
+    names += ['worst_run_1_KD+ML_v3', 'worst_run_2_ML_v1', 'worst_run_3_KD']
     assert paths == [tmp_path / f'{name}.png' for name in names]
     assert sorted(tmp_path.iterdir()) == sorted(paths)
-    grid = axes_of(figures['teacher'], 4)
-    assert figures['teacher'].get_suptitle() == 'teacher'
-    assert [axes.get_title() for axes in grid[0]] == ['image', 'truth', 'KD+ML v3', 'KD']
-    assert [[axes.get_xlabel() for axes in line] for line in grid] == [
-        ['a', 'a', 'a', 'e'],
-        ['b', 'b', 'b', 'f'],
+    assert texts_of(figures['worst_teacher']) == [
+        *('teacher: the worst', 'image', 'truth', 'KD+ML v3', 'KD'),
+        *('a', 'a', 'a', 'e', 'x', 'b', 'b', 'b', 'f', 'y'),
     ]
-    titles = [axes.get_title() for axes in axes_of(figures['student_1'], 4)[0]]
-    assert titles == ['image', 'truth', 'KD+ML v3', 'ML/v1']
-    assert figures['run_2_ML_v1'].get_suptitle() == 'ML/v1'
+    assert texts_of(figures['worst_student_1'])[:5] == [
+        *('student_1: the worst', 'image', 'truth', 'KD+ML v3', 'ML/v1')
+    ]
+    assert texts_of(figures['worst_run_2_ML_v1'])[0] == 'ML/v1: the worst'
     assert {run: [list(row) for row in rows] for run, rows in runs.items()} == before
 
 
@@ -169,36 +82,55 @@ def test_heat_maps_share_a_scale_and_a_color_bar(figures, tmp_path):
     heat, outline = np.linspace(0, 0.4, 576).reshape(24, 24), np.zeros((24, 24), bool)
     outline[4:9, 6:10] = True
     legend = dict(one='#ff0000', two='#0000ff')
+    colored = np.dstack([np.full((24, 24), value, np.uint8) for value in (200, 100, 0)])
     row = {
-        'image': SheetCell(gray()),
-        'heat': SheetCell(gray(), heat, outline=outline),
-        'over': SheetCell(gray(), heat, opacity=0.6, outline=outline & False, legend=legend),
+        'image': SheetCell(colored),
+        'heat': SheetCell(colored, heat, outline=outline),
+        'mask': SheetCell(colored, outline=outline & False, mask=outline, legend=legend),
     }
-    draw_cells([row], ['a'], tmp_path / 'a.png', 'label')
+    draw_cells([row], ['a'], [tmp_path / 'a.png'], 'label')
     figure = figures['a']
-    ((plain, opaque, over),) = axes_of(figure, 3)
-    assert [len(axes.images) for axes in (plain, opaque, over)] == [1, 2, 2]
-    for axes, alpha in ((opaque, 1), (over, 0.6)):
-        assert axes.images[1].get_clim() == (0, 1)
-        assert axes.images[1].get_alpha() == alpha
-        assert (axes.images[1].get_array() == heat).all()
-    assert len(opaque.collections) == 1
-    assert not over.collections  # nothing to outline
+    plain, warm, filled = tiles_of(figure)
+    assert [len(axes.images) for axes in (plain, warm, filled)] == [1, 2, 2]
+    assert warm.images[1].get_clim() == (0, 1)
+    assert (warm.images[1].get_array() == heat).all()
+    # Colors of the image would change those of the heat map.
+    assert (np.asarray(warm.images[0].get_array()) == 100).all()
+    assert (np.asarray(filled.images[0].get_array()) == colored).all()
+    assert ((np.asarray(filled.images[1].get_array())[..., 3] > 0) == outline).all()
+    assert [len(axes.collections) for axes in (warm, filled)] == [
+        1,
+        1,
+    ]  # the empty one is not drawn
     (bar,) = (axes for axes in figure.axes if axes.get_label() == '<colorbar>')
     assert bar.get_ylabel() == 'label'
     assert bar.get_ylim() == (0, 1)
     (known,) = figure.legends
-    assert [text.get_text() for text in known.texts] == ['one', 'two']
-    # The file contains the color of the highest value.
-    pixels = mmcv.imread(tmp_path / 'a.png', channel_order='rgb').reshape(-1, 3)
-    top = 255 * np.array(mpl.colormaps['magma'](0.4)[:3])
-    assert (np.abs(pixels - top).max(axis=1) < 4).any()
+    names = [text.get_text() for text in known.texts]
+    assert names == ['true outline', 'predicted outline', 'one', 'two']
+
+
+def test_low_values_of_a_heat_map_show_the_image():
+    opacity = HEAT_COLORS([0.0, 0.2, 0.5, 1.0])[:, 3]
+    assert opacity[0] == 0
+    assert 0 < opacity[1] < opacity[2] == opacity[3] < 0.8
 
 
 def test_sheet_without_heat_has_no_color_bar_and_no_legend(figures, tmp_path):
-    draw_cells([cells('image', 'truth')], ['a'], tmp_path / 'a.png')
+    draw_cells([cells('image', 'truth')], ['a'], [tmp_path / 'a.png'])
     assert len(figures['a'].axes) == 2
     assert not figures['a'].legends
+
+
+def test_formats_and_width_for_papers(figures, tmp_path):
+    rows = [cells('image', 'truth')]
+    formats = ('png', 'svg', 'pdf')
+    paths = draw_runs({'a': rows}, ['x'], tmp_path, '', formats=formats, width=3.5)
+    assert paths == [tmp_path / f'panels.{suffix}' for suffix in formats]
+    assert figures['panels'].get_figwidth() == 3.5
+    assert mmcv.imread(paths[0]).shape[1] == 3.5 * 300
+    assert '>truth</text>' in paths[1].read_text()  # text that can be edited
+    assert paths[2].read_bytes().startswith(b'%PDF')
 
 
 @pytest.mark.parametrize(
@@ -207,5 +139,5 @@ def test_sheet_without_heat_has_no_color_bar_and_no_legend(figures, tmp_path):
 )
 def test_inconsistent_rows_raise(rows, titles, tmp_path):
     with pytest.raises(ValueError, match=f'at least one case, .* got {len(titles)} titles'):
-        draw_cells(rows, titles, tmp_path / 'a.png')
+        draw_cells(rows, titles, [tmp_path / 'a.png'])
     assert not list(tmp_path.iterdir())

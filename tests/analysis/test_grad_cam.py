@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from mmcv.transforms import LoadImageFromFile
 from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet
 
-from mmkdml.analysis.grad_cam import cam_bar, cam_rows, class_index, grad_cam
+from mmkdml.analysis.grad_cam import cam_bar, cam_rows, choose_layer, class_index, grad_cam
 from mmkdml.analysis.hard_cases import list_cases, only_cases
 from mmkdml.models import BinaryLinearClsHead, ConvBlockNeck, PretrainedTIMMBackbone
+from mmkdml.models.tasks import task_of
 from mmkdml.registry import MODELS
 
 CLASSES = ('no tumour', 'tumour')
@@ -59,17 +60,38 @@ def last_map(network, images):
     )
 
 
-def test_default_layer_matches_closed_form(network, images):
+def test_last_map_matches_closed_form(network, images):
     # logit_k = sum_c W_kc mean(map_c), so its gradient at each of the hw positions is W_kc / hw.
     features = last_map(network, images)
     weight = network.head.fc.weight.detach()
     classes = torch.tensor([0, 1, 1, 0])
     rows = torch.cat([-weight, weight])[classes] if len(weight) == 1 else weight[classes]
     expected = torch.einsum('nc,nchw->nhw', rows, features) / features[0, 0].numel()
-    cam = grad_cam(network, images, classes)
+    last = task_of({'one': network}).default_tap(network)
+    cam = grad_cam(network, images, classes, last)
     assert cam.shape == (4, 3, 3)
     torch.testing.assert_close(cam, expected.relu(), rtol=1e-4, atol=1e-6)
     assert 0.1 < (cam > 0).float().mean() < 0.9  # both sides of ReLU
+
+
+@pytest.mark.parametrize(
+    ('size', 'layer'),
+    [((224, 224), 'backbone'), ((97, 128), 'backbone.layer3'), ((96, 200), 'backbone.layer2'),
+     ((64, 64), 'backbone.layer2'), ((28, 28), 'backbone.layer1'), ((8, 8), 'backbone')],
+)  # fmt: skip
+def test_deepest_layer_of_useful_resolution_is_chosen(resnet, size, layer):
+    task = task_of({'one': resnet})
+    assert choose_layer(resnet, task, size) == layer
+    cam = grad_cam(resnet, torch.zeros(1, 3, *size), torch.tensor([0]))
+    assert cam.shape == grad_cam(resnet, torch.zeros(1, 3, *size), torch.tensor([0]), layer).shape
+    assert size == (8, 8) or min(cam.shape[1:]) >= 7
+
+
+def test_layer_of_a_neck_is_chosen_if_it_is_large(resnet):
+    block = classifier(*NETWORKS['block'])
+    task = task_of({'one': block})
+    assert choose_layer(block, task, (224, 224)) == 'neck.conv_block'
+    assert choose_layer(block, task, (64, 64)) == 'backbone.layer2'
 
 
 def test_inner_layer_matches_autograd(resnet, images):
@@ -151,7 +173,8 @@ def test_invalid_member_layer_or_class_raises(resnet, images, masks):
 def test_last_of_several_maps_is_used(resnet, images):
     stages = classifier(dict(RESNET, out_indices=(2, 3)), 32)
     classes = torch.tensor([0, 1, 2, 0])
-    torch.testing.assert_close(grad_cam(stages, images, classes), grad_cam(resnet, images, classes))
+    maps = [grad_cam(one, images, classes, 'backbone') for one in (stages, resnet)]
+    torch.testing.assert_close(*maps)
 
 
 def test_class_index():
@@ -177,27 +200,31 @@ def test_cam_rows(classes, target):
     with torch.no_grad():
         samples = [one for data in loader for one in model.test_step(data)]
     for index, (row, sample) in enumerate(zip(rows, samples, strict=True)):
-        assert list(row) == ['image', 'teacher', 'student_1', 'student_2']
+        assert list(row) == ['image', 'teacher', 'student_1', 'student_2', 'ensemble']
         truth = int(sample.gt_label)
-        # The resized network input in RGB.
+        # The original image in RGB.
         picture = LoadImageFromFile()(dict(img_path=sample.img_path))['img'][..., ::-1]
-        assert row['image'].image.shape == (32, 32, 3)
-        means = [one.reshape(-1, 3).mean(axis=0) for one in (row['image'].image, picture)]
-        assert means[0] == pytest.approx(means[1], abs=1)
+        assert (row['image'].image == picture).all()
         assert row['image'].caption == f'true: {CLASSES[truth]}'
         for name in ('teacher', 'student_1', 'student_2'):
             cell, own = row[name], sample.members.get(name)
             label = int(own.pred_label)
             sign = '✓' if label == truth else '✗'
-            caption = f'{sign} {CLASSES[label]} {own.pred_score[label]:.2f}'
+            caption = f'{sign} {CLASSES[label]} {100 * own.pred_score[label]:.0f} %'
             assert cell.caption.split('\n')[0] == caption
             wanted = dict(predicted=label, true=truth, tumour=1)[target]
             cam = grad_cam(model.named_members()[name], inputs[index], torch.tensor([wanted]))
-            stretched = F.interpolate(cam[None], (32, 32), mode='bilinear')[0, 0]
+            stretched = F.interpolate(cam[None], (64, 64), mode='bilinear')[0, 0]
             if cam.any():
                 assert cell.heat == pytest.approx((stretched / cam.max()).numpy(), abs=1e-4)
             assert ('is zero' in cell.caption) == (not cam.any()) == (not cell.heat.any())
-            assert (cell.image == cell.image[..., :1]).all()
+            assert cell.image is row['image'].image
+            assert cell.subtitle.startswith('stage 1 (')
+        assert row['ensemble'].subtitle == 'mean of the students'
+        if target != 'predicted':
+            mean = row['student_1'].heat + row['student_2'].heat
+            if mean.any():
+                assert row['ensemble'].heat == pytest.approx(mean / mean.max(), abs=0.15)
     captions = '\n'.join(row[name].caption for row in rows for name in ('teacher', 'student_1'))
     assert '✓' in captions
     assert '✗' in captions
@@ -244,7 +271,7 @@ def test_member_with_own_normalization_gets_its_own_inputs(classes):
         del model.renormalizations['student_1']
     student = model.named_members()['student_1']
     cam = grad_cam(student, 2 * inputs[None], data['data_samples'][0].gt_label)
-    stretched = F.interpolate(cam[None], (32, 32), mode='bilinear')[0, 0]
+    stretched = F.interpolate(cam[None], (64, 64), mode='bilinear')[0, 0]
     expected = stretched / cam.max().clamp(min=1e-30)
     assert row['student_1'].heat == pytest.approx(expected.numpy(), abs=1e-4)
 

@@ -47,34 +47,37 @@ def test_measure_cases_segmentation(masks, slices):
     assert table['group'].tolist() == [row.group for row in rows]
     for (_, row), (sample, own) in zip(table.iterrows(), predictions(model, loader), strict=True):
         truth = sample.gt_sem_seg.data[0].numpy()
-        assert row['region'] == truth.sum()
+        assert row['region_px'] == truth.sum()
         labels = {name: one.pred_sem_seg.data[0].numpy() for name, one in own.items()}
         for name in MEMBERS:
             expected = jaccard(labels[name], truth)
-            assert row[f'{name}_IoU'] == pytest.approx(expected, nan_ok=True)
+            assert row[f'{name}_IoU_percent'] == pytest.approx(expected, nan_ok=True)
         differ = (labels['student_1'] != labels['student_2']).mean()
-        assert row['disagreement'] == pytest.approx(100 * differ)
+        assert row['disagreement_percent'] == pytest.approx(100 * differ)
     # The values are not trivial.
-    assert table['region'].nunique() > 5
-    assert (table['region'] == 0).any()
-    assert table['teacher_IoU'].between(1, 99).any()
-    assert table['disagreement'].between(1, 99).all()
+    assert table['region_px'].nunique() > 5
+    assert (table['region_px'] == 0).any()
+    assert table['teacher_IoU_percent'].between(1, 99).any()
+    assert table['disagreement_percent'].between(1, 99).all()
 
 
 def test_measure_cases_classification(classes):
     model, loader = classes
+    names = loader.dataset.metainfo['classes']
     table = measure_cases(model, loader)
     for (_, row), (sample, own) in zip(table.iterrows(), predictions(model, loader), strict=True):
         truth = int(sample.gt_label)
-        assert row['truth'] == truth
+        assert row['truth'] == names[truth]
         for name in MEMBERS:
             scores = own[name].pred_score.double().numpy()
-            assert row[f'{name}_label'] == scores.argmax()
-            assert row[f'{name}_probability'] == pytest.approx(scores[truth] / scores.sum())
+            assert row[f'{name}_label'] == names[scores.argmax()]
+            assert row[f'{name}_probability_percent'] == pytest.approx(
+                100 * scores[truth] / scores.sum()
+            )
         one, two = (own[f'student_{k}'].pred_score.double().numpy() for k in (1, 2))
-        assert row['disagreement'] == pytest.approx(100 * max(one - two))  # two classes
+        assert row['disagreement_percent'] == pytest.approx(100 * max(one - two))  # two classes
     assert table['truth'].nunique() == 2
-    assert table['disagreement'].max() > 1
+    assert table['disagreement_percent'].max() > 1
 
 
 def test_ignored_pixels_are_not_counted(masks):
@@ -90,12 +93,12 @@ def test_ignored_pixels_are_not_counted(masks):
     for (_, row), (sample, own) in zip(table.iterrows(), predictions(model, loader), strict=True):
         truth = sample.gt_sem_seg.data[0, 32:].numpy()
         labels = {name: one.pred_sem_seg.data[0, 32:].numpy() for name, one in own.items()}
-        assert row['region'] == truth.sum()
+        assert row['region_px'] == truth.sum()
         expected = jaccard(labels['teacher'], truth)
-        assert row['teacher_IoU'] == pytest.approx(expected, nan_ok=True)
+        assert row['teacher_IoU_percent'] == pytest.approx(expected, nan_ok=True)
         differ = (labels['student_1'] != labels['student_2']).mean()
-        assert row['disagreement'] == pytest.approx(100 * differ)
-    assert (table['region'] > 0).any()
+        assert row['disagreement_percent'] == pytest.approx(100 * differ)
+    assert (table['region_px'] > 0).any()
 
 
 def test_single_network_has_no_disagreement(masks):
@@ -103,11 +106,21 @@ def test_single_network_has_no_disagreement(masks):
     network = copy.deepcopy(model.members['student_1'])
     network.data_preprocessor = model.data_preprocessor
     table = measure_cases(network, loader)
-    assert table.columns.tolist() == ['id', 'group', 'region', 'model_IoU', 'disagreement']
-    assert table['disagreement'].isna().all()
+    assert table.columns.tolist() == [
+        'id',
+        'group',
+        'region_px',
+        'model_IoU_percent',
+        'disagreement_percent',
+    ]
+    assert table['disagreement_percent'].isna().all()
     full = measure_cases(model, loader)
-    pd.testing.assert_series_equal(table['model_IoU'], full['student_1_IoU'], check_names=False)
-    worst = full.rename(columns=dict(student_1_IoU='ensemble_IoU', ensemble_IoU='other'))
+    pd.testing.assert_series_equal(
+        table['model_IoU_percent'], full['student_1_IoU_percent'], check_names=False
+    )
+    worst = full.rename(
+        columns=dict(student_1_IoU_percent='ensemble_IoU_percent', ensemble_IoU_percent='other')
+    )
     assert choose_cases(dict(a=table)) == choose_cases(dict(a=worst))
     with pytest.raises(ValueError, match='by=disagreement: .* at least two students'):
         choose_cases(dict(a=table), 'disagreement')
@@ -131,15 +144,17 @@ def random_table(seed, of_pixels=True, final='ensemble'):
         {
             'id': [f'case_{index:02d}' for index in range(30)],
             'group': 'g',
-            'region': np.random.default_rng(9).choice([0, 5, 5, 8], 30),  # independent of the seed
-            f'{final}_IoU': quality,
-            'student_1_IoU': rng.random(30),
-            'disagreement': rng.choice([0, 1, 2.5], 30),
+            'region_px': np.random.default_rng(9).choice(
+                [0, 5, 5, 8], 30
+            ),  # independent of the seed
+            f'{final}_IoU_percent': quality,
+            'student_1_IoU_percent': rng.random(30),
+            'disagreement_percent': rng.choice([0, 1, 2.5], 30),
         }
     )
     if not of_pixels:
-        table = table.rename(columns={f'{final}_IoU': f'{final}_probability'})
-        table = table.drop(columns='region').fillna(0.5)
+        table = table.rename(columns={f'{final}_IoU_percent': f'{final}_probability_percent'})
+        table = table.drop(columns='region_px').fillna(0.5)
     return table.sample(frac=1, random_state=seed)
 
 
@@ -151,12 +166,16 @@ def sort_cases(tables, by):
         final = [
             r.get(f'{name}_{key}')
             for r in rows
-            for name, key in itertools.product(('ensemble', 'model'), ('IoU', 'probability'))
+            for name, key in itertools.product(
+                ('ensemble', 'model'), ('IoU_percent', 'probability_percent')
+            )
         ]
         final = [value for value in final if value is not None]
         quality = sum(100 if np.isnan(value) else value for value in final) / len(tables)
-        differing = [r['disagreement'] for r in rows if not np.isnan(r['disagreement'])]
-        region = one.get('region', 0)
+        differing = [
+            r['disagreement_percent'] for r in rows if not np.isnan(r['disagreement_percent'])
+        ]
+        region = one.get('region_px', 0)
         if by == 'smallest' and region == 0:
             continue
         key = {
@@ -172,7 +191,7 @@ def sort_cases(tables, by):
 @pytest.mark.parametrize('num', [1, 7, 99])
 def test_choose_cases_matches_plain_sorting(by, num):
     single = random_table(1, final='model')
-    single['disagreement'] = np.nan
+    single['disagreement_percent'] = np.nan
     for tables in (
         [random_table(0)],
         [random_table(0), single],
@@ -186,6 +205,30 @@ def test_choose_cases_matches_plain_sorting(by, num):
             pd.testing.assert_frame_equal(table, old)
 
 
+def test_each_group_contributes_its_hardest_case():
+    table = random_table(5)
+    table['group'] = [f'p{index % 5}' for index in range(30)]
+    group = dict(zip(table['id'], table['group'], strict=True))
+    hardest = sort_cases([table], 'worst')
+    first = [one for index, one in enumerate(hardest)
+             if group[one] not in [group[other] for other in hardest[:index]]]  # fmt: skip
+    assert choose_cases(dict(a=table), num=3) == first[:3] != hardest[:3]
+    assert choose_cases(dict(a=table), num=3, repeat_groups=True) == hardest[:3]
+    # More cases than groups: second cases of the groups follow, ordered by hardness.
+    seven = choose_cases(dict(a=table), num=7)
+    assert set(first) < set(seven)
+    assert seven == sorted(seven, key=hardest.index)
+    assert max(pd.Series(group)[seven].value_counts()) == 2
+
+
+def test_image_without_group_is_its_own_group():
+    class Plain(list):
+        get_data_info = list.__getitem__
+
+    infos = Plain([dict(id='a'), dict(id='b', group=''), dict(id=3, group=7)])
+    assert list_cases(infos).to_numpy().tolist() == [['a', 'a'], ['b', 'b'], ['3', '7']]
+
+
 @pytest.mark.parametrize('by', ['worst', 'disagreement'])
 def test_choose_cases_classification(by):
     tables = [random_table(3, of_pixels=False), random_table(4, of_pixels=False)]
@@ -197,7 +240,7 @@ def test_invalid_choice_raises():
     with pytest.raises(ValueError, match='by=smallest: expected images with regions'):
         choose_cases(dict(a=random_table(0, of_pixels=False)), 'smallest')
     with pytest.raises(ValueError, match='by=smallest: expected images with regions'):
-        choose_cases(dict(a=table.assign(region=0)), 'smallest')
+        choose_cases(dict(a=table.assign(region_px=0)), 'smallest')
     with pytest.raises(ValueError, match='expected at least one image, got none'):
         choose_cases(dict(a=table[:0]))
     with pytest.raises(ValueError, match="of smallest, worst, disagreement .* got 'best' and 6"):
@@ -250,9 +293,9 @@ def test_invalid_data_set_raises(masks):
             return 1
 
         def get_data_info(self, index):
-            return dict(img_path='a.png', id='a')
+            return dict(img_path='a.png')
 
-    with pytest.raises(ValueError, match=r"Nameless: expected id and group .* got \['id', 'img_p"):
+    with pytest.raises(ValueError, match=r"Nameless: expected the id .* got \['img_path'\]"):
         list_cases(Nameless())
     model, loader = masks
     dataset = copy.deepcopy(loader.dataset)

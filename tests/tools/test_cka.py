@@ -31,7 +31,7 @@ def test_two_runs_use_the_same_batches(tool, data_options, folder, tmp_path, cap
     (train,) = (option for option in data_options if option.endswith('train.csv'))
     options = [*data_options, train.replace('train_dataloader', 'test_dataloader')]
     args = ('--titles', 'one', 'two', '--batch-size', 5, '--out', tmp_path / 'out', *LAYERS)
-    run(tool, options, folder, CONFIG, folder, *args)
+    run(tool, options, folder, CONFIG, folder, *args, '--use-config')
     files = [tmp_path / 'out' / name for name in ('cka.png', 'cka.svg', 'cka.csv')]
     assert capsys.readouterr().out.split() == list(map(str, files))
     assert files[0].stat().st_size > 10_000
@@ -48,7 +48,7 @@ def test_one_pair(tool, data_options, folder, tmp_path):
     args = ('--pair', 'student_1', 'student_2', '--pool', '2', '--out', tmp_path, *LAYERS)
     run(tool, data_options, folder, *args)
     table = pd.read_csv(tmp_path / 'cka.csv')
-    assert set(table['run']) == {f'{folder.parent.name}/{folder.name}'}
+    assert set(table['run']) == {folder.name}
     assert set(table['row']) == {'student_1'}
     assert set(table['images']) == {4}
 
@@ -61,5 +61,5 @@ def test_user_error_is_one_line(tool, data_options, folder, tmp_path, capsys):
     ):
         run(tool, data_options, folder, '--pair', 'teacher', 'x', '--out', tmp_path)
     with pytest.raises(SystemExit):
-        run(tool, data_options, folder, folder)
+        run(tool, data_options, folder, folder, '--titles', 'x', 'x')
     assert 'invalid --titles: expected 2' in capsys.readouterr().err

@@ -36,19 +36,19 @@ def run(tool, options, *args):
 def test_masks_of_one_run(tool, data_options, folders, tmp_path, capsys):
     args = ('--num', 2, '--out', tmp_path, '--part', 'val')
     run(tool, data_options, folders['a'], *args)
-    files = [tmp_path / 'panels.png', tmp_path / 'cases.csv']
+    files = [tmp_path / 'val_worst.png', tmp_path / 'val_worst_cases.csv']
     assert capsys.readouterr().out.split() == list(map(str, files))
     assert mmcv.imread(files[0]).shape[1] > 7 * 150  # seven columns
     table = pd.read_csv(files[1])
     names = ['teacher', 'student_1', 'student_2', 'ensemble']
     assert table.columns.tolist() == [
-        *('run', 'id', 'group', 'region'),
-        *(f'{name}_IoU' for name in names),
-        'disagreement',
+        *('run', 'id', 'group', 'region_px'),
+        *(f'{name}_IoU_percent' for name in names),
+        'disagreement_percent',
     ]
     assert len(table) == 2
     # Worst first.
-    assert table['ensemble_IoU'].is_monotonic_increasing
+    assert table['ensemble_IoU_percent'].is_monotonic_increasing
 
 
 @pytest.mark.slow
@@ -57,26 +57,32 @@ def test_two_runs_with_the_same_cases(tool, data_options, folders, tmp_path, cap
     run(tool, data_options, folders['a'], folders['b'], *args)
     names = ['teacher', 'student_1', 'student_2', 'ensemble', 'difference', 'run_1_A', 'run_2_B']
     assert capsys.readouterr().out.split() == [
-        *(str(tmp_path / f'{name}.png') for name in names),
-        str(tmp_path / 'cases.csv'),
+        *(str(tmp_path / f'smallest_{name}.png') for name in names),
+        str(tmp_path / 'smallest_cases.csv'),
     ]
-    assert all((tmp_path / f'{name}.png').is_file() for name in names)
-    one, two = (part for _, part in pd.read_csv(tmp_path / 'cases.csv').groupby('run'))
+    assert all((tmp_path / f'smallest_{name}.png').is_file() for name in names)
+    one, two = (part for _, part in pd.read_csv(tmp_path / 'smallest_cases.csv').groupby('run'))
     assert one['id'].tolist() == two['id'].tolist()
-    assert one['region'].tolist() == two['region'].tolist() == sorted(one['region'])
-    assert one['teacher_IoU'].tolist() != two['teacher_IoU'].tolist()
+    assert one['region_px'].tolist() == two['region_px'].tolist() == sorted(one['region_px'])
+    assert one['teacher_IoU_percent'].tolist() != two['teacher_IoU_percent'].tolist()
 
 
 def test_grad_cam_of_named_cases(tool, data_options, folders, tmp_path, capsys):
     (split,) = (x.split('=')[1] for x in data_options if x.startswith('test') and 'csv' in x)
     ids = pd.read_csv(split)['id'].tolist()
+    name = 'ids_towards_tumour_backbone.layer3'
     args = ('--layer', 'backbone.layer3', '--towards', 'tumour', '--out', tmp_path)
     run(tool, data_options, folders['c'], *args, '--ids', ids[2], ids[0], ids[2])
-    assert capsys.readouterr().out.split()[0] == str(tmp_path / 'panels.png')
-    table = pd.read_csv(tmp_path / 'cases.csv')
+    assert capsys.readouterr().out.split()[0] == str(tmp_path / f'{name}.png')
+    table = pd.read_csv(tmp_path / f'{name}_cases.csv')
     assert table['id'].tolist() == [ids[2], ids[0]]
-    assert {'truth', 'teacher_label', 'ensemble_probability', 'disagreement'} <= set(table)
-    assert table['teacher_label'].dtype.kind == 'i'
+    assert {
+        'truth',
+        'teacher_label',
+        'ensemble_probability_percent',
+        'disagreement_percent',
+    } <= set(table)
+    assert set(table['teacher_label']) <= {'tumour', 'no tumour'}
 
 
 @pytest.fixture
@@ -121,7 +127,7 @@ def test_conflicting_arguments(tool, data_options, folders, capsys):
         ('--by smallest requires masks', (classes, '--by', 'smallest')),
         ('invalid --num: expected at least 1, got 0', (classes, '--num', '0')),
         ('not allowed with argument --by', (classes, '--by', 'smallest', '--ids', 'x')),
-        ('invalid --titles: expected 2', (classes, classes)),
+        ('invalid --titles: expected 2', (classes, classes, '--titles', 'x')),
     ):
         with pytest.raises(SystemExit, match='2'):
             run(tool, data_options, *args)

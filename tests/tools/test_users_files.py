@@ -20,8 +20,8 @@ def run(checkpoint, tmp_path_factory):
     [
         (('analysis/cka', 'RUN', '--out', 'OUT'), 'cka.png'),
         (('analysis/cka', 'RUN', '--out', 'OUT'), 'cka.csv'),
-        (('analysis/panels', 'RUN', '--out', 'OUT'), 'panels.png'),
-        (('analysis/panels', 'RUN', '--out', 'OUT'), 'cases.csv'),
+        (('analysis/panels', 'RUN', '--out', 'OUT'), 'worst.png'),
+        (('analysis/panels', 'RUN', '--out', 'OUT'), 'worst_cases.csv'),
         (('predict', 'RUN', 'IMAGES', '--out', 'OUT'), 'predictions.csv'),
         (('export', 'RUN', '--out', 'OUT'), 'anything.txt'),
         (('publish', CONFIG, 'RUN', '--out', 'OUT'), f'{CONFIG.stem}.py'),

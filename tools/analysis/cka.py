@@ -1,13 +1,14 @@
 """Draw the similarity of members' layers: python tools/analysis/cka.py RUN [RUN ...]"""
 
+from contextlib import ExitStack
+
 from mmkdml.apis import run_tool
 from mmkdml.apis.cli.analysis import analysis_parser, named_runs, open_run
 
 
 def main() -> None:
     parser = analysis_parser(
-        'Write heat maps (PNG, SVG) and a CSV of the linear CKA between layers of members.',
-        name='cka',
+        'Write heat maps and a CSV of the linear CKA between layers of members.', name='cka'
     )
     parser.add_argument(
         '--pair',
@@ -31,6 +32,7 @@ def main() -> None:
         help='larger batches need more memory and reduce noise (default: %(default)s)',
     )
     parser.add_argument('--pool', type=int, metavar='SIZE', help='pool maps to at most SIZE x SIZE')
+    parser.set_defaults(format=['png', 'svg'])
     args = parser.parse_args()
 
     import pandas as pd
@@ -38,9 +40,11 @@ def main() -> None:
     from mmkdml.analysis.cka import measure_cka
     from mmkdml.analysis.cka_figure import draw_cka
     from mmkdml.apis.output_folder import OutputFolder
+    from mmkdml.figures import ONE_COLUMN, TWO_COLUMNS
 
     runs, tables = named_runs(parser, args), {}
-    outputs, names = OutputFolder(args.out), ('cka.png', 'cka.svg', 'cka.csv')
+    pictures = [f'cka.{suffix}' for suffix in dict.fromkeys(args.format)]
+    outputs, names = OutputFolder(args.out), [*pictures, 'cka.csv']
     outputs.check(names)
     for title, files in runs.items():
         # The estimate needs random batches.
@@ -50,8 +54,9 @@ def main() -> None:
         tables[title] = measure_cka(model, loader, args.pair, args.layers, args.pool)
     table = pd.concat(tables, names=['run']).reset_index(level='run')
     outputs.write_text('cka.csv', table.to_csv(index=False))
-    with outputs.writing('cka.png') as png, outputs.writing('cka.svg') as svg:
-        draw_cka(tables, [png, svg])
+    with ExitStack() as stack:
+        parts = [stack.enter_context(outputs.writing(name)) for name in pictures]
+        draw_cka(tables, parts, {1: ONE_COLUMN, 2: TWO_COLUMNS}.get(args.columns))
     print(*(args.out / name for name in names), sep='\n')
 
 

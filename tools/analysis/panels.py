@@ -1,5 +1,7 @@
 """Draw hard cases as predicted by each member: python tools/analysis/panels.py RUN [RUN ...]"""
 
+import argparse
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,8 +12,8 @@ from mmkdml.apis.cli.analysis import analysis_parser, named_runs, open_run
 
 def main() -> None:
     parser = analysis_parser(
-        'Select hard cases over all runs and write sheets (PNG) with the predictions of each '
-        'member, heat maps of masks or Grad-CAM of classes, and a CSV of the numbers.',
+        'Select hard cases over all runs and write sheets with the predictions of each member, '
+        'heat maps of masks or Grad-CAM of classes, and a CSV of the numbers.',
         name='panels',
     )
     which = parser.add_mutually_exclusive_group()
@@ -25,7 +27,14 @@ def main() -> None:
     which.add_argument('--ids', nargs='+', metavar='ID', help='draw these cases instead')
     parser.add_argument('--num', type=int, default=6, help='number of cases (default: %(default)s)')
     parser.add_argument(
-        '--layer', help='classification: layer for Grad-CAM (default: the last feature map)'
+        '--repeat-groups',
+        action='store_true',
+        help='choose several images of one group (patient, lesion) even if there are others',
+    )
+    parser.add_argument(
+        '--layer',
+        help='classification: layer for Grad-CAM (default: the deepest one with a map of at least '
+        '7x7 pixels)',
     )
     parser.add_argument(
         '--towards',
@@ -38,21 +47,26 @@ def main() -> None:
 
     import pandas as pd
 
-    from mmkdml.analysis.case_figure import FOREGROUND_BAR, draw_runs, mask_rows
+    from mmkdml.analysis.case_figure import draw_runs
     from mmkdml.analysis.grad_cam import cam_bar, cam_rows
     from mmkdml.analysis.hard_cases import (
+        SELECTIONS,
         SMALLEST,
         check_comparable,
         choose_cases,
         measure_cases,
         only_cases,
     )
+    from mmkdml.analysis.segmentation_rows import FOREGROUND_BAR, mask_rows
     from mmkdml.apis.output_folder import OutputFolder
     from mmkdml.evaluation import csv_text
+    from mmkdml.figures import ONE_COLUMN, TWO_COLUMNS
 
     files = named_runs(parser, args)
     outputs = OutputFolder(args.out)
-    outputs.check(['cases.csv', 'panels.png'])
+    name = selection_name(args)
+    table_name = f'{name}_cases.csv'
+    outputs.check([table_name, *(f'{name}.{suffix}' for suffix in args.format)])
     runs = {
         title: open_run(*both, args.part, args.cfg_options, drop_last=False)
         for title, both in files.items()
@@ -69,7 +83,7 @@ def main() -> None:
         title: measure_cases(model, only_cases(loader, ids) if ids else loader, title)
         for title, (model, loader) in runs.items()
     }
-    ids = ids or choose_cases(tables, args.by, args.num)
+    ids = ids or choose_cases(tables, args.by, args.num, args.repeat_groups)
     chosen = {title: (model, only_cases(loader, ids)) for title, (model, loader) in runs.items()}
     if segmentation:
         bar = FOREGROUND_BAR
@@ -77,16 +91,36 @@ def main() -> None:
     else:
         bar = cam_bar(args.towards)
         rows = {title: cam_rows(*run, args.towards, args.layer) for title, run in chosen.items()}
+    width = {1: ONE_COLUMN, 2: TWO_COLUMNS}.get(args.columns)
     with tempfile.TemporaryDirectory() as folder:
-        pictures = [path.name for path in draw_runs(rows, ids, Path(folder), bar)]
+        selection = 'chosen by id' if args.ids else SELECTIONS[args.by]
+        drawn = draw_runs(
+            rows, ids, Path(folder), bar, name, selection, dict.fromkeys(args.format), width
+        )
+        pictures = [path.name for path in drawn]
         outputs.check(pictures)
-        for name in pictures:
-            with outputs.writing(name) as part:
-                shutil.copyfile(Path(folder, name), part)
+        for path in drawn:
+            with outputs.writing(path.name) as part:
+                shutil.copyfile(path, part)
     table = pd.concat({title: cases.set_index('id').loc[ids] for title, cases in tables.items()})
     table = table.convert_dtypes().rename_axis(['run', 'id']).reset_index()
-    outputs.write_text('cases.csv', csv_text(table))
-    print(*(args.out / name for name in (*pictures, 'cases.csv')), sep='\n')
+    outputs.write_text(table_name, csv_text(table.round(3)))
+    print(*(args.out / one for one in (*pictures, table_name)), sep='\n')
+
+
+def selection_name(args: argparse.Namespace) -> str:
+    """Return the start of the file names, so that different selections do not replace each other.
+
+    It consists of the criterion (``ids`` for named cases) and all options that differ from their
+    defaults.
+    """
+    options = [
+        args.part if args.part != 'test' else '',
+        'ids' if args.ids else args.by,
+        f'towards_{args.towards}' if args.towards != 'predicted' else '',
+        args.layer or '',
+    ]
+    return re.sub('[^A-Za-z0-9.+-]+', '_', '_'.join(filter(None, options)))
 
 
 if __name__ == '__main__':

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def analysis_parser(description: str, name: str) -> argparse.ArgumentParser:
-    """Create a parser with ``RUN``, ``--titles``, ``--out``, ``--part`` and ``--cfg-options``.
+    """Create a parser with the arguments that all analysis tools share.
 
     Args:
         description: First line of the help.
@@ -30,7 +31,12 @@ def analysis_parser(description: str, name: str) -> argparse.ArgumentParser:
         help='folder of a run, for its config and best checkpoint, or CONFIG CHECKPOINT; several '
         'runs are compared',
     )
-    parser.add_argument('--titles', nargs='+', metavar='TITLE', help='titles of the runs')
+    parser.add_argument(
+        '--titles',
+        nargs='+',
+        metavar='TITLE',
+        help='titles of the runs (default: names of their folders)',
+    )
     parser.add_argument(
         '--out',
         type=Path,
@@ -46,6 +52,20 @@ def analysis_parser(description: str, name: str) -> argparse.ArgumentParser:
         help='part of the data set (default: %(default)s)',
     )
     add_use_config(parser)
+    parser.add_argument(
+        '--format',
+        nargs='+',
+        choices=('png', 'svg', 'pdf'),
+        default=['png'],
+        help='formats of the figures; SVG and PDF for papers (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--columns',
+        type=int,
+        choices=(1, 2),
+        help='width of the figures: one or two columns of a journal (89 or 183 mm), with PNG at '
+        '300 dpi (default: as wide as needed)',
+    )
     add_cfg_options(parser)
     return parser
 
@@ -75,7 +95,7 @@ def named_runs(
     for run, checkpoint in words:
         if checkpoint is not None and run.endswith('.py'):
             load_run(run, checkpoint, args.cfg_options, use_config=args.use_config)
-    titles = args.titles or ['/'.join(path.parent.parts[-2:]) for _, path in runs]
+    titles = args.titles or default_titles(runs)
     if len(titles) != len(runs) or len(set(titles)) < len(titles):
         parser.error(
             f'invalid --titles: expected {len(runs)} different titles, one per run, got {titles}'
@@ -84,6 +104,41 @@ def named_runs(
         above = os.path.commonpath([path.resolve().parent for _, path in runs])
         args.out = Path(os.path.relpath(above)) / 'analysis' / args.name
     return dict(zip(titles, runs, strict=True))
+
+
+def default_titles(runs: Sequence[tuple[Path, Path]]) -> list[str]:
+    """Name runs by their folders; equal names are extended until they differ.
+
+    A run of a suite is named by the folder above ``seed_0``. Extensions, in this order: the seed,
+    the config, the parent folder, the whole path, the checkpoint.
+
+    Args:
+        runs: Config and checkpoint of each run.
+    """
+    levels = [_title_levels(*run) for run in runs]
+    titles = [one[0] for one in levels]
+    for level in range(1, len(levels[0])):
+        titles = [
+            own[level] if titles.count(title) > 1 else title
+            for own, title in zip(levels, titles, strict=True)
+        ]
+    return titles
+
+
+def _title_levels(config: Path, checkpoint: Path) -> list[str]:
+    folder = checkpoint.resolve().parent
+    seed = ''
+    if re.fullmatch(r'seed_\d+', folder.name):
+        seed, folder = f', seed {folder.name.removeprefix("seed_")}', folder.parent
+    name = folder.name
+    return [
+        name,
+        f'{name}{seed}',
+        f'{name}{seed} ({config.stem})',
+        f'{folder.parent.name}/{name}{seed}',
+        f'{folder}{seed}',
+        f'{folder}{seed}: {checkpoint.stem}',
+    ]
 
 
 def open_run(
