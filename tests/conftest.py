@@ -160,8 +160,9 @@ def figure(monkeypatch):
     figures = []
     save = Figure.savefig
     monkeypatch.setattr(
-        Figure, 'savefig',
-        lambda self, path, **options: (figures.append(self), save(self, path, **options)),
+        Figure,
+        'savefig',
+        lambda self, path, **kwargs: (figures.append(self), save(self, path, **kwargs)),
     )
     return figures
 

@@ -9,10 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-COLUMNS = 4
-# Blue and vermilion of Okabe and Ito, distinct with every kind of color vision.
-ACCURACY_COLOR, GAP_COLOR = '#0072B2', '#D55E00'
+from mmkdml.figures import figure_style, legend_below, member_color, save_figure, wrap
+
+COLUMNS = 5
+_TILE = 1.75  # inches
 
 
 def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
@@ -30,51 +33,72 @@ def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
     """
     if table.empty:
         raise ValueError('Invalid table: expected at least one row, got none')
+    with figure_style():
+        save_figure(_figure(table), path)
+
+
+def _figure(table: pd.DataFrame) -> Figure:
     # Without predictions in a region (no foreground) there is nothing to draw.
-    panels = {
-        key: bins
-        for key, bins in table.groupby(['region', 'member'], sort=False)
-        if bins['count'].sum()
-    }
-    columns = max(1, min(COLUMNS, table['member'].nunique()))
+    regions = [
+        [(member, region, bins) for member, bins in own.groupby('member', sort=False)]
+        for region, own in table[
+            table.groupby(['region', 'member'])['count'].transform('any')
+        ].groupby('region', sort=False)
+    ]
+    if len(regions) > 1 and table['member'].nunique() == 1:
+        regions = [sum(regions, [])]  # one row
+    columns = max(1, min(COLUMNS, max(map(len, regions), default=1)))
+    panels = [own for region in regions for own in [*region, *[None] * (-len(region) % columns)]]
     rows = max(1, math.ceil(len(panels) / columns))
-    figure = Figure(figsize=(2.6 * columns + 0.4, 2.8 * rows + 0.6), dpi=120, layout='constrained')
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes, ((region, member), bins) in zip(grid.flat, panels.items(), strict=False):
-        _draw(axes, bins)
-        title = member if table['region'].nunique() == 1 else f'{member}, {region}'
-        axes.set_title(title, fontsize=10)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    for axes in grid[-1]:
-        axes.set_xlabel('confidence')
-    for axes in grid[:, 0]:
-        axes.set_ylabel('accuracy')
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc='outside lower center', ncols=len(labels), frameon=False, fontsize=9
+    figure = Figure(
+        figsize=(max(_TILE * columns, 3.2) + 0.4, (_TILE + 0.35) * rows + 0.75),
+        layout='constrained',
     )
-    figure.savefig(path)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    members = list(table['member'].unique())
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        if panel is None:
+            axes.set_axis_off()
+            continue
+        member, region, bins = panel
+        _draw(axes, bins, member_color(member, members))
+        lines = [wrap(member, _TILE - 0.2, 9, 2)]
+        axes.set_title('\n'.join([*lines, region] if table['region'].nunique() > 1 else lines))
+    figure.supxlabel('Confidence', fontsize=8)
+    figure.supylabel('Accuracy', fontsize=8)
+    legend_below(
+        figure,
+        [
+            Patch(facecolor='0.6', label='accuracy'),
+            Patch(facecolor='none', edgecolor='0.3', hatch='//////', label='gap to the confidence'),
+            Line2D([], [], color='0.3', linewidth=1, label='share of predictions'),
+            Line2D([], [], color='0.3', linewidth=0.8, linestyle='--', label='ideal'),
+        ],
+    )
+    return figure
 
 
-def _draw(axes: Axes, bins: pd.DataFrame) -> None:
+def _draw(axes: Axes, bins: pd.DataFrame, color: str) -> None:
     known = bins[bins['count'] > 0]
     place = dict(x=known['low'], width=known['high'] - known['low'], align='edge')
-    axes.bar(height=known['accuracy'], color=ACCURACY_COLOR, label='accuracy', **place)
+    axes.bar(height=known['accuracy'], color=color, alpha=0.55, **place)
+    gap = known['confidence'] - known['accuracy']
     axes.bar(
-        height=known['confidence'] - known['accuracy'],
+        height=gap,
         bottom=known['accuracy'],
         facecolor='none',
-        edgecolor=GAP_COLOR,
-        hatch='////',
-        linewidth=0.8,
-        label='gap to the confidence',
+        edgecolor='0.3',
+        hatch='//////',
+        linewidth=0.6,
         **place,
     )
-    axes.plot([0, 1], [0, 1], color='black', linewidth=0.8, linestyle='--')
+    axes.plot([0, 1], [0, 1], color='0.3', linewidth=0.8, linestyle='--')
     share = bins['count'] / bins['count'].sum()
-    axes.stairs(
-        share, np.append(bins['low'], 1), color='black', linewidth=1, label='share of predictions'
-    )
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.stairs(share, np.append(bins['low'], 1), color='0.3', linewidth=1)
+    error = (gap.abs() * known['count']).sum() / known['count'].sum()
+    axes.text(
+        0.04, 0.96, f'ECE {error:.3f}', fontsize=7, va='top', transform=axes.transAxes,
+        bbox=dict(facecolor='white', edgecolor='none', alpha=0.8, pad=1),
+    )  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     axes.set_aspect('equal')

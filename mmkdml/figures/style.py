@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib import rc_context, rc_params_from_file, rcParams
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.patches import Patch
 
+from mmkdml.figures.text import text_width, wrap
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 
 #: Widths of figures in inches: a column and both columns of a journal, and a screen.
@@ -45,7 +46,7 @@ def member_color(name: str, members: tuple[str, ...] | list[str] = ()) -> str:
         return _MEMBER_COLORS[name]
     number = name.rpartition('_')[2]
     others = [one for one in members if one not in _MEMBER_COLORS]
-    place = others.index(name) if name in others else int(number) - 1 if number.isdigit() else 0
+    place = int(number) - 1 if number.isdigit() else others.index(name) if name in others else 0
     return _STUDENT_COLORS[place % len(_STUDENT_COLORS)]
 
 
@@ -91,29 +92,27 @@ def _metadata(suffix: str) -> dict[str, None]:
     return {'.svg': {'Date': None}, '.pdf': {'CreationDate': None}}.get(suffix, {})
 
 
-def legend_below(figure: Figure, patches: list[Patch] | None = None) -> Legend | None:
+def legend_below(figure: Figure, entries: Sequence[Artist] | None = None) -> Legend | None:
     """Add a legend below the axes, in as many rows as its width requires.
 
     Args:
         figure: Figure with a constrained or compressed layout.
-        patches: Entries. Default: those of the first axes that have any.
+        entries: Handles with labels. Default: those of the first axes that have any.
     """
-    handles: list = list(patches or ())
-    if patches is None:
+    handles: list[Artist] = list(entries or ())
+    if entries is None:
         handles = next((found for axes in figure.axes if (found := _handles(axes))), [])
     if not handles:
         return None
-    widths = [0.09 * len(str(handle.get_label())) + 0.5 for handle in handles]  # inches
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / max(widths))))
+    size = rcParams['legend.fontsize']
+    width = figure.get_figwidth()
+    for handle in handles:
+        handle.set_label(wrap(str(handle.get_label()), width - 0.6, size))
+    lines = [line for handle in handles for line in str(handle.get_label()).split('\n')]
+    columns = int(width / (max(text_width(line, size) for line in lines) + 0.55))
+    columns = max(1, min(len(handles), columns))
     return figure.legend(handles=handles, loc='outside lower center', ncols=columns)
 
 
 def _handles(axes: Axes) -> list:
     return axes.get_legend_handles_labels()[0]
-
-
-def shorten(text: str, length: int) -> str:
-    """Cut out the middle of a text that has more than ``length`` characters."""
-    if len(text) <= length:
-        return text
-    return f'{text[: length // 2]}…{text[len(text) - (length - length // 2 - 1) :]}'

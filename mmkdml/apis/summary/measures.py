@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from mmkdml.apis.summary.history import Evaluation, History
-from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.metric_info import unit_of
+from mmkdml.names import ENSEMBLE, PLAIN
 
 #: Groups of measures that do not compare predictions with the truth, with their titles.
 AUXILIARY = {
