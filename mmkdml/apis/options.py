@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import init_dist
 from mmengine.optim import OptimWrapper
 from mmengine.registry import Registry, root
 from mmengine.runner import (
@@ -22,6 +22,8 @@ from mmengine.runner import (
     ValLoop,
     set_random_seed,
 )
+from torch.distributed import init_process_group
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from mmkdml.engine.checks.split_overlap import SETTING as SPLIT_OVERLAP
@@ -29,6 +31,7 @@ from mmkdml.inspection.config import only_errors
 from mmkdml.names import SPLITS
 
 _DELETE = '_delete_'
+_MOST_COPIES = 6
 _OPTIM_WRAPPER = ('constructor', 'paramwise_cfg', 'optimizer')
 # Read by mmengine's Runner and our tools from the top level of a config.
 _TOP_LEVEL: tuple[Any, ...] = (
@@ -43,9 +46,15 @@ _READERS: dict[str, tuple[Any, ...]] = {
     '': _TOP_LEVEL,
     'auto_scale_lr': ('enable', 'base_batch_size'),
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+    'env_cfg.dist_cfg': (init_dist, init_process_group),
     'env_cfg.mp_cfg': ('mp_start_method', 'opencv_num_threads'),
     'log_processor': (LogProcessor,),
     'optim_wrapper': (OptimWrapper, *_OPTIM_WRAPPER),
+    'optim_wrapper.clip_grad': (clip_grad_norm_, clip_grad_value_, 'type'),
+    'optim_wrapper.paramwise_cfg': (
+        *('bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult'),
+        *('dcn_offset_lr_mult', 'flat_decay_mult', 'bypass_duplicate', 'custom_keys'),
+    ),
     'randomness': (set_random_seed,),
     'train_cfg': (EpochBasedTrainLoop, IterBasedTrainLoop, 'by_epoch'),
     'val_cfg': (ValLoop,),
@@ -60,6 +69,12 @@ _TAKEN_OUT = {
     'param_scheduler': ('convert_to_iter_based',),
 }
 _OF_EVERY_TYPE = ('type', '_scope_')
+# Dicts that are built from their type; options cannot create them without one.
+_TYPED = re.compile(
+    r'model|param_scheduler|visualizer|optim_wrapper\.optimizer|(default|custom)_hooks\.\w+'
+    r'|(train|val|test)_(evaluator|dataloader\.(dataset|sampler))'
+)
+_SIMILAR = 0.75  # of names, where any name is accepted
 
 
 def merge_options(config: Config, options: Mapping[str, Any]) -> None:
@@ -77,14 +92,28 @@ def merge_options(config: Config, options: Mapping[str, Any]) -> None:
     """
     changes = _nested(options)
     _check(changes, dict(config.items()), '', config.get('default_scope'))
-    read = _parameters(_TOP_LEVEL) or set()
+    plain, read = config.to_dict(), _parameters(_TOP_LEVEL)[0]
     for key in sorted(set(changes) - read):
-        print(
-            f'warning: {key} is a variable of the config file. Changing it does not change settings'
-            ' that were copied from it; change those instead',
-            file=sys.stderr,
+        copies = list(_copies(plain[key], plain))[:_MOST_COPIES]
+        raise ValueError(
+            f'Invalid option {key}: it is a variable of the config file, and settings that were '
+            'copied from it would not change. Change '
+            + (f'the settings, such as {" ".join(copies)}' if copies else 'the config file')
         )
     config.merge_from_dict(dict(options))
+
+
+def _copies(variable: Any, settings: Any, path: str = '') -> Iterator[str]:
+    """Yield the dotted keys of settings that are equal to a variable of the config file."""
+    items = settings.items() if isinstance(settings, Mapping) else enumerate(settings)
+    for key, value in items:
+        here = f'{path}.{key}' if path else str(key)
+        if not path and key not in _parameters(_TOP_LEVEL)[0]:
+            continue
+        if type(value) is type(variable) and value == variable:
+            yield here
+        elif isinstance(value, Mapping | list):
+            yield from _copies(variable, value, here)
 
 
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +147,11 @@ def _check(changes: Mapping[str, Any], known: Any, path: str, scope: str | None)
             f'Invalid option {path}.{next(iter(changes), "")}: expected {path} to be a dict or a '
             f'list, got {known!r}. Set {path} as a whole'
         )
+    if changes and not known and _TYPED.fullmatch(path) and 'type' not in changes:
+        raise ValueError(
+            f'Invalid option {path}.{next(iter(changes))}: expected a type of {path}, which the '
+            f'config does not have. Set {path}.type, too'
+        )
     for key, value in changes.items():
         here = f'{path}.{key}' if path else key
         if isinstance(known, list):
@@ -139,17 +173,20 @@ def _check_new_key(
     key: str, settings: Mapping[str, Any], known: Mapping[str, Any], path: str, scope: str | None
 ) -> None:
     readers = _readers(settings, path, scope)
-    parameters = _parameters(readers)
-    if parameters is None or key in parameters:
+    parameters, is_open = _parameters(readers)
+    if key in parameters:
         return
     names = sorted((parameters | set(known)) - {_DELETE, '_scope_'})
-    near = get_close_matches(key, names)
+    near = get_close_matches(key, names, cutoff=_SIMILAR if is_open else 0.6)
+    if is_open and not near:
+        return
     owners = ' or '.join(one.__name__ for one in readers if callable(one) and one is not Runner)
     raise ValueError(
         f'Unknown option {path}{"." if path else ""}{key}: expected a key of '
         + (f'{path} ({owners})' if owners else path or 'the config')
         + f', which has {", ".join(names) if len(names) < 20 else "no such key"}.'
         + (f' Did you mean {" or ".join(near)}?' if near else '')
+        + (f' Otherwise set {path} as a whole' if is_open else '')
     )
 
 
@@ -168,21 +205,35 @@ def _readers(settings: Mapping[str, Any], path: str, scope: str | None) -> tuple
     return (*kinds, *taken_out, *_OF_EVERY_TYPE) if kinds else ()
 
 
-def _parameters(readers: tuple[Any, ...]) -> set[str] | None:
-    """Return the names of all parameters; None if there may be others."""
+def _parameters(readers: tuple[Any, ...]) -> tuple[set[str], bool]:
+    """Return the names of all known parameters, and whether there may be others."""
     names: set[str] = set()
+    is_open = not readers
     for reader in readers:
         if isinstance(reader, str):
             names.add(reader)
             continue
-        try:
-            parameters = inspect.signature(reader).parameters.values()
-        except (TypeError, ValueError):  # a C function
-            return None
-        if any(one.kind is one.VAR_KEYWORD for one in parameters):
-            return None
-        names |= {one.name for one in parameters if one.kind is not one.VAR_POSITIONAL}
-    return names or None
+        functions = _functions(reader)
+        for function in functions:
+            try:
+                parameters = inspect.signature(function).parameters.values()
+            except (TypeError, ValueError):  # a C function
+                is_open = True
+                break
+            variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            names |= {one.name for one in parameters if one.kind not in variadic} - {'self'}
+            if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+                break
+        else:
+            is_open = is_open or bool(functions)
+    return names, is_open
+
+
+def _functions(reader: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """Return a function, or the ``__init__`` of a class and of the classes it passes keys on to."""
+    if not isinstance(reader, type):
+        return [reader]
+    return [vars(kind)['__init__'] for kind in reader.mro()[:-1] if '__init__' in vars(kind)]
 
 
 def _registered(name: str, scope: str | None) -> list[Callable[..., Any]]:

@@ -1,8 +1,12 @@
 import pytest
 from mmengine.config import Config
+from mmengine.optim import CosineAnnealingLR
+from mmseg.models.backbones import ResNetV1c
 
 from mmkdml.apis import load_config
 from mmkdml.apis.options import merge_options
+from mmkdml.datasets import LGGDataset
+from mmkdml.engine import SafeCheckpointHook
 
 TEXT = """
 default_scope = {scope!r}
@@ -74,7 +78,7 @@ def test_options_without_effect_raise(text_config, options, message):
     [
         {'model.decode_head.dropout_ratio': 0.3},  # of the class, not in the config
         {'model.backbone.norm_cfg.requires_grad': False},  # taken out before BN is built
-        {'model.backbone.whatever_a_subclass_takes': 1},  # ResNetV1c has **kwargs
+        {'model.backbone.norm_cfg.whatever_a_layer_takes': 1},
         {'model.test_cfg.stride': (2, 2)},
         {'train_cfg.dynamic_intervals': [(1, 2)]},
         {'train_cfg.max_iters': 5, 'train_cfg.by_epoch': False},
@@ -91,7 +95,12 @@ def test_options_without_effect_raise(text_config, options, message):
         {'train_dataloader.dataset.anything': 1, 'train_dataloader.dataset.type': 'Unregistered'},
         {'resume': True, 'load_from': 'x.pth', 'test_pipeline': [], 'tta_model.type': 'X'},
         {'randomness.seed': 1, 'env_cfg.dist_cfg.backend': 'gloo', 'find_unused_parameters': True},
-        {'visualizer.name': 'x', 'auto_scale_lr.enable': True, 'log_processor.window_size': 3},
+        {
+            'visualizer.name': 'x',
+            'visualizer.type': 'Visualizer',
+            'optim_wrapper.clip_grad.max_norm': 1,
+        },
+        {'auto_scale_lr.enable': True, 'log_processor.window_size': 3},
     ],
 )
 def test_options_with_an_effect_are_applied(text_config, options, capsys):
@@ -110,9 +119,62 @@ def test_options_with_an_effect_are_applied(text_config, options, capsys):
     assert capsys.readouterr().err == ''
 
 
-def test_changing_a_variable_of_a_config_file_warns(text_config, capsys):
-    assert load_config(text_config, {'own_variable': 4}).own_variable == 4
-    assert 'own_variable is a variable of the config file' in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        # Classes that pass **kwargs on to their base classes.
+        ({'hook.intervall': 1}, ['SafeCheckpointHook', 'Did you mean interval']),
+        ({'schedule.T_mx': 1}, ['CosineAnnealingLR', 'Did you mean T_max']),
+        ({'data.ann_fil': 'x'}, ['LGGDataset', 'Did you mean ann_file']),
+        ({'backbone.dept': 50}, ['ResNetV1c', 'Did you mean depth']),
+        # Any key is accepted unless it is similar to a known one.
+        ({'groups.techer.depth': 1}, ['groups.techer', 'Did you mean teacher?', 'as a whole']),
+    ],
+)
+def test_keys_of_inner_dicts(options, message):
+    config = Config(
+        dict(
+            model=dict(
+                hook=dict(type=SafeCheckpointHook),
+                schedule=dict(type=CosineAnnealingLR),
+                data=dict(type=LGGDataset),
+                backbone=dict(type=ResNetV1c),
+                groups=dict(teacher=dict(depth=2)),
+            )
+        )
+    )
+    ((key, value),) = options.items()
+    with pytest.raises(ValueError, match='Unknown option') as refused:
+        merge_options(config, {f'model.{key}': value})
+    assert all(fact in str(refused.value) for fact in message), refused.value
+    merge_options(config, {'model.groups.expert.depth': 1})
+
+
+@pytest.mark.parametrize(
+    'path', ['param_scheduler', 'val_evaluator', 'test_dataloader.dataset', 'default_hooks.ema']
+)
+def test_settings_of_a_missing_part_raise(text_config, path):
+    with pytest.raises(ValueError, match=rf'{path}\.T_max: .*Set {path}\.type'):
+        merge_options(Config(dict(train_cfg={})), {f'{path}.T_max': 1})
+    merge_options(Config(dict(train_cfg={})), {f'{path}.T_max': 1, f'{path}.type': 'Unknown'})
+
+
+def test_variables_of_a_config_file_raise_with_the_settings_to_change(text_config):
+    with pytest.raises(ValueError, match='own_variable: it is a variable .*Change the config file'):
+        load_config(text_config, {'own_variable': 4})
+    config = Config(
+        dict(
+            root='x',
+            other=['x'],
+            train_dataloader=dict(dataset=dict(data_root='x', ann_file='y')),
+            val_evaluator=[dict(type='Metric', root='x')],
+        )
+    )
+    with pytest.raises(ValueError, match='root: it is a variable') as refused:
+        merge_options(config, {'root': 'z'})
+    assert str(refused.value).endswith(
+        'such as train_dataloader.dataset.data_root val_evaluator.0.root'
+    )
 
 
 def test_invalid_options_leave_the_config_unchanged():

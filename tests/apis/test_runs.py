@@ -139,7 +139,9 @@ def test_data_sets_may_be_named(tmp_path):
 
 
 def test_logs_are_added_once_to_those_of_the_config(monkeypatch):
-    monkeypatch.setattr(optional.importlib.util, 'find_spec', lambda name: name != 'mlflow')
+    monkeypatch.setattr(
+        optional.importlib.util, 'find_spec', lambda name: None if name == 'mlflow' else name
+    )
     for config in (load_config(DEMO), Config({})):
         for _ in range(2):
             use_logs(config, ['tensorboard', 'wandb', 'wandb'])
