@@ -30,11 +30,13 @@ class Panel(NamedTuple):
             which 255 is ignored, is outlined in every column, and the titles contain the IoU with
             it.
         title: Text to the left of the row.
+        spacing: Height and width of a pixel in millimeters; None if unknown.
     """
 
     image: np.ndarray
     masks: Mapping[str, np.ndarray]
     title: str = ''
+    spacing: tuple[float, float] | None = None
 
 
 def draw_panel(image: np.ndarray, masks: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:

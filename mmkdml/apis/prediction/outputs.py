@@ -223,7 +223,9 @@ def _write_case(
             rows.append(row)
         if segments:
             masks = {name: answer.label for name, answer in prediction.answers.items()}
-            panels.append(Panel(prediction.image, masks, _title(case, prediction.index)))
+            spacing = case.volume.spacing if case.volume else None
+            title = _title(case, prediction.index)
+            panels.append(Panel(prediction.image, masks, title, spacing))
     if segments:
         for name in panels[0].masks:
             stack = np.stack([panel.masks[name] for panel in panels])

@@ -11,31 +11,36 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
-from mmkdml.evaluation.mask_panels import PREDICTION_COLOR, Panel
+from mmkdml.evaluation.mask_panels import Panel
+from mmkdml.figures.style import CLASS_COLORS
 
 # In pixels: the longer side of an image, the gap between images, the height of a text line.
 _SIDE, _GAP, _LINE = 384, 8, 24
 _OPACITY = 0.3
 _FONT = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
+_WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
+
+Color = tuple[int, ...]
 
 
 def draw_overlay(panels: Sequence[Panel], classes: Sequence[str], path: str | Path) -> None:
     """Draw one row per image: the image, then a column for the mask of each member.
 
-    Columns are titled with the member's name and its number of foreground pixels. Regions are
-    tinted and outlined in the color of their class; a single pixel remains visible.
+    Columns are titled with the member's name and the size of its foreground. Regions are tinted and
+    outlined in the color of their class, which the legend names; a single pixel remains visible.
+    If the spacing is known, images have their true proportions, and the first column has a scale
+    bar.
 
     Args:
         panels: The rows, with masks of class indices; 0 is the background.
-        classes: Names of the classes. Several foreground classes get a legend.
+        classes: Names of the classes.
         path: PNG file to write; missing folders are created.
     """
     font = ImageFont.truetype(str(_FONT), 14)
-    colors = _colors(len(classes) - 1)
+    colors = [_color(index) for index in range(len(classes) - 1)]
     rows = [_row(panel, colors, font) for panel in panels]
-    if len(colors) > 1:
-        rows.append(_legend(classes[1:], colors, font))
     width = max(row.width for row in rows)
+    rows.append(_legend(classes[1:], colors, width, font))
     sheet = Image.new('RGB', (width + _GAP, sum(row.height + _GAP for row in rows)), 'white')
     top = 0
     for row in rows:
@@ -45,21 +50,23 @@ def draw_overlay(panels: Sequence[Panel], classes: Sequence[str], path: str | Pa
     sheet.save(path, 'PNG')
 
 
-def _colors(number: int) -> list[tuple[int, ...]]:
-    """Return an 8-bit RGB color for each foreground class."""
+def _color(index: int) -> Color:
+    """Return the 8-bit RGB color of a foreground class; the first ones suit color-blind readers."""
     more = matplotlib.color_sequences['tab20']
-    chosen = [PREDICTION_COLOR, *(more[index % len(more)] for index in range(number - 1))]
-    return [tuple(round(255 * part) for part in to_rgb(color)) for color in chosen]
+    chosen = (*CLASS_COLORS, *more)[index % (len(CLASS_COLORS) + len(more))]
+    return tuple(round(255 * part) for part in to_rgb(chosen))
 
 
-def _row(
-    panel: Panel, colors: Sequence[tuple[int, ...]], font: ImageFont.FreeTypeFont
-) -> Image.Image:
-    tiles = [(_printable(panel.title), _tile(panel.image, None, colors))]
+def _row(panel: Panel, colors: Sequence[Color], font: ImageFont.FreeTypeFont) -> Image.Image:
+    scales = _scales(panel)
+    first = _tile(panel.image, None, colors, scales)
+    if panel.spacing is not None:
+        _draw_scale_bar(first, panel.spacing[1] / scales[1])
+    tiles = [(_printable(panel.title), first)]
     for name, mask in panel.masks.items():
-        heading = f'{_printable(name)}: {np.count_nonzero(mask)} px'
-        tiles.append((heading, _tile(panel.image, mask, colors)))
-    height, width = tiles[0][1].shape[:2]
+        heading = f'{_printable(name)}: {_size(int(np.count_nonzero(mask)), panel.spacing)}'
+        tiles.append((heading, _tile(panel.image, mask, colors, scales)))
+    height, width = first.shape[:2]
     row = Image.new('RGB', ((width + _GAP) * len(tiles), _LINE + height), 'white')
     draw = ImageDraw.Draw(row)
     for column, (text, tile) in enumerate(tiles):
@@ -69,17 +76,36 @@ def _row(
     return row
 
 
+def _size(pixels: int, spacing: tuple[float, float] | None) -> str:
+    if spacing is None:
+        return f'{pixels:,} px'
+    return f'{pixels:,} px, {pixels * spacing[0] * spacing[1] / 100:.1f} cm²'
+
+
+def _scales(panel: Panel) -> tuple[float, float]:
+    """Return the drawn pixels per pixel, vertically and horizontally."""
+    spacing = panel.spacing or (1.0, 1.0)
+    longest = max(side * one for side, one in zip(panel.image.shape, spacing, strict=False))
+    return _SIDE * spacing[0] / longest, _SIDE * spacing[1] / longest
+
+
 def _tile(
-    image: np.ndarray, mask: np.ndarray | None, colors: Sequence[tuple[int, ...]]
+    image: np.ndarray, mask: np.ndarray | None, colors: Sequence[Color], scales: tuple[float, float]
 ) -> np.ndarray:
     """Return the scaled image with the mask drawn on it."""
-    scale = _SIDE / max(image.shape[:2])
-    size = [max(1, round(scale * side)) for side in image.shape[1::-1]]
-    tile = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    height, width = (
+        max(1, round(scale * side)) for scale, side in zip(scales, image.shape, strict=False)
+    )
+    method = cv2.INTER_AREA if min(scales) < 1 else cv2.INTER_LINEAR
+    tile = cv2.resize(image, (width, height), interpolation=method)
     if mask is None:
         return tile
-    if scale > 1:
-        mask, scale = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), 1
+    enlarged = [
+        side if scale > 1 else own
+        for scale, side, own in zip(scales, (height, width), mask.shape, strict=True)
+    ]
+    mask = cv2.resize(mask, enlarged[::-1], interpolation=cv2.INTER_NEAREST)
+    scale = np.array([min(scales[1], 1), min(scales[0], 1)])  # x, y
     tinted = tile.copy()
     outlines = []
     for index, color in enumerate(colors, start=1):
@@ -95,18 +121,46 @@ def _tile(
     return tile
 
 
+def _draw_scale_bar(tile: np.ndarray, millimeters: float) -> None:
+    """Draw a bar of a round length, at most a third of the width, at the lower right.
+
+    Args:
+        tile: The drawn image, changed in place.
+        millimeters: Width of a drawn pixel.
+    """
+    height, width = tile.shape[:2]
+    longest = width * millimeters / 3
+    power = 10.0 ** np.floor(np.log10(longest))
+    length = power * max(step for step in (1, 2, 5) if step * power <= longest * (1 + 1e-9))
+    end, y = width - 10, height - 12
+    start = end - max(round(length / millimeters), 1)
+    text, font = f'{length:g} mm', ImageFont.truetype(str(_FONT), 13)
+    image = Image.fromarray(tile)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((start - 1, y - 1, end + 1, y + 4), _BLACK)
+    draw.rectangle((start, y, end, y + 3), _WHITE)
+    place = (end - font.getlength(text), y - 20)
+    draw.text(place, text, _WHITE, font, stroke_width=2, stroke_fill=_BLACK)
+    tile[:] = np.asarray(image)
+
+
 def _legend(
-    names: Sequence[str], colors: Sequence[tuple[int, ...]], font: ImageFont.FreeTypeFont
+    names: Sequence[str], colors: Sequence[Color], width: int, font: ImageFont.FreeTypeFont
 ) -> Image.Image:
-    names = list(map(_printable, names))
-    lengths = [_LINE + int(font.getlength(name)) + 2 * _GAP for name in names]
-    legend = Image.new('RGB', (sum(lengths), _LINE), 'white')
-    draw = ImageDraw.Draw(legend)
-    left = 0
-    for name, color, length in zip(names, colors, lengths, strict=True):
-        draw.rectangle((left, 4, left + 16, 18), color)
-        draw.text((left + _LINE, 4), name, 'black', font)
+    """Draw the name and color of each class, in as many lines as they need."""
+    names = [_shortened(_printable(name), width - _LINE, font) for name in names]
+    places, left, line = [], 0, 0
+    for name in names:
+        length = _LINE + int(font.getlength(name)) + 2 * _GAP
+        if left and left + length > width:
+            left, line = 0, line + 1
+        places.append((left, line * _LINE))
         left += length
+    legend = Image.new('RGB', (width, (line + 1) * _LINE), 'white')
+    draw = ImageDraw.Draw(legend)
+    for name, color, (x, y) in zip(names, colors, places, strict=True):
+        draw.rectangle((x, y + 4, x + 16, y + 18), color, outline='black')
+        draw.text((x + _LINE, y + 4), name, 'black', font)
     return legend
 
 

@@ -31,6 +31,20 @@ class Volume:
     to_file: np.ndarray
     header: Any = None
 
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Height and width of a pixel of a slice in millimeters.
+
+        None if a NIfTI file has another unit of length, or none and only sizes of 1, as tools write
+        that do not know the spacing.
+        """
+        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
+        unit = 'mm' if self.header is None else self.header.get_xyzt_units()[0]
+        if unit not in ('mm', 'unknown') or (unit == 'unknown' and np.allclose(sizes, 1)):
+            return None
+        (column, _), (row, _), _ = self.to_file.astype(int)
+        return float(sizes[row]), float(sizes[column])
+
 
 def require_medical(module: str) -> ModuleType:
     """Import nibabel or pydicom; see :func:`mmkdml.optional.require`."""

@@ -213,3 +213,22 @@ def test_missing_package_raises(tmp_path, monkeypatch):
     volume = Volume(np.zeros((1, 2, 3), np.uint8), np.eye(4), np.eye(3)[:, :2])
     with pytest.raises(ValueError, match=message):
         write_mask(volume.slices, volume, tmp_path / 'x.nii')
+
+
+@pytest.mark.parametrize(
+    ('plane', 'axes'), [('axial', 'AL'), ('coronal', 'SL'), ('sagittal', 'SA')]
+)
+def test_spacing_is_that_of_rows_and_columns(tmp_path, plane, axes):
+    """The height and width of a pixel are distances along the displayed axes."""
+    for turn in ORIENTATIONS[::7]:
+        along = dict(zip('LAS', np.abs(turn) @ SPACING, strict=True))
+        volume = read_nifti(write_nifti(tmp_path / 'x.nii', noise(), placed(turn)), plane)
+        assert volume.spacing == pytest.approx([along[one] for one in axes])
+
+
+def test_unknown_spacing(tmp_path):
+    image = nibabel.Nifti1Image(noise(), np.eye(4))
+    for unit, spacing in (('mm', (1, 1)), ('unknown', None), ('micron', None)):
+        image.header.set_xyzt_units(unit)
+        nibabel.save(image, tmp_path / 'x.nii')
+        assert read_nifti(tmp_path / 'x.nii').spacing == spacing

@@ -7,7 +7,8 @@ from PIL import Image, ImageFont
 
 from mmkdml.apis.prediction import overlays
 from mmkdml.apis.prediction.overlays import draw_overlay
-from mmkdml.evaluation.mask_panels import PREDICTION_COLOR, Panel
+from mmkdml.evaluation.mask_panels import Panel
+from mmkdml.figures.style import PREDICTION_COLOR
 
 COLOR = np.round(255 * np.array(to_rgb(PREDICTION_COLOR)))
 SIDE, GAP, LINE = 384, 8, 24
@@ -52,7 +53,7 @@ def test_region_is_tinted_and_outlined(tmp_path, factor):
     before = mask.copy()
     sheet = draw(tmp_path, [panel([mask, 0 * mask], height, width)])
     ((image, drawn, empty),) = tiles(sheet, 1, 3, SIDE, 256)
-    assert sheet.shape == (LINE + SIDE + GAP, GAP + 3 * (256 + GAP), 3)
+    assert sheet.shape == (LINE + SIDE + LINE + 2 * GAP, GAP + 3 * (256 + GAP), 3)
     assert (image == 90).all()
     assert (empty == 90).all()
     changed = (drawn != 90).any(axis=2)
@@ -100,13 +101,15 @@ def test_each_class_has_its_color_and_a_legend(tmp_path):
 def test_columns_are_titled_with_member_and_pixel_count(tmp_path, monkeypatch):
     texts = []
     monkeypatch.setattr(
-        overlays.ImageDraw.ImageDraw, 'text', lambda self, place, text, *args: texts.append(text)
+        overlays.ImageDraw.ImageDraw,
+        'text',
+        lambda self, place, text, *args, **options: texts.append(text),
     )
     mask = np.zeros((9, 9), np.uint8)
     mask[2:4, 2:5] = 1
     rows = [Panel(np.zeros((9, 9, 3), np.uint8), dict(teacher=mask, ensemble=0 * mask), 'a')] * 2
     draw_overlay(rows, CLASSES, tmp_path / 'x.png')
-    assert texts == ['a', 'teacher: 6 px', 'ensemble: 0 px'] * 2
+    assert texts == [*['a', 'teacher: 6 px', 'ensemble: 0 px'] * 2, 'ill']
 
 
 def test_long_names_are_shortened_in_the_middle():
@@ -120,3 +123,40 @@ def test_long_names_are_shortened_in_the_middle():
     assert abs(len(first) - len(last)) <= 1
     assert overlays._shortened('$a$ ö.png', SIDE, font) == '$a$ ö.png'
     assert overlays._shortened('abcdef', 1, font) == 'a…f'
+
+
+def test_known_spacing_gives_true_proportions_areas_and_a_scale_bar(tmp_path, monkeypatch):
+    texts = []
+    write = overlays.ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        overlays.ImageDraw.ImageDraw,
+        'text',
+        lambda self, place, text, *args, **options: (
+            texts.append(text),
+            write(self, place, text, *args, **options),
+        ),
+    )
+    mask = np.zeros((40, 128), np.uint8)
+    mask[10:20, 32:64] = 1
+    image = np.full((40, 128, 3), 90, np.uint8)
+    # 200 mm high and 128 mm wide: each drawn pixel is 200 / 384 mm.
+    sheet = draw(tmp_path, [Panel(image, dict(a=mask), 'x', (5.0, 1.0))])
+    width = round(SIDE * 128 / 200)
+    ((image, drawn),) = tiles(sheet, 1, 2, SIDE, width)
+    (top, bottom), (left, right) = box((drawn != 90).any(axis=2))
+    assert [top, bottom, left, right] == pytest.approx(
+        [SIDE / 4, SIDE / 2, width / 4, width / 2], abs=3
+    )
+    white = (image == 255).all(axis=2)
+    bar = white[white.sum(axis=1).argmax()].sum()
+    assert texts == ['20 mm', 'x', 'a: 320 px, 16.0 cm²', 'ill']
+    assert bar == pytest.approx(20 * SIDE / 200, abs=2)
+
+
+def test_legend_of_many_classes_is_wrapped(tmp_path):
+    names = ('none', *(f'a class with a long name {index}' for index in range(12)))
+    sheet = draw(tmp_path, [panel([np.zeros((96, 64), np.uint8)])], names)
+    assert sheet.shape[1] == 2 * (256 + GAP) + GAP
+    assert len(sheet) == LINE + SIDE + 6 * LINE + 2 * GAP
+    assert len({overlays._color(index) for index in range(12)}) == 12
+    assert (sheet[:, -GAP:] == 255).all()
