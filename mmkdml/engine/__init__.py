@@ -4,6 +4,7 @@ from mmkdml.engine.checks import SmallBatchHook, SplitOverlapHook
 from mmkdml.engine.hooks import (
     ChannelsLastHook,
     CompileMembersHook,
+    ConfusionHook,
     ExactResumeHook,
     LossBalanceHook,
     MemberTableHook,
@@ -32,6 +33,7 @@ __all__ = [
     'CPUAmpOptimWrapper',
     'ChannelsLastHook',
     'CompileMembersHook',
+    'ConfusionHook',
     'DiscriminatorOptimWrapperConstructor',
     'INTERRUPTED',
     'LoaderError',

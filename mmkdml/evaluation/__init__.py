@@ -3,6 +3,7 @@
 import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are imported
 from mmkdml.evaluation.calibration import Calibration
 from mmkdml.evaluation.case_table import CaseTable
+from mmkdml.evaluation.confusion import ConfusionMatrix
 from mmkdml.evaluation.diversity import Diversity
 from mmkdml.evaluation.fidelity import Fidelity
 from mmkdml.evaluation.foreground import ForegroundIoU
@@ -15,6 +16,7 @@ from mmkdml.evaluation.spreadsheets import csv_text
 __all__ = [
     'Calibration',
     'CaseTable',
+    'ConfusionMatrix',
     'Diversity',
     'Fidelity',
     'ForegroundIoU',

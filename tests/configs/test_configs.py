@@ -25,9 +25,16 @@ from mmkdml.datasets import (
     LoadBinaryMask,
     PCamDataset,
 )
-from mmkdml.engine import MemberTableHook, NonFiniteLossHook, PanelHook, ReliabilityHook
+from mmkdml.engine import (
+    ConfusionHook,
+    MemberTableHook,
+    NonFiniteLossHook,
+    PanelHook,
+    ReliabilityHook,
+)
 from mmkdml.evaluation import (
     Calibration,
+    ConfusionMatrix,
     Diversity,
     Fidelity,
     ForegroundIoU,
@@ -252,7 +259,13 @@ def test_data_optimizer_and_metrics(name):
     assert (adam['type'], adam['lr'], len(adam)) == (Adam, 1e-4, 2)
     main, *auxiliary = config.test_evaluator
     assert main == config.val_evaluator
-    assert [metric['type'] for metric in auxiliary] == [Fidelity, Diversity, Calibration]
+    per_class = [] if dataset in SEGMENTED else [ConfusionMatrix]
+    assert [metric['type'] for metric in auxiliary] == [
+        Fidelity,
+        Diversity,
+        Calibration,
+        *per_class,
+    ]
     assert config.val_evaluator['type'] is MemberMetrics
     metric = config.val_evaluator['metric']
     if dataset in SEGMENTED:
@@ -268,6 +281,7 @@ def test_data_optimizer_and_metrics(name):
     assert hooks[0] is MemberTableHook
     assert ReliabilityHook in hooks
     assert (PanelHook in hooks) == (dataset in SEGMENTED)
+    assert (ConfusionHook in hooks) == (dataset not in SEGMENTED)
     assert config.default_hooks['non_finite'] == dict(type=NonFiniteLossHook, policy='stop')
 
 

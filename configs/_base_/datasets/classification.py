@@ -8,8 +8,15 @@ from mmpretrain.evaluation import Accuracy
 from mmpretrain.visualization import UniversalVisualizer
 
 from mmkdml.datasets import AlbumentationsTransform, LoadCheckedImage, SplitClassificationDataset
-from mmkdml.engine import StrictJsonVisBackend
-from mmkdml.evaluation import Calibration, Diversity, Fidelity, MacroPrecisionRecall, MemberMetrics
+from mmkdml.engine import ConfusionHook, StrictJsonVisBackend
+from mmkdml.evaluation import (
+    Calibration,
+    ConfusionMatrix,
+    Diversity,
+    Fidelity,
+    MacroPrecisionRecall,
+    MemberMetrics,
+)
 
 with read_base():
     from ..default_runtime import *
@@ -61,7 +68,14 @@ val_evaluator = dict(
         dict(type=MacroPrecisionRecall, items=('precision', 'recall'), zero_division=0),
     ],
 )
-test_evaluator = [val_evaluator, dict(type=Fidelity), dict(type=Diversity), dict(type=Calibration)]
+test_evaluator = [
+    val_evaluator,
+    dict(type=Fidelity),
+    dict(type=Diversity),
+    dict(type=Calibration),
+    dict(type=ConfusionMatrix),
+]
+custom_hooks.append(dict(type=ConfusionHook))
 default_hooks['checkpoint'].update(save_best='ensemble/accuracy/top1')
 visualizer = dict(
     type=UniversalVisualizer, vis_backends=[dict(type=StrictJsonVisBackend)], name='visualizer'

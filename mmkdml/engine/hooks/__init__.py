@@ -2,6 +2,7 @@
 
 from mmkdml.engine.hooks.channels_last import ChannelsLastHook
 from mmkdml.engine.hooks.compile_members import CompileMembersHook, compile_members
+from mmkdml.engine.hooks.confusion_hook import ConfusionHook
 from mmkdml.engine.hooks.loss_balance import LossBalanceHook
 from mmkdml.engine.hooks.member_table import MemberTableHook, member_table
 from mmkdml.engine.hooks.non_finite import NonFiniteLossHook
@@ -19,6 +20,7 @@ from mmkdml.engine.resume.safe_resume import SafeResumeHook
 __all__ = [
     'ChannelsLastHook',
     'CompileMembersHook',
+    'ConfusionHook',
     'ExactResumeHook',
     'LossBalanceHook',
     'MemberTableHook',

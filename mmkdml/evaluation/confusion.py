@@ -1,0 +1,119 @@
+"""Confusion matrices, sensitivity, specificity and precision of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mmengine.evaluator import BaseMetric
+
+from mmkdml.evaluation.predictions import predictions_by_name, sum_by_name, truth_of
+from mmkdml.registry import METRICS
+
+
+@METRICS.register_module()
+class ConfusionMatrix(BaseMetric):
+    """Sensitivity, specificity and precision of each class, for each member and the ensemble.
+
+    Keys are ``<name>/per_class/sensitivity_<class>`` (also called recall), ``specificity_<class>``
+    and ``precision_<class>``, in percent; the other classes together are the negatives. A value
+    without any case to count is ``nan``: the sensitivity of a class without images, the precision
+    of a class that is never predicted. :class:`MacroPrecisionRecall` averages the same values, with
+    0 for such classes.
+
+    After the evaluation :attr:`matrices` contains the confusion matrix of each member, (K, K), in
+    the main process: the number of images (pixels of masks) by true class (rows) and predicted
+    class (columns). :class:`mmkdml.engine.ConfusionHook` saves and draws them.
+
+    Args:
+        ignore_index: Label of pixels that are ignored.
+        collect_device: See mmengine's ``BaseMetric``.
+
+    Raises:
+        ValueError: In ``process``, if a sample has no ground truth or several labels, or sizes
+            differ.
+
+    Example:
+        >>> metric = dict(type=MemberMetrics, metric=dict(type=Accuracy))
+        >>> test_evaluator = [metric, dict(type=ConfusionMatrix)]
+    """
+
+    default_prefix = ''  # keys begin with the member's name
+
+    def __init__(self, ignore_index: int = 255, collect_device: str = 'cpu') -> None:
+        super().__init__(collect_device=collect_device)
+        self.ignore_index = ignore_index
+        self.matrices: dict[str, np.ndarray] = {}
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The matrices as a table with the columns ``member, truth, predicted, count``."""
+        return pd.DataFrame(
+            [
+                (name, self.class_names(len(matrix))[row], self.class_names(len(matrix))[column], n)
+                for name, matrix in self.matrices.items()
+                for (row, column), n in np.ndenumerate(matrix)
+            ],
+            columns=['member', 'truth', 'predicted', 'count'],
+        )
+
+    def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
+        """Count the predictions of N samples, as returned by ``predict``."""
+        for sample in data_samples:
+            truth = truth_of(sample)
+            self.results.append(
+                {
+                    name: self._count(truth, own.labels, own.probabilities.shape[1], name)
+                    for name, own in predictions_by_name(sample).items()
+                }
+            )
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Compute the values from the counts of all samples, and set :attr:`matrices`."""
+        self.matrices = sum_by_name(results)
+        return {
+            f'{name}/per_class/{key}_{label}': float(value)
+            for name, matrix in self.matrices.items()
+            for key, values in class_scores(matrix).items()
+            for label, value in zip(self.class_names(len(matrix)), values, strict=True)
+        }
+
+    def class_names(self, number: int) -> tuple[str, ...]:
+        """Return the names of the classes, or their indices if the data set names others."""
+        names = tuple(map(str, (self.dataset_meta or {}).get('classes') or ()))
+        return names if len(names) == number else tuple(map(str, range(number)))
+
+    def _count(
+        self, truth: torch.Tensor, labels: torch.Tensor, classes: int, name: str
+    ) -> np.ndarray:
+        if len(truth) != len(labels):
+            raise ValueError(
+                f'expected one prediction of {name} for each label of the truth, {len(truth)}, got '
+                f'{len(labels)}'
+            )
+        counted = truth != self.ignore_index
+        cells = truth[counted] * classes + labels[counted]
+        counts = torch.bincount(cells, minlength=classes**2).cpu().numpy()
+        return counts.reshape(classes, classes)
+
+
+def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute sensitivity, specificity and precision of each class, one against the others.
+
+    Args:
+        matrix: Counts by true class (rows) and predicted class (columns), (K, K).
+
+    Returns:
+        Percent by name, each (K,); ``nan`` for 0 / 0.
+    """
+    hits, occurring, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    negatives = matrix.sum() - occurring
+    with np.errstate(invalid='ignore'):
+        return {
+            'sensitivity': 100 * hits / occurring,
+            'specificity': 100 * (negatives - predicted + hits) / negatives,
+            'precision': 100 * hits / predicted,
+        }
