@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+
+from mmkdml.figures import (
+    add_scale_bar,
+    class_color,
+    figure_style,
+    outline,
+    save_figure,
+    tile_sheet,
+)
+from mmkdml.figures.style import PREDICTION_COLOR, TRUTH_COLOR
 
 TRUTH = 'truth'
 IGNORED = 255
-# Light green and magenta are distinct with every kind of color vision, and bright enough for
-# outlines on false-color MRI and stained tissue.
-TRUTH_COLOR = '#00e08a'
-PREDICTION_COLOR = '#ff3fd8'
+_FILLING = 0.4  # opacity
 
 
 class Panel(NamedTuple):
@@ -26,9 +34,10 @@ class Panel(NamedTuple):
 
     Attributes:
         image: (H, W, 3), uint8, RGB.
-        masks: Masks (H, W) by name of the column, in order; non-zero is foreground. ``'truth'``, in
-            which 255 is ignored, is outlined in every column, and the titles contain the IoU with
-            it.
+        masks: Masks (H, W) of class indices by name of the column, in order; 0 is the background.
+            ``'truth'``, in which 255 is ignored, is outlined in every column, and the captions
+            contain the IoU with it: for several foreground classes, the mean over those in either
+            mask.
         title: Text to the left of the row.
         spacing: Height and width of a pixel in millimeters; None if unknown.
     """
@@ -39,17 +48,28 @@ class Panel(NamedTuple):
     spacing: tuple[float, float] | None = None
 
 
-def draw_panel(image: np.ndarray, masks: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
+def draw_panel(
+    image: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    path: str | os.PathLike,
+    classes: Sequence[str] = (),
+) -> None:
     """Draw one image and its masks in a row; see :func:`draw_sheet`."""
-    draw_sheet([Panel(image, masks)], path)
+    draw_sheet([Panel(image, masks)], path, classes)
 
 
-def draw_sheet(panels: Sequence[Panel], path: str | os.PathLike) -> None:
+def draw_sheet(
+    panels: Sequence[Panel], path: str | os.PathLike, classes: Sequence[str] = ()
+) -> None:
     """Draw a row per panel: the image, then a column per mask.
+
+    With one foreground class, truth and predictions have a color each. With several, each class
+    has a color; predictions are filled, and the truth is outlined.
 
     Args:
         panels: Rows, all with the same columns.
-        path: PNG to write; missing folders are created.
+        path: File to write: PNG, SVG or PDF, according to its suffix; missing folders are created.
+        classes: Names of all classes with the background, for the legend.
 
     Raises:
         ValueError: If there are no panels, their columns differ, an image is not (H, W, 3) uint8,
@@ -60,28 +80,8 @@ def draw_sheet(panels: Sequence[Panel], path: str | os.PathLike) -> None:
     columns = list(panels[0].masks)
     for panel in panels:
         _check(panel, columns)
-    figure = Figure(
-        figsize=(2.1 * (len(columns) + 1) + 0.3, 2.3 * len(panels) + 0.7),
-        dpi=120,
-        layout='constrained',
-    )
-    grid = figure.subplots(len(panels), len(columns) + 1, squeeze=False)
-    for row, (panel, axes) in enumerate(zip(panels, grid, strict=True)):
-        for axis, name in zip(axes, ['image', *columns], strict=True):
-            _draw(axis, panel, name, with_name=row == 0)
-        axes[0].set_ylabel(panel.title, fontsize=9, parse_math=False)
-    legend = [
-        Patch(
-            facecolor=(*to_rgb(PREDICTION_COLOR), 0.45),
-            edgecolor=PREDICTION_COLOR,
-            label='prediction',
-        )
-    ]
-    if TRUTH in columns:
-        legend.insert(0, Patch(facecolor='none', edgecolor=TRUTH_COLOR, linewidth=2, label=TRUTH))
-    figure.legend(handles=legend, loc='outside lower center', ncols=2, frameon=False, fontsize=10)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches='tight', pad_inches=0.1)
+    with figure_style():
+        save_figure(_figure(panels, columns, classes), path)
 
 
 def _check(panel: Panel, columns: list[str]) -> None:
@@ -104,42 +104,75 @@ def _check(panel: Panel, columns: list[str]) -> None:
             )
 
 
-def _draw(axis: Axes, panel: Panel, name: str, with_name: bool) -> None:
-    axis.imshow(panel.image)
-    axis.set(xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
-    truth = panel.masks.get(TRUTH)
-    lines = [name] if with_name else []
-    if name not in ('image', TRUTH):
-        mask = panel.masks[name] != 0
-        tint = np.zeros((*mask.shape, 4))
-        tint[mask] = (*to_rgb(PREDICTION_COLOR), 0.45)
-        axis.imshow(tint, interpolation='nearest')
-        _outline(axis, mask, PREDICTION_COLOR, 0.8)
-        if truth is not None:
-            lines.append(_iou(mask, truth))
-    if name != 'image' and truth is not None:
-        _outline(axis, (truth != 0) & (truth != IGNORED), TRUTH_COLOR, 1.4)
-    axis.set_title('\n'.join(lines), fontsize=10)
-
-
-def _outline(axis: Axes, mask: np.ndarray, color: str, width: float) -> None:
-    if not mask.any():
-        return  # matplotlib warns about empty contours
-    height, breadth = mask.shape
-    # Padding closes outlines at the edge of the image.
-    axis.contour(
-        np.arange(-1, breadth + 1),
-        np.arange(-1, height + 1),
-        np.pad(mask, 1),
-        levels=[0.5],
-        colors=color,
-        linewidths=width,
+def _figure(panels: Sequence[Panel], columns: Sequence[str], classes: Sequence[str]) -> Figure:
+    labels = _labels(*(mask for panel in panels for mask in panel.masks.values())).tolist()
+    several = len(classes) > 2 or max(labels, default=0) > 1
+    figure, grid = tile_sheet(
+        [['', *(_caption(panel, name, several) for name in columns)] for panel in panels],
+        [panel.image.shape[0] / panel.image.shape[1] for panel in panels],
+        ['image', *columns],
+        [panel.title for panel in panels],
+        legend=_legend(labels, several, classes, TRUTH in columns),
     )
-    axis.set(xlim=(-0.5, breadth - 0.5), ylim=(height - 0.5, -0.5))
+    for panel, row in zip(panels, grid, strict=True):
+        for axes, name in zip(row, ['image', *columns], strict=True):
+            _draw(axes, panel, name, several)
+        if panel.spacing:
+            add_scale_bar(row[0], panel.spacing[1])
+    return figure
 
 
-def _iou(mask: np.ndarray, truth: np.ndarray) -> str:
-    counted, foreground = truth != IGNORED, truth != 0
-    union = ((mask | foreground) & counted).sum()
-    return f'IoU {100 * (mask & foreground & counted).sum() / union:.1f}' if union else 'both empty'
+def _labels(*masks: np.ndarray) -> np.ndarray:
+    """Return the foreground classes of masks."""
+    labels = np.unique([label for mask in masks for label in np.unique(mask)]).astype(int)
+    return labels[(labels != 0) & (labels != IGNORED)]
+
+
+def _legend(
+    labels: Sequence[int], several: bool, classes: Sequence[str], with_truth: bool
+) -> list[Artist]:
+    truth, filling = (TRUTH_COLOR, PREDICTION_COLOR) if not several else ('0.3', '0.3')
+    entries: list[Artist] = []
+    if with_truth:
+        entries.append(Line2D([], [], color=truth, linewidth=2, label=TRUTH))
+    entries.append(
+        Patch(facecolor=(*to_rgb(filling), _FILLING), edgecolor=filling, label='prediction')
+    )
+    for label in labels if several else ():
+        name = classes[label] if label < len(classes) else f'class {label}'
+        entries.append(Patch(facecolor=class_color(label - 1), edgecolor='0.3', label=name))
+    return entries
+
+
+def _draw(axes: Axes, panel: Panel, name: str, several: bool) -> None:
+    axes.imshow(panel.image)
+    truth = panel.masks.get(TRUTH)
+    if name not in ('image', TRUTH):
+        mask = panel.masks[name]
+        tint = np.zeros((*mask.shape, 4))
+        for label in _labels(mask):
+            color = class_color(label - 1)
+            tint[mask == label] = (*to_rgb(color), _FILLING)
+            if not several:
+                outline(axes, mask == label, color, 0.8)
+        axes.imshow(tint)
+    if name != 'image' and truth is not None:
+        for label in _labels(truth):
+            color = class_color(label - 1) if several else TRUTH_COLOR
+            outline(axes, truth == label, color, 1.4, edge=several)
+
+
+def _caption(panel: Panel, name: str, several: bool) -> str:
+    mask, truth = panel.masks[name], panel.masks.get(TRUTH)
+    empty = not len(_labels(mask))
+    if name == TRUTH or truth is None:
+        return f'{name} is empty' if empty and name == TRUTH else 'found nothing' if empty else ''
+    counted = truth != IGNORED
+    scores = []
+    for label in _labels(np.where(counted, mask, 0), truth):
+        own, true = (mask == label) & counted, truth == label
+        scores.append(100 * (own & true).sum() / (own | true).sum())
+    if not scores:
+        return 'both empty'
+    caption = f'{"mean " if several else ""}IoU {np.mean(scores):.1f} %'
+    return f'{caption}, found nothing' if empty else caption

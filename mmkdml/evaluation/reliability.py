@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from mmkdml.evaluation.calibration import ALL
 from mmkdml.figures import figure_style, legend_below, member_color, save_figure, wrap
 
 COLUMNS = 5
@@ -51,7 +52,7 @@ def _figure(table: pd.DataFrame) -> Figure:
     panels = [own for region in regions for own in [*region, *[None] * (-len(region) % columns)]]
     rows = max(1, math.ceil(len(panels) / columns))
     figure = Figure(
-        figsize=(max(_TILE * columns, 3.2) + 0.4, (_TILE + 0.35) * rows + 0.75),
+        figsize=(max(_TILE * columns, 3.2) + 0.5, (_TILE + 0.32) * rows + 0.75),
         layout='constrained',
     )
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -63,9 +64,13 @@ def _figure(table: pd.DataFrame) -> Figure:
         member, region, bins = panel
         _draw(axes, bins, member_color(member, members))
         lines = [wrap(member, _TILE - 0.2, 9, 2)]
-        axes.set_title('\n'.join([*lines, region] if table['region'].nunique() > 1 else lines))
-    figure.supxlabel('Confidence', fontsize=8)
-    figure.supylabel('Accuracy', fontsize=8)
+        if table['region'].nunique() > 1:
+            lines.append('all pixels' if region == ALL else region)
+        axes.set_title('\n'.join(lines))
+    for axes in grid[-1]:
+        axes.set_xlabel('Confidence')
+    for axes in grid[:, 0]:
+        axes.set_ylabel('Accuracy')
     legend_below(
         figure,
         [

@@ -25,47 +25,55 @@ def amount(path, color):
     return (np.abs(mmcv.imread(path, channel_order='rgb') - target).max(-1) < 20).sum()
 
 
-@pytest.fixture
-def titles(monkeypatch):
-    """List of the drawn titles."""
-    drawn = []
-    original = module.Axes.set_title
-    monkeypatch.setattr(
-        module.Axes,
-        'set_title',
-        lambda self, label, **kwargs: (drawn.append(label), original(self, label, **kwargs))[1],
-    )
-    return drawn
+def texts(figure):
+    """Return the texts of a figure: column titles, then captions and title row by row."""
+    return [text.get_text() for text in figure.texts if text.get_text()]
 
 
-def test_titles_have_column_name_and_iou(tmp_path, titles):
+def test_titles_have_column_name_and_iou(tmp_path, figure):
     truth = square(4, 12)  # 64 pixels
     masks = dict(truth=truth, teacher=truth, student_1=square(8, 12), student_2=0 * truth)
     draw_panel(grey(), masks, tmp_path / 'new' / 'panel.png')
-    assert titles == [
-        'image',
-        'truth',
-        'teacher\nIoU 100.0',
-        'student_1\nIoU 25.0',
-        'student_2\nIoU 0.0',
+    assert texts(figure[0]) == [
+        *('image', 'truth', 'teacher', 'student_1', 'student_2'),
+        *('IoU 100.0 %', 'IoU 25.0 %', 'IoU 0.0 %, found nothing'),
     ]
     assert (tmp_path / 'new' / 'panel.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_ignored_pixels_and_empty_masks(tmp_path, titles):
+def test_ignored_pixels_and_empty_masks(tmp_path, figure):
     truth = square(4, 12)
     truth[:8] = 255
     masks = dict(truth=truth, model=square(4, 12))
     draw_panel(grey(), masks, tmp_path / 'a.png')
     draw_panel(grey(), dict(truth=square(0, 0), model=square(0, 0)), tmp_path / 'b.png')
-    assert titles[2] == 'model\nIoU 100.0'
-    assert titles[5] == 'model\nboth empty'
+    draw_panel(grey(), dict(model=square(0, 0)), tmp_path / 'c.png')
+    assert texts(figure[0])[3:] == ['IoU 100.0 %']
+    assert texts(figure[1])[3:] == ['truth is empty', 'both empty']
+    assert texts(figure[2])[2:] == ['found nothing']
 
 
-def test_only_the_first_row_names_the_columns(tmp_path, titles):
+def test_only_the_first_row_names_the_columns(tmp_path, figure):
     rows = [Panel(grey(), dict(truth=square(4, 12), model=square(4, 8)), name) for name in 'ab']
     draw_sheet(rows, tmp_path / 'sheet.png')
-    assert titles == ['image', 'truth', 'model\nIoU 25.0', '', '', 'IoU 25.0']
+    assert texts(figure[0]) == ['image', 'truth', 'model', 'IoU 25.0 %', 'a', 'IoU 25.0 %', 'b']
+
+
+def test_classes_are_named_and_scored_separately(tmp_path, figure):
+    truth = np.maximum(square(0, 4), 2 * square(8, 12))
+    masks = dict(truth=truth, model=np.maximum(square(0, 4), 3 * square(16, 18)))
+    draw_panel(grey(), masks, tmp_path / 'a.png', ('background', 'edema', 'core', 'enhancing'))
+    assert texts(figure[0])[3:] == ['mean IoU 33.3 %']  # 100, 0 and 0
+    (legend,) = figure[0].legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ['truth', 'prediction', 'edema', 'core', 'enhancing']
+
+
+def test_scale_bar_where_the_spacing_is_known(tmp_path, figure):
+    for spacing in (None, 0.5):
+        draw_sheet([Panel(grey(), dict(model=square(2, 4)), spacing=spacing)], tmp_path / 'a.png')
+    bars = [[text.get_text() for text in one.axes[0].texts] for one in figure]
+    assert bars == [[], ['2 mm']]  # a quarter of 24 pixels is 3 mm
 
 
 def test_masks_are_drawn_in_their_colors(tmp_path):
@@ -87,9 +95,9 @@ def test_masks_are_drawn_in_their_colors(tmp_path):
     assert magenta > no_magenta + 200
 
 
-def test_truth_is_optional(tmp_path, titles):
+def test_truth_is_optional(tmp_path, figure):
     draw_panel(grey(), dict(model=square(4, 12)), tmp_path / 'panel.png')
-    assert titles == ['image', 'model']
+    assert texts(figure[0]) == ['image', 'model']
 
 
 def test_inputs_are_not_changed(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from mmkdml.datasets.images import read_image
+from mmkdml.evaluation.case_choice import choose_by_group
 from mmkdml.evaluation.mask_panels import IGNORED, TRUTH, Panel, draw_panel, draw_sheet
 from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.files import own_file
@@ -25,8 +27,9 @@ from mmkdml.registry import HOOKS
 class PanelHook(Hook):
     """Draw panels of test samples: image, ground truth, and masks of the members and the ensemble.
 
-    Samples are spread evenly over those with foreground in the ground truth. Each is drawn in
-    ``<out_dir>/<number>_<file>.png``, and all of them in ``<out_dir>/panels.png``. Samples without
+    Groups (patients) are spread evenly over those with foreground in the ground truth, each with
+    its largest region; a group is repeated only if there are fewer than ``num``. Each sample is
+    drawn in ``<out_dir>/<number>_<file>.png``, and all in ``<out_dir>/panels.png``. Samples without
     masks (classification) are skipped; if none is left, no file is written. With several processes,
     the main process draws samples of its own share.
 
@@ -51,8 +54,10 @@ class PanelHook(Hook):
         self._reset()
 
     def _reset(self) -> None:
-        self._kept: list[tuple[str, dict[str, np.ndarray]]] = []
-        self._seen, self._stride = 0, 1
+        # Size of the region, path and masks of the largest regions by group.
+        self._kept: dict[str, list[tuple[int, str, dict[str, np.ndarray]]]] = {}
+        self._numbers: dict[str, int] = {}
+        self._stride = 1
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Discard the samples of an earlier test."""
@@ -69,7 +74,8 @@ class PanelHook(Hook):
         """Store the masks of some samples with foreground."""
         for sample in outputs or ():
             masks = _masks(sample)
-            if not np.isin(masks.get(TRUTH, 0), (0, IGNORED), invert=True).any():
+            region = np.isin(masks.get(TRUTH, 0), (0, IGNORED), invert=True).sum()
+            if not region:
                 continue
             if 'img_path' not in sample:
                 raise ValueError(
@@ -77,30 +83,43 @@ class PanelHook(Hook):
                     f"{sorted(sample.metainfo_keys())}. Add it to meta_keys of the pipeline's Pack "
                     'transform'
                 )
-            # The number of samples is unknown: keep every stride-th, and half of them when full.
-            if self._seen % self._stride == 0:
-                self._kept.append((sample.img_path, masks))
-                if len(self._kept) == 2 * self.num:
-                    self._kept, self._stride = self._kept[::2], 2 * self._stride
-            self._seen += 1
+            group = str(sample.get('group') or sample.img_path)
+            self._keep(group, (int(region), sample.img_path, masks))
+
+    def _keep(self, group: str, case: tuple[int, str, dict[str, np.ndarray]]) -> None:
+        """Keep every stride-th group, and half of them when full: their number is unknown."""
+        if self._numbers.setdefault(group, len(self._numbers)) % self._stride:
+            return
+        cases = self._kept.setdefault(group, [])
+        cases.append(case)
+        cases.sort(key=lambda one: -one[0])
+        if len(self._kept) == 2 * self.num:
+            self._kept, self._stride = dict(list(self._kept.items())[::2]), 2 * self._stride
+        most = math.ceil(self.num / len(self._kept))
+        for cases in self._kept.values():
+            del cases[most:]
 
     @master_only
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Load the images of the stored samples and draw the panels."""
         if not self._kept:
             return
-        last, panels = len(self._kept) - 1, []
-        chosen = np.linspace(0, last, min(self.num, last + 1)).round().astype(int)
+        names = list(self._kept)
+        even = np.linspace(0, len(names) - 1, min(self.num, len(names))).round().astype(int)
+        pairs = [(group, case) for group in np.array(names)[even] for case in self._kept[group]]
+        chosen = choose_by_group([group for group, _ in pairs], self.num)
+        classes = (runner.test_evaluator.dataset_meta or {}).get('classes') or ()
+        panels = []
         for number, index in enumerate(chosen, 1):
-            img_path, masks = self._kept[index]
+            _, img_path, masks = pairs[index][1]
             height, width = masks[TRUTH].shape
             image = mmcv.imresize(read_image(img_path), (width, height))
             name = Path(img_path).stem
             path = own_file(runner.work_dir, self.out_dir, f'{number:02d}_{name}.png')
-            draw_panel(image, masks, path)
+            draw_panel(image, masks, path, classes)
             panels.append(Panel(image, masks, name))
         sheet = own_file(runner.work_dir, self.out_dir, 'panels.png')
-        draw_sheet(panels, sheet)
+        draw_sheet(panels, sheet, classes)
         runner.logger.info(f'Saved {len(panels)} panels in {sheet.parent}')
         self._reset()
 

@@ -18,7 +18,11 @@ from mmkdml.registry import HOOKS
 
 @pytest.fixture
 def runner(tmp_path):
-    return SimpleNamespace(work_dir=str(tmp_path / 'run'), logger=MMLogger.get_current_instance())
+    return SimpleNamespace(
+        work_dir=str(tmp_path / 'run'),
+        logger=MMLogger.get_current_instance(),
+        test_evaluator=SimpleNamespace(dataset_meta=dict(classes=('background', 'tumor'))),
+    )
 
 
 @pytest.fixture
@@ -27,17 +31,19 @@ def drawn(monkeypatch):
     sheets = []
     original = module.draw_sheet
     monkeypatch.setattr(
-        module, 'draw_sheet', lambda rows, path: (sheets.append(rows), original(rows, path))
+        module, 'draw_sheet', lambda rows, *args: (sheets.append(rows), original(rows, *args))
     )
     return sheets
 
 
-def sample(path, foreground=True, members=('student_2', 'teacher', 'student_1')):
+def sample(path, foreground=True, members=('student_2', 'teacher', 'student_1'), **meta):
     truth = torch.zeros(1, 8, 8, dtype=torch.long)
     truth[..., 2:5, 2:5] = foreground
     mask = PixelData(data=truth.roll(1, -1))
     element = SegDataSample(
-        gt_sem_seg=PixelData(data=truth), pred_sem_seg=mask, metainfo=dict(img_path=str(path))
+        gt_sem_seg=PixelData(data=truth),
+        pred_sem_seg=mask,
+        metainfo=dict(img_path=str(path), **meta),
     )
     if members:
         element.members = BaseDataElement(
@@ -96,6 +102,19 @@ def test_samples_are_spread_evenly(tmp_path, runner, drawn, monkeypatch, count, 
     gaps = np.diff([*chosen, count])  # The last gap is to the end of the set.
     assert gaps.min() >= 1
     assert gaps.max() <= 2 * count / num + 1
+
+
+def test_no_group_is_repeated_before_all_are_used(tmp_path, runner, drawn):
+    paths = images(tmp_path, 12)
+    samples = [sample(path, group='abcd'[index // 3]) for index, path in enumerate(paths)]
+    samples[4].gt_sem_seg.data[..., 5, 5] = 1  # the largest region of b
+    run(PanelHook(num=3), runner, samples)
+    run(PanelHook(num=6), runner, samples)
+    groups = [[int(row.title[-2:]) // 3 for row in rows] for rows in drawn]
+    assert sorted(set(groups[0])) == groups[0]
+    assert len(groups[0]) == 3
+    assert [groups[1].count(one) for one in range(4)] == [2, 2, 1, 1]
+    assert 'slice_04' in [row.title for row in drawn[1]]
 
 
 def test_plain_segmentor_is_drawn_in_an_absolute_folder(tmp_path, runner, drawn):
