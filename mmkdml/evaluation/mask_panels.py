@@ -109,7 +109,7 @@ def _figure(panels: Sequence[Panel], columns: Sequence[str], classes: Sequence[s
     several = len(classes) > 2 or max(labels, default=0) > 1
     figure, grid = tile_sheet(
         [['', *(_caption(panel, name, several) for name in columns)] for panel in panels],
-        [panel.image.shape[0] / panel.image.shape[1] for panel in panels],
+        [_pixel(panel) * panel.image.shape[0] / panel.image.shape[1] for panel in panels],
         ['image', *columns],
         [panel.title for panel in panels],
         legend=_legend(labels, several, classes, TRUTH in columns),
@@ -120,6 +120,11 @@ def _figure(panels: Sequence[Panel], columns: Sequence[str], classes: Sequence[s
         if panel.spacing:
             add_scale_bar(row[0], panel.spacing[1])
     return figure
+
+
+def _pixel(panel: Panel) -> float:
+    """Return the height of a pixel relative to its width."""
+    return panel.spacing[0] / panel.spacing[1] if panel.spacing else 1.0
 
 
 def _labels(*masks: np.ndarray) -> np.ndarray:
@@ -145,7 +150,7 @@ def _legend(
 
 
 def _draw(axes: Axes, panel: Panel, name: str, several: bool) -> None:
-    axes.imshow(panel.image)
+    axes.imshow(panel.image, aspect=_pixel(panel))
     truth = panel.masks.get(TRUTH)
     if name not in ('image', TRUTH):
         mask = panel.masks[name]
@@ -155,7 +160,7 @@ def _draw(axes: Axes, panel: Panel, name: str, several: bool) -> None:
             tint[mask == label] = (*to_rgb(color), _FILLING)
             if not several:
                 outline(axes, mask == label, color, 0.8)
-        axes.imshow(tint)
+        axes.imshow(tint, aspect=_pixel(panel))
     if name != 'image' and truth is not None:
         for label in _labels(truth):
             color = class_color(label - 1) if several else TRUTH_COLOR

@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from mmkdml.figures.style import figure_style, save_figure, shorten
+from mmkdml.figures.style import figure_style, save_figure
+from mmkdml.figures.text import wrap
 
 _COLUMNS = 3
-_LONGEST = 16  # characters of a class name
+_LONGEST = 1.1  # width of a class name in inches
 
 
 def draw_confusion(
@@ -46,10 +47,10 @@ def draw_confusion(
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes, (name, matrix) in zip(grid.flat, matrices.items(), strict=False):
             image = _draw(axes, matrix)
-            axes.set_title(name, parse_math=False)
+            axes.set_title(wrap(name, side, 9, 2), parse_math=False)
         for axes in grid.flat[len(matrices) :]:
             axes.set_axis_off()
-        names = [shorten(name, _LONGEST) for name in classes]
+        names = [wrap(name, _LONGEST, 7, 1) for name in classes]
         for axes in grid.flat:
             axes.set_xticks(range(number), names, rotation=45, ha='right', parse_math=False)
             axes.set_yticks(range(number), names, parse_math=False)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from mmkdml.figures.text import LINE_SPACING, text_height, text_width, wrap
 
-_TITLE, _SMALL, _HEADING = 8.0, 6.5, 10.0  # font sizes in points
+_TITLE, _SMALL, _HEADING = 8.0, 7.0, 10.0  # font sizes in points
 _MARGIN, _GAP, _BAR, _BAR_LABEL = 0.08, 0.05, 0.12, 0.62  # in inches
 _LEGEND_HANDLE = 0.45
 PRINT_DPI = 300  # of images in figures for papers
@@ -140,7 +140,7 @@ def tile_sheet(
             loc='lower center',
             ncols=legend_columns,
             frameon=False,
-            fontsize=_SMALL + 0.5,
+            fontsize=_SMALL,
             handlelength=1.6,
             borderaxespad=0,
             bbox_to_anchor=(0.5, _MARGIN / 2 / height),
@@ -164,9 +164,9 @@ def _legend_size(legend: Sequence[Artist], width: float) -> tuple[int, float]:
     """Return the number of columns of the legend and its height."""
     if not legend:
         return 1, 0.0
-    widest = max(text_width(str(one.get_label()), _SMALL + 0.5) for one in legend)
+    widest = max(text_width(str(one.get_label()), _SMALL) for one in legend)
     columns = max(1, min(len(legend), int((width - 2 * _MARGIN) / (widest + _LEGEND_HANDLE))))
-    return columns, -(-len(legend) // columns) * (_SMALL + 0.5) * 1.5 / 72 + 2 * _GAP
+    return columns, -(-len(legend) // columns) * (_SMALL) * 1.5 / 72 + 2 * _GAP
 
 
 def draw_bar(axes: Axes, bar: ColorBar, length: float) -> None:

@@ -70,8 +70,10 @@ def test_classes_are_named_and_scored_separately(tmp_path, figure):
 
 
 def test_scale_bar_where_the_spacing_is_known(tmp_path, figure):
-    for spacing in (None, 0.5):
+    for spacing in (None, (1.0, 0.5)):
         draw_sheet([Panel(grey(), dict(model=square(2, 4)), spacing=spacing)], tmp_path / 'a.png')
+    shapes = [one.axes[0].get_position().size * one.get_size_inches() for one in figure]
+    assert [height / width for width, height in shapes] == pytest.approx([1, 2])
     bars = [[text.get_text() for text in one.axes[0].texts] for one in figure]
     assert bars == [[], ['2 mm']]  # a quarter of 24 pixels is 3 mm
 
