@@ -86,14 +86,14 @@ def main() -> None:
         args.cache_images,
         args.log,
     )
-    config, start = training_config(args.config, given, args.work_dir, args.resume)
+    config, start, before = training_config(args.config, given, args.work_dir, args.resume)
     is_main = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
     if args.resume is not None and (note := finished_note(config)):
         if is_main:
             print(note)
         return
-    if is_main and start != given:
-        print(f'Resuming with the options of the first start: {start}')
+    if is_main and before != StartOptions():
+        print(f'Resuming with the options of the first start: {before}')
     if args.profile is not None:
         hook = dict(type='mmkdml.ProfileHook', iterations=args.profile)
         config.custom_hooks = [*config.get('custom_hooks', ()), hook]

@@ -78,7 +78,12 @@ def evaluation_changes(own: Config, config: Config, only_prediction: bool = Fals
     Returns:
         Old and new value by dotted key.
     """
-    return changed_settings(*(_evaluation_settings(one, only_prediction) for one in (own, config)))
+    changes = changed_settings(
+        *(_evaluation_settings(one, only_prediction) for one in (own, config))
+    )
+    if any(key.endswith('.ann_file') for key in changes):  # explains other hashes
+        changes = {key: both for key, both in changes.items() if not key.startswith(f'{DATA}.')}
+    return changes
 
 
 def check_own_config(

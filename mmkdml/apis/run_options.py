@@ -119,7 +119,7 @@ def training_config(
     given: StartOptions,
     work_dir: str | Path | None = None,
     resume: str | None = None,
-) -> tuple[Config, StartOptions]:
+) -> tuple[Config, StartOptions, StartOptions]:
     """Load the config of a training, with the options of the first start if it is resumed.
 
     Args:
@@ -129,7 +129,7 @@ def training_config(
         resume: ``'auto'`` for the newest checkpoint, or a checkpoint file.
 
     Returns:
-        The config, and all options that it contains.
+        The config, all options that it contains, and those of the first start.
     """
     config = load_config(path, given.options, work_dir)
     before = StartOptions()
@@ -148,7 +148,7 @@ def training_config(
     if resume is not None:
         config.resume = True
         config.load_from = None if resume == 'auto' else resume
-    return config, before.updated(given)
+    return config, before.updated(given), before
 
 
 def finished_note(config: Config) -> str | None:

@@ -28,8 +28,8 @@ def start(folder, config, given):
 @pytest.fixture
 def run(tmp_path):
     folder = tmp_path / 'run'
-    config, options = training_config(DEMO, FIRST, folder)
-    assert options == FIRST
+    config, options, before = training_config(DEMO, FIRST, folder)
+    assert (options, before) == (FIRST, StartOptions())
     start(folder, config, options)
     return folder
 
@@ -43,8 +43,8 @@ def difference(run, config):
 @pytest.mark.parametrize('again', [StartOptions(), FIRST, StartOptions(fast=True)])
 @pytest.mark.parametrize('by_folder', [False, True])
 def test_options_of_the_first_start_are_used_again(run, again, by_folder):
-    config, options = training_config(run if by_folder else DEMO, again, run, 'auto')
-    assert options == FIRST
+    config, options, before = training_config(run if by_folder else DEMO, again, run, 'auto')
+    assert options == before == FIRST
     assert difference(run, config) == {}
     assert (config.resume, config.load_from, config.work_dir) == (True, None, str(run))
 
@@ -52,7 +52,8 @@ def test_options_of_the_first_start_are_used_again(run, again, by_folder):
 @pytest.mark.parametrize('by_folder', [False, True])
 def test_new_options_take_precedence(run, by_folder):
     new = StartOptions({'train_cfg.max_epochs': 6, 'train_cfg.val_interval': 2}, seed=4)
-    config, options = training_config(run if by_folder else DEMO, new, run, 'auto')
+    config, options, before = training_config(run if by_folder else DEMO, new, run, 'auto')
+    assert before == FIRST
     assert difference(run, config) == {
         'randomness.seed': (3, 4),
         'train_cfg.max_epochs': (4, 6),
@@ -71,9 +72,9 @@ def test_edited_config_is_compared_as_it_is(run, tmp_path):
     edited = tmp_path / DEMO.name
     text = Config.fromfile(DEMO).pretty_text.replace("mode='kdml'", "mode='kd_on'")
     edited.write_text(text)
-    config, _ = training_config(edited, StartOptions(), run, 'auto')
+    config, *_ = training_config(edited, StartOptions(), run, 'auto')
     assert difference(run, config) == {'model.mode': ('kdml', 'kd_on')}
-    own, _ = training_config(run, StartOptions(), resume='auto')
+    own, *_ = training_config(run, StartOptions(), resume='auto')
     assert difference(run, own) == {}
 
 
@@ -81,7 +82,7 @@ def test_options_are_not_used_for_another_config_or_a_new_run(run, tmp_path):
     other = tmp_path / 'other.py'
     Config.fromfile(DEMO).dump(other)
     for path, resume in ((other, 'auto'), (DEMO, None)):
-        config, options = training_config(path, StartOptions(), run, resume)
+        config, options, _ = training_config(path, StartOptions(), run, resume)
         assert options == StartOptions()
         assert config.train_cfg.max_epochs != 4
 
