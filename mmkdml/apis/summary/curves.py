@@ -113,7 +113,7 @@ def validation_charts(history: History) -> tuple[list[Chart], list[Chart]]:
     charts: dict[str, list[Chart]] = {}
     styles = {name: number for number, name in enumerate(history.members)}
     for measure in measures:
-        if group_of(measure) or class_of(measure, measures):
+        if group_of(measure) or class_of(measure):
             continue
         lines: list[Line] = []
         for name in (*history.members, ENSEMBLE, PLAIN):

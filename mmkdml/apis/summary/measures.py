@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from mmkdml.apis.summary.history import Evaluation, History
-from mmkdml.metric_info import unit_of
+from mmkdml.metric_info import metric_info, unit_of
 from mmkdml.names import ENSEMBLE, PLAIN
 
 #: Groups of measures that do not compare predictions with the truth, with their titles.
@@ -15,28 +16,21 @@ AUXILIARY = {
     'fidelity': 'Agreement with the teacher',
     'diversity': 'Diversity of the students',
 }
-_TITLES = {
-    'top1': 'Accuracy', 'top5': 'Top-5 accuracy', 'precision': 'Precision', 'recall': 'Recall',
-    'sensitivity': 'Sensitivity', 'specificity': 'Specificity', 'f1-score': 'F1',
-    'agreement': 'Agreement', 'disagreement': 'Disagreement',
-    'error_correlation': 'Correlation of errors',
-}  # fmt: skip
-_LESS = ('ece', 'kl', 'loss', 'brier', 'nll')
-_UNITS = {'percent': '%', 'fraction': '', 'nats': 'nats'}
+_PER_CLASS = re.compile(r'(IoU|F1|precision|sensitivity|specificity)_(.+)')
+_SYMBOLS = {'percent': '%', 'nats': 'nats'}
 
 
 def title_of(measure: str) -> str:
-    """Return the title of a measure with its unit: ``'IoU per case (%)'``."""
-    unit = symbol(measure)
-    name = measure.rpartition('/')[2]
-    text = name.removeprefix('case_')
-    text = _TITLES.get(text, text) + (' per case' if text != name else '')
-    return f'{text} ({unit})' if unit else text
+    """Return the title of a measure with its unit: ``'IoU, mean of cases (%)'``."""
+    info = metric_info(measure)
+    if info is None:
+        return measure.rpartition('/')[2]
+    return f'{info.title} ({unit})' if (unit := symbol(measure)) else info.title
 
 
 def symbol(measure: str) -> str:
-    """Return the symbol of a measure's unit."""
-    return _UNITS.get(unit_of(measure), '')
+    """Return the symbol of a measure's unit; empty for fractions."""
+    return _SYMBOLS.get(unit_of(measure), '')
 
 
 def group_of(measure: str) -> str:
@@ -47,15 +41,22 @@ def group_of(measure: str) -> str:
 
 def is_less_better(measure: str) -> bool:
     """Return whether lower values of a measure are better."""
-    return any(one in measure.rpartition('/')[2].lower() for one in _LESS)
+    info = metric_info(measure)
+    if info is not None:
+        return info.higher_is_better is False
+    return 'loss' in measure.lower()
 
 
-def class_of(measure: str, measures: Iterable[str]) -> tuple[str, str] | None:
-    """Split a measure of one class, ``foreground/IoU_tumour``, into that of all and the class."""
-    for one in measures:
-        if measure.startswith(f'{one}_'):
-            return one, measure.removeprefix(f'{one}_')
-    return None
+def has_direction(measure: str) -> bool:
+    """Return whether one direction of a measure is better."""
+    info = metric_info(measure)
+    return info is None or info.higher_is_better is not None
+
+
+def class_of(measure: str) -> tuple[str, str] | None:
+    """Split a measure of one class, ``foreground/IoU_tumour``, into ``IoU`` and the class."""
+    found = _PER_CLASS.fullmatch(measure.rpartition('/')[2])
+    return (found[1], found[2]) if found and not group_of(measure) else None
 
 
 def main_measure(history: History) -> str | None:
@@ -69,7 +70,7 @@ def main_measure(history: History) -> str | None:
         for measure in measures:
             if key == measure or key.endswith(f'/{measure}'):
                 return measure
-    return next((one for one in measures if not group_of(one)), None)
+    return next((one for one in measures if not group_of(one) and not class_of(one)), None)
 
 
 def measures_of(evaluations: Iterable[Evaluation]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkdml.apis.run_comparison import recorded_config
+from mmkdml.apis.summary.confusion import read_confusion
 from mmkdml.apis.summary.curves import (
     learning_rate_chart,
     loss_balance,
@@ -25,7 +26,7 @@ from mmkdml.names import SPLITS
 #: Name of the page in a run's folder.
 SUMMARY = 'summary.html'
 _TEMPLATE = Path(__file__).with_name('summary.html.j2')
-_MAX_PANELS, _PANEL_SIZE, _QUALITY = 8, 720, 55
+_MAX_PANELS, _PANEL_SIZE, _QUALITY = 8, 960, 55
 _MAX_CONFIG = 200_000
 
 
@@ -80,6 +81,7 @@ def _render(run: Path, history: History) -> str:
         record=history.last_training or next(iter(history.calls), {}),
         seed=history.seed,
         data=_data(history),
+        confusion=read_confusion(run),
         panels=list(_pictures(run / 'panels', _MAX_PANELS)),
         reliability=list(_pictures(run / 'calibration', 1)),
         calls=[{**one, 'time': time_text(_seconds(one))} for one in history.calls],
@@ -88,6 +90,7 @@ def _render(run: Path, history: History) -> str:
     )
     sections = [
         ('results', 'Results', bool(context['tables'])),
+        ('confusion', 'Confusion matrix', bool(context['confusion'])),
         ('curves', 'Curves', bool(main_chart or context['loss_charts'])),
         ('balance', 'Loss balance', bool(balance)),
         ('trained', 'What was trained', True),
@@ -184,8 +187,9 @@ def _data(history: History) -> list[dict[str, Any]]:
     settings = history.identity.get('settings')
     digests = settings.get('data') if isinstance(settings, Mapping) else None
     record: dict[str, Any] = {}
-    for call in history.calls:
-        record |= call.get('data') or {}
+    for call in history.calls:  # a test may have other options than the training
+        known = {'test'} if record and call.get('kind') == 'test' else set(SPLITS)
+        record |= {key: one for key, one in (call.get('data') or {}).items() if key in known}
     classes = next((one['classes'] for one in history.calls if one.get('classes')), None)
     has_masks = any(one.get('task') == 'segmentation' for one in history.calls)
     rows = []

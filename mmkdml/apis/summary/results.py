@@ -12,6 +12,7 @@ from mmkdml.apis.summary.measures import (
     best_validation,
     class_of,
     group_of,
+    has_direction,
     is_less_better,
     main_measure,
     measures_of,
@@ -156,9 +157,7 @@ def metric_tables(history: History) -> list[Table]:
     """Build the tables: quality, auxiliary measures by group, and measures by class."""
     shown = shown_evaluations(history)
     measures = measures_of(one for _, one in shown)
-    by_class = {
-        one: found for one in measures if not group_of(one) and (found := class_of(one, measures))
-    }
+    by_class = {one: found for one in measures if (found := class_of(one))}
     order = [*history.members, ENSEMBLE, PLAIN, STUDENTS]
     tables = []
     main = main_measure(history)
@@ -181,7 +180,7 @@ def metric_tables(history: History) -> list[Table]:
             for title, one in shown
             if (rows := _rows(one, columns, _sorted(one.values, order)))
         ]
-        tables.append(Table(f'{title_of(measure)} by class', head, groups))
+        tables.append(Table(f'{measure[0].upper()}{measure[1:]} by class (%)', head, groups))
     return tables
 
 
@@ -202,7 +201,7 @@ def _rows(
     for place, measure in enumerate(columns):
         known = [row[place] for row in values.values() if math.isfinite(row[place])]
         choose = min if is_less_better(measure) else max
-        differ = len(known) > 1 and max(known) > min(known) and group_of(measure) != 'fidelity'
+        differ = len(known) > 1 and max(known) > min(known) and has_direction(measure)
         best.append(choose(known) if differ else math.nan)
     return [
         (

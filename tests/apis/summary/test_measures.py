@@ -18,9 +18,9 @@ from mmkdml.apis.summary.measures import (
     ('measure', 'title'),
     [
         ('foreground/IoU', 'IoU (%)'),
-        ('foreground/case_F1', 'F1 per case (%)'),
+        ('foreground/case_F1', 'F1, mean of cases (%)'),
         ('accuracy/top1', 'Accuracy (%)'),
-        ('fidelity/KL', 'KL (nats)'),
+        ('fidelity/KL', 'KL divergence from the teacher (nats)'),
         ('own/thing', 'thing'),
     ],
 )
@@ -31,12 +31,9 @@ def test_titles_have_units(measure, title):
 def test_groups_and_classes():
     assert group_of('fidelity/IoU') == 'fidelity'
     assert group_of('foreground/IoU') == ''
-    measures = ['foreground/IoU', 'foreground/IoU_edema', 'foreground/case_IoU']
-    assert [class_of(one, measures) for one in measures] == [
-        None,
-        ('foreground/IoU', 'edema'),
-        None,
-    ]
+    assert class_of('foreground/IoU_large_edema') == ('IoU', 'large_edema')
+    assert class_of('per_class/sensitivity_mel') == ('sensitivity', 'mel')
+    assert not any(map(class_of, ['foreground/IoU', 'foreground/case_IoU', 'calibration/ECE_near']))
 
 
 def test_best_values():
