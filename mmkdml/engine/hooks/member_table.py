@@ -12,11 +12,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from prettytable import PrettyTable
 
+from mmkdml.metric_info import metric_info
 from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.registry import HOOKS
 
+PER_CLASS = 'per_class'
 # Groups of auxiliary metrics, which do not measure the quality of predictions.
-_AUXILIARY = {'fidelity', 'calibration'}
+_AUXILIARY = {'fidelity', 'calibration', PER_CLASS}
 
 
 def member_table(metrics: Mapping[str, Any]) -> str:
@@ -25,19 +27,21 @@ def member_table(metrics: Mapping[str, Any]) -> str:
     Args:
         metrics: Values by ``'<member>/<metric>'``, as returned by the evaluator. Entries without
             ``/``, values that are not numbers, and names that share no metric with another name
-            (``accuracy/top1`` of a metric of only the ensemble) are left out.
+            (``accuracy/top1`` of a metric of only the ensemble) are left out, and so are the many
+            values of the group ``per_class``.
 
     Returns:
         The table, with a row per name and a column per metric in their original order; an empty
-        string if there are no rows. Headings are the last part of the metric (``IoU`` for
-        ``foreground/IoU``). If these are ambiguous or there are auxiliary metrics (fidelity,
-        calibration), the first column of each group also has the group's name. Values have two
-        decimals, or four if all values of the column are below 1; missing values are ``-``.
+        string if there are no rows. Headings are the last part of the metric with its unit
+        (``IoU (%)`` for ``foreground/IoU``). If these are ambiguous or there are auxiliary metrics
+        (fidelity, calibration), the first column of each group also has the group's name. The
+        number of decimals depends on the unit; without a known unit it is two, or four if all
+        values of the column are below 1. Missing values are ``-``, undefined ones ``nan``.
     """
     rows: dict[str, dict[str, float]] = defaultdict(dict)
     for key, value in metrics.items():
         name, slash, metric = key.partition('/')
-        if slash and isinstance(value, Real):
+        if slash and isinstance(value, Real) and not metric.startswith(f'{PER_CLASS}/'):
             rows[name][metric] = float(value)
     shared = Counter(metric for values in rows.values() for metric in values)
     rows = {
@@ -51,8 +55,12 @@ def member_table(metrics: Mapping[str, Any]) -> str:
     table = PrettyTable(['member', *columns], header=False, align='r')
     table.align['member'] = 'l'
     table.add_row(_headings(columns), divider=True)
-    largest = {c: max(abs(values.get(c, 0)) for values in rows.values()) for c in columns}
-    digits = {column: 2 if not largest[column] < 1 else 4 for column in columns}
+    digits = {
+        column: info.digits
+        if (info := metric_info(column))
+        else 4 - 2 * any(not abs(values.get(column, 0)) < 1 for values in rows.values())
+        for column in columns
+    }
     for name, values in rows.items():
         cells = (f'{values[c]:.{digits[c]}f}' if c in values else '-' for c in columns)
         table.add_row([name, *cells])
@@ -66,14 +74,14 @@ def measures_by_member(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]
         metrics: As of :func:`member_table`.
 
     Returns:
-        Values by the last part of the measure (``IoU``), by name. Auxiliary metrics and those of
-        single classes (in a deeper group) are left out.
+        Values by the last part of the measure with its unit (``IoU (%)``), by name. Auxiliary
+        metrics and those of single classes are left out.
     """
     rows: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
-        name, *groups, measure = key.split('/')
+        name, *groups, _ = key.split('/')
         if groups_are_main(groups) and name != key and isinstance(value, Real):
-            rows.setdefault(name, {}).setdefault(measure, float(value))
+            rows.setdefault(name, {}).setdefault(_heading(key), float(value))
     several = len(rows) > 1 and any(
         set(values) & set(rows.get(ENSEMBLE, ()))
         for name, values in rows.items()
@@ -87,8 +95,14 @@ def groups_are_main(groups: Sequence[str]) -> bool:
     return len(groups) <= 1 and not _AUXILIARY & set(groups)
 
 
+def _heading(metric: str) -> str:
+    info, short = metric_info(metric), metric.rpartition('/')[2]
+    return f'{short} ({info.sign})' if info and info.sign else short
+
+
 def _headings(columns: Sequence[str]) -> list[str]:
-    groups, _, short = zip(*(metric.rpartition('/') for metric in columns), strict=True)
+    groups = [metric.rpartition('/')[0] for metric in columns]
+    short = list(map(_heading, columns))
     if len(set(short)) == len(short) and not _AUXILIARY & set(groups):
         return ['member', *short]
     firsts = [group if group not in groups[:place] else '' for place, group in enumerate(groups)]

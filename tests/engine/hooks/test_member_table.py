@@ -35,7 +35,7 @@ def test_rows_are_members_and_columns_are_metrics():
         }
     )
     assert cells(table) == [
-        ['member', 'IoU', 'F1'],
+        ['member', 'IoU (%)', 'F1 (%)'],
         ['teacher', '71.23', '83.20'],
         ['student_1', '68.01', 'nan'],
         ['ensemble', '100.00', '10.00'],
@@ -46,7 +46,10 @@ def test_ambiguous_columns_are_grouped():
     table = member_table(
         {'ensemble/image/IoU': 1.0, 'ensemble/case/IoU': 2.0, 'ensemble/mIoU': 3.0}
     )
-    assert cells(table)[:2] == [['', 'image', 'case', ''], ['member', 'IoU', 'IoU', 'mIoU']]
+    assert cells(table)[:2] == [
+        ['', 'image', 'case', ''],
+        ['member', 'IoU (%)', 'IoU (%)', 'mIoU (%)'],
+    ]
 
 
 def test_auxiliary_metrics_have_a_group_heading():
@@ -57,17 +60,30 @@ def test_auxiliary_metrics_have_a_group_heading():
     )
     assert cells(table)[:2] == [
         ['', 'accuracy', 'fidelity', '', 'calibration'],
-        ['member', 'top1', 'accuracy', 'KL', 'ECE'],
+        ['member', 'top1 (%)', 'accuracy (%)', 'KL (nats)', 'ECE (fraction)'],
     ]
     assert [row[0] for row in cells(table)[2:]] == ['student_1', 'ensemble']
 
 
-def test_small_values_have_four_decimals():
-    small = {'a/KL': 0.00401, 'b/KL': 0.1, 'a/ECE': 0.5, 'b/ECE': 1.0, 'ensemble/KL': float('nan')}
-    table = member_table(small)
-    assert cells(table)[1:] == [
-        ['a', '0.0040', '0.50'], ['b', '0.1000', '1.00'], ['ensemble', 'nan', '-']
-    ]  # fmt: skip
+def test_decimals_depend_on_the_unit():
+    table = member_table(
+        {
+            'a/fidelity/KL': 1.00401, 'b/fidelity/KL': 0.1, 'ensemble/fidelity/KL': float('nan'),
+            'a/calibration/ECE': 0.04321, 'b/calibration/ECE': 0.1,
+            'a/foreground/IoU': 0.123, 'b/foreground/IoU': 0.0,
+            'a/my/size': 0.5, 'b/my/size': 1.0, 'a/my/share': 0.5, 'b/my/share': 0.25,
+        }
+    )  # fmt: skip
+    assert cells(table)[2:] == [
+        ['a', '1.0040', '0.0432', '0.12', '0.50', '0.5000'],
+        ['b', '0.1000', '0.1000', '0.00', '1.00', '0.2500'],
+        ['ensemble', 'nan', '-', '-', '-', '-'],
+    ]
+
+
+def test_values_of_single_classes_are_left_out():
+    table = member_table({'model/accuracy/top1': 50.0, 'model/per_class/precision_nevus': 40.0})
+    assert cells(table)[0] == ['member', 'top1 (%)']
 
 
 def test_other_metrics_are_left_out():
@@ -83,7 +99,7 @@ def test_other_metrics_are_left_out():
         }
     )
     assert cells(table) == [
-        ['member', 'top1', 'f1'],
+        ['member', 'top1 (%)', 'f1'],
         ['student_1', '50.00', '-'],
         ['student_2', '5.00', '4.00'],
     ]
