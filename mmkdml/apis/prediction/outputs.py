@@ -53,7 +53,8 @@ def predict_files(
     - ``masks/<member>/<case>`` (segmentation): PNG, TIFF for a stack, and NIfTI on the volume's own
       grid for NIfTI and DICOM. Values are class indices, except that PNG and TIFF masks of two
       classes have 255 as foreground.
-    - ``overlays/<case>.png`` (segmentation): the images with the most foreground.
+    - ``overlays/<case>.png`` (segmentation): the images with the most foreground; see
+      :func:`~mmkdml.apis.prediction.overlays.draw_overlay`.
     - ``.mmkdml_outputs``: the list of all written files. No other file is ever replaced.
 
     Cases that fail are skipped and reported at the end. Cases that an earlier call with the same
@@ -231,12 +232,25 @@ def _write_case(
             stack = np.stack([panel.masks[name] for panel in panels])
             written.append(_write_masks(case, stack, len(classes), outputs, name))
         if overlays:
-            most = sorted(panels, key=lambda panel: -np.count_nonzero([*panel.masks.values()][-1]))
-            drawn = {id(panel) for panel in most[:_OVERLAY_ROWS]}
+            drawn = _most_foreground(panels)
             written.append(outputs.path / 'overlays' / f'{case.source.name}.png')
             with outputs.writing(written[-1]) as part:
-                draw_overlay([panel for panel in panels if id(panel) in drawn], classes, part)
+                draw_overlay(drawn, classes, part)
     return rows, written
+
+
+def _most_foreground(panels: Sequence[Panel]) -> list[Panel]:
+    """Choose the images with the most foreground of the ensemble, then of any member.
+
+    Images without any are taken from the middle of the volume.
+    """
+
+    def order(index: int) -> tuple[float, ...]:
+        counts = [np.count_nonzero(mask) for mask in panels[index].masks.values()]
+        return -counts[-1], -sum(counts), abs(index - (len(panels) - 1) / 2)
+
+    chosen = sorted(range(len(panels)), key=order)[:_OVERLAY_ROWS]
+    return [panels[index] for index in sorted(chosen)]
 
 
 def _class_names(predictor: Predictor, scores: int) -> tuple[str, ...]:

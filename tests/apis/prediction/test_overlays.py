@@ -6,6 +6,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image, ImageFont
 
 from mmkdml.apis.prediction import overlays
+from mmkdml.apis.prediction.outputs import _most_foreground
 from mmkdml.apis.prediction.overlays import draw_overlay
 from mmkdml.evaluation.mask_panels import Panel
 from mmkdml.figures.style import PREDICTION_COLOR
@@ -160,3 +161,17 @@ def test_legend_of_many_classes_is_wrapped(tmp_path):
     assert len(sheet) == LINE + SIDE + 6 * LINE + 2 * GAP
     assert len({overlays._color(index) for index in range(12)}) == 12
     assert (sheet[:, -GAP:] == 255).all()
+
+
+def test_images_with_the_most_foreground_are_drawn():
+    def stack(counts, own=()):
+        images = []
+        for index in range(9):
+            masks = np.zeros((2, 4, 9), np.uint8)
+            masks[1].flat[: counts.get(index, 0)] = 1
+            masks[0].flat[: dict(own).get(index, 0)] = 1
+            images.append(Panel(masks[0], dict(student=masks[0], ensemble=masks[1]), str(index)))
+        return [one.title for one in _most_foreground(images)]
+
+    assert stack({1: 4, 2: 1, 3: 8, 5: 2, 8: 3}) == ['1', '3', '5', '8']
+    assert stack({7: 1}, {0: 5}) == ['0', '3', '4', '7']  # then those of members, then the middle
