@@ -92,7 +92,7 @@ def guard_checkpoints() -> None:
     """
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # for downloads and direct torch.load
     mmengine_checkpoint.get_torch_safe_globals = _safe_globals  # for files that are not local
-    CheckpointLoader.register_scheme('', _load_local, force=True)
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
 
 
 def plain_numbers(value: Any) -> Any:
@@ -110,8 +110,11 @@ def plain_numbers(value: Any) -> Any:
     return value
 
 
-def _load_local(path: str, map_location: Any = None) -> dict[str, Any]:
-    """Load a local file for mmengine, which moves the weights to the network's device."""
+def load_from_local(path: str, map_location: Any = None) -> dict[str, Any]:
+    """Load a local file for mmengine, which moves the weights to the network's device.
+
+    mmengine logs the part of the name after ``load_from_`` as the backend.
+    """
     checkpoint = read_checkpoint(Path(path).expanduser())
     check_values(checkpoint.get('state_dict', checkpoint), path)
     return checkpoint

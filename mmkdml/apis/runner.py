@@ -5,18 +5,28 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
-from mmengine.logging import MMLogger
+from mmengine.dist import is_main_process
+from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mmkdml.apis.run_identity import unlock_run
-from mmkdml.apis.run_output import only_warnings
+from mmkdml.apis.run_output import only_warnings, print_end
 from mmkdml.apis.summary.record import TEST, TRAIN, recorded
+from mmkdml.console import get_console
 from mmkdml.engine import ProgressHook
+from mmkdml.engine.resume.safe_checkpoint import hide_deprecations
 from mmkdml.files import own_file
+
+# Of mmseg's CrossEntropyLoss, whose default is a choice of the config.
+_AVG_NON_IGNORE = (
+    'Default ``avg_non_ignore`` is False, if you would like to ignore the certain label and '
+    'average loss over non-ignore labels'
+)
 
 
 class RunRunner(Runner):
@@ -40,7 +50,7 @@ class RunRunner(Runner):
     def build_model(self, model: Any) -> nn.Module:
         """Build the model; mmseg's note about the default of ``avg_non_ignore`` is hidden."""
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='Default ``avg_non_ignore`` is False')
+            warnings.filterwarnings('ignore', message=_AVG_NON_IGNORE)
             return super().build_model(model)
 
     @staticmethod
@@ -50,8 +60,14 @@ class RunRunner(Runner):
         More would be slower, and PyTorch warns of them. Results do not depend on their number.
         """
         if isinstance(dataloader, dict) and dataloader.get('num_workers'):
-            dataloader = copy.deepcopy(dataloader)
-            dataloader['num_workers'] = min(dataloader['num_workers'], _cores())
+            cores, workers = _cores(), dataloader['num_workers']
+            if workers > cores:
+                dataloader = copy.deepcopy(dataloader)
+                dataloader['num_workers'] = cores
+                print_log(
+                    f'The data loader has {cores} workers instead of {workers}, one per CPU core',
+                    'current',
+                )
         return Runner.build_dataloader(dataloader, *args, **kwargs)
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
@@ -59,29 +75,32 @@ class RunRunner(Runner):
         kwargs['save_param_scheduler'] = (
             kwargs.get('save_param_scheduler', True) and self.param_schedulers is not None
         )
-        super().save_checkpoint(*args, **kwargs)
+        with hide_deprecations(self.logger):
+            super().save_checkpoint(*args, **kwargs)
 
     def train(self) -> nn.Module:
-        """Train; unlock the folder and end the live progress even if training fails."""
+        """Train, and unlock the folder even if training fails."""
         try:
-            with recorded(self, TRAIN):
-                return super().train()
+            with recorded(self, TRAIN), self._live():
+                model = super().train()
         finally:
-            self._end_progress()
             unlock_run(self.cfg)
+        if self.quiet:
+            print_end(self)
+        return model
 
     def test(self) -> dict[str, float]:
-        """Test, and end the live progress even if testing fails."""
-        try:
-            with recorded(self, TEST):
-                return super().test()
-        finally:
-            self._end_progress()
+        """Test; the metrics are returned."""
+        with recorded(self, TEST), self._live():
+            metrics = super().test()
+        if self.quiet:
+            hooks = (one for one in self.hooks if isinstance(one, ProgressHook))
+            print_end(self, sum(one.hidden for one in hooks))
+        return metrics
 
-    def _end_progress(self) -> None:
-        for hook in self.hooks:
-            if isinstance(hook, ProgressHook):
-                hook.close()
+    def _live(self) -> Any:
+        show = self.quiet and is_main_process()
+        return get_console().live() if show else nullcontext()
 
 
 class QuietRunner(RunRunner):

@@ -20,7 +20,7 @@ from mmkdml.apis.run_comparison import check_own_config
 from mmkdml.apis.run_config import RunConfig
 from mmkdml.apis.run_identity import start_run, unlock_run
 from mmkdml.apis.run_numbers import check_numbers
-from mmkdml.apis.run_output import HeaderHook
+from mmkdml.apis.run_output import HeaderHook, earlier_validations
 from mmkdml.apis.run_results import ResultsHook
 from mmkdml.apis.runner import QuietRunner, RunRunner
 from mmkdml.apis.summary.record import RecordHook
@@ -208,7 +208,7 @@ def make_runner(
     runner.register_hook(ResultsHook())
     if not verbose:
         runner.register_hook(HeaderHook())
-        runner.register_hook(ProgressHook(validations))
+        runner.register_hook(ProgressHook(validations, history=earlier_validations))
     runner.register_hook(RecordHook())
     register_checks(runner)
     if start is not None:

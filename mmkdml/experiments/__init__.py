@@ -12,13 +12,14 @@ check_extra(
 )
 
 if TYPE_CHECKING:
+    from mmkdml.console import in_words
     from mmkdml.experiments.paper.claims import evaluate_claims, render_claims
     from mmkdml.experiments.paper.values import paper_value
     from mmkdml.experiments.paper.variants import comparison_runs, paper_weights, variant_runs
     from mmkdml.experiments.report.html import write_report
     from mmkdml.experiments.report.tables import FORMS, build_table, render
     from mmkdml.experiments.run_spec import RunSpec
-    from mmkdml.experiments.suites.progress import in_words, progress
+    from mmkdml.experiments.suites.progress import progress
     from mmkdml.experiments.suites.read import read_suite
     from mmkdml.experiments.suites.run import run_suite
     from mmkdml.experiments.suites.store import SuiteStore
@@ -36,11 +37,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.report.html': ['write_report'],
         '.report.tables': ['FORMS', 'build_table', 'render'],
         '.run_spec': ['RunSpec'],
-        '.suites.progress': ['in_words', 'progress'],
+        '.suites.progress': ['progress'],
         '.suites.read': ['read_suite'],
         '.suites.run': ['run_suite'],
         '.suites.store': ['SuiteStore'],
         '.suites.suite': ['Suite', 'load_suite'],
+        'mmkdml.console': ['in_words'],
         'mmkdml.statistics.case_scores': ['case_scores'],
         'mmkdml.statistics.counts': ['seed_scores'],
         'mmkdml.statistics.records': ['CHECKPOINTS', 'Measurement', 'RunRecord', 'SuiteRecord'],

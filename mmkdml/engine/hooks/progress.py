@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,209 +11,213 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkdml.console import Live, in_words, member_table, short_number, terminal_width
-from mmkdml.engine.hooks.member_table import measures_by_member
+from mmkdml.console import Console, get_console, in_words, short_number, wrap
+from mmkdml.engine.hooks.best_scores import (
+    History,
+    best_line,
+    best_so_far,
+    print_scores,
+    unit_of_time,
+)
+from mmkdml.engine.hooks.loss_line import LossLine
+from mmkdml.engine.memory import peak_memory_mib
+from mmkdml.engine.unwrap import unwrap_model, unwrap_optimizers
 from mmkdml.registry import HOOKS
 
-_REFRESH = 0.25  # seconds between updates of a live line
+#: Seconds between lines in a long epoch where there is no terminal.
+PLAIN_SECONDS = 60.0
+_REFRESH = 0.2
 
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
     """Print the progress of a run: a line per epoch, and the members' measures of validations.
 
-    On a terminal the line of the current epoch is rewritten. Without one, it is printed at the end
-    of an epoch and, in long epochs, now and then.
+    On a terminal, a live line shows the current epoch. Without one, a line is also printed every
+    :data:`PLAIN_SECONDS`, and iteration-based training prints one before each validation.
 
-    Losses are means over the epoch so far. For each member its supervised loss is followed by the
-    losses of its transfers: ``f`` for features and ``p`` for predictions, from ``T``, the teacher,
-    or from another member, e.g. ``S2``.
+    Losses are means over the epoch, or since the last validation in iteration-based training. For
+    each member, its supervised loss is followed by the losses of its transfers:
+    ``S1 0.10 (T:f 0.11 S2:p 0.001)`` are the losses of ``student_1``, from the features of
+    ``teacher`` and the predictions of ``student_2``.
+
+    Only the main process prints.
 
     Args:
-        validations: Print the table of each validation. If False, only a new best value is printed.
-        live: Where to write. Default: standard output.
+        validations: Print the table of each validation. If False, it is printed only for a new best
+            checkpoint.
+        console: Where to print. Default: standard output.
+        history: Function that returns the metrics of earlier validations of a resumed run.
     """
 
-    priority = 'LOW'  # After the metrics are known, before checkpoints are written.
+    priority = 'LOWEST'  # After checkpoints and results were written.
 
-    def __init__(self, validations: bool = True, live: Live | None = None) -> None:
+    def __init__(
+        self,
+        validations: bool = True,
+        console: Console | None = None,
+        history: History | None = None,
+    ) -> None:
         self.validations = validations
-        self._given = live
-        self._live: Any = None
-        self._sums: dict[str, float] = defaultdict(float)
-        self._count = 0
-        self._images = 0
-        self._start = self._shown = self._begin = 0.0
-        self._first = 0
+        self.console = console or get_console()
+        self._history = history
+        self._validated: dict[int, Mapping[str, Any]] = {}
+        self._best: str | None = None
+        self._training = False
+        #: Number of metrics of a test that are not in its table.
+        self.hidden = 0
 
     def before_train(self, runner: Runner) -> None:
         """Start to measure time."""
-        self._open()
-        self._begin, self._first = time.monotonic(), runner.iter
+        if not is_main_process():
+            return
+        self._training = True
+        self._line = LossLine(unwrap_model(runner.model))
+        self._best = runner.message_hub.runtime_info.get('best_ckpt')
+        self._validated = dict(self._history(runner)) if self._history and runner.iter else {}
+        self._start, self._first = time.monotonic(), runner.iter
+        self._reset()
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start the means of an epoch."""
-        self._reset()
+        if self._training and unit_of_time(runner) == 'epoch':
+            self._reset()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Add the losses of an iteration and show the line."""
-        if self._live is None:
+        """Update the live line."""
+        if not self._training:
             return
-        for key, value in (outputs or {}).items():
-            if 'loss' in key:
-                # A tensor is added without waiting for the GPU.
-                self._sums[key] += value.detach() if isinstance(value, torch.Tensor) else value
-        self._count += 1
+        now = time.monotonic()
+        self._steps += 1
         self._images += _batch_size(data_batch) * get_world_size()
-        if time.monotonic() - self._shown >= _REFRESH:
-            self._shown = time.monotonic()
-            self._live.update('\n'.join(self._lines(runner)))
+        self._seconds += now - self._since
+        self._since = now
+        if self.console.is_terminal:
+            if now - self._shown >= _REFRESH:
+                self._shown = now
+                self.console.update(self._text(runner))
+        elif now - self._shown >= PLAIN_SECONDS:
+            self._print(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Print the line of an epoch."""
-        if self._live is not None and self._count and runner._train_loop._max_epochs:
-            self._live.print('\n'.join(self._lines(runner)))
+        if self._training and unit_of_time(runner) == 'epoch':
+            self._print(runner, ended=True)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Print the line of the iterations since the last validation."""
+        if self._training and unit_of_time(runner) == 'iteration' and self._steps:
+            self._print(runner, ended=True)
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Show how many batches are done."""
+        if self._training:
+            self._count('validation', batch_idx, runner.val_dataloader)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Print the table of a validation, in which the best value so far is marked."""
-        if self._live is None:
+        if not self._training:
             return
-        if self._count and not getattr(runner._train_loop, '_max_epochs', None):
-            self._live.print('\n'.join(self._lines(runner)))
+        now = runner.epoch if unit_of_time(runner) == 'epoch' else runner.iter
+        metrics = metrics or {}
+        best, saved_before = best_so_far(runner, metrics, now, self._validated), self._best
+        self._validated[now] = metrics
+        self._best = runner.message_hub.runtime_info.get('best_ckpt')
+        line = best_line(runner, now, saved_before)
+        if self.validations or self._best != saved_before:
+            self.console.line()
+            print_scores(self.console, metrics, best)
+        if line:
+            self.console.line(line, 'green' if self._best != saved_before else None)
+        self.console.line()
         self._reset()
-        rows, best = measures_by_member(metrics or {}), _best(runner, metrics or {})
-        if rows and (self.validations or best):
-            title = 'validation' + (f': {best}' if best else '')
-            self._live.print(f'  {title}\n{member_table(rows, indent=4)}')
 
     def after_train(self, runner: Runner) -> None:
-        """End the live line."""
-        self._close()
-
-    def before_test(self, runner: Runner) -> None:
-        """Start the live line of a test."""
-        self._open()
+        """Print how long it took."""
+        if self._training:
+            if self._steps and unit_of_time(runner) == 'iteration':
+                self._print(runner, ended=True)
+            self._training = False
+            self.console.line(f'Finished in {in_words(time.monotonic() - self._start)}')
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Show how many batches are done."""
-        if self._live is not None:
-            self._live.update(f'testing: batch {batch_idx + 1}/{len(runner.test_dataloader)}')
+        if is_main_process():
+            self._count('test', batch_idx, runner.test_dataloader)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Print the table of a test."""
-        if self._live is not None:
-            self._close()
-            rows = measures_by_member(metrics or {})
-            print(member_table(rows) if rows else _plain(metrics or {}), flush=True)
-
-    def close(self) -> None:
-        """Remove the live line, also after an error."""
-        self._close()
-
-    def _open(self) -> None:
         if is_main_process():
-            self._live = self._given or Live()
-            self._reset()
+            self.console.update('', now=True)
+            self.console.line()
+            self.hidden = print_scores(self.console, metrics or {})
+            self.console.line()
 
-    def _close(self) -> None:
-        if self._live is not None:
-            self._live.clear()
-            self._live = None
+    def _count(self, stage: str, batch_idx: int, loader: Any) -> None:
+        self.console.update(f'{stage}: batch {batch_idx + 1} of {len(loader)}')
 
     def _reset(self) -> None:
-        self._sums.clear()
-        self._count = self._images = 0
-        self._start = time.monotonic()
+        self._steps = self._images = 0
+        self._seconds = 0.0
+        self._since = self._shown = time.monotonic()
 
-    def _lines(self, runner: Runner) -> list[str]:
-        loop = runner._train_loop
-        now = time.monotonic()
-        done = runner.iter + 1 - self._first
-        left = max(0, loop.max_iters - runner.iter - 1)
-        epochs = getattr(loop, '_max_epochs', None)
-        if epochs:
-            inside = (runner.iter + 1) % len(runner.train_dataloader)
-            place = f'epoch {runner.epoch + 1}/{epochs}'
-            place += f' {inside}/{len(runner.train_dataloader)}' if inside else ''
+    def _print(self, runner: Runner, ended: bool = False) -> None:
+        self._shown = time.monotonic()
+        self.console.update('')
+        self.console.line(self._text(runner, ended))
+
+    def _text(self, runner: Runner, ended: bool = False) -> str:
+        # The counter is increased after the hooks of an iteration, but before those of its epoch.
+        done = runner.iter if ended else runner.iter + 1
+        left, end = max(runner.max_iters - done, 0), runner.max_iters
+        if unit_of_time(runner) == 'epoch':
+            place = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
+            if not ended:
+                length = len(runner.train_dataloader)
+                place += f' step {done - runner.epoch * length}/{length}'
         else:
-            place = f'iteration {runner.iter + 1}/{loop.max_iters}'
-        rates = [rate for values in runner.optim_wrapper.get_lr().values() for rate in values]
-        parts = [
-            place,
-            f'{in_words((now - self._begin) / done * left)} left' if left else 'last epoch done',
-            f'lr {max(rates):.1e}',
-            f'{short_number(self._images / max(now - self._start, 1e-9))} images/s',
-            f'{_memory_gib():.1f} GiB',
+            place = f'iteration {done}/{end}'
+        passed = time.monotonic() - self._start
+        parts = [place]
+        if left:
+            parts.append(f'{in_words(passed / max(done - self._first, 1) * left)} left')
+        parts += [
+            f'lr {_rates(runner)}',
+            f'{short_number(self._images / max(self._seconds, 1e-9))} images/s',
+            f'{_memory()} GB',
         ]
-        means = {key: float(value) / self._count for key, value in self._sums.items()}
-        general, losses = '  '.join(parts), loss_text(means)
-        if len(general) + len(losses) + 2 <= terminal_width():
-            return [f'{general}  {losses}']
-        return [general, f'    {losses}']
+        return wrap([*parts, *self._line.parts(self._losses(runner))], self.console.width)
+
+    def _losses(self, runner: Runner) -> dict[str, float]:
+        """Return the means since the last reset."""
+        return {
+            key.removeprefix('train/'): float(history.mean(max(self._steps, 1)))
+            for key, history in runner.message_hub.log_scalars.items()
+            if key.startswith('train/') and 'loss' in key
+        }
 
 
-def loss_text(losses: Mapping[str, float]) -> str:
-    """Format losses by member: ``loss 1.13  teacher 0.86  student_1 0.10 (T:f 0.11 S2:p 0.001)``.
-
-    Args:
-        losses: Values by the keys of the loss dict, such as ``student_1.loss_from_teacher.features``
-            and ``student_1.decode.loss_ce``.
-    """
-    own: dict[str, float] = defaultdict(float)
-    transfers: dict[str, list[str]] = defaultdict(list)
-    for key, value in losses.items():
-        member, _, rest = key.partition('.')
-        source, _, knowledge = rest.partition('.')
-        if key == 'loss' or not rest:
-            continue
-        if source.startswith('loss_from_'):
-            label = f'{short_member(source.removeprefix("loss_from_"))}:{knowledge[:1]}'
-            transfers[member].append(f'{label} {short_number(value)}')
-        else:
-            own[member] += value
-    parts = [f'loss {short_number(losses["loss"])}'] if 'loss' in losses else []
-    for member in dict.fromkeys([*own, *transfers]):
-        inner = f' ({" ".join(transfers[member])})' if transfers[member] else ''
-        value = f' {short_number(own[member])}' if member in own else ''
-        parts.append(f'{member}{value}{inner}')
-    return '  '.join(parts)
+def _rates(runner: Runner) -> str:
+    rates = [
+        group['lr']
+        for optimizer in unwrap_optimizers(runner.optim_wrapper)
+        for group in optimizer.param_groups
+    ]
+    low, high = f'{min(rates):.1e}', f'{max(rates):.1e}'
+    return high if low == high else f'{low} to {high}'
 
 
-def short_member(name: str) -> str:
-    """Abbreviate a member's name: ``T`` for the teacher, ``S2`` for ``student_2``."""
-    stem, _, number = name.rpartition('_')
-    return f'{stem[:1]}{number}'.upper() if number.isdigit() else name[:1].upper()
-
-
-def _best(runner: Runner, metrics: Mapping[str, float]) -> str:
-    """Describe the best monitored value so far, which the checkpoint hook compares next."""
-    hook = next((one for one in runner.hooks if hasattr(one, 'key_indicators')), None)
-    texts = []
-    for key, rule in zip(
-        getattr(hook, 'key_indicators', ()), getattr(hook, 'rules', ()), strict=False
-    ):
-        if key not in metrics:
-            continue
-        single = len(hook.key_indicators) == 1  # type: ignore[union-attr]
-        before = runner.message_hub.runtime_info.get(
-            'best_score' if single else f'best_score_{key}'
-        )
-        value = metrics[key]
-        is_best = before is None or (value > before if rule == 'greater' else value < before)
-        name = key.replace('/', ' ')
-        if is_best:
-            texts.append(f'{name} {value:.2f}, best so far')
-        elif before is not None:
-            texts.append(f'{name} {value:.2f} (best so far {before:.2f})')
-    return '; '.join(texts)
-
-
-def _plain(metrics: Mapping[str, Any]) -> str:
-    return '\n'.join(f'  {key}: {value}' for key, value in metrics.items())
+def _memory() -> str:
+    """Return the largest memory so far in GB: of the GPU, or of the process on a CPU."""
+    if torch.cuda.is_available():
+        return f'{torch.cuda.max_memory_allocated() / 1e9:.1f}'
+    return f'{peak_memory_mib() * 2**20 / 1e9:.1f}'
 
 
 def _batch_size(batch: Any) -> int:
@@ -224,11 +225,3 @@ def _batch_size(batch: Any) -> int:
     while isinstance(inputs, Mapping):
         inputs = next(iter(inputs.values()), ())
     return len(inputs) if isinstance(inputs, Sequence | torch.Tensor) else 0
-
-
-def _memory_gib() -> float:
-    """Return the largest memory so far: of the GPU's tensors, or of the process on a CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == 'darwin' else 2**20)

@@ -16,6 +16,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
+from mmkdml.console import ON_CONSOLE
 from mmkdml.engine.distributed import average_gradients
 from mmkdml.engine.resume.checkpoint_files import ATOMIC_FILES, verify_first_checkpoint
 from mmkdml.engine.resume.seeding import EPOCH, STEP, SeededBatches, seed_all
@@ -152,7 +153,8 @@ class ResumableLoop(BaseLoop):
     def _log_stop(self, number: int, when: str = '', saved: str = INTERRUPTED) -> None:
         self.runner.logger.info(
             f'Stopped by {signal.Signals(number).name}{when} after iteration {self._iter}; '
-            f'--resume continues from {saved}'
+            f'--resume continues from {saved}',
+            extra=ON_CONSOLE,
         )
 
     def _save(self) -> None:

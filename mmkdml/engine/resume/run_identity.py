@@ -14,6 +14,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmkdml.console import ON_CONSOLE
 from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.engine.resume.exact_resume import PROGRESS
 from mmkdml.engine.resume.schedules import advance
@@ -67,7 +68,7 @@ class RunIdentityHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Log the notes."""
         for level, note in self.notes:
-            runner.logger.log(level, note)
+            runner.logger.log(level, note, extra=ON_CONSOLE)
         self.notes = ()  # Also called by a test of the same runner.
 
     @raise_in_all_processes()

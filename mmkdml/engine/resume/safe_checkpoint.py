@@ -24,12 +24,16 @@ from mmkdml.files import own_file, remove_partial_files
 from mmkdml.names import INTERRUPTED
 from mmkdml.registry import HOOKS
 
-# Deprecations inside of mmengine's own CheckpointHook.
-_HIDDEN = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+_HIDDEN = (
+    '"FileClient" will be deprecated in future. Please use io functions in ',
+    '"HardDiskBackend" is the alias of "LocalBackend" and the former will be deprecated in future.',
+)
 
 
 @contextmanager
-def _hidden_warnings(logger: logging.Logger) -> Iterator[None]:
+def hide_deprecations(logger: logging.Logger) -> Iterator[None]:
+    """Hide warnings about functions that mmengine itself uses to save checkpoints."""
+
     def keep(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(_HIDDEN)
 
@@ -63,7 +67,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Restore the state of a resumed run, and remove partial files of killed processes."""
-        with _hidden_warnings(runner.logger):
+        with hide_deprecations(runner.logger):
             super().before_train(runner)
         # Without it, a new best score would be missing in the checkpoint of its epoch.
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmkdml.console import in_words
 from mmkdml.experiments.paper.claims import ALPHA
 from mmkdml.experiments.report import labels
 from mmkdml.experiments.report.answer import VERDICTS, verdict_of
 from mmkdml.experiments.report.metadata import check_metadata
 from mmkdml.experiments.report.sections import build_section
 from mmkdml.experiments.report.tables import CHECKPOINT_TITLES
-from mmkdml.experiments.suites.progress import in_words
 from mmkdml.files import write_atomically
 from mmkdml.html import Link, render_page
 from mmkdml.statistics.bootstrap import RESAMPLES

@@ -1,4 +1,4 @@
-"""Progress of a suite and formatting of durations."""
+"""Progress of a suite."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
+from mmkdml.console import in_words
 from mmkdml.experiments.suites.store import RunState
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
@@ -35,11 +36,3 @@ def progress(states: Sequence[RunState], idle: int = 0) -> str:
         seconds = sum(means.get(name, mean) for name in left) / workers
         text += f', about {in_words(seconds)} left'
     return text
-
-
-def in_words(seconds: float) -> str:
-    """Format a duration: ``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f'{minutes} min {rest} s' if minutes else f'{rest} s'
-    return f'{minutes // 60} h {minutes % 60} min'

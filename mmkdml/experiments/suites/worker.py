@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mmkdml.console import in_words
 from mmkdml.experiments.run_spec import RunSpec, run_key
 from mmkdml.experiments.suites.processes import failure_reason, is_dead, stop_run, this_host
-from mmkdml.experiments.suites.progress import in_words, progress
+from mmkdml.experiments.suites.progress import progress
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.experiments.suites.store import RunState, SuiteStore
 from mmkdml.experiments.suites.suite import Suite

@@ -1,26 +1,10 @@
-import pytest
-
-from mmkdml.experiments import in_words, progress
+from mmkdml.experiments import progress
 from mmkdml.experiments.suites.store import RunState
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 
 def run(name, state, seconds=None, seed=0):
     return RunState(name, seed, None, state, None, 0, None, seconds, None)
-
-
-@pytest.mark.parametrize(
-    ('seconds', 'text'),
-    [
-        (0.4, '0 s'),
-        (59.6, '1 min 0 s'),
-        (200, '3 min 20 s'),
-        (3600, '1 h 0 min'),
-        (7505, '2 h 5 min'),
-    ],
-)
-def test_format_of_durations(seconds, text):
-    assert in_words(seconds) == text
 
 
 def test_remaining_time_is_estimated_from_other_seeds_of_the_run():
