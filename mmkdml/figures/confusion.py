@@ -37,9 +37,9 @@ def draw_confusion(
         raise ValueError(
             f'Invalid matrices: expected one or more of ({number}, {number}), got {wrong or "none"}'
         )
-    columns = min(_COLUMNS, len(matrices))
+    columns = 2 if len(matrices) == 4 else min(_COLUMNS, len(matrices))
     rows = math.ceil(len(matrices) / columns)
-    side = max(2.0, 0.42 * number + 0.6)
+    side = max(2.0, 0.36 * number + 0.6)
     with figure_style():
         figure = Figure(
             figsize=(columns * side + 1.8, rows * (side + 0.3) + 1.2), layout='constrained'
@@ -51,7 +51,8 @@ def draw_confusion(
         for axes in grid.flat[len(matrices) :]:
             axes.set_axis_off()
         names = [wrap(name, _LONGEST, 7, 1) for name in classes]
-        for axes in grid.flat:
+        for place, axes in enumerate(grid.flat):
+            axes.tick_params(labelbottom=place + columns >= len(matrices))
             axes.set_xticks(range(number), names, rotation=45, ha='right', parse_math=False)
             axes.set_yticks(range(number), names, parse_math=False)
         figure.supxlabel('predicted class')
