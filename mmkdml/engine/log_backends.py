@@ -70,16 +70,13 @@ class GroupedLog(BaseVisBackend):
 
     def __init__(self, save_dir: str) -> None:
         super().__init__(save_dir)
+        #: Folder of the run.
+        self.folder = Path(save_dir).parents[1]
         self._config = ''
         self._writer: Any = None
 
     def _init_env(self) -> None:
         """Do nothing; see :meth:`_start`."""
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the run."""
-        return Path(self._save_dir).parents[1]
 
     @property
     def run_id(self) -> str:
