@@ -168,7 +168,7 @@ class WandbLog(GroupedLog):
             id=self.run_id, name=self.run_name, resume='allow', config=dict(text=self._config),
             settings=wandb.Settings(silent=True, console='off'),
         )  # fmt: skip
-        to = f'wandb sync {run.dir}' if mode == 'offline' else run.url
+        to = f'wandb sync {Path(run.dir).parent}' if mode == 'offline' else run.url
         MMLogger.get_current_instance().info(f'wandb ({mode}): {to}')
         run.define_metric('iter')
         run.define_metric('*', step_metric='iter')  # its own steps cannot go back on a resume
