@@ -1,8 +1,8 @@
 """Ensembles of students' class probabilities.
 
 Each function takes probabilities (S, N, K, ...) of S students and returns scores (N, K, ...) and
-labels (N, ...). If K = 1, it is the probability of the foreground, and the label is 1 above the
-threshold.
+labels (N, ...). Scores of a maximum need not sum to 1. If K = 1, it is the probability of the
+foreground, and the label is 1 above the threshold.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from mmkdml.datasets.splits import read_split, split_counts
 from mmkdml.files import file_sha256
 from mmkdml.inspection.complexity import member_complexities
 from mmkdml.models.distillers.renormalization import normalization
-from mmkdml.models.ensembles import ENSEMBLES, vote_ensemble
+from mmkdml.models.ensembles import ENSEMBLES, Ensemble, max_ensemble, union_ensemble, vote_ensemble
 from mmkdml.names import SPLITS
 from mmkdml.registry import DATASETS
 from mmkdml.version import __version__
@@ -203,7 +203,15 @@ def _processor() -> str:
 def _input(source: ExportSource, form: str) -> str:
     if form == CHECKPOINT:
         return 'see the test pipeline of the config.'
-    scores = 'shares of votes' if source.ensemble is vote_ensemble else 'probabilities'
+    scores = 'probabilities'
+    if len(source.members) > 1:
+        maxima = "maxima of the students' probabilities, which need not sum to 1"
+        kinds: dict[Ensemble, str] = {
+            vote_ensemble: 'shares of votes',
+            max_ensemble: maxima,
+            union_ensemble: maxima,
+        }
+        scores = kinds.get(source.ensemble, scores)
     return (
         'images (N, 3, H, W), RGB, uint8; preprocessing is part of the graph. H and W: '
         f'{sizes_in_words(source)}. Outputs: scores ({scores}) and labels.'

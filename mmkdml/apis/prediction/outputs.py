@@ -46,8 +46,9 @@ def predict_files(
 
     The folder then contains:
 
-    - ``predictions.csv``: a row for each image and member with the class and the score of each
-      class, or the number of pixels of each foreground class.
+    - ``predictions.csv``: a row for each image and member with the class, the score and the
+      probability of each class, or the number of pixels of each foreground class. Scores decide the
+      class; those of an ensemble need not sum to 1. Probabilities are scores divided by their sum.
     - ``predictions.json``: the same by case, with the input file or folder, the settings and the
       failed cases.
     - ``masks/<member>/<case>`` (segmentation): PNG, TIFF for a stack, and NIfTI on the volume's own
@@ -136,8 +137,9 @@ def predict_files(
         if source.name in failed:
             records.forget(source)
     succeeded = [source for source in sources if source.name not in failed]
+    done = {name: list(map(_with_probabilities, rows or ())) for name, rows in done.items()}
     table = pd.DataFrame(
-        [dict(case=source.name, **row) for source in succeeded for row in done[source.name] or ()]
+        [dict(case=source.name, **row) for source in succeeded for row in done[source.name]]
     )
     cases = {
         source.name: dict(path=_input_path(source), rows=done[source.name]) for source in succeeded
@@ -213,13 +215,13 @@ def _write_case(
     for prediction in predictions:
         for name, answer in prediction.answers.items():
             row = dict(image=prediction.index, member=name)
-            classes = _class_names(predictor, len(answer.probabilities))
+            classes = _class_names(predictor, len(answer.scores))
             if segments:
                 counts = np.bincount(np.ravel(answer.label), minlength=len(classes))
                 cells = zip(classes[1:], counts.tolist()[1:], strict=True)
                 row.update({f'pixels_{one}': count for one, count in cells})
             else:
-                scores = zip(classes, answer.probabilities.tolist(), strict=True)
+                scores = zip(classes, answer.scores.tolist(), strict=True)
                 row.update(label=classes[answer.label], **{f'score_{k}': v for k, v in scores})
             rows.append(row)
         if segments:
@@ -251,6 +253,13 @@ def _most_foreground(panels: Sequence[Panel]) -> list[Panel]:
 
     chosen = sorted(range(len(panels)), key=order)[:_OVERLAY_ROWS]
     return [panels[index] for index in sorted(chosen)]
+
+
+def _with_probabilities(row: dict[str, Any]) -> dict[str, Any]:
+    """Add a probability for each score of a row."""
+    scores = {key.removeprefix('score_'): row[key] for key in row if key.startswith('score_')}
+    total = sum(scores.values())
+    return {**row, **{f'probability_{name}': score / total for name, score in scores.items()}}
 
 
 def _class_names(predictor: Predictor, scores: int) -> tuple[str, ...]:

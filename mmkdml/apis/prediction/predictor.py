@@ -41,12 +41,18 @@ class Answer:
 
     Attributes:
         label: Class index of the image, an int, or of each pixel, (H, W) uint8.
-        probabilities: (K,) or (K, H, W), float32; K = 1 for a single foreground probability. Scores
-            of a maximum or union ensemble need not sum to 1.
+        scores: (K,) or (K, H, W), float32; K = 1 for a single foreground probability. They are
+            probabilities, except that those of a ``max`` or ``union`` ensemble are maxima over the
+            students, which need not sum to 1, and those of a ``vote`` ensemble are shares of votes.
     """
 
     label: Any
-    probabilities: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Scores divided by their sum over the classes, unchanged for K = 1."""
+        return self.scores if len(self.scores) == 1 else self.scores / self.scores.sum(axis=0)
 
 
 @dataclass(frozen=True, eq=False)

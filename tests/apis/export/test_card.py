@@ -70,7 +70,7 @@ def test_content_of_the_card(source, tmp_path, monkeypatch):
         'at most 3e-07, and 0 % of',
         '## Licence\n\nCC BY\n',
         r'Classes: background, tumour \| \*core\*. Input: images (N, 3, H, W)',
-        'H and W: multiples of 32, at least 64. Outputs: scores (probabilities)',
+        'H and W: multiples of 32, at least 64. Outputs: scores (maxima of the students',
         r'| on Chip\<R\> 9 \| 2, 1 threads | ms per image | speed-up over the teacher |',
         '| onnx | 1.50 | 4.00 |\n| int8 | 3.00 | 2.00 |\n| teacher in PyTorch | 6.00 |  |',
         '\n\nWarning: int8 is 0.50 times as fast as the float file (onnx).',

@@ -79,7 +79,8 @@ def test_table_of_classification(predictors, pictures, tmp_path):
     predictor = predictors['kdml_v3_demo_slices']
     predict_files(predictor, pictures, tmp_path / 'out', members=['student_2', 'ensemble'])
     table = read_table(tmp_path / 'out')
-    assert list(table) == ['case', 'image', 'member', 'label', 'score_healthy', 'score_ill']
+    names = [f'{kind}_{name}' for kind in ('score', 'probability') for name in ('healthy', 'ill')]
+    assert list(table) == ['case', 'image', 'member', 'label', *names]
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
         '.mmkdml_outputs',
         'cases',
@@ -89,8 +90,12 @@ def test_table_of_classification(predictors, pictures, tmp_path):
     ]
     predictions = predictor.predict(pictures, members=['student_2', 'ensemble'])
     answers = [answer for one in predictions for answer in one.answers.values()]
-    scores = np.stack([answer.probabilities for answer in answers])
-    np.testing.assert_allclose(table[['score_healthy', 'score_ill']], scores, rtol=1e-6)
+    for attribute, columns in (('scores', names[:2]), ('probabilities', names[2:])):
+        values = np.stack([getattr(answer, attribute) for answer in answers])
+        np.testing.assert_allclose(table[columns], values, rtol=1e-6)
+    ensemble = table[table.member == 'ensemble']
+    assert (ensemble[names[:2]].sum(axis=1) > 1).any()  # maxima over the students
+    np.testing.assert_allclose(table[names[2:]].sum(axis=1), 1)
     assert table.label.tolist() == [('healthy', 'ill')[answer.label] for answer in answers]
 
 

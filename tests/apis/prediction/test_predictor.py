@@ -67,7 +67,7 @@ def test_predictions_equal_those_of_a_test_run(predictors, config, tmp_path):
             own = sample if name == 'ensemble' else sample.members.get(name)
             if config == CLASSIFY:
                 assert answer.label == int(own.pred_label)
-                np.testing.assert_array_equal(answer.probabilities, own.pred_score)
+                np.testing.assert_array_equal(answer.scores, own.pred_score)
             else:
                 np.testing.assert_array_equal(answer.label, own.pred_sem_seg.data[0])
                 np.testing.assert_array_equal(answer.probabilities, own.seg_logits.data)

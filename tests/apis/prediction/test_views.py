@@ -16,8 +16,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (70, 90, 3)).astype(np.uint8)
 
 
 def flipped_back(answer, flip):
-    """Return probabilities of the unflipped image; those of a classifier have no direction."""
-    return answer.probabilities if answer.probabilities.ndim == 1 else flip(answer.probabilities)
+    """Return scores of the unflipped image; those of a classifier have no direction."""
+    return answer.scores if answer.scores.ndim == 1 else flip(answer.scores)
 
 
 @pytest.mark.parametrize('config', [SEGMENT, CLASSIFY])
@@ -44,7 +44,7 @@ def test_default_views_are_averaged_per_member(checkpoints, tmp_path, config, ne
     if network == 'classroom':
         means['ensemble'] = np.maximum(means['student_1'], means['student_2'])
     for name, answer in views.answers.items():
-        np.testing.assert_allclose(answer.probabilities, means[name], atol=1e-5)
+        np.testing.assert_allclose(answer.scores, means[name], atol=1e-5)
         label = means[name].argmax() if config == CLASSIFY else means[name][0] > 0.5
         np.testing.assert_array_equal(answer.label, label)
 
@@ -71,7 +71,7 @@ def test_views_of_a_tta_pipeline_are_averaged(checkpoints, tmp_path):
         predictor = load(config, checkpoints[SEGMENT], 'cpu')
         for step in (1, -1):
             (one,) = predictor.predict(np.ascontiguousarray(PIXELS[:, ::step]))
-            each.append(one.answers['student_1'].probabilities[..., ::step])
+            each.append(one.answers['student_1'].scores[..., ::step])
     mean = np.mean(each, axis=0)
-    np.testing.assert_allclose(views.answers['student_1'].probabilities, mean, atol=1e-5)
+    np.testing.assert_allclose(views.answers['student_1'].scores, mean, atol=1e-5)
     np.testing.assert_array_equal(views.answers['student_1'].label, mean[0] > 0.5)
