@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from mmkdml.figures.style import figure_style, save_figure
+from mmkdml.figures.style import GRAY, figure_style, save_figure
 from mmkdml.figures.text import wrap
 
 _COLUMNS = 3
-_LONGEST = 1.1  # width of a class name in inches
+_NAME_WIDTH = 1.1  # inches
 
 
 def draw_confusion(
@@ -37,9 +37,9 @@ def draw_confusion(
         raise ValueError(
             f'Invalid matrices: expected one or more of ({number}, {number}), got {wrong or "none"}'
         )
-    columns = 2 if len(matrices) == 4 else min(_COLUMNS, len(matrices))
+    columns = min(_COLUMNS, math.ceil(math.sqrt(len(matrices))))
     rows = math.ceil(len(matrices) / columns)
-    side = max(2.0, 0.36 * number + 0.6)
+    side = max(2.0, 0.42 * number + 0.6)
     with figure_style():
         figure = Figure(
             figsize=(columns * side + 1.8, rows * (side + 0.3) + 1.2), layout='constrained'
@@ -50,11 +50,15 @@ def draw_confusion(
             axes.set_title(wrap(name, side, 9, 2), parse_math=False)
         for axes in grid.flat[len(matrices) :]:
             axes.set_axis_off()
-        names = [wrap(name, _LONGEST, 7, 1) for name in classes]
-        for place, axes in enumerate(grid.flat):
-            axes.tick_params(labelbottom=place + columns >= len(matrices))
-            axes.set_xticks(range(number), names, rotation=45, ha='right', parse_math=False)
-            axes.set_yticks(range(number), names, parse_math=False)
+        names = [wrap(name, _NAME_WIDTH, 7, max_lines=2) for name in classes]
+        for axes in grid.flat:
+            axes.set_xticks(
+                range(number), names, rotation=45, ha='right', fontsize=7, parse_math=False
+            )
+            axes.set_yticks(range(number), names, fontsize=7, parse_math=False)
+        for column in range(columns):  # the last row may be shorter
+            lowest = (len(matrices) - 1 - column) // columns
+            grid[lowest, column].tick_params(labelbottom=True)
         figure.supxlabel('predicted class')
         figure.supylabel('true class')
         figure.colorbar(image, ax=grid, shrink=0.6, label='share of the true class (%)')
@@ -67,6 +71,6 @@ def _draw(axes: Axes, matrix: np.ndarray) -> AxesImage:
     image = axes.imshow(share, cmap='Blues', vmin=0, vmax=100)
     axes.grid(False)
     for (row, column), count in np.ndenumerate(matrix):
-        color = 'white' if share[row, column] > 60 else 'black'
+        color = 'white' if share[row, column] > 60 else 'black' if count else GRAY
         axes.text(column, row, f'{count}', ha='center', va='center', fontsize=7, color=color)
     return image

@@ -18,7 +18,7 @@ from mmkdml.registry import HOOKS
 
 PER_CLASS = 'per_class'
 # Groups of auxiliary metrics, which do not measure the quality of predictions.
-_AUXILIARY = {'fidelity', 'calibration', PER_CLASS}
+_AUXILIARY = {'fidelity', 'diversity', 'calibration', PER_CLASS}
 
 
 def member_table(metrics: Mapping[str, Any]) -> str:
