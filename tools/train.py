@@ -88,7 +88,7 @@ def main() -> None:
     )
     config, start, before = training_config(args.config, given, args.work_dir, args.resume)
     is_main = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
-    if args.resume is not None and (note := finished_note(config)):
+    if args.resume is not None and start == before and (note := finished_note(config)):
         if is_main:
             print(note)
         return
