@@ -29,6 +29,8 @@ _NUMERIC = (
     np.float16, np.float32, np.float64, np.complex64, np.complex128,
 )  # fmt: skip
 
+# mmengine's function, which guard_checkpoints replaces.
+_LOAD: Any = CheckpointLoader.load_checkpoint.__func__
 _ENCODE = object()
 
 
@@ -93,6 +95,7 @@ def guard_checkpoints() -> None:
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # for downloads and direct torch.load
     mmengine_checkpoint.get_torch_safe_globals = _safe_globals  # for files that are not local
     CheckpointLoader.register_scheme('', load_from_local, force=True)
+    CheckpointLoader.load_checkpoint = classmethod(_load_and_log)
 
 
 def plain_numbers(value: Any) -> Any:
@@ -108,6 +111,13 @@ def plain_numbers(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(plain_numbers(one) for one in value)
     return value
+
+
+def _load_and_log(
+    cls: Any, filename: str, map_location: Any = None, logger: Any = None
+) -> dict[str, Any]:
+    """Load a checkpoint; without a logger, mmengine would print where it is read."""
+    return _LOAD(cls, filename, map_location, logger or 'current')
 
 
 def load_from_local(path: str, map_location: Any = None) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmkdml.apis.run_results import RESULTS_CSV, RESULTS_JSON, load_results
-from mmkdml.console import Console, get_console, short_number, wrap
+from mmkdml.console import Console, get_console, wrap
 from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.splits import read_split, split_counts
 from mmkdml.engine.hooks.loss_line import LossLine, ShownTransfer
@@ -28,6 +30,11 @@ _STYLES = {logging.WARNING: 'yellow', logging.ERROR: 'bold red', logging.CRITICA
 _MOST_TRANSFERS = 6
 # Outputs of a test in the folder of a run.
 _OUTPUTS = (RESULTS_CSV, 'summary.html', 'cases.csv', 'panels', 'calibration')
+
+
+_fill = partial(
+    textwrap.fill, subsequent_indent=' ' * 10, break_long_words=False, break_on_hyphens=False
+)
 
 
 class _ConsoleHandler(logging.Handler):
@@ -64,8 +71,12 @@ class HeaderHook(Hook):
         if is_main_process():
             console, model = get_console(), unwrap_model(runner.model)
             line = LossLine(model)
+            name = _shown(runner.cfg.filename or type(model).__name__)
+            console.line(f'training  {name}', 'bold')
+            console.line()
             _print_members(model, line, console)
             _print_transfers(line.transfers, console)
+            console.line()
             _print_fields(_training_fields(runner, line), console)
             console.line()
 
@@ -113,7 +124,7 @@ def earlier_validations(runner: Runner) -> dict[int, dict[str, float]]:
 
 def _print_fields(fields: Iterable[tuple[str, str]], console: Console) -> None:
     for name, text in fields:
-        console.line(wrap([f'{name:<9} {text}'], console.width))
+        console.line(_fill(f'{name:<9} {text}', console.width))
 
 
 def _print_members(model: Any, line: LossLine, console: Console) -> None:
@@ -163,7 +174,6 @@ def _print_transfers(transfers: Sequence[ShownTransfer], console: Console) -> No
 
 
 def _training_fields(runner: Runner, line: LossLine) -> Iterator[tuple[str, str]]:
-    yield '', ''
     yield 'data', ', '.join(f'{part} {count}' for part, count in _counts(runner))
     yield 'device', _device(runner)
     yield 'schedule', _schedule(runner)
@@ -172,10 +182,10 @@ def _training_fields(runner: Runner, line: LossLine) -> Iterator[tuple[str, str]
         place = f'iteration {runner.iter + 1} of {runner.max_iters}'
         if not by_iter:
             place = f'epoch {runner.epoch + 1} of {runner.max_epochs} ({place})'
-        yield 'resumes', f'at {place}, from {_shown(runner._load_from)}'
+        yield 'start', f'resumed at {place}, from {_shown(runner._load_from)}'
     yield 'output', f'{_shown(runner.work_dir)} (log: {_log_file(runner)})'
-    yield 'stop', f'Ctrl-C, which saves {INTERRUPTED} after the current step'
-    yield 'continue', f'python tools/train.py {_shown(runner.work_dir)} --resume'
+    yield 'stop', f'Ctrl-C, which saves {INTERRUPTED} in that folder after the current step'
+    yield 'resume', f'python tools/train.py {_shown(runner.work_dir)} --resume'
     if line.transfers:
         one = line.transfers[0]
         source, learner, knowledge = one.columns[0], one.columns[2], one.columns[3]
@@ -256,7 +266,7 @@ def _schedule(runner: Runner) -> str:
     optimizers = list(unwrap_optimizers(runner.optim_wrapper))
     rates = {group['lr'] for one in optimizers for group in one.param_groups}
     names = ' and '.join(dict.fromkeys(type(one).__name__ for one in optimizers))
-    return f'{text}, {names} at {short_number(max(rates))}, seed {runner.seed}'
+    return f'{text}, {names} at {max(rates):g}, seed {runner.seed}'
 
 
 def _log_file(runner: Runner) -> str:

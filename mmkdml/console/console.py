@@ -88,7 +88,14 @@ class Console:
         """
         if title is not None:
             self.line(title, 'bold')
-        self.rich.print(_table(header, rows, bold, left), soft_wrap=not self.is_terminal)
+        table = _table(header, rows, bold, left)
+        if self.is_terminal:
+            self.rich.print(table)
+            return
+        with self.rich.capture() as capture:
+            self.rich.print(table, soft_wrap=True)
+        for text in capture.get().splitlines():
+            self.line(text.rstrip())
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -142,8 +149,12 @@ def _table(
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style='bold')
     for place, name in enumerate(header):
-        justify = 'left' if place in left else 'right'
-        table.add_column(Text(name), justify=justify, vertical='bottom', no_wrap=True)
+        table.add_column(
+            Text(name),
+            justify='left' if place in left else 'right',
+            vertical='bottom',
+            no_wrap=True,
+        )
     for number, row in enumerate(rows):
         cells = enumerate(map(str, row))
         table.add_row(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,66 +14,71 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmkdml.console import Console
 from mmkdml.engine.hooks.member_table import measures_by_member
-from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.names import PLAIN
 
 #: Metrics of earlier validations by epoch, or by iteration in iteration-based training.
 History = Callable[[Runner], Mapping[int, Mapping[str, float]]]
 
 
+@dataclass(frozen=True)
+class BestScores:
+    """Best values of the monitored measure so far.
+
+    Attributes:
+        heading: Heading of the column.
+        texts: Value and epoch by member.
+        new: Members whose best value is that of this validation.
+    """
+
+    heading: str
+    texts: Mapping[str, str]
+    new: Collection[str]
+
+
 def print_scores(
-    console: Console, metrics: Mapping[str, Any], best: Mapping[str, tuple[str, bool]] = {}
+    console: Console, metrics: Mapping[str, Any], best: BestScores | None = None
 ) -> int:
-    """Print the main measures of the members.
+    """Print the main measures of the members; those that do not fit are left out.
 
     Args:
-        console: Where to print them. Measures that do not fit are left out.
+        console: Where to print them.
         metrics: Values by ``<member>/<measure>``.
-        best: Heading, and then for each member its best value so far and whether it is this one.
+        best: Last column of the table. New best values are marked by ``*``.
 
     Returns:
         The number of metrics that are not in the table.
     """
-    rows = {
-        name: values
-        for name, values in measures_by_member(metrics).items()
-        if name in (ENSEMBLE, PLAIN) or len(values) > 0
-    }
-    if not rows:
-        rows = {PLAIN: {key: value for key, value in metrics.items() if _is_number(value)}}
-    rows.pop('students', None)
-    measures = list(dict.fromkeys(key for values in rows.values() for key in values))
-    cells = {key: _column([values.get(key) for values in rows.values()]) for key in measures}
-    heading, last = '', []
-    if best:
-        (heading, _), *_ = [value for key, value in best.items() if not key]
-        last = [best.get(name, ('', False)) for name in rows]
-    room = console.width - max(map(len, [*rows, 'member'])) - 3
-    room -= (
-        max(len(heading.split('\n')[0]), *(len(text) + 2 for text, _ in last)) + 3 if best else 0
-    )
-    shown = []
-    for key in measures:
-        room -= max(len(key), *map(len, cells[key])) + 3
-        if room >= 0:
-            shown.append(key)
-    table = [[name, *(cells[key][place] for key in shown)] for place, name in enumerate(rows)]
-    marked = set()
-    for place, (text, now) in enumerate(last):
-        table[place].append(f'{text} *' if now else f'{text}  ')
-        if now:
-            marked.add((place, len(shown) + 1))
-    console.table(['member', *shown, *([f'{heading}  '] if best else [])], table, bold=marked)
-    return sum(map(_is_number, metrics.values())) - len(rows) * len(shown)
+    numbers = {key: float(x) for key, x in metrics.items() if isinstance(x, Real)}
+    rows = {key: x for key, x in measures_by_member(numbers).items() if key != 'students'}
+    rows = rows or {PLAIN: numbers}
+    columns = {'member': [*rows]}
+    last = {}
+    if best is not None:
+        marks = [' *' if name in best.new else '  ' for name in rows]
+        texts = [best.texts.get(name, '') for name in rows]
+        last = {f'{best.heading}  ': [*map(''.join, zip(texts, marks, strict=True))]}
+    for measure in dict.fromkeys(key for values in rows.values() for key in values):
+        cells = _column([values.get(measure) for values in rows.values()])
+        if _width({**columns, measure: cells, **last}) <= console.width:
+            columns[measure] = cells
+    bold = {(place, len(columns)) for place, name in enumerate(rows) if best and name in best.new}
+    hidden = len(numbers) - len(rows) * (len(columns) - 1)
+    columns |= last
+    console.table([*columns], [*zip(*columns.values(), strict=True)], bold=bold)
+    return hidden
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _width(columns: Mapping[str, Sequence[str]]) -> int:
+    return sum(max(map(len, [key, *cells])) + 3 for key, cells in columns.items()) - 3
 
 
 def _column(values: Sequence[float | None]) -> list[str]:
-    largest = max((abs(x) for x in values if x is not None and math.isfinite(x)), default=0)
-    digits = 2 if largest >= 1 else 4
-    return ['-' if x is None else f'{x:.{digits}f}' for x in values]
+    known = [x for x in values if x is not None]
+    return ['-' if x is None else f'{x:.{_digits(known)}f}' for x in values]
+
+
+def _digits(values: Iterable[float]) -> int:
+    return 2 if any(math.isfinite(x) and abs(x) >= 1 for x in values) else 4
 
 
 def monitored(runner: Runner) -> tuple[str, bool] | None:
@@ -86,37 +93,45 @@ def monitored(runner: Runner) -> tuple[str, bool] | None:
 
 def best_so_far(
     runner: Runner, metrics: Mapping[str, Any], now: int, history: Mapping[int, Mapping[str, Any]]
-) -> dict[str, tuple[str, bool]]:
-    """Find the best value of the monitored measure of each member; see :func:`print_scores`."""
+) -> BestScores | None:
+    """Find the best value of the monitored measure of each member; None if nothing is monitored.
+
+    Args:
+        runner: The runner.
+        metrics: Metrics of this validation.
+        now: Epoch, or iteration in iteration-based training, of this validation.
+        history: Metrics of earlier validations.
+    """
     chosen = monitored(runner)
     if chosen is None:
-        return {}
+        return None
     key, greater = chosen
-    _, _, measure = key.partition('/')
-    unit = unit_of_time(runner)
-    found = {'': (f'best {measure.rpartition("/")[2]} ({unit})', False)}
+    measure = key.partition('/')[2]
+    best: dict[str, tuple[float, int]] = {}
     for name in dict.fromkeys(one.partition('/')[0] for one in metrics):
-        of_member = f'{name}/{measure}'
         values = {
-            step: values[of_member]
-            for step, values in {**history, now: metrics}.items()
-            if _is_number(values.get(of_member)) and math.isfinite(values[of_member])
+            step: float(value)
+            for step, scores in {**history, now: metrics}.items()
+            if isinstance(value := scores.get(f'{name}/{measure}'), Real) and math.isfinite(value)
         }
         if values:
-            best = max(values, key=lambda step: values[step] if greater else -values[step])
-            digits = 2 if max(map(abs, values.values())) >= 1 else 4
-            found[name] = (f'{values[best]:.{digits}f} ({best})', best == now)
-    return found if len(found) > 1 else {}
+            step = max(values, key=lambda one: values[one] if greater else -values[one])
+            best[name] = values[step], step
+    digits = _digits(value for value, _ in best.values())
+    texts = {name: f'{value:.{digits}f} ({step})' for name, (value, step) in best.items()}
+    heading = f'best {measure.rpartition("/")[2]} ({unit_of_time(runner)})'
+    new = [name for name, (_, step) in best.items() if step == now]
+    return BestScores(heading, texts, new) if best else None
 
 
-def best_line(runner: Runner, now: int, saved_before: str | None) -> str:
+def best_line(runner: Runner, saved_before: str | None) -> str:
     """Describe the best checkpoint so far, after it was saved."""
     info = runner.message_hub.runtime_info
     chosen, best = monitored(runner), info.get('best_ckpt')
     if chosen is None or not best:
         return ''
     name, score = Path(best).name, info.get('best_score')
-    value = f' {float(score):.2f}' if _is_number(score) else ''
+    value = f' {score:.{_digits([float(score)])}f}' if isinstance(score, Real) else ''
     key = chosen[0].replace('/', ' ')
     if best != saved_before:
         return f'Best so far: {key}{value}, saved as {name}'

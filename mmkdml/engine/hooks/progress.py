@@ -64,6 +64,7 @@ class ProgressHook(Hook):
         self._validated: dict[int, Mapping[str, Any]] = {}
         self._best: str | None = None
         self._training = False
+        self._since = self._shown = 0.0
         #: Number of metrics of a test that are not in its table.
         self.hidden = 0
 
@@ -82,6 +83,11 @@ class ProgressHook(Hook):
         """Start the means of an epoch."""
         if self._training and unit_of_time(runner) == 'epoch':
             self._reset()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Record the learning rate of the step."""
+        if self._training:
+            self._rates = _rates(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -127,7 +133,7 @@ class ProgressHook(Hook):
         best, saved_before = best_so_far(runner, metrics, now, self._validated), self._best
         self._validated[now] = metrics
         self._best = runner.message_hub.runtime_info.get('best_ckpt')
-        line = best_line(runner, now, saved_before)
+        line = best_line(runner, saved_before)
         if self.validations or self._best != saved_before:
             self.console.line()
             print_scores(self.console, metrics, best)
@@ -188,7 +194,7 @@ class ProgressHook(Hook):
         if left:
             parts.append(f'{in_words(passed / max(done - self._first, 1) * left)} left')
         parts += [
-            f'lr {_rates(runner)}',
+            f'lr {self._rates}',
             f'{short_number(self._images / max(self._seconds, 1e-9))} images/s',
             f'{_memory()} GB',
         ]
