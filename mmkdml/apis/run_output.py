@@ -182,7 +182,7 @@ def _training_fields(runner: Runner, line: LossLine) -> Iterator[tuple[str, str]
         place = f'iteration {runner.iter + 1} of {runner.max_iters}'
         if not by_iter:
             place = f'epoch {runner.epoch + 1} of {runner.max_epochs} ({place})'
-        yield 'start', f'resumed at {place}, from {_shown(runner._load_from)}'
+        yield 'start', f'resumed at {place}, from {_shown(runner.cfg.load_from)}'
     yield 'output', f'{_shown(runner.work_dir)} (log: {_log_file(runner)})'
     yield 'stop', f'Ctrl-C, which saves {INTERRUPTED} in that folder after the current step'
     yield 'resume', f'python tools/train.py {_shown(runner.work_dir)} --resume'
@@ -259,7 +259,9 @@ def _schedule(runner: Runner) -> str:
     loader: Any = runner.train_dataloader
     text = f'{runner.max_iters:,} iterations'
     if not isinstance(runner.train_loop, IterBasedTrainLoop):
-        text = f'{runner.max_epochs:,} epochs of {len(loader):,} steps'
+        text = (
+            f'{runner.max_epochs:,} epoch{"s" * (runner.max_epochs > 1)} of {len(loader):,} steps'
+        )
     batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
     text += f', batch size {batch}' if batch else ''
     text += ' per process' if batch and get_world_size() > 1 else ''

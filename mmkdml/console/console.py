@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -127,13 +128,19 @@ class Console:
 
 
 def wrap(parts: Iterable[str], width: int, indent: str = '    ') -> str:
-    """Join parts with two spaces, and break the line between parts where it is too long."""
+    """Join parts with two spaces, and break the line between parts where it is too long.
+
+    A part that is longer than a line is also broken before words with a colon.
+    """
     lines: list[str] = []
     for part in parts:
-        if lines and len(lines[-1]) + 2 + len(part) <= width:
-            lines[-1] += f'  {part}'
-        else:
-            lines.append(f'{indent if lines else ""}{part}')
+        fits = len(indent) + len(part) <= width
+        for place, piece in enumerate([part] if fits else re.split(r' (?=\S*:)', part)):
+            space = ' ' if place else '  '
+            if lines and len(lines[-1] + space + piece) <= width and (place or fits):
+                lines[-1] += space + piece
+            else:
+                lines.append((indent * (1 + bool(place)) if lines else '') + piece)
     return '\n'.join(lines)
 
 

@@ -14,13 +14,22 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
-def test_run_is_tested_with_its_own_config(trained, tool, short, tmp_path):
+def test_run_is_tested_with_its_own_config(trained, tool, short, tmp_path, capsys):
     folder, _ = trained
     run = tmp_path / 'run'
     shutil.copytree(folder, run)
     (best,) = run.glob('best_*.pth')
     written = {path: path.read_bytes() for path in run.rglob('*') if path.is_file()}
     tool('test', run, '--out', tmp_path / 'run.json')
+    printed, errors = capsys.readouterr()
+    assert errors == ''
+    lines = printed.splitlines()
+    assert len(lines) <= 16
+    assert [line.split()[0] for line in lines[-7:-3]] == [
+        'teacher', 'student_1', 'student_2', 'ensemble',
+    ]  # fmt: skip
+    assert best.name in lines[0]
+    assert 'results.csv' in printed
     tool(
         'test',
         CONFIG,

@@ -54,10 +54,11 @@ def test_run_writes_checkpoints_log_and_table(trained):
     assert {'epoch_1.pth', 'epoch_2.pth', 'last_checkpoint', 'kdml_v3_demo.py'} <= names
     assert any(name.startswith('best_ensemble_foreground_IoU_epoch_') for name in names)
     (log,) = folder.glob('*/*.log')
-    for text in (done.stdout, log.read_text()):
-        table = text.split('Members, validation after iteration 4\n')[1].splitlines()
-        rows = [line.split()[1] for line in table[3:7]]
-        assert rows == ['teacher', 'student_1', 'student_2', 'ensemble']
+    table = log.read_text().split('Members, validation after iteration 4\n')[1].splitlines()
+    rows = [line.split()[1] for line in table[3:7]]
+    assert rows == ['teacher', 'student_1', 'student_2', 'ensemble']
+    assert 'Hooks will be executed' in log.read_text()
+    assert 'FileClient' not in log.read_text()
     steps = scalars(folder)
     assert len(steps) == 4  # 16 slices in batches of 8, two epochs
     for step in steps:
@@ -78,6 +79,35 @@ def test_run_writes_a_summary(trained):
     page = (folder / 'summary.html').read_text()
     assert all(fact in page for fact in ('2 of 2 epochs', 'Losses of student_2', 'FeatureMSELoss'))
     assert len(page) < 500_000
+
+
+def test_training_prints_a_short_header_and_two_validations(trained):
+    folder, done = trained
+    assert done.stderr == ''
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith(('warning', 'error'))] == []
+    assert '\x1b' not in done.stdout
+    first = next(place for place, line in enumerate(lines) if line.startswith('epoch 1/2'))
+    assert first <= 25
+    header = '\n'.join(lines[:first])
+    for text in (
+        'student_2',
+        'StemResNet',
+        'train 16 images of 4 groups',
+        'test 4 images',
+        'CPU',
+        'float32',
+        '2 epochs of 2 steps',
+        str(folder),
+        '--resume',
+        'Ctrl-C',
+    ):
+        assert text in header, text
+    assert sum(line.startswith('epoch ') for line in lines) == 2
+    rows = [line.split()[0] for line in lines[first:] if line.startswith(('tea', 'stu', 'ens'))]
+    assert rows == 2 * ['teacher', 'student_1', 'student_2', 'ensemble']
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 100 + len(str(folder))
 
 
 @pytest.mark.slow
@@ -132,7 +162,14 @@ def test_run_stopped_by_signal_is_resumed(trained, tool, short, tmp_path):
         'val_dataloader.num_workers=2',
         'val_dataloader.persistent_workers=True',
     ]
-    command = [ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', tmp_path, '--cfg-options']
+    command = [
+        ROOT / 'tools' / 'train.py',
+        CONFIG,
+        '--verbose',
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+    ]
     process = subprocess.Popen(
         [sys.executable, *map(str, command), *options],
         stdout=subprocess.PIPE,
