@@ -19,7 +19,7 @@ from mmkdml.figures.text import text_height, text_width, wrap
 
 COLUMNS = 4  # maps side by side
 _CELL, _NUMBERED = 0.3, 0.24  # inches per layer; the smallest cell with a number
-_TICK, _NUMBER, _LABEL, _TITLE = 6.5, 5.5, 7.5, 8.5  # font sizes in points
+_TICK, _NUMBER, _LABEL, _TITLE = 7.0, 7.0, 7.5, 8.5  # font sizes in points
 _MARGIN, _PAD, _BAR = 0.08, 0.06, 0.65  # inches
 _COLORS = 'magma'
 

@@ -73,6 +73,7 @@ def save_figure(figure: Figure, *paths: str | os.PathLike, dpi: int | None = Non
         dpi: Resolution, also of images in SVG and PDF. Default: that of the style sheet.
     """
     with figure_style():
+        _settle(figure)
         for path in map(Path, paths):
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(
@@ -84,8 +85,15 @@ def svg_text(figure: Figure) -> str:
     """Return a figure as the text of an SVG file."""
     file = io.StringIO()
     with figure_style():
+        _settle(figure)
         figure.savefig(file, format='svg', metadata=_metadata('.svg'))
     return file.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Compute the layout once before drawing: it changes ticks, whose widths it depends on."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
 
 
 def _metadata(suffix: str) -> dict[str, None]:

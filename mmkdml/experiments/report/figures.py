@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmkdml.experiments.report.labels import mode_label
-from mmkdml.figures import PALETTE, SCREEN, figure_style
+from mmkdml.figures import PALETTE, SCREEN, figure_style, wrap
 from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.statistics.records import DONE, RunRecord, SuiteRecord
 
@@ -84,20 +84,27 @@ def draw_curves(record: SuiteRecord, keys: Sequence[str], label: str, same_scale
         mode = mode_label(run.mode)
         panel = panels.setdefault(f'{variant}: {mode}' if variant else mode, {})
         panel.setdefault(name, []).append(run)
-    figure, grid = _panel_grid(list(panels), label, same_scale)
+    figure, grid = _panel_grid(
+        list(panels), label, same_scale, max(map(len, panels.values()), default=0)
+    )
     for axes, runs in zip(grid, panels.values(), strict=True):
         _draw_panel(axes, runs, keys)
     return figure
 
 
-def _panel_grid(titles: Sequence[str], label: str, same_scale: bool) -> tuple[Figure, list[Axes]]:
-    """Create a figure with one panel per title, with epochs on the horizontal axis."""
+def _panel_grid(
+    titles: Sequence[str], label: str, same_scale: bool, entries: int
+) -> tuple[Figure, list[Axes]]:
+    """Create a figure with one panel per title, with epochs on the horizontal axis.
+
+    Below each panel there is space for a legend of ``entries`` lines.
+    """
     columns = max(1, min(COLUMNS, len(titles)))
     rows = max(1, math.ceil(len(titles) / columns))
-    figure = Figure(figsize=(SCREEN, 2.6 * rows))
+    figure = Figure(figsize=(SCREEN, (2.3 + 0.16 * entries) * rows))
     grid = figure.subplots(rows, columns, squeeze=False, sharey=same_scale)
     for axes, title in zip(grid.flat, titles, strict=False):
-        axes.set_title(title)
+        axes.set_title(wrap(title, SCREEN / columns - 0.8, 9, 2))
         axes.set_xlabel('epoch')
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if same_scale:
@@ -124,9 +131,18 @@ def _draw_panel(axes: Axes, panel: dict[str, list[RunRecord]], keys: Sequence[st
         )
     axes.grid()
     if axes.lines:
-        axes.legend()
+        _add_legend(axes)
     else:
         axes.text(0.5, 0.5, 'not logged', ha='center', va='center', transform=axes.transAxes)
+
+
+def _add_legend(axes: Axes) -> None:
+    """Add a legend below the panel, where it covers no curve."""
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [wrap(label, SCREEN / COLUMNS - 1.2, 7, 2) for label in labels]
+    axes.legend(
+        handles, labels, loc='upper center', bbox_to_anchor=(0.5, -0.24), fontsize=7, borderpad=0
+    )
 
 
 def _plot_mean(axes: Axes, curve: pd.DataFrame, color: str, dashes: str, label: str) -> None:
@@ -146,12 +162,13 @@ def draw_balance(by_name: Mapping[str, Sequence[RunRecord]]) -> Figure:
 
     All runs must have :func:`balance_keys`.
     """
-    figure, grid = _panel_grid(list(by_name), 'gradient norm / supervised', same_scale=True)
+    most = max(len(balance_keys(runs)) for runs in by_name.values())
+    figure, grid = _panel_grid(list(by_name), 'gradient norm / supervised', True, most)
     for axes, runs in zip(grid, by_name.values(), strict=True):
         for (color, dashes), key in zip(cycle(LINES), balance_keys(runs), strict=False):
             label = key.removeprefix(BALANCE)
             _plot_mean(axes, summarize_curves(runs, [key]), color, dashes, label)
         axes.set_yscale('log')
         axes.axhline(1, color='gray', linewidth=0.8)
-        axes.legend(fontsize=6)
+        _add_legend(axes)
     return figure
