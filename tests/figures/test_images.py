@@ -68,6 +68,7 @@ def assert_texts_inside(figure, min_size=7):
         outside = [-box.x0, -box.y0, box.x1 - figure.bbox.x1, box.y1 - figure.bbox.y1]
         assert max(outside) <= TOLERANCE, f'{text.get_text()!r} leaves the canvas: {outside}'
         assert text.get_fontsize() >= min_size, f'{text.get_text()!r}: {text.get_fontsize()} pt'
+        assert '$' not in text.get_text(), f'{text.get_text()!r} is not parsed'
     # The box of an oblique text contains much that is not text.
     straight = [(text.get_text(), box) for text, box in drawn if text.get_rotation() % 90 == 0]
     for (one, a), (other, b) in combinations(straight, 2):

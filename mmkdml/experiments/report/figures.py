@@ -169,6 +169,7 @@ def draw_balance(by_name: Mapping[str, Sequence[RunRecord]]) -> Figure:
             label = key.removeprefix(BALANCE)
             _plot_mean(axes, summarize_curves(runs, [key]), color, dashes, label)
         axes.set_yscale('log')
+        axes.yaxis.set_major_formatter('{x:g}')  # the default is math, which is not parsed
         axes.axhline(1, color='gray', linewidth=0.8)
         _add_legend(axes)
     return figure
