@@ -187,7 +187,9 @@ def test_run_stopped_by_signal_is_resumed(trained, tool, short, tmp_path):
     assert process.wait(60) == 128 + signal.SIGTERM, ''.join(seen)
     # The signal may arrive in any later iteration.
     assert re.search(r'Stopped by SIGTERM .*after iteration \d', ''.join(seen))
+    assert '>interrupted<' in (tmp_path / 'summary.html').read_text()
     tool('train', CONFIG, '--work-dir', tmp_path, '--resume', options=short)
+    assert '2 of 2 epochs, resumed 1 time' in (tmp_path / 'summary.html').read_text()
     ours, undisturbed = (
         load_checkpoint_file(path / 'epoch_2.pth') for path in (tmp_path, trained[0])
     )

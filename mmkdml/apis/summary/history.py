@@ -38,6 +38,7 @@ class Evaluation:
         checkpoint: Name of the tested file, or None.
         values: Values by member and measure; NaN if undefined.
         cases: Number of evaluated samples, or None.
+        changes: Keys of settings that differ from those of the run.
     """
 
     split: str
@@ -47,6 +48,7 @@ class Evaluation:
     checkpoint: str | None = None
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     cases: int | None = None
+    changes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -198,7 +200,7 @@ def _digest(data: Mapping[str, Any]) -> str:
 
 def _evaluation(content: Mapping[str, Any]) -> Evaluation:
     keys = ('split', 'kind', 'epoch', 'iter', 'checkpoint', 'cases')
-    one = Evaluation(**{key: content[key] for key in keys})
+    one = Evaluation(**{key: content[key] for key in keys}, changes=list(content['changes']))
     for value in content['values']:
         number = math.nan if value['value'] is None else float(value['value'])
         one.values.setdefault(value['member'], {})[value['measure']] = number

@@ -23,6 +23,7 @@ from mmkdml.apis.summary.measures import (
 from mmkdml.html import number
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 
+_MAX_CHANGES = 3
 _SPLITS = dict(val='validation', test='test')
 
 
@@ -59,10 +60,10 @@ class Headline:
 
 
 def deciding_evaluation(history: History) -> Evaluation | None:
-    """Return the test of the best checkpoint, another test, or the best validation."""
+    """Return the test of the best checkpoint with the run's settings, or the next best choice."""
     tests = [one for one in history.evaluations if one.split == 'test']
-    best = [one for one in tests if one.kind == 'best']
-    chosen = (best or tests)[-1:]
+    tests.sort(key=lambda one: (one.kind == 'best', not one.changes))
+    chosen = tests[-1:]
     return chosen[0] if chosen else best_validation(history, main_measure(history))
 
 
@@ -135,13 +136,17 @@ def _describe(evaluation: Evaluation) -> str:
             text += f' {evaluation.checkpoint}'
     else:
         text = f'{split}, {place}' if place else split
-    return f'{text}, {evaluation.cases:,} images' if evaluation.cases else text
+    if evaluation.cases:
+        text += f', {evaluation.cases:,} images'
+    more = ', ...' if len(evaluation.changes) > _MAX_CHANGES else ''
+    changes = ', '.join(evaluation.changes[:_MAX_CHANGES]) + more
+    return f'{text}, changed settings: {changes}' if changes else text
 
 
 def shown_evaluations(history: History) -> list[tuple[str, Evaluation]]:
     """Return the tests, and the best and the last validation, with their titles."""
     tests = [one for one in history.evaluations if one.split == 'test']
-    tests.sort(key=lambda one: one.kind != 'best')
+    tests.sort(key=lambda one: (one.kind != 'best', bool(one.changes)))
     shown = [(_describe(one), one) for one in tests]
     validations = [one for one in history.evaluations if one.split == 'val']
     best = best_validation(history, main_measure(history))

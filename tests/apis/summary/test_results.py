@@ -43,6 +43,13 @@ def tested(write_run):
     content = results(
         dict(split='test', kind='last', epoch=3, values=values(ensemble={iou: 90})),
         dict(split='test', kind='best', epoch=2, values=best),
+        dict(
+            split='test',
+            kind='best',
+            epoch=2,
+            values=values(ensemble={iou: 99}),
+            changes={'model.x': [1, 2]},
+        ),
     )
     (run / 'results.json').write_text(json.dumps(content))
     return read_history(run)
@@ -76,7 +83,8 @@ def test_headline_of_losses_networks_and_nothing(write_run):
 def test_tables_group_measures_and_mark_the_best(tested):
     quality, fidelity, diversity, by_class = metric_tables(tested)
     assert quality.head == ['IoU (%)']
-    (title, rows), (_, last) = quality.groups
+    (title, rows), (changed, _), (_, last) = quality.groups
+    assert changed.endswith('changed settings: model.x')
     assert 'best checkpoint (epoch 2), 40 images' in title
     assert [(name, cells[0].text, cells[0].is_best) for name, cells in rows] == [
         ('teacher', '55.60', False),
