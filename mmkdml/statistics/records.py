@@ -49,7 +49,7 @@ class RunRecord:
             validation metrics (``ensemble/foreground/IoU``...).
         metadata: Metadata of a finished run: ``config`` (file), ``config_text``, ``command`` (that
             repeats the run), ``seconds`` (of training and testing), ``device``, ``versions`` (by
-            package), ``splits`` (``images``, ``groups``, ``positives`` by split), ``input_size``
+            package), ``splits`` (``images``, ``groups``... by split), ``input_size``
             (H, W), ``members`` (``parameters``, ``flops`` by member), and ``checkpoints`` (epoch or
             iteration of ``best`` and ``last``).
         pictures: PNG files of hooks and analysis tools by path relative to the run's folder.

@@ -101,24 +101,33 @@ def summary(splits: Splits, classes: Sequence[str] | None = None) -> str:
 
     Args:
         splits: Rows of each split.
-        classes: Names of the classes; None for binary labels. Repeats of an image count as samples
-            of its class.
+        classes: Names of the classes; None for binary labels, or to name them by index. Repeats of
+            an image count as samples of its class. If there are any, a column has their sum.
     """
     from prettytable import PrettyTable
 
     from mmkdml.datasets.splits import split_counts
 
+    labels = [row.label for rows in splits.values() for row in rows]
+    if not classes and max(labels, default=0) > 1:
+        classes = list(map(str, range(max(labels) + 1)))
+    repeated = any(row.repeats > 1 for rows in splits.values() for row in rows)
     titles = ['split', 'images', 'groups', *(classes or ['positives'])]
+    if classes and repeated:
+        titles.insert(3, 'samples')
     table = PrettyTable(titles, align='r', border=False, padding_width=0, right_padding_width=2)
     table.align['split'] = 'l'
     for name, rows in splits.items():
         counts = split_counts(rows)
-        numbers = [counts['images'], counts['groups'], counts['positives']]
+        numbers = [counts['images'], counts['groups']]
         if classes:
             samples: Counter[int] = Counter()
             for row in rows:
                 samples[row.label] += row.repeats
-            numbers[2:] = [samples[label] for label in range(len(classes))]
+            numbers += [samples.total()] * repeated
+            numbers += [samples[label] for label in range(len(classes))]
+        else:
+            numbers.append(counts['positives'])
         table.add_row([name, *numbers])
     return table.get_string()
 

@@ -175,12 +175,10 @@ def _read_rows(path: Path) -> list[SplitRow]:
 
 
 def split_counts(rows: Sequence[SplitRow]) -> dict[str, int]:
-    """Count images, groups and labels above 0, and ``samples`` if images are repeated."""
-    counts = dict(
-        images=len(rows),
-        groups=len({row.group for row in rows}),
-        positives=sum(row.label > 0 for row in rows),
-    )
+    """Count images and groups; ``positives`` of binary labels, ``samples`` of repeated images."""
+    counts = dict(images=len(rows), groups=len({row.group for row in rows}))
+    if all(row.label in (0, 1) for row in rows):
+        counts['positives'] = sum(row.label for row in rows)
     samples = sum(row.repeats for row in rows)
     return counts if samples == len(rows) else dict(counts, samples=samples)
 

@@ -1,5 +1,6 @@
 import argparse
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -21,19 +22,24 @@ def cells(table):
 
 
 def test_summary_of_binary_labels():
-    assert cells(summary(SPLITS)) == [
+    binary = {name: [replace(row, label=row.label // 2) for row in SPLITS[name]] for name in SPLITS}
+    assert cells(summary(binary)) == [
         ['split', 'images', 'groups', 'positives'],
         ['train', '3', '2', '2'],
-        ['test', '1', '1', '1'],
+        ['test', '1', '1', '0'],
     ]
+
+
+def test_several_classes_without_names_have_no_positives():
+    assert cells(summary(SPLITS))[0] == ['split', 'images', 'groups', 'samples', '0', '1', '2']
 
 
 def test_summary_of_classes():
     table = summary(SPLITS, ['fat', 'mucus of the colon', 'tumour'])
     assert cells(table.replace('mucus of the colon', 'mucus')) == [
-        ['split', 'images', 'groups', 'fat', 'mucus', 'tumour'],
-        ['train', '3', '2', '1', '0', '4'],
-        ['test', '1', '1', '0', '1', '0'],
+        ['split', 'images', 'groups', 'samples', 'fat', 'mucus', 'tumour'],
+        ['train', '3', '2', '5', '1', '0', '4'],
+        ['test', '1', '1', '1', '0', '1', '0'],
     ]
     assert len({len(line) for line in table.splitlines()}) == 1
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mmkdml.datasets.splits import SplitRow, read_split, write_splits
+from mmkdml.datasets.splits.split_files import split_counts
 from mmkdml.datasets.splits.splitting import split_rows
 
 ROWS = [SplitRow(f'{g}{i}', f'{g}/{i}.tif', g, i % 2) for g in 'abcdefgh' for i in range(5)]
@@ -80,6 +81,10 @@ def test_repeats_are_written_only_if_used(tmp_path, mask):
     counts = json.loads((tmp_path / 'splits.json').read_text())['counts']
     assert counts['train'] == dict(images=2, groups=1, positives=0, samples=3)
     assert counts['val'] == dict(images=1, groups=1, positives=0)
+
+
+def test_classes_above_one_have_no_positives():
+    assert split_counts([replace(row('a'), label=2), row('b')]) == dict(images=2, groups=1)
 
 
 @pytest.mark.parametrize('part', ['val', 'test'])
