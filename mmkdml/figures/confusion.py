@@ -15,7 +15,7 @@ from mmkdml.figures.style import GRAY, figure_style, save_figure
 from mmkdml.figures.text import wrap
 
 _COLUMNS = 3
-_NAME_WIDTH = 1.1  # inches
+_LONGEST = 1.1  # width of a class name in inches
 
 
 def draw_confusion(
@@ -50,7 +50,7 @@ def draw_confusion(
             axes.set_title(wrap(name, side, 9, 2), parse_math=False)
         for axes in grid.flat[len(matrices) :]:
             axes.set_axis_off()
-        names = [wrap(name, _NAME_WIDTH, 7, max_lines=2) for name in classes]
+        names = [wrap(name, _LONGEST, 7, 1) for name in classes]
         for axes in grid.flat:
             axes.set_xticks(
                 range(number), names, rotation=45, ha='right', fontsize=7, parse_math=False

@@ -79,12 +79,7 @@ def tile_sheet(
     titles = [_title(title, tile) for title in column_titles]
     texts = [[wrap(caption, tile, _SMALL, 4) for caption in line] for line in captions]
     below = [max(text_height(text, _SMALL) for text in line) + _GAP for line in texts]
-    for handle in legend:
-        inside = width - 2 * _MARGIN - _LEGEND_HANDLE
-        handle.set_label(wrap(str(handle.get_label()), inside, _SMALL + 0.5))
     legend_columns, legend_height = _legend_size(legend, width)
-    lines = sum(str(handle.get_label()).count('\n') for handle in legend)
-    legend_height += lines * (_SMALL + 0.5) * LINE_SPACING / 72
 
     title_height = max(text_height(title, _TITLE) for title, _ in titles)
     title_height += max(text_height(small, _SMALL) for _, small in titles)
