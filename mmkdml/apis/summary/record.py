@@ -161,7 +161,7 @@ def _processor() -> str:
 
 
 def _memory() -> dict[str, float]:
-    """Return the highest memory of this process in MB."""
+    """Return the highest memory of this process in MiB."""
     found = {}
     with suppress(ImportError):
         import resource

@@ -95,8 +95,8 @@ class TablePanel:
 
     @property
     def heading(self) -> str:
-        """The title, with the unit unless it is percent."""
-        return self.title if self.unit in ('', 'percent') else f'{self.title} ({self.unit})'
+        """The title with the unit."""
+        return f'{self.title} ({self.unit})' if self.unit else self.title
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Table:
 
     Attributes:
         suite: Name of the suite.
-        title: Suite, checkpoint, data split and unit.
+        title: Suite, checkpoint and data split.
         checkpoint: ``'best'`` or ``'last'``.
         panels: Single networks, modes and styles for each measure, other runs, auxiliary metrics.
         notes: Explanations, missing runs and doubtful values of the paper.

@@ -12,6 +12,7 @@ from mmkdml.experiments.paper.values import PERFORMANCE, table_notes
 from mmkdml.experiments.report.auxiliary_metrics import NOTES, auxiliary_panels, auxiliary_values
 from mmkdml.experiments.report.cells import Table, TableCell, TablePanel, TableRow
 from mmkdml.experiments.report.grid import Grid, Key, Metric
+from mmkdml.metric_info import unit_of
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, Estimate, estimate
 from mmkdml.statistics.counts import Counts, Variants, count_cases, find_variants
 from mmkdml.statistics.records import BASELINE, DONE, RunRecord, SuiteRecord
@@ -57,7 +58,7 @@ def build_table(
     """
     grid = build_grid(record, checkpoint, resamples, rng, counts, variants)
     panels = build_panels(grid)
-    title = f'{record.name}: {record.title} ({CHECKPOINT_TITLES[checkpoint]}; test set; percent)'
+    title = f'{record.name}: {record.title} ({CHECKPOINT_TITLES[checkpoint]}; test set)'
     legend = 'Mean ± sample standard deviation over seeds (number of seeds).'
     notes = (legend, *explain(record, checkpoint, panels, 'In brackets'))
     return Table(record.name, title, checkpoint, panels, notes)
@@ -225,6 +226,7 @@ def _csv(table: Table) -> str:
             run=cell.run,
             member=cell.member,
             measure=cell.measure,
+            unit=unit_of(cell.measure),
             mean=cell.mean,
             std=cell.std,
             n=cell.done,

@@ -133,8 +133,9 @@ def test_suite_table_contains_auxiliary_metrics(form):
     runs = [classroom('kdml_v3', seed, 'kdml', 'v3') for seed in range(2)]
     text = render(build_table(suite(*runs), 'best'), form)
     if form == 'csv':
-        assert 'fidelity/IoU,80.0,0.0' in text
+        assert 'fidelity/IoU,percent,80.0,0.0' in text
     else:
+        assert 'fidelity/IoU (percent)' in text
         assert 'fidelity/KL (nats)' in text
         assert "Fidelity: the teacher's predictions as ground truth" in text
         assert 'Table 12' in text
