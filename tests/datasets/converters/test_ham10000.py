@@ -259,9 +259,9 @@ def test_tool_writes_equal_files(ham, tmp_path, run_tool, files_in, monkeypatch,
     assert files_in(ham) == before
     assert files_in(tmp_path / 'one') == files_in(tmp_path / 'two')
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert table[0] == ['split', 'images', 'groups', *DIAGNOSES]
+    assert table[0] == ['split', 'images', 'groups', 'samples', *DIAGNOSES]
     assert table[1][0] == 'train'
-    assert table[1][3:] == ['4'] * 7
+    assert table[1][3:] == ['28'] + ['4'] * 7
     assert table[6][:3] == ['python', 'tools/train.py', 'configs/kdml/r50_r18x2_v3_ham10000_cls.py']
 
     monkeypatch.chdir(tmp_path)
