@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import Normal, Stroke
 
 from mmkdml.evaluation.mask_panels import TRUTH
 from mmkdml.figures import ColorBar, figure_style, save_figure, tile_sheet
+from mmkdml.figures.marks import outline
 from mmkdml.figures.sheets import PRINT_DPI
 from mmkdml.figures.style import PREDICTION_COLOR, TRUTH_COLOR
 
@@ -188,7 +187,7 @@ def _legend(cells: Sequence[SheetCell]) -> list[Artist]:
         PREDICTED_OUTLINE: any(cell.mask is not None for cell in cells),
     }
     lines = [
-        Line2D([], [], color=OUTLINES[label], label=label, path_effects=_casing(1.5))
+        Line2D([], [], color=OUTLINES[label], label=label)
         for label, is_drawn in drawn.items()
         if is_drawn
     ]
@@ -211,29 +210,9 @@ def _draw(axes: Axes, cell: SheetCell) -> None:
         fill = np.zeros((*cell.mask.shape, 4))
         fill[cell.mask] = (*to_rgb(PREDICTION_COLOR), _FILL)
         axes.imshow(fill, interpolation='nearest')
-    _draw_outline(axes, cell.outline, TRUTH_COLOR)
-    _draw_outline(axes, cell.mask, PREDICTION_COLOR)
-
-
-def _draw_outline(axes: Axes, mask: np.ndarray | None, color: str) -> None:
-    if mask is None or not mask.any():
-        return  # matplotlib warns of an empty contour
-    height, width = mask.shape
-    # Padding closes outlines at the edge of the image.
-    axes.contour(
-        np.arange(-1, width + 1),
-        np.arange(-1, height + 1),
-        np.pad(mask, 1),
-        levels=[0.5],
-        colors=color,
-        linewidths=0.9,
-    ).set_path_effects(_casing(0.9))
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-
-
-def _casing(width: float) -> list[Any]:
-    """Surround a line by a dark one, so that it is visible on bright parts of an image."""
-    return [Stroke(linewidth=width + 0.7, foreground='#000000a0'), Normal()]
+    for mask, color in ((cell.outline, TRUTH_COLOR), (cell.mask, PREDICTION_COLOR)):
+        if mask is not None:
+            outline(axes, mask, color, width=0.9, edge=True)
 
 
 def _to_gray(image: np.ndarray) -> np.ndarray:

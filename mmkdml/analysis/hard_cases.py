@@ -15,6 +15,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mmkdml.evaluation.case_choice import choose_by_group
 from mmkdml.evaluation.mask_panels import IGNORED
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
 from mmkdml.inspection.config import inspect_model
@@ -225,9 +226,7 @@ def choose_cases(
     ordered = cases.sort_values(list(order), ascending=list(order.values()), kind='stable')
     if repeat_groups:
         return ordered.index[:num].tolist()
-    repeats = ordered.groupby('group').cumcount().to_numpy()
-    chosen = np.sort(np.argsort(repeats, kind='stable')[:num])
-    return ordered.index[chosen].tolist()
+    return ordered.index[choose_by_group(ordered['group'].tolist(), num)].tolist()
 
 
 def overlap(mask: np.ndarray, truth: np.ndarray) -> tuple[float, float]:

@@ -41,13 +41,7 @@ def check_texts(figure):
 
 @pytest.mark.parametrize(
     ('size', 'members', 'width', 'long'),
-    [
-        ((30, 30), 1, None, False),
-        ((30, 40), 4, None, True),
-        ((40, 30), 2, 7.2, False),
-        ((30, 40), 4, 7.2, True),
-        ((40, 30), 1, 3.5, True),
-    ],
+    [((40, 30), 2, 7.2, False), ((30, 40), 4, 7.2, True), ((40, 30), 1, 3.5, True)],
 )
 def test_case_sheet(figure, tmp_path, size, members, width, long):
     image = np.full((*size, 3), 90, np.uint8)
@@ -90,9 +84,7 @@ def cka_table(pair, rows, columns):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ('members', 'runs', 'width'), [(1, 1, None), (3, 1, 7.2), (3, 2, None), (2, 3, 7.2)]
-)
+@pytest.mark.parametrize(('members', 'runs', 'width'), [(3, 1, 7.2), (2, 2, 3.5)])
 def test_cka(figure, tmp_path, members, runs, width):
     names = ['teacher', *(f'student_{index}' for index in range(1, members))]
     pairs = list(itertools.combinations(names, 2)) or [('model', 'model')]

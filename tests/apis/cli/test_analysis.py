@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmkdml.apis.cli.analysis import analysis_parser, named_runs, open_run
+from mmkdml.apis.cli.analysis import analysis_parser, default_titles, named_runs, open_run
 from mmkdml.registry import MODELS
 
 CONFIG = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo.py'
@@ -36,10 +36,20 @@ def test_arguments():
     parser = analysis_parser('Look at runs.', name='pictures')
     args = parser.parse_args(['a', 'b', '--cfg-options', 'x.y=3'])
     assert args == argparse.Namespace(
-        runs=['a', 'b'], titles=None, out=None, part='test', cfg_options={'x.y': 3}, name='pictures'
+        runs=['a', 'b'],
+        titles=None,
+        out=None,
+        part='test',
+        format=['png'],
+        columns=None,
+        use_config=False,
+        cfg_options={'x.y': 3},
+        name='pictures',
     )
     args = parser.parse_args(['a', '--titles', 'A', '--out', 'o', '--part', 'val'])
     assert (args.titles, args.out, args.part) == (['A'], Path('o'), 'val')
+    args = parser.parse_args(['a', '--format', 'svg', 'pdf', '--columns', '2'])
+    assert (args.format, args.columns) == (['svg', 'pdf'], 2)
     with pytest.raises(SystemExit):
         parser.parse_args(['a', '--part', 'train'])
 
@@ -47,7 +57,7 @@ def test_arguments():
 def test_titles_of_runs(folder, capsys):
     parser = analysis_parser('Look at runs.', name='pictures')
     files = folder / 'demo.py', folder / 'best_x_epoch_1.pth'
-    assert named_runs(parser, parser.parse_args([str(folder)])) == {'kd/seed_0': files}
+    assert named_runs(parser, parser.parse_args([str(folder)])) == {'kd': files}
     twice = [str(folder), str(files[0]), str(folder)]
     args = parser.parse_args([*twice, '--titles', 'b', 'a'])
     assert list(named_runs(parser, args).items()) == [('b', files), ('a', files)]
@@ -92,3 +102,22 @@ def test_open_run_loads_weights_and_data(folder):
     options = {'test_dataloader.batch_size': 7, 'test_dataloader.dataset.indices': 5}
     _, few = open_run(*files, 'test', options)
     assert (few.batch_size, len(few.dataset)) == (7, 5)
+
+
+@pytest.mark.parametrize(
+    ('files', 'titles'),
+    [
+        (['a/kdml/x.pth', 'a/ml/x.pth'], ['kdml', 'ml']),
+        (['s/kdml/seed_0/x.pth', 's/ml/seed_0/x.pth'], ['kdml', 'ml']),
+        (['s/kdml/seed_0/x.pth', 's/kdml/seed_1/x.pth'], ['kdml, seed 0', 'kdml, seed 1']),
+        (['a/kdml/x.pth', 'b/kdml/x.pth', 'b/ml/x.pth'], ['a/kdml', 'b/kdml', 'ml']),
+        (['a/kdml/x.pth', 'a/kdml/y.pth'], ['/r/a/kdml: x', '/r/a/kdml: y']),
+    ],
+)
+def test_runs_are_named_by_folders_that_differ(files, titles):
+    assert default_titles([(Path('c.py'), Path('/r', file)) for file in files]) == titles
+
+
+def test_configs_name_checkpoints_of_one_folder():
+    runs = [(Path(f'{name}.py'), Path('/w', f'{name}.pth')) for name in 'ab']
+    assert default_titles(runs) == ['w (a)', 'w (b)']
