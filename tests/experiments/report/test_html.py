@@ -170,7 +170,7 @@ def test_tables_contain_both_checkpoints(page):
     # tp is 75 and 76 with seed 0, 77 and 78 with seed 1, fp is 5, fn 30, 29, 28 and 27.
     seeds = [100 * 3 * 151 / (3 * (151 + 10 + 59)), 100 * 3 * 155 / (3 * (155 + 10 + 55))]
     mean, std = sum(seeds) / 2, (seeds[1] - seeds[0]) / 2**0.5
-    (row,) = [one for one in rows_of(page, 'IoU in %, best') if one[0] == 'kdml_v3']
+    (row,) = [one for one in rows_of(page, 'IoU (%), best') if one[0] == 'kdml_v3']
     assert row[1:5] == ['KD + mutual learning', 'v3', '2', '6 (3)']
     # All members have the same predictions.
     for cell in row[5:9]:
@@ -181,7 +181,7 @@ def test_tables_contain_both_checkpoints(page):
     assert row[9:] == ['0.00 0.00 to 0.00'] * 2
     (last,) = [one for one in rows_of(page, 'IoU in %, after') if one[0] == 'kdml_v3']
     assert last[5].startswith(f'{mean - 100 * 40 / 220:.2f} ')
-    names = [row[0] for row in rows_of(page, 'IoU in %, best')[1:]]
+    names = [row[0] for row in rows_of(page, 'IoU (%), best')[1:]]
     assert names == ['r50', 'ml_v1', 'ml_v3', 'kdml_v1', 'kdml_v3']
 
 
