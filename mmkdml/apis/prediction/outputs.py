@@ -248,7 +248,7 @@ def _most_foreground(panels: Sequence[Panel]) -> list[Panel]:
     """
 
     def order(index: int) -> tuple[float, ...]:
-        counts = [np.count_nonzero(mask) for mask in panels[index].masks.values()]
+        counts = [int(np.count_nonzero(mask)) for mask in panels[index].masks.values()]
         return -counts[-1], -sum(counts), abs(index - (len(panels) - 1) / 2)
 
     chosen = sorted(range(len(panels)), key=order)[:_OVERLAY_ROWS]
