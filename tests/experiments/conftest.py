@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from mmkdml.experiments.run_spec import RunSpec
+from mmkdml.experiments.suites.display import SuiteDisplay
 from mmkdml.experiments.suites.serialization import serialize_result
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
@@ -77,9 +78,13 @@ def make_worker(script):
     def make(suite, store, stop=None):
         lines = []
         worker = Worker(
-            suite, store, stop or threading.Event(), lines.append, command=[script],
+            suite,
+            store,
+            stop or threading.Event(),
+            SuiteDisplay(suite, store, lines.append),
+            command=[script],
             poll_seconds=0.02,
-        )  # fmt: skip
+        )
         worker.lines = lines
         return worker
 

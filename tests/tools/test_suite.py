@@ -80,8 +80,8 @@ def test_suite_with_a_killed_worker_equals_an_undisturbed_one(
     killed.kill()
     output = [process.communicate()[0] for process in both]
     assert sorted(process.returncode for process in both) == [-signal.SIGKILL, 0]
-    started = [line for text in output for line in text.splitlines() if line.endswith('started')]
-    assert sorted(started) == [*['kd_off_v3/seed_0 started'] * 2, 'teacher/seed_0 started']
+    finished = [line.split()[0] for text in output for line in text.splitlines() if ' in ' in line]
+    assert {'kd_off_v3/seed_0', 'teacher/seed_0'} <= {*finished}
     assert '2 of 2 done' in [text.splitlines()[-1] for text in output]
     for checkpoint in ('best', 'last'):
         form = ('--format', 'csv', '--checkpoint', checkpoint)
@@ -96,7 +96,9 @@ def test_suite_with_a_killed_worker_equals_an_undisturbed_one(
 @pytest.mark.slow
 def test_output_of_commands(small, undisturbed, output_of, tmp_path):
     folder, output = undisturbed
-    assert output.splitlines()[0] == 'teacher/seed_0 started'
+    assert '2 runs of 2 configs' in output.splitlines()[0]
+    assert output.splitlines()[1].startswith('teacher/seed_0')
+    assert len(output.splitlines()) < 8
     assert output.splitlines()[-1] == '2 of 2 done'
     place = (small, '--work-dir', folder)
     for command in ('run', 'resume'):

@@ -6,13 +6,16 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import torch
 
 from mmkdml.experiments.run_spec import run_config, settings_text
+from mmkdml.experiments.suites.display import SuiteDisplay
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.experiments.suites.worker import Worker
+from mmkdml.statistics.records import RUNNING, WAITING
 
 
 def run_suite(
@@ -51,19 +54,24 @@ def run_workers(
     store: SuiteStore,
     workers: int = 1,
     processes: int = 1,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] | None = None,
 ) -> None:
-    """Execute the registered runs of a suite, see :func:`run_suite`; ``log`` is called with lines.
+    """Execute the registered runs of a suite, see :func:`run_suite`.
+
+    Args:
+        log: Prints a line. Default: the console, with a live bar on a terminal.
 
     Raises:
         KeyboardInterrupt: If a signal stopped the workers.
         ValueError: If the database is not accessible.
     """
     stop, errors = threading.Event(), []
+    display = SuiteDisplay(suite, store, log)
+    unfinished = any(run.state in (WAITING, RUNNING) for run in store.states())
 
     def work(environment: Mapping[str, str]) -> None:
         try:
-            Worker(suite, store, stop, log, processes, environment).work()
+            Worker(suite, store, stop, display, processes, environment).work()
         except BaseException as error:  # re-raised below, when all workers have ended
             errors.append(error)
             stop.set()
@@ -78,10 +86,11 @@ def run_workers(
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with display if unfinished else nullcontext():
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

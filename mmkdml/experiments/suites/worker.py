@@ -9,14 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mmkdml.console import in_words
 from mmkdml.experiments.run_spec import RunSpec, run_key
+from mmkdml.experiments.suites.display import SuiteDisplay
 from mmkdml.experiments.suites.processes import failure_reason, is_dead, stop_run, this_host
-from mmkdml.experiments.suites.progress import progress
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.experiments.suites.store import RunState, SuiteStore
 from mmkdml.experiments.suites.suite import Suite
@@ -42,7 +42,7 @@ class Worker:
         suite: The suite.
         store: Its database.
         stop: When set, the worker interrupts and releases its run, and ends.
-        log: Called with a line when a run starts or ends.
+        display: Prints when runs start and end.
         processes: Number of processes of each run, started by torchrun if more than one.
         environment: Additional environment variables of the runs.
         command: Arguments for Python, to which the path of the run's specification is appended.
@@ -52,7 +52,7 @@ class Worker:
     suite: Suite
     store: SuiteStore
     stop: threading.Event
-    log: Callable[[str], None] = print
+    display: SuiteDisplay
     processes: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
     command: Sequence[str | Path] = field(default_factory=lambda: COMMAND)
@@ -74,7 +74,7 @@ class Worker:
                 self._execute(run)
             elif self._has_unfinished_runs():
                 if not self._is_waiting:
-                    self.log('waiting for runs claimed by other workers')
+                    self.display.line('waiting for runs claimed by other workers')
                 self._is_waiting = True
                 self.stop.wait(self.poll_seconds * 4)
             else:
@@ -127,12 +127,12 @@ class Worker:
         spec = self._specs[run.name, run.seed]
         folder = self.suite.work_dir / run.key
         start = time.monotonic()
-        self.log(f'{run.key} started')
+        self.display.started(run.key)
         try:
             process, log_start = self._start(spec, folder)
         except OSError as error:
             self.store.fail(run, self.name, f'could not start: {error}')
-            self.log(f'{run.key} failed: {error}')
+            self.display.line(f'{run.key} failed: {error}')
             return
         is_own = False
         try:
@@ -140,10 +140,10 @@ class Worker:
         finally:
             stop_run(process, gracefully=is_own)
         if not is_own:
-            self.log(f'{run.key} was claimed by another worker')
+            self.display.line(f'{run.key} was claimed by another worker')
         elif self.stop.is_set() and process.returncode != 0:
             self.store.release(run, self.name)
-            self.log(f'{run.key} stopped; it can be resumed')
+            self.display.line(f'{run.key} stopped; it can be resumed')
         else:
             self._record(run, folder, process.returncode, log_start, time.monotonic() - start)
 
@@ -192,16 +192,14 @@ class Worker:
         if code == 0:
             try:
                 content = (folder / RESULT).read_bytes()
-                deserialize_result(content)
+                measured, _, _ = deserialize_result(content)
             except (OSError, ValueError) as problem:
                 error = f'{folder / RESULT}: {problem}'
         else:
             error = failure_reason(folder / LOG, log_start, code)
         if error is not None:
             # Log first: if the disk is full, storing the error may fail, too.
-            self.log(f'{run.key} failed: {error.splitlines()[-1]} (log: {folder / LOG})')
+            self.display.line(f'{run.key} failed: {error.splitlines()[-1]} (log: {folder / LOG})')
             self.store.fail(run, self.name, error)
         elif self.store.finish(run, self.name, content, seconds):
-            self.log(
-                f'{run.key} done in {in_words(seconds)}; {progress(self.store.states(), idle=1)}'
-            )
+            self.display.finished(run.key, measured['best'], in_words(seconds))

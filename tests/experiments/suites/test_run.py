@@ -46,7 +46,9 @@ def test_workers_execute_all_runs(make_suite, script, monkeypatch):
     lines = []
     run_workers(suite, store, workers=2, log=lines.append)
     assert states(store) == [DONE] * 3
-    assert sum(line.endswith('started') for line in lines) == 3
+    assert sorted(line.split()[0] for line in lines[1:]) == [f'{name}/seed_0' for name in 'abc']
+    assert '3 runs' in lines[0]
+    assert '3 of 3 runs' in lines[-1]
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -53,12 +53,12 @@ def test_runs_are_executed_once_and_teachers_first(make_suite, make_worker):
     one = make_worker(suite, store)
     one.work()
     assert set(states(store).values()) == {DONE}
-    started = [line.split()[0] for line in one.lines if line.endswith('started')]
+    started = [line.split()[0] for line in one.lines]
     assert started.index('teacher/seed_0') < started.index('student/seed_0')
     assert len(started) == 4
     (execution,) = executions(suite, 'student/seed_1')
     assert execution.split()[1] == str(suite.work_dir / 'teacher' / 'seed_1')
-    assert '4 of 4 done' in one.lines[-1]
+    assert '4 of 4 runs' in one.lines[-1]
     record = read_suite(suite, store)
     assert record.runs[1].measured['best'].cases.fp.tolist() == [1]
     assert record.runs[0].curves.value.tolist() == [0.5]

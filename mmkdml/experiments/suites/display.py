@@ -1,0 +1,101 @@
+"""Progress of a suite on the console: a line per finished run, and a live bar on a terminal."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+
+from mmkdml.console import OverallProgress
+from mmkdml.experiments.suites.progress import seconds_left
+from mmkdml.experiments.suites.store import SuiteStore
+from mmkdml.experiments.suites.suite import Suite
+from mmkdml.names import ENSEMBLE
+from mmkdml.statistics.measures import MEASURES, class_count, count
+from mmkdml.statistics.records import DONE, FAILED, RUNNING, Measurement
+
+
+class SuiteDisplay:
+    """Prints what the workers of a suite do; several threads may call it.
+
+    Args:
+        suite: The suite.
+        store: Its database, which other workers use, too.
+        log: Function that prints a line. Default: the console, above the bar.
+    """
+
+    def __init__(
+        self, suite: Suite, store: SuiteStore, log: Callable[[str], None] | None = None
+    ) -> None:
+        self._suite, self._store = suite, store
+        states = store.states()
+        self._bar = OverallProgress(len(states), 'runs', sum(run.state == DONE for run in states))
+        self._log = log or self._bar.console.line
+        self._lock = threading.Lock()
+        self._best = -math.inf
+        self._note = ''
+
+    def __enter__(self) -> SuiteDisplay:
+        runs, folder = self._bar.total, self._suite.work_dir
+        names = len({run.name for run in self._suite.runs})
+        self._log(f'{self._suite.title}: {runs} runs of {names} configs, in {folder}')
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(None, None, None)
+
+    def line(self, text: str) -> None:
+        """Print a line about a run."""
+        with self._lock:
+            self._log(text)
+            self._refresh()
+
+    def started(self, key: str) -> None:
+        """Update the bar when a run starts."""
+        with self._lock:
+            self._refresh()
+
+    def finished(self, key: str, measured: Measurement, duration: str) -> None:
+        """Print the line of a finished run, and whether it is the best so far."""
+        with self._lock:
+            self._refresh()
+            measure = self._suite.measures[0]
+            value = test_score(measured, measure)
+            best = ''
+            if value > self._best:
+                self._best, best = value, ', best so far'
+                self._note = f'best {measure} {value:.2f}: {key}'
+            score = f'{measure} {value:6.2f}' if math.isfinite(value) else f'{measure} undefined'
+            self._log(f'{key:<20} {score}{best}; {duration}; {self._bar.text()}')
+            self._refresh()
+
+    def _refresh(self) -> None:
+        states = self._store.states()
+        done = sum(run.state == DONE for run in states)
+        failed, running = (sum(run.state == state for run in states) for state in (FAILED, RUNNING))
+        note = ', '.join(
+            text
+            for text in (
+                f'{running} running' if running else '',
+                f'{failed} failed' if failed else '',
+                self._note,
+            )
+            if text
+        )
+        self._bar.advance(done, seconds_left(states, idle=int(not running)), note)
+
+
+def test_score(measured: Measurement, measure: str) -> float:
+    """Compute a measure of the ensemble, or of the only network, on the test split.
+
+    Returns:
+        Percent; NaN if it is undefined.
+    """
+    cases = measured.cases
+    if cases.empty:
+        return math.nan
+    members = list(cases['member'].unique())
+    own = cases[cases['member'] == (ENSEMBLE if ENSEMBLE in members else members[0])]
+    counts = count(own, sorted(set(own['group'])), class_count(cases))
+    return float(MEASURES[measure].value(counts.sum(0)))
