@@ -102,7 +102,7 @@ def main() -> None:
         args.launcher,
         overwrite=args.overwrite,
         accept_changes=args.accept_changes,
-        verbose=args.verbose,
+        output='log' if args.verbose else 'progress',
         validations=not args.quiet,
         start_options=start.record(),
     ).train()

@@ -33,6 +33,7 @@ class RunRunner(Runner):
     """mmengine's ``Runner`` with a safe folder, and without warnings that nobody can act on."""
 
     quiet = False
+    shows_progress = False
 
     def dump_config(self) -> None:
         """Do nothing: ``RunIdentityHook`` writes the config, so that a test does not replace it."""
@@ -85,7 +86,7 @@ class RunRunner(Runner):
                 model = super().train()
         finally:
             unlock_run(self.cfg)
-        if self.quiet:
+        if self.shows_progress:
             print_end(self)
         return model
 
@@ -93,20 +94,31 @@ class RunRunner(Runner):
         """Test; the metrics are returned."""
         with recorded(self, TEST), self._live():
             metrics = super().test()
-        if self.quiet:
+        if self.shows_progress:
             hooks = (one for one in self.hooks if isinstance(one, ProgressHook))
             print_end(self, sum(one.hidden for one in hooks))
         return metrics
 
     def _live(self) -> Any:
-        show = self.quiet and is_main_process()
+        show = self.shows_progress and is_main_process()
         return get_console().live() if show else nullcontext()
 
 
-class QuietRunner(RunRunner):
-    """Runner that prints only warnings and errors; the whole log is in its file."""
+class WarningsRunner(RunRunner):
+    """Runner that prints only warnings and errors."""
 
     quiet = True
+
+
+class ProgressRunner(WarningsRunner):
+    """Runner whose hooks print its progress, and that prints where its results are."""
+
+    shows_progress = True
+
+
+#: Class of the runner by what it prints.
+LOG, PROGRESS, WARNINGS = 'log', 'progress', 'warnings'
+RUNNERS = {LOG: RunRunner, PROGRESS: ProgressRunner, WARNINGS: WarningsRunner}
 
 
 def _cores() -> int:

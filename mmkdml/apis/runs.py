@@ -22,7 +22,7 @@ from mmkdml.apis.run_identity import start_run, unlock_run
 from mmkdml.apis.run_numbers import check_numbers
 from mmkdml.apis.run_output import HeaderHook, earlier_validations
 from mmkdml.apis.run_results import ResultsHook
-from mmkdml.apis.runner import QuietRunner, RunRunner
+from mmkdml.apis.runner import LOG, PROGRESS, RUNNERS
 from mmkdml.apis.summary.record import RecordHook
 from mmkdml.apis.trained import load_for_evaluation
 from mmkdml.checkpoint_io import guard_checkpoints, recorded_meta
@@ -39,6 +39,7 @@ from mmkdml.engine import (
 from mmkdml.engine.checks import check_class_order, register_checks
 from mmkdml.engine.log_backends import LOGS
 from mmkdml.engine.unwrap import unwrap_model
+from mmkdml.functional.checks import check_choice
 from mmkdml.models.checkpoints import load_checkpoint_file, resolve_checkpoint
 from mmkdml.names import SPLITS
 from mmkdml.optional import check_extra
@@ -145,7 +146,7 @@ def make_runner(
     train: bool = True,
     overwrite: bool = False,
     accept_changes: bool = False,
-    verbose: bool = True,
+    output: str = LOG,
     validations: bool = True,
     start_options: Mapping[str, Any] | None = None,
 ) -> Runner:
@@ -163,9 +164,10 @@ def make_runner(
             the config in it is not overwritten.
         overwrite: Remove the checkpoints of an older run in the folder when training starts.
         accept_changes: Resume with the settings and data of the config although they differ.
-        verbose: Print mmengine's whole log. If False, print a header, warnings and progress
-            (:class:`~mmkdml.engine.ProgressHook`); the log is in its file in both cases.
-        validations: Without ``verbose``, print the table of each validation.
+        output: What to print: ``'log'``, mmengine's whole log; ``'progress'``, a header, warnings and
+            progress (:class:`~mmkdml.engine.ProgressHook`); or ``'warnings'`` only. The whole log
+            is in its file.
+        validations: With ``'progress'``, print the table of each validation, not only of the best.
         start_options: Options to record, see :class:`mmkdml.apis.run_options.StartOptions`.
 
     Raises:
@@ -174,6 +176,7 @@ def make_runner(
             is unknown; see also :func:`mmkdml.apis.run_identity.start_run` and
             :func:`mmkdml.apis.run_numbers.check_numbers`.
     """
+    check_choice('output', output, tuple(RUNNERS))
     check_numbers(config)
     guard_checkpoints()
     if not torch.cuda.is_available():
@@ -193,7 +196,7 @@ def make_runner(
         weights = None if config.get('resume') else config.get('load_from')
         if weights and Path(weights).is_file():
             load_checkpoint_file(weights)  # before the networks are built
-        runner = (RunRunner if verbose else QuietRunner).from_cfg(RunConfig(config))
+        runner = RUNNERS[output].from_cfg(RunConfig(config))
     except BaseException as error:
         if start is not None:
             unlock_run(config)
@@ -206,7 +209,7 @@ def make_runner(
     runner.register_hook(StrictWeightsHook())
     runner.register_hook(WatchLoadersHook())
     runner.register_hook(ResultsHook())
-    if not verbose:
+    if output == PROGRESS:
         runner.register_hook(HeaderHook())
         runner.register_hook(ProgressHook(validations, history=earlier_validations))
     runner.register_hook(RecordHook())
