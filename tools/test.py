@@ -31,7 +31,9 @@ def main() -> None:
     )
     if args.out:
         refuse_existing(args.out, args.force, [config.filename, checkpoint])
-    runner = make_runner(config, args.launcher, train=False, output='log' if args.verbose else 'progress')
+    runner = make_runner(
+        config, args.launcher, train=False, output='log' if args.verbose else 'progress'
+    )
     load_weights(runner, checkpoint)
     metrics = runner.test()
     if args.out and is_main_process():

@@ -61,6 +61,7 @@ def main() -> None:
         action='store_true',
         help='keep the checkpoints of all trials, not only of the best one',
     )
+    parser.add_argument('--verbose', action='store_true', help='print the logs of the trials')
     args = vars(parser.parse_args())
 
     from mmkdml.experiments.tuning.tuner import Tuner

@@ -164,10 +164,10 @@ def make_runner(
             the config in it is not overwritten.
         overwrite: Remove the checkpoints of an older run in the folder when training starts.
         accept_changes: Resume with the settings and data of the config although they differ.
-        output: What to print: ``'log'``, mmengine's whole log; ``'progress'``, a header, warnings and
-            progress (:class:`~mmkdml.engine.ProgressHook`); or ``'warnings'`` only. The whole log
-            is in its file.
-        validations: With ``'progress'``, print the table of each validation, not only of the best.
+        output: What to print: ``'log'``, mmengine's whole log, which is always in its file;
+            ``'progress'``, a header, warnings and progress (:class:`~mmkdml.engine.ProgressHook`);
+            or ``'warnings'`` only.
+        validations: With ``'progress'``, print every validation's table, not only the best one's.
         start_options: Options to record, see :class:`mmkdml.apis.run_options.StartOptions`.
 
     Raises:

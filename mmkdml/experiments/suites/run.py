@@ -56,9 +56,13 @@ def run_workers(
     processes: int = 1,
     log: Callable[[str], None] | None = None,
 ) -> None:
-    """Execute the registered runs of a suite, see :func:`run_suite`.
+    """Execute the registered runs of a suite.
 
     Args:
+        suite: The suite.
+        store: Its database.
+        workers: Number of concurrent runs.
+        processes: Number of processes of each run.
         log: Prints a line. Default: the console, with a live bar on a terminal.
 
     Raises:

@@ -73,12 +73,19 @@ class Worker:
                 self._is_waiting = False
                 self._execute(run)
             elif self._has_unfinished_runs():
-                if not self._is_waiting:
+                if not self._is_waiting and self._others_run():
                     self.display.line('waiting for runs claimed by other workers')
                 self._is_waiting = True
                 self.stop.wait(self.poll_seconds * 4)
             else:
                 return
+
+    def _others_run(self) -> bool:
+        own = f'{this_host()}#{os.getpid()}.'
+        return any(
+            run.state == RUNNING and not (run.worker or '').startswith(own)
+            for run in self.store.states()
+        )
 
     def _has_unfinished_runs(self) -> bool:
         return any(

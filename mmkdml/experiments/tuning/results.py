@@ -16,6 +16,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from mmkdml.apis import load_config
 from mmkdml.apis.output_folder import OutputFolder
+from mmkdml.console import get_console
 from mmkdml.evaluation import csv_text
 from mmkdml.experiments.tuning.space import SearchSpace, flat
 from mmkdml.experiments.tuning.ternary import draw_landscape
@@ -81,6 +82,9 @@ def write_results(
 ) -> list[Path]:
     """Write the table of trials, the best config and the figure to the folder ``out``.
 
+    If all complete trials have the same score, no weights are better than others: only the table is
+    written, an earlier best config and figure are removed, and a warning is logged.
+
     ``study`` has a complete trial; ``options`` are the user's changes to the config file ``path``.
 
     Returns:
@@ -88,6 +92,16 @@ def write_results(
     """
     best = study.best_trial
     table = trial_table(trials, space)
+    outputs = OutputFolder(out)
+    names = result_names(path)
+    if note := no_best(trials, metric):
+        with outputs.writing(TABLE) as part:
+            part.write_bytes(csv_text(table).encode())
+        for name in names:
+            if name != TABLE:
+                outputs.remove(name)
+        get_console().line(f'warning: {note}', 'yellow')
+        return [out / TABLE]
     picture = BytesIO()
     draw_landscape(table, metric, best.number).savefig(picture, format='png', dpi=150)
     complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
@@ -97,12 +111,25 @@ def write_results(
     )
     config = derived_config(path, {**options, **tried_options(best, space)}, out, title)
     contents = (csv_text(table).encode(), config.encode(), picture.getvalue())
-    outputs = OutputFolder(out)
-    names = result_names(path)
     for name, content in zip(names, contents, strict=True):
         with outputs.writing(name) as part:
             part.write_bytes(content)
     return [out / name for name in names]
+
+
+def no_best(trials: Sequence[FrozenTrial], metric: str) -> str:
+    """Return why no trial is the best; an empty string if one is.
+
+    That is so if all complete trials have the same score, which includes a single one with 0.
+    """
+    scores = [float(trial.value or 0) for trial in trials if trial.state == TrialState.COMPLETE]
+    if len(set(scores)) > 1 or (len(scores) == 1 and scores[0] != 0):
+        return ''
+    return (
+        f'{metric} is {scores[0]:.4g} in all {len(scores)} complete trials, so no weights are '
+        'better than others and no best config is written. Train longer (--epochs), or use '
+        'another metric (default_hooks.checkpoint.save_best)'
+    )
 
 
 def result_names(path: Path) -> tuple[str, ...]:

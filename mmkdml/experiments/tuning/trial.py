@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from optuna import Trial, TrialPruned
 
 from mmkdml.apis import load_config, make_runner, use_amp
+from mmkdml.apis.runner import WARNINGS
 
 
 class TrialHook(Hook):
@@ -72,7 +73,9 @@ def trial_config(
     return config
 
 
-def train_trial(trial: Trial, config: Config, metric: str, direction: str) -> float:
+def train_trial(
+    trial: Trial, config: Config, metric: str, direction: str, output: str = WARNINGS
+) -> float:
     """Train a trial from scratch.
 
     Returns:
@@ -84,7 +87,7 @@ def train_trial(trial: Trial, config: Config, metric: str, direction: str) -> fl
     """
     shutil.rmtree(config.work_dir, ignore_errors=True)
     gc.collect()  # frees the device memory of the previous runner, which has reference cycles
-    runner = make_runner(config)
+    runner = make_runner(config, output=output)
     hook = TrialHook(trial, metric)
     runner.register_hook(hook)
     runner.train()

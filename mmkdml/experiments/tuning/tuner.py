@@ -20,7 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 from mmkdml.apis import load_config, use_amp
 from mmkdml.apis.options import merge_options
 from mmkdml.apis.output_folder import OutputFolder
+from mmkdml.apis.runner import LOG, WARNINGS
 from mmkdml.experiments.run_spec import settings_text
+from mmkdml.experiments.tuning.display import TunerDisplay
 from mmkdml.experiments.tuning.results import ERROR, result_names, write_results
 from mmkdml.experiments.tuning.space import (
     LEARNING_RATE,
@@ -77,7 +79,8 @@ class Tuner:
         storage: SQLAlchemy URL of the database. Default: ``tune.db`` in the folder.
         study_name: Name of the study. Default: folder and name of the config.
         keep_checkpoints: Keep the checkpoints of all trials, not only of the best one.
-        log: Called with each line of the log.
+        verbose: Print the whole log of each trial, which is always in its file.
+        log: Prints a line. Default: the console, with a live bar on a terminal.
 
     Raises:
         ValueError: If an argument is invalid, or the config has nothing to search.
@@ -102,7 +105,8 @@ class Tuner:
         storage: str | None = None,
         study_name: str | None = None,
         keep_checkpoints: bool = False,
-        log: Callable[[str], None] = print,
+        verbose: bool = False,
+        log: Callable[[str], None] | None = None,
     ) -> None:
         for name, value, allowed in (('sampler', sampler, SAMPLERS), ('pruner', pruner, PRUNERS)):
             if value not in allowed:
@@ -142,7 +146,9 @@ class Tuner:
         self.out = Path(out or Path('work_dirs') / 'tune' / self.name)
         self.url = storage or f'sqlite:///{self.out / DATABASE}'
         self.keep_checkpoints = keep_checkpoints
-        self.log = log
+        self.output = LOG if verbose else WARNINGS
+        self._display = TunerDisplay(self.name, self.trials, self.metric, self.space, self.out, log)
+        self.log = self._display.log
         self._sampler = TPESampler(seed=seed) if grid is None else GridSampler(self.space.choices())
         self._pruner = MedianPruner() if pruner == MEDIAN else NopPruner()
         self._current: int | None = None
@@ -154,7 +160,8 @@ class Tuner:
         Trials that failed earlier are repeated.
 
         Returns:
-            The written files: table, best config, picture.
+            The written files: table, best config, picture; only the table if all scores are equal,
+            so that no weights are better than others.
 
         Raises:
             ValueError: If :data:`MAX_CONSECUTIVE_FAILURES` trials fail in a row, no trial is
@@ -172,7 +179,8 @@ class Tuner:
             for trial in counted_trials(study.get_trials()):
                 if trial.state == TrialState.FAIL:
                     requeue(study, trial)
-            self._run_trials(study)
+            with self._display.start(study):
+                self._run_trials(study)
             trials = counted_trials(study.get_trials())
             if not any(trial.state == TrialState.COMPLETE for trial in trials):
                 raise ValueError(f'None of {len(trials)} trials is complete. {_last_error(trials)}')
@@ -222,6 +230,7 @@ class Tuner:
             return False
         if not self.keep_checkpoints:
             self._delete_checkpoints(study)
+        self._display.finished(study, finished[0])
         return finished[0].state == TrialState.FAIL
 
     def _train(self, trial: Trial) -> float:
@@ -233,7 +242,7 @@ class Tuner:
         options = {**self.options, **self.epoch_options, **options}
         try:
             config = trial_config(self.path, options, self._folder(trial.number), self.amp)
-            return train_trial(trial, config, self.metric, self.direction)
+            return train_trial(trial, config, self.metric, self.direction, self.output)
         except TrialPruned:
             raise
         except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from mmkdml.apis import load_config, make_runner
+from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.experiments.tuning.results import (
     derived_config,
     trial_table,
@@ -186,12 +187,12 @@ def test_derived_config_can_be_inherited(tmp_path, text):
 
 
 def test_comment_lists_base_and_changes(tmp_path):
-    (tmp_path / 'a.py').write_text('value = dict(a=1)\n')
+    (tmp_path / 'a.py').write_text('tta_model = dict(a=1)\n')
     (tmp_path / 'out').mkdir()
-    text = derived_config(tmp_path / 'a.py', {'value.a': 2}, tmp_path / 'out', 'Title.')
+    text = derived_config(tmp_path / 'a.py', {'tta_model.a': 2}, tmp_path / 'out', 'Title.')
     assert text.splitlines()[0] == "'Title.'"
     assert f'All settings of {os.path.join("..", "a.py")!r}' in text
-    assert "'value.a': 2" in text
+    assert "'tta_model.a': 2" in text
 
 
 @pytest.mark.parametrize('name', ['a.py', 'a.json', 'a.yaml'])
@@ -199,15 +200,15 @@ def test_base_of_every_format(tmp_path, name):
     (tmp_path / 'b.py').write_text('other = 1\n')
     (tmp_path / name).write_text(
         {
-            'a.py': "_base_ = ['b.py']\nvalue = dict(a=1)\n",
-            'a.json': '{"_base_": "b.py", "value": {"a": 1}}',
-            'a.yaml': '_base_: b.py\nvalue:\n  a: 1\n',
+            'a.py': "_base_ = ['b.py']\ntta_model = dict(a=1)\n",
+            'a.json': '{"_base_": "b.py", "tta_model": {"a": 1}}',
+            'a.yaml': '_base_: b.py\ntta_model:\n  a: 1\n',
         }[name]
     )
-    text = derived_config(tmp_path / name, {'value.a': 2}, tmp_path, 'Title.')
+    text = derived_config(tmp_path / name, {'tta_model.a': 2}, tmp_path, 'Title.')
     (tmp_path / 'best.py').write_text(text)
     best = Config.fromfile(tmp_path / 'best.py')
-    assert (best.value, best.other) == (dict(a=2), 1)
+    assert (best.tta_model, best.other) == (dict(a=2), 1)
 
 
 def test_order_of_settings_and_values_of_numbers_are_kept(tmp_path):
@@ -227,7 +228,28 @@ def test_order_of_settings_and_values_of_numbers_are_kept(tmp_path):
 def test_undecodable_file_name(tmp_path):
     """The derived config is UTF-8 even if the name of its base is not."""
     path = tmp_path / os.fsdecode(b'a\xff.py')
-    path.write_text('value = dict(a=1)\n')
-    text = derived_config(path, {'value.a': 2}, tmp_path, f'{path.name}, best.')
+    path.write_text('tta_model = dict(a=1)\n')
+    text = derived_config(path, {'tta_model.a': 2}, tmp_path, f'{path.name}, best.')
     (tmp_path / 'best.py').write_bytes(text.encode())
-    assert Config.fromfile(tmp_path / 'best.py').value == dict(a=2)
+    assert Config.fromfile(tmp_path / 'best.py').tta_model == dict(a=2)
+
+
+@pytest.mark.parametrize(
+    ('scores', 'is_decided'),
+    [([0.0], False), ([0.0, 0.0], False), ([7.0, 7.0, 7.0], False), ([7.0], True), ([0, 1], True)],
+)
+def test_equal_scores_choose_no_config(scores, is_decided, tmp_path, capsys):
+    study = optuna.create_study(direction='maximize')
+    for score in scores:
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE, value=score, params=PARAMS, distributions=DISTRIBUTIONS
+            )
+        )
+    tuned = tmp_path / f'{CONFIG.stem}_tuned.py'
+    with OutputFolder(tmp_path).writing(tuned) as part:
+        part.write_text('# of an earlier search')
+    files = write_results(study, study.trials, SPACE, 'ensemble/IoU', CONFIG, {}, tmp_path)
+    assert (tuned in files) == is_decided == tuned.exists()
+    assert (tmp_path / 'trials.csv') in files
+    assert ('ensemble/IoU' in capsys.readouterr().out) != is_decided

@@ -60,7 +60,7 @@ def trained(monkeypatch):
     """Configs of the trials, which are scored by :func:`score` instead of trained."""
     configs = []
 
-    def train(trial, config, metric, direction):
+    def train(trial, config, metric, direction, output):
         configs.append(config)
         folder = Path(config.work_dir)
         folder.mkdir(parents=True)
@@ -288,7 +288,7 @@ def test_surplus_trial_is_not_trained(trained, search, out):
 
 @pytest.mark.parametrize(('pruner', 'pruned'), [('median', True), ('none', False)])
 def test_trials_below_the_median_are_pruned(trained, search, out, monkeypatch, pruner, pruned):
-    def train(trial, config, metric, direction):
+    def train(trial, config, metric, direction, output):
         # Each trial is worse than all before.
         for step in (1, 2):
             trial.report(-trial.number, step)
