@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import optuna
 from mmengine.config import Config
 from optuna import Study, Trial, TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
@@ -172,6 +174,10 @@ class Tuner:
         """
         OutputFolder(self.out).check(result_names(self.path))
         self.out.mkdir(parents=True, exist_ok=True)
+        with _quiet_optuna():
+            return self._search()
+
+    def _search(self) -> list[Path]:
         study = open_study(
             self.url, self.name, self.direction, self._settings, self._sampler, self._pruner
         )
@@ -287,6 +293,17 @@ class Tuner:
             use_amp(config)
         lines = [f'{key}: {json.dumps(value)}' for key, value in search.items()]
         return '\n'.join([*lines, settings_text(config)])
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Hide Optuna's lines about each trial, which repeat ours."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _last_error(trials: list[FrozenTrial]) -> str:

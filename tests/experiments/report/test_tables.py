@@ -70,9 +70,7 @@ def test_layout_is_that_of_the_paper():
     assert list(rows_of(table, 'IoU')) == rows
     assert list(rows_of(table, 'Single networks')) == [('', 'r50'), ('', 'r34')]
     assert list(rows_of(table, 'Compared methods')) == [('', 'fitnet')]
-    assert table.title == (
-        'lgg_r18: ResNet18 & students (best on the validation set; test set)'
-    )
+    assert table.title == ('lgg_r18: ResNet18 & students (best on the validation set; test set)')
 
 
 def test_modes_are_in_the_papers_order():
