@@ -79,7 +79,12 @@ def tile_sheet(
     titles = [_title(title, tile) for title in column_titles]
     texts = [[wrap(caption, tile, _SMALL, 4) for caption in line] for line in captions]
     below = [max(text_height(text, _SMALL) for text in line) + _GAP for line in texts]
+    for handle in legend:
+        inside = width - 2 * _MARGIN - _LEGEND_HANDLE
+        handle.set_label(wrap(str(handle.get_label()), inside, _SMALL))
     legend_columns, legend_height = _legend_size(legend, width)
+    lines = sum(str(handle.get_label()).count('\n') for handle in legend)
+    legend_height += lines * _SMALL * LINE_SPACING / 72
 
     title_height = max(text_height(title, _TITLE) for title, _ in titles)
     title_height += max(text_height(small, _SMALL) for _, small in titles)
@@ -166,7 +171,7 @@ def _legend_size(legend: Sequence[Artist], width: float) -> tuple[int, float]:
         return 1, 0.0
     widest = max(text_width(str(one.get_label()), _SMALL) for one in legend)
     columns = max(1, min(len(legend), int((width - 2 * _MARGIN) / (widest + _LEGEND_HANDLE))))
-    return columns, -(-len(legend) // columns) * (_SMALL) * 1.5 / 72 + 2 * _GAP
+    return columns, -(-len(legend) // columns) * _SMALL * 1.5 / 72 + 2 * _GAP
 
 
 def draw_bar(axes: Axes, bar: ColorBar, length: float) -> None:

@@ -13,9 +13,11 @@ LINE_SPACING = 1.25  # line height relative to the font size
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float, weight: str = 'normal') -> float:
-    """Return the width in inches of one line of text at a font size in points."""
+    """Return the width in inches of the longest line of a text at a font size in points."""
     if not text:
         return 0.0
+    if '\n' in text:
+        return max(text_width(line, size, weight) for line in text.split('\n'))
     font = FontProperties(size=size, weight=weight)
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
 

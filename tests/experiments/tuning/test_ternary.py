@@ -41,9 +41,10 @@ def test_three_weights_are_a_triangle_for_each_student():
 
     one, two, bar = figure.axes
     assert isinstance(one, mpltern.TernaryAxes)
-    assert (one.get_title(), two.get_title()) == ('student 1', 'student 2')
-    assert bar.get_ylabel() == 'ensemble/IoU'
-    assert (one.get_tlabel(), one.get_llabel(), one.get_rlabel()) == ('alpha', 'beta', 'gamma')
+    assert [text.get_text() for text in figure.texts] == ['student 1', 'student 2']
+    assert bar.get_ylabel() == 'IoU (%) of the ensemble'
+    labels = ('alpha (truth)', 'beta (teacher)', 'gamma (peer)')
+    assert (one.get_tlabel(), one.get_llabel(), one.get_rlabel()) == labels
 
     points, crosses, star = one.collections
     # Sorted by weights: B, and the mean of A, (10 + 30) / 2.
@@ -62,8 +63,8 @@ def test_tied_students_have_one_panel():
     none = (float('nan'),) * 3  # of a trial that failed early
     trials = [('complete', 1.0, A, A), ('complete', 2.0, B, B), ('fail', None, none, none)]
     figure = draw_landscape(table(trials), 'IoU', 1)
-    axes, _ = figure.axes
-    assert axes.get_title() == 'both students'
+    assert len(figure.axes) == 2  # with the color bar
+    assert [text.get_text() for text in figure.texts] == ['both students']
 
 
 def test_two_weights_are_a_line_for_each_student():
@@ -80,8 +81,8 @@ def test_two_weights_are_a_line_for_each_student():
     assert crosses.get_xdata().tolist() == [0.5]
     assert one.collections[0].get_offsets().tolist() == [[0.2, 70]]
     assert two.lines[0].get_xydata().tolist() == [[0.1, 60], [0.3, 60]]
-    assert one.get_xlabel() == 'alpha; gamma = 1 - alpha'
-    assert one.get_ylabel() == 'accuracy'
+    assert one.get_xlabel() == 'alpha (truth);  gamma (peer) = 1 - alpha'
+    assert one.get_ylabel() == 'Accuracy (%)'
 
 
 def test_picture_is_saved(tmp_path):
