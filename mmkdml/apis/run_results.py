@@ -81,7 +81,7 @@ class Results:
             {
                 **one,
                 **value,
-                'changes': settings_difference(_pairs(one['changes'])).replace('\n', ';').strip(),
+                'changes': settings_difference(one['changes']).replace('\n', ';').strip(),
                 'seed': self.run['seed'],
                 'config_sha256': self.run['config_sha256'],
                 'data_sha256': ' '.join(filter(None, one['data'].values())),
@@ -294,7 +294,3 @@ def _run(runner: Runner, seed: Any) -> dict[str, Any]:
             mmkdml=__version__, torch=torch.__version__, python=platform.python_version()
         ),
     )
-
-
-def _pairs(changes: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {key: (both[0], both[1]) for key, both in changes.items()}

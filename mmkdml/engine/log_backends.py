@@ -70,16 +70,13 @@ class GroupedLog(BaseVisBackend):
 
     def __init__(self, save_dir: str) -> None:
         super().__init__(save_dir)
+        #: Folder of the run.
+        self.folder = Path(save_dir).parents[1]
         self._config = ''
         self._writer: Any = None
 
     def _init_env(self) -> None:
         """Do nothing; see :meth:`_start`."""
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the run."""
-        return Path(self._save_dir).parents[1]
 
     @property
     def run_id(self) -> str:
@@ -171,7 +168,7 @@ class WandbLog(GroupedLog):
             id=self.run_id, name=self.run_name, resume='allow', config=dict(text=self._config),
             settings=wandb.Settings(silent=True, console='off'),
         )  # fmt: skip
-        to = f'wandb sync {run.dir}' if mode == 'offline' else run.url
+        to = f'wandb sync {Path(run.dir).parent}' if mode == 'offline' else run.url
         MMLogger.get_current_instance().info(f'wandb ({mode}): {to}')
         run.define_metric('iter')
         run.define_metric('*', step_metric='iter')  # its own steps cannot go back on a resume

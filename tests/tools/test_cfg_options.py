@@ -64,6 +64,26 @@ def test_malformed_option_is_one_line(tool, places, name, option, capsys):
     assert not places['OUT'].exists()
 
 
+@pytest.mark.parametrize('name', [name for name, words in TOOLS.items() if 'RUN' in words])
+def test_config_that_differs_from_the_run_is_refused(tool, places, name):
+    rest = TOOLS[name][TOOLS[name].index('RUN') + 1 :]
+    words = [CONFIG, *(places.get(word, word) for word in ('RUN', *rest))]
+    option = 'model.students.0.decode_head.dropout_ratio=0.5'
+    with pytest.raises(SystemExit) as stopped:
+        tool(name, *words, options=[option], experiment=False)
+    message = str(stopped.value)
+    assert '  model.students.0.decode_head.dropout_ratio: (not set) -> 0.5\n' in message
+    assert f'pass only {places["RUN"]}' in message
+    assert '--use-config' in message
+    assert not places['OUT'].exists()
+
+
+@pytest.mark.parametrize('name', ['print_classroom', 'list_taps'])
+def test_folder_of_a_run_is_a_config(tool, places, name, capsys):
+    tool(name, places['RUN'], experiment=False)
+    assert 'student_2' in capsys.readouterr().out
+
+
 def test_all_tools_with_options_are_tested():
     tools = CONFIG.parents[2] / 'tools'
     parsers = ('config_parser', 'add_cfg_options', 'analysis_parser')
