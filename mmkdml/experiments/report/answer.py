@@ -109,7 +109,7 @@ def build_answer(table: ResultTable, claims: Sequence[ClaimResult]) -> Answer | 
 
 def verdict_of(result: ClaimResult) -> str:
     """Return the verdict of a claim without its reason."""
-    return NOT_COMPUTABLE if result.verdict.startswith(NOT_COMPUTABLE) else result.verdict
+    return result.outcome
 
 
 def count_verdicts(claims: Sequence[ClaimResult]) -> list[tuple[str, str, int]]:

@@ -61,7 +61,7 @@ def test_runs_are_side_by_side(study):
     assert [row.run.name for row in fidelity.rows] == ['kdml_v1']
     assert [title for _, title, _ in fidelity.columns] == ['Ensemble', 'Student 1']
     assert not fidelity.differences
-    assert fidelity.title == 'Agreement with teacher (IoU) in %'
+    assert fidelity.title == "IoU with the teacher's masks (%)"
 
 
 def test_values_of_the_paper_are_beside_ours(study):

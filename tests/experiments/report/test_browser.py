@@ -156,11 +156,11 @@ def test_switching(open_page):
     page = open_page()
     tables = page.locator(f'{RESULTS} table:visible')
     assert tables.count() == 1
-    assert 'IoU in %, best on the validation set' in tables.inner_text()
+    assert 'IoU (%), best on the validation set' in tables.inner_text()
     page.locator('[data-switch=suite-1-tables][data-key=checkpoint][value=last]').check()
     assert status(page) == 'Showing last'
     assert tables.count() == 1
-    assert 'IoU in %, after the last epoch' in tables.inner_text()
+    assert 'IoU (%), after the last epoch' in tables.inner_text()
     assert page.locator(f'{CLAIMS} table:visible').count() == 1
 
 

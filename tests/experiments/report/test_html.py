@@ -179,7 +179,7 @@ def test_tables_contain_both_checkpoints(page):
         )
         assert low < mean < high
     assert row[9:] == ['0.00 0.00 to 0.00'] * 2
-    (last,) = [one for one in rows_of(page, 'IoU in %, after') if one[0] == 'kdml_v3']
+    (last,) = [one for one in rows_of(page, 'IoU (%), after') if one[0] == 'kdml_v3']
     assert last[5].startswith(f'{mean - 100 * 40 / 220:.2f} ')
     names = [row[0] for row in rows_of(page, 'IoU (%), best')[1:]]
     assert names == ['r50', 'ml_v1', 'ml_v3', 'kdml_v1', 'kdml_v3']

@@ -17,7 +17,7 @@ def test_all_metrics_and_modes_have_readable_names():
 
 
 def test_unknown_metrics_are_made_readable():
-    assert metric_label('fidelity/IoU') == 'Agreement with teacher (IoU)'
+    assert metric_label('fidelity/IoU') == "IoU with the teacher's masks"
     assert metric_label('boundary/mean_distance') == 'boundary: mean distance'
 
 
