@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 
-from mmkdml.evaluation.foreground import ForegroundIoU
+from mmkdml.evaluation.foreground import absent_classes, foreground_classes, foreground_scores
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, sum_by_name
 from mmkdml.names import TEACHER
 from mmkdml.registry import METRICS
@@ -40,8 +43,10 @@ class Fidelity(BaseMetric):
 
     - classification: ``accuracy``, the fraction of images with the label of the teacher (agreement
       in Stanton et al., 2021), in percent;
-    - segmentation: ``IoU`` and ``F1`` with the masks of the teacher, see :class:`ForegroundIoU`,
-      and ``agreement``, the fraction of pixels with the label of the teacher; in percent;
+    - segmentation: ``IoU`` and ``F1`` with the masks of the teacher, as in
+      :class:`~mmkdml.evaluation.ForegroundIoU` (``nan``, with a warning, if neither side predicts
+      a foreground class), and ``agreement``, the fraction of pixels with the label of the teacher;
+      in percent;
     - both: ``KL``, D(teacher || student) in nats, averaged over images or pixels. Probabilities are
       clamped to at least 1e-7; those of an ensemble are normalized.
 
@@ -85,24 +90,33 @@ class Fidelity(BaseMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the values from the counts of all samples."""
         values: dict[str, float] = {}
+        absent: dict[str, list[str]] = defaultdict(list)  # members by class
         for name, sums in sum_by_name(results).items():
             same = 100 * sums.confusion.trace() / sums.confusion.sum()
-            own = (
-                {**self._overlap(sums.confusion), 'agreement': same}
-                if sums.of_pixels
-                else {'accuracy': same}
-            )
+            if sums.of_pixels:
+                classes, counts = foreground_classes(self.dataset_meta), _counts(sums.confusion)
+                own = {**foreground_scores(counts, classes), 'agreement': same}
+                for each in absent_classes(counts, classes):
+                    absent[each].append(name)
+            else:
+                own = {'accuracy': same}
             own['KL'] = sums.divergence / sums.confusion.sum()
             values.update({f'{name}/fidelity/{key}': float(own[key]) for key in own})
+        for each, names in absent.items():
+            print_log(
+                f'Fidelity: no pixel of {each!r} is predicted by {self.teacher or TEACHER} and '
+                f'{", ".join(names)}. Their fidelity/IoU and fidelity/F1 for this class are nan; '
+                'IoU and F1 with the ground truth are not affected',
+                logger='current',
+                level=logging.WARNING,
+            )
         return values
 
-    def _overlap(self, confusion: np.ndarray) -> dict[str, float]:
-        """Compute IoU and F1 from a confusion matrix."""
-        hits = confusion.diagonal()
-        counts = np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])[:, 1:]
-        metric = ForegroundIoU()
-        metric.dataset_meta = self.dataset_meta
-        return metric.compute_metrics([(None, counts)])
+
+def _counts(confusion: np.ndarray) -> np.ndarray:
+    """Return TP, FP and FN, (3, K - 1), of the foreground classes of a confusion matrix."""
+    hits = confusion.diagonal()
+    return np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])[:, 1:]
 
 
 def _compare(own: Predictions, teacher: Predictions, name: str) -> _Comparison:

@@ -86,25 +86,19 @@ class ForegroundIoU(BaseMetric):
         cases: dict[Any, np.ndarray] = defaultdict(lambda: zeros)
         for case, counts in results:
             cases[case] = cases[case] + counts
-        scores = _percent(sum(cases.values(), zeros))
-        absent = np.asarray(foreground)[np.isnan(scores['IoU'])].tolist()
+        pooled = sum(cases.values(), zeros)
+        metrics = foreground_scores(pooled, foreground)
+        absent = absent_classes(pooled, foreground)
         if absent:
             print_log(
-                f'No pixel of {absent} in truth or prediction of the data set: their IoU and F1 '
-                'are nan',
+                f'No pixel of {absent} in truth or prediction of the data set: their '
+                f'{self.prefix}/IoU and {self.prefix}/F1 are nan',
                 logger='current',
                 level=logging.WARNING,
             )
-        metrics = {key: nan_mean(values) for key, values in scores.items()}
-        if len(foreground) > 1:
-            metrics |= {
-                f'{key}_{name}': float(value)
-                for key, values in scores.items()
-                for name, value in zip(foreground, values, strict=True)
-            }
         if self.per_case is not None:
             each = [_percent(counts) for counts in cases.values()]
-            for key in scores:
+            for key in ('IoU', 'F1'):
                 table = np.array([score[key] for score in each]).reshape(-1, len(foreground))
                 if self.empty == 'perfect':
                     table[np.isnan(table)] = 100.0
@@ -126,6 +120,28 @@ def foreground_classes(dataset_meta: dict | None) -> Sequence[str]:
             f'more foreground classes, got {classes!r}'
         )
     return classes[1:]
+
+
+def absent_classes(counts: np.ndarray, foreground: Sequence[str]) -> list[str]:
+    """Return the foreground classes without any TP, FP or FN in counts (3, K - 1)."""
+    return [name for name, own in zip(foreground, counts.sum(0), strict=True) if own == 0]
+
+
+def foreground_scores(counts: np.ndarray, foreground: Sequence[str]) -> dict[str, float]:
+    """Compute IoU and F1 in percent from TP, FP and FN, (3, K - 1).
+
+    With several classes, ``IoU`` and ``F1`` are means over those that occur, and the values of each
+    class are returned as well; ``nan`` for classes that do not occur.
+    """
+    scores = _percent(counts)
+    metrics = {key: nan_mean(values) for key, values in scores.items()}
+    if len(foreground) > 1:
+        metrics |= {
+            f'{key}_{name}': float(value)
+            for key, values in scores.items()
+            for name, value in zip(foreground, values, strict=True)
+        }
+    return metrics
 
 
 def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -> np.ndarray:

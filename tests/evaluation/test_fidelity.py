@@ -1,8 +1,10 @@
+import logging
 import math
 
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
@@ -68,6 +70,31 @@ def test_classification_by_hand(run):
         'ensemble/fidelity/accuracy': 0.0,
         'ensemble/fidelity/KL': pytest.approx(both, rel=1e-6),
     }
+
+
+def test_class_that_neither_teacher_nor_student_predicts_is_logged_as_fidelity(run):
+    background = torch.tensor([2.0, 1.0, 0.0])[:, None, None].expand(3, 2, 2)
+    tumour = torch.tensor([1.0, 2.0, 0.0])[:, None, None].expand(3, 2, 2)
+    sample = classroom(
+        segmented, teacher=background, student_1=background, student_2=tumour, ensemble=background
+    )
+    sample.gt_sem_seg = PixelData(data=torch.ones(1, 2, 2, dtype=torch.long))  # not used
+    messages, handler = [], logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    values = run(Fidelity(), [sample], META)
+    logger.removeHandler(handler)
+    assert math.isnan(values['student_1/fidelity/IoU_tumour'])
+    assert values['student_2/fidelity/IoU_tumour'] == 0
+    assert len(messages) == 2  # one per class
+    for message, name, members in (
+        (messages[0], 'tumour', 'teacher and student_1, ensemble'),
+        (messages[1], 'oedema', 'teacher and student_1, student_2, ensemble'),
+    ):
+        assert message.startswith('Fidelity')
+        for part in (f"'{name}'", members, 'fidelity/IoU'):
+            assert part in message
 
 
 def test_masks_are_scored_against_the_teacher(run):

@@ -163,6 +163,7 @@ def test_absent_class_is_nan_and_logged(warned):
     assert values['foreground/IoU'] == values['foreground/IoU_tumour'] == 50.0
     assert len(warned) == 1
     assert "No pixel of ['oedema'] in truth or prediction" in warned[0]
+    assert 'foreground/IoU' in warned[0]
 
 
 def test_no_foreground_is_nan(warned):
