@@ -1,11 +1,11 @@
-"""All twelve variants on the demo data for two epochs, to try a suite in minutes."""
+"""All twelve variants on the demo data for six epochs, to try a suite in minutes."""
 
 from mmkdml.experiments import variant_runs
 
-title = 'Classification of synthetic slices, two epochs: only a trial'
+title = 'Classification of synthetic slices, six epochs: only a trial'
 measures = ['accuracy', 'precision', 'recall']
 seeds = [0, 1]
-options = {'train_cfg.max_epochs': 2, 'param_scheduler.T_max': 2}
+options = {'train_cfg.max_epochs': 6, 'param_scheduler.T_max': 6}
 runs = [
     dict(name='teacher', config='configs/demo/teacher_demo_slices.py'),
     dict(name='student', config='configs/demo/student_demo_slices.py'),

@@ -6,7 +6,6 @@ The commands are those of the README for LGG, with a smaller config. Each is pri
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import shutil
 import subprocess
@@ -24,20 +23,6 @@ def run(*command: object) -> None:
     code = subprocess.run([sys.executable, *words], check=False).returncode
     if code:
         sys.exit(code)
-
-
-def table(metrics: dict[str, float | None]) -> str:
-    """Format IoU and F1 of each member and the ensemble, in percent; ``-`` if undefined."""
-    from prettytable import PrettyTable
-
-    rows = PrettyTable(
-        ['member', 'IoU', 'F1'], align='r', border=False, padding_width=0, right_padding_width=2
-    )
-    rows.align['member'] = 'l'
-    for name in ('teacher', 'student_1', 'student_2', 'ensemble'):
-        values = (metrics[f'{name}/foreground/{metric}'] for metric in ('IoU', 'F1'))
-        rows.add_row([name, *('-' if value is None else f'{value:.2f}' for value in values)])
-    return rows.get_string()
 
 
 OUT, DATA = Path('work_dirs/demo'), Path('data/demo')
@@ -94,24 +79,15 @@ def main() -> None:
     converters = TOOLS / 'dataset_converters'
     run(converters / 'make_demo_data.py', source, '--patients', args.patients)
     run(converters / 'lgg.py', source, '--out', splits)
-    run(TOOLS / 'train.py', CONFIG, '--fast', '--work-dir', args.out, '--cfg-options', *options)
-    metrics = args.out / 'metrics.json'
     run(
-        TOOLS / 'test.py',
-        CONFIG,
-        args.out,
-        '--work-dir',
-        args.out,
-        '--out',
-        metrics,
-        '--cfg-options',
-        *options,
+        *(TOOLS / 'train.py', CONFIG, '--fast', '--quiet', '--work-dir', args.out),
+        *('--cfg-options', *options),
     )
+    run(TOOLS / 'test.py', args.out)
     print(
-        '\nKD+ML v3 on the test part, best checkpoint, percent:\n'
-        + table(json.loads(metrics.read_text()))
+        f'\nPictures (image, truth, each member, ensemble): {args.out / "panels" / "panels.png"}\n'
+        f'Everything about the run on one page: {args.out / "summary.html"}'
     )
-    print(f'\nPictures (image, truth, each member, ensemble): {args.out / "panels" / "panels.png"}')
 
 
 if __name__ == '__main__':
