@@ -36,6 +36,7 @@ PRIVATE_APIS = {
         '_load_from': 'engine.hooks: name of the checkpoint in an error',
         '_randomness_cfg': 'engine.resume: seed of a resumed run',
         '_resume': 'engine: whether a run is resumed',
+        '_test_loop': 'apis.summary: data set of a test, without building the loop',
         '_train_loop': 'engine.resume: replaces the loop before it is built',
     },
     'mmengine.runner.checkpoint': {

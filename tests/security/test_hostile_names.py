@@ -81,7 +81,7 @@ def test_overlays_display_names_literally(tmp_path):
     panels = [Panel(grey, dict(truth=mask), name) for name in NAMES]
     draw_sheet(panels, tmp_path / 'sheet.png')
     cells = {name: SheetCell(grey) for name in NAMES[:3]}
-    draw_cells([cells], [NAMES[2]], tmp_path / 'cells.png', heading=NAMES[2])
+    draw_cells([cells], [NAMES[2]], [tmp_path / 'cells.png'], heading=NAMES[2])
     assert (tmp_path / 'cells.png').is_file()
 
 

@@ -68,7 +68,6 @@ def test_last_batch_of_one_image_raises(tool, data_options, tmp_path):
     options = [
         *data_options,
         'train_dataloader.batch_size=5',  # of 16 images
-        'train_pipeline.2.scale=(32,32)',
         'train_dataloader.dataset.pipeline.2.scale=(32,32)',
         'model.input_size=(32,32)',
     ]

@@ -80,7 +80,7 @@ def test_suite_with_a_killed_worker_equals_an_undisturbed_one(
     killed.kill()
     output = [process.communicate()[0] for process in both]
     assert sorted(process.returncode for process in both) == [-signal.SIGKILL, 0]
-    finished = [line.split()[0] for text in output for line in text.splitlines() if ' in ' in line]
+    finished = [line.split()[0] for text in output for line in text.splitlines() if '; ' in line]
     assert {'kd_off_v3/seed_0', 'teacher/seed_0'} <= {*finished}
     assert '2 of 2 done' in [text.splitlines()[-1] for text in output]
     for checkpoint in ('best', 'last'):

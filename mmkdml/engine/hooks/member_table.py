@@ -79,8 +79,8 @@ def measures_by_member(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]
     """
     rows: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
-        name, *groups, _ = key.split('/')
-        if groups_are_main(groups) and name != key and isinstance(value, Real):
+        name, *groups = key.split('/')
+        if groups and groups_are_main(groups[:-1]) and isinstance(value, Real):
             rows.setdefault(name, {}).setdefault(_heading(key), float(value))
     several = len(rows) > 1 and any(
         set(values) & set(rows.get(ENSEMBLE, ()))
