@@ -266,7 +266,9 @@ def _schedule(runner: Runner) -> str:
     text += f', batch size {batch}' if batch else ''
     text += ' per process' if batch and get_world_size() > 1 else ''
     optimizers = list(unwrap_optimizers(runner.optim_wrapper))
-    rates = {group['lr'] for one in optimizers for group in one.param_groups}
+    rates = {
+        group.get('initial_lr', group['lr']) for one in optimizers for group in one.param_groups
+    }
     names = ' and '.join(dict.fromkeys(type(one).__name__ for one in optimizers))
     return f'{text}, {names} at {max(rates):g}, seed {runner.seed}'
 
