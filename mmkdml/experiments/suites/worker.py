@@ -101,7 +101,9 @@ class Worker:
                 continue
             teacher = states.get((run.teacher or '', run.seed))
             if run.state == WAITING and teacher is not None and teacher.state == FAILED:
-                self.store.mark_blocked(run, f'its teacher {teacher.key} failed')
+                reason = f'its teacher {teacher.key} failed'
+                if self.store.mark_blocked(run, reason):
+                    self.display.line(f'{run.key} failed: {reason}')
             elif run.state == WAITING and teacher is not None and not self._is_ready(teacher):
                 continue
             elif (run.state == WAITING or self._is_lost(run)) and self.store.claim(

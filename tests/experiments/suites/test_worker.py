@@ -76,6 +76,7 @@ def test_failure_is_recorded_and_other_runs_continue(make_suite, make_worker):
     assert 'working' in bad.error
     assert 'bad/seed_0' in student.error
     assert any('bad/seed_0 failed: RuntimeError' in line for line in one.lines)
+    assert any(line.startswith('student/seed_0 failed:') for line in one.lines)
     # After a fix and a retry the log is kept, but old errors are not reported again.
     (suite.work_dir / 'bad' / 'seed_0' / 'fixed').touch()
     store.retry_failed()
