@@ -206,6 +206,8 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
         ],
         align='l',
     )
+    if not results:
+        return f'{summarize_claims(results)}\n'
     table.set_style(_STYLES[form])
     for one in results:
         found = one.estimate
@@ -220,6 +222,8 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
 
 def summarize_claims(results: Sequence[ClaimResult]) -> str:
     """Count claims by verdict, in a sentence."""
+    if not results:
+        return 'The paper makes no claims about the runs of this suite.'
     outcomes = Counter(one.outcome for one in results)
     alone = sum(one.outcome == UNDECIDED and bool(one.estimate.not_repeated) for one in results)
     reason = f' ({alone} because of a single seed or group)' if alone else ''

@@ -202,6 +202,12 @@ def test_failed_seeds_are_ignored():
     assert (found.seeds, found.resampled, found.undefined_reason) == ((0,), ('groups',), '')
 
 
+def test_suite_without_claims_is_one_sentence():
+    text = render_claims([], 'text')
+    assert 'no claims' in text
+    assert len(text.splitlines()) == 1
+
+
 @pytest.mark.parametrize(('seeds', 'groups', 'reason'), [(1, IMAGES, '1 seed'), (2, 1, '1 group')])
 def test_nothing_is_decided_with_a_single_seed_or_group(seeds, groups, reason):
     def clear(style, right):
