@@ -1,6 +1,7 @@
 """Run a suite of experiments and report it: python tools/suite.py run suites/table_4.py"""
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -92,6 +93,13 @@ def open_suite(args: argparse.Namespace, path: str, create: bool = False):
     return suite, SuiteStore.in_folder(suite.work_dir, create)
 
 
+def words(args: argparse.Namespace, path: str) -> str:
+    """Return the arguments with which another command finds the suite."""
+    folder = ['--work-dir', args.work_dir] if args.work_dir else []
+    # The URL may contain a password.
+    return shlex.join([str(path), *folder]) + (' --storage URL' if args.storage else '')
+
+
 def run(args: argparse.Namespace, retry: bool = False) -> None:
     from mmkdml.experiments import progress, run_suite
 
@@ -99,11 +107,14 @@ def run(args: argparse.Namespace, retry: bool = False) -> None:
     try:
         run_suite(suite, store, args.workers, args.processes, retry)
     except KeyboardInterrupt:
-        sys.exit(f'stopped; continue with: python tools/suite.py resume {args.suite}')
+        sys.exit(f'stopped; continue with: python tools/suite.py resume {words(args, args.suite)}')
     states = store.states()
     print(progress(states))
     if any(state.error for state in states):
-        sys.exit(f'some runs failed; list them with: python tools/suite.py status {args.suite}')
+        sys.exit(
+            'some runs failed; list them with: '
+            f'python tools/suite.py status {words(args, args.suite)}'
+        )
 
 
 def resume(args: argparse.Namespace) -> None:
@@ -168,7 +179,8 @@ def report(args: argparse.Namespace) -> None:
 
     records = [read_suite(*open_suite(args, path)) for path in args.suite]
     out = args.out or load_suite(args.suite[0], args.work_dir).work_dir / 'report.html'
-    print(f'Written: {write_report(records, out, args.suite)}')
+    files = [words(args, path) for path in args.suite]
+    print(f'Written: {write_report(records, out, files)}')
 
 
 if __name__ == '__main__':

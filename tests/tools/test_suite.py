@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,7 @@ def test_output_of_commands(small, undisturbed, output_of, tmp_path):
     report = tmp_path / 'report.html'
     assert str(report) in output_of('report', *place, '--out', report)
     assert '<html' in report.read_text()
+    assert f'suite.py table {small} --work-dir {folder}' in unescape(report.read_text())
 
 
 @pytest.mark.parametrize(
