@@ -102,7 +102,9 @@ def named_runs(
         )
     if args.out is None:
         above = os.path.commonpath([path.resolve().parent for _, path in runs])
-        args.out = Path(os.path.relpath(above)) / 'analysis' / args.name
+        folder, here = Path(above), Path.cwd()
+        folder = folder.relative_to(here) if folder.is_relative_to(here) else folder
+        args.out = folder / 'analysis' / args.name
     return dict(zip(titles, runs, strict=True))
 
 

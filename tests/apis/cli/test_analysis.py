@@ -77,7 +77,7 @@ def test_default_output_is_the_folder_that_reports_read(folder, monkeypatch, tmp
         named_runs(parser, args)
         return args.out
 
-    assert place(folder).resolve() == folder / 'analysis' / 'cka'
+    assert place(folder) == folder.resolve() / 'analysis' / 'cka'  # outside of this folder
     assert place(folder / 'demo.py', folder).resolve() == folder / 'analysis' / 'cka'
     assert place(folder, other).resolve() == folder.parents[1] / 'analysis' / 'cka'
     assert place(folder, '--out', 'here') == Path('here')
