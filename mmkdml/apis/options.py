@@ -184,7 +184,8 @@ def _check_new_key(
     raise ValueError(
         f'Unknown option {path}{"." if path else ""}{key}: expected a key of '
         + (f'{path} ({owners})' if owners else path or 'the config')
-        + f', which has {", ".join(names) if len(names) < 20 else "no such key"}.'
+        + (f', which has {", ".join(names)}' if len(names) < 20 else f', got {key!r}')
+        + '.'
         + (f' Did you mean {" or ".join(near)}?' if near else '')
         + (f' Otherwise set {path} as a whole' if is_open else '')
     )
