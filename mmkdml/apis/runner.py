@@ -22,10 +22,11 @@ from mmkdml.engine import ProgressHook
 from mmkdml.engine.resume.safe_checkpoint import hide_deprecations
 from mmkdml.files import own_file
 
-# Of mmseg's CrossEntropyLoss, whose default is a choice of the config.
-_AVG_NON_IGNORE = (
+# Of mmseg's CrossEntropyLoss and decode heads, whose defaults are choices of the config.
+_CHOICES = (
     'Default ``avg_non_ignore`` is False, if you would like to ignore the certain label and '
-    'average loss over non-ignore labels'
+    'average loss over non-ignore labels',
+    'For binary segmentation, we suggest using`out_channels = 1`',
 )
 
 
@@ -49,9 +50,10 @@ class RunRunner(Runner):
         return logger
 
     def build_model(self, model: Any) -> nn.Module:
-        """Build the model; mmseg's note about the default of ``avg_non_ignore`` is hidden."""
+        """Build the model; mmseg's notes about its defaults are hidden."""
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message=_AVG_NON_IGNORE)
+            for note in _CHOICES:
+                warnings.filterwarnings('ignore', message=note)
             return super().build_model(model)
 
     @staticmethod
@@ -82,7 +84,7 @@ class RunRunner(Runner):
     def train(self) -> nn.Module:
         """Train, and unlock the folder even if training fails."""
         try:
-            with recorded(self, TRAIN), self._live():
+            with recorded(self, TRAIN), self._live(), hide_deprecations(self.logger):
                 model = super().train()
         finally:
             unlock_run(self.cfg)
