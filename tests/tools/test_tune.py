@@ -28,11 +28,13 @@ def logged(folder):
 
 
 @pytest.mark.slow
-def test_search(tool, data_options, tmp_path, capsys):
+def test_search(tool, data_options, tmp_path, capsys, monkeypatch):
+    # Two trials near their initialization may have the same score.
+    monkeypatch.setattr('mmkdml.experiments.tuning.results.no_best', lambda *_: '')
     options = [
         *data_options,
         'test_dataloader.dataset.ann_file=nowhere.csv',  # the test split is not used
-        'optim_wrapper.optimizer.lr=1e-4',  # differs between trials, and finds some foreground
+        'optim_wrapper.optimizer.lr=1e-6',  # stays near its random initialization
     ]
     arguments = ['--sampler', 'tpe', '--temperature', 1, 8, '--epochs', 2, '--out', tmp_path]
     tool('tune', CONFIG, '--trials', 2, *arguments, options=options, experiment=False)
