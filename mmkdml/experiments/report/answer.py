@@ -58,7 +58,7 @@ class Answer:
     @staticmethod
     def kind(result: ClaimResult) -> str:
         """Return the kind of a claim's verdict."""
-        return VERDICTS.get(verdict_of(result), 'neutral')
+        return VERDICTS[result.outcome]
 
     def all_of(self, family: str) -> str:
         """Count the verdicts of all variants in a family of :data:`~.results.DIFFERENCES`."""
@@ -107,14 +107,9 @@ def build_answer(table: ResultTable, claims: Sequence[ClaimResult]) -> Answer | 
     )
 
 
-def verdict_of(result: ClaimResult) -> str:
-    """Return the verdict of a claim without its reason."""
-    return result.outcome
-
-
 def count_verdicts(claims: Sequence[ClaimResult]) -> list[tuple[str, str, int]]:
     """Return verdict, kind and number of claims for each verdict that occurs."""
-    counts = Counter(map(verdict_of, claims))
+    counts = Counter(one.outcome for one in claims)
     return [
         (verdict, kind, counts[verdict]) for verdict, kind in VERDICTS.items() if counts[verdict]
     ]

@@ -108,16 +108,22 @@ def _figures(
     pictures: Mapping[str, Path], run: str, groups: Mapping[str, str], seed: int | None = None
 ) -> Iterator[Thumbnail]:
     names = {PurePosixPath(name): path for name, path in pictures.items()}
-    panels = [name for name in names if name.parent.name == _PANELS]
+    panels = [name for name in names if name.parts[0] == _PANELS]
     for name, path in names.items():
         case = name.stem.partition('_')[2]
         if name not in panels:
-            kind = name.stem.replace('_', ' ').capitalize()
-            yield Thumbnail(path, run, kind, seed=seed)
+            yield Thumbnail(path, run, _kind(name), seed=seed)
         elif name.name != _SHEET:
             yield Thumbnail(path, run, 'Predictions', case, groups.get(case, case), seed)
         elif len(panels) == 1:  # without the single cases
             yield Thumbnail(path, run, 'Predictions', seed=seed)
+
+
+def _kind(name: PurePosixPath) -> str:
+    kind = name.stem.replace('_', ' ')
+    if name.parent.name == _PANELS:  # of the analysis tool, named by the selection
+        return f'Hard cases: {kind}'
+    return 'CKA' if kind == 'cka' else kind.capitalize()
 
 
 def find_hard_cases(evaluation: Evaluation, limit: int = _HARD_CASES) -> HardCases | None:

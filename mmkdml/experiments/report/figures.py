@@ -27,13 +27,15 @@ def validation_keys(record: SuiteRecord) -> list[tuple[str, ...]]:
     Returns:
         For each metric, the keys of the ensemble and of a single network, e.g.
         ``[('ensemble/foreground/IoU', 'model/foreground/IoU')]``. If measures of the suite's tables
-        were logged, only these.
+        were logged, only these, in the order of the measures.
     """
     logged = dict.fromkeys(key for run in record.runs for key in run.curves['key'].unique())
     metrics = dict.fromkeys(
         key.partition('/')[2] for key in logged if key.startswith((f'{ENSEMBLE}/', f'{PLAIN}/'))
     )
-    used = [metric for metric in metrics if set(metric.split('/')) & set(record.measures)]
+    used = dict.fromkeys(
+        metric for measure in record.measures for metric in metrics if measure in metric.split('/')
+    )
     return [(f'{ENSEMBLE}/{metric}', f'{PLAIN}/{metric}') for metric in used or metrics]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmkdml.console import in_words
 from mmkdml.experiments.paper.claims import ALPHA
 from mmkdml.experiments.report import labels
-from mmkdml.experiments.report.answer import VERDICTS, verdict_of
+from mmkdml.experiments.report.answer import VERDICTS
 from mmkdml.experiments.report.metadata import check_metadata
 from mmkdml.experiments.report.sections import build_section
 from mmkdml.experiments.report.tables import CHECKPOINT_TITLES
@@ -90,7 +90,6 @@ def write_report(
         checkpoint_titles=CHECKPOINT_TITLES,
         labels=labels,
         in_words=in_words,
-        verdict_of=verdict_of,
         verdict_kinds=VERDICTS,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

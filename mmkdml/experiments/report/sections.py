@@ -26,9 +26,10 @@ from mmkdml.experiments.report.settings import Settings, collect_settings
 from mmkdml.experiments.report.tables import build_panels, explain
 from mmkdml.figures import svg_text
 from mmkdml.html import IntervalAxis, inline_svg
+from mmkdml.metric_info import metric_info
 from mmkdml.names import ENSEMBLE, TEACHER
 from mmkdml.statistics.bootstrap import RESAMPLES
-from mmkdml.statistics.counts import Counts, find_variants
+from mmkdml.statistics.counts import find_variants
 from mmkdml.statistics.records import CHECKPOINTS, DONE, STATES, RunRecord, SuiteRecord
 
 LOSS = 'loss'
@@ -64,7 +65,6 @@ class ClaimTable:
         verdicts: Verdict, kind and number of claims.
         families: Key and title of each family, with its claims.
         axis: Axis of all intervals.
-        counts: Counts of the checkpoint.
     """
 
     measure: str
@@ -72,17 +72,11 @@ class ClaimTable:
     verdicts: Sequence[tuple[str, str, int]]
     families: Sequence[tuple[str, str, Sequence[ClaimResult]]]
     axis: IntervalAxis
-    counts: Counts
 
     @property
     def title(self) -> str:
         """Name of the measure."""
         return metric_label(self.measure)
-
-    def images(self, result: ClaimResult) -> int:
-        """Return the number of images in which a claim was tested."""
-        by_seed = self.counts.by_entry.get(result.contrast.entry, {})
-        return max((len(one.cases) for one in by_seed.values()), default=0)
 
 
 @dataclass(frozen=True)
@@ -222,14 +216,7 @@ def _claim_tables(evaluation: Evaluation) -> Iterator[ClaimTable]:
         ]
         if families:
             verdicts = count_verdicts(results)
-            yield ClaimTable(
-                measure,
-                evaluation.checkpoint,
-                verdicts,
-                families,
-                axis_of(results),
-                evaluation.counts,
-            )
+            yield ClaimTable(measure, evaluation.checkpoint, verdicts, families, axis_of(results))
 
 
 def _curves(
@@ -241,12 +228,13 @@ def _curves(
     )
     drawn = []
     for keys in validation_keys(record):
-        name = metric_label(keys[0].partition('/')[2].removeprefix('foreground/'))
-        figure = draw_curves(record, keys, f'{name} (%)', same_scale=True)
-        drawn.append((f'{name} (validation)', figure, f'In percent by epoch: {over_seeds}'))
+        key = keys[0].partition('/')[2]
+        info, name = metric_info(key), metric_label(key)
+        figure = draw_curves(record, keys, info.label if info else name, same_scale=True)
+        drawn.append((f'{name} (validation)', figure, f'By epoch: {over_seeds}'))
     if any((run.curves['key'] == LOSS).any() for run in record.runs):
         figure = draw_curves(record, [LOSS], 'training loss', same_scale=False)
-        drawn.append(('Training loss', figure, f'Sum over members by epoch: {over_seeds}'))
+        drawn.append(('Training loss', figure, f'Sum over members, by epoch: {over_seeds}'))
     balanced = {name: runs for name, runs in by_name.items() if balance_keys(runs)}
     if balanced:
         text = (

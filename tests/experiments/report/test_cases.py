@@ -38,14 +38,17 @@ def test_figures_of_one_seed_with_their_patients(picture):
         run('a', 1, pictures=dict.fromkeys(names, picture)),
         run('a', 2, pictures=dict.fromkeys(names, picture)),
     ]
-    record = suite(*runs, pictures={'analysis/cka.png': picture})
+    record = suite(
+        *runs, pictures={'analysis/cka.png': picture, 'analysis/panels/worst.png': picture}
+    )
     found, left_out = build_thumbnails(record, {'a': runs})
     assert [(one.run, one.kind, one.case, one.group) for one in found] == [
-        ('several runs', 'Cka', '', ''),
+        ('several runs', 'CKA', '', ''),
+        ('several runs', 'Hard cases: worst', '', ''),
         ('a', 'Predictions', 'x', 'a'),
         ('a', 'Reliability', '', ''),
     ]
-    assert found[1].caption == 'Predictions: a, seed 1, x'
+    assert found[2].caption == 'Predictions: a, seed 1, x'
     assert left_out == 0
 
 
