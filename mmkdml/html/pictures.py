@@ -15,6 +15,7 @@ _SVG = 'http://www.w3.org/2000/svg'
 _XLINK = '{http://www.w3.org/1999/xlink}href'
 _DROPPED = {f'{{{_SVG}}}metadata', f'{{{_SVG}}}style'}
 _COORDINATES = {'d', 'x', 'y', 'points'}
+_PLOT_COLORS = 1 << 12  # photographs have more
 _NUMBER = re.compile(r'-?\d+\.\d+')
 _REFERENCE = re.compile(r'#([\w.-]+)')
 _FONT_FAMILY = re.compile(r'font-family: [^;]+; ')  # the page's own
@@ -22,7 +23,7 @@ _COLOR = re.compile('#([0-9a-f]{6})\\b', re.IGNORECASE)
 
 
 def image_uri(path: str | Path, max_size: int = 1200, quality: int = 72) -> str:
-    """Return an image file as a WebP ``data:`` URI, without loss if that is smaller.
+    """Return an image file as a WebP ``data:`` URI; plots are without loss if that is smaller.
 
     Args:
         path: Image file.
@@ -37,9 +38,10 @@ def image_uri(path: str | Path, max_size: int = 1200, quality: int = 72) -> str:
             picture = image.convert('RGBA' if 'transparency' in image.info else 'RGB')
     except (OSError, SyntaxError) as error:
         raise ValueError(f'Invalid image {path}: {error}') from error
+    is_plot = picture.getcolors(_PLOT_COLORS) is not None
     picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
     contents = []
-    for options in (dict(quality=quality), dict(lossless=True)):
+    for options in (dict(quality=quality), dict(lossless=True))[: 1 + is_plot]:
         file = io.BytesIO()
         picture.save(file, 'WEBP', method=4, **options)
         contents.append(file.getvalue())

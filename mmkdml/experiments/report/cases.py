@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,8 +17,8 @@ from mmkdml.statistics.records import RunRecord, SuiteRecord
 SEVERAL = 'several runs'
 _PANELS, _SHEET = 'panels', 'panels.png'
 # Size in pixels and quality of thumbnails; the first that fits in the budget is used.
-_SIZES = ((1200, 75), (900, 65), (640, 50))
-_BUDGET = 1_000_000  # bytes of all thumbnails of a suite
+_SIZES = ((1200, 75), (900, 65), (640, 50), (480, 45))
+_BUDGET = 1_200_000  # bytes of all thumbnails of a suite
 _HARD_CASES = 20
 
 
@@ -88,12 +88,13 @@ def build_thumbnails(
         uris = [image_uri(one.path, max_size, quality) for one in found]
         if sum(map(len, uris)) <= budget:
             break
-    fits = np.cumsum([len(uri) for uri in uris]) <= budget
-    thumbnails = [
-        Thumbnail(one.path, one.run, one.kind, one.case, one.group, one.seed, uri)
-        for one, uri, is_small in zip(found, uris, fits, strict=True)
-        if is_small
+    # The first figures of each run, then the second ones, and so on.
+    places = [
+        [other.run for other in found[:index]].count(one.run) for index, one in enumerate(found)
     ]
+    order = np.argsort(places, kind='stable')
+    fitting = set(order[np.cumsum([len(uris[index]) for index in order]) <= budget])
+    thumbnails = [replace(found[index], uri=uris[index]) for index in sorted(fitting)]
     return thumbnails, len(found) - len(thumbnails)
 
 

@@ -67,6 +67,19 @@ def test_figures_fit_in_the_budget(picture):
     assert len(found[0].uri) < sizes[0]
 
 
+def test_every_run_has_figures_if_some_are_left_out(picture):
+    names = [f'analysis/{name}.png' for name in 'xyz']
+    runs = [run(name, pictures=dict.fromkeys(names, picture)) for name in 'abc']
+    by_name = {one.name: [one] for one in runs}
+    smallest = len(build_thumbnails(suite(*runs), by_name, budget=1)[0])
+    assert smallest == 0
+    uri = build_thumbnails(suite(runs[0]), {'a': runs[:1]}, budget=10**5)[0][0].uri
+    found, left_out = build_thumbnails(suite(*runs), by_name, budget=4 * len(uri))
+    assert {one.run for one in found} == set('abc')
+    assert [one.run for one in found] == sorted(one.run for one in found)
+    assert left_out == 9 - len(found)
+
+
 def hard_cases(*runs, **options):
     record = suite(*runs)
     evaluation = Evaluation.of(record, 'best', find_variants(record), resamples=5)
