@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mmkdml.experiments.paper.claims import HOLDS, NOT_COMPUTABLE, OPPOSITE, UNDECIDED, ClaimResult
 from mmkdml.experiments.report.cells import TableCell
-from mmkdml.experiments.report.labels import metric_label
+from mmkdml.experiments.report.labels import metric_label, verdict_label
 from mmkdml.experiments.report.results import ResultRow, ResultTable
 from mmkdml.html import IntervalAxis
 from mmkdml.names import ENSEMBLE
@@ -63,7 +63,9 @@ class Answer:
     def all_of(self, family: str) -> str:
         """Count the verdicts of all variants in a family of :data:`~.results.DIFFERENCES`."""
         results = [row.differences[family] for row in self.ranked if family in row.differences]
-        counts = ', '.join(f'{number} {verdict}' for verdict, _, number in count_verdicts(results))
+        counts = ', '.join(
+            f'{number} {verdict_label(verdict)}' for verdict, _, number in count_verdicts(results)
+        )
         return f'All {len(results)} variants: {counts}.' if results else ''
 
     @property

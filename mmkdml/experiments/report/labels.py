@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmkdml.experiments.paper.claims import OPPOSITE
 from mmkdml.metric_info import metric_info
 from mmkdml.modes import STUDENTS
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
@@ -22,6 +23,11 @@ _MEMBERS = {
     ENSEMBLE: 'Ensemble',
     PLAIN: 'Network',
 }
+
+
+def verdict_label(verdict: str) -> str:
+    """Return a verdict as it is counted, e.g. ``3 contradicted``."""
+    return 'contradicted' if verdict == OPPOSITE else verdict
 
 
 def mode_label(mode: str) -> str:
