@@ -128,6 +128,7 @@ class ProgressHook(Hook):
         """Print the table of a validation, in which the best value so far is marked."""
         if not self._training:
             return
+        self.console.update('', now=True)
         now = runner.epoch if unit_of_time(runner) == 'epoch' else runner.iter
         metrics = metrics or {}
         best, saved_before = best_so_far(runner, metrics, now, self._validated), self._best
