@@ -29,7 +29,7 @@ _STYLES = {logging.WARNING: 'yellow', logging.ERROR: 'bold red', logging.CRITICA
 # More transfers are listed in one line per learner.
 _MOST_TRANSFERS = 6
 # Outputs of a test in the folder of a run.
-_OUTPUTS = (RESULTS_CSV, 'summary.html', 'cases.csv', 'panels', 'calibration')
+_OUTPUTS = (RESULTS_CSV, 'summary.html', 'cases.csv', 'panels', 'calibration', 'confusion')
 
 
 _fill = partial(
