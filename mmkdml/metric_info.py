@@ -112,6 +112,12 @@ def metric_info(key: str) -> MetricInfo | None:
     return None
 
 
+def class_of_metric(key: str) -> tuple[str, str] | None:
+    """Split the last part of a metric of one class, ``IoU_tumor``, into metric and class."""
+    found = _WITH_CLASS.fullmatch(key.rpartition('/')[2])
+    return (found[1], found[2]) if found else None
+
+
 def unit_of(key: str) -> str:
     """Return the unit of a metric, see :class:`MetricInfo`; empty if the metric is unknown."""
     info = metric_info(key)

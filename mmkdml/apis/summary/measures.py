@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from mmkdml.apis.summary.history import Evaluation, History
-from mmkdml.metric_info import metric_info, unit_of
+from mmkdml.metric_info import class_of_metric, metric_info
 from mmkdml.names import ENSEMBLE, PLAIN
 
 #: Groups of measures that do not compare predictions with the truth, with their titles.
@@ -16,21 +15,24 @@ AUXILIARY = {
     'fidelity': 'Agreement with the teacher',
     'diversity': 'Diversity of the students',
 }
-_PER_CLASS = re.compile(r'(IoU|F1|precision|sensitivity|specificity)_(.+)')
-_SYMBOLS = {'percent': '%', 'nats': 'nats'}
 
 
 def title_of(measure: str) -> str:
     """Return the title of a measure with its unit: ``'IoU, mean of cases (%)'``."""
     info = metric_info(measure)
-    if info is None:
-        return measure.rpartition('/')[2]
-    return f'{info.title} ({unit})' if (unit := symbol(measure)) else info.title
+    return info.label if info else measure.rpartition('/')[2]
 
 
 def symbol(measure: str) -> str:
-    """Return the symbol of a measure's unit; empty for fractions."""
-    return _SYMBOLS.get(unit_of(measure), '')
+    """Return the symbol of a measure's unit, e.g. ``'%'``; empty if it has none."""
+    info = metric_info(measure)
+    return info.sign if info else ''
+
+
+def digits_of(measure: str) -> int:
+    """Return the number of decimals in tables."""
+    info = metric_info(measure)
+    return info.digits if info else 4
 
 
 def group_of(measure: str) -> str:
@@ -55,8 +57,7 @@ def has_direction(measure: str) -> bool:
 
 def class_of(measure: str) -> tuple[str, str] | None:
     """Split a measure of one class, ``foreground/IoU_tumour``, into ``IoU`` and the class."""
-    found = _PER_CLASS.fullmatch(measure.rpartition('/')[2])
-    return (found[1], found[2]) if found and not group_of(measure) else None
+    return None if group_of(measure) else class_of_metric(measure)
 
 
 def main_measure(history: History) -> str | None:

@@ -19,6 +19,7 @@ from mmkdml.apis.summary.curves import (
 from mmkdml.apis.summary.history import History, is_transfer, read_history
 from mmkdml.apis.summary.redaction import hide_secrets
 from mmkdml.apis.summary.results import headline, metric_tables
+from mmkdml.console import in_words
 from mmkdml.files import is_regular, own_file, write_atomically
 from mmkdml.html import Link, image_uri, render_page
 from mmkdml.names import SPLITS
@@ -84,7 +85,7 @@ def _render(run: Path, history: History) -> str:
         confusion=read_confusion(run),
         panels=list(_pictures(run / 'panels', _MAX_PANELS)),
         reliability=list(_pictures(run / 'calibration', 1)),
-        calls=[{**one, 'time': time_text(_seconds(one))} for one in history.calls],
+        calls=[{**one, 'time': _time(one)} for one in history.calls],
         config=_config_text(config),
         config_name=config.name if config else '',
     )
@@ -149,22 +150,16 @@ def _seconds(call: Mapping[str, Any]) -> float:
         return math.nan
 
 
+def _time(call: Mapping[str, Any]) -> str:
+    seconds = _seconds(call)
+    return in_words(seconds) if math.isfinite(seconds) else ''
+
+
 def _duration(history: History) -> str:
     """Return the time of all trainings; those that were killed count until they were recorded."""
     times = [_seconds(one) for one in history.calls if one.get('kind') == 'train']
     known = [one for one in times if math.isfinite(one)]
-    return time_text(sum(known)) if known else ''
-
-
-def time_text(seconds: float) -> str:
-    """Format a time: ``'1 h 05 min'``, ``'3 min 20 s'`` or ``'12 s'``."""
-    if not math.isfinite(seconds):
-        return ''
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f'{hours} h {minutes:02d} min'
-    return f'{minutes} min {rest:02d} s' if minutes else f'{rest} s'
+    return in_words(sum(known)) if known else ''
 
 
 def _members(history: History) -> list[dict[str, Any]]:

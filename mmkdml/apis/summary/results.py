@@ -11,6 +11,7 @@ from mmkdml.apis.summary.measures import (
     AUXILIARY,
     best_validation,
     class_of,
+    digits_of,
     group_of,
     has_direction,
     is_less_better,
@@ -21,6 +22,7 @@ from mmkdml.apis.summary.measures import (
     value_of,
 )
 from mmkdml.html import number
+from mmkdml.metric_info import FRACTION
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 
 _MAX_CHANGES = 3
@@ -120,8 +122,8 @@ def _digits(measure: str) -> int:
 
 
 def _with_unit(value: float, measure: str) -> str:
-    unit = symbol(measure)
-    return f'{number(value, _digits(measure))}{" " + unit if unit else ""}'
+    unit = symbol(measure).replace(FRACTION, '')
+    return f'{number(value, _digits(measure))} {unit}'.rstrip()
 
 
 def _describe(evaluation: Evaluation) -> str:
@@ -212,7 +214,7 @@ def _rows(
         (
             name,
             [
-                Cell(number(value, 2 if symbol(one) == '%' else 4), value, value == top)
+                Cell(number(value, digits_of(one)), value, value == top)
                 for one, value, top in zip(columns, row, best, strict=True)
             ],
         )

@@ -21,6 +21,7 @@ from mmkdml.apis.summary.measures import (
         ('foreground/case_F1', 'F1, mean of cases (%)'),
         ('accuracy/top1', 'Accuracy (%)'),
         ('fidelity/KL', 'KL divergence from the teacher (nats)'),
+        ('calibration/ECE', 'Expected calibration error (fraction)'),
         ('own/thing', 'thing'),
     ],
 )

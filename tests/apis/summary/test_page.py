@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from mmkdml.apis import write_summary
-from mmkdml.apis.summary.page import time_text
 
 
 class Page(HTMLParser):
@@ -158,11 +157,3 @@ def test_folders_that_are_no_runs_raise(tmp_path):
     with pytest.raises(ValueError, match='expected the folder of a run'):
         write_summary(tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ('seconds', 'text'),
-    [(3.4, '3 s'), (200, '3 min 20 s'), (7500, '2 h 05 min'), (float('nan'), '')],
-)
-def test_times(seconds, text):
-    assert time_text(seconds) == text
