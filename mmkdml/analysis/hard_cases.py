@@ -78,10 +78,8 @@ def check_comparable(runs: Mapping[str, Run]) -> str:
     tasks = {title: inspect_model(model).task.name for title, (model, _) in runs.items()}
     sets = {title: set(list_cases(loader.dataset)['id']) for title, (_, loader) in runs.items()}
     if len(set(tasks.values())) > 1:
-        raise ValueError(
-            'Invalid runs: expected one task, got '
-            + ', '.join(f'{title}: {task}' for title, task in tasks.items())
-        )
+        found = ', '.join(f'{title}: {task}' for title, task in tasks.items())
+        raise ValueError(f'Invalid runs: expected one task, got {found}')
     first = next(iter(runs))
     for title, ids in sets.items():
         if ids != sets[first]:
@@ -166,10 +164,10 @@ def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') ->
     students = model.student_names if isinstance(model, KnowledgeDistiller) else ()
     cases = list_cases(loader.dataset)
     classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
-    console = Console(stderr=True)
+    batches = track(loader, title, console=Console(stderr=True), transient=True)
     rows = [
         _measure(sample, students, classes)
-        for data in track(loader, title, console=console, transient=True)
+        for data in batches
         for sample in predict_batch(model, data)[1]
     ]
     return pd.concat([cases, pd.DataFrame(rows)], axis=1)
@@ -256,9 +254,8 @@ def _measure(
                 f'Invalid prediction of {name}: expected {len(truth)} pixels as in the true mask, '
                 f'got {len(own.labels)}. Move Resize before the mask is loaded'
             )
-    differences = [
-        _difference(predictions[a], predictions[b]) for a, b in combinations(students, 2)
-    ]
+    pairs = combinations(students, 2)
+    differences = [_difference(predictions[a], predictions[b]) for a, b in pairs]
     if next(iter(predictions.values())).of_pixels:
         counted = truth != IGNORED
         region = ((truth > 0) & counted).numpy()

@@ -16,13 +16,13 @@ from mmkdml.analysis.hard_cases import overlap, predict_batch
 from mmkdml.datasets.images import read_image
 from mmkdml.evaluation.mask_panels import IGNORED, TRUTH
 from mmkdml.evaluation.predictions import predictions_by_name, truth_of
+from mmkdml.figures.style import ORANGE, SKY
 from mmkdml.names import ENSEMBLE
 
 DIFFERENCE = 'difference'
 FOREGROUND_BAR = 'probability of the foreground'
-# Okabe and Ito's color-blind safe orange and sky blue.
 HIT, FALSE_ALARM, MISS = 'true positive', 'false positive', 'false negative'
-DIFFERENCE_COLORS = {HIT: '#ffffff', FALSE_ALARM: '#E69F00', MISS: '#56B4E9'}
+DIFFERENCE_COLORS = {HIT: '#ffffff', FALSE_ALARM: ORANGE, MISS: SKY}
 
 
 def mask_rows(model: BaseModel, loader: DataLoader) -> list[SheetRow]:

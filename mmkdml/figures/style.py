@@ -29,7 +29,7 @@ GRAY = '#767676'
 #: enough for outlines on false-color MRI and stained tissue.
 TRUTH_COLOR, PREDICTION_COLOR = '#00E08A', '#FF3FD8'
 #: Bright colors of foreground classes on images.
-CLASS_COLORS = (PREDICTION_COLOR, '#56B4E9', '#F0E442', '#E69F00', '#FFFFFF', '#8C7CFF', '#FF6B5E')
+CLASS_COLORS = (PREDICTION_COLOR, SKY, '#F0E442', ORANGE, '#FFFFFF', '#8C7CFF', '#FF6B5E')
 _MEMBER_COLORS = {TEACHER: BLACK, ENSEMBLE: VERMILION, PLAIN: BLUE}
 _STUDENT_COLORS = (BLUE, GREEN, PURPLE, ORANGE, SKY)
 _STYLE = Path(__file__).with_name('mmkdml.mplstyle')

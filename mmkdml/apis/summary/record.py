@@ -26,6 +26,7 @@ from torch import nn
 from mmkdml.apis.summary.page import write_summary
 from mmkdml.apis.summary.redaction import hide_secrets
 from mmkdml.datasets.splits import read_split, split_counts
+from mmkdml.engine.memory import peak_memory_mib
 from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.files import json_text, own_file, write_atomically
 from mmkdml.inspection.config import inspect_model
@@ -163,11 +164,8 @@ def _processor() -> str:
 def _memory() -> dict[str, float]:
     """Return the highest memory of this process in MiB."""
     found = {}
-    with suppress(ImportError):
-        import resource
-
-        unit = 2**20 if sys.platform == 'darwin' else 2**10
-        found['main'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    with suppress(ImportError):  # Windows
+        found['main'] = peak_memory_mib()
     if torch.cuda.is_available():
         found['gpu'] = torch.cuda.max_memory_allocated() / 2**20
     return found

@@ -106,13 +106,20 @@ def best_so_far(
     if chosen is None:
         return None
     key, greater = chosen
-    measure = key.partition('/')[2]
+    keys = {PLAIN: key}  # a network whose metrics name no member
+    measure = key
+    if measures_by_member(metrics):
+        measure = key.partition('/')[2]
+        names = dict.fromkeys(one.partition('/')[0] for one in metrics)
+        keys = {name: f'{name}/{measure}' for name in names}
     best: dict[str, tuple[float, int]] = {}
-    for name in dict.fromkeys(one.partition('/')[0] for one in metrics):
+    for name, own in keys.items():
         values = {
             step: float(value)
             for step, scores in {**history, now: metrics}.items()
-            if isinstance(value := scores.get(f'{name}/{measure}'), Real) and math.isfinite(value)
+            # The history, read from the results of a run, names each member.
+            if isinstance(value := scores.get(own, scores.get(f'{name}/{own}')), Real)
+            and math.isfinite(value)
         }
         if values:
             step = max(values, key=lambda one: values[one] if greater else -values[one])
