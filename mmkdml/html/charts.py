@@ -26,20 +26,19 @@ class Line:
     Attributes:
         name: Name in the legend.
         points: Points (x, y); those that are not finite interrupt the line.
-        style: Number of the color and dashes; None for the color of text.
+        style: Index of the color in :data:`~mmkdml.html.theme.SERIES`. Larger numbers repeat the
+            colors with dashes.
         marked: Point to mark, such as the best one.
     """
 
     name: str
     points: Sequence[Point]
-    style: int | None = 0
+    style: int = 0
     marked: Point | None = None
 
     @property
     def css(self) -> str:
         """CSS of the stroke."""
-        if self.style is None:
-            return 'stroke:var(--text);stroke-width:4;opacity:.55'
         dash = _DASHES[self.style // len(SERIES) % len(_DASHES)]
         dashes = f';stroke-dasharray:{dash}' if dash else ''
         return f'stroke:var(--series-{self.style % len(SERIES) + 1}){dashes}'
@@ -88,7 +87,7 @@ def line_chart(lines: Sequence[Line], x_label: str, title: str) -> Markup:
     parts.append(f'<path class="axis" d="M{_LEFT} {base}H{_WIDTH - _RIGHT}"/>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 4}" class="middle">{escape(x_label)}</text>')
-    for line in sorted(lines, key=lambda one: one.style is not None):  # wide ones below
+    for line in lines:
         kept = _thinned(line.points)
         path = _path([(x_of(x), y_of(y) if _drawable(y, is_log) else math.nan) for x, y in kept])
         label = escape(line.name)

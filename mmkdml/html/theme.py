@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# Okabe and Ito's color-blind safe palette, as in figures; the last one follows the text.
-SERIES = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+#: The palette of figures, whose black is the color of the text.
+SERIES = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', 'var(--text)')
 #: CSS variables: (light, dark).
 COLORS = {
     'bg': ('#ffffff', '#14171c'),

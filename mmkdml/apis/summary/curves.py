@@ -19,6 +19,7 @@ from mmkdml.apis.summary.measures import (
     title_of,
     value_of,
 )
+from mmkdml.figures import PALETTE, member_color
 from mmkdml.html import Line, line_chart
 from mmkdml.html.theme import SERIES
 from mmkdml.names import ENSEMBLE, PLAIN
@@ -73,25 +74,30 @@ def loss_charts(history: History) -> list[Chart]:
             own = {key: one for key, one in own.items() if key != 'loss'} or own
         lines = [
             Line(_loss_name(key, member), points, style)
-            for (key, points), style in zip(own.items(), _styles(own, history), strict=True)
+            for (key, points), style in zip(own.items(), _styles(own, member, history), strict=True)
         ]
         charts += _chart(f'Losses of {member} (weighted)', lines, history) if lines else []
     return charts
 
 
-def _styles(keys: Iterable[str], history: History) -> list[int | None]:
-    """Give a transfer the color of its source, dashed if there are several, and others dashes."""
-    used: set[int | None] = set()
-    styles: list[int | None] = []
+def _styles(keys: Iterable[str], member: str, history: History) -> list[int]:
+    """Give a transfer the color of its source, and other losses that of the member.
+
+    Further lines of one color are dashed.
+    """
+    styles: list[int] = []
     for key in keys:
         found = is_transfer(key)
-        known = found is not None and found['source'] in history.members
-        style = history.members.index(found['source']) if found and known else None
-        while style in used:
-            style = 0 if style is None else style + len(SERIES)
-        used.add(style)
+        style = _style(found['source'] if found else member, history)
+        while style in styles:
+            style += len(SERIES)
         styles.append(style)
     return styles
+
+
+def _style(member: str, history: History) -> int:
+    """Return the color of a member, as in figures."""
+    return PALETTE.index(member_color(member, history.members))
 
 
 def _loss_name(key: str, member: str) -> str:
@@ -111,7 +117,6 @@ def validation_charts(history: History) -> tuple[list[Chart], list[Chart]]:
         return float((one.epoch if history.by_epoch else one.iter) or 0)
 
     charts: dict[str, list[Chart]] = {}
-    styles = {name: number for number, name in enumerate(history.members)}
     for measure in measures:
         if group_of(measure) or class_of(measure):
             continue
@@ -123,8 +128,8 @@ def validation_charts(history: History) -> tuple[list[Chart], list[Chart]]:
                 if measure in one.values.get(name, {})
             ]
             if points and name not in {line.name for line in lines} | {STUDENTS}:
-                style = styles.get(name) if name != ENSEMBLE else None
-                lines.append(Line(name, points, style, best_value(points, measure)))
+                best = best_value(points, measure)
+                lines.append(Line(name, points, _style(name, history), best))
         if lines:
             charts[measure] = _chart(title_of(measure), lines, history)
     first = charts.pop(main, []) if main else []

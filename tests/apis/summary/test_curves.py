@@ -4,6 +4,7 @@ import pytest
 
 from mmkdml.apis.summary.curves import Balance, loss_balance, loss_charts, validation_charts
 from mmkdml.apis.summary.history import read_history
+from mmkdml.figures import PALETTE, member_color
 
 
 def test_each_member_has_a_chart_with_a_line_per_transfer(write_run):
@@ -14,7 +15,8 @@ def test_each_member_has_a_chart_with_a_line_per_transfer(write_run):
         'from teacher, features',
         'from student_2, predictions',
     ]
-    assert (supervised.style, teacher.style, peer.style) == (None, 0, 2)
+    colors = [PALETTE[line.style] for line in (supervised, teacher, peer)]
+    assert colors == [member_color(name) for name in ('student_1', 'teacher', 'student_2')]
 
 
 def test_single_network_has_its_losses(write_run):
@@ -32,6 +34,7 @@ def test_validations_mark_the_best_value(write_run):
         'ensemble': (3, 42),
     }
     assert not more
+    assert all(PALETTE[line.style] == member_color(line.name) for line in chart.lines)
 
 
 @pytest.mark.parametrize(
