@@ -17,6 +17,7 @@ import torch
 from mmkdml.apis.export.formats import CHECKPOINT, Exported, compare_int8, speed_ups
 from mmkdml.apis.export.graph import sizes_in_words
 from mmkdml.apis.export.source import ExportSource
+from mmkdml.apis.machine import cpu_name
 from mmkdml.datasets.splits import read_split, split_counts
 from mmkdml.files import file_sha256
 from mmkdml.inspection.complexity import member_complexities
@@ -166,7 +167,7 @@ def make_card(
         latency_ms=dict(latencies),
         speed_ups=speed_ups(latencies),
         int8_speed=compare_int8(latencies),
-        machine=f'{_processor()}, {torch.get_num_threads()} threads',
+        machine=cpu_name(),
         checkpoint=dict(file=source.checkpoint.name, sha256=file_sha256(source.checkpoint)),
         versions=dict(
             mmkdml=__version__, torch=torch.__version__, python=platform.python_version()
@@ -191,13 +192,6 @@ def _number(value: float | None, sign: str = '') -> str:
 def _as_text(value: Any) -> str:
     """Escape text for one table cell in Markdown."""
     return re.sub(r'([\\`*<>|\[\]])', r'\\\1', ' '.join(str(value).split()))
-
-
-def _processor() -> str:
-    """Return the model of the processor on Linux, or its architecture."""
-    cpuinfo = Path('/proc/cpuinfo')
-    found = cpuinfo.is_file() and re.search(r'model name\s*: (.+)', cpuinfo.read_text())
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _input(source: ExportSource, form: str) -> str:

@@ -23,6 +23,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from mmkdml.apis.machine import device_name
 from mmkdml.apis.summary.page import write_summary
 from mmkdml.apis.summary.redaction import hide_secrets
 from mmkdml.datasets.splits import read_split, split_counts
@@ -142,23 +143,10 @@ def _environment(runner: Runner) -> dict[str, Any]:
         with suppress(PackageNotFoundError):
             versions[name] = version(package)
     device = next(unwrap_model(runner.model).parameters()).device
-    if device.type == 'cuda':
-        name = torch.cuda.get_device_name(device)
-    else:
-        threads = torch.get_num_threads()
-        name = f'{_processor()}, {threads} thread{"s" * (threads > 1)}'
     return dict(
-        device=name, precision=precision, seed=runner.seed, system=platform.platform(terse=True),
-        versions=versions,
+        device=device_name(device), precision=precision, seed=runner.seed,
+        system=platform.platform(terse=True), versions=versions,
     )  # fmt: skip
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _memory() -> dict[str, float]:

@@ -26,6 +26,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from mmkdml.apis import load_weights, make_runner, newest_checkpoint
+from mmkdml.apis.machine import device_name
 from mmkdml.apis.run_checkpoints import checkpoint_number
 from mmkdml.apis.run_settings import other_settings_error
 from mmkdml.datasets import SplitFileMixin, read_split
@@ -176,13 +177,13 @@ def _metadata(
     command += ['--work-dir', str(runner.work_dir)] + ['--amp'] * spec.amp
     if options:
         command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     inspection = inspect_config(config)
     return dict(
         config=spec.config,
         config_text=config.dump(),
         command=shlex.join(command),
-        device=f'{device or platform.machine()}, {torch.get_num_threads()} threads',
+        device=device_name(device),
         versions={'python': platform.python_version()} | {p: version(p) for p in _PACKAGES},
         splits=_splits(runner),
         input_size=list(inspection.input_size),
