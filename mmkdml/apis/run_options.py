@@ -76,7 +76,7 @@ class StartOptions:
         return StartOptions(self.options, **flags)  # type: ignore[arg-type]
 
     def apply(self, config: Config) -> None:
-        """Change a config as the options say."""
+        """Apply the options to a config, in place."""
         merge_options(config, self.options)
         if self.seed is not None:
             config.randomness = dict(config.get('randomness') or {}, seed=self.seed)

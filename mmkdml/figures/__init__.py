@@ -3,6 +3,7 @@
 from mmkdml.figures.marks import add_scale_bar, outline
 from mmkdml.figures.sheets import ColorBar, tile_sheet
 from mmkdml.figures.style import (
+    COLUMN_WIDTHS,
     ONE_COLUMN,
     PALETTE,
     SCREEN,
@@ -17,6 +18,7 @@ from mmkdml.figures.style import (
 from mmkdml.figures.text import wrap
 
 __all__ = [
+    'COLUMN_WIDTHS',
     'ONE_COLUMN',
     'PALETTE',
     'SCREEN',

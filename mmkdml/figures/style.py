@@ -19,6 +19,8 @@ from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 
 #: Widths of figures in inches: a column and both columns of a journal, and a screen.
 ONE_COLUMN, TWO_COLUMNS, SCREEN = 3.5, 7.2, 9.6
+#: Widths by number of columns of a journal.
+COLUMN_WIDTHS = {1: ONE_COLUMN, 2: TWO_COLUMNS}
 #: Okabe and Ito's palette, distinct with every kind of color vision; without yellow, which is too
 #: light for lines on white.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK = PALETTE = (

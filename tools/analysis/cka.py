@@ -40,7 +40,7 @@ def main() -> None:
     from mmkdml.analysis.cka import measure_cka
     from mmkdml.analysis.cka_figure import draw_cka
     from mmkdml.apis.output_folder import OutputFolder
-    from mmkdml.figures import ONE_COLUMN, TWO_COLUMNS
+    from mmkdml.figures import COLUMN_WIDTHS
 
     runs, tables = named_runs(parser, args), {}
     pictures = [f'cka.{suffix}' for suffix in dict.fromkeys(args.format)]
@@ -56,7 +56,7 @@ def main() -> None:
     outputs.write_text('cka.csv', table.to_csv(index=False))
     with ExitStack() as stack:
         parts = [stack.enter_context(outputs.writing(name)) for name in pictures]
-        draw_cka(tables, parts, {1: ONE_COLUMN, 2: TWO_COLUMNS}.get(args.columns))
+        draw_cka(tables, parts, COLUMN_WIDTHS.get(args.columns))
     print(*(args.out / name for name in names), sep='\n')
 
 

@@ -60,7 +60,7 @@ def main() -> None:
     from mmkdml.analysis.segmentation_rows import FOREGROUND_BAR, mask_rows
     from mmkdml.apis.output_folder import OutputFolder
     from mmkdml.evaluation import csv_text
-    from mmkdml.figures import ONE_COLUMN, TWO_COLUMNS
+    from mmkdml.figures import COLUMN_WIDTHS
 
     files = named_runs(parser, args)
     outputs = OutputFolder(args.out)
@@ -91,7 +91,7 @@ def main() -> None:
     else:
         bar = cam_bar(args.towards)
         rows = {title: cam_rows(*run, args.towards, args.layer) for title, run in chosen.items()}
-    width = {1: ONE_COLUMN, 2: TWO_COLUMNS}.get(args.columns)
+    width = COLUMN_WIDTHS.get(args.columns)
     with tempfile.TemporaryDirectory() as folder:
         selection = 'chosen by id' if args.ids else SELECTIONS[args.by]
         drawn = draw_runs(

@@ -1,4 +1,4 @@
-"""Summary of a run: a page that shows what was trained, how it went and what came out."""
+"""Summary of a run: a page with its members, curves and results."""
 
 from mmkdml.apis.summary.page import SUMMARY, write_summary
 

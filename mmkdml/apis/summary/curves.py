@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mmkdml.apis.summary.history import STUDENTS, Evaluation, History, is_transfer, learner_of
+from mmkdml.apis.summary.history import STUDENTS, Evaluation, History, learner_of, match_transfer
 from mmkdml.apis.summary.measures import (
     best_value,
     class_of,
@@ -87,7 +87,7 @@ def _styles(keys: Iterable[str], member: str, history: History) -> list[int]:
     """
     styles: list[int] = []
     for key in keys:
-        found = is_transfer(key)
+        found = match_transfer(key)
         style = _style(found['source'] if found else member, history)
         while style in styles:
             style += len(SERIES)
@@ -101,7 +101,7 @@ def _style(member: str, history: History) -> int:
 
 
 def _loss_name(key: str, member: str) -> str:
-    if found := is_transfer(key):
+    if found := match_transfer(key):
         return f'from {found["source"]}, {found["knowledge"]}'
     name = key.removeprefix(f'{member}.')
     return f'supervised ({name})'

@@ -1,4 +1,4 @@
-"""What a run's folder says about its course: calls, losses, validations and tests.
+"""History of a run, read from its folder: calls, losses, validations and tests.
 
 Files of interrupted and of older runs are incomplete; whatever is missing is left out.
 """
@@ -132,14 +132,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def is_transfer(key: str) -> re.Match[str] | None:
+def match_transfer(key: str) -> re.Match[str] | None:
     """Match the key of a transfer's loss, with ``learner``, ``source`` and ``knowledge``."""
     return _TRANSFER.fullmatch(key)
 
 
 def learner_of(key: str) -> str | None:
     """Return the member whose loss a logged value is; None if it is no loss of a member."""
-    if found := is_transfer(key):
+    if found := match_transfer(key):
         return found['learner']
     found = _MEMBER.fullmatch(key)
     return found['member'] if found else None
@@ -147,7 +147,7 @@ def learner_of(key: str) -> str | None:
 
 def members_of_keys(keys: Mapping[str, Any]) -> list[str]:
     """Return the members that logged losses name, those that teach first."""
-    transfers = [found for key in keys if (found := is_transfer(key))]
+    transfers = [found for key in keys if (found := match_transfer(key))]
     if not transfers:
         return [PLAIN]
     learners = {found['learner'] for found in transfers}

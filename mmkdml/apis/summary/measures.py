@@ -1,4 +1,4 @@
-"""Measures of a run: their titles and groups, the main one, and the evaluation that counts."""
+"""Measures of a run: titles, groups, the main measure and the best validation."""
 
 from __future__ import annotations
 

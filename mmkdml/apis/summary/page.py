@@ -16,7 +16,7 @@ from mmkdml.apis.summary.curves import (
     loss_charts,
     validation_charts,
 )
-from mmkdml.apis.summary.history import History, is_transfer, read_history
+from mmkdml.apis.summary.history import History, match_transfer, read_history
 from mmkdml.apis.summary.redaction import hide_secrets
 from mmkdml.apis.summary.results import headline, metric_tables
 from mmkdml.console import in_words
@@ -173,7 +173,7 @@ def _transfers(history: History) -> list[dict[str, Any]]:
     for call in reversed(history.calls):
         if call.get('transfers'):
             return list(call['transfers'])
-    found = [match for key in history.losses if (match := is_transfer(key))]
+    found = [match for key in history.losses if (match := match_transfer(key))]
     return [dict(match.groupdict(), weight='', loss='', more='') for match in found]
 
 

@@ -51,7 +51,7 @@ class SuiteDisplay:
             self._log(text)
             self._refresh()
 
-    def started(self, key: str) -> None:
+    def started(self) -> None:
         """Update the bar when a run starts."""
         with self._lock:
             self._refresh()

@@ -136,7 +136,7 @@ class Worker:
         spec = self._specs[run.name, run.seed]
         folder = self.suite.work_dir / run.key
         start = time.monotonic()
-        self.display.started(run.key)
+        self.display.started()
         try:
             process, log_start = self._start(spec, folder)
         except OSError as error:
