@@ -85,8 +85,13 @@ METRIC_INFOS = {
         MetricInfo('loss', 'Loss', '', False),
     )
 }
-# Names in other groups are unique without the group.
-_GROUPS = {'fidelity', 'diversity', 'calibration'}
+#: Groups of metrics that do not compare predictions with the truth, with their titles. Names in
+#: other groups are unique without the group.
+AUXILIARY_GROUPS = {
+    'calibration': 'Calibration',
+    'fidelity': 'Agreement with the teacher',
+    'diversity': 'Diversity of the students',
+}
 _WITH_CLASS = re.compile(r'(IoU|F1|precision|sensitivity|specificity)_(.+)')
 _WITH_PAIR = re.compile(r'(diversity/(?:disagreement|error_correlation))_(.+)')
 
@@ -100,7 +105,7 @@ def metric_info(key: str) -> MetricInfo | None:
             ``'ensemble/per_class/sensitivity_melanoma'``.
     """
     *groups, last = key.split('/')
-    name = f'{groups[-1]}/{last}' if groups and groups[-1] in _GROUPS else last
+    name = f'{groups[-1]}/{last}' if groups and groups[-1] in AUXILIARY_GROUPS else last
     if name in METRIC_INFOS:
         return METRIC_INFOS[name]
     if found := _WITH_CLASS.fullmatch(name):

@@ -8,6 +8,8 @@ TEACHER = 'teacher'
 ENSEMBLE = 'ensemble'
 #: Prefix of the metrics of a plain network, which has no members.
 PLAIN = 'model'
+#: Prefix of metrics of all students together, such as their diversity.
+ALL_STUDENTS = 'students'
 #: Splits of a data set, in order: names of the split files and of the data loaders.
 SPLITS = ('train', 'val', 'test')
 #: Columns of case tables; see :class:`mmkdml.evaluation.CaseTable`.

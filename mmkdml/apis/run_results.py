@@ -32,7 +32,7 @@ from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.files import file_sha256, is_regular, json_text, json_values, own_file, write_atomically
 from mmkdml.metric_info import unit_of
 from mmkdml.models.distillers import KnowledgeDistiller
-from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN
 from mmkdml.version import __version__
 
 RESULTS_JSON, RESULTS_CSV = 'results.json', 'results.csv'
@@ -265,7 +265,7 @@ def _editing(runner: Runner) -> Iterator[tuple[dict[str, Any], list[dict[str, An
 
 def _values(metrics: Mapping[str, Any], model: nn.Module) -> Iterator[dict[str, Any]]:
     """Yield member, measure, value and unit of each number; ``model`` if no member is named."""
-    names = {ENSEMBLE, PLAIN, 'students'}
+    names = {ALL_STUDENTS, ENSEMBLE, PLAIN}
     if isinstance(model, KnowledgeDistiller):
         names |= set(model.named_members())
     for key, value in metrics.items():

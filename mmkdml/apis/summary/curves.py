@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mmkdml.apis.summary.history import STUDENTS, Evaluation, History, learner_of, match_transfer
+from mmkdml.apis.summary.history import Evaluation, History, learner_of, match_transfer
 from mmkdml.apis.summary.measures import (
     best_value,
     class_of,
@@ -22,7 +22,7 @@ from mmkdml.apis.summary.measures import (
 from mmkdml.figures import PALETTE, member_color
 from mmkdml.html import Line, line_chart
 from mmkdml.html.theme import SERIES
-from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN
 
 _RATIO = re.compile(r'gradient_ratio/(?P<learner>.+)\.from_(?P<source>.+)\.(?P<knowledge>[^.]+)')
 _MAX_EXTRA = 5
@@ -127,7 +127,7 @@ def validation_charts(history: History) -> tuple[list[Chart], list[Chart]]:
                 for one in validations
                 if measure in one.values.get(name, {})
             ]
-            if points and name not in {line.name for line in lines} | {STUDENTS}:
+            if points and name not in {line.name for line in lines} | {ALL_STUDENTS}:
                 best = best_value(points, measure)
                 lines.append(Line(name, points, _style(name, history), best))
         if lines:

@@ -16,10 +16,8 @@ from typing import Any
 from mmkdml.apis.run_comparison import recorded_identity
 from mmkdml.apis.run_results import RESULTS_JSON, load_results
 from mmkdml.files import is_regular
-from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN
 
-#: Member of measures of all students, such as their diversity.
-STUDENTS = 'students'
 _TRANSFER = re.compile(r'(?P<learner>[^.]+)\.loss_from_(?P<source>.+)\.(?P<knowledge>[^.]+)')
 _MEMBER = re.compile(r'(?P<member>[^./]+)\.(?:[^/]*\.)?[^./]*loss[^./]*')
 _PLACES = ('epoch', 'iter', 'step')
@@ -230,7 +228,7 @@ def _by_member(metrics: Mapping[str, Any], members: list[str]) -> dict[str, dict
         first, slash, rest = key.partition('/')
         if not slash or not isinstance(value, int | float | None):
             continue
-        named = first in (*members, ENSEMBLE, PLAIN, STUDENTS)
+        named = first in (*members, ENSEMBLE, PLAIN, ALL_STUDENTS)
         member, measure = (first, rest) if named else (PLAIN, key)
         values.setdefault(member, {})[measure] = math.nan if value is None else float(value)
     return values

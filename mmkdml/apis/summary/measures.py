@@ -6,15 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from mmkdml.apis.summary.history import Evaluation, History
-from mmkdml.metric_info import class_of_metric, metric_info
+from mmkdml.metric_info import AUXILIARY_GROUPS, class_of_metric, metric_info
 from mmkdml.names import ENSEMBLE, PLAIN
-
-#: Groups of measures that do not compare predictions with the truth, with their titles.
-AUXILIARY = {
-    'calibration': 'Calibration',
-    'fidelity': 'Agreement with the teacher',
-    'diversity': 'Diversity of the students',
-}
 
 
 def title_of(measure: str) -> str:
@@ -36,9 +29,9 @@ def digits_of(measure: str) -> int:
 
 
 def group_of(measure: str) -> str:
-    """Return the group of a measure, one of :data:`AUXILIARY` or an empty string."""
+    """Return the group of a measure, an auxiliary one or an empty string."""
     first = measure.partition('/')[0]
-    return first if first in AUXILIARY else ''
+    return first if first in AUXILIARY_GROUPS else ''
 
 
 def is_less_better(measure: str) -> bool:

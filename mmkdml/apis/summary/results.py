@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mmkdml.apis.summary.history import STUDENTS, Evaluation, History
+from mmkdml.apis.summary.history import Evaluation, History
 from mmkdml.apis.summary.measures import (
-    AUXILIARY,
     best_validation,
     class_of,
     digits_of,
@@ -22,8 +21,8 @@ from mmkdml.apis.summary.measures import (
     value_of,
 )
 from mmkdml.html import number
-from mmkdml.metric_info import FRACTION
-from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
+from mmkdml.metric_info import AUXILIARY_GROUPS, FRACTION
+from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN, TEACHER
 
 _MAX_CHANGES = 3
 _SPLITS = dict(val='validation', test='test')
@@ -90,7 +89,8 @@ def headline(history: History) -> Headline:
     sentence = f'{subject} has {article} {name} of {_with_unit(values[first], measure)} {where}'
     label = f'{subject[4:].capitalize()}, {name}'
     cards = [(label, _with_unit(values[first], measure), _describe(evaluation), 'accent')]
-    students = {key: one for key, one in values.items() if key not in (first, TEACHER, STUDENTS)}
+    others = (first, TEACHER, ALL_STUDENTS)
+    students = {key: one for key, one in values.items() if key not in others}
     choose = min if is_less_better(measure) else max
     rivals = [('teacher', TEACHER)] if TEACHER in values and first == ENSEMBLE else []
     if students and first == ENSEMBLE:
@@ -165,10 +165,10 @@ def metric_tables(history: History) -> list[Table]:
     shown = shown_evaluations(history)
     measures = measures_of(one for _, one in shown)
     by_class = {one: found for one in measures if (found := class_of(one))}
-    order = [*history.members, ENSEMBLE, PLAIN, STUDENTS]
+    order = [*history.members, ENSEMBLE, PLAIN, ALL_STUDENTS]
     tables = []
     main = main_measure(history)
-    for group, caption in {'': 'Quality of predictions', **AUXILIARY}.items():
+    for group, caption in {'': 'Quality of predictions', **AUXILIARY_GROUPS}.items():
         columns = [one for one in measures if group_of(one) == group and one not in by_class]
         columns.sort(key=lambda one: one != main)
         head = [title_of(one) for one in columns]

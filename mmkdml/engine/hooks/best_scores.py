@@ -14,7 +14,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmkdml.console import Console
 from mmkdml.engine.hooks.member_table import measures_by_member
-from mmkdml.names import PLAIN
+from mmkdml.names import ALL_STUDENTS, PLAIN
 
 #: Metrics of earlier validations by epoch, or by iteration in iteration-based training.
 History = Callable[[Runner], Mapping[int, Mapping[str, float]]]
@@ -49,7 +49,7 @@ def print_scores(
         The number of metrics that are not in the table.
     """
     numbers = {key: float(x) for key, x in metrics.items() if isinstance(x, Real)}
-    rows = {key: x for key, x in measures_by_member(numbers).items() if key != 'students'}
+    rows = {key: x for key, x in measures_by_member(numbers).items() if key != ALL_STUDENTS}
     rows = rows or {PLAIN: numbers}
     columns = {'member': [*rows]}
     last = {}

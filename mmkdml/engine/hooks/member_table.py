@@ -12,13 +12,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from prettytable import PrettyTable
 
-from mmkdml.metric_info import metric_info
+from mmkdml.metric_info import AUXILIARY_GROUPS, metric_info
 from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.registry import HOOKS
 
 PER_CLASS = 'per_class'
 # Groups of auxiliary metrics, which do not measure the quality of predictions.
-_AUXILIARY = {'fidelity', 'diversity', 'calibration', PER_CLASS}
+_AUXILIARY = {*AUXILIARY_GROUPS, PER_CLASS}
 
 
 def member_table(metrics: Mapping[str, Any]) -> str:

@@ -9,11 +9,11 @@ from mmkdml.experiments.paper.values import FIDELITY
 from mmkdml.experiments.report.cells import TablePanel
 from mmkdml.experiments.report.grid import Grid, Key, Metric
 from mmkdml.modes import STUDENTS
-from mmkdml.names import ENSEMBLE, TEACHER
+from mmkdml.names import ALL_STUDENTS, ENSEMBLE, TEACHER
 from mmkdml.statistics.records import DONE, SuiteRecord
 
 _LEARNERS = (*STUDENTS, ENSEMBLE)
-_TOGETHER = ('students',)
+_TOGETHER = (ALL_STUDENTS,)
 AUXILIARY_METRICS = (
     *(
         Metric(f'fidelity/{key}', _LEARNERS, quantity=FIDELITY)

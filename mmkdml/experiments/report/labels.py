@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmkdml.experiments.paper.claims import OPPOSITE
 from mmkdml.metric_info import metric_info
 from mmkdml.modes import STUDENTS
-from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
+from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.records import BASELINE, COMPARISON
 
 _MODES = {
@@ -19,7 +19,7 @@ _MODES = {
 _MEMBERS = {
     TEACHER: 'Teacher',
     **{name: f'Student {place}' for place, name in enumerate(STUDENTS, 1)},
-    'students': 'Students',
+    ALL_STUDENTS: 'Students',
     ENSEMBLE: 'Ensemble',
     PLAIN: 'Network',
 }

@@ -14,12 +14,12 @@ from mmkdml.experiments.report.grid import Grid, Metric
 from mmkdml.experiments.report.labels import member_label
 from mmkdml.experiments.report.tables import build_grid
 from mmkdml.modes import MODES, STUDENTS
-from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
+from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.counts import Counts, Variants, count_cases
 from mmkdml.statistics.records import RunRecord, SuiteRecord
 
 # A single network is in the column of the ensembles, to be compared with them.
-_COLUMNS = (ENSEMBLE, TEACHER, *STUDENTS, 'students')
+_COLUMNS = (ENSEMBLE, TEACHER, *STUDENTS, ALL_STUDENTS)
 #: Families of claims that have a column, with its title.
 DIFFERENCES = {'teacher': 'Ensemble − teacher', 'student': 'Ensemble − better student'}
 
