@@ -16,13 +16,21 @@ TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
-def run(*command: object) -> None:
-    """Print and run a tool; exit with its code if it fails."""
+def run(*command: object, end: str | None = None) -> None:
+    """Print and run a tool; exit with its code if it fails.
+
+    Args:
+        *command: The tool and its arguments.
+        end: Print the output only up to this line. Default: print it while the tool runs.
+    """
     words = [str(word) for word in command]
     print('\n$ python ' + shlex.join(words), flush=True)
-    code = subprocess.run([sys.executable, *words], check=False).returncode
-    if code:
-        sys.exit(code)
+    stdout = None if end is None else subprocess.PIPE
+    done = subprocess.run([sys.executable, *words], check=False, stdout=stdout, text=True)
+    if end is not None:
+        print(done.stdout.partition(end)[0].strip(), flush=True)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 OUT, DATA = Path('work_dirs/demo'), Path('data/demo')
@@ -78,16 +86,13 @@ def main() -> None:
 
     converters = TOOLS / 'dataset_converters'
     run(converters / 'make_demo_data.py', source, '--patients', args.patients)
-    run(converters / 'lgg.py', source, '--out', splits)
+    run(converters / 'lgg.py', source, '--out', splits, end='\nnext:\n')
     run(
         *(TOOLS / 'train.py', CONFIG, '--fast', '--quiet', '--work-dir', args.out),
         *('--cfg-options', *options),
     )
     run(TOOLS / 'test.py', args.out)
-    print(
-        f'\nPictures (image, truth, each member, ensemble): {args.out / "panels" / "panels.png"}\n'
-        f'Everything about the run on one page: {args.out / "summary.html"}'
-    )
+    print(f'\nLook at {args.out / "summary.html"} and {args.out / "panels" / "panels.png"}')
 
 
 if __name__ == '__main__':

@@ -39,7 +39,9 @@ def main() -> None:
         help='enable every speed-up that pays on this device (implies --amp)',
     )
     parser.add_argument(
-        '--quiet', action='store_true', help='print validations only if they are the best so far'
+        '--quiet',
+        action='store_true',
+        help='print progress once a minute, and the best value at the end',
     )
     parser.add_argument('--seed', type=int, help='random seed')
     parser.add_argument(

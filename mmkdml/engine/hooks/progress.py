@@ -44,8 +44,8 @@ class ProgressHook(Hook):
     Only the main process prints.
 
     Args:
-        validations: Print the table of each validation. If False, it is printed only for a new best
-            checkpoint.
+        validations: Print a line per epoch and the table of each validation. If False, lines are
+            printed every :data:`PLAIN_SECONDS`, and the best value at the end.
         console: Where to print. Default: standard output.
         history: Function that returns the metrics of earlier validations of a resumed run.
     """
@@ -77,6 +77,8 @@ class ProgressHook(Hook):
         self._best = runner.message_hub.runtime_info.get('best_ckpt')
         self._validated = dict(self._history(runner)) if self._history and runner.iter else {}
         self._start, self._first = time.monotonic(), runner.iter
+        self._printed = self._start
+        self._best_line = ''
         self._reset()
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -109,12 +111,17 @@ class ProgressHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Print the line of an epoch."""
-        if self._training and unit_of_time(runner) == 'epoch':
+        if self._training and unit_of_time(runner) == 'epoch' and self._is_due():
             self._print(runner, ended=True)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Print the line of the iterations since the last validation."""
-        if self._training and unit_of_time(runner) == 'iteration' and self._steps:
+        if (
+            self._training
+            and unit_of_time(runner) == 'iteration'
+            and self._steps
+            and self._is_due()
+        ):
             self._print(runner, ended=True)
 
     def after_val_iter(
@@ -134,14 +141,22 @@ class ProgressHook(Hook):
         best, saved_before = best_so_far(runner, metrics, now, self._validated), self._best
         self._validated[now] = metrics
         self._best = runner.message_hub.runtime_info.get('best_ckpt')
-        line = best_line(runner, saved_before)
-        if self.validations or self._best != saved_before:
+        line, is_best = best_line(runner, saved_before), self._best != saved_before
+        if self.validations:
             self.console.line()
             print_scores(self.console, metrics, best)
-        if line:
-            self.console.line(line, 'green' if self._best != saved_before else None)
-        self.console.line()
+            if line:
+                self.console.line(line, 'green' if is_best else None)
+            self.console.line()
+        self._best_line = line
         self._reset()
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if not self.validations and now - self._printed < PLAIN_SECONDS:
+            return False
+        self._printed = now
+        return True
 
     def after_train(self, runner: Runner) -> None:
         """Print how long it took."""
@@ -149,6 +164,8 @@ class ProgressHook(Hook):
             if self._steps and unit_of_time(runner) == 'iteration':
                 self._print(runner, ended=True)
             self._training = False
+            if self._best_line and not self.validations:
+                self.console.line(self._best_line)
             self.console.line(f'Finished in {in_words(time.monotonic() - self._start)}')
 
     def after_test_iter(

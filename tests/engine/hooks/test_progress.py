@@ -104,12 +104,22 @@ def test_line_per_epoch_and_best_value_without_a_terminal(tmp_path):
     assert [line.split('_')[-1] for line in best] == ['1.pth', '2.pth', '2.pth']
 
 
-def test_iteration_based_training_and_only_best_validations(tmp_path):
-    text = train(tmp_path, Console(io.StringIO()), by_epoch=False, validations=False)
+def test_iteration_based_training(tmp_path):
+    text = train(tmp_path, Console(io.StringIO()), by_epoch=False)
     places = re.findall(r'^iteration (\d)/6', text, re.MULTILINE)
     assert places == ['2', '4', '6']
-    assert len(re.findall('^model ', text, re.MULTILINE)) == 2
+    assert len(re.findall('^model ', text, re.MULTILINE)) == 3
     assert '30.00 (4) *' in text
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_without_validations_only_the_best_value_is_printed(tmp_path, by_epoch, monkeypatch):
+    text = train(tmp_path, Console(io.StringIO()), by_epoch=by_epoch, validations=False)
+    best, end = text.splitlines()
+    assert '30.00' in best
+    assert end.startswith('Finished in')
+    monkeypatch.setattr(progress, 'PLAIN_SECONDS', 0.0)
+    assert '/' in train(tmp_path / 'again', Console(io.StringIO()), by_epoch, False)
 
 
 def test_lines_within_a_long_epoch(tmp_path, monkeypatch):
