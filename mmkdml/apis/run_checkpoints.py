@@ -100,10 +100,14 @@ def newest_checkpoint(work_dir: str | Path) -> Path | None:
 
 
 def farthest(metas: Mapping[Path, Mapping[str, Any]]) -> Path | None:
-    """Return the checkpoint with the highest iteration, then epoch, in its ``meta``."""
+    """Return the checkpoint with the highest iteration, then epoch, in its ``meta``.
+
+    Of equal ones ``interrupted.pth``: it also tells whether the epoch was validated.
+    """
 
     def progress(path: Path) -> tuple[int, ...]:
-        return tuple(int(metas[path].get(key, 0)) for key in ('iter', 'epoch'))
+        meta = metas[path]
+        return int(meta.get('iter', 0)), int(meta.get('epoch', 0)), path.name == INTERRUPTED
 
     return max(metas, key=progress, default=None)
 

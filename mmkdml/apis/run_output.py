@@ -184,8 +184,9 @@ def _training_fields(runner: Runner, line: LossLine) -> Iterator[tuple[str, str]
             place = f'epoch {runner.epoch + 1} of {runner.max_epochs} ({place})'
         yield 'start', f'resumed at {place}, from {_shown(runner.cfg.load_from)}'
     yield 'output', f'{_shown(runner.work_dir)} (log: {_log_file(runner)})'
-    yield 'stop', f'Ctrl-C, which saves {INTERRUPTED} in that folder after the current step'
-    yield 'resume', f'python tools/train.py {_shown(runner.work_dir)} --resume'
+    if not runner.iter:
+        yield 'stop', f'Ctrl-C, which saves {INTERRUPTED} in that folder after the current step'
+        yield 'resume', f'python tools/train.py {_shown(runner.work_dir)} --resume'
     if line.transfers:
         one = line.transfers[0]
         source, learner, knowledge = one.columns[0], one.columns[2], one.columns[3]

@@ -167,7 +167,7 @@ def make_runner(
         output: What to print: ``'log'``, mmengine's whole log, which is always in its file;
             ``'progress'``, a header, warnings and progress (:class:`~mmkdml.engine.ProgressHook`);
             or ``'warnings'`` only.
-        validations: With ``'progress'``, print every validation's table, not only the best one's.
+        validations: With ``'progress'``, print a line per epoch and a table per validation.
         start_options: Options to record, see :class:`mmkdml.apis.run_options.StartOptions`.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,13 +43,18 @@ def member_color(name: str, members: tuple[str, ...] | list[str] = ()) -> str:
 
     Args:
         name: Name of the member, or ``'ensemble'``.
-        members: All members, in order, for those whose names have no number.
+        members: All members, in order, for those that are not named ``student_<number>``.
     """
     if name in _MEMBER_COLORS:
         return _MEMBER_COLORS[name]
-    number = name.rpartition('_')[2]
-    others = [one for one in members if one not in _MEMBER_COLORS]
-    place = int(number) - 1 if number.isdigit() else others.index(name) if name in others else 0
+    student = re.fullmatch(r'student_(\d+)', name)
+    if student:
+        place = int(student[1]) - 1
+    else:  # from the end, so that they differ from students
+        others = [
+            one for one in members if one not in _MEMBER_COLORS and not one.startswith('student_')
+        ]
+        place = -1 - (others.index(name) if name in others else 0)
     return _STUDENT_COLORS[place % len(_STUDENT_COLORS)]
 
 

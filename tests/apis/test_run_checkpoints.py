@@ -25,6 +25,9 @@ def test_newest_checkpoint_has_the_most_iterations(tmp_path):
     save(tmp_path / 'interrupted.pth', 2, 12)
     save(tmp_path / 'epoch_3.pth', 3, 12)
     assert newest_checkpoint(tmp_path).stem == 'epoch_3'
+    # It was saved later, because a new epoch_3.pth removes it.
+    save(tmp_path / 'interrupted.pth', 3, 12)
+    assert newest_checkpoint(tmp_path).stem == 'interrupted'
 
 
 @pytest.mark.parametrize('kind', ['fifo', 'folder', 'link', 'dangling', 'device'])

@@ -237,6 +237,8 @@ def test_members_keep_their_colors_in_every_figure():
     assert len({member_color(name, names) for name in names}) == 4
     assert [member_color(name) for name in names] == [member_color(name, names) for name in names]
     assert member_color('student_2', ('teacher', 'student_2')) == member_color('student_2')
+    names = ('teacher', 'teacher_2', 'assistant', 'student_1', 'student_2')
+    assert len({member_color(name, names) for name in names}) == 5
 
 
 def test_equal_figures_are_equal_files(tmp_path):

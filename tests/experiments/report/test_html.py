@@ -323,6 +323,15 @@ def test_suite_without_results_has_a_report(tmp_path, runs):
     assert 'in total' not in page.text
 
 
+def test_no_variant_is_the_best_if_all_have_zero(tmp_path, page):
+    empty = run('ml_v1', 0, 'ml')
+    cases = empty.measured['best'].cases
+    empty.measured['best'] = Measurement({}, cases.assign(tp=0, fn=100))
+    nothing = write_page(tmp_path, suite(empty))
+    assert 'none, all have 0' in nothing.text
+    assert 'none, all have 0' not in page.text
+
+
 def test_undecodable_error_is_escaped(tmp_path):
     lost = RunRecord('ml_v1', 0, 'ml', 'v1', 'failed', 'bad byte \udcff')
     assert r'bad byte \udcff' in write_page(tmp_path, suite(lost)).text
