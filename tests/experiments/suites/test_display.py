@@ -1,0 +1,42 @@
+import math
+
+import pandas as pd
+import pytest
+
+from mmkdml.experiments.suites.display import SuiteDisplay, test_score
+from mmkdml.statistics.records import Measurement
+
+test_score.__test__ = False  # not a test
+COLUMNS = ['member', 'id', 'group', 'label', 'tp', 'fp', 'fn']
+
+
+def measured(*rows):
+    return Measurement({}, pd.DataFrame(rows, columns=COLUMNS))
+
+
+def test_score_is_that_of_the_ensemble_or_the_only_network():
+    rows = [('student_1', '1', 'a', 1, 9, 1, 0), ('ensemble', '1', 'a', 1, 3, 1, 1)]
+    assert test_score(measured(*rows), 'IoU') == pytest.approx(60)
+    assert test_score(measured(('model', '1', 'a', 1, 1, 1, 2)), 'IoU') == pytest.approx(25)
+    # Over the data set, not the mean of images.
+    both = [('model', '1', 'a', 1, 1, 0, 0), ('model', '2', 'b', 1, 1, 2, 0)]
+    assert test_score(measured(*both), 'IoU') == pytest.approx(50)
+    assert math.isnan(test_score(measured(), 'IoU'))
+
+
+def test_a_line_per_run_names_the_best_so_far(make_suite):
+    suite, store = make_suite({'one': ('', {}), 'two': ('', {})}, seeds=(0, 1))
+    lines = []
+    with SuiteDisplay(suite, store, lines.append) as display:
+        for key, pixels in (('one/seed_0', 5), ('one/seed_1', 4), ('two/seed_0', 6)):
+            display.finished(key, measured(('model', '1', 'a', 1, pixels, 1, 9 - pixels)), '3 s')
+        display.finished('two/seed_1', measured(), '3 s')
+    assert '4 runs of 2 configs' in lines[0]
+    assert str(suite.work_dir) in lines[0]
+    assert ['best so far' in line for line in lines[1:]] == [True, False, True, False]
+    assert [line.split()[:3] for line in lines[1:4]] == [
+        ['one/seed_0', 'IoU', '50.00,'],
+        ['one/seed_1', 'IoU', '40.00;'],
+        ['two/seed_0', 'IoU', '60.00,'],
+    ]
+    assert 'IoU undefined' in lines[4]
