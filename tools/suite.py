@@ -129,7 +129,7 @@ def status(args: argparse.Namespace) -> None:
 
     suite, store = open_suite(args, args.suite)
     states = store.states()
-    rows = PrettyTable(['run', 'seed', 'state', 'time', ''], align='l')
+    rows = PrettyTable(['run', 'seed', 'state', 'time', ''], align='l', max_width=80)
     for state in states:
         seconds, note = state.seconds, state.error.splitlines()[-1] if state.error else ''
         if state.state == 'running':

@@ -171,3 +171,12 @@ class _ConfigPrinter(pprint.PrettyPrinter):
         if isinstance(value, float) and not math.isfinite(value):
             return f'float({str(value)!r})', True, False
         return super().format(value, *args)
+
+
+def last_error(trials: Sequence[FrozenTrial]) -> str:
+    """Describe the failure of the last trial that failed, or say that all were pruned."""
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    if not failed:
+        return 'All were pruned'
+    error = failed[-1].user_attrs.get(ERROR, 'its process was killed')
+    return f'Trial {failed[-1].number}: {error}'

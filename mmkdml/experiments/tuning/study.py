@@ -141,3 +141,14 @@ def _no_experimental_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ExperimentalWarning)
         yield
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Hide Optuna's lines about each trial, which repeat ours."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import optuna
 from mmengine.config import Config
 from optuna import Study, Trial, TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
@@ -25,7 +23,7 @@ from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.apis.runner import LOG, WARNINGS
 from mmkdml.experiments.run_spec import settings_text
 from mmkdml.experiments.tuning.display import TunerDisplay
-from mmkdml.experiments.tuning.results import ERROR, result_names, write_results
+from mmkdml.experiments.tuning.results import ERROR, last_error, result_names, write_results
 from mmkdml.experiments.tuning.space import (
     LEARNING_RATE,
     SearchSpace,
@@ -41,6 +39,7 @@ from mmkdml.experiments.tuning.study import (
     explain_database_errors,
     fail_lost_trials,
     open_study,
+    quiet_optuna,
     requeue,
 )
 from mmkdml.experiments.tuning.trial import epoch_options, objective, train_trial, trial_config
@@ -174,7 +173,7 @@ class Tuner:
         """
         OutputFolder(self.out).check(result_names(self.path))
         self.out.mkdir(parents=True, exist_ok=True)
-        with _quiet_optuna():
+        with quiet_optuna():
             return self._search()
 
     def _search(self) -> list[Path]:
@@ -189,7 +188,7 @@ class Tuner:
                 self._run_trials(study)
             trials = counted_trials(study.get_trials())
             if not any(trial.state == TrialState.COMPLETE for trial in trials):
-                raise ValueError(f'None of {len(trials)} trials is complete. {_last_error(trials)}')
+                raise ValueError(f'None of {len(trials)} trials is complete. {last_error(trials)}')
             return write_results(
                 study, trials, self.space, self.metric, self.path, self.options, self.out
             )
@@ -213,7 +212,7 @@ class Tuner:
                 return
             if failures == MAX_CONSECUTIVE_FAILURES:
                 raise ValueError(
-                    f'{failures} consecutive trials failed. {_last_error(study.get_trials())}. Fix '
+                    f'{failures} consecutive trials failed. {last_error(study.get_trials())}. Fix '
                     'the cause and rerun the command; failed trials are retried'
                 )
 
@@ -293,22 +292,3 @@ class Tuner:
             use_amp(config)
         lines = [f'{key}: {json.dumps(value)}' for key, value in search.items()]
         return '\n'.join([*lines, settings_text(config)])
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Hide Optuna's lines about each trial, which repeat ours."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-def _last_error(trials: list[FrozenTrial]) -> str:
-    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    if not failed:
-        return 'All were pruned'
-    error = failed[-1].user_attrs.get(ERROR, 'its process was killed')
-    return f'Trial {failed[-1].number}: {error}'
