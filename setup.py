@@ -152,12 +152,16 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmkdml', 'mmkdml.*']),
+    # .mim and configs are links to folders of the repository, where mim, mmengine and the command
+    # mmkdml find them.
     package_data={
+        'mmkdml': [*(f'.mim/**/*.{suffix}' for suffix in ('py', 'sh', 'yml')), 'configs/**/*.py'],
         'mmkdml.experiments': ['paper/data/*.csv', 'report/templates/*.j2'],
         'mmkdml.figures': ['*.mplstyle'],
         'mmkdml.apis': ['summary/*.j2'],
         'mmkdml.html': ['assets/*'],
     },
+    entry_points={'console_scripts': ['mmkdml = mmkdml.__main__:main']},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

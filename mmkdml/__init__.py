@@ -3,6 +3,7 @@
 import importlib
 from types import ModuleType
 
+from mmkdml.packages import inherit_python_configs, register_modules, when_imported
 from mmkdml.version import __version__
 
 _SUBPACKAGES = (
@@ -11,6 +12,9 @@ _SUBPACKAGES = (
 )  # fmt: skip
 
 __all__ = ['__version__']
+
+when_imported('mmengine.config.utils', register_modules)
+when_imported('mmengine.config.config', inherit_python_configs)
 
 
 def __getattr__(name: str) -> ModuleType:

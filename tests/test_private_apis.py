@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[1]
 # By owner: a class (its methods, and the attributes that its instances set) or a module.
 PRIVATE_APIS = {
     'atexit': {'_run_exitfuncs': 'apis.cli: ends a process of gloo after its exit handlers'},
-    'mmengine.config.Config': {'_cfg_dict': 'apis.run_config: copies all attributes of a config'},
+    'mmengine.config.Config': {
+        '_cfg_dict': 'apis.run_config: copies all attributes of a config',
+        '_file2dict': 'packages: text configs that inherit pure-Python configs',
+        '_is_lazy_import': 'packages: text configs that inherit pure-Python configs',
+    },
     'mmengine.model.ImgDataPreprocessor': {
         '_channel_conversion': 'models.distillers.preprocessing: compares normalizations',
         '_enable_normalize': 'models.distillers.preprocessing: compares normalizations',

@@ -67,6 +67,21 @@ def test_help_imports_nothing_heavy(imported, tool):
     assert text.startswith(f'usage: {Path(tool).name}')
 
 
+@pytest.mark.parametrize(
+    ('words', 'text'),
+    [
+        (['--version'], f'mmkdml {mmkdml.__version__}\n'),
+        (['--help'], 'usage: mmkdml COMMAND'),
+        (['convert', '--help'], 'usage: mmkdml convert COMMAND'),
+        (['train', '--help'], 'usage: mmkdml train '),
+    ],
+)
+def test_help_of_command_imports_nothing_heavy(imported, words, text):
+    modules, output = imported('mmkdml/__main__.py', *words)
+    assert modules == set()
+    assert output.startswith(text)
+
+
 def test_status_of_suite_imports_no_framework(imported, tmp_path):
     path = tmp_path / 'suite.py'
     path.write_text(

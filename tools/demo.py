@@ -12,21 +12,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mmkdml.commands import tool_command
+from mmkdml.packages import packaged_name
+
 TOOLS = Path(__file__).resolve().parent
-CONFIG = TOOLS.parent / 'configs' / 'demo' / 'kdml_v3_demo.py'
+CONFIG = 'configs/demo/kdml_v3_demo.py'
 
 
-def run(*command: object, end: str | None = None) -> None:
+def run(tool: str, *arguments: object, end: str | None = None) -> None:
     """Print and run a tool; exit with its code if it fails.
 
     Args:
-        *command: The tool and its arguments.
+        tool: Its path in this folder, without suffix.
+        *arguments: Its arguments.
         end: Print the output only up to this line. Default: print it while the tool runs.
     """
-    words = [str(word) for word in command]
-    print('\n$ python ' + shlex.join(words), flush=True)
+    words = [str(word) for word in arguments]
+    command = tool_command(tool)
+    print(f'\n$ {command} {shlex.join(words)}', flush=True)
+    start = ['-m', *command.split()] if command.startswith('mmkdml') else [TOOLS / f'{tool}.py']
     stdout = None if end is None else subprocess.PIPE
-    done = subprocess.run([sys.executable, *words], check=False, stdout=stdout, text=True)
+    done = subprocess.run([sys.executable, *start, *words], check=False, stdout=stdout, text=True)
     if end is not None:
         print(done.stdout.partition(end)[0].strip(), flush=True)
     if done.returncode:
@@ -84,14 +90,13 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARK).touch()
 
-    converters = TOOLS / 'dataset_converters'
-    run(converters / 'make_demo_data.py', source, '--patients', args.patients)
-    run(converters / 'lgg.py', source, '--out', splits, end='\nnext:\n')
+    run('dataset_converters/make_demo_data', source, '--patients', args.patients)
+    run('dataset_converters/lgg', source, '--out', splits, end='\nnext:\n')
     run(
-        *(TOOLS / 'train.py', CONFIG, '--fast', '--quiet', '--work-dir', args.out),
+        *('train', packaged_name(CONFIG), '--fast', '--quiet', '--work-dir', args.out),
         *('--cfg-options', *options),
     )
-    run(TOOLS / 'test.py', args.out)
+    run('test', args.out)
     print(f'\nLook at {args.out / "summary.html"} and {args.out / "panels" / "panels.png"}')
 
 

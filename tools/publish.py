@@ -12,10 +12,11 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     from mmkdml.apis import load_run, publish
+    from mmkdml.commands import tool_command
 
     run = load_run(args.config, args.checkpoint, args.cfg_options, use_config=args.use_config)
     config, checkpoint = publish(*run, args.out, args.force)
-    print(f'Published. To test it:\npython tools/test.py {config} {checkpoint}')
+    print(f'Published. To test it:\n{tool_command("test")} {config} {checkpoint}')
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from mmkdml.apis import run_tool
+from mmkdml.commands import tool_command
 
 
 def main() -> None:
@@ -107,13 +108,14 @@ def run(args: argparse.Namespace, retry: bool = False) -> None:
     try:
         run_suite(suite, store, args.workers, args.processes, retry)
     except KeyboardInterrupt:
-        sys.exit(f'stopped; continue with: python tools/suite.py resume {words(args, args.suite)}')
+        command = f'{tool_command("suite")} resume {words(args, args.suite)}'
+        sys.exit(f'stopped; continue with: {command}')
     states = store.states()
     print(progress(states))
     if any(state.error for state in states):
         sys.exit(
             'some runs failed; list them with: '
-            f'python tools/suite.py status {words(args, args.suite)}'
+            f'{tool_command("suite")} status {words(args, args.suite)}'
         )
 
 

@@ -16,6 +16,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmkdml.analysis.hard_cases import member_inputs
+from mmkdml.commands import tool_command
 from mmkdml.functional.cka import FEWEST_IMAGES, centered_gram, unbiased_hsic
 from mmkdml.inspection.config import inspect_model
 from mmkdml.inspection.stage_names import outputs_of_stages, stage_labels
@@ -67,7 +68,8 @@ def choose_layers(
         raise ValueError(
             f'Invalid layers of {type(member).__name__}: expected '
             f'{", ".join(patterns or ("at least one stage",))}, got none. Choose patterns of its '
-            f'modules, e.g. {", ".join(tappable[:5])} (tools/list_taps.py lists all)'
+            f'modules, e.g. {", ".join(tappable[:5])} ({tool_command("list_taps")} '
+            'lists all)'
         )
     return stage_labels(rows, layers, input_size)
 

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmkdml.apis.options import merge_options
 from mmkdml.apis.run_comparison import check_own_config, own_config_file
 from mmkdml.apis.trained import run_files
+from mmkdml.packages import packaged_file
 
 _PARTS = ('model', 'default_hooks', 'optim_wrapper', 'randomness', 'train_cfg')
 
@@ -42,7 +43,8 @@ def load_config(
     """Read a config, apply options and set the folder of the run.
 
     Args:
-        path: The config file, or the folder of a run that contains its config.
+        path: The config file, also in a package (``mmkdml::kdml/r50_r18x2_v3_lgg.py``), or the
+            folder of a run that contains its config.
         options: Values by dotted key, as from ``--cfg-options``.
         work_dir: Folder of the run. Default: ``path`` if it is one, otherwise
             ``work_dirs/<folder of the config>/<its name>``.
@@ -52,7 +54,7 @@ def load_config(
         ValueError: If it is unreadable, a section such as ``model`` is not a dict, or an option is
             invalid; see :func:`mmkdml.apis.options.merge_options`.
     """
-    path = Path(path)
+    path = packaged_file(path)
     if path.is_dir():
         path, work_dir = own_config_file(path), path if work_dir is None else work_dir
     if not path.is_file():

@@ -24,6 +24,7 @@ from mmkdml.apis.run_settings import (
     settings_difference,
 )
 from mmkdml.checkpoint_io import recorded_meta
+from mmkdml.commands import tool_command
 from mmkdml.engine.resume.run_identity import IDENTITY_FILE, RUN
 from mmkdml.engine.resume.run_lock import lock_folder, unlock_folder
 from mmkdml.files import is_regular, kind_of
@@ -277,7 +278,7 @@ def _check_changes(start: RunStart, config: Config, folder: Path, accept_changes
         raise other_settings_error(
             f'{folder} has a run',
             start.changes,
-            f'Resume with the settings of the run: python tools/train.py {folder} --resume. Or '
+            f'Resume with the settings of the run: {tool_command("train")} {folder} --resume. Or '
             'continue with the new ones: --accept-changes',
         )
     difference = settings_difference(start.changes)

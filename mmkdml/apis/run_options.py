@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -21,6 +20,7 @@ from mmkdml.apis.run_identity import checkpoint_folders, identity_settings
 from mmkdml.apis.run_settings import changed_settings, only_extends
 from mmkdml.apis.runs import use_amp, use_deterministic, use_fast, use_image_cache, use_logs
 from mmkdml.checkpoint_io import recorded_meta
+from mmkdml.commands import own_command, tool_command
 from mmkdml.engine.resume.run_identity import FINISHED, RUN
 from mmkdml.files import is_regular
 from mmkdml.models.checkpoints import load_checkpoint_file
@@ -94,7 +94,7 @@ class StartOptions:
     def record(self) -> dict[str, Any]:
         """Return JSON values for ``identity.json``, with the command line of this process."""
         options = {key: repr(value) for key, value in self.options.items()}
-        command = shlex.join(['python', *sys.argv])
+        command = shlex.join(own_command())
         return {**asdict(self), 'options': options, 'command': command}
 
     def __str__(self) -> str:
@@ -182,7 +182,7 @@ def finished_note(config: Config) -> str | None:
     schedule = '' if free else ', with --accept-changes because its schedule depends on it'
     return (
         f'{config.work_dir} is finished after {done}{early} {unit.replace("iters", "iterations")}: '
-        f'nothing to resume. Test it: python tools/test.py {config.work_dir}. Train longer: '
+        f'nothing to resume. Test it: {tool_command("test")} {config.work_dir}. Train longer: '
         f'--resume --cfg-options {key}=<more than {end}>{schedule}'
     )
 

@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmkdml.apis.run_results import RESULTS_CSV, RESULTS_JSON, load_results
+from mmkdml.commands import tool_command
 from mmkdml.console import Console, get_console, wrap
 from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.splits import read_split, split_counts
@@ -97,7 +98,7 @@ def print_end(runner: Runner, hidden: int | None = None) -> None:
         return
     folder, console = Path(runner.work_dir), get_console()
     if hidden is None:
-        fields = [('test', f'python tools/test.py {_shown(folder)}')]
+        fields = [('test', f'{tool_command("test")} {_shown(folder)}')]
         if (folder / 'summary.html').is_file():
             fields.insert(0, ('summary', _shown(folder / 'summary.html')))
     else:
@@ -186,7 +187,7 @@ def _training_fields(runner: Runner, line: LossLine) -> Iterator[tuple[str, str]
     yield 'output', f'{_shown(runner.work_dir)} (log: {_log_file(runner)})'
     if not runner.iter:
         yield 'stop', f'Ctrl-C, which saves {INTERRUPTED} in that folder after the current step'
-        yield 'resume', f'python tools/train.py {_shown(runner.work_dir)} --resume'
+        yield 'resume', f'{tool_command("train")} {_shown(runner.work_dir)} --resume'
     if line.transfers:
         one = line.transfers[0]
         source, learner, knowledge = one.columns[0], one.columns[2], one.columns[3]

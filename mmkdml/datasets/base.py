@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 from mmseg.datasets import BaseSegDataset
 
+from mmkdml.commands import tool_command
 from mmkdml.datasets.image_cache import cached_pipeline
 from mmkdml.datasets.images import DRAWN_ON
 from mmkdml.datasets.splits import SplitRow, read_split
@@ -278,7 +279,7 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
         if row.mask is None:
             raise ValueError(
                 f'{self.ann_file}: expected a column mask, got none. Convert the data set with '
-                'masks (tools/dataset_converters)'
+                f'masks ({tool_command("dataset_converters")})'
             )
         return dict(
             seg_map_path=f'{self.data_root or "."}/{row.mask}',

@@ -10,6 +10,7 @@ from itertools import permutations, zip_longest
 from prettytable import PrettyTable
 from torch import nn
 
+from mmkdml.commands import tool_command
 from mmkdml.inspection.config import Inspection
 from mmkdml.models.distillers.members import probe_member
 from mmkdml.models.distillers.transfer_terms import tap_names
@@ -171,7 +172,8 @@ def _pair_text(
     if len(source_shapes) != len(learner_shapes) and method not in ALL_WITH_ALL:
         raise ValueError(
             f'Invalid taps for {method}: expected the same number for source and learner, got '
-            f'{source_tap} and {learner_tap}. Choose taps with tools/list_taps.py without --method'
+            f'{source_tap} and {learner_tap}. Choose taps with {tool_command("list_taps")} without '
+            '--method'
         )
     columns = (tap_names(source_tap), source_shapes, tap_names(learner_tap), learner_shapes)
     table = PrettyTable(['source tap', 'output', 'learner tap', 'output '], align='l')

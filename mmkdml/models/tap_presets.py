@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from mmkdml.commands import tool_command
 from mmkdml.models.heads import UNetHead
 from mmkdml.models.necks import ConvBlockNeck
 from mmkdml.models.tasks.base import Task
@@ -56,7 +57,7 @@ def suggested_taps(method: str, member: nn.Module, task: Task) -> Suggestion:
     raise ValueError(
         f'method must be one of {", ".join(methods)} for {task.name}, got {method!r}'
         + (f', which is only for {tasks[0]}' if tasks else '')
-        + '. For other taps use tools/list_taps.py without --method'
+        + f'. For other taps use {tool_command("list_taps")} without --method'
     )
 
 
@@ -126,8 +127,8 @@ def _stem_and_stages(member: nn.Module) -> tuple[str, list[str]]:
         return stem, stages
     raise ValueError(
         'Invalid backbone: expected a ResNet, or a timm network with maps at strides 2, 4, 8, 16 '
-        f'and 32, got {type(backbone).__name__}. Choose taps with tools/list_taps.py without '
-        '--method'
+        f'and 32, got {type(backbone).__name__}. Choose taps with '
+        f'{tool_command("list_taps")} without --method'
     )
 
 
@@ -140,5 +141,5 @@ def _decoder_maps(member: nn.Module) -> list[str]:
         return ['decode_head.dropout']
     raise ValueError(
         'Invalid head: expected UNetHead, or a head with dropout_ratio > 0, got '
-        f'{type(head).__name__}. Choose taps with tools/list_taps.py without --method'
+        f'{type(head).__name__}. Choose taps with {tool_command("list_taps")} without --method'
     )

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmkdml.commands import tool_command
+
 
 class TapRecorder:
     """Record the outputs of named submodules during one forward pass.
@@ -103,5 +105,6 @@ def _submodule(member: nn.Module, name: str) -> nn.Module:
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[:5]
     raise ValueError(
         f'Invalid tap {name!r}: {type(member).__name__} has no such module, but '
-        f'{", ".join(near)}. tools/list_taps.py lists all taps of a config with their shapes'
+        f'{", ".join(near)}. {tool_command("list_taps")} lists all taps of a config with their '
+        'shapes'
     )

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Splits = Mapping[str, Sequence[SplitRow]]
 
+from mmkdml.commands import tool_command
+from mmkdml.packages import packaged_name
+
 
 def add_mask_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--masks-drawn-on``, for images with an EXIF orientation."""
@@ -89,7 +92,7 @@ def run_converter(
     if config is None:
         print('\nnext: write a config for your data, see docs/custom_data.md')
         return
-    command = f'python tools/train.py {config.format(**arguments)}'
+    command = f'{tool_command("train")} {packaged_name(config.format(**arguments))}'
     moved = Path(arguments['source']) != Path(data_root)
     if moved or outside or out != Path(splits_dir.format(**arguments)):
         command += _path_options(arguments['source'], out, splits, bool(outside))

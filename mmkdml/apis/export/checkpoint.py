@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from mmkdml.apis.export.checks import framework_predictor
 from mmkdml.apis.export.graph import PredictFn
 from mmkdml.apis.export.source import ExportSource
+from mmkdml.commands import tool_command
 from mmkdml.inspection.config import classroom_settings, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.names import ENSEMBLE
@@ -57,7 +58,7 @@ def write_checkpoint(source: ExportSource, folder: Path) -> tuple[Path, tuple[st
         raise ValueError(
             'Ensembles are not supported by MMPretrain and MMSegmentation. Export each student, '
             'export the ensemble as onnx or torch-export, or publish it for use with mmkdml '
-            '(tools/publish.py)'
+            f'({tool_command("publish")})'
         )
     (member,) = source.members.values()
     weights = {name: value.contiguous() for name, value in member.state_dict().items()}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from torch import nn
 from mmkdml.apis.machine import device_name
 from mmkdml.apis.summary.page import write_summary
 from mmkdml.apis.summary.redaction import hide_secrets
+from mmkdml.commands import own_command
 from mmkdml.datasets.splits import read_split, split_counts
 from mmkdml.engine.memory import peak_memory_mib
 from mmkdml.engine.unwrap import unwrap_model
@@ -69,7 +69,7 @@ class RecordHook(Hook):
                 start=_now(),
                 start_iter=runner.iter if kind == TRAIN else None,
                 **_progress(runner),
-                command=hide_secrets(shlex.join(['python', *sys.argv])),
+                command=hide_secrets(shlex.join(own_command())),
                 processes=get_world_size(),
                 environment=_environment(runner),
                 data=_data(runner),

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from mmkdml.commands import tool_command
 from mmkdml.files import (
     atomic_writer,
     file_sha256,
@@ -22,11 +23,14 @@ from mmkdml.names import SPLITS
 SPLIT_FILES = tuple(f'{name}.csv' for name in SPLITS)
 INFO_FILE = 'splits.json'
 HASHES, UNFINISHED = 'sha256', 'unfinished'
-_ACCEPT = (
-    'If the change is intended, record it with '
-    '"python tools/dataset_converters/accept_splits.py {folder}"; otherwise run the converter '
-    'again with --force'
-)
+
+
+def _accept(folder: str | Path) -> str:
+    command = f'{tool_command("dataset_converters/accept_splits")} {folder}'
+    return (
+        f'If the change is intended, record it with "{command}"; otherwise run the converter again '
+        'with --force'
+    )
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -42,7 +46,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         return {}
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f'{path} is damaged: expected JSON, got {error}. ' + _ACCEPT.format(folder=path.parent)
+            f'{path} is damaged: expected JSON, got {error}. ' + _accept(path.parent)
         ) from error
     return content if isinstance(content, dict) else {}
 
@@ -76,8 +80,7 @@ def check_manifest(path: str | Path) -> None:
         if found != expected:
             raise ValueError(
                 f'{part} does not belong to the other split files: expected the SHA-256 of '
-                f'{folder / INFO_FILE}, {expected[:12]}, got {found[:12]}. '
-                + _ACCEPT.format(folder=folder)
+                f'{folder / INFO_FILE}, {expected[:12]}, got {found[:12]}. ' + _accept(folder)
             )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkdml.commands import tool_command
 from mmkdml.datasets.splits.manifest import (
     HASHES,
     SPLIT_FILES,
@@ -132,8 +133,8 @@ def read_split(path: str | Path) -> list[SplitRow]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f'No split file {path}. Write it with tools/dataset_converters, or correct ann_file, '
-            'which is relative to the working directory, not to data_root'
+            f'No split file {path}. Write it with {tool_command("dataset_converters")}, or correct '
+            'ann_file, which is relative to the working directory, not to data_root'
         )
     check_manifest(path)
     return _read_rows(path)

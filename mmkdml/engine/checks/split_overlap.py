@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
+from mmkdml.commands import tool_command
 from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.splits.manifest import read_manifest
 from mmkdml.engine.distributed import raise_in_all_processes
@@ -100,8 +101,8 @@ class SplitOverlapHook(Hook):
                     continue
                 raise ValueError(
                     f'{message} Correct the ann_file of the data loaders or split the data again '
-                    f"(tools/dataset_converters). If it is intended, set {SETTING}='{WARN}' in the "
-                    'config'
+                    f'({tool_command("dataset_converters")}). If it is intended, set '
+                    f"{SETTING}='{WARN}' in the config"
                 )
         self._checked = True
 

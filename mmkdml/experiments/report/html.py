@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmkdml.commands import tool_command
 from mmkdml.console import in_words
 from mmkdml.experiments.paper.claims import ALPHA
 from mmkdml.experiments.report import labels
@@ -84,6 +85,7 @@ def write_report(
         '; '.join(suite.title for suite in suites),
         contents if len(contents) > 1 else contents[0].parts,
         sections=sections,
+        suite_command=tool_command('suite'),
         parts=PARTS,
         confidence=1 - ALPHA,
         resamples=resamples,

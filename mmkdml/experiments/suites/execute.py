@@ -29,6 +29,7 @@ from mmkdml.apis import load_weights, make_runner, newest_checkpoint
 from mmkdml.apis.machine import device_name
 from mmkdml.apis.run_checkpoints import checkpoint_number
 from mmkdml.apis.run_settings import other_settings_error
+from mmkdml.commands import tool_command
 from mmkdml.datasets import SplitFileMixin, read_split
 from mmkdml.datasets.splits import split_counts
 from mmkdml.evaluation import CaseTable
@@ -173,7 +174,7 @@ def _metadata(
     options = dict(spec.options)
     if teacher is not None:
         options[teacher_option(config)] = teacher
-    command = ['python', 'tools/train.py', spec.config, '--seed', str(spec.seed)]
+    command = [*tool_command('train').split(), spec.config, '--seed', str(spec.seed)]
     command += ['--work-dir', str(runner.work_dir)] + ['--amp'] * spec.amp
     if options:
         command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLA
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from mmkdml.apis.run_settings import other_settings_error
+from mmkdml.commands import tool_command
 from mmkdml.experiments.run_spec import RunSpec, has_data_hashes, run_key, settings_changes
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
@@ -118,7 +119,7 @@ class SuiteStore:
         if not create and not path.is_file():
             raise FileNotFoundError(
                 f'No {DATABASE} in {work_dir}: the suite has not been started there. Start it with '
-                'tools/suite.py run, or set its folder with --work-dir'
+                f'{tool_command("suite")} run, or set its folder with --work-dir'
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         return cls(f'sqlite:///{path}')

@@ -14,6 +14,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from mmkdml.experiments.run_spec import RunSpec
+from mmkdml.packages import packaged_file
 from mmkdml.safe_yaml import SafeYamlLoader
 from mmkdml.statistics.measures import MEASURES
 
@@ -80,7 +81,7 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
             there are no runs or seeds, a name occurs twice, or a teacher is not a run of the suite
             or depends on its student.
     """
-    path = Path(path)
+    path = packaged_file(path, 'suites')
     if not path.is_file():
         raise FileNotFoundError(f'Suite file not found: {path}')
     content = {key: value for key, value in _read(path).items() if str(key)[:1] != '_'}
@@ -164,7 +165,7 @@ def _expand(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
         prefix = f'{_folder_name(path, variant)}/' if variant else ''
         for entry in entries:
             _check_keys(f'{path}, run {entry!r}', entry, _RUN_KEYS, ('config',))
-            config = _string(f'config of {entry!r}', path, entry['config'])
+            config = _config_path(path, _string(f'config of {entry!r}', path, entry['config']))
             name = prefix + _folder_name(path, entry.get('name', Path(config).stem))
             if name in by_name:
                 raise ValueError(
@@ -174,7 +175,7 @@ def _expand(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
             if not Path(config).is_file():
                 raise FileNotFoundError(
                     f'Config {config} of run {name!r} in {path} not found. The path is relative to '
-                    'the working directory'
+                    'the working directory, or to the folder above that of the suite'
                 )
             teacher = _string(f'teacher of {name!r}', path, entry.get('teacher'))
             own = _dict(f'options of {name!r}', path, entry.get('options'))
@@ -186,6 +187,14 @@ def _expand(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
             )
     order = _teachers_first(path, by_name)
     return [RunSpec(name, seed, **by_name[name]) for seed in seeds for name in order]
+
+
+def _config_path(suite: Path, config: str) -> str:
+    """Find a config as from the working directory, or next to the folder of an installed suite."""
+    if '::' in config:
+        return str(packaged_file(config))
+    above = suite.resolve().parent.parent / config
+    return str(above) if not Path(config).is_file() and above.is_file() else config
 
 
 def _teachers_first(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mmkdml.commands import tool_command
 from mmkdml.models.distillers.transfer_terms import Outputs, Shape, TransferTerm
 from mmkdml.models.transfers import Transfer
 from mmkdml.modes import FEATURES
@@ -92,8 +93,8 @@ def with_advice(
             )
         elif change is None:
             sentences.append(
-                'Choose taps with outputs of the same kind; tools/list_taps.py lists all taps with '
-                'their shapes'
+                'Choose taps with outputs of the same kind; '
+                f'{tool_command("list_taps")} lists all taps with their shapes'
             )
     return '. '.join([*dict.fromkeys(sentences), *([advise(fixes)] if fixes else [])])
 

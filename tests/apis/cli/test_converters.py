@@ -61,7 +61,7 @@ PLACES = dict(config='configs/{kind}.py', data_root='data', splits_dir='splits_{
 def test_next_command_with_default_paths(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run(['data', '--out', 'splits_seg/', '--kind', 'seg'], **PLACES)
-    assert capsys.readouterr().out.endswith('\n\nnext:\npython tools/train.py configs/seg.py\n')
+    assert capsys.readouterr().out.endswith('\n\nnext:\nmmkdml train mmkdml::seg.py\n')
 
 
 @pytest.mark.parametrize(('source', 'out'), [('data', 'my splits'), ('my data', 'splits_x')])
@@ -72,7 +72,7 @@ def test_next_command_with_other_paths(tmp_path, monkeypatch, capsys, source, ou
     assert command.count(' \\\n    ') == 4  # one option per line
     command = shlex.split(command.replace('\\\n', ''))
     assert command == [
-        *('python', 'tools/train.py', 'configs/x.py', '--cfg-options'),
+        *('mmkdml', 'train', 'mmkdml::x.py', '--cfg-options'),
         f'train_dataloader.dataset.data_root={source}',
         f'train_dataloader.dataset.ann_file={out}/train.csv',
         f'test_dataloader.dataset.data_root={source}',

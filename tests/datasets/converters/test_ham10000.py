@@ -272,7 +272,7 @@ def test_tool_writes_equal_files(ham, tmp_path, run_tool, files_in, monkeypatch,
         *('--out', 'data/ham10000/splits_seg'),
     )
     assert capsys.readouterr().out.endswith(
-        'next:\npython tools/train.py configs/kdml/r50_r18x2_v3_ham10000_seg.py\n'
+        'next:\nmmkdml train mmkdml::kdml/r50_r18x2_v3_ham10000_seg.py\n'
     )
     with pytest.raises(SystemExit, match="ham10000.py: error: .*mean, none, got 'some'"):
         run_tool(

@@ -154,7 +154,7 @@ def test_next_command_is_short_for_default_folders(lgg, tmp_path, monkeypatch, r
     lgg.rename(tmp_path / 'data' / 'lgg' / 'kaggle_3m')
     run_tool('lgg.py', 'data/lgg/kaggle_3m', '--out', 'data/lgg/splits/')
     assert capsys.readouterr().out.endswith(
-        'next:\npython tools/train.py configs/kdml/r50_r18x2_v3_lgg.py\n'
+        'next:\nmmkdml train mmkdml::kdml/r50_r18x2_v3_lgg.py\n'
     )
 
 

@@ -1,0 +1,127 @@
+"""Files of installed packages, such as the config ``mmkdml::kdml/r50_r18x2_v3_lgg.py``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# mmengine's table names the distributions of the original projects. Those of the forks have other
+# names, and mmengine.hub would install the original next to them. A module is found in any case.
+MODULES = ('mmkdml', 'mmdet', 'mmpretrain', 'mmseg')
+
+
+def packaged_file(path: str | Path, folder: str = 'configs') -> Path:
+    """Find a file that a package contains.
+
+    Args:
+        path: ``<package>::<path in the folder>``; any other path is returned as it is.
+        folder: Folder in ``.mim`` of the package.
+
+    Raises:
+        FileNotFoundError: If the package is not installed, or does not contain the file.
+    """
+    package, scoped, name = str(path).partition('::')
+    if not scoped:
+        return Path(path)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(
+            f'Invalid path {path}: expected the name of an installed package before ::, got '
+            f'{package!r}. Install it, or correct the name'
+        )
+    root = Path(spec.origin).parent / '.mim' / folder
+    if not (root / name).is_file():
+        files = [file.relative_to(root).as_posix() for file in root.glob('**/*.*')]
+        near = get_close_matches(name, files, n=1)
+        raise FileNotFoundError(
+            f'Invalid path {path}: {package} has no file {name} in {root}.'
+            + (f' Did you mean {package}::{near[0]}?' if near else '')
+        )
+    return root / name
+
+
+def packaged_name(path: str) -> str:
+    """Return the path of a config of mmkdml as users pass it to a tool.
+
+    Args:
+        path: Path in the repository, such as ``configs/kdml/r50_r18x2_v3_lgg.py``.
+
+    Returns:
+        The path if the file exists; otherwise that in the package, ``mmkdml::kdml/...``.
+    """
+    return path if Path(path).is_file() else f'mmkdml::{path.removeprefix("configs/")}'
+
+
+class _AfterImport:
+    """Finder in ``sys.meta_path`` that calls a function with a module after its import."""
+
+    def __init__(self, name: str, function: Callable[[Any], None]) -> None:
+        self.name, self.function = name, function
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Find the module with the other finders, and extend its loader."""
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            self.function(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def when_imported(name: str, function: Callable[[Any], None]) -> None:
+    """Call a function with a module: now, if it has been imported, or when it is.
+
+    Importing mmkdml stays fast, because it does not import the module.
+
+    Args:
+        name: Full name of the module.
+        function: Called once with the module.
+    """
+    if name in sys.modules:
+        function(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _AfterImport(name, function))
+
+
+def register_modules(utils: Any) -> None:
+    """Extend the table of packages whose configs mmengine finds.
+
+    Args:
+        utils: The module ``mmengine.config.utils``.
+    """
+    utils.MODULE2PACKAGE.update(dict(zip(MODULES, MODULES, strict=True)))
+
+
+def inherit_python_configs(module: Any) -> None:
+    """Let text configs inherit pure-Python configs, which mmengine refuses.
+
+    The classes of the inherited config become strings, as in the config that a run saves.
+
+    Args:
+        module: The module ``mmengine.config.config``.
+    """
+    config = module.Config
+    file_to_dict = config._file2dict
+
+    def read(filename: str, *args: Any, **kwargs: Any) -> tuple[dict, str, dict]:
+        lazy_import = kwargs.get('lazy_import', args[2] if len(args) > 2 else None)
+        if lazy_import is not None or not config._is_lazy_import(filename):
+            return file_to_dict(filename, *args, **kwargs)
+        base = config.fromfile(filename)
+        return module.ConfigDict(base.to_dict()), f'{filename}\n{base.text}', {}
+
+    config._file2dict = staticmethod(read)

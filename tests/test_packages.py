@@ -1,0 +1,179 @@
+"""Files of installed packages, and inheritance of their configs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mmengine.hub.hub
+import pytest
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+
+import mmkdml
+from mmkdml.apis import load_config
+from mmkdml.packages import packaged_file, packaged_name, when_imported
+from mmkdml.registry import MODELS
+
+ROOT = Path(__file__).parents[1]
+NAME = 'kdml/r50_r18x2_v3_lgg.py'
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Change to an empty directory, and return a function that writes a config there."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text, name='mine.py'):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def no_pip(monkeypatch):
+    """Fail if mmengine calls pip."""
+
+    def call(command):
+        raise AssertionError(command)
+
+    monkeypatch.setattr(mmengine.utils.package_utils, 'call_command', call)
+
+
+def without_scope(value):
+    if isinstance(value, dict):
+        return {key: without_scope(one) for key, one in value.items() if key != '_scope_'}
+    return [without_scope(one) for one in value] if isinstance(value, list) else value
+
+
+def test_packages_of_the_forks_are_found_by_module():
+    """The forks' distributions are called onedl-..., so mmengine would install the originals."""
+    assert {name: MODULE2PACKAGE[name] for name in ('mmkdml', 'mmseg', 'mmpretrain', 'mmdet')} == {
+        name: name for name in ('mmkdml', 'mmseg', 'mmpretrain', 'mmdet')
+    }
+
+
+@pytest.mark.parametrize('order', ['mmkdml, mmengine.config', 'mmengine.config, mmkdml'])
+def test_either_order_of_imports(order):
+    script = f'import {order}; print(mmengine.config.utils.MODULE2PACKAGE["mmseg"])'
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == 'mmseg\n'
+
+
+def test_function_is_called_once_after_import(tmp_path, monkeypatch):
+    (tmp_path / 'some_module_of_a_test.py').write_text('value = 1')
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = []
+    when_imported('some_module_of_a_test', seen.append)
+    assert seen == []
+    import some_module_of_a_test as module
+
+    assert seen == [module]
+    assert module.value == 1
+    when_imported('some_module_of_a_test', seen.append)
+    assert seen == [module, module]
+    del sys.modules['some_module_of_a_test']
+
+
+def test_missing_module_stays_missing():
+    when_imported('no_such_module_of_a_test', print)
+    with pytest.raises(ModuleNotFoundError, match='no_such_module_of_a_test'):
+        import no_such_module_of_a_test  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        f"_base_ = ['mmkdml::{NAME}']\nmodel = dict(style='v1')",
+        f"_base_ = '{ROOT}/configs/{NAME}'\nmodel = dict(style='v1')",
+        'from mmengine.config import read_base\n'
+        'with read_base():\n'
+        '    from mmkdml.configs.kdml.r50_r18x2_v3_lgg import *\n'
+        "model.update(style='v1')",
+    ],
+)
+def test_inherited_config_equals_that_of_the_repository(elsewhere, text):
+    """A text config with ``_base_`` contains the names of the classes instead of the classes."""
+    config = load_config(elsewhere(text))
+    expected = Config.fromfile(ROOT / 'configs' / NAME)
+    expected.model.style = 'v1'
+    expected.work_dir = config.work_dir
+    assert without_scope(config.to_dict()) == without_scope(expected.to_dict())
+
+
+def test_configs_of_all_packages_can_be_combined(elsewhere):
+    path = elsewhere("""
+_base_ = [
+    'mmkdml::_base_/classrooms/r50_r18x2_segmentation.py',
+    'mmseg::_base_/datasets/drive.py',
+    'mmseg::_base_/schedules/schedule_20k.py',
+    'mmseg::_base_/default_runtime.py',
+]
+small = dict(backbone=dict(pretrained=None, init_cfg=None))
+model = dict(mode='ml', style='v1', weights=dict(alpha=(1, 1), gamma=(1, 1)), students=[
+    dict(_base_.unet_resnet18, _scope_='mmseg'), dict(_base_.unet_resnet18, _scope_='mmseg')])
+""")
+    config = load_config(path)
+    assert config.train_dataloader.dataset.dataset.type == 'DRIVEDataset'
+    assert config.optim_wrapper.optimizer.type == 'SGD'
+    assert config.model.mode == 'ml'
+
+
+def test_text_config_builds_the_same_classroom(elsewhere):
+    model = load_config(elsewhere("_base_ = 'mmkdml::demo/kdml_v3_demo.py'")).model
+    built = MODELS.build(model)
+    expected = MODELS.build(load_config(ROOT / 'configs/demo/kdml_v3_demo.py').model)
+    assert {name: one.shape for name, one in built.state_dict().items()} == {
+        name: one.shape for name, one in expected.state_dict().items()
+    }
+    assert built.transfers == expected.transfers
+
+
+def test_hub_finds_configs_without_pip(elsewhere):
+    config = mmengine.hub.get_config(f'mmkdml::{NAME}')
+    assert config.model.mode == 'kdml'
+    assert Path(config.filename).resolve() == ROOT / 'configs' / NAME
+    assert mmengine.hub.get_config('mmseg::_base_/datasets/drive.py').data_root == 'data/DRIVE'
+
+
+def test_mim_files_are_those_of_the_repository():
+    mim = Path(mmkdml.__file__).parent / '.mim'
+    for name in ('configs', 'tools', 'suites', 'model-index.yml'):
+        assert (mim / name).resolve() == ROOT / name
+    assert (mim.parent / 'configs').resolve() == ROOT / 'configs'
+
+
+def test_packaged_file():
+    assert packaged_file('a/b.py') == Path('a/b.py')
+    assert packaged_file(f'mmkdml::{NAME}').resolve() == ROOT / 'configs' / NAME
+    assert packaged_file('mmseg::_base_/default_runtime.py').is_file()
+    assert packaged_file('mmkdml::table_4.py', 'suites').resolve() == ROOT / 'suites/table_4.py'
+
+
+@pytest.mark.parametrize(
+    ('path', 'message'),
+    [
+        ('nonsense::a.py', "an installed package before ::, got 'nonsense'"),
+        ('::a.py', "before ::, got ''"),
+        ('mmkdml::kdml/r50_r18x2_v3_lg.py', f'Did you mean mmkdml::{NAME}'),
+        ('mmkdml::kdml', 'mmkdml has no file kdml in '),
+        ('json::a.py', 'json has no file a.py in'),
+    ],
+)
+def test_missing_packaged_file_raises(path, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        packaged_file(path)
+
+
+def test_tools_accept_packaged_configs(elsewhere):
+    config = load_config(f'mmkdml::{NAME}')
+    assert config.work_dir == 'work_dirs/kdml/r50_r18x2_v3_lgg'
+
+
+def test_packaged_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert packaged_name(f'configs/{NAME}') == f'configs/{NAME}'
+    monkeypatch.chdir(tmp_path)
+    assert packaged_name(f'configs/{NAME}') == f'mmkdml::{NAME}'
