@@ -13,18 +13,22 @@ DIRECTIONS = ('learner||source', 'source||learner')
 SCALES = ('none', 'temperature_squared')
 
 
-def softened_log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+def softened_log_probabilities(
+    logits: Tensor, temperature: float, multi_label: bool = False
+) -> Tensor:
     """Compute log class probabilities at a temperature (paper, eq. 1).
 
     Args:
         logits: (N, K, ...); K = 1 is the foreground logit of a binary task.
         temperature: Divides the logits; values above 1 soften.
+        multi_label: Each logit is a binary task of its own.
 
     Returns:
-        (N, max(K, 2), ...). One logit z becomes two classes, sigmoid(-z/T) and sigmoid(z/T).
+        (N, max(K, 2), ...), or (N, 2K, ...) for several labels. One logit z becomes two classes,
+        sigmoid(-z/T) and sigmoid(z/T); all negative classes come first.
     """
     logits = full_precision(logits) / temperature
-    if logits.shape[1] == 1:
+    if multi_label or logits.shape[1] == 1:
         return torch.cat([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1)
     return F.log_softmax(logits, dim=1)
 
@@ -35,6 +39,7 @@ def prediction_kl(
     temperature: float = 2.0,
     direction: str = 'learner||source',
     scale: str = 'none',
+    multi_label: bool = False,
 ) -> Tensor:
     """Compute the Kullback-Leibler divergence between two members' softened predictions.
 
@@ -48,6 +53,9 @@ def prediction_kl(
             paper; ``'source||learner'`` is sum(p * log(p / s)) of Hinton et al. (2015).
         scale: ``'none'`` as printed in the paper, or ``'temperature_squared'`` (Hinton et al.),
             which keeps the gradient's magnitude when T changes.
+        multi_label: Classes do not exclude each other: sum the divergences of K Bernoulli
+            distributions with the probabilities sigmoid(z/T), as the multi-label logits
+            distillation of Yang et al. (2023, Multi-Label Knowledge Distillation) does.
 
     Returns:
         Scalar >= 0.
@@ -57,8 +65,8 @@ def prediction_kl(
     """
     check_same_shape(learner, source, 'the KL divergence')
     check_kl_options(temperature, direction, scale)
-    learner_log = softened_log_probabilities(learner, temperature)
-    source_log = softened_log_probabilities(source, temperature)
+    learner_log = softened_log_probabilities(learner, temperature, multi_label)
+    source_log = softened_log_probabilities(source, temperature, multi_label)
     # F.kl_div(input, target) is D(target || input).
     if direction == 'learner||source':
         terms = F.kl_div(source_log, learner_log, reduction='none', log_target=True)

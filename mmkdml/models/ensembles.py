@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmkdml.functional.vectors import full_precision
 
 Ensemble = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 
@@ -64,6 +67,24 @@ def vote_ensemble(probabilities: Tensor, threshold: float = 0.5) -> tuple[Tensor
     votes = F.one_hot(choices, num_classes).sum(dim=0).movedim(-1, 1)
     # Half of a mean is at most 0.5, so it only breaks ties.
     return (votes / num_students).to(mean.dtype), (votes + mean / 2).argmax(dim=1)
+
+
+def per_class(ensemble: Ensemble) -> Ensemble:
+    """Return an ensemble for several labels: each class is a binary task of its own.
+
+    It takes probabilities (S, N, K) and the threshold of each class, and returns scores (N, K) and
+    labels (N, K), 1 for a class that is predicted. As in mmpretrain's ``MultiLabelClsHead``, a
+    score equal to the threshold is enough.
+    """
+
+    def combine(probabilities: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        probabilities = full_precision(probabilities)
+        kind = np.float32 if probabilities.dtype == torch.float32 else np.float64
+        below = float(np.nextafter(kind(threshold), kind(0)))
+        scores, labels = ensemble(probabilities.flatten(1).unsqueeze(2), below)
+        return scores.reshape(probabilities.shape[1:]), labels.reshape(probabilities.shape[1:])
+
+    return combine
 
 
 ENSEMBLES: dict[str, Ensemble] = {

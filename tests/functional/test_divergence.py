@@ -164,3 +164,35 @@ def test_extreme_logits_have_exact_divergence(num_classes, dtype, direction):
     assert value.item() == pytest.approx(5e3 if num_classes == 1 else 1e4, rel=1e-3)
     assert a.grad.isfinite().all()
     assert b.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('shape', [(5, 1), (4, 3), (2, 3, 4, 5)])
+def test_several_labels_sum_the_divergences_of_single_logits(shape):
+    learner, source = pair(shape)
+    for options in itertools.product([0.5, 3.0], DIRECTIONS, SCALES):
+        value = prediction_kl(learner, source, *options, multi_label=True)
+        classes = (
+            prediction_kl(learner[:, [k]], source[:, [k]], *options) for k in range(shape[1])
+        )
+        torch.testing.assert_close(value, sum(classes))
+
+
+def test_several_labels_equal_a_difference_of_cross_entropies():
+    # The form of the released code of L2D: batch mean of the sum over classes at T = 1.
+    learner, source = pair((4, 6))
+    p = source.sigmoid()
+    entropies = (
+        torch.nn.functional.binary_cross_entropy_with_logits(z, p, reduction='sum') / 4
+        for z in (learner, source)
+    )
+    value = prediction_kl(learner, source, 1.0, 'source||learner', multi_label=True)
+    torch.testing.assert_close(value, next(entropies) - next(entropies))
+
+
+def test_several_labels_have_bounded_gradients():
+    learner = torch.tensor([[80.0, -80.0, 0.0]], requires_grad=True)
+    source = torch.tensor([[-80.0, 80.0, 0.0]])
+    value = prediction_kl(learner, source, 1.0, 'source||learner', multi_label=True)
+    value.backward()
+    assert value.item() == pytest.approx(160, rel=1e-6)
+    torch.testing.assert_close(learner.grad, torch.tensor([[1.0, -1.0, 0.0]]))

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from mmkdml.models.ensembles import ENSEMBLES, decide
+from mmkdml.models.ensembles import ENSEMBLES, decide, per_class
 
 NAMES = ('max', 'union', 'mean', 'vote')
 SIZES = [(), (3, 4)]  # vectors and maps
@@ -226,3 +226,21 @@ def test_inputs_are_not_modified(name, num_classes):
     scores, _ = ENSEMBLES[name](probabilities)
     scores.zero_()
     assert torch.equal(probabilities, before)
+
+
+@pytest.mark.parametrize('threshold', [0.5, 0.3])
+@pytest.mark.parametrize('name', ['max', 'mean', 'vote'])
+def test_per_class_equals_a_loop_over_the_classes(name, threshold):
+    probabilities = example(3, 4).sigmoid()
+    scores, labels = per_class(ENSEMBLES[name])(probabilities, threshold)
+    assert scores.shape == labels.shape == (5, 4)
+    for k in range(4):
+        score, label = ENSEMBLES[name](probabilities[:, :, [k]], threshold)
+        assert torch.equal(scores[:, [k]], score)
+        assert torch.equal(labels[:, k], label)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_per_class_includes_the_threshold(dtype):
+    scores = torch.tensor([[[0.3, 0.29999, 0.30001]]], dtype=dtype)
+    assert per_class(ENSEMBLES['max'])(scores, 0.3)[1].tolist() == [[1, 0, 1]]

@@ -138,7 +138,10 @@ class _Builder:
             learner_channels=_channels(learner),
             source_channels=_channels(source),
             num_classes=self.task.num_classes(self.members[transfer.learner]),
+            multi_label=self.task.multi_label,
         )
+        if transfer.knowledge == PREDICTIONS:
+            self.task.check_prediction_loss(loss)
         term = TransferTerm(transfer, key, source_tap, learner_tap, loss, projector, *shapes)
         check_shapes(term, source, learner)
         self._try_loss(term, source, learner)

@@ -14,7 +14,8 @@ class TransferLoss(nn.Module):
     Called with (learner, source): logits, a feature map, or a list of maps if the transfer names
     several taps. The source is detached. Any module with this signature can be a loss; missing
     attributes default to the values below. The constructor arguments ``learner_channels``,
-    ``source_channels`` and ``num_classes`` are inferred when the distiller is built. A loss may
+    ``source_channels``, ``num_classes`` and ``multi_label`` are inferred when the distiller is
+    built. A loss may
     also define ``discriminator_loss(learner, source)`` and ``discriminator_weight``.
     """
 
@@ -24,6 +25,9 @@ class TransferLoss(nn.Module):
     projects_channels: bool = False
     #: The third argument is the ground truth of the batch: classes (N,) or (N, H, W).
     needs_truth: ClassVar[bool] = False
+    #: Classes are compared independently of each other, without a softmax over them. Predictions of
+    #: multi-label heads need such a loss.
+    multi_label: bool = False
     #: The last argument is the source's frozen classifier: (N, C) -> (N, K).
     needs_source_classifier: ClassVar[bool] = False
 

@@ -20,28 +20,39 @@ class PredictionKLLoss(TransferLoss):
         temperature: T > 0.
         direction: ``'learner||source'`` or ``'source||learner'``.
         scale: ``'none'`` or ``'temperature_squared'``.
+        multi_label: Compare each class by the KL divergence of its sigmoid. Default: True for
+            members with multi-label heads, otherwise False.
 
     Raises:
         ValueError: If T is not positive or a name is unknown.
     """
 
     def __init__(
-        self, temperature: float = 2.0, direction: str = 'learner||source', scale: str = 'none'
+        self,
+        temperature: float = 2.0,
+        direction: str = 'learner||source',
+        scale: str = 'none',
+        multi_label: bool = False,
     ) -> None:
         super().__init__()
         check_kl_options(temperature, direction, scale)
         self.temperature = temperature
         self.direction = direction
         self.scale = scale
+        self.multi_label = multi_label
 
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
         """Compute the loss from logits (N, K) or (N, K, H, W) of both sides."""
-        return prediction_kl(learner, source, self.temperature, self.direction, self.scale)
+        return prediction_kl(
+            learner, source, self.temperature, self.direction, self.scale, self.multi_label
+        )
 
 
 @MODELS.register_module()
 class FeatureMSELoss(TransferLoss):
     """Mean squared error between feature maps; see :func:`mmkdml.functional.feature_mse`."""
+
+    multi_label = True
 
     def forward(self, learner: Tensor, source: Tensor) -> Tensor:
         """Compute the loss from feature maps of the same shape."""

@@ -8,9 +8,10 @@ from torch import nn
 
 from mmkdml.models.tasks.base import Task
 from mmkdml.models.tasks.classification import ClassificationTask
+from mmkdml.models.tasks.multi_label import MultiLabelTask
 from mmkdml.models.tasks.segmentation import SegmentationTask
 
-TASKS: tuple[Task, ...] = (ClassificationTask(), SegmentationTask())
+TASKS: tuple[Task, ...] = (ClassificationTask(), MultiLabelTask(), SegmentationTask())
 
 
 def task_of(members: Mapping[str, nn.Module]) -> Task:
@@ -20,11 +21,15 @@ def task_of(members: Mapping[str, nn.Module]) -> Task:
         TypeError: If a member is not supported, or the members are of different tasks.
     """
     for task in TASKS:
-        if all(isinstance(member, task.member_type) for member in members.values()):
+        if all(map(task.accepts, members.values())):
             return task
-    known = ', '.join(task.member_type.__name__ for task in TASKS)
-    found = ', '.join(f'{name}: {type(member).__name__}' for name, member in members.items())
+    known = ', '.join(dict.fromkeys(task.member_type.__name__ for task in TASKS))
+    kinds = {name: type(member).__name__ for name, member in members.items()}
+    if all(isinstance(member, ClassificationTask.member_type) for member in members.values()):
+        kinds = {name: type(member.head).__name__ for name, member in members.items()}
+        known = 'the two kinds of heads, for one class per image or for several (MultiLabelClsHead)'
+    found = ', '.join(f'{name}: {kind}' for name, kind in kinds.items())
     raise TypeError(f'members must all be instances of one of {known}; got {found}')
 
 
-__all__ = ['TASKS', 'ClassificationTask', 'SegmentationTask', 'Task', 'task_of']
+__all__ = ['TASKS', 'ClassificationTask', 'MultiLabelTask', 'SegmentationTask', 'Task', 'task_of']

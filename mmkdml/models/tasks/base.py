@@ -28,6 +28,15 @@ class Task(ABC):
     ensembles: ClassVar[tuple[str, ...]]
     #: Modules of a member whose outputs the task records in a training step.
     observed_modules: ClassVar[tuple[str, ...]] = ()
+    #: An image can have several classes or none: each is predicted by a sigmoid of its own.
+    multi_label: ClassVar[bool] = False
+
+    def accepts(self, member: nn.Module) -> bool:
+        """Return whether the task supports a member."""
+        return isinstance(member, self.member_type)
+
+    def check_prediction_loss(self, loss: nn.Module) -> None:  # noqa: B027  # most are valid
+        """Raise ``ValueError`` if a loss is invalid for the logits of this task."""
 
     @abstractmethod
     def default_tap(self, member: nn.Module) -> str:

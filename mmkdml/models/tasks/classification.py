@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from mmpretrain.models import ImageClassifier
-from mmpretrain.models.heads import ConformerHead, LinearClsHead, MultiLabelClsHead
+from mmpretrain.models.heads import (
+    ConformerHead,
+    LinearClsHead,
+    MultiLabelClsHead,
+    MultiLabelLinearClsHead,
+)
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -30,6 +35,11 @@ class ClassificationTask(Task):
     default_ensemble = 'max'
     ensembles = ('max', 'mean', 'vote')
     observed_modules = (HEAD,)
+
+    def accepts(self, member: nn.Module) -> bool:
+        """Return whether the member is a classifier whose head predicts one class per image."""
+        head = getattr(member, 'head', None)
+        return super().accepts(member) and not isinstance(head, MultiLabelClsHead)
 
     def default_tap(self, member: ImageClassifier) -> str:
         """Return the module of the last feature map, in the neck or the backbone."""
@@ -97,13 +107,6 @@ class ClassificationTask(Task):
         return member.predict(inputs, blank(samples))
 
     def check_students(self, students: Mapping[str, nn.Module]) -> None:
-        for name, student in students.items():
-            if isinstance(student.head, MultiLabelClsHead):
-                raise ValueError(
-                    f'Invalid head of {name}: expected a single-label head, got '
-                    f'{type(student.head).__name__}. Use LinearClsHead, or BinaryLinearClsHead for '
-                    'one logit'
-                )
         thresholds = {
             name: student.head.threshold
             for name, student in students.items()
@@ -136,10 +139,11 @@ class ClassificationTask(Task):
         return [DataSample().set_gt_label(int(label)) for label in torch.randint(2, (number,))]
 
 
-def _linear_head(member: ImageClassifier) -> LinearClsHead:
-    if not isinstance(member.head, LinearClsHead):
+def _linear_head(member: ImageClassifier) -> LinearClsHead | MultiLabelLinearClsHead:
+    if not isinstance(member.head, LinearClsHead | MultiLabelLinearClsHead):
         raise ValueError(
-            'Invalid head for SRRL or SimKD: expected LinearClsHead or BinaryLinearClsHead, got '
-            f'{type(member.head).__name__}. Change the head, or use another method'
+            'Invalid head for SRRL or SimKD: expected LinearClsHead, BinaryLinearClsHead or '
+            f'MultiLabelLinearClsHead, got {type(member.head).__name__}. Change the head, or use '
+            'another method'
         )
     return member.head

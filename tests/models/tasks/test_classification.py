@@ -9,7 +9,6 @@ from mmpretrain.models import (
     ImageClassifier,
     LinearClsHead,
     MobileNetV3,
-    MultiLabelLinearClsHead,
     ResNet,
     ShuffleNetV2,
     StackedLinearClsHead,
@@ -288,15 +287,6 @@ def binary(threshold=0.5):
 def test_students_of_one_kind_are_valid():
     TASK.check_students(dict(a=NETWORKS['resnet'](), b=NETWORKS['mobilenet_v3']()))
     TASK.check_students(dict(a=binary(), b=binary()))
-
-
-def test_multi_label_heads_raise():
-    students = dict(
-        a=NETWORKS['resnet'](),
-        b=classifier(dict(type=MultiLabelLinearClsHead, num_classes=3, in_channels=32)),
-    )
-    with pytest.raises(ValueError, match='head of b: .*got MultiLabelLinearClsHead'):
-        TASK.check_students(students)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,22 @@ import re
 
 import pytest
 from mmengine import ConfigDict
-from mmpretrain.models import ImageClassifier, ResNet
+from mmpretrain.models import ImageClassifier, MultiLabelLinearClsHead, ResNet
 from mmseg.models import EncoderDecoder
 from torch import nn
 
 from mmkdml.models import StemResNet, UNetHead
 from mmkdml.models.ensembles import ENSEMBLES
-from mmkdml.models.tasks import TASKS, ClassificationTask, SegmentationTask, task_of
+from mmkdml.models.tasks import TASKS, ClassificationTask, MultiLabelTask, SegmentationTask, task_of
 
 
-def classifier():
-    return ImageClassifier(backbone=dict(type=ResNet, depth=18, base_channels=4, stem_channels=4))
+def classifier(**parts):
+    backbone = dict(type=ResNet, depth=18, base_channels=4, stem_channels=4)
+    return ImageClassifier(backbone=backbone, **parts)
+
+
+def multi_label_classifier():
+    return classifier(head=dict(type=MultiLabelLinearClsHead, num_classes=3, in_channels=32))
 
 
 def segmentor():
@@ -38,6 +43,17 @@ def test_task_of_classifiers():
     assert isinstance(task_of(dict(a=classifier(), b=own)), ClassificationTask)
 
 
+def test_task_of_multi_label_classifiers():
+    members = dict(a=multi_label_classifier(), b=multi_label_classifier())
+    assert isinstance(task_of(members), MultiLabelTask)
+
+
+def test_heads_of_two_kinds_raise():
+    members = dict(teacher=classifier(), student=multi_label_classifier())
+    with pytest.raises(TypeError, match='teacher: NoneType, student: MultiLabelLinearClsHead'):
+        task_of(members)
+
+
 def test_task_of_segmentors():
     assert isinstance(task_of(dict(a=segmentor(), b=segmentor())), SegmentationTask)
 
@@ -61,7 +77,7 @@ def test_unknown_framework_raises():
         task_of(dict(only=nn.Linear(1, 1)))
 
 
-@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.name)
+@pytest.mark.parametrize('task', TASKS, ids=lambda task: type(task).__name__)
 def test_ensembles_of_a_task_exist(task):
     assert set(task.ensembles) <= set(ENSEMBLES)
     assert task.default_ensemble in task.ensembles
@@ -69,6 +85,7 @@ def test_ensembles_of_a_task_exist(task):
 
 def test_defaults_of_the_paper():
     defaults = {task.name: (task.default_input_size, task.default_ensemble) for task in TASKS}
+    assert len(TASKS) == 3  # both kinds of classification have the same defaults
     assert defaults == {
         'classification': ((224, 224), 'max'),
         'segmentation': ((256, 256), 'union'),
