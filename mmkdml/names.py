@@ -13,8 +13,11 @@ ALL_STUDENTS = 'students'
 #: Splits of a data set, in order: names of the split files and of the data loaders.
 SPLITS = ('train', 'val', 'test')
 #: Columns of case tables; see :class:`mmkdml.evaluation.CaseTable`.
+MULTI_LABEL_COLUMNS = ('member', 'id', 'group', 'label', 'truth', 'pred')
 CLASSIFICATION_COLUMNS = ('member', 'id', 'group', 'truth', 'pred')
 SEGMENTATION_COLUMNS = ('member', 'id', 'group', 'label', 'tp', 'fp', 'fn')
+#: Metainfo of data sets and predicted samples whose images can have several classes or none.
+MULTI_LABEL = 'multi_label'
 #: Checkpoint of a run that was stopped.
 INTERRUPTED = 'interrupted.pth'
 

@@ -30,7 +30,8 @@ class Calibration(BaseMetric):
     """Expected calibration error of each member and of the ensemble.
 
     The confidence of a prediction is the probability of the predicted class; for masks each pixel
-    is a prediction. ``<name>/calibration/ECE`` is the expected calibration error of Guo et al.
+    is a prediction, and if images can have several classes, each class of an image is one (present
+    or absent). ``<name>/calibration/ECE`` is the expected calibration error of Guo et al.
     (2017), a fraction in [0, 1]: the mean of |accuracy - confidence| over bins of equal width,
     weighted by their numbers of predictions.
 
@@ -83,13 +84,13 @@ class Calibration(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
-            truth, mask = truth_of(sample), mask_of(sample)
+            truth, mask = truth_of(sample, self.dataset_meta), mask_of(sample)
             regions = {ALL: truth != self.ignore_index}
             if mask is not None:
                 near = near_foreground(mask, self.margin, self.ignore_index).flatten()
                 regions[NEAR_FOREGROUND] = near & regions[ALL]
             counts = {}
-            for name, own in predictions_by_name(sample).items():
+            for name, own in predictions_by_name(sample, self.dataset_meta).items():
                 binned = self._binned(own, truth, regions, name)
                 counts.update({(region, name): one for region, one in binned.items()})
             self.results.append(counts)

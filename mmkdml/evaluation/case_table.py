@@ -10,8 +10,11 @@ from mmengine.evaluator import BaseMetric
 
 from mmkdml.evaluation.foreground import foreground_classes, foreground_counts
 from mmkdml.evaluation.member_metrics import member_views
-from mmkdml.names import CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS
+from mmkdml.evaluation.predictions import is_multi_label, multi_hot
+from mmkdml.names import CLASSIFICATION_COLUMNS, MULTI_LABEL_COLUMNS, SEGMENTATION_COLUMNS
 from mmkdml.registry import METRICS
+
+CASE_COLUMNS = (CLASSIFICATION_COLUMNS, MULTI_LABEL_COLUMNS, SEGMENTATION_COLUMNS)
 
 
 @METRICS.register_module()
@@ -21,6 +24,8 @@ class CaseTable(BaseMetric):
     After the evaluation :attr:`table` contains, in the main process, the columns
 
     - ``member, id, group, truth, pred`` (class indices) for classification;
+    - ``member, id, group, label, truth, pred`` if images can have several classes, with a row per
+      class ``label``, 0 to K - 1, whose ``truth`` and ``pred`` are 1 if it is present;
     - ``member, id, group, label, tp, fp, fn`` (pixel counts) for segmentation, with a row per
       foreground class ``label``, 1 to K - 1.
 
@@ -54,9 +59,7 @@ class CaseTable(BaseMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Set :attr:`table`, sorted by member and image; returns no values."""
         rows = pd.DataFrame([row for sample in results for row in sample])
-        columns = next(
-            (c for c in (CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS) if set(c) == set(rows)), None
-        )
+        columns = next((c for c in CASE_COLUMNS if set(c) == set(rows)), None)
         if columns is not None:
             order = ['member', 'id', *(['label'] if 'label' in columns else [])]
             self.table = rows[list(columns)].sort_values(order, ignore_index=True)
@@ -76,6 +79,13 @@ class CaseTable(BaseMetric):
             return [
                 dict(case, label=label, **dict(zip(('tp', 'fp', 'fn'), column, strict=True)))
                 for label, column in enumerate(counts.T.tolist(), start=1)
+            ]
+        classified = 'pred_label' in view and bool({'gt_label', 'gt_score'} & set(view))
+        if classified and is_multi_label(view, self.dataset_meta):
+            both = zip(multi_hot(view).tolist(), multi_hot(view, 'pred').tolist(), strict=True)
+            return [
+                dict(case, label=label, truth=truth, pred=pred)
+                for label, (truth, pred) in enumerate(both)
             ]
         if 'pred_label' in view and 'gt_label' in view:
             truth, pred = (int(view[key]) for key in ('gt_label', 'pred_label'))

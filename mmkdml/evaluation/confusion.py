@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.predictions import predictions_by_name, sum_by_name, truth_of
+from mmkdml.evaluation.predictions import Predictions, predictions_by_name, sum_by_name, truth_of
 from mmkdml.registry import METRICS
 
 
@@ -28,13 +28,15 @@ class ConfusionMatrix(BaseMetric):
     the main process: the number of images (pixels of masks) by true class (rows) and predicted
     class (columns). :class:`mmkdml.engine.ConfusionHook` saves and draws them.
 
+    If images can have several classes, each class has a matrix of its own, (2, 2), of its absence
+    and presence; its name in :attr:`matrices` is ``'<member>: <class>'``.
+
     Args:
         ignore_index: Label of pixels that are ignored.
         collect_device: See mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: In ``process``, if a sample has no ground truth or several labels, or sizes
-            differ.
+        ValueError: In ``process``, if a sample has no ground truth, or sizes differ.
 
     Example:
         >>> metric = dict(type=MemberMetrics, metric=dict(type=Accuracy))
@@ -47,6 +49,7 @@ class ConfusionMatrix(BaseMetric):
         super().__init__(collect_device=collect_device)
         self.ignore_index = ignore_index
         self.matrices: dict[str, np.ndarray] = {}
+        self._of_classes = False
 
     @property
     def table(self) -> pd.DataFrame:
@@ -63,37 +66,71 @@ class ConfusionMatrix(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
-            truth = truth_of(sample)
+            truth = truth_of(sample, self.dataset_meta)
             self.results.append(
                 {
-                    name: self._count(truth, own.labels, own.probabilities.shape[1], name)
-                    for name, own in predictions_by_name(sample).items()
+                    name: self._count(truth, own, name)
+                    for name, own in predictions_by_name(sample, self.dataset_meta).items()
                 }
             )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the values from the counts of all samples, and set :attr:`matrices`."""
-        self.matrices = sum_by_name(results)
+        sums = sum_by_name(results)
+        self._of_classes = any(one.ndim == 3 for one in sums.values())
+        if self._of_classes:
+            self.matrices = {
+                f'{name}: {label}': matrix
+                for name, one in sums.items()
+                for label, matrix in zip(self._dataset_classes(len(one)), one, strict=True)
+            }
+        else:
+            self.matrices = sums
         return {
             f'{name}/per_class/{key}_{label}': float(value)
+            for name, one in sums.items()
+            for key, values in self._scores(one).items()
+            for label, value in zip(self._dataset_classes(len(one)), values, strict=True)
+        }
+
+    @property
+    def main_matrices(self) -> dict[str, np.ndarray]:
+        """The matrices to draw: all, or of several labels those of the ensemble or network."""
+        if not self._of_classes:
+            return self.matrices
+        last = list(self.matrices)[-1].partition(': ')[0]
+        return {
+            name.partition(': ')[2]: matrix
             for name, matrix in self.matrices.items()
-            for key, values in class_scores(matrix).items()
-            for label, value in zip(self.class_names(len(matrix)), values, strict=True)
+            if name.partition(': ')[0] == last
         }
 
     def class_names(self, number: int) -> tuple[str, ...]:
+        """Return the names of the rows and columns of a matrix of this size."""
+        return ('absent', 'present') if self._of_classes else self._dataset_classes(number)
+
+    def _dataset_classes(self, number: int) -> tuple[str, ...]:
         """Return the names of the classes, or their indices if the data set names others."""
         names = tuple(map(str, (self.dataset_meta or {}).get('classes') or ()))
         return names if len(names) == number else tuple(map(str, range(number)))
 
-    def _count(
-        self, truth: torch.Tensor, labels: torch.Tensor, classes: int, name: str
-    ) -> np.ndarray:
+    def _scores(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
+        if not self._of_classes:
+            return class_scores(matrix)
+        present = [{key: both[1] for key, both in class_scores(one).items()} for one in matrix]
+        return {key: np.array([one[key] for one in present]) for key in present[0]}
+
+    def _count(self, truth: torch.Tensor, own: Predictions, name: str) -> np.ndarray:
+        labels, classes = own.labels, own.probabilities.shape[1]
         if len(truth) != len(labels):
             raise ValueError(
                 f'expected one prediction of {name} for each label of the truth, {len(truth)}, got '
                 f'{len(labels)}'
             )
+        if own.of_classes:
+            matrices = np.zeros((len(labels), 2, 2), dtype=int)
+            matrices[np.arange(len(labels)), truth.cpu().numpy(), labels.cpu().numpy()] = 1
+            return matrices
         counted = truth != self.ignore_index
         cells = truth[counted] * classes + labels[counted]
         counts = torch.bincount(cells, minlength=classes**2).cpu().numpy()

@@ -18,6 +18,8 @@ from mmkdml.registry import METRICS
 class Diversity(BaseMetric):
     """Disagreement and error correlation of the students, per image or pixel.
 
+    If images can have several classes, each class of an image is a prediction.
+
     - ``students/diversity/disagreement``: fraction of predictions in which two students differ
       (Kuncheva and Whitaker, 2003), in percent;
     - ``students/diversity/error_correlation``: Pearson correlation of the errors, in [-1, 1]: 1 if
@@ -60,7 +62,10 @@ class Diversity(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
-            labels = {name: own.labels for name, own in predictions_by_name(sample).items()}
+            labels = {
+                name: own.labels
+                for name, own in predictions_by_name(sample, self.dataset_meta).items()
+            }
             names = self.students or [
                 name
                 for name in labels
@@ -88,7 +93,7 @@ class Diversity(BaseMetric):
         """Return the counts of :func:`_values` for each pair of students."""
         if len(labels) < 2:
             return {}
-        truth = truth_of(sample)
+        truth = truth_of(sample, self.dataset_meta)
         sizes = {name: len(own) for name, own in labels.items()}
         if set(sizes.values()) != {len(truth)}:
             raise ValueError(

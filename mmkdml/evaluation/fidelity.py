@@ -42,13 +42,14 @@ class Fidelity(BaseMetric):
     The predictions of the teacher replace the ground truth. Keys are ``<name>/fidelity/<key>``:
 
     - classification: ``accuracy``, the fraction of images with the label of the teacher (agreement
-      in Stanton et al., 2021), in percent;
+      in Stanton et al., 2021), in percent; if images can have several classes, each class of an
+      image is a prediction, present or absent;
     - segmentation: ``IoU`` and ``F1`` with the masks of the teacher, as in
       :class:`~mmkdml.evaluation.ForegroundIoU` (``nan``, with a warning, if neither side predicts
       a foreground class), and ``agreement``, the fraction of pixels with the label of the teacher;
       in percent;
-    - both: ``KL``, D(teacher || student) in nats, averaged over images or pixels. Probabilities are
-      clamped to at least 1e-7; those of an ensemble are normalized.
+    - both: ``KL``, D(teacher || student) in nats, averaged over images, pixels or classes of
+      images. Probabilities are clamped to at least 1e-7; those of an ensemble are normalized.
 
     Args:
         teacher: Name of the member to compare with. Default: ``'teacher'``; without that member
@@ -73,7 +74,7 @@ class Fidelity(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
-            predictions = predictions_by_name(sample)
+            predictions = predictions_by_name(sample, self.dataset_meta)
             teacher = predictions.pop(self.teacher or TEACHER, None)
             if teacher is not None:
                 self.results.append(

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from mmpretrain.evaluation import SingleLabelMetric
 
 from mmkdml.evaluation.foreground import nan_mean
+from mmkdml.evaluation.predictions import is_multi_label
 from mmkdml.registry import METRICS
 
 ITEMS = ('precision', 'recall', 'f1-score')
@@ -34,7 +35,8 @@ class MacroPrecisionRecall(SingleLabelMetric):
         **kwargs: ``num_classes``, ``collect_device`` and ``prefix`` of ``SingleLabelMetric``.
 
     Raises:
-        ValueError: If ``items`` or ``zero_division`` is invalid.
+        ValueError: If ``items`` or ``zero_division`` is invalid; in ``process`` if images can have
+            several classes.
     """
 
     _logged: ClassVar[set[str]] = set()  # messages are logged once, not per member and epoch
@@ -51,6 +53,19 @@ class MacroPrecisionRecall(SingleLabelMetric):
             raise ValueError(f'Invalid zero_division: expected 0, 1 or nan, got {zero_division!r}')
         super().__init__(items=items, **kwargs)
         self.zero_division = zero_division
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Store the truth and prediction of N samples.
+
+        Raises:
+            ValueError: If images can have several classes.
+        """
+        if any(is_multi_label(sample, self.dataset_meta) for sample in data_samples):
+            raise ValueError(
+                'MacroPrecisionRecall is for one class per image, got multi-label predictions. Use '
+                "mmpretrain's MultiLabelMetric and AveragePrecision"
+            )
+        super().process(data_batch, data_samples)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics from the truth and the scores or predicted label of each image."""

@@ -9,40 +9,107 @@ import torch
 from torch import Tensor
 
 from mmkdml.evaluation.member_metrics import member_views
-from mmkdml.names import ENSEMBLE
+from mmkdml.names import ENSEMBLE, MULTI_LABEL
 
 
 class Predictions(NamedTuple):
     """Predictions of a member for one image: M is 1, or the number of pixels in segmentation.
 
+    If an image can have several classes, M is their number, and each of them is a prediction
+    between 0 (absent) and 1 (present).
+
     Attributes:
         labels: Predicted classes, (M,), long.
         probabilities: Class probabilities, (M, K), float64, with rows that sum to 1. K is 2 for
-            networks with one logit.
+            networks with one logit and for several labels.
         of_pixels: True for segmentation.
+        of_classes: True for several labels.
     """
 
     labels: Tensor
     probabilities: Tensor
     of_pixels: bool
+    of_classes: bool = False
 
 
-def predictions_by_name(sample: Any) -> dict[str, Predictions]:
+def is_multi_label(view: Mapping[str, Any], meta: Mapping[str, Any] | None = None) -> bool:
+    """Return whether an image can have several classes or none.
+
+    Classrooms mark their predictions. Those of a plain network need a mark of the data set.
+
+    Args:
+        view: Sample as a dict, see :func:`~mmkdml.evaluation.member_metrics.member_views`.
+        meta: Metainfo of the data set.
+
+    Raises:
+        ValueError: If there is no mark, but a sample without exactly one class.
+    """
+    if view.get(MULTI_LABEL) or (meta or {}).get(MULTI_LABEL):
+        return True
+    for key in ('gt_label', 'pred_label'):
+        if key in view and view[key].numel() != 1:
+            raise ValueError(
+                f'Invalid {key}: expected one class per image, got {view[key].tolist()}. If images '
+                'can have several classes or none, set metainfo=dict(multi_label=True) in the data '
+                'set, or use SplitMultiLabelDataset'
+            )
+    return False
+
+
+def multi_hot(view: Mapping[str, Any], prefix: str = 'gt') -> Tensor:
+    """Return which classes an image has (``'gt'``) or is predicted to have (``'pred'``).
+
+    Returns:
+        (K,), long, of 0 and 1.
+    """
+    number = len(view['pred_score'])
+    if prefix == 'gt' and 'gt_score' in view:
+        if len(view['gt_score']) != number:
+            raise ValueError(
+                f'Invalid gt_score: expected the {number} classes of the predictions, got '
+                f'{len(view["gt_score"])}'
+            )
+        return (view['gt_score'] > 0.5).long()
+    labels = view[f'{prefix}_label'].flatten().long()
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < number:
+        raise ValueError(
+            f'Invalid {prefix}_label: expected classes in [0, {number}), got {labels.tolist()}'
+        )
+    return torch.zeros(number, dtype=torch.long, device=labels.device).scatter(0, labels, 1)
+
+
+def predictions_by_name(
+    sample: Any, meta: Mapping[str, Any] | None = None
+) -> dict[str, Predictions]:
     """Return the predictions of each member and the ensemble, or of ``model`` for a plain network.
 
     Scores are normalized, because those of an ensemble (maxima over the students) may sum to more
     than 1.
 
+    Args:
+        sample: Sample of ``predict``.
+        meta: Metainfo of the data set, see :func:`is_multi_label`.
+
     Raises:
         ValueError: If the predictions of a member belong to neither task.
     """
-    return {name: _predictions(view, name) for name, view in member_views(sample).items()}
+    return {name: _predictions(view, name, meta) for name, view in member_views(sample).items()}
 
 
-def truth_of(sample: Any) -> Tensor:
-    """Return the true classes of a sample, (M,), long; raise ValueError without ground truth."""
+def truth_of(sample: Any, meta: Mapping[str, Any] | None = None) -> Tensor:
+    """Return the true labels of a sample, (M,), long, as in :class:`Predictions`.
+
+    Args:
+        sample: Sample of ``predict``.
+        meta: Metainfo of the data set, see :func:`is_multi_label`.
+
+    Raises:
+        ValueError: If the sample has no ground truth.
+    """
     # All views share the ground truth.
     view = next(iter(member_views(sample).values()))
+    if {'gt_label', 'gt_score'} & set(view) and is_multi_label(view, meta):
+        return multi_hot(view)
     if 'gt_sem_seg' in view:
         return view['gt_sem_seg']['data'].flatten().long()
     if 'gt_label' in view:
@@ -68,7 +135,7 @@ def sum_by_name(results: list[Mapping[Any, Any]]) -> dict[Any, Any]:
     return sums
 
 
-def _predictions(view: dict, name: str) -> Predictions:
+def _predictions(view: dict, name: str, meta: Mapping[str, Any] | None) -> Predictions:
     if {'pred_sem_seg', 'seg_logits'} <= set(view):
         labels = view['pred_sem_seg']['data'].flatten()
         scores = view['seg_logits']['data'].detach().double().flatten(1).mT
@@ -76,6 +143,10 @@ def _predictions(view: dict, name: str) -> Predictions:
             scores = torch.cat([1 - scores, scores], dim=1)
         elif name != ENSEMBLE:  # the scores of an ensemble are probabilities
             scores = scores.softmax(dim=1)
+    elif {'pred_label', 'pred_score'} <= set(view) and is_multi_label(view, meta):
+        present = view['pred_score'].detach().double()
+        scores = torch.stack([1 - present, present], dim=1)
+        return Predictions(multi_hot(view, 'pred'), scores, of_pixels=False, of_classes=True)
     elif {'pred_label', 'pred_score'} <= set(view):
         labels, scores = view['pred_label'].flatten(), view['pred_score'].detach().double()[None]
     else:

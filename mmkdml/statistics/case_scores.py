@@ -41,7 +41,7 @@ def case_scores(
         rivals = (('', reference),)
         contrasts += [Contrast(('', name), rivals) for name in members if name != reference]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for measure in (name for name, one in MEASURES.items() if one.task == task):
+    for measure in (name for name, one in MEASURES.items() if task in one.tasks):
         estimates = estimate(counts, measure, contrasts, resamples=resamples)
         for contrast, one in zip(contrasts, estimates, strict=True):
             name = contrast.entry[1]

@@ -38,7 +38,8 @@ class Counts:
     """Counts of the finished runs of a suite.
 
     Attributes:
-        task: ``'classification'`` or ``'segmentation'``; empty if no run is finished.
+        task: Task of the case tables, see :data:`~mmkdml.statistics.measures.COLUMNS`; empty if no
+            run is finished.
         by_entry: Counts by run and member, then by seed.
     """
 
@@ -70,10 +71,11 @@ class Counts:
             raise ValueError(
                 f'Invalid measure: expected one of {", ".join(MEASURES)}, got {measure!r}'
             )
-        if self.task not in ('', task := MEASURES[measure].task):
+        tasks = MEASURES[measure].tasks
+        if self.task not in ('', *tasks):
             raise ValueError(
-                f'Invalid measure {measure}: expected a measure of {self.task}, got one of {task}. '
-                'Change the measures of the suite'
+                f'Invalid measure {measure}: expected a measure of {self.task}, got one of '
+                f'{" and ".join(tasks)}. Change the measures of the suite'
             )
         return MEASURES[measure]
 

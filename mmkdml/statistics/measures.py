@@ -9,12 +9,19 @@ import numpy as np
 import pandas as pd
 
 from mmkdml.metric_info import METRIC_INFOS, MetricInfo
-from mmkdml.names import CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS
+from mmkdml.names import CLASSIFICATION_COLUMNS, MULTI_LABEL_COLUMNS, SEGMENTATION_COLUMNS
 
 CLASSIFICATION, SEGMENTATION = 'classification', 'segmentation'
+MULTI_LABEL = 'multi-label classification'
 _MAX_CLASSES = 1 << 16  # keeps the arrays of counts small
-COLUMNS = {CLASSIFICATION: CLASSIFICATION_COLUMNS, SEGMENTATION: SEGMENTATION_COLUMNS}
-_LABELS = {CLASSIFICATION: ['truth', 'pred'], SEGMENTATION: ['label']}
+#: Columns of the case tables of each task. Those of multi-label classification come first, because
+#: they include those of classification.
+COLUMNS = {
+    MULTI_LABEL: MULTI_LABEL_COLUMNS,
+    CLASSIFICATION: CLASSIFICATION_COLUMNS,
+    SEGMENTATION: SEGMENTATION_COLUMNS,
+}
+_LABELS = {MULTI_LABEL: ['label'], CLASSIFICATION: ['truth', 'pred'], SEGMENTATION: ['label']}
 
 
 @dataclass(frozen=True)
@@ -23,12 +30,13 @@ class Measure:
 
     Attributes:
         name: Name in tables; see :func:`mmkdml.metric_info.metric_info` for title and unit.
-        task: ``'classification'`` or ``'segmentation'``.
+        tasks: Some of ``'classification'``, ``'multi-label classification'`` and
+            ``'segmentation'``.
         score: Computes a fraction, (...), from TP, FP and FN, each (..., K).
     """
 
     name: str
-    task: str
+    tasks: tuple[str, ...]
     score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
     @property
@@ -83,13 +91,13 @@ def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 MEASURES = {
-    name: Measure(name, task, score)
-    for name, task, score in (
-        ('IoU', SEGMENTATION, _iou),
-        ('F1', SEGMENTATION, _f1),
-        ('accuracy', CLASSIFICATION, _accuracy),
-        ('precision', CLASSIFICATION, _precision),
-        ('recall', CLASSIFICATION, _recall),
+    name: Measure(name, tasks, score)
+    for name, tasks, score in (
+        ('IoU', (SEGMENTATION,), _iou),
+        ('F1', (MULTI_LABEL, SEGMENTATION), _f1),
+        ('accuracy', (CLASSIFICATION,), _accuracy),
+        ('precision', (CLASSIFICATION, MULTI_LABEL), _precision),
+        ('recall', (CLASSIFICATION, MULTI_LABEL), _recall),
     )
 }
 
@@ -121,7 +129,7 @@ def class_count(cases: pd.DataFrame) -> int:
     if cases.empty:
         return 0
     task = task_of_cases(cases)
-    classes = int(cases[_LABELS[task]].to_numpy().max()) + (task == CLASSIFICATION)
+    classes = int(cases[_LABELS[task]].to_numpy().max()) + (task != SEGMENTATION)
     if classes > _MAX_CLASSES:
         raise ValueError(
             f'Invalid case table: expected at most {_MAX_CLASSES} classes, got {classes}. Test the '
@@ -134,7 +142,7 @@ def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarra
     """Count correct and wrong predictions of one member by group.
 
     Args:
-        cases: Case table of one member: one row per image, or per image and foreground class.
+        cases: Case table of one member: one row per image, or per image and (foreground) class.
         groups: Names of the G groups in the order of the result.
         classes: Number of classes K, at least :func:`class_count`.
 
@@ -146,7 +154,7 @@ def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarra
             ``groups``, or a label is out of range.
     """
     task = task_of_cases(cases)
-    key = ['id', 'label'] if task == SEGMENTATION else ['id']
+    key = ['id'] if task == CLASSIFICATION else ['id', 'label']
     repeated = cases.loc[cases.duplicated(key), 'id']
     if len(repeated):
         raise ValueError(
@@ -164,6 +172,11 @@ def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarra
     if task == SEGMENTATION:
         for kind, column in enumerate(('tp', 'fp', 'fn')):
             np.add.at(counts, (rows, kind, labels[0]), cases[column].to_numpy())
+        return counts
+    if task == MULTI_LABEL:
+        truth, pred = (cases[column].to_numpy() == 1 for column in ('truth', 'pred'))
+        for kind, chosen in enumerate((truth & pred, ~truth & pred, truth & ~pred)):
+            np.add.at(counts, (rows[chosen], kind, labels[0][chosen]), 1)
         return counts
     truth, pred = labels
     correct = truth == pred

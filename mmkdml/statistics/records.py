@@ -22,8 +22,9 @@ class Measurement:
     Attributes:
         metrics: Results of the config's evaluator, keys ``'<member>/<metric>'``.
         cases: Predictions of each member for each image, see :class:`mmkdml.evaluation.CaseTable`.
-            Columns for classification: ``member, id, group, truth, pred``; for segmentation:
-            ``member, id, group, label, tp, fp, fn`` in pixels, one row per foreground class.
+            Columns for classification: ``member, id, group, truth, pred``, with ``label`` and one
+            row per class if images can have several; for segmentation: ``member, id, group, label,
+            tp, fp, fn`` in pixels, one row per foreground class.
     """
 
     metrics: Mapping[str, float]

@@ -102,6 +102,6 @@ def test_two_classes_by_hand(run):
 
 def test_several_labels_per_image_raise(run):
     sample = classified(0).set_gt_label([0, 1])
-    with pytest.raises(ValueError, match='one prediction of model for each label .*, 2, got 1'):
+    with pytest.raises(ValueError, match=r'one class per image, got \[0, 1\].*multi_label=True'):
         run(ConfusionMatrix(), [sample])
     assert ConfusionMatrix().compute_metrics([]) == {}

@@ -5,9 +5,15 @@ import torch
 
 # isort: split
 from mmpretrain.evaluation import Accuracy
+from torchmetrics.functional.classification import (
+    multilabel_f1_score,
+    multilabel_precision,
+    multilabel_recall,
+)
 
 from mmkdml.evaluation import ForegroundIoU, MacroPrecisionRecall
 from mmkdml.evaluation.case_table import CaseTable
+from mmkdml.statistics.case_scores import case_scores
 from mmkdml.statistics.measures import MEASURES, class_count, count, task_of_cases
 
 
@@ -174,3 +180,34 @@ def test_case_tables_are_not_modified(cases):
     before = cases.copy()
     count(cases, ['x', 'y'], 3)
     pd.testing.assert_frame_equal(cases, before)
+
+
+def multi_label_cases(truth, pred):
+    return pd.DataFrame(
+        [
+            ('model', str(index), f'g{index % 2}', k, truth[index, k], pred[index, k])
+            for index, k in np.ndindex(truth.shape)
+        ],
+        columns=['member', 'id', 'group', 'label', 'truth', 'pred'],
+    )
+
+
+def test_several_labels_equal_torchmetrics():
+    truth, pred = np.random.default_rng(0).integers(0, 2, (2, 30, 4))
+    cases = multi_label_cases(truth, pred)
+    assert (task_of_cases(cases), class_count(cases)) == ('multi-label classification', 4)
+    both = torch.from_numpy(pred), torch.from_numpy(truth)
+    for name, expected in (
+        ('precision', multilabel_precision),
+        ('recall', multilabel_recall),
+        ('F1', multilabel_f1_score),
+    ):
+        assert value(name, cases, 4) == pytest.approx(100 * expected(*both, 4).item(), rel=1e-5)
+    parts = count(cases, ['g0', 'g1'], 4)
+    assert parts[0, 0].tolist() == (truth & pred)[::2].sum(0).tolist()
+    scores = case_scores(cases, resamples=50)
+    assert set(scores['measure']) == {'precision', 'recall', 'F1'}
+    assert (scores['low'] <= scores['value']).all()
+    assert (scores['value'] <= scores['high']).all()
+    with pytest.raises(ValueError, match="got '0' twice"):
+        count(pd.concat([cases, cases[:1]]), ['g0', 'g1'], 4)

@@ -18,7 +18,8 @@ class ConfusionHook(Hook):
     """Save the results of :class:`~mmkdml.evaluation.ConfusionMatrix` as a table and a figure.
 
     The files are ``<out_dir>/confusion.csv`` and ``<out_dir>/confusion.png``. They are not written
-    if the test has no such metric or no samples.
+    if the test has no such metric or no samples. If images can have several classes, the figure has
+    a matrix per class, of the ensemble or the network; the table has those of all members.
 
     Args:
         out_dir: Output folder; relative paths are inside the runner's ``work_dir``.
@@ -47,5 +48,5 @@ class ConfusionHook(Hook):
                 )
                 metric.table.to_csv(table, index=False)
                 classes = metric.class_names(len(next(iter(metric.matrices.values()))))
-                draw_confusion(metric.matrices, classes, figure)
+                draw_confusion(metric.main_matrices, classes, figure)
                 runner.logger.info(f'Saved confusion matrices in {figure.parent}')

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmkdml.models.ensembles import Ensemble, per_class
 from mmkdml.models.tasks.base import Samples
 from mmkdml.models.tasks.classification import ClassificationTask
+from mmkdml.names import MULTI_LABEL
 
 
 class MultiLabelTask(ClassificationTask):
@@ -53,15 +54,12 @@ class MultiLabelTask(ClassificationTask):
         if hasattr(head, 'num_classes'):
             return int(head.num_classes)
         # MultiLabelClsHead has no layers: the logits are the output of the network before it.
-        outputs = [
-            getattr(module, 'out_features', getattr(module, 'out_channels', None))
-            for module in member.modules()
-            if isinstance(module, nn.Linear | nn.Conv2d)
-        ]
-        return int(outputs[-1])
+        layers = [one for one in member.modules() if isinstance(one, nn.Linear | nn.Conv2d)]
+        return layers[-1].weight.shape[0]
 
     def check_students(self, students: Mapping[str, nn.Module]) -> None:
-        thresholds = {name: student.head.thr for name, student in students.items()}
+        heads: dict[str, Any] = {name: student.head for name, student in students.items()}
+        thresholds = {name: head.thr for name, head in heads.items()}
         if None in thresholds.values() or len(set(thresholds.values())) > 1:
             raise ValueError(
                 'Invalid ensemble of students with multi-label heads: expected the same thr in all '
@@ -85,6 +83,7 @@ class MultiLabelTask(ClassificationTask):
             # Only a network outside of a classroom may choose its top-k classes.
             chosen = label.nonzero()[:, 0] if head.thr is not None else score.topk(head.topk)[1]
             sample.set_pred_score(score).set_pred_label(chosen)
+            sample.set_field(True, MULTI_LABEL, field_type='metainfo')
         return samples
 
     def dummy_samples(self, number: int, input_size: Sequence[int]) -> Samples:
