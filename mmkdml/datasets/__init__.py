@@ -1,16 +1,24 @@
 """Data sets, split files, converters, image loading, augmentation and synthetic demo data."""
 
 import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are imported
-from mmkdml.datasets.base import SplitClassificationDataset, SplitFileMixin, SplitSegDataset
+from mmkdml.datasets.base import (
+    SplitClassificationDataset,
+    SplitFileMixin,
+    SplitMultiLabelDataset,
+    SplitSegDataset,
+)
+from mmkdml.datasets.chest_xray14 import ChestXray14Dataset
 from mmkdml.datasets.converters import (
     class_folder_rows,
     convert_folders,
     convert_ham10000,
     convert_lgg,
+    convert_multi_label,
     convert_pcam,
     ham10000_rows,
     lgg_rows,
     mask_pair_rows,
+    multi_label_rows,
     pcam_rows,
 )
 from mmkdml.datasets.ham10000 import HAM10000Dataset, HAM10000SegDataset
@@ -32,6 +40,7 @@ from mmkdml.datasets.transforms import AlbumentationsTransform, LoadBinaryMask, 
 __all__ = [
     'AlbumentationsTransform',
     'CachedLoading',
+    'ChestXray14Dataset',
     'HAM10000Dataset',
     'HAM10000SegDataset',
     'LGGDataset',
@@ -41,6 +50,7 @@ __all__ = [
     'PCamDataset',
     'SplitClassificationDataset',
     'SplitFileMixin',
+    'SplitMultiLabelDataset',
     'SplitRow',
     'SplitSegDataset',
     'assign_groups',
@@ -50,11 +60,13 @@ __all__ = [
     'convert_folders',
     'convert_ham10000',
     'convert_lgg',
+    'convert_multi_label',
     'convert_pcam',
     'ham10000_rows',
     'lgg_rows',
     'make_demo_data',
     'mask_pair_rows',
+    'multi_label_rows',
     'pcam_rows',
     'read_split',
     'refuse_shared_groups',

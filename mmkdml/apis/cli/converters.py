@@ -105,13 +105,15 @@ def summary(splits: Splits, classes: Sequence[str] | None = None) -> str:
     Args:
         splits: Rows of each split.
         classes: Names of the classes; None for binary labels, or to name them by index. Repeats of
-            an image count as samples of its class. If there are any, a column has their sum.
+            an image count as samples of each of its classes. If there are any, a column has their
+            sum.
     """
     from prettytable import PrettyTable
 
     from mmkdml.datasets.splits import split_counts
 
     labels = [row.label for rows in splits.values() for row in rows]
+    several = any(row.labels is not None for rows in splits.values() for row in rows)
     if not classes and max(labels, default=0) > 1:
         classes = list(map(str, range(max(labels) + 1)))
     repeated = any(row.repeats > 1 for rows in splits.values() for row in rows)
@@ -124,11 +126,12 @@ def summary(splits: Splits, classes: Sequence[str] | None = None) -> str:
         counts = split_counts(rows)
         numbers = [counts['images'], counts['groups']]
         if classes:
-            samples: Counter[int] = Counter()
+            samples: Counter[int | str] = Counter()
             for row in rows:
-                samples[row.label] += row.repeats
-            numbers += [samples.total()] * repeated
-            numbers += [samples[label] for label in range(len(classes))]
+                for one in (row.label,) if row.labels is None else row.labels:
+                    samples[one] += row.repeats
+            numbers += [sum(row.repeats for row in rows)] * repeated
+            numbers += [samples[one] for one in (classes if several else range(len(classes)))]
         else:
             numbers.append(counts['positives'])
         table.add_row([name, *numbers])

@@ -3,6 +3,7 @@
 from mmkdml.datasets.converters.folders import class_folder_rows, convert_folders, mask_pair_rows
 from mmkdml.datasets.converters.ham10000 import convert_ham10000, ham10000_rows
 from mmkdml.datasets.converters.lgg import convert_lgg, lgg_rows
+from mmkdml.datasets.converters.multi_label import convert_multi_label, multi_label_rows
 from mmkdml.datasets.converters.pcam import convert_pcam, pcam_rows
 
 __all__ = [
@@ -10,9 +11,11 @@ __all__ = [
     'convert_folders',
     'convert_ham10000',
     'convert_lgg',
+    'convert_multi_label',
     'convert_pcam',
     'ham10000_rows',
     'lgg_rows',
     'mask_pair_rows',
+    'multi_label_rows',
     'pcam_rows',
 ]

@@ -1,9 +1,10 @@
 """Split files: CSV tables of the images of a training, validation or test split.
 
-Columns are ``id,path,group,label``, with ``mask`` after ``path`` for segmentation, and ``repeats``
-last if training images are repeated to balance the classes. Paths are POSIX and relative to the
-data folder, so that the data can be moved. Images of one group (a patient, a lesion) look alike; a
-group belongs to one split unless requested otherwise.
+Columns are ``id,path,group,label``, with ``mask`` after ``path`` for segmentation, ``labels`` after
+``label`` if images can have several classes (names joined by ``|``, empty for none), and
+``repeats`` last if training images are repeated to balance the classes. Paths are POSIX and
+relative to the data folder, so that the data can be moved. Images of one group (a patient, a
+lesion) look alike; a group belongs to one split unless requested otherwise.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from mmkdml.datasets.splits.split_checks import (
     refuse_shared_groups,
     warn_of_shared_groups,
 )
-from mmkdml.datasets.splits.split_row import SplitRow
+from mmkdml.datasets.splits.split_row import SEPARATOR, SplitRow
 from mmkdml.names import SPLITS
 
-COLUMNS = ('id', 'path', 'mask', 'group', 'label', 'repeats')
-OPTIONAL_COLUMNS = ('mask', 'repeats')
+COLUMNS = ('id', 'path', 'mask', 'group', 'label', 'labels', 'repeats')
+OPTIONAL_COLUMNS = ('mask', 'labels', 'repeats')
 
 
 def write_splits(
@@ -51,7 +52,8 @@ def write_splits(
 
     Args:
         out_dir: Folder to write to; created if missing.
-        splits: Rows of each split: all with masks or all without, repeated only in ``train``.
+        splits: Rows of each split: all with masks or all without, all with labels or all without,
+            repeated only in ``train``.
         info: Content of ``splits.json`` in addition to counts and hashes; JSON values.
         force: Replace split files that differ.
 
@@ -59,8 +61,8 @@ def write_splits(
         Paths of the split files and of the manifest.
 
     Raises:
-        ValueError: If a split is unknown or empty, has a duplicate id or image, masks are missing
-            for some images, or rows of val or test are repeated.
+        ValueError: If a split is unknown or empty, has a duplicate id or image, masks or labels are
+            missing for some images, or rows of val or test are repeated.
         FileExistsError: If ``out_dir`` contains other splits and ``force`` is not set.
     """
     unknown = set(splits) - set(SPLITS)
@@ -71,9 +73,12 @@ def write_splits(
         )
     _check_splits(splits)
     every_row = [row for rows in splits.values() for row in rows]
-    without = [row.id for row in every_row if row.mask is None]
-    if 0 < len(without) < len(every_row):
-        raise ValueError(f'expected a mask for all images or for none, but {without[0]!r} has none')
+    for what in ('mask', 'labels'):
+        without = [row.id for row in every_row if getattr(row, what) is None]
+        if 0 < len(without) < len(every_row):
+            raise ValueError(
+                f'expected a {what} for all images or for none, but {without[0]!r} has none'
+            )
     content = {f'{name}.csv': _to_csv(rows).encode() for name, rows in splits.items()}
     return write_split_files(Path(out_dir), content, {**info, 'counts': _counts(splits)}, force)
 
@@ -156,7 +161,7 @@ def _read_rows(path: Path) -> list[SplitRow]:
             if header != _columns(header):
                 raise ValueError(
                     f'expected the columns {",".join(COLUMNS)}, of which '
-                    f'{" and ".join(OPTIONAL_COLUMNS)} are optional, got {",".join(header)!r}'
+                    f'{", ".join(OPTIONAL_COLUMNS)} are optional, got {",".join(header)!r}'
                 )
             for values in reader:
                 row = _to_row(header, values)
@@ -195,12 +200,16 @@ def _columns(optional: Iterable[str] = ()) -> tuple[str, ...]:
 
 def _to_csv(rows: Sequence[SplitRow]) -> str:
     masked = rows[0].mask is not None
+    several = rows[0].labels is not None
     repeated = any(row.repeats > 1 for row in rows)
-    columns = _columns(['mask'] * masked + ['repeats'] * repeated)
+    columns = _columns(['mask'] * masked + ['labels'] * several + ['repeats'] * repeated)
     text = io.StringIO(newline='')
     writer = csv.DictWriter(text, columns, extrasaction='ignore', lineterminator='\n')
     writer.writeheader()
-    writer.writerows(vars(row) for row in sorted(rows, key=lambda row: row.id))
+    writer.writerows(
+        {**vars(row), 'labels': SEPARATOR.join(row.labels or ())}
+        for row in sorted(rows, key=lambda row: row.id)
+    )
     return text.getvalue()
 
 
@@ -212,4 +221,8 @@ def _to_row(header: Sequence[str], values: Sequence[str]) -> SplitRow:
         raise ValueError(f'expected a class index of 0 or more as label, got {fields["label"]!r}')
     if not fields.setdefault('repeats', '1').isdecimal():
         raise ValueError(f'expected repeats of 1 or more, got {fields["repeats"]!r}')
-    return SplitRow(**{**fields, 'label': int(fields['label']), 'repeats': int(fields['repeats'])})
+    fields.update(label=int(fields['label']), repeats=int(fields['repeats']))
+    if 'labels' in fields:
+        text = fields['labels']
+        fields['labels'] = tuple(text.split(SEPARATOR)) if text else ()
+    return SplitRow(**fields)

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+#: Separates the names of several classes.
+SEPARATOR = '|'
 # Undecodable bytes of file names, and characters that break CSV readers.
 _UNWRITABLE = re.compile('[\r\0\ud800-\udfff]')
 
@@ -20,6 +22,8 @@ class SplitRow:
         group: Name shared by similar images, such as those of a patient or lesion.
         label: Class index, >= 0.
         mask: File of the mask, like ``path``; None if the data set has no masks.
+        labels: Names of the classes of an image that can have several or none; None if images have
+            one class each. ``label`` is then 1 if there is any.
         repeats: Number of times that a training epoch uses the image, >= 1.
 
     Raises:
@@ -34,6 +38,7 @@ class SplitRow:
     label: int
     mask: str | None = None
     repeats: int = 1
+    labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ('id', 'group'):
@@ -57,7 +62,24 @@ class SplitRow:
                     'expected text without carriage returns, null characters or undecodable bytes, '
                     f'got {text!r}. Rename the file or the group'
                 )
+        self._check_labels()
         if self.label < 0:
             raise ValueError(f'expected a class index of 0 or more as label, got {self.label}')
         if self.repeats < 1:
             raise ValueError(f'expected repeats of 1 or more, got {self.repeats}')
+
+    def _check_labels(self) -> None:
+        if self.labels is None:
+            return
+        names = self.labels
+        invalid = [one for one in names if one != one.strip() or not one or SEPARATOR in one]
+        if invalid or len({*names}) < len(names) or _UNWRITABLE.search(''.join(names)):
+            raise ValueError(
+                f'expected labels of different names without surrounding spaces and {SEPARATOR!r}, '
+                f'got {names}'
+            )
+        if self.label != int(bool(names)):
+            raise ValueError(
+                f'expected label {int(bool(names))}, which is 1 if an image has any of the labels, '
+                f'got {self.label} with labels {names}'
+            )

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from mmkdml.checkpoint_io import recorded_classes
 from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.engine.unwrap import unwrap_model
-from mmkdml.names import named_class
+from mmkdml.names import MULTI_LABEL, named_class
 from mmkdml.registry import HOOKS
 
 _HEADS = ('head', 'decode_head')
@@ -24,25 +24,30 @@ class ClassesHook(Hook):
     """Check before training or testing that networks and data have the same classes.
 
     A head needs an output for each class of the data set; extra outputs only give a warning. A
-    frozen member that was trained with another class order would teach wrong labels.
+    frozen member that was trained with another class order would teach wrong labels. Images with
+    several classes need heads that do not apply a softmax over them.
 
     Raises:
-        ValueError: If a head has too few classes, or a frozen member was trained with another class
-            order.
+        ValueError: If a head has too few classes, or predicts one class per image for a data set
+            with several; or a frozen member was trained with another class order.
     """
 
     @raise_in_all_processes()
     def before_train(self, runner: Runner) -> None:
         """Check heads and frozen members against the training data."""
-        classes, model = _classes(runner.train_dataloader.dataset), unwrap_model(runner.model)
+        dataset, model = runner.train_dataloader.dataset, unwrap_model(runner.model)
+        classes = _classes(dataset)
         _check_heads(model, classes)
+        _check_multi_label(model, dataset)
         for name, trained in getattr(model, 'frozen_classes', {}).items():
             _check_order(classes, trained, f'the frozen {name} in {model.frozen_files[name]}')
 
     @raise_in_all_processes()
     def before_test(self, runner: Runner) -> None:
         """Check heads against the test data."""
-        _check_heads(unwrap_model(runner.model), _classes(runner.test_dataloader.dataset))
+        dataset, model = runner.test_dataloader.dataset, unwrap_model(runner.model)
+        _check_heads(model, _classes(dataset))
+        _check_multi_label(model, dataset)
 
 
 def check_class_order(dataset: Any, checkpoint: Mapping[str, Any], where: str) -> None:
@@ -89,7 +94,7 @@ def _check_heads(model: Any, classes: Sequence[str] | None) -> None:
         return
     number = len(classes)
     for name, module in model.named_modules():
-        outputs = getattr(module, 'num_classes', None)
+        outputs = _outputs(module)
         if name.rpartition('.')[2] not in _HEADS or not isinstance(outputs, int):
             continue
         text = f'{name}.num_classes: expected {number} as in the data set, got {outputs}'
@@ -101,6 +106,25 @@ def _check_heads(model: Any, classes: Sequence[str] | None) -> None:
             )
         if outputs > number:
             print_log(f'{text}. The extra outputs are not trained', 'current', logging.WARNING)
+
+
+def _check_multi_label(model: Any, dataset: Any) -> None:
+    if not (getattr(dataset, 'metainfo', None) or {}).get(MULTI_LABEL):
+        return
+    for name, module in model.named_modules():
+        kinds = [kind.__name__ for kind in type(module).__mro__]
+        if name.rpartition('.')[2] == _HEADS[0] and 'MultiLabelClsHead' not in kinds:
+            raise ValueError(
+                f'{name}: expected a multi-label head, because images of {type(dataset).__name__} '
+                f'can have several classes, got {kinds[0]}. Use MultiLabelLinearClsHead'
+            )
+
+
+def _outputs(module: Any) -> Any:
+    """Return the number of classes of a head; None if it is not known."""
+    if hasattr(module, 'csra_heads'):  # CSRAClsHead does not store it
+        return module.csra_heads[0].head.out_channels
+    return getattr(module, 'num_classes', None)
 
 
 def _are_names(classes: Any) -> TypeGuard[Sequence[str]]:

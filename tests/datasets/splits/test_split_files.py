@@ -176,3 +176,36 @@ def test_binary_split_file_raises(tmp_path):
 def test_missing_split_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match='No split file .*x.csv.*ann_file'):
         read_split(tmp_path / 'x.csv')
+
+
+def test_labels_are_written_and_read(tmp_path):
+    names = [('Mass', 'Pleural Effusion'), (), ('Mass',)]
+    rows = [
+        SplitRow(f'{k}', f'{k}.png', 'p', int(bool(one)), labels=one) for k, one in enumerate(names)
+    ]
+    write_splits(tmp_path, dict(train=rows), {})
+    text = (tmp_path / 'train.csv').read_text()
+    assert text.splitlines()[:2] == [
+        'id,path,group,label,labels',
+        '0,0.png,p,1,Mass|Pleural Effusion',
+    ]
+    assert read_split(tmp_path / 'train.csv') == rows
+    with pytest.raises(ValueError, match="labels for all images or for none, but 'x' has none"):
+        write_splits(tmp_path, dict(train=[*rows, SplitRow('x', 'x.png', 'p', 0)]), {}, force=True)
+
+
+@pytest.mark.parametrize(
+    ('label', 'labels', 'message'),
+    [
+        (0, ('a',), 'expected label 1'),
+        (2, ('a',), 'expected label 1'),
+        (1, (), 'expected label 0'),
+        (1, ('a', 'a'), 'different names'),
+        (1, ('a|b',), 'different names'),
+        (1, ('a ',), 'surrounding spaces'),
+        (1, ('',), 'different names'),
+    ],
+)
+def test_invalid_labels_raise(label, labels, message):
+    with pytest.raises(ValueError, match=message):
+        SplitRow('x', 'x.png', 'p', label, labels=labels)

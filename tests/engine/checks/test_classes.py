@@ -99,3 +99,40 @@ def test_all_checks_are_registered():
     assert {type(one).__name__ for one in registered} == {
         name for name in checks.__all__ if name.endswith('Hook')
     }
+
+
+class MultiLabelClsHead(Head):
+    """Has the name of mmpretrain's class."""
+
+
+class OwnHead(MultiLabelClsHead):
+    pass
+
+
+def runner_with(head, **meta):
+    data = SimpleNamespace(metainfo=dict(classes=NAMES, **meta))
+    loader = SimpleNamespace(dataset=data)
+    return SimpleNamespace(
+        model=nn.ModuleDict(dict(head=head)), train_dataloader=loader, test_dataloader=loader
+    )
+
+
+@pytest.mark.parametrize('stage', ['before_train', 'before_test'])
+def test_several_labels_need_multi_label_heads(stage):
+    check = getattr(ClassesHook(), stage)
+    check(runner_with(OwnHead(3), multi_label=True))
+    check(runner_with(OwnHead(3)))  # a single label is a special case
+    check(runner_with(Head(3)))
+    with pytest.raises(
+        ValueError, match='head: .*SimpleNamespace .*got Head. Use MultiLabelLinear'
+    ):
+        check(runner_with(Head(3), multi_label=True))
+
+
+def test_number_of_classes_of_residual_attention():
+    head = MultiLabelClsHead(3)
+    del head.num_classes
+    head.csra_heads = nn.ModuleList([nn.ModuleDict(dict(head=nn.Conv2d(4, 2, 1)))])
+    head.csra_heads[0].head = head.csra_heads[0]['head']
+    with pytest.raises(ValueError, match=r'head.num_classes: expected 3 .*got 2, .*owl \(2\)'):
+        ClassesHook().before_test(runner_with(head))
