@@ -6,12 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkdml.functional.checks import check_at_least, check_maps, check_positive
+from mmkdml.functional.checks import check_at_least, check_maps, check_mask, check_positive
 from mmkdml.functional.vectors import full_precision, scalar_products
 
 
 def channel_wise_kl(
-    learner: Tensor, source: Tensor, temperature: float = 4.0, divisor: int | None = None
+    learner: Tensor,
+    source: Tensor,
+    temperature: float = 4.0,
+    divisor: int | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Compute the KL divergence between spatial distributions, channel by channel (CWD).
 
@@ -28,19 +32,27 @@ def channel_wise_kl(
         source: Same shape.
         temperature: T > 0.
         divisor: D, at least 1. Default: C.
+        mask: Bool (N, H, W), False for positions that are left out of the distributions; N is then
+            the number of images with any other position. Default: all count, as in the references.
 
     Returns:
-        Scalar >= 0.
+        Scalar >= 0; 0 if the mask is False everywhere.
 
     Raises:
         ValueError: If the shapes differ or are not maps, T is not positive, or D is below 1.
     """
     check_maps(learner, source, 'the channel-wise divergence')
     check_positive('temperature', temperature)
-    log_learner = F.log_softmax(_positions(learner) / temperature, dim=2)
-    log_source = F.log_softmax(_positions(source) / temperature, dim=2)
-    divergences = F.kl_div(log_learner, log_source, reduction='none', log_target=True).sum(dim=2)
-    value = temperature**2 * divergences.mean()
+    check_mask(mask, learner)
+    log_learner = _log_shares(learner, temperature, mask)
+    log_source = _log_shares(source, temperature, mask)
+    terms = F.kl_div(log_learner, log_source, reduction='none', log_target=True)
+    if mask is None:
+        value = temperature**2 * terms.sum(dim=2).mean()
+    else:
+        divergences = terms.where(mask.flatten(1).unsqueeze(1), 0).sum(dim=2).mean(dim=1)
+        images = mask.flatten(1).any(dim=1)
+        value = temperature**2 * divergences.sum() / images.sum().clamp_min(1)
     if divisor is None:
         return value
     check_at_least('divisor', divisor, 1)
@@ -75,6 +87,15 @@ def _overlaps(logits: Tensor, temperature: float) -> Tensor:
     pooled = F.avg_pool2d(full_precision(logits), 2, ceil_mode=True)
     shares = F.softmax(_positions(pooled) / temperature, dim=2)
     return scalar_products(shares, shares)
+
+
+def _log_shares(maps: Tensor, temperature: float, mask: Tensor | None) -> Tensor:
+    """Compute the log softmax over the positions, (N, C, H, W) -> (N, max(C, 2), H * W)."""
+    scores = _positions(maps) / temperature
+    if mask is not None:  # not -inf, whose softmax is NaN in an image without other positions
+        lowest = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask.flatten(1).unsqueeze(1), lowest)
+    return F.log_softmax(scores, dim=2)
 
 
 def _positions(maps: Tensor) -> Tensor:

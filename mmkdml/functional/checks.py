@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -68,6 +69,16 @@ def check_labels(labels: Tensor, num_classes: int, ignore_index: int) -> None:
         raise ValueError(
             f'Invalid labels: expected [0, {num_classes}) or ignore_index={ignore_index}, got '
             f'{labels.unique().tolist()}. Set num_classes to the number of classes'
+        )
+
+
+def check_mask(mask: Tensor | None, learner: Tensor) -> None:
+    """Raise unless a mask is None or bool, (N,) or (N, H, W) for inputs (N, K) or (N, K, H, W)."""
+    expected = learner.shape[:1] + learner.shape[2:]
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != expected):
+        raise ValueError(
+            f'Invalid mask: expected bool {tuple(expected)} for inputs {tuple(learner.shape)}, got '
+            f'{mask.dtype} {tuple(mask.shape)}'
         )
 
 

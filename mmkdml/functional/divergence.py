@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkdml.functional.checks import check_choice, check_positive, check_same_shape
+from mmkdml.functional.checks import check_choice, check_mask, check_positive, check_same_shape
 from mmkdml.functional.vectors import full_precision
 
 DIRECTIONS = ('learner||source', 'source||learner')
@@ -40,6 +40,7 @@ def prediction_kl(
     direction: str = 'learner||source',
     scale: str = 'none',
     multi_label: bool = False,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Compute the Kullback-Leibler divergence between two members' softened predictions.
 
@@ -56,15 +57,18 @@ def prediction_kl(
         multi_label: Classes do not exclude each other: sum the divergences of K Bernoulli
             distributions with the probabilities sigmoid(z/T), as the multi-label logits
             distillation of Yang et al. (2023, Multi-Label Knowledge Distillation) does.
+        mask: Bool (N,) or (N, H, W), False for samples or pixels that are left out of the mean.
+            Default: all count.
 
     Returns:
-        Scalar >= 0.
+        Scalar >= 0; 0 if the mask is False everywhere.
 
     Raises:
         ValueError: If the shapes differ, T is not positive, or a name is unknown.
     """
     check_same_shape(learner, source, 'the KL divergence')
     check_kl_options(temperature, direction, scale)
+    check_mask(mask, learner)
     learner_log = softened_log_probabilities(learner, temperature, multi_label)
     source_log = softened_log_probabilities(source, temperature, multi_label)
     # F.kl_div(input, target) is D(target || input).
@@ -72,8 +76,15 @@ def prediction_kl(
         terms = F.kl_div(source_log, learner_log, reduction='none', log_target=True)
     else:
         terms = F.kl_div(learner_log, source_log, reduction='none', log_target=True)
-    divergence = terms.sum(dim=1).mean()
+    divergence = masked_mean(terms.sum(dim=1), mask)
     return divergence * temperature**2 if scale == 'temperature_squared' else divergence
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Average the values where a mask of the same shape is True; 0 if it is False everywhere."""
+    if mask is None:
+        return values.mean()
+    return values.where(mask, 0).sum() / mask.sum().clamp_min(1)
 
 
 def check_kl_options(temperature: float, direction: str, scale: str) -> None:

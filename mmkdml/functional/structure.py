@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkdml.functional.checks import check_choice, check_feature_maps, check_maps
+from mmkdml.functional.checks import check_choice, check_feature_maps, check_maps, check_mask
 from mmkdml.functional.divergence import prediction_kl, softened_log_probabilities
 from mmkdml.functional.vectors import directions, full_precision, lengths, scalar_products
 
@@ -18,7 +18,9 @@ PIXEL_WISE_REFERENCES = ('cirkd', 'skd', 'ifvd')
 PAIR_WISE_REFERENCES = ('cirkd', 'skd')
 
 
-def pixel_wise_divergence(learner: Tensor, source: Tensor, reference: str = 'cirkd') -> Tensor:
+def pixel_wise_divergence(
+    learner: Tensor, source: Tensor, reference: str = 'cirkd', mask: Tensor | None = None
+) -> Tensor:
     """Compute the divergence between class probabilities at every pixel, at temperature 1.
 
     Args:
@@ -29,20 +31,30 @@ def pixel_wise_divergence(learner: Tensor, source: Tensor, reference: str = 'cir
             over the batch (irfanICMLL/structure_knowledge_distillation:utils/criterion.py).
             ``'ifvd'``: D(source || learner), also averaged over the classes
             (YukangWang/IFVD:utils/criterion.py).
+        mask: Bool (N, H, W), False for pixels that are left out of the mean: of all pixels of the
+            batch, and with ``'skd'``, instead of H * W, of those of their image. Default: all
+            count, as in the references.
 
     Returns:
-        Scalar >= 0; with ``'skd'`` at least the source's entropy.
+        Scalar >= 0; with ``'skd'`` at least the source's entropy. 0 if the mask is False
+        everywhere.
 
     Raises:
         ValueError: If the shapes differ or are not maps, or the reference is unknown.
     """
     check_choice('reference', reference, PIXEL_WISE_REFERENCES)
     check_maps(learner, source, 'the pixel-wise divergence')
+    check_mask(mask, learner)
     if reference == 'skd':
         source_log = softened_log_probabilities(source, temperature=1.0)
         terms = source_log.exp() * softened_log_probabilities(learner, temperature=1.0)
-        return -terms.sum() / learner.shape[2:].numel()
-    divergence = prediction_kl(learner, source, temperature=1.0, direction='source||learner')
+        if mask is None:
+            return -terms.sum() / learner.shape[2:].numel()
+        sums = terms.sum(dim=1).where(mask, 0).sum(dim=(1, 2))
+        return -(sums / mask.sum(dim=(1, 2)).clamp_min(1)).sum()
+    divergence = prediction_kl(
+        learner, source, temperature=1.0, direction='source||learner', mask=mask
+    )
     return divergence / max(learner.shape[1], 2) if reference == 'ifvd' else divergence
 
 

@@ -30,6 +30,8 @@ from mmkdml.names import TEACHER
 #: Name of a module, or several names. None: the default of the task, or logits.
 Tap = str | Sequence[str] | None
 
+#: Sides whose size both outputs of a transfer may get.
+RESIZES = ('source', 'learner')
 DEFAULT_LOSSES = {PREDICTIONS: 'PredictionKLLoss', FEATURES: 'FeatureMSELoss'}
 
 
@@ -48,6 +50,9 @@ class Transfer:
         source_tap: Dotted name of the source's module whose output is the feature map, or a list of
             names if the loss compares several. Default by task. Features only.
         learner_tap: The same for the learner.
+        resize: ``'source'`` to resize the learner's map bilinearly, after the projector, to the
+            height and width of the source's in every step, or ``'learner'`` for the reverse.
+            Default: both must have the same size.
 
     Raises:
         ValueError: If an argument is invalid.
@@ -61,6 +66,7 @@ class Transfer:
     projector: Any = None
     source_tap: Tap = None
     learner_tap: Tap = None
+    resize: str | None = None
 
     def __post_init__(self) -> None:
         for side in ('source_tap', 'learner_tap'):
@@ -70,6 +76,11 @@ class Transfer:
             raise ValueError(
                 f'Invalid transfer {route}: knowledge must be one of {", ".join(KNOWLEDGE)}, got '
                 f'{self.knowledge!r}'
+            )
+        if self.resize not in (None, *RESIZES):
+            raise ValueError(
+                f'Invalid transfer {route}: resize must be {" or ".join(RESIZES)}, the side whose '
+                f'size both get, got {self.resize!r}'
             )
         if self.source == self.learner:
             raise ValueError(f'Invalid transfer {route}: expected two different members')
@@ -89,7 +100,7 @@ class Transfer:
         return ' '.join(self.columns())
 
     def columns(self) -> tuple[str, ...]:
-        """Return source, arrow, learner, knowledge, weight, loss, and projector and taps if any."""
+        """Return source, arrow, learner, knowledge, weight, loss, and other settings if any."""
         columns = [
             self.source,
             '->',
@@ -102,6 +113,8 @@ class Transfer:
             columns.append(f'projector={_type_name(self.projector)}')
         if self.source_tap or self.learner_tap:
             columns.append(f'taps={format_tap(self.source_tap)}:{format_tap(self.learner_tap)}')
+        if self.resize:
+            columns.append(f'resize={self.resize}')
         return tuple(columns)
 
 

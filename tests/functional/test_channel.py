@@ -132,3 +132,31 @@ def test_one_logit_equals_two_symmetric_logits():
         )
         # Foreground and background are interchangeable.
         torch.testing.assert_close(function(-learner, -source), function(learner, source))
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_masked_positions_are_not_part_of_the_distributions(channels):
+    learner, source = maps(2, channels, 4, 5), maps(2, channels, 4, 5, seed=1)
+    padded = [torch.nn.functional.pad(x, (0, 3, 0, 4), value=9.0) for x in (learner, source)]
+    padded[0][..., 6:] = -20
+    mask = torch.zeros(2, 8, 8, dtype=torch.bool)
+    mask[:, :4, :5] = True
+    expected = slow_channel_wise(learner, source, 2.0)
+    assert channel_wise_kl(*padded, 2.0, mask=mask).item() == pytest.approx(expected)
+    assert channel_wise_kl(*padded, 2.0).item() != pytest.approx(expected)
+    with_divisor = channel_wise_kl(*padded, 2.0, divisor=8, mask=mask).item()
+    assert with_divisor == pytest.approx(expected * channels / 8)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
+def test_images_without_a_position_do_not_count(dtype):
+    learner, source = (maps(3, 2, 4, 4, seed=i).to(dtype) for i in (0, 1))
+    learner.requires_grad_()
+    mask = torch.ones(3, 4, 4, dtype=torch.bool)
+    mask[1] = False
+    loss = channel_wise_kl(learner, source, mask=mask)
+    torch.testing.assert_close(loss, channel_wise_kl(learner[::2], source[::2]))
+    loss.backward()
+    assert learner.grad.isfinite().all()
+    assert (learner.grad[1] == 0).all()
+    assert channel_wise_kl(learner, source, mask=torch.zeros_like(mask)).item() == 0

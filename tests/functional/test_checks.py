@@ -10,6 +10,7 @@ from mmkdml.functional.checks import (
     check_feature_maps,
     check_labels,
     check_maps,
+    check_mask,
     check_positive,
     check_same_shape,
 )
@@ -107,3 +108,16 @@ def test_batch_statistics(shape, training, valid):
     else:
         parts = ['batch norm', str(shape), 'batch_size', 'drop_last=True']
         assert_raises(parts, check_batch_statistics, torch.zeros(shape), training)
+
+
+@pytest.mark.parametrize(
+    ('mask', 'found'),
+    [
+        (torch.ones(2, 4, 4), 'torch.float32'),
+        (torch.ones(2, 3, 4, dtype=torch.bool), r'\(2, 3, 4\)'),
+        (torch.ones(2, dtype=torch.bool), r'\(2,\)'),
+    ],
+)
+def test_mask_must_fit(mask, found):
+    with pytest.raises(ValueError, match=rf'mask: expected bool \(2, 4, 4\).*{found}'):
+        check_mask(mask, torch.ones(2, 3, 4, 4))

@@ -196,3 +196,33 @@ def test_several_labels_have_bounded_gradients():
     value.backward()
     assert value.item() == pytest.approx(160, rel=1e-6)
     torch.testing.assert_close(learner.grad, torch.tensor([[1.0, -1.0, 0.0]]))
+@pytest.mark.parametrize('direction', DIRECTIONS)
+def test_masked_pixels_do_not_count(direction):
+    learner, source = pair((2, 3, 4, 5))
+    padded = [torch.nn.functional.pad(x, (0, 3, 0, 4), value=9.0) for x in (learner, source)]
+    padded[0][:, 0, 4:] = -7  # padding in which the two sides differ
+    mask = torch.zeros(2, 8, 8, dtype=torch.bool)
+    mask[:, :4, :5] = True
+    expected = slow_kl(learner, source, 2.0, direction, 'none')
+    assert prediction_kl(*padded, direction=direction, mask=mask).item() == pytest.approx(expected)
+    assert prediction_kl(*padded, direction=direction).item() != pytest.approx(expected)
+
+
+def test_mask_of_samples_and_gradients():
+    learner, source = pair((4, 3))
+    mask = torch.tensor([True, False, True, False])
+    learner.requires_grad_()
+    loss = prediction_kl(learner, source, mask=mask)
+    torch.testing.assert_close(loss, prediction_kl(learner[mask], source[mask]))
+    loss.backward()
+    assert (learner.grad[~mask] == 0).all()
+    assert (learner.grad[mask] != 0).all()
+
+
+def test_everything_masked_is_zero_with_a_gradient():
+    learner, source = pair((2, 3, 4, 4))
+    learner.requires_grad_()
+    loss = prediction_kl(learner, source, mask=torch.zeros(2, 4, 4, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert (learner.grad == 0).all()

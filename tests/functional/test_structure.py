@@ -146,3 +146,30 @@ def test_pair_wise_references_with_equal_regions_differ_only_in_gradient():
     learner = maps(1, 3, 2, 2).requires_grad_()
     pair_wise_difference(learner, maps(1, 5, 2, 2, seed=1)).backward()
     assert (learner.grad * learner).sum().item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize('reference', PIXEL_WISE_REFERENCES)
+@pytest.mark.parametrize('num_logits', [1, 3])
+def test_padding_that_is_masked_does_not_count(reference, num_logits):
+    learner, source = maps(2, num_logits, 4, 5), maps(2, num_logits, 4, 5, seed=1)
+    expected = pixel_wise_divergence(learner, source, reference)
+    padded = [torch.nn.functional.pad(x, (0, 3, 0, 4)) for x in (learner, source)]
+    padded[0][:, 0, 4:] = 5
+    mask = torch.zeros(2, 8, 8, dtype=torch.bool)
+    mask[:, :4, :5] = True
+    torch.testing.assert_close(pixel_wise_divergence(*padded, reference, mask), expected)
+    assert not torch.isclose(pixel_wise_divergence(*padded, reference), expected)
+    nothing = pixel_wise_divergence(*padded, reference, torch.zeros_like(mask))
+    assert nothing.item() == 0
+
+
+@pytest.mark.parametrize('reference', PIXEL_WISE_REFERENCES)
+def test_masks_of_images_of_different_sizes(reference):
+    # The mean is over all pixels, except for 'skd', which sums the means of the images.
+    learner, source = maps(2, 3, 4, 4), maps(2, 3, 4, 4, seed=1)
+    mask = torch.ones(2, 4, 4, dtype=torch.bool)
+    mask[1, :, 1:] = False
+    first = pixel_wise_divergence(learner[:1], source[:1], reference)
+    second = pixel_wise_divergence(learner[1:, :, :, :1], source[1:, :, :, :1], reference)
+    expected = first + second if reference == 'skd' else (16 * first + 4 * second) / 20
+    torch.testing.assert_close(pixel_wise_divergence(learner, source, reference, mask), expected)

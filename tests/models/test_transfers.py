@@ -397,3 +397,10 @@ print(sorted({'torch', 'numpy', 'mmengine', 'mmpretrain', 'mmseg'} & set(sys.mod
         check=False,
     )
     assert (done.stdout, done.stderr) == ('[]\n', '')
+
+
+def test_resize_is_shown_and_checked():
+    row = Transfer('a', 'b', 'predictions', 1.0, resize='source')
+    assert row.columns()[-1] == 'resize=source'
+    with pytest.raises(ValueError, match=r"a -> b: resize must be source or learner.*'both'"):
+        Transfer('a', 'b', 'predictions', 1.0, resize='both')

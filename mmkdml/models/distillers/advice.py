@@ -26,10 +26,11 @@ class ShapeMismatchError(ValueError):
 
     def __init__(self, term: TransferTerm, source: Outputs, learner: Outputs) -> None:
         self.term = term
+        changed_by = 'resize' if term.projector is None else 'projector'
         sides = ' and '.join(
             f'{shapes_of(outputs)} of {name}'
             + (f' at the tap {tap!r}' if tap else '')
-            + (f' ({before} before its projector)' if before != shapes_of(outputs) else '')
+            + (f' ({before} before its {changed_by})' if before != shapes_of(outputs) else '')
             for name, outputs, tap, before in (
                 (term.transfer.source, source, term.source_tap, term.source_shape),
                 (term.transfer.learner, learner, term.learner_tap, term.learner_shape),

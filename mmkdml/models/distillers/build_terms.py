@@ -131,7 +131,7 @@ class _Builder:
         shapes = shapes_of(source), shapes_of(learner)
         projector = _build_projector(transfer, source, learner)
         with evaluating(*([projector] if projector else [])):
-            source, learner = project(projector, source, learner)
+            source, learner = project(projector, source, learner, transfer.resize)
         loss = _build(
             'loss',
             transfer.loss or dict(type=f'mmkdml.{DEFAULT_LOSSES[transfer.knowledge]}'),

@@ -53,6 +53,8 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
             both. Default by task.
         projectors: Config of the projector by transfer, e.g.
             ``{'teacher->student_1': dict(...)}``, or one config for all transfers of features.
+        resize: ``'source'`` or ``'learner'`` by kind of knowledge, to compare maps of different
+            sizes, e.g. ``dict(predictions='source')``. See :class:`mmkdml.models.Transfer`.
         ensemble: See :class:`KnowledgeDistiller`.
         input_size: See :class:`KnowledgeDistiller`.
         data_preprocessor: See :class:`KnowledgeDistiller`.
@@ -82,6 +84,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         data_preprocessor: Any = None,
         init_cfg: Any = None,
         teacher_cache: TeacherCache | Mapping[str, Any] | None = None,
+        resize: Mapping[str, str] | None = None,
     ) -> None:
         transfers = transfers_for(mode, style, weights)
         alphas = checked_weights(mode, weights)['alpha']
@@ -105,6 +108,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
             type=PredictionKLLoss, temperature=temperature, direction=kl_direction, scale=kl_scale
         )
         losses = {PREDICTIONS: kl, **_checked_keys('losses', losses, KNOWLEDGE)}
+        resize = _checked_keys('resize', resize, KNOWLEDGE)
         taps = _checked_keys('taps', taps, (*members, 'students'))
         check_kind(Mapping, 'a dict', projectors=projectors)
         projectors = projectors or {}
@@ -120,7 +124,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
             _checked_keys('projectors', projectors, [_route(row) for row in transfers])
         super().__init__(
             members=members,
-            transfers=[_complete(row, losses, taps, projectors) for row in transfers],
+            transfers=[_complete(row, losses, taps, projectors, resize) for row in transfers],
             supervised_weights=dict(zip(STUDENTS, alphas, strict=True)),
             frozen={TEACHER: teacher_checkpoint} if mode == 'kd_off' else None,
             students=STUDENTS,
@@ -162,15 +166,21 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
 
 
 def _complete(
-    row: Transfer, losses: Mapping[str, Any], taps: Mapping[str, str], projectors: Mapping[str, Any]
+    row: Transfer,
+    losses: Mapping[str, Any],
+    taps: Mapping[str, str],
+    projectors: Mapping[str, Any],
+    resize: Mapping[str, str],
 ) -> Transfer:
-    """Return a transfer with its loss, projector and taps."""
+    """Return a transfer with its loss, projector, taps and resize."""
     features = row.knowledge == FEATURES
     if 'type' in projectors:  # one config, only for features, whose channels may be projected
         projector = projectors if features else None
     else:
         projector = projectors.get(_route(row)) or None
-    changes: dict[str, Any] = dict(loss=losses.get(row.knowledge), projector=projector)
+    changes: dict[str, Any] = dict(
+        loss=losses.get(row.knowledge), projector=projector, resize=resize.get(row.knowledge)
+    )
     if features:
         for side, name in (('source_tap', row.source), ('learner_tap', row.learner)):
             default = taps.get('students') if name in STUDENTS else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkdml.models.tasks import Task
@@ -92,7 +93,7 @@ class TransferTerm:
         self, source: Outputs, learner: Outputs, *extra_loss_inputs: Any
     ) -> dict[str, Tensor]:
         """Compute the weighted losses by key for detached outputs of the source."""
-        source, learner = project(self.projector, source, learner)
+        source, learner = project(self.projector, source, learner, self.transfer.resize)
         losses = {self.key: self.transfer.weight * self.loss(learner, source, *extra_loss_inputs)}
         discriminator_loss = getattr(self.loss, 'discriminator_loss', None)
         if discriminator_loss is not None:
@@ -102,14 +103,37 @@ class TransferTerm:
 
 
 def project(
-    projector: nn.Module | None, source: Outputs, learner: Outputs
+    projector: nn.Module | None, source: Outputs, learner: Outputs, resize: str | None = None
 ) -> tuple[Outputs, Outputs]:
-    """Apply a projector to its side and return both sides, the source's first."""
-    if projector is None:
-        return source, learner
-    if projector_side(projector) == 'source':
-        return projector(source), learner
-    return source, projector(learner)
+    """Apply a projector to its side, resize to a side, and return both, the source's first.
+
+    Raises:
+        ValueError: If ``resize`` is set, and an output is not a single map.
+    """
+    if projector is not None and projector_side(projector) == 'source':
+        source = projector(source)
+    elif projector is not None:
+        learner = projector(learner)
+    if resize == 'source':
+        learner = _resized(learner, source)
+    elif resize == 'learner':
+        source = _resized(source, learner)
+    return source, learner
+
+
+def _resized(outputs: Outputs, like: Outputs) -> Tensor:
+    if isinstance(outputs, list) or isinstance(like, list) or {outputs.ndim, like.ndim} != {4}:
+        shapes = [
+            [tuple(x.shape) for x in one] if isinstance(one, list) else tuple(one.shape)
+            for one in (outputs, like)
+        ]
+        raise ValueError(
+            f'Invalid resize: expected one map (N, C, H, W) of each side, got {shapes[0]} and '
+            f'{shapes[1]}. Remove resize'
+        )
+    if outputs.shape[2:] == like.shape[2:]:
+        return outputs
+    return F.interpolate(outputs, like.shape[2:], mode='bilinear')
 
 
 def projector_side(projector: nn.Module) -> str:

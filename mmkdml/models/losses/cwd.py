@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from mmkdml.functional.channel import channel_wise_kl
 from mmkdml.functional.checks import check_choice, check_positive
-from mmkdml.models.losses.transfer_loss import TransferLoss
+from mmkdml.models.losses.masked_loss import MaskedLoss
 from mmkdml.registry import MODELS
 
 CWD_REFERENCES = ('cirkd', 'origin')
 
 
 @MODELS.register_module()
-class ChannelWiseLoss(TransferLoss):
+class ChannelWiseLoss(MaskedLoss):
     """Channel-wise KL divergence; see :func:`mmkdml.functional.channel_wise_kl`.
 
     The inputs are logits (weight 3) or the maps before the classifier (weight 50 in CIRKD); CIRKD
@@ -32,6 +32,7 @@ class ChannelWiseLoss(TransferLoss):
         reference: ``'cirkd'`` or ``'origin'``, which are the same for equal channels.
         learner_channels: C of the learner's map. Default: the source's.
         source_channels: C of the source's map. Default: the learner's.
+        ignore_index: See :class:`MaskedLoss`.
 
     Raises:
         ValueError: If T is not positive or the reference is unknown.
@@ -43,8 +44,9 @@ class ChannelWiseLoss(TransferLoss):
         reference: str = 'cirkd',
         learner_channels: int | None = None,
         source_channels: int | None = None,
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(ignore_index)
         check_positive('temperature', temperature)
         check_choice('reference', reference, CWD_REFERENCES)
         self.temperature = temperature
@@ -58,12 +60,14 @@ class ChannelWiseLoss(TransferLoss):
             self.projects_channels = True
             self.conv = nn.Conv2d(learner_channels, source_channels, 1, bias=False)
 
-    def forward(self, learner: Tensor, source: Tensor) -> Tensor:
+    def forward(self, learner: Tensor, source: Tensor, truth: Tensor | None = None) -> Tensor:
         """Compute the loss from logits or feature maps (N, C, H, W) and (N, C', H, W).
 
-        C' may differ from C only with ``'cirkd'`` and if the constructor received both.
+        C' may differ from C only with ``'cirkd'`` and if the constructor received both. Labels are
+        (N, H', W'), only used with an ``ignore_index``.
         """
         channels = learner.shape[1]
         if self.projects_channels:
             learner = self.conv(learner)
-        return channel_wise_kl(learner, source, self.temperature, channels)
+        mask = self.mask_of(learner, truth)
+        return channel_wise_kl(learner, source, self.temperature, channels, mask)

@@ -12,31 +12,34 @@ from mmkdml.functional.structure import (
     pair_wise_difference,
     pixel_wise_divergence,
 )
+from mmkdml.models.losses.masked_loss import MaskedLoss
 from mmkdml.models.losses.transfer_loss import TransferLoss
 from mmkdml.registry import MODELS
 
 
 @MODELS.register_module()
-class PixelWiseLoss(TransferLoss):
+class PixelWiseLoss(MaskedLoss):
     """SKD's first part; see :func:`mmkdml.functional.pixel_wise_divergence`.
 
     Weights: 1 in CIRKD (in all its methods but DSD), 10 in SKD and IFVD, each with its reference.
 
     Args:
         reference: ``'cirkd'``, ``'skd'`` or ``'ifvd'``.
+        ignore_index: See :class:`MaskedLoss`.
 
     Raises:
         ValueError: If the reference is unknown.
     """
 
-    def __init__(self, reference: str = 'cirkd') -> None:
-        super().__init__()
+    def __init__(self, reference: str = 'cirkd', ignore_index: int | None = None) -> None:
+        super().__init__(ignore_index)
         check_choice('reference', reference, PIXEL_WISE_REFERENCES)
         self.reference = reference
 
-    def forward(self, learner: Tensor, source: Tensor) -> Tensor:
-        """Compute the loss from logits (N, K, H, W) of both sides."""
-        return pixel_wise_divergence(learner, source, self.reference)
+    def forward(self, learner: Tensor, source: Tensor, truth: Tensor | None = None) -> Tensor:
+        """Compute the loss from logits (N, K, H, W) of both sides, and labels (N, H', W')."""
+        mask = self.mask_of(learner, truth)
+        return pixel_wise_divergence(learner, source, self.reference, mask)
 
 
 @MODELS.register_module()

@@ -24,7 +24,7 @@ class TransferLoss(nn.Module):
     #: The loss maps the learner's channels to the source's; only other dimensions must agree.
     projects_channels: bool = False
     #: The third argument is the ground truth of the batch: classes (N,) or (N, H, W).
-    needs_truth: ClassVar[bool] = False
+    needs_truth: bool = False
     #: Classes are compared independently of each other, without a softmax over them. Predictions of
     #: multi-label heads need such a loss.
     multi_label: bool = False

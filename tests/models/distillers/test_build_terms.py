@@ -292,3 +292,46 @@ def test_loss_may_project_channels_of_features_only(tiny):
             transfers=[dict(row, knowledge='predictions')],
             input_size=tiny.size,
         )
+
+
+def of_two_strides(tiny, loss=None, **options):
+    """Teacher with logits at stride 8, and student (U-Net) with logits of full size."""
+    teacher, student = tiny.mmseg_pair()[0], tiny.segmentor(out_channels=3)
+    row = Transfer('teacher', 'student', 'predictions', 1.0, loss=loss, **options)
+    return KnowledgeDistiller(dict(teacher=teacher, student=student), [row], input_size=tiny.size)
+
+
+@pytest.mark.parametrize('size', [32, 40])
+def test_logits_of_different_strides_are_resized_in_every_step(tiny, size):
+    model = of_two_strides(tiny, resize='source').eval()
+    inputs = torch.randn(2, 3, size, size)
+    samples = tiny.as_samples(torch.randint(3, (2, size, size)))
+    losses = model(inputs, samples, mode='loss')
+    logits = model(inputs, mode='tensor')
+    assert logits['teacher'].shape[2:] == (size // 8, size // 8)
+    resized = nn.functional.interpolate(
+        logits['student'], logits['teacher'].shape[2:], mode='bilinear'
+    )
+    expected = PredictionKLLoss()(resized, logits['teacher'])
+    torch.testing.assert_close(losses['student.loss_from_teacher.predictions'], expected)
+    with pytest.raises(ValueError, match=r'\(1, 3, 4, 4\) of teacher and \(1, 3, 32, 32\)'):
+        of_two_strides(tiny)
+
+
+@pytest.mark.parametrize('kind', ['PredictionKLLoss', 'PixelWiseLoss', 'ChannelWiseLoss'])
+def test_padding_of_a_batch_changes_no_loss_with_ignore_index(tiny, kind):
+    model = of_two_strides(tiny, dict(type=kind, ignore_index=255), resize='source').eval()
+    key = 'student.loss_from_teacher.predictions'
+    (term,) = model.transfer_terms
+    truth = torch.randint(3, (2, 32, 32))
+    logits = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    padded = [nn.functional.pad(one, (0, 4, 0, 4), value=3.0) for one in logits]
+    padded[0][:, 0, 4:] = -5
+
+    def loss(truth, sides):
+        extra = term.extra_loss_inputs(model.task, model.members.teacher, tiny.as_samples(truth))
+        return term(*sides, *extra)[key]
+
+    in_padding = nn.functional.pad(truth, (0, 32, 0, 32), value=255)
+    torch.testing.assert_close(loss(in_padding, padded), loss(truth, logits))
+    assert model(torch.randn(2, 3, 32, 32), tiny.as_samples(truth), mode='loss')[key].isfinite()

@@ -260,3 +260,17 @@ def test_different_students_need_a_projector(tiny):
 def test_invalid_arguments_raise(task, change, message):
     with pytest.raises(ValueError, match=message):
         build(task, **{'mode': 'kdml', 'weights': weights_of('kdml'), **change})
+
+
+def test_resize_by_kind_of_knowledge(tiny):
+    teacher, student = tiny.mmseg_pair()[0], tiny.segmentor(out_channels=3)
+    model = DiversifiedKDMLDistiller(
+        'kd_on', 'v1', [student, student], dict(alpha=(1, 1), beta=(1, 1)), teacher,
+        resize=dict(predictions='source'), input_size=tiny.size,
+    )  # fmt: skip
+    assert [row.resize for row in model.transfers] == ['source', 'source']
+    with pytest.raises(ValueError, match='keys of resize.*predictions, features; got maps'):
+        DiversifiedKDMLDistiller(
+            'kd_on', 'v1', [student, student], dict(alpha=(1, 1), beta=(1, 1)), teacher,
+            resize=dict(maps='source'), input_size=tiny.size,
+        )  # fmt: skip

@@ -9,6 +9,7 @@ from mmkdml.models.distillers.transfer_terms import (
     MemberOutputs,
     TransferTerm,
     detach_source,
+    project,
     projector_side,
     tap_names,
     weight_losses,
@@ -213,3 +214,36 @@ def test_extra_inputs_follow_both_sides():
     assert torch.equal(found, 0.5 * loss(learner, source, classifier))
     with pytest.raises(TypeError, match='classifier'):
         term(loss)(source, learner)
+
+
+@pytest.mark.parametrize(('side', 'sizes'), [('source', (8, 8)), ('learner', (5, 3))])
+def test_resize_gives_both_sides_the_size_of_one(side, sizes):
+    source, learner = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 5, 3, requires_grad=True)
+    found = project(None, source, learner, side)
+    originals = dict(source=source, learner=learner)
+    for name, output in zip(originals, found, strict=True):
+        if name == side:
+            assert output is originals[name]
+        else:
+            expected = nn.functional.interpolate(
+                originals[name], sizes, mode='bilinear', align_corners=False
+            )
+            assert torch.equal(output, expected)
+    assert found[1].requires_grad
+
+
+def test_resize_follows_the_projector():
+    projector = MODELS.build(dict(type='mmkdml.LinearProjector', in_channels=3, out_channels=4))
+    source, learner = torch.randn(2, 4, 8, 8), torch.randn(2, 3, 4, 4)
+    found = project(projector, source, learner, 'source')
+    expected = nn.functional.interpolate(projector(learner), (8, 8), mode='bilinear')
+    assert torch.equal(found[1], expected)
+
+
+@pytest.mark.parametrize(
+    ('source', 'shapes'),
+    [(torch.ones(2, 3), r'\(2, 3, 4, 4\) and \(2, 3\)'), ([torch.ones(2, 3, 4, 4)], r'\[\(2, 3')],
+)
+def test_only_single_maps_are_resized(source, shapes):
+    with pytest.raises(ValueError, match=f'resize: expected one map.*{shapes}'):
+        project(None, source, torch.ones(2, 3, 4, 4), 'source')
