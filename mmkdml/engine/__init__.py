@@ -21,6 +21,7 @@ from mmkdml.engine.hooks import (
     compile_members,
     member_table,
 )
+from mmkdml.engine.member_optimizers import MemberOptimWrapperConstructor
 from mmkdml.engine.memory import keep_freed_memory
 from mmkdml.engine.optim_wrapper import CPUAmpOptimWrapper, has_fast_bf16
 from mmkdml.engine.optimizers import DiscriminatorOptimWrapperConstructor, SeparateOptimizers
@@ -39,6 +40,7 @@ __all__ = [
     'LoaderError',
     'ExactResumeHook',
     'LossBalanceHook',
+    'MemberOptimWrapperConstructor',
     'MemberTableHook',
     'NonFiniteLossHook',
     'PanelHook',

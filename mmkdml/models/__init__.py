@@ -6,13 +6,17 @@ from mmkdml.models.backbones import *
 from mmkdml.models.distillers import *
 from mmkdml.models.heads import *
 from mmkdml.models.losses import *
+from mmkdml.models.member_tta import MemberTTA
 from mmkdml.models.necks import *
 from mmkdml.models.projectors import *
 from mmkdml.models.tap_presets import suggested_taps
 from mmkdml.models.transfers import Transfer, format_transfers, transfers_for
 from mmkdml.modes import MODES, STYLES
 
-__all__ = ['MODES', 'STYLES', 'Transfer', 'format_transfers', 'suggested_taps', 'transfers_for']
+__all__ = [
+    'MODES', 'STYLES', 'MemberTTA', 'Transfer', 'format_transfers', 'suggested_taps',
+    'transfers_for',
+]  # fmt: skip
 __all__ += backbones.__all__
 __all__ += distillers.__all__
 __all__ += heads.__all__

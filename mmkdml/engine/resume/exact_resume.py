@@ -60,7 +60,9 @@ class ExactResumeHook(Hook):
         """Replace the training loop."""
         loop = runner._train_loop  # Unlike the property, this builds no loop for a test.
         resumable, end = _LOOPS.get(type(loop), (None, ''))
-        if resumable is not None and loop.dataloader.batch_sampler is not None:
+        # Tools that only draw schedules pass a data loader without this attribute.
+        sampler = getattr(getattr(loop, 'dataloader', None), 'batch_sampler', None)
+        if resumable is not None and sampler is not None:
             changes = [*zip(loop.dynamic_milestones, loop.dynamic_intervals, strict=True)]
             runner._train_loop = resumable(
                 runner,

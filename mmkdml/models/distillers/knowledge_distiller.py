@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel, ModuleDict, ModuleList
+from mmengine.model import ModuleDict, ModuleList
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmkdml.models.distillers.advice import Change, transfer_advice
 from mmkdml.models.distillers.build_terms import build_transfer_terms
+from mmkdml.models.distillers.framework_calls import FrameworkCalls
 from mmkdml.models.distillers.frozen_members import FrozenMembers
 from mmkdml.models.distillers.members import build_members
 from mmkdml.models.distillers.preprocessing import (
@@ -39,7 +40,7 @@ from mmkdml.weight_checks import FROZEN_RECORD
 
 
 @MODELS.register_module()
-class KnowledgeDistiller(BaseModel):
+class KnowledgeDistiller(FrameworkCalls):
     """Classroom of named members that are trained by supervised losses and transfers in one run.
 
     Each member runs forward once per step. Its framework computes its supervised losses, and each
@@ -65,8 +66,7 @@ class KnowledgeDistiller(BaseModel):
             deviation, channel order or padding value get the batch normalized again. Batch
             augmentations are set here or in ``train_cfg`` of the trained members.
         init_cfg: See mmengine's ``BaseModule``.
-        teacher_cache: :class:`TeacherCache` of the frozen members' outputs, or its arguments.
-            Default: no cache.
+        teacher_cache: :class:`TeacherCache` of frozen members, or its arguments. Default: none.
 
     Raises:
         TypeError: If the members are not all of one task.
