@@ -32,6 +32,7 @@ from mmkdml.engine import (
     RunIdentityHook,
     SafeResumeHook,
     StrictWeightsHook,
+    TransferWeightHook,
     WatchLoadersHook,
     has_fast_bf16,
     keep_freed_memory,
@@ -208,6 +209,8 @@ def make_runner(
     runner.register_hook(SafeResumeHook())
     runner.register_hook(StrictWeightsHook())
     runner.register_hook(WatchLoadersHook())
+    if not any(isinstance(hook, TransferWeightHook) for hook in runner.hooks):
+        runner.register_hook(TransferWeightHook())
     runner.register_hook(ResultsHook())
     if output == PROGRESS:
         runner.register_hook(HeaderHook())

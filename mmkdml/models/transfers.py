@@ -6,6 +6,7 @@ lists of the paper's 4 modes x 3 styles, and :func:`format_transfers` formats a 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,9 @@ class Transfer:
         source: Name of the member that teaches; it gets no gradient.
         learner: Name of the member that learns.
         knowledge: ``'predictions'`` (logits) or ``'features'`` (a feature map).
-        weight: Weight of the loss, finite and >= 0; a transfer of weight 0 is not built.
+        weight: Weight of the loss, finite and >= 0; a transfer of weight 0 is not built. Or a
+            weight that changes: ``dict(base=0.45, schedule=dict(type='LinearWeight', ...))``, with
+            a schedule of :mod:`mmkdml.models.weighting` or a list of them, which are chained.
         loss: Config or module of the loss. Default: ``PredictionKLLoss`` or ``FeatureMSELoss``.
         projector: Config or module that projects the learner's output, or with ``side='source'``
             the source's; trained by this loss.
@@ -53,6 +56,11 @@ class Transfer:
         resize: ``'source'`` to resize the learner's map bilinearly, after the projector, to the
             height and width of the source's in every step, or ``'learner'`` for the reverse.
             Default: both must have the same size.
+        schedule: Schedule of the weight, if it is not part of ``weight``.
+
+    Attributes:
+        weight: Base weight, which the schedule changes.
+        schedule: Configs of the chained schedules; empty if the weight is constant.
 
     Raises:
         ValueError: If an argument is invalid.
@@ -61,12 +69,13 @@ class Transfer:
     source: str
     learner: str
     knowledge: str
-    weight: float
+    weight: Any
     loss: Any = None
     projector: Any = None
     source_tap: Tap = None
     learner_tap: Tap = None
     resize: str | None = None
+    schedule: Any = None
 
     def __post_init__(self) -> None:
         for side in ('source_tap', 'learner_tap'):
@@ -84,17 +93,43 @@ class Transfer:
             )
         if self.source == self.learner:
             raise ValueError(f'Invalid transfer {route}: expected two different members')
-        check_weight(f'The weight of {route} ({self.knowledge})', self.weight)
+        self._split_weight(f'The weight of {route} ({self.knowledge})')
         if self.knowledge == PREDICTIONS and (self.source_tap or self.learner_tap):
             raise ValueError(
                 f'Invalid transfer {route}: taps name feature maps, but predictions compare '
                 "logits. Remove source_tap and learner_tap, or set knowledge='features'"
             )
 
+    def _split_weight(self, what: str) -> None:
+        """Set ``weight`` to the base weight, and ``schedule`` to a tuple of configs."""
+        weight, schedule = self.weight, self.schedule
+        if isinstance(weight, Mapping):
+            if set(weight) != {'base', 'schedule'} or schedule is not None:
+                raise ValueError(
+                    f"{what} must be a number or dict(base=0.45, schedule=dict(type='LinearWeight',"
+                    f' ...)), got {dict(weight)!r}'
+                    + ('' if schedule is None else ' and another schedule')
+                )
+            weight, schedule = weight['base'], weight['schedule']
+        check_weight(what, weight)
+        object.__setattr__(self, 'weight', weight)
+        object.__setattr__(self, 'schedule', checked_schedule(what, schedule))
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the weight is 0 in every step; such a transfer is not built."""
+        targets = [one.get(key, 0) for one in self.schedule for key in ('eta_min', 'eta_max')]
+        return self.weight == 0 and not any(targets)
+
     @property
     def key(self) -> str:
         """Key of the loss in logs, e.g. ``student_1.loss_from_teacher.features``."""
         return f'{self.learner}.loss_from_{self.source}.{self.knowledge}'
+
+    @staticmethod
+    def weight_key(key: str) -> str:
+        """Return the key of a weight that changes, from the key of its loss."""
+        return key.replace('.loss_from_', '.weight_from_')
 
     def __repr__(self) -> str:
         return ' '.join(self.columns())
@@ -115,7 +150,17 @@ class Transfer:
             columns.append(f'taps={format_tap(self.source_tap)}:{format_tap(self.learner_tap)}')
         if self.resize:
             columns.append(f'resize={self.resize}')
+        if self.schedule:
+            columns.append(f'schedule={format_schedule(self.schedule)}')
         return tuple(columns)
+
+
+def format_schedule(schedule: Sequence[Mapping[str, Any]]) -> str:
+    """Format chained schedules, e.g. ``LinearWeight(start_factor=0, end=5) * ...``."""
+    return ' * '.join(
+        f'{_type_name(one)}({", ".join(f"{k}={x!r}" for k, x in one.items() if k != "type")})'
+        for one in schedule
+    )
 
 
 def format_tap(tap: Tap) -> str:
@@ -133,7 +178,12 @@ def format_transfers(transfers: Sequence[Transfer]) -> str:
     return '\n'.join(line.rstrip() for line in table.get_string().splitlines())
 
 
-def transfers_for(mode: str, style: str, weights: Mapping[str, Sequence[float]]) -> list[Transfer]:
+def transfers_for(
+    mode: str,
+    style: str,
+    weights: Mapping[str, Sequence[float]],
+    schedules: Mapping[str, Any] | None = None,
+) -> list[Transfer]:
     """Return the paper's transfers for a mode and a style.
 
     Args:
@@ -142,22 +192,31 @@ def transfers_for(mode: str, style: str, weights: Mapping[str, Sequence[float]])
         weights: One weight per student by letter: ``alpha`` of the supervised loss, ``beta`` of the
             transfer from the teacher, ``gamma`` of the transfer from the peer. Letters that the
             mode does not use are omitted, None, or zero for both students.
+        schedules: Schedules of the weights ``beta`` and ``gamma`` by letter, for both students or
+            in a dict by student.
 
     Returns:
         Transfers to student_1 first, and from the teacher before the peer.
 
     Raises:
-        ValueError: If mode, style or weights are invalid.
+        ValueError: If mode, style, weights or schedules are invalid.
     """
     _check_name('style', style, STYLES)
     weights = checked_weights(mode, weights)
+    by_learner = _checked_schedules(mode, schedules)
     transfers = []
     for index, learner in enumerate(STUDENTS):
         peer = STUDENTS[1 - index]
         for source, letter, table in ((TEACHER, 'beta', FROM_TEACHER), (peer, 'gamma', FROM_PEER)):
             if style in table[mode]:
                 transfers.append(
-                    Transfer(source, learner, table[mode][style][index], weights[letter][index])
+                    Transfer(
+                        source,
+                        learner,
+                        table[mode][style][index],
+                        weights[letter][index],
+                        schedule=by_learner.get(letter, {}).get(learner),
+                    )
                 )
     return transfers
 
@@ -202,6 +261,29 @@ def checked_weights(
     return checked
 
 
+def _checked_schedules(mode: str, schedules: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Return the schedules of a mode's transfers by letter and student."""
+    letters = [letter for letter in letters_of(mode) if letter != 'alpha']
+    if schedules is not None and not isinstance(schedules, Mapping):
+        raise ValueError(f'weight_schedules must be a dict, got {schedules!r}')
+    by_letter: dict[str, dict[str, Any]] = {}
+    for letter, schedule in (schedules or {}).items():
+        if letter not in letters:
+            raise ValueError(
+                f'The keys of weight_schedules must be weights of transfers of mode {mode!r} '
+                f'({", ".join(letters)}); got {letter!r}'
+            )
+        by_student = isinstance(schedule, Mapping) and not {'type'} & schedule.keys()
+        own = dict(schedule) if by_student else dict.fromkeys(STUDENTS, schedule)
+        if not own.keys() <= set(STUDENTS):
+            raise ValueError(
+                f"weight_schedules.{letter} must be a schedule such as dict(type='LinearWeight', "
+                f'end=5), a list of them, or a dict by {" and ".join(STUDENTS)}; got {schedule!r}'
+            )
+        by_letter[letter] = own
+    return by_letter
+
+
 def _checked_tap(side: str, tap: Any) -> Tap:
     if tap is None or isinstance(tap, str):
         return tap
@@ -223,6 +305,33 @@ def check_weight(what: str, weight: Any) -> None:
         raise ValueError(f'{what} must be a number, got {weight!r}')
     if not 0 <= weight <= sys.float_info.max:
         raise ValueError(f'{what} must be finite and at least 0, got {weight}')
+
+
+def checked_schedule(what: str, schedule: Any) -> tuple[dict[str, Any], ...]:
+    """Return the configs of a schedule, or of several that are chained; None is no schedule.
+
+    Raises:
+        ValueError: If a config has no type, or a number that is negative or not finite.
+    """
+    listed = [schedule] if isinstance(schedule, Mapping) else schedule
+    if schedule is not None and (
+        not isinstance(listed, list | tuple)
+        or not all(isinstance(one, Mapping) and 'type' in one for one in listed)
+    ):
+        raise ValueError(
+            f"{what} has an invalid schedule: expected dict(type='LinearWeight', ...) or a list of "
+            f'such dicts, got {schedule!r}'
+        )
+    for one in listed or ():
+        for key, value in one.items():
+            numbers = value if isinstance(value, list | tuple) else [value]
+            for number in numbers:
+                if isinstance(number, int | float) and not 0 <= number < math.inf:
+                    raise ValueError(
+                        f'{what} has an invalid schedule {_type_name(one)}: expected {key} to be '
+                        f'finite and at least 0, got {value!r}'
+                    )
+    return tuple(dict(one) for one in listed or ())
 
 
 def _type_name(config_or_module: Any) -> str:

@@ -196,6 +196,8 @@ def test_several_labels_have_bounded_gradients():
     value.backward()
     assert value.item() == pytest.approx(160, rel=1e-6)
     torch.testing.assert_close(learner.grad, torch.tensor([[1.0, -1.0, 0.0]]))
+
+
 @pytest.mark.parametrize('direction', DIRECTIONS)
 def test_masked_pixels_do_not_count(direction):
     learner, source = pair((2, 3, 4, 5))

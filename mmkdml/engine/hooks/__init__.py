@@ -11,6 +11,7 @@ from mmkdml.engine.hooks.profile import ProfileHook
 from mmkdml.engine.hooks.progress import ProgressHook
 from mmkdml.engine.hooks.reliability_hook import ReliabilityHook
 from mmkdml.engine.hooks.strict_weights import StrictWeightsHook
+from mmkdml.engine.hooks.transfer_weights import TransferWeightHook
 from mmkdml.engine.hooks.watch_loaders import WatchLoadersHook
 from mmkdml.engine.resume.exact_resume import ExactResumeHook
 from mmkdml.engine.resume.run_identity import RunIdentityHook
@@ -33,6 +34,7 @@ __all__ = [
     'SafeCheckpointHook',
     'SafeResumeHook',
     'StrictWeightsHook',
+    'TransferWeightHook',
     'WatchLoadersHook',
     'compile_members',
     'member_table',

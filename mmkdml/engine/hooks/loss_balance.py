@@ -149,7 +149,8 @@ class LossBalanceHook(Hook):
             own = [key for key in losses if key.startswith(f'{name}.') and not self._term_of(key)]
             supervised = norms_of(own)
             shared: set[int] = set()
-            for key in [k for k, x in self._terms.items() if x.transfer.learner == name]:
+            learned = [x for x in self._terms.values() if x.transfer.learner == name]
+            for key in [term.key for term in learned if getattr(term, 'active', True)]:
                 norms = norms_of([key])
                 indices = norms.keys() & supervised.keys()
                 shared |= indices

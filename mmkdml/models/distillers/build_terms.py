@@ -89,7 +89,7 @@ class _Builder:
         self, transfers: Sequence[Transfer]
     ) -> tuple[list[TransferTerm], list[ShapeMismatchError]]:
         """Return the valid terms, and the errors of transfers whose outputs differ in shape."""
-        transfers = [transfer for transfer in transfers if transfer.weight > 0]
+        transfers = [transfer for transfer in transfers if not transfer.is_off]
         self._probe_members(transfers)
         terms, mismatches = [], []
         seen: Counter[str] = Counter()
@@ -132,7 +132,7 @@ class _Builder:
         projector = _build_projector(transfer, source, learner)
         with evaluating(*([projector] if projector else [])):
             source, learner = project(projector, source, learner, transfer.resize)
-        loss = _build(
+        loss = build_module(
             'loss',
             transfer.loss or dict(type=f'mmkdml.{DEFAULT_LOSSES[transfer.knowledge]}'),
             learner_channels=_channels(learner),
@@ -157,7 +157,7 @@ class _Builder:
             term.loss(_repeat(learner), _repeat(source), *extra)
 
 
-def _build(part: str, config_or_module: Any, **inferred: Any) -> nn.Module:
+def build_module(part: str, config_or_module: Any, **inferred: Any) -> nn.Module:
     """Build a module from its config, with the inferred arguments that its constructor accepts."""
     if isinstance(config_or_module, nn.Module):
         return config_or_module
@@ -183,7 +183,7 @@ def _build_projector(transfer: Transfer, source: Outputs, learner: Outputs) -> n
         )
     on_source = isinstance(projector, Mapping) and projector.get('side') == 'source'
     own, other = (source, learner) if on_source else (learner, source)
-    return _build(
+    return build_module(
         'projector',
         projector,
         in_channels=own.shape[1],

@@ -60,6 +60,10 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         data_preprocessor: See :class:`KnowledgeDistiller`.
         init_cfg: See mmengine's ``BaseModule``.
         teacher_cache: See :class:`KnowledgeDistiller`; mode ``kd_off`` only.
+        weight_schedules: ``dict(beta=..., gamma=...)``: how these weights change during training, a
+            schedule of :mod:`mmkdml.models.weighting` or a list of them for both students, or
+            ``dict(student_1=..., student_2=...)``.
+        learned_weights: See :class:`KnowledgeDistiller`.
 
     Raises:
         ValueError: If mode, style, weights or another argument is invalid.
@@ -85,8 +89,10 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         init_cfg: Any = None,
         teacher_cache: TeacherCache | Mapping[str, Any] | None = None,
         resize: Mapping[str, str] | None = None,
+        weight_schedules: Mapping[str, Any] | None = None,
+        learned_weights: Any = None,
     ) -> None:
-        transfers = transfers_for(mode, style, weights)
+        transfers = transfers_for(mode, style, weights, weight_schedules)
         alphas = checked_weights(mode, weights)['alpha']
         listed = isinstance(students, Sequence) and not isinstance(students, str)
         if not listed or len(students) != len(STUDENTS):
@@ -133,6 +139,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
             teacher_cache=teacher_cache,
+            learned_weights=learned_weights,
         )
         self.mode = mode
         self.style = style

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmkdml.checkpoint_io import recorded_classes
 from mmkdml.files import file_sha256
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.distillers.pretrained_parts import load_pretrained_parts
+from mmkdml.weight_checks import FROZEN_RECORD
 
 
 class FrozenMembers(dict[str, nn.Module]):
@@ -137,3 +139,49 @@ class FrozenMembers(dict[str, nn.Module]):
                 fn, *args, **kwargs
             )
         self.shared = False
+
+
+class WithFrozenMembers(BaseModel):
+    """Model with frozen members in the attribute ``_frozen``, which are not submodules."""
+
+    _frozen: FrozenMembers
+
+    @property
+    def frozen_names(self) -> tuple[str, ...]:
+        """Names of the frozen members."""
+        return tuple(self._frozen)
+
+    @property
+    def frozen_files(self) -> dict[str, str]:
+        """Checkpoint files by name of a frozen member or of a part of one."""
+        return self._frozen.files
+
+    @property
+    def frozen_classes(self) -> dict[str, Any]:
+        """Class names recorded in the checkpoints of frozen members."""
+        return self._frozen.classes
+
+    def check_frozen_weights(self) -> None:
+        """Raise ``ValueError`` if a frozen member has random weights."""
+        self._frozen.check_trained()
+
+    def train(self, mode: bool = True) -> WithFrozenMembers:
+        """Set the mode of the trained members; the frozen ones stay in eval mode."""
+        super().train(mode)
+        for member in self._frozen.values():
+            member.eval()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+        """Also apply the function to the frozen members, e.g. to move them to another device."""
+        self._frozen.apply(fn, *args, **kwargs)
+        return super()._apply(fn, *args, **kwargs)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if (record := self._frozen.record()) is not None:
+            destination[prefix + FROZEN_RECORD] = record
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        self._frozen.check_record(state_dict.pop(prefix + FROZEN_RECORD, None))
+        super()._load_from_state_dict(state_dict, prefix, *args)

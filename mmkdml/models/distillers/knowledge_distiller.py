@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmkdml.models.distillers.advice import Change, transfer_advice
+from mmkdml.models.distillers.build_learned_weights import build_learned_weights
 from mmkdml.models.distillers.build_terms import build_transfer_terms
 from mmkdml.models.distillers.framework_calls import FrameworkCalls
-from mmkdml.models.distillers.frozen_members import FrozenMembers
+from mmkdml.models.distillers.frozen_members import FrozenMembers, WithFrozenMembers
 from mmkdml.models.distillers.members import build_members
 from mmkdml.models.distillers.preprocessing import (
     build_renormalizations,
@@ -22,7 +23,8 @@ from mmkdml.models.distillers.preprocessing import (
     used_augments,
 )
 from mmkdml.models.distillers.teacher_cache import TeacherCache, make_cache
-from mmkdml.models.distillers.transfer_terms import MemberOutputs, detach_source, weight_losses
+from mmkdml.models.distillers.transfer_step import TransferStep
+from mmkdml.models.distillers.transfer_terms import MemberOutputs, weight_losses
 from mmkdml.models.distillers.validation import (
     check_classroom,
     check_input_size,
@@ -36,11 +38,10 @@ from mmkdml.models.tasks import task_of
 from mmkdml.models.transfers import Transfer
 from mmkdml.profiling import part
 from mmkdml.registry import MODELS
-from mmkdml.weight_checks import FROZEN_RECORD
 
 
 @MODELS.register_module()
-class KnowledgeDistiller(FrameworkCalls):
+class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
     """Classroom of named members that are trained by supervised losses and transfers in one run.
 
     Each member runs forward once per step. Its framework computes its supervised losses, and each
@@ -67,6 +68,8 @@ class KnowledgeDistiller(FrameworkCalls):
             augmentations are set here or in ``train_cfg`` of the trained members.
         init_cfg: See mmengine's ``BaseModule``.
         teacher_cache: :class:`TeacherCache` of frozen members, or its arguments. Default: none.
+        learned_weights: Config of :class:`UncertaintyWeighting` or :class:`GradNorm`, which learn
+            factors of the weights of each learner. Default: the weights are not learned.
 
     Raises:
         TypeError: If the members are not all of one task.
@@ -87,6 +90,7 @@ class KnowledgeDistiller(FrameworkCalls):
         data_preprocessor: Any = None,
         init_cfg: Any = None,
         teacher_cache: TeacherCache | Mapping[str, Any] | None = None,
+        learned_weights: Any = None,
     ) -> None:
         rows = check_classroom(
             members, transfers, supervised_weights, frozen, students, reused_classifiers
@@ -116,12 +120,16 @@ class KnowledgeDistiller(FrameworkCalls):
         self.ensemble = choose_ensemble(ensemble, task)
         self.input_size = check_input_size(input_size, task.default_input_size)
         self._build_transfers(built)
+        self.learned_weights = build_learned_weights(
+            learned_weights, self.transfer_terms, self.supervised_weights, built, task
+        )
         self.teacher_cache = make_cache(teacher_cache, frozen)
 
     def _build_transfers(self, built: Mapping[str, nn.Module]) -> None:
         self.transfer_terms = build_transfer_terms(
             built, self.transfers, self.task, self.input_size, self._advice
         )
+        self.transfer_step = TransferStep(self.transfer_terms)
         self._taps: dict[str, set[str]] = {name: set() for name in self.member_names}
         self.transfer_modules = ModuleList()  # registers their parameters and buffers
         for term in self.transfer_terms:
@@ -133,10 +141,6 @@ class KnowledgeDistiller(FrameworkCalls):
         """Initialize the trained members after :meth:`check_frozen_weights`."""
         self.check_frozen_weights()
         super().init_weights()
-
-    def check_frozen_weights(self) -> None:
-        """Raise ``ValueError`` if a frozen member has random weights."""
-        self._frozen.check_trained()
 
     def named_members(self) -> dict[str, nn.Module]:
         """Return all members by name, including the frozen ones."""
@@ -159,21 +163,6 @@ class KnowledgeDistiller(FrameworkCalls):
     def observed_modules(self) -> dict[str, set[str]]:
         """Names of the modules whose outputs a training step records, by member."""
         return {name: {*taps, *self.task.observed_modules} for name, taps in self._taps.items()}
-
-    @property
-    def frozen_names(self) -> tuple[str, ...]:
-        """Names of the frozen members."""
-        return tuple(self._frozen)
-
-    @property
-    def frozen_files(self) -> dict[str, str]:
-        """Checkpoint files by name of a frozen member or of a part of one."""
-        return self._frozen.files
-
-    @property
-    def frozen_classes(self) -> dict[str, Any]:
-        """Class names recorded in the checkpoints of frozen members."""
-        return self._frozen.classes
 
     def forward(
         self,
@@ -214,6 +203,8 @@ class KnowledgeDistiller(FrameworkCalls):
         outputs: dict[str, MemberOutputs] = {}
         members = self.named_members()
         for name, member in members.items():
+            if name in self._frozen and self.transfer_step.is_idle(name):
+                continue
             with part(f'forward {name}'):
                 if name in self._frozen:
                     outputs[name], log = self.forward_frozen(name, inputs, data_samples)
@@ -226,12 +217,11 @@ class KnowledgeDistiller(FrameworkCalls):
                 losses.update(weight_losses(name, supervised, self.supervised_weights[name]))
             outputs[name] = MemberOutputs(logits, recorder, name)
         with part('transfers'):
-            for term in self.transfer_terms:
-                transfer = term.transfer
-                source = outputs[transfer.source].select(term.source_tap)
-                learner = outputs[transfer.learner].select(term.learner_tap)
-                extra = term.extra_loss_inputs(self.task, members[transfer.source], data_samples)
-                losses.update(term(detach_source(source), learner, *extra))
+            losses.update(
+                self.transfer_step.losses(outputs, members, self.task, data_samples, losses)
+            )
+        if self.learned_weights is not None:
+            losses = self.learned_weights(losses, members)
         return losses
 
     def forward_frozen(
@@ -247,7 +237,8 @@ class KnowledgeDistiller(FrameworkCalls):
 
         if self.teacher_cache is None:
             return run(inputs), {}
-        return self.teacher_cache.outputs_of(name, member, self.transfer_terms, run, inputs)
+        terms = self.transfer_step.active
+        return self.teacher_cache.outputs_of(name, member, terms, run, inputs)
 
     def predict(
         self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None
@@ -274,26 +265,5 @@ class KnowledgeDistiller(FrameworkCalls):
             sample.set_field(BaseDataElement(**by_member), 'members', field_type='data')
         return samples
 
-    def train(self, mode: bool = True) -> KnowledgeDistiller:
-        """Set the mode of the trained members; the frozen ones stay in eval mode."""
-        super().train(mode)
-        for member in self._frozen.values():
-            member.eval()
-        return self
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
-        """Also apply the function to the frozen members, e.g. to move them to another device."""
-        self._frozen.apply(fn, *args, **kwargs)
-        return super()._apply(fn, *args, **kwargs)
-
     def _advice(self, fixes: Sequence[tuple[Transfer, Change]]) -> str:
         return transfer_advice(fixes)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if (record := self._frozen.record()) is not None:
-            destination[prefix + FROZEN_RECORD] = record
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        self._frozen.check_record(state_dict.pop(prefix + FROZEN_RECORD, None))
-        super()._load_from_state_dict(state_dict, prefix, *args)

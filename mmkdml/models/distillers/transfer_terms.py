@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkdml.models.tasks import Task
 from mmkdml.models.tasks.base import Samples
 from mmkdml.models.transfers import Tap, Transfer
+from mmkdml.models.weighting import WeightSchedule
 
 #: Logits or one feature map, or a list of feature maps if there are several taps.
 Outputs = Tensor | list[Tensor]
@@ -64,6 +66,11 @@ class TransferTerm:
         projector: Module that projects one side; None to compare the outputs as they are.
         source_shape: Shapes of the source's outputs for one image, before the projector.
         learner_shape: Shapes of the learner's outputs for one image, before the projector.
+
+    Attributes:
+        weight: Weight in this step: a number, or with a schedule a tensor, so that
+            ``torch.compile`` does not take it for a constant.
+        active: Whether the weight is positive; otherwise the loss is not computed.
     """
 
     transfer: Transfer
@@ -74,6 +81,40 @@ class TransferTerm:
     projector: nn.Module | None
     source_shape: Shape | list[Shape] = ()
     learner_shape: Shape | list[Shape] = ()
+
+    def __post_init__(self) -> None:
+        self.weight: Any = self.transfer.weight
+        self.active = True
+        self._is_set = not self.transfer.schedule
+        if self.transfer.schedule:
+            self.weight = torch.zeros(())
+            self.set_weight(self.build_schedule().value)
+            self._is_set = False  # TransferWeightHook sets it in each step.
+
+    def build_schedule(self, *length: int) -> WeightSchedule:
+        """Build the schedule at its first step; see :class:`WeightSchedule`."""
+        return WeightSchedule(self.transfer, *length)
+
+    def set_weight(self, weight: float) -> None:
+        """Set the weight >= 0 of a transfer with a schedule for the next steps."""
+        self.weight.fill_(weight)
+        self.active = weight > 0
+        self._is_set = True
+
+    def scheduled_weight(self) -> Tensor:
+        """Return a copy of the weight of a transfer with a schedule, for the log.
+
+        Raises:
+            ValueError: If :meth:`set_weight` was never called.
+        """
+        if not self._is_set:
+            raise ValueError(
+                f'Invalid training of the transfer {self.transfer}: its weight has a schedule, but '
+                'nothing sets the weight. Add dict(type=mmkdml.engine.TransferWeightHook) to '
+                'custom_hooks; without a runner, call set_weight of each transfer_terms in every '
+                'step'
+            )
+        return self.weight.clone()
 
     def member_taps(self) -> list[tuple[str, str]]:
         """Return (member, tap) for each tap of both sides; empty for predictions."""
@@ -94,7 +135,7 @@ class TransferTerm:
     ) -> dict[str, Tensor]:
         """Compute the weighted losses by key for detached outputs of the source."""
         source, learner = project(self.projector, source, learner, self.transfer.resize)
-        losses = {self.key: self.transfer.weight * self.loss(learner, source, *extra_loss_inputs)}
+        losses = {self.key: self.weight * self.loss(learner, source, *extra_loss_inputs)}
         discriminator_loss = getattr(self.loss, 'discriminator_loss', None)
         if discriminator_loss is not None:
             error = discriminator_loss(learner, source)
