@@ -4,6 +4,10 @@ Text configs name classes with scope, e.g. ``type='mmkdml.DiversifiedKDMLDistill
 of this project contain the classes themselves, so that an editor can follow them.
 """
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
@@ -22,3 +26,21 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine'
 )
 PARAM_SCHEDULERS = _child('parameter scheduler', mmengine_registry.PARAM_SCHEDULERS, 'models')
+
+
+def build_with_inferred(config_or_module: Any, **inferred: Any) -> Any:
+    """Build a module from its config, with the inferred arguments that its constructor accepts.
+
+    Args:
+        config_or_module: Config of a model, or a built module, which is returned.
+        **inferred: Arguments that the config does not need to set; None is left out.
+    """
+    if not isinstance(config_or_module, Mapping):
+        return config_or_module
+    config = dict(config_or_module)
+    kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
+    accepted = inspect.signature(kind).parameters if kind else ()
+    arguments = {
+        key: value for key, value in inferred.items() if key in accepted and value is not None
+    }
+    return MODELS.build({**arguments, **config})

@@ -13,7 +13,7 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def lengths(vectors: Tensor, dim: int = 1, shortest: float = 1e-8) -> Tensor:
+def lengths(vectors: Tensor, dim: int = 1, shortest: float | Tensor = 1e-8) -> Tensor:
     """Compute Euclidean norms, infinite for vectors that count as zero.
 
     A zero vector divided by its length remains zero and receives no gradient. ``F.normalize`` and
@@ -23,7 +23,8 @@ def lengths(vectors: Tensor, dim: int = 1, shortest: float = 1e-8) -> Tensor:
     Args:
         vectors: Any shape.
         dim: The dimension of the vectors; kept with size 1.
-        shortest: Vectors that are not longer than this count as zero.
+        shortest: Vectors that are not longer than this count as zero; one value, or one for each
+            vector.
 
     Returns:
         Shape of ``vectors`` with size 1 in ``dim``; greater than ``shortest``.
@@ -35,6 +36,38 @@ def lengths(vectors: Tensor, dim: int = 1, shortest: float = 1e-8) -> Tensor:
 def directions(vectors: Tensor, dim: int = 1, shortest: float = 1e-8) -> Tensor:
     """Scale vectors to unit length; vectors that count as zero become 0. See :func:`lengths`."""
     return vectors / lengths(vectors, dim, shortest)
+
+
+def deviations(vectors: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
+    """Subtract the mean of each vector.
+
+    Args:
+        vectors: Any shape.
+        dim: The dimension of the vectors.
+
+    Returns:
+        The deviations, of the same shape, and the length up to which they are rounding errors, so
+        that the vector is constant; with size 1 in ``dim``, at least 1e-8.
+    """
+    rounding = 32 * torch.finfo(vectors.dtype).eps
+    norms = torch.linalg.vector_norm(vectors.detach(), dim=dim, keepdim=True)
+    return vectors - vectors.mean(dim, keepdim=True), (rounding * norms).clamp_min(1e-8)
+
+
+def standardized(vectors: Tensor, dim: int = 1, eps: float = 0.0) -> Tensor:
+    """Scale vectors to mean 0 and unbiased standard deviation 1; constant vectors become 0.
+
+    Args:
+        vectors: Any shape.
+        dim: The dimension of the vectors.
+        eps: Added to the standard deviation, >= 0.
+
+    Returns:
+        Same shape. Constant vectors receive no gradient; see :func:`lengths`.
+    """
+    centered, shortest = deviations(vectors, dim)
+    degrees = max(vectors.shape[dim] - 1, 1)
+    return centered / (lengths(centered, dim, shortest) / math.sqrt(degrees) + eps)
 
 
 def scalar_products(a: Tensor, b: Tensor) -> Tensor:

@@ -13,21 +13,26 @@ from mmkdml.functional import (
     calibrated_error,
     category_similarity,
     channel_wise_kl,
+    decoupled_kl,
     discriminator_error,
+    feature_correlation,
     feature_mse,
     focal_and_dice,
     focal_and_smooth_dice,
     importance_difference,
     intra_class_variation,
     learner_realism,
+    masked_generation,
     pair_wise_difference,
     pixel_similarity,
     pixel_wise_divergence,
     prediction_kl,
     region_affinity,
+    relation_difference,
     sample_similarities,
     similarity_difference,
     softmax_regression,
+    standardized_logits,
     variational_information,
 )
 from mmkdml.functional.adversarial import ADVERSARIES
@@ -58,6 +63,27 @@ def region(function):
     return lambda learner, source: function(learner, source, TRUTH, 3)
 
 
+def decoupled(learner, source, **options):
+    classes = max(learner.shape[1], 2)
+    labels = TRUTH[:, : learner.shape[2], : learner.shape[3]] if learner.ndim == 4 else TRUTH[0, 0]
+    labels = labels.where(labels == 255, labels % classes)
+    return decoupled_kl(learner, source, labels[: len(learner)], **options)
+
+
+def exact(tensor):
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def generated(learner, source, weight):
+    kept = (torch.arange(12).view(2, 1, 2, 3) % 4 > 0).to(learner)
+
+    def generate(features):
+        with torch.autocast('cpu', enabled=False):
+            return torch.einsum('oc,nchw->nohw', exact(weight), exact(features))
+
+    return masked_generation(learner, source, kept, generate)
+
+
 # The function with its options, and the shapes of its float arguments.
 FUNCTIONS = {
     **{
@@ -69,6 +95,22 @@ FUNCTIONS = {
         for scale in SCALES
         for shape in ((3, 4), (2, 1, 2, 2))
     },
+    **{
+        f'decoupled_kl {beta} {shape}': (partial(decoupled, beta=beta), [shape, shape])
+        for beta, shape in ((8.0, (3, 4)), (0.5, (2, 3, 2, 2)), (8.0, (2, 1, 2, 2)))
+    },
+    **{
+        f'relation_difference {temperature} {shape}': (
+            partial(relation_difference, temperature=temperature),
+            [shape, shape],
+        )
+        for temperature, shape in ((1.0, (4, 3)), (4.0, (2, 3, 2, 2)), (1.0, (2, 1, 2, 2)))
+    },
+    'feature_correlation': (feature_correlation, [SMALL, SMALL]),
+    'feature_correlation resized': (feature_correlation, [SMALL, MAP]),
+    'masked_generation': (generated, [SMALL, (2, 4, 2, 3), (4, 3)]),
+    'standardized_logits': (lambda logits: standardized_logits(logits).pow(3).mean(), [(3, 4)]),
+    'standardized_logits map': (lambda logits: standardized_logits(logits).pow(3).mean(), [SMALL]),
     'feature_mse': (feature_mse, [SMALL, SMALL]),
     'attention_map': (lambda features: attention_map(features).square().mean(), [SMALL]),
     **{
@@ -138,7 +180,7 @@ FUNCTIONS = {
     },
 }
 # These do not compute a loss; their own tests cover their gradients and precision.
-NO_LOSSES = {'gradient_penalty', 'linear_cka', 'pooled_to_smaller', 'unbiased_hsic'}
+NO_LOSSES = {'gradient_penalty', 'linear_cka', 'pooled_to_smaller', 'random_mask', 'unbiased_hsic'}
 # As in the references, parts of these are constants in the gradient; SKD's is always float32.
 NOT_DIFFERENTIATED = {
     name

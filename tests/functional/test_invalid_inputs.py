@@ -12,7 +12,9 @@ from mmkdml.functional import (
     calibrated_error,
     category_similarity,
     channel_wise_kl,
+    decoupled_kl,
     discriminator_error,
+    feature_correlation,
     feature_mse,
     focal_and_dice,
     focal_and_smooth_dice,
@@ -20,14 +22,18 @@ from mmkdml.functional import (
     importance_difference,
     intra_class_variation,
     linear_cka,
+    masked_generation,
     pair_wise_difference,
     pixel_similarity,
     pixel_wise_divergence,
     pooled_to_smaller,
     prediction_kl,
+    random_mask,
     region_affinity,
+    relation_difference,
     similarity_difference,
     softmax_regression,
+    standardized_logits,
     unbiased_hsic,
     variational_information,
 )
@@ -104,6 +110,33 @@ INVALID = [
         (partial(pair_wise_difference, reference='skd', scale=scale), SIDES, ['scale', str(scale)])
         for scale in (0, -0.5, 1.1, math.nan)
     ),
+    (decoupled_kl, [(4, 3), (4, 2), (4,)], ['DKD', '(4, 3)', '(4, 2)']),
+    (decoupled_kl, [(4, 3), (4, 3), (5,)], ['DKD', '(N,)', '(4, 3)', '(5,)']),
+    (decoupled_kl, [(4, 3, 2), (4, 3, 2), (4,)], ['(N, K, H, W)', '(4, 3, 2)', '(4,)']),
+    (decoupled_kl, [MAP, MAP, (2,)], ['(2, 3, 4, 6)', '(2,)']),
+    (decoupled_kl, [MAP, MAP, WRONG], ['labels', '[0, 3)', '255', '[3]']),
+    (decoupled_kl, [(2, 1), (2, 1), torch.tensor([0, 2])], ['labels', '[0, 2)', '[0, 2]']),
+    *(
+        (partial(decoupled_kl, **{name: value}), [*SIDES, LABELS], [name, str(value)])
+        for name, value in (('alpha', -1), ('beta', math.nan), ('temperature', 0))
+    ),
+    *(
+        (standardized_logits, [shape], ['K >= 3', str(shape), 'without standardization'])
+        for shape in ((4, 2), (4, 1), (2, 2, 4, 6), (2, 1, 4, 6), (4,))
+    ),
+    (relation_difference, [(4, 3), (4, 2)], ['DIST', '(4, 3)', '(4, 2)']),
+    *(
+        (partial(relation_difference, **{name: value}), SIDES, [name, str(value)])
+        for name, value in (('beta', -1), ('gamma', math.nan), ('temperature', math.inf))
+    ),
+    (feature_correlation, [(2, 3), (2, 3)], ['(N, C, H, W)', '(2, 3)']),
+    (feature_correlation, [MAP, (1, 3, 4, 6)], ['(2, 3, 4, 6)', '(1, 3, 4, 6)']),
+    (feature_correlation, [MAP, (2, 5, 4, 6)], ['PKD', '3 of', '5 of', 'ConvProjector']),
+    (partial(random_mask, ratio=1), [MAP], ['ratio', '[0, 1)', '1']),
+    (partial(random_mask, ratio=math.nan), [MAP], ['ratio', 'nan']),
+    (partial(random_mask, ratio=0.5, masked='rows'), [MAP], ['pixels, channels', "'rows'"]),
+    (partial(masked_generation, generate=abs), [MAP, (2, 3, 4, 5), (1,)], ['N, H and W']),
+    (partial(masked_generation, generate=abs), [MAP, (2, 5, 4, 6), (1,)], ['MGD', '(2, 5, 4, 6)']),
     (linear_cka, [(5, 2), (4, 2)], ['CKA', '5 and 4']),
     (unbiased_hsic, [(1, 3, 3), (1, 3, 3)], ['HSIC', '4', '3 and 3', 'batch size']),
     (unbiased_hsic, [(1, 5, 5), (1, 6, 6)], ['HSIC', '5 and 6']),

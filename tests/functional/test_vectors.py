@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mmkdml.functional.vectors import directions, lengths, scalar_products
+from mmkdml.functional.vectors import directions, lengths, scalar_products, standardized
 
 
 def vectors(*shape):
@@ -42,3 +42,21 @@ def test_scalar_products_ignore_autocast():
     with torch.autocast('cpu', dtype=torch.float16):
         assert (tiny @ tiny.mT).dtype == torch.float16
         assert scalar_products(tiny, tiny).item() == pytest.approx(2e-8, rel=1e-6)
+
+
+@pytest.mark.parametrize('dim', [0, 1, 2])
+def test_standardized_vectors_have_mean_0_and_deviation_1(dim):
+    result = standardized(7 + 3 * torch.randn(4, 5, 6, dtype=torch.float64), dim)
+    torch.testing.assert_close(result.mean(dim), torch.zeros_like(result.mean(dim)))
+    torch.testing.assert_close(result.std(dim), torch.ones_like(result.std(dim)))
+
+
+@pytest.mark.parametrize('value', [0.0, 0.1, -3e4, 1e-12])
+@pytest.mark.parametrize('number', [1, 3, 7])
+def test_constant_vectors_become_zero_without_a_gradient(value, number):
+    vectors = torch.full((2, number), value).requires_grad_()
+    result = standardized(vectors)
+    (gradient,) = torch.autograd.grad((result * torch.randn(2, number)).sum(), vectors)
+    # The deviations are rounding errors, which must not be scaled up.
+    assert result.abs().max() < 1e-6
+    assert torch.equal(gradient, torch.zeros(2, number))

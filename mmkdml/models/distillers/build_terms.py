@@ -6,7 +6,6 @@ channels of losses and projectors, and shapes that do not match raise before tra
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -37,7 +36,7 @@ from mmkdml.models.distillers.validation import reraise_as_value_error
 from mmkdml.models.tasks import Task
 from mmkdml.models.transfers import DEFAULT_LOSSES, Tap, Transfer
 from mmkdml.modes import PREDICTIONS
-from mmkdml.registry import MODELS
+from mmkdml.registry import build_with_inferred
 
 
 def build_transfer_terms(
@@ -162,11 +161,7 @@ def build_module(part: str, config_or_module: Any, **inferred: Any) -> nn.Module
     if isinstance(config_or_module, nn.Module):
         return config_or_module
     with reraise_as_value_error(f'{part} {config_or_module!r} is invalid'):
-        config = dict(config_or_module)
-        kind = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
-        accepted = inspect.signature(kind).parameters if kind else ()
-        arguments = {key: value for key, value in inferred.items() if key in accepted}
-        built = MODELS.build({**arguments, **config})
+        built = build_with_inferred(config_or_module, **inferred)
     if not isinstance(built, nn.Module):
         raise ValueError(f'{part} must be a module or its config, got {config_or_module!r}')
     return built

@@ -3,6 +3,8 @@
 from mmkdml.models.losses.attention_transfer import AttentionTransferLoss
 from mmkdml.models.losses.cwd import ChannelWiseLoss
 from mmkdml.models.losses.discriminator import SelfAttentionDiscriminator
+from mmkdml.models.losses.dist import DISTLoss
+from mmkdml.models.losses.dkd import DKDLoss
 from mmkdml.models.losses.dsd import CategorySimilarityLoss, PixelSimilarityLoss
 from mmkdml.models.losses.emkd import ImportanceMapLoss, RegionAffinityLoss
 from mmkdml.models.losses.emkd_segmentation import FocalSmoothDiceLoss
@@ -10,6 +12,9 @@ from mmkdml.models.losses.fitnet import FitNetLoss, SimKDLoss
 from mmkdml.models.losses.focal_dice_loss import FocalDiceLoss
 from mmkdml.models.losses.holistic import HolisticLoss
 from mmkdml.models.losses.ifvd import IntraClassVariationLoss
+from mmkdml.models.losses.lskd import LSKDLoss
+from mmkdml.models.losses.mgd import MGDLoss
+from mmkdml.models.losses.pkd import PKDLoss
 from mmkdml.models.losses.semckd import SemCKDLoss
 from mmkdml.models.losses.similarity_preserving import SimilarityPreservingLoss
 from mmkdml.models.losses.skd import PairWiseLoss, PixelWiseLoss
@@ -22,6 +27,8 @@ __all__ = [
     'AttentionTransferLoss',
     'CategorySimilarityLoss',
     'ChannelWiseLoss',
+    'DISTLoss',
+    'DKDLoss',
     'FeatureMSELoss',
     'FitNetLoss',
     'FocalDiceLoss',
@@ -29,6 +36,9 @@ __all__ = [
     'HolisticLoss',
     'ImportanceMapLoss',
     'IntraClassVariationLoss',
+    'LSKDLoss',
+    'MGDLoss',
+    'PKDLoss',
     'PairWiseLoss',
     'PixelSimilarityLoss',
     'PixelWiseLoss',

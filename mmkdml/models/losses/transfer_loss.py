@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import ClassVar
 
 from torch import nn
 
@@ -20,7 +19,7 @@ class TransferLoss(nn.Module):
     """
 
     #: Both sides must have the same shape, which is checked before training.
-    requires_same_shape: ClassVar[bool] = True
+    requires_same_shape: bool = True
     #: The loss maps the learner's channels to the source's; only other dimensions must agree.
     projects_channels: bool = False
     #: The third argument is the ground truth of the batch: classes (N,) or (N, H, W).
@@ -29,7 +28,7 @@ class TransferLoss(nn.Module):
     #: multi-label heads need such a loss.
     multi_label: bool = False
     #: The last argument is the source's frozen classifier: (N, C) -> (N, K).
-    needs_source_classifier: ClassVar[bool] = False
+    needs_source_classifier: bool = False
 
     def extra_repr(self) -> str:
         """Return the options that are printed with the module."""

@@ -22,6 +22,9 @@ LOSSES = {
     'AttentionTransferLoss': ({}, [MAP], None),
     'CategorySimilarityLoss': ({}, [(2, 3, 8, 8)], None),
     'ChannelWiseLoss': (dict(learner_channels=4, source_channels=6), [MAP], None),
+    'DISTLoss': ({}, [(4, 3)], None),
+    'DISTLoss map': ({}, [(2, 3, 8, 8)], None),
+    'DKDLoss': ({}, [(2, 3, 8, 8)], 'truth'),
     'FeatureMSELoss': ({}, [MAP], None),
     'FitNetLoss': ({}, [MAP], None),
     'FocalDiceLoss': ({}, [(2, 3, 8, 8)], 'labels'),
@@ -30,6 +33,10 @@ LOSSES = {
     'HolisticLoss wgan-gp': (dict(WIDE, kind='wgan-gp'), [(2, 3, 64, 64)], None),
     'ImportanceMapLoss': ({}, [MAP], None),
     'IntraClassVariationLoss': (dict(num_classes=3), [MAP], 'truth'),
+    'LSKDLoss': ({}, [(4, 3)], None),
+    'LSKDLoss DKD': (dict(loss=dict(type='DKDLoss')), [(2, 3, 8, 8)], 'truth'),
+    'MGDLoss': (dict(learner_channels=4, source_channels=6), [MAP], None),
+    'PKDLoss': ({}, TWO_MAPS, None),
     'PairWiseLoss': ({}, [MAP], None),
     'PixelSimilarityLoss': ({}, TWO_MAPS, None),
     'PixelWiseLoss': ({}, [(2, 3, 8, 8)], None),
@@ -49,13 +56,17 @@ LOSSES = {
 SAME_SHAPE = {
     'CategorySimilarityLoss',
     'ChannelWiseLoss',
+    'DISTLoss',
+    'DKDLoss',
     'FeatureMSELoss',
     'HolisticLoss',
+    'LSKDLoss',
+    'MGDLoss',
     'PixelWiseLoss',
     'PredictionKLLoss',
 }
-TRAINED = {'ChannelWiseLoss', 'HolisticLoss', 'SRRLLoss', 'SemCKDLoss'}
-TRAINED |= {'VariationalInformationLoss'}
+PROJECTING = {'ChannelWiseLoss', 'MGDLoss'}
+TRAINED = {*PROJECTING, 'HolisticLoss', 'SRRLLoss', 'SemCKDLoss', 'VariationalInformationLoss'}
 
 
 def build(name, **options):
@@ -73,7 +84,7 @@ def inputs_of(name, dtype=torch.float32, factor=1.0):
     loss = build(name, **options)
     learners = [(factor * tensor(shape, 1)).to(dtype).requires_grad_() for shape in shapes]
     sources = [(factor * tensor(shape, 2)).to(dtype) for shape in shapes]
-    if name == 'ChannelWiseLoss':
+    if name in PROJECTING:
         sources = [(factor * tensor((2, 6, 8, 8), 2)).to(dtype)]
     labels = (torch.arange(len(learners[0]) * 64) % 3).view(len(learners[0]), 8, 8)
     weight = tensor((5, 4), 3)
@@ -113,7 +124,7 @@ def test_attributes(name):
     if extra != 'labels':
         assert isinstance(loss, TransferLoss)
         assert loss.requires_same_shape == (kind in SAME_SHAPE)
-        assert loss.projects_channels == (kind == 'ChannelWiseLoss')
+        assert loss.projects_channels == (kind in PROJECTING)
         assert loss.needs_truth == (extra == 'truth')
         assert loss.needs_source_classifier == (extra == 'classifier')
 
@@ -199,6 +210,21 @@ MAPS = MAP, (2, 5, 8, 8)
             for reference in PIXEL_WISE_REFERENCES
             for shape in (LOGITS, BINARY_LOGITS)
         ),
+        *(
+            ('DISTLoss', options, partial(F.relation_difference, **options), [shape, shape], ())
+            for options in ({}, dict(beta=2.0, gamma=0.5, temperature=4.0))
+            for shape in (VECTORS, LOGITS, BINARY_LOGITS)
+        ),
+        *(
+            ('DKDLoss', options, partial(F.decoupled_kl, **options), [shape, shape], (truth,))
+            for options in ({}, dict(alpha=2.0, beta=0.5, temperature=1.0, ignore_index=9))
+            for shape, truth in (
+                (VECTORS, torch.tensor([0, 2, 1, 1])),
+                (LOGITS, TRUTH.where(TRUTH != 9, options.get('ignore_index', 255))),
+                (BINARY_LOGITS, BINARY),
+            )
+        ),
+        ('PKDLoss', {}, F.feature_correlation, [MAP, (2, 4, 4, 6)], ()),
         ('PairWiseLoss', {}, F.pair_wise_difference, MAPS, ()),
         *(
             (
@@ -252,11 +278,16 @@ def test_loss_equals_its_function(name, options, function, shapes, third):
         ('AttentionTransferLoss', F.attention_difference, ()),
         ('ImportanceMapLoss', F.importance_difference, ()),
         ('SimilarityPreservingLoss', F.similarity_difference, ()),
+        ('PKDLoss', F.feature_correlation, ()),
         ('RegionAffinityLoss', F.region_affinity, (BINARY,)),
     ],
 )
 def test_loss_is_summed_over_pairs_of_taps(name, function, third):
-    pairs = [(tensor(MAP, 1), tensor((2, 5, 4, 4), 2)), (tensor((2, 6, 2, 2), 3), tensor(MAP, 4))]
+    channels = (4, 4) if name == 'PKDLoss' else (5, 6)  # PKD requires the same of a pair
+    pairs = [
+        (tensor(MAP, 1), tensor((2, channels[0], 4, 4), 2)),
+        (tensor((2, channels[1], 2, 2), 3), tensor(MAP, 4)),
+    ]
     learners, sources = zip(*pairs, strict=True)
     loss = build(name)
     expected = sum(function(*pair, *third) for pair in pairs)

@@ -53,6 +53,23 @@ def assert_raises(parts, call, *arguments, **options):
                 (dict(width=1), ['width', '2', '1']),
             )
         ),
+        *(
+            ('DKDLoss', {name: value}, [name, str(value)])
+            for name, value in (('alpha', -1), ('beta', math.nan), ('temperature', 0))
+        ),
+        *(
+            ('DISTLoss', {name: value}, [name, str(value)])
+            for name, value in (('beta', -1), ('gamma', -2), ('temperature', math.inf))
+        ),
+        ('LSKDLoss', dict(loss='DKDLoss'), ['LSKDLoss', 'config or module', "'DKDLoss'"]),
+        (
+            'LSKDLoss',
+            dict(loss=dict(type='HolisticLoss'), learner_channels=3, source_channels=3),
+            ['LSKDLoss', 'without a discriminator', 'HolisticLoss'],
+        ),
+        ('MGDLoss', dict(ONE, ratio=1), ['ratio', '[0, 1)', '1']),
+        ('MGDLoss', dict(ONE, masked='rows'), ['masked', 'pixels, channels', "'rows'"]),
+        ('MGDLoss', TWO, ['MGD', 'one of each side', '[6, 5]', '[10, 12]']),
         ('SRRLLoss', dict(ONE, reference='paper'), ['reference', 'simkd, origin', "'paper'"]),
         ('SRRLLoss', dict(ONE, weight=-1), ['weight', '0', '-1']),
         ('SemCKDLoss', dict(SEMCKD, learner_channels=[]), ['0 of the learner', '1 of the source']),
@@ -93,6 +110,14 @@ def test_invalid_options_raise(name, options, parts):
         ('PredictionKLLoss', {}, (2, 3), (2, 1), ["learner's (2, 3)", "source's (2, 1)"]),
         ('FeatureMSELoss', {}, (2, 3), (2, 1), ["learner's (2, 3)", "source's (2, 1)"]),
         ('ChannelWiseLoss', dict(ONE, reference='origin'), MAP, SOURCE, [str(MAP), str(SOURCE)]),
+        ('DISTLoss', {}, (2, 3), (2, 1), ['DIST', '(2, 3)', '(2, 1)']),
+        ('LSKDLoss', {}, (4, 2), (4, 2), ['K >= 3', '(4, 2)', 'without standardization']),
+        ('LSKDLoss', {}, (2, 1, 4, 4), (2, 1, 4, 4), ['K >= 3', '(2, 1, 4, 4)']),
+        ('LSKDLoss', {}, [MAP], [MAP], ['logits', 'several taps', 'predictions']),
+        ('MGDLoss', ONE, MAP, (4, 10, 4, 4), ['N, H and W', str(MAP), '(4, 10, 4, 4)']),
+        ('MGDLoss', ONE, (4, 6), (4, 10), ['(N, C, H, W)', '(4, 6)', '(4, 10)']),
+        ('PKDLoss', {}, MAP, SOURCE, ['PKD', '6 of the learner', '10 of', 'ConvProjector']),
+        ('PKDLoss', {}, [MAP] * 2, [MAP] * 3, ['2 of the', '3 of the']),
         ('AttentionTransferLoss', {}, (4, 6), (4, 6), ['(N, C, H, W)', '(4, 6)']),
         ('SimilarityPreservingLoss', {}, (1, 6), (1, 6), ['2 or more', '1 and 1', 'batch_size']),
         *(
