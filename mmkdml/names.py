@@ -25,3 +25,7 @@ INTERRUPTED = 'interrupted.pth'
 def named_class(index: int, classes: Sequence[str] | None) -> str:
     """Format a class for messages: ``'vasc (6)'``, or its index if it has no name."""
     return f'{classes[index]} ({index})' if classes and 0 <= index < len(classes) else str(index)
+
+
+#: Key and folder of tests with test-time augmentation.
+TTA = 'tta'

@@ -24,7 +24,7 @@ from mmkdml.datasets.splits import read_split, split_counts
 from mmkdml.engine.hooks.loss_line import LossLine, ShownTransfer
 from mmkdml.engine.unwrap import unwrap_model, unwrap_optim_wrappers, unwrap_optimizers
 from mmkdml.inspection.complexity import count_parameters
-from mmkdml.names import INTERRUPTED, PLAIN
+from mmkdml.names import INTERRUPTED, PLAIN, TTA
 
 _STYLES = {logging.WARNING: 'yellow', logging.ERROR: 'bold red', logging.CRITICAL: 'bold red'}
 # More transfers are listed in one line per learner.
@@ -102,11 +102,17 @@ def print_end(runner: Runner, hidden: int | None = None) -> None:
         if (folder / 'summary.html').is_file():
             fields.insert(0, ('summary', _shown(folder / 'summary.html')))
     else:
-        names = [name for name in _OUTPUTS if (folder / name).exists()]
+        names = [name for name in _outputs(runner.cfg) if (folder / name).exists()]
         fields = [('written', f'{_shown(folder)}: {", ".join(names)}')] if names else []
         if hidden > 0 and RESULTS_CSV in names:
             fields.append(('all', f'{hidden} further measures are in {RESULTS_CSV}'))
     _print_fields(fields, console)
+
+
+def _outputs(config: Any) -> list[str]:
+    if TTA not in config:
+        return list(_OUTPUTS)
+    return [*_OUTPUTS[:2], *(f'{TTA}/{name}' for name in _OUTPUTS[2:])]
 
 
 def earlier_validations(runner: Runner) -> dict[int, dict[str, float]]:
@@ -205,6 +211,8 @@ def _test_fields(runner: Runner) -> Iterator[tuple[str, str]]:
     source = getattr(data, 'ann_file', None) or getattr(data, 'data_root', None)
     yield 'test', _shown(path) if path else str(runner.cfg.filename)
     yield 'data', f'{_count(data)} ({_shown(source) if source else type(data).__name__})'
+    if TTA in runner.cfg:
+        yield 'views', f'{runner.cfg[TTA]["views"]} (test-time augmentation)'
     yield 'device', _device(runner)
 
 

@@ -27,6 +27,7 @@ from mmkdml.apis.run_checkpoints import BEST as BEST_PATTERN
 from mmkdml.apis.run_checkpoints import RunCheckpoints, checkpoint_number
 from mmkdml.apis.run_comparison import evaluation_changes, recorded_config, recorded_identity
 from mmkdml.apis.run_settings import DATA, deciding_settings, settings_difference
+from mmkdml.apis.tta import plain_config, tta_changes
 from mmkdml.engine.resume.run_identity import RUN
 from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.files import file_sha256, is_regular, json_text, json_values, own_file, write_atomically
@@ -206,7 +207,9 @@ def _checkpoint(path: Path, meta: Mapping[str, Any], folder: Path) -> dict[str, 
 def _changes(runner: Runner) -> dict[str, list[Any]]:
     """Compare the settings of a test with those of the run in the folder."""
     path = recorded_config(runner.work_dir)
-    changes = {} if path is None else evaluation_changes(Config.fromfile(path), runner.cfg)
+    own = None if path is None else Config.fromfile(path)
+    changes = {} if own is None else evaluation_changes(own, plain_config(runner.cfg))
+    changes.update(tta_changes(own, runner.cfg))
     return {
         key: [value if isinstance(value, _PLAIN) else str(value) for value in both]
         for key, both in changes.items()

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch.optim import Optimizer
 
 
 def unwrap_model(model: Any) -> Any:
-    """Return the network inside a wrapper such as ``DistributedDataParallel``, or the model."""
-    return model.module if is_model_wrapper(model) else model
+    """Return the network inside a wrapper, or the model.
+
+    Wrappers are ``DistributedDataParallel`` and its kin, and test-time augmentation.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def unwrap_optim_wrappers(wrapper: Any) -> list[OptimWrapper]:

@@ -51,7 +51,9 @@ class MemberTTA(BaseTTAModel):
         return [self._merge(views) for views in data_samples_list]
 
     def _merge(self, views: Sequence[BaseDataElement]) -> BaseDataElement:
-        module, merged = self.module, views[0]
+        module = self.module
+        # Its ground truth is not flipped, wherever the pipeline loads it.
+        merged = next((view for view in views if not view.get('flip')), views[0])
         if not isinstance(module, KnowledgeDistiller):
             return _average(task_of({'model': module}), module, views, merged)
         members = module.named_members()

@@ -113,6 +113,17 @@ def test_a_test_with_other_settings_is_recorded_as_such(runner):
     ]
 
 
+def test_a_test_with_augmentation_never_replaces_the_plain_one(runner):
+    evaluate(runner, 'epoch_2.pth', {'score': 7})
+    plain = runner.cfg.test_dataloader
+    runner.cfg.tta = dict(views='flips', test_dataloader=plain)
+    runner.cfg.test_dataloader = dict(dataset=dict(plain.dataset, pipeline=[dict(type='Y')]))
+    for score in (8, 9):
+        results = evaluate(runner, 'epoch_2.pth', {'score': score})
+    assert results.table.value.tolist() == [7, 9]
+    assert [one['changes'] for one in results.evaluations] == [{}, {'tta': [False, 'flips']}]
+
+
 def test_validations_after_the_resumed_step_are_removed(runner):
     hook = ResultsHook()
     hook.after_val_epoch(runner, {'score': 1})  # not during a training

@@ -5,6 +5,8 @@ from torch.optim import SGD, Adam
 
 from mmkdml.engine import SeparateOptimizers
 from mmkdml.engine.unwrap import unwrap_model, unwrap_optim_wrappers, unwrap_optimizers
+from mmkdml.models import MemberTTA
+from mmkdml.registry import MODELS
 
 
 def test_model_inside_a_wrapper():
@@ -14,6 +16,13 @@ def test_model_inside_a_wrapper():
     wrapped.module = model
     assert unwrap_model(wrapped) is model
     assert unwrap_model(model) is model
+
+
+def test_model_inside_test_time_augmentation():
+    model = MODELS.build(
+        dict(type='mmpretrain.ImageClassifier', backbone=dict(type='mmpretrain.LeNet5'))
+    )
+    assert unwrap_model(MemberTTA(MemberTTA(model))) is model
 
 
 def test_optimizers_inside_wrappers():

@@ -9,6 +9,7 @@ from mmpretrain.structures import DataSample
 from mmseg.models.segmentors import SegTTAModel
 from mmseg.structures import SegDataSample
 
+import mmkdml.models
 from mmkdml.models.member_tta import MemberTTA
 from mmkdml.registry import MODELS
 
@@ -143,6 +144,22 @@ def test_ensemble_and_labels_are_kept():
         assert 'gt_label' not in sample.members.student_1
         mean = (sample.members.student_1.pred_score + sample.members.student_2.pred_score) / 2
         torch.testing.assert_close(sample.pred_score, mean)
+
+
+def test_ground_truth_of_the_unflipped_view_is_kept():
+    model, batches = classroom('kdml_v3_demo'), views(SegDataSample)[::-1]
+    for number, batch in enumerate(batches):
+        for sample in batch['data_samples']:
+            sample.set_metainfo(dict(number=number))
+    with torch.no_grad():
+        samples = MemberTTA(model).test_step(
+            {key: [batch[key] for batch in batches] for key in batches[0]}
+        )
+    assert [sample.number for sample in samples] == [2, 2]
+
+
+def test_exported_name():
+    assert mmkdml.models.MemberTTA is MemberTTA
 
 
 def test_registered_name():

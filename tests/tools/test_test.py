@@ -1,14 +1,16 @@
 import json
 import math
 import shutil
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from mmkdml.apis import load_results
+from mmkdml.apis import load, load_config, load_results
 from mmkdml.evaluation import ForegroundIoU
 from mmkdml.models.checkpoints import load_checkpoint_file
+from mmkdml.registry import DATASETS
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
@@ -83,6 +85,45 @@ def test_undefined_metrics_are_null(checkpoint, tool, short, tmp_path, monkeypat
         if path.name == 'results.json':
             continue
         assert content['teacher/foreground/IoU'] is content['teacher/foreground/F1'] is None
+
+
+def test_augmented_test_is_recorded_apart_from_the_plain_one(checkpoint, tool, short, tmp_path):
+    """Its masks are those of the predictor, which loads images without the data set."""
+
+    def test(*options):
+        tool('test', CONFIG, checkpoint, '--work-dir', tmp_path, *options, options=short)
+        return load_results(tmp_path).table.query("measure == 'foreground/IoU'")
+
+    plain = test()
+    panel = tmp_path / 'panels' / 'panels.png'
+    before = panel.read_bytes()
+    both = test('--tta')
+    assert both.changes.tolist() == [
+        *[''] * 4,
+        *["tta: False -> 'image, horizontal flip, vertical flip'"] * 4,
+    ]
+    assert both.value.tolist()[:4] == plain.value.tolist()
+    assert panel.read_bytes() == before
+    assert (tmp_path / 'tta' / 'panels' / 'panels.png').read_bytes() != before
+    summary = (tmp_path / 'summary.html').read_text()
+    assert summary.count('with test-time augmentation') >= 1
+
+    config = load_config(CONFIG, dict(one.split('=') for one in short if one.startswith('test_')))
+    counts = defaultdict(Counter)
+    predictor = load(config, checkpoint, 'cpu')
+    for item in map(DATASETS.build(config.test_dataloader.dataset).__getitem__, range(4)):
+        truth = item['data_samples'].gt_sem_seg.data[0].numpy() == 1
+        (views,) = predictor.predict(item['data_samples'].img_path, augment=True)
+        for name, answer in views.answers.items():
+            predicted = answer.label == 1
+            counts[name] += Counter(
+                both=int((truth & predicted).sum()), any=int((truth | predicted).sum())
+            )
+    found = dict(zip(both.member[4:], both.value[4:], strict=True))
+    assert found == pytest.approx(
+        {name: 100 * one['both'] / one['any'] for name, one in counts.items()}
+    )
+    assert min(found.values()) > 0
 
 
 def test_truncated_checkpoint_is_one_line(trained, tool, short, tmp_path):

@@ -11,12 +11,12 @@ import numpy as np
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile, RandomFlip, TestTimeAug
 from mmengine.config import Config
 
+from mmkdml.apis.tta import FLIP_KEYS
 from mmkdml.datasets import LoadBinaryMask
 from mmkdml.inspection.config import use_default_scope
 from mmkdml.registry import TRANSFORMS
 
 _ANNOTATIONS = (LoadAnnotations, LoadBinaryMask)  # mmseg's is a subclass of mmcv's
-_FLIPS = ('flip', 'flip_direction')
 
 
 class ImagePipeline:
@@ -58,7 +58,7 @@ class ImagePipeline:
             view.transforms = [one for one in view.transforms if not isinstance(one, _ANNOTATIONS)]
             for step in view.transforms:
                 if hasattr(step, 'meta_keys'):  # needed to flip the predictions back
-                    step.meta_keys = tuple(dict.fromkeys((*step.meta_keys, *_FLIPS)))
+                    step.meta_keys = tuple(dict.fromkeys((*step.meta_keys, *FLIP_KEYS)))
 
     def __call__(
         self, path: str | Path | None = None, pixels: np.ndarray | None = None

@@ -22,7 +22,7 @@ from mmkdml.apis.summary.measures import (
 )
 from mmkdml.html import number
 from mmkdml.metric_info import AUXILIARY_GROUPS, FRACTION
-from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN, TEACHER
+from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN, TEACHER, TTA
 
 _MAX_CHANGES = 3
 _SPLITS = dict(val='validation', test='test')
@@ -140,8 +140,10 @@ def _describe(evaluation: Evaluation) -> str:
         text = f'{split}, {place}' if place else split
     if evaluation.cases:
         text += f', {evaluation.cases:,} images'
-    more = ', ...' if len(evaluation.changes) > _MAX_CHANGES else ''
-    changes = ', '.join(evaluation.changes[:_MAX_CHANGES]) + more
+    changed = [key for key in evaluation.changes if not key.startswith(TTA)]
+    text += ', with test-time augmentation' if TTA in evaluation.changes else ''
+    more = ', ...' if len(changed) > _MAX_CHANGES else ''
+    changes = ', '.join(changed[:_MAX_CHANGES]) + more
     return f'{text}, changed settings: {changes}' if changes else text
 
 

@@ -80,6 +80,19 @@ def test_headline_of_losses_networks_and_nothing(write_run):
     assert none.cards == []
 
 
+def test_augmented_tests_are_named(write_run):
+    run = write_run()
+    one = dict(split='test', kind='best', epoch=2, values=values(ensemble={'foreground/IoU': 99}))
+    changes = {'tta': [False, 'flips'], 'tta_model.type': [None, 'X'], 'model.x': [1, 2]}
+    (run / 'results.json').write_text(json.dumps(results(dict(one, changes=changes), one)))
+    titles = [title for title, _ in metric_tables(read_history(run))[0].groups]
+    assert titles[:2] == [
+        'Test, best checkpoint (epoch 2), 40 images',
+        'Test, best checkpoint (epoch 2), 40 images, with test-time augmentation, changed '
+        'settings: model.x',
+    ]
+
+
 def test_tables_group_measures_and_mark_the_best(tested):
     quality, fidelity, diversity, by_class = metric_tables(tested)
     assert quality.head == ['IoU (%)']

@@ -1,0 +1,140 @@
+"""Test-time augmentation of a test, with the metrics and data of the plain test."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmcv.transforms import TestTimeAug
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmkdml.apis.run_settings import changed_settings, deciding_settings
+from mmkdml.engine import ConfusionHook, PanelHook, ReliabilityHook
+from mmkdml.engine.unwrap import unwrap_model
+from mmkdml.inspection.config import use_default_scope
+from mmkdml.models import MemberTTA
+from mmkdml.names import TTA
+from mmkdml.registry import TRANSFORMS
+
+#: Metainfo with which mmseg flips predictions back.
+FLIP_KEYS = ('flip', 'flip_direction')
+_FLIP = 'mmcv.transforms.RandomFlip'
+_FLIPS = (
+    dict(type=_FLIP, prob=0.0),
+    dict(type=_FLIP, prob=1.0, direction='horizontal'),
+    dict(type=_FLIP, prob=1.0, direction='vertical'),
+)
+_DEFAULT = 'image, horizontal flip, vertical flip'
+
+
+def use_tta(config: Config) -> None:
+    """Make the test data of a config augmented views of each image.
+
+    The views are those of ``tta_pipeline``, which ends with mmcv's ``TestTimeAug``. Without it they
+    are the image, its horizontal and its vertical flip. The plain settings are kept in
+    ``config.tta``.
+
+    Args:
+        config: Config of the test; modified.
+
+    Raises:
+        ValueError: If there is no test pipeline, or the pipeline has no views.
+    """
+    use_default_scope(config)
+    loader = config.get('test_dataloader') or {}
+    dataset = loader.get('dataset')
+    if not isinstance(dataset, Mapping) or not dataset.get('pipeline'):
+        found = sorted(dataset) if isinstance(dataset, Mapping) else dataset
+        raise ValueError(
+            'Invalid test_dataloader.dataset for test-time augmentation: expected a pipeline, got '
+            f'{found!r}. Set the pipeline in it, not in a data set inside'
+        )
+    own = config.get('tta_pipeline')
+    pipeline = _with_flip_keys(copy.deepcopy(own)) if own else _flipped(dataset['pipeline'])
+    views = _DEFAULT if not own else f'{_number_of_views(pipeline)} views of tta_pipeline'
+    config[TTA] = dict(views=views, test_dataloader=copy.deepcopy(loader))
+    loader['dataset']['pipeline'] = pipeline
+    loader['collate_fn'] = dict(type='pseudo_collate')  # views differ in size
+
+
+def augment_model(runner: Runner) -> None:
+    """Wrap the model of a test of :func:`use_tta`, whose weights were loaded.
+
+    Figures are written to the folder ``tta`` in that of the run, apart from those of plain tests.
+    """
+    network = unwrap_model(runner.model)
+    device = next(network.parameters()).device
+    runner.model = MemberTTA.of(network, runner.cfg.get('tta_model')).to(device)
+    for hook in runner.hooks:
+        if isinstance(hook, ConfusionHook | PanelHook | ReliabilityHook):
+            hook.out_dir = str(Path(TTA, hook.out_dir))
+
+
+def plain_config(config: Config) -> Config:
+    """Return the config of a test without its test-time augmentation."""
+    if TTA not in config:
+        return config
+    plain = copy.deepcopy(config)
+    plain.test_dataloader = plain.pop(TTA)['test_dataloader']
+    return plain
+
+
+def tta_changes(own: Config | None, config: Config) -> dict[str, tuple[Any, Any]]:
+    """Describe the test-time augmentation of a test as a change of settings.
+
+    Args:
+        own: Config of the run, if known.
+        config: Config of the test.
+
+    Returns:
+        Old and new value by dotted key; empty without augmentation.
+    """
+    if TTA not in config:
+        return {}
+    parts = ('tta_model', 'tta_pipeline')
+    both = [] if own is None else [deciding_settings(one, parts) for one in (own, config)]
+    others = changed_settings(*both) if both else {}
+    return {TTA: (False, config[TTA]['views']), **others}
+
+
+def _flipped(steps: Any) -> list[Any]:
+    *before, pack = copy.deepcopy(list(steps))
+    flips = copy.deepcopy(list(_FLIPS))
+    return [*before, dict(type='mmcv.transforms.TestTimeAug', transforms=[flips, [_packed(pack)]])]
+
+
+def _packed(step: Any) -> dict[str, Any]:
+    """Add the metainfo of flips to a packing transform."""
+    keys = getattr(TRANSFORMS.build(copy.deepcopy(step)), 'meta_keys', None)
+    if keys is None:
+        raise ValueError(
+            'Invalid test pipeline for flipped views: expected PackInputs or PackSegInputs last, '
+            f'got {step["type"]}. Define a tta_pipeline'
+        )
+    return dict(step, meta_keys=tuple(dict.fromkeys((*keys, *FLIP_KEYS))))
+
+
+def _is_views(step: Any) -> bool:
+    kind = step.get('type')
+    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(kind, type) and issubclass(kind, TestTimeAug)
+
+
+def _with_flip_keys(pipeline: Any) -> list[Any]:
+    """Check a ``tta_pipeline``, and add the metainfo of flips to its packing transforms."""
+    *_, last = steps = list(pipeline)
+    if not _is_views(last) or not last.get('transforms') or not all(last['transforms']):
+        raise ValueError(
+            'Invalid tta_pipeline: expected TestTimeAug last, with transforms that create the '
+            f'views, got {[step.get("type") for step in steps]}'
+        )
+    last['transforms'][-1] = [_packed(step) for step in last['transforms'][-1]]
+    return steps
+
+
+def _number_of_views(pipeline: Any) -> int:
+    return math.prod(map(len, pipeline[-1]['transforms']))
