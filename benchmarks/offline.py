@@ -14,7 +14,7 @@ from mmengine.optim import build_optim_wrapper
 from prettytable import PrettyTable
 from torch import Tensor
 
-from benchmarks.steps import dummy_batch
+from benchmarks.steps import dummy_batch, set_base_weights
 from benchmarks.timing import median_seconds
 from mmkdml.inspection.config import inspect_config
 from mmkdml.models.distillers import TeacherCache
@@ -66,6 +66,7 @@ def measure_offline(
     images, samples = dummy_batch(inspection, batch_size)
     others = images.clone()
     wrapper = build_optim_wrapper(distiller, config.optim_wrapper)
+    set_base_weights(distiller)
 
     def losses(cache: TeacherCache | None, batch: Tensor) -> dict[str, Any]:
         distiller.teacher_cache = cache

@@ -168,6 +168,7 @@ def training_step(
     """
     inputs, samples = dummy_batch(inspection, batch_size)
     wrapper = build_optim_wrapper(model.train(), optim_wrapper)
+    set_base_weights(model)
 
     def train() -> float:
         with wrapper.optim_context(model):
@@ -177,6 +178,13 @@ def training_step(
         return loss.item()
 
     return train
+
+
+def set_base_weights(model: Any) -> None:
+    """Set the weights of transfers that have a schedule to their base weights."""
+    for term in getattr(model, 'transfer_terms', ()):
+        if term.transfer.schedule:
+            term.set_weight(term.transfer.weight)
 
 
 def dummy_batch(inspection: Inspection, batch_size: int) -> tuple[Tensor, Samples]:

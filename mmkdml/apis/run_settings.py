@@ -114,18 +114,34 @@ def other_settings_error(
 
 
 def only_extends(changes: Mapping[str, tuple[Any, Any]], config: Config) -> bool:
-    """Return whether only the length changed, and no learning rate so far depends on it."""
-    schedules = _all_schedules(config.get('param_scheduler') or [])
-    return changes.keys() <= _LENGTH and all(map(_is_free, schedules))
+    """Return whether only the length changed, and no rate or weight so far depends on it."""
+    return changes.keys() <= _LENGTH and all(_is_free(one) for _, one in all_schedules(config))
 
 
-def _all_schedules(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the schedules of a config, a list, or a dict by optimizer."""
+def all_schedules(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield dotted key and settings of the schedules of optimizers and of transfer weights."""
+    yield from _schedules(config.get('param_scheduler') or [], 'param_scheduler')
+    model = config.get('model')
+    if not isinstance(model, Mapping):
+        return
+    yield from _schedules(model.get('weight_schedules') or [], 'model.weight_schedules')
+    for index, transfer in enumerate(model.get('transfers') or ()):
+        place = f'model.transfers.{index}'
+        if not isinstance(transfer, Mapping):  # a Transfer
+            transfer = dict(schedule=getattr(transfer, 'schedule', None))
+        elif isinstance(transfer.get('weight'), Mapping):
+            transfer, place = transfer['weight'], f'{place}.weight'
+        yield from _schedules(transfer.get('schedule') or [], f'{place}.schedule')
+
+
+def _schedules(value: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the schedules of a config, a list, or a dict by optimizer or student."""
     if isinstance(value, Mapping) and 'type' in value:
-        yield value
+        yield place, value
     else:
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from _all_schedules(one)
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, one in items:
+            yield from _schedules(one, f'{place}.{key}')
 
 
 def _is_free(schedule: Mapping[str, Any]) -> bool:

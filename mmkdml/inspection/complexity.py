@@ -16,7 +16,8 @@ from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import probe_member
 from mmkdml.models.distillers.transfer_terms import Shape, TransferTerm, projector_side, tap_names
 from mmkdml.models.ensembles import ENSEMBLES
-from mmkdml.models.transfers import Tap
+from mmkdml.models.transfers import Tap, Transfer
+from mmkdml.models.weight_configs import format_schedule
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def describe(inspection: Inspection) -> str:
         'Weights of the supervised losses: '
         + ', '.join(f'{name} {weight:g}' for name, weight in distiller.supervised_weights.items())
     )
+    if distiller.learned_weights is not None:
+        parts.append(f'Learned factors of the weights: {type(distiller.learned_weights).__name__}')
     parts.append(_ensemble_lines(distiller, {size.name: size for size in sizes}))
     return '\n\n'.join(parts)
 
@@ -144,8 +147,8 @@ def _transfer_table(distiller: KnowledgeDistiller) -> str:
     terms = iter(distiller.transfer_terms)
     for transfer in distiller.transfers:
         pair = f'{transfer.source} -> {transfer.learner}'
-        row = [pair, transfer.knowledge, f'{transfer.weight:g}']
-        if transfer.weight == 0:  # no term was built
+        row = [pair, transfer.knowledge, _weight(transfer)]
+        if transfer.is_off:  # no term was built
             table.add_row([*row, 'not computed', '-', '-', '-'])
             continue
         term = next(terms)
@@ -159,6 +162,11 @@ def _transfer_table(distiller: KnowledgeDistiller) -> str:
             ]
         )
     return table.get_string()
+
+
+def _weight(transfer: Transfer) -> str:
+    chained = [f'* {format_schedule([one])}' for one in transfer.schedule]
+    return '\n'.join([f'{transfer.weight:g}', *chained])
 
 
 def _outputs(tap: Tap, shape: Shape | list[Shape]) -> str:

@@ -6,7 +6,6 @@ lists of the paper's 4 modes x 3 styles, and :func:`format_transfers` formats a 
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,12 @@ from typing import Any
 
 from prettytable import PrettyTable
 
+from mmkdml.models.weight_configs import (
+    checked_schedule,
+    format_schedule,
+    schedules_by_student,
+    type_name,
+)
 from mmkdml.modes import (
     FEATURES,
     FROM_PEER,
@@ -142,10 +147,10 @@ class Transfer:
             self.learner,
             self.knowledge,
             f'{self.weight:g}',
-            _type_name(self.loss) if self.loss is not None else DEFAULT_LOSSES[self.knowledge],
+            type_name(self.loss) if self.loss is not None else DEFAULT_LOSSES[self.knowledge],
         ]
         if self.projector is not None:
-            columns.append(f'projector={_type_name(self.projector)}')
+            columns.append(f'projector={type_name(self.projector)}')
         if self.source_tap or self.learner_tap:
             columns.append(f'taps={format_tap(self.source_tap)}:{format_tap(self.learner_tap)}')
         if self.resize:
@@ -153,14 +158,6 @@ class Transfer:
         if self.schedule:
             columns.append(f'schedule={format_schedule(self.schedule)}')
         return tuple(columns)
-
-
-def format_schedule(schedule: Sequence[Mapping[str, Any]]) -> str:
-    """Format chained schedules, e.g. ``LinearWeight(start_factor=0, end=5) * ...``."""
-    return ' * '.join(
-        f'{_type_name(one)}({", ".join(f"{k}={x!r}" for k, x in one.items() if k != "type")})'
-        for one in schedule
-    )
 
 
 def format_tap(tap: Tap) -> str:
@@ -203,7 +200,7 @@ def transfers_for(
     """
     _check_name('style', style, STYLES)
     weights = checked_weights(mode, weights)
-    by_learner = _checked_schedules(mode, schedules)
+    by_learner = schedules_by_student(mode, schedules)
     transfers = []
     for index, learner in enumerate(STUDENTS):
         peer = STUDENTS[1 - index]
@@ -261,29 +258,6 @@ def checked_weights(
     return checked
 
 
-def _checked_schedules(mode: str, schedules: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """Return the schedules of a mode's transfers by letter and student."""
-    letters = [letter for letter in letters_of(mode) if letter != 'alpha']
-    if schedules is not None and not isinstance(schedules, Mapping):
-        raise ValueError(f'weight_schedules must be a dict, got {schedules!r}')
-    by_letter: dict[str, dict[str, Any]] = {}
-    for letter, schedule in (schedules or {}).items():
-        if letter not in letters:
-            raise ValueError(
-                f'The keys of weight_schedules must be weights of transfers of mode {mode!r} '
-                f'({", ".join(letters)}); got {letter!r}'
-            )
-        by_student = isinstance(schedule, Mapping) and not {'type'} & schedule.keys()
-        own = dict(schedule) if by_student else dict.fromkeys(STUDENTS, schedule)
-        if not own.keys() <= set(STUDENTS):
-            raise ValueError(
-                f"weight_schedules.{letter} must be a schedule such as dict(type='LinearWeight', "
-                f'end=5), a list of them, or a dict by {" and ".join(STUDENTS)}; got {schedule!r}'
-            )
-        by_letter[letter] = own
-    return by_letter
-
-
 def _checked_tap(side: str, tap: Any) -> Tap:
     if tap is None or isinstance(tap, str):
         return tap
@@ -305,39 +279,3 @@ def check_weight(what: str, weight: Any) -> None:
         raise ValueError(f'{what} must be a number, got {weight!r}')
     if not 0 <= weight <= sys.float_info.max:
         raise ValueError(f'{what} must be finite and at least 0, got {weight}')
-
-
-def checked_schedule(what: str, schedule: Any) -> tuple[dict[str, Any], ...]:
-    """Return the configs of a schedule, or of several that are chained; None is no schedule.
-
-    Raises:
-        ValueError: If a config has no type, or a number that is negative or not finite.
-    """
-    listed = [schedule] if isinstance(schedule, Mapping) else schedule
-    if schedule is not None and (
-        not isinstance(listed, list | tuple)
-        or not all(isinstance(one, Mapping) and 'type' in one for one in listed)
-    ):
-        raise ValueError(
-            f"{what} has an invalid schedule: expected dict(type='LinearWeight', ...) or a list of "
-            f'such dicts, got {schedule!r}'
-        )
-    for one in listed or ():
-        for key, value in one.items():
-            numbers = value if isinstance(value, list | tuple) else [value]
-            for number in numbers:
-                if isinstance(number, int | float) and not 0 <= number < math.inf:
-                    raise ValueError(
-                        f'{what} has an invalid schedule {_type_name(one)}: expected {key} to be '
-                        f'finite and at least 0, got {value!r}'
-                    )
-    return tuple(dict(one) for one in listed or ())
-
-
-def _type_name(config_or_module: Any) -> str:
-    kind = (
-        config_or_module.get('type', 'untyped')
-        if isinstance(config_or_module, Mapping)
-        else type(config_or_module)
-    )
-    return kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))

@@ -33,12 +33,14 @@ class ShownTransfer:
         learner: Name of the member that learns.
         label: Abbreviation, e.g. ``T:f`` for the teacher's features.
         columns: Source, arrow, learner, knowledge, weight and loss.
+        schedule: Schedule of the weight, e.g. ``LinearWeight(end=5)``; empty if it is constant.
     """
 
     key: str
     learner: str
     label: str
     columns: tuple[str, ...]
+    schedule: str = ''
 
 
 class LossLine:
@@ -60,9 +62,11 @@ class LossLine:
                 term.key,
                 term.transfer.learner,
                 f'{self.short[term.transfer.source]}:{term.transfer.knowledge[0]}',
-                term.transfer.columns()[:6],
+                columns[:6],
+                columns[-1].removeprefix('schedule=') if term.transfer.schedule else '',
             )
             for term in getattr(model, 'transfer_terms', ())
+            for columns in [term.transfer.columns()]
         ]
         self.transfers = sorted(shown, key=lambda one: names.index(one.learner))
 

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from optuna import Trial, TrialPruned
 
 from mmkdml.apis import load_config, make_runner, use_amp
+from mmkdml.apis.run_settings import all_schedules
 from mmkdml.apis.runner import WARNINGS
 
 
@@ -127,11 +128,8 @@ def epoch_options(config: Config, epochs: int) -> dict[str, Any]:
             f'{epochs} and max_epochs={before}'
         )
     options: dict[str, Any] = {'train_cfg.max_epochs': epochs}
-    schedulers = config.get('param_scheduler') or []
-    is_list = isinstance(schedulers, (list, tuple))
-    for index, scheduler in enumerate(schedulers if is_list else [schedulers]):
-        prefix = f'param_scheduler.{index}' if is_list else 'param_scheduler'
+    for place, schedule in all_schedules(config):
         options |= {
-            f'{prefix}.{key}': epochs for key in ('T_max', 'end') if scheduler.get(key) == before
+            f'{place}.{key}': epochs for key in ('T_max', 'end') if schedule.get(key) == before
         }
     return options

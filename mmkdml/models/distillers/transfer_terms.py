@@ -105,9 +105,9 @@ class TransferTerm:
         """Return a copy of the weight of a transfer with a schedule, for the log.
 
         Raises:
-            ValueError: If :meth:`set_weight` was never called.
+            ValueError: In training, if :meth:`set_weight` was never called.
         """
-        if not self._is_set:
+        if not self._is_set and torch.is_grad_enabled():
             raise ValueError(
                 f'Invalid training of the transfer {self.transfer}: its weight has a schedule, but '
                 'nothing sets the weight. Add dict(type=mmkdml.engine.TransferWeightHook) to '

@@ -87,7 +87,9 @@ class GradNorm(LearnedWeights):
             {learner: torch.ones(len(rows)) for learner, rows in self.losses.items()}
         )
 
-    def weigh(self, learner: str, values: Tensor, member: nn.Module) -> tuple[Tensor, Tensor]:
+    def weigh(
+        self, learner: str, values: Sequence[Tensor], member: nn.Module
+    ) -> tuple[Tensor, Tensor]:
         """Return the renormalized w_i without a gradient, and L_grad.
 
         Raises:
@@ -102,7 +104,7 @@ class GradNorm(LearnedWeights):
         norms = self._norms(learner, values, member).to(factors)
         initial: Tensor = getattr(self, f'initial_{learner}')
         with torch.no_grad():
-            current = values.detach().clone().to(initial)
+            current = torch.stack([value.detach() for value in values]).to(initial)
             all_reduce(current, 'mean')
             initial.copy_(torch.where(initial.isnan(), current, initial))
             ratios = current / initial.clamp(min=torch.finfo(initial.dtype).tiny)
@@ -111,11 +113,11 @@ class GradNorm(LearnedWeights):
         return factors.detach().clone(), (factors * norms - targets).abs().sum()
 
     @torch.compiler.disable
-    def _norms(self, learner: str, values: Tensor, member: nn.Module) -> Tensor:
+    def _norms(self, learner: str, values: Sequence[Tensor], member: nn.Module) -> Tensor:
         """Return ||dL_i/dW|| (L,), averaged over the processes, without a graph."""
         shared = [member.get_parameter(name) for name in self.shared[learner]]
         rows = []
-        with torch.autocast(values.device.type, enabled=False):
+        with torch.autocast(values[0].device.type, enabled=False):
             for row, value in zip(self.losses[learner], values, strict=True):
                 # Scaled as in the step, so that small float16 gradients do not underflow.
                 found = torch.autograd.grad(

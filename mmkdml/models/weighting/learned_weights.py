@@ -62,7 +62,7 @@ class LearnedWeights(nn.Module):
         result, own = dict(log), []
         for learner, rows in self.losses.items():
             keys = [_keys(log, learner, row) for row in rows]
-            values = torch.stack([_total(log, its) for its in keys])
+            values = [_total(log, its) for its in keys]
             factors, loss = self.weigh(learner, values, members[learner])
             own.append(loss)
             for row, its, factor in zip(rows, keys, factors, strict=True):
@@ -72,12 +72,14 @@ class LearnedWeights(nn.Module):
         return {**result, LEARNED_LOSS: sum(own)}
 
     @abstractmethod
-    def weigh(self, learner: str, values: Tensor, member: nn.Module) -> tuple[Tensor, Tensor]:
+    def weigh(
+        self, learner: str, values: Sequence[Tensor], member: nn.Module
+    ) -> tuple[Tensor, Tensor]:
         """Return the factors of a learner's losses (L,) >= 0, and the loss of the weights.
 
         Args:
             learner: Name of the learner.
-            values: Its L losses (L,), times their weights in the config, with their graph.
+            values: Its L losses, scalars, times their weights in the config, with their graph.
             member: The learner.
         """
 

@@ -38,7 +38,9 @@ class UncertaintyWeighting(LearnedWeights):
             {learner: torch.zeros(len(rows)) for learner, rows in self.losses.items()}
         )
 
-    def weigh(self, learner: str, values: Tensor, member: nn.Module) -> tuple[Tensor, Tensor]:
+    def weigh(
+        self, learner: str, values: Sequence[Tensor], member: nn.Module
+    ) -> tuple[Tensor, Tensor]:
         """Return c_i * exp(-s_i), and the sum of s_i / 2."""
         variances = self.log_variances[learner]
         likelihoods = [0.5 if row.knowledge == FEATURES else 1.0 for row in self.losses[learner]]
