@@ -129,7 +129,13 @@ EXTRAS_REQUIRE = {
         # Independent oracle for DICOM series.
         'highdicom>=0.28,<0.29',
     ],
-    'docs': ['sphinx>=8,<10', 'myst-parser>=4,<6', 'furo>=2025,<2027'],
+    'docs': [
+        'sphinx>=8,<10',
+        'myst-parser>=4,<6',
+        'furo>=2025,<2027',
+        # Buttons that copy examples.
+        'sphinx-copybutton>=0.5.2,<1',
+    ],
     'dev': [
         'build>=1.3,<2',
         'twine>=6,<8',

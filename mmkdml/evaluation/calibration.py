@@ -32,7 +32,7 @@ class Calibration(BaseMetric):
     The confidence of a prediction is the probability of the predicted class; for masks each pixel
     is a prediction, and if images can have several classes, each class of an image is one (present
     or absent). ``<name>/calibration/ECE`` is the expected calibration error of Guo et al.
-    (2017), a fraction in [0, 1]: the mean of |accuracy - confidence| over bins of equal width,
+    (2017), a fraction in [0, 1]: the mean of ``|accuracy - confidence|`` over bins of equal width,
     weighted by their numbers of predictions.
 
     Most pixels of a medical image are easy background, and hide the calibration at the lesion.
@@ -62,6 +62,8 @@ class Calibration(BaseMetric):
             has no ground truth, or sizes differ.
 
     Example:
+        >>> from mmpretrain.evaluation import Accuracy
+        >>> from mmkdml.evaluation import Calibration, MemberMetrics
         >>> metric = dict(type=MemberMetrics, metric=dict(type=Accuracy))
         >>> test_evaluator = [metric, dict(type=Calibration)]
     """

@@ -39,6 +39,8 @@ class ConfusionMatrix(BaseMetric):
         ValueError: In ``process``, if a sample has no ground truth, or sizes differ.
 
     Example:
+        >>> from mmpretrain.evaluation import Accuracy
+        >>> from mmkdml.evaluation import ConfusionMatrix, MemberMetrics
         >>> metric = dict(type=MemberMetrics, metric=dict(type=Accuracy))
         >>> test_evaluator = [metric, dict(type=ConfusionMatrix)]
     """

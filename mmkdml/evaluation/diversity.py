@@ -41,6 +41,8 @@ class Diversity(BaseMetric):
             sample has no ground truth, or sizes differ.
 
     Example:
+        >>> from mmpretrain.evaluation import Accuracy
+        >>> from mmkdml.evaluation import Diversity, MemberMetrics
         >>> metric = dict(type=MemberMetrics, metric=dict(type=Accuracy))
         >>> test_evaluator = [metric, dict(type=Diversity)]
     """

@@ -61,6 +61,7 @@ class Fidelity(BaseMetric):
             neither task, or teacher and student differ in size or number of classes.
 
     Example:
+        >>> from mmkdml.evaluation import Fidelity, ForegroundIoU, MemberMetrics
         >>> metric = dict(type=MemberMetrics, metric=dict(type=ForegroundIoU))
         >>> test_evaluator = [metric, dict(type=Fidelity)]
     """

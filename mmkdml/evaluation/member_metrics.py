@@ -57,6 +57,9 @@ class MemberMetrics(BaseMetric):
             ``evaluate`` if members differ between processes.
 
     Example:
+        >>> from mmengine.hooks import CheckpointHook
+        >>> from mmpretrain.evaluation import Accuracy
+        >>> from mmkdml.evaluation import MemberMetrics
         >>> val_evaluator = dict(type=MemberMetrics, metric=dict(type=Accuracy))
         >>> checkpoint = dict(type=CheckpointHook, save_best='ensemble/accuracy/top1')
     """

@@ -19,7 +19,7 @@ SMALLEST = 1e-8
 
 
 def attention_map(features: Tensor, exponent: float = 2.0) -> Tensor:
-    """Compute the channel mean of |f|^exponent, scaled to unit Euclidean norm per image.
+    """Compute the channel mean of ``|f|^exponent``, scaled to unit Euclidean norm per image.
 
     Args:
         features: (N, C, H, W).
@@ -30,6 +30,13 @@ def attention_map(features: Tensor, exponent: float = 2.0) -> Tensor:
 
     Raises:
         ValueError: If the features are not maps or the exponent is below 1.
+
+    Example:
+        >>> import torch
+        >>> from mmkdml.functional import attention_map
+        >>> features = torch.tensor([[[[3.0, 0.0]], [[0.0, -3.0]]]])  # two channels, 1x2 pixels
+        >>> [round(value, 4) for value in attention_map(features).flatten().tolist()]
+        [0.7071, 0.7071]
     """
     if features.ndim != 4:
         raise ValueError(

@@ -40,6 +40,15 @@ def channel_wise_kl(
 
     Raises:
         ValueError: If the shapes differ or are not maps, T is not positive, or D is below 1.
+
+    Example:
+        >>> import torch
+        >>> from mmkdml.functional import channel_wise_kl
+        >>> logits = torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]])  # 2 channels, 1x2 pixels
+        >>> channel_wise_kl(logits + 3, logits).item() < 1e-6  # a constant does not matter
+        True
+        >>> round(channel_wise_kl(torch.zeros_like(logits), logits, temperature=1).item(), 4)
+        0.2194
     """
     check_maps(learner, source, 'the channel-wise divergence')
     check_positive('temperature', temperature)

@@ -47,6 +47,13 @@ def linear_cka(a: Tensor, b: Tensor) -> Tensor:
 
     Raises:
         ValueError: If the numbers of images differ.
+
+    Example:
+        >>> import torch
+        >>> from mmkdml.functional import linear_cka
+        >>> features = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 3.0]])
+        >>> round(linear_cka(features, 5 * features.flip(1) + 1).item(), 6)  # rotated and scaled
+        1.0
     """
     if len(a) != len(b):
         raise ValueError(

@@ -65,6 +65,17 @@ def prediction_kl(
 
     Raises:
         ValueError: If the shapes differ, T is not positive, or a name is unknown.
+
+    Example:
+        >>> import torch
+        >>> from mmkdml.functional import prediction_kl
+        >>> learner, source = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+        >>> round(prediction_kl(learner, source, temperature=1).item(), 4)
+        0.4338
+        >>> round(prediction_kl(learner, source, 1, direction='source||learner').item(), 4)
+        0.3278
+        >>> prediction_kl(source, source).item()
+        0.0
     """
     check_same_shape(learner, source, 'the KL divergence')
     check_kl_options(temperature, direction, scale)

@@ -21,6 +21,12 @@ def feature_mse(learner: Tensor, source: Tensor) -> Tensor:
 
     Raises:
         ValueError: If the shapes differ, where ``F.mse_loss`` would broadcast with a warning.
+
+    Example:
+        >>> import torch
+        >>> from mmkdml.functional import feature_mse
+        >>> feature_mse(torch.full((1, 2, 4, 4), 3.0), torch.ones(1, 2, 4, 4)).item()
+        4.0
     """
     check_same_shape(learner, source, 'the mean squared error')
     return F.mse_loss(full_precision(learner), full_precision(source))

@@ -52,6 +52,15 @@ def focal_and_dice(
 
     Raises:
         ValueError: If the shapes do not fit, a label is out of range, or focusing is negative.
+
+    Example:
+        >>> import torch
+        >>> from mmkdml.functional import focal_and_dice
+        >>> labels = torch.tensor([[[0, 1], [1, 0]]])
+        >>> logits = 20.0 * (2 * labels.unsqueeze(1) - 1)  # certain and correct
+        >>> focal, dice = focal_and_dice(logits, labels)
+        >>> round(focal.item(), 6), round(dice.item(), 6)
+        (0.0, 0.0)
     """
     focal, counted, foreground, target, weights = _focal_and_foreground(
         logits, labels, focusing, ignore_index, pixel_weights

@@ -32,6 +32,14 @@ def similarity_difference(learner: Tensor, source: Tensor) -> Tensor:
 
     Raises:
         ValueError: If N differs or is 1.
+
+    Example:
+        >>> import torch
+        >>> from mmkdml.functional import similarity_difference
+        >>> learner = torch.eye(2)  # two different images
+        >>> source = torch.ones(2, 3)  # two equal images, in another number of features
+        >>> round(similarity_difference(learner, source).item(), 4)
+        0.2929
     """
     if len(learner) != len(source) or len(learner) < 2:
         raise ValueError(

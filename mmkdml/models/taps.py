@@ -19,9 +19,14 @@ class TapRecorder:
     """Record the outputs of named submodules during one forward pass.
 
     Example:
-        >>> with TapRecorder(network, ['backbone.layer4']) as taps:
-        ...     network(images)
-        >>> taps['backbone.layer4']  # (N, C, H, W), with its graph
+        >>> import torch
+        >>> from torch import nn
+        >>> from mmkdml.models.taps import TapRecorder
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        >>> with TapRecorder(network, ['0']) as taps:
+        ...     output = network(torch.zeros(2, 3, 8, 8))
+        >>> taps['0'].shape  # with its graph
+        torch.Size([2, 8, 6, 6])
 
     If a module has several outputs (a backbone), the last one is recorded. PyTorch does not count
     in-place changes in inference mode, in which frozen members run; the distiller therefore probes

@@ -197,6 +197,15 @@ def transfers_for(
 
     Raises:
         ValueError: If mode, style, weights or schedules are invalid.
+
+    Example:
+        >>> from mmkdml.models import format_transfers, transfers_for
+        >>> weights = dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3))
+        >>> print(format_transfers(transfers_for('kdml', 'v3', weights)))
+        teacher    ->  student_1  features     0.4  FeatureMSELoss
+        student_2  ->  student_1  predictions  0.4  PredictionKLLoss
+        teacher    ->  student_2  predictions  0.3  PredictionKLLoss
+        student_1  ->  student_2  features     0.3  FeatureMSELoss
     """
     _check_name('style', style, STYLES)
     weights = checked_weights(mode, weights)

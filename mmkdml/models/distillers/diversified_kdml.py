@@ -29,10 +29,13 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
     Mode and style determine the transfers (:func:`mmkdml.models.transfers.transfers_for`) of a
     :class:`KnowledgeDistiller`.
 
-    Example:
-        >>> DiversifiedKDMLDistiller(
-        ...     mode='kdml', style='v3', teacher=resnet50, students=[resnet18, resnet18],
-        ...     weights=dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3)))
+    In a config::
+
+        model = dict(
+            type=DiversifiedKDMLDistiller, mode='kdml', style='v3',
+            teacher=resnet50, students=[resnet18, resnet18],
+            weights=dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3)),
+        )
 
     Args:
         mode: ``'ml'`` (no teacher), ``'kd_off'`` (frozen teacher), ``'kd_on'`` (teacher trained in

@@ -22,12 +22,12 @@ class TransferLoss(nn.Module):
     requires_same_shape: bool = True
     #: The loss maps the learner's channels to the source's; only other dimensions must agree.
     projects_channels: bool = False
-    #: The third argument is the ground truth of the batch: classes (N,) or (N, H, W).
+    #: The third argument is the ground truth of the batch, classes (N,) or (N, H, W).
     needs_truth: bool = False
     #: Classes are compared independently of each other, without a softmax over them. Predictions of
     #: multi-label heads need such a loss.
     multi_label: bool = False
-    #: The last argument is the source's frozen classifier: (N, C) -> (N, K).
+    #: The last argument is the source's frozen classifier, (N, C) -> (N, K).
     needs_source_classifier: bool = False
 
     def extra_repr(self) -> str:

@@ -1,0 +1,122 @@
+"""Links, paths and code references of the documentation lead somewhere; needs no Sphinx."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmkdml.inspection import inspect_config
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / 'docs'
+sys.path.insert(0, str(DOCS / '_ext'))
+
+from code_lines import find_line, find_object, public_names  # noqa: E402
+
+PAGES = sorted(
+    [
+        *DOCS.glob('*.md'),
+        *DOCS.glob('reference/*'),
+        *DOCS.glob('studies/*.md'),
+        *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'SECURITY.md')),
+    ]
+)
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+# Files that a reader would write; there are no configs outside of folders.
+OWN = re.compile(r'configs/\w+\.py|tools/count_images\.py|mmkdml/.*(huber|kvasir|specificity).*')
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, as GitHub and MyST build them."""
+    text = re.sub(r'```.*?```', '', page.read_text(), flags=re.DOTALL)
+    headings = re.findall(r'^#+ (.*)$', text, re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=NAMES)
+def test_links(page):
+    text = re.sub(r'```.*?```', '', page.read_text(), flags=re.DOTALL)
+    broken = []
+    for target in re.findall(r'\]\(([^)\s]+)\)', text):
+        path, _, anchor = target.partition('#')
+        if '://' in target or path.startswith('mailto:'):
+            continue
+        linked = (page.parent / path) if path else page
+        if not linked.exists() or (anchor and anchor not in anchors(linked)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize('page', PAGES, ids=NAMES)
+def test_paths_in_code_exist(page):
+    written = re.findall(
+        r'(?<![\w/])(?:configs|suites|tools|benchmarks|docs|mmkdml)/[\w./-]+\.(?:py|sh|md|csv)\b',
+        page.read_text(),
+    )
+    assert [path for path in written if not (ROOT / path).is_file() and not OWN.match(path)] == []
+
+
+def code_references():
+    pages = [page for page in PAGES if page.suffix == '.md']
+    return [one for page in pages for one in re.findall(r'\{line\}`([^`]+)`', page.read_text())]
+
+
+@pytest.mark.parametrize('reference', sorted(set(code_references())))
+def test_code_references(reference):
+    path, number = find_line(reference)
+    code = reference.partition('::')[2]
+    assert code in (ROOT / path).read_text().splitlines()[number - 1]
+
+
+def test_the_paper_is_covered():
+    text = (DOCS / 'paper_to_code.md').read_text()
+    equations, tables, figures = (
+        {
+            int(number)
+            for row in re.findall(r'^\| ([\d, ]+) \|', part, re.MULTILINE)
+            for number in row.split(',')
+        }
+        for part in re.split(r'^## (?:Tables|Figures)$', text, flags=re.MULTILINE)
+    )
+    assert equations == set(range(1, 16))
+    assert tables == set(range(1, 16))
+    assert figures == set(range(1, 12))
+
+
+@pytest.mark.parametrize('reference', ['mmkdml.functional.feature_mse::no such code', 'x'])
+def test_outdated_code_references(reference):
+    with pytest.raises(ValueError, match='nvalid code reference'):
+        find_line(reference)
+
+
+def test_public_names_are_where_they_are_defined():
+    names = public_names(('mmkdml.analysis', 'mmkdml.inspection'))
+    assert names['measure_cka'] == 'mmkdml.analysis.measure_cka'
+    assert names['inspect_config'] == 'mmkdml.inspection.inspect_config'
+    assert find_object(names['inspect_config']) is inspect_config
+
+
+def my_configs():
+    text = (DOCS / 'coming_from.md').read_text()
+    return dict(re.findall(r'`configs/(my_\w+\.py)`:\n\n```python\n(.*?)```', text, re.DOTALL))
+
+
+@pytest.mark.parametrize(
+    ('name', 'rows'),
+    {
+        'my_kd.py': [('predictions', 1.0, 'PredictionKLLoss')],
+        'my_fitnet.py': [
+            ('predictions', 1.0, 'PredictionKLLoss'),
+            ('features', 100.0, 'FitNetLoss'),
+        ],
+        'my_cwd.py': [('predictions', 5.0, 'ChannelWiseLoss')],
+    }.items(),
+)
+def test_configs_next_to_those_of_other_packages(name, rows, tmp_path):
+    (tmp_path / '_base_').symlink_to(ROOT / 'configs' / '_base_')
+    for file, code in my_configs().items():
+        (tmp_path / file).write_text(code)
+    transfers = inspect_config(Config.fromfile(tmp_path / name)).distiller.transfers
+    assert [(row.knowledge, row.weight, row.columns()[5]) for row in transfers] == rows
