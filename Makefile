@@ -8,6 +8,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # Empty: the version that matches the installed torch.
 TORCHVISION ?=
+# What pip installs.
+PROJECT ?= -e '.[test]'
 # Test processes; more than cores, because some tests wait.
 WORKERS ?= 3
 # Examples per test of `make fuzz`.
@@ -26,10 +28,11 @@ $(if $(word 2,$(VENV)),$(error VENV='$(VENV)': make cannot handle a path with sp
 has = -c 'import sys; from importlib.util import find_spec; sys.exit(not find_spec("$(1)"))'
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast soak fuzz check lint types layers duplicates docs package clean
+.PHONY: help install demo test test-fast soak fuzz check lint types layers duplicates docs package \
+    release-check metafiles clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
 
 install: $(READY)  ## install mmkdml with all extras in VENV (.venv)
 
@@ -72,6 +75,12 @@ package: $(READY_DEV)  ## build wheel and source distribution in dist
 	$(PY) -m build
 	$(PY) -m twine check --strict dist/*
 
+release-check: $(READY_DEV)  ## build, check, and train with the wheel outside of the repository
+	.ci/release $(PY)
+
+metafiles: $(READY)  ## write model-index.yml and the metafiles of the configs
+	$(PY) .ci/metafiles.py
+
 clean:  ## delete caches and build outputs, but not VENV
 	rm -rf build dist docs/_build mmkdml.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find configs mmkdml tests tools -name __pycache__ -prune -exec rm -rf {} +
@@ -100,7 +109,7 @@ $(READY): setup.py | $(PY)
 	@$(PY) $(call has,torchvision) || $(PIP) install -c $(CONSTRAINTS) \
 	    $(if $(TORCHVISION),$(TORCHVISION),"torchvision==0.$$(( \
 	    $$(cut -d. -f2 $(CONSTRAINTS)) + 15 )).*")
-	$(PIP) install -c $(CONSTRAINTS) -e '.[test]'
+	$(PIP) install -c $(CONSTRAINTS) $(PROJECT)
 	@$(PY) -c 'import cv2' 2> /dev/null || { $(PIP) install --force-reinstall --no-deps \
 	    "opencv-python-headless==$$($(PY) -c \
 	    'from importlib.metadata import version; print(version("opencv-python"))')" && \

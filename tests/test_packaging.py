@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from glob import glob
 from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
@@ -41,6 +42,20 @@ def test_every_directory_with_code_is_a_package(setup_arguments):
     """Without ``__init__.py`` a directory would be missing in the installed package."""
     folders = {path.parent.relative_to(ROOT) for path in ROOT.glob('mmkdml/**/*.py')}
     assert set(setup_arguments['packages']) == {'.'.join(folder.parts) for folder in folders}
+
+
+def test_wheel_contains_all_configs_tools_and_suites(setup_arguments):
+    patterns = setup_arguments['package_data']['mmkdml']
+    packaged = {path for pattern in patterns for path in glob(f'mmkdml/{pattern}', recursive=True)}
+    found = {
+        path.relative_to(ROOT)
+        for folder in ('configs', 'tools', 'suites')
+        for path in ROOT.glob(f'{folder}/**/*')
+        if path.is_file() and path.suffix != '.pyc'
+    }
+    assert len(found) > 150
+    assert {f'mmkdml/.mim/{path}' for path in [*found, 'model-index.yml']} <= packaged
+    assert {f'mmkdml/{path}' for path in found if path.match('configs/**/*.py')} <= packaged
 
 
 def test_dependencies_are_bounded_on_both_sides(setup_arguments):

@@ -1,0 +1,92 @@
+"""``.ci/release``: its checks of versions, and the wheel that it builds, installs and uses."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEADING = '## [1.2.0] - 2026-01-31'
+TAG = {'GITHUB_REF_TYPE': 'tag', 'GITHUB_REF_NAME': 'v1.2.0'}
+
+pytestmark = pytest.mark.skipif(shutil.which('git') is None, reason='git is not installed')
+
+
+@pytest.fixture
+def release(tmp_path):
+    """Return a function that runs the script on a small repository, with a Python that fails."""
+    for name, text in {
+        'mmkdml/version.py': "__version__ = '1.2.0'\n",
+        'CITATION.cff': 'version: 1.2.0\n',
+        'CHANGELOG.md': f'# Changelog\n\n{HEADING}\n\n## [1.1.0] - 2025-12-24\n',
+        'python': '#!/bin/sh\necho "python $*"\nexit 3\n',
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / 'python').chmod(0o755)
+    (tmp_path / '.ci').mkdir()
+    shutil.copy(ROOT / '.ci' / 'release', tmp_path / '.ci')
+    subprocess.run(['git', 'init', '--quiet'], cwd=tmp_path, check=True)
+
+    def run(changes=(), **environment):
+        for name, before, after in changes:
+            text = (tmp_path / name).read_text()
+            assert before in text
+            (tmp_path / name).write_text(text.replace(before, after))
+        return subprocess.run(
+            [tmp_path / '.ci' / 'release', './python'],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, 'DIST': str(tmp_path / 'dist'), **environment},
+        )
+
+    return run
+
+
+@pytest.mark.parametrize('environment', [{}, TAG])
+def test_build_starts_after_the_checks_and_its_failure_fails(release, environment):
+    done = release(**environment)
+    assert done.returncode == 1
+    assert '1.2.0, changelog: [1.2.0] - 2026-01-31' in done.stdout
+    assert 'python -m build --no-isolation' in done.stderr  # the log of the build
+
+
+@pytest.mark.parametrize(
+    ('changes', 'environment', 'message'),
+    [
+        ([('CITATION.cff', '1.2.0', '1.1.0')], {}, 'CITATION.cff: expected version 1.2.0'),
+        ([], {**TAG, 'GITHUB_REF_NAME': 'v1.3.0'}, 'Tag v1.3.0: expected v1.2.0'),
+        (
+            [('CHANGELOG.md', '2026-01-31', 'unreleased')],
+            TAG,
+            'expected a date, got ## [1.2.0] - unreleased',
+        ),
+        ([('CHANGELOG.md', '[1.2.0]', '[1x2.0]')], TAG, 'expected a date, got ## [1x2.0]'),
+    ],
+)
+def test_different_versions_are_refused_before_the_build(release, changes, environment, message):
+    done = release(changes, **environment)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert 'build' not in done.stderr
+
+
+@pytest.mark.slow
+def test_wheel_trains_outside_of_the_repository(tmp_path):
+    pytest.importorskip('build')
+    pytest.importorskip('twine')
+    done = subprocess.run(
+        [ROOT / '.ci' / 'release', sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, 'DIST': str(tmp_path), 'GITHUB_REF_TYPE': ''},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.iterdir())) == 2
+    assert '$ mmkdml train mmkdml::demo/kdml_v3_demo.py' in done.stdout
+    assert 'Look at work_dirs/demo/summary.html' in done.stdout
