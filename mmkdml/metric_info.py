@@ -64,6 +64,7 @@ METRIC_INFOS = {
         MetricInfo('precision', 'Precision, mean of classes'),
         MetricInfo('recall', 'Sensitivity, mean of classes'),
         MetricInfo('f1-score', 'F1, mean of classes'),
+        MetricInfo('mAP', 'Average precision, mean of classes'),
         MetricInfo('sensitivity', 'Sensitivity'),
         MetricInfo('specificity', 'Specificity'),
         MetricInfo('fidelity/accuracy', 'Agreement with the teacher'),

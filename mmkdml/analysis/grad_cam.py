@@ -24,7 +24,7 @@ from mmkdml.inspection.taps_listing import tap_rows
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating, probe_member
 from mmkdml.models.tasks import Task, task_of
-from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.names import ENSEMBLE, MULTI_LABEL, PLAIN
 from mmkdml.optional import require
 
 attr = require('captum.attr', extra='analysis', purpose='Grad-CAM')
@@ -43,8 +43,8 @@ def grad_cam(
     The member's mode, gradients and hooks stay unchanged.
 
     Args:
-        member: Classifier of mmpretrain; it may be frozen. If it has one logit, class 1 is
-            explained by the logit and class 0 by its negative.
+        member: Classifier of mmpretrain; it may be frozen. If it has one logit and no multi-label
+            head, class 1 is explained by the logit and class 0 by its negative.
         inputs: Preprocessed images (N, 3, H, W).
         classes: Class index of each image, (N,), long.
         layer: Dotted name of a module whose output is a map (N, C, h, w). Default: see
@@ -76,7 +76,8 @@ def grad_cam(
 
     def scores(images: Tensor) -> Tensor:
         logits = cast(Tensor, task.logits(member, images))
-        return torch.cat([-logits, logits], dim=1) if logits.shape[1] == 1 else logits
+        one_logit = logits.shape[1] == 1 and not task.multi_label
+        return torch.cat([-logits, logits], dim=1) if one_logit else logits
 
     with evaluating(member):
         # A frozen member builds a graph only if the images require gradients.
@@ -133,7 +134,8 @@ def cam_rows(
 
     Columns: the image with its true class; the Grad-CAM of each member, teachers first, with its
     predicted class and probability; then for the ensemble the mean of its students' maps for its
-    class. Each map is divided by its maximum. The image is the original one, or the network's
+    class. Of multi-label networks the class with the highest score is explained, or a given class.
+    Each map is divided by its maximum. The image is the original one, or the network's
     input if the pipeline crops or pads images.
 
     Args:
@@ -145,27 +147,34 @@ def cam_rows(
 
     Raises:
         TypeError: If the members are not classifiers.
-        ValueError: See :func:`grad_cam` and :func:`class_index`; if a sample has no true class.
+        ValueError: See :func:`grad_cam` and :func:`class_index`; if a sample has no true class, or
+            ``target`` is ``'true'`` for multi-label networks.
     """
     members = members_in_order(inspect_model(model).members)
     task, dataset = _classification_task(members), cast(Any, loader.dataset)
     number = task.num_classes(next(iter(members.values())))
     classes = dataset.metainfo.get('classes') or [str(index) for index in range(number)]
+    if task.multi_label and target == TRUE:
+        raise ValueError(
+            f'Invalid target {TRUE!r}: an image can have several true classes or none. Choose '
+            f'{PREDICTED} (the class with the highest score), or one of {", ".join(classes)}'
+        )
+    mark = {MULTI_LABEL: task.multi_label}
     fixed = None if target in (PREDICTED, TRUE) else class_index(target, classes)
     students = model.student_names if isinstance(model, KnowledgeDistiller) else ()
     layers: dict[str, tuple[str, str]] = {}
     rows: list[SheetRow] = []
     for data in loader:
         inputs, samples = predict_batch(model, data)
-        predictions = [predictions_by_name(sample) for sample in samples]
-        truth = torch.cat([truth_of(sample) for sample in samples])
+        predictions = [predictions_by_name(sample, mark) for sample in samples]
+        truth = torch.stack([truth_of(sample, mark) for sample in samples])
         # The classes to explain, by member and for the ensemble.
         wanted = {
-            name: torch.cat([one[name].labels for one in predictions])
+            name: torch.stack([_explained(one[name]) for one in predictions])
             if target == PREDICTED
-            else truth
+            else truth[:, 0]
             if fixed is None
-            else torch.full_like(truth, fixed)
+            else torch.full_like(truth[:, 0], fixed)
             for name in predictions[0]
         }
         images = {
@@ -191,12 +200,13 @@ def cam_rows(
             )
         cropped = _crops(dataset)
         for index, (sample, own) in enumerate(zip(samples, predictions, strict=True)):
-            true = int(truth[index])
-            row = _image_cell(data['inputs'][index], {} if cropped else sample, classes[true])
+            true = _names_of(truth[index], classes, task.multi_label)
+            row = _image_cell(data['inputs'][index], {} if cropped else sample, true)
             for name, cams in maps.items():
                 note = layers[name][1] if name in layers else 'mean of the students'
                 image = row[IMAGE].image
-                row[name] = _cam_cell(image, cams[index], own[name], true, classes, note)
+                caption = _caption(own[name], truth[index], int(wanted[name][index]), classes)
+                row[name] = _cam_cell(image, cams[index], caption, note)
             rows.append(row)
     return rows
 
@@ -258,17 +268,31 @@ def _image_cell(inputs: Tensor, sample: Any, true: str) -> dict[str, SheetCell]:
     return {IMAGE: SheetCell(image, caption=f'true: {true}')}
 
 
-def _cam_cell(
-    image: np.ndarray,
-    cam: Tensor,
-    prediction: Predictions,
-    true: int,
-    classes: Sequence[str],
-    subtitle: str,
-) -> SheetCell:
-    label = int(prediction.labels)
-    sign = RIGHT if label == true else WRONG
-    caption = f'{sign} {classes[label]} {100 * float(prediction.probabilities[0, label]):.0f} %'
+def _explained(prediction: Predictions) -> Tensor:
+    """Return the predicted class, or of several labels the one with the highest score."""
+    if prediction.of_classes:
+        return prediction.probabilities[:, 1].argmax()
+    return prediction.labels[0]
+
+
+def _names_of(truth: Tensor, classes: Sequence[str], multi_label: bool) -> str:
+    if not multi_label:
+        return classes[int(truth)]
+    return ', '.join(classes[index] for index in truth.nonzero()[:, 0].tolist()) or 'no class'
+
+
+def _caption(prediction: Predictions, truth: Tensor, explained: int, classes: Sequence[str]) -> str:
+    """Return whether a prediction is right, its class and its probability in percent."""
+    if prediction.of_classes:  # the explained class, which is predicted or not
+        label, probability = explained, prediction.probabilities[explained, 1]
+        right = bool(prediction.labels[explained] == truth[explained])
+    else:
+        label = int(prediction.labels)
+        probability, right = prediction.probabilities[0, label], label == int(truth)
+    return f'{RIGHT if right else WRONG} {classes[label]} {100 * float(probability):.0f} %'
+
+
+def _cam_cell(image: np.ndarray, cam: Tensor, caption: str, subtitle: str) -> SheetCell:
     if not cam.any():
         caption += '\nGrad-CAM is zero'
     heat = F.interpolate(cam[None, None], image.shape[:2], mode='bilinear')[0, 0].cpu().numpy()

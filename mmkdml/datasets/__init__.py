@@ -1,12 +1,7 @@
 """Data sets, split files, converters, image loading, augmentation and synthetic demo data."""
 
 import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are imported
-from mmkdml.datasets.base import (
-    SplitClassificationDataset,
-    SplitFileMixin,
-    SplitMultiLabelDataset,
-    SplitSegDataset,
-)
+from mmkdml.datasets.base import SplitClassificationDataset, SplitFileMixin, SplitSegDataset
 from mmkdml.datasets.chest_xray14 import ChestXray14Dataset
 from mmkdml.datasets.converters import (
     class_folder_rows,
@@ -24,6 +19,7 @@ from mmkdml.datasets.converters import (
 from mmkdml.datasets.ham10000 import HAM10000Dataset, HAM10000SegDataset
 from mmkdml.datasets.image_cache import CachedLoading, cached_pipeline
 from mmkdml.datasets.lgg import LGGDataset, LGGSliceDataset
+from mmkdml.datasets.multi_label import SplitMultiLabelDataset
 from mmkdml.datasets.pcam import PCamDataset
 from mmkdml.datasets.splits import (
     SplitRow,

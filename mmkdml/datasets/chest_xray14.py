@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkdml.datasets.base import SplitMultiLabelDataset
+from mmkdml.datasets.multi_label import SplitMultiLabelDataset
 from mmkdml.registry import DATASETS
 
 

@@ -13,13 +13,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmkdml.datasets import (
-    ChestXray14Dataset,
     LGGDataset,
     LoadBinaryMask,
     LoadCheckedImage,
     PCamDataset,
     SplitClassificationDataset,
-    SplitMultiLabelDataset,
     SplitSegDataset,
     base,
 )
@@ -253,42 +251,3 @@ def test_lossy_loader_is_logged(data, monkeypatch):
     build(SplitClassificationDataset)
     assert len(logged) == 1
     assert 'LoadCheckedImage' in logged[0]
-
-
-FINDINGS = (('Mass', 'Effusion'), (), ('Effusion',))
-
-
-@pytest.fixture
-def labelled(data):
-    rows = [
-        SplitRow(name, f'{name}.tif', f'p{name}', int(bool(names)), labels=names)
-        for name, names in zip('abc', FINDINGS, strict=True)
-    ]
-    write_splits('labelled', dict(train=rows), {})
-    return 'labelled/train.csv'
-
-
-@pytest.mark.parametrize(
-    'classes', [('Effusion', 'Mass', 'Hernia'), ('Mass', 'Hernia', 'Effusion')]
-)
-def test_several_labels_follow_the_order_of_the_classes(labelled, classes):
-    dataset = build(SplitMultiLabelDataset, labelled, metainfo=dict(classes=classes))
-    for index, names in enumerate(FINDINGS):
-        sample = dataset[index]['data_samples']
-        assert [classes[k] for k in sample.gt_label] == sorted(names, key=classes.index)
-        assert sample.gt_score.tolist() == [float(name in names) for name in classes]
-        assert dataset.get_cat_ids(index) == sample.gt_label.tolist()
-    assert dataset.metainfo['multi_label'] is True
-
-
-def test_several_labels_of_a_subclass_are_marked(labelled):
-    with pytest.raises(ValueError, match=r"labels of 'a'.*'Effusion',.*got \['Mass'\]"):
-        build(SplitMultiLabelDataset, labelled, metainfo=dict(classes=('Effusion',)))
-    dataset = build(ChestXray14Dataset, labelled)
-    assert dataset.metainfo['multi_label'] is True
-    assert dataset[0]['data_samples'].gt_label.tolist() == [2, 4]
-
-
-def test_data_sets_of_several_labels_need_labels(data):
-    with pytest.raises(ValueError, match='column labels, got none.*SplitClassificationDataset'):
-        build(SplitMultiLabelDataset)

@@ -22,8 +22,10 @@ from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.apis.prediction.predictor import equal_batches
 from mmkdml.evaluation import CaseTable
+from mmkdml.evaluation.predictions import multi_hot
 from mmkdml.inspection.config import use_default_scope
 from mmkdml.models.ensembles import decide, vote_ensemble
+from mmkdml.names import MULTI_LABEL
 from mmkdml.profiling import elapsed_seconds, interleaved_medians
 from mmkdml.registry import DATASETS
 
@@ -71,6 +73,8 @@ def framework_predictor(source: ExportSource) -> PredictFn:
         else:
             scores = [sample.pred_score for sample in samples]
             labels = [sample.pred_label for sample in samples]
+        if task.multi_label:
+            labels = [multi_hot(sample.to_dict(), 'pred')[None] for sample in samples]
         return torch.stack(scores).numpy(), torch.cat(labels).numpy()
 
     return predict
@@ -180,6 +184,9 @@ def case_table(predict: PredictFn, source: ExportSource, dataset: Any, name: str
             if source.segments:
                 mask = _at_size(score, label, sample.ori_shape, source.threshold)
                 sample.pred_sem_seg = PixelData(data=mask)
+            elif source.inspection.task.multi_label:
+                sample.set_pred_score(score).set_pred_label(np.flatnonzero(label))
+                sample.set_field(True, MULTI_LABEL, field_type='metainfo')
             else:
                 sample.set_pred_label(int(label))
         metric.process(None, [sample.to_dict() for sample in samples])

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkdml.apis.export.source import ExportSource
+from mmkdml.models.ensembles import per_class
 from mmkdml.optional import require
 
 PredictFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -35,13 +36,15 @@ class ExportedNetwork(nn.Module):
     It maps images (N, 3, H, W), RGB, uint8, sized by the test pipeline, to scores and labels.
     Scores are class probabilities, (N, K) or (N, K, H, W), with K = 1 for networks with a single
     foreground logit; a voting ensemble returns shares of votes. Labels are class indices, (N,) or
-    (N, H, W), int64. Gradients of the source's networks are disabled.
+    (N, H, W), int64; of multi-label networks (N, K), 1 for each class that is present. Gradients of
+    the source's networks are disabled.
     """
 
     def __init__(self, source: ExportSource) -> None:
         super().__init__()
         self.members = nn.ModuleList(source.members.values())
-        self.ensemble, self.threshold = source.ensemble, source.threshold
+        self.multi_label, self.threshold = source.inspection.task.multi_label, source.threshold
+        self.ensemble = per_class(source.ensemble) if self.multi_label else source.ensemble
         preprocessors = [source.preprocessor_of(name) for name in source.members]
         shared = all(one is preprocessors[0] for one in preprocessors)
         self.normalizations = nn.ModuleList(
@@ -54,7 +57,12 @@ class ExportedNetwork(nn.Module):
         inputs = [normalize(images) for normalize in self.normalizations]
         if len(inputs) < len(self.members):
             inputs *= len(self.members)
-        probabilities = torch.stack(list(map(_probabilities, self.members, inputs)))
+        probabilities = torch.stack(
+            [
+                _probabilities(member, own, self.multi_label)
+                for member, own in zip(self.members, inputs, strict=True)
+            ]
+        )
         return self.ensemble(probabilities, self.threshold)
 
 
@@ -248,7 +256,7 @@ def file_predictor(path: Path) -> PredictFn:
     return predict
 
 
-def _probabilities(member: Any, inputs: Tensor) -> Tensor:
+def _probabilities(member: Any, inputs: Tensor, multi_label: bool) -> Tensor:
     logits = member(inputs, mode='tensor')
     if not isinstance(logits, Tensor) or logits.ndim not in (2, 4):
         raise ValueError(
@@ -259,6 +267,8 @@ def _probabilities(member: Any, inputs: Tensor) -> Tensor:
         logits = F.interpolate(
             logits, inputs.shape[2:], mode='bilinear', align_corners=member.align_corners
         )
+    if multi_label:
+        return logits.sigmoid()
     if logits.shape[1] > 1:
         return logits.softmax(dim=1)
     positive = logits.sigmoid()

@@ -33,7 +33,8 @@ class ExportSource:
         inspection: Inspected config, with the size of the images as input size.
         members: The network, or the students in the order of the ensemble.
         ensemble: Rule from :mod:`mmkdml.models.ensembles`; the identity for one network.
-        threshold: Foreground probability above which a pixel is foreground, in (0, 1).
+        threshold: Foreground probability above which a pixel is foreground, in (0, 1); of
+            multi-label networks the least probability of a class that is predicted.
         preprocessor: The shared data preprocessor.
     """
 
@@ -107,7 +108,8 @@ def load_source(
         load_network(member.eval(), file, name)
         if _segments(member):  # mmseg reads its settings as attributes
             member.test_cfg = ConfigDict(member.test_cfg)
-    threshold = {_threshold(name, member) for name, member in members.items()}.pop()
+    multi_label = inspection.task.multi_label
+    threshold = {_threshold(name, one, multi_label) for name, one in members.items()}.pop()
     owner = distiller or next(iter(members.values()))
     return ExportSource(
         name=f'{Path(config.filename).stem}-{what}',
@@ -128,7 +130,7 @@ def _dataset_meta(path: Path) -> dict[str, Any]:
     return {key: known[key] for key in ('classes', 'palette') if known.get(key) is not None}
 
 
-def _threshold(name: str, member: Any) -> float:
+def _threshold(name: str, member: Any, multi_label: bool) -> float:
     """Return the threshold of a network, whose predictions must depend only on its logits."""
     if _segments(member) and member.test_cfg.get('mode', 'whole') != 'whole':
         raise ValueError(
@@ -138,6 +140,12 @@ def _threshold(name: str, member: Any) -> float:
     head = member.decode_head if _segments(member) else member.head
     if isinstance(head, nn.ModuleList):
         raise ValueError(f'{name}: exporting a cascade of heads is not supported')
+    if multi_label:
+        if head.thr is None:
+            raise ValueError(
+                f'{name}: expected a head with a threshold (thr) for export, got topk={head.topk}'
+            )
+        return float(head.thr)
     threshold = getattr(head, 'threshold', None)
     if isinstance(head, BinaryLinearClsHead) and threshold != 0.5:
         raise ValueError(

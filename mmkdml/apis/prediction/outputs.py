@@ -19,6 +19,7 @@ from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_source
 from mmkdml.apis.prediction.nifti import write_mask
 from mmkdml.apis.prediction.overlays import draw_overlay
 from mmkdml.apis.prediction.predictor import Prediction, Predictor
+from mmkdml.datasets.splits.split_row import SEPARATOR
 from mmkdml.evaluation.mask_panels import Panel
 from mmkdml.evaluation.spreadsheets import csv_text
 from mmkdml.files import file_sha256, json_text
@@ -49,6 +50,8 @@ def predict_files(
     - ``predictions.csv``: a row for each image and member with the class, the score and the
       probability of each class, or the number of pixels of each foreground class. Scores decide the
       class; those of an ensemble need not sum to 1. Probabilities are scores divided by their sum.
+      Of multi-label networks the classes at or above the threshold of the head, joined by ``|``,
+      and the score of each class, its probability.
     - ``predictions.json``: the same by case, with the input file or folder, the settings and the
       failed cases.
     - ``masks/<member>/<case>`` (segmentation): PNG, TIFF for a stack, and NIfTI on the volume's own
@@ -137,7 +140,8 @@ def predict_files(
         if source.name in failed:
             records.forget(source)
     succeeded = [source for source in sources if source.name not in failed]
-    done = {name: list(map(_with_probabilities, rows or ())) for name, rows in done.items()}
+    complete = dict if predictor.multi_label else _with_probabilities
+    done = {name: list(map(complete, rows or ())) for name, rows in done.items()}
     table = pd.DataFrame(
         [dict(case=source.name, **row) for source in succeeded for row in done[source.name]]
     )
@@ -222,7 +226,9 @@ def _write_case(
                 row.update({f'pixels_{one}': count for one, count in cells})
             else:
                 scores = zip(classes, answer.scores.tolist(), strict=True)
-                row.update(label=classes[answer.label], **{f'score_{k}': v for k, v in scores})
+                chosen = answer.label if isinstance(answer.label, tuple) else (answer.label,)
+                label = SEPARATOR.join(classes[one] for one in chosen)
+                row.update(label=label, **{f'score_{k}': v for k, v in scores})
             rows.append(row)
         if segments:
             masks = {name: answer.label for name, answer in prediction.answers.items()}
@@ -264,7 +270,7 @@ def _with_probabilities(row: dict[str, Any]) -> dict[str, Any]:
 
 def _class_names(predictor: Predictor, scores: int) -> tuple[str, ...]:
     """Return the names of the classes, or their indices; one score means two classes."""
-    number = max(scores, 2)
+    number = scores if predictor.multi_label else max(scores, 2)
     known = predictor.classes or ()
     return known if len(known) == number else tuple(map(str, range(number)))
 

@@ -25,7 +25,7 @@ from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.member_tta import MemberTTA
-from mmkdml.models.tasks import task_of
+from mmkdml.models.tasks import Task, task_of
 from mmkdml.names import ENSEMBLE, PLAIN
 
 #: Called with a case that failed, and the error.
@@ -40,7 +40,8 @@ class Answer:
     """Prediction of one member, or of the ensemble, for one image.
 
     Attributes:
-        label: Class index of the image, an int, or of each pixel, (H, W) uint8.
+        label: Class index of the image, an int, or of each pixel, (H, W) uint8; of a multi-label
+            network the indices of its classes, a tuple.
         scores: (K,) or (K, H, W), float32; K = 1 for a single foreground probability. They are
             probabilities, except that those of a ``max`` or ``union`` ensemble are maxima over the
             students, which need not sum to 1, and those of a ``vote`` ensemble are shares of votes.
@@ -51,8 +52,10 @@ class Answer:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """Scores divided by their sum over the classes, unchanged for K = 1."""
-        return self.scores if len(self.scores) == 1 else self.scores / self.scores.sum(axis=0)
+        """Scores divided by their sum over the classes; unchanged for K = 1 and several labels."""
+        if len(self.scores) == 1 or isinstance(self.label, tuple):
+            return self.scores
+        return self.scores / self.scores.sum(axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +88,7 @@ class Predictor:
     Attributes:
         members: Names of the members that predict, including the ensemble.
         task: ``'classification'`` or ``'segmentation'``.
+        multi_label: True if images can have several classes or none.
     """
 
     def __init__(
@@ -100,10 +104,11 @@ class Predictor:
         self.checkpoint = checkpoint
         if isinstance(model, KnowledgeDistiller):
             self.members = (*members_in_order(model.named_members()), ENSEMBLE)
-            self.task = model.task.name
+            task: Task = model.task
         else:
             self.members = (PLAIN,)
-            self.task = task_of({PLAIN: model}).name
+            task = task_of({PLAIN: model})
+        self.task, self.multi_label = task.name, task.multi_label
 
     def predict(self, images: Any, **options: Any) -> list[Prediction]:
         """Return all predictions as a list; :meth:`stream` takes less memory."""
@@ -148,7 +153,9 @@ class Predictor:
         cases = _cases(sources, pipeline, read or ReadOptions(), on_error, progress)
         # Not a generator itself, so that invalid arguments raise at once.
         batches = equal_batches(chain.from_iterable(cases), batch_size, _shape)
-        return chain.from_iterable(_predict_batch(module, batch, wanted) for batch in batches)
+        return chain.from_iterable(
+            _predict_batch(module, batch, wanted, self.multi_label) for batch in batches
+        )
 
     def _known(self, members: Sequence[str]) -> tuple[str, ...]:
         unknown = [name for name in members if name not in self.members]
@@ -262,7 +269,9 @@ def _shape(item: Item) -> Any:
 
 
 @torch.no_grad()
-def _predict_batch(module: Any, batch: list[Item], members: Sequence[str]) -> list[Prediction]:
+def _predict_batch(
+    module: Any, batch: list[Item], members: Sequence[str], multi_label: bool
+) -> list[Prediction]:
     try:
         samples = module.test_step(pseudo_collate([packed for *_, packed in batch]))
     except torch.OutOfMemoryError as error:
@@ -271,19 +280,18 @@ def _predict_batch(module: Any, batch: list[Item], members: Sequence[str]) -> li
             f'starting at {batch[0][0].source.name}. Choose a smaller batch_size (--batch-size)'
         ) from error
     return [
-        Prediction(case, index, image, {name: _answer(sample, name) for name in members})
+        Prediction(
+            case, index, image, {name: _answer(sample, name, multi_label) for name in members}
+        )
         for (case, index, image, _), sample in zip(batch, samples, strict=True)
     ]
 
 
-def _answer(sample: BaseDataElement, name: str) -> Answer:
+def _answer(sample: BaseDataElement, name: str, multi_label: bool) -> Answer:
     own = sample if name in (ENSEMBLE, PLAIN) else sample.members.get(name)
+    if multi_label:
+        return Answer(tuple(sorted(own.pred_label.tolist())), own.pred_score.float().cpu().numpy())
     if 'pred_score' in own:
-        if own.pred_label.numel() != 1:
-            raise ValueError(
-                f'{name}: expected one label per image, got {own.pred_label.numel()}. Multi-label '
-                'networks are not supported'
-            )
         return Answer(int(own.pred_label), own.pred_score.float().cpu().numpy())
     scores = own.seg_logits.data.float()
     if name != ENSEMBLE and len(scores) > 1:  # for one class, mmseg returns probabilities

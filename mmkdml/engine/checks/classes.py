@@ -112,8 +112,17 @@ def _check_multi_label(model: Any, dataset: Any) -> None:
     if not (getattr(dataset, 'metainfo', None) or {}).get(MULTI_LABEL):
         return
     for name, module in model.named_modules():
+        if name.rpartition('.')[2] != _HEADS[0]:
+            continue
         kinds = [kind.__name__ for kind in type(module).__mro__]
-        if name.rpartition('.')[2] == _HEADS[0] and 'MultiLabelClsHead' not in kinds:
+        loss = getattr(module, 'loss_module', None)
+        if getattr(loss, 'use_sigmoid', True) is False:
+            raise ValueError(
+                f'{name}: expected a loss without a softmax over the classes, because images of '
+                f'{type(dataset).__name__} can have several, got {type(loss).__name__} with '
+                'use_sigmoid=False. Set loss=dict(type=CrossEntropyLoss, use_sigmoid=True)'
+            )
+        if 'MultiLabelClsHead' not in kinds:
             raise ValueError(
                 f'{name}: expected a multi-label head, because images of {type(dataset).__name__} '
                 f'can have several classes, got {kinds[0]}. Use MultiLabelLinearClsHead'

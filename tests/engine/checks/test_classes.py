@@ -129,6 +129,17 @@ def test_several_labels_need_multi_label_heads(stage):
         check(runner_with(Head(3), multi_label=True))
 
 
+def test_several_labels_need_losses_with_a_sigmoid():
+    head = OwnHead(3)
+    for sigmoid in (True, False):
+        head.loss_module = nn.Identity()
+        head.loss_module.use_sigmoid = sigmoid
+        if sigmoid:
+            ClassesHook().before_train(runner_with(head, multi_label=True))
+    with pytest.raises(ValueError, match='head: .*got Identity with use_sigmoid=False'):
+        ClassesHook().before_train(runner_with(head, multi_label=True))
+
+
 def test_number_of_classes_of_residual_attention():
     head = MultiLabelClsHead(3)
     del head.num_classes
