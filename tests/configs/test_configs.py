@@ -10,14 +10,22 @@ from albumentations import Affine, HorizontalFlip, Transpose, VerticalFlip
 from mmcv.transforms import Resize
 from mmengine.dataset import DefaultSampler
 from mmengine.optim import OptimWrapper
-from mmpretrain.evaluation import Accuracy
-from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet
+from mmpretrain.evaluation import Accuracy, AveragePrecision, MultiLabelMetric
+from mmpretrain.models import (
+    CrossEntropyLoss,
+    GlobalAveragePooling,
+    ImageClassifier,
+    LinearClsHead,
+    MultiLabelLinearClsHead,
+    ResNet,
+)
 from mmseg.models import EncoderDecoder
 from torch.optim import Adam
 
 from mmkdml.apis import load_config
 from mmkdml.datasets import (
     AlbumentationsTransform,
+    ChestXray14Dataset,
     HAM10000Dataset,
     HAM10000SegDataset,
     LGGDataset,
@@ -86,6 +94,7 @@ BASELINES = {
     'r18_ham10000_seg': ('r18', None),
 }
 DEMO = 'demo/kdml_v3_demo'
+NIH = 'kdml/r50_r18x2_v3_nih'  # not in the paper
 ALL = [*CLASSROOMS, *(f'baselines/{name}' for name in BASELINES)]
 COMPARISONS = sorted(f'comparisons/{path.stem}' for path in (CONFIGS / 'comparisons').glob('*.py'))
 # Folders without configs of the paper's tables.
@@ -187,7 +196,7 @@ def check_network(member, network, block, dataset):
 def test_config_files_match_expected_names():
     found = {str(path.relative_to(CONFIGS).with_suffix('')) for path in CONFIGS.rglob('*.py')}
     assert all((CONFIGS / folder).is_dir() for folder in OTHERS)
-    assert {name for name in found if not name.startswith(('_base_', *OTHERS))} == set(ALL)
+    assert {name for name in found if not name.startswith(('_base_', *OTHERS))} == {*ALL, NIH}
     assert len(ALL) == len(set(ALL)) == 48 + 24 + 1 + 12
 
 
@@ -303,6 +312,38 @@ def test_baseline_config_matches_its_name(name):
     config = load(f'baselines/{name}')
     check_network(config.model, *BASELINES[name], dataset_of(name))
     assert config.work_dir == f'work_dirs/baselines/{name}'
+
+
+def test_nih_config():
+    config, other = load(NIH), load('kdml/r50_r18x2_v3_ham10000_cls')
+    assert config.model['weights'].to_dict() == other.model['weights'].to_dict()
+    for network in (config.model['teacher'], *config.model['students']):
+        head = network['head']
+        assert (head['type'], head['num_classes']) == (MultiLabelLinearClsHead, 14)
+        assert head['loss'] == dict(type=CrossEntropyLoss, use_sigmoid=True)
+    # Everything else is as for one class per image.
+    for one in (config, other):
+        for network in (one.model['teacher'], *one.model['students']):
+            network.pop('head')
+    assert config.model.to_dict() == other.model.to_dict()
+    for part in ('train', 'val', 'test'):
+        source = config[f'{part}_dataloader']['dataset']
+        assert (source['type'], source['data_root']) == (ChestXray14Dataset, 'data/nih/published')
+        assert source['ann_file'] == f'data/nih/splits/{part}.csv'
+        assert source.get('test_mode', False) == (part != 'train')
+        augmented = [s for s in source['pipeline'] if s['type'] is AlbumentationsTransform]
+        flips = [HorizontalFlip] if part == 'train' else []
+        assert [t['type'] for s in augmented for t in s['transforms']] == flips
+    main, *auxiliary = config.test_evaluator
+    assert main == config.val_evaluator
+    assert [metric['type'] for metric in main['metric']] == [AveragePrecision, MultiLabelMetric]
+    assert [metric['type'] for metric in auxiliary] == [
+        Fidelity,
+        Diversity,
+        Calibration,
+        ConfusionMatrix,
+    ]
+    assert config.default_hooks['checkpoint']['save_best'] == 'ensemble/multi-label/mAP'
 
 
 def test_demo_config():

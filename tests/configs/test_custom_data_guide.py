@@ -16,7 +16,7 @@ from PIL import Image
 
 from mmkdml.apis import load_config
 from mmkdml.datasets import read_split
-from mmkdml.registry import MODELS
+from mmkdml.registry import DATASETS, MODELS
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / 'docs' / 'custom_data.md').read_text()
@@ -50,11 +50,17 @@ def clone(tmp_path, monkeypatch):
             save(Path(f'data/polyps/images/P{patient}/{view}.jpg'), image)
             mask = 255 * (image[..., 0] > 99 * view)
             save(Path(f'data/polyps/masks/P{patient}/{view}_mask.png'), mask)
+    lines = ['Image Index,Finding Labels,Patient ID']
+    for place, found in enumerate(('Mass|Nodule', 'No Finding', 'Effusion', 'Mass')):
+        save(Path(f'data/xrays/images_001/images/{place}.png'), rng.integers(0, 256, (40, 56)))
+        lines.append(f'{place}.png,{found},{place}')
+    Path('data/xrays/Data_Entry_2017.csv').write_text('\n'.join(lines))
     for command in COMMANDS:
         if 'converters' in command:
             run(command)
-    tiles, polyps, size = BLOCKS
+    tiles, xrays, polyps, size = BLOCKS
     Path('configs/kdml_v3_tiles.py').write_text(tiles)
+    Path('configs/kdml_v3_xrays.py').write_text(xrays)
     Path('configs/kdml_v3_polyps.py').write_text(polyps + size.replace('128', '64'))
     return tmp_path
 
@@ -63,7 +69,20 @@ def test_commands_name_existing_tools():
     tools = [command.split()[0] for command in COMMANDS]
     assert tools.count('tools/dataset_converters/folders.py') == 2
     assert all((ROOT / tool).is_file() for tool in tools)
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
+
+
+def test_guide_reads_several_classes_per_image(clone):
+    config = load_config('configs/kdml_v3_xrays.py')
+    for network in (config.model.teacher, *config.model.students):
+        assert network.head.num_classes == 3
+        assert network.head.loss.use_sigmoid is True
+    found = {}
+    for part in ('train', 'val', 'test'):
+        dataset = DATASETS.build(config[f'{part}_dataloader'].dataset)
+        samples = [dataset[index]['data_samples'] for index in range(len(dataset))]
+        found.update({one.id[-1]: one.gt_label.tolist() for one in samples})
+    assert found == {'0': [1, 2], '1': [], '2': [0], '3': [1]}
 
 
 @pytest.mark.slow
@@ -98,8 +117,9 @@ def test_guide_trains_on_custom_data(clone, name, classes):
 
 def test_split_files_of_the_guide_are_valid(tmp_path):
     headers = re.findall(r'^    (id,\S+) +#', GUIDE, re.MULTILINE)
-    assert len(headers) == 3
+    assert len(headers) == 4
     values = dict(id='a', path='a.png', mask='m.png', group='g', label='1', repeats='2')
+    values['labels'] = 'Mass|Nodule'
     for header in headers:
         line = ','.join(values[column] for column in header.split(','))
         (tmp_path / 'split.csv').write_text(f'{header}\n{line}\n')

@@ -12,7 +12,14 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmkdml.apis import load_config
-from mmkdml.datasets import convert_ham10000, convert_lgg, convert_pcam, make_demo_data
+from mmkdml.datasets import (
+    ChestXray14Dataset,
+    convert_ham10000,
+    convert_lgg,
+    convert_multi_label,
+    convert_pcam,
+    make_demo_data,
+)
 from mmkdml.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -26,6 +33,7 @@ FAST = {
     'kdml/r50_mbv1x2_v3_pcam',
     'ml/r50_r18x2_v1_lgg',
     'kdml/r50_r18x2_v3_ham10000_cls',
+    'kdml/r50_r18x2_v3_nih',
     'baselines/r18_ham10000_seg',
     'comparisons/simkd_r50_r18_pcam',
     'comparisons/cwd_r50_r18_lgg',
@@ -59,6 +67,20 @@ def make_ham10000(folder):
     (folder / 'HAM10000_metadata.csv').write_text('\n'.join(lines))
 
 
+def make_nih(folder):
+    """Write eight gray images of 40x48 with up to two findings, of one patient each."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(2)
+    lines = ['Image Index,Finding Labels,Patient ID']
+    names = ChestXray14Dataset.METAINFO['classes']
+    for place in range(8):
+        pixels = rng.integers(0, 256, (40, 48), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f'{place}.png')
+        found = '|'.join(names[place : place + place % 3]) or 'No Finding'
+        lines.append(f'{place}.png,{found},{place}')
+    (folder / 'Data_Entry_2017.csv').write_text('\n'.join(lines))
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """Working directory with data in the published layout at the paths of the configs."""
@@ -71,6 +93,13 @@ def folder(tmp_path_factory):
         arguments = dict(task=task, ratios=(34, 33, 33), balance=2 if task == 'cls' else None)
         out = folder / f'data/ham10000/splits_{task}'
         convert_ham10000(folder / 'data/ham10000/published', out, **arguments)
+    make_nih(folder / 'data/nih/published')
+    convert_multi_label(
+        folder / 'data/nih/published',
+        folder / 'data/nih/splits',
+        'Data_Entry_2017.csv',
+        ratios=(34, 33, 33),
+    )
     source = folder / 'data/pcam/histopathologic-cancer-detection'
     (source / 'train').mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -286,6 +315,7 @@ def test_colors_are_normalized_like_imagenet(name, small):
         pytest.param('ml/r50_mbv1x2_v2_lgg', marks=pytest.mark.slow),
         'kdml/r50_r18x2_v3_ham10000_cls',
         pytest.param('kdml/r50_r18x2_v3_ham10000_seg', marks=pytest.mark.slow),
+        'kdml/r50_r18x2_v3_nih',
         'baselines/mbv1_pcam',
         'baselines/mbv1_lgg',
         'demo/kdml_v3_demo',

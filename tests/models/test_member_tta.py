@@ -189,3 +189,33 @@ def test_custom_class_is_kept_and_framework_classes_are_replaced(settings, kind)
     assert type(chosen) is kind
     assert chosen.module is model
     assert settings == before
+
+
+@pytest.mark.parametrize('plain', [False, True])
+def test_mean_probabilities_of_several_labels(plain):
+    def network():
+        return dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(type='mmpretrain.ResNet', depth=18, base_channels=4, stem_channels=4),
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
+            head=dict(type='mmpretrain.MultiLabelLinearClsHead', num_classes=3, in_channels=32),
+        )
+
+    torch.manual_seed(0)
+    config = dict(
+        type='mmkdml.KnowledgeDistiller',
+        members=dict(a=network(), b=network()),
+        transfers=[],
+        input_size=(64, 64),
+    )
+    model = MODELS.build(network() if plain else config).eval()
+    samples, each = merged(model, DataSample)
+    for index, sample in enumerate(samples):
+        own = [sample] if plain else [sample.members.get(name) for name in 'ab']
+        by_view = [[v[index]] if plain else [v[index].members.get(k) for k in 'ab'] for v in each]
+        for member, outputs in zip(own, zip(*by_view, strict=True), strict=True):
+            mean = torch.stack([one.pred_score for one in outputs]).mean(0)
+            torch.testing.assert_close(member.pred_score, mean)
+            assert member.pred_label.tolist() == (mean >= 0.5).nonzero()[:, 0].tolist()
+        highest = torch.stack([one.pred_score for one in own]).amax(0)
+        torch.testing.assert_close(sample.pred_score, highest)

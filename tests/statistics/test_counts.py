@@ -95,6 +95,17 @@ def test_invalid_arguments_raise():
         count_cases(suite(), 'best').scores('AUC')
 
 
+def test_measures_of_several_labels():
+    cases = pd.DataFrame(
+        dict(member='model', id=list('aabb'), group='g', label=[0, 1] * 2, truth=[1, 0, 1, 1])
+    ).assign(pred=[1, 1, 0, 1])
+    counts = count_cases(suite(run(cases=cases)), 'best')
+    assert counts.task == 'multi-label classification'
+    assert counts.scores('recall') == {('r18', 'model'): {0: 75}}
+    with pytest.raises(ValueError, match='measure of multi-label classification, got one of class'):
+        counts.scores('accuracy')
+
+
 def test_case_tables_are_not_modified():
     cases = classified([0, 1, 2, 1])
     count_cases(suite(run(cases=cases)), 'best')

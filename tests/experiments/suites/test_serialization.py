@@ -32,6 +32,13 @@ def test_round_trip():
     assert metadata == dict(seconds=2.5)
 
 
+def test_round_trip_of_several_labels():
+    cases = CASES[['member', 'id', 'group', 'label']].assign(truth=[1, 0], pred=[0, 0])
+    content = serialize_result({'best': Measurement({}, cases)}, CURVES, {})
+    got = deserialize_result(content)[0]['best'].cases
+    pd.testing.assert_frame_equal(got, cases, check_dtype=False)
+
+
 def test_result_is_strict_json():
     def refuse(word):
         raise ValueError(word)
