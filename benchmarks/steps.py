@@ -16,6 +16,7 @@ from benchmarks.timing import Step, StepCost, cost_cells, median_seconds, named_
 from mmkdml.inspection.complexity import count_parameters
 from mmkdml.inspection.config import Inspection, inspect_config
 from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.models.input_channels import input_channels
 from mmkdml.models.tasks.base import Samples
 
 CLASSROOM = 'classroom'
@@ -188,14 +189,15 @@ def set_base_weights(model: Any) -> None:
 
 
 def dummy_batch(inspection: Inspection, batch_size: int) -> tuple[Tensor, Samples]:
-    """Build random images (N, 3, H, W) and their samples.
+    """Build random images (N, C, H, W) and their samples.
 
     Raises:
         ValueError: If ``batch_size`` is below 1.
     """
     if batch_size < 1:
         raise ValueError(f'Invalid batch_size: expected at least 1, got {batch_size}')
-    inputs = torch.randn(batch_size, 3, *inspection.input_size)
+    channels = input_channels(next(iter(inspection.members.values())))
+    inputs = torch.randn(batch_size, channels, *inspection.input_size)
     return inputs, inspection.task.dummy_samples(batch_size, inspection.input_size)
 
 

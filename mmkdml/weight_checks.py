@@ -35,12 +35,15 @@ def select_weights(checkpoint: Mapping[str, Any], source: Any) -> dict[str, Any]
     return {key.removeprefix('module.'): weights[key] for key in weights}
 
 
-def check_weights(network: nn.Module, weights: Mapping[str, Any], source: Any, name: str) -> None:
+def check_weights(
+    network: nn.Module, weights: Mapping[str, Any], source: Any, name: str, advice: str = ''
+) -> None:
     """Check that a network can load weights strictly, and that the weights are finite.
 
     Raises:
         ValueError: If keys, shapes or types do not fit, or a value is invalid; see
-            :func:`check_finite`. The message contains ``source`` (the file) and ``name``.
+            :func:`check_finite`. The message contains ``source`` (the file), ``name`` and, for
+            weights that do not fit, ``advice``.
     """
     expected = network.state_dict()
     problems = find_misfits(expected, weights)
@@ -49,7 +52,7 @@ def check_weights(network: nn.Module, weights: Mapping[str, Any], source: Any, n
         raise ValueError(
             f'{source} does not fit the {name} ({type(network).__name__}): expected the weights of '
             'this network, got other keys, shapes or types. Use the config and the number of '
-            f'classes that it was trained with{listed(problems + wrong_types)}'
+            f'classes that it was trained with{listed(problems + wrong_types)}{advice}'
         )
     check_finite(network, weights, f'{source}, to be loaded into the {name},')
 

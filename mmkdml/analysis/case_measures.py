@@ -50,7 +50,7 @@ def list_cases(dataset: Any) -> pd.DataFrame:
 
 
 def predict_batch(model: BaseModel, data: Any) -> tuple[Tensor, list[Any]]:
-    """Predict a batch. Return the preprocessed inputs (N, 3, H, W) and the predicted samples."""
+    """Predict a batch. Return the preprocessed inputs (N, C, H, W) and the predicted samples."""
     with evaluating(model):
         batch = model.data_preprocessor(data, False)
         return batch['inputs'], model(**batch, mode='predict')
@@ -62,7 +62,7 @@ def member_inputs(model: BaseModel, name: str, batch: Mapping[str, Any]) -> Tens
     Args:
         model: A classroom, or a single network, whose batch is returned unchanged.
         name: Name of the member.
-        batch: Preprocessed ``inputs`` (N, 3, H, W) and their ``data_samples``.
+        batch: Preprocessed ``inputs`` (N, C, H, W) and their ``data_samples``.
     """
     if isinstance(model, KnowledgeDistiller):
         return model.inputs_of(name, batch['inputs'], batch.get('data_samples'))

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from mmkdml.analysis.case_figure import IMAGE, SheetCell, SheetRow
 from mmkdml.analysis.hard_cases import member_inputs, predict_batch
-from mmkdml.datasets.images import read_image
+from mmkdml.datasets.channels import as_picture, read_picture
+from mmkdml.datasets.transforms import reversed_if_rgb
 from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
 from mmkdml.inspection.config import inspect_model
@@ -45,7 +46,7 @@ def grad_cam(
     Args:
         member: Classifier of mmpretrain; it may be frozen. If it has one logit and no multi-label
             head, class 1 is explained by the logit and class 0 by its negative.
-        inputs: Preprocessed images (N, 3, H, W).
+        inputs: Preprocessed images (N, C, H, W).
         classes: Class index of each image, (N,), long.
         layer: Dotted name of a module whose output is a map (N, C, h, w). Default: see
             :func:`choose_layer`.
@@ -256,15 +257,15 @@ def _crops(dataset: Any) -> bool:
 
 
 def _image_cell(inputs: Tensor, sample: Any, true: str) -> dict[str, SheetCell]:
-    """Build the cell of the original image; or of the input (3, H, W) BGR, or (1, H, W) gray."""
+    """Build the cell of the original image; or of the input (C, H, W), BGR if C is 3."""
     if 'img_path' in sample:
-        image = read_image(sample.img_path)
+        image = read_picture(sample.img_path)
         scale = min(1, _MAX_SIDE / max(image.shape[:2]))
         if scale < 1:
             image = mmcv.imrescale(image, scale, interpolation='area')
     else:
-        image = inputs.clamp(0, 255).byte().flip(0).permute(1, 2, 0).cpu().numpy()
-        image = np.broadcast_to(image, (*image.shape[:2], 3))
+        colors = inputs.clamp(0, 255).byte() if len(inputs) == 3 else inputs
+        image = as_picture(reversed_if_rgb(colors.permute(1, 2, 0).cpu().numpy()))
     return {IMAGE: SheetCell(image, caption=f'true: {true}')}
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mmkdml.analysis.case_figure import IMAGE, SheetCell, SheetRow
 from mmkdml.analysis.hard_cases import overlap, predict_batch
-from mmkdml.datasets.images import read_image
+from mmkdml.datasets.channels import read_picture
 from mmkdml.evaluation.mask_panels import IGNORED, TRUTH
 from mmkdml.evaluation.predictions import predictions_by_name, truth_of
 from mmkdml.figures.style import ORANGE, SKY
@@ -55,7 +55,7 @@ def _mask_row(sample: Any) -> SheetRow:
     shape = sample.gt_sem_seg.shape
     counted = truth != IGNORED
     region = (truth > 0) & counted
-    image = mmcv.imresize(read_image(sample.img_path), (shape[1], shape[0]))
+    image = mmcv.imresize(read_picture(sample.img_path), (shape[1], shape[0]))
     outline = region.reshape(shape)
     row = {
         IMAGE: SheetCell(image, caption=f'region: {region.sum():,} px'),

@@ -31,7 +31,12 @@ from mmkdml.datasets.splits import (
     write_splits,
 )
 from mmkdml.datasets.synthetic import make_demo_data
-from mmkdml.datasets.transforms import AlbumentationsTransform, LoadBinaryMask, LoadCheckedImage
+from mmkdml.datasets.transforms import (
+    AlbumentationsTransform,
+    LoadBinaryMask,
+    LoadCheckedImage,
+    LoadMultiChannelImage,
+)
 
 __all__ = [
     'AlbumentationsTransform',
@@ -43,6 +48,7 @@ __all__ = [
     'LGGSliceDataset',
     'LoadBinaryMask',
     'LoadCheckedImage',
+    'LoadMultiChannelImage',
     'PCamDataset',
     'SplitClassificationDataset',
     'SplitFileMixin',

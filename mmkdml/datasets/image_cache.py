@@ -24,7 +24,7 @@ from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine.logging import print_log
 
 from mmkdml.datasets.images import READER_VERSION
-from mmkdml.datasets.transforms import LoadBinaryMask, LoadCheckedImage
+from mmkdml.datasets.transforms import LoadBinaryMask, LoadCheckedImage, LoadMultiChannelImage
 from mmkdml.files import atomic_writer, remove_partial_files
 
 GIB = 2**30
@@ -32,6 +32,7 @@ GIB = 2**30
 _LOADERS: dict[type, tuple[tuple[str, ...], str]] = {
     LoadImageFromFile: (('img_path',), 'img'),
     LoadCheckedImage: (('img_path',), 'img'),
+    LoadMultiChannelImage: (('img_path',), 'img'),
     LoadBinaryMask: (('seg_map_path', 'img_path'), 'gt_seg_map'),
 }
 _DRAWN_ON = 'masks_drawn_on'  # sample key that affects the pixels of masks
@@ -51,8 +52,9 @@ def cached_pipeline(
     limit, or are not decoded to 8 bits, are read from their files each time.
 
     Args:
-        transforms: The pipeline. ``LoadCheckedImage``, ``LoadBinaryMask`` and mmcv's
-            ``LoadImageFromFile`` are replaced, but not their subclasses.
+        transforms: The pipeline. ``LoadCheckedImage``, ``LoadMultiChannelImage``,
+            ``LoadBinaryMask`` and mmcv's ``LoadImageFromFile`` are replaced, but not their
+            subclasses.
         samples: Data infos of all samples, in the order of their ``sample_idx``.
         dir: Folder of the packs, created if missing. Data sets and runs may share it.
         limit: Maximum size of all packs in the folder, in GiB, > 0.

@@ -40,13 +40,13 @@ def check_kind(image: Image.Image, path: str | Path, where: str = '') -> None:
             ``' on page 2'``, is part of the message.
     """
     mode = image.mode
-    bits = _bits(image)
+    bits = bits_per_channel(image)
     if bits > 8:
         raise unsupported(path, f'{bits} bits per channel (mode {mode}){where}', advice=_TO_8_BITS)
     if isinstance(image, TiffImageFile):
-        if not set(image.tag_v2.get(_SAMPLE_FORMAT, (1,))) <= {1, 4}:  # unsigned, undefined
+        if not has_unsigned_samples(image):
             raise unsupported(path, f'signed or float values (mode {mode}){where}')
-        samples = image.tag_v2.get(_SAMPLES, 1)
+        samples = stored_channels(image)
         if samples != len(image.getbands()):
             raise unsupported(path, f'{samples} channels (mode {mode}){where}')
     if mode not in _MODES:
@@ -103,6 +103,16 @@ def stored_size(image: Image.Image) -> tuple[int, int]:
     return image.size
 
 
+def stored_channels(image: TiffImageFile) -> int:
+    """Return the number of channels in a TIFF, of which Pillow may decode fewer."""
+    return image.tag_v2.get(_SAMPLES, 1)
+
+
+def has_unsigned_samples(image: TiffImageFile) -> bool:
+    """Return whether the values in a TIFF are unsigned integers, or of an undefined kind."""
+    return set(image.tag_v2.get(_SAMPLE_FORMAT, (1,))) <= {1, 4}
+
+
 def exif_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8, as far as the file is read; 1 if there is none."""
     if isinstance(image, TiffImageFile):
@@ -138,7 +148,7 @@ def unsupported(
     return UnsupportedImageError(f'{path}: expected {expected}, got {found}. {advice}')
 
 
-def _bits(image: Image.Image) -> int:
+def bits_per_channel(image: Image.Image) -> int:
     """Return the bits per channel of the file, which Pillow may silently reduce to 8."""
     if isinstance(image, TiffImageFile):
         return max(image.tag_v2.get(_BITS, (1,)))

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 
+from mmkdml.datasets.channels import MAX_CHANNELS, is_numpy, numpy_header, read_channels
 from mmkdml.datasets.images import ImageHeader, read_binary_mask, read_header, read_image_and_header
 from mmkdml.registry import TRANSFORMS
 
@@ -51,6 +52,44 @@ class LoadCheckedImage(LoadImageFromFile):
 
 
 @TRANSFORMS.register_module()
+class LoadMultiChannelImage(LoadImageFromFile):
+    """Load an image with any number of channels; see ``channels.read_channels``.
+
+    Required key: ``img_path``.
+    Added keys: ``img`` (H, W, C) of uint8, uint16, int16 or float32, in the order of the file; with
+    three channels reversed, as by the frameworks' loaders (BGR). ``img_shape``, ``ori_shape`` and
+    ``image_header`` as of :class:`LoadCheckedImage`.
+
+    Args:
+        channels: Number of channels C, at least 1. Other files are refused.
+
+    Raises:
+        ValueError: If ``channels`` is invalid, or the file is unreadable or not supported.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(color_type='unchanged')
+        if type(channels) is not int or not 1 <= channels <= MAX_CHANNELS:
+            raise ValueError(f'channels: expected 1 to {MAX_CHANNELS}, got {channels!r}')
+        self.channels = channels
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add the image."""
+        pixels, results['image_header'] = read_channels(results['img_path'], self.channels)
+        results['img'] = reversed_if_rgb(pixels)
+        results['img_shape'] = results['ori_shape'] = pixels.shape[:2]
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(channels={self.channels})'
+
+
+def reversed_if_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Reverse the channels of an image (H, W, 3), between RGB and the BGR of the frameworks."""
+    return np.ascontiguousarray(pixels[..., ::-1]) if pixels.shape[2:] == (3,) else pixels
+
+
+@TRANSFORMS.register_module()
 class LoadBinaryMask(BaseTransform):
     """Load a mask as 0 (background) and 1 (foreground); see ``images.read_binary_mask``.
 
@@ -77,13 +116,13 @@ class LoadBinaryMask(BaseTransform):
 
 
 def header_of(results: Mapping[str, Any]) -> ImageHeader | None:
-    """Return the header of a sample's image; None if Pillow cannot read the file."""
+    """Return the header of a sample's image; None if only another loader can read the file."""
     if 'image_header' in results or 'img_path' not in results:
         return results.get('image_header')
     try:
         return read_header(results['img_path'])
-    except ValueError:  # a format that only another loader reads, without EXIF orientation
-        return None
+    except ValueError:  # a format without EXIF orientation
+        return numpy_header(results['img_path']) if is_numpy(results['img_path']) else None
 
 
 @TRANSFORMS.register_module()

@@ -10,13 +10,14 @@ from mmkdml.models.member_tta import MemberTTA
 from mmkdml.models.necks import *
 from mmkdml.models.projectors import *
 from mmkdml.models.tap_presets import suggested_taps
+from mmkdml.models.tasks import MultiChannelSegDataPreProcessor
 from mmkdml.models.transfers import Transfer, format_transfers, transfers_for
 from mmkdml.models.weighting import *
 from mmkdml.modes import MODES, STYLES
 
 __all__ = [
-    'MODES', 'STYLES', 'MemberTTA', 'Transfer', 'format_transfers', 'suggested_taps',
-    'transfers_for',
+    'MODES', 'STYLES', 'MemberTTA', 'MultiChannelSegDataPreProcessor', 'Transfer',
+    'format_transfers', 'suggested_taps', 'transfers_for',
 ]  # fmt: skip
 __all__ += backbones.__all__
 __all__ += distillers.__all__

@@ -12,6 +12,7 @@ from mmengine.hooks import CheckpointHook
 from torch import Tensor, nn
 
 from mmkdml.checkpoint_io import plain_numbers, read_checkpoint
+from mmkdml.models.input_channels import input_channel_advice
 from mmkdml.weight_checks import check_weights, select_weights
 
 _HUB = ('message_hub', 'meta')
@@ -162,5 +163,6 @@ def load_network(
     path = resolve_checkpoint(path)
     content = content or read_checkpoint(path)
     weights = member_weights(content, name, path) if name else select_weights(content, path)
-    check_weights(network, weights, path, name or 'model of this config')
+    advice = input_channel_advice(network.state_dict(), weights)
+    check_weights(network, weights, path, name or 'model of this config', advice)
     network.load_state_dict(weights)

@@ -32,6 +32,13 @@ def main() -> None:
         'SOURCE: the part (?P<group>...), or the first one in parentheses. A group stays in one '
         'split',
     )
+    parser.add_argument(
+        '--channels',
+        type=int,
+        metavar='N',
+        help='number of channels of all images (NumPy files, TIFF with a channel per page, images '
+        'with alpha), for the transform LoadMultiChannelImage; default: gray or RGB images',
+    )
     add_mask_option(parser)
     run_converter(parser, convert)
 

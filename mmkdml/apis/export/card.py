@@ -207,7 +207,9 @@ def _input(source: ExportSource, form: str) -> str:
         }
         scores = kinds.get(source.ensemble, scores)
     return (
-        'images (N, 3, H, W), RGB, uint8; preprocessing is part of the graph. H and W: '
+        f'images (N, {source.channels}, H, W), '
+        f'{"RGB" if source.channels == 3 else "channels in the order of the files"}, '
+        f'{source.dtype}; preprocessing is part of the graph. H and W: '
         f'{sizes_in_words(source)}. Outputs: scores ({scores}) and labels.'
     )
 

@@ -21,6 +21,7 @@ from mmkdml.apis.export.source import ExportSource
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.apis.prediction.predictor import equal_batches
+from mmkdml.datasets.channels import DTYPES
 from mmkdml.evaluation import CaseTable
 from mmkdml.evaluation.predictions import multi_hot
 from mmkdml.inspection.config import use_default_scope
@@ -59,7 +60,7 @@ def framework_predictor(source: ExportSource) -> PredictFn:
         predictions = []
         for name, network in source.members.items():
             batch = dict(
-                inputs=list(torch.from_numpy(images).flip(1)),  # BGR, as mmcv reads images
+                inputs=list(torch.from_numpy(_reversed_if_rgb(images, 1))),  # as mmcv reads them
                 data_samples=task.dummy_samples(len(images), images.shape[2:]),
             )
             data = source.preprocessor_of(name)(batch, False)
@@ -86,7 +87,7 @@ def compare(predict: PredictFn, source: ExportSource, images: Iterable[np.ndarra
     Args:
         predict: Predictor of the exported file.
         source: The networks that were exported.
-        images: RGB images, each (3, H, W), uint8.
+        images: Images, each (C, H, W); three channels are RGB.
 
     Raises:
         ValueError: If there is no image, a score differs by more than 1e-4, or more than one label
@@ -141,7 +142,9 @@ def missing_case_keys(dataset: Any) -> tuple[str, ...]:
 
 
 def dataset_images(dataset: Any, number: int) -> Iterator[np.ndarray]:
-    """Yield up to ``number`` evenly spaced images of a data set: RGB, (3, H, W), uint8.
+    """Yield up to ``number`` evenly spaced images of a data set, (C, H, W).
+
+    Images with three channels are RGB.
 
     Raises:
         ValueError: If the pipeline returns another type or shape.
@@ -151,14 +154,18 @@ def dataset_images(dataset: Any, number: int) -> Iterator[np.ndarray]:
 
 
 def folder_images(config: Config, folder: str | Path, number: int) -> Iterator[np.ndarray]:
-    """Yield the first images of a folder after the test pipeline: RGB, (3, H, W), uint8.
+    """Yield the first images of a folder after the test pipeline, (C, H, W).
+
+    Images with three channels are RGB.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
         ValueError: If it has no images, or one is unreadable or of another type or shape.
     """
     pipeline = ImagePipeline(config)
-    cases = (read_source(source, ReadOptions()) for source in find_sources(folder))
+    options = ReadOptions(channels=pipeline.channels)
+    sources = find_sources(folder, channels=pipeline.channels)
+    cases = (read_source(source, options) for source in sources)
     images = (pipeline(case.source.files[0], pixels) for case in cases for pixels in case.images)
     return (_pixels(packed) for _, packed in islice(images, number))
 
@@ -195,13 +202,16 @@ def case_table(predict: PredictFn, source: ExportSource, dataset: Any, name: str
 
 
 def latencies(
-    predictors: Mapping[str, PredictFn], size: Sequence[int], rounds: int = 15
+    predictors: Mapping[str, PredictFn],
+    shape: Sequence[int],
+    dtype: str = 'uint8',
+    rounds: int = 15,
 ) -> dict[str, float]:
-    """Measure the median milliseconds of each predictor for one image (H, W).
+    """Measure the median milliseconds of each predictor for one image of a shape (C, H, W).
 
     The predictors take turns, so that a temporary slowdown affects all of them.
     """
-    image = np.random.default_rng(0).integers(256, size=(1, 3, *size), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(256, size=(1, *shape)).astype(dtype)
     measures = {
         name: partial(elapsed_seconds, partial(predict, image))
         for name, predict in predictors.items()
@@ -217,12 +227,18 @@ def _share(counts: list[tuple[int, int]]) -> float:
 
 def _pixels(item: dict[str, Any]) -> np.ndarray:
     pixels = item['inputs']
-    if pixels.dtype != torch.uint8 or len(pixels) != 3:
+    kinds = ('uint8',) if len(pixels) == 3 else DTYPES
+    if pixels.dtype not in [getattr(torch, kind) for kind in kinds]:
         raise ValueError(
-            'Invalid test pipeline for export: expected images (3, H, W), uint8, got '
+            f'Invalid test pipeline for export: expected images of {", ".join(kinds)}, got '
             f'{tuple(pixels.shape)}, {pixels.dtype}'
         )
-    return pixels.flip(0).numpy()
+    return _reversed_if_rgb(pixels.numpy(), 0)
+
+
+def _reversed_if_rgb(images: np.ndarray, axis: int) -> np.ndarray:
+    """Convert three channels along an axis from BGR to RGB or back; keep others."""
+    return np.flip(images, axis).copy() if images.shape[axis] == 3 else images
 
 
 def _at_size(

@@ -61,7 +61,7 @@ def export(
         source: Networks to export.
         folder: Existing folder to write to; see :func:`new_folder`.
         form: ``'checkpoint'``, ``'onnx'`` or ``'torch-export'``.
-        images: Images to compare on: RGB, each (3, H, W), uint8.
+        images: Images to compare on, each (C, H, W); three channels are RGB.
         calibration: Calibration images of an int8 model, which is also written. Only for ONNX.
 
     Raises:
@@ -102,12 +102,13 @@ def measure_latencies(exported: Exported, source: ExportSource) -> dict[str, flo
     teacher = source.inspection.members.get(TEACHER)
     if teacher is not None and source.what != TEACHER:
         with torch.inference_mode():
-            logits = source.inspection.task.logits(teacher.eval(), torch.zeros(1, 3, *size))
+            image = torch.zeros(1, source.channels, *size)
+            logits = source.inspection.task.logits(teacher.eval(), image)
         if logits is not None:  # its weights are not loaded, but do not affect the time
             networks[TEACHER_IN_PYTORCH] = dataclasses.replace(source, members={TEACHER: teacher})
     timed = {} if CHECKPOINT in exported.predictors else dict(exported.predictors)
     timed.update({name: network_predictor(ExportedNetwork(one)) for name, one in networks.items()})
-    return latencies(timed, size)
+    return latencies(timed, (source.channels, *size), source.dtype)
 
 
 def speed_ups(times: Mapping[str, float]) -> dict[str, float]:

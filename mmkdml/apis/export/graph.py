@@ -19,7 +19,7 @@ from mmkdml.models.ensembles import per_class
 from mmkdml.optional import require
 
 PredictFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Maps RGB images (N, 3, H, W), uint8, to scores (N, K, ...) in [0, 1] and labels (N, ...)."""
+"""Maps images (N, C, H, W), with C = 3 RGB, to scores (N, K, ...) in [0, 1] and labels (N, ...)."""
 
 #: Size divisor without padding: the largest stride of the backbones in MMSegmentation.
 STRIDE = 32
@@ -33,7 +33,8 @@ def _require(module: str) -> ModuleType:
 class ExportedNetwork(nn.Module):
     """Preprocessing, networks, softmax or sigmoid, ensemble rule and threshold in one module.
 
-    It maps images (N, 3, H, W), RGB, uint8, sized by the test pipeline, to scores and labels.
+    It maps images (N, C, H, W), RGB or with the channels of the files, of the type and size that
+    the test pipeline returns (uint8 for RGB), to scores and labels.
     Scores are class probabilities, (N, K) or (N, K, H, W), with K = 1 for networks with a single
     foreground logit; a voting ensemble returns shares of votes. Labels are class indices, (N,) or
     (N, H, W), int64; of multi-label networks (N, K), 1 for each class that is present. Gradients of
@@ -53,7 +54,7 @@ class ExportedNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute scores and labels of images (N, 3, H, W), uint8."""
+        """Compute scores and labels of images (N, C, H, W)."""
         inputs = [normalize(images) for normalize in self.normalizations]
         if len(inputs) < len(self.members):
             inputs *= len(self.members)
@@ -67,7 +68,7 @@ class ExportedNetwork(nn.Module):
 
 
 class _Normalization(nn.Module):
-    """Channel order and normalization of a data preprocessor, applied to RGB images."""
+    """Channel order and normalization of a data preprocessor, applied to RGB or other images."""
 
     mean: Tensor
     std: Tensor
@@ -84,7 +85,7 @@ class _Normalization(nn.Module):
             self.register_buffer(name, value.detach().clone())
 
     def forward(self, images: Tensor) -> Tensor:
-        inputs = images.flip(1) if self.as_bgr else images
+        inputs = images.flip(1) if self.as_bgr and images.shape[1] == 3 else images
         return (inputs.float() - self.mean) / self.std
 
 
@@ -107,7 +108,7 @@ def export_program(network: ExportedNetwork, source: ExportSource) -> torch.expo
         # Equal height and width would be traced as the same dimension.
         height, width = (divisor * max(-(-side // divisor), 2) for side in (height, width))
         width += divisor
-    images = torch.zeros(2, 3, height, width, dtype=torch.uint8)
+    images = torch.zeros(2, source.channels, height, width, dtype=getattr(torch, source.dtype))
     try:
         with torch.inference_mode(False), torch.no_grad():
             return torch.export.export(network, (images,), dynamic_shapes=(sizes,))
@@ -133,7 +134,7 @@ def sizes_in_words(source: ExportSource) -> str:
 
 
 def check_sizes(source: ExportSource, images: Iterable[np.ndarray]) -> None:
-    """Raise ValueError if the graph does not accept the size of an image (3, H, W)."""
+    """Raise ValueError if the graph does not accept the size of an image (C, H, W)."""
     divisor = size_divisor(source)
     for height, width in {image.shape[1:] for image in images}:
         fits = (
@@ -194,7 +195,7 @@ def quantize(path: Path, out: Path, images: Iterable[np.ndarray]) -> None:
     Args:
         path: File of :func:`write_onnx`.
         out: File to write.
-        images: Calibration images, each (3, H, W), uint8, from outside of the test set.
+        images: Calibration images, each (C, H, W), from outside of the test set.
     """
     quantization = _require('onnxruntime.quantization')
     prepared = out.with_suffix('.prepared.onnx')

@@ -111,7 +111,8 @@ def export_run(
         checked = list(
             dataset_images(test, check) if images is None else folder_images(config, images, check)
         )
-        source = load_source(config, checkpoint, what, checked[0].shape[1:])
+        channels, *size = checked[0].shape
+        source = load_source(config, checkpoint, what, size, channels, checked[0].dtype.name)
         calibration = (
             dataset_images(dataset_of(config, 'val'), _CALIBRATION_IMAGES) if int8 else None
         )

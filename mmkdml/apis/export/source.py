@@ -36,6 +36,9 @@ class ExportSource:
         threshold: Foreground probability above which a pixel is foreground, in (0, 1); of
             multi-label networks the least probability of a class that is predicted.
         preprocessor: The shared data preprocessor.
+        channels: Channels of the images that the test pipeline returns; 3 are BGR there, and RGB in
+            the export.
+        dtype: Name of their type, such as ``'uint8'``.
     """
 
     name: str
@@ -48,6 +51,8 @@ class ExportSource:
     ensemble: Ensemble
     threshold: float
     preprocessor: Any
+    channels: int = 3
+    dtype: str = 'uint8'
 
     @property
     def segments(self) -> bool:
@@ -63,7 +68,12 @@ class ExportSource:
 
 
 def load_source(
-    config: Config, checkpoint: str | Path, what: str, image_size: Sequence[int] | None = None
+    config: Config,
+    checkpoint: str | Path,
+    what: str,
+    image_size: Sequence[int] | None = None,
+    channels: int = 3,
+    dtype: str = 'uint8',
 ) -> ExportSource:
     """Build the networks and load their weights strictly.
 
@@ -75,6 +85,8 @@ def load_source(
             ``'model'`` for a config without a classroom.
         image_size: (H, W) of the images after the test pipeline. Default: the classroom's
             ``input_size``, or the size of the config's data, or the default of the task.
+        channels: See :class:`ExportSource`.
+        dtype: See :class:`ExportSource`.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
@@ -122,6 +134,8 @@ def load_source(
         ensemble=distiller.ensemble if distiller and what == ENSEMBLE else max_ensemble,
         threshold=threshold,
         preprocessor=owner.data_preprocessor,
+        channels=channels,
+        dtype=dtype,
     )
 
 

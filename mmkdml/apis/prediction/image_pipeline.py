@@ -13,6 +13,8 @@ from mmengine.config import Config
 
 from mmkdml.apis.tta import FLIP_KEYS
 from mmkdml.datasets import LoadBinaryMask
+from mmkdml.datasets.channels import as_picture
+from mmkdml.datasets.transforms import reversed_if_rgb
 from mmkdml.inspection.config import use_default_scope
 from mmkdml.registry import TRANSFORMS
 
@@ -27,10 +29,13 @@ class ImagePipeline:
         augment: Use the config's ``tta_pipeline`` instead. Without one, the views are the image,
             its horizontal and its vertical flip.
 
+    Attributes:
+        channels: Channels of the images if ``LoadMultiChannelImage`` loads them, else None.
+
     Raises:
         ValueError: If the config has no such pipeline, or it does not begin with
-            ``LoadCheckedImage`` or mmcv's ``LoadImageFromFile``; with ``augment``, if it does not
-            end with a packing transform or has no ``TestTimeAug``.
+            ``LoadCheckedImage``, ``LoadMultiChannelImage`` or mmcv's ``LoadImageFromFile``; with
+            ``augment``, if it does not end with a packing transform or has no ``TestTimeAug``.
     """
 
     def __init__(self, config: Config, augment: bool = False) -> None:
@@ -45,6 +50,7 @@ class ImagePipeline:
                 f'{[type(step).__name__ for step in steps]}'
             )
         self.load, *rest = steps
+        self.channels: int | None = getattr(self.load, 'channels', None)
         self._rest = [step for step in rest if not isinstance(step, _ANNOTATIONS)]
         if augment and not tta_pipeline:
             self._rest = _with_flips(self._rest)
@@ -67,10 +73,12 @@ class ImagePipeline:
 
         Args:
             path: The file, or a name for the pixels.
-            pixels: (H, W) gray or (H, W, 3) RGB, uint8; not modified.
+            pixels: (H, W) gray or (H, W, 3) RGB, uint8, or (H, W, C) as of ``read_channels``; not
+                modified.
 
         Returns:
-            The loaded image, (H, W, 3) uint8 RGB, and the packed output of the pipeline.
+            The loaded image as a picture, (H, W, 3) uint8 RGB, and the packed output of the
+            pipeline.
         """
         results: dict[str, Any] = dict(img_path=str(path), seg_fields=[])
         if pixels is None:
@@ -78,13 +86,16 @@ class ImagePipeline:
         else:
             image = self._as_loaded(pixels)
             results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
-        loaded = _as_rgb(results['img'])
+        image = results['img']
+        picture = _as_rgb(image) if self.channels is None else as_picture(reversed_if_rgb(image))
         for step in self._rest:
             results = step(results)
-        return loaded, results
+        return picture, results
 
     def _as_loaded(self, pixels: np.ndarray) -> np.ndarray:
         """Convert pixels to the format in which the pipeline's loader returns those of a file."""
+        if self.channels is not None:
+            return reversed_if_rgb(np.atleast_3d(pixels))
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[..., None], 3, axis=2)
         gray = self.load.color_type == 'grayscale'

@@ -16,12 +16,15 @@ from mmkdml.apis.prediction.dicom import read_dicom
 from mmkdml.apis.prediction.nifti import check_plane, read_nifti
 from mmkdml.apis.prediction.volume import Volume
 from mmkdml.apis.prediction.windowing import check_window
+from mmkdml.datasets.channels import DTYPES, NUMPY_SUFFIX, read_channels
 from mmkdml.datasets.image_files import check_size
 from mmkdml.datasets.images import PAGES_PER_IMAGE, read_pages
 
 _NIFTI = ('.nii', '.nii.gz')
 #: Suffixes of the files that are read as images.
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp', '.dcm', *_NIFTI)
+# Suffixes that are not part of a case's name, longer ones first.
+_NAMED = (*_NIFTI[::-1], *SUFFIXES, NUMPY_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class ReadOptions:
         window: Intensities of volumes that become black and white. Default: chosen per volume.
         max_pixels: Largest number of pixels of an image; a volume or stack may have ten times as
             many. Checked before the pixels are read.
+        channels: Channels of the images that the config's ``LoadMultiChannelImage`` loads. Default:
+            gray and RGB images.
 
     Raises:
         ValueError: If the plane is unknown, or the window is empty.
@@ -41,6 +46,7 @@ class ReadOptions:
     plane: str = 'axial'
     window: tuple[float, float] | None = None
     max_pixels: int = 50_000_000
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         check_plane(self.plane)
@@ -70,8 +76,8 @@ class Case:
 
     Attributes:
         source: The file, series or array that was read.
-        images: Images in order: (H, W) or (H, W, 3) RGB, uint8; None for an image file, which the
-            config's own pipeline loads.
+        images: Images in order: (H, W) or (H, W, 3) RGB, uint8, or (H, W, C); None for an image
+            file, which the config's own pipeline loads.
         volume: The volume; None for images.
     """
 
@@ -80,16 +86,19 @@ class Case:
     volume: Volume | None = None
 
 
-def find_sources(images: Any, exclude: str | None = None, number: bool = True) -> list[Source]:
+def find_sources(
+    images: Any, exclude: str | None = None, number: bool = True, channels: int | None = None
+) -> list[Source]:
     """Find the cases in files, folders and arrays.
 
     Folders are searched recursively, including linked ones, for files with an image suffix or
     DICOM content; hidden files and folders are skipped. DICOM files in one folder form one series.
 
     Args:
-        images: File, folder, array (H, W) or (H, W, 3), or a sequence of these.
+        images: File, folder, array (H, W) or (H, W, C), or a sequence of these.
         exclude: Pattern of file names to skip, such as ``'*_mask.*'``.
         number: Append numbers to equal names. If False, equal names raise an error.
+        channels: See :class:`ReadOptions`; folders are then also searched for NumPy files.
 
     Raises:
         FileNotFoundError: If a file or folder does not exist.
@@ -108,10 +117,12 @@ def find_sources(images: Any, exclude: str | None = None, number: bool = True) -
                 'Invalid images: expected a path, an array or a sequence of these, got '
                 f'{type(item).__name__}'
             )
-        found = [path for path in _files_of(Path(item)) if not fnmatch(path.name, exclude or '')]
+        suffixes = SUFFIXES if channels is None else (*SUFFIXES, NUMPY_SUFFIX)
+        files = _files_of(Path(item), suffixes)
+        found = [path for path in files if not fnmatch(path.name, exclude or '')]
         if not found and Path(item).is_dir():
             raise ValueError(
-                f'No images in {item}: expected DICOM or files with one of {", ".join(SUFFIXES)}'
+                f'No images in {item}: expected DICOM or files with one of {", ".join(suffixes)}'
                 + (f', except {exclude}' if exclude else '')
             )
         for path in found:
@@ -142,9 +153,18 @@ def read_source(source: Source, options: ReadOptions) -> Case:
         _check_pixels(source.pixels, options)
         return Case(source, [source.pixels])
     path, max_voxels = source.files[0], PAGES_PER_IMAGE * options.max_pixels
+    is_volume = _is_dicom(path) or path.name.lower().endswith(_NIFTI)
+    if options.channels is not None and not is_volume:
+        read_channels(path, options.channels, options.max_pixels)
+        return Case(source, [None])
+    if options.channels not in (None, 1) and is_volume:
+        raise ValueError(
+            f'{path}: expected an image with {options.channels} channels, got a volume of one. '
+            f'Save each slice with its channels as {NUMPY_SUFFIX} (H, W, C)'
+        )
     if _is_dicom(path):
         volume = read_dicom(source.files, options.window, max_voxels, options.max_pixels)
-    elif path.name.lower().endswith(_NIFTI):
+    elif is_volume:
         volume = read_nifti(path, options.plane, options.window, max_voxels, options.max_pixels)
     else:
         pages = read_pages(path, options.max_pixels)  # decodes a single page, too
@@ -152,7 +172,7 @@ def read_source(source: Source, options: ReadOptions) -> Case:
     return Case(source, list(volume.slices), volume)
 
 
-def _files_of(top: Path) -> list[Path]:
+def _files_of(top: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Return the file itself, or the images and unreadable entries of a folder, sorted."""
     if top.is_file():
         return [top]
@@ -172,7 +192,7 @@ def _files_of(top: Path) -> list[Path]:
         paths += [Path(place, name) for name in files if not name.startswith('.')]
     # Reading a FIFO would block; a path that does not exist is a broken link.
     paths = [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
-    images = [path for path in paths if path.name.lower().endswith(SUFFIXES) or _is_dicom(path)]
+    images = [path for path in paths if path.name.lower().endswith(suffixes) or _is_dicom(path)]
     denied = [path for path in paths if not os.access(path, os.R_OK)]
     return sorted({*images, *denied, *map(Path, unreadable)})
 
@@ -216,12 +236,21 @@ def _with_unique_names(sources: list[Source], number_equal: bool) -> list[Source
 
 
 def _without_suffix(name: str) -> str:
-    suffix = next((one for one in (*_NIFTI[::-1], *SUFFIXES) if name.lower().endswith(one)), '')
+    suffix = next((one for one in _NAMED if name.lower().endswith(one)), '')
     return name[: len(name) - len(suffix)]
 
 
 def _check_pixels(pixels: np.ndarray, options: ReadOptions) -> None:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
+    if options.channels is not None:
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        if pixels.ndim not in (2, 3) or channels != options.channels or pixels.dtype not in DTYPES:
+            raise ValueError(
+                f'Invalid array: expected (H, W, {options.channels}) of {", ".join(DTYPES)}, got '
+                f'{pixels.shape} {pixels.dtype}. Pass several images as a list'
+            )
+    elif (
+        pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,))
+    ):
         raise ValueError(
             'Invalid array: expected (H, W) gray or (H, W, 3) RGB, uint8, got '
             f'{pixels.shape} {pixels.dtype}. Pass several images as a list'

@@ -88,7 +88,7 @@ def predict_files(
     """
     out, read = Path(out), read or ReadOptions()
     _check_folder(out, images)
-    sources = find_sources(images, exclude, number=False)
+    sources = find_sources(images, exclude, number=False, channels=predictor.channels)
     outputs = OutputFolder(out, inputs=[path for source in sources for path in source.files])
     wanted = [name for name in predictor.members if name in (members or predictor.members)]
     settings = dict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,7 +65,8 @@ class Prediction:
     Attributes:
         case: The file, stack, volume or array that holds the image.
         index: Index of the image in the case, from 0.
-        image: (H, W, 3) uint8 RGB, as loaded, before it is resized.
+        image: (H, W, 3) uint8 RGB, as loaded, before it is resized; for images with several
+            channels see :func:`~mmkdml.datasets.channels.as_picture`.
         answers: Predictions by member, teachers first and ``'ensemble'`` last; a plain network is
             named ``'model'``. Masks have the size of the image.
     """
@@ -110,6 +111,11 @@ class Predictor:
             task = task_of({PLAIN: model})
         self.task, self.multi_label = task.name, task.multi_label
 
+    @property
+    def channels(self) -> int | None:
+        """Channels of the images; None for gray and RGB images."""
+        return ImagePipeline(self.config).channels
+
     def predict(self, images: Any, **options: Any) -> list[Prediction]:
         """Return all predictions as a list; :meth:`stream` takes less memory."""
         return list(self.stream(images, **options))
@@ -128,7 +134,8 @@ class Predictor:
 
         Args:
             images: File, folder, TIFF stack, NIfTI volume, folder of a DICOM series, array (H, W)
-                gray or (H, W, 3) RGB of uint8, a sequence of these, or a list from
+                gray or (H, W, 3) RGB of uint8 (with ``LoadMultiChannelImage``: a file or array of
+                these channels), a sequence of these, or a list from
                 :func:`~mmkdml.apis.prediction.inputs.find_sources`.
             members: Names of the members to return. Default: all.
             batch_size: Number of images per forward pass.
@@ -147,10 +154,11 @@ class Predictor:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f'batch_size: expected an integer of at least 1, got {batch_size!r}')
         known = isinstance(images, list) and all(isinstance(one, Source) for one in images)
-        sources = images if known else find_sources(images)
         pipeline = ImagePipeline(self.config, augment)
+        sources = images if known else find_sources(images, channels=pipeline.channels)
         module = MemberTTA.of(self.model, self.config.get('tta_model')) if augment else self.model
-        cases = _cases(sources, pipeline, read or ReadOptions(), on_error, progress)
+        options = replace(read or ReadOptions(), channels=pipeline.channels)
+        cases = _cases(sources, pipeline, options, on_error, progress)
         # Not a generator itself, so that invalid arguments raise at once.
         batches = equal_batches(chain.from_iterable(cases), batch_size, _shape)
         return chain.from_iterable(

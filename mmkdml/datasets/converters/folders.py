@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkdml.datasets.channels import read_channels
 from mmkdml.datasets.converters.source_checks import (
     Problems,
     Splits,
@@ -15,13 +16,13 @@ from mmkdml.datasets.converters.source_checks import (
     source_folder,
     warn_of_full_masks,
 )
-from mmkdml.datasets.converters.source_files import SUFFIXES, find_files
+from mmkdml.datasets.converters.source_files import CHANNEL_SUFFIXES, SUFFIXES, find_files
 from mmkdml.datasets.images import read_image
 from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
 
 
 def class_folder_rows(
-    source: str | Path, group_regex: str | None = None
+    source: str | Path, group_regex: str | None = None, channels: int | None = None
 ) -> tuple[list[SplitRow], tuple[str, ...]]:
     """Read and check images in class folders, the layout of the MSI-vs-MSS tiles.
 
@@ -31,6 +32,8 @@ def class_folder_rows(
         group_regex: Regular expression that is searched in each image's path below ``source``. Its
             named group ``group``, or else its first group, is the image's group. Default: each
             image is a group.
+        channels: Number of channels of all images, which are then read by
+            :func:`~mmkdml.datasets.channels.read_channels`. Default: gray or RGB, 8 bit.
 
     Returns:
         A row per image, and the sorted names of the classes. The label is the index of the class,
@@ -43,7 +46,7 @@ def class_folder_rows(
     """
     source = source_folder(source, 'the folder with one folder of images per class')
     problems = Problems(source)
-    found = find_files(source, source)
+    found = find_files(source, source, _suffixes_of(channels))
     for name in (name for name in found if '/' not in name):
         problems.add(f'{name}: not in a class folder')
     images = _by_id((name for name in found if '/' in name), problems)
@@ -55,7 +58,10 @@ def class_folder_rows(
     groups = _groups(images.values(), group_regex)
 
     def check(image_id: str) -> None:
-        read_image(source / images[image_id])
+        if channels is None:
+            read_image(source / images[image_id])
+        else:
+            read_channels(source / images[image_id], channels)
 
     rows = [
         SplitRow(
@@ -76,6 +82,7 @@ def mask_pair_rows(
     mask_suffix: str = '',
     group_regex: str | None = None,
     drawn_on: str | None = None,
+    channels: int | None = None,
 ) -> list[SplitRow]:
     """Read and check images with binary masks of the same names.
 
@@ -87,6 +94,7 @@ def mask_pair_rows(
         mask_suffix: Suffix of the masks' names: ``'_mask'`` pairs ``a.jpg`` with ``a_mask.png``.
         group_regex: See :func:`class_folder_rows`.
         drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`.
+        channels: See :func:`class_folder_rows`.
 
     Returns:
         A row per image: the id is its path below ``images`` without suffix, the label 1 if the mask
@@ -110,9 +118,10 @@ def mask_pair_rows(
     mask_files = [
         name for name in find_files(mask_folder, source) if Path(name).stem.endswith(mask_suffix)
     ]
-    image_files = sorted({*find_files(image_folder, source)} - {*mask_files})
+    suffixes = _suffixes_of(channels)
+    image_files = sorted({*find_files(image_folder, source, suffixes)} - {*mask_files})
     if not image_files:
-        raise ValueError(f'no images ({", ".join(SUFFIXES)}) in {image_folder}')
+        raise ValueError(f'no images ({", ".join(suffixes)}) in {image_folder}')
     image_paths = _by_id(image_files, problems, images)
     mask_paths = _by_id(mask_files, problems, masks, mask_suffix)
     for image_id in sorted(image_paths.keys() - mask_paths.keys()):
@@ -123,7 +132,7 @@ def mask_pair_rows(
 
     def check(image_id: str) -> float:
         paths = source / image_paths[image_id], source / mask_paths[image_id]
-        return foreground_share(*paths, None, drawn_on)
+        return foreground_share(*paths, None, drawn_on, channels)
 
     paired = sorted(image_paths.keys() & mask_paths.keys())
     shares = dict(problems.check_each(paired, check))
@@ -151,6 +160,7 @@ def convert_folders(
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
+    channels: int | None = None,
 ) -> Splits:
     """Write split files for class folders, or for image and mask folders if these are named.
 
@@ -169,19 +179,23 @@ def convert_folders(
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
+        channels: See :func:`class_folder_rows`.
 
     Raises:
         ValueError: If only one of ``images`` and ``masks`` is set, or ``mask_suffix`` or
             ``masks_drawn_on`` without them.
     """
     info: dict[str, Any] = dict(dataset='folders', group_regex=group_regex, seed=seed)
+    info |= {} if channels is None else dict(channels=channels)
     if images is not None and masks is not None:
         info |= masks_info(masks_drawn_on)
-        rows = mask_pair_rows(source, images, masks, mask_suffix, group_regex, masks_drawn_on)
+        rows = mask_pair_rows(
+            source, images, masks, mask_suffix, group_regex, masks_drawn_on, channels
+        )
         by_class, classes = False, None
         info |= dict(images=images, masks=masks, mask_suffix=mask_suffix)
     elif images is None and masks is None and not mask_suffix and masks_drawn_on is None:
-        rows, classes = class_folder_rows(source, group_regex)
+        rows, classes = class_folder_rows(source, group_regex, channels)
         by_class = len({(r.group, r.label) for r in rows}) == len({r.group for r in rows})
         info |= dict(classes=classes, by_class=by_class)
     else:
@@ -193,6 +207,11 @@ def convert_folders(
     splits = split_rows(rows, ratios, seed, by_class=by_class, classes=classes)
     write_splits(out, splits, info | dict(ratios=[float(r) for r in ratios]), force)
     return splits
+
+
+def _suffixes_of(channels: int | None) -> tuple[str, ...]:
+    """Return the suffixes of images with a number of channels, None for gray and RGB."""
+    return SUFFIXES if channels is None else CHANNEL_SUFFIXES
 
 
 def _inside(source: Path, name: str, what: str) -> Path:

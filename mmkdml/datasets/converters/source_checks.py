@@ -12,6 +12,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
+from mmkdml.datasets.channels import read_channels
 from mmkdml.datasets.images import DRAWN_ON, read_binary_mask, read_image_and_header
 from mmkdml.datasets.splits import SplitRow
 from mmkdml.functional.checks import check_choice
@@ -80,15 +81,24 @@ def source_folder(source: str | Path, what: str) -> Path:
 
 
 def foreground_share(
-    image: Path, mask: Path, modes: Sequence[str] | None = ('RGB',), drawn_on: str | None = None
+    image: Path,
+    mask: Path,
+    modes: Sequence[str] | None = ('RGB',),
+    drawn_on: str | None = None,
+    channels: int | None = None,
 ) -> float:
     """Read an image and its mask, and return the share of the foreground, in [0, 1].
+
+    With ``channels``, the image is read by :func:`~mmkdml.datasets.channels.read_channels`.
 
     Raises:
         ValueError: If a file is invalid, the image has none of the ``modes`` of Pillow, or the mask
             does not fit; see :func:`~mmkdml.datasets.images.read_binary_mask`.
     """
-    _, header = read_image_and_header(image, None, modes)
+    if channels is None:
+        _, header = read_image_and_header(image, None, modes)
+    else:
+        _, header = read_channels(image, channels)
     return float(read_binary_mask(mask, header, drawn_on).mean())
 
 

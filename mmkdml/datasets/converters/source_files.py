@@ -7,8 +7,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmkdml.datasets.channels import NUMPY_SUFFIX
+
 #: Suffixes of images in lower case; capitals do not matter.
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+#: The same with those of :func:`mmkdml.datasets.channels.read_channels`.
+CHANNEL_SUFFIXES = (*SUFFIXES, NUMPY_SUFFIX)
 # Folders with copies or thumbnails that operating systems write.
 _SYSTEM = ('__MACOSX', '@eaDir', '$RECYCLE.BIN')
 _TABLES = ('.csv', '.tab', '.tsv', '.txt', '')

@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
-from mmkdml.datasets.images import read_image
+from mmkdml.datasets.channels import read_picture
 from mmkdml.evaluation.case_choice import choose_by_group
 from mmkdml.evaluation.mask_panels import IGNORED, TRUTH, Panel, draw_panel, draw_sheet
 from mmkdml.evaluation.member_metrics import members_in_order
@@ -113,7 +113,7 @@ class PanelHook(Hook):
         for number, index in enumerate(chosen, 1):
             _, img_path, masks = pairs[index][1]
             height, width = masks[TRUTH].shape
-            image = mmcv.imresize(read_image(img_path), (width, height))
+            image = mmcv.imresize(read_picture(img_path), (width, height))
             name = Path(img_path).stem
             path = own_file(runner.work_dir, self.out_dir, f'{number:02d}_{name}.png')
             draw_panel(image, masks, path, classes)

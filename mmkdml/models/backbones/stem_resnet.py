@@ -29,7 +29,7 @@ class StemResNet(ResNet):
         super().__init__(depth, out_indices=out_indices, **kwargs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute maps at strides 2, 4, 8, 16, 32 of images (N, 3, H, W)."""
+        """Compute maps at strides 2, 4, 8, 16, 32 of images (N, C, H, W)."""
         stem = self.stem(x) if self.deep_stem else self.relu(self.norm1(self.conv1(x)))
         x = self.maxpool(stem)
         maps = [stem]

@@ -45,6 +45,7 @@ def build_transfer_terms(
     task: Task,
     input_size: Sequence[int],
     advise: Advise = transfer_advice,
+    normalized_channels: int | None = None,
 ) -> list[TransferTerm]:
     """Build and validate the loss and the projector of every transfer with a positive weight.
 
@@ -54,12 +55,15 @@ def build_transfer_terms(
         task: Task of the members.
         input_size: (H, W) of the blank image.
         advise: Words the changes with which invalid transfers are valid, for the error message.
+        normalized_channels: Number of channels that the preprocessor of the batch normalizes.
+            Default: any.
 
     Raises:
-        ValueError: If a tap does not exist, a loss or projector is invalid, or shapes do not match;
-            the message then has both members, taps and shapes, and how to fix them.
+        ValueError: If members or the preprocessor expect images of different channels, a tap does
+            not exist, a loss or projector is invalid, or shapes do not match; the message then has
+            both members, taps and shapes, and how to fix them.
     """
-    terms, mismatches = _Builder(members, task, input_size).build(transfers)
+    terms, mismatches = _Builder(members, task, input_size, normalized_channels).build(transfers)
     if not mismatches:
         return terms
 
@@ -82,6 +86,7 @@ class _Builder:
     members: Mapping[str, nn.Module]
     task: Task
     input_size: Sequence[int]
+    normalized_channels: int | None = None
     outputs: dict[str, MemberOutputs] = field(default_factory=dict)
 
     def build(
@@ -114,6 +119,20 @@ class _Builder:
                 self.outputs[name] = probe_member(
                     member, self.task, taps[name], self.input_size, name
                 )
+        self._check_input_channels()
+
+    def _check_input_channels(self) -> None:
+        """Raise ``ValueError`` unless all members and the normalization are for the same images."""
+        channels = {name: outputs.input_channels for name, outputs in self.outputs.items()}
+        if channels and self.normalized_channels:
+            channels['the mean of data_preprocessor'] = self.normalized_channels
+        if len({*channels.values()}) > 1:
+            found = ', '.join(f'{name}: {number}' for name, number in channels.items())
+            raise ValueError(
+                'Invalid input channels: expected the same number for all members and their '
+                f'preprocessor, which share a batch, got {found}. Set in_channels of the backbones '
+                'and one value per channel in mean and std'
+            )
 
     def _taps(self, transfer: Transfer) -> tuple[Tap, Tap]:
         if transfer.knowledge == PREDICTIONS:

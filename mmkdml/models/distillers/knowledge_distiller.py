@@ -19,6 +19,7 @@ from mmkdml.models.distillers.members import build_members
 from mmkdml.models.distillers.preprocessing import (
     build_renormalizations,
     default_preprocessor,
+    normalized_channels,
     share_augments,
     used_augments,
 )
@@ -127,7 +128,12 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
 
     def _build_transfers(self, built: Mapping[str, nn.Module]) -> None:
         self.transfer_terms = build_transfer_terms(
-            built, self.transfers, self.task, self.input_size, self._advice
+            built,
+            self.transfers,
+            self.task,
+            self.input_size,
+            self._advice,
+            normalized_channels(self.data_preprocessor),
         )
         self.transfer_step = TransferStep(self.transfer_terms)
         self._taps: dict[str, set[str]] = {name: set() for name in self.member_names}
@@ -148,7 +154,7 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         return {name: members[name] for name in self.member_names}
 
     def inputs_of(self, name: str, inputs: Tensor, data_samples: Any = None) -> Tensor:
-        """Return a shared batch of images (N, 3, H, W) with the normalization of a member."""
+        """Return a shared batch of images (N, C, H, W) with the normalization of a member."""
         if name not in self.renormalizations:
             return inputs
         augments = used_augments(self.data_preprocessor) if self.training else ()
@@ -173,7 +179,7 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         """Run the members in one of mmengine's three modes.
 
         Args:
-            inputs: Preprocessed images (N, 3, H, W).
+            inputs: Preprocessed images (N, C, H, W).
             data_samples: Samples of the framework; mode ``'loss'`` needs their labels.
             mode: ``'loss'`` returns a dict of losses, ``'predict'`` a list of samples (see
                 :meth:`predict`), and ``'tensor'`` a dict of logits by member.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from mmkdml.models.distillers.transfer_terms import MemberOutputs
 from mmkdml.models.distillers.validation import reraise_as_value_error
+from mmkdml.models.input_channels import possible_input_channels
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import Task
 from mmkdml.registry import MODELS
@@ -66,17 +67,32 @@ def probe_member(
     input_size: Sequence[int],
     name: str = 'the network',
 ) -> MemberOutputs:
-    """Compute a member's outputs for a blank image (1, 3, H, W) in eval mode.
+    """Compute a member's outputs for a blank image (1, C, H, W) in eval mode.
+
+    C is the first of :func:`~mmkdml.models.input_channels.possible_input_channels` that the member
+    accepts.
 
     Raises:
         ValueError: If a tap does not exist, or the forward pass fails.
     """
     parameter = next(member.parameters())
     size = tuple(input_size)
-    with evaluating(member), TapRecorder(member, sorted(taps)) as recorder:
-        with reraise_as_value_error(
-            f'Invalid input_size {size}: the forward pass of {name} failed'
-        ):
-            image = torch.zeros((1, 3, *size), dtype=parameter.dtype, device=parameter.device)
-            logits = task.logits(member, image)
-        return MemberOutputs(logits, recorder, name)
+    first, *others = possible_input_channels(member)
+
+    def probe(channels: int) -> MemberOutputs:
+        image = torch.zeros((1, channels, *size), dtype=parameter.dtype, device=parameter.device)
+        with TapRecorder(member, sorted(taps)) as recorder:
+            with reraise_as_value_error(
+                f'Invalid input_size {size}: the forward pass of {name} failed'
+            ):
+                logits = task.logits(member, image)
+            return MemberOutputs(logits, recorder, name, channels)
+
+    with evaluating(member):
+        try:
+            return probe(first)
+        except ValueError:
+            for channels in others:
+                with suppress(ValueError):
+                    return probe(channels)
+            raise

@@ -145,6 +145,12 @@ def used_augments(preprocessor: nn.Module) -> list[Any]:
     return _listed(_augments(preprocessor))
 
 
+def normalized_channels(preprocessor: nn.Module) -> int | None:
+    """Return the channels of a data preprocessor's mean, None if it is the same for all."""
+    channels = len(mean_and_std(preprocessor)[0])
+    return channels if channels > 1 else None
+
+
 def _augments(preprocessor: nn.Module) -> Any:
     return getattr(preprocessor, 'batch_augments', None)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from mmkdml.checkpoint_io import guard_checkpoints
 from mmkdml.models.backbones import PretrainedTIMMBackbone
+from mmkdml.models.input_channels import channels_and_source, input_channel_advice
 from mmkdml.weight_checks import (
     check_finite,
     find_misfits,
@@ -61,9 +62,13 @@ def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[
     files = {
         f'{name}.{prefix}'.rstrip('.'): path
         for prefix, source in sources.items()
-        if Path(path := str(Path(source['checkpoint']).expanduser())).is_file()
+        if Path(path := _local_path(source)).is_file()
     }
     return files, []
+
+
+def _local_path(source: Mapping[str, Any]) -> str:
+    return str(Path(channels_and_source(source['checkpoint'])[1]).expanduser())
 
 
 def _load(member: BaseModule, name: str, sources: Mapping[str, Mapping[str, Any]]) -> None:
@@ -83,6 +88,7 @@ def _load(member: BaseModule, name: str, sources: Mapping[str, Mapping[str, Any]
                 f'{sources[prefix]["checkpoint"]} does not fit the frozen {name}'
                 f'{prefix and f" ({prefix})"}: expected weights of {type(part).__name__}, got '
                 f'other keys or shapes{listed(problems)}'
+                f'{input_channel_advice(part.state_dict(), loaded)}'
             )
         if not problems:  # again, because some networks initialize what they have loaded
             part.load_state_dict(loaded, strict=False)

@@ -21,7 +21,8 @@ class Renormalization(nn.Module):
     """Replace the shared normalization of a batch by that of a member.
 
     Both are affine per channel, so the replacement is one multiplication and one addition, after
-    reversing the channels if only one of them converts BGR to RGB. Padding is set to the padding
+    reversing the channels if only one of them converts BGR to RGB, which the frameworks do only
+    for 3 channels. Padding is set to the padding
     value of the member's preprocessor.
 
     Args:
@@ -36,7 +37,7 @@ class Renormalization(nn.Module):
         super().__init__()
         (shared_mean, shared_std), (mean, std) = mean_and_std(shared), mean_and_std(own)
         self.reverses_channels = _converts_channels(shared) != _converts_channels(own)
-        if self.reverses_channels:
+        if self.reverses_channels and len(shared_mean) == 3:
             shared_mean, shared_std = shared_mean.flip(0), shared_std.flip(0)
         scale, shift = shared_std / std, (shared_mean - mean) / std
         self.pad_value = _pad_value(own)
@@ -52,7 +53,7 @@ class Renormalization(nn.Module):
         """Normalize a preprocessed batch like the member's preprocessor.
 
         Args:
-            inputs: Images (N, 3, H, W) of the shared preprocessor.
+            inputs: Images (N, C, H, W) of the shared preprocessor.
             samples: Samples in which :func:`record_sizes` recorded the sizes without padding.
                 Default: no padding.
             augments: Batch augmentations that may have mixed the images.

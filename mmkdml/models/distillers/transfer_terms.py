@@ -28,11 +28,13 @@ class MemberOutputs:
         logits: Logits; None if the head does not return a single tensor.
         taps: Feature maps by tap name: a :class:`TapRecorder`, or a dict of cached maps.
         member: Name of the member, for error messages.
+        input_channels: Channels of the images; None if unknown.
     """
 
     logits: Tensor | None
     taps: Any
     member: str = 'the network'
+    input_channels: int | None = None
 
     def select(self, tap: Tap) -> Outputs:
         """Return the feature map of a tap, the list of maps of several taps, or logits for None.

@@ -8,6 +8,7 @@ from torch import nn
 
 from mmkdml.models.tasks.base import Task
 from mmkdml.models.tasks.classification import ClassificationTask
+from mmkdml.models.tasks.data_preprocessor import MultiChannelSegDataPreProcessor
 from mmkdml.models.tasks.multi_label import MultiLabelTask
 from mmkdml.models.tasks.segmentation import SegmentationTask
 
@@ -32,4 +33,12 @@ def task_of(members: Mapping[str, nn.Module]) -> Task:
     raise TypeError(f'members must all be instances of one of {known}; got {found}')
 
 
-__all__ = ['TASKS', 'ClassificationTask', 'MultiLabelTask', 'SegmentationTask', 'Task', 'task_of']
+__all__ = [
+    'TASKS',
+    'ClassificationTask',
+    'MultiChannelSegDataPreProcessor',
+    'MultiLabelTask',
+    'SegmentationTask',
+    'Task',
+    'task_of',
+]

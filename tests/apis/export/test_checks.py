@@ -122,9 +122,20 @@ def test_images_of_a_data_set_are_evenly_spaced_rgb():
     found = list(checks.dataset_images([dict(inputs=one) for one in bgr], 4))
     assert [int(one[0, 0, 0]) for one in found] == [0, 3, 6, 9]
     assert all((one[2] == 99).all() for one in found)
-    for wrong in (torch.zeros(3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.uint8)):
-        with pytest.raises(ValueError, match=r'expected images \(3, H, W\), uint8, got \('):
+    for wrong, types in (
+        (torch.zeros(3, 2, 2), 'uint8'),
+        (torch.zeros(4, 2, 2, dtype=torch.float64), 'uint8, uint16, int16, float32'),
+    ):
+        with pytest.raises(ValueError, match=rf'expected images of {types}, got \('):
             list(checks.dataset_images([dict(inputs=wrong)], 1))
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+def test_three_channels_are_rgb_and_others_keep_their_order(channels):
+    pixels = torch.arange(channels, dtype=torch.uint8)[:, None, None].expand(channels, 2, 2)
+    (image,) = checks.dataset_images([dict(inputs=pixels)], 1)
+    expected = [2, 1, 0] if channels == 3 else list(range(channels))
+    assert image[:, 0, 0].tolist() == expected
 
 
 def test_missing_data_set_raises():
@@ -138,6 +149,6 @@ def test_latencies_are_interleaved_medians(monkeypatch):
     clock, called = iter([0, 7, 0, 7, 0, 1, 10, 12, 20, 29, 30, 40, 40, 42, 50, 53]), []
     monkeypatch.setattr(time, 'perf_counter', lambda: next(clock))
     answers = {name: lambda image, name=name: called.append((name, image.shape)) for name in 'ab'}
-    times = checks.latencies(answers, (4, 6), rounds=3)
+    times = checks.latencies(answers, (3, 4, 6), rounds=3)
     assert times == dict(a=2000, b=3000)
     assert called == [('a', (1, 3, 4, 6)), ('b', (1, 3, 4, 6))] * 4

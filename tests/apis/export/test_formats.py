@@ -38,9 +38,11 @@ def test_graph_is_compared_and_timed(source, tmp_path):
 
 def test_teacher_is_timed_unless_its_head_has_several_outputs(source, monkeypatch):
     exported = exports.Exported({'checkpoint': None}, Agreement(1, 0.0, 0.0))
-    monkeypatch.setattr(exports, 'latencies', lambda answers, size: dict.fromkeys(answers, size))
+    monkeypatch.setattr(exports, 'latencies', lambda answers, *image: dict.fromkeys(answers, image))
     names = ['in PyTorch', 'teacher in PyTorch']
-    assert exports.measure_latencies(exported, source) == dict.fromkeys(names, (64, 64))
+    assert exports.measure_latencies(exported, source) == dict.fromkeys(
+        names, ((3, 64, 64), 'uint8')
+    )
     monkeypatch.setattr(type(source.inspection.task), 'logits', lambda *args: None)
     assert list(exports.measure_latencies(exported, source)) == ['in PyTorch']
     teacher = dataclasses.replace(source, what='teacher')
