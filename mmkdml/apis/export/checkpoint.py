@@ -32,6 +32,8 @@ _STOCK = {
 }
 _FRAMEWORKS = ('mmpretrain', 'mmseg')
 _STOCK_PACKAGES = (*_FRAMEWORKS, 'mmcv', 'mmengine', 'torch')
+# Metainfo of the data that tools of the frameworks read.
+_META = ('classes', 'palette')
 # Transforms that load annotations.
 _ANNOTATIONS = re.compile('Load(?!Image|CheckedImage)')
 
@@ -107,7 +109,15 @@ def plain_config(source: ExportSource) -> tuple[Config, tuple[str, ...]]:
             if not _ANNOTATIONS.match(step['type'].rpartition('.')[2])
         ]
         content['test_dataloader'] = dict(
-            batch_size=1, num_workers=0, dataset=dict(pipeline=content['test_pipeline'])
+            batch_size=1,
+            num_workers=0,
+            dataset=dict(
+                type='BaseSegDataset' if source.segments else 'CustomDataset',
+                metainfo={key: source.meta[key] for key in _META if key in source.meta},
+                test_mode=True,
+                pipeline=content['test_pipeline'],
+            ),
+            sampler=dict(type='DefaultSampler', shuffle=False),
         )
     if names.imports:
         content['custom_imports'] = dict(imports=sorted(names.imports), allow_failed_imports=False)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmpretrain.apis import ImageClassificationInferencer
+from mmengine.registry import DefaultScope
+from mmpretrain.apis import ImageClassificationInferencer, get_model
 from mmseg.apis import MMSegInferencer
 from safetensors import safe_open
 
@@ -18,6 +19,7 @@ from mmkdml.apis import load_config
 from mmkdml.apis.export.checkpoint import checkpoint_predictor, plain_config, write_checkpoint
 from mmkdml.apis.export.checks import compare, framework_predictor
 from mmkdml.apis.prediction.predictor import load
+from mmkdml.registry import DATASETS
 
 DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
 META = dict(classes=('without', 'with'), palette=[[0, 0, 0], [255, 0, 0]])
@@ -88,7 +90,8 @@ except RuntimeError:
     library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
     library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
 import mmengine
-from mmpretrain.apis import ImageClassificationInferencer
+from mmengine.registry import DefaultScope
+from mmpretrain.apis import ImageClassificationInferencer, get_model
 from mmseg.apis import inference_model, init_model
 image, errors = sys.argv[1], {}
 for folder in map(pathlib.Path, sys.argv[2:]):
@@ -199,6 +202,27 @@ def test_mmsegs_inferencer_equals_predict(written, tmp_path):
     assert found.shape == (80, 90)
     assert 0 < mask.mean() < 1
     np.testing.assert_array_equal(found, mask)
+
+
+def test_tools_of_the_frameworks_find_the_data_set(written, tmp_path):
+    """get_flops of mmpretrain reads its type, benchmark of mmseg builds it with images only."""
+    _, path, _ = written['resnet']
+    get_model(str(path))
+    (tmp_path / 'a.png').write_bytes(b'')
+    for name, data in (('resnet', {}), ('unet', dict(data_prefix=dict(img_path='')))):
+        _, path, _ = written[name]
+        config = Config.fromfile(path)
+        settings = dict(config.test_dataloader.dataset, data_root=str(tmp_path), **data)
+        if name == 'resnet':
+            for one in META['classes']:
+                (tmp_path / one).mkdir()
+                (tmp_path / one / 'b.png').write_bytes(b'')
+        else:
+            settings['img_suffix'] = 'a.png'
+        with DefaultScope.overwrite_default_scope(config.default_scope):
+            dataset = DATASETS.build(settings)
+        assert len(dataset) == (2 if name == 'resnet' else 1)
+        assert dataset.metainfo['classes'] == META['classes']
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
