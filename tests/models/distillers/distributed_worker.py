@@ -3,14 +3,15 @@
 ``variants``: both processes build each variant alike and train it on halves of batches through
 DistributedDataParallel; gradients and weights are compared with those of the whole batches in one
 process. ``methods``: the compared methods, whose gradients are compared between the processes,
-for most of them compare the images of a batch or bring batch norms along.
+for most of them compare the images of a batch or bring batch norms along; and classrooms whose
+weights change, whose gradients are compared with those of the whole batch in one process.
 """
 
 import itertools
 import json
 import sys
 
-from mmkdml.models import MODES, STYLES, DiversifiedKDMLDistiller  # isort: split
+from mmkdml.models import MODES, STYLES, DiversifiedKDMLDistiller, KnowledgeDistiller  # isort: split
 
 import conftest
 import torch
@@ -162,15 +163,85 @@ def method_gaps(method, rank):
     return [gap.item() for gap in gaps]
 
 
+CHANGING = ('schedule', 'UncertaintyWeighting', 'GradNorm')
+ACTIVE = (0.5, 0.0, 0.0, 0.25)  # weights of the steps
+
+
+def changing(kind):
+    """Build a classroom, of whose student only one transfer reaches the last stage."""
+    torch.manual_seed(0)
+    student = conftest.classifier()
+    learned = None if kind == 'schedule' else dict(type=kind, **(LAYER if 'G' in kind else {}))
+    if kind == 'schedule':
+        student['backbone']['out_indices'] = (2,)
+        student['head']['in_channels'] = 16
+    features = dict(
+        source='teacher',
+        learner='student',
+        knowledge='features',
+        learner_tap='backbone.layer4',
+        projector=dict(type='ConvProjector'),
+        weight=0.5,
+    )
+    if kind == 'schedule':
+        features['weight'] = dict(base=0.5, schedule=dict(type='LinearWeight'))
+    model = KnowledgeDistiller(
+        members=dict(teacher=conftest.classifier(width=6, block=32), student=student),
+        transfers=[features, {**PREDICTIONS, 'weight': 0.3}],
+        frozen=dict(teacher=None),
+        learned_weights=learned,
+        input_size=(conftest.SIZE, conftest.SIZE),
+    )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return model.double()
+
+
+LAYER = dict(layer='backbone.layer4.1.conv1')
+PREDICTIONS = dict(source='teacher', learner='student', knowledge='predictions')
+
+
+def changing_gradients(kind, model, network, part=slice(None)):
+    """Return the gradients of each step; the weights change as with SGD."""
+    found = []
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    for seed, weight in enumerate(ACTIVE):
+        if kind == 'schedule':
+            network.transfer_terms[0].set_weight(weight)
+        inputs, samples = batch('classification', part, seed)
+        found += gradients(model, inputs, samples)
+        optimizer.step()
+    return found
+
+
+def changing_gaps(rank, expected):
+    """Return the differences of the gradients from those of the whole batches."""
+    gaps = {}
+    for kind in CHANGING:
+        network = changing(kind)
+        parallel = MMDistributedDataParallel(network, device_ids=None)
+        found = changing_gradients(kind, parallel, network, slice(4 * rank, 4 * rank + 4))
+        gap = torch.tensor([largest_gap(found, expected[kind])])
+        dist.all_reduce(gap, op=dist.ReduceOp.MAX)
+        gaps[kind] = gap.item()
+    return gaps
+
+
 if __name__ == '__main__':
     rank, store, out, what = int(sys.argv[1]), *sys.argv[2:]
     torch.set_num_threads(1)
     # Computed before the process group exists, as sums are over all processes.
-    expected = (
-        {which: single_process(which) for which in VARIANTS[rank::2]} if what == 'variants' else {}
-    )
+    if what == 'variants':
+        expected = {which: single_process(which) for which in VARIANTS[rank::2]}
+    else:
+        rooms = {kind: changing(kind) for kind in CHANGING}
+        expected = {kind: changing_gradients(kind, one, one) for kind, one in rooms.items()}
     dist.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
-    found = variants(rank, expected) if what == 'variants' else methods(rank)
+    if what == 'variants':
+        found = variants(rank, expected)
+    else:
+        found = dict(methods=methods(rank), changing=changing_gaps(rank, expected))
     if rank == 0:
         with open(out, 'w') as file:
             json.dump(found, file)

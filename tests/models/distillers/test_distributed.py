@@ -39,11 +39,23 @@ def test_two_processes_equal_one(tmp_path):
     assert {name: gap for name, gap in long.items() if gap['learnt'] < 1e-3} == {}
 
 
+@pytest.fixture(scope='module')
+def methods(tmp_path_factory):
+    return run_two('methods', tmp_path_factory.mktemp('methods'))
+
+
 @pytest.mark.slow
-def test_processes_take_equal_steps_of_every_method(tmp_path):
+def test_processes_take_equal_steps_of_every_method(methods):
     """Compare the gradients of all methods, whose parameters are all used."""
-    gaps = run_two('methods', tmp_path)
+    gaps = methods['methods']
     assert len(gaps) == 8 + 9  # with plain distillation of each task and a discriminator
     # Before averaging, the gradients of both halves of the batch differ.
     assert {name: gap for name, gap in gaps.items() if gap[0] == 0} == {}
     assert {name: gap for name, gap in gaps.items() if gap[1] != 0} == {}
+
+
+@pytest.mark.slow
+def test_processes_take_equal_steps_with_weights_that_change(methods):
+    """Compare the gradients of steps with and without a transfer, and those of learned weights."""
+    assert len(methods['changing']) == 3
+    assert {name: gap for name, gap in methods['changing'].items() if gap > 1e-9} == {}
