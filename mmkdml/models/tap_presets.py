@@ -1,8 +1,9 @@
 """Names of the modules whose feature maps the compared methods use.
 
 The layers are those of DefangChen/SimKD for classification, and of winycg/CIRKD and EagleMIT/EMKD
-for segmentation. CIRKD's maps before the classifier have stride 8, but those of a U-Net have stride
-1, so methods that compare pairs of pixels use an earlier block.
+for segmentation; those of MGD and PKD are of their own code. CIRKD's maps before the classifier
+have stride 8, but those of a U-Net have stride 1, so methods that compare pairs of pixels use an
+earlier block.
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ def _stages(member: nn.Module, task: Task) -> list[str]:
     return [*stages, task.default_tap(member) if block else last]
 
 
+def _last_stage(member: nn.Module, task: Task) -> str:
+    return _stem_and_stages(member)[1][-1]
+
+
 def _first_stage(member: nn.Module, task: Task) -> str:
     return _stem_and_stages(member)[1][0]
 
@@ -94,6 +99,10 @@ def _middle_last_and_logits(member: nn.Module, task: Task) -> list[str]:
     return [*dict.fromkeys((maps[-3:][0], maps[-1])), 'decode_head.conv_seg']
 
 
+def _decoder(member: nn.Module, task: Task) -> list[str]:
+    return _decoder_maps(member)
+
+
 METHODS: dict[str, dict[str, Callable[[nn.Module, Task], Suggestion]]] = {
     'classification': {
         'fitnet': _first_stage,
@@ -103,6 +112,8 @@ METHODS: dict[str, dict[str, Callable[[nn.Module, Task], Suggestion]]] = {
         'srrl': _default,
         'simkd': _default,
         'semckd': _stages,
+        'mgd': _default,
+        'pkd': _default,
     },
     'segmentation': {
         'fitnet': _before_classifier,
@@ -112,6 +123,8 @@ METHODS: dict[str, dict[str, Callable[[nn.Module, Task], Suggestion]]] = {
         'cwd': _before_classifier,
         'dsd': _middle_last_and_logits,
         'emkd': _low_and_high,
+        'mgd': _last_stage,
+        'pkd': _decoder,
     },
 }
 

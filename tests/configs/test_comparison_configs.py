@@ -1,7 +1,8 @@
 """Configs of the compared methods: names, networks, transfers and data.
 
 The expected weights and layers are copied from DefangChen/SimKD (classification), winycg/CIRKD and
-EagleMIT/EMKD (segmentation).
+EagleMIT/EMKD (segmentation); those of the recent methods from their own code: mdistiller,
+hunto/DIST_KD, sunshangquan/logit-standardization-KD, yzd-v/MGD and mmrazor.
 """
 
 import re
@@ -19,6 +20,8 @@ from mmkdml.models import (
     ChannelWiseLoss,
     ConvBlockNeck,
     ConvReg,
+    DISTLoss,
+    DKDLoss,
     FeatureMSELoss,
     FitNetLoss,
     FocalDiceLoss,
@@ -28,9 +31,12 @@ from mmkdml.models import (
     IntraClassVariationLoss,
     KnowledgeDistiller,
     LinearProjector,
+    LSKDLoss,
+    MGDLoss,
     PairWiseLoss,
     PixelSimilarityLoss,
     PixelWiseLoss,
+    PKDLoss,
     PredictionKLLoss,
     RegionAffinityLoss,
     SemCKDLoss,
@@ -92,11 +98,39 @@ SEGMENTATION = {
         (F, 0.9, RegionAffinityLoss, LOW_AND_HIGH, None, {}),
     ],
 }
+# Without plain distillation, as in the code of each.
+RELATIONS = dict(beta=1.0, gamma=1.0, temperature=1.0)
+DECODER = [f'decode_head.blocks.{block}' for block in range(5)]
+LAST_STAGE = 'backbone.layer4'
+RECENT_CLASSIFICATION = {
+    'dist': [(P, 2, DISTLoss, DEFAULT, None, RELATIONS)],
+    'mgd': [(F, 7e-5, MGDLoss, DEFAULT, None, dict(masked='channels', ratio=0.15))],
+    'pkd': [(F, 10, PKDLoss, DEFAULT, None, {})],
+}
+DECOUPLED = dict(alpha=1.0, beta=8.0, temperature=4.0)
+INNER = {
+    'lskd': dict(SOFTENED, type=PredictionKLLoss, temperature=2.0),
+    'lskd_dkd': dict(DECOUPLED, type=DKDLoss, temperature=2.0),
+}
+# Methods that need three classes.
+RECENT_MULTI_CLASS = {
+    **RECENT_CLASSIFICATION,
+    'dkd': [(P, 1, DKDLoss, DEFAULT, None, DECOUPLED)],
+    **{name: [(P, 9, LSKDLoss, DEFAULT, None, dict(loss=loss))] for name, loss in INNER.items()},
+}
+RECENT_SEGMENTATION = {
+    'dist': [(P, 1, DISTLoss, DEFAULT, None, RELATIONS)],
+    'mgd': [
+        (P, 3, ChannelWiseLoss, DEFAULT, None, {}),
+        (F, 2e-5, MGDLoss, (LAST_STAGE,) * 2, None, dict(masked='pixels', ratio=0.75)),
+    ],
+    'pkd': [(F, 10, PKDLoss, (DECODER, DECODER), None, {})],
+}
 TABLES = {
-    'pcam': CLASSIFICATION,
-    'ham10000_cls': CLASSIFICATION,
-    'lgg': SEGMENTATION,
-    'ham10000_seg': SEGMENTATION,
+    'pcam': {**CLASSIFICATION, **RECENT_CLASSIFICATION},
+    'ham10000_cls': {**CLASSIFICATION, **RECENT_MULTI_CLASS},
+    'lgg': {**SEGMENTATION, **RECENT_SEGMENTATION},
+    'ham10000_seg': {**SEGMENTATION, **RECENT_SEGMENTATION},
 }
 SIZES = {'lgg': (256, 256)}
 COMPARED = {
@@ -133,14 +167,14 @@ def as_row(transfer):
 def test_config_files_match_expected_names():
     found = {path.stem for path in (CONFIGS / 'comparisons').glob('*.py')}
     assert found == {*TAUGHT, *MIXED}
-    assert len(found) == 4 * 8 + 3 + 2
+    assert len(found) == 4 * 8 + 3 + 2 + 3 * 3 + 6
 
 
 @pytest.mark.parametrize('name', TAUGHT)
 def test_comparison_config_is_short_and_names_its_method(name):
     lines = (CONFIGS / 'comparisons' / f'{name}.py').read_text().splitlines()
     assert len(lines) <= 15
-    names = {'vid': 'VID', 'simkd': 'SimKD', 'semckd': 'SemCKD', 'fitnet': 'FitNet'}
+    names = {'lskd_dkd': 'LSKD and DKD', 'simkd': 'SimKD', 'semckd': 'SemCKD', 'fitnet': 'FitNet'}
     method = TAUGHT[name][1]
     assert lines[0].startswith(('"""' + names.get(method, method.upper()), '"""Plain'))
     assert 'ResNet50 teaches a ResNet18, on ' in lines[0]

@@ -30,7 +30,7 @@ TASKS = {'classification': ClassificationTask(), 'segmentation': SegmentationTas
 STRIDES = {
     'classification': {
         **dict.fromkeys(('at', 'vid', 'semckd'), [4, 8, 16, 32]),
-        **dict.fromkeys(('sp', 'srrl', 'simkd'), [32]),
+        **dict.fromkeys(('sp', 'srrl', 'simkd', 'mgd', 'pkd'), [32]),
         'fitnet': [4],
     },
     'segmentation': {
@@ -38,6 +38,8 @@ STRIDES = {
         'skd': [8],
         'dsd': [4, 1, 1],
         'emkd': [2, 8],
+        'mgd': [32],
+        'pkd': [16, 8, 4, 2, 1],
     },
 }
 
@@ -126,6 +128,9 @@ def test_constants_equal_suggestions_for_the_papers_networks(network):
         assert tuple(suggested('dsd', name, 'segmentation')) == UNET_DSD
         assert suggested('skd', name, 'segmentation') == UNET_BLOCKS[1]
         assert suggested('cwd', name, 'segmentation') == UNET_BLOCKS[-1]
+        assert suggested('pkd', name, 'segmentation') == list(UNET_BLOCKS)
+    assert suggested('mgd', 'unet_resnet50', 'segmentation') == RESNET_STAGES[-1]
+    assert suggested('mgd', 'unet_mobilenet', 'segmentation') == MOBILENETV1_STAGES[-1]
 
 
 def test_low_layer_of_emkd_is_after_the_activation(network):
@@ -139,6 +144,7 @@ def test_deep_stem_and_head_with_dropout():
     assert suggested_taps('emkd', member, task) == ['backbone.stem', 'backbone.layer2']
     for method in ('fitnet', 'at', 'skd', 'ifvd', 'cwd'):
         assert suggested_taps(method, member, task) == 'decode_head.dropout'
+    assert suggested_taps('pkd', member, task) == ['decode_head.dropout']
     # dsd compares only the last map and the logits if there is no earlier map.
     assert suggested_taps('dsd', member, task) == ['decode_head.dropout', 'decode_head.conv_seg']
     inputs_of_classifier = []

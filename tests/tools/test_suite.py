@@ -137,8 +137,14 @@ def test_suites_of_the_repository(path, monkeypatch):
     suite = load_suite(path)
     first = [run for run in suite.runs if run.seed == 0]
     # Two baselines and the twelve variants; or KD+ML v3, plain KD and the compared methods, in the
-    # studies also with two students of the best one.
-    compared = {'table_10': 11, 'study_methods': 12}
+    # studies also with two students of the best one and the recent methods.
+    compared = {
+        'table_10': 11,
+        'study_methods_ham64': 12 + 6,
+        'study_methods_lgg64': 12 + 3,
+        'recent_ham10000_cls': 4 + 6,
+        'recent': 4 + 3,
+    }
     assert len(first) == next((compared[key] for key in compared if key in path.stem), 14)
     for run in first:
         config = load_config(run.config, run.options)

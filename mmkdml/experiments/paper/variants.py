@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmkdml.experiments.paper.values import read_data
@@ -14,14 +15,18 @@ COMPARED = {
 }
 
 
-def comparison_runs(config: str, task: str, teacher: str) -> list[dict[str, Any]]:
-    """Build the runs of plain KD and of the methods in the paper's Table 10, named by method.
+def comparison_runs(
+    config: str, task: str, teacher: str, methods: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Build the runs of compared methods, named by method.
 
     Args:
         config: Config file with the placeholder ``{method}``, e.g.
             ``'configs/comparisons/{method}_r50_r18_lgg.py'``.
         task: ``'classification'`` or ``'segmentation'``.
         teacher: Name of the run that trains the teacher.
+        methods: Names of methods with a config. Default: plain KD and the methods in the paper's
+            Table 10.
 
     Raises:
         ValueError: If the task is neither.
@@ -30,7 +35,7 @@ def comparison_runs(config: str, task: str, teacher: str) -> list[dict[str, Any]
         raise ValueError(f'Invalid task: expected one of {", ".join(COMPARED)}, got {task!r}')
     return [
         dict(name=method, config=config.format(method=method), teacher=teacher)
-        for method in COMPARED[task]
+        for method in (COMPARED[task] if methods is None else methods)
     ]
 
 

@@ -43,6 +43,14 @@ def test_comparison_runs_are_plain_kd_and_methods_of_table_10(task, measure):
     assert len(runs) == 8
 
 
+def test_comparison_runs_of_chosen_methods():
+    runs = comparison_runs('{method}.py', 'segmentation', teacher='big', methods=('mgd', 'kd'))
+    assert runs == [
+        dict(name='mgd', config='mgd.py', teacher='big'),
+        dict(name='kd', config='kd.py', teacher='big'),
+    ]
+
+
 def test_unknown_task_raises():
     with pytest.raises(ValueError, match="one of classification, segmentation, got 'detection'"):
         comparison_runs('{method}.py', 'detection', teacher='big')

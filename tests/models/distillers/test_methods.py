@@ -15,6 +15,8 @@ BASES = Path(__file__).parents[3] / 'configs' / '_base_' / 'methods'
 METHODS = sorted(path.stem for path in BASES.glob('*tion.py'))
 ALL = [*METHODS, 'skd_adversarial_segmentation']
 SEGMENTATION = [method for method in ALL if method.endswith('segmentation')]
+# The number of classes, 1 for one logit. Two standardized logits are constant.
+CASES = [(m, k) for m in ALL for k in (1, 3) if k == 3 or not m.startswith('lskd')]
 ADAM = dict(type='Adam', lr=1e-3)
 
 
@@ -41,11 +43,11 @@ def assert_finite(distiller, losses):
 
 
 def test_number_of_base_configs():
-    assert len(METHODS) == 7 + 7 + 2  # including plain distillation of each task
+    # Including plain distillation of each task; DKD, DIST, LSKD twice, MGD, PKD and three of them.
+    assert len(METHODS) == 7 + 7 + 2 + 6 + 3
 
 
-@pytest.mark.parametrize('classes', [1, 3], ids=['one_logit', 'three_classes'])
-@pytest.mark.parametrize('method', ALL)
+@pytest.mark.parametrize(('method', 'classes'), CASES)
 def test_student_is_trained_and_teacher_is_not(method, classes, tiny):
     distiller = tiny.compared(method, classes)
     teacher = distiller.named_members()['teacher']
@@ -98,6 +100,36 @@ def test_variances_of_vid_are_trained(tiny):
     assert all((p != before[name]).all() for name, p in scales.items())
 
 
+@pytest.mark.parametrize('classes', [1, 2])
+@pytest.mark.parametrize('method', ['lskd_classification', 'lskd_dkd_classification'])
+def test_binary_task_without_use_for_standardized_logits_raises(method, classes, tiny):
+    with pytest.raises(ValueError, match=rf'LSKDLoss: .*K >= 3 .*got \(2, {classes}\).*constant'):
+        tiny.compared(method, classes)
+
+
+def test_decoupled_distillation_of_two_classes_is_plain_distillation(tiny):
+    dkd, kd = (tiny.compared(f'{name}classification', 2) for name in ('dkd_', ''))
+    kd.load_state_dict(dkd.state_dict())
+    teachers = [one.named_members()['teacher'] for one in (dkd, kd)]
+    teachers[1].load_state_dict(teachers[0].state_dict())
+    batch = tiny.compared_batch('classification', 4, 2)
+    first, second = (one.train()(*batch, mode='loss') for one in (dkd, kd))
+    assert first.keys() == second.keys()
+    for key in first:
+        torch.testing.assert_close(first[key], second[key])
+
+
+def test_masks_of_mgd_follow_the_seed(tiny):
+    distiller = tiny.compared('mgd_segmentation').train()
+    batch = tiny.compared_batch('mgd_segmentation')
+    key = 'student.loss_from_teacher.features'
+    values = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        values.append(distiller(*batch, mode='loss')[key].item())
+    assert values[0] == values[1] != values[2]
+
+
 # ---- extreme inputs --------------------------------------------------------------------------
 
 
@@ -114,8 +146,7 @@ def test_masks_of_a_single_class_stay_finite(method, classes, tiny):
         assert_finite(distiller, losses)
 
 
-@pytest.mark.parametrize('classes', [1, 3], ids=['one_logit', 'three_classes'])
-@pytest.mark.parametrize('method', ALL)
+@pytest.mark.parametrize(('method', 'classes'), CASES)
 def test_huge_logits_stay_finite(method, classes, tiny):
     distiller = tiny.compared(method, classes)
     inputs, samples = tiny.compared_batch(method, 2, classes)

@@ -1,0 +1,16 @@
+"""DIST as in its code for ImageNet, instead of plain KD."""
+
+from mmengine.config import read_base
+
+from mmkdml.models import DISTLoss
+
+with read_base():
+    from .classification import model, predictions
+
+model.update(
+    transfers=[
+        dict(
+            predictions, weight=2.0, loss=dict(type=DISTLoss, beta=1.0, gamma=1.0, temperature=1.0)
+        )
+    ]
+)

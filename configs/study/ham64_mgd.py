@@ -1,0 +1,9 @@
+"""MGD with the networks and data of ham64.py."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.methods.mgd_classification import model as method
+    from .ham64 import *
+
+model = dict(method, **small_pair)
