@@ -2,6 +2,7 @@
 
 import re
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,42 @@ def test_configs_next_to_those_of_other_packages(name, rows, tmp_path):
         (tmp_path / file).write_text(code)
     transfers = inspect_config(Config.fromfile(tmp_path / name)).distiller.transfers
     assert [(row.knowledge, row.weight, row.columns()[5]) for row in transfers] == rows
+
+
+# Addresses in the official documentation, looked up there.
+@pytest.mark.parametrize(
+    ('project', 'name', 'address'),
+    [
+        ('torch', 'torch.Tensor', 'tensors.html#$'),
+        ('torch', 'torch.device', 'tensor_attributes.html#$'),
+        ('torch', 'torch.nn.Module', 'generated/torch.nn.Module.html#$'),
+        ('torch', 'torch.utils.data.DataLoader', 'data.html#$'),
+        (
+            'mmengine',
+            'mmengine.hooks.CheckpointHook',
+            'api/generated/mmengine.hooks.CheckpointHook.html#$',
+        ),
+        (
+            'mmpretrain',
+            'mmpretrain.models.heads.LinearClsHead',
+            'api/generated/mmpretrain.models.heads.LinearClsHead.html#$',
+        ),
+        (
+            'mmpretrain',
+            'mmpretrain.evaluation.Accuracy',
+            'api/generated/mmpretrain.evaluation.Accuracy.html#$',
+        ),
+        ('mmseg', 'mmseg.models.backbones.ResNet', 'api.html#$'),
+    ],
+)
+def test_inventories(project, name, address):
+    data = (DOCS / 'inventories' / f'{project}.inv').read_bytes()
+    body = zlib.decompress(data.split(b'\n', 4)[4]).decode()
+    addresses = {row.split()[0]: row.split()[3] for row in body.splitlines()}
+    assert addresses[name] == address
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = re.findall(r'```\{toctree\}(.*?)```', (DOCS / 'index.md').read_text(), re.DOTALL)
+    names = {line for block in listed for line in block.split('\n')[1:] if line[:1].isalpha()}
+    assert {page.stem for page in DOCS.glob('*.md')} - names == {'index'}
