@@ -26,6 +26,7 @@ from sphinx.util.parsing import nested_parse_to_nodes
 
 from mmkdml import registry
 
+GREEK = dict(alpha='α', beta='β', gamma='γ')
 PACKAGES = ('models', 'datasets', 'evaluation', 'engine')
 
 
@@ -50,11 +51,11 @@ def describe_config(config: Config) -> tuple[str, str, str, str]:
     model = config.model
     if 'mode' in model:
         weights = ', '.join(
-            f'{letter} {"/".join(f"{weight:g}" for weight in pair)}'
+            f'{GREEK[letter]}\u00a0{"/".join(f"{weight:g}" for weight in pair)}'
             for letter, pair in model.weights.items()
             if pair is not None
         )
-        trains = f'{model.mode} {model.style}; {weights}'
+        trains = f'{model.style}: {weights}'
         networks = [model.get('teacher'), *model.get('students', ())]
     elif 'members' in model:
         trains = ', '.join(
@@ -70,7 +71,8 @@ def describe_config(config: Config) -> tuple[str, str, str, str]:
     while 'dataset' in dataset:
         dataset = dataset.dataset
     epochs = config.train_cfg.get('max_epochs', '')
-    return trains, ', '.join(members), type_name(dataset), str(epochs)
+    data = type_name(dataset).removesuffix('Dataset')
+    return trains, ', '.join(members), data, str(epochs)
 
 
 def type_name(config: Any) -> str:
@@ -82,8 +84,7 @@ def type_name(config: Any) -> str:
 def network_name(network: Any) -> str:
     """Return a short name of a network, such as ``ResNet 50``."""
     backbone = network.get('backbone') or network
-    detail = backbone.get('depth') or backbone.get('model_name') or ''
-    return f'{type_name(backbone)} {detail}'.strip()
+    return backbone.get('model_name') or f'{type_name(backbone)}{backbone.get("depth", "")}'
 
 
 class ConfigTypes(SphinxDirective):
@@ -147,13 +148,14 @@ class Package(SphinxDirective):
         package = self.arguments[0]
         known = (name.rpartition('.') for name in self.config.mmkdml_names.values())
         names = sorted(name for owner, _, name in known if owner == package)
-        lines = [
-            *(f'.. automodule:: {package}', '   :no-members:', ''),
-            *('.. autosummary::', '   :nosignatures:', '', *(f'   {name}' for name in names), ''),
-        ]
-        for name in names:
-            is_class = inspect.isclass(find_object(f'{package}.{name}'))
-            lines += [f'.. auto{"class" if is_class else "function"}:: {name}', '']
+        values = {name: find_object(f'{package}.{name}') for name in names}
+        lines = [f'.. automodule:: {package}', '   :no-members:', '', '.. list-table::', '']
+        for name, value in values.items():
+            summary = (inspect.getdoc(value) or '').partition('\n')[0]
+            lines += [f'   * - :obj:`{name}`', f'     - {summary}']
+        for name, value in values.items():
+            kind = 'class' if inspect.isclass(value) else 'function'
+            lines += ['', f'.. auto{kind}:: {name}']
         return nested_parse_to_nodes(self.state, StringList(lines, source=package))
 
 

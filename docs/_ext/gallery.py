@@ -13,9 +13,7 @@ from code_lines import ROOT
 from draw_gallery import PICTURES
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
-from sphinx.util import logging
 
-LOGGER = logging.getLogger(__name__)
 DRAW = Path(__file__).with_name('draw_gallery.py')
 # What the pictures are made from.
 SOURCES = (
@@ -42,7 +40,8 @@ def draw(app: Sphinx) -> None:
     complete = all((folder / name).is_file() for name in PICTURES)
     if complete and stamp.is_file() and stamp.read_text() == current:
         return
-    LOGGER.info('Training the demo for the pictures of the gallery')
+    # Not logged, because --quiet would hide why the build takes a minute longer.
+    print('Training the demo for the pictures of the gallery', file=sys.stderr, flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
     done = subprocess.run(
