@@ -20,6 +20,7 @@ FOUND = {
         'DiscriminatorOptimWrapperConstructor',
         'mmkdml.engine.optimizers',
     ),
+    'PARAM_SCHEDULERS': ('LinearWeight', 'mmkdml.models.weighting.schedules'),
 }
 
 NAMES = tuple(FOUND)
@@ -46,6 +47,7 @@ def test_registries_are_children_of_mmengine(name):
         ('HOOKS', 'CheckpointHook'),
         ('OPTIM_WRAPPERS', 'OptimWrapper'),
         ('OPTIM_WRAPPER_CONSTRUCTORS', 'DefaultOptimWrapperConstructor'),
+        ('PARAM_SCHEDULERS', 'LinearParamScheduler'),
     ],
 )
 def test_mmengine_classes_are_found(name, basic):
