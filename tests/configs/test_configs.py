@@ -98,7 +98,7 @@ NIH = 'kdml/r50_r18x2_v3_nih'  # not in the paper
 ALL = [*CLASSROOMS, *(f'baselines/{name}' for name in BASELINES)]
 COMPARISONS = sorted(f'comparisons/{path.stem}' for path in (CONFIGS / 'comparisons').glob('*.py'))
 # Folders without configs of the paper's tables.
-OTHERS = ('comparisons', 'demo', 'study')
+OTHERS = ('comparisons', 'demo', 'study', 'weights')
 
 DATASETS = {
     'pcam': (PCamDataset, 'data/pcam/histopathologic-cancer-detection', 'data/pcam/splits'),

@@ -202,7 +202,20 @@ def expected_losses(config, paper_transfers):
             f'{learner}.loss_from_{source}.{kind}'
             for source, learner, kind, _ in paper_transfers[mode, style]
         ),
+        *changing_weights(config.model, paper_transfers[mode, style]),
     }
+
+
+def changing_weights(model, transfers):
+    """Return the log keys of weights that have a schedule or are learned."""
+    if 'weight_schedules' in model or 'learned_weights' in model:
+        for source, learner, kind, _ in transfers:
+            yield f'{learner}.weight_from_{source}.{kind}'
+    if 'learned_weights' in model:
+        yield from (
+            'loss_learned_weights',
+            *(f'{student}.weight_supervised' for student in STUDENTS),
+        )
 
 
 @pytest.mark.parametrize(
@@ -236,6 +249,9 @@ def test_config_trains_a_step(name, small, paper_transfers):
         lambda *_: gradients.update({key: value.grad for key, value in trained.items()})
     )
     model.train()
+    for term in getattr(model, 'transfer_terms', ()):
+        if term.transfer.schedule:
+            term.set_weight(term.transfer.weight)
     log = model.train_step(next(iter(batches(config, 'train'))), optim_wrapper)
 
     assert set(log) == expected_losses(config, paper_transfers)
