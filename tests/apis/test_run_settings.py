@@ -10,10 +10,13 @@ from mmkdml.apis import load_config
 from mmkdml.apis.run_settings import (
     NOT_SET,
     TRAINING_PARTS,
+    all_schedules,
     changed_settings,
     deciding_settings,
+    only_extends,
     settings_difference,
 )
+from mmkdml.models import Transfer
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
@@ -129,3 +132,40 @@ def test_changes_are_listed_by_key():
     ]
     lines = settings_difference({str(key): (0, 1) for key in range(100)}).splitlines()
     assert (len(lines), lines[-1]) == (41, '  ... and 60 more')
+
+
+LINEAR, STEPS = dict(type='LinearWeight'), dict(type='MultiStepWeight', milestones=[3])
+
+
+@pytest.mark.parametrize(
+    ('model', 'free'),
+    [
+        (dict(weight_schedules=dict(beta=STEPS)), True),
+        (dict(weight_schedules=dict(beta=dict(LINEAR, end=5))), True),
+        (dict(weight_schedules=dict(beta=dict(student_1=[STEPS, LINEAR]))), False),
+        (dict(transfers=[dict(weight=0.5), dict(weight=dict(base=1, schedule=STEPS))]), True),
+        (dict(transfers=[dict(weight=0.5), dict(weight=dict(base=1, schedule=[LINEAR]))]), False),
+        (dict(transfers=[dict(weight=0.5, schedule=LINEAR)]), False),
+        (dict(transfers=[Transfer('a', 'b', 'features', 0.5, schedule=LINEAR)]), False),
+        (dict(transfers=[Transfer('a', 'b', 'features', 0.5)]), True),
+    ],
+)
+def test_longer_training_changes_schedules_of_weights_without_an_end(model, free):
+    config = Config(dict(model=model, param_scheduler=dict(type='LinearLR', end=5)))
+    assert only_extends({'train_cfg.max_epochs': (5, 6)}, config) is free
+
+
+def test_all_schedules_by_key():
+    transfers = [dict(weight=1), dict(weight=dict(base=1, schedule=[STEPS, LINEAR]))]
+    config = Config(
+        dict(
+            param_scheduler=[dict(type='LinearLR')],
+            model=dict(weight_schedules=dict(beta=dict(student_2=STEPS)), transfers=transfers),
+        )
+    )
+    assert {key: one['type'] for key, one in all_schedules(config)} == {
+        'param_scheduler.0': 'LinearLR',
+        'model.weight_schedules.beta.student_2': 'MultiStepWeight',
+        'model.transfers.1.weight.schedule.0': 'MultiStepWeight',
+        'model.transfers.1.weight.schedule.1': 'LinearWeight',
+    }

@@ -117,3 +117,18 @@ def test_damaged_settings_text_differs_from_all_but_itself(damaged):
     assert 'damaged' in settings_changes(damaged, '{}')
     assert settings_changes(damaged, damaged) == ''
     assert not has_data_hashes(damaged)
+
+
+def test_changes_of_weight_schedules_are_listed():
+    key = 'model.weight_schedules'
+    schedule = dict(beta=dict(type='LinearWeight', start_factor=0.0, end=3))
+    plain, scheduled, longer = (
+        text(spec(options=options))
+        for options in ({}, {key: schedule}, {key: schedule, 'model.weights.beta': (0.1, 0.2)})
+    )
+    assert 'LinearWeight' in settings_changes(plain, scheduled)
+    assert settings_changes(scheduled, scheduled) == ''
+    changes = settings_changes(scheduled, longer).splitlines()
+    assert [line.split(':')[0].strip() for line in changes] == [
+        'model.weights.beta.0', 'model.weights.beta.1'
+    ]  # fmt: skip

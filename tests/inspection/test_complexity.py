@@ -161,3 +161,17 @@ def classroom():
     )
     assert inspection.input_size == (64, 64)
     return inspection
+
+
+def test_schedules_and_learned_weights_are_described():
+    config = Config.fromfile(CONFIGS / 'demo' / 'kdml_v3_demo.py')
+    first = dict(type='LinearWeight', start_factor=0.0, end=3)
+    second = dict(type='MultiStepWeight', milestones=[5], gamma=0.0)
+    config.model.weight_schedules = dict(beta=dict(student_1=[first, second]))
+    text = describe(inspect_config(config))
+    assert len(lines_with(text, '* LinearWeight(start_factor=0.0, end=3)')) == 1
+    assert len(lines_with(text, '* MultiStepWeight(milestones=[5], gamma=0.0)')) == 1
+    assert 'Learned' not in text
+    del config.model['weight_schedules']
+    config.model.learned_weights = dict(type='GradNorm')
+    assert 'Learned factors of the weights: GradNorm' in describe(inspect_config(config))

@@ -145,12 +145,15 @@ class LossBalanceHook(Hook):
         scale = 1.0 if scaler is None else scaler.get_scale()
         total = self._model.parse_losses(losses)[0].item()
         for name, learner in self._learners.items():
+            terms = [x for x in self._terms.values() if x.transfer.learner == name]
+            active = [term.key for term in terms if getattr(term, 'active', True)]
+            if not active:  # by their schedules
+                continue
             norms_of = partial(self._norms, losses, learner, scale)
             own = [key for key in losses if key.startswith(f'{name}.') and not self._term_of(key)]
             supervised = norms_of(own)
             shared: set[int] = set()
-            learned = [x for x in self._terms.values() if x.transfer.learner == name]
-            for key in [term.key for term in learned if getattr(term, 'active', True)]:
+            for key in active:
                 norms = norms_of([key])
                 indices = norms.keys() & supervised.keys()
                 shared |= indices
@@ -197,19 +200,20 @@ class LossBalanceHook(Hook):
             finite = [pair for pair in pairs if math.isfinite(sum(pair))]
             if finite:
                 ratio = _ratio(*(sum(norms) for norms in zip(*finite, strict=True)))
-                self._warn_extreme(runner, self._terms[key].transfer, ratio)
+                self._warn_extreme(runner, self._terms[key], ratio)
             else:
                 self._warn_not_finite(runner, 'gradient', [key])
         self._measured.clear()
         self._reported.clear()
 
     @master_only
-    def _warn_extreme(self, runner: Runner, transfer: Any, ratio: float) -> None:
+    def _warn_extreme(self, runner: Runner, term: Any, ratio: float) -> None:
+        transfer, weight = term.transfer, float(getattr(term, 'weight', term.transfer.weight))
         if math.isnan(ratio) or self.negligible <= ratio <= self.dominance:
             return
         verdict = 'dominates' if ratio > self.dominance else 'has no effect'
         advice = (
-            f'A weight of {transfer.weight / ratio:.2g} makes them equal'
+            f'A weight of {weight / ratio:.2g} makes them equal'
             if ratio
             else 'Set learner_tap to a module after trained parameters of the learner'
         )

@@ -202,6 +202,21 @@ def test_norms_match_hand_derived_gradients(tmp_path):
     )
 
 
+def test_idle_transfers_are_not_measured(tmp_path):
+    """Their weight is 0 by a schedule; the advice is for the weight of the step."""
+    model = Classroom().double()
+    (_, encoder), features, _ = model.gradients()
+    first, second = model.transfer_terms
+    first.active, first.weight, second.active = True, 0.25, False
+    result = run(tmp_path / 'one', model, LossBalanceHook(1, 1.001, 0.999))
+    names = {'supervised', 'from_teacher.features'}
+    assert {key.partition('student.')[2] for key in measured(result)} == names
+    assert f'A weight of {0.25 * encoder / features:.2g} makes them equal' in result.warnings[0]
+    first.active = False
+    assert measured(run(tmp_path / 'none', Classroom().double(), LossBalanceHook(interval=1))) != {}
+    assert measured(run(tmp_path / 'idle', model, LossBalanceHook(interval=1))) == {}
+
+
 def test_logged_values_are_not_smoothed_and_curves_are_epoch_means(tmp_path):
     """mmengine smooths values with "loss" in their name over ten steps."""
     seen = []

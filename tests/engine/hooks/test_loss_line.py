@@ -55,3 +55,12 @@ def test_networks_without_members_show_a_few_losses_by_name():
         'loss 3.00', '(decode.loss_ce 1.00, aux.loss_ce 2.00)'
     ]  # fmt: skip
     assert line.parts({'loss': 9.0, **{f'loss_{n}': 1.0 for n in range(9)}}) == ['loss 9.00']
+
+
+def test_schedule_of_a_weight():
+    model = classroom(1)
+    schedule = dict(type='LinearWeight', end=5)
+    row = Transfer('teacher', 'student_1', 'features', 0.5, schedule=schedule)
+    model.transfer_terms.append(SimpleNamespace(key=row.key + '_2', transfer=row))
+    found = [one.schedule for one in LossLine(model).transfers]
+    assert found == ['', '', 'LinearWeight(end=5)']

@@ -152,6 +152,8 @@ def test_schedules_still_end_with_the_run():
         'param_scheduler.2.T_max': 4,
     }
     assert config.train_cfg.max_epochs == 30
+    config.model = dict(weight_schedules=dict(beta=dict(type='LinearWeight', end=30)))
+    assert epoch_options(config, 4)['model.weight_schedules.beta.end'] == 4
     assert epoch_options(Config.fromfile(CONFIG), 2) == {
         'train_cfg.max_epochs': 2,
         'param_scheduler.T_max': 2,
