@@ -16,18 +16,6 @@ def _child(name: str, parent: Registry, module: str) -> Registry:
     return Registry(name, parent=parent, scope='mmkdml', locations=[f'mmkdml.{module}'])
 
 
-MODELS = _child('model', mmengine_registry.MODELS, 'models')
-DATASETS = _child('dataset', mmengine_registry.DATASETS, 'datasets')
-TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, 'datasets')
-METRICS = _child('metric', mmengine_registry.METRICS, 'evaluation')
-HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine')
-OPTIM_WRAPPERS = _child('optimizer wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine')
-OPTIM_WRAPPER_CONSTRUCTORS = _child(
-    'optimizer wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine'
-)
-PARAM_SCHEDULERS = _child('parameter scheduler', mmengine_registry.PARAM_SCHEDULERS, 'models')
-
-
 def build_with_inferred(config_or_module: Any, **inferred: Any) -> Any:
     """Build a module from its config, with the inferred arguments that its constructor accepts.
 
@@ -44,3 +32,15 @@ def build_with_inferred(config_or_module: Any, **inferred: Any) -> Any:
         key: value for key, value in inferred.items() if key in accepted and value is not None
     }
     return MODELS.build({**arguments, **config})
+
+
+MODELS = _child('model', mmengine_registry.MODELS, 'models')
+DATASETS = _child('dataset', mmengine_registry.DATASETS, 'datasets')
+TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, 'datasets')
+METRICS = _child('metric', mmengine_registry.METRICS, 'evaluation')
+HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine')
+OPTIM_WRAPPERS = _child('optimizer wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'optimizer wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine'
+)
+PARAM_SCHEDULERS = _child('parameter scheduler', mmengine_registry.PARAM_SCHEDULERS, 'models')

@@ -29,6 +29,7 @@ def build(config):
     [
         (0, ['predictions', 'features']),
         (1, ['predictions', 'features', 'predictions_2', 'predictions_3']),
+        (2, ['predictions']),
     ],
 )
 def test_examples_of_the_guide_train_a_step(example, ends, tmp_path):
@@ -47,7 +48,7 @@ def test_examples_of_the_guide_train_a_step(example, ends, tmp_path):
     losses = model.train_step(data, build_optim_wrapper(model, config.optim_wrapper))
     found = [key.removeprefix('student.loss_from_teacher.') for key in losses if '_from_' in key]
     assert [key for key in found if not key.endswith('.discriminator')] == ends
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
 
 
 def test_named_configs_exist():
@@ -80,3 +81,25 @@ def test_table_matches_weights_and_parameter_counts(task):
             weights.append('10')  # listed in the row above
         own = [f'{t.weight:g}' for t in model.transfers if t.weight != 1 or method == 'kd']
         assert set(own) <= set(weights), method
+
+
+@pytest.mark.usefixtures('uninitialized')
+def test_table_of_recent_methods_matches_weights_and_parameter_counts():
+    table = GUIDE.partition('### Recent methods')[2].partition('## ')[0]
+    rows = [re.split(r' \| ', line.strip('| ')) for line in table.splitlines() if line[:2] == '| ']
+    assert [row[0] for row in rows[2:]] == [
+        *('DKD', 'DIST', 'DIST', 'LSKD'),
+        *('MGD', 'MGD', 'PKD', 'PKD'),
+    ]
+    for method, task, _, formula, _, parameters, _, weights, _ in rows[2:]:
+        dataset = 'ham10000_cls' if 'classification' in task else 'lgg'
+        path = ROOT / f'configs/comparisons/{method.lower()}_r50_r18_{dataset}.py'
+        model = build(load_config(path))
+        extra = sum(p.numel() for p in model.transfer_modules.parameters())
+        assert f'{extra:,}' == parameters
+        assert sorted(t.weight for t in model.transfers) == sorted(map(float, weights.split('; ')))
+        if method == 'MGD':
+            ratio = next(t.loss.ratio for t in model.transfer_terms if hasattr(t.loss, 'ratio'))
+            assert f'{100 * ratio:g} % of the' in formula
+    for path in re.findall(r'`(?:suites/)?(recent_\w+\.py)`', table):
+        assert (ROOT / 'suites' / path).is_file()
