@@ -10,7 +10,7 @@ sys.path[:0] = [str(DOCS / '_ext'), str(DOCS.parent)]
 import mmkdml.compat  # noqa: E402, F401  # prepares the frameworks before autodoc imports them
 
 project = 'mmkdml'
-author = 'The mmkdml Authors'
+author = copyright = 'The mmkdml Authors'
 release = metadata.version('mmkdml')
 exclude_patterns = ['_build', '_ext', 'inventories', 'gallery']
 
