@@ -82,10 +82,21 @@ copybutton_prompt_is_regexp = True
 
 
 def setup(app):
+    """Connect the handlers below."""
+    app.connect('doctree-read', accept_tables_of_studies)
+    # After napoleon, which has the priority 500.
+    app.connect('autodoc-process-docstring', join_split_summary, priority=600)
+
+
+def accept_tables_of_studies(app, doctree):
     """Accept pages that no table of contents lists: the tables of the studies, which are linked."""
+    if app.env.docname.startswith('studies/') and app.env.docname.count('/') == 2:
+        app.env.metadata[app.env.docname]['orphan'] = True
 
-    def accept(app, doctree):
-        if app.env.docname.startswith('studies/') and app.env.docname.count('/') == 2:
-            app.env.metadata[app.env.docname]['orphan'] = True
 
-    app.connect('doctree-read', accept)
+def join_split_summary(app, what, name, obj, options, lines):
+    """Undo that napoleon takes the text before a colon for a type, in summaries of properties."""
+    for number, line in enumerate(lines):
+        if line.startswith(':type: ') and what in ('attribute', 'property', 'data'):
+            lines[:] = [f'{line.removeprefix(":type: ")}: {lines[0]}', *lines[1:number]]
+            return

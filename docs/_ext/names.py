@@ -126,9 +126,12 @@ def definition(target: str) -> tuple[Path, int] | None:
     for number, line in enumerate(lines, first or 1):
         if pattern.match(line):
             return Path(inspect.getsourcefile(home)), number
-    value = getattr(home, short, None)
+    value = inspect.unwrap(getattr(home, short, None))
     if inspect.ismodule(value):
         return Path(value.__file__), 1
+    # Inherited, or imported from another module.
+    if inspect.isroutine(value) and value.__module__.startswith('mmkdml.'):
+        return Path(inspect.getsourcefile(value)), inspect.getsourcelines(value)[1]
     return None
 
 
