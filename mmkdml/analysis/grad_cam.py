@@ -68,7 +68,8 @@ def grad_cam(
         )
     probed = probe_member(member, task, [layer], inputs.shape[2:])
     if probed.logits is None:
-        raise ValueError(f'Grad-CAM requires logits, which {type(member.head).__name__} lacks')
+        head = type(getattr(member, 'head', member)).__name__
+        raise ValueError(f'Grad-CAM requires logits, which {head} lacks')
     if probed.taps[layer].ndim != 4:
         raise ValueError(
             f'Invalid layer {layer}: expected an output of shape (N, C, h, w), got '

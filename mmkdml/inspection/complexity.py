@@ -110,16 +110,24 @@ def _multiply_adds(member: nn.Module, inspection: Inspection) -> int:
 def _network(member: Any) -> str:
     parts = [
         part
-        for name in ('backbone', 'neck', 'decode_head', 'head')
-        if (part := getattr(member, name, None)) is not None
+        for name in ('backbone', 'neck', 'decode_head', 'head', 'model')
+        for part in _each(getattr(member, name, None))
     ]
     return ' + '.join(map(_type_and_size, parts))
 
 
+def _each(part: Any) -> list[Any]:
+    """Return the heads of a cascade, or the part if there is one."""
+    if isinstance(part, nn.ModuleList):
+        return list(part)
+    return [] if part is None else [part]
+
+
 def _type_and_size(part: Any) -> str:
-    size = getattr(part, 'depth', None) or getattr(
-        getattr(part, 'timm_model', None), 'default_cfg', {}
-    ).get('architecture')
+    network = getattr(part, 'timm_model', part)
+    size = getattr(part, 'depth', None)
+    if not isinstance(size, (int, str)):
+        size = getattr(network, 'default_cfg', {}).get('architecture')
     return type(part).__name__ + (f'({size})' if size else '')
 
 
@@ -180,8 +188,10 @@ def _outputs(tap: Tap, shape: Shape | list[Shape]) -> str:
 def _projector(term: TransferTerm) -> str:
     if term.projector is None:
         return '-'
+    inner = getattr(term.projector, 'projector', None)
+    names = type(term.projector).__name__ + (f' + {type(inner).__name__}' if inner else '')
     return (
-        f'{type(term.projector).__name__} of the {projector_side(term.projector)}, '
+        f'{names} of the {projector_side(term.projector)}, '
         f'{count_parameters(term.projector) / 1e6:.3f} M parameters'
     )
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from mmkdml.inspection.taps_listing import TapRow
 
 STEM, STAGE, BLOCK, NECK, DECODER, LOGITS = 'stem', 'stage', 'block', 'neck', 'decoder', 'logits'
-_BACKBONE = 'backbone'
+_BACKBONE, _TIMM_MODEL = 'backbone', 'model'  # TimmClassifier has backbone and head in one
 _STEM_STRIDE = 4  # maps with smaller strides belong to the stem
 
 
@@ -31,13 +31,18 @@ def stage_of_layers(rows: Sequence[TapRow], input_size: Sequence[int]) -> dict[s
         such as a pooling, are missing.
     """
     shapes = {
-        row.name: row.shape for row in rows if row.shape is not None and 'Pool' not in row.module
+        row.name: shape
+        for row in rows
+        if 'Pool' not in row.module and (shape := _shape(row)) is not None
     }
     stages: dict[str, str] = {}
     for part, names in _by_part(shapes).items():
         units = _units(part, names, shapes)
-        if part == _BACKBONE:
+        if part in (_BACKBONE, _TIMM_MODEL):
             named = _backbone_stages(units, shapes, input_size)
+            last = next(reversed(units), None)
+            if part == _TIMM_MODEL and last is not None and len(shapes[last]) == 2:
+                named[last] = LOGITS
         elif part == NECK:
             named = dict.fromkeys(units, NECK)
         elif units:  # the last layer of a head computes the logits
@@ -72,7 +77,7 @@ def stage_labels(
     """
     stages = stage_of_layers(rows, input_size)
     outputs = set(outputs_of_stages(rows, input_size))
-    shapes = {row.name: row.shape for row in rows}
+    shapes = {row.name: _shape(row) for row in rows}
     labels = {}
     for layer in layers:
         stage = stages.get(layer)
@@ -84,6 +89,11 @@ def stage_labels(
             label = f'{stage}: {_inner_name(layer, stages)}'
         labels[layer] = label if stage == LOGITS else f'{label}{_size(shapes[layer], input_size)}'
     return labels
+
+
+def _shape(row: TapRow) -> tuple[int, ...] | None:
+    """Return the shape of an output, that of a channels-last map as a map."""
+    return row.map_shape if row.shape is not None and len(row.shape) == 4 else row.shape
 
 
 def _by_part(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import permutations, zip_longest
 
@@ -14,6 +14,7 @@ from mmkdml.commands import tool_command
 from mmkdml.inspection.config import Inspection
 from mmkdml.models.distillers.members import probe_member
 from mmkdml.models.distillers.transfer_terms import tap_names
+from mmkdml.models.layouts import Layout, layout_of
 from mmkdml.models.tap_presets import ALL_WITH_ALL, Suggestion, suggested_taps
 from mmkdml.models.tasks import Task
 
@@ -27,12 +28,21 @@ class TapRow:
         module: Class name of the module.
         shape: Shape of its (last) output, or None if it has no tappable output.
         problem: Why the output is not tappable; empty if it is.
+        layout: Layout of the output, None for vectors; see
+            :func:`mmkdml.models.layouts.layout_of`.
     """
 
     name: str
     module: str
     shape: tuple[int, ...] | None
     problem: str = ''
+    layout: Layout | None = field(default=None, compare=False)
+
+    @property
+    def map_shape(self) -> tuple[int, ...]:
+        """Shape of the output as a map (N, C, h, w); its own shape if it is none."""
+        shape = self.shape or ()
+        return shape if self.layout is None else self.layout.map_shape(shape)
 
 
 def tap_rows(member: nn.Module, task: Task, input_size: tuple[int, ...]) -> list[TapRow]:
@@ -51,10 +61,13 @@ def tap_rows(member: nn.Module, task: Task, input_size: tuple[int, ...]) -> list
     rows = []
     for name in dict.fromkeys(taps.order):
         try:
-            shape, problem = tuple(taps[name].shape), ''
+            shape = tuple(taps[name].shape)
         except ValueError as error:
-            shape, problem = None, _reason(error, name)
-        rows.append(TapRow(name, type(modules[name]).__name__, shape, problem))
+            row = TapRow(name, type(modules[name]).__name__, None, _reason(error, name))
+        else:
+            layout = layout_of(member, name, shape, input_size)
+            row = TapRow(name, type(modules[name]).__name__, shape, layout=layout)
+        rows.append(row)
     return rows
 
 
@@ -88,7 +101,7 @@ def format_taps(
             if (depth is None or row.name.count('.') < depth)
             and (match is None or fnmatchcase(row.name, match))
         ]
-        key = inspection.task.default_tap(network), tuple(rows)
+        key = _default_tap(inspection.task, network), tuple(rows)
         listings.setdefault(key, []).append(name)
     if not any(rows for _, rows in listings):
         raise ValueError(
@@ -181,6 +194,13 @@ def _pair_text(
     return f'{table}\nsource_tap={source_tap!r},\nlearner_tap={learner_tap!r},'
 
 
+def _default_tap(task: Task, member: nn.Module) -> str:
+    try:
+        return task.default_tap(member)
+    except ValueError:  # a network of timm that does not list its stages
+        return ''
+
+
 def _check_member(inspection: Inspection, member: str | None) -> None:
     if member is not None and member not in inspection.members:
         raise ValueError(
@@ -195,15 +215,15 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 def _table(rows: tuple[TapRow, ...], default: str) -> str:
     table = PrettyTable(['', 'tap', 'module', 'output'], align='l')
     for row in rows:
-        table.add_row(
-            [
-                '*' if row.name == default else '',
-                row.name,
-                row.module,
-                f'no tap: {row.problem}' if row.shape is None else _shape_text(row.shape),
-            ]
-        )
+        table.add_row(['*' if row.name == default else '', row.name, row.module, _output_text(row)])
     return table.get_string()
+
+
+def _output_text(row: TapRow) -> str:
+    if row.shape is None:
+        return f'no tap: {row.problem}'
+    layout = str(row.layout or '')
+    return _shape_text(row.shape) + (f' ({layout})' if layout else '')
 
 
 def _reason(error: Exception, name: str) -> str:

@@ -130,17 +130,19 @@ METHODS: dict[str, dict[str, Callable[[nn.Module, Task], Suggestion]]] = {
 
 
 def _stem_and_stages(member: nn.Module) -> tuple[str, list[str]]:
-    backbone: Any = member.backbone
+    backbone: Any = getattr(member, 'backbone', None)
     if hasattr(backbone, 'res_layers'):
         stem = 'backbone.stem' if getattr(backbone, 'deep_stem', False) else 'backbone.relu'
         return stem, [f'backbone.{name}' for name in backbone.res_layers]
-    maps = list(getattr(getattr(backbone, 'timm_model', None), 'feature_info', ()))
+    path = 'model' if backbone is None else 'backbone.timm_model'  # of TimmClassifier
+    network: Any = getattr(member if backbone is None else backbone, path.split('.')[-1], None)
+    maps = list(getattr(network, 'feature_info', ()))
     if [info['reduction'] for info in maps] == [2, 4, 8, 16, 32]:
-        stem, *stages = (f'backbone.timm_model.{info["module"]}' for info in maps)
+        stem, *stages = (f'{path}.{info["module"]}' for info in maps)
         return stem, stages
     raise ValueError(
         'Invalid backbone: expected a ResNet, or a timm network with maps at strides 2, 4, 8, 16 '
-        f'and 32, got {type(backbone).__name__}. Choose taps with '
+        f'and 32, got {type(backbone or network).__name__}. Choose taps with '
         f'{tool_command("list_taps")} without --method'
     )
 

@@ -28,7 +28,8 @@ class TapRecorder:
         >>> taps['0'].shape  # with its graph
         torch.Size([2, 8, 6, 6])
 
-    If a module has several outputs (a backbone), the last one is recorded. PyTorch does not count
+    If a module has several outputs (a backbone), the last one is recorded, without
+    the size of a grid that may follow it. PyTorch does not count
     in-place changes in inference mode, in which frozen members run; the distiller therefore probes
     every tap once in normal mode when it is built.
 
@@ -65,8 +66,7 @@ class TapRecorder:
     def _recorder(self, name: str) -> Any:
 
         def record(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, (tuple, list)) and output:
-                output = output[-1]
+            output = _last(output)
             self._records[name].append((output, _version(output)))
             self.order.append(name)
 
@@ -93,6 +93,15 @@ class TapRecorder:
                 'Tap the next module, such as the activation or the block'
             )
         return output
+
+
+def _last(output: Any) -> Any:
+    """Return the last of several outputs, for tokens with the size of their grid the tokens."""
+    if not isinstance(output, (tuple, list)) or not output:
+        return output
+    last = output[-1]
+    size = isinstance(last, (tuple, list)) and last and all(isinstance(x, int) for x in last)
+    return output[-2] if size and len(output) > 1 else last
 
 
 def _version(output: Any) -> int:

@@ -47,7 +47,8 @@ def loader(part, pipeline):
     return dict(
         batch_size=3, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
         dataset=dict(
-            type='mmkdml.{dataset}', data_root=r'{root}', ann_file=r'{root}/splits/' + part + '.csv',
+            type='mmkdml.{dataset}',
+            data_root=r'{root}', ann_file=r'{root}/splits/' + part + '.csv',
             pipeline=pipeline, test_mode=part != 'train', image_cache=dict(dir=r'{root}/cache'),
             metainfo=dict(classes=('a', 'b'))))
 

@@ -17,6 +17,7 @@ from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolv
 from mmkdml.models.classroom_configs import frozen_checkpoint_option
 from mmkdml.models.ensembles import Ensemble, max_ensemble
 from mmkdml.models.heads import BinaryLinearClsHead
+from mmkdml.models.tasks.segmentation import last_head
 from mmkdml.names import ENSEMBLE
 
 
@@ -151,9 +152,7 @@ def _threshold(name: str, member: Any, multi_label: bool) -> float:
             f'{name}: sliding-window inference is not supported in an exported graph. Set '
             "test_cfg=dict(mode='whole')"
         )
-    head = member.decode_head if _segments(member) else member.head
-    if isinstance(head, nn.ModuleList):
-        raise ValueError(f'{name}: exporting a cascade of heads is not supported')
+    head: Any = last_head(member) if _segments(member) else getattr(member, 'head', None)
     if multi_label:
         if head.thr is None:
             raise ValueError(

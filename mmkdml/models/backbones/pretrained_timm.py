@@ -19,7 +19,8 @@ class PretrainedTIMMBackbone(TIMMBackbone):
     """mmpretrain's TIMMBackbone that downloads pretrained weights in ``init_weights``.
 
     The original downloads weights while it is built, even to inspect a config or to test a
-    checkpoint. Here only training does, as with ``init_cfg``.
+    checkpoint. Here only training does, as with ``init_cfg``. Channels-last maps of timm's Swin
+    transformers are returned as (N, C, H, W). With ``features_only=True`` a ViT returns maps.
 
     Args:
         model_name: Name in timm, e.g. ``'mobilenetv1_100'``.
@@ -46,6 +47,13 @@ class PretrainedTIMMBackbone(TIMMBackbone):
         super().__init__(model_name, pretrained=False, in_channels=in_channels, **kwargs)
         self.pretrained = pretrained
         self._in_channels = in_channels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the features of images (N, 3, H, W)."""
+        features = super().forward(x)
+        if str(getattr(self.timm_model, 'output_fmt', '')).endswith('NHWC'):
+            return tuple(one.permute(0, 3, 1, 2) if one.ndim == 4 else one for one in features)
+        return features
 
     def init_weights(self) -> None:
         """Load timm's pretrained weights once if ``pretrained`` is set."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from mmkdml.commands import tool_command
 from mmkdml.models.distillers.transfer_terms import Outputs, Shape, TransferTerm
+from mmkdml.models.layouts import CHANNELS_LAST, MAP, Layout
+from mmkdml.models.losses import FeatureMSELoss
+from mmkdml.models.projectors import MapProjector
 from mmkdml.models.transfers import Transfer
 from mmkdml.modes import FEATURES
 
@@ -17,27 +20,44 @@ Change = dict[str, Any]
 Advise = Callable[[Sequence[tuple[Transfer, Change]]], str]
 #: Builds a changed transfer; raises ``ValueError`` if it is invalid.
 Attempt = Callable[[Transfer], None]
-#: Yields name and output shape of a member's modules that can be tapped, the last one first.
+#: Yields name and shape (as a map, if it is one) of modules that can be tapped, the last one first.
 TappableModules = Callable[[str], Iterable[tuple[str, Shape]]]
 
 
 class ShapeMismatchError(ValueError):
     """Error for outputs of different shapes in a loss that requires the same shape."""
 
-    def __init__(self, term: TransferTerm, source: Outputs, learner: Outputs) -> None:
+    def __init__(
+        self, term: TransferTerm, source: Outputs, learner: Outputs, reason: str = ''
+    ) -> None:
         self.term = term
         changed_by = 'resize' if term.projector is None else 'projector'
         sides = ' and '.join(
             f'{shapes_of(outputs)} of {name}'
             + (f' at the tap {tap!r}' if tap else '')
             + (f' ({before} before its {changed_by})' if before != shapes_of(outputs) else '')
-            for name, outputs, tap, before in (
-                (term.transfer.source, source, term.source_tap, term.source_shape),
-                (term.transfer.learner, learner, term.learner_tap, term.learner_shape),
+            + (f' ({layout})' if str(layout or '') else '')
+            for name, outputs, tap, before, layout in (
+                (
+                    term.transfer.source,
+                    source,
+                    term.source_tap,
+                    term.source_shape,
+                    term.source_layout,
+                ),
+                (
+                    term.transfer.learner,
+                    learner,
+                    term.learner_tap,
+                    term.learner_shape,
+                    term.learner_layout,
+                ),
             )
         )
         super().__init__(
-            f'Invalid transfer {term.transfer}: expected outputs of the same shape, got {sides}'
+            f'Invalid transfer {term.transfer}: expected '
+            f'{"maps" if needs_maps(term) else "outputs"} of the same shape, got {sides}'
+            + (f'. {reason}' if reason else '')
         )
 
 
@@ -50,9 +70,11 @@ def check_shapes(term: TransferTerm, source: Outputs, learner: Outputs) -> None:
     """Check that both sides have the same shape if the loss requires it.
 
     Raises:
-        ShapeMismatchError: If the shapes differ.
+        ShapeMismatchError: If the shapes differ, or a loss on maps gets channels-last maps.
         ValueError: If there are several taps, and the loss supports only one on each side.
     """
+    if _mixes_up_layouts(term):
+        raise ShapeMismatchError(term, source, learner)
     if not getattr(term.loss, 'requires_same_shape', True):
         return
     if isinstance(source, list) or isinstance(learner, list):
@@ -133,7 +155,8 @@ def _complete(term: TransferTerm, change: Change, attempt: Attempt) -> Change | 
         attempt(dataclasses.replace(term.transfer, **change))
     except ShapeMismatchError as mismatch:
         changed = mismatch.term
-        if 'projector' in change or len(changed.source_shape) != len(changed.learner_shape):
+        source, learner = _map_shapes(changed)
+        if 'projector' in change or len(source) != len(learner):
             return None
         return _complete(term, {**change, 'projector': _projector_for(changed)}, attempt)
     except ValueError:
@@ -142,7 +165,7 @@ def _complete(term: TransferTerm, change: Change, attempt: Attempt) -> Change | 
 
 
 def _changes(term: TransferTerm, tappable: TappableModules) -> Iterator[Change]:
-    source, learner = term.source_shape, term.learner_shape
+    source, learner = _map_shapes(term)
     if len(source) == len(learner):
         yield dict(projector=_projector_for(term))
         return
@@ -158,13 +181,53 @@ def _changes(term: TransferTerm, tappable: TappableModules) -> Iterator[Change]:
 
 def _projector_for(term: TransferTerm) -> dict[str, Any] | None:
     """Choose a projector for two shapes of the same number of dimensions, None if they match."""
-    source, learner = term.source_shape, term.learner_shape
+    source, learner = _map_shapes(term)
     resize = source[2:] != learner[2:]
     features = term.transfer.knowledge == FEATURES  # logits are never projected to other channels
+    projector: Any = dict(type='mmkdml.InterpolateProjector') if resize else None
     if features and source[1] != learner[1] and not _projects_channels(term):
         kind = 'Conv' if len(source) == 4 else 'Linear'
-        return dict(type=f'mmkdml.{kind}Projector', **(dict(resize=True) if resize else {}))
-    return dict(type='mmkdml.InterpolateProjector') if resize else None
+        projector = dict(type=f'mmkdml.{kind}Projector', **(dict(resize=True) if resize else {}))
+    if (source, learner) == (term.source_shape, term.learner_shape) and not _mixes_up_layouts(term):
+        return projector
+    inner = {} if projector is None else dict(projector=projector)
+    return dict(type='mmkdml.MapProjector', **inner)
+
+
+def _map_shapes(term: TransferTerm) -> tuple[Any, Any]:
+    """Return the shapes of both sides, those of tokens and channels-last maps as maps.
+
+    The shapes are unchanged if a side has no map, such as two vectors or logits.
+    """
+    sides = ((term.source_shape, term.source_layout), (term.learner_shape, term.learner_layout))
+    shapes: list[Any] = [
+        layout.map_shape(cast(Shape, shape)) if isinstance(layout, Layout) else shape
+        for shape, layout in sides
+    ]
+    return shapes[0], shapes[1]
+
+
+def needs_maps(term: TransferTerm) -> bool:
+    """Return whether outputs of a term could be rearranged as maps, and are not."""
+    layouts = [*_each(term.source_layout), *_each(term.learner_layout)]
+    return not isinstance(term.projector, MapProjector) and any(
+        layout is not None and layout.kind != MAP for layout in layouts
+    )
+
+
+def _mixes_up_layouts(term: TransferTerm) -> bool:
+    """Return whether a loss gets channels-last maps whose axes it would misunderstand.
+
+    The element-wise default loss ignores which axis has the channels if both sides agree.
+    """
+    layouts = [*_each(term.source_layout), *_each(term.learner_layout)]
+    kinds = {layout.kind for layout in layouts if layout is not None}
+    mixed = len(kinds) > 1 or not isinstance(term.loss, FeatureMSELoss)
+    return CHANNELS_LAST in kinds and mixed and needs_maps(term)
+
+
+def _each(layouts: Any) -> Iterable[Any]:
+    return layouts if isinstance(layouts, list) else [layouts]
 
 
 def _projects_channels(term: TransferTerm) -> bool:

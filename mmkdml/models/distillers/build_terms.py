@@ -19,6 +19,7 @@ from mmkdml.models.distillers.advice import (
     Advise,
     ShapeMismatchError,
     check_shapes,
+    needs_maps,
     shapes_of,
     transfer_advice,
     with_advice,
@@ -33,10 +34,12 @@ from mmkdml.models.distillers.transfer_terms import (
     tap_names,
 )
 from mmkdml.models.distillers.validation import reraise_as_value_error
+from mmkdml.models.layouts import layout_of
+from mmkdml.models.projectors import MapProjector
 from mmkdml.models.tasks import Task
 from mmkdml.models.transfers import DEFAULT_LOSSES, Tap, Transfer
 from mmkdml.modes import PREDICTIONS
-from mmkdml.registry import build_with_inferred
+from mmkdml.registry import MODELS, build_with_inferred
 
 
 def build_transfer_terms(
@@ -76,7 +79,9 @@ def build_transfer_terms(
         recorder = probe_member(members[name], task, names, input_size).taps
         for module in reversed(recorder.order):
             with suppress(ValueError):
-                yield module, tuple(recorder[module].shape)
+                shape = tuple(recorder[module].shape)
+                layout = layout_of(members[name], module, shape, input_size)
+                yield module, layout.map_shape(shape) if layout else shape
 
     raise ValueError(with_advice(mismatches, attempt, tappable, advise))
 
@@ -147,7 +152,11 @@ class _Builder:
         source = self.outputs[transfer.source].select(source_tap)
         learner = self.outputs[transfer.learner].select(learner_tap)
         shapes = shapes_of(source), shapes_of(learner)
-        projector = _build_projector(transfer, source, learner)
+        layouts = (
+            self._layouts(transfer.source, source_tap, shapes[0]),
+            self._layouts(transfer.learner, learner_tap, shapes[1]),
+        )
+        projector = _build_projector(transfer.projector, source, learner, layouts)
         with evaluating(*([projector] if projector else [])):
             source, learner = project(projector, source, learner, transfer.resize)
         loss = build_module(
@@ -160,10 +169,24 @@ class _Builder:
         )
         if transfer.knowledge == PREDICTIONS:
             self.task.check_prediction_loss(loss)
-        term = TransferTerm(transfer, key, source_tap, learner_tap, loss, projector, *shapes)
+        term = TransferTerm(
+            transfer, key, source_tap, learner_tap, loss, projector, *shapes, *layouts
+        )
         check_shapes(term, source, learner)
-        self._try_loss(term, source, learner)
+        try:
+            self._try_loss(term, source, learner)
+        except ValueError as error:
+            if needs_maps(term):
+                raise ShapeMismatchError(term, source, learner, str(error)) from error
+            raise
         return term
+
+    def _layouts(self, name: str, tap: Tap, shapes: Any) -> Any:
+        if tap is None:
+            return None
+        if not isinstance(tap, str):
+            return [self._layouts(name, *one) for one in zip(tap, shapes, strict=True)]
+        return layout_of(self.members[name], tap, shapes, self.input_size)
 
     def _try_loss(self, term: TransferTerm, source: Outputs, learner: Outputs) -> None:
         """Compute the loss for a batch of two blank images, as some losses compare images."""
@@ -186,10 +209,25 @@ def build_module(part: str, config_or_module: Any, **inferred: Any) -> nn.Module
     return built
 
 
-def _build_projector(transfer: Transfer, source: Outputs, learner: Outputs) -> nn.Module | None:
-    projector = transfer.projector
+def _class_of(config: Mapping[str, Any]) -> Any:
+    kind = config.get('type')
+    return MODELS.get(kind) if isinstance(kind, str) else kind
+
+
+def _build_projector(
+    projector: Any, source: Outputs, learner: Outputs, layouts: tuple[Any, Any] = (None, None)
+) -> nn.Module | None:
     if projector is None:
         return None
+    if isinstance(projector, Mapping) and _class_of(projector) is MapProjector:
+        settings = dict(zip(('source_layout', 'learner_layout'), layouts, strict=True))
+        settings |= projector
+        inner = settings.pop('projector', None)
+        layout: Any = build_module('projector', settings)
+        maps = layout.as_maps(source, learner)
+        return build_module('projector', {**settings, 'projector': _build_projector(inner, *maps)})
+    if isinstance(projector, MapProjector):
+        return projector
     if isinstance(source, list) or isinstance(learner, list):
         raise ValueError(
             'a projector needs one tap on each side, got several. Add one transfer for each pair '

@@ -116,7 +116,7 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         self._frozen = FrozenMembers(built, frozen, members)
         for name, source in (reused_classifiers or {}).items():
             task.reuse_classifier(trained[name], self._frozen[source])
-        self.members = ModuleDict(trained)
+        self.members = task.prepared(ModuleDict(trained))
         self.student_names = choose_students(students, built, self.transfers, task)
         self.ensemble = choose_ensemble(ensemble, task)
         self.input_size = check_input_size(input_size, task.default_input_size)
@@ -168,7 +168,8 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
     @property
     def observed_modules(self) -> dict[str, set[str]]:
         """Names of the modules whose outputs a training step records, by member."""
-        return {name: {*taps, *self.task.observed_modules} for name, taps in self._taps.items()}
+        own = {name: self.task.observed_modules(one) for name, one in self.named_members().items()}
+        return {name: {*taps, *own[name]} for name, taps in self._taps.items()}
 
     def forward(
         self,

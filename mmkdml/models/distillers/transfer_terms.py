@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmkdml.models.layouts import Layout
+from mmkdml.models.projectors import MapProjector
 from mmkdml.models.tasks import Task
 from mmkdml.models.tasks.base import Samples
 from mmkdml.models.transfers import Tap, Transfer
@@ -68,6 +70,8 @@ class TransferTerm:
         projector: Module that projects one side; None to compare the outputs as they are.
         source_shape: Shapes of the source's outputs for one image, before the projector.
         learner_shape: Shapes of the learner's outputs for one image, before the projector.
+        source_layout: Layouts of the source's feature maps; None for logits and vectors.
+        learner_layout: Layouts of the learner's feature maps.
 
     Attributes:
         weight: Weight in this step: a number, or with a schedule a tensor, so that
@@ -83,6 +87,8 @@ class TransferTerm:
     projector: nn.Module | None
     source_shape: Shape | list[Shape] = ()
     learner_shape: Shape | list[Shape] = ()
+    source_layout: Layout | list[Layout | None] | None = None
+    learner_layout: Layout | list[Layout | None] | None = None
 
     def __post_init__(self) -> None:
         self.weight: Any = self.transfer.weight
@@ -153,9 +159,13 @@ def project(
     Raises:
         ValueError: If ``resize`` is set, and an output is not a single map.
     """
-    if projector is not None and projector_side(projector) == 'source':
+    if isinstance(projector, MapProjector):
+        source, learner = projector.as_maps(source, learner)
+    if projector is None or (isinstance(projector, MapProjector) and projector.projector is None):
+        pass
+    elif projector_side(projector) == 'source':
         source = projector(source)
-    elif projector is not None:
+    else:
         learner = projector(learner)
     if resize == 'source':
         learner = _resized(learner, source)

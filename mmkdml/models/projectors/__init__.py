@@ -1,6 +1,7 @@
 """Projectors, which match feature maps or logits of different shapes."""
 
 from mmkdml.models.projectors.conv_reg import ConvReg
+from mmkdml.models.projectors.maps import MapProjector
 from mmkdml.models.projectors.projectors import (
     ConvProjector,
     IdentityProjector,
@@ -16,6 +17,7 @@ __all__ = [
     'IdentityProjector',
     'InterpolateProjector',
     'LinearProjector',
+    'MapProjector',
     'Projector',
     'SimKDProjector',
 ]

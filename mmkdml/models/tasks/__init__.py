@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mmpretrain.models import ImageClassifier
 from torch import nn
 
 from mmkdml.models.tasks.base import Task
@@ -24,9 +25,9 @@ def task_of(members: Mapping[str, nn.Module]) -> Task:
     for task in TASKS:
         if all(map(task.accepts, members.values())):
             return task
-    known = ', '.join(dict.fromkeys(task.member_type.__name__ for task in TASKS))
+    known = ', '.join(dict.fromkeys(kind.__name__ for task in TASKS for kind in task.member_type))
     kinds = {name: type(member).__name__ for name, member in members.items()}
-    if all(isinstance(member, ClassificationTask.member_type) for member in members.values()):
+    if all(isinstance(member, ImageClassifier) for member in members.values()):
         kinds = {name: type(member.head).__name__ for name, member in members.items()}
         known = 'the two kinds of heads, for one class per image or for several (MultiLabelClsHead)'
     found = ', '.join(f'{name}: {kind}' for name, kind in kinds.items())

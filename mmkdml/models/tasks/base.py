@@ -20,14 +20,12 @@ class Task(ABC):
     """Stateless adapter to the framework of a classroom's members."""
 
     name: ClassVar[str]
-    member_type: ClassVar[type[nn.Module]]
+    member_type: ClassVar[tuple[type[nn.Module], ...]]
     #: Default (H, W) of the blank image with which a classroom validates its transfers.
     default_input_size: ClassVar[tuple[int, int]]
     default_ensemble: ClassVar[str]
     #: Names of the supported ensembles.
     ensembles: ClassVar[tuple[str, ...]]
-    #: Modules of a member whose outputs the task records in a training step.
-    observed_modules: ClassVar[tuple[str, ...]] = ()
     #: An image can have several classes or none: each is predicted by a sigmoid of its own.
     multi_label: ClassVar[bool] = False
 
@@ -37,6 +35,14 @@ class Task(ABC):
 
     def check_prediction_loss(self, loss: nn.Module) -> None:  # noqa: B027  # most are valid
         """Raise ``ValueError`` if a loss is invalid for the logits of this task."""
+
+    def observed_modules(self, member: nn.Module) -> tuple[str, ...]:
+        """Return the modules of a member whose outputs the task records in a training step."""
+        return ()
+
+    def prepared(self, members: nn.ModuleDict) -> nn.ModuleDict:
+        """Adapt the trained members to being parts of a classroom, and return them."""
+        return members
 
     @abstractmethod
     def default_tap(self, member: nn.Module) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from mmpretrain.models import ImageClassifier
+from mmpretrain.models import ImageClassifier, TimmClassifier
 from mmpretrain.models.heads import (
     ConformerHead,
     LinearClsHead,
@@ -23,18 +24,24 @@ from mmkdml.models.heads import BinaryLinearClsHead
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks.base import Losses, Samples, Task, blank
 
-HEAD = 'head'
+HEAD, TIMM_MODEL = 'head', 'model'
 
 
 class ClassificationTask(Task):
-    """Classification with mmpretrain's ``ImageClassifier`` and a single-label head."""
+    """Classification with mmpretrain's ``ImageClassifier`` and a single-label head, or timm."""
 
     name = 'classification'
-    member_type = ImageClassifier
+    member_type = (ImageClassifier, TimmClassifier)
     default_input_size = (224, 224)
     default_ensemble = 'max'
     ensembles = ('max', 'mean', 'vote')
-    observed_modules = (HEAD,)
+
+    def observed_modules(self, member: ImageClassifier) -> tuple[str, ...]:
+        return (_logits_module(member),)
+
+    def prepared(self, members: nn.ModuleDict) -> nn.ModuleDict:
+        members.register_state_dict_post_hook(_use_names_of_timm)
+        return members
 
     def accepts(self, member: nn.Module) -> bool:
         """Return whether the member is a classifier whose head predicts one class per image."""
@@ -42,13 +49,19 @@ class ClassificationTask(Task):
         return super().accepts(member) and not isinstance(head, MultiLabelClsHead)
 
     def default_tap(self, member: ImageClassifier) -> str:
-        """Return the module of the last feature map, in the neck or the backbone."""
+        """Return the module of the last feature map, in the neck or the backbone.
+
+        Raises:
+            ValueError: If a network of timm does not list its stages.
+        """
+        if isinstance(member, TimmClassifier):
+            return _last_stage(member)
         return getattr(member.neck, 'shared_map', 'backbone')
 
     def training_step(
         self, member: ImageClassifier, inputs: Tensor, samples: Samples
     ) -> tuple[Losses, Tensor | None]:
-        with TapRecorder(member, [HEAD]) as taps:
+        with TapRecorder(member, [_logits_module(member)]) as taps:
             losses = member.loss(inputs, samples)
         return losses, self._logits_of(member, taps)
 
@@ -68,7 +81,7 @@ class ClassificationTask(Task):
         return labels
 
     def num_classes(self, member: ImageClassifier) -> int:
-        return max(getattr(member.head, 'num_classes', 2), 2)
+        return max(getattr(_head(member), 'num_classes', 2), 2)
 
     def classifier(self, member: ImageClassifier) -> Classifier:
         head = _linear_head(member)
@@ -88,17 +101,17 @@ class ClassificationTask(Task):
         learner.head.init_cfg = None  # otherwise init_weights would initialize it again
 
     def logits(self, member: ImageClassifier, inputs: Tensor) -> Tensor | None:
-        with TapRecorder(member, [HEAD]) as taps:
+        with TapRecorder(member, [_logits_module(member)]) as taps:
             member(inputs, mode='tensor')
         return self._logits_of(member, taps)
 
     @staticmethod
     def _logits_of(member: ImageClassifier, taps: TapRecorder) -> Tensor | None:
-        if isinstance(member.head, ConformerHead):
+        if isinstance(_head(member), ConformerHead):
             return None  # logits of two branches
         # Other heads (contrastive, multi-task) have no logits (N, K).
         try:
-            logits = taps[HEAD]
+            logits = taps[_logits_module(member)]
         except ValueError:
             return None
         return logits if logits.ndim == 2 else None
@@ -108,9 +121,9 @@ class ClassificationTask(Task):
 
     def check_students(self, students: Mapping[str, nn.Module]) -> None:
         thresholds = {
-            name: student.head.threshold
+            name: _head(student).threshold
             for name, student in students.items()
-            if isinstance(student.head, BinaryLinearClsHead)
+            if isinstance(_head(student), BinaryLinearClsHead)
         }
         if thresholds and (len(thresholds) < len(students) or set(thresholds.values()) != {0.5}):
             # The ensemble takes the argmax over both classes, which is a threshold of 0.5.
@@ -140,10 +153,44 @@ class ClassificationTask(Task):
 
 
 def _linear_head(member: ImageClassifier) -> LinearClsHead | MultiLabelLinearClsHead:
-    if not isinstance(member.head, LinearClsHead | MultiLabelLinearClsHead):
+    head = _head(member)
+    if not isinstance(head, LinearClsHead | MultiLabelLinearClsHead):
         raise ValueError(
             'Invalid head for SRRL or SimKD: expected LinearClsHead, BinaryLinearClsHead or '
-            f'MultiLabelLinearClsHead, got {type(member.head).__name__}. Change the head, or use '
-            'another method'
+            f'MultiLabelLinearClsHead, got {type(head).__name__}. Change the head, or use another '
+            'method'
         )
-    return member.head
+    return head
+
+
+def _logits_module(member: nn.Module) -> str:
+    return TIMM_MODEL if isinstance(member, TimmClassifier) else HEAD
+
+
+def _use_names_of_timm(
+    members: nn.Module, state_dict: dict[str, Tensor], prefix: str, metadata: Any
+) -> None:
+    """Rename the saved weights of each TimmClassifier to the names that it loads.
+
+    It loads the names of timm, but saves them only if it is not a part of another module.
+    """
+    for name, member in members.named_children():
+        if isinstance(member, TimmClassifier):
+            own = f'{prefix}{name}.{TIMM_MODEL}.'
+            for key in [key for key in state_dict if key.startswith(own)]:
+                state_dict[f'{prefix}{name}.{key.removeprefix(own)}'] = state_dict.pop(key)
+
+
+def _head(member: Any) -> Any:
+    """Return the head of a classifier, or the complete network of timm."""
+    return getattr(member, _logits_module(member))
+
+
+def _last_stage(member: TimmClassifier) -> str:
+    stages = getattr(member.model, 'feature_info', None)
+    if not isinstance(stages, list) or not stages:
+        raise ValueError(
+            f'Invalid default tap of {type(member.model).__name__}: timm does not list the stages '
+            'of this network. Set source_tap or learner_tap; tools/list_taps.py lists all taps'
+        )
+    return f'{TIMM_MODEL}.{stages[-1]["module"]}'

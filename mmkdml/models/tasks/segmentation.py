@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from mmengine.structures import PixelData
+from mmseg.models.decode_heads import DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead
+from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 from mmseg.structures import SegDataSample
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
@@ -23,12 +26,15 @@ _NO_CLASSIFIER = (
     'which a segmentor does not have. Use another method, such as FitNet or CWD'
 )
 
+#: Heads that return several outputs while they are trained, and the one that they predict from.
+_PREDICTING_OUTPUT = {DAHead: 0, DDRHead: 0, EncHead: 0, IterativeDecodeHead: -1, PIDHead: 1}
+
 
 class SegmentationTask(Task):
-    """Segmentation with mmseg's ``EncoderDecoder``."""
+    """Segmentation with mmseg's ``EncoderDecoder``; the last head of a cascade has the logits."""
 
     name = 'segmentation'
-    member_type = EncoderDecoder
+    member_type = (EncoderDecoder,)
     default_input_size = (256, 256)
     default_ensemble = 'union'
     ensembles = ('max', 'union', 'mean', 'vote')
@@ -44,17 +50,22 @@ class SegmentationTask(Task):
             # Segmentors and heads with other losses (mask classification, point sampling) have no
             # map of logits; their features can be transferred.
             return member.loss(inputs, samples), None
-        head = member.decode_head
         # The steps of EncoderDecoder.loss, which does not return the logits.
         maps = member.extract_feat(inputs)
-        output = head(maps)
-        losses = add_prefix(head.loss_by_feat(output, samples), 'decode')
+        head = last_head(member)
+        if isinstance(member, CascadeEncoderDecoder):
+            with _recorded_output(head) as recorded:
+                losses = member._decode_head_forward_train(maps, samples)
+            output = recorded[-1]
+        else:
+            output = head(maps)
+            losses = add_prefix(head.loss_by_feat(output, samples), 'decode')
         if member.with_auxiliary_head:
             losses.update(member._auxiliary_head_forward_train(maps, samples))
         if member.out_channels == 1:
             # mmseg's accuracy is wrong for one channel, whose argmax is always 0.
             losses = {key: value for key, value in losses.items() if not key.endswith('acc_seg')}
-        return losses, _map_of_logits(output)
+        return losses, _map_of_logits(head, output)
 
     def truth(self, samples: Samples) -> Tensor:
         if not all('gt_sem_seg' in sample for sample in samples):
@@ -73,8 +84,12 @@ class SegmentationTask(Task):
         raise ValueError(_NO_CLASSIFIER)
 
     def logits(self, member: EncoderDecoder, inputs: Tensor) -> Tensor | None:
-        output = member(inputs, mode='tensor')
-        return _map_of_logits(output) if _has_plain_loss(member) else None
+        if _has_plain_loss(member):
+            return _map_of_logits(last_head(member), member(inputs, mode='tensor'))
+        # Only prediction runs all heads, such as mask classification and point sampling.
+        size = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), tuple(inputs.shape[2:]))
+        member.encode_decode(inputs, [dict(size, padding_size=[0] * 4) for _ in inputs])
+        return None
 
     def predict(self, member: EncoderDecoder, inputs: Tensor, samples: Samples | None) -> Samples:
         return member.predict(inputs, blank(samples))
@@ -122,23 +137,54 @@ class SegmentationTask(Task):
         ]
 
 
+def last_head(member: EncoderDecoder) -> Any:
+    """Return the decode head of a segmentor, the last one of a cascade."""
+    head = member.decode_head
+    return head[-1] if isinstance(head, nn.ModuleList) else head
+
+
 def _has_plain_loss(member: EncoderDecoder) -> bool:
-    """Return whether the member's loss has the steps of ``EncoderDecoder.loss``."""
+    """Return whether the member's loss has the steps of mmseg's segmentors."""
+    cascade = isinstance(member, CascadeEncoderDecoder)
+    segmentor, head = (
+        (CascadeEncoderDecoder, BaseCascadeDecodeHead)
+        if cascade
+        else (EncoderDecoder, BaseDecodeHead)
+    )
     plain = (
         (member, EncoderDecoder, 'loss'),
-        (member, EncoderDecoder, '_decode_head_forward_train'),
-        (member.decode_head, BaseDecodeHead, 'loss'),
+        (member, segmentor, '_decode_head_forward_train'),
+        (last_head(member), head, 'loss'),
     )
     return all(getattr(type(part), step, None) is getattr(base, step) for part, base, step in plain)
 
 
+@contextmanager
+def _recorded_output(head: Any) -> Iterator[list[Any]]:
+    """Record the outputs of a head of a cascade, whose forward hooks mmseg does not call."""
+    outputs: list[Any] = []
+    compute_losses = head.loss_by_feat
+
+    def record(output: Any, *args: Any, **kwargs: Any) -> Losses:
+        outputs.append(output)
+        return compute_losses(output, *args, **kwargs)
+
+    head.loss_by_feat = record  # of this instance, for this block
+    try:
+        yield outputs
+    finally:
+        del head.loss_by_feat
+
+
 def _threshold(member: EncoderDecoder) -> Any:
-    head = member.decode_head  # several heads in a cascade, of which the last one counts
-    return getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'threshold', None)
+    return getattr(last_head(member), 'threshold', None)
 
 
-def _map_of_logits(output: Any) -> Tensor | None:
-    """Return the output of a head if it is a single map (N, K, h, w), else None."""
+def _map_of_logits(head: nn.Module, output: Any) -> Tensor | None:
+    """Return the map (N, K, h, w) that a head predicts from; None if it has none."""
+    if isinstance(output, (tuple, list)) and output:
+        used = [index for kind, index in _PREDICTING_OUTPUT.items() if isinstance(head, kind)]
+        output = output[used[0]] if used else None
     return output if isinstance(output, Tensor) and output.ndim == 4 else None
 
 

@@ -8,7 +8,6 @@ from mmengine.structures import PixelData
 from mmseg.models import (
     ASPPHead,
     CascadeEncoderDecoder,
-    EncHead,
     EncoderDecoder,
     FCNHead,
     MixVisionTransformer,
@@ -105,17 +104,6 @@ OWN_LOSSES = {
     'head': lambda: segmentor(dict(FCN, type=OwnLossHead)),
     'segmentor': lambda: segmentor(kind=OwnLossSegmentor),
     'step': lambda: segmentor(kind=OwnStepSegmentor),
-    'several_outputs': lambda: segmentor(
-        dict(
-            type=EncHead,
-            in_channels=[8, 16, 32],
-            in_index=(1, 2, 3),
-            num_codes=4,
-            loss_se_decode=dict(type='CrossEntropyLoss', use_sigmoid=True),
-            **COMMON,
-        )
-    ),
-    'cascade': cascade,
 }
 
 

@@ -65,7 +65,8 @@ def test_members_of_two_tasks_raise(make_other):
     with pytest.raises(
         TypeError,
         match=(
-            'members must all be instances of one of ImageClassifier, EncoderDecoder; got '
+            'members must all be instances of one of ImageClassifier, TimmClassifier, '
+            'EncoderDecoder; got '
             f'teacher: ImageClassifier, student: {kind}$'
         ),
     ):
