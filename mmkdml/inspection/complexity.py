@@ -17,7 +17,7 @@ from mmkdml.models.distillers.members import probe_member
 from mmkdml.models.distillers.transfer_terms import Shape, TransferTerm, projector_side, tap_names
 from mmkdml.models.ensembles import ENSEMBLES
 from mmkdml.models.transfers import Tap, Transfer
-from mmkdml.models.weight_configs import format_schedule
+from mmkdml.weight_configs import format_schedule
 
 
 @dataclass(frozen=True)

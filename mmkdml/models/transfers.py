@@ -14,12 +14,6 @@ from typing import Any
 
 from prettytable import PrettyTable
 
-from mmkdml.models.weight_configs import (
-    checked_schedule,
-    format_schedule,
-    schedules_by_student,
-    type_name,
-)
 from mmkdml.modes import (
     FEATURES,
     FROM_PEER,
@@ -32,6 +26,7 @@ from mmkdml.modes import (
     letters_of,
 )
 from mmkdml.names import TEACHER
+from mmkdml.weight_configs import checked_schedule, format_schedule, schedules_by_student, type_name
 
 #: Name of a module, or several names. None: the default of the task, or logits.
 Tap = str | Sequence[str] | None

@@ -379,6 +379,57 @@ def test_formatted_transfers_are_aligned():
     assert format_transfers([]) == ''
 
 
+LINEAR = dict(type='LinearWeight', start_factor=0.0, end=5)
+STEPS = dict(type='MultiStepWeight', milestones=[8], gamma=0.0)
+
+
+@pytest.mark.parametrize('schedule', [LINEAR, [LINEAR, STEPS]])
+def test_weight_with_a_schedule(schedule):
+    row = Transfer(T, S1, F, dict(base=0.45, schedule=schedule))
+    assert row == Transfer(T, S1, F, 0.45, schedule=schedule)
+    assert row.weight == 0.45
+    assert row.schedule == ((LINEAR, STEPS) if isinstance(schedule, list) else (LINEAR,))
+    assert dataclasses.replace(row, learner=S2).schedule == row.schedule
+    assert 'schedule=LinearWeight(start_factor=0.0, end=5)' in str(row)
+    assert row.weight_key(f'{row.key}_2') == 'student_1.weight_from_teacher.features_2'
+    assert Transfer(T, S1, F, 0.45).schedule == ()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'fact'),
+    [
+        (dict(weight=dict(base=0.5)), r'teacher -> student_1 \(features\).*base=.*schedule='),
+        (dict(weight=LINEAR), "got {'type': 'LinearWeight'"),
+        (dict(weight=dict(base=0.5, schedule=LINEAR), schedule=LINEAR), 'another schedule'),
+        (dict(weight=dict(base=-1, schedule=LINEAR)), 'at least 0, got -1'),
+        (dict(weight=0.5, schedule=dict(end=5)), "invalid schedule.*'end': 5"),
+    ],
+)
+def test_invalid_weights_with_a_schedule_raise(arguments, fact):
+    with pytest.raises(ValueError, match=fact):
+        Transfer(T, S1, F, **arguments)
+
+
+@pytest.mark.parametrize(
+    ('weight', 'schedule', 'off'),
+    [
+        (0, None, True),
+        (0, LINEAR, True),
+        (0, dict(type='CosineAnnealingWeight', eta_min=0.1), False),
+        (0.1, STEPS, False),
+    ],
+)
+def test_transfers_that_are_always_off(weight, schedule, off):
+    assert Transfer(T, S1, F, weight, schedule=schedule).is_off is off
+
+
+def test_schedules_of_a_mode():
+    rows = transfers_for(
+        'kdml', 'v3', weights_of('kdml'), dict(beta=LINEAR, gamma=dict(student_2=STEPS))
+    )
+    assert [row.schedule for row in rows] == [(LINEAR,), (), (LINEAR,), (STEPS,)]
+
+
 def test_module_imports_no_framework():
     script = """
 import runpy, sys

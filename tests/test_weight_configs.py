@@ -1,12 +1,7 @@
 import pytest
 
-from mmkdml.models.weight_configs import (
-    checked_schedule,
-    format_schedule,
-    schedules_by_student,
-    type_name,
-)
 from mmkdml.models.weighting import LinearWeight
+from mmkdml.weight_configs import checked_schedule, format_schedule, schedules_by_student, type_name
 
 LINEAR = dict(type='LinearWeight', start_factor=0, end=5)
 STEPS = dict(type='MultiStepWeight', milestones=[8], gamma=0.0)
