@@ -1,5 +1,6 @@
 """Files of installed packages, and inheritance of their configs."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 import mmkdml
 from mmkdml.apis import load_config
+from mmkdml.experiments import load_suite
 from mmkdml.packages import packaged_file, packaged_name, when_imported
 from mmkdml.registry import MODELS
 
@@ -86,6 +88,7 @@ def test_missing_module_stays_missing():
 @pytest.mark.parametrize(
     'text',
     [
+        f'_base_: mmkdml::{NAME}\nmodel: {{style: v1}}',
         f"_base_ = ['mmkdml::{NAME}']\nmodel = dict(style='v1')",
         f"_base_ = '{ROOT}/configs/{NAME}'\nmodel = dict(style='v1')",
         'from mmengine.config import read_base\n'
@@ -96,29 +99,26 @@ def test_missing_module_stays_missing():
 )
 def test_inherited_config_equals_that_of_the_repository(elsewhere, text):
     """A text config with ``_base_`` contains the names of the classes instead of the classes."""
-    config = load_config(elsewhere(text))
+    name = 'mine.yaml' if text.startswith('_base_:') else 'mine.py'
+    config = load_config(elsewhere(text, name))
     expected = Config.fromfile(ROOT / 'configs' / NAME)
     expected.model.style = 'v1'
     expected.work_dir = config.work_dir
     assert without_scope(config.to_dict()) == without_scope(expected.to_dict())
 
 
-def test_configs_of_all_packages_can_be_combined(elsewhere):
-    path = elsewhere("""
-_base_ = [
-    'mmkdml::_base_/classrooms/r50_r18x2_segmentation.py',
-    'mmseg::_base_/datasets/drive.py',
-    'mmseg::_base_/schedules/schedule_20k.py',
-    'mmseg::_base_/default_runtime.py',
-]
-small = dict(backbone=dict(pretrained=None, init_cfg=None))
-model = dict(mode='ml', style='v1', weights=dict(alpha=(1, 1), gamma=(1, 1)), students=[
-    dict(_base_.unet_resnet18, _scope_='mmseg'), dict(_base_.unet_resnet18, _scope_='mmseg')])
-""")
-    config = load_config(path)
+def test_examples_of_the_guide(elsewhere):
+    guide = (ROOT / 'docs' / 'command_line.md').read_text()
+    text, python = re.findall(r'```python\n(.*?)```', guide, re.DOTALL)
+    config = load_config(elsewhere(text))
     assert config.train_dataloader.dataset.dataset.type == 'DRIVEDataset'
     assert config.optim_wrapper.optimizer.type == 'SGD'
-    assert config.model.mode == 'ml'
+    assert (config.model.mode, config.model.style) == ('kdml', 'v3')
+    assert load_config(elsewhere(python, 'pure.py')).model.style == 'v1'
+    for path in re.findall(r'mmkdml train (\w+::\S+\.py)', guide):
+        assert load_config(path).model.type
+    for path in re.findall(r'mmkdml suite run (\w+::\S+\.py)', guide):
+        assert {Path(run.config).parent.name for run in load_suite(path).runs} >= {'kdml'}
 
 
 def test_text_config_builds_the_same_classroom(elsewhere):
