@@ -65,6 +65,7 @@ METRIC_INFOS = {
         MetricInfo('recall', 'Sensitivity, mean of classes'),
         MetricInfo('f1-score', 'F1, mean of classes'),
         MetricInfo('mAP', 'Average precision, mean of classes'),
+        MetricInfo('AUROC', 'Area under the ROC curve'),
         MetricInfo('sensitivity', 'Sensitivity'),
         MetricInfo('specificity', 'Specificity'),
         MetricInfo('fidelity/accuracy', 'Agreement with the teacher'),
@@ -93,7 +94,7 @@ AUXILIARY_GROUPS = {
     'fidelity': 'Agreement with the teacher',
     'diversity': 'Diversity of the students',
 }
-_WITH_CLASS = re.compile(r'(IoU|F1|precision|sensitivity|specificity)_(.+)')
+_WITH_CLASS = re.compile(r'(IoU|F1|AUROC|precision|sensitivity|specificity)_(.+)')
 _WITH_PAIR = re.compile(r'(diversity/(?:disagreement|error_correlation))_(.+)')
 
 

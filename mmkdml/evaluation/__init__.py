@@ -1,6 +1,7 @@
 """Metrics of every member and of the ensemble, and figures of masks and calibration."""
 
 import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are imported
+from mmkdml.evaluation.auroc import MultiLabelAUROC
 from mmkdml.evaluation.calibration import Calibration
 from mmkdml.evaluation.case_table import CaseTable
 from mmkdml.evaluation.confusion import ConfusionMatrix
@@ -22,6 +23,7 @@ __all__ = [
     'ForegroundIoU',
     'MacroPrecisionRecall',
     'MemberMetrics',
+    'MultiLabelAUROC',
     'Panel',
     'csv_text',
     'draw_panel',

@@ -48,6 +48,7 @@ from mmkdml.evaluation import (
     ForegroundIoU,
     MacroPrecisionRecall,
     MemberMetrics,
+    MultiLabelAUROC,
 )
 from mmkdml.inspection.image_size import data_image_size
 from mmkdml.models import (
@@ -336,14 +337,15 @@ def test_nih_config():
         assert [t['type'] for s in augmented for t in s['transforms']] == flips
     main, *auxiliary = config.test_evaluator
     assert main == config.val_evaluator
-    assert [metric['type'] for metric in main['metric']] == [AveragePrecision, MultiLabelMetric]
+    kinds = [MultiLabelAUROC, AveragePrecision, MultiLabelMetric]
+    assert [metric['type'] for metric in main['metric']] == kinds
     assert [metric['type'] for metric in auxiliary] == [
         Fidelity,
         Diversity,
         Calibration,
         ConfusionMatrix,
     ]
-    assert config.default_hooks['checkpoint']['save_best'] == 'ensemble/multi-label/mAP'
+    assert config.default_hooks['checkpoint']['save_best'] == 'ensemble/multi-label/AUROC'
 
 
 def test_demo_config():

@@ -72,10 +72,11 @@ def config(source, tool, tmp_path):
 def test_from_the_table_to_predictions(config, source, tool, tmp_path, capsys):
     run = tmp_path / 'run'
     tool('train', config, '--work-dir', run)
-    (best,) = run.glob('best_ensemble_multi-label_mAP_epoch_1.pth')
+    (best,) = run.glob('best_ensemble_multi-label_AUROC_epoch_1.pth')
     tool('test', run, best, '--out', tmp_path / 'metrics.json')
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
     for name in MEMBERS:
+        assert 0 <= metrics[f'{name}/multi-label/AUROC'] <= 100
         assert 0 <= metrics[f'{name}/multi-label/mAP'] <= 100
         assert f'{name}/multi-label/f1-score' in metrics
         assert f'{name}/per_class/sensitivity_Mass' in metrics

@@ -4,7 +4,14 @@ from mmengine.config import read_base
 from mmpretrain.evaluation import AveragePrecision, MultiLabelMetric
 
 from mmkdml.datasets import SplitMultiLabelDataset
-from mmkdml.evaluation import Calibration, ConfusionMatrix, Diversity, Fidelity, MemberMetrics
+from mmkdml.evaluation import (
+    Calibration,
+    ConfusionMatrix,
+    Diversity,
+    Fidelity,
+    MemberMetrics,
+    MultiLabelAUROC,
+)
 
 with read_base():
     from .classification import *
@@ -14,7 +21,12 @@ val_dataloader['dataset'].update(type=SplitMultiLabelDataset)
 test_dataloader['dataset'].update(type=SplitMultiLabelDataset)
 
 val_evaluator = dict(
-    type=MemberMetrics, metric=[dict(type=AveragePrecision), dict(type=MultiLabelMetric, thr=0.5)]
+    type=MemberMetrics,
+    metric=[
+        dict(type=MultiLabelAUROC),
+        dict(type=AveragePrecision),
+        dict(type=MultiLabelMetric, thr=0.5),
+    ],
 )
 test_evaluator = [
     val_evaluator,
@@ -23,4 +35,4 @@ test_evaluator = [
     dict(type=Calibration),
     dict(type=ConfusionMatrix),
 ]
-default_hooks['checkpoint'].update(save_best='ensemble/multi-label/mAP')
+default_hooks['checkpoint'].update(save_best='ensemble/multi-label/AUROC')
