@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import albumentations as A
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile
+from mmengine.logging import print_log
 
 from mmkdml.datasets.channels import MAX_CHANNELS, is_numpy, numpy_header, read_channels
 from mmkdml.datasets.images import ImageHeader, read_binary_mask, read_header, read_image_and_header
@@ -138,7 +140,9 @@ class AlbumentationsTransform(BaseTransform):
 
     Maps are resampled with nearest neighbours. Pixels outside of the original image are 0 in image
     and maps unless a transform sets another value. Images with 3 channels are converted to RGB for
-    the transforms, and back to mmcv's BGR.
+    the transforms, and back to mmcv's BGR. Spatial transforms support any number of channels and
+    any type. Transforms of colors need 3 channels, and those of intensities uint8, or float32 in
+    [0, 1], to which albumentations would clip other values.
 
     Args:
         transforms: Transforms of albumentations, or dicts with a class or its name as ``type`` and
@@ -149,7 +153,9 @@ class AlbumentationsTransform(BaseTransform):
 
     Raises:
         TypeError: If a transform has another type.
-        ValueError: If a transform has an unknown name or invalid arguments.
+        ValueError: If a transform has an unknown name or invalid arguments; or if it changes
+            intensities, and an image is float32 outside of [0, 1] (only a warning for gray and
+            color images).
     """
 
     def __init__(
@@ -163,6 +169,8 @@ class AlbumentationsTransform(BaseTransform):
                 mask_interpolation=cv2.INTER_NEAREST,
             ),
         )
+        self.intensity_transforms = _intensity_transforms(self.compose)
+        self._warned = False
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Augment image and maps."""
@@ -170,6 +178,13 @@ class AlbumentationsTransform(BaseTransform):
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
         color = results['img'].ndim == 3 and results['img'].shape[2] == 3
         image = _swap_channels(results['img']) if color else results['img']
+        if self.intensity_transforms and image.dtype == np.float32:
+            problem = _clipping(image, self.intensity_transforms)
+            if problem and not (color or image.ndim == 2):
+                raise ValueError(problem)
+            if problem and not self._warned:  # to_float32 of the frameworks' loaders
+                print_log(problem, 'current', logging.WARNING)
+                self._warned = True
         fields = results.get('seg_fields', [])
         maps = dict(masks=[results[field] for field in fields]) if fields else {}
         out = self.compose(image=np.ascontiguousarray(image), **maps)
@@ -181,6 +196,25 @@ class AlbumentationsTransform(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.compose.transforms})'
+
+
+def _intensity_transforms(transform: Any) -> list[str]:
+    """Return the names of the transforms, at any depth, that change the image only."""
+    parts = getattr(transform, 'transforms', None) or []
+    own = [type(transform).__name__] if isinstance(transform, A.ImageOnlyTransform) else []
+    return [*own, *(name for part in parts for name in _intensity_transforms(part))]
+
+
+def _clipping(image: np.ndarray, transforms: Sequence[str]) -> str:
+    """Return the problem of an image whose values albumentations may clip, empty if it fits."""
+    low, high = float(image.min()), float(image.max())
+    if low >= 0 and high <= 1:
+        return ''
+    return (
+        f'Invalid image for {", ".join(transforms)}: expected float32 in [0, 1], to which '
+        f'albumentations clips, got [{low:g}, {high:g}]. Use spatial transforms only, or scale '
+        'the images to [0, 1] or uint8'
+    )
 
 
 def _swap_channels(image: np.ndarray) -> np.ndarray:

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 from mmengine.model import BaseModule
+from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import nn
 
 from mmkdml.apis import load, load_config, make_runner
 from mmkdml.apis.export.run import export_run
+from mmkdml.apis.prediction import predict_files
 from mmkdml.datasets import convert_folders
+from mmkdml.datasets.channels import read_picture
 from mmkdml.inspection import describe, format_taps, inspect_config, member_complexities
 from mmkdml.registry import MODELS
 
@@ -47,9 +50,9 @@ def loader(part, pipeline):
     return dict(
         batch_size=3, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
         dataset=dict(
-            type='mmkdml.{dataset}',
-            data_root=r'{root}', ann_file=r'{root}/splits/' + part + '.csv',
-            pipeline=pipeline, test_mode=part != 'train', image_cache=dict(dir=r'{root}/cache'),
+            type='mmkdml.{dataset}', data_root=r'{root}',
+            ann_file=r'{root}/splits/' + part + '.csv', pipeline=pipeline,
+            test_mode=part != 'train', image_cache=dict(dir=r'{root}/cache'),
             metainfo=dict(classes=('a', 'b'))))
 
 
@@ -139,6 +142,7 @@ def run(request, tmp_path_factory):
     (folder / 'config.py').write_text(text)
     config = load_config(folder / 'config.py', work_dir=folder / 'run')
     make_runner(config).train()
+    DefaultScope._instance_dict.clear()
     images = sorted((folder / ('images' if task == 'segmentation' else 'a')).glob('*.npy'))
     return folder / 'run', images, task, channels
 
@@ -192,6 +196,43 @@ def test_listings_use_images_of_these_channels(run):
     assert sizes['student_1'] == channels * 16 * 4 * 256 + head
     assert 'backbone.conv' in format_taps(inspection)
     assert 'student_1' in describe(inspection)
+
+
+def test_files_and_figures(run, tmp_path):
+    folder, images, task, channels = run
+    predict_files(load(folder, device='cpu'), images[:2], tmp_path)
+    assert len((tmp_path / 'predictions.csv').read_text().splitlines()) == 1 + 2 * 4
+    if task == 'classification':
+        return
+    size = Image.open(tmp_path / 'masks' / 'student_1' / f'{images[0].stem}.png').size
+    assert size == (64, 64)
+    assert (tmp_path / 'overlays' / f'{images[0].stem}.png').stat().st_size
+    gray = read_picture(images[0])
+    assert (gray[..., 0] == gray[..., 2]).all()
+    if channels != 4:  # drawing takes seconds
+        return
+    config = load_config(folder.parent / 'config.py', work_dir=tmp_path / 'test')
+    hooks = [dict(type='mmkdml.PanelHook', num=2)]
+    config.update(load_from=str(folder / 'epoch_1.pth'), custom_hooks=hooks)
+    make_runner(config, train=False).test()
+    assert (tmp_path / 'test' / 'panels' / 'panels.png').stat().st_size
+
+
+def test_only_8_bit_images_are_cached(run):
+    folder, _, task, channels = run
+    packs = [path.stat().st_size for path in (folder.parent / 'cache').glob('*.pack')]
+    pixels = 64 * 64 * (channels if DTYPES[channels] == 'uint8' else 0)
+    # A row of the table has 72 bytes; the training set has 6 images.
+    assert 6 * (72 + pixels) in packs
+
+
+def test_plain_checkpoint_keeps_the_loader_and_agrees(run, tmp_path):
+    folder, _, task, channels = run
+    result = export_run(folder, tmp_path / 'out', what='student_1', form='checkpoint', check=2)
+    assert result.exported.agreement.max_difference < 1e-4
+    assert 'mmkdml.LoadMultiChannelImage' in result.exported.needs
+    (path,) = (tmp_path / 'out').glob('*.py')
+    assert f'channels={channels}' in path.read_text()
 
 
 @pytest.mark.slow

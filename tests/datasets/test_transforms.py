@@ -248,3 +248,40 @@ def test_nonbinary_mask_raises(tmp_path):
     Image.fromarray(np.uint8([[0, 7]])).save(tmp_path / 'm.png')
     with pytest.raises(ValueError, match='m.png: expected a binary mask'):
         LoadBinaryMask()(dict(seg_map_path=str(tmp_path / 'm.png'), seg_fields=[]))
+
+
+SPATIAL = [dict(type=name, p=1) for name in ('HorizontalFlip', 'RandomRotate90', 'Affine')]
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4, 13])
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'int16', 'float32'])
+def test_spatial_transforms_move_all_channels_like_the_first(channels, dtype):
+    first = (np.random.default_rng(0).random((16, 16, 1)) * 200).astype(dtype)
+    image = np.concatenate([first + index for index in range(channels)], axis=2).astype(dtype)
+    found = apply(AlbumentationsTransform([*SPATIAL[:2]]), 0, image)['img']
+    alone = apply(AlbumentationsTransform([*SPATIAL[:2]]), 0, first)['img']
+    assert (found.shape, found.dtype) == ((16, 16, channels), np.dtype(dtype))
+    for index in range(channels):
+        np.testing.assert_array_equal(found[..., index], (alone[..., 0] + index).astype(dtype))
+    assert apply(AlbumentationsTransform(SPATIAL), 0, image)['img'].shape == (16, 16, channels)
+
+
+def test_color_transforms_refuse_other_channels():
+    image = np.zeros((8, 8, 4), np.uint8)
+    with pytest.raises(TypeError, match='HueSaturationValue.*3-channel'):
+        apply(AlbumentationsTransform([dict(type='HueSaturationValue', p=1)]), 0, image)
+
+
+@pytest.mark.parametrize('nested', [False, True])
+def test_intensities_that_would_be_clipped_are_refused(nested):
+    brightness = dict(type='RandomBrightnessContrast', p=1)
+    steps = [dict(type='OneOf', transforms=[brightness], p=1)] if nested else [brightness]
+    image = np.linspace(-2, 900, 256, dtype=np.float32).reshape(8, 8, 4)
+    with pytest.raises(ValueError, match=r'BrightnessContrast: expected .*got \[-2, 900\]'):
+        apply(AlbumentationsTransform(steps), 0, image)
+    assert apply(AlbumentationsTransform(SPATIAL), 0, image)['img'].max() > 1
+    color = AlbumentationsTransform(steps)
+    assert apply(color, 0, np.full((8, 8, 3), 9, np.float32))['img'].shape == (8, 8, 3)
+    assert color._warned  # as before for the frameworks' to_float32
+    unit = (image - image.min()) / np.ptp(image)
+    assert apply(AlbumentationsTransform(steps), 0, unit)['img'].shape == (8, 8, 4)

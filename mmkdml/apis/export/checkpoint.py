@@ -35,7 +35,7 @@ _STOCK_PACKAGES = (*_FRAMEWORKS, 'mmcv', 'mmengine', 'torch')
 # Metainfo of the data that tools of the frameworks read.
 _META = ('classes', 'palette')
 # Transforms that load annotations.
-_ANNOTATIONS = re.compile('Load(?!Image|CheckedImage)')
+_ANNOTATIONS = re.compile('Load(?!Image|CheckedImage|MultiChannelImage)')
 
 
 def write_checkpoint(source: ExportSource, folder: Path) -> tuple[Path, tuple[str, ...]]:

@@ -306,3 +306,34 @@ def test_invalid_options_raise():
 def test_invalid_arrays_raise(pixels, message):
     with pytest.raises(ValueError, match=message):
         read_source(Source('x', pixels=pixels), ReadOptions(max_pixels=1000))
+
+
+def test_files_of_several_channels(tmp_path):
+    array = np.random.default_rng(0).integers(0, 9, (6, 5, 4)).astype(np.float32)
+    np.save(tmp_path / 'a.npy', array)
+    Image.fromarray(array[..., 0].astype(np.uint8)).save(tmp_path / 'b.png')
+    assert [source.name for source in find_sources(tmp_path)] == ['b']
+    first, second = find_sources(tmp_path, channels=4)
+    assert (first.name, second.name) == ('a', 'b')
+    options = ReadOptions(channels=4)
+    assert read_source(first, options).images == [None]  # loaded by the pipeline
+    with pytest.raises(ValueError, match='b.png: expected 4 channels, got 1'):
+        read_source(second, options)
+    with pytest.raises(ValueError, match='a.npy: .*megapixels'):
+        read_source(first, ReadOptions(channels=4, max_pixels=29))
+    (source,) = find_sources(array)
+    assert read_source(source, options).images[0] is array
+    for wrong in (array[..., :3], array.astype(np.float64), array[None]):
+        (source,) = find_sources(wrong)
+        with pytest.raises(ValueError, match=r'array: expected \(H, W, 4\) of uint8, .*got \('):
+            read_source(source, options)
+
+
+def test_volumes_have_one_channel(tmp_path):
+    nibabel = pytest.importorskip('nibabel')
+    volume = nibabel.Nifti1Image(np.random.default_rng(0).random((3, 4, 5)), np.eye(4))
+    nibabel.save(volume, tmp_path / 'x.nii.gz')
+    (source,) = find_sources(tmp_path)
+    assert len(read_source(source, ReadOptions(channels=1)).images) == 5
+    with pytest.raises(ValueError, match=r'x.nii.gz: expected .* 4 channels, got a volume.*npy'):
+        read_source(source, ReadOptions(channels=4))

@@ -12,7 +12,7 @@ from mmkdml.models import (
     UNetHead,
 )
 from mmkdml.models.distillers.build_terms import build_transfer_terms
-from mmkdml.models.distillers.members import evaluating
+from mmkdml.models.distillers.members import evaluating, probe_member
 from mmkdml.models.tasks import ClassificationTask
 
 
@@ -335,3 +335,53 @@ def test_padding_of_a_batch_changes_no_loss_with_ignore_index(tiny, kind):
     in_padding = nn.functional.pad(truth, (0, 32, 0, 32), value=255)
     torch.testing.assert_close(loss(in_padding, padded), loss(truth, logits))
     assert model(torch.randn(2, 3, 32, 32), tiny.as_samples(truth), mode='loss')[key].isfinite()
+
+
+def with_channels(config, channels, **changes):
+    return dict(config, backbone=dict(config['backbone'], in_channels=channels), **changes)
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4, 13])
+def test_trial_image_has_the_channels_of_the_members(tiny, task, channels):
+    members = dict(
+        teacher=with_channels(task.teacher(), channels),
+        student=with_channels(task.student(), channels),
+    )
+    row = Transfer('teacher', 'student', 'features', 1.0)
+    (term,) = KnowledgeDistiller(members, [row], input_size=tiny.size).transfer_terms
+    assert term.source_shape == term.learner_shape
+    assert len(term.source_shape) == 4
+
+
+def test_members_and_normalization_of_other_channels_raise(tiny):
+    def build(teacher, student, mean):
+        members = dict(
+            teacher=with_channels(tiny.classifier(), teacher),
+            student=with_channels(tiny.classifier(), student),
+        )
+        return KnowledgeDistiller(
+            members,
+            [Transfer('teacher', 'student', 'predictions', 1.0)],
+            input_size=tiny.size,
+            data_preprocessor=dict(
+                type='mmpretrain.ClsDataPreprocessor', mean=[0.0] * mean, std=[1.0] * mean
+            ),
+        )
+
+    build(4, 4, 4)
+    build(4, 4, 1)  # the same for all channels
+    with pytest.raises(ValueError, match='channels: expected the same.*teacher: 4, student: 3'):
+        build(4, 3, 1)
+    with pytest.raises(ValueError, match='student: 4, the mean of data_preprocessor: 3. Set in_ch'):
+        build(4, 4, 3)
+
+
+def test_network_that_rearranges_pixels_is_tried_with_the_channels_of_the_mean(tiny):
+    network = MODELS.build(tiny.classifier())
+    network.backbone.conv1 = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(8, 4, 7, 1, 3))
+    network.data_preprocessor.register_buffer('mean', torch.zeros(2, 1, 1))
+    outputs = probe_member(network, ClassificationTask(), (), tiny.size)
+    assert outputs.input_channels == 2
+    network.data_preprocessor.mean = torch.zeros(4, 1, 1)
+    with pytest.raises(ValueError, match='channels'):
+        probe_member(network, ClassificationTask(), (), tiny.size)

@@ -13,6 +13,7 @@ from mmseg.models import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 
 from mmkdml.models import KnowledgeDistiller, Transfer
+from mmkdml.models.distillers.renormalization import Renormalization
 from mmkdml.models.member_tta import MemberTTA
 from mmkdml.registry import MODELS
 
@@ -413,3 +414,18 @@ def test_other_settings_of_members_are_kept(tiny):
     assert students['a'].test_cfg == slide
     assert students['a'].train_cfg == dict(own=1)
     assert len(students['a'].auxiliary_head) == 2
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4, 13])
+@pytest.mark.parametrize('same_for_all', [False, True])
+def test_renormalization_of_any_number_of_channels(channels, same_for_all):
+    # The frameworks reverse the channels only of three.
+    number = 1 if same_for_all else channels
+    first = cls_settings(dict(mean=[*range(channels)], std=[*range(1, channels + 1)]), to_rgb=True)
+    second = cls_settings(
+        dict(mean=[5 + i for i in range(number)], std=[3 + i for i in range(number)])
+    )
+    shared, own = MODELS.build(first), MODELS.build(second)
+    images = torch.randint(256, (2, channels, 8, 8), dtype=torch.uint8)
+    inputs, expected = (one(dict(inputs=images))['inputs'] for one in (shared, own))
+    torch.testing.assert_close(Renormalization(shared, own)(inputs), expected, rtol=1e-5, atol=2e-5)

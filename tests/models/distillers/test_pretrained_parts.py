@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from mmpretrain.models import ResNet
+from timm.models import adapt_input_conv
 
 from mmkdml.files import file_sha256
 from mmkdml.models import KnowledgeDistiller, Transfer
@@ -163,3 +164,29 @@ def test_module_without_checkpoint_keeps_its_weights(tiny, teacher, caplog):
     distiller = classroom(tiny, before)
     distiller.init_weights()
     assert_same(distiller.named_members()['teacher'], network)
+
+
+def test_first_layer_is_adapted_only_when_asked_for(tiny, teacher):
+    network, path = teacher
+    config, student = tiny.classifier(), tiny.classifier()
+    for one in (config, student):
+        one['backbone'].update(in_channels=4)
+
+    def build(checkpoint):
+        return KnowledgeDistiller(
+            dict(teacher=dict(config, init_cfg=pretrained(checkpoint)), student=student),
+            [Transfer('teacher', 'student', 'predictions', 1.0)],
+            frozen=dict(teacher=None),
+            input_size=tiny.size,
+        )
+
+    with pytest.raises(ValueError, match=r'frozen teacher.*got \(4, 3, 7, 7\).*in_chans=4:FILE'):
+        build(path)
+    model = build(f'in_chans=4:{path}')
+    weights = model.named_members()['teacher'].state_dict()
+    for key, value in network.state_dict().items():
+        first = key == 'backbone.conv1.weight'
+        assert torch.equal(weights[key], adapt_input_conv(4, value) if first else value)
+    assert model.frozen_files == dict(teacher=str(path))
+    model.init_weights()
+    assert model(torch.randn(2, 4, *tiny.size), mode='tensor')['teacher'].shape == (2, 3)
