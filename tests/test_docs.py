@@ -8,13 +8,40 @@ import torch
 from mmengine.config import Config
 
 from mmkdml.datasets import convert_lgg, make_demo_data
-from mmkdml.registry import MODELS
+from mmkdml.registry import HOOKS, METRICS, MODELS
 
 DOCS = Path(__file__).parents[1] / 'docs'
 
 
 def examples(name):
     return re.findall(r'```python\n(.*?)```', (DOCS / name).read_text(), re.DOTALL)
+
+
+def test_all_examples_are_python():
+    for page in DOCS.glob('*.md'):
+        for number, code in enumerate(examples(page.name)):
+            compile(code, f'{page.name}, example {number}', 'exec')
+
+
+def test_a_run_of_ones_own(tmp_path):
+    (code,) = examples('training.md')
+    for folder in ('_base_', 'kdml'):
+        (tmp_path / folder).symlink_to(DOCS.parent / 'configs' / folder)
+    (tmp_path / 'my_run.py').write_text(code)
+    config = Config.fromfile(tmp_path / 'my_run.py')
+    assert (config.model.style, config.model.temperature) == ('v1', 4.0)
+    assert (config.train_cfg.max_epochs, config.train_dataloader.batch_size) == (50, 16)
+
+
+def test_metrics_in_a_config():
+    metrics, hooks = ({}, {})
+    for code, names in zip(examples('evaluation.md'), (metrics, hooks), strict=True):
+        exec(code, names)
+    evaluators = [METRICS.build(config) for config in metrics['test_evaluator']]
+    assert [type(one).__name__ for one in evaluators] == [
+        'MemberMetrics', 'Fidelity', 'Diversity', 'Calibration',
+    ]  # fmt: skip
+    assert HOOKS.build(hooks['default_hooks']['checkpoint']).save_best == ['ensemble/accuracy/top1']
 
 
 def test_ones_own_classroom():
