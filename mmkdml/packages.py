@@ -109,13 +109,15 @@ def register_modules(utils: Any) -> None:
 def inherit_python_configs(module: Any) -> None:
     """Let text configs inherit pure-Python configs, which mmengine refuses.
 
-    The classes of the inherited config become strings, as in the config that a run saves.
+    The classes of the inherited config become their full names, as in the config that a run saves.
+    It gets no ``_scope_``, which these names do not need, and which would also apply to all that is
+    built within, such as the data set of a training loop.
 
     Args:
         module: The module ``mmengine.config.config``.
     """
     config = module.Config
-    file_to_dict = config._file2dict
+    file_to_dict, path_and_scope = config._file2dict, config._get_cfg_path
 
     def read(filename: str, *args: Any, **kwargs: Any) -> tuple[dict, str, dict]:
         lazy_import = kwargs.get('lazy_import', args[2] if len(args) > 2 else None)
@@ -124,4 +126,8 @@ def inherit_python_configs(module: Any) -> None:
         base = config.fromfile(filename)
         return module.ConfigDict(base.to_dict()), f'{filename}\n{base.text}', {}
 
-    config._file2dict = staticmethod(read)
+    def find(name: str, filename: str) -> tuple[str, str | None]:
+        path, scope = path_and_scope(name, filename)
+        return path, None if config._is_lazy_import(path) else scope
+
+    config._file2dict, config._get_cfg_path = staticmethod(read), staticmethod(find)

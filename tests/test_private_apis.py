@@ -18,6 +18,7 @@ PRIVATE_APIS = {
     'mmengine.config.Config': {
         '_cfg_dict': 'apis.run_config: copies all attributes of a config',
         '_file2dict': 'packages: text configs that inherit pure-Python configs',
+        '_get_cfg_path': 'packages: text configs that inherit pure-Python configs',
         '_is_lazy_import': 'packages: text configs that inherit pure-Python configs',
     },
     'mmengine.model.ImgDataPreprocessor': {
