@@ -45,7 +45,7 @@ def test_metrics_in_a_config():
 
 
 def test_ones_own_classroom():
-    (code,) = examples('custom_classrooms.md')
+    code, resized, ignoring = examples('custom_classrooms.md')
     names = {}
     exec(code, names)
     classroom = names['classroom']
@@ -54,6 +54,10 @@ def test_ones_own_classroom():
     assert {name: tuple(one.shape) for name, one in logits.items()} == dict.fromkeys(
         ('big', 'middle', 'small'), (1, 2)
     )
+    names = dict(model={})
+    exec(resized + ignoring, names)
+    assert names['model']['resize'] == dict(predictions='source')
+    assert MODELS.build(names['model']['losses']['predictions']).needs_truth
 
 
 @pytest.mark.slow

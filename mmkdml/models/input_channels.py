@@ -86,27 +86,29 @@ def _takes_rgb(value: Any) -> bool:
 
 
 def input_channel_advice(expected: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
-    """Return the advice if weights only differ from those of a network in the image channels."""
-    differing = {
-        key: (tuple(own.shape), tuple(weights[key].shape))
+    """Return how to adapt weights for RGB images to a network; empty if its images have 3 channels.
+
+    Args:
+        expected: Weights of the network.
+        weights: Weights from a file.
+    """
+    channels = {
+        own.shape[1]
         for key, own in expected.items()
-        if isinstance(own, Tensor) and isinstance(weights.get(key), Tensor)
-        if own.shape != weights[key].shape
+        if key in weights and _takes_rgb(weights[key]) and _differ_in_channels(own, weights[key])
     }
-    channels = {own[1] for own, loaded in differing.values() if _only_channels_differ(own, loaded)}
-    if len(channels) != 1 or not all(_only_channels_differ(*both) for both in differing.values()):
+    if len(channels) != 1:
         return ''
-    option = f'checkpoint={_PREFIX + str(channels.pop()) + ":FILE"!r}'
+    option = f"checkpoint='{_PREFIX}{channels.pop()}:FILE'"
     return (
         '. To adapt the first layer of weights for RGB images, name the file in init_cfg='
         f"dict(type='Pretrained', {option}) of the network or its backbone"
     )
 
 
-def _only_channels_differ(own: tuple[int, ...], loaded: tuple[int, ...]) -> bool:
-    return len(own) == len(loaded) == 4 and loaded[1] == RGB and own == (
-        loaded[0], own[1], *loaded[2:]
-    )  # fmt: skip
+def _differ_in_channels(own: Tensor, loaded: Tensor) -> bool:
+    same = own.shape[:1] + own.shape[2:] == loaded.shape[:1] + loaded.shape[2:]
+    return own.ndim == 4 and same and own.shape[1] != loaded.shape[1]
 
 
 CheckpointLoader.register_scheme(_PREFIX, load_from_in_chans, force=True)

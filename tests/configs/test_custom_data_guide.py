@@ -50,6 +50,10 @@ def clone(tmp_path, monkeypatch):
             save(Path(f'data/polyps/images/P{patient}/{view}.jpg'), image)
             mask = 255 * (image[..., 0] > 99 * view)
             save(Path(f'data/polyps/masks/P{patient}/{view}_mask.png'), mask)
+            save(Path(f'data/mri/masks/P{patient}/{view}.png'), mask)
+            Path(f'data/mri/images/P{patient}').mkdir(parents=True, exist_ok=True)
+            sequences = rng.integers(0, 900, (40, 56, 4)).astype(np.float32)
+            np.save(f'data/mri/images/P{patient}/{view}.npy', sequences)
     lines = ['Image Index,Finding Labels,Patient ID']
     for place, found in enumerate(('Mass|Nodule', 'No Finding', 'Effusion', 'Mass')):
         save(Path(f'data/xrays/images_001/images/{place}.png'), rng.integers(0, 256, (40, 56)))
@@ -58,7 +62,8 @@ def clone(tmp_path, monkeypatch):
     for command in COMMANDS:
         if 'converters' in command:
             run(command)
-    tiles, xrays, polyps, size = BLOCKS
+    tiles, xrays, polyps, size, _, mri = BLOCKS
+    Path('configs/kdml_v3_mri.py').write_text(mri)
     Path('configs/kdml_v3_tiles.py').write_text(tiles)
     Path('configs/kdml_v3_xrays.py').write_text(xrays)
     Path('configs/kdml_v3_polyps.py').write_text(polyps + size.replace('128', '64'))
@@ -67,9 +72,9 @@ def clone(tmp_path, monkeypatch):
 
 def test_commands_name_existing_tools():
     tools = [command.split()[0] for command in COMMANDS]
-    assert tools.count('tools/dataset_converters/folders.py') == 2
+    assert tools.count('tools/dataset_converters/folders.py') == 3
     assert all((ROOT / tool).is_file() for tool in tools)
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 6
 
 
 def test_guide_reads_several_classes_per_image(clone):
@@ -88,7 +93,11 @@ def test_guide_reads_several_classes_per_image(clone):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'classes'),
-    [('tiles', ('fat', 'mucus', 'tumour')), ('polyps', ('background', 'polyp'))],
+    [
+        ('tiles', ('fat', 'mucus', 'tumour')),
+        ('polyps', ('background', 'polyp')),
+        ('mri', ('background', 'tumour')),
+    ],
 )
 def test_guide_trains_on_custom_data(clone, name, classes):
     config = load_config(f'configs/kdml_v3_{name}.py')
@@ -103,7 +112,8 @@ def test_guide_trains_on_custom_data(clone, name, classes):
         dataset = Runner.build_dataloader(loader, seed=0).dataset
         assert tuple(dataset.metainfo['classes']) == classes
         groups.append({dataset.get_data_info(i)['group'] for i in range(len(dataset))})
-        assert dataset[0]['inputs'].shape == ((3, 224, 224) if name == 'tiles' else (3, 64, 64))
+        shapes = dict(tiles=(3, 224, 224), polyps=(3, 64, 64), mri=(4, 256, 256))
+        assert dataset[0]['inputs'].shape == shapes[name]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 5  # patients stay together
     torch.manual_seed(0)
     model = MODELS.build(config.model)

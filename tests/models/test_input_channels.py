@@ -128,5 +128,4 @@ def test_advice_only_for_weights_that_differ_in_the_images():
         weights(8, 4, 3, 3),
     ):
         assert input_channel_advice(weights(8, 4, 3, 3), other) == ''
-    rgb = dict(weights(8, 3, 3, 3), b=torch.zeros(3))
-    assert input_channel_advice(weights(8, 4, 3, 3), rgb) == ''
+    assert input_channel_advice(weights(8, 4, 3, 3), dict(b=torch.zeros(3))) == ''

@@ -23,6 +23,7 @@ from mmkdml.models.distillers.preprocessing import (
     share_augments,
     used_augments,
 )
+from mmkdml.models.distillers.pretrained_parts import check_input_channels
 from mmkdml.models.distillers.teacher_cache import TeacherCache, make_cache
 from mmkdml.models.distillers.transfer_step import TransferStep
 from mmkdml.models.distillers.transfer_terms import MemberOutputs, weight_losses
@@ -127,13 +128,9 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         self.teacher_cache = make_cache(teacher_cache, frozen)
 
     def _build_transfers(self, built: Mapping[str, nn.Module]) -> None:
+        channels = normalized_channels(self.data_preprocessor)
         self.transfer_terms = build_transfer_terms(
-            built,
-            self.transfers,
-            self.task,
-            self.input_size,
-            self._advice,
-            normalized_channels(self.data_preprocessor),
+            built, self.transfers, self.task, self.input_size, self._advice, channels
         )
         self.transfer_step = TransferStep(self.transfer_terms)
         self._taps: dict[str, set[str]] = {name: set() for name in self.member_names}
@@ -146,6 +143,7 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
     def init_weights(self) -> None:
         """Initialize the trained members after :meth:`check_frozen_weights`."""
         self.check_frozen_weights()
+        check_input_channels(self.members)
         super().init_weights()
 
     def named_members(self) -> dict[str, nn.Module]:
@@ -256,17 +254,13 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
             Samples with the ensemble's prediction. ``sample.members`` has the predictions of all
             members by name, samples of the same type without labels.
         """
-        members = self.named_members()
+        members, names = self.named_members(), self.student_names
         predictions = {
             name: self.task.predict(one, self.inputs_of(name, inputs, data_samples), data_samples)
             for name, one in members.items()
         }
-        samples = self.task.combine(
-            [members[name] for name in self.student_names],
-            [predictions[name] for name in self.student_names],
-            self.ensemble,
-            data_samples,
-        )
+        students = [members[name] for name in names], [predictions[name] for name in names]
+        samples = self.task.combine(*students, self.ensemble, data_samples)
         for index, sample in enumerate(samples):
             by_member = {name: batch[index] for name, batch in predictions.items()}
             sample.set_field(BaseDataElement(**by_member), 'members', field_type='data')

@@ -14,7 +14,12 @@ from torch import nn
 
 from mmkdml.checkpoint_io import guard_checkpoints
 from mmkdml.models.backbones import PretrainedTIMMBackbone
-from mmkdml.models.input_channels import channels_and_source, input_channel_advice
+from mmkdml.models.input_channels import (
+    RGB,
+    channels_and_source,
+    input_channel_advice,
+    input_channels,
+)
 from mmkdml.weight_checks import (
     check_finite,
     find_misfits,
@@ -65,6 +70,30 @@ def load_pretrained_parts(member: Any, name: str) -> tuple[dict[str, str], list[
         if Path(path := _local_path(source)).is_file()
     }
     return files, []
+
+
+def check_input_channels(members: Mapping[str, nn.Module]) -> None:
+    """Raise if a trained member would load weights for RGB images without their first layer.
+
+    mmengine skips weights of another shape with a warning, which leaves the first layer random.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If weights for RGB images are named for a network with other channels.
+    """
+    named = [(name, *one) for name in members for one in members[name].named_modules()]
+    for name, prefix, part in named:
+        source = _pretrained(part)
+        if source is None or input_channels(part) == RGB:
+            continue
+        guard_checkpoints()
+        advice = input_channel_advice(part.state_dict(), _read(source))
+        if advice:
+            raise ValueError(
+                f'{source["checkpoint"]} does not fit {name}{prefix and f" ({prefix})"}: expected '
+                f'weights for images of {input_channels(part)} channels, got weights for RGB '
+                f'images{advice}'
+            )
 
 
 def _local_path(source: Mapping[str, Any]) -> str:

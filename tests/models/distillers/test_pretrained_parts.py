@@ -189,4 +189,12 @@ def test_first_layer_is_adapted_only_when_asked_for(tiny, teacher):
         assert torch.equal(weights[key], adapt_input_conv(4, value) if first else value)
     assert model.frozen_files == dict(teacher=str(path))
     model.init_weights()
+    student['backbone']['init_cfg'] = pretrained(path, prefix='backbone.')
+    with pytest.raises(ValueError, match=r'fit student .backbone.: .* 4 channels.*in_chans=4:FILE'):
+        build(f'in_chans=4:{path}').init_weights()
+    student['backbone']['init_cfg'] = pretrained(f'in_chans=4:{path}', prefix='backbone.')
+    learner = build(f'in_chans=4:{path}')
+    learner.init_weights()
+    first = learner.members.student.backbone.conv1.weight
+    assert torch.equal(first, adapt_input_conv(4, network.backbone.conv1.weight))
     assert model(torch.randn(2, 4, *tiny.size), mode='tensor')['teacher'].shape == (2, 3)
