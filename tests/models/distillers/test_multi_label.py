@@ -17,6 +17,7 @@ from mmpretrain.structures import DataSample
 from mmkdml.functional import feature_mse, prediction_kl
 from mmkdml.models import DiversifiedKDMLDistiller, KnowledgeDistiller
 from mmkdml.models.losses import PredictionKLLoss
+from mmkdml.registry import MODELS
 
 CLASSES = 3
 WEIGHTS = dict(alpha=(0.2, 0.4), beta=(0.4, 0.3), gamma=(0.4, 0.3))
@@ -134,6 +135,27 @@ def test_batch_augmentation_mixes_the_labels(inputs):
     logits = model.members['a'](batch['inputs'])
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, mixed, reduction='sum')
     torch.testing.assert_close(losses['a.loss'], expected / 4)
+
+
+def test_methods_that_use_the_classifier(samples):
+    # SRRL compares logits of the teacher's classifier; SimKD reuses it.
+    teacher = MODELS.build(member())
+    rows = [
+        dict(source='teacher', learner=name, knowledge='features', weight=1.0, loss=dict(type=kind))
+        for name, kind in (('srrl', 'SRRLLoss'), ('simkd', 'SimKDLoss'))
+    ]
+    model = KnowledgeDistiller(
+        members=dict(teacher=teacher, srrl=member(), simkd=member()),
+        transfers=rows,
+        frozen=dict(teacher=None),
+        reused_classifiers=dict(simkd='teacher'),
+        supervised_weights=dict(simkd=0.0),
+        input_size=(64, 64),
+    )
+    losses = model(torch.randn(4, 3, 64, 64), samples, mode='loss')
+    assert losses['srrl.loss_from_teacher.features'] > 0
+    assert losses['simkd.loss_from_teacher.features'] > 0
+    assert torch.equal(model.members['simkd'].head.fc.weight, teacher.head.fc.weight)
 
 
 def test_losses_with_a_softmax_raise():
