@@ -23,6 +23,7 @@ from mmkdml.inspection.stage_names import outputs_of_stages, stage_labels
 from mmkdml.inspection.taps_listing import tap_rows
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating
+from mmkdml.models.layouts import layout_of
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import Task
 from mmkdml.names import PLAIN
@@ -167,12 +168,18 @@ def _grams(
     """Compute the Gram matrices (I, N, N) of I layers; the feature maps are freed on return."""
     with TapRecorder(member, layers) as taps:
         task.logits(member, inputs)
-    return torch.stack([centered_gram(_pooled(taps[name], pool)) for name in layers])
+        features = {name: taps[name] for name in layers}
+    if pool is not None:
+        features = {name: _pooled(member, name, x, inputs, pool) for name, x in features.items()}
+    return torch.stack([centered_gram(features[name]) for name in layers])
 
 
-def _pooled(features: Tensor, pool: int | None) -> Tensor:
-    if pool is None or features.ndim != 4:
+def _pooled(member: nn.Module, name: str, features: Tensor, inputs: Tensor, pool: int) -> Tensor:
+    """Pool a map; the other tokens of a transformer than those of its grid are left out."""
+    layout = layout_of(member, name, (1, *features.shape[1:]), inputs.shape[2:])
+    if layout is None or len(features) != len(inputs):
         return features
+    features = layout.to_map(features)
     height, width = features.shape[2:]
     return F.adaptive_avg_pool2d(features, (min(height, pool), min(width, pool)))
 

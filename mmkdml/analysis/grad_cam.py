@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import mmcv
@@ -13,6 +13,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmkdml.analysis.cam_layers import choose_layer
 from mmkdml.analysis.case_figure import IMAGE, SheetCell, SheetRow
 from mmkdml.analysis.hard_cases import member_inputs, predict_batch
 from mmkdml.datasets.channels import as_picture, read_picture
@@ -20,10 +21,12 @@ from mmkdml.datasets.transforms import reversed_if_rgb
 from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
 from mmkdml.inspection.config import inspect_model
-from mmkdml.inspection.stage_names import outputs_of_stages, stage_labels
+from mmkdml.inspection.stage_names import stage_labels
 from mmkdml.inspection.taps_listing import tap_rows
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating, probe_member
+from mmkdml.models.layouts import MAP, Layout, layout_of
+from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import Task, task_of
 from mmkdml.names import ENSEMBLE, MULTI_LABEL, PLAIN
 from mmkdml.optional import require
@@ -33,7 +36,6 @@ attr = require('captum.attr', extra='analysis', purpose='Grad-CAM')
 PREDICTED, TRUE = 'predicted', 'true'
 RIGHT, WRONG = '\N{CHECK MARK}', '\N{BALLOT X}'
 _MAX_SIDE = 512  # pixels of a drawn image
-MIN_SIDE = 7  # pixels of a useful map: that of a network of stride 32 for images of 224x224
 
 
 def grad_cam(
@@ -48,8 +50,8 @@ def grad_cam(
             head, class 1 is explained by the logit and class 0 by its negative.
         inputs: Preprocessed images (N, C, H, W).
         classes: Class index of each image, (N,), long.
-        layer: Dotted name of a module whose output is a map (N, C, h, w). Default: see
-            :func:`choose_layer`.
+        layer: Dotted name of a module whose output is a map (N, C, h, w), tokens of a grid, or a
+            channels-last map. Default: see :func:`choose_layer`.
 
     Returns:
         Maps (N, h, w), non-negative, in the unit of the logits.
@@ -70,10 +72,12 @@ def grad_cam(
     if probed.logits is None:
         head = type(getattr(member, 'head', member)).__name__
         raise ValueError(f'Grad-CAM requires logits, which {head} lacks')
-    if probed.taps[layer].ndim != 4:
+    shape = tuple(probed.taps[layer].shape)
+    layout = layout_of(member, layer, shape, inputs.shape[2:])
+    if layout is None:
         raise ValueError(
-            f'Invalid layer {layer}: expected an output of shape (N, C, h, w), got '
-            f'{tuple(probed.taps[layer].shape)}. Choose a layer before pooling'
+            f'Invalid layer {layer}: expected an output of shape (N, C, h, w), or tokens of a '
+            f'grid, got {shape}. Choose a layer before pooling'
         )
 
     def scores(images: Tensor) -> Tensor:
@@ -82,6 +86,8 @@ def grad_cam(
         return torch.cat([-logits, logits], dim=1) if one_logit else logits
 
     with evaluating(member):
+        if layout.kind != MAP:
+            return _grad_cam_of_layout(member, scores, inputs, classes, layer, layout)
         # A frozen member builds a graph only if the images require gradients.
         maps = attr.LayerGradCam(scores, member.get_submodule(layer)).attribute(
             inputs.detach().requires_grad_(), classes, relu_attributions=True
@@ -90,27 +96,20 @@ def grad_cam(
     return last.squeeze(1).detach()
 
 
-def choose_layer(member: nn.Module, task: Task, input_size: Sequence[int]) -> str:
-    """Choose the deepest layer with a map of useful resolution, at least 7x7 pixels.
-
-    This is the last map before pooling (the default tap) for images of 224x224, and an earlier
-    stage for smaller images, for which the last map has only a few pixels. If no stage has such a
-    map, the last map is chosen.
-
-    Args:
-        member: The network.
-        task: Task of the network.
-        input_size: (H, W) of the images.
-    """
-    size = tuple(input_size)
-    rows = tap_rows(member, task, size)
-    shapes = {row.name: row.shape or () for row in rows}
-    default = task.default_tap(member)
-    deepest_last = [*outputs_of_stages(rows, size), default]
-    for layer in reversed(deepest_last):
-        if len(shapes[layer]) == 4 and min(shapes[layer][2:]) >= MIN_SIDE:
-            return layer
-    return default
+def _grad_cam_of_layout(
+    member: nn.Module,
+    scores: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    classes: Tensor,
+    layer: str,
+    layout: Layout,
+) -> Tensor:
+    """Compute Grad-CAM of tokens or channels-last maps, which captum averages over other axes."""
+    with torch.enable_grad(), TapRecorder(member, [layer]) as taps:
+        chosen = scores(inputs.detach().requires_grad_()).gather(1, classes[:, None])
+        (gradient,) = torch.autograd.grad(chosen.sum(), taps[layer])
+    weights = layout.to_map(gradient).mean(dim=(2, 3), keepdim=True)
+    return (weights * layout.to_map(taps[layer].detach())).sum(dim=1).relu()
 
 
 def class_index(target: str, classes: Sequence[str]) -> int:

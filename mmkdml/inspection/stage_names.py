@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 
 from mmkdml.inspection.taps_listing import TapRow
@@ -35,9 +35,11 @@ def stage_of_layers(rows: Sequence[TapRow], input_size: Sequence[int]) -> dict[s
         for row in rows
         if 'Pool' not in row.module and (shape := _shape(row)) is not None
     }
+    # timm calls the list of a transformer's blocks as one module.
+    lists = {row.name for row in rows if row.module == 'Sequential' and len(row.shape or ()) == 3}
     stages: dict[str, str] = {}
     for part, names in _by_part(shapes).items():
-        units = _units(part, names, shapes)
+        units = _units(part, names, shapes, lists)
         if part in (_BACKBONE, _TIMM_MODEL):
             named = _backbone_stages(units, shapes, input_size)
             last = next(reversed(units), None)
@@ -106,7 +108,7 @@ def _by_part(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
 
 
 def _units(
-    part: str, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+    part: str, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], lists: Collection[str]
 ) -> dict[str, list[str]]:
     """Split the layers of a part of the network into outermost modules with one map size."""
     units: dict[str, list[str]] = {}
@@ -118,7 +120,8 @@ def _units(
             if name != parent:
                 children.setdefault('.'.join(name.split('.')[:depth]), []).append(name)
         sizes = {shapes[child][2:] if child in shapes else None for child in children}
-        if parent != part and parent in shapes and len(sizes) <= 1 and None not in sizes:
+        unit = parent != part and parent in shapes and parent not in lists
+        if unit and len(sizes) <= 1 and None not in sizes:
             units[parent] = list(below)
             return
         for child, inner in children.items():

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from mmcv.transforms import LoadImageFromFile
 from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet
 
-from mmkdml.analysis.grad_cam import cam_bar, cam_rows, choose_layer, class_index, grad_cam
+from mmkdml.analysis.cam_layers import choose_layer
+from mmkdml.analysis.grad_cam import cam_bar, cam_rows, class_index, grad_cam
 from mmkdml.analysis.hard_cases import list_cases, only_cases
 from mmkdml.models import BinaryLinearClsHead, ConvBlockNeck, PretrainedTIMMBackbone
 from mmkdml.models.tasks import task_of

@@ -7,6 +7,7 @@ from mmpretrain.models import (
     ImageClassifier,
     LinearClsHead,
     ResNet,
+    TimmClassifier,
     VisionTransformer,
 )
 
@@ -95,3 +96,24 @@ def test_decoder_and_neck():
         TapRow('neck.pool', 'AvgPool2d', (1, 8)),
     ]
     assert stage_of_layers(block, SIZE) == {'neck.block': 'neck'}
+
+
+def test_stages_of_a_classifier_of_timm():
+    loss = dict(type='CrossEntropyLoss')
+    resnet = TimmClassifier(model_name='resnet10t', num_classes=3, loss=loss)
+    rows = tap_rows(resnet, task_of({'one': resnet}), SIZE)
+    stages = [f'model.layer{index}' for index in range(1, 5)]
+    assert outputs_of_stages(rows, SIZE) == ['model.act1', *stages, 'model.fc']
+    labels = stage_labels(rows, ['model.layer2', 'model.fc'], SIZE)
+    assert labels == {'model.layer2': 'stage 2 (128 ch, 1/8)', 'model.fc': 'logits'}
+
+
+def test_channels_last_stages_are_labeled_like_maps():
+    swin = TimmClassifier(
+        model_name='swin_tiny_patch4_window7_224', num_classes=3, img_size=64, window_size=4,
+        embed_dim=8, depths=(1, 1), num_heads=(1, 2), loss=dict(type='CrossEntropyLoss'),
+    )  # fmt: skip
+    rows = tap_rows(swin, task_of({'one': swin}), SIZE)
+    layers = ['model.layers.0', 'model.layers.1']
+    labels = ['stage 1 (8 ch, 1/4)', 'stage 2 (16 ch, 1/8)']
+    assert list(stage_labels(rows, layers, SIZE).values()) == labels
