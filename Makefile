@@ -82,7 +82,8 @@ metafiles: $(READY)  ## write model-index.yml and the metafiles of the configs
 	$(PY) .ci/metafiles.py
 
 clean:  ## delete caches and build outputs, but not VENV
-	rm -rf build dist docs/_build mmkdml.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf build dist docs/_build docs/gallery mmkdml.egg-info .mypy_cache .pytest_cache \
+	    .ruff_cache .import_linter_cache
 	find configs mmkdml tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 # A torch installed for PYTHON is reused. --system-site-packages makes the packages of a system or

@@ -107,8 +107,7 @@ def my_configs():
 @pytest.mark.parametrize(
     ('name', 'rows'),
     {
-        'my_kd.py': [('predictions', 1.0, 'PredictionKLLoss')],
-        'my_fitnet.py': [
+        'my_fitnet.py': [  # inherits my_kd.py
             ('predictions', 1.0, 'PredictionKLLoss'),
             ('features', 100.0, 'FitNetLoss'),
         ],
