@@ -130,7 +130,8 @@ EXTRAS_REQUIRE = {
         'highdicom>=0.28,<0.29',
     ],
     'docs': [
-        'sphinx>=8,<10',
+        # 8.2 has the interfaces that docs/_ext uses, and requires Python 3.11.
+        'sphinx>=8.2,<10',
         'myst-parser>=4,<6',
         'furo>=2025,<2027',
         # Buttons that copy examples.
