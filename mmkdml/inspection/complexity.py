@@ -186,14 +186,14 @@ def _outputs(tap: Tap, shape: Shape | list[Shape]) -> str:
 
 
 def _projector(term: TransferTerm) -> str:
+    resize = term.transfer.resize
+    resized = [f'resized to the size of the {resize}'] if resize else []
     if term.projector is None:
-        return '-'
+        return ', '.join(resized) or '-'
     inner = getattr(term.projector, 'projector', None)
-    names = type(term.projector).__name__ + (f' + {type(inner).__name__}' if inner else '')
-    return (
-        f'{names} of the {projector_side(term.projector)}, '
-        f'{count_parameters(term.projector) / 1e6:.3f} M parameters'
-    )
+    kind = type(term.projector).__name__ + (f' + {type(inner).__name__}' if inner else '')
+    parameters = f'{count_parameters(term.projector) / 1e6:.3f} M parameters'
+    return ', '.join([f'{kind} of the {projector_side(term.projector)}', parameters, *resized])
 
 
 def _ensemble_lines(distiller: KnowledgeDistiller, sizes: dict[str, MemberComplexity]) -> str:

@@ -8,6 +8,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import nn
 
+from mmkdml.analysis.grad_cam import cam_rows
 from mmkdml.apis import load, load_config, make_runner
 from mmkdml.apis.export.run import export_run
 from mmkdml.apis.prediction import predict_files
@@ -172,6 +173,8 @@ def test_prediction_of_files_and_arrays(run):
         np.testing.assert_allclose(found[0].answers[name].scores, expected, atol=1e-5)
         np.testing.assert_allclose(of_array.answers[name].scores, expected, atol=1e-5)
     assert found[0].image.shape == (64, 64, 3)
+    views = predictor.predict(images[:1], augment=True)  # flipped, too
+    assert views[0].answers['student_1'].scores.shape == of_array.answers['student_1'].scores.shape
     with pytest.raises(ValueError, match=rf'expected \(H, W, {channels}\) .*got \(32, 32, 5\)'):
         predictor.predict(np.zeros((32, 32, 5), 'uint8'))
 
@@ -203,6 +206,13 @@ def test_files_and_figures(run, tmp_path):
     predict_files(load(folder, device='cpu'), images[:2], tmp_path)
     assert len((tmp_path / 'predictions.csv').read_text().splitlines()) == 1 + 2 * 4
     if task == 'classification':
+        if channels == 4:  # Grad-CAM
+            config = load_config(folder.parent / 'config.py')
+            loader = make_runner(config, train=False).build_dataloader(config.test_dataloader)
+            cells = cam_rows(load(folder, device='cpu').model, loader)[0]
+            path = loader.dataset.get_data_info(0)['img_path']
+            np.testing.assert_array_equal(cells['image'].image, read_picture(path))
+            assert cells['teacher'].heat.shape == (64, 64)
         return
     size = Image.open(tmp_path / 'masks' / 'student_1' / f'{images[0].stem}.png').size
     assert size == (64, 64)

@@ -44,6 +44,7 @@ from mmkdml.functional.structure import PAIR_WISE_REFERENCES, PIXEL_WISE_REFEREN
 MAP = (2, 3, 4, 6)
 SMALL = (2, 3, 2, 3)
 TRUTH = torch.tensor([0, 1, 2, 255]).repeat(2, 8, 3)
+MASK = torch.tensor([[[True, False, True], [True, True, False]]]).repeat(2, 1, 1)
 WEIGHT = torch.linspace(-1, 1, 12).view(4, 3)
 
 
@@ -111,6 +112,17 @@ FUNCTIONS = {
     'masked_generation': (generated, [SMALL, (2, 4, 2, 3), (4, 3)]),
     'standardized_logits': (lambda logits: standardized_logits(logits).pow(3).mean(), [(3, 4)]),
     'standardized_logits map': (lambda logits: standardized_logits(logits).pow(3).mean(), [SMALL]),
+    **{
+        f'{function.__name__} masked {options}': (
+            partial(function, mask=MASK, **options),
+            [SMALL, SMALL],
+        )
+        for function, options in (
+            (prediction_kl, {}),
+            (channel_wise_kl, {}),
+            *((pixel_wise_divergence, dict(reference=one)) for one in PIXEL_WISE_REFERENCES),
+        )
+    },
     'feature_mse': (feature_mse, [SMALL, SMALL]),
     'attention_map': (lambda features: attention_map(features).square().mean(), [SMALL]),
     **{
