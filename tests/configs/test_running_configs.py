@@ -33,7 +33,6 @@ FAST = {
     'kdml/r50_mbv1x2_v3_pcam',
     'ml/r50_r18x2_v1_lgg',
     'kdml/r50_r18x2_v3_ham10000_cls',
-    'kdml/r50_r18x2_v3_nih',
     'baselines/r18_ham10000_seg',
     'comparisons/simkd_r50_r18_pcam',
     'comparisons/cwd_r50_r18_lgg',
