@@ -26,12 +26,13 @@ def task_of(members: Mapping[str, nn.Module]) -> Task:
         if all(map(task.accepts, members.values())):
             return task
     known = ', '.join(dict.fromkeys(kind.__name__ for task in TASKS for kind in task.member_type))
+    expected = f'members must all be instances of one of {known}'
     kinds = {name: type(member).__name__ for name, member in members.items()}
-    if all(isinstance(member, ImageClassifier) for member in members.values()):
-        kinds = {name: type(member.head).__name__ for name, member in members.items()}
-        known = 'the two kinds of heads, for one class per image or for several (MultiLabelClsHead)'
+    if all(isinstance(member, ClassificationTask.member_type) for member in members.values()):
+        expected = 'the heads of all members must be for one class per image, or for several'
+        kinds = {name: type(getattr(one, 'head', None)).__name__ for name, one in members.items()}
     found = ', '.join(f'{name}: {kind}' for name, kind in kinds.items())
-    raise TypeError(f'members must all be instances of one of {known}; got {found}')
+    raise TypeError(f'{expected}; got {found}')
 
 
 __all__ = [
