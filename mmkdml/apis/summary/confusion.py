@@ -30,7 +30,10 @@ class Confusion:
 
 
 def read_confusion(run: Path) -> list[Confusion]:
-    """Read the confusion matrices; the last one, the ensemble's, comes first."""
+    """Read the confusion matrices; the last one, the ensemble's, comes first.
+
+    If images can have several classes, only the matrices of the ensemble's classes are returned.
+    """
     path = run / _FILE
     try:
         table = pd.read_csv(path, keep_default_na=False) if is_regular(path) else None
@@ -51,4 +54,10 @@ def read_confusion(run: Path) -> list[Confusion]:
         ]
         if len(classes) <= _MAX_CLASSES:
             found.append(Confusion(str(member), classes, rows))
-    return found[::-1]
+    return _of_last_member(found) or found[::-1]
+
+
+def _of_last_member(found: list[Confusion]) -> list[Confusion]:
+    """Return the matrices of the classes, ``'<member>: <class>'``, of the last member, if any."""
+    last = found[-1].member.partition(': ') if found else ('', '', '')
+    return [one for one in found if last[1] and one.member.startswith(f'{last[0]}: ')]

@@ -25,3 +25,13 @@ def test_damaged_files_are_skipped(tmp_path, text):
     assert read_confusion(tmp_path) == []
     write(tmp_path, text)
     assert read_confusion(tmp_path) == []
+
+
+def test_only_classes_of_the_ensemble_are_shown(tmp_path):
+    lines = ['member,truth,predicted,count']
+    for name in ('teacher: Mass', 'teacher: a: b', 'ensemble: Mass', 'ensemble: a: b'):
+        lines += [f'{name},absent,absent,3', f'{name},present,absent,1']
+    write(tmp_path, '\n'.join(lines))
+    mass, other = read_confusion(tmp_path)
+    assert (mass.member, other.member) == ('ensemble: Mass', 'ensemble: a: b')
+    assert mass.classes == ['absent', 'present']
