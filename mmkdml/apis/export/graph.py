@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmkdml.apis.export.source import ExportSource
 from mmkdml.models.ensembles import per_class
+from mmkdml.models.tasks.segmentation import last_head, map_of_logits
 from mmkdml.optional import require
 
 PredictFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -259,10 +260,12 @@ def file_predictor(path: Path) -> PredictFn:
 
 def _probabilities(member: Any, inputs: Tensor, multi_label: bool) -> Tensor:
     logits = member(inputs, mode='tensor')
+    if hasattr(member, 'decode_head'):
+        logits = map_of_logits(last_head(member), logits)
     if not isinstance(logits, Tensor) or logits.ndim not in (2, 4):
         raise ValueError(
             f'Unsupported head of {type(member).__name__}: expected logits (N, K) or '
-            f'(N, K, H, W), got {type(logits).__name__}'
+            '(N, K, H, W), got another output. Export another member'
         )
     if logits.ndim == 4:
         logits = F.interpolate(

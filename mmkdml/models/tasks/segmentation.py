@@ -65,7 +65,7 @@ class SegmentationTask(Task):
         if member.out_channels == 1:
             # mmseg's accuracy is wrong for one channel, whose argmax is always 0.
             losses = {key: value for key, value in losses.items() if not key.endswith('acc_seg')}
-        return losses, _map_of_logits(head, output)
+        return losses, map_of_logits(head, output)
 
     def truth(self, samples: Samples) -> Tensor:
         if not all('gt_sem_seg' in sample for sample in samples):
@@ -85,7 +85,7 @@ class SegmentationTask(Task):
 
     def logits(self, member: EncoderDecoder, inputs: Tensor) -> Tensor | None:
         if _has_plain_loss(member):
-            return _map_of_logits(last_head(member), member(inputs, mode='tensor'))
+            return map_of_logits(last_head(member), member(inputs, mode='tensor'))
         # Only prediction runs all heads, such as mask classification and point sampling.
         size = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), tuple(inputs.shape[2:]))
         member.encode_decode(inputs, [dict(size, padding_size=[0] * 4) for _ in inputs])
@@ -180,7 +180,7 @@ def _threshold(member: EncoderDecoder) -> Any:
     return getattr(last_head(member), 'threshold', None)
 
 
-def _map_of_logits(head: nn.Module, output: Any) -> Tensor | None:
+def map_of_logits(head: nn.Module, output: Any) -> Tensor | None:
     """Return the map (N, K, h, w) that a head predicts from; None if it has none."""
     if isinstance(output, (tuple, list)) and output:
         used = [index for kind, index in _PREDICTING_OUTPUT.items() if isinstance(head, kind)]

@@ -6,9 +6,9 @@ import onnxruntime
 import pytest
 import torch
 from mmengine.config import ConfigDict
-from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, TimmClassifier
 from mmpretrain.models.backbones.resnet import BasicBlock
-from mmseg.models import EncoderDecoder
+from mmseg.models import CascadeEncoderDecoder, DAHead, EncoderDecoder, FCNHead, OCRHead
 from scipy.special import expit, softmax
 from torch import nn
 
@@ -81,6 +81,38 @@ def unet():
         type=OneConvolution, in_channels=3, out_channels=8, kernel_size=3, stride=2, padding=1
     )
     network = EncoderDecoder(backbone, head, test_cfg=ConfigDict(mode='whole'))
+    nn.init.normal_(network.decode_head.conv_seg.weight)
+    return network
+
+
+def vit():
+    network = TimmClassifier(
+        model_name='vit_tiny_patch16_224', num_classes=7, img_size=64, patch_size=8, embed_dim=24,
+        depth=1, num_heads=2, loss=dict(type='CrossEntropyLoss'),
+    )  # fmt: skip
+    nn.init.normal_(network.model.head.weight)
+    return network
+
+
+SEVERAL_HEADS = dict(in_channels=8, in_index=0, channels=4, num_classes=2)
+BACKBONE = dict(
+    type=OneConvolution, in_channels=3, out_channels=8, kernel_size=3, stride=2, padding=1
+)
+
+
+def cascade():
+    heads = [
+        dict(type=FCNHead, num_convs=0, **{**SEVERAL_HEADS, 'channels': 8}),
+        dict(type=OCRHead, ocr_channels=4, **SEVERAL_HEADS),
+    ]
+    network = CascadeEncoderDecoder(2, BACKBONE, heads, test_cfg=ConfigDict(mode='whole'))
+    nn.init.normal_(network.decode_head[1].conv_seg.weight)
+    return network
+
+
+def danet():
+    head = dict(type=DAHead, pam_channels=4, **SEVERAL_HEADS)
+    network = EncoderDecoder(BACKBONE, head, test_cfg=ConfigDict(mode='whole'))
     nn.init.normal_(network.decode_head.conv_seg.weight)
     return network
 
@@ -169,10 +201,12 @@ def test_single_logit_gives_two_classes(classroom):
         ((seven, seven, seven), 'vote', (7,)),
         ((binary, binary), 'mean', (2,)),
         ((unet, unet), 'union', (1, 64, 64)),
+        ((vit, seven), 'mean', (7,)),
+        ((cascade, danet), 'mean', (2, 64, 64)),
     ],
 )
 def test_exported_file_equals_the_network(networks, ensemble, shape, classroom, unets, tmp_path):
-    source = of(unets if unet in networks else classroom, ensemble, *networks)
+    source = of(unets if {unet, danet} & {*networks} else classroom, ensemble, *networks)
     program = graph.export_program(graph.ExportedNetwork(source), source)
     graph.write_onnx(program, tmp_path / 'x.onnx')
     torch.export.save(program, tmp_path / 'x.pt2')
