@@ -9,6 +9,7 @@ import torch
 from mmengine.model import BaseTTAModel
 from mmengine.structures import BaseDataElement, PixelData
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.ensembles import max_ensemble
@@ -39,10 +40,25 @@ class MemberTTA(BaseTTAModel):
         Args:
             model: Classroom, classifier of mmpretrain or segmentor of mmseg.
             settings: ``tta_model`` of a config. Classes of the frameworks are replaced by this one.
+
+        Raises:
+            ValueError: If the settings have no type, or an unknown one.
         """
-        own = MODELS.build({**settings, 'module': model}) if settings else None
-        stock = type(own).__module__.partition('.')[0] in ('mmpretrain', 'mmseg')
-        return MemberTTA(model) if own is None or stock else own
+        if not settings:
+            return MemberTTA(model)
+        kind = settings.get('type')
+        if isinstance(kind, str):
+            # As for building: a name without scope is one of the default scope.
+            with MODELS.switch_scope_and_registry(settings.get('_scope_')) as registry:
+                kind = registry.get(kind)
+        if kind is None:
+            raise ValueError(
+                'Invalid tta_model: expected the type of a known class, such as '
+                f"dict(type='mmkdml.MemberTTA'), got {dict(settings)}"
+            )
+        if _is_stock(kind):
+            return MemberTTA(model)
+        return MODELS.build({**settings, 'module': model})
 
     def merge_preds(
         self, data_samples_list: Sequence[Sequence[BaseDataElement]]
@@ -69,6 +85,27 @@ class MemberTTA(BaseTTAModel):
         )
         merged.set_field(BaseDataElement(**averages), 'members', field_type='data')
         return merged
+
+
+def _is_stock(kind: Any) -> bool:
+    return getattr(kind, '__module__', '').partition('.')[0] in ('mmpretrain', 'mmseg')
+
+
+def _refuse_stock(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+    """Refuse a classroom in a class of the frameworks, which would not average its members."""
+    if (
+        isinstance(submodule, KnowledgeDistiller)
+        and isinstance(module, BaseTTAModel)
+        and _is_stock(type(module))
+    ):
+        raise TypeError(
+            f'Invalid tta_model for {type(submodule).__name__}: expected mmkdml.MemberTTA, got '
+            f'{type(module).__name__}, which averages the predictions of one network only. Set '
+            "tta_model=dict(type='mmkdml.MemberTTA'), or use tools/test.py --tta of mmkdml"
+        )
+
+
+register_module_module_registration_hook(_refuse_stock)
 
 
 def _average(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 from mmseg.models.segmentors import SegTTAModel
 from mmseg.structures import SegDataSample
@@ -219,3 +220,12 @@ def test_mean_probabilities_of_several_labels(plain):
             assert member.pred_label.tolist() == (mean >= 0.5).nonzero()[:, 0].tolist()
         highest = torch.stack([one.pred_score for one in own]).amax(0)
         torch.testing.assert_close(sample.pred_score, highest)
+
+
+def test_names_without_scope_are_those_of_the_default_scope():
+    model = classroom('kdml_v3_demo')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        assert type(MemberTTA.of(model, dict(type='SegTTAModel'))) is MemberTTA
+    for settings in (dict(type='mmseg.Unknown'), dict(data_preprocessor=None)):
+        with pytest.raises(ValueError, match='tta_model: .*mmkdml.MemberTTA.*got'):
+            MemberTTA.of(model, settings)

@@ -96,6 +96,7 @@ def plain_config(source: ExportSource) -> tuple[Config, tuple[str, ...]]:
     content: dict[str, Any] = dict(
         default_scope=scope,
         model=model,
+        data_preprocessor=model['data_preprocessor'],  # where mmseg's tools read it
         visualizer=dict(
             type='SegLocalVisualizer' if source.segments else 'UniversalVisualizer',
             name='visualizer',

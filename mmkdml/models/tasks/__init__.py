@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmpretrain.models import ImageClassifier
 from torch import nn
 
 from mmkdml.models.tasks.base import Task
