@@ -180,7 +180,7 @@ def _print_transfers(transfers: Sequence[ShownTransfer], console: Console) -> No
     console.table(['', 'transfer', 'knowledge', 'weight', 'loss'], rows, left=(0, 1, 2, 4))
     for one in transfers:
         if one.schedule:
-            console.line(wrap([f'weight of {one.label}:', one.schedule], console.width))
+            console.line(wrap([f'weight of {one.label}: {one.schedule}'], console.width))
 
 
 def _training_fields(runner: Runner, line: LossLine) -> Iterator[tuple[str, str]]:

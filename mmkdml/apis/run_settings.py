@@ -30,7 +30,7 @@ _LOADING = {
 }  # fmt: skip
 _WATCHING_HOOKS = (
     'IterTimerHook', 'LoggerHook', 'LossBalanceHook', 'MemberTableHook', 'PanelHook', 'ProfileHook',
-    'ReliabilityHook', 'VisualizationHook',
+    'ReliabilityHook', 'TransferWeightHook', 'VisualizationHook',
 )  # fmt: skip
 _SAVING = {
     'interval', 'by_epoch', 'max_keep_ckpts', 'out_dir', 'save_last', 'save_begin',

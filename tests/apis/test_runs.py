@@ -22,6 +22,7 @@ from mmkdml.engine import (
     SafeResumeHook,
     StrictJsonVisBackend,
     StrictWeightsHook,
+    TransferWeightHook,
     WatchLoadersHook,
 )
 from mmkdml.engine.log_backends import TensorboardLog, WandbLog
@@ -178,6 +179,21 @@ def test_runner_loads_only_weights_and_sets_the_launcher(built):
     assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
     assert built[0].launcher == 'slurm'
     assert {SafeResumeHook, StrictWeightsHook, WatchLoadersHook} < {*map(type, runner.hooks)}
+
+
+@pytest.mark.parametrize('own', [False, True])
+def test_weights_of_transfers_are_set_once(monkeypatch, built, own):
+    if own:
+        original = Runner.from_cfg
+
+        def with_hook(config):
+            runner = original(config)
+            runner.register_hook(TransferWeightHook())
+            return runner
+
+        monkeypatch.setattr(Runner, 'from_cfg', with_hook)
+    runner = make_runner(Config(dict(a=1)), 'slurm')
+    assert sum(isinstance(hook, TransferWeightHook) for hook in runner.hooks) == 1
 
 
 def test_processes_share_buffers_unless_the_config_has_its_own_wrapper(built):
