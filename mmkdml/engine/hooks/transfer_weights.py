@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -40,21 +41,16 @@ class TransferWeightHook(Hook):
                 'advance schedules too fast'
             )
         model = unwrap_model(runner.model)
-        length = len(runner.train_dataloader)
         terms = [x for x in getattr(model, 'transfer_terms', ()) if x.transfer.schedule]
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            self._check_steps(terms)
+        length = len(runner.train_dataloader)
         self._scheduled = [
             (term, term.build_schedule(length, runner.max_epochs, runner.max_iters))
             for term in terms
         ]
         self._advanced = False
         for term, schedule in self._scheduled:
-            counts_epochs = any(one.by_epoch for one in schedule.schedulers)
-            if counts_epochs and isinstance(runner.train_loop, IterBasedTrainLoop):
-                raise ValueError(
-                    f'Invalid schedule of the transfer {term.transfer}: training by iterations has '
-                    'no epochs, so its weight would never change. Set by_epoch=False, and begin, '
-                    'end and other steps in iterations'
-                )
             term.set_weight(schedule.value)
         self._learned = getattr(model, 'learned_weights', None)
         if self._learned is not None:
@@ -83,6 +79,16 @@ class TransferWeightHook(Hook):
         """Step the schedules that count epochs."""
         for _term, schedule in self._scheduled:
             schedule.step(by_epoch=True)
+
+    def _check_steps(self, terms: Sequence[Any]) -> None:
+        for term in terms:
+            for one in term.transfer.schedule:
+                if one.get('by_epoch', True) and not one.get('convert_to_iter_based'):
+                    raise ValueError(
+                        f'Invalid schedule of the transfer {term.transfer}: training by iterations '
+                        'has no epochs, so its weight would never change. Set by_epoch=False, and '
+                        'begin, end and other steps in iterations'
+                    )
 
     def _warn_of_decay(self, runner: Runner, learned: nn.Module) -> None:
         own = {id(parameter) for parameter in learned.parameters()}

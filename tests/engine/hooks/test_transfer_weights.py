@@ -115,7 +115,7 @@ def test_learned_weights_are_trained_saved_and_resumed(training, net, tmp_path, 
 def test_epochs_of_iteration_based_training_raise(training, net, tmp_path):
     settings = dict(hooks=[dict(type=TransferWeightHook)], by_epoch=False)
     with pytest.raises(ValueError, match=r'a -> b features.*by_epoch=False'):
-        training.start(tmp_path, net=net(BY_EPOCH), **settings)
+        training.start(tmp_path, net=net(dict(BY_EPOCH, begin=3)), **settings)
     runner = training.start(tmp_path, net=net(BY_ITERATION), **settings)
     assert runner.model.applied[0] == [0]
     assert runner.model.applied[-1] == pytest.approx([0.5])
