@@ -9,10 +9,15 @@ from torch import nn
 from mmkdml.models import (
     AttentionTransferLoss,
     ChannelWiseLoss,
+    DISTLoss,
+    DKDLoss,
     FitNetLoss,
     IntraClassVariationLoss,
     KnowledgeDistiller,
+    LSKDLoss,
+    MGDLoss,
     PairWiseLoss,
+    PKDLoss,
     PredictionKLLoss,
     RegionAffinityLoss,
     SemCKDLoss,
@@ -150,6 +155,12 @@ SETTINGS = {
             features(B, A, dict(type=SemCKDLoss, batch_size=2, factor=1), STAGES),
             features(A, B, dict(type=SemCKDLoss, batch_size=2, factor=1), STAGES),
         ],
+        'ml_recent': [
+            features(B, A, dict(type=MGDLoss)),
+            predictions(B, A, dict(type=LSKDLoss, loss=dict(type=DKDLoss))),
+            features(A, B, dict(type=PKDLoss), STAGES),
+            predictions(A, B, dict(type=DISTLoss)),
+        ],
         'kdml': [
             features(T, A, dict(type=SimilarityPreservingLoss)),
             predictions(B, A, dict(type=PredictionKLLoss)),
@@ -167,6 +178,12 @@ SETTINGS = {
                 projector=dict(type='mmkdml.LinearProjector', bias=False),
             ),
             features(A, B, dict(type=IntraClassVariationLoss), LAST),
+        ],
+        'ml_recent': [
+            features(B, A, dict(type=MGDLoss), LAST),
+            predictions(B, A, dict(type=DKDLoss)),
+            features(A, B, dict(type=PKDLoss), [STAGES[0], LAST]),
+            predictions(A, B, dict(type=LSKDLoss, loss=dict(type=DISTLoss))),
         ],
         'kdml': [
             features(T, A, dict(type=RegionAffinityLoss), STAGES[1:2]),
