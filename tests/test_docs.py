@@ -45,7 +45,7 @@ def test_metrics_in_a_config():
 
 
 def test_ones_own_classroom():
-    code, resized, ignoring = examples('custom_classrooms.md')
+    code, resized, ignoring, *_ = examples('custom_classrooms.md')
     names = {}
     exec(code, names)
     classroom = names['classroom']
@@ -58,6 +58,16 @@ def test_ones_own_classroom():
     exec(resized + ignoring, names)
     assert names['model']['resize'] == dict(predictions='source')
     assert MODELS.build(names['model']['losses']['predictions']).needs_truth
+
+
+def test_transformer_teaches_a_resnet():
+    code, *others = examples('custom_classrooms.md')
+    names = {}
+    exec(code, names)
+    exec(next(one for one in others if 'VisionTransformer' in one), names)
+    (term,) = names['classroom'].transfer_terms
+    assert term.source_shape == (1, 197, 192)
+    assert term.learner_shape == (1, 512, 7, 7)
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def _checked_layouts(side: str, layouts: Any) -> Any:
     raise ValueError(
         f'Invalid {side}_layout: expected a dict with kind, grid and prefix_tokens, got '
         f'{layouts!r}. It is inferred for maps (N, C, H, W), tokens (N, L, C) of a grid, and '
-        'channels-last maps; choose such a tap, or set it'
+        'channels-last maps; choose such a tap (tools/list_taps.py lists all), or set it'
     )
 
 

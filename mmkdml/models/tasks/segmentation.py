@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.structures import PixelData
+from mmseg.models.backbones import PIDNet
 from mmseg.models.decode_heads import DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead
 from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -41,6 +42,8 @@ class SegmentationTask(Task):
 
     def default_tap(self, member: EncoderDecoder) -> str:
         """Return the first decoder block of a U-Net, or the backbone."""
+        if isinstance(member.backbone, PIDNet):  # returns other maps, too, while it is trained
+            return 'backbone.dfm'
         return 'decode_head.blocks.0' if isinstance(member.decode_head, UNetHead) else 'backbone'
 
     def training_step(

@@ -22,6 +22,7 @@ from mmseg.models.decode_heads.knet_head import KernelUpdateHead, KernelUpdator
 from mmseg.structures import SegDataSample
 
 from mmkdml.models import KnowledgeDistiller, Transfer
+from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import SegmentationTask
 
 TASK = SegmentationTask()
@@ -207,6 +208,16 @@ def test_cascade_teaches_and_learns(inputs, samples):
 def point_sample(inputs, points, **options):
     """Stand-in for the compiled operator of mmcv."""
     return F.grid_sample(inputs, 2 * points[:, :, None] - 1, **options)[..., 0]
+
+
+def test_default_tap_is_the_map_that_is_decoded(inputs, samples):
+    student = pidnet()
+    losses = classroom(pidnet(), student, 'features')(inputs, samples, mode='loss')
+    assert losses['student.loss_from_teacher.features'].requires_grad
+    tap = TASK.default_tap(student)
+    with TapRecorder(student.eval(), [tap]) as taps:
+        maps = student.backbone(inputs)
+    assert torch.equal(taps[tap], maps)
 
 
 def test_point_sampling_shares_features_but_no_logits(inputs, samples, monkeypatch):
