@@ -107,7 +107,7 @@ def register_modules(utils: Any) -> None:
 
 
 def inherit_python_configs(module: Any) -> None:
-    """Let text configs inherit pure-Python configs, which mmengine refuses.
+    """Let text configs inherit pure-Python configs, which mmengine refuses; find bases of packages.
 
     The classes of the inherited config become their full names, as in the config that a run saves.
     It gets no ``_scope_``, which these names do not need, and which would also apply to all that is
@@ -127,7 +127,10 @@ def inherit_python_configs(module: Any) -> None:
         return module.ConfigDict(base.to_dict()), f'{filename}\n{base.text}', {}
 
     def find(name: str, filename: str) -> tuple[str, str | None]:
-        path, scope = path_and_scope(name, filename)
+        if '::' in name:  # mmengine would read all metafiles of the package first
+            path, scope = str(packaged_file(name)), name.partition('::')[0]
+        else:
+            path, scope = path_and_scope(name, filename)
         return path, None if config._is_lazy_import(path) else scope
 
     config._file2dict, config._get_cfg_path = staticmethod(read), staticmethod(find)

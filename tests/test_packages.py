@@ -115,6 +115,12 @@ def test_examples_of_the_guide(elsewhere):
         assert {Path(run.config).parent.name for run in load_suite(path).runs} >= {'kdml'}
 
 
+def test_missing_base_raises_with_a_similar_name(elsewhere):
+    path = elsewhere("_base_ = ['mmseg::_base_/datasets/driv.py']")
+    with pytest.raises(ValueError, match=r'Did you mean mmseg::_base_/datasets/drive\.py'):
+        load_config(path)
+
+
 def test_text_config_builds_the_same_classroom(elsewhere):
     model = load_config(elsewhere("_base_ = 'mmkdml::demo/kdml_v3_demo.py'")).model
     built = MODELS.build(model)

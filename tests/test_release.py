@@ -1,6 +1,7 @@
 """``.ci/release``: its checks of versions, and the wheel that it builds, installs and uses."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,18 +76,50 @@ def test_different_versions_are_refused_before_the_build(release, changes, envir
     assert 'build' not in done.stderr
 
 
-@pytest.mark.slow
-def test_wheel_trains_outside_of_the_repository(tmp_path):
+@pytest.fixture(scope='module')
+def output(tmp_path_factory):
+    """Output of the script, which reuses the packages of this environment."""
     pytest.importorskip('build')
     pytest.importorskip('twine')
+    dist = tmp_path_factory.mktemp('dist')
     done = subprocess.run(
         [ROOT / '.ci' / 'release', sys.executable],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, 'DIST': str(tmp_path), 'GITHUB_REF_TYPE': ''},
+        env={**os.environ, 'DIST': str(dist), 'GITHUB_REF_TYPE': ''},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list(tmp_path.iterdir())) == 2
-    assert '$ mmkdml train mmkdml::demo/kdml_v3_demo.py' in done.stdout
-    assert 'Look at work_dirs/demo/summary.html' in done.stdout
+    assert len(list(dist.iterdir())) == 2
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_wheel_trains_outside_of_the_repository(output):
+    assert '$ mmkdml train mmkdml::demo/kdml_v3_demo.py' in output
+    assert 'Look at work_dirs/demo/summary.html' in output
+
+
+# Checkpoint of each config, and whether its weights differ from those of classroom.py.
+FEATURES = dict(
+    classroom=('epoch_2.pth', False),
+    accumulation=('epoch_2.pth', True),
+    early_stopping=('epoch_2.pth', False),  # of four epochs
+    ema=('epoch_2.pth', True),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', FEATURES)
+def test_external_project(output, name):
+    """A student without transfers gets the weights of a plain training, bit for bit."""
+    lines = re.findall(r'^configs/(\w+)\.py: (\S+) (\w+) equals that of a plain', output, re.M)
+    found = {config: (checkpoint, digest) for config, checkpoint, digest in lines}
+    checkpoint, differs = FEATURES[name]
+    assert found[name][0] == checkpoint
+    assert (found[name][1] != found['classroom'][1]) == differs
+
+
+def test_every_config_of_the_external_project_is_expected():
+    configs = ROOT.glob('tests/external_project/configs/*.py')
+    assert {path.stem for path in configs} == set(FEATURES)
