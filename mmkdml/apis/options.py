@@ -202,6 +202,8 @@ def _readers(settings: Mapping[str, Any], path: str, scope: str | None) -> tuple
     kind = settings['type']
     kinds = _registered(kind, scope) if isinstance(kind, str) else [kind]
     place = re.sub(r'(?<=^default_hooks)\.\w+$|\.\d+$', '', path)  # without name or index
+    if re.search(r'[._]schedules?(\.|$)', path):  # of transfer weights
+        place = 'param_scheduler'
     taken_out = _TAKEN_OUT.get(place, ())
     return (*kinds, *taken_out, *_OF_EVERY_TYPE) if kinds else ()
 

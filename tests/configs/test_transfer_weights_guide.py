@@ -31,7 +31,11 @@ def test_named_files_and_all_schedules():
 def test_schedules_survive_a_text_config_and_options(tmp_path):
     """The config of a run is text, and options change its schedules."""
     path = ROOT / 'configs' / 'weights' / 'warm_up_r50_r18x2_v3_lgg.py'
-    options = {'model.weight_schedules.beta.end': 4, 'model.weights.beta': (0.2, 0.3)}
+    options = {
+        'model.weight_schedules.beta.end': 4,
+        'model.weight_schedules.beta.convert_to_iter_based': True,
+        'model.weights.beta': (0.2, 0.3),
+    }
     load_config(path, options).dump(tmp_path / 'dumped.py')
     model = load_config(tmp_path / 'dumped.py').model
     assert model.weight_schedules.beta.end == 4
