@@ -106,6 +106,10 @@ FEATURES = dict(
     accumulation=('epoch_2.pth', True),
     early_stopping=('epoch_2.pth', False),  # of four epochs
     ema=('epoch_2.pth', True),
+    four_channels=('epoch_2.pth', True),
+    layer_decay=('epoch_2.pth', True),
+    multi_label=('epoch_2.pth', True),
+    vit_teacher=('epoch_2.pth', False),  # The teacher does not change a student without transfers.
 )
 
 

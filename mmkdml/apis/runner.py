@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from mmengine.dist import is_main_process
+from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 from torch import nn
@@ -19,7 +20,7 @@ from mmkdml.apis.run_output import only_warnings, print_end
 from mmkdml.apis.summary.record import TEST, TRAIN, recorded
 from mmkdml.console import get_console
 from mmkdml.engine import ProgressHook
-from mmkdml.engine.resume.safe_checkpoint import hide_deprecations
+from mmkdml.engine.resume.safe_checkpoint import hide_notes
 from mmkdml.files import own_file
 
 # Of mmseg's CrossEntropyLoss and decode heads, whose defaults are choices of the config.
@@ -56,6 +57,11 @@ class RunRunner(Runner):
                 warnings.filterwarnings('ignore', message=note)
             return super().build_model(model)
 
+    def build_evaluator(self, evaluator: Any) -> Evaluator:
+        """Build the evaluator; mmengine's note about metrics without a prefix is hidden."""
+        with hide_notes(self.logger):
+            return super().build_evaluator(evaluator)
+
     @staticmethod
     def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
         """Build a data loader with at most one worker per available core.
@@ -78,13 +84,13 @@ class RunRunner(Runner):
         kwargs['save_param_scheduler'] = (
             kwargs.get('save_param_scheduler', True) and self.param_schedulers is not None
         )
-        with hide_deprecations(self.logger):
+        with hide_notes(self.logger):
             super().save_checkpoint(*args, **kwargs)
 
     def train(self) -> nn.Module:
         """Train, and unlock the folder even if training fails."""
         try:
-            with recorded(self, TRAIN), self._live(), hide_deprecations(self.logger):
+            with recorded(self, TRAIN), self._live(), hide_notes(self.logger):
                 model = super().train()
         finally:
             unlock_run(self.cfg)

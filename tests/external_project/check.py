@@ -47,7 +47,8 @@ def plain(config):
     model = config.model
     config.model = dict(model.students[0], data_preprocessor=model.data_preprocessor)
     config.val_evaluator = config.test_evaluator = config.val_evaluator.metric
-    config.default_hooks.checkpoint.save_best = 'mIoU'
+    checkpoint = config.default_hooks.checkpoint
+    checkpoint.save_best = checkpoint.save_best.removeprefix('ensemble/')
     for hook in config.get('custom_hooks', ()):
         if 'monitor' in hook:
             hook.monitor = hook.monitor.removeprefix(f'{MEMBER}/')
@@ -90,6 +91,7 @@ def check(path):
     run = folder / 'classroom'
     in_process(command, ['train', str(path), '--work-dir', str(run), '--quiet'])
     in_process(command, ['test', str(run)])
+    in_process(command, ['test', str(run), '--tta'])
     results = (run / 'results.csv').read_text()
     assert all(name in results for name in ('teacher', 'student_2', 'ensemble')), results
 

@@ -108,8 +108,11 @@ class SplitOverlapHook(Hook):
 
 
 def _same_dataset(one: Any, other: Any) -> bool:
-    loaders = [x for x in (one, other) if isinstance(x, Mapping)]
-    return len(loaders) == 2 and loaders[0].get('dataset') == loaders[1].get('dataset')
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return False
+    # The pipelines may differ, by test-time augmentation.
+    first, second = (_without_pipelines(loader.get('dataset')) for loader in (one, other))
+    return first == second
 
 
 def _build(settings: Any) -> Any:

@@ -27,12 +27,14 @@ from mmkdml.registry import HOOKS
 _HIDDEN = (
     '"FileClient" will be deprecated in future. Please use io functions in ',
     '"HardDiskBackend" is the alias of "LocalBackend" and the former will be deprecated in future.',
+    # Keys of members need no prefix.
+    'The prefix is not set in metric class ',
 )
 
 
 @contextmanager
-def hide_deprecations(logger: logging.Logger) -> Iterator[None]:
-    """Hide warnings about functions that mmengine itself uses to save checkpoints."""
+def hide_notes(logger: logging.Logger) -> Iterator[None]:
+    """Hide warnings of mmengine that users cannot act on, such as deprecations of its own calls."""
 
     def keep(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(_HIDDEN)
@@ -67,7 +69,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Restore the state of a resumed run, and remove partial files of killed processes."""
-        with hide_deprecations(runner.logger):
+        with hide_notes(runner.logger):
             super().before_train(runner)
         # Without it, a new best score would be missing in the checkpoint of its epoch.
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')

@@ -179,6 +179,8 @@ def test_wrapped_data_sets_are_compared(run, images):
 def test_test_part_equal_to_validation_part_warns(run, images):
     same = settings(images, 'val')
     assert 'val and test parts share ids' in run(val='de', test=same)
+    flips = [dict(type='mmcv.RandomFlip', prob=0.5)]  # as test-time augmentation adds them
+    assert 'val and test parts share ids' in run(val='de', test=dict(same, pipeline=flips))
 
 
 def test_unreadable_unused_part_warns(run, images):
