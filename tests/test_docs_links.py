@@ -1,9 +1,10 @@
 """Links, paths and code references of the documentation lead somewhere; needs no Sphinx."""
 
 import re
-import sys
+import runpy
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
@@ -12,9 +13,8 @@ from mmkdml.inspection import inspect_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
-sys.path.insert(0, str(DOCS / '_ext'))
-
-from code_lines import find_line, find_object, public_names  # noqa: E402
+# Not a package: Sphinx imports its extensions from this folder.
+code_lines = SimpleNamespace(**runpy.run_path(str(DOCS / '_ext' / 'code_lines.py')))
 
 PAGES = sorted(
     [
@@ -66,7 +66,7 @@ def code_references():
 
 @pytest.mark.parametrize('reference', sorted(set(code_references())))
 def test_code_references(reference):
-    path, number = find_line(reference)
+    path, number = code_lines.find_line(reference)
     code = reference.partition('::')[2]
     assert code in (ROOT / path).read_text().splitlines()[number - 1]
 
@@ -89,14 +89,14 @@ def test_the_paper_is_covered():
 @pytest.mark.parametrize('reference', ['mmkdml.functional.feature_mse::no such code', 'x'])
 def test_outdated_code_references(reference):
     with pytest.raises(ValueError, match='nvalid code reference'):
-        find_line(reference)
+        code_lines.find_line(reference)
 
 
 def test_public_names_are_where_they_are_defined():
-    names = public_names(('mmkdml.analysis', 'mmkdml.inspection'))
+    names = code_lines.public_names(('mmkdml.analysis', 'mmkdml.inspection'))
     assert names['measure_cka'] == 'mmkdml.analysis.measure_cka'
     assert names['inspect_config'] == 'mmkdml.inspection.inspect_config'
-    assert find_object(names['inspect_config']) is inspect_config
+    assert code_lines.find_object(names['inspect_config']) is inspect_config
 
 
 def my_configs():
