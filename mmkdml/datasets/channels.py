@@ -22,7 +22,7 @@ from mmkdml.datasets.image_files import (
     stored_size,
     unsupported,
 )
-from mmkdml.datasets.images import MAX_PIXELS, ImageHeader, read_image
+from mmkdml.datasets.images import MAX_PIXELS, PAGES_PER_IMAGE, ImageHeader, read_image
 
 #: Suffix of the files with which :func:`read_channels` extends the image formats.
 NUMPY_SUFFIX = '.npy'
@@ -53,7 +53,8 @@ def read_channels(
     Args:
         path: The file.
         channels: Expected number of channels. Default: any.
-        max_pixels: Maximum of H * W, checked before decoding.
+        max_pixels: Maximum of H * W, checked before decoding; all pages of a TIFF together may have
+            ten times as many.
 
     Returns:
         Pixels (H, W, C), writable, in the order of the file, of a type in :data:`DTYPES`; and the
@@ -191,6 +192,8 @@ def _read_pages(path: str | Path, max_pixels: int) -> tuple[np.ndarray, ImageHea
                 raise UnsupportedImageError(
                     f'{path}: expected at most {MAX_CHANNELS} pages, one per channel, got more'
                 )
+            total = size[0] * size[1] * (len(pages) + 1)
+            check_size(total, PAGES_PER_IMAGE * max_pixels, path)
             page = _page(image, path, several)
             if (page.shape, page.dtype) != (pages[0].shape, pages[0].dtype):
                 found = f'{page.shape} {page.dtype} and {pages[0].shape} {pages[0].dtype}'

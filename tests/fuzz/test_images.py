@@ -12,6 +12,7 @@ from PIL import Image
 from mmkdml.apis import Predictor, load_config
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
 from mmkdml.datasets import AlbumentationsTransform, LoadBinaryMask
+from mmkdml.datasets.channels import DTYPES, as_picture, read_channels
 from mmkdml.datasets.converters.source_checks import foreground_share
 from mmkdml.datasets.image_files import FORMATS
 from mmkdml.datasets.images import read_binary_mask
@@ -84,6 +85,23 @@ FILES = {
 }
 
 
+def numpy_file(dtype):
+    file = io.BytesIO()
+    np.save(file, np.arange(64, dtype=dtype).reshape(4, 4, 4))
+    return file.getvalue()
+
+
+CHANNELS = {
+    'uint8.npy': numpy_file('uint8'),
+    'float64.npy': numpy_file('float64'),
+    'pages.tif': encoded(
+        COLOR[..., 0], 'TIFF', save_all=True, append_images=[Image.fromarray(COLOR[..., 1])]
+    ),
+    'alpha.png': encoded(np.dstack([COLOR, COLOR[..., 0]]), 'PNG'),
+    'deep.png': encoded(COLOR[..., 0].astype(np.uint16), 'PNG'),
+}
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp('images')
@@ -117,6 +135,20 @@ def test_masks_of_every_mode_and_format(folder, attempt, shape, mode, kind, valu
         np.testing.assert_array_equal(results['gt_seg_map'], mask)
     if mode == 'L' and kind == 'PNG' and not edits and set(values) in ({0, 255}, {0, 1}):
         np.testing.assert_array_equal(mask, pixels > 0)
+
+
+@settings(max_examples=4 * settings.default.max_examples)
+@given(name=st.sampled_from(sorted(CHANNELS)), edits=EDITS)
+def test_damaged_files_of_several_channels(folder, attempt, name, edits):
+    path = folder / name
+    path.write_bytes(edited(CHANNELS[name], edits))
+    found = attempt(lambda: read_channels(path), str(path))
+    if found is not None:
+        pixels, header = found
+        assert pixels.ndim == 3
+        assert pixels.dtype.name in DTYPES
+        assert header.shown_size == pixels.shape[1::-1]
+        assert as_picture(pixels).shape == (*pixels.shape[:2], 3)
 
 
 @settings(max_examples=4 * settings.default.max_examples)

@@ -20,7 +20,11 @@ def reraise_as_value_error(message: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f'{message} ({type(error).__name__}: {error})') from error
+        # mmengine's preprocessor, which only allows gray and RGB images.
+        advice = (
+            '. Use MultiChannelSegDataPreProcessor' if '`mean` should have' in str(error) else ''
+        )
+        raise ValueError(f'{message} ({type(error).__name__}: {error}{advice})') from error
 
 
 def check_kind(kind: type, expected: str, **arguments: Any) -> None:

@@ -4,7 +4,7 @@ from mmengine.structures import PixelData
 from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 
-from mmkdml.models import MultiChannelSegDataPreProcessor
+from mmkdml.models import KnowledgeDistiller, MultiChannelSegDataPreProcessor
 from mmkdml.registry import MODELS
 
 
@@ -49,3 +49,15 @@ def test_three_channels_equal_mmsegs():
 def test_invalid_mean_and_std_raise(mean, std):
     with pytest.raises(ValueError, match=r'mean and std: expected one value.*got mean=\[1.0'):
         MultiChannelSegDataPreProcessor(mean, std)
+
+
+def test_error_of_mmsegs_names_this_one():
+    settings = dict(type='mmseg.SegDataPreProcessor', mean=[0.0] * 4, std=[1.0] * 4)
+    member = dict(
+        type='mmseg.EncoderDecoder',
+        backbone=dict(type='mmpretrain.ResNet', depth=18, base_channels=4, stem_channels=4),
+        decode_head=dict(type='mmseg.FCNHead', in_channels=32, channels=4, num_classes=2),
+    )
+    for member_settings, own in (({}, settings), (dict(data_preprocessor=settings), None)):
+        with pytest.raises(ValueError, match='4 values.*Use MultiChannelSegDataPreProcessor'):
+            KnowledgeDistiller(dict(a=dict(member, **member_settings)), [], data_preprocessor=own)
