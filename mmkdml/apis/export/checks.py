@@ -227,10 +227,9 @@ def _share(counts: list[tuple[int, int]]) -> float:
 
 def _pixels(item: dict[str, Any]) -> np.ndarray:
     pixels = item['inputs']
-    kinds = ('uint8',) if len(pixels) == 3 else DTYPES
-    if pixels.dtype not in [getattr(torch, kind) for kind in kinds]:
+    if pixels.dtype not in [getattr(torch, kind) for kind in DTYPES]:
         raise ValueError(
-            f'Invalid test pipeline for export: expected images of {", ".join(kinds)}, got '
+            f'Invalid test pipeline for export: expected images of {", ".join(DTYPES)}, got '
             f'{tuple(pixels.shape)}, {pixels.dtype}'
         )
     return _reversed_if_rgb(pixels.numpy(), 0)

@@ -35,7 +35,7 @@ class ExportedNetwork(nn.Module):
     """Preprocessing, networks, softmax or sigmoid, ensemble rule and threshold in one module.
 
     It maps images (N, C, H, W), RGB or with the channels of the files, of the type and size that
-    the test pipeline returns (uint8 for RGB), to scores and labels.
+    the test pipeline returns (mostly uint8), to scores and labels.
     Scores are class probabilities, (N, K) or (N, K, H, W), with K = 1 for networks with a single
     foreground logit; a voting ensemble returns shares of votes. Labels are class indices, (N,) or
     (N, H, W), int64; of multi-label networks (N, K), 1 for each class that is present. Gradients of

@@ -122,11 +122,8 @@ def test_images_of_a_data_set_are_evenly_spaced_rgb():
     found = list(checks.dataset_images([dict(inputs=one) for one in bgr], 4))
     assert [int(one[0, 0, 0]) for one in found] == [0, 3, 6, 9]
     assert all((one[2] == 99).all() for one in found)
-    for wrong, types in (
-        (torch.zeros(3, 2, 2), 'uint8'),
-        (torch.zeros(4, 2, 2, dtype=torch.float64), 'uint8, uint16, int16, float32'),
-    ):
-        with pytest.raises(ValueError, match=rf'expected images of {types}, got \('):
+    for wrong in (torch.zeros(3, 2, 2, dtype=torch.int64), torch.zeros(4, 2, 2).double()):
+        with pytest.raises(ValueError, match=r'images of uint8, uint16, int16, float32, got \('):
             list(checks.dataset_images([dict(inputs=wrong)], 1))
 
 

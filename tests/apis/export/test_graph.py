@@ -348,3 +348,14 @@ def test_unloadable_file_raises_in_one_line(tmp_path):
     with pytest.raises(ValueError, match='x is not supported as ONNX .*torch-export') as refused:
         graph.file_predictor(tmp_path / 'x.onnx')
     assert '\n' not in str(refused.value)
+
+
+def test_float_images_of_a_loader_are_the_input(random_source):
+    source = random_source('kdml_v3_demo_slices', 'student_1')
+    program = graph.export_program(
+        graph.ExportedNetwork(source), dataclasses.replace(source, dtype='float32')
+    )
+    images = torch.rand(2, 3, 64, 64) * 255
+    expected = graph.ExportedNetwork(source)(images.byte().float())
+    found = program.module()(images.byte().float())
+    torch.testing.assert_close(found, expected)
