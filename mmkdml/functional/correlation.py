@@ -20,7 +20,7 @@ def relation_difference(
 ) -> Tensor:
     """Compare class probabilities by their correlations over classes and over samples (DIST).
 
-    Huang et al., *Knowledge Distillation from A Stronger Teacher*, NeurIPS 2022, eq. 7 to 10;
+    Huang et al., *Knowledge Distillation from A Stronger Teacher*, NeurIPS 2022;
     hunto/image_classification_sota:lib/models/losses/dist_kd.py,
     hunto/DIST_KD:segmentation/losses/dist_kd.py. With p the softmax at temperature T as a matrix of
     one row per sample (for maps, per pixel of all images) and one column per class, and r the
@@ -66,7 +66,7 @@ def feature_correlation(learner: Tensor, source: Tensor) -> Tensor:
     """Compute 1 - the Pearson correlation of feature maps, channel by channel (PKD).
 
     Cao et al., *PKD: General Distillation Framework for Object Detectors via Pearson Correlation
-    Coefficient*, NeurIPS 2022, eq. 3 to 5; open-mmlab/mmrazor:mmrazor/models/losses/pkd_loss.py.
+    Coefficient*, NeurIPS 2022; open-mmlab/mmrazor:mmrazor/models/losses/pkd_loss.py.
     Each channel is standardized over N, H and W: mean 0, and standard deviation 1 (the unbiased
     one, plus 1e-6). The loss is half the mean squared error of the results, which is 1 - r, times
     (n - 1) / n for n = N * H * W. A constant channel, e.g. a dead one behind a ReLU, becomes 0 and

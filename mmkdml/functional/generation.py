@@ -46,7 +46,7 @@ def masked_generation(
 ) -> Tensor:
     """Generate the source's map from a masked map of the learner, and compare them (MGD).
 
-    Yang et al., *Masked Generative Distillation*, ECCV 2022, eq. 2 to 4; yzd-v/MGD:
+    Yang et al., *Masked Generative Distillation*, ECCV 2022; yzd-v/MGD:
     cls/mmcls/distillation/losses/mgd.py, seg/mmseg/distillation/losses/mgd.py. The loss is the
     squared difference, summed over C, H and W and averaged over N. It therefore grows with the size
     of the map.

@@ -25,7 +25,7 @@ def decoupled_kl(
 ) -> Tensor:
     """Compute the KL divergences of the true class and among the other classes (DKD).
 
-    Zhao et al., *Decoupled Knowledge Distillation*, CVPR 2022, eq. 7;
+    Zhao et al., *Decoupled Knowledge Distillation*, CVPR 2022;
     megvii-research/mdistiller:mdistiller/distillers/DKD.py. With b the probabilities of the true
     class and of all others together, and q the softmax over the other classes only:
     T^2 * (alpha * D(b_source || b_learner) + beta * D(q_source || q_learner)), averaged over
@@ -78,8 +78,8 @@ def check_decoupling(alpha: float, beta: float, temperature: float) -> None:
 def standardized_logits(logits: Tensor) -> Tensor:
     """Scale the logits of each sample or pixel to mean 0 and standard deviation 1 (LSKD).
 
-    Sun et al., *Logit Standardization in Knowledge Distillation*, CVPR 2024, eq. 12 and algorithm
-    1; sunshangquan/logit-standardization-KD:mdistiller/distillers/KD.py. A loss of standardized
+    Sun et al., *Logit Standardization in Knowledge Distillation*, CVPR 2024;
+    sunshangquan/logit-standardization-KD:mdistiller/distillers/KD.py. A loss of standardized
     logits compares their order and relative distances, but neither shift nor scale. It divides them
     by its temperature afterwards. The standard deviation is the unbiased one, plus 1e-7.
 

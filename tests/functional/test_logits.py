@@ -45,7 +45,7 @@ def test_decoupled_kl_matches_explicit_sums(alpha, beta, temperature):
 
 
 def test_decoupled_kl_weighted_by_the_sources_rest_is_plain_distillation():
-    # Eq. 6: KD = TCKD + (1 - p_true) * NCKD, sample by sample.
+    # The decomposition in the paper: KD = TCKD + (1 - p_true) * NCKD, sample by sample.
     learner, source, labels = logits(4, 5), logits(4, 5, seed=1), torch.tensor([0, 3, 1, 4])
     rests = 1 - (source / 2).softmax(1).gather(1, labels[:, None])[:, 0]
     total = sum(
