@@ -117,7 +117,7 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         self._frozen = FrozenMembers(built, frozen, members)
         for name, source in (reused_classifiers or {}).items():
             task.reuse_classifier(trained[name], self._frozen[source])
-        self.members = task.prepared(ModuleDict(trained))
+        self.members = task.prepared(ModuleDict(trained), members)
         self.student_names = choose_students(students, built, self.transfers, task)
         self.ensemble = choose_ensemble(ensemble, task)
         self.input_size = check_input_size(input_size, task.default_input_size)

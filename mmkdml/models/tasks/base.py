@@ -40,8 +40,13 @@ class Task(ABC):
         """Return the modules of a member whose outputs the task records in a training step."""
         return ()
 
-    def prepared(self, members: nn.ModuleDict) -> nn.ModuleDict:
-        """Adapt the trained members to being parts of a classroom, and return them."""
+    def prepared(self, members: nn.ModuleDict, configs: Mapping[str, Any]) -> nn.ModuleDict:
+        """Adapt the trained members to being parts of a classroom, and return them.
+
+        Args:
+            members: Trained members by name.
+            configs: Config or module of each member by name.
+        """
         return members
 
     @abstractmethod

@@ -39,8 +39,14 @@ class ClassificationTask(Task):
     def observed_modules(self, member: ImageClassifier) -> tuple[str, ...]:
         return (_logits_module(member),)
 
-    def prepared(self, members: nn.ModuleDict) -> nn.ModuleDict:
+    def prepared(self, members: nn.ModuleDict, configs: Mapping[str, Any]) -> nn.ModuleDict:
         members.register_state_dict_post_hook(_use_names_of_timm)
+        for name, member in members.items():
+            config = configs[name]
+            if isinstance(member, TimmClassifier) and isinstance(config, Mapping):
+                # mmengine would call init_weights of timm, which overwrites what timm has loaded.
+                loaded = bool(config.get('pretrained') or config.get('checkpoint_path'))
+                member.model.is_init = loaded
         return members
 
     def accepts(self, member: nn.Module) -> bool:

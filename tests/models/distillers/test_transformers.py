@@ -288,6 +288,24 @@ def same_weights(found, expected):
     )
 
 
+@pytest.mark.parametrize('loaded', [True, False])
+def test_local_weights_of_timm_are_kept(loaded, tiny, tmp_path):
+    stock = network('timm_vit')
+    torch.save(stock.state_dict(), tmp_path / 'vit.pth')
+    file = dict(checkpoint_path=str(tmp_path / 'vit.pth')) if loaded else {}
+    members = dict(student=dict(CLASSIFIERS['timm_vit'], **file), teacher=CLASSIFIERS['timm_vit'])
+    frozen = dict(teacher=str(tmp_path / 'vit.pth'))
+    build = dict(transfers=[], frozen=frozen, input_size=tiny.size, students=['student'])
+    classroom = KnowledgeDistiller(members=members, **build)
+    classroom.init_weights()
+    for name, kept in (('student', loaded), ('teacher', True)):
+        weights = classroom.named_members()[name].state_dict()
+        assert (
+            torch.equal(weights['patch_embed.proj.weight'], stock.model.patch_embed.proj.weight)
+            == kept
+        )
+
+
 def test_default_tap_of_a_network_without_stages_raises(tiny):
     member = network('timm_cnn')
     member.model.feature_info = []
