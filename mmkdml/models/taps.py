@@ -96,12 +96,20 @@ class TapRecorder:
 
 
 def _last(output: Any) -> Any:
-    """Return the last of several outputs, for tokens with the size of their grid the tokens."""
+    """Return the last of several outputs.
+
+    For tokens with the size of their grid these are the tokens, and for a map with its class token
+    the map.
+    """
     if not isinstance(output, (tuple, list)) or not output:
         return output
     last = output[-1]
-    size = isinstance(last, (tuple, list)) and last and all(isinstance(x, int) for x in last)
-    return output[-2] if size and len(output) > 1 else last
+    if isinstance(last, (tuple, list)) and last:
+        if len(output) > 1 and all(isinstance(x, int) for x in last):
+            return output[-2]
+        if len(last) == 2 and isinstance(last[0], Tensor) and last[0].ndim == 4:
+            return last[0]
+    return last
 
 
 def _version(output: Any) -> int:

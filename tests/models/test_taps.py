@@ -147,6 +147,21 @@ def test_modules_that_do_not_run_once_raise(net, name, runs):
 
 
 @pytest.mark.parametrize(
+    'container',
+    [
+        lambda maps: (maps[1], maps[1].shape[2:]),  # tokens and their grid (Swin)
+        lambda maps: (maps[1], (2, 2)),
+        lambda maps: (maps[0], [maps[1], maps[1].mean((2, 3))]),  # a map and its class token (ViT)
+    ],
+)
+def test_other_outputs_than_the_last_map_are_ignored(container):
+    pyramid = Pyramid(container)
+    with TapRecorder(nn.Sequential(pyramid), ['0', '0.stage2']) as taps:
+        pyramid(images())
+    assert taps['0'] is taps['0.stage2']
+
+
+@pytest.mark.parametrize(
     ('container', 'kind'),
     [
         (lambda maps: dict(enumerate(maps)), 'dict'),
