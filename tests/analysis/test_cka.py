@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain.models import TimmClassifier
 from mmseg.structures import SegDataSample
 
-from mmkdml.analysis.cka import choose_layers, choose_pairs, measure_cka
+from mmkdml.analysis.cka import _pooled, choose_layers, choose_pairs, measure_cka
 from mmkdml.functional.cka import centered_gram, unbiased_hsic
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import task_of
@@ -208,3 +209,16 @@ def test_member_with_own_normalization_gets_its_own_inputs():
     term = unbiased_hsic(grams[0], grams[1])
     spread = (expected * unbiased_hsic(grams[1], grams[1])).sqrt()
     assert found.cka[0] == pytest.approx((term / spread).item(), rel=1e-4)
+
+
+def test_channels_last_maps_are_pooled_over_positions():
+    swin = TimmClassifier(
+        model_name='swin_tiny_patch4_window7_224', num_classes=3, img_size=64, window_size=4,
+        embed_dim=8, depths=(1, 1), num_heads=(1, 2), loss=dict(type='CrossEntropyLoss'),
+    )  # fmt: skip
+    inputs, features = torch.zeros(2, 3, 64, 64), torch.randn(2, 16, 16, 8)
+    found = _pooled(swin, 'model.layers.0', features, inputs, 4)
+    expected = features.reshape(2, 4, 4, 4, 4, 8).mean(dim=(2, 4)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, expected)
+    vector = torch.randn(2, 3)
+    assert _pooled(swin, 'model.head', vector, inputs, 4) is vector
