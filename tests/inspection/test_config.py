@@ -62,7 +62,7 @@ def test_frozen_members_of_any_classroom():
 
 
 def test_other_models_raise():
-    with pytest.raises(TypeError, match='one of ImageClassifier, EncoderDecoder'):
+    with pytest.raises(TypeError, match='one of ImageClassifier, TimmClassifier, EncoderDecoder'):
         inspect_config(Config(dict(model=dict(type='mmpretrain.ResNet', depth=18))))
 
 

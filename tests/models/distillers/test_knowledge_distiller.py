@@ -417,7 +417,9 @@ def test_module_as_two_members_raises(tiny):
 
 
 def test_members_of_two_tasks_raise(tiny):
-    with pytest.raises(TypeError, match='ImageClassifier, EncoderDecoder; got a: Image.*b: Enc'):
+    with pytest.raises(
+        TypeError, match='ImageClassifier, TimmClassifier, EncoderDecoder; got a: Image.*b: Enc'
+    ):
         KnowledgeDistiller(members=dict(a=tiny.classifier(), b=tiny.segmentor()), transfers=[])
 
 
