@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcv.transforms import TestTimeAug
+from mmcv.transforms import LoadAnnotations, TestTimeAug
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmkdml.apis.run_settings import changed_settings, deciding_settings
+from mmkdml.datasets import LoadBinaryMask
 from mmkdml.engine import ConfusionHook, PanelHook, ReliabilityHook
 from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.inspection.config import use_default_scope
@@ -22,6 +23,8 @@ from mmkdml.registry import TRANSFORMS
 
 #: Metainfo with which mmseg flips predictions back.
 FLIP_KEYS = ('flip', 'flip_direction')
+#: Transforms that load the ground truth; mmseg's is a subclass of mmcv's.
+ANNOTATIONS = (LoadAnnotations, LoadBinaryMask)
 _FLIP = 'mmcv.transforms.RandomFlip'
 _FLIPS = (
     dict(type=_FLIP, prob=0.0),
@@ -34,9 +37,10 @@ _DEFAULT = 'image, horizontal flip, vertical flip'
 def use_tta(config: Config) -> None:
     """Make the test data of a config augmented views of each image.
 
-    The views are those of ``tta_pipeline``, which ends with mmcv's ``TestTimeAug``. Without it they
-    are the image, its horizontal and its vertical flip. The plain settings are kept in
-    ``config.tta``.
+    The views are those of ``tta_pipeline``, which ends with mmcv's ``TestTimeAug``. If it loads no
+    ground truth, that of the test pipeline is loaded after the views were made. Without a
+    ``tta_pipeline`` they are the image, its horizontal and its vertical flip. The plain settings
+    are kept in ``config.tta``.
 
     Args:
         config: Config of the test; modified.
@@ -54,7 +58,8 @@ def use_tta(config: Config) -> None:
             f'{found!r}. Set the pipeline in it, not in a data set inside'
         )
     own = config.get('tta_pipeline')
-    pipeline = _with_flip_keys(copy.deepcopy(own)) if own else _flipped(dataset['pipeline'])
+    plain = copy.deepcopy(list(dataset['pipeline']))
+    pipeline = _completed(copy.deepcopy(list(own)), plain) if own else _flipped(plain)
     views = _DEFAULT if not own else f'{_number_of_views(pipeline)} views of tta_pipeline'
     config[TTA] = dict(views=views, test_dataloader=copy.deepcopy(loader))
     loader['dataset']['pipeline'] = pipeline
@@ -101,8 +106,8 @@ def tta_changes(own: Config | None, config: Config) -> dict[str, tuple[Any, Any]
     return {TTA: (False, config[TTA]['views']), **others}
 
 
-def _flipped(steps: Any) -> list[Any]:
-    *before, pack = copy.deepcopy(list(steps))
+def _flipped(steps: list[Any]) -> list[Any]:
+    *before, pack = steps
     flips = copy.deepcopy(list(_FLIPS))
     return [*before, dict(type='mmcv.transforms.TestTimeAug', transforms=[flips, [_packed(pack)]])]
 
@@ -112,27 +117,35 @@ def _packed(step: Any) -> dict[str, Any]:
     keys = getattr(TRANSFORMS.build(copy.deepcopy(step)), 'meta_keys', None)
     if keys is None:
         raise ValueError(
-            'Invalid test pipeline for flipped views: expected PackInputs or PackSegInputs last, '
-            f'got {step["type"]}. Define a tta_pipeline'
+            'Invalid pipeline for test-time augmentation: expected PackInputs or PackSegInputs '
+            f'last, got {step["type"]}'
         )
     return dict(step, meta_keys=tuple(dict.fromkeys((*keys, *FLIP_KEYS))))
 
 
-def _is_views(step: Any) -> bool:
+def _is(step: Any, kinds: type | tuple[type, ...]) -> bool:
     kind = step.get('type')
-    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(kind, type) and issubclass(kind, TestTimeAug)
+    if isinstance(kind, str):
+        # As for building: a name without scope is one of the default scope.
+        with TRANSFORMS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    return isinstance(kind, type) and issubclass(kind, kinds)
 
 
-def _with_flip_keys(pipeline: Any) -> list[Any]:
-    """Check a ``tta_pipeline``, and add the metainfo of flips to its packing transforms."""
-    *_, last = steps = list(pipeline)
-    if not _is_views(last) or not last.get('transforms') or not all(last['transforms']):
+def _completed(steps: list[Any], plain: list[Any]) -> list[Any]:
+    """Check a ``tta_pipeline``; add the ground truth and the metainfo of flips."""
+    *before, views = steps
+    stages = [list(stage) for stage in views.get('transforms') or []]
+    if not _is(views, TestTimeAug) or not stages or not all(stages):
         raise ValueError(
             'Invalid tta_pipeline: expected TestTimeAug last, with transforms that create the '
             f'views, got {[step.get("type") for step in steps]}'
         )
-    last['transforms'][-1] = [_packed(step) for step in last['transforms'][-1]]
+    *others, packs = stages
+    known = [*before, *(step for stage in others for step in stage)]
+    if not any(_is(step, ANNOTATIONS) for step in known):
+        others += [[step] for step in plain if _is(step, ANNOTATIONS)]
+    views['transforms'] = [*others, [_packed(step) for step in packs]]
     return steps
 
 

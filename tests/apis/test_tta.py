@@ -61,8 +61,12 @@ def views_config(**changes):
     return config
 
 
-def test_views_of_a_tta_pipeline(slices):
+@pytest.mark.parametrize('loads', [True, False])
+def test_views_of_a_tta_pipeline(slices, loads):
+    """Pipelines for prediction load no ground truth; that of the test pipeline is used."""
     config = views_config()
+    if not loads:
+        config.tta_pipeline[-1].transforms.pop(2)
     config.test_dataloader.dataset.update(with_data(CONFIGS[0], slices).test_dataloader.dataset)
     truth = first_item(config)['data_samples'].gt_sem_seg.data
     use_tta(config)
@@ -71,6 +75,29 @@ def test_views_of_a_tta_pipeline(slices):
     assert [one.shape[1] for one in views['inputs']] == [32, 32, 64, 64, 96, 96]
     assert [one.flip for one in views['data_samples']] == [True, False] * 3
     assert all(one.gt_sem_seg.data.equal(truth) for one in views['data_samples'])
+
+
+def test_names_of_a_text_config():
+    """As in mmseg's configs, whose names are those of the default scope."""
+    load = dict(type='LoadImageFromFile')
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+    for annotations in ([], [[dict(type='LoadAnnotations')]]):
+        stages = [flips, *annotations, [dict(type='PackSegInputs')]]
+        config = Config(
+            dict(
+                default_scope='mmseg',
+                test_dataloader=dict(
+                    dataset=dict(pipeline=[load, dict(type='LoadAnnotations'), stages[-1][0]])
+                ),
+                tta_pipeline=[load, dict(type='TestTimeAug', transforms=stages)],
+            )
+        )
+        use_tta(config)
+        *_, views = config.test_dataloader.dataset.pipeline
+        assert [[one.type for one in stage] for stage in views.transforms] == [
+            ['RandomFlip', 'RandomFlip'], ['LoadAnnotations'], ['PackSegInputs'],
+        ]  # fmt: skip
+        assert {'flip', 'flip_direction'} <= {*views.transforms[-1][0].meta_keys}
 
 
 def test_settings_that_cannot_be_augmented():

@@ -8,17 +8,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from mmcv.transforms import LoadAnnotations, LoadImageFromFile, RandomFlip, TestTimeAug
+from mmcv.transforms import LoadImageFromFile, RandomFlip, TestTimeAug
 from mmengine.config import Config
 
-from mmkdml.apis.tta import FLIP_KEYS
-from mmkdml.datasets import LoadBinaryMask
+from mmkdml.apis.tta import ANNOTATIONS, FLIP_KEYS
 from mmkdml.datasets.channels import as_picture
 from mmkdml.datasets.transforms import reversed_if_rgb
 from mmkdml.inspection.config import use_default_scope
 from mmkdml.registry import TRANSFORMS
-
-_ANNOTATIONS = (LoadAnnotations, LoadBinaryMask)  # mmseg's is a subclass of mmcv's
 
 
 class ImagePipeline:
@@ -51,7 +48,7 @@ class ImagePipeline:
             )
         self.load, *rest = steps
         self.channels: int | None = getattr(self.load, 'channels', None)
-        self._rest = [step for step in rest if not isinstance(step, _ANNOTATIONS)]
+        self._rest = [step for step in rest if not isinstance(step, ANNOTATIONS)]
         if augment and not tta_pipeline:
             self._rest = _with_flips(self._rest)
         views = [one for step in self._rest for one in getattr(step, 'subroutines', [])]
@@ -61,7 +58,7 @@ class ImagePipeline:
                 f'{[type(step).__name__ for step in steps]}'
             )
         for view in views:
-            view.transforms = [one for one in view.transforms if not isinstance(one, _ANNOTATIONS)]
+            view.transforms = [one for one in view.transforms if not isinstance(one, ANNOTATIONS)]
             for step in view.transforms:
                 if hasattr(step, 'meta_keys'):  # needed to flip the predictions back
                     step.meta_keys = tuple(dict.fromkeys((*step.meta_keys, *FLIP_KEYS)))
