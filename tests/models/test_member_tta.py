@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
+from mmpretrain.models import AverageClsScoreTTA
 from mmpretrain.structures import DataSample
 from mmseg.models.segmentors import SegTTAModel
 from mmseg.structures import SegDataSample
@@ -229,3 +230,28 @@ def test_names_without_scope_are_those_of_the_default_scope():
     for settings in (dict(type='mmseg.Unknown'), dict(data_preprocessor=None)):
         with pytest.raises(ValueError, match='tta_model: .*mmkdml.MemberTTA.*got'):
             MemberTTA.of(model, settings)
+
+
+def test_stock_classes_agree_for_a_student():
+    """With several logits; mmseg's class applies the sigmoid of a single one twice."""
+    for model, sample_type, stock in (
+        (with_two_logits(), SegDataSample, SegTTAModel),
+        (classroom('kdml_v3_demo_slices'), DataSample, AverageClsScoreTTA),
+    ):
+        student = model.members['student_1']
+        student.data_preprocessor = model.data_preprocessor
+        found = []
+        for kind in (stock, MemberTTA):
+            batches = views(sample_type)
+            for sample in (one for batch in batches for one in batch['data_samples']):
+                sample.set_metainfo(dict(img_path='x'))
+            data = {key: [batch[key] for batch in batches] for key in batches[0]}
+            with torch.no_grad():
+                found.append(kind(student).test_step(data))
+        for one, other in zip(*found, strict=True):
+            if stock is SegTTAModel:
+                expected = one.pred_sem_seg.data
+                assert 0 < expected.float().mean() < 1
+                assert expected.equal(other.pred_sem_seg.data)
+            else:
+                torch.testing.assert_close(one.pred_score, other.pred_score)
