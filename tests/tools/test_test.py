@@ -87,6 +87,7 @@ def test_undefined_metrics_are_null(checkpoint, tool, short, tmp_path, monkeypat
         assert content['teacher/foreground/IoU'] is content['teacher/foreground/F1'] is None
 
 
+@pytest.mark.slow
 def test_augmented_test_is_recorded_apart_from_the_plain_one(checkpoint, tool, short, tmp_path):
     """Its masks are those of the predictor, which loads images without the data set."""
 
