@@ -31,6 +31,7 @@ COLLECTIONS = dict(
     kd_on='Online distillation',
     kdml='Distillation and mutual learning',
     comparisons='Compared methods',
+    weights='Transfer weights that change',
     study='Studies at 64x64 pixels',
 )
 TASKS = dict(segmentation='Semantic Segmentation', classification='Image Classification')
@@ -41,12 +42,16 @@ DATA = {
     'ham10000_seg': ('segmentation', 'HAM10000'),
     'ham64': ('classification', 'HAM10000'),
     'lgg': ('segmentation', 'LGG MRI segmentation'),
+    'nih': ('classification', 'NIH ChestX-ray14'),
 }
 MEMBERS = ('teacher', 'student_1', 'student_2', 'ensemble')
 
 
 def task_and_data(config: Path) -> tuple[str, str]:
-    return next(value for key, value in DATA.items() if key in config.stem)
+    for key, value in DATA.items():
+        if key in config.stem:
+            return value
+    raise ValueError(f'{config}: expected one of {", ".join(DATA)} in its name. Add it to DATA')
 
 
 def result(config: Path, source: str, metrics: dict[str, float]) -> dict[str, Any]:
@@ -86,6 +91,8 @@ def paper_results(suite: Suite) -> Iterator[tuple[str, dict[str, Any], list[str]
 def study_results(suite: Suite) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield config, run and result of the runs of a study."""
     folder = f'docs/studies/{suite.name.removeprefix("study_")}'
+    if not (ROOT / folder / 'table_best.csv').is_file():  # has not been run yet
+        return
     with (ROOT / folder / 'table_best.csv').open(newline='', encoding='utf-8') as file:
         rows = [row for row in csv.DictReader(file) if row['run'] and row['mean']]
     configs = {run.name: run.config for run in suite.runs}
@@ -148,6 +155,7 @@ def metafiles() -> dict[str, str]:
             Collections=[dict(Name=name, Paper=PAPER)], Models=[]
         )
         for folder, name in COLLECTIONS.items()
+        if (ROOT / 'configs' / folder).is_dir()
     }
     for folder, entry in models():
         content[f'configs/{folder}/metafile.yml']['Models'].append(entry)

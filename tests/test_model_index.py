@@ -90,14 +90,17 @@ def test_every_figure_of_the_paper_is_at_its_config(figures):
     assert sum(len(figures[place]) for place in known) == 2 * len(rows)
 
 
-@pytest.mark.parametrize('study', ['lgg64', 'ham64', 'methods_lgg64', 'methods_ham64'])
+STUDIES = sorted(path.parent.name for path in ROOT.glob('docs/studies/*/seeds.csv'))
+
+
+@pytest.mark.parametrize('study', STUDIES)
 def test_figures_of_the_studies_are_means_of_the_seeds(figures, study):
     seeds = {}
     for row in read(f'docs/studies/{study}/seeds.csv'):
         if row['checkpoint'] == 'best':
             name = f'{row["member"]} {row["measure"]}'.removeprefix('model ')
             seeds.setdefault((row['run'], name), []).append(float(row['value']))
-    data = study.removeprefix('methods_')
+    data = study.rpartition('_')[2]
     found = {
         (name.removeprefix(f'study_{data}_'), metric): value
         for (name, source), metrics in figures.items()
