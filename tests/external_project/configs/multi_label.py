@@ -59,9 +59,6 @@ randomness = dict(seed=3)
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=1),
     checkpoint=dict(
-        type='CheckpointHook',
-        interval=1,
-        save_best='ensemble/multi-label/f1-score',
-        rule='greater',
+        type='CheckpointHook', interval=1, save_best='ensemble/multi-label/f1-score', rule='greater'
     ),
 )
