@@ -109,7 +109,7 @@ def check(path):
 def main():
     from shapes import write_shapes
 
-    for part, images in (('train', 12), ('val', 6)):
+    for part, images in (('train', 12), ('val', 6), ('test', 4)):
         write_shapes(f'data/{part}', images, seed=images)
     for path in map(Path, sys.argv[1:] or sorted(Path('configs').glob('*.py'))):
         check(path)

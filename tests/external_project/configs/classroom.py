@@ -72,7 +72,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = loader
-test_dataloader = loader
+test_dataloader = dict(loader, dataset=dict(loader['dataset'], data_root='data/test'))
 val_evaluator = dict(type='mmkdml.MemberMetrics', metric=dict(type='mmseg.IoUMetric'))
 test_evaluator = val_evaluator
 

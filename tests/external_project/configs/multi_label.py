@@ -49,7 +49,7 @@ train_dataloader = dict(
     dataset=dict(loader['dataset'], data_root='data/train'),
 )
 val_dataloader = loader
-test_dataloader = loader
+test_dataloader = dict(loader, dataset=dict(loader['dataset'], data_root='data/test'))
 val_evaluator = dict(type='mmkdml.MemberMetrics', metric=dict(type='mmpretrain.MultiLabelMetric'))
 test_evaluator = val_evaluator
 
