@@ -128,6 +128,9 @@ EXTRAS_REQUIRE = {
         'segmentation-models-pytorch>=0.6,<0.7',
         # Independent oracle for DICOM series.
         'highdicom>=0.28,<0.29',
+        # Build and check distributions, which a test installs and uses.
+        BUILD := 'build>=1.3,<2',
+        TWINE := 'twine>=6,<8',
     ],
     'docs': [
         # 8.2 has the interfaces that docs/_ext uses, and requires Python 3.11.
@@ -138,8 +141,8 @@ EXTRAS_REQUIRE = {
         'sphinx-copybutton>=0.5.2,<1',
     ],
     'dev': [
-        'build>=1.3,<2',
-        'twine>=6,<8',
+        BUILD,
+        TWINE,
         'ruff>=0.17,<0.18',
         'mypy>=2.4,<3',
         'import-linter>=2.16,<3',

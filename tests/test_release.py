@@ -95,9 +95,15 @@ def output(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_wheel_trains_outside_of_the_repository(output):
-    assert '$ mmkdml train mmkdml::demo/kdml_v3_demo.py' in output
-    assert 'Look at work_dirs/demo/summary.html' in output
+def test_demo_of_the_wheel_ends_with_the_table_of_members(output):
+    demo = output.partition('\n$ mmkdml convert demo')[2].partition('\n== ')[0]
+    assert '$ mmkdml train mmkdml::demo/kdml_v3_demo.py' in demo
+    lines = demo.splitlines()
+    assert len(lines) < 60
+    names = [line.split()[0] for line in lines if line.strip()]
+    start = len(names) - 1 - names[::-1].index('member') + 2  # below the heading and its line
+    assert names[start : start + 4] == ['teacher', 'student_1', 'student_2', 'ensemble']
+    assert 'Look at work_dirs/demo/summary.html and work_dirs/demo/panels/panels.png' in lines
 
 
 # Checkpoint of each config, and whether its weights differ from those of classroom.py.
@@ -109,7 +115,7 @@ FEATURES = dict(
     four_channels=('epoch_2.pth', True),
     layer_decay=('epoch_2.pth', True),
     multi_label=('epoch_2.pth', True),
-    vit_teacher=('epoch_2.pth', False),  # The teacher does not change a student without transfers.
+    vit_teacher=('epoch_2.pth', True),
 )
 
 
