@@ -113,7 +113,9 @@ def test_each_shape_has_its_graph_and_copies_are_not_compiled(backend):
 @pytest.mark.parametrize('wrapped', [False, True])
 def test_hook_compiles_once_and_logs(monkeypatch, backend, wrapped):
     net, logged = Net(), []
-    monkeypatch.setattr('mmkdml.engine.unwrap.is_model_wrapper', lambda _: wrapped)
+    monkeypatch.setattr(
+        'mmkdml.engine.unwrap.is_model_wrapper', lambda one: one is not net and wrapped
+    )
     runner = SimpleNamespace(
         model=SimpleNamespace(module=net) if wrapped else net,
         logger=SimpleNamespace(info=logged.append),
