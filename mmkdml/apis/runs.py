@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +48,8 @@ from mmkdml.optional import check_extra
 
 #: Default folder of the cache of decoded images.
 IMAGE_CACHE = Path('work_dirs/image_cache')
+
+_FRAMEWORKS = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg')
 
 
 def use_amp(config: Config) -> None:
@@ -201,9 +204,9 @@ def make_runner(
     except BaseException as error:
         if start is not None:
             unlock_run(config)
-        if not isinstance(error, KeyError | TypeError):
+        if not isinstance(error, KeyError | TypeError) and not _is_refused_value(error):
             raise
-        # from mmengine, for a missing or unknown setting
+        # from mmengine, for a missing, unknown or invalid setting
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f'Invalid config: {error}') from error
     runner.register_hook(SafeResumeHook())
@@ -241,6 +244,13 @@ def _set_up_distributed(config: Config) -> None:
     elif not is_distributed():  # needed to agree on how the run starts
         set_multi_processing(**env.get('mp_cfg', {}), distributed=True)
         init_dist(config.launcher, **env.get('dist_cfg', {}))
+
+
+def _is_refused_value(error: BaseException) -> bool:
+    """Return whether a framework raised a ``ValueError``, e.g. for an invalid value of a hook."""
+    frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
+    module = frame.f_globals.get('__name__', '')
+    return isinstance(error, ValueError) and module.partition('.')[0] in _FRAMEWORKS
 
 
 def load_weights(runner: Runner, checkpoint: str | Path, use_config: bool = False) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from mmpretrain.datasets import BaseDataset
 
+from mmkdml.commands import tool_command
 from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.splits import SplitRow
 from mmkdml.names import MULTI_LABEL
@@ -41,7 +42,8 @@ class SplitMultiLabelDataset(SplitFileMixin, BaseDataset):
         if row.labels is None:
             raise ValueError(
                 f'{self.ann_file}: expected a column labels, got none. Convert the data set with '
-                'tools/dataset_converters/multi_label.py, or use SplitClassificationDataset'
+                f'{tool_command("dataset_converters/multi_label")}, or use '
+                'SplitClassificationDataset'
             )
         names = tuple(self.CLASSES or ())
         if unknown := [name for name in row.labels if name not in names]:

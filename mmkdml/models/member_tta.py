@@ -11,6 +11,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from mmkdml.commands import tool_command
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.ensembles import max_ensemble
 from mmkdml.models.tasks import Task, task_of
@@ -101,7 +102,7 @@ def _refuse_stock(module: nn.Module, name: str, submodule: nn.Module | None) -> 
         raise TypeError(
             f'Invalid tta_model for {type(submodule).__name__}: expected mmkdml.MemberTTA, got '
             f'{type(module).__name__}, which averages the predictions of one network only. Set '
-            "tta_model=dict(type='mmkdml.MemberTTA'), or use tools/test.py --tta of mmkdml"
+            f"tta_model=dict(type='mmkdml.MemberTTA'), or use {tool_command('test')} --tta"
         )
 
 

@@ -512,9 +512,17 @@ def test_second_training_in_a_folder_raises(settings, all_forked):
         unlock_run(settings())
 
 
-def test_failed_run_releases_its_folder(settings, all_forked):
-    with pytest.raises(ValueError, match='Invalid config'):
-        make_runner(settings(**{'model.type': 'NoSuchModel'}))
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ({'model.type': 'NoSuchModel'}, 'NoSuchModel'),
+        # mmengine's own ValueError
+        ({'custom_hooks': [dict(type='EarlyStoppingHook', monitor='ensemble/IoU')]}, 'rule'),
+    ],
+)
+def test_failed_run_releases_its_folder(settings, all_forked, option, message):
+    with pytest.raises(ValueError, match=f'Invalid config.*{message}'):
+        make_runner(settings(**option))
     assert not holds_lock(settings().work_dir)
     stop_at(2, settings())
     assert not holds_lock(settings().work_dir)

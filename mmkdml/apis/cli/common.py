@@ -9,6 +9,7 @@ import argparse
 import atexit
 import linecache
 import os
+import signal
 import socket
 import sys
 import time
@@ -128,9 +129,10 @@ def config_parser(
 def run_tool(main: Callable[[], None]) -> None:
     """Run the main function of a tool; print errors that its user can fix in one line.
 
-    These are errors of the operating system (``OSError``), and ``ValueError`` and ``TypeError``
-    from a ``raise`` statement of this package. All others are bugs and keep their traceback. A
-    process that lost the connection to another one reports that.
+    These are errors of the operating system (``OSError``), and ``ValueError``, ``TypeError``,
+    ``AttributeError`` and ``NotImplementedError`` from a ``raise`` statement of this package. All
+    others are bugs and keep their traceback. A process that lost the connection to another one
+    reports that. If the reader of a pipe has closed it, as ``head`` does, the tool ends silently.
 
     Raises:
         SystemExit: With ``<tool>: error: <message>`` for stderr, or with code 130 after Ctrl-C.
@@ -152,9 +154,13 @@ def run_tool(main: Callable[[], None]) -> None:
             'a network, set init_cfg of the networks to local files, or to None to train from '
             'scratch'
         )
+    except BrokenPipeError:
+        # Python flushes stdout at exit, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _exit(error)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         if not _is_from_raise_statement(error):
             raise
         _exit(error)

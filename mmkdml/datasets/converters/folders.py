@@ -121,7 +121,9 @@ def mask_pair_rows(
     suffixes = _suffixes_of(channels)
     image_files = sorted({*find_files(image_folder, source, suffixes)} - {*mask_files})
     if not image_files:
-        raise ValueError(f'no images ({", ".join(suffixes)}) in {image_folder}')
+        arrays = find_files(image_folder, source, ('.npy',))
+        hint = f'. For {arrays[0]} set channels (--channels)' if arrays else ''
+        raise ValueError(f'no images ({", ".join(suffixes)}) in {image_folder}{hint}')
     image_paths = _by_id(image_files, problems, images)
     mask_paths = _by_id(mask_files, problems, masks, mask_suffix)
     for image_id in sorted(image_paths.keys() - mask_paths.keys()):

@@ -6,6 +6,8 @@ from typing import Any
 
 from mmengine.model import BaseModel
 
+from mmkdml.commands import tool_command
+
 # Attributes of the frameworks' networks that their tools and functions read.
 _PARTS = (
     'backbone', 'neck', 'head', 'decode_head', 'extract_feat', 'encode_decode', 'out_channels',
@@ -13,7 +15,10 @@ _PARTS = (
 )  # fmt: skip
 # Arguments that mmseg's init_model sets.
 _ARGUMENTS = ('pretrained', 'train_cfg')
-_EXPORT = 'tools/export.py RUN --what student_1 --format checkpoint'
+
+
+def _export() -> str:
+    return f'{tool_command("export")} RUN --what student_1 --format checkpoint'
 
 
 class FrameworkCalls(BaseModel):
@@ -37,7 +42,7 @@ class FrameworkCalls(BaseModel):
             raise TypeError(
                 f'Invalid argument {found[0]} of {cls.__name__}: expected the config of one '
                 'network, as for init_model of mmseg, got a classroom. To predict with all '
-                f'members, use mmkdml.apis.load(RUN). Or export one of them: {_EXPORT}'
+                f'members, use mmkdml.apis.load(RUN). Or export one of them: {_export()}'
             )
         return super().__new__(cls)
 
@@ -56,7 +61,7 @@ class FrameworkCalls(BaseModel):
         raise AttributeError(
             f'{type(self).__name__} has no {name}: expected one network, got a classroom of '
             f"{members}. Use members['NAME'].{name}, or export a member for tools of the "
-            f'frameworks: {_EXPORT}. Layer-wise learning rates: '
+            f'frameworks: {_export()}. Layer-wise learning rates: '
             'optim_wrapper.constructor=mmkdml.MemberOptimWrapperConstructor'
         )
 

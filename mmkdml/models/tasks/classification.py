@@ -18,6 +18,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mmkdml.commands import tool_command
 from mmkdml.functional.regression import Classifier
 from mmkdml.models.ensembles import Ensemble
 from mmkdml.models.heads import BinaryLinearClsHead
@@ -197,6 +198,7 @@ def _last_stage(member: TimmClassifier) -> str:
     if not isinstance(stages, list) or not stages:
         raise ValueError(
             f'Invalid default tap of {type(member.model).__name__}: timm does not list the stages '
-            'of this network. Set source_tap or learner_tap; tools/list_taps.py lists all taps'
+            'of this network. Set source_tap or learner_tap; '
+            f'{tool_command("list_taps")} CONFIG lists all taps'
         )
     return f'{TIMM_MODEL}.{stages[-1]["module"]}'

@@ -27,7 +27,10 @@ def package_module(tmp_path):
     return make
 
 
-@pytest.mark.parametrize('kind', ['ValueError', 'TypeError', 'FileNotFoundError'])
+@pytest.mark.parametrize(
+    'kind',
+    ['ValueError', 'TypeError', 'FileNotFoundError', 'AttributeError', 'NotImplementedError'],
+)
 def test_error_raised_by_the_package_is_one_line(package_module, monkeypatch, kind):
     monkeypatch.setattr(sys, 'argv', ['/some/where/tool.py'])
     main = package_module(f'def main():\n    raise {kind}(\n        "no such thing")\n').main
@@ -54,6 +57,7 @@ def test_error_with_cause_prints_its_own_message(package_module):
         ('int("x")', ValueError, 'invalid literal'),
         ('len(3)', TypeError, 'has no len'),
         ('main(1)', TypeError, 'positional argument'),
+        ('len.x', AttributeError, 'no attribute'),
         ('raise KeyError("x")', KeyError, 'x'),
         ('raise RuntimeError("x")', RuntimeError, 'x'),
     ],
@@ -90,6 +94,19 @@ def test_failed_download_names_init_cfg():
 
     with pytest.raises(SystemExit, match='download pretrained weights .*init_cfg'):
         run_tool(main)
+
+
+def test_closed_pipe_ends_silently():
+    code = (
+        'from mmkdml.apis.cli.common import run_tool\n'
+        'run_tool(lambda: [print("x" * 999, flush=True) for _ in range(999)])'
+    )
+    command = [sys.executable, '-c', code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b''
+    assert process.returncode == 141
 
 
 def test_ctrl_c_is_one_line_with_code_130(monkeypatch, capsys):

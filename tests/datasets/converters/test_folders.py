@@ -249,3 +249,11 @@ def test_entirely_foreground_masks_are_named(pairs, save):
     with pytest.warns(UserWarning, match='1 of 8 masks are entirely foreground: masks/p1/view_2_m'):
         rows = pair_rows(pairs)
     assert rows[2].label == 1
+
+
+def test_arrays_without_channels_name_the_option(tmp_path):
+    for folder in ('images', 'masks'):
+        (tmp_path / folder).mkdir()
+    np.save(tmp_path / 'images' / 'one.npy', np.zeros((4, 4, 4)))
+    with pytest.raises(ValueError, match=r'images/one\.npy.*--channels'):
+        mask_pair_rows(tmp_path, 'images', 'masks')
