@@ -15,13 +15,14 @@ from PIL import Image
 
 from mmkdml.apis import load_config
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
+from mmkdml.commands import command_tools
 from mmkdml.registry import MODELS
 
 nibabel = pytest.importorskip('nibabel')
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / 'docs' / 'predict.md').read_text()
-COMMANDS = re.findall(r'^    python (.*)$', GUIDE, re.MULTILINE)
+COMMANDS = re.findall(r'^    mmkdml (.*)$', GUIDE, re.MULTILINE)
 VIEWS, *SNIPPETS = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
 AFFINE = np.diag([-1, 2, 3, 1])
 RUN = Path('work_dirs/kdml/r50_r18x2_v3_lgg')
@@ -54,7 +55,7 @@ def test_the_commands(place):
     for command in COMMANDS:
         tool, *arguments = shlex.split(command)
         sys.argv = [tool, *arguments]
-        runpy.run_path(str(ROOT / tool), run_name='__main__')
+        runpy.run_path(str(command_tools()[tool]), run_name='__main__')
     assert sorted(path.name for path in Path('answers').iterdir()) == [
         *(
             '.mmkdml_outputs',

@@ -15,12 +15,13 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmkdml.apis import load_config
+from mmkdml.commands import command_tools
 from mmkdml.datasets import read_split
 from mmkdml.registry import DATASETS, MODELS
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / 'docs' / 'custom_data.md').read_text()
-COMMANDS = re.findall(r'^    python ((?:.*\\\n)*.*)$', GUIDE, re.MULTILINE)
+COMMANDS = re.findall(r'^    (mmkdml (?:.*\\\n)*.*)$', GUIDE, re.MULTILINE)
 BLOCKS = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
 
 
@@ -30,9 +31,8 @@ def save(path, pixels):
 
 
 def run(command):
-    tool, *arguments = shlex.split(command.replace('\\\n', ''))
-    sys.argv = [tool, *arguments]
-    runpy.run_path(str(ROOT / tool), run_name='__main__')
+    _, group, name, *sys.argv[1:] = shlex.split(command.replace('\\\n', ''))
+    runpy.run_path(str(command_tools()[f'{group} {name}']), run_name='__main__')
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def clone(tmp_path, monkeypatch):
     """Create the configs and data of the guide, and run its converters."""
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', sys.argv)
+    monkeypatch.setattr(sys, 'argv', ['tool'])
     rng = np.random.default_rng(0)
     for patient in range(5):
         for view in range(2):
@@ -60,7 +60,7 @@ def clone(tmp_path, monkeypatch):
         lines.append(f'{place}.png,{found},{place}')
     Path('data/xrays/Data_Entry_2017.csv').write_text('\n'.join(lines))
     for command in COMMANDS:
-        if 'converters' in command:
+        if 'convert' in command:
             run(command)
     tiles, xrays, polyps, size, _, mri = BLOCKS
     Path('configs/kdml_v3_mri.py').write_text(mri)
@@ -71,9 +71,9 @@ def clone(tmp_path, monkeypatch):
 
 
 def test_commands_name_existing_tools():
-    tools = [command.split()[0] for command in COMMANDS]
-    assert tools.count('tools/dataset_converters/folders.py') == 3
-    assert all((ROOT / tool).is_file() for tool in tools)
+    used = [' '.join(command.split()[1:3]) for command in COMMANDS]
+    assert used.count('convert folders') == 3
+    assert all(one in command_tools() or one.split()[0] in command_tools() for one in used)
     assert len(BLOCKS) == 6
 
 
@@ -104,7 +104,7 @@ def test_guide_trains_on_custom_data(clone, name, classes):
     # The guide evaluates this work_dir.
     assert config.work_dir == f'work_dirs/configs/kdml_v3_{name}'
     if name == 'tiles':
-        assert f'tools/test.py {config.work_dir}' in COMMANDS
+        assert f'mmkdml test {config.work_dir}' in COMMANDS
     groups = []
     for part in ('train', 'val', 'test'):
         loader = config[f'{part}_dataloader']

@@ -24,9 +24,9 @@ def test_example_config_equals_command_line(tmp_path):
     assert mine.model.teacher_cache == dict(path='work_dirs/teacher_cache.sqlite', limit=20)
     assert mine.train_cfg.augmentations_per_image == 4
 
-    command = re.search(r'python tools/train.py (configs/kd_off/(?:.*\\\n)*.*)', GUIDE)[1]
+    command = re.search(r'mmkdml train (mmkdml::kd_off/(?:.*\\\n)*.*)', GUIDE)[1]
     args = config_parser('').parse_args(command.replace('\\\n', ' ').split())
-    same = load_config(ROOT / args.config, args.cfg_options)
+    same = load_config(args.config, args.cfg_options)
     assert same.model == mine.model
     assert mine.train_cfg.pop('type') is ResumableTrainLoop
     assert LOOPS.get(same.train_cfg.pop('type')) is ResumableTrainLoop
