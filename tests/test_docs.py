@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 
 from mmkdml.datasets import convert_lgg, make_demo_data
+from mmkdml.models import KnowledgeDistiller
 from mmkdml.registry import HOOKS, METRICS, MODELS
 
 DOCS = Path(__file__).parents[1] / 'docs'
@@ -24,13 +26,34 @@ def test_all_examples_are_python():
 
 
 def test_a_run_of_ones_own(tmp_path):
-    (code,) = examples('training.md')
-    for folder in ('_base_', 'kdml'):
-        (tmp_path / folder).symlink_to(DOCS.parent / 'configs' / folder)
+    code = examples('training.md')[0]
     (tmp_path / 'my_run.py').write_text(code)
     config = Config.fromfile(tmp_path / 'my_run.py')
     assert (config.model.style, config.model.temperature) == ('v1', 4.0)
     assert (config.train_cfg.max_epochs, config.train_dataloader.batch_size) == (50, 16)
+
+
+def test_settings_of_the_frameworks(tmp_path):
+    _, settings, layers = examples('training.md')
+    (tmp_path / 'my_settings.py').write_text(settings)
+    config = Config.fromfile(tmp_path / 'my_settings.py')
+    hooks = [type(HOOKS.build(dict(one))).__name__ for one in config.custom_hooks]
+    assert {'ExactResumeHook', 'EMAHook', 'EarlyStoppingHook'} <= {*hooks}
+    assert config.optim_wrapper.accumulative_counts == 4
+    vit = dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(type='mmpretrain.VisionTransformer', arch='deit-tiny', img_size=32),
+        head=dict(type='mmpretrain.VisionTransformerClsHead', num_classes=2, in_channels=192),
+    )
+    members = dict(teacher=vit, student=vit)
+    model = KnowledgeDistiller(members=members, transfers=[], input_size=(32, 32))
+    names = {}
+    exec(layers, names)
+    rates = {
+        group['lr'] for group in build_optim_wrapper(model, names['optim_wrapper']).param_groups
+    }
+    assert min(rates) < 1e-4
+    assert max(rates) == 1e-3
 
 
 def test_metrics_in_a_config():
