@@ -56,18 +56,21 @@ def check_feature_maps(learner: Tensor, source: Tensor, same_size: bool = False)
         )
 
 
-def check_labels(labels: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise unless all labels are in [0, num_classes) or equal ``ignore_index``.
+def check_labels(labels: Tensor, num_classes: int, ignore_index: int | None) -> None:
+    """Raise unless all labels are in [0, num_classes) or equal ``ignore_index`` (None: no label).
 
     Labels on a GPU are not checked, because that would synchronize the device in every step; a
     later indexing operation fails there anyway.
     """
     if not labels.is_cpu:
         return
-    valid = (labels >= 0) & (labels < num_classes) | (labels == ignore_index)
+    valid = (labels >= 0) & (labels < num_classes)
+    if ignore_index is not None:
+        valid |= labels == ignore_index
     if not valid.all():
+        ignored = '' if ignore_index is None else f' or ignore_index={ignore_index}'
         raise ValueError(
-            f'Invalid labels: expected [0, {num_classes}) or ignore_index={ignore_index}, got '
+            f'Invalid labels: expected [0, {num_classes}){ignored}, got '
             f'{labels.unique().tolist()}. Set num_classes to the number of classes'
         )
 

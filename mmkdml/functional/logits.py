@@ -12,6 +12,8 @@ from mmkdml.functional.vectors import full_precision, standardized
 
 # Two standardized logits are always -0.71 and 0.71.
 SMALLEST_CLASSES = 3
+# Label of ignored pixels in mmseg; a class of its own in classification with many classes.
+IGNORED_PIXEL = 255
 
 
 def decoupled_kl(
@@ -21,7 +23,7 @@ def decoupled_kl(
     alpha: float = 1.0,
     beta: float = 8.0,
     temperature: float = 4.0,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
 ) -> Tensor:
     """Compute the KL divergences of the true class and among the other classes (DKD).
 
@@ -40,7 +42,8 @@ def decoupled_kl(
         alpha: Weight of the true class, >= 0.
         beta: Weight of the other classes, >= 0.
         temperature: T > 0.
-        ignore_index: Label of samples or pixels that are excluded from the mean.
+        ignore_index: Label of samples or pixels that are excluded from the mean. Default: 255 for
+            maps; none for logits (N, K), where 255 is a class.
 
     Returns:
         Scalar >= 0; 0 if all labels are ignored.
@@ -58,8 +61,12 @@ def decoupled_kl(
         )
     sides = [_logits_of_all_classes(side) / temperature for side in (learner, source)]
     num_classes = sides[0].shape[1]
+    if ignore_index is None and learner.ndim == 4:
+        ignore_index = IGNORED_PIXEL
     check_labels(labels, num_classes, ignore_index)
-    counted = labels != ignore_index
+    counted = torch.ones_like(labels, dtype=torch.bool)
+    if ignore_index is not None:
+        counted = labels != ignore_index
     true = labels.where(counted, 0).long().unsqueeze(1)
     (log_true, log_rest, log_others), source_logs = (_decoupled(side, true) for side in sides)
     binary = _kl_terms(torch.cat([log_true, log_rest], dim=1), torch.cat(source_logs[:2], dim=1))

@@ -92,6 +92,17 @@ def test_decoupled_kl_depends_on_neither_shift_nor_order_of_classes():
     assert value > 0
 
 
+def test_class_255_of_many_counts_by_default():
+    sides = logits(2, 300), logits(2, 300, seed=1)
+    labels = torch.tensor([255, 7])
+    each = [decoupled_kl(*(x[i : i + 1] for x in (*sides, labels))) for i in (0, 1)]
+    assert each[0] > 0
+    torch.testing.assert_close(decoupled_kl(*sides, labels), sum(each) / 2)
+    torch.testing.assert_close(decoupled_kl(*sides, labels, ignore_index=255), each[1])
+    with pytest.raises(ValueError, match=r'Invalid labels: expected \[0, 10\), got \[7, 255\]'):
+        decoupled_kl(*(x[:, :10] for x in sides), labels)
+
+
 def test_single_sample_is_supported():
     learner, source = logits(1, 5), logits(1, 5, seed=1)
     assert decoupled_kl(learner, source, torch.tensor([2])).isfinite()

@@ -23,7 +23,7 @@ class DKDLoss(TransferLoss):
         alpha: Weight of the true class, >= 0.
         beta: Weight of the other classes, >= 0.
         temperature: T > 0.
-        ignore_index: Label of ignored pixels.
+        ignore_index: Label of ignored samples or pixels. Default: 255 for maps, otherwise none.
 
     Raises:
         ValueError: If an option is invalid.
@@ -36,7 +36,7 @@ class DKDLoss(TransferLoss):
         alpha: float = 1.0,
         beta: float = 8.0,
         temperature: float = 4.0,
-        ignore_index: int = 255,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__()
         check_decoupling(alpha, beta, temperature)
