@@ -112,7 +112,8 @@ def _check_multi_label(model: Any, dataset: Any) -> None:
     if not (getattr(dataset, 'metainfo', None) or {}).get(MULTI_LABEL):
         return
     for name, module in model.named_modules():
-        if name.rpartition('.')[2] != _HEADS[0]:
+        *parents, last = name.split('.')
+        if last != _HEADS[0] or {'backbone', *_HEADS} & {*parents}:  # or a layer of that name
             continue
         kinds = [kind.__name__ for kind in type(module).__mro__]
         loss = getattr(module, 'loss_module', None)

@@ -129,6 +129,21 @@ def test_several_labels_need_multi_label_heads(stage):
         check(runner_with(Head(3), multi_label=True))
 
 
+def test_layers_named_head_inside_of_backbones_and_heads_are_not_checked():
+    head = OwnHead(3)
+    head.csra_heads = nn.ModuleList([nn.ModuleDict(dict(head=nn.Conv2d(4, 3, 1)))])
+    head.csra_heads[0].head = head.csra_heads[0]['head']
+    runner = runner_with(head, multi_label=True)
+    network = dict(backbone=nn.ModuleDict(dict(head=nn.Identity())), head=head)
+    members = nn.ModuleDict(dict(student_1=nn.ModuleDict(network)))
+    runner.model = nn.ModuleDict(dict(members=members))
+    ClassesHook().before_train(runner)
+    network['head'] = Head(3)
+    members['student_1'] = nn.ModuleDict(network)
+    with pytest.raises(ValueError, match='members.student_1.head: .*got Head'):
+        ClassesHook().before_train(runner)
+
+
 def test_several_labels_need_losses_with_a_sigmoid():
     head = OwnHead(3)
     for sigmoid in (True, False):
