@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -46,12 +47,12 @@ def build_learned_weights(
         ]
         losses[learner] = [row for row in rows if row.weight > 0]
     learners = {learner: members[learner] for learner in losses}
+    default_layers = {}
+    for name, member in learners.items():
+        with suppress(ValueError):  # a network of timm that does not list its stages
+            default_layers[name] = task.default_tap(member)
     built = build_module(
-        'learned_weights',
-        config,
-        losses=losses,
-        members=learners,
-        default_layers={name: task.default_tap(member) for name, member in learners.items()},
+        'learned_weights', config, losses=losses, members=learners, default_layers=default_layers
     )
     if not isinstance(built, LearnedWeights):
         raise ValueError(

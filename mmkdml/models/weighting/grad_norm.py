@@ -35,8 +35,8 @@ class GradNorm(LearnedWeights):
     Args:
         losses: Losses by learner; the distiller passes them.
         members: The learners by name; the distiller passes them.
-        default_layers: Name of the module with the shared feature map by learner; the distiller
-            passes them.
+        default_layers: Name of the module with the shared feature map by learner, if there is a
+            default; the distiller passes them.
         alpha: Strength >= 0 with which losses that were reduced less get larger gradients; 0
             makes all norms equal. The paper uses 1.5 and 0.12.
         layer: Dotted name of the module in each learner whose parameters are W, or a dict of names
@@ -79,7 +79,7 @@ class GradNorm(LearnedWeights):
                     f'{learner}, got True'
                 )
             self.shared[learner] = _shared_parameters(
-                learner, members[learner], layers.get(learner), default_layers[learner]
+                learner, members[learner], layers.get(learner), default_layers.get(learner)
             )
             self.register_buffer(f'initial_{learner}', torch.full((len(rows),), math.nan))
         #: w_i of each learner, in the order of its losses.
@@ -136,10 +136,15 @@ class GradNorm(LearnedWeights):
 
 
 def _shared_parameters(
-    learner: str, member: nn.Module, layer: str | None, default: str
+    learner: str, member: nn.Module, layer: str | None, default: str | None
 ) -> list[str]:
     """Return the names of the trained parameters of a layer, or of the last one in the default."""
     name = layer or default
+    if not name:
+        raise ValueError(
+            f'Invalid layer of GradNorm: {learner} has no default. Set layer to a module that all '
+            'losses depend on'
+        )
     try:
         module = member.get_submodule(name)
     except AttributeError as error:

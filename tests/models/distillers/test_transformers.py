@@ -317,3 +317,27 @@ def test_default_tap_of_a_network_without_stages_raises(tiny):
         KnowledgeDistiller(members=members, transfers=[transfer], input_size=tiny.size)
     classroom = KnowledgeDistiller(members=members, transfers=[], input_size=tiny.size)
     assert 'model.layer4' in format_taps(inspect_model(classroom), 'a')
+
+
+@pytest.mark.parametrize(
+    ('learned', 'error'),
+    [
+        (dict(type='UncertaintyWeighting'), ''),
+        (dict(type='GradNorm', layer='model.layer4'), ''),
+        (dict(type='GradNorm'), 'layer.* a has no default.*Set layer'),
+    ],
+)
+def test_learned_weights_of_a_network_without_stages(learned, error, tiny):
+    member = network('timm_cnn')
+    member.model.feature_info = []
+    build = dict(
+        members=dict(a=member, b=tiny.classifier()),
+        transfers=[Transfer('b', 'a', 'predictions', 1.0)],
+        learned_weights=learned,
+        input_size=tiny.size,
+    )
+    if error:
+        with pytest.raises(ValueError, match=error):
+            KnowledgeDistiller(**build)
+    else:
+        assert KnowledgeDistiller(**build).learned_weights.losses.keys() == {'a'}
