@@ -90,7 +90,7 @@ def run_converter(
     out = Path(arguments['out'])
     print(summary(splits, json.loads((out / INFO_FILE).read_text()).get('classes')))
     if config is None:
-        print('\nnext: write a config for your data, see docs/custom_data.md')
+        print('\nnext: write a config for your data, see "Custom data" in the documentation')
         return
     command = f'{tool_command("train")} {packaged_name(config.format(**arguments))}'
     moved = Path(arguments['source']) != Path(data_root)

@@ -82,7 +82,7 @@ def test_next_command_with_other_paths(tmp_path, monkeypatch, capsys, source, ou
 
 def test_next_step_without_config(tmp_path, capsys):
     run(['data', '--out', str(tmp_path)])
-    assert capsys.readouterr().out.splitlines()[-1].endswith('see docs/custom_data.md')
+    assert capsys.readouterr().out.endswith('see "Custom data" in the documentation\n')
 
 
 def test_out_is_required(capsys):

@@ -219,7 +219,7 @@ def test_tool_on_class_folders(tiles, tmp_path, run_tool, files_in, capsys):
         ['split', 'images', 'groups', 'Adipose', 'mucus', 'tumour'],
         ['train', '12', '12', '4', '2', '6'],
     ]
-    assert text.endswith('docs/custom_data.md\n')
+    assert text.endswith('see "Custom data" in the documentation\n')
 
 
 def test_tool_on_pairs(pairs, tmp_path, run_tool, capsys):
