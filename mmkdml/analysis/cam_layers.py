@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmkdml.inspection.stage_names import outputs_of_stages
 from mmkdml.inspection.taps_listing import TapRow, tap_rows
-from mmkdml.models.distillers.members import evaluating
+from mmkdml.models.distillers.members import evaluating, probe_member
 from mmkdml.models.layouts import TOKENS
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import Task
@@ -47,7 +47,8 @@ def _is_used(member: nn.Module, task: Task, size: tuple[int, ...], row: TapRow) 
     """Return whether the logits of a random image depend on a map, for tokens on their grid."""
     if row.layout is None or row.layout.kind != TOKENS:
         return True
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    channels = probe_member(member, task, [], size).input_channels or 3
+    image = torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0))
     image = image.to(next(member.parameters())).requires_grad_()
     with evaluating(member), torch.enable_grad(), TapRecorder(member, [row.name]) as taps:
         logits = cast(Tensor, task.logits(member, image))

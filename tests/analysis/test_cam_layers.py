@@ -85,6 +85,12 @@ def test_layer_and_map_of_transformers(kind):
     assert not any(p.grad is not None for p in member.parameters())
 
 
+def test_tokens_of_images_with_four_channels():
+    config, layer, _ = NETWORKS['class token']
+    member = MODELS.build(dict(config, in_chans=4)).eval()
+    assert choose_layer(member, task_of({'one': member}), (SIZE, SIZE)).startswith(layer)
+
+
 def test_map_of_tokens_matches_the_sum_by_hand():
     torch.manual_seed(0)
     member = MODELS.build(NETWORKS['mean of tokens'][0]).eval()
