@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import Runner
 
+from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.metric_info import METRIC_INFOS
+from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN, TEACHER
 from mmkdml.registry import HOOKS
 
 # Better direction by the last part of a metric's name, in lower case.
@@ -17,6 +20,9 @@ _RULES = {
     for name, info in METRIC_INFOS.items()
     if info.higher_is_better is not None
 }
+
+# Names of members; other first parts of keys are prefixes of metrics.
+_MEMBER = re.compile(rf'{ENSEMBLE}|{ALL_STUDENTS}|{PLAIN}|{TEACHER}|student_\d+')
 
 
 @HOOKS.register_module()
@@ -29,8 +35,8 @@ class MonitoredMetricsHook(Hook):
     keeps the worst checkpoint as the best; ``ReduceOnPlateauLR`` defaults to ``rule='less'``.
 
     Raises:
-        ValueError: Before training, if ``rule`` is wrong for a known metric; after a validation, if
-            a metric is missing.
+        ValueError: Before training, if ``rule`` is wrong for a known metric, or the network does
+            not have the member of a metric; after a validation, if a metric is missing.
     """
 
     priority = 'HIGHEST'  # Before the hooks that use the metrics.
@@ -39,9 +45,16 @@ class MonitoredMetricsHook(Hook):
         self._monitored: list[tuple[str, str, str]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Check the rules."""
+        """Check members and rules."""
         self._monitored = [*_monitored(runner)]
+        members, prefixes = _members(unwrap_model(runner.model)), _prefixes(runner)
         for setting, key, rule in self._monitored:
+            name = key.partition('/')[0]
+            if _MEMBER.fullmatch(name) and name not in (*members, *prefixes):
+                raise ValueError(
+                    f'{setting}: expected a metric of {" or ".join(members)}, got {key!r}: the '
+                    f'network has no {name}. Begin the key with one of these'
+                )
             expected = _RULES.get(key.rpartition('/')[2].lower(), rule)
             if rule != expected:
                 raise ValueError(
@@ -72,3 +85,16 @@ def _monitored(runner: Runner) -> Iterator[tuple[str, str, str]]:
     for scheduler in (one for group in groups for one in group):
         if key := getattr(scheduler, 'monitor', None):
             yield f'monitor of {type(scheduler).__name__}', key, scheduler.rule
+
+
+def _members(network: Any) -> tuple[str, ...]:
+    """Return the names with which the metrics of a network's members begin."""
+    if not hasattr(network, 'named_members'):
+        return (PLAIN,)
+    return (*network.named_members(), ALL_STUDENTS, ENSEMBLE)
+
+
+def _prefixes(runner: Runner) -> set[str]:
+    """Return the first parts of the prefixes of the metrics, which may be called like members."""
+    metrics = getattr(getattr(runner, 'val_evaluator', None), 'metrics', ())
+    return {str(getattr(metric, 'prefix', None)).partition('/')[0] for metric in metrics}

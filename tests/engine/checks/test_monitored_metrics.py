@@ -10,9 +10,11 @@ from mmkdml.engine.checks import MonitoredMetricsHook
 METRICS = {'ensemble/foreground/IoU': 0.5, 'teacher/foreground/IoU': 0.4}
 GOOD, TYPO = 'ensemble/foreground/IoU', 'ensemble/foreground/IuO'
 
+CLASSROOM = SimpleNamespace(named_members=lambda: dict.fromkeys(['teacher', 'student_1']))
 
-def check(*hooks, schedulers=(), metrics=METRICS):
-    runner = SimpleNamespace(hooks=hooks, param_schedulers=schedulers)
+
+def check(*hooks, schedulers=(), metrics=METRICS, model=CLASSROOM):
+    runner = SimpleNamespace(hooks=hooks, param_schedulers=schedulers, model=model)
     hook = MonitoredMetricsHook()
     hook.after_val_epoch(runner, metrics)  # Nothing is monitored without training.
     hook.before_train(runner)
@@ -65,12 +67,14 @@ ECE = 'ensemble/calibration/ECE'
     ],
 )
 def test_wrong_rule_for_a_known_metric_raises(hook, setting, key, right):
+    model = SimpleNamespace() if key.startswith('model/') else CLASSROOM
+
     def train(rule):
         made = hook(key, rule=rule)
         lists = dict(hooks=[], param_schedulers=made) if hook is plateau else dict(
             hooks=[made], param_schedulers=[]
         )  # fmt: skip
-        MonitoredMetricsHook().before_train(SimpleNamespace(**lists))
+        MonitoredMetricsHook().before_train(SimpleNamespace(**lists, model=model))
 
     train(right)
     wrong = dict(greater='less', less='greater')[right]
@@ -81,5 +85,25 @@ def test_wrong_rule_for_a_known_metric_raises(hook, setting, key, right):
 def test_unknown_metrics_accept_both_rules():
     for rule in ('less', 'greater'):
         MonitoredMetricsHook().before_train(
-            SimpleNamespace(hooks=[checkpoint('own/measure', rule)], param_schedulers=None)
+            SimpleNamespace(
+                hooks=[checkpoint('own/measure', rule)], param_schedulers=None, model=CLASSROOM
+            )
         )
+
+
+@pytest.mark.parametrize(
+    ('key', 'model', 'expected'),
+    [
+        (GOOD, SimpleNamespace(), 'model'),
+        ('students/diversity/disagreement', SimpleNamespace(), 'model'),
+        ('student_2/foreground/IoU', CLASSROOM, 'teacher or student_1 or students or ensemble'),
+        ('model/foreground/IoU', CLASSROOM, 'teacher or student_1 or students or ensemble'),
+    ],
+)
+def test_metric_of_another_member_raises_before_training(key, model, expected):
+    runner = SimpleNamespace(hooks=[checkpoint(key)], param_schedulers=None, model=model)
+    with pytest.raises(ValueError, match=f"save_best .* metric of {expected}, got '{key}'"):
+        MonitoredMetricsHook().before_train(runner)
+    metric = SimpleNamespace(prefix=key.partition('/')[0])  # a metric with its own prefix
+    runner.val_evaluator = SimpleNamespace(metrics=[metric])
+    MonitoredMetricsHook().before_train(runner)
