@@ -18,6 +18,10 @@ CLASSIFICATION_COLUMNS = ('member', 'id', 'group', 'truth', 'pred')
 SEGMENTATION_COLUMNS = ('member', 'id', 'group', 'label', 'tp', 'fp', 'fn')
 #: Metainfo of data sets and predicted samples whose images can have several classes or none.
 MULTI_LABEL = 'multi_label'
+#: File with the identity in a run's folder.
+IDENTITY_FILE = 'identity.json'
+#: Key of the epoch and iteration at which a run ended, in its identity.
+FINISHED = 'finished'
 #: Checkpoint of a run that was stopped.
 INTERRUPTED = 'interrupted.pth'
 

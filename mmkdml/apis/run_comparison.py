@@ -11,10 +11,10 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkdml.apis.run_settings import DATA, changed_settings, deciding_settings, settings_difference
-from mmkdml.engine.resume.run_identity import IDENTITY_FILE
 from mmkdml.files import is_regular
 from mmkdml.inspection.config import without_pretrained
 from mmkdml.models.classroom_configs import replace_frozen_checkpoints
+from mmkdml.names import IDENTITY_FILE
 
 Changes = dict[str, tuple[Any, Any]]
 _EVALUATION_PARTS = ('model', 'data_preprocessor', 'test_dataloader', 'test_evaluator', 'test_cfg')

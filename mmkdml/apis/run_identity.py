@@ -25,11 +25,12 @@ from mmkdml.apis.run_settings import (
 )
 from mmkdml.checkpoint_io import recorded_meta
 from mmkdml.commands import tool_command
-from mmkdml.engine.resume.run_identity import IDENTITY_FILE, RUN
+from mmkdml.engine.resume.run_identity import RUN
 from mmkdml.engine.resume.run_lock import lock_folder, unlock_folder
 from mmkdml.files import is_regular, kind_of
 from mmkdml.models.checkpoints import load_checkpoint_file
 from mmkdml.models.classroom_configs import replace_frozen_checkpoints
+from mmkdml.names import IDENTITY_FILE
 
 
 @dataclass

@@ -21,9 +21,10 @@ from mmkdml.apis.run_settings import changed_settings, only_extends
 from mmkdml.apis.runs import use_amp, use_deterministic, use_fast, use_image_cache, use_logs
 from mmkdml.checkpoint_io import recorded_meta
 from mmkdml.commands import own_command, tool_command
-from mmkdml.engine.resume.run_identity import FINISHED, RUN
+from mmkdml.engine.resume.run_identity import RUN
 from mmkdml.files import is_regular
 from mmkdml.models.checkpoints import load_checkpoint_file
+from mmkdml.names import FINISHED
 
 #: Key of the options in ``identity.json``.
 START = 'start'

@@ -23,7 +23,7 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import VISBACKENDS
 from mmengine.visualization import BaseVisBackend
 
-from mmkdml.engine.resume.run_identity import IDENTITY_FILE
+from mmkdml.names import IDENTITY_FILE
 from mmkdml.optional import require
 
 #: Class by name in ``--log``; the name is also that of the package.

@@ -19,14 +19,11 @@ from mmkdml.engine.distributed import raise_in_all_processes
 from mmkdml.engine.resume.exact_resume import PROGRESS
 from mmkdml.engine.resume.schedules import advance
 from mmkdml.files import write_atomically
+from mmkdml.names import FINISHED, IDENTITY_FILE
 from mmkdml.registry import HOOKS
 
-#: File with the identity in a run's folder.
-IDENTITY_FILE = 'identity.json'
 #: Key of the identity in a checkpoint's ``meta``.
 RUN = 'run'
-#: Key of the epoch and iteration at which a run ended, in its identity.
-FINISHED = 'finished'
 # Prefixes of settings that determine the optimizer's hyperparameters, and the best score.
 _SCHEDULED = (
     'auto_scale_lr', 'data.train', 'optim_wrapper', 'param_scheduler', 'train_cfg',

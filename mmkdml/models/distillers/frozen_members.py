@@ -14,10 +14,11 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mmkdml.checkpoint_io import recorded_classes
+from mmkdml.checkpoint_io import recorded_classes, recorded_meta
 from mmkdml.files import file_sha256
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.distillers.pretrained_parts import load_pretrained_parts
+from mmkdml.names import FINISHED, IDENTITY_FILE
 from mmkdml.weight_checks import FROZEN_RECORD
 
 
@@ -67,6 +68,7 @@ class FrozenMembers(dict[str, nn.Module]):
             checkpoint = load_checkpoint_file(file)
             load_network(member, file, name, checkpoint)
             self.classes[name] = recorded_classes(checkpoint)
+            _warn_if_unfinished(name, Path(path), file, recorded_meta(checkpoint))
             return {name: file}
         if isinstance(config, nn.Module):
             print_log(
@@ -185,3 +187,19 @@ class WithFrozenMembers(BaseModel):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         self._frozen.check_record(state_dict.pop(prefix + FROZEN_RECORD, None))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _warn_if_unfinished(name: str, run: Path, file: str, meta: Mapping[str, Any]) -> None:
+    """Warn of weights from the folder of a run that has not reached its end."""
+    try:
+        identity = json.loads((run / IDENTITY_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):  # a file, or the folder of another program
+        return
+    if isinstance(identity, dict) and FINISHED not in identity:
+        print_log(
+            f'The frozen member {name} has the weights of {file} (epoch {meta.get("epoch")}, '
+            f'iteration {meta.get("iter")}), but the run in {run} is not finished. Finish it '
+            'first, or set the path of a file to use these weights without this warning',
+            logger='current',
+            level=logging.WARNING,
+        )

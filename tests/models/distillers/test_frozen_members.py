@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmkdml.files import file_sha256
 from mmkdml.models import KnowledgeDistiller, Transfer
+from mmkdml.models.distillers import frozen_members
+from mmkdml.models.distillers.frozen_members import FrozenMembers
 
 
 @pytest.fixture
@@ -147,6 +150,26 @@ def test_copies_share_frozen_members_until_one_is_cast(frozen_pair):
         *(dict(one.named_members()['teacher'].state_dict()) for one in (distiller, twin))
     )
     assert distiller.named_members()['teacher'] is not twin.named_members()['teacher']
+
+
+@pytest.mark.parametrize('finished', [False, True])
+def test_teacher_of_an_unfinished_run_is_reported(finished, tiny, tmp_path, monkeypatch):
+    config = tiny.classifier()
+    file = tmp_path / 'epoch_2.pth'
+    weights = MODELS.build(config).state_dict()
+    torch.save(dict(state_dict=weights, meta=dict(epoch=2, iter=40)), file)
+    (tmp_path / 'last_checkpoint').write_text(str(file))
+    identity = dict(finished=dict(epoch=2, iter=40)) if finished else {}
+    (tmp_path / 'identity.json').write_text(json.dumps(identity))
+    logged = []
+    monkeypatch.setattr(frozen_members, 'print_log', lambda text, **_: logged.append(text))
+    for path in (file, tmp_path):  # a named file was chosen deliberately
+        assert not logged
+        FrozenMembers(
+            dict(teacher=MODELS.build(config)), dict(teacher=str(path)), dict(teacher=config)
+        )
+    assert len(logged) == (not finished)
+    assert all(f'{file} (epoch 2, iteration 40), but' in text for text in logged)
 
 
 class _Whole(nn.Module):
