@@ -109,9 +109,7 @@ def test_demo_of_the_wheel_ends_with_the_table_of_members(output):
 # Checkpoint of each config, and whether its weights differ from those of classroom.py.
 FEATURES = dict(
     classroom=('epoch_2.pth', False),
-    accumulation=('epoch_2.pth', True),
-    early_stopping=('epoch_2.pth', False),  # of four epochs
-    ema=('epoch_2.pth', True),
+    hooks=('epoch_2.pth', True),  # of four epochs
     four_channels=('epoch_2.pth', True),
     layer_decay=('epoch_2.pth', True),
     multi_label=('epoch_2.pth', True),

@@ -116,6 +116,7 @@ def test_stock_network(write, tool, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('write', ['default scope'], indirect=True)
 @pytest.mark.parametrize('form', ['checkpoint', 'torch-export'])
 def test_export_of_stock_network_without_cases(write, tool, tmp_path, capsys, form):
     _, run = write('network')
@@ -131,6 +132,7 @@ def test_export_of_stock_network_without_cases(write, tool, tmp_path, capsys, fo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('write', ['prefix'], indirect=True)
 def test_classroom(write, tool, tmp_path, capsys):
     path, run = write(CLASSROOM)
     tool('print_classroom', path, experiment=False)

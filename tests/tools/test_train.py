@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmkdml import apis
 from mmkdml.files import file_sha256
 from mmkdml.models.checkpoints import load_checkpoint_file
-from mmkdml.models.distillers.knowledge_distiller import FROZEN_RECORD
+from mmkdml.weight_checks import FROZEN_RECORD
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'

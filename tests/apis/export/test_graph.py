@@ -283,7 +283,7 @@ def test_unsupported_heads_raise(unets, monkeypatch):
 
     network = graph.ExportedNetwork(unets)
     network.members = nn.ModuleList([TwoBranches()])
-    message = r'head of TwoBranches: expected logits \(N, K\) or \(N, K, H, W\), got list'
+    message = r'head of TwoBranches: expected logits \(N, K\) or \(N, K, H, W\), got another output'
     with pytest.raises(ValueError, match=message):
         network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(

@@ -48,7 +48,7 @@ def methods(tmp_path_factory):
 def test_processes_take_equal_steps_of_every_method(methods):
     """Compare the gradients of all methods, whose parameters are all used."""
     gaps = methods['methods']
-    assert len(gaps) == 8 + 9  # with plain distillation of each task and a discriminator
+    assert len(gaps) == 14 + 12  # with plain distillation of each task and a discriminator
     # Before averaging, the gradients of both halves of the batch differ.
     assert {name: gap for name, gap in gaps.items() if gap[0] == 0} == {}
     assert {name: gap for name, gap in gaps.items() if gap[1] != 0} == {}
