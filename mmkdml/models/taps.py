@@ -28,10 +28,10 @@ class TapRecorder:
         >>> taps['0'].shape  # with its graph
         torch.Size([2, 8, 6, 6])
 
-    If a module has several outputs (a backbone), the last one is recorded, without
-    the size of a grid that may follow it. PyTorch does not count
-    in-place changes in inference mode, in which frozen members run; the distiller therefore probes
-    every tap once in normal mode when it is built.
+    If a module has several outputs (a backbone), the last one is recorded, without the size of a
+    grid that may follow it. PyTorch does not count in-place changes in inference mode, in which
+    frozen members run; the distiller therefore probes every tap once in normal mode when it is
+    built.
 
     Args:
         member: The network.

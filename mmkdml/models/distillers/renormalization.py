@@ -22,8 +22,7 @@ class Renormalization(nn.Module):
 
     Both are affine per channel, so the replacement is one multiplication and one addition, after
     reversing the channels if only one of them converts BGR to RGB, which the frameworks do only
-    for 3 channels. Padding is set to the padding
-    value of the member's preprocessor.
+    for 3 channels. Padding is set to the padding value of the member's preprocessor.
 
     Args:
         shared: Data preprocessor that made the batch.

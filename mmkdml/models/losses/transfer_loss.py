@@ -14,8 +14,8 @@ class TransferLoss(nn.Module):
     several taps. The source is detached. Any module with this signature can be a loss; missing
     attributes default to the values below. The constructor arguments ``learner_channels``,
     ``source_channels``, ``num_classes`` and ``multi_label`` are inferred when the distiller is
-    built. A loss may
-    also define ``discriminator_loss(learner, source)`` and ``discriminator_weight``.
+    built. A loss may also define ``discriminator_loss(learner, source)`` and
+    ``discriminator_weight``.
     """
 
     #: Both sides must have the same shape, which is checked before training.

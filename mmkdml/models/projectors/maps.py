@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmkdml.commands import tool_command
 from mmkdml.models.layouts import Layout
 from mmkdml.models.projectors.projectors import Projector
 from mmkdml.registry import MODELS
@@ -71,7 +72,8 @@ def _checked_layouts(side: str, layouts: Any) -> Any:
     raise ValueError(
         f'Invalid {side}_layout: expected a dict with kind, grid and prefix_tokens, got '
         f'{layouts!r}. It is inferred for maps (N, C, H, W), tokens (N, L, C) of a grid, and '
-        'channels-last maps; choose such a tap (tools/list_taps.py lists all), or set it'
+        'channels-last maps; choose such a tap '
+        f'({tool_command("list_taps")} lists all), or set it'
     )
 
 
