@@ -199,7 +199,11 @@ class _Builder:
 
 
 def build_module(part: str, config_or_module: Any, **inferred: Any) -> nn.Module:
-    """Build a module from its config, with the inferred arguments that its constructor accepts."""
+    """Build a module from its config, with the inferred arguments that its constructor accepts.
+
+    Raises:
+        ValueError: If the config is invalid, or the result is not a module.
+    """
     if isinstance(config_or_module, nn.Module):
         return config_or_module
     with reraise_as_value_error(f'{part} {config_or_module!r} is invalid'):
