@@ -87,6 +87,12 @@ class LinearWeight(WeightScheduler, LinearParamScheduler):
             ``begin``, ``end``, ``by_epoch``. The last factor is reached in step ``end - 1``.
     """
 
+    def _get_value(self) -> list[float]:
+        """Return the weight; without rounding errors at the end if the last factor is 0."""
+        if self.end_factor == 0 and 0 < self.last_step == self.total_iters:
+            return [0.0 for _ in self.optimizer.param_groups]
+        return super()._get_value()
+
 
 @PARAM_SCHEDULERS.register_module()
 class CosineWarmupWeight(LinearWeight):

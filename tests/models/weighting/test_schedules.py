@@ -103,6 +103,15 @@ def test_warm_up_closed_form(kind, first, last):
     assert [value == 0 for value in found] == [one == 0 for one in expected]
 
 
+@pytest.mark.parametrize('first', [1.0, 0.7, 1 / 3, 0.1])
+def test_linear_weight_ends_at_exactly_0(first):
+    for end in range(2, STEPS):
+        config = dict(type='LinearWeight', start_factor=first, end_factor=0.0, end=end)
+        found = values(scheduled(config))
+        assert found[end - 2] > 0.0
+        assert found[end - 1 :] == [0.0] * (STEPS - end + 1)
+
+
 def test_pause_keeps_other_changes():
     """The factor of 0 ends one step before ``end``, as any factor of mmengine's scheduler."""
     pause = dict(type='ConstantWeight', factor=0.0, begin=2, end=6)
