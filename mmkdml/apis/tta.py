@@ -69,14 +69,17 @@ def use_tta(config: Config) -> None:
 def augment_model(runner: Runner) -> None:
     """Wrap the model of a test of :func:`use_tta`, whose weights were loaded.
 
-    Figures are written to the folder ``tta`` in that of the run, apart from those of plain tests.
+    Figures are written to the folder ``tta`` in that of the run, apart from those of plain tests;
+    those of an absolute ``out_dir`` to its subfolder ``tta``.
     """
     network = unwrap_model(runner.model)
     device = next(network.parameters()).device
     runner.model = MemberTTA.of(network, runner.cfg.get('tta_model')).to(device)
     for hook in runner.hooks:
         if isinstance(hook, ConfusionHook | PanelHook | ReliabilityHook):
-            hook.out_dir = str(Path(TTA, hook.out_dir))
+            folder = Path(hook.out_dir)
+            parts = (folder, TTA) if folder.is_absolute() else (TTA, folder)
+            hook.out_dir = str(Path(*parts))
 
 
 def plain_config(config: Config) -> Config:

@@ -135,9 +135,9 @@ class Highest(MemberTTA):
 def test_model_and_folders_of_figures(settings, kind):
     model = MODELS.build(load_config(DEMO / 'student_demo.py').model)
     cfg = Config(dict(tta_model=dict(type=settings)) if settings else {})
-    hooks = [PanelHook(), PanelHook('pictures'), SafeCheckpointHook(out_dir='x')]
+    hooks = [PanelHook(), PanelHook('pictures'), PanelHook('/a'), SafeCheckpointHook(out_dir='x')]
     runner = SimpleNamespace(model=model, cfg=cfg, hooks=hooks)
     augment_model(runner)
     assert type(runner.model) is kind
     assert runner.model.module is model
-    assert [one.out_dir for one in hooks] == ['tta/panels', 'tta/pictures', 'x']
+    assert [one.out_dir for one in hooks] == ['tta/panels', 'tta/pictures', '/a/tta', 'x']
