@@ -43,6 +43,7 @@ from mmkdml.experiments.tuning.study import (
     requeue,
 )
 from mmkdml.experiments.tuning.trial import epoch_options, objective, train_trial, trial_config
+from mmkdml.packages import packaged_file
 
 GRID, TPE = SAMPLERS = ('grid', 'tpe')
 MEDIAN, NO_PRUNER = PRUNERS = ('median', 'none')
@@ -116,7 +117,7 @@ class Tuner:
                 )
         if trials is not None and trials < 1:
             raise ValueError(f'Invalid number of trials: expected at least 1, got {trials}')
-        self.path = Path(config)
+        self.path = packaged_file(config)
         self.options = dict(options or {})
         loaded = load_config(self.path, self.options)
         model: Any = loaded.get('model') or {}

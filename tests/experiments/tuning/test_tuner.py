@@ -352,6 +352,12 @@ def test_invalid_arguments_raise(search, out, arguments, message):
     assert not out.exists()
 
 
+def test_config_of_a_package_has_the_study_of_its_file():
+    tuner = Tuner('mmkdml::demo/kdml_v3_demo.py')
+    assert tuner.name == 'demo_kdml_v3_demo'
+    assert tuner.out == Path('work_dirs/tune/demo_kdml_v3_demo')
+
+
 def test_missing_config_raises():
     with pytest.raises(FileNotFoundError, match=r'nowhere\.py'):
         Tuner('nowhere.py')
