@@ -72,8 +72,7 @@ def _checked_layouts(side: str, layouts: Any) -> Any:
     raise ValueError(
         f'Invalid {side}_layout: expected a dict with kind, grid and prefix_tokens, got '
         f'{layouts!r}. It is inferred for maps (N, C, H, W), tokens (N, L, C) of a grid, and '
-        'channels-last maps; choose such a tap '
-        f'({tool_command("list_taps")} lists all), or set it'
+        f'channels-last maps; choose such a tap ({tool_command("list_taps")} lists all), or set it'
     )
 
 
