@@ -114,7 +114,7 @@ def test_training_prints_a_short_header_and_two_validations(trained):
 def test_teacher_cache_with_augmentation(tool, short, tmp_path, checkpoint):
     """Uses the options of the guide. Augmented images that recur are found in the cache."""
     guide = (ROOT / 'docs' / 'teacher_cache.md').read_text().replace('\\\n', ' ')
-    line = re.search(r'tools/train.py configs/kd_off/.* --cfg-options (.*)\n', guide)[1]
+    line = re.search(r'mmkdml train mmkdml::kd_off/.* --cfg-options (.*)\n', guide)[1]
     options = line.replace('work_dirs', str(tmp_path)).replace('image=4', 'image=1').split()
     off = ['model.mode=kd_off', 'model.weights.gamma=None']
     off += [f'model.teacher_checkpoint={checkpoint}']

@@ -110,8 +110,8 @@ class ProgressHook(Hook):
             self._print(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Print the line of an epoch."""
-        if self._training and unit_of_time(runner) == 'epoch' and self._is_due():
+        """Print the line of an epoch, unless all its steps were done before a resume."""
+        if self._training and unit_of_time(runner) == 'epoch' and self._steps and self._is_due():
             self._print(runner, ended=True)
 
     def before_val_epoch(self, runner: Runner) -> None:

@@ -1,5 +1,6 @@
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,3 +154,17 @@ def test_table_fits_and_counts_what_is_left_out(width):
     assert max(map(len, lines)) <= width
     assert hidden == len(metrics) - 3 * lines[0].count('measure')
     assert 'students' not in console.rich.file.getvalue()
+
+
+def test_epoch_without_remaining_steps_prints_nothing():
+    """A run that was stopped after the last step of an epoch resumes at its end."""
+    output = io.StringIO()
+    runner = SimpleNamespace(
+        model=torch.nn.Linear(1, 1), message_hub=SimpleNamespace(runtime_info={}), iter=4,
+        max_epochs=2, epoch=0, train_loop=object(), train_dataloader=range(4),
+    )  # fmt: skip
+    hook = ProgressHook(console=Console(output))
+    hook.before_train(runner)
+    hook.before_train_epoch(runner)
+    hook.after_train_epoch(runner)
+    assert output.getvalue() == ''
