@@ -99,6 +99,12 @@ def test_public_names_are_where_they_are_defined():
     assert code_lines.find_object(names['inspect_config']) is inspect_config
 
 
+def test_every_folder_of_configs_is_listed():
+    listed = re.findall(r'{config-list} (\w+)', (DOCS / 'reference' / 'configs.md').read_text())
+    folders = {path.name for path in (ROOT / 'configs').iterdir() if path.is_dir()}
+    assert {*listed} == folders - {'_base_', '__pycache__'}
+
+
 def my_configs():
     text = (DOCS / 'coming_from.md').read_text()
     return dict(re.findall(r'`configs/(my_\w+\.py)`:\n\n```python\n(.*?)```', text, re.DOTALL))
