@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _advice(words: Sequence[str], needed: int, names: Sequence[str]) -> str:
-    """Say why words are not a command, and how to find the right one."""
+    """Explain why words are not a command, and how to find the right one."""
     help_command = ' '.join(['mmkdml', *words[: needed - 1], '--help'])
     listed = f'one of {", ".join(names)} ({help_command})'
     if len(words) < needed:

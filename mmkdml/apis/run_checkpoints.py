@@ -102,7 +102,8 @@ def newest_checkpoint(work_dir: str | Path) -> Path | None:
 def farthest(metas: Mapping[Path, Mapping[str, Any]]) -> Path | None:
     """Return the checkpoint with the highest iteration, then epoch, in its ``meta``.
 
-    Of equal ones ``interrupted.pth``: it also tells whether the epoch was validated.
+    If it is equally far, ``interrupted.pth`` is returned, which also records whether the epoch was
+    validated.
     """
 
     def progress(path: Path) -> tuple[int, ...]:

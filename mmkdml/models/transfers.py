@@ -117,7 +117,7 @@ class Transfer:
 
     @property
     def is_off(self) -> bool:
-        """Whether the weight is 0 in every step; such a transfer is not built."""
+        """True if the weight is 0 in every step; such a transfer is not built."""
         targets = [one.get(key, 0) for one in self.schedule for key in ('eta_min', 'eta_max')]
         return self.weight == 0 and not any(targets)
 

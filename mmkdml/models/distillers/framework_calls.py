@@ -22,7 +22,7 @@ def _export() -> str:
 
 
 class FrameworkCalls(BaseModel):
-    """Base of classrooms: answers calls of the frameworks that are made for one network.
+    """Base of classrooms: handles calls of the frameworks that are made for one network.
 
     Functions such as ``mmseg.apis.init_model`` and tools such as ``get_flops`` and ``vis_cam`` need
     the parts of one network. For a classroom they would fail with an unrelated message, or load no
