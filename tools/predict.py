@@ -64,8 +64,10 @@ def main() -> None:
     from mmkdml.apis import ReadOptions, load, load_run, predict_files
     from mmkdml.apis.prediction.inputs import SUFFIXES
     from mmkdml.apis.trained import split_words
+    from mmkdml.datasets.channels import NUMPY_SUFFIX
 
-    if args.run.endswith('.py') and args.images[0].lower().endswith(SUFFIXES):
+    suffixes = (*SUFFIXES, NUMPY_SUFFIX)
+    if args.run.endswith('.py') and args.images[0].lower().endswith(suffixes):
         parser.error(f'{args.run} is a config: add its checkpoint before {args.images[0]}')
     run, checkpoint, images = split_words([args.run, *args.images])
     config, weights = load_run(

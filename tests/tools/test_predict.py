@@ -88,6 +88,7 @@ def test_all_forms_of_run(predict, run, checkpoint, folder, tmp_path):
     [
         ([SEGMENT, 'a.png'], 'kdml_v3_demo.py is a config: add its checkpoint before a.png'),
         ([SEGMENT, 'a.nii.gz', 'b.png'], 'is a config: add its checkpoint before a.nii.gz'),
+        ([SEGMENT, 'a.npy'], 'is a config: add its checkpoint before a.npy'),
         ([SEGMENT, 'x.pth'], 'x.pth is used as the checkpoint: add images after it'),
         (['RUN', 'x.pth'], 'x.pth is used as the checkpoint: add images after it'),
         (['RUN'], 'the following arguments are required: IN'),
