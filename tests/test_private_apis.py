@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PRIVATE_APIS = {
     'atexit': {'_run_exitfuncs': 'apis.cli: ends a process of gloo after its exit handlers'},
     'mmengine.config.Config': {
-        '_cfg_dict': 'apis.run_config: copies all attributes of a config',
+        '_cfg_dict': 'apis.run.config: copies all attributes of a config',
         '_file2dict': 'packages: text configs that inherit pure-Python configs',
         '_get_cfg_path': 'packages: text configs that inherit pure-Python configs',
         '_is_lazy_import': 'packages: text configs that inherit pure-Python configs',

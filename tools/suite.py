@@ -126,7 +126,7 @@ def resume(args: argparse.Namespace) -> None:
 def status(args: argparse.Namespace) -> None:
     from prettytable import PrettyTable
 
-    from mmkdml.apis.run_checkpoints import RunCheckpoints
+    from mmkdml.apis.run.checkpoints import RunCheckpoints
     from mmkdml.experiments import in_words, progress
 
     suite, store = open_suite(args, args.suite)

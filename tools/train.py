@@ -77,7 +77,7 @@ def main() -> None:
         parser.error('--accept-changes requires --resume')
 
     from mmkdml.apis import make_runner
-    from mmkdml.apis.run_options import StartOptions, finished_note, training_config
+    from mmkdml.apis.run.options import StartOptions, finished_note, training_config
 
     given = StartOptions(
         args.cfg_options,

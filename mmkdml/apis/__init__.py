@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from mmkdml.apis.prediction.nifti import write_mask
     from mmkdml.apis.prediction.outputs import predict_files
     from mmkdml.apis.prediction.predictor import Answer, Prediction, Predictor, load
-    from mmkdml.apis.run_checkpoints import newest_checkpoint
-    from mmkdml.apis.run_config import load_config, load_run
-    from mmkdml.apis.run_results import load_results
+    from mmkdml.apis.run.checkpoints import newest_checkpoint
+    from mmkdml.apis.run.config import load_config, load_run
+    from mmkdml.apis.run.results import load_results
     from mmkdml.apis.runs import load_weights, make_runner, use_amp, use_deterministic, use_fast
     from mmkdml.apis.summary.page import write_summary
     from mmkdml.apis.trained import find_runs, load_trained, run_files, split_run
@@ -31,9 +31,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.prediction.outputs': ['predict_files'],
         '.prediction.predictor': ['Answer', 'Prediction', 'Predictor', 'load'],
         '.prediction.nifti': ['write_mask'],
-        '.run_checkpoints': ['newest_checkpoint'],
-        '.run_config': ['load_config', 'load_run'],
-        '.run_results': ['load_results'],
+        '.run.checkpoints': ['newest_checkpoint'],
+        '.run.config': ['load_config', 'load_run'],
+        '.run.results': ['load_results'],
         '.runs': [*('load_weights', 'make_runner'), *('use_amp', 'use_deterministic', 'use_fast')],
         '.summary.page': ['write_summary'],
         '.trained': ['find_runs', 'load_trained', 'run_files', 'split_run'],

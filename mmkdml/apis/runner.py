@@ -15,8 +15,8 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmkdml.apis.run_identity import unlock_run
-from mmkdml.apis.run_output import only_warnings, print_end
+from mmkdml.apis.run.identity import unlock_run
+from mmkdml.apis.run.output import only_warnings, print_end
 from mmkdml.apis.summary.record import TEST, TRAIN, recorded
 from mmkdml.console import get_console
 from mmkdml.engine import ProgressHook

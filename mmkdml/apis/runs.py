@@ -17,12 +17,12 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 
-from mmkdml.apis.run_comparison import check_own_config
-from mmkdml.apis.run_config import RunConfig
-from mmkdml.apis.run_identity import start_run, unlock_run
-from mmkdml.apis.run_numbers import check_numbers
-from mmkdml.apis.run_output import HeaderHook, earlier_validations
-from mmkdml.apis.run_results import ResultsHook
+from mmkdml.apis.run.comparison import check_own_config
+from mmkdml.apis.run.config import RunConfig
+from mmkdml.apis.run.identity import start_run, unlock_run
+from mmkdml.apis.run.numbers import check_numbers
+from mmkdml.apis.run.output import HeaderHook, earlier_validations
+from mmkdml.apis.run.results import ResultsHook
 from mmkdml.apis.runner import LOG, PROGRESS, RUNNERS
 from mmkdml.apis.summary.record import RecordHook
 from mmkdml.apis.trained import load_for_evaluation
@@ -157,7 +157,7 @@ def make_runner(
     """Build the runner of a config, which loads checkpoints without executing code.
 
     For training, its folder is locked until ``runner.train()`` returns, and belongs to one run: see
-    :func:`mmkdml.apis.run_identity.start_run`. With ``resume`` and no ``load_from`` it resumes from
+    :func:`mmkdml.apis.run.identity.start_run`. With ``resume`` and no ``load_from`` it resumes from
     the run's :func:`~mmkdml.apis.newest_checkpoint`.
 
     Args:
@@ -172,13 +172,13 @@ def make_runner(
             ``'progress'``, a header, warnings and progress (:class:`~mmkdml.engine.ProgressHook`);
             or ``'warnings'`` only.
         validations: With ``'progress'``, print a line per epoch and a table per validation.
-        start_options: Options to record, see :class:`mmkdml.apis.run_options.StartOptions`.
+        start_options: Options to record, see :class:`mmkdml.apis.run.options.StartOptions`.
 
     Raises:
         TypeError: If a class does not accept a setting.
         ValueError: If a checkpoint to load or resume is invalid, a setting is missing, or a class
-            is unknown; see also :func:`mmkdml.apis.run_identity.start_run` and
-            :func:`mmkdml.apis.run_numbers.check_numbers`.
+            is unknown; see also :func:`mmkdml.apis.run.identity.start_run` and
+            :func:`mmkdml.apis.run.numbers.check_numbers`.
     """
     check_choice('output', output, tuple(RUNNERS))
     check_numbers(config)
@@ -266,7 +266,7 @@ def load_weights(runner: Runner, checkpoint: str | Path, use_config: bool = Fals
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
         ValueError: If it is invalid, does not fit the model, or holds NaN or infinite weights; see
-            also :func:`mmkdml.apis.run_comparison.check_own_config`.
+            also :func:`mmkdml.apis.run.comparison.check_own_config`.
     """
     model = unwrap_model(runner.model)
     path = resolve_checkpoint(checkpoint)

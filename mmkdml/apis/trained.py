@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from mmkdml.apis.run_comparison import check_own_config, own_config_file
+from mmkdml.apis.run.comparison import check_own_config, own_config_file
 from mmkdml.checkpoint_io import recorded_dataset_meta
 from mmkdml.inspection.config import use_default_scope, without_pretrained
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
@@ -115,7 +115,7 @@ def load_trained(config: Config, checkpoint: str | Path, use_config: bool = Fals
         FileNotFoundError: If the checkpoint does not exist.
         TypeError: If the model is of another kind.
         ValueError: If the checkpoint is invalid or does not fit the model, or the config differs
-            from that of the run; see :func:`mmkdml.apis.run_comparison.check_own_config`.
+            from that of the run; see :func:`mmkdml.apis.run.comparison.check_own_config`.
     """
     return load_with_meta(config, checkpoint, use_config)[0]
 

@@ -12,7 +12,7 @@ from mmcv.transforms import LoadAnnotations, TestTimeAug
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmkdml.apis.run_settings import changed_settings, deciding_settings
+from mmkdml.apis.run.settings import changed_settings, deciding_settings
 from mmkdml.datasets import LoadBinaryMask
 from mmkdml.engine import ConfusionHook, PanelHook, ReliabilityHook
 from mmkdml.engine.unwrap import unwrap_model

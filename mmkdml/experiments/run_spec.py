@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkdml.apis.run_settings import (
+from mmkdml.apis.run.settings import (
     DATA,
     TRAINING_PARTS,
     changed_settings,

@@ -14,7 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmkdml.inspection.config import Inspection
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import probe_member
-from mmkdml.models.distillers.transfer_terms import Shape, TransferTerm, projector_side, tap_names
+from mmkdml.models.distillers.terms.transfer_terms import (
+    Shape,
+    TransferTerm,
+    projector_side,
+    tap_names,
+)
 from mmkdml.models.ensembles import ENSEMBLES
 from mmkdml.models.transfers import Tap, Transfer
 from mmkdml.weight_configs import format_schedule

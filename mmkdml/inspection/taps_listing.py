@@ -13,7 +13,7 @@ from torch import nn
 from mmkdml.commands import tool_command
 from mmkdml.inspection.config import Inspection
 from mmkdml.models.distillers.members import probe_member
-from mmkdml.models.distillers.transfer_terms import tap_names
+from mmkdml.models.distillers.terms.transfer_terms import tap_names
 from mmkdml.models.layouts import Layout, layout_of
 from mmkdml.models.tap_presets import ALL_WITH_ALL, Suggestion, suggested_taps
 from mmkdml.models.tasks import Task

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, set_random_seed
 
 import mmkdml.models  # noqa: F401  # once, for all processes
-from mmkdml.apis.run_config import RunConfig
+from mmkdml.apis.run.config import RunConfig
 from mmkdml.commands import main as command
 
 MEMBER = 'student_1'

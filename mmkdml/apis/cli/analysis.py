@@ -169,7 +169,7 @@ def open_run(
     from mmengine.dataset import DefaultSampler
     from mmengine.runner import Runner
 
-    from mmkdml.apis.run_config import load_config
+    from mmkdml.apis.run.config import load_config
     from mmkdml.apis.trained import load_trained
     from mmkdml.engine import watch_workers
 

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from mmkdml.apis.output_folder import refuse_existing
-from mmkdml.apis.run_comparison import check_own_config
+from mmkdml.apis.run.comparison import check_own_config
 from mmkdml.checkpoint_io import recorded_meta
 from mmkdml.files import write_atomically
 from mmkdml.inspection.config import classroom_settings, inspect_config, without_pretrained

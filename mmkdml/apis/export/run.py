@@ -20,7 +20,7 @@ from mmkdml.apis.export.checks import (
 )
 from mmkdml.apis.export.formats import ONNX, Exported, export, measure_latencies, new_folder
 from mmkdml.apis.export.source import load_source
-from mmkdml.apis.run_config import load_run
+from mmkdml.apis.run.config import load_run
 from mmkdml.statistics.case_scores import case_scores
 
 _CALIBRATION_IMAGES = 100

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.apis.prediction.inputs import Source
-from mmkdml.apis.run_settings import NOT_SET, other_settings_error
+from mmkdml.apis.run.settings import NOT_SET, other_settings_error
 from mmkdml.files import file_sha256, json_text
 
 SETTINGS = 'settings.json'

@@ -19,7 +19,7 @@ from torch import nn
 
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources, read_source
-from mmkdml.apis.run_config import load_run
+from mmkdml.apis.run.config import load_run
 from mmkdml.apis.trained import load_with_meta
 from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.models.checkpoints import resolve_checkpoint

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmkdml.apis.run_comparison import recorded_identity
-from mmkdml.apis.run_results import RESULTS_JSON, load_results
+from mmkdml.apis.run.comparison import recorded_identity
+from mmkdml.apis.run.results import RESULTS_JSON, load_results
 from mmkdml.files import is_regular
 from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN
 

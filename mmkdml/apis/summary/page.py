@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mmkdml.apis.run_comparison import recorded_config
+from mmkdml.apis.run.comparison import recorded_config
 from mmkdml.apis.summary.confusion import read_confusion
 from mmkdml.apis.summary.curves import (
     learning_rate_chart,

@@ -42,7 +42,7 @@ class RunIdentityHook(Hook):
     its checkpoint is kept.
 
     Args:
-        identity: Identity with ``id`` and ``settings``, built by :mod:`mmkdml.apis.run_identity`.
+        identity: Identity with ``id`` and ``settings``, built by :mod:`mmkdml.apis.run.identity`.
         changed: Dotted keys of the settings that differ from the checkpoint's.
         outdated: Files of a run that is overwritten; removed when training starts.
         notes: Lines to log, each with its log level.

@@ -27,8 +27,8 @@ from mmengine.runner import Runner
 
 from mmkdml.apis import load_weights, make_runner, newest_checkpoint
 from mmkdml.apis.machine import device_name
-from mmkdml.apis.run_checkpoints import checkpoint_number
-from mmkdml.apis.run_settings import other_settings_error
+from mmkdml.apis.run.checkpoints import checkpoint_number
+from mmkdml.apis.run.settings import other_settings_error
 from mmkdml.commands import tool_command
 from mmkdml.datasets import SplitFileMixin, read_split
 from mmkdml.datasets.splits import split_counts

@@ -13,7 +13,7 @@ from pydantic import FiniteFloat, TypeAdapter
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from mmkdml.apis.run_settings import other_settings_error
+from mmkdml.apis.run.settings import other_settings_error
 from mmkdml.commands import tool_command
 from mmkdml.experiments.run_spec import RunSpec, has_data_hashes, run_key, settings_changes
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING

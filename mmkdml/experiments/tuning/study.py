@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
-from mmkdml.apis.run_settings import other_settings_error
+from mmkdml.apis.run.settings import other_settings_error
 from mmkdml.experiments.run_spec import settings_changes
 from mmkdml.experiments.suites.store import LOCK_SECONDS
 

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from optuna import Trial, TrialPruned
 
 from mmkdml.apis import load_config, make_runner, use_amp
-from mmkdml.apis.run_settings import all_schedules
+from mmkdml.apis.run.settings import all_schedules
 from mmkdml.apis.runner import WARNINGS
 
 

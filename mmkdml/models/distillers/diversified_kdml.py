@@ -10,9 +10,9 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import nn
 
-from mmkdml.models.distillers.advice import Change, as_code
 from mmkdml.models.distillers.knowledge_distiller import KnowledgeDistiller
 from mmkdml.models.distillers.teacher_cache import TeacherCache
+from mmkdml.models.distillers.terms.advice import Change, as_code
 from mmkdml.models.distillers.validation import check_kind
 from mmkdml.models.ensembles import Ensemble
 from mmkdml.models.losses import PredictionKLLoss

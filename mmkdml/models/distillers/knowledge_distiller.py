@@ -10,9 +10,6 @@ from mmengine.model import ModuleDict, ModuleList
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmkdml.models.distillers.advice import Change, transfer_advice
-from mmkdml.models.distillers.build_learned_weights import build_learned_weights
-from mmkdml.models.distillers.build_terms import build_transfer_terms
 from mmkdml.models.distillers.framework_calls import FrameworkCalls
 from mmkdml.models.distillers.frozen_members import FrozenMembers, WithFrozenMembers
 from mmkdml.models.distillers.members import build_members
@@ -25,8 +22,11 @@ from mmkdml.models.distillers.preprocessing import (
 )
 from mmkdml.models.distillers.pretrained_parts import check_input_channels
 from mmkdml.models.distillers.teacher_cache import TeacherCache, make_cache
-from mmkdml.models.distillers.transfer_step import TransferStep
-from mmkdml.models.distillers.transfer_terms import MemberOutputs, weight_losses
+from mmkdml.models.distillers.terms.advice import Change, transfer_advice
+from mmkdml.models.distillers.terms.build_learned_weights import build_learned_weights
+from mmkdml.models.distillers.terms.build_terms import build_transfer_terms
+from mmkdml.models.distillers.terms.transfer_step import TransferStep
+from mmkdml.models.distillers.terms.transfer_terms import MemberOutputs, weight_losses
 from mmkdml.models.distillers.validation import (
     check_classroom,
     check_input_size,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmkdml.models.distillers.transfer_terms import MemberOutputs
+from mmkdml.models.distillers.terms.transfer_terms import MemberOutputs
 from mmkdml.models.distillers.validation import reraise_as_value_error
 from mmkdml.models.input_channels import possible_input_channels
 from mmkdml.models.taps import TapRecorder

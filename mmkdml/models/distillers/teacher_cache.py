@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmkdml.models.distillers.knowledge_store import GIB, KnowledgeStore
-from mmkdml.models.distillers.transfer_terms import MemberOutputs, TransferTerm, tap_names
+from mmkdml.models.distillers.terms.transfer_terms import MemberOutputs, TransferTerm, tap_names
 
 HALVES = ('float16', 'bfloat16')
 # Relative to the largest value; other batch sizes, kernels and TF32 change values by less.

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmkdml.engine import TransferWeightHook
 from mmkdml.models import Transfer
-from mmkdml.models.distillers.transfer_terms import TransferTerm
+from mmkdml.models.distillers.terms.transfer_terms import TransferTerm
 from mmkdml.models.weighting import GradNorm, UncertaintyWeighting, WeightedLoss
 
 EPOCHS, LENGTH = 3, 4

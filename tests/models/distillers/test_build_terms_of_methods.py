@@ -22,7 +22,7 @@ from mmkdml.models import (
     Transfer,
     VariationalInformationLoss,
 )
-from mmkdml.models.distillers.build_terms import build_transfer_terms
+from mmkdml.models.distillers.terms.build_terms import build_transfer_terms
 from mmkdml.models.tasks import ClassificationTask
 
 STAGES = [f'backbone.layer{stage}' for stage in (1, 2, 3)]

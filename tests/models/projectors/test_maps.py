@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmkdml.models import ConvProjector, MapProjector
-from mmkdml.models.distillers.transfer_terms import project, projector_side
+from mmkdml.models.distillers.terms.transfer_terms import project, projector_side
 
 TOKENS = dict(kind='tokens', grid=(2, 3), prefix_tokens=1)
 NHWC = dict(kind='channels_last', grid=(2, 3))

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkdml.apis.options import merge_options
-from mmkdml.apis.run_comparison import check_own_config, own_config_file
+from mmkdml.apis.run.comparison import check_own_config, own_config_file
 from mmkdml.apis.trained import run_files
 from mmkdml.packages import packaged_file
 
@@ -98,7 +98,7 @@ def load_run(
     Raises:
         FileNotFoundError: If the config or checkpoint does not exist.
         ValueError: If the config is invalid, or differs from that of the run; see
-            :func:`mmkdml.apis.run_comparison.check_own_config`.
+            :func:`mmkdml.apis.run.comparison.check_own_config`.
     """
     file, path = run_files(run, checkpoint)
     folder = Path(run if Path(run).is_dir() or checkpoint is None else checkpoint)

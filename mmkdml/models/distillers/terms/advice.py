@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from mmkdml.commands import tool_command
-from mmkdml.models.distillers.transfer_terms import Outputs, Shape, TransferTerm
+from mmkdml.models.distillers.terms.transfer_terms import Outputs, Shape, TransferTerm
 from mmkdml.models.layouts import CHANNELS_LAST, MAP, Layout
 from mmkdml.models.losses import FeatureMSELoss
 from mmkdml.models.projectors import MapProjector

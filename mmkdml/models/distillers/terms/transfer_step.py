@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkdml.models.distillers.transfer_terms import MemberOutputs, TransferTerm, detach_source
+from mmkdml.models.distillers.terms.transfer_terms import MemberOutputs, TransferTerm, detach_source
 from mmkdml.models.tasks import Task
 
 

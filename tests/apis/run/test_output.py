@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import torch
 from mmengine.optim import OptimWrapper
 
-from mmkdml.apis.run_output import _schedule
+from mmkdml.apis.run.output import _schedule
 
 
 def test_schedule_of_a_resumed_run_names_the_initial_learning_rate():

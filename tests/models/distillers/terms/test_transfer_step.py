@@ -7,7 +7,7 @@ import torch
 
 from mmkdml.models import DiversifiedKDMLDistiller, KnowledgeDistiller, Transfer
 from mmkdml.models.distillers.teacher_cache import TeacherCache
-from mmkdml.models.distillers.transfer_step import TransferStep
+from mmkdml.models.distillers.terms.transfer_step import TransferStep
 
 WARM_UP = dict(type='LinearWeight', start_factor=0.0, end=5)
 FEATURES, PREDICTIONS = (

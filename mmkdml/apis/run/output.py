@@ -16,7 +16,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from mmkdml.apis.run_results import RESULTS_CSV, RESULTS_JSON, load_results
+from mmkdml.apis.run.results import RESULTS_CSV, RESULTS_JSON, load_results
 from mmkdml.commands import tool_command
 from mmkdml.console import Console, get_console, wrap
 from mmkdml.datasets.base import SplitFileMixin

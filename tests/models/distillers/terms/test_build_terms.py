@@ -11,8 +11,8 @@ from mmkdml.models import (
     Transfer,
     UNetHead,
 )
-from mmkdml.models.distillers.build_terms import build_transfer_terms
 from mmkdml.models.distillers.members import evaluating, probe_member
+from mmkdml.models.distillers.terms.build_terms import build_transfer_terms
 from mmkdml.models.tasks import ClassificationTask
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from mmkdml.models.distillers.build_terms import build_module
-from mmkdml.models.distillers.transfer_terms import TransferTerm
+from mmkdml.models.distillers.terms.build_terms import build_module
+from mmkdml.models.distillers.terms.transfer_terms import TransferTerm
 from mmkdml.models.tasks import Task
 from mmkdml.models.weighting import LearnedWeights, WeightedLoss
 

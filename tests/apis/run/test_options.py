@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmkdml.apis import run_options
-from mmkdml.apis.run_options import StartOptions, training_config
-from mmkdml.apis.run_settings import changed_settings, deciding_settings
+from mmkdml.apis.run import options as run_options
+from mmkdml.apis.run.options import StartOptions, training_config
+from mmkdml.apis.run.settings import changed_settings, deciding_settings
 
-DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
+DEMO = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 FIRST = StartOptions(
     {'train_cfg.max_epochs': 4, 'optim_wrapper.optimizer.betas': (0.5, 0.9)}, seed=3, fast=True
 )

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmkdml.models import HolisticLoss, KnowledgeDistiller, SRRLLoss, Transfer
-from mmkdml.models.distillers.transfer_terms import (
+from mmkdml.models.distillers.terms.transfer_terms import (
     MemberOutputs,
     TransferTerm,
     detach_source,

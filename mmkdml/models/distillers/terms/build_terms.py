@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmkdml.models.distillers.advice import (
+from mmkdml.models.distillers.members import evaluating, probe_member
+from mmkdml.models.distillers.terms.advice import (
     Advise,
     ShapeMismatchError,
     check_shapes,
@@ -24,8 +25,7 @@ from mmkdml.models.distillers.advice import (
     transfer_advice,
     with_advice,
 )
-from mmkdml.models.distillers.members import evaluating, probe_member
-from mmkdml.models.distillers.transfer_terms import (
+from mmkdml.models.distillers.terms.transfer_terms import (
     MemberOutputs,
     Outputs,
     Shape,

@@ -8,9 +8,9 @@ import torch
 from mmengine.config import Config
 
 from mmkdml.apis import load, load_config, load_run, load_trained, load_weights, publish
-from mmkdml.apis.run_comparison import evaluation_changes, recorded_config
+from mmkdml.apis.run.comparison import evaluation_changes, recorded_config
 
-DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
+DEMO = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 OPTION = {'model.students.0.decode_head.dropout_ratio': 0.5}
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 
-from mmkdml.apis.run_checkpoints import RunCheckpoints, checkpoint_number, farthest, skipped
-from mmkdml.apis.run_settings import (
+from mmkdml.apis.run.checkpoints import RunCheckpoints, checkpoint_number, farthest, skipped
+from mmkdml.apis.run.settings import (
     changed_settings,
     deciding_settings,
     only_extends,

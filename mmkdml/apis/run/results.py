@@ -23,10 +23,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmkdml.apis.run_checkpoints import BEST as BEST_PATTERN
-from mmkdml.apis.run_checkpoints import RunCheckpoints, checkpoint_number
-from mmkdml.apis.run_comparison import evaluation_changes, recorded_config, recorded_identity
-from mmkdml.apis.run_settings import DATA, deciding_settings, settings_difference
+from mmkdml.apis.run.checkpoints import BEST as BEST_PATTERN
+from mmkdml.apis.run.checkpoints import RunCheckpoints, checkpoint_number
+from mmkdml.apis.run.comparison import evaluation_changes, recorded_config, recorded_identity
+from mmkdml.apis.run.settings import DATA, deciding_settings, settings_difference
 from mmkdml.apis.tta import plain_config, tta_changes
 from mmkdml.engine.resume.run_identity import RUN
 from mmkdml.engine.unwrap import unwrap_model

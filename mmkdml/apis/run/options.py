@@ -13,11 +13,11 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkdml.apis.options import merge_options
-from mmkdml.apis.run_checkpoints import RunCheckpoints, farthest
-from mmkdml.apis.run_comparison import recorded_identity
-from mmkdml.apis.run_config import load_config
-from mmkdml.apis.run_identity import checkpoint_folders, identity_settings
-from mmkdml.apis.run_settings import changed_settings, only_extends
+from mmkdml.apis.run.checkpoints import RunCheckpoints, farthest
+from mmkdml.apis.run.comparison import recorded_identity
+from mmkdml.apis.run.config import load_config
+from mmkdml.apis.run.identity import checkpoint_folders, identity_settings
+from mmkdml.apis.run.settings import changed_settings, only_extends
 from mmkdml.apis.runs import use_amp, use_deterministic, use_fast, use_image_cache, use_logs
 from mmkdml.checkpoint_io import recorded_meta
 from mmkdml.commands import own_command, tool_command

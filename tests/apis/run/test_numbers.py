@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmkdml.apis import make_runner
-from mmkdml.apis.run_numbers import check_numbers
+from mmkdml.apis.run.numbers import check_numbers
 
 
 def config(key, value):

@@ -3,7 +3,7 @@ import copy
 from mmengine.config import Config
 from yapf.yapflib import yapf_api
 
-from mmkdml.apis.run_config import RunConfig
+from mmkdml.apis.run.config import RunConfig
 
 
 def test_text_is_formatted_once_until_the_config_changes(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from mmkdml.models import (
     FeatureMSELoss,
     KnowledgeDistiller,
 )
-from mmkdml.models.distillers.advice import as_code
+from mmkdml.models.distillers.terms.advice import as_code
 from mmkdml.registry import MODELS
 
 SIZE = (32, 32)

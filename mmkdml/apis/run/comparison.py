@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkdml.apis.run_settings import DATA, changed_settings, deciding_settings, settings_difference
+from mmkdml.apis.run.settings import DATA, changed_settings, deciding_settings, settings_difference
 from mmkdml.files import is_regular
 from mmkdml.inspection.config import without_pretrained
 from mmkdml.models.classroom_configs import replace_frozen_checkpoints

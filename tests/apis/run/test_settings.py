@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
 from mmkdml.apis import load_config
-from mmkdml.apis.run_settings import (
+from mmkdml.apis.run.settings import (
     NOT_SET,
     TRAINING_PARTS,
     all_schedules,
@@ -18,7 +18,7 @@ from mmkdml.apis.run_settings import (
 )
 from mmkdml.models import Transfer
 
-DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
+DEMO = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo.py'
 
 
 def loader(**dataset):

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmkdml.apis import load_results
-from mmkdml.apis.run_results import COLUMNS, ResultsHook
+from mmkdml.apis.run.results import COLUMNS, ResultsHook
 from mmkdml.files import file_sha256
 
 METRICS = {

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmkdml.apis import make_runner
-from mmkdml.apis.run_identity import start_run, unlock_run
+from mmkdml.apis.run.identity import start_run, unlock_run
 from mmkdml.engine.resume.run_lock import LOCK, holds_lock, lock_folder
 from mmkdml.models.checkpoints import load_checkpoint_file
 
