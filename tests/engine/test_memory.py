@@ -11,10 +11,10 @@ import resource, sys, torch
 from mmkdml.engine.memory import keep_freed_memory
 if sys.argv[1] == 'keep':
     assert keep_freed_memory()
-for _ in range(3):  # Until the heap has reached its size.
+for _ in range(5):  # Until the heap has reached its size.
     torch.ones(1 << 24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
+for _ in range(8):
     torch.ones(1 << 24)  # 64 MiB
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -31,7 +31,7 @@ def test_freed_memory_is_kept():
         )
         for how in ('plain', 'keep')
     }
-    # 4 x 64 MiB are 65536 pages of 4 KiB (or fewer, larger ones).
+    # 8 x 64 MiB are 131072 pages of 4 KiB (or fewer, larger ones).
     assert faults['keep'] < faults['plain'] / 2
 
 
