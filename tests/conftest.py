@@ -1,6 +1,8 @@
 """Fixtures and hooks of all tests."""
 
+import copy
 import ctypes
+import functools
 import gc
 import multiprocessing
 import os
@@ -17,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch.distributed
 from matplotlib.figure import Figure
+from mmengine import Config
 from mmengine.registry import DefaultScope
 
 from mmkdml.datasets import convert_lgg, make_demo_data
@@ -207,3 +210,50 @@ def slices(tmp_path_factory):
     source = make_demo_data(root / 'kaggle_3m', patients=6, slices=4, size=64)
     convert_lgg(source, root / 'splits')
     return source, root / 'splits' / 'train.csv'
+
+
+PUBLISHED_DETECTORS = dict(
+    atss='atss/atss_r50_fpn_1x_coco.py',
+    retinanet='retinanet/retinanet_r50_fpn_1x_coco.py',
+    fcos='fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+    fcos_norm='fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco.py',
+    gfl='gfl/gfl_r50_fpn_1x_coco.py',
+    rtmdet='rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
+    yolox='yolox/yolox_s_8xb8-300e_coco.py',
+    free_anchor='free_anchor/freeanchor_r50_fpn_1x_coco.py',
+    fovea='foveabox/fovea_r50_fpn_4xb4-1x_coco.py',
+)
+
+
+@pytest.fixture(scope='session')
+def detector():
+    """Return a function that builds a detector of mmdet, small, from its published config."""
+    pytest.importorskip('mmdet')
+    import mmkdml.compat  # noqa: F401  # prepares the frameworks
+    from mmkdml.packages import packaged_file
+    from mmkdml.registry import MODELS
+
+    @functools.cache
+    def published(name):
+        return Config.fromfile(packaged_file(f'mmdet::{PUBLISHED_DETECTORS[name]}')).model
+
+    def build(name='atss', num_classes=3, seed=0, **backbone):
+        config = copy.deepcopy(published(name))
+        levels = len(config.neck.in_channels)
+        config.backbone = dict(
+            type='ResNet',
+            depth=18,
+            base_channels=8,
+            stem_channels=8,
+            out_indices=tuple(range(4 - levels, 4)),
+            **backbone,
+        )
+        config.neck.update(in_channels=[8, 16, 32, 64][-levels:], out_channels=32)
+        if 'num_csp_blocks' in config.neck:
+            config.neck.num_csp_blocks = 1
+        config.bbox_head.update(num_classes=num_classes, in_channels=32, feat_channels=32)
+        config.bbox_head.stacked_convs = 1
+        torch.manual_seed(seed)
+        return MODELS.build(dict(config, _scope_='mmdet'))
+
+    return build

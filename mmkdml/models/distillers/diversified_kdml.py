@@ -15,7 +15,6 @@ from mmkdml.models.distillers.teacher_cache import TeacherCache
 from mmkdml.models.distillers.terms.advice import Change, as_code
 from mmkdml.models.distillers.validation import check_kind
 from mmkdml.models.ensembles import Ensemble
-from mmkdml.models.losses import PredictionKLLoss
 from mmkdml.models.transfers import Transfer, checked_weights, transfers_for
 from mmkdml.modes import FEATURES, KNOWLEDGE, PREDICTIONS, STUDENTS
 from mmkdml.names import TEACHER
@@ -113,9 +112,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
                 f'teacher_checkpoint is only for the frozen teacher of mode kd_off, got {mode!r}. '
                 'Set init_cfg of the teacher to start from other weights'
             )
-        kl = dict(
-            type=PredictionKLLoss, temperature=temperature, direction=kl_direction, scale=kl_scale
-        )
+        kl = dict(temperature=temperature, direction=kl_direction, scale=kl_scale)
         losses = {PREDICTIONS: kl, **_checked_keys('losses', losses, KNOWLEDGE)}
         resize = _checked_keys('resize', resize, KNOWLEDGE)
         taps = _checked_keys('taps', taps, (*members, 'students'))

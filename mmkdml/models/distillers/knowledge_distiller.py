@@ -111,7 +111,7 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         self.renormalizations = nn.ModuleDict(renormalizations)
         self.task = task
         self.member_names = tuple(built)
-        self.transfers = rows
+        self.transfers = [task.with_loss(row) for row in rows]
         weights = supervised_weights or {}
         self.supervised_weights = {name: float(weights.get(name, 1.0)) for name in trained}
         self._frozen = FrozenMembers(built, frozen, members)

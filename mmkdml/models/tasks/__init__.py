@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Mapping
+from functools import cache
 
 from torch import nn
 
@@ -15,16 +18,28 @@ from mmkdml.models.tasks.segmentation import SegmentationTask
 TASKS: tuple[Task, ...] = (ClassificationTask(), MultiLabelTask(), SegmentationTask())
 
 
+@cache
+def detection_task() -> Task:
+    """Return the task of mmdet's detectors; imports mmdet, which takes seconds."""
+    return importlib.import_module('mmkdml.models.tasks.detection').DetectionTask()
+
+
+def known_tasks() -> tuple[Task, ...]:
+    """Return all tasks, that of detectors only if mmdet, of which a member is built, is imported."""
+    return (*TASKS, detection_task()) if 'mmdet.models' in sys.modules else TASKS
+
+
 def task_of(members: Mapping[str, nn.Module]) -> Task:
     """Return the task of all members.
 
     Raises:
         TypeError: If a member is not supported, or the members are of different tasks.
     """
-    for task in TASKS:
+    tasks = known_tasks()
+    for task in tasks:
         if all(map(task.accepts, members.values())):
             return task
-    known = ', '.join(dict.fromkeys(kind.__name__ for task in TASKS for kind in task.member_type))
+    known = ', '.join(dict.fromkeys(kind.__name__ for task in tasks for kind in task.member_type))
     expected = f'members must all be instances of one of {known}'
     kinds = {name: type(member).__name__ for name, member in members.items()}
     if all(isinstance(member, ClassificationTask.member_type) for member in members.values()):
@@ -41,5 +56,7 @@ __all__ = [
     'MultiLabelTask',
     'SegmentationTask',
     'Task',
+    'detection_task',
+    'known_tasks',
     'task_of',
 ]

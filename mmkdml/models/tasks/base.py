@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from mmkdml.functional.regression import Classifier
 from mmkdml.models.ensembles import Ensemble
+from mmkdml.models.losses import FeatureMSELoss, PredictionKLLoss
+from mmkdml.models.transfers import Transfer
+from mmkdml.modes import FEATURES, PREDICTIONS
 
 Losses = dict[str, Any]
 Samples = list[BaseDataElement]
@@ -28,6 +32,11 @@ class Task(ABC):
     ensembles: ClassVar[tuple[str, ...]]
     #: An image can have several classes or none: each is predicted by a sigmoid of its own.
     multi_label: ClassVar[bool] = False
+    #: Class of the loss of a transfer that names none, by kind of knowledge.
+    default_losses: ClassVar[Mapping[str, type[nn.Module]]] = {
+        PREDICTIONS: PredictionKLLoss,
+        FEATURES: FeatureMSELoss,
+    }
 
     def accepts(self, member: nn.Module) -> bool:
         """Return whether the task supports a member."""
@@ -35,6 +44,14 @@ class Task(ABC):
 
     def check_prediction_loss(self, loss: nn.Module) -> None:  # noqa: B027  # most are valid
         """Raise ``ValueError`` if a loss is invalid for the logits of this task."""
+
+    def with_loss(self, transfer: Transfer) -> Transfer:
+        """Return a transfer with the task's default loss if it has none, or only settings of it."""
+        loss: Any = {} if transfer.loss is None else transfer.loss
+        if not isinstance(loss, Mapping) or 'type' in loss:
+            return transfer
+        kind = self.default_losses[transfer.knowledge]
+        return dataclasses.replace(transfer, loss=dict(type=kind, **loss))
 
     def observed_modules(self, member: nn.Module) -> tuple[str, ...]:
         """Return the modules of a member whose outputs the task records in a training step."""

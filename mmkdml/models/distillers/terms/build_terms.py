@@ -37,7 +37,7 @@ from mmkdml.models.distillers.validation import reraise_as_value_error
 from mmkdml.models.layouts import layout_of
 from mmkdml.models.projectors import MapProjector
 from mmkdml.models.tasks import Task
-from mmkdml.models.transfers import DEFAULT_LOSSES, Tap, Transfer
+from mmkdml.models.transfers import Tap, Transfer
 from mmkdml.modes import PREDICTIONS
 from mmkdml.registry import MODELS, build_with_inferred
 
@@ -98,7 +98,7 @@ class _Builder:
         self, transfers: Sequence[Transfer]
     ) -> tuple[list[TransferTerm], list[ShapeMismatchError]]:
         """Return the valid terms, and the errors of transfers whose outputs differ in shape."""
-        transfers = [transfer for transfer in transfers if not transfer.is_off]
+        transfers = [self.task.with_loss(one) for one in transfers if not one.is_off]
         self._probe_members(transfers)
         terms, mismatches = [], []
         seen: Counter[str] = Counter()
@@ -161,7 +161,7 @@ class _Builder:
             source, learner = project(projector, source, learner, transfer.resize)
         loss = build_module(
             'loss',
-            transfer.loss or dict(type=f'mmkdml.{DEFAULT_LOSSES[transfer.knowledge]}'),
+            transfer.loss,
             learner_channels=_channels(learner),
             source_channels=_channels(source),
             num_classes=self.task.num_classes(self.members[transfer.learner]),

@@ -1,0 +1,10 @@
+"""Online KD, v2 (features), on BCCD with ATSS and two ResNet18; weights of ours."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.classrooms.r50_r18x2_detection import model
+    from .._base_.datasets.bccd import *
+    from .._base_.schedules.adam_30e import *
+
+model.update(mode='kd_on', style='v2', weights=dict(alpha=(0.5, 0.5), beta=(0.5, 0.5)))
