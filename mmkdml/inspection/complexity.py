@@ -20,7 +20,6 @@ from mmkdml.models.distillers.terms.transfer_terms import (
     projector_side,
     tap_names,
 )
-from mmkdml.models.ensembles import ENSEMBLES
 from mmkdml.models.transfers import Tap, Transfer
 from mmkdml.weight_configs import format_schedule
 
@@ -202,10 +201,7 @@ def _projector(term: TransferTerm) -> str:
 
 
 def _ensemble_lines(distiller: KnowledgeDistiller, sizes: dict[str, MemberComplexity]) -> str:
-    names = {function: name for name, function in ENSEMBLES.items()}
-    ensemble = names.get(
-        distiller.ensemble, getattr(distiller.ensemble, '__name__', 'custom function')
-    )
+    ensemble = distiller.task.name_of(distiller.ensemble)
     students = [sizes[name] for name in distiller.student_names]
     parameters = sum(student.parameters for student in students)
     multiply_adds = sum(student.multiply_adds for student in students)

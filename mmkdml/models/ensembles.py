@@ -8,6 +8,7 @@ foreground, and the label is 1 above the threshold.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from mmkdml.functional.vectors import full_precision
 
-Ensemble = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+#: An ensemble of any task; the task defines what it takes and returns.
+Ensemble = Callable[..., Any]
+ProbabilityEnsemble = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 
 
 def decide(scores: Tensor, threshold: float) -> Tensor:
@@ -69,7 +72,7 @@ def vote_ensemble(probabilities: Tensor, threshold: float = 0.5) -> tuple[Tensor
     return (votes / num_students).to(mean.dtype), (votes + mean / 2).argmax(dim=1)
 
 
-def per_class(ensemble: Ensemble) -> Ensemble:
+def per_class(ensemble: ProbabilityEnsemble) -> ProbabilityEnsemble:
     """Return an ensemble for several labels: each class is a binary task of its own.
 
     It takes probabilities (S, N, K) and the threshold of each class, and returns scores (N, K) and
@@ -85,11 +88,3 @@ def per_class(ensemble: Ensemble) -> Ensemble:
         return scores.reshape(probabilities.shape[1:]), labels.reshape(probabilities.shape[1:])
 
     return combine
-
-
-ENSEMBLES: dict[str, Ensemble] = {
-    'max': max_ensemble,
-    'union': union_ensemble,
-    'mean': mean_ensemble,
-    'vote': vote_ensemble,
-}

@@ -22,7 +22,7 @@ from mmkdml.datasets.splits import read_split, split_counts
 from mmkdml.files import file_sha256
 from mmkdml.inspection.complexity import member_complexities
 from mmkdml.models.distillers.renormalization import normalization
-from mmkdml.models.ensembles import ENSEMBLES, Ensemble, max_ensemble, union_ensemble, vote_ensemble
+from mmkdml.models.ensembles import Ensemble, max_ensemble, union_ensemble, vote_ensemble
 from mmkdml.names import SPLITS
 from mmkdml.registry import DATASETS
 from mmkdml.version import __version__
@@ -130,14 +130,13 @@ def make_card(
         intended_use: Text of this section.
         licence: Text of this section.
     """
-    rules = {function: name for name, function in ENSEMBLES.items()}
     several = len(source.members) > 1
     kept = None if scores is None else scores.astype(object).where(scores.notna(), None)
     return dict(
         name=source.name,
         format=form,
         task=source.inspection.task.name,
-        ensemble=rules.get(source.ensemble, 'own function') if several else None,
+        ensemble=source.inspection.task.name_of(source.ensemble) if several else None,
         classes=list(source.meta.get('classes') or ()),
         input=_input(source, form),
         input_size=list(source.inspection.input_size),

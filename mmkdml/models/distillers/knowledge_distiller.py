@@ -61,8 +61,10 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
             there are no transfers.
         reused_classifiers: Name of the frozen member by learner name whose classifier is copied
             into the learner and stays fixed (SimKD).
-        ensemble: ``'max'``, ``'union'`` (segmentation), ``'mean'``, ``'vote'``, or a function of
-            probabilities and threshold as in :mod:`mmkdml.models.ensembles`. Default by task.
+        ensemble: ``'max'``, ``'union'`` (segmentation), ``'mean'`` or ``'vote'``, or a function of
+            probabilities and threshold as in :mod:`mmkdml.models.ensembles`; for detection
+            ``'wbf'``, ``'nms'`` or ``'soft_nms'``, or a function of boxes, scores and labels as in
+            :mod:`mmkdml.models.box_ensembles`. Default by task.
         input_size: (H, W) of the blank image with which transfers are validated. Default by task.
         data_preprocessor: Config or module of the preprocessor of the shared batch. Default: that
             of the first trained member that sets one. Members whose own has another mean, standard

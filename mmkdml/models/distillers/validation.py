@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from mmkdml.models.ensembles import ENSEMBLES, Ensemble
+from mmkdml.models.ensembles import Ensemble
 from mmkdml.models.tasks import Task
 from mmkdml.models.transfers import Transfer, check_weight
 from mmkdml.names import ENSEMBLE
@@ -149,12 +149,13 @@ def choose_ensemble(ensemble: str | Ensemble | None, task: Task) -> Ensemble:
     ensemble = ensemble or task.default_ensemble
     if callable(ensemble):
         return ensemble
-    if ensemble not in task.ensembles:
+    function = task.ensembles.get(ensemble) if isinstance(ensemble, str) else None
+    if function is None:
         raise ValueError(
             f'ensemble must be one of {", ".join(task.ensembles)} for {task.name}, or a function; '
             f'got {ensemble!r}'
         )
-    return ENSEMBLES[ensemble]
+    return function
 
 
 def choose_students(

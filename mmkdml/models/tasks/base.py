@@ -28,8 +28,8 @@ class Task(ABC):
     #: Default (H, W) of the blank image with which a classroom validates its transfers.
     default_input_size: ClassVar[tuple[int, int]]
     default_ensemble: ClassVar[str]
-    #: Names of the supported ensembles.
-    ensembles: ClassVar[tuple[str, ...]]
+    #: Supported ensembles by name; a user's own function has the same arguments and return value.
+    ensembles: ClassVar[Mapping[str, Ensemble]]
     #: An image can have several classes or none: each is predicted by a sigmoid of its own.
     multi_label: ClassVar[bool] = False
     #: Class of the loss of a transfer that names none, by kind of knowledge.
@@ -41,6 +41,11 @@ class Task(ABC):
     def accepts(self, member: nn.Module) -> bool:
         """Return whether the task supports a member."""
         return isinstance(member, self.member_type)
+
+    def name_of(self, ensemble: Ensemble) -> str:
+        """Return the name of an ensemble, or a user's function's own."""
+        own = getattr(ensemble, '__name__', 'custom function')
+        return next((name for name, one in self.ensembles.items() if one is ensemble), own)
 
     def check_prediction_loss(self, loss: nn.Module) -> None:  # noqa: B027  # most are valid
         """Raise ``ValueError`` if a loss is invalid for the logits of this task."""

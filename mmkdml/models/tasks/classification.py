@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from mmkdml.commands import tool_command
 from mmkdml.functional.regression import Classifier
-from mmkdml.models.ensembles import Ensemble
+from mmkdml.models.ensembles import ProbabilityEnsemble, max_ensemble, mean_ensemble, vote_ensemble
 from mmkdml.models.heads import BinaryLinearClsHead
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks.base import Losses, Samples, Task, blank
@@ -35,7 +35,7 @@ class ClassificationTask(Task):
     member_type = (ImageClassifier, TimmClassifier)
     default_input_size = (224, 224)
     default_ensemble = 'max'
-    ensembles = ('max', 'mean', 'vote')
+    ensembles = {'max': max_ensemble, 'mean': mean_ensemble, 'vote': vote_ensemble}
 
     def observed_modules(self, member: ImageClassifier) -> tuple[str, ...]:
         return (_logits_module(member),)
@@ -143,7 +143,7 @@ class ClassificationTask(Task):
         self,
         students: Sequence[nn.Module],
         predictions: Sequence[Samples],
-        ensemble: Ensemble,
+        ensemble: ProbabilityEnsemble,
         samples: Samples | None,
     ) -> Samples:
         probabilities = torch.stack(

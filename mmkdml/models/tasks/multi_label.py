@@ -11,7 +11,7 @@ from mmpretrain.models.heads import CSRAClsHead, MultiLabelClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from mmkdml.models.ensembles import Ensemble, per_class
+from mmkdml.models.ensembles import ProbabilityEnsemble, per_class
 from mmkdml.models.tasks.base import Samples
 from mmkdml.models.tasks.classification import ClassificationTask
 from mmkdml.names import MULTI_LABEL
@@ -70,7 +70,7 @@ class MultiLabelTask(ClassificationTask):
         self,
         students: Sequence[Any],
         predictions: Sequence[Samples],
-        ensemble: Ensemble,
+        ensemble: ProbabilityEnsemble,
         samples: Samples | None,
     ) -> Samples:
         probabilities = torch.stack(

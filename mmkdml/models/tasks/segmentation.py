@@ -18,7 +18,13 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmkdml.functional.regression import Classifier
-from mmkdml.models.ensembles import Ensemble
+from mmkdml.models.ensembles import (
+    ProbabilityEnsemble,
+    max_ensemble,
+    mean_ensemble,
+    union_ensemble,
+    vote_ensemble,
+)
 from mmkdml.models.heads import UNetHead
 from mmkdml.models.tasks.base import Losses, Samples, Task, blank
 
@@ -38,7 +44,12 @@ class SegmentationTask(Task):
     member_type = (EncoderDecoder,)
     default_input_size = (256, 256)
     default_ensemble = 'union'
-    ensembles = ('max', 'union', 'mean', 'vote')
+    ensembles = {
+        'max': max_ensemble,
+        'union': union_ensemble,
+        'mean': mean_ensemble,
+        'vote': vote_ensemble,
+    }
 
     def default_tap(self, member: EncoderDecoder) -> str:
         """Return the first decoder block of a U-Net, or the backbone."""
@@ -114,7 +125,7 @@ class SegmentationTask(Task):
         self,
         students: Sequence[nn.Module],
         predictions: Sequence[Samples],
-        ensemble: Ensemble,
+        ensemble: ProbabilityEnsemble,
         samples: Samples | None,
     ) -> Samples:
         threshold = _threshold(students[0])

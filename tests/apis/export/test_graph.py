@@ -16,8 +16,9 @@ from mmkdml.apis import load_config
 from mmkdml.apis.export import graph
 from mmkdml.apis.export.checks import framework_predictor
 from mmkdml.models import BinaryLinearClsHead, StemResNet, UNetHead
-from mmkdml.models.ensembles import ENSEMBLES
+from mmkdml.models.tasks import SegmentationTask
 
+ENSEMBLES = SegmentationTask.ensembles
 CONFIGS = Path(__file__).parents[3] / 'configs' / 'demo'
 MEAN, STD = (
     np.array(v).reshape(3, 1, 1) for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])

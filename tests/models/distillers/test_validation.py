@@ -1,6 +1,16 @@
+import re
+
 import pytest
 
-from mmkdml.models.distillers.validation import check_known, check_names, check_reuse, check_roles
+from mmkdml.models.distillers.validation import (
+    check_known,
+    check_names,
+    check_reuse,
+    check_roles,
+    choose_ensemble,
+)
+from mmkdml.models.ensembles import max_ensemble, union_ensemble, vote_ensemble
+from mmkdml.models.tasks import ClassificationTask, SegmentationTask
 from mmkdml.models.transfers import Transfer
 
 MEMBERS = ('teacher', 'a', 'b')
@@ -74,3 +84,17 @@ def test_invalid_roles_raise(frozen, weights, message):
 def test_transfers_of_unknown_members_raise():
     with pytest.raises(ValueError, match='The transfer x -> a .* must name members .*; got x$'):
         check_roles(MEMBERS, [Transfer('x', 'a', 'features', 1.0)], {}, {})
+
+
+def test_ensemble_by_name_function_or_default():
+    assert choose_ensemble('vote', SegmentationTask()) is vote_ensemble
+    assert choose_ensemble(len, SegmentationTask()) is len
+    assert choose_ensemble(None, SegmentationTask()) is union_ensemble
+    assert choose_ensemble(None, ClassificationTask()) is max_ensemble
+
+
+@pytest.mark.parametrize('ensemble', ['union', 'wbf', 3, ['max']])
+def test_invalid_ensemble_raises_with_the_names_of_the_task(ensemble):
+    message = f'one of max, mean, vote for classification, or a function; got {ensemble!r}'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        choose_ensemble(ensemble, ClassificationTask())

@@ -19,7 +19,6 @@ from mmpretrain.models.heads import ArcFaceClsHead, MultiTaskHead
 from mmpretrain.structures import DataSample, MultiTaskDataSample
 
 from mmkdml.models import BinaryLinearClsHead, ConvBlockNeck
-from mmkdml.models.ensembles import ENSEMBLES
 from mmkdml.models.tasks import ClassificationTask
 
 TASK = ClassificationTask()
@@ -258,7 +257,7 @@ def test_combine_by_hand(ensemble, scores, labels):
     students = [NETWORKS['resnet']()] * 2
     predictions = [predicted(batch) for batch in SCORES]
     own_samples = [DataSample(metainfo=dict(sample_idx=5)).set_gt_label(2) for _ in range(2)]
-    combined = TASK.combine(students, predictions, ENSEMBLES[ensemble], own_samples)
+    combined = TASK.combine(students, predictions, TASK.ensembles[ensemble], own_samples)
     assert all(a is b for a, b in zip(combined, own_samples, strict=True))
     for sample, score, label in zip(combined, scores, labels, strict=True):
         torch.testing.assert_close(sample.pred_score, torch.tensor(score))
@@ -267,14 +266,14 @@ def test_combine_by_hand(ensemble, scores, labels):
     assert [p.pred_score.tolist() for p in predictions[0]] == [
         pytest.approx(score) for score in SCORES[0]
     ]
-    fresh = TASK.combine(students, predictions, ENSEMBLES[ensemble], None)
+    fresh = TASK.combine(students, predictions, TASK.ensembles[ensemble], None)
     assert [sample.pred_label.item() for sample in fresh] == labels
     assert 'gt_label' not in fresh[0]
 
 
 def test_ensemble_of_one_student_is_its_prediction(member, inputs):
     predictions = TASK.predict(member.eval(), inputs, None)
-    combined = TASK.combine([member], [predictions], ENSEMBLES['max'], None)
+    combined = TASK.combine([member], [predictions], TASK.ensembles['max'], None)
     for ours, theirs in zip(combined, predictions, strict=True):
         assert torch.equal(ours.pred_score, theirs.pred_score)
         assert torch.equal(ours.pred_label, theirs.pred_label)

@@ -14,7 +14,6 @@ from mmpretrain.models import (
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from mmkdml.models.ensembles import ENSEMBLES
 from mmkdml.models.losses import FeatureMSELoss, PredictionKLLoss, TransferLoss
 from mmkdml.models.tasks import MultiLabelTask
 
@@ -88,7 +87,7 @@ def test_number_of_classes(member):
 
 def test_ensemble_of_one_student_is_its_prediction(member, inputs):
     predictions = TASK.predict(member.eval(), inputs, None)
-    combined = TASK.combine([member], [predictions], ENSEMBLES['max'], None)
+    combined = TASK.combine([member], [predictions], TASK.ensembles['max'], None)
     for ours, theirs in zip(combined, predictions, strict=True):
         assert torch.equal(ours.pred_score, theirs.pred_score)
         assert ours.pred_label.tolist() == theirs.pred_label.tolist()
@@ -109,7 +108,7 @@ def predicted(scores):
 def test_combine_by_hand(ensemble, scores, labels):
     students, truth = [linear()] * 2, [DataSample().set_gt_label([2])]
     predictions = [predicted([[0.9, 0.1, 0.1]]), predicted([[0.3, 0.6, 0.1]])]
-    (combined,) = TASK.combine(students, predictions, ENSEMBLES[ensemble], truth)
+    (combined,) = TASK.combine(students, predictions, TASK.ensembles[ensemble], truth)
     assert combined is truth[0]
     torch.testing.assert_close(combined.pred_score, torch.tensor(scores))
     assert combined.pred_label.tolist() == labels
@@ -119,7 +118,7 @@ def test_combine_by_hand(ensemble, scores, labels):
 def test_the_ensemble_uses_the_threshold_of_the_heads():
     students = [linear(thr=0.3)] * 2
     predictions = [predicted([[0.3, 0.2, 0.1]])] * 2
-    (combined,) = TASK.combine(students, predictions, ENSEMBLES['mean'], None)
+    (combined,) = TASK.combine(students, predictions, TASK.ensembles['mean'], None)
     assert combined.pred_label.tolist() == [0]
 
 

@@ -19,7 +19,6 @@ from mmseg.models import (
 from mmseg.structures import SegDataSample
 
 from mmkdml.models import FocalDiceLoss, StemResNet, UNetHead
-from mmkdml.models.ensembles import ENSEMBLES
 from mmkdml.models.tasks import SegmentationTask
 
 TASK = SegmentationTask()
@@ -263,7 +262,9 @@ def predicted(logits):
 
 
 def combine(students, predictions, ensemble, samples=None):
-    return TASK.combine([students] * len(predictions), predictions, ENSEMBLES[ensemble], samples)
+    return TASK.combine(
+        [students] * len(predictions), predictions, TASK.ensembles[ensemble], samples
+    )
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,7 @@ def test_cascades_can_be_students(inputs, samples):
     students = dict(a=cascade().eval(), b=segmentor().eval())
     TASK.check_students(students)
     predictions = [TASK.predict(student, inputs, samples) for student in students.values()]
-    combined = TASK.combine(list(students.values()), predictions, ENSEMBLES['mean'], samples)
+    combined = TASK.combine(list(students.values()), predictions, TASK.ensembles['mean'], samples)
     assert combined[0].pred_sem_seg.data.shape == (1, 32, 64)
 
 

@@ -1,4 +1,5 @@
 import re
+from functools import partial
 
 import pytest
 from mmengine import ConfigDict
@@ -7,7 +8,7 @@ from mmseg.models import EncoderDecoder
 from torch import nn
 
 from mmkdml.models import StemResNet, UNetHead
-from mmkdml.models.ensembles import ENSEMBLES
+from mmkdml.models.ensembles import max_ensemble, mean_ensemble, union_ensemble, vote_ensemble
 from mmkdml.models.tasks import TASKS, ClassificationTask, MultiLabelTask, SegmentationTask, task_of
 
 
@@ -79,9 +80,22 @@ def test_unknown_framework_raises():
 
 
 @pytest.mark.parametrize('task', TASKS, ids=lambda task: type(task).__name__)
-def test_ensembles_of_a_task_exist(task):
-    assert set(task.ensembles) <= set(ENSEMBLES)
+def test_ensembles_of_a_task(task):
+    expected = dict(max=max_ensemble, mean=mean_ensemble, vote=vote_ensemble)
+    if task.name == 'segmentation':
+        expected['union'] = union_ensemble
+    assert task.ensembles == expected
     assert task.default_ensemble in task.ensembles
+
+
+def test_name_of_an_ensemble():
+    def weighted(probabilities, threshold):
+        pass
+
+    task = ClassificationTask()
+    assert task.name_of(mean_ensemble) == 'mean'
+    assert task.name_of(weighted) == 'weighted'
+    assert task.name_of(partial(weighted, threshold=0.5)) == 'custom function'
 
 
 def test_defaults_of_the_paper():
