@@ -26,6 +26,12 @@ def check_at_least(name: str, value: float, minimum: float) -> None:
         raise ValueError(f'Invalid {name}: expected at least {minimum}, got {value}')
 
 
+def check_fraction(name: str, value: float) -> None:
+    """Raise unless an option is in [0, 1]; NaN is invalid."""
+    if not 0 <= value <= 1:
+        raise ValueError(f'Invalid {name}: expected a number in [0, 1], got {value}')
+
+
 def check_same_shape(learner: Tensor, source: Tensor, loss: str) -> None:
     """Raise unless both inputs of a loss have the same shape."""
     if learner.shape != source.shape:
