@@ -1,4 +1,4 @@
-"""Offline KD, v2 (features), on BCCD with ATSS and two ResNet18; weights of ours."""
+"""Offline KD, v2 (features), on BCCD with two ATSS ResNet18."""
 
 from mmengine.config import read_base
 

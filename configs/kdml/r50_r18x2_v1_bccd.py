@@ -1,4 +1,4 @@
-"""KD+ML, v1 (predictions), on BCCD with ATSS and two ResNet18; weights of ours."""
+"""KD+ML, v1 (predictions), on BCCD with two ATSS ResNet18."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""KD+ML, v1 (predictions), on lesions of HAM10000 with ATSS and two ResNet18; weights of ours."""
+"""KD+ML, v1 (predictions), on boxes of HAM10000 with two ATSS ResNet18."""
 
 from mmengine.config import read_base
 

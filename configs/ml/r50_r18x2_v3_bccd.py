@@ -1,4 +1,4 @@
-"""Mutual learning, v3 (predictions and features), on BCCD with ATSS and two ResNet18; weights of ours."""
+"""Mutual learning, v3 (predictions and features), on BCCD with two ATSS ResNet18."""
 
 from mmengine.config import read_base
 

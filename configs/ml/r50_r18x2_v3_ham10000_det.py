@@ -1,4 +1,4 @@
-"""Mutual learning, v3 (predictions and features), on lesions of HAM10000 with ATSS and two ResNet18; weights of ours."""
+"""Mutual learning, v3 (predictions and features), on boxes of HAM10000 with two ATSS ResNet18."""
 
 from mmengine.config import read_base
 

@@ -25,7 +25,7 @@ def detection_task() -> Task:
 
 
 def known_tasks() -> tuple[Task, ...]:
-    """Return all tasks, that of detectors only if mmdet, of which a member is built, is imported."""
+    """Return all tasks; that of detectors only if mmdet, which builds them, is imported."""
     return (*TASKS, detection_task()) if 'mmdet.models' in sys.modules else TASKS
 
 
@@ -35,12 +35,11 @@ def task_of(members: Mapping[str, nn.Module]) -> Task:
     Raises:
         TypeError: If a member is not supported, or the members are of different tasks.
     """
-    tasks = known_tasks()
-    for task in tasks:
+    for task in known_tasks():
         if all(map(task.accepts, members.values())):
             return task
-    known = ', '.join(dict.fromkeys(kind.__name__ for task in tasks for kind in task.member_type))
-    expected = f'members must all be instances of one of {known}'
+    names = dict.fromkeys(kind.__name__ for task in TASKS for kind in task.member_type)
+    expected = f'members must all be instances of one of {", ".join([*names, "BaseDetector"])}'
     kinds = {name: type(member).__name__ for name, member in members.items()}
     if all(isinstance(member, ClassificationTask.member_type) for member in members.values()):
         expected = 'the heads of all members must be for one class per image, or for several'

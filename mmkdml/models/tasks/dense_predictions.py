@@ -68,7 +68,9 @@ def dense_predictions(head: Any, outputs: Sequence[Sequence[Tensor]]) -> Tensor:
     sizes = [level.shape[-2:] for level in scores]
     priors = generator.grid_priors(sizes, device=scores[0].device)
     strides = [s if isinstance(s, int) else s[0] for s in generator.strides]
-    stride = torch.cat([prior.new_full((len(prior), 1), s) for prior, s in zip(priors, strides, strict=True)])
+    stride = torch.cat(
+        [prior.new_full((len(prior), 1), s) for prior, s in zip(priors, strides, strict=True)]
+    )
     logits = torch.cat([_flat(level, head.cls_out_channels) for level in scores], 1)
     if isinstance(head, YOLOXHead):
         logits = _product_logits(logits, torch.cat([_flat(level, 1) for level in outputs[2]], 1))

@@ -418,7 +418,8 @@ def test_module_as_two_members_raises(tiny):
 
 def test_members_of_two_tasks_raise(tiny):
     with pytest.raises(
-        TypeError, match='ImageClassifier, TimmClassifier, EncoderDecoder; got a: Image.*b: Enc'
+        TypeError,
+        match='ImageClassifier, TimmClassifier, EncoderDecoder, BaseDetector; got a: Image.*b: Enc',
     ):
         KnowledgeDistiller(members=dict(a=tiny.classifier(), b=tiny.segmentor()), transfers=[])
 

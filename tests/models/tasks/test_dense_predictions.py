@@ -5,7 +5,6 @@ import torch
 from mmengine import ConfigDict
 
 pytest.importorskip('mmdet')
-from mmkdml.models.tasks import detection_task
 from mmkdml.models.tasks.dense_predictions import dense_predictions, has_dense_predictions
 
 DENSE = ['atss', 'retinanet', 'fcos', 'fcos_norm', 'gfl', 'rtmdet', 'yolox', 'free_anchor']
@@ -67,6 +66,8 @@ def test_equal_the_predictions_of_the_head(detector, name, training):
         order, ours = scores[own].argsort(stable=True), probabilities[:, label].argsort(stable=True)
         torch.testing.assert_close(probabilities[ours, label], scores[own][order])
         distinct = scores[own][order].diff().abs().gt(1e-6)
-        alone = torch.cat([distinct, distinct.new_ones(1)]) & torch.cat([distinct.new_ones(1), distinct])
+        alone = torch.cat([distinct, distinct.new_ones(1)]) & torch.cat(
+            [distinct.new_ones(1), distinct]
+        )
         torch.testing.assert_close(corners[ours][alone], boxes[own][order][alone])
         assert alone.any()

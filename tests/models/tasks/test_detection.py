@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine import Config
 from mmengine.structures import InstanceData
 from torch import nn
@@ -24,23 +25,26 @@ def batch():
 
 
 def two_stage():
-    """Return a small Faster R-CNN, whose RoIAlign is the one of torchvision."""
-    config = Config.fromfile(packaged_file('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')).model
+    """Return a small Faster R-CNN with a fast substitute for RoIAlign, which needs operators."""
+    config = Config.fromfile(
+        packaged_file('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    ).model
     config.backbone = dict(type='ResNet', depth=18, base_channels=4, stem_channels=4)
     config.neck.update(in_channels=[4, 8, 16, 32], out_channels=16)
     config.rpn_head.update(in_channels=16, feat_channels=16)
-    extractor = config.roi_head.bbox_roi_extractor
-    extractor.out_channels = 16
-    extractor.roi_layer.update(use_torchvision=True, sampling_ratio=1)
-    config.train_cfg.rpn_proposal.max_per_img = config.test_cfg.rpn.max_per_img = 20
-    config.train_cfg.rcnn.sampler.num = 16
+    config.roi_head.bbox_roi_extractor.out_channels = 16
     config.roi_head.bbox_head.update(in_channels=16, fc_out_channels=16, num_classes=3)
-    return MODELS.build(dict(config, _scope_='mmdet'))
+    member = MODELS.build(dict(config, _scope_='mmdet'))
+    for layer in member.roi_head.bbox_roi_extractor.roi_layers:
+        layer.forward = lambda maps, rois: F.interpolate(maps[rois[:, 0].long()], (7, 7))
+    return member
 
 
 def detr():
     config = Config.fromfile(packaged_file('mmdet::detr/detr_r50_8xb2-150e_coco.py')).model
-    config.backbone = dict(type='ResNet', depth=18, base_channels=4, stem_channels=4, out_indices=[3])
+    config.backbone = dict(
+        type='ResNet', depth=18, base_channels=4, stem_channels=4, out_indices=[3]
+    )
     config.neck.in_channels = [32]
     config.bbox_head.num_classes = 3
     config.num_queries = 5
@@ -64,7 +68,9 @@ def test_losses_and_gradients_equal_those_of_mmdet_bit_for_bit(detector, name):
     for own, other in zip(member.parameters(), gradients, strict=True):
         assert (own.grad is None) == (other is None)
         assert own.grad is None or torch.equal(own.grad, other)
-    for (key, own), other in zip(member.state_dict().items(), plain.state_dict().values(), strict=True):
+    for (key, own), other in zip(
+        member.state_dict().items(), plain.state_dict().values(), strict=True
+    ):
         assert torch.equal(own, other), key
     assert predictions.shape[:2] == (2, 3 + 4 + (68 if name == 'gfl' else 0))
 
@@ -108,7 +114,7 @@ def test_segmentors_and_detectors_in_one_classroom_raise(detector):
 
 
 @pytest.mark.parametrize(
-    'name, tap', [('atss', 'neck.fpn_convs.0'), ('rtmdet', 'neck.out_convs.0')]
+    ('name', 'tap'), [('atss', 'neck.fpn_convs.0'), ('rtmdet', 'neck.out_convs.0')]
 )
 def test_default_tap_is_the_finest_level(detector, name, tap):
     member = detector(name)

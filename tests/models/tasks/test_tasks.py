@@ -67,7 +67,7 @@ def test_members_of_two_tasks_raise(make_other):
         TypeError,
         match=(
             'members must all be instances of one of ImageClassifier, TimmClassifier, '
-            'EncoderDecoder; got '
+            'EncoderDecoder, BaseDetector; got '
             f'teacher: ImageClassifier, student: {kind}$'
         ),
     ):
