@@ -5,6 +5,7 @@ from mmkdml.functional.attention import attention_difference, attention_map
 from mmkdml.functional.channel import category_similarity, channel_wise_kl
 from mmkdml.functional.cka import linear_cka, unbiased_hsic
 from mmkdml.functional.correlation import feature_correlation, relation_difference
+from mmkdml.functional.detection import detection_divergence
 from mmkdml.functional.divergence import prediction_kl
 from mmkdml.functional.feature import feature_mse
 from mmkdml.functional.generation import masked_generation, random_mask
@@ -29,6 +30,7 @@ __all__ = [
     'category_similarity',
     'channel_wise_kl',
     'decoupled_kl',
+    'detection_divergence',
     'discriminator_error',
     'feature_correlation',
     'feature_mse',

@@ -14,6 +14,7 @@ from mmkdml.functional import (
     category_similarity,
     channel_wise_kl,
     decoupled_kl,
+    detection_divergence,
     discriminator_error,
     feature_correlation,
     feature_mse,
@@ -106,6 +107,13 @@ FUNCTIONS = {
             [shape, shape],
         )
         for temperature, shape in ((1.0, (4, 3)), (4.0, (2, 3, 2, 2)), (1.0, (2, 1, 2, 2)))
+    },
+    **{
+        f'detection_divergence {box_loss} {channels}': (
+            partial(detection_divergence, num_classes=3, box_loss=box_loss),
+            [(2, channels, 4), (2, channels, 4)],
+        )
+        for box_loss, channels in (('auto', 7), ('auto', 15), ('giou', 15))
     },
     'feature_correlation': (feature_correlation, [SMALL, SMALL]),
     'feature_correlation resized': (feature_correlation, [SMALL, MAP]),

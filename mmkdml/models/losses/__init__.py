@@ -2,6 +2,7 @@
 
 from mmkdml.models.losses.attention_transfer import AttentionTransferLoss
 from mmkdml.models.losses.cwd import ChannelWiseLoss
+from mmkdml.models.losses.detection_prediction import DetectionPredictionLoss
 from mmkdml.models.losses.discriminator import SelfAttentionDiscriminator
 from mmkdml.models.losses.dist import DISTLoss
 from mmkdml.models.losses.dkd import DKDLoss
@@ -29,6 +30,7 @@ __all__ = [
     'ChannelWiseLoss',
     'DISTLoss',
     'DKDLoss',
+    'DetectionPredictionLoss',
     'FeatureMSELoss',
     'FitNetLoss',
     'FocalDiceLoss',

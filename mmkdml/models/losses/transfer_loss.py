@@ -22,8 +22,12 @@ class TransferLoss(nn.Module):
     requires_same_shape: bool = True
     #: The loss maps the learner's channels to the source's; only other dimensions must agree.
     projects_channels: bool = False
-    #: The third argument is the ground truth of the batch, classes (N,) or (N, H, W).
+    #: The third argument is the ground truth of the batch: classes (N,) or (N, H, W), or for
+    #: detection a list with the :class:`mmkdml.functional.boxes.Objects` of each image.
     needs_truth: bool = False
+    #: The loss is only for detection, because it compares predictions of detectors or its ground
+    #: truth is boxes. Other losses on predictions or with ground truth are not for detection.
+    for_detection: bool = False
     #: Classes are compared independently of each other, without a softmax over them. Predictions of
     #: multi-label heads need such a loss.
     multi_label: bool = False

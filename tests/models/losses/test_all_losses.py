@@ -25,6 +25,8 @@ LOSSES = {
     'DISTLoss': ({}, [(4, 3)], None),
     'DISTLoss map': ({}, [(2, 3, 8, 8)], None),
     'DKDLoss': ({}, [(2, 3, 8, 8)], 'truth'),
+    'DetectionPredictionLoss': (dict(num_classes=3), [(2, 7, 9)], None),
+    'DetectionPredictionLoss GFL': (dict(num_classes=3), [(2, 15, 9)], None),
     'FeatureMSELoss': ({}, [MAP], None),
     'FitNetLoss': ({}, [MAP], None),
     'FocalDiceLoss': ({}, [(2, 3, 8, 8)], 'labels'),
@@ -66,6 +68,7 @@ SAME_SHAPE = {
     'PredictionKLLoss',
 }
 PROJECTING = {'ChannelWiseLoss', 'MGDLoss'}
+DETECTION = {'DetectionPredictionLoss'}
 TRAINED = {*PROJECTING, 'HolisticLoss', 'SRRLLoss', 'SemCKDLoss', 'VariationalInformationLoss'}
 
 
@@ -126,6 +129,7 @@ def test_attributes(name):
         assert loss.requires_same_shape == (kind in SAME_SHAPE)
         assert loss.projects_channels == (kind in PROJECTING)
         assert loss.needs_truth == (extra == 'truth')
+        assert loss.for_detection == (kind in DETECTION)
         assert loss.needs_source_classifier == (extra == 'classifier')
 
 
@@ -222,6 +226,30 @@ MAPS = MAP, (2, 5, 8, 8)
                 (VECTORS, torch.tensor([0, 2, 1, 1])),
                 (LOGITS, TRUTH.where(TRUTH != 9, options.get('ignore_index', 255))),
                 (BINARY_LOGITS, BINARY),
+            )
+        ),
+        *(
+            (
+                'DetectionPredictionLoss',
+                options,
+                partial(F.detection_divergence, **options),
+                [shape, shape],
+                (),
+            )
+            for shape, options in (
+                ((2, 7, 9), dict(num_classes=3)),
+                ((2, 15, 9), dict(num_classes=3, temperature=3.0)),
+                (
+                    (2, 15, 9),
+                    dict(
+                        num_classes=3,
+                        temperature=3.0,
+                        direction='source||learner',
+                        scale='temperature_squared',
+                        box_weight=2.0,
+                        box_loss='giou',
+                    ),
+                ),
             )
         ),
         ('PKDLoss', {}, F.feature_correlation, [MAP, (2, 4, 4, 6)], ()),

@@ -61,6 +61,18 @@ def assert_raises(parts, call, *arguments, **options):
             ('DISTLoss', {name: value}, [name, str(value)])
             for name, value in (('beta', -1), ('gamma', -2), ('temperature', math.inf))
         ),
+        *(
+            ('DetectionPredictionLoss', {'num_classes': 3, name: value}, [name, str(value)])
+            for name, value in (
+                ('num_classes', 0),
+                ('temperature', 0),
+                ('direction', 'a||b'),
+                ('scale', 'T^2'),
+                ('box_weight', -1),
+                ('box_loss', 'iou'),
+                ('box_temperature', math.nan),
+            )
+        ),
         ('LSKDLoss', dict(loss='DKDLoss'), ['LSKDLoss', 'config or module', "'DKDLoss'"]),
         (
             'LSKDLoss',

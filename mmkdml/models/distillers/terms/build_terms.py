@@ -167,6 +167,7 @@ class _Builder:
             num_classes=self.task.num_classes(self.members[transfer.learner]),
             multi_label=self.task.multi_label,
         )
+        _check_detection(loss, transfer, self.task)
         if transfer.knowledge == PREDICTIONS:
             self.task.check_prediction_loss(loss)
         term = TransferTerm(
@@ -211,6 +212,24 @@ def build_module(part: str, config_or_module: Any, **inferred: Any) -> nn.Module
     if not isinstance(built, nn.Module):
         raise ValueError(f'{part} must be a module or its config, got {config_or_module!r}')
     return built
+
+
+def _check_detection(loss: nn.Module, transfer: Transfer, task: Task) -> None:
+    """Raise ``ValueError`` if a loss is for the predictions or ground truth of other tasks."""
+    detection, name = task.name == 'detection', type(loss).__name__
+    compares_features = transfer.knowledge != PREDICTIONS and not getattr(
+        loss, 'needs_truth', False
+    )
+    if compares_features or getattr(loss, 'for_detection', False) == detection:
+        return
+    if not detection:
+        raise ValueError(f'{name} is only for detection, got members for {task.name}')
+    raise ValueError(
+        f'{name} is not for detection: it compares logits of classes or needs a class per image or '
+        "pixel. Use DetectionPredictionLoss with knowledge='predictions', FGDLoss with 'features', "
+        'or a loss on features without ground truth. A loss of your own on boxes needs the '
+        'attribute for_detection = True'
+    )
 
 
 def _class_of(config: Mapping[str, Any]) -> Any:

@@ -41,6 +41,32 @@ def test_transfers_of_weight_zero_are_not_built(tiny):
     assert terms(tiny, Transfer('t', 's', 'features', 0.0, source_tap='no such module')) == []
 
 
+class PretendedDetection(ClassificationTask):
+    name = 'detection'
+
+
+@pytest.mark.parametrize(
+    ('task', 'knowledge', 'loss', 'message'),
+    [
+        (ClassificationTask, 'predictions', 'DetectionPredictionLoss', 'only for detection.*class'),
+        (PretendedDetection, 'predictions', None, 'PredictionKLLoss is not for detection.*Use Det'),
+        (PretendedDetection, 'predictions', 'FeatureMSELoss', 'is not for detection.*Use Detec'),
+        (PretendedDetection, 'features', 'IntraClassVariationLoss', 'is not for detection.*FGD'),
+        (PretendedDetection, 'features', None, None),
+    ],
+)
+def test_losses_for_detection_and_for_other_tasks_are_not_mixed_up(
+    tiny, task, knowledge, loss, message
+):
+    members = {name: MODELS.build(tiny.classifier()) for name in 'ts'}
+    row = Transfer('t', 's', knowledge, 1.0, loss=loss and dict(type=f'mmkdml.{loss}'))
+    if message is None:
+        assert len(build_transfer_terms(members, [row], task(), tiny.size)) == 1
+        return
+    with pytest.raises(ValueError, match=f'Invalid transfer t -> s.*{message}'):
+        build_transfer_terms(members, [row], task(), tiny.size)
+
+
 def test_repeated_keys_are_numbered(tiny):
     rows = [Transfer('t', 's', 'features', 1.0)] * 3
     assert [term.key for term in terms(tiny, *rows)] == [
