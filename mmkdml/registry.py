@@ -5,6 +5,7 @@ of this project contain the classes themselves, so that an editor can follow the
 """
 
 import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,21 @@ from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
 
+class LazyRegistry(Registry):
+    """Registry that also finds the lazy exports of its packages, importing their modules."""
+
+    def get(self, key: str) -> Any:
+        """Return the class with a name, with or without scope; None if there is none."""
+        self.import_from_location()
+        name = key.removeprefix(f'{self.scope}.') if isinstance(key, str) else ''
+        if name.isidentifier() and name not in self.module_dict:
+            for package in self._locations:
+                getattr(sys.modules[package], name, None)  # importing the module registers it
+        return super().get(key)
+
+
 def _child(name: str, parent: Registry, module: str) -> Registry:
-    return Registry(name, parent=parent, scope='mmkdml', locations=[f'mmkdml.{module}'])
+    return LazyRegistry(name, parent=parent, scope='mmkdml', locations=[f'mmkdml.{module}'])
 
 
 def build_with_inferred(config_or_module: Any, **inferred: Any) -> Any:

@@ -5,16 +5,19 @@ from mmkdml.datasets.base import SplitClassificationDataset, SplitFileMixin, Spl
 from mmkdml.datasets.chest_xray14 import ChestXray14Dataset
 from mmkdml.datasets.converters import (
     class_folder_rows,
+    convert_bccd,
     convert_folders,
     convert_ham10000,
     convert_lgg,
     convert_multi_label,
     convert_pcam,
+    convert_voc,
     ham10000_rows,
     lgg_rows,
     mask_pair_rows,
     multi_label_rows,
     pcam_rows,
+    voc_boxes,
 )
 from mmkdml.datasets.ham10000 import HAM10000Dataset, HAM10000SegDataset
 from mmkdml.datasets.image_cache import CachedLoading, cached_pipeline
@@ -37,9 +40,14 @@ from mmkdml.datasets.transforms import (
     LoadCheckedImage,
     LoadMultiChannelImage,
 )
+from mmkdml.lazy import lazy_exports
+
+# MMDetection takes seconds to import, and is optional.
+__getattr__, __dir__, _lazy = lazy_exports(__name__, {'.boxes': ('BCCDDataset', 'SplitBoxDataset')})
 
 __all__ = [
     'AlbumentationsTransform',
+    'BCCDDataset',
     'CachedLoading',
     'ChestXray14Dataset',
     'HAM10000Dataset',
@@ -50,6 +58,7 @@ __all__ = [
     'LoadCheckedImage',
     'LoadMultiChannelImage',
     'PCamDataset',
+    'SplitBoxDataset',
     'SplitClassificationDataset',
     'SplitFileMixin',
     'SplitMultiLabelDataset',
@@ -59,11 +68,13 @@ __all__ = [
     'balance_rows',
     'cached_pipeline',
     'class_folder_rows',
+    'convert_bccd',
     'convert_folders',
     'convert_ham10000',
     'convert_lgg',
     'convert_multi_label',
     'convert_pcam',
+    'convert_voc',
     'ham10000_rows',
     'lgg_rows',
     'make_demo_data',
@@ -73,5 +84,6 @@ __all__ = [
     'read_split',
     'refuse_shared_groups',
     'split_rows',
+    'voc_boxes',
     'write_splits',
 ]

@@ -49,13 +49,13 @@ def class_folder_rows(
     found = find_files(source, source, _suffixes_of(channels))
     for name in (name for name in found if '/' not in name):
         problems.add(f'{name}: not in a class folder')
-    images = _by_id((name for name in found if '/' in name), problems)
+    images = paths_by_id((name for name in found if '/' in name), problems)
     classes = sorted({image_id.partition('/')[0] for image_id in images})
     if len(classes) < 2:
         raise ValueError(
             f'expected folders of images of two classes or more in {source}, got {classes}'
         )
-    groups = _groups(images.values(), group_regex)
+    groups = find_groups(images.values(), group_regex)
 
     def check(image_id: str) -> None:
         if channels is None:
@@ -108,7 +108,7 @@ def mask_pair_rows(
     source = source_folder(source, 'the folder with the folders of images and of masks')
     problems = Problems(source)
     image_folder, mask_folder = (
-        _inside(source, name, f'the folder of {kind}, relative to {source}')
+        folder_inside(source, name, f'the folder of {kind}, relative to {source}')
         for kind, name in (('images', images), ('masks', masks))
     )
     if image_folder == mask_folder and not mask_suffix:
@@ -124,13 +124,13 @@ def mask_pair_rows(
         arrays = find_files(image_folder, source, ('.npy',))
         hint = f'. For {arrays[0]} set channels (--channels)' if arrays else ''
         raise ValueError(f'no images ({", ".join(suffixes)}) in {image_folder}{hint}')
-    image_paths = _by_id(image_files, problems, images)
-    mask_paths = _by_id(mask_files, problems, masks, mask_suffix)
+    image_paths = paths_by_id(image_files, problems, images)
+    mask_paths = paths_by_id(mask_files, problems, masks, mask_suffix)
     for image_id in sorted(image_paths.keys() - mask_paths.keys()):
         problems.add(f'{image_paths[image_id]}: no mask {image_id}{mask_suffix} in {masks}')
     for image_id in sorted(mask_paths.keys() - image_paths.keys()):
         problems.add(f'{mask_paths[image_id]}: no image {image_id} in {images}')
-    groups = _groups(image_paths.values(), group_regex)
+    groups = find_groups(image_paths.values(), group_regex)
 
     def check(image_id: str) -> float:
         paths = source / image_paths[image_id], source / mask_paths[image_id]
@@ -216,13 +216,14 @@ def _suffixes_of(channels: int | None) -> tuple[str, ...]:
     return SUFFIXES if channels is None else CHANNEL_SUFFIXES
 
 
-def _inside(source: Path, name: str, what: str) -> Path:
+def folder_inside(source: Path, name: str, what: str) -> Path:
+    """Return a folder below ``source``; raise an error if it is elsewhere or does not exist."""
     if Path(name).is_absolute() or '..' in Path(name).parts:
         raise ValueError(f'expected {what}, got {name!r}')
     return source_folder(source / name, what)
 
 
-def _by_id(
+def paths_by_id(
     paths: Iterable[str], problems: Problems, folder: str = '.', suffix: str = ''
 ) -> dict[str, str]:
     """Return paths by image id: the path without folder, file suffix and mask suffix."""
@@ -234,7 +235,8 @@ def _by_id(
     return by_id
 
 
-def _groups(paths: Collection[str], regex: str | None) -> dict[str, str]:
+def find_groups(paths: Collection[str], regex: str | None) -> dict[str, str]:
+    """Return the group of each path: what ``regex`` finds in it, or without one the path."""
     if regex is None:
         return {path: path for path in paths}
     try:

@@ -22,6 +22,8 @@ from mmkdml.names import SPLITS
 
 SPLIT_FILES = tuple(f'{name}.csv' for name in SPLITS)
 INFO_FILE = 'splits.json'
+#: COCO JSON file with the boxes of all splits.
+BOXES_FILE = 'annotations.json'
 HASHES, UNFINISHED = 'sha256', 'unfinished'
 
 
@@ -94,7 +96,8 @@ def write_split_files(
 
     Args:
         folder: Folder to write to; created if missing.
-        files: Content of each split file by name. Other split files in the folder are deleted.
+        files: Content of each split file, and of further files that belong to them, by name. Other
+            split files in the folder are deleted.
         info: Content of the manifest in addition to the hashes.
         force: Replace files that differ.
 
@@ -107,7 +110,8 @@ def write_split_files(
     """
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = (json_text({**info, HASHES: hashes}, indent=2) + '\n').encode()
-    present = [folder / name for name in SPLIT_FILES if (folder / name).exists()]
+    present = [folder / name for name in {**dict.fromkeys(SPLIT_FILES), **files}]
+    present = [path for path in present if path.exists()]
     differing = [p for p in present if files.get(p.name) != p.read_bytes()]
     try:
         before = read_manifest(folder)
@@ -128,7 +132,8 @@ def write_split_files(
     if all(p.is_file() for p in written) and not differing and written[-1].read_bytes() == manifest:
         return written
     remove_partial_files(folder, '*.csv')
-    remove_partial_files(folder, INFO_FILE)
+    for name in (BOXES_FILE, INFO_FILE):
+        remove_partial_files(folder, name)
     with ExitStack() as stack:
         for name, content in files.items():
             file = stack.enter_context(atomic_writer(folder / name))

@@ -18,6 +18,7 @@ from typing import Any
 
 from mmkdml.commands import tool_command
 from mmkdml.datasets.splits.manifest import (
+    BOXES_FILE,
     HASHES,
     SPLIT_FILES,
     UNFINISHED,
@@ -44,6 +45,7 @@ def write_splits(
     splits: Mapping[str, Sequence[SplitRow]],
     info: Mapping[str, Any],
     force: bool = False,
+    files: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
     """Write ``<split>.csv`` for each split, and the manifest ``splits.json``.
 
@@ -56,9 +58,10 @@ def write_splits(
             repeated only in ``train``.
         info: Content of ``splits.json`` in addition to counts and hashes; JSON values.
         force: Replace split files that differ.
+        files: Content of further files by name, which belong to the splits, such as their boxes.
 
     Returns:
-        Paths of the split files and of the manifest.
+        Paths of the split files, of ``files`` and of the manifest.
 
     Raises:
         ValueError: If a split is unknown or empty, has a duplicate id or image, masks or labels are
@@ -80,6 +83,7 @@ def write_splits(
                 f'expected a {what} for all images or for none, but {without[0]!r} has none'
             )
     content = {f'{name}.csv': _to_csv(rows).encode() for name, rows in splits.items()}
+    content |= files or {}
     return write_split_files(Path(out_dir), content, {**info, 'counts': _counts(splits)}, force)
 
 
@@ -117,7 +121,8 @@ def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, 
     elif split_by is not None:
         warn_of_shared_groups(splits)
     info = {key: value for key, value in info.items() if key != HASHES}
-    files = {f'{name}.csv': (folder / f'{name}.csv').read_bytes() for name in splits}
+    names = [*(f'{name}.csv' for name in splits), *[BOXES_FILE] * (folder / BOXES_FILE).exists()]
+    files = {name: (folder / name).read_bytes() for name in names}
     write_split_files(
         folder, files, {**info, 'edited': True, 'counts': _counts(splits)}, force=True
     )
