@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
+import importlib.util
 import io
 import os
 import sys
-import warnings
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from collections.abc import Iterator
+from logging import LogRecord
 from typing import Any
 
 import torch
 from mmengine.fileio import YamlHandler, register_handler
+from mmengine.logging import MMLogger
 
+from mmkdml.functional.nms import non_maximum_suppression
+from mmkdml.operators import MissingOperators
+from mmkdml.packages import around_import
 from mmkdml.safe_yaml import SafeYamlLoader
 
 # A library must stay referenced: its operators are removed with it.
@@ -29,7 +32,8 @@ def import_torchvision() -> None:
     """Import torchvision, declaring its missing operators if it fails without them.
 
     With a CPU build of PyTorch, importing a torchvision built for CUDA fails because the operators
-    ``nms`` and ``qnms`` do not exist. Declaring them suffices; calling them still raises an error.
+    ``nms`` and ``qnms`` do not exist. ``torch.ops.torchvision.nms`` is computed without compiled
+    code then, slower; ``qnms`` and ``torchvision.ops.nms`` raise an error.
     """
     global _declared
     try:
@@ -42,31 +46,14 @@ def import_torchvision() -> None:
         _declared = torch.library.Library('torchvision', 'DEF')
         _declared.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         _declared.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+        _declared.impl('nms', non_maximum_suppression, 'CompositeExplicitAutograd')
         importlib.import_module('torchvision')
 
 
-class MissingOperators(ModuleType):
-    """Placeholder for mmcv's compiled operators: every name exists, but calls raise an error."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith('__'):
-            raise AttributeError(name)
-
-        def operator(*args: Any, **kwargs: Any) -> None:
-            raise RuntimeError(f'mmcv-lite has no operator {name}; install the compiled mmcv')
-
-        return operator
-
-
 def replace_missing_mmcv_operators() -> None:
-    """Make mmseg 1.2, which imports compiled operators of mmcv, importable with mmcv-lite."""
-    try:
-        importlib.metadata.distribution('mmcv-lite')
-    except importlib.metadata.PackageNotFoundError:
-        return
-    operators = MissingOperators('mmcv._ext')
-    operators.__spec__ = ModuleSpec('mmcv._ext', loader=None)  # mmengine reads the loader
-    sys.modules.setdefault('mmcv._ext', operators)
+    """Make ``mmcv.ops``, which mmdet and mmseg import, importable without compiled operators."""
+    if 'mmcv._ext' not in sys.modules and importlib.util.find_spec('mmcv._ext') is None:
+        sys.modules['mmcv._ext'] = MissingOperators()
 
 
 def load_yaml_safely() -> None:
@@ -78,12 +65,58 @@ def load_yaml_safely() -> None:
             return super().load_from_fileobj(file, **{'Loader': SafeYamlLoader, **kwargs})
 
 
+@contextlib.contextmanager
+def hide_mmdet(module: Any) -> Iterator[None]:
+    """Let imports of mmdet fail, unless it has been imported.
+
+    MMPretrain and MMSegmentation import it for three classes, which takes seconds.
+
+    Args:
+        module: The module that is imported meanwhile.
+    """
+    hidden = {'mmdet', 'mmdet.models'} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not found
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
+def import_mmdet(models: Any) -> Iterator[None]:
+    """Import mmdet without a warning, and complete the three classes that needed it.
+
+    The warning is about missing operators of CLRNet.
+
+    Args:
+        models: The module ``mmdet.models``.
+    """
+    logger = MMLogger.get_current_instance()
+
+    def is_other(record: LogRecord) -> bool:
+        return not record.getMessage().startswith('Line NMS is not compiled')
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+    for name in ('MaskFormerHead', 'Mask2FormerHead'):
+        if 'mmseg.models' in sys.modules:
+            head, base = getattr(sys.modules['mmseg.models'], name), getattr(models, name)
+            head.__bases__ = (base,)
+            setattr(sys.modules[head.__module__], f'MMDET_{name}', base)
+    layer = sys.modules.get('mmpretrain.models.utils.res_layer_extra_norm')
+    if layer is not None and layer.ResLayerExtraNorm is None:
+        importlib.reload(layer)
+
+
 def import_frameworks() -> None:
     """Import MMPretrain and MMSegmentation without messages about optional packages.
 
     Albumentations, which they import, would query PyPI for a newer version.
     """
-    warnings.filterwarnings('ignore', message='.*MultiScaleDeformableAttention.*')
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     with contextlib.redirect_stdout(io.StringIO()):  # 'Could not import OneDL', three times
         importlib.import_module('mmpretrain.datasets')
@@ -93,4 +126,7 @@ def import_frameworks() -> None:
 load_yaml_safely()
 import_torchvision()
 replace_missing_mmcv_operators()
+around_import('mmpretrain.models', hide_mmdet)
+around_import('mmseg.models', hide_mmdet)
+around_import('mmdet.models', import_mmdet)
 import_frameworks()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 # mmengine's table names the distributions of the original projects. Those of the forks have other
 # names, and mmengine.hub would install the original next to them. A module is found in any case.
 MODULES = ('mmkdml', 'mmdet', 'mmpretrain', 'mmseg')
+
+Context = Callable[[Any], AbstractContextManager[None]]
 
 
 def packaged_file(path: str | Path, folder: str = 'configs') -> Path:
@@ -58,28 +61,48 @@ def packaged_name(path: str) -> str:
     return path if Path(path).is_file() else f'mmkdml::{path.removeprefix("configs/")}'
 
 
-class _AfterImport:
-    """Finder in ``sys.meta_path`` that calls a function with a module after its import."""
+class _AroundImport:
+    """Finder in ``sys.meta_path`` that executes a module in a context."""
 
-    def __init__(self, name: str, function: Callable[[Any], None]) -> None:
-        self.name, self.function = name, function
+    def __init__(self, name: str, context: Context) -> None:
+        self.name, self.context = name, context
+        self.searching = False
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         """Find the module with the other finders, and extend its loader."""
-        if name != self.name:
+        if name != self.name or self.searching:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.searching = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.searching = False
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            execute(module)
-            self.function(module)
+            # A loader may load other modules too, and this one again.
+            if module.__name__ != self.name or self not in sys.meta_path:
+                execute(module)
+                return
+            sys.meta_path.remove(self)
+            with self.context(module):
+                execute(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
+
+
+def around_import(name: str, context: Context) -> None:
+    """Execute a module in a context when it is imported; do nothing if it has been imported.
+
+    Args:
+        name: Full name of the module.
+        context: Called once with the module; returns the context manager.
+    """
+    if name not in sys.modules:
+        sys.meta_path.insert(0, _AroundImport(name, context))
 
 
 def when_imported(name: str, function: Callable[[Any], None]) -> None:
@@ -91,10 +114,16 @@ def when_imported(name: str, function: Callable[[Any], None]) -> None:
         name: Full name of the module.
         function: Called once with the module.
     """
+
+    @contextmanager
+    def then(module: Any) -> Iterator[None]:
+        yield
+        function(module)
+
     if name in sys.modules:
         function(sys.modules[name])
     else:
-        sys.meta_path.insert(0, _AfterImport(name, function))
+        around_import(name, then)
 
 
 def register_modules(utils: Any) -> None:

@@ -2,13 +2,15 @@ import importlib.util
 import os
 import subprocess
 import sys
-import warnings
+from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mmkdml import compat
+from mmkdml.functional.nms import non_maximum_suppression
+from mmkdml.operators import MissingOperators
 
 
 @pytest.fixture
@@ -28,6 +30,9 @@ def stack(monkeypatch):
 
         def define(self, schema):
             calls.declared.append(schema)
+
+        def impl(self, name, function, key):
+            calls.declared.append((name, function, key))
 
     monkeypatch.setattr(compat, 'importlib', SimpleNamespace(import_module=import_module))
     monkeypatch.setattr(compat, 'torch', SimpleNamespace(library=SimpleNamespace(Library=Library)))
@@ -51,6 +56,7 @@ def test_missing_operators_are_declared(stack):
         ('torchvision', 'DEF'),
         'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
         'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+        ('nms', non_maximum_suppression, 'CompositeExplicitAutograd'),
     ]
     assert compat._declared is not None  # kept alive
 
@@ -89,40 +95,34 @@ def test_missing_torchvision_is_ignored(stack):
 
 
 @pytest.fixture
-def installed(monkeypatch, tmp_path):
-    """Make a distribution seem to be the only one installed, without imported operators."""
+def operators(monkeypatch):
+    """Return a function that makes mmcv's operators seem missing, installed or imported."""
 
-    def install(name):
-        folder = tmp_path / f'{name.replace("-", "_")}-2.1.0.dist-info'
-        folder.mkdir()
-        (folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: 2.1.0\n')
-        monkeypatch.setattr(sys, 'path', [str(tmp_path)])
+    def install(spec=None, imported=None):
+        monkeypatch.setitem(sys.modules, 'mmcv._ext', imported)  # restored after the test
+        if imported is None:
+            del sys.modules['mmcv._ext']
+        finder = SimpleNamespace(find_spec=lambda name, *_: name == 'mmcv._ext' and spec or None)
+        monkeypatch.setattr(sys, 'meta_path', [finder, *sys.meta_path])
 
-    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)  # restored after the test
-    del sys.modules['mmcv._ext']
     return install
 
 
-def test_missing_mmcv_operators_raise_when_called(installed):
-    installed('mmcv-lite')
+def test_missing_mmcv_operators_are_replaced(operators):
+    operators()
     compat.replace_missing_mmcv_operators()
-    operators = sys.modules['mmcv._ext']
-    assert hasattr(operators, 'sigmoid_focal_loss_forward')
-    with pytest.raises(RuntimeError, match='no operator nms'):
-        operators.nms(1, iou=2)
-    assert not hasattr(operators, '__wrapped__')
+    assert isinstance(sys.modules['mmcv._ext'], MissingOperators)
     assert importlib.util.find_spec('mmcv._ext').loader is None  # as mmengine expects
 
 
-def test_operators_of_other_mmcv_distributions_are_not_replaced(installed):
-    installed('onedl-mmcv')
+def test_installed_mmcv_operators_are_not_replaced(operators):
+    operators(spec=ModuleSpec('mmcv._ext', loader=None))
     compat.replace_missing_mmcv_operators()
     assert 'mmcv._ext' not in sys.modules
 
 
-def test_imported_operators_are_not_replaced(installed):
-    installed('mmcv-lite')
-    sys.modules['mmcv._ext'] = imported = object()
+def test_imported_mmcv_operators_are_not_replaced(operators):
+    operators(imported=(imported := object()))
     compat.replace_missing_mmcv_operators()
     assert sys.modules['mmcv._ext'] is imported
 
@@ -141,24 +141,60 @@ def test_calling_declared_operator_raises():
         nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
 
 
-def test_import_is_silent_and_offline():
+def python(script, **options):
+    """Run a script in a process of its own and return what it prints, on stderr too."""
+    done = subprocess.run(
+        [sys.executable, '-c', script],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **options,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+IMPORT_ALL = 'import os, sys, mmkdml.models, mmkdml.datasets, mmkdml.evaluation'
+
+
+def test_import_is_silent_and_offline_and_leaves_mmdet_out():
     """Frameworks print messages about optional packages, and albumentations queries PyPI."""
-    script = 'import os, mmkdml.models; print(os.environ["NO_ALBUMENTATIONS_UPDATE"])'
     environment = {
         key: value for key, value in os.environ.items() if key != 'NO_ALBUMENTATIONS_UPDATE'
     }
-    done = subprocess.run(
-        [sys.executable, '-c', script], capture_output=True, text=True, check=True, env=environment
+    script = 'print(os.environ["NO_ALBUMENTATIONS_UPDATE"], "mmdet" in sys.modules)'
+        'print(os.environ["NO_ALBUMENTATIONS_UPDATE"], [n for n in sys.modules if "mmdet" in n])'
     )
-    assert (done.stdout, done.stderr) == ('1\n', '')
+    assert python(f'{IMPORT_ALL}; {script}', env=environment) == '1 False\n'
 
 
-def test_only_one_warning_is_hidden(monkeypatch):
+def test_setting_of_the_user_is_kept(monkeypatch):
     monkeypatch.setenv('NO_ALBUMENTATIONS_UPDATE', 'set by user')
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        compat.import_frameworks()
-        warnings.warn('Fail to import ``MultiScaleDeformableAttention`` from mmcv', stacklevel=1)
-        with pytest.raises(UserWarning, match='another one'):
-            warnings.warn('another one', stacklevel=1)
+    compat.import_frameworks()
     assert os.environ['NO_ALBUMENTATIONS_UPDATE'] == 'set by user'
+
+
+HEADS = """
+import mmseg.models
+for head in (mmseg.models.MaskFormerHead, mmseg.models.Mask2FormerHead):
+    assert issubclass(head, getattr(mmdet.models, head.__name__))
+    try:
+        head()
+    except TypeError as error:  # instead of ImportError: mmdet is not installed
+        assert 'num_classes' in str(error) or 'in_channels' in str(error), error
+from mmdet.registry import MODELS
+assert MODELS.get('ResLayerExtraNorm')
+"""
+
+
+@pytest.mark.parametrize(
+    'imports',
+    [
+        f'import mmkdml.compat, mmdet.models; {IMPORT_ALL}',
+        f'import mmdet; {IMPORT_ALL}; import mmdet.models',
+    ],
+)
+def test_mmdet_completes_the_other_frameworks_silently(imports):
+    """In any order of imports; the warnings of Python that its code raises are other ones."""
+    pytest.importorskip('mmdet')
+    assert python(imports + HEADS) == ''
