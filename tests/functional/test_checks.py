@@ -8,6 +8,7 @@ from mmkdml.functional.checks import (
     check_batch_statistics,
     check_choice,
     check_feature_maps,
+    check_fraction,
     check_labels,
     check_maps,
     check_mask,
@@ -32,6 +33,15 @@ def test_choice():
 def test_positive(value):
     check_positive('temperature', 1e-9)
     assert_raises(['temperature', f'got {value}'], check_positive, 'temperature', value)
+
+
+@pytest.mark.parametrize('value', [-0.01, 1.01, 50, math.nan])
+def test_fraction(value):
+    check_fraction('iou', 0)
+    check_fraction('iou', 1)
+    assert_raises(
+        ['iou_threshold', '[0, 1]', f'got {value}'], check_fraction, 'iou_threshold', value
+    )
 
 
 @pytest.mark.parametrize('value', [0.99, -1, math.nan])

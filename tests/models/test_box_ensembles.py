@@ -33,14 +33,14 @@ def test_names_of_ensembles():
 
 
 def test_nms_equals_that_of_torchvision():
-    # Its compiled operator is missing where torchvision was built for another torch.
-    ops = pytest.importorskip('torchvision.ops', exc_type=(ImportError, RuntimeError))
     parts = students(num_classes=3)
     boxes, scores, labels = map(torch.cat, parts)
     try:
-        kept = ops.batched_nms(boxes.double(), scores.double(), labels, 0.5)
-    except (NotImplementedError, RuntimeError) as error:
-        pytest.skip(f'torchvision without compiled operators: {error}')
+        from torchvision.ops import batched_nms
+
+        kept = batched_nms(boxes.double(), scores.double(), labels, 0.5)
+    except (RuntimeError, NotImplementedError):
+        pytest.skip('torchvision has no compiled operators for this torch')
     expected = boxes[kept], scores[kept], labels[kept]
     assert 10 < len(kept) < len(boxes)
     for own, other in zip(nms_ensemble(*parts), expected, strict=True):
@@ -156,9 +156,7 @@ def test_equal_students_agree(name):
 
 def test_invalid_threshold_raises():
     for ensemble in (nms_ensemble, wbf_ensemble):
-        with pytest.raises(
-            ValueError, match=r'iou_threshold: expected a number in \[0, 1\], got 5'
-        ):
+        with pytest.raises(ValueError, match=r'iou_threshold: expected .* \[0, 1\], got 5'):
             partial(ensemble, iou_threshold=5)(*students())
 
 
