@@ -8,6 +8,7 @@ from mmkdml.functional.correlation import feature_correlation, relation_differen
 from mmkdml.functional.detection import detection_divergence
 from mmkdml.functional.divergence import prediction_kl
 from mmkdml.functional.feature import feature_mse
+from mmkdml.functional.focal import focal_difference
 from mmkdml.functional.generation import masked_generation, random_mask
 from mmkdml.functional.importance import importance_difference, pixel_similarity
 from mmkdml.functional.information import variational_information
@@ -36,6 +37,7 @@ __all__ = [
     'feature_mse',
     'focal_and_dice',
     'focal_and_smooth_dice',
+    'focal_difference',
     'gradient_penalty',
     'importance_difference',
     'intra_class_variation',

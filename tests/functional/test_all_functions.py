@@ -20,6 +20,7 @@ from mmkdml.functional import (
     feature_mse,
     focal_and_dice,
     focal_and_smooth_dice,
+    focal_difference,
     importance_difference,
     intra_class_variation,
     learner_realism,
@@ -46,6 +47,7 @@ MAP = (2, 3, 4, 6)
 SMALL = (2, 3, 2, 3)
 TRUTH = torch.tensor([0, 1, 2, 255]).repeat(2, 8, 3)
 MASK = torch.tensor([[[True, False, True], [True, True, False]]]).repeat(2, 1, 1)
+BOXES = [torch.tensor([[0.0, 0.4, 0.6, 0.9]]), torch.zeros(0, 4)]
 WEIGHT = torch.linspace(-1, 1, 12).view(4, 3)
 
 
@@ -140,6 +142,13 @@ FUNCTIONS = {
         )
         for reference in ATTENTION_REFERENCES
         for exponent in (1, 1.5, 4)
+    },
+    **{
+        f'focal_difference {temperature}': (
+            partial(focal_difference, boxes=BOXES, temperature=temperature),
+            [SMALL, SMALL],
+        )
+        for temperature in (0.5, 2.0)
     },
     'importance_difference': (importance_difference, [SMALL, (2, 5, 2, 3)]),
     'importance_difference resized': (importance_difference, [SMALL, (2, 5, 4, 3)]),

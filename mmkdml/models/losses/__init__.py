@@ -9,6 +9,7 @@ from mmkdml.models.losses.dkd import DKDLoss
 from mmkdml.models.losses.dsd import CategorySimilarityLoss, PixelSimilarityLoss
 from mmkdml.models.losses.emkd import ImportanceMapLoss, RegionAffinityLoss
 from mmkdml.models.losses.emkd_segmentation import FocalSmoothDiceLoss
+from mmkdml.models.losses.fgd import FGDLoss
 from mmkdml.models.losses.fitnet import FitNetLoss, SimKDLoss
 from mmkdml.models.losses.focal_dice_loss import FocalDiceLoss
 from mmkdml.models.losses.holistic import HolisticLoss
@@ -31,6 +32,7 @@ __all__ = [
     'DISTLoss',
     'DKDLoss',
     'DetectionPredictionLoss',
+    'FGDLoss',
     'FeatureMSELoss',
     'FitNetLoss',
     'FocalDiceLoss',

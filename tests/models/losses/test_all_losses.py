@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import mmkdml.functional as F
+from mmkdml.functional.boxes import Objects
 from mmkdml.functional.divergence import DIRECTIONS, SCALES
 from mmkdml.functional.structure import PAIR_WISE_REFERENCES, PIXEL_WISE_REFERENCES
 from mmkdml.models.losses import TransferLoss
@@ -27,6 +28,7 @@ LOSSES = {
     'DKDLoss': ({}, [(2, 3, 8, 8)], 'truth'),
     'DetectionPredictionLoss': (dict(num_classes=3), [(2, 7, 9)], None),
     'DetectionPredictionLoss GFL': (dict(num_classes=3), [(2, 15, 9)], None),
+    'FGDLoss': (dict(learner_channels=4, source_channels=6), [MAP], 'boxes'),
     'FeatureMSELoss': ({}, [MAP], None),
     'FitNetLoss': ({}, [MAP], None),
     'FocalDiceLoss': ({}, [(2, 3, 8, 8)], 'labels'),
@@ -68,8 +70,22 @@ SAME_SHAPE = {
     'PredictionKLLoss',
 }
 PROJECTING = {'ChannelWiseLoss', 'MGDLoss'}
-DETECTION = {'DetectionPredictionLoss'}
-TRAINED = {*PROJECTING, 'HolisticLoss', 'SRRLLoss', 'SemCKDLoss', 'VariationalInformationLoss'}
+DETECTION = {'DetectionPredictionLoss', 'FGDLoss'}
+TRAINED = {
+    *PROJECTING,
+    'FGDLoss',
+    'HolisticLoss',
+    'SRRLLoss',
+    'SemCKDLoss',
+    'VariationalInformationLoss',
+}
+    *PROJECTING,
+    'FGDLoss',
+    'HolisticLoss',
+    'SRRLLoss',
+    'SemCKDLoss',
+    'VariationalInformationLoss',
+}
 
 
 def build(name, **options):
@@ -87,12 +103,13 @@ def inputs_of(name, dtype=torch.float32, factor=1.0):
     loss = build(name, **options)
     learners = [(factor * tensor(shape, 1)).to(dtype).requires_grad_() for shape in shapes]
     sources = [(factor * tensor(shape, 2)).to(dtype) for shape in shapes]
-    if name in PROJECTING:
+    if options.get('source_channels') == 6:
         sources = [(factor * tensor((2, 6, 8, 8), 2)).to(dtype)]
     labels = (torch.arange(len(learners[0]) * 64) % 3).view(len(learners[0]), 8, 8)
     weight = tensor((5, 4), 3)
     third = {
         'truth': [labels],
+        'boxes': [[Objects(torch.tensor([[0.1, 0.2, 0.6, 0.5]]), labels[0, 0, :1])] * 2],
         'classifier': [lambda x: torch.nn.functional.linear(x, weight.to(x.dtype))],
     }.get(extra, [])
     sides = [side if len(side) > 1 else side[0] for side in (learners, sources)]
@@ -128,7 +145,7 @@ def test_attributes(name):
         assert isinstance(loss, TransferLoss)
         assert loss.requires_same_shape == (kind in SAME_SHAPE)
         assert loss.projects_channels == (kind in PROJECTING)
-        assert loss.needs_truth == (extra == 'truth')
+        assert loss.needs_truth == (extra in {'truth', 'boxes'})
         assert loss.for_detection == (kind in DETECTION)
         assert loss.needs_source_classifier == (extra == 'classifier')
 

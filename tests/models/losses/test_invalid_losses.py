@@ -73,6 +73,17 @@ def assert_raises(parts, call, *arguments, **options):
                 ('box_temperature', math.nan),
             )
         ),
+        *(
+            ('FGDLoss', {**ONE, name: value}, [name, str(value)])
+            for name, value in (
+                ('temperature', 0),
+                ('alpha', -1),
+                ('beta', -2),
+                ('gamma', math.nan),
+                ('lambda_', -3),
+            )
+        ),
+        ('FGDLoss', dict(TWO, source_channels=[10]), ['2 of the learner', '1 of the source']),
         ('LSKDLoss', dict(loss='DKDLoss'), ['LSKDLoss', 'config or module', "'DKDLoss'"]),
         (
             'LSKDLoss',

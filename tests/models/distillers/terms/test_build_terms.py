@@ -49,6 +49,7 @@ class PretendedDetection(ClassificationTask):
     ('task', 'knowledge', 'loss', 'message'),
     [
         (ClassificationTask, 'predictions', 'DetectionPredictionLoss', 'only for detection.*class'),
+        (ClassificationTask, 'features', 'FGDLoss', 'FGDLoss is only for detection, got.*classif'),
         (PretendedDetection, 'predictions', None, 'PredictionKLLoss is not for detection.*Use Det'),
         (PretendedDetection, 'predictions', 'FeatureMSELoss', 'is not for detection.*Use Detec'),
         (PretendedDetection, 'features', 'IntraClassVariationLoss', 'is not for detection.*FGD'),
