@@ -41,7 +41,7 @@ class _GlobalContext(nn.Module):
 
 
 class _Level(nn.Module):
-    """Parameters for one pair of maps."""
+    """Align the channels of a pair of maps, and compute the difference of their contexts."""
 
     def __init__(self, learner_channels: int, source_channels: int) -> None:
         super().__init__()
@@ -50,6 +50,11 @@ class _Level(nn.Module):
             self.align = nn.Conv2d(learner_channels, source_channels, 1)
         self.learner_context = _GlobalContext(source_channels)
         self.source_context = _GlobalContext(source_channels)
+
+    def forward(self, learner: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the learner's map with the source's channels, and the difference."""
+        learner = self.align(learner)
+        return learner, self.learner_context(learner) - self.source_context(source)
 
 
 @MODELS.register_module()
@@ -127,9 +132,8 @@ class FGDLoss(TransferLoss):
         self, level: nn.Module, learner: Tensor, source: Tensor, boxes: Sequence[Tensor]
     ) -> Tensor:
         check_feature_maps(learner, source, same_size=True)
-        learner = level.align(learner)
+        learner, contexts = level(learner, source)
         focal = focal_difference(
             learner, source, boxes, self.temperature, self.alpha, self.beta, self.gamma
         )
-        contexts = level.learner_context(learner) - level.source_context(source)
         return focal + self.lambda_ * contexts.square().sum() / len(learner)

@@ -79,13 +79,6 @@ TRAINED = {
     'SemCKDLoss',
     'VariationalInformationLoss',
 }
-    *PROJECTING,
-    'FGDLoss',
-    'HolisticLoss',
-    'SRRLLoss',
-    'SemCKDLoss',
-    'VariationalInformationLoss',
-}
 
 
 def build(name, **options):
