@@ -4,8 +4,8 @@ Text configs name classes with scope, e.g. ``type='mmkdml.DiversifiedKDMLDistill
 of this project contain the classes themselves, so that an editor can follow them.
 """
 
+import importlib
 import inspect
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,21 +13,23 @@ from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
 
-class LazyRegistry(Registry):
-    """Registry that also finds the lazy exports of its packages, importing their modules."""
+class _LazyRegistry(Registry):
+    """Registry that also finds the classes that its packages export lazily.
 
-    def get(self, key: str) -> Any:
-        """Return the class with a name, with or without scope; None if there is none."""
-        self.import_from_location()
-        name = key.removeprefix(f'{self.scope}.') if isinstance(key, str) else ''
-        if name.isidentifier() and name not in self.module_dict:
-            for package in self._locations:
-                getattr(sys.modules[package], name, None)  # importing the module registers it
+    Their modules import a framework that is only needed by some tasks, such as mmdet.
+    """
+
+    def get(self, key: str) -> type | None:
+        """Return a class by its name, with or without a scope; see mmengine's ``Registry``."""
+        scope, name = self.split_scope_key(key)
+        if scope in (None, self.scope) and name not in self.module_dict:
+            for location in self._locations:
+                getattr(importlib.import_module(location), name, None)  # registers it
         return super().get(key)
 
 
 def _child(name: str, parent: Registry, module: str) -> Registry:
-    return LazyRegistry(name, parent=parent, scope='mmkdml', locations=[f'mmkdml.{module}'])
+    return _LazyRegistry(name, parent=parent, scope='mmkdml', locations=[f'mmkdml.{module}'])
 
 
 def build_with_inferred(config_or_module: Any, **inferred: Any) -> Any:

@@ -1,5 +1,7 @@
 """Metrics of every member and of the ensemble, and figures of masks and calibration."""
 
+from typing import TYPE_CHECKING
+
 import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are imported
 from mmkdml.evaluation.auroc import MultiLabelAUROC
 from mmkdml.evaluation.calibration import Calibration
@@ -13,8 +15,16 @@ from mmkdml.evaluation.mask_panels import Panel, draw_panel, draw_sheet
 from mmkdml.evaluation.member_metrics import MemberMetrics, members_in_order
 from mmkdml.evaluation.reliability import draw_reliability
 from mmkdml.evaluation.spreadsheets import csv_text
+from mmkdml.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from mmkdml.evaluation.box_ap import BoxAP
+
+# Imports mmdet.
+__getattr__, __dir__, _ = lazy_exports(__name__, {'.box_ap': ['BoxAP']})
 
 __all__ = [
+    'BoxAP',
     'Calibration',
     'CaseTable',
     'ConfusionMatrix',

@@ -12,6 +12,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.evaluation import IoUMetric
 
+from mmkdml.evaluation.box_samples import refuse_boxes
 from mmkdml.functional.checks import check_choice
 from mmkdml.registry import METRICS
 
@@ -156,6 +157,7 @@ def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -
     Raises:
         ValueError: If truth or prediction is missing, sizes differ, or a label is not a class.
     """
+    refuse_boxes(sample)
     where = _where(sample)
     pred, truth = (_labels(sample, key, where) for key in ('pred_sem_seg', 'gt_sem_seg'))
     truth = truth.to(pred.device)

@@ -14,6 +14,7 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 
+from mmkdml.evaluation.coco import prints_to_log, report_zero_if_nothing_found
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.registry import METRICS
 
@@ -44,7 +45,8 @@ class MemberMetrics(BaseMetric):
     ``student_1/accuracy/top1``, ``ensemble/accuracy/top1``. A model without members is reported as
     ``model``. Each name has a separate copy of the metrics, so that the values equal those of
     evaluating each member separately, also with several processes. The log output of a metric (such
-    as mmseg's table of classes) begins with the name.
+    as mmseg's table of classes) begins with the name; what it prints is logged, too. mmdet's
+    ``CocoMetric``, which reports no values if nothing is found, reports 0.
 
     Args:
         metric: Metric of any framework, built or as a config, or a list of them.
@@ -90,7 +92,10 @@ class MemberMetrics(BaseMetric):
             )
         self.include = None if include is None else tuple(include)
         # Built here to raise errors before training; copied for each name.
-        self._metrics = [METRICS.build(one) if isinstance(one, dict) else one for one in metrics]
+        with prints_to_log():
+            self._metrics = [
+                METRICS.build(one) if isinstance(one, dict) else one for one in metrics
+            ]
         self._names: tuple[str, ...] = ()
         self._evaluators: dict[str, Evaluator] = {}
 
@@ -142,7 +147,7 @@ class MemberMetrics(BaseMetric):
         metrics = {}
         for name in self._reported():
             evaluator = self._evaluators.get(name) or self._new_evaluator()
-            with _named_log(name):
+            with _named_log(name), prints_to_log():
                 values = evaluator.evaluate(size)
             metrics.update({f'{name}/{key}': value for key, value in values.items()})
         self._names, self._evaluators = (), {}
@@ -153,7 +158,10 @@ class MemberMetrics(BaseMetric):
         raise NotImplementedError('MemberMetrics has no results: call evaluate()')
 
     def _new_evaluator(self) -> Evaluator:
-        return Evaluator(copy.deepcopy(self._metrics))
+        metrics = copy.deepcopy(self._metrics)
+        for metric in metrics:
+            report_zero_if_nothing_found(metric)
+        return Evaluator(metrics)
 
     def _reported(self) -> list[str]:
         return [name for name in self._names if self.include is None or name in self.include]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmkdml.evaluation.box_samples import refuse_boxes
 from mmkdml.evaluation.member_metrics import member_views
 from mmkdml.names import ENSEMBLE, MULTI_LABEL
 
@@ -44,6 +45,7 @@ def is_multi_label(view: Mapping[str, Any], meta: Mapping[str, Any] | None = Non
     Raises:
         ValueError: If there is no mark, but a sample without exactly one class.
     """
+    refuse_boxes(view)
     if view.get(MULTI_LABEL) or (meta or {}).get(MULTI_LABEL):
         return True
     for key in ('gt_label', 'pred_label'):
@@ -108,6 +110,7 @@ def truth_of(sample: Any, meta: Mapping[str, Any] | None = None) -> Tensor:
     """
     # All views share the ground truth.
     view = next(iter(member_views(sample).values()))
+    refuse_boxes(view)
     if {'gt_label', 'gt_score'} & set(view) and is_multi_label(view, meta):
         return multi_hot(view)
     if 'gt_sem_seg' in view:
@@ -136,6 +139,7 @@ def sum_by_name(results: list[Mapping[Any, Any]]) -> dict[Any, Any]:
 
 
 def _predictions(view: dict, name: str, meta: Mapping[str, Any] | None) -> Predictions:
+    refuse_boxes(view)
     if {'pred_sem_seg', 'seg_logits'} <= set(view):
         labels = view['pred_sem_seg']['data'].flatten()
         scores = view['seg_logits']['data'].detach().double().flatten(1).mT

@@ -18,7 +18,7 @@ import mmkdml.compat
 # isort: split
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
-from mmengine.structures import BaseDataElement, PixelData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmpretrain.evaluation import Accuracy, SingleLabelMetric
 from mmpretrain.structures import DataSample
 from mmseg.evaluation import IoUMetric
@@ -48,14 +48,35 @@ def segmented(mask, truth=None):
     return sample
 
 
+def detected(boxes, truth=None):
+    """Return four boxes of one class, from corners and sizes in [0, 1]."""
+
+    def instances(boxes):
+        corner, size = 9 * boxes[:, :2], 1 + 9 * boxes[:, 2:]
+        return InstanceData(
+            bboxes=torch.cat([corner, corner + size], 1),
+            labels=torch.ones(len(boxes), dtype=torch.long),
+            scores=boxes[:, 0],
+        )
+
+    sample = BaseDataElement(pred_instances=instances(boxes))
+    if truth is not None:
+        sample.set_metainfo(dict(img_id=truth[0], ori_shape=(20, 20)))
+        sample.gt_instances, sample.ignored_instances = map(instances, (truth[1], truth[1][:0]))
+    return sample
+
+
 def make_samples(kind, count=5, members=MEMBERS, seed=0):
     """Return samples with members, and plain samples of each member by name."""
     rng = torch.Generator().manual_seed(seed)
     samples, separate = [], {name: [] for name in (*members, 'ensemble')}
-    for _ in range(count):
+    for img_id in range(count):
         if kind == 'cls':
             truth, make = int(torch.randint(3, (1,), generator=rng)), classified
             predictions = {n: torch.rand(3, generator=rng).tolist() for n in separate}
+        elif kind == 'det':
+            truth, make = (img_id, torch.rand(4, 4, generator=rng)), detected
+            predictions = {n: truth[1] + torch.rand(4, 4, generator=rng) / 30 for n in separate}
         else:
             truth, make = torch.randint(3, (1, 6, 7), generator=rng), segmented
             predictions = {n: torch.randint(3, (1, 6, 7), generator=rng) for n in separate}
@@ -254,7 +275,11 @@ def evaluate_shards(rank=None):
     """Evaluate the shards of a rank, or all samples in one process."""
     values = {}
     for name, ranks in SHARDS.items():
-        for kind, metric in (('cls', Accuracy()), ('seg', ForegroundIoU())):
+        for kind, metric in (
+            ('cls', Accuracy()),
+            ('seg', ForegroundIoU()),
+            ('det', dict(type='mmkdml.BoxAP', metric_items=['mAP', 'mAP_s'])),
+        ):
             samples, _ = make_samples(kind)
             evaluator = Evaluator(MemberMetrics(metric))
             evaluator.dataset_meta = SEG_META
