@@ -65,6 +65,8 @@ METRIC_INFOS = {
         MetricInfo('recall', 'Sensitivity, mean of classes'),
         MetricInfo('f1-score', 'F1, mean of classes'),
         MetricInfo('mAP', 'Average precision, mean of classes'),
+        MetricInfo('AP', 'AP'),
+        MetricInfo('AP50', 'AP50'),
         MetricInfo('AUROC', 'Area under the ROC curve'),
         MetricInfo('sensitivity', 'Sensitivity'),
         MetricInfo('specificity', 'Specificity'),

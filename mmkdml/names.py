@@ -16,6 +16,11 @@ SPLITS = ('train', 'val', 'test')
 MULTI_LABEL_COLUMNS = ('member', 'id', 'group', 'label', 'truth', 'pred')
 CLASSIFICATION_COLUMNS = ('member', 'id', 'group', 'truth', 'pred')
 SEGMENTATION_COLUMNS = ('member', 'id', 'group', 'label', 'tp', 'fp', 'fn')
+DETECTION_COLUMNS = (
+    'member', 'id', 'group', 'label', 'rank', 'score', 'hits', 'ignored', 'boxes'
+)  # fmt: skip
+#: Number of IoUs in COCO's AP: 0.50, 0.55, ..., 0.95.
+BOX_IOUS = 10
 #: Metainfo of data sets and predicted samples whose images can have several classes or none.
 MULTI_LABEL = 'multi_label'
 #: File with the identity in a run's folder.

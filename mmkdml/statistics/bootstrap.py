@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmkdml.optional import require
-from mmkdml.statistics.counts import Counts, Entry
+from mmkdml.statistics.counts import Counts, Entry, resampler
 from mmkdml.statistics.measures import Measure
 
 stats = require('scipy.stats', extra='experiments', purpose='confidence intervals')
@@ -178,16 +178,15 @@ def _estimate_together(
 ) -> list[Estimate]:
     """Estimate contrasts with the same seeds and cases from the same resamples."""
     entries = list(dict.fromkeys(e for one in contrasts for e in (one.entry, *one.competitors)))
-    # (groups, entries, seeds, 3, K)
-    stacked = np.stack(
-        [np.stack([counts.by_entry[entry][s].counts for s in seeds], 1) for entry in entries], 1
-    )
-    sizes = {'seeds': len(seeds), 'groups': len(stacked)}
+    summed = resampler([counts.by_entry[entry][seed] for entry in entries for seed in seeds])
+    cases = counts.by_entry[entries[0]][seeds[0]].cases
+    sizes = {'seeds': len(seeds), 'groups': len({group for _, group in cases})}
     drawn = tuple(name for name, size in sizes.items() if size > 1)
-    statistic = partial(_contrasted, measure, stacked, entries, contrasts, drawn)
+    statistic = partial(_contrasted, measure, summed, entries, contrasts, sizes, drawn)
     original = statistic(*(np.arange(sizes[name])[None] for name in drawn))[:, 0]
-    cases = len(counts.by_entry[entries[0]][seeds[0]].cases)
-    common: dict[str, Any] = dict(seeds=seeds, groups=sizes['groups'], cases=cases, resampled=drawn)
+    common: dict[str, Any] = dict(
+        seeds=seeds, groups=sizes['groups'], cases=len(cases), resampled=drawn
+    )
     if not drawn:
         reason = 'only one seed and one group of cases to resample'
         return [Estimate(float(value), undefined_reason=reason, **common) for value in original]
@@ -220,20 +219,19 @@ def _estimate_together(
 
 def _contrasted(
     measure: Measure,
-    stacked: np.ndarray,
+    summed: Callable[[np.ndarray], np.ndarray],
     entries: Sequence[Entry],
     contrasts: Sequence[Contrast],
+    sizes: Mapping[str, int],
     drawn: Sequence[str],
     *indices: np.ndarray,
     axis: int = -1,
 ) -> np.ndarray:
     """Compute the contrasts of B resamples, (contrasts, B), from drawn indices, (B, size) each."""
-    groups, _, seeds, _, classes = stacked.shape
-    sizes = {'seeds': seeds, 'groups': groups}
+    seeds = sizes['seeds']
     times = {name: np.ones((1, size)) for name, size in sizes.items()}
     times.update({n: _times_drawn(i, sizes[n]) for n, i in zip(drawn, indices, strict=True)})
-    summed = times['groups'] @ stacked.reshape(groups, -1)
-    values = measure.value(summed.reshape(-1, len(entries), seeds, 3, classes))
+    values = measure.value(summed(times['groups'])).reshape(-1, len(entries), seeds)
     means = (values * times['seeds'][:, None]).sum(-1).T / seeds
     by_entry = dict(zip(entries, means, strict=True))
     return np.stack(

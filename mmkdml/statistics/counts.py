@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from mmkdml.modes import MODES, STYLES
+from mmkdml.statistics.detections import Detections
 from mmkdml.statistics.measures import MEASURES, Measure, class_count, count, task_of_cases
 from mmkdml.statistics.records import CHECKPOINTS, DONE, SuiteRecord
 
@@ -25,12 +26,41 @@ class CaseCounts:
 
     Attributes:
         cases: The tested cases, pairs ``(id, group)``.
-        counts: TP, FP and FN of each class by group, (G, 3, K), in images or pixels; groups in
-            alphabetical order.
+        counts: TP, FP and FN of each class by group, (G, 3, K), in images or pixels, or the
+            detections; groups in alphabetical order.
     """
 
     cases: frozenset[tuple[str, str]]
-    counts: np.ndarray
+    counts: np.ndarray | Detections
+
+    def total(self) -> np.ndarray:
+        """Return the argument of :meth:`~.measures.Measure.value` for the test split."""
+        if isinstance(self.counts, Detections):
+            return self.counts.summed(np.ones((1, self.counts.groups)))[0]
+        return self.counts.sum(0)
+
+    def by_group(self) -> np.ndarray:
+        """Return the argument of :meth:`~.measures.Measure.value` for each group, (G, ...)."""
+        return self.counts.by_group() if isinstance(self.counts, Detections) else self.counts
+
+
+def resampler(samples: Sequence[CaseCounts]) -> Callable[[np.ndarray], np.ndarray]:
+    """Build the function that sums the counts of resamples.
+
+    Args:
+        samples: Counts of E members or runs for the same groups.
+
+    Returns:
+        Function of how often each group was drawn, (B, G). It returns the argument of
+        :meth:`~.measures.Measure.value`, (B, E, ...).
+    """
+    counts = [one.counts for one in samples]
+    detections = [one for one in counts if isinstance(one, Detections)]
+    if detections:
+        return lambda times: np.stack([one.summed(times) for one in detections], 1)
+    stacked = np.stack(counts, 1)  # (G, E, 3, K)
+    flat = stacked.reshape(len(stacked), -1)
+    return lambda times: (times @ flat).reshape(-1, *stacked.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -57,7 +87,7 @@ class Counts:
         """
         value = self.check_measure(measure).value
         return {
-            entry: {seed: float(value(one.counts.sum(0))) for seed, one in by_seed.items()}
+            entry: {seed: float(value(one.total())) for seed, one in by_seed.items()}
             for entry, by_seed in self.by_entry.items()
         }
 

@@ -1,4 +1,4 @@
-"""Measures computed from counts, which can be summed over any resample of groups of cases."""
+"""Measures computed from case tables, for any resample of groups of cases."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import numpy as np
 import pandas as pd
 
 from mmkdml.metric_info import METRIC_INFOS, MetricInfo
-from mmkdml.names import CLASSIFICATION_COLUMNS, MULTI_LABEL_COLUMNS, SEGMENTATION_COLUMNS
+from mmkdml.names import (
+    CLASSIFICATION_COLUMNS,
+    DETECTION_COLUMNS,
+    MULTI_LABEL_COLUMNS,
+    SEGMENTATION_COLUMNS,
+)
+from mmkdml.statistics.detections import Detections
 
-CLASSIFICATION, SEGMENTATION = 'classification', 'segmentation'
+CLASSIFICATION, SEGMENTATION, DETECTION = 'classification', 'segmentation', 'detection'
 MULTI_LABEL = 'multi-label classification'
 _MAX_CLASSES = 1 << 16  # keeps the arrays of counts small
 #: Columns of the case tables of each task. Those of multi-label classification come first, because
@@ -20,8 +26,21 @@ COLUMNS = {
     MULTI_LABEL: MULTI_LABEL_COLUMNS,
     CLASSIFICATION: CLASSIFICATION_COLUMNS,
     SEGMENTATION: SEGMENTATION_COLUMNS,
+    DETECTION: DETECTION_COLUMNS,
 }
-_LABELS = {MULTI_LABEL: ['label'], CLASSIFICATION: ['truth', 'pred'], SEGMENTATION: ['label']}
+_LABELS = {
+    MULTI_LABEL: ['label'],
+    CLASSIFICATION: ['truth', 'pred'],
+    SEGMENTATION: ['label'],
+    DETECTION: ['label'],
+}
+#: Columns that identify a row of a member.
+_KEYS = {
+    MULTI_LABEL: ['id', 'label'],
+    CLASSIFICATION: ['id'],
+    SEGMENTATION: ['id', 'label'],
+    DETECTION: ['id', 'label', 'rank'],
+}
 
 
 @dataclass(frozen=True)
@@ -30,25 +49,27 @@ class Measure:
 
     Attributes:
         name: Name in tables; see :func:`mmkdml.metric_info.metric_info` for title and unit.
-        tasks: Some of ``'classification'``, ``'multi-label classification'`` and
-            ``'segmentation'``.
-        score: Computes a fraction, (...), from TP, FP and FN, each (..., K).
+        tasks: Some of ``'classification'``, ``'multi-label classification'``, ``'segmentation'``
+            and ``'detection'``.
+        score: Computes a fraction, (...), from TP, FP and FN, each (..., K); for detection from the
+            two average precisions.
     """
 
     name: str
     tasks: tuple[str, ...]
-    score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    score: Callable[..., np.ndarray]
 
     @property
     def info(self) -> MetricInfo:
         """Title, unit and better direction."""
         return METRIC_INFOS[self.name]
 
-    def value(self, counts: np.ndarray) -> np.ndarray:
-        """Compute the measure from counts, summed over the groups of a test split or resample.
+    def value(self, summed: np.ndarray) -> np.ndarray:
+        """Compute the measure of a test split or resample.
 
         Args:
-            counts: TP, FP and FN of each class, (..., 3, K).
+            summed: TP, FP and FN of each class, (..., 3, K), summed over its groups; for detection
+                the average precisions of :meth:`~.detections.Detections.summed`, (..., 2).
 
         Returns:
             Percent, (...). Classes that occur neither in the ground truth nor in the predictions
@@ -57,8 +78,8 @@ class Measure:
             :class:`~mmkdml.evaluation.ForegroundIoU`,
             :class:`~mmkdml.evaluation.MacroPrecisionRecall` and scikit-learn.
         """
-        tp, fp, fn = np.moveaxis(np.asarray(counts, float), -2, 0)
-        return 100 * self.score(tp, fp, fn)
+        axis = -1 if DETECTION in self.tasks else -2
+        return 100 * self.score(*np.moveaxis(np.asarray(summed, float), axis, 0))
 
 
 def _iou(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
@@ -98,6 +119,8 @@ MEASURES = {
         ('accuracy', (CLASSIFICATION,), _accuracy),
         ('precision', (CLASSIFICATION, MULTI_LABEL), _precision),
         ('recall', (CLASSIFICATION, MULTI_LABEL), _recall),
+        ('AP', (DETECTION,), lambda mean, first: mean),
+        ('AP50', (DETECTION,), lambda mean, first: first),
     )
 }
 
@@ -138,24 +161,23 @@ def class_count(cases: pd.DataFrame) -> int:
     return classes
 
 
-def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarray:
+def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarray | Detections:
     """Count correct and wrong predictions of one member by group.
 
     Args:
-        cases: Case table of one member: one row per image, or per image and (foreground) class.
+        cases: Case table of one member, see :class:`mmkdml.evaluation.CaseTable`.
         groups: Names of the G groups in the order of the result.
         classes: Number of classes K, at least :func:`class_count`.
 
     Returns:
-        TP, FP and FN, in images or pixels, (G, 3, K).
+        TP, FP and FN, in images or pixels, (G, 3, K); for detection the detections.
 
     Raises:
         ValueError: If the columns belong to no task, a case occurs twice, a group is missing in
-            ``groups``, or a label is out of range.
+            ``groups``, or a label, score or set of hits is invalid.
     """
     task = task_of_cases(cases)
-    key = ['id'] if task == CLASSIFICATION else ['id', 'label']
-    repeated = cases.loc[cases.duplicated(key), 'id']
+    repeated = cases.loc[cases.duplicated(_KEYS[task]), 'id']
     if len(repeated):
         raise ValueError(
             f'Invalid case table: expected each case of a member once, got {repeated.iloc[0]!r} '
@@ -168,6 +190,8 @@ def count(cases: pd.DataFrame, groups: Sequence[str], classes: int) -> np.ndarra
     labels = cases[_LABELS[task]].to_numpy().T - (task == SEGMENTATION)
     if ((labels < 0) | (labels >= classes)).any():
         raise ValueError(f'Invalid labels: expected {classes} classes, got {np.unique(labels)}')
+    if task == DETECTION:
+        return Detections(cases, rows, len(groups))
     counts = np.zeros((len(groups), 3, classes))
     if task == SEGMENTATION:
         for kind, column in enumerate(('tp', 'fp', 'fn')):

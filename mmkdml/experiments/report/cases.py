@@ -138,7 +138,7 @@ def find_hard_cases(evaluation: Evaluation, limit: int = _HARD_CASES) -> HardCas
         if member not in (ENSEMBLE, PLAIN):
             continue
         seeds = [
-            pd.Series(measure.value(one.counts), sorted({group for _, group in one.cases}))
+            pd.Series(measure.value(one.by_group()), sorted({group for _, group in one.cases}))
             for one in by_seed.values()
         ]
         columns[run] = pd.concat(seeds, axis=1).mean(axis=1)

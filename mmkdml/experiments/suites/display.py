@@ -11,7 +11,8 @@ from mmkdml.experiments.suites.progress import seconds_left
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.names import ENSEMBLE
-from mmkdml.statistics.measures import MEASURES, class_count, count
+from mmkdml.statistics.counts import count_members
+from mmkdml.statistics.measures import MEASURES, class_count, task_of_cases
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, Measurement
 
 
@@ -90,12 +91,12 @@ def test_score(measured: Measurement, measure: str) -> float:
     """Compute a measure of the ensemble, or of the only network, on the test split.
 
     Returns:
-        Percent; NaN if it is undefined.
+        Percent; NaN if it is undefined or belongs to another task.
     """
     cases = measured.cases
-    if cases.empty:
+    if cases.empty or task_of_cases(cases) not in MEASURES[measure].tasks:
         return math.nan
     members = list(cases['member'].unique())
     own = cases[cases['member'] == (ENSEMBLE if ENSEMBLE in members else members[0])]
-    counts = count(own, sorted(set(own['group'])), class_count(cases))
-    return float(MEASURES[measure].value(counts.sum(0)))
+    (counts,) = count_members(own, class_count(cases)).values()
+    return float(MEASURES[measure].value(counts.total()))

@@ -26,6 +26,7 @@ VERSION = 2
 _MAX_BYTES = 1 << 30
 _TEXTS = ('member', 'id', 'group')
 _DTYPES = {column: str if column in _TEXTS else 'int64' for c in COLUMNS.values() for column in c}
+_DTYPES['score'] = 'float32'
 _CURVES = ['epoch', 'key', 'value']
 
 
@@ -104,7 +105,9 @@ def _divisor(key: str, version: int) -> int:
 
 
 def _parse_cases(text: str) -> pd.DataFrame:
-    cases = pd.read_csv(StringIO(text), dtype=_DTYPES, na_filter=False)
+    cases = pd.read_csv(
+        StringIO(text), dtype=_DTYPES, na_filter=False, float_precision='round_trip'
+    )
     numbers = [column for column in COLUMNS[task_of_cases(cases)] if column not in _TEXTS]
     if (cases[numbers] < 0).any(axis=None):
         raise ValueError(f'expected no negative values of {", ".join(numbers)}')
