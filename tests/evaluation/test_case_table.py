@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.structures import BaseDataElement, PixelData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
@@ -131,3 +131,60 @@ def test_incomplete_samples_raise():
         table([DataSample(metainfo=dict(id='1', group='1')).set_gt_label(0)])
     with pytest.raises(ValueError, match="Invalid 'classes'"):
         table([segmented('x', [[0, 1]], ensemble=[[1, 1]])], classes=())
+
+
+def boxes(values, labels, scores=None):
+    made = InstanceData(bboxes=torch.tensor(values).reshape(-1, 4), labels=torch.tensor(labels))
+    if scores is not None:
+        made.scores = torch.tensor(scores)
+    return made
+
+
+def detected(name, truth, ignored=((), ()), **members):
+    sample = BaseDataElement(metainfo=dict(img_id=name, group='g', ori_shape=(20, 20)))
+    found = {key: BaseDataElement(pred_instances=boxes(*own)) for key, own in members.items()}
+    sample.pred_instances = found.pop('ensemble').pred_instances
+    if found:
+        sample.members = BaseDataElement(**found)
+    sample.gt_instances = boxes(*(torch.tensor(one).long().tolist() for one in truth))
+    sample.ignored_instances = boxes(*(torch.tensor(one).long().tolist() for one in ignored))
+    return sample
+
+
+def test_boxes_of_each_member_and_image():
+    truth = [[0, 0, 10, 10], [10, 10, 20, 20]], [1, 1]
+    crowd = [[0, 10, 10, 20]], [1]
+    # IoUs of 0.6, 1, 0.4; in the crowd; another class
+    found = [[0, 0, 10, 6], [10, 10, 20, 20], [10, 0, 14, 10], [0, 10, 5, 20], [0, 0, 10, 10]]
+    student = torch.tensor(found).float().tolist(), [1, 1, 1, 1, 0], [0.5, 0.7, 0.9, 0.2, 0.1]
+    samples = [
+        detected(7, truth, crowd, student_1=student, ensemble=([], [], [])),
+        detected(3, ([], []), student_1=([], [], []), ensemble=([[0.0, 0, 1, 1]], [2], [0.25])),
+    ]
+    got = table(samples, classes=('cell', 'platelet', 'artefact'))
+    assert list(got) == [
+        'member', 'id', 'group', 'label', 'rank', 'score', 'hits', 'ignored', 'boxes'
+    ]  # fmt: skip
+    assert got.drop(columns='group').to_numpy().tolist() == [
+        ['ensemble', '3', 0, 0, 0, 0, 0, 0],
+        ['ensemble', '3', 2, 1, 0.25, 0, 0, 0],
+        ['ensemble', '7', 1, 0, 0, 0, 0, 2],
+        ['student_1', '3', 0, 0, 0, 0, 0, 0],
+        ['student_1', '7', 0, 1, pytest.approx(0.1), 0, 0, 0],
+        ['student_1', '7', 1, 0, 0, 0, 0, 2],
+        ['student_1', '7', 1, 1, pytest.approx(0.9), 0, 0, 0],
+        ['student_1', '7', 1, 2, pytest.approx(0.7), 1023, 0, 0],
+        ['student_1', '7', 1, 3, 0.5, 0b111, 0, 0],
+        ['student_1', '7', 1, 4, pytest.approx(0.2), 0, 1023, 0],
+    ]
+
+
+def test_best_hundred_boxes_of_a_class_count():
+    number = 103
+    scores = torch.linspace(0.1, 0.9, number).tolist()
+    found = torch.tensor([[0.0, 0, 10, 10]] * number).tolist(), [0] * 102 + [1], scores
+    got = table([detected(1, ([[0, 0, 10, 10]], [0]), ensemble=found)], ('cell', 'platelet'))
+    assert got.groupby('label')['rank'].max().tolist() == [100, 1]
+    own = got[(got['label'] == 0) & (got['rank'] > 0)]
+    assert own['score'].tolist() == pytest.approx(scores[101:1:-1])
+    assert own['hits'].tolist() == [1023] + [0] * 99
