@@ -24,7 +24,9 @@ class Measurement:
         cases: Predictions of each member for each image, see :class:`mmkdml.evaluation.CaseTable`.
             Columns for classification: ``member, id, group, truth, pred``, with ``label`` and one
             row per class if images can have several; for segmentation: ``member, id, group, label,
-            tp, fp, fn`` in pixels, one row per foreground class.
+            tp, fp, fn`` in pixels, one row per foreground class; for detection: ``member, id,
+            group, label, rank, score, hits, ignored, boxes``, one row per predicted box, and one
+            per image and class with the number of true boxes.
     """
 
     metrics: Mapping[str, float]

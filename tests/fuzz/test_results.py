@@ -58,14 +58,16 @@ VALUES = st.one_of(
         st.sampled_from(['best', 'parameters', 'flops', 'x']), st.integers(), max_size=2
     ),
 )
-HEADS = ['member,id,group,label,tp,fp,fn', 'member,id,group,truth,pred', 'epoch,key,value', 'x', '']
+BOXES = 'member,id,group,label,rank,score,hits,ignored,boxes'
+HEADS = ['member,id,group,label,tp,fp,fn', 'member,id,group,truth,pred', BOXES]
+HEADS += ['epoch,key,value', 'x', '']
 CELLS = st.sampled_from(
     ['ensemble', 'teacher', '1', '0', '-1', '1e3', 'nan', '', 'x', '9' * 20, '99999999']
 )
 TABLES = st.builds(
     lambda head, rows: '\n'.join([head, *map(','.join, rows)]) + '\n',
     st.sampled_from(HEADS),
-    st.lists(st.lists(CELLS, min_size=3, max_size=7), max_size=3),
+    st.lists(st.lists(CELLS, min_size=3, max_size=9), max_size=3),
 )
 CHANGES = st.lists(
     st.tuples(st.sampled_from([*paths(RESULT)]), VALUES)
@@ -132,6 +134,8 @@ def reported(attempt, suite, store, *names):
     content=changed([(('measured', 'best', 'cases'), f'{HEADS[0]}\na,1,g,99999999999,1,1,1\n')])
 )
 @example(content=changed([(('measured', 'best', 'cases'), f'{HEADS[0]}\na,1,g,x,1,1,1\n')]))
+@example(content=changed([(('measured', 'best', 'cases'), f'{BOXES}\na,1,g,1,1,nan,1,0,0\n')]))
+@example(content=changed([(('measured', 'best', 'cases'), f'{BOXES}\na,1,g,1,1,1,9999,0,0\n')]))
 @example(content=changed([(('curves',), 'epoch,key,value\nx,loss,1\n')]))
 @example(content=changed([(('curves',), 'a,b\n1,2\n')]))
 def test_results_with_any_content(suite, attempt, content):

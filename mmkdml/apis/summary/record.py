@@ -39,7 +39,8 @@ RUNNING, FINISHED, STOPPED, FAILED = 'running', 'finished', 'stopped', 'failed'
 _PACKAGES = {
     'torch': 'torch', 'torchvision': 'torchvision', 'mmengine': 'onedl-mmengine',
     'mmcv': 'onedl-mmcv', 'mmpretrain': 'onedl-mmpretrain',
-    'mmsegmentation': 'onedl-mmsegmentation', 'timm': 'timm', 'numpy': 'numpy',
+    'mmsegmentation': 'onedl-mmsegmentation', 'mmdet': 'onedl-mmdetection', 'timm': 'timm',
+    'numpy': 'numpy',
 }  # fmt: skip
 
 _TRANSFER = ('source', 'arrow', 'learner', 'knowledge', 'weight', 'loss')

@@ -15,6 +15,7 @@ from mmkdml.modes import FROM_TEACHER, MODES, STUDENTS, STYLES
 from mmkdml.names import ENSEMBLE, TEACHER
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, Estimate, estimate
 from mmkdml.statistics.counts import Counts, Variants, count_cases, find_variants
+from mmkdml.statistics.measures import DETECTION, MEASURES
 from mmkdml.statistics.records import COMPARISON, SuiteRecord
 
 FAMILIES = {
@@ -225,10 +226,12 @@ def summarize_claims(results: Sequence[ClaimResult]) -> str:
     if not results:
         return 'The paper makes no claims about the runs of this suite.'
     outcomes = Counter(one.outcome for one in results)
+    detection = any(DETECTION in MEASURES[one.measure].tasks for one in results)
     alone = sum(one.outcome == UNDECIDED and bool(one.estimate.not_repeated) for one in results)
     reason = f' ({alone} because of a single seed or group)' if alone else ''
     return (
         f'{outcomes[HOLDS]} of {len(results)} claims hold. Contradicted (the opposite holds): '
         f'{outcomes[OPPOSITE]}; undecided: {outcomes[UNDECIDED]}{reason}; not computable: '
         f'{outcomes[NOT_COMPUTABLE]}.'
+        + (' The paper does not make them for detection.' if detection else '')
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmkdml.experiments.paper.values import read_data
 from mmkdml.modes import LETTERS, MODES, STYLES, letters_of
+from mmkdml.statistics.measures import DETECTION
 
 # Plain KD, then the methods of Table 10 in the paper's order.
 COMPARED = {
@@ -23,16 +24,19 @@ def comparison_runs(
     Args:
         config: Config file with the placeholder ``{method}``, e.g.
             ``'configs/comparisons/{method}_r50_r18_lgg.py'``.
-        task: ``'classification'`` or ``'segmentation'``.
+        task: ``'classification'``, ``'segmentation'`` or ``'detection'``.
         teacher: Name of the run that trains the teacher.
         methods: Names of methods with a config. Default: plain KD and the methods in the paper's
-            Table 10.
+            Table 10; required for detection, which is not in the paper.
 
     Raises:
-        ValueError: If the task is neither.
+        ValueError: If the task is unknown, or methods for detection are missing.
     """
-    if task not in COMPARED:
-        raise ValueError(f'Invalid task: expected one of {", ".join(COMPARED)}, got {task!r}')
+    if task not in (*COMPARED, DETECTION):
+        expected = ', '.join((*COMPARED, DETECTION))
+        raise ValueError(f'Invalid task: expected one of {expected}, got {task!r}')
+    if methods is None and task == DETECTION:
+        raise ValueError('Invalid methods: expected names for detection, got None')
     return [
         dict(name=method, config=config.format(method=method), teacher=teacher)
         for method in (COMPARED[task] if methods is None else methods)

@@ -19,6 +19,8 @@ from mmkdml.statistics.records import DONE, RunRecord, SuiteRecord
 LINES = [(color, dashes) for dashes, color in product(('-', '--', ':', '-.'), PALETTE)]
 BALANCE = 'gradient_ratio/'
 COLUMNS = 3
+# Last parts of logged keys, if they differ from the measure
+_KEYS = {'AP': 'bbox_mAP', 'AP50': 'bbox_mAP_50'}
 
 
 def validation_keys(record: SuiteRecord) -> list[tuple[str, ...]]:
@@ -33,8 +35,9 @@ def validation_keys(record: SuiteRecord) -> list[tuple[str, ...]]:
     metrics = dict.fromkeys(
         key.partition('/')[2] for key in logged if key.startswith((f'{ENSEMBLE}/', f'{PLAIN}/'))
     )
+    measures = [_KEYS.get(measure, measure) for measure in record.measures]
     used = dict.fromkeys(
-        metric for measure in record.measures for metric in metrics if measure in metric.split('/')
+        metric for measure in measures for metric in metrics if measure in metric.split('/')
     )
     return [(f'{ENSEMBLE}/{metric}', f'{PLAIN}/{metric}') for metric in used or metrics]
 

@@ -15,6 +15,7 @@ from mmkdml.experiments.report.grid import Grid, Key, Metric
 from mmkdml.metric_info import unit_of
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, Estimate, estimate
 from mmkdml.statistics.counts import Counts, Variants, count_cases, find_variants
+from mmkdml.statistics.measures import DETECTION, MEASURES
 from mmkdml.statistics.records import BASELINE, DONE, RunRecord, SuiteRecord
 
 CHECKPOINT_TITLES = {'best': 'best on the validation set', 'last': 'after the last epoch'}
@@ -119,6 +120,8 @@ def explain(
     cells = chain.from_iterable(row.cells for panel in panels for row in panel.rows)
     measured = {cell.measure.partition('/')[0] for cell in cells}
     yield from (note for about, note in NOTES.items() if about in measured)
+    if any(DETECTION in MEASURES[measure].tasks for measure in record.measures):
+        yield 'Detection is not a task of the paper, which makes no claims about it.'
     missing: dict[str, list[str]] = {}
     for run in record.runs:
         if run.state != DONE or checkpoint not in run.measured:

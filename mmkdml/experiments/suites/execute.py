@@ -14,7 +14,8 @@ import re
 import shlex
 import sys
 import time
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -51,7 +52,7 @@ from mmkdml.statistics.records import Measurement
 SETTINGS = 'settings.json'
 _PACKAGES = (
     'mmkdml', 'torch', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmsegmentation',
-    'albumentations', 'timm', 'numpy',
+    'onedl-mmdetection', 'albumentations', 'timm', 'numpy',
 )  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def _metadata(
         config_text=config.dump(),
         command=shlex.join(command),
         device=device_name(device),
-        versions={'python': platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        versions=_versions(),
         splits=_splits(runner),
         input_size=list(inspection.input_size),
         members={
@@ -193,6 +194,14 @@ def _metadata(
             for one in member_complexities(inspection)
         },
     )
+
+
+def _versions() -> dict[str, str]:
+    versions = {'python': platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):  # detection is an extra
+            versions[package] = version(package)
+    return versions
 
 
 def _splits(runner: Runner) -> dict[str, dict[str, int]]:

@@ -105,9 +105,7 @@ def _divisor(key: str, version: int) -> int:
 
 
 def _parse_cases(text: str) -> pd.DataFrame:
-    cases = pd.read_csv(
-        StringIO(text), dtype=_DTYPES, na_filter=False, float_precision='round_trip'
-    )
+    cases = pd.read_csv(StringIO(text), dtype=_DTYPES, na_filter=False)
     numbers = [column for column in COLUMNS[task_of_cases(cases)] if column not in _TEXTS]
     if (cases[numbers] < 0).any(axis=None):
         raise ValueError(f'expected no negative values of {", ".join(numbers)}')

@@ -294,3 +294,25 @@ def test_unknown_form_measure_or_checkpoint_raises():
     twice = [*record.runs, RunRecord('again', 0, 'ml', 'v3', 'done')]
     with pytest.raises(ValueError, match="expected one run of ml v3 .* 'ml_v3' and 'again'"):
         evaluate(suite(twice))
+
+
+def test_claims_about_detectors_are_not_those_of_the_paper():
+    columns = ['member', 'id', 'group', 'label', 'rank', 'score', 'hits', 'ignored', 'boxes']
+    rows = [
+        (name, f'i{image}', f'i{image}', 0, *row)
+        for name, found in dict(teacher=9, student_1=4, student_2=6, ensemble=9).items()
+        for image in range(12)
+        for row in ((0, 0.0, 0, 0, 1), (1, 0.5, 1023 * (image < found), 0, 0))
+    ]
+    measured = {'best': Measurement({}, pd.DataFrame(rows, columns=columns))}
+    record = SuiteRecord(
+        's', 'S', ('AP',), (), [RunRecord('kdml_v3', i, 'kdml', 'v3', 'done', measured=measured)
+                                for i in SEEDS]
+    )  # fmt: skip
+    student, teacher = evaluate_claims(record, 'AP', 'best', resamples=99)
+    assert student.estimate.value > 20
+    assert (teacher.estimate.value, teacher.verdict) == (0, UNDECIDED)
+    assert 'The paper does not make them for detection' in render_claims([student], 'text')
+    assert 'for detection' not in render_claims(
+        evaluate(suite(runs('ml', 'v1', members()))), 'text'
+    )

@@ -52,7 +52,14 @@ def test_comparison_runs_of_chosen_methods():
 
 
 def test_unknown_task_raises():
-    with pytest.raises(ValueError, match="one of classification, segmentation, got 'detection'"):
+    with pytest.raises(ValueError, match="segmentation, detection, got 'regression'"):
+        comparison_runs('{method}.py', 'regression', teacher='big')
+
+
+def test_detection_has_no_methods_in_the_paper():
+    (run,) = comparison_runs('{method}_x.py', 'detection', 'big', methods=('fgd',))
+    assert run == dict(name='fgd', config='fgd_x.py', teacher='big')
+    with pytest.raises(ValueError, match='methods: expected names for detection'):
         comparison_runs('{method}.py', 'detection', teacher='big')
 
 

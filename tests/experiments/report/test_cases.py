@@ -97,3 +97,26 @@ def test_hard_cases_are_means_over_seeds_and_runs():
 
 def test_suite_without_results_has_no_hard_cases():
     assert hard_cases(RunRecord('a', 0, 'kdml', 'v1', 'waiting')) is None
+
+
+def test_hard_cases_of_detectors_have_true_boxes():
+    columns = ['member', 'id', 'group', 'label', 'rank', 'score', 'hits', 'ignored', 'boxes']
+    rows = [
+        ('ensemble', 'x', 'a', 0, 0, 0.0, 0, 0, 2),
+        ('ensemble', 'x', 'a', 0, 1, 0.9, 1023, 0, 0),
+        ('ensemble', 'y', 'b', 0, 0, 0.0, 0, 0, 1),
+        ('ensemble', 'z', 'c', 0, 0, 0.0, 0, 0, 0),
+        ('ensemble', 'z', 'c', 0, 1, 0.8, 0, 0, 0),
+    ]
+    cases = pd.DataFrame(rows, columns=columns)
+    measured = {'best': Measurement({}, cases)}
+    record = SuiteRecord(
+        's', 'S', ['AP50'], (), [RunRecord('a', 0, 'kdml', 'v1', 'done', measured=measured)]
+    )
+    evaluation = Evaluation.of(record, 'best', find_variants(record), resamples=5)
+    found = find_hard_cases(evaluation)
+    assert [(group, pytest.approx(mean)) for group, mean, _ in found.rows] == [
+        ('b', 0), ('a', 100 * 51 / 101)
+    ]  # fmt: skip
+    # Without a true box there is no precision, so the false alarm is not ranked.
+    assert found.total == 2

@@ -45,6 +45,14 @@ class TestValidationKeys:
         )
         assert validation_keys(record) == [IOU]
 
+    def test_keys_of_average_precision_are_those_of_mmdet(self):
+        keys = ('bbox_mAP_s', 'bbox_mAP_50', 'bbox_mAP')
+        record = suite(
+            run('a', **{f'ensemble__coco__{key}': [1] for key in keys}), measures=('AP', 'AP50')
+        )
+        found = [ensemble for ensemble, _ in validation_keys(record)]
+        assert found == ['ensemble/coco/bbox_mAP', 'ensemble/coco/bbox_mAP_50']
+
     def test_all_keys_if_no_measure_was_logged(self):
         record = suite(run('a', loss=[1], ensemble__case_IoU=[1], ensemble__mAcc=[1]))
         assert validation_keys(record) == [

@@ -275,3 +275,45 @@ def test_table_is_reproducible():
         render(build_table(small(), 'best', resamples=9, rng=rng), 'csv') for rng in (0, 0, 1)
     )
     assert first == again != other
+
+
+def boxes(tp):
+    """Tables of 20 images with a true box each; ``tp`` has the number of images where it is found.
+
+    In the other images a false box has a higher score.
+    """
+    columns = ['member', 'id', 'group', 'label', 'rank', 'score', 'hits', 'ignored', 'boxes']
+    rows = [
+        (name, f'{image:02}', f'g{image // 2}', 0, *row)
+        for name, found in tp.items()
+        for image in range(20)
+        for row in (
+            (0, 0.0, 0, 0, 1),
+            (1, 0.5 - image / 100, 1023, 0, 0) if image < found else (1, 0.9, 0, 0, 0),
+        )
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_average_precision_of_detectors():
+    runs = [
+        RunRecord(name, seed, mode, style, 'done', measured={'best': Measurement({}, boxes(found))})
+        for seed in (0, 1)
+        for name, mode, style, found in (
+            ('r18', 'baseline', '', dict(model=10)),
+            ('kdml_v3', 'kdml', 'v3', dict(teacher=12, student_1=8, student_2=9, ensemble=16)),
+        )
+    ]
+    table = build_table(suite(*runs, measures=('AP', 'AP50')), 'best', resamples=50)
+    rows = rows_of(table, 'AP50')
+    # The precision at recalls up to found / 20 is that after all false boxes.
+    for label, found in (('T', 12), ('S1', 8), ('Ensemble', 16)):
+        cell = rows['kdml', label][2]
+        assert cell.mean == pytest.approx(100 * (5 * found + 1) / 101 * found / 20)
+        assert cell.low < cell.mean < cell.high
+    assert rows['kdml', 'S1'][2].mean == rows_of(table, 'AP')['kdml', 'S1'][2].mean
+    (single, _) = rows_of(table, 'Single networks')['', 'r18']
+    assert single.mean == pytest.approx(100 * 51 / 101 / 2)
+    assert any('Detection is not a task of the paper' in note for note in table.notes)
+    for form in FORMS:
+        assert 'AP50' in render(table, form)

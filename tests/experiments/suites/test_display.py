@@ -24,6 +24,15 @@ def test_score_is_that_of_the_ensemble_or_the_only_network():
     assert math.isnan(test_score(measured(), 'IoU'))
 
 
+def test_score_of_boxes():
+    columns = ['member', 'id', 'group', 'label', 'rank', 'score', 'hits', 'ignored', 'boxes']
+    rows = [('ensemble', '1', 'a', 0, 0, 0.0, 0, 0, 1), ('ensemble', '1', 'a', 0, 1, 0.5, 3, 0, 0)]
+    found = Measurement({}, pd.DataFrame(rows, columns=columns))
+    assert [test_score(found, name) for name in ('AP', 'AP50')] == pytest.approx([20, 100])
+    assert math.isnan(test_score(found, 'IoU'))
+    assert math.isnan(test_score(measured(('model', '1', 'a', 1, 1, 1, 2)), 'AP'))
+
+
 def test_a_line_per_run_names_the_best_so_far(make_suite):
     suite, store = make_suite({'one': ('', {}), 'two': ('', {})}, seeds=(0, 1))
     lines = []

@@ -3,6 +3,7 @@ import json
 import pickle
 import tracemalloc
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -37,6 +38,17 @@ def test_round_trip_of_several_labels():
     content = serialize_result({'best': Measurement({}, cases)}, CURVES, {})
     got = deserialize_result(content)[0]['best'].cases
     pd.testing.assert_frame_equal(got, cases, check_dtype=False)
+
+
+def test_round_trip_of_boxes_keeps_every_score():
+    scores = np.random.default_rng(0).random(500).astype('float32')
+    columns = ['member', 'id', 'group', 'label', 'rank', 'score', 'hits', 'ignored', 'boxes']
+    rows = [('a', '007', 'NA', 1, rank, score, 1023, 0, 0) for rank, score in enumerate(scores)]
+    cases = pd.DataFrame(rows, columns=columns).astype({'score': 'float32'})
+    content = serialize_result({'best': Measurement({}, cases)}, CURVES, {})
+    got = deserialize_result(content)[0]['best'].cases
+    pd.testing.assert_frame_equal(got, cases, check_exact=True, check_dtype=False)
+    assert len(content) < 12 * len(scores)
 
 
 def test_result_is_strict_json():
