@@ -1,23 +1,31 @@
 """Data sets, split files, converters, image loading, augmentation and synthetic demo data."""
 
+from typing import TYPE_CHECKING
+
 import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are imported
 from mmkdml.datasets.base import SplitClassificationDataset, SplitFileMixin, SplitSegDataset
 from mmkdml.datasets.chest_xray14 import ChestXray14Dataset
 from mmkdml.datasets.converters import (
     class_folder_rows,
+    coco_boxes,
+    component_boxes,
     convert_bccd,
+    convert_coco,
     convert_folders,
     convert_ham10000,
     convert_lgg,
+    convert_mask_boxes,
     convert_multi_label,
     convert_pcam,
     convert_voc,
+    convert_yolo,
     ham10000_rows,
     lgg_rows,
     mask_pair_rows,
     multi_label_rows,
     pcam_rows,
     voc_boxes,
+    yolo_boxes,
 )
 from mmkdml.datasets.ham10000 import HAM10000Dataset, HAM10000SegDataset
 from mmkdml.datasets.image_cache import CachedLoading, cached_pipeline
@@ -34,6 +42,7 @@ from mmkdml.datasets.splits import (
     write_splits,
 )
 from mmkdml.datasets.synthetic import make_demo_data
+from mmkdml.datasets.synthetic_cells import make_demo_cells
 from mmkdml.datasets.transforms import (
     AlbumentationsTransform,
     LoadBinaryMask,
@@ -42,14 +51,20 @@ from mmkdml.datasets.transforms import (
 )
 from mmkdml.lazy import lazy_exports
 
+if TYPE_CHECKING:
+    from mmkdml.datasets.boxes import BCCDDataset, HAM10000BoxDataset, SplitBoxDataset
+
 # MMDetection takes seconds to import, and is optional.
-__getattr__, __dir__, _lazy = lazy_exports(__name__, {'.boxes': ('BCCDDataset', 'SplitBoxDataset')})
+__getattr__, __dir__, _ = lazy_exports(
+    __name__, {'.boxes': ('BCCDDataset', 'HAM10000BoxDataset', 'SplitBoxDataset')}
+)
 
 __all__ = [
     'AlbumentationsTransform',
     'BCCDDataset',
     'CachedLoading',
     'ChestXray14Dataset',
+    'HAM10000BoxDataset',
     'HAM10000Dataset',
     'HAM10000SegDataset',
     'LGGDataset',
@@ -68,15 +83,21 @@ __all__ = [
     'balance_rows',
     'cached_pipeline',
     'class_folder_rows',
+    'coco_boxes',
+    'component_boxes',
     'convert_bccd',
+    'convert_coco',
     'convert_folders',
     'convert_ham10000',
     'convert_lgg',
+    'convert_mask_boxes',
     'convert_multi_label',
     'convert_pcam',
     'convert_voc',
+    'convert_yolo',
     'ham10000_rows',
     'lgg_rows',
+    'make_demo_cells',
     'make_demo_data',
     'mask_pair_rows',
     'multi_label_rows',
@@ -86,4 +107,5 @@ __all__ = [
     'split_rows',
     'voc_boxes',
     'write_splits',
+    'yolo_boxes',
 ]

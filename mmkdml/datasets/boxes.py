@@ -6,14 +6,16 @@ import os.path as osp
 from collections.abc import Mapping
 from typing import Any
 
-from mmdet.datasets import BaseDetDataset
-
 from mmkdml.commands import tool_command
 from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.coco_json import BoxImage, read_coco
 from mmkdml.datasets.splits import SplitRow
 from mmkdml.datasets.splits.manifest import BOXES_FILE
+from mmkdml.optional import check_extra
 from mmkdml.registry import DATASETS
+
+check_extra('mmdet', extra='detection', purpose='data sets with boxes')
+from mmdet.datasets import BaseDetDataset  # noqa: E402
 
 # Boxes may leave the image by as many pixels, because of rounded numbers.
 _ROUNDING = 0.1
@@ -93,9 +95,10 @@ class SplitBoxDataset(SplitFileMixin, BaseDetDataset):
                     f'(x1, y1, x2, y2) with positive size in {width}x{height} pixels, got '
                     f'{box.corners}. Use {tool_command("dataset_converters/coco")}'
                 )
+        limits = width, height, width, height
         instances = [
             dict(
-                bbox=list(box.corners),
+                bbox=[min(max(a, 0), b) for a, b in zip(box.corners, limits, strict=True)],
                 bbox_label=self._labels[box.label],
                 ignore_flag=int(box.ignored),
             )
@@ -146,3 +149,10 @@ class BCCDDataset(SplitBoxDataset):
     METAINFO = dict(
         classes=('RBC', 'WBC', 'Platelets'), palette=[(220, 60, 60), (70, 110, 230), (240, 190, 40)]
     )
+
+
+@DATASETS.register_module()
+class HAM10000BoxDataset(SplitBoxDataset):
+    """HAM10000 (Tschandl et al. 2018): dermatoscopic images with boxes of lesions."""
+
+    METAINFO = dict(classes=('lesion',), palette=[(255, 64, 64)])

@@ -3,7 +3,7 @@
 import argparse
 
 from mmkdml.apis import run_converter, run_tool
-from mmkdml.apis.cli.converters import add_mask_option
+from mmkdml.apis.cli.converters import add_group_option, add_mask_option
 
 
 def convert(**arguments):
@@ -25,13 +25,7 @@ def main() -> None:
         metavar='TEXT',
         help='suffix of mask names after the name of the image, e.g. _mask',
     )
-    parser.add_argument(
-        '--group-regex',
-        metavar='REGEX',
-        help='regular expression for the group of an image (e.g. a patient) in its path below '
-        'SOURCE: the part (?P<group>...), or the first one in parentheses. A group stays in one '
-        'split',
-    )
+    add_group_option(parser)
     parser.add_argument(
         '--channels',
         type=int,

@@ -1,14 +1,13 @@
 """Base of the detection data sets: images of split files with boxes, the longer side 192 pixels."""
 
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
-from mmdet.evaluation import CocoMetric
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
 
 from mmkdml.datasets import LoadCheckedImage, SplitBoxDataset
 from mmkdml.engine import StrictJsonVisBackend
-from mmkdml.evaluation import MemberMetrics
+from mmkdml.evaluation import BoxAP, MemberMetrics
 
 with read_base():
     from ..default_runtime import *
@@ -71,7 +70,7 @@ test_dataloader = dict(
     val_dataloader, dataset=dict(val_dataloader['dataset'], ann_file='data/mine_splits/test.csv')
 )
 
-val_evaluator = dict(type=MemberMetrics, metric=dict(type=CocoMetric, metric='bbox'))
+val_evaluator = dict(type=MemberMetrics, metric=dict(type=BoxAP))
 test_evaluator = [val_evaluator]
 default_hooks['checkpoint'].update(save_best='ensemble/coco/bbox_mAP')
 visualizer = dict(

@@ -20,8 +20,38 @@ if TYPE_CHECKING:
 
     Splits = Mapping[str, Sequence[SplitRow]]
 
-from mmkdml.commands import tool_command
+from mmkdml.commands import TOOLS, tool_command
 from mmkdml.packages import packaged_name
+
+
+def add_group_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--group-regex``."""
+    parser.add_argument(
+        '--group-regex',
+        metavar='REGEX',
+        help='regular expression for the group of an image (e.g. a patient) in its path below '
+        'SOURCE: the part (?P<group>...), or the first one in parentheses. A group stays in one '
+        'split',
+    )
+
+
+def add_box_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--group-regex`` and the options for invalid boxes."""
+    add_group_option(parser)
+    parser.add_argument(
+        '--clip',
+        action='store_true',
+        help='clip boxes that leave their image; default: they are an error',
+    )
+    parser.add_argument(
+        '--drop',
+        nargs='+',
+        default=(),
+        choices=['empty', 'duplicates'],
+        metavar='KIND',
+        help='drop boxes without width or height (empty), or repeated in an image (duplicates); '
+        'default: they are an error',
+    )
 
 
 def add_mask_option(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +77,8 @@ def run_converter(
     Args:
         parser: Parser with the arguments specific to the data set.
         convert: Function that is called with all arguments by name.
-        config: Config to train with next; None if no config uses the data. Here and in
-            ``splits_dir`` an argument in braces, such as ``{task}``, is replaced by its value.
+        config: Config to train with next; None, or not a file, if no config uses the data. Here and
+            in ``splits_dir`` an argument in braces, such as ``{task}``, is replaced by its value.
         data_root: Folder of the images in that config.
         splits_dir: Folder of the split files in that config.
         argv: Command line. Default: that of the process.
@@ -88,25 +118,32 @@ def run_converter(
                 stacklevel=2,
             )
     out = Path(arguments['out'])
-    print(summary(splits, json.loads((out / INFO_FILE).read_text()).get('classes')))
-    if config is None:
+    info = json.loads((out / INFO_FILE).read_text())
+    print(summary(splits, info.get('classes'), info.get('boxes')))
+    config = config and config.format(**arguments)
+    if config is None or not (TOOLS.parent / config).is_file():
         print('\nnext: write a config for your data, see "Custom data" in the documentation')
         return
-    command = f'{tool_command("train")} {packaged_name(config.format(**arguments))}'
+    command = f'{tool_command("train")} {packaged_name(config)}'
     moved = Path(arguments['source']) != Path(data_root)
     if moved or outside or out != Path(splits_dir.format(**arguments)):
         command += _path_options(arguments['source'], out, splits, bool(outside))
     print(f'\nnext:\n{command}')
 
 
-def summary(splits: Splits, classes: Sequence[str] | None = None) -> str:
-    """Format the number of images, groups, and positives or samples per class of each split.
+def summary(
+    splits: Splits,
+    classes: Sequence[str] | None = None,
+    boxes: Mapping[str, Mapping[str, int]] | None = None,
+) -> str:
+    """Format the number of images, groups, and positives, samples or boxes per class of each split.
 
     Args:
         splits: Rows of each split.
         classes: Names of the classes; None for binary labels, or to name them by index. Repeats of
             an image count as samples of each of its classes. If there are any, a column has their
             sum.
+        boxes: Number of boxes of each class in each split, for images with boxes.
     """
     from prettytable import PrettyTable
 
@@ -118,14 +155,18 @@ def summary(splits: Splits, classes: Sequence[str] | None = None) -> str:
         classes = list(map(str, range(max(labels) + 1)))
     repeated = any(row.repeats > 1 for rows in splits.values() for row in rows)
     titles = ['split', 'images', 'groups', *(classes or ['positives'])]
-    if classes and repeated:
+    if boxes:
+        titles.insert(3, 'boxes')
+    elif classes and repeated:
         titles.insert(3, 'samples')
     table = PrettyTable(titles, align='r', border=False, padding_width=0, right_padding_width=2)
     table.align['split'] = 'l'
     for name, rows in splits.items():
         counts = split_counts(rows)
         numbers = [counts['images'], counts['groups']]
-        if classes:
+        if boxes:
+            numbers += [sum(boxes[name].values()), *boxes[name].values()]
+        elif classes:
             samples: Counter[int | str] = Counter()
             for row in rows:
                 for one in (row.label,) if row.labels is None else row.labels:

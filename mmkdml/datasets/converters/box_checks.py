@@ -155,7 +155,7 @@ def boxes_per_class(images: Iterable[BoxImage], classes: Sequence[str]) -> dict[
 def _size_of(path: Path, image: BoxImage) -> tuple[tuple[int, int], bool]:
     """Return the displayed size of an image, and whether EXIF rotates it and no size proves it."""
     if not path.is_file():
-        raise ValueError(f'{image.path}: no such image')
+        raise ValueError(f'{image.path}: no such image, which the annotations name')
     pixels, header = read_image_and_header(path)
     size = pixels.shape[1], pixels.shape[0]
     if image.size not in (None, size):

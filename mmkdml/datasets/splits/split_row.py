@@ -12,6 +12,18 @@ SEPARATOR = '|'
 _UNWRITABLE = re.compile('[\r\0\ud800-\udfff]')
 
 
+def check_inside(path: str) -> None:
+    """Raise ValueError if a path is not POSIX and relative, or leads out of its folder."""
+    pure = PurePosixPath(path)
+    # Drive letters are absolute on Windows; URLs contain //.
+    elsewhere = pure.is_absolute() or path[1:2] == ':' or '..' in pure.parts
+    if not path or elsewhere or any(part in path for part in ('\\', '//', '\0')):
+        raise ValueError(
+            'expected a relative path with forward slashes that stays inside '
+            f'the data folder, got {path!r}'
+        )
+
+
 @dataclass(frozen=True)
 class SplitRow:
     """Image of a data set, a row of a split file.
@@ -48,14 +60,7 @@ class SplitRow:
             if value != value.strip():  # ' x' and 'x' would be two patients
                 raise ValueError(f'expected {name} without surrounding spaces, got {value!r}')
         for path in (self.path,) if self.mask is None else (self.path, self.mask):
-            pure = PurePosixPath(path)
-            # Drive letters are absolute on Windows; URLs contain //.
-            elsewhere = pure.is_absolute() or path[1:2] == ':' or '..' in pure.parts
-            if not path or elsewhere or any(part in path for part in ('\\', '//', '\0')):
-                raise ValueError(
-                    'expected a relative path with forward slashes that stays inside '
-                    f'the data folder, got {path!r}'
-                )
+            check_inside(path)
         for text in (self.id, self.path, self.mask, self.group):
             if _UNWRITABLE.search(text or ''):
                 raise ValueError(
