@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator
 from logging import LogRecord
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,6 +27,26 @@ from mmkdml.safe_yaml import SafeYamlLoader
 
 # A library must stay referenced: its operators are removed with it.
 _declared: torch.library.Library | None = None
+
+_IMGAUG = (
+    'imgaug', 'imgaug.augmenters', 'imgaug.augmentables', 'imgaug.augmentables.lines',
+    'imgaug.augmentables.segmaps',
+)  # fmt: skip
+
+
+class _Missing(ModuleType):
+    """Replacement for a module that is not installed; using one of its names raises an error."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)
+
+        def use(*args: Any, **kwargs: Any) -> None:
+            raise ImportError(
+                f'Missing package {self.__name__} for transforms of lanes. Install it'
+            )
+
+        return use
 
 
 def import_torchvision() -> None:
@@ -112,6 +133,24 @@ def import_mmdet(models: Any) -> Iterator[None]:
         importlib.reload(layer)
 
 
+@contextlib.contextmanager
+def replace_missing_imgaug(module: Any) -> Iterator[None]:
+    """Let mmdet import imgaug, which only its transforms of lanes use, if it is not installed.
+
+    Its distribution requires older versions of NumPy and OpenCV.
+
+    Args:
+        module: The module that is imported meanwhile.
+    """
+    missing = [] if importlib.util.find_spec('imgaug') else _IMGAUG
+    sys.modules.update({name: _Missing(name) for name in missing})
+    try:
+        yield
+    finally:
+        for name in missing:
+            del sys.modules[name]
+
+
 def import_frameworks() -> None:
     """Import MMPretrain and MMSegmentation without messages about optional packages.
 
@@ -129,4 +168,5 @@ replace_missing_mmcv_operators()
 around_import('mmpretrain.models', hide_mmdet)
 around_import('mmseg.models', hide_mmdet)
 around_import('mmdet.models', import_mmdet)
+around_import('mmdet.datasets.transforms', replace_missing_imgaug)
 import_frameworks()
