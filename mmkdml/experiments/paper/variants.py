@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmkdml.experiments.paper.values import read_data
@@ -46,7 +46,7 @@ def comparison_runs(
 def variant_runs(
     config: str,
     teacher: str,
-    weights_of: str | None = None,
+    weights_of: str | Mapping[str, Mapping[str, Any]] | None = None,
     modes: tuple[str, ...] = MODES,
     styles: tuple[str, ...] = STYLES,
 ) -> list[dict[str, Any]]:
@@ -56,8 +56,9 @@ def variant_runs(
         config: Config file, with the placeholders ``{mode}`` and ``{style}`` if there is one file
             for each, e.g. ``'configs/{mode}/r50_r18x2_{style}_lgg.py'``.
         teacher: Name of the run that trains the teacher of the offline mode ``kd_off``.
-        weights_of: Table of the paper, e.g. ``'Table 4'``, if all runs share one config. Each run
-            then sets its mode, its style and the weights of this table.
+        weights_of: Table of the paper, e.g. ``'Table 4'``, or the weights of each mode, such as
+            ``dict(ml=dict(alpha=(0.6, 0.6), gamma=(0.4, 0.4)), ...)``, if all runs share one
+            config. Each run then sets its mode, its style and these weights.
         modes: Modes to include.
         styles: Styles to include.
 
@@ -76,8 +77,8 @@ def variant_runs(
     ]
 
 
-def _options(table: str, mode: str, style: str) -> dict[str, Any]:
-    weights = paper_weights(table, mode, style)
+def _options(table: str | Mapping[str, Any], mode: str, style: str) -> dict[str, Any]:
+    weights = paper_weights(table, mode, style) if isinstance(table, str) else table[mode]
     letters = {f'model.weights.{letter}': weights.get(letter) for letter in LETTERS}
     return {'model.mode': mode, 'model.style': style, **letters}
 

@@ -76,3 +76,15 @@ def test_printed_weights_add_up_and_are_valid(table):
 def test_table_without_weights_raises():
     with pytest.raises(ValueError, match=r"weights of ml v1: .* Table 3, .* got 'Table 2'"):
         paper_weights('Table 2', 'ml', 'v1')
+
+
+def test_own_weights_of_each_mode():
+    weights = dict(ml=dict(alpha=(0.6, 0.6), gamma=(0.4, 0.4)))
+    (run,) = variant_runs('one.py', 'big', weights_of=weights, modes=('ml',), styles=('v2',))
+    assert run['options'] == {
+        'model.mode': 'ml',
+        'model.style': 'v2',
+        'model.weights.alpha': (0.6, 0.6),
+        'model.weights.beta': None,
+        'model.weights.gamma': (0.4, 0.4),
+    }
