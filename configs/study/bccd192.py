@@ -56,8 +56,8 @@ model = dict(
 # Networks without pretrained weights need a higher learning rate.
 optim_wrapper['optimizer'] = dict(type=AdamW, lr=2e-3, weight_decay=0.05)
 optim_wrapper['clip_grad'] = dict(max_norm=35)
-train_cfg.update(max_epochs=12, val_interval=4)
-param_scheduler = dict(type=CosineAnnealingLR, T_max=12, eta_min=2e-5)
+train_cfg.update(max_epochs=8, val_interval=4)
+param_scheduler = dict(type=CosineAnnealingLR, T_max=8, eta_min=2e-5)
 train_dataloader.update(num_workers=0, persistent_workers=False)
 val_dataloader.update(num_workers=0, persistent_workers=False)
 test_dataloader.update(num_workers=0, persistent_workers=False)
