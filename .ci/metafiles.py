@@ -32,14 +32,20 @@ COLLECTIONS = dict(
     kdml='Distillation and mutual learning',
     comparisons='Compared methods',
     weights='Transfer weights that change',
-    study='Studies at 64x64 pixels',
+    study='Studies with small networks',
 )
-TASKS = dict(segmentation='Semantic Segmentation', classification='Image Classification')
+TASKS = dict(
+    segmentation='Semantic Segmentation',
+    classification='Image Classification',
+    detection='Object Detection',
+)
 # Task and data set by a part of the config's name.
 DATA = {
     'pcam': ('classification', 'PCam'),
     'ham10000_cls': ('classification', 'HAM10000'),
     'ham10000_seg': ('segmentation', 'HAM10000'),
+    'ham10000_det': ('detection', 'HAM10000'),
+    'bccd': ('detection', 'BCCD'),
     'ham64': ('classification', 'HAM10000'),
     'lgg': ('segmentation', 'LGG MRI segmentation'),
     'nih': ('classification', 'NIH ChestX-ray14'),

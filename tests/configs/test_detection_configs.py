@@ -1,0 +1,111 @@
+"""Configs of detectors: names against contents, and steps with smaller backbones."""
+
+import copy
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+from mmdet.models import ATSS, FPN, ATSSHead, ResNet
+
+from mmkdml.apis.run.config import load_config
+from mmkdml.datasets import BCCDDataset
+from mmkdml.evaluation import BoxAP
+from mmkdml.models import DiversifiedKDMLDistiller
+from mmkdml.registry import MODELS
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+DATASETS = {'bccd': 3, 'ham10000_det': 1}
+CLASSROOMS = [
+    f'{mode}/r50_r18x2_{style}_{data}'
+    for mode, style, data in product(
+        ('ml', 'kd_off', 'kd_on', 'kdml'), ('v1', 'v2', 'v3'), DATASETS
+    )
+]
+BASELINES = [f'baselines/r{depth}_{data}' for depth, data in product((18, 50), DATASETS)]
+
+
+def load(name):
+    return load_config(CONFIGS / f'{name}.py')
+
+
+def check_network(member, depth, classes):
+    assert member['type'] is ATSS
+    backbone, neck, head = member['backbone'], member['neck'], member['bbox_head']
+    assert (backbone['type'], backbone['depth']) == (ResNet, depth)
+    assert backbone['init_cfg']['checkpoint'] == f'torchvision://resnet{depth}'
+    assert neck['type'] is FPN
+    assert neck['in_channels'] == [64 * 2**i * (4 if depth == 50 else 1) for i in range(4)]
+    assert (head['type'], head['num_classes']) == (ATSSHead, classes)
+    # As mmpretrain reads images: to RGB, with the statistics of ImageNet.
+    assert member['data_preprocessor']['bgr_to_rgb'] is True
+    assert member['data_preprocessor']['mean'] == [123.675, 116.28, 103.53]
+
+
+def test_each_config_of_a_detector_is_tested():
+    pattern = re.compile(r'.*_(bccd|ham10000_det)\.py')
+    folders = ('baselines', 'ml', 'kd_off', 'kd_on', 'kdml')
+    found = {
+        f'{folder}/{path.stem}'
+        for folder in folders
+        for path in (CONFIGS / folder).iterdir()
+        if pattern.fullmatch(path.name)
+    }
+    assert found == {*CLASSROOMS, *BASELINES}
+
+
+@pytest.mark.parametrize('name', CLASSROOMS)
+def test_names_match_classrooms(name):
+    config = load(name)
+    mode, style, data = re.fullmatch(r'(\w+)/r50_r18x2_(v\d)_(\w+)', name).groups()
+    model = config['model']
+    assert model['type'] is DiversifiedKDMLDistiller
+    assert (model['mode'], model['style']) == (mode, style)
+    check_network(model['teacher'], 50, DATASETS[data])
+    for student in model['students']:
+        check_network(student, 18, DATASETS[data])
+    checkpoint = f'work_dirs/baselines/r50_{data}' if mode == 'kd_off' else None
+    assert model.get('teacher_checkpoint') == checkpoint
+    assert all(
+        sum(pair) == pytest.approx(1) for pair in zip(*model['weights'].values(), strict=True)
+    )
+    folder = {'bccd': 'data/bccd/splits', 'ham10000_det': 'data/ham10000/splits_det'}[data]
+    for part in ('train', 'val', 'test'):
+        assert config[f'{part}_dataloader']['dataset']['ann_file'] == f'{folder}/{part}.csv'
+    assert config['val_evaluator']['metric']['type'] is BoxAP
+    assert config['default_hooks']['checkpoint']['save_best'] == 'ensemble/coco/bbox_mAP'
+
+
+@pytest.mark.parametrize('name', BASELINES)
+def test_names_match_baselines(name):
+    config = load(name)
+    depth, data = re.fullmatch(r'baselines/r(\d+)_(\w+)', name).groups()
+    check_network(config['model'], int(depth), DATASETS[data])
+    assert config['default_hooks']['checkpoint']['save_best'] == 'model/coco/bbox_mAP'
+
+
+def test_classes_of_the_network_are_those_of_the_data():
+    assert len(BCCDDataset.METAINFO['classes']) == DATASETS['bccd']
+
+
+@pytest.mark.parametrize('name', ['kdml/r50_r18x2_v3_bccd', 'ml/r50_r18x2_v1_ham10000_det'])
+def test_a_step_with_smaller_backbones(name):
+    model = copy.deepcopy(load(name)['model'])
+    for member in [model.get('teacher'), *model['students']]:
+        if member is not None:
+            member['backbone'].update(base_channels=4, stem_channels=4, init_cfg=None)
+            scale = 4 if member['backbone']['depth'] == 50 else 1
+            member['neck'].update(in_channels=[4 * scale * 2**i for i in range(4)], out_channels=32)
+            member['bbox_head'].update(in_channels=32, feat_channels=32, stacked_convs=1)
+    distiller = MODELS.build({**model, 'input_size': SIZE})
+    samples = distiller.task.dummy_samples(2, SIZE)
+    total, log = distiller.parse_losses(distiller.loss(torch.randn(2, 3, *SIZE), samples))
+    total.backward()
+    assert torch.isfinite(total)
+    terms = 2 if model['mode'] == 'ml' else 4
+    assert sum('.loss_from_' in key for key in log) == terms
+    unused = [key for key, x in distiller.named_parameters() if x.requires_grad and x.grad is None]
+    assert unused == []
