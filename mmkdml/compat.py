@@ -11,9 +11,9 @@ import importlib.util
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from logging import LogRecord
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,32 +21,12 @@ from mmengine.fileio import YamlHandler, register_handler
 from mmengine.logging import MMLogger
 
 from mmkdml.functional.nms import non_maximum_suppression
-from mmkdml.operators import MissingOperators
+from mmkdml.operators import imgaug_modules, mmcv_operators
 from mmkdml.packages import around_import
 from mmkdml.safe_yaml import SafeYamlLoader
 
 # A library must stay referenced: its operators are removed with it.
 _declared: torch.library.Library | None = None
-
-_IMGAUG = (
-    'imgaug', 'imgaug.augmenters', 'imgaug.augmentables', 'imgaug.augmentables.lines',
-    'imgaug.augmentables.segmaps',
-)  # fmt: skip
-
-
-class _Missing(ModuleType):
-    """Replacement for a module that is not installed; using one of its names raises an error."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith('__'):
-            raise AttributeError(name)
-
-        def use(*args: Any, **kwargs: Any) -> None:
-            raise ImportError(
-                f'Missing package {self.__name__} for transforms of lanes. Install it'
-            )
-
-        return use
 
 
 def import_torchvision() -> None:
@@ -74,7 +54,7 @@ def import_torchvision() -> None:
 def replace_missing_mmcv_operators() -> None:
     """Make ``mmcv.ops``, which mmdet and mmseg import, importable without compiled operators."""
     if 'mmcv._ext' not in sys.modules and importlib.util.find_spec('mmcv._ext') is None:
-        sys.modules['mmcv._ext'] = MissingOperators()
+        sys.modules['mmcv._ext'] = mmcv_operators()
 
 
 def load_yaml_safely() -> None:
@@ -134,18 +114,17 @@ def import_mmdet(models: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replace_missing_imgaug(module: Any) -> Iterator[None]:
-    """Let mmdet import imgaug, which only its transforms of lanes use, if it is not installed.
-
-    Its distribution requires older versions of NumPy and OpenCV.
+def import_mmdet_datasets(module: Any) -> Iterator[None]:
+    """Import the data sets of mmdet without imgaug and without a message.
 
     Args:
-        module: The module that is imported meanwhile.
+        module: The module ``mmdet.datasets``.
     """
-    missing = [] if importlib.util.find_spec('imgaug') else _IMGAUG
-    sys.modules.update({name: _Missing(name) for name in missing})
+    missing = {} if importlib.util.find_spec('imgaug') else imgaug_modules()
+    sys.modules.update(missing)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):  # 'Could not import OneDL', twice
+            yield
     finally:
         for name in missing:
             del sys.modules[name]
@@ -156,6 +135,7 @@ def import_frameworks() -> None:
 
     Albumentations, which they import, would query PyPI for a newer version.
     """
+    warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     with contextlib.redirect_stdout(io.StringIO()):  # 'Could not import OneDL', three times
         importlib.import_module('mmpretrain.datasets')
@@ -168,5 +148,5 @@ replace_missing_mmcv_operators()
 around_import('mmpretrain.models', hide_mmdet)
 around_import('mmseg.models', hide_mmdet)
 around_import('mmdet.models', import_mmdet)
-around_import('mmdet.datasets.transforms', replace_missing_imgaug)
+around_import('mmdet.datasets', import_mmdet_datasets)
 import_frameworks()

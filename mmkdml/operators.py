@@ -1,10 +1,11 @@
-"""Replacements in PyTorch for compiled operators that mmcv lacks.
+"""Replacements for modules that mmdet and mmseg import: mmcv's compiled operators, and imgaug.
 
 mmcv's wheels for a CPU, and its source distribution built without PyTorch, contain no operators.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -85,32 +86,62 @@ def sigmoid_focal_loss_backward(
     grad_input.copy_(sign * factor * wrong**gamma * slope)
 
 
-class MissingOperators(ModuleType):
-    """Replacement for the module of mmcv's compiled operators.
+class MissingModule(ModuleType):
+    """Module in which every name exists, as a function that raises ``RuntimeError``.
 
-    Every name exists, because mmcv checks them on import. Calling one without a replacement raises
-    ``RuntimeError``.
+    Modules that only some networks or transforms need can be imported then.
     """
 
-    def __init__(self) -> None:
-        super().__init__('mmcv._ext')
-        self.__spec__ = ModuleSpec('mmcv._ext', loader=None)
-        self.nms = nms
-        self.sigmoid_focal_loss_forward = sigmoid_focal_loss_forward
-        self.sigmoid_focal_loss_backward = sigmoid_focal_loss_backward
-        # mmcv's report of the environment calls them.
-        self.get_compiler_version = self.get_compiling_cuda_version = lambda: 'n/a'
+    def __init__(self, name: str, error: Callable[[str], str]) -> None:
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, loader=None)
+        self.__error = error
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('__'):
             raise AttributeError(name)
+
+        def function(*args: Any, **kwargs: Any) -> None:
+            raise RuntimeError(self.__error(name))
+
+        return function
+
+
+def mmcv_operators() -> MissingModule:
+    """Build a replacement for mmcv's compiled module: NMS, the focal loss, else errors."""
+
+    def error(name: str) -> str:
         use, instead = NEEDED_FOR.get(name.removesuffix('_forward'), ('this network', ANOTHER))
+        return (
+            f'Missing operator {name} of mmcv, needed for {use}: expected an mmcv with compiled '
+            f'operators, got one without. {instead}, or build mmcv from source with its operators'
+        )
 
-        def operator(*args: Any, **kwargs: Any) -> None:
-            raise RuntimeError(
-                f'Missing operator {name} of mmcv, needed for {use}: expected an mmcv with '
-                f'compiled operators, got one without. {instead}, or build mmcv from source with '
-                'its operators'
-            )
+    module = MissingModule('mmcv._ext', error)
+    vars(module).update(
+        nms=nms,
+        sigmoid_focal_loss_forward=sigmoid_focal_loss_forward,
+        sigmoid_focal_loss_backward=sigmoid_focal_loss_backward,
+        # mmcv's report of the environment calls them.
+        get_compiler_version=lambda: 'n/a',
+        get_compiling_cuda_version=lambda: 'n/a',
+    )
+    return module
 
-        return operator
+
+def imgaug_modules() -> dict[str, MissingModule]:
+    """Build a replacement for the modules of imgaug that mmdet imports.
+
+    Only mmdet's transform ``ImageAug`` of lanes calls them. imgaug needs an older NumPy.
+    """
+
+    def error(name: str) -> str:
+        return (
+            'Missing package for the transform ImageAug of mmdet: imgaug is not '
+            'installed. Use another transform'
+        )
+
+    names = ('', '.augmenters', '.augmentables', '.augmentables.lines', '.augmentables.segmaps')
+    modules = {f'imgaug{name}': MissingModule(f'imgaug{name}', error) for name in names}
+    vars(modules['imgaug'])['augmenters'] = modules['imgaug.augmenters']
+    return modules

@@ -10,7 +10,7 @@ import torch
 
 from mmkdml import compat
 from mmkdml.functional.nms import non_maximum_suppression
-from mmkdml.operators import MissingOperators
+from mmkdml.operators import MissingModule
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def operators(monkeypatch):
 def test_missing_mmcv_operators_are_replaced(operators):
     operators()
     compat.replace_missing_mmcv_operators()
-    assert isinstance(sys.modules['mmcv._ext'], MissingOperators)
+    assert isinstance(sys.modules['mmcv._ext'], MissingModule)
     assert importlib.util.find_spec('mmcv._ext').loader is None  # as mmengine expects
 
 
@@ -182,27 +182,24 @@ for head in (mmseg.models.MaskFormerHead, mmseg.models.Mask2FormerHead):
         assert 'num_classes' in str(error) or 'in_channels' in str(error), error
 from mmdet.registry import MODELS
 assert MODELS.get('ResLayerExtraNorm')
+from mmdet.registry import TRANSFORMS
+resize = dict(name='Resize', p=1, parameters=dict(size=dict(width=1, height=1)))
+try:
+    TRANSFORMS.build(dict(type='ImageAug', pipeline=[resize]))
+except RuntimeError as error:
+    assert 'imgaug is not installed' in str(error)
+assert 'imgaug' not in sys.modules
 """
 
 
 @pytest.mark.parametrize(
     'imports',
     [
-        f'import mmkdml.compat, mmdet.models; {IMPORT_ALL}',
-        f'import mmdet; {IMPORT_ALL}; import mmdet.models',
+        f'import mmkdml.compat, mmdet.evaluation, mmdet.models; {IMPORT_ALL}',
+        f'import mmdet; {IMPORT_ALL}; import mmdet.models, mmdet.apis',
     ],
 )
 def test_mmdet_completes_the_other_frameworks_silently(imports):
     """In any order of imports; the warnings of Python that its code raises are other ones."""
     pytest.importorskip('mmdet')
     assert python(imports + HEADS) == ''
-
-
-def test_mmdet_is_imported_without_imgaug():
-    """It requires older versions of NumPy and OpenCV, and only transforms of lanes use it."""
-    pytest.importorskip('mmdet')
-    from mmdet.datasets.transforms import generate_line
-
-    assert 'imgaug' not in sys.modules
-    with pytest.raises(ImportError, match=r'imgaug\.augmentables\.lines'):
-        generate_line.LineString([])

@@ -12,7 +12,7 @@ from mmkdml import operators
 from mmkdml.functional.nms import non_maximum_suppression
 
 pytestmark = pytest.mark.skipif(
-    not isinstance(sys.modules['mmcv._ext'], operators.MissingOperators),
+    not isinstance(sys.modules['mmcv._ext'], operators.MissingModule),
     reason='mmcv has its own operators here',
 )
 
@@ -148,7 +148,7 @@ def test_focal_loss_in_half_precision_is_rounded_only_once():
     ],
 )
 def test_other_operators_raise_when_called(name, message):
-    operator = getattr(operators.MissingOperators(), name)
+    operator = getattr(operators.mmcv_operators(), name)
     with pytest.raises(RuntimeError, match=message):
         operator(1, stride=2)
 
@@ -166,4 +166,4 @@ def test_report_of_the_environment():
 
 
 def test_private_attributes_do_not_exist():
-    assert not hasattr(operators.MissingOperators(), '__wrapped__')
+    assert not hasattr(operators.mmcv_operators(), '__wrapped__')
