@@ -8,6 +8,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # Empty: the version that matches the installed torch.
 TORCHVISION ?=
+# Installed without its dependencies, because one needs an older NumPy. Empty: not installed.
+MMDET ?= onedl-mmdetection==3.5.1
 # What pip installs.
 PROJECT ?= -e '.[test]'
 # Test processes; more than cores, because some tests wait.
@@ -111,6 +113,7 @@ $(READY): setup.py | $(PY)
 	    $(if $(TORCHVISION),$(TORCHVISION),"torchvision==0.$$(( \
 	    $$(cut -d. -f2 $(CONSTRAINTS)) + 15 )).*")
 	$(PIP) install -c $(CONSTRAINTS) $(PROJECT)
+	@$(PY) $(call has,mmdet) || [ -z "$(MMDET)" ] || $(PIP) install --no-deps $(MMDET)
 	@$(PY) -c 'import cv2' 2> /dev/null || { $(PIP) install --force-reinstall --no-deps \
 	    "opencv-python-headless==$$($(PY) -c \
 	    'from importlib.metadata import version; print(version("opencv-python"))')" && \

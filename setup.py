@@ -95,6 +95,22 @@ MEDICAL = [
     'pydicom>=3,<4',
 ]
 
+# Needs of onedl-mmdetection, which `make install` and users install with pip's --no-deps: its
+# dependency imaug needs an older NumPy and OpenCV.
+DETECTION = [
+    # COCO annotations and AP; 2.0.8 is the first for NumPy 2.
+    'pycocotools>=2.0.8,<3',
+    # Polygons of masks.
+    'shapely>=2,<3',
+    # Assignment of boxes.
+    'scipy>=1.13,<2',
+    # Tables of AP.
+    'terminaltables>=3.1.10,<4',
+    # Only imported.
+    'six>=1.16,<2',
+    'tqdm>=4.66,<5',
+]
+
 # Services of tools/train.py --log; not part of `all`, because they bring many packages.
 LOGGING = [
     # Also reads the logs that runs write for it.
@@ -105,13 +121,14 @@ LOGGING = [
     'sqlalchemy>=2.0.30,<3',
 ]
 
-ALL = sorted({*EXPERIMENTS, *ANALYSIS, *EXPORT, *MEDICAL})
+ALL = sorted({*EXPERIMENTS, *ANALYSIS, *EXPORT, *MEDICAL, *DETECTION})
 
 EXTRAS_REQUIRE = {
     'experiments': EXPERIMENTS,
     'analysis': ANALYSIS,
     'export': EXPORT,
     'medical': MEDICAL,
+    'detection': DETECTION,
     'logging': LOGGING,
     'all': ALL,
     'test': [

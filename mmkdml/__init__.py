@@ -3,7 +3,12 @@
 import importlib
 from types import ModuleType
 
-from mmkdml.packages import inherit_python_configs, register_modules, when_imported
+from mmkdml.packages import (
+    inherit_python_configs,
+    refuse_to_install,
+    register_modules,
+    when_imported,
+)
 from mmkdml.version import __version__
 
 _SUBPACKAGES = (
@@ -15,6 +20,7 @@ __all__ = ['__version__']
 
 when_imported('mmengine.config.utils', register_modules)
 when_imported('mmengine.config.config', inherit_python_configs)
+when_imported('mmengine.hub.hub', refuse_to_install)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -6,6 +6,10 @@ import importlib
 import importlib.util
 from types import ModuleType
 
+# mmdet is installed without its dependencies, because imaug needs an older NumPy and OpenCV; the
+# extra `detection` has the others.
+MMDET = 'onedl-mmdetection==3.5.1'
+
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import a module of an extra.
@@ -40,8 +44,15 @@ def check_extra(*modules: str, extra: str, purpose: str) -> None:
             raise _missing(module, extra, purpose)
 
 
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra of mmkdml."""
+    command = f"pip install 'mmkdml[{extra}]'"
+    if extra == 'detection':
+        command += f" && pip install --no-deps '{MMDET}'"
+    return command
+
+
 def _missing(module: str | None, extra: str, purpose: str) -> ValueError:
     return ValueError(
-        f'Missing package for {purpose}: {module} is not installed. '
-        f"Run: pip install 'mmkdml[{extra}]'"
+        f'Missing package for {purpose}: {module} is not installed. Run: {install_command(extra)}'
     )

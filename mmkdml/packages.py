@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mmkdml.optional import install_command
+
 # mmengine's table names the distributions of the original projects. Those of the forks have other
 # names, and mmengine.hub would install the original next to them. A module is found in any case.
 MODULES = ('mmkdml', 'mmdet', 'mmpretrain', 'mmseg')
@@ -36,7 +38,7 @@ def packaged_file(path: str | Path, folder: str = 'configs') -> Path:
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
             f'Invalid path {path}: expected the name of an installed package before ::, got '
-            f'{package!r}. Install it, or correct the name'
+            f'{package!r}. {_how_to_install(package)}'
         )
     root = Path(spec.origin).parent / '.mim' / folder
     if not (root / name).is_file():
@@ -47,6 +49,12 @@ def packaged_file(path: str | Path, folder: str = 'configs') -> Path:
             + (f' Did you mean {package}::{near[0]}?' if near else '')
         )
     return root / name
+
+
+def _how_to_install(package: str) -> str:
+    if package == 'mmdet':
+        return f'Run: {install_command("detection")}'
+    return 'Install it, or correct the name'
 
 
 def packaged_name(path: str) -> str:
@@ -135,8 +143,27 @@ def register_modules(utils: Any) -> None:
     utils.MODULE2PACKAGE.update(dict(zip(MODULES, MODULES, strict=True)))
 
 
+def refuse_to_install(hub: Any) -> None:
+    """Raise an error where mmengine would install a missing framework with pip.
+
+    Args:
+        hub: The module ``mmengine.hub.hub``.
+    """
+    install = hub.install_package
+
+    def check(package: str) -> None:
+        if package not in MODULES:
+            install(package)
+        elif importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(
+                f'Missing package: {package} is not installed. {_how_to_install(package)}'
+            )
+
+    hub.install_package = check
+
+
 def inherit_python_configs(module: Any) -> None:
-    """Let text configs inherit pure-Python configs, which mmengine refuses; find bases of packages.
+    """Let text configs inherit pure-Python configs, which mmengine refuses; find those of packages.
 
     The classes of the inherited config become their full names, as in the config that a run saves.
     It gets no ``_scope_``, which these names do not need, and which would also apply to all that is
@@ -146,7 +173,12 @@ def inherit_python_configs(module: Any) -> None:
         module: The module ``mmengine.config.config``.
     """
     config = module.Config
+    from_file = config.fromfile
     file_to_dict, path_and_scope = config._file2dict, config._get_cfg_path
+
+    def load(filename: str | Path, *args: Any, **kwargs: Any) -> Any:
+        path = packaged_file(filename) if '::' in str(filename) else filename
+        return from_file(path, *args, **kwargs)
 
     def read(filename: str, *args: Any, **kwargs: Any) -> tuple[dict, str, dict]:
         lazy_import = kwargs.get('lazy_import', args[2] if len(args) > 2 else None)
@@ -162,4 +194,5 @@ def inherit_python_configs(module: Any) -> None:
             path, scope = path_and_scope(name, filename)
         return path, None if config._is_lazy_import(path) else scope
 
+    config.fromfile = staticmethod(load)
     config._file2dict, config._get_cfg_path = staticmethod(read), staticmethod(find)

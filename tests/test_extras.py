@@ -17,6 +17,7 @@ BLOCKED = {
     'analysis': ('captum',),
     'export': ('onnx', 'onnxruntime', 'onnxscript'),
     'medical': ('nibabel', 'pydicom'),
+    'detection': ('mmdet', 'pycocotools', 'shapely', 'terminaltables'),
 }
 BLOCK = f"""
 import sys
@@ -49,6 +50,9 @@ IMPORTS = {
     'import mmkdml.analysis': 'analysis',
     'from mmkdml.apis.export.graph import _require; _require("onnx")': 'export',
     'from mmkdml.apis.prediction import nifti; nifti.read_nifti("x.nii")': 'medical',
+    'from mmkdml.optional import require; require("mmdet", extra="detection", purpose="x")': (
+        'detection'
+    ),
 }
 
 

@@ -16,6 +16,14 @@ def test_missing_module_names_the_package_the_purpose_and_the_pip_command():
     assert '\n' not in str(one.value)
 
 
+def test_mmdet_is_installed_without_its_dependencies():
+    with pytest.raises(ValueError, match='--no-deps') as one:
+        require('no_such_package', extra='detection', purpose='detection')
+    assert str(one.value).endswith(
+        "Run: pip install 'mmkdml[detection]' && pip install --no-deps 'onedl-mmdetection==3.5.1'"
+    )
+
+
 def test_missing_dependency_of_a_module_is_named(tmp_path, monkeypatch):
     (tmp_path / 'incomplete_package.py').write_text('import no_such_dependency\n')
     monkeypatch.syspath_prepend(tmp_path)

@@ -138,6 +138,40 @@ def test_hub_finds_configs_without_pip(elsewhere):
     assert mmengine.hub.get_config('mmseg::_base_/datasets/drive.py').data_root == 'data/DRIVE'
 
 
+@pytest.mark.parametrize('package', ['mmdet', 'mmpretrain', 'mmseg'])
+def test_missing_package_is_not_installed(elsewhere, monkeypatch, package):
+    monkeypatch.setattr(sys, 'path', [])
+    monkeypatch.setattr(sys, 'meta_path', sys.meta_path[-1:])
+    sys.path_importer_cache.clear()
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    command = 'mmkdml.detection.* --no-deps' if package == 'mmdet' else 'Install it'
+    for call, error in [
+        (mmengine.hub.get_config, ModuleNotFoundError),
+        (mmengine.hub.get_model, ModuleNotFoundError),
+        (Config.fromfile, FileNotFoundError),
+        (load_config, FileNotFoundError),
+    ]:
+        path = f'{package}::a/b.py'
+        with pytest.raises(error, match=f'{package}.*{command}'):
+            call(path)
+    with pytest.raises(FileNotFoundError, match=f'{package}.*{command}'):
+        Config.fromfile(elsewhere(f"_base_ = '{package}::a/b.py'"))
+
+
+def test_hub_installs_other_packages_as_before():
+    with pytest.raises(AssertionError, match='mmocr'):
+        mmengine.hub.get_config('mmocr::a/b.py')
+
+
+def test_configs_of_mmdet(elsewhere):
+    pytest.importorskip('mmdet')
+    config = load_config(elsewhere("_base_ = 'mmdet::atss/atss_r50_fpn_1x_coco.py'"))
+    assert config.model.type == 'ATSS'
+    for load in (mmengine.hub.get_config, Config.fromfile, load_config):
+        model = load('mmdet::atss/atss_r50_fpn_1x_coco.py').model
+        assert {**model, '_scope_': 'mmdet'} == config.model
+
+
 def test_mim_files_are_those_of_the_repository():
     mim = Path(mmkdml.__file__).parent / '.mim'
     for name in ('configs', 'tools', 'suites', 'model-index.yml'):

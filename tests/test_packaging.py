@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mmkdml
+from mmkdml.optional import MMDET
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,7 +96,7 @@ def test_every_import_is_declared(setup_arguments):
     for path in chain.from_iterable(
         ROOT.glob(f'{folder}/**/*.py') for folder in ('mmkdml', 'benchmarks', 'tools')
     ):
-        lines = list(setup_arguments['install_requires'])
+        lines = [*setup_arguments['install_requires'], MMDET]
         for folder, extras in EXTRAS_OF.items():
             if path.is_relative_to(ROOT / folder):
                 lines += chain(*(setup_arguments['extras_require'][extra] for extra in extras))
@@ -108,7 +109,7 @@ def test_every_import_is_declared(setup_arguments):
 
 def test_extra_all_and_tests_include_the_other_extras(setup_arguments):
     extras = setup_arguments['extras_require']
-    for name in ('experiments', 'analysis', 'export', 'medical'):
+    for name in ('experiments', 'analysis', 'export', 'medical', 'detection'):
         assert set(extras[name]) <= set(extras['all']) <= set(extras['test'])
         assert not set(extras[name]) & set(setup_arguments['install_requires'])
 
@@ -171,26 +172,32 @@ def make(tmp_path):
 
 
 def test_make_installs_torch_and_the_matching_torchvision_first(make):
-    torch, torchvision, project = make('install', modules='none')
+    torch, torchvision, project, mmdet = make('install', modules='none')
     assert torch.endswith(' install torch==2.13.0')
     assert torchvision.endswith(f'-c {make.constraints} torchvision==0.24.*')
     assert project.endswith(f'-c {make.constraints} -e .[test]')
+    assert mmdet.endswith(f' install --no-deps {MMDET}')
     assert make.constraints.read_text() == 'torch==2.9.1+cu128\n'
 
 
 def test_make_keeps_an_installed_torch(make):
-    torchvision, project = make('install', modules='torch')
+    torchvision, project, _ = make('install', modules='torch')
     assert 'torchvision==0.24.*' in torchvision
     assert project.endswith(f'-c {make.constraints} -e .[test]')
     assert make.constraints.read_text() == 'torch==2.9.1+cu128\n'
 
 
-def test_make_keeps_an_installed_torchvision_and_installs_once(make):
-    assert len(make('install', modules='torch torchvision')) == 1
-    assert make('install', modules='torch torchvision') == []
+def test_make_keeps_installed_packages_and_installs_once(make):
+    assert len(make('install', modules='torch torchvision mmdet')) == 1
+    assert make('install', modules='torch torchvision mmdet') == []
+
+
+def test_make_without_mmdet(make):
+    (project,) = make('install', 'PROJECT=mine.whl', 'MMDET=', modules='torch torchvision')
+    assert project.endswith(' mine.whl')
 
 
 def test_make_installs_the_given_torch(make):
-    torch, torchvision, _ = make('install', 'TORCH=torch==2.9.1', 'TORCHVISION=tv', modules='none')
+    torch, torchvision, *_ = make('install', 'TORCH=torch==2.9.1', 'TORCHVISION=tv', modules='none')
     assert torch.endswith(' install torch==2.9.1')
     assert torchvision.endswith(' tv')
