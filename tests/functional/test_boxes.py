@@ -87,12 +87,11 @@ def test_giou_does_not_depend_on_order_of_corners_shift_and_scale():
 
 
 def test_giou_of_boxes_without_area_is_finite():
-    point, line = [2.0, 2, 2, 2], [0.0, 0, 0, 5]
-    a = torch.tensor([point, point, line, line, point, line]).requires_grad_()
-    b = torch.tensor([point, [3.0, 3, 3, 3], line, point, [0, 0, 4, 4], [0, 0, 4, 5]])
+    point, line, thin = [2.0, 2, 2, 2], [0.0, 0, 0, 5], [0.0, 0, 1e-8, 5]
+    a = torch.tensor([point, point, line, line, point, line, thin]).requires_grad_()
+    b = torch.tensor([point, [3.0, 3, 3, 3], line, point, [0, 0, 4, 4], [0, 0, 4, 5], thin])
     value = aligned_giou(a, b)
-    # Two points and two parallel lines differ from the equal ones only by the size of the hull.
-    assert value.tolist() == [0, -1, 0, -1, 0, 0]
+    assert value.tolist() == [0, -1, 0, -1, 0, 0, 0]
     value.sum().backward()
     assert a.grad.isfinite().all()
     assert a.grad.abs().max() < 10
