@@ -70,9 +70,11 @@ METRIC_INFOS = {
         MetricInfo('bbox_mAP', 'AP', FRACTION),
         MetricInfo('bbox_mAP_50', 'AP50', FRACTION),
         MetricInfo('bbox_mAP_75', 'AP75', FRACTION),
-        MetricInfo('bbox_mAP_s', 'AP of small boxes', FRACTION),
-        MetricInfo('bbox_mAP_m', 'AP of medium boxes', FRACTION),
-        MetricInfo('bbox_mAP_l', 'AP of large boxes', FRACTION),
+        MetricInfo('bbox_mAP_s', 'AP of small objects', FRACTION),
+        MetricInfo('bbox_mAP_m', 'AP of medium objects', FRACTION),
+        MetricInfo('bbox_mAP_l', 'AP of large objects', FRACTION),
+        MetricInfo('pascal_voc/mAP', 'AP, Pascal VOC', FRACTION),
+        MetricInfo('pascal_voc/AP50', 'AP50, Pascal VOC', FRACTION),
         MetricInfo('AUROC', 'Area under the ROC curve'),
         MetricInfo('sensitivity', 'Sensitivity'),
         MetricInfo('specificity', 'Specificity'),
@@ -80,6 +82,8 @@ METRIC_INFOS = {
         MetricInfo('fidelity/agreement', 'Agreement with the teacher, pixels'),
         MetricInfo('fidelity/IoU', "IoU with the teacher's masks"),
         MetricInfo('fidelity/F1', "F1 with the teacher's masks"),
+        MetricInfo('fidelity/AP50', "AP50 with the teacher's boxes"),
+        MetricInfo('fidelity/box_agreement', 'Agreement with the teacher, boxes'),
         MetricInfo('fidelity/KL', 'KL divergence from the teacher', NATS, False),
         MetricInfo('diversity/disagreement', 'Disagreement of the students', PERCENT, None),
         MetricInfo(
@@ -92,6 +96,7 @@ METRIC_INFOS = {
             FRACTION,
             False,
         ),
+        MetricInfo('calibration/D-ECE', 'Expected calibration error of boxes', FRACTION, False),
         MetricInfo('loss', 'Loss', '', False),
     )
 }
@@ -103,6 +108,7 @@ AUXILIARY_GROUPS = {
     'diversity': 'Diversity of the students',
 }
 _WITH_CLASS = re.compile(r'(IoU|F1|AUROC|precision|sensitivity|specificity)_(.+)')
+_OF_COCO_CLASS = re.compile(r'(?:.*/)?coco/([^/]+)_precision')  # of mmdet
 _WITH_PAIR = re.compile(r'(diversity/(?:disagreement|error_correlation))_(.+)')
 
 
@@ -115,12 +121,18 @@ def metric_info(key: str) -> MetricInfo | None:
             ``'ensemble/per_class/sensitivity_melanoma'``.
     """
     *groups, last = key.split('/')
-    name = f'{groups[-1]}/{last}' if groups and groups[-1] in AUXILIARY_GROUPS else last
+    name = last
+    if groups:
+        with_group = f'{groups[-1]}/{last}'
+        if groups[-1] in AUXILIARY_GROUPS or with_group in METRIC_INFOS:
+            name = with_group
     if name in METRIC_INFOS:
         return METRIC_INFOS[name]
     if found := _WITH_CLASS.fullmatch(name):
         info = METRIC_INFOS[found[1]]
         return replace(info, title=f'{_capitalized(found[1])} of {found[2]}')
+    if found := _OF_COCO_CLASS.fullmatch(key):
+        return replace(METRIC_INFOS['bbox_mAP'], title=f'AP of {found[1]}')
     if found := _WITH_PAIR.fullmatch(name):
         info = METRIC_INFOS[found[1]]
         return replace(info, title=f'{info.title}: {found[2]}')
@@ -129,6 +141,8 @@ def metric_info(key: str) -> MetricInfo | None:
 
 def class_of_metric(key: str) -> tuple[str, str] | None:
     """Split the last part of a metric of one class, ``IoU_tumor``, into metric and class."""
+    if found := _OF_COCO_CLASS.fullmatch(key):
+        return 'AP', found[1]
     found = _WITH_CLASS.fullmatch(key.rpartition('/')[2])
     return (found[1], found[2]) if found else None
 

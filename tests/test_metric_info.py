@@ -1,6 +1,6 @@
 import pytest
 
-from mmkdml.metric_info import METRIC_INFOS, metric_info, unit_of
+from mmkdml.metric_info import METRIC_INFOS, class_of_metric, metric_info, unit_of
 from mmkdml.statistics.measures import MEASURES
 
 
@@ -18,6 +18,13 @@ from mmkdml.statistics.measures import MEASURES
         ('students/diversity/error_correlation', 'Error correlation of the students', 3, None),
         ('students/diversity/disagreement_a_b', 'Disagreement of the students: a_b (%)', 2, None),
         ('IoU', 'IoU (%)', 2, True),
+        ('ensemble/coco/bbox_mAP', 'AP (fraction)', 4, True),
+        ('student_1/coco/bbox_mAP_50', 'AP50 (fraction)', 4, True),
+        ('model/coco/red_blood_cell_precision', 'AP of red_blood_cell (fraction)', 4, True),
+        ('model/pascal_voc/mAP', 'AP, Pascal VOC (fraction)', 4, True),
+        ('model/multi-label/mAP', 'Average precision, mean of classes (%)', 2, True),
+        ('student_1/fidelity/AP50', "AP50 with the teacher's boxes (%)", 2, True),
+        ('ensemble/calibration/D-ECE', 'Expected calibration error of boxes (fraction)', 4, False),
     ],
 )
 def test_title_unit_and_direction(key, label, digits, higher_is_better):
@@ -48,3 +55,9 @@ def test_measures_of_suites_are_percent():
     for name, measure in MEASURES.items():
         assert measure.info is METRIC_INFOS[name]
         assert (measure.info.unit, measure.info.higher_is_better) == ('percent', True)
+
+
+def test_metrics_of_one_class():
+    assert class_of_metric('foreground/IoU_large_tumour') == ('IoU', 'large_tumour')
+    assert class_of_metric('model/coco/red_cell_precision') == ('AP', 'red_cell')
+    assert class_of_metric('coco/bbox_mAP_50') is None

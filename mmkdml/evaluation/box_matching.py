@@ -3,9 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from mmkdml.evaluation.box_samples import Boxes, TrueBoxes
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedBoxes:
+    """Predicted boxes of one or more images, matched with the true ones.
+
+    Predictions that are matched with an ignored box are left out.
+
+    Attributes:
+        scores: (M,).
+        labels: Predicted classes, (M,).
+        right: Which predictions are matched with a true box, (M,), bool.
+        true_labels: Classes of the true boxes without the ignored ones, (T,).
+        found: Which of these are matched with a prediction, (T,), bool.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    right: np.ndarray
+    true_labels: np.ndarray
+    found: np.ndarray
+
+    @classmethod
+    def of_image(cls, boxes: Boxes, truth: TrueBoxes, iou: float = 0.5) -> MatchedBoxes:
+        """Match the boxes of an image, see :func:`match_boxes`."""
+        matches = match_boxes(*boxes, truth.boxes, truth.labels, iou, truth.ignored)
+        ignored = np.append(truth.ignored, False)[matches]  # -1 is the last one
+        return cls(
+            boxes.scores[~ignored],
+            boxes.labels[~ignored],
+            matches[~ignored] >= 0,
+            truth.labels[~truth.ignored],
+            np.isin(np.flatnonzero(~truth.ignored), matches),
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[MatchedBoxes]) -> MatchedBoxes:
+        """Join the boxes of several images, at least one."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
+
+    def average_precision(self) -> float:
+        """Compute the mean average precision of the classes with true boxes, or ``nan``.
+
+        Equals the AP of COCO at the IoU of the matches, in [0, 1].
+        """
+        values = [
+            average_precision(
+                self.scores[self.labels == label],
+                self.right[self.labels == label],
+                (self.true_labels == label).sum(),
+            )
+            for label in np.unique(self.true_labels)
+        ]
+        return float(np.mean(values)) if values else float('nan')
 
 
 def match_boxes(
@@ -81,6 +139,27 @@ def box_overlaps(boxes: np.ndarray, true_boxes: np.ndarray, ignored: np.ndarray)
     area, true_area = ((side[:, 2:] - side[:, :2]).prod(1) for side in (a, b))
     total = area[:, None] + np.where(ignored, 0, true_area - shared)
     return np.divide(shared, total, out=np.zeros_like(shared), where=shared > 0)
+
+
+def average_precision(scores: np.ndarray, right: np.ndarray, number: int) -> float:
+    """Compute the average precision of a class as COCO does.
+
+    It is the mean of the precision at the recalls 0, 0.01, ..., 1, where the precision at a recall
+    is the highest one at this or a higher recall, and 0 if the recall is not reached.
+
+    Args:
+        scores: Scores of the predictions, (M,).
+        right: Which of them are right, (M,), bool.
+        number: Number of true boxes, at least 1.
+
+    Returns:
+        A value in [0, 1].
+    """
+    hits = np.cumsum(right[np.argsort(-scores, kind='stable')])
+    precision = hits / np.arange(1, len(hits) + 1)
+    highest = np.maximum.accumulate(precision[::-1])[::-1]
+    places = np.searchsorted(hits / number, np.linspace(0, 1, 101))
+    return float(np.append(highest, 0)[places].mean())
 
 
 def _greedy(overlaps: np.ndarray, ignored: np.ndarray, iou: float) -> np.ndarray:

@@ -112,6 +112,12 @@ def true_boxes_of(sample: Any, classes: int | None = None) -> TrueBoxes:
     return TrueBoxes(boxes, np.concatenate(labels), ignored)
 
 
+def check_score_threshold(value: float) -> None:
+    """Raise ValueError if the lowest score of boxes that count is not in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f'Invalid score_threshold: expected a value in [0, 1], got {value}')
+
+
 def refuse_boxes(view: Mapping[str, Any]) -> None:
     """Raise ValueError for the sample of a detector."""
     if has_boxes(view):

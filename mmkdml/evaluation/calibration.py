@@ -11,6 +11,13 @@ import torch
 import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 
+from mmkdml.evaluation.box_matching import MatchedBoxes
+from mmkdml.evaluation.box_samples import (
+    boxes_by_name,
+    check_score_threshold,
+    has_boxes,
+    true_boxes_of,
+)
 from mmkdml.evaluation.predictions import (
     Predictions,
     mask_of,
@@ -21,8 +28,12 @@ from mmkdml.evaluation.predictions import (
 from mmkdml.registry import METRICS
 
 #: Values of the column ``region``.
-ALL, NEAR_FOREGROUND = 'all', 'near foreground'
-_KEYS = {ALL: 'calibration/ECE', NEAR_FOREGROUND: 'calibration/ECE_near_foreground'}
+ALL, NEAR_FOREGROUND, BOXES = 'all', 'near foreground', 'boxes'
+_KEYS = {
+    ALL: 'calibration/ECE',
+    NEAR_FOREGROUND: 'calibration/ECE_near_foreground',
+    BOXES: 'calibration/D-ECE',
+}
 
 
 @METRICS.register_module()
@@ -42,10 +53,16 @@ class Calibration(BaseMetric):
     Images without true foreground and distant false positives count only in ``ECE``. The value is
     ``nan`` if there is no true foreground. Class 0 is the background.
 
+    Detectors have ``<name>/calibration/D-ECE`` instead, the detection expected calibration error of
+    Kueppers et al. (2020): a box is a prediction, its score the confidence, and it is right if it
+    is matched at IoU 0.5 with a true box of its class, see
+    :func:`~mmkdml.evaluation.box_matching.match_boxes`. Boxes are binned only by score, not by
+    place and size. Those with a lower score than ``score_threshold`` are left out.
+
     After the evaluation :attr:`table` contains the reliability diagrams, in the main process: a row
     per bin with the columns ``region, member, low, high, count, confidence, accuracy``. ``region``
-    is ``'all'``, or for masks also ``'near foreground'``; ``count`` is the number of predictions;
-    the other numbers are in [0, 1], or ``nan`` in empty bins.
+    is ``'all'``, or for masks also ``'near foreground'``, or ``'boxes'`` for detectors; ``count``
+    is the number of predictions; the other numbers are in [0, 1], or ``nan`` in empty bins.
     :class:`mmkdml.engine.ReliabilityHook` saves and draws it.
 
     Stores three numbers per bin and region, whereas the calibration error of torchmetrics stores
@@ -55,11 +72,12 @@ class Calibration(BaseMetric):
         bins: Number of bins in [0, 1].
         margin: Size of the neighborhood of the foreground, in pixels of the original image.
         ignore_index: Label of pixels that are ignored.
+        score_threshold: Lowest score of boxes that count, in [0, 1].
         collect_device: See mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: If ``bins`` is less than 1 or ``margin`` is negative; in ``process`` if a sample
-            has no ground truth, or sizes differ.
+        ValueError: If ``bins``, ``margin`` or ``score_threshold`` is out of range; in ``process``
+            if a sample has no ground truth, or sizes differ.
 
     Example:
         >>> from mmpretrain.evaluation import Accuracy
@@ -71,9 +89,15 @@ class Calibration(BaseMetric):
     default_prefix = ''  # keys begin with the member's name
 
     def __init__(
-        self, bins: int = 15, margin: int = 10, ignore_index: int = 255, collect_device: str = 'cpu'
+        self,
+        bins: int = 15,
+        margin: int = 10,
+        ignore_index: int = 255,
+        score_threshold: float = 0.3,
+        collect_device: str = 'cpu',
     ) -> None:
         super().__init__(collect_device=collect_device)
+        check_score_threshold(score_threshold)
         if bins < 1:
             raise ValueError(f'Invalid bins: expected at least 1, got {bins}')
         if margin < 0:
@@ -81,11 +105,15 @@ class Calibration(BaseMetric):
         self.bins = bins
         self.margin = margin
         self.ignore_index = ignore_index
+        self.score_threshold = score_threshold
         self.table = pd.DataFrame()
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
+            if has_boxes(sample):
+                self.results.append(self._boxes(sample))
+                continue
             truth, mask = truth_of(sample, self.dataset_meta), mask_of(sample)
             regions = {ALL: truth != self.ignore_index}
             if mask is not None:
@@ -142,20 +170,27 @@ class Calibration(BaseMetric):
             )
         labels = predictions.labels
         confidence = predictions.probabilities.gather(1, labels[:, None]).squeeze(1)
-        edges = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64, device=labels.device)
-        # Bins are [low, high), as in torchmetrics; the last one includes 1.
-        places = torch.bucketize(confidence, edges[1:-1], right=True)
         right = (labels == truth).double()
-        weights = torch.stack([torch.ones_like(right), confidence, right])
         return {
-            region: np.stack(
-                [
-                    torch.bincount(places[chosen], one[chosen], self.bins).cpu().numpy()
-                    for one in weights
-                ]
-            )
+            region: self._count(confidence[chosen], right[chosen])
             for region, chosen in regions.items()
         }
+
+    def _boxes(self, sample: Any) -> dict[tuple[str, str], np.ndarray]:
+        truth, counts = true_boxes_of(sample), {}
+        for name, own in boxes_by_name(sample).items():
+            boxes = MatchedBoxes.of_image(own.above(self.score_threshold), truth)
+            confidence, right = (torch.from_numpy(x).double() for x in (boxes.scores, boxes.right))
+            counts[BOXES, name] = self._count(confidence, right)
+        return counts
+
+    def _count(self, confidence: torch.Tensor, right: torch.Tensor) -> np.ndarray:
+        """Return number, sum of confidences and number of correct predictions, (3, bins)."""
+        edges = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64, device=right.device)
+        # Bins are [low, high), as in torchmetrics; the last one includes 1.
+        places = torch.bucketize(confidence, edges[1:-1], right=True)
+        weights = (torch.ones_like(right), confidence, right)
+        return np.stack([torch.bincount(places, one, self.bins).cpu().numpy() for one in weights])
 
 
 def near_foreground(truth: torch.Tensor, margin: int, ignore_index: int = 255) -> torch.Tensor:

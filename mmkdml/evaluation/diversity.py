@@ -9,14 +9,23 @@ from typing import Any
 import numpy as np
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.predictions import predictions_by_name, sum_by_name, truth_of
+from mmkdml.evaluation.box_matching import MatchedBoxes
+from mmkdml.evaluation.box_samples import (
+    Boxes,
+    TrueBoxes,
+    boxes_by_name,
+    check_score_threshold,
+    has_boxes,
+    true_boxes_of,
+)
+from mmkdml.evaluation.predictions import Predictions, predictions_by_name, sum_by_name, truth_of
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.registry import METRICS
 
 
 @METRICS.register_module()
 class Diversity(BaseMetric):
-    """Disagreement and error correlation of the students, per image or pixel.
+    """Disagreement and error correlation of the students, per image, pixel or box.
 
     If images can have several classes, each class of an image is a prediction.
 
@@ -26,6 +35,11 @@ class Diversity(BaseMetric):
       the students fail together, 0 if independently, negative if they complement each other.
       ``nan`` if one of them is always right or always wrong.
 
+    Boxes of detectors count if their score is at least ``score_threshold``. Those of two students
+    are matched one to one at IoU 0.5, class by class, in order of falling score of the first
+    student. The disagreement is the fraction of the boxes of both without a partner. An error is a
+    true box that is not found, matched in the same way; false boxes count in the disagreement.
+
     Both are means over all pairs of students. With more than two students, each pair is also
     reported, e.g. ``disagreement_student_1_student_2``. With fewer than two, no values are
     reported.
@@ -34,11 +48,12 @@ class Diversity(BaseMetric):
         students: Names of the students. Default: all members whose names do not begin with
             ``'teacher'``.
         ignore_index: Label of pixels that are ignored.
+        score_threshold: Lowest score of boxes that count, in [0, 1].
         collect_device: See mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: If fewer than two students are named; in ``process`` if one does not exist, a
-            sample has no ground truth, or sizes differ.
+        ValueError: If fewer than two students are named, or ``score_threshold`` is invalid; in
+            ``process`` if one does not exist, a sample has no ground truth, or sizes differ.
 
     Example:
         >>> from mmpretrain.evaluation import Accuracy
@@ -53,30 +68,36 @@ class Diversity(BaseMetric):
         self,
         students: Sequence[str] | None = None,
         ignore_index: int = 255,
+        score_threshold: float = 0.3,
         collect_device: str = 'cpu',
     ) -> None:
         super().__init__(collect_device=collect_device)
+        check_score_threshold(score_threshold)
         if students is not None and (isinstance(students, str) or len(students) < 2):
             raise ValueError(f'Invalid students: expected two or more names, got {students!r}')
         self.students = students
         self.ignore_index = ignore_index
+        self.score_threshold = score_threshold
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
-            labels = {
-                name: own.labels
-                for name, own in predictions_by_name(sample, self.dataset_meta).items()
-            }
+            found: dict[str, Any]
+            count: Any
+            if has_boxes(sample):
+                found, count = boxes_by_name(sample), self._counts_of_boxes
+            else:
+                found, count = predictions_by_name(sample, self.dataset_meta), self._counts
             names = self.students or [
                 name
-                for name in labels
+                for name in found
                 if name not in (ENSEMBLE, PLAIN) and not name.startswith(TEACHER)
             ]
-            missing = [name for name in names if name not in labels]
+            missing = [name for name in names if name not in found]
             if missing:
-                raise ValueError(f'Invalid students {missing}: expected some of {list(labels)}')
-            self.results.append(self._counts({name: labels[name] for name in names}, sample))
+                raise ValueError(f'Invalid students {missing}: expected some of {list(found)}')
+            chosen = {name: found[name] for name in names}
+            self.results.append(count(chosen, sample) if len(chosen) > 1 else {})
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the values from the counts of all samples."""
@@ -91,11 +112,25 @@ class Diversity(BaseMetric):
             values.update({f'{key}_{pair}': one[key] for pair, one in pairs.items() for key in one})
         return values
 
-    def _counts(self, labels: dict[str, Any], sample: Any) -> dict[str, np.ndarray]:
+    def _counts_of_boxes(self, found: dict[str, Boxes], sample: Any) -> dict[str, np.ndarray]:
+        """Return the counts of :func:`_values` for each pair of detectors."""
+        truth = true_boxes_of(sample)
+        kept = {name: own.above(self.score_threshold) for name, own in found.items()}
+        missed = {name: ~MatchedBoxes.of_image(own, truth).found for name, own in kept.items()}
+        counts = {}
+        for a, b in combinations(kept, 2):
+            other = TrueBoxes(kept[b].boxes, kept[b].labels, np.zeros(len(kept[b].labels), bool))
+            both = MatchedBoxes.of_image(kept[a], other)
+            differ = (~both.right).sum() + (~both.found).sum()
+            counts[f'{a}_{b}'] = _as_counts(
+                len(both.right) + len(both.found), differ, missed[a], missed[b]
+            )
+        return counts
+
+    def _counts(self, found: dict[str, Predictions], sample: Any) -> dict[str, np.ndarray]:
         """Return the counts of :func:`_values` for each pair of students."""
-        if len(labels) < 2:
-            return {}
         truth = truth_of(sample, self.dataset_meta)
+        labels = {name: own.labels for name, own in found.items()}
         sizes = {name: len(own) for name, own in labels.items()}
         if set(sizes.values()) != {len(truth)}:
             raise ValueError(
@@ -105,24 +140,22 @@ class Diversity(BaseMetric):
         known = {name: own.cpu().numpy()[counted] for name, own in labels.items()}
         wrong = {name: own != truth.cpu().numpy()[counted] for name, own in known.items()}
         return {
-            f'{a}_{b}': np.array(
-                [
-                    counted.sum(),
-                    (known[a] != known[b]).sum(),
-                    wrong[a].sum(),
-                    wrong[b].sum(),
-                    (wrong[a] & wrong[b]).sum(),
-                ],
-                dtype=float,
-            )
+            f'{a}_{b}': _as_counts(counted.sum(), (known[a] != known[b]).sum(), wrong[a], wrong[b])
             for a, b in combinations(labels, 2)
         }
 
 
+def _as_counts(number: int, differ: int, wrong_a: np.ndarray, wrong_b: np.ndarray) -> np.ndarray:
+    """Return the numbers of compared predictions, differences, truths and errors, (6,)."""
+    errors = wrong_a.sum(), wrong_b.sum(), (wrong_a & wrong_b).sum()
+    return np.array([number, differ, len(wrong_a), *errors], dtype=float)
+
+
 def _values(counts: np.ndarray) -> dict[str, float]:
-    """Compute the values from the counts of predictions, differences and errors (a, b, both)."""
+    """Compute the values from the counts of :func:`_as_counts`."""
     with np.errstate(invalid='ignore'):
-        differ, wrong_a, wrong_b, wrong_both = counts[1:] / counts[0]
+        differ = counts[1] / counts[0]
+        wrong_a, wrong_b, wrong_both = counts[3:] / counts[2]
         spread = np.sqrt(wrong_a * (1 - wrong_a) * wrong_b * (1 - wrong_b))
         correlation = (wrong_both - wrong_a * wrong_b) / spread if spread else np.nan
     return dict(disagreement=float(100 * differ), error_correlation=float(correlation))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,14 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
+from mmkdml.evaluation.box_matching import MatchedBoxes
+from mmkdml.evaluation.box_samples import (
+    Boxes,
+    TrueBoxes,
+    boxes_by_name,
+    check_score_threshold,
+    has_boxes,
+)
 from mmkdml.evaluation.foreground import absent_classes, foreground_classes, foreground_scores
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, sum_by_name
 from mmkdml.names import TEACHER
@@ -48,17 +57,25 @@ class Fidelity(BaseMetric):
       :class:`~mmkdml.evaluation.ForegroundIoU` (``nan``, with a warning, if neither side predicts
       a foreground class), and ``agreement``, the fraction of pixels with the label of the teacher;
       in percent;
-    - both: ``KL``, D(teacher || student) in nats, averaged over images, pixels or classes of
-      images. Probabilities are clamped to at least 1e-7; those of an ensemble are normalized.
+    - detection: ``AP50``, the average precision at IoU 0.5 with the boxes of the teacher as the
+      truth, and ``box_agreement``, the fraction of these boxes that are matched at IoU 0.5 by a
+      box of the same class; in percent. Boxes of the teacher count if their score is at least
+      ``score_threshold``, and so do those of the student in ``box_agreement``. Both values are
+      ``nan``, with a warning, if the teacher has no such boxes;
+    - classification and segmentation: ``KL``, D(teacher || student) in nats, averaged over images,
+      pixels or classes of images. Probabilities are clamped to at least 1e-7; those of an ensemble
+      are normalized.
 
     Args:
         teacher: Name of the member to compare with. Default: ``'teacher'``; without that member
             (mutual learning, plain networks) no values are reported.
+        score_threshold: Lowest score of boxes that count, in [0, 1].
         collect_device: See mmengine's ``BaseMetric``.
 
     Raises:
-        ValueError: In ``process``, if a named teacher does not exist, a prediction belongs to
-            neither task, or teacher and student differ in size or number of classes.
+        ValueError: If ``score_threshold`` is invalid; in ``process``, if a named teacher does not
+            exist, a prediction belongs to no task, or teacher and student differ in size or number
+            of classes.
 
     Example:
         >>> from mmkdml.evaluation import Fidelity, ForegroundIoU, MemberMetrics
@@ -68,18 +85,27 @@ class Fidelity(BaseMetric):
 
     default_prefix = ''  # keys begin with the member's name
 
-    def __init__(self, teacher: str | None = None, collect_device: str = 'cpu') -> None:
+    def __init__(
+        self, teacher: str | None = None, score_threshold: float = 0.3, collect_device: str = 'cpu'
+    ) -> None:
         super().__init__(collect_device=collect_device)
+        check_score_threshold(score_threshold)
         self.teacher = teacher
+        self.score_threshold = score_threshold
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
         for sample in data_samples:
-            predictions = predictions_by_name(sample, self.dataset_meta)
+            predictions: dict[str, Any]
+            compare: Any
+            if has_boxes(sample):
+                predictions, compare = boxes_by_name(sample), self._match
+            else:
+                predictions, compare = predictions_by_name(sample, self.dataset_meta), _compare
             teacher = predictions.pop(self.teacher or TEACHER, None)
             if teacher is not None:
                 self.results.append(
-                    {name: _compare(own, teacher, name) for name, own in predictions.items()}
+                    {name: compare(own, teacher, name) for name, own in predictions.items()}
                 )
             elif self.teacher is None:
                 self.results.append({})
@@ -91,6 +117,8 @@ class Fidelity(BaseMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the values from the counts of all samples."""
+        if any(isinstance(own, MatchedBoxes) for sample in results for own in sample.values()):
+            return self._of_boxes(results)
         values: dict[str, float] = {}
         absent: dict[str, list[str]] = defaultdict(list)  # members by class
         for name, sums in sum_by_name(results).items():
@@ -109,6 +137,31 @@ class Fidelity(BaseMetric):
                 f'Fidelity: no pixel of {each!r} is predicted by {self.teacher or TEACHER} and '
                 f'{", ".join(names)}. Their fidelity/IoU and fidelity/F1 for this class are nan; '
                 'IoU and F1 with the ground truth are not affected',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return values
+
+    def _match(self, own: Boxes, teacher: Boxes, name: str) -> MatchedBoxes:
+        truth = teacher.above(self.score_threshold)
+        ignored = np.zeros(len(truth.labels), dtype=bool)
+        return MatchedBoxes.of_image(own, TrueBoxes(truth.boxes, truth.labels, ignored))
+
+    def _of_boxes(self, results: list[dict[str, MatchedBoxes]]) -> dict[str, float]:
+        values, number = {}, 0
+        for name in results[0]:
+            boxes = MatchedBoxes.join([sample[name] for sample in results])
+            number = len(boxes.true_labels)
+            # Boxes below the threshold choose last, so that they do not change other matches.
+            matched = (boxes.right & (boxes.scores >= self.score_threshold)).sum()
+            values[f'{name}/fidelity/AP50'] = 100 * boxes.average_precision()
+            values[f'{name}/fidelity/box_agreement'] = (
+                float(100 * matched / number) if number else math.nan
+            )
+        if not number:
+            print_log(
+                f'Fidelity: {self.teacher or TEACHER} has no box with a score of at least '
+                f'{self.score_threshold}. fidelity/AP50 and fidelity/box_agreement are nan',
                 logger='current',
                 level=logging.WARNING,
             )

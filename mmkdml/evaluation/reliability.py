@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from mmkdml.evaluation.calibration import ALL
+from mmkdml.evaluation.calibration import ALL, BOXES
 from mmkdml.figures import figure_style, legend_below, member_color, save_figure, wrap
 
 COLUMNS = 5
@@ -22,8 +22,8 @@ _TILE = 1.75  # inches
 def draw_reliability(table: pd.DataFrame, path: str | os.PathLike) -> None:
     """Draw a reliability diagram for each region and member.
 
-    Bars are the accuracy by confidence; the gap to the mean confidence is hatched. The line is the
-    fraction of predictions in each bin.
+    Bars are the accuracy (precision of boxes) by confidence; the gap to the mean confidence is
+    hatched. The line is the fraction of predictions in each bin.
 
     Args:
         table: Attribute ``table`` of :class:`Calibration`.
@@ -55,6 +55,7 @@ def _figure(table: pd.DataFrame) -> Figure:
         figsize=(max(_TILE * columns, 3.2) + 0.5, (_TILE + 0.32) * rows + 0.75),
         layout='constrained',
     )
+    height = 'precision' if BOXES in set(table['region']) else 'accuracy'
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     members = list(table['member'].unique())
     for axes, panel in zip(grid.flat, panels, strict=False):
@@ -70,11 +71,11 @@ def _figure(table: pd.DataFrame) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel('Confidence')
     for axes in grid[:, 0]:
-        axes.set_ylabel('Accuracy')
+        axes.set_ylabel(height.capitalize())
     legend_below(
         figure,
         [
-            Patch(facecolor='0.6', label='accuracy'),
+            Patch(facecolor='0.6', label=height),
             Patch(facecolor='none', edgecolor='0.3', hatch='//////', label='gap to the confidence'),
             Line2D([], [], color='0.3', linewidth=1, label='share of predictions'),
             Line2D([], [], color='0.3', linewidth=0.8, linestyle='--', label='ideal'),
@@ -101,8 +102,9 @@ def _draw(axes: Axes, bins: pd.DataFrame, color: str) -> None:
     share = bins['count'] / bins['count'].sum()
     axes.stairs(share, np.append(bins['low'], 1), color='0.3', linewidth=1)
     error = (gap.abs() * known['count']).sum() / known['count'].sum()
+    name = 'D-ECE' if BOXES in set(bins['region']) else 'ECE'
     axes.text(
-        0.04, 0.96, f'ECE {error:.3f}', fontsize=7, va='top', transform=axes.transAxes,
+        0.04, 0.96, f'{name} {error:.3f}', fontsize=7, va='top', transform=axes.transAxes,
         bbox=dict(facecolor='white', edgecolor='none', alpha=0.8, pad=1),
     )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])

@@ -4,7 +4,13 @@ import io
 import numpy as np
 import pytest
 
-from mmkdml.evaluation.box_matching import box_overlaps, match_boxes
+from mmkdml.evaluation.box_matching import (
+    MatchedBoxes,
+    average_precision,
+    box_overlaps,
+    match_boxes,
+)
+from mmkdml.evaluation.box_samples import Boxes, TrueBoxes
 
 IOUS = (0.3, 0.5, 0.75, 1.0)
 
@@ -28,12 +34,12 @@ def random_image(seed):
     )
 
 
-def as_coco(boxes, labels, **columns):
+def as_coco(boxes, labels, first_id=1, image_id=1, **columns):
     names = list(columns)
     return [
         dict(
-            id=index + 1,
-            image_id=1,
+            id=first_id + index,
+            image_id=image_id,
             category_id=int(label),
             bbox=[*box[:2], *(box[2:] - box[:2])],
             area=(box[2:] - box[:2]).prod(),
@@ -45,29 +51,40 @@ def as_coco(boxes, labels, **columns):
     ]
 
 
-def matches_of_pycocotools(image):
-    """Return the matches of COCOeval, (R, M), from its ids, which begin with 1."""
+def evaluate_by_pycocotools(images):
     pytest.importorskip('pycocotools')
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth, found = COCO(), COCO()
-    shared = dict(images=[dict(id=1)], categories=[dict(id=0), dict(id=1)])
-    truth.dataset = dict(
-        shared,
-        annotations=as_coco(
-            image['true_boxes'], image['true_labels'], iscrowd=image['ignored'].astype(int).tolist()
-        ),
-    )
-    found.dataset = dict(
-        shared, annotations=as_coco(image['boxes'], image['labels'], score=image['scores'])
-    )
+    true, found = [], []
+    for place, image in enumerate(images):
+        crowd = image['ignored'].astype(int).tolist()
+        ids = dict(image_id=place)
+        true += as_coco(
+            image['true_boxes'], image['true_labels'], len(true) + 1, iscrowd=crowd, **ids
+        )
+        found += as_coco(
+            image['boxes'], image['labels'], len(found) + 1, score=image['scores'], **ids
+        )
+    sides = COCO(), COCO()
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        found.createIndex()
-        evaluation = COCOeval(truth, found, 'bbox')
+        for side, annotations in zip(sides, (true, found), strict=True):
+            side.dataset = dict(
+                images=[dict(id=place) for place in range(len(images))],
+                categories=[dict(id=0), dict(id=1)],
+                annotations=annotations,
+            )
+            side.createIndex()
+        evaluation = COCOeval(*sides, 'bbox')
         evaluation.params.iouThrs = np.array(IOUS)
         evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def matches_of_pycocotools(image):
+    """Return the matches of COCOeval, (R, M), from its ids, which begin with 1."""
+    evaluation = evaluate_by_pycocotools([image])
     matches = np.full((len(IOUS), len(image['boxes'])), -1)
     for one in evaluation.evalImgs:
         if one is not None and one['aRng'] == evaluation.params.areaRng[0]:
@@ -82,6 +99,58 @@ def test_equals_pycocotools():
     matches = np.concatenate([match_boxes(**image) for image in images])
     assert (matches >= 0).sum() > 50
     assert (matches < 0).sum() > 50
+
+
+def joined(images, iou=0.5):
+    return MatchedBoxes.join(
+        [
+            MatchedBoxes.of_image(
+                Boxes(one['boxes'], one['scores'], one['labels']),
+                TrueBoxes(one['true_boxes'], one['true_labels'], one['ignored']),
+                iou,
+            )
+            for one in images
+        ]
+    )
+
+
+def test_average_precision_equals_pycocotools():
+    images = [random_image(seed) for seed in range(200)]
+    precision = evaluate_by_pycocotools(images).eval['precision'][:, :, :, 0, -1]
+    for place, iou in enumerate(IOUS):
+        found = joined(images, iou).average_precision()
+        assert found == pytest.approx(precision[place].mean(), abs=1e-12)
+        assert found > 0
+
+
+def test_average_precision_by_hand():
+    # Right, wrong, right of four: precision 1 up to recall 0.25 (26 points), 2/3 up to 0.5 (25).
+    scores, right = np.array([0.7, 0.9, 0.8]), np.array([True, True, False])
+    assert average_precision(scores, right, 4) == pytest.approx((26 + 25 * 2 / 3) / 101)
+    assert average_precision(scores[:0], right[:0], 4) == 0
+    assert average_precision(scores, right | True, 3) == 1
+
+
+def test_joined_matches_count_true_boxes_without_ignored_ones():
+    images = [random_image(seed) for seed in range(40)]
+    together = joined(images)
+    matches = [match_boxes(**one) for one in images]
+    assert len(together.true_labels) == sum((~one['ignored']).sum() for one in images)
+    hits = sum(
+        (~one['ignored'][own[own >= 0]]).sum() for one, own in zip(images, matches, strict=True)
+    )
+    assert together.found.sum() == together.right.sum() == hits > 0
+    left_out = sum(
+        one['ignored'][own[own >= 0]].sum() for one, own in zip(images, matches, strict=True)
+    )
+    assert len(together.scores) == sum(map(len, matches)) - left_out
+    assert left_out > 0
+
+
+def test_no_true_boxes_give_nan():
+    image = random_image(3)
+    image.update(true_boxes=np.zeros((0, 4)), true_labels=np.zeros(0), ignored=np.zeros(0, bool))
+    assert np.isnan(joined([image]).average_precision())
 
 
 def test_several_thresholds_equal_one_at_a_time():

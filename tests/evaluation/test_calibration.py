@@ -7,9 +7,13 @@ import torch
 from mmengine.structures import BaseDataElement, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
-from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_calibration_error,
+)
 
-from mmkdml.evaluation.calibration import Calibration, near_foreground
+from mmkdml.evaluation.calibration import BOXES, Calibration, near_foreground
+from mmkdml.evaluation.reliability import draw_reliability
 from mmkdml.registry import METRICS
 
 
@@ -173,3 +177,40 @@ def test_invalid_inputs_raise(run):
     sample.gt_sem_seg = PixelData(data=torch.zeros(1, 3, 3, dtype=torch.long))
     with pytest.raises(ValueError, match='the size of the truth, 9, got 4 of model'):
         run(Calibration(), [sample])
+
+
+def test_boxes_equal_torchmetrics(run, boxes, tmp_path):
+    rng = np.random.default_rng(0)
+    samples, scores, right = [], [], []
+    for img_id in range(20):
+        number = int(rng.integers(0, 6))
+        own, hits = rng.uniform(0, 1, number).astype(np.float32), rng.random(number) < 0.5
+        places = [[20 * place, 0, 20 * place + 10, 10] for place in range(number)]
+        # The boxes do not overlap: those without a true box of their class are wrong.
+        truth = places, np.where(hits, 0, 1)
+        samples.append(boxes.classroom(img_id, truth, ensemble=(places, [0] * number, own)))
+        scores, right = [*scores, *own], [*right, *hits]
+    scores, right = np.array(scores), np.array(right)
+    for threshold in (0, 0.3):
+        metric = Calibration(score_threshold=threshold)
+        values = run(metric, samples, boxes.META)
+        kept = scores >= threshold
+        expected = binary_calibration_error(
+            torch.from_numpy(scores[kept]), torch.from_numpy(right[kept]).int(), n_bins=15
+        )
+        assert values == {'model/calibration/D-ECE': pytest.approx(expected.item(), rel=1e-5)}
+        assert metric.table['count'].sum() == kept.sum()
+        assert set(metric.table['region']) == {BOXES}
+    draw_reliability(metric.table, tmp_path / 'boxes.png')
+
+
+def test_ignored_boxes_are_neither_right_nor_wrong(run, boxes, tmp_path):
+    box = [[10, 10, 60, 60]]
+    sample = boxes.classroom(0, ([], []), ignored=(box, [0]), teacher=(box, [0], [0.9]))
+    metric = Calibration()
+    values = run(metric, [sample], boxes.META)
+    assert list(values) == ['teacher/calibration/D-ECE', 'ensemble/calibration/D-ECE']
+    assert all(map(math.isnan, values.values()))
+    draw_reliability(metric.table, tmp_path / 'empty.png')
+    with pytest.raises(ValueError, match='score_threshold: expected a value .* got 2'):
+        Calibration(score_threshold=2)

@@ -139,3 +139,76 @@ def test_invalid_inputs_raise(run):
     sample.members = BaseDataElement(student_1=sample.clone(), student_2=sample.clone())
     with pytest.raises(ValueError, match=r"of the size of the truth, 9, got \{'student_1': 4"):
         run(Diversity(), [sample])
+
+
+def apart(*places):
+    """Return a box at each place; they do not overlap."""
+    return [[20 * place, 0, 20 * place + 10, 10] for place in places]
+
+
+def detectors_of(boxes, seen, false=((), ()), scores=0.9):
+    """Return samples in which two students find the true boxes for which ``seen`` is true.
+
+    Args:
+        seen: By sample, (2, T).
+        false: Places of false boxes of each student, in each sample.
+    """
+    samples = []
+    for img_id, columns in enumerate(seen):
+        students = {}
+        for name, own, others in zip(('student_1', 'student_2'), columns, false, strict=True):
+            places = [*np.flatnonzero(own), *others]
+            students[name] = (apart(*places), [0] * len(places), [scores] * len(places))
+        number = len(columns[0])
+        truth = apart(*range(number)), [0] * number
+        samples.append(boxes.classroom(img_id, truth, **students))
+    return samples
+
+
+def test_boxes_by_hand(run, boxes):
+    # One false box is the same for both students, another one only student_1 predicts.
+    seen = np.array([[1, 1, 0, 0], [1, 0, 1, 0]])
+    samples = detectors_of(boxes, [seen], false=([4, 5], [4]))
+    assert run(Diversity(), samples, boxes.META) == {
+        f'{PREFIX}/disagreement': pytest.approx(100 * 3 / 7),
+        f'{PREFIX}/error_correlation': 0.0,
+    }
+
+
+def test_error_correlation_of_boxes_equals_numpy(run, boxes):
+    rng = np.random.default_rng(0)
+    seen = [rng.random((2, int(rng.integers(0, 6)))) < 0.6 for _ in range(30)]
+    values = run(Diversity(), detectors_of(boxes, seen), boxes.META)
+    a, b = np.concatenate(seen, axis=1)
+    assert values[f'{PREFIX}/error_correlation'] == pytest.approx(np.corrcoef(a, b)[0, 1])
+    assert values[f'{PREFIX}/disagreement'] == pytest.approx(
+        100 * (a != b).sum() / (a.sum() + b.sum())
+    )
+
+
+def test_boxes_of_another_class_or_place_are_no_partners(run, boxes):
+    def disagreement(other, label):
+        sample = boxes.classroom(
+            0, ([], []), student_1=(apart(0), [0], [0.9]), student_2=([other], [label], [0.9])
+        )
+        return run(Diversity(), [sample], boxes.META)[f'{PREFIX}/disagreement']
+
+    assert disagreement([0, 0, 10, 5], 0) == 0  # IoU 0.5
+    assert disagreement([0, 0, 10, 4.9], 0) == 100
+    assert disagreement([0, 0, 10, 10], 1) == 100
+
+
+def test_boxes_count_from_the_threshold(run, boxes):
+    samples = detectors_of(boxes, [np.array([[1, 0], [0, 1]])], scores=0.25)
+    for threshold, expected in ((0.25, 100), (0.3, math.nan)):
+        values = run(Diversity(score_threshold=threshold), samples, boxes.META)
+        assert values[f'{PREFIX}/disagreement'] == pytest.approx(expected, nan_ok=True)
+    with pytest.raises(ValueError, match='score_threshold: expected a value .* got -1'):
+        Diversity(score_threshold=-1)
+
+
+def test_three_detectors_have_pairs(run, boxes):
+    values = run(Diversity(), boxes.random(names=('teacher', 'a', 'b', 'c')), boxes.META)
+    pairs = [values[f'{PREFIX}/disagreement_{pair}'] for pair in ('a_b', 'a_c', 'b_c')]
+    assert values[f'{PREFIX}/disagreement'] == pytest.approx(np.mean(pairs))
+    assert run(Diversity(), boxes.random(names=('teacher', 'a')), boxes.META) == {}

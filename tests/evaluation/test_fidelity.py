@@ -180,3 +180,74 @@ def test_samples_are_not_changed(run):
     run(Fidelity(), samples, META)
     assert torch.equal(samples[0].members.student_1.seg_logits.data, logits[0]['student_1'])
     assert 'gt_sem_seg' not in samples[0]
+
+
+BOX, FAR = [10, 10, 60, 60], [70, 70, 100, 100]
+
+
+def test_boxes_by_hand(run, boxes):
+    # The third box of the teacher does not count.
+    teacher = ([BOX, FAR, BOX], [0, 1, 1], [0.3, 0.9, 0.29])
+    sample = boxes.classroom(
+        0,
+        ([], []),  # the ground truth is ignored
+        teacher=teacher,
+        student_1=([BOX, FAR], [0, 0], [0.3, 0.9]),  # the second has another class
+        student_2=([BOX, FAR], [0, 1], [0.29, 0.9]),  # the first is below the threshold
+        ensemble=([[*BOX[:3], 35], [*FAR[:3], 84]], [0, 1], [0.5, 0.5]),  # IoU 0.5 and 0.47
+    )
+    assert run(dict(type=Fidelity), [sample], boxes.META) == {
+        'student_1/fidelity/AP50': 25.0,  # of class 0 50, of class 1 0
+        'student_1/fidelity/box_agreement': 50.0,
+        'student_2/fidelity/AP50': 100.0,
+        'student_2/fidelity/box_agreement': 50.0,
+        'ensemble/fidelity/AP50': 50.0,
+        'ensemble/fidelity/box_agreement': 50.0,
+    }
+
+
+def test_boxes_of_the_teacher_as_truth_equal_box_ap(run, boxes):
+    samples = boxes.random(10)
+    values = run(Fidelity(score_threshold=0.4), samples, boxes.META)
+    for sample in samples:
+        own = sample.members.teacher.pred_instances
+        sample.gt_instances = own[own.scores >= 0.4]
+        sample.ignored_instances = own[:0]
+    metric = METRICS.build(dict(type='BoxAP'))
+    for name in ('student_1', 'student_2', 'ensemble'):
+        expected = run(metric, boxes.separate(samples, name), boxes.META)['coco/bbox_mAP_50']
+        assert values[f'{name}/fidelity/AP50'] == pytest.approx(100 * expected, abs=0.051)
+        assert 5 < values[f'{name}/fidelity/AP50'] < 90
+        assert 10 < values[f'{name}/fidelity/box_agreement'] < 90
+
+
+def test_copies_of_the_teacher_agree_with_it(run, boxes):
+    samples = boxes.random(4)
+    for sample in samples:
+        sample.members.student_1 = sample.members.teacher
+    values = run(Fidelity(score_threshold=0), samples, boxes.META)
+    assert values['student_1/fidelity/AP50'] == pytest.approx(100)
+    assert values['student_1/fidelity/box_agreement'] == 100
+
+
+def test_teacher_without_boxes_is_logged(run, boxes):
+    sample = boxes.classroom(0, ([], []), teacher=([BOX], [0], [0.2]), student_1=([], [], []))
+    messages, handler = [], logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    try:
+        values = run(Fidelity(), [sample, sample], boxes.META)
+    finally:
+        logger.removeHandler(handler)
+    assert len(values) == 4
+    assert all(map(math.isnan, values.values()))
+    (message,) = messages
+    assert 'teacher has no box with a score of at least 0.3' in message
+
+
+def test_detectors_without_teacher_have_no_values(run, boxes):
+    sample = boxes.classroom(0, ([], []), student_1=([BOX], [0], [0.5]))
+    assert run(Fidelity(), [sample], boxes.META) == {}
+    with pytest.raises(ValueError, match='score_threshold: expected a value .* got 30'):
+        Fidelity(score_threshold=30)

@@ -189,7 +189,8 @@ def metric_tables(history: History) -> list[Table]:
             for title, one in shown
             if (rows := _rows(one, columns, _sorted(one.values, order)))
         ]
-        tables.append(Table(f'{measure[0].upper()}{measure[1:]} by class (%)', head, groups))
+        caption = f'{measure[0].upper()}{measure[1:]} by class ({symbol(columns[0])})'
+        tables.append(Table(caption, head, groups))
     return tables
 
 

@@ -109,3 +109,16 @@ def test_tables_group_measures_and_mark_the_best(tested):
     assert fidelity.groups[0][1][0][1][0].text == '–'
     assert diversity.groups[0][1][0][0] == 'students'
     assert (by_class.head, by_class.groups[0][1][0][0]) == (['edema'], 'teacher')
+
+
+def test_tables_by_class_have_the_unit_of_the_measure(write_run):
+    run = write_run()
+    own = {'coco/bbox_mAP': 0.5, 'coco/cell_precision': 0.25, 'foreground/IoU_edema': 50.0}
+    content = results(dict(split='test', kind='best', epoch=2, values=values(ensemble=own)))
+    (run / 'results.json').write_text(json.dumps(content))
+    tables = metric_tables(read_history(run))
+    assert [table.caption for table in tables] == [
+        'Quality of predictions',
+        'AP by class (fraction)',
+        'IoU by class (%)',
+    ]

@@ -107,3 +107,10 @@ def test_metric_of_another_member_raises_before_training(key, model, expected):
     metric = SimpleNamespace(prefix=key.partition('/')[0])  # a metric with its own prefix
     runner.val_evaluator = SimpleNamespace(metrics=[metric])
     MonitoredMetricsHook().before_train(runner)
+
+
+def test_average_precision_of_boxes_needs_the_rule_greater():
+    key = 'ensemble/coco/bbox_mAP'
+    check(checkpoint(key), metrics={key: 0.5})
+    with pytest.raises(ValueError, match="expected rule='greater' for ensemble/coco/bbox_mAP"):
+        check(checkpoint(key, rule='less'), metrics={key: 0.5})

@@ -42,6 +42,16 @@ def test_rows_are_members_and_columns_are_metrics():
     ]
 
 
+def test_average_precision_is_a_fraction():
+    keys = ('coco/bbox_mAP', 'coco/bbox_mAP_50')
+    table = member_table({f'{name}/{key}': 1.0 for name in ('teacher', 'ensemble') for key in keys})
+    assert cells(table) == [
+        ['member', 'bbox_mAP (fraction)', 'bbox_mAP_50 (fraction)'],
+        ['teacher', '1.0000', '1.0000'],
+        ['ensemble', '1.0000', '1.0000'],
+    ]
+
+
 def test_ambiguous_columns_are_grouped():
     table = member_table(
         {'ensemble/image/IoU': 1.0, 'ensemble/case/IoU': 2.0, 'ensemble/mIoU': 3.0}
