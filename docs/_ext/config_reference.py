@@ -94,7 +94,9 @@ class ConfigTypes(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         for package in PACKAGES:
-            importlib.import_module(f'mmkdml.{package}')
+            module = importlib.import_module(f'mmkdml.{package}')
+            for name in module.__all__:
+                getattr(module, name)  # some are registered on first use
         added = getattr(registry, self.arguments[0]).module_dict
         lines: list[str] = []
         for name, kind in sorted(added.items()):
