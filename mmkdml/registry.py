@@ -13,23 +13,22 @@ from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
 
-class _LazyRegistry(Registry):
-    """Registry that also finds the classes that its packages export lazily.
+class _Registry(Registry):
+    """Registry of a subpackage, which also finds the classes that it exports lazily.
 
-    Their modules import a framework that is only needed by some tasks, such as mmdet.
+    Their modules import a framework that only some tasks need, such as mmdet.
     """
+
+    def __init__(self, name: str, parent: Registry, package: str) -> None:
+        self.package = f'mmkdml.{package}'
+        super().__init__(name, parent=parent, scope='mmkdml', locations=[self.package])
 
     def get(self, key: str) -> type | None:
         """Return a class by its name, with or without a scope; see mmengine's ``Registry``."""
         scope, name = self.split_scope_key(key)
         if scope in (None, self.scope) and name not in self.module_dict:
-            for location in self._locations:
-                getattr(importlib.import_module(location), name, None)  # registers it
+            getattr(importlib.import_module(self.package), name, None)  # registers it
         return super().get(key)
-
-
-def _child(name: str, parent: Registry, module: str) -> Registry:
-    return _LazyRegistry(name, parent=parent, scope='mmkdml', locations=[f'mmkdml.{module}'])
 
 
 def build_with_inferred(config_or_module: Any, **inferred: Any) -> Any:
@@ -50,13 +49,13 @@ def build_with_inferred(config_or_module: Any, **inferred: Any) -> Any:
     return MODELS.build({**arguments, **config})
 
 
-MODELS = _child('model', mmengine_registry.MODELS, 'models')
-DATASETS = _child('dataset', mmengine_registry.DATASETS, 'datasets')
-TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, 'datasets')
-METRICS = _child('metric', mmengine_registry.METRICS, 'evaluation')
-HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine')
-OPTIM_WRAPPERS = _child('optimizer wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine')
-OPTIM_WRAPPER_CONSTRUCTORS = _child(
+MODELS = _Registry('model', mmengine_registry.MODELS, 'models')
+DATASETS = _Registry('dataset', mmengine_registry.DATASETS, 'datasets')
+TRANSFORMS = _Registry('transform', mmengine_registry.TRANSFORMS, 'datasets')
+METRICS = _Registry('metric', mmengine_registry.METRICS, 'evaluation')
+HOOKS = _Registry('hook', mmengine_registry.HOOKS, 'engine')
+OPTIM_WRAPPERS = _Registry('optimizer wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _Registry(
     'optimizer wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine'
 )
-PARAM_SCHEDULERS = _child('parameter scheduler', mmengine_registry.PARAM_SCHEDULERS, 'models')
+PARAM_SCHEDULERS = _Registry('parameter scheduler', mmengine_registry.PARAM_SCHEDULERS, 'models')

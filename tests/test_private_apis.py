@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[1]
 # By owner: a class (its methods, and the attributes that its instances set) or a module.
 PRIVATE_APIS = {
     'atexit': {'_run_exitfuncs': 'apis.cli: ends a process of gloo after its exit handlers'},
+    'mmdet.evaluation.metrics.coco_metric.CocoMetric': {
+        '_coco_api': 'evaluation.box_ap: discards the truth of an earlier evaluation'
+    },
     'mmengine.config.Config': {
         '_cfg_dict': 'apis.run.config: copies all attributes of a config',
         '_file2dict': 'packages: text configs that inherit pure-Python configs',

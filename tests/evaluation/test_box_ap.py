@@ -1,8 +1,10 @@
 import contextlib
+import importlib
 import io
 import json
 import logging
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -198,3 +200,10 @@ def test_typed_boxes_are_accepted(run, boxes):
     sample = boxes.classroom(0, (BOX, [0]), ensemble=(BOX, [0], [0.5]))
     sample.gt_instances.bboxes = HorizontalBoxes(np.array(BOX, dtype=np.float32))
     assert run(METRICS.build(BOX_AP), [sample], boxes.META)['coco/bbox_mAP'] == 1
+
+
+def test_missing_mmdet_is_named_with_the_pip_command(monkeypatch):
+    monkeypatch.delitem(sys.modules, 'mmkdml.evaluation.box_ap', raising=False)
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(ValueError, match=r'BoxAP: mmdet is not installed.*mmkdml\[detection\]'):
+        importlib.import_module('mmkdml.evaluation.box_ap')
