@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmkdml.datasets.splits.split_row import SEPARATOR
+from mmkdml.evaluation.box_matching import match_boxes
+from mmkdml.evaluation.box_samples import Boxes, TrueBoxes, boxes_by_name, has_boxes, true_boxes_of
 from mmkdml.evaluation.mask_panels import IGNORED
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
 from mmkdml.inspection.config import inspect_model
@@ -25,6 +27,8 @@ from mmkdml.names import MULTI_LABEL
 
 #: Columns that identify an image.
 CASE_COLUMNS = ['id', 'group']
+#: Lowest score, and lowest IoU with a true box, of a predicted box that counts.
+MIN_SCORE, MIN_IOU = 0.3, 0.5
 
 
 def list_cases(dataset: Any) -> pd.DataFrame:
@@ -40,12 +44,13 @@ def list_cases(dataset: Any) -> pd.DataFrame:
     """
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     for info in infos:
-        if 'id' not in info:
+        if not {'id', 'img_id'} & set(info):  # mmdet's name is img_id
             raise ValueError(
                 f'Invalid data set {type(dataset).__name__}: expected the id of each image, got '
                 f'{sorted(info)}. Use a data set of mmkdml, which reads it from the split file'
             )
-    cases = [(str(one['id']), str(one.get('group') or one['id'])) for one in infos]
+    ids = [str(one['id'] if 'id' in one else one['img_id']) for one in infos]
+    cases = [(name, str(one.get('group') or name)) for name, one in zip(ids, infos, strict=True)]
     return pd.DataFrame(cases, columns=CASE_COLUMNS)
 
 
@@ -75,7 +80,7 @@ def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') ->
     Only these numbers are kept in memory. All foreground classes count as one.
 
     Args:
-        model: Classroom, classifier or segmentor with its weights, on its device.
+        model: Classroom, classifier, segmentor or detector with its weights, on its device.
         loader: Unshuffled loader of a data set with ground truth.
         title: Label of the progress bar.
 
@@ -90,7 +95,11 @@ def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') ->
           their names; ``<name>_probability_percent`` of the true class; ``disagreement_percent``,
           half the L1 distance of the students' probabilities, which ranks images more finely than
           whether their labels differ. Several classes of an image are joined by ``|``, and the
-          numbers are means over all classes, each of which is present or absent.
+          numbers are means over all classes, each of which is present or absent;
+        - detection: ``boxes``, the number of true boxes; ``region_px``, their total area in pixels
+          of the image; ``<name>_F1_percent`` at score 0.3 and IoU 0.5, ``nan`` where there is
+          neither a true nor a predicted box; ``disagreement_percent``, the share of boxes of two
+          students without a counterpart of the same class.
 
         Disagreement is a mean over pairs of students; ``nan`` with fewer than two students.
 
@@ -125,6 +134,8 @@ def _measure(
     classes: Sequence[str] | None = None,
     mark: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
+    if has_boxes(sample):
+        return _measure_boxes(sample, students)
     truth = truth_of(sample, mark).cpu()
     predictions = {
         name: own._replace(labels=own.labels.cpu(), probabilities=own.probabilities.cpu())
@@ -155,6 +166,30 @@ def _measure(
             numbers[f'{name}_probability_percent'] = 100 * float(of_truth)
     share = torch.cat(differences).double().mean() if differences else torch.nan
     return dict(numbers, disagreement_percent=100 * float(share))
+
+
+def _measure_boxes(sample: Any, students: Sequence[str]) -> dict[str, Any]:
+    truth = true_boxes_of(sample)
+    found = {name: own.above(MIN_SCORE) for name, own in boxes_by_name(sample).items()}
+    counted = truth.boxes[~truth.ignored]
+    area = (counted[:, 2:] - counted[:, :2]).prod(1).sum()
+    numbers: dict[str, Any] = dict(boxes=len(counted), region_px=float(area))
+    for name, own in found.items():
+        numbers[f'{name}_F1_percent'] = _f1(own, truth)
+    shares = []
+    for a, b in combinations(students, 2):
+        other = TrueBoxes(found[b].boxes, found[b].labels, np.zeros(len(found[b].labels), bool))
+        shares.append(np.nan_to_num(100 - _f1(found[a], other)))  # 0 if neither finds a box
+    return dict(numbers, disagreement_percent=float(np.mean(shares)) if shares else np.nan)
+
+
+def _f1(found: Boxes, truth: TrueBoxes) -> float:
+    """Compute the F1 of boxes in percent; ``nan`` if there are none on both sides."""
+    matches = match_boxes(*found, truth.boxes, truth.labels, MIN_IOU, truth.ignored)
+    ignored = np.append(truth.ignored, False)[matches]  # the index -1 is no match
+    right = ((matches >= 0) & ~ignored).sum()
+    total = (~ignored).sum() + (~truth.ignored).sum()
+    return float(200 * right / total) if total else np.nan
 
 
 def _class_names(

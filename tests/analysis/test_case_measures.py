@@ -1,5 +1,7 @@
 """Metrics of images with several classes; tests of the other tasks are with the hard cases."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,9 +16,10 @@ from mmpretrain.models import (
 from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader, Dataset
 
+from mmkdml.analysis import case_measures
 from mmkdml.analysis.case_measures import measure_cases
 from mmkdml.analysis.grad_cam import cam_rows, grad_cam
-from mmkdml.analysis.hard_cases import check_comparable
+from mmkdml.analysis.hard_cases import check_comparable, choose_cases
 from mmkdml.models import KnowledgeDistiller
 from mmkdml.registry import MODELS
 
@@ -131,3 +134,67 @@ def test_rows_explain_the_class_with_the_highest_score(loader):
     assert all(' Mass ' in one for one in captions)
     with pytest.raises(ValueError, match="target 'true'.*Effusion, Mass, Nodule"):
         cam_rows(model, loader, 'true')
+
+
+SQUARE = [[0.0, 0.0, 10.0, 10.0]]
+
+
+def boxes(values, labels, scores=None):
+    made = dict(bboxes=torch.tensor(values).reshape(-1, 4), labels=torch.tensor(labels).long())
+    return made if scores is None else dict(made, scores=torch.tensor(scores))
+
+
+def detected(truth, a, b, ensemble):
+    found = [dict(pred_instances=boxes(*one)) for one in (a, b, ensemble)]
+    return dict(
+        gt_instances=boxes(*truth),
+        ignored_instances=boxes([[50.0, 0.0, 60.0, 10.0]], [0]),
+        members=dict(student_1=found[0], student_2=found[1]),
+        **found[2],
+    )
+
+
+def test_boxes_of_each_image(monkeypatch):
+    """Without the networks, whose predictions are given."""
+    none, far = ([], [], []), [20.0, 0.0, 30.0, 10.0]
+    samples = [
+        # Right and in a crowd; another class and too low a score; right and false.
+        detected(
+            ([*SQUARE, [0.0, 20.0, 10.0, 40.0]], [0, 1]),
+            ([*SQUARE, [50.0, 0.0, 60.0, 10.0]], [0, 0], [0.9, 0.8]),
+            ([*SQUARE, *SQUARE], [1, 0], [0.9, 0.29]),
+            ([*SQUARE, far], [0, 0], [0.9, 0.3]),
+        ),
+        detected(([], []), none, none, none),
+        detected(([], []), none, (SQUARE, [0], [0.5]), (SQUARE, [0], [0.5])),
+    ]
+    model = SimpleNamespace(student_names=('student_1', 'student_2'))
+    monkeypatch.setattr(case_measures, 'KnowledgeDistiller', SimpleNamespace)
+    monkeypatch.setattr(
+        case_measures,
+        'inspect_model',
+        lambda model: SimpleNamespace(task=SimpleNamespace(multi_label=False)),
+    )
+    monkeypatch.setattr(case_measures, 'predict_batch', lambda model, data: (None, data))
+
+    class Images(list):
+        get_data_info = list.__getitem__
+
+    class Loader(list):
+        dataset = Images(dict(img_id=name, group='g') for name in 'xyz')
+
+    table = measure_cases(model, Loader([samples])).set_index('id')
+    assert table['boxes'].tolist() == [2, 0, 0]
+    assert table['region_px'].tolist() == [300, 0, 0]
+    expected = dict(
+        student_1_F1_percent=[200 / 3, np.nan, np.nan],
+        student_2_F1_percent=[0, np.nan, 0],
+        ensemble_F1_percent=[50, np.nan, 0],
+        disagreement_percent=[100, 0, 100],
+    )
+    for name, values in expected.items():
+        assert table[name].tolist() == pytest.approx(values, nan_ok=True)
+    tables = dict(run=table.reset_index())
+    assert choose_cases(tables, repeat_groups=True) == ['z', 'x', 'y']
+    assert choose_cases(tables, 'smallest') == ['x']
+    assert choose_cases(tables, 'disagreement', repeat_groups=True) == ['z', 'x', 'y']

@@ -71,7 +71,10 @@ def main() -> None:
         title: open_run(*both, args.part, args.cfg_options, drop_last=False)
         for title, both in files.items()
     }
-    segmentation = check_comparable(runs) == 'segmentation'
+    task = check_comparable(runs)
+    if task == 'detection':
+        parser.error('expected runs of classification or segmentation, got detectors')
+    segmentation = task == 'segmentation'
     if args.by == SMALLEST and not segmentation:
         parser.error(
             '--by smallest requires masks, but these are classifiers: use worst or disagreement'
