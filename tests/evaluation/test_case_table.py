@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -7,6 +8,7 @@ from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
 from mmkdml.evaluation import CaseTable, ForegroundIoU
+from mmkdml.statistics.measures import count
 
 
 def segmented(name, truth, **members):
@@ -133,7 +135,7 @@ def test_incomplete_samples_raise():
         table([segmented('x', [[0, 1]], ensemble=[[1, 1]])], classes=())
 
 
-def boxes(values, labels, scores=None):
+def instances(values, labels, scores=None):
     made = InstanceData(bboxes=torch.tensor(values).reshape(-1, 4), labels=torch.tensor(labels))
     if scores is not None:
         made.scores = torch.tensor(scores)
@@ -142,12 +144,12 @@ def boxes(values, labels, scores=None):
 
 def detected(name, truth, ignored=((), ()), **members):
     sample = BaseDataElement(metainfo=dict(img_id=name, group='g', ori_shape=(20, 20)))
-    found = {key: BaseDataElement(pred_instances=boxes(*own)) for key, own in members.items()}
+    found = {key: BaseDataElement(pred_instances=instances(*own)) for key, own in members.items()}
     sample.pred_instances = found.pop('ensemble').pred_instances
     if found:
         sample.members = BaseDataElement(**found)
-    sample.gt_instances = boxes(*(torch.tensor(one).long().tolist() for one in truth))
-    sample.ignored_instances = boxes(*(torch.tensor(one).long().tolist() for one in ignored))
+    sample.gt_instances = instances(*(torch.tensor(one).long().tolist() for one in truth))
+    sample.ignored_instances = instances(*(torch.tensor(one).long().tolist() for one in ignored))
     return sample
 
 
@@ -188,3 +190,19 @@ def test_best_hundred_boxes_of_a_class_count():
     own = got[(got['label'] == 0) & (got['rank'] > 0)]
     assert own['score'].tolist() == pytest.approx(scores[101:1:-1])
     assert own['hits'].tolist() == [1023] + [0] * 99
+
+
+def test_average_precision_is_that_of_the_metric(boxes, run):
+    """BoxAP rounds to three digits."""
+    from mmkdml.evaluation import BoxAP, MemberMetrics
+
+    samples = boxes.random(12)
+    for sample in samples:
+        sample.set_metainfo(dict(group='g'))
+    expected = run(MemberMetrics(BoxAP()), samples, boxes.META)
+    got = table(samples, boxes.META['classes'])
+    for name, own in got.groupby('member'):
+        ((mean, first),) = count(own, ['g'], 3).summed(np.ones((1, 1)))
+        assert mean == pytest.approx(expected[f'{name}/coco/bbox_mAP'], abs=6e-4)
+        assert first == pytest.approx(expected[f'{name}/coco/bbox_mAP_50'], abs=6e-4)
+    assert got['member'].nunique() == 4
