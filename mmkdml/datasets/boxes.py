@@ -107,7 +107,11 @@ class SplitBoxDataset(SplitFileMixin, BaseDetDataset):
         return dict(img_id=image.id, width=width, height=height, instances=instances)
 
     def filter_data(self) -> list[dict[str, Any]]:
-        """Drop training images as ``filter_cfg`` of mmdet's ``CocoDataset`` does."""
+        """Drop training images as ``filter_cfg`` of mmdet's ``CocoDataset`` does.
+
+        Raises:
+            ValueError: If ``filter_cfg`` has other keys, or drops all images.
+        """
         config: Mapping[str, Any] = self.filter_cfg or {}
         if unknown := set(config) - {'filter_empty_gt', 'min_size'}:
             raise ValueError(
@@ -115,12 +119,18 @@ class SplitBoxDataset(SplitFileMixin, BaseDetDataset):
             )
         if self.test_mode or not config:
             return self.data_list
-        return [
+        kept = [
             sample
             for sample in self.data_list
             if min(sample['width'], sample['height']) >= config.get('min_size', 0)
             and (sample['instances'] or not config.get('filter_empty_gt', False))
         ]
+        if not kept:
+            raise ValueError(
+                f'Invalid filter_cfg: expected to keep an image of {self.ann_file}, got none of '
+                f'{len(self.data_list)} with {dict(config)}'
+            )
+        return kept
 
     def prepare_data(self, idx: int) -> Any:
         """Extend the base class: check the size of the loaded image.

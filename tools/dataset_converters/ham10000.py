@@ -1,15 +1,20 @@
-"""Write split files for HAM10000: seven diagnoses, or lesion masks."""
+"""Write split files for HAM10000: seven diagnoses, lesion masks, or boxes of lesions."""
 
 import argparse
+import sys
 
 from mmkdml.apis import run_converter, run_tool
 from mmkdml.apis.cli.converters import add_mask_option
 
 
-def convert(**arguments):
-    from mmkdml.datasets.converters import convert_ham10000
+def convert(task, split_by, balance, **arguments):
+    from mmkdml.datasets.converters import convert_ham10000, convert_mask_boxes
 
-    return convert_ham10000(**arguments)
+    if task != 'det':
+        return convert_ham10000(task=task, split_by=split_by, balance=balance, **arguments)
+    if split_by == 'image' or balance is not None:
+        sys.exit('ham10000: error: --split-by image and --balance need --task cls or seg')
+    return convert_mask_boxes(layout='ham10000', **arguments)
 
 
 def samples(text: str) -> int | str:
@@ -21,9 +26,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--task',
-        choices=['cls', 'seg'],
+        choices=['cls', 'seg', 'det'],
         required=True,
-        help='classify the diagnosis, or segment the lesion',
+        help='classify the diagnosis, segment the lesion, or detect it (boxes of the parts of its '
+        'mask)',
     )
     parser.add_argument(
         '--split-by',

@@ -16,9 +16,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--layout',
-        choices=['folders', 'ham10000', 'lgg'],
+        choices=['folders', 'lgg'],
         default='folders',
-        help='folders of images and masks, or a published data set (default: %(default)s)',
+        help='folders of images and masks, or LGG (default: %(default)s); for HAM10000 use its own '
+        'converter with --task det',
     )
     parser.add_argument('--images', metavar='DIR', help='folder of images in SOURCE')
     parser.add_argument('--masks', metavar='DIR', help='folder of binary masks in SOURCE')
@@ -29,9 +30,7 @@ def main() -> None:
         help='suffix of mask names after the name of the image, e.g. _mask',
     )
     add_group_option(parser)
-    parser.add_argument(
-        '--name', help='name of the class (default: object, lesion or tumour, by layout)'
-    )
+    parser.add_argument('--name', help='name of the class (default: object or tumour, by layout)')
     parser.add_argument(
         '--min-area',
         type=int,
@@ -40,13 +39,7 @@ def main() -> None:
         help='smallest component (default: %(default)s)',
     )
     add_mask_option(parser)
-    run_converter(
-        parser,
-        convert,
-        'configs/kdml/r50_r18x2_v1_{layout}_det.py',
-        'data/ham10000/published',
-        'data/{layout}/splits_det',
-    )
+    run_converter(parser, convert)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Boxes of lesions of HAM10000, 256x192; from tools/dataset_converters/mask_boxes.py."""
+"""Boxes of HAM10000, 256x192; split with tools/dataset_converters/ham10000.py --task det."""
 
 from mmengine.config import read_base
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Splits = Mapping[str, Sequence[SplitRow]]
 
-from mmkdml.commands import TOOLS, tool_command
+from mmkdml.commands import tool_command
 from mmkdml.packages import packaged_name
 
 
@@ -77,8 +77,8 @@ def run_converter(
     Args:
         parser: Parser with the arguments specific to the data set.
         convert: Function that is called with all arguments by name.
-        config: Config to train with next; None, or not a file, if no config uses the data. Here and
-            in ``splits_dir`` an argument in braces, such as ``{task}``, is replaced by its value.
+        config: Config to train with next; None if no config uses the data. Here and in
+            ``splits_dir`` an argument in braces, such as ``{task}``, is replaced by its value.
         data_root: Folder of the images in that config.
         splits_dir: Folder of the split files in that config.
         argv: Command line. Default: that of the process.
@@ -120,11 +120,10 @@ def run_converter(
     out = Path(arguments['out'])
     info = json.loads((out / INFO_FILE).read_text())
     print(summary(splits, info.get('classes'), info.get('boxes')))
-    config = config and config.format(**arguments)
-    if config is None or not (TOOLS.parent / config).is_file():
+    if config is None:
         print('\nnext: write a config for your data, see "Custom data" in the documentation')
         return
-    command = f'{tool_command("train")} {packaged_name(config)}'
+    command = f'{tool_command("train")} {packaged_name(config.format(**arguments))}'
     moved = Path(arguments['source']) != Path(data_root)
     if moved or outside or out != Path(splits_dir.format(**arguments)):
         command += _path_options(arguments['source'], out, splits, bool(outside))

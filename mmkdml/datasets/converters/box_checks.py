@@ -189,15 +189,17 @@ def _tidy(
         inside = (_within(x1, width), _within(y1, height), _within(x2, width), _within(y2, height))
         outside = max(abs(a - b) for a, b in zip(corners, inside, strict=True)) > _ROUNDING
         told = f'{tuple(round(value, 2) for value in corners)} in {width}x{height} pixels'
-        if x2 <= x1 or y2 <= y1 or inside[2] <= inside[0] or inside[3] <= inside[1]:
+        empty = x2 <= x1 or y2 <= y1
+        if outside and not empty:
+            if not clip:
+                problems.add(f'{where}: box outside of the image, {told}')
+                continue
+            changed['clipped to their images'] += 1
+        if empty or inside[2] <= inside[0] or inside[3] <= inside[1]:
             if 'empty' not in drop:
                 problems.add(f'{where}: empty box {told}')
             changed['empty and dropped'] += 1
             continue
-        if outside:
-            if not clip:
-                problems.add(f'{where}: box outside of the image, {told}')
-            changed['clipped to their images'] += 1
         tidy = box._replace(corners=inside)
         key = tidy.label, tidy.corners
         if key in kept:
