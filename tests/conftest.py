@@ -12,8 +12,10 @@ import subprocess
 import sys
 import threading
 import uuid
+import warnings
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ import torch.distributed
 from matplotlib.figure import Figure
 from mmengine import Config
 from mmengine.registry import DefaultScope
+from mmengine.utils import ManagerMixin
 
 from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.engine import keep_freed_memory
@@ -122,11 +125,11 @@ def _run_until_tests_end(function, *args):
         os._exit(0)  # see mmkdml.apis.cli.common.leave_process_group
 
 
-@pytest.fixture
-def forked():
-    """Return a function that starts ``(function, *arguments)`` in new processes.
+@contextmanager
+def forking():
+    """Yield a function that starts ``(function, *arguments)`` in new processes.
 
-    It returns the processes, which end with the test.
+    It returns the processes, which end with the context.
     """
     processes = []
 
@@ -144,15 +147,73 @@ def forked():
         process.join()
 
 
+def wait(processes):
+    """Wait until processes end, and check that they succeeded."""
+    for process in processes:
+        process.join(500)
+    return [process.exitcode for process in processes] == [0] * len(processes)
+
+
+@pytest.fixture
+def forked():
+    """Return a function that starts ``(function, *arguments)`` in new processes.
+
+    It returns the processes, which end with the test.
+    """
+    with forking() as start:
+        yield start
+
+
 @pytest.fixture
 def all_forked(forked):
     """Return a function that runs ``(function, *arguments)`` in new processes and waits."""
 
     def run(*calls):
-        processes = forked(*calls)
-        for process in processes:
-            process.join(500)
-        assert [process.exitcode for process in processes] == [0] * len(calls)
+        assert wait(forked(*calls))
+
+    return run
+
+
+def _managed(kind=ManagerMixin):
+    return [kind, *chain.from_iterable(map(_managed, kind.__subclasses__()))]
+
+
+def run_script(output, path, *args):
+    """Run a script as ``python PATH ARGS`` does, in a forked process, which has its imports.
+
+    Starting Python and importing the frameworks again would take 6 s.
+    """
+    os.setsid()
+    with open(output, 'w') as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = open(1, 'w', buffering=1, closefd=False)  # noqa: SIM115
+    warnings.resetwarnings()
+    os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    for kind in _managed():  # logs, message hubs and default scope of earlier tests
+        kind._instance_dict.clear()
+    folder = Path(path).parent
+    for module in [*sys.modules.values()]:
+        if getattr(module, '__file__', None) == str(folder / 'conftest.py'):
+            sys.modules['conftest'] = module
+    sys.path.insert(0, str(folder))
+    sys.argv = [str(path), *map(str, args)]
+    runpy.run_path(str(path), run_name='__main__')
+
+
+@pytest.fixture(scope='session')
+def run_scripts(tmp_path_factory):
+    """Return a function that runs ``(path, *arguments)`` of Python scripts at the same time."""
+
+    def run(*calls):
+        folder = tmp_path_factory.mktemp('scripts')
+        outputs = [folder / str(number) for number in range(len(calls))]
+        with forking() as start:
+            scripts = zip(outputs, calls, strict=True)
+            succeeded = wait(start(*((run_script, output, *call) for output, call in scripts)))
+        assert succeeded, '\n'.join(output.read_text() for output in outputs)
 
     return run
 

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,26 +15,12 @@ WORKER = Path(__file__).with_name('distributed_worker.py')
 
 
 @pytest.fixture(scope='module')
-def found(tmp_path_factory):
+def found(run_scripts, tmp_path_factory):
     """Folder of the trainings, and the results of each process."""
     folder = tmp_path_factory.mktemp('processes')
     for others in ('killed', 'three'):
         (folder / others).mkdir()
-    workers = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(rank), folder],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [worker.communicate(timeout=500)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], '\n'.join(outputs)
+    run_scripts(*((WORKER, rank, folder) for rank in range(2)))
     return folder, json.loads((folder / 'found.json').read_text())
 
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from mmkdml.apis.cli.common import leave_process_group
 
-STEPS = 20
+STEPS = 8
 
 
 def build(task, mode, style):
@@ -75,7 +75,7 @@ def largest_gap(found, expected):
 
 def trained(model, network, task, part=slice(None)):
     """Return the weights after some steps of SGD; Adam would amplify rounding errors."""
-    wrapper = OptimWrapper(torch.optim.SGD(network.parameters(), lr=5e-4, momentum=0.9))
+    wrapper = OptimWrapper(torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9))
     for step in range(STEPS):
         with wrapper.optim_context(model):
             losses = model(*batch(task, part, seed=step), mode='loss')
