@@ -19,12 +19,12 @@ from mmkdml.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 DATASETS = {'bccd': 3, 'ham10000_det': 1}
+MODES = ('ml', 'kd_off', 'kd_on', 'kdml')
 CLASSROOMS = [
     f'{mode}/r50_r18x2_{style}_{data}'
-    for mode, style, data in product(
-        ('ml', 'kd_off', 'kd_on', 'kdml'), ('v1', 'v2', 'v3'), DATASETS
-    )
+    for mode, style, data in product(MODES, ('v1', 'v2', 'v3'), DATASETS)
 ]
+SIZE = (160, 128)  # the coarsest level of the neck has a stride of 128
 BASELINES = [f'baselines/r{depth}_{data}' for depth, data in product((18, 50), DATASETS)]
 
 

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from mmkdml.functional.boxes import Objects
 from mmkdml.functional.regression import Classifier
-from mmkdml.models.box_ensembles import BOX_ENSEMBLES
+from mmkdml.models.box_ensembles import BOX_ENSEMBLES, BoxEnsemble
+from mmkdml.models.losses import DetectionPredictionLoss
 from mmkdml.models.tasks.base import Losses, Samples, Task, blank
 from mmkdml.models.tasks.dense_predictions import dense_predictions, has_dense_predictions
+from mmkdml.modes import PREDICTIONS
 
 _NO_CLASSIFIER = 'A detector has no classifier of pooled features. Use another method'
 # The finest level in the necks of mmdet; other necks and backbones are taken as a whole.
@@ -36,7 +38,7 @@ class DetectionTask(Task):
     default_input_size = (256, 256)
     default_ensemble = 'wbf'
     ensembles = BOX_ENSEMBLES
-    default_losses = {**Task.default_losses, 'predictions': 'DetectionPredictionLoss'}
+    default_losses = {**Task.default_losses, PREDICTIONS: DetectionPredictionLoss}
 
     def default_tap(self, member: BaseDetector) -> str:
         """Return the finest level of the neck, or the neck or backbone."""
@@ -110,7 +112,7 @@ class DetectionTask(Task):
         self,
         students: Sequence[nn.Module],
         predictions: Sequence[Samples],
-        ensemble: Any,
+        ensemble: BoxEnsemble,
         samples: Samples | None,
     ) -> Samples:
         """Set the fused boxes in ``pred_instances``; masks of instances are not fused."""
