@@ -1,8 +1,10 @@
 """Files of installed packages, and inheritance of their configs."""
 
+import importlib
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import mmengine.hub.hub
@@ -13,7 +15,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 import mmkdml
 from mmkdml.apis import load_config
 from mmkdml.experiments import load_suite
-from mmkdml.packages import packaged_file, packaged_name, when_imported
+from mmkdml.packages import around_import, packaged_file, packaged_name, when_imported
 from mmkdml.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +73,33 @@ def test_function_is_called_once_after_import(tmp_path, monkeypatch):
     when_imported('some_module_of_a_test', seen.append)
     assert seen == [module, module]
     del sys.modules['some_module_of_a_test']
+
+
+def test_module_is_executed_once_in_the_context(tmp_path, monkeypatch):
+    """Looking for the module does not use up the context, and reloading is not in it."""
+    name, other = 'module_of_a_test', 'other_module_of_a_test'
+    for one in (name, other):
+        (tmp_path / f'{one}.py').write_text('import sys\nmarked = "mark" in sys.modules')
+    monkeypatch.syspath_prepend(tmp_path)
+
+    @contextmanager
+    def mark(module):
+        assert module.__name__ == name
+        sys.modules['mark'] = None
+        try:
+            yield
+        finally:
+            del sys.modules['mark']
+
+    around_import(name, mark)
+    assert importlib.util.find_spec(name).name == name
+    assert not importlib.import_module(other).marked
+    module = importlib.import_module(name)
+    assert module.marked
+    around_import(name, mark)  # imported already
+    assert not importlib.reload(module).marked
+    for one in (name, other):
+        del sys.modules[one]
 
 
 def test_missing_module_stays_missing():
