@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from mmengine.config import Config
 from mmkdml.apis.options import merge_options
 from mmkdml.apis.run.comparison import check_own_config, own_config_file
 from mmkdml.apis.trained import run_files
+from mmkdml.optional import check_extra
 from mmkdml.packages import packaged_file
 
 _PARTS = ('model', 'default_hooks', 'optim_wrapper', 'randomness', 'train_cfg')
+# Imports, and names with a scope.
+_USES_MMDET = re.compile(r"""^from mmdet\b|['"]mmdet(['"]|\.|::)""", re.MULTILINE)
 
 
 class RunConfig(Config):
@@ -51,7 +55,7 @@ def load_config(
 
     Raises:
         FileNotFoundError: If the config does not exist.
-        ValueError: If it is unreadable, a section such as ``model`` is not a dict, or an option is
+        ValueError: If it is unreadable, needs mmdet, which is not installed, a section such as ``model`` is not a dict, or an option is
             invalid; see :func:`mmkdml.apis.options.merge_options`.
     """
     path = packaged_file(path)
@@ -63,6 +67,8 @@ def load_config(
         config = Config.fromfile(path)
     except Exception as error:  # configs are code
         raise ValueError(f'Invalid config {path}: {type(error).__name__}: {error}') from error
+    if _USES_MMDET.search(config.text):
+        check_extra('mmdet', extra='detection', purpose=f'the detectors of {path}')
     merge_options(config, options or {})
     for part in _PARTS:
         if not isinstance(config.get(part), Mapping | None):

@@ -1,9 +1,11 @@
 import copy
+import importlib.util
 
+import pytest
 from mmengine.config import Config
 from yapf.yapflib import yapf_api
 
-from mmkdml.apis.run.config import RunConfig
+from mmkdml.apis.run.config import RunConfig, load_config
 
 
 def test_text_is_formatted_once_until_the_config_changes(monkeypatch, tmp_path):
@@ -30,3 +32,24 @@ def test_text_is_formatted_once_until_the_config_changes(monkeypatch, tmp_path):
     assert config.pretty_text == expected
     assert run_config.filename == str(path)
     assert run_config.to_dict() == dict(number=0, nested=dict(names=['a', 'b', 'c']))
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'from mmdet.models import ATSS\nmodel = dict(type=ATSS)\n',
+        "model = dict(type='mmdet.ATSS')\n",
+        "default_scope = 'mmdet'\n",
+    ],
+)
+def test_detectors_without_mmdet_name_the_commands(tmp_path, monkeypatch, text):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda name, *a: None if name == 'mmdet' else find(name, *a)
+    )
+    path = tmp_path / 'own.py'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r'own\.py.*mmdet is not installed.*--no-deps'):
+        load_config(path)
+    path.write_text('# not mmdet\nmodel = dict()\n')
+    assert load_config(path).model == {}
