@@ -55,8 +55,9 @@ def load_config(
 
     Raises:
         FileNotFoundError: If the config does not exist.
-        ValueError: If it is unreadable, needs mmdet, which is not installed, a section such as ``model`` is not a dict, or an option is
-            invalid; see :func:`mmkdml.apis.options.merge_options`.
+        ValueError: If it is unreadable, needs mmdet, which is not installed, a section such as
+            ``model`` is not a dict, or an option is invalid; see
+            :func:`mmkdml.apis.options.merge_options`.
     """
     path = packaged_file(path)
     if path.is_dir():
