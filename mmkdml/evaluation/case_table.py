@@ -26,7 +26,7 @@ from mmkdml.registry import METRICS
 CASE_COLUMNS = (
     CLASSIFICATION_COLUMNS, MULTI_LABEL_COLUMNS, SEGMENTATION_COLUMNS, DETECTION_COLUMNS
 )  # fmt: skip
-_IOUS = np.linspace(0.5, 0.95, BOX_IOUS)  # rounded as in pycocotools
+_IOUS = np.linspace(0.5, 0.95, BOX_IOUS).tolist()  # rounded as in pycocotools
 _BITS = 1 << np.arange(BOX_IOUS)[:, None]
 _MAX_BOXES = 100  # per image and class, as in COCO
 

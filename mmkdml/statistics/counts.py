@@ -54,11 +54,10 @@ def resampler(samples: Sequence[CaseCounts]) -> Callable[[np.ndarray], np.ndarra
         Function of how often each group was drawn, (B, G). It returns the argument of
         :meth:`~.measures.Measure.value`, (B, E, ...).
     """
-    counts = [one.counts for one in samples]
-    detections = [one for one in counts if isinstance(one, Detections)]
+    detections = [one.counts for one in samples if isinstance(one.counts, Detections)]
     if detections:
         return lambda times: np.stack([one.summed(times) for one in detections], 1)
-    stacked = np.stack(counts, 1)  # (G, E, 3, K)
+    stacked = np.stack([one.by_group() for one in samples], 1)  # (G, E, 3, K)
     flat = stacked.reshape(len(stacked), -1)
     return lambda times: (times @ flat).reshape(-1, *stacked.shape[1:])
 

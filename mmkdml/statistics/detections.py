@@ -62,8 +62,8 @@ class Detections:
             Mean AP of IoUs 0.50, 0.55, ..., 0.95 and AP of IoU 0.50, as fractions, (B, 2); NaN
             without true boxes.
         """
-        times = np.ascontiguousarray(times, dtype=float)
-        key = hashlib.blake2b(times).digest()
+        times = np.asarray(times, dtype=float)
+        key = hashlib.blake2b(times.tobytes()).digest()
         if key not in self._known:
             self._known[key] = self._compute(times)
         return self._known[key]

@@ -92,12 +92,14 @@ def load_source(
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
         ValueError: If the member is unknown, a frozen member has no file, the weights do not fit,
-            or the head or test mode of a network is not supported.
+            or the task, the head or the test mode of a network is not supported.
         TypeError: If the config's model is of another kind.
     """
     inspection = inspect_config(config)
     if image_size is not None:
         inspection = dataclasses.replace(inspection, input_size=tuple(image_size))
+    if inspection.task.name == 'detection':
+        raise ValueError(f'{config.filename}: export of detectors is not supported')
     distiller = inspection.distiller
     choices: dict[str, tuple[str, ...]] = {name: (name,) for name in inspection.members}
     if distiller is not None:
