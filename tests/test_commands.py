@@ -50,9 +50,9 @@ def test_help_lists_every_command_with_its_summary(mmkdml):
         (['trian'], "unknown command 'trian'. Did you mean 'train'? (mmkdml --help)"),
         (['list_taps'], "Did you mean 'list-taps'"),
         (['--nonsense'], "unknown command '--nonsense': expected one of train, "),
-        (['convert'], 'one of accept-splits, folders,'),
+        (['convert'], 'one of accept-splits, bccd, coco,'),
         (['convert', 'lggs'], "'lggs'. Did you mean 'lgg'? (mmkdml convert --help)"),
-        (['convert', '123'], "'123': expected one of accept-splits, folders, "),
+        (['convert', '123'], "'123': expected one of accept-splits, bccd, coco, "),
     ],
 )
 def test_unknown_command_exits_with_two_and_names_the_known(mmkdml, words, message):

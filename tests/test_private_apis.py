@@ -24,6 +24,9 @@ PRIVATE_APIS = {
         '_get_cfg_path': 'packages: text configs that inherit pure-Python configs',
         '_is_lazy_import': 'packages: text configs that inherit pure-Python configs',
     },
+    'mmengine.dataset.BaseDataset': {
+        '_metainfo': 'datasets.boxes: classes of the file with the boxes'
+    },
     'mmengine.model.ImgDataPreprocessor': {
         '_channel_conversion': 'models.distillers.preprocessing: compares normalizations',
         '_enable_normalize': 'models.distillers.preprocessing: compares normalizations',
