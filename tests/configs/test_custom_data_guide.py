@@ -17,6 +17,7 @@ from PIL import Image
 from mmkdml.apis import load_config
 from mmkdml.commands import command_tools
 from mmkdml.datasets import read_split
+from mmkdml.datasets.coco_json import Box, BoxImage, coco_json
 from mmkdml.registry import DATASETS, MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,15 @@ def run(command):
     runpy.run_path(str(command_tools()[f'{group} {name}']), run_name='__main__')
 
 
+def write_cells(path):
+    """Write a box for each image of cells but those of a patient."""
+    images = [
+        BoxImage(n, f'P{n // 2}/{n % 2}.png', (56, 40), (Box(n % 2, (5, 5, 30, 30)),) * (n < 8))
+        for n in range(10)
+    ]
+    path.write_bytes(coco_json(('red', 'white'), images))
+
+
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     """Create the configs and data of the guide, and run its converters."""
@@ -48,12 +58,14 @@ def clone(tmp_path, monkeypatch):
             for name in ('fat', 'mucus', 'tumour'):
                 save(Path(f'data/tiles/{name}/P{patient}-{view}.png'), image)
             save(Path(f'data/polyps/images/P{patient}/{view}.jpg'), image)
+            save(Path(f'data/cells/images/P{patient}/{view}.png'), image)
             mask = 255 * (image[..., 0] > 99 * view)
             save(Path(f'data/polyps/masks/P{patient}/{view}_mask.png'), mask)
             save(Path(f'data/mri/masks/P{patient}/{view}.png'), mask)
             Path(f'data/mri/images/P{patient}').mkdir(parents=True, exist_ok=True)
             sequences = rng.integers(0, 900, (40, 56, 4)).astype(np.float32)
             np.save(f'data/mri/images/P{patient}/{view}.npy', sequences)
+    write_cells(Path('data/cells/boxes.json'))
     lines = ['Image Index,Finding Labels,Patient ID']
     for place, found in enumerate(('Mass|Nodule', 'No Finding', 'Effusion', 'Mass')):
         save(Path(f'data/xrays/images_001/images/{place}.png'), rng.integers(0, 256, (40, 56)))
@@ -62,7 +74,8 @@ def clone(tmp_path, monkeypatch):
     for command in COMMANDS:
         if 'convert' in command:
             run(command)
-    tiles, xrays, polyps, size, _, mri = BLOCKS
+    tiles, xrays, polyps, size, cells, _, mri = BLOCKS
+    Path('configs/kdml_v1_cells.py').write_text(cells)
     Path('configs/kdml_v3_mri.py').write_text(mri)
     Path('configs/kdml_v3_tiles.py').write_text(tiles)
     Path('configs/kdml_v3_xrays.py').write_text(xrays)
@@ -74,7 +87,7 @@ def test_commands_name_existing_tools():
     used = [' '.join(command.split()[1:3]) for command in COMMANDS]
     assert used.count('convert folders') == 3
     assert all(one in command_tools() or one.split()[0] in command_tools() for one in used)
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
 
 
 def test_guide_reads_several_classes_per_image(clone):
@@ -95,14 +108,16 @@ def test_guide_reads_several_classes_per_image(clone):
     ('name', 'classes'),
     [
         ('tiles', ('fat', 'mucus', 'tumour')),
+        ('cells', ('red', 'white')),
         ('polyps', ('background', 'polyp')),
         ('mri', ('background', 'tumour')),
     ],
 )
 def test_guide_trains_on_custom_data(clone, name, classes):
-    config = load_config(f'configs/kdml_v3_{name}.py')
+    (path,) = Path('configs').glob(f'kdml_v?_{name}.py')
+    config = load_config(path)
     # The guide evaluates this work_dir.
-    assert config.work_dir == f'work_dirs/configs/kdml_v3_{name}'
+    assert config.work_dir == f'work_dirs/configs/{path.stem}'
     if name == 'tiles':
         assert f'mmkdml test {config.work_dir}' in COMMANDS
     groups = []
@@ -113,6 +128,7 @@ def test_guide_trains_on_custom_data(clone, name, classes):
         assert tuple(dataset.metainfo['classes']) == classes
         groups.append({dataset.get_data_info(i)['group'] for i in range(len(dataset))})
         shapes = dict(tiles=(3, 224, 224), polyps=(3, 64, 64), mri=(4, 256, 256))
+        shapes['cells'] = (3, 137, 192)
         assert dataset[0]['inputs'].shape == shapes[name]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 5  # patients stay together
     torch.manual_seed(0)

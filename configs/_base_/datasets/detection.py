@@ -7,7 +7,7 @@ from mmengine.dataset import DefaultSampler
 
 from mmkdml.datasets import LoadCheckedImage, SplitBoxDataset
 from mmkdml.engine import StrictJsonVisBackend
-from mmkdml.evaluation import BoxAP, MemberMetrics
+from mmkdml.evaluation import BoxAP, Calibration, Diversity, Fidelity, MemberMetrics
 
 with read_base():
     from ..default_runtime import *
@@ -71,7 +71,7 @@ test_dataloader = dict(
 )
 
 val_evaluator = dict(type=MemberMetrics, metric=dict(type=BoxAP))
-test_evaluator = [val_evaluator]
+test_evaluator = [val_evaluator, dict(type=Fidelity), dict(type=Diversity), dict(type=Calibration)]
 default_hooks['checkpoint'].update(save_best='ensemble/coco/bbox_mAP')
 visualizer = dict(
     type=DetLocalVisualizer, vis_backends=[dict(type=StrictJsonVisBackend)], name='visualizer'
