@@ -17,18 +17,26 @@ from collections import OrderedDict
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed
 from matplotlib.figure import Figure
 from mmengine import Config
+from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
 from mmengine.utils import ManagerMixin
+from yapf.yapflib import yapf_api
 
 from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.engine import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
+
+# Per run, mmengine formats its config as code, and per data set it collects garbage: about 0.1 and
+# 0.3 s in the process of the tests. Processes started by tests do both.
+yapf_api.FormatCode, FORMAT_CODE = lambda text, **_: (text, True), yapf_api.FormatCode
+base_dataset.gc = SimpleNamespace(collect=lambda: 0)
 
 # As runs on a CPU do: short steps spend much of their time on allocating memory.
 keep_freed_memory()
@@ -62,6 +70,12 @@ PAPER_TRANSFERS = {
 @pytest.fixture(scope='session')
 def paper_transfers():
     return PAPER_TRANSFERS
+
+
+@pytest.fixture
+def formatted(monkeypatch):
+    """Format configs as code, as outside of the tests."""
+    monkeypatch.setattr(yapf_api, 'FormatCode', FORMAT_CODE)
 
 
 def pytest_collection_modifyitems(items):
@@ -203,9 +217,18 @@ def run_script(output, path, *args):
     runpy.run_path(str(path), run_name='__main__')
 
 
+@pytest.fixture
+def forked_script(forked):
+    """Return a function that starts a Python script; see ``run_script``."""
+    return lambda *call: forked((run_script, *call))[0]
+
+
 @pytest.fixture(scope='session')
 def run_scripts(tmp_path_factory):
-    """Return a function that runs ``(path, *arguments)`` of Python scripts at the same time."""
+    """Return a function that runs ``(path, *arguments)`` of Python scripts at the same time.
+
+    It returns what they print.
+    """
 
     def run(*calls):
         folder = tmp_path_factory.mktemp('scripts')
@@ -213,7 +236,9 @@ def run_scripts(tmp_path_factory):
         with forking() as start:
             scripts = zip(outputs, calls, strict=True)
             succeeded = wait(start(*((run_script, output, *call) for output, call in scripts)))
-        assert succeeded, '\n'.join(output.read_text() for output in outputs)
+        texts = [output.read_text() for output in outputs]
+        assert succeeded, '\n'.join(texts)
+        return texts
 
     return run
 

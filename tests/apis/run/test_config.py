@@ -8,6 +8,7 @@ from yapf.yapflib import yapf_api
 from mmkdml.apis.run.config import RunConfig, load_config
 
 
+@pytest.mark.usefixtures('formatted')
 def test_text_is_formatted_once_until_the_config_changes(monkeypatch, tmp_path):
     path = tmp_path / 'x.py'
     path.write_text("number = 0\nnested = dict(names=['a', 'b'])\n")
