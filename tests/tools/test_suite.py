@@ -1,4 +1,4 @@
-"""Commands of suite.py with real trainings, with and without a killed worker."""
+"""Commands of suite.py with real trainings and a killed worker."""
 
 import os
 import signal
@@ -8,14 +8,20 @@ import time
 from html import unescape
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 
 from mmkdml.apis import load_config
 from mmkdml.experiments import load_suite
+from mmkdml.experiments.suites.execute import execute
+from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.experiments.suites.store import SuiteStore
+from mmkdml.models.checkpoints import load_checkpoint_file
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'suite.py'
+STUDENT = 'kd_off_v3/seed_0'
 SUITES = sorted((ROOT / 'suites').glob('*.py'))
 
 
@@ -57,50 +63,55 @@ def output_of(tool, capsys, monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def undisturbed(small, tmp_path_factory):
-    folder = tmp_path_factory.mktemp('undisturbed')
-    process = start(folder, small)
-    output = process.communicate()[0]
-    assert process.returncode == 0
-    return folder, output
-
-
-@pytest.mark.slow
-def test_suite_with_a_killed_worker_equals_an_undisturbed_one(
-    small, undisturbed, output_of, tmp_path
-):
-    both = [start(tmp_path, small) for _ in range(2)]
+def killed(small, tmp_path_factory):
+    """Folder of a suite with two workers, one of which was killed, and the output of both."""
+    folder = tmp_path_factory.mktemp('killed')
+    both = [start(folder, small) for _ in range(2)]
     end = time.monotonic() + 600
-    while not (tmp_path / 'kd_off_v3/seed_0/epoch_1.pth').exists():
+    while not (folder / f'{STUDENT}/epoch_1.pth').exists():
         assert any(process.poll() is None for process in both)
         assert time.monotonic() < end
         time.sleep(0.01)
-    teacher, student = SuiteStore.in_folder(tmp_path).states()
+    teacher, student = SuiteStore.in_folder(folder).states()
     assert (teacher.state, student.state) == ('done', 'running')
     killed = next(process for process in both if f'#{process.pid}.' in student.worker)
     killed.kill()
     output = [process.communicate()[0] for process in both]
     assert sorted(process.returncode for process in both) == [-signal.SIGKILL, 0]
-    finished = [line.split()[0] for text in output for line in text.splitlines() if '; ' in line]
-    assert {'kd_off_v3/seed_0', 'teacher/seed_0'} <= {*finished}
-    assert '2 of 2 done' in [text.splitlines()[-1] for text in output]
-    for checkpoint in ('best', 'last'):
-        form = ('--format', 'csv', '--checkpoint', checkpoint)
-        killed_once, undisturbed_table = (
-            output_of('table', small, '--work-dir', folder, *form)
-            for folder in (tmp_path, undisturbed[0])
-        )
-        assert killed_once == undisturbed_table
-        assert 'kd_off' in killed_once
+    return folder, output
 
 
 @pytest.mark.slow
-def test_output_of_commands(small, undisturbed, output_of, tmp_path):
-    folder, output = undisturbed
-    assert '2 runs of 2 configs' in output.splitlines()[0]
-    assert output.splitlines()[1].startswith('teacher/seed_0')
-    assert len(output.splitlines()) < 8
-    assert output.splitlines()[-1] == '2 of 2 done'
+def test_run_of_a_killed_worker_equals_an_undisturbed_one(small, killed, all_forked, tmp_path):
+    """The run is continued by the other worker; both have the same teacher."""
+    folder, output = killed
+    finished = [line.split()[0] for text in output for line in text.splitlines() if '; ' in line]
+    assert {STUDENT, 'teacher/seed_0'} <= {*finished}
+    assert '2 of 2 done' in [text.splitlines()[-1] for text in output]
+    spec = load_suite(small).runs[1]
+    all_forked((execute, spec, tmp_path, folder / 'teacher/seed_0', 'none'))
+    continued, undisturbed = (
+        deserialize_result((path / RESULT).read_bytes())[0] for path in (folder / STUDENT, tmp_path)
+    )
+    assert continued.keys() == undisturbed.keys() == {'best', 'last'}
+    for checkpoint, measurement in undisturbed.items():
+        assert continued[checkpoint].metrics == measurement.metrics
+        assert 'student_1/foreground/IoU' in measurement.metrics
+        pd.testing.assert_frame_equal(continued[checkpoint].cases, measurement.cases)
+    weights, expected = (
+        load_checkpoint_file(path / 'epoch_3.pth')['state_dict']
+        for path in (folder / STUDENT, tmp_path)
+    )
+    torch.testing.assert_close(weights, expected, atol=0, rtol=0)
+
+
+@pytest.mark.slow
+def test_output_of_commands(small, killed, output_of, tmp_path):
+    folder, outputs = killed
+    first = next(text for text in outputs if '2 of 2 done' in text).splitlines()
+    assert '2 runs of 2 configs' in first[0]
+    assert len(first) < 8
+    assert first[-1] == '2 of 2 done'
     place = (small, '--work-dir', folder)
     for command in ('run', 'resume'):
         assert output_of(command, *place) == '2 of 2 done\n'  # no run is repeated
@@ -109,8 +120,10 @@ def test_output_of_commands(small, undisturbed, output_of, tmp_path):
         'teacher',
         'kd_off_v3',
     ]
-    for form in ('text', 'markdown', 'latex'):
-        assert 'Small' in output_of('table', *place, '--format', form)
+    for form in ('text', 'markdown', 'latex', 'csv'):
+        for checkpoint in ('best', 'last'):
+            text = output_of('table', *place, '--format', form, '--checkpoint', checkpoint)
+            assert ('kd_off' if form == 'csv' else 'Small') in text
     report = tmp_path / 'report.html'
     assert str(report) in output_of('report', *place, '--out', report)
     assert '<html' in report.read_text()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import steps
 from mmkdml.apis import load_config
 from mmkdml.registry import MODELS
 
@@ -133,11 +134,13 @@ def test_export_of_stock_network_without_cases(write, tool, tmp_path, capsys, fo
 
 @pytest.mark.slow
 @pytest.mark.parametrize('write', ['prefix'], indirect=True)
-def test_classroom(write, tool, tmp_path, capsys):
+def test_classroom(write, tool, tmp_path, capsys, monkeypatch):
     path, run = write(CLASSROOM)
     tool('print_classroom', path, experiment=False)
     tool('publish', path, run, '--out', tmp_path / 'public', experiment=False)
     assert len(list((tmp_path / 'public').iterdir())) == 2
+    # Starts a process for each network; see tests/benchmarks/test_steps.py.
+    monkeypatch.setattr(steps, 'peak_memory', lambda *_: 1.0)
     numbers = ('--batch-size', 2, '--rounds', 1)
     tool('benchmark', 'step', path, *numbers, experiment=False)
     options = ['train_dataloader.drop_last=True']

@@ -4,8 +4,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -154,7 +153,7 @@ def test_resumed_run_equals_uninterrupted_run(trained, tool, tmp_path, capsys):
     assert files(tmp_path) == before
 
 
-def test_run_stopped_by_signal_is_resumed(trained, tool, short, tmp_path):
+def test_run_stopped_by_signal_is_resumed(trained, tool, forked_script, short, tmp_path):
     """The workers receive the signal as well; the uninterrupted run has no workers."""
     options = [
         *short,
@@ -162,39 +161,25 @@ def test_run_stopped_by_signal_is_resumed(trained, tool, short, tmp_path):
         'val_dataloader.num_workers=2',
         'val_dataloader.persistent_workers=True',
     ]
-    command = [
-        ROOT / 'tools' / 'train.py',
-        CONFIG,
-        '--verbose',
-        '--work-dir',
-        tmp_path,
-        '--cfg-options',
-    ]
-    process = subprocess.Popen(
-        [sys.executable, *map(str, command), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        start_new_session=True,
-    )
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if 'Epoch(train) [1][1/2]' in line:
-            os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(60) == 128 + signal.SIGTERM, ''.join(seen)
+    run, output = tmp_path / 'run', tmp_path / 'output'
+    command = [CONFIG, '--verbose', '--work-dir', run, '--cfg-options', *options]
+    process = forked_script(output, ROOT / 'tools' / 'train.py', *command)
+    while process.is_alive() and not (
+        output.exists() and 'Epoch(train) [1][1/2]' in output.read_text()
+    ):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join(60)
+    text = output.read_text()
+    assert process.exitcode == 128 + signal.SIGTERM, text
     # The signal may arrive in any later iteration.
-    assert re.search(r'Stopped by SIGTERM .*after iteration \d', ''.join(seen))
-    assert '>interrupted<' in (tmp_path / 'summary.html').read_text()
-    tool('train', CONFIG, '--work-dir', tmp_path, '--resume', options=short)
-    assert '2 of 2 epochs, resumed 1 time' in (tmp_path / 'summary.html').read_text()
-    ours, undisturbed = (
-        load_checkpoint_file(path / 'epoch_2.pth') for path in (tmp_path, trained[0])
-    )
+    assert re.search(r'Stopped by SIGTERM .*after iteration \d', text)
+    assert '>interrupted<' in (run / 'summary.html').read_text()
+    tool('train', CONFIG, '--work-dir', run, '--resume', options=short)
+    assert '2 of 2 epochs, resumed 1 time' in (run / 'summary.html').read_text()
+    ours, undisturbed = (load_checkpoint_file(path / 'epoch_2.pth') for path in (run, trained[0]))
     assert same(ours['state_dict'], undisturbed['state_dict'])
-    assert {path.name for path in tmp_path.glob('*.pth')} == {
+    assert {path.name for path in run.glob('*.pth')} == {
         path.name for path in trained[0].glob('*.pth')
     }
 

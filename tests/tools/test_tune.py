@@ -1,7 +1,4 @@
 import json
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -79,17 +76,15 @@ def test_search(tool, data_options, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_killed_search_continues(tool, data_options, tmp_path, monkeypatch):
+def test_killed_search_continues(tool, forked_script, data_options, tmp_path, monkeypatch):
     arguments = [CONFIG, '--tied', '--trials', 2, '--epochs', 2, '--out', tmp_path]
-    command = [sys.executable, ROOT / 'tools' / 'tune.py', *arguments, '--cfg-options']
-    process = subprocess.Popen(
-        [*map(str, command), *data_options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = [ROOT / 'tools' / 'tune.py', *arguments, '--cfg-options', *data_options]
+    process = forked_script(tmp_path / 'output', *command)
     while not (tmp_path / 'trial_1' / 'epoch_1.pth').exists():
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     url = f'sqlite:///{tmp_path / "tune.db"}'
     states = [trial.state for trial in optuna.load_study(study_name=None, storage=url).trials]
     assert states == [TrialState.COMPLETE, TrialState.RUNNING]
