@@ -1,4 +1,7 @@
-"""``.ci/release``: its checks of versions, and the wheel that it builds, installs and uses."""
+"""``.ci/release``: its checks of versions, and the wheel that it builds, installs and uses.
+
+The external project, which it checks with the wheel, is checked here with this repository.
+"""
 
 import os
 import re
@@ -83,7 +86,7 @@ def output(tmp_path_factory):
     pytest.importorskip('twine')
     dist = tmp_path_factory.mktemp('dist')
     done = subprocess.run(
-        [ROOT / '.ci' / 'release', sys.executable],
+        [ROOT / '.ci' / 'release', sys.executable, 'demo'],
         capture_output=True,
         text=True,
         check=False,
@@ -117,11 +120,19 @@ FEATURES = dict(
 )
 
 
+@pytest.fixture(scope='module')
+def project(run_scripts, tmp_path_factory):
+    """Output of the external project, which the script checks with the wheel for releases."""
+    folder = tmp_path_factory.mktemp('project') / 'external_project'
+    shutil.copytree(ROOT / 'tests' / 'external_project', folder)
+    return run_scripts((folder / 'check.py', '--compare'))[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', FEATURES)
-def test_external_project(output, name):
+def test_external_project(project, name):
     """A student without transfers gets the weights of a plain training, bit for bit."""
-    lines = re.findall(r'^configs/(\w+)\.py: (\S+) (\w+) equals that of a plain', output, re.M)
+    lines = re.findall(r'^configs/(\w+)\.py: (\S+) (\w+) equals that of a plain', project, re.M)
     found = {config: (checkpoint, digest) for config, checkpoint, digest in lines}
     checkpoint, differs = FEATURES[name]
     assert found[name][0] == checkpoint

@@ -1,7 +1,11 @@
-"""Train, test and compare the configs of this project: python check.py [CONFIG ...]"""
+"""Train, test and compare the configs of this project: python check.py [--compare] [CONFIG ...]
+
+With ``--compare`` only the first config is trained and tested with the commands of mmkdml.
+"""
 
 import hashlib
 import multiprocessing
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -86,15 +90,20 @@ def in_process(function, *arguments):
         sys.exit(f'{function.__name__}{arguments} failed with code {process.exitcode}')
 
 
-def check(path):
-    folder = Path('work_dirs', path.stem)
-    run = folder / 'classroom'
+def use(path):
+    """Train and test a config with the commands."""
+    run = Path('work_dirs', path.stem, 'classroom')
     in_process(command, ['train', str(path), '--work-dir', str(run), '--quiet'])
     in_process(command, ['test', str(run)])
     in_process(command, ['test', str(run), '--tta'])
     results = (run / 'results.csv').read_text()
     assert all(name in results for name in ('teacher', 'student_2', 'ensemble')), results
 
+
+def compare(path):
+    """Compare a student without transfers with one in a plain training."""
+    folder = Path('work_dirs', path.stem)
+    folder.mkdir(parents=True, exist_ok=True)
     for change in (without_transfers, plain):
         in_process(train, path, folder, change)
     name, found = last_weights(folder / 'without_transfers')
@@ -107,12 +116,17 @@ def check(path):
 
 
 def main():
+    os.chdir(Path(__file__).parent)
     from shapes import write_shapes
 
+    only_compare = sys.argv[1:2] == ['--compare']
+    names = sys.argv[1 + only_compare :]
     for part, images in (('train', 12), ('val', 6), ('test', 4)):
         write_shapes(f'data/{part}', images, seed=images)
-    for path in map(Path, sys.argv[1:] or sorted(Path('configs').glob('*.py'))):
-        check(path)
+    for number, path in enumerate(map(Path, names or sorted(Path('configs').glob('*.py')))):
+        if not only_compare or number == 0:
+            use(path)
+        compare(path)
 
 
 if __name__ == '__main__':
