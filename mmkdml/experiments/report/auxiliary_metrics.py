@@ -17,12 +17,13 @@ _TOGETHER = (ALL_STUDENTS,)
 AUXILIARY_METRICS = (
     *(
         Metric(f'fidelity/{key}', _LEARNERS, quantity=FIDELITY)
-        for key in ('accuracy', 'IoU', 'F1', 'agreement', 'KL')
+        for key in ('accuracy', 'IoU', 'F1', 'agreement', 'AP50', 'box_agreement', 'KL')
     ),
     Metric('diversity/disagreement', _TOGETHER),
     Metric('diversity/error_correlation', _TOGETHER),
     Metric('calibration/ECE', (TEACHER, *_LEARNERS)),
     Metric('calibration/ECE_near_foreground', (TEACHER, *_LEARNERS)),
+    Metric('calibration/D-ECE', (TEACHER, *_LEARNERS)),
 )
 NOTES = {
     'fidelity': "Fidelity: the teacher's predictions as ground truth; KL(teacher || student).",
@@ -31,7 +32,7 @@ NOTES = {
     ),
     'calibration': (
         'Calibration: expected calibration error (ECE) of all predictions, and of the pixels near '
-        'the true foreground.'
+        'the true foreground; for detection of the predicted boxes (D-ECE).'
     ),
 }
 

@@ -120,8 +120,8 @@ def test_runs_without_auxiliary_metrics_have_no_panels():
 
 
 def test_keys_are_those_of_the_evaluator_metrics():
-    known = {'fidelity': {'accuracy', 'IoU', 'F1', 'agreement', 'KL'}}
-    known['calibration'] = {'ECE', 'ECE_near_foreground'}
+    known = {'fidelity': {'accuracy', 'IoU', 'F1', 'agreement', 'AP50', 'box_agreement', 'KL'}}
+    known['calibration'] = {'ECE', 'ECE_near_foreground', 'D-ECE'}
     known['diversity'] = {'disagreement', 'error_correlation'}
     assert {tuple(one.key.split('/')) for one in AUXILIARY_METRICS} == {
         (about, key) for about, keys in known.items() for key in keys
