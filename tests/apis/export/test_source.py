@@ -1,9 +1,11 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mmkdml.apis import load_config
+from mmkdml.apis.export import source
 from mmkdml.apis.export.source import load_source
 from mmkdml.inspection import inspect_config
 from mmkdml.models.ensembles import max_ensemble, union_ensemble
@@ -106,6 +108,7 @@ def test_unsupported_exports_raise(run, tmp_path):
 
 def test_detectors_are_refused(run, monkeypatch):
     config, path, _ = run
-    monkeypatch.setattr(type(inspect_config(config).task), 'name', 'detection')
+    inspection = SimpleNamespace(task=SimpleNamespace(name='detection'), distiller=None)
+    monkeypatch.setattr(source, 'inspect_config', lambda config: inspection)
     with pytest.raises(ValueError, match=r'kdml_v3_demo\.py: export of detectors is not supported'):
         load_source(config, path, 'ensemble')
