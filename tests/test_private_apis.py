@@ -18,6 +18,7 @@ PRIVATE_APIS = {
     'mmdet.evaluation.metrics.coco_metric.CocoMetric': {
         '_coco_api': 'evaluation.box_ap: discards the truth of an earlier evaluation'
     },
+    'mmdet.models.dense_heads.YOLOXHead': {'_bbox_decode': 'models.tasks: boxes of YOLOX'},
     'mmengine.config.Config': {
         '_cfg_dict': 'apis.run.config: copies all attributes of a config',
         '_file2dict': 'packages: text configs that inherit pure-Python configs',

@@ -165,7 +165,8 @@ def as_row(transfer):
 
 
 def test_config_files_match_expected_names():
-    found = {path.stem for path in (CONFIGS / 'comparisons').glob('*.py')}
+    names = {path.stem for path in (CONFIGS / 'comparisons').glob('*.py')}
+    found = {name for name in names if not name.endswith('_bccd')}  # test_detection_configs.py
     assert found == {*TAUGHT, *MIXED}
     assert len(found) == 4 * 8 + 3 + 2 + 3 * 3 + 6
 

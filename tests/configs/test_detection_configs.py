@@ -14,7 +14,14 @@ from mmdet.models import ATSS, FPN, ATSSHead, ResNet
 from mmkdml.apis.run.config import load_config
 from mmkdml.datasets import BCCDDataset
 from mmkdml.evaluation import BoxAP
-from mmkdml.models import DiversifiedKDMLDistiller
+from mmkdml.models import (
+    ChannelWiseLoss,
+    DiversifiedKDMLDistiller,
+    FGDLoss,
+    KnowledgeDistiller,
+    MGDLoss,
+    PKDLoss,
+)
 from mmkdml.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -24,6 +31,15 @@ CLASSROOMS = [
     f'{mode}/r50_r18x2_{style}_{data}'
     for mode, style, data in product(MODES, ('v1', 'v2', 'v3'), DATASETS)
 ]
+LEVELS = [f'neck.fpn_convs.{level}' for level in range(5)]
+# Weight, loss, its settings, and the taps of each transfer.
+METHODS = {
+    'kd': [(1, None, {}, None)],
+    'fgd': [(1, FGDLoss, {}, LEVELS)],
+    'pkd': [(10, PKDLoss, {}, LEVELS[:4])],
+    'cwd': [(10, ChannelWiseLoss, dict(temperature=1), level) for level in LEVELS],
+    'mgd': [(2e-5, MGDLoss, dict(masked='pixels', ratio=0.65), level) for level in LEVELS],
+}
 SIZE = (160, 128)  # the coarsest level of the neck has a stride of 128
 BASELINES = [f'baselines/r{depth}_{data}' for depth, data in product((18, 50), DATASETS)]
 
@@ -91,21 +107,62 @@ def test_classes_of_the_network_are_those_of_the_data():
     assert len(BCCDDataset.METAINFO['classes']) == DATASETS['bccd']
 
 
-@pytest.mark.parametrize('name', ['kdml/r50_r18x2_v3_bccd', 'ml/r50_r18x2_v1_ham10000_det'])
-def test_a_step_with_smaller_backbones(name):
-    model = copy.deepcopy(load(name)['model'])
-    for member in [model.get('teacher'), *model['students']]:
-        if member is not None:
-            member['backbone'].update(base_channels=4, stem_channels=4, init_cfg=None)
-            scale = 4 if member['backbone']['depth'] == 50 else 1
-            member['neck'].update(in_channels=[4 * scale * 2**i for i in range(4)], out_channels=32)
-            member['bbox_head'].update(in_channels=32, feat_channels=32, stacked_convs=1)
+@pytest.mark.parametrize('method', METHODS)
+def test_compared_methods(method):
+    model = load(f'comparisons/{method}_r50_r18_bccd')['model']
+    assert model['type'] is KnowledgeDistiller
+    check_network(model['members']['teacher'], 50, 3)
+    check_network(model['members']['student'], 18, 3)
+    assert model['frozen'].to_dict() == dict(teacher='work_dirs/baselines/r50_bccd')
+    rows = []
+    for transfer in model['transfers']:
+        loss = dict(transfer.get('loss') or dict(type=None))
+        assert transfer['knowledge'] == ('predictions' if method == 'kd' else 'features')
+        assert transfer.get('source_tap') == transfer.get('learner_tap')
+        rows.append((transfer['weight'], loss.pop('type'), loss, transfer.get('source_tap')))
+    assert rows == METHODS[method]
+
+
+def test_all_comparisons_of_detectors_are_tested():
+    found = {path.stem for path in (CONFIGS / 'comparisons').glob('*_bccd.py')}
+    assert found == {f'{method}_r50_r18_bccd' for method in METHODS}
+
+
+def shrink(member):
+    member['backbone'].update(base_channels=4, stem_channels=4, init_cfg=None)
+    scale = 4 if member['backbone']['depth'] == 50 else 1
+    member['neck'].update(in_channels=[4 * scale * 2**i for i in range(4)], out_channels=32)
+    member['bbox_head'].update(in_channels=32, feat_channels=32, stacked_convs=1)
+
+
+def check_step(model):
+    """Build a classroom, and check that a step trains all of its parameters."""
     distiller = MODELS.build({**model, 'input_size': SIZE})
+    distiller.train()
     samples = distiller.task.dummy_samples(2, SIZE)
     total, log = distiller.parse_losses(distiller.loss(torch.randn(2, 3, *SIZE), samples))
     total.backward()
     assert torch.isfinite(total)
-    terms = 2 if model['mode'] == 'ml' else 4
-    assert sum('.loss_from_' in key for key in log) == terms
     unused = [key for key, x in distiller.named_parameters() if x.requires_grad and x.grad is None]
     assert unused == []
+    return sum('.loss_from_' in key for key in log)
+
+
+@pytest.mark.parametrize(
+    ('name', 'terms'), [('kdml/r50_r18x2_v3_bccd', 4), ('ml/r50_r18x2_v1_ham10000_det', 2)]
+)
+def test_a_step_with_smaller_backbones(name, terms):
+    model = copy.deepcopy(load(name)['model'])
+    for member in [model.get('teacher'), *model['students']]:
+        if member is not None:
+            shrink(member)
+    assert check_step(model) == terms
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_step_of_compared_methods(method):
+    model = copy.deepcopy(load(f'comparisons/{method}_r50_r18_bccd')['model'])
+    shrink(model['members']['teacher'])
+    shrink(model['members']['student'])
+    model.pop('frozen')  # needs a checkpoint
+    assert check_step(model) == len(METHODS[method])

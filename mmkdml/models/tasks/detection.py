@@ -70,13 +70,6 @@ class DetectionTask(Task):
             return None
         return dense_predictions(member.bbox_head, member.bbox_head(features))
 
-    def check_prediction_loss(self, loss: nn.Module) -> None:
-        if not getattr(loss, 'for_detection', False):
-            raise ValueError(
-                'expected a loss for the dense predictions of detectors, such as '
-                f'DetectionPredictionLoss, got {type(loss).__name__}'
-            )
-
     def truth(self, samples: Samples) -> list[Objects]:  # type: ignore[override]
         if not all('gt_instances' in sample for sample in samples):
             raise ValueError(

@@ -10,7 +10,6 @@ from torch import nn
 pytest.importorskip('mmdet')
 from mmdet.structures import DetDataSample
 
-from mmkdml.models import PredictionKLLoss
 from mmkdml.models.tasks import detection_task, task_of
 from mmkdml.packages import packaged_file
 from mmkdml.registry import MODELS
@@ -155,11 +154,6 @@ def test_truth_of_an_image_without_boxes():
 def test_samples_without_boxes_raise():
     with pytest.raises(ValueError, match='gt_instances'):
         TASK.truth([DetDataSample()])
-
-
-def test_losses_of_other_tasks_raise():
-    with pytest.raises(ValueError, match='DetectionPredictionLoss, got PredictionKLLoss'):
-        TASK.check_prediction_loss(PredictionKLLoss())
 
 
 @pytest.mark.parametrize('method', ['classifier', 'reuse_classifier'])
