@@ -67,7 +67,7 @@ def make_demo_cells(
             f'{out} contains other files, such as {other[0]}. Choose an empty folder'
         )
     (out / 'images').mkdir(parents=True, exist_ok=True)
-    found = []
+    found: list[BoxImage] = []
     for number, own in enumerate(names):
         rng = np.random.default_rng([seed, number])
         stain = rng.uniform(0.85, 1.1) * rng.uniform(0.92, 1.08, 3)

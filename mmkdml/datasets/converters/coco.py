@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -127,9 +128,7 @@ def _read(
         check_inside(name)
         folder = folders[number % len(folders)]
         folder_inside(problems.source, folder, f'a folder of images, relative to {problems.source}')
-        found, images = read_coco(
-            problems.source / name, lambda problem, name=name: problems.add(f'{name}: {problem}')
-        )
+        found, images = read_coco(problems.source / name, partial(_add, problems, name))
         if sets and found != classes:
             problems.add(
                 f'{name}: expected the classes of {annotations[0]}, {classes}, got {found}'
@@ -148,6 +147,10 @@ def _read(
     if not classes or not any(sets):
         raise ValueError(f'expected categories and images in {annotations[0]}, got none')
     return sets, classes
+
+
+def _add(problems: Problems, name: str, problem: str) -> None:
+    problems.add(f'{name}: {problem}')
 
 
 def _warn_of_unlisted(source: Path, folders: Collection[str], listed: Collection[str]) -> None:

@@ -21,11 +21,12 @@ from mmkdml.datasets.images import read_binary_mask, read_header
 from mmkdml.datasets.splits import SplitRow, split_rows
 from mmkdml.functional.checks import check_choice
 
+Corners = tuple[int, int, int, int]
 #: Name of the only class by layout.
 CLASSES = dict(folders='object', ham10000='lesion', lgg='tumour')
 
 
-def component_boxes(mask: np.ndarray, min_area: int = 1) -> tuple[list[tuple[int, ...]], int]:
+def component_boxes(mask: np.ndarray, min_area: int = 1) -> tuple[list[Corners], int]:
     """Return the boxes of the connected components of a mask.
 
     Args:
@@ -126,7 +127,7 @@ def _boxes_of(
     found: list[SplitRow] = []
     small = 0
 
-    def check(row: SplitRow) -> tuple[tuple[int, int], list[tuple[int, ...]], int]:
+    def check(row: SplitRow) -> tuple[tuple[int, int], list[Corners], int]:
         header = read_header(source / row.path)
         mask = read_binary_mask(source / str(row.mask), header, drawn_on)
         return (mask.shape[1], mask.shape[0]), *component_boxes(mask, min_area)

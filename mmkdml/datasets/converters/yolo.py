@@ -156,7 +156,7 @@ def _classes(source: Path, name: str) -> tuple[str, ...]:
             names = [line.strip() for line in text.splitlines() if line.strip()]
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f'{path}: expected names of classes, got {error}') from error
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[key] for key in range(len(names))]
     valid = isinstance(names, list) and names and all(isinstance(one, str) for one in names)
     if not valid or len({*names}) < len(names):

@@ -103,6 +103,7 @@ def test_files_must_match(source, save):
     [
         'names: {0: red, 2: white}',
         'names: [red, red]',
+        'names: {0: red, a: white}',
         'names: [red, 3]',
         'names: []',
         'nc: 2',
