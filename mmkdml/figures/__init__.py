@@ -1,6 +1,6 @@
 """Figures in one style: sizes, colors, image tiles and files. Data are passed in as arrays."""
 
-from mmkdml.figures.marks import add_scale_bar, outline
+from mmkdml.figures.marks import add_scale_bar, outline, outline_boxes
 from mmkdml.figures.sheets import ColorBar, tile_sheet
 from mmkdml.figures.style import (
     COLUMN_WIDTHS,
@@ -30,6 +30,7 @@ __all__ = [
     'legend_below',
     'member_color',
     'outline',
+    'outline_boxes',
     'save_figure',
     'svg_text',
     'tile_sheet',

@@ -1,9 +1,13 @@
-"""Marks on images: outlines of masks and scale bars."""
+"""Marks on images: outlines of masks and boxes, and scale bars."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 
@@ -62,3 +66,26 @@ def outline(
     if edge:
         lines.set_path_effects([Stroke(linewidth=width + 1, foreground='black'), Normal()])
     axes.set(xlim=(-0.5, breadth - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def outline_boxes(
+    axes: Axes, boxes: np.ndarray, colors: Sequence[str], style: Any = '-', width: float = 1.0
+) -> None:
+    """Draw boxes, each with a thin dark edge.
+
+    Args:
+        axes: Axes that show the image.
+        boxes: x1, y1, x2, y2 in pixels, (M, 4); (0, 0) is the upper left corner of the first pixel.
+        colors: Color of each box.
+        style: Line style of matplotlib.
+        width: Width of the lines in points.
+    """
+    for (left, top, right, bottom), color in zip(boxes - 0.5, colors, strict=True):
+        box = Rectangle(
+            (left, top), right - left, bottom - top, fill=False, edgecolor=color, linestyle=style
+        )
+        box.set(
+            linewidth=width,
+            path_effects=[Stroke(linewidth=width + 0.8, foreground='black'), Normal()],
+        )
+        axes.add_patch(box)

@@ -29,10 +29,14 @@ def runner(tmp_path):
 def drawn(monkeypatch):
     """Rows of each drawn contact sheet."""
     sheets = []
-    original = module.draw_sheet
-    monkeypatch.setattr(
-        module, 'draw_sheet', lambda rows, *args: (sheets.append(rows), original(rows, *args))
-    )
+    original = module._draw
+
+    def draw(rows, *args):
+        if rows[0].title:  # not that of a single sample
+            sheets.append(rows)
+        original(rows, *args)
+
+    monkeypatch.setattr(module, '_draw', draw)
     return sheets
 
 
@@ -40,8 +44,9 @@ def drawn(monkeypatch):
 def recorded(monkeypatch):
     """Rows of each contact sheet, which is not drawn."""
     sheets = []
-    monkeypatch.setattr(module, 'draw_panel', lambda *args: None)
-    monkeypatch.setattr(module, 'draw_sheet', lambda rows, *args: sheets.append(rows))
+    monkeypatch.setattr(
+        module, 'draw_sheet', lambda rows, *args: sheets.append(rows) if rows[0].title else None
+    )
     return sheets
 
 
