@@ -37,6 +37,13 @@ def main() -> None:
     parser.add_argument('--device', help='e.g. cpu or cuda:1 (default: a GPU if there is one)')
     parser.add_argument('--tta', action='store_true', help='use test-time augmentation')
     parser.add_argument('--no-overlays', action='store_true', help='do not draw overlays')
+    parser.add_argument(
+        '--score',
+        type=float,
+        metavar='MIN',
+        help='detection: lowest score of the boxes in overlays; the files contain all boxes '
+        '(default: 0.3)',
+    )
     parser.add_argument('--force', action='store_true', help='predict finished images again')
     parser.add_argument(
         '--plane',
@@ -89,6 +96,7 @@ def main() -> None:
         members=args.members,
         augment=args.tta,
         read=read,
+        score_threshold=args.score,
         batch_size=args.batch_size,
         progress=True,
     )

@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from mmkdml.apis.cli.converters import run_converter
     from mmkdml.apis.export.publish import publish
     from mmkdml.apis.export.run import ExportResult, export_run
+    from mmkdml.apis.prediction.answers import Answer, Prediction
     from mmkdml.apis.prediction.inputs import ReadOptions
     from mmkdml.apis.prediction.nifti import write_mask
     from mmkdml.apis.prediction.outputs import predict_files
-    from mmkdml.apis.prediction.predictor import Answer, Prediction, Predictor, load
+    from mmkdml.apis.prediction.predictor import Predictor, load
     from mmkdml.apis.run.checkpoints import newest_checkpoint
     from mmkdml.apis.run.config import load_config, load_run
     from mmkdml.apis.run.results import load_results
@@ -27,9 +28,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.cli.converters': ['run_converter'],
         '.export.publish': ['publish'],
         '.export.run': ['ExportResult', 'export_run'],
+        '.prediction.answers': ['Answer', 'Prediction'],
         '.prediction.inputs': ['ReadOptions'],
         '.prediction.outputs': ['predict_files'],
-        '.prediction.predictor': ['Answer', 'Prediction', 'Predictor', 'load'],
+        '.prediction.predictor': ['Predictor', 'load'],
         '.prediction.nifti': ['write_mask'],
         '.run.checkpoints': ['newest_checkpoint'],
         '.run.config': ['load_config', 'load_run'],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcv.transforms import LoadAnnotations, TestTimeAug
+from mmcv.transforms import LoadAnnotations, Pad, TestTimeAug
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -110,9 +110,29 @@ def tta_changes(own: Config | None, config: Config) -> dict[str, tuple[Any, Any]
 
 
 def _flipped(steps: list[Any]) -> list[Any]:
-    *before, pack = steps
-    flips = copy.deepcopy(list(_FLIPS))
-    return [*before, dict(type='mmcv.transforms.TestTimeAug', transforms=[flips, [_packed(pack)]])]
+    *others, pack = steps
+    first = number_before_flips([_kind(step) for step in others])
+    flips, after = copy.deepcopy(list(_FLIPS)), [[step] for step in others[first:]]
+    stages = [flips, *after, [_packed(pack)]]
+    return [*others[:first], dict(type='mmcv.transforms.TestTimeAug', transforms=stages)]
+
+
+def number_before_flips(kinds: Sequence[Any]) -> int:
+    """Return the number of transforms of a test pipeline, without packing, before it is flipped.
+
+    Detectors are flipped before the image is padded, because boxes are flipped back without the
+    padding, and before boxes are loaded, because mmcv does not flip mmdet's boxes.
+
+    Args:
+        kinds: Classes of the transforms.
+    """
+    late = (
+        isinstance(kind, type)
+        and kind.__module__.startswith('mmdet.')
+        and issubclass(kind, (Pad, LoadAnnotations))
+        for kind in kinds
+    )
+    return next((place for place, is_late in enumerate(late) if is_late), len(kinds))
 
 
 def _packed(step: Any) -> dict[str, Any]:
@@ -120,18 +140,23 @@ def _packed(step: Any) -> dict[str, Any]:
     keys = getattr(TRANSFORMS.build(copy.deepcopy(step)), 'meta_keys', None)
     if keys is None:
         raise ValueError(
-            'Invalid pipeline for test-time augmentation: expected PackInputs or PackSegInputs '
-            f'last, got {step["type"]}'
+            'Invalid pipeline for test-time augmentation: expected PackInputs, '
+            f'PackSegInputs or PackDetInputs last, got {step["type"]}'
         )
     return dict(step, meta_keys=tuple(dict.fromkeys((*keys, *FLIP_KEYS))))
 
 
-def _is(step: Any, kinds: type | tuple[type, ...]) -> bool:
+def _kind(step: Any) -> Any:
     kind = step.get('type')
     if isinstance(kind, str):
         # As for building: a name without scope is one of the default scope.
         with TRANSFORMS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
+    return kind
+
+
+def _is(step: Any, kinds: type | tuple[type, ...]) -> bool:
+    kind = _kind(step)
     return isinstance(kind, type) and issubclass(kind, kinds)
 
 

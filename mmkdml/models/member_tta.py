@@ -22,12 +22,17 @@ from mmkdml.registry import MODELS
 class MemberTTA(BaseTTAModel):
     """Average the probabilities of each member over augmented views, then apply the ensemble.
 
-    The frameworks' models (``SegTTAModel``, ``AverageClsScoreTTA``) do not support members, and
-    mmseg's applies the sigmoid of a single logit twice. The views are made by mmcv's
+    Boxes of detectors are flipped back to the original image, and those of all views are fused for
+    each member by the default ensemble of detectors, weighted boxes fusion. A view must be flipped
+    before it is padded, as in mmdet's configs.
+
+    The frameworks' models (``SegTTAModel``, ``AverageClsScoreTTA``, ``DetTTAModel``) do not support
+    members, and mmseg's applies the sigmoid of a single logit twice. The views are made by mmcv's
     ``TestTimeAug``; mmseg flips the predictions of flipped views back.
 
     Args:
-        module: Config or module of a classroom, a classifier of mmpretrain or a segmentor of mmseg.
+        module: Config or module of a classroom, a classifier of mmpretrain, a segmentor of mmseg or
+            a detector of mmdet.
         data_preprocessor: See mmengine's ``BaseTTAModel``.
 
     Raises:
@@ -39,7 +44,7 @@ class MemberTTA(BaseTTAModel):
         """Build the test-time augmentation of a model.
 
         Args:
-            model: Classroom, classifier of mmpretrain or segmentor of mmseg.
+            model: Classroom, classifier of mmpretrain, segmentor of mmseg or detector of mmdet.
             settings: ``tta_model`` of a config. Classes of the frameworks are replaced by this one.
 
         Raises:
@@ -89,7 +94,7 @@ class MemberTTA(BaseTTAModel):
 
 
 def _is_stock(kind: Any) -> bool:
-    return getattr(kind, '__module__', '').partition('.')[0] in ('mmpretrain', 'mmseg')
+    return getattr(kind, '__module__', '').partition('.')[0] in ('mmpretrain', 'mmseg', 'mmdet')
 
 
 def _refuse_stock(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
@@ -117,6 +122,10 @@ def _average(
 ) -> BaseDataElement:
     """Return a sample with a member's mean probabilities and the fields of its predictions."""
     merged = type(views[0])(metainfo=views[0].metainfo) if into is None else into
+    if 'pred_instances' in views[0]:
+        fuse = task.ensembles[task.default_ensemble]
+        own = [[_flipped_back(view)] for view in views]
+        return task.combine([member] * len(views), own, fuse, [merged])[0]
     # An ensemble of one member converts the predictions of any head to probabilities.
     single = [task.combine([member], [[view]], max_ensemble, None)[0] for view in views]
     if 'seg_logits' not in single[0]:
@@ -128,3 +137,20 @@ def _average(
     (labeled,) = task.combine([member], [[merged]], max_ensemble, None)
     merged.pred_sem_seg = labeled.pred_sem_seg
     return merged
+
+
+def _flipped_back(view: BaseDataElement) -> BaseDataElement:
+    """Return a view of a detector with its boxes as in the unflipped original image."""
+    if not view.get('flip'):
+        return view
+    direction = view.flip_direction
+    height, width = view.ori_shape[:2]
+    boxes = view.pred_instances.bboxes
+    left, top, right, bottom = boxes.unbind(-1)
+    if direction in ('horizontal', 'diagonal'):
+        left, right = width - right, width - left
+    if direction in ('vertical', 'diagonal'):
+        top, bottom = height - bottom, height - top
+    original = view.clone()
+    original.pred_instances.bboxes = torch.stack([left, top, right, bottom], dim=-1)
+    return original

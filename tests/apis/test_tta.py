@@ -106,7 +106,7 @@ def test_settings_that_cannot_be_augmented():
         use_tta(config)
     config = load_config(CONFIGS[0])
     config.test_dataloader.dataset.pipeline.pop()
-    with pytest.raises(ValueError, match='PackInputs or PackSegInputs last, got .*LoadBinaryMask'):
+    with pytest.raises(ValueError, match='PackDetInputs last, got .*LoadBinaryMask'):
         use_tta(config)
     inner = Config(dict(test_dataloader=dict(dataset=dict(type='Wrapper', dataset={}))))
     for config in (inner, Config({})):

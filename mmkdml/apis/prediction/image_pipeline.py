@@ -11,7 +11,7 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile, RandomFlip, TestTimeAug
 from mmengine.config import Config
 
-from mmkdml.apis.tta import ANNOTATIONS, FLIP_KEYS
+from mmkdml.apis.tta import ANNOTATIONS, FLIP_KEYS, number_before_flips
 from mmkdml.datasets.channels import as_picture
 from mmkdml.datasets.transforms import reversed_if_rgb
 from mmkdml.inspection.config import use_default_scope
@@ -115,16 +115,19 @@ def _with_flips(steps: list[Any]) -> list[Any]:
     """Add unflipped, horizontally and vertically flipped views."""
     if not steps or not hasattr(steps[-1], 'meta_keys'):
         raise ValueError(
-            'Invalid test pipeline for flipped views: expected PackInputs or PackSegInputs last, '
-            f'got {type(steps[-1]).__name__ if steps else "nothing"}. Define a tta_pipeline'
+            'Invalid test pipeline for flipped views: expected PackInputs, PackSegInputs or '
+            f'PackDetInputs last, got {type(steps[-1]).__name__ if steps else "nothing"}. Define a '
+            'tta_pipeline'
         )
-    *before, pack = steps
+    *others, pack = steps
+    first = number_before_flips([type(step) for step in others])
     flips = [
         RandomFlip(prob=0.0),
         RandomFlip(prob=1.0, direction='horizontal'),
         RandomFlip(prob=1.0, direction='vertical'),
     ]
-    return [*before, TestTimeAug([flips, [pack]])]
+    after = [[step] for step in others[first:]]
+    return [*others[:first], TestTimeAug([flips, *after, [pack]])]
 
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import errno
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from PIL import Image
 
 from mmkdml.apis.output_folder import MANIFEST, OutputFolder
+from mmkdml.apis.prediction.box_outputs import class_names, coco_text
+from mmkdml.apis.prediction.case_outputs import MASK_SUFFIXES, write_case
 from mmkdml.apis.prediction.finished_cases import SETTINGS, Records, decisive_sha256
-from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources
-from mmkdml.apis.prediction.nifti import write_mask
-from mmkdml.apis.prediction.overlays import draw_overlay
-from mmkdml.apis.prediction.predictor import Prediction, Predictor
-from mmkdml.datasets.splits.split_row import SEPARATOR
-from mmkdml.evaluation.mask_panels import Panel
+from mmkdml.apis.prediction.inputs import ReadOptions, Source, find_sources
+from mmkdml.apis.prediction.predictor import Predictor
+from mmkdml.evaluation.box_panels import SCORE_THRESHOLD
 from mmkdml.evaluation.spreadsheets import csv_text
 from mmkdml.files import file_sha256, json_text
+from mmkdml.functional.checks import check_fraction
 
-_OVERLAY_ROWS = 4  # images of a stack or volume
 PREDICTIONS_CSV, PREDICTIONS_JSON = 'predictions.csv', 'predictions.json'
 # Errors caused by a case's name: too long, or the name of an existing file or folder.
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
-_MASK_SUFFIXES = ('.png', '.tif', '.nii.gz')
 
 
 def predict_files(
@@ -41,6 +37,7 @@ def predict_files(
     members: Sequence[str] | None = None,
     augment: bool = False,
     read: ReadOptions | None = None,
+    score_threshold: float | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Predict files and write the predictions of the members and the ensemble to a folder.
@@ -51,14 +48,18 @@ def predict_files(
       probability of each class, or the number of pixels of each foreground class. Scores decide the
       class; those of an ensemble need not sum to 1. Probabilities are scores divided by their sum.
       Of multi-label networks the classes at or above the threshold of the head, joined by ``|``,
-      and the score of each class, its probability.
+      and the score of each class, its probability. Of detectors a row for each box, with class,
+      score and x1, y1, x2, y2 in pixels of the image, whose ``width`` and ``height`` are given; a
+      member without boxes in an image has one row without a label.
     - ``predictions.json``: the same by case, with the input file or folder, the settings and the
       failed cases.
     - ``masks/<member>/<case>`` (segmentation): PNG, TIFF for a stack, and NIfTI on the volume's own
       grid for NIfTI and DICOM. Values are class indices, except that PNG and TIFF masks of two
       classes have 255 as foreground.
-    - ``overlays/<case>.png`` (segmentation): the images with the most foreground; see
-      :func:`~mmkdml.apis.prediction.overlays.draw_overlay`.
+    - ``boxes/<member>.json`` (detection): all boxes as COCO JSON; see
+      :func:`~mmkdml.apis.prediction.box_outputs.coco_text`.
+    - ``overlays/<case>.png`` (segmentation, detection): the images with the most foreground or
+      boxes; see :func:`~mmkdml.apis.prediction.overlays.draw_overlay`.
     - ``.mmkdml_outputs``: the list of all written files. No other file is ever replaced.
 
     Cases that fail are skipped and reported at the end. Cases that an earlier call with the same
@@ -74,6 +75,8 @@ def predict_files(
         members: Names of the members to return. Default: all.
         augment: Average over test-time augmentation.
         read: Options for reading images and volumes.
+        score_threshold: Lowest score of the boxes in overlays, in [0, 1]; the files contain all.
+            Only for detectors. Default: 0.3.
         **options: Further arguments of :meth:`Predictor.stream` (``batch_size``, ``progress``).
 
     Returns:
@@ -87,6 +90,15 @@ def predict_files(
             or, after all other cases are written, if a case failed.
     """
     out, read = Path(out), read or ReadOptions()
+    detects = predictor.task == 'detection'
+    if score_threshold is None:
+        score_threshold = SCORE_THRESHOLD
+    elif not detects:
+        raise ValueError(
+            f'Invalid score_threshold (--score): expected a detector, which predicts boxes, got '
+            f'{predictor.task}'
+        )
+    check_fraction('score_threshold', score_threshold)
     _check_folder(out, images)
     sources = find_sources(images, exclude, number=False, channels=predictor.channels)
     outputs = OutputFolder(out, inputs=[path for source in sources for path in source.files])
@@ -100,6 +112,7 @@ def predict_files(
         plane=read.plane,
         window=read.window and list(read.window),
         overlays=overlays,
+        **(dict(score_threshold=score_threshold) if detects else {}),
     )
     records = Records(outputs, settings)
     done: dict[str, Any] = {}
@@ -118,17 +131,19 @@ def predict_files(
             outputs.check([records.path_of(source), *_output_paths(source, wanted)])
         except OSError as error:
             add_failed(source, error)
-    outputs.check([PREDICTIONS_CSV, PREDICTIONS_JSON, SETTINGS])
+    of_boxes = {Path('boxes', f'{name}.json'): name for name in wanted} if detects else {}
+    outputs.check([PREDICTIONS_CSV, PREDICTIONS_JSON, SETTINGS, *of_boxes])
     todo = [source for source in sources if done.get(source.name, ()) is None]
 
     stream = predictor.stream(
         todo, members=members, augment=augment, read=read, on_error=add_failed, **options
     )
     records.claim(force)
+    shown = score_threshold if overlays else None
     _check_case_insensitive_names(sources, out)
     for case, predictions in groupby(stream, key=lambda prediction: prediction.case):
         try:
-            rows, written = _write_case(case, predictions, predictor, outputs, overlays)
+            rows, written = write_case(case, predictions, predictor, outputs, shown)
             if records.keep(case.source, rows, written):
                 done[case.source.name] = rows
             else:
@@ -140,7 +155,7 @@ def predict_files(
         if source.name in failed:
             records.forget(source)
     succeeded = [source for source in sources if source.name not in failed]
-    complete = dict if predictor.multi_label else _with_probabilities
+    complete = dict if predictor.multi_label or detects else _with_probabilities
     done = {name: list(map(complete, rows or ())) for name, rows in done.items()}
     table = pd.DataFrame(
         [dict(case=source.name, **row) for source in succeeded for row in done[source.name]]
@@ -149,6 +164,8 @@ def predict_files(
         source.name: dict(path=_input_path(source), rows=done[source.name]) for source in succeeded
     }
     outputs.write_text(PREDICTIONS_CSV, csv_text(table))
+    for path, name in of_boxes.items():
+        outputs.write_text(path, coco_text(cases, name, class_names(predictor)))
     summary = dict(settings=settings, cases=cases, failed=failed)
     outputs.write_text(PREDICTIONS_JSON, json_text(summary, indent=1))
     if failed:
@@ -194,7 +211,7 @@ def is_case_insensitive(folder: Path) -> bool:
 def _output_paths(source: Source, members: Sequence[str]) -> list[Path]:
     """Return the relative paths of all possible masks and overlays of a case."""
     folders = [Path('masks', name) for name in members]
-    masks = [folder / f'{source.name}{suffix}' for folder in folders for suffix in _MASK_SUFFIXES]
+    masks = [folder / f'{source.name}{suffix}' for folder in folders for suffix in MASK_SUFFIXES]
     return [*masks, Path('overlays', f'{source.name}.png')]
 
 
@@ -205,95 +222,8 @@ def _input_path(source: Source) -> str | None:
     return str(source.files[0] if len(source.files) == 1 else source.files[0].parent)
 
 
-def _write_case(
-    case: Case,
-    predictions: Iterable[Prediction],
-    predictor: Predictor,
-    outputs: OutputFolder,
-    overlays: bool,
-) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Write the masks and the overlay of a case; return its table rows and the files."""
-    rows, panels = [], []
-    written: list[Path] = []
-    segments = predictor.task == 'segmentation'
-    for prediction in predictions:
-        for name, answer in prediction.answers.items():
-            row = dict(image=prediction.index, member=name)
-            classes = _class_names(predictor, len(answer.scores))
-            if segments:
-                counts = np.bincount(np.ravel(answer.label), minlength=len(classes))
-                cells = zip(classes[1:], counts.tolist()[1:], strict=True)
-                row.update({f'pixels_{one}': count for one, count in cells})
-            else:
-                scores = zip(classes, answer.scores.tolist(), strict=True)
-                chosen = answer.label if isinstance(answer.label, tuple) else (answer.label,)
-                label = SEPARATOR.join(classes[one] for one in chosen)
-                row.update(label=label, **{f'score_{k}': v for k, v in scores})
-            rows.append(row)
-        if segments:
-            masks = {name: answer.label for name, answer in prediction.answers.items()}
-            spacing = case.volume.spacing if case.volume else None
-            title = _title(case, prediction.index)
-            panels.append(Panel(prediction.image, masks, title, spacing))
-    if segments:
-        for name in panels[0].masks:
-            stack = np.stack([panel.masks[name] for panel in panels])
-            written.append(_write_masks(case, stack, len(classes), outputs, name))
-        if overlays:
-            drawn = _most_foreground(panels)
-            written.append(outputs.path / 'overlays' / f'{case.source.name}.png')
-            with outputs.writing(written[-1]) as part:
-                draw_overlay(drawn, classes, part)
-    return rows, written
-
-
-def _most_foreground(panels: Sequence[Panel]) -> list[Panel]:
-    """Choose the images with the most foreground of the ensemble, then of any member.
-
-    Images without any are taken from the middle of the volume.
-    """
-
-    def order(index: int) -> tuple[float, ...]:
-        counts = [int(np.count_nonzero(mask)) for mask in panels[index].masks.values()]
-        return -counts[-1], -sum(counts), abs(index - (len(panels) - 1) / 2)
-
-    chosen = sorted(range(len(panels)), key=order)[:_OVERLAY_ROWS]
-    return [panels[index] for index in sorted(chosen)]
-
-
 def _with_probabilities(row: dict[str, Any]) -> dict[str, Any]:
     """Add a probability for each score of a row."""
     scores = {key.removeprefix('score_'): row[key] for key in row if key.startswith('score_')}
     total = sum(scores.values())
     return {**row, **{f'probability_{name}': score / total for name, score in scores.items()}}
-
-
-def _class_names(predictor: Predictor, scores: int) -> tuple[str, ...]:
-    """Return the names of the classes, or their indices; one score means two classes."""
-    number = scores if predictor.multi_label else max(scores, 2)
-    known = predictor.classes or ()
-    return known if len(known) == number else tuple(map(str, range(number)))
-
-
-def _title(case: Case, index: int) -> str:
-    name = Path(case.source.name).name
-    return name if len(case.images) == 1 else f'{name} {index + 1}/{len(case.images)}'
-
-
-def _write_masks(
-    case: Case, masks: np.ndarray, classes: int, outputs: OutputFolder, member: str
-) -> Path:
-    png, tif, nifti = _MASK_SUFFIXES
-    suffix = nifti if case.volume is not None else png if len(masks) == 1 else tif
-    path = outputs.path / 'masks' / member / f'{case.source.name}{suffix}'
-    with outputs.writing(path) as part:
-        if case.volume is not None:
-            write_mask(masks, case.volume, part)
-            return path
-        first, *others = [Image.fromarray(mask * (255 if classes == 2 else 1)) for mask in masks]
-        if others:
-            options = dict(save_all=True, append_images=others, compression='tiff_deflate')
-            first.save(part, 'TIFF', **options)
-        else:
-            first.save(part, 'PNG')
-    return path

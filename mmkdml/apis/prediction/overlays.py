@@ -1,8 +1,8 @@
-"""Overlays of predicted masks: an image next to the masks of each member."""
+"""Overlays of predictions: an image next to the masks or boxes of each member."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -11,36 +11,41 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
+from mmkdml.apis.prediction.box_tiles import Color, draw_boxes
+from mmkdml.evaluation.box_panels import BoxPanel
+from mmkdml.evaluation.box_samples import Boxes
 from mmkdml.evaluation.mask_panels import Panel
 from mmkdml.figures.style import CLASS_COLORS
 
 # In pixels: the longer side of an image, the gap between images, the height of a text line.
 _SIDE, _GAP, _LINE = 384, 8, 24
+_BOX_SIDE = 512  # the longer side of an image with boxes, whose scores need space
 _OPACITY = 0.3
 _FONT = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 
-Color = tuple[int, ...]
 
+def draw_overlay(
+    panels: Sequence[Panel | BoxPanel], names: Sequence[str], path: str | Path
+) -> None:
+    """Draw one row per image: the image, then a column for the mask or boxes of each member.
 
-def draw_overlay(panels: Sequence[Panel], classes: Sequence[str], path: str | Path) -> None:
-    """Draw one row per image: the image, then a column for the mask of each member.
-
-    Columns are titled with the member's name and the size of its foreground. Regions are tinted and
-    outlined in the color of their class, which the legend names; a single pixel remains visible.
-    If the spacing is known, images have their true proportions, and the first column has a scale
-    bar.
+    Columns are titled with the member's name and the size of its foreground, or the number of its
+    boxes. Regions are tinted and outlined in the color of their class, which the legend names; a
+    single pixel remains visible. Boxes have the color of their class and are labeled with their
+    score. If the spacing is known, images have their true proportions, and the first column has a
+    scale bar.
 
     Args:
-        panels: The rows, with masks of class indices; 0 is the background.
-        classes: Names of the classes.
+        panels: The rows, with masks of class indices, where 0 is the background, or with boxes.
+        names: Names of the foreground classes.
         path: PNG file to write; missing folders are created.
     """
     font = ImageFont.truetype(str(_FONT), 14)
-    colors = [_color(index) for index in range(len(classes) - 1)]
+    colors = [_color(index) for index in range(len(names))]
     rows = [_row(panel, colors, font) for panel in panels]
     width = max(row.width for row in rows)
-    rows.append(_legend(classes[1:], colors, width, font))
+    rows.append(_legend(names, colors, width, font))
     sheet = Image.new('RGB', (width + _GAP, sum(row.height + _GAP for row in rows)), 'white')
     top = 0
     for row in rows:
@@ -50,6 +55,16 @@ def draw_overlay(panels: Sequence[Panel], classes: Sequence[str], path: str | Pa
     sheet.save(path, 'PNG')
 
 
+def columns_of(panel: Panel | BoxPanel) -> Mapping[str, np.ndarray | Boxes]:
+    """Return the masks or boxes of a row by member."""
+    return panel.boxes if isinstance(panel, BoxPanel) else panel.masks
+
+
+def size_of(found: np.ndarray | Boxes) -> int:
+    """Return the number of foreground pixels of a mask, or of boxes."""
+    return len(found.scores) if isinstance(found, Boxes) else int(np.count_nonzero(found))
+
+
 def _color(index: int) -> Color:
     """Return the 8-bit RGB color of a foreground class; the first ones suit color-blind readers."""
     more = matplotlib.color_sequences['tab20']
@@ -57,15 +72,24 @@ def _color(index: int) -> Color:
     return tuple(round(255 * part) for part in to_rgb(chosen))
 
 
-def _row(panel: Panel, colors: Sequence[Color], font: ImageFont.FreeTypeFont) -> Image.Image:
+def _row(
+    panel: Panel | BoxPanel, colors: Sequence[Color], font: ImageFont.FreeTypeFont
+) -> Image.Image:
     scales = _scales(panel)
-    first = _tile(panel.image, None, colors, scales)
+    plain = _tile(panel.image, None, colors, scales)
+    first = plain.copy()
     if panel.spacing is not None:
         _draw_scale_bar(first, panel.spacing[1] / scales[1])
     tiles = [(_printable(panel.title), first)]
-    for name, mask in panel.masks.items():
-        heading = f'{_printable(name)}: {_size(int(np.count_nonzero(mask)), panel.spacing)}'
-        tiles.append((heading, _tile(panel.image, mask, colors, scales)))
+    for name, found in columns_of(panel).items():
+        number = size_of(found)
+        if isinstance(found, Boxes):
+            size = f'{number} box' + 'es' * (number != 1)
+            tile = draw_boxes(plain, found, colors, scales)
+        else:
+            size = _size(number, panel.spacing)
+            tile = _tile(panel.image, found, colors, scales)
+        tiles.append((f'{_printable(name)}: {size}', tile))
     height, width = first.shape[:2]
     row = Image.new('RGB', ((width + _GAP) * len(tiles), _LINE + height), 'white')
     draw = ImageDraw.Draw(row)
@@ -82,11 +106,12 @@ def _size(pixels: int, spacing: tuple[float, float] | None) -> str:
     return f'{pixels:,} px, {pixels * spacing[0] * spacing[1] / 100:.1f} cm²'
 
 
-def _scales(panel: Panel) -> tuple[float, float]:
+def _scales(panel: Panel | BoxPanel) -> tuple[float, float]:
     """Return the drawn pixels per pixel, vertically and horizontally."""
+    side = _BOX_SIDE if isinstance(panel, BoxPanel) else _SIDE
     spacing = panel.spacing or (1.0, 1.0)
-    longest = max(side * one for side, one in zip(panel.image.shape, spacing, strict=False))
-    return _SIDE * spacing[0] / longest, _SIDE * spacing[1] / longest
+    longest = max(own * one for own, one in zip(panel.image.shape, spacing, strict=False))
+    return side * spacing[0] / longest, side * spacing[1] / longest
 
 
 def _tile(

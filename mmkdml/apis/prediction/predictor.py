@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.structures import BaseDataElement
 from rich.progress import track
 from torch import nn
 
+from mmkdml.apis.prediction.answers import Prediction, answer_of
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources, read_source
 from mmkdml.apis.run.config import load_run
@@ -35,48 +35,6 @@ Item = tuple[Case, int, np.ndarray, dict[str, Any]]
 T = TypeVar('T')
 
 
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """Prediction of one member, or of the ensemble, for one image.
-
-    Attributes:
-        label: Class index of the image, an int, or of each pixel, (H, W) uint8; of a multi-label
-            network the indices of its classes, a tuple.
-        scores: (K,) or (K, H, W), float32; K = 1 for a single foreground probability. They are
-            probabilities, except that those of a ``max`` or ``union`` ensemble are maxima over the
-            students, which need not sum to 1, and those of a ``vote`` ensemble are shares of votes.
-    """
-
-    label: Any
-    scores: np.ndarray
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """Scores divided by their sum over the classes; unchanged for K = 1 and several labels."""
-        if len(self.scores) == 1 or isinstance(self.label, tuple):
-            return self.scores
-        return self.scores / self.scores.sum(axis=0)
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Predictions of all members for one image.
-
-    Attributes:
-        case: The file, stack, volume or array that holds the image.
-        index: Index of the image in the case, from 0.
-        image: (H, W, 3) uint8 RGB, as loaded, before it is resized; for images with several
-            channels see :func:`~mmkdml.datasets.channels.as_picture`.
-        answers: Predictions by member, teachers first and ``'ensemble'`` last; a plain network is
-            named ``'model'``. Masks have the size of the image.
-    """
-
-    case: Case
-    index: int
-    image: np.ndarray
-    answers: dict[str, Answer]
-
-
 class Predictor:
     """A trained classroom or plain network, as :func:`load` returns it.
 
@@ -88,7 +46,7 @@ class Predictor:
 
     Attributes:
         members: Names of the members that predict, including the ensemble.
-        task: ``'classification'`` or ``'segmentation'``.
+        task: ``'classification'``, ``'segmentation'`` or ``'detection'``.
         multi_label: True if images can have several classes or none.
     """
 
@@ -184,7 +142,7 @@ def load(
 
     Args:
         run_or_config: Folder of a run or of a published model; or a config or config file of a
-            classroom, an mmpretrain classifier or an mmseg segmentor.
+            classroom, an mmpretrain classifier, an mmseg segmentor or an mmdet detector.
         checkpoint: Checkpoint file, or folder of a run for its best one. Default: the best one of
             the run.
         device: Device, such as ``'cpu'`` or ``'cuda:1'``. Default: a GPU if available.
@@ -289,19 +247,7 @@ def _predict_batch(
         ) from error
     return [
         Prediction(
-            case, index, image, {name: _answer(sample, name, multi_label) for name in members}
+            case, index, image, {name: answer_of(sample, name, multi_label) for name in members}
         )
         for (case, index, image, _), sample in zip(batch, samples, strict=True)
     ]
-
-
-def _answer(sample: BaseDataElement, name: str, multi_label: bool) -> Answer:
-    own = sample if name in (ENSEMBLE, PLAIN) else sample.members.get(name)
-    if multi_label:
-        return Answer(tuple(sorted(own.pred_label.tolist())), own.pred_score.float().cpu().numpy())
-    if 'pred_score' in own:
-        return Answer(int(own.pred_label), own.pred_score.float().cpu().numpy())
-    scores = own.seg_logits.data.float()
-    if name != ENSEMBLE and len(scores) > 1:  # for one class, mmseg returns probabilities
-        scores = scores.softmax(dim=0)
-    return Answer(own.pred_sem_seg.data[0].byte().cpu().numpy(), scores.cpu().numpy())

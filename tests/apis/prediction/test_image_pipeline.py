@@ -120,7 +120,7 @@ def test_invalid_pipelines_raise():
     with pytest.raises(ValueError, match=r"expected LoadImageFromFile .* first, got \['Resize'\]"):
         ImagePipeline(Config(dict(test_pipeline=[dict(type='mmcv.Resize', scale=(4, 4))])))
     loads = Config(dict(test_pipeline=[dict(type='mmcv.LoadImageFromFile')]))
-    with pytest.raises(ValueError, match='expected PackInputs .* last, got nothing'):
+    with pytest.raises(ValueError, match='expected PackInputs, .* last, got nothing'):
         ImagePipeline(loads, augment=True)
     loads.test_pipeline.append(dict(type='mmcv.Resize', scale=(4, 4)))
     with pytest.raises(ValueError, match='got Resize. Define a tta_pipeline'):

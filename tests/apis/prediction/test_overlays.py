@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image, ImageFont
 
 from mmkdml.apis.prediction import overlays
-from mmkdml.apis.prediction.outputs import _most_foreground
+from mmkdml.apis.prediction.case_outputs import _most_foreground
 from mmkdml.apis.prediction.overlays import draw_overlay
 from mmkdml.evaluation.mask_panels import Panel
 from mmkdml.figures.style import PREDICTION_COLOR
@@ -22,7 +22,7 @@ def panel(masks, height=96, width=64, title='a case'):
 
 
 def draw(tmp_path, panels, classes=CLASSES):
-    draw_overlay(panels, classes, tmp_path / 'new' / 'x.png')
+    draw_overlay(panels, classes[1:], tmp_path / 'new' / 'x.png')
     with Image.open(tmp_path / 'new' / 'x.png') as sheet:
         assert sheet.mode == 'RGB'
         return np.array(sheet).astype(int)
@@ -109,7 +109,7 @@ def test_columns_are_titled_with_member_and_pixel_count(tmp_path, monkeypatch):
     mask = np.zeros((9, 9), np.uint8)
     mask[2:4, 2:5] = 1
     rows = [Panel(np.zeros((9, 9, 3), np.uint8), dict(teacher=mask, ensemble=0 * mask), 'a')] * 2
-    draw_overlay(rows, CLASSES, tmp_path / 'x.png')
+    draw_overlay(rows, CLASSES[1:], tmp_path / 'x.png')
     assert texts == [*['a', 'teacher: 6 px', 'ensemble: 0 px'] * 2, 'ill']
 
 

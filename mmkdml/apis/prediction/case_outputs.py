@@ -1,0 +1,147 @@
+"""Rows, masks and overlays of one case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmkdml.apis.output_folder import OutputFolder
+from mmkdml.apis.prediction.answers import Prediction
+from mmkdml.apis.prediction.box_outputs import as_boxes, box_rows, class_names
+from mmkdml.apis.prediction.inputs import Case
+from mmkdml.apis.prediction.nifti import write_mask
+from mmkdml.apis.prediction.overlays import columns_of, draw_overlay, size_of
+from mmkdml.apis.prediction.predictor import Predictor
+from mmkdml.datasets.splits.split_row import SEPARATOR
+from mmkdml.evaluation.box_panels import BoxPanel
+from mmkdml.evaluation.mask_panels import Panel
+
+MASK_SUFFIXES = ('.png', '.tif', '.nii.gz')
+_OVERLAY_ROWS = 4  # images of a stack or volume
+
+
+def write_case(
+    case: Case,
+    predictions: Iterable[Prediction],
+    predictor: Predictor,
+    outputs: OutputFolder,
+    shown: float | None,
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Write the masks and the overlay of a case; return its table rows and the files.
+
+    Args:
+        case: The case.
+        predictions: Predictions of its images.
+        predictor: Predictor that made them.
+        outputs: Folder for the files.
+        shown: Lowest score of boxes in the overlay. None: draw no overlay.
+    """
+    if predictor.task == 'detection':
+        return _write_boxes(case, predictions, class_names(predictor), outputs, shown)
+    rows, panels = [], []
+    written: list[Path] = []
+    segments = predictor.task == 'segmentation'
+    for prediction in predictions:
+        for name, answer in prediction.answers.items():
+            row = dict(image=prediction.index, member=name)
+            classes = _class_names(predictor, len(answer.scores))
+            if segments:
+                counts = np.bincount(np.ravel(answer.label), minlength=len(classes))
+                cells = zip(classes[1:], counts.tolist()[1:], strict=True)
+                row.update({f'pixels_{one}': count for one, count in cells})
+            else:
+                scores = zip(classes, answer.scores.tolist(), strict=True)
+                chosen = answer.label if isinstance(answer.label, tuple) else (answer.label,)
+                label = SEPARATOR.join(classes[one] for one in chosen)
+                row.update(label=label, **{f'score_{k}': v for k, v in scores})
+            rows.append(row)
+        if segments:
+            masks = {name: answer.label for name, answer in prediction.answers.items()}
+            spacing = case.volume.spacing if case.volume else None
+            title = _title(case, prediction.index)
+            panels.append(Panel(prediction.image, masks, title, spacing))
+    if segments:
+        for name in panels[0].masks:
+            stack = np.stack([panel.masks[name] for panel in panels])
+            written.append(_write_masks(case, stack, len(classes), outputs, name))
+        if shown is not None:
+            written.append(_write_overlay(case, panels, classes[1:], outputs))
+    return rows, written
+
+
+def _write_boxes(
+    case: Case,
+    predictions: Iterable[Prediction],
+    classes: Sequence[str],
+    outputs: OutputFolder,
+    shown: float | None,
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    rows, panels = [], []
+    for prediction in predictions:
+        rows += box_rows(prediction, classes)
+        if shown is not None:
+            boxes = {
+                name: as_boxes(answer).above(shown) for name, answer in prediction.answers.items()
+            }
+            spacing = case.volume.spacing if case.volume else None
+            title = _title(case, prediction.index)
+            panels.append(BoxPanel(prediction.image, boxes, title=title, spacing=spacing))
+    return rows, [_write_overlay(case, panels, classes, outputs)] if panels else []
+
+
+def _write_overlay(
+    case: Case, panels: Sequence[Any], names: Sequence[str], outputs: OutputFolder
+) -> Path:
+    path = outputs.path / 'overlays' / f'{case.source.name}.png'
+    with outputs.writing(path) as part:
+        draw_overlay(_most_foreground(panels), names, part)
+    return path
+
+
+def _most_foreground(panels: Sequence[Panel | BoxPanel]) -> list[Panel | BoxPanel]:
+    """Choose the images with the most foreground or boxes of the ensemble, then of any member.
+
+    Images without any are taken from the middle of the volume.
+    """
+
+    def order(index: int) -> tuple[float, ...]:
+        counts = list(map(size_of, columns_of(panels[index]).values()))
+        return -counts[-1], -sum(counts), abs(index - (len(panels) - 1) / 2)
+
+    chosen = sorted(range(len(panels)), key=order)[:_OVERLAY_ROWS]
+    return [panels[index] for index in sorted(chosen)]
+
+
+def _class_names(predictor: Predictor, scores: int) -> tuple[str, ...]:
+    """Return the names of the classes, or their indices; one score means two classes."""
+    number = scores if predictor.multi_label else max(scores, 2)
+    known = predictor.classes or ()
+    return known if len(known) == number else tuple(map(str, range(number)))
+
+
+def _title(case: Case, index: int) -> str:
+    name = Path(case.source.name).name
+    return name if len(case.images) == 1 else f'{name} {index + 1}/{len(case.images)}'
+
+
+def _write_masks(
+    case: Case, masks: np.ndarray, classes: int, outputs: OutputFolder, member: str
+) -> Path:
+    png, tif, nifti = MASK_SUFFIXES
+    suffix = nifti if case.volume is not None else png if len(masks) == 1 else tif
+    path = outputs.path / 'masks' / member / f'{case.source.name}{suffix}'
+    with outputs.writing(path) as part:
+        if case.volume is not None:
+            write_mask(masks, case.volume, part)
+            return path
+        first, *others = [Image.fromarray(mask * (255 if classes == 2 else 1)) for mask in masks]
+        if others:
+            options = dict(save_all=True, append_images=others, compression='tiff_deflate')
+            first.save(part, 'TIFF', **options)
+        else:
+            first.save(part, 'PNG')
+    return path
