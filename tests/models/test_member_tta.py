@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
+from mmengine.structures import BaseDataElement, InstanceData
 from mmpretrain.models import AverageClsScoreTTA
 from mmpretrain.structures import DataSample
 from mmseg.models.segmentors import SegTTAModel
@@ -255,3 +256,82 @@ def test_stock_classes_agree_for_a_student():
                 assert expected.equal(other.pred_sem_seg.data)
             else:
                 torch.testing.assert_close(one.pred_score, other.pred_score)
+
+
+def boxes_of_views(size, true, seen=((0.9, 0.3), (0.6, 0.3), (0.3, 0.0))):
+    """Return samples of mmdet of an image and its flips, whose first box is seen in all views."""
+    from mmdet.structures import DetDataSample
+
+    height, width = size
+    samples = []
+    for flip, scores in zip(FLIPS, seen, strict=True):
+        boxes = torch.tensor(true, dtype=torch.float32)
+        x, y = boxes[:, 0::2].clone(), boxes[:, 1::2].clone()
+        if flip.get('flip_direction') == 'horizontal':
+            x = (width - x).flip(1)
+        if flip.get('flip_direction') == 'vertical':
+            y = (height - y).flip(1)
+        shown = torch.tensor(scores) > 0
+        found = InstanceData(
+            bboxes=torch.stack([x, y], 2).flatten(1)[shown],
+            scores=torch.tensor(scores)[shown],
+            labels=torch.tensor([2, 1])[shown],
+        )
+        meta = dict(ori_shape=size, img_shape=(64, 64), **flip)
+        samples.append(DetDataSample(metainfo=meta, pred_instances=found))
+    return samples
+
+
+def test_boxes_of_flipped_views_are_fused(detector):
+    """By hand: all views agree on the places, and the score is the mean over all views."""
+    true = [(10, 4, 30, 9), (40, 0, 44, 20)]
+    (merged,) = MemberTTA(detector()).merge_preds([boxes_of_views((20, 50), true)])
+    found = merged.pred_instances
+    assert found.labels.tolist() == [2, 1]
+    torch.testing.assert_close(found.bboxes, torch.tensor(true, dtype=torch.float32))
+    torch.testing.assert_close(found.scores, torch.tensor([0.6, 0.2]))
+    assert merged.get('flip') is None
+
+
+@pytest.mark.parametrize('direction', ['horizontal', 'vertical', 'diagonal'])
+def test_boxes_are_flipped_as_in_mmdet(detector, direction):
+    bbox_flip = pytest.importorskip('mmdet.structures.bbox').bbox_flip
+    true = [(10, 4, 30, 9), (40, 0, 44, 20)]
+    view = boxes_of_views((20, 50), true)[0]
+    view.set_metainfo(dict(flip=True, flip_direction=direction))
+    before = view.pred_instances.bboxes.clone()
+    (merged,) = MemberTTA(detector()).merge_preds([[view]])
+    torch.testing.assert_close(merged.pred_instances.bboxes, bbox_flip(before, (20, 50), direction))
+
+
+def two_detectors(detector):
+    members = dict(a=detector(), b=detector(seed=1))
+    config = dict(type='mmkdml.KnowledgeDistiller', members=members, transfers=[])
+    return MODELS.build(dict(config, input_size=(64, 64))).eval()
+
+
+def test_boxes_of_each_member_and_the_ensemble(detector):
+    model = two_detectors(detector)
+    true = {'a': [(10, 4, 30, 9), (40, 0, 44, 20)], 'b': [(1, 1, 9, 9), (40, 0, 44, 20)]}
+    views = boxes_of_views((20, 50), true['a'])
+    for view, other in zip(views, boxes_of_views((20, 50), true['b']), strict=True):
+        view.members = BaseDataElement(a=view.clone(), b=other)
+        view.pred_instances = InstanceData()
+    (merged,) = MemberTTA(model).merge_preds([views])
+    for name, boxes in true.items():
+        found = merged.members.get(name).pred_instances
+        torch.testing.assert_close(found.bboxes, torch.tensor(boxes, dtype=torch.float32))
+        torch.testing.assert_close(found.scores, torch.tensor([0.6, 0.2]))
+    # The students agree on one box; the score of others is halved.
+    scores = merged.pred_instances.scores.tolist()
+    assert scores == [pytest.approx(0.3), pytest.approx(0.3), pytest.approx(0.2)]
+    assert merged.pred_instances.bboxes[2].tolist() == [40, 0, 44, 20]
+
+
+def test_stock_class_of_mmdet_is_refused_for_a_classroom(detector):
+    from mmdet.models import DetTTAModel
+
+    model = two_detectors(detector)
+    with pytest.raises(TypeError, match='DetTTAModel.*mmkdml.MemberTTA'):
+        DetTTAModel(module=model)
+    assert type(MemberTTA.of(model, dict(type=DetTTAModel))) is MemberTTA
