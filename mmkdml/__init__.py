@@ -1,4 +1,4 @@
-"""Knowledge distillation with learning styles for MMPretrain and MMSegmentation."""
+"""Knowledge distillation with learning styles for MMPretrain, MMSegmentation and MMDetection."""
 
 import importlib
 from types import ModuleType

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,7 +53,9 @@ class SheetCell:
             heat map.
         caption: Text below the image.
         subtitle: Second line of the column's title.
-        legend: Colors by label for the legend of the sheet, in addition to those of outlines.
+        legend: Colors or handles by label for the legend of the sheet, in addition to those of
+            outlines.
+        draw: Draws marks on the axes above the image.
     """
 
     image: np.ndarray
@@ -62,7 +64,8 @@ class SheetCell:
     mask: np.ndarray | None = None
     caption: str = ''
     subtitle: str = ''
-    legend: Mapping[str, str] = field(default_factory=dict)
+    legend: Mapping[str, str | Artist] = field(default_factory=dict)
+    draw: Callable[[Axes], None] | None = None
 
 
 #: Cells of one case by column, in order.
@@ -195,7 +198,9 @@ def _legend(cells: Sequence[SheetCell]) -> list[Artist]:
     return [
         *lines,
         *(
-            Patch(facecolor=color, edgecolor='black', linewidth=0.5, label=name)
+            color
+            if isinstance(color, Artist)
+            else Patch(facecolor=color, edgecolor='black', linewidth=0.5, label=name)
             for name, color in patches.items()
         ),
     ]
@@ -213,6 +218,8 @@ def _draw(axes: Axes, cell: SheetCell) -> None:
     for mask, color in ((cell.outline, TRUTH_COLOR), (cell.mask, PREDICTION_COLOR)):
         if mask is not None:
             outline(axes, mask, color, width=0.9, edge=True)
+    if cell.draw:
+        cell.draw(axes)
 
 
 def _to_gray(image: np.ndarray) -> np.ndarray:

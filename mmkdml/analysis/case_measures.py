@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmkdml.datasets.splits.split_row import SEPARATOR
-from mmkdml.evaluation.box_matching import match_boxes
-from mmkdml.evaluation.box_samples import Boxes, TrueBoxes, boxes_by_name, has_boxes, true_boxes_of
+from mmkdml.evaluation.box_panels import SCORE_THRESHOLD, compare_boxes
+from mmkdml.evaluation.box_samples import TrueBoxes, boxes_by_name, has_boxes, true_boxes_of
 from mmkdml.evaluation.mask_panels import IGNORED
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
 from mmkdml.inspection.config import inspect_model
@@ -96,10 +96,11 @@ def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') ->
           half the L1 distance of the students' probabilities, which ranks images more finely than
           whether their labels differ. Several classes of an image are joined by ``|``, and the
           numbers are means over all classes, each of which is present or absent;
-        - detection: ``boxes``, the number of true boxes; ``region_px``, their total area in pixels
-          of the image; ``<name>_F1_percent`` at score 0.3 and IoU 0.5, ``nan`` where there is
-          neither a true nor a predicted box; ``disagreement_percent``, the share of boxes of two
-          students without a counterpart of the same class.
+        - detection: ``boxes``, the number of true boxes; ``smallest_px``, the area of the smallest
+          one, ``nan`` without any; ``<name>_F1_percent`` of the boxes whose score is at least 0.3,
+          at IoU 0.5, ``nan`` where there are neither true nor predicted ones;
+          ``disagreement_percent``, the share of the boxes of two students without a partner of the
+          other student.
 
         Disagreement is a mean over pairs of students; ``nan`` with fewer than two students.
 
@@ -170,26 +171,19 @@ def _measure(
 
 def _measure_boxes(sample: Any, students: Sequence[str]) -> dict[str, Any]:
     truth = true_boxes_of(sample)
-    found = {name: own.above(MIN_SCORE) for name, own in boxes_by_name(sample).items()}
-    counted = truth.boxes[~truth.ignored]
-    area = (counted[:, 2:] - counted[:, :2]).prod(1).sum()
-    numbers: dict[str, Any] = dict(boxes=len(counted), region_px=float(area))
-    for name, own in found.items():
-        numbers[f'{name}_F1_percent'] = _f1(own, truth)
-    shares = []
+    found = {name: one.above(SCORE_THRESHOLD) for name, one in boxes_by_name(sample).items()}
+    areas = (truth.boxes[:, 2:] - truth.boxes[:, :2]).prod(1)[~truth.ignored]
+    differences = []
     for a, b in combinations(students, 2):
         other = TrueBoxes(found[b].boxes, found[b].labels, np.zeros(len(found[b].labels), bool))
-        shares.append(np.nan_to_num(100 - _f1(found[a], other)))  # 0 if neither finds a box
-    return dict(numbers, disagreement_percent=float(np.mean(shares)) if shares else np.nan)
-
-
-def _f1(found: Boxes, truth: TrueBoxes) -> float:
-    """Compute the F1 of boxes in percent; ``nan`` if there are none on both sides."""
-    matches = match_boxes(*found, truth.boxes, truth.labels, MIN_IOU, truth.ignored)
-    ignored = np.append(truth.ignored, False)[matches]  # the index -1 is no match
-    right = ((matches >= 0) & ~ignored).sum()
-    total = (~ignored).sum() + (~truth.ignored).sum()
-    return float(200 * right / total) if total else np.nan
+        differences.append(100 - compare_boxes(found[a], other).f1)
+    return dict(
+        boxes=len(areas),
+        smallest_px=float(areas.min()) if len(areas) else np.nan,
+        **{f'{name}_F1_percent': compare_boxes(one, truth).f1 for name, one in found.items()},
+        # Two students without boxes agree.
+        disagreement_percent=np.nan_to_num(differences).mean() if differences else np.nan,
+    )
 
 
 def _class_names(

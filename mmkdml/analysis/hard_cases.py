@@ -49,6 +49,8 @@ _ORDERS = {
     WORST: dict(quality=True, region=False),
     DISAGREEMENT: dict(disagreement=False, quality=True),
 }
+#: Measures of a member by task, and the columns of the region's size.
+_MEASURES = {'IoU': 'region_px', 'F1': 'smallest_px', 'probability': None}
 _MAX_IDS = 3  # per message
 
 
@@ -59,7 +61,7 @@ def check_comparable(runs: Mapping[str, Run]) -> str:
         runs: Model and loader of each run by its title.
 
     Raises:
-        TypeError: If a model is not of a supported kind.
+        TypeError: If a model is neither a classifier, a segmentor nor a detector.
         ValueError: If the runs have different tasks or images.
     """
     tasks = {title: inspect_model(model).task for title, (model, _) in runs.items()}
@@ -111,11 +113,11 @@ def choose_cases(
     Each group (patient, lesion) contributes its hardest case; further ones are chosen only if there
     are fewer than ``num`` groups.
 
-    - ``'smallest'``: the smallest non-empty regions or total areas of boxes;
-    - ``'worst'``: the lowest IoU of the ensemble (or of the model), for detection the lowest F1,
-      where no prediction for an empty truth counts as 100; ties are broken by the larger region,
-      so that misses come before false alarms. For classification the lowest probability of the
-      true class;
+    - ``'smallest'``: the smallest non-empty regions, or images with the smallest true boxes;
+    - ``'worst'``: the lowest IoU of the ensemble (or of the model), where an empty mask for an
+      empty truth counts as 100; ties are broken by the larger region, so that misses come before
+      false alarms. For detection F1 in place of IoU, for classification the lowest probability of
+      the true class;
     - ``'disagreement'``: the largest disagreement of the students.
 
     Values are means over the runs that have them. Remaining ties are broken by ``id``.
@@ -166,15 +168,15 @@ def _format_ids(ids: Iterable[str]) -> str:
 def _hardness(table: pd.DataFrame) -> pd.DataFrame:
     """Return the columns to sort cases by, in one form for all tasks."""
     name = next(name for name in (ENSEMBLE, PLAIN) if any(c.startswith(name) for c in table))
-    columns = (f'{name}_{key}_percent' for key in ('IoU', 'F1', 'probability'))
-    quality = table[next(column for column in columns if column in table)]
-    has_regions = 'region_px' in table
+    measure = next(one for one in _MEASURES if f'{name}_{one}_percent' in table)
+    quality = table[f'{name}_{measure}_percent']
+    region = _MEASURES[measure]
     return pd.DataFrame(
         dict(
             id=table['id'],
             group=table['group'],
-            region=table['region_px'] if has_regions else 0,
-            quality=quality.fillna(100) if has_regions else quality,
+            region=table[region].fillna(0) if region else 0,
+            quality=quality.fillna(100) if region else quality,
             disagreement=table['disagreement_percent'],
         )
     )

@@ -21,7 +21,7 @@ from mmkdml.figures.style import TRUTH_COLOR
 #: Lowest score of boxes that figures show, and that counts of boxes include.
 SCORE_THRESHOLD = 0.3
 FOUND, FALSE, MISSED = 'found', 'false', 'missed'
-_LINES = {FOUND: '-', FALSE: (0, (2.5, 1.5)), MISSED: (0, (0.8, 1.2))}
+_LINES = {FOUND: '-', FALSE: (0, (2.5, 1.5)), MISSED: (0, (1.2, 1.0))}
 _IGNORED = '#B0B0B0'
 _TILE = 2.2  # width of a tile in inches
 
@@ -164,9 +164,14 @@ def legend_of_boxes(truths: Sequence[TrueBoxes], classes: Sequence[str] = ()) ->
     return [*entries, *patches]
 
 
+def count_true_boxes(truth: TrueBoxes) -> str:
+    """Return the number of true boxes as a caption."""
+    number, ignored = (~truth.ignored).sum(), truth.ignored.sum()
+    return f'{number} boxes' + (f', {ignored} ignored' if ignored else '')
+
+
 def _captions(panel: BoxPanel) -> list[str]:
     truth = panel.truth
     assert truth is not None
-    number, ignored = (~truth.ignored).sum(), truth.ignored.sum()
-    first = f'{number} boxes' + (f', {ignored} ignored' if ignored else '')
-    return [first, *(str(compare_boxes(boxes, truth)) for boxes in panel.boxes.values())]
+    own = [str(compare_boxes(boxes, truth)) for boxes in panel.boxes.values()]
+    return [count_true_boxes(truth), *own]

@@ -69,7 +69,7 @@ def outline(
 
 
 def outline_boxes(
-    axes: Axes, boxes: np.ndarray, colors: Sequence[str], style: Any = '-', width: float = 1.0
+    axes: Axes, boxes: np.ndarray, colors: Sequence[str], style: Any = '-', width: float = 1.1
 ) -> None:
     """Draw boxes, each with a thin dark edge.
 
@@ -86,6 +86,6 @@ def outline_boxes(
         )
         box.set(
             linewidth=width,
-            path_effects=[Stroke(linewidth=width + 0.8, foreground='black'), Normal()],
+            path_effects=[Stroke(linewidth=width + 0.6, foreground='black'), Normal()],
         )
         axes.add_patch(box)

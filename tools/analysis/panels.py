@@ -13,7 +13,7 @@ from mmkdml.apis.cli.analysis import analysis_parser, named_runs, open_run
 def main() -> None:
     parser = analysis_parser(
         'Select hard cases over all runs and write sheets with the predictions of each member, '
-        'heat maps of masks or Grad-CAM of classes, and a CSV of the numbers.',
+        'heat maps of masks, Grad-CAM of classes or boxes, and a CSV of the numbers.',
         name='panels',
     )
     which = parser.add_mutually_exclusive_group()
@@ -21,8 +21,8 @@ def main() -> None:
         '--by',
         choices=('smallest', 'worst', 'disagreement'),
         default='worst',
-        help='smallest regions; worst IoU, or probability of the true class, of the ensemble; '
-        'largest disagreement of the students (default: %(default)s)',
+        help='smallest regions or boxes; worst IoU, F1 of boxes, or probability of the true '
+        'class, of the ensemble; largest disagreement of the students (default: %(default)s)',
     )
     which.add_argument('--ids', nargs='+', metavar='ID', help='draw these cases instead')
     parser.add_argument('--num', type=int, default=6, help='number of cases (default: %(default)s)')
@@ -48,6 +48,7 @@ def main() -> None:
     import pandas as pd
 
     from mmkdml.analysis.case_figure import draw_runs
+    from mmkdml.analysis.detection_rows import box_rows
     from mmkdml.analysis.grad_cam import cam_bar, cam_rows
     from mmkdml.analysis.hard_cases import (
         SELECTIONS,
@@ -72,13 +73,13 @@ def main() -> None:
         for title, both in files.items()
     }
     task = check_comparable(runs)
-    if task == 'detection':
-        parser.error('expected runs of classification or segmentation, got detectors')
-    segmentation = task == 'segmentation'
-    if args.by == SMALLEST and not segmentation:
+    if args.by == SMALLEST and task == 'classification':
         parser.error(
-            '--by smallest requires masks, but these are classifiers: use worst or disagreement'
+            '--by smallest requires masks or boxes, but these are classifiers: use worst or '
+            'disagreement'
         )
+    if task == 'detection' and (args.layer or args.towards != 'predicted'):
+        parser.error('--layer and --towards are for classifiers, but these are detectors')
     if args.num < 1:
         parser.error(f'invalid --num: expected at least 1, got {args.num}')
     ids = list(dict.fromkeys(args.ids or []))
@@ -88,9 +89,10 @@ def main() -> None:
     }
     ids = ids or choose_cases(tables, args.by, args.num, args.repeat_groups)
     chosen = {title: (model, only_cases(loader, ids)) for title, (model, loader) in runs.items()}
-    if segmentation:
+    if task != 'classification':
         bar = FOREGROUND_BAR
-        rows = {title: mask_rows(*run) for title, run in chosen.items()}
+        build_rows = mask_rows if task == 'segmentation' else box_rows
+        rows = {title: build_rows(*run) for title, run in chosen.items()}
     else:
         bar = cam_bar(args.towards)
         rows = {title: cam_rows(*run, args.towards, args.layer) for title, run in chosen.items()}

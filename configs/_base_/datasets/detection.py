@@ -6,7 +6,7 @@ from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
 
 from mmkdml.datasets import LoadCheckedImage, SplitBoxDataset
-from mmkdml.engine import StrictJsonVisBackend
+from mmkdml.engine import PanelHook, StrictJsonVisBackend
 from mmkdml.evaluation import BoxAP, Calibration, Diversity, Fidelity, MemberMetrics
 
 with read_base():
@@ -73,6 +73,7 @@ test_dataloader = dict(
 val_evaluator = dict(type=MemberMetrics, metric=dict(type=BoxAP))
 test_evaluator = [val_evaluator, dict(type=Fidelity), dict(type=Diversity), dict(type=Calibration)]
 default_hooks['checkpoint'].update(save_best='ensemble/coco/bbox_mAP')
+custom_hooks.append(dict(type=PanelHook))
 visualizer = dict(
     type=DetLocalVisualizer, vis_backends=[dict(type=StrictJsonVisBackend)], name='visualizer'
 )

@@ -7,7 +7,7 @@ import torch
 
 # isort: split
 from mmengine.logging import MMLogger
-from mmengine.structures import BaseDataElement, PixelData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
@@ -182,3 +182,55 @@ def test_invalid_arguments_and_samples_raise(tmp_path, runner):
         run(PanelHook(), runner, [nameless])
     with pytest.raises(ValueError, match=r'gone\.png'):
         run(PanelHook(), runner, [sample(tmp_path / 'gone.png')])
+
+
+def box_sample(path, number, scores=(0.9, 0.2), members=('student_1', 'teacher')):
+    from mmdet.structures import DetDataSample
+
+    boxes = torch.tensor([[1.0, 1, 4, 4], [5, 5, 7, 8]])
+    found = InstanceData(bboxes=boxes, scores=torch.tensor(scores), labels=torch.tensor([0, 0]))
+    corner = torch.arange(number)[:, None] % 4
+    truth = InstanceData(
+        bboxes=torch.cat([corner, corner, corner + 3, corner + 3], 1).float(),
+        labels=torch.zeros(number).long(),
+    )
+    one = DetDataSample(
+        gt_instances=truth,
+        ignored_instances=truth[:0],
+        pred_instances=found,
+        metainfo=dict(img_path=str(path), ori_shape=(12, 16), img_shape=(24, 32)),
+    )
+    one.members = BaseDataElement(**{name: DetDataSample(pred_instances=found) for name in members})
+    return one
+
+
+def test_boxes_of_images_with_most_true_boxes(tmp_path, runner, drawn):
+    pytest.importorskip('mmdet')
+    paths = images(tmp_path, 4)
+    samples = [box_sample(path, index) for index, path in enumerate(paths)]
+    for one in samples[1:]:
+        one.set_metainfo(dict(group='a'))
+    run(PanelHook(num=1), runner, samples)  # the first has no true box
+    (row,) = drawn[0]
+    assert row.title == 'slice_03'
+    assert row.image.shape == (12, 16, 3)  # the original size
+    assert list(row.boxes) == ['teacher', 'student_1', 'ensemble']
+    assert len(row.truth.labels) == 3
+    for found in row.boxes.values():
+        assert found.boxes.tolist() == [[1, 1, 4, 4]]  # scores of at least 0.3
+    assert sorted(path.name for path in (tmp_path / 'run' / 'panels').iterdir()) == [
+        '01_slice_03.png',
+        'panels.png',
+    ]
+    run(PanelHook(score_threshold=0.1), runner, samples)
+    assert len(drawn[1][0].boxes['ensemble'].scores) == 2
+
+
+def test_detector_without_truth_draws_nothing(tmp_path, runner):
+    pytest.importorskip('mmdet')
+    one = box_sample('x.png', 2)
+    del one.gt_instances
+    run(PanelHook(), runner, [one, box_sample('y.png', 0)])
+    assert not (tmp_path / 'run').exists()
+    with pytest.raises(ValueError, match=r'score_threshold.*\[0, 1\], got 2'):
+        PanelHook(score_threshold=2)
