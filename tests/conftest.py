@@ -323,23 +323,27 @@ def detector():
     def published(name):
         return Config.fromfile(packaged_file(f'mmdet::{PUBLISHED_DETECTORS[name]}')).model
 
-    def build(name='atss', num_classes=3, seed=0, **backbone):
+    def config_of(name='atss', num_classes=3, width=8, **backbone):
         config = copy.deepcopy(published(name))
         levels = len(config.neck.in_channels)
         config.backbone = dict(
             type='ResNet',
             depth=18,
-            base_channels=8,
-            stem_channels=8,
+            base_channels=width,
+            stem_channels=width,
             out_indices=tuple(range(4 - levels, 4)),
             **backbone,
         )
-        config.neck.update(in_channels=[8, 16, 32, 64][-levels:], out_channels=32)
+        config.neck.update(in_channels=[width << i for i in range(4 - levels, 4)], out_channels=32)
         if 'num_csp_blocks' in config.neck:
             config.neck.num_csp_blocks = 1
         config.bbox_head.update(num_classes=num_classes, in_channels=32, feat_channels=32)
         config.bbox_head.stacked_convs = 1
-        torch.manual_seed(seed)
-        return MODELS.build(dict(config, _scope_='mmdet'))
+        return dict(config, _scope_='mmdet')
 
+    def build(name='atss', num_classes=3, seed=0, **backbone):
+        torch.manual_seed(seed)
+        return MODELS.build(config_of(name, num_classes, **backbone))
+
+    build.config = config_of
     return build

@@ -1,4 +1,4 @@
-"""Tiny networks and batches of both tasks."""
+"""Tiny networks and batches of the tasks."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper
-from mmengine.structures import PixelData
+from mmengine.structures import InstanceData, PixelData
 from mmpretrain.models import (
     CrossEntropyLoss,
     GlobalAveragePooling,
@@ -30,6 +30,7 @@ from mmkdml.models import (
     Transfer,
     UNetHead,
 )
+from mmkdml.models.tasks import detection_task
 from mmkdml.registry import MODELS
 
 SIZE = 32
@@ -185,8 +186,12 @@ def as_samples(masks):
 
 
 def optimized(losses):
-    """Return the sum that mmengine minimizes."""
-    return sum(value for key, value in losses.items() if 'loss' in key)
+    """Return the sum that mmengine minimizes; detectors have one loss per level."""
+    return sum(added(value) for key, value in losses.items() if 'loss' in key)
+
+
+def added(loss):
+    return sum(part.mean() for part in loss) if isinstance(loss, list) else loss.mean()
 
 
 def pair(task, transfers, **kwargs):
@@ -232,10 +237,25 @@ def tiny():
         compared_batch=compared_batch,
         as_samples=as_samples,
         optimized=optimized,
+        added=added,
     )
 
 
-@pytest.fixture(params=['classification', 'segmentation'])
+def box_samples(number=4, seed=1):
+    """Samples with 0 to 3 boxes; the first image has none."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = detection_task().dummy_samples(number, (SIZE, SIZE))
+    for index, sample in enumerate(samples):
+        first = torch.rand(index % 4, 2, generator=generator) * SIZE / 2
+        sides = 4 + torch.rand(index % 4, 2, generator=generator) * (SIZE / 2 - 4)
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([first, first + sides], 1),
+            labels=torch.randint(3, (index % 4,), generator=generator),
+        )
+    return samples
+
+
+@pytest.fixture(params=['classification', 'segmentation', 'detection'])
 def task(request):
     """Teacher, student and batch of each task."""
     if request.param == 'classification':
@@ -244,12 +264,28 @@ def task(request):
             teacher=lambda: classifier(width=6, block=32),
             student=classifier,
             batch=lambda number=4: (images(number), class_samples(number)),
-            member_loss='loss',
+            member_losses=('loss',),
+        )
+    if request.param == 'detection':
+        published = request.getfixturevalue('detector').config
+
+        def config(**settings):
+            built = published(**settings)
+            del built['data_preprocessor']
+            built['bbox_head'].norm_cfg = dict(type='GN', num_groups=8)
+            return built
+
+        return SimpleNamespace(
+            name=request.param,
+            teacher=lambda: config(width=12),
+            student=config,
+            batch=lambda number=4: (images(number), box_samples(number)),
+            member_losses=('loss_cls', 'loss_bbox', 'loss_centerness'),
         )
     return SimpleNamespace(
         name=request.param,
         teacher=lambda: segmentor(width=6),
         student=segmentor,
         batch=lambda number=4: (images(number), mask_samples(number)),
-        member_loss='decode.loss_focal_dice',
+        member_losses=('decode.loss_focal_dice',),
     )

@@ -7,7 +7,9 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
+from mmkdml.functional import detection_divergence
 from mmkdml.models import MODES, STYLES, DiversifiedKDMLDistiller, FeatureMSELoss
+from mmkdml.models.tasks import detection_task
 
 VARIANTS = list(itertools.product(MODES, STYLES))
 P, F = 'predictions', 'features'
@@ -30,10 +32,6 @@ def build(task, mode='kdml', style='v3', **kwargs):
     return DiversifiedKDMLDistiller(mode=mode, style=style, input_size=(32, 32), **kwargs)
 
 
-def total(losses):
-    return sum(value for key, value in losses.items() if 'loss' in key)
-
-
 def kl_by_hand(learner, source, temperature=2.0):
     """D(learner || source) pixel by pixel, in plain Python floats."""
 
@@ -53,8 +51,15 @@ def kl_by_hand(learner, source, temperature=2.0):
     return sum(values) / len(values)
 
 
+def boxes_by_hand(learner, source):
+    """The loss of both classes and boxes, which ``tests/functional/test_detection.py`` covers."""
+    return detection_divergence(learner, source, num_classes=3).item()
+
+
 def shared_map(member):
     """Return the module of the shared feature map."""
+    if hasattr(member, 'bbox_head'):
+        return member.neck.fpn_convs[0]
     if hasattr(member, 'decode_head'):
         return member.decode_head.blocks[0]
     return member.neck.conv_block if hasattr(member.neck, 'conv_block') else member.backbone
@@ -66,11 +71,13 @@ def outputs_of(member, inputs):
     handle = shared_map(member).register_forward_hook(lambda *call: maps.append(call[-1]))
     logits = member(inputs, mode='tensor')
     handle.remove()
+    if hasattr(member, 'bbox_head'):
+        logits = detection_task().logits(member, inputs)
     return logits, maps[0][-1] if isinstance(maps[0], tuple) else maps[0]
 
 
 @pytest.mark.parametrize(('mode', 'style'), VARIANTS)
-def test_loss_keys_and_values_by_hand(task, mode, style, paper_transfers):
+def test_loss_keys_and_values_by_hand(task, tiny, mode, style, paper_transfers):
     distiller = build(task, mode, style)
     # In eval mode, so that the forward pass of the oracle sees the same batch norms.
     distiller.double().eval()
@@ -82,19 +89,21 @@ def test_loss_keys_and_values_by_hand(task, mode, style, paper_transfers):
     expected = {}
     for name, weight in (('teacher', 1.0), ('student_1', GREEK['a1']), ('student_2', GREEK['a2'])):
         if name in members and not (name == 'teacher' and mode == 'kd_off'):
-            plain = members[name].loss(inputs, samples)[task.member_loss]
-            expected[f'{name}.{task.member_loss}'] = weight * plain.item()
+            plain = members[name].loss(inputs, samples)
+            for key in task.member_losses:
+                expected[f'{name}.{key}'] = weight * tiny.added(plain[key]).item()
     outputs = {name: outputs_of(member, inputs) for name, member in members.items()}
     for source, learner, kind, letter in paper_transfers[mode, style]:
         if kind == P:
-            value = kl_by_hand(outputs[learner][0], outputs[source][0])
+            by_hand = boxes_by_hand if task.name == 'detection' else kl_by_hand
+            value = by_hand(outputs[learner][0], outputs[source][0])
         else:
             gap = (outputs[learner][1].double() - outputs[source][1].double()).flatten().tolist()
             value = sum(g * g for g in gap) / len(gap)
         weight = GREEK[letter[0] + learner[-1]]
         expected[f'{learner}.loss_from_{source}.{kind}'] = weight * value
 
-    found = {key: value.item() for key, value in losses.items() if 'loss' in key}
+    found = {key: tiny.added(value).item() for key, value in losses.items() if 'loss' in key}
     assert found == pytest.approx(expected, rel=1e-9)
 
 
@@ -114,9 +123,9 @@ def test_transfers_train_only_their_learner(task, mode, style):
 
 
 @pytest.mark.parametrize(('mode', 'style'), VARIANTS)
-def test_all_trained_parameters_get_gradients(task, mode, style):
+def test_all_trained_parameters_get_gradients(task, tiny, mode, style):
     distiller = build(task, mode, style)
-    total(distiller(*task.batch(), mode='loss')).backward()
+    tiny.optimized(distiller(*task.batch(), mode='loss')).backward()
     without = [name for name, parameter in distiller.named_parameters() if parameter.grad is None]
     assert without == []
 
@@ -201,7 +210,7 @@ def test_taps_losses_and_projectors_reach_the_transfers(tiny):
     convolutions = [m for m in distiller.transfer_modules.modules() if isinstance(m, nn.Conv2d)]
     assert [(c.in_channels, c.out_channels) for c in convolutions] == [(16, 24), (24, 16)]
     losses = distiller(tiny.images(), tiny.class_samples(), mode='loss')
-    total(losses).backward()
+    tiny.optimized(losses).backward()
     assert all(c.weight.grad.abs().sum() > 0 for c in convolutions)
 
 
@@ -251,7 +260,7 @@ def test_different_students_need_a_projector(tiny):
             dict(projectors={'teacher->pupil': {}}),
             'keys of projectors must be some of teacher->student',
         ),
-        (dict(ensemble='sum'), 'ensemble must be one of max'),
+        (dict(ensemble='sum'), 'ensemble must be one of (max|wbf)'),
         (dict(temperature=0.0), 'temperature: .* got 0.0'),
         (dict(kl_direction='student||teacher'), 'direction: expected one of'),
         (dict(kl_scale='T'), 'scale: expected one of'),

@@ -51,8 +51,9 @@ def step(model, wrapper, inputs, samples):
     wrapper.update_params(model.parse_losses(losses)[0])
 
 
+@pytest.mark.parametrize('task', ['classification', 'segmentation'], indirect=True)
 def test_accumulated_batches_equal_one_large_batch(task):
-    """The last accumulation has fewer batches."""
+    """The last accumulation has fewer batches; losses of detectors depend on the whole batch."""
     model = classroom(task)
     twin = copy.deepcopy(model)
     optimise = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
