@@ -137,6 +137,8 @@ def import_frameworks() -> None:
     """
     warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
+    # mmdet's own heads use the old name.
+    warnings.filterwarnings('ignore', message='DeprecationWarning: `num_anchors` is deprecated')
     with contextlib.redirect_stdout(io.StringIO()):  # 'Could not import OneDL', three times
         importlib.import_module('mmpretrain.datasets')
         importlib.import_module('mmseg.datasets')

@@ -339,6 +339,8 @@ def detector():
             config.neck.num_csp_blocks = 1
         config.bbox_head.update(num_classes=num_classes, in_channels=32, feat_channels=32)
         config.bbox_head.stacked_convs = 1
+        if config.bbox_head.type in ('ATSSHead', 'FCOSHead', 'GFLHead'):
+            config.bbox_head.norm_cfg = dict(type='GN', num_groups=8)
         return dict(config, _scope_='mmdet')
 
     def build(name='atss', num_classes=3, seed=0, **backbone):

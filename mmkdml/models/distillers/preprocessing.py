@@ -20,6 +20,9 @@ from mmkdml.models.distillers.renormalization import (
 
 #: Augmentations that commute with normalization, so that a mixed batch can be normalized again.
 AFFINE_AUGMENTS = ('Mixup', 'CutMix', 'ResizeMix')
+_LISTS = (list, tuple, nn.ModuleList)
+# Not settings: attributes of every module, and where its inputs are moved to.
+_STATE = {*vars(nn.Module()), '_device', '_non_blocking', '_enable_normalize'}
 _NORMALIZATION = ('mean', 'std', 'to_rgb', '_channel_conversion', '_enable_normalize')
 _LABELS = ('to_onehot', 'num_classes', 'seg_pad_val')
 
@@ -164,7 +167,7 @@ def _set_augments(preprocessor: Any, augments: Any) -> None:
 def _listed(augments: Any) -> list[Any]:
     """Return augmentations as a list, unpacked from mmpretrain's ``RandomBatchAugment``."""
     augments = getattr(augments, 'augments', augments)
-    listed = augments if isinstance(augments, (list, tuple)) else [augments]
+    listed = augments if isinstance(augments, _LISTS) else [augments]
     return [one for one in listed if one is not None]
 
 
@@ -221,7 +224,7 @@ def _comparable(value: Any) -> Any:
         return value.detach().cpu().tolist()
     if isinstance(value, Mapping):
         return {key: _comparable(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, _LISTS):
         return [_comparable(one) for one in value]
     if value is None or isinstance(value, (bool, int, float, str, type)):
         return value
@@ -229,7 +232,7 @@ def _comparable(value: Any) -> Any:
         return type(value).__name__, {
             key: _comparable(one)
             for key, one in {**vars(value), **dict(value.named_buffers())}.items()
-            if key == '_channel_conversion' or not (key.startswith('_') or key == 'training')
+            if key not in _STATE
         }
     return type(value).__name__, {
         key: _comparable(one) for key, one in getattr(value, '__dict__', {}).items()

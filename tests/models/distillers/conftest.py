@@ -272,7 +272,6 @@ def task(request):
         def config(**settings):
             built = published(**settings)
             del built['data_preprocessor']
-            built['bbox_head'].norm_cfg = dict(type='GN', num_groups=8)
             return built
 
         return SimpleNamespace(

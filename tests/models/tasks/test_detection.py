@@ -2,8 +2,6 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
-from mmengine import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -11,8 +9,6 @@ pytest.importorskip('mmdet')
 from mmdet.structures import DetDataSample
 
 from mmkdml.models.tasks import detection_task, task_of
-from mmkdml.packages import packaged_file
-from mmkdml.registry import MODELS
 
 TASK = detection_task()
 SIZE = (96, 64)
@@ -21,35 +17,6 @@ SIZE = (96, 64)
 def batch():
     torch.manual_seed(3)
     return torch.randn(2, 3, *SIZE), TASK.dummy_samples(2, SIZE)
-
-
-def two_stage():
-    """Return a small Faster R-CNN with a fast substitute for RoIAlign, which needs operators."""
-    config = Config.fromfile(
-        packaged_file('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
-    ).model
-    config.backbone = dict(type='ResNet', depth=18, base_channels=4, stem_channels=4)
-    config.neck.update(in_channels=[4, 8, 16, 32], out_channels=16)
-    config.rpn_head.update(in_channels=16, feat_channels=16)
-    config.roi_head.bbox_roi_extractor.out_channels = 16
-    config.roi_head.bbox_head.update(in_channels=16, fc_out_channels=16, num_classes=3)
-    member = MODELS.build(dict(config, _scope_='mmdet'))
-    for layer in member.roi_head.bbox_roi_extractor.roi_layers:
-        layer.forward = lambda maps, rois: F.interpolate(maps[rois[:, 0].long()], (7, 7))
-    return member
-
-
-def detr():
-    config = Config.fromfile(packaged_file('mmdet::detr/detr_r50_8xb2-150e_coco.py')).model
-    config.backbone = dict(
-        type='ResNet', depth=18, base_channels=4, stem_channels=4, out_indices=[3]
-    )
-    config.neck.in_channels = [32]
-    config.bbox_head.num_classes = 3
-    config.num_queries = 5
-    for part in ('encoder', 'decoder'):
-        config[part].num_layers = 1
-    return MODELS.build(dict(config, _scope_='mmdet'))
 
 
 @pytest.mark.parametrize('name', ['atss', 'retinanet', 'fcos', 'gfl', 'rtmdet', 'yolox'])
@@ -81,9 +48,8 @@ def test_predictions_of_a_step_equal_the_logits(detector):
     assert torch.equal(predictions, TASK.logits(member, images))
 
 
-@pytest.mark.parametrize('make', [two_stage, detr])
-def test_other_detectors_share_features_only(make):
-    member = make()
+def test_other_detectors_share_features_only(other_detector):
+    member = other_detector
     assert task_of(dict(a=member, b=member)) is TASK
     images, samples = batch()
     losses, predictions = TASK.training_step(member, images, samples)
@@ -205,8 +171,7 @@ def test_combine_calls_the_ensemble_for_each_image(detector):
     assert [len(one.pred_instances) for one in samples] == [1, 2]
 
 
-def test_two_stage_detectors_predict():
-    member = two_stage().eval()
+def test_other_detectors_predict(other_detector):
     with torch.no_grad():
-        (first, _) = TASK.predict(member, batch()[0], None)
+        (first, _) = TASK.predict(other_detector.eval(), batch()[0], None)
     assert first.pred_instances.bboxes.shape[1] == 4
