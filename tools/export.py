@@ -20,6 +20,12 @@ def main() -> None:
     )
     parser.add_argument('--out', metavar='DIR', required=True, help='output folder')
     parser.add_argument('--force', action='store_true', help='replace exported files')
+    parser.add_argument(
+        '--nms',
+        action='store_true',
+        help="write the boxes that are left after a detector's non-maximum suppression to ONNX, "
+        'instead of those of all priors',
+    )
     parser.add_argument('--int8', action='store_true', help='also write an int8 ONNX model')
     parser.add_argument(
         '--images',
@@ -51,6 +57,7 @@ def main() -> None:
         what=args.what,
         form=args.format,
         int8=args.int8,
+        nms=args.nms,
         images=args.images,
         check=args.check,
         options=args.cfg_options,
@@ -58,11 +65,7 @@ def main() -> None:
         use_config=args.use_config,
         **{name: text for name, text in texts.items() if text is not None},
     )
-    agreement = result.exported.agreement
-    print(
-        f'Largest difference from PyTorch on {agreement.images} images: '
-        f'{agreement.max_difference:.2g}'
-    )
+    print(result.exported.agreement)
     if result.scores is not None:
         print(result.scores.to_string(index=False, float_format='%.2f', na_rep=''))
     for name, time in result.latency_ms.items():

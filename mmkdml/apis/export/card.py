@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 import torch
+from mmengine.config import Config
 
 from mmkdml.apis.export.formats import CHECKPOINT, Exported, compare_int8, speed_ups
 from mmkdml.apis.export.graph import sizes_in_words
@@ -80,8 +81,13 @@ In percent, with 95 % bootstrap intervals over groups.
 Not measured.
 {% endif %}
 On {{ agreement.images }} images, scores differ from PyTorch's by at most \
-{{ '%.2g' % agreement.max_difference }}, and {{ '%.2g' % (100 * agreement.other_labels) }} % of \
-the labels differ.
+{{ '%.2g' % agreement.max_difference }}, and \
+{% if agreement.boxes is defined -%}
+edges of boxes by at most {{ '%.2g' % agreement.max_box_difference }} pixels; \
+{{ '%.2g' % (100 * agreement.other_labels) }} % of {{ agreement.boxes }} boxes have no match.
+{%- else -%}
+{{ '%.2g' % (100 * agreement.other_labels) }} % of the labels differ.
+{%- endif %}
 
 ## Size and speed
 
@@ -156,7 +162,9 @@ def make_card(
                 parameters=one.parameters,
                 flops=2 * one.multiply_adds,
             )
-            for one in member_complexities(source.inspection)
+            for one in member_complexities(
+                dataclasses.replace(source.inspection, input_size=source.padded_size)
+            )
             if one.name in source.members
         ],
         files=[
@@ -196,6 +204,8 @@ def _as_text(value: Any) -> str:
 def _input(source: ExportSource, form: str) -> str:
     if form == CHECKPOINT:
         return 'see the test pipeline of the config.'
+    if source.detects:
+        return _input_of_detector(source)
     scores = 'probabilities'
     if len(source.members) > 1:
         maxima = "maxima of the students' probabilities, which need not sum to 1"
@@ -205,12 +215,34 @@ def _input(source: ExportSource, form: str) -> str:
             union_ensemble: maxima,
         }
         scores = kinds.get(source.ensemble, scores)
+    return f'{_images(source)}. Outputs: scores ({scores}) and labels.'
+
+
+def _images(source: ExportSource) -> str:
     return (
         f'images (N, {source.channels}, H, W), '
         f'{"RGB" if source.channels == 3 else "channels in the order of the files"}, '
-        f'{source.dtype}; preprocessing is part of the graph. H and W: '
-        f'{sizes_in_words(source)}. Outputs: scores ({scores}) and labels.'
+        f'{source.dtype}; preprocessing is part of the graph. H and W: {sizes_in_words(source)}'
     )
+
+
+def _input_of_detector(source: ExportSource) -> str:
+    keeps_ratio = any(step.get('keep_ratio') for step in _test_pipeline(source.config))
+    resized = 'resized with their aspect ratio' if keeps_ratio else 'resized'
+    (network,) = source.members.values()
+    nms = (
+        'selected boxes (N, M, 4) with scores and labels (N, M), filled up with -1'
+        if source.nms
+        else 'boxes of all P priors (N, P, 4) and scores (N, P, K), without non-maximum suppression'
+    )
+    return (
+        f'{_images(source)}, {resized} by the test pipeline. Outputs: {nms}; x1, y1, x2, y2 in '
+        f'pixels of the input. Settings of the suppression: {dict(network.test_cfg)}.'
+    )
+
+
+def _test_pipeline(config: Config) -> list[Any]:
+    return list((config.get('test_dataloader') or {}).get('dataset', {}).get('pipeline') or [])
 
 
 def _data(source: ExportSource) -> dict[str, dict[str, Any]]:

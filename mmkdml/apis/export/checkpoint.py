@@ -1,4 +1,4 @@
-"""Export of one network as a config and weights for MMPretrain or MMSegmentation."""
+"""Export of one network as a config and weights for its framework."""
 
 from __future__ import annotations
 
@@ -30,8 +30,14 @@ _STOCK = {
     'PretrainedTIMMBackbone': ('mmpretrain.TIMMBackbone', ('pretrained_cfg_overlay',)),
     'LoadCheckedImage': ('mmcv.LoadImageFromFile', ()),
 }
-_FRAMEWORKS = ('mmpretrain', 'mmseg')
+_FRAMEWORKS = ('mmpretrain', 'mmseg', 'mmdet')
 _STOCK_PACKAGES = (*_FRAMEWORKS, 'mmcv', 'mmengine', 'torch')
+# Scope, visualizer and data set by task.
+_CLASSIFICATION = ('mmpretrain', 'UniversalVisualizer', 'CustomDataset')
+_SETTINGS = dict(
+    segmentation=('mmseg', 'SegLocalVisualizer', 'BaseSegDataset'),
+    detection=('mmdet', 'DetLocalVisualizer', 'CocoDataset'),
+)
 # Metainfo of the data that tools of the frameworks read.
 _META = ('classes', 'palette')
 # Transforms that load annotations.
@@ -41,9 +47,10 @@ _ANNOTATIONS = re.compile('Load(?!Image|CheckedImage|MultiChannelImage)')
 def write_checkpoint(source: ExportSource, folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Write ``<name>.py``, ``<name>.pth`` and ``<name>.safetensors``.
 
-    The config uses the names in the registries of MMPretrain or MMSegmentation and contains the
-    preprocessing and the test pipeline without annotations, so that their inferencers work with it.
-    The checkpoint contains only weights and class names, and loads with ``weights_only=True``.
+    The config uses the names in the registries of MMPretrain, MMSegmentation or MMDetection, and
+    contains the preprocessing and the test pipeline without annotations, so that their inferencers
+    work with it. The checkpoint contains only weights and class names, and loads with
+    ``weights_only=True``.
 
     Args:
         source: One network.
@@ -57,10 +64,10 @@ def write_checkpoint(source: ExportSource, folder: Path) -> tuple[Path, tuple[st
         ValueError: If the source is an ensemble, which the frameworks do not support.
     """
     if source.what == ENSEMBLE:
+        graph = '' if source.detects else 'export the ensemble as onnx or torch-export, '
         raise ValueError(
-            'Ensembles are not supported by MMPretrain and MMSegmentation. Export each student, '
-            'export the ensemble as onnx or torch-export, or publish it for use with mmkdml '
-            f'({tool_command("publish")})'
+            'Ensembles are not supported by the frameworks of the students. Export each student, '
+            f'{graph}or publish it for use with mmkdml ({tool_command("publish")})'
         )
     (member,) = source.members.values()
     weights = {name: value.contiguous() for name, value in member.state_dict().items()}
@@ -89,7 +96,7 @@ def checkpoint_predictor(path: Path, source: ExportSource) -> PredictFn:
 
 def plain_config(source: ExportSource) -> tuple[Config, tuple[str, ...]]:
     """Build the config of one network for its framework, and list the classes that it lacks."""
-    scope = 'mmseg' if source.segments else 'mmpretrain'
+    scope, visualizer, dataset = _SETTINGS.get(source.inspection.task.name, _CLASSIFICATION)
     settings = source.config.to_dict()  # classes by their paths
     names = _Names(scope)
     model = names.of(without_pretrained(_member_settings(settings, source)))
@@ -97,10 +104,7 @@ def plain_config(source: ExportSource) -> tuple[Config, tuple[str, ...]]:
         default_scope=scope,
         model=model,
         data_preprocessor=model['data_preprocessor'],  # where mmseg's tools read it
-        visualizer=dict(
-            type='SegLocalVisualizer' if source.segments else 'UniversalVisualizer',
-            name='visualizer',
-        ),
+        visualizer=dict(type=visualizer, name='visualizer'),
     )
     loader = settings.get('test_dataloader')
     if loader:
@@ -113,7 +117,7 @@ def plain_config(source: ExportSource) -> tuple[Config, tuple[str, ...]]:
             batch_size=1,
             num_workers=0,
             dataset=dict(
-                type='BaseSegDataset' if source.segments else 'CustomDataset',
+                type=dataset,
                 metainfo={key: source.meta[key] for key in _META if key in source.meta},
                 test_mode=True,
                 pipeline=content['test_pipeline'],

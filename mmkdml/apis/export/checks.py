@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,15 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.structures import PixelData
 
+from mmkdml.apis.export.agreement import TOLERANCE, Agreement
+from mmkdml.apis.export.detection_checks import (
+    BoxComparison,
+    as_arrays,
+    boxes_of_priors,
+    predicted_boxes,
+    selected,
+    set_boxes,
+)
 from mmkdml.apis.export.graph import PredictFn
 from mmkdml.apis.export.source import ExportSource
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
@@ -30,32 +38,20 @@ from mmkdml.names import MULTI_LABEL
 from mmkdml.profiling import elapsed_seconds, interleaved_medians
 from mmkdml.registry import DATASETS
 
-TOLERANCE = 1e-4
 #: Share of labels that may differ, because rounding decides probabilities at the threshold.
 SHARE_OF_TIES = 1e-4
 _BATCH = 8
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Difference between the predictions of an export and of the framework.
-
-    Attributes:
-        images: Number of compared images.
-        max_difference: Largest absolute difference of a score.
-        other_labels: Share of different labels, in [0, 1].
-    """
-
-    images: int
-    max_difference: float
-    other_labels: float
-
-
 def framework_predictor(source: ExportSource) -> PredictFn:
-    """Predict with the preprocessing, networks and ensemble of the framework."""
+    """Predict with the preprocessing, networks and ensemble of the framework.
+
+    The outputs are those of the exported graph. Detectors return boxes, scores and labels,
+    padded with -1: after mmdet's selection with ``source.nms``, else of all priors and classes.
+    """
     task = source.inspection.task
 
-    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(images: np.ndarray) -> tuple[np.ndarray, ...]:
         networks = list(source.members.values())
         predictions = []
         for name, network in source.members.items():
@@ -65,7 +61,11 @@ def framework_predictor(source: ExportSource) -> PredictFn:
             )
             data = source.preprocessor_of(name)(batch, False)
             with torch.inference_mode():
+                if source.detects and not source.nms:
+                    return as_arrays(boxes_of_priors(network, **data))
                 predictions.append(task.predict(network, data['inputs'], data['data_samples']))
+        if source.detects:
+            return as_arrays(predicted_boxes(networks[0], predictions[0]))
         with torch.inference_mode():
             samples: Any = task.combine(networks, predictions, source.ensemble, None)
         if source.segments:
@@ -92,8 +92,14 @@ def compare(predict: PredictFn, source: ExportSource, images: Iterable[np.ndarra
     Raises:
         ValueError: If there is no image, a score differs by more than 1e-4, or more than one label
             in 10,000 differs. Shares of votes are compared like labels, as they are thresholded.
+            Boxes are compared as in :class:`~mmkdml.apis.export.detection_checks.BoxComparison`.
     """
     reference = framework_predictor(source)
+    if source.detects:
+        comparison = BoxComparison()
+        for batch in map(np.stack, equal_batches(images, _BATCH, np.shape)):
+            comparison.add(predict(batch), reference(batch))
+        return comparison.result(source.name)
     number, largest, off, other = 0, 0.0, [], []
     for batch in map(np.stack, equal_batches(images, _BATCH, np.shape)):
         number += len(batch)
@@ -173,7 +179,8 @@ def folder_images(config: Config, folder: str | Path, number: int) -> Iterator[n
 def case_table(predict: PredictFn, source: ExportSource, dataset: Any, name: str) -> pd.DataFrame:
     """Evaluate an export on each image of a data set; see :class:`mmkdml.evaluation.CaseTable`.
 
-    Masks are compared at their original size, to which scores are interpolated bilinearly.
+    Masks are compared at their original size, to which scores are interpolated bilinearly. Boxes of
+    all priors are selected as by mmdet before.
 
     Args:
         predict: Predictor of the exported file.
@@ -185,9 +192,13 @@ def case_table(predict: PredictFn, source: ExportSource, dataset: Any, name: str
     metric.dataset_meta = dataset.metainfo
     items = (dataset[index] for index in range(len(dataset)))
     for batch in equal_batches(items, _BATCH, lambda item: item['inputs'].shape):
-        scores, labels = predict(np.stack([_pixels(item) for item in batch]))
+        outputs = predict(np.stack([_pixels(item) for item in batch]))
         samples = [item['data_samples'] for item in batch]
-        for sample, score, label in zip(samples, scores, labels, strict=True):
+        for index, sample in enumerate(samples):
+            if source.detects:
+                set_boxes(sample, selected(outputs, index, source))
+                continue
+            score, label = (output[index] for output in outputs)
             if source.segments:
                 mask = _at_size(score, label, sample.ori_shape, source.threshold)
                 sample.pred_sem_seg = PixelData(data=mask)

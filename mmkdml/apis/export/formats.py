@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
+from mmkdml.apis.export.agreement import Agreement
 from mmkdml.apis.export.checkpoint import checkpoint_predictor, write_checkpoint
-from mmkdml.apis.export.checks import Agreement, compare, latencies
+from mmkdml.apis.export.checks import compare, framework_predictor, latencies
 from mmkdml.apis.export.graph import (
-    ExportedNetwork,
     PredictFn,
     check_sizes,
     export_program,
+    exported_network,
     file_predictor,
     network_predictor,
     quantize,
@@ -72,15 +74,20 @@ def export(
         raise ValueError(f'Invalid format: expected one of {", ".join(FORMATS)}, got {form!r}')
     if calibration is not None and form != ONNX:
         raise ValueError(f'int8: expected the format {ONNX}, got {form}')
+    if source.nms and form != ONNX:
+        raise ValueError(f'nms: expected the format {ONNX}, got {form}. Remove --nms')
     if form == CHECKPOINT:
         path, needs = write_checkpoint(source, folder)
+        if source.detects:  # mmdet selects boxes
+            source = dataclasses.replace(source, nms=True)
         predict = checkpoint_predictor(path, source)
         return Exported({form: predict}, compare(predict, source, images), needs)
     check_sizes(source, images)
-    program = export_program(ExportedNetwork(source), source)
+    network = exported_network(source)
+    program = export_program(network, source)
     path = folder / f'{source.name}{".onnx" if form == ONNX else ".pt2"}'
     if form == ONNX:
-        write_onnx(program, path)
+        write_onnx(program, path, network.outputs, network.onnx_operators)
     else:
         torch.export.save(program, path)
     exported = {form: file_predictor(path)}
@@ -95,20 +102,37 @@ def export(
 def measure_latencies(exported: Exported, source: ExportSource) -> dict[str, float]:
     """Measure milliseconds per image of the exported files, of PyTorch and of the teacher.
 
-    A teacher whose head has several outputs is skipped.
+    A teacher whose head has several outputs is skipped. Detectors without a supported graph are
+    timed in the framework.
     """
     size = source.inspection.input_size
+    if source.detects and CHECKPOINT in exported.predictors:
+        source = dataclasses.replace(source, nms=True)
     networks = {IN_PYTORCH: source}
     teacher = source.inspection.members.get(TEACHER)
-    if teacher is not None and source.what != TEACHER:
-        with torch.inference_mode():
-            image = torch.zeros(1, source.channels, *size)
-            logits = source.inspection.task.logits(teacher.eval(), image)
-        if logits is not None:  # its weights are not loaded, but do not affect the time
-            networks[TEACHER_IN_PYTORCH] = dataclasses.replace(source, members={TEACHER: teacher})
+    if teacher is not None and source.what != TEACHER and _can_be_timed(teacher, source):
+        # Its weights are not loaded, but do not affect the time.
+        networks[TEACHER_IN_PYTORCH] = dataclasses.replace(source, members={TEACHER: teacher})
     timed = {} if CHECKPOINT in exported.predictors else dict(exported.predictors)
-    timed.update({name: network_predictor(ExportedNetwork(one)) for name, one in networks.items()})
+    timed.update({name: _predictor_in_pytorch(one) for name, one in networks.items()})
     return latencies(timed, (source.channels, *size), source.dtype)
+
+
+def _can_be_timed(teacher: nn.Module, source: ExportSource) -> bool:
+    if source.detects:
+        return True
+    with torch.inference_mode():
+        image = torch.zeros(1, source.channels, *source.inspection.input_size)
+        return source.inspection.task.logits(teacher.eval(), image) is not None
+
+
+def _predictor_in_pytorch(source: ExportSource) -> PredictFn:
+    try:
+        return network_predictor(exported_network(source))
+    except ValueError:
+        if not source.detects:
+            raise
+        return framework_predictor(source)
 
 
 def speed_ups(times: Mapping[str, float]) -> dict[str, float]:

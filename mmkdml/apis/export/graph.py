@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,11 @@ from mmkdml.models.ensembles import per_class
 from mmkdml.models.tasks.segmentation import last_head, map_of_logits
 from mmkdml.optional import require
 
-PredictFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Maps images (N, C, H, W), with C = 3 RGB, to scores (N, K, ...) in [0, 1] and labels (N, ...)."""
+PredictFn = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+"""Maps images (N, C, H, W), with C = 3 RGB, to scores (N, K, ...) in [0, 1] and labels (N, ...).
+
+For detectors, to the outputs of :class:`~mmkdml.apis.export.detection_graph.ExportedDetector`.
+"""
 
 #: Size divisor without padding: the largest stride of the backbones in MMSegmentation.
 STRIDE = 32
@@ -40,7 +44,14 @@ class ExportedNetwork(nn.Module):
     foreground logit; a voting ensemble returns shares of votes. Labels are class indices, (N,) or
     (N, H, W), int64; of multi-label networks (N, K), 1 for each class that is present. Gradients of
     the source's networks are disabled.
+
+    Attributes:
+        outputs: Names of the outputs.
+        onnx_operators: See :func:`write_onnx`.
     """
+
+    outputs: tuple[str, ...] = OUTPUTS
+    onnx_operators: Mapping[Any, Callable[..., Any]] = MappingProxyType({})
 
     def __init__(self, source: ExportSource) -> None:
         super().__init__()
@@ -54,7 +65,7 @@ class ExportedNetwork(nn.Module):
         )
         self.eval().requires_grad_(False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute scores and labels of images (N, C, H, W)."""
         inputs = [normalize(images) for normalize in self.normalizations]
         if len(inputs) < len(self.members):
@@ -66,6 +77,18 @@ class ExportedNetwork(nn.Module):
             ]
         )
         return self.ensemble(probabilities, self.threshold)
+
+
+def exported_network(source: ExportSource) -> ExportedNetwork:
+    """Build the module that is exported.
+
+    Raises:
+        ValueError: If an exported graph does not support the networks.
+    """
+    if source.detects:  # imports mmdet
+        module = importlib.import_module('mmkdml.apis.export.detection_graph')
+        return module.ExportedDetector(source)
+    return ExportedNetwork(source)
 
 
 class _Normalization(nn.Module):
@@ -144,14 +167,29 @@ def check_sizes(source: ExportSource, images: Iterable[np.ndarray]) -> None:
             else (height, width) == source.inspection.input_size
         )
         if not fits:
+            fix = 'Resize the images in the pipeline'
+            if source.detects:
+                fix = "With keep_ratio=True, add dict(type='mmdet.Pad', size=(W, H)) after resizing"
             raise ValueError(
                 f'Invalid image size for {source.name}: expected {sizes_in_words(source)}, got '
-                f'{height}x{width} from the test pipeline. Resize the images in the pipeline'
+                f'{height}x{width} from the test pipeline. {fix}'
             )
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write an ONNX model with the input ``images`` and the outputs ``scores`` and ``labels``."""
+def write_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    outputs: Sequence[str] = OUTPUTS,
+    operators: Mapping[Any, Callable[..., Any]] | None = None,
+) -> None:
+    """Write an ONNX model with the input ``images``.
+
+    Args:
+        program: Return value of :func:`export_program`.
+        path: File to write.
+        outputs: Names of the outputs.
+        operators: Functions that build operators which torch does not convert.
+    """
     for module in ('onnx', 'onnxscript', 'onnxruntime'):
         _require(module)
     with _onnx_errors(path), warnings.catch_warnings():  # from torch's own code
@@ -162,7 +200,8 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
             str(path),
             dynamo=True,
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=list(outputs),
+            custom_translation_table=dict(operators or {}),
             external_data=False,
             verbose=False,
         )
@@ -228,13 +267,13 @@ class _Calibration:
         return None if image is None else {INPUT: image[None]}
 
 
-def network_predictor(network: Callable[[Tensor], tuple[Tensor, Tensor]]) -> PredictFn:
+def network_predictor(network: Callable[[Tensor], tuple[Tensor, ...]]) -> PredictFn:
     """Wrap a PyTorch network."""
 
-    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(images: np.ndarray) -> tuple[np.ndarray, ...]:
         with torch.inference_mode():
-            scores, labels = network(torch.from_numpy(images))
-        return scores.numpy(), labels.numpy()
+            outputs = network(torch.from_numpy(images))
+        return tuple(output.numpy() for output in outputs)
 
     return predict
 
@@ -251,9 +290,9 @@ def file_predictor(path: Path) -> PredictFn:
     with _onnx_errors(path):
         session = runtime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
-    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(images: np.ndarray) -> tuple[np.ndarray, ...]:
         with _onnx_errors(path):
-            return tuple(session.run(list(OUTPUTS), {INPUT: images}))
+            return tuple(session.run(None, {INPUT: images}))
 
     return predict
 

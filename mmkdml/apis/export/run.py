@@ -53,6 +53,7 @@ def export_run(
     what: str = 'ensemble',
     form: str = ONNX,
     int8: bool = False,
+    nms: bool = False,
     images: str | Path | None = None,
     check: int = 50,
     options: Mapping[str, Any] | None = None,
@@ -71,9 +72,10 @@ def export_run(
         out: Output folder; created if missing.
         checkpoint: Checkpoint file, or folder of a run for its best one. Default: that of the run.
         what: ``'ensemble'`` or the name of a member; ``'model'`` for a plain network.
-        form: ``'checkpoint'`` (for MMPretrain and MMSegmentation), ``'onnx'`` or
+        form: ``'checkpoint'`` (for MMPretrain, MMSegmentation and MMDetection), ``'onnx'`` or
             ``'torch-export'``.
         int8: Also write an int8 model, calibrated on the validation set. Only for ``'onnx'``.
+        nms: Select the boxes of a detector in the graph, as mmdet does. Only for ``'onnx'``.
         images: Folder of images to check the export on. Default: the test set, on which quality is
             measured, too.
         check: Number of images to check the export on, at least 1.
@@ -112,7 +114,8 @@ def export_run(
             dataset_images(test, check) if images is None else folder_images(config, images, check)
         )
         channels, *size = checked[0].shape
-        source = load_source(config, checkpoint, what, size, channels, checked[0].dtype.name)
+        kind = checked[0].dtype.name
+        source = load_source(config, checkpoint, what, size, channels, kind, nms)
         calibration = (
             dataset_images(dataset_of(config, 'val'), _CALIBRATION_IMAGES) if int8 else None
         )

@@ -40,6 +40,7 @@ class ExportSource:
         channels: Channels of the images that the test pipeline returns; 3 are BGR there, and RGB in
             the export.
         dtype: Name of their type, such as ``'uint8'``.
+        nms: Select the boxes of a detector in the graph.
     """
 
     name: str
@@ -54,11 +55,24 @@ class ExportSource:
     preprocessor: Any
     channels: int = 3
     dtype: str = 'uint8'
+    nms: bool = False
 
     @property
     def segments(self) -> bool:
         """True if the networks predict masks."""
         return self.inspection.task.name == 'segmentation'
+
+    @property
+    def detects(self) -> bool:
+        """True if the networks predict boxes."""
+        return self.inspection.task.name == 'detection'
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """(H, W) of the images that detectors process; other preprocessors do not pad."""
+        divisor = self.preprocessor.pad_size_divisor if self.detects else 1
+        height, width = (-(-side // divisor) * divisor for side in self.inspection.input_size)
+        return height, width
 
     def preprocessor_of(self, name: str) -> Any:
         """Return the data preprocessor of a member: its own, or the shared one."""
@@ -75,6 +89,7 @@ def load_source(
     image_size: Sequence[int] | None = None,
     channels: int = 3,
     dtype: str = 'uint8',
+    nms: bool = False,
 ) -> ExportSource:
     """Build the networks and load their weights strictly.
 
@@ -88,18 +103,20 @@ def load_source(
             ``input_size``, or the size of the config's data, or the default of the task.
         channels: See :class:`ExportSource`.
         dtype: See :class:`ExportSource`.
+        nms: See :class:`ExportSource`.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
         ValueError: If the member is unknown, a frozen member has no file, the weights do not fit,
-            or the task, the head or the test mode of a network is not supported.
+            or the head or test mode of a network is not supported; or
+            with ``nms``, if the networks are no detectors.
         TypeError: If the config's model is of another kind.
     """
     inspection = inspect_config(config)
     if image_size is not None:
         inspection = dataclasses.replace(inspection, input_size=tuple(image_size))
-    if inspection.task.name == 'detection':
-        raise ValueError(f'{config.filename}: export of detectors is not supported')
+    if nms and inspection.task.name != 'detection':
+        raise ValueError(f'nms: expected a detector, got {inspection.task.name}. Remove --nms')
     distiller = inspection.distiller
     choices: dict[str, tuple[str, ...]] = {name: (name,) for name in inspection.members}
     if distiller is not None:
@@ -121,8 +138,9 @@ def load_source(
                 f'{frozen_checkpoint_option(config.model, name)}=FILE'
             )
         load_network(member.eval(), file, name)
-        if _segments(member):  # mmseg reads its settings as attributes
-            member.test_cfg = ConfigDict(member.test_cfg)
+        for part in member.modules():  # mmseg and mmdet read their settings as attributes
+            if isinstance(getattr(part, 'test_cfg', None), dict):
+                part.test_cfg = ConfigDict(part.test_cfg)
     multi_label = inspection.task.multi_label
     threshold = {_threshold(name, one, multi_label) for name, one in members.items()}.pop()
     owner = distiller or next(iter(members.values()))
@@ -139,6 +157,7 @@ def load_source(
         preprocessor=owner.data_preprocessor,
         channels=channels,
         dtype=dtype,
+        nms=nms,
     )
 
 

@@ -33,20 +33,19 @@ def has_dense_predictions(head: nn.Module) -> bool:
     """
     kind: Any = type(head)
     return (
-        any(
-            isinstance(head, known) and all(_same(kind, known, name) for name in _FORWARD)
-            for known in _KNOWN
-        )
+        inherits(head, 'forward', 'forward_single')
         and kind.loss is BaseDenseHead.loss
         and getattr(head, 'use_sigmoid_cls', True)
     )
 
 
-_FORWARD = ('forward', 'forward_single')
-
-
-def _same(kind: type, known: type, name: str) -> bool:
-    return getattr(kind, name) is getattr(known, name)
+def inherits(head: Any, *methods: str) -> bool:
+    """Return whether a head has the methods of one of the six known heads that it is based on."""
+    return any(
+        isinstance(head, known)
+        and all(getattr(type(head), name) is getattr(known, name) for name in methods)
+        for known in _KNOWN
+    )
 
 
 def dense_predictions(head: Any, outputs: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -71,19 +70,21 @@ def dense_predictions(head: Any, outputs: Sequence[Sequence[Tensor]]) -> Tensor:
     stride = torch.cat(
         [prior.new_full((len(prior), 1), s) for prior, s in zip(priors, strides, strict=True)]
     )
-    logits = torch.cat([_flat(level, head.cls_out_channels) for level in scores], 1)
+    logits = torch.cat([flat_level(level, head.cls_out_channels) for level in scores], 1)
     if isinstance(head, YOLOXHead):
-        logits = _product_logits(logits, torch.cat([_flat(level, 1) for level in outputs[2]], 1))
+        logits = _product_logits(
+            logits, torch.cat([flat_level(level, 1) for level in outputs[2]], 1)
+        )
     box_channels = boxes[0].shape[1] * sizes[0].numel() // len(priors[0])
-    regressed = torch.cat([_flat(level, box_channels) for level in boxes], 1)
+    regressed = torch.cat([flat_level(level, box_channels) for level in boxes], 1)
     corners = _decode(head, torch.cat(priors), regressed, stride) / stride
     parts = [logits, corners, *([regressed] if isinstance(head, GFLHead) else [])]
     return torch.cat(parts, 2).transpose(1, 2)
 
 
-def _flat(level: Tensor, channels: int) -> Tensor:
+def flat_level(level: Tensor, channels: int) -> Tensor:
     """Arrange a level (N, A C, h, w) as (N, h w A, C), the order of mmdet's priors."""
-    return level.permute(0, 2, 3, 1).reshape(len(level), -1, channels)
+    return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, channels)
 
 
 def _decode(head: Any, prior: Tensor, regressed: Tensor, stride: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ def _decode(head: Any, prior: Tensor, regressed: Tensor, stride: Tensor) -> Tens
         return head._bbox_decode(torch.cat([prior, stride, stride], 1), regressed)
     if isinstance(head, FCOSHead) and head.norm_on_bbox and head.training:
         regressed = regressed * stride  # the head multiplies in eval mode only
-    priors = prior.expand(len(regressed), *prior.shape).flatten(0, 1)
+    priors = prior.expand(regressed.shape[0], *prior.shape).flatten(0, 1)
     return head.bbox_coder.decode(priors, regressed.flatten(0, 1)).reshape(*regressed.shape)
 
 

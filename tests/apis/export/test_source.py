@@ -104,11 +104,3 @@ def test_unsupported_exports_raise(run, tmp_path):
     torch.save(inspect_config(binary).members['model'].state_dict(), tmp_path / 'x.pth')
     with pytest.raises(ValueError, match='model: expected threshold=0.5 for export, got 0.3'):
         load_source(binary, tmp_path / 'x.pth', 'model')
-
-
-def test_detectors_are_refused(run, monkeypatch):
-    config, path, _ = run
-    inspection = SimpleNamespace(task=SimpleNamespace(name='detection'), distiller=None)
-    monkeypatch.setattr(source, 'inspect_config', lambda config: inspection)
-    with pytest.raises(ValueError, match=r'kdml_v3_demo\.py: export of detectors is not supported'):
-        load_source(config, path, 'ensemble')
