@@ -220,8 +220,10 @@ def changing_weights(model, transfers):
 @pytest.mark.parametrize(
     'name', [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in ALL]
 )
+@pytest.mark.usefixtures('recycled_noise')
 def test_config_trains_a_step(name, small, paper_transfers):
     config = small(name)
+    config.optim_wrapper.optimizer.fused = True  # the same step, faster
     model = MODELS.build(config.model)
     if 'students' in config.model:
         rows = [(row.source, row.learner, row.knowledge) for row in model.transfers]
