@@ -183,6 +183,7 @@ class FakeClient:
         self.status.append(status)
 
 
+@pytest.mark.usefixtures('formatted')
 def test_mlflow_continues_a_resumed_run(save_dir, tmp_path, monkeypatch):
     class Metric:
         def __init__(self, key, value, timestamp, step):
