@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from optuna import TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from mmkdml.experiments.tuning import results as tuning_results
 from mmkdml.experiments.tuning import study as tuning_study
 from mmkdml.experiments.tuning import tuner as tuning
 from mmkdml.experiments.tuning.space import paper_grid
@@ -70,6 +72,12 @@ def trained(monkeypatch):
     monkeypatch.setattr(tuning, 'train_trial', train)
     monkeypatch.setattr(tuning, 'POLL_SECONDS', 0.05)
     return configs
+
+
+@pytest.fixture(autouse=True)
+def empty_picture(monkeypatch):
+    """Save an empty picture of each search; see ``test_results.py`` and ``test_ternary.py``."""
+    monkeypatch.setattr(tuning_results, 'draw_landscape', lambda *_: Figure())
 
 
 def table_of(folder):
