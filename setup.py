@@ -172,7 +172,7 @@ EXTRAS_REQUIRE = {
 setup(
     name='mmkdml',
     version=VERSION,
-    description='Knowledge distillation with learning styles for MMPretrain, MMSegmentation, MMDetection',
+    description='Knowledge distillation with learning styles for OpenMMLab frameworks',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     author='The mmkdml Authors',

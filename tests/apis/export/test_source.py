@@ -1,11 +1,9 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mmkdml.apis import load_config
-from mmkdml.apis.export import source
 from mmkdml.apis.export.source import load_source
 from mmkdml.inspection import inspect_config
 from mmkdml.models.ensembles import max_ensemble, union_ensemble
