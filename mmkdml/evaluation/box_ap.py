@@ -44,6 +44,8 @@ class BoxAP(CocoMetric):
             ``evaluate`` if two samples have the same ``img_id``.
 
     Example:
+        >>> from mmengine.hooks import CheckpointHook
+        >>> from mmkdml.evaluation import BoxAP, MemberMetrics
         >>> val_evaluator = dict(type=MemberMetrics, metric=dict(type=BoxAP))
         >>> checkpoint = dict(type=CheckpointHook, save_best='ensemble/coco/bbox_mAP')
     """
