@@ -1,15 +1,18 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from mmseg.models.segmentors import SegTTAModel
+from PIL import Image
 
 from mmkdml.apis import load_config
 from mmkdml.apis.tta import augment_model, plain_config, tta_changes, use_tta
+from mmkdml.datasets import LoadCheckedImage
 from mmkdml.engine import PanelHook, SafeCheckpointHook
 from mmkdml.models import MemberTTA
-from mmkdml.registry import DATASETS, MODELS
+from mmkdml.registry import DATASETS, MODELS, TRANSFORMS
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
 CONFIGS = [DEMO / 'kdml_v3_demo.py', DEMO / 'kdml_v3_demo_slices.py']
@@ -141,3 +144,35 @@ def test_model_and_folders_of_figures(settings, kind):
     assert type(runner.model) is kind
     assert runner.model.module is model
     assert [one.out_dir for one in hooks] == ['tta/panels', 'tta/pictures', '/a/tta', 'x']
+
+
+def test_detectors_are_flipped_before_padding_and_loading_boxes(tmp_path):
+    """Boxes are flipped back without the padding; the true boxes of all views stay unflipped."""
+    transforms = pytest.importorskip('mmdet.datasets.transforms')
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)).save(tmp_path / 'x.png')
+    pipeline = [
+        dict(type=LoadCheckedImage),
+        dict(type=transforms.Resize, scale=(60, 60), keep_ratio=True),
+        dict(type=transforms.Pad, size=(64, 64)),
+        dict(type=transforms.LoadAnnotations, with_bbox=True),
+        dict(type=transforms.PackDetInputs),
+    ]
+    config = Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    use_tta(config)
+    results = dict(
+        img_path=str(tmp_path / 'x.png'),
+        img_id=0,
+        instances=[dict(bbox=[1, 2, 9, 8], bbox_label=0, ignore_flag=0)],
+    )
+    for step in config.test_dataloader.dataset.pipeline:
+        results = TRANSFORMS.build(step)(results)
+    image, *flipped = (view[:, :40, :60] for view in results['inputs'])
+    for view, axis in zip(flipped, (2, 1), strict=True):
+        assert view.equal(image.flip(axis))
+    assert [view.shape for view in results['inputs']] == [(3, 64, 64)] * 3
+    directions = [None, 'horizontal', 'vertical']
+    for sample, direction in zip(results['data_samples'], directions, strict=True):
+        assert sample.get('flip_direction') == direction
+        assert sample.ori_shape == (20, 30)
+        assert sample.gt_instances.bboxes.tensor.tolist() == [[1, 2, 9, 8]]

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mmkdml.apis.prediction.answers import Answer, Prediction
 from mmkdml.apis.prediction.predictor import Predictor
 from mmkdml.evaluation.box_samples import Boxes
@@ -29,12 +31,20 @@ def box_rows(prediction: Prediction, classes: Sequence[str]) -> list[dict[str, A
     """Return a row for each box of each member, the highest score first.
 
     A member without boxes has one row without a label, which counts the image.
+
+    Raises:
+        ValueError: If a box or score is not finite.
     """
     height, width = prediction.image.shape[:2]
     rows = []
     for name, answer in prediction.answers.items():
         image = dict(image=prediction.index, width=width, height=height, member=name)
         found = as_boxes(answer)
+        if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
+            raise ValueError(
+                f'{prediction.case.source.name}: expected finite boxes and scores of {name}, got '
+                'NaN or infinity. Check the checkpoint, and the size and normalization of images'
+            )
         for box, score, label in zip(*(one.tolist() for one in found), strict=True):
             corners = [round(side, _PIXEL_DIGITS) for side in box]
             own = dict(label=classes[label], score=round(score, _SCORE_DIGITS))

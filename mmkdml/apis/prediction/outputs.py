@@ -149,7 +149,7 @@ def predict_files(
             else:
                 path = _input_path(case.source)
                 failed[case.source.name] = f'{path}: changed while it was predicted'
-        except OSError as error:
+        except (OSError, ValueError) as error:
             add_failed(case.source, error)
     for source in todo:
         if source.name in failed:

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from mmkdml.apis.prediction.box_outputs import coco_text
@@ -175,3 +176,21 @@ def test_options_of_other_tasks_are_refused(segmentor, box_predictor, folder, tm
     with pytest.raises(ValueError, match=r'score_threshold.*\[0, 1\], got 3'):
         predict_files(box_predictor(), folder, tmp_path / 'out', score_threshold=3)
     assert not (tmp_path / 'out').exists()
+
+
+def test_boxes_that_are_not_finite_fail_the_case(box_predictor, folder, tmp_path):
+    predictor = box_predictor()
+    find = predictor.model.predict
+
+    def broken(inputs, samples):
+        found = find(inputs, samples)
+        for sample in found:
+            if sample.pred_instances.labels.tolist() == [0]:
+                sample.pred_instances.bboxes[0, 2] = torch.nan
+        return found
+
+    predictor.model.predict = broken
+    with pytest.raises(ValueError, match='1 of 3 cases failed.*\n.*b: expected finite.*model'):
+        predict_files(predictor, folder, tmp_path / 'out')
+    assert set(read(tmp_path / 'out').case) == {'a', 'c'}
+    assert len(json.loads((tmp_path / 'out' / 'boxes' / 'model.json').read_text())['images']) == 2
