@@ -23,6 +23,9 @@ from mmkdml.models.distillers.terms.transfer_terms import (
 from mmkdml.models.transfers import Tap, Transfer
 from mmkdml.weight_configs import format_schedule
 
+_HEADS = ('decode_head', 'bbox_head', 'rpn_head', 'roi_head', 'head')
+_PARTS = ('backbone', 'neck', *_HEADS, 'model')  # of a network, as attributes
+
 
 @dataclass(frozen=True)
 class MemberComplexity:
@@ -34,6 +37,9 @@ class MemberComplexity:
         parameters: Number of parameters.
         multiply_adds: Multiply-adds of its convolutions and matrix products for one image.
         trained: False for frozen members.
+        has_head: False if the head is not part of ``multiply_adds``: that of a detector whose
+            number of proposals or queries depends on the image, see
+            :class:`~mmkdml.models.tasks.detection.DetectionTask`.
     """
 
     name: str
@@ -41,21 +47,27 @@ class MemberComplexity:
     parameters: int
     multiply_adds: int
     trained: bool
+    has_head: bool = True
 
 
 def member_complexities(inspection: Inspection) -> list[MemberComplexity]:
     """Compute the size of each member, in the classroom's order."""
     frozen = inspection.distiller.frozen_names if inspection.distiller else ()
-    return [
-        MemberComplexity(
-            name,
-            _network(member),
-            count_parameters(member),
-            _multiply_adds(member, inspection),
-            name not in frozen,
+    sizes = []
+    for name, member in inspection.members.items():
+        with FlopCounterMode(display=False) as counter:
+            probed = probe_member(member, inspection.task, (), inspection.input_size)
+        sizes.append(
+            MemberComplexity(
+                name,
+                _network(member),
+                count_parameters(member),
+                counter.get_total_flops() // 2,  # PyTorch counts a multiply-add as two
+                name not in frozen,
+                probed.logits is not None,
+            )
         )
-        for name, member in inspection.members.items()
-    ]
+    return sizes
 
 
 def compression(students: Iterable[MemberComplexity], teacher: MemberComplexity) -> float:
@@ -79,9 +91,11 @@ def describe(inspection: Inspection) -> str:
         f'Members, for an image of {height}x{width}. GMACs: 10^9 multiply-adds of convolutions and '
         f'matrix products (1 multiply-add = 2 FLOPs)\n{_member_table(sizes)}'
     ]
+    if headless := [size.name for size in sizes if not size.has_head]:
+        parts.append(f'GMACs without the head, which is not run: {", ".join(headless)}')
     distiller = inspection.distiller
     if distiller is None:
-        return parts[0]
+        return '\n\n'.join(parts)
     for name in distiller.frozen_names:
         path = inspection.checkpoints.get(name)
         where = (
@@ -105,18 +119,8 @@ def describe(inspection: Inspection) -> str:
     return '\n\n'.join(parts)
 
 
-def _multiply_adds(member: nn.Module, inspection: Inspection) -> int:
-    with FlopCounterMode(display=False) as counter:
-        probe_member(member, inspection.task, (), inspection.input_size)
-    return counter.get_total_flops() // 2  # PyTorch counts a multiply-add as two
-
-
 def _network(member: Any) -> str:
-    parts = [
-        part
-        for name in ('backbone', 'neck', 'decode_head', 'head', 'model')
-        for part in _each(getattr(member, name, None))
-    ]
+    parts = [part for name in _PARTS for part in _each(getattr(member, name, None))]
     return ' + '.join(map(_type_and_size, parts))
 
 

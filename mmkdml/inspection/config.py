@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -50,8 +50,8 @@ def inspect_config(config: Config) -> Inspection:
     """Build and inspect the model of a config without loading its weights.
 
     Args:
-        config: Config whose ``model`` is a classroom, an mmpretrain classifier or an mmseg
-            segmentor.
+        config: Config whose ``model`` is a classroom, an mmpretrain classifier, an mmseg
+            segmentor or an mmdet detector.
 
     Raises:
         TypeError: If the model is none of these.
@@ -81,7 +81,7 @@ def inspect_config(config: Config) -> Inspection:
 
 
 def inspect_model(model: nn.Module) -> Inspection:
-    """Inspect a classroom, an mmpretrain classifier or an mmseg segmentor.
+    """Inspect a classroom, an mmpretrain classifier, an mmseg segmentor or an mmdet detector.
 
     Raises:
         TypeError: If the model is none of these.
@@ -129,12 +129,14 @@ def without_pretrained(config: Any) -> Any:
     at any depth.
     """
     if isinstance(config, Mapping):
-        return {
+        kept = {
             key: without_pretrained(value)
             for key, value in config.items()
             if key not in ('pretrained', 'checkpoint_path')
             and not (key == 'init_cfg' and _is_pretrained(value))
         }
+        # Detectors of two stages read the attributes of a ConfigDict.
+        return ConfigDict(kept) if isinstance(config, ConfigDict) else kept
     if isinstance(config, (list, tuple)):
         return type(config)(
             without_pretrained(value) for value in config if not _is_pretrained(value)

@@ -6,8 +6,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 
 from mmkdml.inspection.taps_listing import TapRow
+from mmkdml.models.necks.pyramid import pyramid_levels
 
-STEM, STAGE, BLOCK, NECK, DECODER, LOGITS = 'stem', 'stage', 'block', 'neck', 'decoder', 'logits'
+STEM, STAGE, BLOCK = 'stem', 'stage', 'block'
+NECK, LEVEL, DECODER, LOGITS = 'neck', 'level', 'decoder', 'logits'
+_BOX_HEAD = 'bbox_head'
 _BACKBONE, _TIMM_MODEL = 'backbone', 'model'  # TimmClassifier has backbone and head in one
 _STEM_STRIDE = 4  # maps with smaller strides belong to the stem
 
@@ -27,8 +30,9 @@ def stage_of_layers(rows: Sequence[TapRow], input_size: Sequence[int]) -> dict[s
 
     Returns:
         Name of the stage by name of the layer: ``'stem'``, ``'stage 2'`` (``'block 2'`` if the
-        blocks have no maps), ``'neck'``, ``'decoder 1'`` or ``'logits'``. Layers between stages,
-        such as a pooling, are missing.
+        blocks have no maps), ``'neck'`` (``'level 2'`` of a feature pyramid, finest first),
+        ``'decoder 1'`` or ``'logits'``. Layers between stages, such as a pooling, and those of a
+        detector's head are missing.
     """
     shapes = {
         row.name: shape
@@ -46,7 +50,11 @@ def stage_of_layers(rows: Sequence[TapRow], input_size: Sequence[int]) -> dict[s
             if part == _TIMM_MODEL and last is not None and len(shapes[last]) == 2:
                 named[last] = LOGITS
         elif part == NECK:
-            named = dict.fromkeys(units, NECK)
+            levels = pyramid_levels(units)
+            named = {unit: f'{LEVEL} {index}' for index, unit in enumerate(levels, 1)}
+            named = named or dict.fromkeys(units, NECK)
+        elif part == _BOX_HEAD:  # its layers run once per level, so that none has the logits
+            named = {}
         elif units:  # the last layer of a head computes the logits
             *inner, last = units
             blocks = [unit for unit in inner if len(units[unit]) > 1]
@@ -166,10 +174,12 @@ def _inner_name(layer: str, stages: Mapping[str, str]) -> str:
 
 
 def _size(shape: tuple[int, ...] | None, input_size: Sequence[int]) -> str:
-    """Format channels and stride; both are integers for maps that divide the image."""
+    """Format channels and stride: the power of 2 with which the size was rounded up, if any."""
     if shape is None:
         return ''
     if len(shape) != 4:
         return f' ({shape[-1]} ch)'
-    stride = round(input_size[0] / shape[2])
+    height, size = shape[2], input_size[0]
+    powers = (2**power for power in range(11) if height > 1 and -(-size // 2**power) == height)
+    stride = next(powers, round(size / height))
     return f' ({shape[1]} ch, 1/{stride})' if stride > 1 else f' ({shape[1]} ch)'

@@ -15,7 +15,7 @@ from mmkdml.inspection.config import Inspection
 from mmkdml.models.distillers.members import probe_member
 from mmkdml.models.distillers.terms.transfer_terms import tap_names
 from mmkdml.models.layouts import Layout, layout_of
-from mmkdml.models.tap_presets import ALL_WITH_ALL, Suggestion, suggested_taps
+from mmkdml.models.tap_presets import ALL_WITH_ALL, ONE_PAIR, Suggestion, suggested_taps
 from mmkdml.models.tasks import Task
 
 
@@ -191,7 +191,14 @@ def _pair_text(
     columns = (tap_names(source_tap), source_shapes, tap_names(learner_tap), learner_shapes)
     table = PrettyTable(['source tap', 'output', 'learner tap', 'output '], align='l')
     table.add_rows([list(row) for row in zip_longest(*columns, fillvalue='')])
-    return f'{table}\nsource_tap={source_tap!r},\nlearner_tap={learner_tap!r},'
+    if method in ONE_PAIR and len(source_shapes) > 1:
+        pairs = list(zip(source_tap, learner_tap, strict=True))
+        title = f'{table}\nThe loss compares one pair of taps. Write a transfer for each:'
+    else:
+        pairs, title = [(source_tap, learner_tap)], str(table)
+    return '\n'.join(
+        [title, *(f'source_tap={one!r},\nlearner_tap={other!r},' for one, other in pairs)]
+    )
 
 
 def _default_tap(task: Task, member: nn.Module) -> str:

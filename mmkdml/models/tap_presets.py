@@ -1,7 +1,8 @@
 """Names of the modules whose feature maps the compared methods use.
 
 The layers are those of DefangChen/SimKD for classification, and of winycg/CIRKD and EagleMIT/EMKD
-for segmentation; those of MGD and PKD are of their own code. CIRKD's maps before the classifier
+for segmentation; those of MGD and PKD are of their own code. Detectors compare all levels of the
+feature pyramid, as in the code of FGD, MGD and PKD. CIRKD's maps before the classifier
 have stride 8, but those of a U-Net have stride 1, so methods that compare pairs of pixels use an
 earlier block.
 """
@@ -16,6 +17,7 @@ from torch import nn
 from mmkdml.commands import tool_command
 from mmkdml.models.heads import UNetHead
 from mmkdml.models.necks import ConvBlockNeck
+from mmkdml.models.necks.pyramid import pyramid_levels
 from mmkdml.models.tasks.base import Task
 
 #: All stages of mmpretrain's and mmseg's ResNets, and of timm's MobileNet v1.
@@ -30,6 +32,8 @@ UNET_DSD = ('decode_head.blocks.2', 'decode_head.blocks.4', 'decode_head.conv_se
 
 #: Methods that compare each map with all maps of the other side; the others compare pairs.
 ALL_WITH_ALL = ('semckd',)
+#: Methods whose loss compares one pair of maps: several pairs need a transfer each.
+ONE_PAIR = ('fitnet', 'cwd', 'mgd')
 
 Suggestion = str | list[str]
 
@@ -39,17 +43,18 @@ def suggested_taps(method: str, member: nn.Module, task: Task) -> Suggestion:
 
     Args:
         method: A key of :data:`METHODS` for the task, e.g. ``'at'``.
-        member: Network of mmpretrain or mmseg. Methods that use several stages support ResNets, and
-            timm's networks with maps at strides 2, 4, 8, 16 and 32; methods that use the map before
-            the classifier support U-Nets, and mmseg's heads with dropout.
+        member: Network of mmpretrain, mmseg or mmdet. Methods that use several stages support
+            ResNets, and timm's networks with maps at strides 2, 4, 8, 16 and 32; methods that use
+            the map before the classifier support U-Nets, and mmseg's heads with dropout; detectors
+            need the neck of a feature pyramid.
         task: Task of the member.
 
     Returns:
         Name of a module, or a list of names in the order of the layers, for the ``source_tap`` or
-        ``learner_tap`` of a transfer.
+        ``learner_tap`` of a transfer. Methods of :data:`ONE_PAIR` need a transfer for each name.
 
     Raises:
-        ValueError: If the method is unknown or for the other task, or does not support the network.
+        ValueError: If the method is unknown or for another task, or does not support the network.
     """
     methods = METHODS[task.name]
     if method in methods:
@@ -57,7 +62,7 @@ def suggested_taps(method: str, member: nn.Module, task: Task) -> Suggestion:
     tasks = [name for name, known in METHODS.items() if method in known]
     raise ValueError(
         f'method must be one of {", ".join(methods)} for {task.name}, got {method!r}'
-        + (f', which is only for {tasks[0]}' if tasks else '')
+        + (f', which is only for {" and ".join(tasks)}' if tasks else '')
         + f'. For other taps use {tool_command("list_taps")} without --method'
     )
 
@@ -103,6 +108,17 @@ def _decoder(member: nn.Module, task: Task) -> list[str]:
     return _decoder_maps(member)
 
 
+def _levels(member: nn.Module, task: Task) -> list[str]:
+    levels = pyramid_levels(name for name, _ in member.named_modules())
+    if levels:
+        return levels
+    raise ValueError(
+        'Invalid neck: expected one with a feature pyramid, such as FPN, got '
+        f'{type(member.neck).__name__ if hasattr(member, "neck") else "no neck"}. Choose taps with '
+        f'{tool_command("list_taps")} without --method'
+    )
+
+
 METHODS: dict[str, dict[str, Callable[[nn.Module, Task], Suggestion]]] = {
     'classification': {
         'fitnet': _first_stage,
@@ -126,6 +142,7 @@ METHODS: dict[str, dict[str, Callable[[nn.Module, Task], Suggestion]]] = {
         'mgd': _last_stage,
         'pkd': _decoder,
     },
+    'detection': dict.fromkeys(('fgd', 'pkd', 'cwd', 'mgd', 'fitnet'), _levels),
 }
 
 

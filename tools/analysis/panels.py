@@ -78,8 +78,11 @@ def main() -> None:
             '--by smallest requires masks or boxes, but these are classifiers: use worst or '
             'disagreement'
         )
-    if task == 'detection' and (args.layer or args.towards != 'predicted'):
-        parser.error('--layer and --towards are for classifiers, but these are detectors')
+    if task != 'classification' and (args.layer or args.towards != 'predicted'):
+        parser.error(
+            '--layer and --towards are options of Grad-CAM, which explains classifiers: omit them '
+            f'for {task}'
+        )
     if args.num < 1:
         parser.error(f'invalid --num: expected at least 1, got {args.num}')
     ids = list(dict.fromkeys(args.ids or []))

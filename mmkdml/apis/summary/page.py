@@ -199,7 +199,7 @@ def _data(history: History) -> list[dict[str, Any]]:
             named = [
                 (str(names[key]) if names and key < len(names) else str(key), count)
                 for key, count in sorted(labels.items())
-            ]
+            ] + sorted((one.pop('names', None) or {}).items())
             rows.append(dict(part=part, sha256=str(digest or ''), labels=named, **one))
     return rows
 

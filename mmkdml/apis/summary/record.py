@@ -173,7 +173,11 @@ def _data(runner: Runner) -> dict[str, dict[str, Any]]:
         one['file'] = os.fspath(dataset.get('ann_file') or '')
         with suppress(OSError, ValueError, TypeError):
             rows = read_split(one['file'])
-            one.update(split_counts(rows), labels=Counter(row.label for row in rows))
+            one.update(split_counts(rows))
+            if rows[0].labels is None:
+                one['labels'] = Counter(row.label for row in rows)
+            else:  # images with several classes, or with boxes of them
+                one['names'] = Counter(name for row in rows for name in row.labels or ())
         found[part] = one
     return found
 

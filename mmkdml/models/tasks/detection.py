@@ -16,13 +16,12 @@ from mmkdml.functional.boxes import Objects
 from mmkdml.functional.regression import Classifier
 from mmkdml.models.box_ensembles import BOX_ENSEMBLES, BoxEnsemble
 from mmkdml.models.losses import DetectionPredictionLoss
+from mmkdml.models.necks.pyramid import pyramid_levels
 from mmkdml.models.tasks.base import Losses, Samples, Task, blank
 from mmkdml.models.tasks.dense_predictions import dense_predictions, has_dense_predictions
 from mmkdml.modes import PREDICTIONS
 
 _NO_CLASSIFIER = 'A detector has no classifier of pooled features. Use another method'
-# The finest level in the necks of mmdet; other necks and backbones are taken as a whole.
-_FINEST_LEVEL = ('fpn_convs.0', 'out_convs.0', 'convs.0')
 
 
 class DetectionTask(Task):
@@ -44,8 +43,7 @@ class DetectionTask(Task):
         """Return the finest level of the neck, or the neck or backbone."""
         if not member.with_neck:
             return 'backbone'
-        names = {name for name, _ in member.neck.named_modules()}
-        return next((f'neck.{name}' for name in _FINEST_LEVEL if name in names), 'neck')
+        return next(iter(pyramid_levels(name for name, _ in member.named_modules())), 'neck')
 
     def training_step(
         self, member: BaseDetector, inputs: Tensor, samples: Samples
