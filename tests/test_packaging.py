@@ -69,7 +69,7 @@ def test_dependencies_are_bounded_on_both_sides(setup_arguments):
 # Folders that may import the packages of an extra. Other code imports them with `require`.
 EXTRAS_OF = {
     'mmkdml/experiments': ['experiments'],
-    'mmkdml/apis/export/detection_graph.py': ['export'],
+    'mmkdml/apis/export': ['export'],
     'mmkdml/evaluation/coco.py': ['detection'],
     'benchmarks': ['all'],
     'tools': ['all'],

@@ -10,7 +10,9 @@ from mmkdml.inspection.image_size import data_image_size
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 # The sizes of all other configs are compared in tests/configs/test_configs.py.
-SMALL = sorted(path for folder in ('study', 'demo') for path in (CONFIGS / folder).glob('*.py'))
+STUDIES = sorted(path for folder in ('study', 'demo') for path in (CONFIGS / folder).glob('*.py'))
+DETECTORS = [path for path in STUDIES if 'bccd' in path.stem or path.stem.endswith('_det')]
+SMALL = [path for path in STUDIES if path not in DETECTORS]
 
 
 @pytest.mark.parametrize('path', SMALL, ids=lambda path: path.stem)
@@ -18,6 +20,12 @@ def test_classrooms_and_baselines_have_the_size_of_their_data(path):
     config = Config.fromfile(path)
     assert data_image_size(config) == (64, 64)
     assert config.model.get('input_size', (64, 64)) == (64, 64)
+
+
+@pytest.mark.parametrize('path', DETECTORS, ids=lambda path: path.stem)
+def test_size_of_detectors_depends_on_the_image(path):
+    """Their images keep the ratio of height and width."""
+    assert data_image_size(Config.fromfile(path)) is None
 
 
 @pytest.mark.parametrize(
