@@ -1,4 +1,4 @@
-"""Cells of BCCD, 192x144; prepared by tools/dataset_converters/bccd.py."""
+"""Cells of BCCD, 640x480; prepared by tools/dataset_converters/bccd.py."""
 
 from mmengine.config import read_base
 

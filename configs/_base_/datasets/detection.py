@@ -1,4 +1,4 @@
-"""Base of the detection data sets: images of split files with boxes, the longer side 192 pixels."""
+"""Base of the detection data sets: images of split files with boxes, in at most 640x640 pixels."""
 
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
 from mmdet.visualization import DetLocalVisualizer
@@ -12,7 +12,7 @@ from mmkdml.evaluation import BoxAP, Calibration, Diversity, Fidelity, MemberMet
 with read_base():
     from ..default_runtime import *
 
-image_size = (192, 192)
+image_size = (640, 640)
 pack = dict(
     type=PackDetInputs,
     meta_keys=(
