@@ -23,6 +23,7 @@ from mmkdml.registry import HOOKS
 PROGRESS = 'place'
 GRADIENTS = 'gradients'
 PATIENCE = 'patience'
+IMAGE_SIZES = 'image_sizes'
 _LOOPS = {
     EpochBasedTrainLoop: (ResumableTrainLoop, 'max_epochs'),
     IterBasedTrainLoop: (ResumableIterTrainLoop, 'max_iters'),
@@ -44,7 +45,8 @@ class ExactResumeHook(Hook):
     - accumulated gradients are saved;
     - a checkpoint records whether its epoch was validated. If not, a resumed run validates first,
       so it finds the same best checkpoint;
-    - mmengine's ``EarlyStoppingHook`` keeps its count and best score;
+    - mmengine's ``EarlyStoppingHook`` keeps its count and best score, and mmdet's
+      ``BatchSyncRandomResize`` its size of the images;
     - all processes validate with the main process's buffers, which are the saved ones, and sum
       gradients in a fixed order. Epochs of different length raise an error.
 
@@ -82,6 +84,7 @@ class ExactResumeHook(Hook):
                 meta.get(PROGRESS, {}),
                 gradients=checkpoint.get(GRADIENTS, {}),
                 patience=meta.get(PATIENCE, []),
+                sizes=meta.get(IMAGE_SIZES, []),
             )
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -101,6 +104,7 @@ class ExactResumeHook(Hook):
             validated=loop.validated or runner.message_hub.get_info('loop_stage') == 'val',
         )
         meta[PATIENCE] = [(hook.wait_count, float(hook.best_score)) for hook in _stoppers(runner)]
+        meta[IMAGE_SIZES] = [one._input_size for one in _resizes(runner)]
         if 'optimizer' in checkpoint and not _has_stepped(runner.optim_wrapper):
             checkpoint[GRADIENTS] = {
                 name: parameter.grad.cpu()
@@ -119,6 +123,8 @@ class ExactResumeHook(Hook):
         patience = self._resumed.get('patience', [])
         for hook, (count, score) in zip(_stoppers(runner), patience, strict=False):
             hook.wait_count, hook.best_score = count, score
+        for augment, size in zip(_resizes(runner), self._resumed.get('sizes', []), strict=False):
+            augment._input_size = size
         done, batches = self._resumed.get('done', 0), self._resumed.get('batches')
         if done and batches != len(loop.dataloader):
             runner.logger.warning(
@@ -144,6 +150,12 @@ class ExactResumeHook(Hook):
 
 def _stoppers(runner: Runner) -> list[EarlyStoppingHook]:
     return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+
+
+def _resizes(runner: Runner) -> list[Any]:
+    """Return the augmentations that keep a size for several iterations; mmdet is not imported."""
+    modules = unwrap_model(runner.model).modules()
+    return [one for one in modules if type(one).__name__ == 'BatchSyncRandomResize']
 
 
 def _has_stepped(wrapper: Any) -> bool:
