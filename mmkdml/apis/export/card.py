@@ -229,7 +229,7 @@ def _images(source: ExportSource) -> str:
 def _input_of_detector(source: ExportSource) -> str:
     keeps_ratio = any(step.get('keep_ratio') for step in _test_pipeline(source.config))
     resized = 'resized with their aspect ratio' if keeps_ratio else 'resized'
-    (network,) = source.members.values()
+    network: Any = next(iter(source.members.values()))
     nms = (
         'selected boxes (N, M, 4) with scores and labels (N, M), filled up with -1'
         if source.nms

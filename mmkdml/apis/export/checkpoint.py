@@ -66,8 +66,8 @@ def write_checkpoint(source: ExportSource, folder: Path) -> tuple[Path, tuple[st
     if source.what == ENSEMBLE:
         graph = '' if source.detects else 'export the ensemble as onnx or torch-export, '
         raise ValueError(
-            'Ensembles are not supported by the frameworks of the students. Export each student, '
-            f'{graph}or publish it for use with mmkdml ({tool_command("publish")})'
+            'Ensembles are not supported by MMPretrain, MMSegmentation and MMDetection. Export '
+            f'each student, {graph}or publish it for use with mmkdml ({tool_command("publish")})'
         )
     (member,) = source.members.values()
     weights = {name: value.contiguous() for name, value in member.state_dict().items()}
@@ -77,7 +77,9 @@ def write_checkpoint(source: ExportSource, folder: Path) -> tuple[Path, tuple[st
     content = dict(state_dict=weights, meta=dict(dataset_meta=source.meta))
     torch.save(content, path.with_suffix('.pth'))
     texts = {key: json.dumps(value) for key, value in source.meta.items()}
-    save_file(weights, path.with_suffix('.safetensors'), texts)
+    # Copies, because safetensors refuses shared tensors, such as those of RTMDet's head.
+    copies = {name: value.clone() for name, value in weights.items()}
+    save_file(copies, path.with_suffix('.safetensors'), texts)
     return path, needs
 
 

@@ -130,12 +130,12 @@ class BoxComparison:
 def selected(outputs: Outputs, index: int, source: ExportSource) -> InstanceData:
     """Return the boxes of an image, after mmdet's selection if the graph does not select."""
     rows = torch.from_numpy(_rows(outputs, index))
+    (member,) = source.members.values()
+    head: Any = getattr(member, 'bbox_head', None)
     if len(outputs) == 2:
-        (member,) = source.members.values()
-        rows = rows[rows[:, 1] > member.bbox_head.test_cfg.score_thr]
+        rows = rows[rows[:, 1] > head.test_cfg.get('score_thr', 0)]
     found = InstanceData(labels=rows[:, 0].long(), scores=rows[:, 1], bboxes=rows[:, 2:])
     if len(outputs) == 2:
-        head = member.bbox_head
         found = head._bbox_post_process(found, head.test_cfg, rescale=False, img_meta={})
     return found
 
@@ -155,5 +155,5 @@ def _rows(outputs: Outputs, index: int) -> NDArray[Any]:
         classes = scores.shape[1]
         labels = np.tile(np.arange(classes), len(boxes))
         boxes, scores = boxes.repeat(classes, 0), scores.ravel()
-    kept = (labels >= 0) & (scores > 0)  # YOLOX scores only the best class
+    kept = (labels >= 0) & ~(scores <= 0)  # YOLOX scores only the best class; NaN is kept
     return np.column_stack([labels, scores, boxes])[kept].astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,8 +53,7 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float, number: int) -> Tenso
 
 def _onnx_suppress(boxes: Any, scores: Any, iou_threshold: float, number: int) -> Any:
     """Compute the same with ONNX operators."""
-    from onnxscript import opset18 as op
-
+    op: Any = importlib.import_module('onnxscript').opset18
     index = op.NonMaxSuppression(
         boxes,
         scores,
@@ -111,12 +111,13 @@ class ExportedDetector(ExportedNetwork):
         self.selection = _Selection(name, head) if source.nms else None
         self.outputs = ('boxes', 'scores', *(['labels'] if source.nms else []))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Detect objects in images (N, C, H, W)."""
-        (normalize,), (member,) = self.normalizations, self.members
+        normalize = self.normalizations[0]
+        member: Any = self.members[0]
         bottom, right = self.padding
         inputs = F.pad(normalize(images), (0, right, 0, bottom), value=self.pad_value)
-        head: Any = member.bbox_head
+        head = member.bbox_head
         outputs = head(member.extract_feat(inputs))
         classes, sizes = head.cls_out_channels, _priors_per_level(head, outputs[0])
         corners = dense_predictions(head, outputs)[:, classes : classes + 4].transpose(1, 2)

@@ -74,7 +74,7 @@ def test_different_export_is_not_kept(source, tmp_path, monkeypatch, form):
 
     monkeypatch.setattr(export_checkpoint, 'plain_config', without_std)
     monkeypatch.setattr(exports, 'export_program', lambda network, source: None)
-    monkeypatch.setattr(exports, 'write_onnx', lambda program, path: path.write_bytes(b'x'))
+    monkeypatch.setattr(exports, 'write_onnx', lambda program, path, *args: path.write_bytes(b'x'))
     monkeypatch.setattr(exports, 'file_predictor', wrong)
     message = 'student_1 differs from PyTorch on 1 images.*No files were'
     with pytest.raises(ValueError, match=message), exports.new_folder(tmp_path / 'out') as folder:

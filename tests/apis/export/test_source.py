@@ -84,6 +84,10 @@ def test_unsupported_exports_raise(run, tmp_path):
         load_source(config, path, 'x')
     with pytest.raises(FileNotFoundError, match='There is no checkpoint at nowhere'):
         load_source(config, 'nowhere', 'ensemble')
+    with pytest.raises(
+        ValueError, match='nms: expected a detector, got segmentation. Remove --nms'
+    ):
+        load_source(config, path, 'student_1', nms=True)
     sliding = dict(mode='slide', crop_size=(32, 32), stride=(16, 16))
     changed = load_config(CONFIGS / 'demo' / 'kdml_v3_demo.py', {'model.teacher.test_cfg': sliding})
     with pytest.raises(ValueError, match='teacher: sliding-window inference is not supported'):
