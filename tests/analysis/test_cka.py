@@ -9,6 +9,7 @@ from mmseg.structures import SegDataSample
 
 from mmkdml.analysis.cka import _pooled, choose_layers, choose_pairs, measure_cka
 from mmkdml.functional.cka import centered_gram, unbiased_hsic
+from mmkdml.models import KnowledgeDistiller
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import task_of
 from mmkdml.registry import MODELS
@@ -222,3 +223,29 @@ def test_channels_last_maps_are_pooled_over_positions():
     torch.testing.assert_close(found, expected)
     vector = torch.randn(2, 3)
     assert _pooled(swin, 'model.head', vector, inputs, 4) is vector
+
+
+def test_detectors_are_compared_at_levels_of_padded_images(detector):
+    from mmdet.structures import DetDataSample
+
+    config = dict(type='mmdet.DetDataPreprocessor', mean=[127.0], std=[50.0], pad_size_divisor=32)
+    model = KnowledgeDistiller(
+        dict(a=detector('atss'), b=detector('retinanet', seed=1)), [], input_size=(64, 64),
+        students=['b'], data_preprocessor=config,
+    )  # fmt: skip
+    rng = torch.Generator().manual_seed(0)
+
+    def batch(*sizes):
+        images = [torch.randint(256, (3, *s), generator=rng, dtype=torch.uint8) for s in sizes]
+        meta = [dict.fromkeys(('ori_shape', 'img_shape'), s) for s in sizes]
+        return dict(inputs=images, data_samples=[DetDataSample(metainfo=one) for one in meta])
+
+    loader = [batch((64, 40), (50, 64), (33, 64), (64, 64)), batch(*[(32, 90)] * 4)]
+    table = measure_cka(model, loader, [('a', 'a'), ('a', 'b')])
+    stages = [one.split(' (')[0] for one in table['row_stage'].unique()]
+    assert stages == ['stem', *(f'stage {i}' for i in range(1, 5)),
+                      *(f'level {i}' for i in range(1, 6))]  # fmt: skip
+    itself = table[(table['column'] == 'a') & (table['row_layer'] == table['column_layer'])]
+    assert itself['cka'].tolist() == pytest.approx([1.0] * 10)
+    assert (table['images'] == 8).all()
+    assert table[table['column'] == 'b']['cka'].abs().max() < 1

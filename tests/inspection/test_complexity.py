@@ -9,7 +9,9 @@ from torch import nn
 
 from mmkdml.inspection import MemberComplexity, compression, describe, inspect_config
 from mmkdml.inspection.complexity import count_parameters, member_complexities
+from mmkdml.inspection.config import inspect_model
 from mmkdml.models import KnowledgeDistiller
+from mmkdml.packages import packaged_file
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -175,3 +177,21 @@ def test_schedules_and_learned_weights_are_described():
     del config.model['weight_schedules']
     config.model.learned_weights = dict(type='GradNorm')
     assert 'Learned factors of the weights: GradNorm' in describe(inspect_config(config))
+
+
+def test_detectors_whose_head_is_not_counted(detector):
+    two_stages = Config.fromfile(
+        packaged_file('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    ).model
+    two_stages.backbone.update(depth=18, base_channels=8, stem_channels=8, init_cfg=None)
+    two_stages.neck.update(in_channels=[8, 16, 32, 64])
+    # Only a ConfigDict has the attributes that its heads read.
+    inspection = inspect_config(Config(dict(model=two_stages, default_scope='mmdet')))
+    text = describe(inspection)
+    assert 'ResNet(18) + FPN + RPNHead + StandardRoIHead' in text
+    assert text.endswith('GMACs without the head, which is not run: model')
+    (size,) = member_complexities(inspection)
+    assert not size.has_head
+    one_stage = describe(inspect_model(detector('atss')))
+    assert 'ResNet(18) + FPN + ATSSHead' in one_stage
+    assert 'without the head' not in one_stage

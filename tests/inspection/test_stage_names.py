@@ -117,3 +117,18 @@ def test_channels_last_stages_are_labeled_like_maps():
     layers = ['model.layers.0', 'model.layers.1']
     labels = ['stage 1 (8 ch, 1/4)', 'stage 2 (16 ch, 1/8)']
     assert list(stage_labels(rows, layers, SIZE).values()) == labels
+
+
+def test_levels_of_a_detector(detector):
+    member, size = detector('atss'), (144, 192)
+    rows = tap_rows(member, task_of({'one': member}), size)
+    levels = [f'neck.fpn_convs.{index}' for index in range(5)]
+    stages = [f'backbone.layer{index}' for index in range(1, 5)]
+    # No layer of the head runs once for all levels.
+    assert outputs_of_stages(rows, size) == ['backbone.relu', *stages, *levels]
+    labels = stage_labels(rows, [stages[-1], *levels, 'neck.lateral_convs.0'], size)
+    assert list(labels.values()) == [
+        'stage 4 (64 ch, 1/32)',  # 5 rows for an image of 144, which is not a multiple of 32
+        *(f'level {index + 1} (32 ch, 1/{8 * 2**index})' for index in range(5)),
+        'neck.lateral_convs.0 (32 ch, 1/8)',
+    ]

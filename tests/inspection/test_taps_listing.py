@@ -7,8 +7,9 @@ from mmengine.config import Config
 from torch import nn
 
 from mmkdml.inspection import format_taps, inspect_config, tap_rows
+from mmkdml.inspection.config import inspect_model
 from mmkdml.inspection.taps_listing import TapRow, format_suggestion
-from mmkdml.models import Transfer
+from mmkdml.models import KnowledgeDistiller, Transfer
 from mmkdml.models.taps import TapRecorder
 
 
@@ -199,3 +200,24 @@ def test_invalid_suggestion_raises(demo):
     baseline = inspect_config(Config.fromfile(CONFIGS / 'demo' / 'student_demo.py'))
     with pytest.raises(ValueError, match='expected a classroom with at least two members'):
         format_suggestion(baseline, 'at')
+
+
+def test_suggestions_for_detectors(detector):
+    members = dict(a=detector('atss'), b=detector('retinanet'))
+    transfer = dict(source='a', learner='b', knowledge='features', weight=1.0)
+    model = KnowledgeDistiller(members, [transfer], input_size=(64, 64), students=['b'])
+    levels = [f'neck.fpn_convs.{index}' for index in range(5)]
+    ((_, rows, pasted),) = parts_of(format_suggestion(inspect_model(model), 'fgd'))
+    assert [row[::2] for row in rows] == [[level, level] for level in levels]
+    assert pasted == dict(source_tap=levels, learner_tap=levels)
+    # The loss of CWD compares one pair.
+    text = format_suggestion(inspect_model(model), 'cwd')
+    assert 'Write a transfer for each:' in text
+    assert [line for line in text.splitlines() if 'source_tap=' in line] == [
+        f"source_tap='{level}'," for level in levels
+    ]
+    shared = [
+        row for row in tap_rows(members['a'], model.task, (64, 64)) if 'cls_convs' in row.name
+    ]
+    assert shared
+    assert all('ran 5 times' in row.problem for row in shared)

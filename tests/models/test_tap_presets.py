@@ -19,7 +19,7 @@ from mmkdml.models.tap_presets import (
     suggested_taps,
 )
 from mmkdml.models.taps import TapRecorder
-from mmkdml.models.tasks import ClassificationTask, SegmentationTask
+from mmkdml.models.tasks import ClassificationTask, SegmentationTask, detection_task
 from mmkdml.registry import MODELS
 
 NETWORKS = Path(__file__).parents[2] / 'configs' / '_base_' / 'networks'
@@ -41,6 +41,7 @@ STRIDES = {
         'mgd': [32],
         'pkd': [16, 8, 4, 2, 1],
     },
+    'detection': dict.fromkeys(('fgd', 'pkd', 'cwd', 'mgd', 'fitnet'), [8, 16, 32, 64, 128]),
 }
 
 
@@ -99,6 +100,24 @@ def test_taps_of_the_papers_networks_have_the_documented_strides(network, name, 
     assert [64 // taps[tap].shape[-1] for tap in names] == STRIDES[task][method]
     assert [tap for tap in taps.order if tap in names] == names  # in the order of the layers
     assert all(taps[tap].requires_grad for tap in names)
+
+
+@pytest.mark.parametrize('method', STRIDES['detection'])
+def test_taps_of_detectors_are_all_levels(detector, method):
+    names = suggested_taps(method, detector('atss'), detection_task())
+    member = detector('atss')
+    with TapRecorder(member, names) as taps:
+        member.extract_feat(torch.rand(1, 3, 128, 128))
+    assert [128 // taps[name].shape[-1] for name in names] == STRIDES['detection'][method]
+
+
+def test_detectors_without_a_pyramid_or_with_other_methods_raise(detector):
+    member = detector('atss')
+    with pytest.raises(ValueError, match="'at', which is only for classification and segm"):
+        suggested_taps('at', member, detection_task())
+    del member.neck
+    with pytest.raises(ValueError, match='with a feature pyramid, such as FPN, got no neck'):
+        suggested_taps('fgd', member, detection_task())
 
 
 def test_all_methods_are_tested():

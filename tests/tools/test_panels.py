@@ -124,7 +124,8 @@ def test_incomparable_runs_raise(refused, folders, tmp_path):
 def test_conflicting_arguments(tool, data_options, folders, capsys):
     classes = folders['c']
     for match, args in (
-        ('--by smallest requires masks', (classes, '--by', 'smallest')),
+        ('--by smallest requires masks or boxes', (classes, '--by', 'smallest')),
+        ('--layer and --towards are options of Grad-CAM', (folders['a'], '--towards', 'true')),
         ('invalid --num: expected at least 1, got 0', (classes, '--num', '0')),
         ('not allowed with argument --by', (classes, '--by', 'smallest', '--ids', 'x')),
         ('invalid --titles: expected 2', (classes, classes, '--titles', 'x')),

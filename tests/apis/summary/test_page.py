@@ -42,13 +42,17 @@ def test_page_of_a_classroom(write_run):
         members=[dict(name='teacher', network='ResNet', parameters=1234567, trained=False)],
         transfers=[dict(source='teacher', learner='student_1', weight='0.45')],
         environment=dict(device='A GPU', precision='bfloat16', versions=dict(torch='9.9')),
-        classes=['healthy', 'ill'], data=dict(train=dict(images=20, labels={'0': 12, '1': 8})),
+        classes=['healthy', 'ill'], data=dict(
+            train=dict(images=20, labels={'0': 12, '1': 8}),
+            val=dict(images=9, names=dict(RBC=7, WBC=2)),
+        ),
     )  # fmt: skip
     run = write_run(record=record)
     found = page(run)
     for fact in (
         'finished', '3 of 3 epochs', '3 min 20 s', '1,234,567', 'no, frozen', '0.45', 'A GPU',
-        'torch 9.9', 'healthy 12, ill 8', 'python x.py', "type='Classroom'", 'abababababab',
+        'torch 9.9', 'healthy 12, ill 8', 'RBC 7, WBC 2',
+        'python x.py', "type='Classroom'", 'abababababab',
     ):  # fmt: skip
         assert fact in found.text, fact
     assert {'results', 'curves', 'trained', 'data', 'environment', 'command'} <= found.ids

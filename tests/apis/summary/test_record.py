@@ -45,6 +45,17 @@ def test_start_is_recorded(runner):
     assert {'python', 'torch', 'mmkdml'} <= set(found['environment']['versions'])
 
 
+def test_images_of_several_classes_are_counted_by_name(runner, tmp_path):
+    labels = (('cat', 'dog'), ('dog',), ())
+    rows = [SplitRow(f'{i}', f'{i}.png', f'{i}', 1, labels=one) for i, one in enumerate(labels)]
+    write_splits(tmp_path / 'named', dict(train=rows), {})
+    runner.cfg.train_dataloader.dataset.ann_file = str(tmp_path / 'named' / 'train.csv')
+    RecordHook().before_train(runner)
+    train = content(runner, TRAIN)['data']['train']
+    assert train['names'] == dict(cat=1, dog=2)
+    assert 'labels' not in train
+
+
 @pytest.mark.parametrize(
     ('error', 'status', 'text'),
     [
