@@ -230,7 +230,7 @@ def test_detectors_are_compared_at_levels_of_padded_images(detector):
 
     config = dict(type='mmdet.DetDataPreprocessor', mean=[127.0], std=[50.0], pad_size_divisor=32)
     model = KnowledgeDistiller(
-        dict(a=detector('atss'), b=detector('retinanet', seed=1)), [], input_size=(64, 64),
+        dict(a=detector('retinanet'), b=detector('retinanet', seed=1)), [], input_size=(64, 64),
         students=['b'], data_preprocessor=config,
     )  # fmt: skip
     rng = torch.Generator().manual_seed(0)

@@ -203,7 +203,7 @@ def test_invalid_suggestion_raises(demo):
 
 
 def test_suggestions_for_detectors(detector):
-    members = dict(a=detector('atss'), b=detector('retinanet'))
+    members = dict(a=detector('retinanet'), b=detector('retinanet', seed=1))
     transfer = dict(source='a', learner='b', knowledge='features', weight=1.0)
     model = KnowledgeDistiller(members, [transfer], input_size=(64, 64), students=['b'])
     levels = [f'neck.fpn_convs.{index}' for index in range(5)]

@@ -30,6 +30,7 @@ from mmkdml.metric_info import metric_info
 from mmkdml.names import ENSEMBLE, TEACHER
 from mmkdml.statistics.bootstrap import RESAMPLES
 from mmkdml.statistics.counts import find_variants
+from mmkdml.statistics.measures import DETECTION, MEASURES
 from mmkdml.statistics.records import CHECKPOINTS, DONE, STATES, RunRecord, SuiteRecord
 
 LOSS = 'loss'
@@ -77,6 +78,11 @@ class ClaimTable:
     def title(self) -> str:
         """Name of the measure."""
         return metric_label(self.measure)
+
+    @property
+    def of_detection(self) -> bool:
+        """Whether the measure is one of detection, about which the paper claims nothing."""
+        return DETECTION in MEASURES[self.measure].tasks
 
 
 @dataclass(frozen=True)

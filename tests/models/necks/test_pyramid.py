@@ -24,7 +24,7 @@ def test_levels_of_pafpn(detector):
     from mmdet.models import PAFPN
 
     member = detector('atss').eval()
-    member.neck = PAFPN([16, 32, 64], 8, num_outs=5, add_extra_convs='on_output')
+    member.neck = PAFPN([8, 16, 32, 64], 8, num_outs=5, start_level=1, add_extra_convs='on_output')
     levels = pyramid_levels(names_of(member))
     with torch.no_grad(), TapRecorder(member, levels) as taps:
         outputs = member.extract_feat(torch.rand(1, 3, 64, 96))
