@@ -135,7 +135,11 @@ def import_frameworks() -> None:
 
     Albumentations, which they import, would query PyPI for a newer version.
     """
-    warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
+    for note in (
+        'faster_coco_eval is not installed',
+        'DeprecationWarning: `num_anchors`',
+    ):  # of mmdet
+        warnings.filterwarnings('ignore', message=note)
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     # mmdet's own heads use the old name.
     warnings.filterwarnings('ignore', message='DeprecationWarning: `num_anchors` is deprecated')
