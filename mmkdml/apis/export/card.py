@@ -227,8 +227,11 @@ def _images(source: ExportSource) -> str:
 
 
 def _input_of_detector(source: ExportSource) -> str:
-    keeps_ratio = any(step.get('keep_ratio') for step in _test_pipeline(source.config))
-    resized = 'resized with their aspect ratio' if keeps_ratio else 'resized'
+    ratio = (
+        ', and keeps their aspect ratio'
+        if any(step.get('keep_ratio') for step in _test_pipeline(source.config))
+        else ''
+    )
     network: Any = next(iter(source.members.values()))
     nms = (
         'selected boxes (N, M, 4) with scores and labels (N, M), filled up with -1'
@@ -236,8 +239,9 @@ def _input_of_detector(source: ExportSource) -> str:
         else 'boxes of all P priors (N, P, 4) and scores (N, P, K), without non-maximum suppression'
     )
     return (
-        f'{_images(source)}, {resized} by the test pipeline. Outputs: {nms}; x1, y1, x2, y2 in '
-        f'pixels of the input. Settings of the suppression: {dict(network.test_cfg)}.'
+        f'{_images(source)}, to which the test pipeline resizes images{ratio}. Outputs: {nms}; '
+        'x1, y1, x2, y2 in pixels of the input. Settings of the suppression: '
+        f'{dict(network.test_cfg)}.'
     )
 
 

@@ -188,6 +188,12 @@ def test_formats_of_detectors(source, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_detectors_without_a_graph_are_timed(detector_source):
+    source = detector_source('fovea')
+    exported = formats.Exported({'checkpoint': None}, detection_checks.BoxAgreement(1, 0, 0, 1, 0))
+    assert formats.measure_latencies(exported, source)['in PyTorch'] > 0
+
+
 def test_card_of_a_detector(source, tmp_path):
     agreement = detection_checks.BoxAgreement(3, 1e-6, 0.001, 500, 2e-5)
     exported = formats.Exported({}, agreement)
@@ -202,7 +208,7 @@ def test_card_of_a_detector(source, tmp_path):
         text = (tmp_path / 'bccd192-student_1.md').read_text()
         for part in (
             'Detection by ResNet(18) + FPN. Format: onnx.',
-            'H and W: 64x96, resized with their aspect ratio by the test pipeline',
+            'H and W: 64x96, to which the test pipeline resizes images, and keeps their aspect',
             outputs,
             "'iou_threshold': 0.6",
             'edges of boxes by at most 2e-05 pixels; 0.1 % of 500 boxes have no match.',

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from mmkdml.apis.export import checks, graph
+from mmkdml.apis.export import checks, formats, graph
 from mmkdml.apis.export.detection_graph import ExportedDetector
 
 HEADS = ('atss', 'retinanet', 'fcos', 'fcos_norm', 'gfl', 'rtmdet', 'yolox')
@@ -76,6 +76,17 @@ def test_onnx_suppresses_boxes_for_any_number_of_images(detector_source, tmp_pat
     agreement = checks.compare(graph.file_predictor(path), source, three)
     assert (agreement.images, agreement.other_labels) == (3, 0)
     assert agreement.max_difference < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('form', ['onnx', 'nms', 'torch-export'])
+@pytest.mark.parametrize('name', HEADS)
+def test_formats_of_each_head(detector_source, name, form, tmp_path):
+    source = detector_source(name, nms=form == 'nms')
+    agreement = formats.export(
+        source, tmp_path, form.replace('nms', 'onnx'), list(IMAGES)
+    ).agreement
+    assert agreement.other_labels == 0
 
 
 def test_images_without_boxes_are_filled_up(detector_source):
