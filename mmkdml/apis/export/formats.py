@@ -24,9 +24,9 @@ from mmkdml.apis.export.graph import (
     exported_network,
     file_predictor,
     network_predictor,
-    quantize,
     write_onnx,
 )
+from mmkdml.apis.export.quantization import quantize
 from mmkdml.apis.export.source import ExportSource
 from mmkdml.names import TEACHER
 

@@ -227,46 +227,6 @@ def _reason(error: BaseException) -> str:
     return f'{type(error).__name__}: {line[:200]}'
 
 
-def quantize(path: Path, out: Path, images: Iterable[np.ndarray]) -> None:
-    """Quantize the convolutions and matrix products of an ONNX model statically to int8.
-
-    Weights are scaled per channel.
-
-    Args:
-        path: File of :func:`write_onnx`.
-        out: File to write.
-        images: Calibration images, each (C, H, W), from outside of the test set.
-    """
-    quantization = _require('onnxruntime.quantization')
-    prepared = out.with_suffix('.prepared.onnx')
-    try:
-        _require('onnxruntime.quantization.shape_inference').quant_pre_process(
-            str(path), str(prepared), skip_symbolic_shape=True
-        )
-        quantization.quantize_static(
-            str(prepared),
-            str(out),
-            _Calibration(images),
-            op_types_to_quantize=['Conv', 'Gemm', 'MatMul'],
-            per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
-        )
-    finally:
-        prepared.unlink(missing_ok=True)
-
-
-class _Calibration:
-    """Calibration data reader of onnxruntime."""
-
-    def __init__(self, images: Iterable[np.ndarray]) -> None:
-        self._images = iter(images)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next input; None after the last one."""
-        image = next(self._images, None)
-        return None if image is None else {INPUT: image[None]}
-
-
 def network_predictor(network: Callable[[Tensor], tuple[Tensor, ...]]) -> PredictFn:
     """Wrap a PyTorch network."""
 

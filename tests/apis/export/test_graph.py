@@ -262,21 +262,6 @@ def test_invalid_image_sizes_raise(unets, classroom):
         graph.check_sizes(classroom, pixels(1, 3, 64, 96))
 
 
-def test_int8_is_smaller_and_nearly_equal(classroom, tmp_path):
-    source = of(classroom, 'mean', lambda: classifier(seven_classes, width=2048))
-    path, quantised = tmp_path / 'x.onnx', tmp_path / 'x-int8.onnx'
-    graph.write_onnx(graph.export_program(graph.ExportedNetwork(source), source), path)
-    images = np.tile(pixels(9, 3, 1, 1), (64, 64))
-    before = images.copy()
-    graph.quantize(path, quantised, iter(images))
-    np.testing.assert_array_equal(images, before)
-    assert not list(tmp_path.glob('*prepared*'))
-    assert quantised.stat().st_size < path.stat().st_size / 2
-    scores, rounded = (graph.file_predictor(one)(images)[0] for one in (path, quantised))
-    assert scores.std() > 0.1
-    assert 0 < np.abs(rounded - scores).max() < 0.2
-
-
 def test_unsupported_heads_raise(unets, monkeypatch):
     class TwoBranches(nn.Module):
         def forward(self, inputs, mode):
