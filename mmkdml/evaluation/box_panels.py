@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -21,7 +21,7 @@ from mmkdml.figures.style import TRUTH_COLOR
 #: Lowest score of boxes that figures show, and that counts of boxes include.
 SCORE_THRESHOLD = 0.3
 FOUND, FALSE, MISSED = 'found', 'false', 'missed'
-_LINES = {FOUND: '-', FALSE: (0, (2.5, 1.5)), MISSED: (0, (1.2, 1.0))}
+_LINES: dict[str, Any] = {FOUND: '-', FALSE: (0, (2.5, 1.5)), MISSED: (0, (1.2, 1.0))}
 _IGNORED = '#B0B0B0'
 _TILE = 2.2  # width of a tile in inches
 

@@ -19,6 +19,10 @@ CORNERS = ('x1', 'y1', 'x2', 'y2')
 _SCORE_DIGITS, _PIXEL_DIGITS = 6, 3
 
 
+class InvalidBoxesError(ValueError):
+    """Error about a case, after which others can be predicted."""
+
+
 def class_names(predictor: Predictor) -> tuple[str, ...]:
     """Return the names of a detector's classes; their indices if the names are unknown."""
     found = inspect_model(predictor.model)
@@ -33,7 +37,7 @@ def box_rows(prediction: Prediction, classes: Sequence[str]) -> list[dict[str, A
     A member without boxes has one row without a label, which counts the image.
 
     Raises:
-        ValueError: If a box or score is not finite.
+        InvalidBoxesError: If a box or score is not finite.
     """
     height, width = prediction.image.shape[:2]
     rows = []
@@ -41,7 +45,7 @@ def box_rows(prediction: Prediction, classes: Sequence[str]) -> list[dict[str, A
         image = dict(image=prediction.index, width=width, height=height, member=name)
         found = as_boxes(answer)
         if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
-            raise ValueError(
+            raise InvalidBoxesError(
                 f'{prediction.case.source.name}: expected finite boxes and scores of {name}, got '
                 'NaN or infinity. Check the checkpoint, and the size and normalization of images'
             )
@@ -74,7 +78,7 @@ def coco_text(cases: Mapping[str, Mapping[str, Any]], member: str, classes: Sequ
     """
     categories = {name: number for number, name in enumerate(classes, start=1)}
     images: dict[tuple[str, int], dict[str, Any]] = {}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for name, row in _rows_of(cases, member):
         path = cases[name]['path'] or name
         new = dict(id=len(images) + 1, file_name=path, width=row['width'], height=row['height'])

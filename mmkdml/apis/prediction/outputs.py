@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from mmkdml.apis.output_folder import MANIFEST, OutputFolder
-from mmkdml.apis.prediction.box_outputs import class_names, coco_text
+from mmkdml.apis.prediction.box_outputs import InvalidBoxesError, class_names, coco_text
 from mmkdml.apis.prediction.case_outputs import MASK_SUFFIXES, write_case
 from mmkdml.apis.prediction.finished_cases import SETTINGS, Records, decisive_sha256
 from mmkdml.apis.prediction.inputs import ReadOptions, Source, find_sources
@@ -112,7 +112,7 @@ def predict_files(
         plane=read.plane,
         window=read.window and list(read.window),
         overlays=overlays,
-        **(dict(score_threshold=score_threshold) if detects else {}),
+        **(dict(score_threshold=score_threshold) if detects and overlays else {}),
     )
     records = Records(outputs, settings)
     done: dict[str, Any] = {}
@@ -149,7 +149,7 @@ def predict_files(
             else:
                 path = _input_path(case.source)
                 failed[case.source.name] = f'{path}: changed while it was predicted'
-        except (OSError, ValueError) as error:
+        except (OSError, InvalidBoxesError) as error:
             add_failed(case.source, error)
     for source in todo:
         if source.name in failed:
@@ -164,8 +164,8 @@ def predict_files(
         source.name: dict(path=_input_path(source), rows=done[source.name]) for source in succeeded
     }
     outputs.write_text(PREDICTIONS_CSV, csv_text(table))
-    for path, name in of_boxes.items():
-        outputs.write_text(path, coco_text(cases, name, class_names(predictor)))
+    for file, name in of_boxes.items():
+        outputs.write_text(file, coco_text(cases, name, class_names(predictor)))
     summary = dict(settings=settings, cases=cases, failed=failed)
     outputs.write_text(PREDICTIONS_JSON, json_text(summary, indent=1))
     if failed:
