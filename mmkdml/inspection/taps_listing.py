@@ -189,6 +189,7 @@ def _pair_text(
             '--method'
         )
     columns = (tap_names(source_tap), source_shapes, tap_names(learner_tap), learner_shapes)
+    pairs: list[Any]
     table = PrettyTable(['source tap', 'output', 'learner tap', 'output '], align='l')
     table.add_rows([list(row) for row in zip_longest(*columns, fillvalue='')])
     if method in ONE_PAIR and len(source_shapes) > 1:
