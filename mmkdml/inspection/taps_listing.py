@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import permutations, zip_longest
+from typing import Any
 
 from prettytable import PrettyTable
 from torch import nn
