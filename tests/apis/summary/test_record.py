@@ -47,7 +47,10 @@ def test_start_is_recorded(runner):
 
 def test_images_of_several_classes_are_counted_by_name(runner, tmp_path):
     labels = (('cat', 'dog'), ('dog',), ())
-    rows = [SplitRow(f'{i}', f'{i}.png', f'{i}', 1, labels=one) for i, one in enumerate(labels)]
+    rows = [
+        SplitRow(f'{i}', f'{i}.png', f'{i}', int(bool(one)), labels=one)
+        for i, one in enumerate(labels)
+    ]
     write_splits(tmp_path / 'named', dict(train=rows), {})
     runner.cfg.train_dataloader.dataset.ann_file = str(tmp_path / 'named' / 'train.csv')
     RecordHook().before_train(runner)
