@@ -70,7 +70,7 @@ def test_dependencies_are_bounded_on_both_sides(setup_arguments):
 EXTRAS_OF = {
     'mmkdml/experiments': ['experiments'],
     'mmkdml/apis/export': ['export'],
-    'mmkdml/evaluation/coco.py': ['detection'],
+    'mmkdml/evaluation/boxes/coco.py': ['detection'],
     'benchmarks': ['all'],
     'tools': ['all'],
 }

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PRIVATE_APIS = {
     'atexit': {'_run_exitfuncs': 'apis.cli: ends a process of gloo after its exit handlers'},
     'mmdet.evaluation.metrics.coco_metric.CocoMetric': {
-        '_coco_api': 'evaluation.box_ap: discards the truth of an earlier evaluation'
+        '_coco_api': 'evaluation.boxes.ap: discards the truth of an earlier evaluation'
     },
     'mmdet.models.dense_heads.base_dense_head.BaseDenseHead': {
         '_bbox_post_process': 'apis.export: suppression of the original network, to compare'

@@ -65,7 +65,7 @@ import mmengine.registry
 found = {}
 mmkdml.registry.METRICS.get('ForegroundIoU')
 assert 'mmdet' not in sys.modules  # slow to import
-assert mmengine.registry.METRICS.get('mmkdml.BoxAP').__module__ == 'mmkdml.evaluation.box_ap'
+assert mmengine.registry.METRICS.get('mmkdml.BoxAP').__module__ == 'mmkdml.evaluation.boxes.ap'
 for name, key in json.loads(sys.argv[1]).items():
     kind = getattr(mmkdml.registry, name).get(key)
     assert getattr(mmengine.registry, name).get('mmkdml.' + key) is kind, name

@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader
 from mmkdml.analysis.case_figure import SheetCell, SheetRow
 from mmkdml.analysis.hard_cases import predict_batch
 from mmkdml.datasets.channels import read_picture
-from mmkdml.evaluation.box_panels import (
+from mmkdml.evaluation.boxes.panels import (
     SCORE_THRESHOLD,
     compare_boxes,
     count_true_boxes,
     draw_boxes,
     legend_of_boxes,
 )
-from mmkdml.evaluation.box_samples import boxes_by_name, true_boxes_of
+from mmkdml.evaluation.boxes.samples import boxes_by_name, true_boxes_of
 from mmkdml.evaluation.mask_panels import TRUTH
 
 
@@ -28,7 +28,7 @@ def box_rows(model: BaseModel, loader: DataLoader) -> list[SheetRow]:
 
     Columns: the image with the true boxes; for each member, teachers first, and for the ensemble
     the boxes whose score is at least 0.3, compared with the true ones as in
-    :func:`~mmkdml.evaluation.box_panels.draw_box_sheet`.
+    :func:`~mmkdml.evaluation.boxes.panels.draw_box_sheet`.
 
     Args:
         model: Model with its weights, on its device.

@@ -18,10 +18,10 @@ from mmkdml.evaluation.spreadsheets import csv_text
 from mmkdml.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from mmkdml.evaluation.box_ap import BoxAP
+    from mmkdml.evaluation.boxes.ap import BoxAP
 
 # Imports mmdet.
-__getattr__, __dir__, _ = lazy_exports(__name__, {'.box_ap': ['BoxAP']})
+__getattr__, __dir__, _ = lazy_exports(__name__, {'.boxes.ap': ['BoxAP']})
 
 __all__ = [
     'BoxAP',

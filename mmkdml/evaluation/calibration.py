@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.box_matching import MatchedBoxes
-from mmkdml.evaluation.box_samples import (
+from mmkdml.evaluation.boxes.matching import MatchedBoxes
+from mmkdml.evaluation.boxes.samples import (
     boxes_by_name,
     check_score_threshold,
     has_boxes,
@@ -56,7 +56,7 @@ class Calibration(BaseMetric):
     Detectors have ``<name>/calibration/D-ECE`` instead, the detection expected calibration error of
     Kueppers et al. (2020): a box is a prediction, its score the confidence, and it is right if it
     is matched at IoU 0.5 with a true box of its class, see
-    :func:`~mmkdml.evaluation.box_matching.match_boxes`. Boxes are binned only by score, not by
+    :func:`~mmkdml.evaluation.boxes.matching.match_boxes`. Boxes are binned only by score, not by
     place and size. Those with a lower score than ``score_threshold`` are left out.
 
     After the evaluation :attr:`table` contains the reliability diagrams, in the main process: a row

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.box_matching import match_boxes
-from mmkdml.evaluation.box_samples import boxes_of, has_boxes, true_boxes_of
+from mmkdml.evaluation.boxes.matching import match_boxes
+from mmkdml.evaluation.boxes.samples import boxes_of, has_boxes, true_boxes_of
 from mmkdml.evaluation.foreground import foreground_classes, foreground_counts
 from mmkdml.evaluation.member_metrics import member_views
 from mmkdml.evaluation.predictions import is_multi_label, multi_hot
@@ -46,7 +46,7 @@ class CaseTable(BaseMetric):
       predicted box, at most 100 per image and class ``label``, 0 to K - 1. ``rank`` numbers them
       from 1 by falling ``score``. ``hits`` and ``ignored`` are sets of the IoUs 0.50, 0.55, ...,
       0.95, as integers whose bit i is the i-th IoU: those at which the box is matched with a true
-      box, or with an ignored one, see :func:`~mmkdml.evaluation.box_matching.match_boxes`.
+      box, or with an ignored one, see :func:`~mmkdml.evaluation.boxes.matching.match_boxes`.
       ``boxes`` is 0 there. It is the number of true boxes in a row of rank 0 for each class of an
       image with true boxes; an image without true boxes has one such row of class 0.
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.box_matching import MatchedBoxes
-from mmkdml.evaluation.box_samples import (
+from mmkdml.evaluation.boxes.matching import MatchedBoxes
+from mmkdml.evaluation.boxes.samples import (
     Boxes,
     TrueBoxes,
     boxes_by_name,

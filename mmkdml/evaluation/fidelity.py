@@ -13,8 +13,8 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from mmkdml.evaluation.box_matching import MatchedBoxes
-from mmkdml.evaluation.box_samples import (
+from mmkdml.evaluation.boxes.matching import MatchedBoxes
+from mmkdml.evaluation.boxes.samples import (
     Boxes,
     TrueBoxes,
     boxes_by_name,

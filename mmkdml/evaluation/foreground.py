@@ -12,7 +12,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.evaluation import IoUMetric
 
-from mmkdml.evaluation.box_samples import refuse_boxes
+from mmkdml.evaluation.boxes.samples import refuse_boxes
 from mmkdml.functional.checks import check_choice
 from mmkdml.registry import METRICS
 

@@ -14,7 +14,7 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 
-from mmkdml.evaluation.coco import prints_to_log, report_zero_if_nothing_found
+from mmkdml.evaluation.boxes.coco import prints_to_log, report_zero_if_nothing_found
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.registry import METRICS
 

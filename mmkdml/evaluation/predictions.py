@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmkdml.evaluation.box_samples import refuse_boxes
+from mmkdml.evaluation.boxes.samples import refuse_boxes
 from mmkdml.evaluation.member_metrics import member_views
 from mmkdml.names import ENSEMBLE, MULTI_LABEL
 

@@ -193,6 +193,7 @@ def _pair_text(
     pairs: list[Any]
     table = PrettyTable(['source tap', 'output', 'learner tap', 'output '], align='l')
     table.add_rows([list(row) for row in zip_longest(*columns, fillvalue='')])
+    pairs: list[tuple[Suggestion, Suggestion]]
     if method in ONE_PAIR and len(source_shapes) > 1:
         pairs = list(zip(source_tap, learner_tap, strict=True))
         title = f'{table}\nThe loss compares one pair of taps. Write a transfer for each:'

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmkdml.apis.prediction.answers import Answer, Prediction
 from mmkdml.apis.prediction.predictor import Predictor
-from mmkdml.evaluation.box_samples import Boxes
+from mmkdml.evaluation.boxes.samples import Boxes
 from mmkdml.inspection.config import inspect_model
 
 #: Columns of a box in pixels of the image.

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mmkdml.evaluation.box_samples import Boxes
+from mmkdml.evaluation.boxes.samples import Boxes
 
 Color = tuple[int, ...]
 

@@ -17,7 +17,7 @@ from mmkdml.apis.prediction.nifti import write_mask
 from mmkdml.apis.prediction.overlays import columns_of, draw_overlay, size_of
 from mmkdml.apis.prediction.predictor import Predictor
 from mmkdml.datasets.splits.split_row import SEPARATOR
-from mmkdml.evaluation.box_panels import BoxPanel
+from mmkdml.evaluation.boxes.panels import BoxPanel
 from mmkdml.evaluation.mask_panels import Panel
 
 MASK_SUFFIXES = ('.png', '.tif', '.nii.gz')

@@ -17,7 +17,7 @@ from mmkdml.apis.prediction.case_outputs import MASK_SUFFIXES, write_case
 from mmkdml.apis.prediction.finished_cases import SETTINGS, Records, decisive_sha256
 from mmkdml.apis.prediction.inputs import ReadOptions, Source, find_sources
 from mmkdml.apis.prediction.predictor import Predictor
-from mmkdml.evaluation.box_panels import SCORE_THRESHOLD
+from mmkdml.evaluation.boxes.panels import SCORE_THRESHOLD
 from mmkdml.evaluation.spreadsheets import csv_text
 from mmkdml.files import file_sha256, json_text
 from mmkdml.functional.checks import check_fraction

@@ -12,8 +12,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
 from mmkdml.apis.prediction.box_tiles import Color, draw_boxes
-from mmkdml.evaluation.box_panels import BoxPanel
-from mmkdml.evaluation.box_samples import Boxes
+from mmkdml.evaluation.boxes.panels import BoxPanel
+from mmkdml.evaluation.boxes.samples import Boxes
 from mmkdml.evaluation.mask_panels import Panel
 from mmkdml.figures.style import CLASS_COLORS
 

@@ -15,8 +15,8 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from mmkdml.datasets.channels import read_picture
-from mmkdml.evaluation.box_panels import SCORE_THRESHOLD, BoxPanel, draw_box_sheet
-from mmkdml.evaluation.box_samples import boxes_by_name, has_boxes, true_boxes_of
+from mmkdml.evaluation.boxes.panels import SCORE_THRESHOLD, BoxPanel, draw_box_sheet
+from mmkdml.evaluation.boxes.samples import boxes_by_name, has_boxes, true_boxes_of
 from mmkdml.evaluation.case_choice import choose_by_group
 from mmkdml.evaluation.mask_panels import IGNORED, TRUTH, Panel, draw_sheet
 from mmkdml.evaluation.member_metrics import members_in_order

@@ -7,8 +7,8 @@ from PIL import Image
 from mmkdml.apis.prediction.box_tiles import draw_boxes
 from mmkdml.apis.prediction.case_outputs import _most_foreground
 from mmkdml.apis.prediction.overlays import draw_overlay
-from mmkdml.evaluation.box_panels import BoxPanel
-from mmkdml.evaluation.box_samples import Boxes
+from mmkdml.evaluation.boxes.panels import BoxPanel
+from mmkdml.evaluation.boxes.samples import Boxes
 
 COLORS = [(255, 0, 0), (0, 0, 120)]
 GRAY = 90

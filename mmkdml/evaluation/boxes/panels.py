@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from mmkdml.evaluation.box_matching import match_boxes
-from mmkdml.evaluation.box_samples import Boxes, TrueBoxes
+from mmkdml.evaluation.boxes.matching import match_boxes
+from mmkdml.evaluation.boxes.samples import Boxes, TrueBoxes
 from mmkdml.evaluation.mask_panels import TRUTH
 from mmkdml.figures import class_color, figure_style, outline_boxes, save_figure, tile_sheet
 from mmkdml.figures.style import TRUTH_COLOR

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmkdml.evaluation.box_samples import Boxes, TrueBoxes
+from mmkdml.evaluation.boxes.samples import Boxes, TrueBoxes
 
 
 @dataclass(frozen=True, eq=False)

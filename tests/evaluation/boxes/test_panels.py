@@ -5,8 +5,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from mmkdml.evaluation.box_panels import BoxPanel, Comparison, compare_boxes, draw_box_sheet
-from mmkdml.evaluation.box_samples import Boxes, TrueBoxes
+from mmkdml.evaluation.boxes.panels import BoxPanel, Comparison, compare_boxes, draw_box_sheet
+from mmkdml.evaluation.boxes.samples import Boxes, TrueBoxes
 from mmkdml.figures.style import TRUTH_COLOR, class_color
 
 A, B, C, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (0, 20, 10, 30), (30, 30, 38, 38)

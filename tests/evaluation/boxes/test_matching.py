@@ -4,13 +4,13 @@ import io
 import numpy as np
 import pytest
 
-from mmkdml.evaluation.box_matching import (
+from mmkdml.evaluation.boxes.matching import (
     MatchedBoxes,
     average_precision,
     box_overlaps,
     match_boxes,
 )
-from mmkdml.evaluation.box_samples import Boxes, TrueBoxes
+from mmkdml.evaluation.boxes.samples import Boxes, TrueBoxes
 
 IOUS = (0.3, 0.5, 0.75, 1.0)
 

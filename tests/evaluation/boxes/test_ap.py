@@ -152,7 +152,7 @@ def test_prints_are_logged(run, boxes):
 
 
 def test_found_by_name_and_in_configs(boxes):
-    from mmkdml.evaluation.box_ap import BoxAP
+    from mmkdml.evaluation.boxes.ap import BoxAP
 
     assert METRICS.get('BoxAP') is ROOT.get('mmkdml.BoxAP') is evaluation.BoxAP is BoxAP
     config = Config.fromstring(
@@ -203,7 +203,7 @@ def test_typed_boxes_are_accepted(run, boxes):
 
 
 def test_missing_mmdet_is_named_with_the_pip_command(monkeypatch):
-    monkeypatch.delitem(sys.modules, 'mmkdml.evaluation.box_ap', raising=False)
+    monkeypatch.delitem(sys.modules, 'mmkdml.evaluation.boxes.ap', raising=False)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(ValueError, match=r'BoxAP: mmdet is not installed.*mmkdml\[detection\]'):
-        importlib.import_module('mmkdml.evaluation.box_ap')
+        importlib.import_module('mmkdml.evaluation.boxes.ap')

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mmkdml.evaluation.box_samples import boxes_of, true_boxes_of
-from mmkdml.evaluation.coco import prints_to_log, with_a_box
+from mmkdml.evaluation.boxes.coco import prints_to_log, with_a_box
+from mmkdml.evaluation.boxes.samples import boxes_of, true_boxes_of
 from mmkdml.optional import check_extra
 from mmkdml.registry import METRICS
 

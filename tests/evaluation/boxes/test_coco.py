@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmkdml.evaluation import MemberMetrics
-from mmkdml.evaluation.coco import prints_to_log, report_zero_if_nothing_found, with_a_box
+from mmkdml.evaluation.boxes.coco import prints_to_log, report_zero_if_nothing_found, with_a_box
 
 BOX = [[10, 10, 60, 60]]
 

@@ -10,7 +10,7 @@ from mmkdml.evaluation import (
     MemberMetrics,
     MultiLabelAUROC,
 )
-from mmkdml.evaluation.box_samples import boxes_by_name, has_boxes, true_boxes_of
+from mmkdml.evaluation.boxes.samples import boxes_by_name, has_boxes, true_boxes_of
 from mmkdml.evaluation.predictions import predictions_by_name, truth_of
 
 BOX = [[10, 10, 60, 60]]

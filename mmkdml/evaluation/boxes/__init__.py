@@ -1,0 +1,1 @@
+"""Boxes of detectors: metrics, matching, panels, and access to samples."""
