@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import permutations, zip_longest
-from typing import Any
 
 from prettytable import PrettyTable
 from torch import nn
@@ -190,7 +189,6 @@ def _pair_text(
             '--method'
         )
     columns = (tap_names(source_tap), source_shapes, tap_names(learner_tap), learner_shapes)
-    pairs: list[Any]
     table = PrettyTable(['source tap', 'output', 'learner tap', 'output '], align='l')
     table.add_rows([list(row) for row in zip_longest(*columns, fillvalue='')])
     pairs: list[tuple[Suggestion, Suggestion]]
