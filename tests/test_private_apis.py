@@ -22,7 +22,6 @@ PRIVATE_APIS = {
         '_bbox_post_process': 'apis.export: suppression of the original network, to compare'
     },
     'mmdet.models.BatchSyncRandomResize': {'_input_size': 'engine.resume: size of the next images'},
-    'mmdet.models.YOLOXHead': {'_bbox_decode': 'models.tasks: boxes of a YOLOX head'},
     'mmengine.config.Config': {
         '_cfg_dict': 'apis.run.config: copies all attributes of a config',
         '_file2dict': 'packages: text configs that inherit pure-Python configs',

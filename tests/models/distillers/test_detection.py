@@ -297,3 +297,47 @@ def test_compiled_members_compute_the_same(detector):
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize('averaged', [False, True])
+def test_checkpoint_of_mmdet_becomes_a_frozen_teacher(detector, tmp_path, averaged):
+    """As mmdet's own tools save it, with weights that EMAHook averaged."""
+    trained = detector(seed=4)
+    state = trained.state_dict()
+    checkpoint = dict(
+        meta=dict(dataset_meta=dict(CLASSES=('a', 'b', 'c')), epoch=12, iter=100),
+        state_dict=state,
+        optimizer=dict(state={}, param_groups=[]),
+        message_hub={},
+    )
+    if averaged:
+        # EMAHook saves the averaged weights as state_dict.
+        checkpoint['ema_state_dict'] = dict(steps=torch.tensor(3)) | {
+            f'module.{key}': torch.zeros_like(value) for key, value in state.items()
+        }
+    torch.save(checkpoint, tmp_path / 'teacher.pth')
+    frozen = dict(teacher=str(tmp_path / 'teacher.pth'))
+    classroom = pair(detector.config(), detector.config(), 'predictions', frozen=frozen)
+    for key, value in classroom.named_members()['teacher'].state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_checkpoints_that_do_not_fit_raise(detector, tmp_path, payload):
+    path = tmp_path / 'teacher.pth'
+
+    def build():
+        pair(detector.config(), detector.config(), 'predictions', frozen=dict(teacher=str(path)))
+
+    torch.save(detector(num_classes=7).state_dict(), path)
+    with pytest.raises(ValueError, match=r'atss_cls.weight: expected shape \(3, .* got \(7, '):
+        build()
+    torch.save(detector('retinanet').state_dict(), path)
+    with pytest.raises(ValueError, match='missing: bbox_head.atss_cls'):
+        build()
+    torch.save(dict(state_dict=detector().state_dict(), meta=payload(tmp_path / 'ran')), path)
+    with pytest.raises(ValueError, match='is not a valid checkpoint'):
+        build()
+    config = dict(detector.config(), init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    with pytest.raises(ValueError, match='is not a valid checkpoint'):
+        pair(config, detector.config(), 'predictions', frozen=dict(teacher=None))
+    assert not (tmp_path / 'ran').exists()
