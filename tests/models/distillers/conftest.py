@@ -191,7 +191,11 @@ def optimized(losses):
 
 
 def added(loss):
-    return sum(part.mean() for part in loss) if isinstance(loss, list) else loss.mean()
+    return (
+        sum(part.mean() for part in loss)
+        if isinstance(loss, list)
+        else torch.as_tensor(loss).mean()
+    )
 
 
 def pair(task, transfers, **kwargs):
