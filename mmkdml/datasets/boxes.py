@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os.path as osp
 from collections.abc import Mapping
 from typing import Any
+
+from mmengine.logging import print_log
 
 from mmkdml.commands import tool_command
 from mmkdml.datasets.base import SplitFileMixin
@@ -70,9 +73,19 @@ class SplitBoxDataset(SplitFileMixin, BaseDetDataset):
         self._labels = [classes.index(name) for name in names]
         self._images = {image.path: image for image in images}
         try:
-            return super().load_data_list()
+            samples = super().load_data_list()
         finally:
             self._images = {}  # workers would copy it
+        found = {box['bbox_label'] for one in samples for box in one['instances']}
+        missing = [name for index, name in enumerate(classes) if index not in found]
+        if missing and not self.test_mode:
+            print_log(
+                f'{self.ann_file}: expected boxes of each class for training, got none of '
+                f'{", ".join(missing)} in {self.boxes_file}',
+                'current',
+                logging.WARNING,
+            )
+        return samples
 
     def row_info(self, row: SplitRow) -> dict[str, Any]:
         """Return ``img_id``, ``height``, ``width`` and ``instances``.

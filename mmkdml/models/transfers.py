@@ -251,7 +251,8 @@ def checked_weights(
             missing = 'teacher' if letter == 'beta' else 'transfer between peers'
             raise ValueError(
                 f'Invalid weights of mode {mode!r}: expected {", ".join(used)}, got '
-                f'{letter}={tuple(pair)}, but the mode has no {missing}. Leave {letter} out'
+                f'{letter}={tuple(pair)}, but the mode has no {missing}. Leave {letter} out, or '
+                f'set {letter}=None if the config inherits it'
             )
     missing_letters = [letter for letter in used if letter not in checked]
     if missing_letters:

@@ -15,7 +15,7 @@ pytest.importorskip('mmdet')
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
 
-from mmkdml.datasets import LoadCheckedImage, SplitBoxDataset
+from mmkdml.datasets import LoadCheckedImage, SplitBoxDataset, boxes
 from mmkdml.datasets.coco_json import Box, BoxImage, coco_json
 from mmkdml.datasets.splits import SplitRow, accept_splits, write_splits
 from mmkdml.registry import DATASETS
@@ -119,8 +119,14 @@ def test_small_images_are_filtered(root):
     assert [data.get_data_info(index)['id'] for index in range(len(data))] == ['1']
 
 
-def test_a_set_of_negatives(tmp_path):
+def test_a_set_of_negatives(tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(boxes, 'print_log', lambda text, *_: logged.append(text))
     data = dataset(write(tmp_path / 'data', [(), ()]))
+    (warning,) = logged
+    assert all(f'{name}' in warning for name in data.metainfo['classes'])
+    dataset(write(tmp_path / 'more', [(), ()]), test_mode=True)
+    assert len(logged) == 1
     sample = data[1]['data_samples']
     assert sample.gt_instances.bboxes.tensor.shape == (0, 4)
     assert sample.gt_instances.labels.shape == (0,)

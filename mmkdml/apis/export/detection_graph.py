@@ -92,8 +92,8 @@ class ExportedDetector(ExportedNetwork):
         if len(source.members) != 1:
             raise ValueError(
                 'Ensembles of detectors are not supported in a graph: which boxes are combined '
-                'depends on the image. Export each student, or publish the ensemble for use with '
-                f'mmkdml ({tool_command("publish")})'
+                f'depends on the image. Export each student (--what {next(iter(source.members))}), '
+                f'or publish the ensemble for use with mmkdml ({tool_command("publish")})'
             )
         ((name, member),) = source.members.items()
         head: Any = getattr(member, 'bbox_head', None)

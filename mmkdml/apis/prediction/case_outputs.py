@@ -88,7 +88,7 @@ def _write_boxes(
                 name: as_boxes(answer).above(shown) for name, answer in prediction.answers.items()
             }
             spacing = case.volume.spacing if case.volume else None
-            title = _title(case, prediction.index)
+            title = f'{_title(case, prediction.index)} (scores from {shown:g})'
             panels.append(BoxPanel(prediction.image, boxes, title=title, spacing=spacing))
     return rows, [_write_overlay(case, panels, classes, outputs)] if panels else []
 

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mmengine.config import Config
@@ -68,6 +69,12 @@ def load_config(
         config = Config.fromfile(path)
     except Exception as error:  # configs are code
         raise ValueError(f'Invalid config {path}: {type(error).__name__}: {error}') from error
+    modules = [key for key, value in config.items() if isinstance(value, ModuleType)]
+    if modules:
+        raise ValueError(
+            f'Invalid config {path}: expected values that can be saved, got the module '
+            f'{modules[0]}. Delete it at the end of the config: del {modules[0]}'
+        )
     if _USES_MMDET.search(config.text):
         check_extra('mmdet', extra='detection', purpose=f'the detectors of {path}')
     merge_options(config, options or {})

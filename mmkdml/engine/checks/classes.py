@@ -16,20 +16,22 @@ from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.names import MULTI_LABEL, named_class
 from mmkdml.registry import HOOKS
 
-_HEADS = ('head', 'decode_head')
+_HEADS = ('head', 'decode_head', 'bbox_head')
 
 
 @HOOKS.register_module()
 class ClassesHook(Hook):
     """Check before training or testing that networks and data have the same classes.
 
-    A head needs an output for each class of the data set; extra outputs only give a warning. A
-    frozen member that was trained with another class order would teach wrong labels. Images with
-    several classes need heads that do not apply a softmax over them.
+    A head needs an output for each class of the data set; extra outputs only give a warning,
+    except in detectors, whose extra outputs would predict boxes of no class. A frozen member that
+    was trained with another class order would teach wrong labels. Images with several classes need
+    heads that do not apply a softmax over them.
 
     Raises:
-        ValueError: If a head has too few classes, or predicts one class per image for a data set
-            with several; or a frozen member was trained with another class order.
+        ValueError: If a head has too few classes, or that of a detector too many; or predicts one
+            class per image for a data set with several; or a frozen member was trained with another
+            class order.
     """
 
     @raise_in_all_processes()
@@ -98,6 +100,9 @@ def _check_heads(model: Any, classes: Sequence[str] | None) -> None:
         if name.rpartition('.')[2] not in _HEADS or not isinstance(outputs, int):
             continue
         text = f'{name}.num_classes: expected {number} as in the data set, got {outputs}'
+        detector = name.rpartition('.')[2] == _HEADS[-1]
+        if outputs > number and detector:
+            raise ValueError(f'{text}. Set num_classes of the head, or metainfo of the data set')
         if outputs < number:
             missing = ', '.join(named_class(index, classes) for index in range(outputs, number))
             raise ValueError(

@@ -167,7 +167,8 @@ def legend_of_boxes(truths: Sequence[TrueBoxes], classes: Sequence[str] = ()) ->
 def count_true_boxes(truth: TrueBoxes) -> str:
     """Return the number of true boxes as a caption."""
     number, ignored = (~truth.ignored).sum(), truth.ignored.sum()
-    return f'{number} boxes' + (f', {ignored} ignored' if ignored else '')
+    boxes = '1 box' if number == 1 else f'{number} boxes'
+    return boxes + (f', {ignored} ignored' if ignored else '')
 
 
 def _captions(panel: BoxPanel) -> list[str]:

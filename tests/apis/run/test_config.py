@@ -54,3 +54,17 @@ def test_detectors_without_mmdet_name_the_commands(tmp_path, monkeypatch, text):
         load_config(path)
     path.write_text('# not mmdet\nmodel = dict()\n')
     assert load_config(path).model == {}
+
+
+def test_modules_in_a_config_are_named(tmp_path):
+    path = tmp_path / 'own.py'
+    path.write_text(
+        'import copy\n'
+        'from mmengine.config import read_base\n'
+        'with read_base():\n'
+        '    from mmkdml.configs.demo.kdml_v3_demo import model\n'
+    )
+    with pytest.raises(ValueError, match=r'own\.py.*del copy'):
+        load_config(path)
+    path.write_text(path.read_text() + 'del copy\n')
+    assert load_config(path).model.mode == 'kdml'

@@ -84,6 +84,15 @@ def test_head_with_too_few_classes_raises_and_with_extra_ones_warns(logged, when
         check(runner(2))
 
 
+@pytest.mark.parametrize('number', [2, 4])
+def test_heads_of_detectors_have_the_classes_of_the_data(number):
+    model = nn.Sequential()
+    model.bbox_head = Head(number)
+    runner = SimpleNamespace(model=model, test_dataloader=SimpleNamespace(dataset=dataset(NAMES)))
+    with pytest.raises(ValueError, match=rf'bbox_head.*expected 3.*got {number}'):
+        ClassesHook().before_test(runner)
+
+
 def test_frozen_teacher_with_different_class_order_raises():
     with pytest.raises(ValueError, match=r'the frozen teacher in best\.pth.*cat'):
         ClassesHook().before_train(runner(3, teacher=NAMES[::-1]))
