@@ -144,6 +144,10 @@ def test_user_error_is_one_line(output_of, tmp_path, command, suite, message):
     assert message in str(stopped.value)
 
 
+# Number of students of other classrooms of detectors.
+MORE_DETECTORS = dict(students_alone=2, kdml_v1_x3=3, kdml_v1_x4=4)
+
+
 @pytest.mark.parametrize('path', SUITES, ids=lambda path: path.stem)
 def test_suites_of_the_repository(path, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -158,12 +162,16 @@ def test_suites_of_the_repository(path, monkeypatch):
         'recent_ham10000_cls': 4 + 6,
         'recent_ham64': 4 + 6,
         'recent': 4 + 3,
+        'study_bccd192': 14 + len(MORE_DETECTORS),
     }
     assert len(first) == next((compared[key] for key in compared if key in path.stem), 14)
     for run in first:
         config = load_config(run.config, run.options)
         mode, _, style = run.name.rpartition('_')
-        if 'members' in config.model:
+        if run.name in MORE_DETECTORS:
+            assert list(config.model.members)[-1] == f'student_{MORE_DETECTORS[run.name]}'
+            assert 'frozen' not in config.model
+        elif 'members' in config.model:
             assert run.teacher == first[0].name
             assert list(config.model.frozen) == ['teacher']
             assert f'_{run.name}.' in run.config or f'/{run.name}_' in run.config
