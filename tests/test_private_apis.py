@@ -18,6 +18,7 @@ PRIVATE_APIS = {
     'mmdet.evaluation.metrics.coco_metric.CocoMetric': {
         '_coco_api': 'evaluation.boxes.ap: discards the truth of an earlier evaluation'
     },
+    'mmdet.models.dense_heads.YOLOXHead': {'_bbox_decode': 'models.tasks: boxes of YOLOX'},
     'mmdet.models.dense_heads.base_dense_head.BaseDenseHead': {
         '_bbox_post_process': 'apis.export: suppression of the original network, to compare'
     },

@@ -166,3 +166,25 @@ def test_a_step_of_compared_methods(method):
     shrink(model['members']['student'])
     model.pop('frozen')  # needs a checkpoint
     assert check_step(model) == len(METHODS[method])
+
+
+@pytest.mark.parametrize(
+    ('name', 'terms'),
+    [
+        ('study/bccd192', 4),
+        ('study/bccd192_students', 0),
+        ('study/bccd192_kdml_x3', 3 + 6),
+        ('study/bccd192_kdml_x4', 4 + 12),
+        ('demo/kdml_v1_demo_det', 4),
+    ],
+)
+def test_a_step_of_small_classrooms(name, terms):
+    assert check_step(copy.deepcopy(load(name)['model'])) == terms
+
+
+@pytest.mark.parametrize('name', ['teacher', 'student'])
+def test_baselines_of_the_study_are_its_members(name):
+    members = load('study/bccd192')['model']
+    alone = load(f'study/bccd192_{name}')['model']
+    own = members['teacher'] if name == 'teacher' else members['students'][0]
+    assert {**own, 'data_preprocessor': alone['data_preprocessor']} == alone

@@ -207,7 +207,7 @@ def test_card_of_a_detector(source, tmp_path):
         write_card(card, tmp_path)
         text = (tmp_path / 'bccd192-student_1.md').read_text()
         for part in (
-            'Detection by ResNet(18) + FPN. Format: onnx.',
+            'Detection by ResNet(18) + FPN + ATSSHead. Format: onnx.',
             'H and W: 64x96, to which the test pipeline resizes images, and keeps their aspect',
             outputs,
             "'iou_threshold': 0.6",
