@@ -147,7 +147,8 @@ def count_members(cases: pd.DataFrame, classes: int, where: str = '') -> dict[st
     """Count predictions of each member of a case table; ``where`` is a prefix of error messages."""
     found = {}
     for member, rows in cases.groupby('member', sort=False):
-        pairs = frozenset(zip(rows['id'], rows['group'], strict=True))
+        distinct = rows[['id', 'group']].drop_duplicates()  # there are many boxes per image
+        pairs = frozenset(distinct.itertuples(index=False, name=None))
         try:
             counts = count(rows, sorted(set(rows['group'])), classes)
         except ValueError as error:
