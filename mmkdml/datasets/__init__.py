@@ -3,30 +3,10 @@
 from typing import TYPE_CHECKING
 
 import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are imported
+from mmkdml.datasets import converters
 from mmkdml.datasets.base import SplitClassificationDataset, SplitFileMixin, SplitSegDataset
 from mmkdml.datasets.chest_xray14 import ChestXray14Dataset
-from mmkdml.datasets.converters import (
-    class_folder_rows,
-    coco_boxes,
-    component_boxes,
-    convert_bccd,
-    convert_coco,
-    convert_folders,
-    convert_ham10000,
-    convert_lgg,
-    convert_mask_boxes,
-    convert_multi_label,
-    convert_pcam,
-    convert_voc,
-    convert_yolo,
-    ham10000_rows,
-    lgg_rows,
-    mask_pair_rows,
-    multi_label_rows,
-    pcam_rows,
-    voc_boxes,
-    yolo_boxes,
-)
+from mmkdml.datasets.converters import *
 from mmkdml.datasets.ham10000 import HAM10000Dataset, HAM10000SegDataset
 from mmkdml.datasets.image_cache import CachedLoading, cached_pipeline
 from mmkdml.datasets.lgg import LGGDataset, LGGSliceDataset
@@ -82,30 +62,11 @@ __all__ = [
     'assign_groups',
     'balance_rows',
     'cached_pipeline',
-    'class_folder_rows',
-    'coco_boxes',
-    'component_boxes',
-    'convert_bccd',
-    'convert_coco',
-    'convert_folders',
-    'convert_ham10000',
-    'convert_lgg',
-    'convert_mask_boxes',
-    'convert_multi_label',
-    'convert_pcam',
-    'convert_voc',
-    'convert_yolo',
-    'ham10000_rows',
-    'lgg_rows',
     'make_demo_cells',
     'make_demo_data',
-    'mask_pair_rows',
-    'multi_label_rows',
-    'pcam_rows',
     'read_split',
     'refuse_shared_groups',
     'split_rows',
-    'voc_boxes',
     'write_splits',
-    'yolo_boxes',
 ]
+__all__ += converters.__all__
