@@ -81,7 +81,7 @@ class ClaimTable:
 
     @property
     def of_detection(self) -> bool:
-        """Whether the measure is one of detection, about which the paper claims nothing."""
+        """True for measures of detection, about which the paper claims nothing."""
         return DETECTION in MEASURES[self.measure].tasks
 
 
