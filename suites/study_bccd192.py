@@ -15,8 +15,8 @@ _weights = dict(
 runs = [
     dict(name='teacher', config='configs/study/bccd192_teacher.py'),
     dict(name='student', config='configs/study/bccd192_student.py'),
-    dict(name='students_alone', config='configs/study/bccd192_students.py'),
+    dict(name='students_alone', config='configs/study/bccd192_students_alone.py'),
     *variant_runs('configs/study/bccd192.py', teacher='teacher', weights_of=_weights),
-    dict(name='kdml_v1_x3', config='configs/study/bccd192_kdml_x3.py'),
-    dict(name='kdml_v1_x4', config='configs/study/bccd192_kdml_x4.py'),
+    dict(name='kdml_v1_x3', config='configs/study/bccd192_kdml_v1_x3.py'),
+    dict(name='kdml_v1_x4', config='configs/study/bccd192_kdml_v1_x4.py'),
 ]

@@ -172,9 +172,9 @@ def test_a_step_of_compared_methods(method):
     ('name', 'terms'),
     [
         ('study/bccd192', 4),
-        ('study/bccd192_students', 0),
-        ('study/bccd192_kdml_x3', 3 + 6),
-        ('study/bccd192_kdml_x4', 4 + 12),
+        ('study/bccd192_students_alone', 0),
+        ('study/bccd192_kdml_v1_x3', 3 + 6),
+        ('study/bccd192_kdml_v1_x4', 4 + 12),
         ('demo/kdml_v1_demo_det', 4),
     ],
 )
