@@ -152,15 +152,14 @@ def data_set_classes(
     """
     names, known = metainfo.get('classes'), manifest.get('classes')
     names = tuple(list_from_file(names) if isinstance(names, str) else names or ()) or None
-    if table is None and manifest.get(MASK_TABLE) is not None:
-        table = manifest[MASK_TABLE]
+    if manifest.get(MASK_TABLE) is not None:
         if names is not None and names != tuple(known):
             raise ValueError(
                 f'Invalid classes in the metainfo: expected {len(known)} classes, {tuple(known)}, '
                 f'as in splits.json, got {names}. Remove them, or convert the data with other '
                 '--classes'
             )
-        names = tuple(known)
+        names, table = tuple(known), table or manifest[MASK_TABLE]
     elif table is None and not manifest and names is not None and len(names) > 2:
         table = dict(values=range(len(names)))
     if table is None:
@@ -191,7 +190,7 @@ def class_palette(number: int) -> list[list[int]]:
 
 def value_name(value: Any) -> str:
     """Format a value or a color for messages."""
-    return ','.join(map(str, value)) if isinstance(value, Sequence) else str(value)
+    return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _names(values: Sequence[Any]) -> str:
@@ -201,7 +200,7 @@ def _names(values: Sequence[Any]) -> str:
 def _as_tuples(values: Any) -> tuple[Any, ...]:
     if isinstance(values, str | int):
         raise TypeError(f'expected a list of values or colors, got {values!r}')
-    return tuple(tuple(one) if isinstance(one, Sequence) else one for one in values)
+    return tuple(tuple(one) if isinstance(one, list | tuple) else one for one in values)
 
 
 def _read_values(path: str | Path, by_color: bool) -> np.ndarray:

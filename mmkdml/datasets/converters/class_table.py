@@ -72,10 +72,10 @@ def _of_csv(path: Path) -> tuple[list[str], list[Value], list[tuple[int, int, in
     columns = ['name', *['value'] * with_value, *_COLOR * with_color]
     _, lines = read_table(path.parent, path.name, columns)
     names = [values[0] for _, values in lines]
-    colors: list[Any] = [_number(','.join(values[-3:])) for _, values in lines]
+    colors: list[Any] = [_number(','.join(values[-3:])) for _, values in lines if with_color]
     if not with_value:
         return names, colors, None
-    return names, [_number(values[1]) for _, values in lines], colors if with_color else None
+    return names, [_number(values[1]) for _, values in lines], colors or None
 
 
 def _number(text: str) -> Value:
