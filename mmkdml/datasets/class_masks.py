@@ -150,7 +150,7 @@ def data_set_classes(
         ValueError: If the classes differ from those of the manifest, there are not as many as
             values, or binary masks have not two.
     """
-    names, known = metainfo.get('classes'), manifest.get('classes')
+    names, known = metainfo.get('classes'), manifest.get('classes') or ()
     names = tuple(list_from_file(names) if isinstance(names, str) else names or ()) or None
     if manifest.get(MASK_TABLE) is not None:
         if names is not None and names != tuple(known):

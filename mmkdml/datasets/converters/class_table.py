@@ -41,7 +41,8 @@ def read_class_table(
         if not all(names) or len({*names}) < len(names):
             raise ValueError(f'expected different names of the classes, got {names}')
         ignored = tuple(_number(one) for one in ignore)
-        return tuple(names), ClassTable(tuple(values), ignored, colors and tuple(colors))
+        shown = None if colors is None else tuple(colors)
+        return tuple(names), ClassTable(tuple(values), ignored, shown)
     except (ValueError, TypeError, RecursionError) as error:
         place = '' if str(error).startswith(str(path)) else f'Invalid classes in {path}: '
         raise ValueError(f'{place}{error}') from error
