@@ -27,6 +27,7 @@ from mmkdml.datasets.transforms import (
     AlbumentationsTransform,
     LoadBinaryMask,
     LoadCheckedImage,
+    LoadClassMask,
     LoadMultiChannelImage,
 )
 from mmkdml.lazy import lazy_exports
@@ -51,6 +52,7 @@ __all__ = [
     'LGGSliceDataset',
     'LoadBinaryMask',
     'LoadCheckedImage',
+    'LoadClassMask',
     'LoadMultiChannelImage',
     'PCamDataset',
     'SplitBoxDataset',

@@ -67,7 +67,7 @@ def write_case(
     if segments:
         for name in panels[0].masks:
             stack = np.stack([panel.masks[name] for panel in panels])
-            written.append(_write_masks(case, stack, len(classes), outputs, name))
+            written.append(_write_masks(case, stack, len(classes), outputs, name, predictor.colors))
         if shown is not None:
             written.append(_write_overlay(case, panels, classes[1:], outputs))
     return rows, written
@@ -129,7 +129,12 @@ def _title(case: Case, index: int) -> str:
 
 
 def _write_masks(
-    case: Case, masks: np.ndarray, classes: int, outputs: OutputFolder, member: str
+    case: Case,
+    masks: np.ndarray,
+    classes: int,
+    outputs: OutputFolder,
+    member: str,
+    colors: Sequence[Sequence[int]] | None,
 ) -> Path:
     png, tif, nifti = MASK_SUFFIXES
     suffix = nifti if case.volume is not None else png if len(masks) == 1 else tif
@@ -138,7 +143,10 @@ def _write_masks(
         if case.volume is not None:
             write_mask(masks, case.volume, part)
             return path
-        first, *others = [Image.fromarray(mask * (255 if classes == 2 else 1)) for mask in masks]
+        scale = 255 if classes == 2 and colors is None else 1
+        first, *others = pages = [Image.fromarray(mask * scale) for mask in masks]
+        for page in pages if colors else ():
+            page.putpalette([part for color in colors or () for part in color])
         if others:
             options = dict(save_all=True, append_images=others, compression='tiff_deflate')
             first.save(part, 'TIFF', **options)
