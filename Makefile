@@ -30,7 +30,7 @@ $(if $(word 2,$(VENV)),$(error VENV='$(VENV)': make cannot handle a path with sp
 has = -c 'import sys; from importlib.util import find_spec; sys.exit(not find_spec("$(1)"))'
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast soak fuzz check lint types layers duplicates docs package \
+.PHONY: help install demo test test-fast test-view soak fuzz check lint types layers duplicates docs package \
     release-check metafiles clean
 
 help:  ## list the targets
@@ -46,6 +46,10 @@ test: $(READY)  ## run all tests
 
 test-fast: $(READY)  ## run the tests that are not marked slow
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
+
+test-view: $(READY)  ## add the extra view to VENV, which may replace Pillow, and test the viewer in Chromium
+	$(PIP) install --constraint $(CONSTRAINTS) -e '.[view]'
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/apis/view tests/tools/test_view.py
 
 soak: $(READY)  ## kill and damage runs at random, and compare their results
 	$(PY) tests/soak/soak.py

@@ -70,12 +70,12 @@ def test_clone_is_tested_in_folders_that_python_cannot_import(run):
     done = run()
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert [line.split(':')[0] for line in lines] == ['make test', 'make check']
+    assert [line.split(':')[0] for line in lines] == ['make test', 'make check', 'make test-view']
     assert all('/try/my-projects/mmkdml-main, VENV=none, committed' in line for line in lines)
     assert done.stderr == ''
 
 
-@pytest.mark.parametrize(('failing', 'calls'), [('test', 1), ('check', 2)])
+@pytest.mark.parametrize(('failing', 'calls'), [('test', 1), ('check', 2), ('test-view', 3)])
 def test_failure_of_make_fails(run, failing, calls):
     done = run(failing)
     assert done.returncode != 0
@@ -99,6 +99,6 @@ def test_missing_browser_is_installed_by_root_or_reported(run, can_install):
         (run.programs / name).chmod(0o755)
     done = run()
     assert done.returncode == 0
-    assert len(done.stdout.splitlines()) == 2
+    assert len(done.stdout.splitlines()) == 3
     assert ('apt-get install --yes chromium' in done.stderr) == can_install
     assert ('no chromium' in done.stderr) == (not can_install)

@@ -53,11 +53,11 @@ def main() -> None:
     from mmkdml.apis.view import view
     from mmkdml.optional import check_extra
 
-    check_extra('gradio', extra='view', purpose='the viewer')
     run, checkpoint, images = split_words([args.run, *args.images])
     config, weights = load_run(
         run, checkpoint, args.cfg_options, use_config=args.use_config, only_prediction=True
     )
+    check_extra('gradio', extra='view', purpose='the viewer')  # before the networks are built
     read = ReadOptions(args.plane, tuple(args.window) if args.window else None)
     predictor = load(config, weights, args.device)
     view(predictor, images, args.truth, args.port, not args.no_browser, read)

@@ -49,7 +49,8 @@ def case_row(
             labels, truths = np.stack([one.label for one in answers]), [np.stack(truths)]
             row['region_px'] = int(((truths[0] > 0) & (truths[0] != IGNORED)).sum())
             answers = [Answer(labels, np.empty(0))]
-        values = [true_quality(*both) for both in zip(answers, truths, strict=True)] * known
+        both = zip(answers, truths, strict=True) if known else ()
+        values = [true_quality(*one) for one in both]
         row[f'{member}_{measure}_percent'] = pd.Series(values, dtype=float).mean()
     return row
 

@@ -155,7 +155,7 @@ def _caption(answer: Answer, view: ViewSlice, measure: str) -> str:
 
 def _tiles(tiles: Mapping[str, tuple[np.ndarray, str]]) -> str:
     figures = ''.join(
-        f'<figure><img src="{_uri(tile)}" alt="{escape(name)}">'
+        f'<figure><img src="{_uri(tile)}" alt="{escape(name)}"/>'
         f'<figcaption><b>{escape(name)}</b> {escape(caption)}</figcaption></figure>'
         for name, (tile, caption) in tiles.items()
     )
