@@ -91,8 +91,13 @@ def measure_of(answer: Answer) -> str:
     return F1 if answer.boxes is not None else IOU if np.ndim(answer.label) > 1 else PROBABILITY
 
 
-def true_quality(answer: Answer, truth: Any) -> float:
+def true_quality(answer: Answer, truth: Any, score: float = SCORE_THRESHOLD) -> float:
     """Compare a prediction with the truth, in percent; ``nan`` if both are empty.
+
+    Args:
+        answer: The prediction.
+        truth: See :class:`~mmkdml.apis.view.slices.ViewSlice`.
+        score: Lowest score of boxes that count.
 
     Returns:
         IoU of all foreground classes together for masks, F1 of boxes at IoU 0.5, or the
@@ -100,7 +105,7 @@ def true_quality(answer: Answer, truth: Any) -> float:
     """
     measure = measure_of(answer)
     if measure == F1:
-        return compare_boxes(as_boxes(answer).above(SCORE_THRESHOLD), truth).f1
+        return compare_boxes(as_boxes(answer).above(score), truth).f1
     if measure == IOU:
         counted = truth != IGNORED
         return overlap((answer.label > 0) & counted, (truth > 0) & counted)[0]

@@ -26,7 +26,8 @@ CSS = """
 .tiles figure { margin: 0; }
 .tiles img { width: 100%; max-height: 75vh; object-fit: contain; display: block;
   background: #000; }
-.tiles figcaption { font-size: .85rem; padding-top: .15rem; overflow-wrap: anywhere; }
+.tiles figcaption { font-size: .8rem; padding-top: .15rem; overflow-wrap: anywhere; }
+.legend { display: flex; flex-wrap: wrap; align-items: center; }
 .legend span { display: inline-flex; align-items: center; gap: .35rem; margin: .6rem 1rem 0 0; }
 .legend i { min-width: 1rem; height: 1rem; border: 1px solid #000; }
 .scores { border-collapse: collapse; margin-top: .8rem; }

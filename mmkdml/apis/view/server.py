@@ -125,7 +125,8 @@ def view(
     modules = ('gradio', 'uvicorn', 'fastapi')
     gradio, uvicorn, fastapi = (require(m, extra='view', purpose='the viewer') for m in modules)
     if images:
-        cases: Cases = FileCases(predictor, images, read or ReadOptions(), truth and Path(truth))
+        masks = None if truth is None else Path(truth)
+        cases: Cases = FileCases(predictor, images, read or ReadOptions(), masks)
     elif truth is None:
         cases = SplitCases(predictor)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mmcv
 import numpy as np
@@ -74,7 +74,8 @@ class FileCases:
             if self._truth is not None and masks is None:
                 masks = self._truth.read(one.case, one.image.shape[:2])
             truth = None if masks is None else masks[one.index]
-            yield ViewSlice(one.image, one.answers, truth, volume and volume.spacing)
+            spacing = volume.spacing if volume else None
+            yield ViewSlice(one.image, one.answers, truth, spacing)
 
 
 class SplitCases:
@@ -101,7 +102,7 @@ class SplitCases:
                 'Name images after the run'
             )
         self._dataset: Any = DATASETS.build(loader['dataset'])
-        self._predictor = predictor
+        self._predictor, self._model = predictor, cast(Any, predictor.model)
         table = list_cases(self._dataset)
         self.groups: dict[str, str] = {}
         places: dict[str, list[tuple[int, int]]] = {}
@@ -126,7 +127,7 @@ class SplitCases:
             equal = len({tuple(one['inputs'].shape) for one in data}) == 1
             for batch in [data] if equal else [[one] for one in data]:
                 with torch.no_grad():
-                    samples = self._predictor.model.test_step(pseudo_collate(batch))
+                    samples = self._model.test_step(pseudo_collate(batch))
                 for item, sample in zip(batch, samples, strict=True):
                     yield self._slice(item, sample)
 

@@ -148,7 +148,7 @@ def _size(answer: Answer) -> str:
 def _caption(answer: Answer, view: ViewSlice, measure: str) -> str:
     if view.truth is None:
         return _size(answer)
-    value = true_quality(answer, view.truth)
+    value = true_quality(answer, view.truth, score=0)  # of the displayed boxes
     shown = 'both empty' if np.isnan(value) else f'{measure} {value:.1f} %'
     return f'{_size(answer)}, {shown}'
 

@@ -103,7 +103,7 @@ def test_names_are_escaped_and_nothing_is_loaded():
 
 def test_boxes_above_the_score():
     boxes = np.array([[2, 2, 12, 12], [30, 30, 50, 60]], np.float32)
-    answer = Answer(np.array([1, 0]), np.array([0.9, 0.4], np.float32), boxes)
+    answer = Answer(np.array([1, 0]), np.array([0.9, 0.2], np.float32), boxes)
     truth = TrueBoxes(boxes[:1], np.array([1]), np.array([False]))
     view = ViewSlice(np.full((64, 64, 3), 90, np.uint8), dict(model=answer), truth)
     captions = {
@@ -113,9 +113,9 @@ def test_boxes_above_the_score():
                 render(view, Display(['model'], score=score), CLASSES)
             ).items()
         }
-        for score in (0.3, 0.5)
+        for score in (0.1, 0.3, 0.5)
     }
-    assert captions[0.3] == dict(image='', truth='1 box', model='2 boxes, F1 66.7 %')
+    assert captions[0.1] == dict(image='', truth='1 box', model='2 boxes, F1 66.7 %')
     assert captions[0.5]['model'] == '1 box, F1 100.0 %'
     drawn = tiles(render(view, Display(['model'], score=0.5), CLASSES))['model'][0]
     assert (drawn[230:] == 90).all()
