@@ -121,6 +121,15 @@ LOGGING = [
     'sqlalchemy>=2.0.30,<3',
 ]
 
+# tools/view.py; not part of `all`, because Gradio brings many packages and an older Pillow.
+VIEW = [
+    # The page. 6.31 can turn off its history of runs.
+    'gradio>=6.31,<7',
+    # Hold the page; gradio requires them, too.
+    'fastapi>=0.115,<1',
+    'uvicorn>=0.30,<1',
+]
+
 ALL = sorted({*EXPERIMENTS, *ANALYSIS, *EXPORT, *MEDICAL, *DETECTION})
 
 EXTRAS_REQUIRE = {
@@ -130,9 +139,11 @@ EXTRAS_REQUIRE = {
     'medical': MEDICAL,
     'detection': DETECTION,
     'logging': LOGGING,
+    'view': VIEW,
     'all': ALL,
     'test': [
         *ALL,
+        *VIEW,
         'pytest>=9,<10',
         # On two cores, two processes with one thread finish sooner than one with two threads.
         'pytest-xdist>=3.8,<4',

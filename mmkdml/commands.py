@@ -18,7 +18,7 @@ _GROUPS = {'convert': (_CONVERTERS, 'write the split files of a data set')}
 #: Tools whose command has another name.
 _NAMES = {'make_demo_data': 'demo'}
 #: Order in the help; the other tools follow.
-_FIRST = ('train', 'test', 'predict', 'export', 'publish', 'summary', 'suite', 'tune')
+_FIRST = ('train', 'test', 'predict', 'view', 'export', 'publish', 'summary', 'suite', 'tune')
 
 
 def command_tools() -> dict[str, Path]:

@@ -19,6 +19,7 @@ BLOCKED = {
     'export': ('onnx', 'onnxruntime', 'onnxscript'),
     'medical': ('nibabel', 'pydicom'),
     'detection': ('mmdet', 'pycocotools', 'shapely', 'terminaltables'),
+    'view': ('gradio',),
 }
 BLOCK = f"""
 import sys
@@ -44,6 +45,7 @@ IMPORTS = {
     'from mmkdml.optional import require; require("mmdet", extra="detection", purpose="x")': (
         'detection'
     ),
+    'from mmkdml.apis.view import view; view(None)': 'view',
 }
 SCRIPT = f"""
 from mmkdml.apis import load_config, load_weights, make_runner, newest_checkpoint, run_tool

@@ -42,7 +42,7 @@ def draw_overlay(
         path: PNG file to write; missing folders are created.
     """
     font = ImageFont.truetype(str(_FONT), 14)
-    colors = [_color(index) for index in range(len(names))]
+    colors = [foreground_color(index) for index in range(len(names))]
     rows = [_row(panel, colors, font) for panel in panels]
     width = max(row.width for row in rows)
     rows.append(_legend(names, colors, width, font))
@@ -65,8 +65,8 @@ def size_of(found: np.ndarray | Boxes) -> int:
     return len(found.scores) if isinstance(found, Boxes) else int(np.count_nonzero(found))
 
 
-def _color(index: int) -> Color:
-    """Return the 8-bit RGB color of a foreground class."""
+def foreground_color(index: int) -> Color:
+    """Return the 8-bit RGB color of a foreground class; the first ones suit color-blind readers."""
     return tuple(round(255 * part) for part in to_rgb(class_color(index)))
 
 
@@ -74,7 +74,7 @@ def _row(
     panel: Panel | BoxPanel, colors: Sequence[Color], font: ImageFont.FreeTypeFont
 ) -> Image.Image:
     scales = _scales(panel)
-    plain = _tile(panel.image, None, colors, scales)
+    plain = draw_tile(panel.image, None, colors, scales)
     first = plain.copy()
     if panel.spacing is not None:
         _draw_scale_bar(first, panel.spacing[1] / scales[1])
@@ -86,7 +86,7 @@ def _row(
             tile = draw_boxes(plain, found, colors, scales)
         else:
             size = _size(number, panel.spacing)
-            tile = _tile(panel.image, found, colors, scales)
+            tile = draw_tile(panel.image, found, colors, scales)
         tiles.append((f'{_printable(name)}: {size}', tile))
     height, width = first.shape[:2]
     row = Image.new('RGB', ((width + _GAP) * len(tiles), _LINE + height), 'white')
@@ -112,10 +112,22 @@ def _scales(panel: Panel | BoxPanel) -> tuple[float, float]:
     return side * spacing[0] / longest, side * spacing[1] / longest
 
 
-def _tile(
-    image: np.ndarray, mask: np.ndarray | None, colors: Sequence[Color], scales: tuple[float, float]
+def draw_tile(
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    colors: Sequence[Color],
+    scales: tuple[float, float],
+    opacity: float = _OPACITY,
 ) -> np.ndarray:
-    """Return the scaled image with the mask drawn on it."""
+    """Return the scaled image with the mask drawn on it.
+
+    Args:
+        image: (H, W, 3), uint8, RGB.
+        mask: Class indices (H, W), uint8, where 0 is the background; None for the image only.
+        colors: Color of each foreground class.
+        scales: Drawn pixels per pixel, vertically and horizontally.
+        opacity: Opacity of the regions in [0, 1]; their outlines are opaque.
+    """
     height, width = (
         max(1, round(scale * side)) for scale, side in zip(scales, image.shape, strict=False)
     )
@@ -138,7 +150,7 @@ def _tile(
         )
         outlines.append([np.round((one + 0.5) * scale - 0.5).astype(np.int32) for one in found])
         cv2.drawContours(tinted, outlines[-1], -1, color, cv2.FILLED)
-    tile = cv2.addWeighted(tinted, _OPACITY, tile, 1 - _OPACITY, 0)
+    tile = cv2.addWeighted(tinted, opacity, tile, 1 - opacity, 0)
     for lines, color in zip(outlines, colors, strict=True):
         cv2.drawContours(tile, lines, -1, color, 2, cv2.LINE_AA)
     return tile

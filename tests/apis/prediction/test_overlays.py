@@ -159,7 +159,7 @@ def test_legend_of_many_classes_is_wrapped(tmp_path):
     sheet = draw(tmp_path, [panel([np.zeros((96, 64), np.uint8)])], names)
     assert sheet.shape[1] == 2 * (256 + GAP) + GAP
     assert len(sheet) == LINE + SIDE + 6 * LINE + 2 * GAP
-    assert len({overlays._color(index) for index in range(12)}) == 12
+    assert len({overlays.foreground_color(index) for index in range(12)}) == 12
     assert (sheet[:, -GAP:] == 255).all()
 
 
