@@ -14,12 +14,15 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from mmkdml.experiments.run_spec import RunSpec
+from mmkdml.experiments.suites.claims import parse_claims
 from mmkdml.packages import packaged_file
 from mmkdml.safe_yaml import SafeYamlLoader
 from mmkdml.statistics.measures import MEASURES
+from mmkdml.statistics.records import SuiteClaim
 
 _KEYS = {
-    'title', 'measures', 'seeds', 'runs', 'variants', 'options', 'amp', 'paper_tables', 'work_dir'
+    'title', 'measures', 'seeds', 'runs', 'variants', 'options', 'amp', 'paper_tables', 'work_dir',
+    'claims'
 }  # fmt: skip
 _RUN_KEYS = {'name', 'config', 'teacher', 'options'}
 # Inheritance and predefined variables of mmengine's config files.
@@ -40,6 +43,7 @@ class Suite:
         paper_tables: Tables of the paper with the same rows and columns, e.g. ``'Table 4'``.
         runs: All runs of the first seed, then of the next; of each seed, teachers first.
         work_dir: Folder of the runs.
+        claims: Claims of the suite itself, in addition to those of the paper.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Suite:
     paper_tables: tuple[str, ...]
     runs: tuple[RunSpec, ...]
     work_dir: Path
+    claims: tuple[SuiteClaim, ...] = ()
 
 
 def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
@@ -65,6 +70,8 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
     - ``options``: settings that are changed in every run, by dotted key;
     - ``variants``: changed settings by name of the variant; every run is executed in each variant;
     - ``amp``: train in mixed precision;
+    - ``claims``: list of ``dict(entry='kdml_v3', competitors=['kdml_v1'], primary=True)``, see
+      :func:`~.suites.claims.parse_claims`;
     - ``work_dir``: default ``work_dirs/suites/<name of the file>``.
 
     ``_base_`` lists files to inherit; YAML and JSON files can only inherit YAML and JSON files.
@@ -91,14 +98,17 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
     if unknown:
         raise _invalid('measures', path, f'names among {", ".join(MEASURES)}', unknown)
     own_dir = _string('work_dir', path, content.get('work_dir'))
+    runs = tuple(_expand(path, content))
+    names = list(dict.fromkeys(run.name for run in runs))
     return Suite(
         name=path.stem,
         path=str(path),
         title=str(content.get('title', path.stem)),
         measures=measures,
         paper_tables=_names('paper_tables', path, content.get('paper_tables', ())),
-        runs=tuple(_expand(path, content)),
+        runs=runs,
         work_dir=Path(work_dir or own_dir or Path('work_dirs') / 'suites' / path.stem),
+        claims=parse_claims(str(path), content.get('claims', []), names, measures),
     )
 
 
