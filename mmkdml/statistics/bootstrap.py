@@ -215,18 +215,20 @@ class _Estimator:
         self, kind: str, seeds: tuple[int, ...], cases: frozenset, shared: bool
     ) -> SeedVariance | None:
         """Pool the seed variance of one kind of members; None if there are fewer than two runs."""
-        rows = {
-            tuple(self._values(entry, seeds)): entry[0]
-            for entry, by_seed in self.counts.by_entry.items()
-            if _POOLS.get(entry[1], 'student') == kind
-            and all(seed in by_seed and by_seed[seed].cases == cases for seed in seeds)
-        }
-        finite = {row: name for row, name in rows.items() if np.isfinite(row).all()}
-        runs = len(set(finite.values()))
+        rows = {}
+        for entry, by_seed in self.counts.by_entry.items():
+            if _POOLS.get(entry[1], 'student') == kind and all(
+                seed in by_seed and by_seed[seed].cases == cases for seed in seeds
+            ):
+                values = self._values(entry, seeds)
+                if np.isfinite(values).all():
+                    digests = tuple(by_seed[seed].digest for seed in seeds)
+                    rows[tuple(values), digests] = entry[0]
+        runs = len(set(rows.values()))
         if min(runs, len(seeds)) < 2:
             return None
         # Members of one run are not independent.
-        pooled = pool_seeds(np.array(list(finite)), shared)
+        pooled = pool_seeds(np.array([row[0] for row in rows]), shared)
         return replace(pooled, df=(runs - 1) * (len(seeds) - 1), runs=runs)
 
     def _distribution(self, pair: _Pair, seeds: tuple[int, ...], groups: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -42,6 +43,13 @@ class CaseCounts:
         if isinstance(self.counts, Detections):
             return self.counts.summed(np.ones((1, self.counts.groups)))[0]
         return self.counts.sum(0)
+
+    @property
+    def digest(self) -> str:
+        """Digest by which equal predictions are recognized; empty if they are no sums."""
+        if not isinstance(self.counts, np.ndarray):
+            return ''
+        return hashlib.blake2b(np.ascontiguousarray(self.counts).tobytes()).hexdigest()
 
     def by_group(self) -> np.ndarray:
         """Return the argument of :meth:`~.measures.Measure.value` for each group, (G, ...)."""
