@@ -50,10 +50,10 @@ class Regime:
 
     @property
     def label(self) -> str:
-        """Description, e.g. ``'IoU, 100 groups, 3 seeds, seed sd 1.5, interaction 0.5'``."""
+        """Description, e.g. ``'IoU, 100 groups, 3 seeds, seed sd 1.5, ...'``."""
         return (
             f'{self.measure}, {self.groups} groups, {self.seeds} seeds, seed sd {self.seed_sd:g}, '
-            f'interaction {self.interaction:g}'
+            f'interaction {self.interaction:g}, gain {self.gain:g}'
         )
 
 
@@ -80,7 +80,7 @@ class Calibration:
     errors: Mapping[str, float]
 
 
-#: Reduced copies of the published cells, and the regimes in which seeds or cases dominate.
+#: Regimes in which cases or seeds dominate.
 REGIMES = (
     Regime('IoU', 100, 3),
     Regime('IoU', 100, 3, 3.0, 0.3),
@@ -119,13 +119,15 @@ def measure_calibration(regime: Regime, data_sets: int = 500, rng: int = 0) -> C
     for start in range(0, data_sets, _CHUNK):
         number = min(_CHUNK, data_sets - start)
         null = simulate(regime, levels, number, generator)
-        p = np.stack([compare(regime.measure, null, *pair).p for pair in CLAIMS], 1)
+        values = evaluate(regime.measure, null)
+        p = np.stack([compare(values, *pair).p for pair in CLAIMS], 1)
         found.setdefault('size', []).append((p < ALPHA).mean(1))
         found.setdefault('family', []).append((p < ALPHA / len(CLAIMS)).any(1))
-        low, high = mean_interval(regime.measure, null, 0)
+        low, high = mean_interval(values, 0)
         found.setdefault('mean_coverage', []).append((low <= truth) & (truth <= high))
         gained = simulate(regime, better, number, generator)
-        claims = [compare(regime.measure, gained, *pair) for pair in CLAIMS]
+        values = evaluate(regime.measure, gained)
+        claims = [compare(values, *pair) for pair in CLAIMS]
         low, high = np.stack([one.interval(1 - ALPHA) for one in claims], -1)
         covered = (low <= regime.gain) & (regime.gain <= high)
         found.setdefault('coverage', []).append(covered.mean(1))
@@ -135,6 +137,11 @@ def measure_calibration(regime: Regime, data_sets: int = 500, rng: int = 0) -> C
     errors = {name: float(one.std() / np.sqrt(data_sets)) for name, one in rates.items()}
     means = {name: float(one.mean()) for name, one in rates.items()}
     return Calibration(**means, data_sets=data_sets, errors=errors)
+
+
+def measure_calibrations(data_sets: int = 500) -> dict[str, Calibration]:
+    """Measure all regimes of :data:`REGIMES`."""
+    return {one.label: measure_calibration(one, data_sets) for one in REGIMES}
 
 
 def simulate(
@@ -165,28 +172,39 @@ def simulate(
     return np.stack([correct, wrong, wrong], -1)[..., None]
 
 
-def compare(measure: str, counts: np.ndarray, better: int, other: int) -> Comparison:
-    """Test the difference of two runs of each of D simulated suites."""
-    values, left_out = _values(measure, counts, [better, other])
-    pooled = pool_seeds(MEASURES[measure].value(counts.sum(-3)))
-    difference = over_seeds(
-        values[:, 0] - values[:, 1], left_out[:, 0] - left_out[:, 1], pooled + pooled
+@dataclass(frozen=True)
+class Values:
+    """Measure of D suites of R runs with S seeds, tested on G groups of cases.
+
+    Attributes:
+        all_cases: Measure in percent, (D, R, S).
+        left_out: Measure without each group, (D, R, G, S).
+    """
+
+    all_cases: np.ndarray
+    left_out: np.ndarray
+
+
+def evaluate(measure: str, counts: np.ndarray) -> Values:
+    """Compute a measure of simulated suites from the result of :func:`simulate`."""
+    value, total = MEASURES[measure].value, counts.sum(-3, keepdims=True)
+    return Values(value(total)[..., 0], np.moveaxis(value(total - counts), -1, -2))
+
+
+def compare(values: Values, better: int, other: int) -> Comparison:
+    """Test the difference of two runs of each suite."""
+    pooled = pool_seeds(values.all_cases)
+    differences, left_out = (
+        one[:, better] - one[:, other] for one in (values.all_cases, values.left_out)
     )
-    return Comparison([difference])
+    return Comparison([over_seeds(differences, left_out, pooled + pooled)])
 
 
-def mean_interval(measure: str, counts: np.ndarray, run: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the interval of the mean of one run of each of D simulated suites."""
-    values, left_out = _values(measure, counts, [run])
-    pooled = pool_seeds(MEASURES[measure].value(counts.sum(-3)), shared=True)
-    return over_seeds(values[:, 0], left_out[:, 0], pooled).percent_interval(1 - ALPHA)
-
-
-def _values(measure: str, counts: np.ndarray, runs: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Compute values, (D, R, S), and those without each group, (D, R, G, S)."""
-    chosen, value = counts[:, runs], MEASURES[measure].value
-    total = chosen.sum(-3, keepdims=True)
-    return value(total)[..., 0], np.moveaxis(value(total - chosen), -1, -2)
+def mean_interval(values: Values, run: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the interval of the mean of one run of each suite."""
+    pooled = pool_seeds(values.all_cases, shared=True)
+    tested = over_seeds(values.all_cases[:, run], values.left_out[:, run], pooled)
+    return tested.percent_interval(1 - ALPHA)
 
 
 def expected_value(regime: Regime, level: float) -> float:
