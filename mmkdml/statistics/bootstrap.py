@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = ['RESAMPLES', 'Contrast', 'Estimate', 'estimate', 'shared_seeds']
 RESAMPLES = 9999
 _POOLS = {ENSEMBLE: ENSEMBLE, PLAIN: ENSEMBLE, TEACHER: TEACHER}  # all others are students
 _Pair = tuple[Entry, Entry | None]
+_Pool = tuple[tuple[str, ...], tuple[int, ...], frozenset, bool]
 
 
 def estimate(
@@ -38,8 +39,9 @@ def estimate(
     cross-validation the cases of all folds of a seed belong to one test split.
 
     The seed variance is pooled over all runs that were tested on the same cases with the shared
-    seeds, separately for ensembles and single networks, teachers, and students. Of equal runs, e.g.
-    a frozen teacher that several runs share, one is used. With one seed the interval contains the
+    seeds, separately for ensembles and single networks, teachers, and students; for two members of
+    one run, that of their difference in all runs. Of equal runs, e.g. a frozen teacher that several
+    runs share, one is used. With one seed the interval contains the
     variation over cases only, and the difference is not tested.
 
     Args:
@@ -105,7 +107,7 @@ class _Estimator:
         # Positive differences are better.
         self.sign = -1 if measure.info.higher_is_better is False else 1
         self._replicates: dict[tuple[Entry, int], np.ndarray] = {}
-        self._pools: dict[tuple[str, tuple[int, ...], frozenset, bool], SeedVariance | None] = {}
+        self._pools: dict[_Pool, SeedVariance | None] = {}
 
     def estimate(self, contrast: Contrast) -> Estimate:
         """Estimate one contrast."""
@@ -201,35 +203,65 @@ class _Estimator:
 
     def _pooled(self, pair: _Pair, seeds: tuple[int, ...], cases: frozenset) -> SeedVariance | None:
         """Pool the seed variance of a mean or difference over the runs of the suite."""
+        entry, other = pair
+        if other is not None and entry[0] == other[0]:
+            # Members of one run vary together, so their difference is pooled.
+            return self._pool((entry[1], other[1]), seeds, cases, True)
         total = None
         for _, member in filter(None, pair):
-            key = _POOLS.get(member, 'student'), seeds, cases, pair[1] is None
-            if key not in self._pools:
-                self._pools[key] = self._pool(*key)
-            if (pool := self._pools[key]) is None:
+            kind = (_POOLS.get(member, 'student'),)
+            if (pool := self._pool(kind, seeds, cases, other is None)) is None:
                 return None
             total = pool if total is None else total + pool
         return total
 
     def _pool(
-        self, kind: str, seeds: tuple[int, ...], cases: frozenset, shared: bool
+        self, of: tuple[str, ...], seeds: tuple[int, ...], cases: frozenset, shared: bool
     ) -> SeedVariance | None:
-        """Pool the seed variance of one kind of members; None if there are fewer than two runs."""
-        rows = {}
-        for entry, by_seed in self.counts.by_entry.items():
-            if _POOLS.get(entry[1], 'student') == kind and all(
-                seed in by_seed and by_seed[seed].cases == cases for seed in seeds
+        """Pool the seed variance of a kind of members, or of the difference of two members.
+
+        None if there are fewer than two runs with the cases and seeds.
+        """
+        key = of, seeds, cases, shared
+        if key not in self._pools:
+            rows = {}
+            for entries in self._comparable(of, seeds, cases):
+                values = [self._values(entry, seeds) for entry in entries]
+                row = values[0] - values[1] if len(of) == 2 else values[0]
+                if np.isfinite(row).all():
+                    digests = tuple(
+                        self.counts.by_entry[entry][seed].digest
+                        for entry in entries
+                        for seed in seeds
+                    )
+                    rows[tuple(row), digests] = entries[0][0]
+            runs = len(set(rows.values()))
+            self._pools[key] = None
+            if min(runs, len(seeds)) > 1:
+                pooled = pool_seeds(np.array([row for row, _ in rows]), shared)
+                # Members of one run are not independent.
+                df = (runs - 1) * (len(seeds) - 1)
+                self._pools[key] = replace(pooled, df=df, runs=runs)
+        return self._pools[key]
+
+    def _comparable(
+        self, of: tuple[str, ...], seeds: tuple[int, ...], cases: frozenset
+    ) -> Iterator[tuple[Entry, ...]]:
+        """Yield entries of a kind, or pairs of two members of a run, tested on the same cases."""
+        by_entry = self.counts.by_entry
+        for run, member in by_entry:
+            entries: tuple[Entry, ...] = ((run, member),)
+            if len(of) == 2:
+                entries = (run, of[0]), (run, of[1])
+            wanted = member == of[0] if len(of) == 2 else _POOLS.get(member, 'student') == of[0]
+            if wanted and all(
+                entry in by_entry
+                and seed in by_entry[entry]
+                and by_entry[entry][seed].cases == cases
+                for entry in entries
+                for seed in seeds
             ):
-                values = self._values(entry, seeds)
-                if np.isfinite(values).all():
-                    digests = tuple(by_seed[seed].digest for seed in seeds)
-                    rows[tuple(values), digests] = entry[0]
-        runs = len(set(rows.values()))
-        if min(runs, len(seeds)) < 2:
-            return None
-        # Members of one run are not independent.
-        pooled = pool_seeds(np.array([row[0] for row in rows]), shared)
-        return replace(pooled, df=(runs - 1) * (len(seeds) - 1), runs=runs)
+                yield entries
 
     def _distribution(self, pair: _Pair, seeds: tuple[int, ...], groups: int) -> np.ndarray:
         """Draw the bootstrap values of a mean or difference, (n,)."""
