@@ -124,7 +124,7 @@ def measure_calibration(regime: Regime, data_sets: int = 500, rng: int = 0) -> C
         found.setdefault('size', []).append((p < ALPHA).mean(1))
         found.setdefault('family', []).append((p < ALPHA / len(CLAIMS)).any(1))
         low, high = mean_interval(values, 0)
-        found.setdefault('mean_coverage', []).append((low <= truth) & (truth <= high))
+        found.setdefault('mean_coverage', []).append(np.asarray((low <= truth) & (truth <= high)))
         gained = simulate(regime, better, number, generator)
         values = evaluate(regime.measure, gained)
         claims = [compare(values, *pair) for pair in CLAIMS]

@@ -19,7 +19,7 @@ Entry = tuple[str, str]
 """Name of a run and one of its members."""
 
 #: Largest number of jackknife replicates of a measure that is no function of sums over groups.
-MOST_REPLICATES = 1000
+MOST_REPLICATES = 500
 
 Variants = dict[str, dict[tuple[str, str], str]]
 """Run names by variant of the suite, then by mode and style."""
