@@ -5,6 +5,7 @@ from mmkdml.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        '.calibration': ['Calibration', 'format_calibration', 'measure_calibrations'],
         '.end_to_end': ['format_runs', 'measure_runs'],
         '.loading': ['format_loading', 'measure_loading'],
         '.offline': ['OfflineCost', 'format_offline_cost', 'measure_offline'],

@@ -21,8 +21,8 @@ PEERS = Path(__file__).parent / 'peer_scripts'
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog='python -m benchmarks',
-        description='Measure training steps, data loading and start-up. The compared '
-        'measurements are interleaved; times are medians over rounds.',
+        description='Measure training steps, data loading, start-up and tests of claims. The '
+        'compared times are interleaved, and medians over rounds.',
     )
     commands = parser.add_subparsers(metavar='BENCHMARK', required=True)
     _add(
@@ -108,6 +108,16 @@ def main() -> None:
         config=False,
         batch_size=False,
     )
+    command = _add(
+        commands,
+        calibration,
+        'simulate suites and compute size, family error, coverage and power of the tests of '
+        'claims, with their Monte Carlo errors',
+        config=False,
+        batch_size=False,
+        rounds=False,
+    )
+    _add_number(command, '--suites', 500, 'simulated suites per regime')
     args = parser.parse_args()
     args.func(args)
 
@@ -171,12 +181,18 @@ def startup(args: argparse.Namespace) -> None:
     _report(costs, benchmarks.format_startup(costs), args.json)
 
 
+def calibration(args: argparse.Namespace) -> None:
+    found = benchmarks.measure_calibrations(args.suites)
+    _report(found, benchmarks.format_calibration(found), args.json)
+
+
 def _add(
     commands: Any,
     func: Callable[[argparse.Namespace], None],
     text: str,
     config: bool = True,
     batch_size: bool = True,
+    rounds: bool = True,
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         func.__name__.replace('_', '-'), help=text, description=f'{text[0].upper()}{text[1:]}.'
@@ -186,7 +202,8 @@ def _add(
         add_cfg_options(command)
     if batch_size:
         _add_number(command, '--batch-size', 8, 'images per batch')
-    _add_number(command, '--rounds', 5, 'measurements of each kind')
+    if rounds:
+        _add_number(command, '--rounds', 5, 'measurements of each kind')
     command.add_argument(
         '--json', type=_new_file, metavar='FILE', help='also write the values to this new file'
     )

@@ -76,6 +76,33 @@ def main() -> None:
         '--format', choices=('text', 'markdown'), default='text', help='default: %(default)s'
     )
     add(report, 'write an HTML report of one or more suites', files, nargs='+')
+    command = add(
+        power, 'print which difference a suite can detect, before or after it was run', checkpoints
+    )
+    numbers = dict(type=int, nargs='+', metavar='N')
+    command.add_argument('--seeds', **numbers, help="numbers of seeds (default: the suite's)")
+    command.add_argument(
+        '--groups', **numbers, help='numbers of groups of test cases, e.g. patients of all folds '
+        '(default: as tested)'
+    )  # fmt: skip
+    command.add_argument(
+        '--claims', type=int, metavar='N',
+        help="number of claims that are corrected together (default: the suite's primary claims, "
+        'or 1)',
+    )  # fmt: skip
+    command.add_argument('--measure', help='measure of finished runs (default: the first one)')
+    command.add_argument(
+        '--power', type=float, default=0.8, help='probability of detection (default: %(default)s)'
+    )
+    command.add_argument(
+        '--seed-sd', type=float, metavar='POINTS',
+        help='standard deviation of a run over seeds (default: that of the finished runs)',
+    )  # fmt: skip
+    command.add_argument(
+        '--case-sd', type=float, metavar='POINTS',
+        help='standard deviation of the difference of two runs over groups (default: that of the '
+        'finished runs)',
+    )  # fmt: skip
     args = parser.parse_args()
     if getattr(args, 'out', None):
         from mmkdml.apis.output_folder import refuse_existing
@@ -166,6 +193,44 @@ def claims(args: argparse.Namespace) -> None:
         for result in evaluate_claims(record, measure, args.checkpoint, counts=counts)
     ]
     write(render_claims(results, args.format), args.out)
+
+
+def power(args: argparse.Namespace) -> None:
+    from prettytable import PrettyTable
+
+    from mmkdml.experiments import load_suite, read_suite
+    from mmkdml.statistics.counts import count_cases
+    from mmkdml.statistics.power import Plan, Variances, detectable, measured_variances
+
+    suite = load_suite(args.suite, args.work_dir)
+    groups = args.groups
+    if None in (args.seed_sd, args.case_sd, groups):
+        record = read_suite(*open_suite(args, args.suite))
+        counts = count_cases(record, args.checkpoint)
+        measured = measured_variances(counts, args.measure or suite.measures[0])
+        variances = Variances(
+            measured.seed_sd if args.seed_sd is None else args.seed_sd,
+            measured.case_sd if args.case_sd is None else args.case_sd,
+        )
+        tested = next(iter(next(iter(counts.by_entry.values())).values())).cases
+        groups = groups or [len({group for _, group in tested})]
+    else:
+        variances = Variances(args.seed_sd, args.case_sd)
+    runs = len({run.name for run in suite.runs})
+    claims = args.claims or max(1, sum(claim.primary for claim in suite.claims))
+    seeds = args.seeds or [len({run.seed for run in suite.runs})]
+    table = PrettyTable(['groups', *(f'{one} seed{"s" * (one != 1)}' for one in seeds)], align='r')
+    for number in groups:
+        plans = [Plan(runs, one, number, claims) for one in seeds]
+        found = [detectable(plan, variances, args.power) for plan in plans]
+        table.add_row([number, *('-' if one == float('inf') else f'{one:.1f}' for one in found)])
+    print(
+        f'Differences in points that are detected with a probability of {args.power:g}, for {runs} '
+        f'runs and {claims} corrected claim{"s" * (claims != 1)}.\nStandard deviations: '
+        f'{variances.seed_sd:.2f} points of a run over seeds, {variances.case_sd:.2f} points of a '
+        'difference over groups.'
+    )
+    print(table)
 
 
 def write(text: str, path: Path | None) -> None:

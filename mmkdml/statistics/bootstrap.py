@@ -1,87 +1,27 @@
-"""Bootstrap confidence intervals and p-values, paired by seed and by case."""
+"""Estimates of means and differences: intervals and p-values, and bootstrap distributions."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from mmkdml.optional import require
+from mmkdml.metric_info import PERCENT
+from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.counts import Counts, Entry, resampler
+from mmkdml.statistics.differences import Comparison, SeedVariance, Tested, over_seeds, pool_seeds
+from mmkdml.statistics.distributions import bootstrap
+from mmkdml.statistics.estimates import Contrast, Estimate
 from mmkdml.statistics.measures import Measure
 
-stats = require('scipy.stats', extra='experiments', purpose='confidence intervals')
+__all__ = ['RESAMPLES', 'Contrast', 'Estimate', 'estimate', 'shared_seeds']
 
+#: Number of bootstrap values for a figure.
 RESAMPLES = 9999
-_BATCH_INDICES = 2**21  # indices of groups that are drawn at once, 8 bytes each
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A member's mean over seeds, or its difference from the best of several competitors.
-
-    The best competitor is re-selected in every resample. If it were selected once, on the same test
-    cases, the interval would not include the uncertainty of the selection.
-
-    Attributes:
-        entry: Run and member.
-        competitors: Runs and members to compare with; empty for the mean itself.
-    """
-
-    entry: Entry
-    competitors: tuple[Entry, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)  # arrays have no single truth value
-class Estimate:
-    """A mean in percent, or a difference of means in points, over the seeds all entries share.
-
-    Attributes:
-        value: Value for the original seeds and cases.
-        low: Lower end of the percentile interval.
-        high: Upper end of the percentile interval.
-        p: Two-sided p-value for a difference of 0: 2 (k + 1) / (n + 1), where k is the smaller
-            number of bootstrap values on one side of 0; at most 1, NaN for a mean.
-        distribution: The n bootstrap values; empty if the interval is undefined.
-        seeds: The shared seeds.
-        groups: Number of groups of test cases (patients, lesions).
-        cases: Number of test cases (images).
-        resampled: ``'seeds'``, ``'groups'`` or both. A single seed or group is not resampled, and
-            the interval does not include its variation.
-        undefined_reason: Reason why the interval, and possibly the value, is NaN; empty otherwise.
-    """
-
-    value: float = float('nan')
-    low: float = float('nan')
-    high: float = float('nan')
-    p: float = float('nan')
-    distribution: np.ndarray = field(default_factory=lambda: np.empty(0))
-    seeds: tuple[int, ...] = ()
-    groups: int = 0
-    cases: int = 0
-    resampled: tuple[str, ...] = ()
-    undefined_reason: str = ''
-
-    @property
-    def counted(self) -> str:
-        """Numbers of seeds, cases and groups, e.g. ``'3 seeds, 120 cases in 40 groups'``."""
-        parts = (
-            f'{number} {name}{"s" * (number != 1)}'
-            for number, name in (
-                (len(self.seeds), 'seed'), (self.cases, 'case'), (self.groups, 'group')
-            )
-        )  # fmt: skip
-        return '{}, {} in {}'.format(*parts)
-
-    @property
-    def not_repeated(self) -> str:
-        """What there is only one of, so that no difference can be decided, e.g. ``'1 seed'``."""
-        numbers = {'seed': len(self.seeds), 'group': self.groups}
-        return ' and '.join(f'1 {name}' for name, number in numbers.items() if number == 1)
+_POOLS = {ENSEMBLE: ENSEMBLE, PLAIN: ENSEMBLE, TEACHER: TEACHER}  # all others are students
+_Pair = tuple[Entry, Entry | None]
+_Pool = tuple[tuple[str, ...], tuple[int, ...], frozenset, bool]
 
 
 def estimate(
@@ -89,63 +29,51 @@ def estimate(
     measure: str,
     contrasts: Sequence[Contrast],
     confidence: float = 0.95,
-    resamples: int = RESAMPLES,
+    resamples: int = 0,
     rng: int = 0,
 ) -> list[Estimate]:
-    """Compute bootstrap intervals with :func:`scipy.stats.bootstrap`.
+    """Estimate means and differences, paired by seed and by case.
 
-    Seeds and groups of cases are drawn with replacement, independently of each other. All entries
-    of a contrast use the same resample, so differences are paired by seed and by case. Groups are
-    drawn instead of images, because the images of a patient or lesion are not independent.
+    See :mod:`mmkdml.statistics.differences` for the method. Groups of cases are left out by the
+    jackknife, not images, because the images of a patient or lesion are not independent. With
+    cross-validation the cases of all folds of a seed belong to one test split.
 
-    The interval is too narrow for few seeds: the variance of the resampled means is (S - 1) / S of
-    the unbiased estimate for S seeds, i.e., two thirds for three seeds.
+    The seed variance is pooled over all runs that were tested on the same cases with the shared
+    seeds, separately for ensembles and single networks, teachers, and students; for two members of
+    one run, that of their difference in all runs. Of equal runs, e.g. a frozen teacher that several
+    runs share, one is used. With one seed the interval contains the
+    variation over cases only, and the difference is not tested.
 
     Args:
         counts: Counts of a suite, see :func:`~mmkdml.statistics.counts.count_cases`.
         measure: Name of one of :data:`~mmkdml.statistics.measures.MEASURES`.
         contrasts: Means and differences to estimate. Their results do not affect each other.
         confidence: Confidence level, in (0, 1).
-        resamples: Number of bootstrap values, at least 1.
-        rng: Random seed.
+        resamples: Number of bootstrap values for figures, e.g. :data:`RESAMPLES`. They do not
+            affect intervals and p-values. A difference from several competitors is that from the
+            best one on the original cases.
+        rng: Random seed of the bootstrap.
 
     Returns:
         One estimate for each contrast. The interval is undefined if a run is missing, no seed is
-        shared, the cases differ, there is only one seed and one group, or the measure is undefined
-        in a resample.
+        shared, the cases differ, there is only one seed and one group, a mean is 0 or 100 percent,
+        or the measure is undefined, also without one of the groups.
 
     Raises:
         ValueError: If the measure is unknown or belongs to another task, or if ``confidence`` or
             ``resamples`` is out of range.
     """
     checked_measure = counts.check_measure(measure)
-    if not 0 < confidence < 1 or resamples < 1:
+    if not 0 < confidence < 1 or resamples < 0:
         raise ValueError(
-            'Invalid bootstrap: expected confidence in (0, 1) and resamples >= 1, got '
+            'Invalid estimate: expected confidence in (0, 1) and resamples >= 0, got '
             f'confidence={confidence} and resamples={resamples}'
         )
-    estimates = [Estimate()] * len(contrasts)
-    # Contrasts with the same seeds and cases share their resamples.
-    shared: dict[tuple[tuple[int, ...], frozenset], list[int]] = {}
-    for index, contrast in enumerate(contrasts):
-        entries = (contrast.entry, *contrast.competitors)
-        seeds, reason = _shared_seeds(counts, entries)
-        if reason:
-            estimates[index] = Estimate(seeds=seeds, undefined_reason=reason)
-        else:
-            cases = counts.by_entry[contrast.entry][seeds[0]].cases
-            shared.setdefault((seeds, cases), []).append(index)
-    for (seeds, _), indices in shared.items():
-        chosen = [contrasts[index] for index in indices]
-        found = _estimate_together(
-            counts, checked_measure, chosen, seeds, confidence, resamples, rng
-        )
-        for index, one in zip(indices, found, strict=True):
-            estimates[index] = one
-    return estimates
+    estimator = _Estimator(counts, checked_measure, confidence, resamples, rng)
+    return [estimator.estimate(contrast) for contrast in contrasts]
 
 
-def _shared_seeds(counts: Counts, entries: Sequence[Entry]) -> tuple[tuple[int, ...], str]:
+def shared_seeds(counts: Counts, entries: Sequence[Entry]) -> tuple[tuple[int, ...], str]:
     """Return the seeds that all entries have, and why entries are not comparable, if so."""
     for name, member in entries:
         if (name, member) not in counts.by_entry:
@@ -167,89 +95,181 @@ def _shared_seeds(counts: Counts, entries: Sequence[Entry]) -> tuple[tuple[int, 
     return shared, ''
 
 
-def _estimate_together(
-    counts: Counts,
-    measure: Measure,
-    contrasts: Sequence[Contrast],
-    seeds: tuple[int, ...],
-    confidence: float,
-    resamples: int,
-    rng: int,
-) -> list[Estimate]:
-    """Estimate contrasts with the same seeds and cases from the same resamples."""
-    entries = list(dict.fromkeys(e for one in contrasts for e in (one.entry, *one.competitors)))
-    summed = resampler([counts.by_entry[entry][seed] for entry in entries for seed in seeds])
-    cases = counts.by_entry[entries[0]][seeds[0]].cases
-    sizes = {'seeds': len(seeds), 'groups': len({group for _, group in cases})}
-    drawn = tuple(name for name, size in sizes.items() if size > 1)
-    statistic = partial(_contrasted, measure, summed, entries, contrasts, sizes, drawn)
-    original = statistic(*(np.arange(sizes[name])[None] for name in drawn))[:, 0]
-    common: dict[str, Any] = dict(
-        seeds=seeds, groups=sizes['groups'], cases=len(cases), resampled=drawn
-    )
-    if not drawn:
-        reason = 'only one seed and one group of cases to resample'
-        return [Estimate(float(value), undefined_reason=reason, **common) for value in original]
-    with warnings.catch_warnings():
-        # Undefined values are reported below.
-        warnings.simplefilter('ignore', stats.DegenerateDataWarning)
-        result = stats.bootstrap(
-            [np.arange(sizes[name]) for name in drawn],
-            statistic,
-            n_resamples=resamples,
-            # Independent of the contrasts, because it decides the order of random numbers.
-            batch=max(1, min(1000, _BATCH_INDICES // sizes['groups'])),
-            vectorized=True,
-            confidence_level=confidence,
-            method='percentile',
-            rng=rng,
+class _Estimator:
+    """Estimates of one measure. Values without each group are computed once per run and seed."""
+
+    def __init__(
+        self, counts: Counts, measure: Measure, confidence: float, resamples: int, rng: int
+    ) -> None:
+        self.counts, self.measure, self.confidence = counts, measure, confidence
+        self.resamples, self.rng = resamples, rng
+        self.scores = counts.scores(measure.name)
+        # Positive differences are better.
+        self.sign = -1 if measure.info.higher_is_better is False else 1
+        self._replicates: dict[tuple[Entry, int], np.ndarray] = {}
+        self._pools: dict[_Pool, SeedVariance | None] = {}
+
+    def estimate(self, contrast: Contrast) -> Estimate:
+        """Estimate one contrast."""
+        seeds, reason = shared_seeds(self.counts, (contrast.entry, *contrast.competitors))
+        if reason:
+            return Estimate(seeds=seeds, undefined_reason=reason)
+        cases = self.counts.by_entry[contrast.entry][seeds[0]].cases
+        sizes = {'seeds': len(seeds), 'groups': len({group for _, group in cases})}
+        found = Estimate(
+            seeds=seeds,
+            groups=sizes['groups'],
+            cases=len(cases),
+            resampled=tuple(name for name, size in sizes.items() if size > 1),
         )
-    estimates = []
-    for index, contrast in enumerate(contrasts):
-        values = result.bootstrap_distribution[index]
-        if undefined := np.isnan(values).sum():
-            reason = f'{measure.name} is undefined in {undefined} of {resamples} resamples'
-            estimates.append(Estimate(float(original[index]), undefined_reason=reason, **common))
-            continue
-        low, high = (float(end[index]) for end in result.confidence_interval)
-        p = _p_value(values) if contrast.competitors else float('nan')
-        estimates.append(Estimate(float(original[index]), low, high, p, values, **common))
-    return estimates
+        pairs = [(contrast.entry, one) for one in contrast.competitors] or [(contrast.entry, None)]
+        values = np.array([self._contrasted(pair, self._values, seeds) for pair in pairs])  # (K, S)
+        worst = int(values.mean(1).argmin())
+        found = replace(found, value=float(values[worst].mean()))
+        name = self.measure.name
+        if not np.isfinite(values).all():
+            return replace(found, undefined_reason=f'{name} is undefined for a seed')
+        if not found.resampled:
+            return replace(found, undefined_reason='only one seed and one group of cases')
+        replicates: Sequence[np.ndarray | None] = [None] * len(pairs)
+        if found.groups > 1:
+            replicates = [self._contrasted(pair, self._left_out, seeds) for pair in pairs]
+            if undefined := np.isnan(replicates).any((0, 2)).sum():
+                reason = f'{name} is undefined without {undefined} of {found.groups} groups'
+                return replace(found, undefined_reason=reason)
+        pools = [self._pooled(pair, seeds, cases) for pair in pairs]
+        tests = list(map(over_seeds, values, replicates, pools))
+        variance = tests[worst].variances[0]
+        pooled = len(tests[worst].variances) == 1 and len(seeds) > 1
+        found = replace(
+            found,
+            distribution=self._distribution(pairs[worst], seeds, found.groups),
+            df=float(variance.df),
+            seed_variance=float(variance.seeds) * len(seeds) if len(seeds) > 1 else float('nan'),
+            case_variance=float(variance.cases) if found.groups > 1 else float('nan'),
+            runs=pools[worst].runs if pooled and pools[worst] else 0,
+        )
+        if contrast.competitors:
+            runs = min(one.runs if one else 1 for one in pools)
+            return self._difference(found, Comparison(tests), runs)
+        return self._mean(found, tests[0])
 
+    def _difference(self, found: Estimate, comparison: Comparison, runs: int) -> Estimate:
+        """Add interval and p-value of a difference, and why it is not tested, if so."""
+        p = float(comparison.p)
+        reason = found.not_repeated
+        if not reason and len(found.seeds) == 2 and not found.runs:
+            reason = f'2 seeds of {runs} run{"s" * (runs != 1)}'
+        if not reason and np.isnan(p):
+            reason = 'no variation'
+        low, high = map(float, comparison.interval(self.confidence))
+        p = float('nan') if reason else p
+        return replace(
+            found, low=low, high=high, p=p, undecided_reason=reason, comparison=comparison
+        )
 
-def _contrasted(
-    measure: Measure,
-    summed: Callable[[np.ndarray], np.ndarray],
-    entries: Sequence[Entry],
-    contrasts: Sequence[Contrast],
-    sizes: Mapping[str, int],
-    drawn: Sequence[str],
-    *indices: np.ndarray,
-    axis: int = -1,
-) -> np.ndarray:
-    """Compute the contrasts of B resamples, (contrasts, B), from drawn indices, (B, size) each."""
-    seeds = sizes['seeds']
-    times = {name: np.ones((1, size)) for name, size in sizes.items()}
-    times.update({n: _times_drawn(i, sizes[n]) for n, i in zip(drawn, indices, strict=True)})
-    values = measure.value(summed(times['groups'])).reshape(-1, len(entries), seeds)
-    means = (values * times['seeds'][:, None]).sum(-1).T / seeds
-    by_entry = dict(zip(entries, means, strict=True))
-    return np.stack(
-        [
-            by_entry[one.entry] - np.max([by_entry[e] for e in one.competitors] or [0], 0)
-            for one in contrasts
-        ]
-    )
+    def _mean(self, found: Estimate, test: Tested) -> Estimate:
+        """Add the interval of a mean, on the logit scale for percentages."""
+        if self.measure.info.unit == PERCENT and 0 <= test.value <= 100:
+            low, high = map(float, test.percent_interval(self.confidence))
+            if np.isnan(low):
+                reason = f'{self.measure.name} is {test.value:.0f} % for all seeds and groups'
+                return replace(found, undefined_reason=reason)
+            return replace(found, low=low, high=high)
+        width = float(test.half_width(self.confidence))
+        return replace(found, low=found.value - width, high=found.value + width)
 
+    def _contrasted(
+        self,
+        pair: _Pair,
+        values: Callable[[Entry, tuple[int, ...]], np.ndarray],
+        seeds: tuple[int, ...],
+    ) -> np.ndarray:
+        entry, other = pair
+        own = values(entry, seeds)
+        return own if other is None else self.sign * (own - values(other, seeds))
 
-def _times_drawn(indices: np.ndarray, size: int) -> np.ndarray:
-    """Count how often each index below ``size`` was drawn, (B, size), in each row of indices."""
-    rows = len(indices)
-    flat = (indices + size * np.arange(rows)[:, None]).ravel()
-    return np.bincount(flat, minlength=rows * size).reshape(rows, size).astype(float)
+    def _values(self, entry: Entry, seeds: tuple[int, ...]) -> np.ndarray:
+        """Return the value of each seed, (S,)."""
+        return np.array([self.scores[entry][seed] for seed in seeds])
 
+    def _left_out(self, entry: Entry, seeds: tuple[int, ...]) -> np.ndarray:
+        """Return the value of each seed without each group, (G, S)."""
+        for seed in seeds:
+            if (entry, seed) not in self._replicates:
+                left_out = self.counts.by_entry[entry][seed].leave_one_out()
+                self._replicates[entry, seed] = self.measure.value(left_out)
+        return np.stack([self._replicates[entry, seed] for seed in seeds], 1)
 
-def _p_value(values: np.ndarray) -> float:
-    exact = values.round(9)  # removes rounding errors, so that ties are recognized
-    tail = min((exact <= 0).sum(), (exact >= 0).sum())
-    return float(min(1, 2 * (tail + 1) / (len(values) + 1)))
+    def _pooled(self, pair: _Pair, seeds: tuple[int, ...], cases: frozenset) -> SeedVariance | None:
+        """Pool the seed variance of a mean or difference over the runs of the suite."""
+        entry, other = pair
+        if other is not None and entry[0] == other[0]:
+            # Members of one run vary together, so their difference is pooled.
+            return self._pool((entry[1], other[1]), seeds, cases, True)
+        total = None
+        for _, member in filter(None, pair):
+            kind = (_POOLS.get(member, 'student'),)
+            if (pool := self._pool(kind, seeds, cases, other is None)) is None:
+                return None
+            total = pool if total is None else total + pool
+        return total
+
+    def _pool(
+        self, of: tuple[str, ...], seeds: tuple[int, ...], cases: frozenset, shared: bool
+    ) -> SeedVariance | None:
+        """Pool the seed variance of a kind of members, or of the difference of two members.
+
+        None if there are fewer than two runs with the cases and seeds.
+        """
+        key = of, seeds, cases, shared
+        if key not in self._pools:
+            rows = {}
+            for entries in self._comparable(of, seeds, cases):
+                values = [self._values(entry, seeds) for entry in entries]
+                row = values[0] - values[1] if len(of) == 2 else values[0]
+                if np.isfinite(row).all():
+                    digests = tuple(
+                        self.counts.by_entry[entry][seed].digest
+                        for entry in entries
+                        for seed in seeds
+                    )
+                    rows[tuple(row), digests] = entries[0][0]
+            runs = len(set(rows.values()))
+            self._pools[key] = None
+            if min(runs, len(seeds)) > 1:
+                pooled = pool_seeds(np.array([row for row, _ in rows]), shared)
+                # Members of one run are not independent.
+                df = (runs - 1) * (len(seeds) - 1)
+                self._pools[key] = replace(pooled, df=df, runs=runs)
+        return self._pools[key]
+
+    def _comparable(
+        self, of: tuple[str, ...], seeds: tuple[int, ...], cases: frozenset
+    ) -> Iterator[tuple[Entry, ...]]:
+        """Yield entries of a kind, or pairs of two members of a run, tested on the same cases."""
+        by_entry = self.counts.by_entry
+        for run, member in by_entry:
+            entries: tuple[Entry, ...] = ((run, member),)
+            if len(of) == 2:
+                entries = (run, of[0]), (run, of[1])
+            wanted = member == of[0] if len(of) == 2 else _POOLS.get(member, 'student') == of[0]
+            if wanted and all(
+                entry in by_entry
+                and seed in by_entry[entry]
+                and by_entry[entry][seed].cases == cases
+                for entry in entries
+                for seed in seeds
+            ):
+                yield entries
+
+    def _distribution(self, pair: _Pair, seeds: tuple[int, ...], groups: int) -> np.ndarray:
+        """Draw the bootstrap values of a mean or difference, (n,)."""
+        if not self.resamples:
+            return np.empty(0)
+        entries = [entry for entry in pair if entry]
+        signs = [1] if pair[1] is None else [self.sign, -self.sign]
+        samples = [self.counts.by_entry[entry][seed] for entry in entries for seed in seeds]
+        return bootstrap(
+            self.measure, resampler(samples), signs, len(seeds), groups, self.resamples, self.rng
+        )  # fmt: skip

@@ -6,25 +6,25 @@ from typing import Any
 
 import pandas as pd
 
-from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, estimate
+from mmkdml.statistics.bootstrap import Contrast, estimate
 from mmkdml.statistics.counts import Counts, count_members
 from mmkdml.statistics.measures import MEASURES, class_count, task_of_cases
 
 
 def case_scores(
-    cases: pd.DataFrame, reference: str | None = None, resamples: int = RESAMPLES
+    cases: pd.DataFrame, reference: str | None = None, resamples: int = 0
 ) -> pd.DataFrame:
     """Compute all measures of the task for each member, with 95 % intervals over groups of cases.
 
     Args:
         cases: Case table of one or more members, see :class:`mmkdml.evaluation.CaseTable`.
         reference: Member that the others are compared with, paired by case.
-        resamples: Number of bootstrap values.
+        resamples: See :func:`~mmkdml.statistics.bootstrap.estimate`.
 
     Returns:
         Columns ``member, measure, value, low, high, groups`` in percent; with a reference also
         ``difference, difference_low, difference_high`` in points, NaN for the reference. Undefined
-        intervals, e.g. with one group, are NaN.
+        intervals, e.g. with one group or of 100 percent, are NaN.
 
     Raises:
         ValueError: If the table belongs to no task or lacks the reference.

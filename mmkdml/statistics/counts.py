@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,9 @@ from mmkdml.statistics.records import CHECKPOINTS, DONE, SuiteRecord
 
 Entry = tuple[str, str]
 """Name of a run and one of its members."""
+
+#: Largest number of jackknife replicates of a measure that is no function of sums over groups.
+MOST_REPLICATES = 500
 
 Variants = dict[str, dict[tuple[str, str], str]]
 """Run names by variant of the suite, then by mode and style."""
@@ -39,9 +44,37 @@ class CaseCounts:
             return self.counts.summed(np.ones((1, self.counts.groups)))[0]
         return self.counts.sum(0)
 
+    @property
+    def digest(self) -> str:
+        """Digest by which equal predictions are recognized; empty if they are no sums."""
+        if not isinstance(self.counts, np.ndarray):
+            return ''
+        return hashlib.blake2b(np.ascontiguousarray(self.counts).tobytes()).hexdigest()
+
     def by_group(self) -> np.ndarray:
         """Return the argument of :meth:`~.measures.Measure.value` for each group, (G, ...)."""
         return self.counts.by_group() if isinstance(self.counts, Detections) else self.counts
+
+    def leave_one_out(self) -> np.ndarray:
+        """Return the argument of :meth:`~.measures.Measure.value` without each group, (B, ...).
+
+        B is the number of groups G. If the counts are no sums over groups, at most
+        :data:`MOST_REPLICATES` sets of groups are left out instead, because each one costs as much
+        as a resample.
+        """
+        if isinstance(self.counts, np.ndarray):
+            return self.counts.sum(0) - self.counts
+        groups = len({group for _, group in self.cases})
+        return self.counts.summed(_without_each(groups))
+
+
+@lru_cache(maxsize=1)
+def _without_each(groups: int) -> np.ndarray:
+    """Return weights without each set of groups, (B, G)."""
+    weights = np.ones((min(groups, MOST_REPLICATES), groups))
+    for row, left_out in enumerate(np.array_split(np.arange(groups), len(weights))):
+        weights[row, left_out] = 0
+    return weights
 
 
 def resampler(samples: Sequence[CaseCounts]) -> Callable[[np.ndarray], np.ndarray]:

@@ -73,6 +73,27 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
+class SuiteClaim:
+    """A claim that a suite states before it is run: one entry is better than others.
+
+    Attributes:
+        entry: Run and member that is claimed to be better. An empty member is the ensemble, or the
+            model of a single network.
+        competitors: Runs and members, each of which has to be exceeded.
+        measure: Name of the measure; empty for all measures of the suite.
+        text: The claim in words; empty for one that is built from the names.
+        primary: Whether the suite was planned for this claim. p-values of primary claims are
+            corrected together, and those of the others.
+    """
+
+    entry: tuple[str, str]
+    competitors: tuple[tuple[str, str], ...]
+    measure: str = ''
+    text: str = ''
+    primary: bool = False
+
+
+@dataclass(frozen=True)
 class SuiteRecord:
     """All runs of a suite, finished or not.
 
@@ -83,6 +104,7 @@ class SuiteRecord:
         paper_tables: Tables of the paper with the same rows and columns, e.g. ``'Table 4'``.
         runs: Runs in the order of the suite, all seeds of a name together.
         pictures: PNG files that compare runs, by path relative to the suite's folder.
+        claims: Claims of the suite itself, in addition to those of the paper.
     """
 
     name: str
@@ -91,3 +113,4 @@ class SuiteRecord:
     paper_tables: Sequence[str]
     runs: Sequence[RunRecord]
     pictures: Mapping[str, Path] = field(default_factory=dict)
+    claims: Sequence[SuiteClaim] = ()

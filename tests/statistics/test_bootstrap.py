@@ -1,180 +1,269 @@
 import dataclasses
+import math
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import bootstrap
+from scipy.special import expit, logit
+from scipy.stats import t
 
-from mmkdml.statistics import measures
+from mmkdml.metric_info import METRIC_INFOS, MetricInfo
 from mmkdml.statistics.bootstrap import Contrast, estimate
-from mmkdml.statistics.counts import count_cases
-from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
+from mmkdml.statistics.counts import CaseCounts, Counts
+from mmkdml.statistics.measures import MEASURES, Measure
 
 ENSEMBLE = ('a', 'ensemble')
 MEAN, DIFFERENCE = Contrast(ENSEMBLE), Contrast(ENSEMBLE, (('b', 'ensemble'),))
+NAMES = 'abcdefg'
 
 
-def classified(correct, member='ensemble', groups=None):
-    """Case table of one member for images of class 1; each image is a group by default."""
-    correct = np.asarray(correct, int)
-    ids = [f'i{index}' for index in range(len(correct))]
-    return pd.DataFrame(
-        dict(member=member, id=ids, group=ids if groups is None else groups, truth=1, pred=correct)
+def accuracies(tables):
+    """Accuracy by run, (M, S), and without each image, (M, S, G), from case tables."""
+    names, seeds = (sorted({key[place] for key in tables}) for place in (0, 1))
+    correct = np.array(
+        [[tables[name, seed][0].sort_values('group')['pred'] for seed in seeds] for name in names]
     )
+    images = correct.shape[-1]
+    without = (correct.sum(-1, keepdims=True) - correct) / (images - 1)
+    return 100 * correct.mean(-1), 100 * without
 
 
-def counts_of(tables):
-    """Count ``{(name, seed): case tables}``."""
-    runs = [
-        RunRecord(
-            name, seed, 'ml', 'v1', 'done', measured={'best': Measurement({}, pd.concat(cases))}
-        )
-        for (name, seed), cases in tables.items()
-    ]
-    return count_cases(SuiteRecord('s', 'S', ('accuracy',), (), runs), 'best')
-
-
-def random_tables(seeds=3, images=30, names=('a', 'b'), accuracy=0.7):
-    rng = np.random.default_rng(7)
-    return {
-        (name, seed): [classified(rng.random(images) < accuracy)]
-        for name in names
-        for seed in range(seeds)
-    }
-
-
-def segmented(seeds=3):
-    """Case tables whose IoU is not a mean over groups: resamples must sum pixels."""
-    rng = np.random.default_rng(1)
-    tables = {}
-    for name, member in (('a', 'ensemble'), ('a', 'student_1'), ('a', 'student_2')):
-        for seed in range(seeds):
-            pixels = dict(zip(('tp', 'fp', 'fn'), rng.integers(1, 90, (3, 16)), strict=True))
-            cases = pd.DataFrame(
-                dict(member=member, id=[f'i{i // 2}' for i in range(16)], **pixels)
-            )
-            cases['label'] = [1, 2] * 8
-            cases['group'] = np.repeat(['x', 'y', 'x', 'z'], 4)
-            tables.setdefault((name, seed), []).append(cases)
-    return tables
-
-
-def test_accuracy_of_one_seed_equals_scipy_bootstrap_of_the_mean():
-    cases = classified(np.random.default_rng(0).random(40) < 0.7)
-    (found,) = estimate(counts_of({('a', 5): [cases]}), 'accuracy', [MEAN])
-    by_name = cases.sort_values('group')['pred'].to_numpy()
-    expected = bootstrap((100.0 * by_name,), np.mean, batch=1000, method='percentile', rng=0)
-    np.testing.assert_allclose(found.distribution, expected.bootstrap_distribution)
-    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval))
-    assert found.value == pytest.approx(100 * by_name.mean())
-    assert (found.seeds, found.groups, found.resampled) == ((5,), 40, ('groups',))
-    assert np.isnan(found.p)
-    assert found.undefined_reason == ''
-
-
-def resampled_iou(tables, member, seeds, groups):
-    """Mean IoU over drawn seeds, from case tables with each group repeated as drawn."""
-    scores = []
-    for seed in seeds:
-        cases = pd.concat(one for one in tables['a', seed] if one['member'].iloc[0] == member)
-        pixels = pd.concat([cases[cases['group'] == group] for group in groups])
-        sums = pixels.groupby('label')[['tp', 'fp', 'fn']].sum()
-        scores.append(100 * (sums['tp'] / sums.sum(axis=1)).mean())
-    return np.mean(scores)
-
-
-def test_seeds_and_groups_are_crossed_and_the_best_competitor_is_reselected():
-    tables = segmented()
-    competitors = (('a', 'student_1'), ('a', 'student_2'))
-    found = estimate(
-        counts_of(tables), 'IoU', [MEAN, Contrast(ENSEMBLE, competitors)], resamples=40
+def residual_mean_square(values):
+    """Mean square of the interaction of a two-way analysis of variance, by its definition."""
+    rows, columns = values.shape
+    total = sum(
+        (values[m, s] - values[m].mean() - values[:, s].mean() + values.mean()) ** 2
+        for m in range(rows)
+        for s in range(columns)
     )
-    rng = np.random.default_rng(0)
-    seeds, groups = rng.integers(0, 3, (40, 3)), rng.integers(0, 3, (40, 3))
-    names = np.array(['x', 'y', 'z'])
-    best = []
-    for index, (drawn_seeds, drawn) in enumerate(zip(seeds, names[groups], strict=True)):
-        ensemble, one, two = (
-            resampled_iou(tables, member, drawn_seeds, drawn)
-            for member in ('ensemble', 'student_1', 'student_2')
-        )
-        assert found[0].distribution[index] == pytest.approx(ensemble)
-        assert found[1].distribution[index] == pytest.approx(ensemble - max(one, two))
-        best.append(one > two)
-    assert 0 < sum(best) < 40  # otherwise the maximum is not tested
-    ensemble, one, two = (
-        resampled_iou(tables, member, range(3), names)
-        for member in ('ensemble', 'student_1', 'student_2')
-    )
-    assert found[1].value == pytest.approx(ensemble - max(one, two))
-    assert found[1].resampled == ('seeds', 'groups')
-    low, high = np.percentile(found[1].distribution, [2.5, 97.5])
-    assert (found[1].low, found[1].high) == pytest.approx((low, high))
+    return total / ((rows - 1) * (columns - 1))
 
 
-def test_shared_variation_cancels_in_a_difference():
-    # Each seed of b has the errors of a and one more in every group.
-    rng = np.random.default_rng(2)
-    groups = np.repeat([f'g{index}' for index in range(12)], 10)
-    tables = {}
+def test_difference_is_tested_with_the_pooled_seed_variance(random_tables, counts_of):
+    tables = random_tables(names=NAMES)
+    (found,) = estimate(counts_of(tables), 'accuracy', [DIFFERENCE])
+    values, without = accuracies(tables)
+    difference, left_out = values[0] - values[1], without[0] - without[1]  # (S,), (S, G)
+    covariance = np.cov(left_out, ddof=0) * (30 - 1)
+    off_diagonal = covariance[~np.eye(3, dtype=bool)].mean()
+    seeds = max(difference.var(ddof=1), 2 * residual_mean_square(values)) / 3
+    cases = max(off_diagonal, 0)
+    assert found.value == pytest.approx(difference.mean())
+    assert found.seed_variance == pytest.approx(3 * seeds)
+    assert found.case_variance == pytest.approx(cases)
+    df = (seeds + cases) ** 2 / (seeds**2 / (6 * 2) + cases**2 / 29)
+    assert (found.df, found.runs) == (pytest.approx(df), 7)
+    error = math.sqrt(seeds + cases)
+    assert found.p == pytest.approx(2 * t.sf(abs(found.value) / error, df))
+    ends = found.value + np.array([-1, 1]) * t.ppf(0.975, df) * error
+    assert (found.low, found.high) == pytest.approx(tuple(ends))
+    assert found.interval(0.95) == (found.low, found.high)
+
+
+def test_few_runs_use_the_more_cautious_of_two_tests(random_tables, counts_of):
+    tables = random_tables(names='abcd')
+    (found,) = estimate(counts_of(tables), 'accuracy', [DIFFERENCE])
+    values, _ = accuracies(tables)
+    difference = values[0] - values[1]
+    own = difference.var(ddof=1) / 3
+    over_seeds = 2 * t.sf(abs(difference.mean()) / math.sqrt(own), 2)
+    total = own + found.case_variance
+    df = total**2 / (own**2 / 2 + found.case_variance**2 / 29)
+    with_cases = 2 * t.sf(abs(difference.mean()) / math.sqrt(total), df)
+    assert found.p == pytest.approx(max(over_seeds, with_cases))
+    assert found.runs == 0
+    assert (found.low > 0 or found.high < 0) == (found.p < 0.05)
+
+
+def test_runs_without_the_shared_seeds_or_cases_are_not_pooled(random_tables, counts_of):
+    tables = random_tables(names=NAMES)
+    complete = estimate(counts_of(tables), 'accuracy', [DIFFERENCE])[0]
+    del tables['g', 1]
+    (unbalanced,) = estimate(counts_of(tables), 'accuracy', [DIFFERENCE])
+    assert (complete.runs, unbalanced.runs) == (7, 6)
+    tables['f', 0] = [tables['f', 0][0][:20]]
+    assert estimate(counts_of(tables), 'accuracy', [DIFFERENCE])[0].runs == 5
     for seed in range(3):
-        correct = (rng.random(120) < rng.uniform(0.4, 0.9)) | (np.arange(120) % 10 == 0)
-        worse = correct & (np.arange(120) % 10 > 0)
-        tables['a', seed] = [classified(correct, groups=groups)]
-        tables['b', seed] = [classified(worse, groups=groups)]
-    mean, difference = estimate(counts_of(tables), 'accuracy', [MEAN, DIFFERENCE])
-    assert mean.high - mean.low > 5
-    assert difference.distribution == pytest.approx(np.full(9999, 10))
-    assert (difference.value, difference.low, difference.high) == pytest.approx((10, 10, 10))
-    assert difference.p == pytest.approx(2 / 10000)
+        tables['e', seed] = tables['d', seed]
+    equal = estimate(counts_of(tables), 'accuracy', [DIFFERENCE])[0]
+    assert equal.runs == 0  # four different runs are left
 
 
-def test_variance_of_resampled_seeds():
-    tables = {('a', seed): [classified([1] * seed + [0] * (8 - seed))] for seed in (2, 3, 7)}
-    for (cases,) in tables.values():
-        cases['group'] = 'single'
-    (found,) = estimate(counts_of(tables), 'accuracy', [MEAN])
-    assert found.resampled == ('seeds',)
-    scores = np.array([2, 3, 7]) / 8 * 100
-    assert found.distribution.var() == pytest.approx(scores.var() / 3, rel=0.05)
-    assert set(np.round(found.distribution, 6)) == {
-        round(float(np.mean(draw)), 6)
-        for draw in np.stack(np.meshgrid(scores, scores, scores), -1).reshape(-1, 3)
+def test_members_are_pooled_by_kind(classified, counts_of):
+    rng = np.random.default_rng(3)
+    spread = dict(ensemble=0.02, teacher=0.02, student_1=0.2)
+    tables = {
+        (name, seed): [
+            classified(np.arange(200) < 200 * (0.7 + sd * rng.normal()), member)
+            for member, sd in spread.items()
+        ]
+        for name in NAMES
+        for seed in range(3)
     }
+    contrasts = [
+        Contrast(('a', member), (('b', member),)) for member in ('ensemble', 'student_1')
+    ] + [Contrast(('a', 'ensemble'), (('a', 'student_1'),))]
+    ensembles, students, both = estimate(counts_of(tables), 'accuracy', contrasts)
+    assert students.seed_variance > 20 * ensembles.seed_variance
+    assert (ensembles.df < 13, both.runs) == (True, 7)
+    # Two members of one run: variance of their difference in all runs, or its own
+    correct = {
+        (name, member): [
+            one['pred'].mean() * 100
+            for seed in range(3)
+            for one in tables[name, seed]
+            if one['member'].iloc[0] == member
+        ]
+        for name in NAMES
+        for member in ('ensemble', 'student_1')
+    }
+    differences = [
+        np.subtract(correct[name, 'ensemble'], correct[name, 'student_1']) for name in NAMES
+    ]
+    expected = max(differences[0].var(ddof=1), np.var(differences, axis=1, ddof=1).mean())
+    assert both.seed_variance == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(('sign', 'expected'), [(1, 2 / 1000), (-1, 2 / 1000), (0, 1.0)])
-def test_extreme_p_values(sign, expected):
-    sides = {0: ([1, 0, 1], [1, 0, 1]), 1: ([1, 1, 1], [0, 0, 0]), -1: ([0, 0, 0], [1, 1, 1])}
-    first, second = sides[sign]
-    both = counts_of({('a', 0): [classified(first)], ('b', 0): [classified(second)]})
-    (found,) = estimate(both, 'accuracy', [DIFFERENCE], resamples=999)
-    assert found.p == pytest.approx(expected)
+@pytest.mark.parametrize(
+    ('seeds', 'names', 'reason'),
+    [
+        (1, NAMES, '1 seed'),
+        (2, NAMES, ''),
+        (2, 'ab', '2 seeds of 2 runs'),
+        (2, 'abcd', '2 seeds of 4 runs'),
+        (3, 'ab', ''),
+    ],
+)
+def test_reason_of_an_undecided_difference(seeds, names, reason, random_tables, counts_of):
+    (found,) = estimate(counts_of(random_tables(seeds, names=names)), 'accuracy', [DIFFERENCE])
+    assert found.undecided_reason == reason
+    assert found.undefined_reason == ''
+    assert math.isnan(found.p) == bool(reason)
+    assert found.low < found.value < found.high
+    assert found.resampled == (('seeds', 'groups') if seeds > 1 else ('groups',))
 
 
-def test_p_value_is_twice_the_smaller_tail():
-    (found,) = estimate(counts_of(random_tables()), 'accuracy', [DIFFERENCE], resamples=499)
-    values = found.distribution.round(6)
-    below, above = (values <= 0).sum(), (values >= 0).sum()
-    assert 0 < min(below, above) < 249
-    assert found.p == pytest.approx(2 * (min(below, above) + 1) / 500)
+def test_one_group_is_undecided_with_an_interval_over_seeds(random_tables, counts_of):
+    tables = random_tables()
+    for (cases,) in tables.values():
+        cases['group'] = 'patient'
+    (found,) = estimate(counts_of(tables), 'accuracy', [DIFFERENCE])
+    values, _ = accuracies(tables)
+    difference = values[0] - values[1]
+    width = t.ppf(0.975, 2) * difference.std(ddof=1) / math.sqrt(3)
+    assert (found.undecided_reason, found.resampled) == ('1 group', ('seeds',))
+    assert (found.low, found.high) == pytest.approx((found.value - width, found.value + width))
+    assert math.isnan(found.case_variance)
 
 
-def test_estimate_depends_on_the_random_seed_and_not_on_other_contrasts():
-    both = counts_of(random_tables(names=('a', 'b', 'c')))
-    others = [Contrast((name, 'ensemble')) for name in 'cba']
-    (single,) = estimate(both, 'accuracy', [DIFFERENCE])
-    among = estimate(both, 'accuracy', [*others, DIFFERENCE])[-1]
-    np.testing.assert_array_equal(single.distribution, among.distribution)
-    (other,) = estimate(both, 'accuracy', [DIFFERENCE], rng=1)
-    assert (single.distribution != other.distribution).any()
-    assert (single.low, single.high) == pytest.approx(
-        (other.low, other.high), abs=1.2
-    )  # a step is 1.1
+def test_equal_runs_are_a_tie_and_constant_differences_are_not_tested(classified, counts_of):
+    same = classified([1, 0, 1, 1])
+    tables = {(name, seed): [same] for name in 'ab' for seed in range(3)}
+    (tied,) = estimate(counts_of(tables), 'accuracy', [DIFFERENCE])
+    assert (tied.value, tied.low, tied.high, tied.p, tied.undecided_reason) == (0, 0, 0, 1, '')
+    for seed in range(3):
+        tables['a', seed] = [classified([1] * 4)]
+        tables['b', seed] = [classified([0] * 4)]
+    (constant,) = estimate(counts_of(tables), 'accuracy', [DIFFERENCE])
+    assert (constant.value, constant.undecided_reason) == (100, 'no variation')
+    assert math.isnan(constant.p)
 
 
-def test_difference_uses_only_shared_seeds():
+def test_several_competitors_are_an_intersection_of_tests(random_tables, counts_of):
+    counts = counts_of(random_tables(names=NAMES))
+    better, worse = sorted(
+        ((name, 'ensemble') for name in NAMES[1:]),
+        key=lambda entry: np.mean(list(counts.scores('accuracy')[entry].values())),
+    )[::5]
+    single = estimate(counts, 'accuracy', [Contrast(ENSEMBLE, (one,)) for one in (better, worse)])
+    (both,) = estimate(counts, 'accuracy', [Contrast(ENSEMBLE, (better, worse))])
+    assert both.value == min(one.value for one in single)
+    assert both.low == min(one.low for one in single)
+    assert both.high == pytest.approx(min(one.interval(0.975)[1] for one in single))
+    expected = max(one.p for one in single)
+    if both.value < 0:
+        expected = min(1, 2 * min(one.p for one in single if one.value < 0))
+    assert both.p == pytest.approx(expected)
+
+
+def test_mean_has_a_t_interval_on_the_logit_scale(classified, counts_of):
+    cases = classified([1] * 36 + [0] * 4)
+    (found,) = estimate(counts_of({('a', 0): [cases]}), 'accuracy', [MEAN])
+    error = math.sqrt(0.9 * 0.1 / 39)  # of the mean of 40 zeros and ones
+    ends = logit(0.9) + np.array([-1, 1]) * t.ppf(0.975, 39) * error / (0.9 * 0.1)
+    assert (found.low, found.high) == pytest.approx(tuple(100 * expit(ends)))
+    assert found.high < 100
+    assert math.isnan(found.p)
+    assert found.undecided_reason == ''
+
+
+@pytest.mark.parametrize('correct', [0, 1])
+def test_mean_of_0_or_100_percent_has_no_interval(correct, classified, counts_of):
+    (found,) = estimate(counts_of({('a', 0): [classified([correct] * 9)]}), 'accuracy', [MEAN])
+    assert found.value == 100 * correct
+    assert np.isnan([found.low, found.high]).all()
+    assert found.undefined_reason == f'accuracy is {100 * correct} % for all seeds and groups'
+
+
+def test_measure_that_is_better_when_lower_and_has_no_bounds(monkeypatch):
+    """Any measure works, from its value and sums: here the mean distance of cases in mm."""
+    monkeypatch.setitem(MEASURES, 'HD', Measure('HD', ('',), lambda total, fp, fn: total[..., 0]))
+    monkeypatch.setattr(
+        Measure, 'value', lambda self, summed: summed[..., 0, 0] / summed[..., 1, 0]
+    )
+    monkeypatch.setitem(METRIC_INFOS, 'HD', MetricInfo('HD', 'HD', 'mm', False))
+    rng = np.random.default_rng(0)
+    cases = frozenset((f'i{g}', f'g{g}') for g in range(12))
+    distances = {'a': rng.gamma(2, 2, (3, 12)), 'b': rng.gamma(2, 2, (3, 12)) + 90}
+
+    def counted(values):
+        sums = np.stack([values, np.ones(12), np.zeros(12)], 1)[..., None]
+        return CaseCounts(cases, sums)
+
+    counts = Counts(
+        '',
+        {(name, 'ensemble'): {s: counted(by_seed[s]) for s in range(3)}
+         for name, by_seed in distances.items()},
+    )  # fmt: skip
+    mean, difference = estimate(counts, 'HD', [MEAN, DIFFERENCE])
+    assert mean.value == pytest.approx(distances['a'].mean())
+    assert mean.value - mean.low == pytest.approx(mean.high - mean.value)
+    assert difference.value == pytest.approx(distances['b'].mean() - distances['a'].mean())
+    assert difference.low > 0
+
+
+def test_one_seed_and_one_group_have_no_interval(classified, counts_of):
+    one = classified([1, 0, 1, 1]).assign(group='patient')
+    (found,) = estimate(counts_of({('a', 0): [one]}), 'accuracy', [MEAN])
+    assert found.value == 75
+    assert np.isnan([found.low, found.high]).all()
+    assert found.undefined_reason == 'only one seed and one group of cases'
+
+
+def test_measure_that_is_undefined_without_a_group_has_no_interval(counts_of):
+    # Only group y has foreground.
+    cases = pd.DataFrame(
+        dict(
+            member='ensemble', id=['i', 'j'], group=['x', 'y'], label=1, tp=[0, 5], fp=0, fn=[0, 1]
+        )
+    )
+    (found,) = estimate(counts_of({('a', 0): [cases]}), 'IoU', [MEAN])
+    assert found.value == pytest.approx(100 * 5 / 6)
+    assert np.isnan([found.low, found.high]).all()
+    assert found.undefined_reason == 'IoU is undefined without 1 of 2 groups'
+
+
+def test_invalid_arguments_raise(random_tables, counts_of):
+    both = counts_of(random_tables())
+    for wrong in (dict(confidence=1), dict(confidence=0), dict(resamples=-1)):
+        with pytest.raises(ValueError, match=f'{[*wrong][0]}={[*wrong.values()][0]}'):
+            estimate(both, 'accuracy', [MEAN], **wrong)
+    with pytest.raises(ValueError, match='IoU: .* of classification'):
+        estimate(both, 'IoU', [MEAN])
+
+
+def test_difference_uses_only_shared_seeds(random_tables, counts_of):
     tables = random_tables()
     without = {key: cases for key, cases in tables.items() if key != ('b', 1)}
     (found,) = estimate(counts_of(without), 'accuracy', [DIFFERENCE])
@@ -186,26 +275,12 @@ def test_difference_uses_only_shared_seeds():
     assert found.value == pytest.approx(np.mean(difference))
 
 
-def test_higher_confidence_widens_the_interval():
+def test_higher_confidence_widens_the_interval(random_tables, counts_of):
     both = counts_of(random_tables())
     (narrow,), (wide,) = (
         estimate(both, 'accuracy', [MEAN], confidence=level) for level in (0.5, 0.99)
     )
     assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
-
-
-def test_memory_is_bounded_by_the_batch(monkeypatch):
-    rows = []
-
-    def spy(self, counts):
-        rows.append(len(counts))
-        return value(self, counts)
-
-    value = measures.Measure.value
-    monkeypatch.setattr(measures.Measure, 'value', spy)
-    estimate(counts_of(random_tables(1, images=30000)), 'accuracy', [MEAN], resamples=150)
-    assert max(rows) * 30000 <= 2**21
-    assert sum(rows) == 150 + 1  # and the original value
 
 
 @pytest.mark.parametrize(
@@ -217,7 +292,7 @@ def test_memory_is_bounded_by_the_batch(monkeypatch):
         ({('a', 1): 28}, r'a \(seed 0\) and a \(seed 1\) were tested on different cases: 2 '),
     ],
 )
-def test_reason_of_undefined_difference(changes, reason):
+def test_reason_of_undefined_difference(changes, reason, random_tables, counts_of):
     tables = random_tables(seeds=2)
     for key, images in changes.items():
         cases = tables.pop(key)
@@ -233,37 +308,7 @@ def test_reason_of_undefined_difference(changes, reason):
     assert (same.undefined_reason == '') == (('a', 1) not in changes or changes['a', 1] is None)
 
 
-def test_one_seed_and_one_group_have_no_interval():
-    one = classified([1, 0, 1, 1]).assign(group='patient')
-    (found,) = estimate(counts_of({('a', 0): [one]}), 'accuracy', [MEAN])
-    assert found.value == 75
-    assert np.isnan([found.low, found.high]).all()
-    assert found.undefined_reason == 'only one seed and one group of cases to resample'
-
-
-def test_undefined_resamples_are_counted():
-    # Group x has no foreground: IoU is 0 / 0 if only x is drawn.
-    cases = pd.DataFrame(
-        dict(member='ensemble', id=['i', 'j'], group=['x', 'y'], label=1, tp=[0, 5], fp=0, fn=0)
-    )
-    (found,) = estimate(counts_of({('a', 0): [cases]}), 'IoU', [MEAN], resamples=400)
-    assert found.value == 100
-    assert np.isnan([found.low, found.high]).all()
-    undefined = int(found.undefined_reason.removeprefix('IoU is undefined in ').split()[0])
-    assert found.undefined_reason.endswith(' of 400 resamples')
-    assert undefined == pytest.approx(100, abs=35)  # a quarter: both draws are x
-
-
-def test_invalid_arguments_raise():
-    both = counts_of(random_tables())
-    for wrong in (dict(confidence=1), dict(confidence=0), dict(resamples=0)):
-        with pytest.raises(ValueError, match=f'{[*wrong][0]}={[*wrong.values()][0]}'):
-            estimate(both, 'accuracy', [MEAN], **wrong)
-    with pytest.raises(ValueError, match='IoU: .* of classification'):
-        estimate(both, 'IoU', [MEAN])
-
-
-def test_arguments_are_not_modified():
+def test_arguments_are_not_modified(random_tables, counts_of):
     tables = random_tables()
     both = counts_of(tables)
     before = {
@@ -278,8 +323,8 @@ def test_arguments_are_not_modified():
         pd.testing.assert_frame_equal(cases[0], again[0])
 
 
-def test_large_test_split_is_resampled_at_once():
-    """3000 groups and 7 classes, which would take minutes one resample after the other."""
+def test_large_test_split_is_estimated_at_once(classified, counts_of):
+    """3000 groups and 7 classes, which would take minutes one group after the other."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 7, 3000)
     pred = np.where(rng.random(3000) < 0.8, truth, rng.permutation(truth))
@@ -290,35 +335,3 @@ def test_large_test_split_is_resampled_at_once():
     # About 4 standard errors of a share of 3000 independent images.
     error = 100 * np.sqrt(correct.mean() * (1 - correct.mean()) / 3000)
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
-
-
-def test_ties_count_in_both_tails_despite_rounding_errors():
-    # Both have the same scores in another order of seeds: equal if each seed is drawn once.
-    correct = {'a': (1, 2, 4), 'b': (4, 1, 2)}
-    tables = {
-        (name, seed): [classified([1] * many + [0] * (7 - many)).assign(group='only')]
-        for name, by_seed in correct.items()
-        for seed, many in enumerate(by_seed)
-    }
-    (found,) = estimate(counts_of(tables), 'accuracy', [DIFFERENCE], resamples=999)
-    draws = np.random.default_rng(0).integers(0, 3, (999, 3))
-    exact = (np.array(correct['a']) - np.array(correct['b']))[draws].sum(1)
-    tail = min((exact <= 0).sum(), (exact >= 0).sum())
-    assert found.p == pytest.approx(min(1, 2 * (tail + 1) / 1000))
-
-
-def test_resamples_are_drawn_in_batches_of_1000():
-    """The size of a batch decides the random numbers, so published intervals depend on it."""
-    tables = {
-        (name, seed): [classified(correct, groups=['x', 'y'])]
-        for name, seed, correct in (('a', 0, [1, 0]), ('a', 1, [1, 1]))
-    }
-    (found,) = estimate(counts_of(tables), 'accuracy', [MEAN], resamples=1004)
-    rng, scores = np.random.default_rng(0), 100 * np.array([[1, 0], [1, 1]])  # seeds, groups
-    draws = [[rng.integers(0, 2, (size, 2)) for _ in range(2)] for size in (1000, 4)]
-    expected = [
-        scores[seeds][:, groups].mean()
-        for batch in draws
-        for seeds, groups in zip(*batch, strict=True)
-    ]
-    assert found.distribution == pytest.approx(np.array(expected))

@@ -1,6 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
+from scipy.stats import t
 
 from mmkdml.statistics.case_scores import case_scores
 
@@ -19,7 +21,7 @@ def test_values_intervals_and_paired_differences():
     first, second = masks('onnx', [10, 20, 30, 40]), masks('int8', [9, 19, 29, 39])
     cases = pd.concat([first, second])
     before = cases.copy()
-    found = case_scores(cases, 'onnx', resamples=200).set_index(['member', 'measure'])
+    found = case_scores(cases, 'onnx').set_index(['member', 'measure'])
     pd.testing.assert_frame_equal(cases, before)
     iou = {'onnx': 100 * 100 / (100 + 20), 'int8': 100 * 96 / (96 + 20)}
     for name, value in iou.items():
@@ -29,10 +31,11 @@ def test_values_intervals_and_paired_differences():
         assert row['groups'] == 2
     row = found.loc['int8', 'IoU']
     assert row['difference'] == pytest.approx(iou['int8'] - iou['onnx'])
-    # Each resample has one of the two groups twice, or both.
-    twice = [100 * (s / (s + 10) - f / (f + 10)) for s, f in ((28, 30), (68, 70))]
-    assert row['difference_low'] == pytest.approx(min(twice))
-    assert row['difference_high'] == pytest.approx(max(twice))
+    # The difference of one group, without the other one; the jackknife has one degree of freedom.
+    single = [100 * (s / (s + 10) - f / (f + 10)) for s, f in ((28, 30), (68, 70))]
+    width = t.ppf(0.975, 1) * abs(single[0] - single[1]) / 2
+    assert row['difference_low'] == pytest.approx(row['difference'] - width)
+    assert row['difference_high'] == pytest.approx(row['difference'] + width)
     assert np.isnan(found.loc['onnx', 'IoU']['difference'])
 
 
@@ -51,12 +54,15 @@ def test_measures_of_classification_and_no_interval_for_one_group():
 
 def test_intervals_do_not_depend_on_the_order_of_rows():
     cases = masks('m', list(range(20)), images=1)
-    found = case_scores(cases, resamples=50).iloc[0]
-    groups = np.argsort([f'g{index}' for index in range(20)])
-    draws = groups[np.random.default_rng(0).integers(0, 20, (50, 20))].sum(1)
-    low, high = np.percentile(100 * draws / (draws + 20 * 5), [2.5, 97.5])
+    found = case_scores(cases).iloc[0]
+    without = 190 - np.arange(20)  # of 190 correct pixels
+    replicates = without / (without + 19 * 5)
+    error = np.sqrt(19**2 / 20 * replicates.var(ddof=1))
+    value = 190 / 290
+    ends = np.array([-1, 1]) * t.ppf(0.975, 19) * error / (value * (1 - value))
+    low, high = 100 * expit(logit(value) + ends)
     assert (found['low'], found['high']) == pytest.approx((low, high))
-    pd.testing.assert_series_equal(case_scores(cases[::-1], resamples=50).iloc[0], found)
+    pd.testing.assert_series_equal(case_scores(cases[::-1]).iloc[0], found)
 
 
 def test_invalid_arguments_raise():

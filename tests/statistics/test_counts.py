@@ -1,7 +1,14 @@
+import numpy as np
 import pandas as pd
 import pytest
 
-from mmkdml.statistics.counts import count_cases, find_variants, seed_scores
+from mmkdml.statistics.counts import (
+    MOST_REPLICATES,
+    CaseCounts,
+    count_cases,
+    find_variants,
+    seed_scores,
+)
 from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
 
 
@@ -131,3 +138,21 @@ def test_two_runs_of_one_mode_and_style_raise():
     runs = [run(name, mode='ml', style='v1') for name in ('ml_v1', 'ml_v1_long')]
     with pytest.raises(ValueError, match="mini: .* ml v1 .* 'ml_v1' and 'ml_v1_long'.* 'a/ml_v1'"):
         find_variants(suite(*runs))
+
+
+def test_leaving_out_groups_is_a_difference_of_sums_and_otherwise_one_of_weights():
+    rng = np.random.default_rng(0)
+    sums = rng.integers(0, 9, (5, 3, 2)).astype(float)
+    cases = frozenset((f'i{group}', f'g{group}') for group in range(5))
+    found = CaseCounts(cases, sums).leave_one_out()
+    np.testing.assert_allclose(found[2], np.delete(sums, 2, 0).sum(0))
+
+    class Weighted:  # any counts that are summed by weights, as detections
+        def summed(self, times):
+            return times
+
+    many = frozenset((f'i{group}', f'g{group}') for group in range(1100))
+    weights = CaseCounts(many, Weighted()).leave_one_out()
+    assert weights.shape == (MOST_REPLICATES, 1100)
+    assert ((weights == 0).sum(0) == 1).all()  # each group is left out once
+    assert set((weights == 0).sum(1)) == {2, 3}

@@ -18,6 +18,7 @@ from mmkdml.experiments.suites.execute import execute
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.models.checkpoints import load_checkpoint_file
+from mmkdml.statistics.power import Plan, Variances, detectable
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'suite.py'
@@ -191,3 +192,23 @@ def test_storage_is_a_database_url(tmp_path, output_of, small):
     url = f'sqlite:///{tmp_path / "elsewhere.db"}'
     SuiteStore(url)
     assert output_of('status', small, '--storage', url).splitlines()[-1] == '0 of 0 done'
+
+
+def test_power_of_a_planned_suite(output_of):
+    """Nothing has been run: sizes and standard deviations are stated."""
+    sizes = ('--groups', 20, 110, '--seeds', 1, 3, '--claims', 3)
+    text = output_of(
+        'power', 'suites/mini_segmentation.py', *sizes, '--seed-sd', 2, '--case-sd', 10
+    )
+    assert '14 runs and 3 corrected claims' in text
+    rows = [line.strip('| ').split() for line in text.splitlines() if '|' in line][1:]
+    expected = [detectable(Plan(14, 3, groups, 3), Variances(2, 10)) for groups in (20, 110)]
+    assert [row[::2] for row in rows] == [
+        [groups, '-', f'{value:.1f}'] for groups, value in zip(('20', '110'), expected, strict=True)
+    ]
+
+
+def test_power_without_results_needs_standard_deviations(output_of, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        output_of('power', 'suites/mini_segmentation.py', '--work-dir', tmp_path)
+    assert 'has not been started there' in str(stopped.value)

@@ -67,7 +67,7 @@ A group is a set of similar images, such as those of a patient or lesion.
 
 ## Quality on the test set
 {% if scores %}
-In percent, with 95 % bootstrap intervals over groups.
+In percent, with 95 % intervals over groups.
 
 | predictor | measure | value | interval | difference from the first |
 | --- | --- | --- | --- | --- |

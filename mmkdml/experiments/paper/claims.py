@@ -1,4 +1,4 @@
-"""Statistical tests of the paper's claims on the runs of a suite."""
+"""Statistical tests of the claims of the paper, and of a suite itself, on its runs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-import numpy as np
 from prettytable import PrettyTable, TableStyle
 from statsmodels.stats.multitest import multipletests
 
 from mmkdml.modes import FROM_TEACHER, MODES, STUDENTS, STYLES
-from mmkdml.names import ENSEMBLE, TEACHER
-from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, Estimate, estimate
+from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
+from mmkdml.statistics.bootstrap import Contrast, Estimate, estimate
 from mmkdml.statistics.counts import Counts, Variants, count_cases, find_variants
 from mmkdml.statistics.measures import DETECTION, MEASURES
-from mmkdml.statistics.records import COMPARISON, SuiteRecord
+from mmkdml.statistics.records import BASELINE, COMPARISON, SuiteRecord
 
+PRIMARY, SECONDARY = 'primary', 'secondary'
 FAMILIES = {
+    PRIMARY: 'Primary claims of the suite',
+    SECONDARY: 'Secondary claims of the suite',
     'style': 'v3 vs. v1 and v2 within a mode',
     'mode': 'kdml vs. ml, kd_off and kd_on within a style',
     'student': 'Ensemble vs. its better student',
@@ -34,7 +36,7 @@ _STYLES = {'text': TableStyle.DEFAULT, 'markdown': TableStyle.MARKDOWN}
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim of the paper and its test on the runs of a suite.
+    """A claim and its test on the runs of a suite.
 
     Attributes:
         family: Key of :data:`FAMILIES`. p-values are corrected within a family and measure.
@@ -43,12 +45,12 @@ class ClaimResult:
         checkpoint: ``'best'`` or ``'last'``.
         contrast: The run and member that is claimed to be better, and its competitors.
         estimate: Difference in percentage points; positive values support the claim.
-        p_holm: p-value with Holm's correction; NaN if not computable.
+        p_holm: p-value with Holm's correction; NaN if not computable or not tested.
         simultaneous: Interval with Bonferroni's correction: with the probability of the confidence
             level, all intervals of the family contain their true values.
         verdict: ``'holds'`` or ``'does not hold (opposite)'`` if the corrected p-value is below
-            0.05, otherwise ``'undecided'``; always ``'undecided (1 seed)'`` with a single seed, and
-            likewise with a single group; or ``'not computable: <reason>'``.
+            0.05, otherwise ``'undecided'``; ``'undecided (<reason>)'`` if it is not tested, e.g.
+            with ``1 seed``; or ``'not computable: <reason>'``.
     """
 
     family: str
@@ -75,17 +77,18 @@ def evaluate_claims(
     record: SuiteRecord,
     measure: str,
     checkpoint: str,
-    resamples: int = RESAMPLES,
+    resamples: int = 0,
     rng: int = 0,
     counts: Counts | None = None,
     variants: Variants | None = None,
 ) -> list[ClaimResult]:
-    """Test the paper's claims on the runs of a suite.
+    """Test the claims of a suite and of the paper on the runs of the suite.
 
-    Each claim of :data:`FAMILIES` is tested for all modes, styles and methods of each variant of
-    the suite. The p-values of a family are corrected together, over all variants and without claims
-    that are not computable. The last family, which compares single students with methods that have
-    only one student, is not claimed by the paper.
+    Each claim of the paper in :data:`FAMILIES` is tested for all modes, styles and methods of each
+    variant of the suite, after the claims that the suite states itself. The p-values of a family
+    are corrected together, over all variants and without claims that are not tested. The last
+    family, which compares single students with methods that have only one student, is not claimed
+    by the paper.
 
     Args:
         record: The suite.
@@ -103,7 +106,8 @@ def evaluate_claims(
             :func:`~mmkdml.statistics.bootstrap.estimate`.
     """
     variants = find_variants(record) if variants is None else variants
-    claims = sorted(_claims(record, variants), key=lambda claim: list(FAMILIES).index(claim[0]))
+    stated = [*_stated(record, measure), *_claims(record, variants)]
+    claims = sorted(stated, key=lambda claim: list(FAMILIES).index(claim[0]))
     contrasts = [contrast for *_, contrast in claims]
     counts = count_cases(record, checkpoint) if counts is None else counts
     found = estimate(counts, measure, contrasts, 1 - ALPHA, resamples, rng)
@@ -115,17 +119,33 @@ def evaluate_claims(
         ]
         if not chosen:
             continue
-        corrected = multipletests([found[i].p for i in chosen], method='holm')[1]
-        tail = ALPHA / 2 / len(chosen)
-        for index, p in zip(chosen, corrected, strict=True):
-            low, high = np.quantile(found[index].distribution, (tail, 1 - tail))
-            p_holm[index], simultaneous[index] = float(p), (float(low), float(high))
+        for index in chosen:
+            simultaneous[index] = found[index].interval(1 - ALPHA / len(chosen))
+        tested = [i for i in chosen if not found[i].undecided_reason]
+        corrected = multipletests([found[i].p for i in tested], method='holm')[1] if tested else []
+        for index, p in zip(tested, corrected, strict=True):
+            p_holm[index] = float(p)
     return [
         ClaimResult(family, text, measure, checkpoint, contrast, one, p, ends, _verdict(one, p))
         for (family, text, contrast), one, p, ends in zip(
             claims, found, p_holm, simultaneous, strict=True
         )
     ]
+
+
+def _stated(record: SuiteRecord, measure: str) -> Iterator[tuple[str, str, Contrast]]:
+    """Yield the claims of the suite itself about a measure."""
+    plain = {run.name for run in record.runs if run.mode == BASELINE}
+    for claim in record.claims:
+        if claim.measure not in ('', measure):
+            continue
+        entry, *competitors = (
+            (run, member or (PLAIN if run in plain else ENSEMBLE))
+            for run, member in (claim.entry, *claim.competitors)
+        )
+        names = [':'.join(filter(None, one)) for one in (claim.entry, *claim.competitors)]
+        text = claim.text or f'{names[0]} is better than {" and ".join(names[1:])}'
+        yield PRIMARY if claim.primary else SECONDARY, text, Contrast(entry, tuple(competitors))
 
 
 def _claims(record: SuiteRecord, variants: Variants) -> Iterator[tuple[str, str, Contrast]]:
@@ -175,12 +195,11 @@ def _of_ensembles(better: str, other: str) -> Contrast:
 def _verdict(found: Estimate, p_holm: float) -> str:
     if found.undefined_reason:
         return f'{NOT_COMPUTABLE}: {found.undefined_reason}'
-    if found.not_repeated:
-        return f'{UNDECIDED} ({found.not_repeated})'
+    if found.undecided_reason:
+        return f'{UNDECIDED} ({found.undecided_reason})'
     if p_holm >= ALPHA:
         return UNDECIDED
-    # p is computed from the resamples, whose sign may differ from that of the estimate.
-    return HOLDS if np.median(found.distribution) > 0 else OPPOSITE
+    return HOLDS if found.value > 0 else OPPOSITE
 
 
 def render_claims(results: Sequence[ClaimResult], form: str) -> str:
@@ -215,7 +234,8 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
         values = ['-'] * 3
         if not found.undefined_reason:
             difference = f'{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]'
-            values = [difference, f'{found.p:.4f}', f'{one.p_holm:.4f}']
+            p_values = (found.p, one.p_holm)
+            values = [difference, *('-' if p != p else f'{p:.4f}' for p in p_values)]
         based_on = found.counted if found.groups else '-'
         table.add_row([one.text, one.measure, *values, one.verdict, based_on])
     return f'{summarize_claims(results)}\n\n{table.get_string()}\n'
@@ -224,11 +244,11 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
 def summarize_claims(results: Sequence[ClaimResult]) -> str:
     """Count claims by verdict, in a sentence."""
     if not results:
-        return 'The paper makes no claims about the runs of this suite.'
+        return 'There are no claims about the runs of this suite.'
     outcomes = Counter(one.outcome for one in results)
     detection = any(DETECTION in MEASURES[one.measure].tasks for one in results)
-    alone = sum(one.outcome == UNDECIDED and bool(one.estimate.not_repeated) for one in results)
-    reason = f' ({alone} because of a single seed or group)' if alone else ''
+    untested = sum(one.outcome == UNDECIDED and one.verdict != UNDECIDED for one in results)
+    reason = f' ({untested} not tested, mostly with too few seeds or groups)' if untested else ''
     return (
         f'{outcomes[HOLDS]} of {len(results)} claims hold. Contradicted (the opposite holds): '
         f'{outcomes[OPPOSITE]}; undecided: {outcomes[UNDECIDED]}{reason}; not computable: '

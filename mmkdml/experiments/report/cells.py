@@ -26,7 +26,7 @@ class TableCell:
         std: Sample standard deviation (n - 1); NaN with fewer than two seeds.
         done: Number of finished seeds.
         expected: Number of seeds of the run in the suite.
-        low: Lower end of the 95 % bootstrap interval of the mean, see
+        low: Lower end of the 95 % interval of the mean, see
             :func:`~mmkdml.statistics.bootstrap.estimate`; NaN if not computable.
         high: Upper end of the interval.
         paper: The paper's value for this cell, if any.

@@ -50,7 +50,7 @@ class Grid:
         record: The suite.
         variants: Result of :func:`~mmkdml.statistics.counts.find_variants`.
         values: Values of all finished seeds.
-        intervals: Bootstrap intervals of means; not all values need one.
+        intervals: Intervals of means; not all values need one.
     """
 
     record: SuiteRecord

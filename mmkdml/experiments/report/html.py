@@ -15,7 +15,7 @@ from mmkdml.experiments.report.sections import build_section
 from mmkdml.experiments.report.tables import CHECKPOINT_TITLES
 from mmkdml.files import write_atomically
 from mmkdml.html import Link, render_page
-from mmkdml.statistics.bootstrap import RESAMPLES
+from mmkdml.statistics.differences import FEWEST_RUNS
 from mmkdml.statistics.records import DONE, SuiteRecord
 
 #: Parts of a section: end of the HTML id, and title.
@@ -35,7 +35,7 @@ def write_report(
     records: SuiteRecord | Sequence[SuiteRecord],
     path: str | Path,
     suite_files: Sequence[str | Path] | None = None,
-    resamples: int = RESAMPLES,
+    resamples: int = 0,
 ) -> Path:
     """Write summary, tables, claims, curves, cases, costs and commands of suites to one HTML file.
 
@@ -88,7 +88,7 @@ def write_report(
         suite_command=tool_command('suite'),
         parts=PARTS,
         confidence=1 - ALPHA,
-        resamples=resamples,
+        fewest_runs=FEWEST_RUNS,
         checkpoint_titles=CHECKPOINT_TITLES,
         labels=labels,
         in_words=in_words,

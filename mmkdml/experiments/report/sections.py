@@ -28,7 +28,6 @@ from mmkdml.figures import svg_text
 from mmkdml.html import IntervalAxis, inline_svg
 from mmkdml.metric_info import metric_info
 from mmkdml.names import ENSEMBLE, TEACHER
-from mmkdml.statistics.bootstrap import RESAMPLES
 from mmkdml.statistics.counts import find_variants
 from mmkdml.statistics.measures import DETECTION, MEASURES
 from mmkdml.statistics.records import CHECKPOINTS, DONE, STATES, RunRecord, SuiteRecord
@@ -162,9 +161,7 @@ class SuiteSection:
         }
 
 
-def build_section(
-    record: SuiteRecord, anchor: str, file: str, resamples: int = RESAMPLES
-) -> SuiteSection:
+def build_section(record: SuiteRecord, anchor: str, file: str, resamples: int = 0) -> SuiteSection:
     """Build the section of one suite, see :class:`SuiteSection` for the arguments.
 
     Raises:

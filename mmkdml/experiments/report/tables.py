@@ -13,7 +13,7 @@ from mmkdml.experiments.report.auxiliary_metrics import NOTES, auxiliary_panels,
 from mmkdml.experiments.report.cells import Table, TableCell, TablePanel, TableRow
 from mmkdml.experiments.report.grid import Grid, Key, Metric
 from mmkdml.metric_info import unit_of
-from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, Estimate, estimate
+from mmkdml.statistics.bootstrap import Contrast, Estimate, estimate
 from mmkdml.statistics.counts import Counts, Variants, count_cases, find_variants
 from mmkdml.statistics.measures import DETECTION, MEASURES
 from mmkdml.statistics.records import BASELINE, DONE, RunRecord, SuiteRecord
@@ -32,7 +32,7 @@ _MARKDOWN = str.maketrans({character: f'\\{character}' for character in '\\`*_|<
 def build_table(
     record: SuiteRecord,
     checkpoint: str,
-    resamples: int = RESAMPLES,
+    resamples: int = 0,
     rng: int = 0,
     counts: Counts | None = None,
     variants: Variants | None = None,
@@ -68,7 +68,7 @@ def build_table(
 def build_grid(
     record: SuiteRecord,
     checkpoint: str,
-    resamples: int = RESAMPLES,
+    resamples: int = 0,
     rng: int = 0,
     counts: Counts | None = None,
     variants: Variants | None = None,

@@ -72,7 +72,7 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
     records.sort(key=lambda run: names.index(run.name))  # stable: seeds keep their order
     pictures = _pictures(suite.work_dir)
     return SuiteRecord(
-        suite.name, suite.title, suite.measures, suite.paper_tables, records, pictures
+        suite.name, suite.title, suite.measures, suite.paper_tables, records, pictures, suite.claims
     )
 
 

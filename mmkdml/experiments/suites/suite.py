@@ -14,14 +14,16 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from mmkdml.experiments.run_spec import RunSpec
+from mmkdml.experiments.suites.claims import parse_claims
 from mmkdml.names import fold_folder
 from mmkdml.packages import packaged_file
 from mmkdml.safe_yaml import SafeYamlLoader
 from mmkdml.statistics.measures import MEASURES
+from mmkdml.statistics.records import SuiteClaim
 
 _KEYS = {
     'title', 'measures', 'seeds', 'folds', 'runs', 'variants', 'options', 'amp', 'paper_tables',
-    'work_dir',
+    'work_dir', 'claims',
 }  # fmt: skip
 _RUN_KEYS = {'name', 'config', 'teacher', 'options'}
 # Inheritance and predefined variables of mmengine's config files.
@@ -43,6 +45,7 @@ class Suite:
         runs: All runs of the first seed, then of the next; of each seed, fold after fold; of each
             fold, teachers first.
         work_dir: Folder of the runs.
+        claims: Claims of the suite itself, in addition to those of the paper.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Suite:
     paper_tables: tuple[str, ...]
     runs: tuple[RunSpec, ...]
     work_dir: Path
+    claims: tuple[SuiteClaim, ...] = ()
 
 
 def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
@@ -70,6 +74,8 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
     - ``options``: settings that are changed in every run, by dotted key;
     - ``variants``: changed settings by name of the variant; every run is executed in each variant;
     - ``amp``: train in mixed precision;
+    - ``claims``: list of ``dict(entry='kdml_v3', competitors=['kdml_v1'], primary=True)``, see
+      :func:`~.suites.claims.parse_claims`;
     - ``work_dir``: default ``work_dirs/suites/<name of the file>``.
 
     ``_base_`` lists files to inherit; YAML and JSON files can only inherit YAML and JSON files.
@@ -96,14 +102,17 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
     if unknown:
         raise _invalid('measures', path, f'names among {", ".join(MEASURES)}', unknown)
     own_dir = _string('work_dir', path, content.get('work_dir'))
+    runs = tuple(_expand(path, content))
+    names = list(dict.fromkeys(run.name for run in runs))
     return Suite(
         name=path.stem,
         path=str(path),
         title=str(content.get('title', path.stem)),
         measures=measures,
         paper_tables=_names('paper_tables', path, content.get('paper_tables', ())),
-        runs=tuple(_expand(path, content)),
+        runs=runs,
         work_dir=Path(work_dir or own_dir or Path('work_dirs') / 'suites' / path.stem),
+        claims=parse_claims(str(path), content.get('claims', []), names, measures),
     )
 
 

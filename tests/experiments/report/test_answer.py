@@ -81,7 +81,7 @@ def test_answer_names_the_best_ensemble(study):
     # A single network is not a variant.
     assert [row.run.name for row in found.ranked] == ['kdml_v1', 'ml_v1']
     assert (found.best.run.name, found.cell.mean) == ('kdml_v1', 60)
-    assert found.overlapping == 0
+    assert found.overlapping == 1
     assert found.has_one_seed
     assert found.zeros == 0
     assert found.best.differences['teacher'].estimate.value == pytest.approx(10)

@@ -22,7 +22,6 @@ MEMBERS = {
 }
 SIZES = dict(teacher=(40_000_000, 20_000_000_000), model=(40_000_000, 20_000_000_000))
 STUDENT = (15_000_000, 12_000_000_000)
-RESAMPLES = 500
 VOID = {'meta', 'img', 'br', 'input'}
 
 
@@ -118,7 +117,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope='module')
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp('report') / 'new' / 'report.html'
-    return Page(write_report(study(), path, resamples=RESAMPLES))
+    return Page(write_report(study(), path))
 
 
 def write_page(tmp_path, *records, **kwargs):
@@ -199,7 +198,7 @@ def test_runs_link_to_their_commands_and_settings(page):
 @pytest.mark.parametrize('checkpoint', ['best', 'last'])
 def test_claims_match_evaluate_claims(page, checkpoint):
     title = CHECKPOINT_TITLES[checkpoint]
-    results = evaluate_claims(study(), 'IoU', checkpoint, RESAMPLES)
+    results = evaluate_claims(study(), 'IoU', checkpoint)
     rows = {row[0]: row[1:] for row in rows_of(page, f'Claims about IoU, {title}')}
     for result in results:
         found = result.estimate
@@ -211,8 +210,9 @@ def test_claims_match_evaluate_claims(page, checkpoint):
             f'{number(found.value, 2, True)} {number(found.low, 2, True)} to '
             f'{number(found.high, 2, True)}'
         )
-        assert (p, p_holm) == (f'{found.p:.4f}', f'{result.p_holm:.4f}')
-        assert (verdict, seeds, images) == (result.verdict, '2', '6 (3)')
+        assert (p, p_holm) == ('–', '–')  # two seeds of few runs
+        assert verdict == f'undecided {found.undecided_reason}'
+        assert (seeds, images) == ('2', '6 (3)')
     holding = sum(result.verdict == HOLDS for result in results)
     if checkpoint == 'best':
         assert f'{holding} of {len(results)} hold' in page.text
@@ -299,7 +299,7 @@ def test_page_has_the_commands_of_the_suite(tmp_path, page):
         assert f'python tools/suite.py {command} suites/mini.py' in page.raw
     named = write_page(tmp_path, suite(run('r50', 0, 'baseline', '')), suite_files=['mine/a.yaml'])
     assert 'python tools/suite.py run mine/a.yaml' in named.raw
-    assert 'The paper makes no claims about the runs' in named.text
+    assert 'There are no claims about the runs' in named.text
 
 
 def test_each_suite_has_a_section(tmp_path):

@@ -4,6 +4,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
+from scipy.stats import t
 
 from mmkdml.experiments.report.tables import build_table, render
 from mmkdml.statistics.records import Measurement, RunRecord, SuiteRecord
@@ -88,7 +90,10 @@ def test_means_over_seeds_match_manual_computation():
     # 80 and 81 of 100 pixels; the third seed failed and is not averaged away
     assert (cell.mean, cell.std) == pytest.approx((80.5, 0.5**0.5))
     assert (cell.done, cell.expected) == (2, 3)
-    assert 79.4 < cell.low < 80.5 < cell.high < 81.6
+    # Too few runs to pool: t with one degree of freedom over the seeds, on the logit scale
+    width = t.ppf(0.975, 1) * 0.005 / (0.805 * 0.195)
+    ends = 100 * expit(logit(0.805) + np.array([-1, 1]) * width)
+    assert (cell.low, cell.high) == pytest.approx(tuple(ends))
     assert rows['kdml', 'T'][2].mean == 85.5
     one = rows['ml', 'S2'][0]
     assert (one.mean, one.done, one.expected) == (70, 1, 2)
@@ -270,11 +275,11 @@ def test_csv_has_a_row_for_each_cell():
     assert (empty['n'] == 0).all()
 
 
-def test_table_is_reproducible():
-    first, again, other = (
-        render(build_table(small(), 'best', resamples=9, rng=rng), 'csv') for rng in (0, 0, 1)
+def test_table_is_reproducible_and_does_not_depend_on_resamples():
+    first, other = (
+        render(build_table(small(), 'best', resamples=9, rng=rng), 'csv') for rng in (0, 1)
     )
-    assert first == again != other
+    assert first == other == render(build_table(small(), 'best'), 'csv')
 
 
 def boxes(tp):
