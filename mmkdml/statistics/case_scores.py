@@ -8,7 +8,7 @@ import pandas as pd
 
 from mmkdml.statistics.bootstrap import RESAMPLES, Contrast, estimate
 from mmkdml.statistics.counts import Counts, count_members
-from mmkdml.statistics.measures import MEASURES, class_count, task_of_cases
+from mmkdml.statistics.measures import class_count, measures_of, task_of_cases
 
 
 def case_scores(
@@ -41,7 +41,7 @@ def case_scores(
         rivals = (('', reference),)
         contrasts += [Contrast(('', name), rivals) for name in members if name != reference]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for measure in (name for name, one in MEASURES.items() if task in one.tasks):
+    for measure in measures_of(cases):
         estimates = estimate(counts, measure, contrasts, resamples=resamples)
         for contrast, one in zip(contrasts, estimates, strict=True):
             name = contrast.entry[1]

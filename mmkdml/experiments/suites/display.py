@@ -12,7 +12,7 @@ from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.names import ENSEMBLE
 from mmkdml.statistics.counts import count_members
-from mmkdml.statistics.measures import MEASURES, class_count, task_of_cases
+from mmkdml.statistics.measures import MEASURES, class_count, measures_of
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, Measurement
 
 
@@ -94,7 +94,7 @@ def test_score(measured: Measurement, measure: str) -> float:
         Percent; NaN if it is undefined or belongs to another task.
     """
     cases = measured.cases
-    if cases.empty or task_of_cases(cases) not in MEASURES[measure].tasks:
+    if cases.empty or measure not in measures_of(cases):
         return math.nan
     members = list(cases['member'].unique())
     own = cases[cases['member'] == (ENSEMBLE if ENSEMBLE in members else members[0])]
