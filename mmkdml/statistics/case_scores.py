@@ -22,7 +22,7 @@ def case_scores(
         resamples: Number of bootstrap values.
 
     Returns:
-        Columns ``member, measure, value, low, high, groups`` in percent; with a reference also
+        Columns ``member, measure, value, low, high, groups`` in its unit; with a reference also
         ``difference, difference_low, difference_high`` in points, NaN for the reference. Undefined
         intervals, e.g. with one group, are NaN.
 

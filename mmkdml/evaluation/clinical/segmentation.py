@@ -18,6 +18,7 @@ from mmkdml.evaluation.foreground import checked_labels, foreground_classes, nan
 from mmkdml.evaluation.member_metrics import member_views
 from mmkdml.functional.checks import check_at_least, check_choice, check_fraction
 from mmkdml.names import CASE_VALUES, DISTANCES, PIXELS
+from mmkdml.optional import check_extra
 from mmkdml.registry import METRICS
 
 _KEYS = ['member', 'id', 'group', 'label']
@@ -90,6 +91,7 @@ class ClinicalSegmentation(BaseMetric):
         collect_device: str = 'cpu',
     ) -> None:
         super().__init__(collect_device=collect_device)
+        check_extra('scipy', extra='medical', purpose='ClinicalSegmentation')
         for value in tolerance.values() if isinstance(tolerance, Mapping) else (tolerance,):
             check_at_least('tolerance', value, 0)
         check_fraction('overlap', overlap)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 
 from mmkdml.optional import require
 
-_PURPOSE = 'clinical metrics of segmentation'
-ndimage = require('scipy.ndimage', extra='medical', purpose=_PURPOSE)
-spatial = require('scipy.spatial', extra='medical', purpose=_PURPOSE)
-
 # Distances are sums of rounded products: 3 pixels of 0.1 mm are within 0.3 mm.
 _ROUNDING = 1e-9
+
+
+def scipy(module: str) -> ModuleType:
+    """Import a module of SciPy when it is needed, because the import takes long."""
+    return require(f'scipy.{module}', extra='medical', purpose='ClinicalSegmentation')
 
 
 def surface_distances(
@@ -34,7 +36,9 @@ def surface_distances(
         Distances of the prediction's surface and of the truth's, in units of the spacing.
     """
     first, second = (_surface(mask) * np.asarray(spacing, float) for mask in (pred, truth))
-    return spatial.cKDTree(second).query(first)[0], spatial.cKDTree(first).query(second)[0]
+    trees = map(scipy('spatial').cKDTree, (first, second))
+    to_first, to_second = (tree.query for tree in trees)
+    return to_second(first)[0], to_first(second)[0]
 
 
 def surface_scores(distances: tuple[np.ndarray, np.ndarray], tolerance: float) -> dict[str, float]:
@@ -58,4 +62,4 @@ def surface_scores(distances: tuple[np.ndarray, np.ndarray], tolerance: float) -
 
 def _surface(mask: np.ndarray) -> np.ndarray:
     """Return the positions of the surface elements, (P, axes)."""
-    return np.argwhere(mask & ~ndimage.binary_erosion(mask))
+    return np.argwhere(mask & ~scipy('ndimage').binary_erosion(mask))

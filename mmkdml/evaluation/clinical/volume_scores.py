@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmkdml.evaluation.clinical.surfaces import ndimage, surface_distances, surface_scores
+from mmkdml.evaluation.clinical.surfaces import scipy, surface_distances, surface_scores
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def volume_scores(
     if pred.ndim == 3 and len(pred) == 1:  # every voxel of a single slice would be at its surface
         pred, truth, spacing = pred[0], truth[0], spacing[1:]
     diagonal = math.hypot(*(n * step for n, step in zip(pred.shape, spacing, strict=True)))
-    boxes = [ndimage.find_objects(one, max_label=classes) for one in (pred, truth)]
+    boxes = [scipy('ndimage').find_objects(one, max_label=classes) for one in (pred, truth)]
     found = []
     for label, pair in enumerate(zip(*boxes, strict=True), start=1):
         # Nothing outside of the bounding box of both masks changes a value.
@@ -100,7 +100,7 @@ def _region_scores(
 
 def _covered(lesions: np.ndarray, other: np.ndarray, overlap: float) -> np.ndarray:
     """Return for each connected component whether the other mask covers enough of it."""
-    labels, number = ndimage.label(lesions, np.ones((3,) * lesions.ndim))
+    labels, number = scipy('ndimage').label(lesions, np.ones((3,) * lesions.ndim))
     sizes, hits = (
         np.bincount(labels[mask], minlength=number + 1)[1:] for mask in (lesions, lesions & other)
     )
