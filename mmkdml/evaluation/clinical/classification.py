@@ -33,7 +33,7 @@ class ClinicalClassification(BaseMetric):
 
     A class without images, or without others, has no ROC curve: its values are ``nan`` and excluded
     from means. Scores are normalized as in :class:`Calibration`. Works for two, more and several
-    classes per image.
+    classes per image; with several it replaces :class:`MultiLabelAUROC`, whose keys are the same.
 
     Args:
         collect_device: See mmengine's ``BaseMetric``.
