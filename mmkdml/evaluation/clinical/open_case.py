@@ -70,5 +70,6 @@ class OpenCase:
     def _stacked(self, name: str) -> np.ndarray:
         volume = np.empty((self.slices or 1, *self.shape), np.uint8)
         for index, own in enumerate(volume):
-            own.flat = np.frombuffer(zlib.decompress(self._masks[index][name]), np.uint8)
+            flat = np.frombuffer(zlib.decompress(self._masks[index][name]), np.uint8)
+            own[:] = flat.reshape(self.shape)
         return volume if self.slices is not None else volume[0]

@@ -214,7 +214,12 @@ def test_a_class_that_never_occurs_is_excluded_from_means():
     assert math.isnan(found['model/per_class/Dice_posterior'])
 
 
-def test_empty_masks_are_counted_in_a_warning(caplog):
+def test_empty_masks_are_counted_in_a_warning(monkeypatch):
+    messages = []
+    monkeypatch.setattr(
+        'mmkdml.evaluation.clinical.segmentation.print_log',
+        lambda message, **_: messages.append(message),
+    )
     truth = np.zeros(SHAPE, int)
     truth[1:3, 2:5, 2:5] = 1
     samples = slices_of('a', truth, {'ensemble': 0 * truth})
@@ -222,6 +227,8 @@ def test_empty_masks_are_counted_in_a_warning(caplog):
     diagonal = math.hypot(5 * 2, 9 * 0.5, 8 * 1.5)
     assert found['model/clinical/HD95'] == pytest.approx(diagonal)
     assert found['model/clinical/Dice'] == 0
+    assert len(messages) == 1
+    assert messages[0].startswith('model: 1 of 2 masks')
     skipped, _ = evaluated(samples, ClinicalSegmentation(missing='skip', empty='perfect'))
     assert math.isnan(skipped['model/per_class/HD95_anterior'])
     assert skipped['model/per_class/HD95_posterior'] == 0
