@@ -87,12 +87,14 @@ EXPORT = [
     'scipy>=1.13,<2',
 ]
 
-# Volumes, for tools/predict.py.
+# Volumes, for tools/predict.py, and clinical metrics.
 MEDICAL = [
     # NIfTI: volumes, and masks for DICOM as well.
     'nibabel>=5.3,<6',
     # DICOM series.
     'pydicom>=3,<4',
+    # Surfaces and lesions.
+    'scipy>=1.13,<2',
 ]
 
 # Needs of onedl-mmdetection, which `make install` and users install with pip's --no-deps: its
@@ -156,6 +158,8 @@ EXTRAS_REQUIRE = {
         'segmentation-models-pytorch>=0.6,<0.7',
         # Independent oracle for DICOM series.
         'highdicom>=0.28,<0.29',
+        # Independent oracle for surface distances.
+        'monai>=1.5,<2',
         # Build and check distributions, which a test installs and uses.
         BUILD := 'build>=1.3,<2',
         TWINE := 'twine>=6,<8',

@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass, replace
 
 PERCENT, FRACTION, NATS, CORRELATION = 'percent', 'fraction', 'nats', 'correlation'
-_DIGITS = {PERCENT: 2, FRACTION: 4, NATS: 4}
-_SIGNS = {PERCENT: '%', CORRELATION: ''}
+MM, ML, PX, NUMBER = 'mm', 'ml', 'px', 'number'
+_DIGITS = {PERCENT: 2, FRACTION: 4, NATS: 4, MM: 2, PX: 2, NUMBER: 2}
+_SIGNS = {PERCENT: '%', CORRELATION: '', NUMBER: ''}
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class MetricInfo:
     Attributes:
         name: Key without the member and the class, e.g. ``'calibration/ECE'`` or ``'IoU'``.
         title: Readable name, e.g. ``'Expected calibration error'``.
-        unit: ``'percent'``, ``'fraction'``, ``'nats'`` or ``'correlation'``; empty if unknown.
+        unit: ``'percent'``, ``'fraction'``, ``'nats'``, ``'correlation'``, ``'mm'``, ``'ml'``,
+            ``'px'`` or ``'number'``; empty if unknown.
         higher_is_better: None if neither direction is better.
     """
 
@@ -28,7 +30,7 @@ class MetricInfo:
 
     @property
     def sign(self) -> str:
-        """Symbol of the unit, e.g. ``'%'``; empty for correlations."""
+        """Symbol of the unit, e.g. ``'%'``; empty for correlations and numbers."""
         return _SIGNS.get(self.unit, self.unit)
 
     @property
@@ -75,7 +77,21 @@ METRIC_INFOS = {
         MetricInfo('bbox_mAP_l', 'AP of large objects', FRACTION),
         MetricInfo('pascal_voc/mAP', 'AP, Pascal VOC', FRACTION),
         MetricInfo('pascal_voc/AP50', 'AP50, Pascal VOC', FRACTION),
+        MetricInfo('HD95', 'Hausdorff distance, 95 %', MM, False),
+        MetricInfo('ASD', 'Average surface distance', MM, False),
+        MetricInfo('NSD', 'Surface Dice'),
+        MetricInfo('HD95px', 'Hausdorff distance, 95 %', PX, False),
+        MetricInfo('ASDpx', 'Average surface distance', PX, False),
+        MetricInfo('NSDpx', 'Surface Dice, tolerance in pixels'),
+        MetricInfo('volume_error', 'Volume error', PERCENT, False),
+        MetricInfo('volume_difference', 'Volume difference', ML, False),
+        MetricInfo('lesion_sensitivity', 'Sensitivity to lesions'),
+        MetricInfo('false_positives', 'False positive lesions per case', NUMBER, False),
         MetricInfo('AUROC', 'Area under the ROC curve'),
+        MetricInfo('AUPRC', 'Average precision of scores'),
+        MetricInfo('sensitivity_at_95', 'Sensitivity at 95 % specificity'),
+        MetricInfo('balanced_accuracy', 'Balanced accuracy'),
+        MetricInfo('Brier', 'Brier score', FRACTION, False),
         MetricInfo('sensitivity', 'Sensitivity'),
         MetricInfo('specificity', 'Specificity'),
         MetricInfo('fidelity/accuracy', 'Agreement with the teacher'),
@@ -107,7 +123,11 @@ AUXILIARY_GROUPS = {
     'fidelity': 'Agreement with the teacher',
     'diversity': 'Diversity of the students',
 }
-_WITH_CLASS = re.compile(r'(IoU|F1|AUROC|precision|sensitivity|specificity)_(.+)')
+_WITH_CLASS = re.compile(
+    r'(IoU|F1|AUROC|AUPRC|Brier|precision|sensitivity_at_95|sensitivity|specificity'
+    r'|Dice|HD95|ASD|NSD|HD95px|ASDpx|NSDpx|volume_error|volume_difference|lesion_sensitivity'
+    r'|false_positives)_(.+)'
+)
 _OF_COCO_CLASS = re.compile(r'(?:.*/)?coco/([^/]+)_precision')  # of mmdet
 _WITH_PAIR = re.compile(r'(diversity/(?:disagreement|error_correlation))_(.+)')
 
@@ -130,7 +150,9 @@ def metric_info(key: str) -> MetricInfo | None:
         return METRIC_INFOS[name]
     if found := _WITH_CLASS.fullmatch(name):
         info = METRIC_INFOS[found[1]]
-        return replace(info, title=f'{_capitalized(found[1])} of {found[2]}')
+        # Short names need no title: "IoU of tumor".
+        title = info.title if '_' in found[1] else _capitalized(found[1])
+        return replace(info, title=f'{title} of {found[2]}')
     if found := _OF_COCO_CLASS.fullmatch(key):
         return replace(METRIC_INFOS['bbox_mAP'], title=f'AP of {found[1]}')
     if found := _WITH_PAIR.fullmatch(name):

@@ -19,6 +19,16 @@ SEGMENTATION_COLUMNS = ('member', 'id', 'group', 'label', 'tp', 'fp', 'fn')
 DETECTION_COLUMNS = (
     'member', 'id', 'group', 'label', 'rank', 'score', 'hits', 'ignored', 'boxes'
 )  # fmt: skip
+#: Optional column of multi-label classification. Classification has ``score_<class index>``.
+SCORE = 'score'
+#: Columns of distances between surfaces, in mm; in pixels with :data:`PIXELS` at their end.
+DISTANCES = ('HD95', 'ASD', 'NSD')
+PIXELS = 'px'
+#: Optional columns of segmentation; see :class:`mmkdml.evaluation.ClinicalSegmentation`.
+CASE_VALUES = (
+    'Dice', 'case_IoU', *DISTANCES, *(f'{name}{PIXELS}' for name in DISTANCES), 'volume_error',
+    'volume_difference', 'lesion_sensitivity', 'false_positives',
+)  # fmt: skip
 #: Number of IoUs in COCO's AP: 0.50, 0.55, ..., 0.95.
 BOX_IOUS = 10
 #: Number of folds of a cross-validation in the manifest of split files.

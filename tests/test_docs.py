@@ -57,9 +57,11 @@ def test_settings_of_the_frameworks(tmp_path):
 
 
 def test_metrics_in_a_config():
-    metrics, hooks = ({}, {})
-    for code, names in zip(examples('evaluation.md'), (metrics, hooks), strict=True):
+    metrics, hooks, clinical = ({}, {}, {})
+    for code, names in zip(examples('evaluation.md'), (metrics, hooks, clinical), strict=True):
         exec(code, names)
+    for name in ('of_masks', 'of_classes'):
+        assert isinstance(METRICS.build(clinical[name]), clinical[name]['type'])
     evaluators = [METRICS.build(config) for config in metrics['test_evaluator']]
     assert [type(one).__name__ for one in evaluators] == [
         'MemberMetrics', 'Fidelity', 'Diversity', 'Calibration',

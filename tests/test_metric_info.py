@@ -51,10 +51,42 @@ def test_units(key, unit):
     assert unit_of(key) == unit
 
 
-def test_measures_of_suites_are_percent():
+def test_units_and_directions_of_the_measures_of_suites():
     for name, measure in MEASURES.items():
         assert measure.info is METRIC_INFOS[name]
-        assert (measure.info.unit, measure.info.higher_is_better) == ('percent', True)
+    others = {
+        name: (measure.info.unit, measure.info.higher_is_better)
+        for name, measure in MEASURES.items()
+        if (measure.info.unit, measure.info.higher_is_better) != ('percent', True)
+    }
+    assert others == {
+        'HD95': ('mm', False),
+        'ASD': ('mm', False),
+        'HD95px': ('px', False),
+        'ASDpx': ('px', False),
+        'volume_error': ('percent', False),
+        'volume_difference': ('ml', False),
+        'false_positives': ('number', False),
+        'Brier': ('fraction', False),
+    }
+
+
+@pytest.mark.parametrize(
+    ('key', 'title'),
+    [
+        ('ensemble/per_class/HD95_px', 'HD95 of px (mm)'),
+        ('ensemble/per_class/HD95px_left', 'HD95px of left (px)'),
+        (
+            'model/per_class/sensitivity_at_95_melanoma',
+            'Sensitivity at 95 % specificity of melanoma (%)',
+        ),
+        ('model/per_class/sensitivity_melanoma', 'Sensitivity of melanoma (%)'),
+        ('model/clinical/false_positives', 'False positive lesions per case'),
+        ('model/clinical/volume_difference', 'Volume difference (ml)'),
+    ],
+)
+def test_titles_of_clinical_metrics(key, title):
+    assert metric_info(key).label == title
 
 
 def test_metrics_of_one_class():

@@ -6,6 +6,8 @@ import mmkdml.compat  # noqa: F401  # prepares the frameworks before they are im
 from mmkdml.evaluation.auroc import MultiLabelAUROC
 from mmkdml.evaluation.calibration import Calibration
 from mmkdml.evaluation.case_table import CaseTable
+from mmkdml.evaluation.clinical.classification import ClinicalClassification
+from mmkdml.evaluation.clinical.segmentation import ClinicalSegmentation
 from mmkdml.evaluation.confusion import ConfusionMatrix
 from mmkdml.evaluation.diversity import Diversity
 from mmkdml.evaluation.fidelity import Fidelity
@@ -27,6 +29,8 @@ __all__ = [
     'BoxAP',
     'Calibration',
     'CaseTable',
+    'ClinicalClassification',
+    'ClinicalSegmentation',
     'ConfusionMatrix',
     'Diversity',
     'Fidelity',

@@ -13,12 +13,13 @@ from mmkdml.evaluation.boxes.matching import match_boxes
 from mmkdml.evaluation.boxes.samples import boxes_of, has_boxes, true_boxes_of
 from mmkdml.evaluation.foreground import foreground_classes, foreground_counts
 from mmkdml.evaluation.member_metrics import member_views
-from mmkdml.evaluation.predictions import is_multi_label, multi_hot
+from mmkdml.evaluation.predictions import class_scores, is_multi_label, multi_hot, predictions_of
 from mmkdml.names import (
     BOX_IOUS,
     CLASSIFICATION_COLUMNS,
     DETECTION_COLUMNS,
     MULTI_LABEL_COLUMNS,
+    SCORE,
     SEGMENTATION_COLUMNS,
 )
 from mmkdml.registry import METRICS
@@ -29,6 +30,7 @@ CASE_COLUMNS = (
 _IOUS = np.linspace(0.5, 0.95, BOX_IOUS).tolist()  # rounded as in pycocotools
 _BITS = 1 << np.arange(BOX_IOUS)[:, None]
 _MAX_BOXES = 100  # per image and class, as in COCO
+_MAX_SCORES = 100  # classes; the tables of more would be large
 
 
 @METRICS.register_module()
@@ -37,11 +39,14 @@ class CaseTable(BaseMetric):
 
     After the evaluation :attr:`table` contains, in the main process, the columns
 
-    - ``member, id, group, truth, pred`` (class indices) for classification;
+    - ``member, id, group, truth, pred`` (class indices) for classification, and ``score_0`` to
+      ``score_<K - 1>``, the probabilities of at most 100 classes, if there are scores;
     - ``member, id, group, label, truth, pred`` if images can have several classes, with a row per
-      class ``label``, 0 to K - 1, whose ``truth`` and ``pred`` are 1 if it is present;
+      class ``label``, 0 to K - 1, whose ``truth`` and ``pred`` are 1 if it is present, and
+      ``score``, its probability;
     - ``member, id, group, label, tp, fp, fn`` (pixel counts) for segmentation, with a row per
-      foreground class ``label``, 1 to K - 1;
+      foreground class ``label``, 1 to K - 1; the slices of a volume, which have ``case`` and
+      ``slice`` in their metainfo, are summed, and ``id`` is the case;
     - ``member, id, group, label, rank, score, hits, ignored, boxes`` for detection, with a row per
       predicted box, at most 100 per image and class ``label``, 0 to K - 1. ``rank`` numbers them
       from 1 by falling ``score``. ``hits`` and ``ignored`` are sets of the IoUs 0.50, 0.55, ...,
@@ -74,21 +79,27 @@ class CaseTable(BaseMetric):
         for sample in data_samples:
             views = member_views(sample).items()
             self.results.append(
-                [dict(member=name, **row) for name, view in views for row in self._rows(view)]
+                [dict(member=name, **row) for name, view in views for row in self._rows(view, name)]
             )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Set :attr:`table`, sorted by member and image; returns no values."""
         rows = pd.DataFrame([row for sample in results for row in sample])
-        columns = next((c for c in CASE_COLUMNS if set(c) == set(rows)), None)
+        if 'slice' in rows:
+            # The sampler of several processes repeats samples.
+            keys = ['member', 'id', 'label']
+            rows = rows.drop_duplicates([*keys, 'slice']).drop(columns='slice')
+            rows = rows.groupby([*keys, 'group'], as_index=False, sort=False).sum()
+        scores = [name for name in rows if str(name).startswith(SCORE)]
+        columns = next((c for c in CASE_COLUMNS if set(c) | set(scores) == set(rows)), None)
         if columns is not None:
             order = ['member', 'id', *(one for one in ('label', 'rank') if one in columns)]
-            self.table = rows[list(columns)].sort_values(order, ignore_index=True)
-            if 'score' in columns:
-                self.table = self.table.astype({'score': 'float32'})
+            names = list(dict.fromkeys([*columns, *scores]))
+            self.table = rows[names].sort_values(order, ignore_index=True)
+            self.table = self.table.astype(dict.fromkeys(scores, 'float32'))
         return {}
 
-    def _rows(self, view: dict) -> list[dict[str, Any]]:
+    def _rows(self, view: dict, name: str) -> list[dict[str, Any]]:
         if 'img_id' in view:  # mmdet's name
             view = dict(view, id=view.get('id', view['img_id']))
         missing = [key for key in ('id', 'group') if key not in view]
@@ -97,7 +108,9 @@ class CaseTable(BaseMetric):
                 f'expected id and group in each sample, got {sorted(view)} without '
                 f"{', '.join(missing)}. Add them to meta_keys of the pipeline's Pack transform"
             )
-        case = dict(id=str(view['id']), group=str(view['group']))
+        case = dict(id=str(view.get('case', view['id'])), group=str(view['group']))
+        if 'case' in view:
+            case['slice'] = view['slice']
         if has_boxes(view):
             return [dict(case, **row) for row in _box_rows(view, self.dataset_meta)]
         if 'pred_sem_seg' in view:
@@ -109,18 +122,26 @@ class CaseTable(BaseMetric):
             ]
         classified = 'pred_label' in view and bool({'gt_label', 'gt_score'} & set(view))
         if classified and is_multi_label(view, self.dataset_meta):
-            both = zip(multi_hot(view).tolist(), multi_hot(view, 'pred').tolist(), strict=True)
+            columns = [multi_hot(view).tolist(), multi_hot(view, 'pred').tolist()]
+            names = ['truth', 'pred', *([SCORE] if 'pred_score' in view else [])]
+            columns += [self._scores(view, name)] if 'pred_score' in view else []
             return [
-                dict(case, label=label, truth=truth, pred=pred)
-                for label, (truth, pred) in enumerate(both)
+                dict(case, label=label, **dict(zip(names, row, strict=True)))
+                for label, row in enumerate(zip(*columns, strict=True))
             ]
         if 'pred_label' in view and 'gt_label' in view:
             truth, pred = (int(view[key]) for key in ('gt_label', 'pred_label'))
-            return [dict(case, truth=truth, pred=pred)]
+            scores = self._scores(view, name) if 'pred_score' in view else []
+            named = {f'{SCORE}_{label}': score for label, score in enumerate(scores)}
+            return [dict(case, truth=truth, pred=pred, **named)]
         raise ValueError(
             'expected pred_sem_seg, or pred_label and gt_label, or pred_instances, in each sample, '
             f'got {sorted(view)}'
         )
+
+    def _scores(self, view: dict, name: str) -> list[float]:
+        scores = class_scores(predictions_of(view, name, self.dataset_meta), view).tolist()
+        return scores if len(scores) <= _MAX_SCORES else []
 
 
 def _box_rows(view: dict, meta: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:

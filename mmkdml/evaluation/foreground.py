@@ -11,6 +11,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmseg.evaluation import IoUMetric
+from torch import Tensor
 
 from mmkdml.evaluation.boxes.samples import refuse_boxes
 from mmkdml.functional.checks import check_choice
@@ -157,6 +158,25 @@ def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -
     Raises:
         ValueError: If truth or prediction is missing, sizes differ, or a label is not a class.
     """
+    pred, truth = checked_labels(sample, num_classes, ignore_index)
+    both, _, in_pred, in_truth = IoUMetric.intersect_and_union(
+        pred, truth, num_classes, ignore_index
+    )
+    tp, pred_area, truth_area = (area[1:].numpy() for area in (both, in_pred, in_truth))
+    return np.stack([tp, pred_area - tp, truth_area - tp])
+
+
+def checked_labels(sample: dict, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Return predicted and true classes of a sample, each (H, W), on the prediction's device.
+
+    Args:
+        sample: See :func:`foreground_counts`.
+        num_classes: K, including the background.
+        ignore_index: Label of pixels that are ignored.
+
+    Raises:
+        ValueError: See :func:`foreground_counts`.
+    """
     refuse_boxes(sample)
     where = _where(sample)
     pred, truth = (_labels(sample, key, where) for key in ('pred_sem_seg', 'gt_sem_seg'))
@@ -176,11 +196,7 @@ def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -
                 f'Invalid labels in the {name}: expected 0 to {num_classes - 1} (or '
                 f'{ignore_index}, ignored, in the truth), got {wrong} ({where})'
             )
-    both, _, in_pred, in_truth = IoUMetric.intersect_and_union(
-        pred, truth, num_classes, ignore_index
-    )
-    tp, pred_area, truth_area = (area[1:].numpy() for area in (both, in_pred, in_truth))
-    return np.stack([tp, pred_area - tp, truth_area - tp])
+    return pred, truth
 
 
 def _where(sample: dict) -> str:

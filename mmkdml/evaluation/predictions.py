@@ -95,7 +95,7 @@ def predictions_by_name(
     Raises:
         ValueError: If the predictions of a member belong to neither task.
     """
-    return {name: _predictions(view, name, meta) for name, view in member_views(sample).items()}
+    return {name: predictions_of(view, name, meta) for name, view in member_views(sample).items()}
 
 
 def truth_of(sample: Any, meta: Mapping[str, Any] | None = None) -> Tensor:
@@ -138,7 +138,37 @@ def sum_by_name(results: list[Mapping[Any, Any]]) -> dict[Any, Any]:
     return sums
 
 
-def _predictions(view: dict, name: str, meta: Mapping[str, Any] | None) -> Predictions:
+def class_scores(own: Predictions, view: Mapping[str, Any]) -> Tensor:
+    """Return the probability of each class of an image, (K,), float32, on the CPU.
+
+    Args:
+        own: Predictions of a classifier for the image.
+        view: Sample as a dict, for the error message.
+
+    Raises:
+        ValueError: If one is not finite.
+    """
+    present = own.probabilities[:, 1] if own.of_classes else own.probabilities[0]
+    if not present.isfinite().all():
+        where = view.get('id', view.get('img_path', 'a sample without id'))
+        raise ValueError(
+            f'Invalid scores of {where}: expected finite numbers, got {present.tolist()}. The '
+            'training has probably diverged'
+        )
+    return present.float().cpu()
+
+
+def predictions_of(view: dict, name: str, meta: Mapping[str, Any] | None = None) -> Predictions:
+    """Return the predictions of one member.
+
+    Args:
+        view: See :func:`~mmkdml.evaluation.member_metrics.member_views`.
+        name: Name of the member.
+        meta: Metainfo of the data set, see :func:`is_multi_label`.
+
+    Raises:
+        ValueError: If they belong to neither task.
+    """
     refuse_boxes(view)
     if {'pred_sem_seg', 'seg_logits'} <= set(view):
         labels = view['pred_sem_seg']['data'].flatten()

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mmkdml.statistics.bootstrap import Contrast, estimate
 from mmkdml.statistics.counts import Counts, count_members
-from mmkdml.statistics.measures import MEASURES, class_count, task_of_cases
+from mmkdml.statistics.measures import class_count, measures_of, task_of_cases
 
 
 def case_scores(
@@ -22,7 +22,7 @@ def case_scores(
         resamples: See :func:`~mmkdml.statistics.bootstrap.estimate`.
 
     Returns:
-        Columns ``member, measure, value, low, high, groups`` in percent; with a reference also
+        Columns ``member, measure, value, low, high, groups`` in its unit; with a reference also
         ``difference, difference_low, difference_high`` in points, NaN for the reference. Undefined
         intervals, e.g. with one group or of 100 percent, are NaN.
 
@@ -41,7 +41,7 @@ def case_scores(
         rivals = (('', reference),)
         contrasts += [Contrast(('', name), rivals) for name in members if name != reference]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for measure in (name for name, one in MEASURES.items() if task in one.tasks):
+    for measure in measures_of(cases):
         estimates = estimate(counts, measure, contrasts, resamples=resamples)
         for contrast, one in zip(contrasts, estimates, strict=True):
             name = contrast.entry[1]

@@ -11,8 +11,17 @@ import numpy as np
 import pandas as pd
 
 from mmkdml.modes import MODES, STYLES
+from mmkdml.names import SCORE
 from mmkdml.statistics.detections import Detections
-from mmkdml.statistics.measures import MEASURES, Measure, class_count, count, task_of_cases
+from mmkdml.statistics.measures import (
+    MEASURES,
+    Measure,
+    class_count,
+    count,
+    measures_of,
+    task_of_cases,
+)
+from mmkdml.statistics.ranking import Scored, Sums
 from mmkdml.statistics.records import CHECKPOINTS, DONE, SuiteRecord
 
 Entry = tuple[str, str]
@@ -31,18 +40,18 @@ class CaseCounts:
 
     Attributes:
         cases: The tested cases, pairs ``(id, group)``.
-        counts: TP, FP and FN of each class by group, (G, 3, K), in images or pixels, or the
-            detections; groups in alphabetical order.
+        counts: Result of :func:`~.measures.count`; groups in alphabetical order.
     """
 
     cases: frozenset[tuple[str, str]]
-    counts: np.ndarray | Detections
+    counts: np.ndarray | Detections | Scored
 
-    def total(self) -> np.ndarray:
+    def total(self) -> np.ndarray | Sums:
         """Return the argument of :meth:`~.measures.Measure.value` for the test split."""
-        if isinstance(self.counts, Detections):
-            return self.counts.summed(np.ones((1, self.counts.groups)))[0]
-        return self.counts.sum(0)
+        if isinstance(self.counts, np.ndarray):
+            return self.counts.sum(0)
+        summed = self.counts.summed(np.ones((1, self.counts.groups)))
+        return (lambda ranked: summed(ranked)[0]) if callable(summed) else summed[0]
 
     @property
     def digest(self) -> str:
@@ -51,11 +60,11 @@ class CaseCounts:
             return ''
         return hashlib.blake2b(np.ascontiguousarray(self.counts).tobytes()).hexdigest()
 
-    def by_group(self) -> np.ndarray:
+    def by_group(self) -> np.ndarray | Sums:
         """Return the argument of :meth:`~.measures.Measure.value` for each group, (G, ...)."""
-        return self.counts.by_group() if isinstance(self.counts, Detections) else self.counts
+        return self.counts if isinstance(self.counts, np.ndarray) else self.counts.by_group()
 
-    def leave_one_out(self) -> np.ndarray:
+    def leave_one_out(self) -> np.ndarray | Sums:
         """Return the argument of :meth:`~.measures.Measure.value` without each group, (B, ...).
 
         B is the number of groups G. If the counts are no sums over groups, at most
@@ -77,7 +86,7 @@ def _without_each(groups: int) -> np.ndarray:
     return weights
 
 
-def resampler(samples: Sequence[CaseCounts]) -> Callable[[np.ndarray], np.ndarray]:
+def resampler(samples: Sequence[CaseCounts]) -> Callable[[np.ndarray], np.ndarray | Sums]:
     """Build the function that sums the counts of resamples.
 
     Args:
@@ -90,7 +99,12 @@ def resampler(samples: Sequence[CaseCounts]) -> Callable[[np.ndarray], np.ndarra
     detections = [one.counts for one in samples if isinstance(one.counts, Detections)]
     if detections:
         return lambda times: np.stack([one.summed(times) for one in detections], 1)
-    stacked = np.stack([one.by_group() for one in samples], 1)  # (G, E, 3, K)
+    scored = [one.counts for one in samples if isinstance(one.counts, Scored)]
+    if scored:
+        return lambda times: (
+            lambda ranked: np.stack([one.summed(times)(ranked) for one in scored], 1)
+        )
+    stacked = np.stack([one.counts for one in samples], 1)  # (G, E, R, K)
     flat = stacked.reshape(len(stacked), -1)
     return lambda times: (times @ flat).reshape(-1, *stacked.shape[1:])
 
@@ -165,6 +179,14 @@ def count_cases(record: SuiteRecord, checkpoint: str) -> Counts:
         raise ValueError(
             f'Invalid suite {record.name}: expected runs of one task, got {sorted(tasks)}'
         )
+    for (name, seed), cases in tables.items():
+        for measure in record.measures:
+            own = MEASURES.get(measure)
+            if own and task_of_cases(cases) in own.tasks and measure not in measures_of(cases):
+                raise ValueError(
+                    f'Invalid measure {measure} of {name}, seed {seed}: the case table has no '
+                    f'column {own.column}. {_fix(own)}. Then run it again'
+                )
     classes = max(map(class_count, tables.values()), default=0)
     by_entry: dict[Entry, dict[int, CaseCounts]] = {}
     # Equal sets share one object, which makes the many comparisons fast.
@@ -174,6 +196,15 @@ def count_cases(record: SuiteRecord, checkpoint: str) -> Counts:
             shared = replace(one, cases=known.setdefault(one.cases, one.cases))
             by_entry.setdefault((name, member), {})[seed] = shared
     return Counts(next(iter(tasks), ''), by_entry)
+
+
+def _fix(measure: Measure) -> str:
+    if measure.column == SCORE:
+        return 'It is of an older version, or there are too many classes: change the measures'
+    return (
+        'Add ClinicalSegmentation to the test_evaluator; HD95, ASD and NSD need a spacing, HD95px, '
+        'ASDpx and NSDpx need none'
+    )
 
 
 def count_members(cases: pd.DataFrame, classes: int, where: str = '') -> dict[str, CaseCounts]:

@@ -191,7 +191,7 @@ def test_case_table_has_a_row_per_class(run, data):
     scores, truth, built = data
     metric = CaseTable()
     run(metric, built, META)
-    assert list(metric.table) == ['member', 'id', 'group', 'label', 'truth', 'pred']
+    assert list(metric.table) == ['member', 'id', 'group', 'label', 'truth', 'pred', 'score']
     own = metric.table[metric.table['member'] == 'student_2'].set_index(['id', 'label'])
     assert len(own) == truth.size
     assert len(metric.table) == len(NAMES) * truth.size
@@ -199,6 +199,7 @@ def test_case_table_has_a_row_per_class(run, data):
         row = own.loc[f'case{index}', k]
         assert row['truth'] == truth[index, k]
         assert row['pred'] == (scores['student_2'][index, k] >= 0.5)
+        assert row['score'] == pytest.approx(scores['student_2'][index, k])
         assert row['group'] == f'g{index % 4}'
 
 

@@ -44,7 +44,7 @@ def test_measures_of_classification_and_no_interval_for_one_group():
         dict(member='m', id=['a', 'b', 'c'], group='g', truth=[0, 1, 1], pred=[0, 1, 0])
     )
     found = case_scores(cases).set_index('measure')
-    assert list(found.index) == ['accuracy', 'precision', 'recall']
+    assert list(found.index) == ['accuracy', 'F1', 'balanced_accuracy', 'precision', 'recall']
     assert found.loc['accuracy', 'value'] == pytest.approx(200 / 3)
     assert found.loc['precision', 'value'] == pytest.approx(75)
     assert found.loc['recall', 'value'] == pytest.approx(75)

@@ -13,8 +13,17 @@ from torchmetrics.functional.classification import (
 
 from mmkdml.evaluation import ForegroundIoU, MacroPrecisionRecall
 from mmkdml.evaluation.case_table import CaseTable
+from mmkdml.names import CASE_VALUES
 from mmkdml.statistics.case_scores import case_scores
-from mmkdml.statistics.measures import DETECTION, MEASURES, class_count, count, task_of_cases
+from mmkdml.statistics.counts import count_members
+from mmkdml.statistics.measures import (
+    DETECTION,
+    MEASURES,
+    class_count,
+    count,
+    measures_of,
+    task_of_cases,
+)
 
 
 def masks(classes, images=6, never=None):
@@ -49,8 +58,8 @@ def case_table(samples, classes=None):
 
 
 def value(name, cases, classes):
-    counts = count(cases, sorted(set(cases['group'])), classes)
-    return float(MEASURES[name].value(counts.sum(0)))
+    (counts,) = count_members(cases, classes).values()
+    return float(MEASURES[name].value(counts.total()))
 
 
 @pytest.mark.parametrize(('classes', 'never'), [(2, None), (4, None), (4, 2)])
@@ -104,18 +113,24 @@ def test_classification_equals_the_metrics_of_the_configs(truth, pred, classes):
 
 def test_class_without_cases_is_ignored():
     samples = labelled([0, 1], [0, 1], 3)
-    assert class_count(case_table(samples)) == 2
-    assert value('recall', case_table(samples), 2) == 100
-    assert value('recall', case_table(samples), 3) == 100
+    cases = case_table(samples)
+    assert class_count(cases) == 3  # scores
+    assert value('recall', cases, 3) == 100
+    without = cases[['member', 'id', 'group', 'truth', 'pred']]
+    assert class_count(without) == 2
+    assert value('recall', without, 2) == 100
+    assert value('recall', without, 3) == 100
     assert by_metric(MacroPrecisionRecall(), samples)['single-label/recall'] == 100
 
 
 OF_COUNTS = [name for name, one in MEASURES.items() if DETECTION not in one.tasks]
+ROWS = 3 + 2 * len(CASE_VALUES)
 
 
 @pytest.mark.parametrize('name', OF_COUNTS)
 def test_no_images_are_nan(name):
-    assert np.isnan(MEASURES[name].value(np.zeros((3, 2))))
+    rows = np.full((3, 2), np.nan) if MEASURES[name].ranked else np.zeros((ROWS, 2))
+    assert np.isnan(MEASURES[name].value(rows))
 
 
 def test_counts_of_four_images():
@@ -132,13 +147,14 @@ def test_counts_of_groups_sum_to_those_of_the_data_set():
     cases = case_table(masks(4), 4)
     parts = count(cases, ['g0', 'g1'], 3)
     total = count(cases.assign(group='all'), ['all'], 3)
+    assert parts.shape == (2, 3 + 2 * 2, 3)  # with Dice and IoU of the images
     assert parts.all(axis=None)
-    assert (parts.sum(0) == total[0]).all()
+    np.testing.assert_allclose(parts.sum(0), total[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize('name', OF_COUNTS)
 def test_leading_dimensions_are_independent(name):
-    counts = np.random.default_rng(0).integers(0, 3, (5, 4, 3, 2))
+    counts = np.random.default_rng(0).integers(0, 3, (5, 4, ROWS, 2))
     values = MEASURES[name].value(counts)
     assert values.shape == (5, 4)
     for index in np.ndindex(5, 4):
@@ -214,3 +230,58 @@ def test_several_labels_equal_torchmetrics():
     assert (scores['value'] <= scores['high']).all()
     with pytest.raises(ValueError, match="got '0' twice"):
         count(pd.concat([cases, cases[:1]]), ['g0', 'g1'], 4)
+
+
+def valued_cases():
+    """Cases of two classes in three groups, some without a value."""
+    nan = np.nan
+    return pd.DataFrame(
+        dict(
+            member='model',
+            id=['a', 'a', 'b', 'b', 'c', 'c', 'd', 'd'],
+            group=['x', 'x', 'x', 'x', 'y', 'y', 'z', 'z'],
+            label=[1, 2] * 4,
+            tp=[6, 0, 2, 1, 3, 0, 0, 0],
+            fp=[1, 2, 0, 1, 3, 0, 0, 0],
+            fn=[1, 0, 2, 0, 0, 0, 4, 0],
+            HD95=[2.0, 8.0, 4.0, 1.0, 6.0, nan, 9.0, nan],
+        )
+    )
+
+
+@pytest.mark.parametrize('drawn', [[0, 1, 2], [0, 0, 2], [1, 1, 1], [2, 2, 0]])
+def test_values_of_cases_are_averaged_over_cases_then_classes(drawn):
+    cases = valued_cases()
+    counts = count(cases, ['x', 'y', 'z'], 2)
+    copies = pd.concat([cases[cases['group'] == 'xyz'[index]] for index in drawn])
+    tp, fp, fn = (copies[name] for name in ('tp', 'fp', 'fn'))
+    copies = copies.assign(
+        Dice=200 * tp / (2 * tp + fp + fn), case_IoU=100 * tp / (tp + fp + fn)
+    )  # nan for class 2 of the last cases, which have none
+    summed = np.bincount(drawn, minlength=3) @ counts.reshape(3, -1)
+    for name in ('Dice', 'case_IoU', 'HD95'):
+        expected = copies.groupby('label')[name].mean().mean()
+        found = MEASURES[name].value(summed.reshape(counts.shape[1:]))
+        assert found == pytest.approx(expected), name
+
+
+def test_measures_of_a_table_depend_on_its_columns():
+    cases = valued_cases()
+    assert measures_of(cases) == ['IoU', 'F1', 'Dice', 'case_IoU', 'HD95']
+    assert measures_of(cases.drop(columns='HD95')) == ['IoU', 'F1', 'Dice', 'case_IoU']
+    counted = ['accuracy', 'F1', 'balanced_accuracy', 'precision', 'recall']
+    assert measures_of(CLASSIFIED) == counted
+    scored = CLASSIFIED.assign(score_0=0.5, score_1=0.25, score_2=0.25)
+    assert measures_of(scored) == [*counted, 'AUROC', 'AUPRC', 'sensitivity_at_95', 'Brier']
+
+
+def test_balanced_accuracy_ignores_classes_without_images():
+    cases = case_table(labelled([0, 0, 0, 1], [0, 0, 2, 1], 3))
+    assert value('balanced_accuracy', cases, 3) == pytest.approx((200 / 3 + 100) / 2)
+
+
+@pytest.mark.parametrize('scores', [[0.5, np.nan], [0.5, np.inf]])
+def test_scores_that_are_not_finite_raise(scores):
+    cases = CLASSIFIED.assign(pred=[1, 0], score_0=0.5, score_1=scores)
+    with pytest.raises(ValueError, match='finite number for each of 2 classes'):
+        count(cases, ['x', 'y'], 2)

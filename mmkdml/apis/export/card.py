@@ -22,6 +22,7 @@ from mmkdml.apis.machine import cpu_name
 from mmkdml.datasets.splits import read_split, split_counts
 from mmkdml.files import file_sha256
 from mmkdml.inspection.complexity import member_complexities
+from mmkdml.metric_info import PERCENT, metric_info
 from mmkdml.models.distillers.renormalization import normalization
 from mmkdml.models.ensembles import Ensemble, max_ensemble, union_ensemble, vote_ensemble
 from mmkdml.names import SPLITS
@@ -153,7 +154,7 @@ def make_card(
         intended_use=intended_use,
         licence=licence,
         data=_data(source),
-        scores=[] if kept is None else kept.to_dict('records'),
+        scores=[] if kept is None else list(map(_with_unit, kept.to_dict('records'))),
         agreement=dataclasses.asdict(exported.agreement),
         networks=[
             dict(
@@ -190,6 +191,14 @@ def write_card(card: Mapping[str, Any], folder: Path) -> None:
     (folder / f'{card["name"]}.md').write_text(template.render(**card, number=_number) + '\n')
     text = json.dumps(card, indent=2, default=float, allow_nan=False) + '\n'
     (folder / f'{card["name"]}.json').write_text(text)
+
+
+def _with_unit(score: dict[str, Any]) -> dict[str, Any]:
+    """Add the unit to the name of a measure that is not in percent."""
+    info = metric_info(score['measure'])
+    if info is None or info.unit == PERCENT:
+        return score
+    return {**score, 'measure': f'{score["measure"]} ({info.unit})'}
 
 
 def _number(value: float | None, sign: str = '') -> str:

@@ -62,7 +62,7 @@ def auxiliary_panels(grid: Grid) -> Iterator[TablePanel]:
                 yield grid.by_style(variant, metric)
     others = grid.other_runs
     metrics = {
-        f'{metric.key} ({metric.info.unit})' if metric.info.sign else metric.key: metric
+        metric.heading: metric
         for metric in AUXILIARY_METRICS
         if any((run.name, metric.key) in measured for run in others)
     }

@@ -11,6 +11,7 @@ import pandas as pd
 
 from mmkdml.experiments.report.results import Evaluation
 from mmkdml.html import image_uri
+from mmkdml.metric_info import MetricInfo
 from mmkdml.names import ENSEMBLE, PLAIN
 from mmkdml.statistics.records import RunRecord, SuiteRecord
 
@@ -53,14 +54,16 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class HardCases:
-    """Groups of images with the lowest values, averaged over runs.
+    """Groups of images with the worst values, averaged over runs.
 
     Attributes:
+        measure: Name and unit of the values.
         runs: Names of the runs, in columns.
         rows: Group, mean over runs, and value of each run; NaN where the measure is undefined.
         total: Number of all groups.
     """
 
+    measure: MetricInfo
     runs: Sequence[str]
     rows: Sequence[tuple[str, float, Sequence[float]]]
     total: int
@@ -128,7 +131,7 @@ def _kind(name: PurePosixPath) -> str:
 
 
 def find_hard_cases(evaluation: Evaluation, limit: int = _HARD_CASES) -> HardCases | None:
-    """Return the groups with the lowest mean of the first measure; None without results."""
+    """Return the groups with the worst mean of the first measure; None without results."""
     counts = evaluation.counts
     if not counts.by_entry:
         return None
@@ -143,9 +146,11 @@ def find_hard_cases(evaluation: Evaluation, limit: int = _HARD_CASES) -> HardCas
         ]
         columns[run] = pd.concat(seeds, axis=1).mean(axis=1)
     table = pd.DataFrame(columns).dropna(how='all')
-    table = table.loc[table.mean(axis=1).sort_values(kind='stable').index]
+    worst_first = measure.info.higher_is_better is not False
+    order = table.mean(axis=1).sort_values(kind='stable', ascending=worst_first)
+    table = table.loc[order.index]
     rows = [
         (str(group), float(values.mean()), [float(value) for value in values])
         for group, values in table.head(limit).iterrows()
     ]
-    return HardCases(list(columns), rows, len(table))
+    return HardCases(measure.info, list(columns), rows, len(table))

@@ -41,6 +41,11 @@ class Metric:
         """Title, unit, better direction and number of decimals."""
         return METRIC_INFOS[self.key]
 
+    @property
+    def heading(self) -> str:
+        """Key with the unit, for columns of different units."""
+        return f'{self.key} ({self.info.unit})' if self.info.sign else self.key
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -127,13 +127,14 @@ class ResultTable:
         return any(row.images for row in self.rows)
 
     def is_highest(self, row: ResultRow, member: str) -> bool:
-        """Return whether a member has its highest value in this row, and higher is better."""
+        """Return whether a member has its best value in this row, if one direction is better."""
         means = [one.cells[member].mean for one in self._with(member)]
         known = [mean for mean in means if not math.isnan(mean)]
         is_quality = self.metric.quantity == PERFORMANCE
         if not is_quality or not known or max(known) == min(known):
             return False
-        return row.cells[member].mean == max(known)
+        best = min if self.metric.info.higher_is_better is False else max
+        return row.cells[member].mean == best(known)
 
     def _with(self, member: str) -> list[ResultRow]:
         return [row for row in self.rows if member in row.cells]

@@ -12,7 +12,7 @@ from mmkdml.experiments.paper.values import PERFORMANCE, table_notes
 from mmkdml.experiments.report.auxiliary_metrics import NOTES, auxiliary_panels, auxiliary_values
 from mmkdml.experiments.report.cells import Table, TableCell, TablePanel, TableRow
 from mmkdml.experiments.report.grid import Grid, Key, Metric
-from mmkdml.metric_info import unit_of
+from mmkdml.metric_info import PERCENT, unit_of
 from mmkdml.statistics.bootstrap import Contrast, Estimate, estimate
 from mmkdml.statistics.counts import Counts, Variants, count_cases, find_variants
 from mmkdml.statistics.measures import DETECTION, MEASURES
@@ -95,15 +95,17 @@ def build_panels(grid: Grid) -> tuple[TablePanel, ...]:
 
 def _quality_panels(grid: Grid) -> Iterator[TablePanel]:
     metrics = {name: Metric(name, quantity=PERFORMANCE) for name in grid.record.measures}
+    unit = PERCENT if {one.info.unit for one in metrics.values()} <= {PERCENT} else ''
+    columns = metrics if unit else {one.heading: one for one in metrics.values()}
     networks = [run for run in grid.other_runs if run.mode == BASELINE]
     others = [run for run in grid.other_runs if run.mode != BASELINE]
     if networks:
-        yield grid.by_run('Single networks', networks, metrics, 'percent')
+        yield grid.by_run('Single networks', networks, columns, unit)
     for variant in grid.variants:
         for metric in metrics.values():
             yield grid.by_style(variant, metric)
     if others:
-        yield grid.by_run('Compared methods', others, metrics, 'percent')
+        yield grid.by_run('Compared methods', others, columns, unit)
 
 
 def explain(

@@ -12,7 +12,7 @@ from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.names import ENSEMBLE
 from mmkdml.statistics.counts import count_members
-from mmkdml.statistics.measures import MEASURES, class_count, task_of_cases
+from mmkdml.statistics.measures import MEASURES, class_count, measures_of
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, Measurement
 
 
@@ -64,8 +64,9 @@ class SuiteDisplay:
             measure = self._suite.measures[0]
             value = test_score(measured, measure)
             best = ''
-            if value > self._best:
-                self._best, best = value, ', best so far'
+            sign = -1 if MEASURES[measure].info.higher_is_better is False else 1
+            if sign * value > self._best:
+                self._best, best = sign * value, ', best so far'
                 self._note = f'best {measure} {value:.2f}: {key}'
             score = f'{measure} {value:6.2f}' if math.isfinite(value) else f'{measure} undefined'
             self._log(f'{key:<20} {score}{best}; {duration}; {self._bar.text()}')
@@ -91,10 +92,10 @@ def test_score(measured: Measurement, measure: str) -> float:
     """Compute a measure of the ensemble, or of the only network, on the test split.
 
     Returns:
-        Percent; NaN if it is undefined or belongs to another task.
+        In the measure's unit; NaN if it is undefined or belongs to another task.
     """
     cases = measured.cases
-    if cases.empty or task_of_cases(cases) not in MEASURES[measure].tasks:
+    if cases.empty or measure not in measures_of(cases):
         return math.nan
     members = list(cases['member'].unique())
     own = cases[cases['member'] == (ENSEMBLE if ENSEMBLE in members else members[0])]

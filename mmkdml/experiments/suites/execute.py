@@ -34,6 +34,7 @@ from mmkdml.commands import tool_command
 from mmkdml.datasets import SplitFileMixin, read_split
 from mmkdml.datasets.splits import split_counts
 from mmkdml.evaluation import CaseTable
+from mmkdml.evaluation.clinical.segmentation import clinical_cases
 from mmkdml.experiments.run_spec import (
     RunSpec,
     run_config,
@@ -101,7 +102,9 @@ def execute(
             measured[name] = measured['last']
             continue
         load_weights(runner, checkpoint)
-        measured[name] = Measurement(runner.test(), case_table.table)
+        metrics = runner.test()
+        cases = clinical_cases(case_table.table, runner.test_loop.evaluator.metrics)
+        measured[name] = Measurement(metrics, cases)
     if is_main_process():
         metadata = _metadata(spec, config, runner, teacher)
         metadata.update(seconds=time.time() - start, checkpoints=epochs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pandas.api.types import is_numeric_dtype
 from pydantic import TypeAdapter
 
 from mmkdml.files import json_text
+from mmkdml.names import CASE_VALUES, SCORE
 from mmkdml.statistics.measures import COLUMNS, class_count, task_of_cases
 from mmkdml.statistics.records import Measurement
 
@@ -27,6 +29,7 @@ _MAX_BYTES = 1 << 30
 _TEXTS = ('member', 'id', 'group')
 _DTYPES = {column: str if column in _TEXTS else 'int64' for c in COLUMNS.values() for column in c}
 _DTYPES['score'] = 'float32'
+_OPTIONAL = re.compile('|'.join([*CASE_VALUES, rf'{SCORE}_\d+']))
 _CURVES = ['epoch', 'key', 'value']
 
 
@@ -105,21 +108,28 @@ def _divisor(key: str, version: int) -> int:
 
 
 def _parse_cases(text: str) -> pd.DataFrame:
-    cases = pd.read_csv(StringIO(text), dtype=_DTYPES, na_filter=False)
-    numbers = [column for column in COLUMNS[task_of_cases(cases)] if column not in _TEXTS]
+    # Optional columns: values of cases, which may be undefined, and scores of classes.
+    header = text.partition('\n')[0].split(',')
+    optional = [name for name in header if name not in _DTYPES and _OPTIONAL.fullmatch(name)]
+    cases = pd.read_csv(
+        StringIO(text), dtype=_DTYPES, na_filter=False, converters=dict.fromkeys(optional, _number)
+    )
+    columns = (*COLUMNS[task_of_cases(cases)], *optional)
+    numbers = [column for column in columns if column not in _TEXTS]
     if (cases[numbers] < 0).any(axis=None):
         raise ValueError(f'expected no negative values of {", ".join(numbers)}')
     class_count(cases)  # raises if there are too many classes
     return cases
 
 
+def _number(text: str) -> float:
+    return float(text or 'nan')
+
+
 def _parse_curves(text: str) -> pd.DataFrame:
     # Missing values are NaN, keys are text. float() is exact, unlike the parser of some pandas.
     curves = pd.read_csv(
-        StringIO(text),
-        dtype={'key': str},
-        keep_default_na=False,
-        converters={'value': lambda value: float(value or 'nan')},
+        StringIO(text), dtype={'key': str}, keep_default_na=False, converters={'value': _number}
     )
     numeric = [column for column in curves if is_numeric_dtype(curves[column])]
     if [*curves] != _CURVES or (len(curves) and numeric != ['epoch', 'value']):

@@ -121,3 +121,14 @@ def test_size_after_decompression_is_limited(monkeypatch):
     deserialize_result(gzip.compress(text.ljust(200).encode()))
     with pytest.raises(ValueError, match='invalid result'):
         deserialize_result(gzip.compress(text.ljust(201).encode()))
+
+
+def test_values_of_cases_and_scores_of_classes_are_restored():
+    valued = dict(label=1, tp=1, fp=2, fn=0, HD95=[1.5, np.nan], false_positives=[0.0, 3.0])
+    scored = dict(truth=[0, 1], pred=[0, 1], score_0=[0.25, 0.1], score_1=[0.75, 0.9])
+    curves = pd.DataFrame(columns=['epoch', 'key', 'value'])
+    for columns in (valued, scored):
+        cases = pd.DataFrame(dict(member='m', id=['a', 'b'], group='g', **columns))
+        content = serialize_result({'best': Measurement({}, cases)}, curves, {})
+        found = deserialize_result(content)[0]['best'].cases
+        pd.testing.assert_frame_equal(found, cases, check_dtype=False)
