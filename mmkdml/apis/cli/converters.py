@@ -9,7 +9,7 @@ import shlex
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -104,6 +104,13 @@ def run_converter(
     parser.add_argument(
         '--seed', type=int, default=0, help='seed of the random split (default: %(default)s)'
     )
+    parser.add_argument(
+        '--folds',
+        type=int,
+        metavar='K',
+        help='write the splits of a K-fold cross-validation, in which each image is tested once; '
+        'TRAIN and VAL are then the proportions of the other images (default: one division)',
+    )
     parser.add_argument('--force', action='store_true', help='replace different splits in DIR')
     arguments = vars(parser.parse_args(argv))
     from mmkdml.datasets.splits.manifest import INFO_FILE
@@ -126,9 +133,12 @@ def run_converter(
         print(f'\nnext: write a config for your data, see "{page}" in the documentation')
         return
     command = f'{tool_command("train")} {packaged_name(config.format(**arguments))}'
+    if arguments['folds'] is not None:
+        command += ' --fold 0'
+    names = dict.fromkeys(name.rpartition('/')[2] for name in splits)
     moved = Path(arguments['source']) != Path(data_root)
     if moved or outside or out != Path(splits_dir.format(**arguments)):
-        command += _path_options(arguments['source'], out, splits, bool(outside))
+        command += _path_options(arguments['source'], out, names, bool(outside))
     print(f'\nnext:\n{command}')
 
 
@@ -194,7 +204,7 @@ def print_warnings() -> Iterator[None]:
                 print(f'{Path(sys.argv[0]).name}: warning: {message}', file=sys.stderr)
 
 
-def _path_options(source: str, out: Path, splits: Splits, outside: bool) -> str:
+def _path_options(source: str, out: Path, splits: Iterable[str], outside: bool) -> str:
     """Return the ``--cfg-options`` that set the paths of the data."""
     options = ['']
     for split in splits:
