@@ -37,6 +37,12 @@ def main() -> None:
         help='regular expression for the group (a patient) in the name of a case: the part '
         '(?P<group>...), or the first one in parentheses; default: each case is a group',
     )
+    parser.add_argument(
+        '--splits-final',
+        metavar='FILE',
+        help="nnU-Net's splits_final.json, whose folds are used (default: that in SOURCE, if there "
+        'is one and no --folds)',
+    )
     run_converter(parser, convert, page='Volumes')
 
 

@@ -52,7 +52,7 @@ def complete_volumes(config: Any) -> None:
             if name == _LOADER:
                 context = step.get('context') or 0
                 step['axis'] = manifest['axis']
-            elif name == _NORMALIZATION and not step.get('channels'):
+            elif name == _NORMALIZATION and _is_open(step.get('channels'), manifest):
                 step['channels'] = manifest_intensity(ann_file)
             elif name == 'Resize' and 'scale' in step and step['scale'] is None:
                 step['scale'] = (width, height)
@@ -69,6 +69,11 @@ def complete_volumes(config: Any) -> None:
         _set_open(
             config.get('model'), dict(num_classes=classes, in_channels=channels, input_size=size)
         )
+
+
+def _is_open(channels: Any, manifest: Mapping[str, Any]) -> bool:
+    """Return whether channels are not set, or were set from the manifest, as of another fold."""
+    return not channels or channels in (manifest['intensity'], *manifest['intensity'])
 
 
 def _set_open(value: Any, numbers: Mapping[str, Any]) -> None:

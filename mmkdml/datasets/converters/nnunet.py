@@ -16,17 +16,21 @@ import numpy as np
 from mmkdml.datasets.converters.folders import find_groups
 from mmkdml.datasets.converters.nnunet_layout import VolumeSet, read_layout
 from mmkdml.datasets.converters.source_checks import Problems, Splits, source_folder
-from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
+from mmkdml.datasets.splits import SplitRow, refuse_shared_groups, split_rows, write_splits
 from mmkdml.datasets.splits.manifest import INFO_FILE
+from mmkdml.datasets.splits.split_files import by_fold
 from mmkdml.datasets.volumes.intensity import INTENSITY, training_intensity
 from mmkdml.datasets.volumes.nifti import grid_difference, read_header
 from mmkdml.datasets.volumes.store import Case, check_axis, slice_path, volume_file
 from mmkdml.datasets.volumes.writing import SourceCase, store_case
 from mmkdml.files import remove_partial_files
+from mmkdml.names import fold_folder
 from mmkdml.optional import require
 
 #: Folder of the stored volumes, below that of the split files.
 VOLUMES = 'volumes'
+#: File of nnU-Net with its folds.
+SPLITS_FINAL = 'splits_final.json'
 KEEP, DROP = 'keep', 'drop'
 # Each needs about 200 MB.
 _THREADS = 2
@@ -41,6 +45,8 @@ def convert_nnunet(
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
+    folds: int | None = None,
+    splits_final: str | Path | None = None,
 ) -> Splits:
     """Store volumes as slices and write their split files.
 
@@ -57,6 +63,11 @@ def convert_nnunet(
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``, and volumes from other files or settings.
+        folds: Number of folds of a cross-validation. Default: those of ``splits_final``, or one
+            division by ``ratios``.
+        splits_final: nnU-Net's file of folds. Cases that it validates with are the test part of a
+            fold; validation is drawn from the others by ``ratios``. Default: ``splits_final.json``
+            in ``source`` if there is one and ``folds`` is not set.
 
     Raises:
         FileExistsError: If ``out`` has other split files and ``force`` is not set.
@@ -76,9 +87,17 @@ def convert_nnunet(
     _warn_of_orientations(cases)
     stored = _store(cases, out, axis, layout, force, problems)
     rows = [row for case in stored.values() for row in _rows(case, groups[case.name])]
-    splits = split_rows(rows, ratios, seed)
-    train = [stored[name] for name in dict.fromkeys(_case_of(row) for row in splits['train'])]
-    splits['train'] = _without_empty(splits['train'], share)
+    published = _published_folds(source, folds, splits_final)
+    if published is None:
+        splits: Splits = split_rows(rows, ratios, seed, folds=folds)
+    else:
+        splits = _as_published(rows, published, ratios, seed)
+    intensity = []
+    for fold, parts in by_fold(splits).items():
+        train = dict.fromkeys(_case_of(row) for row in parts['train'])
+        intensity.append(training_intensity([stored[name] for name in train]))
+        path = f'{fold}/train' if fold else 'train'
+        splits[path] = _without_empty(splits[path], share)
     info: dict[str, Any] = dict(
         dataset='nnunet',
         classes=layout.classes,
@@ -91,8 +110,50 @@ def convert_nnunet(
         ratios=[float(ratio) for ratio in ratios],
         volumes=_digest(stored),
     )
-    info[INTENSITY] = training_intensity(train)
+    info[INTENSITY] = intensity if len(intensity) > 1 else intensity[0]
     write_splits(out, splits, info, force)
+    return splits
+
+
+def _published_folds(source: Path, folds: int | None, file: str | Path | None) -> Path | None:
+    """Return the file with nnU-Net's folds, if it is used."""
+    if file is not None and folds is not None:
+        raise ValueError(f'Invalid options: expected folds or splits_final, got {folds} and {file}')
+    if file is None:
+        found = source / SPLITS_FINAL
+        return found if folds is None and found.is_file() else None
+    return Path(file)
+
+
+def _as_published(
+    rows: Sequence[SplitRow], path: Path, ratios: Sequence[float], seed: int
+) -> Splits:
+    """Divide slices as a file of nnU-Net divides their cases."""
+    example = '[{"train": ["case_1", ...], "val": ["case_2", ...]}, ...]'
+    try:
+        content = json.loads(path.read_bytes())
+        published = [tuple({*one[part]} for part in ('train', 'val')) for one in content]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'{path}: expected {example}, got {type(error).__name__}: {error}'
+        ) from error
+    cases = {_case_of(row) for row in rows}
+    tested = Counter(name for _, val in published for name in val)
+    named = {*tested}.union(*(train for train, _ in published))
+    for what, names in (
+        ('cases of the data set', named - cases),
+        ('each case in val of one fold', {name for name in cases if tested[name] != 1}),
+        ('cases either in train or in val', {name for one, two in published for name in one & two}),
+    ):
+        if names:
+            raise ValueError(f'{path}: expected {what}, got {", ".join(sorted(names)[:5])}')
+    splits = {}
+    for number, (train, val) in enumerate(published):
+        others = [row for row in rows if _case_of(row) in train]
+        parts = split_rows(others, (*ratios[:2], 0), seed)
+        parts['test'] = [row for row in rows if _case_of(row) in val]
+        refuse_shared_groups(parts)
+        splits |= {f'{fold_folder(number)}/{name}': part for name, part in parts.items()}
     return splits
 
 

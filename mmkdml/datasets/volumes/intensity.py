@@ -17,8 +17,8 @@ CT_SETTINGS = ('mean', 'std', 'low', 'high')
 #: Key of the manifest.
 INTENSITY = 'intensity'
 _SMALLEST_STD = 1e-8
-# Number of quantiles that stand for the foreground of a case, and of the voxels they are taken of.
-_QUANTILES, _VOXELS = 2001, 1_000_000
+# Number of quantiles of the foreground of a case, and of the voxels they are computed from.
+_QUANTILES, _VOXELS = 1001, 1_000_000
 
 
 def scheme_of(name: str) -> str:
@@ -81,19 +81,25 @@ def _standardized(values: np.ndarray, mean: float, std: float) -> np.ndarray:
     return values
 
 
-def foreground_sample(values: np.ndarray) -> list[float]:
-    """Return quantiles of the intensities in the foreground of a case, which stand for all of them.
-
-    nnU-Net draws the same number of voxels from each case with replacement. Equally spaced
-    quantiles are such a sample without chance.
+def foreground_statistics(values: np.ndarray) -> dict[str, Any]:
+    """Summarize the intensities in the foreground of a case.
 
     Args:
         values: Intensities in one dimension; may be empty.
+
+    Returns:
+        ``mean``, ``std``, and ``quantiles`` at equal distances from the minimum to the maximum;
+        empty without foreground.
     """
     if not values.size:
-        return []
-    places = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    return [float(one) for one in np.quantile(values, places)]
+        return {}
+    values = values.astype(np.float64)
+    quantiles = np.quantile(values, np.linspace(0, 1, _QUANTILES))
+    return dict(
+        mean=float(values.mean()),
+        std=float(values.std()),
+        quantiles=[float(f'{one:.7g}') for one in quantiles],
+    )
 
 
 def sampling_step(voxels: int) -> int:
@@ -103,6 +109,9 @@ def sampling_step(voxels: int) -> int:
 
 def training_intensity(cases: Sequence[Case]) -> list[dict[str, Any]]:
     """Return the settings of :class:`NormalizeVolume` for the training cases of a split.
+
+    For CT, nnU-Net draws the same number of voxels from the foreground of each case, with
+    replacement. Means, variances and quantiles of the cases give what such a sample estimates.
 
     Args:
         cases: All cases of the training part.
@@ -118,14 +127,16 @@ def training_intensity(cases: Sequence[Case]) -> list[dict[str, Any]]:
     for index, name in enumerate(cases[0].channels):
         settings: dict[str, Any] = dict(name=name, scheme=scheme_of(name))
         if settings['scheme'] == CT:
-            pooled = np.concatenate([case.foreground[index] or [] for case in cases])
-            if not pooled.size:
+            found = [one for case in cases if (one := case.foreground[index])]
+            if not found:
                 raise ValueError(
                     f'No foreground in the {len(cases)} training cases, from which the intensities '
                     f'of channel {name} are estimated'
                 )
-            low, high = np.percentile(pooled, (0.5, 99.5))
-            numbers = (pooled.mean(), pooled.std(), low, high)
+            means = np.array([one['mean'] for one in found])
+            std = np.sqrt(np.mean([one['std'] ** 2 for one in found]) + means.var())
+            low, high = np.percentile([one['quantiles'] for one in found], (0.5, 99.5))
+            numbers = (means.mean(), std, low, high)
             settings |= {key: float(n) for key, n in zip(CT_SETTINGS, numbers, strict=True)}
         channels.append(settings)
     return channels

@@ -33,7 +33,7 @@ class Case:
         spacing: Distance of slices, rows and columns in millimeters.
         shape: Shape of the source file, without channels.
         intensity: Statistics per channel over the whole case, see :func:`case_intensity`.
-        foreground: Per channel that is normalized as CT, a sorted sample of its intensities in the
+        foreground: Per channel that is normalized as CT, statistics of its intensities in the
             foreground, empty without foreground; None for other channels.
         filled: Numbers of the slices with any foreground.
         source: SHA-256 of the source files by name, and the settings of the conversion.
@@ -46,7 +46,7 @@ class Case:
     spacing: list[float]
     shape: list[int]
     intensity: list[list[float]]
-    foreground: list[list[float] | None]
+    foreground: list[dict[str, Any] | None]
     filled: list[int]
     source: dict[str, Any]
 

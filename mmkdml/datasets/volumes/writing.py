@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mmkdml.datasets.volumes.intensity import CT, foreground_sample, sampling_step, scheme_of
+from mmkdml.datasets.volumes.intensity import CT, foreground_statistics, sampling_step, scheme_of
 from mmkdml.datasets.volumes.nifti import NiftiFile
 from mmkdml.datasets.volumes.store import (
     DTYPES,
@@ -178,8 +179,8 @@ def _filled(labels: np.ndarray) -> np.ndarray:
     return (labels > 0) & (labels != IGNORED)
 
 
-def _foreground(image: Path, label: Path, channels: Sequence[str]) -> list[list[float] | None]:
-    """Return a sample of the foreground of each CT channel; see :class:`Case`."""
+def _foreground(image: Path, label: Path, channels: Sequence[str]) -> list[dict[str, Any] | None]:
+    """Return the statistics of the foreground of each CT channel; see :class:`Case`."""
     indices = [index for index, name in enumerate(channels) if scheme_of(name) == CT]
     if not indices:
         return [None] * len(channels)
@@ -192,6 +193,6 @@ def _foreground(image: Path, label: Path, channels: Sequence[str]) -> list[list[
             found[index].append(voxels[:, index][mask][-before % step :: step])
         before += int(mask.sum())
     return [
-        foreground_sample(np.concatenate(found[index])) if index in found else None
+        foreground_statistics(np.concatenate(found[index])) if index in found else None
         for index in range(len(channels))
     ]
