@@ -147,7 +147,7 @@ def _as_published(
     ):
         if names:
             raise ValueError(f'{path}: expected {what}, got {", ".join(sorted(names)[:5])}')
-    splits = {}
+    splits: Splits = {}
     for number, (train, val) in enumerate(published):
         others = [row for row in rows if _case_of(row) in train]
         parts = split_rows(others, (*ratios[:2], 0), seed)
