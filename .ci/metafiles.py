@@ -49,6 +49,7 @@ DATA = {
     'ham64': ('classification', 'HAM10000'),
     'lgg': ('segmentation', 'LGG MRI segmentation'),
     'nih': ('classification', 'NIH ChestX-ray14'),
+    'hippocampus': ('segmentation', 'Hippocampus (Medical Segmentation Decathlon)'),
 }
 MEMBERS = ('teacher', 'student_1', 'student_2', 'ensemble')
 

@@ -4,6 +4,7 @@ import copy
 import ctypes
 import functools
 import gc
+import json
 import multiprocessing
 import os
 import runpy
@@ -19,6 +20,8 @@ from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel
+import numpy as np
 import pytest
 import torch.distributed
 from matplotlib.figure import Figure
@@ -70,6 +73,50 @@ PAPER_TRANSFERS = {
 @pytest.fixture(scope='session')
 def paper_transfers():
     return PAPER_TRANSFERS
+
+
+@pytest.fixture(scope='session')
+def save_volumes():
+    """Function that writes volumes in nnU-Net's layout, with arguments of dataset.json."""
+
+    def save(folder, cases, channels=('T1',), labels=('background', 'tumor'), affine=None, **more):
+        """Write ``cases``, a label (X, Y, Z) and images (C, X, Y, Z) by name."""
+        affine = np.diag([1.0, 1.0, 3.0, 1.0]) if affine is None else affine
+        for name in ('imagesTr', 'labelsTr'):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for name, (label, images) in cases.items():
+            files = {f'imagesTr/{name}_{c:04d}': image for c, image in enumerate(images)}
+            for path, voxels in {**files, f'labelsTr/{name}': label}.items():
+                image = nibabel.Nifti1Image(np.asarray(voxels), affine, dtype=voxels.dtype)
+                nibabel.save(image, folder / f'{path}.nii.gz')
+        content = dict(
+            channel_names={str(c): name for c, name in enumerate(channels)},
+            labels={name: value for value, name in enumerate(labels)},
+            numTraining=len(cases),
+            file_ending='.nii.gz',
+        )
+        (folder / 'dataset.json').write_text(json.dumps(content | more))
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope='session')
+def draw_cases():
+    """Function that draws cases of random intensities and labels, of several sizes."""
+
+    def draw(number=6, channels=1, classes=2, dtype=np.int16, shape=(9, 8, 5)):
+        random = np.random.default_rng(0)
+        cases = {}
+        for index in range(number):
+            size = (shape[0] + index % 2, *shape[1:])
+            label = random.integers(0, classes, size).astype(np.uint8)
+            label[..., 0] = 0  # a slice without foreground
+            images = random.integers(0, 900, (channels, *size)).astype(dtype)
+            cases[f'case_{index}'] = label, images
+        return cases
+
+    return draw
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkdml.apis.run.volumes import complete_volumes
 from mmkdml.datasets.splits.manifest import SPLIT_FILES, manifest_folder, read_manifest
 from mmkdml.names import FOLDS, SPLITS, fold_folder
 
@@ -42,6 +43,7 @@ def set_fold(config: Config, fold: int) -> None:
                    'the option --folds of the converter')
             )  # fmt: skip
         dataset['ann_file'] = str(folder / fold_folder(fold) / path.name)
+    complete_volumes(config)
 
 
 def _with_split_file(settings: Any) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,8 @@ from mmkdml.datasets.transforms import (
     LoadClassMask,
     LoadMultiChannelImage,
 )
+from mmkdml.datasets.volumes.dataset import VolumeSliceDataset
+from mmkdml.datasets.volumes.transforms import LoadSliceLabel, LoadVolumeSlice, NormalizeVolume
 from mmkdml.lazy import lazy_exports
 
 if TYPE_CHECKING:
@@ -54,6 +56,9 @@ __all__ = [
     'LoadCheckedImage',
     'LoadClassMask',
     'LoadMultiChannelImage',
+    'LoadSliceLabel',
+    'LoadVolumeSlice',
+    'NormalizeVolume',
     'PCamDataset',
     'SplitBoxDataset',
     'SplitClassificationDataset',
@@ -61,6 +66,7 @@ __all__ = [
     'SplitMultiLabelDataset',
     'SplitRow',
     'SplitSegDataset',
+    'VolumeSliceDataset',
     'assign_groups',
     'balance_rows',
     'cached_pipeline',

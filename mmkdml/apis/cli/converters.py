@@ -71,6 +71,7 @@ def run_converter(
     data_root: str = '',
     splits_dir: str = '',
     argv: Sequence[str] | None = None,
+    page: str = 'Custom data',
 ) -> None:
     """Parse the arguments of a converter, run it, and print its splits and the next command.
 
@@ -82,6 +83,7 @@ def run_converter(
         data_root: Folder of the images in that config.
         splits_dir: Folder of the split files in that config.
         argv: Command line. Default: that of the process.
+        page: Page of the documentation to print if ``config`` is None.
 
     Raises:
         OSError: If reading or writing a file fails.
@@ -128,7 +130,7 @@ def run_converter(
     info = json.loads((out / INFO_FILE).read_text())
     print(summary(splits, info.get('classes'), info.get('boxes'), info.get('mask_counts')))
     if config is None:
-        print('\nnext: write a config for your data, see "Custom data" in the documentation')
+        print(f'\nnext: write a config for your data, see "{page}" in the documentation')
         return
     command = f'{tool_command("train")} {packaged_name(config.format(**arguments))}'
     if arguments['folds'] is not None:
@@ -163,6 +165,8 @@ def summary(
 
     labels = [row.label for rows in splits.values() for row in rows]
     several = any(row.labels is not None for rows in splits.values() for row in rows)
+    if any(row.mask is not None for rows in splits.values() for row in rows) and not boxes:
+        classes = None  # those of the pixels; the label is whether there is any foreground
     if not classes and max(labels, default=0) > 1:
         classes = list(map(str, range(max(labels) + 1)))
     repeated = any(row.repeats > 1 for rows in splits.values() for row in rows)
