@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.logging import print_log
 
+from mmkdml.apis.prediction.case_files import NIFTI, ChannelFile, channel_file
 from mmkdml.apis.prediction.dicom import read_dicom
 from mmkdml.apis.prediction.nifti import check_plane, read_nifti
-from mmkdml.apis.prediction.volume import Volume
+from mmkdml.apis.prediction.volume import Volume, VolumeFormat
 from mmkdml.apis.prediction.windowing import check_window
 from mmkdml.datasets.channels import DTYPES, NUMPY_SUFFIX, read_channels
 from mmkdml.datasets.image_files import check_size
 from mmkdml.datasets.images import PAGES_PER_IMAGE, read_pages
 
-_NIFTI = ('.nii', '.nii.gz')
 #: Suffixes of the files that are read as images.
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp', '.dcm', *_NIFTI)
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp', '.dcm', *NIFTI)
 # Suffixes that are not part of a case's name, longer ones first.
-_NAMED = (*_NIFTI[::-1], *SUFFIXES, NUMPY_SUFFIX)
+_NAMED = (*NIFTI[::-1], *SUFFIXES, NUMPY_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class ReadOptions:
         window: Intensities of volumes that become black and white. Default: chosen per volume.
         max_pixels: Largest number of pixels of an image; a volume or stack may have ten times as
             many. Checked before the pixels are read.
-        channels: Channels of the images that the config's ``LoadMultiChannelImage`` loads. Default:
-            gray and RGB images.
+        channels: Channels of the images that the config's ``LoadMultiChannelImage`` loads, which
+            receives NIfTI intensities as stored unless there is a ``window``. Default: gray and RGB
+            images.
 
     Raises:
         ValueError: If the plane is unknown, or the window is empty.
@@ -60,8 +62,9 @@ class Source:
 
     Attributes:
         name: Unique name: the file's path without suffix, relative to the input folder.
-        files: The file, the files of a DICOM series, or none for an array. Unreadable files and
-            folders are included so that reading them raises an error.
+        files: The file, the files of a DICOM series or of the channels of a NIfTI case, or none
+            for an array. Unreadable files and folders are included so that reading them raises an
+            error.
         pixels: The array; None for files.
     """
 
@@ -82,7 +85,7 @@ class Case:
     """
 
     source: Source
-    images: list[np.ndarray | None]
+    images: Sequence[np.ndarray | None]
     volume: Volume | None = None
 
 
@@ -93,6 +96,8 @@ def find_sources(
 
     Folders are searched recursively, including linked ones, for files with an image suffix or
     DICOM content; hidden files and folders are skipped. DICOM files in one folder form one series.
+    NIfTI files in one folder that are named as nnU-Net's channels, ``CASE_0000.nii.gz``,
+    ``CASE_0001.nii.gz``, ..., form the case ``CASE``; the first one must be 0000.
 
     Args:
         images: File, folder, array (H, W) or (H, W, C), or a sequence of these.
@@ -139,7 +144,7 @@ def find_sources(
                 sources.append(Source(name.name if is_file else folder, (path,)))
     if not sources:
         raise ValueError('Invalid images: expected at least one, got none')
-    return _with_unique_names(sources, number)
+    return _with_unique_names(_with_grouped_channels(sources), number)
 
 
 def read_source(source: Source, options: ReadOptions) -> Case:
@@ -153,23 +158,26 @@ def read_source(source: Source, options: ReadOptions) -> Case:
         _check_pixels(source.pixels, options)
         return Case(source, [source.pixels])
     path, max_voxels = source.files[0], PAGES_PER_IMAGE * options.max_pixels
-    is_volume = _is_dicom(path) or path.name.lower().endswith(_NIFTI)
-    if options.channels is not None and not is_volume:
+    is_nifti = path.name.lower().endswith(NIFTI)
+    if options.channels is not None and not is_nifti and not _is_dicom(path):
         read_channels(path, options.channels, options.max_pixels)
         return Case(source, [None])
-    if options.channels not in (None, 1) and is_volume:
+    if options.channels not in (None, 1) and not is_nifti:
         raise ValueError(
-            f'{path}: expected an image with {options.channels} channels, got a volume of one. '
-            f'Save each slice with its channels as {NUMPY_SUFFIX} (H, W, C)'
+            f'{path}: expected an image with {options.channels} channels, got a DICOM series of '
+            f'one. Save each slice with its channels as {NUMPY_SUFFIX} (H, W, C)'
         )
+    limits = (options.window, max_voxels, options.max_pixels)
     if _is_dicom(path):
-        volume = read_dicom(source.files, options.window, max_voxels, options.max_pixels)
-    elif is_volume:
-        volume = read_nifti(path, options.plane, options.window, max_voxels, options.max_pixels)
+        volume = read_dicom(source.files, *limits)
+    elif is_nifti:
+        channels = (1, 3) if options.channels is None else (options.channels,)
+        form = VolumeFormat(channels, raw=options.channels is not None)
+        volume = read_nifti(source.files, options.plane, *limits, form)
     else:
         pages = read_pages(path, options.max_pixels)  # decodes a single page, too
         return Case(source, [None] if len(pages) == 1 else [*pages])
-    return Case(source, list(volume.slices), volume)
+    return Case(source, volume.slices, volume)
 
 
 def _files_of(top: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -208,6 +216,31 @@ def _is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b'DICM'
     except OSError:
         return False
+
+
+def _with_grouped_channels(sources: list[Source]) -> list[Source]:
+    """Join the NIfTI files of each case that has a channel 0."""
+    groups: dict[Any, list[tuple[Source, ChannelFile | None]]] = {}
+    for index, source in enumerate(sources):
+        name = channel_file(source.files[0].name) if source.files else None
+        key = (source.files[0].parent, name.case) if name else index
+        groups.setdefault(key, []).append((source, name))
+    found = []
+    for group in groups.values():
+        channels = sorted(
+            ((name.channel, *source.files), source, name) for source, name in group if name
+        )
+        if not channels or channels[0][0][0] > 0:
+            found += [source for source, _ in group]
+            continue
+        _, first, name = channels[0]
+        files = tuple(file for (_, file), *_ in channels)
+        case = Path(first.name).with_name(f'{name.case}{name.suffix}').as_posix()
+        if len(files) > 1:
+            names = ', '.join(file.name for file in files)
+            print_log(f'{files[0].parent}: {names} are the channels of one case', 'current')
+        found.append(Source(case, files))
+    return found
 
 
 def _with_unique_names(sources: list[Source], number_equal: bool) -> list[Source]:

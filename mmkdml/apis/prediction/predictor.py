@@ -108,17 +108,54 @@ class Predictor:
             TypeError: If ``images`` has another type.
             ValueError: If a case is unreadable, or an argument is invalid.
         """
+        known = isinstance(images, list) and all(isinstance(one, Source) for one in images)
+        sources = images if known else find_sources(images, channels=self.channels)
+        cases = self.read(sources, read, on_error, progress)
+        return self.stream_cases(cases, members, batch_size, augment, on_error)
+
+    def read(
+        self,
+        sources: Sequence[Source],
+        read: ReadOptions | None = None,
+        on_error: OnError | None = None,
+        progress: bool = False,
+    ) -> Iterator[Case]:
+        """Read cases as this model needs them, one after the other.
+
+        Args:
+            sources: Return value of :func:`~mmkdml.apis.prediction.inputs.find_sources`.
+            read: See :meth:`stream`, as the other arguments.
+            on_error: Called with each unreadable case.
+            progress: Show a progress bar.
+        """
+        options = replace(read or ReadOptions(), channels=self.channels)
+        return _read_cases(sources, options, on_error, progress)
+
+    def stream_cases(
+        self,
+        cases: Iterable[Case],
+        members: Sequence[str] | None = None,
+        batch_size: int = 8,
+        augment: bool = False,
+        on_error: OnError | None = None,
+    ) -> Iterator[Prediction]:
+        """Predict cases that are read already; see :meth:`stream`.
+
+        Several models of one kind predict the same slices batch by batch if each gets its own
+        iterator of ``itertools.tee(predictor.read(sources), N)`` and their predictions are combined
+        by ``zip``: volumes are read once, and memory is that of one batch per model.
+
+        Raises:
+            ValueError: If the test pipeline fails for a case, or an argument is invalid.
+        """
         wanted = self._known(self.members if members is None else members)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f'batch_size: expected an integer of at least 1, got {batch_size!r}')
-        known = isinstance(images, list) and all(isinstance(one, Source) for one in images)
         pipeline = ImagePipeline(self.config, augment)
-        sources = images if known else find_sources(images, channels=pipeline.channels)
         module = MemberTTA.of(self.model, self.config.get('tta_model')) if augment else self.model
-        options = replace(read or ReadOptions(), channels=pipeline.channels)
-        cases = _cases(sources, pipeline, options, on_error, progress)
         # Not a generator itself, so that invalid arguments raise at once.
-        batches = equal_batches(chain.from_iterable(cases), batch_size, _shape)
+        items = chain.from_iterable(_prepared_cases(cases, pipeline, on_error))
+        batches = equal_batches(items, batch_size, _shape)
         return chain.from_iterable(
             _predict_batch(module, batch, wanted, self.multi_label) for batch in batches
         )
@@ -183,17 +220,26 @@ def _device(device: str | torch.device | None) -> torch.device:
         ) from error
 
 
-def _cases(
-    sources: Sequence[Source],
-    pipeline: ImagePipeline,
-    options: ReadOptions,
-    on_error: OnError | None,
-    progress: bool,
-) -> Iterator[Iterable[Item]]:
-    """Yield the prepared images of one case after the other."""
+def _read_cases(
+    sources: Sequence[Source], options: ReadOptions, on_error: OnError | None, progress: bool
+) -> Iterator[Case]:
     for source in track(sources, 'Predicting', disable=not progress):
         try:
             case = read_source(source, options)
+        except ValueError as error:
+            if on_error is None:
+                raise
+            on_error(source, error)
+        else:
+            yield case
+
+
+def _prepared_cases(
+    cases: Iterable[Case], pipeline: ImagePipeline, on_error: OnError | None
+) -> Iterator[Iterable[Item]]:
+    """Yield the prepared images of one case after the other."""
+    for case in cases:
+        try:
             prepared: Iterable[Item] = _prepared(case, pipeline)
             if len(case.images) == 1:
                 prepared = list(prepared)
@@ -203,7 +249,7 @@ def _cases(
         except ValueError as error:
             if on_error is None:
                 raise
-            on_error(source, error)
+            on_error(case.source, error)
         else:
             yield prepared
 

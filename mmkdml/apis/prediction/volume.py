@@ -12,7 +12,21 @@ from typing import Any
 
 import numpy as np
 
+from mmkdml.apis.prediction.scratch import LazySlices
 from mmkdml.optional import require
+
+
+@dataclass(frozen=True)
+class VolumeFormat:
+    """How a network receives the slices of a volume.
+
+    Attributes:
+        channels: Numbers of channels that a case may have.
+        raw: Keep the stored intensities unless a window is given.
+    """
+
+    channels: tuple[int, ...] = (1,)
+    raw: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +34,14 @@ class Volume:
     """A volume as the slices that a network receives, with its position in space.
 
     Attributes:
-        slices: (N, H, W), uint8; 0 and 255 are the ends of the window.
+        slices: (N, H, W) uint8, where 0 and 255 are the ends of the window; (N, H, W, C) for
+            several channels; of another type for unchanged intensities.
         affine: (4, 4), maps the file's voxel indices (i, j, k) to millimeters, RAS+ as in NIfTI.
         to_file: (3, 2), nibabel's orientation transform from (column, row, slice) to (i, j, k).
         header: Header of the NIfTI file; None for DICOM.
     """
 
-    slices: np.ndarray
+    slices: np.ndarray | LazySlices
     affine: np.ndarray
     to_file: np.ndarray
     header: Any = None

@@ -46,6 +46,18 @@ def apply_window(
     if number <= _KEPT:
         kept = list(chunks())
         chunks = lambda: kept  # noqa: E731
+    ends = own_window(chunks, window, source)
+    result, start = np.empty(number, np.uint8), 0
+    for chunk in _finite(chunks, source):
+        result[start : start + len(chunk)] = scaled(chunk, ends)
+        start += len(chunk)
+    return result
+
+
+def own_window(
+    chunks: Chunks, window: tuple[float, float] | None, source: str | Path
+) -> tuple[float, float]:
+    """Return the intensities that become 0 and 255; see :func:`apply_window`."""
     if window is None:
         low, high = percentiles(chunks, _DEFAULT_PERCENTILES, source)
     else:
@@ -56,12 +68,19 @@ def apply_window(
             f'{source}: window: expected limits within {_LARGEST:g} of 0 and of each other, got '
             f'{low:g} and {high:g}. Rescale the intensities, or choose another window'
         )
-    scaled, start = np.empty(number, np.uint8), 0
-    for chunk in _finite(chunks, source):
-        shares = (chunk.clip(low, high) - low) / (high - low if high > low else 1)
-        scaled[start : start + len(chunk)] = np.round(255 * shares.clip(0, 1)).astype(np.uint8)
-        start += len(chunk)
-    return scaled
+    return low, high
+
+
+def scaled(voxels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Scale a window linearly to 0 to 255, uint8; if it is empty, all become 0."""
+    low, high = window
+    voxels, result = voxels.reshape(-1), np.empty(voxels.shape, np.uint8)
+    for start in range(0, len(voxels), CHUNK):  # bounds the memory of large slices
+        part = voxels[start : start + CHUNK].astype(np.float32).clip(low, high)
+        shares = (part - low) / (high - low if high > low else 1)
+        rounded = np.round(255 * shares.clip(0, 1))
+        result.reshape(-1)[start : start + len(part)] = rounded
+    return result
 
 
 def percentiles(chunks: Chunks, wanted: Iterable[float], source: str | Path) -> list[float]:

@@ -21,8 +21,10 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 def predict(path):
-    cases = predictor._cases(
-        find_sources(path), ImagePipeline(load_config({config!r})), ReadOptions(), None, False
+    cases = predictor._prepared_cases(
+        predictor._read_cases(find_sources(path), ReadOptions(), None, False),
+        ImagePipeline(load_config({config!r})),
+        None,
     )
     return sum(len(item) // 4 for case in cases for item in case)
 
