@@ -29,6 +29,8 @@ from mmkdml.datasets.transforms import (
     LoadCheckedImage,
     LoadMultiChannelImage,
 )
+from mmkdml.datasets.volumes.dataset import VolumeSliceDataset
+from mmkdml.datasets.volumes.transforms import LoadSliceLabel, LoadVolumeSlice, NormalizeVolume
 from mmkdml.lazy import lazy_exports
 
 if TYPE_CHECKING:
@@ -52,6 +54,9 @@ __all__ = [
     'LoadBinaryMask',
     'LoadCheckedImage',
     'LoadMultiChannelImage',
+    'LoadSliceLabel',
+    'LoadVolumeSlice',
+    'NormalizeVolume',
     'PCamDataset',
     'SplitBoxDataset',
     'SplitClassificationDataset',
@@ -59,6 +64,7 @@ __all__ = [
     'SplitMultiLabelDataset',
     'SplitRow',
     'SplitSegDataset',
+    'VolumeSliceDataset',
     'assign_groups',
     'balance_rows',
     'cached_pipeline',

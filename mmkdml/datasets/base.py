@@ -21,6 +21,7 @@ from mmkdml.datasets.splits import SplitRow, read_split
 from mmkdml.datasets.splits.manifest import read_manifest
 from mmkdml.datasets.splits.split_checks import refuse_outside, refuse_repeats
 from mmkdml.datasets.transforms import header_of
+from mmkdml.datasets.volumes.store import volume_file
 from mmkdml.functional.checks import check_choice
 from mmkdml.registry import DATASETS
 
@@ -112,7 +113,7 @@ class SplitFileMixin(ABC):
         """
         root = self.data_root or ''
         rows = read_split(self.ann_file)
-        if not osp.isfile(first := osp.join(root, rows[0].path)):
+        if not osp.isfile(first := osp.join(root, volume_file(rows[0].path))):
             raise FileNotFoundError(
                 'Invalid data_root: expected the source folder of the converter, got '
                 f'{self.data_root!r}. The first image of {self.ann_file} is not at {first}'

@@ -23,6 +23,7 @@ from mmkdml.datasets.image_files import (
     unsupported,
 )
 from mmkdml.datasets.images import MAX_PIXELS, PAGES_PER_IMAGE, ImageHeader, read_image
+from mmkdml.datasets.volumes.store import is_slice, read_slice
 
 #: Suffix of the files with which :func:`read_channels` extends the image formats.
 NUMPY_SUFFIX = '.npy'
@@ -95,7 +96,7 @@ def numpy_header(path: str | Path) -> ImageHeader:
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """Read an image for figures, also one that only :func:`read_channels` supports.
+    """Read an image for figures, also a slice of a volume or one only :func:`read_channels` reads.
 
     Returns:
         (H, W, 3) uint8 RGB; see :func:`as_picture`.
@@ -103,6 +104,8 @@ def read_picture(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: If the file is unreadable or not supported.
     """
+    if is_slice(path):
+        return as_picture(read_slice(path))
     if not is_numpy(path):
         try:
             return read_image(path)

@@ -7,6 +7,7 @@ from mmkdml.datasets.converters.ham10000 import convert_ham10000, ham10000_rows
 from mmkdml.datasets.converters.lgg import convert_lgg, lgg_rows
 from mmkdml.datasets.converters.mask_boxes import component_boxes, convert_mask_boxes
 from mmkdml.datasets.converters.multi_label import convert_multi_label, multi_label_rows
+from mmkdml.datasets.converters.nnunet import convert_nnunet
 from mmkdml.datasets.converters.pcam import convert_pcam, pcam_rows
 from mmkdml.datasets.converters.voc import convert_voc, voc_boxes
 from mmkdml.datasets.converters.yolo import convert_yolo, yolo_boxes
@@ -22,6 +23,7 @@ __all__ = [
     'convert_lgg',
     'convert_mask_boxes',
     'convert_multi_label',
+    'convert_nnunet',
     'convert_pcam',
     'convert_voc',
     'convert_yolo',

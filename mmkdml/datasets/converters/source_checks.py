@@ -45,13 +45,25 @@ class Problems:
             lines = ''.join(f'\n  - {problem}' for problem in self.found)
             raise ValueError(f'Invalid source folder {self.source}{more}:{lines}')
 
-    def check_each(self, items: Sequence[_T], check: Callable[[_T], _R]) -> Iterator[tuple[_T, _R]]:
+    def check_each(
+        self,
+        items: Sequence[_T],
+        check: Callable[[_T], _R],
+        description: str = 'checking images',
+        threads: int = 8,
+    ) -> Iterator[tuple[_T, _R]]:
         """Yield each valid item with the result of ``check``, then raise the problems, if any.
 
         A ValueError of ``check`` is a problem. Items are checked in threads, because the decoders
-        release the GIL.
+        release the GIL; after an error, those that have not begun are not checked.
+
+        Args:
+            items: The items.
+            check: Function of an item.
+            description: Title of the progress bar.
+            threads: Maximum number of threads.
         """
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(max_workers=min(threads, os.cpu_count() or 1)) as pool:
             # Batches limit the memory and the work after the tenth problem.
             batches = (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
             submitted = (
@@ -59,16 +71,19 @@ class Problems:
                 for batch in batches
                 for pair in [(item, pool.submit(check, item)) for item in batch]
             )
-            console = Console(stderr=True)  # stdout is for the table
-            for item, future in track(
-                submitted, 'checking images', total=len(items), console=console, transient=True
-            ):
-                try:
-                    result = future.result()
-                except ValueError as error:
-                    self.add(str(error).removeprefix(f'{self.source}/'))
-                else:
-                    yield item, result
+            try:
+                console = Console(stderr=True)  # stdout is for the table
+                for item, future in track(
+                    submitted, description, total=len(items), console=console, transient=True
+                ):
+                    try:
+                        result = future.result()
+                    except ValueError as error:
+                        self.add(str(error).removeprefix(f'{self.source}/'))
+                    else:
+                        yield item, result
+            finally:
+                pool.shutdown(cancel_futures=True)
         self.stop_if_any()
 
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 
 from mmkdml.datasets.splits.split_row import SplitRow
+from mmkdml.datasets.volumes.store import volume_file
 
 
 def refuse_repeats(rows: Iterable[SplitRow], where: str) -> None:
@@ -34,7 +35,7 @@ def links_outside(rows: Iterable[SplitRow], root: str) -> Iterator[tuple[SplitRo
     top = osp.join(osp.realpath(root), '')
     real_folders: dict[str, str] = {}  # cached, because resolving is slow
     for row in rows:
-        for path in filter(None, (row.path, row.mask)):
+        for path in map(volume_file, filter(None, (row.path, row.mask))):
             folder, name = osp.split(osp.join(root, path))
             if folder not in real_folders:
                 real_folders[folder] = osp.realpath(folder)

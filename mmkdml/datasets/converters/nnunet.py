@@ -1,0 +1,219 @@
+"""Converter for volumes in the layouts of nnU-Net and the Medical Segmentation Decathlon."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkdml.datasets.converters.folders import find_groups
+from mmkdml.datasets.converters.nnunet_layout import VolumeSet, read_layout
+from mmkdml.datasets.converters.source_checks import Problems, Splits, source_folder
+from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
+from mmkdml.datasets.splits.manifest import INFO_FILE
+from mmkdml.datasets.volumes.intensity import INTENSITY, training_intensity
+from mmkdml.datasets.volumes.nifti import grid_difference, read_header
+from mmkdml.datasets.volumes.store import Case, check_axis, slice_path, volume_file
+from mmkdml.datasets.volumes.writing import SourceCase, store_case
+from mmkdml.files import remove_partial_files
+from mmkdml.optional import require
+
+#: Folder of the stored volumes, below that of the split files.
+VOLUMES = 'volumes'
+KEEP, DROP = 'keep', 'drop'
+# Each needs about 200 MB.
+_THREADS = 2
+
+
+def convert_nnunet(
+    source: str | Path,
+    out: str | Path,
+    axis: int | None = None,
+    empty: str = KEEP,
+    group_regex: str | None = None,
+    ratios: Sequence[float] = (75, 10, 15),
+    seed: int = 0,
+    force: bool = False,
+) -> Splits:
+    """Store volumes as slices and write their split files.
+
+    Args:
+        source: Folder with ``dataset.json``, images and labels (NIfTI).
+        out: Folder for the split files. The volumes are stored in its folder ``volumes``, which is
+            the ``data_root`` of the data sets. Cases that are stored there already are kept.
+        axis: Axis of the files that the volumes are cut along. Default: the one with the largest
+            median spacing; the last of several.
+        empty: Training slices without foreground: ``'keep'``, ``'drop'``, or a number in (0, 1),
+            the share of them that is kept in each case, equally spaced. Other parts keep all.
+        group_regex: Regular expression that finds the group (a patient) in the name of a case.
+            Default: each case is a group.
+        ratios: Shares of train, val and test.
+        seed: Any integer.
+        force: Replace other split files in ``out``, and volumes from other files or settings.
+
+    Raises:
+        FileExistsError: If ``out`` has other split files and ``force`` is not set.
+        FileNotFoundError: If ``source`` is not such a folder.
+        ValueError: If nibabel is not installed, an option is invalid, or the source is. The message
+            lists up to 10 problems.
+    """
+    source, out = source_folder(source, 'a folder with dataset.json'), Path(out)
+    check_axis(axis)
+    share = _share(empty)
+    require('nibabel', extra='medical', purpose='NIfTI files')
+    problems = Problems(source)
+    layout = read_layout(source, problems)
+    groups = find_groups(layout.cases, group_regex)
+    cases = _open_cases(source, layout, problems)
+    axis = _coarsest_axis(cases) if axis is None else axis
+    _warn_of_orientations(cases)
+    stored = _store(cases, out, axis, layout, force, problems)
+    rows = [row for case in stored.values() for row in _rows(case, groups[case.name])]
+    splits = split_rows(rows, ratios, seed)
+    train = [stored[name] for name in dict.fromkeys(_case_of(row) for row in splits['train'])]
+    splits['train'] = _without_empty(splits['train'], share)
+    info: dict[str, Any] = dict(
+        dataset='nnunet',
+        classes=layout.classes,
+        channel_names=layout.channels,
+        axis=axis,
+        empty=empty,
+        group_regex=group_regex,
+        seed=seed,
+        ratios=[float(ratio) for ratio in ratios],
+        volumes=_digest(stored),
+    )
+    info[INTENSITY] = training_intensity(train)
+    write_splits(out, splits, info, force)
+    return splits
+
+
+def _share(empty: str) -> float:
+    """Return the share of the empty training slices that is kept."""
+    try:
+        share = dict(keep=1.0, drop=0.0).get(empty)
+        share = float(empty) if share is None else share
+    except (TypeError, ValueError):
+        share = np.nan
+    if not 0 <= share <= 1:
+        raise ValueError(
+            f'Invalid empty: expected {KEEP}, {DROP} or a share between 0 and 1, got {empty!r}'
+        )
+    return share
+
+
+def _open_cases(source: Path, layout: VolumeSet, problems: Problems) -> list[SourceCase]:
+    """Read and compare the headers of all files."""
+    number = len(layout.channels)
+
+    def check(name: str) -> SourceCase:
+        images, label = layout.cases[name]
+        case = SourceCase(
+            name, tuple(read_header(source / one) for one in images), read_header(source / label)
+        )
+        channels = sum(math.prod(one.shape[3:]) for one in case.images)
+        if channels != number:
+            raise ValueError(
+                f'{images[0]}: expected the {number} channels {", ".join(layout.channels)} of '
+                f'dataset.json, got {channels} in {len(images)} file(s), shape '
+                f'{case.images[0].shape}'
+            )
+        if math.prod(case.label.shape[3:]) != 1:
+            raise ValueError(f'{label}: expected one label per voxel, got {case.label.shape}')
+        first = case.images[0]
+        for path, file in zip([*images[1:], label], [*case.images[1:], case.label], strict=True):
+            if difference := grid_difference(first, file):
+                raise ValueError(f'{path}: expected the grid of {images[0]}, got {difference}')
+        return case
+
+    return [case for _, case in problems.check_each(sorted(layout.cases), check, 'reading headers')]
+
+
+def _coarsest_axis(cases: Sequence[SourceCase]) -> int:
+    """Return the axis with one slice in all cases, or else with the largest median spacing."""
+    shapes = np.array([case.label.shape[:3] for case in cases])
+    spacing = np.median([case.label.spacing for case in cases], axis=0)
+    spacing[(shapes == 1).all(axis=0)] = np.inf
+    return max(range(3), key=lambda axis: (round(float(spacing[axis]), 3), axis))
+
+
+def _warn_of_orientations(cases: Sequence[SourceCase]) -> None:
+    nibabel = require('nibabel', extra='medical', purpose='NIfTI files')
+    found = Counter(''.join(nibabel.aff2axcodes(case.label.affine)) for case in cases)
+    if len(found) > 1:
+        numbers = ', '.join(f'{number} {name}' for name, number in found.most_common())
+        warnings.warn(
+            f'The volumes have several orientations ({numbers}), and their slices differ likewise. '
+            'Reorient the files, such as with nibabel.as_closest_canonical, if it is not intended',
+            stacklevel=3,
+        )
+
+
+def _store(
+    cases: Sequence[SourceCase],
+    out: Path,
+    axis: int,
+    layout: VolumeSet,
+    force: bool,
+    problems: Problems,
+) -> dict[str, Case]:
+    folder = out / VOLUMES
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_partial_files(folder)
+    settings: dict[str, Any] = dict(
+        channels=layout.channels, classes=len(layout.classes), ignore=layout.ignore
+    )
+    # Without split files, a conversion was stopped and may be continued with other settings.
+    replace = force or not (out / INFO_FILE).exists()
+
+    def store(case: SourceCase) -> Case:
+        return store_case(case, folder, axis, **settings, replace=replace)
+
+    stored = problems.check_each(cases, store, 'converting volumes', threads=_THREADS)
+    return {source.name: case for source, case in stored}
+
+
+def _rows(case: Case, group: str) -> list[SplitRow]:
+    filled = {*case.filled}
+    return [
+        SplitRow(
+            id=f'{case.name}_slice{number:04d}',
+            path=slice_path(f'{case.name}.npy', number),
+            group=group,
+            label=int(number in filled),
+            mask=slice_path(f'{case.name}_label.npy', number),
+        )
+        for number in range(case.slices)
+    ]
+
+
+def _case_of(row: SplitRow) -> str:
+    return volume_file(row.path).removesuffix('.npy')
+
+
+def _without_empty(rows: Sequence[SplitRow], share: float) -> list[SplitRow]:
+    """Keep a share of the slices without foreground of each case, equally spaced."""
+    kept, seen = [], Counter[str]()
+    for row in rows:
+        if not row.label:
+            number = seen[_case_of(row)]
+            seen[_case_of(row)] += 1
+            if math.floor((number + 1) * share) == math.floor(number * share):
+                continue
+        kept.append(row)
+    if not kept:
+        raise ValueError('No slice with foreground in the training part: use --empty keep')
+    return kept
+
+
+def _digest(cases: Mapping[str, Case]) -> str:
+    """Hash what the volumes were stored from, so that split files show a change of them."""
+    origins = {name: case.source for name, case in sorted(cases.items())}
+    return hashlib.sha256(json.dumps(origins, sort_keys=True).encode()).hexdigest()

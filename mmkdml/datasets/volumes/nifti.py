@@ -1,0 +1,167 @@
+"""Reading of NIfTI files in slabs, so that a volume is never in memory as a whole."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkdml.optional import require
+
+# Bytes of a slab in the type of the file.
+_SLAB = 2**24
+# Largest distance of the corners of two grids that count as equal, in voxels.
+_TOLERANCE = 0.1
+# Largest integer up to which float32 is exact.
+_EXACT = 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiFile:
+    """Header of a NIfTI file.
+
+    Attributes:
+        path: The file.
+        shape: Its shape, 3 or 4 sizes.
+        affine: (4, 4), maps voxel indices to millimeters, RAS+.
+        dtype: Type of the stored numbers.
+        offset: Bytes before the voxels.
+        slope: Factor of the stored numbers.
+        intercept: Summand after that.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    dtype: np.dtype
+    offset: int
+    slope: float
+    intercept: float
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,), size of a voxel in millimeters."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the values are not the stored numbers."""
+        return (self.slope, self.intercept) != (1, 0)
+
+    def slabs(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield the voxels in the order of the file.
+
+        Yields:
+            Channel, number of the first slice along the last axis, and the slab (X, Y, n): finite,
+            of the type of the file or float64 if the values are scaled.
+
+        Raises:
+            ValueError: If the file is truncated, its checksum is wrong, or a voxel is not finite.
+        """
+        width, height, depth, *others = self.shape
+        plane = width * height * self.dtype.itemsize
+        step = max(1, _SLAB // plane)
+        opened: Any = gzip.open if self.path.suffix == '.gz' else open
+        with reading(self.path), opened(self.path, 'rb') as file:
+            _read(file, self.offset)
+            for channel in range(math.prod(others)):
+                for start in range(0, depth, step):
+                    number = min(step, depth - start)
+                    data = np.frombuffer(_read(file, plane * number), self.dtype)
+                    slab = data.reshape(width, height, number, order='F')
+                    if self.is_scaled:
+                        slab = slab * np.float64(self.slope) + self.intercept
+                    yield channel, start, self._checked(slab)
+            while file.read(_SLAB):  # the checksum of gzip is at the end
+                pass
+
+    def _checked(self, slab: np.ndarray) -> np.ndarray:
+        if slab.dtype.kind == 'f':
+            wrong = slab.size - int(np.count_nonzero(np.isfinite(slab)))
+            if wrong:
+                raise ValueError(f'expected finite voxels, got {wrong} NaN or infinite ones')
+            if np.abs(slab).max(initial=0) > np.finfo(np.float32).max:
+                raise ValueError('expected voxels in the range of float32, got larger ones')
+        elif slab.dtype.itemsize > 2 and max(-int(slab.min()), int(slab.max())) > _EXACT:
+            raise ValueError(
+                f'expected integers up to {_EXACT}, which float32 represents exactly, got '
+                f'{slab.min()} to {slab.max()}'
+            )
+        return slab
+
+
+def read_header(path: Path) -> NiftiFile:
+    """Read the header of a NIfTI file.
+
+    Raises:
+        ValueError: If nibabel is not installed, or the file is unreadable, has not three or four
+            dimensions, is empty, has no real numbers, or an affine without inverse.
+    """
+    nibabel = require('nibabel', extra='medical', purpose='NIfTI files')
+    with reading(path):
+        image = nibabel.load(path)
+        array, affine = image.dataobj, np.asarray(image.affine, np.float64)
+        if not hasattr(array, 'slope') or Path(array.file_like) != path:
+            raise ValueError('expected one NIfTI file')
+        header = NiftiFile(
+            path, image.shape, affine, array.dtype, array.offset, array.slope, array.inter
+        )
+    shape = header.shape
+    if len(shape) not in (3, 4) or 0 in shape:
+        hint = ' A 2-D image is converted by "mmkdml convert folders"' if len(shape) == 2 else ''
+        raise ValueError(
+            f'{path}: expected a volume of three dimensions, or four with channels, got shape '
+            f'{shape}.{hint}'
+        )
+    if header.dtype.kind not in 'iuf':
+        raise ValueError(f'{path}: expected one real number per voxel, got {header.dtype}')
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        raise ValueError(f'{path}: expected a finite, invertible affine, got {affine.tolist()}')
+    return header
+
+
+def grid_difference(one: NiftiFile, other: NiftiFile) -> str:
+    """Describe how the grids of two files differ; empty if they are equal.
+
+    Corners of the grids may differ by a tenth of a voxel, because tools round affines.
+    """
+    if one.shape[:3] != other.shape[:3]:
+        return f'shape {other.shape[:3]} instead of {one.shape[:3]}'
+    if not np.allclose(one.spacing, other.spacing, rtol=1e-3):
+        found, expected = (_numbers(file.spacing) for file in (other, one))
+        return f'spacing {found} instead of {expected} mm'
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in one.shape[:3]])).reshape(3, -1)
+    corners = np.vstack([corners, np.ones(corners.shape[1])])
+    distance = np.abs((one.affine - other.affine) @ corners).max()
+    if distance > _TOLERANCE * one.spacing.min():
+        return f'an affine that moves its corners by up to {distance:.3g} mm'
+    return ''
+
+
+def _numbers(values: np.ndarray) -> str:
+    return f'({", ".join(f"{value:.4g}" for value in values)})'
+
+
+def _read(file: Any, number: int) -> bytes:
+    data = file.read(number)
+    if len(data) < number:
+        raise ValueError(f'truncated: expected {number} more bytes, got {len(data)}')
+    return data
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Convert any error of a block that reads a NIfTI file to one line with the file's name."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f'{path}: no such file') from None
+    except Exception as error:  # broken files raise errors of many types
+        kind = '' if type(error) is ValueError else f'{type(error).__name__}: '
+        raise ValueError(f'{path}: {kind}{" ".join(str(error).split())}') from error
