@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NIFTI = ('.nii', '.nii.gz')
 # Case, channel and suffix of a file.
@@ -30,6 +30,27 @@ def channel_file(name: str) -> ChannelFile | None:
     """
     found = _CHANNEL_FILE.fullmatch(name)
     return ChannelFile(found[1], int(found[2]), found[3]) if found else None
+
+
+def grouped_channels(files: Sequence[Path | None]) -> list[list[int]]:
+    """Group files that are channels of one case: those in one folder that include channel 0.
+
+    Args:
+        files: Files; None for other inputs.
+
+    Returns:
+        Indices of the files of each case, by channel; a group of one for any other file.
+    """
+    groups: dict[Any, list[tuple[int, int]]] = {}
+    for index, file in enumerate(files):
+        name = channel_file(file.name) if file else None
+        key = (file.parent, name.case) if file and name else index
+        groups.setdefault(key, []).append((name.channel if name else 0, index))
+    found = []
+    for group in map(sorted, groups.values()):
+        indices = [index for _, index in group]
+        found += [indices] if group[0][0] == 0 else [[index] for index in indices]
+    return found
 
 
 def check_channels(files: Sequence[Path], channels: Sequence[int], allowed: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from mmkdml.apis.prediction.case_files import NIFTI, ChannelFile, channel_file
+from mmkdml.apis.prediction.case_files import NIFTI, channel_file, grouped_channels
 from mmkdml.apis.prediction.dicom import read_dicom
 from mmkdml.apis.prediction.nifti import check_plane, read_nifti
 from mmkdml.apis.prediction.volume import Volume, VolumeFormat
@@ -49,11 +49,17 @@ class ReadOptions:
     window: tuple[float, float] | None = None
     max_pixels: int = 50_000_000
     channels: int | None = None
+    form: VolumeFormat | None = None
 
     def __post_init__(self) -> None:
         check_plane(self.plane)
         if self.window is not None:
             check_window(self.window)
+        if self.form is not None and (self.plane, self.window) != ('axial', None):
+            raise ValueError(
+                f'Invalid plane {self.plane!r} or window {self.window}: expected none (--plane, '
+                '--window), because the network was trained on volumes and has its own'
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,11 +160,17 @@ def read_source(source: Source, options: ReadOptions) -> Case:
         ValueError: If the case is unreadable or too large, or its channels or values are not
             supported.
     """
+    path = source.files[0] if source.files else Path(source.name)
+    is_nifti = path.name.lower().endswith(NIFTI)
+    if options.form is not None and not is_nifti:
+        raise ValueError(
+            f'{path}: expected a NIfTI volume, as the network was trained on volumes, got another '
+            'kind of input. Convert DICOM series with dcm2niix'
+        )
     if source.pixels is not None:
         _check_pixels(source.pixels, options)
         return Case(source, [source.pixels])
-    path, max_voxels = source.files[0], PAGES_PER_IMAGE * options.max_pixels
-    is_nifti = path.name.lower().endswith(NIFTI)
+    max_voxels = PAGES_PER_IMAGE * options.max_pixels
     if options.channels is not None and not is_nifti and not _is_dicom(path):
         read_channels(path, options.channels, options.max_pixels)
         return Case(source, [None])
@@ -172,7 +184,7 @@ def read_source(source: Source, options: ReadOptions) -> Case:
         volume = read_dicom(source.files, *limits)
     elif is_nifti:
         channels = (1, 3) if options.channels is None else (options.channels,)
-        form = VolumeFormat(channels, raw=options.channels is not None)
+        form = options.form or VolumeFormat(channels, raw=options.channels is not None)
         volume = read_nifti(source.files, options.plane, *limits, form)
     else:
         pages = read_pages(path, options.max_pixels)  # decodes a single page, too
@@ -220,26 +232,21 @@ def _is_dicom(path: Path) -> bool:
 
 def _with_grouped_channels(sources: list[Source]) -> list[Source]:
     """Join the NIfTI files of each case that has a channel 0."""
-    groups: dict[Any, list[tuple[Source, ChannelFile | None]]] = {}
-    for index, source in enumerate(sources):
-        name = channel_file(source.files[0].name) if source.files else None
-        key = (source.files[0].parent, name.case) if name else index
-        groups.setdefault(key, []).append((source, name))
     found = []
-    for group in groups.values():
-        channels = sorted(
-            ((name.channel, *source.files), source, name) for source, name in group if name
-        )
-        if not channels or channels[0][0][0] > 0:
-            found += [source for source, _ in group]
-            continue
-        _, first, name = channels[0]
-        files = tuple(file for (_, file), *_ in channels)
-        case = Path(first.name).with_name(f'{name.case}{name.suffix}').as_posix()
-        if len(files) > 1:
+    for group in grouped_channels(
+        [source.files[0] if source.files else None for source in sources]
+    ):
+        first = sources[group[0]]
+        files = tuple(file for index in group for file in sources[index].files)
+        name = channel_file(Path(first.name).name) if len(files) == len(group) else None
+        if name and name.channel == 0:
+            case = Path(first.name).with_name(f'{name.case}{name.suffix}').as_posix()
+            found.append(Source(case, files))
+        else:
+            found.append(first)
+        if len(files) > 1 and len(group) > 1:
             names = ', '.join(file.name for file in files)
             print_log(f'{files[0].parent}: {names} are the channels of one case', 'current')
-        found.append(Source(case, files))
     return found
 
 

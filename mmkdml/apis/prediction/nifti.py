@@ -11,10 +11,13 @@ import numpy as np
 from mmengine.logging import print_log
 
 from mmkdml.apis.prediction.case_files import check_channels
-from mmkdml.apis.prediction.nifti_files import NiftiFile, check_same_grid, open_nifti
 from mmkdml.apis.prediction.scratch import LazySlices, Scratch
 from mmkdml.apis.prediction.volume import Volume, VolumeFormat, check_voxels, require_medical
 from mmkdml.apis.prediction.windowing import CHUNK, own_window, scaled
+from mmkdml.datasets.volumes import case_intensity, slice_axes, with_context
+from mmkdml.datasets.volumes.nifti import NiftiFile, grid_difference, read_header, reading
+from mmkdml.datasets.volumes.store import coarsest_axis
+from mmkdml.datasets.volumes.writing import common_type
 
 #: Directions of columns, rows and slices of each plane, in the radiological convention: the
 #: patient's left on the right-hand side, anterior or superior at the top.
@@ -62,37 +65,63 @@ def read_nifti(
     check_plane(plane)
     form = form or VolumeFormat()
     paths = [Path(path)] if isinstance(path, (str, Path)) else list(map(Path, path))
-    files = [open_nifti(one) for one in paths]
-    check_channels(paths, [file.channels for file in files], form.channels)
-    check_same_grid(files)
-    affine, shape, channels = files[0].affine, files[0].shape, sum(one.channels for one in files)
+    files = [read_header(one, flat=True) for one in paths]
+    channels = [math.prod(file.shape[3:]) for file in files]
+    check_channels(paths, channels, form.channels)
+    for file in files[1:]:
+        if difference := grid_difference(files[0], file):
+            raise ValueError(
+                f'{file.path}: expected the grid of {paths[0].name}, got {difference}. Resample '
+                'the channels of a case to one grid'
+            )
+    shape, affine = files[0].shape[:3], files[0].affine
     check_voxels(shape, max_voxels, paths[0])
-    orientations = nibabel.orientations
-    stored = orientations.io_orientation(affine)
-    displayed = orientations.axcodes2ornt(PLANES[_plane_of(shape, stored, plane)])
-    turn = orientations.ornt_transform(stored, displayed)
-    column, row, slices = (shape[int(axis)] for axis in np.argsort(turn[:, 0]))
+    to_file = _stored_axes(files[0], form.axis) if form.stored else _plane_axes(files[0], plane)
+    column, row, slices = (shape[int(axis)] for axis in to_file[:, 0])
     check_voxels((row, column), max_pixels, paths[0])
-    kind = np.result_type(*(file.dtype for file in files))
-    voxels = Scratch((slices, channels, row, column), kind if kind.itemsize < 4 else np.float32)
-    to_file = orientations.ornt_transform(displayed, stored)
+    voxels = Scratch((slices, sum(channels), row, column), common_type(files))
     _fill(voxels, files, to_file)
     show: Callable[[np.ndarray], np.ndarray] = np.array
     if window is not None or not form.raw:
         show = _to_8_bits(voxels, window, paths[0])
-    shown = (slices, row, column, channels)[: 3 + (channels > 1)]
+    with reading(paths[0]):
+        header = nibabel.load(paths[0]).header
+    number = sum(channels) * (2 * form.context + 1)
+    if form.stored:
+        images = LazySlices(
+            lambda index: with_context(voxels.open(), index, form.context),
+            (slices, row, column, number),
+        )
+        intensity = case_intensity(voxels.open()[index] for index in range(slices))
+        return Volume(images, affine, to_file, header, intensity)
+    shown = (slices, row, column, number)[: 3 + (number > 1)]
     images = LazySlices(lambda index: show(_image(voxels, index)), shown)
-    return Volume(images, affine, to_file, files[0].image.header)
+    return Volume(images, affine, to_file, header)
 
 
-def _plane_of(shape: Sequence[int], stored: np.ndarray, plane: str) -> str:
-    """Return the plane, or that of the only slice of a file."""
-    if sorted(shape)[:2].count(1) != 1:
-        return plane
-    codes = require_medical('nibabel').orientations.ornt2axcodes(stored)
-    through = codes[shape.index(1)]
-    opposite = dict(zip('LRAPIS', 'RLPASI', strict=True))
-    return next(name for name, (*_, end) in PLANES.items() if end in (through, opposite[through]))
+def _stored_axes(file: NiftiFile, axis: int | None) -> np.ndarray:
+    """Return the transform to the file of slices along an axis, in the order of training."""
+    if file.shape[:3].count(1) == 1:
+        axis = file.shape.index(1)
+    elif axis is None:
+        axis = coarsest_axis([file.shape[:3]], [file.spacing])
+    slices, row, column = slice_axes(axis)
+    return np.array([[column, 1], [row, 1], [slices, 1]])
+
+
+def _plane_axes(file: NiftiFile, plane: str) -> np.ndarray:
+    """Return the transform to the file of slices in a plane, or in that of the only slice."""
+    orientations = require_medical('nibabel').orientations
+    stored = orientations.io_orientation(file.affine)
+    if file.shape[:3].count(1) == 1:
+        through = stored[file.shape.index(1), 0]
+        plane = next(
+            name
+            for name, codes in PLANES.items()
+            if orientations.axcodes2ornt(codes)[2, 0] == through
+        )
+    displayed = orientations.axcodes2ornt(PLANES[plane])
+    return orientations.ornt_transform(displayed, stored)
 
 
 def _fill(voxels: Scratch, files: Sequence[NiftiFile], to_file: np.ndarray) -> None:
@@ -100,26 +129,17 @@ def _fill(voxels: Scratch, files: Sequence[NiftiFile], to_file: np.ndarray) -> N
     turned = require_medical('nibabel').orientations.apply_orientation
     before = 0
     for file in files:
-        missing = number = 0
-        for channel, rows, layers, part in file.parts():
-            if part.dtype.kind == 'f':
-                absent = np.isnan(part)
-                missing += int(absent.sum())
-                part[absent] = 0
-                if not np.isfinite(part).all():
-                    raise ValueError(
-                        f'{file.path}: expected finite intensities, got infinity. Set such voxels '
-                        'to NaN, which is read as 0, or to an intensity'
-                    )
-            number += part.size
-            target = voxels.open()[:, before + channel].transpose(2, 1, 0)
-            turned(target, to_file)[:, rows, layers] = part
-        if missing == number:
+        absent: list[int] = []
+        number, channel = math.prod(file.shape), 0
+        for channel, start, slab in file.slabs(absent.append):
+            target = turned(voxels.open()[:, before + channel].transpose(2, 1, 0), to_file)
+            target[..., start : start + slab.shape[2]] = slab
+        if sum(absent) == number:
             raise ValueError(f'{file.path}: expected finite intensities, got only NaN')
-        if missing:
-            message = f'{file.path}: {missing} of {number} voxels are NaN and are read as 0'
+        if absent:
+            message = f'{file.path}: {sum(absent)} of {number} voxels are NaN and are read as 0'
             print_log(message, 'current', logging.WARNING)
-        before += file.channels
+        before += channel + 1
 
 
 def _image(voxels: Scratch, index: int) -> np.ndarray:

