@@ -91,7 +91,7 @@ class Case:
     """
 
     source: Source
-    images: Sequence[np.ndarray | None]
+    images: Sequence[np.ndarray | None] | np.ndarray
     volume: Volume | None = None
 
 
@@ -232,12 +232,10 @@ def _is_dicom(path: Path) -> bool:
 
 def _with_grouped_channels(sources: list[Source]) -> list[Source]:
     """Join the NIfTI files of each case that has a channel 0."""
-    found = []
-    for group in grouped_channels(
-        [source.files[0] if source.files else None for source in sources]
-    ):
+    found, files_of = [], [source.files for source in sources]
+    for group in grouped_channels([files[0] if files else None for files in files_of]):
         first = sources[group[0]]
-        files = tuple(file for index in group for file in sources[index].files)
+        files = tuple(file for index in group for file in files_of[index])
         name = channel_file(Path(first.name).name) if len(files) == len(group) else None
         if name and name.channel == 0:
             case = Path(first.name).with_name(f'{name.case}{name.suffix}').as_posix()

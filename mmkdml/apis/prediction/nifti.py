@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -159,10 +160,7 @@ def _to_8_bits(
                 part = voxels.open()[index, channel].reshape(-1)[start : start + CHUNK]
                 yield part.astype(np.float32)
 
-    windows = [
-        own_window(lambda channel=one: chunks(channel), window, path)
-        for one in range(voxels.shape[1])
-    ]
+    windows = [own_window(partial(chunks, one), window, path) for one in range(voxels.shape[1])]
 
     def show(pixels: np.ndarray) -> np.ndarray:
         if pixels.ndim == 2:

@@ -120,11 +120,13 @@ class Predictor:
         on_error: OnError | None = None,
         progress: bool = False,
     ) -> Iterator[Case]:
-        """Read cases as this model needs them, one after the other.
+        """Read cases one after the other.
 
         Args:
             sources: Return value of :func:`~mmkdml.apis.prediction.inputs.find_sources`.
-            read: See :meth:`stream`, as the others.
+            read: See :meth:`stream`.
+            on_error: See :meth:`stream`.
+            progress: See :meth:`stream`.
         """
         pipeline = ImagePipeline(self.config)
         options = replace(read or ReadOptions(), channels=pipeline.channels, form=pipeline.form)

@@ -74,4 +74,4 @@ class LazySlices(Sequence[np.ndarray]):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Return all slices as one array."""
-        return np.stack(list(self)).astype(dtype)
+        return np.asarray(np.stack(list(self)), dtype)

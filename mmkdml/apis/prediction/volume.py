@@ -54,7 +54,7 @@ class Volume:
     affine: np.ndarray
     to_file: np.ndarray
     header: Any = None
-    intensity: list[tuple[float, ...]] | None = None
+    intensity: Sequence[tuple[float, ...]] | None = None
 
     @property
     def spacing(self) -> tuple[float, float] | None:

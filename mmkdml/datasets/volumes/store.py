@@ -98,7 +98,7 @@ def coarsest_axis(shapes: ArrayLike, spacings: ArrayLike) -> int:
     >>> coarsest_axis([(512, 512, 60)], [(0.7, 0.7, 5.0)])
     2
     """
-    spacing = np.median(spacings, axis=0)
+    spacing = np.median(np.asarray(spacings), axis=0)
     spacing[(np.asarray(shapes) == 1).all(axis=0)] = np.inf
     return max(range(3), key=lambda axis: (round(float(spacing[axis]), 3), axis))
 
