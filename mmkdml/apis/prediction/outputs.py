@@ -13,6 +13,7 @@ import pandas as pd
 
 from mmkdml.apis.output_folder import MANIFEST, OutputFolder
 from mmkdml.apis.prediction.box_outputs import InvalidBoxesError, class_names, coco_text
+from mmkdml.apis.prediction.case_files import NIFTI
 from mmkdml.apis.prediction.case_outputs import MASK_SUFFIXES, write_case
 from mmkdml.apis.prediction.finished_cases import SETTINGS, Records, decisive_sha256
 from mmkdml.apis.prediction.inputs import ReadOptions, Source, find_sources
@@ -216,10 +217,12 @@ def _output_paths(source: Source, members: Sequence[str]) -> list[Path]:
 
 
 def _input_path(source: Source) -> str | None:
-    """Return the file, or the folder of a series; None for an array."""
+    """Return the file or that of the first channel, or the folder of a series; None for arrays."""
     if not source.files:
         return None
-    return str(source.files[0] if len(source.files) == 1 else source.files[0].parent)
+    first = source.files[0]
+    is_file = len(source.files) == 1 or first.name.lower().endswith(NIFTI)
+    return str(first if is_file else first.parent)
 
 
 def _with_probabilities(row: dict[str, Any]) -> dict[str, Any]:
