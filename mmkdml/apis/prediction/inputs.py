@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mmkdml.apis.prediction.dicom import read_dicom
+from mmkdml.apis.prediction.dicom import is_dicom, read_dicom, split_series
 from mmkdml.apis.prediction.nifti import check_plane, read_nifti
 from mmkdml.apis.prediction.volume import Volume
 from mmkdml.apis.prediction.windowing import check_window
@@ -92,7 +92,10 @@ def find_sources(
     """Find the cases in files, folders and arrays.
 
     Folders are searched recursively, including linked ones, for files with an image suffix or
-    DICOM content; hidden files and folders are skipped. DICOM files in one folder form one series.
+    DICOM content; hidden files and folders are skipped. The DICOM files of one folder are split by
+    :func:`~mmkdml.apis.prediction.dicom.split_series`. A series has the name of its folder; several
+    have those of their numbers and descriptions in addition. Radiographs and multi-frame files are
+    named like other images.
 
     Args:
         images: File, folder, array (H, W) or (H, W, C), or a sequence of these.
@@ -108,6 +111,7 @@ def find_sources(
     several = isinstance(images, Sequence) and not isinstance(images, str)
     sources: list[Source] = []
     series: dict[Path, int] = {}  # by folder, its index in the list
+    names: dict[Path, str] = {}  # of DICOM files
     for item in images if several else [images]:
         if isinstance(item, np.ndarray):
             sources.append(Source(f'array_{len(sources)}', pixels=item))
@@ -130,15 +134,26 @@ def find_sources(
             folder = name.parent.as_posix() if name.parent.name else path.parent.resolve().name
             if not _is_dicom(path):
                 sources.append(Source(name.as_posix(), (path,)))
-            elif path.parent in series:
+                continue
+            names[path] = name.as_posix()
+            if path.parent in series:
                 index = series[path.parent]
                 sources[index] = Source(folder, (*sources[index].files, path))
             else:
                 series[path.parent] = len(sources)
                 is_file = path == Path(item)
                 sources.append(Source(name.name if is_file else folder, (path,)))
-    if not sources:
-        raise ValueError('Invalid images: expected at least one, got none')
+    cases = [
+        _dicom_cases(source, names) if index in series.values() else [source]
+        for index, source in enumerate(sources)
+    ]
+    if not any(cases):
+        others = ', '.join(map(str, series)) or 'none'
+        raise ValueError(
+            f'Invalid images: expected at least one, got {others}'
+            + (' with DICOM objects that are not images' if series else '')
+        )
+    sources = [case for group in cases for case in group]
     return _with_unique_names(sources, number)
 
 
@@ -198,16 +213,16 @@ def _files_of(top: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _is_dicom(path: Path) -> bool:
-    """Recognize DICOM by suffix or, if the suffix is unknown (often part of a UID), by content."""
-    if path.name.lower().endswith(SUFFIXES):
-        return path.suffix.lower() == '.dcm'
-    if path.name == 'DICOMDIR' or not os.path.isfile(path):  # an index; a FIFO or folder
-        return False
-    try:
-        with path.open('rb') as file:
-            return file.read(132)[128:] == b'DICM'
-    except OSError:
-        return False
+    return is_dicom(path, SUFFIXES)
+
+
+def _dicom_cases(source: Source, names: dict[Path, str]) -> list[Source]:
+    """Split the DICOM files of a folder into cases; ``names`` are those of single files."""
+    cases = []
+    for files, label, is_file in split_series(source.files):
+        name = source.name if label is None else f'{source.name}/{label}'
+        cases.append(Source(names[files[0]] if is_file else name, files))
+    return cases
 
 
 def _with_unique_names(sources: list[Source], number_equal: bool) -> list[Source]:
