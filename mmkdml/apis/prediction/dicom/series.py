@@ -86,9 +86,14 @@ def split_series(files: Sequence[Path]) -> list[Series]:
         except ValueError:
             unreadable.append(path)
             continue
-        if kind is not None and 'Image' not in kind:
+        if kind is None or 'Image' in kind:
+            if 'Rows' not in header:  # truncated
+                unreadable.append(path)
+                continue
+        else:
             others.setdefault(kind, []).append(path)
-        elif is_slice:
+            continue
+        if is_slice:
             slices.setdefault(uid, []).append(path)
             labels.setdefault(uid, label)
         else:
