@@ -72,15 +72,19 @@ def write_case(
             title = _title(case, prediction.index)
             panels.append(Panel(prediction.image, masks, title, spacing))
     if segments:
-        for name in panels[0].masks:
-            stack = np.stack([panel.masks[name] for panel in panels])
-            written.append(_write_masks(case, stack, len(classes), outputs, name))
-            if codes is not None and case.volume is not None and case.volume.frames:
+        masks = {
+            name: np.stack([panel.masks[name] for panel in panels]) for name in panels[0].masks
+        }
+        if codes is not None and case.volume is not None and case.volume.frames:
+            # Before the masks, so that none is left of a series without the required elements.
+            for name, stack in masks.items():
                 path = outputs.path / segmentation_path(name, case.source.name)
                 with outputs.writing(path) as part:
                     described = codes.of_classes(classes)
                     write_segmentation(stack, case.volume, described, codes.algorithm, part, name)
                 written.append(path)
+        for name, stack in masks.items():
+            written.append(_write_masks(case, stack, len(classes), outputs, name))
         if shown is not None:
             written.append(_write_overlay(case, panels, classes[1:], outputs))
     return rows, written
