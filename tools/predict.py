@@ -44,6 +44,11 @@ def main() -> None:
         help='detection: lowest score of the boxes in overlays; the files contain all boxes '
         '(default: 0.3)',
     )
+    parser.add_argument(
+        '--segments',
+        metavar='CODES',
+        help='JSON file with codes of the classes: write DICOM segmentation objects, too',
+    )
     parser.add_argument('--force', action='store_true', help='predict finished images again')
     parser.add_argument(
         '--plane',
@@ -97,6 +102,7 @@ def main() -> None:
         augment=args.tta,
         read=read,
         score_threshold=args.score,
+        segments=args.segments,
         batch_size=args.batch_size,
         progress=True,
     )

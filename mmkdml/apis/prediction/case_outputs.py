@@ -12,6 +12,7 @@ from PIL import Image
 from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.apis.prediction.answers import Prediction
 from mmkdml.apis.prediction.box_outputs import as_boxes, box_rows, class_names
+from mmkdml.apis.prediction.dicom import Segments, write_segmentation
 from mmkdml.apis.prediction.inputs import Case
 from mmkdml.apis.prediction.nifti import write_mask
 from mmkdml.apis.prediction.overlays import columns_of, draw_overlay, size_of
@@ -31,6 +32,7 @@ def write_case(
     predictor: Predictor,
     outputs: OutputFolder,
     shown: float | None,
+    codes: Segments | None = None,
 ) -> tuple[list[dict[str, Any]], list[Path]]:
     """Write the masks and the overlay of a case; return its table rows and the files.
 
@@ -40,6 +42,11 @@ def write_case(
         predictor: Predictor that made them.
         outputs: Folder for the files.
         shown: Lowest score of boxes in the overlay. None: draw no overlay.
+        codes: Codes of the classes, for segmentation objects of DICOM. None: write none.
+
+    Raises:
+        SegmentationError: If a series does not have what segmentation objects need.
+        ValueError: If the codes do not fit the classes.
     """
     if predictor.task == 'detection':
         return _write_boxes(case, predictions, class_names(predictor), outputs, shown)
@@ -73,11 +80,26 @@ def write_case(
                 title = _title(case, prediction.index)
                 panel = Panel(prediction.image, labels, title, spacing)
                 shown_images.add(prediction.index, panel)
+    if codes is not None and case.volume is not None and case.volume.frames:
+        # Before the masks, so that none is left of a series without the required elements.
+        for name, stack in masks.items():
+            path = outputs.path / segmentation_path(name, case.source.name)
+            with outputs.writing(path) as part:
+                described = codes.of_classes(classes)
+                write_segmentation(
+                    stack.open(), case.volume, described, codes.algorithm, part, name
+                )
+            written.append(path)
     for name, stack in masks.items():
         written.append(_write_masks(case, stack.open(), len(classes), outputs, name))
     if segments and shown is not None:
         written.append(_write_overlay(case, shown_images.panels, classes[1:], outputs))
     return rows, written
+
+
+def segmentation_path(member: str, case: str) -> Path:
+    """Return the path of a DICOM segmentation object in the output folder."""
+    return Path('segmentations', member, f'{case}.dcm')
 
 
 def _write_boxes(

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
+from mmkdml.apis.prediction.arrays import check_array
 from mmkdml.apis.prediction.case_files import NIFTI, channel_file, grouped_channels
-from mmkdml.apis.prediction.dicom import read_dicom
+from mmkdml.apis.prediction.dicom import is_dicom, read_dicom, split_series
 from mmkdml.apis.prediction.nifti import check_plane, read_nifti
 from mmkdml.apis.prediction.volume import Volume, VolumeFormat
 from mmkdml.apis.prediction.windowing import check_window
-from mmkdml.datasets.channels import DTYPES, NUMPY_SUFFIX, read_channels
-from mmkdml.datasets.image_files import check_size
+from mmkdml.datasets.channels import NUMPY_SUFFIX, read_channels
 from mmkdml.datasets.images import PAGES_PER_IMAGE, read_pages
 
 #: Suffixes of the files that are read as images.
@@ -101,9 +101,11 @@ def find_sources(
     """Find the cases in files, folders and arrays.
 
     Folders are searched recursively, including linked ones, for files with an image suffix or
-    DICOM content; hidden files and folders are skipped. DICOM files in one folder form one series.
-    NIfTI files in one folder that are named as nnU-Net's channels, ``CASE_0000.nii.gz``,
-    ``CASE_0001.nii.gz``, ..., form the case ``CASE``; the first one must be 0000.
+    DICOM content; hidden files and folders are skipped. The DICOM files of one folder are split by
+    :func:`~mmkdml.apis.prediction.dicom.split_series`. A series has the name of its folder; several
+    have those of their numbers and descriptions in addition. Radiographs and multi-frame files are
+    named like other images. NIfTI files in one folder that are named as nnU-Net's channels,
+    ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, ..., form the case ``CASE``; the first is 0000.
 
     Args:
         images: File, folder, array (H, W) or (H, W, C), or a sequence of these.
@@ -119,6 +121,7 @@ def find_sources(
     several = isinstance(images, Sequence) and not isinstance(images, str)
     sources: list[Source] = []
     series: dict[Path, int] = {}  # by folder, its index in the list
+    names: dict[Path, str] = {}  # of DICOM files
     for item in images if several else [images]:
         if isinstance(item, np.ndarray):
             sources.append(Source(f'array_{len(sources)}', pixels=item))
@@ -141,15 +144,26 @@ def find_sources(
             folder = name.parent.as_posix() if name.parent.name else path.parent.resolve().name
             if not _is_dicom(path):
                 sources.append(Source(name.as_posix(), (path,)))
-            elif path.parent in series:
+                continue
+            names[path] = name.as_posix()
+            if path.parent in series:
                 index = series[path.parent]
                 sources[index] = Source(folder, (*sources[index].files, path))
             else:
                 series[path.parent] = len(sources)
                 is_file = path == Path(item)
                 sources.append(Source(name.name if is_file else folder, (path,)))
-    if not sources:
-        raise ValueError('Invalid images: expected at least one, got none')
+    cases = [
+        _dicom_cases(source, names) if index in series.values() else [source]
+        for index, source in enumerate(sources)
+    ]
+    if not any(cases):
+        others = ', '.join(map(str, series)) or 'none'
+        raise ValueError(
+            f'Invalid images: expected at least one, got {others}'
+            + (' with DICOM objects that are not images' if series else '')
+        )
+    sources = [case for group in cases for case in group]
     return _with_unique_names(_with_grouped_channels(sources), number)
 
 
@@ -168,7 +182,7 @@ def read_source(source: Source, options: ReadOptions) -> Case:
             'kind of input. Convert DICOM series with dcm2niix'
         )
     if source.pixels is not None:
-        _check_pixels(source.pixels, options)
+        check_array(source.pixels, options.channels, options.max_pixels)
         return Case(source, [source.pixels])
     max_voxels = PAGES_PER_IMAGE * options.max_pixels
     if options.channels is not None and not is_nifti and not _is_dicom(path):
@@ -218,16 +232,16 @@ def _files_of(top: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _is_dicom(path: Path) -> bool:
-    """Recognize DICOM by suffix or, if the suffix is unknown (often part of a UID), by content."""
-    if path.name.lower().endswith(SUFFIXES):
-        return path.suffix.lower() == '.dcm'
-    if path.name == 'DICOMDIR' or not os.path.isfile(path):  # an index; a FIFO or folder
-        return False
-    try:
-        with path.open('rb') as file:
-            return file.read(132)[128:] == b'DICM'
-    except OSError:
-        return False
+    return is_dicom(path, SUFFIXES)
+
+
+def _dicom_cases(source: Source, names: dict[Path, str]) -> list[Source]:
+    """Split the DICOM files of a folder into cases; ``names`` are those of single files."""
+    cases = []
+    for files, label, is_file in split_series(source.files):
+        name = source.name if label is None else f'{source.name}/{label}'
+        cases.append(Source(names[files[0]] if is_file else name, files))
+    return cases
 
 
 def _with_grouped_channels(sources: list[Source]) -> list[Source]:
@@ -276,23 +290,3 @@ def _with_unique_names(sources: list[Source], number_equal: bool) -> list[Source
 def _without_suffix(name: str) -> str:
     suffix = next((one for one in _NAMED if name.lower().endswith(one)), '')
     return name[: len(name) - len(suffix)]
-
-
-def _check_pixels(pixels: np.ndarray, options: ReadOptions) -> None:
-    if options.channels is not None:
-        channels = pixels.shape[2] if pixels.ndim == 3 else 1
-        if pixels.ndim not in (2, 3) or channels != options.channels or pixels.dtype not in DTYPES:
-            raise ValueError(
-                f'Invalid array: expected (H, W, {options.channels}) of {", ".join(DTYPES)}, got '
-                f'{pixels.shape} {pixels.dtype}. Pass several images as a list'
-            )
-    elif (
-        pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,))
-    ):
-        raise ValueError(
-            'Invalid array: expected (H, W) gray or (H, W, 3) RGB, uint8, got '
-            f'{pixels.shape} {pixels.dtype}. Pass several images as a list'
-        )
-    if not pixels.size:
-        raise ValueError(f'Invalid array: expected at least one pixel, got shape {pixels.shape}')
-    check_size(pixels.shape[0] * pixels.shape[1], options.max_pixels, f'array {pixels.shape}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -56,9 +57,8 @@ def read_nifti(
         form: How the network receives the slices. Default: 8-bit gray.
 
     Raises:
-        OSError: If the disk of temporary files has too little space.
         ValueError: If nibabel is not installed, the plane is unknown, or a file is unreadable, too
-            large, has another number of dimensions or channels, an oversized header or a singular
+            large, also for the disk of temporary files, has another number of dimensions or channels, an oversized header or a singular
             affine, only NaN, or infinite or complex values; or if channels differ in shape or
             affine.
     """
@@ -80,7 +80,13 @@ def read_nifti(
     to_file = _stored_axes(files[0], form.axis) if form.stored else _plane_axes(files[0], plane)
     column, row, slices = (shape[int(axis)] for axis in to_file[:, 0])
     check_voxels((row, column), max_pixels, paths[0])
-    voxels = Scratch((slices, sum(channels), row, column), common_type(files))
+    try:
+        voxels = Scratch((slices, sum(channels), row, column), common_type(files))
+    except OSError as error:
+        raise ValueError(
+            f'{paths[0]}: no temporary file for its voxels in {tempfile.gettempdir()} ({error}). '
+            'Free space, or set TMPDIR to another folder'
+        ) from error
     _fill(voxels, files, to_file)
     show: Callable[[np.ndarray], np.ndarray] = np.array
     if window is not None or not form.raw:
@@ -94,7 +100,7 @@ def read_nifti(
             (slices, row, column, number),
         )
         intensity = case_intensity(voxels.open()[index] for index in range(slices))
-        return Volume(images, affine, to_file, header, intensity)
+        return Volume(images, affine, to_file, header, intensity=intensity)
     shown = (slices, row, column, number)[: 3 + (number > 1)]
     images = LazySlices(lambda index: show(_image(voxels, index)), shown)
     return Volume(images, affine, to_file, header)

@@ -123,7 +123,7 @@ class Predictor:
         """Read cases one after the other.
 
         Args:
-            sources: Return value of :func:`~mmkdml.apis.prediction.inputs.find_sources`.
+            sources: See :func:`~mmkdml.apis.prediction.inputs.find_sources`.
             read: See :meth:`stream`.
             on_error: See :meth:`stream`.
             progress: See :meth:`stream`.
@@ -142,9 +142,8 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Predict cases that are read already; see :meth:`stream`.
 
-        Several models of one kind predict the same slices batch by batch if each gets its own
-        iterator of ``itertools.tee(predictor.read(sources), N)`` and their predictions are combined
-        by ``zip``: volumes are read once, and memory is that of one batch per model.
+        Several models predict the same slices in step if each gets its own iterator of
+        ``itertools.tee(predictor.read(sources), N)`` and their predictions are combined by ``zip``.
 
         Raises:
             ValueError: If the test pipeline fails for a case, or an argument is invalid.

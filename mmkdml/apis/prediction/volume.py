@@ -46,6 +46,8 @@ class Volume:
         affine: (4, 4), maps the file's voxel indices (i, j, k) to millimeters, RAS+ as in NIfTI.
         to_file: (3, 2), nibabel's orientation transform from (column, row, slice) to (i, j, k).
         header: Header of the NIfTI file; None for DICOM.
+        has_spacing: False if a radiograph does not have the size of its pixels.
+        frames: File and number from 0 of the frame of each slice of a DICOM series.
         intensity: Statistics of each channel, see
             :func:`~mmkdml.datasets.volumes.case_intensity`; None unless the network needs them.
     """
@@ -54,6 +56,8 @@ class Volume:
     affine: np.ndarray
     to_file: np.ndarray
     header: Any = None
+    has_spacing: bool = True
+    frames: tuple[tuple[Path, int], ...] = ()
     intensity: Sequence[tuple[float, ...]] | None = None
 
     @property
@@ -61,8 +65,10 @@ class Volume:
         """Height and width of a pixel of a slice in millimeters.
 
         None if a NIfTI file has another unit of length, or none and only sizes of 1, as tools write
-        that do not know the spacing.
+        that do not know the spacing, or if a radiograph does not have it.
         """
+        if not self.has_spacing:
+            return None
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
         unit = 'mm' if self.header is None else self.header.get_xyzt_units()[0]
         if unit not in ('mm', 'unknown') or (unit == 'unknown' and np.allclose(sizes, 1)):
