@@ -58,9 +58,9 @@ def read_nifti(
 
     Raises:
         ValueError: If nibabel is not installed, the plane is unknown, or a file is unreadable, too
-            large, also for the disk of temporary files, has another number of dimensions or channels, an oversized header or a singular
-            affine, only NaN, or infinite or complex values; or if channels differ in shape or
-            affine.
+            large, also for the disk of temporary files, has another number of dimensions or
+            channels, an oversized header or a singular affine, only NaN, or infinite or complex
+            values; or if channels differ in shape or affine.
     """
     nibabel = require_medical('nibabel')
     check_plane(plane)
