@@ -21,6 +21,8 @@ DETECTION_COLUMNS = (
 )  # fmt: skip
 #: Number of IoUs in COCO's AP: 0.50, 0.55, ..., 0.95.
 BOX_IOUS = 10
+#: Number of folds of a cross-validation in the manifest of split files.
+FOLDS = 'folds'
 #: Metainfo of data sets and predicted samples whose images can have several classes or none.
 MULTI_LABEL = 'multi_label'
 #: File with the identity in a run's folder.
@@ -29,6 +31,11 @@ IDENTITY_FILE = 'identity.json'
 FINISHED = 'finished'
 #: Checkpoint of a run that was stopped.
 INTERRUPTED = 'interrupted.pth'
+
+
+def fold_folder(fold: int) -> str:
+    """Return the name of the folder of a fold: of its split files, and of its run in a suite."""
+    return f'fold_{fold}'
 
 
 def named_class(index: int, classes: Sequence[str] | None) -> str:

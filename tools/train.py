@@ -45,6 +45,13 @@ def main() -> None:
     )
     parser.add_argument('--seed', type=int, help='random seed')
     parser.add_argument(
+        '--fold',
+        type=int,
+        metavar='K',
+        help='fold of a cross-validation, from 0, of data that were converted with --folds; the '
+        'default work dir is then below that of the config',
+    )
+    parser.add_argument(
         '--deterministic',
         action='store_true',
         help='bitwise reproducible training on a GPU (slower)',
@@ -87,6 +94,7 @@ def main() -> None:
         args.fast,
         args.cache_images,
         args.log,
+        args.fold,
     )
     config, start, before = training_config(args.config, given, args.work_dir, args.resume)
     is_main = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mmkdml.apis.cli.converters import run_converter
     from mmkdml.apis.export.publish import publish
     from mmkdml.apis.export.run import ExportResult, export_run
+    from mmkdml.apis.folds import set_fold
     from mmkdml.apis.prediction.answers import Answer, Prediction
     from mmkdml.apis.prediction.inputs import ReadOptions
     from mmkdml.apis.prediction.nifti import write_mask
@@ -28,6 +29,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.cli.converters': ['run_converter'],
         '.export.publish': ['publish'],
         '.export.run': ['ExportResult', 'export_run'],
+        '.folds': ['set_fold'],
         '.prediction.answers': ['Answer', 'Prediction'],
         '.prediction.inputs': ['ReadOptions'],
         '.prediction.outputs': ['predict_files'],

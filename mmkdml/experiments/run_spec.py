@@ -33,13 +33,15 @@ class RunSpec:
 
     Attributes:
         name: Name of the run, the same for all seeds; with the variant as prefix if the suite has
-            variants (``hot/kdml_v3``).
+            variants (``hot/kdml_v3``), and with the fold as suffix if it has folds
+            (``kdml_v3/fold_2``).
         seed: Random seed.
         config: Config file, relative to the working directory.
         options: Changed settings by dotted key.
         teacher: Name of the run that trains the frozen teacher; the best checkpoint of the same
             seed is loaded. None if the run has no teacher in the suite.
         amp: Train in mixed precision.
+        fold: Fold of a cross-validation; None for the single division of the config.
     """
 
     name: str
@@ -48,6 +50,12 @@ class RunSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     teacher: str | None = None
     amp: bool = False
+    fold: int | None = None
+
+    @property
+    def run(self) -> str:
+        """Name of the run without its fold."""
+        return self.name if self.fold is None else self.name.rpartition('/')[0]
 
     @property
     def key(self) -> str:
@@ -66,9 +74,11 @@ def run_config(spec: RunSpec, work_dir: str | Path = '') -> Config:
     The teacher's checkpoint is set to the name of its run, because the folder, which
     :func:`set_teacher` sets later, does not affect the result.
     """
-    from mmkdml.apis import load_config, use_amp  # imported late: slow, and often not needed
+    from mmkdml.apis import load_config, set_fold, use_amp  # imported late: slow, often not needed
 
     config = load_config(spec.config, spec.options, work_dir)
+    if spec.fold is not None:
+        set_fold(config, spec.fold)
     config.randomness = dict(config.get('randomness') or {}, seed=spec.seed)
     if spec.amp:
         use_amp(config)

@@ -56,6 +56,7 @@ class RunRecord:
             (H, W), ``members`` (``parameters``, ``flops`` by member), and ``checkpoints`` (epoch or
             iteration of ``best`` and ``last``).
         pictures: PNG files of hooks and analysis tools by path relative to the run's folder.
+        folds: Number of folds of a cross-validation, whose results the record pools; 1 without.
     """
 
     name: str
@@ -68,6 +69,7 @@ class RunRecord:
     curves: pd.DataFrame = field(default_factory=lambda: NO_CURVES)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Path] = field(default_factory=dict)
+    folds: int = 1
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,9 @@ def make_nih(folder):
 def folder(tmp_path_factory):
     """Working directory with data in the published layout at the paths of the configs."""
     folder = tmp_path_factory.mktemp('clone')
-    for name in ('lgg', 'demo'):
+    for name, splits in (('lgg', 'splits'), ('demo', 'splits'), ('lgg128', 'folds')):
         source = make_demo_data(folder / f'data/{name}/kaggle_3m', patients=6, slices=3, size=48)
-        convert_lgg(source, folder / f'data/{name}/splits', ratios=(34, 33, 33))
+        convert_lgg(source, folder / 'data' / name / splits, ratios=(34, 33, 33))
     make_ham10000(folder / 'data/ham10000/published')
     for task in ('cls', 'seg'):
         arguments = dict(task=task, ratios=(34, 33, 33), balance=2 if task == 'cls' else None)

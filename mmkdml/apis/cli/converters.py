@@ -9,7 +9,7 @@ import shlex
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -71,6 +71,7 @@ def run_converter(
     data_root: str = '',
     splits_dir: str = '',
     argv: Sequence[str] | None = None,
+    page: str = 'Custom data',
 ) -> None:
     """Parse the arguments of a converter, run it, and print its splits and the next command.
 
@@ -82,6 +83,7 @@ def run_converter(
         data_root: Folder of the images in that config.
         splits_dir: Folder of the split files in that config.
         argv: Command line. Default: that of the process.
+        page: Page of the documentation to print if ``config`` is None.
 
     Raises:
         OSError: If reading or writing a file fails.
@@ -102,6 +104,13 @@ def run_converter(
     parser.add_argument(
         '--seed', type=int, default=0, help='seed of the random split (default: %(default)s)'
     )
+    parser.add_argument(
+        '--folds',
+        type=int,
+        metavar='K',
+        help='write the splits of a K-fold cross-validation, in which each image is tested once; '
+        'TRAIN and VAL are then the proportions of the other images (default: one division)',
+    )
     parser.add_argument('--force', action='store_true', help='replace different splits in DIR')
     arguments = vars(parser.parse_args(argv))
     from mmkdml.datasets.splits.manifest import INFO_FILE
@@ -121,12 +130,15 @@ def run_converter(
     info = json.loads((out / INFO_FILE).read_text())
     print(summary(splits, info.get('classes'), info.get('boxes')))
     if config is None:
-        print('\nnext: write a config for your data, see "Custom data" in the documentation')
+        print(f'\nnext: write a config for your data, see "{page}" in the documentation')
         return
     command = f'{tool_command("train")} {packaged_name(config.format(**arguments))}'
+    if arguments['folds'] is not None:
+        command += ' --fold 0'
+    names = dict.fromkeys(name.rpartition('/')[2] for name in splits)
     moved = Path(arguments['source']) != Path(data_root)
     if moved or outside or out != Path(splits_dir.format(**arguments)):
-        command += _path_options(arguments['source'], out, splits, bool(outside))
+        command += _path_options(arguments['source'], out, names, bool(outside))
     print(f'\nnext:\n{command}')
 
 
@@ -150,6 +162,8 @@ def summary(
 
     labels = [row.label for rows in splits.values() for row in rows]
     several = any(row.labels is not None for rows in splits.values() for row in rows)
+    if any(row.mask is not None for rows in splits.values() for row in rows) and not boxes:
+        classes = None  # those of the pixels; the label is whether there is any foreground
     if not classes and max(labels, default=0) > 1:
         classes = list(map(str, range(max(labels) + 1)))
     repeated = any(row.repeats > 1 for rows in splits.values() for row in rows)
@@ -190,7 +204,7 @@ def print_warnings() -> Iterator[None]:
                 print(f'{Path(sys.argv[0]).name}: warning: {message}', file=sys.stderr)
 
 
-def _path_options(source: str, out: Path, splits: Splits, outside: bool) -> str:
+def _path_options(source: str, out: Path, splits: Iterable[str], outside: bool) -> str:
     """Return the ``--cfg-options`` that set the paths of the data."""
     options = ['']
     for split in splits:

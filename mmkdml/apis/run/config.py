@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from mmkdml.apis.options import merge_options
 from mmkdml.apis.run.comparison import check_own_config, own_config_file
+from mmkdml.apis.run.volumes import complete_volumes
 from mmkdml.apis.trained import run_files
 from mmkdml.optional import check_extra
 from mmkdml.packages import packaged_file
@@ -78,6 +79,7 @@ def load_config(
     if _USES_MMDET.search(config.text):
         check_extra('mmdet', extra='detection', purpose=f'the detectors of {path}')
     merge_options(config, options or {})
+    complete_volumes(config)
     for part in _PARTS:
         if not isinstance(config.get(part), Mapping | None):
             raise ValueError(f'{path}: {part}: expected a dict, got {config[part]!r}')

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkdml.apis.folds import set_fold
 from mmkdml.apis.options import merge_options
 from mmkdml.apis.run.checkpoints import RunCheckpoints, farthest
 from mmkdml.apis.run.comparison import recorded_identity
@@ -24,7 +25,7 @@ from mmkdml.commands import own_command, tool_command
 from mmkdml.engine.resume.run_identity import RUN
 from mmkdml.files import is_regular
 from mmkdml.models.checkpoints import load_checkpoint_file
-from mmkdml.names import FINISHED
+from mmkdml.names import FINISHED, fold_folder
 
 #: Key of the options in ``identity.json``.
 START = 'start'
@@ -44,6 +45,7 @@ class StartOptions:
         fast: See :func:`mmkdml.apis.use_fast`.
         cache_images: Folder of the image cache.
         log: See :func:`mmkdml.apis.runs.use_logs`.
+        fold: See :func:`mmkdml.apis.set_fold`.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class StartOptions:
     fast: bool = False
     cache_images: str | None = None
     log: Sequence[str] | None = None
+    fold: int | None = None
 
     def updated(self, later: StartOptions) -> StartOptions:
         """Return these options, replaced by those of a later start."""
@@ -72,13 +75,15 @@ class StartOptions:
         """Return these options without the flags that a config already contains."""
         flags = {
             name: None if (value := getattr(self, name)) == getattr(applied, name) else value
-            for name in ('seed', 'deterministic', 'amp', 'fast', 'cache_images', 'log')
+            for name in ('seed', 'deterministic', 'amp', 'fast', 'cache_images', 'log', 'fold')
         }
         return StartOptions(self.options, **flags)  # type: ignore[arg-type]
 
     def apply(self, config: Config) -> None:
         """Apply the options to a config, in place."""
         merge_options(config, self.options)
+        if self.fold is not None:
+            set_fold(config, self.fold)
         if self.seed is not None:
             config.randomness = dict(config.get('randomness') or {}, seed=self.seed)
         if self.deterministic:
@@ -133,6 +138,8 @@ def training_config(
         The config, all options that it contains, and those of the first start.
     """
     config = load_config(path, given.options, work_dir)
+    if given.fold is not None and work_dir is None and not Path(path).is_dir():
+        config.work_dir = str(Path(config.work_dir) / fold_folder(given.fold))
     before = StartOptions()
     if resume is not None:
         identity = _identity(config, resume)

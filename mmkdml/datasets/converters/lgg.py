@@ -16,6 +16,7 @@ from mmkdml.datasets.converters.source_checks import (
 from mmkdml.datasets.converters.source_files import find_files
 from mmkdml.datasets.splits import SplitRow, split_rows, write_splits
 from mmkdml.datasets.splits.split_checks import warn_of_shared_groups
+from mmkdml.datasets.splits.split_files import by_fold
 from mmkdml.functional.checks import check_choice
 
 
@@ -93,6 +94,7 @@ def convert_lgg(
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
+    folds: int | None = None,
 ) -> Splits:
     """Write the split files of LGG; see :func:`lgg_rows`.
 
@@ -105,6 +107,7 @@ def convert_lgg(
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
+        folds: Number of folds of a cross-validation. Default: one division by ``ratios``.
 
     Raises:
         ValueError: If ``split_by`` or ``masks_drawn_on`` is invalid.
@@ -113,8 +116,9 @@ def convert_lgg(
     info = dict(dataset='lgg', split_by=split_by, seed=seed, ratios=[float(r) for r in ratios])
     info |= masks_info(masks_drawn_on)
     rows = lgg_rows(source, masks_drawn_on)
-    splits = split_rows(rows, ratios, seed, by_image=split_by == 'image')
+    splits = split_rows(rows, ratios, seed, by_image=split_by == 'image', folds=folds)
     if split_by == 'image':
-        warn_of_shared_groups(splits, 'patients')
+        for parts in by_fold(splits).values():
+            warn_of_shared_groups(parts, 'patients')
     write_splits(out, splits, info, force)
     return splits

@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def convert_nnunet(
         classes=layout.classes,
         channel_names=layout.channels,
         axis=axis,
+        slice_size=_median_size(stored.values()),
         empty=empty,
         group_regex=group_regex,
         seed=seed,
@@ -205,6 +206,12 @@ def _without_empty(rows: Sequence[SplitRow], share: float) -> list[SplitRow]:
     if not kept:
         raise ValueError('No slice with foreground in the training part: use --empty keep')
     return kept
+
+
+def _median_size(cases: Iterable[Case]) -> list[int]:
+    """Return the median height and width of the slices over the cases."""
+    sizes = [[case.shape[axis] for axis in case.axes[1:]] for case in cases]
+    return [int(side) for side in np.median(sizes, axis=0)]
 
 
 def _digest(cases: Mapping[str, Case]) -> str:

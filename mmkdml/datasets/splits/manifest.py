@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,13 +19,24 @@ from mmkdml.files import (
     remove_partial_files,
     write_atomically,
 )
-from mmkdml.names import SPLITS
+from mmkdml.names import FOLDS, SPLITS, fold_folder
 
 SPLIT_FILES = tuple(f'{name}.csv' for name in SPLITS)
 INFO_FILE = 'splits.json'
 #: COCO JSON file with the boxes of all splits.
 BOXES_FILE = 'annotations.json'
 HASHES, UNFINISHED = 'sha256', 'unfinished'
+_FOLD = re.compile(r'fold_\d+')
+
+
+def manifest_folder(folder: str | Path) -> Path:
+    """Return the folder with the manifest of split files: that above a fold's, or their own."""
+    folder = Path(folder)
+    above = folder.parent if folder.name else folder / '..'
+    # Resolved, because the path may be `.`.
+    if not _FOLD.fullmatch(folder.resolve().name) or (folder / INFO_FILE).exists():
+        return folder
+    return above if (above / INFO_FILE).exists() else folder
 
 
 def _accept(folder: str | Path) -> str:
@@ -38,10 +50,13 @@ def _accept(folder: str | Path) -> str:
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Return the content of ``splits.json``; empty if the file is missing or not a JSON object.
 
+    Args:
+        folder: Folder of split files; that of a fold shares the manifest of the folder above.
+
     Raises:
         ValueError: If the file is damaged.
     """
-    path = Path(folder) / INFO_FILE
+    path = manifest_folder(folder) / INFO_FILE
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -63,9 +78,11 @@ def check_manifest(path: str | Path) -> None:
             or writing was interrupted.
     """
     path = Path(path)
-    folder = path.parent
     if path.name not in SPLIT_FILES:
         return
+    folder = manifest_folder(path.parent)
+    in_fold = folder != path.parent
+    fold = f'{path.parent.resolve().name}/' if in_fold else ''
     manifest = read_manifest(folder)
     if manifest.get(UNFINISHED):
         raise ValueError(
@@ -75,7 +92,14 @@ def check_manifest(path: str | Path) -> None:
     hashes = manifest.get(HASHES)
     if not isinstance(hashes, Mapping):
         return
-    for name in (*hashes, path.name):
+    if FOLDS in manifest and not in_fold:
+        raise ValueError(
+            f'{path} is none of the {manifest[FOLDS]} folds in {folder}: expected '
+            f'{folder / fold_folder(0) / path.name} or another fold. Choose one with --fold'
+        )
+    # Files of other folds are not read with it.
+    together = [name for name in hashes if name.startswith(fold) or '/' not in name]
+    for name in (*together, fold + path.name):
         part = folder / name
         found = file_sha256(part) if part.is_file() else 'no file'
         expected = hashes.get(name, 'no such file')
@@ -96,8 +120,8 @@ def write_split_files(
 
     Args:
         folder: Folder to write to; created if missing.
-        files: Content of each split file, and of further files that belong to them, by name. Other
-            split files in the folder are deleted.
+        files: Content of each split file, and of further files that belong to them, by relative
+            path. Other split files in the folder are deleted.
         info: Content of the manifest in addition to the hashes.
         force: Replace files that differ.
 
@@ -110,9 +134,14 @@ def write_split_files(
     """
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = (json_text({**info, HASHES: hashes}, indent=2) + '\n').encode()
-    present = [folder / name for name in {**dict.fromkeys(SPLIT_FILES), **files}]
-    present = [path for path in present if path.exists()]
-    differing = [p for p in present if files.get(p.name) != p.read_bytes()]
+    in_folds = [
+        path.relative_to(folder).as_posix()
+        for path in folder.glob('fold_*/*.csv')
+        if path.name in SPLIT_FILES
+    ]
+    own = {**dict.fromkeys(SPLIT_FILES), **dict.fromkeys(in_folds), **files}
+    present = {folder / name: content for name, content in own.items() if (folder / name).exists()}
+    differing = [path for path, content in present.items() if content != path.read_bytes()]
     try:
         before = read_manifest(folder)
     except ValueError:
@@ -124,14 +153,17 @@ def write_split_files(
         differing.append(folder / INFO_FILE)
     if differing and not force:
         raise FileExistsError(
-            f'{folder} contains other splits ({", ".join(p.name for p in differing)} would '
+            f'{folder} contains other splits '
+            f'({", ".join(p.relative_to(folder).as_posix() for p in differing)} would '
             'change). Choose another folder, or replace them with --force'
         )
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / name for name in (*files, INFO_FILE)]
     if all(p.is_file() for p in written) and not differing and written[-1].read_bytes() == manifest:
         return written
-    remove_partial_files(folder, '*.csv')
+    for parent in {path.parent for path in written}:
+        parent.mkdir(exist_ok=True)
+        remove_partial_files(parent, '*.csv')
     for name in (BOXES_FILE, INFO_FILE):
         remove_partial_files(folder, name)
     with ExitStack() as stack:
@@ -143,5 +175,7 @@ def write_split_files(
         write_atomically(written[-1], json.dumps({UNFINISHED: True}).encode())
     for path in set(present) - set(written):
         path.unlink()  # a split that no longer exists
+        if path.parent != folder and not any(path.parent.iterdir()):
+            path.parent.rmdir()
     write_atomically(written[-1], manifest)
     return written

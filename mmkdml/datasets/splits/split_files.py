@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from mmkdml.datasets.splits.split_checks import (
     warn_of_shared_groups,
 )
 from mmkdml.datasets.splits.split_row import SEPARATOR, SplitRow
-from mmkdml.names import SPLITS
+from mmkdml.names import FOLDS, SPLITS, fold_folder
 
 COLUMNS = ('id', 'path', 'mask', 'group', 'label', 'labels', 'repeats')
 OPTIONAL_COLUMNS = ('mask', 'labels', 'repeats')
@@ -55,7 +56,8 @@ def write_splits(
     Args:
         out_dir: Folder to write to; created if missing.
         splits: Rows of each split: all with masks or all without, all with labels or all without,
-            repeated only in ``train``.
+            repeated only in ``train``. Or the splits of several folds, such as ``fold_0/train``,
+            see :func:`write_folds`.
         info: Content of ``splits.json`` in addition to counts and hashes; JSON values.
         force: Replace split files that differ.
         files: Content of further files by name, which belong to the splits, such as their boxes.
@@ -68,6 +70,66 @@ def write_splits(
             missing for some images, or rows of val or test are repeated.
         FileExistsError: If ``out_dir`` contains other splits and ``force`` is not set.
     """
+    folds = by_fold(splits)
+    if [*folds] != ['']:
+        return write_folds(out_dir, [*folds.values()], info, force, files)
+    content = {**_split_contents(splits), **(files or {})}
+    return write_split_files(Path(out_dir), content, {**info, 'counts': _counts(splits)}, force)
+
+
+def write_folds(
+    out_dir: str | Path,
+    folds: Sequence[Mapping[str, Sequence[SplitRow]]],
+    info: Mapping[str, Any],
+    force: bool = False,
+    files: Mapping[str, bytes] | None = None,
+) -> list[Path]:
+    """Write ``fold_<k>/<split>.csv`` for each fold of a cross-validation, and one manifest.
+
+    Args:
+        out_dir: Folder to write to; created if missing.
+        folds: Rows of each split of each fold, see :func:`~mmkdml.datasets.splits.fold_rows`.
+        info: See :func:`write_splits`.
+        force: See :func:`write_splits`.
+        files: See :func:`write_splits`; all folds share them.
+
+    Returns:
+        Paths of the split files, of ``files`` and of the manifest.
+
+    Raises:
+        ValueError: If the splits of a fold are invalid (see :func:`write_splits`), or an image is
+            not in exactly one test split.
+        FileExistsError: If ``out_dir`` contains other splits and ``force`` is not set.
+    """
+    tested = Counter(row.id for splits in folds for row in splits.get('test', ()))
+    images = {row.id for splits in folds for rows in splits.values() for row in rows}
+    wrong = sorted(images - set(tested)) + [name for name, times in tested.items() if times > 1]
+    if wrong or len(folds) < 2:
+        raise ValueError(
+            'Invalid folds: expected each image in the test split of one of at least 2 folds, got '
+            f'{len(folds)} folds' + (f', {wrong[0]!r} in {tested[wrong[0]]}' if wrong else '')
+        )
+    content = {
+        f'{fold_folder(number)}/{name}': text
+        for number, splits in enumerate(folds)
+        for name, text in _split_contents(splits).items()
+    }
+    counts = {fold_folder(number): _counts(splits) for number, splits in enumerate(folds)}
+    info = {**info, FOLDS: len(folds), 'counts': counts}
+    return write_split_files(Path(out_dir), {**content, **(files or {})}, info, force)
+
+
+def by_fold(splits: Mapping[str, Sequence[SplitRow]]) -> dict[str, dict[str, Sequence[SplitRow]]]:
+    """Return the splits of each fold by its folder, which is ``''`` without folds."""
+    found: dict[str, dict[str, Sequence[SplitRow]]] = {}
+    for path, rows in splits.items():
+        fold, _, name = path.rpartition('/')
+        found.setdefault(fold, {})[name] = rows
+    return found or {'': {}}
+
+
+def _split_contents(splits: Mapping[str, Sequence[SplitRow]]) -> dict[str, bytes]:
+    """Check the rows of splits, and return the content of each split file by name."""
     unknown = set(splits) - set(SPLITS)
     if unknown or not splits or not all(splits.values()):
         raise ValueError(
@@ -82,9 +144,7 @@ def write_splits(
             raise ValueError(
                 f'expected a {what} for all images or for none, but {without[0]!r} has none'
             )
-    content = {f'{name}.csv': _to_csv(rows).encode() for name, rows in splits.items()}
-    content |= files or {}
-    return write_split_files(Path(out_dir), content, {**info, 'counts': _counts(splits)}, force)
+    return {f'{name}.csv': _to_csv(rows).encode() for name, rows in splits.items()}
 
 
 def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, list[SplitRow]]:

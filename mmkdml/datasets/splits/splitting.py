@@ -7,9 +7,11 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from mmkdml.datasets.splits.split_checks import refuse_duplicates, refuse_shared_groups
 from mmkdml.datasets.splits.split_row import SplitRow
-from mmkdml.names import SPLITS, named_class
+from mmkdml.names import SPLITS, fold_folder, named_class
 
 
 def assign_groups(sizes: Mapping[str, int], ratios: Sequence[float], seed: int) -> dict[str, str]:
@@ -75,6 +77,7 @@ def split_rows(
     by_image: bool = False,
     by_class: bool = False,
     classes: Sequence[str] | None = None,
+    folds: int | None = None,
 ) -> dict[str, list[SplitRow]]:
     """Divide images into splits, without dividing groups.
 
@@ -87,15 +90,22 @@ def split_rows(
         by_class: Divide the images of each label separately, so that every split has the same class
             proportions (to within one group per class).
         classes: Names of the classes for messages.
+        folds: Divide into the folds of a cross-validation instead, see :func:`fold_rows`, which
+            always preserves class proportions.
 
     Returns:
-        Rows of each split with a positive share, sorted by id.
+        Rows of each split with a positive share, sorted by id. Names of splits of a fold are like
+        ``fold_0/train``.
 
     Raises:
         ValueError: If the arguments of :func:`assign_groups` are invalid, for any class with
             ``by_class``; if an id is duplicate; or if a group has several classes with
             ``by_class``.
     """
+    if folds is not None:
+        divided = fold_rows(rows, folds, ratios, seed, by_image)
+        return {f'{fold_folder(k)}/{name}': part for k, splits in enumerate(divided)
+                for name, part in splits.items()}  # fmt: skip
     rows = sorted(rows, key=lambda row: row.id)
     refuse_duplicates(rows)
     units = [row.id if by_image else row.group for row in rows]
@@ -124,6 +134,94 @@ def split_rows(
     if not by_image:
         refuse_shared_groups(splits)
     return splits
+
+
+def fold_rows(
+    rows: Iterable[SplitRow],
+    folds: int,
+    ratios: Sequence[float] = (75, 10, 15),
+    seed: int = 0,
+    by_image: bool = False,
+) -> list[dict[str, list[SplitRow]]]:
+    """Divide images into the folds of a cross-validation, without dividing groups.
+
+    Each image is in the test split of one fold. The test splits have similar sizes and class
+    proportions: in random order, and those with the most uneven classes first, each group is
+    assigned to the test split that stays most even, as in scikit-learn's ``StratifiedGroupKFold``.
+    The other images of a fold are divided into train and val by :func:`split_rows`.
+
+    Args:
+        rows: The images, in any order. Classes are their ``labels``, or ``label`` without these.
+        folds: Number of folds K, at least 2.
+        ratios: Shares of train, val and test. That of test has no effect: it is 1 / K.
+        seed: Any integer.
+        by_image: Ignore groups, see :func:`split_rows`.
+
+    Returns:
+        Rows of each split of each fold, sorted by id.
+
+    Raises:
+        ValueError: If ``folds`` is less than 2 or larger than the number of groups, an id is
+            duplicate, or train and val cannot be divided (see :func:`assign_groups`).
+    """
+    rows = sorted(rows, key=lambda row: row.id)
+    refuse_duplicates(rows)
+    units: dict[str, list[SplitRow]] = {}
+    for row in rows:
+        units.setdefault(row.id if by_image else row.group, []).append(row)
+    if not 2 <= folds <= len(units):
+        raise ValueError(
+            f'Invalid folds: expected 2 to {len(units)}, the number of '
+            f'{"images" if by_image else "groups"}, got {folds}'
+        )
+    home = _stratified_parts(list(units.values()), folds, seed)
+    train, val, _ = ratios
+    found = []
+    for fold in range(folds):
+        test = [row for unit, of in zip(units.values(), home, strict=True) if of == fold
+                for row in unit]  # fmt: skip
+        ids = {row.id for row in test}
+        rest = [row for row in rows if row.id not in ids]
+        splits = split_rows(rest, (train, val, 0), seed, by_image)
+        found.append({**splits, 'test': sorted(test, key=lambda row: row.id)})
+    return found
+
+
+def _stratified_parts(units: Sequence[Sequence[SplitRow]], parts: int, seed: int) -> list[int]:
+    """Assign units of images to parts of similar size and class proportions."""
+    names = sorted({one for unit in units for row in unit for one in _classes(row)}, key=str)
+    index = {name: i for i, name in enumerate(names)}
+    counts = np.zeros((len(units), len(names) + 1))
+    for place, unit in enumerate(units):
+        counts[place, -1] = len(unit)
+        for row in unit:
+            for one in _classes(row):
+                counts[place, index[one]] += 1
+    shares = counts / np.maximum(counts.sum(0), 1)
+    rng = random.Random(seed)  # random() is the same in all versions of Python
+    keys = [rng.random() for _ in units]
+    spread = shares.std(1).round(12)
+    order = sorted(range(len(units)), key=lambda i: (-spread[i], -counts[i, -1], keys[i]))
+    filled = np.zeros((parts, shares.shape[1]))
+    numbers = np.zeros(parts, int)
+    home = [0] * len(units)
+    for done, place in enumerate(order):
+        uneven = [(filled + np.eye(parts)[part][:, None] * shares[place]).std(0).mean()
+                  for part in range(parts)]  # fmt: skip
+        # The last units fill empty parts.
+        must_fill = len(order) - done <= (numbers == 0).sum()
+        chosen = min(
+            (part for part in range(parts) if not must_fill or numbers[part] == 0),
+            key=lambda part: (round(uneven[part], 12), filled[part, -1], part),
+        )
+        filled[chosen] += shares[place]
+        numbers[chosen] += 1
+        home[place] = chosen
+    return home
+
+
+def _classes(row: SplitRow) -> tuple[int | str, ...]:
+    return (row.label,) if row.labels is None else row.labels
 
 
 def balance_rows(rows: Iterable[SplitRow], target: int, seed: int = 0) -> list[SplitRow]:

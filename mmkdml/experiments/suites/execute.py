@@ -176,6 +176,8 @@ def _metadata(
     if teacher is not None:
         options[teacher_option(config)] = teacher
     command = [*tool_command('train').split(), spec.config, '--seed', str(spec.seed)]
+    if spec.fold is not None:
+        command += ['--fold', str(spec.fold)]
     command += ['--work-dir', str(runner.work_dir)] + ['--amp'] * spec.amp
     if options:
         command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from mmkdml.experiments.suites.folds import pool_folds
 from mmkdml.experiments.suites.serialization import deserialize_result
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
@@ -31,7 +32,7 @@ _PICTURES = ('panels/*.png', 'calibration/reliability.png', 'analysis/**/*.png')
 
 
 def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
-    """Read the records of all runs of a suite, finished or not.
+    """Read the records of all runs of a suite, finished or not, with their folds pooled.
 
     Raises:
         ValueError: If a result or the settings of a run in the database are damaged.
@@ -43,11 +44,11 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
         except ValueError as error:
             raise ValueError(f'{store.url}: result of {name}, seed {seed}: {error}') from error
     settings = store.settings()
-    names = list(dict.fromkeys(run.name for run in suite.runs))
-    keys = {(run.name, run.seed) for run in suite.runs}
-    records = []
+    names = list(dict.fromkeys(run.run for run in suite.runs))
+    specs = {(run.name, run.seed): run for run in suite.runs}
+    by_run: dict[tuple[str, int], list[RunRecord]] = {}
     for state in store.states():
-        if (state.name, state.seed) not in keys:
+        if (spec := specs.get((state.name, state.seed))) is None:
             continue
         measured, curves, metadata = results.get((state.name, state.seed), ({}, NO_CURVES, {}))
         try:
@@ -58,12 +59,16 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
             ) from error
         mode = model.mode or (BASELINE if model.members is None else COMPARISON)
         pictures = _pictures(suite.work_dir / state.key)
-        records.append(
+        by_run.setdefault((spec.run, spec.seed), []).append(
             RunRecord(
                 state.name, state.seed, mode, model.style, state.state, state.error,
                 measured, curves, metadata, pictures,
             )
         )  # fmt: skip
+    has_folds = any(run.fold is not None for run in suite.runs)
+    records = [
+        pool_folds(name, parts) if has_folds else parts[0] for (name, _), parts in by_run.items()
+    ]
     records.sort(key=lambda run: names.index(run.name))  # stable: seeds keep their order
     pictures = _pictures(suite.work_dir)
     return SuiteRecord(

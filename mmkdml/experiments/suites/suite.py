@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -14,12 +14,14 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from mmkdml.experiments.run_spec import RunSpec
+from mmkdml.names import fold_folder
 from mmkdml.packages import packaged_file
 from mmkdml.safe_yaml import SafeYamlLoader
 from mmkdml.statistics.measures import MEASURES
 
 _KEYS = {
-    'title', 'measures', 'seeds', 'runs', 'variants', 'options', 'amp', 'paper_tables', 'work_dir'
+    'title', 'measures', 'seeds', 'folds', 'runs', 'variants', 'options', 'amp', 'paper_tables',
+    'work_dir',
 }  # fmt: skip
 _RUN_KEYS = {'name', 'config', 'teacher', 'options'}
 # Inheritance and predefined variables of mmengine's config files.
@@ -38,7 +40,8 @@ class Suite:
         title: One-line description.
         measures: Measures in its tables, names from :data:`~.measures.MEASURES`.
         paper_tables: Tables of the paper with the same rows and columns, e.g. ``'Table 4'``.
-        runs: All runs of the first seed, then of the next; of each seed, teachers first.
+        runs: All runs of the first seed, then of the next; of each seed, fold after fold; of each
+            fold, teachers first.
         work_dir: Folder of the runs.
     """
 
@@ -59,6 +62,8 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
     - ``measures``: names from :data:`~.measures.MEASURES`;
     - ``title`` and ``paper_tables``: see :class:`Suite`; both optional;
     - ``seeds``: list of integers;
+    - ``folds``: number of folds of a cross-validation, for data that were converted with this
+      number of folds; every run is executed in each fold, with the teacher of the same fold;
     - ``runs``: list of ``dict(config=..., name=..., teacher=..., options=...)``. ``name`` defaults
       to the name of the config; ``teacher`` is the name of the run whose best checkpoint is the
       frozen teacher;
@@ -186,7 +191,24 @@ def _expand(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
                 options={**common, **changes, **own},
             )
     order = _teachers_first(path, by_name)
-    return [RunSpec(name, seed, **by_name[name]) for seed in seeds for name in order]
+    folds = content.get('folds')
+    if folds is None:
+        return [RunSpec(name, seed, **by_name[name]) for seed in seeds for name in order]
+    if type(folds) is not int or folds < 2:
+        raise _invalid('folds', path, 'an integer of at least 2', folds)
+    return [
+        _of_fold(RunSpec(name, seed, **by_name[name]), fold)
+        for seed in seeds
+        for fold in range(folds)
+        for name in order
+    ]
+
+
+def _of_fold(run: RunSpec, fold: int) -> RunSpec:
+    suffix = f'/{fold_folder(fold)}'
+    return replace(
+        run, name=run.name + suffix, teacher=run.teacher and run.teacher + suffix, fold=fold
+    )
 
 
 def _config_path(suite: Path, config: str) -> str:

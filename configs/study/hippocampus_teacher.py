@@ -1,0 +1,9 @@
+"""Baseline: the teacher of hippocampus.py."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .hippocampus import *
+
+model = small_teacher
+default_hooks['checkpoint'].update(save_best='model/foreground/IoU')

@@ -1,0 +1,57 @@
+"""Choice of a fold of a cross-validation in a config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmkdml.datasets.splits.manifest import SPLIT_FILES, manifest_folder, read_manifest
+from mmkdml.names import FOLDS, SPLITS, fold_folder
+
+
+def set_fold(config: Config, fold: int) -> None:
+    """Make all data sets of a config read the split files of a fold.
+
+    ``splits/train.csv`` becomes ``splits/fold_2/train.csv``, and so does the file of another fold.
+
+    Args:
+        config: Config with data sets that read split files; modified.
+        fold: Index of the fold, from 0.
+
+    Raises:
+        ValueError: If no data set reads a split file, or the split files have no such fold.
+    """
+    datasets = [
+        one for split in SPLITS for one in _with_split_file(config.get(f'{split}_dataloader') or {})
+    ]
+    if not datasets:
+        raise ValueError(
+            f'Invalid fold {fold}: expected data sets that read split files, got none in the config'
+        )
+    for dataset in datasets:
+        path = Path(dataset['ann_file'])
+        folder = manifest_folder(path.parent)
+        folds = read_manifest(folder).get(FOLDS)
+        if folder.is_dir() and (type(folds) is not int or not 0 <= fold < folds):
+            raise ValueError(
+                f'Invalid fold {fold} of {folder}: '
+                + (f'expected 0 to {folds - 1}' if folds else 'it has no folds. Write them with '
+                   'the option --folds of the converter')
+            )  # fmt: skip
+        dataset['ann_file'] = str(folder / fold_folder(fold) / path.name)
+
+
+def _with_split_file(settings: Any) -> Iterator[dict[str, Any]]:
+    """Yield the configs of data sets, also of wrapped ones, that read a split file."""
+    if isinstance(settings, Mapping):
+        name = settings.get('ann_file')
+        if isinstance(name, str) and Path(name).name in SPLIT_FILES:
+            yield settings  # type: ignore[misc]
+        for value in settings.values():
+            yield from _with_split_file(value)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from _with_split_file(value)

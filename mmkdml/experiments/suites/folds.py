@@ -1,0 +1,84 @@
+"""Pooling of the folds of a run: one record with the out-of-fold predictions of all cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from mmkdml.names import fold_folder
+from mmkdml.statistics.records import (
+    DONE,
+    FAILED,
+    NO_CURVES,
+    RUNNING,
+    WAITING,
+    Measurement,
+    RunRecord,
+)
+
+
+def pool_folds(name: str, folds: Sequence[RunRecord]) -> RunRecord:
+    """Pool the records of all folds of a run with one seed.
+
+    Every case is tested once, in the fold that did not train with it, so the case tables are
+    concatenated. Metrics of the evaluator and curves are means over the folds. Metadata are those
+    of fold 0, but ``seconds`` is the sum. A run is done when all its folds are.
+
+    Args:
+        name: Name of the run without fold.
+        folds: Records of its folds, fold 0 first.
+
+    Raises:
+        ValueError: If a case was tested in two folds.
+    """
+    first = folds[0]
+    states = [one.state for one in folds]
+    state = next(one for one in (FAILED, RUNNING, WAITING, DONE) if one in states)
+    if state == WAITING and DONE in states:
+        state = RUNNING
+    error = next((f'{one.name}: {one.error}' for one in folds if one.error), None)
+    pictures = {
+        f'{fold_folder(number)}/{path}': file
+        for number, one in enumerate(folds)
+        for path, file in one.pictures.items()
+    }
+    pooled = RunRecord(
+        name, first.seed, first.mode, first.style, state, error, pictures=pictures, folds=len(folds)
+    )
+    if state != DONE:
+        return pooled
+    curves = pd.concat([one.curves for one in folds])
+    return replace(
+        pooled,
+        measured={
+            checkpoint: _pool(name, first.seed, [one.measured[checkpoint] for one in folds])
+            for checkpoint in first.measured
+            if all(checkpoint in one.measured for one in folds)
+        },
+        curves=curves.groupby(['epoch', 'key'], as_index=False)['value'].mean()
+        if len(curves)
+        else NO_CURVES,
+        metadata={
+            **first.metadata,
+            'seconds': sum(one.metadata.get('seconds', 0) for one in folds),
+        },
+    )
+
+
+def _pool(name: str, seed: int, folds: Sequence[Measurement]) -> Measurement:
+    tested: set[tuple[str, str]] = set()
+    for one in folds:
+        cases = set(one.cases[['id', 'group']].drop_duplicates().itertuples(index=False, name=None))
+        if twice := tested & cases:
+            raise ValueError(
+                f'Invalid folds of {name}, seed {seed}: expected each case in the test split of '
+                f'one fold, but {min(twice)[0]!r} is in two. Convert the data set with --folds'
+            )
+        tested |= cases
+    metrics = pd.DataFrame([dict(one.metrics) for one in folds])
+    return Measurement(
+        metrics.mean(skipna=False).to_dict(),
+        pd.concat([one.cases for one in folds], ignore_index=True),
+    )
