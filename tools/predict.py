@@ -19,8 +19,8 @@ def main() -> None:
         'images',
         metavar='IN',
         nargs='+',
-        help='images, TIFF stacks, NIfTI volumes, DICOM series, or folders of them; CASE_0000.nii.gz, '
-        'CASE_0001.nii.gz, ... are the channels of one case',
+        help='images, TIFF stacks, NIfTI volumes (CASE_0000.nii.gz, CASE_0001.nii.gz, ... are the '
+        'channels of one case), DICOM series, or folders of them',
     )
     parser.add_argument('--out', metavar='DIR', required=True, help='output folder')
     parser.add_argument(
