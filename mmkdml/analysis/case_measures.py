@@ -77,7 +77,7 @@ def member_inputs(model: BaseModel, name: str, batch: Mapping[str, Any]) -> Tens
 def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') -> pd.DataFrame:
     """Compute the metrics of each image for every member.
 
-    Only these numbers are kept in memory. All foreground classes count as one.
+    Only these numbers are kept in memory.
 
     Args:
         model: Classroom, classifier, segmentor or detector with its weights, on its device.
@@ -89,7 +89,7 @@ def measure_cases(model: BaseModel, loader: DataLoader, title: str = 'Cases') ->
         ``model``),
 
         - segmentation: ``region_px``, the number of true foreground pixels; ``<name>_IoU_percent``,
-          ``nan`` where both masks are empty; ``disagreement_percent``, the share of pixels that
+          see :func:`class_overlap`; ``disagreement_percent``, the share of pixels that
           students label differently, see :class:`~mmkdml.evaluation.diversity.Diversity`;
         - classification: the classes ``truth`` and ``<name>_label``, by name if the data set knows
           their names; ``<name>_probability_percent`` of the true class; ``disagreement_percent``,
@@ -129,6 +129,24 @@ def overlap(mask: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return float(100 * both / (total - both)), float(200 * both / total)
 
 
+def class_overlap(labels: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Compute IoU and Dice in percent, means over the foreground classes in labels or truth.
+
+    Args:
+        labels: Predicted class indices, 0 for the background.
+        truth: True ones, of the same shape; pixels with 255 are ignored.
+
+    Returns:
+        Both values; ``nan`` without foreground.
+    """
+    counted = truth != IGNORED
+    labels, truth = labels[counted], truth[counted]
+    present = np.union1d(labels, truth)
+    scores = [overlap(labels == one, truth == one) for one in present[present > 0]]
+    iou, dice = np.mean(scores, axis=0) if scores else (np.nan, np.nan)
+    return float(iou), float(dice)
+
+
 def _measure(
     sample: Any,
     students: Sequence[str],
@@ -155,8 +173,7 @@ def _measure(
         region = ((truth > 0) & counted).numpy()
         numbers: dict[str, Any] = dict(region_px=int(region.sum()))
         for name, own in predictions.items():
-            mask = ((own.labels > 0) & counted).numpy()
-            numbers[f'{name}_IoU_percent'] = overlap(mask, region)[0]
+            numbers[f'{name}_IoU_percent'] = class_overlap(own.labels.numpy(), truth.numpy())[0]
         differences = [one[counted] for one in differences]
     else:
         of_classes = next(iter(predictions.values())).of_classes

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from mmkdml.analysis.case_measures import (
     CASE_COLUMNS,
+    class_overlap,
     list_cases,
     measure_cases,
     member_inputs,
@@ -26,6 +27,7 @@ __all__ = [
     'SELECTIONS',
     'check_comparable',
     'choose_cases',
+    'class_overlap',
     'list_cases',
     'measure_cases',
     'member_inputs',

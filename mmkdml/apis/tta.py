@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmkdml.apis.run.settings import changed_settings, deciding_settings
-from mmkdml.datasets import LoadBinaryMask
+from mmkdml.datasets import LoadClassMask
 from mmkdml.engine import ConfusionHook, PanelHook, ReliabilityHook
 from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.inspection.config import use_default_scope
@@ -24,7 +24,7 @@ from mmkdml.registry import TRANSFORMS
 #: Metainfo with which mmseg flips predictions back.
 FLIP_KEYS = ('flip', 'flip_direction')
 #: Transforms that load the ground truth; mmseg's is a subclass of mmcv's.
-ANNOTATIONS = (LoadAnnotations, LoadBinaryMask)
+ANNOTATIONS = (LoadAnnotations, LoadClassMask)
 _FLIP = 'mmcv.transforms.RandomFlip'
 _FLIPS = (
     dict(type=_FLIP, prob=0.0),

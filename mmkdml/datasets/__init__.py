@@ -27,6 +27,7 @@ from mmkdml.datasets.transforms import (
     AlbumentationsTransform,
     LoadBinaryMask,
     LoadCheckedImage,
+    LoadClassMask,
     LoadMultiChannelImage,
 )
 from mmkdml.datasets.volumes.dataset import VolumeSliceDataset
@@ -53,6 +54,7 @@ __all__ = [
     'LGGSliceDataset',
     'LoadBinaryMask',
     'LoadCheckedImage',
+    'LoadClassMask',
     'LoadMultiChannelImage',
     'LoadSliceLabel',
     'LoadVolumeSlice',

@@ -15,6 +15,7 @@ from mmpretrain.datasets import BaseDataset
 from mmseg.datasets import BaseSegDataset
 
 from mmkdml.commands import tool_command
+from mmkdml.datasets.class_masks import MASK_TABLE, data_set_classes
 from mmkdml.datasets.image_cache import cached_pipeline
 from mmkdml.datasets.images import DRAWN_ON
 from mmkdml.datasets.splits import SplitRow, read_split
@@ -67,7 +68,6 @@ class SplitFileMixin(ABC):
                 'Invalid image_cache: expected the key dir (a folder) and optionally limit (GiB), '
                 f'got {image_cache!r}'
             )
-        # Needed by the framework's __init__.
         self.allow_outside, self.image_cache = allow_outside, image_cache
         try:
             super().__init__(*args, **kwargs)
@@ -207,39 +207,57 @@ class SplitClassificationDataset(SplitFileMixin, BaseDataset):
 
 @DATASETS.register_module()
 class SplitSegDataset(SplitFileMixin, BaseSegDataset):
-    """Images and binary masks of a split file, for mmseg.
+    """Images and masks of a split file, for mmseg.
 
-    Load masks with :class:`~mmkdml.datasets.LoadBinaryMask`. mmseg's ``LoadAnnotations`` also works
-    if no mask is a palette image and no image has an EXIF orientation. ``id`` and ``group`` can be
-    used as ``meta_keys`` of ``PackSegInputs``. ``metainfo=dict(classes=(...))`` names background
-    and foreground.
+    Load masks with :class:`~mmkdml.datasets.LoadClassMask`. For binary masks mmseg's
+    ``LoadAnnotations`` also works if none is a palette image and no image has an EXIF orientation.
+    ``id`` and ``group`` can be used as ``meta_keys`` of ``PackSegInputs``.
+
+    ``metainfo=dict(classes=(...))`` names background and foreground of binary masks. The classes of
+    other masks and their values are in ``splits.json`` next to ``ann_file``.
 
     Args:
         ann_file: Split file with masks, relative to the working directory.
         data_root: Folder that the paths in it are relative to.
         masks_drawn_on: See :func:`~mmkdml.datasets.images.read_binary_mask`. Default: the value in
             ``splits.json`` next to ``ann_file``; without one, ambiguous masks are an error.
+        mask_table: Dict with ``values`` and optionally ``ignore`` and ``colors``, arguments of
+            :class:`~mmkdml.datasets.class_masks.ClassTable`. Default: that in ``splits.json``;
+            without the file, the values 0, 1, ... of more than two classes.
         **kwargs: ``allow_outside`` and ``image_cache`` (see :class:`SplitFileMixin`), and arguments
             of mmseg's ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...).
 
     Raises:
-        ValueError: If ``masks_drawn_on`` is invalid.
+        ValueError: If ``masks_drawn_on``, ``mask_table`` or the classes are invalid.
     """
 
     METAINFO = dict(classes=('background', 'foreground'), palette=[[0, 0, 0], [255, 64, 64]])
 
-    def __init__(self, *args: Any, masks_drawn_on: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        ann_file: str = '',
+        *args: Any,
+        masks_drawn_on: str | None = None,
+        mask_table: Mapping[str, Any] | None = None,
+        metainfo: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
         if masks_drawn_on is not None:
             check_choice('masks_drawn_on', masks_drawn_on, DRAWN_ON)
-        self.masks_drawn_on = masks_drawn_on
-        super().__init__(*args, **kwargs)
+        own = {} if self.METAINFO is SplitSegDataset.METAINFO else self.METAINFO
+        manifest = read_manifest(osp.dirname(ann_file)) if isinstance(ann_file, str) else {}
+        self.masks_drawn_on = masks_drawn_on or manifest.get('masks_drawn_on')
+        found, self.mask_table = data_set_classes({**own, **(metainfo or {})}, manifest, mask_table)
+        super().__init__(ann_file, *args, metainfo=found, **kwargs)
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """Extend the base class: add the table of masks with several classes."""
+        info = super().get_data_info(idx)
+        return info if self.mask_table is None else {**info, MASK_TABLE: self.mask_table}
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Extend the base class: add ``masks_drawn_on`` to each sample if it is known."""
         samples = super().load_data_list()
-        if self.masks_drawn_on is None:
-            folder = osp.dirname(self.ann_file)
-            self.masks_drawn_on = read_manifest(folder).get('masks_drawn_on')
         if self.masks_drawn_on is not None:
             check_choice(f'masks_drawn_on of {self.ann_file}', self.masks_drawn_on, DRAWN_ON)
             for sample in samples:
@@ -247,29 +265,21 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
         return samples
 
     def prepare_data(self, idx: int) -> Any:
-        """Extend the base class: refuse masks that ``LoadAnnotations`` would not rotate."""
+        """Extend the base class: refuse masks that ``LoadAnnotations`` would read wrongly."""
         if any(isinstance(step, LoadAnnotations) for step in self.pipeline.transforms):
             header = header_of(info := self.get_data_info(idx))
+            problem = 'accepts values that are not in the table of classes'
             if header is not None and header.orientation != 1:
-                raise RuntimeError(
-                    f'{info["img_path"]}: EXIF orientation {header.orientation} rotates the '
-                    'image, but not the mask loaded by LoadAnnotations. Use LoadBinaryMask'
-                )
+                problem = f'does not rotate masks, but EXIF orientation {header.orientation} images'
+            elif self.mask_table is None:
+                return super().prepare_data(idx)
+            raise RuntimeError(f'{info["img_path"]}: LoadAnnotations {problem}. Use LoadClassMask')
         return super().prepare_data(idx)
 
     @classmethod
-    def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int]:
-        """Map the value 255 of a mask file to class 1.
-
-        Raises:
-            ValueError: If there are not exactly two classes.
-        """
-        if new_classes is not None and len(new_classes) != 2:
-            raise ValueError(
-                f'expected two classes, the background first, like {cls.METAINFO["classes"]}, '
-                f'got {tuple(new_classes)}'
-            )
-        return {255: 1}
+    def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
+        """Map the value 255 of a binary mask to class 1, for ``LoadAnnotations``."""
+        return {255: 1} if new_classes is None or len(new_classes) == 2 else None
 
     def row_info(self, row: SplitRow) -> dict[str, Any]:
         """Return the keys of the mask that mmseg's ``LoadAnnotations`` needs.

@@ -23,19 +23,25 @@ from filelock import FileLock
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine.logging import print_log
 
+from mmkdml.datasets.class_masks import MASK_TABLE
 from mmkdml.datasets.images import READER_VERSION
-from mmkdml.datasets.transforms import LoadBinaryMask, LoadCheckedImage, LoadMultiChannelImage
+from mmkdml.datasets.transforms import (
+    LoadBinaryMask,
+    LoadCheckedImage,
+    LoadClassMask,
+    LoadMultiChannelImage,
+)
 from mmkdml.files import atomic_writer, remove_partial_files
 
 GIB = 2**30
 # Sample keys of each cached transform: those of its input files, and that of the pixels.
 _LOADERS: dict[type, tuple[tuple[str, ...], str]] = {
-    LoadImageFromFile: (('img_path',), 'img'),
-    LoadCheckedImage: (('img_path',), 'img'),
-    LoadMultiChannelImage: (('img_path',), 'img'),
-    LoadBinaryMask: (('seg_map_path', 'img_path'), 'gt_seg_map'),
+    **dict.fromkeys(
+        (LoadImageFromFile, LoadCheckedImage, LoadMultiChannelImage), (('img_path',), 'img')
+    ),
+    **dict.fromkeys((LoadClassMask, LoadBinaryMask), (('seg_map_path', 'img_path'), 'gt_seg_map')),
 }
-_DRAWN_ON = 'masks_drawn_on'  # sample key that affects the pixels of masks
+_HINTS = ('masks_drawn_on', MASK_TABLE)  # sample keys that affect the pixels of masks
 # Columns of the table, int64: the state of the files, the offset, (H, W, C) and the checksum of the
 # pixels. C is 0 for (H, W); H is 0 if the image is not in the pack.
 _STATE, _OFFSET, _SHAPE, _CHECKSUM, _COLUMNS = slice(0, 4), 4, slice(5, 8), 8, 9
@@ -52,9 +58,8 @@ def cached_pipeline(
     limit, or are not decoded to 8 bits, are read from their files each time.
 
     Args:
-        transforms: The pipeline. ``LoadCheckedImage``, ``LoadMultiChannelImage``,
-            ``LoadBinaryMask`` and mmcv's ``LoadImageFromFile`` are replaced, but not their
-            subclasses.
+        transforms: The pipeline. The loaders of this package and mmcv's ``LoadImageFromFile`` are
+            replaced, but not their subclasses.
         samples: Data infos of all samples, in the order of their ``sample_idx``.
         dir: Folder of the packs, created if missing. Data sets and runs may share it.
         limit: Maximum size of all packs in the folder, in GiB, > 0.
@@ -194,7 +199,8 @@ def _prepare(
     """Find or write the pack of the samples as decoded by ``load``; None if the folder is full."""
     sources, field = _LOADERS[type(load)]
     files = [[osp.abspath(sample[key]) for key in sources if key in sample] for sample in samples]
-    hints = [sample.get(_DRAWN_ON) if field != 'img' else None for sample in samples]
+    keys = () if field == 'img' else _HINTS
+    hints = [{key: one[key] for key in keys if key in one} or None for one in samples]
     # Other versions of these libraries may decode to other pixels.
     versions = cv2.__version__, PIL.__version__, mmcv.__version__, READER_VERSION, _COLUMNS
     how = [type(load).__name__, sorted(vars(load).items()), *versions]
@@ -209,12 +215,11 @@ def _prepare(
             others -= pack.path.stat().st_size if pack.path.exists() else 0
             room = limit - others
             if len(files) * _ROW_BYTES > room:
-                print_log(
-                    f'{folder} has no room for {len(files)} more samples. {_ADVICE}', 'current'
-                )
+                message = f'{folder} has no room for {len(files)} more samples. {_ADVICE}'
+                print_log(message, 'current')
                 return None
             inputs = [
-                {**dict(zip(sources, one, strict=False)), _DRAWN_ON: hint}
+                dict(zip(sources, one, strict=False), **(hint or {}))
                 for one, hint in zip(files, hints, strict=True)
             ]
             number = len({one[0] for one in files})

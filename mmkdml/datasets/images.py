@@ -192,13 +192,13 @@ def read_binary_mask(
             f'{path}: expected a binary mask, {{0, 255}} or {{0, 1}}, got the values {first}'
         )
     mask = foreground.astype(np.uint8)
-    return mask if header is None else _fitted(mask, header, drawn_on, path)
+    return mask if header is None else fit_mask(mask, header, drawn_on, path)
 
 
-def _fitted(
+def fit_mask(
     mask: np.ndarray, header: ImageHeader, drawn_on: str | None, path: str | Path
 ) -> np.ndarray:
-    """Check the size of a mask, and rotate it to match its image as displayed."""
+    """Check the size of a mask (H, W), and rotate it; see :func:`read_binary_mask`."""
     size = mask.shape[1], mask.shape[0]
     fits = [
         name

@@ -1,4 +1,4 @@
-"""Transforms that load images and binary masks, and augmentation by albumentations."""
+"""Transforms that load images and masks, and augmentation by albumentations."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine.logging import print_log
 
 from mmkdml.datasets.channels import MAX_CHANNELS, is_numpy, numpy_header, read_channels
+from mmkdml.datasets.class_masks import MASK_TABLE, read_class_mask
 from mmkdml.datasets.images import ImageHeader, read_binary_mask, read_header, read_image_and_header
 from mmkdml.registry import TRANSFORMS
 
@@ -28,7 +29,7 @@ class LoadCheckedImage(LoadImageFromFile):
 
     Required key: ``img_path``.
     Added keys: ``img`` (H, W, 3) uint8 BGR, rotated by its EXIF orientation; ``img_shape``,
-    ``ori_shape``; ``image_header``, used by :class:`LoadBinaryMask`.
+    ``ori_shape``; ``image_header``, used by :class:`LoadClassMask`.
 
     Args:
         to_float32: Convert the pixels to float32.
@@ -92,29 +93,42 @@ def reversed_if_rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 @TRANSFORMS.register_module()
-class LoadBinaryMask(BaseTransform):
-    """Load a mask as 0 (background) and 1 (foreground); see ``images.read_binary_mask``.
+class LoadClassMask(BaseTransform):
+    """Load a mask as class indices, by the table of its data set; without one, a binary mask.
 
-    Replaces mmseg's ``LoadAnnotations``, which uses the indices of a palette image as classes and
-    accepts any value. A mask drawn on the stored pixels of an image with EXIF orientation is
-    rotated with the image.
+    Binary masks are read as 0 (background) and 1 (foreground) by ``images.read_binary_mask``,
+    others by ``class_masks.read_class_mask``, with 255 for ignored pixels. Replaces mmseg's
+    ``LoadAnnotations``, which uses the indices of a palette image as classes and accepts any value.
+    A mask drawn on the stored pixels of an image with EXIF orientation is rotated with the image.
 
     Required keys: ``seg_map_path``, ``seg_fields``.
-    Optional keys: ``img_path``, the image that the mask must fit; ``image_header``, read from the
-    image if missing; ``masks_drawn_on``, ``'stored'`` or ``'shown'``.
+    Optional keys: ``mask_table``, a ``class_masks.ClassTable``; ``img_path``, the image that the
+    mask must fit; ``image_header``, read from the image if missing; ``masks_drawn_on``,
+    ``'stored'`` or ``'shown'``.
     Added key: ``gt_seg_map`` (H, W), uint8, also appended to ``seg_fields``.
 
     Raises:
-        ValueError: If the mask is unreadable, not binary or does not fit its image.
+        ValueError: If the mask is unreadable, has other values or does not fit its image.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add the mask."""
-        results['gt_seg_map'] = read_binary_mask(
-            results['seg_map_path'], header_of(results), results.get('masks_drawn_on')
-        )
+        path, table = results['seg_map_path'], results.get(MASK_TABLE)
+        how = header_of(results), results.get('masks_drawn_on')
+        if table is None:
+            results['gt_seg_map'] = read_binary_mask(path, *how)
+        else:
+            results['gt_seg_map'] = read_class_mask(path, table, *how)
         results['seg_fields'].append('gt_seg_map')
         return results
+
+
+@TRANSFORMS.register_module()
+class LoadBinaryMask(LoadClassMask):
+    """:class:`LoadClassMask` under its former name, which the included configs have.
+
+    Changing it in them would change the recorded settings of existing runs.
+    """
 
 
 def header_of(results: Mapping[str, Any]) -> ImageHeader | None:

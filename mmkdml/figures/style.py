@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from matplotlib import rc_context, rc_params_from_file, rcParams
+from matplotlib import color_sequences, rc_context, rc_params_from_file, rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
@@ -59,8 +60,12 @@ def member_color(name: str, members: tuple[str, ...] | list[str] = ()) -> str:
 
 
 def class_color(index: int) -> str:
-    """Return the color of a foreground class on images; the first one has index 0."""
-    return CLASS_COLORS[index % len(CLASS_COLORS)]
+    """Return the color of a foreground class on images; the first one has index 0.
+
+    The first ones suit color-blind readers; colors repeat after 27 classes.
+    """
+    colors = (*CLASS_COLORS, *map(to_hex, color_sequences['tab20']))
+    return colors[index % len(colors)]
 
 
 @contextmanager

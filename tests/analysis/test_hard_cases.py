@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from mmkdml.analysis.hard_cases import (
     check_comparable,
     choose_cases,
+    class_overlap,
     list_cases,
     measure_cases,
     only_cases,
@@ -257,6 +258,16 @@ def test_overlap():
     mask[:, :2] = True
     assert overlap(mask, truth) == pytest.approx((100 * 2 / 6, 100 * 4 / 8))
     assert overlap(truth, truth) == (100, 100)
+
+
+def test_class_overlap_is_the_mean_of_the_classes_that_occur():
+    truth = np.array([0, 1, 1, 2, 2, 2, 3, 255])
+    labels = np.array([1, 1, 0, 2, 2, 3, 2, 3])
+    one, two, three = ((truth == k, (labels == k) & (truth != 255)) for k in (1, 2, 3))
+    expected = np.mean([overlap(*one), overlap(*two), overlap(*three)], axis=0)
+    assert class_overlap(labels, truth) == pytest.approx(expected)
+    assert class_overlap(truth, truth) == (100, 100)
+    assert np.isnan(class_overlap(np.zeros(3), np.array([0, 0, 255]))).all()
 
 
 def test_only_cases_keeps_the_order_of_ids(masks):

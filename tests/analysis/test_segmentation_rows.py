@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from mmengine.structures import PixelData
+from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader
 
 from mmkdml.analysis.hard_cases import measure_cases
-from mmkdml.analysis.segmentation_rows import DIFFERENCE_COLORS, mask_rows
+from mmkdml.analysis.segmentation_rows import DIFFERENCE_COLORS, _mask_row, mask_rows
 
 COLUMNS = ['image', 'truth', 'teacher', 'student_1', 'student_2', 'ensemble', 'difference']
 
@@ -96,3 +98,27 @@ def test_sample_without_img_path_raises(masks):
     dataset.pipeline.transforms[-1].meta_keys = ('id', 'ori_shape', 'img_shape', 'pad_shape')
     with pytest.raises(ValueError, match='expected img_path in its metainfo'):
         mask_rows(model, DataLoader(dataset, 8, collate_fn=loader.collate_fn))
+
+
+def test_wrong_classes_are_not_true_positives(masks):
+    """Four classes: hits, two kinds of errors, a wrong class and an ignored pixel."""
+    model, loader = masks
+    data = copy.deepcopy(loader.dataset)
+    sample = data[0]['data_samples']
+    height, width = sample.gt_sem_seg.shape
+    truth, labels = torch.zeros(2, height, width, dtype=torch.long)
+    truth[0, :5] = torch.tensor([1, 2, 3, 0, 255])
+    labels[0, :5] = torch.tensor([1, 3, 0, 2, 1])
+    sample.gt_sem_seg.data = truth[None]
+    sample.pred_sem_seg = PixelData(data=labels[None])
+    sample.seg_logits = PixelData(data=one_hot(labels, 4).permute(2, 0, 1).float())
+    row = _mask_row(sample)
+    colors = row['difference'].legend
+    assert list(colors) == [*DIFFERENCE_COLORS, 'wrong class']
+    expected = ['true positive', 'wrong class', 'false negative', 'false positive']
+    for column, kind in enumerate(expected):
+        painted = (255 * np.array(to_rgb(colors[kind]))).astype(int)
+        assert (row['difference'].image[0, column] == painted).all()
+    assert (row['difference'].image[0, 4] == row['difference'].image[0, 4, 0]).all()
+    # Class 1 is found, class 2 and 3 have no pixel in common.
+    assert row['difference'].caption == 'mean IoU 33.3 %, Dice 33.3 %'

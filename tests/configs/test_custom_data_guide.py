@@ -61,6 +61,9 @@ def clone(tmp_path, monkeypatch):
             save(Path(f'data/cells/images/P{patient}/{view}.png'), image)
             mask = 255 * (image[..., 0] > 99 * view)
             save(Path(f'data/polyps/masks/P{patient}/{view}_mask.png'), mask)
+            save(Path(f'data/organs/images/P{patient}/{view}.png'), image)
+            organs = np.array([0, 1, 2, 255])[image[..., 0] // 64]
+            save(Path(f'data/organs/masks/P{patient}/{view}.png'), organs)
             save(Path(f'data/mri/masks/P{patient}/{view}.png'), mask)
             Path(f'data/mri/images/P{patient}').mkdir(parents=True, exist_ok=True)
             sequences = rng.integers(0, 900, (40, 56, 4)).astype(np.float32)
@@ -71,23 +74,26 @@ def clone(tmp_path, monkeypatch):
         save(Path(f'data/xrays/images_001/images/{place}.png'), rng.integers(0, 256, (40, 56)))
         lines.append(f'{place}.png,{found},{place}')
     Path('data/xrays/Data_Entry_2017.csv').write_text('\n'.join(lines))
+    table = re.search(r'^    name,value,r,g,b\n(    .*\n)+', GUIDE, re.MULTILINE)[0]
+    Path('data/organs/classes.csv').write_text(table.replace('    ', ''))
     for command in COMMANDS:
         if 'convert' in command:
             run(command)
-    tiles, xrays, polyps, size, cells, _, mri = BLOCKS
+    tiles, xrays, polyps, organs, size, cells, _, mri = BLOCKS
     Path('configs/kdml_v1_cells.py').write_text(cells)
     Path('configs/kdml_v3_mri.py').write_text(mri)
     Path('configs/kdml_v3_tiles.py').write_text(tiles)
     Path('configs/kdml_v3_xrays.py').write_text(xrays)
+    Path('configs/kdml_v3_organs.py').write_text(organs + size.replace('128', '64'))
     Path('configs/kdml_v3_polyps.py').write_text(polyps + size.replace('128', '64'))
     return tmp_path
 
 
 def test_commands_name_existing_tools():
     used = [' '.join(command.split()[1:3]) for command in COMMANDS]
-    assert used.count('convert folders') == 3
+    assert used.count('convert folders') == 4
     assert all(one in command_tools() or one.split()[0] in command_tools() for one in used)
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
 
 
 def test_guide_reads_several_classes_per_image(clone):
@@ -110,6 +116,7 @@ def test_guide_reads_several_classes_per_image(clone):
         ('tiles', ('fat', 'mucus', 'tumour')),
         ('cells', ('red', 'white')),
         ('polyps', ('background', 'polyp')),
+        ('organs', ('background', 'liver', 'kidney')),
         ('mri', ('background', 'tumour')),
     ],
 )
@@ -128,7 +135,7 @@ def test_guide_trains_on_custom_data(clone, name, classes):
         assert tuple(dataset.metainfo['classes']) == classes
         groups.append({dataset.get_data_info(i)['group'] for i in range(len(dataset))})
         shapes = dict(tiles=(3, 224, 224), polyps=(3, 64, 64), mri=(4, 256, 256))
-        shapes['cells'] = (3, 457, 640)
+        shapes |= dict(organs=(3, 64, 64), cells=(3, 457, 640))
         assert dataset[0]['inputs'].shape == shapes[name]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 5  # patients stay together
     if name == 'cells':  # a step at their size takes long

@@ -16,6 +16,7 @@ from mmkdml.datasets import (
     LGGDataset,
     LoadBinaryMask,
     LoadCheckedImage,
+    LoadClassMask,
     PCamDataset,
     SplitClassificationDataset,
     SplitSegDataset,
@@ -251,3 +252,51 @@ def test_lossy_loader_is_logged(data, monkeypatch):
     build(SplitClassificationDataset)
     assert len(logged) == 1
     assert 'LoadCheckedImage' in logged[0]
+
+
+TABLE = dict(values=[0, 60, 120], ignore=[255])
+
+
+@pytest.fixture
+def organs(data):
+    """Split files of three classes, whose mask has each value once in its first row."""
+    mask = np.zeros((8, 8), np.uint8)
+    mask[0, :4] = [0, 60, 120, 255]
+    cv2.imwrite('images/a_mask.tif', mask)
+    rows = [SplitRow('a', 'a.tif', 'g', 2, 'a_mask.tif')]
+    write_splits('organs', dict(train=rows), {'classes': 'xyz', 'mask_table': TABLE})
+    return data
+
+
+@pytest.mark.parametrize('loader', [LoadClassMask, LoadBinaryMask])
+@pytest.mark.parametrize('cached', [False, True])
+def test_masks_of_several_classes_are_loaded_by_the_table(organs, loader, cached):
+    settings = dict(
+        ann_file='organs/train.csv',
+        data_root='images',
+        pipeline=[dict(type=LoadCheckedImage), dict(type=loader), dict(type=PackSegInputs)],
+        image_cache=dict(dir='cache') if cached else None,
+    )
+    dataset = SplitSegDataset(**settings)
+    loaded = dataset[0]['data_samples'].gt_sem_seg.data[0].numpy()
+    assert loaded[0].tolist() == [0, 1, 2, 255, 0, 0, 0, 0]
+    assert not loaded[1:].any()
+    assert dataset.metainfo['classes'] == ('x', 'y', 'z')
+    assert len(dataset.metainfo['palette']) == 3
+    # Another table is other pixels, also in the cache.
+    other = SplitSegDataset(**settings, mask_table=dict(values=[60, 120, 255], ignore=[0]))
+    loaded = other[0]['data_samples'].gt_sem_seg.data[0].numpy()
+    assert loaded[0, :4].tolist() == [255, 0, 1, 2]
+
+
+def test_load_annotations_without_the_table_raises(organs):
+    dataset = build(SplitSegDataset, 'organs/train.csv')
+    with pytest.raises(RuntimeError, match=r'a\.tif: LoadAnnotations .* table .*Use LoadClassMask'):
+        dataset[0]
+
+
+def test_classes_of_the_manifest_are_kept(organs):
+    with pytest.raises(ValueError, match=r"expected 3 classes, \('x', 'y', 'z'\).*'y', 'x'"):
+        build(SplitSegDataset, 'organs/train.csv', metainfo=dict(classes=('y', 'x', 'z')))
+    with pytest.raises(ValueError, match="expected 3 classes.*'background', 'tumour'"):
+        build(LGGDataset, 'organs/train.csv')

@@ -148,7 +148,7 @@ def test_loader_that_does_not_turn_masks_raises(tmp_path):
     root = draw(tmp_path, 6, 'stored', SQUARE)
     convert(root, masks_drawn_on='stored')
     pipeline = [LOAD[0], dict(type=LoadAnnotations)]
-    with pytest.raises(RuntimeError, match='EXIF orientation 6 .*Use LoadBinaryMask'):
+    with pytest.raises(RuntimeError, match='EXIF orientation 6 .*Use LoadClassMask'):
         dataset(root, pipeline)[0]
     draw(root, 1, 'stored', SQUARE)
     assert dataset(root, pipeline)[0]['gt_seg_map'].shape == SQUARE

@@ -18,12 +18,26 @@ def main() -> None:
         epilog='Without --images and --masks, each subfolder of SOURCE is a class.',
     )
     parser.add_argument('--images', metavar='DIR', help='folder of images in SOURCE')
-    parser.add_argument('--masks', metavar='DIR', help='folder of binary masks in SOURCE')
+    parser.add_argument('--masks', metavar='DIR', help='folder of masks in SOURCE')
     parser.add_argument(
         '--mask-suffix',
         default='',
         metavar='TEXT',
         help='suffix of mask names after the name of the image, e.g. _mask',
+    )
+    parser.add_argument(
+        '--classes',
+        metavar='FILE',
+        help='table in SOURCE of the classes of masks, the background first: CSV with the columns '
+        'name,value or name,r,g,b, or JSON; default: binary masks',
+    )
+    parser.add_argument(
+        '--ignore',
+        nargs='+',
+        default=(),
+        metavar='VALUE',
+        help='values of ignored pixels in masks with --classes, such as 255, or 255,255,255 for '
+        'colors',
     )
     add_group_option(parser)
     parser.add_argument(

@@ -44,13 +44,25 @@ def main() -> None:
         '--labels',
         default='Finding Labels',
         metavar='COLUMN',
-        help='column of the names of the classes, joined by | (default: %(default)s)',
+        help='column of the names of the classes, joined by --separator (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--separator',
+        default='|',
+        metavar='TEXT',
+        help='text between the names in --labels (default: %(default)s)',
     )
     parser.add_argument(
         '--class-columns',
         nargs='+',
         metavar='COLUMN',
         help='columns of single classes with 0 and 1, instead of --labels',
+    )
+    parser.add_argument(
+        '--uncertain',
+        choices=['zeros', 'ones', 'drop'],
+        help='treatment of -1 in --class-columns, as in CheXpert: absent, present, or leave the '
+        'image out; default: an error',
     )
     parser.add_argument(
         '--no-class',

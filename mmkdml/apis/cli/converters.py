@@ -128,7 +128,7 @@ def run_converter(
             )
     out = Path(arguments['out'])
     info = json.loads((out / INFO_FILE).read_text())
-    print(summary(splits, info.get('classes'), info.get('boxes')))
+    print(summary(splits, info.get('classes'), info.get('boxes'), info.get('mask_counts')))
     if config is None:
         print(f'\nnext: write a config for your data, see "{page}" in the documentation')
         return
@@ -146,6 +146,7 @@ def summary(
     splits: Splits,
     classes: Sequence[str] | None = None,
     boxes: Mapping[str, Mapping[str, int]] | None = None,
+    masks: Mapping[str, Mapping[str, Mapping[str, int]]] | None = None,
 ) -> str:
     """Format the number of images, groups, and positives, samples or boxes per class of each split.
 
@@ -155,6 +156,8 @@ def summary(
             an image count as samples of each of its classes. If there are any, a column has their
             sum.
         boxes: Number of boxes of each class in each split, for images with boxes.
+        masks: Number of images with each class and of its pixels in each split, for masks of
+            several classes: a column has the images and the share of the pixels.
     """
     from prettytable import PrettyTable
 
@@ -170,15 +173,21 @@ def summary(
     titles = ['split', 'images', 'groups', *(classes or ['positives'])]
     if boxes:
         titles.insert(3, 'boxes')
-    elif classes and repeated:
+    elif classes and repeated and not masks:
         titles.insert(3, 'samples')
     table = PrettyTable(titles, align='r', border=False, padding_width=0, right_padding_width=2)
     table.align['split'] = 'l'
     for name, rows in splits.items():
         counts = split_counts(rows)
-        numbers = [counts['images'], counts['groups']]
+        numbers: list[int | str] = [counts['images'], counts['groups']]
         if boxes:
             numbers += [sum(boxes[name].values()), *boxes[name].values()]
+        elif masks:
+            total = sum(one['pixels'] for one in masks[name].values())
+            numbers += [
+                f'{one["images"]} ({100 * one["pixels"] / max(total, 1):.2g} %)'
+                for one in masks[name].values()
+            ]
         elif classes:
             samples: Counter[int | str] = Counter()
             for row in rows:
@@ -189,7 +198,8 @@ def summary(
         else:
             numbers.append(counts['positives'])
         table.add_row([name, *numbers])
-    return table.get_string()
+    note = '\n\nimages with each class (share of its pixels)' if masks else ''
+    return table.get_string() + note
 
 
 @contextmanager

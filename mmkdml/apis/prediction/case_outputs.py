@@ -91,7 +91,8 @@ def write_case(
                 )
             written.append(path)
     for name, stack in masks.items():
-        written.append(_write_masks(case, stack.open(), len(classes), outputs, name))
+        stacked = stack.open()
+        written.append(_write_masks(case, stacked, len(classes), outputs, name, predictor.colors))
     if segments and shown is not None:
         written.append(_write_overlay(case, shown_images.panels, classes[1:], outputs))
     return rows, written
@@ -174,7 +175,12 @@ def _title(case: Case, index: int) -> str:
 
 
 def _write_masks(
-    case: Case, masks: np.ndarray, classes: int, outputs: OutputFolder, member: str
+    case: Case,
+    masks: np.ndarray,
+    classes: int,
+    outputs: OutputFolder,
+    member: str,
+    colors: Sequence[Sequence[int]] | None,
 ) -> Path:
     png, tif, nifti = MASK_SUFFIXES
     suffix = nifti if case.volume is not None else png if len(masks) == 1 else tif
@@ -183,7 +189,10 @@ def _write_masks(
         if case.volume is not None:
             write_mask(masks, case.volume, part)
             return path
-        first, *others = [Image.fromarray(mask * (255 if classes == 2 else 1)) for mask in masks]
+        scale = 255 if classes == 2 and colors is None else 1
+        first, *others = pages = [Image.fromarray(mask * scale) for mask in masks]
+        for page in pages if colors else ():
+            page.putpalette([part for color in colors or () for part in color])
         if others:
             options = dict(save_all=True, append_images=others, compression='tiff_deflate')
             first.save(part, 'TIFF', **options)

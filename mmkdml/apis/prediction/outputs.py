@@ -59,7 +59,8 @@ def predict_files(
       failed cases.
     - ``masks/<member>/<case>`` (segmentation): PNG, TIFF for a stack, and NIfTI on the volume's own
       grid for NIfTI and DICOM. Values are class indices, except that PNG and TIFF masks of two
-      classes have 255 as foreground.
+      classes have 255 as foreground. If the table of classes of the training data has colors, PNG
+      and TIFF masks are palette images with these colors, whose indices are the classes.
     - ``segmentations/<member>/<case>.dcm`` (segmentation of DICOM, with ``segments``): DICOM
       segmentation objects; see :func:`~mmkdml.apis.prediction.dicom.write_segmentation`.
     - ``boxes/<member>.json`` (detection): all boxes as COCO JSON; see

@@ -15,7 +15,7 @@ from mmkdml.apis.prediction.box_tiles import Color, draw_boxes
 from mmkdml.evaluation.boxes.panels import BoxPanel
 from mmkdml.evaluation.boxes.samples import Boxes
 from mmkdml.evaluation.mask_panels import Panel
-from mmkdml.figures.style import CLASS_COLORS
+from mmkdml.figures import class_color
 
 # In pixels: the longer side of an image, the gap between images, the height of a text line.
 _SIDE, _GAP, _LINE = 384, 8, 24
@@ -66,10 +66,8 @@ def size_of(found: np.ndarray | Boxes) -> int:
 
 
 def _color(index: int) -> Color:
-    """Return the 8-bit RGB color of a foreground class; the first ones suit color-blind readers."""
-    more = matplotlib.color_sequences['tab20']
-    chosen = (*CLASS_COLORS, *more)[index % (len(CLASS_COLORS) + len(more))]
-    return tuple(round(255 * part) for part in to_rgb(chosen))
+    """Return the 8-bit RGB color of a foreground class."""
+    return tuple(round(255 * part) for part in to_rgb(class_color(index)))
 
 
 def _row(

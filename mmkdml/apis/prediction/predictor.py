@@ -21,6 +21,7 @@ from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources, read_source
 from mmkdml.apis.run.config import load_run
 from mmkdml.apis.trained import load_with_meta
+from mmkdml.datasets.class_masks import MASK_TABLE, ClassTable
 from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
@@ -43,6 +44,7 @@ class Predictor:
         config: Config whose test pipeline loads and resizes images.
         classes: Names of the classes; None if unknown.
         checkpoint: File of the weights.
+        colors: Color (r, g, b) of each class in predicted masks; None for gray masks.
 
     Attributes:
         members: Names of the members that predict, including the ensemble.
@@ -56,11 +58,13 @@ class Predictor:
         config: Config,
         classes: Sequence[str] | None = None,
         checkpoint: Path | None = None,
+        colors: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.model = model
         self.config = config
         self.classes = tuple(classes) if classes else None
         self.checkpoint = checkpoint
+        self.colors = colors
         if isinstance(model, KnowledgeDistiller):
             self.members = (*members_in_order(model.named_members()), ENSEMBLE)
             task: Task = model.task
@@ -203,7 +207,9 @@ def load(
     where = _device(device)
     model, meta = load_with_meta(config, path, use_config)
     path = resolve_checkpoint(path)
-    return Predictor(model.to(where), config, meta.get('classes'), path)
+    table = meta.get(MASK_TABLE)
+    colors = ClassTable.from_info(table).colors if table else None
+    return Predictor(model.to(where), config, meta.get('classes'), path, colors)
 
 
 def _device(device: str | torch.device | None) -> torch.device:

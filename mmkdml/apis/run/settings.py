@@ -236,7 +236,8 @@ def _data_digest(dataset: Mapping[str, Any]) -> str | None:
         paths = dict.fromkeys((Path(dataset['ann_file']), root / dataset['ann_file']))
         states = [(path, path.stat()) for path in paths if path.is_file()]
         digests = [_file_digest(path, one.st_size, one.st_mtime_ns) for path, one in states]
-        return ' '.join(digests) or None
+        digests += [_table_digest(path.parent) for path, _ in states]
+        return ' '.join(filter(None, digests)) or None
     prefixes = dataset.get('data_prefix') or ''
     prefixes = [prefixes] if isinstance(prefixes, str) else sorted(map(str, prefixes.values()))
     digest, found = hashlib.sha256(), False
@@ -249,6 +250,17 @@ def _data_digest(dataset: Mapping[str, Any]) -> str | None:
                 found = True
                 digest.update(f'{os.path.relpath(Path(path, name), folder)}\0'.encode())
     return digest.hexdigest() if found else None
+
+
+def _table_digest(folder: Path) -> str:
+    """Hash the classes of masks and their values in a manifest; empty if there are none."""
+    from mmkdml.datasets.class_masks import MASK_TABLE  # imports the frameworks
+    from mmkdml.datasets.splits.manifest import read_manifest
+
+    manifest = read_manifest(folder)
+    table = manifest.get(MASK_TABLE)
+    text = json.dumps([manifest.get('classes'), table], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest() if table else ''
 
 
 @lru_cache(maxsize=256)

@@ -2,10 +2,11 @@
 
 from mmkdml.datasets.converters.bccd import convert_bccd
 from mmkdml.datasets.converters.coco import coco_boxes, convert_coco
-from mmkdml.datasets.converters.folders import class_folder_rows, convert_folders, mask_pair_rows
+from mmkdml.datasets.converters.folders import class_folder_rows, convert_folders
 from mmkdml.datasets.converters.ham10000 import convert_ham10000, ham10000_rows
 from mmkdml.datasets.converters.lgg import convert_lgg, lgg_rows
 from mmkdml.datasets.converters.mask_boxes import component_boxes, convert_mask_boxes
+from mmkdml.datasets.converters.mask_folders import class_mask_rows, mask_pair_rows
 from mmkdml.datasets.converters.multi_label import convert_multi_label, multi_label_rows
 from mmkdml.datasets.converters.nnunet import convert_nnunet
 from mmkdml.datasets.converters.pcam import convert_pcam, pcam_rows
@@ -14,6 +15,7 @@ from mmkdml.datasets.converters.yolo import convert_yolo, yolo_boxes
 
 __all__ = [
     'class_folder_rows',
+    'class_mask_rows',
     'coco_boxes',
     'component_boxes',
     'convert_bccd',

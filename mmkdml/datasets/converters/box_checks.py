@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmkdml.datasets.coco_json import Box, BoxImage, coco_json
-from mmkdml.datasets.converters.folders import find_groups
-from mmkdml.datasets.converters.source_checks import Problems, Splits
+from mmkdml.datasets.converters.source_checks import Problems, Splits, find_groups
 from mmkdml.datasets.images import read_image_and_header
 from mmkdml.datasets.splits import SplitRow, refuse_shared_groups, split_rows, write_splits
 from mmkdml.datasets.splits.manifest import BOXES_FILE

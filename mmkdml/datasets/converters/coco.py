@@ -11,8 +11,7 @@ from typing import Any
 
 from mmkdml.datasets.coco_json import BoxImage, read_coco
 from mmkdml.datasets.converters.box_checks import BoxSet, check_boxes, split_boxes, write_boxes
-from mmkdml.datasets.converters.folders import folder_inside
-from mmkdml.datasets.converters.source_checks import Problems, Splits, source_folder
+from mmkdml.datasets.converters.source_checks import Problems, Splits, folder_inside, source_folder
 from mmkdml.datasets.converters.source_files import find_files
 from mmkdml.datasets.splits.split_row import check_inside
 from mmkdml.names import SPLITS

@@ -13,9 +13,9 @@ import numpy as np
 
 from mmkdml.datasets.coco_json import Box, BoxImage
 from mmkdml.datasets.converters.box_checks import BoxSet, write_boxes
-from mmkdml.datasets.converters.folders import mask_pair_rows
 from mmkdml.datasets.converters.ham10000 import DIAGNOSES, ham10000_rows
 from mmkdml.datasets.converters.lgg import lgg_rows
+from mmkdml.datasets.converters.mask_folders import mask_pair_rows
 from mmkdml.datasets.converters.source_checks import Problems, Splits, masks_info
 from mmkdml.datasets.images import read_binary_mask, read_header
 from mmkdml.datasets.splits import SplitRow, split_rows

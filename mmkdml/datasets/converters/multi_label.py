@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ from mmkdml.datasets.converters.source_files import find_files, read_table
 from mmkdml.datasets.images import read_image
 from mmkdml.datasets.splits import SplitRow, refuse_shared_groups, split_rows, write_splits
 from mmkdml.datasets.splits.split_row import SEPARATOR
+from mmkdml.functional.checks import check_choice
 from mmkdml.names import SPLITS
 
 _VALUES = {'1': True, '1.0': True, '0': False, '0.0': False, '': False}
+_UNCERTAIN = ('-1', '-1.0')
+_RULES = ('zeros', 'ones', 'drop')
 
 
 def multi_label_rows(
@@ -25,6 +29,8 @@ def multi_label_rows(
     labels: str = 'Finding Labels',
     class_columns: Sequence[str] | None = None,
     no_class: str = 'No Finding',
+    separator: str = SEPARATOR,
+    uncertain: str | None = None,
 ) -> tuple[list[SplitRow], tuple[str, ...]]:
     """Read and check images whose classes are in a table.
 
@@ -35,9 +41,13 @@ def multi_label_rows(
         table: File name of the table, with commas, tabs or semicolons.
         image: Column with the file name of the image, or its path below ``source``.
         group: Column with the group (patient); None if each image is a group.
-        labels: Column with the names of the classes, joined by ``|``.
+        labels: Column with the names of the classes, joined by ``separator``.
         class_columns: Columns of single classes, with 1, or 0 or nothing; instead of ``labels``.
         no_class: Name in ``labels`` of images without any class, in addition to an empty cell.
+        separator: Text between the names in ``labels``.
+        uncertain: Treatment of -1 in ``class_columns``, a finding that may be present, as in
+            CheXpert: ``'zeros'`` counts it as absent, ``'ones'`` as present, ``'drop'`` leaves the
+            image out. Default: an error.
 
     Returns:
         A row per image, and the names of the classes: ``class_columns``, or those in the table,
@@ -46,8 +56,20 @@ def multi_label_rows(
     Raises:
         FileNotFoundError: If ``source`` is not a folder or has no such table.
         ValueError: If a column is missing, a value or image is invalid, or images and rows do not
-            match. The message lists up to 10 problems.
+            match. The message lists up to 10 problems. If ``separator`` is empty, or ``uncertain``
+            is invalid or has no ``class_columns``.
     """
+    if not separator.strip() and separator != ' ':
+        raise ValueError(
+            f'Invalid separator: expected text such as {SEPARATOR!r}, got {separator!r}'
+        )
+    if uncertain is not None:
+        check_choice('uncertain', uncertain, _RULES)
+        if class_columns is None:
+            raise ValueError(
+                f'Invalid uncertain (--uncertain) {uncertain!r}: expected class columns '
+                '(--class-columns), which can have the value -1, got none'
+            )
     source = source_folder(source, f'the folder with the images and {table}')
     problems = Problems(source)
     columns = list(class_columns or [labels])
@@ -55,21 +77,33 @@ def multi_label_rows(
     name, lines = read_table(source, table, [*keys, *columns])
     find = _Images(find_files(source, source))
     rows: dict[str, SplitRow] = {}
+    seen: set[str] = set()
     for line, values in lines:
         where = f'{name}, line {line}'
         try:
             path = find(values[0].strip())
-            if path in rows:
+            if path in seen:
                 raise ValueError(f'duplicate {image} {values[0]!r}')
-            found = _classes(values[len(keys) :], class_columns, no_class)
+            seen.add(path)
+            cells = values[len(keys) :]
+            if class_columns is None:
+                found = _names(cells[0], separator, no_class)
+            else:
+                found, is_certain = _present(cells, class_columns, uncertain)
+                if not is_certain and uncertain == 'drop':
+                    continue
             image_id = Path(path).with_suffix('').as_posix()
             own = values[1].strip() if group is not None else image_id
             rows[path] = SplitRow(image_id, path, own, int(bool(found)), labels=found)
         except ValueError as error:
             problems.add(f'{where}: {error}')
-    for path in find.unused(rows):
+    for path in find.unused(seen):
         problems.add(f'{path}: no row in {name}')
     problems.stop_if_any()
+    if dropped := len(seen) - len(rows):
+        warnings.warn(
+            f'{dropped} of {len(seen)} images with uncertain labels (-1) are left out', stacklevel=2
+        )
     names = {one for row in rows.values() for one in row.labels or ()}
     classes = tuple(class_columns or sorted(names))
     if not classes:
@@ -94,6 +128,8 @@ def convert_multi_label(
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
+    separator: str = SEPARATOR,
+    uncertain: str | None = None,
 ) -> Splits:
     """Write split files for images whose classes are in a table; see :func:`multi_label_rows`.
 
@@ -113,12 +149,16 @@ def convert_multi_label(
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
+        separator: See :func:`multi_label_rows`, as ``uncertain``.
+        uncertain: Treatment of -1 in ``class_columns``.
 
     Raises:
         FileNotFoundError: If ``test_list`` does not exist.
         ValueError: If ``test_list`` names unknown images, or divides a group.
     """
-    rows, classes = multi_label_rows(source, table, image, group, labels, class_columns, no_class)
+    rows, classes = multi_label_rows(
+        source, table, image, group, labels, class_columns, no_class, separator, uncertain
+    )
     if test_list is None:
         splits = split_rows(rows, ratios, seed)
     else:
@@ -131,6 +171,7 @@ def convert_multi_label(
         table=table,
         classes=classes,
         test_list=test_list,
+        **({} if uncertain is None else dict(uncertain=uncertain)),
         seed=seed,
         ratios=[float(ratio) for ratio in ratios],
     )
@@ -159,20 +200,32 @@ class _Images:
         return sorted(self._paths.keys() - set(used))
 
 
-def _classes(
-    values: Sequence[str], columns: Sequence[str] | None, no_class: str
-) -> tuple[str, ...]:
-    if columns is None:
-        names = [one.strip() for one in values[0].split(SEPARATOR)] if values[0].strip() else []
-        if no_class in names and len(names) > 1:
-            raise ValueError(f'expected {no_class!r} without other labels, got {values[0]!r}')
-        return tuple(name for name in names if name != no_class)
-    for column, value in zip(columns, values, strict=True):
-        if value.strip() not in _VALUES:
+def _names(cell: str, separator: str, no_class: str) -> tuple[str, ...]:
+    """Return the classes in a cell with names."""
+    names = [one.strip() for one in cell.split(separator)] if cell.strip() else []
+    if no_class in names and len(names) > 1:
+        raise ValueError(f'expected {no_class!r} without other labels, got {cell!r}')
+    return tuple(name for name in names if name != no_class)
+
+
+def _present(
+    values: Sequence[str], columns: Sequence[str], uncertain: str | None
+) -> tuple[tuple[str, ...], bool]:
+    """Return the classes whose cells are 1, and whether no cell is uncertain."""
+    found, is_certain = [], True
+    for column, value in zip(columns, map(str.strip, values), strict=True):
+        doubtful = value in _UNCERTAIN
+        if doubtful and uncertain is None:
+            raise ValueError(
+                f'expected 0, 1 or nothing as {column}, got {value!r}. For uncertain labels set '
+                f'uncertain (--uncertain) to {", ".join(_RULES)}'
+            )
+        if not doubtful and value not in _VALUES:
             raise ValueError(f'expected 0, 1 or nothing as {column}, got {value!r}')
-    return tuple(
-        column for column, value in zip(columns, values, strict=True) if _VALUES[value.strip()]
-    )
+        is_certain &= not doubtful
+        if _VALUES.get(value, uncertain == 'ones'):
+            found.append(column)
+    return tuple(found), is_certain
 
 
 def _listed(path: Path, rows: Sequence[SplitRow]) -> set[SplitRow]:

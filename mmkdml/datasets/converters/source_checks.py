@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -138,3 +139,44 @@ def masks_info(drawn_on: str | None) -> dict[str, str]:
         return {}
     check_choice('masks_drawn_on', drawn_on, DRAWN_ON)
     return {'masks_drawn_on': drawn_on}
+
+
+def folder_inside(source: Path, name: str, what: str) -> Path:
+    """Return a folder below ``source``; raise an error if it is elsewhere or does not exist."""
+    if Path(name).is_absolute() or '..' in Path(name).parts:
+        raise ValueError(f'expected {what}, got {name!r}')
+    return source_folder(source / name, what)
+
+
+def paths_by_id(
+    paths: Iterable[str], problems: Problems, folder: str = '.', suffix: str = ''
+) -> dict[str, str]:
+    """Return paths by image id: the path without folder, file suffix and mask suffix."""
+    by_id: dict[str, str] = {}
+    for path in paths:
+        image_id = Path(path).relative_to(folder).with_suffix('').as_posix().removesuffix(suffix)
+        if by_id.setdefault(image_id, path) != path:
+            problems.add(f'{path}: differs from {by_id[image_id]} only in the suffix')
+    return by_id
+
+
+def find_groups(paths: Collection[str], regex: str | None) -> dict[str, str]:
+    """Return the group of each path: what ``regex`` finds in it, or without one the path."""
+    if regex is None:
+        return {path: path for path in paths}
+    try:
+        pattern = re.compile(regex)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f'Invalid regular expression {regex!r}: {error}') from error
+    if not pattern.groups:
+        raise ValueError(
+            f'expected a regular expression with a group in parentheses, got {regex!r}'
+        )
+    which = 'group' if 'group' in pattern.groupindex else 1
+    groups = {path: match[which] for path in paths if (match := pattern.search(path))}
+    if without := [path for path in paths if not groups.get(path)]:
+        raise ValueError(
+            f'{regex!r} finds no group in {len(without)} of {len(paths)} images, such as '
+            f'{", ".join(without[:3])}'
+        )
+    return groups

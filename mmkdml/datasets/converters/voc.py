@@ -10,8 +10,13 @@ from xml.etree import ElementTree
 
 from mmkdml.datasets.coco_json import Box, BoxImage
 from mmkdml.datasets.converters.box_checks import BoxSet, check_boxes, split_boxes, write_boxes
-from mmkdml.datasets.converters.folders import folder_inside, paths_by_id
-from mmkdml.datasets.converters.source_checks import Problems, Splits, source_folder
+from mmkdml.datasets.converters.source_checks import (
+    Problems,
+    Splits,
+    folder_inside,
+    paths_by_id,
+    source_folder,
+)
 from mmkdml.datasets.converters.source_files import find_files
 from mmkdml.names import SPLITS
 

@@ -23,15 +23,15 @@ _HEADS = ('head', 'decode_head', 'bbox_head')
 class ClassesHook(Hook):
     """Check before training or testing that networks and data have the same classes.
 
-    A head needs an output for each class of the data set; extra outputs only give a warning,
-    except in detectors, whose extra outputs would predict boxes of no class. A frozen member that
-    was trained with another class order would teach wrong labels. Images with several classes need
-    heads that do not apply a softmax over them.
+    A head needs an output for each class of the data set; extra outputs only give a warning, except
+    in detectors and segmentors, which would predict boxes or pixels of no class. A frozen member
+    that was trained with another class order would teach wrong labels. Images with several classes
+    need heads that do not apply a softmax over them.
 
     Raises:
-        ValueError: If a head has too few classes, or that of a detector too many; or predicts one
-            class per image for a data set with several; or a frozen member was trained with another
-            class order.
+        ValueError: If a head has too few classes, or that of a detector or segmentor too many; or
+            predicts one class per image for a data set with several; or a frozen member was trained
+            with another class order.
     """
 
     @raise_in_all_processes()
@@ -100,8 +100,7 @@ def _check_heads(model: Any, classes: Sequence[str] | None) -> None:
         if name.rpartition('.')[2] not in _HEADS or not isinstance(outputs, int):
             continue
         text = f'{name}.num_classes: expected {number} as in the data set, got {outputs}'
-        detector = name.rpartition('.')[2] == _HEADS[-1]
-        if outputs > number and detector:
+        if outputs > number and name.rpartition('.')[2] != _HEADS[0]:
             raise ValueError(f'{text}. Set num_classes of the head, or metainfo of the data set')
         if outputs < number:
             missing = ', '.join(named_class(index, classes) for index in range(outputs, number))

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from mmkdml.apis.prediction.inputs import ReadOptions
 from mmkdml.apis.prediction.nifti import PLANES
 from mmkdml.apis.prediction.outputs import predict_files
 from mmkdml.apis.prediction.predictor import Predictor, load
+from mmkdml.datasets.class_masks import ClassTable, read_class_mask
 from mmkdml.datasets.images import read_binary_mask
 from mmkdml.registry import MODELS
 
@@ -404,3 +406,24 @@ def test_old_mask_of_an_unreadable_case_is_removed(segmentor, pictures, tmp_path
         predict_files(segmentor, pictures, out)
     assert not list(out.rglob('one.*'))
     assert len(list(out.rglob('stack.*'))) == 6
+
+
+def test_masks_have_the_colors_of_the_table(segmentor, pictures, tmp_path):
+    predictor, colors = copy.copy(segmentor), ((0, 0, 0), (9, 99, 199))
+    predict_files(segmentor, pictures, tmp_path / 'gray', overlays=False)
+    predictor.colors = colors
+    predict_files(predictor, pictures, tmp_path / 'colors', overlays=False)
+    for name in predictor.members:
+        gray, colored = (tmp_path / kind / 'masks' / name for kind in ('gray', 'colors'))
+        expected = np.array(Image.open(gray / 'one.png')) // 255
+        with Image.open(colored / 'one.png') as mask:
+            assert mask.mode == 'P'
+            assert (np.array(mask) == expected).all()
+        # The file is a mask of the same data set, by values and by colors.
+        for table in (ClassTable((0, 1), colors=colors), ClassTable(colors)):
+            assert (read_class_mask(colored / 'one.png', table) == expected).all()
+        with Image.open(gray / 'stack.tif') as plain, Image.open(colored / 'stack.tif') as stack:
+            for page in range(3):
+                plain.seek(page)
+                stack.seek(page)
+                assert (np.array(stack) == np.array(plain) // 255).all()

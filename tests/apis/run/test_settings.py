@@ -79,6 +79,19 @@ def test_data_are_identified_by_their_split_file(tmp_path):
     assert data(ann_file=str(tmp_path / 'nowhere.csv')) == {'train': None}
 
 
+def test_data_are_identified_by_the_table_of_their_masks(tmp_path):
+    """Other values of the masks are other data, with the same split file."""
+    (tmp_path / 'train.csv').write_text('id,path,mask,group,label\n')
+    digests = []
+    for table in (None, dict(values=[0, 1]), dict(values=[1, 0]), dict(values=[0, 1], ignore=[2])):
+        manifest = {'classes': ['a', 'b'], **({'mask_table': table} if table else {})}
+        (tmp_path / 'splits.json').write_text(json.dumps(manifest))
+        digests.append(data(ann_file=str(tmp_path / 'train.csv'))['train'])
+    assert len({*digests}) == 4
+    # Binary masks keep the identity of earlier versions.
+    assert digests[0] == hashlib.sha256((tmp_path / 'train.csv').read_bytes()).hexdigest()
+
+
 def test_data_without_split_files_are_identified_by_file_names(tmp_path):
     for name in ('img/b/2.png', 'img/a/1.png', 'mask/1.png'):
         path = tmp_path / name

@@ -136,3 +136,50 @@ def test_ambiguous_names_raise(nih, save):
     save(nih / 'copy' / '00000003_000.png', np.zeros((4, 4)))
     with pytest.raises(ValueError, match='got copy/00000003_000.png, images_001/images/0'):
         multi_label_rows(nih, TABLE)
+
+
+@pytest.mark.parametrize(
+    ('rule', 'labels'),
+    [
+        ('zeros', [(), ('Mass',), (), ('Edema',)]),
+        ('ones', [('Mass',), ('Mass', 'Edema'), (), ('Edema',)]),
+        ('drop', [None, None, (), ('Edema',)]),
+    ],
+)
+def test_uncertain_labels(tmp_path, save, rule, labels):
+    """The values of CheXpert: blank, 0.0, 1.0 and -1.0."""
+    cells = ['-1.0,0.0', '1.0,-1', ',', '0,1']
+    for place in range(4):
+        save(tmp_path / f'{place}.png', np.full((4, 4), place))
+    write(tmp_path, [f'{k}.png,{cell}' for k, cell in enumerate(cells)], 'a.csv', 'file,Mass,Edema')
+    options = dict(image='file', group=None, class_columns=['Mass', 'Edema'])
+    with pytest.raises(ValueError, match=r"line 2: .* Mass, got '-1.0'.*--uncertain.* zeros, ones"):
+        multi_label_rows(tmp_path, 'a.csv', **options)
+    if rule == 'drop':
+        with pytest.warns(UserWarning, match='2 of 4 images with uncertain labels'):
+            rows, _ = multi_label_rows(tmp_path, 'a.csv', **options, uncertain=rule)
+    else:
+        rows, _ = multi_label_rows(tmp_path, 'a.csv', **options, uncertain=rule)
+    found = {row.id: row.labels for row in rows}
+    assert [found.get(str(place)) for place in range(4)] == labels
+
+
+def test_separator(tmp_path, save):
+    for place in range(2):
+        save(tmp_path / f'{place}.png', np.full((4, 4), place))
+    write(tmp_path, ['0.png,Mass; Edema', '1.png,none'], 'a.tsv', 'file,names')
+    options = dict(image='file', group=None, labels='names', no_class='none')
+    rows, classes = multi_label_rows(tmp_path, 'a.tsv', **options, separator=';')
+    assert classes == ('Edema', 'Mass')
+    assert [row.labels for row in rows] == [('Mass', 'Edema'), ()]
+    with pytest.raises(ValueError, match='Invalid separator'):
+        multi_label_rows(tmp_path, 'a.tsv', **options, separator='')
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [(dict(uncertain='zeros'), '--class-columns'), (dict(uncertain='maybe'), 'uncertain.*maybe')],
+)
+def test_invalid_uncertain_raises(nih, options, message):
+    with pytest.raises(ValueError, match=message):
+        multi_label_rows(nih, TABLE, **options)
