@@ -93,6 +93,11 @@ MEDICAL = [
     'nibabel>=5.3,<6',
     # DICOM series.
     'pydicom>=3,<4',
+    # DICOM segmentation objects; brings pyjpegls, which decodes JPEG-LS.
+    'highdicom>=0.28,<0.29',
+    # Decodes JPEG 2000 in DICOM, with the next one.
+    'pylibjpeg>=2,<3',
+    'pylibjpeg-openjpeg>=2.3,<3',
     # Surfaces and lesions.
     'scipy>=1.13,<2',
 ]
@@ -156,8 +161,6 @@ EXTRAS_REQUIRE = {
         TENSORBOARD,
         # Independent oracle for the U-Net.
         'segmentation-models-pytorch>=0.6,<0.7',
-        # Independent oracle for DICOM series.
-        'highdicom>=0.28,<0.29',
         # Independent oracle for surface distances.
         'monai>=1.5,<2',
         # Build and check distributions, which a test installs and uses.

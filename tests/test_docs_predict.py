@@ -19,11 +19,13 @@ from mmkdml.commands import command_tools
 from mmkdml.registry import MODELS
 
 nibabel = pytest.importorskip('nibabel')
+pydicom = pytest.importorskip('pydicom')
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / 'docs' / 'predict.md').read_text()
 COMMANDS = re.findall(r'^    mmkdml (.*)$', GUIDE, re.MULTILINE)
 VIEWS, *SNIPPETS = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
+(CODES,) = re.findall(r'```json\n(.*?)```', GUIDE, re.DOTALL)
 AFFINE = np.diag([-1, 2, 3, 1])
 RUN = Path('work_dirs/kdml/r50_r18x2_v3_lgg')
 
@@ -47,11 +49,15 @@ def place(tmp_path, monkeypatch):
         Image.fromarray(pixels).save(f'images/{name}.png')
     voxels = rng.integers(0, 900, (6, 7, 3)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(voxels, AFFINE), 'flair.nii.gz')
+    Path('pacs_export').mkdir()
+    slice_of_ct = pydicom.data.get_testdata_file('CT_small.dcm', download=False)
+    shutil.copy(slice_of_ct, 'pacs_export/IM1')
+    Path('codes.json').write_text(CODES)
     return tmp_path
 
 
 def test_the_commands(place):
-    assert len(COMMANDS) == 2
+    assert len(COMMANDS) == 3
     for command in COMMANDS:
         tool, *arguments = shlex.split(command)
         sys.argv = [tool, *arguments]
@@ -70,6 +76,8 @@ def test_the_commands(place):
     for member in ('teacher', 'student_1', 'student_2', 'ensemble'):
         assert Path(f'answers/masks/{member}/one.png').is_file()
         assert Path(f'volumes/masks/{member}/flair.nii.gz').is_file()
+        seg = pydicom.dcmread(f'segmented/segmentations/{member}/pacs_export.dcm')
+        assert seg.SegmentSequence[0].SegmentLabel == 'Glioma'
 
 
 def test_the_options_are_those_of_the_tool(place, capsys):

@@ -17,7 +17,7 @@ BLOCKED = {
     'experiments': ('mpltern', 'optuna', 'sqlalchemy', 'statsmodels'),
     'analysis': ('captum',),
     'export': ('onnx', 'onnxruntime', 'onnxscript'),
-    'medical': ('nibabel', 'pydicom'),
+    'medical': ('highdicom', 'nibabel', 'pydicom', 'pylibjpeg'),
     'detection': ('mmdet', 'pycocotools', 'shapely', 'terminaltables'),
     'view': ('gradio',),
 }

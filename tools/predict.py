@@ -19,7 +19,8 @@ def main() -> None:
         'images',
         metavar='IN',
         nargs='+',
-        help='images, TIFF stacks, NIfTI volumes, DICOM series, or folders of them',
+        help='images, TIFF stacks, NIfTI volumes (CASE_0000.nii.gz, CASE_0001.nii.gz, ... are the '
+        'channels of one case), DICOM series, or folders of them',
     )
     parser.add_argument('--out', metavar='DIR', required=True, help='output folder')
     parser.add_argument(
@@ -43,6 +44,11 @@ def main() -> None:
         metavar='MIN',
         help='detection: lowest score of the boxes in overlays; the files contain all boxes '
         '(default: 0.3)',
+    )
+    parser.add_argument(
+        '--segments',
+        metavar='CODES',
+        help='JSON file with codes of the classes: write DICOM segmentation objects, too',
     )
     parser.add_argument('--force', action='store_true', help='predict finished images again')
     parser.add_argument(
@@ -97,6 +103,7 @@ def main() -> None:
         augment=args.tta,
         read=read,
         score_threshold=args.score,
+        segments=args.segments,
         batch_size=args.batch_size,
         progress=True,
     )

@@ -169,10 +169,14 @@ def folder_images(config: Config, folder: str | Path, number: int) -> Iterator[n
         ValueError: If it has no images, or one is unreadable or of another type or shape.
     """
     pipeline = ImagePipeline(config)
-    options = ReadOptions(channels=pipeline.channels)
+    options = ReadOptions(channels=pipeline.channels, form=pipeline.form)
     sources = find_sources(folder, channels=pipeline.channels)
     cases = (read_source(source, options) for source in sources)
-    images = (pipeline(case.source.files[0], pixels) for case in cases for pixels in case.images)
+    images = (
+        pipeline(case.source.files[0], pixels, case.volume and case.volume.intensity)
+        for case in cases
+        for pixels in case.images
+    )
     return (_pixels(packed) for _, packed in islice(images, number))
 
 

@@ -12,10 +12,12 @@ from PIL import Image
 from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.apis.prediction.answers import Prediction
 from mmkdml.apis.prediction.box_outputs import as_boxes, box_rows, class_names
+from mmkdml.apis.prediction.dicom import Segments, write_segmentation
 from mmkdml.apis.prediction.inputs import Case
 from mmkdml.apis.prediction.nifti import write_mask
 from mmkdml.apis.prediction.overlays import columns_of, draw_overlay, size_of
 from mmkdml.apis.prediction.predictor import Predictor
+from mmkdml.apis.prediction.scratch import Scratch
 from mmkdml.datasets.splits.split_row import SEPARATOR
 from mmkdml.evaluation.boxes.panels import BoxPanel
 from mmkdml.evaluation.mask_panels import Panel
@@ -30,6 +32,7 @@ def write_case(
     predictor: Predictor,
     outputs: OutputFolder,
     shown: float | None,
+    codes: Segments | None = None,
 ) -> tuple[list[dict[str, Any]], list[Path]]:
     """Write the masks and the overlay of a case; return its table rows and the files.
 
@@ -39,11 +42,18 @@ def write_case(
         predictor: Predictor that made them.
         outputs: Folder for the files.
         shown: Lowest score of boxes in the overlay. None: draw no overlay.
+        codes: Codes of the classes, for segmentation objects of DICOM. None: write none.
+
+    Raises:
+        SegmentationError: If a series does not have what segmentation objects need.
+        ValueError: If the codes do not fit the classes.
     """
     if predictor.task == 'detection':
         return _write_boxes(case, predictions, class_names(predictor), outputs, shown)
-    rows, panels = [], []
+    rows: list[dict[str, Any]] = []
     written: list[Path] = []
+    masks: dict[str, Scratch] = {}
+    shown_images = LargestForeground(len(case.images))
     segments = predictor.task == 'segmentation'
     for prediction in predictions:
         for name, answer in prediction.answers.items():
@@ -60,17 +70,37 @@ def write_case(
                 row.update(label=label, **{f'score_{k}': v for k, v in scores})
             rows.append(row)
         if segments:
-            masks = {name: answer.label for name, answer in prediction.answers.items()}
-            spacing = case.volume.spacing if case.volume else None
-            title = _title(case, prediction.index)
-            panels.append(Panel(prediction.image, masks, title, spacing))
-    if segments:
-        for name in panels[0].masks:
-            stack = np.stack([panel.masks[name] for panel in panels])
-            written.append(_write_masks(case, stack, len(classes), outputs, name, predictor.colors))
-        if shown is not None:
-            written.append(_write_overlay(case, panels, classes[1:], outputs))
+            labels = {name: answer.label for name, answer in prediction.answers.items()}
+            for name, label in labels.items():
+                if name not in masks:
+                    masks[name] = Scratch((len(case.images), *label.shape), np.uint8)
+                masks[name].open()[prediction.index] = label
+            if shown is not None:
+                spacing = case.volume.spacing if case.volume else None
+                title = _title(case, prediction.index)
+                panel = Panel(prediction.image, labels, title, spacing)
+                shown_images.add(prediction.index, panel)
+    if codes is not None and case.volume is not None and case.volume.frames:
+        # Before the masks, so that none is left of a series without the required elements.
+        for name, stack in masks.items():
+            path = outputs.path / segmentation_path(name, case.source.name)
+            with outputs.writing(path) as part:
+                described = codes.of_classes(classes)
+                write_segmentation(
+                    stack.open(), case.volume, described, codes.algorithm, part, name
+                )
+            written.append(path)
+    for name, stack in masks.items():
+        stacked = stack.open()
+        written.append(_write_masks(case, stacked, len(classes), outputs, name, predictor.colors))
+    if segments and shown is not None:
+        written.append(_write_overlay(case, shown_images.panels, classes[1:], outputs))
     return rows, written
+
+
+def segmentation_path(member: str, case: str) -> Path:
+    """Return the path of a DICOM segmentation object in the output folder."""
+    return Path('segmentations', member, f'{case}.dcm')
 
 
 def _write_boxes(
@@ -80,7 +110,7 @@ def _write_boxes(
     outputs: OutputFolder,
     shown: float | None,
 ) -> tuple[list[dict[str, Any]], list[Path]]:
-    rows, panels = [], []
+    rows, shown_images = [], LargestForeground(len(case.images))
     for prediction in predictions:
         rows += box_rows(prediction, classes)
         if shown is not None:
@@ -89,7 +119,9 @@ def _write_boxes(
             }
             spacing = case.volume.spacing if case.volume else None
             title = f'{_title(case, prediction.index)} (scores from {shown:g})'
-            panels.append(BoxPanel(prediction.image, boxes, title=title, spacing=spacing))
+            panel = BoxPanel(prediction.image, boxes, title=title, spacing=spacing)
+            shown_images.add(prediction.index, panel)
+    panels = shown_images.panels
     return rows, [_write_overlay(case, panels, classes, outputs)] if panels else []
 
 
@@ -98,22 +130,36 @@ def _write_overlay(
 ) -> Path:
     path = outputs.path / 'overlays' / f'{case.source.name}.png'
     with outputs.writing(path) as part:
-        draw_overlay(_most_foreground(panels), names, part)
+        draw_overlay(panels, names, part)
     return path
 
 
-def _most_foreground(panels: Sequence[Panel | BoxPanel]) -> list[Panel | BoxPanel]:
-    """Choose the images with the most foreground or boxes of the ensemble, then of any member.
+class LargestForeground:
+    """The images with the most foreground or boxes of the ensemble, then of any member.
 
-    Images without any are taken from the middle of the volume.
+    Images without any are taken from the middle of the volume. Others are dropped at once, so that
+    memory is not that of the volume.
+
+    Args:
+        number: Number of images of the case.
     """
 
-    def order(index: int) -> tuple[float, ...]:
-        counts = list(map(size_of, columns_of(panels[index]).values()))
-        return -counts[-1], -sum(counts), abs(index - (len(panels) - 1) / 2)
+    def __init__(self, number: int) -> None:
+        self._middle = (number - 1) / 2
+        self._kept: list[tuple[tuple[float, ...], Panel | BoxPanel]] = []
 
-    chosen = sorted(range(len(panels)), key=order)[:_OVERLAY_ROWS]
-    return [panels[index] for index in sorted(chosen)]
+    def add(self, index: int, panel: Panel | BoxPanel) -> None:
+        """Keep a panel if it belongs to the first ones."""
+        counts = list(map(size_of, columns_of(panel).values()))
+        order = (-counts[-1], -sum(counts), abs(index - self._middle), index)
+        self._kept.append((order, panel))
+        self._kept.sort(key=lambda pair: pair[0])
+        del self._kept[_OVERLAY_ROWS:]
+
+    @property
+    def panels(self) -> list[Panel | BoxPanel]:
+        """The panels by the index of their image."""
+        return [panel for _, panel in sorted(self._kept, key=lambda pair: pair[0][-1])]
 
 
 def _class_names(predictor: Predictor, scores: int) -> tuple[str, ...]:

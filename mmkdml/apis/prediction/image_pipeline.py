@@ -11,9 +11,11 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile, RandomFlip, TestTimeAug
 from mmengine.config import Config
 
+from mmkdml.apis.prediction.volume import VolumeFormat
 from mmkdml.apis.tta import ANNOTATIONS, FLIP_KEYS, number_before_flips
 from mmkdml.datasets.channels import as_picture
 from mmkdml.datasets.transforms import reversed_if_rgb
+from mmkdml.datasets.volumes.transforms import LoadVolumeSlice, NormalizeVolume
 from mmkdml.inspection.config import use_default_scope
 from mmkdml.registry import TRANSFORMS
 
@@ -28,6 +30,8 @@ class ImagePipeline:
 
     Attributes:
         channels: Channels of the images if ``LoadMultiChannelImage`` loads them, else None.
+        form: How volumes are cut if the config was trained on volumes (``LoadVolumeSlice``), else
+            None.
 
     Raises:
         ValueError: If the config has no such pipeline, or it does not begin with
@@ -48,6 +52,7 @@ class ImagePipeline:
             )
         self.load, *rest = steps
         self.channels: int | None = getattr(self.load, 'channels', None)
+        self.form = _volume_format(self.load, rest)
         self._rest = [step for step in rest if not isinstance(step, ANNOTATIONS)]
         if augment and not tta_pipeline:
             self._rest = _with_flips(self._rest)
@@ -64,7 +69,10 @@ class ImagePipeline:
                     step.meta_keys = tuple(dict.fromkeys((*step.meta_keys, *FLIP_KEYS)))
 
     def __call__(
-        self, path: str | Path | None = None, pixels: np.ndarray | None = None
+        self,
+        path: str | Path | None = None,
+        pixels: np.ndarray | None = None,
+        intensity: Any = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Prepare one image from a file or from memory.
 
@@ -72,6 +80,8 @@ class ImagePipeline:
             path: The file, or a name for the pixels.
             pixels: (H, W) gray or (H, W, 3) RGB, uint8, or (H, W, C) as of ``read_channels``; not
                 modified.
+            intensity: Statistics of the volume, see
+                :class:`~mmkdml.apis.prediction.volume.Volume`.
 
         Returns:
             The loaded image as a picture, (H, W, 3) uint8 RGB, and the packed output of the
@@ -83,14 +93,24 @@ class ImagePipeline:
         else:
             image = self._as_loaded(pixels)
             results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+        if intensity is not None:
+            results['case_intensity'] = intensity
         image = results['img']
-        picture = _as_rgb(image) if self.channels is None else as_picture(reversed_if_rgb(image))
+        if self.form is not None:
+            (number,), start = self.form.channels, self.form.context * self.form.channels[0]
+            picture = as_picture(image[..., start : start + number])
+        elif self.channels is not None:
+            picture = as_picture(reversed_if_rgb(image))
+        else:
+            picture = _as_rgb(image)
         for step in self._rest:
             results = step(results)
         return picture, results
 
     def _as_loaded(self, pixels: np.ndarray) -> np.ndarray:
         """Convert pixels to the format in which the pipeline's loader returns those of a file."""
+        if self.form is not None:
+            return np.atleast_3d(pixels).astype(np.float32)
         if self.channels is not None:
             return reversed_if_rgb(np.atleast_3d(pixels))
         if pixels.ndim == 2:
@@ -98,6 +118,21 @@ class ImagePipeline:
         gray = self.load.color_type == 'grayscale'
         image = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY if gray else cv2.COLOR_RGB2BGR)
         return image.astype(np.float32) if self.load.to_float32 else image
+
+
+def _volume_format(load: Any, steps: list[Any]) -> VolumeFormat | None:
+    """Return how a network that was trained on volumes receives their slices."""
+    if not isinstance(load, LoadVolumeSlice):
+        return None
+    channels = next((step.channels for step in steps if isinstance(step, NormalizeVolume)), None)
+    if not channels:
+        raise ValueError(
+            'Invalid test pipeline: expected NormalizeVolume with channels after LoadVolumeSlice, '
+            f'got {steps}. Use the folder of a run, whose config has them'
+        )
+    return VolumeFormat(
+        (len(channels),), raw=True, stored=True, axis=load.axis, context=load.context
+    )
 
 
 def _test_pipeline(config: Config) -> list[Any]:

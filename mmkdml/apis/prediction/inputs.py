@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.logging import print_log
 
-from mmkdml.apis.prediction.dicom import read_dicom
+from mmkdml.apis.prediction.arrays import check_array
+from mmkdml.apis.prediction.case_files import NIFTI, channel_file, grouped_channels
+from mmkdml.apis.prediction.dicom import is_dicom, read_dicom, split_series
 from mmkdml.apis.prediction.nifti import check_plane, read_nifti
-from mmkdml.apis.prediction.volume import Volume
+from mmkdml.apis.prediction.volume import Volume, VolumeFormat
 from mmkdml.apis.prediction.windowing import check_window
-from mmkdml.datasets.channels import DTYPES, NUMPY_SUFFIX, read_channels
-from mmkdml.datasets.image_files import check_size
+from mmkdml.datasets.channels import NUMPY_SUFFIX, read_channels
 from mmkdml.datasets.images import PAGES_PER_IMAGE, read_pages
 
-_NIFTI = ('.nii', '.nii.gz')
 #: Suffixes of the files that are read as images.
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp', '.dcm', *_NIFTI)
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp', '.dcm', *NIFTI)
 # Suffixes that are not part of a case's name, longer ones first.
-_NAMED = (*_NIFTI[::-1], *SUFFIXES, NUMPY_SUFFIX)
+_NAMED = (*NIFTI[::-1], *SUFFIXES, NUMPY_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class ReadOptions:
         window: Intensities of volumes that become black and white. Default: chosen per volume.
         max_pixels: Largest number of pixels of an image; a volume or stack may have ten times as
             many. Checked before the pixels are read.
-        channels: Channels of the images that the config's ``LoadMultiChannelImage`` loads. Default:
-            gray and RGB images.
+        channels: Channels of the images that the config's ``LoadMultiChannelImage`` loads, which
+            receives NIfTI intensities as stored unless there is a ``window``. Default: gray and RGB
+            images.
 
     Raises:
         ValueError: If the plane is unknown, or the window is empty.
@@ -47,11 +49,17 @@ class ReadOptions:
     window: tuple[float, float] | None = None
     max_pixels: int = 50_000_000
     channels: int | None = None
+    form: VolumeFormat | None = None
 
     def __post_init__(self) -> None:
         check_plane(self.plane)
         if self.window is not None:
             check_window(self.window)
+        if self.form is not None and (self.plane, self.window) != ('axial', None):
+            raise ValueError(
+                f'Invalid plane {self.plane!r} or window {self.window}: expected none (--plane, '
+                '--window), because the network was trained on volumes and has its own'
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +68,9 @@ class Source:
 
     Attributes:
         name: Unique name: the file's path without suffix, relative to the input folder.
-        files: The file, the files of a DICOM series, or none for an array. Unreadable files and
-            folders are included so that reading them raises an error.
+        files: The file, the files of a DICOM series or of the channels of a NIfTI case, or none
+            for an array. Unreadable files and folders are included so that reading them raises an
+            error.
         pixels: The array; None for files.
     """
 
@@ -82,7 +91,7 @@ class Case:
     """
 
     source: Source
-    images: list[np.ndarray | None]
+    images: Sequence[np.ndarray | None] | np.ndarray
     volume: Volume | None = None
 
 
@@ -92,7 +101,11 @@ def find_sources(
     """Find the cases in files, folders and arrays.
 
     Folders are searched recursively, including linked ones, for files with an image suffix or
-    DICOM content; hidden files and folders are skipped. DICOM files in one folder form one series.
+    DICOM content; hidden files and folders are skipped. The DICOM files of one folder are split by
+    :func:`~mmkdml.apis.prediction.dicom.split_series`. A series has the name of its folder; several
+    have those of their numbers and descriptions in addition. Radiographs and multi-frame files are
+    named like other images. NIfTI files in one folder that are named as nnU-Net's channels,
+    ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, ..., form the case ``CASE``; the first is 0000.
 
     Args:
         images: File, folder, array (H, W) or (H, W, C), or a sequence of these.
@@ -108,6 +121,7 @@ def find_sources(
     several = isinstance(images, Sequence) and not isinstance(images, str)
     sources: list[Source] = []
     series: dict[Path, int] = {}  # by folder, its index in the list
+    names: dict[Path, str] = {}  # of DICOM files
     for item in images if several else [images]:
         if isinstance(item, np.ndarray):
             sources.append(Source(f'array_{len(sources)}', pixels=item))
@@ -130,16 +144,27 @@ def find_sources(
             folder = name.parent.as_posix() if name.parent.name else path.parent.resolve().name
             if not _is_dicom(path):
                 sources.append(Source(name.as_posix(), (path,)))
-            elif path.parent in series:
+                continue
+            names[path] = name.as_posix()
+            if path.parent in series:
                 index = series[path.parent]
                 sources[index] = Source(folder, (*sources[index].files, path))
             else:
                 series[path.parent] = len(sources)
                 is_file = path == Path(item)
                 sources.append(Source(name.name if is_file else folder, (path,)))
-    if not sources:
-        raise ValueError('Invalid images: expected at least one, got none')
-    return _with_unique_names(sources, number)
+    cases = [
+        _dicom_cases(source, names) if index in series.values() else [source]
+        for index, source in enumerate(sources)
+    ]
+    if not any(cases):
+        others = ', '.join(map(str, series)) or 'none'
+        raise ValueError(
+            f'Invalid images: expected at least one, got {others}'
+            + (' with DICOM objects that are not images' if series else '')
+        )
+    sources = [case for group in cases for case in group]
+    return _with_unique_names(_with_grouped_channels(sources), number)
 
 
 def read_source(source: Source, options: ReadOptions) -> Case:
@@ -149,27 +174,36 @@ def read_source(source: Source, options: ReadOptions) -> Case:
         ValueError: If the case is unreadable or too large, or its channels or values are not
             supported.
     """
+    path = source.files[0] if source.files else Path(source.name)
+    is_nifti = path.name.lower().endswith(NIFTI)
+    if options.form is not None and not is_nifti:
+        raise ValueError(
+            f'{path}: expected a NIfTI volume, as the network was trained on volumes, got another '
+            'kind of input. Convert DICOM series with dcm2niix'
+        )
     if source.pixels is not None:
-        _check_pixels(source.pixels, options)
+        check_array(source.pixels, options.channels, options.max_pixels)
         return Case(source, [source.pixels])
-    path, max_voxels = source.files[0], PAGES_PER_IMAGE * options.max_pixels
-    is_volume = _is_dicom(path) or path.name.lower().endswith(_NIFTI)
-    if options.channels is not None and not is_volume:
+    max_voxels = PAGES_PER_IMAGE * options.max_pixels
+    if options.channels is not None and not is_nifti and not _is_dicom(path):
         read_channels(path, options.channels, options.max_pixels)
         return Case(source, [None])
-    if options.channels not in (None, 1) and is_volume:
+    if options.channels not in (None, 1) and not is_nifti:
         raise ValueError(
-            f'{path}: expected an image with {options.channels} channels, got a volume of one. '
-            f'Save each slice with its channels as {NUMPY_SUFFIX} (H, W, C)'
+            f'{path}: expected an image with {options.channels} channels, got a DICOM series of '
+            f'one. Save each slice with its channels as {NUMPY_SUFFIX} (H, W, C)'
         )
+    limits = (options.window, max_voxels, options.max_pixels)
     if _is_dicom(path):
-        volume = read_dicom(source.files, options.window, max_voxels, options.max_pixels)
-    elif is_volume:
-        volume = read_nifti(path, options.plane, options.window, max_voxels, options.max_pixels)
+        volume = read_dicom(source.files, *limits)
+    elif is_nifti:
+        channels = (1, 3) if options.channels is None else (options.channels,)
+        form = options.form or VolumeFormat(channels, raw=options.channels is not None)
+        volume = read_nifti(source.files, options.plane, *limits, form)
     else:
         pages = read_pages(path, options.max_pixels)  # decodes a single page, too
         return Case(source, [None] if len(pages) == 1 else [*pages])
-    return Case(source, list(volume.slices), volume)
+    return Case(source, volume.slices, volume)
 
 
 def _files_of(top: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -198,16 +232,34 @@ def _files_of(top: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _is_dicom(path: Path) -> bool:
-    """Recognize DICOM by suffix or, if the suffix is unknown (often part of a UID), by content."""
-    if path.name.lower().endswith(SUFFIXES):
-        return path.suffix.lower() == '.dcm'
-    if path.name == 'DICOMDIR' or not os.path.isfile(path):  # an index; a FIFO or folder
-        return False
-    try:
-        with path.open('rb') as file:
-            return file.read(132)[128:] == b'DICM'
-    except OSError:
-        return False
+    return is_dicom(path, SUFFIXES)
+
+
+def _dicom_cases(source: Source, names: dict[Path, str]) -> list[Source]:
+    """Split the DICOM files of a folder into cases; ``names`` are those of single files."""
+    cases = []
+    for files, label, is_file in split_series(source.files):
+        name = source.name if label is None else f'{source.name}/{label}'
+        cases.append(Source(names[files[0]] if is_file else name, files))
+    return cases
+
+
+def _with_grouped_channels(sources: list[Source]) -> list[Source]:
+    """Join the NIfTI files of each case that has a channel 0."""
+    found, files_of = [], [source.files for source in sources]
+    for group in grouped_channels([files[0] if files else None for files in files_of]):
+        first = sources[group[0]]
+        files = tuple(file for index in group for file in files_of[index])
+        name = channel_file(Path(first.name).name) if len(files) == len(group) else None
+        if name and name.channel == 0:
+            case = Path(first.name).with_name(f'{name.case}{name.suffix}').as_posix()
+            found.append(Source(case, files))
+        else:
+            found.append(first)
+        if len(files) > 1 and len(group) > 1:
+            names = ', '.join(file.name for file in files)
+            print_log(f'{files[0].parent}: {names} are the channels of one case', 'current')
+    return found
 
 
 def _with_unique_names(sources: list[Source], number_equal: bool) -> list[Source]:
@@ -238,23 +290,3 @@ def _with_unique_names(sources: list[Source], number_equal: bool) -> list[Source
 def _without_suffix(name: str) -> str:
     suffix = next((one for one in _NAMED if name.lower().endswith(one)), '')
     return name[: len(name) - len(suffix)]
-
-
-def _check_pixels(pixels: np.ndarray, options: ReadOptions) -> None:
-    if options.channels is not None:
-        channels = pixels.shape[2] if pixels.ndim == 3 else 1
-        if pixels.ndim not in (2, 3) or channels != options.channels or pixels.dtype not in DTYPES:
-            raise ValueError(
-                f'Invalid array: expected (H, W, {options.channels}) of {", ".join(DTYPES)}, got '
-                f'{pixels.shape} {pixels.dtype}. Pass several images as a list'
-            )
-    elif (
-        pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,))
-    ):
-        raise ValueError(
-            'Invalid array: expected (H, W) gray or (H, W, 3) RGB, uint8, got '
-            f'{pixels.shape} {pixels.dtype}. Pass several images as a list'
-        )
-    if not pixels.size:
-        raise ValueError(f'Invalid array: expected at least one pixel, got shape {pixels.shape}')
-    check_size(pixels.shape[0] * pixels.shape[1], options.max_pixels, f'array {pixels.shape}')

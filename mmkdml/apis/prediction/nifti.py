@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from mmengine.logging import print_log
 
-from mmkdml.apis.prediction.volume import Volume, check_voxels, reading, require_medical
-from mmkdml.apis.prediction.windowing import CHUNK, apply_window
+from mmkdml.apis.prediction.case_files import check_channels
+from mmkdml.apis.prediction.scratch import LazySlices, Scratch
+from mmkdml.apis.prediction.volume import Volume, VolumeFormat, check_voxels, require_medical
+from mmkdml.apis.prediction.windowing import CHUNK, own_window, scaled
+from mmkdml.datasets.volumes import case_intensity, slice_axes, with_context
+from mmkdml.datasets.volumes.nifti import NiftiFile, grid_difference, read_header, reading
+from mmkdml.datasets.volumes.store import coarsest_axis
+from mmkdml.datasets.volumes.writing import common_type
 
 #: Directions of columns, rows and slices of each plane, in the radiological convention: the
 #: patient's left on the right-hand side, anterior or superior at the top.
 PLANES = {'axial': ('L', 'P', 'S'), 'coronal': ('L', 'I', 'P'), 'sagittal': ('P', 'I', 'L')}
-_LARGEST_HEADER = 2**26  # bytes, with the extensions
 
 
 def check_plane(plane: str) -> None:
@@ -25,100 +33,155 @@ def check_plane(plane: str) -> None:
 
 
 def read_nifti(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     plane: str = 'axial',
     window: tuple[float, float] | None = None,
     max_voxels: int | None = None,
     max_pixels: int | None = None,
+    form: VolumeFormat | None = None,
 ) -> Volume:
     """Read a NIfTI volume and cut it into slices along the axes nearest to a plane.
 
+    The voxels are read once, in parts, into a temporary file, from which slices are taken when they
+    are used; memory is bounded by a part and a slice. NaN becomes 0, as in nnU-Net, with a warning
+    that has their number.
+
     Args:
-        path: ``.nii`` or ``.nii.gz`` file with three dimensions, or more of size 1.
-        plane: One of :data:`PLANES`.
-        window: Intensities that become black and white. Default: the 0.5th and 99.5th percentile.
+        path: ``.nii`` or ``.nii.gz`` file with three dimensions, a fourth one for the channels, or
+            two for a single slice; or such files, one per channel.
+        plane: One of :data:`PLANES`. A volume of a single slice is not cut across it.
+        window: Intensities that become black and white. Default: the 0.5th and 99.5th percentile of
+            each channel, or the stored intensities if ``form.raw``.
         max_voxels: Largest number of voxels, checked before they are read. Default: no limit.
         max_pixels: Largest number of pixels of a slice. Default: no limit.
+        form: How the network receives the slices. Default: 8-bit gray.
 
     Raises:
-        ValueError: If nibabel is not installed, the plane is unknown, or the file is unreadable,
-            too large, not three-dimensional, has an oversized header or a singular affine, or has
-            values that are not finite real numbers.
+        ValueError: If nibabel is not installed, the plane is unknown, or a file is unreadable, too
+            large, also for the disk of temporary files, has another number of dimensions or
+            channels, an oversized header or a singular affine, only NaN, or infinite or complex
+            values; or if channels differ in shape or affine.
     """
     nibabel = require_medical('nibabel')
     check_plane(plane)
-    with reading(path, 'NIfTI'):
-        _check_header(path)
-        image = nibabel.load(path)
-        shape, affine, dtype = image.shape, image.affine, image.get_data_dtype()
-    if len(shape) < 3 or 0 in shape or set(shape[3:]) - {1}:
+    form = form or VolumeFormat()
+    paths = [Path(path)] if isinstance(path, (str, Path)) else list(map(Path, path))
+    files = [read_header(one, flat=True) for one in paths]
+    channels = [math.prod(file.shape[3:]) for file in files]
+    check_channels(paths, channels, form.channels)
+    for file in files[1:]:
+        if difference := grid_difference(files[0], file):
+            raise ValueError(
+                f'{file.path}: expected the grid of {paths[0].name}, got {difference}. Resample '
+                'the channels of a case to one grid'
+            )
+    shape, affine = files[0].shape[:3], files[0].affine
+    check_voxels(shape, max_voxels, paths[0])
+    to_file = _stored_axes(files[0], form.axis) if form.stored else _plane_axes(files[0], plane)
+    column, row, slices = (shape[int(axis)] for axis in to_file[:, 0])
+    check_voxels((row, column), max_pixels, paths[0])
+    try:
+        voxels = Scratch((slices, sum(channels), row, column), common_type(files))
+    except OSError as error:
         raise ValueError(
-            f'{path}: expected a volume with three dimensions, got shape {shape}. Split time '
-            'points and channels into separate files'
+            f'{paths[0]}: no temporary file for its voxels in {tempfile.gettempdir()} ({error}). '
+            'Free space, or set TMPDIR to another folder'
+        ) from error
+    _fill(voxels, files, to_file)
+    show: Callable[[np.ndarray], np.ndarray] = np.array
+    if window is not None or not form.raw:
+        show = _to_8_bits(voxels, window, paths[0])
+    with reading(paths[0]):
+        header = nibabel.load(paths[0]).header
+    number = sum(channels) * (2 * form.context + 1)
+    if form.stored:
+        images = LazySlices(
+            lambda index: with_context(voxels.open(), index, form.context),
+            (slices, row, column, number),
         )
-    if dtype.kind not in 'iuf':
-        raise ValueError(f'{path}: expected one real number per voxel, got {dtype}')
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise ValueError(f'{path}: expected a finite, invertible affine, got {affine.tolist()}')
-    orientations = nibabel.orientations
-    stored = orientations.io_orientation(affine)
+        intensity = case_intensity(voxels.open()[index] for index in range(slices))
+        return Volume(images, affine, to_file, header, intensity=intensity)
+    shown = (slices, row, column, number)[: 3 + (number > 1)]
+    images = LazySlices(lambda index: show(_image(voxels, index)), shown)
+    return Volume(images, affine, to_file, header)
+
+
+def _stored_axes(file: NiftiFile, axis: int | None) -> np.ndarray:
+    """Return the transform to the file of slices along an axis, in the order of training."""
+    if file.shape[:3].count(1) == 1:
+        axis = file.shape.index(1)
+    elif axis is None:
+        axis = coarsest_axis([file.shape[:3]], [file.spacing])
+    slices, row, column = slice_axes(axis)
+    return np.array([[column, 1], [row, 1], [slices, 1]])
+
+
+def _plane_axes(file: NiftiFile, plane: str) -> np.ndarray:
+    """Return the transform to the file of slices in a plane, or in that of the only slice."""
+    orientations = require_medical('nibabel').orientations
+    stored = orientations.io_orientation(file.affine)
+    if file.shape[:3].count(1) == 1:
+        through = stored[file.shape.index(1), 0]
+        plane = next(
+            name
+            for name, codes in PLANES.items()
+            if orientations.axcodes2ornt(codes)[2, 0] == through
+        )
     displayed = orientations.axcodes2ornt(PLANES[plane])
-    turn = orientations.ornt_transform(stored, displayed)
-    check_voxels(shape, max_voxels, path)
-    sides = [size for size, (axis, _) in zip(shape, turn, strict=False) if axis != 2]
-    check_voxels(sides, max_pixels, path)
-    voxels = apply_window(lambda: _chunks(image.dataobj, path), math.prod(shape), window, path)
-    voxels = voxels.reshape(shape[:3], order=image.dataobj.order)
-    return Volume(
-        orientations.apply_orientation(voxels, turn).transpose(2, 1, 0),
-        affine,
-        orientations.ornt_transform(displayed, stored),
-        image.header,
-    )
+    return orientations.ornt_transform(displayed, stored)
 
 
-def _check_header(path: str | Path) -> None:
-    """Raise ValueError if an extension is larger than the header; nibabel would allocate it."""
-    nibabel = require_medical('nibabel')
-    with nibabel.openers.ImageOpener(path) as file:
-        start = file.read(nibabel.Nifti2Header.sizeof_hdr)
-        for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
-            if len(start) >= kind.sizeof_hdr and kind.may_contain_header(start):
-                break
-        else:
-            return  # nibabel will raise the error
-        header = kind(start[: kind.sizeof_hdr], check=False)
-        end = float(header['vox_offset'])
-        if not end <= _LARGEST_HEADER:
-            raise ValueError(f'expected a header of at most {_LARGEST_HEADER} bytes, got {end:g}')
-        place = kind.sizeof_hdr + 4
-        while place + 16 <= end:
-            file.seek(place)
-            size = int.from_bytes(file.read(4), 'big' if header.endianness == '>' else 'little')
-            if not 8 <= size <= end - place:
-                raise ValueError(
-                    f'expected a header extension of 8 to {end - place:g} bytes, got {size}'
-                )
-            place += size
+def _fill(voxels: Scratch, files: Sequence[NiftiFile], to_file: np.ndarray) -> None:
+    """Copy the voxels of all channels to (slices, channels, rows, columns)."""
+    turned = require_medical('nibabel').orientations.apply_orientation
+    before = 0
+    for file in files:
+        absent: list[int] = []
+        number, channel = math.prod(file.shape), 0
+        for channel, start, slab in file.slabs(absent.append):
+            target = turned(voxels.open()[:, before + channel].transpose(2, 1, 0), to_file)
+            target[..., start : start + slab.shape[2]] = slab
+        if sum(absent) == number:
+            raise ValueError(f'{file.path}: expected finite intensities, got only NaN')
+        if absent:
+            message = f'{file.path}: {sum(absent)} of {number} voxels are NaN and are read as 0'
+            print_log(message, 'current', logging.WARNING)
+        before += channel + 1
 
 
-def _chunks(voxels: Any, path: str | Path) -> Iterator[np.ndarray]:
-    """Yield the scaled voxels of nibabel's array proxy in file order."""
-    nibabel = require_medical('nibabel')
-    number = math.prod(voxels.shape)
-    with reading(path, 'NIfTI'), nibabel.openers.ImageOpener(voxels.file_like) as file:
-        for start in range(0, number, CHUNK):
-            offset = voxels.offset + start * voxels.dtype.itemsize
-            spec = ((min(CHUNK, number - start),), voxels.dtype, offset, voxels.slope, voxels.inter)
-            part = nibabel.arrayproxy.ArrayProxy(file, spec, mmap=False)
-            yield np.asarray(part, dtype=np.float32)
+def _image(voxels: Scratch, index: int) -> np.ndarray:
+    """Return a view of a slice: (H, W), or (H, W, C) of several channels."""
+    pixels = voxels.open()[index].transpose(1, 2, 0)
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+
+
+def _to_8_bits(
+    voxels: Scratch, window: tuple[float, float] | None, path: Path
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that maps the intensities of each channel to uint8."""
+
+    def chunks(channel: int) -> Iterator[np.ndarray]:
+        for index in range(voxels.shape[0]):
+            for start in range(0, math.prod(voxels.shape[2:]), CHUNK):
+                part = voxels.open()[index, channel].reshape(-1)[start : start + CHUNK]
+                yield part.astype(np.float32)
+
+    windows = [own_window(partial(chunks, one), window, path) for one in range(voxels.shape[1])]
+
+    def show(pixels: np.ndarray) -> np.ndarray:
+        if pixels.ndim == 2:
+            return scaled(pixels, windows[0])
+        bands = [scaled(pixels[..., one], ends) for one, ends in enumerate(windows)]
+        return np.stack(bands, axis=2)
+
+    return show
 
 
 def write_mask(masks: np.ndarray, volume: Volume, path: str | Path) -> None:
     """Write a mask as NIfTI on the voxel grid of the volume it was predicted for.
 
     Args:
-        masks: (N, H, W), class indices, of the same shape as the volume's slices.
+        masks: (N, H, W), class indices, one per pixel of the volume's slices.
         volume: The volume; its affine and spatial header fields are kept.
         path: ``.nii`` or ``.nii.gz`` file to write.
 
@@ -126,14 +189,15 @@ def write_mask(masks: np.ndarray, volume: Volume, path: str | Path) -> None:
         ValueError: If nibabel is not installed, or the masks and slices differ in shape.
     """
     nibabel = require_medical('nibabel')
-    if masks.shape != volume.slices.shape:
-        raise ValueError(
-            f'Invalid masks: expected shape {volume.slices.shape}, as the slices, got {masks.shape}'
-        )
+    shape = volume.slices.shape[:3]
+    if masks.shape != shape:
+        raise ValueError(f'Invalid masks: expected shape {shape}, as the slices, got {masks.shape}')
     voxels = nibabel.orientations.apply_orientation(masks.transpose(2, 1, 0), volume.to_file)
+    if volume.header is not None and len(volume.header.get_data_shape()) == 2:
+        voxels = voxels[..., 0]
     is_nifti2 = isinstance(volume.header, nibabel.Nifti2Header)
     kind = nibabel.Nifti2Image if is_nifti2 else nibabel.Nifti1Image
-    image = kind(voxels.astype(np.uint8), volume.affine, volume.header)
+    image = kind(voxels.astype(np.uint8, copy=False), volume.affine, volume.header)
     image.set_data_dtype(np.uint8)
     image.header.set_intent('label')
     image.header['cal_min'] = image.header['cal_max'] = 0  # the volume's range would hide the mask

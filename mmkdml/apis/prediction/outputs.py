@@ -13,9 +13,12 @@ import pandas as pd
 
 from mmkdml.apis.output_folder import MANIFEST, OutputFolder
 from mmkdml.apis.prediction.box_outputs import InvalidBoxesError, class_names, coco_text
-from mmkdml.apis.prediction.case_outputs import MASK_SUFFIXES, write_case
+from mmkdml.apis.prediction.case_files import NIFTI
+from mmkdml.apis.prediction.case_outputs import MASK_SUFFIXES, segmentation_path, write_case
+from mmkdml.apis.prediction.dicom import SegmentationError, Segments, is_dicom, read_segments
+from mmkdml.apis.prediction.dicom.segmentation import require_highdicom
 from mmkdml.apis.prediction.finished_cases import SETTINGS, Records, decisive_sha256
-from mmkdml.apis.prediction.inputs import ReadOptions, Source, find_sources
+from mmkdml.apis.prediction.inputs import SUFFIXES, ReadOptions, Source, find_sources
 from mmkdml.apis.prediction.predictor import Predictor
 from mmkdml.evaluation.boxes.panels import SCORE_THRESHOLD
 from mmkdml.evaluation.spreadsheets import csv_text
@@ -38,6 +41,7 @@ def predict_files(
     augment: bool = False,
     read: ReadOptions | None = None,
     score_threshold: float | None = None,
+    segments: str | Path | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Predict files and write the predictions of the members and the ensemble to a folder.
@@ -57,6 +61,8 @@ def predict_files(
       grid for NIfTI and DICOM. Values are class indices, except that PNG and TIFF masks of two
       classes have 255 as foreground. If the table of classes of the training data has colors, PNG
       and TIFF masks are palette images with these colors, whose indices are the classes.
+    - ``segmentations/<member>/<case>.dcm`` (segmentation of DICOM, with ``segments``): DICOM
+      segmentation objects; see :func:`~mmkdml.apis.prediction.dicom.write_segmentation`.
     - ``boxes/<member>.json`` (detection): all boxes as COCO JSON; see
       :func:`~mmkdml.apis.prediction.box_outputs.coco_text`.
     - ``overlays/<case>.png`` (segmentation, detection): the images with the most foreground or
@@ -78,6 +84,8 @@ def predict_files(
         read: Options for reading images and volumes.
         score_threshold: Lowest score of the boxes in overlays, in [0, 1]; the files contain all.
             Only for detectors. Default: 0.3.
+        segments: JSON file with the codes of the classes; see
+            :func:`~mmkdml.apis.prediction.dicom.read_segments`. Default: no segmentation objects.
         **options: Further arguments of :meth:`Predictor.stream` (``batch_size``, ``progress``).
 
     Returns:
@@ -91,6 +99,7 @@ def predict_files(
             or, after all other cases are written, if a case failed.
     """
     out, read = Path(out), read or ReadOptions()
+    codes = None if segments is None else _codes(predictor, segments)
     detects = predictor.task == 'detection'
     if score_threshold is None:
         score_threshold = SCORE_THRESHOLD
@@ -102,6 +111,8 @@ def predict_files(
     check_fraction('score_threshold', score_threshold)
     _check_folder(out, images)
     sources = find_sources(images, exclude, number=False, channels=predictor.channels)
+    if codes is not None and not any(map(_is_dicom, sources)):
+        raise ValueError('Invalid segments (--segments): expected a DICOM series, got none')
     outputs = OutputFolder(out, inputs=[path for source in sources for path in source.files])
     wanted = [name for name in predictor.members if name in (members or predictor.members)]
     settings = dict(
@@ -114,6 +125,7 @@ def predict_files(
         window=read.window and list(read.window),
         overlays=overlays,
         **(dict(score_threshold=score_threshold) if detects and overlays else {}),
+        **(dict(segments=codes.content) if codes else {}),
     )
     records = Records(outputs, settings)
     done: dict[str, Any] = {}
@@ -129,7 +141,10 @@ def predict_files(
     for source in sources:
         try:
             done[source.name] = records.find(source, force)
-            outputs.check([records.path_of(source), *_output_paths(source, wanted)])
+            paths = _output_paths(source, wanted)
+            if codes is not None and _is_dicom(source):
+                paths += [segmentation_path(name, source.name) for name in wanted]
+            outputs.check([records.path_of(source), *paths])
         except OSError as error:
             add_failed(source, error)
     of_boxes = {Path('boxes', f'{name}.json'): name for name in wanted} if detects else {}
@@ -144,13 +159,13 @@ def predict_files(
     _check_case_insensitive_names(sources, out)
     for case, predictions in groupby(stream, key=lambda prediction: prediction.case):
         try:
-            rows, written = write_case(case, predictions, predictor, outputs, shown)
+            rows, written = write_case(case, predictions, predictor, outputs, shown, codes)
             if records.keep(case.source, rows, written):
                 done[case.source.name] = rows
             else:
                 path = _input_path(case.source)
                 failed[case.source.name] = f'{path}: changed while it was predicted'
-        except (OSError, InvalidBoxesError) as error:
+        except (OSError, InvalidBoxesError, SegmentationError) as error:
             add_failed(case.source, error)
     for source in todo:
         if source.name in failed:
@@ -175,6 +190,24 @@ def predict_files(
             f'{len(failed)} of {len(sources)} cases failed, the others are in {out}:\n  {reasons}'
         )
     return table
+
+
+def _codes(predictor: Predictor, path: str | Path) -> Segments:
+    """Read the codes of the classes, and check as much as possible before the prediction."""
+    if predictor.task != 'segmentation':
+        raise ValueError(
+            f'Invalid segments (--segments): expected a segmentor, which predicts masks, got '
+            f'{predictor.task}'
+        )
+    require_highdicom()
+    codes = read_segments(path)
+    if predictor.classes:
+        codes.of_classes(predictor.classes)
+    return codes
+
+
+def _is_dicom(source: Source) -> bool:
+    return bool(source.files) and is_dicom(source.files[0], SUFFIXES)
 
 
 def _check_folder(out: Path, images: Any) -> None:
@@ -217,10 +250,12 @@ def _output_paths(source: Source, members: Sequence[str]) -> list[Path]:
 
 
 def _input_path(source: Source) -> str | None:
-    """Return the file, or the folder of a series; None for an array."""
+    """Return the file or that of the first channel, or the folder of a series; None for arrays."""
     if not source.files:
         return None
-    return str(source.files[0] if len(source.files) == 1 else source.files[0].parent)
+    first = source.files[0]
+    is_file = len(source.files) == 1 or first.name.lower().endswith(NIFTI)
+    return str(first if is_file else first.parent)
 
 
 def _with_probabilities(row: dict[str, Any]) -> dict[str, Any]:

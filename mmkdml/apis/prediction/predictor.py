@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from rich.progress import track
 from torch import nn
 
 from mmkdml.apis.prediction.answers import Prediction, answer_of
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
-from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources, read_source
+from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources
+from mmkdml.apis.prediction.prepared import Item, OnError, prepared_cases, read_cases
 from mmkdml.apis.run.config import load_run
 from mmkdml.apis.trained import load_with_meta
 from mmkdml.datasets.class_masks import MASK_TABLE, ClassTable
@@ -29,10 +27,6 @@ from mmkdml.models.member_tta import MemberTTA
 from mmkdml.models.tasks import Task, task_of
 from mmkdml.names import ENSEMBLE, PLAIN
 
-#: Called with a case that failed, and the error.
-OnError = Callable[[Source, ValueError], None]
-# Case, index of the image in the case, image, packed output of the pipeline.
-Item = tuple[Case, int, np.ndarray, dict[str, Any]]
 T = TypeVar('T')
 
 
@@ -112,17 +106,54 @@ class Predictor:
             TypeError: If ``images`` has another type.
             ValueError: If a case is unreadable, or an argument is invalid.
         """
+        known = isinstance(images, list) and all(isinstance(one, Source) for one in images)
+        sources = images if known else find_sources(images, channels=self.channels)
+        cases = self.read(sources, read, on_error, progress)
+        return self.stream_cases(cases, members, batch_size, augment, on_error)
+
+    def read(
+        self,
+        sources: Sequence[Source],
+        read: ReadOptions | None = None,
+        on_error: OnError | None = None,
+        progress: bool = False,
+    ) -> Iterator[Case]:
+        """Read cases one after the other.
+
+        Args:
+            sources: See :func:`~mmkdml.apis.prediction.inputs.find_sources`.
+            read: See :meth:`stream`.
+            on_error: See :meth:`stream`.
+            progress: See :meth:`stream`.
+        """
+        pipeline = ImagePipeline(self.config)
+        options = replace(read or ReadOptions(), channels=pipeline.channels, form=pipeline.form)
+        return read_cases(sources, options, on_error, progress)
+
+    def stream_cases(
+        self,
+        cases: Iterable[Case],
+        members: Sequence[str] | None = None,
+        batch_size: int = 8,
+        augment: bool = False,
+        on_error: OnError | None = None,
+    ) -> Iterator[Prediction]:
+        """Predict cases that are read already; see :meth:`stream`.
+
+        Several models predict the same slices in step if each gets its own iterator of
+        ``itertools.tee(predictor.read(sources), N)`` and their predictions are combined by ``zip``.
+
+        Raises:
+            ValueError: If the test pipeline fails for a case, or an argument is invalid.
+        """
         wanted = self._known(self.members if members is None else members)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f'batch_size: expected an integer of at least 1, got {batch_size!r}')
-        known = isinstance(images, list) and all(isinstance(one, Source) for one in images)
         pipeline = ImagePipeline(self.config, augment)
-        sources = images if known else find_sources(images, channels=pipeline.channels)
         module = MemberTTA.of(self.model, self.config.get('tta_model')) if augment else self.model
-        options = replace(read or ReadOptions(), channels=pipeline.channels)
-        cases = _cases(sources, pipeline, options, on_error, progress)
         # Not a generator itself, so that invalid arguments raise at once.
-        batches = equal_batches(chain.from_iterable(cases), batch_size, _shape)
+        items = chain.from_iterable(prepared_cases(cases, pipeline, on_error))
+        batches = equal_batches(items, batch_size, _shape)
         return chain.from_iterable(
             _predict_batch(module, batch, wanted, self.multi_label) for batch in batches
         )
@@ -187,44 +218,6 @@ def _device(device: str | torch.device | None) -> torch.device:
         raise ValueError(
             f"device: expected an available device such as 'cpu', got {device!r} ({reason})"
         ) from error
-
-
-def _cases(
-    sources: Sequence[Source],
-    pipeline: ImagePipeline,
-    options: ReadOptions,
-    on_error: OnError | None,
-    progress: bool,
-) -> Iterator[Iterable[Item]]:
-    """Yield the prepared images of one case after the other."""
-    for source in track(sources, 'Predicting', disable=not progress):
-        try:
-            case = read_source(source, options)
-            prepared: Iterable[Item] = _prepared(case, pipeline)
-            if len(case.images) == 1:
-                prepared = list(prepared)
-            else:  # check all before the first is predicted, without keeping them in memory
-                deque(prepared, maxlen=0)
-                prepared = _prepared(case, pipeline)
-        except ValueError as error:
-            if on_error is None:
-                raise
-            on_error(source, error)
-        else:
-            yield prepared
-
-
-def _prepared(case: Case, pipeline: ImagePipeline) -> Iterator[Item]:
-    """Yield each image of a case, as loaded and as packed by the pipeline."""
-    path = case.source.files[0] if case.source.files else case.source.name
-    for index, pixels in enumerate(case.images):
-        try:
-            item = (case, index, *pipeline(path, pixels))
-        except Exception as error:  # the config's transforms may raise anything
-            raise ValueError(
-                f'{path}: the test pipeline failed ({type(error).__name__}: {error})'
-            ) from error
-        yield item
 
 
 def equal_batches(items: Iterable[T], size: int, shape_of: Callable[[T], Any]) -> Iterator[list[T]]:

@@ -12,7 +12,28 @@ from typing import Any
 
 import numpy as np
 
+from mmkdml.apis.prediction.scratch import LazySlices
 from mmkdml.optional import require
+
+
+@dataclass(frozen=True)
+class VolumeFormat:
+    """How a network receives the slices of a volume.
+
+    Attributes:
+        channels: Numbers of channels that a case may have.
+        raw: Keep the stored intensities unless a window is given.
+        stored: Cut the volume as a converted one for training, along ``axis``, in the orientation
+            of the file, and add the intensities of the case.
+        axis: Axis of the file; None: the one with the largest spacing.
+        context: Number of neighbors on each side of a slice, whose channels are added.
+    """
+
+    channels: tuple[int, ...] = (1,)
+    raw: bool = False
+    stored: bool = False
+    axis: int | None = None
+    context: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,24 +41,34 @@ class Volume:
     """A volume as the slices that a network receives, with its position in space.
 
     Attributes:
-        slices: (N, H, W), uint8; 0 and 255 are the ends of the window.
+        slices: (N, H, W) uint8, where 0 and 255 are the ends of the window; (N, H, W, C) for
+            several channels; of another type for unchanged intensities.
         affine: (4, 4), maps the file's voxel indices (i, j, k) to millimeters, RAS+ as in NIfTI.
         to_file: (3, 2), nibabel's orientation transform from (column, row, slice) to (i, j, k).
         header: Header of the NIfTI file; None for DICOM.
+        has_spacing: False if a radiograph does not have the size of its pixels.
+        frames: File and number from 0 of the frame of each slice of a DICOM series.
+        intensity: Statistics of each channel, see
+            :func:`~mmkdml.datasets.volumes.case_intensity`; None unless the network needs them.
     """
 
-    slices: np.ndarray
+    slices: np.ndarray | LazySlices
     affine: np.ndarray
     to_file: np.ndarray
     header: Any = None
+    has_spacing: bool = True
+    frames: tuple[tuple[Path, int], ...] = ()
+    intensity: Sequence[tuple[float, ...]] | None = None
 
     @property
     def spacing(self) -> tuple[float, float] | None:
         """Height and width of a pixel of a slice in millimeters.
 
         None if a NIfTI file has another unit of length, or none and only sizes of 1, as tools write
-        that do not know the spacing.
+        that do not know the spacing, or if a radiograph does not have it.
         """
+        if not self.has_spacing:
+            return None
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
         unit = 'mm' if self.header is None else self.header.get_xyzt_units()[0]
         if unit not in ('mm', 'unknown') or (unit == 'unknown' and np.allclose(sizes, 1)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,9 +12,11 @@ import numpy as np
 CHUNK = 2**22
 # Volumes of more voxels are read once per pass instead of being kept in memory.
 _KEPT = 2**26
-_DEFAULT_PERCENTILES = (0.5, 99.5)  # become black and white
+#: Percentiles that become black and white.
+DEFAULT_PERCENTILES = (0.5, 99.5)
 _LARGEST = float(np.finfo(np.float32).max)
 
+T = TypeVar('T')
 Chunks = Callable[[], Iterable[np.ndarray]]
 """Iterates over all voxels: flat float32 arrays of about :data:`CHUNK` voxels."""
 
@@ -43,11 +46,21 @@ def apply_window(
     Raises:
         ValueError: If voxels are not finite, or the window is empty or exceeds float32.
     """
-    if number <= _KEPT:
-        kept = list(chunks())
-        chunks = lambda: kept  # noqa: E731
+    chunks = keep(chunks, number)
+    ends = own_window(chunks, window, source)
+    result, start = np.empty(number, np.uint8), 0
+    for chunk in _finite(chunks, source):
+        result[start : start + len(chunk)] = scaled(chunk, ends)
+        start += len(chunk)
+    return result
+
+
+def own_window(
+    chunks: Chunks, window: tuple[float, float] | None, source: str | Path
+) -> tuple[float, float]:
+    """Return the intensities that become 0 and 255; see :func:`apply_window`."""
     if window is None:
-        low, high = percentiles(chunks, _DEFAULT_PERCENTILES, source)
+        low, high = percentiles(chunks, DEFAULT_PERCENTILES, source)
     else:
         check_window(window)
         low, high = map(float, window)
@@ -56,12 +69,27 @@ def apply_window(
             f'{source}: window: expected limits within {_LARGEST:g} of 0 and of each other, got '
             f'{low:g} and {high:g}. Rescale the intensities, or choose another window'
         )
-    scaled, start = np.empty(number, np.uint8), 0
-    for chunk in _finite(chunks, source):
-        shares = (chunk.clip(low, high) - low) / (high - low if high > low else 1)
-        scaled[start : start + len(chunk)] = np.round(255 * shares.clip(0, 1)).astype(np.uint8)
-        start += len(chunk)
-    return scaled
+    return low, high
+
+
+def scaled(voxels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Scale a window linearly to 0 to 255, uint8; if it is empty, all become 0."""
+    low, high = window
+    voxels, result = voxels.reshape(-1), np.empty(voxels.shape, np.uint8)
+    for start in range(0, len(voxels), CHUNK):  # bounds the memory of large slices
+        part = voxels[start : start + CHUNK].astype(np.float32).clip(low, high)
+        shares = (part - low) / (high - low if high > low else 1)
+        rounded = np.round(255 * shares.clip(0, 1))
+        result.reshape(-1)[start : start + len(part)] = rounded
+    return result
+
+
+def keep(chunks: Callable[[], Iterable[T]], number: int) -> Callable[[], Iterable[T]]:
+    """Keep chunks of ``number`` voxels in memory, so that they are read once, unless too large."""
+    if number > _KEPT:
+        return chunks
+    kept = list(chunks())
+    return lambda: kept
 
 
 def percentiles(chunks: Chunks, wanted: Iterable[float], source: str | Path) -> list[float]:

@@ -21,7 +21,7 @@ from mmkdml.datasets.splits.manifest import INFO_FILE
 from mmkdml.datasets.splits.split_files import by_fold
 from mmkdml.datasets.volumes.intensity import INTENSITY, training_intensity
 from mmkdml.datasets.volumes.nifti import grid_difference, read_header
-from mmkdml.datasets.volumes.store import Case, check_axis, slice_path, volume_file
+from mmkdml.datasets.volumes.store import Case, check_axis, coarsest_axis, slice_path, volume_file
 from mmkdml.datasets.volumes.writing import SourceCase, store_case
 from mmkdml.files import remove_partial_files
 from mmkdml.names import fold_folder
@@ -83,7 +83,9 @@ def convert_nnunet(
     layout = read_layout(source, problems)
     groups = find_groups(layout.cases, group_regex)
     cases = _open_cases(source, layout, problems)
-    axis = _coarsest_axis(cases) if axis is None else axis
+    if axis is None:
+        labels = [case.label for case in cases]
+        axis = coarsest_axis([one.shape[:3] for one in labels], [one.spacing for one in labels])
     _warn_of_orientations(cases)
     stored = _store(cases, out, axis, layout, force, problems)
     rows = [row for case in stored.values() for row in _rows(case, groups[case.name])]
@@ -196,14 +198,6 @@ def _open_cases(source: Path, layout: VolumeSet, problems: Problems) -> list[Sou
         return case
 
     return [case for _, case in problems.check_each(sorted(layout.cases), check, 'reading headers')]
-
-
-def _coarsest_axis(cases: Sequence[SourceCase]) -> int:
-    """Return the axis with one slice in all cases, or else with the largest median spacing."""
-    shapes = np.array([case.label.shape[:3] for case in cases])
-    spacing = np.median([case.label.spacing for case in cases], axis=0)
-    spacing[(shapes == 1).all(axis=0)] = np.inf
-    return max(range(3), key=lambda axis: (round(float(spacing[axis]), 3), axis))
 
 
 def _warn_of_orientations(cases: Sequence[SourceCase]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import numpy as np
 
 from mmkdml.optional import require
 
-# Bytes of a slab in the type of the file.
+# Bytes of a slab in the type of its values.
 _SLAB = 2**24
 # Largest distance of the corners of two grids that count as equal, in voxels.
 _TOLERANCE = 0.1
+_LARGEST_HEADER = 2**26  # bytes, with the extensions
 # Largest integer up to which float32 is exact.
 _EXACT = 2**24
 
@@ -54,8 +55,14 @@ class NiftiFile:
         """Whether the values are not the stored numbers."""
         return (self.slope, self.intercept) != (1, 0)
 
-    def slabs(self) -> Iterator[tuple[int, int, np.ndarray]]:
+    def slabs(
+        self, on_nan: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield the voxels in the order of the file.
+
+        Args:
+            on_nan: Called with the number of NaN voxels of a slab, which become 0. Default: refuse
+                them.
 
         Yields:
             Channel, number of the first slice along the last axis, and the slab (X, Y, n): finite,
@@ -66,8 +73,8 @@ class NiftiFile:
         """
         width, height, depth, *others = self.shape
         plane = width * height * self.dtype.itemsize
-        step = max(1, _SLAB // plane)
-        opened: Any = gzip.open if self.path.suffix == '.gz' else open
+        step = max(1, _SLAB // (width * height * (8 if self.is_scaled else self.dtype.itemsize)))
+        opened: Any = gzip.open if self.path.suffix.lower() == '.gz' else open
         with reading(self.path), opened(self.path, 'rb') as file:
             _read(file, self.offset)
             for channel in range(math.prod(others)):
@@ -76,17 +83,22 @@ class NiftiFile:
                     data = np.frombuffer(_read(file, plane * number), self.dtype)
                     slab = data.reshape(width, height, number, order='F')
                     if self.is_scaled:
-                        slab = slab * np.float64(self.slope) + self.intercept
-                    yield channel, start, self._checked(slab)
+                        slab = slab * np.float64(self.slope)
+                        slab += self.intercept
+                    yield channel, start, self._checked(slab, on_nan)
             while file.read(_SLAB):  # the checksum of gzip is at the end
                 pass
 
-    def _checked(self, slab: np.ndarray) -> np.ndarray:
+    def _checked(self, slab: np.ndarray, on_nan: Callable[[int], None] | None) -> np.ndarray:
         if slab.dtype.kind == 'f':
+            missing = np.isnan(slab)
+            if on_nan is not None and missing.any():
+                on_nan(int(np.count_nonzero(missing)))
+                slab = np.where(missing, slab.dtype.type(0), slab)
             wrong = slab.size - int(np.count_nonzero(np.isfinite(slab)))
             if wrong:
                 raise ValueError(f'expected finite voxels, got {wrong} NaN or infinite ones')
-            if np.abs(slab).max(initial=0) > np.finfo(np.float32).max:
+            if max(-slab.min(), slab.max()) > np.finfo(np.float32).max:
                 raise ValueError('expected voxels in the range of float32, got larger ones')
         elif slab.dtype.itemsize > 2 and max(-int(slab.min()), int(slab.max())) > _EXACT:
             raise ValueError(
@@ -96,8 +108,12 @@ class NiftiFile:
         return slab
 
 
-def read_header(path: Path) -> NiftiFile:
+def read_header(path: Path, flat: bool = False) -> NiftiFile:
     """Read the header of a NIfTI file.
+
+    Args:
+        path: The file.
+        flat: Accept two dimensions, as a volume of one slice.
 
     Raises:
         ValueError: If nibabel is not installed, or the file is unreadable, has not three or four
@@ -105,6 +121,7 @@ def read_header(path: Path) -> NiftiFile:
     """
     nibabel = require('nibabel', extra='medical', purpose='NIfTI files')
     with reading(path):
+        _check_header(path)
         image = nibabel.load(path)
         array, affine = image.dataobj, np.asarray(image.affine, np.float64)
         if not hasattr(array, 'slope') or Path(array.file_like) != path:
@@ -113,6 +130,11 @@ def read_header(path: Path) -> NiftiFile:
             path, image.shape, affine, array.dtype, array.offset, array.slope, array.inter
         )
     shape = header.shape
+    while len(shape) > 4 and shape[-1] == 1:
+        shape = shape[:-1]
+    if flat and len(shape) == 2:
+        shape = (*shape, 1)
+    header = replace(header, shape=shape)
     if len(shape) not in (3, 4) or 0 in shape:
         hint = ' A 2-D image is converted by "mmkdml convert folders"' if len(shape) == 2 else ''
         raise ValueError(
@@ -124,6 +146,31 @@ def read_header(path: Path) -> NiftiFile:
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise ValueError(f'{path}: expected a finite, invertible affine, got {affine.tolist()}')
     return header
+
+
+def _check_header(path: str | Path) -> None:
+    """Raise ValueError if an extension is larger than the header; nibabel would allocate it."""
+    nibabel = require('nibabel', extra='medical', purpose='NIfTI files')
+    with nibabel.openers.ImageOpener(path) as file:
+        start = file.read(nibabel.Nifti2Header.sizeof_hdr)
+        for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+            if len(start) >= kind.sizeof_hdr and kind.may_contain_header(start):
+                break
+        else:
+            return  # nibabel will raise the error
+        header = kind(start[: kind.sizeof_hdr], check=False)
+        end = float(header['vox_offset'])
+        if not end <= _LARGEST_HEADER:
+            raise ValueError(f'expected a header of at most {_LARGEST_HEADER} bytes, got {end:g}')
+        place = kind.sizeof_hdr + 4
+        while place + 16 <= end:
+            file.seek(place)
+            size = int.from_bytes(file.read(4), 'big' if header.endianness == '>' else 'little')
+            if not 8 <= size <= end - place:
+                raise ValueError(
+                    f'expected a header extension of 8 to {end - place:g} bytes, got {size}'
+                )
+            place += size
 
 
 def grid_difference(one: NiftiFile, other: NiftiFile) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 #: Value of labels that training and metrics ignore.
 IGNORED = 255
@@ -85,6 +86,21 @@ def check_axis(axis: int | None) -> None:
     """Raise ValueError unless an axis of a volume is None, 0, 1 or 2."""
     if axis not in (None, 0, 1, 2):
         raise ValueError(f'Invalid axis: expected 0, 1 or 2, got {axis!r}')
+
+
+def coarsest_axis(shapes: ArrayLike, spacings: ArrayLike) -> int:
+    """Return the axis with one slice in all cases, or else with the largest median spacing.
+
+    Args:
+        shapes: (N, 3), shapes of the source files.
+        spacings: (N, 3), sizes of their voxels.
+
+    >>> coarsest_axis([(512, 512, 60)], [(0.7, 0.7, 5.0)])
+    2
+    """
+    spacing = np.median(np.asarray(spacings), axis=0)
+    spacing[(np.asarray(shapes) == 1).all(axis=0)] = np.inf
+    return max(range(3), key=lambda axis: (round(float(spacing[axis]), 3), axis))
 
 
 def slice_axes(axis: int) -> tuple[int, int, int]:

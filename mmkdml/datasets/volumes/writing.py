@@ -91,7 +91,7 @@ def store_case(
     sizes = [source.label.shape[one] for one in axes]
     with atomic_path(paths['.npy']) as image, atomic_path(paths['_label.npy']) as label:
         shape = (sizes[0], len(channels), *sizes[1:])
-        _create(image, shape, _common_type(source.images))
+        _create(image, shape, common_type(source.images))
         for number, file in enumerate(source.images):
             _fill(image, file, axes, number)
         _create(label, tuple(sizes), np.dtype(np.uint8))
@@ -115,7 +115,7 @@ def store_case(
     return case
 
 
-def _common_type(files: Sequence[NiftiFile]) -> np.dtype:
+def common_type(files: Sequence[NiftiFile]) -> np.dtype:
     """Return the smallest type that represents all values exactly, or float32."""
     if any(file.is_scaled or file.dtype.itemsize > 2 or file.dtype.kind == 'f' for file in files):
         return np.dtype(np.float32)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from mmkdml.apis.prediction.box_tiles import draw_boxes
-from mmkdml.apis.prediction.case_outputs import _most_foreground
+from mmkdml.apis.prediction.case_outputs import LargestForeground
 from mmkdml.apis.prediction.overlays import draw_overlay
 from mmkdml.evaluation.boxes.panels import BoxPanel
 from mmkdml.evaluation.boxes.samples import Boxes
@@ -111,4 +111,7 @@ def test_images_with_the_most_boxes_are_drawn():
         BoxPanel(image, dict(ensemble=boxes(*[(0, 0, 1, 1)] * count)), title=str(index))
         for index, count in enumerate(counts)
     ]
-    assert [one.title for one in _most_foreground(rows)] == ['1', '2', '4', '6']
+    largest = LargestForeground(9)
+    for index, row in enumerate(rows):
+        largest.add(index, row)
+    assert [one.title for one in largest.panels] == ['1', '2', '4', '6']

@@ -11,9 +11,9 @@ CONFIG = Path(__file__).parents[3] / 'configs' / 'kdml' / 'r50_r18x2_v3_lgg.py'
 MEASURED = """
 import resource, sys
 from mmkdml.apis import load_config
-from mmkdml.apis.prediction import predictor
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
-from mmkdml.apis.prediction.inputs import ReadOptions, find_sources, read_source
+from mmkdml.apis.prediction.inputs import ReadOptions, find_sources
+from mmkdml.apis.prediction.prepared import prepared_cases, read_cases
 from mmkdml.datasets import LoadBinaryMask, LoadCheckedImage
 from mmkdml.datasets.images import read_header, read_image
 
@@ -21,8 +21,10 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 def predict(path):
-    cases = predictor._cases(
-        find_sources(path), ImagePipeline(load_config({config!r})), ReadOptions(), None, False
+    cases = prepared_cases(
+        read_cases(find_sources(path), ReadOptions(), None, False),
+        ImagePipeline(load_config({config!r})),
+        None,
     )
     return sum(len(item) // 4 for case in cases for item in case)
 

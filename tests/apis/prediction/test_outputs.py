@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+import shutil
 from itertools import permutations, product
 from pathlib import Path
 
@@ -24,7 +25,7 @@ DEMO = Path(__file__).parents[3] / 'configs' / 'demo'
 MEMBERS = ['teacher', 'student_1', 'student_2', 'ensemble']
 
 
-def thresholding_predictor():
+def thresholding_predictor(classes=None):
     """Build a predictor of mmseg's pipeline with a network that thresholds the intensity."""
     config = load_config(DEMO / 'student_demo.py')
     steps = config.test_dataloader.dataset.pipeline
@@ -32,7 +33,7 @@ def thresholding_predictor():
     config.model.data_preprocessor.update(mean=[0.0] * 3, std=[1.0] * 3)
     model = MODELS.build(config.model).eval()
     model.encode_decode = lambda inputs, metas: inputs[:, :1] - 127.5
-    return Predictor(model, config)
+    return Predictor(model, config, classes)
 
 
 def read_table(out):
@@ -172,6 +173,83 @@ def test_mask_of_dicom_is_nifti_on_the_grid_of_the_series(segmentor, tmp_path):
     np.testing.assert_allclose(mask.affine[:3, 3], [-x, -y, z], rtol=1e-5)
     spacing = [*slice_.PixelSpacing[::-1], slice_.SliceThickness]
     np.testing.assert_allclose(mask.header.get_zooms(), spacing, rtol=1e-5)
+
+
+@pytest.fixture
+def codes(tmp_path):
+    """Write a file of codes for the class of the demo."""
+    codes = {
+        key: dict(scheme='SCT', value=value, meaning=meaning)
+        for key, value, meaning in (
+            ('category', '49755003', 'Morphologically Altered Structure'),
+            ('type', '108369006', 'Neoplasm'),
+        )
+    }
+    content = dict(algorithm='Demo', segments=dict(ill=dict(label='Tumor', **codes)))
+    path = tmp_path / 'codes.json'
+    path.write_text(json.dumps(content))
+    return path
+
+
+def write_series(write_slice, folder, **changes):
+    """Write a series of three slices."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for z in range(3):
+        write_slice(
+            folder / f'{z}.dcm', rng.integers(0, 500, (40, 50)), (-4 * z, 7, 20), Modality='MR',
+            **{**dict(StudyInstanceUID='1.2', FrameOfReferenceUID='1.2.9'), **changes},
+        )  # fmt: skip
+    return folder
+
+
+def test_segmentation_objects_equal_the_masks(pictures, write_slice, codes, tmp_path):
+    """A series without what the standard requires fails; the image has only its own mask."""
+    nibabel = pytest.importorskip('nibabel')
+    highdicom = pytest.importorskip('highdicom')
+    predictor = thresholding_predictor(classes=('healthy', 'ill'))
+    write_series(write_slice, pictures / 'mr')
+    write_series(write_slice, pictures / 'old', FrameOfReferenceUID=None)
+    out, options = tmp_path / 'out', dict(segments=codes, overlays=False)
+    message = r'1 of 5 cases failed.*\n.*FrameOfReferenceUID: expected a UID'
+    with pytest.raises(ValueError, match=message):
+        predict_files(predictor, pictures, out, **options)
+    for name in predictor.members:
+        mask = np.asarray(nibabel.load(out / 'masks' / name / 'mr.nii.gz').dataobj)
+        seg = highdicom.seg.segread(out / 'segmentations' / name / 'mr.dcm')
+        files = [predictor.predict(pictures / 'mr')[0].case.volume.frames[z][0] for z in range(3)]
+        uids = [highdicom.imread(file).SOPInstanceUID for file in files]
+        found = seg.get_pixels_by_source_instance(
+            uids, combine_segments=True, assert_missing_frames_are_empty=True
+        )
+        np.testing.assert_array_equal(found.transpose(2, 1, 0), mask)
+        assert seg.SegmentSequence[0].SegmentLabel == 'Tumor'
+        assert seg.SeriesDescription == name
+        assert sorted(path.name for path in (out / 'segmentations' / name).iterdir()) == ['mr.dcm']
+    assert not list(out.rglob('*old*'))
+    # Finished cases are kept, and other codes are other settings.
+    shutil.rmtree(pictures / 'old')
+    before = seg.SOPInstanceUID
+    predict_files(predictor, pictures, out, **options)
+    assert highdicom.seg.segread(seg.filename).SOPInstanceUID == before
+    codes.write_text(codes.read_text().replace('Tumor', 'Glioma'))
+    with pytest.raises(ValueError, match='segments'):
+        predict_files(predictor, pictures, out, **options)
+
+
+def test_invalid_segments_raise_before_the_prediction(
+    segmentor, predictors, pictures, codes, tmp_path
+):
+    out = tmp_path / 'out'
+    with pytest.raises(ValueError, match='--segments.*expected a DICOM series, got none'):
+        predict_files(segmentor, pictures, out, segments=codes)
+    classifier = predictors['kdml_v3_demo_slices']
+    with pytest.raises(ValueError, match='--segments.*expected a segmentor.* got classification'):
+        predict_files(classifier, pictures, out, segments=codes)
+    codes.write_text(codes.read_text().replace('"ill"', '"healthy"'))
+    with pytest.raises(ValueError, match=r'codes.json: segments: .*\(ill\), got healthy'):
+        predict_files(segmentor, pictures, out, segments=codes)
+    assert not out.exists()
 
 
 def test_unreadable_files_are_reported_after_the_others_are_written(segmentor, pictures, tmp_path):

@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image, ImageFont
 
 from mmkdml.apis.prediction import overlays
-from mmkdml.apis.prediction.case_outputs import _most_foreground
+from mmkdml.apis.prediction.case_outputs import LargestForeground
 from mmkdml.apis.prediction.overlays import draw_overlay
 from mmkdml.evaluation.mask_panels import Panel
 from mmkdml.figures.style import PREDICTION_COLOR
@@ -171,7 +171,10 @@ def test_images_with_the_most_foreground_are_drawn():
             masks[1].flat[: counts.get(index, 0)] = 1
             masks[0].flat[: dict(own).get(index, 0)] = 1
             images.append(Panel(masks[0], dict(student=masks[0], ensemble=masks[1]), str(index)))
-        return [one.title for one in _most_foreground(images)]
+        largest = LargestForeground(9)
+        for index, panel in enumerate(images):
+            largest.add(index, panel)
+        return [one.title for one in largest.panels]
 
     assert stack({1: 4, 2: 1, 3: 8, 5: 2, 8: 3}) == ['1', '3', '5', '8']
     assert stack({7: 1}, {0: 5}) == ['0', '3', '4', '7']  # then those of members, then the middle

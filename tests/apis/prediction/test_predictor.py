@@ -7,7 +7,7 @@ from mmengine.dataset import pseudo_collate
 from PIL import Image
 
 from mmkdml.apis import load_config, publish
-from mmkdml.apis.prediction import predictor as module
+from mmkdml.apis.prediction import prepared as module
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources
 from mmkdml.apis.prediction.predictor import load
 from mmkdml.datasets import make_demo_data

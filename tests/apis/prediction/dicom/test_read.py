@@ -181,13 +181,19 @@ def test_window_of_a_series_equals_pydicoms(write_slice, series):
         (dict(PixelSpacing=[0, 2]), 'c: PixelSpacing: expected positive .* got .0. 2'),
         (dict(PixelSpacing=''), 'c: PixelSpacing: expected 2 .* got None'),
         (dict(ImagePositionPatient=None), 'c: ImagePositionPatient: expected 3 .* got None'),
-        (dict(PhotometricInterpretation='PALETTE COLOR'), 'c: expected one gray slice .*PALETTE'),
+        (dict(PhotometricInterpretation='PALETTE COLOR'), 'c: expected gray slices .*PALETTE'),
         (dict(PhotometricInterpretation='MONOCHROME1'), 'c: Photom.* expected MONOCHROME2, as'),
-        (dict(NumberOfFrames=2), 'c: expected one gray slice .* 2 frame'),
-        (dict(Rows=None), 'c: expected one gray slice .* None x 6 pixels'),
+        (dict(NumberOfFrames=2), '0 to 4 mm: c frame 1 and c frame 2 are at the same'),
+        (dict(Rows=None), 'c: expected gray slices .* None x 6 pixels'),
         (dict(Rows=4), 'c: Rows: expected 5, as in .*a, got 4'),
-        (dict(ImagePositionPatient=[-9, 7, 20]), 'evenly spaced .* of 4 to 11 mm'),
-        (dict(ImagePositionPatient=[2, 7, 20]), 'evenly spaced .* of 0 to 4 mm'),
+        (
+            dict(ImagePositionPatient=[-9, 7, 20]),
+            'evenly spaced .* of 4 to 11 mm: a and c are furthest',
+        ),
+        (
+            dict(ImagePositionPatient=[2, 7, 20]),
+            'evenly spaced .* of 0 to 4 mm: a and c are at the same',
+        ),
         (dict(PixelData=b'12'), 'c: unreadable DICOM'),
     ],
 )
@@ -210,15 +216,14 @@ def test_unreadable_and_unsupported_files_raise(series, tmp_path):
     valid = files[2].read_bytes()
     for content in (b'', b'no', valid[:-30], valid[:200]):
         files[2].write_bytes(content)
-        with pytest.raises(ValueError, match=': (unreadable DICOM|expected one gray slice)'):
+        with pytest.raises(ValueError, match=': (unreadable DICOM|expected gray slices)'):
             read_dicom(files)
     with pytest.raises(ValueError, match='at least one file'):
         read_dicom([])
     for name, message in {
-        'test-SR': 'expected one gray slice .* got None',
+        'test-SR': 'expected gray slices .* got None',
         'MR_truncated': 'unreadable DICOM',
-        'rtdose': 'expected one gray slice .* 15 frame',
-        'examples_rgb_color': 'expected one gray slice .* got RGB',
+        'examples_rgb_color': 'expected gray slices .* got RGB',
     }.items():
         path = pydicom.data.get_testdata_file(f'{name}.dcm', download=False)
         with pytest.raises(ValueError, match=f'{name}.dcm: {message}') as refused:
@@ -226,23 +231,10 @@ def test_unreadable_and_unsupported_files_raise(series, tmp_path):
         assert '\n' not in str(refused.value)
 
 
-def test_images_without_a_decoder_raise(tmp_path):
-    path = pydicom.data.get_testdata_file('JPEG-lossy.dcm', download=False)
-    one = pydicom.dcmread(path)
-    one.ImagePositionPatient, one.PixelSpacing = [0, 0, 0], [1, 1]
-    one.ImageOrientationPatient = DIRECTIONS['axial']
-    one.save_as(tmp_path / 'x.dcm')
-    with pytest.raises(ValueError, match='x.dcm: unreadable DICOM .*Unable to decode') as refused:
-        read_dicom([tmp_path / 'x.dcm'])
-    assert '\n' not in str(refused.value)
-
-
 def test_too_large_series_is_not_decoded(series, monkeypatch):
     _, files = series()
     assert read_dicom(files, max_voxels=120).slices.size == 120
-    monkeypatch.setattr(
-        pydicom.Dataset, 'pixel_array', property(lambda self: pytest.fail('decoded'))
-    )
+    monkeypatch.setattr(pydicom.pixels, 'iter_pixels', lambda *args, **kw: pytest.fail('decoded'))
     with pytest.raises(ValueError, match=r'megavoxels \(4, 5, 6\) are more than 0.000119'):
         read_dicom(files, max_voxels=119)
 
@@ -254,3 +246,156 @@ def test_missing_package_raises_before_prediction(package, monkeypatch):
     message = rf"{package} is not installed.* pip install 'mmkdml\[medical"
     with pytest.raises(ValueError, match=message):
         read_dicom(['x'])
+
+
+@pytest.mark.parametrize('inverse', [False, True])
+def test_enhanced_file_equals_highdicoms_volume_and_the_series(
+    write_enhanced, write_slice, frames, tmp_path, inverse
+):
+    """The frames are in no spatial order and have slopes of their own."""
+    highdicom = pytest.importorskip('highdicom')
+    order, slopes = [3, 0, 4, 1, 2], [1, 0.5, 1, 2, 1.5]
+    kind = f'MONOCHROME{1 if inverse else 2}'
+    path = write_enhanced(tmp_path / 'x', frames, order, slopes, PhotometricInterpretation=kind)
+    volume = read_dicom([path])  # the window of the file: -100 to 155
+    values = np.stack([slopes[i] * frames[i] - 100.0 for i in np.argsort(order)])
+    expected = np.round((values + 100).clip(0, 255))
+    np.testing.assert_allclose(volume.slices, 255 - expected if inverse else expected, atol=1)
+    image = highdicom.imread(path)
+    oracle = image.get_volume(apply_presentation_lut=False)
+    if oracle.get_affine('RAS')[2, 0] < 0:
+        oracle = oracle.flip_spatial(0)
+    np.testing.assert_allclose(volume.affine, oracle.get_affine('RAS')[:, [2, 1, 0, 3]], atol=1e-5)
+    np.testing.assert_allclose(oracle.array, values, atol=1e-3)
+    assert volume.frames == tuple((path, index) for index in np.argsort(order))
+    files = [
+        write_slice(
+            tmp_path / str(i), frames[i], (10, 7, 2.5 * order[i]), RescaleSlope=slopes[i],
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PhotometricInterpretation=kind,
+        )
+        for i in range(5)
+    ]  # fmt: skip
+    series = read_dicom(files, window=(-100, 155))
+    np.testing.assert_array_equal(series.slices, volume.slices)
+    np.testing.assert_allclose(series.affine, volume.affine)
+
+
+def moved(index, **changes):
+    """Return a function that changes the position of a frame, or its own elements."""
+
+    def change(one):
+        group = one.PerFrameFunctionalGroupsSequence[index]
+        for key, value in changes.items():
+            sequence = dict(
+                ImagePositionPatient='PlanePositionSequence',
+                ImageOrientationPatient='PlaneOrientationSequence',
+                PixelSpacing='PixelMeasuresSequence',
+            )[key]
+            if sequence not in group:
+                setattr(group, sequence, [pydicom.Dataset()])
+            setattr(group[sequence][0], key, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (moved(2, ImagePositionPatient=[10, 7, 2.5]), 'x frame 2 and x frame 3 are at the same'),
+        (moved(4, ImagePositionPatient=[10, 7, 12.5]), 'x frame 4 and x frame 5 are furthest'),
+        (moved(1, ImageOrientationPatient=[0, 1, 0, 1, 0, 0]), 'x frame 2: ImageOrientationP'),
+        (moved(1, PixelSpacing=[3, 3]), 'x frame 2: PixelSpacing: expected .3. 2.'),
+    ],
+)
+def test_inconsistent_frames_raise(write_enhanced, frames, tmp_path, change, message):
+    path = write_enhanced(tmp_path / 'x', frames, change=change)
+    with pytest.raises(ValueError, match=message) as refused:
+        read_dicom([path])
+    assert '\n' not in str(refused.value)
+
+
+@pytest.mark.parametrize('spacing', [None, [0.2, 0.1]])
+def test_radiograph_is_placed_as_by_itk(write_radiograph, tmp_path, spacing):
+    """ITK gives radiographs the origin 0 and the directions of LPS+ axes."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (7, 9))
+    volume = read_dicom([write_radiograph(tmp_path / 'x', pixels, ImagerPixelSpacing=spacing)])
+    assert volume.slices.shape == (1, 7, 9)
+    rows, columns = spacing or (1, 1)
+    np.testing.assert_allclose(volume.affine, np.diag([-columns, -rows, 1, 1]))
+    assert volume.spacing == (None if spacing is None else pytest.approx((rows, columns)))
+    low, high = np.percentile(pixels, (0.5, 99.5))
+    expected = ((pixels - low) / (high - low)).clip(0, 1) * 255
+    np.testing.assert_allclose(volume.slices[0], expected, atol=0.51)
+
+
+def test_films_keep_the_order_of_their_frames(write_radiograph, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 7, 9))
+    path = tmp_path / 'x'
+    xa = dict(SOPClassUID=pydicom.uid.XRayAngiographicImageStorage, NumberOfFrames=3)
+    write_radiograph(path, pixels[0], **xa, PixelData=pixels.astype('<u2').tobytes())
+    np.testing.assert_array_equal(read_dicom([path], window=(0, 255)).slices, pixels)
+    with pytest.raises(ValueError, match='y: expected one file, because .*x has no ImagePosition'):
+        read_dicom([path, write_radiograph(tmp_path / 'y', pixels[0])])
+
+
+@pytest.mark.parametrize('kind', ['MONOCHROME1', 'MONOCHROME2'])
+@pytest.mark.parametrize('window', [None, (100, 800)])
+def test_padding_is_background_and_does_not_count(write_radiograph, tmp_path, kind, window):
+    """Half of the pixels are padding, at the white end of one and the black end of the other."""
+    pixels = np.random.default_rng(0).integers(100, 900, (20, 30))
+    padded = np.zeros(pixels.shape, bool)
+    padded[:, :15] = True
+    limits = (4090, 4095) if kind == 'MONOCHROME2' else (0, 5)
+    pixels[padded] = np.random.default_rng(1).integers(*limits, padded.sum(), endpoint=True)
+    changes = dict(PixelPaddingValue=limits[0], PixelPaddingRangeLimit=limits[1])
+    path = write_radiograph(tmp_path / 'x', pixels, **changes, PhotometricInterpretation=kind)
+    found = read_dicom([path], window=window).slices[0]
+    assert (found[padded] == 0).all()
+    low, high = window or np.percentile(pixels[~padded], (0.5, 99.5))
+    expected = ((pixels - low) / (high - low)).clip(0, 1) * 255
+    expected = 255 - expected if kind == 'MONOCHROME1' else expected
+    np.testing.assert_allclose(found[~padded], expected[~padded], atol=0.51)
+
+
+def test_padding_of_ct_is_a_stored_value(write_slice, tmp_path):
+    """Scanners store -2000, also as 63536, before the rescaling; a constant rest is black."""
+    pixels = np.random.default_rng(0).integers(-1000, 1000, (20, 30))
+    pixels[:5] = -2000
+    expected = None
+    for value in (-2000, 63536):
+        path = tmp_path / str(value)
+        write_slice(path, pixels)
+        one = pydicom.dcmread(path)
+        one.add_new('PixelPaddingValue', 'SS' if value < 0 else 'US', value)
+        one.save_as(path)
+        found = read_dicom([path]).slices[0]
+        low, high = np.percentile(2.0 * pixels[5:] - 100, (0.5, 99.5))
+        expected = ((2.0 * pixels - 100 - low) / (high - low)).clip(0, 1) * 255
+        np.testing.assert_allclose(found, expected, atol=0.51)
+    for constant in (-2000, 7):
+        pixels[5:] = constant
+        one.PixelData = pixels.astype('<i2').tobytes()
+        one.save_as(path)
+        assert not read_dicom([path]).slices.any()
+
+
+@pytest.mark.parametrize('signed', [False, True])
+def test_unused_high_bits_are_ignored(write_slice, tmp_path, signed):
+    """Old scanners put overlays there; 12-bit two's complement has its sign in bit 11."""
+    values = np.arange(-2048, 2048, 7) if signed else np.arange(0, 4096, 7)
+    values = values[:580].reshape(10, 58)
+    stored = (values & 0xFFF) | 0x5000
+    path = write_slice(
+        tmp_path / 'x', stored, BitsStored=12, HighBit=11, PixelRepresentation=int(signed),
+        RescaleSlope=1, RescaleIntercept=0, PixelData=stored.astype('<u2').tobytes(),
+    )  # fmt: skip
+    low = -2048 if signed else 0
+    found = read_dicom([path], window=(low, low + 4095)).slices[0]
+    np.testing.assert_allclose(found, (values - low) / 4095 * 255, atol=0.51)
+
+
+@pytest.mark.parametrize('key', ['RescaleSlope', 'RescaleIntercept'])
+def test_rescaling_that_is_no_number_raises(write_slice, tmp_path, key):
+    path = write_slice(tmp_path / 'x', np.zeros((5, 6)), **{key: float('nan')})
+    with pytest.raises(ValueError, match=f'x: .*{key}: expected a finite number.* got nan'):
+        read_dicom([path])
