@@ -15,3 +15,17 @@ runs = [
     dict(name='kd_x2', config='configs/study/lgg_cv_kd_x2.py', teacher='teacher'),
     *variant_runs(**_of_paper, modes=('ml',), styles=('v3',)),
 ]
+claims = [
+    dict(
+        entry='kdml_v3',
+        competitors=[other],
+        measure='IoU',
+        text=f'KD+ML v3 is better than {name}',
+        primary=True,
+    )
+    for other, name in (
+        ('kdml_v1', 'KD+ML v1'),
+        ('students_alone', 'two students trained alone'),
+        ('kd_x2', 'two students trained by plain KD'),
+    )
+]
