@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,13 +103,15 @@ def run_converter(
     parser.add_argument(
         '--seed', type=int, default=0, help='seed of the random split (default: %(default)s)'
     )
-    parser.add_argument(
-        '--folds',
-        type=int,
-        metavar='K',
-        help='write the splits of a K-fold cross-validation, in which each image is tested once; '
-        'TRAIN and VAL are then the proportions of the other images (default: one division)',
-    )
+    if 'folds' in signature(convert).parameters:  # older converters of users lack it
+        parser.add_argument(
+            '--folds',
+            type=int,
+            metavar='K',
+            help='write the splits of a K-fold cross-validation, in which each image is tested '
+            'once; TRAIN and VAL are then the proportions of the other images (default: one '
+            'division)',
+        )
     parser.add_argument('--force', action='store_true', help='replace different splits in DIR')
     arguments = vars(parser.parse_args(argv))
     from mmkdml.datasets.splits.manifest import INFO_FILE
@@ -131,7 +134,7 @@ def run_converter(
         print('\nnext: write a config for your data, see "Custom data" in the documentation')
         return
     command = f'{tool_command("train")} {packaged_name(config.format(**arguments))}'
-    if arguments['folds'] is not None:
+    if arguments.get('folds') is not None:
         command += ' --fold 0'
     names = dict.fromkeys(name.rpartition('/')[2] for name in splits)
     moved = Path(arguments['source']) != Path(data_root)

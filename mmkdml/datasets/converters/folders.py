@@ -163,6 +163,7 @@ def convert_folders(
     seed: int = 0,
     force: bool = False,
     channels: int | None = None,
+    folds: int | None = None,
 ) -> Splits:
     """Write split files for class folders, or for image and mask folders if these are named.
 
@@ -182,6 +183,7 @@ def convert_folders(
         seed: Any integer.
         force: Replace other split files in ``out``.
         channels: See :func:`class_folder_rows`.
+        folds: See :func:`convert_lgg`.
 
     Raises:
         ValueError: If only one of ``images`` and ``masks`` is set, or ``mask_suffix`` or
@@ -206,7 +208,7 @@ def convert_folders(
             f'images {images!r}, masks {masks!r}, mask_suffix {mask_suffix!r}, masks_drawn_on '
             f'{masks_drawn_on!r}'
         )
-    splits = split_rows(rows, ratios, seed, by_class=by_class, classes=classes)
+    splits = split_rows(rows, ratios, seed, by_class=by_class, classes=classes, folds=folds)
     write_splits(out, splits, info | dict(ratios=[float(r) for r in ratios]), force)
     return splits
 

@@ -123,3 +123,12 @@ def masks_info(drawn_on: str | None) -> dict[str, str]:
         return {}
     check_choice('masks_drawn_on', drawn_on, DRAWN_ON)
     return {'masks_drawn_on': drawn_on}
+
+
+def refuse_folds(folds: int | None, published: str) -> None:
+    """Raise ValueError if folds are requested for data with a published division."""
+    if folds is not None:
+        raise ValueError(
+            f'Invalid folds: expected none with {published}, which fixes the images that are '
+            f'tested, got {folds}. Use a random division (--ratios, --seed), or leave out --folds'
+        )
