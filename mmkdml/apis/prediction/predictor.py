@@ -22,6 +22,7 @@ from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_source
 from mmkdml.apis.run.config import load_run
 from mmkdml.apis.trained import load_with_meta
 from mmkdml.evaluation.member_metrics import members_in_order
+from mmkdml.files import file_sha256
 from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.member_tta import MemberTTA
@@ -73,6 +74,11 @@ class Predictor:
     def channels(self) -> int | None:
         """Channels of the images; None for gray and RGB images."""
         return ImagePipeline(self.config).channels
+
+    @property
+    def checkpoint_sha256(self) -> str | None:
+        """SHA-256 of the file of the weights."""
+        return self.checkpoint and file_sha256(self.checkpoint)
 
     def predict(self, images: Any, **options: Any) -> list[Prediction]:
         """Return all predictions as a list; :meth:`stream` takes less memory."""

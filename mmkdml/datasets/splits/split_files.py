@@ -145,7 +145,8 @@ def read_split(path: str | Path) -> list[SplitRow]:
         FileNotFoundError: If the file does not exist.
         TypeError: If ``path`` is not a path.
         ValueError: If the columns or a row are invalid, an id or image is duplicate, there are no
-            rows, or the file or one written with it has changed (see :func:`~mmkdml.datasets.splits.accept_splits`).
+            rows, or the file or one written with it has changed (see
+            :func:`~mmkdml.datasets.splits.accept_splits`).
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f'Invalid ann_file: expected the path of a split file, got {path!r}')
