@@ -251,3 +251,14 @@ def test_lossy_loader_is_logged(data, monkeypatch):
     build(SplitClassificationDataset)
     assert len(logged) == 1
     assert 'LoadCheckedImage' in logged[0]
+
+
+def test_images_of_another_split_file_are_left_out(data):
+    rows = read_split('splits/train.csv')
+    write_splits('other', dict(test=rows[1:4]), {})
+    dataset = build(PCamDataset, without='other/test.csv')
+    assert [dataset.get_data_info(i)['id'] for i in range(len(dataset))] == ['a', 'e', 'f']
+    with pytest.raises(ValueError, match='without: expected images in splits/train.csv'):
+        build(PCamDataset, without='splits/train.csv')
+    with pytest.raises(FileNotFoundError, match='No split file x.csv'):
+        build(PCamDataset, without='x.csv')

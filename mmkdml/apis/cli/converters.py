@@ -103,7 +103,8 @@ def run_converter(
     parser.add_argument(
         '--seed', type=int, default=0, help='seed of the random split (default: %(default)s)'
     )
-    if 'folds' in signature(convert).parameters:  # older converters of users lack it
+    parameters = signature(convert).parameters
+    if 'folds' in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         parser.add_argument(
             '--folds',
             type=int,
@@ -114,6 +115,8 @@ def run_converter(
         )
     parser.add_argument('--force', action='store_true', help='replace different splits in DIR')
     arguments = vars(parser.parse_args(argv))
+    if arguments.get('folds') is None:
+        arguments.pop('folds', None)  # converters of users may not have it
     from mmkdml.datasets.splits.manifest import INFO_FILE
     from mmkdml.datasets.splits.split_checks import links_outside
 
@@ -134,7 +137,7 @@ def run_converter(
         print('\nnext: write a config for your data, see "Custom data" in the documentation')
         return
     command = f'{tool_command("train")} {packaged_name(config.format(**arguments))}'
-    if arguments.get('folds') is not None:
+    if 'folds' in arguments:
         command += ' --fold 0'
     names = dict.fromkeys(name.rpartition('/')[2] for name in splits)
     moved = Path(arguments['source']) != Path(data_root)

@@ -96,8 +96,8 @@ def find_fold_runs(folder: str | Path, seed: int | None = None) -> list[Path]:
     chosen = [one for one in common if seed in (None, one)]
     if len(chosen) != 1:
         raise ValueError(
-            f'Invalid seed {seed} of {folder}: expected one of '
-            f'{", ".join(map(str, common)) or "none"}, the seeds of all folds. Choose it with --seed'
+            f'Invalid seed {seed} of {folder}: expected one of those of all folds, '
+            f'{", ".join(map(str, common)) or "none"}. Choose it with --seed'
         )
     return [path / f'seed_{chosen[0]}' for path in paths]
 

@@ -136,3 +136,11 @@ def test_ambiguous_names_raise(nih, save):
     save(nih / 'copy' / '00000003_000.png', np.zeros((4, 4)))
     with pytest.raises(ValueError, match='got copy/00000003_000.png, images_001/images/0'):
         multi_label_rows(nih, TABLE)
+
+
+def test_folds_have_each_image_once_but_not_with_published_lists(nih, tmp_path):
+    splits = convert_multi_label(nih, tmp_path / 'out', TABLE, folds=2, ratios=(50, 50, 0))
+    tested = [row.id for fold in range(2) for row in splits[f'fold_{fold}/test']]
+    assert len(tested) == len(set(tested)) == len(FINDINGS)
+    with pytest.raises(ValueError, match='folds: expected none with test_list.* got 2'):
+        convert_multi_label(nih, tmp_path / 'other', TABLE, test_list='t.txt', folds=2)
