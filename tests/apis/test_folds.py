@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from mmengine.config import Config
 from mmkdml.apis import set_fold
 from mmkdml.apis.folds import tested_files
 from mmkdml.apis.run.options import StartOptions, training_config
+from mmkdml.apis.run.settings import changed_settings, deciding_settings
 from mmkdml.datasets.splits import SplitRow, fold_rows, write_folds, write_splits
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo' / 'kdml_v3_demo.py'
@@ -87,3 +89,20 @@ def test_default_folder_of_a_fold_is_below_that_of_the_config(splits, tmp_path):
     assert '--fold 2' in str(options)
     config, _, _ = training_config(DEMO, given, tmp_path / 'own')
     assert config.work_dir == str(tmp_path / 'own')
+
+
+def test_resuming_keeps_the_fold_and_another_one_is_a_change(splits, tmp_path):
+    run = tmp_path / 'run'
+    given = StartOptions(options_of(splits), fold=1)
+    config, options, _ = training_config(DEMO, given, run)
+    run.mkdir()
+    config.dump(run / DEMO.name)
+    identity = dict(id='x', config=DEMO.name, start=options.record())
+    (run / 'identity.json').write_text(json.dumps(identity))
+    before = deciding_settings(Config.fromfile(run / DEMO.name))
+    for path in (DEMO, run):
+        again, _, _ = training_config(path, StartOptions(), run, 'auto')
+        assert changed_settings(before, deciding_settings(again)) == {}
+        other, _, _ = training_config(path, StartOptions(fold=2), run, 'auto')
+        changes = changed_settings(before, deciding_settings(other))
+        assert {'train_dataloader.dataset.ann_file', 'data.train'} <= set(changes)
