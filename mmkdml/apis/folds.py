@@ -46,7 +46,7 @@ def set_fold(config: Config, fold: int, without: int | None = None) -> None:
             dataset['without'] = str(folder / fold_folder(without) / SPLIT_FILES[-1])
 
 
-def tested_files(config: Config) -> list[Path]:
+def fold_test_files(config: Config) -> list[Path]:
     """Return the test split files of all folds of a config's data, or of its only division."""
     folder = manifest_folder(Path(_split_datasets(config)[0][1]['ann_file']).parent)
     folds = read_manifest(folder).get(FOLDS)

@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from mmkdml.apis import set_fold
-from mmkdml.apis.folds import tested_files
+from mmkdml.apis.folds import fold_test_files
 from mmkdml.apis.run.options import StartOptions, training_config
 from mmkdml.apis.run.settings import changed_settings, deciding_settings
 from mmkdml.datasets.splits import SplitRow, fold_rows, write_folds, write_splits
@@ -49,7 +49,7 @@ def test_all_data_sets_read_the_fold(splits):
         expected = [str(splits / f'fold_{fold}' / f'{part}.csv') for part in PARTS]
         assert files(config) == (expected, [None] * 3)
     assert config.other.ann_file == str(splits / 'train.csv')
-    assert tested_files(config) == [splits / f'fold_{fold}' / 'test.csv' for fold in range(3)]
+    assert fold_test_files(config) == [splits / f'fold_{fold}' / 'test.csv' for fold in range(3)]
 
 
 def test_test_images_of_another_fold_are_left_out_of_training_and_validation(splits):
@@ -69,7 +69,7 @@ def test_one_division_and_other_data_have_no_folds(tmp_path):
     write_splits(tmp_path, dict(train=ROWS), {})
     with pytest.raises(ValueError, match='it has no folds.*--folds'):
         set_fold(config_of(tmp_path), 0)
-    assert tested_files(config_of(tmp_path)) == [tmp_path / 'test.csv']
+    assert fold_test_files(config_of(tmp_path)) == [tmp_path / 'test.csv']
     with pytest.raises(ValueError, match='got none in the config'):
         set_fold(Config(dict(train_dataloader=dict(dataset=dict(ann_file='coco.json')))), 0)
     set_fold(missing := config_of(tmp_path / 'missing'), 7)  # data of another machine

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmkdml.apis.folds import tested_files
+from mmkdml.apis.folds import fold_test_files
 from mmkdml.datasets import read_split
 from mmkdml.datasets.splits.manifest import manifest_folder
 from mmkdml.models.distillers.fold_teachers import write_fold_teachers
@@ -23,7 +23,7 @@ def check_folds(config: Config, folds: int) -> None:
     Raises:
         ValueError: If they have another number of folds, or an image is tested in two folds.
     """
-    files = tested_files(config)
+    files = fold_test_files(config)
     if not manifest_folder(files[0].parent).is_dir():
         return  # the data may be on another machine
     if len(files) != folds:
@@ -55,7 +55,7 @@ def write_teachers(work_dir: Path, config: Config, teachers: Sequence[Path | Non
         config: Config of the run, with its fold.
         teachers: Folder of the run of each teacher by fold; None for the fold of the run.
     """
-    files = zip(teachers, tested_files(config), strict=True)
+    files = zip(teachers, fold_test_files(config), strict=True)
     used = [(run, file) for run, file in files if run is not None]
     images = [[row.id for row in read_split(file)] for _, file in used]
     return write_fold_teachers(work_dir / TEACHERS, [run for run, _ in used], images)

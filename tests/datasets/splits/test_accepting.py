@@ -10,7 +10,7 @@ ROWS = [SplitRow(f'{g}{i}', f'{g}/{i}.tif', g, i % 2) for g in 'abcdefgh' for i 
 
 @pytest.fixture
 def folds(tmp_path):
-    write_folds(tmp_path, fold_rows(ROWS, 3, (75, 25, 0)), dict(dataset='x', split_by='patient'))
+    write_folds(tmp_path, fold_rows(ROWS, 3, (60, 40, 0)), dict(dataset='x', split_by='patient'))
     return tmp_path
 
 

@@ -259,7 +259,10 @@ def test_folds_of_a_seed_never_change():
 
 
 def test_labels_of_several_classes_are_stratified():
-    rows = [replace(row(f'{i:02}', f'{i}'), labels=('a', 'b')[: i % 3]) for i in range(45)]
+    rows = [
+        replace(row(f'{i:02}', f'{i}', int(i % 3 > 0)), labels=('a', 'b')[: i % 3])
+        for i in range(45)
+    ]
     for splits in fold_rows(rows, 5):
         counts = Counter(name for r in splits['test'] for name in r.labels)
         assert counts == dict(a=6, b=3)

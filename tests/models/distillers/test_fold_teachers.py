@@ -63,7 +63,7 @@ def test_each_image_is_taught_by_its_own_network(task, networks, table):
     distiller = classroom(task, table)
     inputs, samples = named(task)
     outputs, log = distiller.forward_frozen('teacher', inputs, samples)
-    (tap,) = distiller.observed_modules['teacher']
+    (tap,) = distiller._taps['teacher']
     assert log == {}
     for index in range(len(samples)):
         (own,) = (n for n, part in zip(networks, PARTS, strict=True) if str(index) in part)
