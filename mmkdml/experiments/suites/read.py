@@ -37,7 +37,7 @@ def read_suite(suite: Suite, store: SuiteStore, pool: bool = True) -> SuiteRecor
     Args:
         suite: The suite.
         store: Its database.
-        pool: Pool the folds of each run with :func:`~.folds.pool_folds`, and leave out the teachers
+        pool: Pool the folds of each run with ``pool_folds``, and leave out the teachers
             of other folds.
 
     Raises:

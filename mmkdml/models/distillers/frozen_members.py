@@ -34,7 +34,7 @@ class FrozenMembers(dict[str, nn.Module]):
         members: All members by name.
         paths: Checkpoint by name of each frozen member: a file, the folder of a run, or None to
             load the pretrained weights that its ``init_cfg`` names. A file of
-            :func:`~.fold_teachers.write_fold_teachers` has several, of which each image uses one.
+            :func:`~mmkdml.models.write_fold_teachers` has several, of which each image uses one.
         configs: Config or module of each member by name. A module without a checkpoint keeps its
             weights.
 
