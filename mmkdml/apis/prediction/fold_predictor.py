@@ -66,13 +66,14 @@ def find_fold_runs(folder: str | Path, seed: int | None = None) -> list[Path]:
         seed: Random seed, if there are several.
 
     Returns:
-        Folders of the runs, fold 0 first; empty if the folder has no folds.
+        Folders of the runs, fold 0 first; empty if the folder has no folds, or a config, so that it
+        is a run itself.
 
     Raises:
         ValueError: If a fold is missing, or there is not exactly one such seed.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not folder.is_dir() or any(folder.glob('*.py')):
         return []
     folds = {
         int(match[1]): path for path in folder.iterdir() if (match := _FOLD.fullmatch(path.name))

@@ -72,3 +72,5 @@ def test_runs_of_all_folds_are_found(tmp_path):
         with pytest.raises(ValueError, match=f'seed {seed} of .* 0, 3. Choose it with --seed'):
             find_fold_runs(tmp_path, seed)
     assert find_fold_runs(tmp_path, 0)[1] == tmp_path / 'fold_1' / 'seed_0'
+    (tmp_path / 'config.py').touch()  # the folder of a run without folds
+    assert find_fold_runs(tmp_path) == []

@@ -151,7 +151,7 @@ def test_student_of_out_of_fold_teachers(tmp_path):
             f'{part}_dataloader.dataset.data_root': str(source),
             f'{part}_dataloader.dataset.ann_file': str(tmp_path / 'splits' / f'{part}.csv'),
         }
-    student = {**options, 'model.mode': 'kd_off'}
+    student = {**options, 'model.mode': 'kd_off', 'model.weights.gamma': None}
     runs = [
         RunSpec('big', 0, 'configs/demo/teacher_demo.py', options),
         RunSpec('kd', 0, 'configs/demo/kdml_v3_demo.py', student, 'big'),
