@@ -114,9 +114,9 @@ class FoldEnsemble(nn.Module):
     def test_step(self, data: Any) -> list[BaseDataElement]:
         """Predict a batch, as mmengine's ``test_step``."""
         # Models write into the samples.
-        batches = [model.test_step(copy.deepcopy(data)) for model in self.models]
-        model: Any = self.models[0]
-        network = model.module if isinstance(model, BaseTTAModel) else model
+        models: Any = self.models
+        batches = [model.test_step(copy.deepcopy(data)) for model in models]
+        network = models[0].module if isinstance(models[0], BaseTTAModel) else models[0]
         return [_over_folds(network, folds) for folds in zip(*batches, strict=True)]
 
 

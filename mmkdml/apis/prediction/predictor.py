@@ -78,7 +78,7 @@ class Predictor:
     @property
     def checkpoint_sha256(self) -> str | None:
         """SHA-256 of the file of the weights."""
-        return self.checkpoint and file_sha256(self.checkpoint)
+        return None if self.checkpoint is None else file_sha256(self.checkpoint)
 
     def predict(self, images: Any, **options: Any) -> list[Prediction]:
         """Return all predictions as a list; :meth:`stream` takes less memory."""
