@@ -13,7 +13,8 @@ def main() -> None:
     parser.add_argument(
         'run',
         metavar='RUN',
-        help='folder of a run, for its config and best checkpoint, or CONFIG CHECKPOINT',
+        help='folder of a run, for its config and best checkpoint, or CONFIG CHECKPOINT; or a '
+        'folder with the runs of all folds of a cross-validation, whose probabilities are averaged',
     )
     parser.add_argument(
         'images',
@@ -36,6 +37,9 @@ def main() -> None:
         '--batch-size', type=int, default=8, help='images per batch (default: %(default)s)'
     )
     parser.add_argument('--device', help='e.g. cpu or cuda:1 (default: a GPU if there is one)')
+    parser.add_argument(
+        '--seed', type=int, help='seed of the runs of folds, if there are several in RUN'
+    )
     parser.add_argument('--tta', action='store_true', help='use test-time augmentation')
     parser.add_argument('--no-overlays', action='store_true', help='do not draw overlays')
     parser.add_argument(
@@ -75,6 +79,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from mmkdml.apis import ReadOptions, load, load_run, predict_files
+    from mmkdml.apis.prediction.fold_predictor import FoldPredictor, find_fold_runs
     from mmkdml.apis.prediction.inputs import SUFFIXES
     from mmkdml.apis.trained import split_words
     from mmkdml.datasets.channels import NUMPY_SUFFIX
@@ -83,15 +88,21 @@ def main() -> None:
     if args.run.endswith('.py') and args.images[0].lower().endswith(suffixes):
         parser.error(f'{args.run} is a config: add its checkpoint before {args.images[0]}')
     run, checkpoint, images = split_words([args.run, *args.images])
-    config, weights = load_run(
-        run, checkpoint, args.cfg_options, use_config=args.use_config, only_prediction=True
-    )
+    folds = find_fold_runs(run, args.seed) if checkpoint is None else []
+    if args.seed is not None and not folds:
+        parser.error(f'--seed: expected a folder with the runs of all folds, got {run}')
+    found = [
+        load_run(one, checkpoint, args.cfg_options, use_config=args.use_config,
+                 only_prediction=True)
+        for one in folds or [run]
+    ]  # fmt: skip
     if not images:
         parser.error(f'{args.images[0]} is used as the checkpoint: add images after it')
     read = ReadOptions(
         args.plane, tuple(args.window) if args.window else None, int(args.max_megapixels * 1e6)
     )
-    predictor = load(config, weights, args.device)
+    predictors = [load(config, weights, args.device) for config, weights in found]
+    predictor = FoldPredictor(predictors) if folds else predictors[0]
     table = predict_files(
         predictor,
         images,

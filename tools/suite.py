@@ -66,9 +66,10 @@ def main() -> None:
         table, 'print the table of a suite in the form of the paper', checkpoints, files
     ).add_argument(
         '--format',
-        choices=('text', 'markdown', 'latex', 'csv', 'seeds'),
+        choices=('text', 'markdown', 'latex', 'csv', 'seeds', 'folds'),
         default='text',
-        help='seeds: a CSV of all runs and both checkpoints (default: %(default)s)',
+        help='seeds: a CSV of all runs and both checkpoints; folds: the same for each fold of a '
+        'cross-validation (default: %(default)s)',
     )
     add(
         claims, "print which of the paper's claims hold in a suite", checkpoints, files
@@ -173,8 +174,8 @@ def status(args: argparse.Namespace) -> None:
 def table(args: argparse.Namespace) -> None:
     from mmkdml.experiments import build_table, read_suite, render, seed_scores
 
-    record = read_suite(*open_suite(args, args.suite))
-    if args.format == 'seeds':
+    record = read_suite(*open_suite(args, args.suite), pool=args.format != 'folds')
+    if args.format in ('seeds', 'folds'):
         text = seed_scores(record).to_csv(index=False, float_format='%.4f')
     else:
         text = render(build_table(record, args.checkpoint), args.format)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mmkdml.apis.export.run import ExportResult, export_run
     from mmkdml.apis.folds import set_fold
     from mmkdml.apis.prediction.answers import Answer, Prediction
+    from mmkdml.apis.prediction.fold_predictor import FoldPredictor, find_fold_runs
     from mmkdml.apis.prediction.inputs import ReadOptions
     from mmkdml.apis.prediction.nifti import write_mask
     from mmkdml.apis.prediction.outputs import predict_files
@@ -31,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.export.run': ['ExportResult', 'export_run'],
         '.folds': ['set_fold'],
         '.prediction.answers': ['Answer', 'Prediction'],
+        '.prediction.fold_predictor': ['FoldPredictor', 'find_fold_runs'],
         '.prediction.inputs': ['ReadOptions'],
         '.prediction.outputs': ['predict_files'],
         '.prediction.predictor': ['Predictor', 'load'],

@@ -13,7 +13,7 @@ from mmkdml.datasets.splits.manifest import SPLIT_FILES, manifest_folder, read_m
 from mmkdml.names import FOLDS, SPLITS, fold_folder
 
 
-def set_fold(config: Config, fold: int) -> None:
+def set_fold(config: Config, fold: int, without: int | None = None) -> None:
     """Make all data sets of a config read the split files of a fold.
 
     ``splits/train.csv`` becomes ``splits/fold_2/train.csv``, and so does the file of another fold.
@@ -21,18 +21,18 @@ def set_fold(config: Config, fold: int) -> None:
     Args:
         config: Config with data sets that read split files; modified.
         fold: Index of the fold, from 0.
+        without: Another fold, whose test images are left out of training and validation, so that
+            the networks have seen the test images of neither.
 
     Raises:
         ValueError: If no data set reads a split file, or the split files have no such fold.
     """
-    datasets = [
-        one for split in SPLITS for one in _with_split_file(config.get(f'{split}_dataloader') or {})
-    ]
+    datasets = _split_datasets(config)
     if not datasets:
         raise ValueError(
             f'Invalid fold {fold}: expected data sets that read split files, got none in the config'
         )
-    for dataset in datasets:
+    for split, dataset in datasets:
         path = Path(dataset['ann_file'])
         folder = manifest_folder(path.parent)
         folds = read_manifest(folder).get(FOLDS)
@@ -43,7 +43,26 @@ def set_fold(config: Config, fold: int) -> None:
                    'the option --folds of the converter')
             )  # fmt: skip
         dataset['ann_file'] = str(folder / fold_folder(fold) / path.name)
+        if without is not None and split != SPLITS[-1]:
+            dataset['without'] = str(folder / fold_folder(without) / SPLIT_FILES[-1])
     complete_volumes(config)
+
+
+def fold_test_files(config: Config) -> list[Path]:
+    """Return the test split files of all folds of a config's data, or of its only division."""
+    folder = manifest_folder(Path(_split_datasets(config)[0][1]['ann_file']).parent)
+    folds = read_manifest(folder).get(FOLDS)
+    folders = [folder / fold_folder(fold) for fold in range(folds)] if folds else [folder]
+    return [one / SPLIT_FILES[-1] for one in folders]
+
+
+def _split_datasets(config: Config) -> list[tuple[str, dict[str, Any]]]:
+    """Return the split and settings of each data set with a split file."""
+    return [
+        (split, one)
+        for split in SPLITS
+        for one in _with_split_file(config.get(f'{split}_dataloader') or {})
+    ]
 
 
 def _with_split_file(settings: Any) -> Iterator[dict[str, Any]]:

@@ -16,9 +16,11 @@ from mmkdml.datasets.splits import (
     SplitRow,
     assign_groups,
     balance_rows,
+    fold_rows,
     read_split,
     refuse_shared_groups,
     split_rows,
+    write_folds,
     write_splits,
 )
 from mmkdml.datasets.synthetic import make_demo_data
@@ -70,11 +72,13 @@ __all__ = [
     'assign_groups',
     'balance_rows',
     'cached_pipeline',
+    'fold_rows',
     'make_demo_cells',
     'make_demo_data',
     'read_split',
     'refuse_shared_groups',
     'split_rows',
+    'write_folds',
     'write_splits',
 ]
 __all__ += converters.__all__

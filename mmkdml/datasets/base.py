@@ -40,6 +40,7 @@ class SplitFileMixin(ABC):
     Args:
         *args: Passed to the framework's data set.
         allow_outside: Allow symbolic links in ``data_root`` that lead out of it.
+        without: Split file whose images are left out. Default: none.
         image_cache: Arguments of :func:`~mmkdml.datasets.cached_pipeline`: ``dir``, the folder of
             the cache, and ``limit``, its size in GiB. Samples stay bit-identical. Default: no
             cache.
@@ -61,6 +62,7 @@ class SplitFileMixin(ABC):
         *args: Any,
         allow_outside: bool = False,
         image_cache: Mapping[str, Any] | None = None,
+        without: str | None = None,
         **kwargs: Any,
     ) -> None:
         if image_cache is not None and not {'dir'} <= set(image_cache) <= {'dir', 'limit'}:
@@ -68,7 +70,8 @@ class SplitFileMixin(ABC):
                 'Invalid image_cache: expected the key dir (a folder) and optionally limit (GiB), '
                 f'got {image_cache!r}'
             )
-        self.allow_outside, self.image_cache = allow_outside, image_cache
+        # Needed by the framework's __init__.
+        self.allow_outside, self.image_cache, self.without = allow_outside, image_cache, without
         try:
             super().__init__(*args, **kwargs)
         except OSError:
@@ -113,6 +116,14 @@ class SplitFileMixin(ABC):
         """
         root = self.data_root or ''
         rows = read_split(self.ann_file)
+        if self.without is not None:
+            left_out = {row.id for row in read_split(self.without)}
+            rows = [row for row in rows if row.id not in left_out]
+            if not rows:
+                raise ValueError(
+                    f'Invalid without: expected images in {self.ann_file} that are not in '
+                    f'{self.without}, got none. Use more images for it (--ratios), or fewer folds'
+                )
         if not osp.isfile(first := osp.join(root, volume_file(rows[0].path))):
             raise FileNotFoundError(
                 'Invalid data_root: expected the source folder of the converter, got '

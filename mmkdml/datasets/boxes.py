@@ -13,7 +13,7 @@ from mmkdml.commands import tool_command
 from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.coco_json import BoxImage, read_coco
 from mmkdml.datasets.splits import SplitRow
-from mmkdml.datasets.splits.manifest import BOXES_FILE
+from mmkdml.datasets.splits.manifest import BOXES_FILE, manifest_folder
 from mmkdml.optional import check_extra
 from mmkdml.registry import DATASETS
 
@@ -37,7 +37,8 @@ class SplitBoxDataset(SplitFileMixin, BaseDetDataset):
         ann_file: Split file, relative to the working directory.
         data_root: Folder that the paths in it and in the JSON file are relative to.
         boxes_file: COCO JSON file with the boxes of all images in ``ann_file``, relative to the
-            working directory. Default: ``annotations.json`` next to ``ann_file``.
+            working directory. Default: ``annotations.json`` next to ``ann_file``, or
+            to the folder of its fold.
         **kwargs: ``allow_outside`` and ``image_cache`` (see :class:`SplitFileMixin`), and arguments
             of mmdet's ``BaseDetDataset``: ``pipeline``, ``metainfo=dict(classes=(...))`` with the
             order of the classes (default: that of the JSON file), ``filter_cfg`` of training data
@@ -57,7 +58,8 @@ class SplitBoxDataset(SplitFileMixin, BaseDetDataset):
     def load_data_list(self) -> list[dict[str, Any]]:
         """Extend the base class: read the boxes."""
         if self.boxes_file is None:
-            self.boxes_file = osp.join(osp.dirname(self.ann_file), BOXES_FILE)
+            folder = manifest_folder(osp.dirname(self.ann_file))
+            self.boxes_file = osp.join(folder, BOXES_FILE)
         if not osp.isfile(self.boxes_file):
             raise FileNotFoundError(
                 f'No COCO JSON file {self.boxes_file} with the boxes of {self.ann_file}. Write it '

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,9 @@ class RunSpec:
             seed is loaded. None if the run has no teacher in the suite.
         amp: Train in mixed precision.
         fold: Fold of a cross-validation; None for the single division of the config.
+        without: Fold whose test images are left out, too, for a teacher of other folds.
+        fold_teachers: Runs of the teachers by fold of the images that they teach, instead of one
+            ``teacher``; None for the fold of this run. Empty if there is one teacher, or none.
     """
 
     name: str
@@ -51,6 +54,14 @@ class RunSpec:
     teacher: str | None = None
     amp: bool = False
     fold: int | None = None
+    without: int | None = None
+    fold_teachers: Sequence[str | None] = ()
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the runs that must be done first."""
+        names = self.fold_teachers or (self.teacher,)
+        return tuple(name for name in names if name is not None)
 
     @property
     def run(self) -> str:
@@ -78,12 +89,12 @@ def run_config(spec: RunSpec, work_dir: str | Path = '') -> Config:
 
     config = load_config(spec.config, spec.options, work_dir)
     if spec.fold is not None:
-        set_fold(config, spec.fold)
+        set_fold(config, spec.fold, spec.without)
     config.randomness = dict(config.get('randomness') or {}, seed=spec.seed)
     if spec.amp:
         use_amp(config)
-    if spec.teacher is not None:
-        set_teacher(config, spec.teacher)
+    if spec.teachers:
+        set_teacher(config, ' '.join(spec.teachers))
     return config
 
 

@@ -1,14 +1,15 @@
-"""Test-time augmentation of classrooms and plain networks."""
+"""Mean predictions of classrooms and plain networks: over augmented views, and over folds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.model import BaseTTAModel
 from mmengine.structures import BaseDataElement, PixelData
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from mmkdml.commands import tool_command
@@ -40,16 +41,19 @@ class MemberTTA(BaseTTAModel):
     """
 
     @staticmethod
-    def of(model: nn.Module, settings: Mapping[str, Any] | None = None) -> BaseTTAModel:
+    def of(model: nn.Module, settings: Mapping[str, Any] | None = None) -> nn.Module:
         """Build the test-time augmentation of a model.
 
         Args:
-            model: Classroom, classifier of mmpretrain, segmentor of mmseg or detector of mmdet.
+            model: Classroom, classifier of mmpretrain, segmentor of mmseg or detector of mmdet; or
+                an ensemble of them over folds.
             settings: ``tta_model`` of a config. Classes of the frameworks are replaced by this one.
 
         Raises:
             ValueError: If the settings have no type, or an unknown one.
         """
+        if isinstance(model, FoldEnsemble):
+            return FoldEnsemble([MemberTTA.of(one, settings) for one in model.models])
         if not settings:
             return MemberTTA(model)
         kind = settings.get('type')
@@ -93,6 +97,50 @@ class MemberTTA(BaseTTAModel):
         return merged
 
 
+class FoldEnsemble(nn.Module):
+    """Mean probabilities over equal models that were trained in the folds of a cross-validation.
+
+    Those of each member are averaged, and those of the models' ensembles.
+
+    Args:
+        models: Classrooms, classifiers of mmpretrain or segmentors of mmseg, or test-time
+            augmentations of them.
+    """
+
+    def __init__(self, models: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def test_step(self, data: Any) -> list[BaseDataElement]:
+        """Predict a batch, as mmengine's ``test_step``."""
+        # Models write into the samples.
+        models: Any = self.models
+        batches = [model.test_step(copy.deepcopy(data)) for model in models]
+        network = models[0].module if isinstance(models[0], BaseTTAModel) else models[0]
+        return [_over_folds(network, folds) for folds in zip(*batches, strict=True)]
+
+
+def _over_folds(network: nn.Module, folds: Sequence[BaseDataElement]) -> BaseDataElement:
+    merged = type(folds[0])(metainfo=folds[0].metainfo)
+    if not isinstance(network, KnowledgeDistiller):
+        return _average(task_of({'model': network}), network, folds, merged)
+    members, task = network.named_members(), network.task
+    averages = {
+        name: _average(task, member, [sample.members.get(name) for sample in folds])
+        for name, member in members.items()
+    }
+    # The scores of ensembles are no logits.
+    student = members[network.student_names[0]]
+    if 'seg_logits' in folds[0]:
+        mean = torch.stack([sample.seg_logits.data for sample in folds]).mean(dim=0)
+        _set_mean(task, student, mean, merged)
+        merged.seg_logits = PixelData(data=mean)
+    else:
+        _set_score(task, student, [sample.pred_score for sample in folds], merged)
+    merged.set_field(BaseDataElement(**averages), 'members', field_type='data')
+    return merged
+
+
 def _is_stock(kind: Any) -> bool:
     return getattr(kind, '__module__', '').partition('.')[0] in ('mmpretrain', 'mmseg', 'mmdet')
 
@@ -129,9 +177,21 @@ def _average(
     # An ensemble of one member converts the predictions of any head to probabilities.
     single = [task.combine([member], [[view]], max_ensemble, None)[0] for view in views]
     if 'seg_logits' not in single[0]:
-        merged.set_pred_score(torch.stack([sample.pred_score for sample in single]).mean(dim=0))
-        return task.combine([member], [[merged]], max_ensemble, [merged])[0]
+        return _set_score(task, member, [sample.pred_score for sample in single], merged)
     mean = torch.stack([sample.seg_logits.data for sample in single]).mean(dim=0)
+    return _set_mean(task, member, mean, merged)
+
+
+def _set_score(
+    task: Task, member: nn.Module, scores: Sequence[Tensor], merged: Any
+) -> BaseDataElement:
+    """Set the mean scores of an image, and its label."""
+    merged.set_pred_score(torch.stack(list(scores)).mean(dim=0))
+    return task.combine([member], [[merged]], max_ensemble, [merged])[0]
+
+
+def _set_mean(task: Task, member: nn.Module, mean: Tensor, merged: Any) -> BaseDataElement:
+    """Set the mean probabilities (K, H, W) of the pixels, and their labels."""
     # mmseg stores the probability of a single class, but the logits of several.
     merged.seg_logits = PixelData(data=mean if len(mean) == 1 else mean.log())
     (labeled,) = task.combine([member], [[merged]], max_ensemble, None)

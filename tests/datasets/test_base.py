@@ -300,3 +300,14 @@ def test_classes_of_the_manifest_are_kept(organs):
         build(SplitSegDataset, 'organs/train.csv', metainfo=dict(classes=('y', 'x', 'z')))
     with pytest.raises(ValueError, match="expected 3 classes.*'background', 'tumour'"):
         build(LGGDataset, 'organs/train.csv')
+
+
+def test_images_of_another_split_file_are_left_out(data):
+    rows = read_split('splits/train.csv')
+    write_splits('other', dict(test=rows[1:4]), {})
+    dataset = build(PCamDataset, without='other/test.csv')
+    assert [dataset.get_data_info(i)['id'] for i in range(len(dataset))] == ['a', 'e', 'f']
+    with pytest.raises(ValueError, match='without: expected images in splits/train.csv'):
+        build(PCamDataset, without='splits/train.csv')
+    with pytest.raises(FileNotFoundError, match='No split file x.csv'):
+        build(PCamDataset, without='x.csv')

@@ -17,7 +17,7 @@ from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
 
 from mmkdml.datasets import LoadCheckedImage, SplitBoxDataset, boxes
 from mmkdml.datasets.coco_json import Box, BoxImage, coco_json
-from mmkdml.datasets.splits import SplitRow, accept_splits, write_splits
+from mmkdml.datasets.splits import SplitRow, accept_splits, write_folds, write_splits
 from mmkdml.registry import DATASETS
 
 CLASSES = ('red', 'white')
@@ -261,3 +261,15 @@ assert 'mmdet' in sys.modules
         [sys.executable, '-c', script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_folds_share_the_file_of_boxes(tmp_path):
+    root = write(tmp_path)
+    rows = [SplitRow(str(n), f'images/{n}.png', f'patient {n}', 0) for n in range(3)]
+    folds = [dict(train=rows[:n] + rows[n + 1 :], test=[rows[n]]) for n in range(3)]
+    files = {'annotations.json': (root / 'splits' / 'annotations.json').read_bytes()}
+    write_folds(root / 'splits', folds, {}, force=True, files=files)
+    for number, own in enumerate(BOXES):
+        path = root / 'splits' / f'fold_{number}' / 'test.csv'
+        (sample,) = SplitBoxDataset(ann_file=str(path), data_root=str(root), test_mode=True)
+        assert len(sample['instances']) == len(own)

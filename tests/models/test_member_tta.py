@@ -13,7 +13,7 @@ from mmseg.models.segmentors import SegTTAModel
 from mmseg.structures import SegDataSample
 
 import mmkdml.models
-from mmkdml.models.member_tta import MemberTTA
+from mmkdml.models.member_tta import FoldEnsemble, MemberTTA
 from mmkdml.registry import MODELS
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
@@ -335,3 +335,51 @@ def test_stock_class_of_mmdet_is_refused_for_a_classroom(detector):
     with pytest.raises(TypeError, match='DetTTAModel.*mmkdml.MemberTTA'):
         DetTTAModel(module=model)
     assert type(MemberTTA.of(model, dict(type=DetTTAModel))) is MemberTTA
+
+
+def of_folds(build, sample_type):
+    """Return the samples of three models, of their ensemble, and with augmented views."""
+    models = []
+    for seed in range(3):
+        models.append(build())
+        torch.manual_seed(seed)
+        for parameter in models[-1].parameters():
+            parameter.data += 0.1 * parameter.detach().std(correction=0) * torch.randn(())
+    both = FoldEnsemble(models)
+    with torch.no_grad():
+        each = [model.test_step(views(sample_type)[0]) for model in models]
+        batches = views(sample_type)
+        data = {key: [batch[key] for batch in batches] for key in batches[0]}
+        augmented = MemberTTA.of(both).test_step(copy.deepcopy(data))
+        each_augmented = [MemberTTA(model).test_step(copy.deepcopy(data)) for model in models]
+        return [(both.test_step(views(sample_type)[0]), each), (augmented, each_augmented)]
+
+
+@pytest.mark.parametrize('build', [lambda: classroom('kdml_v3_demo'), with_two_logits])
+def test_mean_masks_of_folds(build):
+    def probabilities(sample):
+        logits = sample.seg_logits.data
+        return logits if len(logits) == 1 else logits.softmax(dim=0)
+
+    for samples, each in of_folds(build, SegDataSample):
+        for index, sample in enumerate(samples):
+            for name in ('teacher', 'student_2'):
+                parts = [probabilities(fold[index].members.get(name)) for fold in each]
+                found = probabilities(sample.members.get(name))
+                torch.testing.assert_close(found, torch.stack(parts).mean(0))
+                assert not torch.equal(parts[0], parts[1])
+            # The scores of an ensemble are averaged as they are.
+            scores = torch.stack([fold[index].seg_logits.data for fold in each]).mean(0)
+            torch.testing.assert_close(sample.seg_logits.data, scores)
+            label = scores > 0.5 if len(scores) == 1 else scores.argmax(0, keepdim=True)
+            assert sample.pred_sem_seg.data.equal(label.long())
+            assert sample.pred_sem_seg.shape == (40, 48)
+
+
+def test_mean_classes_of_folds():
+    for samples, each in of_folds(lambda: classroom('kdml_v3_demo_slices'), DataSample):
+        for index, sample in enumerate(samples):
+            for get in (lambda one: one, lambda one: one.members.get('student_1')):
+                scores = torch.stack([get(fold[index]).pred_score for fold in each]).mean(0)
+                torch.testing.assert_close(get(sample).pred_score, scores)
+                assert get(sample).pred_label.tolist() == [int(scores.argmax())]

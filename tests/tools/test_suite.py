@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from mmkdml.apis import load_config
-from mmkdml.experiments import load_suite
+from mmkdml.datasets import convert_lgg
+from mmkdml.datasets.synthetic import make_demo_data
+from mmkdml.experiments import load_suite, read_suite
 from mmkdml.experiments.suites.execute import execute
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.experiments.suites.store import SuiteStore
@@ -212,3 +214,38 @@ def test_power_without_results_needs_standard_deviations(output_of, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         output_of('power', 'suites/mini_segmentation.py', '--work-dir', tmp_path)
     assert 'has not been started there' in str(stopped.value)
+
+
+@pytest.mark.slow
+def test_folds_from_the_worker_to_tables_and_predictions(output_of, tool, capsys, tmp_path):
+    source = make_demo_data(tmp_path / 'kaggle_3m', patients=6, slices=2, size=64)
+    convert_lgg(source, tmp_path / 'splits', ratios=(50, 50, 0), folds=2)
+    options = {'train_cfg.max_epochs': 1, 'param_scheduler.T_max': 1}
+    for part in ('train', 'val', 'test'):
+        options |= {
+            f'{part}_dataloader.dataset.data_root': str(source),
+            f'{part}_dataloader.dataset.ann_file': str(tmp_path / 'splits' / f'{part}.csv'),
+        }
+    path = tmp_path / 'folds.py'
+    path.write_text(
+        f'measures, seeds, folds, options = ["IoU"], [0], 2, {options}\n'
+        'runs = [dict(name="big", config="configs/demo/teacher_demo.py")]\n'
+    )
+    folder = tmp_path / 'runs'
+    output = start(folder, path).communicate()[0]
+    assert output.splitlines()[-1].startswith('2 of 2 done')
+    command = (str(path), '--work-dir', folder)
+    assert 'big/fold_1' in output_of('status', *command)
+    record = read_suite(load_suite(path, folder), SuiteStore.in_folder(folder))
+    (run,) = record.runs
+    assert (run.name, run.folds, len(run.measured['best'].cases)) == ('big', 2, 12)
+    assert run.measured['best'].cases.id.is_unique
+    rows = output_of('table', *command, '--format', 'folds')
+    assert 'big/fold_0' in rows
+    (report,) = output_of('report', *command).split()[1:]
+    assert 'fold_1/test' in Path(report).read_text()
+    image = next(source.rglob('*_1.tif'))
+    tool('predict', folder / 'big', image, '--out', tmp_path / 'out', '--no-overlays')
+    assert '1 cases predicted' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='2'):
+        tool('predict', folder / 'big/fold_0/seed_0', image, '--out', tmp_path / 'o', '--seed', 0)

@@ -8,7 +8,11 @@ from mmkdml.apis.cli.converters import print_warnings, summary
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('folder', metavar='DIR', help='folder with train.csv, val.csv and test.csv')
+    parser.add_argument(
+        'folder',
+        metavar='DIR',
+        help='folder with train.csv, val.csv and test.csv, or with the folders of folds',
+    )
     parser.add_argument(
         '--split-by',
         choices=['image'],

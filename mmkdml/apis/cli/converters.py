@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,15 +105,20 @@ def run_converter(
     parser.add_argument(
         '--seed', type=int, default=0, help='seed of the random split (default: %(default)s)'
     )
-    parser.add_argument(
-        '--folds',
-        type=int,
-        metavar='K',
-        help='write the splits of a K-fold cross-validation, in which each image is tested once; '
-        'TRAIN and VAL are then the proportions of the other images (default: one division)',
-    )
+    parameters = signature(convert).parameters
+    if 'folds' in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        parser.add_argument(
+            '--folds',
+            type=int,
+            metavar='K',
+            help='write the splits of a K-fold cross-validation, in which each image is tested '
+            'once; TRAIN and VAL are then the proportions of the other images (default: one '
+            'division)',
+        )
     parser.add_argument('--force', action='store_true', help='replace different splits in DIR')
     arguments = vars(parser.parse_args(argv))
+    if arguments.get('folds') is None:
+        arguments.pop('folds', None)  # converters of users may not have it
     from mmkdml.datasets.splits.manifest import INFO_FILE
     from mmkdml.datasets.splits.split_checks import links_outside
 
@@ -133,7 +139,7 @@ def run_converter(
         print(f'\nnext: write a config for your data, see "{page}" in the documentation')
         return
     command = f'{tool_command("train")} {packaged_name(config.format(**arguments))}'
-    if arguments['folds'] is not None:
+    if 'folds' in arguments:
         command += ' --fold 0'
     names = dict.fromkeys(name.rpartition('/')[2] for name in splits)
     moved = Path(arguments['source']) != Path(data_root)

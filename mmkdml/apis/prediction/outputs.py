@@ -22,7 +22,7 @@ from mmkdml.apis.prediction.inputs import SUFFIXES, ReadOptions, Source, find_so
 from mmkdml.apis.prediction.predictor import Predictor
 from mmkdml.evaluation.boxes.panels import SCORE_THRESHOLD
 from mmkdml.evaluation.spreadsheets import csv_text
-from mmkdml.files import file_sha256, json_text
+from mmkdml.files import json_text
 from mmkdml.functional.checks import check_fraction
 
 PREDICTIONS_CSV, PREDICTIONS_JSON = 'predictions.csv', 'predictions.json'
@@ -118,7 +118,7 @@ def predict_files(
     settings = dict(
         config=Path(predictor.config.filename or '').stem,
         config_sha256=decisive_sha256(predictor.config),
-        checkpoint=predictor.checkpoint and file_sha256(predictor.checkpoint),
+        checkpoint=predictor.checkpoint_sha256,
         members=wanted,
         augment=augment,
         plane=read.plane,

@@ -21,6 +21,7 @@ from mmkdml.apis.run.config import load_run
 from mmkdml.apis.trained import load_with_meta
 from mmkdml.datasets.class_masks import MASK_TABLE, ClassTable
 from mmkdml.evaluation.member_metrics import members_in_order
+from mmkdml.files import file_sha256
 from mmkdml.models.checkpoints import resolve_checkpoint
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.member_tta import MemberTTA
@@ -71,6 +72,11 @@ class Predictor:
     def channels(self) -> int | None:
         """Channels of the images; None for gray and RGB images."""
         return ImagePipeline(self.config).channels
+
+    @property
+    def checkpoint_sha256(self) -> str | None:
+        """SHA-256 of the file of the weights."""
+        return None if self.checkpoint is None else file_sha256(self.checkpoint)
 
     def predict(self, images: Any, **options: Any) -> list[Prediction]:
         """Return all predictions as a list; :meth:`stream` takes less memory."""

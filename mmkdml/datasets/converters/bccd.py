@@ -19,6 +19,7 @@ def convert_bccd(
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
+    folds: int | None = None,
 ) -> Splits:
     """Write split files and ``annotations.json`` of BCCD (github.com/Shenggan/BCCD_Dataset).
 
@@ -32,9 +33,10 @@ def convert_bccd(
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
+        folds: See :func:`convert_lgg`.
 
     Raises:
-        ValueError: If ``split`` is invalid.
+        ValueError: If ``split`` is invalid, or ``'published'`` with ``folds``.
     """
     check_choice('split', split, ('published', 'random'))
     return convert_voc(
@@ -47,4 +49,5 @@ def convert_bccd(
         seed=seed,
         force=force,
         dataset='bccd',
+        folds=folds,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmkdml.datasets.coco_json import Box, BoxImage, coco_json
-from mmkdml.datasets.converters.source_checks import Problems, Splits, find_groups
+from mmkdml.datasets.converters.source_checks import Problems, Splits, find_groups, refuse_folds
 from mmkdml.datasets.images import read_image_and_header
 from mmkdml.datasets.splits import SplitRow, refuse_shared_groups, split_rows, write_splits
 from mmkdml.datasets.splits.manifest import BOXES_FILE
@@ -105,6 +105,7 @@ def split_boxes(
     ratios: Sequence[float],
     seed: int,
     listed: Mapping[str, Collection[str]] | None = None,
+    folds: int | None = None,
 ) -> Splits:
     """Divide images into splits, by group, or as published.
 
@@ -113,12 +114,15 @@ def split_boxes(
         ratios: Shares of train, val and test.
         seed: Any integer.
         listed: Paths of the images of each published split, instead of ``ratios`` and ``seed``.
+        folds: Number of folds, see :func:`~mmkdml.datasets.splits.split_rows`.
 
     Raises:
-        ValueError: If a published split has no images, or divides a group.
+        ValueError: If a published split has no images, divides a group, or is combined with
+            ``folds``.
     """
     if listed is None:
-        return split_rows(boxes.rows, ratios, seed)
+        return split_rows(boxes.rows, ratios, seed, folds=folds)
+    refuse_folds(folds, 'published splits')
     splits = {
         name: [row for row in boxes.rows if row.path in listed[name]]
         for name in SPLITS

@@ -59,6 +59,7 @@ def convert_coco(
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
+    folds: int | None = None,
 ) -> Splits:
     """Write split files and ``annotations.json`` for boxes in COCO JSON; see :func:`coco_boxes`.
 
@@ -74,9 +75,10 @@ def convert_coco(
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
+        folds: See :func:`convert_lgg`.
 
     Raises:
-        ValueError: If the published splits share a group.
+        ValueError: If the published splits share a group, or are combined with ``folds``.
     """
     boxes, sets = _boxes(source, annotations, images, group_regex, clip, drop)
     info: dict[str, Any] = dict(
@@ -87,7 +89,7 @@ def convert_coco(
         info |= dict(seed=seed, ratios=[float(ratio) for ratio in ratios])
     else:
         listed = dict(zip(SPLITS, sets, strict=False))
-    splits = split_boxes(boxes, ratios, seed, listed)
+    splits = split_boxes(boxes, ratios, seed, listed, folds)
     write_boxes(out, splits, boxes, info, force)
     return splits
 

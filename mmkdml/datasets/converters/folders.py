@@ -97,6 +97,7 @@ def convert_folders(
     channels: int | None = None,
     classes: str | None = None,
     ignore: Sequence[str] = (),
+    folds: int | None = None,
 ) -> Splits:
     """Write split files for class folders, or for image and mask folders if these are named.
 
@@ -122,6 +123,7 @@ def convert_folders(
             :func:`~mmkdml.datasets.converters.class_table.read_class_table`. Recorded in
             ``splits.json`` for the data set. Default: binary masks.
         ignore: Values of ignored pixels in masks with ``classes``, such as ``'255'``.
+        folds: See :func:`convert_lgg`.
 
     Raises:
         FileNotFoundError: If a folder or the table of classes does not exist.
@@ -141,17 +143,18 @@ def convert_folders(
         info |= dict(images=images, masks=masks, mask_suffix=mask_suffix)
         options = mask_suffix, group_regex, masks_drawn_on, channels
         if classes is None:
-            splits = split_rows(mask_pair_rows(source, images, masks, *options), ratios, seed)
+            rows = mask_pair_rows(source, images, masks, *options)
+            splits = split_rows(rows, ratios, seed, folds=folds)
         else:
             names, table = read_class_table(Path(source), classes, ignore)
             rows, pixels = class_mask_rows(source, images, masks, table, names, *options)
-            splits = split_by_rarest_class(rows, ratios, seed)
+            splits = split_by_rarest_class(rows, ratios, seed, folds)
             info |= {'classes': names, MASK_TABLE: table.to_info()}
             info |= dict(mask_counts=mask_counts(splits, pixels, names))
     elif images is None and masks is None and not any(mask_options):
         rows, of_folders = class_folder_rows(source, group_regex, channels)
         by_class = len({(r.group, r.label) for r in rows}) == len({r.group for r in rows})
-        splits = split_rows(rows, ratios, seed, by_class=by_class, classes=of_folders)
+        splits = split_rows(rows, ratios, seed, by_class=by_class, classes=of_folders, folds=folds)
         info |= dict(classes=of_folders, by_class=by_class)
     else:
         raise ValueError(

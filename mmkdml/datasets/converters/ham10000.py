@@ -19,6 +19,7 @@ from mmkdml.datasets.converters.source_files import find_files, read_table
 from mmkdml.datasets.images import read_image
 from mmkdml.datasets.splits import SplitRow, balance_rows, split_rows, write_splits
 from mmkdml.datasets.splits.split_checks import warn_of_shared_groups
+from mmkdml.datasets.splits.split_files import by_fold
 from mmkdml.functional.checks import check_choice
 
 DIAGNOSES = ('akiec', 'bcc', 'bkl', 'df', 'mel', 'nv', 'vasc')
@@ -94,10 +95,11 @@ def convert_ham10000(
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
+    folds: int | None = None,
 ) -> Splits:
     """Write the split files of HAM10000; see :func:`ham10000_rows`.
 
-    All splits have equal class proportions; the training split may then be balanced.
+    All splits have equal class proportions; the training split, of each fold, may then be balanced.
 
     Args:
         source: Folder with the images and ``HAM10000_metadata.csv``.
@@ -113,6 +115,7 @@ def convert_ham10000(
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
+        folds: See :func:`convert_lgg`.
 
     Raises:
         ValueError: If ``task``, ``split_by``, ``balance`` or ``masks_drawn_on`` is invalid.
@@ -128,10 +131,17 @@ def convert_ham10000(
         raise ValueError(f"masks_drawn_on: expected None for task 'cls', got {masks_drawn_on!r}")
     rows = ham10000_rows(source, task == 'seg', masks_drawn_on)
     splits = split_rows(
-        rows, ratios, seed, by_image=split_by == 'image', by_class=True, classes=DIAGNOSES
+        rows,
+        ratios,
+        seed,
+        by_image=split_by == 'image',
+        by_class=True,
+        classes=DIAGNOSES,
+        folds=folds,
     )
     if split_by == 'image':
-        warn_of_shared_groups(splits, 'lesions')
+        for parts in by_fold(splits).values():
+            warn_of_shared_groups(parts, 'lesions')
     info: dict[str, Any] = dict(
         dataset='ham10000',
         task=task,
@@ -142,12 +152,16 @@ def convert_ham10000(
         images_per_class={name: _per_class(part) for name, part in splits.items()},
         **drawn_on,
     )
-    if balance != 'none' and 'train' in splits:
-        train = splits['train']
+    for name, train in splits.items():
+        if balance == 'none' or name.rpartition('/')[2] != 'train':
+            continue
         classes = len({row.label for row in train})
         target = round(len(train) / classes) if balance == 'mean' else int(balance)
-        splits['train'] = balance_rows(train, target, seed)
-        info['balanced_to'] = target
+        splits[name] = balance_rows(train, target, seed)
+        if folds is None:
+            info['balanced_to'] = target
+        else:
+            info.setdefault('balanced_to', []).append(target)
     write_splits(out, splits, info, force)
     return splits
 

@@ -60,6 +60,7 @@ def convert_mask_boxes(
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
+    folds: int | None = None,
 ) -> Splits:
     """Write split files and ``annotations.json`` with a box per connected component of a mask.
 
@@ -83,6 +84,7 @@ def convert_mask_boxes(
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
+        folds: See :func:`convert_lgg`.
 
     Raises:
         ValueError: If an argument is invalid or does not belong to ``layout``, or no component is
@@ -102,7 +104,8 @@ def convert_mask_boxes(
         rows = lgg_rows(source, masks_drawn_on)
     else:
         rows = ham10000_rows(source, True, masks_drawn_on)
-    splits = split_rows(rows, ratios, seed, by_class=layout == 'ham10000', classes=DIAGNOSES)
+    by_class = layout == 'ham10000'
+    splits = split_rows(rows, ratios, seed, by_class=by_class, classes=DIAGNOSES, folds=folds)
     found = _boxes_of(Path(source), rows, name or CLASSES[layout], min_area, masks_drawn_on)
     by_id = {row.id: row for row in found.rows}
     splits = {split: [by_id[row.id] for row in part] for split, part in splits.items()}

@@ -182,7 +182,7 @@ def class_mask_rows(
 
 
 def split_by_rarest_class(
-    rows: Sequence[SplitRow], ratios: Sequence[float], seed: int
+    rows: Sequence[SplitRow], ratios: Sequence[float], seed: int, folds: int | None = None
 ) -> dict[str, list[SplitRow]]:
     """Divide images into splits so that rare classes are in each of them, without dividing groups.
 
@@ -192,11 +192,12 @@ def split_by_rarest_class(
         rows: Rows of :func:`class_mask_rows`.
         ratios: Shares of train, val and test.
         seed: Any integer.
+        folds: Number of folds of a cross-validation, see :func:`split_rows`.
     """
-    stratum = strata(rows, sum(ratio > 0 for ratio in ratios))
+    stratum = strata(rows, folds or sum(ratio > 0 for ratio in ratios))
     several = len({*stratum.values()}) > 1
     marked = [replace(row, label=stratum[row.group]) for row in rows]
-    splits = split_rows(marked, ratios, seed, by_class=several)
+    splits = split_rows(marked, ratios, seed, by_class=several, folds=folds)
     by_id = {row.id: row for row in rows}
     return {name: [by_id[row.id] for row in part] for name, part in splits.items()}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkdml.datasets.converters.source_checks import Problems, Splits, source_folder
+from mmkdml.datasets.converters.source_checks import Problems, Splits, refuse_folds, source_folder
 from mmkdml.datasets.converters.source_files import find_files, read_table
 from mmkdml.datasets.images import read_image
 from mmkdml.datasets.splits import SplitRow, refuse_shared_groups, split_rows, write_splits
@@ -130,6 +130,7 @@ def convert_multi_label(
     force: bool = False,
     separator: str = SEPARATOR,
     uncertain: str | None = None,
+    folds: int | None = None,
 ) -> Splits:
     """Write split files for images whose classes are in a table; see :func:`multi_label_rows`.
 
@@ -151,16 +152,20 @@ def convert_multi_label(
         force: Replace other split files in ``out``.
         separator: See :func:`multi_label_rows`, as ``uncertain``.
         uncertain: Treatment of -1 in ``class_columns``.
+        folds: See :func:`convert_lgg`.
 
     Raises:
         FileNotFoundError: If ``test_list`` does not exist.
-        ValueError: If ``test_list`` names unknown images, or divides a group.
+        ValueError: If ``test_list`` names unknown images, divides a group, or is combined with
+            ``folds``.
     """
+    if test_list is not None:
+        refuse_folds(folds, 'test_list')
     rows, classes = multi_label_rows(
         source, table, image, group, labels, class_columns, no_class, separator, uncertain
     )
     if test_list is None:
-        splits = split_rows(rows, ratios, seed)
+        splits = split_rows(rows, ratios, seed, folds=folds)
     else:
         test = _listed(Path(source, test_list), rows)
         splits = split_rows([row for row in rows if row not in test], [*ratios[:2], 0], seed)

@@ -81,10 +81,11 @@ def convert_pcam(
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
+    folds: int | None = None,
 ) -> Splits:
     """Write the split files of PCam; see :func:`pcam_rows` and :func:`convert_lgg`."""
     info = dict(dataset='pcam', subset=subset, seed=seed, ratios=[float(r) for r in ratios])
-    splits = split_rows(pcam_rows(source, subset, seed), ratios, seed)
+    splits = split_rows(pcam_rows(source, subset, seed), ratios, seed, folds=folds)
     write_splits(out, splits, info, force)
     return splits
 

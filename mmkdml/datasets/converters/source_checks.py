@@ -180,3 +180,12 @@ def find_groups(paths: Collection[str], regex: str | None) -> dict[str, str]:
             f'{", ".join(without[:3])}'
         )
     return groups
+
+
+def refuse_folds(folds: int | None, published: str) -> None:
+    """Raise ValueError if folds are requested for data with a published division."""
+    if folds is not None:
+        raise ValueError(
+            f'Invalid folds: expected none with {published}, which fixes the images that are '
+            f'tested, got {folds}. Use a random division (--ratios, --seed), or leave out --folds'
+        )

@@ -110,6 +110,7 @@ def convert_voc(
     seed: int = 0,
     force: bool = False,
     dataset: str = 'voc',
+    folds: int | None = None,
 ) -> Splits:
     """Write split files and ``annotations.json`` for boxes of Pascal VOC; see :func:`voc_boxes`.
 
@@ -130,9 +131,11 @@ def convert_voc(
         seed: Any integer.
         force: Replace other split files in ``out``.
         dataset: Name of the data set in ``splits.json``.
+        folds: See :func:`convert_lgg`.
 
     Raises:
-        ValueError: If a published split names unknown images, has no images or divides a group.
+        ValueError: If a published split names unknown images, has no images, divides a group or is
+            combined with ``folds``.
     """
     boxes = voc_boxes(source, images, annotations, classes, one_based, group_regex, clip, drop)
     info: dict[str, Any] = dict(dataset=dataset, group_regex=group_regex, image_sets=image_sets)
@@ -141,7 +144,7 @@ def convert_voc(
         info |= dict(seed=seed, ratios=[float(ratio) for ratio in ratios])
     else:
         listed = _listed(source_folder(Path(source, image_sets), 'the lists of splits'), boxes)
-    splits = split_boxes(boxes, ratios, seed, listed)
+    splits = split_boxes(boxes, ratios, seed, listed, folds)
     write_boxes(out, splits, boxes, info, force)
     return splits
 

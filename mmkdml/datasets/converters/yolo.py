@@ -88,6 +88,7 @@ def convert_yolo(
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     force: bool = False,
+    folds: int | None = None,
 ) -> Splits:
     """Write split files and ``annotations.json`` for boxes of YOLO; see :func:`yolo_boxes`.
 
@@ -104,10 +105,11 @@ def convert_yolo(
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
+        folds: See :func:`convert_lgg`.
 
     Raises:
         ValueError: If ``split`` is invalid, no image is in such a folder, or the folders share a
-            group.
+            group or are combined with ``folds``.
     """
     check_choice('split', split, ('random', 'folders'))
     boxes = yolo_boxes(source, classes_file, missing_is_empty, group_regex, clip, drop)
@@ -124,7 +126,7 @@ def convert_yolo(
                     break
         if not listed:
             raise ValueError(f'expected images in folders {", ".join(SPLITS)} of {source}')
-    splits = split_boxes(boxes, ratios, seed, listed)
+    splits = split_boxes(boxes, ratios, seed, listed, folds)
     write_boxes(out, splits, boxes, info, force)
     return splits
 

@@ -1,13 +1,8 @@
 """Split files: reading, writing, dividing images into splits, and checks."""
 
+from mmkdml.datasets.splits.accepting import accept_splits
 from mmkdml.datasets.splits.split_checks import refuse_shared_groups
-from mmkdml.datasets.splits.split_files import (
-    accept_splits,
-    read_split,
-    split_counts,
-    write_folds,
-    write_splits,
-)
+from mmkdml.datasets.splits.split_files import read_split, split_counts, write_folds, write_splits
 from mmkdml.datasets.splits.split_row import SplitRow
 from mmkdml.datasets.splits.splitting import assign_groups, balance_rows, fold_rows, split_rows
 

@@ -18,22 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mmkdml.commands import tool_command
-from mmkdml.datasets.splits.manifest import (
-    BOXES_FILE,
-    HASHES,
-    SPLIT_FILES,
-    UNFINISHED,
-    check_manifest,
-    read_manifest,
-    write_split_files,
-)
-from mmkdml.datasets.splits.split_checks import (
-    image_key,
-    refuse_duplicates,
-    refuse_repeats,
-    refuse_shared_groups,
-    warn_of_shared_groups,
-)
+from mmkdml.datasets.splits.manifest import check_manifest, write_split_files
+from mmkdml.datasets.splits.split_checks import image_key, refuse_duplicates, refuse_repeats
 from mmkdml.datasets.splits.split_row import SEPARATOR, SplitRow
 from mmkdml.names import FOLDS, SPLITS, fold_folder
 
@@ -74,7 +60,7 @@ def write_splits(
     if [*folds] != ['']:
         return write_folds(out_dir, [*folds.values()], info, force, files)
     content = {**_split_contents(splits), **(files or {})}
-    return write_split_files(Path(out_dir), content, {**info, 'counts': _counts(splits)}, force)
+    return write_split_files(Path(out_dir), content, {**info, 'counts': counts_of(splits)}, force)
 
 
 def write_folds(
@@ -101,6 +87,19 @@ def write_folds(
             not in exactly one test split.
         FileExistsError: If ``out_dir`` contains other splits and ``force`` is not set.
     """
+    check_folds(folds)
+    content = {
+        f'{fold_folder(number)}/{name}': text
+        for number, splits in enumerate(folds)
+        for name, text in _split_contents(splits).items()
+    }
+    counts = {fold_folder(number): counts_of(splits) for number, splits in enumerate(folds)}
+    info = {**info, FOLDS: len(folds), 'counts': counts}
+    return write_split_files(Path(out_dir), {**content, **(files or {})}, info, force)
+
+
+def check_folds(folds: Sequence[Mapping[str, Sequence[SplitRow]]]) -> None:
+    """Raise ValueError unless each image is in the test split of one fold."""
     tested = Counter(row.id for splits in folds for row in splits.get('test', ()))
     images = {row.id for splits in folds for rows in splits.values() for row in rows}
     wrong = sorted(images - set(tested)) + [name for name, times in tested.items() if times > 1]
@@ -109,14 +108,6 @@ def write_folds(
             'Invalid folds: expected each image in the test split of one of at least 2 folds, got '
             f'{len(folds)} folds' + (f', {wrong[0]!r} in {tested[wrong[0]]}' if wrong else '')
         )
-    content = {
-        f'{fold_folder(number)}/{name}': text
-        for number, splits in enumerate(folds)
-        for name, text in _split_contents(splits).items()
-    }
-    counts = {fold_folder(number): _counts(splits) for number, splits in enumerate(folds)}
-    info = {**info, FOLDS: len(folds), 'counts': counts}
-    return write_split_files(Path(out_dir), {**content, **(files or {})}, info, force)
 
 
 def by_fold(splits: Mapping[str, Sequence[SplitRow]]) -> dict[str, dict[str, Sequence[SplitRow]]]:
@@ -136,7 +127,7 @@ def _split_contents(splits: Mapping[str, Sequence[SplitRow]]) -> dict[str, bytes
             f'expected rows for some of the splits {list(SPLITS)}, got '
             f'{ {name: len(rows) for name, rows in splits.items()} }'
         )
-    _check_splits(splits)
+    check_splits(splits)
     every_row = [row for rows in splits.values() for row in rows]
     for what in ('mask', 'labels'):
         without = [row.id for row in every_row if getattr(row, what) is None]
@@ -147,48 +138,6 @@ def _split_contents(splits: Mapping[str, Sequence[SplitRow]]) -> dict[str, bytes
     return {f'{name}.csv': _to_csv(rows).encode() for name, rows in splits.items()}
 
 
-def accept_splits(folder: str | Path, split_by: str | None = None) -> dict[str, list[SplitRow]]:
-    """Record the current content of split files that were written or edited by hand.
-
-    Args:
-        folder: Folder with at least one of ``train.csv``, ``val.csv`` and ``test.csv``.
-        split_by: ``'image'`` if groups may be in several splits. Default: the value in the
-            manifest.
-
-    Returns:
-        Rows of each split.
-
-    Raises:
-        FileNotFoundError: If there is no split file.
-        ValueError: If a file is invalid, an id or (unless split by image) a group is in two splits,
-            images of validation or test are repeated, or writing was interrupted.
-    """
-    folder = Path(folder)
-    try:
-        info = read_manifest(folder)
-    except ValueError:
-        info = {}  # the split files are intact
-    if info.get(UNFINISHED):
-        check_manifest(folder / SPLIT_FILES[0])
-    splits = {s: _read_rows(p) for s in SPLITS if (p := folder / f'{s}.csv').exists()}
-    if not splits:
-        raise FileNotFoundError(f'No split files in {folder}: expected {", ".join(SPLIT_FILES)}')
-    _check_splits(splits)
-    if split_by is not None:
-        info['split_by'] = split_by
-    if info.get('split_by') != 'image':
-        refuse_shared_groups(splits)
-    elif split_by is not None:
-        warn_of_shared_groups(splits)
-    info = {key: value for key, value in info.items() if key != HASHES}
-    names = [*(f'{name}.csv' for name in splits), *[BOXES_FILE] * (folder / BOXES_FILE).exists()]
-    files = {name: (folder / name).read_bytes() for name in names}
-    write_split_files(
-        folder, files, {**info, 'edited': True, 'counts': _counts(splits)}, force=True
-    )
-    return splits
-
-
 def read_split(path: str | Path) -> list[SplitRow]:
     """Read the rows of a split file, in order.
 
@@ -196,7 +145,8 @@ def read_split(path: str | Path) -> list[SplitRow]:
         FileNotFoundError: If the file does not exist.
         TypeError: If ``path`` is not a path.
         ValueError: If the columns or a row are invalid, an id or image is duplicate, there are no
-            rows, or the file or one written with it has changed (see :func:`accept_splits`).
+            rows, or the file or one written with it has changed (see
+            :func:`~mmkdml.datasets.splits.accept_splits`).
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f'Invalid ann_file: expected the path of a split file, got {path!r}')
@@ -207,16 +157,18 @@ def read_split(path: str | Path) -> list[SplitRow]:
             'ann_file, which is relative to the working directory, not to data_root'
         )
     check_manifest(path)
-    return _read_rows(path)
+    return read_rows(path)
 
 
-def _check_splits(splits: Mapping[str, Sequence[SplitRow]]) -> None:
+def check_splits(splits: Mapping[str, Sequence[SplitRow]]) -> None:
+    """Raise ValueError if an image is in two splits, or repeated outside of training."""
     refuse_duplicates(row for rows in splits.values() for row in rows)
     for name in set(splits) - {'train'}:
         refuse_repeats(splits[name], name)
 
 
-def _read_rows(path: Path) -> list[SplitRow]:
+def read_rows(path: Path) -> list[SplitRow]:
+    """Read the rows of a split file without its manifest; see :func:`read_split`."""
     rows: list[SplitRow] = []
     lines: dict[Any, int] = {}  # first line of each id and image
     with path.open(encoding='utf-8-sig', newline='') as file:
@@ -254,7 +206,8 @@ def split_counts(rows: Sequence[SplitRow]) -> dict[str, int]:
     return counts if samples == len(rows) else dict(counts, samples=samples)
 
 
-def _counts(splits: Mapping[str, Sequence[SplitRow]]) -> dict[str, dict[str, int]]:
+def counts_of(splits: Mapping[str, Sequence[SplitRow]]) -> dict[str, dict[str, int]]:
+    """Return the :func:`split_counts` of each split."""
     return {name: split_counts(rows) for name, rows in splits.items()}
 
 

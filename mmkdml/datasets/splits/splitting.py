@@ -90,8 +90,8 @@ def split_rows(
         by_class: Divide the images of each label separately, so that every split has the same class
             proportions (to within one group per class).
         classes: Names of the classes for messages.
-        folds: Divide into the folds of a cross-validation instead, see :func:`fold_rows`, which
-            always preserves class proportions.
+        folds: Divide into the folds of a cross-validation instead, see :func:`fold_rows`, whose
+            test splits always preserve class proportions.
 
     Returns:
         Rows of each split with a positive share, sorted by id. Names of splits of a fold are like
@@ -103,7 +103,7 @@ def split_rows(
             ``by_class``.
     """
     if folds is not None:
-        divided = fold_rows(rows, folds, ratios, seed, by_image)
+        divided = fold_rows(rows, folds, ratios, seed, by_image, by_class, classes)
         return {f'{fold_folder(k)}/{name}': part for k, splits in enumerate(divided)
                 for name, part in splits.items()}  # fmt: skip
     rows = sorted(rows, key=lambda row: row.id)
@@ -142,6 +142,8 @@ def fold_rows(
     ratios: Sequence[float] = (75, 10, 15),
     seed: int = 0,
     by_image: bool = False,
+    by_class: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> list[dict[str, list[SplitRow]]]:
     """Divide images into the folds of a cross-validation, without dividing groups.
 
@@ -156,6 +158,8 @@ def fold_rows(
         ratios: Shares of train, val and test. That of test has no effect: it is 1 / K.
         seed: Any integer.
         by_image: Ignore groups, see :func:`split_rows`.
+        by_class: Preserve class proportions in train and val, too, see :func:`split_rows`.
+        classes: Names of the classes for messages.
 
     Returns:
         Rows of each split of each fold, sorted by id.
@@ -182,7 +186,7 @@ def fold_rows(
                 for row in unit]  # fmt: skip
         ids = {row.id for row in test}
         rest = [row for row in rows if row.id not in ids]
-        splits = split_rows(rest, (train, val, 0), seed, by_image)
+        splits = split_rows(rest, (train, val, 0), seed, by_image, by_class, classes)
         found.append({**splits, 'test': sorted(test, key=lambda row: row.id)})
     return found
 

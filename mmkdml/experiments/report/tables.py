@@ -124,6 +124,8 @@ def explain(
     yield from (note for about, note in NOTES.items() if about in measured)
     if any(DETECTION in MEASURES[measure].tasks for measure in record.measures):
         yield 'Detection is not a task of the paper, which makes no claims about it.'
+    if (folds := max((run.folds for run in record.runs), default=1)) > 1:
+        yield f'Pooled tests of {folds} folds, in which every case is tested once.'
     missing: dict[str, list[str]] = {}
     for run in record.runs:
         if run.state != DONE or checkpoint not in run.measured:

@@ -38,7 +38,7 @@ class SuiteDisplay:
 
     def __enter__(self) -> SuiteDisplay:
         runs, folder = self._bar.total, self._suite.work_dir
-        names = len({run.name for run in self._suite.runs})
+        names = len({run.run for run in self._suite.runs})
         self._log(f'{self._suite.title}: {runs} runs of {names} configs, in {folder}')
         self._bar.__enter__()
         return self

@@ -14,6 +14,7 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,6 +44,7 @@ from mmkdml.experiments.run_spec import (
     settings_text,
     teacher_option,
 )
+from mmkdml.experiments.suites.fold_data import write_teachers
 from mmkdml.experiments.suites.processes import exit_when_stdin_closes
 from mmkdml.experiments.suites.serialization import RESULT, serialize_result
 from mmkdml.files import write_atomically
@@ -60,7 +62,7 @@ _PACKAGES = (
 def execute(
     spec: RunSpec,
     work_dir: Path,
-    teacher: Path | None,
+    teacher: Path | Sequence[Path | None] | None,
     launcher: str,
     registered: str | None = None,
 ) -> None:
@@ -69,7 +71,7 @@ def execute(
     Args:
         spec: The run.
         work_dir: Folder of the run, for checkpoints, logs and, at the end, ``result.json.gz``.
-        teacher: Folder of the teacher's run.
+        teacher: Folder of the teacher's run; or of each of ``fold_teachers``.
         launcher: See :func:`mmkdml.apis.make_runner`.
         registered: Settings text with which the suite was started.
 
@@ -84,6 +86,8 @@ def execute(
         fix = 'Undo the change, or start the suite in another --work-dir'
         raise other_settings_error('The suite was started', changes, fix)
     _check_settings(work_dir, settings)
+    if isinstance(teacher, Sequence):
+        teacher = write_teachers(work_dir, config, teacher)
     if teacher is not None:
         set_teacher(config, teacher)
     config.experiment_name = re.sub(r'\W', '_', f'{spec.key}_{time.time_ns()}')
@@ -181,6 +185,10 @@ def _metadata(
     command = [*tool_command('train').split(), spec.config, '--seed', str(spec.seed)]
     if spec.fold is not None:
         command += ['--fold', str(spec.fold)]
+    if spec.without is not None:
+        for part in ('train', 'val'):
+            key = f'{part}_dataloader.dataset.without'
+            options[key] = config[f'{part}_dataloader']['dataset']['without']
     command += ['--work-dir', str(runner.work_dir)] + ['--amp'] * spec.amp
     if options:
         command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
@@ -226,8 +234,12 @@ def main() -> None:
     """Execute the run that a JSON file specifies."""
     exit_when_stdin_closes()
     content = json.loads(Path(sys.argv[1]).read_text())
-    teacher = content.pop('teacher_dir')
+    teacher: Any = content.pop('teacher_dir')
+    if isinstance(teacher, list):
+        teacher = [one and Path(one) for one in teacher]
+    else:
+        teacher = teacher and Path(teacher)
     work_dir = Path(content.pop('work_dir'))
     launcher = 'pytorch' if 'LOCAL_RANK' in os.environ else 'none'
     registered = content.pop('registered', None)
-    execute(RunSpec(**content), work_dir, teacher and Path(teacher), launcher, registered)
+    execute(RunSpec(**content), work_dir, teacher, launcher, registered)

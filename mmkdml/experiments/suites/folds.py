@@ -19,33 +19,44 @@ from mmkdml.statistics.records import (
 )
 
 
-def pool_folds(name: str, folds: Sequence[RunRecord]) -> RunRecord:
+def pool_folds(name: str, folds: Sequence[RunRecord], number: int | None = None) -> RunRecord:
     """Pool the records of all folds of a run with one seed.
 
     Every case is tested once, in the fold that did not train with it, so the case tables are
     concatenated. Metrics of the evaluator and curves are means over the folds. Metadata are those
-    of fold 0, but ``seconds`` is the sum. A run is done when all its folds are.
+    of fold 0, but ``seconds`` is the sum, and ``splits`` has those of all folds. A run is done when
+    all its folds are; until then ``error`` says how many are.
 
     Args:
         name: Name of the run without fold.
         folds: Records of its folds, fold 0 first.
+        number: Number of folds. Default: that of the records.
 
     Raises:
         ValueError: If a case was tested in two folds.
     """
     first = folds[0]
-    states = [one.state for one in folds]
+    number = number or len(folds)
+    states = [one.state for one in folds] + [WAITING] * (number - len(folds))
     state = next(one for one in (FAILED, RUNNING, WAITING, DONE) if one in states)
     if state == WAITING and DONE in states:
         state = RUNNING
-    error = next((f'{one.name}: {one.error}' for one in folds if one.error), None)
+    progress = f'{states.count(DONE)} of {number} folds done'
+    failed = next((one for one in folds if one.error), None)
+    error: str | None = None
+    if failed is not None:
+        text = str(failed.error).strip()
+        last = text.rpartition('\n')[2]
+        error = f'{failed.name} failed:\n{text}\n{progress}, {failed.name} failed: {last}'
+    elif state == RUNNING:
+        error = progress
     pictures = {
         f'{fold_folder(number)}/{path}': file
         for number, one in enumerate(folds)
         for path, file in one.pictures.items()
     }
     pooled = RunRecord(
-        name, first.seed, first.mode, first.style, state, error, pictures=pictures, folds=len(folds)
+        name, first.seed, first.mode, first.style, state, error, pictures=pictures, folds=number
     )
     if state != DONE:
         return pooled
@@ -63,6 +74,11 @@ def pool_folds(name: str, folds: Sequence[RunRecord]) -> RunRecord:
         metadata={
             **first.metadata,
             'seconds': sum(one.metadata.get('seconds', 0) for one in folds),
+            'splits': {
+                f'{fold_folder(fold)}/{part}': counts
+                for fold, one in enumerate(folds)
+                for part, counts in one.metadata.get('splits', {}).items()
+            },
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
@@ -9,6 +10,8 @@ from statistics import fmean
 from mmkdml.console import in_words
 from mmkdml.experiments.suites.store import RunState
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
+
+_FOLD = re.compile(r'/fold_\d+(_\d+)?$')
 
 
 def progress(states: Sequence[RunState], idle: int = 0) -> str:
@@ -28,8 +31,8 @@ def progress(states: Sequence[RunState], idle: int = 0) -> str:
 def seconds_left(states: Sequence[RunState], idle: int = 0) -> float | None:
     """Estimate the remaining time in seconds.
 
-    The remaining time of a run is estimated from its finished seeds, or from all finished runs if
-    it has none.
+    The remaining time of a run is estimated from its finished seeds and folds, or from all finished
+    runs if it has none.
 
     Args:
         states: All runs.
@@ -41,8 +44,8 @@ def seconds_left(states: Sequence[RunState], idle: int = 0) -> float | None:
     times: dict[str, list[float]] = {}
     for run in states:
         if run.state == DONE and run.seconds is not None:
-            times.setdefault(run.name, []).append(run.seconds)
-    left = [run.name for run in states if run.state in (WAITING, RUNNING)]
+            times.setdefault(_FOLD.sub('', run.name), []).append(run.seconds)
+    left = [_FOLD.sub('', run.name) for run in states if run.state in (WAITING, RUNNING)]
     if not times or not left:
         return None
     means = {name: fmean(values) for name, values in times.items()}

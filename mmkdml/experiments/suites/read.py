@@ -31,8 +31,14 @@ _SETTINGS = TypeAdapter(_Settings)
 _PICTURES = ('panels/*.png', 'calibration/reliability.png', 'analysis/**/*.png')
 
 
-def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
-    """Read the records of all runs of a suite, finished or not, with their folds pooled.
+def read_suite(suite: Suite, store: SuiteStore, pool: bool = True) -> SuiteRecord:
+    """Read the records of all runs of a suite, finished or not.
+
+    Args:
+        suite: The suite.
+        store: Its database.
+        pool: Pool the folds of each run with ``pool_folds``, and leave out the teachers
+            of other folds.
 
     Raises:
         ValueError: If a result or the settings of a run in the database are damaged.
@@ -44,11 +50,13 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
         except ValueError as error:
             raise ValueError(f'{store.url}: result of {name}, seed {seed}: {error}') from error
     settings = store.settings()
-    names = list(dict.fromkeys(run.run for run in suite.runs))
+    name_of = {run.name: run.run if pool else run.name for run in suite.runs}
+    names = list(dict.fromkeys(name_of.values()))
     specs = {(run.name, run.seed): run for run in suite.runs}
     by_run: dict[tuple[str, int], list[RunRecord]] = {}
     for state in store.states():
-        if (spec := specs.get((state.name, state.seed))) is None:
+        spec = specs.get((state.name, state.seed))
+        if spec is None or (pool and spec.without is not None):
             continue
         measured, curves, metadata = results.get((state.name, state.seed), ({}, NO_CURVES, {}))
         try:
@@ -59,15 +67,15 @@ def read_suite(suite: Suite, store: SuiteStore) -> SuiteRecord:
             ) from error
         mode = model.mode or (BASELINE if model.members is None else COMPARISON)
         pictures = _pictures(suite.work_dir / state.key)
-        by_run.setdefault((spec.run, spec.seed), []).append(
+        by_run.setdefault((name_of[spec.name], spec.seed), []).append(
             RunRecord(
                 state.name, state.seed, mode, model.style, state.state, state.error,
                 measured, curves, metadata, pictures,
             )
         )  # fmt: skip
-    has_folds = any(run.fold is not None for run in suite.runs)
     records = [
-        pool_folds(name, parts) if has_folds else parts[0] for (name, _), parts in by_run.items()
+        pool_folds(name, parts, suite.folds) if pool and suite.folds else parts[0]
+        for (name, _), parts in by_run.items()
     ]
     records.sort(key=lambda run: names.index(run.name))  # stable: seeds keep their order
     pictures = _pictures(suite.work_dir)

@@ -12,6 +12,7 @@ import torch
 
 from mmkdml.experiments.run_spec import run_config, settings_text
 from mmkdml.experiments.suites.display import SuiteDisplay
+from mmkdml.experiments.suites.fold_data import check_folds
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.experiments.suites.worker import Worker
@@ -36,13 +37,16 @@ def run_suite(
     Raises:
         KeyboardInterrupt: If SIGINT (Ctrl-C) or SIGTERM stopped the workers. Interrupted runs can
             be resumed.
-        ValueError: If a config is invalid, the suite was started with other settings, or the
-            database is not accessible.
+        ValueError: If a config is invalid, its data do not have the folds of the suite, the suite
+            was started with other settings, or the database is not accessible.
     """
     settings: dict[str, str] = {}
     for run in suite.runs:
         if run.name not in settings:  # all seeds have the same settings
-            settings[run.name] = settings_text(run_config(run))
+            config = run_config(run)
+            if suite.folds is not None:
+                check_folds(config, suite.folds)
+            settings[run.name] = settings_text(config)
     store.register(suite.runs, settings)
     if retry:
         store.retry_failed()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 
 from mmkdml.experiments.run_spec import RunSpec
 from mmkdml.experiments.suites.claims import parse_claims
-from mmkdml.names import fold_folder
+from mmkdml.experiments.suites.fold_runs import fold_runs
 from mmkdml.packages import packaged_file
 from mmkdml.safe_yaml import SafeYamlLoader
 from mmkdml.statistics.measures import MEASURES
@@ -25,7 +26,9 @@ _KEYS = {
     'title', 'measures', 'seeds', 'folds', 'runs', 'variants', 'options', 'amp', 'paper_tables',
     'work_dir', 'claims',
 }  # fmt: skip
-_RUN_KEYS = {'name', 'config', 'teacher', 'options'}
+_RUN_KEYS = {'name', 'config', 'teacher', 'teacher_folds', 'options'}
+#: Values of ``teacher_folds``.
+SAME, OUT = 'same', 'out'
 # Inheritance and predefined variables of mmengine's config files.
 _MMENGINE_SYNTAX = ('_base_', 'read_base', '{{')
 _DATA_FILES = ('.yaml', '.yml', '.json')
@@ -42,10 +45,11 @@ class Suite:
         title: One-line description.
         measures: Measures in its tables, names from :data:`~.measures.MEASURES`.
         paper_tables: Tables of the paper with the same rows and columns, e.g. ``'Table 4'``.
-        runs: All runs of the first seed, then of the next; of each seed, fold after fold; of each
-            fold, teachers first.
+        runs: All runs of the first seed, then of the next; of each seed, teachers of other folds
+            first, then fold after fold; of each fold, teachers first.
         work_dir: Folder of the runs.
         claims: Claims of the suite itself, in addition to those of the paper.
+        folds: Number of folds of a cross-validation; None without.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Suite:
     paper_tables: tuple[str, ...]
     runs: tuple[RunSpec, ...]
     work_dir: Path
+    folds: int | None = None
     claims: tuple[SuiteClaim, ...] = ()
 
 
@@ -70,7 +75,10 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
       number of folds; every run is executed in each fold, with the teacher of the same fold;
     - ``runs``: list of ``dict(config=..., name=..., teacher=..., options=...)``. ``name`` defaults
       to the name of the config; ``teacher`` is the name of the run whose best checkpoint is the
-      frozen teacher;
+      frozen teacher. ``teacher_folds='out'`` trains a copy of it without the test images of each
+      pair of folds, which teaches those of one in the runs of the other. Images are then taught by
+      a teacher that has seen neither them nor the test images. Default: ``'same'``, the teacher
+      of the same fold;
     - ``options``: settings that are changed in every run, by dotted key;
     - ``variants``: changed settings by name of the variant; every run is executed in each variant;
     - ``amp``: train in mixed precision;
@@ -103,7 +111,7 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
         raise _invalid('measures', path, f'names among {", ".join(MEASURES)}', unknown)
     own_dir = _string('work_dir', path, content.get('work_dir'))
     runs = tuple(_expand(path, content))
-    names = list(dict.fromkeys(run.name for run in runs))
+    names = list(dict.fromkeys(run.run for run in runs))
     return Suite(
         name=path.stem,
         path=str(path),
@@ -113,6 +121,7 @@ def load_suite(path: str | Path, work_dir: str | Path | None = None) -> Suite:
         runs=runs,
         work_dir=Path(work_dir or own_dir or Path('work_dirs') / 'suites' / path.stem),
         claims=parse_claims(str(path), content.get('claims', []), names, measures),
+        folds=content.get('folds'),
     )
 
 
@@ -174,6 +183,7 @@ def _expand(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
     variants = _dict('variants', path, content.get('variants')) or {'': {}}
     common = _dict('options', path, content.get('options'))
     by_name: dict[str, dict[str, Any]] = {}
+    taught_out: list[str] = []
     for variant, options in variants.items():
         changes = _dict(f'variant {variant!r}', path, options)
         prefix = f'{_folder_name(path, variant)}/' if variant else ''
@@ -193,6 +203,11 @@ def _expand(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
                 )
             teacher = _string(f'teacher of {name!r}', path, entry.get('teacher'))
             own = _dict(f'options of {name!r}', path, entry.get('options'))
+            if entry.get('teacher_folds', SAME) not in (SAME, OUT):
+                expected = f'{SAME!r} or {OUT!r}'
+                raise _invalid(f'teacher_folds of {name!r}', path, expected, entry['teacher_folds'])
+            if entry.get('teacher_folds') == OUT:
+                taught_out.append(name)
             by_name[name] = dict(
                 config=config,
                 teacher=prefix + teacher if teacher else None,
@@ -201,23 +216,19 @@ def _expand(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
             )
     order = _teachers_first(path, by_name)
     folds = content.get('folds')
-    if folds is None:
-        return [RunSpec(name, seed, **by_name[name]) for seed in seeds for name in order]
-    if type(folds) is not int or folds < 2:
-        raise _invalid('folds', path, 'an integer of at least 2', folds)
-    return [
-        _of_fold(RunSpec(name, seed, **by_name[name]), fold)
-        for seed in seeds
-        for fold in range(folds)
-        for name in order
-    ]
-
-
-def _of_fold(run: RunSpec, fold: int) -> RunSpec:
-    suffix = f'/{fold_folder(fold)}'
-    return replace(
-        run, name=run.name + suffix, teacher=run.teacher and run.teacher + suffix, fold=fold
-    )
+    least = 3 if taught_out else 2  # of two, nothing would be left to train the teachers
+    by_seed = [[RunSpec(name, seed, **by_name[name]) for name in order] for seed in seeds]
+    if folds is None and not taught_out:
+        return list(chain.from_iterable(by_seed))
+    if type(folds) is not int or folds < least:
+        for_out = f' for teacher_folds of {taught_out[0]!r}' if taught_out else ''
+        raise _invalid(f'folds{for_out}', path, f'an integer of at least {least}', folds)
+    for name in taught_out:
+        teacher = by_name[name]['teacher']
+        if teacher is None or by_name[teacher]['teacher'] is not None:
+            expected = 'a run without a teacher of its own, because of teacher_folds'
+            raise _invalid(f'teacher of {name!r}', path, expected, teacher)
+    return [run for runs in by_seed for run in fold_runs(runs, folds, taught_out)]
 
 
 def _config_path(suite: Path, config: str) -> str:

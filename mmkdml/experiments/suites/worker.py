@@ -99,12 +99,14 @@ class Worker:
         for key, run in states.items():
             if key not in self._specs:
                 continue
-            teacher = states.get((run.teacher or '', run.seed))
-            if run.state == WAITING and teacher is not None and teacher.state == FAILED:
-                reason = f'its teacher {teacher.key} failed'
+            names = self._specs[key].teachers
+            teachers = [states[name, run.seed] for name in names if (name, run.seed) in states]
+            failed = next((one for one in teachers if one.state == FAILED), None)
+            if run.state == WAITING and failed is not None:
+                reason = f'its teacher {failed.key} failed'
                 if self.store.mark_blocked(run, reason):
                     self.display.line(f'{run.key} failed: {reason}')
-            elif run.state == WAITING and teacher is not None and not self._is_ready(teacher):
+            elif run.state == WAITING and not all(map(self._is_ready, teachers)):
                 continue
             elif (run.state == WAITING or self._is_lost(run)) and self.store.claim(
                 run, self.name, time.time()
@@ -158,10 +160,13 @@ class Worker:
 
     def _start(self, spec: RunSpec, folder: Path) -> tuple[subprocess.Popen, int]:
         folder.mkdir(parents=True, exist_ok=True)
-        teacher = self.suite.work_dir / run_key(spec.teacher, spec.seed) if spec.teacher else None
+        teachers = [
+            name and str(self.suite.work_dir / run_key(name, spec.seed))
+            for name in spec.fold_teachers or (spec.teacher,)
+        ]
         content = asdict(spec) | dict(
             work_dir=str(folder),
-            teacher_dir=teacher and str(teacher),
+            teacher_dir=teachers if spec.fold_teachers else teachers[0],
             registered=self.store.settings().get(spec.name),
         )
         write_atomically(folder / SPEC, json.dumps(content, indent=1).encode())

@@ -45,7 +45,8 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
             supervised loss, of the transfer from the teacher and of the transfer from the peer.
         teacher: Config or module; not built in mode ``ml``.
         teacher_checkpoint: Checkpoint of a plain network or a distiller with the weights of the
-            frozen teacher; mode ``kd_off`` only.
+            frozen teacher, or a file of :func:`mmkdml.models.write_fold_teachers`; mode ``kd_off``
+            only.
         temperature: Temperature T of the predictions.
         kl_direction: ``'learner||source'`` (as printed) or ``'source||learner'`` (Hinton et al.).
         kl_scale: ``'none'`` (as printed) or ``'temperature_squared'`` (Hinton et al.).

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from mmkdml.checkpoint_io import recorded_classes, recorded_meta
 from mmkdml.files import file_sha256
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
+from mmkdml.models.distillers.fold_teachers import SUFFIX, FoldTeachers
 from mmkdml.models.distillers.pretrained_parts import load_pretrained_parts
 from mmkdml.names import FINISHED, IDENTITY_FILE
 from mmkdml.weight_checks import FROZEN_RECORD
@@ -31,7 +33,8 @@ class FrozenMembers(dict[str, nn.Module]):
     Args:
         members: All members by name.
         paths: Checkpoint by name of each frozen member: a file, the folder of a run, or None to
-            load the pretrained weights that its ``init_cfg`` names.
+            load the pretrained weights that its ``init_cfg`` names. A file of
+            :func:`~mmkdml.models.write_fold_teachers` has several, of which each image uses one.
         configs: Config or module of each member by name. A module without a checkpoint keeps its
             weights.
 
@@ -39,6 +42,7 @@ class FrozenMembers(dict[str, nn.Module]):
         shared: Whether another classroom uses the same modules.
         classes: Class names recorded in the checkpoint, by member.
         untrained: Names of the submodules whose parameters no file has, by member.
+        of_folds: Members with several networks, the first of which predicts.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -55,6 +59,7 @@ class FrozenMembers(dict[str, nn.Module]):
         self.shared = False
         self.classes: dict[str, Any] = {}
         self.untrained: dict[str, list[str]] = {}
+        self.of_folds: dict[str, FoldTeachers] = {}
         self._files: dict[str, dict[str, str]] = {}
         for name, path in paths.items():
             for key, file in self._load(name, members[name], path, configs[name]).items():
@@ -63,6 +68,8 @@ class FrozenMembers(dict[str, nn.Module]):
 
     def _load(self, name: str, member: nn.Module, path: str | None, config: Any) -> dict[str, str]:
         """Load the weights of a member; return the files by name of the member or its part."""
+        if path is not None and str(path).endswith(SUFFIX):
+            return self._load_folds(name, member, path)
         if path is not None:
             file = str(resolve_checkpoint(path))
             checkpoint = load_checkpoint_file(file)
@@ -83,6 +90,15 @@ class FrozenMembers(dict[str, nn.Module]):
             self.classes[name] = recorded_classes(load_checkpoint_file(files[name]))
         if missing:
             self.untrained[name] = missing
+        return files
+
+    def _load_folds(self, name: str, member: nn.Module, path: str) -> dict[str, str]:
+        teachers = self.of_folds[name] = FoldTeachers.read(path, member)
+        files = {f'{name} images': path}
+        for index, network in enumerate(teachers.networks):
+            key = f'{name} {index}' if index else name
+            files[key] = self._load(name, network, teachers.checkpoints[index], None)[name]
+            network.requires_grad_(False).eval()
         return files
 
     @property
@@ -136,10 +152,16 @@ class FrozenMembers(dict[str, nn.Module]):
 
     def apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> None:
         """Apply a function to all parameters and buffers, like ``nn.Module._apply``."""
+
+        def applied(member: nn.Module) -> nn.Module:
+            return (copy.deepcopy(member) if self.shared else member)._apply(fn, *args, **kwargs)
+
         for name, member in self.items():
-            self[name] = (copy.deepcopy(member) if self.shared else member)._apply(
-                fn, *args, **kwargs
-            )
+            self[name] = applied(member)
+        self.of_folds = {
+            name: replace(one, networks=(self[name], *map(applied, one.networks[1:])))
+            for name, one in self.of_folds.items()
+        }
         self.shared = False
 
 

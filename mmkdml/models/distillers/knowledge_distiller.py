@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from mmengine.model import ModuleDict, ModuleList
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from mmkdml.models.distillers.fold_teachers import check_fold_teachers
 from mmkdml.models.distillers.framework_calls import FrameworkCalls
 from mmkdml.models.distillers.frozen_members import FrozenMembers, WithFrozenMembers
 from mmkdml.models.distillers.members import build_members
@@ -56,7 +58,9 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         transfers: :class:`Transfer` objects or dicts of their arguments.
         supervised_weights: Weight of the supervised losses by member name. Default: 1.
         frozen: Checkpoint file by name of each frozen member. None loads the pretrained weights
-            that its config names (``init_cfg``); a built module keeps its weights.
+            that its config names (``init_cfg``); a built module keeps its weights. A file of
+            :func:`mmkdml.models.write_fold_teachers` has a checkpoint for each part of the
+            images.
         students: Names of the members in the ensemble. Default: all learners, or all members if
             there are no transfers.
         reused_classifiers: Name of the frozen member by learner name whose classifier is copied
@@ -128,6 +132,13 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
             learned_weights, self.transfer_terms, self.supervised_weights, built, task
         )
         self.teacher_cache = make_cache(teacher_cache, frozen)
+        check_fold_teachers(
+            self._frozen.of_folds,
+            self.transfer_terms,
+            used_augments(self.data_preprocessor),
+            self.teacher_cache,
+            reused_classifiers or {},
+        )
 
     def _build_transfers(self, built: Mapping[str, nn.Module]) -> None:
         channels = normalized_channels(self.data_preprocessor)
@@ -238,14 +249,17 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         member = self._frozen[name]
         inputs = self.inputs_of(name, inputs, data_samples)
 
-        def run(images: Tensor) -> MemberOutputs:
-            with TapRecorder(member, self._taps[name]) as recorder, torch.inference_mode():
-                return MemberOutputs(self.task.logits(member, images), recorder, name)
+        def run(network: nn.Module, images: Tensor) -> MemberOutputs:
+            with TapRecorder(network, self._taps[name]) as recorder, torch.inference_mode():
+                return MemberOutputs(self.task.logits(network, images), recorder, name)
 
+        if (teachers := self._frozen.of_folds.get(name)) is not None:
+            taps = self._taps[name]
+            return teachers.outputs(name, run, taps, inputs, data_samples), {}
         if self.teacher_cache is None:
-            return run(inputs), {}
-        terms = self.transfer_step.active
-        return self.teacher_cache.outputs_of(name, member, terms, run, inputs)
+            return run(member, inputs), {}
+        terms, own = self.transfer_step.active, partial(run, member)
+        return self.teacher_cache.outputs_of(name, member, terms, own, inputs)
 
     def predict(
         self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None

@@ -48,3 +48,11 @@ def test_random_split(source, tmp_path):
     assert {name: len(rows) for name, rows in splits.items()} == dict(train=2, val=1, test=1)
     with pytest.raises(ValueError, match='split'):
         convert_bccd(source, tmp_path / 'out', split='other')
+
+
+@pytest.mark.filterwarnings('ignore:1 of 8 boxes are empty')
+def test_folds_need_a_random_division(source, tmp_path):
+    with pytest.raises(ValueError, match='folds: expected none with published .* got 2'):
+        convert_bccd(source, tmp_path, folds=2)
+    splits = convert_bccd(source, tmp_path, split='random', ratios=(50, 50, 0), folds=2)
+    assert sum(len(splits[f'fold_{fold}/test']) for fold in range(2)) == 4

@@ -150,3 +150,16 @@ def test_empty_sets_raise(source):
     edit(source, lambda content: content.update(images=[], annotations=[]))
     with pytest.raises(ValueError, match=r'categories and images in a.json, got none'):
         coco_boxes(source, ['a.json'], ['a'])
+
+
+def test_folds_share_the_boxes(source, tmp_path):
+    with pytest.raises(ValueError, match='folds: expected none with published splits'):
+        convert_coco(source, tmp_path, ['a.json', 'b.json'], ['a', 'b'], folds=2)
+    splits = convert_coco(source, tmp_path, ['a.json'], ['a'], ratios=(1, 0, 0), folds=2)
+    assert {name: len(rows) for name, rows in splits.items()} == {
+        f'fold_{fold}/{part}': 1 for fold in range(2) for part in ('train', 'test')
+    }
+    content = json.loads((tmp_path / 'annotations.json').read_text())
+    assert len(content['images']) == 2
+    info = json.loads((tmp_path / 'splits.json').read_text())
+    assert sum(info['boxes'][f'fold_{fold}/test']['red'] for fold in range(2)) == 1

@@ -257,3 +257,10 @@ def test_arrays_without_channels_name_the_option(tmp_path):
     np.save(tmp_path / 'images' / 'one.npy', np.zeros((4, 4, 4)))
     with pytest.raises(ValueError, match=r'images/one\.npy.*--channels'):
         mask_pair_rows(tmp_path, 'images', 'masks')
+
+
+def test_folds_of_tiles_preserve_class_proportions(tiles, tmp_path):
+    splits = convert_folders(tiles, tmp_path, folds=2, ratios=(50, 50, 0))
+    for fold in range(2):
+        labels = [row.label for row in splits[f'fold_{fold}/test']]
+        assert [labels.count(label) for label in range(3)] == [4, 2, 6]

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from PIL import Image
 
 from mmkdml.datasets.converters import convert_ham10000, ham10000_rows
 from mmkdml.datasets.converters.ham10000 import DIAGNOSES
-from mmkdml.datasets.splits import read_split
+from mmkdml.datasets.splits import read_split, refuse_shared_groups
 
 COLUMNS = 'lesion_id,image_id,dx,dx_type,age,sex,localization'
 # Images per diagnosis, two per lesion.
@@ -305,3 +306,19 @@ def test_too_few_lesions_of_a_class_name_the_class(ham, lines, tmp_path):
     write_metadata(ham, [line for line in lines if ',vasc,' not in line or 'vasc0' in line])
     with pytest.raises(ValueError, match=r'class vasc \(6\): expected at least 3 groups'):
         convert_ham10000(ham, tmp_path / 'out', 'cls')
+
+
+def test_each_fold_balances_its_training_split_only(ham, tmp_path):
+    options = dict(ratios=(50, 50, 0), seed=1, folds=3)
+    splits = convert_ham10000(ham, tmp_path, 'cls', balance=9, **options)
+    for fold in range(3):
+        parts = {name: splits[f'fold_{fold}/{name}'] for name in ('train', 'val', 'test')}
+        refuse_shared_groups(parts)
+        samples = Counter()
+        for row in parts['train']:
+            samples[row.label] += row.repeats
+        assert set(samples.values()) == {9}
+        assert {row.repeats for name in ('val', 'test') for row in parts[name]} == {1}
+        assert {row.label for row in parts['val']} == {*samples}
+    info = json.loads((tmp_path / 'splits.json').read_text())
+    assert (info['balanced_to'], info['folds']) == ([9, 9, 9], 3)

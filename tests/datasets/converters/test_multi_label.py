@@ -183,3 +183,11 @@ def test_separator(tmp_path, save):
 def test_invalid_uncertain_raises(nih, options, message):
     with pytest.raises(ValueError, match=message):
         multi_label_rows(nih, TABLE, **options)
+
+
+def test_folds_have_each_image_once_but_not_with_published_lists(nih, tmp_path):
+    splits = convert_multi_label(nih, tmp_path / 'out', TABLE, folds=2, ratios=(50, 50, 0))
+    tested = [row.id for fold in range(2) for row in splits[f'fold_{fold}/test']]
+    assert len(tested) == len(set(tested)) == len(FINDINGS)
+    with pytest.raises(ValueError, match='folds: expected none with test_list.* got 2'):
+        convert_multi_label(nih, tmp_path / 'other', TABLE, test_list='t.txt', folds=2)

@@ -121,3 +121,15 @@ def test_capital_suffixes_and_tabs(pcam, tmp_path):
     rows = pcam_rows(pcam)
     assert [row.label for row in rows] == [1, 0, 0] * 4
     assert rows[3].path == 'train/03.TIF'
+
+
+def test_folds(pcam, tmp_path, run_tool, capsys):
+    run_tool('pcam.py', pcam, '--out', tmp_path / 'out', '--subset', 8, '--folds', 2)
+    printed = capsys.readouterr().out
+    table = [line.split() for line in printed.splitlines()[:10]]
+    assert table[0] == ['split', 'images', 'groups', 'positives']
+    tests = [row for row in table if row[0].endswith('/test')]
+    assert [row[:3] for row in tests] == [[f'fold_{fold}/test', '4', '4'] for fold in range(2)]
+    assert [row[3] for row in tests] == ['2', '2']
+    assert ' --fold 0 --cfg-options' in printed
+    assert f'{tmp_path / "out" / "train.csv"}' in printed

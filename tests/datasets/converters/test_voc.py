@@ -197,3 +197,12 @@ def test_tool(source, tmp_path, run_tool, capsys):
     assert sum(int(row[3]) for row in table[1:4]) == 6
     assert '1 of 8 boxes are duplicates and dropped' in printed.err
     assert 'write a config for your data' in printed.out
+
+
+def test_folds_keep_groups(source, tmp_path):
+    options = dict(group_regex='(p.)_', ratios=(50, 50, 0))
+    splits = convert_voc(source, tmp_path, folds=3, **options)
+    for fold in range(3):
+        assert len({row.group for row in splits[f'fold_{fold}/test']}) == 1
+    with pytest.raises(ValueError, match='folds: expected 2 to 3'):
+        convert_voc(source, tmp_path / 'x', folds=4, **options)

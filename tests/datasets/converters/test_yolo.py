@@ -146,3 +146,10 @@ def test_split_by_folders_needs_folders(tmp_path, save):
     (tmp_path / 'yolo' / 'data.yaml').write_text('names: [a]')
     with pytest.raises(ValueError, match='expected images in folders train, val, test of'):
         convert_yolo(tmp_path / 'yolo', tmp_path / 'out', split='folders')
+
+
+def test_folds_need_a_random_division(source, tmp_path):
+    splits = convert_yolo(source, tmp_path, folds=2, ratios=(50, 50, 0))
+    assert [len(splits[f'fold_{fold}/test']) for fold in range(2)] == [3, 3]
+    with pytest.raises(ValueError, match='folds: expected none with published splits'):
+        convert_yolo(source, tmp_path / 'x', split='folders', folds=2)

@@ -3,11 +3,20 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 
 import pytest
 
-from mmkdml.datasets.splits import SplitRow, accept_splits, read_split, write_splits
+from mmkdml.datasets.splits import (
+    SplitRow,
+    accept_splits,
+    fold_rows,
+    read_split,
+    write_folds,
+    write_splits,
+)
+from mmkdml.datasets.splits.manifest import manifest_folder, read_manifest
 from mmkdml.datasets.splits.splitting import split_rows
 
 ROWS = [SplitRow(f'{g}{i}', f'{g}/{i}.tif', g, i % 2) for g in 'abcdefgh' for i in range(3)]
@@ -253,3 +262,75 @@ def test_interrupted_conversion_is_not_accepted(tmp_path):
     (tmp_path / 'splits.json').write_text('{"unfinished": true}')
     with pytest.raises(ValueError, match='are incomplete.*--force'):
         accept_splits(tmp_path)
+
+
+FOLDS = fold_rows(ROWS, 3, (75, 25, 0))
+FOLD_FILES = [f'fold_{k}/{part}.csv' for k in range(3) for part in PARTS]
+
+
+def read_folds(folder):
+    """Read all split files of folds; None if all of them are refused."""
+    found = []
+    for name in FOLD_FILES:
+        try:
+            found.append(read_split(folder / name))
+        except (ValueError, FileNotFoundError):
+            found.append(None)
+    return None if all(rows is None for rows in found) else found
+
+
+@pytest.mark.parametrize('to_folds', [True, False], ids=['to folds', 'from folds'])
+def test_killed_change_between_folds_and_one_division_leaves_consistent_files(tmp_path, to_folds):
+    outcomes = []
+    folds = [one[part] for one in FOLDS for part in PARTS]
+    for steps in range(100):
+        folder = tmp_path / str(steps)
+        if to_folds:
+            write_splits(folder, OLD, {})
+            killed = stop_after(steps, partial(write_folds, folder, FOLDS, {}, force=True))
+        else:
+            write_folds(folder, FOLDS, {})
+            killed = stop_after(steps, partial(write_splits, folder, OLD, {}, force=True))
+        one, several = read_all(folder), read_folds(folder)
+        assert several in (None, folds)
+        assert not one or (one == OLD and not several)
+        outcomes.append((bool(one), bool(several)))
+        if not killed:
+            break
+    assert outcomes[0] == outcomes[-1][::-1] == (to_folds, not to_folds)
+    assert (False, False) in outcomes
+    # Nothing of the other division is left.
+    kept = {path.relative_to(folder).as_posix() for path in folder.rglob('*.csv')}
+    assert kept == ({*FOLD_FILES} if to_folds else {f'{part}.csv' for part in PARTS})
+    assert to_folds or not list(folder.glob('fold_*'))
+
+
+def test_folds_share_the_manifest_above(tmp_path, monkeypatch):
+    write_folds(tmp_path, FOLDS, dict(masks_drawn_on='shown'))
+    manifest = json.loads((tmp_path / 'splits.json').read_text())
+    assert (manifest['folds'], sorted(manifest['sha256'])) == (3, sorted(FOLD_FILES))
+    assert read_manifest(tmp_path / 'fold_1') == manifest
+    assert read_split(tmp_path / 'fold_2' / 'test.csv') == FOLDS[2]['test']
+    monkeypatch.chdir(tmp_path / 'fold_2')
+    assert read_split('test.csv') == FOLDS[2]['test']
+    assert manifest_folder('.').resolve() == tmp_path
+
+
+def test_changed_file_of_a_fold_raises_in_this_fold(tmp_path):
+    write_folds(tmp_path, FOLDS, {})
+    path = tmp_path / 'fold_1' / 'val.csv'
+    path.write_text(path.read_text().replace('.tif', '.png'))
+    for part in PARTS:
+        with pytest.raises(ValueError, match=r'fold_1/val\.csv'):
+            read_split(tmp_path / 'fold_1' / f'{part}.csv')
+    assert read_split(tmp_path / 'fold_0' / 'train.csv') == FOLDS[0]['train']
+    (tmp_path / 'fold_0' / 'test.csv').unlink()
+    with pytest.raises(ValueError, match=r'fold_0/test\.csv'):
+        read_split(tmp_path / 'fold_0' / 'train.csv')
+
+
+def test_single_division_of_folds_names_a_fold(tmp_path):
+    write_folds(tmp_path, FOLDS, {})
+    (tmp_path / 'train.csv').write_bytes((tmp_path / 'fold_0' / 'train.csv').read_bytes())
+    with pytest.raises(ValueError, match=r'3 folds.*fold_0.*--fold'):
+        read_split(tmp_path / 'train.csv')

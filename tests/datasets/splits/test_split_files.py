@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from mmkdml.datasets.splits import SplitRow, read_split, write_splits
-from mmkdml.datasets.splits.split_files import split_counts
+from mmkdml.datasets.splits import SplitRow, read_split, write_folds, write_splits
+from mmkdml.datasets.splits.split_files import by_fold, split_counts
 from mmkdml.datasets.splits.splitting import split_rows
 
 ROWS = [SplitRow(f'{g}{i}', f'{g}/{i}.tif', g, i % 2) for g in 'abcdefgh' for i in range(5)]
@@ -209,3 +209,41 @@ def test_labels_are_written_and_read(tmp_path):
 def test_invalid_labels_raise(label, labels, message):
     with pytest.raises(ValueError, match=message):
         SplitRow('x', 'x.png', 'p', label, labels=labels)
+
+
+def fold(*names):
+    return {part: [SplitRow(n, f'{n}.png', n, 0) for n in names[i]] for i, part in enumerate(PARTS)}
+
+
+PARTS = ('train', 'val', 'test')
+
+
+@pytest.mark.parametrize(
+    ('folds', 'message'),
+    [
+        ([fold('bc', 'd', 'a')], 'at least 2 folds, got 1'),
+        ([fold('c', 'd', 'ab'), fold('d', 'a', 'bc')], "'d' in 0"),
+        ([fold('c', 'd', 'ab'), fold('b', 'a', 'acd')], "'a' in 2"),
+        ([fold('b', 'a', 'ac'), fold('a', 'c', 'b')], "duplicate id 'a'"),
+    ],
+)
+def test_invalid_folds_raise(tmp_path, folds, message):
+    with pytest.raises(ValueError, match=message):
+        write_folds(tmp_path, folds, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_folds_are_written_as_splits_with_their_names(tmp_path):
+    folds = [fold('c', 'd', 'ab'), fold('a', 'b', 'cd')]
+    named = {f'fold_{k}/{name}': rows for k, one in enumerate(folds) for name, rows in one.items()}
+    assert by_fold(named) == {f'fold_{k}': one for k, one in enumerate(folds)}
+    assert by_fold(folds[0]) == {'': folds[0]}
+    written = [
+        write(tmp_path / name, content, dict(seed=1), files={'annotations.json': b'{}'})
+        for name, write, content in (('x', write_splits, named), ('y', write_folds, folds))
+    ]
+    for one, other in zip(*written, strict=True):
+        assert one.relative_to(tmp_path / 'x') == other.relative_to(tmp_path / 'y')
+        assert one.read_bytes() == other.read_bytes()
+    counts = json.loads((tmp_path / 'x' / 'splits.json').read_text())['counts']
+    assert counts['fold_1']['test'] == dict(images=2, groups=2, positives=0)

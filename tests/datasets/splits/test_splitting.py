@@ -1,12 +1,16 @@
 import random
 from collections import Counter
+from dataclasses import replace
+from itertools import combinations
 
+import numpy as np
 import pytest
 
 from mmkdml.datasets.splits import SplitRow
 from mmkdml.datasets.splits.splitting import (
     assign_groups,
     balance_rows,
+    fold_rows,
     refuse_shared_groups,
     split_rows,
 )
@@ -174,3 +178,106 @@ def test_balancing_is_reproducible_and_uniform():
 def test_balancing_to_zero_raises():
     with pytest.raises(ValueError, match='at least 1 sample of each class, got 0'):
         balance_rows(lesions((3, 3)), 0)
+
+
+def folds_of(number=40, folds=5, seed=0, classes=3):
+    """Rows of patients with several images and classes, and their folds."""
+    rng = random.Random(seed)
+    rows = [
+        row(f'{g}_{i}', f'p{g}', rng.choice([g % classes, 0]))
+        for g in range(number)
+        for i in range(rng.randint(1, 12))
+    ]
+    return rows, fold_rows(rows, folds, (75, 10, 15), seed)
+
+
+def test_each_image_is_tested_in_one_fold_and_trains_in_the_others():
+    for seed in range(10):
+        rows, folds = folds_of(seed=seed)
+        tested = Counter(r.id for splits in folds for r in splits['test'])
+        assert tested == Counter(r.id for r in rows)
+        for splits in folds:
+            refuse_shared_groups(splits)
+            assert sorted(r.id for part in splits.values() for r in part) == sorted(tested)
+            train, val = (len(splits[name]) for name in ('train', 'val'))
+            assert val / (train + val) == pytest.approx(10 / 85, abs=0.06)
+
+
+def spread(tests):
+    """Largest deviation of a test split's share of a class, or of all images, from 1 / K."""
+    counts = np.array([[sum(r.label == c for r in part) for c in range(3)] for part in tests])
+    counts = np.hstack([counts, counts.sum(1, keepdims=True)])
+    return np.abs(counts / counts.sum(0) - 1 / len(tests)).max()
+
+
+def test_test_splits_are_as_even_as_those_of_scikit_learn():
+    sklearn = pytest.importorskip('sklearn.model_selection')
+    ours, theirs = [], []
+    for seed in range(8):
+        rows, folds = folds_of(seed=seed)
+        labels, groups = [r.label for r in rows], [r.group for r in rows]
+        splitter = sklearn.StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+        tests = [[rows[i] for i in test] for _, test in splitter.split(rows, labels, groups)]
+        theirs.append(spread(tests))
+        ours.append(spread([splits['test'] for splits in folds]))
+    assert np.mean(ours) <= np.mean(theirs)
+    assert max(ours) < 0.05
+
+
+def test_two_folds_are_nearly_the_best_of_all_divisions():
+    """Oracle: all divisions of 10 groups."""
+    for seed in range(4):
+        rows, folds = folds_of(10, 2, seed)
+        names = sorted({r.group for r in rows})
+        divisions = (set(part) for k in range(2, 9) for part in combinations(names, k))
+        best = min(
+            spread([[r for r in rows if (r.group in part) == side] for side in (True, False)])
+            for part in divisions
+        )
+        assert spread([splits['test'] for splits in folds]) <= best + 0.12
+
+
+def test_equal_groups_are_divided_exactly():
+    rows = [row(f'{g}_{i}', f'p{g}', g % 2) for g in range(20) for i in range(3)]
+    for splits in fold_rows(rows, 5):
+        assert Counter(r.label for r in splits['test']) == {0: 6, 1: 6}
+
+
+def test_folds_depend_on_the_seed_only():
+    rows, folds = folds_of()
+    assert fold_rows(random.Random(3).sample(rows, len(rows)), 5, (75, 10, 15), 0) == folds
+    assert fold_rows(rows, 5, (75, 10, 15), 1) != folds
+    named = split_rows(rows, (75, 10, 15), 0, folds=5)
+    assert list(named)[:4] == ['fold_0/train', 'fold_0/val', 'fold_0/test', 'fold_1/train']
+    assert list(named.values()) == [part for one in folds for part in one.values()]
+
+
+def test_folds_of_a_seed_never_change():
+    folds = fold_rows([row(g, g) for g in 'abcdefgh'], 4)
+    tests = [[r.group for r in one['test']] for one in folds]
+    assert tests == [['d', 'e'], ['b', 'h'], ['f', 'g'], ['a', 'c']]
+
+
+def test_labels_of_several_classes_are_stratified():
+    rows = [
+        replace(row(f'{i:02}', f'{i}', int(i % 3 > 0)), labels=('a', 'b')[: i % 3])
+        for i in range(45)
+    ]
+    for splits in fold_rows(rows, 5):
+        counts = Counter(name for r in splits['test'] for name in r.labels)
+        assert counts == dict(a=6, b=3)
+
+
+def test_by_class_preserves_proportions_of_val():
+    rows = [row(f'{i:03}', f'{i}', int(i % 20 == 0)) for i in range(400)]
+    for splits in fold_rows(rows, 4, (80, 20, 0), by_class=True):
+        assert sum(r.label for r in splits['val']) == 3
+    # By image, a group may be divided.
+    tests = [one['test'] for one in fold_rows(ROWS, 4, by_image=True)]
+    assert [len(part) for part in tests] == [10] * 4
+
+
+@pytest.mark.parametrize('folds', [1, 0, -2, 9])
+def test_invalid_number_of_folds_raises(folds):
+    with pytest.raises(ValueError, match=f'folds: expected 2 to 8, .* got {folds}'):
+        fold_rows(ROWS, folds)

@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from mmkdml.datasets import SplitClassificationDataset, SplitRow
-from mmkdml.datasets.splits import write_splits
+from mmkdml.datasets.splits import write_folds, write_splits
 from mmkdml.engine import SplitOverlapHook
 
 PARTS = ('train', 'val', 'test')
@@ -254,3 +254,20 @@ def test_data_sets_without_sample_info_pass(run):
             return 3
 
     assert run(train=dict(type='Numbers'), val=dict(type='Numbers')) == ''
+
+
+def test_parts_of_a_fold_do_not_overlap_but_those_of_two_folds_do(images, run):
+    folds = [
+        {part: rows(names) for part, names in zip(PARTS, one.split(), strict=True)}
+        for one in ('abc de fgh', 'fg deh abc', 'fga bch de')
+    ]
+    write_folds(images.parent / 'splits', folds, dict(split_by='image'))
+
+    def of(fold, part):
+        return settings(images, f'fold_{fold}/{part}')
+
+    run(*(of(1, part) for part in PARTS))
+    with pytest.raises(ValueError, match="train and test parts share ids: 'f', 'g'"):
+        run(of(1, 'train'), of(1, 'val'), of(0, 'test'))
+    left_out = str(images.parent / 'splits' / 'fold_0' / 'test.csv')
+    run(dict(of(2, 'train'), without=left_out), dict(of(2, 'val'), without=left_out), of(0, 'test'))

@@ -146,6 +146,8 @@ def test_notes_list_missing_runs_and_doubtful_values():
     )
     plain = build_table(suite(run('net', 0, dict(model=50)), tables=()), 'best').notes
     assert len(plain) == 1
+    pooled = build_table(suite(run('net', 0, dict(model=50), folds=5), tables=()), 'best').notes
+    assert pooled[1] == 'Pooled tests of 5 folds, in which every case is tested once.'
 
 
 def test_run_without_the_checkpoint_is_missing():

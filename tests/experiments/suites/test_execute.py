@@ -6,10 +6,15 @@ import pandas as pd
 import pytest
 
 import mmkdml.apis
+from mmkdml.datasets import convert_lgg
+from mmkdml.datasets.splits import SplitRow, fold_rows, write_folds
+from mmkdml.datasets.synthetic import make_demo_data
 from mmkdml.experiments import RunSpec
 from mmkdml.experiments.run_spec import run_config, settings_text
 from mmkdml.experiments.suites import execute as execution
 from mmkdml.experiments.suites.execute import SETTINGS, execute, read_curves
+from mmkdml.experiments.suites.fold_runs import fold_runs
+from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 
 CONFIG = 'configs/demo/kdml_v3_demo.py'
 
@@ -113,3 +118,55 @@ def test_curves_of_an_interrupted_run(tmp_path):
     )
     pd.testing.assert_frame_equal(read_curves(tmp_path), expected)
     assert read_curves(tmp_path / 'nowhere').empty
+
+
+def test_out_of_fold_teachers_are_assigned_before_the_training(tmp_path, make_runner):
+    rows = [SplitRow(name, f'{name}.png', name, 0) for name in 'abcdef']
+    write_folds(tmp_path / 'splits', fold_rows(rows, 3, (1, 1, 0)), {})
+    options = {
+        f'{part}_dataloader.dataset.ann_file': str(tmp_path / 'splits' / f'{part}.csv')
+        for part in ('train', 'val', 'test')
+    }
+    run = RunSpec('kd', 0, CONFIG, options, fold=1, fold_teachers=('big/0_1', None, 'big/1_2'))
+    folders = [tmp_path / 'big' / '0_1', None, tmp_path / 'big' / '1_2']
+    (tmp_path / 'kd').mkdir()
+    with pytest.raises(StopIteration):
+        execute(run, tmp_path / 'kd', folders, 'none')
+    (config, _), _ = make_runner.call_args
+    table = tmp_path / 'kd' / 'teachers.json'
+    assert config.model.teacher_checkpoint == str(table)
+    assert json.loads(table.read_text())['checkpoints'] == ['../big/0_1', '../big/1_2']
+    settings = json.loads((tmp_path / 'kd' / SETTINGS).read_text())
+    assert settings['model']['teacher_checkpoint'] == 'big/0_1 big/1_2'
+
+
+@pytest.mark.slow
+def test_student_of_out_of_fold_teachers(tmp_path):
+    """Real trainings of the teachers of fold 0 and of its student."""
+    source = make_demo_data(tmp_path / 'kaggle_3m', patients=12, slices=1, size=64)
+    splits = convert_lgg(source, tmp_path / 'splits', ratios=(50, 50, 0), folds=3)
+    options = {'train_cfg.max_epochs': 1, 'param_scheduler.T_max': 1}
+    for part in ('train', 'val', 'test'):
+        options |= {
+            f'{part}_dataloader.dataset.data_root': str(source),
+            f'{part}_dataloader.dataset.ann_file': str(tmp_path / 'splits' / f'{part}.csv'),
+        }
+    student = {**options, 'model.mode': 'kd_off', 'model.weights.gamma': None}
+    runs = [
+        RunSpec('big', 0, 'configs/demo/teacher_demo.py', options),
+        RunSpec('kd', 0, 'configs/demo/kdml_v3_demo.py', student, 'big'),
+    ]
+    specs = {run.name: run for run in fold_runs(runs, 3, ['kd'])}
+    for name in ('big/fold_0_1', 'big/fold_0_2', 'kd/fold_0'):
+        teachers = [one and tmp_path / one for one in specs[name].fold_teachers]
+        execute(specs[name], tmp_path / name, teachers or None, 'none')
+    _, _, teacher = deserialize_result((tmp_path / 'big' / 'fold_0_1' / RESULT).read_bytes())
+    left_out = {row.id for fold in (0, 1) for row in splits[f'fold_{fold}/test']}
+    assert teacher['splits']['train']['images'] + teacher['splits']['val']['images'] == 12 - 8
+    assert 'without=' in teacher['command']
+    measured, curves, metadata = deserialize_result((tmp_path / 'kd/fold_0' / RESULT).read_bytes())
+    assert {*measured['last'].cases.id} == {row.id for row in splits['fold_0/test']} < left_out
+    assert {'teacher', 'student_1', 'ensemble'} <= {*measured['last'].cases.member}
+    assert any('loss_from_teacher' in key for key in curves.key)
+    assert 'teachers.json' in metadata['command']
+    assert metadata['command'].count('--fold 0') == 1

@@ -24,3 +24,14 @@ def test_no_estimate_without_finished_or_remaining_runs():
     assert progress([run('a', WAITING), run('b', FAILED)]) == '0 of 2 done, 1 failed'
     assert progress([run('a', DONE, 3)]) == '1 of 1 done'
     assert progress([]) == '0 of 0 done'
+
+
+def test_remaining_time_of_folds_is_that_of_other_folds_of_the_run():
+    states = [
+        run('hot/big/fold_0', DONE, 10),
+        run('hot/big/fold_0_1', DONE, 20),
+        run('kd/fold_0', DONE, 100),
+        run('kd/fold_1', RUNNING),  # 100
+        run('hot/big/fold_12', WAITING),  # 15
+    ]
+    assert progress(states) == '3 of 5 done, 1 running, about 1 min 55 s left'

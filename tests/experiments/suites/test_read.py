@@ -3,7 +3,10 @@ import json
 import pytest
 
 from mmkdml.experiments import RunSpec, Suite, SuiteStore, read_suite
-from mmkdml.statistics.records import DONE, FAILED, WAITING
+from mmkdml.experiments.suites.fold_runs import fold_runs
+from mmkdml.experiments.suites.serialization import deserialize_result, serialize_result
+from mmkdml.statistics.counts import seed_scores
+from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING, Measurement
 
 MODELS = {
     'plain': dict(type='EncoderDecoder'),
@@ -87,3 +90,30 @@ def test_damaged_settings_raise(tmp_path):
     store.register(suite.runs, {'a': '{"model": 3}'})
     with pytest.raises(ValueError, match=r'suite\.db.*settings of a '):
         read_suite(suite, store)
+
+
+def test_folds_are_pooled_and_other_teachers_left_out(tmp_path, script):
+    big = RunSpec('big', 0, 'c')
+    runs = tuple(fold_runs([big, RunSpec('kd', 0, 'c', {}, 'big')], 3, ['kd']))
+    suite = Suite('s', 's.py', 'Title', ('IoU',), (), runs, tmp_path, 3)
+    store = SuiteStore.in_folder(tmp_path)
+    store.register(runs, dict.fromkeys((run.name for run in runs), '{"model": {}}'))
+    content = script.with_name('result.json.gz').read_bytes()
+    measured, curves, metadata = deserialize_result(content)
+    for number, state in enumerate(store.states()):
+        if state.name == 'kd/fold_2':
+            continue
+        own = {}
+        for name, one in measured.items():
+            own[name] = Measurement(one.metrics, one.cases.assign(id=str(number)))
+        store.claim(state, 'w', 0.0)
+        store.finish(state, 'w', serialize_result(own, curves, metadata), 3.0)
+    record = read_suite(suite, store)
+    assert [(run.name, run.state, run.folds) for run in record.runs] == [
+        ('big', DONE, 3), ('kd', RUNNING, 3)
+    ]  # fmt: skip
+    assert len(record.runs[0].measured['best'].cases) == 3
+    assert record.runs[1].error == '2 of 3 folds done'
+    each = read_suite(suite, store, pool=False)
+    assert [run.name for run in each.runs] == [run.name for run in runs]
+    assert len(seed_scores(each)) > 0

@@ -4,8 +4,10 @@ import threading
 
 import pytest
 
+from mmkdml.datasets.splits import SplitRow, fold_rows, write_folds, write_splits
 from mmkdml.experiments import RunSpec, Suite, SuiteStore, run_suite
 from mmkdml.experiments.suites import run, worker
+from mmkdml.experiments.suites.fold_runs import fold_runs
 from mmkdml.experiments.suites.run import run_workers
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
@@ -87,3 +89,20 @@ def test_workers_divide_cores_and_gpus(monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '5')
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3')
     assert run._environment(2, 3, 1) == {}
+
+
+def test_data_without_the_folds_of_the_suite_raise_before_the_first_run(tmp_path):
+    rows = [SplitRow(name, f'{name}.png', name, 0) for name in 'abcdef']
+    write_folds(tmp_path / 'splits', fold_rows(rows, 3, (1, 0, 0)), {})
+    path = str(tmp_path / 'splits' / 'train.csv')
+    config = tmp_path / 'c.py'
+    config.write_text(f'train_dataloader = dict(dataset=dict(ann_file={path!r}))\n')
+    runs = tuple(fold_runs([RunSpec('a', 0, str(config))], 2, ()))
+    suite = Suite('s', 's.py', 'Title', ('IoU',), (), runs, tmp_path, 2)
+    store = SuiteStore.in_folder(tmp_path)
+    with pytest.raises(ValueError, match='folds: expected 2, as in the suite, got 3'):
+        run_suite(suite, store)
+    write_splits(tmp_path / 'splits', dict(train=rows), {}, force=True)
+    with pytest.raises(ValueError, match='it has no folds'):
+        run_suite(suite, store)
+    assert store.states() == []

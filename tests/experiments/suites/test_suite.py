@@ -115,3 +115,48 @@ def test_missing_files_raise(write):
     path = write(GOOD.replace("config='student.py'", "config='configs/gone.py'"))
     with pytest.raises(FileNotFoundError, match=r"configs/gone\.py of run 'small' in small\.py"):
         load_suite(path)
+
+
+def test_folds_repeat_every_run_with_the_teacher_of_the_fold(write):
+    suite = load_suite(write(GOOD.replace('[3, 5]', '[3]') + 'folds = 2\n'))
+    assert suite.folds == 2
+    assert [run.key for run in suite.runs] == [
+        'big/fold_0/seed_3', 'small/fold_0/seed_3', 'big/fold_1/seed_3', 'small/fold_1/seed_3'
+    ]  # fmt: skip
+    assert suite.runs[3].teacher == 'big/fold_1'
+    assert load_suite(write(GOOD)).folds is None
+
+
+def test_teachers_of_other_folds(write):
+    out = GOOD.replace("teacher='big'", "teacher='big', teacher_folds='out'")
+    assert out != GOOD
+    suite = load_suite(write(out + "folds = 3\nvariants = {'hot': {}}\n"))
+    names = [run.name for run in suite.runs if run.seed == 5]
+    assert names[:3] == [f'hot/big/fold_{pair}' for pair in ('0_1', '0_2', '1_2')]
+    student = next(run for run in suite.runs if run.name == 'hot/small/fold_1')
+    assert student.fold_teachers == ('hot/big/fold_0_1', None, 'hot/big/fold_1_2')
+    assert len({run.key for run in suite.runs}) == len(suite.runs) == 2 * (3 + 3 * 2)
+
+
+@pytest.mark.parametrize(
+    ('out', 'folds', 'message'),
+    [
+        ('same', 1, 'folds in .*at least 2, got 1'),
+        ('same', '5', "folds in .*got '5'"),
+        ('same', True, 'folds in .*got True'),
+        ('out', None, "folds for teacher_folds of 'small'.*got None"),
+        ('out', 2, 'at least 3, got 2'),
+        ('other', 3, "teacher_folds of 'small'.*'same' or 'out', got 'other'"),
+    ],
+)
+def test_invalid_folds_raise(write, out, folds, message):
+    text = GOOD.replace("teacher='big'", f"teacher='big', teacher_folds={out!r}")
+    with pytest.raises(ValueError, match=message):
+        load_suite(write(f'{text}folds = {folds!r}\n'))
+
+
+@pytest.mark.parametrize('teacher', ["teacher='small', ", ''])
+def test_teachers_of_other_folds_have_no_teacher_of_their_own(write, teacher):
+    run = f"runs.append(dict(name='x', config='student.py', {teacher}teacher_folds='out'))\n"
+    with pytest.raises(ValueError, match="teacher of 'x'.*without a teacher of its own"):
+        load_suite(write(f'{GOOD}folds = 3\n{run}'))

@@ -4,6 +4,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -265,3 +266,23 @@ def test_failure_is_logged_even_if_the_database_is_full(make_suite, make_worker,
     with pytest.raises(ValueError, match='disk is full'):
         one.work()
     assert 'bad/seed_0 failed: RuntimeError: the images are upside down' in one.lines[-1]
+
+
+def test_runs_wait_for_all_teachers_of_other_folds(make_suite, make_worker):
+    suite, store = make_suite(dict.fromkeys(('a', 'b', 'kd'), PLAIN))
+    student = replace(suite.runs[2], fold=1, fold_teachers=('a', None, 'b'))
+    suite = replace(suite, runs=(student, *suite.runs[:2]))
+    make_worker(suite, store).work()
+    assert set(states(store).values()) == {DONE}
+    (execution,) = executions(suite, 'kd/seed_0')
+    folders = [str(suite.work_dir / name / 'seed_0') for name in 'ab']
+    assert execution.partition(' ')[2] == str([folders[0], None, folders[1]])
+
+
+def test_failed_teacher_of_another_fold_blocks_the_run(make_suite, make_worker):
+    suite, store = make_suite({'a': PLAIN, 'b': (None, {'fail': True}), 'kd': PLAIN})
+    student = replace(suite.runs[2], fold=0, fold_teachers=(None, 'a', 'b'))
+    suite = replace(suite, runs=(*suite.runs[:2], student))
+    make_worker(suite, store).work()
+    assert states(store) == {'a/seed_0': DONE, 'b/seed_0': FAILED, 'kd/seed_0': FAILED}
+    assert 'b/seed_0' in store.states()[2].error
