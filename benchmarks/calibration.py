@@ -122,7 +122,7 @@ def measure_calibration(regime: Regime, data_sets: int = 500, rng: int = 0) -> C
         values = evaluate(regime.measure, null)
         p = np.stack([compare(values, *pair).p for pair in CLAIMS], 1)
         found.setdefault('size', []).append((p < ALPHA).mean(1))
-        found.setdefault('family', []).append((p < ALPHA / len(CLAIMS)).any(1))
+        found.setdefault('family', []).append(np.asarray((p < ALPHA / len(CLAIMS)).any(1)))
         low, high = mean_interval(values, 0)
         found.setdefault('mean_coverage', []).append(np.asarray((low <= truth) & (truth <= high)))
         gained = simulate(regime, better, number, generator)

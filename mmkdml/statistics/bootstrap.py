@@ -122,7 +122,7 @@ class _Estimator:
             cases=len(cases),
             resampled=tuple(name for name, size in sizes.items() if size > 1),
         )
-        pairs = [(contrast.entry, one) for one in contrast.competitors] or [(contrast.entry, None)]
+        pairs: list[_Pair] = [(contrast.entry, one) for one in contrast.competitors or (None,)]
         values = np.array([self._contrasted(pair, self._values, seeds) for pair in pairs])  # (K, S)
         worst = int(values.mean(1).argmin())
         found = replace(found, value=float(values[worst].mean()))
@@ -133,11 +133,13 @@ class _Estimator:
             return replace(found, undefined_reason='only one seed and one group of cases')
         replicates: Sequence[np.ndarray | None] = [None] * len(pairs)
         if found.groups > 1:
-            replicates = [self._contrasted(pair, self._left_out, seeds) for pair in pairs]
-            if undefined := np.isnan(replicates).any((0, 2)).sum():
+            left_out = [self._contrasted(pair, self._left_out, seeds) for pair in pairs]
+            if undefined := np.isnan(left_out).any((0, 2)).sum():
                 reason = f'{name} is undefined without {undefined} of {found.groups} groups'
                 return replace(found, undefined_reason=reason)
+            replicates = left_out
         pools = [self._pooled(pair, seeds, cases) for pair in pairs]
+        pool = pools[worst]
         tests = list(map(over_seeds, values, replicates, pools))
         variance = tests[worst].variances[0]
         pooled = len(tests[worst].variances) == 1 and len(seeds) > 1
@@ -147,7 +149,7 @@ class _Estimator:
             df=float(variance.df),
             seed_variance=float(variance.seeds) * len(seeds) if len(seeds) > 1 else float('nan'),
             case_variance=float(variance.cases) if found.groups > 1 else float('nan'),
-            runs=pools[worst].runs if pooled and pools[worst] else 0,
+            runs=pool.runs if pooled and pool else 0,
         )
         if contrast.competitors:
             runs = min(one.runs if one else 1 for one in pools)

@@ -104,7 +104,7 @@ def resampler(samples: Sequence[CaseCounts]) -> Callable[[np.ndarray], np.ndarra
         return lambda times: (
             lambda ranked: np.stack([one.summed(times)(ranked) for one in scored], 1)
         )
-    stacked = np.stack([one.counts for one in samples], 1)  # (G, E, R, K)
+    stacked = np.stack([np.asarray(one.counts) for one in samples], 1)  # (G, E, R, K)
     flat = stacked.reshape(len(stacked), -1)
     return lambda times: (times @ flat).reshape(-1, *stacked.shape[1:])
 

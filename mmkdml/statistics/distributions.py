@@ -10,6 +10,7 @@ import numpy as np
 
 from mmkdml.optional import require
 from mmkdml.statistics.measures import Measure
+from mmkdml.statistics.ranking import Sums
 
 stats = require('scipy.stats', extra='experiments', purpose='confidence intervals')
 
@@ -18,7 +19,7 @@ _BATCH_INDICES = 2**21  # indices of groups that are drawn at once, 8 bytes each
 
 def bootstrap(
     measure: Measure,
-    summed: Callable[[np.ndarray], np.ndarray],
+    summed: Callable[[np.ndarray], np.ndarray | Sums],
     signs: Sequence[int],
     seeds: int,
     groups: int,
@@ -63,7 +64,7 @@ def bootstrap(
 
 def _contrasted(
     measure: Measure,
-    summed: Callable[[np.ndarray], np.ndarray],
+    summed: Callable[[np.ndarray], np.ndarray | Sums],
     signs: Sequence[int],
     sizes: dict[str, int],
     drawn: Sequence[str],

@@ -18,7 +18,14 @@ from mmkdml.datasets import (
     VolumeSliceDataset,
 )
 from mmkdml.engine import PanelHook, StrictJsonVisBackend
-from mmkdml.evaluation import Calibration, Diversity, Fidelity, ForegroundIoU, MemberMetrics
+from mmkdml.evaluation import (
+    Calibration,
+    ClinicalSegmentation,
+    Diversity,
+    Fidelity,
+    ForegroundIoU,
+    MemberMetrics,
+)
 
 with read_base():
     from ..default_runtime import *
@@ -85,7 +92,13 @@ test_dataloader = dict(
 )
 
 val_evaluator = dict(type=MemberMetrics, metric=dict(type=ForegroundIoU, per_case='case'))
-test_evaluator = [val_evaluator, dict(type=Fidelity), dict(type=Diversity), dict(type=Calibration)]
+test_evaluator = [
+    val_evaluator,
+    dict(type=ClinicalSegmentation),
+    dict(type=Fidelity),
+    dict(type=Diversity),
+    dict(type=Calibration),
+]
 default_hooks['checkpoint'].update(save_best='ensemble/foreground/IoU')
 custom_hooks.append(dict(type=PanelHook))
 visualizer = dict(

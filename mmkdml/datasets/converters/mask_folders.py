@@ -171,7 +171,7 @@ def class_mask_rows(
         return np.bincount(indices.ravel(), minlength=256)[: len(classes)]
 
     pixels = dict(found.problems.check_each(found.ids, check))
-    number = sum((one > 0).astype(int) for one in pixels.values())
+    number = np.sum([one > 0 for one in pixels.values()], 0)
     _warn_of_absent(classes, number, {found.masks[key]: one for key, one in pixels.items()})
 
     def rarest(own: np.ndarray) -> int:

@@ -192,16 +192,15 @@ class ClinicalSegmentation(BaseMetric):
 
     def _score(self, case: OpenCase) -> list[dict[str, Any]]:
         names = foreground_classes(self.dataset_meta)
-        tolerances = self.tolerance
-        if isinstance(tolerances, Mapping):
-            if set(tolerances) != set(names):
-                raise ValueError(
-                    f'Invalid tolerance: expected a number for each of {list(names)}, got '
-                    f'{dict(tolerances)}'
-                )
-            tolerances = [tolerances[name] for name in names]
-        else:
-            tolerances = [tolerances] * len(names)
+        tolerance = self.tolerance
+        if not isinstance(tolerance, Mapping):
+            tolerance = dict.fromkeys(names, tolerance)
+        elif set(tolerance) != set(names):
+            raise ValueError(
+                f'Invalid tolerance: expected a number for each of {list(names)}, got '
+                f'{dict(tolerance)}'
+            )
+        tolerances = [tolerance[name] for name in names]
         conventions = Conventions(tolerances, self.overlap, self.empty, self.missing)
         truth, rows = case.truth(), []
         for member in case.members:
