@@ -145,7 +145,11 @@ def test_student_of_out_of_fold_teachers(tmp_path):
     """Real trainings of the teachers of fold 0 and of its student."""
     source = make_demo_data(tmp_path / 'kaggle_3m', patients=12, slices=1, size=64)
     splits = convert_lgg(source, tmp_path / 'splits', ratios=(50, 50, 0), folds=3)
-    options = {'train_cfg.max_epochs': 1, 'param_scheduler.T_max': 1}
+    options = {
+        'train_cfg.max_epochs': 1,
+        'param_scheduler.T_max': 1,
+        'default_hooks.logger.interval': 1,
+    }
     for part in ('train', 'val', 'test'):
         options |= {
             f'{part}_dataloader.dataset.data_root': str(source),
