@@ -128,7 +128,7 @@ def test_folds(pcam, tmp_path, run_tool, capsys):
     printed = capsys.readouterr().out
     table = [line.split() for line in printed.splitlines()[:10]]
     assert table[0] == ['split', 'images', 'groups', 'positives']
-    tests = [row for row in table if row[0].endswith('/test')]
+    tests = [row for row in table if row and row[0].endswith('/test')]
     assert [row[:3] for row in tests] == [[f'fold_{fold}/test', '4', '4'] for fold in range(2)]
     assert [row[3] for row in tests] == ['2', '2']
     assert ' --fold 0 --cfg-options' in printed
