@@ -15,6 +15,7 @@ TOOLS = {
     'tune': (CONFIG, '--out', 'OUT'),
     'list_taps': (CONFIG,),
     'print_classroom': (CONFIG,),
+    'view': ('RUN', 'IMAGES'),
     'analysis/cka': ('RUN', '--out', 'OUT'),
     'analysis/panels': ('RUN', '--out', 'OUT'),
     **{

@@ -36,7 +36,8 @@ def test_checkpoint_with_its_card(export, checkpoint, short, tmp_path, capsys):
     endings = ('json', 'md', 'pth', 'py', 'safetensors')
     assert sorted(path.name for path in out.iterdir()) == [f'{name}.{end}' for end in endings]
     card = json.loads((out / f'{name}.json').read_text())
-    assert [one['measure'] for one in card['scores']] == ['IoU', 'F1']
+    measures = [one['measure'] for one in card['scores']]
+    assert measures == ['IoU', 'F1', 'Dice', 'case_IoU']
     with pytest.raises(SystemExit, match='export.py: error: .*out already exists: expected a new'):
         export(*args, options=short)
 
