@@ -210,5 +210,7 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise ValueError(f'{path}: no such file') from None
     except Exception as error:  # broken files raise errors of many types
-        kind = '' if type(error) is ValueError else f'{type(error).__name__}: '
-        raise ValueError(f'{path}: {kind}{" ".join(str(error).split())}') from error
+        reason = ' '.join(str(error).split())
+        if type(error) is not ValueError:
+            reason = f'unreadable NIfTI ({type(error).__name__}: {reason})'
+        raise ValueError(f'{path}: {reason}') from error
