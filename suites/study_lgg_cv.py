@@ -4,6 +4,7 @@ from mmkdml.experiments import variant_runs
 
 title = 'LGG at 64x64, small U-Nets, 5 folds by patient'
 measures = ['IoU', 'F1']
+paper_tables = ['Table 4']
 seeds = [0, 1]
 folds = 5
 amp = True

@@ -255,6 +255,8 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
     ) -> None:
         if masks_drawn_on is not None:
             check_choice('masks_drawn_on', masks_drawn_on, DRAWN_ON)
+        if not isinstance(metainfo, Mapping | None):
+            raise TypeError(f'Invalid metainfo: expected a dict, got {metainfo!r}')
         own = {} if self.METAINFO is SplitSegDataset.METAINFO else self.METAINFO
         manifest = read_manifest(osp.dirname(ann_file)) if isinstance(ann_file, str) else {}
         self.masks_drawn_on = masks_drawn_on or manifest.get('masks_drawn_on')

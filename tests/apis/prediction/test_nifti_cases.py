@@ -142,7 +142,7 @@ def test_invalid_cases_do_not_stop_the_others(tmp_path, monkeypatch):
     for line, fact in zip(
         lines,
         (
-            'damaged_0001.nii.gz: EOFError',
+            'damaged_0001.nii.gz: unreadable NIfTI (EOFError',
             'grid_0001.nii.gz: expected the grid of grid_0000.nii.gz, got shape (5, 6, 6)',
             'kind_0000.nii.gz: expected one real number per voxel, got complex64',
             'more_0000.nii.gz: expected 2 channels, as the network, each in a file with one '
