@@ -155,7 +155,12 @@ def _volume_format(load: Any, steps: list[Any]) -> VolumeFormat | None:
             f'got {steps}. Use the folder of a run, whose config has them'
         )
     return VolumeFormat(
-        (len(channels),), raw=True, stored=True, axis=load.axis, context=load.context
+        (len(channels),),
+        raw=True,
+        stored=True,
+        axis=load.axis,
+        orientation=load.orientation,
+        context=load.context,
     )
 
 

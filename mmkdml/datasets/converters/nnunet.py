@@ -86,7 +86,7 @@ def convert_nnunet(
     if axis is None:
         labels = [case.label for case in cases]
         axis = coarsest_axis([one.shape[:3] for one in labels], [one.spacing for one in labels])
-    _warn_of_orientations(cases)
+    orientation = _orientation(cases)
     stored = _store(cases, out, axis, layout, force, problems)
     rows = [row for case in stored.values() for row in _rows(case, groups[case.name])]
     published = _published_folds(source, folds, splits_final)
@@ -105,6 +105,7 @@ def convert_nnunet(
         classes=layout.classes,
         channel_names=layout.channels,
         axis=axis,
+        orientation=orientation,
         slice_size=_median_size(stored.values()),
         empty=empty,
         group_regex=group_regex,
@@ -148,7 +149,8 @@ def _as_published(
         ('cases either in train or in val', {name for one, two in published for name in one & two}),
     ):
         if names:
-            raise ValueError(f'{path}: expected {what}, got {", ".join(sorted(names)[:5])}')
+            listed = sorted(map(str, names))[:5]
+            raise ValueError(f'{path}: expected {what}, got {", ".join(listed)}')
     splits: Splits = {}
     for number, (train, val) in enumerate(published):
         others = [row for row in rows if _case_of(row) in train]
@@ -192,6 +194,11 @@ def _open_cases(source: Path, layout: VolumeSet, problems: Problems) -> list[Sou
         if math.prod(case.label.shape[3:]) != 1:
             raise ValueError(f'{label}: expected one label per voxel, got {case.label.shape}')
         first = case.images[0]
+        if first.unit not in ('mm', 'unknown'):
+            raise ValueError(
+                f'{images[0]}: expected an affine in millimeters (xyzt_units), got {first.unit}. '
+                'Save the files of the case in millimeters'
+            )
         for path, file in zip([*images[1:], label], [*case.images[1:], case.label], strict=True):
             if difference := grid_difference(first, file):
                 raise ValueError(f'{path}: expected the grid of {images[0]}, got {difference}')
@@ -200,9 +207,9 @@ def _open_cases(source: Path, layout: VolumeSet, problems: Problems) -> list[Sou
     return [case for _, case in problems.check_each(sorted(layout.cases), check, 'reading headers')]
 
 
-def _warn_of_orientations(cases: Sequence[SourceCase]) -> None:
-    nibabel = require('nibabel', extra='medical', purpose='NIfTI files')
-    found = Counter(''.join(nibabel.aff2axcodes(case.label.affine)) for case in cases)
+def _orientation(cases: Sequence[SourceCase]) -> str | None:
+    """Return the orientation of all cases; None, with a warning, if they have several."""
+    found = Counter(case.label.orientation for case in cases)
     if len(found) > 1:
         numbers = ', '.join(f'{number} {name}' for name, number in found.most_common())
         warnings.warn(
@@ -210,6 +217,8 @@ def _warn_of_orientations(cases: Sequence[SourceCase]) -> None:
             'Reorient the files, such as with nibabel.as_closest_canonical, if it is not intended',
             stacklevel=3,
         )
+        return None
+    return next(iter(found), None)
 
 
 def _store(

@@ -43,7 +43,8 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
 
     Raises:
         FileNotFoundError: If the split file or a volume does not exist.
-        ValueError: If ``metainfo`` has other classes than the manifest, or a setting is invalid.
+        ValueError: If ``metainfo`` has other classes than the manifest, a volume was stored along
+            another axis or with other channels, or a setting is invalid.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
                 'current',
                 logging.WARNING,
             )
-        found = read_manifest(osp.dirname(ann_file)).get('classes')
+        self._manifest = read_manifest(osp.dirname(ann_file))
+        found = self._manifest.get('classes')
         metainfo = dict(metainfo or {})
         if found and tuple(metainfo.setdefault('classes', tuple(found))) != tuple(found):
             raise ValueError(
@@ -76,6 +78,18 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
         """Keep labels as they are stored."""
         return
 
+    def _read(self, root: str, name: str) -> Case:
+        """Read a case; a conversion with other settings may have been stopped."""
+        case = read_case(root, name)
+        found = dict(axis=case.axes[0], channel_names=case.channels)
+        expected = {key: self._manifest.get(key, value) for key, value in found.items()}
+        if found != expected:
+            raise ValueError(
+                f'{osp.join(root, name)}.json: expected {expected}, as in the manifest of '
+                f'{self.ann_file}, got {found}. Run the converter again with --force'
+            )
+        return case
+
     def row_info(self, row: SplitRow) -> dict[str, Any]:
         """Return label, place in the volume, spacing and intensities of a slice.
 
@@ -89,7 +103,7 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
                 f'{row.path!r}. Convert the volumes (mmkdml convert nnunet)'
             )
         root = self.data_root or '.'
-        case = self._cases.get(name) or self._cases.setdefault(name, read_case(root, name))
+        case = self._cases.get(name) or self._cases.setdefault(name, self._read(root, name))
         return dict(
             seg_map_path=osp.join(root, row.mask),
             case=name,

@@ -13,11 +13,13 @@ from mmseg.datasets.transforms import PackSegInputs
 from PIL import Image
 
 from mmkdml.apis import load_config
-from mmkdml.apis.prediction import scratch
+from mmkdml.apis.prediction import nifti, scratch
 from mmkdml.apis.prediction.fold_predictor import FoldPredictor
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources
+from mmkdml.apis.prediction.nifti import read_nifti
 from mmkdml.apis.prediction.outputs import predict_files
 from mmkdml.apis.prediction.predictor import Predictor
+from mmkdml.apis.prediction.volume import VolumeFormat
 from mmkdml.datasets import LoadCheckedImage, LoadVolumeSlice, NormalizeVolume
 from mmkdml.registry import MODELS
 
@@ -240,3 +242,17 @@ def test_runs_of_folds_normalize_by_the_statistics_of_their_own_training_part(tm
     swapped = of_volumes(context=1, channels=(T1, CT))
     with pytest.raises(ValueError, match=r'equal networks and inputs.*\n.*pipeline'):
         FoldPredictor([runs[0], swapped])
+
+
+def test_other_orientation_than_in_training_is_a_warning(tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(nifti, 'print_log', lambda text, *args: logged.append(text))
+    save(tmp_path / 'a.nii', np.zeros((3, 4, 5), np.int16), np.diag([-1.0, 1, 2, 1]))
+    for orientation in (None, 'LAS', 'RAS'):
+        form = VolumeFormat(stored=True, raw=True, axis=2, orientation=orientation)
+        read_nifti(tmp_path / 'a.nii', form=form)
+    (text,) = logged
+    assert text.startswith(f'{tmp_path}/a.nii: the axes have the orientation LAS, but those in ')
+    load = (LoadVolumeSlice, dict(axis=2, orientation='RAS'))
+    own = predictor_of(three_classes, load, (NormalizeVolume, dict(channels=[T1])))
+    assert own.pipeline().form.orientation == 'RAS'

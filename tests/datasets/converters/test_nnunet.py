@@ -230,6 +230,7 @@ def test_several_orientations_are_a_warning(source, tmp_path):
     save(source / 'imagesTr' / 'case_0_0000.nii.gz', np.zeros(label.shape, np.int16), flipped)
     with pytest.warns(UserWarning, match=r'5 RAS, 1 LAS'):
         convert_nnunet(source, tmp_path / 'out')
+    assert read_manifest(tmp_path / 'out')['orientation'] is None
 
 
 def test_axis_without_depth_is_that_of_the_slices(tmp_path, save_volumes, draw_cases):
@@ -293,6 +294,12 @@ def test_grids_of_a_case_must_be_equal(source, problem):
     save(images / 'case_2_0000.nii.gz', np.zeros((9, 8), np.int16))
     save(images / 'case_3_0000.nii.gz', np.zeros((10, 8, 5, 2), np.int16))
     (images / 'case_4_0000.nii.gz').write_bytes(b'')
+    other = nibabel.load(images / 'case_5_0000.nii.gz')
+    other.header.set_xyzt_units('micron')
+    nibabel.save(
+        nibabel.Nifti1Image(np.asarray(other.dataobj), None, other.header),
+        images / 'case_5_0000.nii.gz',
+    )
     message = problem()
     for part in (
         r'labelsTr/case_0\.nii\.gz: expected the grid of imagesTr/case_0_0000.*shape \(9, 8, 5\)',
@@ -300,5 +307,6 @@ def test_grids_of_a_case_must_be_equal(source, problem):
         r'case_2_0000\.nii\.gz: .*shape \(9, 8\).*folders',
         r'case_3_0000\.nii\.gz: expected the 1 channels T1.*got 2',
         r'case_4_0000\.nii\.gz: ',
+        r'case_5_0000\.nii\.gz: expected an affine in millimeters .xyzt_units., got micron',
     ):
         assert re.search(part, message)
