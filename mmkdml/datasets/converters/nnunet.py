@@ -71,13 +71,14 @@ def convert_nnunet(
 
     Raises:
         FileExistsError: If ``out`` has other split files and ``force`` is not set.
-        FileNotFoundError: If ``source`` is not such a folder.
+        FileNotFoundError: If ``source`` is not such a folder, or there is no ``splits_final``.
         ValueError: If nibabel is not installed, an option is invalid, or the source is. The message
             lists up to 10 problems.
     """
     source, out = source_folder(source, 'a folder with dataset.json'), Path(out)
     check_axis(axis)
     share = _share(empty)
+    published = _published_folds(source, folds, splits_final)
     require('nibabel', extra='medical', purpose='NIfTI files')
     problems = Problems(source)
     layout = read_layout(source, problems)
@@ -89,7 +90,6 @@ def convert_nnunet(
     orientation = _orientation(cases)
     stored = _store(cases, out, axis, layout, force, problems)
     rows = [row for case in stored.values() for row in _rows(case, groups[case.name])]
-    published = _published_folds(source, folds, splits_final)
     if published is None:
         splits: Splits = split_rows(rows, ratios, seed, folds=folds)
     else:
@@ -125,6 +125,8 @@ def _published_folds(source: Path, folds: int | None, file: str | Path | None) -
     if file is None:
         found = source / SPLITS_FINAL
         return found if folds is None and found.is_file() else None
+    if not Path(file).is_file():
+        raise FileNotFoundError(f'No file of folds {file} (--splits-final)')
     return Path(file)
 
 

@@ -12,7 +12,7 @@ from mmseg.datasets import BaseSegDataset
 
 from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.splits import SplitRow
-from mmkdml.datasets.splits.manifest import read_manifest
+from mmkdml.datasets.splits.manifest import INFO_FILE, read_manifest
 from mmkdml.datasets.volumes.intensity import manifest_intensity
 from mmkdml.datasets.volumes.store import Case, read_case
 from mmkdml.datasets.volumes.transforms import NormalizeVolume
@@ -65,8 +65,13 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
                 f'{ann_file}, got {tuple(metainfo["classes"])}. Remove metainfo'
             )
         number = len(metainfo.get('classes', ()))
+        if not number and osp.isfile(ann_file):  # a missing file is an error below
+            raise ValueError(
+                f'{ann_file}: expected the classes in {INFO_FILE} next to it, got none. Copy it, '
+                'too, or set classes of metainfo'
+            )
         colors = [list(_COLORS[index % len(_COLORS)]) for index in range(number - 1)]
-        metainfo.setdefault('palette', [[0, 0, 0], *colors])
+        metainfo.setdefault('palette', [[0, 0, 0], *colors][:number])
         self._cases: dict[str, Case] = {}
         super().__init__(*args, ann_file=ann_file, metainfo=metainfo, **kwargs)
         for step in self.pipeline.transforms:

@@ -53,7 +53,8 @@ def store_case(
 ) -> Case:
     """Store a case, unless it is stored already from the same files with the same settings.
 
-    The description of the case is written last, so that a conversion that was stopped is repeated.
+    The description of the case is written last, so that a conversion that was stopped is repeated,
+    as is one whose arrays are damaged.
 
     Args:
         source: Files of the case, on one grid.
@@ -66,6 +67,7 @@ def store_case(
 
     Raises:
         FileExistsError: If the case is stored otherwise and ``replace`` is not set.
+        OSError: If the disk has too little space.
         ValueError: If a file is damaged, or has invalid voxels or labels.
     """
     files = [*source.images, source.label]
@@ -82,9 +84,10 @@ def store_case(
         stored = read_case(folder, source.name)
     except (FileNotFoundError, ValueError):
         stored = None
-    if stored is not None and stored.source == origin and _is_complete(paths, sizes, channels):
+    is_same = stored is not None and stored.source == origin
+    if stored is not None and is_same and _is_complete(paths, sizes, channels):
         return stored
-    if stored is not None and not replace:
+    if stored is not None and not is_same and not replace:
         raise FileExistsError(
             f'{source.name} was stored from other files or settings in {folder}. Choose another '
             'folder, or replace it with --force'

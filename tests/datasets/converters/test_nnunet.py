@@ -207,13 +207,18 @@ def test_validation_of_a_published_fold_is_our_test(source, tmp_path):
         assert not groups['train'] & groups['val']
     published[0]['val'].append('case_3')
     (tmp_path / 'other.json').write_text(json.dumps(published))
+    (tmp_path / 'numbers.json').write_text(json.dumps([dict(train=[2], val=[1, 'x'])]))
     for options, match in (
         (dict(splits_final=tmp_path / 'other.json'), r'other\.json.*val of one fold, got case_3'),
         (dict(splits_final=tmp_path / 'other.json', folds=2), 'folds or splits_final'),
+        (dict(splits_final=tmp_path / 'numbers.json'), 'cases of the data set, got 1, 2, x'),
         (dict(splits_final=source / 'dataset.json'), r'dataset\.json: expected \[\{'),
     ):
         with pytest.raises(ValueError, match=match):
             convert_nnunet(source, tmp_path / 'third', **options)
+    with pytest.raises(FileNotFoundError, match='none.json .--splits-final'):
+        convert_nnunet(source, tmp_path / 'fourth', splits_final=tmp_path / 'none.json')
+    assert not (tmp_path / 'fourth').exists()  # before the volumes are stored
     convert_nnunet(source, tmp_path / 'third', folds=3)  # an explicit number
     assert read_manifest(tmp_path / 'third')['folds'] == 3
 
