@@ -44,7 +44,7 @@ class FoldPredictor(Predictor):
                 key: (getattr(first, key), getattr(other, key))
                 for key in ('task', 'members', 'multi_label', 'classes', 'channels')
             }
-            pairs['pipeline'] = tuple(str(_steps(one, False)) for one in (first, other))
+            pairs['pipeline'] = str(_steps(first, False)), str(_steps(other, False))
             changes = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
             if changes:
                 raise ValueError(

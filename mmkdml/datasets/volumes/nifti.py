@@ -146,7 +146,7 @@ def read_header(path: Path, flat: bool = False) -> NiftiFile:
     if flat and len(shape) == 2:
         shape = (*shape, 1)
     header = replace(header, shape=shape)
-    if len(shape) not in (3, 4) or 0 in shape:
+    if len(shape) not in (3, 4) or min(shape) < 1:
         hint = ' A 2-D image is converted by "mmkdml convert folders"' if len(shape) == 2 else ''
         raise ValueError(
             f'{path}: expected a volume of three dimensions, or four with channels, got shape '

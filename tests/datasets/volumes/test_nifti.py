@@ -118,6 +118,15 @@ def test_header_of_more_voxels_than_the_file_has_is_refused(tmp_path, suffix):
         read_header(path)
 
 
+def test_negative_sizes_are_refused(tmp_path):
+    path = save(tmp_path / 'a.nii', np.zeros((2, 2, 2), np.uint8))
+    content = path.read_bytes()
+    sizes = np.array([3, -2, -2, 2], '<i2').tobytes()
+    path.write_bytes(content[:40] + sizes + content[48:])
+    with pytest.raises(ValueError, match=r'a\.nii: .*\(-2, -2, 2\)'):
+        read_header(path)
+
+
 def test_orientation_and_unit_are_those_of_the_file(tmp_path):
     image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.diag([-1.0, 1, -2, 1]))
     image.header.set_xyzt_units('micron')
