@@ -101,6 +101,24 @@ def json_values(value: Any) -> Any:
     return value
 
 
+def reserve(file: Any, size: int) -> None:
+    """Give a file at least a size, with space on the disk where the system supports it.
+
+    Writing to a memory-mapped file on a full disk would kill the process.
+
+    Args:
+        file: Binary file, open for writing.
+        size: Number of bytes.
+
+    Raises:
+        OSError: If the disk has too little space.
+    """
+    if hasattr(os, 'posix_fallocate'):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(max(size, os.fstat(file.fileno()).st_size))
+
+
 def own_file(root: str | Path, *parts: str | Path) -> Path:
     """Return the path of a file below a folder, such that writing it changes no file elsewhere.
 

@@ -12,6 +12,7 @@ from mmkdml.files import (
     json_text,
     own_file,
     remove_partial_files,
+    reserve,
     write_atomically,
 )
 
@@ -168,3 +169,19 @@ def test_own_file_never_follows_links(tmp_path):
     (tmp_path / 'other').symlink_to(elsewhere)
     assert own_file(root, tmp_path / 'other' / 'file') == tmp_path / 'other' / 'file'
     assert (tmp_path / 'other').is_symlink()
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_reserved_space_keeps_the_content(tmp_path, monkeypatch, known):
+    if not known:  # as on macOS
+        monkeypatch.delattr(os, 'posix_fallocate', raising=False)
+    path = tmp_path / 'x'
+    path.write_bytes(b'abc')
+    with path.open('r+b') as file:
+        reserve(file, 2)
+        reserve(file, 2**16)
+        assert path.stat().st_size == 2**16
+    assert path.read_bytes() == b'abc'.ljust(2**16, b'\0')
+    with path.open('r+b') as file:
+        reserve(file, 5)
+    assert path.stat().st_size == 2**16

@@ -112,10 +112,12 @@ class FoldEnsemble(nn.Module):
         self.models = nn.ModuleList(models)
 
     def test_step(self, data: Any) -> list[BaseDataElement]:
-        """Predict a batch, as mmengine's ``test_step``."""
-        # Models write into the samples.
+        """Predict a batch, as mmengine's ``test_step``; ``folds`` has the input of each model."""
         models: Any = self.models
-        batches = [model.test_step(copy.deepcopy(data)) for model in models]
+        inputs = data.get('folds') or [data] * len(models)
+        # Models write into the samples.
+        pairs = zip(models, inputs, strict=True)
+        batches = [model.test_step(copy.deepcopy(own)) for model, own in pairs]
         network = models[0].module if isinstance(models[0], BaseTTAModel) else models[0]
         return [_over_folds(network, folds) for folds in zip(*batches, strict=True)]
 

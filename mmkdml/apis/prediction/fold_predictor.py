@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from mmkdml.apis.prediction.image_pipeline import FoldPipelines, ImagePipeline, test_steps
 from mmkdml.apis.prediction.predictor import Predictor
 from mmkdml.apis.run.settings import settings_difference
 from mmkdml.models.member_tta import FoldEnsemble
@@ -17,6 +19,8 @@ _FOLD, _SEED = re.compile(r'fold_(\d+)'), re.compile(r'seed_(\d+)')
 
 class FoldPredictor(Predictor):
     """Mean probabilities of the runs of several folds, for each member and for the ensemble.
+
+    Volumes are normalized for each run by the statistics of its own training part.
 
     Args:
         predictors: Predictor of each run, see :func:`~mmkdml.apis.load`.
@@ -40,16 +44,22 @@ class FoldPredictor(Predictor):
                 key: (getattr(first, key), getattr(other, key))
                 for key in ('task', 'members', 'multi_label', 'classes', 'channels')
             }
-            pairs['pipeline'] = _pipeline(first), _pipeline(other)
+            pairs['pipeline'] = str(_steps(first, False)), str(_steps(other, False))
             changes = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
             if changes:
                 raise ValueError(
                     f'Invalid folds: expected equal networks and inputs, got other ones in '
                     f'{first.checkpoint} and {other.checkpoint}:\n{settings_difference(changes)}'
                 )
-        super().__init__(first.model, first.config, first.classes, first.checkpoint)
+        super().__init__(first.model, first.config, first.classes, first.checkpoint, first.colors)
         self.model = FoldEnsemble([one.model for one in predictors])
         self.predictors = tuple(predictors)
+
+    def pipeline(self, augment: bool = False) -> ImagePipeline | FoldPipelines:
+        """Build the test pipeline, or those of all runs if they differ in their statistics."""
+        if len({str(_steps(one)) for one in self.predictors}) == 1:
+            return super().pipeline(augment)
+        return FoldPipelines([ImagePipeline(one.config, augment) for one in self.predictors])
 
     @property
     def checkpoint_sha256(self) -> str | None:
@@ -103,6 +113,14 @@ def find_fold_runs(folder: str | Path, seed: int | None = None) -> list[Path]:
     return [path / f'seed_{chosen[0]}' for path in paths]
 
 
-def _pipeline(predictor: Predictor) -> str:
-    loader = predictor.config.get('test_dataloader') or {}
-    return str((loader.get('dataset') or {}).get('pipeline'))
+def _steps(predictor: Predictor, with_statistics: bool = True) -> list[Any]:
+    """Return the settings of a test pipeline, with or without the statistics of a fold."""
+    steps = test_steps(predictor.config)
+    return steps if with_statistics else [_without_statistics(step) for step in steps]
+
+
+def _without_statistics(step: Any) -> Any:
+    if not isinstance(step, Mapping) or not isinstance(channels := step.get('channels'), list):
+        return step
+    names = [(one.get('name'), one.get('scheme')) for one in channels if isinstance(one, Mapping)]
+    return {**step, 'channels': names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class ImagePipeline:
         use_default_scope(config)
         tta_pipeline = config.get('tta_pipeline') if augment else None
         # A copy, because TestTimeAug builds its transforms in place.
-        settings = copy.deepcopy(tta_pipeline or _test_pipeline(config))
+        settings = copy.deepcopy(tta_pipeline or test_steps(config))
         steps = [step if callable(step) else TRANSFORMS.build(step) for step in settings]
         if not steps or not isinstance(steps[0], LoadImageFromFile):
             raise ValueError(
@@ -120,6 +121,29 @@ class ImagePipeline:
         return image.astype(np.float32) if self.load.to_float32 else image
 
 
+class FoldPipelines:
+    """Pipelines of the runs of all folds, which differ in the normalization of their volumes.
+
+    Args:
+        pipelines: Pipelines that load images alike.
+    """
+
+    def __init__(self, pipelines: Sequence[ImagePipeline]) -> None:
+        self._pipelines = pipelines
+        self.channels, self.form = pipelines[0].channels, pipelines[0].form
+
+    def __call__(
+        self,
+        path: str | Path | None = None,
+        pixels: np.ndarray | None = None,
+        intensity: Any = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Prepare an image; the output of the first pipeline has those of all under ``folds``."""
+        picture, first = self._pipelines[0](path, pixels, intensity)
+        others = [one(path, pixels, intensity)[1] for one in self._pipelines[1:]]
+        return picture, {**first, 'folds': [first, *others]}
+
+
 def _volume_format(load: Any, steps: list[Any]) -> VolumeFormat | None:
     """Return how a network that was trained on volumes receives their slices."""
     if not isinstance(load, LoadVolumeSlice):
@@ -131,11 +155,17 @@ def _volume_format(load: Any, steps: list[Any]) -> VolumeFormat | None:
             f'got {steps}. Use the folder of a run, whose config has them'
         )
     return VolumeFormat(
-        (len(channels),), raw=True, stored=True, axis=load.axis, context=load.context
+        (len(channels),),
+        raw=True,
+        stored=True,
+        axis=load.axis,
+        orientation=load.orientation,
+        context=load.context,
     )
 
 
-def _test_pipeline(config: Config) -> list[Any]:
+def test_steps(config: Config) -> list[Any]:
+    """Return the settings of the test pipeline; raise ValueError if there are none."""
     dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
     pipeline = dataset.get('pipeline') or config.get('test_pipeline')
     if not pipeline:

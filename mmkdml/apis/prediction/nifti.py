@@ -77,6 +77,14 @@ def read_nifti(
             )
     shape, affine = files[0].shape[:3], files[0].affine
     check_voxels(shape, max_voxels, paths[0])
+    if form.orientation not in (None, found := files[0].orientation):
+        print_log(
+            f'{paths[0]}: the axes have the orientation {found}, but those in training had '
+            f'{form.orientation}: the slices differ from those that the network knows. Reorient '
+            'the file, such as with nibabel.as_closest_canonical',
+            'current',
+            logging.WARNING,
+        )
     to_file = _stored_axes(files[0], form.axis) if form.stored else _plane_axes(files[0], plane)
     column, row, slices = (shape[int(axis)] for axis in to_file[:, 0])
     check_voxels((row, column), max_pixels, paths[0])

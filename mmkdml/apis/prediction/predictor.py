@@ -14,7 +14,7 @@ from mmengine.dataset import pseudo_collate
 from torch import nn
 
 from mmkdml.apis.prediction.answers import Prediction, answer_of
-from mmkdml.apis.prediction.image_pipeline import ImagePipeline
+from mmkdml.apis.prediction.image_pipeline import FoldPipelines, ImagePipeline
 from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources
 from mmkdml.apis.prediction.prepared import Item, OnError, prepared_cases, read_cases
 from mmkdml.apis.run.config import load_run
@@ -71,7 +71,11 @@ class Predictor:
     @property
     def channels(self) -> int | None:
         """Channels of the images; None for gray and RGB images."""
-        return ImagePipeline(self.config).channels
+        return self.pipeline().channels
+
+    def pipeline(self, augment: bool = False) -> ImagePipeline | FoldPipelines:
+        """Build the test pipeline; see :class:`ImagePipeline`."""
+        return ImagePipeline(self.config, augment)
 
     @property
     def checkpoint_sha256(self) -> str | None:
@@ -132,7 +136,7 @@ class Predictor:
             on_error: See :meth:`stream`.
             progress: See :meth:`stream`.
         """
-        pipeline = ImagePipeline(self.config)
+        pipeline = self.pipeline()
         options = replace(read or ReadOptions(), channels=pipeline.channels, form=pipeline.form)
         return read_cases(sources, options, on_error, progress)
 
@@ -155,7 +159,7 @@ class Predictor:
         wanted = self._known(self.members if members is None else members)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f'batch_size: expected an integer of at least 1, got {batch_size!r}')
-        pipeline = ImagePipeline(self.config, augment)
+        pipeline = self.pipeline(augment)
         module = MemberTTA.of(self.model, self.config.get('tta_model')) if augment else self.model
         # Not a generator itself, so that invalid arguments raise at once.
         items = chain.from_iterable(prepared_cases(cases, pipeline, on_error))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from mmkdml.apis.prediction.image_pipeline import ImagePipeline
+from mmkdml.apis.prediction.image_pipeline import FoldPipelines, ImagePipeline
 from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, read_source
 
 #: Called with a case that failed, and the error.
@@ -34,7 +34,7 @@ def read_cases(
 
 
 def prepared_cases(
-    cases: Iterable[Case], pipeline: ImagePipeline, on_error: OnError | None
+    cases: Iterable[Case], pipeline: ImagePipeline | FoldPipelines, on_error: OnError | None
 ) -> Iterator[Iterable[Item]]:
     """Yield the prepared images of one case after the other."""
     for case in cases:
@@ -53,7 +53,7 @@ def prepared_cases(
             yield prepared
 
 
-def _prepared(case: Case, pipeline: ImagePipeline) -> Iterator[Item]:
+def _prepared(case: Case, pipeline: ImagePipeline | FoldPipelines) -> Iterator[Item]:
     """Yield each image of a case, as loaded and as packed by the pipeline."""
     path = case.source.files[0] if case.source.files else case.source.name
     intensity = case.volume.intensity if case.volume else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
+
+from mmkdml.files import reserve
 
 # Larger arrays are kept in a file.
 _KEPT = 2**24  # bytes
@@ -34,10 +35,7 @@ class Scratch:
         self._array = np.zeros(self.shape, self.dtype) if size <= _KEPT else None
         if self._array is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115
-            if hasattr(os, 'posix_fallocate'):  # writing to a full disk would kill the process
-                os.posix_fallocate(self._file.fileno(), 0, size)
-            else:
-                self._file.truncate(size)
+            reserve(self._file, size)
 
     def open(self) -> np.ndarray:
         """Return the array, writable; memory is freed when the returned array is deleted."""

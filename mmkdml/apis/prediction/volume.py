@@ -26,6 +26,7 @@ class VolumeFormat:
         stored: Cut the volume as a converted one for training, along ``axis``, in the orientation
             of the file, and add the intensities of the case.
         axis: Axis of the file; None: the one with the largest spacing.
+        orientation: Directions of the axes of the files in training; None if unknown.
         context: Number of neighbors on each side of a slice, whose channels are added.
     """
 
@@ -33,6 +34,7 @@ class VolumeFormat:
     raw: bool = False
     stored: bool = False
     axis: int | None = None
+    orientation: str | None = None
     context: int = 0
 
 

@@ -17,11 +17,11 @@ _DIVISOR = 16
 def complete_volumes(config: Any) -> None:
     """Set what a config for volumes leaves open, so that a run's folder predicts without its data.
 
-    These are, from the manifest next to the split files: ``axis`` of ``LoadVolumeSlice``,
-    ``channels`` of ``NormalizeVolume``, and where they are None ``scale`` of ``Resize``,
-    ``input_size`` of the model, ``num_classes`` of its heads and ``in_channels`` of its backbones.
-    Without a manifest, or another data set, nothing is set. Call it again after ``ann_file`` has
-    changed.
+    These are, from the manifest next to the split files: ``axis`` and ``orientation`` of
+    ``LoadVolumeSlice``, ``channels`` of ``NormalizeVolume``, and where they are None ``scale`` of
+    ``Resize``, ``input_size`` of the model, ``num_classes`` of its heads and ``in_channels`` of its
+    backbones. Without a manifest, or another data set, nothing is set. Call it again after
+    ``ann_file`` has changed.
 
     Args:
         config: The config; modified.
@@ -52,6 +52,8 @@ def complete_volumes(config: Any) -> None:
             if name == _LOADER:
                 context = step.get('context') or 0
                 step['axis'] = manifest['axis']
+                if orientation := manifest.get('orientation'):
+                    step['orientation'] = orientation
             elif name == _NORMALIZATION and _is_open(step.get('channels'), manifest):
                 step['channels'] = manifest_intensity(ann_file)
             elif name == 'Resize' and 'scale' in step and step['scale'] is None:

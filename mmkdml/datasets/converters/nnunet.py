@@ -71,13 +71,14 @@ def convert_nnunet(
 
     Raises:
         FileExistsError: If ``out`` has other split files and ``force`` is not set.
-        FileNotFoundError: If ``source`` is not such a folder.
+        FileNotFoundError: If ``source`` is not such a folder, or there is no ``splits_final``.
         ValueError: If nibabel is not installed, an option is invalid, or the source is. The message
             lists up to 10 problems.
     """
     source, out = source_folder(source, 'a folder with dataset.json'), Path(out)
     check_axis(axis)
     share = _share(empty)
+    published = _published_folds(source, folds, splits_final)
     require('nibabel', extra='medical', purpose='NIfTI files')
     problems = Problems(source)
     layout = read_layout(source, problems)
@@ -86,10 +87,9 @@ def convert_nnunet(
     if axis is None:
         labels = [case.label for case in cases]
         axis = coarsest_axis([one.shape[:3] for one in labels], [one.spacing for one in labels])
-    _warn_of_orientations(cases)
+    orientation = _orientation(cases)
     stored = _store(cases, out, axis, layout, force, problems)
     rows = [row for case in stored.values() for row in _rows(case, groups[case.name])]
-    published = _published_folds(source, folds, splits_final)
     if published is None:
         splits: Splits = split_rows(rows, ratios, seed, folds=folds)
     else:
@@ -105,6 +105,7 @@ def convert_nnunet(
         classes=layout.classes,
         channel_names=layout.channels,
         axis=axis,
+        orientation=orientation,
         slice_size=_median_size(stored.values()),
         empty=empty,
         group_regex=group_regex,
@@ -124,6 +125,8 @@ def _published_folds(source: Path, folds: int | None, file: str | Path | None) -
     if file is None:
         found = source / SPLITS_FINAL
         return found if folds is None and found.is_file() else None
+    if not Path(file).is_file():
+        raise FileNotFoundError(f'No file of folds {file} (--splits-final)')
     return Path(file)
 
 
@@ -148,7 +151,8 @@ def _as_published(
         ('cases either in train or in val', {name for one, two in published for name in one & two}),
     ):
         if names:
-            raise ValueError(f'{path}: expected {what}, got {", ".join(sorted(names)[:5])}')
+            listed = sorted(map(str, names))[:5]
+            raise ValueError(f'{path}: expected {what}, got {", ".join(listed)}')
     splits: Splits = {}
     for number, (train, val) in enumerate(published):
         others = [row for row in rows if _case_of(row) in train]
@@ -192,6 +196,11 @@ def _open_cases(source: Path, layout: VolumeSet, problems: Problems) -> list[Sou
         if math.prod(case.label.shape[3:]) != 1:
             raise ValueError(f'{label}: expected one label per voxel, got {case.label.shape}')
         first = case.images[0]
+        if first.unit not in ('mm', 'unknown'):
+            raise ValueError(
+                f'{images[0]}: expected an affine in millimeters (xyzt_units), got {first.unit}. '
+                'Save the files of the case in millimeters'
+            )
         for path, file in zip([*images[1:], label], [*case.images[1:], case.label], strict=True):
             if difference := grid_difference(first, file):
                 raise ValueError(f'{path}: expected the grid of {images[0]}, got {difference}')
@@ -200,9 +209,9 @@ def _open_cases(source: Path, layout: VolumeSet, problems: Problems) -> list[Sou
     return [case for _, case in problems.check_each(sorted(layout.cases), check, 'reading headers')]
 
 
-def _warn_of_orientations(cases: Sequence[SourceCase]) -> None:
-    nibabel = require('nibabel', extra='medical', purpose='NIfTI files')
-    found = Counter(''.join(nibabel.aff2axcodes(case.label.affine)) for case in cases)
+def _orientation(cases: Sequence[SourceCase]) -> str | None:
+    """Return the orientation of all cases; None, with a warning, if they have several."""
+    found = Counter(case.label.orientation for case in cases)
     if len(found) > 1:
         numbers = ', '.join(f'{number} {name}' for name, number in found.most_common())
         warnings.warn(
@@ -210,6 +219,8 @@ def _warn_of_orientations(cases: Sequence[SourceCase]) -> None:
             'Reorient the files, such as with nibabel.as_closest_canonical, if it is not intended',
             stacklevel=3,
         )
+        return None
+    return next(iter(found), None)
 
 
 def _store(

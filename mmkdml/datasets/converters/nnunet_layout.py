@@ -10,7 +10,7 @@ from typing import Any
 
 from mmkdml.datasets.converters.source_checks import Problems
 from mmkdml.datasets.splits.split_row import check_inside
-from mmkdml.datasets.volumes.store import IGNORED
+from mmkdml.datasets.volumes.store import IGNORED, LABEL
 
 DESCRIPTION = 'dataset.json'
 _ENDINGS = ('.nii.gz', '.nii')
@@ -76,6 +76,7 @@ def read_layout(source: Path, problems: Problems) -> VolumeSet:
     if not cases:
         problems.stop_if_any()
         raise ValueError(f'{path}: no training cases in {source}')
+    _check_names(cases, problems)
     number = content.get('numTraining')
     if number is not None and number != len(cases):
         problems.add(f'{DESCRIPTION}: numTraining: expected {number} cases, got {len(cases)}')
@@ -198,6 +199,21 @@ def _listed_cases(
             problems.add(f'{DESCRIPTION}: case {index}: duplicate case {name}')
         cases[name] = files[:-1], files[-1]
     return cases
+
+
+def _check_names(cases: Mapping[str, Any], problems: Problems) -> None:
+    """Add the cases whose names do not name stored files of their own."""
+    files: dict[str, str] = {}
+    for name in cases:
+        if name.startswith('.') or not name.isprintable() or {'/', '\\'} & {*name}:
+            problems.add(f'case {name!r}: expected the name of a file')
+        for file in (name, f'{name}{LABEL}'):
+            # Also those that are one file where the system does not distinguish capitals.
+            other = files.setdefault(file.casefold(), name)
+            if other != name:
+                problems.add(
+                    f'case {name}: {file} is also a stored file of case {other}. Rename it'
+                )
 
 
 def _without_ending(name: str) -> str:

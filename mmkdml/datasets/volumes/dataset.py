@@ -12,7 +12,7 @@ from mmseg.datasets import BaseSegDataset
 
 from mmkdml.datasets.base import SplitFileMixin
 from mmkdml.datasets.splits import SplitRow
-from mmkdml.datasets.splits.manifest import read_manifest
+from mmkdml.datasets.splits.manifest import INFO_FILE, read_manifest
 from mmkdml.datasets.volumes.intensity import manifest_intensity
 from mmkdml.datasets.volumes.store import Case, read_case
 from mmkdml.datasets.volumes.transforms import NormalizeVolume
@@ -43,7 +43,8 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
 
     Raises:
         FileNotFoundError: If the split file or a volume does not exist.
-        ValueError: If ``metainfo`` has other classes than the manifest, or a setting is invalid.
+        ValueError: If ``metainfo`` has other classes than the manifest, a volume was stored along
+            another axis or with other channels, or a setting is invalid.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
                 'current',
                 logging.WARNING,
             )
-        found = read_manifest(osp.dirname(ann_file)).get('classes')
+        self._manifest = read_manifest(osp.dirname(ann_file))
+        found = self._manifest.get('classes')
         metainfo = dict(metainfo or {})
         if found and tuple(metainfo.setdefault('classes', tuple(found))) != tuple(found):
             raise ValueError(
@@ -63,8 +65,13 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
                 f'{ann_file}, got {tuple(metainfo["classes"])}. Remove metainfo'
             )
         number = len(metainfo.get('classes', ()))
+        if not number and osp.isfile(ann_file):  # a missing file is an error below
+            raise ValueError(
+                f'{ann_file}: expected the classes in {INFO_FILE} next to it, got none. Copy it, '
+                'too, or set classes of metainfo'
+            )
         colors = [list(_COLORS[index % len(_COLORS)]) for index in range(number - 1)]
-        metainfo.setdefault('palette', [[0, 0, 0], *colors])
+        metainfo.setdefault('palette', [[0, 0, 0], *colors][:number])
         self._cases: dict[str, Case] = {}
         super().__init__(*args, ann_file=ann_file, metainfo=metainfo, **kwargs)
         for step in self.pipeline.transforms:
@@ -75,6 +82,18 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
     def get_label_map(cls, new_classes: Sequence[str] | None = None) -> None:
         """Keep labels as they are stored."""
         return
+
+    def _read(self, root: str, name: str) -> Case:
+        """Read a case; a conversion with other settings may have been stopped."""
+        case = read_case(root, name)
+        found = dict(axis=case.axes[0], channel_names=case.channels)
+        expected = {key: self._manifest.get(key, value) for key, value in found.items()}
+        if found != expected:
+            raise ValueError(
+                f'{osp.join(root, name)}.json: expected {expected}, as in the manifest of '
+                f'{self.ann_file}, got {found}. Run the converter again with --force'
+            )
+        return case
 
     def row_info(self, row: SplitRow) -> dict[str, Any]:
         """Return label, place in the volume, spacing and intensities of a slice.
@@ -89,7 +108,7 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
                 f'{row.path!r}. Convert the volumes (mmkdml convert nnunet)'
             )
         root = self.data_root or '.'
-        case = self._cases.get(name) or self._cases.setdefault(name, read_case(root, name))
+        case = self._cases.get(name) or self._cases.setdefault(name, self._read(root, name))
         return dict(
             seg_map_path=osp.join(root, row.mask),
             case=name,

@@ -18,6 +18,8 @@ from mmkdml.optional import require
 _SLAB = 2**24
 # Largest distance of the corners of two grids that count as equal, in voxels.
 _TOLERANCE = 0.1
+# Largest number of bytes that a byte of a gzip file can become.
+_DEFLATED = 1032
 _LARGEST_HEADER = 2**26  # bytes, with the extensions
 # Largest integer up to which float32 is exact.
 _EXACT = 2**24
@@ -30,11 +32,12 @@ class NiftiFile:
     Attributes:
         path: The file.
         shape: Its shape, 3 or 4 sizes.
-        affine: (4, 4), maps voxel indices to millimeters, RAS+.
+        affine: (4, 4), maps voxel indices to positions in the unit of the file, RAS+.
         dtype: Type of the stored numbers.
         offset: Bytes before the voxels.
         slope: Factor of the stored numbers.
         intercept: Summand after that.
+        unit: Unit of length: ``'mm'``, ``'micron'``, ``'meter'`` or ``'unknown'``.
     """
 
     path: Path
@@ -44,11 +47,18 @@ class NiftiFile:
     offset: int
     slope: float
     intercept: float
+    unit: str = 'unknown'
 
     @property
     def spacing(self) -> np.ndarray:
-        """(3,), size of a voxel in millimeters."""
+        """(3,), size of a voxel in the unit of the file."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def orientation(self) -> str:
+        """Directions of the three axes, such as ``'RAS'``."""
+        nibabel = require('nibabel', extra='medical', purpose='NIfTI files')
+        return ''.join(nibabel.aff2axcodes(self.affine))
 
     @property
     def is_scaled(self) -> bool:
@@ -127,7 +137,8 @@ def read_header(path: Path, flat: bool = False) -> NiftiFile:
         if not hasattr(array, 'slope') or Path(array.file_like) != path:
             raise ValueError('expected one NIfTI file')
         header = NiftiFile(
-            path, image.shape, affine, array.dtype, array.offset, array.slope, array.inter
+            *(path, image.shape, affine, array.dtype, array.offset, array.slope, array.inter),
+            unit=image.header.get_xyzt_units()[0],
         )
     shape = header.shape
     while len(shape) > 4 and shape[-1] == 1:
@@ -135,7 +146,7 @@ def read_header(path: Path, flat: bool = False) -> NiftiFile:
     if flat and len(shape) == 2:
         shape = (*shape, 1)
     header = replace(header, shape=shape)
-    if len(shape) not in (3, 4) or 0 in shape:
+    if len(shape) not in (3, 4) or min(shape) < 1:
         hint = ' A 2-D image is converted by "mmkdml convert folders"' if len(shape) == 2 else ''
         raise ValueError(
             f'{path}: expected a volume of three dimensions, or four with channels, got shape '
@@ -143,6 +154,12 @@ def read_header(path: Path, flat: bool = False) -> NiftiFile:
         )
     if header.dtype.kind not in 'iuf':
         raise ValueError(f'{path}: expected one real number per voxel, got {header.dtype}')
+    needed = header.offset + math.prod(shape) * header.dtype.itemsize
+    found = path.stat().st_size
+    if needed > found * (_DEFLATED if path.suffix.lower() == '.gz' else 1):
+        raise ValueError(
+            f'{path}: truncated: expected {needed} bytes for shape {shape}, got a file of {found}'
+        )
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise ValueError(f'{path}: expected a finite, invertible affine, got {affine.tolist()}')
     return header

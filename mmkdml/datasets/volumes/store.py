@@ -18,6 +18,10 @@ from numpy.typing import ArrayLike
 IGNORED = 255
 #: Types of stored images, all of which float32 represents exactly.
 DTYPES = ('uint8', 'int16', 'uint16', 'float32')
+#: End of the name of a stored label, before the suffix.
+LABEL = '_label'
+# Bytes of a block of slices.
+_BLOCK = 2**25
 # Between the file of a volume and the number of a slice, in split files and samples.
 _SEPARATOR = '#'
 
@@ -193,16 +197,17 @@ def case_intensity(volume: Iterable[np.ndarray]) -> list[tuple[float, float, flo
     return [(one.mean, one.std, one.low, one.high) for one in moments]
 
 
-def blocks(path: Path, number: int = 32) -> Iterator[np.ndarray]:
-    """Yield blocks of slices of a stored array, of which only one is in memory at a time."""
+def blocks(*paths: Path) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield blocks of the same slices of stored arrays; only one is in memory at a time."""
     start, count = 0, 1
     while start < count:
-        mapped = np.load(path, mmap_mode='r', allow_pickle=False)
-        count = len(mapped)
-        part = np.array(mapped[start : start + number])
+        mapped = [np.load(path, mmap_mode='r', allow_pickle=False) for path in paths]
+        count = len(mapped[0])
+        step = max(1, _BLOCK // max(one[0].nbytes for one in mapped))
+        parts = tuple(np.array(one[start : start + step]) for one in mapped)
         del mapped  # unmaps the pages, which would count as memory of the process
-        yield part
-        start += number
+        yield parts
+        start += step
 
 
 class _Moments:

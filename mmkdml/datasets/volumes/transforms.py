@@ -27,17 +27,21 @@ class LoadVolumeSlice(LoadImageFromFile):
             or last slice is repeated.
         axis: Axis of the source file along which it was cut. It is only recorded for prediction;
             when a training starts, it is filled in from the split's manifest.
+        orientation: Directions of the axes of the source files, such as ``'RAS'``; recorded
+            likewise, for a warning about other ones in prediction.
 
     Raises:
         ValueError: If an argument is invalid, or the file is unreadable.
     """
 
-    def __init__(self, context: int = 0, axis: int | None = None) -> None:
+    def __init__(
+        self, context: int = 0, axis: int | None = None, orientation: str | None = None
+    ) -> None:
         super().__init__(to_float32=True, color_type='unchanged')
         if type(context) is not int or context < 0:
             raise ValueError(f'Invalid context: expected an int of at least 0, got {context!r}')
         check_axis(axis)
-        self.context, self.axis = context, axis
+        self.context, self.axis, self.orientation = context, axis, orientation
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add the slice."""
@@ -46,7 +50,9 @@ class LoadVolumeSlice(LoadImageFromFile):
         return results
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(context={self.context}, axis={self.axis})'
+        settings = ('context', 'axis', 'orientation')
+        shown = ', '.join(f'{key}={getattr(self, key)!r}' for key in settings)
+        return f'{type(self).__name__}({shown})'
 
 
 @TRANSFORMS.register_module()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from mmkdml.datasets.volumes.store import (
     read_case,
     slice_axes,
 )
-from mmkdml.files import atomic_path, file_sha256, json_text, write_atomically
+from mmkdml.files import atomic_path, file_sha256, json_text, reserve, write_atomically
 
 # Part of the settings of a stored case. Increase it whenever a source may be stored otherwise.
 _VERSION = 1
@@ -52,7 +53,8 @@ def store_case(
 ) -> Case:
     """Store a case, unless it is stored already from the same files with the same settings.
 
-    The description of the case is written last, so that a conversion that was stopped is repeated.
+    The description of the case is written last, so that a conversion that was stopped is repeated,
+    as is one whose arrays are damaged.
 
     Args:
         source: Files of the case, on one grid.
@@ -65,6 +67,7 @@ def store_case(
 
     Raises:
         FileExistsError: If the case is stored otherwise and ``replace`` is not set.
+        OSError: If the disk has too little space.
         ValueError: If a file is damaged, or has invalid voxels or labels.
     """
     files = [*source.images, source.label]
@@ -74,27 +77,28 @@ def store_case(
     # Images and label may have the same name in their folders.
     hashes = {f'{one.path.parent.name}/{one.path.name}': file_sha256(one.path) for one in files}
     origin = dict(files=hashes, **settings)
+    axes = slice_axes(axis)
+    sizes = tuple(source.label.shape[one] for one in axes)
     paths = {kind: folder / f'{source.name}{kind}' for kind in ('.npy', '_label.npy', '.json')}
     try:
         stored = read_case(folder, source.name)
     except (FileNotFoundError, ValueError):
         stored = None
-    if stored is not None and stored.source == origin and all(p.is_file() for p in paths.values()):
+    is_same = stored is not None and stored.source == origin
+    if stored is not None and is_same and _is_complete(paths, sizes, channels):
         return stored
-    if stored is not None and not replace:
+    if stored is not None and not is_same and not replace:
         raise FileExistsError(
             f'{source.name} was stored from other files or settings in {folder}. Choose another '
             'folder, or replace it with --force'
         )
     paths['.json'].unlink(missing_ok=True)
-    axes = slice_axes(axis)
-    sizes = [source.label.shape[one] for one in axes]
     with atomic_path(paths['.npy']) as image, atomic_path(paths['_label.npy']) as label:
         shape = (sizes[0], len(channels), *sizes[1:])
         _create(image, shape, common_type(source.images))
         for number, file in enumerate(source.images):
             _fill(image, file, axes, number)
-        _create(label, tuple(sizes), np.dtype(np.uint8))
+        _create(label, sizes, np.dtype(np.uint8))
         _fill(label, source.label, axes, None, _label_reader(source.label, classes, ignore))
         intensity = case_intensity(_slices(image))
         filled = [bool(_filled(part).any()) for part in _slices(label)]
@@ -124,8 +128,22 @@ def common_type(files: Sequence[NiftiFile]) -> np.dtype:
     return kind if kind.name in DTYPES else np.dtype(np.float32)
 
 
+def _is_complete(
+    paths: Mapping[str, Path], sizes: tuple[int, ...], channels: Sequence[str]
+) -> bool:
+    """Return whether the stored arrays have their shapes, and all of their bytes."""
+    try:
+        image, label = (np.load(paths[kind], mmap_mode='r') for kind in ('.npy', '_label.npy'))
+    except (OSError, EOFError, ValueError):
+        return False
+    return image.shape == (sizes[0], len(channels), *sizes[1:]) and label.shape == sizes
+
+
 def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    np.lib.format.open_memmap(path, mode='w+', dtype=dtype, shape=shape)
+    with path.open('xb') as file:
+        header = dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape)
+        np.lib.format.write_array_header_1_0(file, header)
+        reserve(file, file.tell() + math.prod(shape) * dtype.itemsize)
 
 
 def _fill(
@@ -172,7 +190,7 @@ def _label_reader(
 
 
 def _slices(path: Path) -> Iterator[np.ndarray]:
-    return (one for block in blocks(path) for one in block)
+    return (one for (block,) in blocks(path) for one in block)
 
 
 def _filled(labels: np.ndarray) -> np.ndarray:
@@ -184,10 +202,10 @@ def _foreground(image: Path, label: Path, channels: Sequence[str]) -> list[dict[
     indices = [index for index, name in enumerate(channels) if scheme_of(name) == CT]
     if not indices:
         return [None] * len(channels)
-    step = sampling_step(sum(int(_filled(part).sum()) for part in blocks(label)))
+    step = sampling_step(sum(int(_filled(part).sum()) for (part,) in blocks(label)))
     found: Mapping[int, list[np.ndarray]] = {index: [] for index in indices}
     before = 0
-    for voxels, labels in zip(blocks(image), blocks(label), strict=True):
+    for voxels, labels in blocks(image, label):
         mask = _filled(labels)
         for index in indices:
             found[index].append(voxels[:, index][mask][-before % step :: step])

@@ -1,6 +1,7 @@
 """Volumes and masks against the orientations and grids of nibabel."""
 
 import gzip
+import os
 import sys
 from itertools import permutations, product
 
@@ -205,7 +206,10 @@ def test_header_of_a_huge_volume_raises(tmp_path, suffix):
     header.set_data_shape((3000, 3000, 3000))
     with (gzip.open if suffix == '.nii.gz' else open)(tmp_path / f'x{suffix}', 'wb') as file:
         header.write_to(file)
-    with pytest.raises(ValueError, match='27000 megavoxels .* are more than 500'):
+    if suffix == '.nii':
+        os.truncate(tmp_path / 'x.nii', 2**37)  # sparse
+    match = {'.nii': '27000 megavoxels .* are more than 500', '.nii.gz': 'truncated: expected 1080'}
+    with pytest.raises(ValueError, match=match[suffix]):
         read_nifti(tmp_path / f'x{suffix}', max_voxels=500_000_000)
     small = write_nifti(tmp_path / 'small.nii', noise())
     assert read_nifti(small, max_voxels=60).slices.shape == (4, 3, 5)

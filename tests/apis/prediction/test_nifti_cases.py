@@ -13,10 +13,13 @@ from mmseg.datasets.transforms import PackSegInputs
 from PIL import Image
 
 from mmkdml.apis import load_config
-from mmkdml.apis.prediction import scratch
+from mmkdml.apis.prediction import nifti, scratch
+from mmkdml.apis.prediction.fold_predictor import FoldPredictor
 from mmkdml.apis.prediction.inputs import ReadOptions, find_sources
+from mmkdml.apis.prediction.nifti import read_nifti
 from mmkdml.apis.prediction.outputs import predict_files
 from mmkdml.apis.prediction.predictor import Predictor
+from mmkdml.apis.prediction.volume import VolumeFormat
 from mmkdml.datasets import LoadCheckedImage, LoadVolumeSlice, NormalizeVolume
 from mmkdml.registry import MODELS
 
@@ -222,3 +225,34 @@ def test_settings_without_effect_raise(tmp_path):
             of_volumes().predict(tmp_path / 'in', read=read)
     with pytest.raises(ValueError, match='expected NormalizeVolume with channels'):
         predictor_of(three_classes, (LoadVolumeSlice, {})).predict(tmp_path / 'in')
+
+
+@pytest.mark.parametrize('augment', [False, True])
+def test_runs_of_folds_normalize_by_the_statistics_of_their_own_training_part(tmp_path, augment):
+    write_case(tmp_path, 'a', 0)
+    other = dict(CT, mean=-90.0, std=11.0, high=33.0)
+    runs = [of_volumes(context=1), of_volumes(context=1, channels=(other, T1))]
+    options = dict(batch_size=3, augment=augment)
+    means = np.mean([[one.answers['model'].scores for one in run.predict(tmp_path, **options)]
+                     for run in runs], axis=0)  # fmt: skip
+    found = FoldPredictor(runs).predict(tmp_path, **options)
+    answers = [one.answers['model'] for one in found]
+    np.testing.assert_allclose([one.scores for one in answers], means, atol=1e-6)
+    np.testing.assert_array_equal([one.label for one in answers], means.argmax(1))
+    swapped = of_volumes(context=1, channels=(T1, CT))
+    with pytest.raises(ValueError, match=r'equal networks and inputs.*\n.*pipeline'):
+        FoldPredictor([runs[0], swapped])
+
+
+def test_other_orientation_than_in_training_is_a_warning(tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(nifti, 'print_log', lambda text, *args: logged.append(text))
+    save(tmp_path / 'a.nii', np.zeros((3, 4, 5), np.int16), np.diag([-1.0, 1, 2, 1]))
+    for orientation in (None, 'LAS', 'RAS'):
+        form = VolumeFormat(stored=True, raw=True, axis=2, orientation=orientation)
+        read_nifti(tmp_path / 'a.nii', form=form)
+    (text,) = logged
+    assert text.startswith(f'{tmp_path}/a.nii: the axes have the orientation LAS, but those in ')
+    load = (LoadVolumeSlice, dict(axis=2, orientation='RAS'))
+    own = predictor_of(three_classes, load, (NormalizeVolume, dict(channels=[T1])))
+    assert own.pipeline().form.orientation == 'RAS'

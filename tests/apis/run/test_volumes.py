@@ -53,10 +53,10 @@ def pipelines(config):
 
 
 def test_open_settings_are_those_of_the_data(config, write):
-    write()
+    write(orientation='LPS')
     complete_volumes(config)
     for load, normalize, resize in pipelines(config):
-        assert load['axis'] == 1
+        assert (load['axis'], load['orientation']) == (1, 'LPS')
         assert normalize['channels'] == [T1]
         assert resize['scale'] == (48, 64)  # width and height, multiples of 16
     student = config.model.students[0]

@@ -207,13 +207,18 @@ def test_validation_of_a_published_fold_is_our_test(source, tmp_path):
         assert not groups['train'] & groups['val']
     published[0]['val'].append('case_3')
     (tmp_path / 'other.json').write_text(json.dumps(published))
+    (tmp_path / 'numbers.json').write_text(json.dumps([dict(train=[2], val=[1, 'x'])]))
     for options, match in (
         (dict(splits_final=tmp_path / 'other.json'), r'other\.json.*val of one fold, got case_3'),
         (dict(splits_final=tmp_path / 'other.json', folds=2), 'folds or splits_final'),
+        (dict(splits_final=tmp_path / 'numbers.json'), 'cases of the data set, got 1, 2, x'),
         (dict(splits_final=source / 'dataset.json'), r'dataset\.json: expected \[\{'),
     ):
         with pytest.raises(ValueError, match=match):
             convert_nnunet(source, tmp_path / 'third', **options)
+    with pytest.raises(FileNotFoundError, match='none.json .--splits-final'):
+        convert_nnunet(source, tmp_path / 'fourth', splits_final=tmp_path / 'none.json')
+    assert not (tmp_path / 'fourth').exists()  # before the volumes are stored
     convert_nnunet(source, tmp_path / 'third', folds=3)  # an explicit number
     assert read_manifest(tmp_path / 'third')['folds'] == 3
 
@@ -230,6 +235,7 @@ def test_several_orientations_are_a_warning(source, tmp_path):
     save(source / 'imagesTr' / 'case_0_0000.nii.gz', np.zeros(label.shape, np.int16), flipped)
     with pytest.warns(UserWarning, match=r'5 RAS, 1 LAS'):
         convert_nnunet(source, tmp_path / 'out')
+    assert read_manifest(tmp_path / 'out')['orientation'] is None
 
 
 def test_axis_without_depth_is_that_of_the_slices(tmp_path, save_volumes, draw_cases):
@@ -293,6 +299,12 @@ def test_grids_of_a_case_must_be_equal(source, problem):
     save(images / 'case_2_0000.nii.gz', np.zeros((9, 8), np.int16))
     save(images / 'case_3_0000.nii.gz', np.zeros((10, 8, 5, 2), np.int16))
     (images / 'case_4_0000.nii.gz').write_bytes(b'')
+    other = nibabel.load(images / 'case_5_0000.nii.gz')
+    other.header.set_xyzt_units('micron')
+    nibabel.save(
+        nibabel.Nifti1Image(np.asarray(other.dataobj), None, other.header),
+        images / 'case_5_0000.nii.gz',
+    )
     message = problem()
     for part in (
         r'labelsTr/case_0\.nii\.gz: expected the grid of imagesTr/case_0_0000.*shape \(9, 8, 5\)',
@@ -300,5 +312,6 @@ def test_grids_of_a_case_must_be_equal(source, problem):
         r'case_2_0000\.nii\.gz: .*shape \(9, 8\).*folders',
         r'case_3_0000\.nii\.gz: expected the 1 channels T1.*got 2',
         r'case_4_0000\.nii\.gz: ',
+        r'case_5_0000\.nii\.gz: expected an affine in millimeters .xyzt_units., got micron',
     ):
         assert re.search(part, message)

@@ -93,3 +93,18 @@ def test_invalid_entries_of_the_decathlon_are_listed(read):
         assert re.search(part, str(caught.value))
     layout = read(content | dict(training=entries[:1]))
     assert layout.cases == dict(a=(['a.nii.gz'], 'la/a.nii.gz'))
+
+
+@pytest.mark.parametrize(
+    ('names', 'match'),
+    [
+        (('../x',), r"case '\.\./x': expected the name of a file"),
+        (('x\ny',), r"case 'x\\ny': expected the name of a file"),
+        (('x_label', 'x'), 'case x: x_label is also a stored file of case x_label'),
+        (('Case', 'case'), 'case case: case is also a stored file of case Case'),
+    ],
+)
+def test_names_of_cases_are_those_of_stored_files(read, names, match):
+    listed = {name: dict(images=['p/1.nii.gz'], label='q/1.nii.gz') for name in names}
+    with pytest.raises(ValueError, match=match):
+        read(NNUNET | dict(dataset=listed))

@@ -106,6 +106,35 @@ def test_damaged_files_are_one_line_each(tmp_path):
         read_header(tmp_path / 'missing.nii')
 
 
+@pytest.mark.parametrize('suffix', ['.nii', '.nii.gz'])
+def test_header_of_more_voxels_than_the_file_has_is_refused(tmp_path, suffix):
+    path = save(tmp_path / f'a{suffix}', np.zeros((2, 2, 2), np.uint8))
+    content = path.read_bytes() if suffix == '.nii' else gzip.decompress(path.read_bytes())
+    header = nibabel.Nifti1Header(content[:348])
+    header.set_data_shape((32767, 32767, 32767))
+    content = header.binaryblock + content[348:]
+    path.write_bytes(content if suffix == '.nii' else gzip.compress(content))
+    with pytest.raises(ValueError, match=r'truncated: expected 3518\d* bytes for shape'):
+        read_header(path)
+
+
+def test_negative_sizes_are_refused(tmp_path):
+    path = save(tmp_path / 'a.nii', np.zeros((2, 2, 2), np.uint8))
+    content = path.read_bytes()
+    sizes = np.array([3, -2, -2, 2], '<i2').tobytes()
+    path.write_bytes(content[:40] + sizes + content[48:])
+    with pytest.raises(ValueError, match=r'a\.nii: .*\(-2, -2, 2\)'):
+        read_header(path)
+
+
+def test_orientation_and_unit_are_those_of_the_file(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.diag([-1.0, 1, -2, 1]))
+    image.header.set_xyzt_units('micron')
+    nibabel.save(image, tmp_path / 'a.nii')
+    header = read_header(tmp_path / 'a.nii')
+    assert (header.orientation, header.unit) == ('LAI', 'micron')
+
+
 def test_grids_differ_in_shape_spacing_or_position(tmp_path):
     oblique = nibabel.affines.from_matvec(
         nibabel.eulerangles.euler2mat(0.3, 0.2, 0.1) @ np.diag([0.7, 0.7, 5]), [9, 8, 7]

@@ -13,6 +13,7 @@ from mmkdml.datasets.volumes import (
     read_case,
     read_slice,
     slice_axes,
+    store,
     with_context,
 )
 from mmkdml.datasets.volumes.store import blocks, check_axis, is_slice, slice_path, volume_file
@@ -111,12 +112,16 @@ def test_intensity_is_that_of_all_voxels_of_a_channel():
     assert case_intensity(iter(volume)) == case_intensity(volume)
 
 
-def test_blocks_cover_a_file(tmp_path):
-    volume = np.arange(7 * 4).reshape(7, 2, 2)
+@pytest.mark.parametrize(('size', 'lengths'), [(3 * 32, [3, 3, 1]), (1, [1] * 7)])
+def test_blocks_cover_files_and_have_a_size(tmp_path, monkeypatch, size, lengths):
+    monkeypatch.setattr(store, '_BLOCK', size)
+    volume = np.arange(7 * 4).reshape(7, 2, 2)  # 32 bytes per slice
     np.save(tmp_path / 'a.npy', volume)
-    parts = list(blocks(tmp_path / 'a.npy', 3))
-    assert [len(part) for part in parts] == [3, 3, 1]
-    assert (np.concatenate(parts) == volume).all()
+    np.save(tmp_path / 'b.npy', volume.astype(np.uint8))
+    first, second = zip(*blocks(tmp_path / 'a.npy', tmp_path / 'b.npy'), strict=True)
+    for parts in (first, second):
+        assert list(map(len, parts)) == lengths
+        assert (np.concatenate(parts) == volume).all()
 
 
 def test_link_of_a_volume_out_of_the_folder_is_refused(tmp_path):

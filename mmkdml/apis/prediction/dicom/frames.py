@@ -97,6 +97,11 @@ def frames_of(path: str | Path, max_voxels: int | None = None) -> list[Frame]:
         raise ValueError(f'{path}: NumberOfFrames: expected at least 1, got {number}')
     shape = (number, size[0], size[1])
     check_voxels(shape, max_voxels, path)
+    if number > (size_of_file := path.stat().st_size):  # before an object is made of each
+        raise ValueError(
+            f'{path}: NumberOfFrames: expected at most the {size_of_file} bytes of the file, got '
+            f'{number}'
+        )
     with reading(path, 'DICOM'):
         groups = header.get('PerFrameFunctionalGroupsSequence')
         shared = header.get('SharedFunctionalGroupsSequence')

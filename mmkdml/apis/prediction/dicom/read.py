@@ -114,7 +114,8 @@ def _rescaled(
         own = list(group)
         pixels = decode(path, [frame.index for frame in own], own[0].shape)
         for frame, stored in zip(own, pixels, strict=True):
-            low, high = _padding_range(frame.header)
+            with reading(path, 'DICOM'):
+                low, high = _padding_range(frame.header)
             for start in range(0, stored.size, CHUNK):
                 with reading(path, 'DICOM'):
                     part = stored.reshape(-1)[start : start + CHUNK]

@@ -78,7 +78,8 @@ def split_series(files: Sequence[Path]) -> list[Series]:
             with reading(path, 'DICOM'):
                 header = open_dicom(path)
                 kind = _kind(header)
-                uid = str(header.get('SeriesInstanceUID', ''))
+                # Part of file names; broken files may have anything.
+                uid = re.sub(r'[^\w.-]+', '_', str(header.get('SeriesInstanceUID', ''))).strip('_.')
                 label = _label(header, uid)
                 is_slice = (header.get('NumberOfFrames') or 1) == 1 and (
                     header.get('ImagePositionPatient') is not None or kind in TOMOGRAPHIC

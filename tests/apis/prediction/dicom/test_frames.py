@@ -42,6 +42,7 @@ def test_spacing_of_radiographs(write_radiograph, tmp_path, changes, spacing):
         (dict(NumberOfFrames=-2), 'x: NumberOfFrames: expected at least 1, got -2'),
         (dict(NumberOfFrames=4), 'x: PerFrameFunctionalGroupsS.*: expected 4 .*, got 5'),
         (dict(NumberOfFrames=10**6), r'x: .*megavoxels \(1000000, 5, 6\) are more than 1'),
+        (dict(NumberOfFrames=20000), r'x: NumberOfFrames: .* at most .* bytes.* got 20000'),
         (dict(slopes=[1, 2, float('nan'), 4, 5]), 'x: .*RescaleSlope: .*finite .*got nan'),
         (dict(slopes=[1, 0, 1, 1, 1]), 'x: .*RescaleSlope: .*not .* 0, got 0'),
         (dict(SharedFunctionalGroupsSequence=None), 'x: ImageOrientationP.* 6 .*got None'),

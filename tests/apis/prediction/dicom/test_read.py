@@ -372,6 +372,11 @@ def test_padding_of_ct_is_a_stored_value(write_slice, tmp_path):
         low, high = np.percentile(2.0 * pixels[5:] - 100, (0.5, 99.5))
         expected = ((2.0 * pixels - 100 - low) / (high - low)).clip(0, 1) * 255
         np.testing.assert_allclose(found, expected, atol=0.51)
+    one.add_new('PixelPaddingValue', 'US', [1, 2])
+    one.save_as(tmp_path / 'two')
+    with pytest.raises(ValueError, match='two: unreadable DICOM'):
+        read_dicom([tmp_path / 'two'])
+    one.PixelPaddingValue = 63536
     for constant in (-2000, 7):
         pixels[5:] = constant
         one.PixelData = pixels.astype('<i2').tobytes()

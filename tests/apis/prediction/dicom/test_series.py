@@ -57,6 +57,12 @@ def test_equal_descriptions_get_the_uid(write_slice, tmp_path, texts):
     assert [name.rpartition('1.')[2] for name in found] == ['0', '1']
 
 
+def test_names_of_series_stay_in_their_folder(write_slice, tmp_path):
+    for name, uid in (('a', '../../x'), ('b', '1.2.3')):
+        write_slice(tmp_path / 'study' / name, ZEROS, SeriesInstanceUID=uid)
+    assert cases(tmp_path / 'study') == {'study/1.2.3': ['b'], 'study/x': ['a']}
+
+
 @pytest.mark.filterwarnings('ignore')
 def test_other_objects_are_skipped_with_a_warning(folder):
     for name in ('test-SR', 'rtplan', 'rtdose', 'liver_1frame'):
