@@ -217,7 +217,7 @@ def power(args: argparse.Namespace) -> None:
         groups = groups or [len({group for _, group in tested})]
     else:
         variances = Variances(args.seed_sd, args.case_sd)
-    runs = len({run.name for run in suite.runs})
+    runs = len({run.run for run in suite.runs})
     claims = args.claims or max(1, sum(claim.primary for claim in suite.claims))
     seeds = args.seeds or [len({run.seed for run in suite.runs})]
     table = PrettyTable(['groups', *(f'{one} seed{"s" * (one != 1)}' for one in seeds)], align='r')

@@ -210,6 +210,18 @@ def test_power_of_a_planned_suite(output_of):
     ]
 
 
+def test_power_counts_a_run_in_folds_once(output_of, tmp_path):
+    path = tmp_path / 'folds.py'
+    path.write_text(
+        'measures, seeds, folds = ["IoU"], [0, 1, 2], 5\n'
+        'runs = [dict(name="big", config="configs/demo/teacher_demo.py"),\n'
+        '        dict(name="kd", config="configs/demo/kdml_v3_demo.py", teacher="big",\n'
+        '             teacher_folds="out")]\n'
+    )
+    text = output_of('power', path, '--groups', 20, '--seed-sd', 2, '--case-sd', 10)
+    assert 'for 2 runs and 1 corrected claim.' in text
+
+
 def test_power_without_results_needs_standard_deviations(output_of, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         output_of('power', 'suites/mini_segmentation.py', '--work-dir', tmp_path)
