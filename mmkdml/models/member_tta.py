@@ -18,6 +18,9 @@ from mmkdml.models.ensembles import max_ensemble
 from mmkdml.models.tasks import Task, task_of
 from mmkdml.registry import MODELS
 
+#: Key of the inputs of the models of other folds in a batch.
+OTHER_FOLDS = 'other_folds'
+
 
 @MODELS.register_module()
 class MemberTTA(BaseTTAModel):
@@ -112,10 +115,19 @@ class FoldEnsemble(nn.Module):
         self.models = nn.ModuleList(models)
 
     def test_step(self, data: Any) -> list[BaseDataElement]:
-        """Predict a batch, as mmengine's ``test_step``."""
-        # Models write into the samples.
+        """Predict a batch, as mmengine's ``test_step``.
+
+        Args:
+            data: The batch. If inputs differ between the models, those of all but the first are in
+                a list with the key :data:`OTHER_FOLDS`.
+        """
         models: Any = self.models
-        batches = [model.test_step(copy.deepcopy(data)) for model in models]
+        own = {key: value for key, value in data.items() if key != OTHER_FOLDS}
+        inputs = [own, *data.get(OTHER_FOLDS, [own] * (len(models) - 1))]
+        # Models write into the samples.
+        batches = [
+            model.test_step(copy.deepcopy(one)) for model, one in zip(models, inputs, strict=True)
+        ]
         network = models[0].module if isinstance(models[0], BaseTTAModel) else models[0]
         return [_over_folds(network, folds) for folds in zip(*batches, strict=True)]
 

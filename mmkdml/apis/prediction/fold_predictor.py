@@ -6,10 +6,15 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mmkdml.apis.prediction.predictor import Predictor
+from mmkdml.apis.prediction.prepared import Pipeline
 from mmkdml.apis.run.settings import settings_difference
-from mmkdml.models.member_tta import FoldEnsemble
+from mmkdml.apis.run.volumes import without_statistics
+from mmkdml.models.member_tta import OTHER_FOLDS, FoldEnsemble
 from mmkdml.names import fold_folder
 
 _FOLD, _SEED = re.compile(r'fold_(\d+)'), re.compile(r'seed_(\d+)')
@@ -17,6 +22,8 @@ _FOLD, _SEED = re.compile(r'fold_(\d+)'), re.compile(r'seed_(\d+)')
 
 class FoldPredictor(Predictor):
     """Mean probabilities of the runs of several folds, for each member and for the ensemble.
+
+    Each run normalizes volumes with the statistics of its own training part.
 
     Args:
         predictors: Predictor of each run, see :func:`~mmkdml.apis.load`.
@@ -40,7 +47,9 @@ class FoldPredictor(Predictor):
                 key: (getattr(first, key), getattr(other, key))
                 for key in ('task', 'members', 'multi_label', 'classes', 'channels')
             }
-            pairs['pipeline'] = _pipeline(first), _pipeline(other)
+            pairs['pipeline'] = tuple(
+                str(without_statistics(_test_pipeline(one))) for one in (first, other)
+            )
             changes = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
             if changes:
                 raise ValueError(
@@ -50,6 +59,17 @@ class FoldPredictor(Predictor):
         super().__init__(first.model, first.config, first.classes, first.checkpoint)
         self.model = FoldEnsemble([one.model for one in predictors])
         self.predictors = tuple(predictors)
+
+    def _pipeline(self, augment: bool) -> Pipeline:
+        first, *others = (one._pipeline(augment) for one in self.predictors)
+        if len({str(_test_pipeline(one)) for one in self.predictors}) == 1:
+            return first
+
+        def prepare(*image: Any) -> tuple[np.ndarray, dict[str, Any]]:
+            picture, packed = first(*image)
+            return picture, {**packed, OTHER_FOLDS: [other(*image)[1] for other in others]}
+
+        return prepare
 
     @property
     def checkpoint_sha256(self) -> str | None:
@@ -103,6 +123,6 @@ def find_fold_runs(folder: str | Path, seed: int | None = None) -> list[Path]:
     return [path / f'seed_{chosen[0]}' for path in paths]
 
 
-def _pipeline(predictor: Predictor) -> str:
+def _test_pipeline(predictor: Predictor) -> Any:
     loader = predictor.config.get('test_dataloader') or {}
-    return str((loader.get('dataset') or {}).get('pipeline'))
+    return (loader.get('dataset') or {}).get('pipeline')

@@ -16,7 +16,7 @@ from torch import nn
 from mmkdml.apis.prediction.answers import Prediction, answer_of
 from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources
-from mmkdml.apis.prediction.prepared import Item, OnError, prepared_cases, read_cases
+from mmkdml.apis.prediction.prepared import Item, OnError, Pipeline, prepared_cases, read_cases
 from mmkdml.apis.run.config import load_run
 from mmkdml.apis.trained import load_with_meta
 from mmkdml.datasets.class_masks import MASK_TABLE, ClassTable
@@ -155,7 +155,7 @@ class Predictor:
         wanted = self._known(self.members if members is None else members)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f'batch_size: expected an integer of at least 1, got {batch_size!r}')
-        pipeline = ImagePipeline(self.config, augment)
+        pipeline = self._pipeline(augment)
         module = MemberTTA.of(self.model, self.config.get('tta_model')) if augment else self.model
         # Not a generator itself, so that invalid arguments raise at once.
         items = chain.from_iterable(prepared_cases(cases, pipeline, on_error))
@@ -163,6 +163,9 @@ class Predictor:
         return chain.from_iterable(
             _predict_batch(module, batch, wanted, self.multi_label) for batch in batches
         )
+
+    def _pipeline(self, augment: bool) -> Pipeline:
+        return ImagePipeline(self.config, augment)
 
     def _known(self, members: Sequence[str]) -> tuple[str, ...]:
         unknown = [name for name in members if name not in self.members]

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from mmkdml.apis.prediction.image_pipeline import ImagePipeline
 from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, read_source
 
 #: Called with a case that failed, and the error.
 OnError = Callable[[Source, ValueError], None]
 # Case, index of the image in the case, image, packed output of the pipeline.
 Item = tuple[Case, int, np.ndarray, dict[str, Any]]
+# Such as an ``ImagePipeline``: of path, pixels and intensity, returns image and packed output.
+Pipeline = Callable[[Any, Any, Any], tuple[np.ndarray, dict[str, Any]]]
 
 
 def read_cases(
@@ -34,7 +35,7 @@ def read_cases(
 
 
 def prepared_cases(
-    cases: Iterable[Case], pipeline: ImagePipeline, on_error: OnError | None
+    cases: Iterable[Case], pipeline: Pipeline, on_error: OnError | None
 ) -> Iterator[Iterable[Item]]:
     """Yield the prepared images of one case after the other."""
     for case in cases:
@@ -53,7 +54,7 @@ def prepared_cases(
             yield prepared
 
 
-def _prepared(case: Case, pipeline: ImagePipeline) -> Iterator[Item]:
+def _prepared(case: Case, pipeline: Pipeline) -> Iterator[Item]:
     """Yield each image of a case, as loaded and as packed by the pipeline."""
     path = case.source.files[0] if case.source.files else case.source.name
     intensity = case.volume.intensity if case.volume else None

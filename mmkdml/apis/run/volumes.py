@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os.path as osp
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -69,6 +70,15 @@ def complete_volumes(config: Any) -> None:
         _set_open(
             config.get('model'), dict(num_classes=classes, in_channels=channels, input_size=size)
         )
+
+
+def without_statistics(pipeline: Any) -> Any:
+    """Copy a pipeline without the statistics of ``NormalizeVolume``, which differ between folds."""
+    found = copy.deepcopy(pipeline)
+    for step in _steps(found):
+        if _name(step) == _NORMALIZATION:
+            step['channels'] = [(one['name'], one['scheme']) for one in step.get('channels') or ()]
+    return found
 
 
 def _is_open(channels: Any, manifest: Mapping[str, Any]) -> bool:
