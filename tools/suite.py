@@ -234,8 +234,8 @@ def power(args: argparse.Namespace) -> None:
             [number, *('-' if one == float('inf') else f'{one:.{digits}f}' for one in found)]
         )
     print(
-        f'Differences of {name}{f" in {unit}" if unit else ""} that are detected with a probability '
-        f'of {args.power:g}, for {runs} runs and {claims} corrected claim{"s" * (claims != 1)}.\n'
+        f'Differences of {name}{f" in {unit}" if unit else ""} that are detected with a '
+        f'probability of {args.power:g}, for {runs} runs and {claims} corrected claim{"s" * (claims != 1)}.\n'
         f'Standard deviations: {variances.seed_sd:.{digits}f} of a run over seeds, '
         f'{variances.case_sd:.{digits}f} of a difference over groups.'
     )
