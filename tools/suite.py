@@ -235,9 +235,9 @@ def power(args: argparse.Namespace) -> None:
         )
     print(
         f'Differences of {name}{f" in {unit}" if unit else ""} that are detected with a '
-        f'probability of {args.power:g}, for {runs} runs and {claims} corrected claim{"s" * (claims != 1)}.\n'
-        f'Standard deviations: {variances.seed_sd:.{digits}f} of a run over seeds, '
-        f'{variances.case_sd:.{digits}f} of a difference over groups.'
+        f'probability of {args.power:g}, for {runs} runs and {claims} corrected '
+        f'claim{"s" * (claims != 1)}.\nStandard deviations: {variances.seed_sd:.{digits}f} of a '
+        f'run over seeds, {variances.case_sd:.{digits}f} of a difference over groups.'
     )
     print(table)
 
