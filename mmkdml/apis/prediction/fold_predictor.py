@@ -47,9 +47,8 @@ class FoldPredictor(Predictor):
                 key: (getattr(first, key), getattr(other, key))
                 for key in ('task', 'members', 'multi_label', 'classes', 'channels')
             }
-            pairs['pipeline'] = tuple(
-                str(without_statistics(_test_pipeline(one))) for one in (first, other)
-            )
+            own, others = (str(without_statistics(_test_pipeline(one))) for one in (first, other))
+            pairs['pipeline'] = own, others
             changes = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
             if changes:
                 raise ValueError(
