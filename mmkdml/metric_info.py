@@ -39,6 +39,11 @@ class MetricInfo:
         return f'{self.title} ({self.sign})' if self.sign else self.title
 
     @property
+    def difference_unit(self) -> str:
+        """Unit of differences: ``'points'`` of percentages; empty without a unit."""
+        return 'points' if self.unit == PERCENT else self.sign
+
+    @property
     def digits(self) -> int:
         """Number of decimals in tables."""
         return _DIGITS.get(self.unit, 3)
@@ -80,8 +85,8 @@ METRIC_INFOS = {
         MetricInfo('HD95', 'Hausdorff distance, 95 %', MM, False),
         MetricInfo('ASD', 'Average surface distance', MM, False),
         MetricInfo('NSD', 'Surface Dice'),
-        MetricInfo('HD95px', 'Hausdorff distance, 95 %', PX, False),
-        MetricInfo('ASDpx', 'Average surface distance', PX, False),
+        MetricInfo('HD95px', 'Hausdorff distance in pixels, 95 %', PX, False),
+        MetricInfo('ASDpx', 'Average surface distance in pixels', PX, False),
         MetricInfo('NSDpx', 'Surface Dice, tolerance in pixels'),
         MetricInfo('volume_error', 'Volume error', PERCENT, False),
         MetricInfo('volume_difference', 'Volume difference', ML, False),

@@ -51,6 +51,12 @@ def test_units(key, unit):
     assert unit_of(key) == unit
 
 
+def test_unit_of_differences():
+    found = {name: METRIC_INFOS[name].difference_unit for name in ('IoU', 'HD95', 'Brier')}
+    assert found == dict(IoU='points', HD95='mm', Brier='fraction')
+    assert METRIC_INFOS['false_positives'].difference_unit == ''
+
+
 def test_units_and_directions_of_the_measures_of_suites():
     for name, measure in MEASURES.items():
         assert measure.info is METRIC_INFOS[name]

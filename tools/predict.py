@@ -3,7 +3,7 @@
 import argparse
 
 from mmkdml.apis import run_tool
-from mmkdml.apis.cli.common import add_cfg_options, add_use_config
+from mmkdml.apis.cli.common import add_cfg_options, add_slicing, add_use_config
 
 
 def main() -> None:
@@ -55,19 +55,7 @@ def main() -> None:
         help='JSON file with codes of the classes: write DICOM segmentation objects, too',
     )
     parser.add_argument('--force', action='store_true', help='predict finished images again')
-    parser.add_argument(
-        '--plane',
-        choices=('axial', 'coronal', 'sagittal'),
-        default='axial',
-        help='slicing plane of NIfTI volumes (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--window',
-        nargs=2,
-        type=float,
-        metavar=('LOW', 'HIGH'),
-        help='intensities of NIfTI and DICOM that are mapped to black and white',
-    )
+    add_slicing(parser)
     parser.add_argument(
         '--max-megapixels',
         type=float,

@@ -200,15 +200,21 @@ def power(args: argparse.Namespace) -> None:
     from prettytable import PrettyTable
 
     from mmkdml.experiments import load_suite, read_suite
-    from mmkdml.statistics.counts import count_cases
+    from mmkdml.statistics.counts import Counts, count_cases
     from mmkdml.statistics.power import Plan, Variances, detectable, measured_variances
 
     suite = load_suite(args.suite, args.work_dir)
-    groups = args.groups
+    groups, name = args.groups, args.measure or suite.measures[0]
+    info = Counts('', {}).check_measure(name).info
+    unit, digits = info.difference_unit, info.digits
     if None in (args.seed_sd, args.case_sd, groups):
-        record = read_suite(*open_suite(args, args.suite))
-        counts = count_cases(record, args.checkpoint)
-        measured = measured_variances(counts, args.measure or suite.measures[0])
+        try:
+            store = open_suite(args, args.suite)[1]
+        except FileNotFoundError as error:
+            hint = 'Before it is run, state --groups, --seed-sd and --case-sd'
+            raise FileNotFoundError(f'{error}. {hint}') from error
+        counts = count_cases(read_suite(suite, store), args.checkpoint)
+        measured = measured_variances(counts, name)
         variances = Variances(
             measured.seed_sd if args.seed_sd is None else args.seed_sd,
             measured.case_sd if args.case_sd is None else args.case_sd,
@@ -217,19 +223,21 @@ def power(args: argparse.Namespace) -> None:
         groups = groups or [len({group for _, group in tested})]
     else:
         variances = Variances(args.seed_sd, args.case_sd)
-    runs = len({run.name for run in suite.runs})
+    runs = len({run.run for run in suite.runs})
     claims = args.claims or max(1, sum(claim.primary for claim in suite.claims))
     seeds = args.seeds or [len({run.seed for run in suite.runs})]
     table = PrettyTable(['groups', *(f'{one} seed{"s" * (one != 1)}' for one in seeds)], align='r')
     for number in groups:
         plans = [Plan(runs, one, number, claims) for one in seeds]
         found = [detectable(plan, variances, args.power) for plan in plans]
-        table.add_row([number, *('-' if one == float('inf') else f'{one:.1f}' for one in found)])
+        table.add_row(
+            [number, *('-' if one == float('inf') else f'{one:.{digits}f}' for one in found)]
+        )
     print(
-        f'Differences in points that are detected with a probability of {args.power:g}, for {runs} '
-        f'runs and {claims} corrected claim{"s" * (claims != 1)}.\nStandard deviations: '
-        f'{variances.seed_sd:.2f} points of a run over seeds, {variances.case_sd:.2f} points of a '
-        'difference over groups.'
+        f'Differences of {name}{f" in {unit}" if unit else ""} that are detected with a '
+        f'probability of {args.power:g}, for {runs} runs and {claims} corrected '
+        f'claim{"s" * (claims != 1)}.\nStandard deviations: {variances.seed_sd:.{digits}f} of a '
+        f'run over seeds, {variances.case_sd:.{digits}f} of a difference over groups.'
     )
     print(table)
 

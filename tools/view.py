@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mmkdml.apis import run_tool
-from mmkdml.apis.cli.common import add_cfg_options, add_use_config
+from mmkdml.apis.cli.common import add_cfg_options, add_slicing, add_use_config
 
 
 def main() -> None:
@@ -31,19 +31,7 @@ def main() -> None:
     )
     parser.add_argument('--no-browser', action='store_true', help='only print the address')
     parser.add_argument('--device', help='e.g. cpu or cuda:1 (default: a GPU if there is one)')
-    parser.add_argument(
-        '--plane',
-        choices=('axial', 'coronal', 'sagittal'),
-        default='axial',
-        help='slicing plane of NIfTI volumes (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--window',
-        nargs=2,
-        type=float,
-        metavar=('LOW', 'HIGH'),
-        help='intensities of NIfTI and DICOM that are mapped to black and white',
-    )
+    add_slicing(parser)
     add_use_config(parser)
     add_cfg_options(parser)
     args = parser.parse_args()

@@ -32,7 +32,7 @@ def set_fold(config: Config, fold: int, without: int | None = None) -> None:
         raise ValueError(
             f'Invalid fold {fold}: expected data sets that read split files, got none in the config'
         )
-    for split, dataset in datasets:
+    for key, dataset in datasets:
         path = Path(dataset['ann_file'])
         folder = manifest_folder(path.parent)
         folds = read_manifest(folder).get(FOLDS)
@@ -43,9 +43,18 @@ def set_fold(config: Config, fold: int, without: int | None = None) -> None:
                    'the option --folds of the converter')
             )  # fmt: skip
         dataset['ann_file'] = str(folder / fold_folder(fold) / path.name)
-        if without is not None and split != SPLITS[-1]:
+        if without is not None and not key.startswith(SPLITS[-1]):
             dataset['without'] = str(folder / fold_folder(without) / SPLIT_FILES[-1])
     complete_volumes(config)
+
+
+def left_out_options(config: Config) -> dict[str, str]:
+    """Return the options, by dotted key, with which data sets leave out images of another fold."""
+    return {
+        f'{key}.without': dataset['without']
+        for key, dataset in _split_datasets(config)
+        if 'without' in dataset
+    }
 
 
 def fold_test_files(config: Config) -> list[Path]:
@@ -57,22 +66,19 @@ def fold_test_files(config: Config) -> list[Path]:
 
 
 def _split_datasets(config: Config) -> list[tuple[str, dict[str, Any]]]:
-    """Return the split and settings of each data set with a split file."""
-    return [
-        (split, one)
-        for split in SPLITS
-        for one in _with_split_file(config.get(f'{split}_dataloader') or {})
-    ]
+    """Return the dotted key and settings of each data set with a split file."""
+    loaders = [f'{split}_dataloader' for split in SPLITS]
+    return [one for key in loaders for one in _with_split_file(key, config.get(key) or {})]
 
 
-def _with_split_file(settings: Any) -> Iterator[dict[str, Any]]:
-    """Yield the configs of data sets, also of wrapped ones, that read a split file."""
+def _with_split_file(key: str, settings: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield keys and configs of data sets, also of wrapped ones, that read a split file."""
     if isinstance(settings, Mapping):
         name = settings.get('ann_file')
         if isinstance(name, str) and Path(name).name in SPLIT_FILES:
-            yield settings  # type: ignore[misc]
-        for value in settings.values():
-            yield from _with_split_file(value)
+            yield key, settings  # type: ignore[misc]
+        for name, value in settings.items():
+            yield from _with_split_file(f'{key}.{name}', value)
     elif isinstance(settings, list | tuple):
-        for value in settings:
-            yield from _with_split_file(value)
+        for place, value in enumerate(settings):
+            yield from _with_split_file(f'{key}.{place}', value)

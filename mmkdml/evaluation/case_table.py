@@ -108,12 +108,12 @@ class CaseTable(BaseMetric):
                 f'expected id and group in each sample, got {sorted(view)} without '
                 f"{', '.join(missing)}. Add them to meta_keys of the pipeline's Pack transform"
             )
-        case = dict(id=str(view.get('case', view['id'])), group=str(view['group']))
-        if 'case' in view:
-            case['slice'] = view['slice']
+        case = dict(id=str(view['id']), group=str(view['group']))
         if has_boxes(view):
             return [dict(case, **row) for row in _box_rows(view, self.dataset_meta)]
         if 'pred_sem_seg' in view:
+            if 'case' in view:
+                case |= dict(id=str(view['case']), slice=view['slice'])
             classes = len(foreground_classes(self.dataset_meta))
             counts = foreground_counts(view, classes + 1, self.ignore_index).astype(int)
             return [

@@ -10,7 +10,14 @@ import numpy as np
 from mmkdml.metric_info import PERCENT
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.counts import Counts, Entry, resampler
-from mmkdml.statistics.differences import Comparison, SeedVariance, Tested, over_seeds, pool_seeds
+from mmkdml.statistics.differences import (
+    FEWEST_RUNS,
+    Comparison,
+    SeedVariance,
+    Tested,
+    over_seeds,
+    pool_seeds,
+)
 from mmkdml.statistics.distributions import bootstrap
 from mmkdml.statistics.estimates import Contrast, Estimate
 from mmkdml.statistics.measures import Measure
@@ -160,7 +167,7 @@ class _Estimator:
         """Add interval and p-value of a difference, and why it is not tested, if so."""
         p = float(comparison.p)
         reason = found.not_repeated
-        if not reason and len(found.seeds) == 2 and not found.runs:
+        if not reason and len(found.seeds) == 2 and runs < FEWEST_RUNS:
             reason = f'2 seeds of {runs} run{"s" * (runs != 1)}'
         if not reason and np.isnan(p):
             reason = 'no variation'

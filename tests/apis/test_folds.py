@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from mmkdml.apis import set_fold
-from mmkdml.apis.folds import fold_test_files
+from mmkdml.apis.folds import fold_test_files, left_out_options
 from mmkdml.apis.run.options import StartOptions, training_config
 from mmkdml.apis.run.settings import changed_settings, deciding_settings
 from mmkdml.datasets.splits import SplitRow, fold_rows, write_folds, write_splits
@@ -57,6 +57,13 @@ def test_test_images_of_another_fold_are_left_out_of_training_and_validation(spl
     set_fold(config, 0, without=2)
     left_out = str(splits / 'fold_2' / 'test.csv')
     assert files(config)[1] == [left_out, left_out, None]
+    options = left_out_options(config)
+    assert [*options.values()] == [left_out] * 2
+    again = config_of(splits)
+    set_fold(again, 0)
+    assert left_out_options(again) == {}
+    again.merge_from_dict(options)  # also of the wrapped data set
+    assert files(again) == files(config)
 
 
 @pytest.mark.parametrize('fold', [-1, 3, 99])

@@ -126,6 +126,20 @@ def test_samples_are_not_changed():
     assert torch.equal(sample.pred_sem_seg.data, before.pred_sem_seg.data)
 
 
+def test_only_pixels_of_the_slices_of_a_volume_are_summed():
+    """The classes of classified slices have no sum."""
+    pixels, images = (
+        [kind(f's{place}', truth, ensemble=truth) for place, truth in enumerate([value, value])]
+        for kind, value in ((segmented, [[1, 1, 0]]), (classified, 2))
+    )
+    for place, sample in enumerate([*pixels, *images]):
+        sample.set_metainfo(dict(case='c', slice=place % 2, slices=2, group='g'))
+    volume = table(pixels)
+    assert volume[['id', 'tp', 'fp', 'fn']].to_numpy().tolist() == [['c', 4, 0, 0]]
+    slices = table(images)
+    assert slices[['id', 'truth', 'pred']].to_numpy().tolist() == [['s0', 2, 2], ['s1', 2, 2]]
+
+
 def test_incomplete_samples_raise():
     with pytest.raises(ValueError, match='without id, group. Add them to meta_keys'):
         table([DataSample().set_gt_label(0).set_pred_label(0)])

@@ -144,6 +144,22 @@ def test_reason_of_an_undecided_difference(seeds, names, reason, random_tables, 
     assert found.resampled == (('seeds', 'groups') if seeds > 1 else ('groups',))
 
 
+def test_two_seeds_need_a_pooled_variance_of_each_competitor(random_tables, classified, counts_of):
+    """The student, which only one run has, differs far more than the run with the tested value."""
+    tables = random_tables(2, names=NAMES)
+    for seed in range(2):
+        tables['a', seed].append(classified([0] * 29 + [seed], 'student_1'))
+    student = ('a', 'student_1')
+    single, several = estimate(
+        counts_of(tables),
+        'accuracy',
+        [DIFFERENCE, Contrast(DIFFERENCE.entry, (*DIFFERENCE.competitors, student))],
+    )
+    assert single.value == several.value
+    assert single.undecided_reason == ''
+    assert several.undecided_reason == '2 seeds of 1 run'
+
+
 def test_one_group_is_undecided_with_an_interval_over_seeds(random_tables, counts_of):
     tables = random_tables()
     for (cases,) in tables.values():

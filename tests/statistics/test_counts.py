@@ -140,6 +140,21 @@ def test_two_runs_of_one_mode_and_style_raise():
         find_variants(suite(*runs))
 
 
+def test_predictions_are_recognized_by_their_classes():
+    """Also of networks with scores, and of equal accuracy."""
+    tables = [
+        classified(pred).assign(score_0=first, score_1=0.25, score_2=0.75 - first)
+        for pred, first in (([0, 1, 2, 1], 0.5), ([0, 1, 2, 1], 0.25), ([0, 1, 1, 0], 0.5))
+    ]
+    for cases in (tables, [one[one.columns[:5]] for one in tables]):
+        counts = count_cases(
+            suite(*(run(seed=i, cases=one) for i, one in enumerate(cases))), 'best'
+        )
+        first, again, other = (one.digest for one in counts.by_entry['r18', 'model'].values())
+        assert first == again != other
+        assert {*counts.scores('accuracy')['r18', 'model'].values()} == {75}
+
+
 def test_leaving_out_groups_is_a_difference_of_sums_and_otherwise_one_of_weights():
     rng = np.random.default_rng(0)
     sums = rng.integers(0, 9, (5, 3, 2)).astype(float)

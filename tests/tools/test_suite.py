@@ -210,14 +210,30 @@ def test_power_of_a_planned_suite(output_of):
     rows = [line.strip('| ').split() for line in text.splitlines() if '|' in line][1:]
     expected = [detectable(Plan(14, 3, groups, 3), Variances(2, 10)) for groups in (20, 110)]
     assert [row[::2] for row in rows] == [
-        [groups, '-', f'{value:.1f}'] for groups, value in zip(('20', '110'), expected, strict=True)
+        [groups, '-', f'{value:.2f}'] for groups, value in zip(('20', '110'), expected, strict=True)
     ]
+
+
+def test_power_counts_a_run_in_folds_once(output_of, tmp_path):
+    path = tmp_path / 'folds.py'
+    path.write_text(
+        'measures, seeds, folds = ["IoU"], [0, 1, 2], 5\n'
+        'runs = [dict(name="big", config="configs/demo/teacher_demo.py"),\n'
+        '        dict(name="kd", config="configs/demo/kdml_v3_demo.py", teacher="big",\n'
+        '             teacher_folds="out")]\n'
+    )
+    text = output_of('power', path, '--groups', 20, '--seed-sd', 2, '--case-sd', 10)
+    assert 'for 2 runs and 1 corrected claim.' in text
+    assert 'Differences of IoU in points that' in text
+    sizes = ('--measure', 'HD95', '--groups', 20, '--seed-sd', 2, '--case-sd', 10)
+    assert 'Differences of HD95 in mm that' in output_of('power', path, *sizes)
 
 
 def test_power_without_results_needs_standard_deviations(output_of, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         output_of('power', 'suites/mini_segmentation.py', '--work-dir', tmp_path)
     assert 'has not been started there' in str(stopped.value)
+    assert 'state --groups, --seed-sd and --case-sd' in str(stopped.value)
 
 
 @pytest.mark.slow

@@ -72,6 +72,23 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_slicing(parser: argparse.ArgumentParser) -> None:
+    """Add ``--plane`` and ``--window``, which make pictures of volumes, to a parser."""
+    parser.add_argument(
+        '--plane',
+        choices=('axial', 'coronal', 'sagittal'),
+        default='axial',
+        help='slicing plane of NIfTI volumes (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--window',
+        nargs=2,
+        type=float,
+        metavar=('LOW', 'HIGH'),
+        help='intensities of NIfTI and DICOM that are mapped to black and white',
+    )
+
+
 def add_use_config(parser: argparse.ArgumentParser) -> None:
     """Add ``--use-config`` to a parser."""
     parser.add_argument(

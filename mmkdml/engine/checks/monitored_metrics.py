@@ -10,7 +10,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import Runner
 
 from mmkdml.engine.unwrap import unwrap_model
-from mmkdml.metric_info import METRIC_INFOS
+from mmkdml.metric_info import METRIC_INFOS, class_of_metric
 from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN, TEACHER
 from mmkdml.registry import HOOKS
 
@@ -55,7 +55,8 @@ class MonitoredMetricsHook(Hook):
                     f'{setting}: expected a metric of {" or ".join(members)}, got {key!r}: the '
                     f'network has no {name}. Begin the key with one of these'
                 )
-            expected = _RULES.get(key.rpartition('/')[2].lower(), rule)
+            metric, *_ = class_of_metric(key) or [key.rpartition('/')[2]]
+            expected = _RULES.get(metric.lower(), rule)
             if rule != expected:
                 raise ValueError(
                     f'{setting}: expected rule={expected!r} for {key}, got {rule!r}, with which '

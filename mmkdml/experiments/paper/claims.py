@@ -10,6 +10,7 @@ from itertools import product
 from prettytable import PrettyTable, TableStyle
 from statsmodels.stats.multitest import multipletests
 
+from mmkdml.metric_info import METRIC_INFOS
 from mmkdml.modes import FROM_TEACHER, MODES, STUDENTS, STYLES
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.bootstrap import Contrast, Estimate, estimate
@@ -214,16 +215,11 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
     """
     if form not in _STYLES:
         raise ValueError(f'Invalid form: expected one of {", ".join(_STYLES)}, got {form!r}')
+    infos = {one.measure: METRIC_INFOS[one.measure] for one in results}
+    units = {info.difference_unit for info in infos.values()}
+    unit = ' in '.join(['difference', *filter(None, units if len(units) == 1 else ())])
     table = PrettyTable(
-        [
-            'claim',
-            'measure',
-            'difference in points [95 % interval]',
-            'p',
-            'p (Holm)',
-            'verdict',
-            'based on',
-        ],
+        ['claim', 'measure', f'{unit} [95 % interval]', 'p', 'p (Holm)', 'verdict', 'based on'],
         align='l',
     )
     if not results:
@@ -233,7 +229,11 @@ def render_claims(results: Sequence[ClaimResult], form: str) -> str:
         found = one.estimate
         values = ['-'] * 3
         if not found.undefined_reason:
-            difference = f'{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]'
+            ends = (found.value, found.low, found.high)
+            info = infos[one.measure]
+            difference, low, high = (f'{end:+.{info.digits}f}' for end in ends)
+            shown = [difference, info.difference_unit * (len(units) > 1), f'[{low}, {high}]']
+            difference = ' '.join(filter(None, shown))
             p_values = (found.p, one.p_holm)
             values = [difference, *('-' if p != p else f'{p:.4f}' for p in p_values)]
         based_on = found.counted if found.groups else '-'

@@ -26,7 +26,7 @@ from mmkdml.experiments.report.settings import Settings, collect_settings
 from mmkdml.experiments.report.tables import build_panels, explain
 from mmkdml.figures import svg_text
 from mmkdml.html import IntervalAxis, inline_svg
-from mmkdml.metric_info import metric_info
+from mmkdml.metric_info import METRIC_INFOS, MetricInfo, metric_info
 from mmkdml.names import ENSEMBLE, TEACHER
 from mmkdml.statistics.counts import find_variants
 from mmkdml.statistics.measures import DETECTION, MEASURES
@@ -77,6 +77,11 @@ class ClaimTable:
     def title(self) -> str:
         """Name of the measure."""
         return metric_label(self.measure)
+
+    @property
+    def info(self) -> MetricInfo:
+        """Unit and number of decimals."""
+        return METRIC_INFOS[self.measure]
 
     @property
     def of_detection(self) -> bool:

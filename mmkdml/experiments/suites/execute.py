@@ -28,6 +28,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from mmkdml.apis import load_weights, make_runner, newest_checkpoint
+from mmkdml.apis.folds import left_out_options
 from mmkdml.apis.machine import device_name
 from mmkdml.apis.run.checkpoints import checkpoint_number
 from mmkdml.apis.run.settings import other_settings_error
@@ -186,9 +187,7 @@ def _metadata(
     if spec.fold is not None:
         command += ['--fold', str(spec.fold)]
     if spec.without is not None:
-        for part in ('train', 'val'):
-            key = f'{part}_dataloader.dataset.without'
-            options[key] = config[f'{part}_dataloader']['dataset']['without']
+        options |= left_out_options(config)
     command += ['--work-dir', str(runner.work_dir)] + ['--amp'] * spec.amp
     if options:
         command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]

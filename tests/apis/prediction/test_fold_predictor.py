@@ -30,6 +30,31 @@ def test_scores_are_means_over_the_folds(two, pictures):
             np.testing.assert_array_equal(answer.label, mean[-1] > 0.5)
 
 
+def test_each_fold_normalizes_with_its_own_statistics(two):
+    """As of CT, whose statistics are those of the training part of the fold."""
+    images = [np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)] * 3
+    volumes = []
+    for index, one in enumerate(two):
+        config = copy.deepcopy(one.config)
+        pipeline = config.test_dataloader.dataset.pipeline
+        channel = dict(
+            name='CT', scheme='ct', mean=90.0 + 40 * index, std=50.0, low=0.0, high=220.0
+        )
+        pipeline.insert(1, dict(type='mmkdml.NormalizeVolume', channels=[channel] * 3))
+        volumes.append(Predictor(one.model, config, one.classes, one.checkpoint))
+    assert volumes[0].predict(images)[0].answers['ensemble'].scores.std() > 0
+    for augment in (False, True):
+        each = [one.predict(images, augment=augment, batch_size=2) for one in volumes]
+        for place, found in enumerate(FoldPredictor(volumes).predict(images, augment=augment)):
+            parts = [one[place].answers['student_1'].scores for one in each]
+            assert not np.allclose(*parts)
+            scores = found.answers['student_1'].scores
+            np.testing.assert_allclose(scores, np.mean(parts, axis=0), rtol=1e-4, atol=1e-5)
+    volumes[1].config.test_dataloader.dataset.pipeline[1]['channels'].pop()
+    with pytest.raises(ValueError, match='pipeline'):
+        FoldPredictor(volumes)
+
+
 def test_files_record_all_checkpoints(two, pictures, tmp_path):
     one, other = two
     folds = FoldPredictor(two)

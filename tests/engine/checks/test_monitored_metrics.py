@@ -61,6 +61,8 @@ ECE = 'ensemble/calibration/ECE'
     [
         (checkpoint, 'save_best of the checkpoint hook', GOOD, 'greater'),
         (checkpoint, 'save_best of the checkpoint hook', ECE, 'less'),
+        (checkpoint, 'save_best of the checkpoint hook', 'ensemble/clinical/HD95', 'less'),
+        (checkpoint, 'save_best of the checkpoint hook', 'ensemble/per_class/HD95_tumor', 'less'),
         (EarlyStoppingHook, 'monitor of EarlyStoppingHook', 'student_1/accuracy/top1', 'greater'),
         (plateau, 'monitor of ReduceOnPlateauLR', 'model/f1-score', 'greater'),
         (plateau, 'monitor of ReduceOnPlateauLR', 'loss', 'less'),

@@ -325,6 +325,26 @@ def test_render_claims(results, form):
     assert len(rows) == 38
 
 
+def test_differences_have_the_units_and_decimals_of_their_measures(results):
+    known = dataclasses.replace(results[0].estimate, value=0.5, low=-0.0625, high=1.25)
+    several = [
+        dataclasses.replace(results[0], measure=one, estimate=known)
+        for one in ('accuracy', 'HD95', 'Brier', 'false_positives')
+    ]
+    text = render_claims(several, 'text')
+    assert '| difference [95 % interval] ' in text
+    for expected in (
+        '+0.50 points [-0.06, +1.25]',
+        '+0.50 mm [-0.06, +1.25]',
+        '+0.5000 fraction [-0.0625, +1.2500]',
+        '| +0.50 [-0.06, +1.25]',
+    ):
+        assert expected in text
+    assert '| difference in mm [95 % interval] ' in render_claims(several[1:2], 'text')
+    assert '| difference [95 % interval] ' in render_claims(several[3:], 'text')
+    assert '| difference in points [95 % interval] ' in render_claims(results, 'text')
+
+
 def test_unknown_form_measure_or_checkpoint_raises():
     record = suite(runs('ml', 'v3', members()))
     with pytest.raises(ValueError, match="form: .* text, markdown, got 'latex'"):

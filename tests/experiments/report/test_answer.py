@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -100,6 +103,26 @@ def test_single_networks_are_compared_without_ensembles():
     assert found.overlapping == 1
     assert found.verdicts == []
     assert not any(iou.is_highest(row, 'ensemble') for row in iou.rows)
+
+
+def test_best_distance_is_the_smallest_and_0_is_not_a_failure():
+    distances = dict(ml=4.0, kd_on=9.0, kdml=0.0)
+    runs = []
+    for mode, distance in distances.items():
+        one = run(f'{mode}_v1', 0, mode, 'v1', 50)
+        measured = one.measured['best']
+        spread = distance + np.arange(len(measured.cases)) % 3 * (distance > 0)
+        measured = replace(measured, cases=measured.cases.assign(HD95=spread))
+        runs.append(replace(one, measured={'best': measured}))
+    record = SuiteRecord('s', 'S', ['HD95'], (), runs)
+    evaluation = Evaluation.of(record, 'best', find_variants(record), resamples=0)
+    (table,) = build_results(evaluation)
+    found = build_answer(table, evaluation.claims['HD95'])
+    assert [row.run.name for row in found.ranked] == ['kdml_v1', 'ml_v1', 'kd_on_v1']
+    assert (found.cell.mean, found.zeros) == (0, 0)
+    second = replace(found, ranked=found.ranked[1:])  # 4 to 6 mm, and 9 to 11 mm
+    assert second.cell.high < second.ranked[1].cells['ensemble'].low
+    assert second.overlapping == 0
 
 
 def test_verdicts_are_counted_in_order(study):
