@@ -20,8 +20,8 @@ class TruthFolder:
     """True masks by case.
 
     The mask of a case has its name, with or without ``_mask``: ``truth/scan.png`` or
-    ``truth/scan_mask.tif`` belongs to ``scan.png``. With two classes, all pixels but 0 are
-    foreground; otherwise masks have class indices, and 255 is ignored. Masks of volumes are NIfTI
+    ``truth/scan_mask.tif`` belongs to ``scan.png``. With two classes, foreground is 1 or
+    255; otherwise masks have class indices, and 255 is ignored. Masks of volumes are NIfTI
     files on the grid of the volume.
 
     Args:
