@@ -112,8 +112,8 @@ def run_converter(
             type=int,
             metavar='K',
             help='write the splits of a K-fold cross-validation, in which each image is tested '
-            'once; TRAIN and VAL are then the proportions of the other images (default: one '
-            'division)',
+            'once; TRAIN and VAL are then the proportions of the other images (default: a single '
+            'split)',
         )
     parser.add_argument('--force', action='store_true', help='replace different splits in DIR')
     arguments = vars(parser.parse_args(argv))

@@ -32,8 +32,8 @@ class FoldPredictor(Predictor):
         first = predictors[0]
         if first.task == 'detection':
             raise ValueError(
-                'Invalid folds: expected classifiers or segmentors, whose probabilities have a '
-                'mean, got detectors. Predict with one of the runs'
+                'Invalid folds: expected classifiers or segmentors, whose probabilities can '
+                'be averaged, got detectors. Predict with one of the runs'
             )
         for other in predictors[1:]:
             pairs = {
@@ -44,7 +44,7 @@ class FoldPredictor(Predictor):
             changes = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
             if changes:
                 raise ValueError(
-                    f'Invalid folds: expected equal networks and inputs, got other ones in '
+                    f'Invalid folds: expected equal networks and inputs, got different ones in '
                     f'{first.checkpoint} and {other.checkpoint}:\n{settings_difference(changes)}'
                 )
         super().__init__(first.model, first.config, first.classes, first.checkpoint)
@@ -97,8 +97,8 @@ def find_fold_runs(folder: str | Path, seed: int | None = None) -> list[Path]:
     chosen = [one for one in common if seed in (None, one)]
     if len(chosen) != 1:
         raise ValueError(
-            f'Invalid seed {seed} of {folder}: expected one of those of all folds, '
-            f'{", ".join(map(str, common)) or "none"}. Choose it with --seed'
+            f'Invalid seed of {folder}: expected one that all folds have '
+            f'({", ".join(map(str, common)) or "none"}), got {seed}. Choose it with --seed'
         )
     return [path / f'seed_{chosen[0]}' for path in paths]
 

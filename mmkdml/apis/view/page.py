@@ -66,7 +66,7 @@ class Page:
 
     @property
     def names(self) -> list[str]:
-        """Names of the cases in the order in which they were named."""
+        """Names of the cases in their original order."""
         return self._orders['']
 
     @property

@@ -31,14 +31,14 @@ class TruthFolder:
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        ValueError: If it holds no images, or the run is not one of segmentation.
+        ValueError: If it contains no images, or the run is not a segmentation run.
     """
 
     def __init__(self, folder: Path, predictor: Predictor, read: ReadOptions) -> None:
         if predictor.task != 'segmentation':
             raise ValueError(
-                f'--truth: expected a run of segmentation, got one of {predictor.task}. The truth '
-                'of other runs is that of their test split: omit the images'
+                f'--truth: expected a segmentation run, got one of {predictor.task}. Omit images '
+                'and --truth to view the test split with its truth'
             )
         if not folder.is_dir():
             raise FileNotFoundError(f'No such folder of true masks: {folder}')

@@ -1,4 +1,4 @@
-"""Storing a case: NIfTI files of its channels and its label become slices in NumPy files."""
+"""Store the NIfTI files of a case as slices in NumPy files."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def store_case(
         return stored
     if stored is not None and not replace:
         raise FileExistsError(
-            f'{source.name} was stored from other files or settings in {folder}. Choose another '
+            f'{folder} contains {source.name} from other files or settings. Choose another '
             'folder, or replace it with --force'
         )
     paths['.json'].unlink(missing_ok=True)

@@ -42,8 +42,8 @@ def _check_disjoint(files: tuple[Path, ...]) -> None:
         for row in read_split(file):
             if home.setdefault(row.id, file) != file:
                 raise ValueError(
-                    'Invalid folds: expected each image in the test split of one fold, but '
-                    f'{row.id!r} is in {home[row.id]} and {file}'
+                    'Invalid folds: expected each image in the test split of one fold, got '
+                    f'{row.id!r} in {home[row.id]} and {file}'
                 )
 
 

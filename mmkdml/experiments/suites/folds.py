@@ -90,7 +90,7 @@ def _pool(name: str, seed: int, folds: Sequence[Measurement]) -> Measurement:
         if twice := tested & cases:
             raise ValueError(
                 f'Invalid folds of {name}, seed {seed}: expected each case in the test split of '
-                f'one fold, but {min(twice)[0]!r} is in two. Convert the data set with --folds'
+                f'one fold, got {min(twice)[0]!r} in two. Convert the data with --folds'
             )
         tested |= cases
     metrics = pd.DataFrame([dict(one.metrics) for one in folds])

@@ -101,7 +101,7 @@ def split_series(files: Sequence[Path]) -> list[Series]:
     for kind, paths in others.items():
         shown = ', '.join(map(str, paths[:_LISTED])) + (', ...' if len(paths) > _LISTED else '')
         warnings.warn(
-            f'{len(paths)} DICOM files are no images and skipped, {kind}: {shown}', stacklevel=2
+            f'skipped {len(paths)} DICOM files that are not images, {kind}: {shown}', stacklevel=2
         )
     if len(slices) == 1 or not (slices or singles):
         # In the order of the files, because the first one names the case in messages.
