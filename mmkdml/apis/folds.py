@@ -1,4 +1,4 @@
-"""Choice of a fold of a cross-validation in a config."""
+"""Select a fold of a cross-validation in a config."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class FoldEnsemble(nn.Module):
 
     def test_step(self, data: Any) -> list[BaseDataElement]:
         """Predict a batch, as mmengine's ``test_step``."""
-        # Models write into the samples.
+        # Models modify the samples.
         models: Any = self.models
         batches = [model.test_step(copy.deepcopy(data)) for model in models]
         network = models[0].module if isinstance(models[0], BaseTTAModel) else models[0]
@@ -129,7 +129,7 @@ def _over_folds(network: nn.Module, folds: Sequence[BaseDataElement]) -> BaseDat
         name: _average(task, member, [sample.members.get(name) for sample in folds])
         for name, member in members.items()
     }
-    # The scores of ensembles are no logits.
+    # The scores of ensembles are not logits.
     student = members[network.student_names[0]]
     if 'seg_logits' in folds[0]:
         mean = torch.stack([sample.seg_logits.data for sample in folds]).mean(dim=0)

@@ -1,4 +1,4 @@
-"""Cases of several files, one per channel, named as those of nnU-Net."""
+"""Cases of several files, one per channel, named as in nnU-Net."""
 
 from __future__ import annotations
 

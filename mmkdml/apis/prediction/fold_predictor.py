@@ -22,7 +22,7 @@ class FoldPredictor(Predictor):
         predictors: Predictor of each run, see :func:`~mmkdml.apis.load`.
 
     Raises:
-        ValueError: If there are fewer than two, they have other members, classes or inputs, or
+        ValueError: If there are fewer than two, they differ in members, classes or inputs, or
             are detectors.
     """
 
@@ -53,7 +53,7 @@ class FoldPredictor(Predictor):
 
     @property
     def checkpoint_sha256(self) -> str | None:
-        """SHA-256 over those of the files of the weights."""
+        """SHA-256 of the hashes of all weight files."""
         hashes = [str(one.checkpoint_sha256) for one in self.predictors]
         return hashlib.sha256(' '.join(hashes).encode()).hexdigest()
 
@@ -66,8 +66,7 @@ def find_fold_runs(folder: str | Path, seed: int | None = None) -> list[Path]:
         seed: Random seed, if there are several.
 
     Returns:
-        Folders of the runs, fold 0 first; empty if the folder has no folds, or a config, so that it
-        is a run itself.
+        Folders of the runs, fold 0 first; empty if the folder has no folds, or is a run itself.
 
     Raises:
         ValueError: If a fold is missing, or there is not exactly one such seed.

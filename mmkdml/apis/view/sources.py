@@ -29,7 +29,7 @@ _BATCH = 8  # slices
 
 
 class FileCases:
-    """Cases from files, as :meth:`Predictor.stream` takes them.
+    """Cases from files, predicted by :meth:`Predictor.stream`.
 
     Attributes:
         groups: Group (patient) of each case by its name.
@@ -43,7 +43,7 @@ class FileCases:
 
     Raises:
         FileNotFoundError: If a file or folder does not exist.
-        ValueError: If a folder has no images, or the truth has another form.
+        ValueError: If a folder has no images, or the truth is invalid.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ def convert_nnunet(
     Raises:
         FileExistsError: If ``out`` has other split files and ``force`` is not set.
         FileNotFoundError: If ``source`` is not such a folder.
-        ValueError: If nibabel is not installed, an option is invalid, or the source is. The message
+        ValueError: If nibabel is not installed, or an option or the source is invalid. The message
             lists up to 10 problems.
     """
     source, out = source_folder(source, 'a folder with dataset.json'), Path(out)
@@ -118,7 +118,7 @@ def convert_nnunet(
 
 
 def _published_folds(source: Path, folds: int | None, file: str | Path | None) -> Path | None:
-    """Return the file with nnU-Net's folds, if it is used."""
+    """Return the file with nnU-Net's folds; None if it is not used."""
     if file is not None and folds is not None:
         raise ValueError(f'Invalid options: expected folds or splits_final, got {folds} and {file}')
     if file is None:
@@ -130,7 +130,7 @@ def _published_folds(source: Path, folds: int | None, file: str | Path | None) -
 def _as_published(
     rows: Sequence[SplitRow], path: Path, ratios: Sequence[float], seed: int
 ) -> Splits:
-    """Divide slices as a file of nnU-Net divides their cases."""
+    """Split slices by the folds of their cases in a file of nnU-Net."""
     example = '[{"train": ["case_1", ...], "val": ["case_2", ...]}, ...]'
     try:
         content = json.loads(path.read_bytes())
@@ -278,6 +278,6 @@ def _median_size(cases: Iterable[Case]) -> list[int]:
 
 
 def _digest(cases: Mapping[str, Case]) -> str:
-    """Hash what the volumes were stored from, so that split files show a change of them."""
+    """Hash the sources of the volumes, so that split files change with them."""
     origins = {name: case.source for name, case in sorted(cases.items())}
     return hashlib.sha256(json.dumps(origins, sort_keys=True).encode()).hexdigest()

@@ -39,7 +39,7 @@ def read_layout(source: Path, problems: Problems) -> VolumeSet:
 
     Args:
         source: Folder with ``dataset.json``.
-        problems: Problems of single cases are added to it.
+        problems: List to which problems of single cases are appended.
 
     Raises:
         FileNotFoundError: If there is no ``dataset.json``.

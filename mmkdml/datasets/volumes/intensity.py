@@ -22,7 +22,7 @@ _QUANTILES, _VOXELS = 1001, 1_000_000
 
 
 def scheme_of(name: str) -> str:
-    """Return the normalization of a channel with a name, in any capitals; default: z-score.
+    """Return the normalization of a channel by its name (case-insensitive); default: z-score.
 
     >>> [scheme_of(name) for name in ('CT', 'T1', 'noNorm', 'rgb_to_0_1')]
     ['ct', 'zscore', 'none', 'rgb_to_0_1']
@@ -103,7 +103,7 @@ def foreground_statistics(values: np.ndarray) -> dict[str, Any]:
 
 
 def sampling_step(voxels: int) -> int:
-    """Return n so that each n-th of the voxels of a foreground is enough for its quantiles."""
+    """Return n such that every n-th foreground voxel suffices for the quantiles."""
     return max(1, -(-voxels // _VOXELS))
 
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 IGNORED = 255
 #: Types of stored images, all of which float32 represents exactly.
 DTYPES = ('uint8', 'int16', 'uint16', 'float32')
-# Between the file of a volume and the number of a slice, in split files and samples.
+# Separates the file of a volume from the number of a slice, in split files and samples.
 _SEPARATOR = '#'
 
 

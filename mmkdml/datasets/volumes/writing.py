@@ -22,7 +22,7 @@ from mmkdml.datasets.volumes.store import (
 )
 from mmkdml.files import atomic_path, file_sha256, json_text, write_atomically
 
-# Part of the settings of a stored case. Increase it whenever a source may be stored otherwise.
+# Part of the settings of a stored case. Increase it when the stored values change.
 _VERSION = 1
 
 
@@ -50,9 +50,9 @@ def store_case(
     ignore: int | None = None,
     replace: bool = True,
 ) -> Case:
-    """Store a case, unless it is stored already from the same files with the same settings.
+    """Store a case, unless it was already stored from the same files with the same settings.
 
-    The description of the case is written last, so that a conversion that was stopped is repeated.
+    The description of the case is written last, so that an interrupted conversion is repeated.
 
     Args:
         source: Files of the case, on one grid.
@@ -64,7 +64,8 @@ def store_case(
         replace: Replace a case that was stored from other files or settings.
 
     Raises:
-        FileExistsError: If the case is stored otherwise and ``replace`` is not set.
+        FileExistsError: If the case was stored from other files or settings and ``replace`` is not
+            set.
         ValueError: If a file is damaged, or has invalid voxels or labels.
     """
     files = [*source.images, source.label]

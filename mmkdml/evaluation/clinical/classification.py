@@ -1,4 +1,4 @@
-"""Metrics of scores and classes that medical studies report."""
+"""Clinical metrics of classifiers, from scores and classes."""
 
 from __future__ import annotations
 

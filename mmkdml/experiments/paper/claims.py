@@ -1,4 +1,4 @@
-"""Statistical tests of the claims of the paper, and of a suite itself, on its runs."""
+"""Statistical tests of the claims of the paper and of a suite on its runs."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def evaluate_claims(
 
 
 def _stated(record: SuiteRecord, measure: str) -> Iterator[tuple[str, str, Contrast]]:
-    """Yield the claims of the suite itself about a measure."""
+    """Yield the suite's own claims about a measure."""
     plain = {run.name for run in record.runs if run.mode == BASELINE}
     for claim in record.claims:
         if claim.measure not in ('', measure):

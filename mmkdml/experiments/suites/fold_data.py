@@ -1,4 +1,4 @@
-"""Data of the folds of a suite, and which teacher teaches which images."""
+"""Check the data of the folds of a suite, and assign images to out-of-fold teachers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _check_disjoint(files: tuple[Path, ...]) -> None:
 
 
 def write_teachers(work_dir: Path, config: Config, teachers: Sequence[Path | None]) -> Path:
-    """Write the file of the teachers of a run, each of which teaches the test images of a fold.
+    """Write the file that assigns the training images of a run to out-of-fold teachers.
 
     Args:
         work_dir: Folder of the run.

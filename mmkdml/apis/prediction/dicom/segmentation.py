@@ -25,7 +25,7 @@ _UIDS = ('SOPClassUID', 'SOPInstanceUID', 'SeriesInstanceUID', 'StudyInstanceUID
 
 
 class SegmentationError(ValueError):
-    """A series does not have what a segmentation object needs."""
+    """A series lacks an element that segmentation objects require."""
 
 
 def require_highdicom() -> Any:

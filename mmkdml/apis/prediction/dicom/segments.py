@@ -100,7 +100,7 @@ def read_segments(path: str | Path) -> Segments:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it is not such a file, or a code of SNOMED CT has a wrong check digit.
+        ValueError: If the file is invalid, or a SNOMED CT code has a wrong check digit.
     """
     path = Path(path)
     try:

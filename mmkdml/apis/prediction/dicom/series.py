@@ -55,8 +55,8 @@ def split_series(files: Sequence[Path]) -> list[Series]:
 
     Slices are grouped by SeriesInstanceUID; a multi-frame file, a radiograph and a film are cases
     of their own. Objects that are not images (structures, segmentations, dose, reports, indices)
-    are skipped with a warning. An unreadable file is part of the series if there is only one, which
-    will raise when it is read, otherwise a case of its own.
+    are skipped with a warning. An unreadable file is added to the series if there is only
+    one, so that reading the series raises an error; otherwise it is a case of its own.
 
     Args:
         files: The files.
