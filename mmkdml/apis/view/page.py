@@ -40,7 +40,7 @@ footer { display: none !important; }
 """
 _NEXT = {False: 'Next', True: 'Next hard case'}
 _ORDERS = {
-    'as named': '',
+    'original': '',
     'disagreement of the students': DISAGREEMENT,
     'error of the ensemble': WORST,
 }

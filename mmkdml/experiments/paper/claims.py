@@ -85,7 +85,7 @@ def evaluate_claims(
     """Test the claims of a suite and of the paper on the runs of the suite.
 
     Each claim of the paper in :data:`FAMILIES` is tested for all modes, styles and methods of each
-    variant of the suite, after the claims that the suite states itself. The p-values of a family
+    variant of the suite, after the suite's own claims. The p-values of a family
     are corrected together, over all variants and without claims that are not tested. The last
     family, which compares single students with methods that have only one student, is not claimed
     by the paper.

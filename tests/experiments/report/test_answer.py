@@ -56,7 +56,7 @@ def test_runs_are_side_by_side(study):
         (1, 2)
     ]
     assert {(row.images, row.groups) for row in iou.rows} == {(6, 3)}
-    assert [iou.is_highest(row, 'ensemble') for row in iou.rows] == [True, False, False]
+    assert [iou.is_best(row, 'ensemble') for row in iou.rows] == [True, False, False]
     # No empty columns and rows.
     assert [row.run.name for row in fidelity.rows] == ['kdml_v1']
     assert [title for _, title, _ in fidelity.columns] == ['Ensemble', 'Student 1']
@@ -99,7 +99,7 @@ def test_single_networks_are_compared_without_ensembles():
     assert found.zeros == 2
     assert found.overlapping == 1
     assert found.verdicts == []
-    assert not any(iou.is_highest(row, 'ensemble') for row in iou.rows)
+    assert not any(iou.is_best(row, 'ensemble') for row in iou.rows)
 
 
 def test_verdicts_are_counted_in_order(study):
