@@ -36,12 +36,12 @@ class Answer:
 
     @property
     def best(self) -> ResultRow:
-        """Row with the highest value."""
+        """Row with the best value."""
         return self.ranked[0]
 
     @property
     def cell(self) -> TableCell:
-        """Highest value."""
+        """Best value."""
         return self.best.cells[ENSEMBLE]
 
     @property
@@ -72,11 +72,14 @@ class Answer:
     def overlapping(self) -> int:
         """Number of other rows whose intervals overlap with that of the best row."""
         others = (row.cells[ENSEMBLE] for row in self.ranked[1:])
-        return sum(not cell.high < self.cell.low for cell in others)
+        best = self.cell
+        return sum(not (cell.high < best.low or cell.low > best.high) for cell in others)
 
     @property
     def zeros(self) -> int:
-        """Number of rows in which nothing was found."""
+        """Number of rows in which nothing was found, whose value is 0 if higher is better."""
+        if self.table.metric.info.higher_is_better is False:
+            return 0
         return sum(row.cells[ENSEMBLE].mean == 0 for row in self.ranked)
 
     @property
@@ -100,10 +103,11 @@ def build_answer(table: ResultTable, claims: Sequence[ClaimResult]) -> Answer | 
     rows = [row for row in valued if row.cells[ENSEMBLE].member == ENSEMBLE] or valued
     if not rows:
         return None
+    sign = -1 if table.metric.info.higher_is_better is False else 1
     shown = [result for row in rows for result in row.differences.values()]
     return Answer(
         table,
-        sorted(rows, key=lambda row: -row.cells[ENSEMBLE].mean),
+        sorted(rows, key=lambda row: -sign * row.cells[ENSEMBLE].mean),
         count_verdicts(claims),
         axis_of(shown),
     )
